@@ -1,0 +1,1 @@
+//! The CPU engine: layers, segments, heads and KV cache out of kernels.

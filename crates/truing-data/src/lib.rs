@@ -1,0 +1,1 @@
+//! File formats, mixing, packing.

@@ -1,0 +1,1 @@
+//! The operations on plain slices, forward and backward side by side.

@@ -1,0 +1,272 @@
+//! The narrow door between methods and devices. Above it nothing knows a device; below it nothing knows a
+//! method. Hidden states and what a segment keeps are handles that stay where the engine put them.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use truing_types::{CommunicationError, Communicator, PackedBatch, TargetTokens, TokenId};
+
+use crate::spec::{DecoderSpec, ParameterSpec, TrainableSpec};
+
+/// What a segment's forward pass leaves behind for its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: there will be no backward.
+    Nothing,
+    /// The segment's input; the inside is computed again in the backward (activation checkpointing).
+    Input,
+    /// Everything the backward needs; no second forward.
+    Activations,
+}
+
+/// Per-target results of the language-model head, on the host.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TokenLogProbs {
+    /// Natural logarithm of each target's probability `[n_targets]`.
+    pub log_probs: Vec<f32>,
+    /// Entropy of the distribution that each target was drawn from, in nats `[n_targets]`.
+    pub entropies: Vec<f32>,
+    /// Whether the target was the most likely token `[n_targets]`.
+    pub is_argmax: Vec<bool>,
+}
+
+/// One AdamW step (Loshchilov and Hutter 2019, arXiv 1711.05101), decoupled decay.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptimizerStep {
+    /// Step number counted from 1, for the bias corrections.
+    pub step: u64,
+    /// Learning rate of this step.
+    pub learning_rate: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+    /// Decoupled weight decay; norms and biases are spared.
+    pub weight_decay: f32,
+    /// Every gradient is multiplied by this first (clipping).
+    pub gradient_scale: f32,
+}
+
+/// Which of a parameter's tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ParameterTensor {
+    /// The weights.
+    Value,
+    /// The accumulated gradient.
+    Gradient,
+    /// Adam's first moment.
+    FirstMoment,
+    /// Adam's second moment.
+    SecondMoment,
+}
+
+/// The bytes an engine needs, as a linear model of the batch. Multiply-out is the planner's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineMemory {
+    /// All weights, adapters included.
+    pub parameter_bytes: u64,
+    /// Gradients of what learns.
+    pub gradient_bytes: u64,
+    /// Both moments of what learns.
+    pub optimizer_bytes: u64,
+    /// A segment's saved input, per token.
+    pub segment_input_bytes_per_token: u64,
+    /// One layer's kept activations, per token (its input included).
+    pub layer_bytes_per_token: u64,
+    /// Live beside the kept activations while one layer runs forward or backward, per token.
+    pub workspace_bytes_per_token: u64,
+    /// Live while the head runs, per token of the batch.
+    pub head_bytes_per_token: u64,
+    /// Live while the head runs, whatever the batch.
+    pub head_fixed_bytes: u64,
+    /// Whatever else the engine holds, such as packing buffers of its threads.
+    pub fixed_bytes: u64,
+}
+
+/// An engine that could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A token outside the vocabulary.
+    #[error("token {token} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The token.
+        token: TokenId,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// A parameter that the weights do not hold.
+    #[error("the weights hold no `{name}`")]
+    MissingParameter {
+        /// Its name.
+        name: String,
+    },
+    /// A parameter of another shape than the specification says.
+    #[error("`{name}` has shape {found:?}, expected {expected:?}")]
+    ShapeMismatch {
+        /// Its name.
+        name: String,
+        /// The specification's shape.
+        expected: Vec<usize>,
+        /// The shape found.
+        found: Vec<usize>,
+    },
+    /// A tensor that this parameter does not have, because it is frozen.
+    #[error("`{name}` is frozen and has no {tensor:?}")]
+    Frozen {
+        /// Its name.
+        name: String,
+        /// What was asked for.
+        tensor: ParameterTensor,
+    },
+    /// More tokens than the cache was made for.
+    #[error("the cache holds {capacity} tokens, {needed} are needed")]
+    CacheFull {
+        /// Tokens it was made for.
+        capacity: usize,
+        /// Tokens needed.
+        needed: usize,
+    },
+    /// LoRA targets that no projection is called.
+    #[error("no projection of the model is called `{target}`")]
+    UnknownLoraTarget {
+        /// The name given.
+        target: String,
+    },
+    /// A specification that this engine cannot compute.
+    #[error("the engine cannot run this model: {0}")]
+    Unsupported(String),
+    /// A collective failed.
+    #[error(transparent)]
+    Communication(#[from] CommunicationError),
+}
+
+/// Runs a decoder, forward and backward, segment by segment.
+///
+/// One optimiser step is: [`zero_gradients`](Self::zero_gradients); for each pack: `upload`, `embed`,
+/// `segment_forward` for each segment, `log_probs_backward`, `segment_backward` for each segment in reverse,
+/// `embed_backward`; then `reduce_gradients`, `gradient_norm`, `optimizer_step`. Gradients accumulate.
+pub trait Engine {
+    /// Tokens, positions and cumulative lengths where the engine wants them.
+    type Batch;
+    /// Hidden states `[total, hidden]`.
+    type Hidden;
+    /// What a segment left behind.
+    type Kept;
+    /// Keys and values of one running sequence.
+    type Cache;
+
+    /// The bytes this engine would need, known before anything is loaded.
+    fn memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory
+    where
+        Self: Sized;
+
+    /// The model.
+    fn spec(&self) -> &DecoderSpec;
+    /// What learns.
+    fn trainable(&self) -> &TrainableSpec;
+    /// Every parameter in a fixed order: the specification's, then LoRA's.
+    fn parameters(&self) -> &[ParameterSpec];
+
+    /// Hands a batch to the engine.
+    ///
+    /// # Errors
+    /// When a token lies outside the vocabulary.
+    fn upload(&mut self, batch: &PackedBatch) -> Result<Self::Batch, EngineError>;
+    /// Rows of the embedding, `[total, hidden]`.
+    ///
+    /// # Errors
+    /// As the device fails.
+    fn embed(&mut self, batch: &Self::Batch) -> Result<Self::Hidden, EngineError>;
+    /// Runs the blocks `layers`.
+    ///
+    /// # Errors
+    /// As the device fails.
+    fn segment_forward(
+        &mut self,
+        batch: &Self::Batch,
+        layers: Range<usize>,
+        input: Self::Hidden,
+        keep: Keep,
+    ) -> Result<(Self::Hidden, Self::Kept), EngineError>;
+    /// Adds the gradients of a segment's parameters and returns the gradient at its input.
+    ///
+    /// # Errors
+    /// As the device fails.
+    fn segment_backward(
+        &mut self,
+        batch: &Self::Batch,
+        kept: Self::Kept,
+        d_output: Self::Hidden,
+    ) -> Result<Self::Hidden, EngineError>;
+    /// Adds the embedding's gradient.
+    ///
+    /// # Errors
+    /// As the device fails.
+    fn embed_backward(&mut self, batch: &Self::Batch, d_hidden: Self::Hidden) -> Result<(), EngineError>;
+
+    /// Final norm and head: log-probabilities of the targets.
+    ///
+    /// # Errors
+    /// As the device fails.
+    fn log_probs(
+        &mut self,
+        hidden: &Self::Hidden,
+        targets: &TargetTokens,
+    ) -> Result<TokenLogProbs, EngineError>;
+    /// The same, and the backward pass for the given gradient with respect to each log-probability
+    /// `[n_targets]`: adds the gradients of head and final norm, returns the gradient at the hidden states.
+    ///
+    /// # Errors
+    /// As the device fails.
+    fn log_probs_backward(
+        &mut self,
+        hidden: Self::Hidden,
+        targets: &TargetTokens,
+        d_log_probs: &[f32],
+    ) -> Result<(TokenLogProbs, Self::Hidden), EngineError>;
+    /// Final norm and head in full for some rows: `[rows, vocab]` on the host. For proofs and tests.
+    ///
+    /// # Errors
+    /// As the device fails.
+    fn logits(&mut self, hidden: &Self::Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError>;
+
+    /// Sets every gradient to zero.
+    fn zero_gradients(&mut self);
+    /// Sums every gradient over the ranks.
+    ///
+    /// # Errors
+    /// When the collective fails.
+    fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError>;
+    /// Euclidean norm of all gradients, accumulated in double precision in a fixed order.
+    fn gradient_norm(&mut self) -> f64;
+    /// AdamW over everything that learns.
+    fn optimizer_step(&mut self, step: &OptimizerStep);
+
+    /// Reads one tensor of the parameter at `parameter_idx`.
+    ///
+    /// # Errors
+    /// When a frozen parameter has no such tensor.
+    fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError>;
+    /// Overwrites one tensor of the parameter at `parameter_idx`.
+    ///
+    /// # Errors
+    /// When a frozen parameter has no such tensor, or the length differs.
+    fn write(
+        &mut self,
+        parameter_idx: usize,
+        tensor: ParameterTensor,
+        values: &[f32],
+    ) -> Result<(), EngineError>;
+
+    /// Room for a sequence of at most `capacity` tokens.
+    fn new_cache(&self, capacity: usize) -> Self::Cache;
+    /// Number of tokens that a cache holds.
+    fn cache_len(&self, cache: &Self::Cache) -> usize;
+    /// Appends tokens to a running sequence and returns the logits after the last one, `[vocab]`.
+    ///
+    /// # Errors
+    /// When the cache is full or a token lies outside the vocabulary.
+    fn extend(&mut self, cache: &mut Self::Cache, tokens: &[TokenId]) -> Result<Vec<f32>, EngineError>;
+}

@@ -1,0 +1,8 @@
+//! What a model is: its specification per family, its named parameters, weights in and out, where models are
+//! found, and the [`Engine`] that computes them. How it is computed is not known here.
+
+pub mod engine;
+pub mod spec;
+
+pub use engine::{Engine, EngineError, Keep, TokenLogProbs};
+pub use spec::{DecoderSpec, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};

@@ -1,0 +1,1 @@
+//! Charts, TensorBoard events and one self-contained HTML page from a run directory.

@@ -1,0 +1,1 @@
+//! One readable straight-line program per stage.

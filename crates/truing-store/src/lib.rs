@@ -1,0 +1,1 @@
+//! Run directories, manifests, atomic files, digests, caches.

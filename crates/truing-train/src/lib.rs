@@ -1,0 +1,1 @@
+//! Objectives, schedules, the memory planner, the algorithm-blind trainer, training checkpoints.

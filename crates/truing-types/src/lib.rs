@@ -1,0 +1,18 @@
+//! The words every room of the house shares: conversations, packed batches, chat requests, events, seeds, and
+//! the two traits that have more than one implementer far apart ([`Communicator`], [`ChatModel`]).
+//!
+//! Plain data only. Nothing here opens a file, owns a tensor, prints, or reads the environment or the clock.
+
+mod batch;
+mod chat;
+mod communicator;
+mod conversation;
+mod events;
+mod seed;
+
+pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
+pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason, SamplingOptions};
+pub use communicator::{CommunicationError, Communicator, Rank};
+pub use conversation::{Conversation, Message, Role, TrainingRow};
+pub use events::{Event, EventSink, Silent};
+pub use seed::Seed;

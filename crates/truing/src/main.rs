@@ -1,0 +1,3 @@
+//! The `truing` command.
+
+fn main() {}
