@@ -1,0 +1,79 @@
+//! Every implementation of `Communicator` answers the same questions the same way.
+
+use std::thread;
+
+use truing_parallel::{Solo, thread_world};
+use truing_types::{CommunicationError, Communicator, Rank};
+
+/// What each rank must find, run on all ranks of a world at once.
+fn check(communicator: &dyn Communicator) {
+    let (rank, size) = (communicator.rank().0, communicator.world_size());
+    assert!(rank < size);
+    for round in 0..50 {
+        let mut singles = [rank as f32 + 0.5, 1.0, -(round as f32)];
+        communicator.all_reduce_sum(&mut singles).unwrap();
+        let ranks = (0..size).sum::<usize>() as f32;
+        assert_eq!(singles, [ranks + 0.5 * size as f32, size as f32, -((round * size) as f32)]);
+
+        let mut doubles = [1.0 / (rank as f64 + 3.0)];
+        communicator.all_reduce_sum_f64(&mut doubles).unwrap();
+        let in_rank_order: f64 = (0..size).map(|r| 1.0 / (r as f64 + 3.0)).sum();
+        assert_eq!(doubles, [in_rank_order], "sums run in rank order, bit for bit");
+
+        let root = round % size;
+        let mut values = [rank as f32; 2];
+        communicator.broadcast(&mut values, Rank(root)).unwrap();
+        assert_eq!(values, [root as f32; 2]);
+        communicator.barrier().unwrap();
+    }
+    communicator.all_reduce_sum(&mut []).unwrap();
+}
+
+#[test]
+fn a_world_of_one_conforms() {
+    check(&Solo);
+}
+
+#[test]
+fn worlds_of_threads_conform() {
+    for size in [1, 2, 3, 4] {
+        thread::scope(|scope| {
+            for rank in thread_world(size) {
+                scope.spawn(move || check(&rank));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_lost_peer_is_an_error_and_not_a_hang() {
+    let mut world = thread_world(3);
+    drop(world.pop());
+    thread::scope(|scope| {
+        for rank in world {
+            scope.spawn(move || {
+                let lost = rank.barrier();
+                assert_eq!(lost, Err(CommunicationError::PeerLost { operation: "barrier" }));
+            });
+        }
+    });
+}
+
+#[test]
+fn buffers_of_different_lengths_are_an_error_on_every_rank() {
+    thread::scope(|scope| {
+        for rank in thread_world(2) {
+            scope.spawn(move || {
+                let mut values = vec![0.0; 1 + rank.rank().0];
+                let found = rank.all_reduce_sum(&mut values);
+                let expected = CommunicationError::LengthMismatch {
+                    operation: "all_reduce_sum",
+                    rank: 1,
+                    expected: 1,
+                    found: 2,
+                };
+                assert_eq!(found, Err(expected));
+            });
+        }
+    });
+}
