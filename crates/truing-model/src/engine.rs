@@ -30,6 +30,18 @@ pub struct TokenLogProbs {
     pub is_argmax: Vec<bool>,
 }
 
+impl TokenLogProbs {
+    /// Room for `n_targets` results.
+    #[must_use]
+    pub fn with_len(n_targets: usize) -> Self {
+        Self {
+            log_probs: vec![0.0; n_targets],
+            entropies: vec![0.0; n_targets],
+            is_argmax: vec![false; n_targets],
+        }
+    }
+}
+
 /// One AdamW step (Loshchilov and Hutter 2019, arXiv 1711.05101), decoupled decay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OptimizerStep {
@@ -264,6 +276,8 @@ pub trait Engine {
     fn new_cache(&self, capacity: usize) -> Self::Cache;
     /// Number of tokens that a cache holds.
     fn cache_len(&self, cache: &Self::Cache) -> usize;
+    /// Forgets all tokens of a cache after the first `n_tokens`, so that a shared beginning is not read twice.
+    fn truncate_cache(&self, cache: &mut Self::Cache, n_tokens: usize);
     /// Appends tokens to a running sequence and returns the logits after the last one, `[vocab]`.
     ///
     /// # Errors
