@@ -1,3 +1,85 @@
-//! The `truing` command.
+//! The command line of `truing`: arguments in, results out. Only this crate prints, reads the environment and
+//! the clock, and decides exit statuses. What the commands do lives in the library crates.
 
-fn main() {}
+mod commands;
+mod environment;
+mod interrupt;
+mod machine;
+mod outcome;
+mod printer;
+mod table;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::Command;
+use environment::Environment;
+use outcome::Outcome;
+use printer::Printer;
+
+/// What every command is given besides its own arguments.
+pub(crate) struct Context {
+    /// Where results and progress go.
+    pub(crate) printer: Printer,
+    /// The environment, read once.
+    pub(crate) environment: Environment,
+    /// Threads of the pool that computes.
+    pub(crate) n_threads: usize,
+}
+
+/// Fine-tunes language models, and proves that it did so rightly.
+///
+/// Exit status: 0 fine; 1 a finding or a negative result (a proof that fails, a plan that cannot fit);
+/// 2 an error; 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "truing", version, arg_required_else_help = true)]
+struct Cli {
+    /// Threads to compute with; as many as this process may use when not given. Results never depend on it.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// Print no progress and no notes, only results and errors.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refusal) => {
+            // Printing fails only where nobody reads; the status still tells.
+            let _ = refusal.print();
+            return ExitCode::from(if refusal.use_stderr() { outcome::ERROR } else { outcome::FINE });
+        }
+    };
+    std::panic::set_hook(Box::new(printer::print_panic));
+    std::panic::catch_unwind(|| run(&cli)).unwrap_or(ExitCode::from(outcome::ERROR))
+}
+
+fn run(cli: &Cli) -> ExitCode {
+    let environment = Environment::read();
+    let printer = Printer::new(cli.quiet, environment.no_color);
+    let outcome = start(cli, environment, printer);
+    match outcome {
+        Ok(outcome) => ExitCode::from(outcome.status()),
+        Err(error) if outcome::is_broken_pipe(&error) => ExitCode::from(outcome::FINE),
+        Err(error) => {
+            printer.print_error(&error);
+            ExitCode::from(outcome::ERROR)
+        }
+    }
+}
+
+fn start(cli: &Cli, environment: Environment, printer: Printer) -> anyhow::Result<Outcome> {
+    let n_threads = match cli.threads.or(environment.n_threads) {
+        Some(0) => anyhow::bail!("`--threads` is 0, expected at least 1"),
+        Some(n_threads) => n_threads,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
+    let mut context = Context { printer, environment, n_threads };
+    cli.command.run(&mut context)
+}

@@ -1,0 +1,304 @@
+//! `truing doctor`: the machine as a run will find it, and what to fix.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::Context;
+use crate::environment::Environment;
+use crate::machine::{self, Memory};
+use crate::outcome::Outcome;
+use crate::printer::Style;
+use crate::table::{Align, Table};
+use crate::units;
+
+/// Memory that the quickstart needs at its peak, with some to spare.
+const QUICKSTART_BYTES: u64 = 3 << 30;
+
+/// Arguments of `truing doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Also ask the hub whether it can be reached. Nothing else of this command uses a network.
+    #[arg(long)]
+    hub: bool,
+    /// Skip the measurements, which take a few seconds.
+    #[arg(long)]
+    no_measure: bool,
+}
+
+/// Everything that was found.
+#[derive(Debug, Serialize)]
+struct Findings {
+    version: &'static str,
+    operating_system: &'static str,
+    architecture: &'static str,
+    processor: Option<String>,
+    processor_features: Vec<&'static str>,
+    physical_cores: Option<usize>,
+    usable_cores: usize,
+    threads: usize,
+    memory: Memory,
+    devices: Vec<Device>,
+    measured: Option<Measured>,
+    model_cache: ModelCache,
+    python: Option<PathBuf>,
+    pip: Option<PathBuf>,
+    hub: Option<HubAnswer>,
+    environment: Vec<&'static str>,
+    to_fix: Vec<String>,
+}
+
+/// A device that an engine can run on.
+#[derive(Debug, Serialize)]
+struct Device {
+    engine: &'static str,
+    device: &'static str,
+    note: String,
+}
+
+/// Speeds of this machine.
+#[derive(Debug, Serialize)]
+struct Measured {
+    memory_read_gb_per_second: f64,
+}
+
+/// What lies in the model cache.
+#[derive(Debug, Serialize)]
+struct ModelCache {
+    path: Option<PathBuf>,
+    bytes: u64,
+    entries: Vec<CacheEntry>,
+}
+
+/// One file or folder of the cache.
+#[derive(Debug, Serialize)]
+struct CacheEntry {
+    name: String,
+    bytes: u64,
+}
+
+/// Whether the hub answers.
+#[derive(Debug, Serialize)]
+struct HubAnswer {
+    endpoint: String,
+    is_reachable: bool,
+    detail: String,
+}
+
+/// Looks, measures, prints.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    if !arguments.no_measure {
+        context.printer.note("measuring the processor and the memory (a few seconds)");
+    }
+    let findings = look(arguments, context);
+    if arguments.json {
+        context.printer.json(&findings)?;
+    } else {
+        print(&findings, context)?;
+    }
+    Ok(if findings.to_fix.is_empty() { Outcome::Fine } else { Outcome::Finding })
+}
+
+fn look(arguments: &Arguments, context: &Context) -> Findings {
+    let environment = &context.environment;
+    let mut findings = Findings {
+        version: env!("CARGO_PKG_VERSION"),
+        operating_system: std::env::consts::OS,
+        architecture: std::env::consts::ARCH,
+        processor: machine::processor_name(),
+        devices: vec![Device {
+            engine: "cpu",
+            device: "cpu",
+            note: format!("{} threads", context.n_threads),
+        }],
+        processor_features: machine::processor_features(),
+        physical_cores: machine::n_physical_cores(),
+        usable_cores: std::thread::available_parallelism().map_or(1, usize::from),
+        threads: context.n_threads,
+        memory: machine::memory(),
+        measured: (!arguments.no_measure).then(|| measure(context.n_threads)),
+        model_cache: look_at_cache(environment.model_cache.as_deref()),
+        python: find_program(environment, &["python3", "python"]),
+        pip: find_program(environment, &["pip3", "pip"]),
+        hub: arguments.hub.then(|| ask_hub(environment)),
+        environment: environment.variables_set.clone(),
+        to_fix: Vec::new(),
+    };
+    findings.to_fix = what_to_fix(&findings);
+    findings
+}
+
+fn measure(n_threads: usize) -> Measured {
+    Measured { memory_read_gb_per_second: machine::measure_read_bandwidth(n_threads) / 1e9 }
+}
+
+/// Names and sizes of the cache's entries; an unreadable or missing folder holds nothing.
+fn look_at_cache(path: Option<&Path>) -> ModelCache {
+    let mut entries: Vec<CacheEntry> = path
+        .and_then(|path| fs::read_dir(path).ok())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| CacheEntry {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            bytes: bytes_below(&entry.path()),
+        })
+        .collect();
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    ModelCache {
+        path: path.map(Path::to_owned),
+        bytes: entries.iter().map(|entry| entry.bytes).sum(),
+        entries,
+    }
+}
+
+/// Bytes of a file, or of all files below a folder. Links are not followed.
+fn bytes_below(path: &Path) -> u64 {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
+    if !metadata.is_dir() {
+        return metadata.len();
+    }
+    fs::read_dir(path).into_iter().flatten().flatten().map(|entry| bytes_below(&entry.path())).sum()
+}
+
+/// The first of `names` that lies in a folder of the search path.
+fn find_program(environment: &Environment, names: &[&str]) -> Option<PathBuf> {
+    names.iter().find_map(|name| {
+        environment.search_path.iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+    })
+}
+
+fn ask_hub(environment: &Environment) -> HubAnswer {
+    let endpoint = environment.hub_endpoint.clone().unwrap_or_else(|| "https://huggingface.co".into());
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(std::time::Duration::from_secs(10)))
+        .http_status_as_error(false)
+        .build()
+        .into();
+    match agent.head(&endpoint).call() {
+        Ok(response) => HubAnswer {
+            endpoint,
+            is_reachable: true,
+            detail: format!("status {}", response.status().as_u16()),
+        },
+        Err(error) => HubAnswer { endpoint, is_reachable: false, detail: error.to_string() },
+    }
+}
+
+/// One sentence for each thing that stands in the way of a good run.
+fn what_to_fix(findings: &Findings) -> Vec<String> {
+    let mut advice = Vec::new();
+    if findings.architecture == "x86_64" && !findings.processor_features.contains(&"avx2") {
+        advice.push(
+            "this processor has no AVX2: matrix products run on the portable path, about ten times slower"
+                .into(),
+        );
+    }
+    if findings.threads > findings.usable_cores {
+        advice.push(format!(
+            "{} threads share {} cores: give --threads {}",
+            findings.threads, findings.usable_cores, findings.usable_cores
+        ));
+    }
+    if let Some(usable) = findings.memory.usable_bytes().filter(|&usable| usable < QUICKSTART_BYTES) {
+        advice.push(format!(
+            "{} of memory can be used, the quickstart needs {}: close programs or raise the container's limit",
+            units::bytes(usable),
+            units::bytes(QUICKSTART_BYTES)
+        ));
+    }
+    match &findings.model_cache.path {
+        None => advice.push("no cache folder is known: set TRUING_CACHE".into()),
+        Some(path) if !can_write(path) => {
+            advice
+                .push(format!("{} cannot be written: set TRUING_CACHE to a folder of yours", path.display()));
+        }
+        Some(_) => {}
+    }
+    if let Some(hub) = findings.hub.as_ref().filter(|hub| !hub.is_reachable) {
+        advice.push(format!(
+            "{} cannot be reached ({}): give --model with a path, or set HF_ENDPOINT to a mirror",
+            hub.endpoint, hub.detail
+        ));
+    }
+    advice
+}
+
+/// Whether the folder, or the nearest one above it that exists, lets this process write.
+fn can_write(path: &Path) -> bool {
+    let existing = path.ancestors().find(|folder| folder.exists());
+    existing.is_some_and(|folder| tempfile::Builder::new().tempfile_in(folder).is_ok())
+}
+
+fn print(findings: &Findings, context: &Context) -> anyhow::Result<()> {
+    let printer = &context.printer;
+    let unknown = || "unknown".to_owned();
+    let size = |bytes: Option<u64>| bytes.map_or_else(unknown, units::bytes);
+    let path =
+        |path: &Option<PathBuf>| path.as_ref().map_or("none".into(), |path| path.display().to_string());
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
+    table
+        .row(["truing".into(), findings.version.to_owned()])
+        .row(["system".into(), format!("{} on {}", findings.operating_system, findings.architecture)])
+        .row(["processor".into(), findings.processor.clone().unwrap_or_else(unknown)])
+        .row(["  features".into(), findings.processor_features.join(" ")])
+        .row([
+            "  cores".into(),
+            format!(
+                "{} physical, {} usable by this process, {} threads",
+                findings.physical_cores.map_or_else(unknown, |n| n.to_string()),
+                findings.usable_cores,
+                findings.threads
+            ),
+        ])
+        .row([
+            "memory".into(),
+            format!(
+                "{} in all, {} available",
+                size(findings.memory.total_bytes),
+                size(findings.memory.available_bytes)
+            ),
+        ]);
+    if let Some(limit) = findings.memory.control_group_limit_bytes {
+        let used = findings.memory.control_group_used_bytes;
+        table.row(["  group limit".into(), format!("{}, {} used", units::bytes(limit), size(used))]);
+    }
+    for device in &findings.devices {
+        table
+            .row(["device".into(), format!("{} ({} engine, {})", device.device, device.engine, device.note)]);
+    }
+    if let Some(measured) = &findings.measured {
+        table.row(["  memory, read".into(), format!("{:.1} GB/s", measured.memory_read_gb_per_second)]);
+    }
+    table.row([
+        "model cache".into(),
+        format!("{}, {}", path(&findings.model_cache.path), units::bytes(findings.model_cache.bytes)),
+    ]);
+    for entry in &findings.model_cache.entries {
+        table.row([format!("  {}", units::bytes(entry.bytes)), entry.name.clone()]);
+    }
+    table.row(["python".into(), path(&findings.python)]).row(["pip".into(), path(&findings.pip)]);
+    if let Some(hub) = &findings.hub {
+        let answer = if hub.is_reachable { "reachable" } else { "not reachable" };
+        table.row(["hub".into(), format!("{} {answer}: {}", hub.endpoint, hub.detail)]);
+    }
+    if !findings.environment.is_empty() {
+        table.row(["variables set".into(), findings.environment.join(" ")]);
+    }
+    for line in table.lines() {
+        printer.line(line)?;
+    }
+    printer.line("")?;
+    if findings.to_fix.is_empty() {
+        printer.line(printer.styled(Style::Green, "nothing to fix"))?;
+    }
+    for advice in &findings.to_fix {
+        printer.line(format_args!("{} {advice}", printer.styled(Style::Yellow, "to fix:")))?;
+    }
+    Ok(())
+}

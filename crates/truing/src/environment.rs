@@ -1,0 +1,106 @@
+//! Every environment variable that `truing` reads, in one place. Nothing else in the workspace looks.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Name and meaning of each variable, for `truing doctor` and the documents.
+pub(crate) const VARIABLES: &[(&str, &str)] = &[
+    ("TRUING_CACHE", "folder of downloaded models; default: truing under the user's cache folder"),
+    ("TRUING_THREADS", "threads to compute with, where --threads is not given"),
+    ("XDG_CACHE_HOME", "the user's cache folder; default: .cache under HOME"),
+    ("HOME", "the user's home folder"),
+    ("HF_HOME", "Hugging Face's folder, searched for models that are already there"),
+    ("HF_HUB_CACHE", "Hugging Face's model cache; default: hub under HF_HOME"),
+    ("HF_HUB_OFFLINE", "1: never ask a network for a model"),
+    ("HF_ENDPOINT", "address of the hub; default: https://huggingface.co"),
+    ("HF_TOKEN", "token for models that need one"),
+    ("PATH", "where python and pip are looked for"),
+    ("NO_COLOR", "any value: no colours"),
+];
+
+/// What the variables said when the process started.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Environment {
+    /// `TRUING_CACHE`, or `truing` under the user's cache folder; `None` where no home is known.
+    pub(crate) model_cache: Option<PathBuf>,
+    /// `TRUING_THREADS`.
+    pub(crate) n_threads: Option<usize>,
+    /// Hugging Face's own cache, `.../hub`.
+    pub(crate) hugging_face_cache: Option<PathBuf>,
+    /// `HF_HUB_OFFLINE`.
+    pub(crate) is_offline: bool,
+    /// `HF_ENDPOINT`.
+    pub(crate) hub_endpoint: Option<String>,
+    /// `HF_TOKEN`. Never printed.
+    pub(crate) hub_token: Option<String>,
+    /// Folders of `PATH`.
+    pub(crate) search_path: Vec<PathBuf>,
+    /// `NO_COLOR`.
+    pub(crate) no_color: bool,
+    /// Names of the variables above that are set at all.
+    pub(crate) variables_set: Vec<&'static str>,
+}
+
+impl Environment {
+    /// Reads the process's environment.
+    pub(crate) fn read() -> Self {
+        Self::from_lookup(|name| env::var_os(name))
+    }
+
+    /// The same from any source of variables. An empty value counts as not set.
+    fn from_lookup(look_up: impl Fn(&str) -> Option<OsString>) -> Self {
+        let get = |name: &str| look_up(name).filter(|value| !value.is_empty());
+        let text = |name: &str| get(name).and_then(|value| value.into_string().ok());
+        let folder = |name: &str| get(name).map(PathBuf::from);
+        let cache_home = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+        Self {
+            model_cache: folder("TRUING_CACHE")
+                .or_else(|| cache_home.as_ref().map(|cache| cache.join("truing"))),
+            n_threads: text("TRUING_THREADS").and_then(|value| value.parse().ok()),
+            hugging_face_cache: folder("HF_HUB_CACHE")
+                .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
+                .or_else(|| cache_home.map(|cache| cache.join("huggingface").join("hub"))),
+            is_offline: text("HF_HUB_OFFLINE")
+                .is_some_and(|value| !matches!(value.to_lowercase().as_str(), "0" | "false" | "no" | "off")),
+            hub_endpoint: text("HF_ENDPOINT"),
+            hub_token: text("HF_TOKEN"),
+            search_path: get("PATH").map(|value| env::split_paths(&value).collect()).unwrap_or_default(),
+            no_color: get("NO_COLOR").is_some(),
+            variables_set: VARIABLES
+                .iter()
+                .map(|(name, _)| *name)
+                .filter(|name| get(name).is_some())
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment::from_lookup(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn caches_follow_the_most_specific_variable() {
+        let home_only = environment(&[("HOME", "/home/u")]);
+        assert_eq!(home_only.model_cache, Some("/home/u/.cache/truing".into()));
+        assert_eq!(home_only.hugging_face_cache, Some("/home/u/.cache/huggingface/hub".into()));
+        let specific = environment(&[("HOME", "/home/u"), ("TRUING_CACHE", "/big"), ("HF_HOME", "/hf")]);
+        assert_eq!(specific.model_cache, Some("/big".into()));
+        assert_eq!(specific.hugging_face_cache, Some("/hf/hub".into()));
+    }
+
+    #[test]
+    fn offline_is_a_claim_that_can_be_denied() {
+        assert!(environment(&[("HF_HUB_OFFLINE", "1")]).is_offline);
+        assert!(!environment(&[("HF_HUB_OFFLINE", "0")]).is_offline);
+        assert!(!environment(&[("HF_HUB_OFFLINE", "")]).is_offline);
+        assert!(!environment(&[]).is_offline);
+    }
+}

@@ -1,0 +1,181 @@
+//! Where text goes: results to stdout, progress, notes and errors to stderr.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
+
+use serde::Serialize;
+
+use crate::outcome::Hinted;
+
+/// A text attribute, used only where the stream is a terminal and colours are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// Headings and figures that matter.
+    Bold,
+    /// Things that may be skipped.
+    Dim,
+    /// Good news.
+    Green,
+    /// Things to look at.
+    Yellow,
+    /// Bad news.
+    Red,
+    /// Names.
+    Cyan,
+}
+
+impl Style {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Bold => "1",
+            Self::Dim => "2",
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Red => "31",
+            Self::Cyan => "36",
+        }
+    }
+}
+
+/// Writes results and notes. Small and copied freely; the streams themselves are the process's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Printer {
+    is_quiet: bool,
+    stdout_is_terminal: bool,
+    stderr_is_terminal: bool,
+    wants_colour: bool,
+}
+
+impl Printer {
+    /// Looks at the streams once.
+    pub(crate) fn new(is_quiet: bool, no_colour: bool) -> Self {
+        Self {
+            is_quiet,
+            stdout_is_terminal: io::stdout().is_terminal(),
+            stderr_is_terminal: io::stderr().is_terminal(),
+            wants_colour: !no_colour,
+        }
+    }
+
+    /// Whether progress may be drawn over itself.
+    pub(crate) fn stderr_is_terminal(&self) -> bool {
+        self.stderr_is_terminal
+    }
+
+    /// Whether a person reads the results.
+    pub(crate) fn stdout_is_terminal(&self) -> bool {
+        self.stdout_is_terminal
+    }
+
+    /// Whether progress and notes are unwanted.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
+    /// A line of results.
+    pub(crate) fn line(&self, text: impl fmt::Display) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{text}")
+    }
+
+    /// Results without a line end, shown at once.
+    pub(crate) fn text(&self, text: impl fmt::Display) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        write!(out, "{text}")?;
+        out.flush()
+    }
+
+    /// A result as indented JSON.
+    pub(crate) fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        self.line(serde_json::to_string_pretty(value)?)?;
+        Ok(())
+    }
+
+    /// A note beside the results, on stderr.
+    pub(crate) fn note(&self, text: impl fmt::Display) {
+        if !self.is_quiet {
+            // Nobody reads stderr: nothing to be done, and no reason to stop the work.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// A warning on stderr; `--quiet` does not silence it.
+    pub(crate) fn warning(&self, text: impl fmt::Display) {
+        let label = self.styled_for(self.stderr_is_terminal, Style::Yellow, "warning:");
+        let _ = writeln!(io::stderr().lock(), "{label} {text}");
+    }
+
+    /// `text` with an attribute where stdout shows it.
+    pub(crate) fn styled(&self, style: Style, text: impl fmt::Display) -> String {
+        self.styled_for(self.stdout_is_terminal, style, text)
+    }
+
+    fn styled_for(&self, is_terminal: bool, style: Style, text: impl fmt::Display) -> String {
+        if is_terminal && self.wants_colour {
+            format!("\x1b[{}m{text}\x1b[0m", style.code())
+        } else {
+            text.to_string()
+        }
+    }
+
+    /// `error: ...` and, where there is advice, `hint: ...`.
+    pub(crate) fn print_error(&self, error: &anyhow::Error) {
+        let mut err = io::stderr().lock();
+        let label = self.styled_for(self.stderr_is_terminal, Style::Red, "error:");
+        let _ = writeln!(err, "{label} {}", one_sentence(error));
+        for cause in error.chain() {
+            if let Some(hinted) = cause.downcast_ref::<Hinted>() {
+                let label = self.styled_for(self.stderr_is_terminal, Style::Cyan, "hint:");
+                let _ = writeln!(err, "{label} {}", hinted.hint);
+            }
+        }
+    }
+}
+
+/// The chain of causes joined by colons; a cause whose text its parent already quotes is left out.
+pub(crate) fn one_sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if sentence.is_empty() {
+            sentence = text;
+        } else if !sentence.contains(&text) {
+            sentence.push_str(": ");
+            sentence.push_str(&text);
+        }
+    }
+    sentence
+}
+
+/// A broken invariant is our fault, not the user's, and is said so.
+pub(crate) fn print_panic(info: &PanicHookInfo<'_>) {
+    let payload = info.payload();
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message");
+    let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+    let mut err = io::stderr().lock();
+    let _ = writeln!(err, "error: internal error{place}: {message}");
+    let _ = writeln!(
+        err,
+        "hint: this is a fault in truing; report it with the command line and the two lines above. \
+         A training run can be continued with --resume."
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_joined_once() {
+        let error =
+            anyhow::anyhow!("line 3 has no `messages`").context("data.jsonl").context("reading the data");
+        assert_eq!(one_sentence(&error), "reading the data: data.jsonl: line 3 has no `messages`");
+        let repeated = anyhow::anyhow!("disk full").context("saving: disk full");
+        assert_eq!(one_sentence(&repeated), "saving: disk full");
+    }
+}
