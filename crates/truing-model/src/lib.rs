@@ -2,7 +2,11 @@
 //! found, and the [`Engine`] that computes them. How it is computed is not known here.
 
 pub mod engine;
+mod error;
+pub mod gguf;
 pub mod spec;
 
 pub use engine::{Engine, EngineError, Keep, TokenLogProbs};
+pub use error::ModelError;
+pub use gguf::GgufFile;
 pub use spec::{DecoderSpec, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};
