@@ -1,1 +1,26 @@
 //! The operations on plain slices, forward and backward side by side.
+
+mod adamw;
+mod linear_log_probs;
+mod matmul;
+mod parallel;
+mod rms_norm;
+mod rotary;
+mod simd;
+mod swiglu;
+mod varlen_attention;
+mod vector;
+
+pub use adamw::{AdamwStep, adamw};
+pub use linear_log_probs::{
+    LogProbRows, linear_log_probs_backward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
+};
+pub use matmul::{MatrixRef, Write, add_bias, bias_backward, matmul};
+pub use rms_norm::{rms_norm_backward, rms_norm_forward};
+pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
+pub use simd::{SimdLevel, with_simd_level};
+pub use swiglu::{swiglu_backward, swiglu_backward_in_place, swiglu_forward};
+pub use varlen_attention::{
+    AttentionShape, Causality, cached_attention, varlen_attention_backward, varlen_attention_forward,
+};
+pub use vector::{add_assign, all_finite, gather_rows, scatter_add_rows, sum_of_squares};

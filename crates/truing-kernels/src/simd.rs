@@ -1,0 +1,490 @@
+//! Vectors of `f32`, one trait over the instruction sets the machine may have.
+//!
+//! A kernel is written once, generic over [`Simd`], inside [`simd_fn!`]; the macro compiles it for every level
+//! and picks one at run time. A value of a token type (`Avx512`, `Avx2`, `Portable`) is the proof that the
+//! machine has the level, which is what makes the methods safe to call.
+//!
+//! What it is not: a portable vector library. It holds the dozen operations the kernels of this crate use.
+
+#![allow(unsafe_code, reason = "instruction-set intrinsics; every block says why it is sound")]
+
+use std::cell::Cell;
+use std::fmt;
+
+/// The instruction sets a kernel exists for, slowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SimdLevel {
+    /// Plain Rust, vectorised by the compiler to what the target guarantees (SSE2 on x86-64, NEON on aarch64).
+    Portable,
+    /// AVX2 with fused multiply-add: 8 lanes, 16 registers.
+    Avx2,
+    /// AVX-512 F: 16 lanes, 32 registers.
+    Avx512,
+}
+
+thread_local! {
+    static FORCED: Cell<Option<SimdLevel>> = const { Cell::new(None) };
+}
+
+impl SimdLevel {
+    /// Every level there is, slowest first.
+    pub const ALL: [SimdLevel; 3] = [SimdLevel::Portable, SimdLevel::Avx2, SimdLevel::Avx512];
+
+    /// Whether this machine can run the level.
+    pub fn is_available(self) -> bool {
+        match self {
+            SimdLevel::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            SimdLevel::Avx512 => SimdLevel::Avx2.is_available() && is_x86_feature_detected!("avx512f"),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The fastest level this machine can run.
+    pub fn detected() -> SimdLevel {
+        let fastest = SimdLevel::ALL.into_iter().rev().find(|level| level.is_available());
+        fastest.unwrap_or(SimdLevel::Portable)
+    }
+
+    /// The level a kernel called now on this thread uses: the one forced by [`with_simd_level`], or the detected.
+    pub fn current() -> SimdLevel {
+        FORCED.get().unwrap_or_else(SimdLevel::detected)
+    }
+}
+
+impl fmt::Display for SimdLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SimdLevel::Portable => "portable",
+            SimdLevel::Avx2 => "avx2+fma",
+            SimdLevel::Avx512 => "avx512",
+        })
+    }
+}
+
+/// Runs `work` with the kernels it calls from this thread held to `level`, for tests and measurements.
+///
+/// Returns `None`, without running `work`, when the machine lacks the level. A kernel decides its level once,
+/// on the thread that called it, so the worker threads it uses follow.
+pub fn with_simd_level<R>(level: SimdLevel, work: impl FnOnce() -> R) -> Option<R> {
+    struct Restore(Option<SimdLevel>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            FORCED.set(self.0);
+        }
+    }
+    if !level.is_available() {
+        return None;
+    }
+    let _restore = Restore(FORCED.replace(Some(level)));
+    Some(work())
+}
+
+/// Operations on a vector of `LANES` floats.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// The register.
+    type V: Copy;
+    /// Floats in a register.
+    const LANES: usize;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// Reads `LANES` floats.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading `LANES` floats; no alignment is asked.
+    unsafe fn load_ptr(self, from: *const f32) -> Self::V;
+    /// Writes `LANES` floats.
+    ///
+    /// # Safety
+    /// `to` must be valid for writing `LANES` floats; no alignment is asked.
+    unsafe fn store_ptr(self, to: *mut f32, v: Self::V);
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, rounded once where the machine can.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where either is NaN, so put the one whose NaN must survive second.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Square root.
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// The nearest whole number; `|a| < 2^22`.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `a · 2^n`, `n` a whole number in -160..=160.
+    fn scale_by_power_of_two(self, a: Self::V, n: Self::V) -> Self::V;
+
+    /// Reads the first `LANES` floats of `from`; panics when it is shorter.
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> Self::V {
+        assert!(from.len() >= Self::LANES);
+        // SAFETY: the length was checked.
+        unsafe { self.load_ptr(from.as_ptr()) }
+    }
+
+    /// Writes the first `LANES` floats of `to`; panics when it is shorter.
+    #[inline(always)]
+    fn store(self, to: &mut [f32], v: Self::V) {
+        assert!(to.len() >= Self::LANES);
+        // SAFETY: the length was checked.
+        unsafe { self.store_ptr(to.as_mut_ptr(), v) }
+    }
+
+    /// Reads up to `LANES` floats; the lanes past the end of `from` hold `fill`.
+    #[inline(always)]
+    fn load_or(self, from: &[f32], fill: f32) -> Self::V {
+        if from.len() >= Self::LANES {
+            return self.load(from);
+        }
+        let mut lanes = [fill; MAX_LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        self.load(&lanes)
+    }
+
+    /// Writes as many lanes as `to` has room for.
+    #[inline(always)]
+    fn store_some(self, to: &mut [f32], v: Self::V) {
+        if to.len() >= Self::LANES {
+            return self.store(to, v);
+        }
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(&mut lanes, v);
+        let n = to.len();
+        to.copy_from_slice(&lanes[..n]);
+    }
+
+    /// The sum of the lanes, halves first.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(&mut lanes, v);
+        let mut width = Self::LANES;
+        while width > 1 {
+            width /= 2;
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+        }
+        lanes[0]
+    }
+
+    /// The largest lane, NaN when any lane is.
+    #[inline(always)]
+    fn largest(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(&mut lanes, v);
+        lanes[..Self::LANES]
+            .iter()
+            .fold(f32::NEG_INFINITY, |best, &x| if x > best || x.is_nan() { x } else { best })
+    }
+
+    /// `e^x`, within 2 units in the last place; 0 below -104, infinity above 88.73, NaN stays NaN.
+    ///
+    /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `ln 2` in two pieces (Cody and Waite) keeps `r` exact, and
+    /// `e^r` is its Taylor polynomial of degree 7, whose remainder there is 5e-9.
+    #[inline(always)]
+    fn exp(self, x: Self::V) -> Self::V {
+        let x = self.max(self.splat(-104.0), self.min(self.splat(89.0), x));
+        let n = self.round(self.mul(x, self.splat(std::f32::consts::LOG2_E)));
+        let r = self.fma(n, self.splat(-0.693_359_4), x);
+        let r = self.fma(n, self.splat(2.121_944_4e-4), r);
+        let mut p = self.splat(1.0 / 5040.0);
+        for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            p = self.fma(p, r, self.splat(coefficient));
+        }
+        self.scale_by_power_of_two(p, n)
+    }
+}
+
+/// The widest register of any level.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// Four lanes in plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+impl Simd for Portable {
+    type V = [f32; 4];
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; 4] {
+        [x; 4]
+    }
+    #[inline(always)]
+    unsafe fn load_ptr(self, from: *const f32) -> [f32; 4] {
+        // SAFETY: the caller gives room for four floats.
+        unsafe { from.cast::<[f32; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_ptr(self, to: *mut f32, v: [f32; 4]) {
+        // SAFETY: the caller gives room for four floats.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn div(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn fma(self, a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        // Where the target has no fused instruction `mul_add` is a slow library call.
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+            std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+        } else {
+            std::array::from_fn(|i| a[i] * b[i] + c[i])
+        }
+    }
+    #[inline(always)]
+    fn max(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn sqrt(self, a: [f32; 4]) -> [f32; 4] {
+        a.map(f32::sqrt)
+    }
+    #[inline(always)]
+    fn round(self, a: [f32; 4]) -> [f32; 4] {
+        // Adding 1.5 · 2^23 pushes the fraction out of the significand, in the rounding mode of the machine.
+        const MAGIC: f32 = 12_582_912.0;
+        a.map(|x| (x + MAGIC) - MAGIC)
+    }
+    #[inline(always)]
+    fn scale_by_power_of_two(self, a: [f32; 4], n: [f32; 4]) -> [f32; 4] {
+        // In two steps, so that results near both ends of the range come out right.
+        let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+        std::array::from_fn(|i| {
+            let n = n[i] as i32;
+            let half = n >> 1;
+            a[i] * power(half) * power(n - half)
+        })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    /// Proof that the machine has AVX2 and FMA.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(());
+
+    /// Proof that the machine has AVX-512 F, AVX2 and FMA.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(());
+
+    impl Avx2 {
+        /// # Safety
+        /// The machine must have AVX2 and FMA.
+        #[inline(always)]
+        pub(crate) unsafe fn assume() -> Self {
+            Avx2(())
+        }
+    }
+
+    impl Avx512 {
+        /// # Safety
+        /// The machine must have AVX-512 F, AVX2 and FMA.
+        #[inline(always)]
+        pub(crate) unsafe fn assume() -> Self {
+            Avx512(())
+        }
+    }
+
+    // Each body is one intrinsic (or a few) of the level that `self` proves.
+    macro_rules! intrinsic {
+        ($(fn $name:ident($($arg:ident),*) = $body:expr;)*) => {$(
+            #[inline(always)]
+            fn $name(self, $($arg: Self::V),*) -> Self::V {
+                // SAFETY: `self` proves that the machine has the instructions.
+                unsafe { $body }
+            }
+        )*};
+    }
+
+    impl Simd for Avx2 {
+        type V = __m256;
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m256 {
+            // SAFETY: `self` proves that the machine has the instructions.
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load_ptr(self, from: *const f32) -> __m256 {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store_ptr(self, to: *mut f32, v: __m256) {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+        intrinsic! {
+            fn add(a, b) = _mm256_add_ps(a, b);
+            fn sub(a, b) = _mm256_sub_ps(a, b);
+            fn mul(a, b) = _mm256_mul_ps(a, b);
+            fn div(a, b) = _mm256_div_ps(a, b);
+            fn fma(a, b, c) = _mm256_fmadd_ps(a, b, c);
+            fn max(a, b) = _mm256_max_ps(a, b);
+            fn min(a, b) = _mm256_min_ps(a, b);
+            fn sqrt(a) = _mm256_sqrt_ps(a);
+            fn round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+            fn scale_by_power_of_two(a, n) = {
+                // In two steps, so that results near both ends of the range come out right.
+                let n = _mm256_cvtps_epi32(n);
+                let half = _mm256_srai_epi32::<1>(n);
+                let bias = _mm256_set1_epi32(127);
+                let first = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias));
+                let second = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias));
+                _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second))
+            };
+        }
+    }
+
+    impl Simd for Avx512 {
+        type V = __m512;
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m512 {
+            // SAFETY: `self` proves that the machine has the instructions.
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load_ptr(self, from: *const f32) -> __m512 {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store_ptr(self, to: *mut f32, v: __m512) {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+        intrinsic! {
+            fn add(a, b) = _mm512_add_ps(a, b);
+            fn sub(a, b) = _mm512_sub_ps(a, b);
+            fn mul(a, b) = _mm512_mul_ps(a, b);
+            fn div(a, b) = _mm512_div_ps(a, b);
+            fn fma(a, b, c) = _mm512_fmadd_ps(a, b, c);
+            fn max(a, b) = _mm512_max_ps(a, b);
+            fn min(a, b) = _mm512_min_ps(a, b);
+            fn sqrt(a) = _mm512_sqrt_ps(a);
+            fn round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+            fn scale_by_power_of_two(a, n) = _mm512_scalef_ps(a, n);
+        }
+        #[inline(always)]
+        fn sum(self, v: __m512) -> f32 {
+            // SAFETY: `self` proves that the machine has the instructions.
+            unsafe { _mm512_reduce_add_ps(v) }
+        }
+    }
+}
+
+/// Declares a function compiled for every [`SimdLevel`]; the caller passes the level first.
+///
+/// `fn name<S>(simd, arg: Type, ...) -> Type { body }` becomes `fn name(level, arg, ...)`; in the body `simd` is
+/// the token and `S` its type. The body may call only what is `#[inline(always)]`, for a function that is not
+/// inlined would be compiled without the instructions.
+macro_rules! simd_fn {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$S:ident>($simd:ident $(, $arg:ident : $ty:ty)* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(unsafe_code, reason = "calls the body compiled for a level that was detected")]
+        $vis fn $name(level: $crate::simd::SimdLevel $(, $arg: $ty)*) $(-> $ret)? {
+            #[inline(always)]
+            fn generic<$S: $crate::simd::Simd>($simd: $S $(, $arg: $ty)*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f")]
+            fn avx512($simd: $crate::simd::Avx512 $(, $arg: $ty)*) $(-> $ret)? {
+                generic($simd $(, $arg)*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($simd: $crate::simd::Avx2 $(, $arg: $ty)*) $(-> $ret)? {
+                generic($simd $(, $arg)*)
+            }
+            match level {
+                // SAFETY: levels come from `SimdLevel::current`, which hands out only what the machine has.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::SimdLevel::Avx512 => unsafe { avx512($crate::simd::Avx512::assume() $(, $arg)*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::SimdLevel::Avx2 => unsafe { avx2($crate::simd::Avx2::assume() $(, $arg)*) },
+                _ => generic($crate::simd::Portable $(, $arg)*),
+            }
+        }
+    };
+}
+pub(crate) use simd_fn;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    simd_fn! {
+        fn exp_all<S>(simd, x: &[f32], out: &mut [f32]) {
+            for (x, out) in x.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+                simd.store_some(out, simd.exp(simd.load_or(x, 0.0)));
+            }
+        }
+    }
+
+    #[test]
+    fn small_exp_is_accurate_at_every_level() {
+        let mut x: Vec<f32> = (0..200_001).map(|i| -87.0 + i as f32 * (175.0 / 200_000.0)).collect();
+        x.extend([0.0, -0.0, 1.0, -1.0, 1e-30, 88.72]);
+        for level in SimdLevel::ALL.into_iter().filter(|level| level.is_available()) {
+            let mut out = vec![0.0; x.len()];
+            exp_all(level, &x, &mut out);
+            for (&x, &y) in x.iter().zip(&out) {
+                let exact = f64::from(x).exp();
+                assert!(
+                    ((f64::from(y) - exact) / exact).abs() < 1.6e-7,
+                    "{level}: exp({x}) = {y}, not {exact}"
+                );
+            }
+            let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 90.0, -200.0];
+            let mut out = [1.0; 5];
+            exp_all(level, &special, &mut out);
+            assert!(out[0].is_nan());
+            assert_eq!(out[1..], [f32::INFINITY, 0.0, f32::INFINITY, 0.0], "{level}");
+        }
+    }
+
+    #[test]
+    fn small_a_level_is_forced_and_restored() {
+        let inside = with_simd_level(SimdLevel::Portable, SimdLevel::current);
+        assert_eq!(inside, Some(SimdLevel::Portable));
+        assert_eq!(SimdLevel::current(), SimdLevel::detected());
+    }
+}
