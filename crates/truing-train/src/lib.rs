@@ -1,1 +1,21 @@
-//! Objectives, schedules, the memory planner, the algorithm-blind trainer, training checkpoints.
+//! Training, whatever the algorithm and the device: objectives, segments, the planner, schedules, the trainer
+//! and its checkpoints. Nothing here knows users' files, terminals or devices.
+
+pub mod gradients;
+pub mod objectives;
+pub mod planner;
+pub mod schedule;
+pub mod segments;
+pub mod trainer;
+
+mod error;
+
+pub use error::{Quantity, TrainError};
+pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
+pub use objectives::{Objective, Sft, WeightedSum};
+pub use planner::{
+    LayersPerSegment, MemoryPlan, PlanError, SegmentChoice, StepFlops, StepShape, plan_segments,
+};
+pub use schedule::{Schedule, ScheduleKind};
+pub use segments::SegmentPlan;
+pub use trainer::{OptimizerConfig, StepOutcome, Trainer};

@@ -1,0 +1,405 @@
+//! Which k: the report's formula, and the planner that counts bytes.
+//!
+//! The formula (report 2.2) weighs one segment's activations against the saved inputs, in units of
+//! `hidden` per token: `k n + ceil(L / k)`. It knows neither the sequence length nor the memory there is. The
+//! byte planner does: from an engine's [`EngineMemory`], the largest pack and a budget it takes, of all ways
+//! to cut the layers and to keep the last segments, the one that computes the fewest layers twice.
+
+use serde::{Deserialize, Serialize};
+use truing_model::engine::EngineMemory;
+use truing_model::{DecoderSpec, ParameterRole, ParameterSpec, TrainableSpec};
+
+use crate::segments::SegmentPlan;
+
+/// Cost of k layers a segment by the report's formula, in units of `hidden` per token: `k n + ceil(L / k)`.
+#[must_use]
+pub fn formula_cost(n_activations: usize, n_layers: usize, layers_per_segment: usize) -> usize {
+    layers_per_segment * n_activations + n_layers.div_ceil(layers_per_segment)
+}
+
+/// The k with the least [`formula_cost`]; the smaller k where two cost the same.
+#[must_use]
+pub fn layers_per_segment_by_formula(n_activations: usize, n_layers: usize) -> usize {
+    (1..=n_layers).min_by_key(|&k| formula_cost(n_activations, n_layers, k)).unwrap_or(1)
+}
+
+/// How many layers a segment has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LayersPerSegment {
+    /// The planner chooses.
+    #[default]
+    Auto,
+    /// This many.
+    Fixed(usize),
+}
+
+/// A run that does not fit, and what would.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Even the smallest way needs more than there is.
+    #[error(
+        "at least {needed_bytes} bytes are needed for packs of {tokens_per_pack} tokens, but the budget is \
+         {budget_bytes}"
+    )]
+    DoesNotFit {
+        /// Peak of the smallest way to run.
+        needed_bytes: u64,
+        /// What may be used.
+        budget_bytes: u64,
+        /// Tokens of the largest pack.
+        tokens_per_pack: u64,
+        /// The largest pack that would fit; `None` where not even one token would.
+        fitting_tokens_per_pack: Option<u64>,
+    },
+    /// More layers a segment than the model has, or none.
+    #[error("a segment of {found} layers is asked for, but the model has {n_layers}")]
+    LayersPerSegment {
+        /// The request.
+        found: usize,
+        /// The model's.
+        n_layers: usize,
+    },
+}
+
+/// One way to cut the layers, and what it costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentChoice {
+    /// The way.
+    pub segments: SegmentPlan,
+    /// Saved inputs and kept activations at their largest.
+    pub activation_bytes: u64,
+    /// Everything at its largest.
+    pub peak_bytes: u64,
+}
+
+/// The bytes of a run, part by part, and the chosen segments.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryPlan {
+    /// What the engine said.
+    pub memory: EngineMemory,
+    /// Tokens of the largest pack.
+    pub tokens_per_pack: u64,
+    /// What may be used.
+    pub budget_bytes: u64,
+    /// The chosen way.
+    pub chosen: SegmentChoice,
+    /// The best way for every k, in order of k: the fastest that fits, or the smallest.
+    pub by_layers_per_segment: Vec<SegmentChoice>,
+}
+
+impl SegmentChoice {
+    /// Counts the bytes of one way.
+    ///
+    /// The peak is at one of two moments. At the end of the forward pass the inputs of all recomputed
+    /// segments and all kept layers are alive, beside the head or a layer's workspace. Later, when the last
+    /// recomputed segment has been computed again, its own layers are, and the inputs before it.
+    #[must_use]
+    pub fn of(memory: &EngineMemory, segments: SegmentPlan, tokens_per_pack: u64) -> Self {
+        let (n_inputs, n_kept) = (segments.n_recomputed() as u64, segments.n_kept_layers() as u64);
+        let input = memory.segment_input_bytes_per_token * tokens_per_pack;
+        let layer = memory.layer_bytes_per_token * tokens_per_pack;
+        let workspace = memory.workspace_bytes_per_token * tokens_per_pack;
+        let head = memory.head_bytes_per_token * tokens_per_pack + memory.head_fixed_bytes;
+        let after_forward = n_inputs * input + n_kept * layer;
+        let recomputing = if n_inputs == 0 {
+            0
+        } else {
+            (n_inputs - 1) * input + segments.layers_per_segment as u64 * layer
+        };
+        let fixed =
+            memory.parameter_bytes + memory.gradient_bytes + memory.optimizer_bytes + memory.fixed_bytes;
+        Self {
+            segments,
+            activation_bytes: after_forward.max(recomputing),
+            peak_bytes: fixed + (after_forward + head.max(workspace)).max(recomputing + workspace),
+        }
+    }
+
+    /// Whether this way should be taken rather than the other, given what fits: fewest layers computed
+    /// twice, then the lower peak, then the smaller k.
+    fn rank(&self, budget_bytes: u64) -> (bool, u64, u64, usize) {
+        let recomputed = self.segments.n_recomputed_layers() as u64;
+        let does_not_fit = self.peak_bytes > budget_bytes;
+        // Among ways that do not fit only the peak counts.
+        let first = if does_not_fit { self.peak_bytes } else { recomputed };
+        (does_not_fit, first, self.peak_bytes, self.segments.layers_per_segment)
+    }
+}
+
+/// Chooses the segments: the fewest layers computed twice within the budget.
+///
+/// # Errors
+/// When nothing fits, with what would; when the k asked for is no number of layers of this model.
+pub fn plan_segments(
+    memory: &EngineMemory,
+    n_layers: usize,
+    tokens_per_pack: u64,
+    budget_bytes: u64,
+    layers_per_segment: LayersPerSegment,
+) -> Result<MemoryPlan, PlanError> {
+    let candidates = match layers_per_segment {
+        LayersPerSegment::Auto => 1..=n_layers,
+        LayersPerSegment::Fixed(k) if (1..=n_layers).contains(&k) => k..=k,
+        LayersPerSegment::Fixed(found) => return Err(PlanError::LayersPerSegment { found, n_layers }),
+    };
+    let best_of = |k: usize| {
+        (1..=n_layers.div_ceil(k))
+            .map(|n_kept| SegmentPlan { n_layers, layers_per_segment: k, n_kept })
+            .map(|segments| SegmentChoice::of(memory, segments, tokens_per_pack))
+            .min_by_key(|choice| choice.rank(budget_bytes))
+    };
+    let by_layers_per_segment: Vec<SegmentChoice> = candidates.filter_map(best_of).collect();
+    let chosen = by_layers_per_segment.iter().copied().min_by_key(|choice| choice.rank(budget_bytes));
+    match chosen {
+        Some(chosen) if chosen.peak_bytes <= budget_bytes => {
+            Ok(MemoryPlan { memory: *memory, tokens_per_pack, budget_bytes, chosen, by_layers_per_segment })
+        }
+        smallest => {
+            let needed = |tokens: u64| {
+                let peak = |c: &SegmentChoice| SegmentChoice::of(memory, c.segments, tokens).peak_bytes;
+                by_layers_per_segment.iter().map(peak).min().unwrap_or(u64::MAX)
+            };
+            Err(PlanError::DoesNotFit {
+                needed_bytes: smallest.map_or(0, |choice| choice.peak_bytes),
+                budget_bytes,
+                tokens_per_pack,
+                fitting_tokens_per_pack: largest_fitting(tokens_per_pack, |t| needed(t) <= budget_bytes),
+            })
+        }
+    }
+}
+
+/// The largest number below `limit` that fits, where every smaller number fits as well.
+fn largest_fitting(limit: u64, fits: impl Fn(u64) -> bool) -> Option<u64> {
+    let (mut fitting, mut too_large) = (0, limit);
+    while too_large - fitting > 1 {
+        let middle = fitting + (too_large - fitting) / 2;
+        if fits(middle) {
+            fitting = middle;
+        } else {
+            too_large = middle;
+        }
+    }
+    (fitting > 0).then_some(fitting)
+}
+
+/// A mean optimiser step, as far as its operations depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct StepShape {
+    /// Real tokens.
+    pub tokens: f64,
+    /// Tokens that carry loss.
+    pub loss_tokens: f64,
+    /// Sum over sequences of `length (length + 1) / 2`: the pairs that causal attention looks at.
+    pub attention_pairs: f64,
+}
+
+/// Floating-point operations of one optimiser step, part by part. A multiply-add counts as two.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StepFlops {
+    /// The projections, forward and backward.
+    pub layers: f64,
+    /// Attention, forward and backward.
+    pub attention: f64,
+    /// The head over the loss tokens, forward and backward.
+    pub head: f64,
+    /// Forward passes made a second time.
+    pub recomputed: f64,
+}
+
+impl StepFlops {
+    /// All parts.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.layers + self.attention + self.head + self.recomputed
+    }
+
+    /// Counts the operations of a step.
+    ///
+    /// A matrix of `p` weights costs `2 p` a token forward, `2 p` for the gradient at its input, and `2 p`
+    /// for its own gradient where it learns. Attention costs two products over its pairs forward and five
+    /// backward (scores are computed again). Norms, rotations and the optimiser are left out: they are bound
+    /// by memory, not by operations.
+    #[must_use]
+    pub fn of(
+        spec: &DecoderSpec,
+        trainable: &TrainableSpec,
+        shape: &StepShape,
+        segments: &SegmentPlan,
+    ) -> Self {
+        let adapters = trainable.lora.as_ref().map_or_else(Vec::new, |lora| spec.lora_parameters(lora));
+        let parameters: Vec<ParameterSpec> = spec.parameters().into_iter().chain(adapters).collect();
+        let count = |keep: &dyn Fn(&ParameterSpec) -> bool| -> f64 {
+            parameters.iter().filter(|p| keep(p)).map(|p| p.n_elements() as f64).sum()
+        };
+        let is_projection = |p: &ParameterSpec| {
+            matches!(p.role, ParameterRole::Matrix | ParameterRole::LoraA | ParameterRole::LoraB)
+        };
+        let projections = count(&is_projection);
+        let learning = count(&|p| is_projection(p) && trainable.is_trainable(p));
+        let is_head = |p: &ParameterSpec| {
+            p.role == if spec.tie_word_embeddings { ParameterRole::Embedding } else { ParameterRole::Head }
+        };
+        let head = count(&is_head);
+        let learning_head = count(&|p| is_head(p) && trainable.is_trainable(p));
+        let product = 2.0 * shape.attention_pairs * spec.q_width() as f64 * spec.n_layers as f64;
+        let forward = 2.0 * projections * shape.tokens + 2.0 * product;
+        Self {
+            layers: (4.0 * projections + 2.0 * learning) * shape.tokens,
+            attention: 7.0 * product,
+            head: (4.0 * head + 2.0 * learning_head) * shape.loss_tokens,
+            recomputed: forward * segments.n_recomputed_layers() as f64 / spec.n_layers as f64,
+        }
+    }
+}
+
+/// A value with its unit, so that whoever prints decides how.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Amount {
+    /// Bytes of memory.
+    Bytes(u64),
+    /// A plain number of things.
+    Count(u64),
+    /// Floating-point operations.
+    Flops(f64),
+    /// Seconds.
+    Seconds(f64),
+}
+
+/// One line of a printed plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanRow {
+    /// What it is.
+    pub name: String,
+    /// How much.
+    pub amount: Amount,
+}
+
+impl PlanRow {
+    /// A line.
+    #[must_use]
+    pub fn new(name: impl Into<String>, amount: Amount) -> Self {
+        Self { name: name.into(), amount }
+    }
+}
+
+impl MemoryPlan {
+    /// The bytes part by part, then the peak.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PlanRow> {
+        let (memory, tokens) = (&self.memory, self.tokens_per_pack);
+        let head = memory.head_bytes_per_token * tokens + memory.head_fixed_bytes;
+        [
+            ("parameters", memory.parameter_bytes),
+            ("gradients", memory.gradient_bytes),
+            ("optimizer", memory.optimizer_bytes),
+            ("activations", self.chosen.activation_bytes),
+            ("head", head),
+            ("workspace of a layer", memory.workspace_bytes_per_token * tokens),
+            ("other", memory.fixed_bytes),
+            ("peak", self.chosen.peak_bytes),
+            ("budget", self.budget_bytes),
+        ]
+        .map(|(name, bytes)| PlanRow::new(name, Amount::Bytes(bytes)))
+        .to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tables of the method's section 4: n, L, best k, cost, and the costs of some other k.
+    #[test]
+    fn the_formula_gives_the_published_table() {
+        for (n, n_layers, k, cost, others) in [
+            (17, 80, 2, 74, &[(1, 97), (3, 78)][..]),
+            (10, 80, 3, 57, &[(1, 90), (2, 60), (4, 60)]),
+            (4, 80, 4, 36, &[(1, 84), (5, 36), (6, 38), (3, 39)]),
+            (1, 80, 8, 18, &[(1, 81), (9, 18), (10, 18), (7, 19)]),
+            (17, 28, 1, 45, &[(2, 48)]),
+            (17, 32, 1, 49, &[(2, 50)]),
+            (17, 64, 2, 66, &[]),
+            (17, 126, 3, 93, &[]),
+            (100, 4, 1, 104, &[]),
+        ] {
+            assert_eq!(layers_per_segment_by_formula(n, n_layers), k, "n = {n}, L = {n_layers}");
+            assert_eq!(formula_cost(n, n_layers, k), cost);
+            for &(other, expected) in others {
+                assert_eq!(formula_cost(n, n_layers, other), expected, "n = {n}, k = {other}");
+            }
+        }
+    }
+
+    fn memory() -> EngineMemory {
+        EngineMemory {
+            parameter_bytes: 1000,
+            gradient_bytes: 1000,
+            optimizer_bytes: 2000,
+            segment_input_bytes_per_token: 1,
+            layer_bytes_per_token: 10,
+            workspace_bytes_per_token: 5,
+            head_bytes_per_token: 3,
+            head_fixed_bytes: 50,
+            fixed_bytes: 100,
+        }
+    }
+
+    #[test]
+    fn with_room_nothing_is_computed_twice() {
+        let plan = plan_segments(&memory(), 30, 100, 1 << 40, LayersPerSegment::Auto).unwrap();
+        assert_eq!(plan.chosen.segments.n_recomputed_layers(), 0);
+        assert_eq!(plan.chosen.activation_bytes, 30 * 10 * 100);
+        assert_eq!(plan.chosen.peak_bytes, 4100 + 30_000 + 500);
+        assert_eq!(plan.by_layers_per_segment.len(), 30);
+    }
+
+    #[test]
+    fn a_smaller_budget_recomputes_more_layers_and_never_breaks_the_budget() {
+        let mut last = 0;
+        for budget in (0..44).map(|n| 36_000 - n * 500) {
+            let plan = plan_segments(&memory(), 30, 100, budget, LayersPerSegment::Auto).unwrap();
+            assert!(plan.chosen.peak_bytes <= budget);
+            let recomputed = plan.chosen.segments.n_recomputed_layers();
+            assert!(recomputed >= last, "budget {budget}");
+            last = recomputed;
+        }
+        assert!(last > 20);
+    }
+
+    #[test]
+    fn no_other_way_within_the_budget_recomputes_fewer_layers() {
+        let budget = 20_000;
+        let plan = plan_segments(&memory(), 30, 100, budget, LayersPerSegment::Auto).unwrap();
+        for k in 1..=30 {
+            for n_kept in 1..=30_usize.div_ceil(k) {
+                let segments = SegmentPlan { n_layers: 30, layers_per_segment: k, n_kept };
+                let other = SegmentChoice::of(&memory(), segments, 100);
+                let chosen = plan.chosen.segments.n_recomputed_layers();
+                assert!(other.peak_bytes > budget || segments.n_recomputed_layers() >= chosen);
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_says_what_would() {
+        let error = plan_segments(&memory(), 30, 1000, 14_000, LayersPerSegment::Auto).unwrap_err();
+        let PlanError::DoesNotFit { needed_bytes, fitting_tokens_per_pack: Some(tokens), .. } = error else {
+            panic!("{error:?}");
+        };
+        assert!(needed_bytes > 14_000);
+        assert!(plan_segments(&memory(), 30, tokens, 14_000, LayersPerSegment::Auto).is_ok());
+        let nothing = plan_segments(&memory(), 30, 1000, 4000, LayersPerSegment::Auto).unwrap_err();
+        assert!(matches!(nothing, PlanError::DoesNotFit { fitting_tokens_per_pack: None, .. }));
+    }
+
+    #[test]
+    fn a_k_that_the_user_fixed_is_kept() {
+        let plan = plan_segments(&memory(), 30, 100, 20_000, LayersPerSegment::Fixed(4)).unwrap();
+        assert_eq!(plan.chosen.segments.layers_per_segment, 4);
+        for k in [0, 31] {
+            let error = plan_segments(&memory(), 30, 100, 20_000, LayersPerSegment::Fixed(k));
+            assert_eq!(error, Err(PlanError::LayersPerSegment { found: k, n_layers: 30 }));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The trainer: gradients, norm, clip, optimiser. It knows no algorithm by name, no file and no device, and a
+//! world of one rank is not a special case.
+
+use std::ops::ControlFlow;
+
+use truing_model::Engine;
+use truing_model::engine::OptimizerStep;
+use truing_types::{Communicator, PackedBatch};
+
+use crate::gradients::{self, Measures, NonFinitePack};
+use crate::objectives::Objective;
+use crate::schedule::Schedule;
+use crate::segments::SegmentPlan;
+use crate::{Quantity, TrainError};
+
+/// AdamW and clipping, without what changes from step to step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptimizerConfig {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+    /// Decoupled weight decay; norms and biases are spared.
+    pub weight_decay: f32,
+    /// Gradients with a larger Euclidean norm are scaled down to it; `None` never clips.
+    pub max_grad_norm: Option<f64>,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0) }
+    }
+}
+
+/// One optimiser step as it went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutcome {
+    /// Number of the step, counted from 1.
+    pub step: u64,
+    /// What was measured on the way, over all ranks.
+    pub measures: Measures,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// The step's learning rate.
+    pub learning_rate: f64,
+}
+
+/// Takes optimiser steps on an engine.
+#[derive(Debug)]
+pub struct Trainer<E: Engine> {
+    engine: E,
+    segments: SegmentPlan,
+    optimizer: OptimizerConfig,
+    schedule: Schedule,
+    steps_taken: u64,
+}
+
+impl<E: Engine> Trainer<E> {
+    /// A trainer that has taken no step.
+    ///
+    /// # Errors
+    /// When no parameter of the engine learns.
+    pub fn new(
+        engine: E,
+        segments: SegmentPlan,
+        optimizer: OptimizerConfig,
+        schedule: Schedule,
+    ) -> Result<Self, TrainError> {
+        if !engine.parameters().iter().any(|parameter| engine.trainable().is_trainable(parameter)) {
+            return Err(TrainError::NothingLearns);
+        }
+        Ok(Self { engine, segments, optimizer, schedule, steps_taken: 0 })
+    }
+
+    /// Optimiser steps taken.
+    #[must_use]
+    pub fn steps_taken(&self) -> u64 {
+        self.steps_taken
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// The engine, to be changed: for restoring a checkpoint.
+    pub fn engine_mut(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    /// Gives the engine back.
+    #[must_use]
+    pub fn into_engine(self) -> E {
+        self.engine
+    }
+
+    /// Goes on from a checkpoint whose weights and moments the engine already holds.
+    pub fn resume_at(&mut self, steps_taken: u64) {
+        self.steps_taken = steps_taken;
+    }
+
+    /// Takes one optimiser step on this rank's packs. `on_pack` is called after each and may break off.
+    ///
+    /// # Errors
+    /// When a loss or the gradient's norm is not finite (naming pack and rows), the engine fails, a peer is
+    /// lost, or `on_pack` broke off. The weights and moments are then as they were.
+    pub fn step(
+        &mut self,
+        packs: &[PackedBatch],
+        objective: &dyn Objective,
+        communicator: &dyn Communicator,
+        on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
+    ) -> Result<StepOutcome, TrainError> {
+        let step = self.steps_taken + 1;
+        let (engine, segments) = (&mut self.engine, &self.segments);
+        let measures =
+            gradients::accumulate_gradients(engine, segments, packs, objective, communicator, on_pack)?;
+        if !measures.loss.is_finite() {
+            return Err(TrainError::non_finite(step, Quantity::Loss, measures.non_finite));
+        }
+        let grad_norm = engine.gradient_norm();
+        if !grad_norm.is_finite() {
+            let denominator = gradients::step_denominator(packs, objective, communicator)?;
+            let found = gradients::find_non_finite_gradient(engine, segments, packs, objective, denominator)?;
+            return Err(TrainError::non_finite(step, Quantity::GradientNorm, found));
+        }
+        let learning_rate = self.schedule.learning_rate(step);
+        engine.optimizer_step(&OptimizerStep {
+            step,
+            learning_rate: learning_rate as f32,
+            beta1: self.optimizer.beta1,
+            beta2: self.optimizer.beta2,
+            epsilon: self.optimizer.epsilon,
+            weight_decay: self.optimizer.weight_decay,
+            gradient_scale: clip_scale(grad_norm, self.optimizer.max_grad_norm),
+        });
+        self.steps_taken = step;
+        Ok(StepOutcome { step, measures, grad_norm, learning_rate })
+    }
+
+    /// The objective over packs that are not learnt from.
+    ///
+    /// # Errors
+    /// When the loss is not finite, the engine fails, a peer is lost, or `on_pack` broke off.
+    pub fn evaluate(
+        &mut self,
+        packs: &[PackedBatch],
+        objective: &dyn Objective,
+        communicator: &dyn Communicator,
+        on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
+    ) -> Result<Measures, TrainError> {
+        let measures = gradients::evaluate(&mut self.engine, packs, objective, communicator, on_pack)?;
+        if measures.loss.is_finite() {
+            Ok(measures)
+        } else {
+            Err(TrainError::non_finite(self.steps_taken, Quantity::EvaluationLoss, measures.non_finite))
+        }
+    }
+}
+
+/// The factor that brings a gradient down to the largest norm allowed (as `torch.nn.utils.clip_grad_norm_`).
+fn clip_scale(grad_norm: f64, max_grad_norm: Option<f64>) -> f32 {
+    max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0)) as f32
+}
+
+impl TrainError {
+    fn non_finite(step: u64, quantity: Quantity, pack: Option<NonFinitePack>) -> Self {
+        let (pack_idx, rows) = pack.map_or((None, Vec::new()), |pack| (Some(pack.pack_idx), pack.rows));
+        Self::NonFinite { step, quantity, pack_idx, rows }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_gradients_above_the_limit_are_scaled() {
+        assert_eq!(clip_scale(0.5, Some(1.0)), 1.0);
+        assert!((clip_scale(4.0, Some(1.0)) - 0.25).abs() < 1e-6);
+        assert_eq!(clip_scale(4.0, None), 1.0);
+        assert_eq!(clip_scale(0.0, Some(1.0)), 1.0);
+    }
+}
