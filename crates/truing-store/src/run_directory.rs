@@ -1,0 +1,238 @@
+//! The folder of one run. It is complete: the resolved recipe, versions, seeds and digests of all inputs lie beside
+//! what was made of them, and a report needs nothing else. One process at a time.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, StoreError, atomic};
+
+const LOCK: &str = ".lock";
+const RECIPE: &str = "recipe.resolved.toml";
+const INPUTS: &str = "inputs.json";
+const FORMAT_VERSION: u32 = 1;
+
+/// A run's folder, locked against other processes while this value lives.
+#[derive(Debug)]
+pub struct RunDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Everything that a run was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunInputs {
+    /// Names and versions of the programs and libraries that matter.
+    pub versions: BTreeMap<String, String>,
+    /// Seeds by purpose.
+    pub seeds: BTreeMap<String, u64>,
+    /// Files read, in the order they were named.
+    pub files: Vec<InputFile>,
+}
+
+/// A file that a run was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputFile {
+    /// What it was for: `model`, `data`, `evaluation`.
+    pub role: String,
+    /// Path as the user named it.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Digest of the bytes.
+    pub blake3: Digest,
+}
+
+#[derive(Serialize, Deserialize)]
+struct VersionedInputs {
+    format_version: u32,
+    #[serde(flatten)]
+    inputs: RunInputs,
+}
+
+impl InputFile {
+    /// Reads size and digest of a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn of(role: &str, path: &Path) -> Result<Self, StoreError> {
+        let size = fs::metadata(path).map_err(StoreError::io("read", path))?.len();
+        Ok(Self { role: role.to_owned(), path: path.to_path_buf(), size, blake3: Digest::of_file(path)? })
+    }
+}
+
+impl RunDirectory {
+    /// Creates a run's folder with its recipe and inputs.
+    ///
+    /// # Errors
+    /// When the folder already holds a run, is in use, or cannot be written.
+    pub fn create(path: &Path, resolved_recipe: &str, inputs: &RunInputs) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
+        let run = Self::lock(path)?;
+        if run.recipe_path().exists() {
+            return Err(StoreError::RunExists { path: path.to_path_buf() });
+        }
+        run.write_inputs(inputs)?;
+        // The recipe comes last: a folder that has it is a run.
+        atomic::write(&run.recipe_path(), resolved_recipe.as_bytes())?;
+        Ok(run)
+    }
+
+    /// Opens the folder of a run that was created before.
+    ///
+    /// # Errors
+    /// When it holds no run or is in use.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        for missing in [RECIPE, INPUTS] {
+            if !path.join(missing).is_file() {
+                return Err(StoreError::NotARun { path: path.to_path_buf(), missing });
+            }
+        }
+        Self::lock(path)
+    }
+
+    /// The lock goes with the process, so a killed run never blocks its resume.
+    fn lock(path: &Path) -> Result<Self, StoreError> {
+        let lock_path = path.join(LOCK);
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&lock_path)
+            .map_err(StoreError::io("open", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let pid = lock.read_to_string(&mut holder).ok().and_then(|_| holder.trim().parse().ok());
+                return Err(StoreError::Locked { path: path.to_path_buf(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &lock_path)(source)),
+        }
+        let write_pid = |lock: &mut File| {
+            lock.set_len(0)?;
+            lock.rewind()?;
+            writeln!(lock, "{}", std::process::id())
+        };
+        write_pid(&mut lock).map_err(StoreError::io("write", &lock_path))?;
+        atomic::remove_leftovers(path)?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `recipe.resolved.toml`: every setting with its default filled in.
+    #[must_use]
+    pub fn recipe_path(&self) -> PathBuf {
+        self.path.join(RECIPE)
+    }
+
+    /// `metrics.jsonl`, see [`MetricsLog`](crate::MetricsLog).
+    #[must_use]
+    pub fn metrics_path(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// `events/`: TensorBoard's event files.
+    #[must_use]
+    pub fn events_path(&self) -> PathBuf {
+        self.path.join("events")
+    }
+
+    /// `checkpoints/`: committed directories, see [`latest_valid`](crate::latest_valid).
+    #[must_use]
+    pub fn checkpoints_path(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The recipe the run was created with.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn recipe(&self) -> Result<String, StoreError> {
+        let path = self.recipe_path();
+        fs::read_to_string(&path).map_err(StoreError::io("read", &path))
+    }
+
+    /// Records the inputs anew.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write_inputs(&self, inputs: &RunInputs) -> Result<(), StoreError> {
+        let path = self.path.join(INPUTS);
+        let versioned = VersionedInputs { format_version: FORMAT_VERSION, inputs: inputs.clone() };
+        let json = serde_json::to_vec_pretty(&versioned)
+            .map_err(|source| StoreError::Json { path: path.clone(), source })?;
+        atomic::write(&path, &json)
+    }
+
+    /// The inputs as recorded.
+    ///
+    /// # Errors
+    /// When the record is missing, damaged or of another version.
+    pub fn inputs(&self) -> Result<RunInputs, StoreError> {
+        let path = self.path.join(INPUTS);
+        let json = fs::read(&path).map_err(StoreError::io("read", &path))?;
+        let versioned: VersionedInputs = serde_json::from_slice(&json)
+            .map_err(|e| StoreError::BadManifest { path: path.clone(), reason: e.to_string() })?;
+        if versioned.format_version != FORMAT_VERSION {
+            let found = versioned.format_version;
+            return Err(StoreError::UnknownFormatVersion { path, found, supported: FORMAT_VERSION });
+        }
+        Ok(versioned.inputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs() -> RunInputs {
+        RunInputs {
+            versions: [("truing".to_owned(), "0.1.0".to_owned())].into(),
+            seeds: [("run".to_owned(), 7)].into(),
+            files: vec![InputFile {
+                role: "data".into(),
+                path: "rows.jsonl".into(),
+                size: 3,
+                blake3: Digest::of_bytes(b"abc"),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_run_is_created_once_and_opened_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("runs/one");
+        assert!(matches!(RunDirectory::open(&path), Err(StoreError::NotARun { .. })));
+        let run = RunDirectory::create(&path, "seed = 7\n", &inputs()).unwrap();
+        drop(run);
+        let again = RunDirectory::create(&path, "", &inputs());
+        assert!(matches!(again, Err(StoreError::RunExists { .. })), "{again:?}");
+        drop(again);
+        let run = RunDirectory::open(&path).unwrap();
+        assert_eq!(run.recipe().unwrap(), "seed = 7\n");
+        assert_eq!(run.inputs().unwrap(), inputs());
+    }
+
+    #[test]
+    fn a_second_holder_is_refused_with_the_pid_of_the_first() {
+        let parent = tempfile::tempdir().unwrap();
+        let first = RunDirectory::create(parent.path(), "", &inputs()).unwrap();
+        let error = RunDirectory::open(parent.path()).unwrap_err();
+        let ours = std::process::id();
+        assert!(matches!(error, StoreError::Locked { pid: Some(pid), .. } if pid == ours), "{error}");
+        drop(first);
+        RunDirectory::open(parent.path()).unwrap();
+    }
+}
