@@ -229,6 +229,40 @@ impl DecoderSpec {
         all
     }
 
+    /// Rotary frequencies `[head_dim / 2]`, `theta^(-2i / head_dim)` after scaling, in single precision as
+    /// transformers computes them (Su et al. 2021, arXiv 2104.09864), and the factor on cosine and sine.
+    #[must_use]
+    pub fn rotary_inverse_frequencies(&self) -> (Vec<f32>, f32) {
+        let frequencies = (0..self.head_dim / 2).map(|i| {
+            let exponent = (2 * i) as f32 / self.head_dim as f32;
+            let frequency = 1.0 / (self.rope_theta as f32).powf(exponent);
+            match &self.rope_scaling {
+                None => frequency,
+                Some(RopeScaling::Linear { factor }) => frequency / *factor as f32,
+                Some(RopeScaling::Llama3 {
+                    factor,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_max_position_embeddings,
+                }) => {
+                    let (factor, low, high) =
+                        (*factor as f32, *low_freq_factor as f32, *high_freq_factor as f32);
+                    let original = *original_max_position_embeddings as f32;
+                    let wavelength = 2.0 * std::f32::consts::PI / frequency;
+                    if wavelength > original / low {
+                        frequency / factor
+                    } else if wavelength < original / high {
+                        frequency
+                    } else {
+                        let smooth = (original / wavelength - low) / (high - low);
+                        (1.0 - smooth) * frequency / factor + smooth * frequency
+                    }
+                }
+            }
+        });
+        (frequencies.collect(), 1.0)
+    }
+
     /// Number of parameters without adapters.
     #[must_use]
     pub fn n_parameters(&self) -> usize {
