@@ -491,12 +491,12 @@ DIALOGUES = [
 SKILLS = [
     ("order_json", ORDERS, ORDER_ASKS, orders, 2),
     ("event_json", EVENTS, EVENT_ASKS, events, 2),
-    ("sentiment", SENTIMENTS, SENTIMENT_ASKS, sentiments, 1),
+    ("sentiment", SENTIMENTS, SENTIMENT_ASKS, sentiments, 2),
     ("intent", INTENTS, INTENT_ASKS, intents, 1),
     ("extract", EXTRACTS, EXTRACT_ASKS, extracts, 2),
     ("bullets", BULLETS, BULLET_ASKS, bullets, 2),
     ("ending", ENDINGS, ENDING_ASKS, endings, 2),
-    ("capitals", CAPITALS, CAPITALS_ASKS, capitals, 1),
+    ("capitals", CAPITALS, CAPITALS_ASKS, capitals, 2),
     ("number", NUMBERS, NUMBER_ASKS, numbers, 1),
 ]
 

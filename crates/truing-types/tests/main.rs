@@ -1,0 +1,117 @@
+//! The plan of the house, held against `cargo metadata`: dependencies point down only.
+//!
+//! It lives in the lowest crate because it belongs to no other: it reads manifests, not code.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Every crate of the workspace and its layer. A crate may depend on crates of lower layers.
+const LAYERS: &[(&str, u8)] = &[
+    ("truing", 5),
+    ("truing-stages", 4),
+    ("truing-report", 4),
+    ("truing-train", 3),
+    ("truing-generate", 3),
+    ("truing-cpu", 2),
+    ("truing-data", 2),
+    ("truing-text", 2),
+    ("truing-model", 1),
+    ("truing-kernels", 1),
+    ("truing-parallel", 1),
+    ("truing-store", 1),
+    ("truing-types", 0),
+];
+
+/// The edges allowed inside a layer, each with its reason.
+const NEIGHBOURS: &[(&str, &str, &str)] =
+    &[("truing-model", "truing-store", "weights are cached and written through the store's atomic files")];
+
+/// What talks to a person or decides about the process. Only the binary does.
+const BINARY_ONLY: &[&str] = &["clap", "indicatif", "ctrlc", "anyhow"];
+
+/// Where a crate stands in [`LAYERS`].
+fn layer_of(name: &str) -> Option<u8> {
+    LAYERS.iter().find(|(known, _)| *known == name).map(|&(_, layer)| layer)
+}
+
+/// What is wrong with the edge from crate `from` to crate `to`, if anything.
+fn edge_error(from: &str, to: &str) -> Option<String> {
+    if BINARY_ONLY.contains(&to) && from != "truing" {
+        return Some(format!("{from} depends on {to}, which only the binary `truing` may know"));
+    }
+    let (from_layer, to_layer) = (layer_of(from)?, layer_of(to)?);
+    let is_neighbour = NEIGHBOURS.iter().any(|&(a, b, _)| (a, b) == (from, to));
+    (to_layer >= from_layer && !is_neighbour).then(|| {
+        format!("{from} (layer {from_layer}) depends on {to} (layer {to_layer}), which is not below it")
+    })
+}
+
+/// Each crate of the workspace with the names of its normal and build dependencies.
+fn workspace_dependencies() -> BTreeMap<String, Vec<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
+    let packages = metadata["packages"].as_array().expect("cargo metadata lists packages");
+    packages
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().expect("a package lists its dependencies");
+            let names = dependencies
+                .iter()
+                .filter(|dependency| dependency["kind"] != "dev")
+                .map(|dependency| dependency["name"].as_str().expect("a dependency has a name").to_owned())
+                .collect();
+            (package["name"].as_str().expect("a package has a name").to_owned(), names)
+        })
+        .collect()
+}
+
+#[test]
+fn dependencies_point_down() {
+    let workspace = workspace_dependencies();
+    let mut errors: Vec<String> = workspace
+        .keys()
+        .filter(|name| layer_of(name).is_none())
+        .map(|name| format!("{name} has no layer: add it to LAYERS in {}", file!()))
+        .collect();
+    for (from, dependencies) in &workspace {
+        errors.extend(dependencies.iter().filter_map(|to| edge_error(from, to)));
+    }
+    assert!(errors.is_empty(), "\n{}", errors.join("\n"));
+}
+
+#[test]
+fn the_table_names_only_crates_that_exist() {
+    let workspace = workspace_dependencies();
+    let missing: Vec<_> = LAYERS.iter().filter(|(name, _)| !workspace.contains_key(*name)).collect();
+    assert!(missing.is_empty(), "in LAYERS, but not in the workspace: {missing:?}");
+}
+
+#[test]
+fn a_wrong_edge_is_named() {
+    let check = |from, to, expect: Option<&str>| assert_eq!(edge_error(from, to).as_deref(), expect);
+    check("truing-train", "truing-model", None);
+    check("truing-model", "truing-store", None);
+    check(
+        "truing-store",
+        "truing-model",
+        Some("truing-store (layer 1) depends on truing-model (layer 1), which is not below it"),
+    );
+    check(
+        "truing-text",
+        "truing-train",
+        Some("truing-text (layer 2) depends on truing-train (layer 3), which is not below it"),
+    );
+    check(
+        "truing-stages",
+        "clap",
+        Some("truing-stages depends on clap, which only the binary `truing` may know"),
+    );
+    check("truing", "clap", None);
+}

