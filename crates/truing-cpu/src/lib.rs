@@ -1,1 +1,15 @@
-//! The CPU engine: layers, segments, heads and KV cache out of kernels.
+//! The CPU engine: layers, segments, the head and the KV cache, out of `truing-kernels`.
+//!
+//! Single precision throughout. Memory comes from reused buffers. The number of threads never changes a
+//! result. Nothing here knows a tokenizer or a loss.
+
+mod buffers;
+mod cache;
+mod engine;
+mod layer;
+mod linear;
+mod memory;
+mod parameters;
+
+pub use cache::KvCache;
+pub use engine::{CpuEngine, CpuOptions, DeviceBatch, Hidden, KeptSegment, Loader};

@@ -23,4 +23,4 @@ pub use swiglu::{swiglu_backward, swiglu_backward_in_place, swiglu_forward};
 pub use varlen_attention::{
     AttentionShape, Causality, cached_attention, varlen_attention_backward, varlen_attention_forward,
 };
-pub use vector::{add_assign, all_finite, gather_rows, scatter_add_rows, sum_of_squares};
+pub use vector::{add_assign, all_finite, copy, fill, gather_rows, scale, scatter_add_rows, sum_of_squares};

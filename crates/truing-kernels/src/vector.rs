@@ -25,6 +25,34 @@ pub fn add_assign(a: &mut [f32], b: &[f32]) {
         .for_each(|(a, b)| add_chunk(level, a, b));
 }
 
+/// `a = b`. Panics when the lengths differ.
+pub fn copy(a: &mut [f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len(), "copy: both sides have one length");
+    if a.len() <= ELEMENTS_PER_ITEM {
+        return a.copy_from_slice(b);
+    }
+    a.par_chunks_mut(ELEMENTS_PER_ITEM)
+        .zip(b.par_chunks(ELEMENTS_PER_ITEM))
+        .for_each(|(a, b)| a.copy_from_slice(b));
+}
+
+/// Every element becomes `value`.
+pub fn fill(a: &mut [f32], value: f32) {
+    if a.len() <= ELEMENTS_PER_ITEM {
+        return a.fill(value);
+    }
+    a.par_chunks_mut(ELEMENTS_PER_ITEM).for_each(|a| a.fill(value));
+}
+
+/// `a *= factor`.
+pub fn scale(a: &mut [f32], factor: f32) {
+    let scale_chunk = |a: &mut [f32]| a.iter_mut().for_each(|a| *a *= factor);
+    if a.len() <= ELEMENTS_PER_ITEM {
+        return scale_chunk(a);
+    }
+    a.par_chunks_mut(ELEMENTS_PER_ITEM).for_each(scale_chunk);
+}
+
 /// Σ x², accumulated in f64: lanes of a fixed chunk first, then the chunks in order.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     const LANES: usize = 16;

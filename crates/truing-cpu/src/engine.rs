@@ -1,0 +1,581 @@
+//! [`CpuEngine`]: the [`Engine`] on this machine's processor.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rand_chacha::rand_core::Rng;
+use truing_kernels::{
+    LogProbRows, MatrixRef, RotaryTable, Write, gather_rows, linear_log_probs_backward,
+    linear_log_probs_forward, matmul, rms_norm_backward, rms_norm_forward, scatter_add_rows,
+};
+use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor, TokenLogProbs};
+use truing_model::{
+    DecoderSpec, Engine, EngineError, Keep, ParameterRole, ParameterSpec, TrainableSpec,
+};
+use truing_types::{Communicator, PackedBatch, Seed, TargetTokens, TokenId};
+
+use crate::buffers::BufferPool;
+use crate::cache::KvCache;
+use crate::layer::{KeptLayer, Layer};
+use crate::memory::engine_memory;
+use crate::parameters::Parameters;
+
+/// Choices that change speed or a fresh adapter, never the result of given weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuOptions {
+    /// Threads; 0 takes one per available core.
+    pub n_threads: usize,
+    /// Draws the down projections of new adapters.
+    pub seed: Seed,
+}
+
+/// A batch on the device.
+#[derive(Debug, Clone)]
+pub struct DeviceBatch {
+    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) positions: Vec<u32>,
+    pub(crate) cumulative_lengths: Vec<u32>,
+}
+
+impl DeviceBatch {
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// Hidden states `[n_tokens, hidden]`, or a gradient of that shape.
+#[derive(Debug)]
+pub struct Hidden(Vec<f32>);
+
+/// What a segment left behind for its backward.
+#[derive(Debug)]
+pub struct KeptSegment {
+    layers: Range<usize>,
+    kept: Kept,
+}
+
+#[derive(Debug)]
+enum Kept {
+    Nothing,
+    Input(Vec<f32>),
+    Activations(Vec<KeptLayer>),
+}
+
+/// The decoder on the CPU.
+#[derive(Debug)]
+pub struct CpuEngine {
+    threads: Arc<rayon::ThreadPool>,
+    inner: Inner,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spec: DecoderSpec,
+    trainable: TrainableSpec,
+    parameters: Parameters,
+    layers: Vec<Layer>,
+    embedding: usize,
+    head: usize,
+    final_norm: usize,
+    inverse_frequencies: Vec<f32>,
+    attention_factor: f32,
+    rotary: RotaryTable,
+    n_rotary_positions: usize,
+    pool: BufferPool,
+}
+
+/// Takes the weights tensor by tensor, so that the model is never in memory twice.
+#[derive(Debug)]
+pub struct Loader {
+    spec: DecoderSpec,
+    trainable: TrainableSpec,
+    options: CpuOptions,
+    parameters: Parameters,
+}
+
+impl Loader {
+    /// Starts loading a model.
+    ///
+    /// # Errors
+    /// When a LoRA target is no projection of the model.
+    pub fn new(
+        spec: DecoderSpec,
+        trainable: TrainableSpec,
+        options: CpuOptions,
+    ) -> Result<Self, EngineError> {
+        let parameters = Parameters::new(&spec, &trainable)?;
+        Ok(Self { spec, trainable, options, parameters })
+    }
+
+    /// Takes the parameter called `name`, row-major.
+    ///
+    /// # Errors
+    /// When the model has no such parameter or its shape differs.
+    pub fn put(&mut self, name: &str, shape: &[usize], values: Vec<f32>) -> Result<(), EngineError> {
+        let idx = self
+            .parameters
+            .find(name)
+            .ok_or_else(|| EngineError::MissingParameter { name: name.to_owned() })?;
+        if self.parameters.specs[idx].shape != shape {
+            return Err(EngineError::ShapeMismatch {
+                name: name.to_owned(),
+                expected: self.parameters.specs[idx].shape.clone(),
+                found: shape.to_vec(),
+            });
+        }
+        self.parameters.set(idx, ParameterTensor::Value, values)
+    }
+
+    /// The engine, once every parameter is there. Adapters that were not loaded start anew: the down
+    /// projection uniform in `±1/sqrt(in)` (Kaiming with a = sqrt 5, as PEFT), the up projection zero.
+    ///
+    /// # Errors
+    /// When a parameter is missing or the threads cannot be started.
+    pub fn finish(mut self) -> Result<CpuEngine, EngineError> {
+        for idx in 0..self.parameters.specs.len() {
+            if !self.parameters.values[idx].is_empty() {
+                continue;
+            }
+            let spec = &self.parameters.specs[idx];
+            let values = match spec.role {
+                ParameterRole::LoraA => {
+                    let bound = 1.0 / (spec.shape[1] as f32).sqrt();
+                    let mut generator = self.options.seed.generator("lora_A", &[idx as u64]);
+                    (0..spec.n_elements())
+                        .map(|_| {
+                            let unit = (generator.next_u32() >> 8) as f32 / (1_u32 << 24) as f32;
+                            (2.0 * unit - 1.0) * bound
+                        })
+                        .collect()
+                }
+                ParameterRole::LoraB => vec![0.0; spec.n_elements()],
+                _ => return Err(EngineError::MissingParameter { name: spec.name.clone() }),
+            };
+            self.parameters.values[idx] = values;
+        }
+        CpuEngine::new(self.spec, self.trainable, self.options, self.parameters)
+    }
+}
+
+impl CpuEngine {
+    fn new(
+        spec: DecoderSpec,
+        trainable: TrainableSpec,
+        options: CpuOptions,
+        parameters: Parameters,
+    ) -> Result<Self, EngineError> {
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(options.n_threads)
+            .build()
+            .map_err(|error| EngineError::Unsupported(format!("threads cannot be started: {error}")))?;
+        let layers = (0..spec.n_layers)
+            .map(|layer| Layer::find(&spec, &trainable, &parameters, layer))
+            .collect::<Result<_, _>>()?;
+        let find = |name: &str| {
+            parameters.find(name).ok_or_else(|| EngineError::MissingParameter { name: name.to_owned() })
+        };
+        let embedding = find("model.embed_tokens.weight")?;
+        let head = if spec.tie_word_embeddings { embedding } else { find("lm_head.weight")? };
+        let final_norm = find("model.norm.weight")?;
+        let (inverse_frequencies, attention_factor) = spec.rotary_inverse_frequencies();
+        let rotary = RotaryTable::new(&inverse_frequencies, 0, attention_factor);
+        Ok(Self {
+            threads: Arc::new(threads),
+            inner: Inner {
+                spec,
+                trainable,
+                parameters,
+                layers,
+                embedding,
+                head,
+                final_norm,
+                inverse_frequencies,
+                attention_factor,
+                rotary,
+                n_rotary_positions: 0,
+                pool: BufferPool::default(),
+            },
+        })
+    }
+
+    /// Threads in use.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        self.threads.current_num_threads()
+    }
+}
+
+impl Inner {
+    fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), EngineError> {
+        let vocab_size = self.spec.vocab_size;
+        match tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            Some(&token) => Err(EngineError::TokenOutOfRange { token, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    fn ensure_positions(&mut self, n_positions: usize) {
+        if n_positions > self.n_rotary_positions {
+            self.n_rotary_positions = n_positions.next_power_of_two();
+            self.rotary =
+                RotaryTable::new(&self.inverse_frequencies, self.n_rotary_positions, self.attention_factor);
+        }
+    }
+
+    fn embed(&mut self, tokens: &[TokenId]) -> Vec<f32> {
+        let width = self.spec.hidden_size;
+        let mut hidden = self.pool.take(tokens.len(), width);
+        gather_rows(&self.parameters.values[self.embedding], width, tokens, &mut hidden);
+        hidden
+    }
+
+    fn segment_forward(
+        &mut self,
+        batch: &DeviceBatch,
+        layers: Range<usize>,
+        input: Vec<f32>,
+        keep: Keep,
+    ) -> (Vec<f32>, Kept) {
+        let saved_input = (keep == Keep::Input).then(|| self.pool.copy(&input, self.spec.hidden_size));
+        let mut kept_layers = Vec::new();
+        let mut x = input;
+        for layer in layers {
+            let (y, kept) = self.layers[layer].forward(
+                &self.parameters,
+                &mut self.pool,
+                &self.rotary,
+                batch,
+                x,
+                keep == Keep::Activations,
+            );
+            kept_layers.extend(kept);
+            x = y;
+        }
+        let kept = match (keep, saved_input) {
+            (Keep::Activations, _) => Kept::Activations(kept_layers),
+            (_, Some(input)) => Kept::Input(input),
+            _ => Kept::Nothing,
+        };
+        (x, kept)
+    }
+
+    fn segment_backward(
+        &mut self,
+        batch: &DeviceBatch,
+        kept: KeptSegment,
+        mut d_x: Vec<f32>,
+    ) -> Result<Vec<f32>, EngineError> {
+        let kept_layers = match kept.kept {
+            Kept::Activations(kept_layers) => kept_layers,
+            Kept::Input(input) => {
+                let (output, again) =
+                    self.segment_forward(batch, kept.layers.clone(), input, Keep::Activations);
+                self.pool.give(output);
+                match again {
+                    Kept::Activations(kept_layers) => kept_layers,
+                    _ => Vec::new(),
+                }
+            }
+            Kept::Nothing => {
+                return Err(EngineError::Unsupported(
+                    "a segment run with Keep::Nothing has no backward".into(),
+                ));
+            }
+        };
+        for (layer, kept) in kept.layers.zip(kept_layers).rev() {
+            self.layers[layer].backward(
+                &mut self.parameters,
+                &mut self.pool,
+                &self.rotary,
+                batch,
+                kept,
+                &mut d_x,
+            );
+        }
+        Ok(d_x)
+    }
+
+    /// Final norm of the chosen rows: the rows themselves and their norm, `[n_rows, hidden]` each.
+    fn normed_rows(&mut self, hidden: &[f32], rows: &[u32]) -> (Vec<f32>, Vec<f32>) {
+        let width = self.spec.hidden_size;
+        let mut chosen = self.pool.take(rows.len(), width);
+        gather_rows(hidden, width, rows, &mut chosen);
+        let mut normed = self.pool.take(rows.len(), width);
+        let norm = &self.parameters.values[self.final_norm];
+        rms_norm_forward(&chosen, norm, self.spec.rms_norm_eps, &mut normed);
+        (chosen, normed)
+    }
+
+    fn log_probs(&mut self, hidden: &[f32], targets: &TargetTokens) -> TokenLogProbs {
+        let (chosen, normed) = self.normed_rows(hidden, &targets.rows);
+        let mut results = TokenLogProbs::with_len(targets.rows.len());
+        let head = &self.parameters.values[self.head];
+        linear_log_probs_forward(&normed, head, &targets.tokens, rows_of(&mut results));
+        self.pool.give(chosen);
+        self.pool.give(normed);
+        results
+    }
+
+    fn log_probs_backward(
+        &mut self,
+        hidden: Vec<f32>,
+        targets: &TargetTokens,
+        d_log_probs: &[f32],
+    ) -> (TokenLogProbs, Vec<f32>) {
+        let width = self.spec.hidden_size;
+        let n_tokens = hidden.len() / width;
+        let (chosen, normed) = self.normed_rows(&hidden, &targets.rows);
+        let mut results = TokenLogProbs::with_len(targets.rows.len());
+        let mut d_normed = self.pool.take(targets.rows.len(), width);
+        let d_head = &mut self.parameters.gradients[self.head];
+        linear_log_probs_backward(
+            &normed,
+            &self.parameters.values[self.head],
+            &targets.tokens,
+            d_log_probs,
+            rows_of(&mut results),
+            &mut d_normed,
+            if d_head.is_empty() { None } else { Some(d_head) },
+        );
+        let mut d_chosen = normed;
+        let d_weight = &mut self.parameters.gradients[self.final_norm];
+        rms_norm_backward(
+            &chosen,
+            &self.parameters.values[self.final_norm],
+            self.spec.rms_norm_eps,
+            &d_normed,
+            &mut d_chosen,
+            Write::Overwrite,
+            if d_weight.is_empty() { None } else { Some(d_weight) },
+        );
+        let mut d_hidden = hidden;
+        truing_kernels::fill(&mut d_hidden[..n_tokens * width], 0.0);
+        scatter_add_rows(&d_chosen, width, &targets.rows, &mut d_hidden);
+        for buffer in [chosen, d_normed, d_chosen] {
+            self.pool.give(buffer);
+        }
+        (results, d_hidden)
+    }
+
+    fn logits(&mut self, hidden: &[f32], rows: &[u32]) -> Vec<f32> {
+        let (width, vocab) = (self.spec.hidden_size, self.spec.vocab_size);
+        let (chosen, normed) = self.normed_rows(hidden, rows);
+        let mut logits = vec![0.0; rows.len() * vocab];
+        let head = MatrixRef::new(&self.parameters.values[self.head], vocab, width);
+        matmul(
+            MatrixRef::new(&normed, rows.len(), width),
+            head.transposed(),
+            &mut logits,
+            Write::Overwrite,
+        );
+        self.pool.give(chosen);
+        self.pool.give(normed);
+        logits
+    }
+
+    fn extend(&mut self, cache: &mut KvCache, tokens: &[TokenId]) -> Vec<f32> {
+        let n_cached = cache.n_cached;
+        let n_after = n_cached + tokens.len();
+        self.pool.prepare(tokens.len());
+        self.ensure_positions(n_after);
+        let positions: Vec<u32> = (n_cached as u32..n_after as u32).collect();
+        let kv_width = self.spec.kv_width();
+        let mut hidden = self.embed(tokens);
+        for (layer, (keys, values)) in
+            self.layers.iter().zip(cache.keys.iter_mut().zip(&mut cache.values))
+        {
+            keys.resize(n_after * kv_width, 0.0);
+            values.resize(n_after * kv_width, 0.0);
+            layer.extend(
+                &self.parameters,
+                &mut self.pool,
+                &self.rotary,
+                &positions,
+                &mut hidden,
+                keys,
+                values,
+            );
+        }
+        cache.n_cached = n_after;
+        let logits = self.logits(&hidden, &[tokens.len() as u32 - 1]);
+        self.pool.give(hidden);
+        logits
+    }
+}
+
+fn rows_of(results: &mut TokenLogProbs) -> LogProbRows<'_> {
+    LogProbRows {
+        log_probs: &mut results.log_probs,
+        entropies: &mut results.entropies,
+        is_argmax: &mut results.is_argmax,
+    }
+}
+
+/// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
+const PREFILL_TOKENS: usize = 512;
+
+impl Engine for CpuEngine {
+    type Batch = DeviceBatch;
+    type Hidden = Hidden;
+    type Kept = KeptSegment;
+    type Cache = KvCache;
+
+    fn memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory {
+        engine_memory(spec, trainable)
+    }
+
+    fn spec(&self) -> &DecoderSpec {
+        &self.inner.spec
+    }
+
+    fn trainable(&self) -> &TrainableSpec {
+        &self.inner.trainable
+    }
+
+    fn parameters(&self) -> &[ParameterSpec] {
+        &self.inner.parameters.specs
+    }
+
+    fn upload(&mut self, batch: &PackedBatch) -> Result<DeviceBatch, EngineError> {
+        self.inner.check_tokens(batch.tokens())?;
+        self.inner.pool.prepare(batch.n_tokens());
+        self.inner.ensure_positions(batch.longest_sequence());
+        Ok(DeviceBatch {
+            tokens: batch.tokens().to_vec(),
+            positions: batch.positions().to_vec(),
+            cumulative_lengths: batch.cumulative_lengths().to_vec(),
+        })
+    }
+
+    fn embed(&mut self, batch: &DeviceBatch) -> Result<Hidden, EngineError> {
+        let inner = &mut self.inner;
+        Ok(Hidden(self.threads.install(|| inner.embed(&batch.tokens))))
+    }
+
+    fn segment_forward(
+        &mut self,
+        batch: &DeviceBatch,
+        layers: Range<usize>,
+        input: Hidden,
+        keep: Keep,
+    ) -> Result<(Hidden, KeptSegment), EngineError> {
+        let inner = &mut self.inner;
+        let (output, kept) =
+            self.threads.install(|| inner.segment_forward(batch, layers.clone(), input.0, keep));
+        Ok((Hidden(output), KeptSegment { layers, kept }))
+    }
+
+    fn segment_backward(
+        &mut self,
+        batch: &DeviceBatch,
+        kept: KeptSegment,
+        d_output: Hidden,
+    ) -> Result<Hidden, EngineError> {
+        let inner = &mut self.inner;
+        self.threads.install(|| inner.segment_backward(batch, kept, d_output.0)).map(Hidden)
+    }
+
+    fn embed_backward(&mut self, batch: &DeviceBatch, d_hidden: Hidden) -> Result<(), EngineError> {
+        let inner = &mut self.inner;
+        self.threads.install(|| {
+            if let Some(d_embedding) = inner.parameters.gradient(inner.embedding) {
+                scatter_add_rows(&d_hidden.0, inner.spec.hidden_size, &batch.tokens, d_embedding);
+            }
+            inner.pool.give(d_hidden.0);
+        });
+        Ok(())
+    }
+
+    fn log_probs(&mut self, hidden: &Hidden, targets: &TargetTokens) -> Result<TokenLogProbs, EngineError> {
+        self.inner.check_tokens(&targets.tokens)?;
+        let inner = &mut self.inner;
+        Ok(self.threads.install(|| inner.log_probs(&hidden.0, targets)))
+    }
+
+    fn log_probs_backward(
+        &mut self,
+        hidden: Hidden,
+        targets: &TargetTokens,
+        d_log_probs: &[f32],
+    ) -> Result<(TokenLogProbs, Hidden), EngineError> {
+        self.inner.check_tokens(&targets.tokens)?;
+        let inner = &mut self.inner;
+        let (results, d_hidden) =
+            self.threads.install(|| inner.log_probs_backward(hidden.0, targets, d_log_probs));
+        Ok((results, Hidden(d_hidden)))
+    }
+
+    fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
+        let inner = &mut self.inner;
+        Ok(self.threads.install(|| inner.logits(&hidden.0, rows)))
+    }
+
+    fn zero_gradients(&mut self) {
+        let inner = &mut self.inner;
+        self.threads.install(|| inner.parameters.zero_gradients());
+    }
+
+    fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError> {
+        for gradient in self.inner.parameters.gradients.iter_mut().filter(|g| !g.is_empty()) {
+            communicator.all_reduce_sum(gradient)?;
+        }
+        Ok(())
+    }
+
+    fn gradient_norm(&mut self) -> f64 {
+        let inner = &self.inner;
+        self.threads.install(|| inner.parameters.gradient_norm())
+    }
+
+    fn optimizer_step(&mut self, step: &OptimizerStep) {
+        let inner = &mut self.inner;
+        self.threads.install(|| inner.parameters.optimizer_step(step));
+    }
+
+    fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
+        let values = self.inner.parameters.tensor(parameter_idx, tensor)?;
+        if values.is_empty() {
+            // Gradients and moments start at zero and are made when first needed.
+            return Ok(Cow::Owned(vec![0.0; self.inner.parameters.specs[parameter_idx].n_elements()]));
+        }
+        Ok(Cow::Borrowed(values))
+    }
+
+    fn write(
+        &mut self,
+        parameter_idx: usize,
+        tensor: ParameterTensor,
+        values: &[f32],
+    ) -> Result<(), EngineError> {
+        self.inner.parameters.set(parameter_idx, tensor, values.to_vec())
+    }
+
+    fn new_cache(&self, capacity: usize) -> KvCache {
+        KvCache::new(self.inner.spec.n_layers, capacity)
+    }
+
+    fn cache_len(&self, cache: &KvCache) -> usize {
+        cache.n_cached
+    }
+
+    fn truncate_cache(&self, cache: &mut KvCache, n_tokens: usize) {
+        cache.truncate(n_tokens);
+    }
+
+    fn extend(&mut self, cache: &mut KvCache, tokens: &[TokenId]) -> Result<Vec<f32>, EngineError> {
+        let needed = cache.n_cached + tokens.len();
+        if needed > cache.capacity {
+            return Err(EngineError::CacheFull { capacity: cache.capacity, needed });
+        }
+        self.inner.check_tokens(tokens)?;
+        let inner = &mut self.inner;
+        Ok(self.threads.install(|| {
+            let mut logits = Vec::new();
+            for piece in tokens.chunks(PREFILL_TOKENS) {
+                logits = inner.extend(cache, piece);
+            }
+            logits
+        }))
+    }
+}

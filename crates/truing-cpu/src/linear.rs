@@ -1,0 +1,161 @@
+//! A projection `y = x W^T + b + (alpha / rank) (x A^T) B^T`, the adapter part where there is one
+//! (LoRA, arXiv 2106.09685).
+
+use truing_kernels::{MatrixRef, Write, add_bias, bias_backward, matmul, scale};
+
+use crate::buffers::BufferPool;
+use crate::parameters::Parameters;
+
+/// Indices of a projection's parameters.
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
+    weight: usize,
+    bias: Option<usize>,
+    adapter: Option<Adapter>,
+    n_out: usize,
+    n_in: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Adapter {
+    a: usize,
+    b: usize,
+    rank: usize,
+    scale: f32,
+}
+
+impl Linear {
+    /// The projection called `name` (without `.weight`), `[n_out, n_in]`.
+    pub(crate) fn find(parameters: &Parameters, name: &str, lora_alpha: Option<f32>) -> Option<Self> {
+        let weight = parameters.find(&format!("{name}.weight"))?;
+        let adapter = lora_alpha.and_then(|alpha| {
+            let a = parameters.find(&format!("{name}.lora_A.weight"))?;
+            let b = parameters.find(&format!("{name}.lora_B.weight"))?;
+            let rank = parameters.specs[a].shape[0];
+            Some(Adapter { a, b, rank, scale: alpha / rank as f32 })
+        });
+        let shape = &parameters.specs[weight].shape;
+        Some(Self {
+            weight,
+            bias: parameters.find(&format!("{name}.bias")),
+            adapter,
+            n_out: shape[0],
+            n_in: shape[1],
+        })
+    }
+
+    /// Writes or adds `[n_rows, n_out]` from `x` `[n_rows, n_in]`.
+    pub(crate) fn forward(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        x: &[f32],
+        y: &mut [f32],
+        write: Write,
+    ) {
+        let n_rows = x.len() / self.n_in;
+        let x = MatrixRef::new(x, n_rows, self.n_in);
+        let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
+        matmul(x, weight.transposed(), y, write);
+        if let Some(adapter) = &self.adapter {
+            let reduced = adapter.reduce(parameters, pool, x, n_rows, self.n_in);
+            let b = MatrixRef::new(&parameters.values[adapter.b], self.n_out, adapter.rank);
+            matmul(MatrixRef::new(&reduced, n_rows, adapter.rank), b.transposed(), y, Write::Add);
+            pool.give(reduced);
+        }
+        if let Some(bias) = self.bias {
+            add_bias(y, &parameters.values[bias]);
+        }
+    }
+
+    /// Writes or adds the gradient at the input, `d_x` `[n_rows, n_in]`, from the gradient at the output, `d_y`
+    /// `[n_rows, n_out]`: `d_x = d_y W + (alpha / rank) d_y B A`.
+    pub(crate) fn backward_input(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        d_y: &[f32],
+        d_x: &mut [f32],
+        write: Write,
+    ) {
+        let n_rows = d_y.len() / self.n_out;
+        let d_y = MatrixRef::new(d_y, n_rows, self.n_out);
+        let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
+        matmul(d_y, weight, d_x, write);
+        if let Some(adapter) = &self.adapter {
+            let d_reduced = adapter.reduce_gradient(parameters, pool, d_y, n_rows, self.n_out);
+            let a = MatrixRef::new(&parameters.values[adapter.a], adapter.rank, self.n_in);
+            matmul(MatrixRef::new(&d_reduced, n_rows, adapter.rank), a, d_x, Write::Add);
+            pool.give(d_reduced);
+        }
+    }
+
+    /// Adds the gradients of whatever learns, from the input `x` `[n_rows, n_in]` and the gradient at the
+    /// output: `d_W += d_y^T x`, `d_b += sum d_y`, and the same for the adapter's two matrices.
+    pub(crate) fn backward_parameters(
+        &self,
+        parameters: &mut Parameters,
+        pool: &mut BufferPool,
+        x: &[f32],
+        d_y: &[f32],
+    ) {
+        let n_rows = x.len() / self.n_in;
+        let x = MatrixRef::new(x, n_rows, self.n_in);
+        if let Some(bias) = self.bias
+            && let Some(d_bias) = parameters.gradient(bias)
+        {
+            bias_backward(d_y, d_bias);
+        }
+        let d_y = MatrixRef::new(d_y, n_rows, self.n_out);
+        if let Some(d_weight) = parameters.gradient(self.weight) {
+            matmul(d_y.transposed(), x, d_weight, Write::Add);
+        }
+        let Some(adapter) = &self.adapter else { return };
+        if !parameters.gradients[adapter.b].is_empty() {
+            let reduced = adapter.reduce(parameters, pool, x, n_rows, self.n_in);
+            let reduced_matrix = MatrixRef::new(&reduced, n_rows, adapter.rank);
+            matmul(d_y.transposed(), reduced_matrix, &mut parameters.gradients[adapter.b], Write::Add);
+            pool.give(reduced);
+        }
+        if !parameters.gradients[adapter.a].is_empty() {
+            let d_reduced = adapter.reduce_gradient(parameters, pool, d_y, n_rows, self.n_out);
+            let d_reduced_matrix = MatrixRef::new(&d_reduced, n_rows, adapter.rank);
+            matmul(d_reduced_matrix.transposed(), x, &mut parameters.gradients[adapter.a], Write::Add);
+            pool.give(d_reduced);
+        }
+    }
+}
+
+impl Adapter {
+    /// `(alpha / rank) x A^T`, `[n_rows, rank]`.
+    fn reduce(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        x: MatrixRef<'_>,
+        n_rows: usize,
+        n_in: usize,
+    ) -> Vec<f32> {
+        let mut reduced = pool.take(n_rows, self.rank);
+        let a = MatrixRef::new(&parameters.values[self.a], self.rank, n_in);
+        matmul(x, a.transposed(), &mut reduced, Write::Overwrite);
+        scale(&mut reduced, self.scale);
+        reduced
+    }
+
+    /// `(alpha / rank) d_y B`, `[n_rows, rank]`.
+    fn reduce_gradient(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        d_y: MatrixRef<'_>,
+        n_rows: usize,
+        n_out: usize,
+    ) -> Vec<f32> {
+        let mut d_reduced = pool.take(n_rows, self.rank);
+        let b = MatrixRef::new(&parameters.values[self.b], n_out, self.rank);
+        matmul(d_y, b, &mut d_reduced, Write::Overwrite);
+        scale(&mut d_reduced, self.scale);
+        d_reduced
+    }
+}

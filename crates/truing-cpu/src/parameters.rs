@@ -1,0 +1,139 @@
+//! Every parameter with its gradient and moments, by index in a fixed order.
+
+use std::collections::HashMap;
+
+use truing_kernels::{AdamwStep, adamw, sum_of_squares};
+use truing_model::engine::{OptimizerStep, ParameterTensor};
+use truing_model::{DecoderSpec, EngineError, ParameterSpec, TrainableSpec};
+
+/// Parameters as parallel lists: a backward pass reads `values` while it adds to `gradients`.
+#[derive(Debug)]
+pub(crate) struct Parameters {
+    pub(crate) specs: Vec<ParameterSpec>,
+    pub(crate) values: Vec<Vec<f32>>,
+    /// Empty where frozen, and everywhere until the first `zero_gradients`.
+    pub(crate) gradients: Vec<Vec<f32>>,
+    first_moments: Vec<Vec<f32>>,
+    second_moments: Vec<Vec<f32>>,
+    is_trainable: Vec<bool>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Parameters {
+    /// All parameters of `spec` and its adapters, without values yet.
+    pub(crate) fn new(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<Self, EngineError> {
+        let mut specs = spec.parameters();
+        if let Some(lora) = &trainable.lora {
+            for target in &lora.targets {
+                let weight = format!(".{target}.weight");
+                if !specs.iter().any(|p| p.layer.is_some() && p.shape.len() == 2 && p.name.ends_with(&weight)) {
+                    return Err(EngineError::UnknownLoraTarget { target: target.clone() });
+                }
+            }
+            specs.extend(spec.lora_parameters(lora));
+        }
+        let n = specs.len();
+        Ok(Self {
+            is_trainable: specs.iter().map(|p| trainable.is_trainable(p)).collect(),
+            by_name: specs.iter().enumerate().map(|(idx, p)| (p.name.clone(), idx)).collect(),
+            specs,
+            values: vec![Vec::new(); n],
+            gradients: vec![Vec::new(); n],
+            first_moments: vec![Vec::new(); n],
+            second_moments: vec![Vec::new(); n],
+        })
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The parameter's gradient to add to, unless it is frozen.
+    pub(crate) fn gradient(&mut self, idx: usize) -> Option<&mut [f32]> {
+        let gradient = &mut self.gradients[idx];
+        if gradient.is_empty() { None } else { Some(gradient) }
+    }
+
+    pub(crate) fn zero_gradients(&mut self) {
+        for idx in 0..self.specs.len() {
+            if self.is_trainable[idx] {
+                if self.gradients[idx].is_empty() {
+                    self.gradients[idx] = vec![0.0; self.values[idx].len()];
+                } else {
+                    truing_kernels::fill(&mut self.gradients[idx], 0.0);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn gradient_norm(&self) -> f64 {
+        self.gradients.iter().map(|g| sum_of_squares(g)).sum::<f64>().sqrt()
+    }
+
+    pub(crate) fn optimizer_step(&mut self, step: &OptimizerStep) {
+        for idx in 0..self.specs.len() {
+            if self.gradients[idx].is_empty() {
+                continue;
+            }
+            for moments in [&mut self.first_moments, &mut self.second_moments] {
+                if moments[idx].is_empty() {
+                    moments[idx] = vec![0.0; self.values[idx].len()];
+                }
+            }
+            let is_decayed = self.specs[idx].role.is_decayed();
+            let step = AdamwStep {
+                step: step.step,
+                learning_rate: step.learning_rate,
+                beta1: step.beta1,
+                beta2: step.beta2,
+                epsilon: step.epsilon,
+                weight_decay: if is_decayed { step.weight_decay } else { 0.0 },
+                gradient_scale: step.gradient_scale,
+            };
+            adamw(
+                &mut self.values[idx],
+                &self.gradients[idx],
+                &mut self.first_moments[idx],
+                &mut self.second_moments[idx],
+                &step,
+            );
+        }
+    }
+
+    pub(crate) fn tensor(&self, idx: usize, tensor: ParameterTensor) -> Result<&[f32], EngineError> {
+        if tensor != ParameterTensor::Value && !self.is_trainable[idx] {
+            return Err(EngineError::Frozen { name: self.specs[idx].name.clone(), tensor });
+        }
+        Ok(match tensor {
+            ParameterTensor::Value => &self.values[idx],
+            ParameterTensor::Gradient => &self.gradients[idx],
+            ParameterTensor::FirstMoment => &self.first_moments[idx],
+            ParameterTensor::SecondMoment => &self.second_moments[idx],
+        })
+    }
+
+    pub(crate) fn set(
+        &mut self,
+        idx: usize,
+        tensor: ParameterTensor,
+        values: Vec<f32>,
+    ) -> Result<(), EngineError> {
+        self.tensor(idx, tensor)?;
+        let spec = &self.specs[idx];
+        if values.len() != spec.n_elements() {
+            return Err(EngineError::ShapeMismatch {
+                name: spec.name.clone(),
+                expected: spec.shape.clone(),
+                found: vec![values.len()],
+            });
+        }
+        let slot = match tensor {
+            ParameterTensor::Value => &mut self.values[idx],
+            ParameterTensor::Gradient => &mut self.gradients[idx],
+            ParameterTensor::FirstMoment => &mut self.first_moments[idx],
+            ParameterTensor::SecondMoment => &mut self.second_moments[idx],
+        };
+        *slot = values;
+        Ok(())
+    }
+}
