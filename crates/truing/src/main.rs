@@ -7,7 +7,10 @@ mod interrupt;
 mod machine;
 mod outcome;
 mod printer;
+mod progress;
+mod recorder;
 mod table;
+mod time_left;
 mod units;
 
 use std::process::ExitCode;

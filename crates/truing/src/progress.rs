@@ -1,0 +1,249 @@
+//! Shows events while work goes on: bars on a terminal, a plain line every few seconds elsewhere.
+//! All of it goes to stderr.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use truing_types::{Event, EventSink};
+
+use crate::printer::Printer;
+use crate::time_left::Estimator;
+use crate::units;
+
+/// Seconds between two plain lines.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a bar's time is drawn anew while nothing happens.
+const TICK: Duration = Duration::from_millis(500);
+
+/// The sink that fits this process's stderr.
+pub(crate) fn for_this_terminal(printer: &Printer) -> Box<dyn EventSink> {
+    if printer.is_quiet() {
+        Box::new(WarningsOnly(*printer))
+    } else if printer.stderr_is_terminal() {
+        Box::new(Bars { printer: *printer, screen: MultiProgress::new(), phases: Vec::new() })
+    } else {
+        Box::new(PlainLines { printer: *printer, phases: Vec::new(), last_line: None })
+    }
+}
+
+/// Hands every event to several sinks, in order.
+pub(crate) struct FanOut(pub(crate) Vec<Box<dyn EventSink>>);
+
+impl EventSink for FanOut {
+    fn emit(&mut self, event: Event) {
+        if let Some((last, others)) = self.0.split_last_mut() {
+            for sink in others {
+                sink.emit(event.clone());
+            }
+            last.emit(event);
+        }
+    }
+}
+
+/// Under `--quiet`.
+struct WarningsOnly(Printer);
+
+impl EventSink for WarningsOnly {
+    fn emit(&mut self, event: Event) {
+        if let Event::Warning(text) = event {
+            self.0.warning(text);
+        }
+    }
+}
+
+/// Bars, one a phase that is going on; a phase inside another stands below it.
+struct Bars {
+    printer: Printer,
+    screen: MultiProgress,
+    phases: Vec<(ProgressBar, Arc<Mutex<Estimator>>)>,
+}
+
+impl Bars {
+    fn begin(&mut self, phase: String, total: Option<u64>) {
+        let bar = self.screen.add(total.map_or_else(ProgressBar::new_spinner, ProgressBar::new));
+        let estimator = Arc::new(Mutex::new(Estimator::new(total.unwrap_or(0), 0.0)));
+        let template = match total {
+            Some(_) => "{prefix} {bar:24.cyan/dim} {percent:>3} %  {left}{wide_msg:.dim}",
+            None => "{spinner:.cyan} {prefix}  {elapsed}{wide_msg:.dim}",
+        };
+        let shown = Arc::clone(&estimator);
+        let style = ProgressStyle::with_template(template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("━╸─")
+            .with_key("left", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                if let Ok(estimator) = shown.lock() {
+                    let _ = write!(out, "{}", estimator.left(state.elapsed().as_secs_f64()));
+                }
+            });
+        bar.set_style(style);
+        bar.set_prefix(phase);
+        bar.enable_steady_tick(TICK);
+        self.phases.push((bar, estimator));
+    }
+
+    fn say(&self, text: &str) {
+        // A closed terminal is no reason to stop the work.
+        let _ = self.screen.println(text);
+    }
+}
+
+impl EventSink for Bars {
+    fn emit(&mut self, event: Event) {
+        match event {
+            Event::PhaseStarted { phase, total } => self.begin(phase, total),
+            Event::Progress { done, note } => {
+                if let Some((bar, estimator)) = self.phases.last() {
+                    if let Ok(mut estimator) = estimator.lock() {
+                        estimator.update(done, bar.elapsed().as_secs_f64());
+                    }
+                    bar.set_position(done);
+                    if !note.is_empty() {
+                        bar.set_message(format!("  {note}"));
+                    }
+                }
+            }
+            Event::PhaseFinished => {
+                if let Some((bar, _)) = self.phases.pop() {
+                    let line = format!("{}  {}", bar.prefix(), units::duration(bar.elapsed().as_secs_f64()));
+                    bar.finish_and_clear();
+                    self.screen.remove(&bar);
+                    self.say(&line);
+                }
+            }
+            Event::Metrics { step, values } => {
+                if is_evaluation(&values) {
+                    self.say(&metrics_line(step, &values));
+                } else if let Some((bar, _)) = self.phases.last() {
+                    bar.set_message(format!("  {}", metrics_line(step, &values)));
+                }
+            }
+            Event::Note(text) => self.say(&text),
+            Event::Warning(text) => self.screen.suspend(|| self.printer.warning(text)),
+            Event::Saved { what, path } => self.say(&format!("saved {what}: {}", path.display())),
+        }
+    }
+}
+
+/// Lines for logs and pipes.
+struct PlainLines {
+    printer: Printer,
+    phases: Vec<PlainPhase>,
+    last_line: Option<Instant>,
+}
+
+struct PlainPhase {
+    name: String,
+    total: Option<u64>,
+    started: Instant,
+    estimator: Estimator,
+    metrics: String,
+}
+
+impl PlainLines {
+    /// Whether it is time for another line; if so, the clock starts anew.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.last_line.is_none_or(|last| last.elapsed() >= PLAIN_INTERVAL);
+        if is_due {
+            self.last_line = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+impl EventSink for PlainLines {
+    fn emit(&mut self, event: Event) {
+        match event {
+            Event::PhaseStarted { phase, total } => {
+                self.printer.note(format_args!("{phase} ..."));
+                self.last_line = Some(Instant::now());
+                self.phases.push(PlainPhase {
+                    name: phase,
+                    total,
+                    started: Instant::now(),
+                    estimator: Estimator::new(total.unwrap_or(0), 0.0),
+                    metrics: String::new(),
+                });
+            }
+            Event::Progress { done, note } => {
+                let is_due = self.is_due();
+                if let Some(phase) = self.phases.last_mut() {
+                    let now = phase.started.elapsed().as_secs_f64();
+                    phase.estimator.update(done, now);
+                    if is_due {
+                        let mut line = phase.name.clone();
+                        if let Some(total) = phase.total.filter(|&total| total > 0) {
+                            let percent = 100.0 * done as f64 / total as f64;
+                            line += &format!(" {percent:.0} %, {}", phase.estimator.left(now));
+                        }
+                        for more in [&note, &phase.metrics] {
+                            if !more.is_empty() {
+                                line += &format!(", {more}");
+                            }
+                        }
+                        self.printer.note(line);
+                    }
+                }
+            }
+            Event::PhaseFinished => {
+                if let Some(phase) = self.phases.pop() {
+                    let seconds = phase.started.elapsed().as_secs_f64();
+                    self.printer.note(format_args!("{}: done in {}", phase.name, units::duration(seconds)));
+                }
+            }
+            Event::Metrics { step, values } => {
+                let line = metrics_line(step, &values);
+                match self.phases.last_mut() {
+                    Some(phase) if !is_evaluation(&values) => phase.metrics = line,
+                    _ => self.printer.note(line),
+                }
+            }
+            Event::Note(text) => self.printer.note(text),
+            Event::Warning(text) => self.printer.warning(text),
+            Event::Saved { what, path } => {
+                self.printer.note(format_args!("saved {what}: {}", path.display()));
+            }
+        }
+    }
+}
+
+fn is_evaluation(values: &BTreeMap<String, f64>) -> bool {
+    values.keys().any(|name| name.starts_with("eval"))
+}
+
+/// The few figures that a person watches, in a fixed order, as far as they are there.
+fn metrics_line(step: u64, values: &BTreeMap<String, f64>) -> String {
+    let watched: [(&str, &str, usize); 6] = [
+        ("loss", "loss", 4),
+        ("eval_loss", "held-out loss", 4),
+        ("mean_token_accuracy", "accuracy", 3),
+        ("grad_norm", "gradient norm", 2),
+        ("learning_rate", "rate", 0),
+        ("tokens_per_second", "tokens/s", 0),
+    ];
+    let mut line = format!("step {step}");
+    for (name, label, digits) in watched {
+        if let Some(value) = values.get(name) {
+            line += &match name {
+                "learning_rate" => format!(", {label} {value:.2e}"),
+                "tokens_per_second" => format!(", {value:.0} {label}"),
+                _ => format!(", {label} {value:.digits$}"),
+            };
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_reads_as_one_line() {
+        let values =
+            [("loss", 1.23456), ("learning_rate", 1e-5), ("tokens_per_second", 151.7), ("other", 1.0)];
+        let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        assert_eq!(metrics_line(7, &values), "step 7, loss 1.2346, rate 1.00e-5, 152 tokens/s");
+    }
+}

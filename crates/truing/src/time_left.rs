@@ -1,0 +1,170 @@
+//! How long a phase will still take, told honestly: from work done (tokens, where a phase counts them), not
+//! from steps of different size; smoothed; and in words where there is nothing to tell.
+
+use std::fmt;
+
+/// Work of the last minutes counts most: what is this old weighs 1/e.
+const MEMORY_SECONDS: f64 = 120.0;
+/// Less than this much watching is no basis for a figure.
+const MIN_WATCHED_SECONDS: f64 = 2.0;
+
+/// What can be said.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum TimeLeft {
+    /// Not yet.
+    Unknown,
+    /// About this many seconds.
+    About(f64),
+    /// The last unit takes longer than its forerunners did; no figure would be true.
+    Overdue,
+}
+
+/// Learns the pace of a phase. Times are seconds on any one clock.
+#[derive(Debug, Clone)]
+pub(crate) struct Estimator {
+    total: u64,
+    done: u64,
+    updated_at: f64,
+    is_moving: bool,
+    watched_seconds: f64,
+    weighted_seconds: f64,
+    weighted_units: f64,
+}
+
+impl Estimator {
+    /// Work of `total` units that begins now.
+    pub(crate) fn new(total: u64, now: f64) -> Self {
+        Self {
+            total,
+            done: 0,
+            updated_at: now,
+            is_moving: false,
+            watched_seconds: 0.0,
+            weighted_seconds: 0.0,
+            weighted_units: 0.0,
+        }
+    }
+
+    /// The work has come to `done`. A first report far ahead of the start is a resume: what was done before
+    /// says nothing about the pace.
+    pub(crate) fn update(&mut self, done: u64, now: f64) {
+        let seconds = (now - self.updated_at).max(0.0);
+        let units = done.saturating_sub(self.done);
+        let is_a_jump_of_a_resume = !self.is_moving && units > 0 && seconds < 0.5 && units < self.total;
+        if units > 0 && !is_a_jump_of_a_resume {
+            let decay = (-seconds / MEMORY_SECONDS).exp();
+            self.weighted_seconds = self.weighted_seconds * decay + seconds;
+            self.weighted_units = self.weighted_units * decay + units as f64;
+            self.watched_seconds += seconds;
+        }
+        if units > 0 {
+            self.is_moving = true;
+            self.done = done;
+            self.updated_at = now;
+        }
+    }
+
+    /// What can be said now, between updates too.
+    pub(crate) fn left(&self, now: f64) -> TimeLeft {
+        if self.watched_seconds < MIN_WATCHED_SECONDS || self.weighted_units <= 0.0 {
+            return TimeLeft::Unknown;
+        }
+        let pace = self.weighted_seconds / self.weighted_units;
+        let at_update = pace * self.total.saturating_sub(self.done) as f64;
+        let left = at_update - (now - self.updated_at);
+        if left >= 1.0 { TimeLeft::About(left) } else { TimeLeft::Overdue }
+    }
+}
+
+impl fmt::Display for TimeLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Unknown => write!(f, "measuring the pace"),
+            Self::Overdue => write!(f, "nearly done"),
+            // Rounded as the estimate deserves, so that the text does not flicker.
+            Self::About(seconds) if seconds < 12.5 => write!(f, "a few seconds left"),
+            Self::About(seconds) if seconds < 57.5 => write!(f, "about {:.0} s left", round_to(seconds, 5.0)),
+            Self::About(seconds) if seconds < 595.0 => {
+                let rounded = round_to(seconds, 10.0) as u64;
+                write!(f, "about {} min {:02} s left", rounded / 60, rounded % 60)
+            }
+            Self::About(seconds) if seconds < 5400.0 => write!(f, "about {:.0} min left", seconds / 60.0),
+            Self::About(seconds) => {
+                let minutes = round_to(seconds / 60.0, 5.0) as u64;
+                write!(f, "about {} h {:02} min left", minutes / 60, minutes % 60)
+            }
+        }
+    }
+}
+
+fn round_to(value: f64, unit: f64) -> f64 {
+    (value / unit).round() * unit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(left: TimeLeft) -> f64 {
+        match left {
+            TimeLeft::About(seconds) => seconds,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn steps_of_different_size_do_not_disturb_it() {
+        let mut estimator = Estimator::new(100_000, 0.0);
+        let mut now = 0.0;
+        let mut done = 0;
+        for size in [100, 4000, 300, 2000, 1000, 50, 3000] {
+            now += size as f64 / 100.0;
+            done += size;
+            estimator.update(done, now);
+        }
+        assert!((seconds(estimator.left(now)) - (100_000 - done) as f64 / 100.0).abs() < 1e-6);
+        assert!((seconds(estimator.left(now + 5.0)) - ((100_000 - done) as f64 / 100.0 - 5.0)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_resume_does_not_look_fast() {
+        let mut estimator = Estimator::new(1000, 0.0);
+        estimator.update(600, 0.01);
+        assert_eq!(estimator.left(0.1), TimeLeft::Unknown);
+        estimator.update(610, 10.01);
+        assert!((seconds(estimator.left(10.01)) - 390.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn a_late_last_unit_is_said_in_words_not_as_zero_seconds() {
+        let mut estimator = Estimator::new(10, 0.0);
+        for done in 1..=9 {
+            estimator.update(done, 10.0 * done as f64);
+        }
+        assert_eq!(estimator.left(90.0).to_string(), "a few seconds left");
+        assert_eq!(estimator.left(190.0), TimeLeft::Overdue);
+        assert_eq!(estimator.left(190.0).to_string(), "nearly done");
+    }
+
+    #[test]
+    fn it_follows_a_change_of_pace_within_minutes() {
+        let mut estimator = Estimator::new(10_000, 0.0);
+        for step in 1..=100 {
+            estimator.update(10 * step, step as f64);
+        }
+        for step in 1..=300 {
+            estimator.update(1000 + step, 100.0 + step as f64);
+        }
+        let left = seconds(estimator.left(400.0));
+        assert!((left - 8700.0).abs() < 0.15 * 8700.0 * 4.0 && left > 4000.0, "{left}");
+    }
+
+    #[test]
+    fn texts_are_rounded() {
+        let text = |seconds| TimeLeft::About(seconds).to_string();
+        assert_eq!(text(43.0), "about 45 s left");
+        assert_eq!(text(133.0), "about 2 min 10 s left");
+        assert_eq!(text(1234.0), "about 21 min left");
+        assert_eq!(text(7400.0), "about 2 h 05 min left");
+    }
+}
