@@ -10,9 +10,7 @@ use truing_kernels::{
     linear_log_probs_forward, matmul, rms_norm_backward, rms_norm_forward, scatter_add_rows,
 };
 use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor, TokenLogProbs};
-use truing_model::{
-    DecoderSpec, Engine, EngineError, Keep, ParameterRole, ParameterSpec, TrainableSpec,
-};
+use truing_model::{DecoderSpec, Engine, EngineError, Keep, ParameterRole, ParameterSpec, TrainableSpec};
 use truing_types::{Communicator, PackedBatch, Seed, TargetTokens, TokenId};
 
 use crate::buffers::BufferPool;
@@ -363,12 +361,7 @@ impl Inner {
         let (chosen, normed) = self.normed_rows(hidden, rows);
         let mut logits = vec![0.0; rows.len() * vocab];
         let head = MatrixRef::new(&self.parameters.values[self.head], vocab, width);
-        matmul(
-            MatrixRef::new(&normed, rows.len(), width),
-            head.transposed(),
-            &mut logits,
-            Write::Overwrite,
-        );
+        matmul(MatrixRef::new(&normed, rows.len(), width), head.transposed(), &mut logits, Write::Overwrite);
         self.pool.give(chosen);
         self.pool.give(normed);
         logits
@@ -382,9 +375,7 @@ impl Inner {
         let positions: Vec<u32> = (n_cached as u32..n_after as u32).collect();
         let kv_width = self.spec.kv_width();
         let mut hidden = self.embed(tokens);
-        for (layer, (keys, values)) in
-            self.layers.iter().zip(cache.keys.iter_mut().zip(&mut cache.values))
-        {
+        for (layer, (keys, values)) in self.layers.iter().zip(cache.keys.iter_mut().zip(&mut cache.values)) {
             keys.resize(n_after * kv_width, 0.0);
             values.resize(n_after * kv_width, 0.0);
             layer.extend(

@@ -10,8 +10,8 @@
 //! attention's row normalisers, and nothing else.
 
 use truing_kernels::{
-    AttentionShape, Causality, RotaryTable, Write, rms_norm_backward, rms_norm_forward,
-    rotary_backward, rotary_forward, swiglu_backward_in_place, swiglu_forward, varlen_attention_backward,
+    AttentionShape, Causality, RotaryTable, Write, rms_norm_backward, rms_norm_forward, rotary_backward,
+    rotary_forward, swiglu_backward_in_place, swiglu_forward, varlen_attention_backward,
     varlen_attention_forward,
 };
 use truing_model::{DecoderSpec, EngineError, TrainableSpec};
@@ -247,13 +247,12 @@ impl Layer {
         let n_tokens = x.len() / self.hidden;
         let mut normed = pool.take(n_tokens, self.hidden);
         rms_norm_forward(x, &parameters.values[self.input_norm], self.eps, &mut normed);
-        let outputs = [(&self.q, self.q_width()), (&self.k, self.kv_width()), (&self.v, self.kv_width())].map(
-            |(projection, width)| {
+        let outputs = [(&self.q, self.q_width()), (&self.k, self.kv_width()), (&self.v, self.kv_width())]
+            .map(|(projection, width)| {
                 let mut y = pool.take(n_tokens, width);
                 projection.forward(parameters, pool, &normed, &mut y, Write::Overwrite);
                 y
-            },
-        );
+            });
         pool.give(normed);
         outputs
     }

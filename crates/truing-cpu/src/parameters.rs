@@ -26,7 +26,8 @@ impl Parameters {
         if let Some(lora) = &trainable.lora {
             for target in &lora.targets {
                 let weight = format!(".{target}.weight");
-                if !specs.iter().any(|p| p.layer.is_some() && p.shape.len() == 2 && p.name.ends_with(&weight)) {
+                if !specs.iter().any(|p| p.layer.is_some() && p.shape.len() == 2 && p.name.ends_with(&weight))
+                {
                     return Err(EngineError::UnknownLoraTarget { target: target.clone() });
                 }
             }

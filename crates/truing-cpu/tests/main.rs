@@ -1,0 +1,251 @@
+//! The engine against itself: finite differences, isolation, segments, threads, decoding, adapters.
+
+mod support;
+
+use support::{Pass, backward_pass, gradients, packed, tiny_engine, tiny_spec};
+use truing_model::engine::{OptimizerStep, ParameterTensor};
+use truing_model::{Engine, EngineError, Keep, LoraSpec, TrainableSpec};
+use truing_types::TokenId;
+
+fn sequences() -> Vec<Vec<TokenId>> {
+    vec![vec![3, 1, 4, 1, 5, 9, 2, 6], vec![7], vec![5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6], vec![2, 6]]
+}
+
+#[test]
+fn gradients_match_finite_differences() {
+    for (name, spec) in tiny_spec::all() {
+        let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+        let batch = packed(&sequences());
+        engine.zero_gradients();
+        backward_pass(&mut engine, &batch, &Pass::whole(&spec));
+        let analytic = gradients(&engine);
+        let mut checked = 0;
+        for (parameter_idx, gradient) in analytic.iter().enumerate() {
+            // The largest entry of each parameter stands out of single precision's noise.
+            let largest =
+                (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs()));
+            let Some(element) = largest else { continue };
+            let original = engine.read(parameter_idx, ParameterTensor::Value).unwrap().into_owned();
+            let step = 3e-3_f32;
+            let mut loss_at = |offset: f32| {
+                let mut moved = original.clone();
+                moved[element] += offset;
+                engine.write(parameter_idx, ParameterTensor::Value, &moved).unwrap();
+                support::loss(&mut engine, &batch)
+            };
+            let numeric = (loss_at(step) - loss_at(-step)) / (2.0 * f64::from(step));
+            engine.write(parameter_idx, ParameterTensor::Value, &original).unwrap();
+            let found = f64::from(gradient[element]);
+            let parameter = &engine.parameters()[parameter_idx].name;
+            assert!(
+                (found - numeric).abs() < 2e-3 + 0.02 * numeric.abs(),
+                "{name}: {parameter}[{element}]: backward {found}, finite differences {numeric}"
+            );
+            checked += usize::from(found.abs() > 1e-2);
+        }
+        assert!(checked > analytic.len() / 2, "{name}: the gradients are too small to be checked");
+    }
+}
+
+#[test]
+fn gradients_do_not_depend_on_segments() {
+    for (name, spec) in tiny_spec::all() {
+        let batch = packed(&sequences());
+        let mut reference = None;
+        for (layers_per_segment, n_kept) in [(3, 1), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)] {
+            let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+            engine.zero_gradients();
+            backward_pass(&mut engine, &batch, &Pass { layers_per_segment, n_kept });
+            let found = gradients(&engine);
+            let reference = reference.get_or_insert_with(|| found.clone());
+            assert_eq!(&found, reference, "{name}: k = {layers_per_segment}, {n_kept} kept");
+        }
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let spec = tiny_spec::qwen3();
+    let batch = packed(&sequences());
+    let found: Vec<_> = [1, 2, 3]
+        .map(|n_threads| {
+            let mut engine = tiny_engine(&spec, &TrainableSpec::default(), n_threads);
+            engine.zero_gradients();
+            backward_pass(&mut engine, &batch, &Pass { layers_per_segment: 2, n_kept: 0 });
+            (gradients(&engine), support::all_logits(&mut engine, &batch))
+        })
+        .into();
+    assert_eq!(found[0], found[1]);
+    assert_eq!(found[0], found[2]);
+}
+
+#[test]
+fn one_sequence_of_a_pack_cannot_be_seen_by_another() {
+    for (name, spec) in tiny_spec::all() {
+        let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+        let vocab = spec.vocab_size;
+        let original = sequences();
+        let logits = support::all_logits(&mut engine, &packed(&original));
+        let mut start = 0;
+        for perturbed_idx in 0..original.len() {
+            let mut changed = original.clone();
+            for token in &mut changed[perturbed_idx] {
+                *token = (*token + 3) % vocab as u32;
+            }
+            let found = support::all_logits(&mut engine, &packed(&changed));
+            let own = start * vocab..(start + original[perturbed_idx].len()) * vocab;
+            start += original[perturbed_idx].len();
+            for i in 0..logits.len() {
+                let is_same = logits[i].to_bits() == found[i].to_bits();
+                assert!(is_same || own.contains(&i), "{name}: logit {i} saw sequence {perturbed_idx}");
+            }
+            assert_ne!(logits[own.clone()], found[own]);
+        }
+    }
+}
+
+#[test]
+fn decoding_gives_the_logits_of_the_packed_forward() {
+    for (name, spec) in tiny_spec::all() {
+        let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+        let tokens = sequences()[2].clone();
+        let expected = support::all_logits(&mut engine, &packed(std::slice::from_ref(&tokens)));
+        let row = |i: usize| &expected[i * spec.vocab_size..(i + 1) * spec.vocab_size];
+        for n_prompt in [1, 4, tokens.len()] {
+            let mut cache = engine.new_cache(tokens.len());
+            let mut found = engine.extend(&mut cache, &tokens[..n_prompt]).unwrap();
+            for n in n_prompt..=tokens.len() {
+                for (a, b) in found.iter().zip(row(n - 1)) {
+                    assert!((a - b).abs() < 1e-5, "{name}: after {n} tokens: {a} against {b}");
+                }
+                if n < tokens.len() {
+                    found = engine.extend(&mut cache, &tokens[n..=n]).unwrap();
+                }
+            }
+            engine.truncate_cache(&mut cache, 2);
+            assert_eq!(engine.cache_len(&cache), 2);
+            let again = engine.extend(&mut cache, &tokens[2..5]).unwrap();
+            for (a, b) in again.iter().zip(row(4)) {
+                assert!((a - b).abs() < 1e-5, "{name}: after forgetting: {a} against {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn log_probs_with_and_without_backward_agree() {
+    let spec = tiny_spec::llama();
+    let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+    let batch = packed(&sequences());
+    let targets = batch.targets();
+    let device = engine.upload(&batch).unwrap();
+    let hidden = engine.embed(&device).unwrap();
+    let (hidden, _) = engine.segment_forward(&device, 0..spec.n_layers, hidden, Keep::Nothing).unwrap();
+    let forward = engine.log_probs(&hidden, &targets).unwrap();
+    engine.zero_gradients();
+    let d_log_probs = vec![1.0; targets.rows.len()];
+    let (again, _) = engine.log_probs_backward(hidden, &targets, &d_log_probs).unwrap();
+    assert_eq!(forward, again);
+    assert!(forward.entropies.iter().all(|&entropy| entropy > 0.0));
+}
+
+#[test]
+fn adapters_start_as_identity_and_only_they_learn() {
+    let spec = tiny_spec::llama();
+    let lora = LoraSpec { rank: 3, alpha: 6.0, targets: vec!["q_proj".into(), "down_proj".into()] };
+    let trainable = TrainableSpec { lora: Some(lora), frozen: Vec::new() };
+    let mut plain = tiny_engine(&spec, &TrainableSpec::default(), 2);
+    let mut adapted = tiny_engine(&spec, &trainable, 2);
+    let batch = packed(&sequences());
+    let before = support::loss(&mut plain, &batch);
+    assert_eq!(before.to_bits(), support::loss(&mut adapted, &batch).to_bits());
+
+    let frozen_before = adapted.read(0, ParameterTensor::Value).unwrap().into_owned();
+    for step in 1..=20 {
+        adapted.zero_gradients();
+        backward_pass(&mut adapted, &batch, &Pass { layers_per_segment: 1, n_kept: 0 });
+        adapted.optimizer_step(&OptimizerStep {
+            step,
+            learning_rate: 1e-2,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            gradient_scale: 1.0,
+        });
+    }
+    assert!(support::loss(&mut adapted, &batch) < 0.95 * before);
+    assert_eq!(adapted.read(0, ParameterTensor::Value).unwrap(), frozen_before);
+    assert!(matches!(adapted.read(0, ParameterTensor::Gradient), Err(EngineError::Frozen { .. })));
+}
+
+#[test]
+fn adapter_gradients_match_finite_differences() {
+    let spec = tiny_spec::qwen3();
+    let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    let lora = LoraSpec { rank: 2, alpha: 3.0, targets: targets.map(String::from).into() };
+    let mut engine = tiny_engine(&spec, &TrainableSpec { lora: Some(lora), frozen: Vec::new() }, 2);
+    for (idx, parameter) in engine.parameters().to_vec().iter().enumerate() {
+        if parameter.name.contains("lora_B") {
+            let values: Vec<f32> =
+                (0..parameter.n_elements()).map(|i| 0.1 * ((i as f32) * 0.7).sin()).collect();
+            engine.write(idx, ParameterTensor::Value, &values).unwrap();
+        }
+    }
+    let batch = packed(&sequences());
+    engine.zero_gradients();
+    backward_pass(&mut engine, &batch, &Pass::whole(&spec));
+    for (idx, parameter) in engine.parameters().to_vec().iter().enumerate() {
+        if !parameter.name.contains("lora_") {
+            continue;
+        }
+        let gradient = engine.read(idx, ParameterTensor::Gradient).unwrap().into_owned();
+        let element =
+            (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs())).unwrap();
+        let original = engine.read(idx, ParameterTensor::Value).unwrap().into_owned();
+        let mut loss_at = |offset: f32| {
+            let mut moved = original.clone();
+            moved[element] += offset;
+            engine.write(idx, ParameterTensor::Value, &moved).unwrap();
+            support::loss(&mut engine, &batch)
+        };
+        let numeric = (loss_at(3e-3) - loss_at(-3e-3)) / 6e-3;
+        engine.write(idx, ParameterTensor::Value, &original).unwrap();
+        let found = f64::from(gradient[element]);
+        assert!(
+            (found - numeric).abs() < 2e-3 + 0.02 * numeric.abs(),
+            "{}: backward {found}, finite differences {numeric}",
+            parameter.name
+        );
+    }
+}
+
+#[test]
+fn bad_requests_are_errors() {
+    let spec = tiny_spec::llama();
+    let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 1);
+    let beyond = packed(&[vec![1, spec.vocab_size as u32]]);
+    assert!(matches!(
+        engine.upload(&beyond),
+        Err(EngineError::TokenOutOfRange { token: 24, vocab_size: 24 })
+    ));
+    let mut cache = engine.new_cache(3);
+    assert!(matches!(
+        engine.extend(&mut cache, &[1, 2, 3, 4]),
+        Err(EngineError::CacheFull { capacity: 3, needed: 4 })
+    ));
+    let lora = LoraSpec { rank: 2, alpha: 1.0, targets: vec!["query".into()] };
+    let trainable = TrainableSpec { lora: Some(lora), frozen: Vec::new() };
+    let refused = truing_cpu::Loader::new(spec.clone(), trainable, Default::default());
+    assert!(matches!(refused, Err(EngineError::UnknownLoraTarget { .. })));
+    let mut loader = truing_cpu::Loader::new(spec, TrainableSpec::default(), Default::default()).unwrap();
+    assert!(matches!(
+        loader.put("model.norm.weight", &[3], vec![0.0; 3]),
+        Err(EngineError::ShapeMismatch { .. })
+    ));
+    assert!(matches!(
+        loader.put("model.nose.weight", &[3], vec![0.0; 3]),
+        Err(EngineError::MissingParameter { .. })
+    ));
+    assert!(matches!(loader.finish(), Err(EngineError::MissingParameter { .. })));
+}
