@@ -71,4 +71,66 @@ pub enum ModelError {
         /// The tensor.
         tensor: String,
     },
+    /// A tensor of another shape than expected.
+    #[error("{}: tensor `{tensor}` has shape {found:?}, expected {expected:?}", path.display())]
+    TensorShape {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+    /// Tensors that two files of a set both hold.
+    #[error("tensor `{tensor}` is in both {} and {}", first.display(), second.display())]
+    DuplicateTensor {
+        /// The tensor.
+        tensor: String,
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A configuration without a field that is needed.
+    #[error("{}: field `{field}` is missing ({expected})", path.display())]
+    MissingField {
+        /// The configuration file.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// A configuration field that cannot be used.
+    #[error("{}: field `{field}` is {found}, expected {expected}", path.display())]
+    WrongField {
+        /// The configuration file.
+        path: PathBuf,
+        /// The field, with a dot before each inner name.
+        field: String,
+        /// What it holds.
+        found: String,
+        /// What it should hold.
+        expected: String,
+    },
+    /// An architecture of no known family.
+    #[error("{}: architecture `{architecture}` is not known; known are {known}", path.display())]
+    UnknownArchitecture {
+        /// The file that names it.
+        path: PathBuf,
+        /// The name.
+        architecture: String,
+        /// All names that would do.
+        known: String,
+    },
+    /// A specification that its family's config.json has no words for.
+    #[error("a config.json of `{architecture}` cannot say {option}")]
+    Inexpressible {
+        /// The family.
+        architecture: String,
+        /// What it cannot say.
+        option: &'static str,
+    },
 }

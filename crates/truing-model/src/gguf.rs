@@ -17,13 +17,12 @@ use std::sync::Mutex;
 pub use blocks::GgufType;
 
 use crate::ModelError;
+use crate::weights::{SharedReader, read_blocks, read_error};
 
 /// Dimensions that ggml knows.
 const MAX_DIMENSIONS: u32 = 4;
 /// Arrays of arrays deeper than this are refused.
 const MAX_ARRAY_DEPTH: usize = 4;
-/// Bytes of stored blocks that are converted at a time.
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// One metadata value. Integer and float widths are folded together; arrays are kept compact, because a
 /// vocabulary has hundreds of thousands of entries.
@@ -123,9 +122,6 @@ impl TensorInfo {
     }
 }
 
-trait ReadSeek: Read + Seek + Send {}
-impl<T: Read + Seek + Send> ReadSeek for T {}
-
 /// An open GGUF file: metadata and tensor table in memory, data on disk.
 pub struct GgufFile {
     /// Where it was read from.
@@ -136,7 +132,7 @@ pub struct GgufFile {
     pub metadata: BTreeMap<String, MetadataValue>,
     /// The tensor table in the file's order.
     pub tensors: Vec<TensorInfo>,
-    reader: Mutex<Box<dyn ReadSeek>>,
+    reader: SharedReader,
 }
 
 impl std::fmt::Debug for GgufFile {
@@ -246,26 +242,12 @@ impl GgufFile {
             dtype: info.dtype.to_string(),
             readable: GgufType::READABLE,
         };
-        let total_bytes = info.dtype.byte_len(info.n_elements()).ok_or_else(unsupported)?;
-        let (block_values, block_bytes) = info.dtype.block().ok_or_else(unsupported)?;
-        let read_error = |source: std::io::Error| match source.kind() {
-            std::io::ErrorKind::UnexpectedEof => ModelError::Truncated {
-                path: self.path.clone(),
-                what: format!("the data of tensor `{name}`"),
-            },
-            _ => ModelError::Io { path: self.path.clone(), source },
-        };
-
-        let mut reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        reader.seek(SeekFrom::Start(info.offset)).map_err(read_error)?;
+        let block = info.dtype.block().ok_or_else(unsupported)?;
         let mut values = vec![0.0; info.n_elements()];
-        let blocks_at_a_time = CHUNK_BYTES / block_bytes;
-        let mut buffer = vec![0; total_bytes.min(blocks_at_a_time * block_bytes)];
-        for chunk in values.chunks_mut(blocks_at_a_time * block_values) {
-            let bytes = &mut buffer[..chunk.len() / block_values * block_bytes];
-            reader.read_exact(bytes).map_err(read_error)?;
-            info.dtype.dequantize(bytes, chunk);
-        }
+        read_blocks(&self.reader, info.offset, block, &mut values, |bytes, values| {
+            info.dtype.dequantize(bytes, values);
+        })
+        .map_err(|source| read_error(&self.path, &format!("the data of tensor `{name}`"), source))?;
         Ok(values)
     }
 }

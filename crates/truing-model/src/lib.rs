@@ -3,10 +3,13 @@
 
 pub mod engine;
 mod error;
+pub mod families;
 pub mod gguf;
 pub mod spec;
+pub mod weights;
 
 pub use engine::{Engine, EngineError, Keep, TokenLogProbs};
 pub use error::ModelError;
 pub use gguf::GgufFile;
 pub use spec::{DecoderSpec, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};
+pub use weights::{Tensor, Weights};

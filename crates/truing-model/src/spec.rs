@@ -235,7 +235,9 @@ impl DecoderSpec {
     pub fn rotary_inverse_frequencies(&self) -> (Vec<f32>, f32) {
         let frequencies = (0..self.head_dim / 2).map(|i| {
             let exponent = (2 * i) as f32 / self.head_dim as f32;
-            let frequency = 1.0 / (self.rope_theta as f32).powf(exponent);
+            // Rounded once: PyTorch's single-precision power is, nearly always.
+            let power = f64::from(self.rope_theta as f32).powf(f64::from(exponent)) as f32;
+            let frequency = 1.0 / power;
             match &self.rope_scaling {
                 None => frequency,
                 Some(RopeScaling::Linear { factor }) => frequency / *factor as f32,
@@ -248,13 +250,14 @@ impl DecoderSpec {
                     let (factor, low, high) =
                         (*factor as f32, *low_freq_factor as f32, *high_freq_factor as f32);
                     let original = *original_max_position_embeddings as f32;
-                    let wavelength = 2.0 * std::f32::consts::PI / frequency;
+                    // PyTorch divides a number by a tensor through the tensor's reciprocal.
+                    let wavelength = (1.0 / frequency) * std::f32::consts::TAU;
                     if wavelength > original / low {
                         frequency / factor
                     } else if wavelength < original / high {
                         frequency
                     } else {
-                        let smooth = (original / wavelength - low) / (high - low);
+                        let smooth = ((1.0 / wavelength) * original - low) / (high - low);
                         (1.0 - smooth) * frequency / factor + smooth * frequency
                     }
                 }

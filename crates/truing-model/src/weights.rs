@@ -1,0 +1,409 @@
+//! Named tensors in memory, and the reader of safetensors files
+//! (<https://huggingface.co/docs/safetensors>): eight bytes of header length, a JSON header, data.
+//!
+//! Files are read through buffers, never mapped: offsets may be unaligned, and a file that shrinks meanwhile
+//! gives an error. Every tensor becomes f32, one at a time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+
+use crate::ModelError;
+
+/// Headers longer than this are refused, as the reference implementation does.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Stored bytes that are converted at a time.
+const CHUNK_BYTES: usize = 1 << 20;
+/// The one file, and the index of several.
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// A tensor of 32-bit floats.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Tensor {
+    /// Row-major shape; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// The values `[product of shape]`.
+    pub values: Vec<f32>,
+}
+
+/// Tensors by their Hugging Face names.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Weights {
+    /// In name order.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+impl Weights {
+    /// One tensor.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// Hands a tensor over, so that its memory can be reused.
+    pub fn take(&mut self, name: &str) -> Option<Tensor> {
+        self.tensors.remove(name)
+    }
+}
+
+impl FromIterator<(String, Tensor)> for Weights {
+    fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(tensors: I) -> Self {
+        Self { tensors: tensors.into_iter().collect() }
+    }
+}
+
+/// A reader with a position, behind a lock so that an open file can be shared.
+pub(crate) type SharedReader = Mutex<Box<dyn ReadSeek>>;
+
+/// Anything that weights can be read from.
+pub(crate) trait ReadSeek: Read + Seek + Send {}
+impl<T: Read + Seek + Send> ReadSeek for T {}
+
+/// Reads blocks of `(values, bytes)` from `offset` on and converts them a chunk at a time.
+pub(crate) fn read_blocks(
+    reader: &SharedReader,
+    offset: u64,
+    (block_values, block_bytes): (usize, usize),
+    values: &mut [f32],
+    convert: impl Fn(&[u8], &mut [f32]),
+) -> io::Result<()> {
+    let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+    reader.seek(SeekFrom::Start(offset))?;
+    let blocks_at_a_time = CHUNK_BYTES / block_bytes;
+    let mut buffer = vec![0; (values.len() / block_values).min(blocks_at_a_time) * block_bytes];
+    for chunk in values.chunks_mut(blocks_at_a_time * block_values) {
+        let bytes = &mut buffer[..chunk.len() / block_values * block_bytes];
+        reader.read_exact(bytes)?;
+        convert(bytes, chunk);
+    }
+    Ok(())
+}
+
+/// An input-output error as ours: an early end becomes [`ModelError::Truncated`].
+pub(crate) fn read_error(path: &Path, what: &str, source: io::Error) -> ModelError {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            ModelError::Truncated { path: path.to_path_buf(), what: what.to_owned() }
+        }
+        _ => ModelError::Io { path: path.to_path_buf(), source },
+    }
+}
+
+/// One tensor of a safetensors header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SafetensorsInfo {
+    /// Its name.
+    pub name: String,
+    /// The stored type by the format's name, for instance `BF16`.
+    pub dtype: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// First byte, counted from the start of the file. Not necessarily aligned.
+    pub offset: u64,
+}
+
+impl SafetensorsInfo {
+    /// Number of values.
+    #[must_use]
+    pub fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Bits of one value; `None` for a type that this reader has not heard of.
+fn dtype_bits(dtype: &str) -> Option<u64> {
+    Some(match dtype {
+        "F4" => 4,
+        "F6_E2M3" | "F6_E3M2" => 6,
+        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" => 8,
+        "U16" | "I16" | "F16" | "BF16" => 16,
+        "U32" | "I32" | "F32" => 32,
+        "U64" | "I64" | "F64" | "C64" => 64,
+        _ => return None,
+    })
+}
+
+/// An open safetensors file: header in memory, data on disk.
+pub struct SafetensorsFile {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// Free texts of the header's `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
+    /// The tensors in the order of their data.
+    pub tensors: Vec<SafetensorsInfo>,
+    reader: SharedReader,
+}
+
+impl std::fmt::Debug for SafetensorsFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SafetensorsFile")
+            .field("path", &self.path)
+            .field("tensors", &self.tensors.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SafetensorsFile {
+    /// Reads and validates the header.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is cut off, or its header contradicts itself.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
+        Self::from_reader(file, path)
+    }
+
+    /// The same from any reader; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFile::open`].
+    pub fn from_reader(
+        mut reader: impl Read + Seek + Send + 'static,
+        path: &Path,
+    ) -> Result<Self, ModelError> {
+        let header_error = |source| read_error(path, "the header", source);
+        let malformed = |problem: String| ModelError::Malformed { path: path.to_path_buf(), problem };
+        let length = reader.seek(SeekFrom::End(0)).map_err(header_error)?;
+        reader.seek(SeekFrom::Start(0)).map_err(header_error)?;
+        let mut header_length = [0; 8];
+        reader.read_exact(&mut header_length).map_err(header_error)?;
+        let header_length = u64::from_le_bytes(header_length);
+        if header_length > MAX_HEADER_BYTES {
+            return Err(malformed(format!(
+                "the header claims {header_length} bytes, more than {MAX_HEADER_BYTES}: not a safetensors file"
+            )));
+        }
+        let data_start = 8 + header_length;
+        if data_start > length {
+            return Err(header_error(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let mut header = vec![0; header_length as usize];
+        reader.read_exact(&mut header).map_err(header_error)?;
+        let header: Header = serde_json::from_slice(&header)
+            .map_err(|error| malformed(format!("the header is not what safetensors asks for: {error}")))?;
+
+        let mut entries = header.tensors;
+        entries.sort_by_key(|(_, entry)| entry.data_offsets);
+        let data_length = length - data_start;
+        let mut tensors = Vec::new();
+        let mut end_of_previous = 0;
+        for (name, entry) in entries {
+            let (begin, end) = entry.data_offsets;
+            if begin != end_of_previous || end < begin {
+                return Err(malformed(format!(
+                    "tensor `{name}` has bytes {begin} to {end}, expected to begin at {end_of_previous}"
+                )));
+            }
+            if end > data_length {
+                let what = format!("the data of tensor `{name}`");
+                return Err(ModelError::Truncated { path: path.to_path_buf(), what });
+            }
+            let n_elements =
+                entry.shape.iter().try_fold(1u64, |n, &size| n.checked_mul(u64::try_from(size).ok()?));
+            if let Some(bits) = dtype_bits(&entry.dtype) {
+                let n_bits = n_elements.and_then(|n| n.checked_mul(bits));
+                if n_bits != Some((end - begin) * 8) {
+                    let (dtype, shape) = (&entry.dtype, &entry.shape);
+                    return Err(malformed(format!(
+                        "tensor `{name}` of type {dtype} and shape {shape:?} cannot have {} bytes",
+                        end - begin
+                    )));
+                }
+            } else if n_elements.is_none() {
+                return Err(malformed(format!("tensor `{name}` of shape {:?} overflows", entry.shape)));
+            }
+            end_of_previous = end;
+            let offset = data_start + begin;
+            tensors.push(SafetensorsInfo { name, dtype: entry.dtype, shape: entry.shape, offset });
+        }
+        if end_of_previous != data_length {
+            return Err(malformed(format!("{} bytes follow the last tensor", data_length - end_of_previous)));
+        }
+        let reader = Mutex::new(Box::new(reader) as Box<dyn ReadSeek>);
+        Ok(Self { path: path.to_path_buf(), metadata: header.metadata, tensors, reader })
+    }
+
+    /// The header's entry of a tensor.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&SafetensorsInfo> {
+        self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// A tensor's values as f32.
+    ///
+    /// # Errors
+    /// When there is no such tensor, it is not stored as floats, or the file has become shorter.
+    pub fn read(&self, name: &str) -> Result<Tensor, ModelError> {
+        let info = self
+            .tensor(name)
+            .ok_or_else(|| ModelError::MissingTensor { path: self.path.clone(), tensor: name.to_owned() })?;
+        type Convert = fn(&[u8], &mut [f32]);
+        let (bytes, convert): (usize, Convert) = match info.dtype.as_str() {
+            "F32" => (4, |bytes, values| {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = f32::from_le_bytes(*bytes);
+                }
+            }),
+            "F16" => (2, |bytes, values| {
+                let halves: Vec<f16> = bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
+                halves.convert_to_f32_slice(values);
+            }),
+            "BF16" => (2, |bytes, values| {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = bf16::from_le_bytes(*bytes).to_f32();
+                }
+            }),
+            "F64" => (8, |bytes, values| {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = f64::from_le_bytes(*bytes) as f32;
+                }
+            }),
+            _ => {
+                return Err(ModelError::UnsupportedDtype {
+                    path: self.path.clone(),
+                    tensor: name.to_owned(),
+                    dtype: info.dtype.clone(),
+                    readable: "F32, F16, BF16 and F64",
+                });
+            }
+        };
+        let mut values = vec![0.0; info.n_elements()];
+        read_blocks(&self.reader, info.offset, (1, bytes), &mut values, convert)
+            .map_err(|source| read_error(&self.path, &format!("the data of tensor `{name}`"), source))?;
+        Ok(Tensor { shape: info.shape.clone(), values })
+    }
+}
+
+/// The JSON header. Read by hand because a name given twice must be an error.
+struct Header {
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(String, HeaderEntry)>,
+}
+
+#[derive(Deserialize)]
+struct HeaderEntry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HeaderVisitor;
+        impl<'de> Visitor<'de> for HeaderVisitor {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut header = Header { metadata: BTreeMap::new(), tensors: Vec::new() };
+                let mut seen = std::collections::BTreeSet::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !seen.insert(name.clone()) {
+                        return Err(serde::de::Error::custom(format!("tensor `{name}` appears twice")));
+                    }
+                    if name == "__metadata__" {
+                        header.metadata = map.next_value()?;
+                    } else {
+                        header.tensors.push((name, map.next_value()?));
+                    }
+                }
+                Ok(header)
+            }
+        }
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+/// The weights of a model directory: one file, or shards with their index.
+#[derive(Debug)]
+pub struct SafetensorsFiles {
+    files: Vec<SafetensorsFile>,
+    /// Tensor name to file, in name order.
+    places: BTreeMap<String, usize>,
+}
+
+impl SafetensorsFiles {
+    /// Opens `model.safetensors`, or every shard that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// When neither is there, a shard is missing, a shard lacks a tensor of the index, or two hold the same.
+    pub fn open(directory: &Path) -> Result<Self, ModelError> {
+        let index = directory.join(INDEX_FILE);
+        if directory.join(SINGLE_FILE).is_file() || !index.is_file() {
+            return Self::from_files(vec![SafetensorsFile::open(directory.join(SINGLE_FILE))?]);
+        }
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let text = std::fs::read(&index).map_err(|source| ModelError::Io { path: index.clone(), source })?;
+        let malformed = |problem: String| ModelError::Malformed { path: index.clone(), problem };
+        let weight_map = serde_json::from_slice::<Index>(&text)
+            .map_err(|error| malformed(format!("not an index of shards: {error}")))?
+            .weight_map;
+        let mut shards: Vec<&String> = weight_map.values().collect();
+        shards.sort();
+        shards.dedup();
+        let mut files = Vec::new();
+        for shard in shards {
+            if Path::new(shard).file_name() != Some(shard.as_ref()) {
+                return Err(malformed(format!("shard `{shard}` is not a file name")));
+            }
+            files.push(SafetensorsFile::open(directory.join(shard))?);
+        }
+        let files = Self::from_files(files)?;
+        for (tensor, shard) in &weight_map {
+            let found = files.places.get(tensor).map(|&file| &files.files[file].path);
+            if found.is_none_or(|path| path.file_name() != Some(shard.as_ref())) {
+                let (path, tensor) = (directory.join(shard), tensor.clone());
+                return Err(ModelError::MissingTensor { path, tensor });
+            }
+        }
+        Ok(files)
+    }
+
+    fn from_files(files: Vec<SafetensorsFile>) -> Result<Self, ModelError> {
+        let mut places = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            for tensor in &file.tensors {
+                if let Some(first) = places.insert(tensor.name.clone(), i) {
+                    return Err(ModelError::DuplicateTensor {
+                        tensor: tensor.name.clone(),
+                        first: files[first].path.clone(),
+                        second: file.path.clone(),
+                    });
+                }
+            }
+        }
+        Ok(Self { files, places })
+    }
+
+    /// The files, in name order.
+    #[must_use]
+    pub fn files(&self) -> &[SafetensorsFile] {
+        &self.files
+    }
+
+    /// Every tensor's name, in name order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// The file that holds a tensor.
+    #[must_use]
+    pub fn file_of(&self, name: &str) -> Option<&SafetensorsFile> {
+        self.places.get(name).map(|&file| &self.files[file])
+    }
+}
