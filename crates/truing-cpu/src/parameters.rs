@@ -59,7 +59,7 @@ impl Parameters {
         for idx in 0..self.specs.len() {
             if self.is_trainable[idx] {
                 if self.gradients[idx].is_empty() {
-                    self.gradients[idx] = vec![0.0; self.values[idx].len()];
+                    self.gradients[idx] = truing_kernels::zeroed(self.values[idx].len());
                 } else {
                     truing_kernels::fill(&mut self.gradients[idx], 0.0);
                 }
@@ -78,7 +78,7 @@ impl Parameters {
             }
             for moments in [&mut self.first_moments, &mut self.second_moments] {
                 if moments[idx].is_empty() {
-                    moments[idx] = vec![0.0; self.values[idx].len()];
+                    moments[idx] = truing_kernels::zeroed(self.values[idx].len());
                 }
             }
             let is_decayed = self.specs[idx].role.is_decayed();

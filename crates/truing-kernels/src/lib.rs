@@ -3,9 +3,12 @@
 mod adamw;
 mod linear_log_probs;
 mod matmul;
+mod memory;
+mod micro_kernel;
 mod parallel;
 mod rms_norm;
 mod rotary;
+mod scratch;
 mod simd;
 mod swiglu;
 mod varlen_attention;
@@ -16,6 +19,7 @@ pub use linear_log_probs::{
     LogProbRows, linear_log_probs_backward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
 };
 pub use matmul::{MatrixRef, Write, add_bias, bias_backward, matmul};
+pub use memory::zeroed;
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
 pub use simd::{SimdLevel, with_simd_level};

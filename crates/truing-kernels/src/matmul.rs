@@ -1,10 +1,30 @@
-//! The one place a matrix product is made: `C = A · B` or `C += A · B`.
+//! The one place a matrix product is made: `C = A · B` or `C += A · B`, in any mix of transposes.
+//!
+//! The blocking is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), with
+//! the parts of A and B exchanged to suit wide registers:
+//!
+//! - k is cut into equal chunks of at most [`MAX_K_CHUNK`], by k alone. Each chunk's sum is one chain in the order of
+//!   k, and the chunks are added to C in order: that order, and so every bit, depends on nothing but k.
+//! - B's chunk is packed into panels one tile wide, once, by all threads; a block of panels stays in a core's second
+//!   level cache while the rows of A pass by it. Where A is stored by rows it is read where it lies, six rows at a
+//!   time from the first level cache; where it is transposed it is packed too.
+//! - Blocks of C are the items the threads take; a block is written by one thread.
+//!
+//! With few rows (decoding) packing would cost more than it gains: there B's rows stream once from memory through
+//! dot products, and the rows of A stay in the first level cache.
 
-use crate::parallel::{Disjoint, for_each_item};
-use crate::simd::{SimdLevel, simd_fn};
+#![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
+
+use crate::micro_kernel::{DOT_COLUMNS, MAX_TILE_COLUMNS, MicroKernel, TILE_ROWS, Tile};
+use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
+use crate::scratch::{Scratch, with_scratch};
+use crate::simd::{Simd, SimdLevel, simd_fn};
 use crate::vector::add_assign;
+use rayon::prelude::*;
+use std::cell::Cell;
+use std::ops::Range;
 
-/// A matrix in a slice: element (i, j) is `data[i · row_stride + j · col_stride]`.
+/// A matrix in a slice: element (i, j) is `data[i · row_stride + j · col_stride]`, and one of the strides is 1.
 #[derive(Clone, Copy, Debug)]
 pub struct MatrixRef<'a> {
     data: &'a [f32],
@@ -31,6 +51,16 @@ impl<'a> MatrixRef<'a> {
             col_stride: self.row_stride,
         }
     }
+
+    /// Whether rows, rather than columns, are contiguous.
+    fn is_row_major(&self) -> bool {
+        self.col_stride == 1
+    }
+
+    fn pointer(&self, i: usize, j: usize) -> *const f32 {
+        // One past the end at most, for an empty range.
+        self.data.as_ptr().wrapping_add(i * self.row_stride + j * self.col_stride)
+    }
 }
 
 /// What becomes of the numbers an output holds already.
@@ -42,53 +72,341 @@ pub enum Write {
     Add,
 }
 
-simd_fn! {
-    fn axpy_row<S>(simd, scale: f32, from: &[f32], to: &mut [f32]) {
-        let scale = simd.splat(scale);
-        for (from, to) in from.chunks(S::LANES).zip(to.chunks_mut(S::LANES)) {
-            let sum = simd.fma(scale, simd.load_or(from, 0.0), simd.load_or(to, 0.0));
-            simd.store_some(to, sum);
+/// Longest chain of additions before the sum goes to C: six rows of A this long fit a first level cache of 32 KiB.
+const MAX_K_CHUNK: usize = 640;
+/// Floats of packed B that should stay in a second level cache: 5/8 of 1 MiB.
+const BLOCK_FLOATS: usize = 160 * 1024;
+/// Most floats of B, and of A, packed at a time: 8 MiB each, for the third level cache.
+const PACK_FLOATS: usize = 2 * 1024 * 1024;
+/// Up to this many rows of A, products with a transposed B are made of dot products.
+const MAX_DOT_PRODUCT_ROWS: usize = 32;
+/// Tiles in an item; small enough that threads end together, large enough that taking one costs nothing.
+const TILES_PER_ITEM: usize = 16;
+
+thread_local! {
+    static PACKED: Cell<Scratch> = const { Cell::new(Scratch::new()) };
+}
+
+/// `C = A · B` or `C += A · B`; `c: [a.rows, b.cols]`, row-major and contiguous.
+///
+/// Sums run in f32 in an order fixed by k. Panics when sizes do not fit.
+pub fn matmul(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write) {
+    assert_eq!(a.cols, b.rows, "matmul: a is {} x {}, b is {} x {}", a.rows, a.cols, b.rows, b.cols);
+    assert_eq!(c.len(), a.rows * b.cols, "matmul: c is [a.rows, b.cols]");
+    if c.is_empty() {
+        return;
+    }
+    if a.cols == 0 {
+        if write == Write::Overwrite {
+            c.fill(0.0);
+        }
+        return;
+    }
+    let level = SimdLevel::current();
+    let c = Disjoint::new(c);
+    if a.rows <= MAX_DOT_PRODUCT_ROWS && a.is_row_major() && !b.is_row_major() {
+        matmul_by_dot_products(level, a, b, c, write);
+    } else {
+        with_scratch(&PACKED, |scratch| matmul_by_tiles(level, a, b, c, write, scratch));
+    }
+}
+
+/// `0..len` in equal parts of a multiple of `step`, none over `most`.
+fn equal_parts(len: usize, most: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
+    let n_parts = len.div_ceil(most).max(1);
+    let part = len.div_ceil(n_parts).next_multiple_of(step).max(1);
+    (0..len).step_by(part).map(move |start| start..len.min(start + part))
+}
+
+fn matmul_by_tiles(
+    level: SimdLevel,
+    a: MatrixRef,
+    b: MatrixRef,
+    c: Disjoint<f32>,
+    write: Write,
+    scratch: &mut Scratch,
+) {
+    let longest_chunk = a.cols.min(MAX_K_CHUNK);
+    let pack_a = !a.is_row_major();
+    let most_columns = (PACK_FLOATS / longest_chunk).next_multiple_of(MAX_TILE_COLUMNS);
+    let most_rows = if pack_a { (PACK_FLOATS / longest_chunk).next_multiple_of(TILE_ROWS) } else { a.rows };
+    for columns in equal_parts(b.cols, most_columns, MAX_TILE_COLUMNS) {
+        for rows in equal_parts(a.rows, most_rows, TILE_ROWS) {
+            for (chunk, depth) in equal_parts(a.cols, MAX_K_CHUNK, 8).enumerate() {
+                let write = if chunk == 0 { write } else { Write::Add };
+                let region = Region { a, b, rows: rows.clone(), columns: columns.clone(), depth, write };
+                region.multiply(level, c, scratch);
+            }
         }
     }
 }
 
-/// `C = A · B` or `C += A · B`; `c: [a.rows, b.cols]`, row-major and contiguous. Panics when sizes do not fit.
-#[allow(unsafe_code, reason = "rows written by several threads")]
-pub fn matmul(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write) {
-    assert_eq!(a.cols, b.rows, "matmul: inner sizes");
-    assert_eq!(c.len(), a.rows * b.cols, "matmul: c is [a.rows, b.cols]");
-    let level = SimdLevel::current();
-    let (n, k) = (b.cols, a.cols);
-    let copy: Vec<f32>;
-    let b_rows = if b.col_stride == 1 {
-        b.data
-    } else {
-        copy = (0..k * n).map(|i| b.data[i / n * b.row_stride + i % n * b.col_stride]).collect();
-        &copy
+/// A block of C and a chunk of k.
+struct Region<'a> {
+    a: MatrixRef<'a>,
+    b: MatrixRef<'a>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    depth: Range<usize>,
+    write: Write,
+}
+
+impl Region<'_> {
+    fn multiply(&self, level: SimdLevel, c: Disjoint<f32>, scratch: &mut Scratch) {
+        let k = self.depth.len();
+        let tile_columns = tile_columns(level);
+        let n_row_tiles = self.rows.len().div_ceil(TILE_ROWS);
+        let n_panels = self.columns.len().div_ceil(tile_columns);
+        let pack_a = !self.a.is_row_major();
+
+        let b_len = k * n_panels * tile_columns;
+        let a_len = if pack_a { k * n_row_tiles * TILE_ROWS } else { 0 };
+        let (packed_b, packed_a) = scratch.floats(b_len + a_len).split_at_mut(b_len);
+        let (to_b, to_a) = (Disjoint::new(packed_b), Disjoint::new(packed_a));
+        const ROW_TILES_PER_ITEM: usize = 8;
+        let n_a_items = if pack_a { n_row_tiles.div_ceil(ROW_TILES_PER_ITEM) } else { 0 };
+        for_each_item(n_panels + n_a_items, |item| {
+            if item < n_panels {
+                // SAFETY: an item writes only its own panel.
+                let panel = unsafe { to_b.part(item * k * tile_columns, k * tile_columns) };
+                pack_b_panel(level, self, item * tile_columns, panel);
+            } else {
+                let first = (item - n_panels) * ROW_TILES_PER_ITEM;
+                for row_tile in first..n_row_tiles.min(first + ROW_TILES_PER_ITEM) {
+                    // SAFETY: an item writes only its own rows.
+                    let to = unsafe { to_a.part(row_tile * k * TILE_ROWS, k * TILE_ROWS) };
+                    self.pack_a_rows(row_tile, to);
+                }
+            }
+        });
+
+        let (packed_b, packed_a) = (&*packed_b, &*packed_a);
+        let panels_per_block =
+            n_panels.div_ceil(n_panels.div_ceil((BLOCK_FLOATS / (k * tile_columns)).max(1)));
+        let n_blocks = n_panels.div_ceil(panels_per_block);
+        let row_tiles_per_item = TILES_PER_ITEM.div_ceil(panels_per_block);
+        let n_row_items = n_row_tiles.div_ceil(row_tiles_per_item);
+        // Rows change fastest, so a thread stays with a block of B while the rows of A pass.
+        for_each_item(n_blocks * n_row_items, |item| {
+            let (block, row_item) = (item / n_row_items, item % n_row_items);
+            let panels = block * panels_per_block..n_panels.min((block + 1) * panels_per_block);
+            let row_tiles =
+                row_item * row_tiles_per_item..n_row_tiles.min((row_item + 1) * row_tiles_per_item);
+            multiply_block(level, self, packed_a, packed_b, row_tiles, panels, c);
+        });
+    }
+
+    /// Six rows of a transposed A: `to[p · 6 + i]`.
+    fn pack_a_rows(&self, row_tile: usize, to: &mut [f32]) {
+        let first = self.rows.start + row_tile * TILE_ROWS;
+        let n_rows = TILE_ROWS.min(self.rows.end - first);
+        for (p, to) in self.depth.clone().zip(to.chunks_exact_mut(TILE_ROWS)) {
+            let start = first + p * self.a.col_stride;
+            if let Some(from) = self.a.data[start..].first_chunk::<TILE_ROWS>() {
+                // Rows past the tile's own are copied along and not used.
+                to.copy_from_slice(from);
+            } else {
+                to[..n_rows].copy_from_slice(&self.a.data[start..start + n_rows]);
+            }
+        }
+    }
+}
+
+fn tile_columns(level: SimdLevel) -> usize {
+    match level {
+        SimdLevel::Portable => 8,
+        SimdLevel::Avx2 => 16,
+        SimdLevel::Avx512 => 64,
+    }
+}
+
+/// Vectors that hold `width` floats.
+#[inline(always)]
+fn vectors_for<S: Simd>(width: usize) -> usize {
+    width.div_ceil(S::LANES)
+}
+
+simd_fn! {
+    /// A panel of B: its rows one after another, each as many whole vectors as the panel's columns need, filled up
+    /// with zeros.
+    fn pack_b_panel<S>(simd, region: &Region<'_>, first_column: usize, panel: &mut [f32]) {
+        let b = region.b;
+        let column = region.columns.start + first_column;
+        let width = S::TILE_COLUMNS.min(region.columns.end - column);
+        let padded = vectors_for::<S>(width) * S::LANES;
+        let k = region.depth.len();
+        if b.is_row_major() {
+            for (p, row) in region.depth.clone().zip(panel.chunks_exact_mut(padded)) {
+                let from = &b.data[p * b.row_stride + column..][..width];
+                row[..width].copy_from_slice(from);
+                row[width..].fill(0.0);
+            }
+        } else {
+            let whole_columns = width / S::LANES * S::LANES;
+            let whole_k = k / S::LANES * S::LANES;
+            let from = &b.data[column * b.col_stride + region.depth.start..];
+            for j in (0..whole_columns).step_by(S::LANES) {
+                let last = (j + S::LANES - 1) * b.col_stride + whole_k;
+                assert!(whole_k == 0 || (last <= from.len() && (whole_k - 1) * padded + j + S::LANES <= panel.len()));
+                for p in (0..whole_k).step_by(S::LANES) {
+                    // SAFETY: the block's last rows were checked on both sides.
+                    unsafe {
+                        let from = from.as_ptr().add(j * b.col_stride + p);
+                        simd.transpose(from, b.col_stride, panel.as_mut_ptr().add(p * padded + j), padded);
+                    }
+                }
+                for jj in j..j + S::LANES {
+                    for p in whole_k..k {
+                        panel[p * padded + jj] = from[jj * b.col_stride + p];
+                    }
+                }
+            }
+            for j in whole_columns..padded {
+                for p in 0..k {
+                    panel[p * padded + j] = if j < width { from[j * b.col_stride + p] } else { 0.0 };
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn multiply_block<S>(
+        simd, region: &Region<'_>, packed_a: &[f32], packed_b: &[f32], row_tiles: Range<usize>,
+        panels: Range<usize>, c: Disjoint<'_, f32>,
+    ) {
+        let k = region.depth.len();
+        let n = region.b.cols;
+        for row_tile in row_tiles {
+            let row = region.rows.start + row_tile * TILE_ROWS;
+            let n_rows = TILE_ROWS.min(region.rows.end - row);
+            let (a, a_row, a_step) = if packed_a.is_empty() {
+                (region.a.pointer(row, region.depth.start), region.a.row_stride, 1)
+            } else {
+                (packed_a[row_tile * k * TILE_ROWS..].as_ptr(), 1, TILE_ROWS)
+            };
+            for panel in panels.clone() {
+                let column = region.columns.start + panel * S::TILE_COLUMNS;
+                let width = S::TILE_COLUMNS.min(region.columns.end - column);
+                let vectors = vectors_for::<S>(width);
+                let b = packed_b[panel * k * S::TILE_COLUMNS..].as_ptr();
+                let b_step = vectors * S::LANES;
+                if width == b_step {
+                    // SAFETY: the tile lies inside C, and no other item touches it.
+                    let to = unsafe { c.pointer(row * n + column, (n_rows - 1) * n + width) };
+                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: to, c_row: n, write: region.write };
+                    // SAFETY: A has these rows, the panel k rows of whole vectors, C the tile.
+                    unsafe { simd.tile(n_rows, vectors, &tile) };
+                } else {
+                    let mut sums = [0.0; TILE_ROWS * MAX_TILE_COLUMNS];
+                    let write = Write::Overwrite;
+                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: sums.as_mut_ptr(), c_row: b_step, write };
+                    // SAFETY: as above, and the sums have room for a full tile.
+                    unsafe { simd.tile(n_rows, vectors, &tile) };
+                    for (i, sums) in sums.chunks_exact(b_step).take(n_rows).enumerate() {
+                        // SAFETY: inside the tile, which no other item touches.
+                        let to = unsafe { c.part((row + i) * n + column, width) };
+                        write_row(region.write, sums, to);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn write_row(write: Write, sums: &[f32], to: &mut [f32]) {
+    for (to, &sum) in to.iter_mut().zip(sums) {
+        *to = match write {
+            Write::Overwrite => sum,
+            Write::Add => *to + sum,
+        };
+    }
+}
+
+/// `a` stored by rows, `b` transposed: each element is the dot product of two contiguous rows.
+fn matmul_by_dot_products(level: SimdLevel, a: MatrixRef, b: MatrixRef, c: Disjoint<f32>, write: Write) {
+    const COLUMNS_PER_ITEM: usize = 32;
+    let work = |item: usize| {
+        let start = item * COLUMNS_PER_ITEM;
+        dot_product_columns(level, a, b, start..b.cols.min(start + COLUMNS_PER_ITEM), c, write);
     };
-    let c = Disjoint::new(c);
-    for_each_item(a.rows, |i| {
-        // SAFETY: an item writes only its own row.
-        let row = unsafe { c.part(i * n, n) };
-        if write == Write::Overwrite {
-            row.fill(0.0);
+    let n_items = b.cols.div_ceil(COLUMNS_PER_ITEM);
+    if a.rows * b.cols * a.cols <= 4 * ELEMENTS_PER_ITEM {
+        (0..n_items).for_each(work);
+    } else {
+        for_each_item(n_items, work);
+    }
+}
+
+simd_fn! {
+    fn dot_product_columns<S>(
+        simd, a: MatrixRef<'_>, b: MatrixRef<'_>, columns: Range<usize>, c: Disjoint<'_, f32>, write: Write,
+    ) {
+        let (k, n) = (a.cols, b.cols);
+        for column in columns.clone().step_by(DOT_COLUMNS) {
+            let width = DOT_COLUMNS.min(columns.end - column);
+            // Where fewer than four columns are left, the last one is read again in place of the missing.
+            let b_row = if width == DOT_COLUMNS { b.col_stride } else { 0 };
+            for row in (0..a.rows).step_by(S::DOT_ROWS) {
+                let n_rows = S::DOT_ROWS.min(a.rows - row);
+                let a_rows = (a.pointer(row, 0), a.row_stride);
+                let mut out = [[0.0; DOT_COLUMNS]; TILE_ROWS];
+                if width == DOT_COLUMNS {
+                    // SAFETY: these rows of A and columns of B exist, each k floats in one piece.
+                    unsafe { simd.dots(n_rows, k, a_rows, (b.pointer(0, column), b_row), &mut out) };
+                } else {
+                    for j in 0..width {
+                        let mut one = [[0.0; DOT_COLUMNS]; TILE_ROWS];
+                        // SAFETY: as above; a stride of 0 reads one column four times.
+                        unsafe { simd.dots(n_rows, k, a_rows, (b.pointer(0, column + j), b_row), &mut one) };
+                        out.iter_mut().zip(&one).for_each(|(out, one)| out[j] = one[j]);
+                    }
+                }
+                for (i, out) in out.iter().take(n_rows).enumerate() {
+                    // SAFETY: an item writes only its own columns.
+                    let to = unsafe { c.part((row + i) * n + column, width) };
+                    write_row(write, out, to);
+                }
+            }
         }
-        for p in 0..k {
-            let scale = a.data[i * a.row_stride + p * a.col_stride];
-            axpy_row(level, scale, &b_rows[p * n..(p + 1) * n], row);
-        }
-    });
+    }
 }
 
 /// Adds `bias` to every row of `rows: [_, bias.len()]`. Panics when the length does not fit.
 pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
     assert!(!bias.is_empty() && rows.len() % bias.len() == 0, "add_bias: rows is [rows, bias]");
-    rows.chunks_exact_mut(bias.len()).for_each(|row| add_assign(row, bias));
+    let rows_per_item = (ELEMENTS_PER_ITEM / bias.len()).max(1);
+    if rows.len() <= ELEMENTS_PER_ITEM {
+        return rows.chunks_exact_mut(bias.len()).for_each(|row| add_assign(row, bias));
+    }
+    rows.par_chunks_mut(rows_per_item * bias.len())
+        .for_each(|rows| rows.chunks_exact_mut(bias.len()).for_each(|row| add_assign(row, bias)));
 }
 
-/// Adds the column sums of `d_rows: [_, d_bias.len()]` to `d_bias`, rows in order. Panics when the length does not
-/// fit.
+/// Adds the column sums of `d_rows: [_, d_bias.len()]` to `d_bias`.
+///
+/// Each column is summed in the order of the rows; threads share the columns. Panics when the length does not fit.
 pub fn bias_backward(d_rows: &[f32], d_bias: &mut [f32]) {
-    assert!(!d_bias.is_empty() && d_rows.len() % d_bias.len() == 0, "bias_backward: d_rows is [rows, bias]");
-    d_rows.chunks_exact(d_bias.len()).for_each(|row| add_assign(d_bias, row));
+    const COLUMNS: usize = 128;
+    let width = d_bias.len();
+    assert!(width > 0 && d_rows.len() % width == 0, "bias_backward: d_rows is [rows, bias]");
+    let d_bias = Disjoint::new(d_bias);
+    let add_columns = |block: usize| {
+        let start = block * COLUMNS;
+        let n_columns = COLUMNS.min(width - start);
+        let mut sums = [0.0; COLUMNS];
+        for row in d_rows.chunks_exact(width) {
+            sums.iter_mut().zip(&row[start..start + n_columns]).for_each(|(sum, x)| *sum += x);
+        }
+        // SAFETY: an item writes only its own block of columns.
+        let to = unsafe { d_bias.part(start, n_columns) };
+        to.iter_mut().zip(&sums).for_each(|(to, sum)| *to += sum);
+    };
+    let n_blocks = width.div_ceil(COLUMNS);
+    if d_rows.len() <= ELEMENTS_PER_ITEM {
+        (0..n_blocks).for_each(add_columns);
+    } else {
+        for_each_item(n_blocks, add_columns);
+    }
 }

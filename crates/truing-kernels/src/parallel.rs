@@ -35,12 +35,19 @@ pub(crate) fn for_each_item(n_items: usize, work: impl Fn(usize) + Sync) {
 pub(crate) const ELEMENTS_PER_ITEM: usize = 16 * 1024;
 
 /// A slice that several items write, each its own part.
-#[derive(Clone, Copy)]
 pub(crate) struct Disjoint<'a, T> {
     start: *mut T,
     len: usize,
     slice: PhantomData<&'a mut [T]>,
 }
+
+impl<T> Clone for Disjoint<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Disjoint<'_, T> {}
 
 // SAFETY: it is a `&mut [T]` handed out in parts that the callers of `part` keep apart.
 unsafe impl<T: Send> Send for Disjoint<'_, T> {}
@@ -62,5 +69,17 @@ impl<'a, T> Disjoint<'a, T> {
         assert!(offset <= self.len && len <= self.len - offset);
         // SAFETY: inside the slice, and the caller keeps the parts apart.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), len) }
+    }
+
+    /// Where `len` elements from `offset` begin, for kernels that write between what others write; panics past the
+    /// end.
+    ///
+    /// # Safety
+    /// No two threads may touch one element through such pointers or parts at once.
+    #[inline(always)]
+    pub(crate) unsafe fn pointer(&self, offset: usize, len: usize) -> *mut T {
+        assert!(offset <= self.len && len <= self.len - offset);
+        // SAFETY: inside the slice.
+        unsafe { self.start.add(offset) }
     }
 }

@@ -123,6 +123,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `a · 2^n`, `n` a whole number in -160..=160.
     fn scale_by_power_of_two(self, a: Self::V, n: Self::V) -> Self::V;
 
+    /// Transposes a `LANES` x `LANES` block: `to[j · to_stride + i] = from[i · from_stride + j]`.
+    ///
+    /// # Safety
+    /// `LANES` floats must be readable at each of the `LANES` rows of `from`, and writable at those of `to`.
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+
     /// Reads the first `LANES` floats of `from`; panics when it is shorter.
     #[inline(always)]
     fn load(self, from: &[f32]) -> Self::V {
@@ -175,16 +181,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
             }
         }
         lanes[0]
-    }
-
-    /// The largest lane, NaN when any lane is.
-    #[inline(always)]
-    fn largest(self, v: Self::V) -> f32 {
-        let mut lanes = [0.0; MAX_LANES];
-        self.store(&mut lanes, v);
-        lanes[..Self::LANES]
-            .iter()
-            .fold(f32::NEG_INFINITY, |best, &x| if x > best || x.is_nan() { x } else { best })
     }
 
     /// `e^x`, within 2 units in the last place; 0 below -104, infinity above 88.73, NaN stays NaN.
@@ -283,6 +279,15 @@ impl Simd for Portable {
             a[i] * power(half) * power(n - half)
         })
     }
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..4 {
+            for j in 0..4 {
+                // SAFETY: inside the two blocks, which the caller vouches for.
+                unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -369,6 +374,31 @@ mod x86 {
                 _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second))
             };
         }
+        #[inline(always)]
+        unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe {
+                let mut quads = [_mm256_setzero_ps(); 8];
+                for group in 0..2 {
+                    let row = |i: usize| _mm256_loadu_ps(from.add((4 * group + i) * from_stride));
+                    let (low01, high01) =
+                        (_mm256_unpacklo_ps(row(0), row(1)), _mm256_unpackhi_ps(row(0), row(1)));
+                    let (low23, high23) =
+                        (_mm256_unpacklo_ps(row(2), row(3)), _mm256_unpackhi_ps(row(2), row(3)));
+                    // quads[4 group + c], 128-bit lane l: column 4 l + c of the four rows.
+                    quads[4 * group] = _mm256_shuffle_ps::<0x44>(low01, low23);
+                    quads[4 * group + 1] = _mm256_shuffle_ps::<0xee>(low01, low23);
+                    quads[4 * group + 2] = _mm256_shuffle_ps::<0x44>(high01, high23);
+                    quads[4 * group + 3] = _mm256_shuffle_ps::<0xee>(high01, high23);
+                }
+                for c in 0..4 {
+                    let first = _mm256_permute2f128_ps::<0x20>(quads[c], quads[4 + c]);
+                    let second = _mm256_permute2f128_ps::<0x31>(quads[c], quads[4 + c]);
+                    _mm256_storeu_ps(to.add(c * to_stride), first);
+                    _mm256_storeu_ps(to.add((4 + c) * to_stride), second);
+                }
+            }
+        }
     }
 
     impl Simd for Avx512 {
@@ -403,6 +433,41 @@ mod x86 {
             fn scale_by_power_of_two(a, n) = _mm512_scalef_ps(a, n);
         }
         #[inline(always)]
+        unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe {
+                let mut quads = [_mm512_setzero_ps(); 16];
+                for group in 0..4 {
+                    let row = |i: usize| _mm512_loadu_ps(from.add((4 * group + i) * from_stride));
+                    let (low01, high01) =
+                        (_mm512_unpacklo_ps(row(0), row(1)), _mm512_unpackhi_ps(row(0), row(1)));
+                    let (low23, high23) =
+                        (_mm512_unpacklo_ps(row(2), row(3)), _mm512_unpackhi_ps(row(2), row(3)));
+                    // quads[4 group + c], 128-bit lane l: column 4 l + c of the four rows.
+                    quads[4 * group] = _mm512_shuffle_ps::<0x44>(low01, low23);
+                    quads[4 * group + 1] = _mm512_shuffle_ps::<0xee>(low01, low23);
+                    quads[4 * group + 2] = _mm512_shuffle_ps::<0x44>(high01, high23);
+                    quads[4 * group + 3] = _mm512_shuffle_ps::<0xee>(high01, high23);
+                }
+                for c in 0..4 {
+                    let (q0, q1, q2, q3) = (quads[c], quads[4 + c], quads[8 + c], quads[12 + c]);
+                    let (even01, odd01) =
+                        (_mm512_shuffle_f32x4::<0x88>(q0, q1), _mm512_shuffle_f32x4::<0xdd>(q0, q1));
+                    let (even23, odd23) =
+                        (_mm512_shuffle_f32x4::<0x88>(q2, q3), _mm512_shuffle_f32x4::<0xdd>(q2, q3));
+                    let columns = [
+                        _mm512_shuffle_f32x4::<0x88>(even01, even23),
+                        _mm512_shuffle_f32x4::<0x88>(odd01, odd23),
+                        _mm512_shuffle_f32x4::<0xdd>(even01, even23),
+                        _mm512_shuffle_f32x4::<0xdd>(odd01, odd23),
+                    ];
+                    for (lane, column) in columns.into_iter().enumerate() {
+                        _mm512_storeu_ps(to.add((4 * lane + c) * to_stride), column);
+                    }
+                }
+            }
+        }
+        #[inline(always)]
         fn sum(self, v: __m512) -> f32 {
             // SAFETY: `self` proves that the machine has the instructions.
             unsafe { _mm512_reduce_add_ps(v) }
@@ -421,7 +486,7 @@ macro_rules! simd_fn {
         #[allow(unsafe_code, reason = "calls the body compiled for a level that was detected")]
         $vis fn $name(level: $crate::simd::SimdLevel $(, $arg: $ty)*) $(-> $ret)? {
             #[inline(always)]
-            fn generic<$S: $crate::simd::Simd>($simd: $S $(, $arg: $ty)*) $(-> $ret)? $body
+            fn generic<$S: $crate::micro_kernel::MicroKernel>($simd: $S $(, $arg: $ty)*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,avx512f")]
@@ -478,6 +543,29 @@ mod tests {
             exp_all(level, &special, &mut out);
             assert!(out[0].is_nan());
             assert_eq!(out[1..], [f32::INFINITY, 0.0, f32::INFINITY, 0.0], "{level}");
+        }
+    }
+
+    simd_fn! {
+        fn transpose_block<S>(simd, from: &[f32], to: &mut [f32]) -> usize {
+            assert!(from.len() >= 16 * 20 && to.len() >= 16 * 17);
+            // SAFETY: at most 16 rows of 16, in strides of 20 and 17.
+            unsafe { simd.transpose(from.as_ptr(), 20, to.as_mut_ptr(), 17) };
+            S::LANES
+        }
+    }
+
+    #[test]
+    fn small_blocks_are_transposed() {
+        let from: Vec<f32> = (0..320).map(|i| i as f32).collect();
+        for level in SimdLevel::ALL.into_iter().filter(|level| level.is_available()) {
+            let mut to = vec![0.0; 16 * 17];
+            let lanes = transpose_block(level, &from, &mut to);
+            for i in 0..lanes {
+                for j in 0..lanes {
+                    assert_eq!(to[j * 17 + i], from[i * 20 + j], "{level}: ({i}, {j})");
+                }
+            }
         }
     }
 
