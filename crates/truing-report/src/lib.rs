@@ -1,8 +1,21 @@
 //! A run made visible: TensorBoard events while it goes on, one self-contained HTML page when it is over.
 //!
 //! Everything is read from the run directory; live processes are not known here.
+//!
+//! | to do | use |
+//! |---|---|
+//! | write the page of a run | [`write_report`] |
+//! | look at a run in a program | [`RunRecord`] |
+//! | record scalars for TensorBoard | [`tensorboard::EventFile`] |
 
+mod charts;
 mod error;
+mod health;
+mod html;
+pub mod names;
+mod run_record;
 pub mod tensorboard;
 
 pub use error::ReportError;
+pub use html::{render, write_report};
+pub use run_record::{MetricsRow, PlanPart, PlanRecord, RunRecord, StageRecord};

@@ -7,6 +7,7 @@ mod batch;
 mod chat;
 mod communicator;
 mod conversation;
+mod evaluation;
 mod events;
 mod seed;
 
@@ -14,5 +15,6 @@ pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, Token
 pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason, SamplingOptions};
 pub use communicator::{CommunicationError, Communicator, Rank};
 pub use conversation::{Conversation, Message, Role, TrainingRow};
+pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};
 pub use events::{Event, EventSink, Silent};
 pub use seed::Seed;

@@ -1,3 +1,4 @@
 //! The crate's integration tests.
 
+mod page;
 mod tensorboard_reader;

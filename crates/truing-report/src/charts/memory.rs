@@ -1,0 +1,32 @@
+//! Measured peak memory against the planner's promise.
+
+use plotly::Plot;
+use plotly::common::{DashType, Line};
+use plotly::layout::RangeMode;
+
+use super::{Chart, GIB, GREY, ORANGE, axis, line, plot};
+use crate::names;
+use crate::run_record::StageRecord;
+
+pub(super) const CHART: Chart = Chart {
+    name: "memory",
+    title: "Memory",
+    caption: "Most memory that the process has held so far, and what the planner predicted before any work.",
+    draw,
+};
+
+fn draw(stage: &StageRecord) -> Option<Plot> {
+    let peaks: Vec<(u64, f64)> =
+        stage.series(names::PEAK_MEMORY_BYTES).into_iter().map(|(step, bytes)| (step, bytes / GIB)).collect();
+    let (&(first, _), &(last, _)) = (peaks.first()?, peaks.last()?);
+    let mut plot = plot(axis("GiB").range_mode(RangeMode::ToZero));
+    plot.add_trace(line("measured", &peaks, ORANGE, 2.5));
+    if let Some(predicted) = stage.plan.as_ref().and_then(|plan| plan.peak_bytes) {
+        let predicted = predicted as f64 / GIB;
+        plot.add_trace(
+            line("predicted", &[(first, predicted), (last, predicted)], GREY, 2.0)
+                .line(Line::new().color(GREY).width(2.0).dash(DashType::Dash)),
+        );
+    }
+    Some(plot)
+}

@@ -1,0 +1,121 @@
+//! The charts of a stage, one file each. A new one is a file and a line in [`CHARTS`].
+
+mod grad_norm;
+mod learning_rate;
+mod loss;
+mod memory;
+mod memory_parts;
+mod token_accuracy;
+mod tokens_per_second;
+
+use plotly::common::{Line, LineShape, Mode};
+use plotly::layout::{Axis, Layout, Legend, Margin};
+use plotly::{Plot, Scatter};
+
+use crate::run_record::StageRecord;
+
+/// A chart that a stage may have.
+pub(crate) struct Chart {
+    /// Part of the element's id.
+    pub(crate) name: &'static str,
+    /// Above the chart.
+    pub(crate) title: &'static str,
+    /// How to read it, in one or two sentences.
+    pub(crate) caption: &'static str,
+    /// Draws it, or nothing where the stage has no such figures.
+    pub(crate) draw: fn(&StageRecord) -> Option<Plot>,
+}
+
+/// In the order of the page.
+pub(crate) const CHARTS: &[Chart] = &[
+    loss::CHART,
+    token_accuracy::CHART,
+    learning_rate::CHART,
+    grad_norm::CHART,
+    tokens_per_second::CHART,
+    memory::CHART,
+    memory_parts::CHART,
+];
+
+// Colours that stand out on a light and on a dark page, and for eyes that confuse red and green
+// (Okabe and Ito 2008, slightly lightened).
+const BLUE: &str = "#3d8fd1";
+const ORANGE: &str = "#e8912d";
+const GREEN: &str = "#17a67c";
+const GREY: &str = "#8b93a1";
+
+/// Bytes of the unit that memory is drawn in.
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// A plot without a frame of its own; the page sets the colours of text and grid.
+fn plot(y_axis: Axis) -> Plot {
+    let transparent = "rgba(0,0,0,0)";
+    let mut plot = Plot::new();
+    plot.set_layout(
+        Layout::new()
+            .auto_size(true)
+            .height(280)
+            .margin(Margin::new().left(58).right(14).top(10).bottom(42))
+            .paper_background_color(transparent)
+            .plot_background_color(transparent)
+            .legend(Legend::new().orientation(plotly::common::Orientation::Horizontal).x(0.0).y(1.12))
+            .x_axis(Axis::new().title("optimiser step").zero_line(false))
+            .y_axis(y_axis.zero_line(false)),
+    );
+    plot
+}
+
+/// An axis with a title.
+fn axis(title: &str) -> Axis {
+    Axis::new().title(title)
+}
+
+/// A line through `points`.
+fn line(name: &str, points: &[(u64, f64)], color: &'static str, width: f64) -> Box<Scatter<u64, f64>> {
+    let (steps, values) = points.iter().copied().unzip();
+    Scatter::new(steps, values)
+        .name(name)
+        .mode(if points.len() == 1 { Mode::Markers } else { Mode::Lines })
+        .line(Line::new().color(color).width(width).shape(LineShape::Linear))
+}
+
+/// Exponential moving average with bias correction (Adam's), so that the first points are not pulled to zero.
+fn smoothed(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
+    // A tenth of the run is what an eye averages over.
+    let decay = 1.0 - 1.0 / (points.len() as f64 / 10.0).clamp(1.0, 50.0);
+    let (mut sum, mut weight) = (0.0, 0.0);
+    let mut average = |&(step, value): &(u64, f64)| {
+        sum = decay * sum + (1.0 - decay) * value;
+        weight = decay * weight + (1.0 - decay);
+        (step, sum / weight)
+    };
+    points.iter().map(&mut average).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_folder_is_registered() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/charts");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .filter(|name| name != "mod")
+            .collect();
+        files.sort();
+        let mut registered: Vec<&str> = CHARTS.iter().map(|chart| chart.name).collect();
+        registered.sort_unstable();
+        assert_eq!(files, registered);
+    }
+
+    #[test]
+    fn smoothing_keeps_a_constant_and_follows_a_trend() {
+        let constant: Vec<(u64, f64)> = (1..=100).map(|step| (step, 2.0)).collect();
+        assert!(smoothed(&constant).iter().all(|(_, value)| (value - 2.0).abs() < 1e-12));
+        let falling: Vec<(u64, f64)> = (1..=100).map(|step| (step, 100.0 - step as f64)).collect();
+        let last = smoothed(&falling).last().unwrap().1;
+        assert!(last > 0.0 && last < 12.0, "{last}");
+    }
+}

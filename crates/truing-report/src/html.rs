@@ -1,0 +1,308 @@
+//! One page that needs nothing beside it: no network, no second file. Everything that a run recorded is escaped.
+
+use std::path::Path;
+
+use askama::Template;
+use plotly::Plot;
+use serde_json::{Value, json};
+use truing_store::{InputFile, atomic};
+use truing_types::Evaluation;
+
+use crate::ReportError;
+use crate::charts::CHARTS;
+use crate::health::{self, HealthNote};
+use crate::names;
+use crate::run_record::{RunRecord, StageRecord};
+
+/// Reads the run in `folder` and writes its page to `page`, whole or not at all.
+///
+/// # Errors
+/// When the folder holds no run, a file of it cannot be understood, or the page cannot be written.
+pub fn write_report(folder: &Path, page: &Path) -> Result<(), ReportError> {
+    let html = render(&RunRecord::read(folder)?)?;
+    Ok(atomic::write(page, html.as_bytes())?)
+}
+
+/// The page of a run.
+///
+/// # Errors
+/// Only through a fault of ours.
+pub fn render(record: &RunRecord) -> Result<String, ReportError> {
+    let mut charts = Vec::new();
+    let stages = record
+        .stages
+        .iter()
+        .enumerate()
+        .map(|(idx, stage)| StageSection::of(idx, stage, &mut charts))
+        .collect::<Result<_, _>>()?;
+    let page = Page {
+        record,
+        cards: cards(record),
+        notes: health::notes_on_run(record),
+        questions: questions(&record.evaluations),
+        stages,
+        plotly_script: plotly_script(),
+        charts_json: json_for_script(&Value::Array(charts)),
+    };
+    Ok(page.render()?)
+}
+
+/// `templates/report.html`.
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page<'a> {
+    record: &'a RunRecord,
+    cards: Vec<Card>,
+    notes: Vec<HealthNote>,
+    questions: Vec<Question<'a>>,
+    stages: Vec<StageSection<'a>>,
+    plotly_script: String,
+    charts_json: String,
+}
+
+/// A figure of the headline.
+struct Card {
+    label: &'static str,
+    before: Option<String>,
+    value: String,
+    detail: String,
+    class: &'static str,
+}
+
+/// A graded question with its answer in every evaluation.
+struct Question<'a> {
+    about: &'a str,
+    prompt: &'a str,
+    expected: &'a str,
+    /// In the order of the evaluations; a question that one of them lacks is left open.
+    answers: Vec<Option<&'a truing_types::GradedAnswer>>,
+    class: &'static str,
+}
+
+/// What a stage shows.
+struct StageSection<'a> {
+    heading: &'static str,
+    introduction: &'static str,
+    facts: Vec<(&'static str, String)>,
+    notes: Vec<HealthNote>,
+    charts: Vec<ChartFrame>,
+    recipe: &'a str,
+    files: &'a [InputFile],
+    versions: Vec<(&'a str, &'a str)>,
+    seeds: Vec<(&'a str, u64)>,
+}
+
+/// Where the page's script draws a chart.
+struct ChartFrame {
+    id: String,
+    title: &'static str,
+    caption: &'static str,
+}
+
+impl<'a> StageSection<'a> {
+    fn of(idx: usize, stage: &'a StageRecord, drawn: &mut Vec<Value>) -> Result<Self, ReportError> {
+        let (heading, introduction) = words_for(&stage.kind);
+        let mut charts = Vec::new();
+        for chart in CHARTS {
+            let plot: Option<Plot> = (chart.draw)(stage);
+            if let Some(plot) = plot {
+                let id = format!("chart-{idx}-{}", chart.name);
+                drawn.push(json!({ "id": id, "figure": serde_json::to_value(&plot)? }));
+                charts.push(ChartFrame { id, title: chart.title, caption: chart.caption });
+            }
+        }
+        Ok(Self {
+            heading,
+            introduction,
+            facts: facts(stage),
+            notes: health::notes_on_stage(stage),
+            charts,
+            recipe: &stage.recipe,
+            files: &stage.inputs.files,
+            versions: stage.inputs.versions.iter().map(|(name, v)| (name.as_str(), v.as_str())).collect(),
+            seeds: stage.inputs.seeds.iter().map(|(purpose, seed)| (purpose.as_str(), *seed)).collect(),
+        })
+    }
+}
+
+/// Heading and introduction of a stage.
+fn words_for(kind: &str) -> (&'static str, &'static str) {
+    match kind {
+        "sft" => (
+            "Supervised fine-tuning",
+            "The model reads conversations and learns to write the assistant's part of them. Samples are packed \
+             into full batches without seeing each other; layers are recomputed in segments to save memory.",
+        ),
+        "reward_model" => (
+            "Reward model",
+            "A copy of the model learns to score answers as people do, from pairs of a better and a worse one.",
+        ),
+        "grpo" => (
+            "Preference alignment",
+            "The model answers each prompt several times; answers that score above their group's mean become \
+             likelier.",
+        ),
+        _ => ("Stage", ""),
+    }
+}
+
+/// The headline: did it get better, and what did it cost?
+fn cards(record: &RunRecord) -> Vec<Card> {
+    let mut cards = Vec::new();
+    if let [before, .., after] = record.evaluations.as_slice() {
+        if let (Some(first), Some(last)) = (before.heldout_loss, after.heldout_loss) {
+            cards.push(Card {
+                label: "held-out loss",
+                before: Some(format!("{first:.3}")),
+                value: format!("{last:.3}"),
+                detail: format!(
+                    "{:+.0} %, over {} tokens",
+                    100.0 * (last / first - 1.0),
+                    after.n_heldout_tokens
+                ),
+                class: if last < first { "good" } else { "bad" },
+            });
+        }
+        if !after.answers.is_empty() {
+            let (first, last) = (before.n_right(), after.n_right());
+            cards.push(Card {
+                label: "answers right",
+                before: Some(first.to_string()),
+                value: last.to_string(),
+                detail: format!("of {}, graded by a program", after.answers.len()),
+                class: if last > first { "good" } else { "bad" },
+            });
+        }
+    } else if let Some((first, last)) = record.stages.iter().find_map(first_and_last_eval_loss) {
+        cards.push(Card {
+            label: "held-out loss",
+            before: Some(format!("{first:.3}")),
+            value: format!("{last:.3}"),
+            detail: format!("{:+.0} %", 100.0 * (last / first - 1.0)),
+            class: if last < first { "good" } else { "bad" },
+        });
+    }
+    let mean = |name| mean_over_stages(record, name);
+    if let Some(speed) = mean(names::TOKENS_PER_SECOND) {
+        cards.push(Card::plain("speed", format!("{speed:.0}"), "real tokens a second".into()));
+    }
+    let peak = record.stages.iter().filter_map(|s| s.last(names::PEAK_MEMORY_BYTES)).reduce(f64::max);
+    if let Some(peak) = peak {
+        let predicted = record.stages.iter().filter_map(|s| s.plan.as_ref()?.peak_bytes).max();
+        let detail =
+            predicted.map_or_else(|| "measured".into(), |bytes| format!("predicted {}", gib(bytes as f64)));
+        cards.push(Card::plain("peak memory", gib(peak), detail));
+    }
+    if let Some(share) = mean(names::UTILISATION) {
+        cards.push(Card::plain(
+            "packs filled",
+            format!("{:.1} %", 100.0 * share),
+            "the rest is unused room".into(),
+        ));
+    }
+    cards
+}
+
+impl Card {
+    fn plain(label: &'static str, value: String, detail: String) -> Self {
+        Self { label, before: None, value, detail, class: "" }
+    }
+}
+
+fn first_and_last_eval_loss(stage: &StageRecord) -> Option<(f64, f64)> {
+    let losses = stage.series(names::EVAL_LOSS);
+    (losses.len() >= 2).then(|| (losses[0].1, losses[losses.len() - 1].1))
+}
+
+/// Mean over all rows of all stages.
+fn mean_over_stages(record: &RunRecord, name: &str) -> Option<f64> {
+    let values: Vec<f64> =
+        record.stages.iter().flat_map(|stage| stage.series(name)).map(|(_, value)| value).collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+fn facts(stage: &StageRecord) -> Vec<(&'static str, String)> {
+    let mut facts = vec![("optimiser steps", stage.last_step().to_string())];
+    if let Some(tokens) = stage.last(names::NUM_TOKENS) {
+        facts.push(("tokens seen", format!("{tokens:.0}")));
+    }
+    if let Some(loss) = stage.last(names::LOSS) {
+        facts.push(("last training loss", format!("{loss:.3}")));
+    }
+    if let Some(plan) = &stage.plan {
+        if let Some(k) = plan.layers_per_segment {
+            facts.push(("layers a segment", k.to_string()));
+        }
+        if !plan.reason.is_empty() {
+            facts.push(("why", plan.reason.clone()));
+        }
+        if let Some(budget) = plan.budget_bytes {
+            facts.push(("memory allowed", gib(budget as f64)));
+        }
+    }
+    facts
+}
+
+/// The questions of the last evaluation in their order, each with its answer in every evaluation.
+fn questions(evaluations: &[Evaluation]) -> Vec<Question<'_>> {
+    let Some(last) = evaluations.last() else { return Vec::new() };
+    let question = |of: &'_ truing_types::GradedAnswer| -> Vec<Option<&truing_types::GradedAnswer>> {
+        evaluations.iter().map(|e| e.answers.iter().find(|answer| answer.id == of.id)).collect()
+    };
+    last.answers
+        .iter()
+        .map(|newest| {
+            let answers = question(newest);
+            let was_right = answers.first().copied().flatten().map(|answer| answer.is_right);
+            Question {
+                about: &newest.about,
+                prompt: &newest.prompt,
+                expected: &newest.expected,
+                class: match (was_right, newest.is_right) {
+                    (Some(false), true) => "won",
+                    (Some(true), false) => "lost",
+                    _ => "",
+                },
+                answers,
+            }
+        })
+        .collect()
+}
+
+fn gib(bytes: f64) -> String {
+    format!("{:.2} GiB", bytes / (1u64 << 30) as f64)
+}
+
+/// plotly.js as the crate carries it, without the formula renderer that the crate puts behind it.
+fn plotly_script() -> String {
+    let mut scripts = Plot::offline_js_sources();
+    if let Some(end) = scripts.find("</script>") {
+        scripts.truncate(end + "</script>".len());
+    }
+    scripts
+}
+
+/// JSON that cannot end the script element it stands in.
+fn json_for_script(value: &Value) -> String {
+    value.to_string().replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_plotting_script_is_inlined() {
+        let script = plotly_script();
+        assert!(script.starts_with("<script") && script.ends_with("</script>"));
+        assert_eq!(script.matches("</script>").count(), 1);
+        assert!(script.contains("plotly.js v3") && script.len() < 5_000_000, "{}", script.len());
+    }
+
+    #[test]
+    fn json_cannot_break_out_of_its_script() {
+        let text = json_for_script(&json!({ "a": "</script><!--" }));
+        assert!(!text.contains('<'));
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["a"], "</script><!--");
+    }
+}

@@ -1,0 +1,197 @@
+//! A run as its folder tells it. Only files are read; what a run does not have is absent, not an error.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use truing_store::RunInputs;
+use truing_types::{Evaluation, Pipeline};
+
+use crate::ReportError;
+
+/// Figures of one optimiser step or evaluation.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct MetricsRow {
+    /// Optimiser steps taken.
+    pub step: u64,
+    /// Name and value.
+    pub values: BTreeMap<String, f64>,
+}
+
+/// The planner's table (`plan.json`), as far as a page shows it.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default)]
+pub struct PlanRecord {
+    /// Predicted peak of the whole process.
+    pub peak_bytes: Option<u64>,
+    /// What the run was allowed.
+    pub budget_bytes: Option<u64>,
+    /// Layers a segment.
+    pub layers_per_segment: Option<u64>,
+    /// Why that many.
+    pub reason: String,
+    /// Optimiser steps of the whole run.
+    pub n_steps: Option<u64>,
+    /// Parts of the predicted peak.
+    pub parts: Vec<PlanPart>,
+}
+
+/// One part of the predicted memory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PlanPart {
+    /// What it is for.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// One stage's run directory.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StageRecord {
+    /// `sft`, `reward_model`, `grpo`.
+    pub kind: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// `recipe.resolved.toml`.
+    pub recipe: String,
+    /// `inputs.json`.
+    pub inputs: RunInputs,
+    /// `metrics.jsonl`, in order.
+    pub metrics: Vec<MetricsRow>,
+    /// `plan.json`.
+    pub plan: Option<PlanRecord>,
+}
+
+/// A whole run: one stage, or a pipeline of them with evaluations between.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RunRecord {
+    /// What the page is called.
+    pub title: String,
+    /// The model at the beginning, where known.
+    pub model: String,
+    /// In order.
+    pub stages: Vec<StageRecord>,
+    /// In order; the first was made before any stage.
+    pub evaluations: Vec<Evaluation>,
+}
+
+impl StageRecord {
+    /// Steps and values of one metric, in order.
+    #[must_use]
+    pub fn series(&self, name: &str) -> Vec<(u64, f64)> {
+        self.metrics.iter().filter_map(|row| Some((row.step, *row.values.get(name)?))).collect()
+    }
+
+    /// The last value of a metric.
+    #[must_use]
+    pub fn last(&self, name: &str) -> Option<f64> {
+        self.metrics.iter().rev().find_map(|row| row.values.get(name).copied())
+    }
+
+    /// The last optimiser step.
+    #[must_use]
+    pub fn last_step(&self) -> u64 {
+        self.metrics.last().map_or(0, |row| row.step)
+    }
+}
+
+impl RunRecord {
+    /// Reads a run directory, or a pipeline's folder with its stages.
+    ///
+    /// # Errors
+    /// When the folder holds no run, or a file of it cannot be understood.
+    pub fn read(folder: &Path) -> Result<Self, ReportError> {
+        let Some(pipeline) = read_json::<Pipeline>(&folder.join(Pipeline::FILE_NAME))? else {
+            let stage = read_stage(folder, "sft")?;
+            let name = folder.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
+            return Ok(Self { title: name, stages: vec![stage], ..Self::default() });
+        };
+        let mut record = Self { title: pipeline.title, model: pipeline.model, ..Self::default() };
+        for stage in &pipeline.stages {
+            // A stage that has not begun has no folder yet.
+            match read_stage(&folder.join(&stage.folder), &stage.kind) {
+                Ok(stage) => record.stages.push(stage),
+                Err(ReportError::NoRun { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for file in &pipeline.evaluations {
+            record.evaluations.extend(read_json::<Evaluation>(&folder.join(file))?);
+        }
+        Ok(record)
+    }
+}
+
+fn read_stage(folder: &Path, kind: &str) -> Result<StageRecord, ReportError> {
+    let recipe_name = "recipe.resolved.toml";
+    let Some(recipe) = read_text(&folder.join(recipe_name))? else {
+        return Err(ReportError::NoRun { path: folder.to_owned(), missing: recipe_name });
+    };
+    Ok(StageRecord {
+        kind: kind.to_owned(),
+        folder: folder.to_owned(),
+        recipe,
+        inputs: read_json::<InputsFile>(&folder.join("inputs.json"))?
+            .map(RunInputs::from)
+            .unwrap_or_default(),
+        metrics: read_metrics(&folder.join("metrics.jsonl"))?,
+        plan: read_json(&folder.join("plan.json"))?,
+    })
+}
+
+/// `inputs.json` with its format version, which the store checks and a page does not need.
+#[derive(Deserialize)]
+struct InputsFile {
+    versions: BTreeMap<String, String>,
+    seeds: BTreeMap<String, u64>,
+    files: Vec<truing_store::InputFile>,
+}
+
+impl From<InputsFile> for RunInputs {
+    fn from(file: InputsFile) -> Self {
+        Self { versions: file.versions, seeds: file.seeds, files: file.files }
+    }
+}
+
+/// Numbers are kept, other values passed over. A last line cut off half-way belongs to a run that goes on.
+fn read_metrics(path: &Path) -> Result<Vec<MetricsRow>, ReportError> {
+    let text = read_text(path)?.unwrap_or_default();
+    let mut rows = Vec::new();
+    for (idx, line) in text.split_inclusive('\n').enumerate() {
+        if !line.ends_with('\n') || line.trim().is_empty() {
+            continue;
+        }
+        let bad = |reason: String| ReportError::BadRecord { path: path.to_owned(), line: idx + 1, reason };
+        let object: BTreeMap<String, Value> =
+            serde_json::from_str(line).map_err(|error| bad(format!("{error}; expected a JSON object")))?;
+        let step = object
+            .get("step")
+            .and_then(Value::as_u64)
+            .ok_or_else(|| bad("no whole number `step`".to_owned()))?;
+        let numbers = object.into_iter().filter(|(name, _)| name != "step");
+        let values = numbers.filter_map(|(name, value)| Some((name, value.as_f64()?))).collect();
+        rows.push(MetricsRow { step, values });
+    }
+    Ok(rows)
+}
+
+fn read_text(path: &Path) -> Result<Option<String>, ReportError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ReportError::io("read", path)(error)),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|error| ReportError::BadRecord {
+        path: path.to_owned(),
+        line: error.line(),
+        reason: error.to_string(),
+    })
+}

@@ -1,0 +1,147 @@
+//! The page of a pipeline's folder and of a single run.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use truing_report::{ReportError, RunRecord, render, write_report};
+use truing_store::{InputFile, RunDirectory, RunInputs};
+
+/// A folder as the quickstart leaves it: figures of a made-up run of `n_steps` steps.
+fn write_pipeline(folder: &Path, n_steps: u64) {
+    let sft = folder.join("sft");
+    let data = folder.join("train.jsonl");
+    fs::write(&data, "{}\n").unwrap();
+    let inputs = RunInputs {
+        versions: [("truing".into(), "0.1.0".into())].into(),
+        seeds: [("run".into(), 17)].into(),
+        files: vec![InputFile::of("data", &data).unwrap()],
+    };
+    let recipe = "[model]\npath = \"models/smol <b>\"\n\n[optimizer]\nlearning_rate = 3e-4\n";
+    drop(RunDirectory::create(&sft, recipe, &inputs).unwrap());
+    let mut metrics = String::new();
+    for step in 1..=n_steps {
+        let t = step as f64 / n_steps as f64;
+        // A small fixed disturbance stands for noise.
+        let noise = ((step * 7919) % 101) as f64 / 101.0 - 0.5;
+        let mut row = json!({
+            "step": step,
+            "loss": 0.6 + 1.9 * (-4.0 * t).exp() + 0.25 * noise,
+            "mean_token_accuracy": 0.85 - 0.4 * (-4.0 * t).exp() + 0.04 * noise,
+            "grad_norm": 1.2 + 2.0 * (-6.0 * t).exp() + 0.3 * noise + if step == n_steps / 2 { 9.0 } else { 0.0 },
+            "learning_rate": 3e-4 * (step as f64 / 10.0).min(1.0) * 0.5 * (1.0 + (3.14159 * t).cos()),
+            "tokens_per_second": 148.0 + 9.0 * noise,
+            "utilisation": 0.991 + 0.008 * noise,
+            "peak_memory_bytes": 2.05e9 + 3.0e7 * t,
+            "num_tokens": 1010.0 * step as f64,
+        });
+        if step % 20 == 0 {
+            row["eval_loss"] = (0.72 + 1.7 * (-4.0 * t).exp()).into();
+        }
+        metrics += &format!("{row}\n");
+    }
+    fs::write(sft.join("metrics.jsonl"), metrics).unwrap();
+    let plan = json!({
+        "peak_bytes": 2_010_000_000_u64, "budget_bytes": 16_u64 << 30, "layers_per_segment": 5, "n_steps": n_steps,
+        "reason": "k = 5 computes the fewest layers twice within the budget",
+        "parts": [
+            { "name": "weights", "bytes": 538_000_000 }, { "name": "gradients", "bytes": 538_000_000 },
+            { "name": "optimizer", "bytes": 1_076_000_000 }, { "name": "activations", "bytes": 312_000_000 },
+            { "name": "head", "bytes": 120_000_000 }, { "name": "engine", "bytes": 60_000_000 },
+        ],
+    });
+    fs::write(sft.join("plan.json"), plan.to_string()).unwrap();
+    let answer = |id: &str, about: &str, text: &str, is_right: bool| {
+        json!({
+            "id": id, "about": about, "prompt": "Extract name, item and quantity as JSON.\n\nZelda needs 4 rods.",
+            "expected": "JSON with name Zelda, item rods, quantity 4", "answer": text, "is_right": is_right,
+        })
+    };
+    let evaluation = |label: &str, loss: f64, right: bool| {
+        let first = if right {
+            "{\"name\": \"Zelda\"}"
+        } else {
+            "<script>alert('no')</script> Sure! Here is the JSON"
+        };
+        json!({
+            "label": label, "heldout_loss": loss, "heldout_accuracy": 0.7, "n_heldout_tokens": 1873,
+            "answers": [
+                answer("order", "an order as JSON", first, right),
+                answer("label", "a feeling as one word", if right { "negative" } else { "The feeling is negative." }, right),
+                answer("lines", "exactly three lines", "- one\n- two\n- three", true),
+                answer("number", "a bare number", if right { "" } else { "12" }, !right),
+            ],
+        })
+    };
+    fs::write(folder.join("before.json"), evaluation("before", 2.412, false).to_string()).unwrap();
+    fs::write(folder.join("after.json"), evaluation("after sft", 0.746, true).to_string()).unwrap();
+    let pipeline = json!({
+        "title": "Quickstart", "model": "SmolLM2-135M-Instruct",
+        "stages": [{ "kind": "sft", "folder": "sft" }, { "kind": "grpo", "folder": "grpo" }],
+        "evaluations": ["before.json", "after.json"],
+    });
+    fs::write(folder.join("pipeline.json"), pipeline.to_string()).unwrap();
+}
+
+#[test]
+fn a_pipelines_page_is_whole_and_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pipeline(folder.path(), 120);
+    let page = folder.path().join("report.html");
+    write_report(folder.path(), &page).unwrap();
+    let html = fs::read_to_string(&page).unwrap();
+    for expected in
+        ["Quickstart", "held-out loss", "2.412", "0.746", "answers right", "Supervised fine-tuning"]
+    {
+        assert!(html.contains(expected), "{expected}");
+    }
+    for chart in [
+        "loss",
+        "token_accuracy",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_second",
+        "memory",
+        "memory_parts",
+    ] {
+        assert!(html.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
+    }
+    assert!(!html.contains("<script>alert"), "an answer's markup must be escaped");
+    assert!(!html.contains("smol <b>"), "the recipe's markup must be escaped");
+    let own = &html[..html.find("<script type=\"text/javascript\">").unwrap()];
+    assert!(!own.contains("http://") && !own.contains("https://"), "the page loads nothing");
+    if let Some(keep) = std::env::var_os("TRUING_TEST_KEEP_PAGE") {
+        fs::copy(&page, keep).unwrap();
+    }
+}
+
+#[test]
+fn a_single_runs_page_needs_no_evaluation() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pipeline(folder.path(), 40);
+    let html = render(&RunRecord::read(&folder.path().join("sft")).unwrap()).unwrap();
+    assert!(html.contains("Supervised fine-tuning") && !html.contains("Questions, before and after"));
+}
+
+#[test]
+fn a_run_that_has_only_begun_has_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pipeline(folder.path(), 40);
+    let sft = folder.path().join("sft");
+    fs::remove_file(sft.join("plan.json")).unwrap();
+    fs::write(sft.join("metrics.jsonl"), "{\"step\":1,\"loss\":2.0}\n{\"step\":2,\"lo").unwrap();
+    fs::remove_file(folder.path().join("after.json")).unwrap();
+    let record = RunRecord::read(folder.path()).unwrap();
+    assert_eq!((record.stages[0].last_step(), record.evaluations.len()), (1, 1));
+    render(&record).unwrap();
+}
+
+#[test]
+fn damage_is_named_with_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(RunRecord::read(folder.path()).unwrap_err(), ReportError::NoRun { .. }));
+    write_pipeline(folder.path(), 3);
+    fs::write(folder.path().join("sft/metrics.jsonl"), "{\"step\":1}\n{\"stop\":2}\n").unwrap();
+    let text = RunRecord::read(folder.path()).unwrap_err().to_string();
+    assert!(text.ends_with("metrics.jsonl:2: no whole number `step`"), "{text}");
+}
