@@ -1,0 +1,211 @@
+//! The innermost product: a tile of C held in registers while k runs.
+//!
+//! A tile is up to [`TILE_ROWS`] rows by `TILE_VECTORS` vectors: 6 x 64 in 24 of AVX-512's 32 registers, 6 x 16 in 12
+//! of AVX2's 16. A step of k loads a row of B (4 vectors), broadcasts 6 elements of A and makes 24 fused
+//! multiply-adds. Every element of C is one chain of additions in the order of k, whatever the tile.
+
+#![allow(unsafe_code, reason = "raw pointers into blocks whose bounds the callers keep")]
+
+use crate::matmul::Write;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
+use crate::simd::{Portable, Simd};
+
+/// Rows of a full tile.
+pub(crate) const TILE_ROWS: usize = 6;
+
+/// Columns of a full tile at the widest level.
+pub(crate) const MAX_TILE_COLUMNS: usize = 64;
+
+/// `C[i, j] = or += Σ_p A[i, p] B[p, j]` for a tile; all strides in floats.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    /// Terms of the sum.
+    pub(crate) k: usize,
+    /// Element (i, p) of A stands at `a + i · a_row + p · a_step`.
+    pub(crate) a: *const f32,
+    pub(crate) a_row: usize,
+    pub(crate) a_step: usize,
+    /// Row p of B stands at `b + p · b_step`.
+    pub(crate) b: *const f32,
+    pub(crate) b_step: usize,
+    /// Row i of C stands at `c + i · c_row`.
+    pub(crate) c: *mut f32,
+    pub(crate) c_row: usize,
+    pub(crate) write: Write,
+}
+
+#[inline(always)]
+unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, t: &Tile) {
+    let Tile { k, a, a_row, a_step, b, b_step, c, c_row, write } = *t;
+    let mut sums = [[simd.splat(0.0); VECTORS]; ROWS];
+    // SAFETY: the caller vouches for ROWS rows of A, k rows of VECTORS vectors of B, and ROWS such rows of C.
+    unsafe {
+        let mut a_column = a;
+        let mut b_row = b;
+        for _ in 0..k {
+            let mut b_vectors = [simd.splat(0.0); VECTORS];
+            for (v, vector) in b_vectors.iter_mut().enumerate() {
+                *vector = simd.load_ptr(b_row.add(v * S::LANES));
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = simd.splat(*a_column.add(i * a_row));
+                for (sum, vector) in sums.iter_mut().zip(b_vectors) {
+                    *sum = simd.fma(x, vector, *sum);
+                }
+            }
+            // The last step would leave the block, by less than a row; the pointer is not read there.
+            a_column = a_column.wrapping_add(a_step);
+            b_row = b_row.wrapping_add(b_step);
+        }
+        for (i, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
+                let to = c.add(i * c_row + v * S::LANES);
+                match write {
+                    Write::Overwrite => simd.store_ptr(to, sum),
+                    Write::Add => simd.store_ptr(to, simd.add(simd.load_ptr(to), sum)),
+                }
+            }
+        }
+    }
+}
+
+/// Vectors `b` of rows of A against rows of B, both contiguous in k: `ROWS` x `COLUMNS` dot products.
+#[inline(always)]
+unsafe fn dots<S: Simd, const ROWS: usize, const COLUMNS: usize>(
+    simd: S,
+    k: usize,
+    a: *const f32,
+    a_row: usize,
+    b: *const f32,
+    b_row: usize,
+    out: &mut [[f32; COLUMNS]; ROWS],
+) {
+    let mut sums = [[simd.splat(0.0); COLUMNS]; ROWS];
+    let whole = k / S::LANES * S::LANES;
+    let mut p = 0;
+    // SAFETY: the caller vouches for ROWS rows of A and COLUMNS rows of B, each of k floats.
+    unsafe {
+        while p < whole {
+            let mut b_vectors = [simd.splat(0.0); COLUMNS];
+            for (j, vector) in b_vectors.iter_mut().enumerate() {
+                *vector = simd.load_ptr(b.add(j * b_row + p));
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = simd.load_ptr(a.add(i * a_row + p));
+                for (sum, vector) in sums.iter_mut().zip(b_vectors) {
+                    *sum = simd.fma(x, vector, *sum);
+                }
+            }
+            p += S::LANES;
+        }
+        if p < k {
+            let rest = |start: *const f32| simd.load_or(std::slice::from_raw_parts(start.add(p), k - p), 0.0);
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = rest(a.add(i * a_row));
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    *sum = simd.fma(x, rest(b.add(j * b_row)), *sum);
+                }
+            }
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = simd.sum(sum);
+        }
+    }
+}
+
+/// Rows of B that [`MicroKernel::dots`] takes at once.
+pub(crate) const DOT_COLUMNS: usize = 4;
+
+/// The tile kernels of a level.
+pub(crate) trait MicroKernel: Simd {
+    /// Vectors across a full tile.
+    const TILE_VECTORS: usize;
+    /// Columns of a full tile.
+    const TILE_COLUMNS: usize = Self::TILE_VECTORS * Self::LANES;
+    /// Most rows of A that [`MicroKernel::dots`] takes at once.
+    const DOT_ROWS: usize;
+
+    /// A tile of `rows` (1..=TILE_ROWS) by `vectors` (1..=TILE_VECTORS).
+    ///
+    /// # Safety
+    /// What [`Tile`] describes must be readable and writable for that many rows and vectors.
+    unsafe fn tile(self, rows: usize, vectors: usize, tile: &Tile);
+
+    /// `out[i][j] = Σ_p a[i · a_row + p] b[j · b_row + p]` for `rows` (1..=DOT_ROWS) and four `j`.
+    ///
+    /// # Safety
+    /// `rows` rows of `a` and four of `b`, each of `k` floats, must be readable.
+    unsafe fn dots(
+        self,
+        rows: usize,
+        k: usize,
+        a: (*const f32, usize),
+        b: (*const f32, usize),
+        out: &mut [[f32; DOT_COLUMNS]; TILE_ROWS],
+    );
+}
+
+macro_rules! micro_kernel {
+    ($level:ident, $vectors:literal, $dot_rows:literal, $features:meta,
+     tiles [$(($rows:literal, $width:literal))*], dots [$($dots:literal)*]) => {
+        impl MicroKernel for $level {
+            const TILE_VECTORS: usize = $vectors;
+            const DOT_ROWS: usize = $dot_rows;
+
+            #[inline(always)]
+            unsafe fn tile(self, rows: usize, vectors: usize, t: &Tile) {
+                #[$features]
+                unsafe fn compiled<const ROWS: usize, const VECTORS: usize>(simd: $level, t: &Tile) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { tile::<$level, ROWS, VECTORS>(simd, t) }
+                }
+                match (rows, vectors) {
+                    // SAFETY: `self` proves the instructions, the caller the memory.
+                    $(($rows, $width) => unsafe { compiled::<$rows, $width>(self, t) },)*
+                    _ => unreachable!("a tile of {rows} rows and {vectors} vectors"),
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn dots(
+                self,
+                rows: usize,
+                k: usize,
+                (a, a_row): (*const f32, usize),
+                (b, b_row): (*const f32, usize),
+                out: &mut [[f32; DOT_COLUMNS]; TILE_ROWS],
+            ) {
+                #[$features]
+                unsafe fn compiled<const ROWS: usize>(
+                    simd: $level, k: usize, a: *const f32, a_row: usize, b: *const f32, b_row: usize,
+                    out: &mut [[f32; DOT_COLUMNS]; TILE_ROWS],
+                ) {
+                    let out = out.first_chunk_mut::<ROWS>().expect("at most TILE_ROWS rows");
+                    // SAFETY: passed on to the caller.
+                    unsafe { dots::<$level, ROWS, DOT_COLUMNS>(simd, k, a, a_row, b, b_row, out) }
+                }
+                match rows {
+                    // SAFETY: `self` proves the instructions, the caller the memory.
+                    $($dots => unsafe { compiled::<$dots>(self, k, a, a_row, b, b_row, out) },)*
+                    _ => unreachable!("dot products of {rows} rows"),
+                }
+            }
+        }
+    };
+}
+
+micro_kernel!(Portable, 2, 3, inline(never),
+    tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)],
+    dots [1 2 3]);
+#[cfg(target_arch = "x86_64")]
+micro_kernel!(Avx2, 2, 2, target_feature(enable = "avx2,fma"),
+    tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)],
+    dots [1 2]);
+#[cfg(target_arch = "x86_64")]
+micro_kernel!(Avx512, 4, 6, target_feature(enable = "avx2,fma,avx512f"),
+    tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)
+           (1, 3) (2, 3) (3, 3) (4, 3) (5, 3) (6, 3) (1, 4) (2, 4) (3, 4) (4, 4) (5, 4) (6, 4)],
+    dots [1 2 3 4 5 6]);
