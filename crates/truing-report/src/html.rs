@@ -233,11 +233,11 @@ fn facts(stage: &StageRecord) -> Vec<(&'static str, String)> {
         if let Some(k) = plan.layers_per_segment {
             facts.push(("layers a segment", k.to_string()));
         }
-        if !plan.reason.is_empty() {
-            facts.push(("why", plan.reason.clone()));
-        }
         if let Some(budget) = plan.budget_bytes {
             facts.push(("memory allowed", gib(budget as f64)));
+        }
+        if !plan.reason.is_empty() {
+            facts.push(("why", plan.reason.clone()));
         }
     }
     facts

@@ -14,7 +14,8 @@ const themed = () => {
     "hoverlabel.font.color": color("--ink"),
   };
 };
-const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+// Dragging zooms, a double click zooms back; no buttons are needed for that.
+const options = { responsive: true, displayModeBar: false };
 for (const { id, figure } of charts) {
   Plotly.newPlot(id, figure.data, figure.layout, options).then(() => Plotly.relayout(id, themed()));
 }

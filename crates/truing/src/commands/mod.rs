@@ -1,6 +1,7 @@
 //! The commands, one file each. A new one is a file and a line in [`Command`] and in its `run`.
 
 mod doctor;
+mod report;
 
 use clap::Subcommand;
 
@@ -12,6 +13,8 @@ use crate::outcome::Outcome;
 pub(crate) enum Command {
     /// Tell what this machine can do for a run, and what to fix.
     Doctor(doctor::Arguments),
+    /// Write a run's HTML page anew from its folder.
+    Report(report::Arguments),
 }
 
 impl Command {
@@ -19,6 +22,7 @@ impl Command {
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<Outcome> {
         match self {
             Self::Doctor(arguments) => doctor::run(arguments, context),
+            Self::Report(arguments) => report::run(arguments, context),
         }
     }
 }

@@ -1,0 +1,35 @@
+//! `truing report`: writes a run's page anew from its folder.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::Context;
+use crate::outcome::{Outcome, WithHint};
+
+/// Arguments of `truing report`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A run's folder, or the folder of a whole pipeline such as the quickstart's.
+    folder: PathBuf,
+    /// Where the page goes; `report.html` in the folder when not given.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the folder and writes the page.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let page = arguments.output.clone().unwrap_or_else(|| arguments.folder.join("report.html"));
+    truing_report::write_report(&arguments.folder, &page)
+        .hint(|| "a run's folder is what `output_dir` named in its recipe".into())?;
+    if arguments.json {
+        context.printer.json(&json!({ "page": page }))?;
+    } else {
+        context.printer.line(page.display())?;
+    }
+    Ok(Outcome::Fine)
+}

@@ -1,0 +1,72 @@
+//! Help, refusals, exit statuses, streams.
+
+use std::io::Read;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::command::{run, truing};
+
+#[test]
+fn help_goes_to_stdout_and_names_every_command() {
+    let home = tempfile::tempdir().unwrap();
+    let help = run(home.path(), ["--help"]).expect_status(0);
+    for command in ["doctor", "report"] {
+        assert!(help.stdout.contains(&format!("  {command}")), "{}", help.stdout);
+        let own = run(home.path(), [command, "--help"]).expect_status(0);
+        assert!(own.stdout.contains(&format!("Usage: truing {command}")), "{}", own.stdout);
+    }
+    assert!(help.stdout.contains("130 interrupted"));
+}
+
+#[test]
+fn a_refused_command_line_is_an_error() {
+    let home = tempfile::tempdir().unwrap();
+    let refused = run(home.path(), ["reprot"]).expect_status(2);
+    assert!(refused.stdout.is_empty());
+    refused.expect_stderr(&["error: unrecognized subcommand 'reprot'", "'report'"]);
+    run(home.path(), ["--threads", "0", "doctor", "--no-measure"])
+        .expect_status(2)
+        .expect_stderr(&["error: `--threads` is 0, expected at least 1"]);
+}
+
+#[test]
+fn errors_say_what_and_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    let finished = run(home.path(), ["report", "no-such-run"]).expect_status(2);
+    assert_eq!(
+        finished.stderr,
+        "error: no-such-run holds no run: it has no `recipe.resolved.toml`\n\
+         hint: a run's folder is what `output_dir` named in its recipe\n"
+    );
+    assert!(finished.stdout.is_empty());
+}
+
+#[test]
+fn doctor_reports_as_json_without_measuring() {
+    let home = tempfile::tempdir().unwrap();
+    let finished = run(home.path(), ["doctor", "--json", "--no-measure"]);
+    assert!(matches!(finished.status, Some(0 | 1)), "{finished:?}");
+    let findings: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert!(findings["usable_cores"].as_u64().unwrap() >= 1);
+    assert_eq!(findings["devices"][0]["engine"], "cpu");
+    assert_eq!(findings["measured"], Value::Null);
+    assert!(findings["model_cache"]["path"].as_str().unwrap().starts_with(home.path().to_str().unwrap()));
+    assert_eq!(finished.status == Some(0), findings["to_fix"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let home = tempfile::tempdir().unwrap();
+    let mut child = truing(home.path())
+        .args(["doctor", "--no-measure"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let status = child.wait().unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+}
