@@ -1,1 +1,28 @@
-//! File formats, mixing, packing.
+//! From files to packs: formats, readers, mixing, packing and the data set in memory. No tensors and no tokenizer:
+//! rows go out as [`TrainingRow`](truing_types::TrainingRow), come back as
+//! [`TokenizedSample`](truing_types::TokenizedSample), and leave as [`PackedBatch`](truing_types::PackedBatch).
+//!
+//! ```text
+//! SourceConfig ─read_rows─► rows ─(tokenizer)─► samples ─DatasetBuilder─► Dataset
+//!                                                                           │ epoch_order, Packing::of_epoch
+//!                                                         PackedBatch ◄─────┘
+//! ```
+
+mod columns;
+mod dataset;
+mod error;
+mod formats;
+mod json;
+mod mix;
+mod packing;
+mod readers;
+mod source;
+mod statistics;
+
+pub use dataset::{Dataset, DatasetBuilder, LongSamplePolicy, LongSampleReport, SampleRef, SourceRange};
+pub use error::{DataError, RowError, RowErrorKind, RowProblem};
+pub use formats::{FORMATS, Format, FormatColumn};
+pub use mix::{HeldOut, Split, epoch_order, split_held_out};
+pub use packing::{Packing, PackingError, PackingReport, PackingStrategy, pack_best_fit_decreasing};
+pub use source::{OnBadRow, Render, Rows, SkippedRows, SourceConfig, read_rows};
+pub use statistics::{LengthHistogram, LengthSummary};

@@ -1,0 +1,240 @@
+//! Everything that can be wrong with training data, with file, line, field and what was expected.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use truing_types::RowOrigin;
+
+use crate::packing::PackingError;
+
+/// What is wrong with one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowProblem {
+    /// The field as a path inside the row, for example `messages[2].role`; empty for the row as a whole.
+    pub field: String,
+    /// What was found.
+    pub kind: RowErrorKind,
+    /// What should be there.
+    pub expected: &'static str,
+}
+
+/// The ways in which a row can be wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowErrorKind {
+    /// The line is not JSON.
+    #[error("not JSON at byte {column} of the row: {reason}")]
+    NotJson {
+        /// Byte of the row, counted from 1.
+        column: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// The bytes are not UTF-8.
+    #[error("not UTF-8 at byte {column} of the row")]
+    NotUtf8 {
+        /// Byte of the row, counted from 1.
+        column: usize,
+    },
+    /// A row longer than any training text.
+    #[error("longer than {limit} bytes")]
+    TooLong {
+        /// Largest number of bytes read as one row.
+        limit: usize,
+    },
+    /// The same key twice in one object: which one counts would be a guess.
+    #[error("appears twice in one object")]
+    DuplicateKey,
+    /// The field is not there, or null.
+    #[error("is missing")]
+    Missing,
+    /// The value has another JSON type.
+    #[error("is {0}")]
+    WrongType(&'static str),
+    /// The value cannot be used.
+    #[error("is {0}")]
+    BadValue(String),
+    /// A role that is not known.
+    #[error("is the unknown role `{0}`")]
+    UnknownRole(String),
+    /// A text or list without content.
+    #[error("is empty")]
+    Empty,
+    /// A conversation in which nothing is to be learnt.
+    #[error("has no assistant turn that carries loss")]
+    NoAssistantTurn,
+}
+
+impl RowProblem {
+    pub(crate) fn new(field: impl Into<String>, kind: RowErrorKind, expected: &'static str) -> Self {
+        Self { field: field.into(), kind, expected }
+    }
+}
+
+impl fmt::Display for RowProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.field.is_empty() {
+            write!(f, "`{}` ", self.field)?;
+        }
+        write!(f, "{}; expected {}", self.kind, self.expected)
+    }
+}
+
+/// A row that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {problem}")]
+pub struct RowError {
+    /// File and line.
+    pub origin: RowOrigin,
+    /// What is wrong.
+    pub problem: RowProblem,
+}
+
+/// Data that cannot be read or used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The operating system refused.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file ends or breaks in the middle, for example a compressed file cut off.
+    #[error("cannot read `{}` after row {after_row}", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The last row that could be read.
+        after_row: u64,
+        /// What the reader said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Bad rows where none are allowed.
+    #[error("{}", bad_rows(rows, *has_more))]
+    BadRows {
+        /// The first of them.
+        rows: Vec<RowError>,
+        /// The search was broken off before the end of the data.
+        has_more: bool,
+    },
+    /// Not a file that is read here.
+    #[error("`{}`: {found}; expected JSON Lines, a JSON list of objects or Parquet", path.display())]
+    UnsupportedFile {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A folder without data files.
+    #[error("`{}` holds no data file; expected names that end in .jsonl, .json, .ndjson (also .gz, .zst) or .parquet", path.display())]
+    NoDataFiles {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// No row at all.
+    #[error("`{}` holds no rows", path.display())]
+    NoRows {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// The first row has the fields of no known format.
+    #[error(
+        "`{}`: no known format has the fields {}; expected one of: {known}; or name `format` and `columns`",
+        path.display(), quoted(fields)
+    )]
+    UndetectedFormat {
+        /// The file.
+        path: PathBuf,
+        /// Fields of its first row.
+        fields: Vec<String>,
+        /// The formats and their fields.
+        known: String,
+    },
+    /// A format that does not exist.
+    #[error("unknown format `{found}`; {}expected one of: {known}", did_you_mean(nearest))]
+    UnknownFormat {
+        /// As written.
+        found: String,
+        /// A known name that is close.
+        nearest: Option<&'static str>,
+        /// All names.
+        known: String,
+    },
+    /// A column that the format does not have.
+    #[error("format `{format}` has no column `{found}`; {}expected one of: {known}", did_you_mean(nearest))]
+    UnknownColumn {
+        /// The format.
+        format: &'static str,
+        /// As written in `columns`.
+        found: String,
+        /// A column that is close.
+        nearest: Option<&'static str>,
+        /// All columns.
+        known: String,
+    },
+    /// A setting of a source that cannot be.
+    #[error("source `{}`: `{setting}` {reason}", path.display())]
+    BadSetting {
+        /// The source.
+        path: PathBuf,
+        /// The key.
+        setting: &'static str,
+        /// What is wrong and what was expected.
+        reason: String,
+    },
+    /// Samples longer than allowed, under the policy `error`.
+    #[error(
+        "{n_samples} samples are longer than {max_length} tokens, the first {origin} with {n_tokens}; expected \
+         shorter ones, a larger `max_length`, or `long_samples` = drop, truncate or split"
+    )]
+    LongSamples {
+        /// How many.
+        n_samples: usize,
+        /// Most tokens allowed.
+        max_length: u32,
+        /// The first one.
+        origin: RowOrigin,
+        /// Its tokens.
+        n_tokens: usize,
+    },
+    /// Nothing is left to train on.
+    #[error("no sample with a token that carries loss is left of {n_samples} samples")]
+    NothingToLearn {
+        /// Samples seen.
+        n_samples: usize,
+    },
+    /// Sequences that cannot be packed.
+    #[error(transparent)]
+    Packing(#[from] PackingError),
+}
+
+impl DataError {
+    /// Adds the action and path to a system error.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { action, path: path.into(), source }
+    }
+}
+
+fn bad_rows(rows: &[RowError], has_more: bool) -> String {
+    let mut text = match rows {
+        [only] if !has_more => return only.to_string(),
+        _ if has_more => format!("{} bad rows and perhaps more:", rows.len()),
+        _ => format!("{} bad rows:", rows.len()),
+    };
+    for row in rows {
+        text.push_str("\n  ");
+        text.push_str(&row.to_string());
+    }
+    text
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn did_you_mean(nearest: &Option<&'static str>) -> String {
+    nearest.map_or_else(String::new, |name| format!("did you mean `{name}`? "))
+}

@@ -1,0 +1,34 @@
+//! OpenAI's messages: `{"messages": [{"role": "user", "content": "..."}, ...], "tools": [...]}`.
+//!
+//! A message may say how much it counts in the loss: `weight` or `loss_weight` (a number), or `loss` (true, false).
+//! Other keys that a template knows are `tool_calls`, `name`, `tool_call_id` and `reasoning_content`; unknown keys
+//! such as ids and time stamps are not read.
+
+use truing_types::TrainingRow;
+
+use super::{Format, conversation, optional, parse_messages, parse_tools, required};
+use crate::columns::Fields;
+use crate::error::RowProblem;
+use crate::source::Render;
+
+pub(super) const FORMAT: Format = Format {
+    name: "messages",
+    example: r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}"#,
+    columns: &[required("messages"), optional("tools")],
+    takes_prompt_template: false,
+    takes_render: false,
+    detect,
+    parse,
+};
+
+fn detect(fields: Fields<'_>) -> bool {
+    let first = fields.get("messages").and_then(|m| m.as_array()).map(|m| m.first());
+    first.is_some_and(|message| message.is_none_or(|m| m.get("from").is_none()))
+}
+
+fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
+    let expected = "a list of messages: [{\"role\": ..., \"content\": ...}, ...]";
+    let messages = fields.get("messages").ok_or_else(|| fields.missing("messages", expected))?;
+    let field = fields.path("messages");
+    conversation(parse_messages(messages, field)?, parse_tools(fields, "tools")?, field)
+}

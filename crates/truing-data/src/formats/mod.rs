@@ -1,0 +1,296 @@
+//! The shapes in which training rows are written down: one file each, one line in [`FORMATS`].
+//!
+//! What they share lies here: reading messages and tools, and the check that a conversation teaches something.
+
+mod alpaca;
+mod messages;
+mod prompt_completion;
+mod sharegpt;
+mod text;
+
+use serde_json::{Map, Value, json};
+use truing_types::{Conversation, Message, Role, TrainingRow};
+
+use crate::columns::{Fields, text as text_of};
+use crate::error::{RowErrorKind, RowProblem};
+use crate::json::{parse_nested, type_name};
+use crate::source::Render;
+
+/// A data format: how its rows are recognised and read.
+pub struct Format {
+    /// The name to write after `format =`.
+    pub name: &'static str,
+    /// What a row looks like, in one line.
+    pub example: &'static str,
+    /// Its columns; any may be mapped to another field with `columns`.
+    pub columns: &'static [FormatColumn],
+    /// Whether `prompt_template` may make its prompt.
+    pub takes_prompt_template: bool,
+    /// Whether its rows may be rendered as a chat or raw; `None` where the format decides.
+    pub takes_render: bool,
+    pub(crate) detect: fn(Fields<'_>) -> bool,
+    pub(crate) parse: fn(Fields<'_>, Render) -> Result<TrainingRow, RowProblem>,
+}
+
+/// A column of a format.
+pub struct FormatColumn {
+    /// Its name, and the field where it is looked for unless `columns` says otherwise.
+    pub name: &'static str,
+    /// A row without it is bad.
+    pub is_required: bool,
+}
+
+/// Every format, in the order in which they are tried on the first row.
+pub static FORMATS: &[Format] =
+    &[messages::FORMAT, sharegpt::FORMAT, alpaca::FORMAT, prompt_completion::FORMAT, text::FORMAT];
+
+impl std::fmt::Debug for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Format").field(&self.name).finish()
+    }
+}
+
+const fn required(name: &'static str) -> FormatColumn {
+    FormatColumn { name, is_required: true }
+}
+
+const fn optional(name: &'static str) -> FormatColumn {
+    FormatColumn { name, is_required: false }
+}
+
+const ROLES: &str = "one of system, developer, user, assistant, tool, function";
+
+/// The role names of OpenAI's messages. `ipython` is Llama 3's tool turn.
+fn openai_role(name: &str) -> Option<Role> {
+    Some(match name {
+        "system" => Role::System,
+        "developer" => Role::Developer,
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        "tool" | "function" | "ipython" => Role::Tool,
+        _ => return None,
+    })
+}
+
+/// Reads a list of `{role, content, ...}`.
+fn parse_messages(value: &Value, field: &str) -> Result<Vec<Message>, RowProblem> {
+    let expected = "a list of messages: [{\"role\": ..., \"content\": ...}, ...]";
+    list(value, field, expected)?
+        .iter()
+        .enumerate()
+        .map(|(i, message)| {
+            let at = format!("{field}[{i}]");
+            parse_message(object(message, &at, "a message: {\"role\": ..., \"content\": ...}")?, &at)
+        })
+        .collect()
+}
+
+fn parse_message(message: &Map<String, Value>, at: &str) -> Result<Message, RowProblem> {
+    let role_field = format!("{at}.role");
+    let role = entry(message, "role")
+        .ok_or_else(|| RowProblem::new(&role_field, RowErrorKind::Missing, ROLES))
+        .and_then(|role| text_of(role, &role_field))?;
+    let role = openai_role(role)
+        .ok_or_else(|| RowProblem::new(role_field, RowErrorKind::UnknownRole(role.to_owned()), ROLES))?;
+    let mut parsed = Message::new(role, "");
+    parsed.weight = parse_weight(message, at)?;
+    parsed.tool_calls = entry(message, "tool_calls")
+        .map(|calls| parse_tool_calls(calls, &format!("{at}.tool_calls")))
+        .transpose()?
+        .filter(|calls| !calls.is_empty());
+    let string = |key: &str| {
+        entry(message, key).map(|v| text_of(v, &format!("{at}.{key}")).map(str::to_owned)).transpose()
+    };
+    parsed.reasoning_content = string("reasoning_content")?;
+    parsed.name = string("name")?;
+    parsed.tool_call_id = string("tool_call_id")?;
+    let content_field = format!("{at}.content");
+    match entry(message, "content") {
+        Some(content) => parsed.content = parse_content(content, &content_field)?,
+        None if parsed.tool_calls.is_some() => {}
+        None => return Err(RowProblem::new(content_field, RowErrorKind::Missing, CONTENT)),
+    }
+    check_turn(&parsed, &content_field)?;
+    Ok(parsed)
+}
+
+const CONTENT: &str = "a string, or a list of {\"type\": \"text\", \"text\": ...}";
+
+/// Content is a string or OpenAI's list of text parts.
+fn parse_content(content: &Value, field: &str) -> Result<String, RowProblem> {
+    let parts = match content {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(parts) => parts,
+        other => return Err(RowProblem::new(field, RowErrorKind::WrongType(type_name(other)), CONTENT)),
+    };
+    let mut joined = String::new();
+    for (i, part) in parts.iter().enumerate() {
+        let at = format!("{field}[{i}]");
+        let part = object(part, &at, CONTENT)?;
+        match entry(part, "type").and_then(Value::as_str) {
+            Some("text") => {}
+            Some(other) => {
+                let kind = RowErrorKind::BadValue(format!("a part of type `{other}`"));
+                return Err(RowProblem::new(at, kind, "text parts only"));
+            }
+            None => return Err(RowProblem::new(format!("{at}.type"), RowErrorKind::Missing, "`text`")),
+        }
+        let text_field = format!("{at}.text");
+        let text = entry(part, "text")
+            .ok_or_else(|| RowProblem::new(&text_field, RowErrorKind::Missing, "a string"))?;
+        joined.push_str(text_of(text, &text_field)?);
+    }
+    Ok(joined)
+}
+
+/// The loss weight of a turn: a number in `weight` or `loss_weight`, or `true`/`false` in `loss`.
+fn parse_weight(message: &Map<String, Value>, at: &str) -> Result<Option<f32>, RowProblem> {
+    let mut weight = None;
+    for key in ["weight", "loss_weight", "loss"] {
+        let Some(value) = entry(message, key) else { continue };
+        let field = format!("{at}.{key}");
+        if weight.is_some() {
+            let kind = RowErrorKind::BadValue("a second loss weight of this message".to_owned());
+            return Err(RowProblem::new(field, kind, "one of `weight`, `loss_weight`, `loss`"));
+        }
+        let number = match value {
+            Value::Bool(carries_loss) => f64::from(u8::from(*carries_loss)),
+            Value::Number(number) => number.as_f64().unwrap_or(f64::NAN),
+            other => {
+                let kind = RowErrorKind::WrongType(type_name(other));
+                return Err(RowProblem::new(field, kind, "a number, or true or false"));
+            }
+        };
+        let as_f32 = number as f32;
+        if !(number >= 0.0 && as_f32.is_finite()) {
+            let kind = RowErrorKind::BadValue(number.to_string());
+            return Err(RowProblem::new(field, kind, "a finite number, 0 or more"));
+        }
+        weight = Some(as_f32);
+    }
+    Ok(weight)
+}
+
+const TOOL_CALLS: &str =
+    "a list of {\"type\": \"function\", \"function\": {\"name\": ..., \"arguments\": {...}}}";
+
+/// Tool calls in OpenAI's shape, as a list or as a string that holds one. Arguments written as a string are
+/// parsed: templates expect an object, and one given a string would quote it a second time.
+fn parse_tool_calls(value: &Value, field: &str) -> Result<Vec<Value>, RowProblem> {
+    let parsed = unquoted(value, field, TOOL_CALLS)?;
+    list(&parsed, field, TOOL_CALLS)?
+        .iter()
+        .enumerate()
+        .map(|(i, call)| {
+            let at = format!("{field}[{i}]");
+            let mut call = object(call, &at, TOOL_CALLS)?.clone();
+            // OpenAI wraps the function; bare {name, arguments} is as common.
+            if !call.contains_key("function") {
+                let function = normalised_call(&call, &at)?;
+                return Ok(json!({"type": "function", "function": function}));
+            }
+            let at = format!("{at}.function");
+            let function = normalised_call(object(&call["function"], &at, TOOL_CALLS)?, &at)?;
+            call.insert("function".to_owned(), function);
+            Ok(Value::Object(call))
+        })
+        .collect()
+}
+
+fn normalised_call(function: &Map<String, Value>, at: &str) -> Result<Value, RowProblem> {
+    let name_field = format!("{at}.name");
+    let name = entry(function, "name")
+        .ok_or_else(|| RowProblem::new(&name_field, RowErrorKind::Missing, "a string"))?;
+    text_of(name, &name_field)?;
+    let arguments_field = format!("{at}.arguments");
+    let mut function = function.clone();
+    let arguments = match entry(&function, "arguments") {
+        None => Value::Object(Map::new()),
+        Some(Value::String(text)) if text.trim().is_empty() => Value::Object(Map::new()),
+        Some(given) => unquoted(given, &arguments_field, "a JSON object")?.into_owned(),
+    };
+    object(&arguments, &arguments_field, "a JSON object")?;
+    function.insert("arguments".to_owned(), arguments);
+    Ok(Value::Object(function))
+}
+
+/// The row's `tools`, as a list or as a string that holds one; bare functions are wrapped in OpenAI's shape.
+fn parse_tools<'a>(fields: Fields<'a>, column: &'a str) -> Result<Vec<Value>, RowProblem> {
+    let expected = "a list of tool descriptions, or a string that holds one";
+    let (Some(value), field) = (fields.get(column), fields.path(column)) else { return Ok(Vec::new()) };
+    if value.as_str().is_some_and(|text| text.trim().is_empty()) {
+        return Ok(Vec::new());
+    }
+    let parsed = unquoted(value, field, expected)?;
+    list(&parsed, field, expected)?
+        .iter()
+        .enumerate()
+        .map(|(i, tool)| {
+            let at = format!("{field}[{i}]");
+            let parsed = unquoted(tool, &at, "a tool description")?;
+            let tool = object(&parsed, &at, "a tool description")?;
+            if tool.contains_key("function") || !tool.contains_key("name") {
+                Ok(Value::Object(tool.clone()))
+            } else {
+                Ok(json!({"type": "function", "function": tool}))
+            }
+        })
+        .collect()
+}
+
+/// A turn of the assistant must say or do something.
+fn check_turn(message: &Message, content_field: &str) -> Result<(), RowProblem> {
+    let is_silent = message.content.is_empty()
+        && message.tool_calls.is_none()
+        && message.reasoning_content.as_deref().is_none_or(str::is_empty);
+    if message.role == Role::Assistant && is_silent && message.loss_weight() > 0.0 {
+        return Err(RowProblem::new(content_field, RowErrorKind::Empty, "what the assistant says"));
+    }
+    Ok(())
+}
+
+/// A conversation in which something is to be learnt.
+fn conversation(messages: Vec<Message>, tools: Vec<Value>, field: &str) -> Result<TrainingRow, RowProblem> {
+    if messages.is_empty() {
+        return Err(RowProblem::new(field, RowErrorKind::Empty, "at least one message"));
+    }
+    if !messages.iter().any(|m| m.loss_weight() > 0.0) {
+        let expected = "an assistant turn whose loss weight is not 0";
+        return Err(RowProblem::new(field, RowErrorKind::NoAssistantTurn, expected));
+    }
+    Ok(TrainingRow::Conversation(Conversation { messages, tools }))
+}
+
+/// An entry that is there and not null: Parquet writes null for every key that a row lacks.
+fn entry<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    object.get(key).filter(|v| !v.is_null())
+}
+
+fn list<'a>(value: &'a Value, field: &str, expected: &'static str) -> Result<&'a Vec<Value>, RowProblem> {
+    value
+        .as_array()
+        .ok_or_else(|| RowProblem::new(field, RowErrorKind::WrongType(type_name(value)), expected))
+}
+
+fn object<'a>(
+    value: &'a Value,
+    field: &str,
+    expected: &'static str,
+) -> Result<&'a Map<String, Value>, RowProblem> {
+    value
+        .as_object()
+        .ok_or_else(|| RowProblem::new(field, RowErrorKind::WrongType(type_name(value)), expected))
+}
+
+/// The value itself, or what a string holds as JSON.
+fn unquoted<'a>(
+    value: &'a Value,
+    field: &str,
+    expected: &'static str,
+) -> Result<std::borrow::Cow<'a, Value>, RowProblem> {
+    let Value::String(text) = value else { return Ok(std::borrow::Cow::Borrowed(value)) };
+    parse_nested(text).map(std::borrow::Cow::Owned).map_err(|reason| {
+        let kind = RowErrorKind::BadValue(format!("a string that is not JSON ({reason})"));
+        RowProblem::new(field, kind, expected)
+    })
+}

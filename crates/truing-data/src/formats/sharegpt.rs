@@ -1,0 +1,87 @@
+//! ShareGPT: `{"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}`, with
+//! `system` and `tools` beside it. `function_call` is an assistant turn that calls a tool, `observation` the tool's
+//! answer. Turns may carry loss weights as in [`messages`](super::messages).
+
+use serde_json::Value;
+use truing_types::{Message, Role, TrainingRow};
+
+use super::{
+    Format, check_turn, conversation, entry, list, object, optional, parse_tool_calls, parse_tools,
+    parse_weight, required,
+};
+use crate::columns::{Fields, text};
+use crate::error::{RowErrorKind, RowProblem};
+use crate::source::Render;
+
+pub(super) const FORMAT: Format = Format {
+    name: "sharegpt",
+    example: r#"{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]}"#,
+    columns: &[required("conversations"), optional("system"), optional("tools")],
+    takes_prompt_template: false,
+    takes_render: false,
+    detect,
+    parse,
+};
+
+const SPEAKERS: &str = "one of human, user, gpt, assistant, system, observation, tool, function_call";
+const TURNS: &str = "a list of turns: [{\"from\": ..., \"value\": ...}, ...]";
+
+fn detect(fields: Fields<'_>) -> bool {
+    fields.get("conversations").is_some_and(Value::is_array)
+}
+
+fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
+    let turns = fields.get("conversations").ok_or_else(|| fields.missing("conversations", TURNS))?;
+    let field = fields.path("conversations");
+    let mut messages = Vec::new();
+    if let Some(system) = fields.optional_text("system")?.filter(|s| !s.is_empty()) {
+        messages.push(Message::new(Role::System, system));
+    }
+    for (i, turn) in list(turns, field, TURNS)?.iter().enumerate() {
+        messages.push(parse_turn(turn, &format!("{field}[{i}]"))?);
+    }
+    conversation(messages, parse_tools(fields, "tools")?, field)
+}
+
+fn parse_turn(turn: &Value, at: &str) -> Result<Message, RowProblem> {
+    let turn = object(turn, at, "a turn: {\"from\": ..., \"value\": ...}")?;
+    // Some sets keep ShareGPT's outer key and OpenAI's inner ones.
+    let either = |ours: &'static str, openai: &'static str| {
+        entry(turn, ours).map(|v| (v, ours)).or_else(|| entry(turn, openai).map(|v| (v, openai)))
+    };
+    let (speaker, key) = either("from", "role")
+        .ok_or_else(|| RowProblem::new(format!("{at}.from"), RowErrorKind::Missing, SPEAKERS))?;
+    let speaker_field = format!("{at}.{key}");
+    let speaker = text(speaker, &speaker_field)?;
+    let (value, key) = either("value", "content")
+        .ok_or_else(|| RowProblem::new(format!("{at}.value"), RowErrorKind::Missing, "a string"))?;
+    let value_field = format!("{at}.{key}");
+    let value = text(value, &value_field)?;
+
+    let mut message = match speaker {
+        "human" | "user" => Message::new(Role::User, value),
+        "gpt" | "assistant" | "chatgpt" | "model" => Message::new(Role::Assistant, value),
+        "system" => Message::new(Role::System, value),
+        "observation" | "tool" | "function_response" => Message::new(Role::Tool, value),
+        "function_call" => called(value, &value_field)?,
+        unknown => {
+            let kind = RowErrorKind::UnknownRole(unknown.to_owned());
+            return Err(RowProblem::new(speaker_field, kind, SPEAKERS));
+        }
+    };
+    message.weight = parse_weight(turn, at)?;
+    check_turn(&message, &value_field)?;
+    Ok(message)
+}
+
+/// A call written as text: one `{"name", "arguments"}` or a list of them.
+fn called(value: &str, field: &str) -> Result<Message, RowProblem> {
+    let calls = super::parse_nested(value).map_err(|reason| {
+        let kind = RowErrorKind::BadValue(format!("a string that is not JSON ({reason})"));
+        RowProblem::new(field, kind, "a call: {\"name\": ..., \"arguments\": {...}}")
+    })?;
+    let calls = if calls.is_object() { Value::Array(vec![calls]) } else { calls };
+    let mut message = Message::new(Role::Assistant, "");
+    message.tool_calls = Some(parse_tool_calls(&calls, field)?);
+    Ok(message)
+}

@@ -1,0 +1,30 @@
+//! Raw text: `{"text": "..."}`. Every token carries loss.
+
+use truing_types::TrainingRow;
+
+use super::{Format, required};
+use crate::columns::Fields;
+use crate::error::{RowErrorKind, RowProblem};
+use crate::source::Render;
+
+pub(super) const FORMAT: Format = Format {
+    name: "text",
+    example: r#"{"text": "Once upon a time there was a wheel."}"#,
+    columns: &[required("text")],
+    takes_prompt_template: false,
+    takes_render: false,
+    detect,
+    parse,
+};
+
+fn detect(fields: Fields<'_>) -> bool {
+    fields.get("text").is_some_and(|text| text.is_string())
+}
+
+fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
+    let text = fields.required_text("text")?;
+    if text.is_empty() {
+        return Err(RowProblem::new(fields.path("text"), RowErrorKind::Empty, "text to be learnt"));
+    }
+    Ok(TrainingRow::Text(text.to_owned()))
+}

@@ -1,0 +1,81 @@
+//! Rows out of files, one at a time: JSON Lines and JSON lists (plain, gzip, zstd; told by their first bytes, not
+//! their names) and Parquet.
+
+mod json_list;
+mod jsonl;
+mod parquet;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::DataError;
+use crate::error::RowProblem;
+
+/// A row that holds more bytes than this is a mistake, not a text.
+const MAX_ROW_BYTES: usize = 256 << 20;
+const BUFFER_BYTES: usize = 1 << 17;
+
+/// One row of a file.
+pub(crate) struct RawRow {
+    /// Line of JSON Lines, else row number; counted from 1.
+    pub(crate) number: u64,
+    /// Its object, or why there is none.
+    pub(crate) object: Result<Map<String, Value>, RowProblem>,
+}
+
+/// The rows of a file. An error ends them.
+pub(crate) type RawRows = Box<dyn Iterator<Item = Result<RawRow, DataError>> + Send>;
+
+/// Opens a data file, whatever its kind.
+pub(crate) fn open(path: &Path) -> Result<RawRows, DataError> {
+    let mut file = File::open(path).map_err(DataError::io("open", path))?;
+    let mut magic = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut magic).map_err(DataError::io("read", path))?;
+    file.rewind().map_err(DataError::io("read", path))?;
+    let unsupported = |found| DataError::UnsupportedFile { path: path.to_path_buf(), found };
+    let text: Box<dyn Read + Send> = match magic[..] {
+        [b'P', b'A', b'R', b'1'] => return parquet::rows(path, file),
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            Box::new(zstd::Decoder::new(file).map_err(DataError::io("decompress", path))?)
+        }
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err(unsupported("it is UTF-16")),
+        [b'P', b'K', 3, 4] => return Err(unsupported("it is a zip archive")),
+        [b'B', b'Z', b'h', _] => return Err(unsupported("it is compressed with bzip2")),
+        [0xfd, b'7', b'z', b'X'] => return Err(unsupported("it is compressed with xz")),
+        [b'A', b'R', b'R', b'O'] => return Err(unsupported("it is an Arrow file")),
+        _ => Box::new(file),
+    };
+    let mut text = BufReader::with_capacity(BUFFER_BYTES, text);
+    let broken = |e| DataError::Broken { path: path.to_path_buf(), after_row: 0, source: Box::new(e) };
+    let n_bom = if text.fill_buf().map_err(broken)?.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    text.consume(n_bom);
+    // A row of JSON Lines is an object and never begins with a bracket.
+    let first = text.fill_buf().map_err(broken)?.iter().find(|b| !b.is_ascii_whitespace());
+    if first == Some(&b'[') {
+        Ok(Box::new(json_list::JsonListRows::new(path.to_path_buf(), text)))
+    } else {
+        Ok(Box::new(jsonl::JsonLineRows::new(path.to_path_buf(), text)))
+    }
+}
+
+/// The data files behind a path: itself, or those of a folder in name order.
+pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(DataError::io("list", path))? {
+        let file = entry.map_err(DataError::io("list", path))?.path();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+        if file.is_file() && [".jsonl", ".json", ".ndjson", ".parquet"].iter().any(|e| name.ends_with(e)) {
+            files.push(file);
+        }
+    }
+    files.sort();
+    if files.is_empty() { Err(DataError::NoDataFiles { path: path.to_path_buf() }) } else { Ok(files) }
+}
