@@ -1,0 +1,73 @@
+//! Tokens to text as they come, without ever showing half a character.
+
+use truing_types::TokenId;
+
+use crate::{TextError, Tokenizer};
+
+/// Turns tokens into text one by one. The pieces joined are what [`Tokenizer::decode`] gives for all tokens.
+///
+/// A piece of text is the difference between two decodings that begin at the same, already settled token, so
+/// byte-level pieces of a character, byte fallback and SentencePiece's leading space all come out right.
+#[derive(Debug, Clone)]
+pub struct StreamDecoder {
+    tokenizer: Tokenizer,
+    skip_special: bool,
+    /// The tokens still needed.
+    ids: Vec<TokenId>,
+    /// Of these, how many have been shown.
+    n_shown: usize,
+}
+
+impl StreamDecoder {
+    /// A decoder at the beginning of a text.
+    #[must_use]
+    pub fn new(tokenizer: &Tokenizer, skip_special: bool) -> Self {
+        Self { tokenizer: tokenizer.clone(), skip_special, ids: Vec::new(), n_shown: 0 }
+    }
+
+    /// Takes the next token and returns the text that it settles: nothing while a character is incomplete.
+    ///
+    /// # Errors
+    /// When the token lies outside the vocabulary.
+    pub fn push(&mut self, id: TokenId) -> Result<String, TextError> {
+        if self.skip_special && self.tokenizer.is_special(id) {
+            return Ok(String::new());
+        }
+        self.ids.push(id);
+        let text = match self.new_text() {
+            Ok(text) => text,
+            Err(error) => {
+                self.ids.pop();
+                return Err(error);
+            }
+        };
+        // An incomplete character decodes to U+FFFD at the end; the next token may complete it.
+        if text.is_empty() || text.ends_with('\u{fffd}') {
+            return Ok(String::new());
+        }
+        self.ids.drain(..self.n_shown);
+        self.n_shown = self.ids.len();
+        Ok(text)
+    }
+
+    /// Ends the text and returns what was held back: bytes that never became a character, as U+FFFD.
+    ///
+    /// # Errors
+    /// Never in practice; the tokens have been decoded before.
+    pub fn finish(mut self) -> Result<String, TextError> {
+        let text = self.new_text();
+        self.ids.clear();
+        text
+    }
+
+    fn new_text(&self) -> Result<String, TextError> {
+        let (shown, new) = self.ids.split_at(self.n_shown);
+        let shown = self.tokenizer.decode(shown, self.skip_special)?;
+        let all = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        match all.strip_prefix(&shown) {
+            Some(text) => Ok(text.to_owned()),
+            // Byte fallback spoils a whole run of bytes for one that is missing; what was shown stays shown.
+            None => self.tokenizer.decode(new, self.skip_special),
+        }
+    }
+}
