@@ -6,6 +6,7 @@ mod matmul;
 mod memory;
 mod micro_kernel;
 mod parallel;
+mod rate;
 mod rms_norm;
 mod rotary;
 mod scratch;
@@ -20,6 +21,7 @@ pub use linear_log_probs::{
 };
 pub use matmul::{MatrixRef, Write, add_bias, bias_backward, matmul};
 pub use memory::zeroed;
+pub use rate::{measure_matmul_gflops, measure_peak_gflops};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
 pub use simd::{SimdLevel, with_simd_level};

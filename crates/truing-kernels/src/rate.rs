@@ -1,0 +1,77 @@
+//! How fast this machine multiplies: what `truing doctor` shows and the planner's time estimate starts from.
+//!
+//! The one room of the crate that reads the clock; a rate cannot be had without it.
+
+use crate::matmul::{MatrixRef, Write, matmul};
+use crate::simd::{SimdLevel, simd_fn};
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Fused multiply-adds on each of this many independent chains hide the latency of one on every machine known.
+const CHAINS: usize = 12;
+
+simd_fn! {
+    /// Operations done.
+    fn multiply_add_loop<S>(simd, n_rounds: usize) -> usize {
+        let mut chains = [simd.splat(1.0); CHAINS];
+        let (factor, term) = (simd.splat(black_box(0.999)), simd.splat(black_box(0.001)));
+        for _ in 0..n_rounds {
+            for chain in &mut chains {
+                *chain = simd.fma(*chain, factor, term);
+            }
+        }
+        let total = chains.into_iter().reduce(|a, b| simd.add(a, b));
+        black_box(total.map(|total| simd.sum(total)));
+        2 * CHAINS * S::LANES * n_rounds
+    }
+}
+
+/// The most f32 operations a second, in 10^9, that the threads of the current pool reach together: a loop of fused
+/// multiply-adds on registers, no memory. Takes about a tenth of a second.
+pub fn measure_peak_gflops() -> f64 {
+    const ROUNDS: usize = 400_000;
+    let level = SimdLevel::current();
+    let mut best = 0.0f64;
+    for _ in 0..8 {
+        let started = Instant::now();
+        let operations: usize = rayon::broadcast(|_| multiply_add_loop(level, ROUNDS)).into_iter().sum();
+        best = best.max(operations as f64 / started.elapsed().as_secs_f64() / 1e9);
+    }
+    best
+}
+
+/// The rate, in 10^9 operations a second, of the matrix products of a decoder layer on 512 tokens with the threads of
+/// the current pool: forward, and backward to the input and to the weight. Takes about a tenth of a second.
+pub fn measure_matmul_gflops() -> f64 {
+    const TOKENS: usize = 512;
+    const WIDTH: usize = 576;
+    let x = vec![0.5; TOKENS * WIDTH];
+    let weight = vec![0.25; WIDTH * WIDTH];
+    let mut y = vec![0.0; TOKENS * WIDTH];
+    let mut d_weight = vec![0.0; WIDTH * WIDTH];
+    let x = MatrixRef::new(&x, TOKENS, WIDTH);
+    let weight = MatrixRef::new(&weight, WIDTH, WIDTH);
+    let operations = 3 * 2 * TOKENS * WIDTH * WIDTH;
+    let mut best = 0.0f64;
+    for _ in 0..10 {
+        let started = Instant::now();
+        matmul(x, weight.transposed(), &mut y, Write::Overwrite);
+        matmul(x, weight, &mut y, Write::Overwrite);
+        matmul(x.transposed(), x, &mut d_weight, Write::Overwrite);
+        best = best.max(operations as f64 / started.elapsed().as_secs_f64() / 1e9);
+    }
+    black_box((&y, &d_weight));
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_positive_and_a_product_is_not_above_the_peak() {
+        let (peak, product) = (measure_peak_gflops(), measure_matmul_gflops());
+        // Other work on the machine may slow either; only nonsense is caught here.
+        assert!(peak > 0.1 && product > 0.01 && product < 2.0 * peak, "{product} of {peak}");
+    }
+}
