@@ -26,8 +26,11 @@ impl BufferPool {
     /// A buffer of `[n_rows, width]` with unspecified content.
     pub(crate) fn take(&mut self, n_rows: usize, width: usize) -> Vec<f32> {
         let capacity = n_rows.div_ceil(TOKEN_BLOCK) * TOKEN_BLOCK * width;
-        let mut buffer =
-            self.free.get_mut(&capacity).and_then(Vec::pop).unwrap_or_else(|| truing_kernels::zeroed(capacity));
+        let mut buffer = self
+            .free
+            .get_mut(&capacity)
+            .and_then(Vec::pop)
+            .unwrap_or_else(|| truing_kernels::zeroed(capacity));
         buffer.resize(n_rows * width, 0.0);
         buffer
     }

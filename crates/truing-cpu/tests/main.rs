@@ -1,5 +1,6 @@
 //! The engine against itself: finite differences, isolation, segments, threads, decoding, adapters.
 
+mod families;
 mod support;
 
 use support::{Pass, backward_pass, gradients, packed, tiny_engine, tiny_spec};
