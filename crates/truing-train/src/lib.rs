@@ -1,6 +1,7 @@
 //! Training, whatever the algorithm and the device: objectives, segments, the planner, schedules, the trainer
 //! and its checkpoints. Nothing here knows users' files, terminals or devices.
 
+pub mod checkpoint;
 pub mod gradients;
 pub mod objectives;
 pub mod planner;
@@ -10,6 +11,7 @@ pub mod trainer;
 
 mod error;
 
+pub use checkpoint::{BestEvaluation, CheckpointError, TrainerState};
 pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
 pub use objectives::{Objective, Sft, WeightedSum};

@@ -1,0 +1,318 @@
+//! Training checkpoints: weights, both moments and the trainer's state, in files that other programs read.
+//!
+//! | file | what |
+//! |---|---|
+//! | `model.safetensors` | every parameter in single precision, under its Hugging Face name |
+//! | `adapter_model.safetensors` | with LoRA instead of it: the adapters, under PEFT's names |
+//! | `optimizer.safetensors` | `<parameter>.first_moment` and `<parameter>.second_moment` of what learns |
+//! | `trainer_state.json` | [`TrainerState`] |
+//!
+//! They are written into a [`StagedDirectory`], so a checkpoint is whole or not there. Random numbers and the
+//! order of the data are functions of seed and step: there is nothing else to save.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Dtype, View};
+use serde::{Deserialize, Serialize};
+use truing_model::engine::ParameterTensor;
+use truing_model::weights::SafetensorsFile;
+use truing_model::{Engine, EngineError, ModelError};
+use truing_store::{CommittedDirectory, Digest, StagedDirectory};
+
+#[cfg(target_endian = "big")]
+compile_error!("safetensors files are little-endian, and are written here without swapping bytes");
+
+const MODEL: &str = "model.safetensors";
+const ADAPTER: &str = "adapter_model.safetensors";
+const ADAPTER_PREFIX: &str = "base_model.model.";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "trainer_state.json";
+const FORMAT_VERSION: u32 = 1;
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainerState {
+    /// Version of this format.
+    pub format_version: u32,
+    /// Optimiser steps taken; with the seed it is also the place in the data.
+    pub step: u64,
+    /// Passes over the data, with its fraction.
+    pub epoch: f64,
+    /// Tokens the model has seen.
+    pub n_tokens: u64,
+    /// The best evaluation so far.
+    pub best: Option<BestEvaluation>,
+    /// The run's seed.
+    pub seed: u64,
+    /// Digest of everything in the recipe that decides the weights.
+    pub recipe_digest: Digest,
+}
+
+/// The lowest evaluation loss of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BestEvaluation {
+    /// The step after which it was measured.
+    pub step: u64,
+    /// The loss.
+    pub loss: f64,
+}
+
+/// A checkpoint that cannot be written or used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file that cannot be read or written.
+    #[error("{}: cannot {action}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Tensors that cannot be written.
+    #[error("{}: {source}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// The library's words.
+        source: SafeTensorError,
+    },
+    /// A state that cannot be understood.
+    #[error("{}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where it breaks.
+        source: serde_json::Error,
+    },
+    /// A state of another version.
+    #[error("{}: format version {found}, this program reads {FORMAT_VERSION}", path.display())]
+    UnknownFormatVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// A tensor of the model that the file does not hold as single precision in the model's shape.
+    #[error("{}: `{tensor}` is {found}, expected f32 of shape {expected:?}", path.display())]
+    TensorMismatch {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// The model's shape.
+        expected: Vec<usize>,
+        /// What is there.
+        found: String,
+    },
+    /// A file of tensors that cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The engine refused.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl TrainerState {
+    /// The state before the first step.
+    #[must_use]
+    pub fn start(seed: u64, recipe_digest: Digest) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            step: 0,
+            epoch: 0.0,
+            n_tokens: 0,
+            best: None,
+            seed,
+            recipe_digest,
+        }
+    }
+
+    /// Notes an evaluation; returns whether it is the best so far.
+    pub fn note_evaluation(&mut self, loss: f64) -> bool {
+        let is_best = self.best.is_none_or(|best| loss < best.loss);
+        if is_best {
+            self.best = Some(BestEvaluation { step: self.step, loss });
+        }
+        is_best
+    }
+
+    /// Reads the state of a checkpoint.
+    ///
+    /// # Errors
+    /// When it cannot be read or is of another version.
+    pub fn read(checkpoint: &CommittedDirectory) -> Result<Self, CheckpointError> {
+        let path = checkpoint.path().join(STATE);
+        let json = fs::read(&path).map_err(io_error(&path, "be read"))?;
+        let state: Self = serde_json::from_slice(&json)
+            .map_err(|source| CheckpointError::Json { path: path.clone(), source })?;
+        match state.format_version {
+            FORMAT_VERSION => Ok(state),
+            found => Err(CheckpointError::UnknownFormatVersion { path, found }),
+        }
+    }
+}
+
+/// Writes weights, moments and state into a directory in the making.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn save<E: Engine>(
+    engine: &E,
+    state: &TrainerState,
+    staged: &StagedDirectory,
+) -> Result<(), CheckpointError> {
+    save_weights(engine, staged.path())?;
+    let moments = learning(engine)
+        .flat_map(|(parameter_idx, name)| {
+            MOMENTS.map(|(suffix, tensor)| (format!("{name}.{suffix}"), parameter_idx, tensor))
+        })
+        .collect();
+    write_tensors(engine, moments, &staged.path().join(OPTIMIZER))?;
+    let path = staged.path().join(STATE);
+    let json = serde_json::to_vec_pretty(state)
+        .map_err(|source| CheckpointError::Json { path: path.clone(), source })?;
+    fs::write(&path, json).map_err(io_error(&path, "be written"))
+}
+
+/// Writes the weights alone: all parameters, or with LoRA the adapters.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn save_weights<E: Engine>(engine: &E, directory: &Path) -> Result<(), CheckpointError> {
+    let (file, tensors) = weights(engine);
+    let tensors = tensors.into_iter().map(|(name, idx)| (name, idx, ParameterTensor::Value)).collect();
+    write_tensors(engine, tensors, &directory.join(file))
+}
+
+/// Overwrites weights and moments with those of a checkpoint and returns its state.
+///
+/// # Errors
+/// When a file cannot be read, or its tensors are not those of the model.
+pub fn restore<E: Engine>(
+    engine: &mut E,
+    checkpoint: &CommittedDirectory,
+) -> Result<TrainerState, CheckpointError> {
+    let state = TrainerState::read(checkpoint)?;
+    restore_weights(engine, checkpoint)?;
+    let moments = SafetensorsFile::open(checkpoint.path().join(OPTIMIZER))?;
+    let learning: Vec<(usize, String)> = learning(engine).collect();
+    for (parameter_idx, name) in learning {
+        for (suffix, tensor) in MOMENTS {
+            copy_into(engine, &moments, &format!("{name}.{suffix}"), parameter_idx, tensor)?;
+        }
+    }
+    Ok(state)
+}
+
+/// Overwrites the weights alone.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_weights<E: Engine>(
+    engine: &mut E,
+    checkpoint: &CommittedDirectory,
+) -> Result<(), CheckpointError> {
+    let (file, tensors) = weights(engine);
+    let file = SafetensorsFile::open(checkpoint.path().join(file))?;
+    for (name, parameter_idx) in tensors {
+        copy_into(engine, &file, &name, parameter_idx, ParameterTensor::Value)?;
+    }
+    Ok(())
+}
+
+const MOMENTS: [(&str, ParameterTensor); 2] =
+    [("first_moment", ParameterTensor::FirstMoment), ("second_moment", ParameterTensor::SecondMoment)];
+
+/// The file of the weights, and names and indices of what is in it. Without LoRA frozen parameters are in it
+/// too, so that the directory is a whole model.
+fn weights<E: Engine>(engine: &E) -> (&'static str, Vec<(String, usize)>) {
+    if engine.trainable().lora.is_some() {
+        let adapters = learning(engine).map(|(idx, name)| (format!("{ADAPTER_PREFIX}{name}"), idx));
+        (ADAPTER, adapters.collect())
+    } else {
+        (MODEL, engine.parameters().iter().enumerate().map(|(idx, p)| (p.name.clone(), idx)).collect())
+    }
+}
+
+fn learning<E: Engine>(engine: &E) -> impl Iterator<Item = (usize, String)> {
+    let all = engine.parameters().iter().enumerate();
+    all.filter(|(_, p)| engine.trainable().is_trainable(p)).map(|(idx, p)| (idx, p.name.clone()))
+}
+
+fn io_error(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> CheckpointError {
+    let path = path.to_path_buf();
+    move |source| CheckpointError::Io { path, action, source }
+}
+
+/// A tensor as it lies in the engine, to be written without a copy of all of them.
+struct TensorOf<'a> {
+    shape: &'a [usize],
+    values: Cow<'a, [f32]>,
+}
+
+impl View for &TensorOf<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(bytemuck::cast_slice(&self.values))
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val::<[f32]>(&self.values)
+    }
+}
+
+fn write_tensors<E: Engine>(
+    engine: &E,
+    tensors: Vec<(String, usize, ParameterTensor)>,
+    path: &Path,
+) -> Result<(), CheckpointError> {
+    let tensors = tensors
+        .into_iter()
+        .map(|(name, parameter_idx, tensor)| {
+            let shape = &engine.parameters()[parameter_idx].shape;
+            Ok((name, TensorOf { shape, values: engine.read(parameter_idx, tensor)? }))
+        })
+        .collect::<Result<Vec<_>, EngineError>>()?;
+    // transformers asks for this entry.
+    let header = [("format".to_owned(), "pt".to_owned())].into();
+    let views = tensors.iter().map(|(name, tensor)| (name, tensor));
+    safetensors::serialize_to_file(views, Some(header), path)
+        .map_err(|source| CheckpointError::Safetensors { path: path.to_path_buf(), source })
+}
+
+fn copy_into<E: Engine>(
+    engine: &mut E,
+    file: &SafetensorsFile,
+    name: &str,
+    parameter_idx: usize,
+    tensor: ParameterTensor,
+) -> Result<(), CheckpointError> {
+    let shape = &engine.parameters()[parameter_idx].shape;
+    let mismatch = |found: String| CheckpointError::TensorMismatch {
+        path: file.path.clone(),
+        tensor: name.to_owned(),
+        expected: shape.clone(),
+        found,
+    };
+    let info = file.tensor(name).ok_or_else(|| mismatch("missing".into()))?;
+    if info.dtype != "F32" || info.shape != *shape {
+        return Err(mismatch(format!("{} of shape {:?}", info.dtype, info.shape)));
+    }
+    let values = file.read(name)?.values;
+    Ok(engine.write(parameter_idx, tensor, &values)?)
+}

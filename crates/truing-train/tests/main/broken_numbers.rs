@@ -1,0 +1,116 @@
+use std::ops::ControlFlow;
+
+use truing_cpu::CpuEngine;
+use truing_model::engine::ParameterTensor;
+use truing_model::{DecoderSpec, Engine, TokenLogProbs, TrainableSpec};
+use truing_parallel::Solo;
+use truing_train::{Objective, Quantity, SegmentPlan, Sft, TrainError, Trainer, WeightedSum};
+use truing_types::{PackedBatch, RowOrigin, TargetTokens, TokenId};
+
+use crate::model::{self, N_LAYERS};
+
+const SICK: TokenId = 60;
+
+fn packs(rows: &[&[TokenId]]) -> Vec<PackedBatch> {
+    let sequence = |(line, tokens): (usize, &&[TokenId])| {
+        let origin = RowOrigin { source: "data.jsonl".into(), line: line as u64 + 1 };
+        (tokens.to_vec(), vec![1.0; tokens.len()], origin)
+    };
+    let sequences: Vec<_> = rows.iter().enumerate().map(sequence).collect();
+    sequences
+        .chunks(2)
+        .map(|pack| PackedBatch::new(pack.iter().map(|(t, w, o)| (&t[..], &w[..], o.clone()))).unwrap())
+        .collect()
+}
+
+fn take_step<E: Engine>(trainer: &mut Trainer<E>, packs: &[PackedBatch]) -> TrainError {
+    trainer.step(packs, &Sft, &Solo, &mut |_| ControlFlow::Continue(())).unwrap_err()
+}
+
+/// An untied model in which only sequences that hold the sick token see `value`.
+fn sick_trainer(value: f32) -> Trainer<CpuEngine> {
+    let spec = DecoderSpec { tie_word_embeddings: false, ..model::spec() };
+    let engine = model::engine_of(&spec, TrainableSpec::default());
+    let mut trainer = model::trainer_of(engine, SegmentPlan::checkpoint(N_LAYERS, 2));
+    let mut embedding = trainer.engine().read(0, ParameterTensor::Value).unwrap().into_owned();
+    embedding[SICK as usize * spec.hidden_size..][..spec.hidden_size].fill(value);
+    trainer.engine_mut().write(0, ParameterTensor::Value, &embedding).unwrap();
+    trainer
+}
+
+#[test]
+fn a_loss_that_is_not_finite_names_step_pack_and_row_and_leaves_the_weights() {
+    let mut trainer = sick_trainer(f32::NAN);
+    let bits = |trainer: &Trainer<CpuEngine>| {
+        let all = model::read_all(trainer.engine(), ParameterTensor::Value);
+        all.into_iter().flatten().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let before = bits(&trainer);
+    let error = take_step(&mut trainer, &packs(&[&[1, 2, 3], &[4, 5], &[6, 7], &[8, SICK, 9]]));
+    assert_eq!(error.to_string(), "the loss of step 1 is not finite in pack 2: data.jsonl:4");
+    assert!(matches!(error, TrainError::NonFinite { quantity: Quantity::Loss, pack_idx: Some(1), .. }));
+    assert!(before == bits(&trainer) && trainer.steps_taken() == 0);
+}
+
+/// The fine-tuning objective with an infinite gradient at one token.
+struct Overflowing;
+
+impl Objective for Overflowing {
+    fn denominator(&self, batch: &PackedBatch, targets: &TargetTokens) -> f64 {
+        Sft.denominator(batch, targets)
+    }
+
+    fn constant_gradient(&self, _: &PackedBatch, targets: &TargetTokens, _: f64) -> Option<Vec<f32>> {
+        Some(targets.tokens.iter().map(|&token| if token == SICK { f32::INFINITY } else { -0.1 }).collect())
+    }
+
+    fn gradient(&self, _: &PackedBatch, _: &TargetTokens, _: &TokenLogProbs, _: f64) -> Vec<f32> {
+        unreachable!("the gradient is constant")
+    }
+
+    fn metric_names(&self) -> &'static [&'static str] {
+        Sft.metric_names()
+    }
+
+    fn measure(
+        &self,
+        pack: &PackedBatch,
+        targets: &TargetTokens,
+        scores: &TokenLogProbs,
+    ) -> Vec<WeightedSum> {
+        Sft.measure(pack, targets, scores)
+    }
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_is_traced_to_its_rows() {
+    let mut trainer = model::trainer(TrainableSpec::default(), SegmentPlan::checkpoint(N_LAYERS, 2));
+    let packs = packs(&[&[1, 2, 3], &[4, 5], &[8, SICK, 9], &[6, 7]]);
+    let error = trainer.step(&packs, &Overflowing, &Solo, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(error.to_string(), "the gradient norm of step 1 is not finite in pack 2: data.jsonl:3");
+    assert_eq!(trainer.steps_taken(), 0);
+}
+
+#[test]
+fn a_step_without_loss_tokens_is_refused() {
+    let mut trainer = model::trainer(TrainableSpec::default(), SegmentPlan::keep_everything(N_LAYERS));
+    let error = take_step(&mut trainer, &packs(&[&[1], &[2]]));
+    assert!(matches!(error, TrainError::NoLossTokens));
+}
+
+#[test]
+fn a_model_that_is_frozen_whole_is_refused() {
+    let trainable = TrainableSpec { lora: None, frozen: vec!["model.".into()] };
+    let engine = model::engine(trainable);
+    let schedule = truing_train::Schedule {
+        kind: truing_train::ScheduleKind::Constant,
+        peak: 1.0,
+        min_ratio: 0.0,
+        warmup_steps: 0,
+        decay_steps: 0,
+        total_steps: 1,
+    };
+    let plan = SegmentPlan::keep_everything(N_LAYERS);
+    let error = Trainer::new(engine, plan, truing_train::OptimizerConfig::default(), schedule);
+    assert!(matches!(error, Err(TrainError::NothingLearns)));
+}
