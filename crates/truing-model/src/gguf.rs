@@ -183,9 +183,14 @@ impl GgufFile {
         for tensor in &mut tensors {
             tensor.offset = data_start
                 .and_then(|start| start.checked_add(tensor.offset))
-                .filter(|offset| match tensor.dtype.byte_len(tensor.n_elements()) {
-                    Some(bytes) => offset.checked_add(bytes as u64).is_some_and(|end| end <= length),
-                    None => *offset <= length,
+                .filter(|offset| {
+                    // The size of a format that is not read is not known.
+                    let bytes = match tensor.dtype.block() {
+                        Some(_) => tensor.dtype.byte_len(tensor.n_elements()),
+                        None => Some(0),
+                    };
+                    let end = bytes.and_then(|bytes| offset.checked_add(bytes as u64));
+                    end.is_some_and(|end| end <= length)
                 })
                 .ok_or_else(|| ModelError::Truncated {
                     path: path.to_path_buf(),
