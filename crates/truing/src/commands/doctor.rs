@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use truing_kernels::SimdLevel;
 
 use crate::Context;
 use crate::environment::Environment;
@@ -64,6 +65,9 @@ struct Device {
 /// Speeds of this machine.
 #[derive(Debug, Serialize)]
 struct Measured {
+    peak_gflops: f64,
+    matmul_gflops: f64,
+    matmul_share_of_peak: f64,
     memory_read_gb_per_second: f64,
 }
 
@@ -114,7 +118,7 @@ fn look(arguments: &Arguments, context: &Context) -> Findings {
         devices: vec![Device {
             engine: "cpu",
             device: "cpu",
-            note: format!("{} threads", context.n_threads),
+            note: format!("{} threads, {} kernels", context.n_threads, SimdLevel::detected()),
         }],
         processor_features: machine::processor_features(),
         physical_cores: machine::n_physical_cores(),
@@ -134,7 +138,14 @@ fn look(arguments: &Arguments, context: &Context) -> Findings {
 }
 
 fn measure(n_threads: usize) -> Measured {
-    Measured { memory_read_gb_per_second: machine::measure_read_bandwidth(n_threads) / 1e9 }
+    let peak_gflops = truing_kernels::measure_peak_gflops();
+    let matmul_gflops = truing_kernels::measure_matmul_gflops();
+    Measured {
+        peak_gflops,
+        matmul_gflops,
+        matmul_share_of_peak: matmul_gflops / peak_gflops,
+        memory_read_gb_per_second: machine::measure_read_bandwidth(n_threads) / 1e9,
+    }
 }
 
 /// Names and sizes of the cache's entries; an unreadable or missing folder holds nothing.
@@ -273,6 +284,14 @@ fn print(findings: &Findings, context: &Context) -> anyhow::Result<()> {
             .row(["device".into(), format!("{} ({} engine, {})", device.device, device.engine, device.note)]);
     }
     if let Some(measured) = &findings.measured {
+        table.row(["  peak".into(), format!("{:.0} GFLOP/s, f32 multiply-add", measured.peak_gflops)]).row([
+            "  matrix product".into(),
+            format!(
+                "{:.0} GFLOP/s, {:.0} % of the peak",
+                measured.matmul_gflops,
+                100.0 * measured.matmul_share_of_peak
+            ),
+        ]);
         table.row(["  memory, read".into(), format!("{:.1} GB/s", measured.memory_read_gb_per_second)]);
     }
     table.row([
