@@ -77,7 +77,7 @@ pub fn prove<E: Engine>(
         return Err(ProveError::TooFewSequences { found: samples.len() });
     }
     let mut proofs = Vec::new();
-    let mut phase = |name: &str, events: &mut dyn EventSink| {
+    let phase = |name: &str, events: &mut dyn EventSink| {
         events.emit(Event::PhaseStarted { phase: name.to_owned(), total: None });
     };
 
@@ -168,7 +168,8 @@ fn isolation<E: Engine>(engine: &mut E, samples: &[&TokenizedSample]) -> Result<
                 }
                 // Two different bit patterns deviate even where their difference is 0 or not a number.
                 let deviation = f64::from((a - b).abs());
-                let deviation = if deviation.is_nan() { f64::INFINITY } else { deviation.max(f64::MIN_POSITIVE) };
+                let deviation =
+                    if deviation.is_nan() { f64::INFINITY } else { deviation.max(f64::MIN_POSITIVE) };
                 if deviation > largest.0 {
                     let row = rows[idx / vocab_size];
                     let origin = origin_of(&original, row);
@@ -256,13 +257,15 @@ impl Reference {
                 let (e, f) = (f64::from(*e), f64::from(*f));
                 (own + e * e, difference + (e - f) * (e - f))
             });
-            let deviation: f64 = squares.1.sqrt() / squares.0.sqrt().max(1e-3 * self.norm).max(f64::MIN_POSITIVE);
+            let deviation: f64 =
+                squares.1.sqrt() / squares.0.sqrt().max(1e-3 * self.norm).max(f64::MIN_POSITIVE);
             if deviation.is_nan() || deviation > largest.0 {
                 largest = (deviation, parameter.name.clone());
             }
         }
         Ok(Deviation {
-            loss: (measures.loss - self.measures.loss).abs() / self.measures.loss.abs().max(f64::MIN_POSITIVE),
+            loss: (measures.loss - self.measures.loss).abs()
+                / self.measures.loss.abs().max(f64::MIN_POSITIVE),
             gradient: largest.0,
             parameter: largest.1,
         })
