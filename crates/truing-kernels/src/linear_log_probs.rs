@@ -10,8 +10,21 @@
 //! ```
 //!
 //! `hidden: [n, h]`, `head: [vocab, h]`, `targets: [n]`.
+//!
+//! Tokens are taken in chunks whose logits, at most 32 MiB where the vocabulary allows, are the only large buffer.
+//! They lie transposed, `[vocab, tokens]`: the head is then read where it lies, by rows, in two of the three
+//! products, and softmax works on whole vectors of tokens. Backward keeps `e^(z - max)` in the buffer, less its sum at
+//! the target, which is d_z up to a factor per token; the factor is applied to the `[tokens, h]` sides instead.
+//!
+//! Sums over the vocabulary run in f32 within blocks of [`BLOCK`] words, and in f64 over the blocks, in order.
+
+#![allow(unsafe_code, reason = "blocks written by several threads")]
 
 use crate::matmul::{MatrixRef, Write, matmul};
+use crate::parallel::{Disjoint, for_each_item};
+use crate::scratch::{Scratch, with_scratch};
+use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
+use std::cell::Cell;
 
 /// Where the results for `n` rows go; every slice is `[n]`.
 #[derive(Debug)]
@@ -24,76 +37,252 @@ pub struct LogProbRows<'a> {
     pub is_argmax: &'a mut [bool],
 }
 
-const WORKSPACE_FLOATS: usize = 8 << 20;
+/// Floats of the logits of a chunk.
+const LOGITS_FLOATS: usize = 8 << 20;
+/// Most tokens in a chunk; past this the products gain nothing.
+const MAX_CHUNK: usize = 256;
+/// Words of the vocabulary that are summed together, by one thread.
+const BLOCK: usize = 512;
 
-fn rows_per_chunk(vocab: usize) -> usize {
-    (WORKSPACE_FLOATS / vocab.max(1)).max(1)
+thread_local! {
+    static WORKSPACE: Cell<Scratch> = const { Cell::new(Scratch::new()) };
 }
 
-/// Bytes the two functions allocate while they run.
-pub fn linear_log_probs_workspace_bytes(vocab: usize, _hidden: usize) -> usize {
-    rows_per_chunk(vocab) * vocab * size_of::<f32>()
+/// Tokens in a chunk: a multiple of the widest register, at least one register.
+fn tokens_per_chunk(vocab: usize) -> usize {
+    (LOGITS_FLOATS / vocab.max(1) / MAX_LANES * MAX_LANES).clamp(MAX_LANES, MAX_CHUNK)
 }
 
-/// Turns a row of logits into `softmax(z)` and returns (log-probability, entropy, is argmax).
-fn softmax_row(z: &mut [f32], target: usize) -> (f32, f32, bool) {
-    let largest = z.iter().fold(f32::NEG_INFINITY, |best, &z| if z > best || z.is_nan() { z } else { best });
-    let argmax = z.iter().position(|&z| z == largest);
-    let at_target = z[target] - largest;
-    let (mut sum, mut weighted) = (0.0f64, 0.0f64);
-    for z in z.iter_mut() {
-        let shifted = *z - largest;
-        *z = shifted.exp();
-        sum += f64::from(*z);
-        weighted += if *z > 0.0 { f64::from(*z) * f64::from(shifted) } else { 0.0 };
+/// Floats of each part of the workspace, for chunks of `tokens`.
+struct Parts {
+    logits: usize,
+    hidden: usize,
+    block_stats: usize,
+}
+
+impl Parts {
+    fn new(tokens: usize, vocab: usize, hidden: usize) -> Self {
+        Parts { logits: tokens * vocab, hidden: tokens * hidden, block_stats: tokens * vocab.div_ceil(BLOCK) }
     }
-    z.iter_mut().for_each(|z| *z = (f64::from(*z) / sum) as f32);
-    let log_sum = sum.ln();
-    ((f64::from(at_target) - log_sum) as f32, (log_sum - weighted / sum) as f32, argmax == Some(target))
+
+    fn total(&self) -> usize {
+        self.logits + 2 * self.hidden + 3 * self.block_stats
+    }
 }
 
-fn run(
-    hidden: &[f32],
-    head: &[f32],
-    targets: &[u32],
-    out: LogProbRows,
-    mut gradients: Option<(&[f32], &mut [f32], Option<&mut [f32]>)>,
-) {
+/// Bytes that [`linear_log_probs_forward`] and [`linear_log_probs_backward`] use beside their arguments; the calling
+/// thread keeps them for the next call.
+pub fn linear_log_probs_workspace_bytes(vocab: usize, hidden: usize) -> usize {
+    Parts::new(tokens_per_chunk(vocab), vocab, hidden).total() * size_of::<f32>()
+}
+
+simd_fn! {
+    /// The largest logit of each token in a block; NaN is passed over, and shows in the sums.
+    fn block_maxima<S>(simd, logits: &[f32], maxima: &mut [f32]) {
+        maxima.fill(f32::NEG_INFINITY);
+        for row in logits.chunks_exact(maxima.len()) {
+            for (z, largest) in row.chunks_exact(S::LANES).zip(maxima.chunks_exact_mut(S::LANES)) {
+                let larger = simd.max(simd.load(z), simd.load(largest));
+                simd.store(largest, larger);
+            }
+        }
+    }
+}
+
+simd_fn! {
+    /// Replaces the logits of a block by e = e^(z - largest); writes Σ e and Σ e (z - largest).
+    fn block_sums<S>(simd, logits: &mut [f32], largest: &[f32], sums: &mut [f32], weighted_sums: &mut [f32]) {
+        sums.fill(0.0);
+        weighted_sums.fill(0.0);
+        let width = largest.len();
+        for row in logits.chunks_exact_mut(width) {
+            let stats = sums.chunks_exact_mut(S::LANES).zip(weighted_sums.chunks_exact_mut(S::LANES));
+            for ((z, largest), (sum, weighted)) in
+                row.chunks_exact_mut(S::LANES).zip(largest.chunks_exact(S::LANES)).zip(stats)
+            {
+                let shifted = simd.sub(simd.load(z), simd.load(largest));
+                // Below -104 e is 0, and so must its product be where the logit is -infinity.
+                let shifted = simd.max(simd.splat(-104.0), shifted);
+                let e = simd.exp(shifted);
+                simd.store(z, e);
+                let total = simd.add(simd.load(sum), e);
+                simd.store(sum, total);
+                let total = simd.fma(e, shifted, simd.load(weighted));
+                simd.store(weighted, total);
+            }
+        }
+    }
+}
+
+/// What backward needs and writes.
+struct Gradients<'a> {
+    d_log_probs: &'a [f32],
+    d_hidden: &'a mut [f32],
+    d_head: Option<&'a mut [f32]>,
+}
+
+/// A chunk of tokens and the buffers it uses; `width` tokens, the last of which may be filling.
+struct Chunk<'a> {
+    head: MatrixRef<'a>,
+    h: usize,
+    vocab: usize,
+    width: usize,
+    targets: &'a [u32],
+    /// `[vocab, width]`
+    logits: &'a mut [f32],
+    /// `[width, h]`
+    hidden: &'a mut [f32],
+}
+
+impl Chunk<'_> {
+    /// Fills the logits, turns them into e^(z - largest), and returns Σ e of each token.
+    fn forward(&mut self, out: LogProbRows, stats: &mut [f32]) -> Vec<f64> {
+        let (vocab, width) = (self.vocab, self.width);
+        let level = SimdLevel::current();
+        let hidden = MatrixRef::new(self.hidden, width, self.h);
+        matmul(self.head, hidden.transposed(), self.logits, Write::Overwrite);
+
+        let n_blocks = vocab.div_ceil(BLOCK);
+        let (maxima, stats) = stats.split_at_mut(n_blocks * width);
+        let (sums, weighted_sums) = stats.split_at_mut(n_blocks * width);
+        let rows = |block: usize| (block * BLOCK * width, BLOCK.min(vocab - block * BLOCK) * width);
+        {
+            let (logits, maxima) = (&*self.logits, Disjoint::new(maxima));
+            for_each_item(n_blocks, |block| {
+                let (start, len) = rows(block);
+                // SAFETY: an item writes only its own block.
+                let maxima = unsafe { maxima.part(block * width, width) };
+                block_maxima(level, &logits[start..start + len], maxima);
+            });
+        }
+        let mut largest = vec![f32::NEG_INFINITY; width];
+        for maxima in maxima.chunks_exact(width) {
+            largest.iter_mut().zip(maxima).for_each(|(largest, &z)| *largest = largest.max(z));
+        }
+        let at_target: Vec<f32> =
+            self.targets.iter().enumerate().map(|(i, &y)| self.logits[y as usize * width + i]).collect();
+        let is_first_largest = |i: usize| {
+            let block = maxima.chunks_exact(width).position(|maxima| maxima[i] == largest[i]).unwrap_or(0);
+            let (start, len) = rows(block);
+            let row =
+                self.logits[start..start + len].chunks_exact(width).position(|row| row[i] == largest[i]);
+            row.is_some_and(|row| block * BLOCK + row == self.targets[i] as usize)
+        };
+        for (i, is_argmax) in out.is_argmax.iter_mut().enumerate() {
+            *is_argmax = at_target[i] == largest[i] && is_first_largest(i);
+        }
+        {
+            let (sums, weighted_sums) = (Disjoint::new(sums), Disjoint::new(weighted_sums));
+            let logits = Disjoint::new(self.logits);
+            for_each_item(n_blocks, |block| {
+                let (start, len) = rows(block);
+                // SAFETY: an item writes only its own block.
+                let (logits, sums, weighted_sums) = unsafe {
+                    (
+                        logits.part(start, len),
+                        sums.part(block * width, width),
+                        weighted_sums.part(block * width, width),
+                    )
+                };
+                block_sums(level, logits, &largest, sums, weighted_sums);
+            });
+        }
+        let over_blocks =
+            |stats: &[f32], i: usize| stats.iter().skip(i).step_by(width).map(|&s| f64::from(s)).sum::<f64>();
+        let totals: Vec<f64> = (0..width).map(|i| over_blocks(sums, i)).collect();
+        for i in 0..self.targets.len() {
+            let log_sum = totals[i].ln();
+            out.log_probs[i] = (f64::from(at_target[i]) - f64::from(largest[i]) - log_sum) as f32;
+            out.entropies[i] = (log_sum - over_blocks(weighted_sums, i) / totals[i]) as f32;
+            out.is_argmax[i] &= !totals[i].is_nan();
+        }
+        totals
+    }
+
+    /// From what [`Chunk::forward`] left. `d_hidden: [width, h]` is working space.
+    fn backward(
+        &mut self,
+        totals: &[f64],
+        d_log_probs: &[f32],
+        d_hidden: &mut [f32],
+        d_head: Option<&mut [f32]>,
+    ) {
+        let (width, h) = (self.width, self.h);
+        for (i, &y) in self.targets.iter().enumerate() {
+            let e = &mut self.logits[y as usize * width + i];
+            *e = (f64::from(*e) - totals[i]) as f32;
+        }
+        // d_z = factor · what the buffer holds; 0 for the filling.
+        let factor = |i: usize| d_log_probs.get(i).map_or(0.0, |&d| (-f64::from(d) / totals[i]) as f32);
+        let d_logits = MatrixRef::new(self.logits, self.vocab, width);
+        matmul(d_logits.transposed(), self.head, d_hidden, Write::Overwrite);
+        for (i, d_hidden) in d_hidden.chunks_exact_mut(h).enumerate() {
+            d_hidden.iter_mut().for_each(|d| *d *= factor(i));
+        }
+        if let Some(d_head) = d_head {
+            for (i, hidden) in self.hidden.chunks_exact_mut(h).enumerate() {
+                hidden.iter_mut().for_each(|x| *x *= factor(i));
+            }
+            matmul(d_logits, MatrixRef::new(self.hidden, width, h), d_head, Write::Add);
+        }
+    }
+}
+
+fn run(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows, mut gradients: Option<Gradients>) {
     let n = targets.len();
-    assert!(out.log_probs.len() == n && out.entropies.len() == n && out.is_argmax.len() == n);
+    assert!(
+        out.log_probs.len() == n && out.entropies.len() == n && out.is_argmax.len() == n,
+        "linear_log_probs: outputs are [n]"
+    );
     if n == 0 {
+        assert!(hidden.is_empty(), "linear_log_probs: hidden is [n, h]");
         return;
     }
     let h = hidden.len() / n;
     assert!(
-        hidden.len() == n * h && h > 0 && head.len() % h == 0,
+        h > 0 && hidden.len() == n * h && head.len() % h == 0,
         "linear_log_probs: hidden [n, h], head [vocab, h]"
     );
     let vocab = head.len() / h;
-    let mut logits = vec![0.0; rows_per_chunk(vocab).min(n) * vocab];
-    for start in (0..n).step_by(rows_per_chunk(vocab)) {
-        let end = n.min(start + rows_per_chunk(vocab));
-        let rows = end - start;
-        let hidden = MatrixRef::new(&hidden[start * h..end * h], rows, h);
-        let head = MatrixRef::new(head, vocab, h);
-        let logits = &mut logits[..rows * vocab];
-        matmul(hidden, head.transposed(), logits, Write::Overwrite);
-        for (i, z) in (start..end).zip(logits.chunks_exact_mut(vocab)) {
-            let target = targets[i] as usize;
-            (out.log_probs[i], out.entropies[i], out.is_argmax[i]) = softmax_row(z, target);
-            if let Some((d_log_probs, ..)) = &gradients {
-                z.iter_mut().for_each(|p| *p *= -d_log_probs[i]);
-                z[target] += d_log_probs[i];
+    assert!(targets.iter().all(|&y| (y as usize) < vocab), "linear_log_probs: targets are below {vocab}");
+
+    // Chunks of one size, so that the last is not a sliver.
+    let most = tokens_per_chunk(vocab);
+    let n_chunks = n.div_ceil(most);
+    let width = n.div_ceil(n_chunks).next_multiple_of(MAX_LANES);
+    let parts = Parts::new(width, vocab, h);
+    with_scratch(&WORKSPACE, |scratch| {
+        let (logits, rest) = scratch.floats(parts.total()).split_at_mut(parts.logits);
+        let (chunk_hidden, rest) = rest.split_at_mut(parts.hidden);
+        let (chunk_d_hidden, stats) = rest.split_at_mut(parts.hidden);
+        for start in (0..n).step_by(width) {
+            let end = n.min(start + width);
+            let rows = start * h..end * h;
+            chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
+            chunk_hidden[rows.len()..].fill(0.0);
+            let mut chunk = Chunk {
+                head: MatrixRef::new(head, vocab, h),
+                h,
+                vocab,
+                width,
+                targets: &targets[start..end],
+                logits,
+                hidden: chunk_hidden,
+            };
+            let out = LogProbRows {
+                log_probs: &mut out.log_probs[start..end],
+                entropies: &mut out.entropies[start..end],
+                is_argmax: &mut out.is_argmax[start..end],
+            };
+            let totals = chunk.forward(out, stats);
+            if let Some(gradients) = &mut gradients {
+                let d_log_probs = &gradients.d_log_probs[start..end];
+                chunk.backward(&totals, d_log_probs, chunk_d_hidden, gradients.d_head.as_deref_mut());
+                let d_hidden = &mut gradients.d_hidden[rows];
+                d_hidden.copy_from_slice(&chunk_d_hidden[..d_hidden.len()]);
             }
         }
-        if let Some((_, d_hidden, d_head)) = &mut gradients {
-            let d_logits = MatrixRef::new(logits, rows, vocab);
-            matmul(d_logits, head, &mut d_hidden[start * h..end * h], Write::Overwrite);
-            if let Some(d_head) = d_head {
-                matmul(d_logits.transposed(), hidden, d_head, Write::Add);
-            }
-        }
-    }
+    });
 }
 
 /// Log-probabilities, entropies and whether each target is the argmax. Panics when a size or a target does not fit.
@@ -116,5 +305,9 @@ pub fn linear_log_probs_backward(
 ) {
     assert_eq!(d_log_probs.len(), targets.len(), "linear_log_probs_backward: d_log_probs is [n]");
     assert_eq!(d_hidden.len(), hidden.len(), "linear_log_probs_backward: d_hidden is as hidden");
-    run(hidden, head, targets, out, Some((d_log_probs, d_hidden, d_head)));
+    assert!(
+        d_head.as_ref().is_none_or(|d| d.len() == head.len()),
+        "linear_log_probs_backward: d_head is as head"
+    );
+    run(hidden, head, targets, out, Some(Gradients { d_log_probs, d_hidden, d_head }));
 }

@@ -15,7 +15,7 @@
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
-use crate::micro_kernel::{DOT_COLUMNS, MAX_TILE_COLUMNS, MicroKernel, TILE_ROWS, Tile};
+use crate::micro_kernel::{DOT_COLUMNS, MAX_TILE_COLUMNS, TILE_ROWS, Tile};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
 use crate::simd::{Simd, SimdLevel, simd_fn};

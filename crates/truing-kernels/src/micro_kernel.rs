@@ -39,6 +39,14 @@ pub(crate) struct Tile {
 unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, t: &Tile) {
     let Tile { k, a, a_row, a_step, b, b_step, c, c_row, write } = *t;
     let mut sums = [[simd.splat(0.0); VECTORS]; ROWS];
+    if write == Write::Add {
+        // The tile of C comes from memory while the sums are made.
+        for i in 0..ROWS {
+            for v in 0..VECTORS {
+                simd.prefetch(c.wrapping_add(i * c_row + v * S::LANES));
+            }
+        }
+    }
     // SAFETY: the caller vouches for ROWS rows of A, k rows of VECTORS vectors of B, and ROWS such rows of C.
     unsafe {
         let mut a_column = a;

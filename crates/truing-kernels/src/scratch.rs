@@ -9,6 +9,7 @@ const FLOATS_PER_LINE: usize = 16;
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
+#[expect(dead_code, reason = "seen only as floats, through a pointer")]
 struct CacheLine([f32; FLOATS_PER_LINE]);
 
 /// A buffer that is kept between calls.

@@ -102,6 +102,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be valid for writing `LANES` floats; no alignment is asked.
     unsafe fn store_ptr(self, to: *mut f32, v: Self::V);
+    /// Asks for the cache line at `at`, which need not be valid.
+    #[inline(always)]
+    fn prefetch(self, at: *const f32) {
+        let _ = at;
+    }
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`
@@ -354,6 +359,11 @@ mod x86 {
             // SAFETY: `self` proves the instructions, the caller the memory.
             unsafe { _mm256_storeu_ps(to, v) }
         }
+        #[inline(always)]
+        fn prefetch(self, at: *const f32) {
+            // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
         intrinsic! {
             fn add(a, b) = _mm256_add_ps(a, b);
             fn sub(a, b) = _mm256_sub_ps(a, b);
@@ -419,6 +429,11 @@ mod x86 {
         unsafe fn store_ptr(self, to: *mut f32, v: __m512) {
             // SAFETY: `self` proves the instructions, the caller the memory.
             unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        fn prefetch(self, at: *const f32) {
+            // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
         intrinsic! {
             fn add(a, b) = _mm512_add_ps(a, b);
