@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use truing_store::Digest;
 use truing_types::{BatchError, PackedBatch, RowOrigin, Seed, TokenId, TokenizedSample};
 
+use crate::DataError;
 use crate::mix::{HeldOut, Split, split_held_out};
-use crate::{DataError, LengthSummary};
+use crate::statistics::{LengthSummary, SourceStatistics};
 
 /// Most rows listed by name in a report; all are counted.
 const MAX_LISTED_ROWS: usize = 1_000;
@@ -122,6 +123,27 @@ impl Dataset {
     #[must_use]
     pub fn summary(&self) -> LengthSummary {
         LengthSummary::of(&self.lengths())
+    }
+
+    /// Each source in numbers.
+    #[must_use]
+    pub fn source_statistics(&self) -> Vec<SourceStatistics> {
+        let of_source = |source: &SourceRange| {
+            let samples = source.samples.clone().map(|i| self.sample(i));
+            let mut statistics = SourceStatistics {
+                name: source.name.to_string(),
+                weight: source.weight,
+                n_samples: source.samples.len(),
+                n_tokens: 0,
+                n_loss_tokens: 0,
+            };
+            for sample in samples {
+                statistics.n_tokens += sample.tokens().len() as u64;
+                statistics.n_loss_tokens += sample.n_loss_tokens() as u64;
+            }
+            statistics
+        };
+        self.sources.iter().map(of_source).collect()
     }
 
     /// The sources, each a range of samples.
@@ -407,6 +429,9 @@ mod tests {
             PackedBatch::from_samples([&samples[1], &samples[0]]).unwrap()
         );
         assert_eq!((report.n_samples, report.n_long, dataset.lengths()), (2, 0, vec![3, 4]));
+        let statistics = &dataset.source_statistics()[0];
+        assert_eq!((statistics.n_samples, statistics.n_tokens, statistics.n_loss_tokens), (2, 7, 4));
+        assert!((statistics.loss_share() - 4.0 / 7.0).abs() < 1e-12);
     }
 
     #[test]

@@ -34,6 +34,29 @@ pub struct LengthSummary {
     pub mean: f64,
 }
 
+/// One source of a data set in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceStatistics {
+    /// The source as the user named it.
+    pub name: String,
+    /// How often an epoch visits each of its samples.
+    pub weight: f64,
+    /// Samples.
+    pub n_samples: usize,
+    /// Their tokens.
+    pub n_tokens: u64,
+    /// Tokens of them that carry loss.
+    pub n_loss_tokens: u64,
+}
+
+impl SourceStatistics {
+    /// Tokens that carry loss over all tokens.
+    #[must_use]
+    pub fn loss_share(&self) -> f64 {
+        if self.n_tokens == 0 { 0.0 } else { self.n_loss_tokens as f64 / self.n_tokens as f64 }
+    }
+}
+
 impl LengthHistogram {
     /// Counts lengths into at most 24 bins.
     #[must_use]

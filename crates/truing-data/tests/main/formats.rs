@@ -1,0 +1,258 @@
+//! Every format: its fixture, its detection, its refusals.
+
+use serde_json::json;
+use truing_data::{FORMATS, OnBadRow, Render, SourceConfig, read_rows};
+use truing_types::{Conversation, Message, Role, TrainingRow};
+
+use crate::{fixture, read, read_text};
+
+fn turn(role: Role, content: &str) -> Message {
+    Message::new(role, content)
+}
+
+fn conversation(messages: Vec<Message>) -> TrainingRow {
+    TrainingRow::Conversation(Conversation { messages, tools: Vec::new() })
+}
+
+#[test]
+fn every_file_of_the_folder_is_registered_with_a_fixture_that_detects_it() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/formats");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        if name == "mod" {
+            continue;
+        }
+        let format = FORMATS.iter().find(|f| f.name == name);
+        assert!(format.is_some(), "`{name}` is not in FORMATS");
+        let config = SourceConfig::new(fixture(&format!("{name}.jsonl")));
+        let mut rows = read_rows(&config, OnBadRow::Error).unwrap();
+        assert!(rows.by_ref().all(|row| row.is_ok()), "{name}");
+        assert_eq!(rows.format().map(|f| f.name), Some(&name[..]));
+    }
+}
+
+#[test]
+fn every_example_is_a_good_row_of_its_own_format() {
+    for format in FORMATS {
+        let (good, bad) = read_text(format.example.as_bytes(), |c| c.format = Some(format.name.to_owned()));
+        assert_eq!((good.len(), bad), (1, vec![]), "{}", format.name);
+    }
+}
+
+#[test]
+fn messages_keep_weights_tools_and_reasoning() {
+    let rows = read(&SourceConfig::new(fixture("messages.jsonl")));
+    let first = vec![
+        turn(Role::System, "Answer briefly."),
+        turn(Role::User, "Which spoke is loose?"),
+        turn(Role::Assistant, "The third one."),
+    ];
+    assert_eq!(rows[0], conversation(first));
+    let mut second = vec![
+        turn(Role::User, "One"),
+        turn(Role::Assistant, "Not learnt."),
+        turn(Role::User, "Two parts"),
+        turn(Role::Assistant, "Learnt."),
+    ];
+    (second[1].weight, second[3].weight) = (Some(0.0), Some(0.5));
+    assert_eq!(rows[1], conversation(second));
+
+    let TrainingRow::Conversation(third) = &rows[2] else { panic!("{:?}", rows[2]) };
+    let call = json!({"id": "a1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}});
+    assert_eq!(third.messages[1].tool_calls, Some(vec![call]));
+    assert_eq!(third.messages[2].tool_call_id.as_deref(), Some("a1"));
+    assert_eq!(third.messages[3].reasoning_content.as_deref(), Some("The tool says 4."));
+    let tool = json!({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}});
+    assert_eq!(third.tools, [tool]);
+}
+
+#[test]
+fn sharegpt_becomes_the_same_conversation() {
+    let rows = read(&SourceConfig::new(fixture("sharegpt.jsonl")));
+    let first = vec![
+        turn(Role::System, "You mend bicycles."),
+        turn(Role::User, "What is a hub?"),
+        turn(Role::Assistant, "The middle of a wheel."),
+    ];
+    assert_eq!(rows[0], conversation(first));
+    let TrainingRow::Conversation(second) = &rows[1] else { panic!("{:?}", rows[1]) };
+    let call = json!({"type": "function", "function": {"name": "turn", "arguments": {"degrees": 90}}});
+    assert_eq!(second.messages[1].tool_calls, Some(vec![call]));
+    assert_eq!(second.messages[2], turn(Role::Tool, "done"));
+    assert_eq!(second.tools[0]["function"]["description"], "Turns the wheel");
+    let TrainingRow::Conversation(third) = &rows[2] else { panic!("{:?}", rows[2]) };
+    assert_eq!(third.messages.iter().map(Message::loss_weight).collect::<Vec<_>>(), [0.0, 0.0, 0.0, 1.0]);
+}
+
+#[test]
+fn alpaca_becomes_a_conversation() {
+    let rows = read(&SourceConfig::new(fixture("alpaca.jsonl")));
+    let first = vec![turn(Role::User, "Name a part of a wheel."), turn(Role::Assistant, "The rim.")];
+    assert_eq!(rows[0], conversation(first));
+    let second = vec![
+        turn(Role::System, "You translate."),
+        turn(Role::User, "Hello?"),
+        turn(Role::Assistant, "Yes?"),
+        turn(Role::User, "Translate into French.\n\nwheel"),
+        turn(Role::Assistant, "roue"),
+    ];
+    assert_eq!(rows[1], conversation(second));
+}
+
+#[test]
+fn a_prompt_and_its_completion_are_text_or_messages() {
+    let rows = read(&SourceConfig::new(fixture("prompt_completion.jsonl")));
+    let raw = TrainingRow::PromptCompletion { prompt: "A wheel is".into(), completion: " round.".into() };
+    assert_eq!(rows[0], raw);
+    let TrainingRow::Conversation(second) = &rows[1] else { panic!("{:?}", rows[1]) };
+    assert_eq!(second.messages.iter().map(Message::loss_weight).collect::<Vec<_>>(), [0.0, 0.0, 0.0, 1.0]);
+
+    let chat =
+        SourceConfig { render: Some(Render::Chat), ..SourceConfig::new(fixture("prompt_completion.jsonl")) };
+    let expected = conversation(vec![turn(Role::User, "A wheel is"), turn(Role::Assistant, " round.")]);
+    assert_eq!(read(&chat)[0], expected);
+}
+
+#[test]
+fn columns_and_templates_reach_rows_of_any_shape() {
+    let config: SourceConfig = toml::from_str(&format!(
+        "path = {:?}\nrender = \"chat\"\ncolumns = {{ prompt = \"question\", completion = \"answer\" }}",
+        fixture("question_answer.parquet")
+    ))
+    .unwrap();
+    let expected = conversation(vec![turn(Role::User, "q1"), turn(Role::Assistant, "a1")]);
+    assert_eq!(read(&config)[0], expected);
+
+    let seed_task = br#"{"instruction": "Add.", "instances": [{"input": "1 2", "output": "3"}]}
+{"instruction": "Greet.", "instances": [{"input": "", "output": "Hi"}]}
+{"instruction": "Greet.", "instances": []}"#;
+    let (good, bad) = read_text(seed_task, |c| {
+        c.prompt_template = Some("{instruction}\n\n{instances.0.input}".into());
+        c.columns.insert("completion".into(), "instances.0.output".into());
+    });
+    let raw = |prompt: &str, completion: &str| TrainingRow::PromptCompletion {
+        prompt: prompt.into(),
+        completion: completion.into(),
+    };
+    assert_eq!(good, [raw("Add.\n\n1 2", "3"), raw("Greet.", "Hi")]);
+    assert_eq!(bad[0].origin.line, 3);
+    assert_eq!(bad[0].problem.field, "instances.0.output");
+}
+
+/// The message for the only row of a text.
+fn check_refused(row: &str, message: &str) {
+    let (good, bad) = read_text(row.as_bytes(), |_| {});
+    assert!(good.is_empty(), "{row}");
+    assert_eq!(bad[0].problem.to_string(), message, "{row}");
+}
+
+#[test]
+fn bad_conversations_say_what_is_wrong() {
+    check_refused(r#"{"messages": []}"#, "`messages` is empty; expected at least one message");
+    check_refused(
+        r#"{"messages": [{"role": "user", "content": "Hi"}]}"#,
+        "`messages` has no assistant turn that carries loss; expected an assistant turn whose loss weight is not 0",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "robot", "content": "Hi"}]}"#,
+        "`messages[0].role` is the unknown role `robot`; expected one of system, developer, user, assistant, tool, function",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "user", "content": 5}]}"#,
+        "`messages[0].content` is a number; expected a string, or a list of {\"type\": \"text\", \"text\": ...}",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}"#,
+        "`messages[0].content[0]` is a part of type `image_url`; expected text parts only",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "user"}, {"role": "assistant", "content": "x"}]}"#,
+        "`messages[0].content` is missing; expected a string, or a list of {\"type\": \"text\", \"text\": ...}",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "assistant", "content": ""}]}"#,
+        "`messages[0].content` is empty; expected what the assistant says",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "assistant", "content": "x", "weight": -1}]}"#,
+        "`messages[0].weight` is -1; expected a finite number, 0 or more",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "assistant", "content": "x", "weight": 1, "loss": true}]}"#,
+        "`messages[0].loss` is a second loss weight of this message; expected one of `weight`, `loss_weight`, `loss`",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "assistant", "content": "x"}], "tools": "[{"}"#,
+        "`tools` is a string that is not JSON (EOF while parsing an object at line 1 column 2); expected a list of tool descriptions, or a string that holds one",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]}"#,
+        "`messages[0].tool_calls[0].function.arguments` is a list; expected a JSON object",
+    );
+    check_refused(
+        r#"{"conversations": [{"from": "bird", "value": "x"}]}"#,
+        "`conversations[0].from` is the unknown role `bird`; expected one of human, user, gpt, assistant, system, observation, tool, function_call",
+    );
+    check_refused(
+        r#"{"conversations": [{"from": "gpt"}]}"#,
+        "`conversations[0].value` is missing; expected a string",
+    );
+    check_refused(r#"{"instruction": "x", "output": 5}"#, "`output` is a number; expected a string");
+    check_refused(
+        r#"{"instruction": "x", "output": "y", "history": [["a"]]}"#,
+        "`history[0]` is a list of 1; expected a list of pairs: [[\"question\", \"answer\"], ...]",
+    );
+    check_refused(
+        r#"{"prompt": "x", "completion": ""}"#,
+        "`completion` is empty; expected text to be learnt",
+    );
+    check_refused(
+        r#"{"prompt": [], "completion": "x"}"#,
+        "`completion` is a string; expected a list of messages, as the prompt is",
+    );
+}
+
+#[test]
+fn wrong_settings_are_named_before_a_file_is_read() {
+    let message = |settings: fn(&mut SourceConfig)| {
+        let mut config = SourceConfig::new("rows.jsonl");
+        settings(&mut config);
+        config.check().unwrap_err().to_string()
+    };
+    assert_eq!(
+        message(|c| c.format = Some("mesages".into())),
+        "unknown format `mesages`; did you mean `messages`? expected one of: messages, sharegpt, alpaca, prompt_completion, text"
+    );
+    let mapped = message(|c| {
+        c.format = Some("prompt_completion".into());
+        c.columns.insert("compeltion".into(), "answer".into());
+    });
+    assert_eq!(
+        mapped,
+        "format `prompt_completion` has no column `compeltion`; did you mean `completion`? expected one of: prompt, completion, system, tools"
+    );
+    assert_eq!(message(|c| c.weight = 0.0), "source `rows.jsonl`: `weight` is 0; expected a number above 0");
+    assert_eq!(
+        message(|c| c.weight = f64::NAN),
+        "source `rows.jsonl`: `weight` is NaN; expected a number above 0"
+    );
+    assert_eq!(
+        message(|c| c.max_samples = Some(0)),
+        "source `rows.jsonl`: `max_samples` is 0; expected at least 1"
+    );
+    assert_eq!(
+        message(|c| c.prompt_template = Some("{a".into())),
+        "source `rows.jsonl`: `prompt_template` has a `{` without `}`; expected `{field}`"
+    );
+    let raw_messages = message(|c| {
+        c.format = Some("messages".into());
+        c.render = Some(Render::Raw);
+    });
+    assert_eq!(raw_messages, "source `rows.jsonl`: `render` does not go with format `messages`");
+    assert!(
+        toml::from_str::<SourceConfig>("path = \"x\"\nwieght = 2")
+            .unwrap_err()
+            .to_string()
+            .contains("wieght")
+    );
+}
