@@ -1,7 +1,14 @@
 //! One readable straight-line program per stage, and the recipes that describe them. No command line and no
 //! terminal here.
 
+pub mod machine;
+pub mod model;
 pub mod prove;
 pub mod recipe;
+pub mod sft;
 
+mod error;
+
+pub use error::StageError;
+pub use machine::{Machine, Probe};
 pub use recipe::{Recipe, RecipeError, RecipePlace};

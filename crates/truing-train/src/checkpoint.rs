@@ -17,9 +17,10 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
+use truing_model::adapters::save_adapter;
 use truing_model::engine::ParameterTensor;
 use truing_model::weights::SafetensorsFile;
-use truing_model::{Engine, EngineError, ModelError};
+use truing_model::{Engine, EngineError, ModelError, ParameterSpec, SaveDtype, SaveOptions, save_pretrained};
 use truing_store::{CommittedDirectory, Digest, StagedDirectory};
 
 #[cfg(target_endian = "big")]
@@ -160,7 +161,8 @@ impl TrainerState {
     }
 }
 
-/// Writes weights, moments and state into a directory in the making.
+/// Writes weights, moments and state into a directory in the making, which is then a model directory too, or
+/// with LoRA an adapter's (`base_model` is what PEFT should load it onto).
 ///
 /// # Errors
 /// When the disk is full or fails.
@@ -168,8 +170,11 @@ pub fn save<E: Engine>(
     engine: &E,
     state: &TrainerState,
     staged: &StagedDirectory,
+    options: &SaveOptions<'_>,
+    base_model: Option<&str>,
 ) -> Result<(), CheckpointError> {
-    save_weights(engine, staged.path())?;
+    let exact = SaveOptions { dtype: SaveDtype::F32, max_shard_bytes: u64::MAX, ..options.clone() };
+    save_weights(engine, staged.path(), &exact, base_model)?;
     let moments = learning(engine)
         .flat_map(|(parameter_idx, name)| {
             MOMENTS.map(|(suffix, tensor)| (format!("{name}.{suffix}"), parameter_idx, tensor))
@@ -182,14 +187,27 @@ pub fn save<E: Engine>(
     fs::write(&path, json).map_err(io_error(&path, "be written"))
 }
 
-/// Writes the weights alone: all parameters, or with LoRA the adapters.
+/// Writes the weights alone: a model directory, or with LoRA the adapters.
 ///
 /// # Errors
 /// When the disk is full or fails.
-pub fn save_weights<E: Engine>(engine: &E, directory: &Path) -> Result<(), CheckpointError> {
-    let (file, tensors) = weights(engine);
-    let tensors = tensors.into_iter().map(|(name, idx)| (name, idx, ParameterTensor::Value)).collect();
-    write_tensors(engine, tensors, &directory.join(file))
+pub fn save_weights<E: Engine>(
+    engine: &E,
+    directory: &Path,
+    options: &SaveOptions<'_>,
+    base_model: Option<&str>,
+) -> Result<(), CheckpointError> {
+    let values = |parameter: &ParameterSpec| {
+        let name = &parameter.name;
+        let parameter_idx = engine.parameters().iter().position(|p| p.name == *name);
+        let parameter_idx =
+            parameter_idx.ok_or_else(|| EngineError::MissingParameter { name: name.clone() })?;
+        Ok::<_, CheckpointError>(engine.read(parameter_idx, ParameterTensor::Value)?)
+    };
+    match &engine.trainable().lora {
+        Some(lora) => save_adapter(directory, engine.spec(), lora, base_model, options.dtype, values),
+        None => save_pretrained(directory, engine.spec(), options, values),
+    }
 }
 
 /// Overwrites weights and moments with those of a checkpoint and returns its state.

@@ -16,7 +16,8 @@ pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
 pub use objectives::{Objective, Sft, WeightedSum};
 pub use planner::{
-    LayersPerSegment, MemoryPlan, PlanError, SegmentChoice, StepFlops, StepShape, plan_segments,
+    Amount, LayersPerSegment, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops, StepShape,
+    plan_segments,
 };
 pub use schedule::{Schedule, ScheduleKind};
 pub use segments::SegmentPlan;

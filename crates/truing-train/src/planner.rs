@@ -264,6 +264,8 @@ pub enum Amount {
     Flops(f64),
     /// Seconds.
     Seconds(f64),
+    /// A part of a whole, between 0 and 1.
+    Share(f64),
 }
 
 /// One line of a printed plan.

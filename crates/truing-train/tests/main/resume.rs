@@ -1,8 +1,8 @@
 use std::ops::ControlFlow;
 
 use truing_cpu::CpuEngine;
-use truing_model::TrainableSpec;
 use truing_model::engine::ParameterTensor;
+use truing_model::{SaveOptions, TrainableSpec};
 use truing_parallel::Solo;
 use truing_store::{CommittedDirectory, Digest, StagedDirectory};
 use truing_train::checkpoint::{self, CheckpointError, TrainerState};
@@ -34,7 +34,7 @@ fn resumed_weights_and_moments_equal_the_uninterrupted_ones_bit_for_bit() {
         let mut state = TrainerState::start(5, Digest::of_bytes(b"recipe"));
         state.step = 3;
         assert!(state.note_evaluation(2.5) && !state.note_evaluation(2.75));
-        checkpoint::save(first.engine(), &state, &staged).unwrap();
+        checkpoint::save(first.engine(), &state, &staged, &SaveOptions::default(), None).unwrap();
         staged.commit().unwrap();
         drop(first);
 
@@ -57,7 +57,7 @@ fn a_checkpoint_of_another_model_is_refused() {
     let target = folder.path().join("checkpoint-1");
     let staged = StagedDirectory::begin(&target).unwrap();
     let state = TrainerState::start(5, Digest::of_bytes(b"recipe"));
-    checkpoint::save(&model::engine(lora()), &state, &staged).unwrap();
+    checkpoint::save(&model::engine(lora()), &state, &staged, &SaveOptions::default(), None).unwrap();
     let directory = staged.commit().unwrap();
     let mut wider = lora();
     wider.lora.as_mut().unwrap().rank = 6;

@@ -1,0 +1,108 @@
+use std::path::PathBuf;
+
+use truing_data::{DataError, PackingError};
+use truing_model::{EngineError, ModelError};
+use truing_store::StoreError;
+use truing_text::TextError;
+use truing_train::{CheckpointError, PlanError, TrainError};
+use truing_types::{BatchError, CommunicationError};
+
+use crate::RecipeError;
+
+/// A stage that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The recipe cannot be understood.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A setting without which nothing can be done.
+    #[error("the recipe says no `{key}`: expected {expected}")]
+    MissingSetting {
+        /// The key.
+        key: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A setting that cannot be meant.
+    #[error("`{key}` is {found}: expected {expected}")]
+    BadSetting {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// Two settings that exclude each other.
+    #[error("`{first}` and `{second}` cannot both be given: {reason}")]
+    Conflict {
+        /// One key.
+        first: &'static str,
+        /// The other key.
+        second: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A run that was made with other settings, so that going on would be another run.
+    #[error("the run was begun with another recipe: {} changed", keys.join(", "))]
+    RecipeChanged {
+        /// The settings that differ.
+        keys: Vec<String>,
+    },
+    /// A run whose data or model changed since.
+    #[error("the run was begun on other data or another model than `{}` describes now", path.display())]
+    InputsChanged {
+        /// The run's resolved recipe.
+        path: PathBuf,
+    },
+    /// The memory does not suffice, and what would help.
+    #[error("{source}{}", hints.iter().map(|hint| format!("; {hint}")).collect::<String>())]
+    DoesNotFit {
+        /// In numbers.
+        source: PlanError,
+        /// What would fit.
+        hints: Vec<String>,
+    },
+    /// Training data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Packing.
+    #[error(transparent)]
+    Packing(#[from] PackingError),
+    /// Tokenizer and chat template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// Model files.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Training.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// Checkpoints.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The run directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Other ranks.
+    #[error(transparent)]
+    Communication(#[from] CommunicationError),
+    /// A pack.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// A file that cannot be read.
+    #[error("{}: cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,22 @@
+//! What a stage is told about the machine and the time. Libraries look at neither themselves.
+
+/// What a run may use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Machine {
+    /// Threads to compute with.
+    pub n_threads: usize,
+    /// Memory that this process could still take.
+    pub available_bytes: u64,
+    /// Memory that this process holds now.
+    pub resident_bytes: u64,
+    /// Rate that a training step reaches, in GFLOP/s, for estimates of time; `None` where it was not measured.
+    pub gigaflops: Option<f64>,
+}
+
+/// Looks at clock and memory while a stage runs.
+pub trait Probe {
+    /// Seconds since any fixed moment.
+    fn elapsed_secs(&self) -> f64;
+    /// The most memory that this process has held so far.
+    fn peak_resident_bytes(&self) -> Option<u64>;
+}

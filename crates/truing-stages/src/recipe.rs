@@ -1,0 +1,238 @@
+//! Recipes: one TOML file a run, with the names people know, and `--set a.b=c` on top. Unknown keys are errors
+//! that say where they stand and which known key is nearest.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+/// A recipe that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecipeError {
+    /// A key that no setting is called.
+    #[error("{place}: unknown key `{key}`{}", nearest_hint(nearest.as_deref()))]
+    UnknownKey {
+        /// Where it stands.
+        place: RecipePlace,
+        /// The key.
+        key: String,
+        /// The known key that is most like it.
+        nearest: Option<String>,
+    },
+    /// A value that does not fit its key, or text that is not TOML.
+    #[error("{place}: {reason}")]
+    Invalid {
+        /// Where it stands.
+        place: RecipePlace,
+        /// What is wrong, and what was expected.
+        reason: String,
+    },
+}
+
+/// Where in the recipe something stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecipePlace {
+    /// A line of the file.
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// An override as it was typed.
+    Override(String),
+}
+
+impl std::fmt::Display for RecipePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Line { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Override(text) => write!(f, "--set {text}"),
+        }
+    }
+}
+
+fn nearest_hint(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |nearest| format!("; the nearest known key is `{nearest}`"))
+}
+
+/// The settings of a stage. Every field has a default, so that a file may leave out what an override gives;
+/// what has no sensible default is checked by the plan.
+pub trait Recipe: Serialize + DeserializeOwned {
+    /// Makes the file's relative paths relative to the folder that the file is in.
+    fn resolve_paths(&mut self, folder: &Path);
+}
+
+/// Reads a recipe, then the overrides in their order. Paths in the file are relative to its folder, paths in
+/// overrides to where the program runs.
+///
+/// An override is `key=value` or `table.key=value`, with a number for the place in a list
+/// (`data.0.weight=2`). The value is read as TOML where it can be, as text otherwise.
+///
+/// # Errors
+/// When text is not TOML, a key is unknown, or a value does not fit; the error names the line or the override.
+pub fn parse<R: Recipe>(text: &str, path: &Path, overrides: &[String]) -> Result<R, RecipeError> {
+    let mut recipe: R = toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        RecipeError::new(RecipePlace::Line { path: path.to_path_buf(), line }, error.message())
+    })?;
+    recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
+    for typed in overrides {
+        recipe = apply_override(&recipe, typed)
+            .map_err(|reason| RecipeError::new(RecipePlace::Override(typed.clone()), &reason))?;
+    }
+    Ok(recipe)
+}
+
+/// The whole recipe, every default filled in, as TOML.
+#[must_use]
+pub fn to_toml(recipe: &impl Recipe) -> String {
+    toml::to_string_pretty(recipe).expect("a recipe is made of tables, lists, texts and numbers")
+}
+
+fn apply_override<R: Recipe>(recipe: &R, typed: &str) -> Result<R, String> {
+    let (keys, value) = typed.split_once('=').ok_or("expected `key=value`")?;
+    let as_toml = toml::from_str::<Table>(&format!("value = {value}")).ok();
+    let value = as_toml
+        .filter(|table| table.len() == 1)
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(value.trim().to_owned()));
+    let mut root = Value::try_from(recipe).map_err(|error| error.to_string())?;
+    let mut place = &mut root;
+    for key in keys.trim().split('.') {
+        place = step_into(place, key)?;
+    }
+    *place = value;
+    root.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+}
+
+fn step_into<'a>(place: &'a mut Value, key: &str) -> Result<&'a mut Value, String> {
+    match place {
+        Value::Table(table) => Ok(table.entry(key).or_insert_with(|| Value::Table(Table::new()))),
+        Value::Array(list) => {
+            let n_entries = list.len();
+            let entry = key.parse::<usize>().ok().and_then(|idx| list.get_mut(idx));
+            entry.ok_or_else(|| format!("`{key}` is no place in a list of {n_entries}, counted from 0"))
+        }
+        other => Err(format!("`{key}` cannot be looked up in a {}", other.type_str())),
+    }
+}
+
+impl RecipeError {
+    /// Finds the key and the known keys in serde's message for an unknown field.
+    fn new(place: RecipePlace, message: &str) -> Self {
+        let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
+        match quoted.next() {
+            Some(key) if message.starts_with("unknown field") => {
+                let similarity = |known: &String| strsim::jaro_winkler(&key, known);
+                let nearest = quoted
+                    .max_by(|left, right| similarity(left).total_cmp(&similarity(right)))
+                    .filter(|known| similarity(known) > 0.7);
+                Self::UnknownKey { place, key, nearest }
+            }
+            _ => Self::Invalid { place, reason: message.trim().replace('\n', "; ") },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Example {
+        learning_rate: f64,
+        output_dir: PathBuf,
+        name: Option<String>,
+        data: Vec<Source>,
+        lora: Option<Lora>,
+    }
+
+    #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Source {
+        path: String,
+        weight: f64,
+    }
+
+    #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Lora {
+        rank: usize,
+    }
+
+    impl Recipe for Example {
+        fn resolve_paths(&mut self, folder: &Path) {
+            self.output_dir = folder.join(&self.output_dir);
+        }
+    }
+
+    const TEXT: &str = "learning_rate = 1e-5\noutput_dir = \"runs/a\"\n\n[[data]]\npath = \"a.jsonl\"\n";
+
+    fn read(text: &str, overrides: &[&str]) -> Result<Example, String> {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        parse(text, Path::new("recipes/r.toml"), &overrides).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn overrides_are_typed_and_lie_on_top_of_the_file() {
+        let example = read(
+            TEXT,
+            &["learning_rate=2e-4", "name=plain text", "data.0.weight=3", "lora.rank=8", "output_dir=here"],
+        );
+        let example = example.unwrap();
+        assert_eq!((example.learning_rate, example.name.as_deref()), (2e-4, Some("plain text")));
+        assert_eq!((example.data[0].weight, example.lora), (3.0, Some(Lora { rank: 8 })));
+        assert_eq!(example.output_dir, Path::new("here"), "an override's path is not the recipe's");
+        assert_eq!(read(TEXT, &[]).unwrap().output_dir, Path::new("recipes/runs/a"));
+        let lists = read(TEXT, &["data=[{path = \"b\"}, {path = \"c\"}]"]).unwrap();
+        assert_eq!(lists.data.len(), 2);
+    }
+
+    #[test]
+    fn the_printed_recipe_reads_as_itself() {
+        let example = read(TEXT, &["lora.rank=8"]).unwrap();
+        let again: Example = toml::from_str(&to_toml(&example)).unwrap();
+        assert_eq!(example, again);
+    }
+
+    #[test]
+    fn mistakes_name_line_key_and_the_nearest_known_key() {
+        for (text, overrides, expected) in [
+            (
+                "learning_rate = 1\nlerning_rate = 2\n",
+                &[][..],
+                "recipes/r.toml:2: unknown key `lerning_rate`; the nearest known key is `learning_rate`",
+            ),
+            (
+                "[[data]]\npath = \"a\"\n\n[[data]]\nwieght = 1\n",
+                &[],
+                "recipes/r.toml:5: unknown key `wieght`; the nearest known key is `weight`",
+            ),
+            ("[lora]\nzzz = 1\n", &[], "recipes/r.toml:2: unknown key `zzz`"),
+            (
+                "\nlearning_rate = \"fast\"\n",
+                &[],
+                "recipes/r.toml:2: invalid type: string \"fast\", expected f64",
+            ),
+            (
+                TEXT,
+                &["name=x", "lora.rnk=3"],
+                "--set lora.rnk=3: unknown key `rnk`; the nearest known key is `rank`",
+            ),
+            (TEXT, &["learning_rate"], "--set learning_rate: expected `key=value`"),
+            (
+                TEXT,
+                &["data.4.weight=1"],
+                "--set data.4.weight=1: `4` is no place in a list of 1, counted from 0",
+            ),
+            (TEXT, &["learning_rate.x=1"], "--set learning_rate.x=1: `x` cannot be looked up in a float"),
+        ] {
+            assert_eq!(read(text, overrides).unwrap_err(), expected);
+        }
+        assert!(read("learning_rate = = 2\n", &[]).unwrap_err().starts_with("recipes/r.toml:1: "));
+    }
+}

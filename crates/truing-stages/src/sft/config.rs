@@ -1,0 +1,302 @@
+//! The settings of supervised fine-tuning, under the names people know.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use truing_data::{LongSamplePolicy, OnBadRow, SourceConfig};
+use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
+use truing_train::{LayersPerSegment, ScheduleKind};
+
+use crate::recipe::{self, Recipe, RecipeError};
+
+/// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`. Where the report states no value the default is
+/// ours, and the printed recipe shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SftConfig {
+    /// A model directory, a `.gguf` file, or a name that the program finds.
+    pub model_name_or_path: String,
+    /// Folder of the run: metrics, checkpoints, and the model in `model/`.
+    pub output_dir: PathBuf,
+    /// Folder that the paths of `data` and `eval_data` are relative to; the recipe's folder when left out.
+    pub data_dir: PathBuf,
+    /// Decides the order of the data, what is held out, and fresh adapters.
+    pub seed: u64,
+
+    /// Most tokens of a sample, and the token budget of a pack.
+    pub max_length: u32,
+    /// How samples are put into packs.
+    pub packing: Packed,
+    /// What happens to samples longer than `max_length`.
+    pub long_samples: LongSamplePolicy,
+    /// What happens to rows that cannot be read or rendered.
+    pub on_bad_row: OnBadRow,
+    /// Share of the rows of `data` kept from training and evaluated on instead.
+    pub eval_fraction: f64,
+    /// A Jinja file instead of the model's own chat template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
+
+    /// Passes over the data (report: 2 to 6 by model size).
+    pub num_train_epochs: f64,
+    /// Optimiser steps instead of epochs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Packs of one optimiser step, over all ranks (gradient accumulation).
+    pub packs_per_step: usize,
+    /// Tokens of one optimiser step instead: as many packs as hold them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_step: Option<u64>,
+
+    /// Highest learning rate (report: 1e-5).
+    pub learning_rate: f64,
+    /// Shape of the schedule after warm-up.
+    pub lr_scheduler_type: ScheduleKind,
+    /// Share of the steps that warm up.
+    pub warmup_ratio: f64,
+    /// Number of steps that warm up, instead of the share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
+    /// Where the decay ends, as a share of `learning_rate`.
+    pub min_lr_ratio: f64,
+    /// Share of the steps in which a `wsd` schedule decays.
+    pub decay_ratio: f64,
+    /// Decoupled weight decay; norms and biases are spared (report: used, value not stated).
+    pub weight_decay: f64,
+    /// Decay of Adam's first moment.
+    pub adam_beta1: f64,
+    /// Decay of Adam's second moment.
+    pub adam_beta2: f64,
+    /// Added to the root of Adam's second moment.
+    pub adam_epsilon: f64,
+    /// Largest norm of the gradient; 0 never clips.
+    pub max_grad_norm: f64,
+    /// Parameters whose name starts with one of these do not learn, for instance `model.embed_tokens`.
+    pub freeze: Vec<String>,
+
+    /// Steps between evaluations; at the end of every epoch when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<u64>,
+    /// Evaluate before the first step as well.
+    pub eval_on_start: bool,
+    /// Steps between checkpoints; at the end of every epoch when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_steps: Option<u64>,
+    /// Newest checkpoints kept.
+    pub save_total_limit: usize,
+    /// Save a checkpoint whenever the evaluation loss is the best so far, and keep it.
+    pub keep_best: bool,
+    /// The saved model is the best one, not the last.
+    pub load_best_model_at_end: bool,
+    /// Steps between lines of metrics.
+    pub logging_steps: u64,
+    /// Number type of the saved model; checkpoints are always exact.
+    pub save_dtype: SaveDtype,
+    /// With LoRA: save the whole model with the adapters merged in, not the adapters alone.
+    pub merge_adapter: bool,
+
+    /// Threads; the program's choice when left out. They never change a result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Memory the run may use, in GiB; a share of what is available when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_gib: Option<f64>,
+    /// Layers of a checkpointed segment (k of the report), or `"auto"`. It never changes a result.
+    pub layers_per_segment: Layers,
+
+    /// Low-rank adapters instead of all weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// What is trained on.
+    pub data: Vec<SourceConfig>,
+    /// What is evaluated on.
+    pub eval_data: Vec<SourceConfig>,
+}
+
+/// How samples are put into packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packed {
+    /// As many samples a pack as fit ("packing on batch" of the report).
+    #[default]
+    BestFitDecreasing,
+    /// One sample a pack. For comparison: it computes the same, slower.
+    None,
+}
+
+/// Low-rank adaptation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Inner width.
+    #[serde(alias = "r")]
+    pub rank: usize,
+    /// The product is scaled by `alpha / rank`.
+    pub alpha: f32,
+    /// Projections to adapt by their last name; all of a block when left out.
+    #[serde(alias = "target_modules")]
+    pub targets: Vec<String>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        Self { rank: 16, alpha: 32.0, targets: all.map(str::to_owned).to_vec() }
+    }
+}
+
+/// `"auto"` or a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Layers(pub LayersPerSegment);
+
+impl Serialize for Layers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            LayersPerSegment::Auto => serializer.serialize_str("auto"),
+            LayersPerSegment::Fixed(k) => serializer.serialize_u64(k as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Layers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AutoOrNumber;
+        impl serde::de::Visitor<'_> for AutoOrNumber {
+            type Value = Layers;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("\"auto\" or a number of layers")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Layers, E> {
+                match text {
+                    "auto" => Ok(Layers(LayersPerSegment::Auto)),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, k: i64) -> Result<Layers, E> {
+                let fixed = usize::try_from(k).map(LayersPerSegment::Fixed);
+                fixed.map(Layers).map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(k), &self))
+            }
+        }
+        deserializer.deserialize_any(AutoOrNumber)
+    }
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self {
+            model_name_or_path: String::new(),
+            output_dir: PathBuf::new(),
+            data_dir: PathBuf::new(),
+            seed: 0,
+            max_length: 2048,
+            packing: Packed::default(),
+            long_samples: LongSamplePolicy::default(),
+            on_bad_row: OnBadRow::default(),
+            eval_fraction: 0.0,
+            chat_template: None,
+            num_train_epochs: 2.0,
+            max_steps: None,
+            packs_per_step: 8,
+            tokens_per_step: None,
+            learning_rate: 1e-5,
+            lr_scheduler_type: ScheduleKind::Cosine,
+            warmup_ratio: 0.03,
+            warmup_steps: None,
+            min_lr_ratio: 0.0,
+            decay_ratio: 0.1,
+            weight_decay: 0.1,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            freeze: Vec::new(),
+            eval_steps: None,
+            eval_on_start: false,
+            save_steps: None,
+            save_total_limit: 2,
+            keep_best: false,
+            load_best_model_at_end: false,
+            logging_steps: 1,
+            save_dtype: SaveDtype::Bf16,
+            merge_adapter: false,
+            threads: None,
+            memory_gib: None,
+            layers_per_segment: Layers::default(),
+            lora: None,
+            data: Vec::new(),
+            eval_data: Vec::new(),
+        }
+    }
+}
+
+impl Recipe for SftConfig {
+    fn resolve_paths(&mut self, folder: &Path) {
+        self.data_dir = folder.join(&self.data_dir);
+        if !self.output_dir.as_os_str().is_empty() {
+            self.output_dir = folder.join(&self.output_dir);
+        }
+        if let Some(template) = &mut self.chat_template {
+            *template = folder.join(&template);
+        }
+        // A name such as `org/model` looks like a path; it is one where the recipe's folder has it.
+        let path = folder.join(&self.model_name_or_path);
+        if !self.model_name_or_path.is_empty() && path.exists() {
+            self.model_name_or_path = path.to_string_lossy().into_owned();
+        }
+    }
+}
+
+impl SftConfig {
+    /// Reads a recipe and the overrides on top of it; see [`recipe::parse`].
+    ///
+    /// # Errors
+    /// When it is not TOML, a key is unknown, or a value does not fit.
+    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        recipe::parse(text, path, overrides)
+    }
+
+    /// The whole recipe with every default filled in.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        recipe::to_toml(self)
+    }
+
+    /// What learns.
+    #[must_use]
+    pub fn trainable(&self) -> TrainableSpec {
+        let lora = self.lora.as_ref().map(|lora| LoraSpec {
+            rank: lora.rank,
+            alpha: lora.alpha,
+            targets: lora.targets.clone(),
+        });
+        TrainableSpec { lora, frozen: self.freeze.clone() }
+    }
+
+    /// The settings that decide the weights, as TOML: the others may change between a run and its resume.
+    pub(crate) fn decisive_toml(&self) -> String {
+        let default = Self::default();
+        let decisive = Self {
+            output_dir: default.output_dir,
+            eval_on_start: default.eval_on_start,
+            eval_steps: default.eval_steps,
+            save_steps: default.save_steps,
+            save_total_limit: default.save_total_limit,
+            keep_best: default.keep_best,
+            load_best_model_at_end: default.load_best_model_at_end,
+            logging_steps: default.logging_steps,
+            save_dtype: default.save_dtype,
+            merge_adapter: default.merge_adapter,
+            threads: default.threads,
+            memory_gib: default.memory_gib,
+            layers_per_segment: default.layers_per_segment,
+            // Where files lie does not matter; what is in them is part of the inputs' digest.
+            model_name_or_path: default.model_name_or_path,
+            data_dir: default.data_dir,
+            ..self.clone()
+        };
+        decisive.to_toml()
+    }
+}

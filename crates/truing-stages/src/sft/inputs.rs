@@ -1,0 +1,250 @@
+//! What a recipe names on disk: the model's files, and the data read, rendered and tokenized.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use truing_data::{Dataset, DatasetBuilder, HeldOut, LongSampleReport, OnBadRow, SourceConfig, read_rows};
+use truing_model::ModelFiles;
+use truing_store::{Digest, InputFile, RunInputs};
+use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
+use truing_types::{Event, EventSink, RowOrigin, Seed, TrainingRow};
+
+use super::SftConfig;
+use crate::{StageError, model};
+
+/// Rows rendered at a time, on all threads.
+const ROWS_AT_A_TIME: usize = 2048;
+/// Skipped rows listed by name; all are counted.
+const MAX_LISTED_ROWS: usize = 1000;
+
+/// Everything a plan looks at.
+#[derive(Debug)]
+pub struct SftInputs {
+    /// The model, not loaded yet.
+    pub model: ModelFiles,
+    /// Its tokenizer and template.
+    pub renderer: ChatRenderer,
+    /// What is trained on.
+    pub train: Dataset,
+    /// What is evaluated on, if anything.
+    pub eval: Option<Dataset>,
+    /// What became of the rows of `train`.
+    pub train_report: DataReport,
+    /// What became of the rows of `eval`, where they are files of their own.
+    pub eval_report: Option<DataReport>,
+    /// Versions, seeds and digests of all files.
+    pub record: RunInputs,
+}
+
+/// What became of the rows of some files.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DataReport {
+    /// Rows used.
+    pub n_rows: u64,
+    /// Rows skipped because they could not be read or rendered.
+    pub n_skipped: u64,
+    /// The first thousand of them, with their reasons.
+    pub skipped: Vec<String>,
+    /// Samples that were too long, or carry no loss.
+    pub long: LongSampleReport,
+    /// Remarks of the renderer, with the number of rows each holds for.
+    pub notes: BTreeMap<String, u64>,
+    /// The files read.
+    pub files: BTreeSet<Arc<str>>,
+}
+
+impl SftInputs {
+    /// Opens the model and reads, renders and tokenizes the data. Problems of single rows are also emitted as
+    /// warnings.
+    ///
+    /// # Errors
+    /// When the model is unusable, or a row is and `on_bad_row` is `error`.
+    pub fn load(
+        config: &SftConfig,
+        options: RenderOptions,
+        events: &mut dyn EventSink,
+    ) -> Result<Self, StageError> {
+        if config.model_name_or_path.is_empty() {
+            let expected = "a model directory, a .gguf file or a name";
+            return Err(StageError::MissingSetting { key: "model_name_or_path", expected });
+        }
+        if config.data.is_empty() {
+            let expected = "at least one [[data]] table with a `path`";
+            return Err(StageError::MissingSetting { key: "data", expected });
+        }
+        if config.max_length < 2 {
+            return Err(StageError::BadSetting {
+                key: "max_length",
+                found: config.max_length.to_string(),
+                expected: "at least 2 tokens".into(),
+            });
+        }
+        if !(0.0..1.0).contains(&config.eval_fraction) {
+            return Err(StageError::BadSetting {
+                key: "eval_fraction",
+                found: config.eval_fraction.to_string(),
+                expected: "0 or more and less than 1".into(),
+            });
+        }
+        if config.eval_fraction > 0.0 && !config.eval_data.is_empty() {
+            let reason = "rows are held out of `data`, or there are others";
+            return Err(StageError::Conflict { first: "eval_fraction", second: "eval_data", reason });
+        }
+        let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
+        let mut renderer = model::renderer(&model, options)?;
+        if let Some(path) = &config.chat_template {
+            let source =
+                fs::read_to_string(path).map_err(|source| StageError::Read { path: path.clone(), source })?;
+            renderer = renderer.with_template(&source)?;
+        }
+        let (mut train, train_report) = read(config, &config.data, &renderer, "the training data", events)?;
+        let (mut eval, mut eval_report) = (None, None);
+        if config.eval_fraction > 0.0 {
+            let split = train.split(HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
+            train = split.0;
+            eval = Some(split.1).filter(|held_out| held_out.n_samples() > 0);
+        } else if !config.eval_data.is_empty() {
+            let found = read(config, &config.eval_data, &renderer, "the evaluation data", events)?;
+            (eval, eval_report) = (Some(found.0), Some(found.1));
+        }
+        let record = record(config, &model, &train_report, eval_report.as_ref())?;
+        Ok(Self { model, renderer, train, eval, train_report, eval_report, record })
+    }
+
+    /// Digest of everything that decides the weights: settings, data, model.
+    #[must_use]
+    pub fn digest(&self, config: &SftConfig) -> Digest {
+        let models = self.record.files.iter().filter(|file| file.role == "model");
+        let models: Vec<String> = models.map(|file| file.blake3.to_string()).collect();
+        let all = [config.decisive_toml(), self.train.digest().to_string(), models.join(" ")];
+        Digest::of_bytes(all.join("\n").as_bytes())
+    }
+}
+
+fn read(
+    config: &SftConfig,
+    sources: &[SourceConfig],
+    renderer: &ChatRenderer,
+    what: &str,
+    events: &mut dyn EventSink,
+) -> Result<(Dataset, DataReport), StageError> {
+    events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
+    let mut builder = Dataset::builder(config.max_length, config.long_samples);
+    let mut report = DataReport::default();
+    for source in sources {
+        let source = SourceConfig { path: config.data_dir.join(&source.path), ..source.clone() };
+        builder.begin_source(source.path.to_string_lossy(), source.weight);
+        let mut rows = read_rows(&source, config.on_bad_row)?;
+        loop {
+            let chunk: Vec<_> = rows.by_ref().take(ROWS_AT_A_TIME).collect::<Result<_, _>>()?;
+            if chunk.is_empty() {
+                break;
+            }
+            report.take(&chunk, renderer, config.on_bad_row, &mut builder)?;
+            events.emit(Event::Progress { done: report.n_rows, note: format!("{} rows", report.n_rows) });
+        }
+        report.n_skipped += rows.skipped().n_rows;
+        for row in &rows.skipped().rows {
+            report.list_skipped(row);
+        }
+    }
+    let (dataset, long) = builder.finish()?;
+    report.long = long;
+    events.emit(Event::PhaseFinished);
+    report.warn(what, events);
+    Ok((dataset, report))
+}
+
+impl DataReport {
+    fn take(
+        &mut self,
+        rows: &[(TrainingRow, RowOrigin)],
+        renderer: &ChatRenderer,
+        on_bad_row: OnBadRow,
+        builder: &mut DatasetBuilder,
+    ) -> Result<(), TextError> {
+        for ((_, origin), rendered) in rows.iter().zip(renderer.training_many(rows)) {
+            if !self.files.contains(&origin.source) {
+                self.files.insert(Arc::clone(&origin.source));
+            }
+            match rendered {
+                Ok(rendered) => {
+                    self.n_rows += 1;
+                    for note in rendered.notes {
+                        *self.notes.entry(without_message_number(&note)).or_default() += 1;
+                    }
+                    builder.push(&rendered.sample);
+                }
+                Err(error) if on_bad_row == OnBadRow::Error => return Err(error),
+                Err(error) => {
+                    self.n_skipped += 1;
+                    self.list_skipped(&error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list_skipped(&mut self, reason: &dyn std::fmt::Display) {
+        if self.skipped.len() < MAX_LISTED_ROWS {
+            self.skipped.push(reason.to_string());
+        }
+    }
+
+    fn warn(&self, what: &str, events: &mut dyn EventSink) {
+        let mut warn = |text: String| events.emit(Event::Warning(text));
+        if self.n_skipped > 0 {
+            let first = self.skipped.first().map_or("", String::as_str);
+            warn(format!("{what}: {} rows were skipped, the first because: {first}", self.n_skipped));
+        }
+        if let Some((origin, length)) = self.long.long.first() {
+            let (n_long, n_lost) = (self.long.n_long, self.long.n_tokens_lost);
+            warn(format!(
+                "{what}: {n_long} samples are longer than a pack, the first {origin} with {length} tokens; \
+                 {n_lost} tokens are not trained on"
+            ));
+        }
+        if let Some(origin) = self.long.without_loss.first() {
+            let n = self.long.n_without_loss;
+            warn(format!("{what}: {n} samples carry no loss and were left out, the first {origin}"));
+        }
+        for (note, n_rows) in &self.notes {
+            warn(format!("{what}: {note} ({n_rows} times)"));
+        }
+    }
+}
+
+/// Remarks about different messages are counted together.
+fn without_message_number(note: &RenderNote) -> String {
+    let text = note.to_string();
+    match text.split_once(": ") {
+        Some((place, remark)) if place.starts_with("message ") => remark.to_owned(),
+        _ => text,
+    }
+}
+
+fn record(
+    config: &SftConfig,
+    model: &ModelFiles,
+    train: &DataReport,
+    eval: Option<&DataReport>,
+) -> Result<RunInputs, StageError> {
+    let model_files = match model.safetensors() {
+        Some(files) => files.files().iter().map(|file| file.path.clone()).collect(),
+        None => vec![model.path.clone()],
+    };
+    let model = model_files.into_iter().map(|path| ("model", path));
+    let paths = |report: &DataReport| -> Vec<PathBuf> {
+        report.files.iter().map(|file| PathBuf::from(&**file)).collect()
+    };
+    let data = paths(train).into_iter().map(|path| ("data", path));
+    let evaluation = eval.map(paths).unwrap_or_default().into_iter().map(|path| ("evaluation", path));
+    let files = model.chain(data).chain(evaluation).map(|(role, path)| InputFile::of(role, &path));
+    Ok(RunInputs {
+        versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
+        seeds: [("run".to_owned(), config.seed)].into(),
+        files: files.collect::<Result<_, _>>()?,
+    })
+}

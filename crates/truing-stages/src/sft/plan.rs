@@ -1,0 +1,447 @@
+//! Every decision of a fine-tuning run that can be made before work starts, checked and printable.
+
+use serde_json::json;
+use truing_cpu::CpuEngine;
+use truing_data::{Dataset, Packing, PackingReport, PackingStrategy, epoch_order};
+use truing_model::{Engine, LoraSpec, TrainableSpec};
+use truing_store::Digest;
+use truing_train::{
+    Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, ScheduleKind, SegmentChoice,
+    StepFlops, StepShape, plan_segments,
+};
+use truing_types::{BatchError, PackedBatch, Seed};
+
+use super::{LoraConfig, Packed, SftConfig, SftInputs};
+use crate::{Machine, StageError};
+
+const GIB: f64 = (1_u64 << 30) as f64;
+/// Share of what the machine has left that a run takes unless told otherwise.
+const DEFAULT_MEMORY_SHARE: f64 = 0.8;
+
+/// A run as it will be.
+#[derive(Debug)]
+pub struct SftPlan {
+    /// The settings.
+    pub config: SftConfig,
+    /// What learns.
+    pub trainable: TrainableSpec,
+    /// Learning rate by step.
+    pub schedule: Schedule,
+    /// Optimiser without what changes by step.
+    pub optimizer: OptimizerConfig,
+    /// Packs of each epoch in training order; the last may be begun only.
+    pub epochs: Vec<Packing>,
+    /// Packs of an optimiser step over all ranks; an epoch's last step may have fewer.
+    pub packs_per_step: usize,
+    /// Optimiser steps of the run.
+    pub n_steps: u64,
+    /// Packs to evaluate on; empty for none.
+    pub eval_packs: Vec<PackedBatch>,
+    /// Memory, and the segments that fit into it.
+    pub memory: MemoryPlan,
+    /// A mean optimiser step.
+    pub step_shape: StepShape,
+    /// Its operations.
+    pub step_flops: StepFlops,
+    /// What it takes at the machine's rate, where that is known.
+    pub step_secs: Option<f64>,
+    /// Threads to compute with.
+    pub n_threads: usize,
+    /// Digest of everything that decides the weights.
+    pub digest: Digest,
+    n_parameters: u64,
+    n_trainable: u64,
+}
+
+/// Where an optimiser step's packs lie.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepPacks<'a> {
+    /// The epoch, counted from 0.
+    pub epoch: usize,
+    /// Samples of each pack.
+    pub packs: &'a [Vec<u32>],
+    /// Epochs done once the step is.
+    pub epochs_done: f64,
+    /// Whether it is its epoch's last.
+    pub ends_epoch: bool,
+}
+
+impl SftPlan {
+    /// Makes the plan, or says why there is none. Pure: it opens no file.
+    ///
+    /// # Errors
+    /// When a setting cannot be meant, samples do not fit, or the memory does not suffice.
+    pub fn resolve(config: SftConfig, inputs: &SftInputs, machine: &Machine) -> Result<Self, StageError> {
+        check(&config, inputs)?;
+        let spec = &inputs.model.spec;
+        let trainable = config.trainable();
+        let packs_per_step = packs_per_step(&config)?;
+        let epochs = pack_epochs(&config, &inputs.train, packs_per_step)?;
+        let steps_of = |epoch: &Packing| epoch.packs.len().div_ceil(packs_per_step) as u64;
+        let n_steps = match config.max_steps {
+            Some(max_steps) => max_steps,
+            None => {
+                let whole = epochs.iter().take(config.num_train_epochs as usize).map(steps_of).sum::<u64>();
+                let rest = epochs
+                    .get(config.num_train_epochs as usize)
+                    .map_or(0.0, |epoch| (config.num_train_epochs.fract() * steps_of(epoch) as f64).round());
+                (whole + rest as u64).max(1)
+            }
+        };
+        let lengths = inputs.train.lengths();
+        let eval_packs = inputs.eval.as_ref().map_or(Ok(Vec::new()), |eval| pack_in_order(&config, eval))?;
+        let largest_of = |packing: &Packing| {
+            packing.packs.iter().map(|pack| pack.iter().map(|&i| u64::from(lengths[i as usize])).sum()).max()
+        };
+        let largest_pack: u64 = epochs.iter().filter_map(largest_of).max().unwrap_or(0);
+
+        let n_threads = config.threads.unwrap_or(machine.n_threads);
+        let budget_bytes = config.memory_gib.map_or_else(
+            || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
+            |gib| (gib * GIB) as u64,
+        );
+        let memory_of = |trainable: &TrainableSpec| {
+            let mut memory = CpuEngine::memory(spec, trainable);
+            memory.fixed_bytes += machine.resident_bytes;
+            memory
+        };
+        let layers = config.layers_per_segment.0;
+        let plan_memory = |trainable: &TrainableSpec| {
+            plan_segments(&memory_of(trainable), spec.n_layers, largest_pack, budget_bytes, layers)
+        };
+        let memory = plan_memory(&trainable).map_err(|error| {
+            let adapters = TrainableSpec { lora: Some(default_lora()), frozen: Vec::new() };
+            let fits_with_lora = trainable.lora.is_none() && plan_memory(&adapters).is_ok();
+            does_not_fit(error, fits_with_lora)
+        })?;
+        let step_shape = mean_step(&inputs.train, &epochs, packs_per_step);
+        let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
+        let all = spec
+            .parameters()
+            .into_iter()
+            .chain(trainable.lora.as_ref().map_or_else(Vec::new, |lora| spec.lora_parameters(lora)));
+        let (mut n_parameters, mut n_trainable) = (0, 0);
+        for parameter in all {
+            n_parameters += parameter.n_elements() as u64;
+            n_trainable += if trainable.is_trainable(&parameter) { parameter.n_elements() as u64 } else { 0 };
+        }
+        Ok(Self {
+            digest: inputs.digest(&config),
+            schedule: schedule(&config, n_steps),
+            optimizer: OptimizerConfig {
+                beta1: config.adam_beta1 as f32,
+                beta2: config.adam_beta2 as f32,
+                epsilon: config.adam_epsilon as f32,
+                weight_decay: config.weight_decay as f32,
+                max_grad_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm),
+            },
+            trainable,
+            epochs,
+            packs_per_step,
+            n_steps,
+            eval_packs,
+            memory,
+            step_shape,
+            step_flops,
+            step_secs: machine.gigaflops.map(|rate| step_flops.total() / (rate * 1e9)),
+            n_threads,
+            n_parameters,
+            n_trainable,
+            config,
+        })
+    }
+
+    /// The packs of one step, counted from 1.
+    #[must_use]
+    pub fn packs_of(&self, step: u64) -> StepPacks<'_> {
+        let mut before = 0;
+        for (epoch, packing) in self.epochs.iter().enumerate() {
+            let n_steps = packing.packs.len().div_ceil(self.packs_per_step) as u64;
+            if step <= before + n_steps {
+                let first = (step - before - 1) as usize * self.packs_per_step;
+                let end = (first + self.packs_per_step).min(packing.packs.len());
+                return StepPacks {
+                    epoch,
+                    packs: &packing.packs[first..end],
+                    epochs_done: epoch as f64 + (step - before) as f64 / n_steps as f64,
+                    ends_epoch: step == before + n_steps,
+                };
+            }
+            before += n_steps;
+        }
+        StepPacks {
+            epoch: self.epochs.len(),
+            packs: &[],
+            epochs_done: self.epochs.len() as f64,
+            ends_epoch: true,
+        }
+    }
+
+    /// What packing makes of the first epoch.
+    #[must_use]
+    pub fn packing(&self) -> &PackingReport {
+        &self.epochs[0].report
+    }
+
+    /// Tokens from one step (counted from 1) to the end of the run.
+    #[must_use]
+    pub fn tokens_from(&self, step: u64, data: &Dataset) -> u64 {
+        let lengths = data.lengths();
+        (step..=self.n_steps)
+            .flat_map(|step| self.packs_of(step).packs)
+            .flatten()
+            .map(|&sample| u64::from(lengths[sample as usize]))
+            .sum()
+    }
+
+    /// The plan as lines: model, data, memory, work.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PlanRow> {
+        let row = PlanRow::new;
+        let packing = self.packing();
+        let mut rows = vec![
+            row("parameters of the model", Amount::Count(self.n_parameters)),
+            row("parameters that learn", Amount::Count(self.n_trainable)),
+            row("sequences of an epoch", Amount::Count(packing.n_sequences as u64)),
+            row("tokens of an epoch", Amount::Count(packing.n_tokens)),
+            row("packs of an epoch", Amount::Count(packing.n_packs as u64)),
+            row("utilisation, packed", Amount::Share(packing.utilisation)),
+            row("utilisation, padded instead", Amount::Share(packing.padded_utilisation)),
+            row("packs to evaluate on", Amount::Count(self.eval_packs.len() as u64)),
+            row("tokens of the largest pack", Amount::Count(self.memory.tokens_per_pack)),
+        ];
+        rows.extend(self.memory.rows());
+        rows.extend([
+            row("tokens of a step", Amount::Count(self.step_shape.tokens.round() as u64)),
+            row("loss tokens of a step", Amount::Count(self.step_shape.loss_tokens.round() as u64)),
+            row("operations of a step", Amount::Flops(self.step_flops.total())),
+            row("of them computed twice", Amount::Flops(self.step_flops.recomputed)),
+            row("steps", Amount::Count(self.n_steps)),
+        ]);
+        if let Some(secs) = self.step_secs {
+            rows.push(row("time of a step", Amount::Seconds(secs)));
+            rows.push(row("time of the run", Amount::Seconds(secs * self.n_steps as f64)));
+        }
+        rows
+    }
+
+    /// The best way for every k, for a table.
+    #[must_use]
+    pub fn by_layers_per_segment(&self) -> &[SegmentChoice] {
+        &self.memory.by_layers_per_segment
+    }
+
+    /// The chosen k and why, in one sentence.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let segments = self.memory.chosen.segments;
+        let (k, n_layers) = (segments.layers_per_segment, segments.n_layers);
+        match segments.n_recomputed_layers() {
+            0 => format!("the activations of all {n_layers} layers fit: nothing is computed twice"),
+            n => format!(
+                "k = {k}: {n} of {n_layers} layers are computed twice; with fewer the run would not fit"
+            ),
+        }
+    }
+
+    /// `plan.json` of the run directory.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let parts: Vec<_> = self
+            .memory
+            .rows()
+            .iter()
+            .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
+            .filter_map(|row| match row.amount {
+                Amount::Bytes(bytes) => Some(json!({"name": row.name, "bytes": bytes})),
+                _ => None,
+            })
+            .collect();
+        let segments = self.memory.chosen.segments;
+        json!({
+            "peak_bytes": self.memory.chosen.peak_bytes,
+            "budget_bytes": self.memory.budget_bytes,
+            "layers_per_segment": segments.layers_per_segment,
+            "n_recomputed_layers": segments.n_recomputed_layers(),
+            "reason": self.reason(),
+            "n_steps": self.n_steps,
+            "flops_per_step": self.step_flops.total(),
+            "parts": parts,
+        })
+    }
+}
+
+/// The adapters that are offered where full fine-tuning does not fit.
+fn default_lora() -> LoraSpec {
+    let LoraConfig { rank, alpha, targets } = LoraConfig::default();
+    LoraSpec { rank, alpha, targets }
+}
+
+fn does_not_fit(source: PlanError, fits_with_lora: bool) -> StageError {
+    let mut hints = Vec::new();
+    if let PlanError::DoesNotFit { fitting_tokens_per_pack, .. } = source {
+        if let Some(tokens) = fitting_tokens_per_pack {
+            hints.push(format!("`max_length = {tokens}` would fit"));
+        }
+        if fits_with_lora {
+            hints.push("a `[lora]` table would fit".to_owned());
+        }
+    }
+    StageError::DoesNotFit { source, hints }
+}
+
+/// Checks the settings that no other step looks at.
+fn check(config: &SftConfig, inputs: &SftInputs) -> Result<(), StageError> {
+    let bad = |key, found: String, expected: &str| {
+        Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+    };
+    if config.output_dir.as_os_str().is_empty() {
+        let expected = "a folder for the run";
+        return Err(StageError::MissingSetting { key: "output_dir", expected });
+    }
+    let positive = |value: f64| value.is_finite() && value > 0.0;
+    let share = |value: f64| (0.0..=1.0).contains(&value);
+    let context = inputs.model.spec.max_position_embeddings;
+    match config {
+        c if c.max_length as usize > context => bad(
+            "max_length",
+            c.max_length.to_string(),
+            &format!("at most the model's context of {context} tokens"),
+        ),
+        c if !positive(c.learning_rate) => {
+            bad("learning_rate", c.learning_rate.to_string(), "a number above 0")
+        }
+        c if c.max_steps.is_none() && !positive(c.num_train_epochs) => {
+            bad("num_train_epochs", c.num_train_epochs.to_string(), "a number above 0")
+        }
+        c if c.max_steps == Some(0) => bad("max_steps", "0".into(), "at least 1"),
+        c if c.logging_steps == 0 => bad("logging_steps", "0".into(), "at least 1"),
+        c if c.save_steps == Some(0) => bad("save_steps", "0".into(), "at least 1"),
+        c if c.eval_steps == Some(0) => bad("eval_steps", "0".into(), "at least 1"),
+        c if c.save_total_limit == 0 => bad("save_total_limit", "0".into(), "at least 1"),
+        c if c.threads == Some(0) => bad("threads", "0".into(), "at least 1"),
+        c if !share(c.warmup_ratio) => bad("warmup_ratio", c.warmup_ratio.to_string(), "a share"),
+        c if !share(c.min_lr_ratio) => bad("min_lr_ratio", c.min_lr_ratio.to_string(), "a share"),
+        c if !share(c.decay_ratio) => bad("decay_ratio", c.decay_ratio.to_string(), "a share"),
+        c if !(c.weight_decay >= 0.0 && c.weight_decay.is_finite()) => {
+            bad("weight_decay", c.weight_decay.to_string(), "0 or more")
+        }
+        c if !(0.0..1.0).contains(&c.adam_beta1) => bad("adam_beta1", c.adam_beta1.to_string(), "0 to 1"),
+        c if !(0.0..1.0).contains(&c.adam_beta2) => bad("adam_beta2", c.adam_beta2.to_string(), "0 to 1"),
+        c if !positive(c.adam_epsilon) => bad("adam_epsilon", c.adam_epsilon.to_string(), "a number above 0"),
+        c if c.max_grad_norm.is_nan() || c.max_grad_norm < 0.0 => {
+            bad("max_grad_norm", c.max_grad_norm.to_string(), "0 or more")
+        }
+        c if c.memory_gib.is_some_and(|gib| !positive(gib)) => {
+            bad("memory_gib", format!("{:?}", c.memory_gib), "a number above 0")
+        }
+        c if c.lora.as_ref().is_some_and(|lora| lora.rank == 0) => bad("lora.rank", "0".into(), "at least 1"),
+        c if c.merge_adapter && c.lora.is_none() => {
+            bad("merge_adapter", "true".into(), "a [lora] table beside it")
+        }
+        c if (c.keep_best || c.load_best_model_at_end) && inputs.eval.is_none() => {
+            let key = if c.keep_best { "keep_best" } else { "load_best_model_at_end" };
+            bad(key, "true".into(), "something to evaluate on: `eval_fraction` or [[eval_data]]")
+        }
+        c if c.eval_steps.is_some() && inputs.eval.is_none() => {
+            bad("eval_steps", format!("{:?}", c.eval_steps), "something to evaluate on beside it")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn packs_per_step(config: &SftConfig) -> Result<usize, StageError> {
+    let n_packs = match config.tokens_per_step {
+        Some(tokens) => tokens.div_ceil(u64::from(config.max_length)) as usize,
+        None => config.packs_per_step,
+    };
+    if n_packs > 0 {
+        return Ok(n_packs);
+    }
+    let (key, expected) = match config.tokens_per_step {
+        Some(_) => ("tokens_per_step", "at least 1".to_owned()),
+        None => ("packs_per_step", "at least 1".to_owned()),
+    };
+    Err(StageError::BadSetting { key, found: "0".into(), expected })
+}
+
+fn strategy(config: &SftConfig) -> PackingStrategy {
+    match config.packing {
+        Packed::BestFitDecreasing => PackingStrategy::BestFitDecreasing,
+        Packed::None => PackingStrategy::OneSequence,
+    }
+}
+
+/// Packs as many epochs as the run needs. Each is a function of seed and epoch, so a resume finds the same.
+fn pack_epochs(
+    config: &SftConfig,
+    data: &Dataset,
+    packs_per_step: usize,
+) -> Result<Vec<Packing>, StageError> {
+    let (seed, lengths) = (Seed(config.seed), data.lengths());
+    let mut epochs: Vec<Packing> = Vec::new();
+    let mut n_steps = 0;
+    loop {
+        let is_enough = match config.max_steps {
+            Some(max_steps) => n_steps >= max_steps,
+            None => epochs.len() as f64 >= config.num_train_epochs,
+        };
+        if is_enough && !epochs.is_empty() {
+            return Ok(epochs);
+        }
+        let epoch = epochs.len() as u64;
+        let visits = epoch_order(data.sources(), seed, epoch);
+        let packing = Packing::of_epoch(&lengths, &visits, config.max_length, strategy(config), seed, epoch)?;
+        n_steps += packing.packs.len().div_ceil(packs_per_step) as u64;
+        epochs.push(packing);
+    }
+}
+
+/// Packs for evaluation: every sample once.
+fn pack_in_order(config: &SftConfig, data: &Dataset) -> Result<Vec<PackedBatch>, StageError> {
+    let visits: Vec<u32> = (0..data.n_samples() as u32).collect();
+    let packing = Packing::of_epoch(
+        &data.lengths(),
+        &visits,
+        config.max_length,
+        strategy(config),
+        Seed(config.seed),
+        0,
+    )?;
+    let packs: Result<Vec<_>, BatchError> = packing.packs.iter().map(|pack| data.batch(pack)).collect();
+    Ok(packs?)
+}
+
+fn schedule(config: &SftConfig, n_steps: u64) -> Schedule {
+    let share = |ratio: f64| (ratio * n_steps as f64).ceil() as u64;
+    Schedule {
+        kind: config.lr_scheduler_type,
+        peak: config.learning_rate,
+        min_ratio: config.min_lr_ratio,
+        warmup_steps: config.warmup_steps.unwrap_or_else(|| share(config.warmup_ratio)).min(n_steps),
+        decay_steps: if config.lr_scheduler_type == ScheduleKind::Wsd {
+            share(config.decay_ratio)
+        } else {
+            0
+        },
+        total_steps: n_steps,
+    }
+}
+
+/// The mean step of the first epoch.
+fn mean_step(data: &Dataset, epochs: &[Packing], packs_per_step: usize) -> StepShape {
+    let Some(epoch) = epochs.first() else { return StepShape::default() };
+    let mut sum = StepShape::default();
+    for &sample in epoch.packs.iter().flatten() {
+        let sample = data.sample(sample as usize);
+        let length = sample.tokens().len() as f64;
+        sum.tokens += length;
+        sum.loss_tokens += sample.n_loss_tokens() as f64;
+        sum.attention_pairs += length * (length + 1.0) / 2.0;
+    }
+    let n_steps = epoch.packs.len().div_ceil(packs_per_step).max(1) as f64;
+    StepShape {
+        tokens: sum.tokens / n_steps,
+        loss_tokens: sum.loss_tokens / n_steps,
+        attention_pairs: sum.attention_pairs / n_steps,
+    }
+}
