@@ -16,9 +16,10 @@
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
 use crate::micro_kernel::{DOT_COLUMNS, MAX_TILE_COLUMNS, TILE_ROWS, Tile};
+use crate::pack::{pack_columns, pack_rows, padded};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
-use crate::simd::{Simd, SimdLevel, simd_fn};
+use crate::simd::{SimdLevel, simd_fn};
 use crate::vector::add_assign;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -220,52 +221,18 @@ fn tile_columns(level: SimdLevel) -> usize {
     }
 }
 
-/// Vectors that hold `width` floats.
-#[inline(always)]
-fn vectors_for<S: Simd>(width: usize) -> usize {
-    width.div_ceil(S::LANES)
-}
-
 simd_fn! {
-    /// A panel of B: its rows one after another, each as many whole vectors as the panel's columns need, filled up
-    /// with zeros.
+    /// A panel of B, each row as many whole vectors as the panel's columns need.
     fn pack_b_panel<S>(simd, region: &Region<'_>, first_column: usize, panel: &mut [f32]) {
         let b = region.b;
         let column = region.columns.start + first_column;
         let width = S::TILE_COLUMNS.min(region.columns.end - column);
-        let padded = vectors_for::<S>(width) * S::LANES;
-        let k = region.depth.len();
+        let size = (region.depth.len(), width);
+        let from = &b.data[region.depth.start * b.row_stride + column * b.col_stride..];
         if b.is_row_major() {
-            for (p, row) in region.depth.clone().zip(panel.chunks_exact_mut(padded)) {
-                let from = &b.data[p * b.row_stride + column..][..width];
-                row[..width].copy_from_slice(from);
-                row[width..].fill(0.0);
-            }
+            pack_rows(simd, from, b.row_stride, size, 1.0, panel, padded::<S>(width));
         } else {
-            let whole_columns = width / S::LANES * S::LANES;
-            let whole_k = k / S::LANES * S::LANES;
-            let from = &b.data[column * b.col_stride + region.depth.start..];
-            for j in (0..whole_columns).step_by(S::LANES) {
-                let last = (j + S::LANES - 1) * b.col_stride + whole_k;
-                assert!(whole_k == 0 || (last <= from.len() && (whole_k - 1) * padded + j + S::LANES <= panel.len()));
-                for p in (0..whole_k).step_by(S::LANES) {
-                    // SAFETY: the block's last rows were checked on both sides.
-                    unsafe {
-                        let from = from.as_ptr().add(j * b.col_stride + p);
-                        simd.transpose(from, b.col_stride, panel.as_mut_ptr().add(p * padded + j), padded);
-                    }
-                }
-                for jj in j..j + S::LANES {
-                    for p in whole_k..k {
-                        panel[p * padded + jj] = from[jj * b.col_stride + p];
-                    }
-                }
-            }
-            for j in whole_columns..padded {
-                for p in 0..k {
-                    panel[p * padded + j] = if j < width { from[j * b.col_stride + p] } else { 0.0 };
-                }
-            }
+            pack_columns(simd, from, b.col_stride, size, panel, padded::<S>(width));
         }
     }
 }
@@ -288,9 +255,9 @@ simd_fn! {
             for panel in panels.clone() {
                 let column = region.columns.start + panel * S::TILE_COLUMNS;
                 let width = S::TILE_COLUMNS.min(region.columns.end - column);
-                let vectors = vectors_for::<S>(width);
                 let b = packed_b[panel * k * S::TILE_COLUMNS..].as_ptr();
-                let b_step = vectors * S::LANES;
+                let b_step = padded::<S>(width);
+                let vectors = b_step / S::LANES;
                 if width == b_step {
                     // SAFETY: the tile lies inside C, and no other item touches it.
                     let to = unsafe { c.pointer(row * n + column, (n_rows - 1) * n + width) };

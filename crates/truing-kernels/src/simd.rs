@@ -188,6 +188,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         lanes[0]
     }
 
+    /// The largest lane, where none is NaN.
+    #[inline(always)]
+    fn largest(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store(&mut lanes, v);
+        lanes[..Self::LANES].iter().fold(f32::NEG_INFINITY, |best, &x| best.max(x))
+    }
+
     /// `e^x`, within 2 units in the last place; 0 below -104, infinity above 88.73, NaN stays NaN.
     ///
     /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `ln 2` in two pieces (Cody and Waite) keeps `r` exact, and
@@ -486,6 +494,11 @@ mod x86 {
         fn sum(self, v: __m512) -> f32 {
             // SAFETY: `self` proves that the machine has the instructions.
             unsafe { _mm512_reduce_add_ps(v) }
+        }
+        #[inline(always)]
+        fn largest(self, v: __m512) -> f32 {
+            // SAFETY: `self` proves that the machine has the instructions.
+            unsafe { _mm512_reduce_max_ps(v) }
         }
     }
 }
