@@ -10,13 +10,14 @@
 //!   time from the first level cache; where it is transposed it is packed too.
 //! - Blocks of C are the items the threads take; a block is written by one thread.
 //!
-//! With few rows (decoding) packing would cost more than it gains: there B's rows stream once from memory through
-//! dot products, and the rows of A stay in the first level cache.
+//! With few rows (decoding) packing the weights would cost more than it gains: they should stream once from memory. Up
+//! to four rows, each result is a dot product of two rows. Up to 48, the transposed product is made, whose A are the
+//! weights, read where they lie, and whose packed B are the few rows.
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
 use crate::micro_kernel::{DOT_COLUMNS, MAX_TILE_COLUMNS, TILE_ROWS, Tile};
-use crate::pack::{pack_columns, pack_rows, padded};
+use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
 use crate::simd::{SimdLevel, simd_fn};
@@ -79,8 +80,10 @@ const MAX_K_CHUNK: usize = 640;
 const BLOCK_FLOATS: usize = 160 * 1024;
 /// Most floats of B, and of A, packed at a time: 8 MiB each, for the third level cache.
 const PACK_FLOATS: usize = 2 * 1024 * 1024;
-/// Up to this many rows of A, products with a transposed B are made of dot products.
-const MAX_DOT_PRODUCT_ROWS: usize = 32;
+/// Up to this many rows of A, products with a transposed B are made of dot products; up to the next, of tiles of the
+/// transposed product.
+const MAX_DOT_PRODUCT_ROWS: usize = 4;
+const MAX_TURNED_ROWS: usize = 48;
 /// Tiles in an item; small enough that threads end together, large enough that taking one costs nothing.
 const TILES_PER_ITEM: usize = 16;
 
@@ -105,8 +108,11 @@ pub fn matmul(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write) {
     }
     let level = SimdLevel::current();
     let c = Disjoint::new(c);
-    if a.rows <= MAX_DOT_PRODUCT_ROWS && a.is_row_major() && !b.is_row_major() {
+    let streams_b = a.is_row_major() && !b.is_row_major();
+    if streams_b && a.rows <= MAX_DOT_PRODUCT_ROWS {
         matmul_by_dot_products(level, a, b, c, write);
+    } else if streams_b && a.rows <= MAX_TURNED_ROWS {
+        with_scratch(&PACKED, |scratch| matmul_by_turned_tiles(level, a, b, c, write, scratch));
     } else {
         with_scratch(&PACKED, |scratch| matmul_by_tiles(level, a, b, c, write, scratch));
     }
@@ -164,7 +170,8 @@ impl Region<'_> {
         let a_len = if pack_a { k * n_row_tiles * TILE_ROWS } else { 0 };
         let (packed_b, packed_a) = scratch.floats(b_len + a_len).split_at_mut(b_len);
         let (to_b, to_a) = (Disjoint::new(packed_b), Disjoint::new(packed_a));
-        const ROW_TILES_PER_ITEM: usize = 8;
+        // Rows of a transposed A are read a few cache lines at a time, and dealt out to their tiles.
+        const ROW_TILES_PER_ITEM: usize = 16;
         let n_a_items = if pack_a { n_row_tiles.div_ceil(ROW_TILES_PER_ITEM) } else { 0 };
         for_each_item(n_panels + n_a_items, |item| {
             if item < n_panels {
@@ -173,11 +180,10 @@ impl Region<'_> {
                 pack_b_panel(level, self, item * tile_columns, panel);
             } else {
                 let first = (item - n_panels) * ROW_TILES_PER_ITEM;
-                for row_tile in first..n_row_tiles.min(first + ROW_TILES_PER_ITEM) {
-                    // SAFETY: an item writes only its own rows.
-                    let to = unsafe { to_a.part(row_tile * k * TILE_ROWS, k * TILE_ROWS) };
-                    self.pack_a_rows(row_tile, to);
-                }
+                let n_tiles = ROW_TILES_PER_ITEM.min(n_row_tiles - first);
+                // SAFETY: an item writes only its own tiles.
+                let to = unsafe { to_a.part(first * k * TILE_ROWS, n_tiles * k * TILE_ROWS) };
+                self.pack_a_tiles(first, to);
             }
         });
 
@@ -197,17 +203,22 @@ impl Region<'_> {
         });
     }
 
-    /// Six rows of a transposed A: `to[p · 6 + i]`.
-    fn pack_a_rows(&self, row_tile: usize, to: &mut [f32]) {
-        let first = self.rows.start + row_tile * TILE_ROWS;
-        let n_rows = TILE_ROWS.min(self.rows.end - first);
-        for (p, to) in self.depth.clone().zip(to.chunks_exact_mut(TILE_ROWS)) {
-            let start = first + p * self.a.col_stride;
-            if let Some(from) = self.a.data[start..].first_chunk::<TILE_ROWS>() {
-                // Rows past the tile's own are copied along and not used.
-                to.copy_from_slice(from);
-            } else {
-                to[..n_rows].copy_from_slice(&self.a.data[start..start + n_rows]);
+    /// Tiles of six rows of a transposed A: `to[tile][p · 6 + i]`.
+    fn pack_a_tiles(&self, first_tile: usize, to: &mut [f32]) {
+        let k = self.depth.len();
+        let first = self.rows.start + first_tile * TILE_ROWS;
+        let n_rows = (to.len() / k).min(self.rows.end - first);
+        for (p, depth) in self.depth.clone().enumerate() {
+            let from = &self.a.data[first + depth * self.a.col_stride..][..n_rows];
+            let mut sixes = from.chunks_exact(TILE_ROWS);
+            let mut at = p * TILE_ROWS;
+            for six in &mut sixes {
+                to[at..at + TILE_ROWS].copy_from_slice(six);
+                at += k * TILE_ROWS;
+            }
+            let rest = sixes.remainder();
+            if !rest.is_empty() {
+                to[at..at + rest.len()].copy_from_slice(rest);
             }
         }
     }
@@ -303,6 +314,76 @@ fn matmul_by_dot_products(level: SimdLevel, a: MatrixRef, b: MatrixRef, c: Disjo
         (0..n_items).for_each(work);
     } else {
         for_each_item(n_items, work);
+    }
+}
+
+/// `a` stored by rows, `b` transposed: tiles of `Cᵀ = Bᵀ · Aᵀ`, six rows of `Bᵀ` against all of `a`.
+fn matmul_by_turned_tiles(
+    level: SimdLevel,
+    a: MatrixRef,
+    b: MatrixRef,
+    c: Disjoint<f32>,
+    write: Write,
+    scratch: &mut Scratch,
+) {
+    const COLUMNS_PER_ITEM: usize = 4 * TILE_ROWS;
+    for (chunk, depth) in equal_parts(a.cols, MAX_K_CHUNK, 8).enumerate() {
+        let write = if chunk == 0 { write } else { Write::Add };
+        let packed = scratch.floats(depth.len() * a.rows.next_multiple_of(MAX_TILE_COLUMNS));
+        pack_turned_rows(level, a, depth.clone(), packed);
+        let packed = &*packed;
+        for_each_item(b.cols.div_ceil(COLUMNS_PER_ITEM), |item| {
+            let start = item * COLUMNS_PER_ITEM;
+            let columns = start..b.cols.min(start + COLUMNS_PER_ITEM);
+            turned_columns(level, a.rows, packed, b, depth.clone(), columns, c, write);
+        });
+    }
+}
+
+simd_fn! {
+    fn pack_turned_rows<S>(simd, a: MatrixRef<'_>, depth: Range<usize>, packed: &mut [f32]) {
+        let k = depth.len();
+        for (first, width) in panels::<S>(a.rows) {
+            let from = &a.data[first * a.row_stride + depth.start..];
+            let size = (k, width.min(a.rows - first));
+            pack_columns(simd, from, a.row_stride, size, &mut packed[first * k..], width);
+        }
+    }
+}
+
+simd_fn! {
+    fn turned_columns<S>(
+        simd, m: usize, packed: &[f32], b: MatrixRef<'_>, depth: Range<usize>, columns: Range<usize>,
+        c: Disjoint<'_, f32>, write: Write,
+    ) {
+        let (k, n) = (depth.len(), b.cols);
+        for column in columns.clone().step_by(TILE_ROWS) {
+            let width = TILE_ROWS.min(columns.end - column);
+            for (first, padded) in panels::<S>(m) {
+                let mut sums = [0.0; TILE_ROWS * MAX_TILE_COLUMNS];
+                let tile = Tile {
+                    k,
+                    a: b.pointer(depth.start, column),
+                    a_row: b.col_stride,
+                    a_step: 1,
+                    b: packed[first * k..][..k * padded].as_ptr(),
+                    b_step: padded,
+                    c: sums.as_mut_ptr(),
+                    c_row: MAX_TILE_COLUMNS,
+                    write: Write::Overwrite,
+                };
+                // SAFETY: these columns of B exist, the panel was sliced, and the sums have room for a full tile.
+                unsafe { simd.tile(width, padded / S::LANES, &tile) };
+                for i in 0..padded.min(m - first) {
+                    // SAFETY: an item writes only its own columns.
+                    let to = unsafe { c.part((first + i) * n + column, width) };
+                    for (j, to) in to.iter_mut().enumerate() {
+                        let sum = sums[j * MAX_TILE_COLUMNS + i];
+                        *to = if write == Write::Add { *to + sum } else { sum };
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -93,7 +93,7 @@ const KEYS: usize = 64;
 /// Queries in an item, forward, and in a block of scores, backward; whole tiles.
 const QUERIES: usize = 16 * TILE_ROWS;
 /// Fewest queries in a backward range, and the most ranges a sequence is cut into.
-const RANGE_QUERIES: usize = 512;
+const RANGE_QUERIES: usize = 2 * QUERIES;
 const MAX_RANGES: usize = 8;
 
 thread_local! {

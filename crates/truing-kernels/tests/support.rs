@@ -3,7 +3,7 @@
 use truing_kernels::{SimdLevel, with_simd_level};
 
 /// `n` numbers in -1..1 from a linear congruential generator.
-pub fn numbers(seed: u64, n: usize) -> Vec<f32> {
+pub(crate) fn numbers(seed: u64, n: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..n)
         .map(|_| {
@@ -13,13 +13,13 @@ pub fn numbers(seed: u64, n: usize) -> Vec<f32> {
         .collect()
 }
 
-pub fn to_f64(x: &[f32]) -> Vec<f64> {
+pub(crate) fn to_f64(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
 /// Every element within `tolerance · (1 + the largest magnitude wanted)`.
 #[track_caller]
-pub fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+pub(crate) fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: length");
     let scale = 1.0 + want.iter().fold(0.0f64, |largest, w| largest.max(w.abs()));
     for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
@@ -30,7 +30,7 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
 
 /// The same bits, NaN included.
 #[track_caller]
-pub fn assert_same_bits(what: &str, a: &[f32], b: &[f32]) {
+pub(crate) fn assert_same_bits(what: &str, a: &[f32], b: &[f32]) {
     assert_eq!(a.len(), b.len(), "{what}: length");
     for (i, (a, b)) in a.iter().zip(b).enumerate() {
         assert_eq!(a.to_bits(), b.to_bits(), "{what}[{i}]: {a} and {b}");
@@ -38,14 +38,14 @@ pub fn assert_same_bits(what: &str, a: &[f32], b: &[f32]) {
 }
 
 /// Runs `test` with each level the machine has.
-pub fn at_every_level(mut test: impl FnMut(SimdLevel)) {
+pub(crate) fn at_every_level(mut test: impl FnMut(SimdLevel)) {
     for level in SimdLevel::ALL {
         with_simd_level(level, || test(level));
     }
 }
 
 /// Runs `compute` on pools of 1, 2, 3 and 4 threads at each level and holds the outputs to the same bits.
-pub fn assert_threads_do_not_matter(compute: impl Fn() -> Vec<Vec<f32>> + Sync) {
+pub(crate) fn assert_threads_do_not_matter(compute: impl Fn() -> Vec<Vec<f32>> + Sync) {
     at_every_level(|level| {
         let on_pool = |n_threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
@@ -61,7 +61,7 @@ pub fn assert_threads_do_not_matter(compute: impl Fn() -> Vec<Vec<f32>> + Sync) 
 }
 
 /// The gradient of `loss` at `x`, by central differences.
-pub fn finite_differences(x: &[f64], mut loss: impl FnMut(&[f64]) -> f64) -> Vec<f64> {
+pub(crate) fn finite_differences(x: &[f64], mut loss: impl FnMut(&[f64]) -> f64) -> Vec<f64> {
     const STEP: f64 = 1e-5;
     let mut moved = x.to_vec();
     (0..x.len())
@@ -76,6 +76,6 @@ pub fn finite_differences(x: &[f64], mut loss: impl FnMut(&[f64]) -> f64) -> Vec
         .collect()
 }
 
-pub fn weighted_sum(values: &[f64], weights: &[f32]) -> f64 {
+pub(crate) fn weighted_sum(values: &[f64], weights: &[f32]) -> f64 {
     values.iter().zip(weights).map(|(v, &w)| v * f64::from(w)).sum()
 }
