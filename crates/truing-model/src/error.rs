@@ -133,4 +133,72 @@ pub enum ModelError {
         /// What it cannot say.
         option: &'static str,
     },
+    /// Parameters that the weights do not hold.
+    #[error(
+        "{}: {n_missing} of {n_expected} parameters are missing, the first is `{tensor}`", path.display()
+    )]
+    MissingTensors {
+        /// The directory or file.
+        path: PathBuf,
+        /// The first one missing.
+        tensor: String,
+        /// How many are missing.
+        n_missing: usize,
+        /// How many the configuration asks for.
+        n_expected: usize,
+    },
+    /// A directory that is no model.
+    #[error(
+        "{}: no config.json, and {n_gguf_files} GGUF files (a model is a directory with config.json and \
+         safetensors, or one GGUF file)", path.display()
+    )]
+    NoModel {
+        /// The directory.
+        path: PathBuf,
+        /// GGUF files found in it.
+        n_gguf_files: usize,
+    },
+    /// An adapter made in a way that is not supported here.
+    #[error("{}: field `{field}` is {found}, which is not supported ({supported})", path.display())]
+    UnsupportedAdapter {
+        /// The adapter's configuration.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// What it holds.
+        found: String,
+        /// What would do.
+        supported: &'static str,
+    },
+    /// A file that could not be written.
+    #[error(transparent)]
+    Store(#[from] truing_store::StoreError),
+    /// A model that is nowhere.
+    #[error("model `{reference}` was not found. Looked at:{}\n{advice}", looked_at.iter().map(|l| format!("\n  - {l}")).collect::<String>())]
+    NotFound {
+        /// What was asked for.
+        reference: String,
+        /// Every place that was tried, and why it failed.
+        looked_at: Vec<String>,
+        /// What to do.
+        advice: String,
+    },
+    /// A download that failed.
+    #[error("{url}: {problem}")]
+    Download {
+        /// What was asked for.
+        url: String,
+        /// What happened.
+        problem: String,
+    },
+    /// A file whose content is not what was published.
+    #[error("{}: sha256 is {found}, expected {expected}; the file was removed", path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// The published digest.
+        expected: String,
+        /// The digest found.
+        found: String,
+    },
 }

@@ -1,15 +1,22 @@
 //! What a model is: its specification per family, its named parameters, weights in and out, where models are
 //! found, and the [`Engine`] that computes them. How it is computed is not known here.
 
+pub mod adapters;
 pub mod engine;
 mod error;
 pub mod families;
 pub mod gguf;
+mod loading;
+pub mod saving;
+pub mod sources;
 pub mod spec;
 pub mod weights;
 
 pub use engine::{Engine, EngineError, Keep, TokenLogProbs};
 pub use error::ModelError;
 pub use gguf::GgufFile;
+pub use loading::{LoadedModel, ModelFiles, ModelKind};
+pub use saving::{SaveDtype, SaveOptions, save_pretrained};
+pub use sources::find_model;
 pub use spec::{DecoderSpec, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};
 pub use weights::{Tensor, Weights};

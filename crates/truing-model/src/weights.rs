@@ -406,4 +406,14 @@ impl SafetensorsFiles {
     pub fn file_of(&self, name: &str) -> Option<&SafetensorsFile> {
         self.places.get(name).map(|&file| &self.files[file])
     }
+
+    /// A tensor's values as f32, from whichever file holds it.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFile::read`].
+    pub fn read(&self, name: &str) -> Result<Tensor, ModelError> {
+        let file = self.file_of(name).or(self.files.first());
+        file.ok_or_else(|| ModelError::MissingTensor { path: PathBuf::new(), tensor: name.to_owned() })?
+            .read(name)
+    }
 }

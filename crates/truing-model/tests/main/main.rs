@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod families;
 mod gguf;
+mod loading;
+mod saving;
+mod sources;
+mod weights;
 
 use std::path::PathBuf;
 
@@ -10,6 +15,22 @@ use std::path::PathBuf;
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
+
+/// A tiny random model that transformers saved; shared with the CPU engine's tests.
+fn tiny_model(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../truing-cpu/tests/fixtures").join(name)
+}
+
+/// A copy of a tiny model's config.json and weights that a test may spoil.
+fn copied_model(name: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(tiny_model(name).join(file), directory.path().join(file)).unwrap();
+    }
+    directory
+}
+
+const TINY_MODELS: [&str; 5] = ["llama_tied_llama3_rope", "llama_untied_biases", "qwen2", "qwen3", "mistral"];
 
 /// A small generator for deterministic damage: SplitMix64.
 struct Damage(u64);

