@@ -1,6 +1,6 @@
 //! One training step of a model of SmolLM2-135M's shape with made-up weights, part by part.
 //!
-//! `cargo bench -p truing-cpu --bench training_step -- [TOKENS] [LAYERS_PER_SEGMENT] [KEPT] [SEQUENCE] [LOSS_SHARE]`
+//! `cargo bench -p truing-cpu --bench training_step -- [TOKENS] [LAYERS_PER_SEGMENT] [KEPT] [SEQUENCE] [LOSS_SHARE] [STEPS]`
 //! (1024 tokens, all layers in one segment, sequences of 170 tokens, 60 % of tokens with loss).
 
 #![allow(
@@ -63,6 +63,7 @@ fn main() {
     let n_kept = argument(2, 1.0) as usize;
     let sequence = argument(3, 170.0) as usize;
     let loss_share = argument(4, 0.6);
+    let n_steps = argument(5, 4.0) as u64;
 
     let mut engine = engine();
     let lengths: Vec<usize> =
@@ -83,7 +84,7 @@ fn main() {
     let segments: Vec<_> =
         (0..30).step_by(layers_per_segment).map(|s| s..(s + layers_per_segment).min(30)).collect();
 
-    for step in 1..=4 {
+    for step in 1..=n_steps {
         let mut marks = vec![("start", Instant::now())];
         engine.zero_gradients();
         marks.push(("zero gradients", Instant::now()));
