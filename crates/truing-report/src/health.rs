@@ -203,15 +203,15 @@ fn utilisation(stage: &StageRecord) -> Option<HealthNote> {
 }
 
 fn memory_prediction(stage: &StageRecord) -> Option<HealthNote> {
-    let predicted = stage.plan.as_ref()?.peak_bytes? as f64;
-    let measured = stage.last(names::PEAK_MEMORY_BYTES)?;
+    let predicted = stage.plan.as_ref()?.peak_bytes? as f64 / (1u64 << 30) as f64;
+    let measured = stage.last(names::PEAK_MEMORY_GIB)?;
     let off = measured / predicted - 1.0;
     Some(HealthNote {
         level: if off.abs() <= 0.1 { Level::Good } else { Level::Look },
         text: format!(
             "Peak memory was {:.2} GiB; the planner had predicted {:.2} GiB ({:+.0} %).",
-            measured / (1u64 << 30) as f64,
-            predicted / (1u64 << 30) as f64,
+            measured,
+            predicted,
             100.0 * off
         ),
     })
@@ -263,9 +263,9 @@ mod tests {
         check(utilisation, &stage(names::UTILISATION, &[0.5]), Some(Level::Look));
         check(speed, &stage(names::TOKENS_PER_SECOND, &rising), None);
         check(speed, &stage(names::TOKENS_PER_SECOND, &falling), Some(Level::Look));
-        let mut memory = stage(names::PEAK_MEMORY_BYTES, &[1.05e9]);
+        let mut memory = stage(names::PEAK_MEMORY_GIB, &[1.05]);
         check(memory_prediction, &memory, None);
-        memory.plan = Some(PlanRecord { peak_bytes: Some(1_000_000_000), ..PlanRecord::default() });
+        memory.plan = Some(PlanRecord { peak_bytes: Some(1 << 30), ..PlanRecord::default() });
         check(memory_prediction, &memory, Some(Level::Good));
         memory.plan = Some(PlanRecord { n_steps: Some(5), ..PlanRecord::default() });
         check(completeness, &memory, Some(Level::Look));

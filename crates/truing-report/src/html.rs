@@ -186,11 +186,11 @@ fn cards(record: &RunRecord) -> Vec<Card> {
     if let Some(speed) = mean(names::TOKENS_PER_SECOND) {
         cards.push(Card::plain("speed", format!("{speed:.0}"), "real tokens a second".into()));
     }
-    let peak = record.stages.iter().filter_map(|s| s.last(names::PEAK_MEMORY_BYTES)).reduce(f64::max);
+    let peak = record.stages.iter().filter_map(|s| s.last(names::PEAK_MEMORY_GIB)).reduce(f64::max);
     if let Some(peak) = peak {
         let predicted = record.stages.iter().filter_map(|s| s.plan.as_ref()?.peak_bytes).max();
-        let detail =
-            predicted.map_or_else(|| "measured".into(), |bytes| format!("predicted {}", gib(bytes as f64)));
+        let detail = predicted
+            .map_or_else(|| "measured".into(), |bytes| format!("predicted {}", gib(bytes as f64 / GIB)));
         cards.push(Card::plain("peak memory", gib(peak), detail));
     }
     if let Some(share) = mean(names::UTILISATION) {
@@ -234,7 +234,7 @@ fn facts(stage: &StageRecord) -> Vec<(&'static str, String)> {
             facts.push(("layers a segment", k.to_string()));
         }
         if let Some(budget) = plan.budget_bytes {
-            facts.push(("memory allowed", gib(budget as f64)));
+            facts.push(("memory allowed", gib(budget as f64 / GIB)));
         }
         if !plan.reason.is_empty() {
             facts.push(("why", plan.reason.clone()));
@@ -269,8 +269,11 @@ fn questions(evaluations: &[Evaluation]) -> Vec<Question<'_>> {
         .collect()
 }
 
-fn gib(bytes: f64) -> String {
-    format!("{:.2} GiB", bytes / (1u64 << 30) as f64)
+/// Bytes of the unit that a page shows memory in.
+const GIB: f64 = (1u64 << 30) as f64;
+
+fn gib(gib: f64) -> String {
+    format!("{gib:.2} GiB")
 }
 
 /// plotly.js as the crate carries it, without the formula renderer that the crate puts behind it.

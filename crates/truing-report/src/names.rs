@@ -14,8 +14,8 @@ pub const NUM_TOKENS: &str = "num_tokens";
 pub const TOKENS_PER_SECOND: &str = "tokens_per_second";
 /// Share of a pack that is tokens, not unused room.
 pub const UTILISATION: &str = "utilisation";
-/// Most memory that the process has held so far.
-pub const PEAK_MEMORY_BYTES: &str = "peak_memory_bytes";
+/// Most memory that the process has held so far, in GiB.
+pub const PEAK_MEMORY_GIB: &str = "peak_memory_gib";
 /// Held-out loss.
 pub const EVAL_LOSS: &str = "eval_loss";
 /// Held-out share of loss tokens that were the first choice.

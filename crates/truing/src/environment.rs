@@ -48,6 +48,13 @@ impl Environment {
         Self::from_lookup(|name| env::var_os(name))
     }
 
+    /// The first of `names` that lies in a folder of the search path.
+    pub(crate) fn find_program(&self, names: &[&str]) -> Option<PathBuf> {
+        names.iter().find_map(|name| {
+            self.search_path.iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+        })
+    }
+
     /// The same from any source of variables. An empty value counts as not set.
     fn from_lookup(look_up: impl Fn(&str) -> Option<OsString>) -> Self {
         let get = |name: &str| look_up(name).filter(|value| !value.is_empty());

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::Serialize;
+use truing_stages::{Machine, Probe};
 
 /// Memory of the machine and of this process's group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -46,6 +48,52 @@ pub(crate) fn memory() -> Memory {
 /// Most memory that this process has held so far.
 pub(crate) fn peak_resident_bytes() -> Option<u64> {
     kib_field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Memory that this process holds now.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    kib_field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
+/// Share of a matrix product's rate that a whole training step reaches, for estimates of time.
+const STEP_SHARE: f64 = 0.7;
+
+/// What a stage is told about this machine. Where the system does not tell its memory, all is allowed.
+pub(crate) fn for_stages(n_threads: usize) -> Machine {
+    Machine {
+        n_threads,
+        available_bytes: memory().usable_bytes().unwrap_or(u64::MAX),
+        resident_bytes: resident_bytes().unwrap_or(0),
+        gigaflops: Some(STEP_SHARE * truing_kernels::measure_matmul_gflops()),
+    }
+}
+
+/// Clock and memory while a stage runs.
+#[derive(Debug)]
+pub(crate) struct ProcessProbe {
+    started: Instant,
+}
+
+impl ProcessProbe {
+    /// Starts the clock.
+    pub(crate) fn new() -> Self {
+        Self { started: Instant::now() }
+    }
+}
+
+impl Probe for ProcessProbe {
+    fn elapsed_secs(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    fn peak_resident_bytes(&self) -> Option<u64> {
+        peak_resident_bytes()
+    }
+}
+
+/// Programs that wanted a core during the last minute, on average. `None` where the system does not tell.
+pub(crate) fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// `name:   123 kB` as bytes.
@@ -144,7 +192,7 @@ pub(crate) fn measure_read_bandwidth(n_threads: usize) -> f64 {
     let share = buffer.len().div_ceil(n_threads.max(1));
     let mut best_seconds = f64::INFINITY;
     for _ in 0..3 {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         std::thread::scope(|scope| {
             for part in buffer.chunks(share) {
                 scope.spawn(move || std::hint::black_box(lane_sums(part)));

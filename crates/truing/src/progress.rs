@@ -61,7 +61,21 @@ struct Bars {
 }
 
 impl Bars {
+    /// Begins a phase, or goes on with the one of that name (training after an evaluation).
     fn begin(&mut self, phase: String, total: Option<u64>) {
+        if let Some(place) = self.phases.iter().position(|(bar, _)| bar.prefix() == phase) {
+            for (inner, _) in self.phases.drain(place + 1..) {
+                inner.finish_and_clear();
+                self.screen.remove(&inner);
+            }
+            let (bar, estimator) = &self.phases[place];
+            bar.set_length(total.unwrap_or(0));
+            bar.set_position(0);
+            if let Ok(mut estimator) = estimator.lock() {
+                estimator.go_on(total.unwrap_or(0), bar.elapsed().as_secs_f64());
+            }
+            return;
+        }
         let bar = self.screen.add(total.map_or_else(ProgressBar::new_spinner, ProgressBar::new));
         let estimator = Arc::new(Mutex::new(Estimator::new(total.unwrap_or(0), 0.0)));
         let template = match total {
@@ -155,6 +169,14 @@ impl PlainLines {
 impl EventSink for PlainLines {
     fn emit(&mut self, event: Event) {
         match event {
+            Event::PhaseStarted { phase, total }
+                if let Some(place) = self.phases.iter().position(|known| known.name == phase) =>
+            {
+                self.phases.truncate(place + 1);
+                let going_on = &mut self.phases[place];
+                going_on.total = total;
+                going_on.estimator.go_on(total.unwrap_or(0), going_on.started.elapsed().as_secs_f64());
+            }
             Event::PhaseStarted { phase, total } => {
                 self.printer.note(format_args!("{phase} ..."));
                 self.last_line = Some(Instant::now());

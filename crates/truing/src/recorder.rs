@@ -35,7 +35,8 @@ impl TensorBoard {
         let now = wall_time();
         let mut file = match self.file.take() {
             Some(file) => file,
-            None => EventFile::resume(&self.folder, step.saturating_sub(1), now)?,
+            None if step == 0 => EventFile::create(&self.folder, now)?,
+            None => EventFile::resume(&self.folder, step - 1, now)?,
         };
         let scalars: Vec<(String, f64)> = values.iter().map(|(name, value)| (tag(name), *value)).collect();
         file.append(now, step, scalars.iter().map(|(tag, value)| (tag.as_str(), *value)))?;

@@ -45,6 +45,13 @@ impl Estimator {
         }
     }
 
+    /// The same work goes on after a break, counted anew; the pace is kept.
+    pub(crate) fn go_on(&mut self, total: u64, now: f64) {
+        self.total = total;
+        self.done = 0;
+        self.updated_at = now;
+    }
+
     /// The work has come to `done`. A first report far ahead of the start is a resume: what was done before
     /// says nothing about the pace.
     pub(crate) fn update(&mut self, done: u64, now: f64) {

@@ -16,8 +16,7 @@ pub(super) const CHART: Chart = Chart {
 };
 
 fn draw(stage: &StageRecord) -> Option<Plot> {
-    let peaks: Vec<(u64, f64)> =
-        stage.series(names::PEAK_MEMORY_BYTES).into_iter().map(|(step, bytes)| (step, bytes / GIB)).collect();
+    let peaks = stage.series(names::PEAK_MEMORY_GIB);
     let (&(first, _), &(last, _)) = (peaks.first()?, peaks.last()?);
     let mut plot = plot(axis("GiB").range_mode(RangeMode::ToZero));
     plot.add_trace(line("measured", &peaks, ORANGE, 2.5));

@@ -32,7 +32,7 @@ fn write_pipeline(folder: &Path, n_steps: u64) {
             "learning_rate": 3e-4 * (step as f64 / 10.0).min(1.0) * 0.5 * (1.0 + (3.14159 * t).cos()),
             "tokens_per_second": 148.0 + 9.0 * noise,
             "utilisation": 0.991 + 0.008 * noise,
-            "peak_memory_bytes": 2.05e9 + 3.0e7 * t,
+            "peak_memory_gib": 1.91 + 0.03 * t,
             "num_tokens": 1010.0 * step as f64,
         });
         if step % 20 == 0 {

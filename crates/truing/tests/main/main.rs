@@ -2,3 +2,5 @@
 
 mod basics;
 mod command;
+mod sft;
+mod tiny_model;

@@ -1,0 +1,188 @@
+//! `truing chat`: a conversation on the terminal. Lines from a pipe work as well, one turn a line.
+
+use std::io::{self, BufRead};
+use std::ops::ControlFlow;
+
+use clap::Args;
+use truing_types::{ChatModel, ChatRequest, Conversation, FinishReason, Message, Role, SamplingOptions};
+
+use super::model::ModelArguments;
+use super::sampling::SamplingArguments;
+use crate::Context;
+use crate::interrupt::{self, ReplyInterrupt};
+use crate::outcome::Outcome;
+use crate::printer::{Printer, Style};
+
+/// A little variety, as one expects of a conversation.
+const DEFAULT_TEMPERATURE: f32 = 0.6;
+
+/// Arguments of `truing chat`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Instructions that hold for the whole conversation.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+}
+
+const HELP: &str = "\
+/reset          forget the conversation, keep the system message
+/system TEXT    set the system message and forget the conversation; without TEXT there is none
+/seed N         draw with another seed
+/quit           leave (or Ctrl-D); Ctrl-C breaks a reply off";
+
+/// What a line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Line<'a> {
+    /// A turn of the user.
+    Turn(&'a str),
+    /// Nothing but white space.
+    Empty,
+    Reset,
+    System(&'a str),
+    Seed(u64),
+    Help,
+    Quit,
+    /// A command that there is not, or an argument it cannot take.
+    Unknown(&'a str),
+}
+
+impl<'a> Line<'a> {
+    fn parse(line: &'a str) -> Self {
+        let line = line.trim();
+        let Some(command) = line.strip_prefix('/') else {
+            return if line.is_empty() { Self::Empty } else { Self::Turn(line) };
+        };
+        let (name, argument) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        match (name, argument.trim()) {
+            ("reset", "") => Self::Reset,
+            ("system", text) => Self::System(text),
+            ("seed", number) => number.parse().map_or(Self::Unknown(line), Self::Seed),
+            ("help" | "?", "") => Self::Help,
+            ("quit" | "exit" | "q", "") => Self::Quit,
+            _ => Self::Unknown(line),
+        }
+    }
+}
+
+/// Loads the model and talks until the input ends.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let mut sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
+    let mut model = arguments.model.open(context)?;
+    let interrupt = interrupt::for_replies()?;
+    let printer = context.printer;
+    let mut conversation = Conversation::default();
+    set_system(&mut conversation, arguments.system.as_deref().unwrap_or(""));
+    printer.note("/help lists the commands, /quit leaves");
+    let mut lines = io::stdin().lock().lines();
+    loop {
+        if printer.stdout_is_terminal() {
+            printer.text(printer.styled(Style::Cyan, "> "))?;
+        }
+        let Some(line) = lines.next() else { return Ok(Outcome::Fine) };
+        let line = line?;
+        match Line::parse(&line) {
+            Line::Turn(text) => {
+                conversation.messages.push(Message::new(Role::User, text));
+                reply(&mut model, &mut conversation, &sampling, &interrupt, printer)?;
+            }
+            Line::Empty => {}
+            Line::Reset => conversation.messages.retain(|message| message.role == Role::System),
+            Line::System(text) => {
+                conversation.messages.clear();
+                set_system(&mut conversation, text);
+            }
+            Line::Seed(seed) => sampling.seed = seed,
+            Line::Help => printer.note(HELP),
+            Line::Quit => return Ok(Outcome::Fine),
+            Line::Unknown(text) => printer.note(format_args!("`{text}` is no command; /help lists them")),
+        }
+    }
+}
+
+fn set_system(conversation: &mut Conversation, text: &str) {
+    if !text.is_empty() {
+        conversation.messages.insert(0, Message::new(Role::System, text));
+    }
+}
+
+/// Streams the next turn and adds it to the conversation, also where it was broken off.
+fn reply(
+    model: &mut dyn ChatModel,
+    conversation: &mut Conversation,
+    sampling: &SamplingOptions,
+    interrupt: &ReplyInterrupt,
+    printer: Printer,
+) -> anyhow::Result<()> {
+    let request = ChatRequest { conversation: conversation.clone(), sampling: sampling.clone() };
+    let mut written = Ok(());
+    let running = interrupt.begin();
+    let reply = model.chat(&request, &mut |text| {
+        written = printer.text(text);
+        if written.is_err() || running.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    drop(running);
+    written?;
+    match reply {
+        Ok(reply) => {
+            printer.line("")?;
+            match reply.finish_reason {
+                FinishReason::Length => printer.note("(cut off at --max-new-tokens)"),
+                FinishReason::Cancelled => printer.note("(broken off)"),
+                FinishReason::EndOfTurn | FinishReason::StopText => {}
+            }
+            conversation.messages.push(Message::new(Role::Assistant, reply.text));
+        }
+        Err(error) => {
+            // The turn that could not be answered is taken back, so that the conversation can go on.
+            conversation.messages.pop();
+            printer.print_error(&anyhow::Error::new(error));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_turns_or_commands() {
+        for (line, expected) in [
+            ("hello there \n", Line::Turn("hello there")),
+            ("  ", Line::Empty),
+            ("/reset", Line::Reset),
+            ("/system  be brief ", Line::System("be brief")),
+            ("/system", Line::System("")),
+            ("/seed 12", Line::Seed(12)),
+            ("/seed x", Line::Unknown("/seed x")),
+            ("/q", Line::Quit),
+            ("/rest", Line::Unknown("/rest")),
+        ] {
+            assert_eq!(Line::parse(line), expected);
+        }
+    }
+
+    #[test]
+    fn an_unanswerable_turn_is_taken_back() {
+        struct Refuses;
+        impl ChatModel for Refuses {
+            fn chat(
+                &mut self,
+                _: &ChatRequest,
+                _: &mut dyn FnMut(&str) -> ControlFlow<()>,
+            ) -> Result<truing_types::ChatReply, truing_types::ChatError> {
+                Err(truing_types::ChatError::BadRequest("too long".into()))
+            }
+        }
+        let mut conversation = Conversation::default();
+        conversation.messages.push(Message::new(Role::User, "x"));
+        let interrupt = ReplyInterrupt::default();
+        let printer = Printer::new(true, true);
+        reply(&mut Refuses, &mut conversation, &SamplingOptions::default(), &interrupt, printer).unwrap();
+        assert!(conversation.messages.is_empty());
+    }
+}

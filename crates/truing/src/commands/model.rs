@@ -1,0 +1,112 @@
+//! Which model, where it is found, and how it comes into memory.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use truing_cpu::CpuEngine;
+use truing_model::sources::{self, DEFAULT_MODEL, DownloadProgress, FindOptions};
+use truing_model::{ModelFiles, TrainableSpec};
+use truing_types::{Event, EventSink, Seed};
+
+use crate::Context;
+use crate::outcome::WithHint;
+use crate::progress;
+use crate::units;
+
+/// The hub, where HF_ENDPOINT names no other.
+pub(crate) const DEFAULT_HUB: &str = "https://huggingface.co";
+
+/// The model of a command.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArguments {
+    /// A model directory, a .gguf file, or a name on the Hugging Face hub. A path always wins; a name is looked
+    /// for in the caches, then fetched.
+    #[arg(long, short, value_name = "PATH|NAME", default_value = DEFAULT_MODEL)]
+    pub(crate) model: String,
+}
+
+impl ModelArguments {
+    /// Finds the model, fetching it where need be.
+    pub(crate) fn find(&self, context: &Context) -> anyhow::Result<PathBuf> {
+        find(&self.model, context)
+    }
+}
+
+/// Finds a model by path or name, fetching it where need be.
+pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf> {
+    // A local path needs neither cache nor network.
+    if Path::new(reference).exists() {
+        return Ok(reference.into());
+    }
+    let environment = &context.environment;
+    let cache = environment
+        .model_cache
+        .clone()
+        .context("no cache folder is known for models")
+        .hint(|| "set TRUING_CACHE or HOME".into())?;
+    let endpoint = environment.hub_endpoint.clone().unwrap_or_else(|| DEFAULT_HUB.into());
+    let mut options = FindOptions::new(cache, endpoint.trim_end_matches('/'));
+    options.hugging_face_cache.clone_from(&environment.hugging_face_cache);
+    options.hub_token.clone_from(&environment.hub_token);
+    options.is_offline = environment.is_offline;
+    if let Some(python) = environment.find_program(&["python3", "python"]) {
+        options.python = python;
+    }
+    let mut events = progress::for_this_terminal(&context.printer);
+    let mut fetching = Fetching { file: None, events: events.as_mut() };
+    let found = sources::find_model(reference, &options, &mut |progress| fetching.show(progress))?;
+    fetching.finish();
+    Ok(found.path)
+}
+
+/// Shows a download as one phase.
+struct Fetching<'a> {
+    file: Option<String>,
+    events: &'a mut dyn EventSink,
+}
+
+impl Fetching<'_> {
+    fn show(&mut self, progress: DownloadProgress<'_>) {
+        if self.file.is_none() {
+            let phase = "fetching the model".to_owned();
+            self.events.emit(Event::PhaseStarted { phase, total: progress.total_bytes });
+        }
+        self.file = Some(progress.file.to_owned());
+        let note = match progress.total_bytes {
+            Some(total) => {
+                format!("{}, {} of {}", progress.file, units::bytes(progress.done_bytes), units::bytes(total))
+            }
+            None => format!("{}, {}", progress.file, units::bytes(progress.done_bytes)),
+        };
+        self.events.emit(Event::Progress { done: progress.done_bytes, note });
+    }
+
+    fn finish(self) {
+        if self.file.is_some() {
+            self.events.emit(Event::PhaseFinished);
+        }
+    }
+}
+
+/// Loads the weights into the engine.
+pub(crate) fn load_engine(
+    context: &Context,
+    files: &ModelFiles,
+    trainable: &TrainableSpec,
+) -> anyhow::Result<CpuEngine> {
+    let mut events = progress::for_this_terminal(&context.printer);
+    let total = files.spec.parameters().len() as u64;
+    events.emit(Event::PhaseStarted { phase: "loading the model".into(), total: Some(total) });
+    let engine =
+        truing_stages::model::load_engine(files, trainable, context.n_threads, Seed(0), &mut |done| {
+            events.emit(Event::Progress { done, note: String::new() });
+        })?;
+    events.emit(Event::PhaseFinished);
+    Ok(engine)
+}
+
+/// Opens the files, with a hint where there are none.
+pub(crate) fn open(path: &Path) -> anyhow::Result<ModelFiles> {
+    Ok(ModelFiles::open(path)?)
+}

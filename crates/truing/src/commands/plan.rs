@@ -1,0 +1,146 @@
+//! `truing plan`: what a recipe will take, before any work: parameters, memory part by part, every k, time.
+
+use clap::Args;
+use serde_json::{Value, json};
+use truing_stages::StageError;
+use truing_stages::sft::SftPlan;
+use truing_train::Amount;
+
+use super::sft::{self, RecipeArguments};
+use crate::Context;
+use crate::outcome::Outcome;
+use crate::printer::Style;
+use crate::table::{Align, Table};
+use crate::units;
+
+/// Arguments of `truing plan`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Makes the plan and prints it.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    show(&arguments.recipe, arguments.json, context)
+}
+
+/// Prints the plan of a recipe; a recipe that cannot fit is a finding, with what would.
+pub(crate) fn show(recipe: &RecipeArguments, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let plan = match sft::prepare(recipe, context) {
+        Ok(prepared) => prepared.plan,
+        Err(error) => {
+            return match error.downcast_ref::<StageError>() {
+                Some(refusal @ StageError::DoesNotFit { source, hints }) => {
+                    if as_json {
+                        let text = source.to_string();
+                        context
+                            .printer
+                            .json(&json!({ "fits": false, "reason": text, "would_fit": hints }))?;
+                    } else {
+                        context.printer.line(context.printer.styled(Style::Red, "this run does not fit"))?;
+                        context.printer.line(refusal)?;
+                    }
+                    Ok(Outcome::Finding)
+                }
+                _ => Err(error),
+            };
+        }
+    };
+    if as_json {
+        context.printer.json(&to_json(&plan))?
+    } else {
+        print(&plan, context)?
+    }
+    Ok(Outcome::Fine)
+}
+
+fn print(plan: &SftPlan, context: &Context) -> anyhow::Result<()> {
+    let printer = &context.printer;
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+    for row in plan.rows() {
+        table.row([row.name.clone(), amount_text(row.amount)]);
+    }
+    for line in table.lines() {
+        printer.line(line)?;
+    }
+    printer.line("")?;
+    let mut ways = Table::new(&[
+        ("k", Align::Right),
+        ("layers computed twice", Align::Right),
+        ("activations", Align::Right),
+        ("peak", Align::Right),
+        ("", Align::Left),
+    ]);
+    let chosen = plan.memory.chosen;
+    for way in plan.by_layers_per_segment() {
+        let remark = if *way == chosen {
+            "chosen"
+        } else if way.peak_bytes > plan.memory.budget_bytes {
+            "does not fit"
+        } else {
+            ""
+        };
+        ways.row([
+            way.segments.layers_per_segment.to_string(),
+            way.segments.n_recomputed_layers().to_string(),
+            units::bytes(way.activation_bytes),
+            units::bytes(way.peak_bytes),
+            remark.to_owned(),
+        ]);
+    }
+    for line in ways.lines() {
+        printer.line(line)?;
+    }
+    printer.line("")?;
+    printer.line(printer.styled(Style::Bold, plan.reason()))?;
+    Ok(())
+}
+
+fn to_json(plan: &SftPlan) -> Value {
+    let rows: serde_json::Map<String, Value> =
+        plan.rows().into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
+    let ways: Vec<Value> = plan
+        .by_layers_per_segment()
+        .iter()
+        .map(|way| {
+            json!({
+                "layers_per_segment": way.segments.layers_per_segment,
+                "layers_computed_twice": way.segments.n_recomputed_layers(),
+                "activation_bytes": way.activation_bytes,
+                "peak_bytes": way.peak_bytes,
+                "fits": way.peak_bytes <= plan.memory.budget_bytes,
+            })
+        })
+        .collect();
+    json!({
+        "fits": true,
+        "layers_per_segment": plan.memory.chosen.segments.layers_per_segment,
+        "peak_bytes": plan.memory.chosen.peak_bytes,
+        "budget_bytes": plan.memory.budget_bytes,
+        "n_steps": plan.n_steps,
+        "reason": plan.reason(),
+        "rows": rows,
+        "by_layers_per_segment": ways,
+    })
+}
+
+fn amount_text(amount: Amount) -> String {
+    match amount {
+        Amount::Bytes(bytes) => units::bytes(bytes),
+        Amount::Count(count) => units::count(count),
+        Amount::Flops(flops) => format!("{:.1} GFLOP", flops / 1e9),
+        Amount::Seconds(seconds) => units::duration(seconds),
+        Amount::Share(share) => format!("{:.1} %", 100.0 * share),
+    }
+}
+
+fn amount_json(amount: Amount) -> Value {
+    match amount {
+        Amount::Bytes(whole) | Amount::Count(whole) => whole.into(),
+        Amount::Flops(number) | Amount::Seconds(number) | Amount::Share(number) => number.into(),
+    }
+}

@@ -1,0 +1,117 @@
+//! `truing prove`: the user's own proof, on their model and data, of what a trainer can silently get wrong.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use truing_data::{OnBadRow, SourceConfig, read_rows};
+use truing_model::{ModelFiles, TrainableSpec};
+use truing_parallel::Solo;
+use truing_stages::prove::{Proof, prove};
+use truing_types::TokenizedSample;
+
+use super::model::{self, ModelArguments};
+use super::sft::render_options;
+use crate::Context;
+use crate::outcome::{Outcome, WithHint};
+use crate::printer::{Printer, Style};
+use crate::progress;
+use crate::table::{Align, Table};
+
+/// Arguments of `truing prove`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Rows to prove it on: a file or folder in any format that training takes.
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+    /// Name of the data's format, where its first row does not tell.
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// Sequences of the pack that everything is tried on.
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    sequences: usize,
+    /// Longer sequences are passed over, to keep the proof short.
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    max_length: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Loads model and rows, carries out the proofs, prints their table.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let files = model::open(&arguments.model.find(context)?)?;
+    let samples = read_samples(arguments, &files)?;
+    let mut engine = model::load_engine(context, &files, &TrainableSpec::default())?;
+    let mut events = progress::for_this_terminal(&context.printer);
+    let proofs = prove(&mut engine, &samples, &Solo, events.as_mut())
+        .hint(|| "give --data with more rows, or a larger --max-length".into())?;
+    let all_hold = proofs.iter().all(Proof::holds);
+    if arguments.json {
+        let proofs: Vec<_> =
+            proofs.iter().map(|proof| json!({ "proof": proof, "holds": proof.holds() })).collect();
+        context.printer.json(&json!({ "all_hold": all_hold, "proofs": proofs }))?;
+    } else {
+        print(&proofs, &context.printer)?;
+    }
+    Ok(if all_hold { Outcome::Fine } else { Outcome::Finding })
+}
+
+/// The first rows that are short enough and carry loss.
+fn read_samples(arguments: &Arguments, files: &ModelFiles) -> anyhow::Result<Vec<TokenizedSample>> {
+    let renderer = truing_stages::model::renderer(files, render_options())?;
+    let mut source = SourceConfig::new(&arguments.data);
+    source.format.clone_from(&arguments.format);
+    let mut samples = Vec::new();
+    for row in read_rows(&source, OnBadRow::Error)? {
+        let (row, origin) = row?;
+        let sample = renderer.training(&row, origin)?.sample;
+        if sample.tokens.len() <= arguments.max_length {
+            samples.push(sample);
+        }
+        if samples.len() == arguments.sequences {
+            break;
+        }
+    }
+    Ok(samples)
+}
+
+fn print(proofs: &[Proof], printer: &Printer) -> anyhow::Result<()> {
+    let mut table = Table::new(&[
+        ("", Align::Left),
+        ("claim", Align::Left),
+        ("largest deviation", Align::Right),
+        ("allowed", Align::Right),
+        ("of", Align::Left),
+        ("tried with", Align::Left),
+    ]);
+    let figure = |value: f64| if value == 0.0 { "0".to_owned() } else { format!("{value:.1e}") };
+    for proof in proofs {
+        table.row([
+            if proof.holds() { "holds" } else { "FAILS" }.to_owned(),
+            proof.claim.clone(),
+            figure(proof.largest_deviation),
+            figure(proof.tolerance),
+            proof.quantity.to_owned(),
+            proof.trial.clone(),
+        ]);
+    }
+    for line in table.lines() {
+        printer.line(line)?;
+    }
+    printer.line("")?;
+    let failing: Vec<&Proof> = proofs.iter().filter(|proof| !proof.holds()).collect();
+    if failing.is_empty() {
+        printer.line(printer.styled(Style::Green, "every claim holds on this model and data"))?;
+    }
+    for proof in failing {
+        let text = format!(
+            "{}: {} differs by {:e} at {}",
+            proof.claim, proof.quantity, proof.largest_deviation, proof.place
+        );
+        printer.line(printer.styled(Style::Red, text))?;
+    }
+    Ok(())
+}

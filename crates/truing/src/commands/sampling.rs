@@ -1,0 +1,53 @@
+//! How tokens are drawn: the options that `chat` and `generate` share.
+
+use clap::Args;
+use truing_types::SamplingOptions;
+
+/// Sampling options of the command line.
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArguments {
+    /// 0 always takes the most likely token.
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Keep only the K most likely tokens; 0 keeps all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Keep the smallest set of tokens whose probability reaches P.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Same seed, same tokens.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// A text that ends the reply; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Most tokens of a reply.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_new_tokens: usize,
+}
+
+impl SamplingArguments {
+    /// The options, checked; `temperature` holds where none was given.
+    pub(crate) fn options(&self, temperature: f32) -> anyhow::Result<SamplingOptions> {
+        let temperature = self.temperature.unwrap_or(temperature);
+        anyhow::ensure!(
+            temperature.is_finite() && temperature >= 0.0,
+            "`--temperature` is {temperature}, expected 0 or more"
+        );
+        anyhow::ensure!(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "`--top-p` is {}, expected more than 0 and at most 1",
+            self.top_p
+        );
+        anyhow::ensure!(self.max_new_tokens > 0, "`--max-new-tokens` is 0, expected at least 1");
+        anyhow::ensure!(self.stop.iter().all(|text| !text.is_empty()), "`--stop` is an empty text");
+        Ok(SamplingOptions {
+            max_new_tokens: self.max_new_tokens,
+            temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+            stop: self.stop.clone(),
+        })
+    }
+}

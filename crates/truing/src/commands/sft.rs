@@ -1,0 +1,136 @@
+//! `truing sft`: supervised fine-tuning from a recipe.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+use truing_parallel::Solo;
+use truing_stages::sft::{self, SftConfig, SftInputs, SftOutcome, SftPlan, Start};
+use truing_text::RenderOptions;
+
+use super::{model, plan};
+use crate::outcome::{Outcome, WithHint};
+use crate::progress::{self, FanOut};
+use crate::recorder::TensorBoard;
+use crate::{Context, interrupt, machine};
+
+/// A recipe and what is changed of it.
+#[derive(Debug, Args)]
+pub(crate) struct RecipeArguments {
+    /// The recipe, a TOML file.
+    recipe: PathBuf,
+    /// Change a setting, for instance `--set learning_rate=2e-5` or `--set data.0.path=mine.jsonl`. May be given
+    /// several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// Arguments of `truing sft`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Print the plan and do nothing.
+    #[arg(long, conflicts_with = "resume")]
+    plan: bool,
+    /// Go on from the newest good checkpoint.
+    #[arg(long)]
+    resume: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the recipe, plans, trains, writes the page.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    if arguments.plan {
+        return plan::show(&arguments.recipe, arguments.json, context);
+    }
+    let prepared = prepare(&arguments.recipe, context)?;
+    let folder = prepared.plan.config.output_dir.clone();
+    context.printer.note(prepared.plan.reason());
+    let stop = interrupt::stop_flag("stopping: the run is saved after this pack")?;
+    let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
+    let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
+    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
+    let outcome = sft::run(
+        &prepared.plan,
+        &prepared.inputs,
+        start,
+        &Solo,
+        &machine::ProcessProbe::new(),
+        &mut events,
+        &stop,
+    )
+    .hint(|| {
+        format!(
+            "{} holds the run; --resume goes on with it, `--set output_dir=...` begins another",
+            folder.display()
+        )
+    })?;
+    drop(events);
+    if let Some(error) = recording_error.borrow_mut().take() {
+        context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
+    }
+    finish(&outcome, &folder, arguments.json, context)
+}
+
+/// Everything before the work.
+pub(crate) struct Prepared {
+    pub(crate) inputs: SftInputs,
+    pub(crate) plan: SftPlan,
+}
+
+/// Reads recipe, model and data, and makes the plan.
+pub(crate) fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<Prepared> {
+    let path = &arguments.recipe;
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}", path.display()))
+        .hint(|| "a recipe is a TOML file; the folder `recipes/` has examples".into())?;
+    let mut config = SftConfig::from_toml(&text, path, &arguments.overrides)?;
+    if !config.model_name_or_path.is_empty() {
+        let found = model::find(&config.model_name_or_path, context)?;
+        config.model_name_or_path = found.to_string_lossy().into_owned();
+    }
+    let mut events = progress::for_this_terminal(&context.printer);
+    let inputs = SftInputs::load(&config, render_options(), events.as_mut())?;
+    let plan = SftPlan::resolve(config, &inputs, &machine::for_stages(context.n_threads))?;
+    Ok(Prepared { inputs, plan })
+}
+
+/// Templates that print today's date get one that never changes, Llama 3's own default: a run that is resumed on
+/// another day, or made again, shall read the same texts.
+pub(crate) fn render_options() -> RenderOptions {
+    let date = jiff::civil::date(2024, 7, 26);
+    RenderOptions { now: Some(date.at(0, 0, 0, 0)), ..RenderOptions::default() }
+}
+
+/// Writes the run's page and says how it ended.
+fn finish(outcome: &SftOutcome, folder: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let page = folder.join("report.html");
+    truing_report::write_report(folder, &page)?;
+    let printer = &context.printer;
+    match outcome {
+        SftOutcome::Finished { model, metrics } => {
+            if as_json {
+                printer.json(&json!({
+                    "status": "finished", "model": model, "report": page, "metrics": metrics,
+                }))?;
+            } else {
+                printer.line(format_args!("model   {}", model.display()))?;
+                printer.line(format_args!("report  {}", page.display()))?;
+            }
+            Ok(Outcome::Fine)
+        }
+        SftOutcome::Interrupted { step } => {
+            if as_json {
+                printer.json(&json!({ "status": "interrupted", "step": step, "report": page }))?;
+            } else {
+                printer.line(format_args!("stopped after step {step}; --resume goes on from there"))?;
+            }
+            Ok(Outcome::Interrupted)
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Fine-tuning, planning and proving on a tiny model: bad recipes, a killed run and its resume.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::command::{run, truing};
+use crate::tiny_model;
+
+/// A folder with a tiny model, a few conversations and a recipe.
+struct Workshop {
+    folder: tempfile::TempDir,
+}
+
+impl Workshop {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        tiny_model::write(&folder.path().join("model"));
+        let rows: String = (0..60)
+            .map(|i| {
+                let answer = "la ".repeat(1 + i % 7);
+                let row = serde_json::json!({ "messages": [
+                    { "role": "user", "content": format!("Sing line {i}.") },
+                    { "role": "assistant", "content": answer.trim() },
+                ] });
+                format!("{row}\n")
+            })
+            .collect();
+        fs::write(folder.path().join("songs.jsonl"), rows).unwrap();
+        let recipe = "model_name_or_path = \"model\"\noutput_dir = \"run\"\nseed = 3\nmax_length = 256\n\
+                      packs_per_step = 2\nmax_steps = 12\nlearning_rate = 1e-3\neval_fraction = 0.1\neval_steps = 4\n\
+                      save_steps = 3\n\n[[data]]\npath = \"songs.jsonl\"\n";
+        fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Arguments of a command on the recipe.
+    fn on_recipe(&self, command: &str, more: &[&str]) -> Vec<String> {
+        let recipe = self.path("recipe.toml").display().to_string();
+        [command, &recipe].into_iter().chain(more.iter().copied()).map(str::to_owned).collect()
+    }
+
+    fn home(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+fn steps_of(metrics: &Path, name: &str) -> Vec<u64> {
+    let text = fs::read_to_string(metrics).unwrap_or_default();
+    let rows = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    rows.filter(|row| row.get(name).is_some()).map(|row| row["step"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn an_unknown_key_names_line_and_nearest_key() {
+    let workshop = Workshop::new();
+    let recipe = workshop.path("recipe.toml");
+    let text = fs::read_to_string(&recipe).unwrap().replace("learning_rate", "lerning_rate");
+    fs::write(&recipe, text).unwrap();
+    run(workshop.home(), workshop.on_recipe("sft", &[])).expect_status(2).expect_stderr(&[
+        "recipe.toml:7: unknown key `lerning_rate`; the nearest known key is `learning_rate`",
+    ]);
+    assert!(!workshop.path("run").exists());
+}
+
+#[test]
+fn missing_weights_and_missing_models_are_errors_before_any_work() {
+    let workshop = Workshop::new();
+    fs::remove_file(workshop.path("model/model.safetensors")).unwrap();
+    run(workshop.home(), workshop.on_recipe("sft", &[]))
+        .expect_status(2)
+        .expect_stderr(&["model.safetensors"]);
+    run(workshop.home(), workshop.on_recipe("sft", &["--set", "model_name_or_path=nobody/nothing"]))
+        .expect_status(2)
+        .expect_stderr(&["error: ", "nobody/nothing"]);
+    run(workshop.home(), ["sft", "no-such-recipe.toml"])
+        .expect_status(2)
+        .expect_stderr(&["error: cannot read no-such-recipe.toml", "hint: a recipe is a TOML file"]);
+    assert!(!workshop.path("run").exists());
+}
+
+#[test]
+fn a_plan_is_printed_and_one_that_cannot_fit_is_a_finding() {
+    let workshop = Workshop::new();
+    let plan = run(workshop.home(), workshop.on_recipe("plan", &["--json"])).expect_status(0);
+    let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
+    assert_eq!((&plan["fits"], &plan["n_steps"]), (&Value::Bool(true), &Value::from(12)));
+    assert_eq!(plan["by_layers_per_segment"].as_array().unwrap().len(), 2);
+    let text = run(workshop.home(), workshop.on_recipe("sft", &["--plan"])).expect_status(0);
+    assert!(text.stdout.contains("chosen") && text.stdout.contains("peak"), "{}", text.stdout);
+    let refused =
+        run(workshop.home(), workshop.on_recipe("plan", &["--set", "memory_gib=1e-4"])).expect_status(1);
+    assert!(refused.stdout.contains("does not fit"), "{}", refused.stdout);
+    assert!(!workshop.path("run").exists());
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_bits() {
+    const STEPS: u64 = 300;
+    let workshop = Workshop::new();
+    let (whole, killed) = (workshop.path("whole"), workshop.path("killed"));
+    let settings = |output: &Path| {
+        let settings = [format!("output_dir={}", output.display()), format!("max_steps={STEPS}")];
+        settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]).collect::<Vec<_>>()
+    };
+    let arguments = |output: &Path| [workshop.on_recipe("sft", &["--quiet"]), settings(output)].concat();
+    run(workshop.home(), arguments(&whole)).expect_status(0);
+
+    // `kill` on Unix is SIGKILL: nothing of ours runs any more. A machine that is quicker than the test finishes the
+    // run first; then the kill is tried earlier.
+    let mut was_killed = false;
+    for after_step in [100, 10, 3] {
+        let _ = fs::remove_dir_all(&killed);
+        let mut child = truing(workshop.home()).args(arguments(&killed)).spawn().unwrap();
+        let started = Instant::now();
+        while steps_of(&killed.join("metrics.jsonl"), "loss").last().is_none_or(|&step| step < after_step)
+            && started.elapsed() < Duration::from_secs(120)
+        {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        was_killed = !child.wait().unwrap().success();
+        if was_killed {
+            break;
+        }
+    }
+    assert!(was_killed, "the run was always quicker");
+    assert!(!killed.join("model").exists());
+    run(workshop.home(), [arguments(&killed), vec!["--resume".into()]].concat()).expect_status(0);
+
+    let weights = |run: &Path| fs::read(run.join("model/model.safetensors")).unwrap();
+    assert!(weights(&whole) == weights(&killed), "the weights differ");
+    for name in ["loss", "eval_loss"] {
+        let expected = steps_of(&whole.join("metrics.jsonl"), name);
+        assert_eq!(steps_of(&killed.join("metrics.jsonl"), name), expected, "{name}: no gap and no repeat");
+    }
+    assert_eq!(steps_of(&whole.join("metrics.jsonl"), "loss"), (1..=STEPS).collect::<Vec<_>>());
+    assert!(fs::read_to_string(killed.join("report.html")).unwrap().contains("Supervised fine-tuning"));
+
+    // A folder that holds a run is not written over; a resume under other settings is refused.
+    run(workshop.home(), arguments(&killed))
+        .expect_status(2)
+        .expect_stderr(&["error: ", "hint: ", "--resume"]);
+    let _ = fs::remove_dir_all(killed.join("model"));
+    let changed =
+        [arguments(&killed), vec!["--set".into(), "learning_rate=5e-4".into(), "--resume".into()]].concat();
+    run(workshop.home(), changed).expect_status(2).expect_stderr(&["learning_rate"]);
+}
+
+#[test]
+fn every_claim_is_proved_on_a_tiny_model() {
+    let workshop = Workshop::new();
+    let (model, data) = (workshop.path("model"), workshop.path("songs.jsonl"));
+    let arguments = ["prove", "--json", "--model", model.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let finished = run(workshop.home(), arguments).expect_status(0);
+    let proofs: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(proofs["all_hold"], true);
+    assert!(proofs["proofs"].as_array().unwrap().len() >= 4);
+    let one_row = workshop.path("one.jsonl");
+    fs::write(&one_row, fs::read_to_string(&data).unwrap().lines().next().unwrap()).unwrap();
+    let arguments = ["prove", "--model", model.to_str().unwrap(), "--data", one_row.to_str().unwrap()];
+    run(workshop.home(), arguments).expect_status(2).expect_stderr(&["at least two sequences", "hint: "]);
+}
