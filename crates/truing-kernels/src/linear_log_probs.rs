@@ -25,6 +25,7 @@ use crate::parallel::{Disjoint, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
 use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
 use std::cell::Cell;
+use std::ops::Range;
 
 /// Where the results for `n` rows go; every slice is `[n]`.
 #[derive(Debug)]
@@ -144,7 +145,8 @@ impl Chunk<'_> {
 
         let n_blocks = vocab.div_ceil(BLOCK);
         let (maxima, stats) = stats.split_at_mut(n_blocks * width);
-        let (sums, weighted_sums) = stats.split_at_mut(n_blocks * width);
+        let (sums, rest) = stats.split_at_mut(n_blocks * width);
+        let weighted_sums = &mut rest[..n_blocks * width];
         let rows = |block: usize| (block * BLOCK * width, BLOCK.min(vocab - block * BLOCK) * width);
         {
             let (logits, maxima) = (&*self.logits, Disjoint::new(maxima));
@@ -228,6 +230,19 @@ impl Chunk<'_> {
     }
 }
 
+/// `0..n` in as few chunks of at most `most` as it takes, as equal as whole registers allow.
+fn chunks(n: usize, most: usize) -> Vec<Range<usize>> {
+    let mut start = 0;
+    let n_chunks = n.div_ceil(most);
+    let next = |n_left: usize| {
+        let len = (n - start).div_ceil(n_left).next_multiple_of(MAX_LANES);
+        let chunk = start..n.min(start + len);
+        start = chunk.end;
+        chunk
+    };
+    (1..=n_chunks).rev().map(next).collect()
+}
+
 fn run(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows, mut gradients: Option<Gradients>) {
     let n = targets.len();
     assert!(
@@ -246,18 +261,18 @@ fn run(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows, mut grad
     let vocab = head.len() / h;
     assert!(targets.iter().all(|&y| (y as usize) < vocab), "linear_log_probs: targets are below {vocab}");
 
-    // Chunks of one size, so that the last is not a sliver.
-    let most = tokens_per_chunk(vocab);
-    let n_chunks = n.div_ceil(most);
-    let width = n.div_ceil(n_chunks).next_multiple_of(MAX_LANES);
-    let parts = Parts::new(width, vocab, h);
+    let chunks = chunks(n, tokens_per_chunk(vocab));
+    let longest = chunks.iter().map(Range::len).max().unwrap_or(0).next_multiple_of(MAX_LANES);
+    let parts = Parts::new(longest, vocab, h);
     with_scratch(&WORKSPACE, |scratch| {
         let (logits, rest) = scratch.floats(parts.total()).split_at_mut(parts.logits);
         let (chunk_hidden, rest) = rest.split_at_mut(parts.hidden);
         let (chunk_d_hidden, stats) = rest.split_at_mut(parts.hidden);
-        for start in (0..n).step_by(width) {
-            let end = n.min(start + width);
+        for Range { start, end } in chunks {
+            let width = (end - start).next_multiple_of(MAX_LANES);
             let rows = start * h..end * h;
+            let chunk_hidden = &mut chunk_hidden[..width * h];
+            let chunk_d_hidden = &mut chunk_d_hidden[..width * h];
             chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
             chunk_hidden[rows.len()..].fill(0.0);
             let mut chunk = Chunk {
@@ -266,7 +281,7 @@ fn run(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows, mut grad
                 vocab,
                 width,
                 targets: &targets[start..end],
-                logits,
+                logits: &mut logits[..width * vocab],
                 hidden: chunk_hidden,
             };
             let out = LogProbRows {
@@ -310,4 +325,22 @@ pub fn linear_log_probs_backward(
         "linear_log_probs_backward: d_head is as head"
     );
     run(hidden, head, targets, out, Some(Gradients { d_log_probs, d_hidden, d_head }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_even_and_whole() {
+        assert_eq!(chunks(0, 160), []);
+        assert_eq!(chunks(5, 160), [0..5]);
+        assert_eq!(chunks(512, 160).iter().map(Range::len).collect::<Vec<_>>(), [128; 4]);
+        for n in 1..700 {
+            let chunks = chunks(n, 48);
+            assert!(chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= 48), "{n}: {chunks:?}");
+            assert_eq!(chunks.iter().map(Range::len).sum::<usize>(), n);
+            assert_eq!(chunks.len(), n.div_ceil(48));
+        }
+    }
 }

@@ -20,11 +20,11 @@ use crate::micro_kernel::{DOT_COLUMNS, MAX_TILE_COLUMNS, TILE_ROWS, Tile};
 use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
-use crate::simd::{SimdLevel, simd_fn};
+use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
 use crate::vector::add_assign;
 use rayon::prelude::*;
 use std::cell::Cell;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 /// A matrix in a slice: element (i, j) is `data[i · row_stride + j · col_stride]`, and one of the strides is 1.
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +84,15 @@ const PACK_FLOATS: usize = 2 * 1024 * 1024;
 /// transposed product.
 const MAX_DOT_PRODUCT_ROWS: usize = 4;
 const MAX_TURNED_ROWS: usize = 48;
-/// Tiles in an item; small enough that threads end together, large enough that taking one costs nothing.
-const TILES_PER_ITEM: usize = 16;
+/// Longest part of the depth in an item of packing.
+const PACK_DEPTH: usize = 64;
+/// Items a block of C is cut into where it is large enough: threads end together, and taking an item costs nothing.
+const ITEMS: usize = 48;
+/// Tiles in an item.
+const TILES_PER_ITEM: RangeInclusive<usize> = 4..=24;
+/// Items the weights are cut into where few rows stream them, and the columns in one.
+const STREAM_ITEMS: usize = 16;
+const STREAM_COLUMNS: RangeInclusive<usize> = 24..=120;
 
 thread_local! {
     static PACKED: Cell<Scratch> = const { Cell::new(Scratch::new()) };
@@ -170,20 +177,19 @@ impl Region<'_> {
         let a_len = if pack_a { k * n_row_tiles * TILE_ROWS } else { 0 };
         let (packed_b, packed_a) = scratch.floats(b_len + a_len).split_at_mut(b_len);
         let (to_b, to_a) = (Disjoint::new(packed_b), Disjoint::new(packed_a));
-        // Rows of a transposed A are read a few cache lines at a time, and dealt out to their tiles.
-        const ROW_TILES_PER_ITEM: usize = 16;
-        let n_a_items = if pack_a { n_row_tiles.div_ceil(ROW_TILES_PER_ITEM) } else { 0 };
-        for_each_item(n_panels + n_a_items, |item| {
-            if item < n_panels {
-                // SAFETY: an item writes only its own panel.
-                let panel = unsafe { to_b.part(item * k * tile_columns, k * tile_columns) };
-                pack_b_panel(level, self, item * tile_columns, panel);
+        // What is stored by rows of the depth is read whole rows at a time and dealt out to the panels, for memory
+        // gives long runs much faster; what is stored by columns is turned a panel at a time.
+        let parts: Vec<Range<usize>> = equal_parts(k, PACK_DEPTH, MAX_LANES).collect();
+        let panels_per_item = if self.b.is_row_major() { n_panels } else { 1 };
+        let n_b_items = n_panels / panels_per_item * parts.len();
+        let n_a_items = if pack_a { parts.len() } else { 0 };
+        for_each_item(n_b_items + n_a_items, |item| {
+            let part = parts[item % parts.len()].clone();
+            if item < n_b_items {
+                let first = item / parts.len() * panels_per_item;
+                pack_b_panels(level, self, first..first + panels_per_item, part, to_b);
             } else {
-                let first = (item - n_panels) * ROW_TILES_PER_ITEM;
-                let n_tiles = ROW_TILES_PER_ITEM.min(n_row_tiles - first);
-                // SAFETY: an item writes only its own tiles.
-                let to = unsafe { to_a.part(first * k * TILE_ROWS, n_tiles * k * TILE_ROWS) };
-                self.pack_a_tiles(first, to);
+                self.pack_a_tiles(part, to_a);
             }
         });
 
@@ -191,7 +197,9 @@ impl Region<'_> {
         let panels_per_block =
             n_panels.div_ceil(n_panels.div_ceil((BLOCK_FLOATS / (k * tile_columns)).max(1)));
         let n_blocks = n_panels.div_ceil(panels_per_block);
-        let row_tiles_per_item = TILES_PER_ITEM.div_ceil(panels_per_block);
+        let tiles_per_item =
+            (n_row_tiles * n_panels / ITEMS).clamp(*TILES_PER_ITEM.start(), *TILES_PER_ITEM.end());
+        let row_tiles_per_item = tiles_per_item.div_ceil(panels_per_block);
         let n_row_items = n_row_tiles.div_ceil(row_tiles_per_item);
         // Rows change fastest, so a thread stays with a block of B while the rows of A pass.
         for_each_item(n_blocks * n_row_items, |item| {
@@ -203,22 +211,22 @@ impl Region<'_> {
         });
     }
 
-    /// Tiles of six rows of a transposed A: `to[tile][p · 6 + i]`.
-    fn pack_a_tiles(&self, first_tile: usize, to: &mut [f32]) {
+    /// Part of the depth of all tiles of six rows of a transposed A: `to[tile][p · 6 + i]`.
+    fn pack_a_tiles(&self, part: Range<usize>, to: Disjoint<f32>) {
         let k = self.depth.len();
-        let first = self.rows.start + first_tile * TILE_ROWS;
-        let n_rows = (to.len() / k).min(self.rows.end - first);
-        for (p, depth) in self.depth.clone().enumerate() {
-            let from = &self.a.data[first + depth * self.a.col_stride..][..n_rows];
-            let mut sixes = from.chunks_exact(TILE_ROWS);
+        for p in part {
+            let start = self.rows.start + (self.depth.start + p) * self.a.col_stride;
+            let mut sixes = self.a.data[start..start + self.rows.len()].chunks_exact(TILE_ROWS);
             let mut at = p * TILE_ROWS;
             for six in &mut sixes {
-                to[at..at + TILE_ROWS].copy_from_slice(six);
+                // SAFETY: an item writes only its own depths.
+                unsafe { to.part(at, TILE_ROWS) }.copy_from_slice(six);
                 at += k * TILE_ROWS;
             }
             let rest = sixes.remainder();
             if !rest.is_empty() {
-                to[at..at + rest.len()].copy_from_slice(rest);
+                // SAFETY: as above.
+                unsafe { to.part(at, rest.len()) }.copy_from_slice(rest);
             }
         }
     }
@@ -233,17 +241,24 @@ fn tile_columns(level: SimdLevel) -> usize {
 }
 
 simd_fn! {
-    /// A panel of B, each row as many whole vectors as the panel's columns need.
-    fn pack_b_panel<S>(simd, region: &Region<'_>, first_column: usize, panel: &mut [f32]) {
-        let b = region.b;
-        let column = region.columns.start + first_column;
-        let width = S::TILE_COLUMNS.min(region.columns.end - column);
-        let size = (region.depth.len(), width);
-        let from = &b.data[region.depth.start * b.row_stride + column * b.col_stride..];
-        if b.is_row_major() {
-            pack_rows(simd, from, b.row_stride, size, 1.0, panel, padded::<S>(width));
-        } else {
-            pack_columns(simd, from, b.col_stride, size, panel, padded::<S>(width));
+    /// Part of the depth of panels of B, each row as many whole vectors as a panel's columns need.
+    fn pack_b_panels<S>(simd, region: &Region<'_>, panels: Range<usize>, part: Range<usize>, to: Disjoint<'_, f32>) {
+        let (b, k) = (region.b, region.depth.len());
+        let step = if b.is_row_major() { 1 } else { part.len() };
+        for first in part.clone().step_by(step) {
+            for panel in panels.clone() {
+                let column = region.columns.start + panel * S::TILE_COLUMNS;
+                let width = S::TILE_COLUMNS.min(region.columns.end - column);
+                let stride = padded::<S>(width);
+                // SAFETY: an item writes only its own depths of its own panels.
+                let to = unsafe { to.part(panel * k * S::TILE_COLUMNS + first * stride, step * stride) };
+                let from = &b.data[(region.depth.start + first) * b.row_stride + column * b.col_stride..];
+                if b.is_row_major() {
+                    pack_rows(simd, from, b.row_stride, (1, width), 1.0, to, stride);
+                } else {
+                    pack_columns(simd, from, b.col_stride, (step, width), to, stride);
+                }
+            }
         }
     }
 }
@@ -302,14 +317,19 @@ fn write_row(write: Write, sums: &[f32], to: &mut [f32]) {
     }
 }
 
+/// Columns of C in an item of the streaming products: whole tiles, and whole fours.
+fn stream_columns(n: usize) -> usize {
+    (n / STREAM_ITEMS).clamp(*STREAM_COLUMNS.start(), *STREAM_COLUMNS.end()) / 12 * 12
+}
+
 /// `a` stored by rows, `b` transposed: each element is the dot product of two contiguous rows.
 fn matmul_by_dot_products(level: SimdLevel, a: MatrixRef, b: MatrixRef, c: Disjoint<f32>, write: Write) {
-    const COLUMNS_PER_ITEM: usize = 32;
+    let columns_per_item = stream_columns(b.cols);
     let work = |item: usize| {
-        let start = item * COLUMNS_PER_ITEM;
-        dot_product_columns(level, a, b, start..b.cols.min(start + COLUMNS_PER_ITEM), c, write);
+        let start = item * columns_per_item;
+        dot_product_columns(level, a, b, start..b.cols.min(start + columns_per_item), c, write);
     };
-    let n_items = b.cols.div_ceil(COLUMNS_PER_ITEM);
+    let n_items = b.cols.div_ceil(columns_per_item);
     if a.rows * b.cols * a.cols <= 4 * ELEMENTS_PER_ITEM {
         (0..n_items).for_each(work);
     } else {
@@ -326,15 +346,15 @@ fn matmul_by_turned_tiles(
     write: Write,
     scratch: &mut Scratch,
 ) {
-    const COLUMNS_PER_ITEM: usize = 4 * TILE_ROWS;
+    let columns_per_item = stream_columns(b.cols);
     for (chunk, depth) in equal_parts(a.cols, MAX_K_CHUNK, 8).enumerate() {
         let write = if chunk == 0 { write } else { Write::Add };
         let packed = scratch.floats(depth.len() * a.rows.next_multiple_of(MAX_TILE_COLUMNS));
         pack_turned_rows(level, a, depth.clone(), packed);
         let packed = &*packed;
-        for_each_item(b.cols.div_ceil(COLUMNS_PER_ITEM), |item| {
-            let start = item * COLUMNS_PER_ITEM;
-            let columns = start..b.cols.min(start + COLUMNS_PER_ITEM);
+        for_each_item(b.cols.div_ceil(columns_per_item), |item| {
+            let start = item * columns_per_item;
+            let columns = start..b.cols.min(start + columns_per_item);
             turned_columns(level, a.rows, packed, b, depth.clone(), columns, c, write);
         });
     }
