@@ -1,0 +1,331 @@
+//! `truing inspect model`: what a model directory or `.gguf` file holds. Each part is looked at for itself, so that
+//! a model that cannot be used still shows what there is of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use truing_model::sources::DEFAULT_MODEL;
+use truing_model::weights::SafetensorsFiles;
+use truing_model::{DecoderSpec, GgufFile, ModelError, ModelFiles, RopeScaling};
+use truing_text::{ChatTemplate, Tokenizer};
+
+use crate::Context;
+use crate::commands;
+use crate::outcome::Outcome;
+use crate::printer::{Printer, Style, one_sentence};
+use crate::table::{Align, Table};
+use crate::units::{bytes, count};
+
+/// Arguments of `truing inspect model`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A model directory, a .gguf file, or a name on the Hugging Face hub.
+    #[arg(value_name = "PATH|NAME", default_value = DEFAULT_MODEL)]
+    model: String,
+    /// List every tensor.
+    #[arg(long)]
+    tensors: bool,
+    /// Print the chat template.
+    #[arg(long)]
+    template: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What there is, and what is wrong with it.
+#[derive(Debug, Serialize)]
+struct Findings {
+    path: PathBuf,
+    kind: &'static str,
+    spec: Option<DecoderSpec>,
+    n_parameters: Option<usize>,
+    n_tensors: usize,
+    n_bytes: u64,
+    by_dtype: BTreeMap<String, DtypeTotal>,
+    unused_tensors: Vec<String>,
+    tensors: Vec<TensorLine>,
+    tokenizer: Option<TokenizerFindings>,
+    problems: Vec<String>,
+}
+
+/// Everything that is stored in one type.
+#[derive(Debug, Default, Serialize)]
+struct DtypeTotal {
+    n_tensors: usize,
+    n_values: u64,
+    n_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct TensorLine {
+    name: String,
+    dtype: String,
+    shape: Vec<usize>,
+    n_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct TokenizerFindings {
+    vocab_size: usize,
+    n_special_tokens: usize,
+    bos: Option<String>,
+    eos: Option<String>,
+    adds_bos: bool,
+    chat_templates: BTreeMap<String, String>,
+    marks_generation: Option<bool>,
+}
+
+/// Looks at every part and prints what is there.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let path = the_model(&commands::model::find(&arguments.model, context)?)?;
+    let mut problems = Vec::new();
+    let mut note = |error: anyhow::Error| problems.push(one_sentence(&error));
+    let tensors = list_tensors(&path).map_err(|error| note(error.into())).unwrap_or_default();
+    let files = ModelFiles::open(&path).map_err(|error| note(error.into())).ok();
+    let tokenizer = look_at_tokenizer(&path, &mut note).map_err(&mut note).ok();
+
+    let mut by_dtype: BTreeMap<String, DtypeTotal> = BTreeMap::new();
+    for tensor in &tensors {
+        let total = by_dtype.entry(tensor.dtype.clone()).or_default();
+        total.n_tensors += 1;
+        total.n_values += tensor.shape.iter().map(|&n| n as u64).product::<u64>();
+        total.n_bytes += tensor.n_bytes;
+    }
+    if let (Some(files), Some(tokenizer)) = (&files, &tokenizer)
+        && tokenizer.vocab_size > files.spec.vocab_size
+    {
+        problems.push(format!(
+            "the tokenizer has {} entries, but the embedding only {} rows",
+            tokenizer.vocab_size, files.spec.vocab_size
+        ));
+    }
+    let findings = Findings {
+        kind: if path.is_dir() { "model directory" } else { "GGUF file" },
+        n_parameters: files.as_ref().map(|files| files.spec.n_parameters()),
+        unused_tensors: files.as_ref().map(|files| files.unused_tensors.clone()).unwrap_or_default(),
+        spec: files.map(|files| files.spec),
+        n_tensors: tensors.len(),
+        n_bytes: tensors.iter().map(|tensor| tensor.n_bytes).sum(),
+        by_dtype,
+        tensors,
+        tokenizer,
+        problems,
+        path,
+    };
+    if arguments.json {
+        context.printer.json(&findings)?;
+    } else {
+        print(&findings, arguments, context.printer)?;
+    }
+    Ok(if findings.problems.is_empty() { Outcome::Fine } else { Outcome::Finding })
+}
+
+/// The path itself, or the one GGUF file of a directory without a configuration.
+fn the_model(path: &Path) -> anyhow::Result<PathBuf> {
+    if path.is_dir() && !path.join("config.json").is_file() {
+        let mut gguf_files: Vec<PathBuf> = fs::read_dir(path)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|file| file.extension().is_some_and(|extension| extension == "gguf"))
+            .collect();
+        if gguf_files.len() == 1 {
+            return Ok(gguf_files.remove(0));
+        }
+    }
+    fs::metadata(path).map_err(|source| ModelError::Io { path: path.to_path_buf(), source })?;
+    Ok(path.to_path_buf())
+}
+
+fn list_tensors(path: &Path) -> Result<Vec<TensorLine>, ModelError> {
+    if !path.is_dir() {
+        let file = GgufFile::open(path)?;
+        let line = |tensor: &truing_model::gguf::TensorInfo| TensorLine {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype.to_string(),
+            shape: tensor.shape.clone(),
+            n_bytes: tensor.dtype.byte_len(tensor.n_elements()).unwrap_or(0) as u64,
+        };
+        return Ok(file.tensors.iter().map(line).collect());
+    }
+    let mut lines = Vec::new();
+    for file in SafetensorsFiles::open(path)?.files() {
+        let length = fs::metadata(&file.path)
+            .map_err(|source| ModelError::Io { path: file.path.clone(), source })?
+            .len();
+        // Tensors lie back to back, so each ends where the next begins.
+        let ends = file.tensors.iter().skip(1).map(|tensor| tensor.offset).chain([length]);
+        for (tensor, end) in file.tensors.iter().zip(ends) {
+            lines.push(TensorLine {
+                name: tensor.name.clone(),
+                dtype: tensor.dtype.clone(),
+                shape: tensor.shape.clone(),
+                n_bytes: end.saturating_sub(tensor.offset),
+            });
+        }
+    }
+    lines.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(lines)
+}
+
+fn look_at_tokenizer(path: &Path, note: &mut impl FnMut(anyhow::Error)) -> anyhow::Result<TokenizerFindings> {
+    let tokenizer = Tokenizer::load(path)?;
+    let named = |id: Option<u32>| id.map(|id| format!("{} ({id})", tokenizer.token_display(id)));
+    let template = if tokenizer.chat_templates().is_empty() {
+        None
+    } else {
+        ChatTemplate::from_tokenizer(&tokenizer).map_err(|error| note(error.into())).ok()
+    };
+    Ok(TokenizerFindings {
+        vocab_size: tokenizer.vocab_size(),
+        n_special_tokens: tokenizer.special_tokens().count(),
+        bos: named(tokenizer.bos()),
+        eos: named(tokenizer.eos()),
+        adds_bos: tokenizer.adds_bos(),
+        chat_templates: tokenizer.chat_templates().clone(),
+        marks_generation: template.map(|template| template.marks_generation()),
+    })
+}
+
+fn print(findings: &Findings, arguments: &Arguments, printer: Printer) -> anyhow::Result<()> {
+    printer.line(printer.styled(Style::Bold, format!("{} ({})", findings.path.display(), findings.kind)))?;
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
+    if let Some(spec) = &findings.spec {
+        for (what, value) in describe(spec) {
+            table.row([what.to_owned(), value]);
+        }
+    }
+    if let Some(tokenizer) = &findings.tokenizer {
+        for (what, value) in describe_tokenizer(tokenizer) {
+            table.row([what.to_owned(), value]);
+        }
+    }
+    print_table(&table, printer)?;
+    if findings.n_tensors > 0 {
+        printer.line("")?;
+        let right = [("tensors", Align::Right), ("values", Align::Right), ("size", Align::Right)];
+        let mut table = Table::new(&[[("stored as", Align::Left)].as_slice(), &right].concat());
+        for (dtype, total) in &findings.by_dtype {
+            table.row([
+                dtype.clone(),
+                total.n_tensors.to_string(),
+                count(total.n_values),
+                bytes(total.n_bytes),
+            ]);
+        }
+        let n_values = findings.by_dtype.values().map(|total| total.n_values).sum();
+        table.row([
+            "all".to_owned(),
+            findings.n_tensors.to_string(),
+            count(n_values),
+            bytes(findings.n_bytes),
+        ]);
+        print_table(&table, printer)?;
+    }
+    if arguments.tensors {
+        printer.line("")?;
+        let right = [("size", Align::Right)];
+        let left = [("tensor", Align::Left), ("stored as", Align::Left), ("shape", Align::Left)];
+        let mut table = Table::new(&[left.as_slice(), &right].concat());
+        for tensor in &findings.tensors {
+            let shape = format!("{:?}", tensor.shape);
+            table.row([tensor.name.clone(), tensor.dtype.clone(), shape, bytes(tensor.n_bytes)]);
+        }
+        print_table(&table, printer)?;
+    }
+    if arguments.template {
+        for (name, source) in findings.tokenizer.iter().flat_map(|tokenizer| &tokenizer.chat_templates) {
+            printer.line("")?;
+            printer.line(printer.styled(Style::Bold, format!("chat template `{name}`")))?;
+            printer.line(source)?;
+        }
+    }
+    if !findings.unused_tensors.is_empty() {
+        printer.line("")?;
+        let names = findings.unused_tensors.join(", ");
+        let text = format!("{} tensors are not read: {names}", findings.unused_tensors.len());
+        printer.line(printer.styled(Style::Yellow, text))?;
+    }
+    for problem in &findings.problems {
+        printer.line("")?;
+        printer.line(printer.styled(Style::Red, format!("problem: {problem}")))?;
+    }
+    Ok(())
+}
+
+fn print_table(table: &Table, printer: Printer) -> anyhow::Result<()> {
+    for line in table.lines() {
+        printer.line(line)?;
+    }
+    Ok(())
+}
+
+fn describe(spec: &DecoderSpec) -> Vec<(&'static str, String)> {
+    let heads = if spec.n_heads == spec.n_kv_heads {
+        format!("{} of width {}", spec.n_heads, spec.head_dim)
+    } else {
+        format!("{} of width {}, {} for keys and values", spec.n_heads, spec.head_dim, spec.n_kv_heads)
+    };
+    let scaling = match &spec.rope_scaling {
+        None => String::new(),
+        Some(RopeScaling::Llama3 { factor, .. }) => format!(", Llama 3 scaling by {factor}"),
+        Some(other) => format!(", {other:?}"),
+    };
+    let mut features = Vec::new();
+    let claims = [
+        (spec.tie_word_embeddings, "head tied to the embedding"),
+        (spec.qkv_bias, "biases on queries, keys and values"),
+        (spec.output_bias, "bias on the attention's output"),
+        (spec.mlp_bias, "biases in the feed-forward"),
+        (spec.qk_norm, "norms over queries and keys"),
+    ];
+    features.extend(claims.iter().filter(|(holds, _)| *holds).map(|(_, name)| (*name).to_owned()));
+    let windows: Vec<usize> = spec.sliding_windows.iter().copied().flatten().collect();
+    if let Some(widest) = windows.iter().max() {
+        features.push(format!("sliding window of {widest} tokens in {} layers", windows.len()));
+    }
+    vec![
+        ("architecture", spec.architecture.clone()),
+        ("parameters", count(spec.n_parameters() as u64)),
+        ("layers", spec.n_layers.to_string()),
+        ("width", format!("{}, feed-forward {}", spec.hidden_size, spec.intermediate_size)),
+        ("attention heads", heads),
+        ("vocabulary", count(spec.vocab_size as u64)),
+        (
+            "context",
+            format!(
+                "{} tokens, rotary base {}{scaling}",
+                count(spec.max_position_embeddings as u64),
+                spec.rope_theta
+            ),
+        ),
+        ("features", if features.is_empty() { "none".to_owned() } else { features.join("; ") }),
+    ]
+}
+
+fn describe_tokenizer(tokenizer: &TokenizerFindings) -> Vec<(&'static str, String)> {
+    let none = || "none".to_owned();
+    let bos = match (&tokenizer.bos, tokenizer.adds_bos) {
+        (Some(bos), true) => format!("{bos}, put before every raw text"),
+        (Some(bos), false) => format!("{bos}, not added to raw texts"),
+        (None, _) => none(),
+    };
+    let names: Vec<String> = tokenizer
+        .chat_templates
+        .iter()
+        .map(|(name, source)| format!("{name} ({} characters)", source.chars().count()))
+        .collect();
+    let marks = match tokenizer.marks_generation {
+        Some(true) => ", marks what the model says",
+        _ => "",
+    };
+    let entries = count(tokenizer.vocab_size as u64);
+    vec![
+        ("tokenizer", format!("{entries} entries, {} special", tokenizer.n_special_tokens)),
+        ("begin of sequence", bos),
+        ("end of sequence", tokenizer.eos.clone().unwrap_or_else(none)),
+        ("chat template", if names.is_empty() { none() } else { format!("{}{marks}", names.join(", ")) }),
+    ]
+}
