@@ -47,6 +47,8 @@ pub struct TrainerState {
     pub n_tokens: u64,
     /// The best evaluation so far.
     pub best: Option<BestEvaluation>,
+    /// The evaluation after this step was broken off and is to be made before the next.
+    pub is_evaluation_due: bool,
     /// The run's seed.
     pub seed: u64,
     /// Digest of everything in the recipe that decides the weights.
@@ -131,6 +133,7 @@ impl TrainerState {
             epoch: 0.0,
             n_tokens: 0,
             best: None,
+            is_evaluation_due: false,
             seed,
             recipe_digest,
         }
@@ -138,6 +141,7 @@ impl TrainerState {
 
     /// Notes an evaluation; returns whether it is the best so far.
     pub fn note_evaluation(&mut self, loss: f64) -> bool {
+        self.is_evaluation_due = false;
         let is_best = self.best.is_none_or(|best| loss < best.loss);
         if is_best {
             self.best = Some(BestEvaluation { step: self.step, loss });

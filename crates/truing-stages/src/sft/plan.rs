@@ -3,11 +3,11 @@
 use serde_json::json;
 use truing_cpu::CpuEngine;
 use truing_data::{Dataset, Packing, PackingReport, PackingStrategy, epoch_order};
-use truing_model::{Engine, LoraSpec, TrainableSpec};
+use truing_model::{DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
 use truing_store::Digest;
 use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, ScheduleKind, SegmentChoice,
-    StepFlops, StepShape, plan_segments,
+    StepFlops, StepShape, TrainError, plan_segments,
 };
 use truing_types::{BatchError, PackedBatch, Seed};
 
@@ -75,6 +75,7 @@ impl SftPlan {
         check(&config, inputs)?;
         let spec = &inputs.model.spec;
         let trainable = config.trainable();
+        let (n_parameters, n_trainable) = check_trainable(spec, &trainable)?;
         let packs_per_step = packs_per_step(&config)?;
         let epochs = pack_epochs(&config, &inputs.train, packs_per_step)?;
         let steps_of = |epoch: &Packing| epoch.packs.len().div_ceil(packs_per_step) as u64;
@@ -116,15 +117,6 @@ impl SftPlan {
         })?;
         let step_shape = mean_step(&inputs.train, &epochs, packs_per_step);
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
-        let all = spec
-            .parameters()
-            .into_iter()
-            .chain(trainable.lora.as_ref().map_or_else(Vec::new, |lora| spec.lora_parameters(lora)));
-        let (mut n_parameters, mut n_trainable) = (0, 0);
-        for parameter in all {
-            n_parameters += parameter.n_elements() as u64;
-            n_trainable += if trainable.is_trainable(&parameter) { parameter.n_elements() as u64 } else { 0 };
-        }
         Ok(Self {
             digest: inputs.digest(&config),
             schedule: schedule(&config, n_steps),
@@ -331,8 +323,8 @@ fn check(config: &SftConfig, inputs: &SftInputs) -> Result<(), StageError> {
         c if c.max_grad_norm.is_nan() || c.max_grad_norm < 0.0 => {
             bad("max_grad_norm", c.max_grad_norm.to_string(), "0 or more")
         }
-        c if c.memory_gib.is_some_and(|gib| !positive(gib)) => {
-            bad("memory_gib", format!("{:?}", c.memory_gib), "a number above 0")
+        SftConfig { memory_gib: Some(gib), .. } if !positive(*gib) => {
+            bad("memory_gib", gib.to_string(), "a number above 0")
         }
         c if c.lora.as_ref().is_some_and(|lora| lora.rank == 0) => bad("lora.rank", "0".into(), "at least 1"),
         c if c.merge_adapter && c.lora.is_none() => {
@@ -342,10 +334,43 @@ fn check(config: &SftConfig, inputs: &SftInputs) -> Result<(), StageError> {
             let key = if c.keep_best { "keep_best" } else { "load_best_model_at_end" };
             bad(key, "true".into(), "something to evaluate on: `eval_fraction` or [[eval_data]]")
         }
-        c if c.eval_steps.is_some() && inputs.eval.is_none() => {
-            bad("eval_steps", format!("{:?}", c.eval_steps), "something to evaluate on beside it")
-        }
+        SftConfig { eval_steps: Some(steps), .. } if inputs.eval.is_none() => bad(
+            "eval_steps",
+            steps.to_string(),
+            "something to evaluate on beside it: `eval_fraction` or [[eval_data]]",
+        ),
         _ => Ok(()),
+    }
+}
+
+/// Checks that every name means something, and counts the parameters: all, and those that learn.
+fn check_trainable(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64, u64), StageError> {
+    let mut parameters = spec.parameters();
+    for prefix in &trainable.frozen {
+        if !parameters.iter().any(|parameter| parameter.name.starts_with(prefix.as_str())) {
+            return Err(StageError::BadSetting {
+                key: "freeze",
+                found: format!("`{prefix}`"),
+                expected: "the beginning of a parameter's name, for instance `model.embed_tokens`".into(),
+            });
+        }
+    }
+    if let Some(lora) = &trainable.lora {
+        for target in &lora.targets {
+            let one = LoraSpec { targets: vec![target.clone()], ..lora.clone() };
+            if spec.lora_parameters(&one).is_empty() {
+                return Err(EngineError::UnknownLoraTarget { target: target.clone() }.into());
+            }
+        }
+        parameters.extend(spec.lora_parameters(lora));
+    }
+    let count = |parameters: &mut dyn Iterator<Item = &ParameterSpec>| -> u64 {
+        parameters.map(|parameter| parameter.n_elements() as u64).sum()
+    };
+    let n_trainable = count(&mut parameters.iter().filter(|parameter| trainable.is_trainable(parameter)));
+    match n_trainable {
+        0 => Err(TrainError::NothingLearns.into()),
+        _ => Ok((count(&mut parameters.iter()), n_trainable)),
     }
 }
 

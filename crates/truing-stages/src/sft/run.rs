@@ -98,6 +98,7 @@ pub fn run(
     let engine = load_engine(plan, inputs, events)?;
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
     let mut state = TrainerState::start(plan.config.seed, plan.digest);
+    state.is_evaluation_due = plan.config.eval_on_start;
     if let Some(directory) = checkpoint {
         state = checkpoint::restore(trainer.engine_mut(), &directory)?;
         trainer.resume_at(state.step);
@@ -172,7 +173,7 @@ fn check_same_recipe(plan: &SftPlan, folder: &RunDirectory) -> Result<(), StageE
 impl Running<'_> {
     fn train(mut self) -> Result<SftOutcome, StageError> {
         let plan = self.plan;
-        if self.state.step == 0 && plan.config.eval_on_start && self.evaluate()?.is_break() {
+        if self.state.is_evaluation_due && self.evaluate()?.is_break() {
             return self.interrupted();
         }
         self.start_training_phase();
@@ -287,6 +288,7 @@ impl Running<'_> {
         if self.plan.eval_packs.is_empty() {
             return Ok(ControlFlow::Continue(()));
         }
+        self.state.is_evaluation_due = true;
         let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
         let all = &self.plan.eval_packs;
         let mine: Vec<PackedBatch> = all.iter().skip(rank).step_by(world_size).cloned().collect();

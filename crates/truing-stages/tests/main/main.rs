@@ -1,0 +1,10 @@
+//! Fine-tuning as a stage, on a tiny model and a few rows written at run time: runs, interrupts, resumes, bad
+//! recipes, and the recipes that come with truing.
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+mod plans;
+mod recipes;
+mod runs;
+mod setup;
+#[path = "../../../truing/tests/main/tiny_model.rs"]
+mod tiny_model;

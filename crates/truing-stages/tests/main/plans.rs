@@ -1,0 +1,118 @@
+use std::fs;
+
+use truing_stages::StageError;
+
+use crate::setup;
+
+fn error_of(overrides: &[&str]) -> String {
+    let folder = setup::folder();
+    let overrides: Vec<String> =
+        overrides.iter().map(|o| o.replace("FOLDER", &folder.path().to_string_lossy())).collect();
+    let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+    let error = setup::plan(setup::config(folder.path(), &overrides)).unwrap_err();
+    let mut text = error.to_string();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        text = format!("{text}: {source}");
+        cause = source;
+    }
+    text
+}
+
+#[test]
+fn a_plan_says_everything_that_is_decided() {
+    let folder = setup::folder();
+    let (plan, inputs) = setup::plan(setup::config(folder.path(), &[])).unwrap();
+    let steps_an_epoch = plan.epochs[0].packs.len().div_ceil(2) as u64;
+    assert_eq!(plan.n_steps, plan.epochs.iter().map(|e| e.packs.len().div_ceil(2) as u64).sum::<u64>());
+    let visited: usize = plan.epochs[0].packs.iter().map(Vec::len).sum();
+    assert_eq!(visited, inputs.train.n_samples());
+    assert_eq!(inputs.train.n_samples() + inputs.eval.as_ref().unwrap().n_samples(), 40);
+    let last = plan.packs_of(steps_an_epoch);
+    assert!(last.ends_epoch && last.epochs_done == 1.0 && last.epoch == 0);
+    assert_eq!(plan.packs_of(steps_an_epoch + 1).epoch, 1);
+    let names: Vec<String> = plan.rows().into_iter().map(|row| row.name).collect();
+    for name in
+        ["parameters", "gradients", "optimizer", "activations", "head", "peak", "steps", "time of the run"]
+    {
+        assert!(names.iter().any(|n| n == name), "{name} is not in {names:?}");
+    }
+    assert!(plan.reason().contains("nothing is computed twice"));
+    assert_eq!(plan.by_layers_per_segment().len(), 2);
+}
+
+#[test]
+fn epochs_and_steps_bound_each_other() {
+    let folder = setup::folder();
+    let steps = |overrides: &[&str]| setup::plan(setup::config(folder.path(), overrides)).unwrap().0.n_steps;
+    let two_epochs = steps(&[]);
+    assert_eq!(steps(&["max_steps=3"]), 3);
+    assert_eq!(steps(&["max_steps=100"]), 100);
+    let one_and_a_half = steps(&["num_train_epochs=1.5"]);
+    assert!(one_and_a_half < two_epochs && one_and_a_half > steps(&["num_train_epochs=1"]));
+    assert!(steps(&["packing=none", "packs_per_step=2"]) > two_epochs);
+    assert_eq!(steps(&["tokens_per_step=384"]), two_epochs);
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_the_key_and_what_was_expected() {
+    for (overrides, expected) in [
+        (&["model_name_or_path="][..], "the recipe says no `model_name_or_path`: expected"),
+        (&["data=[]"], "the recipe says no `data`: expected at least one [[data]] table"),
+        (&["output_dir="], "the recipe says no `output_dir`"),
+        (&["learning_rate=0"], "`learning_rate` is 0: expected a number above 0"),
+        (
+            &["max_length=100000"],
+            "`max_length` is 100000: expected at most the model's context of 2048 tokens",
+        ),
+        (&["max_length=1"], "`max_length` is 1: expected at least 2 tokens"),
+        (&["packs_per_step=0"], "`packs_per_step` is 0: expected at least 1"),
+        (&["warmup_ratio=2"], "`warmup_ratio` is 2: expected a share"),
+        (&["eval_fraction=0"], "`eval_steps` is 4: expected something to evaluate on"),
+        (&["eval_fraction=0", "keep_best=true"], "`keep_best` is true: expected something to evaluate on"),
+        (&["merge_adapter=true"], "`merge_adapter` is true: expected a [lora] table"),
+        (&["layers_per_segment=3"], "a segment of 3 layers is asked for, but the model has 2"),
+        (&["max_length=40"], "samples are longer than 40 tokens"),
+        (&["memory_gib=0.001"], "bytes are needed for packs of"),
+        (&["model_name_or_path=FOLDER/nowhere"], "nowhere"),
+        (&["data.0.path=missing.jsonl"], "missing.jsonl"),
+        (&["eval_data=[{path=\"rows.jsonl\"}]"], "`eval_fraction` and `eval_data` cannot both be given"),
+        (&["lora.targets=[\"q_prj\"]"], "no projection of the model is called `q_prj`"),
+        (&["freeze=[\"lm_haed\"]"], "`freeze` is `lm_haed`: expected the beginning of a parameter's name"),
+        (&["freeze=[\"model\"]"], "every parameter is frozen"),
+    ] {
+        let found = error_of(overrides);
+        assert!(found.contains(expected), "{overrides:?}: `{found}` does not say `{expected}`");
+    }
+}
+
+#[test]
+fn a_run_that_does_not_fit_is_told_what_would() {
+    let folder = setup::folder();
+    // Room for the adapters of a small model, not for its moments.
+    let mut hints = Vec::new();
+    for kib in (1000..4000).step_by(50) {
+        let memory = format!("memory_gib={}", f64::from(kib) / f64::from(1 << 20));
+        if let Err(StageError::DoesNotFit { hints: found, .. }) =
+            setup::plan(setup::config(folder.path(), &[&memory])).map(|_| ())
+        {
+            hints.extend(found);
+        }
+    }
+    assert!(hints.iter().any(|hint| hint.starts_with("`max_length = ")), "{hints:?}");
+    assert!(hints.iter().any(|hint| hint.contains("[lora]")), "{hints:?}");
+}
+
+#[test]
+fn bad_rows_stop_the_plan_or_are_counted() {
+    let folder = setup::folder();
+    let rows = folder.path().join("rows.jsonl");
+    let mut text = fs::read_to_string(&rows).unwrap();
+    text.push_str("{\"messages\": [{\"role\": \"user\", \"content\": \"alone\"}]}\nnot json\n");
+    fs::write(&rows, text).unwrap();
+    let error = setup::plan(setup::config(folder.path(), &[])).unwrap_err().to_string();
+    assert!(error.contains("rows.jsonl:41"), "{error}");
+    let (_, inputs) = setup::plan(setup::config(folder.path(), &["on_bad_row=skip"])).unwrap();
+    assert_eq!((inputs.train_report.n_rows, inputs.train_report.n_skipped), (40, 2));
+    assert!(inputs.train_report.skipped[1].contains("rows.jsonl:42"), "{:?}", inputs.train_report.skipped);
+}

@@ -1,0 +1,75 @@
+use std::fs;
+use std::path::Path;
+
+use truing_stages::sft::SftConfig;
+
+use crate::setup;
+
+/// A row for each of the layouts that a recipe can name.
+fn rows_for(format: Option<&str>) -> String {
+    let row = match format {
+        Some("prompt_completion") => r#"{"question": "1 + N?", "answer": "It is N.\n#### N"}"#,
+        Some("alpaca") => r#"{"instruction": "Say N.", "instances": [{"input": "", "output": "N"}]}"#,
+        Some("sharegpt") => {
+            r#"{"conversations": [{"from": "human", "value": "Say N."}, {"from": "gpt", "value": "N"}]}"#
+        }
+        _ => {
+            r#"{"messages": [{"role": "user", "content": "Say N."}, {"role": "assistant", "content": "N"}]}"#
+        }
+    };
+    (0..60).map(|i| row.replace('N', &i.to_string()) + "\n").collect()
+}
+
+/// Every recipe parses, prints as itself, and plans on rows of its own layout.
+#[test]
+fn every_recipe_that_comes_with_truing_parses_and_plans() {
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let mut n_recipes = 0;
+    for entry in fs::read_dir(recipes).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let mut config = SftConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let printed = SftConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+        assert_eq!(printed.learning_rate, config.learning_rate);
+        assert_eq!(printed.data, config.data);
+
+        let folder = setup::folder();
+        config.model_name_or_path = folder.path().join("model").to_string_lossy().into_owned();
+        config.data_dir = folder.path().join("data");
+        for source in config.data.iter_mut().chain(&mut config.eval_data) {
+            // Rows are written plain, whatever the compression of the real file.
+            let name = source.path.file_name().unwrap().to_string_lossy().replace(".gz", "");
+            source.path = name.into();
+            fs::create_dir_all(&config.data_dir).unwrap();
+            fs::write(config.data_dir.join(&source.path), rows_for(source.format.as_deref())).unwrap();
+        }
+        let (plan, inputs) =
+            setup::plan(config).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(plan.n_steps > 0 && inputs.train.n_samples() > 0);
+        n_recipes += 1;
+    }
+    assert!(n_recipes >= 4);
+}
+
+/// The recipes plan on the real files they were written for, where those are at hand.
+#[test]
+fn the_recipes_plan_on_their_real_data() {
+    let Ok(shared) = std::env::var("TRUING_TEST_SHARED") else {
+        println!("skipped: TRUING_TEST_SHARED does not name a folder with data/");
+        return;
+    };
+    for name in ["gsm8k", "self_instruct", "multi_turn"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../recipes/{name}.toml"));
+        let folder = setup::folder();
+        let overrides = [
+            format!("data_dir={shared}/data"),
+            format!("model_name_or_path={}", folder.path().join("model").display()),
+            // The tiny model's tokens are bytes.
+            "long_samples=drop".to_owned(),
+        ];
+        let config = SftConfig::from_toml(&fs::read_to_string(&path).unwrap(), &path, &overrides).unwrap();
+        let (plan, _) = setup::plan(config).unwrap_or_else(|error| panic!("{name}: {error}"));
+        println!("{name}: {} steps, utilisation {:.4}", plan.n_steps, plan.packing().utilisation);
+        assert!(plan.packing().utilisation > 0.95);
+    }
+}

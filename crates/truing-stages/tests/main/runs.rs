@@ -1,0 +1,171 @@
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use truing_stages::StageError;
+use truing_stages::sft::{SftOutcome, Start};
+use truing_types::Event;
+
+use crate::setup::{self, is_metrics_of, never};
+
+fn model_bytes(run: &Path) -> Vec<u8> {
+    fs::read(run.join("model/model.safetensors")).unwrap()
+}
+
+/// Metrics as they would be on any clock.
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let line = |line: &str| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        for timed in ["tokens_per_second", "step_time", "peak_memory_gib"] {
+            record.as_object_mut().unwrap().remove(timed);
+        }
+        record
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn a_run_lowers_the_loss_and_leaves_a_complete_folder() {
+    let folder = setup::folder();
+    let (outcome, events) = setup::run(folder.path(), &[], Start::Fresh, never).unwrap();
+    let run = folder.path().join("run");
+    assert!(matches!(&outcome, SftOutcome::Finished { model, .. } if *model == run.join("model")));
+    let losses: Vec<f64> = metrics(&run).iter().filter_map(|record| record["eval_loss"].as_f64()).collect();
+    assert!(losses.len() >= 2 && losses.last() < losses.first(), "{losses:?}");
+    for file in [
+        "recipe.resolved.toml",
+        "inputs.json",
+        "plan.json",
+        "metrics.jsonl",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+        "checkpoints/checkpoint-3/optimizer.safetensors",
+    ] {
+        assert!(run.join(file).is_file() || file.contains("checkpoint"), "{file} is missing");
+    }
+    let checkpoints = fs::read_dir(run.join("checkpoints")).unwrap().count();
+    assert!((1..=2).contains(&checkpoints), "save_total_limit keeps 2, found {checkpoints}");
+    let named = |name: &str| {
+        events.iter().any(|e| matches!(e, Event::Metrics { values, .. } if values.contains_key(name)))
+    };
+    for name in [
+        "loss",
+        "mean_token_accuracy",
+        "entropy",
+        "grad_norm",
+        "learning_rate",
+        "epoch",
+        "num_tokens",
+        "tokens_per_second",
+        "utilisation",
+        "step_time",
+        "peak_memory_gib",
+        "eval_loss",
+    ] {
+        assert!(named(name), "no metric is called {name}");
+    }
+    let again = setup::run(folder.path(), &[], Start::Fresh, never).unwrap_err();
+    assert!(matches!(again, StageError::Store(_)), "a finished run is not overwritten: {again}");
+    let (resumed, _) = setup::run(folder.path(), &[], Start::Resume, never).unwrap();
+    assert!(matches!(resumed, SftOutcome::Finished { .. }));
+}
+
+#[test]
+fn interrupted_anywhere_and_resumed_gives_the_same_bits_and_metrics() {
+    let straight = setup::folder();
+    setup::run(straight.path(), &[], Start::Fresh, never).unwrap();
+    let expected = straight.path().join("run");
+    for last_step in [1, 4, 5] {
+        let folder = setup::folder();
+        let (outcome, _) = setup::run(folder.path(), &[], Start::Fresh, is_metrics_of(last_step)).unwrap();
+        assert_eq!(outcome, SftOutcome::Interrupted { step: last_step });
+        // Fewer threads and other segments must not matter either.
+        let overrides = ["threads=1", "layers_per_segment=1", "memory_gib=1"];
+        setup::run(folder.path(), &overrides, Start::Resume, never).unwrap();
+        let found = folder.path().join("run");
+        assert!(model_bytes(&expected) == model_bytes(&found), "stopped after step {last_step}");
+        assert_eq!(metrics(&expected), metrics(&found), "stopped after step {last_step}");
+    }
+}
+
+#[test]
+fn a_step_broken_off_between_packs_is_taken_again() {
+    let straight = setup::folder();
+    setup::run(straight.path(), &[], Start::Fresh, never).unwrap();
+    let folder = setup::folder();
+    let stop_inside_step_4 =
+        |event: &Event| matches!(event, Event::Progress { note, .. } if note.starts_with("step 4 "));
+    let (outcome, _) = setup::run(folder.path(), &[], Start::Fresh, stop_inside_step_4).unwrap();
+    assert_eq!(outcome, SftOutcome::Interrupted { step: 3 });
+    setup::run(folder.path(), &[], Start::Resume, never).unwrap();
+    assert!(model_bytes(&straight.path().join("run")) == model_bytes(&folder.path().join("run")));
+}
+
+#[test]
+fn a_damaged_checkpoint_falls_back_to_the_one_before() {
+    let straight = setup::folder();
+    setup::run(straight.path(), &[], Start::Fresh, never).unwrap();
+    let folder = setup::folder();
+    setup::run(folder.path(), &[], Start::Fresh, is_metrics_of(5)).unwrap();
+    let run = folder.path().join("run");
+    let newest = run.join("checkpoints/checkpoint-5/optimizer.safetensors");
+    let mut bytes = fs::read(&newest).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&newest, bytes).unwrap();
+    let (_, events) = setup::run(folder.path(), &[], Start::Resume, never).unwrap();
+    let warned = |e: &Event| matches!(e, Event::Warning(text) if text.contains("checkpoint-5 is damaged"));
+    assert!(events.iter().any(warned), "{events:?}");
+    assert!(model_bytes(&straight.path().join("run")) == model_bytes(&run));
+    assert_eq!(metrics(&straight.path().join("run")), metrics(&run));
+}
+
+#[test]
+fn a_resume_with_another_recipe_or_other_data_is_refused() {
+    let folder = setup::folder();
+    setup::run(folder.path(), &[], Start::Fresh, is_metrics_of(3)).unwrap();
+    let error = setup::run(folder.path(), &["learning_rate=1e-4", "seed=4"], Start::Resume, never);
+    let Err(StageError::RecipeChanged { keys }) = error else { panic!("{error:?}") };
+    assert_eq!(keys, ["learning_rate", "seed"]);
+    let rows = folder.path().join("rows.jsonl");
+    let text = fs::read_to_string(&rows).unwrap();
+    fs::write(&rows, text.replace("very", "quite")).unwrap();
+    let error = setup::run(folder.path(), &[], Start::Resume, never);
+    assert!(matches!(error, Err(StageError::InputsChanged { .. })), "{error:?}");
+}
+
+#[test]
+fn adapters_are_saved_alone_or_merged() {
+    let folder = setup::folder();
+    let lora = ["lora.rank=4", "lora.alpha=8"];
+    setup::run(folder.path(), &lora, Start::Fresh, never).unwrap();
+    let model = folder.path().join("run/model");
+    assert!(model.join("adapter_config.json").is_file() && model.join("adapter_model.safetensors").is_file());
+    assert!(!model.join("model.safetensors").exists());
+    let merged = [&lora[..], &["merge_adapter=true", "output_dir=merged"]].concat();
+    let target = folder.path().join("merged");
+    let output_dir = format!("output_dir={}", target.display());
+    let merged: Vec<&str> =
+        merged.into_iter().map(|o| if o.starts_with("output_dir") { &output_dir } else { o }).collect();
+    setup::run(folder.path(), &merged, Start::Fresh, never).unwrap();
+    assert!(target.join("model/model.safetensors").is_file() && target.join("model/config.json").is_file());
+    assert!(model_bytes(&target) != fs::read(folder.path().join("model/model.safetensors")).unwrap());
+}
+
+#[test]
+fn the_best_checkpoint_is_kept_and_saved_on_request() {
+    let folder = setup::folder();
+    // A rate that spoils the model after the first evaluation.
+    let overrides = ["keep_best=true", "load_best_model_at_end=true", "save_total_limit=1", "eval_steps=1"];
+    let (_, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let best = events.iter().filter_map(|event| match event {
+        Event::Metrics { step, values } => Some((*step, *values.get("eval_loss")?)),
+        _ => None,
+    });
+    let (best, _) = best.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let checkpoint = folder.path().join(format!("run/checkpoints/checkpoint-{best}"));
+    assert!(checkpoint.is_dir(), "the best step {best} has no checkpoint");
+    let best_bytes = fs::read(checkpoint.join("model.safetensors")).unwrap();
+    assert!(best_bytes == model_bytes(&folder.path().join("run")));
+}

@@ -1,0 +1,116 @@
+//! A tiny model, a few rows, and a machine that never changes.
+
+use std::cell::Cell;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tempfile::TempDir;
+use truing_parallel::Solo;
+use truing_stages::sft::{self, SftConfig, SftInputs, SftOutcome, SftPlan, Start};
+use truing_stages::{Machine, Probe, StageError};
+use truing_text::RenderOptions;
+use truing_types::{Event, EventSink, Silent};
+
+use crate::tiny_model;
+
+pub(crate) const MACHINE: Machine =
+    Machine { n_threads: 2, available_bytes: 1 << 32, resident_bytes: 1 << 20, gigaflops: Some(1.0) };
+
+/// A clock that ticks once a look, and memory that never grows.
+#[derive(Default)]
+pub(crate) struct Ticks(Cell<f64>);
+
+impl Probe for Ticks {
+    fn elapsed_secs(&self) -> f64 {
+        self.0.set(self.0.get() + 1.0);
+        self.0.get()
+    }
+
+    fn peak_resident_bytes(&self) -> Option<u64> {
+        Some(1 << 30)
+    }
+}
+
+/// Keeps every event; raises the stop flag at a chosen one.
+pub(crate) struct Events<'a> {
+    pub(crate) seen: Vec<Event>,
+    pub(crate) stop: &'a AtomicBool,
+    pub(crate) stop_when: Box<dyn Fn(&Event) -> bool>,
+}
+
+impl EventSink for Events<'_> {
+    fn emit(&mut self, event: Event) {
+        if (self.stop_when)(&event) {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        self.seen.push(event);
+    }
+}
+
+/// A folder with a model in `model/` and 40 rows in `rows.jsonl`.
+pub(crate) fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_model::write(&folder.path().join("model"));
+    let rows = (0..40).fold(String::new(), |mut rows, i| {
+        let answer = "very ".repeat(i % 7);
+        writeln!(
+            rows,
+            r#"{{"messages": [{{"role": "user", "content": "{i} + 1?"}}, {{"role": "assistant", "content": "{answer}{}"}}]}}"#,
+            i + 1
+        )
+        .unwrap();
+        rows
+    });
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    folder
+}
+
+pub(crate) const RECIPE: &str = r#"
+model_name_or_path = "model"
+output_dir = "run"
+seed = 3
+max_length = 192
+num_train_epochs = 2
+packs_per_step = 2
+learning_rate = 1e-3
+eval_fraction = 0.2
+eval_steps = 4
+save_steps = 3
+save_dtype = "f32"
+[[data]]
+path = "rows.jsonl"
+"#;
+
+pub(crate) fn config(folder: &Path, overrides: &[&str]) -> SftConfig {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    SftConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides).unwrap()
+}
+
+pub(crate) fn plan(config: SftConfig) -> Result<(SftPlan, SftInputs), StageError> {
+    let inputs = SftInputs::load(&config, RenderOptions::default(), &mut Silent)?;
+    Ok((SftPlan::resolve(config, &inputs, &MACHINE)?, inputs))
+}
+
+/// Runs the recipe until `stop_when` or its end.
+pub(crate) fn run(
+    folder: &Path,
+    overrides: &[&str],
+    start: Start,
+    stop_when: impl Fn(&Event) -> bool + 'static,
+) -> Result<(SftOutcome, Vec<Event>), StageError> {
+    let (plan, inputs) = plan(config(folder, overrides))?;
+    let stop = AtomicBool::new(false);
+    let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    let outcome = sft::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
+    Ok((outcome, events.seen))
+}
+
+pub(crate) fn is_metrics_of(step: u64) -> impl Fn(&Event) -> bool + 'static {
+    move |event| matches!(event, Event::Metrics { step: found, values } if *found == step && values.contains_key("loss"))
+}
+
+pub(crate) fn never(_: &Event) -> bool {
+    false
+}
