@@ -270,8 +270,7 @@ impl GgufVocabulary {
         };
         let text = &self.tokens[bos as usize];
         let special = |type_id: u8| json!({"SpecialToken": {"id": text, "type_id": type_id}});
-        let sequence =
-            |name: &str, type_id: u8| json!({"Sequence": {"id": name, "type_id": type_id}});
+        let sequence = |name: &str, type_id: u8| json!({"Sequence": {"id": name, "type_id": type_id}});
         let mut special_tokens = Map::new();
         special_tokens.insert(text.clone(), json!({"id": text, "ids": [bos], "tokens": [text]}));
         Ok(json!({

@@ -354,12 +354,7 @@ impl ChatRenderer {
     }
 
     /// Prompt, completion and end token as one text; loss on completion and end token.
-    fn raw_text(
-        &self,
-        prompt: &str,
-        completion: &str,
-        field: &'static str,
-    ) -> Result<Rendered, TextError> {
+    fn raw_text(&self, prompt: &str, completion: &str, field: &'static str) -> Result<Rendered, TextError> {
         if completion.is_empty() {
             return Err(TextError::EmptyText { field });
         }
@@ -460,11 +455,7 @@ fn found_spans(
 }
 
 /// A token carries a span's weight when it covers a byte of it.
-fn weights_of_tokens(
-    spans: &TokenSpans,
-    weighted: &[WeightedSpan],
-    notes: &mut Vec<RenderNote>,
-) -> Vec<f32> {
+fn weights_of_tokens(spans: &TokenSpans, weighted: &[WeightedSpan], notes: &mut Vec<RenderNote>) -> Vec<f32> {
     let mut weights = vec![0.0; spans.tokens.len()];
     for span in weighted {
         let first = spans.ranges.partition_point(|range| range.end <= span.bytes.start);

@@ -129,7 +129,8 @@ impl SpanFinder<'_> {
             return Ok(TurnSpan {
                 bytes: start..end,
                 ends_its_turn,
-                is_prefix_preserved: from_prefix.is_some(),
+                // Before the first message there is no history to be rewritten.
+                is_prefix_preserved: from_prefix.is_some() || index == 0,
             });
         }
         let content_end = match content {
@@ -197,10 +198,14 @@ impl SpanFinder<'_> {
     fn after_header(&self, index: usize, content_start: usize) -> Result<usize, TextError> {
         let before = &self.text[..content_start];
         let Some(header) = &self.shape.header else {
-            return Err(not_found(index, "the template changes earlier turns and adds no generation prompt"));
+            // The template has no generation prompt, so nothing stands between a turn's beginning and content.
+            return Ok(content_start);
         };
         let Some(at) = before.rfind(header.as_str()) else {
-            return Err(not_found(index, &format!("no `{}` stands before the content", header.escape_debug())));
+            return Err(not_found(
+                index,
+                &format!("no `{}` stands before the content", header.escape_debug()),
+            ));
         };
         let start = at + header.len();
         match &self.shape.end_of_turn {

@@ -414,9 +414,7 @@ fn add_missing_tokens(library: &mut LibraryTokenizer, config: &Value) -> Result<
     missing.sort_by_key(|(id, _)| *id);
     for (id, token) in missing {
         let content = token.content.clone();
-        library
-            .add_tokens([token])
-            .map_err(|error| TextError::BadTokenizer { reason: error.to_string() })?;
+        library.add_tokens([token]).map_err(|error| TextError::BadTokenizer { reason: error.to_string() })?;
         let found = library.token_to_id(&content);
         if found != Some(id) {
             let found = found.map_or("none".into(), |found| found.to_string());

@@ -11,17 +11,20 @@ fn check(name: &str, tokenizer: &Tokenizer, template: &ChatTemplate) {
     let mut problems = Vec::new();
     let rows = golden(name);
     for row in &rows {
-        let label = format!("{name}: {} (prompt {}, {})", row["name"], row["add_generation_prompt"], row["extra"]);
+        let label =
+            format!("{name}: {} (prompt {}, {})", row["name"], row["add_generation_prompt"], row["extra"]);
         let result = template.render(&conversation(row), &options(row));
         match (result, row.get("text").and_then(Value::as_str)) {
             (Ok(rendered), Some(expected)) => {
                 if rendered.text != expected {
-                    problems.push(format!("{label}\n  expected {expected:?}\n     found {:?}", rendered.text));
+                    problems
+                        .push(format!("{label}\n  expected {expected:?}\n     found {:?}", rendered.text));
                     continue;
                 }
                 let found = tokenizer.encode_with_ranges(&rendered.text, SpecialTokens::Parse).unwrap();
                 if row.get("ids").is_some() && found.tokens != ids(&row["ids"]) {
-                    problems.push(format!("{label}\n  expected {}\n     found {:?}", row["ids"], found.tokens));
+                    problems
+                        .push(format!("{label}\n  expected {}\n     found {:?}", row["ids"], found.tokens));
                 }
                 if let Some(mask) = row.get("assistant_mask") {
                     let expected: Vec<bool> = ids(mask).iter().map(|&bit| bit == 1).collect();
@@ -29,7 +32,10 @@ fn check(name: &str, tokenizer: &Tokenizer, template: &ChatTemplate) {
                         .ranges
                         .iter()
                         .map(|range| {
-                            rendered.generation_spans.iter().any(|s| range.start < s.end && range.end > s.start)
+                            rendered
+                                .generation_spans
+                                .iter()
+                                .any(|s| range.start < s.end && range.end > s.start)
                         })
                         .collect();
                     if marked != expected {
@@ -39,7 +45,8 @@ fn check(name: &str, tokenizer: &Tokenizer, template: &ChatTemplate) {
             }
             (Err(_), None) => {}
             (Ok(rendered), None) => {
-                problems.push(format!("{label}\n  expected {}\n     found {:?}", row["error"], rendered.text));
+                problems
+                    .push(format!("{label}\n  expected {}\n     found {:?}", row["error"], rendered.text));
             }
             (Err(error), Some(expected)) => {
                 problems.push(format!("{label}\n  expected {expected:?}\n     found {error}"));

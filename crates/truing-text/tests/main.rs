@@ -1,5 +1,11 @@
 //! Golden renderings and token ids made with transformers (see `golden/make.py`), loss spans, streaming.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot set up should fail and say why"
+)]
+
 mod gguf;
 mod golden;
 mod spans;

@@ -1,7 +1,9 @@
 //! Which tokens carry loss, under many kinds of template.
 
 use serde_json::json;
-use truing_text::{ChatRenderer, RenderNote, RenderOptions, RenderedSample, TextError, Tokenizer, WithoutLoss};
+use truing_text::{
+    ChatRenderer, RenderNote, RenderOptions, RenderedSample, TextError, Tokenizer, WithoutLoss,
+};
 use truing_types::{Conversation, Message, Role, TrainingRow};
 
 use crate::support::*;
@@ -10,17 +12,18 @@ fn train(renderer: &ChatRenderer, conversation: &Conversation) -> RenderedSample
     renderer.training(&TrainingRow::Conversation(conversation.clone()), origin()).unwrap()
 }
 
-/// The texts of runs of equal, non-zero weight.
+/// The texts of runs of tokens of equal, non-zero weight. A composed character may have lost the range of its
+/// accent, so it is the tokens that must follow each other, not the bytes.
 fn learnt(rendered: &RenderedSample) -> Vec<(String, f32)> {
     let mut runs: Vec<(std::ops::Range<usize>, f32)> = Vec::new();
+    let mut previous = 0.0;
     for (range, &weight) in rendered.ranges.iter().zip(&rendered.sample.loss_weights) {
-        if weight == 0.0 {
-            continue;
-        }
         match runs.last_mut() {
-            Some((run, last)) if *last == weight && range.start <= run.end => run.end = run.end.max(range.end),
-            _ => runs.push((range.clone(), weight)),
+            Some((run, _)) if weight != 0.0 && weight == previous => run.end = run.end.max(range.end),
+            _ if weight != 0.0 => runs.push((range.clone(), weight)),
+            _ => {}
         }
+        previous = weight;
     }
     runs.into_iter().map(|(run, weight)| (rendered.text[run].to_owned(), weight)).collect()
 }
@@ -67,12 +70,8 @@ fn reasoning_of_earlier_turns_is_dropped_and_spans_still_found() {
 #[test]
 fn tool_calls_are_learnt_and_tool_results_are_not() {
     let renderer = tiny_renderer(&template_source("chatml"));
-    let mut conversation = turns(&[
-        (Role::User, "add"),
-        (Role::Assistant, ""),
-        (Role::Tool, "3"),
-        (Role::Assistant, "three"),
-    ]);
+    let mut conversation =
+        turns(&[(Role::User, "add"), (Role::Assistant, ""), (Role::Tool, "3"), (Role::Assistant, "three")]);
     conversation.messages[1].tool_calls = Some(vec![json!({"function": {"name": "add"}})]);
     conversation.tools = vec![json!({"name": "add"})];
     let call = "\n<tool_call>{\"name\": \"add\"}</tool_call><|im_end|>";
@@ -123,20 +122,24 @@ fn generation_blocks_are_believed() {
 #[test]
 fn a_template_that_always_prompts() {
     let renderer = tiny_renderer(
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>{% endfor %}<|im_start|>assistant\n",
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>{% endfor %}{{ '<|im_start|>assistant\n' }}",
     );
     check(&renderer, &two_turns(), &[("b 好<|im_end|>", 1.0), ("d<|im_end|>", 1.0)]);
 }
 
 #[test]
 fn the_next_header_right_after_the_end_token() {
-    let renderer = tiny_renderer("{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}");
+    let renderer = tiny_renderer(
+        "{% for m in messages %}{{ m.role }}:\n{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}",
+    );
     check(&renderer, &two_turns(), &[("b 好\u{2028}<|im_end|>", 1.0), ("d<|im_end|>", 1.0)]);
 }
 
 #[test]
 fn without_end_of_turn_token_there_is_a_note() {
-    let renderer = tiny_renderer("{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}### assistant\n{% endif %}");
+    let renderer = tiny_renderer(
+        "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}### assistant\n{% endif %}",
+    );
     let notes = check(&renderer, &one_turn(), &[("answer", 1.0)]);
     assert_eq!(notes, [RenderNote::EndOfTurnWithoutLoss { message: 1 }]);
 }
@@ -211,7 +214,8 @@ fn prompt_and_completion() {
 
 #[test]
 fn raw_text_is_learnt_whole_and_ended() {
-    let rendered = tiny_renderer("x").training(&TrainingRow::Text("spin the wheel".into()), origin()).unwrap();
+    let rendered =
+        tiny_renderer("x").training(&TrainingRow::Text("spin the wheel".into()), origin()).unwrap();
     assert!(rendered.sample.loss_weights.iter().all(|&weight| weight == 1.0));
     assert_eq!(rendered.sample.tokens.last(), Some(&2));
     let error = tiny_renderer("x").training(&TrainingRow::Text(String::new()), origin()).unwrap_err();
@@ -247,7 +251,10 @@ fn a_second_bos_is_never_produced() {
     let rendered = train(&two, &turns(&[(Role::Assistant, "x")]));
     assert_eq!(rendered.sample, one.sample);
     assert_eq!(rendered.notes, [RenderNote::DoubleBos]);
-    assert_eq!(two.prompt(&turns(&[(Role::User, "x")])).unwrap()[..2].iter().filter(|&&id| id == 0).count(), 1);
+    assert_eq!(
+        two.prompt(&turns(&[(Role::User, "x")])).unwrap()[..2].iter().filter(|&&id| id == 0).count(),
+        1
+    );
     for text in ["x", "<|endoftext|>x"] {
         let raw = renderer.training(&TrainingRow::Text(text.into()), origin()).unwrap();
         assert_eq!(raw.sample.tokens.iter().filter(|&&id| id == 0).count(), 1);
@@ -312,7 +319,9 @@ fn check_family(renderer: &ChatRenderer, rows: &str, end: &str) {
         let spoken = conversation.messages.iter().filter(|m| m.role == Role::Assistant);
         for (message, (text, _)) in spoken.zip(&texts) {
             let content = message.content.rsplit("</think>").next().unwrap().trim();
-            assert!(text.contains(content), "{rows}: {}: {text:?}", row["name"]);
+            // Llama 3.2 leaves out what is said beside a tool call.
+            let is_said = message.tool_calls.is_none() || rows != "llama3_2";
+            assert!(!is_said || text.contains(content), "{rows}: {}: {text:?}", row["name"]);
             assert!(!text.contains("<|im_start|>assistant\n"), "{text:?}");
         }
     }
@@ -322,9 +331,12 @@ fn check_family(renderer: &ChatRenderer, rows: &str, end: &str) {
 fn turns_of_real_templates_are_found() {
     let now = Some("2024-07-26T13:45:06".parse().unwrap());
     let options = RenderOptions { now, ..RenderOptions::default() };
-    for (name, end) in
-        [("llama3_1", "<|eot_id|>"), ("llama3_2", "<|eot_id|>"), ("qwen2_5", "<|im_end|>"), ("qwen3", "<|im_end|>")]
-    {
+    for (name, end) in [
+        ("llama3_1", "<|eot_id|>"),
+        ("llama3_2", "<|eot_id|>"),
+        ("qwen2_5", "<|im_end|>"),
+        ("qwen3", "<|im_end|>"),
+    ] {
         let Some(dir) = npm_package(name) else { return };
         check_family(&ChatRenderer::load(&dir, options.clone()).unwrap(), name, end);
     }

@@ -71,9 +71,8 @@ fn the_date_is_the_callers() {
 fn named_templates_are_chosen_by_the_conversation() {
     let template = ChatTemplate::from_named([("default", "plain"), ("tool_use", "tools")]).unwrap();
     let mut conversation = one_turn();
-    let text = |conversation: &Conversation| {
-        template.render(conversation, &RenderOptions::default()).unwrap().text
-    };
+    let text =
+        |conversation: &Conversation| template.render(conversation, &RenderOptions::default()).unwrap().text;
     assert_eq!(text(&conversation), "plain");
     conversation.tools = vec![json!({})];
     assert_eq!(text(&conversation), "tools");

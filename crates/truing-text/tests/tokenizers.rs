@@ -100,7 +100,8 @@ fn what_is_not_a_tokenizer_is_refused() {
 
 #[test]
 fn named_templates_of_a_configuration_and_of_a_folder() {
-    let config = r#"{"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]}"#;
+    let config =
+        r#"{"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]}"#;
     let tokenizer_json = tiny().files().remove(0);
     let mut files = vec![tokenizer_json, ("tokenizer_config.json".to_owned(), config.as_bytes().to_vec())];
     let names = |files: &[(String, Vec<u8>)]| {

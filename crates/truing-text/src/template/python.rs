@@ -136,6 +136,10 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
                 None => list(split_at_spaces(text, n_pieces, name == "rsplit")),
             }
         }
+        "title" => {
+            let () = from_args(args)?;
+            Value::from(title(text))
+        }
         "index" | "rindex" => {
             let (part,): (&str,) = from_args(args)?;
             let at = if name == "index" { text.find(part) } else { text.rfind(part) };
@@ -144,6 +148,21 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
         }
         _ => return Ok(None),
     }))
+}
+
+/// `str.title`: a letter after anything but a letter begins a word.
+fn title(text: &str) -> String {
+    let mut titled = String::with_capacity(text.len());
+    let mut is_inside_word = false;
+    for c in text.chars() {
+        if is_inside_word {
+            titled.extend(c.to_lowercase());
+        } else {
+            titled.extend(c.to_uppercase());
+        }
+        is_inside_word = c.is_alphabetic();
+    }
+    titled
 }
 
 /// `str.split()` without a separator: runs of white space separate, and there are no empty pieces.
@@ -156,7 +175,7 @@ fn split_at_spaces(text: &str, n_pieces: usize, from_the_right: bool) -> Vec<&st
             break;
         }
         if pieces.len() + 1 == n_pieces {
-            pieces.push(strip(rest, None, from_the_right, !from_the_right && n_pieces == usize::MAX));
+            pieces.push(rest);
             break;
         }
         let cut = if from_the_right { rest.rfind(is_space) } else { rest.find(is_space) };
@@ -208,9 +227,9 @@ fn to_json(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Str
         Some(pair) => {
             let part = |at: usize| -> Result<String, Error> {
                 let part = pair.get_item_by_index(at)?;
-                part.as_str().map(str::to_owned).ok_or_else(|| {
-                    Error::new(ErrorKind::InvalidOperation, "`separators` must be two texts")
-                })
+                part.as_str()
+                    .map(str::to_owned)
+                    .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "`separators` must be two texts"))
             };
             (part(0)?, part(1)?)
         }

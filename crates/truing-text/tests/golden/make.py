@@ -150,17 +150,18 @@ def write(name, rows):
     print(f"{name}: {len(rows)} rows, {sum('error' in row for row in rows)} of them errors")
 
 
-def renderings(tokenizer, extras=(), masks=False):
+def renderings(tokenizer, extras=(), masks=False, ids=True):
     rows = []
     for name, messages, tools, prompt, extra in cases(extras):
         row = {"name": name, "messages": messages, "tools": tools, "add_generation_prompt": prompt, "extra": extra}
         try:
             row["text"] = tokenizer.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=prompt, tokenize=False, **extra)
-            out = tokenizer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=prompt, tokenize=True, return_dict=True,
-                return_assistant_tokens_mask=masks, **extra)
-            row["ids"] = list(out["input_ids"])
+            if ids:
+                out = tokenizer.apply_chat_template(
+                    messages, tools=tools, add_generation_prompt=prompt, tokenize=True, return_dict=True,
+                    return_assistant_tokens_mask=masks, **extra)
+                row["ids"] = list(out["input_ids"])
             if masks:
                 row["assistant_mask"] = list(out["assistant_masks"])
         except Exception as error:
@@ -250,7 +251,8 @@ def tiny_byte_level():
         template = (FIXTURES / "templates" / f"{name}.jinja").read_text()
         tokens = dict(bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>")
         extras = [{"enable_thinking": False}, {"enable_thinking": True}] if name == "chatml" else []
-        write(f"tiny_{name}", renderings(fast_tokenizer(folder / "tokenizer.json", template, **tokens), extras, masks))
+        tokenizer = fast_tokenizer(folder / "tokenizer.json", template, **tokens)
+        write(f"tiny_{name}", renderings(tokenizer, extras, masks, ids=name in ("chatml", "generation")))
 
 
 def tiny_sentence_piece():

@@ -1,0 +1,50 @@
+//! What can go wrong while tokens are drawn.
+
+use truing_model::EngineError;
+use truing_text::TextError;
+
+/// A reply that could not be drawn.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// A sampling option outside its range.
+    #[error("sampling option `{option}` is {found}, expected {expected}")]
+    BadOption {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A prompt without tokens.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A prompt that leaves no room for a reply.
+    #[error("the prompt has {n_prompt_tokens} tokens, but the model's context holds {context_length}")]
+    ContextOverflow {
+        /// Tokens of the prompt.
+        n_prompt_tokens: usize,
+        /// Tokens that the model was made for.
+        context_length: usize,
+    },
+    /// Logits that nothing can be drawn from.
+    #[error("the model's output after token {position} is not a number")]
+    NotANumber {
+        /// Place in the sequence of the last token read, counted from 0.
+        position: usize,
+    },
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The conversation cannot be rendered, or tokens not turned into text.
+    #[error(transparent)]
+    Text(#[from] TextError),
+}
+
+impl GenerateError {
+    /// Whether the request is at fault, and not the model.
+    #[must_use]
+    pub fn is_bad_request(&self) -> bool {
+        !matches!(self, Self::Engine(_) | Self::NotANumber { .. })
+    }
+}

@@ -1,0 +1,164 @@
+//! A model in this process that one can talk to.
+
+use std::ops::ControlFlow;
+
+use truing_model::Engine;
+use truing_text::{ChatRenderer, StreamDecoder};
+use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason, SamplingOptions, TokenId};
+
+use crate::{GenerateError, Session, StopTexts, generate};
+
+/// An engine, the model's way of writing conversations, and the sequence they last worked on.
+///
+/// The cache stays between calls. A prompt that begins like the last sequence, as the next turn of a
+/// conversation does, is read only from where it differs.
+pub struct LocalChat<E: Engine> {
+    engine: E,
+    renderer: ChatRenderer,
+    session: Session<E>,
+    end_tokens: Vec<TokenId>,
+}
+
+/// A reply with what only a local model can tell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LocalReply {
+    /// The reply.
+    pub reply: ChatReply,
+    /// Log-probability of each of its tokens under the model, before temperature and cuts `[n_tokens]`.
+    pub log_probs: Vec<f32>,
+    /// Tokens of the prompt that did not have to be read again.
+    pub n_reused_tokens: usize,
+}
+
+impl<E: Engine> LocalChat<E> {
+    /// A chat with nothing read yet. Replies end at the model's end-of-sequence tokens, the tokenizer's, and
+    /// the token that ends a turn in the template.
+    pub fn new(engine: E, renderer: ChatRenderer) -> Self {
+        let mut end_tokens = engine.spec().eos_token_ids.clone();
+        end_tokens.extend(renderer.tokenizer().eos());
+        end_tokens.extend(renderer.end_of_turn());
+        end_tokens.sort_unstable();
+        end_tokens.dedup();
+        let session = Session::new(&engine);
+        Self { engine, renderer, session, end_tokens }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// The engine, to be changed. Weights that change make what was read stale, so the sequence is forgotten.
+    pub fn engine_mut(&mut self) -> &mut E {
+        self.session = Session::new(&self.engine);
+        &mut self.engine
+    }
+
+    /// How conversations become tokens.
+    pub fn renderer(&self) -> &ChatRenderer {
+        &self.renderer
+    }
+
+    /// Tokens that end a reply, ascending.
+    pub fn end_tokens(&self) -> &[TokenId] {
+        &self.end_tokens
+    }
+
+    /// Gives the engine back.
+    pub fn into_engine(self) -> E {
+        self.engine
+    }
+
+    /// Continues a raw text. `on_text` gets each piece of text as it appears and may break off.
+    ///
+    /// # Errors
+    /// When the options, the prompt or the engine fail.
+    pub fn complete(
+        &mut self,
+        prompt: &str,
+        sampling: &SamplingOptions,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<LocalReply, GenerateError> {
+        let tokens = self.renderer.tokenizer().encode_prompt(prompt)?;
+        self.continue_tokens(&tokens, sampling, on_text)
+    }
+
+    /// Writes the next assistant turn.
+    ///
+    /// # Errors
+    /// As [`LocalChat::complete`], and when the conversation cannot be rendered.
+    pub fn reply(
+        &mut self,
+        request: &ChatRequest,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<LocalReply, GenerateError> {
+        let tokens = self.renderer.prompt(&request.conversation)?;
+        self.continue_tokens(&tokens, &request.sampling, on_text)
+    }
+
+    /// Continues tokens.
+    ///
+    /// # Errors
+    /// As [`LocalChat::complete`].
+    pub fn continue_tokens(
+        &mut self,
+        prompt: &[TokenId],
+        sampling: &SamplingOptions,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<LocalReply, GenerateError> {
+        let mut decoder = StreamDecoder::new(self.renderer.tokenizer(), true);
+        let mut stops = StopTexts::new(&sampling.stop);
+        let mut text = String::new();
+        let mut is_stopped = false;
+        let mut show = |piece: &str, text: &mut String| {
+            text.push_str(piece);
+            if piece.is_empty() { ControlFlow::Continue(()) } else { on_text(piece) }
+        };
+        let generated = generate(
+            &mut self.engine,
+            &mut self.session,
+            prompt,
+            sampling,
+            &self.end_tokens,
+            &mut |drawn| {
+                let (decided, found) = stops.push(&decoder.push(drawn.token)?);
+                is_stopped = found;
+                let flow = show(&decided, &mut text);
+                Ok(if found { ControlFlow::Break(()) } else { flow })
+            },
+        )?;
+        let mut finish_reason = generated.finish_reason;
+        if !is_stopped {
+            // The last bytes may still complete a stop text.
+            let (decided, found) = stops.push(&decoder.finish()?);
+            is_stopped = found;
+            let rest = if found { decided } else { decided + &stops.finish() };
+            if finish_reason != FinishReason::Cancelled {
+                // Nothing follows, so there is nothing to break off.
+                let _ = show(&rest, &mut text);
+            }
+        }
+        if is_stopped {
+            finish_reason = FinishReason::StopText;
+        }
+        Ok(LocalReply {
+            reply: ChatReply { text, tokens: generated.tokens, finish_reason, n_prompt_tokens: prompt.len() },
+            log_probs: generated.log_probs,
+            n_reused_tokens: generated.n_reused_tokens,
+        })
+    }
+}
+
+impl<E: Engine> ChatModel for LocalChat<E> {
+    fn chat(
+        &mut self,
+        request: &ChatRequest,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<ChatReply, ChatError> {
+        match self.reply(request, on_text) {
+            Ok(local) => Ok(local.reply),
+            Err(error) if error.is_bad_request() => Err(ChatError::BadRequest(error.to_string())),
+            Err(error) => Err(ChatError::Failed(Box::new(error))),
+        }
+    }
+}

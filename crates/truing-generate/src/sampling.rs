@@ -1,0 +1,217 @@
+//! One token out of a distribution: temperature, top-k, top-p (Holtzman et al. 2020, arXiv 1904.09751).
+//!
+//! In that order, as transformers does: logits are divided by the temperature, the k highest are kept, and of
+//! these the smallest set whose probability reaches p. Among equals the lower token id comes first.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+use truing_types::{SamplingOptions, Seed, TokenId};
+
+use crate::GenerateError;
+
+/// A token, and what the model thought of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DrawnToken {
+    /// The token.
+    pub token: TokenId,
+    /// Natural logarithm of its probability under the model itself: temperature 1, nothing cut off. The same
+    /// number that the trainer computes.
+    pub log_prob: f32,
+}
+
+/// Draws tokens; the same options give the same tokens.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    temperature: f64,
+    top_k: usize,
+    top_p: f64,
+    generator: ChaCha8Rng,
+    /// Kept between tokens so that no memory is asked for: `(token, unnormalised probability)`.
+    candidates: Vec<(TokenId, f64)>,
+}
+
+impl Sampler {
+    /// A sampler at the beginning of a reply.
+    ///
+    /// # Errors
+    /// When an option lies outside its range.
+    pub fn new(options: &SamplingOptions) -> Result<Self, GenerateError> {
+        let check = |is_good: bool, option, found: &dyn std::fmt::Display, expected| match is_good {
+            true => Ok(()),
+            false => Err(GenerateError::BadOption { option, found: found.to_string(), expected }),
+        };
+        let SamplingOptions { temperature, top_k, top_p, .. } = *options;
+        check(
+            temperature.is_finite() && temperature >= 0.0,
+            "temperature",
+            &temperature,
+            "0 or a positive number",
+        )?;
+        check(top_p > 0.0 && top_p <= 1.0, "top_p", &top_p, "a number above 0 and up to 1")?;
+        check(options.max_new_tokens > 0, "max_new_tokens", &options.max_new_tokens, "at least 1")?;
+        check(
+            !options.stop.iter().any(String::is_empty),
+            "stop",
+            &"empty",
+            "texts of at least one character",
+        )?;
+        Ok(Self {
+            temperature: f64::from(temperature),
+            top_k,
+            top_p: f64::from(top_p),
+            generator: Seed(options.seed).generator("draw tokens", &[]),
+            candidates: Vec::new(),
+        })
+    }
+
+    /// Draws one token from logits `[vocab]`; `None` when they hold a NaN or no finite value.
+    pub fn draw(&mut self, logits: &[f32]) -> Option<DrawnToken> {
+        let mut best = 0;
+        let mut has_nan = false;
+        for (token, &logit) in logits.iter().enumerate() {
+            has_nan |= logit.is_nan();
+            if logit > logits[best] {
+                best = token;
+            }
+        }
+        let highest = f64::from(*logits.get(best)?);
+        if has_nan || !highest.is_finite() {
+            return None;
+        }
+        let token = if self.temperature == 0.0 { best } else { self.draw_one(logits, highest) };
+        let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+        let log_prob = f64::from(logits[token]) - highest - total.ln();
+        Some(DrawnToken { token: token as TokenId, log_prob: log_prob as f32 })
+    }
+
+    fn draw_one(&mut self, logits: &[f32], highest: f64) -> usize {
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        candidates.extend(logits.iter().enumerate().filter_map(|(token, &logit)| {
+            let probability = ((f64::from(logit) - highest) / self.temperature).exp();
+            (probability > 0.0).then_some((token as TokenId, probability))
+        }));
+        let by_probability = |a: &(TokenId, f64), b: &(TokenId, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if self.top_k > 0 && self.top_k < candidates.len() {
+            candidates.select_nth_unstable_by(self.top_k - 1, by_probability);
+            candidates.truncate(self.top_k);
+            candidates.sort_unstable_by_key(|candidate| candidate.0);
+        }
+        if self.top_p < 1.0 {
+            let total: f64 = candidates.iter().map(|candidate| candidate.1).sum();
+            // All tokens below this together stay below 1 - p, so the others reach p without them.
+            let negligible = total * (1.0 - self.top_p) / candidates.len() as f64;
+            candidates.retain(|candidate| candidate.1 >= negligible);
+            candidates.sort_unstable_by(by_probability);
+            let mut reached = 0.0;
+            let needed = candidates.iter().position(|candidate| {
+                reached += candidate.1;
+                reached >= self.top_p * total
+            });
+            candidates.truncate(needed.map_or(candidates.len(), |last| last + 1));
+        }
+        let total: f64 = candidates.iter().map(|candidate| candidate.1).sum();
+        // 53 random bits: uniform in [0, 1).
+        let uniform = (self.generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let mut left = uniform * total;
+        for &(token, probability) in candidates.iter() {
+            left -= probability;
+            if left < 0.0 {
+                return token as usize;
+            }
+        }
+        // Rounding can leave a rest; it belongs to the last one.
+        candidates.last().map_or(0, |candidate| candidate.0 as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(temperature: f32, top_k: usize, top_p: f32) -> SamplingOptions {
+        SamplingOptions { temperature, top_k, top_p, ..SamplingOptions::default() }
+    }
+
+    fn frequencies(options: &SamplingOptions, logits: &[f32], n: usize) -> Vec<f64> {
+        let mut sampler = Sampler::new(options).unwrap();
+        let mut counts = vec![0.0; logits.len()];
+        for _ in 0..n {
+            counts[sampler.draw(logits).unwrap().token as usize] += 1.0 / n as f64;
+        }
+        counts
+    }
+
+    fn check(options: &SamplingOptions, logits: &[f32], expected: &[f64]) {
+        let found = frequencies(options, logits, 20_000);
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 0.015, "{found} {expected}");
+            assert!(*expected > 0.0 || *found == 0.0, "{found}");
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_highest_and_the_lower_id_among_equals() {
+        let mut sampler = Sampler::new(&options(0.0, 0, 1.0)).unwrap();
+        let drawn = sampler.draw(&[1.0, 3.0, 3.0, 2.0]).unwrap();
+        assert_eq!(drawn.token, 1);
+        let total = 1f32.exp() + 2.0 * 3f32.exp() + 2f32.exp();
+        assert!((drawn.log_prob - (3.0 - total.ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn frequencies_follow_the_options() {
+        let logits = [0.4f32.ln(), 0.3f32.ln(), 0.2f32.ln(), 0.1f32.ln(), f32::NEG_INFINITY];
+        check(&options(1.0, 0, 1.0), &logits, &[0.4, 0.3, 0.2, 0.1, 0.0]);
+        check(&options(1.0, 2, 1.0), &logits, &[4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0, 0.0]);
+        check(&options(1.0, 0, 0.65), &logits, &[4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0, 0.0]);
+        check(&options(1.0, 0, 0.75), &logits, &[4.0 / 9.0, 3.0 / 9.0, 2.0 / 9.0, 0.0, 0.0]);
+        // top-p is measured in what top-k has left: 4/7 alone reach 0.5.
+        check(&options(1.0, 2, 0.5), &logits, &[1.0, 0.0, 0.0, 0.0, 0.0]);
+        check(&options(0.5, 0, 1.0), &logits, &[16.0 / 30.0, 9.0 / 30.0, 4.0 / 30.0, 1.0 / 30.0, 0.0]);
+    }
+
+    #[test]
+    fn equals_at_the_edge_of_top_k_go_to_lower_ids() {
+        check(&options(1.0, 2, 1.0), &[0.0, 0.0, 0.0], &[0.5, 0.5, 0.0]);
+        check(&options(1.0, 0, 0.6), &[0.0, 0.0, 0.0], &[0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same() {
+        let logits: Vec<f32> = (0..100).map(|n| (n % 7) as f32 / 3.0).collect();
+        let draw = |seed| {
+            let mut sampler = Sampler::new(&SamplingOptions { seed, ..options(1.0, 0, 0.9) }).unwrap();
+            (0..20).map(|_| sampler.draw(&logits).unwrap().token).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn nothing_is_drawn_from_what_is_no_distribution() {
+        let mut sampler = Sampler::new(&options(1.0, 0, 1.0)).unwrap();
+        assert_eq!(sampler.draw(&[0.0, f32::NAN]), None);
+        assert_eq!(sampler.draw(&[f32::NAN, 0.0]), None);
+        assert_eq!(sampler.draw(&[f32::NEG_INFINITY; 3]), None);
+        assert_eq!(sampler.draw(&[f32::INFINITY, 0.0]), None);
+        assert_eq!(sampler.draw(&[]), None);
+    }
+
+    #[test]
+    fn options_outside_their_range_are_refused() {
+        let refused = |options: SamplingOptions| Sampler::new(&options).unwrap_err().to_string();
+        assert_eq!(
+            refused(options(-1.0, 0, 1.0)),
+            "sampling option `temperature` is -1, expected 0 or a positive number"
+        );
+        assert!(refused(options(f32::NAN, 0, 1.0)).contains("NaN"));
+        assert!(refused(options(1.0, 0, 0.0)).contains("`top_p` is 0"));
+        assert!(
+            refused(SamplingOptions { max_new_tokens: 0, ..Default::default() }).contains("max_new_tokens")
+        );
+        assert!(
+            refused(SamplingOptions { stop: vec![String::new()], ..Default::default() }).contains("stop")
+        );
+    }
+}

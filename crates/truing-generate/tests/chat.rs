@@ -1,0 +1,150 @@
+//! Texts: streaming, stop texts, turns.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use truing_generate::{LocalChat, LocalReply};
+use truing_text::{ChatRenderer, RenderOptions, SpecialTokens, Tokenizer};
+use truing_types::{
+    ChatError, ChatModel, ChatRequest, Conversation, FinishReason, Message, Role, SamplingOptions, TokenId,
+};
+
+use crate::parrot::{Parrot, one_hot};
+
+/// The tiny vocabulary and template of `truing-text`'s tests.
+fn renderer() -> ChatRenderer {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../truing-text/tests/fixtures/tiny");
+    ChatRenderer::load(&dir, RenderOptions::default()).unwrap()
+}
+
+fn tokens(text: &str) -> Vec<TokenId> {
+    renderer().tokenizer().encode(text, SpecialTokens::Parse).unwrap()
+}
+
+fn ask(turns: &[(Role, &str)]) -> ChatRequest {
+    let messages = turns.iter().map(|&(role, content)| Message::new(role, content)).collect();
+    ChatRequest {
+        conversation: Conversation { messages, tools: Vec::new() },
+        sampling: SamplingOptions::default(),
+    }
+}
+
+/// Asks a model that says `answer`, and gives the reply and the pieces that were streamed.
+fn reply(answer: &str, change: impl Fn(&mut SamplingOptions)) -> (LocalReply, Vec<String>) {
+    let mut request = ask(&[(Role::User, "question")]);
+    change(&mut request.sampling);
+    let n_prompt = renderer().prompt(&request.conversation).unwrap().len();
+    let mut chat = LocalChat::new(Parrot::saying(1000, n_prompt, tokens(answer)), renderer());
+    let mut pieces = Vec::new();
+    let reply = chat
+        .reply(&request, &mut |piece| {
+            pieces.push(piece.to_owned());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(reply.reply.n_prompt_tokens, n_prompt);
+    assert_eq!(reply.reply.tokens.len(), reply.log_probs.len());
+    (reply, pieces)
+}
+
+#[test]
+fn a_turn_ends_at_its_end_token_which_is_not_shown() {
+    let (reply, pieces) = reply("Hallo 你好 🙂<|im_end|>\nmore", |_| {});
+    assert_eq!(reply.reply.text, "Hallo 你好 🙂");
+    assert_eq!(reply.reply.finish_reason, FinishReason::EndOfTurn);
+    assert_eq!(reply.reply.tokens.last(), Some(&2));
+    assert_eq!(pieces.concat(), reply.reply.text);
+    assert!(pieces.len() > 3 && pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");
+}
+
+#[test]
+fn end_tokens_come_from_the_model_the_tokenizer_and_the_template() {
+    let chat = LocalChat::new(Parrot::new(10, |_| one_hot(0)), renderer());
+    assert_eq!(chat.end_tokens(), [0, 2]);
+}
+
+#[test]
+fn a_stop_text_across_tokens_is_never_shown() {
+    let stop = |options: &mut SamplingOptions| options.stop = vec!["\nUser:".into()];
+    let (stopped, pieces) = reply("One line\nUser: two", stop);
+    assert_eq!(stopped.reply.text, "One line");
+    assert_eq!(stopped.reply.finish_reason, FinishReason::StopText);
+    assert_eq!(pieces.concat(), "One line");
+    let (whole, pieces) = reply("One line\nUse", stop);
+    assert_eq!(whole.reply.text, "One line\nUse");
+    assert_eq!(whole.reply.finish_reason, FinishReason::EndOfTurn);
+    assert_eq!(pieces.concat(), "One line\nUse");
+}
+
+#[test]
+fn a_reply_cut_inside_a_character_shows_that() {
+    let n_tokens = tokens("a🙂").len() - 1;
+    let (reply, _) = reply("a🙂", |options| options.max_new_tokens = n_tokens);
+    assert_eq!(reply.reply.text, "a\u{fffd}");
+    assert_eq!(reply.reply.finish_reason, FinishReason::Length);
+}
+
+#[test]
+fn the_next_turn_reads_only_what_is_new() {
+    let answer = tokens("four<|im_end|>");
+    let first = ask(&[(Role::User, "2 + 2?")]);
+    let n_first = renderer().prompt(&first.conversation).unwrap().len();
+    let parrot =
+        Parrot::new(1000, move |so_far| one_hot(answer.get(so_far.len() - n_first).copied().unwrap_or(0)));
+    let mut chat = LocalChat::new(parrot, renderer());
+    let mut silent = |_: &str| ControlFlow::Continue(());
+    assert_eq!(chat.chat(&first, &mut silent).unwrap().text, "four");
+    let n_read = chat.engine().n_read;
+    let second = ask(&[(Role::User, "2 + 2?"), (Role::Assistant, "four"), (Role::User, "Sure?")]);
+    let reply = chat.reply(&second, &mut silent).unwrap();
+    let n_second = renderer().prompt(&second.conversation).unwrap().len();
+    assert!(reply.n_reused_tokens > n_first, "{}", reply.n_reused_tokens);
+    assert_eq!(chat.engine().n_read - n_read, n_second - reply.n_reused_tokens);
+    // Weights that change make the cache stale.
+    chat.engine_mut().n_read = 0;
+    assert_eq!(chat.reply(&second, &mut silent).unwrap().n_reused_tokens, 0);
+}
+
+#[test]
+fn breaking_off_is_cancelling() {
+    let mut chat = LocalChat::new(Parrot::new(1000, |_| one_hot(50)), renderer());
+    let reply = chat.chat(&ask(&[(Role::User, "q")]), &mut |_| ControlFlow::Break(())).unwrap();
+    assert_eq!((reply.tokens.len(), reply.finish_reason), (1, FinishReason::Cancelled));
+}
+
+#[test]
+fn requests_that_cannot_be_served_say_why() {
+    let mut chat = LocalChat::new(Parrot::new(8, |_| one_hot(50)), renderer());
+    let mut silent = |_: &str| ControlFlow::Continue(());
+    let error = chat.chat(&ask(&[]), &mut silent).unwrap_err();
+    assert_eq!(error.to_string(), "the request cannot be served: the conversation is empty");
+    let error = chat.chat(&ask(&[(Role::User, "far too long")]), &mut silent).unwrap_err();
+    assert!(matches!(&error, ChatError::BadRequest(reason) if reason.contains("context holds 8")), "{error}");
+    let mut hot = ask(&[(Role::User, "q")]);
+    hot.sampling.temperature = -1.0;
+    assert!(chat.chat(&hot, &mut silent).unwrap_err().to_string().contains("temperature"));
+}
+
+#[test]
+fn raw_texts_are_continued() {
+    let answer = tokens(" rolls<|im_end|>");
+    let n_prompt = tokens("the wheel").len();
+    let mut chat = LocalChat::new(Parrot::saying(100, n_prompt, answer), renderer());
+    let mut silent = |_: &str| ControlFlow::Continue(());
+    let reply = chat.complete("the wheel", &SamplingOptions::default(), &mut silent).unwrap();
+    assert_eq!(reply.reply.text, " rolls");
+    let error = chat.complete("", &SamplingOptions::default(), &mut silent).unwrap_err();
+    assert_eq!(error.to_string(), "the prompt is empty");
+}
+
+#[test]
+fn a_tokenizer_without_template_continues_texts_only() {
+    let files = renderer().tokenizer().files().into_iter().filter(|(name, _)| !name.ends_with(".jinja"));
+    let tokenizer = Tokenizer::from_files(files.collect()).unwrap();
+    let renderer = ChatRenderer::new(tokenizer, RenderOptions::default()).unwrap();
+    let mut chat = LocalChat::new(Parrot::new(100, |_| one_hot(2)), renderer);
+    let mut silent = |_: &str| ControlFlow::Continue(());
+    assert!(chat.complete("x", &SamplingOptions::default(), &mut silent).is_ok());
+    let error = chat.chat(&ask(&[(Role::User, "q")]), &mut silent).unwrap_err();
+    assert!(error.to_string().contains("no chat template"), "{error}");
+}

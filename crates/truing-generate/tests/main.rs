@@ -1,0 +1,12 @@
+//! Decoding with a small engine of our own, and with real weights where they are found.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot set up should fail and say why"
+)]
+
+mod chat;
+mod decoding;
+mod parrot;
+mod real_weights;

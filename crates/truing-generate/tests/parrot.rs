@@ -1,0 +1,150 @@
+//! An engine without weights: its logits are a function of the tokens so far, and it counts what it reads.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor};
+use truing_model::spec::ParameterSpec;
+use truing_model::{DecoderSpec, Engine, EngineError, Keep, TokenLogProbs, TrainableSpec};
+use truing_types::{Communicator, PackedBatch, TargetTokens, TokenId};
+
+/// Says what `next` says, and remembers every token that it had to read.
+pub(crate) struct Parrot {
+    spec: DecoderSpec,
+    trainable: TrainableSpec,
+    next: Box<dyn Fn(&[TokenId]) -> Vec<f32>>,
+    pub(crate) n_read: usize,
+}
+
+impl Parrot {
+    pub(crate) fn new(context_length: usize, next: impl Fn(&[TokenId]) -> Vec<f32> + 'static) -> Self {
+        let spec = DecoderSpec {
+            architecture: "Parrot".into(),
+            vocab_size: 400,
+            hidden_size: 1,
+            intermediate_size: 1,
+            n_layers: 1,
+            n_heads: 1,
+            n_kv_heads: 1,
+            head_dim: 1,
+            rms_norm_eps: 1e-5,
+            rope_theta: 1e4,
+            rope_scaling: None,
+            max_position_embeddings: context_length,
+            tie_word_embeddings: true,
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            sliding_windows: vec![None],
+            bos_token_id: None,
+            eos_token_ids: vec![0],
+        };
+        Self { spec, trainable: TrainableSpec::default(), next: Box::new(next), n_read: 0 }
+    }
+
+    /// Says these tokens after a prompt of any content, one after the other, then token 0.
+    pub(crate) fn saying(context_length: usize, n_prompt: usize, tokens: Vec<TokenId>) -> Self {
+        Self::new(context_length, move |so_far| {
+            one_hot(tokens.get(so_far.len() - n_prompt).copied().unwrap_or(0))
+        })
+    }
+}
+
+/// Logits that leave no doubt.
+pub(crate) fn one_hot(token: TokenId) -> Vec<f32> {
+    let mut logits = vec![0.0; 400];
+    logits[token as usize] = 20.0;
+    logits
+}
+
+impl Engine for Parrot {
+    type Batch = ();
+    type Hidden = ();
+    type Kept = ();
+    type Cache = Vec<TokenId>;
+
+    fn memory(_: &DecoderSpec, _: &TrainableSpec) -> EngineMemory {
+        EngineMemory::default()
+    }
+    fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+    fn trainable(&self) -> &TrainableSpec {
+        &self.trainable
+    }
+    fn parameters(&self) -> &[ParameterSpec] {
+        &[]
+    }
+    fn new_cache(&self, _: usize) -> Vec<TokenId> {
+        Vec::new()
+    }
+    fn cache_len(&self, cache: &Vec<TokenId>) -> usize {
+        cache.len()
+    }
+    fn truncate_cache(&self, cache: &mut Vec<TokenId>, n_tokens: usize) {
+        cache.truncate(n_tokens);
+    }
+    fn extend(&mut self, cache: &mut Vec<TokenId>, tokens: &[TokenId]) -> Result<Vec<f32>, EngineError> {
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.spec.vocab_size) {
+            return Err(EngineError::TokenOutOfRange { token, vocab_size: self.spec.vocab_size });
+        }
+        self.n_read += tokens.len();
+        cache.extend_from_slice(tokens);
+        Ok((self.next)(cache))
+    }
+
+    fn upload(&mut self, _: &PackedBatch) -> Result<(), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn embed(&mut self, (): &()) -> Result<(), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn segment_forward(
+        &mut self,
+        (): &(),
+        _: Range<usize>,
+        (): (),
+        _: Keep,
+    ) -> Result<((), ()), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn segment_backward(&mut self, (): &(), (): (), (): ()) -> Result<(), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn embed_backward(&mut self, (): &(), (): ()) -> Result<(), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn log_probs(&mut self, (): &(), _: &TargetTokens) -> Result<TokenLogProbs, EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn log_probs_backward(
+        &mut self,
+        (): (),
+        _: &TargetTokens,
+        _: &[f32],
+    ) -> Result<(TokenLogProbs, ()), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn logits(&mut self, (): &(), _: &[u32]) -> Result<Vec<f32>, EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn zero_gradients(&mut self) {
+        unreachable!("decoding trains nothing")
+    }
+    fn reduce_gradients(&mut self, _: &dyn Communicator) -> Result<(), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn gradient_norm(&mut self) -> f64 {
+        unreachable!("decoding trains nothing")
+    }
+    fn optimizer_step(&mut self, _: &OptimizerStep) {
+        unreachable!("decoding trains nothing")
+    }
+    fn read(&self, _: usize, _: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn write(&mut self, _: usize, _: ParameterTensor, _: &[f32]) -> Result<(), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+}
