@@ -15,6 +15,9 @@ pub enum Keep {
     Nothing,
     /// The segment's input; the inside is computed again in the backward (activation checkpointing).
     Input,
+    /// The segment's input and each layer's attention results: of the inside only the products are computed
+    /// again. For long sequences, where attention is most of a layer's work and little of its memory.
+    InputAndAttention,
     /// Everything the backward needs; no second forward.
     Activations,
 }
@@ -85,6 +88,8 @@ pub struct EngineMemory {
     pub optimizer_bytes: u64,
     /// A segment's saved input, per token.
     pub segment_input_bytes_per_token: u64,
+    /// One layer's attention results, per token.
+    pub attention_bytes_per_token: u64,
     /// One layer's kept activations, per token (its input included).
     pub layer_bytes_per_token: u64,
     /// Live beside the kept activations while one layer runs forward or backward, per token.

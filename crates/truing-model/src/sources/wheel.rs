@@ -106,6 +106,7 @@ fn find_file(directory: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Option<PathB
 }
 
 #[cfg(all(test, unix))]
+#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
