@@ -15,7 +15,7 @@ use truing_types::{Communicator, PackedBatch, Seed, TargetTokens, TokenId};
 
 use crate::buffers::BufferPool;
 use crate::cache::KvCache;
-use crate::layer::{KeptLayer, Layer};
+use crate::layer::{KeptAttention, KeptLayer, Layer, LeftBehind};
 use crate::memory::engine_memory;
 use crate::parameters::Parameters;
 
@@ -56,7 +56,8 @@ pub struct KeptSegment {
 #[derive(Debug)]
 enum Kept {
     Nothing,
-    Input(Vec<f32>),
+    /// The segment's input, and its layers' attention results where they were to be kept.
+    Input(Vec<f32>, Vec<KeptAttention>),
     Activations(Vec<KeptLayer>),
 }
 
@@ -234,25 +235,33 @@ impl Inner {
         layers: Range<usize>,
         input: Vec<f32>,
         keep: Keep,
+        given: Vec<KeptAttention>,
     ) -> (Vec<f32>, Kept) {
-        let saved_input = (keep == Keep::Input).then(|| self.pool.copy(&input, self.spec.hidden_size));
-        let mut kept_layers = Vec::new();
+        let keeps_input = matches!(keep, Keep::Input | Keep::InputAndAttention);
+        let saved_input = keeps_input.then(|| self.pool.copy(&input, self.spec.hidden_size));
+        let mut given = given.into_iter();
+        let (mut activations, mut attention) = (Vec::new(), Vec::new());
         let mut x = input;
         for layer in layers {
-            let (y, kept) = self.layers[layer].forward(
+            let (y, left) = self.layers[layer].forward(
                 &self.parameters,
                 &mut self.pool,
                 &self.rotary,
                 batch,
                 x,
-                keep == Keep::Activations,
+                keep,
+                given.next(),
             );
-            kept_layers.extend(kept);
+            match left {
+                LeftBehind::Everything(kept) => activations.push(kept),
+                LeftBehind::Attention(kept) => attention.push(kept),
+                LeftBehind::Nothing => {}
+            }
             x = y;
         }
         let kept = match (keep, saved_input) {
-            (Keep::Activations, _) => Kept::Activations(kept_layers),
-            (_, Some(input)) => Kept::Input(input),
+            (Keep::Activations, _) => Kept::Activations(activations),
+            (_, Some(input)) => Kept::Input(input, attention),
             _ => Kept::Nothing,
         };
         (x, kept)
@@ -266,9 +275,9 @@ impl Inner {
     ) -> Result<Vec<f32>, EngineError> {
         let kept_layers = match kept.kept {
             Kept::Activations(kept_layers) => kept_layers,
-            Kept::Input(input) => {
+            Kept::Input(input, attention) => {
                 let (output, again) =
-                    self.segment_forward(batch, kept.layers.clone(), input, Keep::Activations);
+                    self.segment_forward(batch, kept.layers.clone(), input, Keep::Activations, attention);
                 self.pool.give(output);
                 match again {
                     Kept::Activations(kept_layers) => kept_layers,
@@ -453,7 +462,7 @@ impl Engine for CpuEngine {
     ) -> Result<(Hidden, KeptSegment), EngineError> {
         let inner = &mut self.inner;
         let (output, kept) =
-            self.threads.install(|| inner.segment_forward(batch, layers.clone(), input.0, keep));
+            self.threads.install(|| inner.segment_forward(batch, layers.clone(), input.0, keep, Vec::new()));
         Ok((Hidden(output), KeptSegment { layers, kept }))
     }
 

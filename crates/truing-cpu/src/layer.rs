@@ -14,7 +14,7 @@ use truing_kernels::{
     rotary_forward, swiglu_backward_in_place, swiglu_forward, varlen_attention_backward,
     varlen_attention_forward,
 };
-use truing_model::{DecoderSpec, EngineError, TrainableSpec};
+use truing_model::{DecoderSpec, EngineError, Keep, TrainableSpec};
 
 use crate::buffers::BufferPool;
 use crate::engine::DeviceBatch;
@@ -57,12 +57,30 @@ pub(crate) struct KeptLayer {
     up: Vec<f32>,
 }
 
+/// The attention's results alone.
+#[derive(Debug)]
+pub(crate) struct KeptAttention {
+    /// `[n_tokens, q_width]`.
+    attention: Vec<f32>,
+    /// `[n_heads, n_tokens]`.
+    log_sum_exp: Vec<f32>,
+}
+
+/// What a block's forward leaves behind.
+#[derive(Debug)]
+pub(crate) enum LeftBehind {
+    Nothing,
+    Attention(KeptAttention),
+    Everything(KeptLayer),
+}
+
 impl KeptLayer {
-    fn release(self, pool: &mut BufferPool) {
+    fn release_all_but_attention(self, pool: &mut BufferPool) -> KeptAttention {
         let Self { x, q, k, v, attention, log_sum_exp, x_mid, gate, up } = self;
-        for buffer in [x, q, k, v, attention, log_sum_exp, x_mid, gate, up] {
+        for buffer in [x, q, k, v, x_mid, gate, up] {
             pool.give(buffer);
         }
+        KeptAttention { attention, log_sum_exp }
     }
 }
 
@@ -120,7 +138,8 @@ impl Layer {
         self.attention.n_kv_heads * self.attention.head_dim
     }
 
-    /// `x` `[n_tokens, hidden]` to the block's output; with `keep`, also what the backward needs.
+    /// `x` `[n_tokens, hidden]` to the block's output, and what `keep` asks for ([`Keep::Input`] is the
+    /// segment's business and leaves nothing here). Attention that is `given` is not computed again.
     pub(crate) fn forward(
         &self,
         parameters: &Parameters,
@@ -128,29 +147,35 @@ impl Layer {
         rotary: &RotaryTable,
         batch: &DeviceBatch,
         x: Vec<f32>,
-        keep: bool,
-    ) -> (Vec<f32>, Option<KeptLayer>) {
+        keep: Keep,
+        given: Option<KeptAttention>,
+    ) -> (Vec<f32>, LeftBehind) {
         let n_tokens = batch.n_tokens();
         let [mut q, mut k, v] = self.project(parameters, pool, &x);
         let raw = match (self.qk_norms.is_some(), keep) {
-            (true, true) => Some((pool.copy(&q, self.q_width()), pool.copy(&k, self.kv_width()))),
+            (true, Keep::Activations) => {
+                Some((pool.copy(&q, self.q_width()), pool.copy(&k, self.kv_width())))
+            }
             _ => None,
         };
         self.norm_heads(parameters, pool, &mut q, &mut k);
         rotary_forward(rotary, &batch.positions, &mut q, self.attention.n_heads);
         rotary_forward(rotary, &batch.positions, &mut k, self.attention.n_kv_heads);
 
-        let mut attention = pool.take(n_tokens, self.q_width());
-        let mut log_sum_exp = pool.take(n_tokens, self.attention.n_heads);
-        varlen_attention_forward(
-            &self.attention,
-            &batch.cumulative_lengths,
-            &q,
-            &k,
-            &v,
-            &mut attention,
-            &mut log_sum_exp,
-        );
+        let KeptAttention { attention, log_sum_exp } = given.unwrap_or_else(|| {
+            let mut attention = pool.take(n_tokens, self.q_width());
+            let mut log_sum_exp = pool.take(n_tokens, self.attention.n_heads);
+            varlen_attention_forward(
+                &self.attention,
+                &batch.cumulative_lengths,
+                &q,
+                &k,
+                &v,
+                &mut attention,
+                &mut log_sum_exp,
+            );
+            KeptAttention { attention, log_sum_exp }
+        });
         let mut x_mid = pool.copy(&x, self.hidden);
         self.o.forward(parameters, pool, &attention, &mut x_mid, Write::Add);
 
@@ -166,12 +191,19 @@ impl Layer {
             pool.give(std::mem::replace(&mut k, raw_k));
         }
         let kept = KeptLayer { x, q, k, v, attention, log_sum_exp, x_mid, gate, up };
-        if keep {
-            (y, Some(kept))
+        let left = if keep == Keep::Activations {
+            LeftBehind::Everything(kept)
         } else {
-            kept.release(pool);
-            (y, None)
-        }
+            let kept = kept.release_all_but_attention(pool);
+            if keep == Keep::InputAndAttention {
+                LeftBehind::Attention(kept)
+            } else {
+                pool.give(kept.attention);
+                pool.give(kept.log_sum_exp);
+                LeftBehind::Nothing
+            }
+        };
+        (y, left)
     }
 
     /// Adds the block's gradients; turns the gradient at its output into the one at its input, in place.

@@ -35,6 +35,8 @@ pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> En
         gradient_bytes,
         optimizer_bytes: 2 * gradient_bytes,
         segment_input_bytes_per_token: hidden * FLOAT_BYTES,
+        // attention; log_sum_exp
+        attention_bytes_per_token: (q + heads) * FLOAT_BYTES,
         layer_bytes_per_token: kept * FLOAT_BYTES,
         workspace_bytes_per_token: workspace * FLOAT_BYTES,
         // hidden, target rows, normed rows, d_rows, d_hidden

@@ -68,7 +68,10 @@ fn logits_and_loss_are_pytorchs() {
 #[test]
 fn every_gradient_is_pytorchs() {
     for family in FAMILIES {
-        for pass in [Pass { layers_per_segment: 3, n_kept: 1 }, Pass { layers_per_segment: 1, n_kept: 0 }] {
+        for pass in [
+            Pass { layers_per_segment: 3, n_kept: 1, keeps_attention: false },
+            Pass { layers_per_segment: 1, n_kept: 0, keeps_attention: true },
+        ] {
             let Fixture { mut engine, expected, batch } = open(family);
             engine.zero_gradients();
             backward_pass(&mut engine, &batch, &pass);
@@ -89,7 +92,11 @@ fn three_optimiser_steps_are_pytorchs() {
         let scalar = |name: String| f64::from(expected.read(&name).unwrap().values[0]);
         for step in 1..=3 {
             engine.zero_gradients();
-            backward_pass(&mut engine, &batch, &Pass { layers_per_segment: 2, n_kept: 1 });
+            backward_pass(
+                &mut engine,
+                &batch,
+                &Pass { layers_per_segment: 2, n_kept: 1, keeps_attention: false },
+            );
             let norm = engine.gradient_norm();
             let wanted = scalar(format!("gradient_norm.{step}"));
             assert!((norm / wanted - 1.0).abs() < 1e-4, "{family}: norm {norm}, expected {wanted}");

@@ -54,12 +54,15 @@ fn gradients_do_not_depend_on_segments() {
         let batch = packed(&sequences());
         let mut reference = None;
         for (layers_per_segment, n_kept) in [(3, 1), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)] {
-            let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
-            engine.zero_gradients();
-            backward_pass(&mut engine, &batch, &Pass { layers_per_segment, n_kept });
-            let found = gradients(&engine);
-            let reference = reference.get_or_insert_with(|| found.clone());
-            assert_eq!(&found, reference, "{name}: k = {layers_per_segment}, {n_kept} kept");
+            for keeps_attention in [false, true] {
+                let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+                engine.zero_gradients();
+                let pass = Pass { layers_per_segment, n_kept, keeps_attention };
+                backward_pass(&mut engine, &batch, &pass);
+                let found = gradients(&engine);
+                let reference = reference.get_or_insert_with(|| found.clone());
+                assert_eq!(&found, reference, "{name}: k = {layers_per_segment}, {n_kept} kept");
+            }
         }
     }
 }
@@ -72,7 +75,11 @@ fn bits_do_not_depend_on_threads() {
         .map(|n_threads| {
             let mut engine = tiny_engine(&spec, &TrainableSpec::default(), n_threads);
             engine.zero_gradients();
-            backward_pass(&mut engine, &batch, &Pass { layers_per_segment: 2, n_kept: 0 });
+            backward_pass(
+                &mut engine,
+                &batch,
+                &Pass { layers_per_segment: 2, n_kept: 0, keeps_attention: false },
+            );
             (gradients(&engine), support::all_logits(&mut engine, &batch))
         })
         .into();
@@ -164,7 +171,11 @@ fn adapters_start_as_identity_and_only_they_learn() {
     let frozen_before = adapted.read(0, ParameterTensor::Value).unwrap().into_owned();
     for step in 1..=20 {
         adapted.zero_gradients();
-        backward_pass(&mut adapted, &batch, &Pass { layers_per_segment: 1, n_kept: 0 });
+        backward_pass(
+            &mut adapted,
+            &batch,
+            &Pass { layers_per_segment: 1, n_kept: 0, keeps_attention: false },
+        );
         adapted.optimizer_step(&OptimizerStep {
             step,
             learning_rate: 1e-2,

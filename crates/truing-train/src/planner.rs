@@ -3,7 +3,8 @@
 //! The formula (report 2.2) weighs one segment's activations against the saved inputs, in units of
 //! `hidden` per token: `k n + ceil(L / k)`. It knows neither the sequence length nor the memory there is. The
 //! byte planner does: from an engine's [`EngineMemory`], the largest pack and a budget it takes, of all ways
-//! to cut the layers and to keep the last segments, the one that computes the fewest layers twice.
+//! to cut the layers, to keep the last segments, and to keep the others' attention results or not, the one
+//! that computes the least twice.
 
 use serde::{Deserialize, Serialize};
 use truing_model::engine::EngineMemory;
@@ -26,10 +27,10 @@ pub fn layers_per_segment_by_formula(n_activations: usize, n_layers: usize) -> u
 /// How many layers a segment has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LayersPerSegment {
-    /// The planner chooses.
+    /// The planner chooses, and keeps as many last segments as fit.
     #[default]
     Auto,
-    /// This many.
+    /// This many, and only the last segment keeps its activations.
     Fixed(usize),
 }
 
@@ -83,7 +84,7 @@ pub struct MemoryPlan {
     pub budget_bytes: u64,
     /// The chosen way.
     pub chosen: SegmentChoice,
-    /// The best way for every k, in order of k: the fastest that fits, or the smallest.
+    /// Every k in order: plain checkpointing, which keeps the last segment only; for the chosen k what was chosen.
     pub by_layers_per_segment: Vec<SegmentChoice>,
 }
 
@@ -100,11 +101,16 @@ impl SegmentChoice {
         let layer = memory.layer_bytes_per_token * tokens_per_pack;
         let workspace = memory.workspace_bytes_per_token * tokens_per_pack;
         let head = memory.head_bytes_per_token * tokens_per_pack + memory.head_fixed_bytes;
-        let after_forward = n_inputs * input + n_kept * layer;
+        let attention = if segments.keeps_attention {
+            memory.attention_bytes_per_token * tokens_per_pack * segments.layers_per_segment as u64
+        } else {
+            0
+        };
+        let after_forward = n_inputs * (input + attention) + n_kept * layer;
         let recomputing = if n_inputs == 0 {
             0
         } else {
-            (n_inputs - 1) * input + segments.layers_per_segment as u64 * layer
+            (n_inputs - 1) * (input + attention) + segments.layers_per_segment as u64 * layer
         };
         let fixed =
             memory.parameter_bytes + memory.gradient_bytes + memory.optimizer_bytes + memory.fixed_bytes;
@@ -115,10 +121,17 @@ impl SegmentChoice {
         }
     }
 
-    /// Whether this way should be taken rather than the other, given what fits: fewest layers computed
-    /// twice, then the lower peak, then the smaller k.
-    fn rank(&self, budget_bytes: u64) -> (bool, u64, u64, usize) {
-        let recomputed = self.segments.n_recomputed_layers() as u64;
+    /// Forward passes of one layer that are made a second time; attention is `attention_share` of one.
+    #[must_use]
+    pub fn recomputed_layers(&self, attention_share: f64) -> f64 {
+        let share = if self.segments.keeps_attention { 1.0 - attention_share } else { 1.0 };
+        self.segments.n_recomputed_layers() as f64 * share
+    }
+
+    /// Whether this way should be taken rather than the other, given what fits: the least computed twice, then
+    /// the lower peak, then the smaller k.
+    fn rank(&self, budget_bytes: u64, attention_share: f64) -> (bool, u64, u64, usize) {
+        let recomputed = (self.recomputed_layers(attention_share) * 1e6) as u64;
         let does_not_fit = self.peak_bytes > budget_bytes;
         // Among ways that do not fit only the peak counts.
         let first = if does_not_fit { self.peak_bytes } else { recomputed };
@@ -126,7 +139,8 @@ impl SegmentChoice {
     }
 }
 
-/// Chooses the segments: the fewest layers computed twice within the budget.
+/// Chooses the segments: the least computed twice within the budget. `attention_share` is attention's share of
+/// a layer's forward operations, between 0 and 1 ([`StepFlops::attention_share`]).
 ///
 /// # Errors
 /// When nothing fits, with what would; when the k asked for is no number of layers of this model.
@@ -136,24 +150,38 @@ pub fn plan_segments(
     tokens_per_pack: u64,
     budget_bytes: u64,
     layers_per_segment: LayersPerSegment,
+    attention_share: f64,
 ) -> Result<MemoryPlan, PlanError> {
-    let candidates = match layers_per_segment {
-        LayersPerSegment::Auto => 1..=n_layers,
-        LayersPerSegment::Fixed(k) if (1..=n_layers).contains(&k) => k..=k,
+    let (ks, keeps_more) = match layers_per_segment {
+        LayersPerSegment::Auto => (1..=n_layers, true),
+        LayersPerSegment::Fixed(k) if (1..=n_layers).contains(&k) => (k..=k, false),
         LayersPerSegment::Fixed(found) => return Err(PlanError::LayersPerSegment { found, n_layers }),
     };
-    let best_of = |k: usize| {
-        (1..=n_layers.div_ceil(k))
-            .map(|n_kept| SegmentPlan { n_layers, layers_per_segment: k, n_kept })
-            .map(|segments| SegmentChoice::of(memory, segments, tokens_per_pack))
-            .min_by_key(|choice| choice.rank(budget_bytes))
+    let choice = |layers_per_segment, n_kept| {
+        let segments = SegmentPlan { n_layers, layers_per_segment, n_kept };
+        SegmentChoice::of(memory, segments, tokens_per_pack)
     };
-    let by_layers_per_segment: Vec<SegmentChoice> = candidates.filter_map(best_of).collect();
-    let chosen = by_layers_per_segment.iter().copied().min_by_key(|choice| choice.rank(budget_bytes));
+    // Keeping every segment is the same for all k; it stands for k = L alone.
+    let most_kept = |k: usize| if keeps_more { (n_layers.div_ceil(k) - 1).max(1) } else { 1 };
+    let chosen = ks
+        .clone()
+        .flat_map(|k| (1..=most_kept(k)).map(move |n_kept| choice(k, n_kept)))
+        .min_by_key(|choice| choice.rank(budget_bytes));
+    let by_layers_per_segment: Vec<SegmentChoice> = ks.map(|k| choice(k, 1)).collect();
     match chosen {
-        Some(chosen) if chosen.peak_bytes <= budget_bytes => {
-            Ok(MemoryPlan { memory: *memory, tokens_per_pack, budget_bytes, chosen, by_layers_per_segment })
-        }
+        Some(chosen) if chosen.peak_bytes <= budget_bytes => Ok(MemoryPlan {
+            memory: *memory,
+            tokens_per_pack,
+            budget_bytes,
+            chosen,
+            by_layers_per_segment: by_layers_per_segment
+                .into_iter()
+                .map(|plain| {
+                    let is_chosen_k = plain.segments.layers_per_segment == chosen.segments.layers_per_segment;
+                    if is_chosen_k { chosen } else { plain }
+                })
+                .collect(),
+        }),
         smallest => {
             let needed = |tokens: u64| {
                 let peak = |c: &SegmentChoice| SegmentChoice::of(memory, c.segments, tokens).peak_bytes;
@@ -214,6 +242,16 @@ impl StepFlops {
         self.layers + self.attention + self.head + self.recomputed
     }
 
+    /// Attention's share of a layer's forward operations in a step of this shape.
+    #[must_use]
+    pub fn attention_share(spec: &DecoderSpec, shape: &StepShape) -> f64 {
+        let is_matrix = |p: &ParameterSpec| p.role == ParameterRole::Matrix;
+        let projections: usize =
+            spec.parameters().iter().filter(|p| is_matrix(p)).map(ParameterSpec::n_elements).sum();
+        let attention = 2.0 * attention_product(spec, shape);
+        attention / (attention + 2.0 * projections as f64 * shape.tokens).max(1.0)
+    }
+
     /// Counts the operations of a step.
     ///
     /// A matrix of `p` weights costs `2 p` a token forward, `2 p` for the gradient at its input, and `2 p`
@@ -242,15 +280,21 @@ impl StepFlops {
         };
         let head = count(&is_head);
         let learning_head = count(&|p| is_head(p) && trainable.is_trainable(p));
-        let product = 2.0 * shape.attention_pairs * spec.q_width() as f64 * spec.n_layers as f64;
-        let forward = 2.0 * projections * shape.tokens + 2.0 * product;
+        let product = attention_product(spec, shape);
+        let attention_again = if segments.keeps_attention { 0.0 } else { 2.0 * product };
+        let again = 2.0 * projections * shape.tokens + attention_again;
         Self {
             layers: (4.0 * projections + 2.0 * learning) * shape.tokens,
             attention: 7.0 * product,
             head: (4.0 * head + 2.0 * learning_head) * shape.loss_tokens,
-            recomputed: forward * segments.n_recomputed_layers() as f64 / spec.n_layers as f64,
+            recomputed: again * segments.n_recomputed_layers() as f64 / spec.n_layers as f64,
         }
     }
+}
+
+/// Operations of one product of attention (queries with keys, or weights with values) over all layers.
+fn attention_product(spec: &DecoderSpec, shape: &StepShape) -> f64 {
+    2.0 * shape.attention_pairs * spec.q_width() as f64 * spec.n_layers as f64
 }
 
 /// A value with its unit, so that whoever prints decides how.
@@ -339,6 +383,7 @@ mod tests {
             gradient_bytes: 1000,
             optimizer_bytes: 2000,
             segment_input_bytes_per_token: 1,
+            attention_bytes_per_token: 1,
             layer_bytes_per_token: 10,
             workspace_bytes_per_token: 5,
             head_bytes_per_token: 3,
@@ -349,8 +394,8 @@ mod tests {
 
     #[test]
     fn with_room_nothing_is_computed_twice() {
-        let plan = plan_segments(&memory(), 30, 100, 1 << 40, LayersPerSegment::Auto).unwrap();
-        assert_eq!(plan.chosen.segments.n_recomputed_layers(), 0);
+        let plan = plan_segments(&memory(), 30, 100, 1 << 40, LayersPerSegment::Auto, 0.0).unwrap();
+        assert_eq!(plan.chosen.segments, SegmentPlan::keep_everything(30));
         assert_eq!(plan.chosen.activation_bytes, 30 * 10 * 100);
         assert_eq!(plan.chosen.peak_bytes, 4100 + 30_000 + 500);
         assert_eq!(plan.by_layers_per_segment.len(), 30);
@@ -360,7 +405,7 @@ mod tests {
     fn a_smaller_budget_recomputes_more_layers_and_never_breaks_the_budget() {
         let mut last = 0;
         for budget in (0..44).map(|n| 36_000 - n * 500) {
-            let plan = plan_segments(&memory(), 30, 100, budget, LayersPerSegment::Auto).unwrap();
+            let plan = plan_segments(&memory(), 30, 100, budget, LayersPerSegment::Auto, 0.0).unwrap();
             assert!(plan.chosen.peak_bytes <= budget);
             let recomputed = plan.chosen.segments.n_recomputed_layers();
             assert!(recomputed >= last, "budget {budget}");
@@ -372,10 +417,11 @@ mod tests {
     #[test]
     fn no_other_way_within_the_budget_recomputes_fewer_layers() {
         let budget = 20_000;
-        let plan = plan_segments(&memory(), 30, 100, budget, LayersPerSegment::Auto).unwrap();
+        let plan = plan_segments(&memory(), 30, 100, budget, LayersPerSegment::Auto, 0.0).unwrap();
         for k in 1..=30 {
             for n_kept in 1..=30_usize.div_ceil(k) {
-                let segments = SegmentPlan { n_layers: 30, layers_per_segment: k, n_kept };
+                let segments =
+                    SegmentPlan { n_layers: 30, layers_per_segment: k, n_kept, keeps_attention: false };
                 let other = SegmentChoice::of(&memory(), segments, 100);
                 let chosen = plan.chosen.segments.n_recomputed_layers();
                 assert!(other.peak_bytes > budget || segments.n_recomputed_layers() >= chosen);
@@ -384,23 +430,37 @@ mod tests {
     }
 
     #[test]
+    fn attention_results_are_kept_where_attention_is_much_of_a_layer() {
+        let chosen = |budget, share| {
+            let plan = plan_segments(&memory(), 30, 100, budget, LayersPerSegment::Auto, share).unwrap();
+            assert!(plan.chosen.peak_bytes <= budget);
+            plan.chosen
+        };
+        let (short, long) = (chosen(13_000, 0.03), chosen(13_000, 0.4));
+        assert!(long.segments.keeps_attention);
+        assert!(long.recomputed_layers(0.4) < short.recomputed_layers(0.4));
+        // Where everything fits there is nothing to be kept in addition.
+        assert_eq!(chosen(1 << 40, 0.4).segments.n_recomputed_layers(), 0);
+    }
+
+    #[test]
     fn what_does_not_fit_says_what_would() {
-        let error = plan_segments(&memory(), 30, 1000, 14_000, LayersPerSegment::Auto).unwrap_err();
+        let error = plan_segments(&memory(), 30, 1000, 14_000, LayersPerSegment::Auto, 0.0).unwrap_err();
         let PlanError::DoesNotFit { needed_bytes, fitting_tokens_per_pack: Some(tokens), .. } = error else {
             panic!("{error:?}");
         };
         assert!(needed_bytes > 14_000);
-        assert!(plan_segments(&memory(), 30, tokens, 14_000, LayersPerSegment::Auto).is_ok());
-        let nothing = plan_segments(&memory(), 30, 1000, 4000, LayersPerSegment::Auto).unwrap_err();
+        assert!(plan_segments(&memory(), 30, tokens, 14_000, LayersPerSegment::Auto, 0.0).is_ok());
+        let nothing = plan_segments(&memory(), 30, 1000, 4000, LayersPerSegment::Auto, 0.0).unwrap_err();
         assert!(matches!(nothing, PlanError::DoesNotFit { fitting_tokens_per_pack: None, .. }));
     }
 
     #[test]
     fn a_k_that_the_user_fixed_is_kept() {
-        let plan = plan_segments(&memory(), 30, 100, 20_000, LayersPerSegment::Fixed(4)).unwrap();
-        assert_eq!(plan.chosen.segments.layers_per_segment, 4);
+        let plan = plan_segments(&memory(), 30, 100, 20_000, LayersPerSegment::Fixed(4), 0.0).unwrap();
+        assert_eq!(plan.chosen.segments, SegmentPlan::checkpoint(30, 4));
         for k in [0, 31] {
-            let error = plan_segments(&memory(), 30, 100, 20_000, LayersPerSegment::Fixed(k));
+            let error = plan_segments(&memory(), 30, 100, 20_000, LayersPerSegment::Fixed(k), 0.0);
             assert_eq!(error, Err(PlanError::LayersPerSegment { found: k, n_layers: 30 }));
         }
     }

@@ -16,19 +16,27 @@ pub struct SegmentPlan {
     /// Number of last segments that keep their activations. At least one: the backward of the very last
     /// follows its forward at once, so computing it twice would save nothing.
     pub n_kept: usize,
+    /// Whether recomputed segments keep their layers' attention results, so that only the rest is computed
+    /// again. It pays where sequences are long.
+    pub keeps_attention: bool,
 }
 
 impl SegmentPlan {
     /// The plan that computes nothing twice: one segment, kept.
     #[must_use]
     pub fn keep_everything(n_layers: usize) -> Self {
-        Self { n_layers, layers_per_segment: n_layers.max(1), n_kept: 1 }
+        Self { n_layers, layers_per_segment: n_layers.max(1), n_kept: 1, keeps_attention: false }
     }
 
     /// Plain k-layer checkpointing: only the last segment is kept.
     #[must_use]
     pub fn checkpoint(n_layers: usize, layers_per_segment: usize) -> Self {
-        Self { n_layers, layers_per_segment: layers_per_segment.clamp(1, n_layers.max(1)), n_kept: 1 }
+        Self {
+            n_layers,
+            layers_per_segment: layers_per_segment.clamp(1, n_layers.max(1)),
+            n_kept: 1,
+            keeps_attention: false,
+        }
     }
 
     /// Number of segments.
@@ -63,7 +71,11 @@ impl SegmentPlan {
     }
 
     fn keep(&self, segment_idx: usize) -> Keep {
-        if segment_idx < self.n_recomputed() { Keep::Input } else { Keep::Activations }
+        match (segment_idx < self.n_recomputed(), self.keeps_attention) {
+            (true, false) => Keep::Input,
+            (true, true) => Keep::InputAndAttention,
+            (false, _) => Keep::Activations,
+        }
     }
 }
 
@@ -135,7 +147,7 @@ mod tests {
 
     #[test]
     fn only_the_last_segments_keep_their_activations() {
-        let plan = SegmentPlan { n_layers: 30, layers_per_segment: 4, n_kept: 3 };
+        let plan = SegmentPlan { n_layers: 30, layers_per_segment: 4, n_kept: 3, keeps_attention: false };
         let kept: Vec<bool> = (0..plan.n_segments()).map(|s| plan.keep(s) == Keep::Activations).collect();
         assert_eq!(kept, [false, false, false, false, false, true, true, true]);
         assert_eq!((plan.n_recomputed_layers(), plan.n_kept_layers()), (20, 10));

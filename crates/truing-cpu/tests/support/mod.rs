@@ -94,11 +94,12 @@ pub(crate) fn packed(sequences: &[Vec<TokenId>]) -> PackedBatch {
 pub(crate) struct Pass {
     pub(crate) layers_per_segment: usize,
     pub(crate) n_kept: usize,
+    pub(crate) keeps_attention: bool,
 }
 
 impl Pass {
     pub(crate) fn whole(spec: &DecoderSpec) -> Self {
-        Self { layers_per_segment: spec.n_layers, n_kept: 1 }
+        Self { layers_per_segment: spec.n_layers, n_kept: 1, keeps_attention: false }
     }
 }
 
@@ -113,7 +114,11 @@ pub(crate) fn backward_pass(engine: &mut CpuEngine, batch: &PackedBatch, pass: &
     let mut hidden = engine.embed(&device).unwrap();
     let mut kept = Vec::new();
     for (idx, layers) in segments.iter().enumerate() {
-        let keep = if idx + pass.n_kept >= segments.len() { Keep::Activations } else { Keep::Input };
+        let keep = match (idx + pass.n_kept >= segments.len(), pass.keeps_attention) {
+            (true, _) => Keep::Activations,
+            (false, true) => Keep::InputAndAttention,
+            (false, false) => Keep::Input,
+        };
         let (output, segment) = engine.segment_forward(&device, layers.clone(), hidden, keep).unwrap();
         hidden = output;
         kept.push(segment);

@@ -107,15 +107,17 @@ impl SftPlan {
             memory
         };
         let layers = config.layers_per_segment.0;
+        let step_shape = mean_step(&inputs.train, &epochs, packs_per_step);
+        let attention_share = StepFlops::attention_share(spec, &step_shape);
         let plan_memory = |trainable: &TrainableSpec| {
-            plan_segments(&memory_of(trainable), spec.n_layers, largest_pack, budget_bytes, layers)
+            let memory = memory_of(trainable);
+            plan_segments(&memory, spec.n_layers, largest_pack, budget_bytes, layers, attention_share)
         };
         let memory = plan_memory(&trainable).map_err(|error| {
             let adapters = TrainableSpec { lora: Some(default_lora()), frozen: Vec::new() };
             let fits_with_lora = trainable.lora.is_none() && plan_memory(&adapters).is_ok();
             does_not_fit(error, fits_with_lora)
         })?;
-        let step_shape = mean_step(&inputs.train, &epochs, packs_per_step);
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
         Ok(Self {
             digest: inputs.digest(&config),

@@ -43,9 +43,12 @@ fn k_and_what_is_kept_change_no_bit_of_the_gradient() {
         let (expected, _) = gradients(&mut engine, &SegmentPlan::keep_everything(N_LAYERS), &packs, &Solo);
         for layers_per_segment in 1..=N_LAYERS {
             for n_kept in 1..=N_LAYERS.div_ceil(layers_per_segment) {
-                let plan = SegmentPlan { n_layers: N_LAYERS, layers_per_segment, n_kept };
-                let (found, _) = gradients(&mut engine, &plan, &packs, &Solo);
-                assert_eq!(expected, found, "{plan:?}");
+                for keeps_attention in [false, true] {
+                    let plan =
+                        SegmentPlan { n_layers: N_LAYERS, layers_per_segment, n_kept, keeps_attention };
+                    let (found, _) = gradients(&mut engine, &plan, &packs, &Solo);
+                    assert_eq!(expected, found, "{plan:?}");
+                }
             }
         }
     }
