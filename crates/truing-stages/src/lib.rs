@@ -4,6 +4,7 @@
 pub mod machine;
 pub mod model;
 pub mod prove;
+pub mod quickstart;
 pub mod recipe;
 pub mod sft;
 

@@ -128,9 +128,9 @@ impl EventSink for Bars {
             }
             Event::Metrics { step, values } => {
                 if is_evaluation(&values) {
-                    self.say(&metrics_line(step, &values));
+                    self.say(&format!("step {step}, {}", figures(&values)));
                 } else if let Some((bar, _)) = self.phases.last() {
-                    bar.set_message(format!("  {}", metrics_line(step, &values)));
+                    bar.set_message(format!("  step {step}, {}", figures(&values)));
                 }
             }
             Event::Note(text) => self.say(&text),
@@ -215,10 +215,10 @@ impl EventSink for PlainLines {
                 }
             }
             Event::Metrics { step, values } => {
-                let line = metrics_line(step, &values);
+                let figures = figures(&values);
                 match self.phases.last_mut() {
-                    Some(phase) if !is_evaluation(&values) => phase.metrics = line,
-                    _ => self.printer.note(line),
+                    Some(phase) if !is_evaluation(&values) => phase.metrics = figures,
+                    _ => self.printer.note(format_args!("step {step}, {figures}")),
                 }
             }
             Event::Note(text) => self.printer.note(text),
@@ -235,7 +235,7 @@ fn is_evaluation(values: &BTreeMap<String, f64>) -> bool {
 }
 
 /// The few figures that a person watches, in a fixed order, as far as they are there.
-fn metrics_line(step: u64, values: &BTreeMap<String, f64>) -> String {
+fn figures(values: &BTreeMap<String, f64>) -> String {
     let watched: [(&str, &str, usize); 6] = [
         ("loss", "loss", 4),
         ("eval_loss", "held-out loss", 4),
@@ -244,17 +244,15 @@ fn metrics_line(step: u64, values: &BTreeMap<String, f64>) -> String {
         ("learning_rate", "rate", 0),
         ("tokens_per_second", "tokens/s", 0),
     ];
-    let mut line = format!("step {step}");
-    for (name, label, digits) in watched {
-        if let Some(value) = values.get(name) {
-            line += &match name {
-                "learning_rate" => format!(", {label} {value:.2e}"),
-                "tokens_per_second" => format!(", {value:.0} {label}"),
-                _ => format!(", {label} {value:.digits$}"),
-            };
-        }
-    }
-    line
+    let figure = |&(name, label, digits): &(&str, &str, usize)| {
+        let value = values.get(name)?;
+        Some(match name {
+            "learning_rate" => format!("{label} {value:.2e}"),
+            "tokens_per_second" => format!("{value:.0} {label}"),
+            _ => format!("{label} {value:.digits$}"),
+        })
+    };
+    watched.iter().filter_map(figure).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -266,6 +264,6 @@ mod tests {
         let values =
             [("loss", 1.23456), ("learning_rate", 1e-5), ("tokens_per_second", 151.7), ("other", 1.0)];
         let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        assert_eq!(metrics_line(7, &values), "step 7, loss 1.2346, rate 1.00e-5, 152 tokens/s");
+        assert_eq!(figures(&values), "loss 1.2346, rate 1.00e-5, 152 tokens/s");
     }
 }

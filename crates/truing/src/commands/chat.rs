@@ -122,7 +122,11 @@ fn reply(
     let running = interrupt.begin();
     let reply = model.chat(&request, &mut |text| {
         written = printer.text(text);
-        if written.is_err() || running.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if written.is_err() || running.is_interrupted() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     drop(running);
     written?;

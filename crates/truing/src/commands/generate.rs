@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use truing_types::{ChatModel, ChatReply, ChatRequest, Conversation, FinishReason, Message, Role, SamplingOptions};
+use truing_types::{
+    ChatModel, ChatReply, ChatRequest, Conversation, FinishReason, Message, Role, SamplingOptions,
+};
 
 use super::model::{ModelArguments, OpenModel};
 use super::sampling::SamplingArguments;
@@ -76,8 +78,15 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let interrupt = interrupt::for_replies()?;
     let as_json = arguments.json || are_many;
     for (index, prompt) in prompts.iter().enumerate() {
-        let reply = answer(&mut model, arguments, prompt, &sampling, &interrupt, (!as_json).then_some(context.printer))
-            .with_context(|| if are_many { format!("prompt {}", index + 1) } else { "the prompt".into() })?;
+        let reply = answer(
+            &mut model,
+            arguments,
+            prompt,
+            &sampling,
+            &interrupt,
+            (!as_json).then_some(context.printer),
+        )
+        .with_context(|| if are_many { format!("prompt {}", index + 1) } else { "the prompt".into() })?;
         if as_json {
             let line = JsonReply {
                 index,
@@ -110,10 +119,14 @@ fn answer(
     let running = interrupt.begin();
     let mut on_text = |text: &str| {
         written = printer.map_or(Ok(()), |printer| printer.text(text));
-        if written.is_err() || running.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if written.is_err() || running.is_interrupted() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     };
     let reply = match (prompt, arguments.raw) {
-        (Prompt::Text { prompt }, true) => model.complete(prompt, sampling, &mut on_text)?,
+        (Prompt::Text { prompt }, true) => model.complete(prompt, sampling, &mut on_text)?.reply,
         (Prompt::Messages(_), true) => {
             anyhow::bail!("`--raw` takes texts (`prompt`), but this line has `messages`")
         }

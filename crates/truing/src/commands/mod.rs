@@ -1,11 +1,15 @@
 //! The commands, one file each. A new one is a file and a line in [`Command`] and in its `run`.
 
+mod chat;
 mod doctor;
+mod generate;
 mod inspect;
 mod model;
 mod plan;
 mod prove;
+mod quickstart;
 mod report;
+mod sampling;
 mod sft;
 
 use clap::Subcommand;
@@ -16,6 +20,8 @@ use crate::outcome::Outcome;
 /// What can be asked of `truing`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Fine-tune a small model on data that comes with truing, and see what it learnt. About ten minutes.
+    Quickstart(quickstart::Arguments),
     /// Fine-tune a model on conversations, as a recipe says.
     Sft(sft::Arguments),
     /// Print what a recipe will take, before any work: memory, every k, time.
@@ -24,6 +30,10 @@ pub(crate) enum Command {
     Prove(prove::Arguments),
     /// Look at a conversation, a data set or a model before any work is done with it.
     Inspect(inspect::Arguments),
+    /// Talk to a model.
+    Chat(chat::Arguments),
+    /// Continue prompts, one or many.
+    Generate(generate::Arguments),
     /// Tell what this machine can do for a run, and what to fix.
     Doctor(doctor::Arguments),
     /// Write a run's HTML page anew from its folder.
@@ -34,10 +44,13 @@ impl Command {
     /// Runs the command.
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<Outcome> {
         match self {
+            Self::Quickstart(arguments) => quickstart::run(arguments, context),
             Self::Sft(arguments) => sft::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Prove(arguments) => prove::run(arguments, context),
             Self::Inspect(arguments) => inspect::run(arguments, context),
+            Self::Chat(arguments) => chat::run(arguments, context),
+            Self::Generate(arguments) => generate::run(arguments, context),
             Self::Doctor(arguments) => doctor::run(arguments, context),
             Self::Report(arguments) => report::run(arguments, context),
         }

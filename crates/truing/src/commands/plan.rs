@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use truing_stages::StageError;
 use truing_stages::sft::SftPlan;
-use truing_train::Amount;
+use truing_train::{Amount, SegmentChoice};
 
 use super::sft::{self, RecipeArguments};
 use crate::Context;
@@ -75,20 +75,25 @@ fn print(plan: &SftPlan, context: &Context) -> anyhow::Result<()> {
         ("peak", Align::Right),
         ("", Align::Left),
     ]);
-    let chosen = plan.memory.chosen;
-    for way in plan.by_layers_per_segment() {
-        let remark = if *way == chosen {
+    // Where nothing is computed twice, k makes no difference; equal neighbours share a line.
+    let is_same = |a: &SegmentChoice, b: &SegmentChoice| {
+        (a.segments.n_recomputed_layers(), a.peak_bytes) == (b.segments.n_recomputed_layers(), b.peak_bytes)
+    };
+    for alike in plan.by_layers_per_segment().chunk_by(is_same) {
+        let (first, last) = (&alike[0], &alike[alike.len() - 1]);
+        let remark = if alike.contains(&plan.memory.chosen) {
             "chosen"
-        } else if way.peak_bytes > plan.memory.budget_bytes {
+        } else if first.peak_bytes > plan.memory.budget_bytes {
             "does not fit"
         } else {
             ""
         };
+        let (from, to) = (first.segments.layers_per_segment, last.segments.layers_per_segment);
         ways.row([
-            way.segments.layers_per_segment.to_string(),
-            way.segments.n_recomputed_layers().to_string(),
-            units::bytes(way.activation_bytes),
-            units::bytes(way.peak_bytes),
+            if from == to { from.to_string() } else { format!("{from} to {to}") },
+            first.segments.n_recomputed_layers().to_string(),
+            units::bytes(first.activation_bytes),
+            units::bytes(first.peak_bytes),
             remark.to_owned(),
         ]);
     }

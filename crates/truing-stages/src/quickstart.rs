@@ -1,0 +1,343 @@
+//! The whole run on a small model, with data that comes with the program: measure, train stage by stage, measure
+//! after each. Today there is one stage; the next is a line in [`STEPS`].
+//!
+//! Everything lies in one folder: the recipe and the data as files (so that `truing sft <folder>/recipe.toml` does
+//! the same by hand), a run directory a stage, an evaluation before the first and after each stage, and
+//! `pipeline.json`, which says what is where. What is there already is not done again, so a resume is the same
+//! program once more.
+
+mod checks;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use truing_data::{OnBadRow, SourceConfig, read_rows};
+use truing_generate::LocalChat;
+use truing_model::{ModelFiles, TrainableSpec};
+use truing_store::{StoreError, atomic};
+use truing_text::{ChatRenderer, RenderOptions};
+use truing_train::{Sft, TrainError, gradients};
+use truing_types::{
+    ChatError, ChatModel, ChatRequest, Communicator, Evaluation, Event, EventSink, PackedBatch, Pipeline,
+    PipelineStage, SamplingOptions, Seed, TokenizedSample,
+};
+
+use crate::sft::{self, SftConfig, SftInputs, SftOutcome, SftPlan, Start};
+use crate::{Machine, Probe, StageError, model};
+
+pub use checks::{Check, Grade, read_checks};
+
+/// The answers asked for are short; more than this is a model that does not stop.
+const MAX_ANSWER_TOKENS: usize = 64;
+/// Tokens of the packs that the held-out loss is measured on.
+const HELD_OUT_PACK_TOKENS: usize = 1024;
+/// Where the pieces lie in the quickstart's folder.
+const RECIPE: &str = "recipe.toml";
+const TRAIN: &str = "data/train.jsonl";
+const HELD_OUT: &str = "data/heldout.jsonl";
+const CHECKS: &str = "data/checks.jsonl";
+
+/// A stage: takes the model made so far and gives the next one, or nothing when it was stopped.
+struct Step {
+    kind: &'static str,
+    run: fn(&mut Work<'_>, PathBuf) -> Result<Option<PathBuf>, QuickstartError>,
+}
+
+/// The stages in order. The evaluation after a stage carries its name.
+const STEPS: &[Step] = &[Step { kind: "sft", run: run_sft }];
+
+/// What the quickstart is made from.
+#[derive(Debug, Clone)]
+pub struct Quickstart<'a> {
+    /// Where everything goes.
+    pub folder: PathBuf,
+    /// The model's directory or file.
+    pub model: PathBuf,
+    /// What the page calls it.
+    pub model_name: String,
+    /// The recipe of the fine-tuning; its paths are relative to `folder`.
+    pub recipe: &'a str,
+    /// Changes to the recipe, as after `--set`.
+    pub overrides: Vec<String>,
+    /// Conversations to learn from, JSON lines.
+    pub train: &'a [u8],
+    /// Conversations for the held-out loss, JSON lines.
+    pub heldout: &'a [u8],
+    /// Questions that a program grades, JSON lines; see [`Check`].
+    pub checks: &'a [u8],
+    /// How conversations are rendered.
+    pub render: RenderOptions,
+    /// Go on with what the folder holds.
+    pub resume: bool,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum QuickstartOutcome {
+    /// Everything is done.
+    Finished {
+        /// The last stage's model.
+        model: PathBuf,
+        /// Before the first stage and after each.
+        evaluations: Vec<Evaluation>,
+    },
+    /// The stop flag was seen; what was done is saved.
+    Interrupted,
+}
+
+/// A quickstart that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum QuickstartError {
+    /// The folder is in use by an earlier one.
+    #[error("{} holds a quickstart already", folder.display())]
+    FolderInUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A line that is no question.
+    #[error("{}:{line}: {reason}", path.display())]
+    BadCheck {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file of an earlier run that is no longer what it was.
+    #[error("{} is damaged; delete it and resume", path.display())]
+    DamagedEvaluation {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The model could not answer.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// A stage failed.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+}
+
+impl From<StoreError> for QuickstartError {
+    fn from(error: StoreError) -> Self {
+        Self::Stage(error.into())
+    }
+}
+
+/// What every step is given.
+struct Work<'a> {
+    quickstart: &'a Quickstart<'a>,
+    machine: &'a Machine,
+    communicator: &'a dyn Communicator,
+    probe: &'a dyn Probe,
+    events: &'a mut dyn EventSink,
+    stop: &'a AtomicBool,
+}
+
+/// Runs the quickstart. `stop` is looked at after every pack and every question.
+///
+/// # Errors
+/// When the folder is in use, the model or a file of the folder is unusable, or a stage fails.
+pub fn run(
+    quickstart: &Quickstart<'_>,
+    machine: &Machine,
+    communicator: &dyn Communicator,
+    probe: &dyn Probe,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<QuickstartOutcome, QuickstartError> {
+    let folder = &quickstart.folder;
+    if !quickstart.resume && folder.join(Pipeline::FILE_NAME).exists() {
+        return Err(QuickstartError::FolderInUse { folder: folder.clone() });
+    }
+    write_files(quickstart)?;
+    let checks = read_checks(&folder.join(CHECKS), quickstart.checks)?;
+    let mut work = Work { quickstart, machine, communicator, probe, events, stop };
+
+    let mut model = quickstart.model.clone();
+    let Some(before) = work.evaluate("before", 0, &model, &checks)? else {
+        return Ok(QuickstartOutcome::Interrupted);
+    };
+    let mut evaluations = vec![before];
+    for (idx, step) in STEPS.iter().enumerate() {
+        let Some(next) = (step.run)(&mut work, model)? else { return Ok(QuickstartOutcome::Interrupted) };
+        model = next;
+        let Some(after) = work.evaluate(step.kind, idx + 1, &model, &checks)? else {
+            return Ok(QuickstartOutcome::Interrupted);
+        };
+        evaluations.push(after);
+    }
+    Ok(QuickstartOutcome::Finished { model, evaluations })
+}
+
+/// Recipe, data and the list of what will be where.
+fn write_files(quickstart: &Quickstart<'_>) -> Result<(), QuickstartError> {
+    let folder = &quickstart.folder;
+    for path in [folder.join("data"), folder.join("evaluations")] {
+        fs::create_dir_all(&path).map_err(|source| StoreError::Io { action: "create", path, source })?;
+    }
+    let kinds = std::iter::once("before").chain(STEPS.iter().map(|step| step.kind));
+    let pipeline = Pipeline {
+        title: "Quickstart".into(),
+        model: quickstart.model_name.clone(),
+        stages: STEPS
+            .iter()
+            .map(|step| PipelineStage { kind: step.kind.into(), folder: step.kind.into() })
+            .collect(),
+        evaluations: kinds.enumerate().map(|(idx, kind)| evaluation_file(idx, kind)).collect(),
+    };
+    let pipeline = serde_json::to_vec_pretty(&pipeline)
+        .map_err(|source| StoreError::Json { path: folder.join(Pipeline::FILE_NAME), source })?;
+    for (name, bytes) in [
+        (RECIPE, quickstart.recipe.as_bytes()),
+        (TRAIN, quickstart.train),
+        (HELD_OUT, quickstart.heldout),
+        (CHECKS, quickstart.checks),
+        (Pipeline::FILE_NAME, &pipeline),
+    ] {
+        atomic::write(&folder.join(name), bytes)?;
+    }
+    Ok(())
+}
+
+fn evaluation_file(idx: usize, kind: &str) -> PathBuf {
+    Path::new("evaluations").join(format!("{idx}-{kind}.json"))
+}
+
+/// Supervised fine-tuning of `model` in `<folder>/sft`.
+fn run_sft(work: &mut Work<'_>, model: PathBuf) -> Result<Option<PathBuf>, QuickstartError> {
+    let quickstart = work.quickstart;
+    let recipe = quickstart.folder.join(RECIPE);
+    let mut config =
+        SftConfig::from_toml(quickstart.recipe, &recipe, &quickstart.overrides).map_err(StageError::from)?;
+    config.model_name_or_path = model.to_string_lossy().into_owned();
+    config.output_dir = quickstart.folder.join("sft");
+    // A run directory without a recipe has not begun.
+    let has_begun = config.output_dir.join("recipe.resolved.toml").exists();
+    let start = if has_begun { Start::Resume } else { Start::Fresh };
+    let inputs = SftInputs::load(&config, quickstart.render.clone(), work.events)?;
+    let plan = SftPlan::resolve(config, &inputs, work.machine)?;
+    work.events.emit(Event::Note(plan.reason()));
+    let outcome = sft::run(&plan, &inputs, start, work.communicator, work.probe, work.events, work.stop)?;
+    Ok(match outcome {
+        SftOutcome::Finished { model, .. } => Some(model),
+        SftOutcome::Interrupted { .. } => None,
+    })
+}
+
+impl Work<'_> {
+    /// Measures a model, or reads what was measured before; `None` when it was stopped.
+    fn evaluate(
+        &mut self,
+        kind: &str,
+        idx: usize,
+        model: &Path,
+        checks: &[Check],
+    ) -> Result<Option<Evaluation>, QuickstartError> {
+        let path = self.quickstart.folder.join(evaluation_file(idx, kind));
+        if let Ok(bytes) = fs::read(&path) {
+            let evaluation = serde_json::from_slice(&bytes);
+            return evaluation
+                .map(Some)
+                .map_err(|source| QuickstartError::DamagedEvaluation { path, source });
+        }
+        let label = if idx == 0 { kind.to_owned() } else { format!("after {kind}") };
+        let Some(evaluation) = self.measure(&label, model, checks)? else { return Ok(None) };
+        let bytes = serde_json::to_vec_pretty(&evaluation)
+            .map_err(|source| StoreError::Json { path: path.clone(), source })?;
+        atomic::write(&path, &bytes)?;
+        self.events.emit(Event::Note(format!(
+            "{label}: held-out loss {:.3}, {} of {} answers right",
+            evaluation.heldout_loss.unwrap_or(f64::NAN),
+            evaluation.n_right(),
+            evaluation.answers.len()
+        )));
+        Ok(Some(evaluation))
+    }
+
+    /// Held-out loss, then greedy answers.
+    fn measure(
+        &mut self,
+        label: &str,
+        path: &Path,
+        checks: &[Check],
+    ) -> Result<Option<Evaluation>, QuickstartError> {
+        let files = ModelFiles::open(path).map_err(StageError::from)?;
+        let renderer = model::renderer(&files, self.quickstart.render.clone())?;
+        let packs = self.heldout_packs(&renderer)?;
+        let (events, stop) = (&mut *self.events, self.stop);
+        // Every name begins with nothing: no parameter learns, and no gradient takes memory.
+        let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
+        let mut engine = model::load_engine(&files, &frozen, self.machine.n_threads, Seed(0), &mut |_| ())?;
+
+        let n_tokens = packs.iter().map(|pack| pack.n_tokens() as u64).sum();
+        let phase = format!("held-out loss {label}");
+        events.emit(Event::PhaseStarted { phase, total: Some(n_tokens) });
+        let mut n_done = 0;
+        let measures = gradients::evaluate(&mut engine, &packs, &Sft, self.communicator, &mut |pack| {
+            n_done += pack.n_tokens() as u64;
+            events.emit(Event::Progress { done: n_done, note: String::new() });
+            break_if(stop)
+        });
+        let measures = match measures {
+            Ok(measures) => measures,
+            Err(TrainError::BrokenOff) => return Ok(None),
+            Err(error) => return Err(StageError::from(error).into()),
+        };
+        events.emit(Event::PhaseFinished);
+
+        let total = Some(checks.len() as u64);
+        events.emit(Event::PhaseStarted { phase: format!("answers {label}"), total });
+        let mut chat = LocalChat::new(engine, renderer);
+        let sampling = SamplingOptions { max_new_tokens: MAX_ANSWER_TOKENS, ..SamplingOptions::default() };
+        let mut answers = Vec::with_capacity(checks.len());
+        for check in checks {
+            let request = ChatRequest { conversation: check.conversation(), sampling: sampling.clone() };
+            let reply = chat.chat(&request, &mut |_| break_if(stop))?;
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            answers.push(check.grade(&reply.text));
+            let n_right = answers.iter().filter(|answer| answer.is_right).count();
+            let note = format!("{n_right} of {} right", answers.len());
+            events.emit(Event::Progress { done: answers.len() as u64, note });
+        }
+        events.emit(Event::PhaseFinished);
+        Ok(Some(Evaluation {
+            label: label.to_owned(),
+            heldout_loss: Some(measures.loss),
+            heldout_accuracy: measures.means.get("mean_token_accuracy").copied(),
+            n_heldout_tokens: measures.n_loss_tokens,
+            answers,
+        }))
+    }
+
+    fn heldout_packs(&self, renderer: &ChatRenderer) -> Result<Vec<PackedBatch>, StageError> {
+        let source = SourceConfig::new(self.quickstart.folder.join(HELD_OUT));
+        let mut packs = Vec::new();
+        let mut pack: Vec<TokenizedSample> = Vec::new();
+        for row in read_rows(&source, OnBadRow::Error)? {
+            let (row, origin) = row?;
+            let sample = renderer.training(&row, origin)?.sample;
+            let n_tokens = pack.iter().map(|sample| sample.tokens.len()).sum::<usize>();
+            if !pack.is_empty() && n_tokens + sample.tokens.len() > HELD_OUT_PACK_TOKENS {
+                packs.push(PackedBatch::from_samples(&pack)?);
+                pack.clear();
+            }
+            pack.push(sample);
+        }
+        if !pack.is_empty() {
+            packs.push(PackedBatch::from_samples(&pack)?);
+        }
+        Ok(packs)
+    }
+}
+
+fn break_if(stop: &AtomicBool) -> ControlFlow<()> {
+    if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
