@@ -11,7 +11,7 @@ use crate::error::{RowErrorKind, RowProblem};
 const EXPECTED_ROW: &str = "one JSON object a row";
 
 /// Parses one row: a JSON object.
-pub(crate) fn parse_row(bytes: &[u8]) -> Result<Map<String, Value>, RowProblem> {
+pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, RowProblem> {
     let whole = |kind| RowProblem::new("", kind, EXPECTED_ROW);
     let text = std::str::from_utf8(bytes)
         .map_err(|e| whole(RowErrorKind::NotUtf8 { column: e.valid_up_to() + 1 }))?;
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     fn check_refused(row: &[u8], message: &str) {
-        assert_eq!(parse_row(row).unwrap_err().to_string(), message);
+        assert_eq!(parse_object(row).unwrap_err().to_string(), message);
     }
 
     #[test]
@@ -179,17 +179,17 @@ mod tests {
             br#"{"a": {"b": 1, "b": 2}}"#,
             "`b` appears twice in one object; expected every key once",
         );
-        assert!(parse_row(br#"{"a": "\ud800"}"#).unwrap_err().to_string().contains("surrogate"));
-        assert!(parse_row(br#"{"a": "\udc00x"}"#).unwrap_err().to_string().contains("surrogate"));
-        assert!(parse_row(br#"{"a": 1e999}"#).unwrap_err().to_string().contains("out of range"));
+        assert!(parse_object(br#"{"a": "\ud800"}"#).unwrap_err().to_string().contains("surrogate"));
+        assert!(parse_object(br#"{"a": "\udc00x"}"#).unwrap_err().to_string().contains("surrogate"));
+        assert!(parse_object(br#"{"a": 1e999}"#).unwrap_err().to_string().contains("out of range"));
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
-        assert!(parse_row(deep.as_bytes()).unwrap_err().to_string().contains("recursion limit"));
+        assert!(parse_object(deep.as_bytes()).unwrap_err().to_string().contains("recursion limit"));
     }
 
     #[test]
     fn what_is_json_comes_through_whole() {
         let row = r#"{"b":[1,-2,2.5,true,null],"a":{"text":"é\u2028\u0085\r"}}"#;
         let expected: Value = serde_json::from_str(row).unwrap();
-        assert_eq!(Value::Object(parse_row(row.as_bytes()).unwrap()), expected);
+        assert_eq!(Value::Object(parse_object(row.as_bytes()).unwrap()), expected);
     }
 }

@@ -24,5 +24,5 @@ pub use error::{DataError, RowError, RowErrorKind, RowProblem};
 pub use formats::{FORMATS, Format, FormatColumn};
 pub use mix::{HeldOut, Split, epoch_order, split_held_out};
 pub use packing::{Packing, PackingError, PackingReport, PackingStrategy, pack_best_fit_decreasing};
-pub use source::{OnBadRow, Render, Rows, SkippedRows, SourceConfig, read_rows};
+pub use source::{OnBadRow, Render, Rows, SkippedRows, SourceConfig, parse_row, read_rows};
 pub use statistics::{LengthHistogram, LengthSummary, SourceStatistics};

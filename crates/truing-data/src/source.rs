@@ -11,6 +11,7 @@ use truing_types::{RowOrigin, TrainingRow};
 use crate::columns::{Columns, Fields, PromptTemplate};
 use crate::error::{DataError, RowError, RowProblem};
 use crate::formats::{FORMATS, Format};
+use crate::json::parse_object;
 use crate::readers::{self, RawRow, RawRows};
 
 /// Most bad rows shown in one error, and kept in a list of skipped ones.
@@ -135,6 +136,29 @@ impl SourceConfig {
         Ok((format, Columns { mapping: self.columns.clone(), prompt_template }))
     }
 
+    /// The first format that a row has the columns of.
+    fn detect(
+        &self,
+        columns: &Columns,
+        path: &Path,
+        row: &Map<String, Value>,
+    ) -> Result<&'static Format, DataError> {
+        let fields = Fields { row, columns };
+        let fits_settings = |format: &&Format| {
+            (self.prompt_template.is_none() || format.takes_prompt_template)
+                && (self.render.is_none() || format.takes_render)
+        };
+        let Some(format) = FORMATS.iter().filter(fits_settings).find(|format| (format.detect)(fields)) else {
+            return Err(DataError::UndetectedFormat {
+                path: path.to_path_buf(),
+                fields: row.keys().cloned().collect(),
+                known: FORMATS.iter().map(described).collect::<Vec<_>>().join(", "),
+            });
+        };
+        self.check_columns(format)?;
+        Ok(format)
+    }
+
     fn check_columns(&self, format: &'static Format) -> Result<(), DataError> {
         let names: Vec<_> = format.columns.iter().map(|c| c.name).collect();
         match self.columns.keys().find(|column| !names.contains(&column.as_str())) {
@@ -189,6 +213,25 @@ pub fn read_rows(config: &SourceConfig, on_bad_row: OnBadRow) -> Result<Rows, Da
     })
 }
 
+/// Reads one row out of memory: a line of JSON Lines as [`read_rows`] takes it.
+///
+/// # Errors
+/// When a setting is wrong or the row is bad.
+pub fn parse_row(line: &[u8], config: &SourceConfig, origin: RowOrigin) -> Result<TrainingRow, DataError> {
+    let (format, columns) = config.resolve()?;
+    let parsed = parse_object(line).map(|object| {
+        let detected = || config.detect(&columns, Path::new(&*origin.source), &object);
+        let format = format.map_or_else(detected, Ok)?;
+        let fields = Fields { row: &object, columns: &columns };
+        Ok::<_, DataError>((format.parse)(fields, config.render.unwrap_or_default()))
+    });
+    let row = match parsed {
+        Ok(row) => row?,
+        Err(problem) => Err(problem),
+    };
+    row.map_err(|problem| DataError::BadRows { rows: vec![RowError { origin, problem }], has_more: false })
+}
+
 /// The rows of a source in file order. The first error ends them.
 pub struct Rows {
     config: SourceConfig,
@@ -238,28 +281,11 @@ impl Rows {
         };
         let format = match self.format {
             Some(format) => format,
-            None => self.detect(Path::new(source), &object)?,
+            None => self.config.detect(&self.columns, Path::new(source), &object)?,
         };
+        self.format = Some(format);
         let fields = Fields { row: &object, columns: &self.columns };
         Ok((format.parse)(fields, self.config.render.unwrap_or_default()))
-    }
-
-    fn detect(&mut self, path: &Path, row: &Map<String, Value>) -> Result<&'static Format, DataError> {
-        let fields = Fields { row, columns: &self.columns };
-        let fits_settings = |format: &&Format| {
-            (self.config.prompt_template.is_none() || format.takes_prompt_template)
-                && (self.config.render.is_none() || format.takes_render)
-        };
-        let Some(format) = FORMATS.iter().filter(fits_settings).find(|format| (format.detect)(fields)) else {
-            return Err(DataError::UndetectedFormat {
-                path: path.to_path_buf(),
-                fields: row.keys().cloned().collect(),
-                known: FORMATS.iter().map(described).collect::<Vec<_>>().join(", "),
-            });
-        };
-        self.config.check_columns(format)?;
-        self.format = Some(format);
-        Ok(format)
     }
 
     /// Collects more bad rows behind the first, so that one run shows what there is to mend.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::{MAX_ROW_BYTES, RawRow};
 use crate::DataError;
 use crate::error::{RowErrorKind, RowProblem};
-use crate::json::parse_row;
+use crate::json::parse_object;
 
 const EXPECTED: &str = "a JSON list of objects: `[{...}, {...}]`";
 
@@ -135,7 +135,7 @@ impl<R: BufRead> JsonListRows<R> {
         } else if is_blank {
             Err(RowProblem::new("", RowErrorKind::Empty, EXPECTED))
         } else {
-            parse_row(&self.item)
+            parse_object(&self.item)
         };
         Ok(Some(RawRow { number: self.number, object }))
     }

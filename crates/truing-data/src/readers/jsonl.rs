@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::{MAX_ROW_BYTES, RawRow};
 use crate::DataError;
 use crate::error::{RowErrorKind, RowProblem};
-use crate::json::parse_row;
+use crate::json::parse_object;
 
 pub(super) struct JsonLineRows<R> {
     path: PathBuf,
@@ -75,7 +75,7 @@ impl<R: BufRead> Iterator for JsonLineRows<R> {
                 Err(RowProblem::new("", kind, "one JSON object a line"))
             } else {
                 let without_end = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-                parse_row(without_end)
+                parse_object(without_end)
             };
             return Some(Ok(RawRow { number: self.number, object }));
         }

@@ -4,6 +4,7 @@
 
 mod formats;
 mod real_data;
+mod robustness;
 mod rows;
 
 use std::path::PathBuf;
