@@ -46,7 +46,9 @@ impl Bench {
 }
 
 fn numbers(n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i * 7919 % 2003) as f32 / 1001.5 - 1.0) * 0.1).collect()
+    let mut numbers = zeroed(n);
+    numbers.iter_mut().enumerate().for_each(|(i, x)| *x = ((i * 7919 % 2003) as f32 / 1001.5 - 1.0) * 0.1);
+    numbers
 }
 
 fn main() {
@@ -125,11 +127,23 @@ fn decode(bench: &Bench) {
 
 fn vocabulary(bench: &Bench) {
     let (vocab, h) = (49152, 576);
-    if !bench.wants("linear_log_probs") {
-        return;
-    }
     let head = numbers(vocab * h);
-    let mut d_head = vec![0.0; vocab * h];
+    for c in [64, 128, 160] {
+        let operations = 2.0 * (c * vocab * h) as f64;
+        let d_logits = numbers(vocab * c);
+        let mut d_hidden = vec![0.0; c * h];
+        let d_logits = MatrixRef::new(&d_logits, vocab, c);
+        let head = MatrixRef::new(&head, vocab, h);
+        bench.run(
+            &format!("matmul d_hidden=d_logits head t={c}"),
+            operations,
+            4.0 * (vocab * h) as f64,
+            || {
+                matmul(d_logits.transposed(), head, &mut d_hidden, Write::Overwrite);
+            },
+        );
+    }
+    let mut d_head = zeroed(vocab * h);
     for n in [64, 512, 1024] {
         let operations = 2.0 * (n * vocab * h) as f64;
         let hidden = numbers(n * h);

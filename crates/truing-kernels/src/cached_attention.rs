@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "chunks written by several threads, and the tile kernels")]
 
 use crate::matmul::Write;
-use crate::micro_kernel::{DOT_COLUMNS, TILE_ROWS, Tile};
+use crate::micro_kernel::{MAX_DOT_ROWS, Tile};
 use crate::pack::panels;
 use crate::parallel::{Disjoint, for_each_item};
 use crate::simd::{SimdLevel, simd_fn};
@@ -101,23 +101,13 @@ simd_fn! {
         let heads = shape.group();
         for first in (0..heads).step_by(S::DOT_ROWS) {
             let rows = S::DOT_ROWS.min(heads - first);
-            let mut scores = [[0.0; KEYS_PER_ITEM]; TILE_ROWS];
+            let mut scores = [[0.0; KEYS_PER_ITEM]; MAX_DOT_ROWS];
             let a = (q[first * d..(first + rows) * d].as_ptr(), d);
-            for j in (0..n).step_by(DOT_COLUMNS) {
-                // Where fewer than four keys are left, the four before the end are taken again, or one four times.
-                let (j, step) = match n {
-                    DOT_COLUMNS.. => (j.min(n - DOT_COLUMNS), stride),
-                    _ => (j, 0),
-                };
-                let width = if step == 0 { 1 } else { DOT_COLUMNS };
-                for j in j..if step == 0 { n } else { j + 1 } {
-                    let mut out = [[0.0; DOT_COLUMNS]; TILE_ROWS];
-                    // SAFETY: the rows of q were sliced, and the keys lie inside `k`.
-                    unsafe { simd.dots(rows, d, a, (k[j * stride..].as_ptr(), step), &mut out) };
-                    for (scores, out) in scores.iter_mut().zip(&out) {
-                        scores[j..j + width].copy_from_slice(&out[..width]);
-                    }
-                }
+            for j in 0..n {
+                let mut sums = [0.0; MAX_DOT_ROWS];
+                // SAFETY: the rows of q and the key were sliced.
+                unsafe { simd.dots(rows, d, a, k[j * stride..j * stride + d].as_ptr(), &mut sums) };
+                scores.iter_mut().zip(sums).for_each(|(scores, sum)| scores[j] = sum);
             }
             let stats = &mut stats[first * stats_floats(d)..(first + rows) * stats_floats(d)];
             for (scores, stats) in scores.iter_mut().zip(stats.chunks_exact_mut(stats_floats(d))) {

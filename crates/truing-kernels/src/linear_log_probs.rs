@@ -255,7 +255,7 @@ fn run(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows, mut grad
     }
     let h = hidden.len() / n;
     assert!(
-        h > 0 && hidden.len() == n * h && head.len() % h == 0,
+        h > 0 && hidden.len() == n * h && head.len().is_multiple_of(h),
         "linear_log_probs: hidden [n, h], head [vocab, h]"
     );
     let vocab = head.len() / h;
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn chunks_are_even_and_whole() {
         assert_eq!(chunks(0, 160), []);
-        assert_eq!(chunks(5, 160), [0..5]);
+        assert_eq!(chunks(5, 160).as_slice(), std::slice::from_ref(&(0..5)));
         assert_eq!(chunks(512, 160).iter().map(Range::len).collect::<Vec<_>>(), [128; 4]);
         for n in 1..700 {
             let chunks = chunks(n, 48);

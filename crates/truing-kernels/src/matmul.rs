@@ -5,9 +5,9 @@
 //!
 //! - k is cut into equal chunks of at most [`MAX_K_CHUNK`], by k alone. Each chunk's sum is one chain in the order of
 //!   k, and the chunks are added to C in order: that order, and so every bit, depends on nothing but k.
-//! - B's chunk is packed into panels one tile wide, once, by all threads; a block of panels stays in a core's second
-//!   level cache while the rows of A pass by it. Where A is stored by rows it is read where it lies, six rows at a
-//!   time from the first level cache; where it is transposed it is packed too.
+//! - A block of B, a few panels one tile wide, stays in a core's second level cache while the rows of A pass by it.
+//!   Where B is transposed its chunk is packed into panels, once, by all threads; where it is stored by rows it is read
+//!   where it lies. Of A, six rows are in the first level cache; it is packed where it is transposed.
 //! - Blocks of C are the items the threads take; a block is written by one thread.
 //!
 //! With few rows (decoding) packing the weights would cost more than it gains: they should stream once from memory. Up
@@ -16,11 +16,11 @@
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
-use crate::micro_kernel::{DOT_COLUMNS, MAX_TILE_COLUMNS, TILE_ROWS, Tile};
+use crate::micro_kernel::{MAX_DOT_ROWS, MAX_TILE_COLUMNS, TILE_ROWS, Tile};
 use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
-use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
+use crate::simd::{MAX_LANES, SimdLevel, lanes, simd_fn};
 use crate::vector::add_assign;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -84,7 +84,7 @@ const PACK_FLOATS: usize = 2 * 1024 * 1024;
 /// transposed product.
 const MAX_DOT_PRODUCT_ROWS: usize = 4;
 const MAX_TURNED_ROWS: usize = 48;
-/// Longest part of the depth in an item of packing.
+/// Longest part of the depth of A in an item of packing.
 const PACK_DEPTH: usize = 64;
 /// Items a block of C is cut into where it is large enough: threads end together, and taking an item costs nothing.
 const ITEMS: usize = 48;
@@ -172,24 +172,20 @@ impl Region<'_> {
         let n_row_tiles = self.rows.len().div_ceil(TILE_ROWS);
         let n_panels = self.columns.len().div_ceil(tile_columns);
         let pack_a = !self.a.is_row_major();
+        let pack_b = !(self.b.is_row_major() && self.b.cols.is_multiple_of(lanes(level)));
 
-        let b_len = k * n_panels * tile_columns;
+        let b_len = if pack_b { k * n_panels * tile_columns } else { 0 };
         let a_len = if pack_a { k * n_row_tiles * TILE_ROWS } else { 0 };
         let (packed_b, packed_a) = scratch.floats(b_len + a_len).split_at_mut(b_len);
         let (to_b, to_a) = (Disjoint::new(packed_b), Disjoint::new(packed_a));
-        // What is stored by rows of the depth is read whole rows at a time and dealt out to the panels, for memory
-        // gives long runs much faster; what is stored by columns is turned a panel at a time.
         let parts: Vec<Range<usize>> = equal_parts(k, PACK_DEPTH, MAX_LANES).collect();
-        let panels_per_item = if self.b.is_row_major() { n_panels } else { 1 };
-        let n_b_items = n_panels / panels_per_item * parts.len();
+        let n_b_items = if pack_b { n_panels } else { 0 };
         let n_a_items = if pack_a { parts.len() } else { 0 };
         for_each_item(n_b_items + n_a_items, |item| {
-            let part = parts[item % parts.len()].clone();
             if item < n_b_items {
-                let first = item / parts.len() * panels_per_item;
-                pack_b_panels(level, self, first..first + panels_per_item, part, to_b);
+                pack_b_panel(level, self, item, to_b);
             } else {
-                self.pack_a_tiles(part, to_a);
+                self.pack_a_tiles(parts[item - n_b_items].clone(), to_a);
             }
         });
 
@@ -232,33 +228,26 @@ impl Region<'_> {
     }
 }
 
-fn tile_columns(level: SimdLevel) -> usize {
-    match level {
-        SimdLevel::Portable => 8,
-        SimdLevel::Avx2 => 16,
-        SimdLevel::Avx512 => 64,
+simd_fn! {
+    fn tile_columns<S>(_simd) -> usize {
+        S::TILE_COLUMNS
     }
 }
 
 simd_fn! {
-    /// Part of the depth of panels of B, each row as many whole vectors as a panel's columns need.
-    fn pack_b_panels<S>(simd, region: &Region<'_>, panels: Range<usize>, part: Range<usize>, to: Disjoint<'_, f32>) {
+    /// A panel of B, each row as many whole vectors as the panel's columns need.
+    fn pack_b_panel<S>(simd, region: &Region<'_>, panel: usize, to: Disjoint<'_, f32>) {
         let (b, k) = (region.b, region.depth.len());
-        let step = if b.is_row_major() { 1 } else { part.len() };
-        for first in part.clone().step_by(step) {
-            for panel in panels.clone() {
-                let column = region.columns.start + panel * S::TILE_COLUMNS;
-                let width = S::TILE_COLUMNS.min(region.columns.end - column);
-                let stride = padded::<S>(width);
-                // SAFETY: an item writes only its own depths of its own panels.
-                let to = unsafe { to.part(panel * k * S::TILE_COLUMNS + first * stride, step * stride) };
-                let from = &b.data[(region.depth.start + first) * b.row_stride + column * b.col_stride..];
-                if b.is_row_major() {
-                    pack_rows(simd, from, b.row_stride, (1, width), 1.0, to, stride);
-                } else {
-                    pack_columns(simd, from, b.col_stride, (step, width), to, stride);
-                }
-            }
+        let column = region.columns.start + panel * S::TILE_COLUMNS;
+        let width = S::TILE_COLUMNS.min(region.columns.end - column);
+        let stride = padded::<S>(width);
+        // SAFETY: an item writes only its own panel.
+        let to = unsafe { to.part(panel * k * S::TILE_COLUMNS, k * stride) };
+        let from = &b.data[region.depth.start * b.row_stride + column * b.col_stride..];
+        if b.is_row_major() {
+            pack_rows(simd, from, b.row_stride, (k, width), 1.0, to, stride);
+        } else {
+            pack_columns(simd, from, b.col_stride, (k, width), to, stride);
         }
     }
 }
@@ -281,22 +270,25 @@ simd_fn! {
             for panel in panels.clone() {
                 let column = region.columns.start + panel * S::TILE_COLUMNS;
                 let width = S::TILE_COLUMNS.min(region.columns.end - column);
-                let b = packed_b[panel * k * S::TILE_COLUMNS..].as_ptr();
-                let b_step = padded::<S>(width);
-                let vectors = b_step / S::LANES;
-                if width == b_step {
+                let vectors = padded::<S>(width) / S::LANES;
+                let (b, b_step) = if packed_b.is_empty() {
+                    (region.b.pointer(region.depth.start, column), region.b.row_stride)
+                } else {
+                    (packed_b[panel * k * S::TILE_COLUMNS..].as_ptr(), vectors * S::LANES)
+                };
+                if width == vectors * S::LANES {
                     // SAFETY: the tile lies inside C, and no other item touches it.
                     let to = unsafe { c.pointer(row * n + column, (n_rows - 1) * n + width) };
                     let tile = Tile { k, a, a_row, a_step, b, b_step, c: to, c_row: n, write: region.write };
-                    // SAFETY: A has these rows, the panel k rows of whole vectors, C the tile.
+                    // SAFETY: A has these rows, B (or its panel) k rows of whole vectors, C the tile.
                     unsafe { simd.tile(n_rows, vectors, &tile) };
                 } else {
                     let mut sums = [0.0; TILE_ROWS * MAX_TILE_COLUMNS];
                     let write = Write::Overwrite;
-                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: sums.as_mut_ptr(), c_row: b_step, write };
+                    let tile = Tile { k, a, a_row, a_step, b, b_step, c: sums.as_mut_ptr(), c_row: MAX_TILE_COLUMNS, write };
                     // SAFETY: as above, and the sums have room for a full tile.
                     unsafe { simd.tile(n_rows, vectors, &tile) };
-                    for (i, sums) in sums.chunks_exact(b_step).take(n_rows).enumerate() {
+                    for (i, sums) in sums.chunks_exact(MAX_TILE_COLUMNS).take(n_rows).enumerate() {
                         // SAFETY: inside the tile, which no other item touches.
                         let to = unsafe { c.part((row + i) * n + column, width) };
                         write_row(region.write, sums, to);
@@ -317,9 +309,9 @@ fn write_row(write: Write, sums: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Columns of C in an item of the streaming products: whole tiles, and whole fours.
+/// Columns of C in an item of the streaming products, in whole tiles.
 fn stream_columns(n: usize) -> usize {
-    (n / STREAM_ITEMS).clamp(*STREAM_COLUMNS.start(), *STREAM_COLUMNS.end()) / 12 * 12
+    (n / STREAM_ITEMS).clamp(*STREAM_COLUMNS.start(), *STREAM_COLUMNS.end()) / TILE_ROWS * TILE_ROWS
 }
 
 /// `a` stored by rows, `b` transposed: each element is the dot product of two contiguous rows.
@@ -411,30 +403,16 @@ simd_fn! {
     fn dot_product_columns<S>(
         simd, a: MatrixRef<'_>, b: MatrixRef<'_>, columns: Range<usize>, c: Disjoint<'_, f32>, write: Write,
     ) {
-        let (k, n) = (a.cols, b.cols);
-        for column in columns.clone().step_by(DOT_COLUMNS) {
-            let width = DOT_COLUMNS.min(columns.end - column);
-            // Where fewer than four columns are left, the last one is read again in place of the missing.
-            let b_row = if width == DOT_COLUMNS { b.col_stride } else { 0 };
+        for column in columns {
             for row in (0..a.rows).step_by(S::DOT_ROWS) {
                 let n_rows = S::DOT_ROWS.min(a.rows - row);
-                let a_rows = (a.pointer(row, 0), a.row_stride);
-                let mut out = [[0.0; DOT_COLUMNS]; TILE_ROWS];
-                if width == DOT_COLUMNS {
-                    // SAFETY: these rows of A and columns of B exist, each k floats in one piece.
-                    unsafe { simd.dots(n_rows, k, a_rows, (b.pointer(0, column), b_row), &mut out) };
-                } else {
-                    for j in 0..width {
-                        let mut one = [[0.0; DOT_COLUMNS]; TILE_ROWS];
-                        // SAFETY: as above; a stride of 0 reads one column four times.
-                        unsafe { simd.dots(n_rows, k, a_rows, (b.pointer(0, column + j), b_row), &mut one) };
-                        out.iter_mut().zip(&one).for_each(|(out, one)| out[j] = one[j]);
-                    }
-                }
-                for (i, out) in out.iter().take(n_rows).enumerate() {
+                let mut sums = [0.0; MAX_DOT_ROWS];
+                // SAFETY: these rows of A and this column of B exist, each a.cols floats in one piece.
+                unsafe { simd.dots(n_rows, a.cols, (a.pointer(row, 0), a.row_stride), b.pointer(0, column), &mut sums) };
+                for (i, sum) in sums[..n_rows].iter().enumerate() {
                     // SAFETY: an item writes only its own columns.
-                    let to = unsafe { c.part((row + i) * n + column, width) };
-                    write_row(write, out, to);
+                    let to = unsafe { c.part((row + i) * b.cols + column, 1) };
+                    write_row(write, std::slice::from_ref(sum), to);
                 }
             }
         }
@@ -443,7 +421,7 @@ simd_fn! {
 
 /// Adds `bias` to every row of `rows: [_, bias.len()]`. Panics when the length does not fit.
 pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
-    assert!(!bias.is_empty() && rows.len() % bias.len() == 0, "add_bias: rows is [rows, bias]");
+    assert!(!bias.is_empty() && rows.len().is_multiple_of(bias.len()), "add_bias: rows is [rows, bias]");
     let rows_per_item = (ELEMENTS_PER_ITEM / bias.len()).max(1);
     if rows.len() <= ELEMENTS_PER_ITEM {
         return rows.chunks_exact_mut(bias.len()).for_each(|row| add_assign(row, bias));
@@ -458,7 +436,7 @@ pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
 pub fn bias_backward(d_rows: &[f32], d_bias: &mut [f32]) {
     const COLUMNS: usize = 128;
     let width = d_bias.len();
-    assert!(width > 0 && d_rows.len() % width == 0, "bias_backward: d_rows is [rows, bias]");
+    assert!(width > 0 && d_rows.len().is_multiple_of(width), "bias_backward: d_rows is [rows, bias]");
     let d_bias = Disjoint::new(d_bias);
     let add_columns = |block: usize| {
         let start = block * COLUMNS;

@@ -78,54 +78,50 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, t: &Ti
     }
 }
 
-/// Vectors `b` of rows of A against rows of B, both contiguous in k: `ROWS` x `COLUMNS` dot products.
+/// Chains of additions in a dot product: enough to hide the latency of one, and the same for every number of rows.
+const DOT_CHAINS: usize = 4;
+
+/// Most rows of any level's [`MicroKernel::dots`].
+pub(crate) const MAX_DOT_ROWS: usize = 4;
+
+/// `ROWS` rows of A against one row of B, all contiguous in k.
 #[inline(always)]
-unsafe fn dots<S: Simd, const ROWS: usize, const COLUMNS: usize>(
+unsafe fn dots<S: Simd, const ROWS: usize>(
     simd: S,
     k: usize,
     a: *const f32,
     a_row: usize,
     b: *const f32,
-    b_row: usize,
-    out: &mut [[f32; COLUMNS]; ROWS],
+    out: &mut [f32; MAX_DOT_ROWS],
 ) {
-    let mut sums = [[simd.splat(0.0); COLUMNS]; ROWS];
-    let whole = k / S::LANES * S::LANES;
+    let mut sums = [[simd.splat(0.0); DOT_CHAINS]; ROWS];
+    let step = DOT_CHAINS * S::LANES;
     let mut p = 0;
-    // SAFETY: the caller vouches for ROWS rows of A and COLUMNS rows of B, each of k floats.
+    // SAFETY: the caller vouches for ROWS rows of A and the row of B, each of k floats.
     unsafe {
-        while p < whole {
-            let mut b_vectors = [simd.splat(0.0); COLUMNS];
-            for (j, vector) in b_vectors.iter_mut().enumerate() {
-                *vector = simd.load_ptr(b.add(j * b_row + p));
-            }
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = simd.load_ptr(a.add(i * a_row + p));
-                for (sum, vector) in sums.iter_mut().zip(b_vectors) {
-                    *sum = simd.fma(x, vector, *sum);
+        while p + step <= k {
+            for chain in 0..DOT_CHAINS {
+                let at = p + chain * S::LANES;
+                let vector = simd.load_ptr(b.add(at));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    sums[chain] = simd.fma(simd.load_ptr(a.add(i * a_row + at)), vector, sums[chain]);
                 }
+            }
+            p += step;
+        }
+        while p < k {
+            let rest = |start: *const f32| simd.load_or(std::slice::from_raw_parts(start.add(p), k - p), 0.0);
+            let vector = rest(b);
+            for (i, sums) in sums.iter_mut().enumerate() {
+                sums[0] = simd.fma(rest(a.add(i * a_row)), vector, sums[0]);
             }
             p += S::LANES;
         }
-        if p < k {
-            let rest = |start: *const f32| simd.load_or(std::slice::from_raw_parts(start.add(p), k - p), 0.0);
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = rest(a.add(i * a_row));
-                for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum = simd.fma(x, rest(b.add(j * b_row)), *sum);
-                }
-            }
-        }
     }
-    for (out, sums) in out.iter_mut().zip(sums) {
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = simd.sum(sum);
-        }
+    for (out, [c0, c1, c2, c3]) in out.iter_mut().zip(sums) {
+        *out = simd.sum(simd.add(simd.add(c0, c1), simd.add(c2, c3)));
     }
 }
-
-/// Rows of B that [`MicroKernel::dots`] takes at once.
-pub(crate) const DOT_COLUMNS: usize = 4;
 
 /// The tile kernels of a level.
 pub(crate) trait MicroKernel: Simd {
@@ -142,17 +138,17 @@ pub(crate) trait MicroKernel: Simd {
     /// What [`Tile`] describes must be readable and writable for that many rows and vectors.
     unsafe fn tile(self, rows: usize, vectors: usize, tile: &Tile);
 
-    /// `out[i][j] = Σ_p a[i · a_row + p] b[j · b_row + p]` for `rows` (1..=DOT_ROWS) and four `j`.
+    /// `out[i] = Σ_p a[i · a_row + p] b[p]` for `rows` (1..=DOT_ROWS).
     ///
     /// # Safety
-    /// `rows` rows of `a` and four of `b`, each of `k` floats, must be readable.
+    /// `rows` rows of `a`, and `b`, each of `k` floats, must be readable.
     unsafe fn dots(
         self,
         rows: usize,
         k: usize,
         a: (*const f32, usize),
-        b: (*const f32, usize),
-        out: &mut [[f32; DOT_COLUMNS]; TILE_ROWS],
+        b: *const f32,
+        out: &mut [f32; MAX_DOT_ROWS],
     );
 }
 
@@ -183,21 +179,20 @@ macro_rules! micro_kernel {
                 rows: usize,
                 k: usize,
                 (a, a_row): (*const f32, usize),
-                (b, b_row): (*const f32, usize),
-                out: &mut [[f32; DOT_COLUMNS]; TILE_ROWS],
+                b: *const f32,
+                out: &mut [f32; MAX_DOT_ROWS],
             ) {
                 #[$features]
                 unsafe fn compiled<const ROWS: usize>(
-                    simd: $level, k: usize, a: *const f32, a_row: usize, b: *const f32, b_row: usize,
-                    out: &mut [[f32; DOT_COLUMNS]; TILE_ROWS],
+                    simd: $level, k: usize, a: *const f32, a_row: usize, b: *const f32,
+                    out: &mut [f32; MAX_DOT_ROWS],
                 ) {
-                    let out = out.first_chunk_mut::<ROWS>().expect("at most TILE_ROWS rows");
                     // SAFETY: passed on to the caller.
-                    unsafe { dots::<$level, ROWS, DOT_COLUMNS>(simd, k, a, a_row, b, b_row, out) }
+                    unsafe { dots::<$level, ROWS>(simd, k, a, a_row, b, out) }
                 }
                 match rows {
                     // SAFETY: `self` proves the instructions, the caller the memory.
-                    $($dots => unsafe { compiled::<$dots>(self, k, a, a_row, b, b_row, out) },)*
+                    $($dots => unsafe { compiled::<$dots>(self, k, a, a_row, b, out) },)*
                     _ => unreachable!("dot products of {rows} rows"),
                 }
             }
@@ -205,15 +200,15 @@ macro_rules! micro_kernel {
     };
 }
 
-micro_kernel!(Portable, 2, 3, inline(never),
+micro_kernel!(Portable, 2, 2, inline(never),
     tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)],
-    dots [1 2 3]);
+    dots [1 2]);
 #[cfg(target_arch = "x86_64")]
 micro_kernel!(Avx2, 2, 2, target_feature(enable = "avx2,fma"),
     tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)],
     dots [1 2]);
 #[cfg(target_arch = "x86_64")]
-micro_kernel!(Avx512, 4, 6, target_feature(enable = "avx2,fma,avx512f"),
+micro_kernel!(Avx512, 4, 4, target_feature(enable = "avx2,fma,avx512f"),
     tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)
            (1, 3) (2, 3) (3, 3) (4, 3) (5, 3) (6, 3) (1, 4) (2, 4) (3, 4) (4, 4) (5, 4) (6, 4)],
-    dots [1 2 3 4 5 6]);
+    dots [1 2 3 4]);

@@ -89,7 +89,7 @@ simd_fn! {
 #[allow(unsafe_code, reason = "rows written by several threads")]
 pub fn rms_norm_forward(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let width = weight.len();
-    assert!(width > 0 && x.len() % width == 0, "rms_norm_forward: x is [rows, width]");
+    assert!(width > 0 && x.len().is_multiple_of(width), "rms_norm_forward: x is [rows, width]");
     assert_eq!(x.len(), out.len(), "rms_norm_forward: out is as x");
     let level = SimdLevel::current();
     let rows_per_item = (ELEMENTS_PER_ITEM / width).max(1);
@@ -116,7 +116,7 @@ pub fn rms_norm_backward(
     d_weight: Option<&mut [f32]>,
 ) {
     let width = weight.len();
-    assert!(width > 0 && x.len() % width == 0, "rms_norm_backward: x is [rows, width]");
+    assert!(width > 0 && x.len().is_multiple_of(width), "rms_norm_backward: x is [rows, width]");
     assert!(d_out.len() == x.len() && d_x.len() == x.len(), "rms_norm_backward: d_out and d_x are as x");
     let level = SimdLevel::current();
     let rows_per_item = (ELEMENTS_PER_ITEM / width).max(1);

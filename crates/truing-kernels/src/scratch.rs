@@ -1,36 +1,29 @@
 //! Working memory that outlives a call: one buffer per thread and use, grown when needed, aligned to cache lines.
 
-#![allow(unsafe_code, reason = "a slice of cache lines seen as a slice of floats")]
-
+use crate::memory::zeroed;
 use std::cell::Cell;
 use std::thread::LocalKey;
 
 const FLOATS_PER_LINE: usize = 16;
 
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-#[expect(dead_code, reason = "seen only as floats, through a pointer")]
-struct CacheLine([f32; FLOATS_PER_LINE]);
-
 /// A buffer that is kept between calls.
 #[derive(Default)]
-pub(crate) struct Scratch(Vec<CacheLine>);
+pub(crate) struct Scratch(Vec<f32>);
 
 impl Scratch {
     pub(crate) const fn new() -> Self {
         Scratch(Vec::new())
     }
 
-    /// The first `len` floats, holding whatever the last use left.
+    /// `len` floats from the start of a cache line, holding whatever the last use left.
     pub(crate) fn floats(&mut self, len: usize) -> &mut [f32] {
-        let lines = len.div_ceil(FLOATS_PER_LINE);
-        if self.0.len() < lines {
-            // The old numbers are of no use, so they are not copied.
+        if self.0.len() < len + FLOATS_PER_LINE {
+            // The old numbers are of no use, so they are freed before the new buffer is made.
             self.0 = Vec::new();
-            self.0.resize(lines, CacheLine([0.0; FLOATS_PER_LINE]));
+            self.0 = zeroed(len + FLOATS_PER_LINE);
         }
-        // SAFETY: a line is sixteen floats without padding, and there are enough lines.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+        let start = self.0.as_ptr().align_offset(FLOATS_PER_LINE * size_of::<f32>());
+        &mut self.0[start..start + len]
     }
 }
 

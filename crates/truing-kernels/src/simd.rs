@@ -540,6 +540,13 @@ macro_rules! simd_fn {
 }
 pub(crate) use simd_fn;
 
+simd_fn! {
+    /// Floats in a register of a level.
+    pub(crate) fn lanes<S>(_simd) -> usize {
+        S::LANES
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,7 +24,7 @@ use crate::micro_kernel::{MicroKernel, TILE_ROWS, Tile};
 use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
-use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
+use crate::simd::{MAX_LANES, SimdLevel, lanes, simd_fn};
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -83,7 +83,7 @@ impl AttentionShape {
     /// Panics where the heads cannot be grouped or the window is empty.
     pub(crate) fn check(&self) {
         assert!(self.head_dim > 0 && self.n_kv_heads > 0, "attention: heads are not empty");
-        assert!(self.n_heads % self.n_kv_heads == 0, "attention: n_kv_heads divides n_heads");
+        assert!(self.n_heads.is_multiple_of(self.n_kv_heads), "attention: n_kv_heads divides n_heads");
         assert!(self.sliding_window != Some(0), "attention: a token sees itself");
     }
 }
@@ -549,7 +549,7 @@ simd_fn! {
                     };
                     let mut tiles = (queries..end).step_by(TILE_ROWS).filter(|&tile| sees(tile));
                     let Some(first) = tiles.next() else { continue };
-                    let last = tiles.last().unwrap_or(first);
+                    let last = tiles.next_back().unwrap_or(first);
                     let end = end.min(last + TILE_ROWS);
 
                     for tile in (first..end).step_by(TILE_ROWS) {
@@ -710,13 +710,4 @@ pub fn varlen_attention_backward(
             }
         });
     });
-}
-
-fn lanes(level: SimdLevel) -> usize {
-    simd_fn! {
-        fn lanes_of<S>(_simd) -> usize {
-            S::LANES
-        }
-    }
-    lanes_of(level)
 }

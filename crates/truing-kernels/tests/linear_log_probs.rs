@@ -43,7 +43,7 @@ fn argmaxes(hidden: &[f32], head: &[f32], h: usize) -> Vec<u32> {
         .chunks(h)
         .map(|x| {
             let best = head.chunks(h).enumerate().max_by(|a, b| z(a.1, x).total_cmp(&z(b.1, x)));
-            best.unwrap().0 as u32
+            best.expect("a vocabulary").0 as u32
         })
         .collect()
 }

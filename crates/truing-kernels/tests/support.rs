@@ -48,8 +48,8 @@ pub(crate) fn at_every_level(mut test: impl FnMut(SimdLevel)) {
 pub(crate) fn assert_threads_do_not_matter(compute: impl Fn() -> Vec<Vec<f32>> + Sync) {
     at_every_level(|level| {
         let on_pool = |n_threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
-            pool.install(|| with_simd_level(level, &compute).unwrap())
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().expect("a thread pool");
+            pool.install(|| with_simd_level(level, &compute).expect("an available level"))
         };
         let one = on_pool(1);
         for n_threads in 2..=4 {
