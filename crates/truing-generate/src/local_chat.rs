@@ -93,10 +93,11 @@ impl<E: Engine> LocalChat<E> {
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<LocalReply, GenerateError> {
         let tokens = self.renderer.prompt(&request.conversation)?;
-        self.continue_tokens(&tokens, &request.sampling, on_text)
+        let decoder = StreamDecoder::new(self.renderer.tokenizer(), true);
+        self.run(&tokens, decoder, &request.sampling, on_text)
     }
 
-    /// Continues tokens.
+    /// Continues the text of these tokens.
     ///
     /// # Errors
     /// As [`LocalChat::complete`].
@@ -106,7 +107,17 @@ impl<E: Engine> LocalChat<E> {
         sampling: &SamplingOptions,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<LocalReply, GenerateError> {
-        let mut decoder = StreamDecoder::new(self.renderer.tokenizer(), true);
+        let decoder = StreamDecoder::continuing(self.renderer.tokenizer(), true, prompt);
+        self.run(prompt, decoder, sampling, on_text)
+    }
+
+    fn run(
+        &mut self,
+        prompt: &[TokenId],
+        mut decoder: StreamDecoder,
+        sampling: &SamplingOptions,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<LocalReply, GenerateError> {
         let mut stops = StopTexts::new(&sampling.stop);
         let mut text = String::new();
         let mut is_stopped = false;

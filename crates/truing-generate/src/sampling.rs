@@ -26,8 +26,10 @@ pub struct Sampler {
     top_k: usize,
     top_p: f64,
     generator: ChaCha8Rng,
-    /// Kept between tokens so that no memory is asked for: `(token, unnormalised probability)`.
+    /// `(token, unnormalised probability)` by ascending token; kept so that no memory is asked for.
     candidates: Vec<(TokenId, f64)>,
+    /// Logits while the k highest are looked for; kept for the same reason.
+    sorting: Vec<f32>,
 }
 
 impl Sampler {
@@ -61,6 +63,7 @@ impl Sampler {
             top_p: f64::from(top_p),
             generator: Seed(options.seed).generator("draw tokens", &[]),
             candidates: Vec::new(),
+            sorting: Vec::new(),
         })
     }
 
@@ -84,25 +87,42 @@ impl Sampler {
         Some(DrawnToken { token: token as TokenId, log_prob: log_prob as f32 })
     }
 
+    /// The lowest logit that top-k keeps, and how many tokens with just that logit it keeps.
+    fn top_k_threshold(&mut self, logits: &[f32]) -> Option<(f32, usize)> {
+        if self.top_k == 0 || self.top_k >= logits.len() {
+            return None;
+        }
+        self.sorting.clear();
+        self.sorting.extend_from_slice(logits);
+        let (above, &mut threshold, _) =
+            self.sorting.select_nth_unstable_by(self.top_k - 1, |a, b| b.total_cmp(a));
+        let n_above = above.iter().filter(|&&logit| logit > threshold).count();
+        Some((threshold, self.top_k - n_above))
+    }
+
     fn draw_one(&mut self, logits: &[f32], highest: f64) -> usize {
+        let keep = self.top_k_threshold(logits);
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend(logits.iter().enumerate().filter_map(|(token, &logit)| {
+        let mut n_equal_left = keep.map_or(0, |(_, n_equal)| n_equal);
+        for (token, &logit) in logits.iter().enumerate() {
+            if let Some((threshold, _)) = keep {
+                if logit < threshold || (logit == threshold && n_equal_left == 0) {
+                    continue;
+                }
+                n_equal_left -= usize::from(logit == threshold);
+            }
             let probability = ((f64::from(logit) - highest) / self.temperature).exp();
-            (probability > 0.0).then_some((token as TokenId, probability))
-        }));
-        let by_probability = |a: &(TokenId, f64), b: &(TokenId, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if self.top_k > 0 && self.top_k < candidates.len() {
-            candidates.select_nth_unstable_by(self.top_k - 1, by_probability);
-            candidates.truncate(self.top_k);
-            candidates.sort_unstable_by_key(|candidate| candidate.0);
+            if probability > 0.0 {
+                candidates.push((token as TokenId, probability));
+            }
         }
         if self.top_p < 1.0 {
             let total: f64 = candidates.iter().map(|candidate| candidate.1).sum();
             // All tokens below this together stay below 1 - p, so the others reach p without them.
             let negligible = total * (1.0 - self.top_p) / candidates.len() as f64;
             candidates.retain(|candidate| candidate.1 >= negligible);
-            candidates.sort_unstable_by(by_probability);
+            candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             let mut reached = 0.0;
             let needed = candidates.iter().position(|candidate| {
                 reached += candidate.1;

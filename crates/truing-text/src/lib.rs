@@ -2,6 +2,15 @@
 //!
 //! [`ChatRenderer`] is what stages use. It renders a row once, tokenizes the text once, and finds the tokens
 //! that are to be learnt by the bytes they cover. Nothing here knows a tensor.
+//!
+//! Loss rests on what the assistant says and on the token that ends its turn, and on nothing else: not on the
+//! header before it, nor on the newline after it. Where a template marks the assistant's text with
+//! `{% generation %}` the marks are believed; else each turn's place is found by rendering beginnings of the
+//! conversation, or with a mark in place of the content, and every step is checked against the text. A turn
+//! that cannot be found is an error. A token that covers any byte of a turn belongs to it, as in transformers.
+//!
+//! The text of a special token inside a message becomes that token, as in transformers; a
+//! [`RenderNote::SpecialTokenInContent`] says so.
 
 mod error;
 pub mod gguf;

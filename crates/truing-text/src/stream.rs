@@ -4,6 +4,9 @@ use truing_types::TokenId;
 
 use crate::{TextError, Tokenizer};
 
+/// Tokens of what was shown before that [`StreamDecoder::continuing`] looks at: more than one character has.
+const CONTEXT_TOKENS: usize = 8;
+
 /// Turns tokens into text one by one. The pieces joined are what [`Tokenizer::decode`] gives for all tokens.
 ///
 /// A piece of text is the difference between two decodings that begin at the same, already settled token, so
@@ -23,6 +26,17 @@ impl StreamDecoder {
     #[must_use]
     pub fn new(tokenizer: &Tokenizer, skip_special: bool) -> Self {
         Self { tokenizer: tokenizer.clone(), skip_special, ids: Vec::new(), n_shown: 0 }
+    }
+
+    /// A decoder in the middle of a text, after tokens that have been shown. SentencePiece drops the space
+    /// before the first word of a text, but not before the next one.
+    #[must_use]
+    pub fn continuing(tokenizer: &Tokenizer, skip_special: bool, shown: &[TokenId]) -> Self {
+        let is_skipped = |id: &TokenId| skip_special && tokenizer.is_special(*id);
+        let mut ids: Vec<TokenId> =
+            shown.iter().rev().copied().filter(|id| !is_skipped(id)).take(CONTEXT_TOKENS).collect();
+        ids.reverse();
+        Self { n_shown: ids.len(), ids, ..Self::new(tokenizer, skip_special) }
     }
 
     /// Takes the next token and returns the text that it settles: nothing while a character is incomplete.

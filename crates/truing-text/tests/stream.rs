@@ -60,6 +60,18 @@ fn sentence_piece_keeps_spaces_inside_and_drops_the_first() {
 }
 
 #[test]
+fn a_continued_text_keeps_the_space_before_its_next_word() {
+    let tokenizer = sentence_piece();
+    let shown = tokenizer.encode("<s>the", SpecialTokens::Parse).unwrap();
+    let next = tokenizer.encode("wheel", SpecialTokens::Parse).unwrap();
+    let text_after =
+        |mut decoder: StreamDecoder| -> String { next.iter().map(|&id| decoder.push(id).unwrap()).collect() };
+    assert_eq!(text_after(StreamDecoder::continuing(&tokenizer, true, &shown)), " wheel");
+    assert_eq!(text_after(StreamDecoder::continuing(&tokenizer, true, &[1])), "wheel");
+    assert_eq!(text_after(StreamDecoder::new(&tokenizer, true)), "wheel");
+}
+
+#[test]
 fn special_tokens_are_skipped_when_asked() {
     let tokenizer = tiny();
     let ids = tokenizer.encode("a<|im_end|>b", SpecialTokens::Parse).unwrap();

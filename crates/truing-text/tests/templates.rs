@@ -1,5 +1,6 @@
 //! Templates that fail, and the corners that goldens do not reach.
 
+use proptest::prelude::*;
 use serde_json::{Map, json};
 use truing_text::{ChatRenderer, ChatTemplate, RenderOptions, TextError};
 use truing_types::{Conversation, Role};
@@ -124,4 +125,18 @@ fn a_renderer_without_template_says_so() {
     let tokenizer = truing_text::Tokenizer::from_files(files).unwrap();
     let renderer = ChatRenderer::new(tokenizer, RenderOptions::default()).unwrap();
     assert!(matches!(renderer.prompt(&one_turn()), Err(TextError::NoChatTemplate)));
+}
+
+proptest! {
+    /// Whatever stands in a template, the answer is a text or an error.
+    #[test]
+    fn no_template_panics(pieces in prop::collection::vec(prop::sample::select(vec![
+        "{%", "%}", "{{", "}}", "{#", "#}", "-", "+", " ", "'", "\"", "\\", "generation", "endgeneration", "raw",
+        "endraw", "for m in messages", "endfor", "if", "endif", "m.content", "[", "]", "(", ")", "|", "trim",
+        "tojson", "messages", "0", ":", "~", "é", "\r\n", "set x = ", "macro f()", "endmacro", ".split(", "轮",
+    ]), 0..24)) {
+        if let Ok(template) = ChatTemplate::from_source(&pieces.concat()) {
+            let _ = template.render(&one_turn(), &RenderOptions::default());
+        }
+    }
 }
