@@ -68,7 +68,8 @@ pub trait Recipe: Serialize + DeserializeOwned {
 /// overrides to where the program runs.
 ///
 /// An override is `key=value` or `table.key=value`, with a number for the place in a list
-/// (`data.0.weight=2`). The value is read as TOML where it can be, as text otherwise.
+/// (`data.0.weight=2`). The value is read as TOML where it can be, as text otherwise; `key=` gives the key back
+/// its default.
 ///
 /// # Errors
 /// When text is not TOML, a key is unknown, or a value does not fit; the error names the line or the override.
@@ -94,16 +95,17 @@ pub fn to_toml(recipe: &impl Recipe) -> String {
 fn apply_override<R: Recipe>(recipe: &R, typed: &str) -> Result<R, String> {
     let (keys, value) = typed.split_once('=').ok_or("expected `key=value`")?;
     let as_toml = toml::from_str::<Table>(&format!("value = {value}")).ok();
-    let value = as_toml
-        .filter(|table| table.len() == 1)
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(value.trim().to_owned()));
+    let as_toml = as_toml.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
     let mut root = Value::try_from(recipe).map_err(|error| error.to_string())?;
     let mut place = &mut root;
-    for key in keys.trim().split('.') {
+    let (tables, key) = keys.trim().rsplit_once('.').unwrap_or(("", keys.trim()));
+    for key in tables.split('.').filter(|key| !key.is_empty()) {
         place = step_into(place, key)?;
     }
-    *place = value;
+    match place {
+        Value::Table(table) if value.trim().is_empty() => drop(table.remove(key)),
+        _ => *step_into(place, key)? = as_toml.unwrap_or_else(|| Value::String(value.trim().to_owned())),
+    }
     root.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
@@ -188,6 +190,7 @@ mod tests {
         assert_eq!((example.data[0].weight, example.lora), (3.0, Some(Lora { rank: 8 })));
         assert_eq!(example.output_dir, Path::new("here"), "an override's path is not the recipe's");
         assert_eq!(read(TEXT, &[]).unwrap().output_dir, Path::new("recipes/runs/a"));
+        assert_eq!(read(TEXT, &["name=x", "name="]).unwrap().name, None);
         let lists = read(TEXT, &["data=[{path = \"b\"}, {path = \"c\"}]"]).unwrap();
         assert_eq!(lists.data.len(), 2);
     }

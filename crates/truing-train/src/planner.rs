@@ -157,17 +157,21 @@ pub fn plan_segments(
         LayersPerSegment::Fixed(k) if (1..=n_layers).contains(&k) => (k..=k, false),
         LayersPerSegment::Fixed(found) => return Err(PlanError::LayersPerSegment { found, n_layers }),
     };
-    let choice = |layers_per_segment, n_kept| {
-        let segments = SegmentPlan { n_layers, layers_per_segment, n_kept };
+    let choice = |layers_per_segment, n_kept, keeps_attention| {
+        let segments = SegmentPlan { n_layers, layers_per_segment, n_kept, keeps_attention };
         SegmentChoice::of(memory, segments, tokens_per_pack)
     };
     // Keeping every segment is the same for all k; it stands for k = L alone.
     let most_kept = |k: usize| if keeps_more { (n_layers.div_ceil(k) - 1).max(1) } else { 1 };
     let chosen = ks
         .clone()
-        .flat_map(|k| (1..=most_kept(k)).map(move |n_kept| choice(k, n_kept)))
-        .min_by_key(|choice| choice.rank(budget_bytes));
-    let by_layers_per_segment: Vec<SegmentChoice> = ks.map(|k| choice(k, 1)).collect();
+        .flat_map(|k| (1..=most_kept(k)).map(move |n_kept| (k, n_kept)))
+        .flat_map(|(k, n_kept)| {
+            let may_keep_attention = keeps_more && k < n_layers;
+            (0..=u8::from(may_keep_attention)).map(move |keeps| choice(k, n_kept, keeps == 1))
+        })
+        .min_by_key(|choice| choice.rank(budget_bytes, attention_share));
+    let by_layers_per_segment: Vec<SegmentChoice> = ks.map(|k| choice(k, 1, false)).collect();
     match chosen {
         Some(chosen) if chosen.peak_bytes <= budget_bytes => Ok(MemoryPlan {
             memory: *memory,

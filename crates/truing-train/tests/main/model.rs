@@ -27,7 +27,7 @@ pub(crate) fn spec() -> DecoderSpec {
         rope_scaling: None,
         max_position_embeddings: 128,
         tie_word_embeddings: true,
-        qkv_bias: true,
+        qkv_bias: false,
         output_bias: false,
         mlp_bias: false,
         qk_norm: true,
