@@ -132,20 +132,21 @@ impl From<StoreError> for QuickstartError {
 /// What every step is given.
 struct Work<'a> {
     quickstart: &'a Quickstart<'a>,
-    machine: &'a Machine,
+    look_at_machine: &'a dyn Fn() -> Machine,
     communicator: &'a dyn Communicator,
     probe: &'a dyn Probe,
     events: &'a mut dyn EventSink,
     stop: &'a AtomicBool,
 }
 
-/// Runs the quickstart. `stop` is looked at after every pack and every question.
+/// Runs the quickstart. The machine is looked at before each stage is planned, because what was done before leaves
+/// memory behind; `stop` after every pack and every question.
 ///
 /// # Errors
 /// When the folder is in use, the model or a file of the folder is unusable, or a stage fails.
 pub fn run(
     quickstart: &Quickstart<'_>,
-    machine: &Machine,
+    look_at_machine: &dyn Fn() -> Machine,
     communicator: &dyn Communicator,
     probe: &dyn Probe,
     events: &mut dyn EventSink,
@@ -157,7 +158,7 @@ pub fn run(
     }
     write_files(quickstart)?;
     let checks = read_checks(&folder.join(CHECKS), quickstart.checks)?;
-    let mut work = Work { quickstart, machine, communicator, probe, events, stop };
+    let mut work = Work { quickstart, look_at_machine, communicator, probe, events, stop };
 
     let mut model = quickstart.model.clone();
     let Some(before) = work.evaluate("before", 0, &model, &checks)? else {
@@ -221,7 +222,7 @@ fn run_sft(work: &mut Work<'_>, model: PathBuf) -> Result<Option<PathBuf>, Quick
     let has_begun = config.output_dir.join("recipe.resolved.toml").exists();
     let start = if has_begun { Start::Resume } else { Start::Fresh };
     let inputs = SftInputs::load(&config, quickstart.render.clone(), work.events)?;
-    let plan = SftPlan::resolve(config, &inputs, work.machine)?;
+    let plan = SftPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
     work.events.emit(Event::Note(plan.reason()));
     let outcome = sft::run(&plan, &inputs, start, work.communicator, work.probe, work.events, work.stop)?;
     Ok(match outcome {
@@ -273,7 +274,8 @@ impl Work<'_> {
         let (events, stop) = (&mut *self.events, self.stop);
         // Every name begins with nothing: no parameter learns, and no gradient takes memory.
         let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
-        let mut engine = model::load_engine(&files, &frozen, self.machine.n_threads, Seed(0), &mut |_| ())?;
+        let mut engine =
+            model::load_engine(&files, &frozen, (self.look_at_machine)().n_threads, Seed(0), &mut |_| ())?;
 
         let n_tokens = packs.iter().map(|pack| pack.n_tokens() as u64).sum();
         let phase = format!("held-out loss {label}");

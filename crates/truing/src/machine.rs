@@ -58,13 +58,18 @@ pub(crate) fn resident_bytes() -> Option<u64> {
 /// Share of a matrix product's rate that a whole training step reaches, for estimates of time.
 const STEP_SHARE: f64 = 0.7;
 
-/// What a stage is told about this machine. Where the system does not tell its memory, all is allowed.
-pub(crate) fn for_stages(n_threads: usize) -> Machine {
+/// Rate that a training step can be expected to reach, in GFLOP/s. Takes a moment.
+pub(crate) fn measure_step_gigaflops() -> f64 {
+    STEP_SHARE * truing_kernels::measure_matmul_gflops()
+}
+
+/// What a stage is told about this machine as it is now. Where the system does not tell its memory, all is allowed.
+pub(crate) fn for_stages(n_threads: usize, gigaflops: f64) -> Machine {
     Machine {
         n_threads,
         available_bytes: memory().usable_bytes().unwrap_or(u64::MAX),
         resident_bytes: resident_bytes().unwrap_or(0),
-        gigaflops: Some(STEP_SHARE * truing_kernels::measure_matmul_gflops()),
+        gigaflops: Some(gigaflops),
     }
 }
 

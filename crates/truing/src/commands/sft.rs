@@ -96,7 +96,8 @@ pub(crate) fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow:
     }
     let mut events = progress::for_this_terminal(&context.printer);
     let inputs = SftInputs::load(&config, render_options(), events.as_mut())?;
-    let plan = SftPlan::resolve(config, &inputs, &machine::for_stages(context.n_threads))?;
+    let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
+    let plan = SftPlan::resolve(config, &inputs, &machine)?;
     Ok(Prepared { inputs, plan })
 }
 

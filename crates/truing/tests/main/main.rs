@@ -2,5 +2,7 @@
 
 mod basics;
 mod command;
+mod inspect;
 mod sft;
+mod talk;
 mod tiny_model;

@@ -1,0 +1,123 @@
+//! Chat, generate and the quickstart on a tiny model.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::command::{run, truing};
+use crate::tiny_model;
+
+/// A folder with a tiny model in `model`.
+fn workshop() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    tiny_model::write(&model);
+    let model = model.display().to_string();
+    (folder, model)
+}
+
+#[test]
+fn generate_is_deterministic_and_takes_text_file_and_lines() {
+    let (folder, model) = workshop();
+    let with = |more: &[&str]| {
+        let first = ["generate", "--model", &model, "--max-new-tokens", "8"];
+        run(folder.path(), first.iter().copied().chain(more.iter().copied())).expect_status(0).stdout
+    };
+    let greedy = with(&["Hello"]);
+    assert_eq!(greedy, with(&["Hello"]));
+    let sampled = ["Hello", "--temperature", "1.5", "--top-k", "50", "--top-p", "0.9", "--seed", "5"];
+    assert_eq!(with(&sampled), with(&sampled));
+    let as_json: Value = serde_json::from_str(&with(&["Hello", "--json"])).unwrap();
+    assert_eq!(format!("{}\n", as_json["text"].as_str().unwrap()), greedy);
+    assert_eq!(as_json["n_new_tokens"], 8);
+    let raw: Value = serde_json::from_str(&with(&["Hello", "--json", "--raw"])).unwrap();
+    assert_eq!(raw["n_prompt_tokens"], 5, "one token a byte, and no template");
+
+    let file = folder.path().join("prompts.jsonl");
+    fs::write(
+        &file,
+        "{\"prompt\": \"Hello\"}\n{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}\n",
+    )
+    .unwrap();
+    let lines = with(&["--file", file.to_str().unwrap()]);
+    let replies: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(replies.len(), 2);
+    assert_eq!((&replies[0]["text"], &replies[1]["text"]), (&as_json["text"], &as_json["text"]));
+}
+
+#[test]
+fn generate_refuses_what_it_cannot_do() {
+    let (folder, model) = workshop();
+    for (more, expected) in [
+        (&["x", "--temperature=-1"][..], "`--temperature` is -1, expected 0 or more"),
+        (&["x", "--top-p", "0"], "`--top-p` is 0"),
+        (&["--file", "no-such-file"], "cannot read no-such-file"),
+        (&["", "--raw"], "the prompt is empty"),
+    ] {
+        let arguments = ["generate", "--model", &model].into_iter().chain(more.iter().copied());
+        run(folder.path(), arguments).expect_status(2).expect_stderr(&["error: ", expected]);
+    }
+    run(folder.path(), ["generate", "--model", "no-such-model", "x"])
+        .expect_status(2)
+        .expect_stderr(&["error: ", "no-such-model"]);
+}
+
+#[test]
+fn a_chat_follows_lines_and_commands() {
+    let (folder, model) = workshop();
+    let mut child = truing(folder.path())
+        .args(["chat", "--model", &model, "--max-new-tokens", "4", "--system", "Sing."])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"Hello\n/nonsense\n/seed 3\n/reset\nHello\n/quit\nnever read\n").unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("`/nonsense` is no command"), "{stderr}");
+    assert_eq!(stderr.matches("cut off at --max-new-tokens").count(), 2, "{stderr}");
+    assert!(!output.stdout.is_empty());
+}
+
+#[test]
+fn the_quickstart_runs_to_its_report_and_resumes() {
+    let (folder, model) = workshop();
+    let output = folder.path().join("quickstart");
+    let arguments = |more: &[&str]| -> Vec<String> {
+        let first =
+            ["quickstart", "--quiet", "--json", "--model", &model, "--output", output.to_str().unwrap()];
+        first.iter().chain(more).map(|&argument| argument.to_owned()).collect()
+    };
+    // The tiny model's tokens are bytes, so its samples are longer than the recipe's packs.
+    let settings = ["--max-steps", "3", "--set", "max_length=2048"];
+    let finished = run(folder.path(), arguments(&settings)).expect_status(0);
+    let result: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(result["status"], "finished");
+    let evaluations = result["evaluations"].as_array().unwrap();
+    assert_eq!((&evaluations[0]["label"], &evaluations[1]["label"]), (&"before".into(), &"after sft".into()));
+    let loss = |idx: usize| evaluations[idx]["heldout_loss"].as_f64().unwrap();
+    assert!(loss(1) < loss(0), "{} is not below {}", loss(1), loss(0));
+    assert_eq!(evaluations[1]["answers"].as_array().unwrap().len(), 24);
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        assert!(output.join("sft/model").join(name).is_file(), "{name}");
+    }
+    let page = fs::read_to_string(output.join("report.html")).unwrap();
+    assert!(page.contains("Questions, before and after") && page.contains("chart-0-loss"));
+
+    run(folder.path(), arguments(&settings))
+        .expect_status(2)
+        .expect_stderr(&["holds a quickstart already", "--resume"]);
+    // The evaluation after the stage is lost; a resume makes it again, to the same figures, and trains nothing.
+    fs::remove_file(output.join("evaluations/1-sft.json")).unwrap();
+    let metrics = fs::read(output.join("sft/metrics.jsonl")).unwrap();
+    let again = run(folder.path(), arguments(&[&settings[..], &["--resume"]].concat())).expect_status(0);
+    let again: Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!(again["evaluations"], result["evaluations"]);
+    assert_eq!(fs::read(output.join("sft/metrics.jsonl")).unwrap(), metrics);
+}
