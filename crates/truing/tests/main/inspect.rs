@@ -132,3 +132,23 @@ fn a_model_shows_its_parts_and_what_is_missing() {
     assert!(shown.stdout.contains("BirdForCausalLM") && shown.stdout.contains("F32"), "{}", shown.stdout);
     assert_eq!(shown.stdout.matches("problem: ").count(), 2, "{}", shown.stdout);
 }
+
+#[test]
+fn real_chats_pack_to_98_percent() {
+    let (Some(model), Some(shared)) =
+        (std::env::var_os("TRUING_TEST_GGUF"), std::env::var_os("TRUING_TEST_SHARED"))
+    else {
+        println!("skipped: TRUING_TEST_GGUF or TRUING_TEST_SHARED is not set");
+        return;
+    };
+    let rows = PathBuf::from(shared).join("data/math/gsm8k_train.jsonl.gz");
+    let home = tempfile::tempdir().unwrap();
+    let mut arguments: Vec<std::ffi::OsString> = vec!["inspect".into(), "data".into(), "--json".into()];
+    arguments.extend(["--model".into(), model, "--data".into(), rows.into()]);
+    arguments
+        .extend(["--column", "prompt=question", "--column", "completion=answer", "--chat"].map(Into::into));
+    let shown = run(home.path(), arguments).expect_status(0);
+    let json: Value = serde_json::from_str(&shown.stdout).unwrap();
+    let utilisation = json["packing"]["utilisation"].as_f64().unwrap();
+    assert!(utilisation >= 0.98, "{utilisation}");
+}

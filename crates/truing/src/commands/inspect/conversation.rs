@@ -9,7 +9,7 @@ use truing_data::{OnBadRow, read_rows};
 use truing_text::{ChatRenderer, RenderedSample};
 use truing_types::{RowOrigin, TrainingRow};
 
-use super::{SourceArguments, percent, renderer};
+use super::{SourceArguments, omissions, percent, renderer};
 use crate::Context;
 use crate::commands::model::ModelArguments;
 use crate::outcome::{Outcome, WithHint};
@@ -122,7 +122,9 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let renderer = renderer(&arguments.model.find(context)?)?;
     let (row, origin, format) = find_row(arguments)?;
     let rendered = renderer.training(&row, origin)?;
-    let view = View::of(&renderer, rendered, format, arguments.max_length);
+    let omissions = omissions(&row, &rendered.text);
+    let mut view = View::of(&renderer, rendered, format, arguments.max_length);
+    view.notes.extend(omissions);
     if arguments.json {
         context.printer.json(&view)?;
     } else {

@@ -8,10 +8,10 @@ use truing_data::{
     Dataset, DatasetBuilder, LengthHistogram, LengthSummary, LongSamplePolicy, OnBadRow, Packing,
     PackingReport, PackingStrategy, SourceStatistics, epoch_order, read_rows,
 };
-use truing_text::{ChatRenderer, RenderNote};
+use truing_text::ChatRenderer;
 use truing_types::{Event, EventSink, RowOrigin, Seed, TrainingRow};
 
-use super::{SourceArguments, percent, renderer};
+use super::{SourceArguments, omissions, percent, renderer, without_message_number};
 use crate::Context;
 use crate::commands::model::ModelArguments;
 use crate::outcome::Outcome;
@@ -174,11 +174,13 @@ impl Gathered {
         renderer: &ChatRenderer,
         builder: &mut DatasetBuilder,
     ) {
-        for rendered in renderer.training_many(rows) {
+        for ((row, _), rendered) in rows.iter().zip(renderer.training_many(rows)) {
             match rendered {
                 Ok(rendered) => {
                     self.lengths.push(rendered.sample.tokens.len() as u32);
-                    for note in &rendered.notes {
+                    let mut notes: Vec<String> = rendered.notes.iter().map(ToString::to_string).collect();
+                    notes.extend(omissions(row, &rendered.text));
+                    for note in &notes {
                         let noted = self.notes.entry(without_message_number(note));
                         let first = || Noted { n_times: 0, first: rendered.sample.origin.to_string() };
                         noted.or_insert_with(first).n_times += 1;
@@ -197,15 +199,6 @@ impl Gathered {
         if self.bad_rows.len() < MAX_LISTED_ROWS {
             self.bad_rows.push(reason.to_string());
         }
-    }
-}
-
-/// Remarks about different messages are counted together.
-fn without_message_number(note: &RenderNote) -> String {
-    let text = note.to_string();
-    match text.split_once(": ") {
-        Some((place, remark)) if place.starts_with("message ") => remark.to_owned(),
-        _ => text,
     }
 }
 
