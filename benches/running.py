@@ -51,22 +51,26 @@ def run(command, **environment):
 
 
 def json_lines(text):
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    """Lines that are JSON objects; TRL prints dictionaries of Python among them."""
+    return [json.loads(line) for line in text.splitlines() if line.startswith('{"')]
 
 
 def truing_recipe(folder, *, model, data, pack, steps, packs_a_step=1, learning_rate=2e-5, extra=""):
     """Writes a recipe that does what peers/sft_trl.py does, and nothing besides."""
     recipe = folder / "recipe.toml"
     recipe.write_text(f"""
-model = "{model}"
+model_name_or_path = "{model}"
 output_dir = "{folder / 'run'}"
 max_steps = {steps}
-pack_tokens = {pack}
+max_length = {pack}
+long_samples = "truncate"
 packs_per_step = {packs_a_step}
 learning_rate = {learning_rate}
-schedule = "constant"
+lr_scheduler_type = "constant"
 warmup_steps = 0
+weight_decay = 0.0
 {extra}
+
 [[data]]
 path = "{data}"
 """, encoding="utf-8")

@@ -1,7 +1,7 @@
 //! A GGUF file's vocabulary written as the tokenizer files of a model directory.
 //!
 //! GGUF names its pre-tokenizer by a word (`tokenizer.ggml.pre`); what the words mean is taken from the
-//! tokenizers that the models were published with. A word not listed in [`PRE_TOKENIZERS`] is an error: a
+//! tokenizers that the models were published with. A word not listed in `PRE_TOKENIZERS` is an error: a
 //! wrong split still gives text that looks right, and a model that is a little worse.
 
 use std::collections::HashMap;
