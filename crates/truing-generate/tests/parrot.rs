@@ -8,11 +8,14 @@ use truing_model::spec::ParameterSpec;
 use truing_model::{DecoderSpec, Engine, EngineError, Keep, TokenLogProbs, TrainableSpec};
 use truing_types::{Communicator, PackedBatch, TargetTokens, TokenId};
 
+/// Logits `[vocab]` after the tokens so far.
+type NextLogits = dyn Fn(&[TokenId]) -> Vec<f32>;
+
 /// Says what `next` says, and remembers every token that it had to read.
 pub(crate) struct Parrot {
     spec: DecoderSpec,
     trainable: TrainableSpec,
-    next: Box<dyn Fn(&[TokenId]) -> Vec<f32>>,
+    next: Box<NextLogits>,
     pub(crate) n_read: usize,
 }
 
