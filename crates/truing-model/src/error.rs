@@ -174,7 +174,7 @@ pub enum ModelError {
     #[error(transparent)]
     Store(#[from] truing_store::StoreError),
     /// A model that is nowhere.
-    #[error("model `{reference}` was not found. Looked at:{}\n{advice}", looked_at.iter().map(|l| format!("\n  - {l}")).collect::<String>())]
+    #[error("model `{reference}` was not found. Looked at:{}\n{advice}", as_list(looked_at))]
     NotFound {
         /// What was asked for.
         reference: String,
@@ -201,4 +201,8 @@ pub enum ModelError {
         /// The digest found.
         found: String,
     },
+}
+
+fn as_list(places: &[String]) -> String {
+    places.iter().map(|place| format!("\n  - {place}")).collect()
 }

@@ -233,8 +233,7 @@ impl Hub<'_> {
         request.call().map_err(|error| failed(url, error.to_string()))
     }
 
-    /// Tries again after failures that may pass; `is_progress` tells whether the last attempt brought
-    /// something.
+    /// Tries again after failures that may pass, until several attempts in a row have brought no byte.
     fn with_patience<T>(&self, mut attempt: impl FnMut() -> Result<T, Attempt>) -> Result<T, ModelError> {
         let mut wait = self.options.retry_wait;
         let mut fruitless = 0;
