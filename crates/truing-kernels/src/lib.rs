@@ -1,4 +1,13 @@
 //! The operations on plain slices, forward and backward side by side.
+//!
+//! One file per operation: formula, source, shapes, forward, backward. Under them [`matmul`] and the tile kernels it
+//! shares with attention; under those one trait over the instruction sets, chosen at run time.
+//!
+//! - Threads are those of rayon's current pool, which the caller installs. No bit of a result depends on their number:
+//!   work is cut by sizes alone, and every sum has one order.
+//! - Results of different [`SimdLevel`]s differ by rounding.
+//! - NaN and infinity in an input reach what depends on it, and nothing else.
+//! - Sizes that do not fit are the caller's error and panic; a model's shapes are checked where it is loaded.
 
 mod adamw;
 mod cached_attention;

@@ -11,8 +11,8 @@
 //! - Blocks of C are the items the threads take; a block is written by one thread.
 //!
 //! With few rows (decoding) packing the weights would cost more than it gains: they should stream once from memory. Up
-//! to four rows, each result is a dot product of two rows. Up to 48, the transposed product is made, whose A are the
-//! weights, read where they lie, and whose packed B are the few rows.
+//! to [`MAX_DOT_PRODUCT_ROWS`], each result is a dot product of two rows. Up to [`MAX_TURNED_ROWS`], the transposed
+//! product is made, whose A are the weights, read where they lie, and whose packed B are the few rows.
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
@@ -83,7 +83,7 @@ const PACK_FLOATS: usize = 2 * 1024 * 1024;
 /// Up to this many rows of A, products with a transposed B are made of dot products; up to the next, of tiles of the
 /// transposed product.
 const MAX_DOT_PRODUCT_ROWS: usize = 4;
-const MAX_TURNED_ROWS: usize = 48;
+const MAX_TURNED_ROWS: usize = 64;
 /// Longest part of the depth of A in an item of packing.
 const PACK_DEPTH: usize = 64;
 /// Items a block of C is cut into where it is large enough: threads end together, and taking an item costs nothing.
