@@ -1,6 +1,6 @@
 //! The operations on plain slices, forward and backward side by side.
 //!
-//! One file per operation: formula, source, shapes, forward, backward. Under them [`matmul`] and the tile kernels it
+//! One file per operation: formula, source, shapes, forward, backward. Under them [`matmul()`] and the tile kernels it
 //! shares with attention; under those one trait over the instruction sets, chosen at run time.
 //!
 //! - Threads are those of rayon's current pool, which the caller installs. No bit of a result depends on their number:
