@@ -69,10 +69,11 @@ impl Bars {
                 self.screen.remove(&inner);
             }
             let (bar, estimator) = &self.phases[place];
-            bar.set_length(total.unwrap_or(0));
-            bar.set_position(0);
-            if let Ok(mut estimator) = estimator.lock() {
-                estimator.go_on(total.unwrap_or(0), bar.elapsed().as_secs_f64());
+            if let (Ok(mut estimator), Some(remaining)) = (estimator.lock(), total) {
+                estimator.go_on(remaining, bar.elapsed().as_secs_f64());
+                let (done, total) = estimator.position();
+                bar.set_length(total);
+                bar.set_position(done);
             }
             return;
         }
@@ -111,8 +112,8 @@ impl EventSink for Bars {
                 if let Some((bar, estimator)) = self.phases.last() {
                     if let Ok(mut estimator) = estimator.lock() {
                         estimator.update(done, bar.elapsed().as_secs_f64());
+                        bar.set_position(estimator.position().0);
                     }
-                    bar.set_position(done);
                     if !note.is_empty() {
                         bar.set_message(format!("  {note}"));
                     }
@@ -149,7 +150,6 @@ struct PlainLines {
 
 struct PlainPhase {
     name: String,
-    total: Option<u64>,
     started: Instant,
     estimator: Estimator,
     metrics: String,
@@ -174,7 +174,6 @@ impl EventSink for PlainLines {
             {
                 self.phases.truncate(place + 1);
                 let going_on = &mut self.phases[place];
-                going_on.total = total;
                 going_on.estimator.go_on(total.unwrap_or(0), going_on.started.elapsed().as_secs_f64());
             }
             Event::PhaseStarted { phase, total } => {
@@ -182,7 +181,6 @@ impl EventSink for PlainLines {
                 self.last_line = Some(Instant::now());
                 self.phases.push(PlainPhase {
                     name: phase,
-                    total,
                     started: Instant::now(),
                     estimator: Estimator::new(total.unwrap_or(0), 0.0),
                     metrics: String::new(),
@@ -195,7 +193,8 @@ impl EventSink for PlainLines {
                     phase.estimator.update(done, now);
                     if is_due {
                         let mut line = phase.name.clone();
-                        if let Some(total) = phase.total.filter(|&total| total > 0) {
+                        let (done, total) = phase.estimator.position();
+                        if total > 0 {
                             let percent = 100.0 * done as f64 / total as f64;
                             line += &format!(" {percent:.0} %, {}", phase.estimator.left(now));
                         }

@@ -24,6 +24,8 @@ pub(crate) enum TimeLeft {
 pub(crate) struct Estimator {
     total: u64,
     done: u64,
+    /// Units that were done before the count began anew.
+    done_before: u64,
     updated_at: f64,
     is_moving: bool,
     watched_seconds: f64,
@@ -37,6 +39,7 @@ impl Estimator {
         Self {
             total,
             done: 0,
+            done_before: 0,
             updated_at: now,
             is_moving: false,
             watched_seconds: 0.0,
@@ -45,16 +48,24 @@ impl Estimator {
         }
     }
 
-    /// The same work goes on after a break, counted anew; the pace is kept.
-    pub(crate) fn go_on(&mut self, total: u64, now: f64) {
-        self.total = total;
-        self.done = 0;
+    /// The same work goes on after a break, with `remaining` units ahead that are counted from 0 again. The pace is
+    /// kept, and so is what was done before.
+    pub(crate) fn go_on(&mut self, remaining: u64, now: f64) {
+        self.total = self.total.max(remaining);
+        self.done_before = self.total - remaining;
+        self.done = self.done_before;
         self.updated_at = now;
+    }
+
+    /// Units done and all units.
+    pub(crate) fn position(&self) -> (u64, u64) {
+        (self.done, self.total)
     }
 
     /// The work has come to `done`. A first report far ahead of the start is a resume: what was done before
     /// says nothing about the pace.
     pub(crate) fn update(&mut self, done: u64, now: f64) {
+        let done = done + self.done_before;
         let seconds = (now - self.updated_at).max(0.0);
         let units = done.saturating_sub(self.done);
         let is_a_jump_of_a_resume = !self.is_moving && units > 0 && seconds < 0.5 && units < self.total;
@@ -164,6 +175,20 @@ mod tests {
         }
         let left = seconds(estimator.left(400.0));
         assert!((left - 8700.0).abs() < 0.15 * 8700.0 * 4.0 && left > 4000.0, "{left}");
+    }
+
+    #[test]
+    fn a_break_keeps_pace_and_position() {
+        let mut estimator = Estimator::new(100, 0.0);
+        for done in 1..=40 {
+            estimator.update(done, f64::from(done as u32));
+        }
+        estimator.go_on(60, 50.0);
+        assert_eq!(estimator.position(), (40, 100));
+        assert!((seconds(estimator.left(50.0)) - 60.0).abs() < 1e-6);
+        estimator.update(10, 60.0);
+        assert_eq!(estimator.position(), (50, 100));
+        assert!((seconds(estimator.left(60.0)) - 50.0).abs() < 1e-6);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! The crate's integration tests.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 mod page;
 mod tensorboard_reader;

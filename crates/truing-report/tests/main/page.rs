@@ -29,7 +29,7 @@ fn write_pipeline(folder: &Path, n_steps: u64) {
             "loss": 0.6 + 1.9 * (-4.0 * t).exp() + 0.25 * noise,
             "mean_token_accuracy": 0.85 - 0.4 * (-4.0 * t).exp() + 0.04 * noise,
             "grad_norm": 1.2 + 2.0 * (-6.0 * t).exp() + 0.3 * noise + if step == n_steps / 2 { 9.0 } else { 0.0 },
-            "learning_rate": 3e-4 * (step as f64 / 10.0).min(1.0) * 0.5 * (1.0 + (3.14159 * t).cos()),
+            "learning_rate": 3e-4 * (step as f64 / 10.0).min(1.0) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos()),
             "tokens_per_second": 148.0 + 9.0 * noise,
             "utilisation": 0.991 + 0.008 * noise,
             "peak_memory_gib": 1.91 + 0.03 * t,

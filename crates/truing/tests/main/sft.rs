@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -151,6 +152,34 @@ fn a_killed_run_resumes_to_the_same_bits() {
     let changed =
         [arguments(&killed), vec!["--set".into(), "learning_rate=5e-4".into(), "--resume".into()]].concat();
     run(workshop.home(), changed).expect_status(2).expect_stderr(&["learning_rate"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_run_saves_says_so_and_resumes() {
+    let workshop = Workshop::new();
+    let metrics = workshop.path("run/metrics.jsonl");
+    let arguments = workshop.on_recipe("sft", &["--set", "max_steps=400"]);
+    let child = truing(workshop.home())
+        .args(&arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while steps_of(&metrics, "loss").len() < 5 && started.elapsed() < Duration::from_secs(120) {
+        std::thread::yield_now();
+    }
+    // The shell's own `kill`: the standard library sends no signal but SIGKILL.
+    let interrupt = format!("kill -INT {}", child.id());
+    assert!(Command::new("/bin/sh").args(["-c", &interrupt]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("--resume goes on from there"), "{text}");
+    assert!(!workshop.path("run/model").exists() && workshop.path("run/report.html").exists());
+    run(workshop.home(), [arguments, vec!["--resume".into()]].concat()).expect_status(0);
+    assert_eq!(steps_of(&metrics, "loss"), (1..=400).collect::<Vec<_>>());
 }
 
 #[test]
