@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
-/// Buffers by capacity. Sizes are rounded up to whole blocks of tokens, so packs of nearly equal length share
-/// them; when the token count changes for good, everything is let go.
+/// Buffers by capacity. Each has room for the largest batch so far, in whole blocks of tokens, so that batches of
+/// any size share them. Only a larger batch lets everything go and begins anew: letting go for every smaller
+/// one would leave holes in the heap that cost as much memory again.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
     free: HashMap<usize, Vec<Vec<f32>>>,
@@ -17,7 +18,7 @@ impl BufferPool {
     /// Says how many tokens the coming batch has.
     pub(crate) fn prepare(&mut self, n_tokens: usize) {
         let n_token_blocks = n_tokens.div_ceil(TOKEN_BLOCK);
-        if n_token_blocks != self.n_token_blocks {
+        if n_token_blocks > self.n_token_blocks {
             self.free.clear();
             self.n_token_blocks = n_token_blocks;
         }
@@ -25,7 +26,8 @@ impl BufferPool {
 
     /// A buffer of `[n_rows, width]` with unspecified content.
     pub(crate) fn take(&mut self, n_rows: usize, width: usize) -> Vec<f32> {
-        let capacity = n_rows.div_ceil(TOKEN_BLOCK) * TOKEN_BLOCK * width;
+        let n_token_blocks = n_rows.div_ceil(TOKEN_BLOCK).max(self.n_token_blocks);
+        let capacity = n_token_blocks * TOKEN_BLOCK * width;
         let mut buffer = self
             .free
             .get_mut(&capacity)
@@ -55,18 +57,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_come_back_until_the_token_count_changes() {
+    fn buffers_come_back_whatever_the_batch_until_one_is_larger() {
         let mut pool = BufferPool::default();
         pool.prepare(1000);
         let buffer = pool.take(1000, 8);
         let address = buffer.as_ptr();
         assert_eq!(buffer.len(), 8000);
         pool.give(buffer);
-        pool.prepare(1020);
-        let again = pool.take(1020, 8);
-        assert_eq!((again.as_ptr(), again.len()), (address, 8160));
-        pool.give(again);
-        pool.prepare(300);
+        for n_tokens in [1020, 1, 300] {
+            pool.prepare(n_tokens);
+            let again = pool.take(n_tokens, 8);
+            assert_eq!((again.as_ptr(), again.len()), (address, n_tokens * 8));
+            pool.give(again);
+        }
+        pool.prepare(1025);
         assert!(pool.free.is_empty());
     }
 }

@@ -7,6 +7,9 @@ use truing_model::{DecoderSpec, ParameterSpec, TrainableSpec};
 
 const FLOAT_BYTES: u64 = 4;
 
+/// Packing buffers that the matrix product keeps between calls.
+const KERNEL_BYTES: u64 = 16 << 20;
+
 pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory {
     let mut parameters = spec.parameters();
     if let Some(lora) = &trainable.lora {
@@ -42,6 +45,6 @@ pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> En
         // hidden, target rows, normed rows, d_rows, d_hidden
         head_bytes_per_token: 5 * hidden * FLOAT_BYTES,
         head_fixed_bytes: linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) as u64,
-        fixed_bytes: 0,
+        fixed_bytes: KERNEL_BYTES,
     }
 }
