@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod plans;
+mod prove;
 mod recipes;
 mod runs;
 mod setup;
