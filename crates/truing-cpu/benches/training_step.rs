@@ -130,8 +130,8 @@ fn main() {
             n_tokens as f64 / total,
             flops / total / 1e9
         );
-        for idx in 1..marks.len() {
-            println!("  {:28} {:.3} s", marks[idx].0, seconds(idx - 1, idx));
+        for pair in marks.windows(2) {
+            println!("  {:28} {:.3} s", pair[1].0, (pair[1].1 - pair[0].1).as_secs_f64());
         }
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

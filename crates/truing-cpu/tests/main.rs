@@ -1,5 +1,7 @@
 //! The engine against itself: finite differences, isolation, segments, threads, decoding, adapters.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
 mod families;
 mod support;
 
