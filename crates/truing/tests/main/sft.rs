@@ -196,3 +196,19 @@ fn every_claim_is_proved_on_a_tiny_model() {
     let arguments = ["prove", "--model", model.to_str().unwrap(), "--data", one_row.to_str().unwrap()];
     run(workshop.home(), arguments).expect_status(2).expect_stderr(&["at least two sequences", "hint: "]);
 }
+
+#[test]
+fn a_claim_that_fails_is_a_finding() {
+    let workshop = Workshop::new();
+    let (model, data) = (workshop.path("model"), workshop.path("songs.jsonl"));
+    // The last weight is not a number, and so no gradient is one.
+    let weights = model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let place = bytes.len() - size_of::<f32>();
+    bytes[place..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, bytes).unwrap();
+    let arguments = ["prove", "--model", model.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let finished = run(workshop.home(), arguments).expect_status(1);
+    assert!(finished.stdout.contains("FAILS"), "{}", finished.stdout);
+    assert!(!finished.stdout.contains("every claim holds"), "{}", finished.stdout);
+}
