@@ -22,7 +22,7 @@ pub(crate) fn for_this_terminal(printer: &Printer) -> Box<dyn EventSink> {
     if printer.is_quiet() {
         Box::new(WarningsOnly(*printer))
     } else if printer.stderr_is_terminal() {
-        Box::new(Bars { printer: *printer, screen: MultiProgress::new(), phases: Vec::new() })
+        Box::new(Bars::new(*printer, MultiProgress::new()))
     } else {
         Box::new(PlainLines { printer: *printer, phases: Vec::new(), last_line: None })
     }
@@ -57,23 +57,44 @@ impl EventSink for WarningsOnly {
 struct Bars {
     printer: Printer,
     screen: MultiProgress,
-    phases: Vec<(ProgressBar, Arc<Mutex<Estimator>>)>,
+    phases: Vec<BarPhase>,
+}
+
+struct BarPhase {
+    bar: ProgressBar,
+    estimator: Arc<Mutex<Estimator>>,
+}
+
+impl BarPhase {
+    /// Changes the estimate at the phase's time, and shows where it then stands. The bar's own thread locks the
+    /// bar and then the estimator to draw it, so the bar must not be asked anything while the estimator is locked.
+    fn estimate(&self, change: impl FnOnce(&mut Estimator, f64)) {
+        let now = self.bar.elapsed().as_secs_f64();
+        let Ok(mut estimator) = self.estimator.lock() else { return };
+        change(&mut estimator, now);
+        let (done, total) = estimator.position();
+        drop(estimator);
+        if total > 0 {
+            self.bar.set_length(total);
+        }
+        self.bar.set_position(done);
+    }
 }
 
 impl Bars {
+    fn new(printer: Printer, screen: MultiProgress) -> Self {
+        Self { printer, screen, phases: Vec::new() }
+    }
+
     /// Begins a phase, or goes on with the one of that name (training after an evaluation).
     fn begin(&mut self, phase: String, total: Option<u64>) {
-        if let Some(place) = self.phases.iter().position(|(bar, _)| bar.prefix() == phase) {
-            for (inner, _) in self.phases.drain(place + 1..) {
-                inner.finish_and_clear();
-                self.screen.remove(&inner);
+        if let Some(place) = self.phases.iter().position(|known| known.bar.prefix() == phase) {
+            for inner in self.phases.drain(place + 1..) {
+                inner.bar.finish_and_clear();
+                self.screen.remove(&inner.bar);
             }
-            let (bar, estimator) = &self.phases[place];
-            if let (Ok(mut estimator), Some(remaining)) = (estimator.lock(), total) {
-                estimator.go_on(remaining, bar.elapsed().as_secs_f64());
-                let (done, total) = estimator.position();
-                bar.set_length(total);
-                bar.set_position(done);
+            if let (Some(running), Some(remaining)) = (self.phases.get(place), total) {
+                running.estimate(|estimator, now| estimator.go_on(remaining, now));
             }
             return;
         }
@@ -95,7 +116,7 @@ impl Bars {
         bar.set_style(style);
         bar.set_prefix(phase);
         bar.enable_steady_tick(TICK);
-        self.phases.push((bar, estimator));
+        self.phases.push(BarPhase { bar, estimator });
     }
 
     fn say(&self, text: &str) {
@@ -109,18 +130,15 @@ impl EventSink for Bars {
         match event {
             Event::PhaseStarted { phase, total } => self.begin(phase, total),
             Event::Progress { done, note } => {
-                if let Some((bar, estimator)) = self.phases.last() {
-                    if let Ok(mut estimator) = estimator.lock() {
-                        estimator.update(done, bar.elapsed().as_secs_f64());
-                        bar.set_position(estimator.position().0);
-                    }
+                if let Some(phase) = self.phases.last() {
+                    phase.estimate(|estimator, now| estimator.update(done, now));
                     if !note.is_empty() {
-                        bar.set_message(format!("  {note}"));
+                        phase.bar.set_message(format!("  {note}"));
                     }
                 }
             }
             Event::PhaseFinished => {
-                if let Some((bar, _)) = self.phases.pop() {
+                if let Some(BarPhase { bar, .. }) = self.phases.pop() {
                     let line = format!("{}  {}", bar.prefix(), units::duration(bar.elapsed().as_secs_f64()));
                     bar.finish_and_clear();
                     self.screen.remove(&bar);
@@ -130,7 +148,7 @@ impl EventSink for Bars {
             Event::Metrics { step, values } => {
                 if is_evaluation(&values) {
                     self.say(&format!("step {step}, {}", figures(&values)));
-                } else if let Some((bar, _)) = self.phases.last() {
+                } else if let Some(BarPhase { bar, .. }) = self.phases.last() {
                     bar.set_message(format!("  step {step}, {}", figures(&values)));
                 }
             }
@@ -256,7 +274,75 @@ fn figures(values: &BTreeMap<String, f64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::mpsc;
+
+    use indicatif::{ProgressDrawTarget, TermLike};
+
     use super::*;
+
+    /// A terminal that is drawn on and that nobody looks at.
+    #[derive(Debug)]
+    struct Unseen;
+
+    impl TermLike for Unseen {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, _: &str) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_str(&self, _: &str) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn work_and_the_thread_that_draws_never_wait_for_each_other() {
+        let (send_done, done) = mpsc::channel();
+        std::thread::spawn(move || {
+            let screen = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(Unseen)));
+            let mut bars = Bars::new(Printer::new(false, true), screen);
+            bars.emit(Event::PhaseStarted { phase: "training".into(), total: Some(u64::MAX) });
+            let started = Instant::now();
+            for done in 0.. {
+                if started.elapsed() > 3 * TICK {
+                    break;
+                }
+                bars.emit(Event::Progress { done, note: String::new() });
+            }
+            bars.emit(Event::PhaseStarted { phase: "training".into(), total: Some(10) });
+            bars.emit(Event::PhaseFinished);
+            send_done.send(()).unwrap();
+        });
+        done.recv_timeout(Duration::from_secs(30)).unwrap();
+    }
 
     #[test]
     fn a_step_reads_as_one_line() {
