@@ -1,5 +1,5 @@
 //! The whole run on a small model, with data that comes with the program: measure, train stage by stage, measure
-//! after each. Today there is one stage; the next is a line in [`STEPS`].
+//! after each. Today there is one stage; the next is a line in `STEPS`.
 //!
 //! Everything lies in one folder: the recipe and the data as files (so that `truing sft <folder>/recipe.toml` does
 //! the same by hand), a run directory a stage, an evaluation before the first and after each stage, and
