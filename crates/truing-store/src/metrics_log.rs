@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{StoreError, atomic};
 
@@ -25,8 +26,10 @@ pub struct MetricsCut {
 }
 
 #[derive(Deserialize)]
-struct StepOnly {
+struct Record {
     step: u64,
+    #[serde(flatten)]
+    values: Map<String, Value>,
 }
 
 impl MetricsLog {
@@ -62,10 +65,15 @@ impl MetricsLog {
 
     /// Drops every line of a later step, and a last line cut off half-way, atomically; then opens the file for
     /// appending. `step` 0 keeps only what was written before the first step. A missing file is an empty one.
+    /// Of `step` itself those lines go whose values `is_made_again`, such as an evaluation that is still due.
     ///
     /// # Errors
     /// When the file cannot be read or written, or a line that belongs to the part kept cannot be understood.
-    pub fn truncate_after(path: &Path, step: u64) -> Result<(Self, MetricsCut), StoreError> {
+    pub fn truncate_after(
+        path: &Path,
+        step: u64,
+        is_made_again: impl Fn(&Map<String, Value>) -> bool,
+    ) -> Result<(Self, MetricsCut), StoreError> {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -76,11 +84,11 @@ impl MetricsLog {
         let mut unreadable: Option<StoreError> = None;
         for (i, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
             let record = match line.last() {
-                Some(b'\n') => serde_json::from_slice::<StepOnly>(line).map_err(|e| e.to_string()),
+                Some(b'\n') => serde_json::from_slice::<Record>(line).map_err(|e| e.to_string()),
                 _ => Err("the line is cut off".to_owned()),
             };
             match record {
-                Ok(record) if record.step <= step => {
+                Ok(record) if record.step < step || record.step == step && !is_made_again(&record.values) => {
                     // Damage behind the checkpoint's step is dropped with it; damage before it is a loss.
                     if let Some(error) = unreadable {
                         return Err(error);
@@ -116,7 +124,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metrics.jsonl");
         fs::write(&path, content).unwrap();
-        let (mut log, cut) = MetricsLog::truncate_after(&path, step).unwrap();
+        let (mut log, cut) =
+            MetricsLog::truncate_after(&path, step, |values| values.contains_key("again")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), kept);
         assert_eq!(cut.n_kept, kept.lines().count());
         log.append(&json!({"step": step + 1})).unwrap();
@@ -134,6 +143,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_made_again_goes_at_the_last_step_only() {
+        let early = "{\"step\":1,\"again\":0}\n{\"step\":2}\n";
+        check_cut(&format!("{early}{{\"step\":2,\"again\":0}}\n{{\"step\":3}}\n"), 2, early);
+        check_cut("{\"step\":0,\"again\":0}\n", 0, "");
+    }
+
+    #[test]
     fn half_written_lines_go() {
         check_cut("{\"step\":1}\n{\"step\":2,\"lo", 2, "{\"step\":1}\n");
         check_cut("{\"step\":1}\n{\"step\":2}", 2, "{\"step\":1}\n");
@@ -147,7 +163,7 @@ mod tests {
         let path = directory.path().join("metrics.jsonl");
         let content = "{\"step\":1}\n{\"stop\":2}\n{\"step\":3}\n";
         fs::write(&path, content).unwrap();
-        let error = MetricsLog::truncate_after(&path, 3).unwrap_err();
+        let error = MetricsLog::truncate_after(&path, 3, |_| false).unwrap_err();
         assert!(matches!(error, StoreError::BadMetricsLine { line: 2, .. }), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), content);
     }

@@ -19,6 +19,8 @@ use super::{SftInputs, SftPlan};
 use crate::{Probe, StageError, model};
 
 const CHECKPOINT: &str = "checkpoint-";
+/// Before the name of every metric of an evaluation.
+const EVALUATION_PREFIX: &str = "eval_";
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// How a run begins.
@@ -104,7 +106,11 @@ pub fn run(
         trainer.resume_at(state.step);
         events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
     }
-    let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step)?;
+    // An evaluation that is due may have been logged already by a process that ended before it was saved.
+    let is_made_again = |values: &serde_json::Map<String, serde_json::Value>| {
+        state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
+    };
+    let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
     let saved_step = state.step;
     let last_metrics = BTreeMap::new();
     let running = Running {
@@ -306,7 +312,7 @@ impl Running<'_> {
             Err(error) => return Err(error.into()),
         };
         self.events.emit(Event::PhaseFinished);
-        let named = measures.means.iter().map(|(name, value)| (format!("eval_{name}"), *value));
+        let named = measures.means.iter().map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), *value));
         self.log(named.collect())?;
         let is_best = self.state.note_evaluation(measures.loss);
         let keeps_best = self.plan.config.keep_best || self.plan.config.load_best_model_at_end;

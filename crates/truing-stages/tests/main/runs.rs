@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
@@ -101,6 +102,41 @@ fn a_step_broken_off_between_packs_is_taken_again() {
     assert_eq!(outcome, SftOutcome::Interrupted { step: 3 });
     setup::run(folder.path(), &[], Start::Resume, never).unwrap();
     assert!(model_bytes(&straight.path().join("run")) == model_bytes(&folder.path().join("run")));
+}
+
+/// An evaluation belongs to the step before it, and is broken off, made and saved apart from that step.
+#[test]
+fn an_evaluation_is_logged_once_however_often_it_is_interrupted() {
+    let overrides = ["eval_on_start=true"];
+    let straight = setup::folder();
+    setup::run(straight.path(), &overrides, Start::Fresh, never).unwrap();
+    let expected = straight.path().join("run");
+    let is_evaluation_of = |step: u64| move |event: &Event| matches!(event, Event::Metrics { step: found, values } if *found == step && values.contains_key("eval_loss"));
+    let is_evaluating =
+        |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase == "evaluating");
+    let folder = setup::folder();
+    let run = folder.path().join("run");
+    let run_until = |start, stop_when: Box<dyn Fn(&Event) -> bool>| {
+        setup::run(folder.path(), &overrides, start, stop_when).unwrap().0
+    };
+    // Twice after the evaluation before the first step; then inside and after the evaluation of step 4.
+    for start in [Start::Fresh, Start::Resume] {
+        let outcome = run_until(start, Box::new(is_evaluation_of(0)));
+        assert_eq!(outcome, SftOutcome::Interrupted { step: 0 });
+    }
+    let is_after_step_4 = Cell::new(false);
+    let inside = move |event: &Event| {
+        is_after_step_4.set(is_after_step_4.get() || is_metrics_of(4)(event));
+        is_after_step_4.get() && is_evaluating(event)
+    };
+    assert_eq!(run_until(Start::Resume, Box::new(inside)), SftOutcome::Interrupted { step: 4 });
+    for _ in 0..2 {
+        let outcome = run_until(Start::Resume, Box::new(is_evaluation_of(4)));
+        assert_eq!(outcome, SftOutcome::Interrupted { step: 4 });
+    }
+    run_until(Start::Resume, Box::new(never));
+    assert!(model_bytes(&expected) == model_bytes(&run));
+    assert_eq!(metrics(&expected), metrics(&run));
 }
 
 #[test]
