@@ -47,12 +47,17 @@ impl EventFile {
         Self::open(path)
     }
 
-    /// Goes on with the file in `folder`: drops every event after `last_step` and a record cut off half-way,
-    /// or starts a new file where there is none.
+    /// Goes on with the file in `folder`: drops every event after `last_step`, those of `last_step` itself that
+    /// hold `tag_made_again`, and a record cut off half-way; or starts a new file where there is none.
     ///
     /// # Errors
     /// When the file cannot be read or written.
-    pub fn resume(folder: &Path, last_step: u64, wall_time: f64) -> Result<Self, ReportError> {
+    pub fn resume(
+        folder: &Path,
+        last_step: u64,
+        tag_made_again: Option<&str>,
+        wall_time: f64,
+    ) -> Result<Self, ReportError> {
         let path = folder.join(EVENT_FILE_NAME);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -61,7 +66,10 @@ impl EventFile {
         };
         let mut kept = Vec::with_capacity(bytes.len());
         for (whole, payload) in records(&bytes) {
-            if step_of(payload) <= last_step {
+            let step = step_of(payload);
+            let is_made_again =
+                step == last_step && tag_made_again.is_some_and(|tag| holds_tag(payload, tag));
+            if step <= last_step && !is_made_again {
                 kept.extend_from_slice(whole);
             }
         }
@@ -208,6 +216,13 @@ fn step_of(mut event: &[u8]) -> u64 {
     0
 }
 
+/// Whether an event holds a scalar of that tag.
+fn holds_tag(event: &[u8], tag: &str) -> bool {
+    let mut field = Vec::new();
+    put_bytes(&mut field, 1, tag.as_bytes());
+    event.windows(field.len()).any(|bytes| bytes == field)
+}
+
 /// TensorFlow's mask over CRC-32C: checksums of data that holds checksums are weak without it.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
@@ -283,17 +298,29 @@ mod tests {
         let mut torn = fs::read(&path).unwrap();
         torn.extend_from_slice(&record(&scalar_event(1.0, 3, [("train/loss", 1.0)]))[..20]);
         fs::write(&path, torn).unwrap();
-        let mut file = EventFile::resume(folder.path(), 3, 20.0).unwrap();
+        let mut file = EventFile::resume(folder.path(), 3, None, 20.0).unwrap();
         assert_eq!(steps(&path), [0, 1, 2, 3]);
         file.append(21.0, 4, [("train/loss", 0.5)]).unwrap();
         assert_eq!(steps(&path), [0, 1, 2, 3, 4]);
     }
 
     #[test]
+    fn an_evaluation_made_again_replaces_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = EventFile::create(folder.path(), 10.0).unwrap();
+        for (step, tag) in [(2, "eval/loss"), (3, "train/loss"), (3, "eval/loss"), (4, "train/loss")] {
+            file.append(11.0, step, [("other", 0.0), (tag, 1.0)]).unwrap();
+        }
+        let file = EventFile::resume(folder.path(), 3, Some("eval/loss"), 20.0).unwrap();
+        assert_eq!(steps(file.path()), [0, 2, 3]);
+        assert!(!holds_tag(&fs::read(file.path()).unwrap(), "loss"));
+    }
+
+    #[test]
     fn a_resume_without_a_file_starts_one() {
         let folder = tempfile::tempdir().unwrap();
         let events = folder.path().join("events");
-        let file = EventFile::resume(&events, 7, 1.0).unwrap();
+        let file = EventFile::resume(&events, 7, None, 1.0).unwrap();
         assert_eq!(steps(file.path()), [0]);
     }
 

@@ -19,7 +19,7 @@ fn tensorboards_own_reader_finds_every_scalar_once() {
         file.append(1000.0 + step as f64, step, [(loss.as_str(), 1.0 / step as f64)]).unwrap();
     }
     drop(file);
-    let mut file = EventFile::resume(folder.path(), 150, 2000.0).unwrap();
+    let mut file = EventFile::resume(folder.path(), 150, None, 2000.0).unwrap();
     file.append(2000.5, 151, [(loss.as_str(), 0.25), (eval_loss.as_str(), 0.125)]).unwrap();
 
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/read_events.py");
