@@ -30,7 +30,8 @@ def trl(options, *arguments):
 def truing(options):
     with tempfile.TemporaryDirectory() as folder:
         recipe = running.truing_recipe(pathlib.Path(folder), model=options.work / "model",
-                                       data=options.work / "sft.jsonl", pack=options.pack, steps=options.steps)
+                                       data=options.work / "sft.jsonl", pack=options.pack, steps=options.steps,
+                                       extra=options.extra)
         ran = running.run_truing(options.truing, recipe, "--threads", options.threads)
     return running.tokens_per_second(ran.steps, WARM_UP), ran.finished, [round(step["loss"], 4) for step in ran.steps]
 
@@ -43,6 +44,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--pack", type=int, default=1024)
     parser.add_argument("--padded", action="store_true")
+    parser.add_argument("--extra", default="", help="more lines for truing's recipe, for instance 'memory_gib = 2.6'")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     options.work = options.work.resolve()
