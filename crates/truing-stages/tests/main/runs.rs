@@ -3,6 +3,8 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use truing_model::ModelFiles;
+use truing_model::adapters::{merge_lora, open_adapter};
 use truing_stages::StageError;
 use truing_stages::sft::{SftOutcome, Start};
 use truing_types::Event;
@@ -186,7 +188,23 @@ fn adapters_are_saved_alone_or_merged() {
         merged.into_iter().map(|o| if o.starts_with("output_dir") { &output_dir } else { o }).collect();
     setup::run(folder.path(), &merged, Start::Fresh, never).unwrap();
     assert!(target.join("model/model.safetensors").is_file() && target.join("model/config.json").is_file());
-    assert!(model_bytes(&target) != fs::read(folder.path().join("model/model.safetensors")).unwrap());
+
+    // The merged model is the base with the adapters of the first run, whose seed was the same, added to it.
+    let load = |path: &Path| ModelFiles::open(path).unwrap().load().unwrap();
+    let mut base = load(&folder.path().join("model"));
+    let (lora, adapter) = open_adapter(&model, &base.spec).unwrap();
+    let untouched = base.weights.clone();
+    merge_lora(&mut base.weights, &base.spec, &lora, &adapter).unwrap();
+    let merged = load(&target.join("model"));
+    let mut n_changed = 0;
+    for (name, tensor) in &merged.weights.tensors {
+        let expected = base.weights.get(name).unwrap();
+        for (found, expected) in tensor.values.iter().zip(&expected.values) {
+            assert!((found - expected).abs() < 1e-6, "{name}: {found} instead of {expected}");
+        }
+        n_changed += usize::from(untouched.get(name) != Some(expected));
+    }
+    assert_eq!(n_changed, 2 * 7, "every projection of both layers is adapted, and nothing else");
 }
 
 #[test]
