@@ -218,6 +218,8 @@ fn run_sft(work: &mut Work<'_>, model: PathBuf) -> Result<Option<PathBuf>, Quick
         SftConfig::from_toml(quickstart.recipe, &recipe, &quickstart.overrides).map_err(StageError::from)?;
     config.model_name_or_path = model.to_string_lossy().into_owned();
     config.output_dir = quickstart.folder.join("sft");
+    // What follows loads a whole model, not adapters.
+    config.merge_adapter |= config.lora.is_some();
     // A run directory without a recipe has not begun.
     let has_begun = config.output_dir.join("recipe.resolved.toml").exists();
     let start = if has_begun { Start::Resume } else { Start::Fresh };

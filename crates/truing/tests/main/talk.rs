@@ -121,3 +121,19 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
     assert_eq!(again["evaluations"], result["evaluations"]);
     assert_eq!(fs::read(output.join("sft/metrics.jsonl")).unwrap(), metrics);
 }
+
+#[test]
+fn a_quickstart_with_adapters_goes_on_with_the_merged_model() {
+    let (folder, model) = workshop();
+    let output = folder.path().join("quickstart");
+    let output = output.to_str().unwrap();
+    let finished = run(
+        folder.path(),
+        ["quickstart", "--quiet", "--json", "--model", &model, "--output", output, "--max-steps", "1"]
+            .into_iter()
+            .chain(["--set", "max_length=2048", "--set", "lora.rank=4"]),
+    )
+    .expect_status(0);
+    let result: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(result["evaluations"].as_array().unwrap().len(), 2);
+}
