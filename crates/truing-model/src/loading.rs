@@ -97,6 +97,13 @@ impl ModelFiles {
             file.tensor(name).map(|tensor| (file.path.clone(), tensor.shape.clone()))
         };
         let (places, unused_tensors) = place(&spec, path, names, shape_of)?;
+        for (_, name) in &places {
+            if let Some(file) = files.file_of(name)
+                && let Some(tensor) = file.tensor(name)
+            {
+                file.check_dtype(tensor)?;
+            }
+        }
         let (path, kind, store) = (path.to_path_buf(), ModelKind::Directory, Store::Safetensors(files));
         Ok(Self { path, kind, spec, config: Some(config), generation_config, unused_tensors, places, store })
     }

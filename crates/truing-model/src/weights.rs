@@ -131,6 +131,35 @@ fn dtype_bits(dtype: &str) -> Option<u64> {
     })
 }
 
+/// Bytes of a stored value, and the reading of many of them.
+type Stored = (usize, fn(&[u8], &mut [f32]));
+
+/// How a type is read; `None` for one that holds no plain floats.
+fn stored_floats(dtype: &str) -> Option<Stored> {
+    Some(match dtype {
+        "F32" => (4, |bytes, values| {
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
+        }),
+        "F16" => (2, |bytes, values| {
+            let halves: Vec<f16> = bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
+            halves.convert_to_f32_slice(values);
+        }),
+        "BF16" => (2, |bytes, values| {
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = bf16::from_le_bytes(*bytes).to_f32();
+            }
+        }),
+        "F64" => (8, |bytes, values| {
+            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                *value = f64::from_le_bytes(*bytes) as f32;
+            }
+        }),
+        _ => return None,
+    })
+}
+
 /// An open safetensors file: header in memory, data on disk.
 pub struct SafetensorsFile {
     /// Where it was read from.
@@ -238,6 +267,23 @@ impl SafetensorsFile {
         self.tensors.iter().find(|tensor| tensor.name == name)
     }
 
+    /// Checks, without reading it, that a tensor is stored as floats.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check_dtype(&self, info: &SafetensorsInfo) -> Result<(), ModelError> {
+        self.stored_as(info).map(|_| ())
+    }
+
+    fn stored_as(&self, info: &SafetensorsInfo) -> Result<Stored, ModelError> {
+        stored_floats(&info.dtype).ok_or_else(|| ModelError::UnsupportedDtype {
+            path: self.path.clone(),
+            tensor: info.name.clone(),
+            dtype: info.dtype.clone(),
+            readable: "F32, F16, BF16 and F64",
+        })
+    }
+
     /// A tensor's values as f32.
     ///
     /// # Errors
@@ -246,36 +292,7 @@ impl SafetensorsFile {
         let info = self
             .tensor(name)
             .ok_or_else(|| ModelError::MissingTensor { path: self.path.clone(), tensor: name.to_owned() })?;
-        type Convert = fn(&[u8], &mut [f32]);
-        let (bytes, convert): (usize, Convert) = match info.dtype.as_str() {
-            "F32" => (4, |bytes, values| {
-                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
-                    *value = f32::from_le_bytes(*bytes);
-                }
-            }),
-            "F16" => (2, |bytes, values| {
-                let halves: Vec<f16> = bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
-                halves.convert_to_f32_slice(values);
-            }),
-            "BF16" => (2, |bytes, values| {
-                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
-                    *value = bf16::from_le_bytes(*bytes).to_f32();
-                }
-            }),
-            "F64" => (8, |bytes, values| {
-                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
-                    *value = f64::from_le_bytes(*bytes) as f32;
-                }
-            }),
-            _ => {
-                return Err(ModelError::UnsupportedDtype {
-                    path: self.path.clone(),
-                    tensor: name.to_owned(),
-                    dtype: info.dtype.clone(),
-                    readable: "F32, F16, BF16 and F64",
-                });
-            }
-        };
+        let (bytes, convert) = self.stored_as(info)?;
         let mut values = vec![0.0; info.n_elements()];
         read_blocks(&self.reader, info.offset, (1, bytes), &mut values, convert)
             .map_err(|source| read_error(&self.path, &format!("the data of tensor `{name}`"), source))?;

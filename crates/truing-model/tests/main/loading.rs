@@ -222,6 +222,19 @@ fn missing_misshapen_and_superfluous_tensors_are_reported() {
 }
 
 #[test]
+fn a_type_that_is_no_float_is_refused_before_anything_is_read() {
+    let directory = copied_model("llama_tied_llama3_rope");
+    let weights_path = directory.path().join("model.safetensors");
+    write_weights(&weights_path, &load(directory.path()).weights);
+    let mut bytes = std::fs::read(&weights_path).unwrap();
+    let place = bytes.windows(5).position(|window| window == b"\"F32\"").unwrap();
+    bytes[place + 1..place + 4].copy_from_slice(b"I32");
+    std::fs::write(&weights_path, bytes).unwrap();
+    let message = error(directory.path());
+    assert!(message.ends_with("is stored as I32; readable are F32, F16, BF16 and F64"), "{message}");
+}
+
+#[test]
 fn end_tokens_of_generation_config_win() {
     let directory = copied_model("qwen2");
     let path = directory.path().join("generation_config.json");
