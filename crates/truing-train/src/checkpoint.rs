@@ -313,8 +313,10 @@ fn write_tensors<E: Engine>(
     // transformers asks for this entry.
     let header = [("format".to_owned(), "pt".to_owned())].into();
     let views = tensors.iter().map(|(name, tensor)| (name, tensor));
-    safetensors::serialize_to_file(views, Some(header), path)
-        .map_err(|source| CheckpointError::Safetensors { path: path.to_path_buf(), source })
+    safetensors::serialize_to_file(views, Some(header), path).map_err(|error| match error {
+        SafeTensorError::IoError(source) => io_error(path, "be written")(source),
+        source => CheckpointError::Safetensors { path: path.to_path_buf(), source },
+    })
 }
 
 fn copy_into<E: Engine>(

@@ -39,8 +39,9 @@ pub enum LayersPerSegment {
 pub enum PlanError {
     /// Even the smallest way needs more than there is.
     #[error(
-        "at least {needed_bytes} bytes are needed for packs of {tokens_per_pack} tokens, but the budget is \
-         {budget_bytes}"
+        "at least {} are needed for packs of {tokens_per_pack} tokens, but the budget is {}",
+        mebibytes(*needed_bytes),
+        mebibytes(*budget_bytes)
     )]
     DoesNotFit {
         /// Peak of the smallest way to run.
@@ -60,6 +61,10 @@ pub enum PlanError {
         /// The model's.
         n_layers: usize,
     },
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// One way to cut the layers, and what it costs.
