@@ -7,6 +7,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+/// How serde's message for an unknown key begins.
+const UNKNOWN: &str = "unknown field";
+/// What serde says of what it expected, and what that is to a reader of TOML.
+const EXPECTED: [(&str, &str); 5] = [
+    ("f64", "a number"),
+    ("u64", "a whole number of 0 or more"),
+    ("u32", "a whole number of 0 or more"),
+    ("usize", "a whole number of 0 or more"),
+    ("a sequence", "a list"),
+];
+
 /// A recipe that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecipeError {
@@ -53,6 +64,14 @@ impl std::fmt::Display for RecipePlace {
     }
 }
 
+fn in_words(message: &str) -> String {
+    let told = EXPECTED.iter().find_map(|(theirs, ours)| {
+        let start = message.strip_suffix(theirs)?;
+        start.ends_with("expected ").then(|| format!("{start}{ours}"))
+    });
+    told.unwrap_or_else(|| message.to_owned())
+}
+
 fn nearest_hint(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |nearest| format!("; the nearest known key is `{nearest}`"))
 }
@@ -97,16 +116,25 @@ fn apply_override<R: Recipe>(recipe: &R, typed: &str) -> Result<R, String> {
     let as_toml = toml::from_str::<Table>(&format!("value = {value}")).ok();
     let as_toml = as_toml.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
     let mut root = Value::try_from(recipe).map_err(|error| error.to_string())?;
-    let mut place = &mut root;
     let (tables, key) = keys.trim().rsplit_once('.').unwrap_or(("", keys.trim()));
-    for key in tables.split('.').filter(|key| !key.is_empty()) {
-        place = step_into(place, key)?;
-    }
-    match place {
-        Value::Table(table) if value.trim().is_empty() => drop(table.remove(key)),
-        _ => *step_into(place, key)? = as_toml.unwrap_or_else(|| Value::String(value.trim().to_owned())),
+    let place = walk(&mut root, tables)?;
+    let is_given_back = value.trim().is_empty() && place.is_table();
+    *step_into(place, key)? = as_toml.unwrap_or_else(|| Value::String(value.trim().to_owned()));
+    if is_given_back {
+        // With a value, whatever it is, an unknown key shows itself; without one the default holds.
+        match root.clone().try_into::<R>() {
+            Err(error) if error.message().starts_with(UNKNOWN) => return Err(error.message().to_owned()),
+            _ => {}
+        }
+        if let Value::Table(table) = walk(&mut root, tables)? {
+            table.remove(key);
+        }
     }
     root.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+}
+
+fn walk<'a>(root: &'a mut Value, tables: &str) -> Result<&'a mut Value, String> {
+    tables.split('.').filter(|key| !key.is_empty()).try_fold(root, step_into)
 }
 
 fn step_into<'a>(place: &'a mut Value, key: &str) -> Result<&'a mut Value, String> {
@@ -126,14 +154,14 @@ impl RecipeError {
     fn new(place: RecipePlace, message: &str) -> Self {
         let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
         match quoted.next() {
-            Some(key) if message.starts_with("unknown field") => {
+            Some(key) if message.starts_with(UNKNOWN) => {
                 let similarity = |known: &String| strsim::jaro_winkler(&key, known);
                 let nearest = quoted
                     .max_by(|left, right| similarity(left).total_cmp(&similarity(right)))
                     .filter(|known| similarity(known) > 0.7);
                 Self::UnknownKey { place, key, nearest }
             }
-            _ => Self::Invalid { place, reason: message.trim().replace('\n', "; ") },
+            _ => Self::Invalid { place, reason: in_words(message.trim()).replace('\n', "; ") },
         }
     }
 }
@@ -219,13 +247,14 @@ mod tests {
             (
                 "\nlearning_rate = \"fast\"\n",
                 &[],
-                "recipes/r.toml:2: invalid type: string \"fast\", expected f64",
+                "recipes/r.toml:2: invalid type: string \"fast\", expected a number",
             ),
             (
                 TEXT,
                 &["name=x", "lora.rnk=3"],
                 "--set lora.rnk=3: unknown key `rnk`; the nearest known key is `rank`",
             ),
+            (TEXT, &["lora.rnk="], "--set lora.rnk=: unknown key `rnk`; the nearest known key is `rank`"),
             (TEXT, &["learning_rate"], "--set learning_rate: expected `key=value`"),
             (
                 TEXT,

@@ -313,9 +313,9 @@ fn check(config: &SftConfig, inputs: &SftInputs) -> Result<(), StageError> {
         c if c.eval_steps == Some(0) => bad("eval_steps", "0".into(), "at least 1"),
         c if c.save_total_limit == 0 => bad("save_total_limit", "0".into(), "at least 1"),
         c if c.threads == Some(0) => bad("threads", "0".into(), "at least 1"),
-        c if !share(c.warmup_ratio) => bad("warmup_ratio", c.warmup_ratio.to_string(), "a share"),
-        c if !share(c.min_lr_ratio) => bad("min_lr_ratio", c.min_lr_ratio.to_string(), "a share"),
-        c if !share(c.decay_ratio) => bad("decay_ratio", c.decay_ratio.to_string(), "a share"),
+        c if !share(c.warmup_ratio) => bad("warmup_ratio", c.warmup_ratio.to_string(), "a share from 0 to 1"),
+        c if !share(c.min_lr_ratio) => bad("min_lr_ratio", c.min_lr_ratio.to_string(), "a share from 0 to 1"),
+        c if !share(c.decay_ratio) => bad("decay_ratio", c.decay_ratio.to_string(), "a share from 0 to 1"),
         c if !(c.weight_decay >= 0.0 && c.weight_decay.is_finite()) => {
             bad("weight_decay", c.weight_decay.to_string(), "0 or more")
         }

@@ -86,6 +86,9 @@ pub fn run(
         Start::Resume => RunDirectory::open(&plan.config.output_dir)?,
     };
     let model_path = folder.path().join("model");
+    if start == Start::Resume {
+        check_same_recipe(plan, &folder)?;
+    }
     if start == Start::Resume && model_path.exists() {
         events.emit(Event::Note(format!("the run is finished: {} is saved", model_path.display())));
         return Ok(SftOutcome::Finished { model: model_path, metrics: BTreeMap::new() });
@@ -144,20 +147,21 @@ fn load_engine(
     Ok(engine)
 }
 
-/// The newest checkpoint that verifies, of a run that had the same settings and inputs.
+/// The newest checkpoint that verifies, of a run that had the same inputs.
 fn find_checkpoint(
     plan: &SftPlan,
     folder: &RunDirectory,
     events: &mut dyn EventSink,
 ) -> Result<Option<CommittedDirectory>, StageError> {
-    check_same_recipe(plan, folder)?;
     let latest = latest_valid(&folder.checkpoints_path(), CHECKPOINT)?;
     for damaged in &latest.damaged {
         let (path, reason) = (damaged.path.display(), &damaged.reason);
         events.emit(Event::Warning(format!("{path} is damaged and is passed over: {reason}")));
     }
     let Some((_, directory)) = latest.found else {
-        events.emit(Event::Note("the run has no checkpoint yet and begins anew".into()));
+        let none =
+            if latest.damaged.is_empty() { "no checkpoint yet" } else { "no checkpoint that is whole" };
+        events.emit(Event::Note(format!("the run has {none} and begins anew")));
         return Ok(None);
     };
     if TrainerState::read(&directory)?.recipe_digest != plan.digest {

@@ -1,6 +1,7 @@
 use std::fs;
 
 use truing_stages::StageError;
+use truing_train::PlanError;
 
 use crate::setup;
 
@@ -73,7 +74,7 @@ fn what_cannot_work_is_refused_with_the_key_and_what_was_expected() {
         (&["merge_adapter=true"], "`merge_adapter` is true: expected a [lora] table"),
         (&["layers_per_segment=3"], "a segment of 3 layers is asked for, but the model has 2"),
         (&["max_length=40"], "samples are longer than 40 tokens"),
-        (&["memory_gib=0.001"], "bytes are needed for packs of"),
+        (&["memory_gib=0.001"], " MiB are needed for packs of"),
         (&["model_name_or_path=FOLDER/nowhere"], "nowhere"),
         (&["data.0.path=missing.jsonl"], "missing.jsonl"),
         (&["eval_data=[{path=\"rows.jsonl\"}]"], "`eval_fraction` and `eval_data` cannot both be given"),
@@ -89,16 +90,19 @@ fn what_cannot_work_is_refused_with_the_key_and_what_was_expected() {
 #[test]
 fn a_run_that_does_not_fit_is_told_what_would() {
     let folder = setup::folder();
-    // Room for the adapters of a small model, not for its moments.
-    let mut hints = Vec::new();
-    for kib in (1000..4000).step_by(50) {
-        let memory = format!("memory_gib={}", f64::from(kib) / f64::from(1 << 20));
-        if let Err(StageError::DoesNotFit { hints: found, .. }) =
-            setup::plan(setup::config(folder.path(), &[&memory])).map(|_| ())
-        {
-            hints.extend(found);
+    let refusal = |budget_gib: f64| {
+        let memory = format!("memory_gib={budget_gib}");
+        match setup::plan(setup::config(folder.path(), &[&memory])) {
+            Err(StageError::DoesNotFit { source: PlanError::DoesNotFit { needed_bytes, .. }, hints }) => {
+                Some((needed_bytes, hints))
+            }
+            _ => None,
         }
-    }
+    };
+    let (needed_bytes, _) = refusal(1e-4).unwrap();
+    // Somewhere below what is needed there is room for shorter packs, and for the adapters without the moments.
+    let budgets = (1..120).map(|i| (needed_bytes - i * (16 << 10)) as f64 / f64::from(1 << 30));
+    let hints: Vec<String> = budgets.filter_map(refusal).flat_map(|(_, hints)| hints).collect();
     assert!(hints.iter().any(|hint| hint.starts_with("`max_length = ")), "{hints:?}");
     assert!(hints.iter().any(|hint| hint.contains("[lora]")), "{hints:?}");
 }

@@ -171,6 +171,10 @@ fn a_resume_with_another_recipe_or_other_data_is_refused() {
     fs::write(&rows, text.replace("very", "quite")).unwrap();
     let error = setup::run(folder.path(), &[], Start::Resume, never);
     assert!(matches!(error, Err(StageError::InputsChanged { .. })), "{error:?}");
+    fs::write(&rows, text).unwrap();
+    setup::run(folder.path(), &[], Start::Resume, never).unwrap();
+    let error = setup::run(folder.path(), &["learning_rate=1e-4"], Start::Resume, never);
+    assert!(matches!(error, Err(StageError::RecipeChanged { .. })), "a finished run: {error:?}");
 }
 
 #[test]
