@@ -63,6 +63,10 @@ struct Bars {
 struct BarPhase {
     bar: ProgressBar,
     estimator: Arc<Mutex<Estimator>>,
+    /// What the work said last.
+    note: String,
+    /// The last figures of a step.
+    metrics: String,
 }
 
 impl BarPhase {
@@ -78,6 +82,13 @@ impl BarPhase {
             self.bar.set_length(total);
         }
         self.bar.set_position(done);
+    }
+
+    /// Shows the note and the figures behind the bar; what the line has no room for is cut off.
+    fn show_message(&self) {
+        let parts = [&self.note, &self.metrics].map(String::as_str);
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        self.bar.set_message(format!("  {}", parts.join(", ")));
     }
 }
 
@@ -101,7 +112,7 @@ impl Bars {
         let bar = self.screen.add(total.map_or_else(ProgressBar::new_spinner, ProgressBar::new));
         let estimator = Arc::new(Mutex::new(Estimator::new(total.unwrap_or(0), 0.0)));
         let template = match total {
-            Some(_) => "{prefix} {bar:24.cyan/dim} {percent:>3} %  {left}{wide_msg:.dim}",
+            Some(_) => "{prefix} {bar:16.cyan/dim} {percent:>3} %  {left}{wide_msg:.dim}",
             None => "{spinner:.cyan} {prefix}  {elapsed}{wide_msg:.dim}",
         };
         let shown = Arc::clone(&estimator);
@@ -116,7 +127,7 @@ impl Bars {
         bar.set_style(style);
         bar.set_prefix(phase);
         bar.enable_steady_tick(TICK);
-        self.phases.push(BarPhase { bar, estimator });
+        self.phases.push(BarPhase { bar, estimator, note: String::new(), metrics: String::new() });
     }
 
     fn say(&self, text: &str) {
@@ -130,11 +141,12 @@ impl EventSink for Bars {
         match event {
             Event::PhaseStarted { phase, total } => self.begin(phase, total),
             Event::Progress { done, note } => {
-                if let Some(phase) = self.phases.last() {
+                if let Some(phase) = self.phases.last_mut() {
                     phase.estimate(|estimator, now| estimator.update(done, now));
                     if !note.is_empty() {
-                        phase.bar.set_message(format!("  {note}"));
+                        phase.note = note;
                     }
+                    phase.show_message();
                 }
             }
             Event::PhaseFinished => {
@@ -148,8 +160,9 @@ impl EventSink for Bars {
             Event::Metrics { step, values } => {
                 if is_evaluation(&values) {
                     self.say(&format!("step {step}, {}", figures(&values)));
-                } else if let Some(BarPhase { bar, .. }) = self.phases.last() {
-                    bar.set_message(format!("  step {step}, {}", figures(&values)));
+                } else if let Some(phase) = self.phases.last_mut() {
+                    phase.metrics = figures(&values);
+                    phase.show_message();
                 }
             }
             Event::Note(text) => self.say(&text),
@@ -329,15 +342,14 @@ mod tests {
         std::thread::spawn(move || {
             let screen = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(Unseen)));
             let mut bars = Bars::new(Printer::new(false, true), screen);
-            bars.emit(Event::PhaseStarted { phase: "training".into(), total: Some(u64::MAX) });
-            let started = Instant::now();
-            for done in 0.. {
-                if started.elapsed() > 3 * TICK {
-                    break;
-                }
+            bars.emit(Event::PhaseStarted { phase: "training".into(), total: Some(10_000) });
+            let drawn = bars.phases[0].bar.clone();
+            let drawing = std::thread::spawn(move || (0..10_000).for_each(|_| drawn.force_draw()));
+            for done in 0..10_000 {
                 bars.emit(Event::Progress { done, note: String::new() });
             }
             bars.emit(Event::PhaseStarted { phase: "training".into(), total: Some(10) });
+            drawing.join().unwrap();
             bars.emit(Event::PhaseFinished);
             send_done.send(()).unwrap();
         });

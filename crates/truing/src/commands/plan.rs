@@ -32,23 +32,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 pub(crate) fn show(recipe: &RecipeArguments, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
     let plan = match sft::prepare(recipe, context) {
         Ok(prepared) => prepared.plan,
-        Err(error) => {
-            return match error.downcast_ref::<StageError>() {
-                Some(refusal @ StageError::DoesNotFit { source, hints }) => {
-                    if as_json {
-                        let text = source.to_string();
-                        context
-                            .printer
-                            .json(&json!({ "fits": false, "reason": text, "would_fit": hints }))?;
-                    } else {
-                        context.printer.line(context.printer.styled(Style::Red, "this run does not fit"))?;
-                        context.printer.line(refusal)?;
-                    }
-                    Ok(Outcome::Finding)
-                }
-                _ => Err(error),
-            };
-        }
+        Err(error) => return refuse(error, as_json, context),
     };
     if as_json {
         context.printer.json(&to_json(&plan))?
@@ -56,6 +40,21 @@ pub(crate) fn show(recipe: &RecipeArguments, as_json: bool, context: &Context) -
         print(&plan, context)?
     }
     Ok(Outcome::Fine)
+}
+
+/// Says what would fit, where `error` is that a run does not; hands every other error on.
+pub(crate) fn refuse(error: anyhow::Error, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let Some(refusal @ StageError::DoesNotFit { source, hints }) = error.downcast_ref() else {
+        return Err(error);
+    };
+    if as_json {
+        let text = source.to_string();
+        context.printer.json(&json!({ "fits": false, "reason": text, "would_fit": hints }))?;
+    } else {
+        context.printer.line(context.printer.styled(Style::Red, "this run does not fit"))?;
+        context.printer.line(refusal)?;
+    }
+    Ok(Outcome::Finding)
 }
 
 fn print(plan: &SftPlan, context: &Context) -> anyhow::Result<()> {

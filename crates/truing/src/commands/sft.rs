@@ -7,11 +7,12 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 use truing_parallel::Solo;
+use truing_stages::StageError;
 use truing_stages::sft::{self, SftConfig, SftInputs, SftOutcome, SftPlan, Start};
 use truing_text::RenderOptions;
 
 use super::{model, plan};
-use crate::outcome::{Outcome, WithHint};
+use crate::outcome::{Hinted, Outcome, WithHint};
 use crate::progress::{self, FanOut};
 use crate::recorder::TensorBoard;
 use crate::{Context, interrupt, machine};
@@ -48,7 +49,10 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     if arguments.plan {
         return plan::show(&arguments.recipe, arguments.json, context);
     }
-    let prepared = prepare(&arguments.recipe, context)?;
+    let prepared = match prepare(&arguments.recipe, context) {
+        Ok(prepared) => prepared,
+        Err(error) => return plan::refuse(error, arguments.json, context),
+    };
     let folder = prepared.plan.config.output_dir.clone();
     context.printer.note(prepared.plan.reason());
     let stop = interrupt::stop_flag("stopping: the run is saved after this pack")?;
@@ -64,17 +68,29 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         &mut events,
         &stop,
     )
-    .hint(|| {
-        format!(
-            "{} holds the run; --resume goes on with it, `--set output_dir=...` begins another",
-            folder.display()
-        )
-    })?;
+    .map_err(|error| with_advice(error, &folder, arguments.resume))?;
     drop(events);
     if let Some(error) = recording_error.borrow_mut().take() {
         context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
     }
     finish(&outcome, &folder, arguments.json, context)
+}
+
+/// What to do about a run that cannot begin or go on.
+fn with_advice(error: StageError, folder: &Path, resume: bool) -> anyhow::Error {
+    let hint = match &error {
+        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } => {
+            "--resume needs the recipe, data and model of the beginning; `--set output_dir=...` begins another run"
+                .to_owned()
+        }
+        _ if folder.join("recipe.resolved.toml").is_file() => format!(
+            "{} holds the run; --resume goes on with it, `--set output_dir=...` begins another",
+            folder.display()
+        ),
+        _ if resume => "without --resume a run begins there".to_owned(),
+        _ => "`--set output_dir=...` names another folder".to_owned(),
+    };
+    anyhow::Error::new(Hinted { source: error.into(), hint })
 }
 
 /// Everything before the work.

@@ -87,6 +87,24 @@ fn missing_weights_and_missing_models_are_errors_before_any_work() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_used_is_told_with_what_to_do() {
+    let workshop = Workshop::new();
+    run(workshop.home(), workshop.on_recipe("sft", &["--resume"]))
+        .expect_status(2)
+        .expect_stderr(&["holds no run", "hint: without --resume a run begins there"]);
+    assert!(!workshop.path("run").exists());
+    fs::write(workshop.path("run"), "a file").unwrap();
+    run(workshop.home(), workshop.on_recipe("sft", &[]))
+        .expect_status(2)
+        .expect_stderr(&["cannot create", "hint: `--set output_dir=...` names another folder"]);
+    fs::remove_file(workshop.path("run")).unwrap();
+    run(workshop.home(), workshop.on_recipe("sft", &["--set", "max_steps=1"])).expect_status(0);
+    run(workshop.home(), workshop.on_recipe("sft", &[]))
+        .expect_status(2)
+        .expect_stderr(&["already holds a run", "--resume goes on with it"]);
+}
+
+#[test]
 fn a_plan_is_printed_and_one_that_cannot_fit_is_a_finding() {
     let workshop = Workshop::new();
     let plan = run(workshop.home(), workshop.on_recipe("plan", &["--json"])).expect_status(0);
@@ -98,6 +116,10 @@ fn a_plan_is_printed_and_one_that_cannot_fit_is_a_finding() {
     let refused =
         run(workshop.home(), workshop.on_recipe("plan", &["--set", "memory_gib=1e-4"])).expect_status(1);
     assert!(refused.stdout.contains("does not fit"), "{}", refused.stdout);
+    assert!(refused.stdout.contains(" MiB are needed"), "{}", refused.stdout);
+    let not_begun =
+        run(workshop.home(), workshop.on_recipe("sft", &["--set", "memory_gib=1e-4"])).expect_status(1);
+    assert!(not_begun.stdout.contains("does not fit"), "{}", not_begun.stdout);
     assert!(!workshop.path("run").exists());
 }
 
