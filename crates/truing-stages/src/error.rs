@@ -5,7 +5,7 @@ use truing_model::{EngineError, ModelError};
 use truing_store::StoreError;
 use truing_text::TextError;
 use truing_train::{CheckpointError, PlanError, TrainError};
-use truing_types::{BatchError, CommunicationError};
+use truing_types::{BatchError, CommunicationError, RowOrigin};
 
 use crate::RecipeError;
 
@@ -62,6 +62,16 @@ pub enum StageError {
         source: PlanError,
         /// What would fit.
         hints: Vec<String>,
+    },
+    /// The tokenizer makes a token that the model has no embedding for.
+    #[error("{origin}: token {token} is outside the model's vocabulary of {vocab_size}")]
+    TokenOutsideVocabulary {
+        /// The first row that has it.
+        origin: RowOrigin,
+        /// The token's id.
+        token: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
     },
     /// Training data.
     #[error(transparent)]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -109,6 +110,9 @@ impl SftInputs {
             let found = read(config, &config.eval_data, &renderer, "the evaluation data", events)?;
             (eval, eval_report) = (Some(found.0), Some(found.1));
         }
+        for dataset in iter::once(&train).chain(&eval) {
+            check_tokens(dataset, model.spec.vocab_size)?;
+        }
         let record = record(config, &model, &train_report, eval_report.as_ref())?;
         Ok(Self { model, renderer, train, eval, train_report, eval_report, record })
     }
@@ -121,6 +125,17 @@ impl SftInputs {
         let all = [config.decisive_toml(), self.train.digest().to_string(), models.join(" ")];
         Digest::of_bytes(all.join("\n").as_bytes())
     }
+}
+
+/// A tokenizer may be larger than the embedding, for instance where special tokens were added to one alone.
+fn check_tokens(dataset: &Dataset, vocab_size: usize) -> Result<(), StageError> {
+    for sample in dataset.samples() {
+        if let Some(&token) = sample.tokens().iter().find(|&&token| token as usize >= vocab_size) {
+            let origin = sample.origin();
+            return Err(StageError::TokenOutsideVocabulary { origin, token, vocab_size });
+        }
+    }
+    Ok(())
 }
 
 fn read(

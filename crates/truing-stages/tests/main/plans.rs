@@ -108,6 +108,23 @@ fn a_run_that_does_not_fit_is_told_what_would() {
 }
 
 #[test]
+fn a_token_without_an_embedding_is_refused_with_its_row() {
+    let folder = setup::folder();
+    let path = folder.path().join("model/tokenizer.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    let mut more = added[0].clone();
+    more["id"] = 259.into();
+    more["content"] = "<|new|>".into();
+    added.push(more);
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    fs::write(&rows, fs::read_to_string(&rows).unwrap().replace("7 + 1?", "7 + 1<|new|>?")).unwrap();
+    let error = setup::plan(setup::config(folder.path(), &[])).unwrap_err().to_string();
+    assert!(error.ends_with("rows.jsonl:8: token 259 is outside the model's vocabulary of 259"), "{error}");
+}
+
+#[test]
 fn bad_rows_stop_the_plan_or_are_counted() {
     let folder = setup::folder();
     let rows = folder.path().join("rows.jsonl");
