@@ -9,6 +9,9 @@ mod communicator;
 mod conversation;
 mod evaluation;
 mod events;
+mod preference;
+mod reward;
+mod rollout;
 mod seed;
 
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
@@ -17,4 +20,7 @@ pub use communicator::{CommunicationError, Communicator, Rank};
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};
 pub use events::{Event, EventSink, Silent};
+pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
+pub use reward::{Unscored, UnscoredReason};
+pub use rollout::Rollout;
 pub use seed::Seed;

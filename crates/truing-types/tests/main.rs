@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing-report", 4),
     ("truing-train", 3),
     ("truing-generate", 3),
+    ("truing-reward", 3),
     ("truing-cpu", 2),
     ("truing-data", 2),
     ("truing-text", 2),

@@ -1,0 +1,30 @@
+//! What a reward sees, and what it is.
+
+use serde_json::{Map, Value};
+use truing_types::{Conversation, FinishReason, RowOrigin, Unscored};
+
+/// One completion of one prompt.
+#[derive(Debug, Clone, Copy)]
+pub struct Completion<'a> {
+    /// The conversation before it.
+    pub prompt: &'a Conversation,
+    /// What the model wrote, without end token or stop text.
+    pub text: &'a str,
+    /// Tokens drawn, the end token included.
+    pub n_tokens: usize,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Every field of the prompt's row: reference answers, instructions, tests.
+    pub columns: &'a Map<String, Value>,
+    /// The prompt's row.
+    pub origin: &'a RowOrigin,
+}
+
+/// A way to score completions: a verifier, a judge, a reward model, or a sum of them.
+pub trait RewardFunction {
+    /// Its name in metrics.
+    fn name(&self) -> &str;
+
+    /// One result for each completion, in order. A completion's score does not depend on the others.
+    fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>>;
+}

@@ -1,0 +1,46 @@
+//! One sampled completion with everything that was computed about it, as it is kept on disk.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{FinishReason, Message, RowOrigin, TokenId};
+
+/// One completion of one prompt. A line of a run's `rollouts/*.jsonl.zst`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollout {
+    /// The optimiser step that it was drawn before, counted from 1.
+    pub step: u64,
+    /// Place of the prompt in the step, and of the completion in its group.
+    pub prompt_idx: usize,
+    /// Place of the completion in its group.
+    pub sample_idx: usize,
+    /// The row that the prompt came from.
+    pub origin: RowOrigin,
+    /// The prompt as messages.
+    pub prompt: Vec<Message>,
+    /// The prompt as the model saw it.
+    pub prompt_tokens: Vec<TokenId>,
+    /// The completion as drawn, an end token included.
+    pub tokens: Vec<TokenId>,
+    /// The completion as text, without the end token.
+    pub text: String,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Log-probability of each token under the model at temperature 1 `[n_tokens]`.
+    pub log_probs: Vec<f32>,
+    /// Log-probability of each token under the distribution it was drawn from (temperature and cuts)
+    /// `[n_tokens]`.
+    pub sampling_log_probs: Vec<f32>,
+    /// Each part of the reward that could be computed.
+    pub rewards: BTreeMap<String, f64>,
+    /// Each part that could not, with its reason.
+    pub unscored: BTreeMap<String, String>,
+    /// The reward as a whole; `None` when it is unscored.
+    pub reward: Option<f64>,
+    /// Advantage, the mean over the completion's tokens; `None` when the group was dropped.
+    pub advantage: Option<f64>,
+    /// KL divergence from the reference, summed over the tokens; `None` where none was computed.
+    pub kl: Option<f64>,
+}
