@@ -30,6 +30,7 @@ fn spec() -> DecoderSpec {
         rope_theta: 100_000.0,
         rope_scaling: None,
         max_position_embeddings: 8192,
+        head: truing_model::HeadKind::LanguageModel,
         tie_word_embeddings: true,
         qkv_bias: false,
         output_bias: false,

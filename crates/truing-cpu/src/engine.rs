@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use rand_chacha::rand_core::Rng;
 use truing_kernels::{
-    LogProbRows, MatrixRef, RotaryTable, Write, gather_rows, linear_log_probs_backward,
-    linear_log_probs_forward, matmul, rms_norm_backward, rms_norm_forward, scatter_add_rows,
+    MatrixRef, RotaryTable, Write, gather_rows, matmul, rms_norm_forward, scatter_add_rows,
 };
-use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor, TokenLogProbs};
-use truing_model::{DecoderSpec, Engine, EngineError, Keep, ParameterRole, ParameterSpec, TrainableSpec};
-use truing_types::{Communicator, PackedBatch, Seed, TargetTokens, TokenId};
+use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor};
+use truing_model::{
+    DecoderSpec, Engine, EngineError, HeadGradient, HeadKind, HeadOutput, HeadRequest, Keep, ParameterRole,
+    ParameterSpec, TopLogProbs, TrainableSpec,
+};
+use truing_types::{Communicator, PackedBatch, Seed, TokenId};
 
 use crate::buffers::BufferPool;
 use crate::cache::KvCache;
@@ -69,19 +71,19 @@ pub struct CpuEngine {
 }
 
 #[derive(Debug)]
-struct Inner {
-    spec: DecoderSpec,
+pub(crate) struct Inner {
+    pub(crate) spec: DecoderSpec,
     trainable: TrainableSpec,
-    parameters: Parameters,
+    pub(crate) parameters: Parameters,
     layers: Vec<Layer>,
     embedding: usize,
-    head: usize,
-    final_norm: usize,
+    pub(crate) head: usize,
+    pub(crate) final_norm: usize,
     inverse_frequencies: Vec<f32>,
     attention_factor: f32,
     rotary: RotaryTable,
     n_rotary_positions: usize,
-    pool: BufferPool,
+    pub(crate) pool: BufferPool,
 }
 
 /// Takes the weights tensor by tensor, so that the model is never in memory twice.
@@ -149,6 +151,8 @@ impl Loader {
                         .collect()
                 }
                 ParameterRole::LoraB => vec![0.0; spec.n_elements()],
+                // A new reward model: as transformers draws it, normal with deviation 0.02.
+                ParameterRole::Score => self.options.seed.normals("score", spec.n_elements(), 0.02),
                 _ => return Err(EngineError::MissingParameter { name: spec.name.clone() }),
             };
             self.parameters.values[idx] = values;
@@ -175,7 +179,11 @@ impl CpuEngine {
             parameters.find(name).ok_or_else(|| EngineError::MissingParameter { name: name.to_owned() })
         };
         let embedding = find("model.embed_tokens.weight")?;
-        let head = if spec.tie_word_embeddings { embedding } else { find("lm_head.weight")? };
+        let head = match spec.head {
+            HeadKind::Score => find("score.weight")?,
+            HeadKind::LanguageModel if spec.tie_word_embeddings => embedding,
+            HeadKind::LanguageModel => find("lm_head.weight")?,
+        };
         let final_norm = find("model.norm.weight")?;
         let (inverse_frequencies, attention_factor) = spec.rotary_inverse_frequencies();
         let rotary = RotaryTable::new(&inverse_frequencies, 0, attention_factor);
@@ -304,7 +312,7 @@ impl Inner {
     }
 
     /// Final norm of the chosen rows: the rows themselves and their norm, `[n_rows, hidden]` each.
-    fn normed_rows(&mut self, hidden: &[f32], rows: &[u32]) -> (Vec<f32>, Vec<f32>) {
+    pub(crate) fn normed_rows(&mut self, hidden: &[f32], rows: &[u32]) -> (Vec<f32>, Vec<f32>) {
         let width = self.spec.hidden_size;
         let mut chosen = self.pool.take(rows.len(), width);
         gather_rows(hidden, width, rows, &mut chosen);
@@ -314,55 +322,15 @@ impl Inner {
         (chosen, normed)
     }
 
-    fn log_probs(&mut self, hidden: &[f32], targets: &TargetTokens) -> TokenLogProbs {
-        let (chosen, normed) = self.normed_rows(hidden, &targets.rows);
-        let mut results = TokenLogProbs::with_len(targets.rows.len());
-        let head = &self.parameters.values[self.head];
-        linear_log_probs_forward(&normed, head, &targets.tokens, rows_of(&mut results));
-        self.pool.give(chosen);
-        self.pool.give(normed);
-        results
-    }
-
-    fn log_probs_backward(
-        &mut self,
-        hidden: Vec<f32>,
-        targets: &TargetTokens,
-        d_log_probs: &[f32],
-    ) -> (TokenLogProbs, Vec<f32>) {
-        let width = self.spec.hidden_size;
-        let n_tokens = hidden.len() / width;
-        let (chosen, normed) = self.normed_rows(&hidden, &targets.rows);
-        let mut results = TokenLogProbs::with_len(targets.rows.len());
-        let mut d_normed = self.pool.take(targets.rows.len(), width);
-        let d_head = &mut self.parameters.gradients[self.head];
-        linear_log_probs_backward(
-            &normed,
-            &self.parameters.values[self.head],
-            &targets.tokens,
-            d_log_probs,
-            rows_of(&mut results),
-            &mut d_normed,
-            if d_head.is_empty() { None } else { Some(d_head) },
-        );
-        let mut d_chosen = normed;
-        let d_weight = &mut self.parameters.gradients[self.final_norm];
-        rms_norm_backward(
-            &chosen,
-            &self.parameters.values[self.final_norm],
-            self.spec.rms_norm_eps,
-            &d_normed,
-            &mut d_chosen,
-            Write::Overwrite,
-            if d_weight.is_empty() { None } else { Some(d_weight) },
-        );
-        let mut d_hidden = hidden;
-        truing_kernels::fill(&mut d_hidden[..n_tokens * width], 0.0);
-        scatter_add_rows(&d_chosen, width, &targets.rows, &mut d_hidden);
-        for buffer in [chosen, d_normed, d_chosen] {
-            self.pool.give(buffer);
-        }
-        (results, d_hidden)
+    fn check_request(&self, request: &HeadRequest<'_>) -> Result<(), EngineError> {
+        let is_answerable = match request {
+            HeadRequest::LogProbs { targets, .. } => {
+                self.check_tokens(&targets.tokens)?;
+                self.spec.head == HeadKind::LanguageModel
+            }
+            HeadRequest::Scores { .. } => self.spec.head == HeadKind::Score,
+        };
+        if is_answerable { Ok(()) } else { Err(EngineError::WrongHead { head: self.spec.head }) }
     }
 
     fn logits(&mut self, hidden: &[f32], rows: &[u32]) -> Vec<f32> {
@@ -404,14 +372,6 @@ impl Inner {
     }
 }
 
-fn rows_of(results: &mut TokenLogProbs) -> LogProbRows<'_> {
-    LogProbRows {
-        log_probs: &mut results.log_probs,
-        entropies: &mut results.entropies,
-        is_argmax: &mut results.is_argmax,
-    }
-}
-
 /// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
 const PREFILL_TOKENS: usize = 512;
 
@@ -439,6 +399,9 @@ impl Engine for CpuEngine {
 
     fn upload(&mut self, batch: &PackedBatch) -> Result<DeviceBatch, EngineError> {
         self.inner.check_tokens(batch.tokens())?;
+        if batch.prefixes().iter().any(Option::is_some) {
+            return Err(EngineError::Unsupported("sequences that go on from another of the pack".into()));
+        }
         self.inner.pool.prepare(batch.n_tokens());
         self.inner.ensure_positions(batch.longest_sequence());
         Ok(DeviceBatch {
@@ -487,26 +450,46 @@ impl Engine for CpuEngine {
         Ok(())
     }
 
-    fn log_probs(&mut self, hidden: &Hidden, targets: &TargetTokens) -> Result<TokenLogProbs, EngineError> {
-        self.inner.check_tokens(&targets.tokens)?;
+    fn head(&mut self, hidden: &Hidden, request: &HeadRequest<'_>) -> Result<HeadOutput, EngineError> {
+        self.inner.check_request(request)?;
         let inner = &mut self.inner;
-        Ok(self.threads.install(|| inner.log_probs(&hidden.0, targets)))
+        Ok(self.threads.install(|| inner.head(&hidden.0, request)))
     }
 
-    fn log_probs_backward(
+    fn head_backward(
         &mut self,
         hidden: Hidden,
-        targets: &TargetTokens,
-        d_log_probs: &[f32],
-    ) -> Result<(TokenLogProbs, Hidden), EngineError> {
-        self.inner.check_tokens(&targets.tokens)?;
+        request: &HeadRequest<'_>,
+        gradient: &HeadGradient,
+    ) -> Result<(HeadOutput, Hidden), EngineError> {
+        self.inner.check_request(request)?;
         let inner = &mut self.inner;
-        let (results, d_hidden) =
-            self.threads.install(|| inner.log_probs_backward(hidden.0, targets, d_log_probs));
-        Ok((results, Hidden(d_hidden)))
+        let (output, d_hidden) = self.threads.install(|| inner.head_backward(hidden.0, request, gradient));
+        Ok((output, Hidden(d_hidden)))
+    }
+
+    fn top_log_probs(
+        &mut self,
+        hidden: &Hidden,
+        rows: &[u32],
+        temperature: f32,
+        k: usize,
+    ) -> Result<TopLogProbs, EngineError> {
+        if self.inner.spec.head != HeadKind::LanguageModel {
+            return Err(EngineError::WrongHead { head: self.inner.spec.head });
+        }
+        let inner = &mut self.inner;
+        Ok(self.threads.install(|| inner.top_log_probs(&hidden.0, rows, temperature, k)))
+    }
+
+    fn enable_adapters(&mut self, are_enabled: bool) {
+        self.inner.parameters.are_adapters_enabled = are_enabled;
     }
 
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
+        if self.inner.spec.head != HeadKind::LanguageModel {
+            return Err(EngineError::WrongHead { head: self.inner.spec.head });
+        }
         let inner = &mut self.inner;
         Ok(self.threads.install(|| inner.logits(&hidden.0, rows)))
     }

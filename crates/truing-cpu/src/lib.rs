@@ -6,6 +6,7 @@
 mod buffers;
 mod cache;
 mod engine;
+mod head;
 mod layer;
 mod linear;
 mod memory;

@@ -57,7 +57,7 @@ impl Linear {
         let x = MatrixRef::new(x, n_rows, self.n_in);
         let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
         matmul(x, weight.transposed(), y, write);
-        if let Some(adapter) = &self.adapter {
+        if let Some(adapter) = self.adapter.as_ref().filter(|_| parameters.are_adapters_enabled) {
             let reduced = adapter.reduce(parameters, pool, x, n_rows, self.n_in);
             let b = MatrixRef::new(&parameters.values[adapter.b], self.n_out, adapter.rank);
             matmul(MatrixRef::new(&reduced, n_rows, adapter.rank), b.transposed(), y, Write::Add);

@@ -17,6 +17,8 @@ pub(crate) struct Parameters {
     second_moments: Vec<Vec<f32>>,
     is_trainable: Vec<bool>,
     by_name: HashMap<String, usize>,
+    /// Whether projections add their adapters.
+    pub(crate) are_adapters_enabled: bool,
 }
 
 impl Parameters {
@@ -42,6 +44,7 @@ impl Parameters {
             gradients: vec![Vec::new(); n],
             first_moments: vec![Vec::new(); n],
             second_moments: vec![Vec::new(); n],
+            are_adapters_enabled: true,
         })
     }
 

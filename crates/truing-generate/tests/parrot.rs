@@ -5,8 +5,10 @@ use std::ops::Range;
 
 use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor};
 use truing_model::spec::ParameterSpec;
-use truing_model::{DecoderSpec, Engine, EngineError, Keep, TokenLogProbs, TrainableSpec};
-use truing_types::{Communicator, PackedBatch, TargetTokens, TokenId};
+use truing_model::{
+    DecoderSpec, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, TopLogProbs, TrainableSpec,
+};
+use truing_types::{Communicator, PackedBatch, TokenId};
 
 /// Logits `[vocab]` after the tokens so far.
 type NextLogits = dyn Fn(&[TokenId]) -> Vec<f32>;
@@ -34,6 +36,7 @@ impl Parrot {
             rope_theta: 1e4,
             rope_scaling: None,
             max_position_embeddings: context_length,
+            head: truing_model::HeadKind::LanguageModel,
             tie_word_embeddings: true,
             qkv_bias: false,
             output_bias: false,
@@ -118,15 +121,21 @@ impl Engine for Parrot {
     fn embed_backward(&mut self, (): &(), (): ()) -> Result<(), EngineError> {
         unreachable!("decoding trains nothing")
     }
-    fn log_probs(&mut self, (): &(), _: &TargetTokens) -> Result<TokenLogProbs, EngineError> {
+    fn head(&mut self, (): &(), _: &HeadRequest<'_>) -> Result<HeadOutput, EngineError> {
         unreachable!("decoding trains nothing")
     }
-    fn log_probs_backward(
+    fn head_backward(
         &mut self,
         (): (),
-        _: &TargetTokens,
-        _: &[f32],
-    ) -> Result<(TokenLogProbs, ()), EngineError> {
+        _: &HeadRequest<'_>,
+        _: &HeadGradient,
+    ) -> Result<(HeadOutput, ()), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn top_log_probs(&mut self, (): &(), _: &[u32], _: f32, _: usize) -> Result<TopLogProbs, EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+    fn enable_adapters(&mut self, _: bool) {
         unreachable!("decoding trains nothing")
     }
     fn logits(&mut self, (): &(), _: &[u32]) -> Result<Vec<f32>, EngineError> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use truing_types::{CommunicationError, Communicator, PackedBatch, TargetTokens, TokenId};
 
-use crate::spec::{DecoderSpec, ParameterSpec, TrainableSpec};
+use crate::spec::{DecoderSpec, HeadKind, ParameterSpec, TrainableSpec};
 
 /// What a segment's forward pass leaves behind for its backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,86 @@ impl TokenLogProbs {
             is_argmax: vec![false; n_targets],
         }
     }
+}
+
+/// The most likely tokens of a distribution at some rows, renormalised over themselves: what the report's exact
+/// KL is taken over (report 2.1: the reference model's top 500).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TopLogProbs {
+    /// Tokens a row holds; at most the vocabulary.
+    pub k: usize,
+    /// Tokens by falling logit, the lower id first among equals `[n_rows, k]`.
+    pub tokens: Vec<TokenId>,
+    /// Their log-probabilities, summing to 1 over the row `[n_rows, k]`.
+    pub log_probs: Vec<f32>,
+}
+
+/// What the head is asked about the hidden states of a batch.
+#[derive(Debug, Clone)]
+pub enum HeadRequest<'a> {
+    /// The language-model head: log-probabilities of targets, with logits divided by a temperature.
+    LogProbs {
+        /// The targets. A row may predict several.
+        targets: Cow<'a, TargetTokens>,
+        /// Divides the logits; 1 is the model itself.
+        temperature: f32,
+        /// Asks for the KL divergence from this reference at each target's row as well `[n_targets, k]`:
+        /// both distributions renormalised over the reference's tokens, `sum p (log p - log q)`.
+        reference: Option<&'a TopLogProbs>,
+    },
+    /// The scalar head of a reward model.
+    Scores {
+        /// Rows to score, usually each sequence's last.
+        rows: Cow<'a, [u32]>,
+    },
+}
+
+impl<'a> HeadRequest<'a> {
+    /// Log-probabilities under the model itself.
+    #[must_use]
+    pub fn log_probs(targets: &'a TargetTokens) -> Self {
+        Self::LogProbs { targets: Cow::Borrowed(targets), temperature: 1.0, reference: None }
+    }
+
+    /// Rows of the hidden states that are asked about; one result each.
+    #[must_use]
+    pub fn rows(&self) -> &[u32] {
+        match self {
+            Self::LogProbs { targets, .. } => &targets.rows,
+            Self::Scores { rows } => rows,
+        }
+    }
+
+    /// The targets; `None` of a scalar head.
+    #[must_use]
+    pub fn targets(&self) -> Option<&TargetTokens> {
+        match self {
+            Self::LogProbs { targets, .. } => Some(targets),
+            Self::Scores { .. } => None,
+        }
+    }
+}
+
+/// What the head answers, on the host. Lists that were not asked for are empty.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HeadOutput {
+    /// Per target.
+    pub tokens: TokenLogProbs,
+    /// KL divergence from the reference at each target's row, in nats, never negative `[n_targets]`.
+    pub kl: Vec<f32>,
+    /// The scalar head `[n_rows]`.
+    pub scores: Vec<f32>,
+}
+
+/// The gradient of a loss with respect to a [`HeadOutput`]. An empty list is a gradient of zero.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HeadGradient {
+    /// With respect to each log-probability `[n_targets]`.
+    pub log_probs: Vec<f32>,
+    /// With respect to each KL divergence `[n_targets]`.
+    pub kl: Vec<f32>,
+    /// With respect to each score `[n_rows]`.
+    pub scores: Vec<f32>,
 }
 
 /// One AdamW step (Loshchilov and Hutter 2019, arXiv 1711.05101), decoupled decay.
@@ -151,6 +231,12 @@ pub enum EngineError {
         /// The name given.
         target: String,
     },
+    /// Asked for logits of a reward model, or for scores of a language model.
+    #[error("the model's head is {head:?}, which cannot answer this")]
+    WrongHead {
+        /// Its head.
+        head: HeadKind,
+    },
     /// A specification that this engine cannot compute.
     #[error("the engine cannot run this model: {0}")]
     Unsupported(String),
@@ -162,7 +248,7 @@ pub enum EngineError {
 /// Runs a decoder, forward and backward, segment by segment.
 ///
 /// One optimiser step is: [`zero_gradients`](Self::zero_gradients); for each pack: `upload`, `embed`,
-/// `segment_forward` for each segment, `log_probs_backward`, `segment_backward` for each segment in reverse,
+/// `segment_forward` for each segment, `head_backward`, `segment_backward` for each segment in reverse,
 /// `embed_backward`; then `reduce_gradients`, `gradient_norm`, `optimizer_step`. Gradients accumulate.
 pub trait Engine {
     /// Tokens, positions and cumulative lengths where the engine wants them.
@@ -223,31 +309,66 @@ pub trait Engine {
     /// As the device fails.
     fn embed_backward(&mut self, batch: &Self::Batch, d_hidden: Self::Hidden) -> Result<(), EngineError>;
 
-    /// Final norm and head: log-probabilities of the targets.
+    /// Final norm and head: what the request asks for.
     ///
     /// # Errors
-    /// As the device fails.
+    /// When the model has no such head, a token lies outside the vocabulary, or as the device fails.
+    fn head(&mut self, hidden: &Self::Hidden, request: &HeadRequest<'_>) -> Result<HeadOutput, EngineError>;
+    /// The same, and the backward pass: adds the gradients of head and final norm, returns the gradient at the
+    /// hidden states.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    fn head_backward(
+        &mut self,
+        hidden: Self::Hidden,
+        request: &HeadRequest<'_>,
+        gradient: &HeadGradient,
+    ) -> Result<(HeadOutput, Self::Hidden), EngineError>;
+    /// The `k` most likely tokens at some rows, fewer where the vocabulary is smaller.
+    ///
+    /// # Errors
+    /// When the model has no language-model head, or as the device fails.
+    fn top_log_probs(
+        &mut self,
+        hidden: &Self::Hidden,
+        rows: &[u32],
+        temperature: f32,
+        k: usize,
+    ) -> Result<TopLogProbs, EngineError>;
+    /// [`head`](Self::head) for log-probabilities alone.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
     fn log_probs(
         &mut self,
         hidden: &Self::Hidden,
         targets: &TargetTokens,
-    ) -> Result<TokenLogProbs, EngineError>;
-    /// The same, and the backward pass for the given gradient with respect to each log-probability
-    /// `[n_targets]`: adds the gradients of head and final norm, returns the gradient at the hidden states.
+    ) -> Result<TokenLogProbs, EngineError> {
+        Ok(self.head(hidden, &HeadRequest::log_probs(targets))?.tokens)
+    }
+    /// [`head_backward`](Self::head_backward) for log-probabilities alone, `d_log_probs` `[n_targets]`.
     ///
     /// # Errors
-    /// As the device fails.
+    /// As [`head`](Self::head).
     fn log_probs_backward(
         &mut self,
         hidden: Self::Hidden,
         targets: &TargetTokens,
         d_log_probs: &[f32],
-    ) -> Result<(TokenLogProbs, Self::Hidden), EngineError>;
+    ) -> Result<(TokenLogProbs, Self::Hidden), EngineError> {
+        let gradient = HeadGradient { log_probs: d_log_probs.to_vec(), ..HeadGradient::default() };
+        let (output, d_hidden) = self.head_backward(hidden, &HeadRequest::log_probs(targets), &gradient)?;
+        Ok((output.tokens, d_hidden))
+    }
     /// Final norm and head in full for some rows: `[rows, vocab]` on the host. For proofs and tests.
     ///
     /// # Errors
     /// As the device fails.
     fn logits(&mut self, hidden: &Self::Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError>;
+
+    /// Switches the adapters off or on again: with them off a LoRA policy is its own reference model.
+    fn enable_adapters(&mut self, are_enabled: bool);
 
     /// Sets every gradient to zero.
     fn zero_gradients(&mut self);

@@ -12,11 +12,13 @@ pub mod sources;
 pub mod spec;
 pub mod weights;
 
-pub use engine::{Engine, EngineError, Keep, TokenLogProbs};
+pub use engine::{
+    Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, TokenLogProbs, TopLogProbs,
+};
 pub use error::ModelError;
 pub use gguf::GgufFile;
 pub use loading::{LoadedModel, ModelFiles, ModelKind};
 pub use saving::{SaveDtype, SaveOptions, save_pretrained};
 pub use sources::find_model;
-pub use spec::{DecoderSpec, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};
+pub use spec::{DecoderSpec, HeadKind, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};
 pub use weights::{Tensor, Weights};

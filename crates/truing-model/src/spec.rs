@@ -26,6 +26,16 @@ pub enum RopeScaling {
     },
 }
 
+/// What turns the last hidden states into a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum HeadKind {
+    /// Logits over the vocabulary.
+    #[default]
+    LanguageModel,
+    /// One number, `score.weight` `[1, hidden]`: a reward model, `...ForSequenceClassification` in transformers.
+    Score,
+}
+
 /// A decoder-only language model of the Llama kind: pre-normalised blocks of grouped-query attention with
 /// rotary positions and a SwiGLU feed-forward. The families differ only in the fields below.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +64,9 @@ pub struct DecoderSpec {
     pub rope_scaling: Option<RopeScaling>,
     /// Longest context the model was made for.
     pub max_position_embeddings: usize,
+    /// Language model or reward model.
+    #[serde(default)]
+    pub head: HeadKind,
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
     /// Biases on the query, key and value projections.
@@ -79,6 +92,8 @@ pub enum ParameterRole {
     Embedding,
     /// `[vocab, hidden]`, present only where the head is not tied.
     Head,
+    /// A reward model's head `[1, hidden]`; learns with LoRA too.
+    Score,
     /// A projection `[out, in]`.
     Matrix,
     /// A projection's bias `[out]`.
@@ -145,7 +160,8 @@ impl TrainableSpec {
     /// Whether a parameter learns.
     #[must_use]
     pub fn is_trainable(&self, parameter: &ParameterSpec) -> bool {
-        let is_adapter = matches!(parameter.role, ParameterRole::LoraA | ParameterRole::LoraB);
+        let is_adapter =
+            matches!(parameter.role, ParameterRole::LoraA | ParameterRole::LoraB | ParameterRole::Score);
         (self.lora.is_none() || is_adapter)
             && !self.frozen.iter().any(|prefix| parameter.name.starts_with(prefix.as_str()))
     }
@@ -201,8 +217,12 @@ impl DecoderSpec {
             projection("mlp.down_proj", hidden, inner, self.mlp_bias);
         }
         add("model.norm.weight".into(), &[hidden], ParameterRole::Norm, None);
-        if !self.tie_word_embeddings {
-            add("lm_head.weight".into(), &[self.vocab_size, hidden], ParameterRole::Head, None);
+        match self.head {
+            HeadKind::Score => add("score.weight".into(), &[1, hidden], ParameterRole::Score, None),
+            HeadKind::LanguageModel if !self.tie_word_embeddings => {
+                add("lm_head.weight".into(), &[self.vocab_size, hidden], ParameterRole::Head, None);
+            }
+            HeadKind::LanguageModel => {}
         }
         all
     }

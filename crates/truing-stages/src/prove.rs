@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use truing_model::engine::ParameterTensor;
 use truing_model::{Engine, EngineError};
 use truing_train::segments::forward_only;
-use truing_train::{Measures, Objective, SegmentPlan, Sft, TrainError, accumulate_gradients};
+use truing_train::{Measures, SegmentPlan, Sft, TrainError, accumulate_gradients};
 use truing_types::{BatchError, Communicator, Event, EventSink, PackedBatch, RowOrigin, TokenizedSample};
 
 /// Largest deviation that single-precision rounding explains, as a share of a parameter's gradient.
@@ -295,6 +295,5 @@ fn gradients_of<E: Engine>(
     packs: &[PackedBatch],
     communicator: &dyn Communicator,
 ) -> Result<Measures, TrainError> {
-    let objective: &dyn Objective = &Sft;
-    accumulate_gradients(engine, plan, packs, objective, communicator, &mut |_| ControlFlow::Continue(()))
+    accumulate_gradients(engine, plan, packs, &Sft, communicator, &mut |_| ControlFlow::Continue(()))
 }

@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use truing_model::{Engine, TokenLogProbs};
-use truing_types::{Communicator, PackedBatch, RowOrigin, TargetTokens};
+use truing_model::{Engine, HeadOutput, HeadRequest};
+use truing_types::{Communicator, PackedBatch, RowOrigin};
 
 use crate::TrainError;
-use crate::objectives::{Objective, WeightedSum};
+use crate::objectives::{Objective, TrainingPack, WeightedSum};
 use crate::segments::{self, SegmentPlan};
 
 /// What was measured over all packs of all ranks.
@@ -37,30 +37,30 @@ pub struct NonFinitePack {
 }
 
 /// Sums in the making, to be reduced over ranks as one vector.
-struct Tally<'a> {
-    objective: &'a dyn Objective,
+struct Tally<'a, O: ?Sized> {
+    objective: &'a O,
     sums: Vec<WeightedSum>,
     n_tokens: u64,
     n_loss_tokens: u64,
     non_finite: Option<NonFinitePack>,
 }
 
-impl<'a> Tally<'a> {
-    fn new(objective: &'a dyn Objective) -> Self {
+impl<'a, O: Objective + ?Sized> Tally<'a, O> {
+    fn new(objective: &'a O) -> Self {
         let sums = vec![WeightedSum::default(); objective.metric_names().len()];
         Self { objective, sums, n_tokens: 0, n_loss_tokens: 0, non_finite: None }
     }
 
-    fn add(&mut self, pack_idx: usize, pack: &PackedBatch, targets: &TargetTokens, scores: &TokenLogProbs) {
-        let measured = self.objective.measure(pack, targets, scores);
+    fn add(&mut self, pack_idx: usize, pack: &O::Pack, request: &HeadRequest<'_>, output: &HeadOutput) {
+        let measured = self.objective.measure(pack, request, output);
         for (sum, share) in self.sums.iter_mut().zip(measured) {
             sum.numerator += share.numerator;
             sum.denominator += share.denominator;
         }
-        self.n_tokens += pack.n_tokens() as u64;
-        self.n_loss_tokens += targets.tokens.len() as u64;
+        self.n_tokens += pack.batch().n_tokens() as u64;
+        self.n_loss_tokens += request.rows().len() as u64;
         if self.non_finite.is_none() {
-            let rows = rows_with_non_finite_log_probs(pack, targets, scores);
+            let rows = rows_with_non_finite_output(pack.batch(), request, output);
             self.non_finite = (!rows.is_empty()).then_some(NonFinitePack { pack_idx, rows });
         }
     }
@@ -72,9 +72,10 @@ impl<'a> Tally<'a> {
         communicator.all_reduce_sum_f64(&mut totals)?;
         let names = self.objective.metric_names();
         let means: Vec<f64> = totals.chunks(2).take(names.len()).map(|sum| sum[0] / sum[1]).collect();
+        let means: BTreeMap<&'static str, f64> = names.iter().copied().zip(means).collect();
         Ok(Measures {
-            loss: means.first().copied().unwrap_or_default(),
-            means: names.iter().copied().zip(means).collect(),
+            loss: self.objective.loss(&means),
+            means,
             n_tokens: totals[2 * names.len()] as u64,
             n_loss_tokens: totals[2 * names.len() + 1] as u64,
             non_finite: self.non_finite,
@@ -82,14 +83,19 @@ impl<'a> Tally<'a> {
     }
 }
 
-fn rows_with_non_finite_log_probs(
+fn rows_with_non_finite_output(
     pack: &PackedBatch,
-    targets: &TargetTokens,
-    scores: &TokenLogProbs,
+    request: &HeadRequest<'_>,
+    output: &HeadOutput,
 ) -> Vec<RowOrigin> {
+    let is_finite = |i: usize| {
+        [&output.tokens.log_probs, &output.kl, &output.scores]
+            .iter()
+            .all(|values| values.get(i).is_none_or(|value| value.is_finite()))
+    };
     let mut rows: Vec<RowOrigin> = Vec::new();
-    for (&row, log_prob) in targets.rows.iter().zip(&scores.log_probs) {
-        if !log_prob.is_finite() {
+    for (i, &row) in request.rows().iter().enumerate() {
+        if !is_finite(i) {
             let sequence_idx = pack.cumulative_lengths().partition_point(|&start| start <= row) - 1;
             let origin = &pack.origins()[sequence_idx];
             if rows.last() != Some(origin) {
@@ -100,41 +106,46 @@ fn rows_with_non_finite_log_probs(
     rows
 }
 
-/// The step's denominator: every pack's share, summed over the ranks.
+/// The step's denominator of each part: every pack's share, summed over the ranks.
 ///
 /// # Errors
-/// When no token of the step carries loss, or a peer is lost.
-pub fn step_denominator(
-    packs: &[PackedBatch],
-    objective: &dyn Objective,
+/// When nothing of the step carries loss, or a peer is lost.
+pub fn step_denominators<O: Objective + ?Sized>(
+    packs: &[O::Pack],
+    objective: &O,
     communicator: &dyn Communicator,
-) -> Result<f64, TrainError> {
-    let mut total = [packs.iter().map(|pack| objective.denominator(pack, &pack.targets())).sum::<f64>()];
-    communicator.all_reduce_sum_f64(&mut total)?;
-    if total[0] > 0.0 { Ok(total[0]) } else { Err(TrainError::NoLossTokens) }
+) -> Result<Vec<f64>, TrainError> {
+    let mut totals: Vec<f64> = Vec::new();
+    for pack in packs {
+        let shares = objective.denominators(pack, &objective.request(pack));
+        totals.resize(shares.len(), 0.0);
+        totals.iter_mut().zip(shares).for_each(|(total, share)| *total += share);
+    }
+    communicator.all_reduce_sum_f64(&mut totals)?;
+    if totals.iter().any(|&total| total > 0.0) { Ok(totals) } else { Err(TrainError::NoLossTokens) }
 }
 
 /// Forward and backward of one pack; adds to the gradients.
-fn accumulate_pack<E: Engine>(
+fn accumulate_pack<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     plan: &SegmentPlan,
-    pack: &PackedBatch,
-    targets: &TargetTokens,
-    objective: &dyn Objective,
-    denominator: f64,
-) -> Result<TokenLogProbs, TrainError> {
-    let batch = engine.upload(pack)?;
+    pack: &O::Pack,
+    request: &HeadRequest<'_>,
+    objective: &O,
+    denominators: &[f64],
+) -> Result<HeadOutput, TrainError> {
+    let batch = engine.upload(pack.batch())?;
     let (hidden, kept) = segments::forward(engine, &batch, plan)?;
-    let d_log_probs = match objective.constant_gradient(pack, targets, denominator) {
+    let gradient = match objective.constant_gradient(pack, request, denominators) {
         Some(gradient) => gradient,
         None => {
-            let log_probs = engine.log_probs(&hidden, targets)?;
-            objective.gradient(pack, targets, &log_probs, denominator)
+            let output = engine.head(&hidden, request)?;
+            objective.gradient(pack, request, &output, denominators)
         }
     };
-    let (scores, d_hidden) = engine.log_probs_backward(hidden, targets, &d_log_probs)?;
+    let (output, d_hidden) = engine.head_backward(hidden, request, &gradient)?;
     segments::backward(engine, &batch, kept, d_hidden)?;
-    Ok(scores)
+    Ok(output)
 }
 
 /// Zeroes the gradients, runs every pack forward and backward, and sums gradients and measures over the
@@ -142,22 +153,22 @@ fn accumulate_pack<E: Engine>(
 ///
 /// # Errors
 /// When no token carries loss, the engine fails, a peer is lost, or `on_pack` broke off.
-pub fn accumulate_gradients<E: Engine>(
+pub fn accumulate_gradients<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     plan: &SegmentPlan,
-    packs: &[PackedBatch],
-    objective: &dyn Objective,
+    packs: &[O::Pack],
+    objective: &O,
     communicator: &dyn Communicator,
     on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
 ) -> Result<Measures, TrainError> {
-    let denominator = step_denominator(packs, objective, communicator)?;
+    let denominators = step_denominators(packs, objective, communicator)?;
     engine.zero_gradients();
     let mut tally = Tally::new(objective);
     for (pack_idx, pack) in packs.iter().enumerate() {
-        let targets = pack.targets();
-        let scores = accumulate_pack(engine, plan, pack, &targets, objective, denominator)?;
-        tally.add(pack_idx, pack, &targets, &scores);
-        if on_pack(pack).is_break() {
+        let request = objective.request(pack);
+        let output = accumulate_pack(engine, plan, pack, &request, objective, &denominators)?;
+        tally.add(pack_idx, pack, &request, &output);
+        if on_pack(pack.batch()).is_break() {
             return Err(TrainError::BrokenOff);
         }
     }
@@ -170,22 +181,22 @@ pub fn accumulate_gradients<E: Engine>(
 ///
 /// # Errors
 /// When no token carries loss, the engine fails, a peer is lost, or `on_pack` broke off.
-pub fn evaluate<E: Engine>(
+pub fn evaluate<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
-    packs: &[PackedBatch],
-    objective: &dyn Objective,
+    packs: &[O::Pack],
+    objective: &O,
     communicator: &dyn Communicator,
     on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
 ) -> Result<Measures, TrainError> {
-    step_denominator(packs, objective, communicator)?;
+    step_denominators(packs, objective, communicator)?;
     let mut tally = Tally::new(objective);
     for (pack_idx, pack) in packs.iter().enumerate() {
-        let targets = pack.targets();
-        let batch = engine.upload(pack)?;
+        let request = objective.request(pack);
+        let batch = engine.upload(pack.batch())?;
         let hidden = segments::forward_only(engine, &batch)?;
-        let scores = engine.log_probs(&hidden, &targets)?;
-        tally.add(pack_idx, pack, &targets, &scores);
-        if on_pack(pack).is_break() {
+        let output = engine.head(&hidden, &request)?;
+        tally.add(pack_idx, pack, &request, &output);
+        if on_pack(pack.batch()).is_break() {
             return Err(TrainError::BrokenOff);
         }
     }
@@ -194,42 +205,39 @@ pub fn evaluate<E: Engine>(
 
 /// Finds the first pack, and in it the sequences, whose gradient is not finite although its loss is, by
 /// running them one by one. Slow, and only for the message of a run that has already failed.
-pub(crate) fn find_non_finite_gradient<E: Engine>(
+pub(crate) fn find_non_finite_gradient<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     plan: &SegmentPlan,
-    packs: &[PackedBatch],
-    objective: &dyn Objective,
-    denominator: f64,
+    packs: &[O::Pack],
+    objective: &O,
+    denominators: &[f64],
 ) -> Result<Option<NonFinitePack>, TrainError> {
     for (pack_idx, pack) in packs.iter().enumerate() {
-        if has_finite_gradient(engine, plan, pack, objective, denominator)? {
+        if has_finite_gradient(engine, plan, pack, objective, denominators)? {
             continue;
         }
         let mut rows = Vec::new();
-        for (sequence_idx, origin) in pack.origins().iter().enumerate() {
-            let range = pack.sequence_range(sequence_idx);
-            let (tokens, weights) = (&pack.tokens()[range.clone()], &pack.loss_weights()[range]);
-            let alone = PackedBatch::new([(tokens, weights, origin.clone())])?;
-            if !has_finite_gradient(engine, plan, &alone, objective, denominator)? {
-                rows.push(origin.clone());
+        for piece in objective.pieces(pack) {
+            if !has_finite_gradient(engine, plan, &piece, objective, denominators)? {
+                rows.extend_from_slice(piece.batch().origins());
             }
         }
         if rows.is_empty() {
-            rows = pack.origins().to_vec();
+            rows = pack.batch().origins().to_vec();
         }
         return Ok(Some(NonFinitePack { pack_idx, rows }));
     }
     Ok(None)
 }
 
-fn has_finite_gradient<E: Engine>(
+fn has_finite_gradient<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     plan: &SegmentPlan,
-    pack: &PackedBatch,
-    objective: &dyn Objective,
-    denominator: f64,
+    pack: &O::Pack,
+    objective: &O,
+    denominators: &[f64],
 ) -> Result<bool, TrainError> {
     engine.zero_gradients();
-    accumulate_pack(engine, plan, pack, &pack.targets(), objective, denominator)?;
+    accumulate_pack(engine, plan, pack, &objective.request(pack), objective, denominators)?;
     Ok(engine.gradient_norm().is_finite())
 }

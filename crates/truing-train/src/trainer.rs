@@ -107,10 +107,10 @@ impl<E: Engine> Trainer<E> {
     /// # Errors
     /// When a loss or the gradient's norm is not finite (naming pack and rows), the engine fails, a peer is
     /// lost, or `on_pack` broke off. The weights and moments are then as they were.
-    pub fn step(
+    pub fn step<O: Objective + ?Sized>(
         &mut self,
-        packs: &[PackedBatch],
-        objective: &dyn Objective,
+        packs: &[O::Pack],
+        objective: &O,
         communicator: &dyn Communicator,
         on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
     ) -> Result<StepOutcome, TrainError> {
@@ -123,8 +123,9 @@ impl<E: Engine> Trainer<E> {
         }
         let grad_norm = engine.gradient_norm();
         if !grad_norm.is_finite() {
-            let denominator = gradients::step_denominator(packs, objective, communicator)?;
-            let found = gradients::find_non_finite_gradient(engine, segments, packs, objective, denominator)?;
+            let denominators = gradients::step_denominators(packs, objective, communicator)?;
+            let found =
+                gradients::find_non_finite_gradient(engine, segments, packs, objective, &denominators)?;
             return Err(TrainError::non_finite(step, Quantity::GradientNorm, found));
         }
         let learning_rate = self.schedule.learning_rate(step);
@@ -145,10 +146,10 @@ impl<E: Engine> Trainer<E> {
     ///
     /// # Errors
     /// When the loss is not finite, the engine fails, a peer is lost, or `on_pack` broke off.
-    pub fn evaluate(
+    pub fn evaluate<O: Objective + ?Sized>(
         &mut self,
-        packs: &[PackedBatch],
-        objective: &dyn Objective,
+        packs: &[O::Pack],
+        objective: &O,
         communicator: &dyn Communicator,
         on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
     ) -> Result<Measures, TrainError> {

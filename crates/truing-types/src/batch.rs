@@ -54,6 +54,8 @@ pub struct PackedBatch {
     cumulative_lengths: Vec<u32>,
     loss_weights: Vec<f32>,
     origins: Vec<RowOrigin>,
+    /// Sequence that each sequence goes on from `[n_sequences]`.
+    prefixes: Vec<Option<u32>>,
 }
 
 /// A batch that cannot be built.
@@ -67,6 +69,14 @@ pub enum BatchError {
     EmptySequence {
         /// Its place in the pack.
         index: usize,
+    },
+    /// A prefix that is not an earlier sequence without a prefix of its own.
+    #[error("sequence {index} goes on from sequence {prefix}, which is not an earlier one that stands alone")]
+    BadPrefix {
+        /// Its place in the pack.
+        index: usize,
+        /// The sequence named as its prefix.
+        prefix: usize,
     },
     /// The tokens and loss weights differ in number.
     #[error("sequence {index} has {tokens} tokens but {weights} loss weights")]
@@ -99,14 +109,29 @@ impl PackedBatch {
     pub fn new<'a>(
         sequences: impl IntoIterator<Item = (&'a [TokenId], &'a [f32], RowOrigin)>,
     ) -> Result<Self, BatchError> {
+        Self::with_prefixes(
+            sequences.into_iter().map(|(tokens, weights, origin)| (tokens, weights, origin, None)),
+        )
+    }
+
+    /// Packs `(tokens, loss weights, origin, prefix)` sequences in the order given. A sequence with a prefix goes
+    /// on where that earlier sequence of the pack ends: it sees all of it, its positions follow on, and its first
+    /// token is predicted by the prefix's last row. So the prompt of a group of completions is computed once.
+    ///
+    /// # Errors
+    /// As [`PackedBatch::new`], and when a prefix is not an earlier sequence that has none itself.
+    pub fn with_prefixes<'a>(
+        sequences: impl IntoIterator<Item = (&'a [TokenId], &'a [f32], RowOrigin, Option<usize>)>,
+    ) -> Result<Self, BatchError> {
         let mut batch = Self {
             tokens: Vec::new(),
             positions: Vec::new(),
             cumulative_lengths: vec![0],
             loss_weights: Vec::new(),
             origins: Vec::new(),
+            prefixes: Vec::new(),
         };
-        for (index, (tokens, weights, origin)) in sequences.into_iter().enumerate() {
+        for (index, (tokens, weights, origin, prefix)) in sequences.into_iter().enumerate() {
             if tokens.is_empty() {
                 return Err(BatchError::EmptySequence { index });
             }
@@ -117,8 +142,16 @@ impl PackedBatch {
                     weights: weights.len(),
                 });
             }
+            let start = match prefix {
+                None => 0,
+                Some(prefix) if batch.prefixes.get(prefix) == Some(&None) => {
+                    batch.sequence_range(prefix).len()
+                }
+                Some(prefix) => return Err(BatchError::BadPrefix { index, prefix }),
+            } as u32;
+            batch.prefixes.push(prefix.map(|prefix| prefix as u32));
             batch.tokens.extend_from_slice(tokens);
-            batch.positions.extend(0..tokens.len() as u32);
+            batch.positions.extend(start..start + tokens.len() as u32);
             batch.loss_weights.extend_from_slice(weights);
             batch.cumulative_lengths.push(batch.tokens.len() as u32);
             batch.origins.push(origin);
@@ -166,6 +199,12 @@ impl PackedBatch {
         &self.origins
     }
 
+    /// The earlier sequence that each one goes on from `[n_sequences]`.
+    #[must_use]
+    pub fn prefixes(&self) -> &[Option<u32>] {
+        &self.prefixes
+    }
+
     /// Number of real tokens; there are no others.
     #[must_use]
     pub fn n_tokens(&self) -> usize {
@@ -178,10 +217,10 @@ impl PackedBatch {
         self.origins.len()
     }
 
-    /// Length of the longest sequence.
+    /// Length of the longest sequence, its prefix included.
     #[must_use]
     pub fn longest_sequence(&self) -> usize {
-        self.cumulative_lengths.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0)
+        self.positions.iter().max().map_or(0, |&last| last as usize + 1)
     }
 
     /// Token range of one sequence.
@@ -190,15 +229,25 @@ impl PackedBatch {
         self.cumulative_lengths[sequence_idx] as usize..self.cumulative_lengths[sequence_idx + 1] as usize
     }
 
-    /// The tokens that carry loss. A sequence's first token has no predecessor and is never a target.
+    /// The tokens that carry loss. A sequence's first token has no predecessor and is never a target, unless the
+    /// sequence has a prefix, whose last row predicts it.
     #[must_use]
     pub fn targets(&self) -> TargetTokens {
         let mut targets = TargetTokens::default();
-        for (t, &weight) in self.loss_weights.iter().enumerate() {
-            if weight != 0.0 && self.positions[t] > 0 {
-                targets.rows.push(t as u32 - 1);
-                targets.tokens.push(self.tokens[t]);
-                targets.weights.push(weight);
+        for (sequence_idx, prefix) in self.prefixes.iter().enumerate() {
+            let range = self.sequence_range(sequence_idx);
+            for t in range.clone() {
+                let row = match prefix {
+                    _ if t > range.start => t - 1,
+                    Some(prefix) => self.sequence_range(*prefix as usize).end - 1,
+                    None => continue,
+                };
+                let weight = self.loss_weights[t];
+                if weight != 0.0 {
+                    targets.rows.push(row as u32);
+                    targets.tokens.push(self.tokens[t]);
+                    targets.weights.push(weight);
+                }
             }
         }
         targets
@@ -229,6 +278,26 @@ mod tests {
         assert_eq!(targets.rows, [0, 4]);
         assert_eq!(targets.tokens, [6, 10]);
         assert_eq!(targets.weights, [1.0, 0.5]);
+    }
+
+    #[test]
+    fn a_prefix_is_gone_on_from_by_several() {
+        let batch = PackedBatch::with_prefixes([
+            (&[5, 6, 7][..], &[0.0, 0.0, 0.0][..], origin(1), None),
+            (&[8, 9][..], &[1.0, 0.5][..], origin(1), Some(0)),
+            (&[10][..], &[2.0][..], origin(1), Some(0)),
+        ])
+        .unwrap();
+        assert_eq!(batch.positions(), [0, 1, 2, 3, 4, 3]);
+        assert_eq!(batch.longest_sequence(), 5);
+        let targets = batch.targets();
+        assert_eq!((targets.rows, targets.tokens), (vec![2, 3, 2], vec![8, 9, 10]));
+        let chained = PackedBatch::with_prefixes([
+            (&[5][..], &[0.0][..], origin(1), None),
+            (&[8][..], &[1.0][..], origin(1), Some(0)),
+            (&[9][..], &[1.0][..], origin(1), Some(1)),
+        ]);
+        assert_eq!(chained, Err(BatchError::BadPrefix { index: 2, prefix: 1 }));
     }
 
     #[test]

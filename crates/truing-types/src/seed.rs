@@ -2,7 +2,7 @@
 //! draws the same numbers without a saved generator.
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 /// The run's one seed.
@@ -23,12 +23,24 @@ impl Seed {
         }
         ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
     }
+
+    /// `n` normal numbers of mean 0 (Box and Muller 1958).
+    #[must_use]
+    pub fn normals(self, purpose: &str, n: usize, deviation: f32) -> Vec<f32> {
+        let mut generator = self.generator(purpose, &[]);
+        let mut unit = || ((generator.next_u64() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+        (0..n)
+            .map(|_| {
+                let (radius, angle) = ((-2.0 * unit().ln()).sqrt(), std::f64::consts::TAU * unit());
+                (radius * angle.cos()) as f32 * deviation
+            })
+            .collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand_chacha::rand_core::Rng;
 
     #[test]
     fn purposes_and_indices_give_different_streams_and_repeats_give_the_same() {

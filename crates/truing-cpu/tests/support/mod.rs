@@ -23,6 +23,7 @@ pub(crate) mod tiny_spec {
             rope_theta: 10_000.0,
             rope_scaling: None,
             max_position_embeddings: 64,
+            head: truing_model::HeadKind::LanguageModel,
             tie_word_embeddings: true,
             qkv_bias: false,
             output_bias: false,
@@ -36,6 +37,7 @@ pub(crate) mod tiny_spec {
 
     pub(crate) fn untied_with_biases() -> DecoderSpec {
         DecoderSpec {
+            head: truing_model::HeadKind::LanguageModel,
             tie_word_embeddings: false,
             qkv_bias: true,
             output_bias: true,
@@ -71,7 +73,7 @@ pub(crate) fn tiny_engine(spec: &DecoderSpec, trainable: &TrainableSpec, n_threa
         let wave = |i: usize| ((i * 7919 + idx * 104_729 + 13) as f32 * 0.618).sin();
         let values = (0..n).map(|i| match parameter.role {
             ParameterRole::Norm => 1.0 + 0.2 * wave(i),
-            ParameterRole::Embedding | ParameterRole::Head => 0.9 * wave(i),
+            ParameterRole::Embedding | ParameterRole::Head | ParameterRole::Score => 0.9 * wave(i),
             _ => 0.4 * wave(i),
         });
         loader.put(&parameter.name, &parameter.shape, values.collect()).unwrap();

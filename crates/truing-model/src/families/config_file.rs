@@ -228,6 +228,7 @@ impl ConfigFile {
             rope_theta,
             rope_scaling,
             max_position_embeddings,
+            head: crate::spec::HeadKind::LanguageModel,
             tie_word_embeddings: self.boolean("tie_word_embeddings")?.unwrap_or(false),
             qkv_bias: false,
             output_bias: false,

@@ -112,6 +112,7 @@ impl<'a> GgufDecoder<'a> {
             rope_theta: positive("rope.freq_base")?.unwrap_or(10_000.0),
             rope_scaling: None,
             max_position_embeddings: size("context_length")?,
+            head: crate::spec::HeadKind::LanguageModel,
             tie_word_embeddings: file.tensor("output.weight").is_none(),
             qkv_bias: has_bias("attn_q"),
             output_bias: has_bias("attn_output"),

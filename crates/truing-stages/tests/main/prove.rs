@@ -6,7 +6,8 @@ use std::ops::Range;
 use truing_cpu::{CpuEngine, DeviceBatch, Hidden, KeptSegment, KvCache};
 use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor};
 use truing_model::{
-    DecoderSpec, Engine, EngineError, Keep, ModelFiles, ParameterSpec, TokenLogProbs, TrainableSpec,
+    DecoderSpec, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ModelFiles, ParameterSpec,
+    TopLogProbs, TrainableSpec,
 };
 use truing_parallel::Solo;
 use truing_stages::model::load_engine;
@@ -103,23 +104,37 @@ impl Engine for Flawed {
         self.engine.embed_backward(batch, d_hidden)
     }
 
-    fn log_probs(&mut self, hidden: &Hidden, targets: &TargetTokens) -> Result<TokenLogProbs, EngineError> {
-        self.engine.log_probs(hidden, targets)
+    fn head(&mut self, hidden: &Hidden, request: &HeadRequest<'_>) -> Result<HeadOutput, EngineError> {
+        self.engine.head(hidden, request)
     }
 
-    fn log_probs_backward(
+    fn head_backward(
         &mut self,
         hidden: Hidden,
-        targets: &TargetTokens,
-        d_log_probs: &[f32],
-    ) -> Result<(TokenLogProbs, Hidden), EngineError> {
+        request: &HeadRequest<'_>,
+        gradient: &HeadGradient,
+    ) -> Result<(HeadOutput, Hidden), EngineError> {
         let factor = match self.flaw {
-            Flaw::MeanOfEachPack => -1.0 / d_log_probs.iter().sum::<f32>(),
+            Flaw::MeanOfEachPack => -1.0 / gradient.log_probs.iter().sum::<f32>(),
             Flaw::NotANumber => f32::NAN,
             _ => 1.0,
         };
-        let scaled: Vec<f32> = d_log_probs.iter().map(|d| factor * d).collect();
-        self.engine.log_probs_backward(hidden, targets, &scaled)
+        let log_probs = gradient.log_probs.iter().map(|d| factor * d).collect();
+        self.engine.head_backward(hidden, request, &HeadGradient { log_probs, ..HeadGradient::default() })
+    }
+
+    fn top_log_probs(
+        &mut self,
+        hidden: &Hidden,
+        rows: &[u32],
+        temperature: f32,
+        k: usize,
+    ) -> Result<TopLogProbs, EngineError> {
+        self.engine.top_log_probs(hidden, rows, temperature, k)
+    }
+
+    fn enable_adapters(&mut self, are_enabled: bool) {
+        self.engine.enable_adapters(are_enabled);
     }
 
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {

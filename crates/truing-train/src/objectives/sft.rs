@@ -7,7 +7,9 @@
 //!
 //! The gradient depends on nothing but the weights, so it is known before the forward pass.
 
-use truing_model::TokenLogProbs;
+use std::borrow::Cow;
+
+use truing_model::{HeadGradient, HeadOutput, HeadRequest};
 use truing_types::{PackedBatch, TargetTokens};
 
 use super::{Objective, WeightedSum};
@@ -25,27 +27,35 @@ fn weighted_sum(weights: &[f32], values: impl Iterator<Item = f64>) -> f64 {
 }
 
 impl Objective for Sft {
-    fn denominator(&self, _batch: &PackedBatch, targets: &TargetTokens) -> f64 {
-        total_weight(targets)
+    type Pack = PackedBatch;
+
+    fn request<'a>(&self, pack: &'a PackedBatch) -> HeadRequest<'a> {
+        HeadRequest::LogProbs { targets: Cow::Owned(pack.targets()), temperature: 1.0, reference: None }
+    }
+
+    fn denominators(&self, _pack: &PackedBatch, request: &HeadRequest<'_>) -> Vec<f64> {
+        vec![request.targets().map_or(0.0, total_weight)]
     }
 
     fn constant_gradient(
         &self,
-        _batch: &PackedBatch,
-        targets: &TargetTokens,
-        denominator: f64,
-    ) -> Option<Vec<f32>> {
-        Some(targets.weights.iter().map(|&weight| (-f64::from(weight) / denominator) as f32).collect())
+        _pack: &PackedBatch,
+        request: &HeadRequest<'_>,
+        denominators: &[f64],
+    ) -> Option<HeadGradient> {
+        let weights = &request.targets()?.weights;
+        let log_probs = weights.iter().map(|&weight| (-f64::from(weight) / denominators[0]) as f32).collect();
+        Some(HeadGradient { log_probs, ..HeadGradient::default() })
     }
 
     fn gradient(
         &self,
-        batch: &PackedBatch,
-        targets: &TargetTokens,
-        _log_probs: &TokenLogProbs,
-        denominator: f64,
-    ) -> Vec<f32> {
-        self.constant_gradient(batch, targets, denominator).unwrap_or_default()
+        pack: &PackedBatch,
+        request: &HeadRequest<'_>,
+        _output: &HeadOutput,
+        denominators: &[f64],
+    ) -> HeadGradient {
+        self.constant_gradient(pack, request, denominators).unwrap_or_default()
     }
 
     fn metric_names(&self) -> &'static [&'static str] {
@@ -54,62 +64,74 @@ impl Objective for Sft {
 
     fn measure(
         &self,
-        _batch: &PackedBatch,
-        targets: &TargetTokens,
-        scores: &TokenLogProbs,
+        _pack: &PackedBatch,
+        request: &HeadRequest<'_>,
+        output: &HeadOutput,
     ) -> Vec<WeightedSum> {
+        let Some(targets) = request.targets() else { return Vec::new() };
         let denominator = total_weight(targets);
-        let weights = &targets.weights;
+        let (weights, tokens) = (&targets.weights, &output.tokens);
         [
-            weighted_sum(weights, scores.log_probs.iter().map(|&log_prob| -f64::from(log_prob))),
-            weighted_sum(weights, scores.is_argmax.iter().map(|&hit| f64::from(u8::from(hit)))),
-            weighted_sum(weights, scores.entropies.iter().map(|&entropy| f64::from(entropy))),
+            weighted_sum(weights, tokens.log_probs.iter().map(|&log_prob| -f64::from(log_prob))),
+            weighted_sum(weights, tokens.is_argmax.iter().map(|&hit| f64::from(u8::from(hit)))),
+            weighted_sum(weights, tokens.entropies.iter().map(|&entropy| f64::from(entropy))),
         ]
         .map(|numerator| WeightedSum { numerator, denominator })
         .to_vec()
+    }
+
+    fn pieces(&self, pack: &PackedBatch) -> Vec<PackedBatch> {
+        let alone = |(sequence_idx, origin): (usize, &truing_types::RowOrigin)| {
+            let range = pack.sequence_range(sequence_idx);
+            let (tokens, weights) = (&pack.tokens()[range.clone()], &pack.loss_weights()[range]);
+            PackedBatch::new([(tokens, weights, origin.clone())]).ok()
+        };
+        pack.origins().iter().enumerate().filter_map(alone).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use truing_model::TokenLogProbs;
     use truing_types::RowOrigin;
 
-    fn example() -> (PackedBatch, TargetTokens, TokenLogProbs) {
+    fn example() -> (PackedBatch, HeadOutput) {
         let origin = RowOrigin { source: "t".into(), line: 1 };
         let batch = PackedBatch::new([(&[1, 2, 3, 4][..], &[0.0, 1.0, 0.5, 2.0][..], origin)]).unwrap();
-        let targets = batch.targets();
-        let scores = TokenLogProbs {
+        let tokens = TokenLogProbs {
             log_probs: vec![-1.0, -2.0, -0.25],
             entropies: vec![0.5, 1.0, 2.0],
             is_argmax: vec![true, false, true],
         };
-        (batch, targets, scores)
+        (batch, HeadOutput { tokens, ..HeadOutput::default() })
     }
 
-    fn loss(batch: &PackedBatch, targets: &TargetTokens, scores: &TokenLogProbs) -> f64 {
-        Sft.measure(batch, targets, scores)[0].numerator / Sft.denominator(batch, targets)
+    fn loss(batch: &PackedBatch, output: &HeadOutput) -> f64 {
+        let request = Sft.request(batch);
+        Sft.measure(batch, &request, output)[0].numerator / Sft.denominators(batch, &request)[0]
     }
 
     #[test]
     fn metrics_are_means_weighted_by_the_loss_weights() {
-        let (batch, targets, scores) = example();
-        let means: Vec<f64> =
-            Sft.measure(&batch, &targets, &scores).iter().map(|m| m.numerator / m.denominator).collect();
+        let (batch, output) = example();
+        let measured = Sft.measure(&batch, &Sft.request(&batch), &output);
+        let means: Vec<f64> = measured.iter().map(|m| m.numerator / m.denominator).collect();
         assert_eq!(means, [2.5 / 3.5, 3.0 / 3.5, 5.0 / 3.5]);
         assert_eq!(Sft.metric_names().len(), means.len());
     }
 
     #[test]
     fn the_gradient_equals_finite_differences() {
-        let (batch, targets, scores) = example();
-        let denominator = Sft.denominator(&batch, &targets);
-        let gradient = Sft.constant_gradient(&batch, &targets, denominator).unwrap();
+        let (batch, output) = example();
+        let request = Sft.request(&batch);
+        let denominators = Sft.denominators(&batch, &request);
+        let gradient = Sft.constant_gradient(&batch, &request, &denominators).unwrap().log_probs;
         for (target_idx, &closed_form) in gradient.iter().enumerate() {
-            let mut moved = [scores.clone(), scores.clone()];
-            moved[0].log_probs[target_idx] += 0.125;
-            moved[1].log_probs[target_idx] -= 0.125;
-            let [up, down] = moved.map(|scores| loss(&batch, &targets, &scores));
+            let mut moved = [output.clone(), output.clone()];
+            moved[0].tokens.log_probs[target_idx] += 0.125;
+            moved[1].tokens.log_probs[target_idx] -= 0.125;
+            let [up, down] = moved.map(|output| loss(&batch, &output));
             assert!((f64::from(closed_form) - (up - down) / 0.25).abs() < 1e-7);
         }
     }

@@ -2,10 +2,10 @@ use std::ops::ControlFlow;
 
 use truing_cpu::CpuEngine;
 use truing_model::engine::ParameterTensor;
-use truing_model::{DecoderSpec, Engine, TokenLogProbs, TrainableSpec};
+use truing_model::{DecoderSpec, Engine, HeadGradient, HeadOutput, HeadRequest, TrainableSpec};
 use truing_parallel::Solo;
 use truing_train::{Objective, Quantity, SegmentPlan, Sft, TrainError, Trainer, WeightedSum};
-use truing_types::{PackedBatch, RowOrigin, TargetTokens, TokenId};
+use truing_types::{PackedBatch, RowOrigin, TokenId};
 
 use crate::model::{self, N_LAYERS};
 
@@ -56,16 +56,26 @@ fn a_loss_that_is_not_finite_names_step_pack_and_row_and_leaves_the_weights() {
 struct Overflowing;
 
 impl Objective for Overflowing {
-    fn denominator(&self, batch: &PackedBatch, targets: &TargetTokens) -> f64 {
-        Sft.denominator(batch, targets)
+    type Pack = PackedBatch;
+
+    fn request<'a>(&self, pack: &'a PackedBatch) -> HeadRequest<'a> {
+        Sft.request(pack)
     }
 
-    fn constant_gradient(&self, _: &PackedBatch, targets: &TargetTokens, _: f64) -> Option<Vec<f32>> {
-        Some(targets.tokens.iter().map(|&token| if token == SICK { f32::INFINITY } else { -0.1 }).collect())
+    fn denominators(&self, pack: &PackedBatch, request: &HeadRequest<'_>) -> Vec<f64> {
+        Sft.denominators(pack, request)
     }
 
-    fn gradient(&self, _: &PackedBatch, _: &TargetTokens, _: &TokenLogProbs, _: f64) -> Vec<f32> {
-        unreachable!("the gradient is constant")
+    fn gradient(
+        &self,
+        _: &PackedBatch,
+        request: &HeadRequest<'_>,
+        _: &HeadOutput,
+        _: &[f64],
+    ) -> HeadGradient {
+        let tokens = &request.targets().unwrap().tokens;
+        let sick = |&token: &u32| if token == SICK { f32::INFINITY } else { -0.1 };
+        HeadGradient { log_probs: tokens.iter().map(sick).collect(), ..HeadGradient::default() }
     }
 
     fn metric_names(&self) -> &'static [&'static str] {
@@ -75,10 +85,14 @@ impl Objective for Overflowing {
     fn measure(
         &self,
         pack: &PackedBatch,
-        targets: &TargetTokens,
-        scores: &TokenLogProbs,
+        request: &HeadRequest<'_>,
+        output: &HeadOutput,
     ) -> Vec<WeightedSum> {
-        Sft.measure(pack, targets, scores)
+        Sft.measure(pack, request, output)
+    }
+
+    fn pieces(&self, pack: &PackedBatch) -> Vec<PackedBatch> {
+        Sft.pieces(pack)
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn spec() -> DecoderSpec {
         rope_theta: 10_000.0,
         rope_scaling: None,
         max_position_embeddings: 128,
+        head: truing_model::HeadKind::LanguageModel,
         tie_word_embeddings: true,
         qkv_bias: false,
         output_bias: false,

@@ -1,0 +1,126 @@
+//! The final norm and the head: token log-probabilities, the exact KL from a reference, and scores.
+
+use truing_kernels::{
+    LogProbRows, Write, linear_log_probs_backward, linear_log_probs_forward, rms_norm_backward,
+    scatter_add_rows,
+};
+use truing_model::{HeadGradient, HeadOutput, HeadRequest, TokenLogProbs, TopLogProbs};
+
+use crate::engine::Inner;
+
+impl Inner {
+    pub(crate) fn head(&mut self, hidden: &[f32], request: &HeadRequest<'_>) -> HeadOutput {
+        let (chosen, mut normed) = self.normed_rows(hidden, request.rows());
+        let weight = &self.parameters.values[self.head];
+        let mut output = HeadOutput::default();
+        match request {
+            HeadRequest::Scores { .. } => output.scores = scores(&normed, weight),
+            HeadRequest::LogProbs { targets, temperature, reference: _ } => {
+                truing_kernels::scale(&mut normed, temperature.recip());
+                output.tokens = TokenLogProbs::with_len(targets.rows.len());
+                linear_log_probs_forward(&normed, weight, &targets.tokens, rows_of(&mut output.tokens));
+            }
+        }
+        self.pool.give(chosen);
+        self.pool.give(normed);
+        output
+    }
+
+    pub(crate) fn head_backward(
+        &mut self,
+        hidden: Vec<f32>,
+        request: &HeadRequest<'_>,
+        gradient: &HeadGradient,
+    ) -> (HeadOutput, Vec<f32>) {
+        let width = self.spec.hidden_size;
+        let rows = request.rows();
+        let (chosen, mut normed) = self.normed_rows(&hidden, rows);
+        let mut d_normed = self.pool.take(rows.len(), width);
+        let mut output = HeadOutput::default();
+        let d_head = &mut self.parameters.gradients[self.head];
+        let d_head = if d_head.is_empty() { None } else { Some(&mut d_head[..]) };
+        let weight = &self.parameters.values[self.head];
+        match request {
+            HeadRequest::Scores { .. } => {
+                output.scores = scores(&normed, weight);
+                scores_backward(&normed, weight, &gradient.scores, &mut d_normed, d_head);
+            }
+            HeadRequest::LogProbs { targets, temperature, reference: _ } => {
+                truing_kernels::scale(&mut normed, temperature.recip());
+                output.tokens = TokenLogProbs::with_len(rows.len());
+                linear_log_probs_backward(
+                    &normed,
+                    weight,
+                    &targets.tokens,
+                    &gradient.log_probs,
+                    rows_of(&mut output.tokens),
+                    &mut d_normed,
+                    d_head,
+                );
+                truing_kernels::scale(&mut d_normed, temperature.recip());
+            }
+        }
+        let mut d_chosen = normed;
+        let d_weight = &mut self.parameters.gradients[self.final_norm];
+        rms_norm_backward(
+            &chosen,
+            &self.parameters.values[self.final_norm],
+            self.spec.rms_norm_eps,
+            &d_normed,
+            &mut d_chosen,
+            Write::Overwrite,
+            if d_weight.is_empty() { None } else { Some(d_weight) },
+        );
+        let mut d_hidden = hidden;
+        truing_kernels::fill(&mut d_hidden, 0.0);
+        scatter_add_rows(&d_chosen, width, rows, &mut d_hidden);
+        for buffer in [chosen, d_normed, d_chosen] {
+            self.pool.give(buffer);
+        }
+        (output, d_hidden)
+    }
+
+    pub(crate) fn top_log_probs(
+        &mut self,
+        _hidden: &[f32],
+        _rows: &[u32],
+        _temperature: f32,
+        _k: usize,
+    ) -> TopLogProbs {
+        TopLogProbs::default()
+    }
+}
+
+/// `hidden` `[n_rows, width]` times the head's one row, summed in double precision.
+fn scores(hidden: &[f32], weight: &[f32]) -> Vec<f32> {
+    let dot = |row: &[f32]| row.iter().zip(weight).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
+    hidden.chunks_exact(weight.len()).map(|row| dot(row) as f32).collect()
+}
+
+/// `d_hidden[i] = d_scores[i] w`, `d_w += sum d_scores[i] hidden[i]`.
+fn scores_backward(
+    hidden: &[f32],
+    weight: &[f32],
+    d_scores: &[f32],
+    d_hidden: &mut [f32],
+    d_weight: Option<&mut [f32]>,
+) {
+    let width = weight.len();
+    for (i, d_row) in d_hidden.chunks_exact_mut(width).enumerate() {
+        let d_score = d_scores.get(i).copied().unwrap_or_default();
+        d_row.iter_mut().zip(weight).for_each(|(d, w)| *d = d_score * w);
+    }
+    if let Some(d_weight) = d_weight {
+        for (row, &d_score) in hidden.chunks_exact(width).zip(d_scores) {
+            d_weight.iter_mut().zip(row).for_each(|(d, x)| *d += d_score * x);
+        }
+    }
+}
+
+fn rows_of(results: &mut TokenLogProbs) -> LogProbRows<'_> {
+    LogProbRows {
+        log_probs: &mut results.log_probs,
+        entropies: &mut results.entropies,
+        is_argmax: &mut results.is_argmax,
+    }
+}
