@@ -88,10 +88,23 @@ pub(crate) fn notes_on_run(record: &RunRecord) -> Vec<HealthNote> {
 
 /// Notes on one stage's figures.
 pub(crate) fn notes_on_stage(stage: &StageRecord) -> Vec<HealthNote> {
-    [completeness, loss_trend, overfitting, gradient_spikes, utilisation, memory_prediction, speed]
-        .into_iter()
-        .filter_map(|rule| rule(stage))
-        .collect()
+    [
+        completeness,
+        reward_trend,
+        zero_variance,
+        divergence,
+        clipping,
+        unscored,
+        loss_trend,
+        overfitting,
+        gradient_spikes,
+        utilisation,
+        memory_prediction,
+        speed,
+    ]
+    .into_iter()
+    .filter_map(|rule| rule(stage))
+    .collect()
 }
 
 fn completeness(stage: &StageRecord) -> Option<HealthNote> {
@@ -104,22 +117,89 @@ fn completeness(stage: &StageRecord) -> Option<HealthNote> {
 }
 
 /// Mean of the first and of the last tenth.
-fn ends(points: &[(u64, f64)]) -> Option<(f64, f64)> {
-    let n = points.len() / 10;
-    if n == 0 {
+pub(crate) fn ends(points: &[(u64, f64)]) -> Option<(f64, f64)> {
+    let n = points.len().div_ceil(10);
+    if points.len() < 2 {
         return None;
     }
     let mean = |part: &[(u64, f64)]| part.iter().map(|(_, value)| value).sum::<f64>() / part.len() as f64;
     Some((mean(&points[..n]), mean(&points[points.len() - n..])))
 }
 
+/// Mean of a metric over the last tenth of the run.
+fn late_mean(stage: &StageRecord, name: &str) -> Option<f64> {
+    let points = stage.series(name);
+    let n = points.len().div_ceil(10);
+    (n > 0).then(|| points[points.len() - n..].iter().map(|(_, value)| value).sum::<f64>() / n as f64)
+}
+
+fn reward_trend(stage: &StageRecord) -> Option<HealthNote> {
+    let (first, last) = ends(&stage.series(names::REWARD))?;
+    let (level, verb) = if last > first { (Level::Good, "rose") } else { (Level::Bad, "did not rise") };
+    let text = format!("The reward {verb}: {first:.3} to {last:.3} (means of the first and last tenth).");
+    Some(HealthNote { level, text })
+}
+
+fn zero_variance(stage: &StageRecord) -> Option<HealthNote> {
+    let share = late_mean(stage, names::FRAC_REWARD_ZERO_STD)?;
+    (share > 0.8).then(|| HealthNote {
+        level: Level::Look,
+        text: format!(
+            "In {:.0} % of the last groups all completions had the same reward: they teach nothing. The prompts are \
+             too easy or too hard.",
+            100.0 * share
+        ),
+    })
+}
+
+fn divergence(stage: &StageRecord) -> Option<HealthNote> {
+    let kl = late_mean(stage, names::KL)?;
+    (kl > 0.5).then(|| HealthNote {
+        level: Level::Look,
+        text: format!(
+            "The policy is {kl:.2} nats a token away from its reference: read the best completions for tricks that \
+             please the reward alone."
+        ),
+    })
+}
+
+fn clipping(stage: &StageRecord) -> Option<HealthNote> {
+    let share = late_mean(stage, names::COMPLETIONS_CLIPPED_RATIO)?;
+    (share > 0.3).then(|| HealthNote {
+        level: Level::Look,
+        text: format!(
+            "{:.0} % of the last completions were cut off at the token limit: the reward sees unfinished answers.",
+            100.0 * share
+        ),
+    })
+}
+
+fn unscored(stage: &StageRecord) -> Option<HealthNote> {
+    let values = stage.metrics.iter().flat_map(|row| &row.values);
+    let total: f64 =
+        values.filter(|(name, _)| name.starts_with(names::UNSCORED_PREFIX)).map(|(_, count)| count).sum();
+    (total > 0.0).then(|| HealthNote {
+        level: Level::Look,
+        text: format!(
+            "{total:.0} completions stayed without a reward and were left out; `truing rollouts` shows why."
+        ),
+    })
+}
+
 fn loss_trend(stage: &StageRecord) -> Option<HealthNote> {
+    // The loss of a policy is a surrogate that is near 0 by construction.
+    if stage.kind == "grpo" {
+        return None;
+    }
     let losses = stage.series(names::LOSS);
     if let Some((step, value)) = losses.iter().find(|(_, value)| !value.is_finite()) {
         return Some(HealthNote {
             level: Level::Bad,
             text: format!("The loss of step {step} was {value}: the run cannot be trusted from there on."),
         });
+    }
+    if losses.len() < 10 {
+        return None;
     }
     let (first, last) = ends(&losses)?;
     Some(if last < first {
@@ -218,7 +298,8 @@ fn memory_prediction(stage: &StageRecord) -> Option<HealthNote> {
 }
 
 fn speed(stage: &StageRecord) -> Option<HealthNote> {
-    let (first, last) = ends(&stage.series(names::TOKENS_PER_SECOND))?;
+    let speeds = stage.series(names::TOKENS_PER_SECOND);
+    let (first, last) = ends(&speeds).filter(|_| speeds.len() >= 10)?;
     (last < 0.8 * first).then(|| HealthNote {
         level: Level::Look,
         text: format!(
@@ -253,6 +334,14 @@ mod tests {
         check(loss_trend, &stage(names::LOSS, &rising), Some(Level::Bad));
         check(loss_trend, &stage(names::LOSS, &[1.0, f64::NAN]), Some(Level::Bad));
         check(loss_trend, &stage(names::LOSS, &[1.0]), None);
+        check(reward_trend, &stage(names::REWARD, &rising), Some(Level::Good));
+        check(reward_trend, &stage(names::REWARD, &falling), Some(Level::Bad));
+        check(zero_variance, &stage(names::FRAC_REWARD_ZERO_STD, &[0.1, 0.9]), Some(Level::Look));
+        check(zero_variance, &stage(names::FRAC_REWARD_ZERO_STD, &[0.9, 0.1]), None);
+        check(divergence, &stage(names::KL, &[0.6]), Some(Level::Look));
+        check(clipping, &stage(names::COMPLETIONS_CLIPPED_RATIO, &[0.2]), None);
+        check(unscored, &stage("unscored/failed", &[0.0, 2.0]), Some(Level::Look));
+        check(unscored, &stage("unscored/failed", &[0.0]), None);
         check(overfitting, &stage(names::EVAL_LOSS, &[2.0, 1.5, 1.6]), Some(Level::Look));
         check(overfitting, &stage(names::EVAL_LOSS, &[2.0, 1.5, 1.4]), None);
         let mut norms = vec![1.0; 40];

@@ -10,6 +10,7 @@ use truing_types::Evaluation;
 
 use crate::ReportError;
 use crate::charts::CHARTS;
+use crate::examples::{RolloutExample, RolloutExamples};
 use crate::health::{self, HealthNote};
 use crate::names;
 use crate::run_record::{RunRecord, StageRecord};
@@ -86,6 +87,7 @@ struct StageSection<'a> {
     facts: Vec<(&'static str, String)>,
     notes: Vec<HealthNote>,
     charts: Vec<ChartFrame>,
+    examples: &'a RolloutExamples,
     recipe: &'a str,
     files: &'a [InputFile],
     versions: Vec<(&'a str, &'a str)>,
@@ -117,11 +119,23 @@ impl<'a> StageSection<'a> {
             facts: facts(stage),
             notes: health::notes_on_stage(stage),
             charts,
+            examples: &stage.examples,
             recipe: &stage.recipe,
             files: &stage.inputs.files,
             versions: stage.inputs.versions.iter().map(|(name, v)| (name.as_str(), v.as_str())).collect(),
             seeds: stage.inputs.seeds.iter().map(|(purpose, seed)| (purpose.as_str(), *seed)).collect(),
         })
+    }
+}
+
+impl StageSection<'_> {
+    /// Lists of completions with their titles, those that are not empty.
+    fn example_lists(&self) -> Vec<(&'static str, &[RolloutExample])> {
+        let lists = [
+            ("Best completions of the last steps", &self.examples.best[..]),
+            ("Worst completions of the last steps", &self.examples.worst[..]),
+        ];
+        lists.into_iter().filter(|(_, examples)| !examples.is_empty()).collect()
     }
 }
 
@@ -136,6 +150,11 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
         "reward_model" => (
             "Reward model",
             "A copy of the model learns to score answers as people do, from pairs of a better and a worse one.",
+        ),
+        "dpo" => (
+            "Preference optimisation",
+            "The model learns from pairs directly: the better answer becomes likelier than the worse one, measured \
+             against the model it began as.",
         ),
         "grpo" => (
             "Preference alignment",
@@ -181,6 +200,18 @@ fn cards(record: &RunRecord) -> Vec<Card> {
             detail: format!("{:+.0} %", 100.0 * (last / first - 1.0)),
             class: if last < first { "good" } else { "bad" },
         });
+    }
+    for (label, name) in [("reward", names::REWARD), ("held-out reward", names::EVAL_REWARD)] {
+        let ends = record.stages.iter().find_map(|stage| health::ends(&stage.series(name)));
+        if let Some((first, last)) = ends {
+            cards.push(Card {
+                label,
+                before: Some(format!("{first:.3}")),
+                value: format!("{last:.3}"),
+                detail: "means of the first and last tenth".into(),
+                class: if last > first { "good" } else { "bad" },
+            });
+        }
     }
     let mean = |name| mean_over_stages(record, name);
     if let Some(speed) = mean(names::TOKENS_PER_SECOND) {

@@ -10,6 +10,7 @@
 
 mod charts;
 mod error;
+mod examples;
 mod health;
 mod html;
 pub mod names;
@@ -17,5 +18,6 @@ mod run_record;
 pub mod tensorboard;
 
 pub use error::ReportError;
+pub use examples::{RolloutExample, RolloutExamples};
 pub use html::{render, write_report};
 pub use run_record::{MetricsRow, PlanPart, PlanRecord, RunRecord, StageRecord};

@@ -20,3 +20,27 @@ pub const PEAK_MEMORY_GIB: &str = "peak_memory_gib";
 pub const EVAL_LOSS: &str = "eval_loss";
 /// Held-out share of loss tokens that were the first choice.
 pub const EVAL_MEAN_TOKEN_ACCURACY: &str = "eval_mean_token_accuracy";
+/// Mean reward of the completions drawn before a step.
+pub const REWARD: &str = "reward";
+/// Mean reward on held-out prompts.
+pub const EVAL_REWARD: &str = "eval_reward";
+/// KL divergence from the reference, mean over completion tokens, nats.
+pub const KL: &str = "kl";
+/// Entropy of the predicted distributions, mean over loss tokens, nats.
+pub const ENTROPY: &str = "entropy";
+/// Mean tokens of a completion.
+pub const COMPLETIONS_MEAN_LENGTH: &str = "completions/mean_length";
+/// Share of completions cut off at the token limit.
+pub const COMPLETIONS_CLIPPED_RATIO: &str = "completions/clipped_ratio";
+/// Share of groups in which all rewards are equal.
+pub const FRAC_REWARD_ZERO_STD: &str = "frac_reward_zero_std";
+/// Share of pairs that a reward model orders as people did.
+pub const ACCURACY: &str = "accuracy";
+/// Mean score difference of a pair.
+pub const MARGIN: &str = "margin";
+/// The same two of the preference losses.
+pub const REWARDS_ACCURACIES: &str = "rewards/accuracies";
+/// Mean difference of the implicit rewards of a pair.
+pub const REWARDS_MARGINS: &str = "rewards/margins";
+/// Before the reasons for which completions stayed without a reward.
+pub const UNSCORED_PREFIX: &str = "unscored/";

@@ -12,6 +12,8 @@ use truing_store::RunInputs;
 use truing_types::{Evaluation, Pipeline};
 
 use crate::ReportError;
+use crate::examples::{RolloutExamples, read_examples};
+use crate::names;
 
 /// Figures of one optimiser step or evaluation.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -64,6 +66,8 @@ pub struct StageRecord {
     pub metrics: Vec<MetricsRow>,
     /// `plan.json`.
     pub plan: Option<PlanRecord>,
+    /// Out of `rollouts/`, where a policy was trained.
+    pub examples: RolloutExamples,
 }
 
 /// A whole run: one stage, or a pipeline of them with evaluations between.
@@ -106,7 +110,8 @@ impl RunRecord {
     /// When the folder holds no run, or a file of it cannot be understood.
     pub fn read(folder: &Path) -> Result<Self, ReportError> {
         let Some(pipeline) = read_json::<Pipeline>(&folder.join(Pipeline::FILE_NAME))? else {
-            let stage = read_stage(folder, "sft")?;
+            let mut stage = read_stage(folder, "sft")?;
+            stage.kind = kind_of(&stage).to_owned();
             let name = folder.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
             return Ok(Self { title: name, stages: vec![stage], ..Self::default() });
         };
@@ -126,6 +131,20 @@ impl RunRecord {
     }
 }
 
+/// What a stage that stands alone did, as its figures tell.
+fn kind_of(stage: &StageRecord) -> &'static str {
+    let has = |name: &str| stage.metrics.iter().any(|row| row.values.contains_key(name));
+    if has(names::REWARD) {
+        "grpo"
+    } else if has(names::REWARDS_ACCURACIES) {
+        "dpo"
+    } else if has(names::ACCURACY) {
+        "reward_model"
+    } else {
+        "sft"
+    }
+}
+
 fn read_stage(folder: &Path, kind: &str) -> Result<StageRecord, ReportError> {
     let recipe_name = "recipe.resolved.toml";
     let Some(recipe) = read_text(&folder.join(recipe_name))? else {
@@ -140,6 +159,7 @@ fn read_stage(folder: &Path, kind: &str) -> Result<StageRecord, ReportError> {
             .unwrap_or_default(),
         metrics: read_metrics(&folder.join("metrics.jsonl"))?,
         plan: read_json(&folder.join("plan.json"))?,
+        examples: read_examples(&folder.join("rollouts"))?,
     })
 }
 

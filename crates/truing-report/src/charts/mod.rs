@@ -1,10 +1,16 @@
 //! The charts of a stage, one file each. A new one is a file and a line in [`CHARTS`].
 
+mod completion_length;
+mod entropy;
 mod grad_norm;
+mod kl;
 mod learning_rate;
 mod loss;
+mod margin;
 mod memory;
 mod memory_parts;
+mod preference_accuracy;
+mod reward;
 mod token_accuracy;
 mod tokens_per_second;
 
@@ -28,7 +34,13 @@ pub(crate) struct Chart {
 
 /// In the order of the page.
 pub(crate) const CHARTS: &[Chart] = &[
+    reward::CHART,
+    kl::CHART,
+    completion_length::CHART,
+    entropy::CHART,
     loss::CHART,
+    preference_accuracy::CHART,
+    margin::CHART,
     token_accuracy::CHART,
     learning_rate::CHART,
     grad_norm::CHART,
