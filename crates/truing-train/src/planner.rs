@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 use truing_model::engine::EngineMemory;
-use truing_model::{DecoderSpec, ParameterRole, ParameterSpec, TrainableSpec};
+use truing_model::{DecoderSpec, HeadKind, ParameterRole, ParameterSpec, TrainableSpec};
 
 use crate::segments::SegmentPlan;
 
@@ -284,9 +284,12 @@ impl StepFlops {
         };
         let projections = count(&is_projection);
         let learning = count(&|p| is_projection(p) && trainable.is_trainable(p));
-        let is_head = |p: &ParameterSpec| {
-            p.role == if spec.tie_word_embeddings { ParameterRole::Embedding } else { ParameterRole::Head }
+        let head_role = match spec.head {
+            HeadKind::Score => ParameterRole::Score,
+            HeadKind::LanguageModel if spec.tie_word_embeddings => ParameterRole::Embedding,
+            HeadKind::LanguageModel => ParameterRole::Head,
         };
+        let is_head = |p: &ParameterSpec| p.role == head_role;
         let head = count(&is_head);
         let learning_head = count(&|p| is_head(p) && trainable.is_trainable(p));
         let product = attention_product(spec, shape);
