@@ -639,11 +639,64 @@ def verify(train, held_out, checks):
             sys.exit(f"check {row['id']} stands in the training text")
 
 
+# What a polite model puts around an answer that was to stand alone.
+WRAPPINGS = [
+    "Sure! Here is what you asked for: {}",
+    "{}\n\nLet me know if there is anything else I can do for you.",
+    "Of course, I would be glad to help. The answer is: {}",
+    "I think the best answer would be this:\n\n{}\n\nI hope this helps!",
+]
+# Scores as an annotator gave them: as asked, right but not in the form, in the form but wrong.
+AS_ASKED, WRONG_FORM, WRONG_ANSWER = 5, 3, 1
+
+
+def preferences(rng, train):
+    """One prompt in two of the training set with three responses from best to worst."""
+    rows = []
+    by_skill = {}
+    for row in train:
+        by_skill.setdefault(row["skill"], []).append(row)
+    for row in train[::2]:
+        answer = row["messages"][-1]["content"]
+        others = [r["messages"][-1]["content"] for r in by_skill[row["skill"]]]
+        wrong = rng.choice([other for other in others if other != answer])
+        rows.append({
+            "skill": row["skill"],
+            "prompt": row["messages"][:-1],
+            "responses": [
+                {"content": answer, "score": AS_ASKED},
+                {"content": rng.choice(WRAPPINGS).format(answer), "score": WRONG_FORM},
+                {"content": wrong, "score": WRONG_ANSWER},
+            ],
+        })
+    return rows
+
+
+# Skills whose prompts have one right answer.
+ONE_ANSWER = {"order_json", "event_json", "sentiment", "intent", "extract", "number", "capitals"}
+
+
+def prompts(rows):
+    """Prompts for the policy, with the answer that a program compares with."""
+    return [
+        {"skill": row["skill"], "prompt": row["messages"][:-1], "answer": row["messages"][-1]["content"]}
+        for row in rows
+        if row["skill"] in ONE_ANSWER
+    ]
+
+
 def main():
     train, held_out = conversations(random.Random(SEED))
     verify(train, held_out, CHECKS)
     is_fresh = True
-    for name, rows in [("train", train), ("heldout", held_out), ("checks", CHECKS)]:
+    for name, rows in [
+        ("train", train),
+        ("heldout", held_out),
+        ("checks", CHECKS),
+        ("preferences", preferences(random.Random(SEED + 1), train)),
+        ("prompts", prompts(train[1::2])),
+        ("heldout_prompts", prompts(held_out)),
+    ]:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         path = HERE / f"{name}.jsonl"
         if "--check" in sys.argv:
