@@ -14,7 +14,9 @@ mod error;
 pub use checkpoint::{BestEvaluation, CheckpointError, TrainerState};
 pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
-pub use objectives::{Objective, Sft, TrainingPack, WeightedSum};
+pub use objectives::{
+    MseDenominator, Objective, Reward, RewardPack, RewardPair, Sft, TrainingPack, WeightedSum,
+};
 pub use planner::{
     Amount, LayersPerSegment, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops, StepShape,
     plan_segments,

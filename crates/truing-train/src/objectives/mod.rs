@@ -1,8 +1,10 @@
 //! Objectives: a loss as numerators over denominators, and its closed-form gradient with respect to what the
 //! engine's head hands back. One file each; the trainer knows none of them by name.
 
+mod reward;
 mod sft;
 
+pub use reward::{MseDenominator, Reward, RewardPack, RewardPair};
 pub use sft::Sft;
 
 use std::collections::BTreeMap;
