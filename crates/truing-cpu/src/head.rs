@@ -1,7 +1,8 @@
 //! The final norm and the head: token log-probabilities, the exact KL from a reference, and scores.
 
 use truing_kernels::{
-    LogProbRows, Write, linear_log_probs_backward, linear_log_probs_forward, rms_norm_backward,
+    Divergence, LogProbRows, ReferenceRows, Write, linear_log_probs_divergence_backward,
+    linear_log_probs_divergence_forward, linear_log_probs_forward, linear_top_log_probs, rms_norm_backward,
     scatter_add_rows,
 };
 use truing_model::{HeadGradient, HeadOutput, HeadRequest, TokenLogProbs, TopLogProbs};
@@ -15,10 +16,20 @@ impl Inner {
         let mut output = HeadOutput::default();
         match request {
             HeadRequest::Scores { .. } => output.scores = scores(&normed, weight),
-            HeadRequest::LogProbs { targets, temperature, reference: _ } => {
+            HeadRequest::LogProbs { targets, temperature, reference } => {
                 truing_kernels::scale(&mut normed, temperature.recip());
-                output.tokens = TokenLogProbs::with_len(targets.rows.len());
-                linear_log_probs_forward(&normed, weight, &targets.tokens, rows_of(&mut output.tokens));
+                let HeadOutput { tokens, kl, .. } = &mut output;
+                *tokens = TokenLogProbs::with_len(targets.rows.len());
+                match divergence(*reference, kl, &[]) {
+                    None => linear_log_probs_forward(&normed, weight, &targets.tokens, rows_of(tokens)),
+                    Some(divergence) => linear_log_probs_divergence_forward(
+                        &normed,
+                        weight,
+                        &targets.tokens,
+                        rows_of(tokens),
+                        divergence,
+                    ),
+                }
             }
         }
         self.pool.give(chosen);
@@ -45,15 +56,17 @@ impl Inner {
                 output.scores = scores(&normed, weight);
                 scores_backward(&normed, weight, &gradient.scores, &mut d_normed, d_head);
             }
-            HeadRequest::LogProbs { targets, temperature, reference: _ } => {
+            HeadRequest::LogProbs { targets, temperature, reference } => {
                 truing_kernels::scale(&mut normed, temperature.recip());
-                output.tokens = TokenLogProbs::with_len(rows.len());
-                linear_log_probs_backward(
+                let HeadOutput { tokens, kl, .. } = &mut output;
+                *tokens = TokenLogProbs::with_len(rows.len());
+                linear_log_probs_divergence_backward(
                     &normed,
                     weight,
                     &targets.tokens,
                     &gradient.log_probs,
-                    rows_of(&mut output.tokens),
+                    rows_of(tokens),
+                    divergence(*reference, kl, &gradient.kl),
                     &mut d_normed,
                     d_head,
                 );
@@ -82,13 +95,31 @@ impl Inner {
 
     pub(crate) fn top_log_probs(
         &mut self,
-        _hidden: &[f32],
-        _rows: &[u32],
-        _temperature: f32,
-        _k: usize,
+        hidden: &[f32],
+        rows: &[u32],
+        temperature: f32,
+        k: usize,
     ) -> TopLogProbs {
-        TopLogProbs::default()
+        let (chosen, mut normed) = self.normed_rows(hidden, rows);
+        truing_kernels::scale(&mut normed, temperature.recip());
+        let k = k.clamp(1, self.spec.vocab_size);
+        let weight = &self.parameters.values[self.head];
+        let (tokens, log_probs) = linear_top_log_probs(&normed, weight, self.spec.hidden_size, k);
+        self.pool.give(chosen);
+        self.pool.give(normed);
+        TopLogProbs { k, tokens, log_probs }
     }
+}
+
+/// The kernel's question about a reference; `kl` is made as long as its rows.
+fn divergence<'a>(
+    reference: Option<&'a TopLogProbs>,
+    kl: &'a mut Vec<f32>,
+    d_kl: &'a [f32],
+) -> Option<Divergence<'a>> {
+    let TopLogProbs { k, tokens, log_probs } = reference?;
+    kl.resize(tokens.len() / (*k).max(1), 0.0);
+    Some(Divergence { reference: ReferenceRows { k: *k, tokens, log_probs }, kl, d_kl })
 }
 
 /// `hidden` `[n_rows, width]` times the head's one row, summed in double precision.

@@ -29,7 +29,9 @@ mod vector;
 pub use adamw::{AdamwStep, adamw};
 pub use cached_attention::cached_attention;
 pub use linear_log_probs::{
-    LogProbRows, linear_log_probs_backward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
+    Divergence, LogProbRows, ReferenceRows, linear_log_probs_backward, linear_log_probs_divergence_backward,
+    linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
+    linear_top_log_probs,
 };
 pub use matmul::{MatrixRef, Write, add_bias, bias_backward, matmul};
 pub use memory::zeroed;

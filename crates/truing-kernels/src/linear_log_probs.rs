@@ -16,14 +16,22 @@
 //! products, and softmax works on whole vectors of tokens. Backward keeps `e^(z - max)` in the buffer, less its sum at
 //! the target, which is d_z up to a factor per token; the factor is applied to the `[tokens, h]` sides instead.
 //!
+//! Where a reference `q` over `k` tokens `S` of the vocabulary is given, and `p` is the softmax over these alone,
+//!
+//! ```text
+//! kl[i] = Σ_{v in S} p_v (log p_v - log q_v)
+//! d_z_v += d_kl[i] p_v (log p_v - log q_v - kl[i])    for v in S
+//! ```
+//!
 //! Sums over the vocabulary run in f32 within blocks of [`BLOCK`] words, and in f64 over the blocks, in order.
 
 #![allow(unsafe_code, reason = "blocks written by several threads")]
 
 use crate::matmul::{MatrixRef, Write, matmul};
-use crate::parallel::{Disjoint, for_each_item};
+use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
 use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
+use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -36,6 +44,28 @@ pub struct LogProbRows<'a> {
     pub entropies: &'a mut [f32],
     /// Whether the target is the most probable token (the first of equals).
     pub is_argmax: &'a mut [bool],
+}
+
+/// A reference distribution over some tokens at every row.
+#[derive(Clone, Copy, Debug)]
+pub struct ReferenceRows<'a> {
+    /// Tokens a row holds, at least 1.
+    pub k: usize,
+    /// The tokens `[n, k]`.
+    pub tokens: &'a [u32],
+    /// Their log-probabilities, which sum to 1 over the row `[n, k]`.
+    pub log_probs: &'a [f32],
+}
+
+/// The KL divergence from a reference: what is given, and where it goes.
+#[derive(Debug)]
+pub struct Divergence<'a> {
+    /// The reference.
+    pub reference: ReferenceRows<'a>,
+    /// KL at each row, in nats, never negative `[n]`.
+    pub kl: &'a mut [f32],
+    /// Gradient with respect to it `[n]`; empty for zero.
+    pub d_kl: &'a [f32],
 }
 
 /// Floats of the logits of a chunk.
@@ -136,12 +166,16 @@ struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    /// Fills the logits, turns them into e^(z - largest), and returns Σ e of each token.
+    /// Fills the logits.
+    fn multiply(&mut self) {
+        let hidden = MatrixRef::new(self.hidden, self.width, self.h);
+        matmul(self.head, hidden.transposed(), self.logits, Write::Overwrite);
+    }
+
+    /// Turns the logits into e^(z - largest), and returns Σ e of each token.
     fn forward(&mut self, out: LogProbRows, stats: &mut [f32]) -> Vec<f64> {
         let (vocab, width) = (self.vocab, self.width);
         let level = SimdLevel::current();
-        let hidden = MatrixRef::new(self.hidden, width, self.h);
-        matmul(self.head, hidden.transposed(), self.logits, Write::Overwrite);
 
         let n_blocks = vocab.div_ceil(BLOCK);
         let (maxima, stats) = stats.split_at_mut(n_blocks * width);
@@ -201,11 +235,37 @@ impl Chunk<'_> {
         totals
     }
 
-    /// From what [`Chunk::forward`] left. `d_hidden: [width, h]` is working space.
+    /// Writes the KL of each row of this chunk (rows `start..` of the whole) and returns its gradient with respect
+    /// to the reference's logits, for a gradient of 1 `[n, k]`. Before [`Chunk::forward`] turns the logits.
+    fn divergence(&self, start: usize, reference: ReferenceRows<'_>, kl: &mut [f32]) -> Vec<f32> {
+        let k = reference.k;
+        let mut gradient = vec![0.0; self.targets.len() * k];
+        let rows = gradient.par_chunks_mut(k).zip(kl.par_iter_mut()).enumerate();
+        rows.for_each(|(i, (gradient, kl))| {
+            let row = (start + i) * k..(start + i + 1) * k;
+            let (tokens, log_q) = (&reference.tokens[row.clone()], &reference.log_probs[row]);
+            let logits = || tokens.iter().map(|&v| f64::from(self.logits[v as usize * self.width + i]));
+            let largest = logits().fold(f64::NEG_INFINITY, f64::max);
+            let log_sum = largest + logits().map(|z| (z - largest).exp()).sum::<f64>().ln();
+            let terms =
+                || logits().zip(log_q).map(|(z, &log_q)| (z - log_sum, z - log_sum - f64::from(log_q)));
+            let divergence: f64 = terms().map(|(log_p, ratio)| log_p.exp() * ratio).sum();
+            for (gradient, (log_p, ratio)) in gradient.iter_mut().zip(terms()) {
+                *gradient = (log_p.exp() * (ratio - divergence)) as f32;
+            }
+            // It is never negative but for rounding; NaN stays.
+            *kl = if divergence < 0.0 { 0.0 } else { divergence as f32 };
+        });
+        gradient
+    }
+
+    /// From what [`Chunk::forward`] left. `d_hidden: [width, h]` is working space. `d_divergence` is the gradient
+    /// of each row's KL with its factor: `(reference's tokens [n, k], d_kl [n], gradient [n, k])`.
     fn backward(
         &mut self,
         totals: &[f64],
         d_log_probs: &[f32],
+        d_divergence: Option<(&[u32], &[f32], &[f32])>,
         d_hidden: &mut [f32],
         d_head: Option<&mut [f32]>,
     ) {
@@ -215,7 +275,25 @@ impl Chunk<'_> {
             *e = (f64::from(*e) - totals[i]) as f32;
         }
         // d_z = factor · what the buffer holds; 0 for the filling.
-        let factor = |i: usize| d_log_probs.get(i).map_or(0.0, |&d| (-f64::from(d) / totals[i]) as f32);
+        let of_log_prob = |i: usize| d_log_probs.get(i).map_or(0.0, |&d| (-f64::from(d) / totals[i]) as f32);
+        if let Some((tokens, d_kl, gradient)) = d_divergence {
+            // The buffer takes the factors itself, and the second gradient on top.
+            let factors: Vec<f32> = (0..width).map(of_log_prob).collect();
+            let rows_per_item = (ELEMENTS_PER_ITEM / width).max(1);
+            self.logits.par_chunks_mut(rows_per_item * width).for_each(|rows| {
+                for row in rows.chunks_exact_mut(width) {
+                    row.iter_mut().zip(&factors).for_each(|(e, factor)| *e *= factor);
+                }
+            });
+            let k = gradient.len() / self.targets.len();
+            for (i, &d_kl) in d_kl.iter().enumerate() {
+                for (&v, &d) in tokens[i * k..][..k].iter().zip(&gradient[i * k..][..k]) {
+                    self.logits[v as usize * width + i] += d_kl * d;
+                }
+            }
+        }
+        let is_scaled = d_divergence.is_some();
+        let factor = |i: usize| if is_scaled { 1.0 } else { of_log_prob(i) };
         let d_logits = MatrixRef::new(self.logits, self.vocab, width);
         matmul(d_logits.transposed(), self.head, d_hidden, Write::Overwrite);
         for (i, d_hidden) in d_hidden.chunks_exact_mut(h).enumerate() {
@@ -243,7 +321,14 @@ fn chunks(n: usize, most: usize) -> Vec<Range<usize>> {
     (1..=n_chunks).rev().map(next).collect()
 }
 
-fn run(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows, mut gradients: Option<Gradients>) {
+fn run(
+    hidden: &[f32],
+    head: &[f32],
+    targets: &[u32],
+    out: LogProbRows,
+    mut divergence: Option<Divergence>,
+    mut gradients: Option<Gradients>,
+) {
     let n = targets.len();
     assert!(
         out.log_probs.len() == n && out.entropies.len() == n && out.is_argmax.len() == n,
@@ -260,6 +345,18 @@ fn run(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows, mut grad
     );
     let vocab = head.len() / h;
     assert!(targets.iter().all(|&y| (y as usize) < vocab), "linear_log_probs: targets are below {vocab}");
+    if let Some(Divergence { reference, kl, d_kl }) = &divergence {
+        let size = n * reference.k;
+        assert!(
+            reference.k > 0 && reference.tokens.len() == size && reference.log_probs.len() == size,
+            "linear_log_probs: the reference is [n, k]"
+        );
+        assert!(kl.len() == n && (d_kl.is_empty() || d_kl.len() == n), "linear_log_probs: kl, d_kl are [n]");
+        assert!(
+            reference.tokens.iter().all(|&v| (v as usize) < vocab),
+            "linear_log_probs: the reference's tokens are below {vocab}"
+        );
+    }
 
     let chunks = chunks(n, tokens_per_chunk(vocab));
     let longest = chunks.iter().map(Range::len).max().unwrap_or(0).next_multiple_of(MAX_LANES);
@@ -289,10 +386,21 @@ fn run(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows, mut grad
                 entropies: &mut out.entropies[start..end],
                 is_argmax: &mut out.is_argmax[start..end],
             };
+            chunk.multiply();
+            let d_logits = divergence.as_mut().map(|divergence| {
+                chunk.divergence(start, divergence.reference, &mut divergence.kl[start..end])
+            });
             let totals = chunk.forward(out, stats);
             if let Some(gradients) = &mut gradients {
-                let d_log_probs = &gradients.d_log_probs[start..end];
-                chunk.backward(&totals, d_log_probs, chunk_d_hidden, gradients.d_head.as_deref_mut());
+                let d_log_probs = gradients.d_log_probs.get(start..end).unwrap_or_default();
+                let d_divergence =
+                    divergence.as_ref().zip(d_logits.as_deref()).and_then(|(divergence, d)| {
+                        let d_kl = divergence.d_kl.get(start..end)?;
+                        let k = divergence.reference.k;
+                        Some((&divergence.reference.tokens[start * k..end * k], d_kl, d))
+                    });
+                let d_head = gradients.d_head.as_deref_mut();
+                chunk.backward(&totals, d_log_probs, d_divergence, chunk_d_hidden, d_head);
                 let d_hidden = &mut gradients.d_hidden[rows];
                 d_hidden.copy_from_slice(&chunk_d_hidden[..d_hidden.len()]);
             }
@@ -302,7 +410,20 @@ fn run(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows, mut grad
 
 /// Log-probabilities, entropies and whether each target is the argmax. Panics when a size or a target does not fit.
 pub fn linear_log_probs_forward(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows) {
-    run(hidden, head, targets, out, None);
+    run(hidden, head, targets, out, None, None);
+}
+
+/// The results of [`linear_log_probs_forward`], and the KL divergence of each row from a reference.
+///
+/// Panics when a size, a target or a token of the reference does not fit.
+pub fn linear_log_probs_divergence_forward(
+    hidden: &[f32],
+    head: &[f32],
+    targets: &[u32],
+    out: LogProbRows,
+    divergence: Divergence,
+) {
+    run(hidden, head, targets, out, Some(divergence), None);
 }
 
 /// The results of [`linear_log_probs_forward`] and, from the same logits, the gradients of
@@ -318,13 +439,83 @@ pub fn linear_log_probs_backward(
     d_hidden: &mut [f32],
     d_head: Option<&mut [f32]>,
 ) {
-    assert_eq!(d_log_probs.len(), targets.len(), "linear_log_probs_backward: d_log_probs is [n]");
+    linear_log_probs_divergence_backward(hidden, head, targets, d_log_probs, out, None, d_hidden, d_head);
+}
+
+/// [`linear_log_probs_backward`] of `Σ d_log_probs · log_probs + Σ d_kl · kl`; an empty `d_log_probs` is zero.
+///
+/// Panics when a size, a target or a token of the reference does not fit.
+pub fn linear_log_probs_divergence_backward(
+    hidden: &[f32],
+    head: &[f32],
+    targets: &[u32],
+    d_log_probs: &[f32],
+    out: LogProbRows,
+    divergence: Option<Divergence>,
+    d_hidden: &mut [f32],
+    d_head: Option<&mut [f32]>,
+) {
+    assert!(
+        d_log_probs.is_empty() || d_log_probs.len() == targets.len(),
+        "linear_log_probs_backward: d_log_probs is [n]"
+    );
     assert_eq!(d_hidden.len(), hidden.len(), "linear_log_probs_backward: d_hidden is as hidden");
     assert!(
         d_head.as_ref().is_none_or(|d| d.len() == head.len()),
         "linear_log_probs_backward: d_head is as head"
     );
-    run(hidden, head, targets, out, Some(Gradients { d_log_probs, d_hidden, d_head }));
+    run(hidden, head, targets, out, divergence, Some(Gradients { d_log_probs, d_hidden, d_head }));
+}
+
+/// The `k` largest logits of each row: tokens by falling logit, the lower first among equals, and log-probabilities
+/// renormalised over them, `[n, k]` each; `hidden: [n, h]`, `head: [vocab, h]`.
+///
+/// Panics when a size does not fit or `k` is not between 1 and the vocabulary.
+pub fn linear_top_log_probs(hidden: &[f32], head: &[f32], h: usize, k: usize) -> (Vec<u32>, Vec<f32>) {
+    assert!(
+        h > 0 && hidden.len().is_multiple_of(h) && head.len().is_multiple_of(h),
+        "linear_top_log_probs: hidden [n, h], head [vocab, h]"
+    );
+    let (n, vocab) = (hidden.len() / h, head.len() / h);
+    assert!((1..=vocab).contains(&k), "linear_top_log_probs: k is from 1 to {vocab}");
+    let mut tokens = vec![0_u32; n * k];
+    let mut log_probs = vec![0.0_f32; n * k];
+    let head = MatrixRef::new(head, vocab, h);
+    with_scratch(&WORKSPACE, |scratch| {
+        // Rows of whole vocabularies: a row is then one piece to choose from.
+        let rows_per_chunk = (LOGITS_FLOATS / vocab).clamp(1, MAX_CHUNK);
+        let logits = scratch.floats(rows_per_chunk.min(n.max(1)) * vocab);
+        let chunks = hidden.chunks(rows_per_chunk * h);
+        let results = tokens.chunks_mut(rows_per_chunk * k).zip(log_probs.chunks_mut(rows_per_chunk * k));
+        for (hidden, (tokens, log_probs)) in chunks.zip(results) {
+            let n_rows = hidden.len() / h;
+            let logits = &mut logits[..n_rows * vocab];
+            matmul(MatrixRef::new(hidden, n_rows, h), head.transposed(), logits, Write::Overwrite);
+            let rows =
+                tokens.par_chunks_mut(k).zip(log_probs.par_chunks_mut(k)).zip(logits.par_chunks(vocab));
+            rows.for_each(|((tokens, log_probs), logits)| choose_top(logits, tokens, log_probs));
+        }
+    });
+    (tokens, log_probs)
+}
+
+/// One row of [`linear_top_log_probs`].
+fn choose_top(logits: &[f32], tokens: &mut [u32], log_probs: &mut [f32]) {
+    let k = tokens.len();
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    // NaN sorts above everything and so shows in the result.
+    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    if k < order.len() {
+        order.select_nth_unstable_by(k - 1, by_logit);
+        order.truncate(k);
+    }
+    order.sort_unstable_by(by_logit);
+    let largest = f64::from(logits[order[0] as usize]);
+    let sum: f64 = order.iter().map(|&v| (f64::from(logits[v as usize]) - largest).exp()).sum();
+    for ((token, log_prob), &v) in tokens.iter_mut().zip(log_probs).zip(&order) {
+        *token = v;
+        *log_prob = (f64::from(logits[v as usize]) - largest - sum.ln()) as f32;
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,174 @@
+//! The KL divergence from a reference over its most likely tokens.
+
+use crate::support::*;
+use truing_kernels::{
+    Divergence, LogProbRows, ReferenceRows, linear_log_probs_divergence_backward,
+    linear_log_probs_divergence_forward, linear_top_log_probs,
+};
+
+fn logits(hidden: &[f64], head: &[f64], h: usize) -> Vec<f64> {
+    head.chunks(h).map(|w| w.iter().zip(hidden).map(|(a, b)| a * b).sum()).collect()
+}
+
+/// Log-probabilities over the chosen tokens alone.
+fn renormalised(z: &[f64], tokens: &[u32]) -> Vec<f64> {
+    let log_sum = tokens.iter().map(|&v| z[v as usize].exp()).sum::<f64>().ln();
+    tokens.iter().map(|&v| z[v as usize] - log_sum).collect()
+}
+
+fn divergences(hidden: &[f64], head: &[f64], h: usize, tokens: &[u32], log_q: &[f32]) -> Vec<f64> {
+    let k = tokens.len() / (hidden.len() / h);
+    let rows = hidden.chunks(h).zip(tokens.chunks(k).zip(log_q.chunks(k)));
+    rows.map(|(x, (tokens, log_q))| {
+        let log_p = renormalised(&logits(x, head, h), tokens);
+        log_p.iter().zip(log_q).map(|(p, &q)| p.exp() * (p - f64::from(q))).sum()
+    })
+    .collect()
+}
+
+fn log_prob(x: &[f64], head: &[f64], h: usize, target: u32) -> f64 {
+    let z = logits(x, head, h);
+    z[target as usize] - z.iter().map(|z| z.exp()).sum::<f64>().ln()
+}
+
+struct Results {
+    log_probs: Vec<f32>,
+    entropies: Vec<f32>,
+    is_argmax: Vec<bool>,
+}
+
+impl Results {
+    fn new(n: usize) -> Self {
+        Self { log_probs: vec![f32::NAN; n], entropies: vec![f32::NAN; n], is_argmax: vec![false; n] }
+    }
+
+    fn parts(&mut self) -> LogProbRows<'_> {
+        LogProbRows {
+            log_probs: &mut self.log_probs,
+            entropies: &mut self.entropies,
+            is_argmax: &mut self.is_argmax,
+        }
+    }
+}
+
+#[test]
+fn value_and_gradient_equal_float64_and_finite_differences() {
+    let (n, vocab, h, k) = (5, 23, 7, 6);
+    let (hidden, head, other) = (numbers(1, n * h), numbers(2, vocab * h), numbers(3, n * h));
+    let (d_log_probs, d_kl) = (numbers(4, n), numbers(5, n));
+    let targets = [0, 22, 3, 3, 9];
+    let (tokens, log_q) = linear_top_log_probs(&other, &head, h, k);
+    let (hidden64, head64) = (to_f64(&hidden), to_f64(&head));
+    let loss = |hidden: &[f64], head: &[f64]| {
+        let log_probs: Vec<f64> =
+            hidden.chunks(h).zip(targets).map(|(x, target)| log_prob(x, head, h, target)).collect();
+        weighted_sum(&log_probs, &d_log_probs)
+            + weighted_sum(&divergences(hidden, head, h, &tokens, &log_q), &d_kl)
+    };
+    let want_hidden = finite_differences(&hidden64, |x| loss(x, &head64));
+    let want_head = finite_differences(&head64, |w| loss(&hidden64, w));
+    let want_kl = divergences(&hidden64, &head64, h, &tokens, &log_q);
+    let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
+    at_every_level(|level| {
+        let mut kl = vec![f32::NAN; n];
+        let forward = Divergence { reference, kl: &mut kl, d_kl: &[] };
+        linear_log_probs_divergence_forward(&hidden, &head, &targets, Results::new(n).parts(), forward);
+        assert_close(&format!("kl, {level}"), &kl, &want_kl, 1e-6);
+        let (mut d_hidden, mut d_head) = (vec![f32::NAN; n * h], vec![0.0; vocab * h]);
+        let mut again = vec![f32::NAN; n];
+        linear_log_probs_divergence_backward(
+            &hidden,
+            &head,
+            &targets,
+            &d_log_probs,
+            Results::new(n).parts(),
+            Some(Divergence { reference, kl: &mut again, d_kl: &d_kl }),
+            &mut d_hidden,
+            Some(&mut d_head),
+        );
+        assert_same_bits("kl of both passes", &kl, &again);
+        assert_close(&format!("d_hidden, {level}"), &d_hidden, &want_hidden, 1e-6);
+        assert_close(&format!("d_head, {level}"), &d_head, &want_head, 1e-6);
+    });
+}
+
+#[test]
+fn without_gradient_for_log_probs_only_the_divergence_counts() {
+    let (n, vocab, h, k) = (3, 11, 4, 11);
+    let (hidden, head, other) = (numbers(1, n * h), numbers(2, vocab * h), numbers(3, n * h));
+    let (tokens, log_q) = linear_top_log_probs(&other, &head, h, k);
+    let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
+    let d_kl = [1.0, 0.5, -2.0];
+    let gradient = |d_log_probs: &[f32]| {
+        let (mut kl, mut d_hidden) = (vec![0.0; n], vec![f32::NAN; n * h]);
+        linear_log_probs_divergence_backward(
+            &hidden,
+            &head,
+            &[1, 2, 3],
+            d_log_probs,
+            Results::new(n).parts(),
+            Some(Divergence { reference, kl: &mut kl, d_kl: &d_kl }),
+            &mut d_hidden,
+            None,
+        );
+        d_hidden
+    };
+    let head64 = to_f64(&head);
+    let want = finite_differences(&to_f64(&hidden), |x| {
+        weighted_sum(&divergences(x, &head64, h, &tokens, &log_q), &d_kl)
+    });
+    assert_close("d_hidden", &gradient(&[]), &want, 1e-6);
+    assert_close("d_hidden of zeros", &gradient(&[0.0; 3]), &want, 1e-6);
+}
+
+#[test]
+fn it_is_zero_from_itself_and_never_negative() {
+    let (n, vocab, h) = (40, 300, 8);
+    let head = numbers(2, vocab * h);
+    for (k, moved) in [(300, 0.0), (50, 0.0), (50, 1e-4), (300, 1e-4), (1, 1.0)] {
+        let hidden = numbers(1, n * h);
+        let other: Vec<f32> = hidden.iter().zip(numbers(7, n * h)).map(|(x, d)| x + moved * d).collect();
+        let (tokens, log_q) = linear_top_log_probs(&other, &head, h, k);
+        let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
+        let mut kl = vec![f32::NAN; n];
+        let divergence = Divergence { reference, kl: &mut kl, d_kl: &[] };
+        let targets = vec![0; n];
+        linear_log_probs_divergence_forward(&hidden, &head, &targets, Results::new(n).parts(), divergence);
+        assert!(kl.iter().all(|&kl| (0.0..1e-3).contains(&kl)), "{k} {moved}: {kl:?}");
+    }
+}
+
+#[test]
+fn the_top_is_sorted_and_among_equals_the_lower_token_comes_first() {
+    // One column: the logits are the head itself times 1 and times -2.
+    let head = [0.5, 2.0, -1.0, 2.0, 0.5, 0.5];
+    let (tokens, log_probs) = linear_top_log_probs(&[1.0, -2.0], &head, 1, 4);
+    assert_eq!(tokens, [1, 3, 0, 4, 2, 0, 4, 5]);
+    for (row, z) in log_probs.chunks(4).zip([[2.0, 2.0, 0.5, 0.5], [2.0, -1.0, -1.0, -1.0_f64]]) {
+        let log_sum = z.iter().map(|z| z.exp()).sum::<f64>().ln();
+        assert_close("log_probs", row, &z.map(|z| z - log_sum), 1e-6);
+    }
+}
+
+#[test]
+fn threads_do_not_matter() {
+    let (n, vocab, h, k) = (70, 900, 16, 40);
+    let (hidden, head, other) = (numbers(1, n * h), numbers(2, vocab * h), numbers(3, n * h));
+    let targets: Vec<u32> = (0..n as u32).collect();
+    assert_threads_do_not_matter(|| {
+        let (tokens, log_q) = linear_top_log_probs(&other, &head, h, k);
+        let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
+        let (mut kl, mut d_hidden, mut d_head) = (vec![0.0; n], vec![0.0; n * h], vec![0.0; vocab * h]);
+        linear_log_probs_divergence_backward(
+            &hidden,
+            &head,
+            &targets,
+            &numbers(4, n),
+            Results::new(n).parts(),
+            Some(Divergence { reference, kl: &mut kl, d_kl: &numbers(5, n) }),
+            &mut d_hidden,
+            Some(&mut d_head),
+        );
+        vec![log_q, kl, d_hidden, d_head]
+    });
+}
