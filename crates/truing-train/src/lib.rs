@@ -2,6 +2,7 @@
 //! and its checkpoints. Nothing here knows users' files, terminals or devices.
 
 pub mod checkpoint;
+pub mod credit;
 pub mod gradients;
 pub mod objectives;
 pub mod planner;
@@ -12,10 +13,12 @@ pub mod trainer;
 mod error;
 
 pub use checkpoint::{BestEvaluation, CheckpointError, TrainerState};
+pub use credit::{Credit, CreditRule, KlReading, Scale, ScoredRollout};
 pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
 pub use objectives::{
-    MseDenominator, Objective, Reward, RewardPack, RewardPair, Sft, TrainingPack, WeightedSum,
+    Aggregation, KlInLoss, MseDenominator, Objective, Policy, PolicyPack, PolicyPackKind, RatioLevel, Reward,
+    RewardPack, RewardPair, Sft, TrainingPack, WeightedSum,
 };
 pub use planner::{
     Amount, LayersPerSegment, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops, StepShape,

@@ -1,9 +1,11 @@
 //! Objectives: a loss as numerators over denominators, and its closed-form gradient with respect to what the
 //! engine's head hands back. One file each; the trainer knows none of them by name.
 
+mod policy;
 mod reward;
 mod sft;
 
+pub use policy::{Aggregation, KlInLoss, Policy, PolicyPack, PolicyPackKind, RatioLevel};
 pub use reward::{MseDenominator, Reward, RewardPack, RewardPair};
 pub use sft::Sft;
 

@@ -1,0 +1,241 @@
+//! Credit: from the rewards of a group of completions to an advantage for every token. One file a rule; the trainer
+//! knows none of them by name.
+//!
+//! A completion without a reward takes no part: the group is judged by its scored members, and has no advantages
+//! where fewer than two remain. Where all rewards are equal the outcome's part is exactly 0: equality is compared,
+//! rounding is not divided by an epsilon.
+
+mod group_normalised;
+mod leave_one_out;
+mod normalised_over_batch;
+
+use serde::{Deserialize, Serialize};
+
+/// One completion as credit sees it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ScoredRollout {
+    /// Its reward; `None` when unscored.
+    pub reward: Option<f64>,
+    /// KL divergence from the reference at each token `[n_tokens]`; empty where none enters the reward.
+    pub kl: Vec<f32>,
+    /// Tokens of the completion.
+    pub n_tokens: usize,
+}
+
+/// Advantages `[n_tokens]` of each completion; `None` where it takes no part.
+pub type Advantages = Vec<Option<Vec<f32>>>;
+
+/// The rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CreditRule {
+    /// Reward less the group's mean (GRPO, arXiv 2402.03300; with [`Scale::None`] Dr. GRPO, 2503.20783).
+    #[default]
+    GroupNormalised,
+    /// Reward less the mean of the others (RLOO, arXiv 2402.14740).
+    LeaveOneOut,
+    /// Group mean taken off, then divided by the deviation over the whole batch (REINFORCE++ with baseline,
+    /// arXiv 2501.03262).
+    NormalisedOverBatch,
+}
+
+/// What a group's centred rewards are divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    /// Deviation with the divisor n: the report states none, and numpy's default is this.
+    #[default]
+    PopulationDeviation,
+    /// Deviation with the divisor n - 1; for three samples the advantages are smaller by sqrt(3/2).
+    SampleDeviation,
+    /// Nothing.
+    None,
+}
+
+/// How the KL divergence enters the token-level reward (`method`: "KL kept in the token-level reward").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KlReading {
+    /// Each token is rewarded with `-beta kl_t`, the last with the normalised outcome as well; the advantage is
+    /// the sum from the token to the end.
+    #[default]
+    ReturnToGo,
+    /// `r - beta sum_t kl_t` is normalised over the group; every token has the same advantage.
+    InOutcome,
+}
+
+/// All of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Credit {
+    /// The rule.
+    pub rule: CreditRule,
+    /// The divisor of the group's centred rewards.
+    pub scale: Scale,
+    /// Added to the deviation.
+    pub epsilon: f64,
+    /// Weight of the KL in the reward (beta); 0 for none.
+    pub kl_coefficient: f64,
+    /// How it enters.
+    pub kl_reading: KlReading,
+}
+
+impl Default for Credit {
+    fn default() -> Self {
+        Self {
+            rule: CreditRule::default(),
+            scale: Scale::default(),
+            epsilon: 1e-4,
+            kl_coefficient: 0.0,
+            kl_reading: KlReading::default(),
+        }
+    }
+}
+
+impl Credit {
+    /// The advantages of all groups of a step.
+    #[must_use]
+    pub fn assign(&self, groups: &[Vec<ScoredRollout>]) -> Vec<Advantages> {
+        let outcomes: Vec<Vec<Option<f64>>> =
+            groups.iter().map(|group| group.iter().map(|rollout| self.outcome(rollout)).collect()).collect();
+        let normalised = match self.rule {
+            CreditRule::GroupNormalised => {
+                let of_group =
+                    |group: &Vec<Option<f64>>| group_normalised::normalise(group, self.scale, self.epsilon);
+                outcomes.iter().map(of_group).collect()
+            }
+            CreditRule::LeaveOneOut => outcomes.iter().map(|group| leave_one_out::centre(group)).collect(),
+            CreditRule::NormalisedOverBatch => normalised_over_batch::normalise(&outcomes, self.epsilon),
+        };
+        groups
+            .iter()
+            .zip(normalised)
+            .map(|(group, outcomes): (_, Vec<Option<f64>>)| {
+                let spread =
+                    |(rollout, outcome): (&ScoredRollout, Option<f64>)| Some(self.spread(rollout, outcome?));
+                group.iter().zip(outcomes).map(spread).collect()
+            })
+            .collect()
+    }
+
+    /// The number that is normalised over the group.
+    fn outcome(&self, rollout: &ScoredRollout) -> Option<f64> {
+        let reward = rollout.reward?;
+        Some(match self.kl_reading {
+            KlReading::ReturnToGo => reward,
+            KlReading::InOutcome => {
+                reward - self.kl_coefficient * rollout.kl.iter().map(|&kl| f64::from(kl)).sum::<f64>()
+            }
+        })
+    }
+
+    /// From one number to one for each token.
+    fn spread(&self, rollout: &ScoredRollout, outcome: f64) -> Vec<f32> {
+        let mut advantages = vec![outcome as f32; rollout.n_tokens];
+        if self.kl_reading == KlReading::ReturnToGo && self.kl_coefficient != 0.0 {
+            let mut to_go = outcome;
+            for (advantage, &kl) in advantages.iter_mut().zip(&rollout.kl).rev() {
+                to_go -= self.kl_coefficient * f64::from(kl);
+                *advantage = to_go as f32;
+            }
+        }
+        advantages
+    }
+}
+
+/// The rewards that are there; `None` where fewer than two are.
+fn scored(group: &[Option<f64>]) -> Option<Vec<f64>> {
+    let scored: Vec<f64> = group.iter().flatten().copied().collect();
+    (scored.len() >= 2).then_some(scored)
+}
+
+fn are_equal(rewards: &[f64]) -> bool {
+    rewards.windows(2).all(|pair| pair[0] == pair[1])
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(rewards: &[f64]) -> Vec<ScoredRollout> {
+        let rollout = |&reward: &f64| ScoredRollout {
+            reward: (!reward.is_nan()).then_some(reward),
+            kl: vec![0.5, 0.25],
+            n_tokens: 2,
+        };
+        rewards.iter().map(rollout).collect()
+    }
+
+    #[track_caller]
+    fn check(credit: Credit, rewards: &[f64], expected: &[Option<[f64; 2]>]) {
+        let found = credit.assign(&[group(rewards)]).remove(0);
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            match (found, expected) {
+                (None, None) => {}
+                (Some(found), Some(expected)) => {
+                    for (a, b) in found.iter().zip(expected) {
+                        assert!((f64::from(*a) - b).abs() < 1e-6, "{found:?}, not {expected:?}");
+                    }
+                }
+                _ => panic!("{found:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    /// The same advantage on both tokens.
+    fn both(values: &[f64]) -> Vec<Option<[f64; 2]>> {
+        values.iter().map(|&value| (!value.is_nan()).then_some([value; 2])).collect()
+    }
+
+    #[test]
+    fn a_group_of_three_by_hand() {
+        let plain = Credit { epsilon: 0.0, ..Credit::default() };
+        let root = (3.0_f64 / 2.0).sqrt();
+        check(plain, &[1.0, 2.0, 3.0], &both(&[-root, 0.0, root]));
+        check(Credit { scale: Scale::SampleDeviation, ..plain }, &[1.0, 2.0, 3.0], &both(&[-1.0, 0.0, 1.0]));
+        check(Credit { scale: Scale::None, ..plain }, &[1.0, 2.0, 6.0], &both(&[-2.0, -1.0, 3.0]));
+        check(Credit { rule: CreditRule::LeaveOneOut, ..plain }, &[1.0, 2.0, 6.0], &both(&[-3.0, -1.5, 4.5]));
+    }
+
+    #[test]
+    fn both_readings_of_the_kl_by_hand() {
+        let credit = Credit { epsilon: 0.0, kl_coefficient: 0.1, ..Credit::default() };
+        // -0.1 (0.5 + 0.25) from the first token on, -0.1 x 0.25 from the second.
+        check(credit, &[1.0, 3.0], &[Some([-1.075, -1.025]), Some([0.925, 0.975])]);
+        let outcome = Credit { kl_reading: KlReading::InOutcome, scale: Scale::None, ..credit };
+        let mut rollouts = group(&[1.0, 3.0]);
+        rollouts[1].kl = vec![2.0, 2.0];
+        let found = outcome.assign(&[rollouts]).remove(0);
+        // 1 - 0.075 and 3 - 0.4 about their mean.
+        assert!((f64::from(found[1].as_ref().unwrap()[0]) - 0.8375).abs() < 1e-6);
+    }
+
+    #[test]
+    fn equal_rewards_give_nothing_and_unscored_ones_take_no_part() {
+        let nan = f64::NAN;
+        for rule in [CreditRule::GroupNormalised, CreditRule::LeaveOneOut, CreditRule::NormalisedOverBatch] {
+            let credit = Credit { rule, epsilon: 0.0, ..Credit::default() };
+            check(credit, &[0.1, 0.1, 0.1], &both(&[0.0, 0.0, 0.0]));
+            check(credit, &[nan, 0.1, nan], &both(&[nan, nan, nan]));
+        }
+        let credit = Credit { epsilon: 0.0, ..Credit::default() };
+        check(credit, &[nan, 0.0, 2.0], &both(&[nan, -1.0, 1.0]));
+        // The KL part remains where the outcome says nothing.
+        check(Credit { kl_coefficient: 1.0, ..credit }, &[2.0, 2.0], &[Some([-0.75, -0.25]); 2]);
+    }
+
+    #[test]
+    fn one_deviation_for_the_whole_batch() {
+        let credit = Credit { rule: CreditRule::NormalisedOverBatch, epsilon: 0.0, ..Credit::default() };
+        let found = credit.assign(&[group(&[0.0, 2.0]), group(&[5.0, 5.0])]);
+        // Centred: -1, 1, 0, 0; deviation sqrt(1/2).
+        let expected = 2.0_f32.sqrt();
+        assert!((found[0][1].as_ref().unwrap()[0] - expected).abs() < 1e-6);
+        assert_eq!(found[1][0].as_ref().unwrap()[0], 0.0);
+    }
+}
