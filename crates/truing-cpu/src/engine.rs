@@ -372,6 +372,44 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// One new token for each cache.
+    fn extend_each(&mut self, caches: &mut [&mut KvCache], tokens: &[TokenId]) -> Vec<f32> {
+        let n_sequences = tokens.len();
+        // The matrix product sums in another order for very few rows: rows of zeros keep it from that, so that
+        // the bits of a row do not depend on the number of others.
+        let n_rows = n_sequences.max(LEAST_ROWS);
+        let longest = caches.iter().map(|cache| cache.n_cached + 1).max().unwrap_or(0);
+        self.pool.prepare(n_rows);
+        self.ensure_positions(longest);
+        let mut positions: Vec<u32> = caches.iter().map(|cache| cache.n_cached as u32).collect();
+        positions.resize(n_rows, 0);
+        let width = self.spec.hidden_size;
+        let mut hidden = self.embed(tokens);
+        hidden.resize(n_rows * width, 0.0);
+        for (idx, layer) in self.layers.iter().enumerate() {
+            layer.extend_each(
+                &self.parameters,
+                &mut self.pool,
+                &self.rotary,
+                &positions,
+                &mut hidden,
+                caches,
+                idx,
+            );
+        }
+        caches.iter_mut().for_each(|cache| cache.n_cached += 1);
+        let rows: Vec<u32> = (0..n_rows as u32).collect();
+        let mut logits = self.logits(&hidden, &rows);
+        logits.truncate(n_sequences * self.spec.vocab_size);
+        self.pool.give(hidden);
+        logits
+    }
+}
+
+/// Rows from which on the matrix product's bits depend on its depth alone.
+const LEAST_ROWS: usize = 5;
+
 /// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
 const PREFILL_TOKENS: usize = 512;
 
@@ -544,6 +582,27 @@ impl Engine for CpuEngine {
 
     fn truncate_cache(&self, cache: &mut KvCache, n_tokens: usize) {
         cache.truncate(n_tokens);
+    }
+
+    fn fork_cache(&self, cache: &KvCache) -> KvCache {
+        cache.clone()
+    }
+
+    fn extend_each(
+        &mut self,
+        caches: &mut [&mut KvCache],
+        tokens: &[TokenId],
+    ) -> Result<Vec<f32>, EngineError> {
+        if caches.len() != tokens.len() {
+            let reason = format!("{} tokens for {} sequences", tokens.len(), caches.len());
+            return Err(EngineError::Unsupported(reason));
+        }
+        if let Some(full) = caches.iter().find(|cache| cache.n_cached + 1 > cache.capacity) {
+            return Err(EngineError::CacheFull { capacity: full.capacity, needed: full.n_cached + 1 });
+        }
+        self.inner.check_tokens(tokens)?;
+        let inner = &mut self.inner;
+        Ok(self.threads.install(|| inner.extend_each(caches, tokens)))
     }
 
     fn extend(&mut self, cache: &mut KvCache, tokens: &[TokenId]) -> Result<Vec<f32>, EngineError> {

@@ -9,6 +9,7 @@
 //! matrix products are kept. So a kept layer holds `x, q, k, v, attention, x_mid, gate, up` and the
 //! attention's row normalisers, and nothing else.
 
+use rayon::prelude::*;
 use truing_kernels::{
     AttentionShape, Causality, RotaryTable, Write, rms_norm_backward, rms_norm_forward, rotary_backward,
     rotary_forward, swiglu_backward_in_place, swiglu_forward, varlen_attention_backward,
@@ -17,6 +18,7 @@ use truing_kernels::{
 use truing_model::{DecoderSpec, EngineError, Keep, TrainableSpec};
 
 use crate::buffers::BufferPool;
+use crate::cache::KvCache;
 use crate::engine::DeviceBatch;
 use crate::linear::Linear;
 use crate::parameters::Parameters;
@@ -324,13 +326,55 @@ impl Layer {
         values[n_cached..].copy_from_slice(&v);
         let mut attention = pool.take(n_new, self.q_width());
         truing_kernels::cached_attention(&self.attention, &q, keys, values, &mut attention);
+        self.finish(parameters, pool, x, attention);
+        for buffer in [q, k, v] {
+            pool.give(buffer);
+        }
+    }
+
+    /// The block for one new token of each running sequence, in place; `x` `[n_rows, hidden]` may have more rows
+    /// than there are caches, which are computed and mean nothing.
+    pub(crate) fn extend_each(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        rotary: &RotaryTable,
+        positions: &[u32],
+        x: &mut [f32],
+        caches: &mut [&mut KvCache],
+        layer: usize,
+    ) {
+        let n_rows = positions.len();
+        let [mut q, mut k, v] = self.project(parameters, pool, x);
+        self.norm_heads(parameters, pool, &mut q, &mut k);
+        rotary_forward(rotary, positions, &mut q, self.attention.n_heads);
+        rotary_forward(rotary, positions, &mut k, self.attention.n_kv_heads);
+        let mut attention = pool.take(n_rows, self.q_width());
+        attention[caches.len() * self.q_width()..].fill(0.0);
+        let rows = q.par_chunks(self.q_width()).zip(attention.par_chunks_mut(self.q_width()));
+        let new = k.par_chunks(self.kv_width()).zip(v.par_chunks(self.kv_width()));
+        caches.par_iter_mut().zip(rows).zip(new).for_each(|((cache, (q, attention)), (k, v))| {
+            let (keys, values) = (&mut cache.keys[layer], &mut cache.values[layer]);
+            keys.extend_from_slice(k);
+            values.extend_from_slice(v);
+            truing_kernels::cached_attention(&self.attention, q, keys, values, attention);
+        });
+        self.finish(parameters, pool, x, attention);
+        for buffer in [q, k, v] {
+            pool.give(buffer);
+        }
+    }
+
+    /// From the attention's results on, without a backward.
+    fn finish(&self, parameters: &Parameters, pool: &mut BufferPool, x: &mut [f32], attention: Vec<f32>) {
+        let n_rows = x.len() / self.hidden;
         self.o.forward(parameters, pool, &attention, x, Write::Add);
         let [mut gate, up] = self.gate_and_up(parameters, pool, x);
-        let mut activation = pool.take(n_new, self.inner);
+        let mut activation = pool.take(n_rows, self.inner);
         swiglu_forward(&gate, &up, &mut activation);
         std::mem::swap(&mut gate, &mut activation);
         self.down.forward(parameters, pool, &gate, x, Write::Add);
-        for buffer in [q, k, v, attention, gate, up, activation] {
+        for buffer in [attention, gate, up, activation] {
             pool.give(buffer);
         }
     }

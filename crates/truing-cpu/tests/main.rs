@@ -143,6 +143,42 @@ fn decoding_gives_the_logits_of_the_packed_forward() {
 }
 
 #[test]
+fn a_decoded_row_does_not_depend_on_the_others_in_any_bit() {
+    for (name, spec) in tiny_spec::all() {
+        let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+        let tokens = sequences()[2].clone();
+        let mut prompts = Vec::new();
+        for n in 0..40 {
+            let mut cache = engine.new_cache(tokens.len());
+            engine.extend(&mut cache, &tokens[..1 + n % 4]).unwrap();
+            prompts.push(cache);
+        }
+        let mut logits_of = |n: usize, first: usize| {
+            let mut caches: Vec<_> =
+                prompts[first..first + n].iter().map(|cache| engine.fork_cache(cache)).collect();
+            let news: Vec<u32> = (first..first + n).map(|i| tokens[i % tokens.len()]).collect();
+            let mut both = Vec::new();
+            for _ in 0..2 {
+                let mut borrowed: Vec<_> = caches.iter_mut().collect();
+                both.push(engine.extend_each(&mut borrowed, &news).unwrap());
+            }
+            both
+        };
+        let all = logits_of(40, 0);
+        for (n, first) in [(1, 0), (1, 17), (2, 5), (4, 30), (5, 2), (8, 11), (33, 7)] {
+            let some = logits_of(n, first);
+            for (all, some) in all.iter().zip(&some) {
+                let same = &all[first * spec.vocab_size..(first + n) * spec.vocab_size];
+                assert!(
+                    same.iter().zip(some).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{name}: {n} from {first}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn log_probs_with_and_without_backward_agree() {
     let spec = tiny_spec::llama();
     let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);

@@ -103,7 +103,8 @@ pub fn generate<E: Engine>(
     };
     loop {
         let position = session.tokens.len() - 1;
-        let drawn = sampler.draw(&logits).ok_or(GenerateError::NotANumber { position })?;
+        let drawn =
+            sampler.draw_after(&logits, &session.tokens).ok_or(GenerateError::NotANumber { position })?;
         generated.tokens.push(drawn.token);
         generated.log_probs.push(drawn.log_prob);
         if end_tokens.contains(&drawn.token) {

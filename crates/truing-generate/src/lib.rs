@@ -1,15 +1,18 @@
 //! Decoding with a model in this process: sampling, stop texts, and a chat that keeps its cache between turns.
 //!
 //! [`LocalChat`] is what others use; it is a [`truing_types::ChatModel`]. Underneath, [`Session`] keeps one
-//! running sequence in an engine's cache and [`generate`] draws tokens from it. Nothing here knows a device,
+//! running sequence in an engine's cache and [`generate`] draws tokens from it. [`sample`] draws many completions side
+//! by side, for training. Nothing here knows a device,
 //! a reward or a terminal.
 
+mod batch;
 mod decoding;
 mod error;
 mod local_chat;
 mod sampling;
 mod stop;
 
+pub use batch::{SampleRequest, SampledCompletion, end_tokens, sample};
 pub use decoding::{Generated, Session, generate};
 pub use error::GenerateError;
 pub use local_chat::{LocalChat, LocalReply};

@@ -6,7 +6,7 @@ use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder};
 use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason, SamplingOptions, TokenId};
 
-use crate::{GenerateError, Session, StopTexts, generate};
+use crate::{GenerateError, Session, StopTexts, end_tokens, generate};
 
 /// An engine, the model's way of writing conversations, and the sequence they last worked on.
 ///
@@ -34,11 +34,7 @@ impl<E: Engine> LocalChat<E> {
     /// A chat with nothing read yet. Replies end at the model's end-of-sequence tokens, the tokenizer's, and
     /// the token that ends a turn in the template.
     pub fn new(engine: E, renderer: ChatRenderer) -> Self {
-        let mut end_tokens = engine.spec().eos_token_ids.clone();
-        end_tokens.extend(renderer.tokenizer().eos());
-        end_tokens.extend(renderer.end_of_turn());
-        end_tokens.sort_unstable();
-        end_tokens.dedup();
+        let end_tokens = end_tokens(&engine.spec().eos_token_ids, &renderer);
         let session = Session::new(&engine);
         Self { engine, renderer, session, end_tokens }
     }

@@ -1,7 +1,9 @@
-//! One token out of a distribution: temperature, top-k, top-p (Holtzman et al. 2020, arXiv 1904.09751).
+//! One token out of a distribution: repetition penalty, temperature, top-k, top-p (Holtzman et al. 2020, arXiv
+//! 1904.09751), min-p.
 //!
-//! In that order, as transformers does: logits are divided by the temperature, the k highest are kept, and of
-//! these the smallest set whose probability reaches p. Among equals the lower token id comes first.
+//! In that order, as transformers does: logits are divided by the temperature, the k highest are kept, of these the
+//! smallest set whose probability reaches p, and of these the tokens not too far below the likeliest. Among equals
+//! the lower token id comes first.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
@@ -17,6 +19,9 @@ pub struct DrawnToken {
     /// Natural logarithm of its probability under the model itself: temperature 1, nothing cut off. The same
     /// number that the trainer computes.
     pub log_prob: f32,
+    /// The same under the distribution that it was drawn from: penalty, temperature and cuts. 0 where the most
+    /// likely token is taken.
+    pub sampling_log_prob: f32,
 }
 
 /// Draws tokens; the same options give the same tokens.
@@ -25,11 +30,15 @@ pub struct Sampler {
     temperature: f64,
     top_k: usize,
     top_p: f64,
+    min_p: f64,
+    repetition_penalty: f32,
     generator: ChaCha8Rng,
     /// `(token, unnormalised probability)` by ascending token; kept so that no memory is asked for.
     candidates: Vec<(TokenId, f64)>,
     /// Logits while the k highest are looked for; kept for the same reason.
     sorting: Vec<f32>,
+    /// Logits after the penalty.
+    penalised: Vec<f32>,
 }
 
 impl Sampler {
@@ -38,6 +47,14 @@ impl Sampler {
     /// # Errors
     /// When an option lies outside its range.
     pub fn new(options: &SamplingOptions) -> Result<Self, GenerateError> {
+        Self::keyed(options, &[])
+    }
+
+    /// The same for one of many replies, each of which draws its own numbers by its indices.
+    ///
+    /// # Errors
+    /// When an option lies outside its range.
+    pub fn keyed(options: &SamplingOptions, indices: &[u64]) -> Result<Self, GenerateError> {
         let check = |is_good: bool, option, found: &dyn std::fmt::Display, expected| match is_good {
             true => Ok(()),
             false => Err(GenerateError::BadOption { option, found: found.to_string(), expected }),
@@ -57,11 +74,22 @@ impl Sampler {
             &"empty",
             "texts of at least one character",
         )?;
+        let SamplingOptions { min_p, repetition_penalty, .. } = *options;
+        check((0.0..=1.0).contains(&min_p), "min_p", &min_p, "a number from 0 to 1")?;
+        check(
+            repetition_penalty.is_finite() && repetition_penalty > 0.0,
+            "repetition_penalty",
+            &repetition_penalty,
+            "a number above 0",
+        )?;
         Ok(Self {
             temperature: f64::from(temperature),
+            min_p: f64::from(min_p),
+            repetition_penalty,
+            penalised: Vec::new(),
             top_k,
             top_p: f64::from(top_p),
-            generator: Seed(options.seed).generator("draw tokens", &[]),
+            generator: Seed(options.seed).generator("draw tokens", indices),
             candidates: Vec::new(),
             sorting: Vec::new(),
         })
@@ -81,10 +109,40 @@ impl Sampler {
         if has_nan || !highest.is_finite() {
             return None;
         }
-        let token = if self.temperature == 0.0 { best } else { self.draw_one(logits, highest) };
         let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+        let (token, sampling_log_prob) =
+            if self.temperature == 0.0 { (best, 0.0) } else { self.draw_one(logits, highest) };
         let log_prob = f64::from(logits[token]) - highest - total.ln();
-        Some(DrawnToken { token: token as TokenId, log_prob: log_prob as f32 })
+        Some(DrawnToken {
+            token: token as TokenId,
+            log_prob: log_prob as f32,
+            sampling_log_prob: sampling_log_prob as f32,
+        })
+    }
+
+    /// The same after some tokens, which the repetition penalty looks at.
+    pub fn draw_after(&mut self, logits: &[f32], history: &[TokenId]) -> Option<DrawnToken> {
+        if self.repetition_penalty == 1.0 {
+            return self.draw(logits);
+        }
+        let mut penalised = std::mem::take(&mut self.penalised);
+        penalised.clear();
+        penalised.extend_from_slice(logits);
+        for &token in history {
+            // From the original: a token that occurred twice is penalised once.
+            if let Some(&logit) = logits.get(token as usize) {
+                let penalty = self.repetition_penalty;
+                penalised[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
+            }
+        }
+        let drawn = self.draw(&penalised);
+        self.penalised = penalised;
+        let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+        drawn.map(|drawn| DrawnToken {
+            log_prob: (f64::from(logits[drawn.token as usize]) - highest - total.ln()) as f32,
+            ..drawn
+        })
     }
 
     /// The lowest logit that top-k keeps, and how many tokens with just that logit it keeps.
@@ -100,7 +158,8 @@ impl Sampler {
         Some((threshold, self.top_k - n_above))
     }
 
-    fn draw_one(&mut self, logits: &[f32], highest: f64) -> usize {
+    /// A token and its log-probability among those that were left.
+    fn draw_one(&mut self, logits: &[f32], highest: f64) -> (usize, f64) {
         let keep = self.top_k_threshold(logits);
         let candidates = &mut self.candidates;
         candidates.clear();
@@ -130,6 +189,10 @@ impl Sampler {
             });
             candidates.truncate(needed.map_or(candidates.len(), |last| last + 1));
         }
+        if self.min_p > 0.0 {
+            // The likeliest has the unnormalised probability 1.
+            candidates.retain(|candidate| candidate.1 >= self.min_p);
+        }
         let total: f64 = candidates.iter().map(|candidate| candidate.1).sum();
         // 53 random bits: uniform in [0, 1).
         let uniform = (self.generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
@@ -137,11 +200,13 @@ impl Sampler {
         for &(token, probability) in candidates.iter() {
             left -= probability;
             if left < 0.0 {
-                return token as usize;
+                return (token as usize, (probability / total).ln());
             }
         }
         // Rounding can leave a rest; it belongs to the last one.
-        candidates.last().map_or(0, |candidate| candidate.0 as usize)
+        candidates
+            .last()
+            .map_or((0, 0.0), |&(token, probability)| (token as usize, (probability / total).ln()))
     }
 }
 
@@ -188,7 +253,34 @@ mod tests {
         check(&options(1.0, 0, 0.75), &logits, &[4.0 / 9.0, 3.0 / 9.0, 2.0 / 9.0, 0.0, 0.0]);
         // top-p is measured in what top-k has left: 4/7 alone reach 0.5.
         check(&options(1.0, 2, 0.5), &logits, &[1.0, 0.0, 0.0, 0.0, 0.0]);
+        let min_p = SamplingOptions { min_p: 0.6, ..options(1.0, 0, 1.0) };
+        check(&min_p, &logits, &[4.0 / 7.0, 3.0 / 7.0, 0.0, 0.0, 0.0]);
         check(&options(0.5, 0, 1.0), &logits, &[16.0 / 30.0, 9.0 / 30.0, 4.0 / 30.0, 1.0 / 30.0, 0.0]);
+    }
+
+    #[test]
+    fn both_log_probabilities_are_told() {
+        let logits = [0.4f32.ln(), 0.3f32.ln(), 0.2f32.ln(), 0.1f32.ln()];
+        let mut sampler = Sampler::new(&options(1.0, 2, 1.0)).unwrap();
+        for _ in 0..20 {
+            let drawn = sampler.draw(&logits).unwrap();
+            let [plain, cut] = [[0.4f32, 0.3], [4.0 / 7.0, 3.0 / 7.0]].map(|p| p[drawn.token as usize].ln());
+            assert!((drawn.log_prob - plain).abs() < 1e-6 && (drawn.sampling_log_prob - cut).abs() < 1e-6);
+        }
+        let greedy = Sampler::new(&options(0.0, 0, 1.0)).unwrap().draw(&logits).unwrap();
+        assert_eq!(greedy.sampling_log_prob, 0.0);
+    }
+
+    #[test]
+    fn what_has_occurred_is_penalised_once_and_told_without_penalty() {
+        let penalty = SamplingOptions { repetition_penalty: 2.0, ..options(0.0, 0, 1.0) };
+        let mut sampler = Sampler::new(&penalty).unwrap();
+        let logits = [3.0, 1.9, -1.0];
+        assert_eq!(sampler.draw_after(&logits, &[]).unwrap().token, 0);
+        let drawn = sampler.draw_after(&logits, &[0, 0, 2]).unwrap();
+        let total: f32 = logits.iter().map(|z: &f32| z.exp()).sum();
+        assert_eq!(drawn.token, 1);
+        assert!((drawn.log_prob - (1.9 - total.ln())).abs() < 1e-6);
     }
 
     #[test]

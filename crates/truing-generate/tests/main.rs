@@ -6,6 +6,7 @@
     reason = "a test that cannot set up should fail and say why"
 )]
 
+mod batch;
 mod chat;
 mod decoding;
 mod parrot;

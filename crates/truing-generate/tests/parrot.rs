@@ -91,6 +91,20 @@ impl Engine for Parrot {
     fn truncate_cache(&self, cache: &mut Vec<TokenId>, n_tokens: usize) {
         cache.truncate(n_tokens);
     }
+    fn fork_cache(&self, cache: &Vec<TokenId>) -> Vec<TokenId> {
+        cache.clone()
+    }
+    fn extend_each(
+        &mut self,
+        caches: &mut [&mut Vec<TokenId>],
+        tokens: &[TokenId],
+    ) -> Result<Vec<f32>, EngineError> {
+        let mut logits = Vec::new();
+        for (cache, token) in caches.iter_mut().zip(tokens) {
+            logits.extend(self.extend(cache, &[*token])?);
+        }
+        Ok(logits)
+    }
     fn extend(&mut self, cache: &mut Vec<TokenId>, tokens: &[TokenId]) -> Result<Vec<f32>, EngineError> {
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.spec.vocab_size) {
             return Err(EngineError::TokenOutOfRange { token, vocab_size: self.spec.vocab_size });

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
-use truing_generate::{LocalChat, Session};
-use truing_model::{EngineError, ModelError, ModelFiles, TrainableSpec};
+use truing_generate::{LocalChat, SampleRequest, Session, end_tokens, sample};
+use truing_model::{Engine, EngineError, Keep, ModelError, ModelFiles, TrainableSpec};
 use truing_text::{ChatRenderer, RenderOptions};
-use truing_types::{ChatModel, ChatRequest, Conversation, Message, Role, SamplingOptions, TokenId};
+use truing_types::{
+    ChatModel, ChatRequest, Conversation, Message, PackedBatch, Role, RowOrigin, SamplingOptions, TokenId,
+};
 
 #[derive(Debug)]
 #[expect(dead_code, reason = "shown when loading fails")]
@@ -116,4 +118,64 @@ fn smollm2_reads_and_writes_as_the_references_do() {
     let second = chat.reply(&request, &mut silent).unwrap();
     assert!(second.n_reused_tokens >= first.n_prompt_tokens + first.tokens.len() - 1);
     println!("{} / {}", first.text, second.reply.text);
+}
+
+/// The sampler against the trainer: the same log-probabilities to 1e-4, and the same tokens in any company.
+#[test]
+fn what_is_sampled_is_what_the_trainer_computes() {
+    let Some(path) = from_environment("TRUING_TEST_GGUF") else { return };
+    let mut engine = load(&path);
+    let renderer = ChatRenderer::load(&path, RenderOptions::default()).unwrap();
+    let requests: Vec<SampleRequest> =
+        ["Name three colours.", "What is 12 plus 30?", "Write a poem about rain."]
+            .iter()
+            .enumerate()
+            .map(|(i, text)| {
+                let messages = vec![Message::new(Role::User, *text)];
+                let prompt = renderer.prompt(&Conversation { messages, tools: Vec::new() }).unwrap();
+                SampleRequest { prompt, n_samples: 3, seed_indices: vec![i as u64] }
+            })
+            .collect();
+    let ends = end_tokens(&engine.spec().eos_token_ids.clone(), &renderer);
+    let options = SamplingOptions { max_new_tokens: 48, temperature: 1.0, seed: 1, ..Default::default() };
+    let draw = |engine: &mut CpuEngine, requests: &[SampleRequest], max_batch: usize| {
+        let started = std::time::Instant::now();
+        let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
+        let drawn = sample(engine, renderer.tokenizer(), requests, &options, &ends, max_batch, go_on)
+            .unwrap()
+            .unwrap();
+        let n_tokens: usize = drawn.iter().flatten().map(|completion| completion.tokens.len()).sum();
+        let secs = started.elapsed().as_secs_f64();
+        println!("{max_batch} at once: {n_tokens} tokens, {:.0} tokens a second", n_tokens as f64 / secs);
+        drawn
+    };
+    let together = draw(&mut engine, &requests, 9);
+    assert_eq!(draw(&mut engine, &requests, 2), together);
+    assert_eq!(draw(&mut engine, &requests[1..2], 1)[0], together[1]);
+    let long = SampleRequest { prompt: requests[2].prompt.clone(), n_samples: 1, seed_indices: vec![9] };
+    let endless = SamplingOptions { max_new_tokens: 400, ..options.clone() };
+    let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
+    let long_one =
+        sample(&mut engine, renderer.tokenizer(), &[long], &endless, &[], 1, go_on).unwrap().unwrap();
+    let all = requests.iter().zip(&together).chain(requests[2..].iter().zip(&long_one));
+    let mut largest: f32 = 0.0;
+    for (request, completion) in all.flat_map(|(request, group)| group.iter().map(move |one| (request, one)))
+    {
+        let tokens = [&request.prompt[..], &completion.tokens].concat();
+        let mut weights = vec![0.0; request.prompt.len()];
+        weights.resize(tokens.len(), 1.0);
+        let origin = RowOrigin { source: "test".into(), line: 1 };
+        let pack = PackedBatch::new([(&tokens[..], &weights[..], origin)]).unwrap();
+        let batch = engine.upload(&pack).unwrap();
+        let hidden = engine.embed(&batch).unwrap();
+        let layers = 0..engine.spec().n_layers;
+        let (hidden, _) = engine.segment_forward(&batch, layers, hidden, Keep::Nothing).unwrap();
+        let computed = engine.log_probs(&hidden, &pack.targets()).unwrap().log_probs;
+        for (a, b) in computed.iter().zip(&completion.log_probs) {
+            largest = largest.max((a - b).abs());
+        }
+        assert_eq!(computed.len(), completion.log_probs.len());
+    }
+    println!("largest difference of a log-probability, sampler and trainer: {largest:e}");
+    assert!(largest < 1e-4, "{largest}");
 }

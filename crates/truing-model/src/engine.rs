@@ -404,6 +404,19 @@ pub trait Engine {
     fn cache_len(&self, cache: &Self::Cache) -> usize;
     /// Forgets all tokens of a cache after the first `n_tokens`, so that a shared beginning is not read twice.
     fn truncate_cache(&self, cache: &mut Self::Cache, n_tokens: usize);
+    /// A second sequence that goes on from all that this one holds: the completions of a group share one reading
+    /// of their prompt.
+    fn fork_cache(&self, cache: &Self::Cache) -> Self::Cache;
+    /// Appends one token to each of several running sequences and returns the logits after each
+    /// `[n_sequences, vocab]`. A sequence's logits do not depend, in any bit, on which others run beside it.
+    ///
+    /// # Errors
+    /// When a cache is full or a token lies outside the vocabulary; no cache is changed then.
+    fn extend_each(
+        &mut self,
+        caches: &mut [&mut Self::Cache],
+        tokens: &[TokenId],
+    ) -> Result<Vec<f32>, EngineError>;
     /// Appends tokens to a running sequence and returns the logits after the last one, `[vocab]`.
     ///
     /// # Errors

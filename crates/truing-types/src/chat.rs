@@ -18,6 +18,11 @@ pub struct SamplingOptions {
     pub top_k: usize,
     /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
     pub top_p: f32,
+    /// Keep only tokens whose probability is at least this share of the most likely one's; 0 keeps all.
+    pub min_p: f32,
+    /// Logits of tokens that have occurred are divided by this where positive, multiplied where negative; 1 does
+    /// nothing (Keskar et al. 2019, arXiv 1909.05858).
+    pub repetition_penalty: f32,
     /// Same seed, same tokens.
     pub seed: u64,
     /// Texts that end the reply; they are not part of it.
@@ -26,7 +31,16 @@ pub struct SamplingOptions {
 
 impl Default for SamplingOptions {
     fn default() -> Self {
-        Self { max_new_tokens: 512, temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0, stop: Vec::new() }
+        Self {
+            max_new_tokens: 512,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+            stop: Vec::new(),
+        }
     }
 }
 

@@ -174,6 +174,18 @@ impl Engine for Flawed {
         self.engine.new_cache(capacity)
     }
 
+    fn fork_cache(&self, cache: &KvCache) -> KvCache {
+        self.engine.fork_cache(cache)
+    }
+
+    fn extend_each(
+        &mut self,
+        caches: &mut [&mut KvCache],
+        tokens: &[TokenId],
+    ) -> Result<Vec<f32>, EngineError> {
+        self.engine.extend_each(caches, tokens)
+    }
+
     fn cache_len(&self, cache: &KvCache) -> usize {
         self.engine.cache_len(cache)
     }

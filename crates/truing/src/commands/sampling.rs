@@ -15,6 +15,12 @@ pub(crate) struct SamplingArguments {
     /// Keep the smallest set of tokens whose probability reaches P.
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
+    /// Keep only tokens at least this share as likely as the likeliest; 0 keeps all.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Makes tokens that have occurred less likely; 1 does nothing.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repetition_penalty: f32,
     /// Same seed, same tokens.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -39,6 +45,16 @@ impl SamplingArguments {
             "`--top-p` is {}, expected more than 0 and at most 1",
             self.top_p
         );
+        anyhow::ensure!(
+            (0.0..=1.0).contains(&self.min_p),
+            "`--min-p` is {}, expected a number from 0 to 1",
+            self.min_p
+        );
+        anyhow::ensure!(
+            self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0,
+            "`--repetition-penalty` is {}, expected a number above 0",
+            self.repetition_penalty
+        );
         anyhow::ensure!(self.max_new_tokens > 0, "`--max-new-tokens` is 0, expected at least 1");
         anyhow::ensure!(self.stop.iter().all(|text| !text.is_empty()), "`--stop` is an empty text");
         Ok(SamplingOptions {
@@ -46,6 +62,8 @@ impl SamplingArguments {
             temperature,
             top_k: self.top_k,
             top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
             seed: self.seed,
             stop: self.stop.clone(),
         })
