@@ -21,8 +21,14 @@ mod statistics;
 
 pub use dataset::{Dataset, DatasetBuilder, LongSamplePolicy, LongSampleReport, SampleRef, SourceRange};
 pub use error::{DataError, RowError, RowErrorKind, RowProblem};
+pub use formats::preference::PREFERENCE_FORMATS;
+pub use formats::prompts::PROMPT_FORMATS;
+pub use formats::unpaired::UNPAIRED_FORMATS;
 pub use formats::{FORMATS, Format, FormatColumn};
 pub use mix::{HeldOut, Split, epoch_order, split_held_out};
 pub use packing::{Packing, PackingError, PackingReport, PackingStrategy, pack_best_fit_decreasing};
-pub use source::{OnBadRow, Render, Rows, SkippedRows, SourceConfig, parse_row, read_rows};
+pub use source::{
+    OnBadRow, Render, Rows, SkippedRows, SourceConfig, SourceRow, parse_row, parse_row_as, read_preferences,
+    read_prompts, read_rows, read_rows_as, read_unpaired,
+};
 pub use statistics::{LengthHistogram, LengthSummary, SourceStatistics};

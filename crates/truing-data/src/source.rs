@@ -6,11 +6,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use truing_types::{RowOrigin, TrainingRow};
+use truing_types::{
+    Conversation, Message, PreferenceRow, PromptRow, Role, RowOrigin, TrainingRow, UnpairedRow,
+};
 
 use crate::columns::{Columns, Fields, PromptTemplate};
 use crate::error::{DataError, RowError, RowProblem};
-use crate::formats::{FORMATS, Format};
+use crate::formats::preference::PREFERENCE_FORMATS;
+use crate::formats::prompts::PROMPT_FORMATS;
+use crate::formats::unpaired::UNPAIRED_FORMATS;
+use crate::formats::{FORMATS, Format, open_lines};
 use crate::json::parse_object;
 use crate::readers::{self, RawRow, RawRows};
 
@@ -39,6 +44,9 @@ pub struct SourceConfig {
     /// Whether two strings are a chat or raw text (`prompt_completion` only); raw when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render: Option<Render>,
+    /// A system prompt for rows that have none; for preference, unpaired and prompt rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// How often an epoch visits each sample: 2 twice, 0.5 every other epoch.
     #[serde(default = "one")]
     pub weight: f64,
@@ -92,20 +100,29 @@ impl SourceConfig {
             columns: BTreeMap::new(),
             prompt_template: None,
             render: None,
+            system: None,
             weight: 1.0,
             max_samples: None,
         }
     }
 
-    /// Checks everything that can be checked without the files.
+    /// Checks everything about a source of training rows that can be checked without the files.
     ///
     /// # Errors
     /// When a setting is unknown, impossible or contradicts another.
     pub fn check(&self) -> Result<(), DataError> {
-        self.resolve().map(|_| ())
+        self.check_as::<TrainingRow>()
     }
 
-    fn resolve(&self) -> Result<(Option<&'static Format>, Columns), DataError> {
+    /// As [`SourceConfig::check`], for a source of any kind of row.
+    ///
+    /// # Errors
+    /// When a setting is unknown, impossible or contradicts another.
+    pub fn check_as<Row: SourceRow>(&self) -> Result<(), DataError> {
+        self.resolve::<Row>().map(|_| ())
+    }
+
+    fn resolve<Row: SourceRow>(&self) -> Result<(Option<&'static Format<Row>>, Columns), DataError> {
         let bad =
             |setting, reason: String| DataError::BadSetting { path: self.path.clone(), setting, reason };
         if !(self.weight > 0.0 && self.weight.is_finite()) {
@@ -114,6 +131,11 @@ impl SourceConfig {
         if self.max_samples == Some(0) {
             return Err(bad("max_samples", "is 0; expected at least 1".to_owned()));
         }
+        if self.system.is_some() && !Row::TAKES_SYSTEM {
+            let reason = "does not go with training rows; expected the system turn in the rows".to_owned();
+            return Err(bad("system", reason));
+        }
+        let formats = Row::formats();
         let format = self.format.as_deref().map(find_format).transpose()?;
         if let Some(format) = format {
             self.check_columns(format)?;
@@ -124,9 +146,9 @@ impl SourceConfig {
                 return Err(bad("render", format!("does not go with format `{}`", format.name)));
             }
         } else if let Some(found) =
-            self.columns.keys().find(|c| !FORMATS.iter().flat_map(|f| f.columns).any(|k| k.name == *c))
+            self.columns.keys().find(|c| !formats.iter().flat_map(|f| f.columns).any(|k| k.name == *c))
         {
-            let names: Vec<_> = FORMATS.iter().flat_map(|f| f.columns).map(|c| c.name).collect();
+            let names: Vec<_> = formats.iter().flat_map(|f| f.columns).map(|c| c.name).collect();
             let nearest = nearest(found, &names);
             let known = names.join(", ");
             return Err(DataError::UnknownColumn { format: "any", found: found.clone(), nearest, known });
@@ -137,29 +159,30 @@ impl SourceConfig {
     }
 
     /// The first format that a row has the columns of.
-    fn detect(
+    fn detect<Row: SourceRow>(
         &self,
         columns: &Columns,
         path: &Path,
         row: &Map<String, Value>,
-    ) -> Result<&'static Format, DataError> {
+    ) -> Result<&'static Format<Row>, DataError> {
         let fields = Fields { row, columns };
-        let fits_settings = |format: &&Format| {
+        let fits_settings = |format: &&Format<Row>| {
             (self.prompt_template.is_none() || format.takes_prompt_template)
                 && (self.render.is_none() || format.takes_render)
         };
-        let Some(format) = FORMATS.iter().filter(fits_settings).find(|format| (format.detect)(fields)) else {
+        let Some(format) = Row::formats().iter().filter(fits_settings).find(|format| (format.detect)(fields))
+        else {
             return Err(DataError::UndetectedFormat {
                 path: path.to_path_buf(),
                 fields: row.keys().cloned().collect(),
-                known: FORMATS.iter().map(described).collect::<Vec<_>>().join(", "),
+                known: Row::formats().iter().map(described).collect::<Vec<_>>().join(", "),
             });
         };
         self.check_columns(format)?;
         Ok(format)
     }
 
-    fn check_columns(&self, format: &'static Format) -> Result<(), DataError> {
+    fn check_columns<Row>(&self, format: &'static Format<Row>) -> Result<(), DataError> {
         let names: Vec<_> = format.columns.iter().map(|c| c.name).collect();
         match self.columns.keys().find(|column| !names.contains(&column.as_str())) {
             None => Ok(()),
@@ -173,9 +196,9 @@ impl SourceConfig {
     }
 }
 
-fn find_format(name: &str) -> Result<&'static Format, DataError> {
-    FORMATS.iter().find(|format| format.name == name).ok_or_else(|| {
-        let names: Vec<_> = FORMATS.iter().map(|format| format.name).collect();
+fn find_format<Row: SourceRow>(name: &str) -> Result<&'static Format<Row>, DataError> {
+    Row::formats().iter().find(|format| format.name == name).ok_or_else(|| {
+        let names: Vec<_> = Row::formats().iter().map(|format| format.name).collect();
         DataError::UnknownFormat {
             found: name.to_owned(),
             nearest: nearest(name, &names),
@@ -190,35 +213,85 @@ fn nearest(found: &str, known: &[&'static str]) -> Option<&'static str> {
     (closeness(best) > 0.8).then_some(best)
 }
 
-/// Opens a source.
+/// Opens a source of training rows.
 ///
 /// # Errors
 /// When a setting is wrong or a file cannot be opened. Bad rows come out of the iterator.
 pub fn read_rows(config: &SourceConfig, on_bad_row: OnBadRow) -> Result<Rows, DataError> {
+    read_rows_as(config, on_bad_row)
+}
+
+/// Opens a source of ranked responses; its formats are [`PREFERENCE_FORMATS`](crate::PREFERENCE_FORMATS).
+///
+/// # Errors
+/// As [`read_rows`].
+pub fn read_preferences(
+    config: &SourceConfig,
+    on_bad_row: OnBadRow,
+) -> Result<Rows<PreferenceRow>, DataError> {
+    read_rows_as(config, on_bad_row)
+}
+
+/// Opens a source of single verdicts; its formats are [`UNPAIRED_FORMATS`](crate::UNPAIRED_FORMATS).
+///
+/// # Errors
+/// As [`read_rows`].
+pub fn read_unpaired(config: &SourceConfig, on_bad_row: OnBadRow) -> Result<Rows<UnpairedRow>, DataError> {
+    read_rows_as(config, on_bad_row)
+}
+
+/// Opens a source of prompts; its formats are [`PROMPT_FORMATS`](crate::PROMPT_FORMATS).
+///
+/// # Errors
+/// As [`read_rows`].
+pub fn read_prompts(config: &SourceConfig, on_bad_row: OnBadRow) -> Result<Rows<PromptRow>, DataError> {
+    read_rows_as(config, on_bad_row)
+}
+
+/// Opens a source of any kind of row.
+///
+/// # Errors
+/// As [`read_rows`].
+pub fn read_rows_as<Row: SourceRow>(
+    config: &SourceConfig,
+    on_bad_row: OnBadRow,
+) -> Result<Rows<Row>, DataError> {
     let (format, columns) = config.resolve()?;
-    let mut files: VecDeque<_> = readers::files(&config.path)?.into();
-    let Some(first) = files.pop_front() else {
-        return Err(DataError::NoDataFiles { path: config.path.clone() });
-    };
-    Ok(Rows {
+    let mut rows = Rows {
         config: config.clone(),
-        current: Some((Arc::from(first.to_string_lossy()), readers::open(&first)?)),
-        files,
+        current: None,
+        files: readers::files(&config.path)?.into(),
         format,
         columns,
         on_bad_row,
         skipped: SkippedRows::default(),
         n_seen: 0,
         n_good: 0,
-    })
+    };
+    if !rows.open_next()? {
+        return Err(DataError::NoDataFiles { path: config.path.clone() });
+    }
+    Ok(rows)
 }
 
-/// Reads one row out of memory: a line of JSON Lines as [`read_rows`] takes it.
+/// Reads one training row out of memory: a line of JSON Lines as [`read_rows`] takes it.
 ///
 /// # Errors
 /// When a setting is wrong or the row is bad.
 pub fn parse_row(line: &[u8], config: &SourceConfig, origin: RowOrigin) -> Result<TrainingRow, DataError> {
-    let (format, columns) = config.resolve()?;
+    parse_row_as(line, config, origin)
+}
+
+/// Reads one row of any kind out of memory.
+///
+/// # Errors
+/// When a setting is wrong or the row is bad.
+pub fn parse_row_as<Row: SourceRow>(
+    line: &[u8],
+    config: &SourceConfig,
+    origin: RowOrigin,
+) -> Result<Row, DataError> {
+    let (format, columns) = config.resolve::<Row>()?;
     let parsed = parse_object(line).map(|object| {
         let detected = || config.detect(&columns, Path::new(&*origin.source), &object);
         let format = format.map_or_else(detected, Ok)?;
@@ -229,15 +302,97 @@ pub fn parse_row(line: &[u8], config: &SourceConfig, origin: RowOrigin) -> Resul
         Ok(row) => row?,
         Err(problem) => Err(problem),
     };
-    row.map_err(|problem| DataError::BadRows { rows: vec![RowError { origin, problem }], has_more: false })
+    match row {
+        Ok(row) => Ok(with_system(row, config)),
+        Err(problem) => Err(DataError::BadRows { rows: vec![RowError { origin, problem }], has_more: false }),
+    }
+}
+
+fn with_system<Row: SourceRow>(mut row: Row, config: &SourceConfig) -> Row {
+    if let (Some(system), Some(conversation)) = (&config.system, row.prompt_mut()) {
+        let has_system =
+            conversation.messages.first().is_some_and(|m| matches!(m.role, Role::System | Role::Developer));
+        if !has_system {
+            conversation.messages.insert(0, Message::new(Role::System, system.clone()));
+        }
+    }
+    row
+}
+
+/// A kind of row that files are read into.
+pub trait SourceRow: Sized + sealed::Sealed + 'static {
+    /// Whether [`SourceConfig::system`] may go before its prompt.
+    const TAKES_SYSTEM: bool;
+
+    /// The formats it is read from, in the order in which they are tried on the first row.
+    fn formats() -> &'static [Format<Self>];
+
+    /// The conversation that a system prompt is put before.
+    fn prompt_mut(&mut self) -> Option<&mut Conversation>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for truing_types::TrainingRow {}
+    impl Sealed for truing_types::PreferenceRow {}
+    impl Sealed for truing_types::UnpairedRow {}
+    impl Sealed for truing_types::PromptRow {}
+}
+
+impl SourceRow for TrainingRow {
+    const TAKES_SYSTEM: bool = false;
+
+    fn formats() -> &'static [Format] {
+        FORMATS
+    }
+
+    fn prompt_mut(&mut self) -> Option<&mut Conversation> {
+        None
+    }
+}
+
+impl SourceRow for PreferenceRow {
+    const TAKES_SYSTEM: bool = true;
+
+    fn formats() -> &'static [Format<Self>] {
+        PREFERENCE_FORMATS
+    }
+
+    fn prompt_mut(&mut self) -> Option<&mut Conversation> {
+        Some(&mut self.prompt)
+    }
+}
+
+impl SourceRow for UnpairedRow {
+    const TAKES_SYSTEM: bool = true;
+
+    fn formats() -> &'static [Format<Self>] {
+        UNPAIRED_FORMATS
+    }
+
+    fn prompt_mut(&mut self) -> Option<&mut Conversation> {
+        Some(&mut self.prompt)
+    }
+}
+
+impl SourceRow for PromptRow {
+    const TAKES_SYSTEM: bool = true;
+
+    fn formats() -> &'static [Format<Self>] {
+        PROMPT_FORMATS
+    }
+
+    fn prompt_mut(&mut self) -> Option<&mut Conversation> {
+        Some(&mut self.prompt)
+    }
 }
 
 /// The rows of a source in file order. The first error ends them.
-pub struct Rows {
+pub struct Rows<Row: SourceRow = TrainingRow> {
     config: SourceConfig,
     current: Option<(Arc<str>, RawRows)>,
     files: VecDeque<PathBuf>,
-    format: Option<&'static Format>,
+    format: Option<&'static Format<Row>>,
     columns: Columns,
     on_bad_row: OnBadRow,
     skipped: SkippedRows,
@@ -245,7 +400,7 @@ pub struct Rows {
     n_good: usize,
 }
 
-impl Rows {
+impl<Row: SourceRow> Rows<Row> {
     /// The rows skipped so far; complete once the iterator has ended.
     #[must_use]
     pub fn skipped(&self) -> &SkippedRows {
@@ -254,7 +409,7 @@ impl Rows {
 
     /// The format, once it is known.
     #[must_use]
-    pub fn format(&self) -> Option<&'static Format> {
+    pub fn format(&self) -> Option<&'static Format<Row>> {
         self.format
     }
 
@@ -266,15 +421,22 @@ impl Rows {
                 self.n_seen += 1;
                 return Ok(Some((RowOrigin { source: source.clone(), line: row.number }, row)));
             }
-            self.current = match self.files.pop_front() {
-                Some(path) => Some((Arc::from(path.to_string_lossy()), readers::open(&path)?)),
-                None => None,
-            };
+            self.open_next()?;
         }
         Ok(None)
     }
 
-    fn parse(&mut self, source: &str, row: RawRow) -> Result<Result<TrainingRow, RowProblem>, DataError> {
+    /// Goes on to the next file; false when there is none.
+    fn open_next(&mut self) -> Result<bool, DataError> {
+        let open = self.format.map_or(open_lines as fn(&Path, &Columns) -> _, |format| format.open);
+        self.current = match self.files.pop_front() {
+            Some(path) => Some((Arc::from(path.to_string_lossy()), open(&path, &self.columns)?)),
+            None => None,
+        };
+        Ok(self.current.is_some())
+    }
+
+    fn parse(&mut self, source: &str, row: RawRow) -> Result<Result<Row, RowProblem>, DataError> {
         let object = match row.object {
             Ok(object) => object,
             Err(problem) => return Ok(Err(problem)),
@@ -285,7 +447,8 @@ impl Rows {
         };
         self.format = Some(format);
         let fields = Fields { row: &object, columns: &self.columns };
-        Ok((format.parse)(fields, self.config.render.unwrap_or_default()))
+        let row = (format.parse)(fields, self.config.render.unwrap_or_default());
+        Ok(row.map(|row| with_system(row, &self.config)))
     }
 
     /// Collects more bad rows behind the first, so that one run shows what there is to mend.
@@ -310,7 +473,7 @@ impl Rows {
         DataError::BadRows { rows, has_more }
     }
 
-    fn next_row(&mut self) -> Result<Option<(TrainingRow, RowOrigin)>, DataError> {
+    fn next_row(&mut self) -> Result<Option<(Row, RowOrigin)>, DataError> {
         if self.config.max_samples.is_some_and(|most| self.n_good >= most) {
             return Ok(None);
         }
@@ -336,13 +499,13 @@ impl Rows {
     }
 }
 
-fn described(format: &Format) -> String {
+fn described<Row>(format: &Format<Row>) -> String {
     let required: Vec<_> = format.columns.iter().filter(|c| c.is_required).map(|c| c.name).collect();
     format!("{} ({})", format.name, required.join(", "))
 }
 
-impl Iterator for Rows {
-    type Item = Result<(TrainingRow, RowOrigin), DataError>;
+impl<Row: SourceRow> Iterator for Rows<Row> {
+    type Item = Result<(Row, RowOrigin), DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.next_row();
@@ -356,7 +519,7 @@ impl Iterator for Rows {
     }
 }
 
-impl std::fmt::Debug for Rows {
+impl<Row: SourceRow> std::fmt::Debug for Rows<Row> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rows")
             .field("path", &self.config.path)

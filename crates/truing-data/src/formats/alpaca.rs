@@ -4,7 +4,7 @@
 
 use truing_types::{Message, Role, TrainingRow};
 
-use super::{Format, check_turn, conversation, list, optional, required};
+use super::{Format, check_turn, conversation, list, open_lines, optional, required};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::source::Render;
@@ -21,6 +21,7 @@ pub(super) const FORMAT: Format = Format {
     ],
     takes_prompt_template: true,
     takes_render: false,
+    open: open_lines,
     detect,
     parse,
 };

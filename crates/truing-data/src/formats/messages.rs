@@ -6,7 +6,7 @@
 
 use truing_types::TrainingRow;
 
-use super::{Format, conversation, optional, parse_messages, parse_tools, required};
+use super::{Format, conversation, open_lines, optional, parse_messages, parse_tools, required};
 use crate::columns::Fields;
 use crate::error::RowProblem;
 use crate::source::Render;
@@ -17,6 +17,7 @@ pub(super) const FORMAT: Format = Format {
     columns: &[required("messages"), optional("tools")],
     takes_prompt_template: false,
     takes_render: false,
+    open: open_lines,
     detect,
     parse,
 };

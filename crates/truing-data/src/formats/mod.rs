@@ -4,20 +4,27 @@
 
 mod alpaca;
 mod messages;
+pub(crate) mod preference;
 mod prompt_completion;
+pub(crate) mod prompts;
 mod sharegpt;
 mod text;
+pub(crate) mod unpaired;
+
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use truing_types::{Conversation, Message, Role, TrainingRow};
 
-use crate::columns::{Fields, text as text_of};
+use crate::DataError;
+use crate::columns::{Columns, Fields, text as text_of};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::{parse_nested, type_name};
+use crate::readers::{self, RawRows};
 use crate::source::Render;
 
-/// A data format: how its rows are recognised and read.
-pub struct Format {
+/// A data format: how its rows are recognised and read. `Row` is what it yields.
+pub struct Format<Row = TrainingRow> {
     /// The name to write after `format =`.
     pub name: &'static str,
     /// What a row looks like, in one line.
@@ -28,8 +35,10 @@ pub struct Format {
     pub takes_prompt_template: bool,
     /// Whether its rows may be rendered as a chat or raw; `None` where the format decides.
     pub takes_render: bool,
+    /// The rows of a file; more than reading where a row is joined from several lines or files.
+    pub(crate) open: fn(&Path, &Columns) -> Result<RawRows, DataError>,
     pub(crate) detect: fn(Fields<'_>) -> bool,
-    pub(crate) parse: fn(Fields<'_>, Render) -> Result<TrainingRow, RowProblem>,
+    pub(crate) parse: fn(Fields<'_>, Render) -> Result<Row, RowProblem>,
 }
 
 /// A column of a format.
@@ -44,7 +53,12 @@ pub struct FormatColumn {
 pub static FORMATS: &[Format] =
     &[messages::FORMAT, sharegpt::FORMAT, alpaca::FORMAT, prompt_completion::FORMAT, text::FORMAT];
 
-impl std::fmt::Debug for Format {
+/// A file whose lines are the rows.
+pub(crate) fn open_lines(path: &Path, _: &Columns) -> Result<RawRows, DataError> {
+    readers::open(path)
+}
+
+impl<Row> std::fmt::Debug for Format<Row> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Format").field(&self.name).finish()
     }
@@ -80,7 +94,10 @@ fn parse_messages(value: &Value, field: &str) -> Result<Vec<Message>, RowProblem
         .enumerate()
         .map(|(i, message)| {
             let at = format!("{field}[{i}]");
-            parse_message(object(message, &at, "a message: {\"role\": ..., \"content\": ...}")?, &at)
+            let message = object(message, &at, "a message: {\"role\": ..., \"content\": ...}")?;
+            let message = parse_message(message, &at)?;
+            check_turn(&message, &format!("{at}.content"))?;
+            Ok(message)
         })
         .collect()
 }
@@ -110,7 +127,6 @@ fn parse_message(message: &Map<String, Value>, at: &str) -> Result<Message, RowP
         None if parsed.tool_calls.is_some() => {}
         None => return Err(RowProblem::new(content_field, RowErrorKind::Missing, CONTENT)),
     }
-    check_turn(&parsed, &content_field)?;
     Ok(parsed)
 }
 

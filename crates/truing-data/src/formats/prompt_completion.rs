@@ -6,7 +6,7 @@
 use serde_json::Value;
 use truing_types::{Message, Role, TrainingRow};
 
-use super::{Format, check_turn, conversation, optional, parse_messages, parse_tools, required};
+use super::{Format, check_turn, conversation, open_lines, optional, parse_messages, parse_tools, required};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
@@ -18,6 +18,7 @@ pub(super) const FORMAT: Format = Format {
     columns: &[required("prompt"), required("completion"), optional("system"), optional("tools")],
     takes_prompt_template: true,
     takes_render: true,
+    open: open_lines,
     detect,
     parse,
 };

@@ -6,8 +6,8 @@ use serde_json::Value;
 use truing_types::{Message, Role, TrainingRow};
 
 use super::{
-    Format, check_turn, conversation, entry, list, object, optional, parse_tool_calls, parse_tools,
-    parse_weight, required,
+    Format, check_turn, conversation, entry, list, object, open_lines, optional, parse_tool_calls,
+    parse_tools, parse_weight, required,
 };
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
@@ -19,6 +19,7 @@ pub(super) const FORMAT: Format = Format {
     columns: &[required("conversations"), optional("system"), optional("tools")],
     takes_prompt_template: false,
     takes_render: false,
+    open: open_lines,
     detect,
     parse,
 };
@@ -38,12 +39,15 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
         messages.push(Message::new(Role::System, system));
     }
     for (i, turn) in list(turns, field, TURNS)?.iter().enumerate() {
-        messages.push(parse_turn(turn, &format!("{field}[{i}]"))?);
+        let at = format!("{field}[{i}]");
+        let message = parse_turn(turn, &at)?;
+        check_turn(&message, &format!("{at}.value"))?;
+        messages.push(message);
     }
     conversation(messages, parse_tools(fields, "tools")?, field)
 }
 
-fn parse_turn(turn: &Value, at: &str) -> Result<Message, RowProblem> {
+pub(super) fn parse_turn(turn: &Value, at: &str) -> Result<Message, RowProblem> {
     let turn = object(turn, at, "a turn: {\"from\": ..., \"value\": ...}")?;
     // Some sets keep ShareGPT's outer key and OpenAI's inner ones.
     let either = |ours: &'static str, openai: &'static str| {
@@ -70,7 +74,6 @@ fn parse_turn(turn: &Value, at: &str) -> Result<Message, RowProblem> {
         }
     };
     message.weight = parse_weight(turn, at)?;
-    check_turn(&message, &value_field)?;
     Ok(message)
 }
 

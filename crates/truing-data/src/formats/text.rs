@@ -2,7 +2,7 @@
 
 use truing_types::TrainingRow;
 
-use super::{Format, required};
+use super::{Format, open_lines, required};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::source::Render;
@@ -13,6 +13,7 @@ pub(super) const FORMAT: Format = Format {
     columns: &[required("text")],
     takes_prompt_template: false,
     takes_render: false,
+    open: open_lines,
     detect,
     parse,
 };

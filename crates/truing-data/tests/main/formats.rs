@@ -1,7 +1,10 @@
 //! Every format: its fixture, its detection, its refusals.
 
 use serde_json::json;
-use truing_data::{FORMATS, OnBadRow, Render, SourceConfig, read_rows};
+use truing_data::{
+    FORMATS, Format, OnBadRow, PREFERENCE_FORMATS, PROMPT_FORMATS, Render, SourceConfig, SourceRow,
+    UNPAIRED_FORMATS, read_preferences, read_rows, read_rows_as,
+};
 use truing_types::{Conversation, Message, Role, TrainingRow};
 
 use crate::{fixture, read, read_text};
@@ -18,8 +21,10 @@ fn conversation(messages: Vec<Message>) -> TrainingRow {
 fn every_file_of_the_folder_is_registered_with_a_fixture_that_detects_it() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/formats");
     for entry in std::fs::read_dir(folder).unwrap() {
-        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
-        if name == "mod" {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        // Folders hold the formats of other kinds of rows.
+        if name == "mod" || path.is_dir() {
             continue;
         }
         let format = FORMATS.iter().find(|f| f.name == name);
@@ -37,6 +42,46 @@ fn every_example_is_a_good_row_of_its_own_format() {
         let (good, bad) = read_text(format.example.as_bytes(), |c| c.format = Some(format.name.to_owned()));
         assert_eq!((good.len(), bad), (1, vec![]), "{}", format.name);
     }
+}
+
+/// The example of every format reads as one row of its kind. HelpSteer2 and MT-Bench are made of several.
+#[track_caller]
+fn check_examples<Row: SourceRow + std::fmt::Debug>(formats: &'static [Format<Row>]) {
+    let folder = tempfile::tempdir().unwrap();
+    for format in formats.iter().filter(|format| !["help_steer", "mt_bench"].contains(&format.name)) {
+        let path = folder.path().join(format!("{}.jsonl", format.name));
+        std::fs::write(&path, format.example).unwrap();
+        let config = SourceConfig { format: Some(format.name.into()), ..SourceConfig::new(&path) };
+        let found: Vec<_> = read_rows_as::<Row>(&config, OnBadRow::Error).unwrap().collect();
+        assert!(matches!(found[..], [Ok(_)]), "{}: {found:?}", format.name);
+    }
+}
+
+#[test]
+fn every_example_of_preferences_verdicts_and_prompts_is_a_good_row() {
+    check_examples(PREFERENCE_FORMATS);
+    check_examples(UNPAIRED_FORMATS);
+    check_examples(PROMPT_FORMATS);
+}
+
+#[test]
+fn the_responses_of_a_prompt_in_help_steer_become_one_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("help_steer.jsonl");
+    let row = |prompt: &str, response: &str, helpfulness: u32| {
+        json!({"prompt": prompt, "response": response, "helpfulness": helpfulness, "verbosity": 1})
+            .to_string()
+    };
+    let rows = [row("a", "x", 1), row("a", "y", 4), row("b", "x", 2), row("b", "y", 2)];
+    std::fs::write(&path, rows.join("\n")).unwrap();
+    let config = SourceConfig { format: Some("help_steer".into()), ..SourceConfig::new(&path) };
+    let rows: Vec<_> =
+        read_preferences(&config, OnBadRow::Error).unwrap().map(|row| row.unwrap().0).collect();
+    assert_eq!(rows.len(), 2);
+    let said: Vec<&str> = rows[0].responses.iter().map(|r| r.messages[0].content.as_str()).collect();
+    assert_eq!((said, &rows[0].ranks), (vec!["y", "x"], &vec![0, 1]));
+    assert_eq!(rows[0].responses[0].score, Some(4.0));
+    assert_eq!(rows[1].ranks, [0, 0], "a tie");
 }
 
 #[test]
