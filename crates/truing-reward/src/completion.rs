@@ -1,7 +1,7 @@
 //! What a reward sees, and what it is.
 
 use serde_json::{Map, Value};
-use truing_types::{Conversation, FinishReason, RowOrigin, Unscored};
+use truing_types::{Conversation, FinishReason, RowOrigin, Unscored, UnscoredReason};
 
 /// One completion of one prompt.
 #[derive(Debug, Clone, Copy)]
@@ -27,4 +27,20 @@ pub trait RewardFunction {
 
     /// One result for each completion, in order. A completion's score does not depend on the others.
     fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>>;
+}
+
+/// A column of the prompt's row as text; numbers as they are written.
+pub(crate) fn column_text(completion: &Completion<'_>, column: &str) -> Result<String, Unscored> {
+    match completion.columns.get(column) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Number(number)) => Ok(number.to_string()),
+        Some(other) => {
+            let detail = format!("{}: `{column}` is {other}, expected a text or a number", completion.origin);
+            Err(Unscored::new(UnscoredReason::BadReference, detail))
+        }
+        None => {
+            let detail = format!("{}: the row has no `{column}`", completion.origin);
+            Err(Unscored::new(UnscoredReason::MissingReference, detail))
+        }
+    }
 }

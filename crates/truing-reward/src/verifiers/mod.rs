@@ -1,0 +1,8 @@
+//! Rewards that a program computes: one file each, one variant of [`crate::RewardConfig`].
+
+pub mod code;
+pub mod exact_match;
+pub mod format;
+pub mod ifeval;
+pub mod length;
+pub mod math_answer;

@@ -1,0 +1,107 @@
+//! Verifiers against stored verdicts, where the data is found (`TRUING_TEST_SHARED`).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot set up should fail and say why"
+)]
+
+#[path = "main/sandbox.rs"]
+mod sandbox;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use truing_reward::verifiers::ifeval::{Mode, check_row};
+use truing_reward::verifiers::math_answer::{Verdict, extract_answer, grade};
+
+fn shared() -> Option<PathBuf> {
+    let found = std::env::var_os("TRUING_TEST_SHARED").map(|path| PathBuf::from(path).join("data"));
+    let found = found.filter(|path| path.exists());
+    if found.is_none() {
+        println!("skipped: TRUING_TEST_SHARED does not name an existing path");
+    }
+    found
+}
+
+fn rows(path: &Path) -> Vec<Map<String, Value>> {
+    let bytes = std::fs::read(path).unwrap();
+    let mut text = String::new();
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+    } else {
+        text = String::from_utf8(bytes).unwrap();
+    }
+    text.split('\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_grader_agrees_with_2640_stored_verdicts() {
+    let Some(data) = shared() else { return };
+    let (mut n, mut n_agree) = (0, 0);
+    for row in rows(&data.join("math/gsm8k_model_solutions.jsonl.gz")) {
+        let reference = extract_answer(row["ground_truth"].as_str().unwrap(), true).unwrap();
+        for system in ["6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"] {
+            let solution = row[system]["solution"].as_str().unwrap();
+            let answer = extract_answer(solution, false).unwrap_or_default();
+            let found = grade(&answer, &reference) == Verdict::Equal;
+            n += 1;
+            if found == row[system]["is_correct"].as_bool().unwrap() {
+                n_agree += 1;
+            } else {
+                println!("{system}: {answer:?} against {reference:?}: {found}");
+            }
+        }
+    }
+    println!("{n_agree} of {n} verdicts agree");
+    assert!(n == 2640 && n_agree == n, "{n_agree} of {n}");
+}
+
+/// Keys on which the published checker itself is not deterministic.
+const UNSTABLE: [u64; 4] = [1122, 1129, 3456, 3617];
+
+#[test]
+fn ifeval_agrees_with_the_stored_verdicts() {
+    let Some(data) = shared() else { return };
+    let inputs: BTreeMap<String, Map<String, Value>> = rows(&data.join("ifeval/input_data.jsonl"))
+        .into_iter()
+        .map(|row| (row["prompt"].as_str().unwrap().to_owned(), row))
+        .collect();
+    let (mut n, mut n_agree) = (0, 0);
+    let mut by_type: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (file, mode) in [
+        ("gpt4_verdicts_strict.jsonl", Mode::Strict),
+        ("gpt4_verdicts_loose.jsonl", Mode::Loose),
+        ("qwen2.5-1.5b_verdicts_strict.jsonl.gz", Mode::Strict),
+        ("qwen2.5-1.5b_verdicts_loose.jsonl.gz", Mode::Loose),
+    ] {
+        for row in rows(&data.join("ifeval").join(file)) {
+            let prompt = row["prompt"].as_str().unwrap();
+            // The verdicts name the instructions; their settings lie with the prompts.
+            let Some(input) = inputs.get(prompt) else { continue };
+            if UNSTABLE.contains(&input["key"].as_u64().unwrap()) {
+                continue;
+            }
+            let found = check_row(input, row["response"].as_str().unwrap(), mode).unwrap();
+            let expected = row["follow_instruction_list"].as_array().unwrap();
+            for ((id, found), expected) in found.iter().zip(expected) {
+                let agrees = *found == expected.as_bool().unwrap();
+                n += 1;
+                n_agree += usize::from(agrees);
+                let (all, bad) = by_type.entry(id.clone()).or_default();
+                *all += 1;
+                *bad += usize::from(!agrees);
+                if !agrees {
+                    println!("{file} {}: {id}, not {found}", input["key"]);
+                }
+            }
+        }
+    }
+    for (id, (all, bad)) in by_type.iter().filter(|(_, (_, bad))| *bad > 0) {
+        println!("{id}: {bad} of {all} differ");
+    }
+    println!("{n_agree} of {n} verdicts agree");
+    assert!(n > 2000 && n_agree as f64 >= 0.99 * n as f64, "{n_agree} of {n}");
+}
