@@ -11,6 +11,7 @@ use crate::verifiers::format::{Format, FormatConfig};
 use crate::verifiers::ifeval::{Ifeval, IfevalConfig};
 use crate::verifiers::length::{Length, LengthConfig, Overlong, OverlongConfig};
 use crate::verifiers::math_answer::{MathAnswer, MathAnswerConfig};
+use crate::verifiers::repetition::{Repetition, RepetitionConfig};
 
 /// A `[[reward]]` table of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,8 @@ pub enum RewardKind {
     Length(LengthConfig),
     /// The soft punishment of overlong completions.
     Overlong(OverlongConfig),
+    /// A punishment of saying the same again.
+    Repetition(RepetitionConfig),
 }
 
 /// A reward that cannot be used.
@@ -121,6 +124,7 @@ impl RewardKind {
             Self::Format(config) => Box::new(Format::new(&config)?),
             Self::Length(config) => Box::new(Length::new(config)?),
             Self::Overlong(config) => Box::new(Overlong::new(config)?),
+            Self::Repetition(config) => Box::new(Repetition::new(config)?),
         })
     }
 }

@@ -6,3 +6,4 @@ pub mod format;
 pub mod ifeval;
 pub mod length;
 pub mod math_answer;
+pub mod repetition;
