@@ -1,0 +1,282 @@
+//! A policy so small that every group of completions can be counted out: the expectation of the estimated gradient,
+//! made by the credit rules and the policy's objective themselves, against the exact gradient of what is stated.
+//!
+//! Vocabulary of 3 tokens, completions of 2; a table of logits for each beginning is all there is to learn.
+
+use truing_model::{HeadOutput, TokenLogProbs, TopLogProbs};
+use truing_train::{
+    Aggregation, Credit, CreditRule, KlInLoss, KlReading, Objective, Policy, PolicyPack, PolicyPackKind,
+    Scale, ScoredRollout,
+};
+use truing_types::{PackedBatch, RowOrigin};
+
+const VOCAB: usize = 3;
+const LENGTH: usize = 2;
+/// The beginnings: nothing, and each first token.
+const N_STATES: usize = 1 + VOCAB;
+const BETA: f64 = 0.3;
+
+/// Logits `[N_STATES, VOCAB]`.
+type Table = Vec<f64>;
+
+fn policy() -> Table {
+    (0..N_STATES * VOCAB).map(|i| ((i * i * 7 + 3) % 11) as f64 / 8.0 - 0.5).collect()
+}
+
+fn reference() -> Table {
+    (0..N_STATES * VOCAB).map(|i| ((i * 5 + 1) % 7) as f64 / 6.0 - 0.4).collect()
+}
+
+fn reward(completion: &[usize]) -> f64 {
+    [0.0, 1.0, 0.5, 2.0, -1.0, 0.25, 0.0, 3.0, 1.5][completion[0] * VOCAB + completion[1]]
+}
+
+fn completions() -> Vec<[usize; LENGTH]> {
+    (0..VOCAB).flat_map(|a| (0..VOCAB).map(move |b| [a, b])).collect()
+}
+
+fn states(completion: &[usize; LENGTH]) -> [usize; LENGTH] {
+    [0, 1 + completion[0]]
+}
+
+fn log_probs(table: &[f64], state: usize) -> Vec<f64> {
+    let logits = &table[state * VOCAB..][..VOCAB];
+    let log_sum = logits.iter().map(|z| z.exp()).sum::<f64>().ln();
+    logits.iter().map(|z| z - log_sum).collect()
+}
+
+fn probability(table: &[f64], completion: &[usize; LENGTH]) -> f64 {
+    states(completion).iter().zip(completion).map(|(&s, &token)| log_probs(table, s)[token].exp()).product()
+}
+
+fn kl(table: &[f64], state: usize) -> f64 {
+    let (p, q) = (log_probs(table, state), log_probs(&reference(), state));
+    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+/// Gradient of a function of the table, by central differences.
+fn gradient(f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut moved = policy();
+    (0..moved.len())
+        .map(|i| {
+            let at = moved[i];
+            let step = 1e-5;
+            moved[i] = at + step;
+            let above = f(&moved);
+            moved[i] = at - step;
+            let below = f(&moved);
+            moved[i] = at;
+            (above - below) / (2.0 * step)
+        })
+        .collect()
+}
+
+fn expected_reward(table: &[f64]) -> f64 {
+    completions().iter().map(|c| probability(table, c) * reward(c)).sum()
+}
+
+fn expected_kl(table: &[f64]) -> f64 {
+    let sum = |c: &[usize; LENGTH]| states(c).iter().map(|&s| kl(table, s)).sum::<f64>();
+    completions().iter().map(|c| probability(table, c) * sum(c)).sum()
+}
+
+/// The negative gradient of the loss of one group, through the credit rule and the objective.
+fn estimate(group: &[[usize; LENGTH]], credit: &Credit, objective: &Policy) -> Vec<f64> {
+    let table = policy();
+    let rollouts: Vec<ScoredRollout> = group
+        .iter()
+        .map(|c| ScoredRollout {
+            reward: Some(reward(c)),
+            kl: states(c).iter().map(|&s| kl(&table, s) as f32).collect(),
+            n_tokens: LENGTH,
+        })
+        .collect();
+    let advantages = credit.assign(&[rollouts]).remove(0);
+    let token_states: Vec<(usize, usize)> =
+        group.iter().flat_map(|c| states(c).into_iter().zip(c.iter().copied())).collect();
+    let of = |table: &[f64]| -> Vec<f32> {
+        token_states.iter().map(|&(state, token)| log_probs(table, state)[token] as f32).collect()
+    };
+    let tokens: Vec<Vec<u32>> =
+        group.iter().map(|c| std::iter::once(0).chain(c.iter().map(|&t| t as u32)).collect()).collect();
+    let weights = [0.0, 1.0, 1.0];
+    let origin = || RowOrigin { source: "table".into(), line: 1 };
+    let all: Vec<u32> = (0..VOCAB as u32).collect();
+    let reference = TopLogProbs {
+        k: VOCAB,
+        tokens: token_states.iter().flat_map(|_| all.clone()).collect(),
+        log_probs: token_states
+            .iter()
+            .flat_map(|&(state, _)| log_probs(&reference(), state))
+            .map(|log_prob| log_prob as f32)
+            .collect(),
+    };
+    let pack = PolicyPack {
+        kind: PolicyPackKind::Rollouts,
+        batch: PackedBatch::new(tokens.iter().map(|t| (&t[..], &weights[..], origin()))).unwrap(),
+        completions: (0..group.len() as u32).flat_map(|i| [i; LENGTH]).collect(),
+        advantages: advantages.into_iter().flat_map(|a| a.unwrap()).collect(),
+        old_log_probs: of(&table),
+        reference_log_probs: of(&self::reference()),
+        importance_weights: Vec::new(),
+        reference: Some(reference),
+    };
+    let n_targets = token_states.len();
+    let output = HeadOutput {
+        tokens: TokenLogProbs { log_probs: of(&table), ..TokenLogProbs::with_len(n_targets) },
+        kl: token_states.iter().map(|&(state, _)| kl(&table, state) as f32).collect(),
+        scores: Vec::new(),
+    };
+    let request = objective.request(&pack);
+    let denominators = objective.denominators(&pack, &request);
+    let found = objective.gradient(&pack, &request, &output, &denominators);
+
+    // From log-probabilities and divergences to the table.
+    let mut descent = vec![0.0; N_STATES * VOCAB];
+    for (t, &(state, token)) in token_states.iter().enumerate() {
+        let (p, q) = (log_probs(&table, state), log_probs(&reference(), state));
+        let divergence = kl(&table, state);
+        for v in 0..VOCAB {
+            let one_hot = f64::from(u8::from(v == token));
+            let of_log_prob = found.log_probs.get(t).map_or(0.0, |&d| f64::from(d)) * (one_hot - p[v].exp());
+            let of_kl =
+                found.kl.get(t).map_or(0.0, |&d| f64::from(d)) * p[v].exp() * (p[v] - q[v] - divergence);
+            descent[state * VOCAB + v] -= of_log_prob + of_kl;
+        }
+    }
+    descent
+}
+
+/// Over every group of `n` completions, weighted by its probability.
+fn expectation(n: usize, value: impl Fn(&[[usize; LENGTH]]) -> Vec<f64>) -> Vec<f64> {
+    let (all, table) = (completions(), policy());
+    let mut sum = vec![0.0; N_STATES * VOCAB];
+    for code in 0..all.len().pow(n as u32) {
+        let group: Vec<[usize; LENGTH]> =
+            (0..n).map(|i| all[code / all.len().pow(i as u32) % all.len()]).collect();
+        let weight: f64 = group.iter().map(|c| probability(&table, c)).product();
+        sum.iter_mut().zip(value(&group)).for_each(|(sum, x)| *sum += weight * x);
+    }
+    sum
+}
+
+/// Sums over a completion's tokens, so that the loss is the policy gradient's.
+fn summed(kl: KlInLoss) -> Policy {
+    Policy { aggregation: Aggregation::ConstantLength(1), kl, ..Policy::default() }
+}
+
+#[track_caller]
+fn assert_equal(found: &[f64], expected: &[f64]) {
+    let largest = expected.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+    assert!(largest > 1e-3, "an expectation of nothing proves nothing");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < 2e-6, "{found} against {expected}");
+    }
+}
+
+fn scaled(values: Vec<f64>, factor: f64) -> Vec<f64> {
+    values.into_iter().map(|x| factor * x).collect()
+}
+
+#[test]
+fn leave_one_out_is_the_gradient_of_the_expected_reward() {
+    let credit = Credit { rule: CreditRule::LeaveOneOut, ..Credit::default() };
+    for n in [2, 3] {
+        let found = expectation(n, |group| estimate(group, &credit, &summed(KlInLoss::None)));
+        assert_equal(&found, &gradient(expected_reward));
+    }
+}
+
+#[test]
+fn the_mean_of_the_group_as_baseline_shrinks_it_by_one_nth() {
+    let credit = Credit { scale: Scale::None, ..Credit::default() };
+    for n in [2, 3] {
+        let found = expectation(n, |group| estimate(group, &credit, &summed(KlInLoss::None)));
+        let shrunk = (n as f64 - 1.0) / n as f64;
+        assert_equal(&found, &scaled(gradient(expected_reward), shrunk));
+    }
+}
+
+/// Normalised advantages have no objective that they are the gradient of; their expectation is that of the
+/// estimator as it is stated.
+#[test]
+fn normalised_groups_are_the_stated_estimator() {
+    for (scale, divisor) in [(Scale::PopulationDeviation, 3.0), (Scale::SampleDeviation, 2.0)] {
+        let credit = Credit { scale, epsilon: 0.01, ..Credit::default() };
+        let found = expectation(3, |group| estimate(group, &credit, &summed(KlInLoss::None)));
+        let table = policy();
+        let stated = expectation(3, |group| {
+            let rewards: Vec<f64> = group.iter().map(|c| reward(c)).collect();
+            let mean = rewards.iter().sum::<f64>() / 3.0;
+            let deviation = (rewards.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / divisor).sqrt();
+            let mut sum = vec![0.0; N_STATES * VOCAB];
+            for (c, reward) in group.iter().zip(&rewards) {
+                for (state, &token) in states(c).into_iter().zip(c) {
+                    let p = log_probs(&table, state);
+                    for v in 0..VOCAB {
+                        let score = f64::from(u8::from(v == token)) - p[v].exp();
+                        sum[state * VOCAB + v] += (reward - mean) / (deviation + 0.01) * score / 3.0;
+                    }
+                }
+            }
+            sum
+        });
+        assert_equal(&found, &stated);
+    }
+}
+
+/// Eq. 2 of the report: KL of later positions through the return, and the exact KL's own gradient at each position.
+#[test]
+fn return_and_direct_gradient_together_are_the_gradient_of_reward_less_kl() {
+    let credit = Credit { rule: CreditRule::LeaveOneOut, kl_coefficient: BETA, ..Credit::default() };
+    let found = expectation(2, |group| estimate(group, &credit, &summed(KlInLoss::Exact(BETA))));
+    assert_equal(&found, &gradient(|table| expected_reward(table) - BETA * expected_kl(table)));
+}
+
+#[test]
+fn as_a_number_in_the_reward_alone_the_kl_lacks_just_its_own_gradient() {
+    let credit = Credit { rule: CreditRule::LeaveOneOut, kl_coefficient: BETA, ..Credit::default() };
+    let found = expectation(2, |group| estimate(group, &credit, &summed(KlInLoss::None)));
+    let whole = gradient(|table| expected_reward(table) - BETA * expected_kl(table));
+    // The gradient of each position's KL where the policy that visits it stands still.
+    let visits = policy();
+    let direct = gradient(|table| {
+        let sum = |c: &[usize; LENGTH]| states(c).iter().map(|&s| kl(table, s)).sum::<f64>();
+        completions().iter().map(|c| probability(&visits, c) * sum(c)).sum()
+    });
+    let lacking: Vec<f64> = whole.iter().zip(&direct).map(|(whole, direct)| whole + BETA * direct).collect();
+    assert_equal(&found, &lacking);
+    assert!(direct.iter().any(|d| d.abs() > 1e-2));
+}
+
+/// The other reading: the whole KL is taken off the outcome before the group is centred.
+#[test]
+fn in_the_outcome_the_kl_gives_the_same_return_to_every_token() {
+    let credit = Credit {
+        rule: CreditRule::LeaveOneOut,
+        kl_coefficient: BETA,
+        kl_reading: KlReading::InOutcome,
+        ..Credit::default()
+    };
+    let found = expectation(2, |group| estimate(group, &credit, &summed(KlInLoss::Exact(BETA))));
+    assert_equal(&found, &gradient(|table| expected_reward(table) - BETA * expected_kl(table)));
+}
+
+/// k3 in the loss pulls along the KL of the other direction, as its documentation says.
+#[test]
+fn k3_in_the_loss_has_the_gradient_of_the_forward_kl() {
+    let credit = Credit { rule: CreditRule::LeaveOneOut, ..Credit::default() };
+    let found = expectation(2, |group| estimate(group, &credit, &summed(KlInLoss::K3(BETA))));
+    let visits = policy();
+    let forward = gradient(|table| {
+        let kl = |state: usize| -> f64 {
+            let (p, q) = (log_probs(table, state), log_probs(&reference(), state));
+            q.iter().zip(&p).map(|(q, p)| q.exp() * (q - p)).sum()
+        };
+        let sum = |c: &[usize; LENGTH]| states(c).iter().map(|&s| kl(s)).sum::<f64>();
+        completions().iter().map(|c| probability(&visits, c) * sum(c)).sum()
+    });
+    let expected: Vec<f64> =
+        gradient(expected_reward).iter().zip(&forward).map(|(r, kl)| r - BETA * kl).collect();
+    assert_equal(&found, &expected);
+}
