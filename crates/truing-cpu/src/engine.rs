@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use rand_chacha::rand_core::Rng;
 use truing_kernels::{
-    MatrixRef, RotaryTable, Write, gather_rows, matmul, rms_norm_forward, scatter_add_rows,
+    AttentionSpan, MatrixRef, RotaryTable, Write, gather_rows, matmul, rms_norm_forward, scatter_add_rows,
+    spans_of,
 };
 use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor};
 use truing_model::{
@@ -35,10 +36,34 @@ pub struct CpuOptions {
 pub struct DeviceBatch {
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) positions: Vec<u32>,
-    pub(crate) cumulative_lengths: Vec<u32>,
+    /// Where each sequence's queries and keys lie.
+    pub(crate) spans: Vec<AttentionSpan>,
+    /// The token behind each key, where sequences go on from others and keys are copied; `None` where every token
+    /// is one key in its place.
+    pub(crate) key_tokens: Option<Vec<u32>>,
 }
 
 impl DeviceBatch {
+    fn of(batch: &PackedBatch) -> Self {
+        let has_prefixes = batch.prefixes().iter().any(Option::is_some);
+        let (mut spans, mut key_tokens) = (spans_of(batch.cumulative_lengths()), Vec::new());
+        if has_prefixes {
+            for (sequence_idx, span) in spans.iter_mut().enumerate() {
+                let prefix =
+                    batch.prefixes()[sequence_idx].map(|prefix| batch.sequence_range(prefix as usize));
+                let start = key_tokens.len();
+                key_tokens.extend(prefix.into_iter().flatten().chain(span.queries.clone()).map(|t| t as u32));
+                span.keys = start..key_tokens.len();
+            }
+        }
+        Self {
+            tokens: batch.tokens().to_vec(),
+            positions: batch.positions().to_vec(),
+            spans,
+            key_tokens: has_prefixes.then_some(key_tokens),
+        }
+    }
+
     pub(crate) fn n_tokens(&self) -> usize {
         self.tokens.len()
     }
@@ -437,16 +462,9 @@ impl Engine for CpuEngine {
 
     fn upload(&mut self, batch: &PackedBatch) -> Result<DeviceBatch, EngineError> {
         self.inner.check_tokens(batch.tokens())?;
-        if batch.prefixes().iter().any(Option::is_some) {
-            return Err(EngineError::Unsupported("sequences that go on from another of the pack".into()));
-        }
         self.inner.pool.prepare(batch.n_tokens());
         self.inner.ensure_positions(batch.longest_sequence());
-        Ok(DeviceBatch {
-            tokens: batch.tokens().to_vec(),
-            positions: batch.positions().to_vec(),
-            cumulative_lengths: batch.cumulative_lengths().to_vec(),
-        })
+        Ok(DeviceBatch::of(batch))
     }
 
     fn embed(&mut self, batch: &DeviceBatch) -> Result<Hidden, EngineError> {

@@ -11,9 +11,9 @@
 
 use rayon::prelude::*;
 use truing_kernels::{
-    AttentionShape, Causality, RotaryTable, Write, rms_norm_backward, rms_norm_forward, rotary_backward,
-    rotary_forward, swiglu_backward_in_place, swiglu_forward, varlen_attention_backward,
-    varlen_attention_forward,
+    AttentionShape, Causality, RotaryTable, Write, gather_rows, rms_norm_backward, rms_norm_forward,
+    rotary_backward, rotary_forward, scatter_add_rows, span_attention_backward, span_attention_forward,
+    swiglu_backward_in_place, swiglu_forward,
 };
 use truing_model::{DecoderSpec, EngineError, Keep, TrainableSpec};
 
@@ -167,15 +167,20 @@ impl Layer {
         let KeptAttention { attention, log_sum_exp } = given.unwrap_or_else(|| {
             let mut attention = pool.take(n_tokens, self.q_width());
             let mut log_sum_exp = pool.take(n_tokens, self.attention.n_heads);
-            varlen_attention_forward(
+            let copies = self.copied_keys(pool, batch, &k, &v);
+            let (keys, values) = copies.as_ref().map_or((&k, &v), |(keys, values)| (keys, values));
+            span_attention_forward(
                 &self.attention,
-                &batch.cumulative_lengths,
+                &batch.spans,
                 &q,
-                &k,
-                &v,
+                keys,
+                values,
                 &mut attention,
                 &mut log_sum_exp,
             );
+            for buffer in copies.into_iter().flat_map(<[_; 2]>::from) {
+                pool.give(buffer);
+            }
             KeptAttention { attention, log_sum_exp }
         });
         let mut x_mid = pool.copy(&x, self.hidden);
@@ -240,19 +245,48 @@ impl Layer {
         let mut d_q = pool.take(n_tokens, self.q_width());
         let mut d_k = pool.take(n_tokens, self.kv_width());
         let mut d_v = pool.take(n_tokens, self.kv_width());
-        varlen_attention_backward(
-            &self.attention,
-            &batch.cumulative_lengths,
-            &rotated.0,
-            &rotated.1,
-            &v,
-            &attention,
-            &log_sum_exp,
-            &d_attention,
-            &mut d_q,
-            &mut d_k,
-            &mut d_v,
-        );
+        match self.copied_keys(pool, batch, &rotated.1, &v) {
+            None => span_attention_backward(
+                &self.attention,
+                &batch.spans,
+                &rotated.0,
+                &rotated.1,
+                &v,
+                &attention,
+                &log_sum_exp,
+                &d_attention,
+                &mut d_q,
+                &mut d_k,
+                &mut d_v,
+            ),
+            Some((keys, values)) => {
+                let n_keys = keys.len() / self.kv_width();
+                let mut d_keys = pool.take(n_keys, self.kv_width());
+                let mut d_values = pool.take(n_keys, self.kv_width());
+                span_attention_backward(
+                    &self.attention,
+                    &batch.spans,
+                    &rotated.0,
+                    &keys,
+                    &values,
+                    &attention,
+                    &log_sum_exp,
+                    &d_attention,
+                    &mut d_q,
+                    &mut d_keys,
+                    &mut d_values,
+                );
+                // A prefix's gradient is the sum over its copies, in their order.
+                for (d_copies, d_all) in [(&d_keys, &mut d_k), (&d_values, &mut d_v)] {
+                    truing_kernels::fill(d_all, 0.0);
+                    let tokens = batch.key_tokens.as_deref().unwrap_or_default();
+                    scatter_add_rows(d_copies, self.kv_width(), tokens, d_all);
+                }
+                for buffer in [keys, values, d_keys, d_values] {
+                    pool.give(buffer);
+                }
+            }
+        }
         for buffer in [rotated.0, rotated.1, v, attention, log_sum_exp, d_attention] {
             pool.give(buffer);
         }
@@ -275,6 +309,25 @@ impl Layer {
         for buffer in [x, d_q, d_k, d_v, normed, d_normed] {
             pool.give(buffer);
         }
+    }
+
+    /// Keys and values as the spans want them where sequences go on from others: every prefix before each of
+    /// its continuations.
+    fn copied_keys(
+        &self,
+        pool: &mut BufferPool,
+        batch: &DeviceBatch,
+        k: &[f32],
+        v: &[f32],
+    ) -> Option<(Vec<f32>, Vec<f32>)> {
+        let tokens = batch.key_tokens.as_deref()?;
+        let width = self.kv_width();
+        let mut copy = |from: &[f32]| {
+            let mut to = pool.take(tokens.len(), width);
+            gather_rows(from, width, tokens, &mut to);
+            to
+        };
+        Some((copy(k), copy(v)))
     }
 
     fn project(&self, parameters: &Parameters, pool: &mut BufferPool, x: &[f32]) -> [Vec<f32>; 3] {

@@ -8,7 +8,7 @@ mod support;
 use support::{Pass, backward_pass, gradients, packed, tiny_engine, tiny_spec};
 use truing_model::engine::{OptimizerStep, ParameterTensor};
 use truing_model::{Engine, EngineError, Keep, LoraSpec, TrainableSpec};
-use truing_types::TokenId;
+use truing_types::{PackedBatch, RowOrigin, TokenId};
 
 fn sequences() -> Vec<Vec<TokenId>> {
     vec![vec![3, 1, 4, 1, 5, 9, 2, 6], vec![7], vec![5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6], vec![2, 6]]
@@ -137,6 +137,65 @@ fn decoding_gives_the_logits_of_the_packed_forward() {
             let again = engine.extend(&mut cache, &tokens[2..5]).unwrap();
             for (a, b) in again.iter().zip(row(4)) {
                 assert!((a - b).abs() < 1e-5, "{name}: after forgetting: {a} against {b}");
+            }
+        }
+    }
+}
+
+/// A prompt computed once for several completions gives what each of them written out gives.
+#[test]
+fn a_shared_prefix_is_the_same_as_sequences_written_out() {
+    for (name, spec) in tiny_spec::all() {
+        let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+        let origin = |line| RowOrigin { source: "t".into(), line };
+        let all = sequences();
+        let (prompt, other) = (&all[2][..4], &all[1][..1]);
+        let answers: [&[u32]; 3] = [&all[2][4..7], &all[0][..2], &all[2][5..6]];
+        let zeros = [0.0; 8];
+        let ones = [1.0; 8];
+        let shared = PackedBatch::with_prefixes([
+            (other, &zeros[..1], origin(1), None),
+            (prompt, &zeros[..4], origin(2), None),
+            (answers[0], &ones[..answers[0].len()], origin(2), Some(1)),
+            (answers[1], &ones[..answers[1].len()], origin(2), Some(1)),
+            (answers[2], &ones[..answers[2].len()], origin(2), Some(1)),
+        ])
+        .unwrap();
+        let written: Vec<(Vec<u32>, Vec<f32>)> = answers
+            .iter()
+            .map(|answer| {
+                let tokens = [prompt, answer].concat();
+                let weights = (0..tokens.len()).map(|t| if t < prompt.len() { 0.0 } else { 1.0 }).collect();
+                (tokens, weights)
+            })
+            .collect();
+        let written = PackedBatch::new(written.iter().map(|(t, w)| (&t[..], &w[..], origin(2)))).unwrap();
+        let n_layers = spec.n_layers;
+        let mut run = |batch: &PackedBatch, keep: Keep| {
+            engine.zero_gradients();
+            let targets = batch.targets();
+            let device = engine.upload(batch).unwrap();
+            let hidden = engine.embed(&device).unwrap();
+            let (hidden, kept) = engine.segment_forward(&device, 0..n_layers, hidden, keep).unwrap();
+            let d: Vec<f32> = (0..targets.rows.len()).map(|i| 0.5 - i as f32 / 7.0).collect();
+            let (found, d_hidden) = engine.log_probs_backward(hidden, &targets, &d).unwrap();
+            let d_input = engine.segment_backward(&device, kept, d_hidden).unwrap();
+            engine.embed_backward(&device, d_input).unwrap();
+            let gradients: Vec<f32> = (0..engine.parameters().len())
+                .flat_map(|idx| engine.read(idx, ParameterTensor::Gradient).unwrap().into_owned())
+                .collect();
+            (found.log_probs, gradients)
+        };
+        let (expected, expected_gradients) = run(&written, Keep::Activations);
+        let scale = expected_gradients.iter().fold(0.0_f32, |m, g| m.max(g.abs()));
+        for keep in [Keep::Activations, Keep::Input, Keep::InputAndAttention] {
+            let (found, gradients) = run(&shared, keep);
+            assert_eq!(found.len(), expected.len());
+            for (a, b) in found.iter().zip(&expected) {
+                assert!((a - b).abs() < 1e-5, "{name}: {a} against {b}");
+            }
+            for (i, (a, b)) in gradients.iter().zip(&expected_gradients).enumerate() {
+                assert!((a - b).abs() < 1e-5 * (1.0 + scale), "{name}: gradient {i}: {a} against {b}");
             }
         }
     }

@@ -40,5 +40,8 @@ pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
 pub use simd::{SimdLevel, with_simd_level};
 pub use swiglu::{swiglu_backward, swiglu_backward_in_place, swiglu_forward};
-pub use varlen_attention::{AttentionShape, Causality, varlen_attention_backward, varlen_attention_forward};
+pub use varlen_attention::{
+    AttentionShape, AttentionSpan, Causality, span_attention_backward, span_attention_forward, spans_of,
+    varlen_attention_backward, varlen_attention_forward,
+};
 pub use vector::{add_assign, all_finite, copy, fill, gather_rows, scale, scatter_add_rows, sum_of_squares};

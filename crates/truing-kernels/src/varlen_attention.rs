@@ -122,18 +122,46 @@ impl Sequence {
     }
 }
 
-fn sequences(cumulative_lengths: &[u32], total: usize) -> Vec<Sequence> {
-    let end = cumulative_lengths.last().map_or(0, |&end| end as usize);
-    assert!(end == total, "attention: cumulative lengths end at {end}, there are {total} tokens");
-    let mut first_block = 0;
+/// Where a sequence's queries lie among the queries, and its keys among the keys. The queries stand at the last of the
+/// keys' positions: where there are more keys than queries, the first keys are those of a prefix, which other spans may
+/// hold copies of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttentionSpan {
+    /// Rows of `q`.
+    pub queries: Range<usize>,
+    /// Rows of `k` and `v`.
+    pub keys: Range<usize>,
+}
+
+/// Spans of packed sequences that see themselves alone. Panics when the lengths fall.
+pub fn spans_of(cumulative_lengths: &[u32]) -> Vec<AttentionSpan> {
     let spans = cumulative_lengths.windows(2).map(|span| {
         assert!(span[0] <= span[1], "attention: cumulative lengths do not fall");
         let tokens = span[0] as usize..span[1] as usize;
-        let sequence = Sequence { queries: tokens.clone(), keys: tokens, first_block };
+        AttentionSpan { queries: tokens.clone(), keys: tokens }
+    });
+    spans.collect()
+}
+
+fn sequences(spans: &[AttentionSpan], n_queries: usize, n_keys: usize) -> Vec<Sequence> {
+    let (mut next_query, mut next_key, mut first_block) = (0, 0, 0);
+    let sequences = spans.iter().map(|AttentionSpan { queries, keys }| {
+        assert!(queries.start == next_query && keys.start == next_key, "attention: spans follow one another");
+        assert!(
+            queries.start <= queries.end && queries.len() <= keys.len() && keys.start <= keys.end,
+            "attention: a span has a key for every query"
+        );
+        (next_query, next_key) = (queries.end, keys.end);
+        let sequence = Sequence { queries: queries.clone(), keys: keys.clone(), first_block };
         first_block += sequence.n_blocks();
         sequence
     });
-    spans.collect()
+    let sequences = sequences.collect();
+    assert!(
+        next_query == n_queries && next_key == n_keys,
+        "attention: cumulative lengths end at {next_query} of {n_queries} tokens and {next_key} of {n_keys} keys"
+    );
+    sequences
 }
 
 /// `range` seen from `start`, cut to `0..len`.
@@ -434,20 +462,37 @@ pub fn varlen_attention_forward(
     out: &mut [f32],
     log_sum_exp: &mut [f32],
 ) {
-    let total = check_sizes(shape, q, k, v);
+    span_attention_forward(shape, &spans_of(cumulative_lengths), q, k, v, out, log_sum_exp);
+}
+
+/// The same with spans: `q`, `out: [n_queries, n_heads, head_dim]`, `k`, `v: [n_keys, n_kv_heads, head_dim]`,
+/// `log_sum_exp: [n_heads, n_queries]`.
+///
+/// Panics when a size does not fit.
+pub fn span_attention_forward(
+    shape: &AttentionShape,
+    spans: &[AttentionSpan],
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+    log_sum_exp: &mut [f32],
+) {
+    let (total, n_keys) = check_sizes(shape, q, k, v);
     assert!(out.len() == q.len(), "attention: out is as q");
     assert!(log_sum_exp.len() == shape.n_heads * total, "attention: log_sum_exp is [n_heads, total]");
-    let sequences = sequences(cumulative_lengths, total);
+    let sequences = sequences(spans, total, n_keys);
     Forward { shape: *shape, sequences: &sequences, q, k, v }.run(out, Some(log_sum_exp));
 }
 
-fn check_sizes(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32]) -> usize {
+/// Numbers of queries and keys.
+fn check_sizes(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32]) -> (usize, usize) {
     shape.check();
-    let total = q.len() / shape.q_width();
-    assert!(q.len() == total * shape.q_width(), "attention: q is [total, n_heads, head_dim]");
-    assert!(k.len() == total * shape.kv_width(), "attention: k is [total, n_kv_heads, head_dim]");
+    let (n_queries, n_keys) = (q.len() / shape.q_width(), k.len() / shape.kv_width());
+    assert!(q.len() == n_queries * shape.q_width(), "attention: q is [total, n_heads, head_dim]");
+    assert!(k.len() == n_keys * shape.kv_width(), "attention: k is [total, n_kv_heads, head_dim]");
     assert!(v.len() == k.len(), "attention: v is as k");
-    total
+    (n_queries, n_keys)
 }
 
 /// Queries of one sequence that are one item of the backward pass, and the key blocks they see.
@@ -624,14 +669,34 @@ pub fn varlen_attention_backward(
     d_k: &mut [f32],
     d_v: &mut [f32],
 ) {
-    let total = check_sizes(shape, q, k, v);
+    let spans = spans_of(cumulative_lengths);
+    span_attention_backward(shape, &spans, q, k, v, out, log_sum_exp, d_out, d_q, d_k, d_v);
+}
+
+/// The same with spans. The gradients of keys that are copies of a prefix are those of the copies.
+///
+/// Panics when a size does not fit.
+pub fn span_attention_backward(
+    shape: &AttentionShape,
+    spans: &[AttentionSpan],
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &[f32],
+    log_sum_exp: &[f32],
+    d_out: &[f32],
+    d_q: &mut [f32],
+    d_k: &mut [f32],
+    d_v: &mut [f32],
+) {
+    let (total, n_keys) = check_sizes(shape, q, k, v);
     assert!(
         out.len() == q.len() && d_out.len() == q.len() && d_q.len() == q.len(),
         "attention: out, d_out, d_q as q"
     );
     assert!(d_k.len() == k.len() && d_v.len() == k.len(), "attention: d_k and d_v are as k");
     assert!(log_sum_exp.len() == shape.n_heads * total, "attention: log_sum_exp is [n_heads, total]");
-    let sequences = sequences(cumulative_lengths, total);
+    let sequences = sequences(spans, total, n_keys);
     let ranges = query_ranges(shape, &sequences);
     let level = SimdLevel::current();
     let (d, n_kv_heads) = (shape.head_dim, shape.n_kv_heads);
