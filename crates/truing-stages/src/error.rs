@@ -106,6 +106,21 @@ pub enum StageError {
     /// A pack.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// Drawing completions.
+    #[error(transparent)]
+    Generate(#[from] truing_generate::GenerateError),
+    /// A reward that cannot be used.
+    #[error(transparent)]
+    Reward(#[from] truing_reward::RewardError),
+    /// A file that cannot be written.
+    #[error("{}: cannot be written", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file that cannot be read.
     #[error("{}: cannot be read", path.display())]
     Read {

@@ -1,6 +1,7 @@
 //! One readable straight-line program per stage, and the recipes that describe them. No command line and no
 //! terminal here.
 
+pub mod grpo;
 pub mod machine;
 pub mod model;
 pub mod prove;

@@ -3,12 +3,14 @@
 mod chat;
 mod doctor;
 mod generate;
+mod grpo;
 mod inspect;
 mod model;
 mod plan;
 mod prove;
 mod quickstart;
 mod report;
+mod rollouts;
 mod sampling;
 mod sft;
 
@@ -24,6 +26,10 @@ pub(crate) enum Command {
     Quickstart(quickstart::Arguments),
     /// Fine-tune a model on conversations, as a recipe says.
     Sft(sft::Arguments),
+    /// Train a policy by reinforcement learning: groups of its own completions, scored, as a recipe says.
+    Grpo(grpo::Arguments),
+    /// Look at the completions that a policy run drew and scored.
+    Rollouts(rollouts::Arguments),
     /// Print what a recipe will take, before any work: memory, every k, time.
     Plan(plan::Arguments),
     /// Prove on your model and data that packing, checkpointing and micro-batches change no result.
@@ -46,6 +52,8 @@ impl Command {
         match self {
             Self::Quickstart(arguments) => quickstart::run(arguments, context),
             Self::Sft(arguments) => sft::run(arguments, context),
+            Self::Grpo(arguments) => grpo::run(arguments, context),
+            Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Prove(arguments) => prove::run(arguments, context),
             Self::Inspect(arguments) => inspect::run(arguments, context),

@@ -132,7 +132,8 @@ fn to_json(plan: &SftPlan) -> Value {
     })
 }
 
-fn amount_text(amount: Amount) -> String {
+/// An amount as a person reads it.
+pub(super) fn amount_text(amount: Amount) -> String {
     match amount {
         Amount::Bytes(bytes) => units::bytes(bytes),
         Amount::Count(count) => units::count(count),
@@ -142,7 +143,8 @@ fn amount_text(amount: Amount) -> String {
     }
 }
 
-fn amount_json(amount: Amount) -> Value {
+/// An amount as a number.
+pub(super) fn amount_json(amount: Amount) -> Value {
     match amount {
         Amount::Bytes(whole) | Amount::Count(whole) => whole.into(),
         Amount::Flops(number) | Amount::Seconds(number) | Amount::Share(number) => number.into(),

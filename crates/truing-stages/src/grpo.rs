@@ -1,0 +1,20 @@
+//! Group-relative policy optimisation (report 2.1): groups of completions of a prompt are drawn from the policy
+//! itself, scored, and credited against their group; the KL to the reference is exact over its top tokens.
+//!
+//! [`GrpoConfig`] is what was typed, [`GrpoInputs`] what it names on disk, [`GrpoPlan`] every decision that can be
+//! made before work starts, [`run`] the work, and [`rollouts`] what is kept of it.
+
+mod config;
+mod inputs;
+mod packs;
+mod plan;
+pub mod rollouts;
+mod run;
+mod state;
+mod step;
+mod tally;
+
+pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossType};
+pub use inputs::{GrpoInputs, Prompt};
+pub use plan::GrpoPlan;
+pub use run::{GrpoOutcome, run};

@@ -1,0 +1,562 @@
+//! The settings of a policy run, under TRL's names where it has them.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use truing_data::{OnBadRow, SourceConfig};
+use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
+use truing_reward::RewardConfig;
+use truing_train::{
+    Aggregation, Credit, CreditRule, KlInLoss, KlReading, Policy, RatioLevel, Scale, ScheduleKind,
+};
+
+use crate::recipe::{self, Recipe, RecipeError};
+use crate::sft::{Layers, LoraConfig};
+
+/// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]` and `[lora]`.
+///
+/// `algorithm` fills in every setting of its own that the recipe leaves out. The report states neither beta, gamma,
+/// the clipping range, learning rate, batch sizes, lengths nor temperature: those defaults are ours.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrpoConfig {
+    /// A model directory, a `.gguf` file, or a name that the program finds.
+    pub model_name_or_path: String,
+    /// Folder of the run: metrics, rollouts, checkpoints, and the model in `model/`.
+    pub output_dir: PathBuf,
+    /// Folder that the paths of the data are relative to; the recipe's folder when left out.
+    pub data_dir: PathBuf,
+    /// Decides the order of the prompts, what is drawn, and fresh adapters.
+    pub seed: u64,
+    /// The preset; every setting it fills in can be given beside it.
+    pub algorithm: Algorithm,
+
+    /// Completions of a prompt (report: `n_sample` = 3).
+    pub num_generations: usize,
+    /// Prompts of a step.
+    pub prompts_per_step: usize,
+    /// Longest prompt in tokens; longer ones are left out and counted.
+    pub max_prompt_length: usize,
+    /// Most tokens of a completion.
+    pub max_completion_length: usize,
+    /// Divides the logits when drawing; the policy that learns is the same tempered distribution.
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep only the k most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep only tokens of at least this share of the most likely one's probability; 0 keeps all.
+    pub min_p: f32,
+    /// Texts that end a completion.
+    pub stop: Vec<String>,
+    /// Completions decoded side by side. It never changes a result.
+    pub generation_batch_size: usize,
+
+    /// Weight of the KL from the reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+    /// How the KL is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<KlKind>,
+    /// Tokens of the reference that the exact KL is taken over (report: 500).
+    pub kl_top_k: usize,
+    /// Whether the KL is part of the reward or of the loss (report: the token-level reward).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_placement: Option<KlPlacement>,
+    /// How a KL in the reward enters it.
+    pub kl_reading: KlReading,
+    /// Whether a KL in the reward also has its direct gradient, which a number in a reward does not carry.
+    pub kl_gradient: KlGradient,
+    /// Weight of the KL from the reference on `ptx_data` (gamma). It is a penalty: the report prints it with a plus
+    /// in an objective that is maximised, here it is subtracted.
+    pub ptx_coefficient: f64,
+    /// Fine-tuning samples for each update.
+    pub ptx_samples_per_update: usize,
+
+    /// How rewards become advantages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credit: Option<CreditRule>,
+    /// What a group's centred rewards are divided by; the report does not say which deviation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_rewards: Option<Scale>,
+    /// Added to the deviation.
+    pub advantage_epsilon: f64,
+    /// Ratios are cut below 1 less this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
+    /// Ratios are cut above 1 plus this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epsilon_high: Option<f64>,
+    /// How the tokens' losses become one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_type: Option<LossType>,
+    /// What the probability ratio is taken over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance_sampling_level: Option<RatioLevel>,
+    /// Draw further prompts in place of groups whose rewards are all equal (DAPO).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dynamic_sampling: Option<bool>,
+    /// Most rounds of drawing in a step with `dynamic_sampling`.
+    pub max_resample_rounds: usize,
+    /// Completions that were cut off by `max_completion_length` carry no loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_truncated_completions: Option<bool>,
+    /// Leave out groups whose mean reward is below this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_group_reward: Option<f64>,
+    /// Leave out groups whose mean reward is above this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_group_reward: Option<f64>,
+    /// Pass over prompts of which all or none of the completions passed when last drawn.
+    pub curriculum: bool,
+    /// A completion passes where its reward is at least this.
+    pub pass_reward: f64,
+
+    /// Passes over the prompts.
+    pub num_train_epochs: f64,
+    /// Steps instead of epochs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Passes over the completions of a step.
+    pub num_iterations: usize,
+    /// Parts that the completions of a step are learnt from one after the other.
+    pub minibatches: usize,
+    /// Token budget of a pack.
+    pub max_tokens_per_pack: usize,
+    /// Compute the prompt of a group once for all its completions, not once for each.
+    pub share_prompts: bool,
+
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Shape of the schedule after warm-up.
+    pub lr_scheduler_type: ScheduleKind,
+    /// Share of the updates that warm up.
+    pub warmup_ratio: f64,
+    /// Where the decay ends, as a share of `learning_rate`.
+    pub min_lr_ratio: f64,
+    /// Decoupled weight decay; norms and biases are spared.
+    pub weight_decay: f64,
+    /// Decay of Adam's first moment.
+    pub adam_beta1: f64,
+    /// Decay of Adam's second moment.
+    pub adam_beta2: f64,
+    /// Added to the root of Adam's second moment.
+    pub adam_epsilon: f64,
+    /// Largest norm of the gradient; 0 never clips.
+    pub max_grad_norm: f64,
+    /// Parameters whose name starts with one of these do not learn.
+    pub freeze: Vec<String>,
+
+    /// Share of the rows of `data` kept from training and evaluated on instead.
+    pub eval_fraction: f64,
+    /// Steps between evaluations; only at the end when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<u64>,
+    /// Evaluate before the first step as well.
+    pub eval_on_start: bool,
+    /// Temperature of the evaluation; 0 takes the most likely tokens.
+    pub eval_temperature: f32,
+    /// Completions of a prompt in the evaluation.
+    pub eval_num_generations: usize,
+    /// Column that says a prompt's category, for the evaluation's rewards by category.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub category_column: Option<String>,
+    /// Steps between checkpoints.
+    pub save_steps: u64,
+    /// Newest checkpoints kept.
+    pub save_total_limit: usize,
+    /// Save a checkpoint whenever the evaluation's reward is the best so far, and keep it.
+    pub keep_best: bool,
+    /// The saved model is the best one, not the last.
+    pub load_best_model_at_end: bool,
+    /// Keep every completion with its numbers in `rollouts/`.
+    pub keep_rollouts: bool,
+    /// Number type of the saved model; checkpoints are always exact.
+    pub save_dtype: SaveDtype,
+    /// With LoRA: save the whole model with the adapters merged in, not the adapters alone.
+    pub merge_adapter: bool,
+
+    /// What happens to rows that cannot be read.
+    pub on_bad_row: OnBadRow,
+    /// Threads; the program's choice when left out. They never change a result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Memory the run may use, in GiB; a share of what is available when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_gib: Option<f64>,
+    /// Layers of a checkpointed segment, or `"auto"`. It never changes a result.
+    pub layers_per_segment: Layers,
+
+    /// Low-rank adapters instead of all weights; the reference is then the model with them switched off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// Prompts to learn from.
+    pub data: Vec<SourceConfig>,
+    /// Prompts to evaluate on.
+    pub eval_data: Vec<SourceConfig>,
+    /// Fine-tuning data that the policy should stay near the reference on.
+    pub ptx_data: Vec<SourceConfig>,
+    /// What a completion is worth.
+    pub reward: Vec<RewardConfig>,
+}
+
+/// Presets. Each fills in `beta`, `kl`, `kl_placement`, `credit`, `scale_rewards`, `epsilon`, `epsilon_high`,
+/// `loss_type`, `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// The report's form (arXiv 2410.14940, 2.1): exact KL over the reference's top 500 in the token-level reward.
+    #[default]
+    Report,
+    /// DeepSeekMath's (arXiv 2402.03300): k3 in the loss.
+    Grpo,
+    /// Leave-one-out baseline, KL in the reward (arXiv 2402.14740).
+    Rloo,
+    /// Group baseline, one deviation for the batch (arXiv 2501.03262).
+    ReinforcePlusPlus,
+    /// No division by deviation or length, no KL (arXiv 2503.20783).
+    DrGrpo,
+    /// Clip higher, token mean, dynamic sampling, no KL (arXiv 2503.14476).
+    Dapo,
+    /// One ratio a sequence (arXiv 2507.18071).
+    Gspo,
+}
+
+/// How the KL is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KlKind {
+    /// The exact sum over the reference's `kl_top_k` most likely tokens.
+    ExactTopK,
+    /// The estimator k3 of the token drawn.
+    K3,
+    /// Not at all; no reference is loaded.
+    None,
+}
+
+/// Where the KL enters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KlPlacement {
+    /// The reward, token by token.
+    Reward,
+    /// The loss.
+    Loss,
+}
+
+/// The gradient of an exact KL in the reward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KlGradient {
+    /// Through later rewards, and the direct one at each token: together the whole gradient of the objective.
+    #[default]
+    Full,
+    /// Only as a number in the reward.
+    RewardOnly,
+}
+
+/// How the tokens' losses become one, under TRL's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossType {
+    /// The mean over completions of each one's mean.
+    Grpo,
+    /// The mean over all tokens.
+    Dapo,
+    /// The sum over tokens by `max_completion_length`, the mean over completions.
+    DrGrpo,
+}
+
+impl Default for GrpoConfig {
+    fn default() -> Self {
+        Self {
+            model_name_or_path: String::new(),
+            output_dir: PathBuf::new(),
+            data_dir: PathBuf::new(),
+            seed: 0,
+            algorithm: Algorithm::default(),
+            num_generations: 3,
+            prompts_per_step: 16,
+            max_prompt_length: 512,
+            max_completion_length: 256,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            stop: Vec::new(),
+            generation_batch_size: 32,
+            beta: None,
+            kl: None,
+            kl_top_k: 500,
+            kl_placement: None,
+            kl_reading: KlReading::default(),
+            kl_gradient: KlGradient::default(),
+            ptx_coefficient: 0.0,
+            ptx_samples_per_update: 4,
+            credit: None,
+            scale_rewards: None,
+            advantage_epsilon: 1e-4,
+            epsilon: None,
+            epsilon_high: None,
+            loss_type: None,
+            importance_sampling_level: None,
+            dynamic_sampling: None,
+            max_resample_rounds: 4,
+            mask_truncated_completions: None,
+            min_group_reward: None,
+            max_group_reward: None,
+            curriculum: false,
+            pass_reward: 1.0,
+            num_train_epochs: 1.0,
+            max_steps: None,
+            num_iterations: 1,
+            minibatches: 1,
+            max_tokens_per_pack: 2048,
+            share_prompts: false,
+            learning_rate: 1e-6,
+            lr_scheduler_type: ScheduleKind::Constant,
+            warmup_ratio: 0.0,
+            min_lr_ratio: 0.0,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            freeze: Vec::new(),
+            eval_fraction: 0.0,
+            eval_steps: None,
+            eval_on_start: false,
+            eval_temperature: 0.0,
+            eval_num_generations: 1,
+            category_column: None,
+            save_steps: 20,
+            save_total_limit: 2,
+            keep_best: false,
+            load_best_model_at_end: false,
+            keep_rollouts: true,
+            save_dtype: SaveDtype::Bf16,
+            merge_adapter: false,
+            on_bad_row: OnBadRow::default(),
+            threads: None,
+            memory_gib: None,
+            layers_per_segment: Layers::default(),
+            lora: None,
+            data: Vec::new(),
+            eval_data: Vec::new(),
+            ptx_data: Vec::new(),
+            reward: Vec::new(),
+        }
+    }
+}
+
+impl Recipe for GrpoConfig {
+    fn resolve_paths(&mut self, folder: &Path) {
+        self.data_dir = folder.join(&self.data_dir);
+        if !self.output_dir.as_os_str().is_empty() {
+            self.output_dir = folder.join(&self.output_dir);
+        }
+        let path = folder.join(&self.model_name_or_path);
+        if !self.model_name_or_path.is_empty() && path.exists() {
+            self.model_name_or_path = path.to_string_lossy().into_owned();
+        }
+    }
+}
+
+/// What a preset says.
+struct Preset {
+    beta: f64,
+    kl: KlKind,
+    placement: KlPlacement,
+    credit: CreditRule,
+    scale: Scale,
+    clip: (f64, f64),
+    loss_type: LossType,
+    level: RatioLevel,
+    dynamic_sampling: bool,
+    masks_truncated: bool,
+}
+
+impl Algorithm {
+    fn preset(self) -> Preset {
+        let report = Preset {
+            beta: 0.04,
+            kl: KlKind::ExactTopK,
+            placement: KlPlacement::Reward,
+            credit: CreditRule::GroupNormalised,
+            scale: Scale::PopulationDeviation,
+            clip: (0.2, 0.2),
+            loss_type: LossType::Grpo,
+            level: RatioLevel::Token,
+            dynamic_sampling: false,
+            masks_truncated: false,
+        };
+        let without_kl = |preset: Preset| Preset { beta: 0.0, kl: KlKind::None, ..preset };
+        match self {
+            Self::Report => report,
+            Self::Grpo => Preset {
+                kl: KlKind::K3,
+                placement: KlPlacement::Loss,
+                scale: Scale::SampleDeviation,
+                ..report
+            },
+            Self::Rloo => Preset { credit: CreditRule::LeaveOneOut, scale: Scale::None, ..report },
+            Self::ReinforcePlusPlus => Preset { credit: CreditRule::NormalisedOverBatch, ..report },
+            Self::DrGrpo => without_kl(Preset { scale: Scale::None, loss_type: LossType::DrGrpo, ..report }),
+            Self::Dapo => without_kl(Preset {
+                clip: (0.2, 0.28),
+                loss_type: LossType::Dapo,
+                dynamic_sampling: true,
+                masks_truncated: true,
+                scale: Scale::SampleDeviation,
+                ..report
+            }),
+            Self::Gspo => without_kl(Preset {
+                clip: (3e-4, 4e-4),
+                level: RatioLevel::Sequence,
+                scale: Scale::SampleDeviation,
+                ..report
+            }),
+        }
+    }
+}
+
+impl GrpoConfig {
+    /// Reads a recipe and the overrides on top of it (see [`recipe::parse`]), then fills in the preset.
+    ///
+    /// # Errors
+    /// When it is not TOML, a key is unknown, or a value does not fit.
+    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let mut config: Self = recipe::parse(text, path, overrides)?;
+        config.fill_in_preset();
+        Ok(config)
+    }
+
+    fn fill_in_preset(&mut self) {
+        let preset = self.algorithm.preset();
+        self.beta.get_or_insert(preset.beta);
+        self.kl.get_or_insert(preset.kl);
+        self.kl_placement.get_or_insert(preset.placement);
+        self.credit.get_or_insert(preset.credit);
+        self.scale_rewards.get_or_insert(preset.scale);
+        let low = *self.epsilon.get_or_insert(preset.clip.0);
+        let is_symmetric = preset.clip.0 == preset.clip.1;
+        self.epsilon_high.get_or_insert(if is_symmetric { low } else { preset.clip.1 });
+        self.loss_type.get_or_insert(preset.loss_type);
+        self.importance_sampling_level.get_or_insert(preset.level);
+        self.dynamic_sampling.get_or_insert(preset.dynamic_sampling);
+        self.mask_truncated_completions.get_or_insert(preset.masks_truncated);
+    }
+
+    /// The whole recipe with every default and the preset filled in.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        recipe::to_toml(self)
+    }
+
+    /// What learns.
+    #[must_use]
+    pub fn trainable(&self) -> TrainableSpec {
+        let lora = self.lora.as_ref().map(|lora| LoraSpec {
+            rank: lora.rank,
+            alpha: lora.alpha,
+            targets: lora.targets.clone(),
+        });
+        TrainableSpec { lora, frozen: self.freeze.clone() }
+    }
+
+    /// How the KL is measured.
+    #[must_use]
+    pub fn kl(&self) -> KlKind {
+        self.kl.unwrap_or(self.algorithm.preset().kl)
+    }
+
+    /// Whether fine-tuning data takes part.
+    #[must_use]
+    pub fn uses_ptx(&self) -> bool {
+        self.ptx_coefficient != 0.0 && !self.ptx_data.is_empty()
+    }
+
+    /// Whether a reference model is asked for anything.
+    #[must_use]
+    pub fn needs_reference(&self) -> bool {
+        self.kl() != KlKind::None || self.uses_ptx()
+    }
+
+    fn is_kl_in_reward(&self) -> bool {
+        self.kl() != KlKind::None && self.kl_placement.unwrap_or(KlPlacement::Reward) == KlPlacement::Reward
+    }
+
+    /// How rewards become advantages.
+    #[must_use]
+    pub fn credit(&self) -> Credit {
+        let beta = self.beta.unwrap_or_default();
+        Credit {
+            rule: self.credit.unwrap_or_default(),
+            scale: self.scale_rewards.unwrap_or_default(),
+            epsilon: self.advantage_epsilon,
+            kl_coefficient: if self.is_kl_in_reward() { beta } else { 0.0 },
+            kl_reading: self.kl_reading,
+        }
+    }
+
+    /// The objective of an update.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let beta = self.beta.unwrap_or_default();
+        let kl = match (self.kl(), self.is_kl_in_reward()) {
+            _ if beta == 0.0 => KlInLoss::None,
+            (KlKind::ExactTopK, true) if self.kl_gradient == KlGradient::Full => KlInLoss::Exact(beta),
+            (KlKind::None, _) | (_, true) => KlInLoss::None,
+            (KlKind::ExactTopK, false) => KlInLoss::Exact(beta),
+            (KlKind::K3, false) => KlInLoss::K3(beta),
+        };
+        let clip_low = self.epsilon.unwrap_or(0.2);
+        Policy {
+            temperature: self.temperature,
+            clip_low,
+            clip_high: self.epsilon_high.unwrap_or(clip_low),
+            aggregation: match self.loss_type.unwrap_or(LossType::Grpo) {
+                LossType::Grpo => Aggregation::SequenceMean,
+                LossType::Dapo => Aggregation::TokenMean,
+                LossType::DrGrpo => Aggregation::ConstantLength(self.max_completion_length as u32),
+            },
+            ratio_level: self.importance_sampling_level.unwrap_or_default(),
+            kl,
+            ptx_coefficient: if self.uses_ptx() { self.ptx_coefficient } else { 0.0 },
+        }
+    }
+
+    /// Optimiser updates of a step.
+    #[must_use]
+    pub fn updates_per_step(&self) -> u64 {
+        (self.num_iterations * self.minibatches) as u64
+    }
+
+    /// The settings that decide the weights, as TOML: the others may change between a run and its resume.
+    pub(crate) fn decisive_toml(&self) -> String {
+        let default = Self::default();
+        let decisive = Self {
+            output_dir: default.output_dir,
+            eval_on_start: default.eval_on_start,
+            eval_steps: default.eval_steps,
+            eval_temperature: default.eval_temperature,
+            eval_num_generations: default.eval_num_generations,
+            category_column: default.category_column,
+            generation_batch_size: default.generation_batch_size,
+            save_steps: default.save_steps,
+            save_total_limit: default.save_total_limit,
+            keep_best: default.keep_best,
+            load_best_model_at_end: default.load_best_model_at_end,
+            keep_rollouts: default.keep_rollouts,
+            save_dtype: default.save_dtype,
+            merge_adapter: default.merge_adapter,
+            threads: default.threads,
+            memory_gib: default.memory_gib,
+            layers_per_segment: default.layers_per_segment,
+            model_name_or_path: default.model_name_or_path,
+            data_dir: default.data_dir,
+            ..self.clone()
+        };
+        decisive.to_toml()
+    }
+}

@@ -1,0 +1,232 @@
+//! What a recipe names on disk: the model's files, and the prompts read, rendered and tokenized.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use truing_data::{Dataset, HeldOut, SourceConfig, read_prompts, split_held_out};
+use truing_model::ModelFiles;
+use truing_store::{Digest, InputFile, RunInputs};
+use truing_text::{ChatRenderer, RenderOptions};
+use truing_types::{Event, EventSink, PromptRow, RowOrigin, Seed, TokenId};
+
+use super::GrpoConfig;
+use crate::sft::{SftConfig, SftInputs};
+use crate::{StageError, model};
+
+/// Everything a plan looks at.
+#[derive(Debug)]
+pub struct GrpoInputs {
+    /// The model, not loaded yet.
+    pub model: ModelFiles,
+    /// Its tokenizer and template.
+    pub renderer: ChatRenderer,
+    /// What is learnt from.
+    pub prompts: Vec<Prompt>,
+    /// What is evaluated on; may be empty.
+    pub eval: Vec<Prompt>,
+    /// Fine-tuning data, where it takes part.
+    pub ptx: Option<Dataset>,
+    /// Rows left out because their prompts are too long.
+    pub n_too_long: usize,
+    /// Versions, seeds and digests of all files.
+    pub record: RunInputs,
+}
+
+/// One prompt as the policy sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    /// The conversation and the row's fields.
+    pub row: PromptRow,
+    /// Where it came from.
+    pub origin: RowOrigin,
+    /// Up to where the assistant's turn begins.
+    pub tokens: Vec<TokenId>,
+}
+
+impl Prompt {
+    /// The row's category under a column; the name of its file where there is none.
+    #[must_use]
+    pub fn category(&self, column: Option<&str>) -> String {
+        let of_column = column.and_then(|column| self.row.columns.get(column));
+        match of_column.and_then(serde_json::Value::as_str) {
+            Some(category) => category.to_owned(),
+            None => {
+                let path = PathBuf::from(&*self.origin.source);
+                path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+            }
+        }
+    }
+}
+
+impl GrpoInputs {
+    /// Opens the model and reads, renders and tokenizes the prompts.
+    ///
+    /// # Errors
+    /// When the model is unusable, or a row is and `on_bad_row` is `error`.
+    pub fn load(
+        config: &GrpoConfig,
+        options: RenderOptions,
+        events: &mut dyn EventSink,
+    ) -> Result<Self, StageError> {
+        if config.model_name_or_path.is_empty() {
+            let expected = "a model directory, a .gguf file or a name";
+            return Err(StageError::MissingSetting { key: "model_name_or_path", expected });
+        }
+        if config.data.is_empty() {
+            let expected = "at least one [[data]] table with a `path`";
+            return Err(StageError::MissingSetting { key: "data", expected });
+        }
+        if config.eval_fraction > 0.0 && !config.eval_data.is_empty() {
+            let reason = "rows are held out of `data`, or there are others";
+            return Err(StageError::Conflict { first: "eval_fraction", second: "eval_data", reason });
+        }
+        let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
+        let renderer = model::renderer(&model, options.clone())?;
+        let mut reading =
+            Reading { config, renderer: &renderer, n_too_long: 0, vocab_size: model.spec.vocab_size };
+        let mut prompts = reading.read(&config.data, "the prompts", events)?;
+        let mut eval = reading.read(&config.eval_data, "the prompts to evaluate on", events)?;
+        let n_too_long = reading.n_too_long;
+        if config.eval_fraction > 0.0 {
+            // Equal prompts fall on the same side.
+            let keys: Vec<u64> = prompts.iter().map(|prompt| key_of(&prompt.tokens)).collect();
+            let split = split_held_out(&keys, HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
+            let held_out: BTreeSet<u32> = split.held_out.iter().copied().collect();
+            let mut kept = Vec::new();
+            for (idx, prompt) in prompts.into_iter().enumerate() {
+                if held_out.contains(&(idx as u32)) { eval.push(prompt) } else { kept.push(prompt) }
+            }
+            prompts = kept;
+        }
+        if n_too_long > 0 {
+            let most = config.max_prompt_length;
+            let text = format!(
+                "{n_too_long} prompts have more than `max_prompt_length = {most}` tokens and are left out"
+            );
+            events.emit(Event::Warning(text));
+        }
+        if prompts.is_empty() {
+            let expected = "prompts of at most `max_prompt_length` tokens".into();
+            return Err(StageError::BadSetting {
+                key: "data",
+                found: "without a usable row".into(),
+                expected,
+            });
+        }
+        let ptx = match config.uses_ptx() {
+            true => Some(read_ptx(config, options, events)?),
+            false => None,
+        };
+        let record = record(config, &model)?;
+        Ok(Self { model, renderer, prompts, eval, ptx, n_too_long, record })
+    }
+
+    /// Digest of everything that decides the weights: settings, prompts, model.
+    #[must_use]
+    pub fn digest(&self, config: &GrpoConfig) -> Digest {
+        let files: Vec<String> = self
+            .record
+            .files
+            .iter()
+            .filter(|file| file.role != "evaluation")
+            .map(|file| file.blake3.to_string())
+            .collect();
+        let lines: Vec<String> = self.prompts.iter().map(|prompt| prompt.origin.line.to_string()).collect();
+        let all = [config.decisive_toml(), files.join(" "), lines.join(" ")];
+        Digest::of_bytes(all.join("\n").as_bytes())
+    }
+}
+
+struct Reading<'a> {
+    config: &'a GrpoConfig,
+    renderer: &'a ChatRenderer,
+    n_too_long: usize,
+    vocab_size: usize,
+}
+
+impl Reading<'_> {
+    fn read(
+        &mut self,
+        sources: &[SourceConfig],
+        what: &str,
+        events: &mut dyn EventSink,
+    ) -> Result<Vec<Prompt>, StageError> {
+        if sources.is_empty() {
+            return Ok(Vec::new());
+        }
+        events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
+        let mut prompts = Vec::new();
+        for source in sources {
+            let source = SourceConfig { path: self.config.data_dir.join(&source.path), ..source.clone() };
+            for row in read_prompts(&source, self.config.on_bad_row)? {
+                let (row, origin) = row?;
+                let tokens = self.renderer.prompt(&row.prompt)?;
+                if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.vocab_size) {
+                    let vocab_size = self.vocab_size;
+                    return Err(StageError::TokenOutsideVocabulary { origin, token, vocab_size });
+                }
+                if tokens.len() > self.config.max_prompt_length {
+                    self.n_too_long += 1;
+                } else {
+                    prompts.push(Prompt { row, origin, tokens });
+                }
+            }
+            events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
+        }
+        events.emit(Event::PhaseFinished);
+        Ok(prompts)
+    }
+}
+
+/// Fine-tuning data, read as fine-tuning reads it.
+fn read_ptx(
+    config: &GrpoConfig,
+    options: RenderOptions,
+    events: &mut dyn EventSink,
+) -> Result<Dataset, StageError> {
+    let as_sft = SftConfig {
+        model_name_or_path: config.model_name_or_path.clone(),
+        data_dir: config.data_dir.clone(),
+        max_length: config.max_tokens_per_pack as u32,
+        on_bad_row: config.on_bad_row,
+        data: config.ptx_data.clone(),
+        ..SftConfig::default()
+    };
+    Ok(SftInputs::load(&as_sft, options, events)?.train)
+}
+
+fn record(config: &GrpoConfig, model: &ModelFiles) -> Result<RunInputs, StageError> {
+    let model_files = match model.safetensors() {
+        Some(files) => files.files().iter().map(|file| file.path.clone()).collect(),
+        None => vec![model.path.clone()],
+    };
+    let of = |role: &'static str, sources: &[SourceConfig]| -> Vec<(&'static str, PathBuf)> {
+        let paths = sources.iter().map(|source| config.data_dir.join(&source.path));
+        paths.filter(|path| path.is_file()).map(|path| (role, path)).collect()
+    };
+    let files = model_files
+        .into_iter()
+        .map(|path| ("model", path))
+        .chain(of("data", &config.data))
+        .chain(of("evaluation", &config.eval_data))
+        .chain(of("ptx", &config.ptx_data));
+    Ok(RunInputs {
+        versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
+        seeds: [("run".to_owned(), config.seed)].into(),
+        files: files.map(|(role, path)| InputFile::of(role, &path)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Fowler, Noll and Vo's hash (FNV-1a) of a prompt.
+fn key_of(tokens: &[TokenId]) -> u64 {
+    tokens
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |key, &token| (key ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Names of the prompts' files, for messages.
+#[must_use]
+pub(super) fn sources(prompts: &[Prompt]) -> BTreeSet<Arc<str>> {
+    prompts.iter().map(|prompt| Arc::clone(&prompt.origin.source)).collect()
+}

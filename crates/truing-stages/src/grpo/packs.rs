@@ -1,0 +1,125 @@
+//! From groups of completions to packs, and what policy and reference say of them.
+
+use std::borrow::Cow;
+
+use truing_model::{Engine, EngineError, HeadRequest, TopLogProbs};
+use truing_train::{PolicyPack, PolicyPackKind, segments};
+use truing_types::{BatchError, PackedBatch, RowOrigin, TokenId};
+
+/// A completion to be packed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sequence<'a> {
+    pub(super) prompt: &'a [TokenId],
+    pub(super) completion: &'a [TokenId],
+    pub(super) origin: &'a RowOrigin,
+    /// Place in the step's list of completions.
+    pub(super) idx: usize,
+    /// Completions of one prompt have the same.
+    pub(super) group: usize,
+}
+
+/// A pack and the completions in it, in the order of their targets.
+#[derive(Debug, Clone)]
+pub(super) struct CompletionPack {
+    pub(super) batch: PackedBatch,
+    /// `(place in the step's list, number of targets)`.
+    pub(super) completions: Vec<(usize, usize)>,
+}
+
+/// Packs completions in their order, each pack within `budget` tokens where that is possible at all. With
+/// `share_prompts` a prompt stands once in a pack for all its completions there.
+pub(super) fn pack(
+    sequences: &[Sequence<'_>],
+    budget: usize,
+    share_prompts: bool,
+) -> Result<Vec<CompletionPack>, BatchError> {
+    let mut packs = Vec::new();
+    let mut start = 0;
+    while start < sequences.len() {
+        let (mut end, mut n_tokens, mut group) = (start, 0, None);
+        while let Some(next) = sequences.get(end) {
+            let is_shared = share_prompts && group == Some(next.group);
+            let cost = next.completion.len() + if is_shared { 0 } else { next.prompt.len() };
+            if end > start && n_tokens + cost > budget {
+                break;
+            }
+            n_tokens += cost;
+            group = Some(next.group);
+            end += 1;
+        }
+        packs.push(one_pack(&sequences[start..end], share_prompts)?);
+        start = end;
+    }
+    Ok(packs)
+}
+
+fn one_pack(sequences: &[Sequence<'_>], share_prompts: bool) -> Result<CompletionPack, BatchError> {
+    let mut parts: Vec<(Vec<TokenId>, Vec<f32>, RowOrigin, Option<usize>)> = Vec::new();
+    let mut prefix: Option<(usize, usize)> = None;
+    for sequence in sequences {
+        let (prompt, completion) = (sequence.prompt, sequence.completion);
+        if share_prompts {
+            let place = match prefix {
+                Some((group, place)) if group == sequence.group => place,
+                _ => {
+                    parts.push((prompt.to_vec(), vec![0.0; prompt.len()], sequence.origin.clone(), None));
+                    parts.len() - 1
+                }
+            };
+            prefix = Some((sequence.group, place));
+            let weights = vec![1.0; completion.len()];
+            parts.push((completion.to_vec(), weights, sequence.origin.clone(), Some(place)));
+        } else {
+            let mut weights = vec![0.0; prompt.len()];
+            weights.resize(prompt.len() + completion.len(), 1.0);
+            parts.push(([prompt, completion].concat(), weights, sequence.origin.clone(), None));
+        }
+    }
+    let batch = PackedBatch::with_prefixes(
+        parts
+            .iter()
+            .map(|(tokens, weights, origin, prefix)| (&tokens[..], &weights[..], origin.clone(), *prefix)),
+    )?;
+    let completions = sequences.iter().map(|sequence| (sequence.idx, sequence.completion.len())).collect();
+    Ok(CompletionPack { batch, completions })
+}
+
+/// The reference's most likely tokens at every target of a pack.
+pub(super) fn top_log_probs<E: Engine>(
+    engine: &mut E,
+    pack: &PackedBatch,
+    temperature: f32,
+    k: usize,
+) -> Result<TopLogProbs, EngineError> {
+    let batch = engine.upload(pack)?;
+    let hidden = segments::forward_only(engine, &batch)?;
+    engine.top_log_probs(&hidden, &pack.targets().rows, temperature, k)
+}
+
+/// Log-probabilities of every target of a pack, and the KL from a reference where one is given.
+pub(super) fn log_probs<E: Engine>(
+    engine: &mut E,
+    pack: &PackedBatch,
+    temperature: f32,
+    reference: Option<&TopLogProbs>,
+) -> Result<(Vec<f32>, Vec<f32>), EngineError> {
+    let batch = engine.upload(pack)?;
+    let hidden = segments::forward_only(engine, &batch)?;
+    let request = HeadRequest::LogProbs { targets: Cow::Owned(pack.targets()), temperature, reference };
+    let output = engine.head(&hidden, &request)?;
+    Ok((output.tokens.log_probs, output.kl))
+}
+
+/// A pack of fine-tuning data with the reference's word on it.
+pub(super) fn ptx_pack(batch: PackedBatch, reference: TopLogProbs) -> PolicyPack {
+    PolicyPack {
+        kind: PolicyPackKind::Ptx,
+        completions: vec![0; batch.targets().rows.len()],
+        batch,
+        advantages: Vec::new(),
+        old_log_probs: Vec::new(),
+        reference_log_probs: Vec::new(),
+        importance_weights: Vec::new(),
+        reference: Some(reference),
+    }
+}

@@ -1,0 +1,320 @@
+//! Every decision of a policy run that can be made before work starts, checked and printable.
+
+use serde_json::json;
+use truing_cpu::CpuEngine;
+use truing_model::engine::EngineMemory;
+use truing_model::{DecoderSpec, Engine, ParameterSpec, TrainableSpec};
+use truing_reward::Rewards;
+use truing_store::Digest;
+use truing_train::{
+    Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, TrainError, plan_segments,
+};
+
+use super::{GrpoConfig, GrpoInputs, KlKind, inputs};
+use crate::{Machine, StageError};
+
+const GIB: f64 = (1_u64 << 30) as f64;
+/// Share of what the machine has left that a run takes unless told otherwise.
+const DEFAULT_MEMORY_SHARE: f64 = 0.8;
+/// Bytes of one of the reference's top tokens with its log-probability.
+const TOP_TOKEN_BYTES: u64 = 8;
+
+/// A run as it will be.
+#[derive(Debug)]
+pub struct GrpoPlan {
+    /// The settings.
+    pub config: GrpoConfig,
+    /// What learns.
+    pub trainable: TrainableSpec,
+    /// Learning rate by update.
+    pub schedule: Schedule,
+    /// Optimiser without what changes by update.
+    pub optimizer: OptimizerConfig,
+    /// Steps of the run: each draws, scores and learns.
+    pub n_steps: u64,
+    /// Memory, and the segments that fit into it.
+    pub memory: MemoryPlan,
+    /// The frozen reference beside the policy; 0 where it is the policy without its adapters, or none is needed.
+    pub reference_bytes: u64,
+    /// The reference's top tokens of a step.
+    pub top_token_bytes: u64,
+    /// Keys and values while completions are drawn. Not at the same time as activations.
+    pub cache_bytes: u64,
+    /// Threads to compute with.
+    pub n_threads: usize,
+    /// Digest of everything that decides the weights.
+    pub digest: Digest,
+    n_parameters: u64,
+    n_trainable: u64,
+    n_prompts: usize,
+    n_eval_prompts: usize,
+    sources: String,
+}
+
+impl GrpoPlan {
+    /// Makes the plan, or says why there is none. Pure: it opens no file.
+    ///
+    /// # Errors
+    /// When a setting cannot be meant or the memory does not suffice.
+    pub fn resolve(config: GrpoConfig, inputs: &GrpoInputs, machine: &Machine) -> Result<Self, StageError> {
+        check(&config, inputs)?;
+        let spec = &inputs.model.spec;
+        let trainable = config.trainable();
+        let (n_parameters, n_trainable) = count_parameters(spec, &trainable)?;
+        let n_prompts = inputs.prompts.len();
+        let steps = config.num_train_epochs * n_prompts as f64 / config.prompts_per_step as f64;
+        let n_steps = config.max_steps.unwrap_or((steps.ceil() as u64).max(1));
+        let n_threads = config.threads.unwrap_or(machine.n_threads);
+        let budget_bytes = config.memory_gib.map_or_else(
+            || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
+            |gib| (gib * GIB) as u64,
+        );
+        let reference_bytes = if config.needs_reference() && trainable.lora.is_none() {
+            CpuEngine::memory(spec, &frozen()).parameter_bytes
+        } else {
+            0
+        };
+        let n_completions = config.prompts_per_step * config.num_generations;
+        let top_token_bytes = if config.kl() == KlKind::ExactTopK {
+            let k = config.kl_top_k.min(spec.vocab_size) as u64;
+            (n_completions * config.max_completion_length) as u64 * k * TOP_TOKEN_BYTES
+        } else {
+            0
+        };
+        let longest_prompt = inputs.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
+        let longest = longest_prompt + config.max_completion_length;
+        let n_running = config.generation_batch_size.min(n_completions);
+        let token_bytes = 2 * spec.n_layers * spec.n_kv_heads * spec.head_dim * size_of::<f32>();
+        // The prompt that the next completions go on from is held beside the running ones.
+        let cache_bytes = ((n_running + 1) * longest * token_bytes) as u64;
+        let mut engine: EngineMemory = CpuEngine::memory(spec, &trainable);
+        engine.fixed_bytes += machine.resident_bytes + reference_bytes + top_token_bytes;
+        let tokens_per_pack = config.max_tokens_per_pack.max(longest).min(n_completions * longest) as u64;
+        let tokens = tokens_per_pack as f64;
+        let shape = StepShape { tokens, loss_tokens: tokens, attention_pairs: tokens * longest as f64 / 2.0 };
+        let memory = plan_segments(
+            &engine,
+            spec.n_layers,
+            tokens_per_pack,
+            budget_bytes,
+            config.layers_per_segment.0,
+            truing_train::StepFlops::attention_share(spec, &shape),
+        )
+        .map_err(|source| StageError::DoesNotFit {
+            source,
+            hints: vec!["a smaller `max_tokens_per_pack`, or a `[lora]` table, takes less".into()],
+        })?;
+        let n_updates = n_steps * config.updates_per_step();
+        let warmup_steps = (config.warmup_ratio * n_updates as f64).ceil() as u64;
+        Ok(Self {
+            digest: inputs.digest(&config),
+            schedule: Schedule {
+                kind: config.lr_scheduler_type,
+                peak: config.learning_rate,
+                min_ratio: config.min_lr_ratio,
+                warmup_steps: warmup_steps.min(n_updates),
+                decay_steps: n_updates / 10,
+                total_steps: n_updates,
+            },
+            optimizer: OptimizerConfig {
+                beta1: config.adam_beta1 as f32,
+                beta2: config.adam_beta2 as f32,
+                epsilon: config.adam_epsilon as f32,
+                weight_decay: config.weight_decay as f32,
+                max_grad_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm),
+            },
+            trainable,
+            n_steps,
+            memory,
+            reference_bytes,
+            top_token_bytes,
+            cache_bytes,
+            n_threads,
+            n_parameters,
+            n_trainable,
+            n_prompts,
+            n_eval_prompts: inputs.eval.len(),
+            sources: inputs::sources(&inputs.prompts).iter().map(|s| &**s).collect::<Vec<_>>().join(", "),
+            config,
+        })
+    }
+
+    /// Memory while completions are drawn: everything that stays, and the caches.
+    #[must_use]
+    pub fn generating_bytes(&self) -> u64 {
+        let memory = &self.memory.memory;
+        memory.parameter_bytes + memory.gradient_bytes + memory.optimizer_bytes + memory.fixed_bytes
+            - self.top_token_bytes
+            + self.cache_bytes
+    }
+
+    /// The most memory of the run, as planned.
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory.chosen.peak_bytes.max(self.generating_bytes())
+    }
+
+    /// The plan as lines.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PlanRow> {
+        let row = PlanRow::new;
+        let config = &self.config;
+        let mut rows = vec![
+            row("parameters of the model", Amount::Count(self.n_parameters)),
+            row("parameters that learn", Amount::Count(self.n_trainable)),
+            row("prompts", Amount::Count(self.n_prompts as u64)),
+            row("prompts to evaluate on", Amount::Count(self.n_eval_prompts as u64)),
+            row(
+                "completions of a step",
+                Amount::Count((config.prompts_per_step * config.num_generations) as u64),
+            ),
+            row("updates of a step", Amount::Count(config.updates_per_step())),
+            row("steps", Amount::Count(self.n_steps)),
+        ];
+        rows.extend(self.memory.rows());
+        rows.extend([
+            row("of it the frozen reference", Amount::Bytes(self.reference_bytes)),
+            row("of it the reference's top tokens", Amount::Bytes(self.top_token_bytes)),
+            row("keys and values while drawing", Amount::Bytes(self.cache_bytes)),
+            row("all while drawing", Amount::Bytes(self.generating_bytes())),
+        ]);
+        rows
+    }
+
+    /// What is run, in one sentence.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let config = &self.config;
+        format!(
+            "{} steps of {} prompts x {} completions from {}",
+            self.n_steps, config.prompts_per_step, config.num_generations, self.sources
+        )
+    }
+
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        json!({
+            "peak_bytes": self.peak_bytes(),
+            "budget_bytes": self.memory.budget_bytes,
+            "layers_per_segment": self.memory.chosen.segments.layers_per_segment,
+            "n_steps": self.n_steps,
+            "reference_bytes": self.reference_bytes,
+            "cache_bytes": self.cache_bytes,
+        })
+    }
+}
+
+/// A model of which nothing learns.
+pub(super) fn frozen() -> TrainableSpec {
+    TrainableSpec { lora: None, frozen: vec![String::new()] }
+}
+
+fn count_parameters(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64, u64), StageError> {
+    let mut parameters = spec.parameters();
+    if let Some(lora) = &trainable.lora {
+        parameters.extend(spec.lora_parameters(lora));
+    }
+    let count = |parameters: &mut dyn Iterator<Item = &ParameterSpec>| -> u64 {
+        parameters.map(|parameter| parameter.n_elements() as u64).sum()
+    };
+    let n_trainable = count(&mut parameters.iter().filter(|parameter| trainable.is_trainable(parameter)));
+    match n_trainable {
+        0 => Err(TrainError::NothingLearns.into()),
+        _ => Ok((count(&mut parameters.iter()), n_trainable)),
+    }
+}
+
+/// Checks the settings that no other step looks at.
+fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
+    let bad = |key, found: String, expected: &str| {
+        Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+    };
+    if config.output_dir.as_os_str().is_empty() {
+        let expected = "a folder for the run";
+        return Err(StageError::MissingSetting { key: "output_dir", expected });
+    }
+    if config.reward.is_empty() {
+        let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`";
+        return Err(StageError::MissingSetting { key: "reward", expected });
+    }
+    Rewards::new(&config.reward)?;
+    let positive = |value: f64| value.is_finite() && value > 0.0;
+    let not_negative = |value: f64| value.is_finite() && value >= 0.0;
+    let context = inputs.model.spec.max_position_embeddings;
+    let counts = [
+        ("num_generations", config.num_generations, 2),
+        ("prompts_per_step", config.prompts_per_step, 1),
+        ("max_prompt_length", config.max_prompt_length, 1),
+        ("max_completion_length", config.max_completion_length, 1),
+        ("generation_batch_size", config.generation_batch_size, 1),
+        ("kl_top_k", config.kl_top_k, 1),
+        ("num_iterations", config.num_iterations, 1),
+        ("minibatches", config.minibatches, 1),
+        ("max_tokens_per_pack", config.max_tokens_per_pack, 2),
+        ("max_resample_rounds", config.max_resample_rounds, 1),
+        ("eval_num_generations", config.eval_num_generations, 1),
+        ("ptx_samples_per_update", config.ptx_samples_per_update, 1),
+        ("save_total_limit", config.save_total_limit, 1),
+        ("save_steps", config.save_steps as usize, 1),
+        ("eval_steps", config.eval_steps.unwrap_or(1) as usize, 1),
+        ("max_steps", config.max_steps.unwrap_or(1) as usize, 1),
+        ("threads", config.threads.unwrap_or(1), 1),
+    ];
+    if let Some((key, found, least)) = counts.into_iter().find(|(_, found, least)| found < least) {
+        return bad(key, found.to_string(), &format!("at least {least}"));
+    }
+    let numbers = [
+        ("beta", config.beta.unwrap_or_default()),
+        ("ptx_coefficient", config.ptx_coefficient),
+        ("epsilon", config.epsilon.unwrap_or_default()),
+        ("epsilon_high", config.epsilon_high.unwrap_or_default()),
+        ("advantage_epsilon", config.advantage_epsilon),
+        ("weight_decay", config.weight_decay),
+        ("max_grad_norm", config.max_grad_norm),
+        ("eval_temperature", f64::from(config.eval_temperature)),
+    ];
+    if let Some((key, found)) = numbers.into_iter().find(|(_, found)| !not_negative(*found)) {
+        return bad(key, found.to_string(), "0 or more");
+    }
+    let shares = [
+        ("eval_fraction", config.eval_fraction),
+        ("warmup_ratio", config.warmup_ratio),
+        ("min_lr_ratio", config.min_lr_ratio),
+        ("min_p", f64::from(config.min_p)),
+        ("top_p", f64::from(config.top_p)),
+    ];
+    if let Some((key, found)) = shares.into_iter().find(|(_, found)| !(0.0..=1.0).contains(found)) {
+        return bad(key, found.to_string(), "a share from 0 to 1");
+    }
+    match config {
+        c if c.max_prompt_length + c.max_completion_length > context => bad(
+            "max_completion_length",
+            c.max_completion_length.to_string(),
+            &format!("with `max_prompt_length` at most the model's context of {context} tokens"),
+        ),
+        c if !positive(f64::from(c.temperature)) => bad(
+            "temperature",
+            c.temperature.to_string(),
+            "a number above 0; a group of equals teaches nothing",
+        ),
+        c if !positive(c.learning_rate) => {
+            bad("learning_rate", c.learning_rate.to_string(), "a number above 0")
+        }
+        c if c.max_steps.is_none() && !positive(c.num_train_epochs) => {
+            bad("num_train_epochs", c.num_train_epochs.to_string(), "a number above 0")
+        }
+        c if c.minibatches > c.prompts_per_step => {
+            bad("minibatches", c.minibatches.to_string(), "at most `prompts_per_step`: a group is not cut")
+        }
+        c if c.ptx_coefficient != 0.0 && c.ptx_data.is_empty() => {
+            bad("ptx_coefficient", c.ptx_coefficient.to_string(), "[[ptx_data]] beside it")
+        }
+        c if c.merge_adapter && c.lora.is_none() => {
+            bad("merge_adapter", "true".into(), "a [lora] table beside it")
+        }
+        c if (c.keep_best || c.load_best_model_at_end) && inputs.eval.is_empty() => {
+            let key = if c.keep_best { "keep_best" } else { "load_best_model_at_end" };
+            bad(key, "true".into(), "something to evaluate on: `eval_fraction` or [[eval_data]]")
+        }
+        _ => Ok(()),
+    }
+}

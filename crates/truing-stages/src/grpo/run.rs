@@ -1,0 +1,348 @@
+//! The work: load, then draw, score, credit and learn step by step, with evaluations and checkpoints; save.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use toml::Table;
+use truing_cpu::CpuEngine;
+use truing_generate::end_tokens;
+use truing_model::{SaveOptions, TrainableSpec};
+use truing_reward::Rewards;
+use truing_store::{
+    CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, latest_valid, prune,
+};
+use truing_train::Trainer;
+use truing_train::checkpoint::{self, TrainerState};
+use truing_types::{Event, EventSink, Seed, TokenId};
+
+use super::plan::frozen;
+use super::state::PromptState;
+use super::step::Purpose;
+use super::tally::{self, Metrics};
+use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
+use crate::sft::Start;
+use crate::{Probe, StageError, model};
+
+const CHECKPOINT: &str = "checkpoint-";
+/// Before the name of every metric of an evaluation.
+const EVALUATION_PREFIX: &str = "eval_";
+const GIB: f64 = (1_u64 << 30) as f64;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GrpoOutcome {
+    /// All steps were taken and the model is saved.
+    Finished {
+        /// Its directory.
+        model: PathBuf,
+        /// The last value of every metric.
+        metrics: BTreeMap<String, f64>,
+    },
+    /// The stop flag was seen; a resume goes on from `step`.
+    Interrupted {
+        /// Steps that are safe.
+        step: u64,
+    },
+}
+
+/// Everything a run holds while it goes on.
+pub(super) struct Running<'a> {
+    pub(super) plan: &'a GrpoPlan,
+    pub(super) inputs: &'a GrpoInputs,
+    pub(super) probe: &'a dyn Probe,
+    pub(super) events: &'a mut dyn EventSink,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) folder: RunDirectory,
+    log: MetricsLog,
+    pub(super) trainer: Trainer<CpuEngine>,
+    /// The frozen model, where it is not the policy without its adapters.
+    pub(super) reference: Option<CpuEngine>,
+    pub(super) rewards: Rewards,
+    pub(super) end_tokens: Vec<TokenId>,
+    pub(super) state: TrainerState,
+    pub(super) prompts: PromptState,
+    saved_step: u64,
+    last_metrics: Metrics,
+}
+
+/// Runs the plan. `stop` is looked at after every completion and pack: a set flag saves a checkpoint of the last whole
+/// step and ends the run. Steps are functions of seed, step and weights: one that was broken off is made again
+/// with the same tokens.
+///
+/// # Errors
+/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
+pub fn run(
+    plan: &GrpoPlan,
+    inputs: &GrpoInputs,
+    start: Start,
+    probe: &dyn Probe,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<GrpoOutcome, StageError> {
+    let config = &plan.config;
+    let folder = match start {
+        Start::Fresh => RunDirectory::create(&config.output_dir, &config.to_toml(), &inputs.record)?,
+        Start::Resume => RunDirectory::open(&config.output_dir)?,
+    };
+    let model_path = folder.path().join("model");
+    if start == Start::Resume {
+        check_same_recipe(plan, &folder)?;
+        if model_path.exists() {
+            events.emit(Event::Note(format!("the run is finished: {} is saved", model_path.display())));
+            return Ok(GrpoOutcome::Finished { model: model_path, metrics: BTreeMap::new() });
+        }
+    }
+    let plan_json = serde_json::to_vec_pretty(&plan.to_json()).unwrap_or_default();
+    atomic::write(&folder.path().join("plan.json"), &plan_json)?;
+    let checkpoint = match start {
+        Start::Fresh => None,
+        Start::Resume => find_checkpoint(plan, &folder, events)?,
+    };
+    let engine = load(plan, inputs, &plan.trainable, "loading the model", events)?;
+    let reference = match config.needs_reference() && config.lora.is_none() {
+        true => Some(load(plan, inputs, &frozen(), "loading the reference", events)?),
+        false => None,
+    };
+    let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
+    let mut state = TrainerState::start(config.seed, plan.digest);
+    state.is_evaluation_due = config.eval_on_start;
+    let mut prompts = PromptState::default();
+    if let Some(directory) = checkpoint {
+        state = checkpoint::restore(trainer.engine_mut(), &directory)?;
+        prompts = PromptState::read(&directory)?;
+        trainer.resume_at(state.step * config.updates_per_step());
+        events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
+    }
+    let is_made_again = |values: &serde_json::Map<String, serde_json::Value>| {
+        state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
+    };
+    let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
+    let running = Running {
+        saved_step: state.step,
+        rewards: Rewards::new(&config.reward)?,
+        end_tokens: end_tokens(&inputs.model.spec.eos_token_ids, &inputs.renderer),
+        last_metrics: Metrics::new(),
+        plan,
+        inputs,
+        probe,
+        events,
+        stop,
+        folder,
+        log,
+        trainer,
+        reference,
+        state,
+        prompts,
+    };
+    running.train()
+}
+
+fn load(
+    plan: &GrpoPlan,
+    inputs: &GrpoInputs,
+    trainable: &TrainableSpec,
+    phase: &str,
+    events: &mut dyn EventSink,
+) -> Result<CpuEngine, StageError> {
+    let n_tensors = inputs.model.spec.parameters().len() as u64;
+    events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(n_tensors) });
+    let seed = Seed(plan.config.seed);
+    let on_tensor = &mut |done| events.emit(Event::Progress { done, note: String::new() });
+    let engine = model::load_engine(&inputs.model, trainable, plan.n_threads, seed, on_tensor)?;
+    events.emit(Event::PhaseFinished);
+    Ok(engine)
+}
+
+/// The newest checkpoint that verifies, of a run that had the same inputs.
+fn find_checkpoint(
+    plan: &GrpoPlan,
+    folder: &RunDirectory,
+    events: &mut dyn EventSink,
+) -> Result<Option<CommittedDirectory>, StageError> {
+    let latest = latest_valid(&folder.checkpoints_path(), CHECKPOINT)?;
+    for damaged in &latest.damaged {
+        let (path, reason) = (damaged.path.display(), &damaged.reason);
+        events.emit(Event::Warning(format!("{path} is damaged and is passed over: {reason}")));
+    }
+    let Some((_, directory)) = latest.found else {
+        events.emit(Event::Note("the run has no whole checkpoint and begins anew".into()));
+        return Ok(None);
+    };
+    if TrainerState::read(&directory)?.recipe_digest != plan.digest {
+        return Err(StageError::InputsChanged { path: folder.recipe_path() });
+    }
+    Ok(Some(directory))
+}
+
+fn check_same_recipe(plan: &GrpoPlan, folder: &RunDirectory) -> Result<(), StageError> {
+    let before = GrpoConfig::from_toml(&folder.recipe()?, &folder.recipe_path(), &[])?;
+    let [before, now] = [before.decisive_toml(), plan.config.decisive_toml()]
+        .map(|text| toml::from_str::<Table>(&text).unwrap_or_default());
+    let all_keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+    let keys: Vec<String> = all_keys.filter(|key| before.get(*key) != now.get(*key)).cloned().collect();
+    if keys.is_empty() { Ok(()) } else { Err(StageError::RecipeChanged { keys }) }
+}
+
+impl Running<'_> {
+    fn train(mut self) -> Result<GrpoOutcome, StageError> {
+        let config = &self.plan.config;
+        if self.state.is_evaluation_due && !self.evaluate()? {
+            return self.interrupted();
+        }
+        while self.state.step < self.plan.n_steps {
+            if self.stop.load(Ordering::Relaxed) {
+                return self.interrupted();
+            }
+            let Some(record) = self.step()? else { return self.interrupted() };
+            self.state.step += 1;
+            self.state.n_tokens += record.n_tokens;
+            self.state.epoch = record.prompts.position as f64 / self.inputs.prompts.len() as f64;
+            self.prompts = record.prompts;
+            // A step without anything to learn from still moves the schedule on.
+            self.trainer.resume_at(self.state.step * config.updates_per_step());
+            let mut metrics = record.metrics;
+            metrics.insert("num_tokens".into(), self.state.n_tokens as f64);
+            if let Some(bytes) = self.probe.peak_resident_bytes() {
+                metrics.insert("peak_memory_gib".into(), bytes as f64 / GIB);
+            }
+            self.log(metrics)?;
+            let step = self.state.step;
+            let is_last = step == self.plan.n_steps;
+            if (is_last || config.eval_steps.is_some_and(|every| step.is_multiple_of(every)))
+                && !self.evaluate()?
+            {
+                return self.interrupted();
+            }
+            if !is_last && step.is_multiple_of(config.save_steps) {
+                self.save_checkpoint()?;
+            }
+        }
+        self.finish()
+    }
+
+    fn log(&mut self, mut values: Metrics) -> Result<(), StageError> {
+        values.retain(|_, value| value.is_finite());
+        let step = self.state.step;
+        let mut record = serde_json::Map::new();
+        record.insert("step".into(), step.into());
+        record.extend(values.iter().map(|(name, &value)| (name.clone(), value.into())));
+        self.log.append(&record)?;
+        self.last_metrics.extend(values.clone());
+        self.events.emit(Event::Metrics { step, values });
+        Ok(())
+    }
+
+    /// Draws and scores on the held-out prompts; false when it was stopped.
+    fn evaluate(&mut self) -> Result<bool, StageError> {
+        let (config, inputs) = (&self.plan.config, self.inputs);
+        if inputs.eval.is_empty() {
+            return Ok(true);
+        }
+        self.state.is_evaluation_due = true;
+        let prompts: Vec<&Prompt> = inputs.eval.iter().collect();
+        let places: Vec<u32> = (0..prompts.len() as u32).collect();
+        let Some(drawn) = self.draw(&prompts, &places, Purpose::Evaluate)? else { return Ok(false) };
+        let scored = self.score(&prompts, &drawn);
+        let mut by_category: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let mut n_unscored = 0;
+        for (prompt, scored) in prompts.iter().zip(&scored) {
+            let rewards: Vec<f64> =
+                scored.iter().filter_map(|one| one.total.as_ref().ok().copied()).collect();
+            n_unscored += scored.len() - rewards.len();
+            let category = prompt.category(config.category_column.as_deref());
+            by_category.entry(category).or_default().extend(rewards);
+        }
+        let mut metrics = Metrics::new();
+        let mut put = |name: String, rewards: &[f64]| {
+            if let Some((mean, _)) = tally::mean_and_deviation(rewards) {
+                let passed = rewards.iter().filter(|&&reward| reward >= config.pass_reward).count();
+                metrics.insert(format!("{EVALUATION_PREFIX}reward{name}"), mean);
+                metrics.insert(
+                    format!("{EVALUATION_PREFIX}pass_rate{name}"),
+                    passed as f64 / rewards.len() as f64,
+                );
+            }
+        };
+        let all: Vec<f64> = by_category.values().flatten().copied().collect();
+        put(String::new(), &all);
+        for (category, rewards) in &by_category {
+            put(format!("/{category}"), rewards);
+        }
+        if n_unscored > 0 {
+            metrics.insert(format!("{EVALUATION_PREFIX}unscored"), n_unscored as f64);
+        }
+        let lengths: Vec<f64> = drawn.iter().flatten().map(|one| one.tokens.len() as f64).collect();
+        if let Some((mean, _)) = tally::mean_and_deviation(&lengths) {
+            metrics.insert(format!("{EVALUATION_PREFIX}completions/mean_length"), mean);
+        }
+        self.log(metrics)?;
+        // The trainer's state knows losses, of which the lowest is the best.
+        let reward = tally::mean_and_deviation(&all).map_or(f64::NEG_INFINITY, |(mean, _)| mean);
+        let is_best = self.state.note_evaluation(-reward);
+        if is_best && (config.keep_best || config.load_best_model_at_end) && self.state.step > 0 {
+            self.save_checkpoint()?;
+        }
+        Ok(true)
+    }
+
+    fn save_checkpoint(&mut self) -> Result<(), StageError> {
+        if self.saved_step == self.state.step {
+            return Ok(());
+        }
+        let config = &self.plan.config;
+        let checkpoints = self.folder.checkpoints_path();
+        let path = checkpoints.join(format!("{CHECKPOINT}{}", self.state.step));
+        self.events.emit(Event::PhaseStarted { phase: "saving a checkpoint".into(), total: None });
+        self.log.sync()?;
+        let mut staged = StagedDirectory::begin(&path)?;
+        let tokenizer_files = self.inputs.renderer.tokenizer().files();
+        let options = model::save_options(&self.inputs.model, &tokenizer_files);
+        let base_model = Some(config.model_name_or_path.as_str());
+        checkpoint::save(self.trainer.engine(), &self.state, &staged, &options, base_model)?;
+        self.prompts.save(&mut staged)?;
+        staged.commit()?;
+        self.events.emit(Event::PhaseFinished);
+        self.events.emit(Event::Saved { what: "checkpoint".into(), path });
+        let best: Vec<u64> = self.state.best.iter().map(|best| best.step).collect();
+        prune(&checkpoints, CHECKPOINT, config.save_total_limit, &best)?;
+        self.saved_step = self.state.step;
+        Ok(())
+    }
+
+    fn interrupted(mut self) -> Result<GrpoOutcome, StageError> {
+        self.events.emit(Event::PhaseFinished);
+        self.save_checkpoint()?;
+        Ok(GrpoOutcome::Interrupted { step: self.state.step })
+    }
+
+    fn finish(mut self) -> Result<GrpoOutcome, StageError> {
+        let config = &self.plan.config;
+        if let Some(best) = self.state.best
+            && config.load_best_model_at_end
+            && best.step != self.state.step
+        {
+            let path = self.folder.checkpoints_path().join(format!("{CHECKPOINT}{}", best.step));
+            if path.exists() {
+                let directory = CommittedDirectory::open_verified(&path)?;
+                checkpoint::restore_weights(self.trainer.engine_mut(), &directory)?;
+                self.events.emit(Event::Note(format!("the best weights are those of step {}", best.step)));
+            }
+        }
+        let path = self.folder.path().join("model");
+        self.events.emit(Event::PhaseStarted { phase: "saving the model".into(), total: None });
+        self.log.sync()?;
+        let staged = StagedDirectory::begin(&path)?;
+        let tokenizer_files = self.inputs.renderer.tokenizer().files();
+        let options = SaveOptions {
+            dtype: config.save_dtype,
+            ..model::save_options(&self.inputs.model, &tokenizer_files)
+        };
+        let (engine, base_model) = (self.trainer.engine(), &config.model_name_or_path);
+        model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)?;
+        staged.commit()?;
+        self.events.emit(Event::PhaseFinished);
+        self.events.emit(Event::Saved { what: "model".into(), path: path.clone() });
+        Ok(GrpoOutcome::Finished { model: path, metrics: self.last_metrics })
+    }
+}

@@ -1,0 +1,539 @@
+//! One step: choose prompts, draw groups, score, compare with the reference, credit, learn, log.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use rand_chacha::rand_core::Rng;
+use truing_generate::{SampleRequest, SampledCompletion, sample};
+use truing_model::{EngineError, TopLogProbs};
+use truing_parallel::Solo;
+use truing_reward::{Completion, ScoredCompletion};
+use truing_train::{KlInLoss, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
+use truing_types::{Event, FinishReason, Rollout, SamplingOptions, Seed};
+
+use super::packs::{self, CompletionPack, Sequence};
+use super::run::Running;
+use super::state::PromptState;
+use super::tally::{self, Metrics};
+use super::{KlKind, Prompt, rollouts};
+use crate::StageError;
+
+/// The completions of one prompt.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    /// Place among the run's prompts.
+    pub(super) prompt: u32,
+    pub(super) completions: Vec<SampledCompletion>,
+    pub(super) scored: Vec<ScoredCompletion>,
+}
+
+impl Group {
+    pub(super) fn rewards(&self) -> Vec<Option<f64>> {
+        self.scored.iter().map(|scored| scored.total.as_ref().ok().copied()).collect()
+    }
+
+    fn is_all_equal(&self) -> bool {
+        let rewards: Vec<f64> = self.rewards().into_iter().flatten().collect();
+        rewards.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    fn mean_reward(&self) -> Option<f64> {
+        let rewards: Vec<f64> = self.rewards().into_iter().flatten().collect();
+        tally::mean_and_deviation(&rewards).map(|(mean, _)| mean)
+    }
+}
+
+/// What a step leaves behind.
+pub(super) struct StepRecord {
+    pub(super) metrics: Metrics,
+    pub(super) prompts: PromptState,
+    pub(super) n_tokens: u64,
+}
+
+/// Everything a step knows of one completion, by its place in the step.
+#[derive(Debug, Clone, Default)]
+struct Compared {
+    /// Log-probabilities under the policy at the step's beginning; empty where the completion carries no loss.
+    old_log_probs: Vec<f32>,
+    /// Under the reference, where the sampled estimator needs them.
+    reference_log_probs: Vec<f32>,
+    kl: Vec<f32>,
+    advantages: Vec<f32>,
+}
+
+/// What is drawn for: each has its own random numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Train { step: u64, round: u64 },
+    Evaluate,
+}
+
+impl Running<'_> {
+    /// Draws completions of some prompts; `None` when the stop flag was seen.
+    pub(super) fn draw(
+        &mut self,
+        prompts: &[&Prompt],
+        places: &[u32],
+        purpose: Purpose,
+    ) -> Result<Option<Vec<Vec<SampledCompletion>>>, StageError> {
+        let config = &self.plan.config;
+        let (temperature, n_samples, indices) = match purpose {
+            Purpose::Train { step, round } => {
+                (config.temperature, config.num_generations, vec![0, step, round])
+            }
+            Purpose::Evaluate => (config.eval_temperature, config.eval_num_generations, vec![1]),
+        };
+        let options = SamplingOptions {
+            max_new_tokens: config.max_completion_length,
+            temperature,
+            top_k: config.top_k,
+            top_p: config.top_p,
+            min_p: config.min_p,
+            repetition_penalty: 1.0,
+            seed: config.seed,
+            stop: config.stop.clone(),
+        };
+        let requests: Vec<SampleRequest> = prompts
+            .iter()
+            .zip(places)
+            .map(|(prompt, &place)| SampleRequest {
+                prompt: prompt.tokens.clone(),
+                n_samples,
+                seed_indices: indices.iter().copied().chain([u64::from(place)]).collect(),
+            })
+            .collect();
+        let (events, stop) = (&mut *self.events, self.stop);
+        let mut done = 0;
+        let total = (requests.len() * n_samples) as u64;
+        let phase = match purpose {
+            Purpose::Train { step, .. } => format!("step {step} of {}: drawing", self.plan.n_steps),
+            Purpose::Evaluate => "evaluating".to_owned(),
+        };
+        events.emit(Event::PhaseStarted { phase, total: Some(total) });
+        let drawn = sample(
+            self.trainer.engine_mut(),
+            self.inputs.renderer.tokenizer(),
+            &requests,
+            &options,
+            &self.end_tokens,
+            config.generation_batch_size,
+            &mut |_, _, _| {
+                done += 1;
+                events.emit(Event::Progress { done, note: String::new() });
+                if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        )?;
+        events.emit(Event::PhaseFinished);
+        Ok(drawn)
+    }
+
+    /// Scores each completion of each prompt.
+    pub(super) fn score(
+        &mut self,
+        prompts: &[&Prompt],
+        drawn: &[Vec<SampledCompletion>],
+    ) -> Vec<Vec<ScoredCompletion>> {
+        let of_prompt =
+            |(prompt, completions): (&&'_ Prompt, &'_ Vec<SampledCompletion>)| -> Vec<ScoredCompletion> {
+                let asked: Vec<Completion<'_>> = completions
+                    .iter()
+                    .map(|completion| Completion {
+                        prompt: &prompt.row.prompt,
+                        text: &completion.text,
+                        n_tokens: completion.tokens.len(),
+                        finish_reason: completion.finish_reason,
+                        columns: &prompt.row.columns,
+                        origin: &prompt.origin,
+                    })
+                    .collect();
+                self.rewards.score(&asked)
+            };
+        prompts.iter().zip(drawn).map(of_prompt).collect()
+    }
+
+    /// One whole step; `None` when it was broken off, and then nothing has changed.
+    pub(super) fn step(&mut self) -> Result<Option<StepRecord>, StageError> {
+        let (plan, inputs) = (self.plan, self.inputs);
+        let config = &plan.config;
+        let step = self.state.step + 1;
+        let started = self.probe.elapsed_secs();
+        let mut prompt_state = self.prompts.clone();
+        let (mut used, mut all): (Vec<Group>, Vec<Group>) = (Vec::new(), Vec::new());
+        let (mut generating, mut scoring) = (0.0, 0.0);
+        let is_dynamic = config.dynamic_sampling.unwrap_or(false);
+        let n_rounds = if is_dynamic { config.max_resample_rounds } else { 1 };
+        for round in 0..n_rounds {
+            let wanted = config.prompts_per_step - used.len();
+            let seed = Seed(config.seed);
+            let places = prompt_state.choose(wanted, inputs.prompts.len(), seed, config.curriculum);
+            let prompts: Vec<&Prompt> = places.iter().map(|&place| &inputs.prompts[place as usize]).collect();
+            let before = self.probe.elapsed_secs();
+            let purpose = Purpose::Train { step, round: round as u64 };
+            let Some(drawn) = self.draw(&prompts, &places, purpose)? else { return Ok(None) };
+            let between = self.probe.elapsed_secs();
+            let scored = self.score(&prompts, &drawn);
+            scoring += self.probe.elapsed_secs() - between;
+            generating += between - before;
+            for ((&prompt, completions), scored) in places.iter().zip(drawn).zip(scored) {
+                let group = Group { prompt, completions, scored };
+                let rewards: Vec<f64> = group.rewards().into_iter().flatten().collect();
+                if !rewards.is_empty() {
+                    let passed = rewards.iter().filter(|&&reward| reward >= config.pass_reward).count();
+                    prompt_state.pass_rates.insert(prompt, passed as f64 / rewards.len() as f64);
+                }
+                all.push(group.clone());
+                let mean = group.mean_reward();
+                let is_outside =
+                    config.min_group_reward.is_some_and(|least| mean.is_none_or(|mean| mean < least))
+                        || config.max_group_reward.is_some_and(|most| mean.is_none_or(|mean| mean > most));
+                if !(is_outside || is_dynamic && group.is_all_equal()) {
+                    used.push(group);
+                }
+            }
+            if used.len() >= config.prompts_per_step {
+                break;
+            }
+        }
+        let before = self.probe.elapsed_secs();
+        let mut metrics = tally::of_groups(&all, config.pass_reward);
+        metrics.insert("groups_used".into(), used.len() as f64);
+        let Some(compared) = self.learn(&used, &mut metrics)? else { return Ok(None) };
+        let updating = self.probe.elapsed_secs() - before;
+        if config.keep_rollouts {
+            let kept = self.rollouts(step, &used, &all, &compared);
+            rollouts::write(self.folder.path(), step, &kept)?;
+        }
+        let n_drawn: usize = all.iter().flat_map(|group| &group.completions).map(|c| c.tokens.len()).sum();
+        let secs = self.probe.elapsed_secs() - started;
+        for (name, value) in [
+            ("step_time", secs),
+            ("step_time/generating", generating),
+            ("step_time/scoring", scoring),
+            ("step_time/updating", updating),
+            ("tokens_per_second", n_drawn as f64 / secs.max(1e-9)),
+            ("tokens_per_second/generating", n_drawn as f64 / generating.max(1e-9)),
+            ("epoch", prompt_state.position as f64 / inputs.prompts.len() as f64),
+        ] {
+            metrics.insert(name.into(), value);
+        }
+        let n_prompts: usize = all
+            .iter()
+            .map(|group| group.completions.len() * inputs.prompts[group.prompt as usize].tokens.len())
+            .sum();
+        Ok(Some(StepRecord { metrics, prompts: prompt_state, n_tokens: (n_drawn + n_prompts) as u64 }))
+    }
+
+    /// Compares with the reference, credits, and updates the policy; `None` when it was broken off before the
+    /// first update.
+    fn learn(
+        &mut self,
+        groups: &[Group],
+        metrics: &mut Metrics,
+    ) -> Result<Option<Vec<Compared>>, StageError> {
+        let (plan, inputs) = (self.plan, self.inputs);
+        let config = &plan.config;
+        let step = self.state.step + 1;
+        let masks = config.mask_truncated_completions.unwrap_or(false);
+        let mut sequences: Vec<Vec<Sequence<'_>>> = Vec::new();
+        let mut n_completions = 0;
+        for (group_idx, group) in groups.iter().enumerate() {
+            let prompt = &inputs.prompts[group.prompt as usize];
+            let rewards = group.rewards();
+            let has_credit = rewards.iter().flatten().count() >= 2;
+            let takes_part = |i: usize| {
+                let is_cut = group.completions[i].finish_reason == FinishReason::Length;
+                has_credit && rewards[i].is_some() && !(masks && is_cut)
+            };
+            let of_group = (0..group.completions.len()).filter(|&i| takes_part(i)).map(|i| Sequence {
+                prompt: &prompt.tokens,
+                completion: &group.completions[i].tokens,
+                origin: &prompt.origin,
+                idx: n_completions + i,
+                group: group_idx,
+            });
+            sequences.push(of_group.collect());
+            n_completions += group.completions.len();
+        }
+        let mut compared = vec![Compared::default(); n_completions];
+        let per_part = groups.len().div_ceil(config.minibatches).max(1);
+        let mut parts: Vec<Vec<(CompletionPack, Option<TopLogProbs>)>> = Vec::new();
+        let n_trained = sequences.iter().map(Vec::len).sum::<usize>() as u64;
+        self.events.emit(Event::PhaseStarted {
+            phase: format!("step {step} of {}: comparing", plan.n_steps),
+            total: Some(n_trained),
+        });
+        let mut n_done = 0;
+        for part in sequences.chunks(per_part) {
+            let flat: Vec<Sequence<'_>> = part.iter().flatten().copied().collect();
+            let mut compared_packs = Vec::new();
+            for pack in packs::pack(&flat, config.max_tokens_per_pack, config.share_prompts)? {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                let reference = self.compare(&pack, &mut compared)?;
+                n_done += pack.completions.len() as u64;
+                self.events.emit(Event::Progress { done: n_done, note: String::new() });
+                compared_packs.push((pack, reference));
+            }
+            parts.push(compared_packs);
+        }
+        self.events.emit(Event::PhaseFinished);
+        self.credit(groups, &mut compared);
+        self.measure(groups, &compared, metrics);
+        if n_trained > 0 && !self.update(&parts, &compared, metrics)? {
+            return Ok(None);
+        }
+        Ok(Some(compared))
+    }
+
+    /// What policy and reference say of a pack. Hands back the reference's top tokens where the update needs them.
+    fn compare(
+        &mut self,
+        pack: &CompletionPack,
+        compared: &mut [Compared],
+    ) -> Result<Option<TopLogProbs>, StageError> {
+        let config = &self.plan.config;
+        let (temperature, k) = (config.temperature, config.kl_top_k);
+        let (mut top, mut reference_log_probs) = (None, Vec::new());
+        match config.kl() {
+            KlKind::ExactTopK => {
+                top = Some(
+                    self.ask_reference(|engine| packs::top_log_probs(engine, &pack.batch, temperature, k))?,
+                );
+            }
+            KlKind::K3 => {
+                let said =
+                    self.ask_reference(|engine| packs::log_probs(engine, &pack.batch, temperature, None))?;
+                reference_log_probs = said.0;
+            }
+            KlKind::None => {}
+        }
+        let (log_probs, mut kl) =
+            packs::log_probs(self.trainer.engine_mut(), &pack.batch, temperature, top.as_ref())?;
+        if config.kl() == KlKind::K3 {
+            let k3 = |(&reference, &policy): (&f32, &f32)| {
+                let log_ratio = reference - policy;
+                log_ratio.exp_m1() - log_ratio
+            };
+            kl = reference_log_probs.iter().zip(&log_probs).map(k3).collect();
+        }
+        let mut start = 0;
+        for &(idx, n_targets) in &pack.completions {
+            let range = start..start + n_targets;
+            let part = |values: &[f32]| values.get(range.clone()).map_or_else(Vec::new, <[f32]>::to_vec);
+            compared[idx] = Compared {
+                old_log_probs: part(&log_probs),
+                reference_log_probs: part(&reference_log_probs),
+                kl: part(&kl),
+                advantages: Vec::new(),
+            };
+            start += n_targets;
+        }
+        let is_needed = matches!(config.policy().kl, KlInLoss::Exact(_));
+        Ok(top.filter(|_| is_needed))
+    }
+
+    /// Asks the frozen model: a second engine, or the policy without its adapters.
+    fn ask_reference<R>(
+        &mut self,
+        ask: impl FnOnce(&mut truing_cpu::CpuEngine) -> Result<R, EngineError>,
+    ) -> Result<R, EngineError> {
+        use truing_model::Engine as _;
+        match &mut self.reference {
+            Some(reference) => ask(reference),
+            None => {
+                let engine = self.trainer.engine_mut();
+                engine.enable_adapters(false);
+                let answer = ask(engine);
+                engine.enable_adapters(true);
+                answer
+            }
+        }
+    }
+
+    fn credit(&self, groups: &[Group], compared: &mut [Compared]) {
+        let mut next = 0;
+        let mut rollouts = Vec::new();
+        for group in groups {
+            let of_group = group.rewards().into_iter().zip(&group.completions).map(|(reward, completion)| {
+                let known = &compared[next];
+                next += 1;
+                ScoredRollout { reward, kl: known.kl.clone(), n_tokens: completion.tokens.len() }
+            });
+            rollouts.push(of_group.collect::<Vec<_>>());
+        }
+        let advantages = self.plan.config.credit().assign(&rollouts);
+        for (known, advantages) in compared.iter_mut().zip(advantages.into_iter().flatten()) {
+            known.advantages = advantages.unwrap_or_default();
+        }
+    }
+
+    /// KL, and how far the sampler was from the trainer.
+    fn measure(&self, groups: &[Group], compared: &[Compared], metrics: &mut Metrics) {
+        let config = &self.plan.config;
+        let kl: Vec<f64> = compared.iter().flat_map(|known| &known.kl).map(|&kl| f64::from(kl)).collect();
+        if let Some((mean, _)) = tally::mean_and_deviation(&kl) {
+            metrics.insert("kl".into(), mean);
+        }
+        let is_cut = config.top_k != 0 || config.top_p < 1.0 || config.min_p > 0.0;
+        if is_cut && config.temperature != 1.0 {
+            return;
+        }
+        let completions = groups.iter().flat_map(|group| &group.completions);
+        let differences: Vec<f64> = completions
+            .zip(compared)
+            .flat_map(|(completion, known)| {
+                let sampled = if config.temperature == 1.0 {
+                    &completion.log_probs
+                } else {
+                    &completion.sampling_log_probs
+                };
+                sampled.iter().zip(&known.old_log_probs).map(|(&a, &b)| f64::from((a - b).abs()))
+            })
+            .collect();
+        if let Some((mean, _)) = tally::mean_and_deviation(&differences) {
+            let most = differences.iter().copied().fold(0.0, f64::max);
+            metrics.insert("sampling/sampling_logp_difference/mean".into(), mean);
+            metrics.insert("sampling/sampling_logp_difference/max".into(), most);
+        }
+    }
+
+    /// All updates of the step. False when it was broken off before the first; later the step is finished, so that
+    /// the weights always stand at a step's border.
+    fn update(
+        &mut self,
+        parts: &[Vec<(CompletionPack, Option<TopLogProbs>)>],
+        compared: &[Compared],
+        metrics: &mut Metrics,
+    ) -> Result<bool, StageError> {
+        let config = &self.plan.config;
+        let objective = config.policy();
+        let mut sums: BTreeMap<&'static str, (f64, f64)> = BTreeMap::new();
+        let mut add = |name: &'static str, value: f64| {
+            if value.is_finite() {
+                let sum = sums.entry(name).or_default();
+                *sum = (sum.0 + value, sum.1 + 1.0);
+            }
+        };
+        let step = self.state.step + 1;
+        let first_update = self.state.step * config.updates_per_step();
+        let mut n_updates = 0;
+        let n_packs: usize = parts.iter().map(Vec::len).sum();
+        self.events.emit(Event::PhaseStarted {
+            phase: format!("step {step} of {}: learning", self.plan.n_steps),
+            total: Some((n_packs * config.num_iterations) as u64),
+        });
+        let mut n_done = 0;
+        for _ in 0..config.num_iterations {
+            for part in parts.iter().filter(|part| !part.is_empty()) {
+                let mut packs: Vec<PolicyPack> = part
+                    .iter()
+                    .map(|(pack, reference)| policy_pack(pack, reference.as_ref(), compared))
+                    .collect();
+                packs.extend(self.ptx_packs(first_update + n_updates)?);
+                let (events, stop) = (&mut *self.events, self.stop);
+                let result = self.trainer.step(&packs, &objective, &Solo, &mut |_| {
+                    n_done += 1;
+                    events.emit(Event::Progress { done: n_done, note: String::new() });
+                    if n_updates == 0 && stop.load(Ordering::Relaxed) {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                });
+                let outcome = match result {
+                    Ok(outcome) => outcome,
+                    Err(TrainError::BrokenOff) => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                };
+                n_updates += 1;
+                outcome.measures.means.iter().for_each(|(&name, &value)| add(name, value));
+                add("loss", outcome.measures.loss);
+                add("grad_norm", outcome.grad_norm);
+                add("learning_rate", outcome.learning_rate);
+            }
+        }
+        self.events.emit(Event::PhaseFinished);
+        for (name, (sum, n)) in sums {
+            let is_absent = name == "kl_loss" && objective.kl == KlInLoss::None;
+            // The KL before the updates is the one that the rewards were given with.
+            if !(is_absent || name == "kl") {
+                metrics.insert(name.to_owned(), sum / n);
+            }
+        }
+        Ok(true)
+    }
+
+    fn ptx_packs(&mut self, update: u64) -> Result<Vec<PolicyPack>, StageError> {
+        let (config, inputs) = (&self.plan.config, self.inputs);
+        let Some(data) = &inputs.ptx else { return Ok(Vec::new()) };
+        let mut generator = Seed(config.seed).generator("ptx", &[update]);
+        let (temperature, k) = (config.temperature, config.kl_top_k);
+        let mut packs = Vec::new();
+        for _ in 0..config.ptx_samples_per_update {
+            let sample = (generator.next_u64() % data.n_samples() as u64) as u32;
+            let batch = data.batch(&[sample])?;
+            let top = self.ask_reference(|engine| packs::top_log_probs(engine, &batch, temperature, k))?;
+            packs.push(packs::ptx_pack(batch, top));
+        }
+        Ok(packs)
+    }
+
+    /// The step's completions for the disk: those that were learnt from, then those of groups that were left out.
+    fn rollouts(&self, step: u64, used: &[Group], all: &[Group], compared: &[Compared]) -> Vec<Rollout> {
+        let is_used = |group: &&Group| !used.iter().any(|one| one.prompt == group.prompt);
+        let mut compared = compared.iter();
+        let mut kept = Vec::new();
+        for (prompt_idx, group) in used.iter().chain(all.iter().filter(is_used)).enumerate() {
+            let prompt = &self.inputs.prompts[group.prompt as usize];
+            for (sample_idx, (completion, scored)) in group.completions.iter().zip(&group.scored).enumerate()
+            {
+                let known = compared.next().cloned().unwrap_or_default();
+                let sum = |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>();
+                let has_part = !known.old_log_probs.is_empty() && !known.advantages.is_empty();
+                let parts = || scored.parts.iter();
+                kept.push(Rollout {
+                    step,
+                    prompt_idx,
+                    sample_idx,
+                    origin: prompt.origin.clone(),
+                    prompt: prompt.row.prompt.messages.clone(),
+                    prompt_tokens: prompt.tokens.clone(),
+                    tokens: completion.tokens.clone(),
+                    text: completion.text.clone(),
+                    finish_reason: completion.finish_reason,
+                    log_probs: completion.log_probs.clone(),
+                    sampling_log_probs: completion.sampling_log_probs.clone(),
+                    rewards: parts()
+                        .filter_map(|(name, part)| Some((name.clone(), *part.as_ref().ok()?)))
+                        .collect(),
+                    unscored: parts()
+                        .filter_map(|(name, part)| Some((name.clone(), part.as_ref().err()?.to_string())))
+                        .collect(),
+                    reward: scored.total.as_ref().ok().copied(),
+                    advantage: has_part.then(|| sum(&known.advantages) / known.advantages.len() as f64),
+                    kl: (!known.kl.is_empty()).then(|| sum(&known.kl)),
+                });
+            }
+        }
+        kept
+    }
+}
+
+fn policy_pack(pack: &CompletionPack, reference: Option<&TopLogProbs>, compared: &[Compared]) -> PolicyPack {
+    let join = |values: fn(&Compared) -> &Vec<f32>| -> Vec<f32> {
+        pack.completions.iter().flat_map(|&(idx, _)| values(&compared[idx]).iter().copied()).collect()
+    };
+    let places = pack.completions.iter().enumerate();
+    PolicyPack {
+        kind: PolicyPackKind::Rollouts,
+        batch: pack.batch.clone(),
+        completions: places.flat_map(|(place, &(_, n))| std::iter::repeat_n(place as u32, n)).collect(),
+        advantages: join(|known| &known.advantages),
+        old_log_probs: join(|known| &known.old_log_probs),
+        reference_log_probs: join(|known| &known.reference_log_probs),
+        importance_weights: Vec::new(),
+        reference: reference.cloned(),
+    }
+}

@@ -1,0 +1,143 @@
+//! `truing grpo`: reinforcement learning from groups of completions, as a recipe says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+use truing_stages::StageError;
+use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
+use truing_stages::sft::Start;
+
+use super::{model, plan, sft};
+use crate::outcome::{Hinted, Outcome, WithHint};
+use crate::printer::Style;
+use crate::progress::{self, FanOut};
+use crate::recorder::TensorBoard;
+use crate::table::{Align, Table};
+use crate::{Context, interrupt, machine};
+
+/// Arguments of `truing grpo`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The recipe, a TOML file.
+    recipe: PathBuf,
+    /// Change a setting, for instance `--set beta=0.01` or `--set algorithm=dapo`. May be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Print the plan and do nothing.
+    #[arg(long, conflicts_with = "resume")]
+    plan: bool,
+    /// Go on from the newest good checkpoint.
+    #[arg(long)]
+    resume: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the recipe, plans, trains, writes the page.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let (plan, inputs) = match prepare(arguments, context) {
+        Ok(prepared) => prepared,
+        Err(error) => return plan::refuse(error, arguments.json, context),
+    };
+    if arguments.plan {
+        return show(&plan, arguments.json, context);
+    }
+    let folder = plan.config.output_dir.clone();
+    context.printer.note(plan.summary());
+    let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
+    let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
+    let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
+    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
+    let probe = machine::ProcessProbe::new();
+    let outcome = grpo::run(&plan, &inputs, start, &probe, &mut events, &stop)
+        .map_err(|error| with_advice(error, &folder, arguments.resume))?;
+    drop(events);
+    if let Some(error) = recording_error.borrow_mut().take() {
+        context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
+    }
+    finish(&outcome, &folder, arguments.json, context)
+}
+
+fn prepare(arguments: &Arguments, context: &Context) -> anyhow::Result<(GrpoPlan, GrpoInputs)> {
+    let path = &arguments.recipe;
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}", path.display()))
+        .hint(|| "a recipe is a TOML file; the folder `recipes/` has examples".into())?;
+    let mut config = GrpoConfig::from_toml(&text, path, &arguments.overrides)?;
+    if !config.model_name_or_path.is_empty() {
+        let found = model::find(&config.model_name_or_path, context)?;
+        config.model_name_or_path = found.to_string_lossy().into_owned();
+    }
+    let mut events = progress::for_this_terminal(&context.printer);
+    let inputs = GrpoInputs::load(&config, sft::render_options(), events.as_mut())?;
+    let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
+    Ok((GrpoPlan::resolve(config, &inputs, &machine)?, inputs))
+}
+
+fn show(plan: &GrpoPlan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    if as_json {
+        let rows: serde_json::Map<String, serde_json::Value> =
+            plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+        context.printer.json(&json!({ "peak_bytes": plan.peak_bytes(), "rows": rows }))?;
+        return Ok(Outcome::Fine);
+    }
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+    for row in plan.rows() {
+        table.row([row.name.clone(), plan::amount_text(row.amount)]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
+    }
+    context.printer.line("")?;
+    context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?;
+    Ok(Outcome::Fine)
+}
+
+/// What to do about a run that cannot begin or go on.
+fn with_advice(error: StageError, folder: &Path, resume: bool) -> anyhow::Error {
+    let hint = match &error {
+        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } => {
+            "--resume needs the recipe, prompts and model of the beginning; `--set output_dir=...` begins another run"
+                .to_owned()
+        }
+        _ if folder.join("recipe.resolved.toml").is_file() => format!(
+            "{} holds the run; --resume goes on with it, `--set output_dir=...` begins another",
+            folder.display()
+        ),
+        _ if resume => "without --resume a run begins there".to_owned(),
+        _ => "`--set output_dir=...` names another folder".to_owned(),
+    };
+    anyhow::Error::new(Hinted { source: error.into(), hint })
+}
+
+fn finish(outcome: &GrpoOutcome, folder: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let page = folder.join("report.html");
+    truing_report::write_report(folder, &page)?;
+    let printer = &context.printer;
+    match outcome {
+        GrpoOutcome::Finished { model, metrics } => {
+            if as_json {
+                printer.json(&json!({
+                    "status": "finished", "model": model, "report": page, "metrics": metrics,
+                }))?;
+            } else {
+                printer.line(format_args!("model     {}", model.display()))?;
+                printer.line(format_args!("report    {}", page.display()))?;
+                printer.line(format_args!("rollouts  truing rollouts {}", folder.display()))?;
+            }
+            Ok(Outcome::Fine)
+        }
+        GrpoOutcome::Interrupted { step } => {
+            if as_json {
+                printer.json(&json!({ "status": "interrupted", "step": step, "report": page }))?;
+            } else {
+                printer.line(format_args!("stopped after step {step}; --resume goes on from there"))?;
+            }
+            Ok(Outcome::Interrupted)
+        }
+    }
+}
