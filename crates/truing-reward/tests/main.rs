@@ -65,43 +65,42 @@ const UNSTABLE: [u64; 4] = [1122, 1129, 3456, 3617];
 #[test]
 fn ifeval_agrees_with_the_stored_verdicts() {
     let Some(data) = shared() else { return };
+    // The verdicts name the instructions; their settings lie with the prompts.
     let inputs: BTreeMap<String, Map<String, Value>> = rows(&data.join("ifeval/input_data.jsonl"))
         .into_iter()
         .map(|row| (row["prompt"].as_str().unwrap().to_owned(), row))
         .collect();
-    let (mut n, mut n_agree) = (0, 0);
-    let mut by_type: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let (mut n, mut n_unstable, mut differences) = (0, 0, Vec::new());
     for (file, mode) in [
         ("gpt4_verdicts_strict.jsonl", Mode::Strict),
         ("gpt4_verdicts_loose.jsonl", Mode::Loose),
         ("qwen2.5-1.5b_verdicts_strict.jsonl.gz", Mode::Strict),
         ("qwen2.5-1.5b_verdicts_loose.jsonl.gz", Mode::Loose),
     ] {
-        for row in rows(&data.join("ifeval").join(file)) {
-            let prompt = row["prompt"].as_str().unwrap();
-            // The verdicts name the instructions; their settings lie with the prompts.
-            let Some(input) = inputs.get(prompt) else { continue };
+        for mut row in rows(&data.join("ifeval").join(file)) {
+            let input = &inputs[row["prompt"].as_str().unwrap()];
+            let expected = row["follow_instruction_list"].as_array().unwrap().clone();
             if UNSTABLE.contains(&input["key"].as_u64().unwrap()) {
+                n_unstable += expected.len();
                 continue;
             }
-            let found = check_row(input, row["response"].as_str().unwrap(), mode).unwrap();
-            let expected = row["follow_instruction_list"].as_array().unwrap();
+            // Its own list of names, which some files write as `en:...`.
+            row.insert("kwargs".into(), input["kwargs"].clone());
+            let found = check_row(&row, row["response"].as_str().unwrap(), mode).unwrap();
+            assert_eq!(found.len(), expected.len());
+            n += found.len();
             for ((id, found), expected) in found.iter().zip(expected) {
-                let agrees = *found == expected.as_bool().unwrap();
-                n += 1;
-                n_agree += usize::from(agrees);
-                let (all, bad) = by_type.entry(id.clone()).or_default();
-                *all += 1;
-                *bad += usize::from(!agrees);
-                if !agrees {
-                    println!("{file} {}: {id}, not {found}", input["key"]);
+                if *found != expected {
+                    differences.push(format!("{file} {}: {id} is {found}", input["key"]));
                 }
             }
         }
     }
-    for (id, (all, bad)) in by_type.iter().filter(|(_, (_, bad))| *bad > 0) {
-        println!("{id}: {bad} of {all} differ");
-    }
-    println!("{n_agree} of {n} verdicts agree");
-    assert!(n > 2000 && n_agree as f64 >= 0.99 * n as f64, "{n_agree} of {n}");
+    println!("{} of {n} verdicts agree, {n_unstable} left out", n - differences.len());
+    assert_eq!((n, n_unstable), (1256, 16), "every stored verdict finds its settings");
+    // One response, "luxury beachfront estates inc.": of three words no two detectors say the same.
+    let expected = ["strict", "loose"].map(|mode| {
+        format!("qwen2.5-1.5b_verdicts_{mode}.jsonl.gz 1843: change_case:english_lowercase is false")
+    });
+    assert_eq!(differences, expected);
 }

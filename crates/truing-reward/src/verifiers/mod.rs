@@ -4,6 +4,8 @@ pub mod code;
 pub mod exact_match;
 pub mod format;
 pub mod ifeval;
+mod language;
 pub mod length;
 pub mod math_answer;
 pub mod repetition;
+mod sentences;
