@@ -16,6 +16,7 @@ mod json;
 mod mix;
 mod packing;
 mod readers;
+mod responses;
 mod source;
 mod statistics;
 
@@ -27,6 +28,9 @@ pub use formats::unpaired::UNPAIRED_FORMATS;
 pub use formats::{FORMATS, Format, FormatColumn};
 pub use mix::{HeldOut, Split, epoch_order, split_held_out};
 pub use packing::{Packing, PackingError, PackingReport, PackingStrategy, pack_best_fit_decreasing};
+pub use responses::{
+    ResponseBatch, ResponseDataset, ResponseDatasetBuilder, ResponseGroup, TokenizedResponse,
+};
 pub use source::{
     OnBadRow, Render, Rows, SkippedRows, SourceConfig, SourceRow, parse_row, parse_row_as, read_preferences,
     read_prompts, read_rows, read_rows_as, read_unpaired,

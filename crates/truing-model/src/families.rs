@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 pub use config_file::ConfigFile;
 pub use gguf_metadata::GgufDecoder;
 
-use crate::{DecoderSpec, GgufFile, ModelError, RopeScaling};
+use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, RopeScaling};
 
 /// Largest width, vocabulary or count that a configuration may ask for. Real ones are far below; the limit
 /// keeps every product of sizes inside 64 bits.
@@ -53,10 +53,29 @@ pub struct Family {
 /// Every family, by name.
 pub const FAMILIES: &[Family] = &[llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
 
-/// The family of an `architectures[0]`.
+/// How architectures with a score in place of the next token end in transformers.
+const SCORE_SUFFIX: &str = "ForSequenceClassification";
+/// How language models end.
+const LANGUAGE_MODEL_SUFFIX: &str = "ForCausalLM";
+
+/// The family of an `architectures[0]`, whatever its head.
 #[must_use]
 pub fn find_family(architecture: &str) -> Option<&'static Family> {
-    FAMILIES.iter().find(|family| family.architecture == architecture)
+    let name = |suffix: &str| architecture.strip_suffix(suffix);
+    let body = name(SCORE_SUFFIX).or_else(|| name(LANGUAGE_MODEL_SUFFIX))?;
+    FAMILIES.iter().find(|family| family.architecture.strip_suffix(LANGUAGE_MODEL_SUFFIX) == Some(body))
+}
+
+/// What an architecture is called with a head of another kind.
+#[must_use]
+pub fn with_head(architecture: &str, head: HeadKind) -> String {
+    let body =
+        [SCORE_SUFFIX, LANGUAGE_MODEL_SUFFIX].iter().find_map(|suffix| architecture.strip_suffix(suffix));
+    let suffix = match head {
+        HeadKind::LanguageModel => LANGUAGE_MODEL_SUFFIX,
+        HeadKind::Score => SCORE_SUFFIX,
+    };
+    format!("{}{suffix}", body.unwrap_or(architecture))
 }
 
 /// Reads a specification out of a config.json.
@@ -68,7 +87,10 @@ pub fn spec_from_config(config: &ConfigFile) -> Result<DecoderSpec, ModelError> 
     let family = find_family(architecture).ok_or_else(|| {
         unknown_architecture(config.path(), architecture, FAMILIES.iter().map(|family| family.architecture))
     })?;
-    let spec = (family.read_config)(config)?;
+    let mut spec = (family.read_config)(config)?;
+    if architecture.ends_with(SCORE_SUFFIX) {
+        spec.head = HeadKind::Score;
+    }
     config.check(&spec)?;
     Ok(spec)
 }
@@ -109,6 +131,12 @@ pub fn config_from_spec(spec: &DecoderSpec) -> Result<Map<String, Value>, ModelE
             several => json!(several),
         },
     );
+    if spec.head == HeadKind::Score {
+        fields.insert("id2label".to_owned(), json!({"0": "LABEL_0"}));
+        fields.insert("label2id".to_owned(), json!({"LABEL_0": 0}));
+        // transformers looks for the last token that is no padding, so padding must never end a conversation.
+        fields.insert("pad_token_id".to_owned(), json!(spec.bos_token_id));
+    }
     (family.write_config)(spec, &mut fields);
 
     // What comes back differs where the family has no words for it.

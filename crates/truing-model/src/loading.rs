@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::families::{ConfigFile, decoder_from_gguf, spec_from_config};
+use crate::families::{ConfigFile, decoder_from_gguf, spec_from_config, with_head};
 use crate::weights::SafetensorsFiles;
-use crate::{DecoderSpec, GgufFile, ModelError, ParameterSpec, Tensor, Weights};
+use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, ParameterSpec, Tensor, Weights};
 
 /// How a model is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +125,20 @@ impl ModelFiles {
             places,
             store: Store::Gguf(file),
         })
+    }
+
+    /// The same model with one number in place of the next token: the body's parameters stay, the head is a new
+    /// one that no file holds. A model that has a score is handed back as it is.
+    #[must_use]
+    pub fn with_score_head(mut self) -> Self {
+        if self.spec.head != HeadKind::Score {
+            self.spec.architecture = with_head(&self.spec.architecture, HeadKind::Score);
+            self.spec.head = HeadKind::Score;
+            let kept: BTreeSet<String> =
+                self.spec.parameters().into_iter().map(|parameter| parameter.name).collect();
+            self.places.retain(|(parameter, _)| kept.contains(&parameter.name));
+        }
+        self
     }
 
     /// The GGUF file, for its tokenizer.

@@ -17,4 +17,5 @@ mod tally;
 pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossType};
 pub use inputs::{GrpoInputs, Prompt};
 pub use plan::GrpoPlan;
+pub(crate) use plan::frozen;
 pub use run::{GrpoOutcome, run};

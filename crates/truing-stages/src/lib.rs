@@ -1,13 +1,17 @@
 //! One readable straight-line program per stage, and the recipes that describe them. No command line and no
 //! terminal here.
 
+pub mod dpo;
 pub mod grpo;
 pub mod machine;
 pub mod model;
 pub mod prove;
 pub mod quickstart;
 pub mod recipe;
+pub mod responses;
+pub mod reward;
 pub mod sft;
+pub mod training;
 
 mod error;
 

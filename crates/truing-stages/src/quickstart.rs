@@ -24,7 +24,7 @@ use truing_types::{
     PipelineStage, SamplingOptions, Seed, TokenizedSample,
 };
 
-use crate::sft::{self, SftConfig, SftInputs, SftOutcome, SftPlan, Start};
+use crate::sft::{self, SftInputs, Start, TrainingConfig, TrainingOutcome, TrainingPlan};
 use crate::{Machine, Probe, StageError, model};
 
 pub use checks::{Check, Grade, read_checks};
@@ -214,8 +214,8 @@ fn evaluation_file(idx: usize, kind: &str) -> PathBuf {
 fn run_sft(work: &mut Work<'_>, model: PathBuf) -> Result<Option<PathBuf>, QuickstartError> {
     let quickstart = work.quickstart;
     let recipe = quickstart.folder.join(RECIPE);
-    let mut config =
-        SftConfig::from_toml(quickstart.recipe, &recipe, &quickstart.overrides).map_err(StageError::from)?;
+    let mut config = TrainingConfig::from_toml(quickstart.recipe, &recipe, &quickstart.overrides)
+        .map_err(StageError::from)?;
     config.model_name_or_path = model.to_string_lossy().into_owned();
     config.output_dir = quickstart.folder.join("sft");
     // What follows loads a whole model, not adapters.
@@ -224,12 +224,12 @@ fn run_sft(work: &mut Work<'_>, model: PathBuf) -> Result<Option<PathBuf>, Quick
     let has_begun = config.output_dir.join("recipe.resolved.toml").exists();
     let start = if has_begun { Start::Resume } else { Start::Fresh };
     let inputs = SftInputs::load(&config, quickstart.render.clone(), work.events)?;
-    let plan = SftPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
+    let plan = TrainingPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
     work.events.emit(Event::Note(plan.reason()));
     let outcome = sft::run(&plan, &inputs, start, work.communicator, work.probe, work.events, work.stop)?;
     Ok(match outcome {
-        SftOutcome::Finished { model, .. } => Some(model),
-        SftOutcome::Interrupted { .. } => None,
+        TrainingOutcome::Finished { model, .. } => Some(model),
+        TrainingOutcome::Interrupted { .. } => None,
     })
 }
 
@@ -283,7 +283,7 @@ impl Work<'_> {
         let phase = format!("held-out loss {label}");
         events.emit(Event::PhaseStarted { phase, total: Some(n_tokens) });
         let mut n_done = 0;
-        let measures = gradients::evaluate(&mut engine, &packs, &Sft, self.communicator, &mut |pack| {
+        let measures = gradients::evaluate(&mut engine, &packs, &Sft, self.communicator, &mut |pack, _| {
             n_done += pack.n_tokens() as u64;
             events.emit(Event::Progress { done: n_done, note: String::new() });
             break_if(stop)

@@ -186,7 +186,7 @@ pub fn evaluate<E: Engine, O: Objective + ?Sized>(
     packs: &[O::Pack],
     objective: &O,
     communicator: &dyn Communicator,
-    on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
+    on_pack: &mut dyn FnMut(&O::Pack, &HeadOutput) -> ControlFlow<()>,
 ) -> Result<Measures, TrainError> {
     step_denominators(packs, objective, communicator)?;
     let mut tally = Tally::new(objective);
@@ -196,7 +196,7 @@ pub fn evaluate<E: Engine, O: Objective + ?Sized>(
         let hidden = segments::forward_only(engine, &batch)?;
         let output = engine.head(&hidden, &request)?;
         tally.add(pack_idx, pack, &request, &output);
-        if on_pack(pack.batch()).is_break() {
+        if on_pack(pack, &output).is_break() {
             return Err(TrainError::BrokenOff);
         }
     }

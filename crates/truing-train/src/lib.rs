@@ -17,8 +17,9 @@ pub use credit::{Credit, CreditRule, KlReading, Scale, ScoredRollout};
 pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
 pub use objectives::{
-    Aggregation, KlInLoss, MseDenominator, Objective, Policy, PolicyPack, PolicyPackKind, RatioLevel, Reward,
-    RewardPack, RewardPair, Sft, TrainingPack, WeightedSum,
+    Aggregation, KlInLoss, MseDenominator, Objective, Policy, PolicyPack, PolicyPackKind, Preference,
+    PreferenceLoss, PreferencePack, RatioLevel, ResponseLogProbs, ResponsePair, Reward, RewardPack,
+    RewardPair, Sft, TrainingPack, WeightedSum, response_log_probs,
 };
 pub use planner::{
     Amount, LayersPerSegment, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops, StepShape,

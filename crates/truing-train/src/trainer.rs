@@ -3,8 +3,8 @@
 
 use std::ops::ControlFlow;
 
-use truing_model::Engine;
 use truing_model::engine::OptimizerStep;
+use truing_model::{Engine, HeadOutput};
 use truing_types::{Communicator, PackedBatch};
 
 use crate::gradients::{self, Measures, NonFinitePack};
@@ -151,7 +151,7 @@ impl<E: Engine> Trainer<E> {
         packs: &[O::Pack],
         objective: &O,
         communicator: &dyn Communicator,
-        on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
+        on_pack: &mut dyn FnMut(&O::Pack, &HeadOutput) -> ControlFlow<()>,
     ) -> Result<Measures, TrainError> {
         let measures = gradients::evaluate(&mut self.engine, packs, objective, communicator, on_pack)?;
         if measures.loss.is_finite() {

@@ -11,7 +11,7 @@ use truing_train::{
 };
 
 use crate::recipe::{self, Recipe, RecipeError};
-use crate::sft::{Layers, LoraConfig};
+use crate::training::{Layers, LoraConfig};
 
 /// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]` and `[lora]`.
 ///

@@ -11,7 +11,8 @@ use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{Event, EventSink, PromptRow, RowOrigin, Seed, TokenId};
 
 use super::GrpoConfig;
-use crate::sft::{SftConfig, SftInputs};
+use crate::sft::SftInputs;
+use crate::training::TrainingConfig;
 use crate::{StageError, model};
 
 /// Everything a plan looks at.
@@ -185,13 +186,13 @@ fn read_ptx(
     options: RenderOptions,
     events: &mut dyn EventSink,
 ) -> Result<Dataset, StageError> {
-    let as_sft = SftConfig {
+    let as_sft = TrainingConfig {
         model_name_or_path: config.model_name_or_path.clone(),
         data_dir: config.data_dir.clone(),
         max_length: config.max_tokens_per_pack as u32,
         on_bad_row: config.on_bad_row,
         data: config.ptx_data.clone(),
-        ..SftConfig::default()
+        ..TrainingConfig::default()
     };
     Ok(SftInputs::load(&as_sft, options, events)?.train)
 }

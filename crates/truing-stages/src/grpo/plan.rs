@@ -204,7 +204,7 @@ impl GrpoPlan {
 }
 
 /// A model of which nothing learns.
-pub(super) fn frozen() -> TrainableSpec {
+pub(crate) fn frozen() -> TrainableSpec {
     TrainableSpec { lora: None, frozen: vec![String::new()] }
 }
 

@@ -4,27 +4,23 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use toml::Table;
 use truing_cpu::CpuEngine;
 use truing_generate::end_tokens;
 use truing_model::{SaveOptions, TrainableSpec};
 use truing_reward::Rewards;
-use truing_store::{
-    CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, latest_valid, prune,
-};
+use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, prune};
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, TrainerState};
-use truing_types::{Event, EventSink, Seed, TokenId};
+use truing_types::{Event, EventSink, TokenId};
 
 use super::plan::frozen;
 use super::state::PromptState;
 use super::step::Purpose;
 use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
-use crate::sft::Start;
+use crate::training::{CHECKPOINT, Start, resume};
 use crate::{Probe, StageError, model};
 
-const CHECKPOINT: &str = "checkpoint-";
 /// Before the name of every metric of an evaluation.
 const EVALUATION_PREFIX: &str = "eval_";
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -87,7 +83,8 @@ pub fn run(
     };
     let model_path = folder.path().join("model");
     if start == Start::Resume {
-        check_same_recipe(plan, &folder)?;
+        let before = GrpoConfig::from_toml(&folder.recipe()?, &folder.recipe_path(), &[])?;
+        resume::check_same_recipe(&before.decisive_toml(), &config.decisive_toml())?;
         if model_path.exists() {
             events.emit(Event::Note(format!("the run is finished: {} is saved", model_path.display())));
             return Ok(GrpoOutcome::Finished { model: model_path, metrics: BTreeMap::new() });
@@ -97,11 +94,14 @@ pub fn run(
     atomic::write(&folder.path().join("plan.json"), &plan_json)?;
     let checkpoint = match start {
         Start::Fresh => None,
-        Start::Resume => find_checkpoint(plan, &folder, events)?,
+        Start::Resume => resume::find_checkpoint(plan.digest, &folder, events)?,
     };
-    let engine = load(plan, inputs, &plan.trainable, "loading the model", events)?;
+    let load = |trainable: &TrainableSpec, phase: &str, events: &mut dyn EventSink| {
+        resume::load_engine(&inputs.model, trainable, plan.n_threads, config.seed, phase, events)
+    };
+    let engine = load(&plan.trainable, "loading the model", events)?;
     let reference = match config.needs_reference() && config.lora.is_none() {
-        true => Some(load(plan, inputs, &frozen(), "loading the reference", events)?),
+        true => Some(load(&frozen(), "loading the reference", events)?),
         false => None,
     };
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
@@ -136,52 +136,6 @@ pub fn run(
         prompts,
     };
     running.train()
-}
-
-fn load(
-    plan: &GrpoPlan,
-    inputs: &GrpoInputs,
-    trainable: &TrainableSpec,
-    phase: &str,
-    events: &mut dyn EventSink,
-) -> Result<CpuEngine, StageError> {
-    let n_tensors = inputs.model.spec.parameters().len() as u64;
-    events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(n_tensors) });
-    let seed = Seed(plan.config.seed);
-    let on_tensor = &mut |done| events.emit(Event::Progress { done, note: String::new() });
-    let engine = model::load_engine(&inputs.model, trainable, plan.n_threads, seed, on_tensor)?;
-    events.emit(Event::PhaseFinished);
-    Ok(engine)
-}
-
-/// The newest checkpoint that verifies, of a run that had the same inputs.
-fn find_checkpoint(
-    plan: &GrpoPlan,
-    folder: &RunDirectory,
-    events: &mut dyn EventSink,
-) -> Result<Option<CommittedDirectory>, StageError> {
-    let latest = latest_valid(&folder.checkpoints_path(), CHECKPOINT)?;
-    for damaged in &latest.damaged {
-        let (path, reason) = (damaged.path.display(), &damaged.reason);
-        events.emit(Event::Warning(format!("{path} is damaged and is passed over: {reason}")));
-    }
-    let Some((_, directory)) = latest.found else {
-        events.emit(Event::Note("the run has no whole checkpoint and begins anew".into()));
-        return Ok(None);
-    };
-    if TrainerState::read(&directory)?.recipe_digest != plan.digest {
-        return Err(StageError::InputsChanged { path: folder.recipe_path() });
-    }
-    Ok(Some(directory))
-}
-
-fn check_same_recipe(plan: &GrpoPlan, folder: &RunDirectory) -> Result<(), StageError> {
-    let before = GrpoConfig::from_toml(&folder.recipe()?, &folder.recipe_path(), &[])?;
-    let [before, now] = [before.decisive_toml(), plan.config.decisive_toml()]
-        .map(|text| toml::from_str::<Table>(&text).unwrap_or_default());
-    let all_keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
-    let keys: Vec<String> = all_keys.filter(|key| before.get(*key) != now.get(*key)).cloned().collect();
-    if keys.is_empty() { Ok(()) } else { Err(StageError::RecipeChanged { keys }) }
 }
 
 impl Running<'_> {

@@ -1,19 +1,17 @@
 //! What a recipe names on disk: the model's files, and the data read, rendered and tokenized.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::iter;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use truing_data::{Dataset, DatasetBuilder, HeldOut, LongSampleReport, OnBadRow, SourceConfig, read_rows};
 use truing_model::ModelFiles;
-use truing_store::{Digest, InputFile, RunInputs};
+use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
 use truing_types::{Event, EventSink, RowOrigin, Seed, TrainingRow};
 
-use super::SftConfig;
-use crate::{StageError, model};
+use crate::StageError;
+use crate::training::{TrainingConfig, TrainingInputs, opening};
 
 /// Rows rendered at a time, on all threads.
 const ROWS_AT_A_TIME: usize = 2048;
@@ -63,43 +61,12 @@ impl SftInputs {
     /// # Errors
     /// When the model is unusable, or a row is and `on_bad_row` is `error`.
     pub fn load(
-        config: &SftConfig,
+        config: &TrainingConfig,
         options: RenderOptions,
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
-        if config.model_name_or_path.is_empty() {
-            let expected = "a model directory, a .gguf file or a name";
-            return Err(StageError::MissingSetting { key: "model_name_or_path", expected });
-        }
-        if config.data.is_empty() {
-            let expected = "at least one [[data]] table with a `path`";
-            return Err(StageError::MissingSetting { key: "data", expected });
-        }
-        if config.max_length < 2 {
-            return Err(StageError::BadSetting {
-                key: "max_length",
-                found: config.max_length.to_string(),
-                expected: "at least 2 tokens".into(),
-            });
-        }
-        if !(0.0..1.0).contains(&config.eval_fraction) {
-            return Err(StageError::BadSetting {
-                key: "eval_fraction",
-                found: config.eval_fraction.to_string(),
-                expected: "0 or more and less than 1".into(),
-            });
-        }
-        if config.eval_fraction > 0.0 && !config.eval_data.is_empty() {
-            let reason = "rows are held out of `data`, or there are others";
-            return Err(StageError::Conflict { first: "eval_fraction", second: "eval_data", reason });
-        }
-        let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
-        let mut renderer = model::renderer(&model, options)?;
-        if let Some(path) = &config.chat_template {
-            let source =
-                fs::read_to_string(path).map_err(|source| StageError::Read { path: path.clone(), source })?;
-            renderer = renderer.with_template(&source)?;
-        }
+        config.refuse_tables_but("")?;
+        let (model, renderer) = opening::open(config, options)?;
         let (mut train, train_report) = read(config, &config.data, &renderer, "the training data", events)?;
         let (mut eval, mut eval_report) = (None, None);
         if config.eval_fraction > 0.0 {
@@ -113,17 +80,37 @@ impl SftInputs {
         for dataset in iter::once(&train).chain(&eval) {
             check_tokens(dataset, model.spec.vocab_size)?;
         }
-        let record = record(config, &model, &train_report, eval_report.as_ref())?;
+        let eval_files = eval_report.as_ref().map(|report| &report.files);
+        let record = opening::record(config, &model, &train_report.files, eval_files)?;
         Ok(Self { model, renderer, train, eval, train_report, eval_report, record })
     }
+}
 
-    /// Digest of everything that decides the weights: settings, data, model.
-    #[must_use]
-    pub fn digest(&self, config: &SftConfig) -> Digest {
-        let models = self.record.files.iter().filter(|file| file.role == "model");
-        let models: Vec<String> = models.map(|file| file.blake3.to_string()).collect();
-        let all = [config.decisive_toml(), self.train.digest().to_string(), models.join(" ")];
-        Digest::of_bytes(all.join("\n").as_bytes())
+impl TrainingInputs for SftInputs {
+    type Data = Dataset;
+
+    fn model(&self) -> &ModelFiles {
+        &self.model
+    }
+
+    fn renderer(&self) -> &ChatRenderer {
+        &self.renderer
+    }
+
+    fn train(&self) -> &Dataset {
+        &self.train
+    }
+
+    fn eval(&self) -> Option<&Dataset> {
+        self.eval.as_ref()
+    }
+
+    fn record(&self) -> &RunInputs {
+        &self.record
+    }
+
+    fn digest(&self, config: &TrainingConfig) -> Digest {
+        opening::digest(config, self.train.digest(), &self.record)
     }
 }
 
@@ -139,7 +126,7 @@ fn check_tokens(dataset: &Dataset, vocab_size: usize) -> Result<(), StageError> 
 }
 
 fn read(
-    config: &SftConfig,
+    config: &TrainingConfig,
     sources: &[SourceConfig],
     renderer: &ChatRenderer,
     what: &str,
@@ -202,13 +189,13 @@ impl DataReport {
         Ok(())
     }
 
-    fn list_skipped(&mut self, reason: &dyn std::fmt::Display) {
+    pub(crate) fn list_skipped(&mut self, reason: &dyn std::fmt::Display) {
         if self.skipped.len() < MAX_LISTED_ROWS {
             self.skipped.push(reason.to_string());
         }
     }
 
-    fn warn(&self, what: &str, events: &mut dyn EventSink) {
+    pub(crate) fn warn(&self, what: &str, events: &mut dyn EventSink) {
         let mut warn = |text: String| events.emit(Event::Warning(text));
         if self.n_skipped > 0 {
             let first = self.skipped.first().map_or("", String::as_str);
@@ -238,28 +225,4 @@ fn without_message_number(note: &RenderNote) -> String {
         Some((place, remark)) if place.starts_with("message ") => remark.to_owned(),
         _ => text,
     }
-}
-
-fn record(
-    config: &SftConfig,
-    model: &ModelFiles,
-    train: &DataReport,
-    eval: Option<&DataReport>,
-) -> Result<RunInputs, StageError> {
-    let model_files = match model.safetensors() {
-        Some(files) => files.files().iter().map(|file| file.path.clone()).collect(),
-        None => vec![model.path.clone()],
-    };
-    let model = model_files.into_iter().map(|path| ("model", path));
-    let paths = |report: &DataReport| -> Vec<PathBuf> {
-        report.files.iter().map(|file| PathBuf::from(&**file)).collect()
-    };
-    let data = paths(train).into_iter().map(|path| ("data", path));
-    let evaluation = eval.map(paths).unwrap_or_default().into_iter().map(|path| ("evaluation", path));
-    let files = model.chain(data).chain(evaluation).map(|(role, path)| InputFile::of(role, &path));
-    Ok(RunInputs {
-        versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
-        seeds: [("run".to_owned(), config.seed)].into(),
-        files: files.collect::<Result<_, _>>()?,
-    })
 }

@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use truing_stages::sft::SftConfig;
+use truing_stages::sft::TrainingConfig;
 
 use crate::setup;
 
@@ -28,8 +28,9 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
     for entry in fs::read_dir(recipes).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
-        let mut config = SftConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
-        let printed = SftConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+        let mut config =
+            TrainingConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let printed = TrainingConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
         assert_eq!(printed.learning_rate, config.learning_rate);
         assert_eq!(printed.data, config.data);
 
@@ -67,7 +68,8 @@ fn the_recipes_plan_on_their_real_data() {
             // The tiny model's tokens are bytes.
             "long_samples=drop".to_owned(),
         ];
-        let config = SftConfig::from_toml(&fs::read_to_string(&path).unwrap(), &path, &overrides).unwrap();
+        let config =
+            TrainingConfig::from_toml(&fs::read_to_string(&path).unwrap(), &path, &overrides).unwrap();
         let (plan, _) = setup::plan(config).unwrap_or_else(|error| panic!("{name}: {error}"));
         println!("{name}: {} steps, utilisation {:.4}", plan.n_steps, plan.packing().utilisation);
         assert!(plan.packing().utilisation > 0.95);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 use truing_parallel::Solo;
-use truing_stages::sft::{self, SftConfig, SftInputs, SftOutcome, SftPlan, Start};
+use truing_stages::sft::{self, SftInputs, Start, TrainingConfig, TrainingOutcome, TrainingPlan};
 use truing_stages::{Machine, Probe, StageError};
 use truing_text::RenderOptions;
 use truing_types::{Event, EventSink, Silent};
@@ -83,14 +83,14 @@ save_dtype = "f32"
 path = "rows.jsonl"
 "#;
 
-pub(crate) fn config(folder: &Path, overrides: &[&str]) -> SftConfig {
+pub(crate) fn config(folder: &Path, overrides: &[&str]) -> TrainingConfig {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    SftConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides).unwrap()
+    TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides).unwrap()
 }
 
-pub(crate) fn plan(config: SftConfig) -> Result<(SftPlan, SftInputs), StageError> {
+pub(crate) fn plan(config: TrainingConfig) -> Result<(TrainingPlan, SftInputs), StageError> {
     let inputs = SftInputs::load(&config, RenderOptions::default(), &mut Silent)?;
-    Ok((SftPlan::resolve(config, &inputs, &MACHINE)?, inputs))
+    Ok((TrainingPlan::resolve(config, &inputs, &MACHINE)?, inputs))
 }
 
 /// Runs the recipe until `stop_when` or its end.
@@ -99,7 +99,7 @@ pub(crate) fn run(
     overrides: &[&str],
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
-) -> Result<(SftOutcome, Vec<Event>), StageError> {
+) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
     let (plan, inputs) = plan(config(folder, overrides))?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };

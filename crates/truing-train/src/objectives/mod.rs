@@ -2,10 +2,14 @@
 //! engine's head hands back. One file each; the trainer knows none of them by name.
 
 mod policy;
+mod preference;
 mod reward;
 mod sft;
 
 pub use policy::{Aggregation, KlInLoss, Policy, PolicyPack, PolicyPackKind, RatioLevel};
+pub use preference::{
+    Preference, PreferenceLoss, PreferencePack, ResponseLogProbs, ResponsePair, response_log_probs,
+};
 pub use reward::{MseDenominator, Reward, RewardPack, RewardPair};
 pub use sft::Sft;
 

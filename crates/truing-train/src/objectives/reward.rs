@@ -16,12 +16,12 @@ use truing_types::PackedBatch;
 
 use super::{Objective, TrainingPack, WeightedSum};
 
-/// Two responses of which one is better, as sequences of a pack.
+/// Two responses of which one is better, as places among a pack's responses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RewardPair {
-    /// Sequence of the better one.
+    /// The better one.
     pub chosen: usize,
-    /// Sequence of the worse one.
+    /// The worse one.
     pub rejected: usize,
     /// By how much the better one's score should lead, at least (`m`).
     pub margin: f32,
@@ -30,11 +30,13 @@ pub struct RewardPair {
 /// Responses and what is known of them. Both sides of a pair lie in the same pack.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RewardPack {
-    /// The tokens: prompt and response a sequence.
+    /// The tokens.
     pub batch: PackedBatch,
+    /// Sequence that ends with each response; its last row is scored `[n_responses]`.
+    pub sequences: Vec<usize>,
     /// Who is better than whom.
     pub pairs: Vec<RewardPair>,
-    /// Normalised absolute score of each sequence, where it has one `[n_sequences]`.
+    /// Normalised absolute score of each response, where it has one `[n_responses]`.
     pub scores: Vec<Option<f32>>,
 }
 
@@ -96,8 +98,8 @@ impl Objective for Reward {
     type Pack = RewardPack;
 
     fn request<'a>(&self, pack: &'a RewardPack) -> HeadRequest<'a> {
-        let last_rows = pack.batch.cumulative_lengths()[1..].iter().map(|end| end - 1);
-        HeadRequest::Scores { rows: Cow::Owned(last_rows.collect()) }
+        let last_row = |&sequence: &usize| (pack.batch.sequence_range(sequence).end - 1) as u32;
+        HeadRequest::Scores { rows: Cow::Owned(pack.sequences.iter().map(last_row).collect()) }
     }
 
     fn denominators(&self, pack: &RewardPack, _request: &HeadRequest<'_>) -> Vec<f64> {
@@ -199,6 +201,7 @@ mod tests {
         let pair = |chosen, rejected, margin| RewardPair { chosen, rejected, margin };
         let pack = RewardPack {
             batch: PackedBatch::new(sequences).unwrap(),
+            sequences: (0..5).collect(),
             pairs: vec![pair(0, 1, 0.0), pair(2, 1, 0.5), pair(3, 4, 0.0)],
             scores: vec![Some(1.0), Some(-0.5), None, None, Some(0.25)],
         };

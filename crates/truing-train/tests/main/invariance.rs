@@ -87,14 +87,14 @@ fn a_few_steps_lower_the_loss_and_evaluation_agrees_with_training() {
     for trainable in [TrainableSpec::default(), lora()] {
         let mut trainer = model::trainer(trainable, SegmentPlan::checkpoint(N_LAYERS, 2));
         let on_pack = &mut |_: &PackedBatch| ControlFlow::Continue(());
-        let before = trainer.evaluate(&packs, &Sft, &Solo, on_pack).unwrap();
+        let before = trainer.evaluate(&packs, &Sft, &Solo, &mut |_, _| ControlFlow::Continue(())).unwrap();
         let first = trainer.step(&packs, &Sft, &Solo, on_pack).unwrap();
         same_measures(&before, &first.measures);
         assert_eq!((first.step, first.learning_rate), (1, 5e-3));
         for _ in 0..7 {
             trainer.step(&packs, &Sft, &Solo, on_pack).unwrap();
         }
-        let after = trainer.evaluate(&packs, &Sft, &Solo, on_pack).unwrap();
+        let after = trainer.evaluate(&packs, &Sft, &Solo, &mut |_, _| ControlFlow::Continue(())).unwrap();
         assert!(after.loss < before.loss - 0.01, "{} after {}", after.loss, before.loss);
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 use truing_stages::StageError;
-use truing_stages::sft::SftPlan;
+use truing_stages::sft::TrainingPlan;
 use truing_train::{Amount, SegmentChoice};
 
 use super::sft::{self, RecipeArguments};
@@ -57,7 +57,7 @@ pub(crate) fn refuse(error: anyhow::Error, as_json: bool, context: &Context) -> 
     Ok(Outcome::Finding)
 }
 
-fn print(plan: &SftPlan, context: &Context) -> anyhow::Result<()> {
+fn print(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
     let printer = &context.printer;
     let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
     for row in plan.rows() {
@@ -104,7 +104,7 @@ fn print(plan: &SftPlan, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn to_json(plan: &SftPlan) -> Value {
+fn to_json(plan: &TrainingPlan) -> Value {
     let rows: serde_json::Map<String, Value> =
         plan.rows().into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
     let ways: Vec<Value> = plan

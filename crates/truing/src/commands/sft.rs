@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use truing_parallel::Solo;
 use truing_stages::StageError;
-use truing_stages::sft::{self, SftConfig, SftInputs, SftOutcome, SftPlan, Start};
+use truing_stages::sft::{self, SftInputs, Start, TrainingConfig, TrainingOutcome, TrainingPlan};
 use truing_text::RenderOptions;
 
 use super::{model, plan};
@@ -96,7 +96,7 @@ fn with_advice(error: StageError, folder: &Path, resume: bool) -> anyhow::Error 
 /// Everything before the work.
 pub(crate) struct Prepared {
     pub(crate) inputs: SftInputs,
-    pub(crate) plan: SftPlan,
+    pub(crate) plan: TrainingPlan,
 }
 
 /// Reads recipe, model and data, and makes the plan.
@@ -105,7 +105,7 @@ pub(crate) fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow:
     let text = fs::read_to_string(path)
         .with_context(|| format!("cannot read {}", path.display()))
         .hint(|| "a recipe is a TOML file; the folder `recipes/` has examples".into())?;
-    let mut config = SftConfig::from_toml(&text, path, &arguments.overrides)?;
+    let mut config = TrainingConfig::from_toml(&text, path, &arguments.overrides)?;
     if !config.model_name_or_path.is_empty() {
         let found = model::find(&config.model_name_or_path, context)?;
         config.model_name_or_path = found.to_string_lossy().into_owned();
@@ -113,7 +113,7 @@ pub(crate) fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow:
     let mut events = progress::for_this_terminal(&context.printer);
     let inputs = SftInputs::load(&config, render_options(), events.as_mut())?;
     let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
-    let plan = SftPlan::resolve(config, &inputs, &machine)?;
+    let plan = TrainingPlan::resolve(config, &inputs, &machine)?;
     Ok(Prepared { inputs, plan })
 }
 
@@ -125,12 +125,17 @@ pub(crate) fn render_options() -> RenderOptions {
 }
 
 /// Writes the run's page and says how it ended.
-fn finish(outcome: &SftOutcome, folder: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+fn finish(
+    outcome: &TrainingOutcome,
+    folder: &Path,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
     let page = folder.join("report.html");
     truing_report::write_report(folder, &page)?;
     let printer = &context.printer;
     match outcome {
-        SftOutcome::Finished { model, metrics } => {
+        TrainingOutcome::Finished { model, metrics } => {
             if as_json {
                 printer.json(&json!({
                     "status": "finished", "model": model, "report": page, "metrics": metrics,
@@ -141,7 +146,7 @@ fn finish(outcome: &SftOutcome, folder: &Path, as_json: bool, context: &Context)
             }
             Ok(Outcome::Fine)
         }
-        SftOutcome::Interrupted { step } => {
+        TrainingOutcome::Interrupted { step } => {
             if as_json {
                 printer.json(&json!({ "status": "interrupted", "step": step, "report": page }))?;
             } else {

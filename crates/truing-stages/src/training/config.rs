@@ -1,4 +1,4 @@
-//! The settings of supervised fine-tuning, under the names people know.
+//! The settings of every stage that trains on a fixed set of samples, under the names people know.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,17 @@ use truing_data::{LongSamplePolicy, OnBadRow, SourceConfig};
 use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
 use truing_train::{LayersPerSegment, ScheduleKind};
 
+use crate::StageError;
+use crate::dpo::PreferenceConfig;
 use crate::recipe::{self, Recipe, RecipeError};
+use crate::reward::RewardModelConfig;
 
-/// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`. Where the report states no value the default is
-/// ours, and the printed recipe shows it.
+/// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`, and the table of the stage where it has settings of
+/// its own: `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`. Where the report states no
+/// value the default is ours, and the printed recipe shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct SftConfig {
+pub struct TrainingConfig {
     /// A model directory, a `.gguf` file, or a name that the program finds.
     pub model_name_or_path: String,
     /// Folder of the run: metrics, checkpoints, and the model in `model/`.
@@ -107,6 +111,12 @@ pub struct SftConfig {
     /// Low-rank adapters instead of all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
+    /// The preference loss; only for `truing dpo`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceConfig>,
+    /// The reward model; only for `truing reward train`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_model: Option<RewardModelConfig>,
     /// What is trained on.
     pub data: Vec<SourceConfig>,
     /// What is evaluated on.
@@ -184,7 +194,7 @@ impl<'de> Deserialize<'de> for Layers {
     }
 }
 
-impl Default for SftConfig {
+impl Default for TrainingConfig {
     fn default() -> Self {
         Self {
             model_name_or_path: String::new(),
@@ -226,13 +236,15 @@ impl Default for SftConfig {
             memory_gib: None,
             layers_per_segment: Layers::default(),
             lora: None,
+            preference: None,
+            reward_model: None,
             data: Vec::new(),
             eval_data: Vec::new(),
         }
     }
 }
 
-impl Recipe for SftConfig {
+impl Recipe for TrainingConfig {
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {
@@ -249,7 +261,7 @@ impl Recipe for SftConfig {
     }
 }
 
-impl SftConfig {
+impl TrainingConfig {
     /// Reads a recipe and the overrides on top of it; see [`recipe::parse`].
     ///
     /// # Errors
@@ -262,6 +274,23 @@ impl SftConfig {
     #[must_use]
     pub fn to_toml(&self) -> String {
         recipe::to_toml(self)
+    }
+
+    /// Checks that no table of another stage stands in the recipe.
+    ///
+    /// # Errors
+    /// [`StageError::BadSetting`] naming the table.
+    pub(crate) fn refuse_tables_but(&self, allowed: &str) -> Result<(), StageError> {
+        let tables =
+            [("preference", self.preference.is_some()), ("reward_model", self.reward_model.is_some())];
+        match tables.into_iter().find(|&(name, is_there)| is_there && name != allowed) {
+            Some((key, _)) => Err(StageError::BadSetting {
+                key,
+                found: "a table".into(),
+                expected: "none; it belongs to another stage".into(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// What learns.

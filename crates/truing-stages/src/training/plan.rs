@@ -1,17 +1,17 @@
-//! Every decision of a fine-tuning run that can be made before work starts, checked and printable.
+//! Every decision of a training run that can be made before work starts, checked and printable.
 
 use serde_json::json;
 use truing_cpu::CpuEngine;
-use truing_data::{Dataset, Packing, PackingReport, PackingStrategy, epoch_order};
+use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
 use truing_model::{DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
 use truing_store::Digest;
 use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, ScheduleKind, SegmentChoice,
     StepFlops, StepShape, TrainError, plan_segments,
 };
-use truing_types::{BatchError, PackedBatch, Seed};
+use truing_types::Seed;
 
-use super::{LoraConfig, Packed, SftConfig, SftInputs};
+use super::{LoraConfig, Packed, TrainingConfig, TrainingData, TrainingInputs};
 use crate::{Machine, StageError};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -20,9 +20,9 @@ const DEFAULT_MEMORY_SHARE: f64 = 0.8;
 
 /// A run as it will be.
 #[derive(Debug)]
-pub struct SftPlan {
+pub struct TrainingPlan {
     /// The settings.
-    pub config: SftConfig,
+    pub config: TrainingConfig,
     /// What learns.
     pub trainable: TrainableSpec,
     /// Learning rate by step.
@@ -35,8 +35,8 @@ pub struct SftPlan {
     pub packs_per_step: usize,
     /// Optimiser steps of the run.
     pub n_steps: u64,
-    /// Packs to evaluate on; empty for none.
-    pub eval_packs: Vec<PackedBatch>,
+    /// Samples of each pack to evaluate on; empty for none.
+    pub eval_packs: Vec<Vec<u32>>,
     /// Memory, and the segments that fit into it.
     pub memory: MemoryPlan,
     /// A mean optimiser step.
@@ -66,18 +66,22 @@ pub struct StepPacks<'a> {
     pub ends_epoch: bool,
 }
 
-impl SftPlan {
+impl TrainingPlan {
     /// Makes the plan, or says why there is none. Pure: it opens no file.
     ///
     /// # Errors
     /// When a setting cannot be meant, samples do not fit, or the memory does not suffice.
-    pub fn resolve(config: SftConfig, inputs: &SftInputs, machine: &Machine) -> Result<Self, StageError> {
+    pub fn resolve<I: TrainingInputs>(
+        config: TrainingConfig,
+        inputs: &I,
+        machine: &Machine,
+    ) -> Result<Self, StageError> {
         check(&config, inputs)?;
-        let spec = &inputs.model.spec;
+        let (spec, train) = (&inputs.model().spec, inputs.train());
         let trainable = config.trainable();
         let (n_parameters, n_trainable) = check_trainable(spec, &trainable)?;
         let packs_per_step = packs_per_step(&config)?;
-        let epochs = pack_epochs(&config, &inputs.train, packs_per_step)?;
+        let epochs = pack_epochs(&config, train, packs_per_step)?;
         let steps_of = |epoch: &Packing| epoch.packs.len().div_ceil(packs_per_step) as u64;
         let n_steps = match config.max_steps {
             Some(max_steps) => max_steps,
@@ -89,8 +93,8 @@ impl SftPlan {
                 (whole + rest as u64).max(1)
             }
         };
-        let lengths = inputs.train.lengths();
-        let eval_packs = inputs.eval.as_ref().map_or(Ok(Vec::new()), |eval| pack_in_order(&config, eval))?;
+        let lengths = train.lengths();
+        let eval_packs = inputs.eval().map_or(Ok(Vec::new()), |eval| pack_in_order(&config, eval))?;
         let largest_of = |packing: &Packing| {
             packing.packs.iter().map(|pack| pack.iter().map(|&i| u64::from(lengths[i as usize])).sum()).max()
         };
@@ -107,7 +111,7 @@ impl SftPlan {
             memory
         };
         let layers = config.layers_per_segment.0;
-        let step_shape = mean_step(&inputs.train, &epochs, packs_per_step);
+        let step_shape = mean_step(train, &epochs, packs_per_step);
         let attention_share = StepFlops::attention_share(spec, &step_shape);
         let plan_memory = |trainable: &TrainableSpec| {
             let memory = memory_of(trainable);
@@ -179,8 +183,7 @@ impl SftPlan {
 
     /// Tokens from one step (counted from 1) to the end of the run.
     #[must_use]
-    pub fn tokens_from(&self, step: u64, data: &Dataset) -> u64 {
-        let lengths = data.lengths();
+    pub fn tokens_from(&self, step: u64, lengths: &[u32]) -> u64 {
         (step..=self.n_steps)
             .flat_map(|step| self.packs_of(step).packs)
             .flatten()
@@ -284,7 +287,7 @@ fn does_not_fit(source: PlanError, fits_with_lora: bool) -> StageError {
 }
 
 /// Checks the settings that no other step looks at.
-fn check(config: &SftConfig, inputs: &SftInputs) -> Result<(), StageError> {
+fn check(config: &TrainingConfig, inputs: &impl TrainingInputs) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
         Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
     };
@@ -294,7 +297,7 @@ fn check(config: &SftConfig, inputs: &SftInputs) -> Result<(), StageError> {
     }
     let positive = |value: f64| value.is_finite() && value > 0.0;
     let share = |value: f64| (0.0..=1.0).contains(&value);
-    let context = inputs.model.spec.max_position_embeddings;
+    let context = inputs.model().spec.max_position_embeddings;
     match config {
         c if c.max_length as usize > context => bad(
             "max_length",
@@ -325,18 +328,18 @@ fn check(config: &SftConfig, inputs: &SftInputs) -> Result<(), StageError> {
         c if c.max_grad_norm.is_nan() || c.max_grad_norm < 0.0 => {
             bad("max_grad_norm", c.max_grad_norm.to_string(), "0 or more")
         }
-        SftConfig { memory_gib: Some(gib), .. } if !positive(*gib) => {
+        TrainingConfig { memory_gib: Some(gib), .. } if !positive(*gib) => {
             bad("memory_gib", gib.to_string(), "a number above 0")
         }
         c if c.lora.as_ref().is_some_and(|lora| lora.rank == 0) => bad("lora.rank", "0".into(), "at least 1"),
         c if c.merge_adapter && c.lora.is_none() => {
             bad("merge_adapter", "true".into(), "a [lora] table beside it")
         }
-        c if (c.keep_best || c.load_best_model_at_end) && inputs.eval.is_none() => {
+        c if (c.keep_best || c.load_best_model_at_end) && inputs.eval().is_none() => {
             let key = if c.keep_best { "keep_best" } else { "load_best_model_at_end" };
             bad(key, "true".into(), "something to evaluate on: `eval_fraction` or [[eval_data]]")
         }
-        SftConfig { eval_steps: Some(steps), .. } if inputs.eval.is_none() => bad(
+        TrainingConfig { eval_steps: Some(steps), .. } if inputs.eval().is_none() => bad(
             "eval_steps",
             steps.to_string(),
             "something to evaluate on beside it: `eval_fraction` or [[eval_data]]",
@@ -376,7 +379,7 @@ fn check_trainable(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64
     }
 }
 
-fn packs_per_step(config: &SftConfig) -> Result<usize, StageError> {
+fn packs_per_step(config: &TrainingConfig) -> Result<usize, StageError> {
     let n_packs = match config.tokens_per_step {
         Some(tokens) => tokens.div_ceil(u64::from(config.max_length)) as usize,
         None => config.packs_per_step,
@@ -391,7 +394,7 @@ fn packs_per_step(config: &SftConfig) -> Result<usize, StageError> {
     Err(StageError::BadSetting { key, found: "0".into(), expected })
 }
 
-fn strategy(config: &SftConfig) -> PackingStrategy {
+fn strategy(config: &TrainingConfig) -> PackingStrategy {
     match config.packing {
         Packed::BestFitDecreasing => PackingStrategy::BestFitDecreasing,
         Packed::None => PackingStrategy::OneSequence,
@@ -400,8 +403,8 @@ fn strategy(config: &SftConfig) -> PackingStrategy {
 
 /// Packs as many epochs as the run needs. Each is a function of seed and epoch, so a resume finds the same.
 fn pack_epochs(
-    config: &SftConfig,
-    data: &Dataset,
+    config: &TrainingConfig,
+    data: &impl TrainingData,
     packs_per_step: usize,
 ) -> Result<Vec<Packing>, StageError> {
     let (seed, lengths) = (Seed(config.seed), data.lengths());
@@ -424,8 +427,8 @@ fn pack_epochs(
 }
 
 /// Packs for evaluation: every sample once.
-fn pack_in_order(config: &SftConfig, data: &Dataset) -> Result<Vec<PackedBatch>, StageError> {
-    let visits: Vec<u32> = (0..data.n_samples() as u32).collect();
+fn pack_in_order(config: &TrainingConfig, data: &impl TrainingData) -> Result<Vec<Vec<u32>>, StageError> {
+    let visits: Vec<u32> = (0..data.lengths().len() as u32).collect();
     let packing = Packing::of_epoch(
         &data.lengths(),
         &visits,
@@ -434,11 +437,10 @@ fn pack_in_order(config: &SftConfig, data: &Dataset) -> Result<Vec<PackedBatch>,
         Seed(config.seed),
         0,
     )?;
-    let packs: Result<Vec<_>, BatchError> = packing.packs.iter().map(|pack| data.batch(pack)).collect();
-    Ok(packs?)
+    Ok(packing.packs)
 }
 
-fn schedule(config: &SftConfig, n_steps: u64) -> Schedule {
+fn schedule(config: &TrainingConfig, n_steps: u64) -> Schedule {
     let share = |ratio: f64| (ratio * n_steps as f64).ceil() as u64;
     Schedule {
         kind: config.lr_scheduler_type,
@@ -455,15 +457,14 @@ fn schedule(config: &SftConfig, n_steps: u64) -> Schedule {
 }
 
 /// The mean step of the first epoch.
-fn mean_step(data: &Dataset, epochs: &[Packing], packs_per_step: usize) -> StepShape {
+fn mean_step(data: &impl TrainingData, epochs: &[Packing], packs_per_step: usize) -> StepShape {
     let Some(epoch) = epochs.first() else { return StepShape::default() };
     let mut sum = StepShape::default();
     for &sample in epoch.packs.iter().flatten() {
-        let sample = data.sample(sample as usize);
-        let length = sample.tokens().len() as f64;
-        sum.tokens += length;
-        sum.loss_tokens += sample.n_loss_tokens() as f64;
-        sum.attention_pairs += length * (length + 1.0) / 2.0;
+        let shape = data.shape(sample as usize);
+        sum.tokens += shape.tokens;
+        sum.loss_tokens += shape.loss_tokens;
+        sum.attention_pairs += shape.attention_pairs;
     }
     let n_steps = epoch.packs.len().div_ceil(packs_per_step).max(1) as f64;
     StepShape {

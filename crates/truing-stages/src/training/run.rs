@@ -5,20 +5,19 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use toml::Table;
 use truing_cpu::CpuEngine;
 use truing_model::SaveOptions;
-use truing_store::{
-    CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, latest_valid, prune,
-};
+use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, prune};
 use truing_train::checkpoint::{self, TrainerState};
-use truing_train::{Measures, Sft, StepOutcome, TrainError, Trainer};
-use truing_types::{Communicator, Event, EventSink, PackedBatch, Seed};
+use truing_train::{Measures, StepOutcome, TrainError, Trainer};
+use truing_types::{Communicator, Event, EventSink};
 
-use super::{SftInputs, SftPlan};
+use super::resume::{check_same_recipe, find_checkpoint, load_engine};
+use super::{DataOf, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload};
 use crate::{Probe, StageError, model};
 
-const CHECKPOINT: &str = "checkpoint-";
+/// Before the number of every checkpoint's folder.
+pub(crate) const CHECKPOINT: &str = "checkpoint-";
 /// Before the name of every metric of an evaluation.
 const EVALUATION_PREFIX: &str = "eval_";
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -34,7 +33,7 @@ pub enum Start {
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
-pub enum SftOutcome {
+pub enum TrainingOutcome {
     /// All steps were taken and the model is saved.
     Finished {
         /// Its directory.
@@ -50,9 +49,12 @@ pub enum SftOutcome {
 }
 
 /// Everything a run holds while it goes on.
-struct Running<'a> {
-    plan: &'a SftPlan,
-    inputs: &'a SftInputs,
+struct Running<'a, W: Workload> {
+    plan: &'a TrainingPlan,
+    inputs: &'a W::Inputs,
+    workload: W,
+    /// Tokens of each training sample.
+    lengths: Vec<u32>,
     communicator: &'a dyn Communicator,
     probe: &'a dyn Probe,
     events: &'a mut dyn EventSink,
@@ -70,40 +72,49 @@ struct Running<'a> {
 ///
 /// # Errors
 /// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
-pub fn run(
-    plan: &SftPlan,
-    inputs: &SftInputs,
+pub(crate) fn run<W: Workload>(
+    plan: &TrainingPlan,
+    inputs: &W::Inputs,
+    mut workload: W,
     start: Start,
-    communicator: &dyn Communicator,
-    probe: &dyn Probe,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<SftOutcome, StageError> {
+    surroundings: Surroundings<'_>,
+) -> Result<TrainingOutcome, StageError> {
+    let Surroundings { communicator, probe, events, stop } = surroundings;
+    let config = &plan.config;
     let folder = match start {
-        Start::Fresh => {
-            RunDirectory::create(&plan.config.output_dir, &plan.config.to_toml(), &inputs.record)?
-        }
-        Start::Resume => RunDirectory::open(&plan.config.output_dir)?,
+        Start::Fresh => RunDirectory::create(&config.output_dir, &config.to_toml(), inputs.record())?,
+        Start::Resume => RunDirectory::open(&config.output_dir)?,
     };
     let model_path = folder.path().join("model");
     if start == Start::Resume {
-        check_same_recipe(plan, &folder)?;
+        let before: TrainingConfig = crate::recipe::parse(&folder.recipe()?, &folder.recipe_path(), &[])?;
+        check_same_recipe(&before.decisive_toml(), &config.decisive_toml())?;
     }
     if start == Start::Resume && model_path.exists() {
         events.emit(Event::Note(format!("the run is finished: {} is saved", model_path.display())));
-        return Ok(SftOutcome::Finished { model: model_path, metrics: BTreeMap::new() });
+        return Ok(TrainingOutcome::Finished { model: model_path, metrics: BTreeMap::new() });
     }
     let plan_json = serde_json::to_vec_pretty(&plan.to_json()).unwrap_or_default();
     atomic::write(&folder.path().join("plan.json"), &plan_json)?;
 
     let checkpoint = match start {
         Start::Fresh => None,
-        Start::Resume => find_checkpoint(plan, &folder, events)?,
+        Start::Resume => find_checkpoint(plan.digest, &folder, events)?,
     };
-    let engine = load_engine(plan, inputs, events)?;
+    let mut engine = load_engine(
+        inputs.model(),
+        &plan.trainable,
+        plan.n_threads,
+        config.seed,
+        "loading the model",
+        events,
+    )?;
+    if workload.begin(&mut engine, inputs, folder.path(), events, stop)?.is_break() {
+        return Ok(TrainingOutcome::Interrupted { step: 0 });
+    }
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
-    let mut state = TrainerState::start(plan.config.seed, plan.digest);
-    state.is_evaluation_due = plan.config.eval_on_start;
+    let mut state = TrainerState::start(config.seed, plan.digest);
+    state.is_evaluation_due = config.eval_on_start;
     if let Some(directory) = checkpoint {
         state = checkpoint::restore(trainer.engine_mut(), &directory)?;
         trainer.resume_at(state.step);
@@ -114,11 +125,13 @@ pub fn run(
         state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
     };
     let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
-    let saved_step = state.step;
-    let last_metrics = BTreeMap::new();
     let running = Running {
+        saved_step: state.step,
+        last_metrics: BTreeMap::new(),
+        lengths: super::TrainingData::lengths(inputs.train()),
         plan,
         inputs,
+        workload,
         communicator,
         probe,
         events,
@@ -127,61 +140,20 @@ pub fn run(
         log,
         trainer,
         state,
-        saved_step,
-        last_metrics,
     };
     running.train()
 }
 
-fn load_engine(
-    plan: &SftPlan,
-    inputs: &SftInputs,
-    events: &mut dyn EventSink,
-) -> Result<CpuEngine, StageError> {
-    let n_tensors = inputs.model.spec.parameters().len() as u64;
-    events.emit(Event::PhaseStarted { phase: "loading the model".into(), total: Some(n_tensors) });
-    let seed = Seed(plan.config.seed);
-    let on_tensor = &mut |done| events.emit(Event::Progress { done, note: String::new() });
-    let engine = model::load_engine(&inputs.model, &plan.trainable, plan.n_threads, seed, on_tensor)?;
-    events.emit(Event::PhaseFinished);
-    Ok(engine)
+/// What a run works with besides its plan.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) communicator: &'a dyn Communicator,
+    pub(crate) probe: &'a dyn Probe,
+    pub(crate) events: &'a mut dyn EventSink,
+    pub(crate) stop: &'a AtomicBool,
 }
 
-/// The newest checkpoint that verifies, of a run that had the same inputs.
-fn find_checkpoint(
-    plan: &SftPlan,
-    folder: &RunDirectory,
-    events: &mut dyn EventSink,
-) -> Result<Option<CommittedDirectory>, StageError> {
-    let latest = latest_valid(&folder.checkpoints_path(), CHECKPOINT)?;
-    for damaged in &latest.damaged {
-        let (path, reason) = (damaged.path.display(), &damaged.reason);
-        events.emit(Event::Warning(format!("{path} is damaged and is passed over: {reason}")));
-    }
-    let Some((_, directory)) = latest.found else {
-        let none =
-            if latest.damaged.is_empty() { "no checkpoint yet" } else { "no checkpoint that is whole" };
-        events.emit(Event::Note(format!("the run has {none} and begins anew")));
-        return Ok(None);
-    };
-    if TrainerState::read(&directory)?.recipe_digest != plan.digest {
-        return Err(StageError::InputsChanged { path: folder.recipe_path() });
-    }
-    Ok(Some(directory))
-}
-
-fn check_same_recipe(plan: &SftPlan, folder: &RunDirectory) -> Result<(), StageError> {
-    let path = folder.recipe_path();
-    let before: super::SftConfig = crate::recipe::parse(&folder.recipe()?, &path, &[])?;
-    let [before, now] = [before.decisive_toml(), plan.config.decisive_toml()]
-        .map(|text| toml::from_str::<Table>(&text).unwrap_or_default());
-    let all_keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
-    let keys: Vec<String> = all_keys.filter(|key| before.get(*key) != now.get(*key)).cloned().collect();
-    if keys.is_empty() { Ok(()) } else { Err(StageError::RecipeChanged { keys }) }
-}
-
-impl Running<'_> {
-    fn train(mut self) -> Result<SftOutcome, StageError> {
+impl<W: Workload> Running<'_, W> {
+    fn train(mut self) -> Result<TrainingOutcome, StageError> {
         let plan = self.plan;
         if self.state.is_evaluation_due && self.evaluate()?.is_break() {
             return self.interrupted();
@@ -221,7 +193,7 @@ impl Running<'_> {
     }
 
     fn start_training_phase(&mut self) {
-        let total = self.plan.tokens_from(self.state.step + 1, &self.inputs.train);
+        let total = self.plan.tokens_from(self.state.step + 1, &self.lengths);
         self.events.emit(Event::PhaseStarted { phase: "training".into(), total: Some(total) });
     }
 
@@ -233,11 +205,12 @@ impl Running<'_> {
             return Ok(None);
         }
         let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
-        let mine = plan.packs_of(step).packs.iter().skip(rank).step_by(world_size);
-        let packs: Vec<PackedBatch> =
-            mine.map(|samples| self.inputs.train.batch(samples)).collect::<Result<_, _>>()?;
+        let mine: Vec<&Vec<u32>> = plan.packs_of(step).packs.iter().skip(rank).step_by(world_size).collect();
+        self.prepare(Side::Train, &mine)?;
+        let packs = self.packs(Side::Train, &mine)?;
         let (events, stop) = (&mut self.events, self.stop);
-        let result = self.trainer.step(&packs, &Sft, self.communicator, &mut |pack| {
+        let objective = self.workload.objective();
+        let result = self.trainer.step(&packs, objective, self.communicator, &mut |pack| {
             *n_done += (pack.n_tokens() * world_size) as u64;
             let note = format!("step {step} of {}", plan.n_steps);
             events.emit(Event::Progress { done: *n_done, note });
@@ -248,6 +221,31 @@ impl Running<'_> {
             Err(TrainError::BrokenOff) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn data(&self, side: Side) -> Option<&DataOf<W>> {
+        match side {
+            Side::Train => Some(self.inputs.train()),
+            Side::Evaluation => self.inputs.eval(),
+        }
+    }
+
+    fn packs(&self, side: Side, samples: &[&Vec<u32>]) -> Result<Vec<PackOf<W>>, StageError> {
+        let Some(data) = self.data(side) else { return Ok(Vec::new()) };
+        let packs = samples.iter().map(|samples| self.workload.pack(data, side, samples));
+        Ok(packs.collect::<Result<_, _>>()?)
+    }
+
+    /// Lets the workload look at the packs before they are learnt from or measured.
+    fn prepare(&mut self, side: Side, samples: &[&Vec<u32>]) -> Result<(), StageError> {
+        let data = match side {
+            Side::Train => self.inputs.train(),
+            Side::Evaluation => match self.inputs.eval() {
+                Some(data) => data,
+                None => return Ok(()),
+            },
+        };
+        self.workload.prepare(self.trainer.engine_mut(), data, side, samples, self.communicator)
     }
 
     /// Whether any rank was told to stop.
@@ -277,10 +275,13 @@ impl Running<'_> {
         if let Some(bytes) = self.probe.peak_resident_bytes() {
             values.insert("peak_memory_gib".into(), bytes as f64 / GIB);
         }
+        self.workload.derive_metrics("", &mut values);
         self.log(values)
     }
 
-    fn log(&mut self, values: BTreeMap<String, f64>) -> Result<(), StageError> {
+    fn log(&mut self, mut values: BTreeMap<String, f64>) -> Result<(), StageError> {
+        // A mean of nothing, for instance of scores where no response has one.
+        values.retain(|_, value| value.is_finite());
         let step = self.state.step;
         if self.is_first_rank() {
             let mut record = serde_json::Map::new();
@@ -301,13 +302,16 @@ impl Running<'_> {
         self.state.is_evaluation_due = true;
         let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
         let all = &self.plan.eval_packs;
-        let mine: Vec<PackedBatch> = all.iter().skip(rank).step_by(world_size).cloned().collect();
+        let mine: Vec<&Vec<u32>> = all.iter().skip(rank).step_by(world_size).collect();
         self.events.emit(Event::PhaseStarted { phase: "evaluating".into(), total: Some(mine.len() as u64) });
+        self.prepare(Side::Evaluation, &mine)?;
+        let packs = self.packs(Side::Evaluation, &mine)?;
         let (events, stop) = (&mut self.events, self.stop);
-        let mut done = 0;
-        let result = self.trainer.evaluate(&mine, &Sft, self.communicator, &mut |_| {
-            done += 1;
-            events.emit(Event::Progress { done, note: String::new() });
+        let mut outputs = Vec::new();
+        let objective = self.workload.objective();
+        let result = self.trainer.evaluate(&packs, objective, self.communicator, &mut |_, output| {
+            outputs.push(output.scores.clone());
+            events.emit(Event::Progress { done: outputs.len() as u64, note: String::new() });
             break_if_alone(stop, world_size)
         });
         let measures: Measures = match result {
@@ -316,8 +320,22 @@ impl Running<'_> {
             Err(error) => return Err(error.into()),
         };
         self.events.emit(Event::PhaseFinished);
-        let named = measures.means.iter().map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), *value));
-        self.log(named.collect())?;
+        let mut values: BTreeMap<String, f64> = measures
+            .means
+            .iter()
+            .map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), *value))
+            .collect();
+        self.workload.derive_metrics(EVALUATION_PREFIX, &mut values);
+        if let Some(eval) = self.inputs.eval() {
+            let scored = mine.iter().map(|samples| &samples[..]).zip(outputs).collect();
+            values.extend(
+                self.workload
+                    .evaluation_metrics(eval, scored)
+                    .into_iter()
+                    .map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), value)),
+            );
+        }
+        self.log(values)?;
         let is_best = self.state.note_evaluation(measures.loss);
         let keeps_best = self.plan.config.keep_best || self.plan.config.load_best_model_at_end;
         if is_best && keeps_best && self.state.step > 0 {
@@ -336,8 +354,8 @@ impl Running<'_> {
             self.events.emit(Event::PhaseStarted { phase: "saving a checkpoint".into(), total: None });
             self.log.sync()?;
             let staged = StagedDirectory::begin(&path)?;
-            let tokenizer_files = self.inputs.renderer.tokenizer().files();
-            let options = model::save_options(&self.inputs.model, &tokenizer_files);
+            let tokenizer_files = self.files_beside_weights();
+            let options = model::save_options(self.inputs.model(), &tokenizer_files);
             let base_model = Some(self.plan.config.model_name_or_path.as_str());
             checkpoint::save(self.trainer.engine(), &self.state, &staged, &options, base_model)?;
             staged.commit()?;
@@ -351,13 +369,13 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn interrupted(mut self) -> Result<SftOutcome, StageError> {
+    fn interrupted(mut self) -> Result<TrainingOutcome, StageError> {
         self.events.emit(Event::PhaseFinished);
         self.save_checkpoint()?;
-        Ok(SftOutcome::Interrupted { step: self.state.step })
+        Ok(TrainingOutcome::Interrupted { step: self.state.step })
     }
 
-    fn finish(mut self) -> Result<SftOutcome, StageError> {
+    fn finish(mut self) -> Result<TrainingOutcome, StageError> {
         if let Some(best) = self.state.best
             && self.plan.config.load_best_model_at_end
             && best.step != self.state.step
@@ -372,11 +390,11 @@ impl Running<'_> {
             self.events.emit(Event::PhaseStarted { phase: "saving the model".into(), total: None });
             self.log.sync()?;
             let staged = StagedDirectory::begin(&path)?;
-            let tokenizer_files = self.inputs.renderer.tokenizer().files();
+            let tokenizer_files = self.files_beside_weights();
             let config = &self.plan.config;
             let options = SaveOptions {
                 dtype: config.save_dtype,
-                ..model::save_options(&self.inputs.model, &tokenizer_files)
+                ..model::save_options(self.inputs.model(), &tokenizer_files)
             };
             let (engine, base_model) = (self.trainer.engine(), &config.model_name_or_path);
             model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)?;
@@ -385,7 +403,13 @@ impl Running<'_> {
             self.events.emit(Event::Saved { what: "model".into(), path: path.clone() });
         }
         self.communicator.barrier()?;
-        Ok(SftOutcome::Finished { model: path, metrics: self.last_metrics })
+        Ok(TrainingOutcome::Finished { model: path, metrics: self.last_metrics })
+    }
+
+    fn files_beside_weights(&self) -> Vec<(String, Vec<u8>)> {
+        let mut files = self.inputs.renderer().tokenizer().files();
+        files.extend(self.workload.files());
+        files
     }
 
     fn is_first_rank(&self) -> bool {

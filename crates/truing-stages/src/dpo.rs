@@ -1,0 +1,286 @@
+//! Preference optimisation without a reward model: DPO and its family, and KTO on single verdicts. The reference's
+//! log-probabilities are computed once, before the first update, and kept by digest.
+
+mod reference;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+use truing_cpu::CpuEngine;
+use truing_data::{ResponseBatch, ResponseDataset};
+use truing_text::RenderOptions;
+use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
+use truing_types::{BatchError, Communicator, EventSink};
+
+use crate::responses::{Compared, ResponseInputs, Wanted};
+use crate::training::{
+    self, Side, Start, Surroundings, TrainingConfig, TrainingInputs as _, TrainingOutcome, TrainingPlan,
+    Workload,
+};
+use crate::{Probe, StageError};
+
+/// The table `[preference]` of a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PreferenceConfig {
+    /// Which loss.
+    #[serde(alias = "loss_type")]
+    pub loss: PreferenceLoss,
+    /// Strength of the pull to the reference (DPO 0.1; SimPO wants 2 or more); weight of the odds ratio in ORPO.
+    pub beta: f64,
+    /// Share of labels taken to be flipped (`sigmoid`, `robust`).
+    pub label_smoothing: f64,
+    /// Target margin of SimPO.
+    pub simpo_gamma: f64,
+    /// Weight of the better response's mean negative log-likelihood beside the loss (RPO).
+    pub rpo_alpha: f64,
+    /// KTO's weight of wanted responses.
+    pub desirable_weight: f64,
+    /// KTO's weight of unwanted ones.
+    pub undesirable_weight: f64,
+    /// Which responses of a ranking are compared.
+    pub compared: Compared,
+}
+
+impl Default for PreferenceConfig {
+    fn default() -> Self {
+        let objective = Preference::default();
+        Self {
+            loss: objective.loss,
+            beta: objective.beta,
+            label_smoothing: objective.label_smoothing,
+            simpo_gamma: objective.gamma,
+            rpo_alpha: objective.nll_coefficient,
+            desirable_weight: objective.desirable_weight,
+            undesirable_weight: objective.undesirable_weight,
+            compared: Compared::BestAndWorst,
+        }
+    }
+}
+
+impl PreferenceConfig {
+    fn objective(&self) -> Preference {
+        Preference {
+            loss: self.loss,
+            beta: self.beta,
+            label_smoothing: self.label_smoothing,
+            gamma: self.simpo_gamma,
+            nll_coefficient: self.rpo_alpha,
+            desirable_weight: self.desirable_weight,
+            undesirable_weight: self.undesirable_weight,
+            kto_baseline: 0.0,
+        }
+    }
+
+    fn check(&self) -> Result<(), StageError> {
+        let bad = |key, found: f64, expected: &str| {
+            Err(StageError::BadSetting { key, found: found.to_string(), expected: expected.to_owned() })
+        };
+        let not_negative = |value: f64| value.is_finite() && value >= 0.0;
+        match self {
+            c if !(c.beta.is_finite() && c.beta > 0.0) => bad("preference.beta", c.beta, "a number above 0"),
+            c if !(0.0..0.5).contains(&c.label_smoothing) => {
+                bad("preference.label_smoothing", c.label_smoothing, "0 or more and less than 0.5")
+            }
+            c if !not_negative(c.simpo_gamma) => bad("preference.simpo_gamma", c.simpo_gamma, "0 or more"),
+            c if !not_negative(c.rpo_alpha) => bad("preference.rpo_alpha", c.rpo_alpha, "0 or more"),
+            c if !not_negative(c.desirable_weight) => {
+                bad("preference.desirable_weight", c.desirable_weight, "0 or more")
+            }
+            c if !not_negative(c.undesirable_weight) => {
+                bad("preference.undesirable_weight", c.undesirable_weight, "0 or more")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Opens the model and reads the preferences.
+///
+/// # Errors
+/// When a setting cannot be meant, the model is unusable, or a row is and `on_bad_row` is `error`.
+pub fn load(
+    config: &TrainingConfig,
+    options: RenderOptions,
+    events: &mut dyn EventSink,
+) -> Result<ResponseInputs, StageError> {
+    config.refuse_tables_but("preference")?;
+    let settings = config.preference.clone().unwrap_or_default();
+    settings.check()?;
+    let wanted = Wanted {
+        single_verdicts: settings.loss.is_unpaired(),
+        compared: settings.compared,
+        max_responses: None,
+        scores_suffice: false,
+        aspect_weights: Vec::new(),
+    };
+    ResponseInputs::load(config, &wanted, options, events)
+}
+
+/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run.
+///
+/// # Errors
+/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
+pub fn run(
+    plan: &TrainingPlan,
+    inputs: &ResponseInputs,
+    start: Start,
+    communicator: &dyn Communicator,
+    probe: &dyn Probe,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<TrainingOutcome, StageError> {
+    let settings = plan.config.preference.clone().unwrap_or_default();
+    let workload = DirectPreference {
+        objective: settings.objective(),
+        budget: plan.config.max_length,
+        train: Known::default(),
+        eval: Known::default(),
+    };
+    training::run(plan, inputs, workload, start, Surroundings { communicator, probe, events, stop })
+}
+
+/// What is known of one side of the data before the first step.
+#[derive(Debug, Default)]
+struct Known {
+    /// Summed log-probability of each response under the reference, by group.
+    reference: Vec<Vec<f64>>,
+    /// For KTO: each prompt with the response of the group after it, and the reference's word on it.
+    mismatched: Option<(ResponseDataset, Vec<Vec<f64>>)>,
+}
+
+struct DirectPreference {
+    objective: Preference,
+    /// Tokens of a pack when only looking.
+    budget: u32,
+    train: Known,
+    eval: Known,
+}
+
+impl DirectPreference {
+    fn known(&self, side: Side) -> &Known {
+        match side {
+            Side::Train => &self.train,
+            Side::Evaluation => &self.eval,
+        }
+    }
+}
+
+impl Workload for DirectPreference {
+    type Inputs = ResponseInputs;
+    type Objective = Preference;
+
+    fn objective(&self) -> &Preference {
+        &self.objective
+    }
+
+    fn begin(
+        &mut self,
+        engine: &mut CpuEngine,
+        inputs: &ResponseInputs,
+        run: &Path,
+        events: &mut dyn EventSink,
+        stop: &AtomicBool,
+    ) -> Result<ControlFlow<()>, StageError> {
+        if !self.objective.loss.uses_reference() {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let models: Vec<String> = inputs
+            .record()
+            .files
+            .iter()
+            .filter(|file| file.role == "model")
+            .map(|file| file.blake3.to_string())
+            .collect();
+        let cache = reference::Cache { run, models: &models, budget: self.budget };
+        let is_unpaired = self.objective.loss.is_unpaired();
+        let sides = [(Some(&inputs.train), &mut self.train), (inputs.eval.as_ref(), &mut self.eval)];
+        for (data, known) in sides {
+            let Some(data) = data else { continue };
+            let Some(found) = cache.log_probs(engine, data, events, stop)? else {
+                return Ok(ControlFlow::Break(()));
+            };
+            known.reference = found;
+            if is_unpaired {
+                let mismatched = reference::mismatched(data, self.budget)?;
+                let Some(found) = cache.log_probs(engine, &mismatched, events, stop)? else {
+                    return Ok(ControlFlow::Break(()));
+                };
+                known.mismatched = Some((mismatched, found));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// KTO's reference point: the mean log-ratio of the step's mismatched responses, 0 or more.
+    fn prepare(
+        &mut self,
+        engine: &mut CpuEngine,
+        _data: &ResponseDataset,
+        side: Side,
+        packs: &[&Vec<u32>],
+        communicator: &dyn Communicator,
+    ) -> Result<(), StageError> {
+        let Some((mismatched, reference)) = &self.known(side).mismatched else { return Ok(()) };
+        let (mut sum, mut n) = (0.0, 0.0);
+        for samples in packs {
+            let policy = reference::summed_log_probs(engine, mismatched, samples)?;
+            let of_reference = samples.iter().flat_map(|&group| &reference[group as usize]);
+            sum += policy.iter().zip(of_reference).map(|(policy, reference)| policy - reference).sum::<f64>();
+            n += policy.len() as f64;
+        }
+        let mut totals = [sum, n];
+        communicator.all_reduce_sum_f64(&mut totals)?;
+        self.objective.kto_baseline = (totals[0] / totals[1].max(1.0)).max(0.0);
+        Ok(())
+    }
+
+    fn pack(
+        &self,
+        data: &ResponseDataset,
+        side: Side,
+        samples: &[u32],
+    ) -> Result<PreferencePack, BatchError> {
+        let ResponseBatch { batch, .. } = data.batch(samples)?;
+        let known = self.known(side);
+        let (mut n_targets, mut pairs, mut verdicts, mut reference) = Default::default();
+        collect(data, samples, known, &mut n_targets, &mut pairs, &mut verdicts, &mut reference);
+        Ok(PreferencePack { batch, n_targets, pairs, verdicts, reference_log_probs: reference })
+    }
+
+    fn derive_metrics(&self, prefix: &str, values: &mut BTreeMap<String, f64>) {
+        let of = |name: &str| values.get(&format!("{prefix}rewards/{name}")).copied();
+        if let (Some(chosen), Some(rejected)) = (of("chosen"), of("rejected")) {
+            values.insert(format!("{prefix}rewards/margins"), chosen - rejected);
+        }
+        if self.objective.loss.is_unpaired() {
+            values.insert(format!("{prefix}kl"), self.objective.kto_baseline);
+        }
+    }
+}
+
+/// Fills in what a pack knows of its responses, group by group.
+fn collect(
+    data: &ResponseDataset,
+    samples: &[u32],
+    known: &Known,
+    n_targets: &mut Vec<usize>,
+    pairs: &mut Vec<ResponsePair>,
+    verdicts: &mut Vec<bool>,
+    reference: &mut Vec<f64>,
+) {
+    for &sample in samples {
+        let group = &data.groups()[sample as usize];
+        let first = n_targets.len();
+        n_targets.extend(reference::n_targets(group));
+        let pair = |(better, worse)| ResponsePair { chosen: first + better, rejected: first + worse };
+        pairs.extend(group.pairs().into_iter().map(pair));
+        verdicts.extend(group.responses.iter().filter_map(|response| response.is_desirable));
+        if let Some(of_group) = known.reference.get(sample as usize) {
+            reference.extend(of_group);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The reward model (report 2.1, Eq. 1): a scalar head, Bradley-Terry on pairs, a squared error to normalised absolute
+//! scores. Both sides of a pair lie in one pack, and the prompt that they share is computed once.
+
+mod diagnostics;
+mod normaliser;
+mod scorer;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+use truing_data::{ResponseBatch, ResponseDataset};
+use truing_text::RenderOptions;
+use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
+use truing_types::{BatchError, Communicator, EventSink};
+
+use crate::responses::{Compared, ResponseInputs, Wanted};
+use crate::training::{
+    self, Side, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan, Workload,
+};
+use crate::{Probe, StageError};
+
+pub use diagnostics::{CalibrationBin, Diagnostics, SourceDiagnostics};
+pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
+pub use scorer::{RewardScorer, Scored};
+
+/// The table `[reward_model]` of a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewardModelConfig {
+    /// Weight of the squared error to absolute scores (the report's alpha, whose value it does not state); 0 is plain
+    /// Bradley-Terry.
+    pub mse_coefficient: f64,
+    /// What the squared error is a mean over: all pairs, as Eq. 1 is written, or the responses that have a score.
+    pub mse_denominator: MseOver,
+    /// Weight of the squared sum of a pair's rewards, which keeps the scale from drifting.
+    pub center_rewards_coefficient: f64,
+    /// Whether a row's margin counts.
+    pub use_margins: bool,
+    /// How absolute scores of a source become comparable with those of others.
+    pub score_normaliser: Normalisation,
+    /// A score made of scores by aspect, for instance `{ helpfulness = 0.7, correctness = 0.3 }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub aspect_weights: BTreeMap<String, f64>,
+    /// Which responses of a ranking are compared.
+    pub compared: Compared,
+    /// At most this many responses of a prompt, drawn by seed and row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_responses: Option<usize>,
+}
+
+/// What the squared error is a mean over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MseOver {
+    /// All pairs of the step.
+    #[default]
+    Pairs,
+    /// The step's responses that have a score.
+    Scored,
+}
+
+impl Default for RewardModelConfig {
+    fn default() -> Self {
+        Self {
+            mse_coefficient: 0.1,
+            mse_denominator: MseOver::default(),
+            center_rewards_coefficient: 0.0,
+            use_margins: true,
+            score_normaliser: Normalisation::default(),
+            aspect_weights: BTreeMap::new(),
+            compared: Compared::All,
+            max_responses: None,
+        }
+    }
+}
+
+impl RewardModelConfig {
+    fn objective(&self) -> Reward {
+        Reward {
+            mse_coefficient: self.mse_coefficient,
+            centring_coefficient: self.center_rewards_coefficient,
+            mse_denominator: match self.mse_denominator {
+                MseOver::Pairs => MseDenominator::AllPairs,
+                MseOver::Scored => MseDenominator::Scored,
+            },
+        }
+    }
+
+    fn check(&self) -> Result<(), StageError> {
+        let bad = |key, found: String, expected: &str| {
+            Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+        };
+        let not_negative = |value: f64| value.is_finite() && value >= 0.0;
+        match self {
+            c if !not_negative(c.mse_coefficient) => {
+                bad("reward_model.mse_coefficient", c.mse_coefficient.to_string(), "0 or more")
+            }
+            c if !not_negative(c.center_rewards_coefficient) => {
+                let found = c.center_rewards_coefficient.to_string();
+                bad("reward_model.center_rewards_coefficient", found, "0 or more")
+            }
+            Self { max_responses: Some(most), .. } if *most < 2 => bad(
+                "reward_model.max_responses",
+                most.to_string(),
+                "at least 2: one alone is better than none",
+            ),
+            c if c.aspect_weights.values().any(|weight| !weight.is_finite()) => {
+                bad("reward_model.aspect_weights", "not finite".into(), "numbers")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Opens the model with a scalar head and reads the preferences.
+///
+/// # Errors
+/// When a setting cannot be meant, the model is unusable, or a row is and `on_bad_row` is `error`.
+pub fn load(
+    config: &TrainingConfig,
+    options: RenderOptions,
+    events: &mut dyn EventSink,
+) -> Result<ResponseInputs, StageError> {
+    config.refuse_tables_but("reward_model")?;
+    let settings = config.reward_model.clone().unwrap_or_default();
+    settings.check()?;
+    let wanted = Wanted {
+        single_verdicts: false,
+        compared: settings.compared,
+        max_responses: settings.max_responses,
+        scores_suffice: settings.mse_coefficient > 0.0,
+        aspect_weights: settings.aspect_weights.into_iter().collect(),
+    };
+    let mut inputs = ResponseInputs::load(config, &wanted, options, events)?;
+    inputs.model = inputs.model.with_score_head();
+    Ok(inputs)
+}
+
+/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run.
+///
+/// # Errors
+/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
+pub fn run(
+    plan: &TrainingPlan,
+    inputs: &ResponseInputs,
+    start: Start,
+    communicator: &dyn Communicator,
+    probe: &dyn Probe,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<TrainingOutcome, StageError> {
+    let settings = plan.config.reward_model.clone().unwrap_or_default();
+    let workload = RewardModel {
+        objective: settings.objective(),
+        normaliser: ScoreNormaliser::fit(settings.score_normaliser, &inputs.train),
+        settings,
+    };
+    training::run(plan, inputs, workload, start, Surroundings { communicator, probe, events, stop })
+}
+
+struct RewardModel {
+    settings: RewardModelConfig,
+    objective: Reward,
+    normaliser: ScoreNormaliser,
+}
+
+impl Workload for RewardModel {
+    type Inputs = ResponseInputs;
+    type Objective = Reward;
+
+    fn objective(&self) -> &Reward {
+        &self.objective
+    }
+
+    fn pack(&self, data: &ResponseDataset, _side: Side, samples: &[u32]) -> Result<RewardPack, BatchError> {
+        let ResponseBatch { batch, sequences } = data.batch(samples)?;
+        let (mut pairs, mut scores): (Vec<RewardPair>, Vec<Option<f32>>) = Default::default();
+        for &sample in samples {
+            let group = &data.groups()[sample as usize];
+            let source = data.source_of(sample as usize).map_or("", |source| &*source.name);
+            let worst = group.responses.iter().map(|response| response.rank).max().unwrap_or(0);
+            let margin = if self.settings.use_margins { group.margin.unwrap_or(0.0) } else { 0.0 };
+            for (better, worse) in group.pairs() {
+                // A row's margin is between its best and its worst.
+                let n_ranks = group.responses[worse].rank - group.responses[better].rank;
+                let share = f64::from(n_ranks) / f64::from(worst.max(1));
+                let first = scores.len();
+                pairs.push(RewardPair {
+                    chosen: first + better,
+                    rejected: first + worse,
+                    margin: (margin * share) as f32,
+                });
+            }
+            let normalised = group
+                .responses
+                .iter()
+                .map(|response| response.score.map(|score| self.normaliser.normalise(source, score) as f32));
+            scores.extend(normalised);
+        }
+        Ok(RewardPack { batch, sequences, pairs, scores })
+    }
+
+    fn evaluation_metrics(
+        &self,
+        data: &ResponseDataset,
+        scored: Vec<(&[u32], Vec<f32>)>,
+    ) -> BTreeMap<String, f64> {
+        Diagnostics::of(data, &scored, &self.normaliser).metrics()
+    }
+
+    fn files(&self) -> Vec<(String, Vec<u8>)> {
+        vec![(normaliser::FILE.to_owned(), self.normaliser.to_json())]
+    }
+}

@@ -1,0 +1,360 @@
+//! What a reward model's scores are worth on data whose order, and perhaps whose scores, are known.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use truing_data::ResponseDataset;
+
+use super::ScoreNormaliser;
+
+const N_BINS: usize = 10;
+
+/// One response.
+struct Rated {
+    reward: f64,
+    n_tokens: f64,
+    rank: u32,
+    /// In the source's own unit.
+    score: Option<f64>,
+    /// The reward in that unit.
+    in_unit: f64,
+}
+
+/// A source in numbers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct SourceDiagnostics {
+    /// Prompts.
+    pub n_prompts: u64,
+    /// Pairs with an order.
+    pub n_pairs: u64,
+    /// Pairs without one.
+    pub n_ties: u64,
+    /// Share of pairs in the right order; half for equal rewards.
+    pub accuracy: Option<f64>,
+    /// Half the width of the accuracy's 95 % interval (Wilson's, by prompts as independent draws).
+    pub accuracy_interval: Option<f64>,
+    /// Mean lead of the better response.
+    pub margin: Option<f64>,
+    /// Mean absolute difference of pairs with an order.
+    pub spread_of_pairs: Option<f64>,
+    /// Mean absolute difference of pairs without one: a good model keeps it small.
+    pub spread_of_ties: Option<f64>,
+    /// Pearson's correlation of reward and number of tokens over all responses.
+    pub length_correlation: Option<f64>,
+    /// Share of pairs in which the longer response gets the higher reward.
+    pub prefers_longer: Option<f64>,
+    /// Pearson's correlation of reward and absolute score.
+    pub score_correlation: Option<f64>,
+    /// Spearman's.
+    pub score_rank_correlation: Option<f64>,
+    /// Root of the mean squared error to absolute scores, in their unit.
+    pub score_rmse: Option<f64>,
+}
+
+/// Pairs whose predicted probability falls between two bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CalibrationBin {
+    /// Mean of `sigma(r_a - r_b)`, taken so that it is at least one half.
+    pub predicted: f64,
+    /// Share of the pairs in which the response with the higher reward is the better one.
+    pub observed: f64,
+    /// Pairs in it.
+    pub n: u64,
+}
+
+/// All sources.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Diagnostics {
+    /// All together.
+    pub all: SourceDiagnostics,
+    /// One by one.
+    pub by_source: BTreeMap<String, SourceDiagnostics>,
+    /// Predicted against observed order.
+    pub calibration: Vec<CalibrationBin>,
+    /// Mean distance of predicted and observed, weighted by pairs.
+    pub calibration_error: Option<f64>,
+    /// Responses with a score by tenths of their reward: mean reward in the score's unit, mean score.
+    pub score_calibration: Vec<(f64, f64)>,
+    /// Mean reward of all responses: how far the scale has drifted from 0.
+    pub mean_reward: f64,
+    /// Deviation of the rewards.
+    pub reward_deviation: f64,
+}
+
+impl Diagnostics {
+    /// From the scores `(groups, one score a response)` of a data set's packs.
+    #[must_use]
+    pub fn of(data: &ResponseDataset, scored: &[(&[u32], Vec<f32>)], normaliser: &ScoreNormaliser) -> Self {
+        let mut by_source: BTreeMap<String, Vec<Vec<Rated>>> = BTreeMap::new();
+        for (groups, scores) in scored {
+            let mut scores = scores.iter();
+            for &group_idx in *groups {
+                let group = &data.groups()[group_idx as usize];
+                let source = data.source_of(group_idx as usize).map_or("", |source| &*source.name);
+                let rated = group.responses.iter().zip(scores.by_ref()).map(|(response, &reward)| Rated {
+                    reward: f64::from(reward),
+                    n_tokens: response.tokens.len() as f64,
+                    rank: response.rank,
+                    score: response.score,
+                    in_unit: normaliser.undo(source, f64::from(reward)),
+                });
+                by_source.entry(stem(source)).or_default().push(rated.collect());
+            }
+        }
+        let everything: Vec<&Vec<Rated>> = by_source.values().flatten().collect();
+        let rewards: Vec<f64> = everything.iter().flat_map(|group| group.iter().map(|r| r.reward)).collect();
+        let (mean_reward, reward_deviation) = mean_and_deviation(&rewards);
+        let calibration = calibration(&everything);
+        let n_pairs: u64 = calibration.iter().map(|bin| bin.n).sum();
+        let distance =
+            calibration.iter().map(|bin| (bin.predicted - bin.observed).abs() * bin.n as f64).sum::<f64>();
+        Self {
+            all: SourceDiagnostics::of(&everything),
+            by_source: by_source
+                .iter()
+                .map(|(name, groups)| {
+                    (name.clone(), SourceDiagnostics::of(&groups.iter().collect::<Vec<_>>()))
+                })
+                .collect(),
+            calibration_error: (n_pairs > 0).then(|| distance / n_pairs as f64),
+            calibration,
+            score_calibration: score_calibration(&everything),
+            mean_reward,
+            reward_deviation,
+        }
+    }
+
+    /// As metrics by name.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let mut metrics = BTreeMap::new();
+        let mut put = |name: String, value: Option<f64>| {
+            if let Some(value) = value {
+                metrics.insert(name, value);
+            }
+        };
+        put("accuracy".into(), self.all.accuracy);
+        put("length_correlation".into(), self.all.length_correlation);
+        put("prefers_longer".into(), self.all.prefers_longer);
+        put("score_correlation".into(), self.all.score_correlation);
+        put("score_rmse".into(), self.all.score_rmse);
+        put("spread_of_pairs".into(), self.all.spread_of_pairs);
+        put("spread_of_ties".into(), self.all.spread_of_ties);
+        put("calibration_error".into(), self.calibration_error);
+        put("mean_reward".into(), Some(self.mean_reward));
+        put("reward_deviation".into(), Some(self.reward_deviation));
+        if self.by_source.len() > 1 {
+            for (name, source) in &self.by_source {
+                put(format!("accuracy/{name}"), source.accuracy);
+            }
+        }
+        metrics
+    }
+}
+
+impl SourceDiagnostics {
+    fn of(groups: &[&Vec<Rated>]) -> Self {
+        let mut found = Self { n_prompts: groups.len() as u64, ..Self::default() };
+        let (mut right, mut lead, mut spread, mut tied_spread) = (0.0, 0.0, 0.0, 0.0);
+        let (mut longer, mut n_unequal) = (0.0, 0.0);
+        for (a, b) in groups.iter().flat_map(|group| pairs(group)) {
+            let difference = a.reward - b.reward;
+            if a.rank == b.rank {
+                found.n_ties += 1;
+                tied_spread += difference.abs();
+                continue;
+            }
+            found.n_pairs += 1;
+            right += wins(difference);
+            lead += difference;
+            spread += difference.abs();
+            if a.n_tokens != b.n_tokens {
+                n_unequal += 1.0;
+                longer += wins(difference * (a.n_tokens - b.n_tokens).signum());
+            }
+        }
+        let share = |sum: f64, n: f64| (n > 0.0).then(|| sum / n);
+        let n_pairs = found.n_pairs as f64;
+        found.accuracy = share(right, n_pairs);
+        found.accuracy_interval = found.accuracy.map(|p| wilson_half_width(p, n_pairs));
+        found.margin = share(lead, n_pairs);
+        found.spread_of_pairs = share(spread, n_pairs);
+        found.spread_of_ties = share(tied_spread, found.n_ties as f64);
+        found.prefers_longer = share(longer, n_unequal);
+        let all: Vec<&Rated> = groups.iter().flat_map(|group| group.iter()).collect();
+        let rewards: Vec<f64> = all.iter().map(|r| r.reward).collect();
+        found.length_correlation = pearson(&rewards, &all.iter().map(|r| r.n_tokens).collect::<Vec<_>>());
+        let known: Vec<(f64, f64, f64)> =
+            all.iter().filter_map(|r| Some((r.reward, r.in_unit, r.score?))).collect();
+        let rewards: Vec<f64> = known.iter().map(|k| k.0).collect();
+        let scores: Vec<f64> = known.iter().map(|k| k.2).collect();
+        found.score_correlation = pearson(&rewards, &scores);
+        found.score_rank_correlation = pearson(&ranks(&rewards), &ranks(&scores));
+        let squares: f64 = known.iter().map(|(_, in_unit, score)| (in_unit - score).powi(2)).sum();
+        found.score_rmse = share(squares, known.len() as f64).map(f64::sqrt);
+        found
+    }
+}
+
+/// Every two responses of a group, the better one first.
+fn pairs(group: &[Rated]) -> Vec<(&Rated, &Rated)> {
+    let mut pairs = Vec::new();
+    for (i, a) in group.iter().enumerate() {
+        pairs.extend(group[i + 1..].iter().map(|b| if b.rank < a.rank { (b, a) } else { (a, b) }));
+    }
+    pairs
+}
+
+fn wins(difference: f64) -> f64 {
+    match difference {
+        d if d > 0.0 => 1.0,
+        d if d < 0.0 => 0.0,
+        _ => 0.5,
+    }
+}
+
+fn calibration(groups: &[&Vec<Rated>]) -> Vec<CalibrationBin> {
+    let mut bins = [(0.0, 0.0, 0_u64); N_BINS];
+    for (better, worse) in groups.iter().flat_map(|group| pairs(group)).filter(|(a, b)| a.rank != b.rank) {
+        let difference = better.reward - worse.reward;
+        let predicted = 1.0 / (1.0 + (-difference.abs()).exp());
+        let bin = &mut bins[(((predicted - 0.5) * 2.0 * N_BINS as f64) as usize).min(N_BINS - 1)];
+        *bin = (bin.0 + predicted, bin.1 + wins(difference), bin.2 + 1);
+    }
+    bins.into_iter()
+        .filter(|bin| bin.2 > 0)
+        .map(|(predicted, observed, n)| CalibrationBin {
+            predicted: predicted / n as f64,
+            observed: observed / n as f64,
+            n,
+        })
+        .collect()
+}
+
+fn score_calibration(groups: &[&Vec<Rated>]) -> Vec<(f64, f64)> {
+    let mut known: Vec<(f64, f64)> = groups
+        .iter()
+        .flat_map(|group| group.iter().filter_map(|rated| Some((rated.in_unit, rated.score?))))
+        .collect();
+    known.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let size = known.len().div_ceil(N_BINS).max(1);
+    let mean = |part: &[(f64, f64)]| {
+        let n = part.len() as f64;
+        (part.iter().map(|p| p.0).sum::<f64>() / n, part.iter().map(|p| p.1).sum::<f64>() / n)
+    };
+    known.chunks(size).map(mean).collect()
+}
+
+fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    (mean, (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt())
+}
+
+/// `None` where one of them is constant.
+fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
+    let ((mean_a, deviation_a), (mean_b, deviation_b)) = (mean_and_deviation(a), mean_and_deviation(b));
+    let product: f64 = a.iter().zip(b).map(|(a, b)| (a - mean_a) * (b - mean_b)).sum();
+    let scale = deviation_a * deviation_b * a.len() as f64;
+    (scale > 0.0).then(|| product / scale)
+}
+
+/// Ranks with ties at their middle.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut start = 0;
+    for run in order.chunk_by(|&a, &b| values[a] == values[b]) {
+        let middle = start as f64 + (run.len() as f64 - 1.0) / 2.0;
+        run.iter().for_each(|&i| ranks[i] = middle);
+        start += run.len();
+    }
+    ranks
+}
+
+/// Half the width of Wilson's 95 % interval (1927).
+fn wilson_half_width(p: f64, n: f64) -> f64 {
+    const Z: f64 = 1.959_964;
+    Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt() / (1.0 + Z * Z / n)
+}
+
+fn stem(source: &str) -> String {
+    let name = source.rsplit(['/', '\\']).next().unwrap_or(source);
+    name.split('.').next().unwrap_or(name).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reward::Normalisation;
+    use truing_data::{LongSamplePolicy, ResponseGroup, TokenizedResponse};
+    use truing_types::RowOrigin;
+
+    fn response(n_tokens: usize, rank: u32, score: Option<f64>) -> TokenizedResponse {
+        TokenizedResponse {
+            tokens: (0..n_tokens as u32).map(|t| t + 10 * rank).collect(),
+            loss_weights: vec![1.0; n_tokens],
+            rank,
+            score,
+            is_desirable: None,
+        }
+    }
+
+    /// Two sources: three ranked responses; a pair, and a tie.
+    fn data() -> ResponseDataset {
+        let mut builder = ResponseDataset::builder(100, LongSamplePolicy::Error);
+        let origin = |line| RowOrigin { source: "t".into(), line };
+        builder.begin_source("x/a.jsonl", 1.0);
+        let ranked = vec![response(3, 0, Some(9.0)), response(2, 1, Some(5.0)), response(1, 2, Some(1.0))];
+        builder.push(ResponseGroup::new(ranked, None, origin(1)));
+        builder.begin_source("x/b.jsonl", 1.0);
+        builder.push(ResponseGroup::new(vec![response(2, 0, None), response(4, 1, None)], None, origin(2)));
+        builder.push(ResponseGroup::new(vec![response(2, 0, None), response(4, 0, None)], None, origin(3)));
+        builder.finish().unwrap().0
+    }
+
+    #[test]
+    fn order_length_scores_and_ties_are_told_apart() {
+        let data = data();
+        let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data);
+        let scored = [(&[0_u32][..], vec![2.0, -1.0, 0.0]), (&[1, 2], vec![0.5, 1.5, 0.25, 0.0])];
+        let found = Diagnostics::of(&data, &scored, &normaliser);
+        let a = &found.by_source["a"];
+        assert_eq!((a.n_pairs, a.accuracy), (3, Some(2.0 / 3.0)));
+        assert_eq!(a.margin, Some((3.0 + 2.0 - 1.0) / 3.0));
+        assert_eq!(a.prefers_longer, Some(2.0 / 3.0));
+        assert!(a.score_correlation.unwrap() > 0.0 && a.score_rank_correlation == Some(0.5));
+        let b = &found.by_source["b"];
+        assert_eq!((b.n_pairs, b.n_ties, b.accuracy), (1, 1, Some(0.0)));
+        assert_eq!((b.spread_of_pairs, b.spread_of_ties), (Some(1.0), Some(0.25)));
+        assert_eq!(b.score_rmse, None);
+        assert_eq!(found.all.accuracy, Some(0.5));
+        assert_eq!(found.metrics()["accuracy/a"], 2.0 / 3.0);
+        let n: u64 = found.calibration.iter().map(|bin| bin.n).sum();
+        assert_eq!(n, 4);
+        assert!(found.calibration.iter().all(|bin| bin.predicted >= 0.5));
+    }
+
+    #[test]
+    fn a_perfect_model_is_calibrated_and_correlates() {
+        let data = data();
+        let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data);
+        let perfect: Vec<f32> =
+            [9.0, 5.0, 1.0].map(|score| normaliser.normalise("a.jsonl", score) as f32).to_vec();
+        let found = Diagnostics::of(&data, &[(&[0], perfect)], &normaliser);
+        assert!((found.all.score_correlation.unwrap() - 1.0).abs() < 1e-6);
+        assert!(found.all.score_rmse.unwrap() < 1e-5);
+        assert_eq!(found.all.accuracy, Some(1.0));
+        for (predicted, observed) in &found.score_calibration {
+            assert!((predicted - observed).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn intervals_are_wilsons() {
+        // Published: 81 of 263 gives 0.2553 to 0.3662 (Newcombe 1998).
+        let half = wilson_half_width(81.0 / 263.0, 263.0);
+        assert!((half - (0.3662 - 0.2553) / 2.0).abs() < 1e-4, "{half}");
+    }
+}

@@ -1,0 +1,176 @@
+//! Training on a fixed set of samples, whatever is learnt from them: packs, steps, evaluations, checkpoints, the saved
+//! model.
+//!
+//! [`TrainingConfig`] is what was typed, [`TrainingPlan`] every decision that can be made before work starts. A stage
+//! brings its [`TrainingInputs`] (what it has read) and its [`Workload`] (how samples become packs, and what is learnt
+//! from them).
+
+mod config;
+pub(crate) mod opening;
+mod plan;
+pub(crate) mod resume;
+mod run;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use truing_cpu::CpuEngine;
+use truing_data::{Dataset, ResponseDataset, SourceRange};
+use truing_model::ModelFiles;
+use truing_store::{Digest, RunInputs};
+use truing_text::ChatRenderer;
+use truing_train::{Objective, StepShape};
+use truing_types::{BatchError, Communicator, EventSink};
+
+use crate::StageError;
+
+pub use config::{Layers, LoraConfig, Packed, TrainingConfig};
+pub use plan::{StepPacks, TrainingPlan};
+pub(crate) use run::{CHECKPOINT, Surroundings, run};
+pub use run::{Start, TrainingOutcome};
+
+/// Samples as the packer sees them.
+pub trait TrainingData {
+    /// Tokens of each sample.
+    fn lengths(&self) -> Vec<u32>;
+
+    /// The sources, each a range of samples.
+    fn sources(&self) -> &[SourceRange];
+
+    /// One sample in numbers.
+    fn shape(&self, sample: usize) -> StepShape;
+}
+
+impl TrainingData for Dataset {
+    fn lengths(&self) -> Vec<u32> {
+        Dataset::lengths(self)
+    }
+
+    fn sources(&self) -> &[SourceRange] {
+        Dataset::sources(self)
+    }
+
+    fn shape(&self, sample: usize) -> StepShape {
+        let sample = self.sample(sample);
+        let length = sample.tokens().len() as f64;
+        StepShape {
+            tokens: length,
+            loss_tokens: sample.n_loss_tokens() as f64,
+            attention_pairs: length * (length + 1.0) / 2.0,
+        }
+    }
+}
+
+impl TrainingData for ResponseDataset {
+    fn lengths(&self) -> Vec<u32> {
+        ResponseDataset::lengths(self)
+    }
+
+    fn sources(&self) -> &[SourceRange] {
+        ResponseDataset::sources(self)
+    }
+
+    fn shape(&self, sample: usize) -> StepShape {
+        let group = &self.groups()[sample];
+        StepShape {
+            tokens: group.n_tokens() as f64,
+            loss_tokens: group.n_loss_tokens() as f64,
+            attention_pairs: group.n_attention_pairs(),
+        }
+    }
+}
+
+/// What a stage has read.
+pub trait TrainingInputs {
+    /// Its samples.
+    type Data: TrainingData;
+
+    /// The model, not loaded yet.
+    fn model(&self) -> &ModelFiles;
+
+    /// Its tokenizer and template.
+    fn renderer(&self) -> &ChatRenderer;
+
+    /// What is trained on.
+    fn train(&self) -> &Self::Data;
+
+    /// What is evaluated on, if anything.
+    fn eval(&self) -> Option<&Self::Data>;
+
+    /// Versions, seeds and digests of all files.
+    fn record(&self) -> &RunInputs;
+
+    /// Digest of everything that decides the weights: settings, data, model.
+    fn digest(&self, config: &TrainingConfig) -> Digest;
+}
+
+/// Which of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// What is trained on.
+    Train,
+    /// What is evaluated on.
+    Evaluation,
+}
+
+/// The samples of a workload.
+pub(crate) type DataOf<W> = <<W as Workload>::Inputs as TrainingInputs>::Data;
+/// The packs of a workload.
+pub(crate) type PackOf<W> = <<W as Workload>::Objective as Objective>::Pack;
+
+/// What is learnt from the samples.
+pub(crate) trait Workload {
+    /// What was read.
+    type Inputs: TrainingInputs;
+    /// The loss.
+    type Objective: Objective;
+
+    /// The loss.
+    fn objective(&self) -> &Self::Objective;
+
+    /// Samples joined into a pack.
+    fn pack(&self, data: &DataOf<Self>, side: Side, samples: &[u32]) -> Result<PackOf<Self>, BatchError>;
+
+    /// Before the first step, with the weights as they were loaded; breaks when it was stopped.
+    fn begin(
+        &mut self,
+        _engine: &mut CpuEngine,
+        _inputs: &Self::Inputs,
+        _run: &Path,
+        _events: &mut dyn EventSink,
+        _stop: &AtomicBool,
+    ) -> Result<ControlFlow<()>, StageError> {
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Before the packs of a step, or of an evaluation, are made.
+    fn prepare(
+        &mut self,
+        _engine: &mut CpuEngine,
+        _data: &DataOf<Self>,
+        _side: Side,
+        _packs: &[&Vec<u32>],
+        _communicator: &dyn Communicator,
+    ) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    /// Adds what follows from the metrics, whose names all have the prefix.
+    fn derive_metrics(&self, _prefix: &str, _values: &mut BTreeMap<String, f64>) {}
+
+    /// What the scores of the evaluation's packs `(samples, scores)` say beyond the objective's own metrics.
+    fn evaluation_metrics(
+        &self,
+        _data: &DataOf<Self>,
+        _scored: Vec<(&[u32], Vec<f32>)>,
+    ) -> BTreeMap<String, f64> {
+        BTreeMap::new()
+    }
+
+    /// Files that the saved model has besides weights, configuration and tokenizer.
+    fn files(&self) -> Vec<(String, Vec<u8>)> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,97 @@
+//! What every stage does with a recipe before it reads its data: checks, the model, the record of all files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use truing_model::ModelFiles;
+use truing_store::{Digest, InputFile, RunInputs};
+use truing_text::{ChatRenderer, RenderOptions};
+
+use super::TrainingConfig;
+use crate::{StageError, model};
+
+/// Checks what the recipe says of data and model, and opens the model with its tokenizer and template.
+///
+/// # Errors
+/// When a setting is missing or cannot be meant, or the model is unusable.
+pub(crate) fn open(
+    config: &TrainingConfig,
+    options: RenderOptions,
+) -> Result<(ModelFiles, ChatRenderer), StageError> {
+    if config.model_name_or_path.is_empty() {
+        let expected = "a model directory, a .gguf file or a name";
+        return Err(StageError::MissingSetting { key: "model_name_or_path", expected });
+    }
+    if config.data.is_empty() {
+        let expected = "at least one [[data]] table with a `path`";
+        return Err(StageError::MissingSetting { key: "data", expected });
+    }
+    if config.max_length < 2 {
+        return Err(StageError::BadSetting {
+            key: "max_length",
+            found: config.max_length.to_string(),
+            expected: "at least 2 tokens".into(),
+        });
+    }
+    if !(0.0..1.0).contains(&config.eval_fraction) {
+        return Err(StageError::BadSetting {
+            key: "eval_fraction",
+            found: config.eval_fraction.to_string(),
+            expected: "0 or more and less than 1".into(),
+        });
+    }
+    if config.eval_fraction > 0.0 && !config.eval_data.is_empty() {
+        let reason = "rows are held out of `data`, or there are others";
+        return Err(StageError::Conflict { first: "eval_fraction", second: "eval_data", reason });
+    }
+    let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
+    let mut renderer = model::renderer(&model, options)?;
+    if let Some(path) = &config.chat_template {
+        let source =
+            fs::read_to_string(path).map_err(|source| StageError::Read { path: path.clone(), source })?;
+        renderer = renderer.with_template(&source)?;
+    }
+    Ok((model, renderer))
+}
+
+/// Versions, seeds and digests of all files.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(crate) fn record(
+    config: &TrainingConfig,
+    model: &ModelFiles,
+    train: &BTreeSet<Arc<str>>,
+    eval: Option<&BTreeSet<Arc<str>>>,
+) -> Result<RunInputs, StageError> {
+    let paths = |files: &BTreeSet<Arc<str>>| -> Vec<PathBuf> {
+        files.iter().map(|file| PathBuf::from(&**file)).collect()
+    };
+    let model = model_files(model).into_iter().map(|path| ("model", path));
+    let data = paths(train).into_iter().map(|path| ("data", path));
+    let evaluation = eval.map(paths).unwrap_or_default().into_iter().map(|path| ("evaluation", path));
+    let files = model.chain(data).chain(evaluation).map(|(role, path)| InputFile::of(role, &path));
+    Ok(RunInputs {
+        versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
+        seeds: [("run".to_owned(), config.seed)].into(),
+        files: files.collect::<Result<_, _>>()?,
+    })
+}
+
+/// The files that hold a model's weights.
+pub(crate) fn model_files(model: &ModelFiles) -> Vec<PathBuf> {
+    match model.safetensors() {
+        Some(files) => files.files().iter().map(|file| file.path.clone()).collect(),
+        None => vec![model.path.clone()],
+    }
+}
+
+/// Digest of everything that decides the weights: settings, data, model.
+pub(crate) fn digest(config: &TrainingConfig, data: Digest, record: &RunInputs) -> Digest {
+    let models = record.files.iter().filter(|file| file.role == "model");
+    let models: Vec<String> = models.map(|file| file.blake3.to_string()).collect();
+    let all = [config.decisive_toml(), data.to_string(), models.join(" ")];
+    Digest::of_bytes(all.join("\n").as_bytes())
+}

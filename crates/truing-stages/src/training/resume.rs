@@ -1,0 +1,59 @@
+//! What every run does to begin again where it stood.
+
+use toml::Table;
+use truing_cpu::CpuEngine;
+use truing_model::{ModelFiles, TrainableSpec};
+use truing_store::{CommittedDirectory, Digest, RunDirectory, latest_valid};
+use truing_train::TrainerState;
+use truing_types::{Event, EventSink, Seed};
+
+use super::run::CHECKPOINT;
+use crate::{StageError, model};
+
+/// Loads a model, one tensor at a time.
+pub(crate) fn load_engine(
+    model: &ModelFiles,
+    trainable: &TrainableSpec,
+    n_threads: usize,
+    seed: u64,
+    phase: &str,
+    events: &mut dyn EventSink,
+) -> Result<CpuEngine, StageError> {
+    let n_tensors = model.spec.parameters().len() as u64;
+    events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(n_tensors) });
+    let on_tensor = &mut |done| events.emit(Event::Progress { done, note: String::new() });
+    let engine = model::load_engine(model, trainable, n_threads, Seed(seed), on_tensor)?;
+    events.emit(Event::PhaseFinished);
+    Ok(engine)
+}
+
+/// The newest checkpoint that verifies, of a run that had the same inputs.
+pub(crate) fn find_checkpoint(
+    digest: Digest,
+    folder: &RunDirectory,
+    events: &mut dyn EventSink,
+) -> Result<Option<CommittedDirectory>, StageError> {
+    let latest = latest_valid(&folder.checkpoints_path(), CHECKPOINT)?;
+    for damaged in &latest.damaged {
+        let (path, reason) = (damaged.path.display(), &damaged.reason);
+        events.emit(Event::Warning(format!("{path} is damaged and is passed over: {reason}")));
+    }
+    let Some((_, directory)) = latest.found else {
+        let none =
+            if latest.damaged.is_empty() { "no checkpoint yet" } else { "no checkpoint that is whole" };
+        events.emit(Event::Note(format!("the run has {none} and begins anew")));
+        return Ok(None);
+    };
+    if TrainerState::read(&directory)?.recipe_digest != digest {
+        return Err(StageError::InputsChanged { path: folder.recipe_path() });
+    }
+    Ok(Some(directory))
+}
+
+/// Refuses to go on where a setting that decides the weights has changed. Both are TOML of those settings alone.
+pub(crate) fn check_same_recipe(before: &str, now: &str) -> Result<(), StageError> {
+    let [before, now] = [before, now].map(|text| toml::from_str::<Table>(text).unwrap_or_default());
+    let all_keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+    let keys: Vec<String> = all_keys.filter(|key| before.get(*key) != now.get(*key)).cloned().collect();
+    if keys.is_empty() { Ok(()) } else { Err(StageError::RecipeChanged { keys }) }
+}
