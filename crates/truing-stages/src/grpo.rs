@@ -6,6 +6,7 @@
 
 mod config;
 mod inputs;
+mod model_reward;
 mod packs;
 mod plan;
 pub mod rollouts;
@@ -16,6 +17,7 @@ mod tally;
 
 pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossType};
 pub use inputs::{GrpoInputs, Prompt};
+pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
 pub(crate) use plan::frozen;
 pub use run::{GrpoOutcome, run};

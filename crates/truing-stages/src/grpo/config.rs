@@ -10,6 +10,7 @@ use truing_train::{
     Aggregation, Credit, CreditRule, KlInLoss, KlReading, Policy, RatioLevel, Scale, ScheduleKind,
 };
 
+use super::model_reward::RewardModelReward;
 use crate::recipe::{self, Recipe, RecipeError};
 use crate::training::{Layers, LoraConfig};
 
@@ -196,6 +197,9 @@ pub struct GrpoConfig {
     pub eval_data: Vec<SourceConfig>,
     /// Fine-tuning data that the policy should stay near the reference on.
     pub ptx_data: Vec<SourceConfig>,
+    /// A reward model's word on what a completion is worth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_model: Option<RewardModelReward>,
     /// What a completion is worth.
     pub reward: Vec<RewardConfig>,
 }
@@ -312,7 +316,7 @@ impl Default for GrpoConfig {
             num_iterations: 1,
             minibatches: 1,
             max_tokens_per_pack: 2048,
-            share_prompts: false,
+            share_prompts: true,
             learning_rate: 1e-6,
             lr_scheduler_type: ScheduleKind::Constant,
             warmup_ratio: 0.0,
@@ -344,6 +348,7 @@ impl Default for GrpoConfig {
             data: Vec::new(),
             eval_data: Vec::new(),
             ptx_data: Vec::new(),
+            reward_model: None,
             reward: Vec::new(),
         }
     }
@@ -354,6 +359,9 @@ impl Recipe for GrpoConfig {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {
             self.output_dir = folder.join(&self.output_dir);
+        }
+        if let Some(reward_model) = &mut self.reward_model {
+            reward_model.model_name_or_path = folder.join(&reward_model.model_name_or_path);
         }
         let path = folder.join(&self.model_name_or_path);
         if !self.model_name_or_path.is_empty() && path.exists() {

@@ -12,7 +12,7 @@ use truing_types::{Event, EventSink, PromptRow, RowOrigin, Seed, TokenId};
 
 use super::GrpoConfig;
 use crate::sft::SftInputs;
-use crate::training::TrainingConfig;
+use crate::training::{TrainingConfig, opening};
 use crate::{StageError, model};
 
 /// Everything a plan looks at.
@@ -198,17 +198,18 @@ fn read_ptx(
 }
 
 fn record(config: &GrpoConfig, model: &ModelFiles) -> Result<RunInputs, StageError> {
-    let model_files = match model.safetensors() {
-        Some(files) => files.files().iter().map(|file| file.path.clone()).collect(),
-        None => vec![model.path.clone()],
+    let reward_model = match &config.reward_model {
+        Some(reward_model) => opening::model_files(&ModelFiles::open(&reward_model.model_name_or_path)?),
+        None => Vec::new(),
     };
     let of = |role: &'static str, sources: &[SourceConfig]| -> Vec<(&'static str, PathBuf)> {
         let paths = sources.iter().map(|source| config.data_dir.join(&source.path));
         paths.filter(|path| path.is_file()).map(|path| (role, path)).collect()
     };
-    let files = model_files
+    let files = opening::model_files(model)
         .into_iter()
         .map(|path| ("model", path))
+        .chain(reward_model.into_iter().map(|path| ("reward_model", path)))
         .chain(of("data", &config.data))
         .chain(of("evaluation", &config.eval_data))
         .chain(of("ptx", &config.ptx_data));

@@ -3,7 +3,7 @@
 use serde_json::json;
 use truing_cpu::CpuEngine;
 use truing_model::engine::EngineMemory;
-use truing_model::{DecoderSpec, Engine, ParameterSpec, TrainableSpec};
+use truing_model::{DecoderSpec, Engine, ModelFiles, ParameterSpec, TrainableSpec};
 use truing_reward::Rewards;
 use truing_store::Digest;
 use truing_train::{
@@ -52,7 +52,7 @@ pub struct GrpoPlan {
 }
 
 impl GrpoPlan {
-    /// Makes the plan, or says why there is none. Pure: it opens no file.
+    /// Makes the plan, or says why there is none. It opens no file but the reward model's headers.
     ///
     /// # Errors
     /// When a setting cannot be meant or the memory does not suffice.
@@ -74,6 +74,13 @@ impl GrpoPlan {
         } else {
             0
         };
+        let reward_model_bytes = match &config.reward_model {
+            Some(reward_model) => {
+                let spec = ModelFiles::open(&reward_model.model_name_or_path)?.spec;
+                CpuEngine::memory(&spec, &frozen()).parameter_bytes
+            }
+            None => 0,
+        };
         let n_completions = config.prompts_per_step * config.num_generations;
         let top_token_bytes = if config.kl() == KlKind::ExactTopK {
             let k = config.kl_top_k.min(spec.vocab_size) as u64;
@@ -88,7 +95,7 @@ impl GrpoPlan {
         // The prompt that the next completions go on from is held beside the running ones.
         let cache_bytes = ((n_running + 1) * longest * token_bytes) as u64;
         let mut engine: EngineMemory = CpuEngine::memory(spec, &trainable);
-        engine.fixed_bytes += machine.resident_bytes + reference_bytes + top_token_bytes;
+        engine.fixed_bytes += machine.resident_bytes + reference_bytes + reward_model_bytes + top_token_bytes;
         let tokens_per_pack = config.max_tokens_per_pack.max(longest).min(n_completions * longest) as u64;
         let tokens = tokens_per_pack as f64;
         let shape = StepShape { tokens, loss_tokens: tokens, attention_pairs: tokens * longest as f64 / 2.0 };
@@ -232,8 +239,8 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         let expected = "a folder for the run";
         return Err(StageError::MissingSetting { key: "output_dir", expected });
     }
-    if config.reward.is_empty() {
-        let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`";
+    if config.reward.is_empty() && config.reward_model.is_none() {
+        let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, or a [reward_model]";
         return Err(StageError::MissingSetting { key: "reward", expected });
     }
     Rewards::new(&config.reward)?;

@@ -13,11 +13,13 @@ use truing_train::Trainer;
 use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{Event, EventSink, TokenId};
 
+use super::model_reward::ModelReward;
 use super::plan::frozen;
 use super::state::PromptState;
 use super::step::Purpose;
 use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
+use crate::reward::RewardScorer;
 use crate::training::{CHECKPOINT, Start, resume};
 use crate::{Probe, StageError, model};
 
@@ -104,6 +106,13 @@ pub fn run(
         true => Some(load(&frozen(), "loading the reference", events)?),
         false => None,
     };
+    let mut rewards = Rewards::new(&config.reward)?;
+    if let Some(settings) = &config.reward_model {
+        let options = inputs.renderer.options().clone();
+        let scorer = RewardScorer::open(&settings.model_name_or_path, options, plan.n_threads, events)?;
+        let function = ModelReward { scorer, clip: settings.clip };
+        rewards.add(None, settings.weight, &[], false, Box::new(function))?;
+    }
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
     let mut state = TrainerState::start(config.seed, plan.digest);
     state.is_evaluation_due = config.eval_on_start;
@@ -120,7 +129,7 @@ pub fn run(
     let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
     let running = Running {
         saved_step: state.step,
-        rewards: Rewards::new(&config.reward)?,
+        rewards,
         end_tokens: end_tokens(&inputs.model.spec.eos_token_ids, &inputs.renderer),
         last_metrics: Metrics::new(),
         plan,

@@ -1,17 +1,15 @@
 //! `truing grpo`: reinforcement learning from groups of completions, as a recipe says.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
-use truing_stages::StageError;
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
-use truing_stages::sft::Start;
+use truing_stages::training::Start;
 
-use super::{model, plan, sft};
-use crate::outcome::{Hinted, Outcome, WithHint};
+use super::training::{self, RecipeArguments};
+use super::{model, plan};
+use crate::outcome::Outcome;
 use crate::printer::Style;
 use crate::progress::{self, FanOut};
 use crate::recorder::TensorBoard;
@@ -21,11 +19,8 @@ use crate::{Context, interrupt, machine};
 /// Arguments of `truing grpo`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The recipe, a TOML file.
-    recipe: PathBuf,
-    /// Change a setting, for instance `--set beta=0.01` or `--set algorithm=dapo`. May be given several times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
+    #[command(flatten)]
+    recipe: RecipeArguments,
     /// Print the plan and do nothing.
     #[arg(long, conflicts_with = "resume")]
     plan: bool,
@@ -39,7 +34,7 @@ pub(crate) struct Arguments {
 
 /// Reads the recipe, plans, trains, writes the page.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    let (plan, inputs) = match prepare(arguments, context) {
+    let (plan, inputs) = match prepare(&arguments.recipe, context) {
         Ok(prepared) => prepared,
         Err(error) => return plan::refuse(error, arguments.json, context),
     };
@@ -54,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let start = if arguments.resume { Start::Resume } else { Start::Fresh };
     let probe = machine::ProcessProbe::new();
     let outcome = grpo::run(&plan, &inputs, start, &probe, &mut events, &stop)
-        .map_err(|error| with_advice(error, &folder, arguments.resume))?;
+        .map_err(|error| training::with_advice(error, &folder, arguments.resume))?;
     drop(events);
     if let Some(error) = recording_error.borrow_mut().take() {
         context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
@@ -62,18 +57,28 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     finish(&outcome, &folder, arguments.json, context)
 }
 
-fn prepare(arguments: &Arguments, context: &Context) -> anyhow::Result<(GrpoPlan, GrpoInputs)> {
+/// Prints the plan of a recipe.
+pub(crate) fn show_recipe(
+    recipe: &RecipeArguments,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    match prepare(recipe, context) {
+        Ok((plan, _)) => show(&plan, as_json, context),
+        Err(error) => plan::refuse(error, as_json, context),
+    }
+}
+
+fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(GrpoPlan, GrpoInputs)> {
     let path = &arguments.recipe;
-    let text = fs::read_to_string(path)
-        .with_context(|| format!("cannot read {}", path.display()))
-        .hint(|| "a recipe is a TOML file; the folder `recipes/` has examples".into())?;
+    let text = training::read_recipe(path)?;
     let mut config = GrpoConfig::from_toml(&text, path, &arguments.overrides)?;
     if !config.model_name_or_path.is_empty() {
         let found = model::find(&config.model_name_or_path, context)?;
         config.model_name_or_path = found.to_string_lossy().into_owned();
     }
     let mut events = progress::for_this_terminal(&context.printer);
-    let inputs = GrpoInputs::load(&config, sft::render_options(), events.as_mut())?;
+    let inputs = GrpoInputs::load(&config, training::render_options(), events.as_mut())?;
     let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
     Ok((GrpoPlan::resolve(config, &inputs, &machine)?, inputs))
 }
@@ -95,23 +100,6 @@ fn show(plan: &GrpoPlan, as_json: bool, context: &Context) -> anyhow::Result<Out
     context.printer.line("")?;
     context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?;
     Ok(Outcome::Fine)
-}
-
-/// What to do about a run that cannot begin or go on.
-fn with_advice(error: StageError, folder: &Path, resume: bool) -> anyhow::Error {
-    let hint = match &error {
-        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } => {
-            "--resume needs the recipe, prompts and model of the beginning; `--set output_dir=...` begins another run"
-                .to_owned()
-        }
-        _ if folder.join("recipe.resolved.toml").is_file() => format!(
-            "{} holds the run; --resume goes on with it, `--set output_dir=...` begins another",
-            folder.display()
-        ),
-        _ if resume => "without --resume a run begins there".to_owned(),
-        _ => "`--set output_dir=...` names another folder".to_owned(),
-    };
-    anyhow::Error::new(Hinted { source: error.into(), hint })
 }
 
 fn finish(outcome: &GrpoOutcome, folder: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {

@@ -14,7 +14,7 @@ use truing_data::{Render, SourceConfig};
 use truing_text::{ChatRenderer, WithoutLoss};
 use truing_types::TrainingRow;
 
-use super::sft::render_options;
+use super::training::render_options;
 use crate::Context;
 use crate::outcome::Outcome;
 

@@ -2,6 +2,7 @@
 
 mod chat;
 mod doctor;
+mod dpo;
 mod generate;
 mod grpo;
 mod inspect;
@@ -10,9 +11,11 @@ mod plan;
 mod prove;
 mod quickstart;
 mod report;
+mod reward;
 mod rollouts;
 mod sampling;
 mod sft;
+mod training;
 
 use clap::Subcommand;
 
@@ -25,7 +28,12 @@ pub(crate) enum Command {
     /// Fine-tune a small model on data that comes with truing, and see what it learnt. About ten minutes.
     Quickstart(quickstart::Arguments),
     /// Fine-tune a model on conversations, as a recipe says.
-    Sft(sft::Arguments),
+    Sft(training::Arguments),
+    /// Train on preferences without a reward model (DPO and its family), as a recipe says.
+    Dpo(training::Arguments),
+    /// Train a reward model, score with it, tell what it is worth.
+    #[command(subcommand)]
+    Reward(reward::Command),
     /// Train a policy by reinforcement learning: groups of its own completions, scored, as a recipe says.
     Grpo(grpo::Arguments),
     /// Look at the completions that a policy run drew and scored.
@@ -52,6 +60,8 @@ impl Command {
         match self {
             Self::Quickstart(arguments) => quickstart::run(arguments, context),
             Self::Sft(arguments) => sft::run(arguments, context),
+            Self::Dpo(arguments) => dpo::run(arguments, context),
+            Self::Reward(command) => reward::run(command, context),
             Self::Grpo(arguments) => grpo::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),

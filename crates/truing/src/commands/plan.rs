@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::{Value, json};
 use truing_stages::StageError;
-use truing_stages::sft::TrainingPlan;
+use truing_stages::training::{TrainingInputs, TrainingPlan};
 use truing_train::{Amount, SegmentChoice};
 
-use super::sft::{self, RecipeArguments};
+use super::training::{self, RecipeArguments, Stage};
+use super::{dpo, grpo, reward, sft};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::Style;
@@ -23,21 +24,38 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Makes the plan and prints it.
+/// Makes the plan of whatever stage the recipe is for, and prints it.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    show(&arguments.recipe, arguments.json, context)
+    let text = training::read_recipe(&arguments.recipe.recipe)?;
+    let tables = toml::from_str::<toml::Table>(&text).unwrap_or_default();
+    let (recipe, as_json) = (&arguments.recipe, arguments.json);
+    match () {
+        () if tables.contains_key("reward") => grpo::show_recipe(recipe, as_json, context),
+        () if tables.contains_key("preference") => show_recipe(&dpo::STAGE, recipe, as_json, context),
+        () if tables.contains_key("reward_model") => show_recipe(&reward::STAGE, recipe, as_json, context),
+        () => show_recipe(&sft::STAGE, recipe, as_json, context),
+    }
 }
 
 /// Prints the plan of a recipe; a recipe that cannot fit is a finding, with what would.
-pub(crate) fn show(recipe: &RecipeArguments, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
-    let plan = match sft::prepare(recipe, context) {
-        Ok(prepared) => prepared.plan,
-        Err(error) => return refuse(error, as_json, context),
-    };
+fn show_recipe<I: TrainingInputs>(
+    stage: &Stage<I>,
+    recipe: &RecipeArguments,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    match training::prepare(stage.load, recipe, context) {
+        Ok((plan, _)) => show(&plan, as_json, context),
+        Err(error) => refuse(error, as_json, context),
+    }
+}
+
+/// Prints a plan.
+pub(crate) fn show(plan: &TrainingPlan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
     if as_json {
-        context.printer.json(&to_json(&plan))?
+        context.printer.json(&to_json(plan))?
     } else {
-        print(&plan, context)?
+        print(plan, context)?
     }
     Ok(Outcome::Fine)
 }

@@ -11,7 +11,7 @@ use truing_stages::prove::{Proof, prove};
 use truing_types::TokenizedSample;
 
 use super::model::{self, ModelArguments};
-use super::sft::render_options;
+use super::training::render_options;
 use crate::Context;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::{Printer, Style};

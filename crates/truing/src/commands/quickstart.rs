@@ -8,7 +8,7 @@ use truing_parallel::Solo;
 use truing_stages::quickstart::{self, Quickstart, QuickstartError, QuickstartOutcome};
 
 use super::model::ModelArguments;
-use super::sft::render_options;
+use super::training::render_options;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::Style;
 use crate::progress::{self, FanOut};

@@ -1,0 +1,60 @@
+//! A trained reward model as a reward.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use truing_reward::{Completion, RewardFunction};
+use truing_types::{Conversation, Message, Role, Unscored, UnscoredReason};
+
+use crate::reward::RewardScorer;
+
+/// The table `[reward_model]` of a policy's recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardModelReward {
+    /// A directory that `truing reward train` has saved.
+    pub model_name_or_path: PathBuf,
+    /// Its weight in the sum.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Rewards below or above are cut, for instance `[-3.0, 3.0]`: what the model was never trained on shall not count
+    /// without end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<[f64; 2]>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+pub(super) struct ModelReward {
+    pub(super) scorer: RewardScorer,
+    pub(super) clip: Option<[f64; 2]>,
+}
+
+impl RewardFunction for ModelReward {
+    fn name(&self) -> &'static str {
+        "reward_model"
+    }
+
+    fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>> {
+        let responses: Vec<[Message; 1]> =
+            completions.iter().map(|completion| [Message::new(Role::Assistant, completion.text)]).collect();
+        let asked: Vec<(&Conversation, &[Message])> = completions
+            .iter()
+            .zip(&responses)
+            .map(|(completion, response)| (completion.prompt, &response[..]))
+            .collect();
+        let failed = |detail: String| Unscored::new(UnscoredReason::Failed, detail);
+        match self.scorer.score(&asked) {
+            Ok(scores) => scores
+                .into_iter()
+                .map(|score| match (score, self.clip) {
+                    (Ok(score), Some([low, high])) => Ok(score.clamp(low, high)),
+                    (score, _) => score.map_err(failed),
+                })
+                .collect(),
+            Err(error) => completions.iter().map(|_| Err(failed(error.to_string()))).collect(),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `truing reward`: train a reward model, score responses with it, tell what its scores are worth.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use truing_data::SourceConfig;
+use truing_stages::responses::ResponseInputs;
+use truing_stages::reward::{self, Diagnostics, RewardScorer, SourceDiagnostics};
+
+use super::model;
+use super::training::{self, Stage, render_options};
+use crate::Context;
+use crate::outcome::Outcome;
+use crate::printer::Style;
+use crate::progress;
+use crate::table::{Align, Table};
+
+/// The stage.
+pub(crate) const STAGE: Stage<ResponseInputs> = Stage { load: reward::load, run: reward::run };
+
+/// What to do with a reward model.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a reward model on preferences, as a recipe says.
+    Train(training::Arguments),
+    /// Score every response of preference files; one JSON object a line.
+    Score(ScoreArguments),
+    /// Tell how well a reward model orders responses, source by source.
+    Evaluate(EvaluateArguments),
+}
+
+/// A model and files.
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// The reward model: a directory, or a name that the program finds.
+    model: String,
+    /// Files with preferences.
+    #[arg(required = true)]
+    data: Vec<PathBuf>,
+    /// The files' format, where the first row does not tell it.
+    #[arg(long)]
+    format: Option<String>,
+    /// Rows with more tokens than this over all responses are left out.
+    #[arg(long, default_value_t = 4096)]
+    max_length: u32,
+    /// Read only this many rows of each file.
+    #[arg(long)]
+    max_samples: Option<usize>,
+}
+
+/// Arguments of `truing reward score`.
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArguments {
+    #[command(flatten)]
+    files: Files,
+    /// Write here instead of to the terminal.
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
+/// Arguments of `truing reward evaluate`.
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateArguments {
+    #[command(flatten)]
+    files: Files,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(command: &Command, context: &mut Context) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Train(arguments) => training::run(&STAGE, arguments, context),
+        Command::Score(arguments) => score(arguments, context),
+        Command::Evaluate(arguments) => evaluate(arguments, context),
+    }
+}
+
+type ScoredFiles = (Vec<reward::Scored>, Diagnostics);
+
+fn score_files(files: &Files, context: &Context) -> anyhow::Result<ScoredFiles> {
+    let path = model::find(&files.model, context)?;
+    let mut events = progress::for_this_terminal(&context.printer);
+    let mut scorer = RewardScorer::open(&path, render_options(), context.n_threads, events.as_mut())?;
+    let source = |path: &PathBuf| SourceConfig {
+        format: files.format.clone(),
+        max_samples: files.max_samples,
+        ..SourceConfig::new(path)
+    };
+    let sources: Vec<SourceConfig> = files.data.iter().map(source).collect();
+    let (scored, diagnostics, _) = scorer.score_files(&sources, files.max_length, events.as_mut())?;
+    Ok((scored, diagnostics))
+}
+
+fn score(arguments: &ScoreArguments, context: &Context) -> anyhow::Result<Outcome> {
+    let (scored, _) = score_files(&arguments.files, context)?;
+    let mut text = Vec::new();
+    for one in &scored {
+        serde_json::to_writer(&mut text, one)?;
+        text.push(b'\n');
+    }
+    match &arguments.output {
+        Some(path) => {
+            truing_store::atomic::write(path, &text)?;
+            context.printer.line(format_args!("{} rewards in {}", scored.len(), path.display()))?;
+        }
+        None => std::io::stdout().write_all(&text).context("cannot write to the terminal")?,
+    }
+    Ok(Outcome::Fine)
+}
+
+fn evaluate(arguments: &EvaluateArguments, context: &Context) -> anyhow::Result<Outcome> {
+    let (_, found) = score_files(&arguments.files, context)?;
+    let printer = &context.printer;
+    if arguments.json {
+        printer.json(&serde_json::to_value(&found)?)?;
+        return Ok(Outcome::Fine);
+    }
+    let right = Align::Right;
+    let mut table = Table::new(&[
+        ("source", Align::Left),
+        ("pairs", right),
+        ("in order", right),
+        ("lead", right),
+        ("longer preferred", right),
+        ("with length", right),
+        ("with scores", right),
+        ("error", right),
+        ("ties apart", right),
+    ]);
+    for (name, source) in &found.by_source {
+        table.row(row(name, source));
+    }
+    if found.by_source.len() > 1 {
+        table.row(row("all", &found.all));
+    }
+    for line in table.lines() {
+        printer.line(line)?;
+    }
+    if !found.calibration.is_empty() {
+        printer.line("")?;
+        printer.line(printer.styled(Style::Bold, "calibration: how sure it is, how often it is right"))?;
+        let mut table = Table::new(&[("sure", right), ("right", right), ("pairs", right)]);
+        for bin in &found.calibration {
+            table.row([share(Some(bin.predicted)), share(Some(bin.observed)), bin.n.to_string()]);
+        }
+        for line in table.lines() {
+            printer.line(line)?;
+        }
+    }
+    if !found.score_calibration.is_empty() {
+        printer.line("")?;
+        printer.line(printer.styled(Style::Bold, "absolute scores by tenths of the reward"))?;
+        let mut table = Table::new(&[("predicted", right), ("given", right)]);
+        for (predicted, given) in &found.score_calibration {
+            table.row([format!("{predicted:.2}"), format!("{given:.2}")]);
+        }
+        for line in table.lines() {
+            printer.line(line)?;
+        }
+    }
+    Ok(Outcome::Fine)
+}
+
+fn row(name: &str, source: &SourceDiagnostics) -> [String; 9] {
+    let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.2}"));
+    let accuracy = match source.accuracy_interval {
+        Some(half) => format!("{} ± {:.1}", share(source.accuracy), 100.0 * half),
+        None => String::new(),
+    };
+    [
+        name.to_owned(),
+        source.n_pairs.to_string(),
+        accuracy,
+        number(source.margin),
+        share(source.prefers_longer),
+        number(source.length_correlation),
+        number(source.score_correlation),
+        number(source.score_rmse),
+        number(source.spread_of_ties),
+    ]
+}
+
+fn share(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |value| format!("{:.1} %", 100.0 * value))
+}
