@@ -1,11 +1,13 @@
 //! Several rewards as one: weighted, each for the sources it is meant for.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use truing_types::{Unscored, UnscoredReason};
 
 use crate::completion::{Completion, RewardFunction};
+use crate::verifiers::code::{Code, CodeConfig};
 use crate::verifiers::exact_match::{ExactMatch, ExactMatchConfig};
 use crate::verifiers::format::{Format, FormatConfig};
 use crate::verifiers::ifeval::{Ifeval, IfevalConfig};
@@ -55,6 +57,8 @@ pub enum RewardKind {
     Overlong(OverlongConfig),
     /// A punishment of saying the same again.
     Repetition(RepetitionConfig),
+    /// A program that passes tests.
+    Code(CodeConfig),
 }
 
 /// A reward that cannot be used.
@@ -116,7 +120,7 @@ impl std::fmt::Debug for Rewards {
 }
 
 impl RewardKind {
-    fn build(&self) -> Result<Box<dyn RewardFunction>, RewardError> {
+    fn build(&self, sandbox_program: &Path) -> Result<Box<dyn RewardFunction>, RewardError> {
         Ok(match self.clone() {
             Self::MathAnswer(config) => Box::new(MathAnswer(config)),
             Self::Ifeval(config) => Box::new(Ifeval(config)),
@@ -125,25 +129,32 @@ impl RewardKind {
             Self::Length(config) => Box::new(Length::new(config)?),
             Self::Overlong(config) => Box::new(Overlong::new(config)?),
             Self::Repetition(config) => Box::new(Repetition::new(config)?),
+            Self::Code(config) => Box::new(Code::new(config, sandbox_program.to_owned())?),
         })
     }
 }
 
 impl Rewards {
-    /// Builds what the recipe lists.
+    /// Builds what the recipe lists. Code runs in the sandbox of this very binary, which has to answer to
+    /// [`CHILD_COMMAND`](crate::sandbox::CHILD_COMMAND).
     ///
     /// # Errors
     /// When a setting makes no sense or two rewards have one name.
     pub fn new(configs: &[RewardConfig]) -> Result<Self, RewardError> {
+        // Where it is unknown, code is unscored with that reason.
+        Self::with_sandbox(configs, &std::env::current_exe().unwrap_or_default())
+    }
+
+    /// Builds what the recipe lists, with another binary that answers to
+    /// [`CHILD_COMMAND`](crate::sandbox::CHILD_COMMAND).
+    ///
+    /// # Errors
+    /// When a setting makes no sense or two rewards have one name.
+    pub fn with_sandbox(configs: &[RewardConfig], sandbox_program: &Path) -> Result<Self, RewardError> {
         let mut rewards = Self::default();
         for config in configs {
-            rewards.add(
-                config.name.clone(),
-                config.weight,
-                &config.sources,
-                config.optional,
-                config.kind.build()?,
-            )?;
+            let function = config.kind.build(sandbox_program)?;
+            rewards.add(config.name.clone(), config.weight, &config.sources, config.optional, function)?;
         }
         Ok(rewards)
     }

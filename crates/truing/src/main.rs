@@ -50,6 +50,10 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    // Before anything else, since the sandbox's child must have one thread.
+    if let Some(status) = sandbox_child() {
+        return status;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(refusal) => {
@@ -60,6 +64,17 @@ fn main() -> ExitCode {
     };
     std::panic::set_hook(Box::new(printer::print_panic));
     std::panic::catch_unwind(|| run(&cli)).unwrap_or(ExitCode::from(outcome::ERROR))
+}
+
+/// The hidden command with which this binary starts itself to run code that a model wrote.
+fn sandbox_child() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != truing_reward::sandbox::CHILD_COMMAND {
+        return None;
+    }
+    let argument = arguments.next()?.into_string().ok()?;
+    let status = truing_reward::sandbox::child_main(&argument);
+    Some(ExitCode::from(u8::try_from(status).unwrap_or(outcome::ERROR)))
 }
 
 fn run(cli: &Cli) -> ExitCode {

@@ -1,18 +1,26 @@
-//! The parent's side: start the child, feed it, keep a little of what it says, end it in time.
-#![allow(unsafe_code, reason = "system calls")]
+//! The parent's side: which isolation there is, and running programs in it.
 
-use std::io::{self, Read, Write as _};
-use std::os::unix::process::CommandExt as _;
+use std::io;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
 
-use super::Limits;
-use super::child::{CHILD_COMMAND, ChildSpec, KILLED, SETUP_FAILED};
+use serde::{Deserialize, Serialize};
 
-/// How to start sandboxed programs.
-#[derive(Debug, Clone)]
+#[cfg(not(target_os = "linux"))]
+use super::elsewhere as process;
+#[cfg(target_os = "linux")]
+use super::process;
+use super::{Isolation, Level, Limits};
+
+/// The hidden sub-command: the binary calls [`child_main`](super::child_main) with the argument after it, before it
+/// starts a thread.
+pub const CHILD_COMMAND: &str = "sandbox-child";
+
+/// Exit status of a child that could not shut itself in. The program's own statuses are passed on as 0 to 3.
+pub(super) const SETUP_FAILED: i32 = 125;
+
+/// Starts sandboxed programs.
+#[derive(Debug)]
 pub struct Launcher {
     /// The binary that answers to [`CHILD_COMMAND`]: this program's own.
     pub program: PathBuf,
@@ -20,8 +28,9 @@ pub struct Launcher {
     pub limits: Limits,
     /// Directories that it may read, besides the system's libraries.
     pub readable: Vec<PathBuf>,
-    /// Whether namespaces are used. Without them only seccomp and the limits hold, and files can be read and written.
-    pub is_isolated: bool,
+    /// Run also where nothing shuts a program off from files. It can then read, write and fake whatever it likes.
+    pub allow_unsandboxed: bool,
+    isolation: OnceLock<Isolation>,
 }
 
 /// How a program ended.
@@ -35,6 +44,8 @@ pub enum Ending {
     Killed,
     /// By the wall clock.
     TimedOut,
+    /// With status 3: the program beside it left it.
+    PeerLeft,
 }
 
 /// What became of a program.
@@ -61,83 +72,112 @@ pub enum SandboxError {
     Io(#[from] io::Error),
 }
 
+/// What a child is told.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChildSpec {
+    /// Nothing to only find out whether the child can shut itself in; it then writes why Landlock does not hold.
+    pub(super) command: Vec<String>,
+    /// A second program; its input and output are two descriptors of the first.
+    pub(super) peer: Option<Vec<String>>,
+    pub(super) readable: Vec<PathBuf>,
+    pub(super) limits: Limits,
+    pub(super) mode: Mode,
+}
+
+/// What the child has to shut itself in with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Mode {
+    /// Namespaces and seccomp; Landlock where there is one.
+    Namespaces,
+    /// Landlock and seccomp.
+    Landlock,
+    /// Whatever there is.
+    Unsandboxed,
+}
+
 const SYSTEM: [&str; 5] = ["/usr", "/bin", "/lib", "/lib64", "/etc/alternatives"];
 
 impl Launcher {
+    /// Programs may read the system's libraries only, and are refused where nothing shuts them off.
+    #[must_use]
+    pub fn new(program: PathBuf, limits: Limits) -> Self {
+        Self { program, limits, readable: vec![], allow_unsandboxed: false, isolation: OnceLock::new() }
+    }
+
+    /// How far programs are shut off here, found out once.
+    pub fn isolation(&self) -> &Isolation {
+        self.isolation.get_or_init(|| self.find_isolation())
+    }
+
+    fn find_isolation(&self) -> Isolation {
+        let mut missing = Vec::new();
+        for (mode, name) in [(Mode::Namespaces, "namespaces"), (Mode::Landlock, "Landlock")] {
+            let mut spec = self.spec(&[], None, mode);
+            spec.limits = Limits::default();
+            let reason = match process::run(&self.program, &spec, "") {
+                Ok(Output { ending: Ending::Succeeded, stdout, .. }) => {
+                    let level = match (mode, stdout.is_empty()) {
+                        (Mode::Namespaces, true) => Level::Full,
+                        (Mode::Namespaces, false) => Level::Namespaces,
+                        _ => Level::Landlock,
+                    };
+                    missing.extend((!stdout.is_empty()).then(|| format!("Landlock: {stdout}")));
+                    return Isolation { level, missing };
+                }
+                Ok(output) => format!("the child ended as {:?}", output.ending),
+                Err(SandboxError::Unavailable(reason)) => reason,
+                Err(error) => error.to_string(),
+            };
+            missing.push(format!("{name}: {reason}"));
+        }
+        Isolation { level: Level::Nothing, missing }
+    }
+
     /// Runs a command with this input, and waits for its end.
     ///
     /// # Errors
     /// When it could not be run in the sandbox. However the command itself ends is no error.
     pub fn run(&self, command: &[String], input: &str) -> Result<Output, SandboxError> {
-        let readable = SYSTEM.iter().map(PathBuf::from).chain(self.readable.iter().cloned()).collect();
-        let spec = ChildSpec {
+        self.start(command, None, input)
+    }
+
+    /// Runs a command beside a second one that it can talk to but that cannot reach it otherwise: the numbers of the
+    /// descriptors to read from and to write to are the command's two last arguments, the peer has them as its
+    /// standard input and output. What is returned is the command's own; the peer ends with it.
+    ///
+    /// The command says by status 3 that the peer left it: [`Ending::PeerLeft`], or [`Ending::Killed`] where a signal
+    /// ended the peer.
+    ///
+    /// # Errors
+    /// When one of them could not be run in the sandbox.
+    pub fn run_pair(&self, command: &[String], peer: &[String], input: &str) -> Result<Output, SandboxError> {
+        self.start(command, Some(peer), input)
+    }
+
+    fn start(
+        &self,
+        command: &[String],
+        peer: Option<&[String]>,
+        input: &str,
+    ) -> Result<Output, SandboxError> {
+        let isolation = self.isolation();
+        let mode = match isolation.level {
+            Level::Full | Level::Namespaces => Mode::Namespaces,
+            Level::Landlock => Mode::Landlock,
+            Level::Nothing if self.allow_unsandboxed => Mode::Unsandboxed,
+            Level::Nothing => return Err(SandboxError::Unavailable(isolation.missing.join("; "))),
+        };
+        process::run(&self.program, &self.spec(command, peer, mode), input)
+    }
+
+    fn spec(&self, command: &[String], peer: Option<&[String]>, mode: Mode) -> ChildSpec {
+        ChildSpec {
             command: command.to_vec(),
-            readable,
+            peer: peer.map(<[String]>::to_vec),
+            readable: SYSTEM.iter().map(PathBuf::from).chain(self.readable.iter().cloned()).collect(),
             limits: self.limits.clone(),
-            is_isolated: self.is_isolated,
-        };
-        let argument = serde_json::to_string(&spec).map_err(io::Error::other)?;
-        let mut child = Command::new(&self.program)
-            .args([CHILD_COMMAND, &argument])
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let cap = self.limits.output_bytes;
-        let (status, stdout, stderr) = thread::scope(|scope| {
-            // A program that does not read its input is its own business.
-            scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
-            let stdout = scope.spawn(move || read_capped(stdout, cap));
-            let stderr = scope.spawn(move || read_capped(stderr, cap));
-            let status = wait(&mut child, Duration::from_millis(self.limits.wall_millis));
-            let join =
-                |reader: thread::ScopedJoinHandle<'_, (String, bool)>| reader.join().unwrap_or_default();
-            (status, join(stdout), join(stderr))
-        });
-        let ending = match status? {
-            None => Ending::TimedOut,
-            Some(0) => Ending::Succeeded,
-            Some(SETUP_FAILED) => return Err(SandboxError::Unavailable(stderr.0.trim().to_owned())),
-            Some(KILLED) => Ending::Killed,
-            Some(_) => Ending::Failed,
-        };
-        Ok(Output { ending, is_cut: stdout.1 || stderr.1, stdout: stdout.0, stderr: stderr.0 })
-    }
-}
-
-/// The exit status, or `None` when the time was over. Either way nothing of the process group is left.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<i32>> {
-    let deadline = Instant::now() + limit;
-    let mut pause = Duration::from_millis(1);
-    let result = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Ok(Some(status.code().unwrap_or(KILLED))),
-            Ok(None) if Instant::now() >= deadline => break Ok(None),
-            Ok(None) => {}
-            Err(error) => break Err(error),
+            mode,
         }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
-    };
-    if !matches!(result, Ok(Some(_)))
-        && let Ok(group) = i32::try_from(child.id())
-    {
-        // SAFETY: no pointers. The child has not been waited for, so the number is still its group's.
-        unsafe { libc::kill(-group, libc::SIGKILL) };
-        child.wait()?;
     }
-    result
-}
-
-/// Reads to the end, so that the writer is never held up, and keeps the first bytes.
-fn read_capped(stream: Option<impl Read>, cap: usize) -> (String, bool) {
-    let Some(mut stream) = stream else { return <_>::default() };
-    let mut kept = Vec::new();
-    // An error is the end of the stream.
-    let _ = stream.by_ref().take(cap as u64).read_to_end(&mut kept);
-    let dropped = io::copy(&mut stream, &mut io::sink()).unwrap_or(0);
-    (String::from_utf8_lossy(&kept).into_owned(), dropped > 0)
 }

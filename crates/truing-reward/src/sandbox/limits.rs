@@ -1,7 +1,4 @@
 //! Resource limits of the sandboxed process.
-#![allow(unsafe_code, reason = "system calls")]
-
-use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +16,8 @@ pub struct Limits {
     pub file_bytes: u64,
     /// Open files.
     pub open_files: u64,
+    /// Processes and threads. No program can start a process; threads are counted where there are namespaces.
+    pub processes: u64,
     /// Most bytes of each output stream that are kept.
     pub output_bytes: usize,
 }
@@ -31,25 +30,32 @@ impl Default for Limits {
             memory_bytes: 512 << 20,
             file_bytes: 16 << 20,
             open_files: 64,
+            processes: 64,
             output_bytes: 16 << 10,
         }
     }
 }
 
 /// Sets the limits for this process and what it starts.
-pub(super) fn apply(limits: &Limits) -> io::Result<()> {
-    let pairs = [
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "system calls")]
+pub(super) fn apply(limits: &Limits, has_own_user: bool) -> std::io::Result<()> {
+    let mut pairs = vec![
         (libc::RLIMIT_CPU, limits.cpu_secs),
         (libc::RLIMIT_AS, limits.memory_bytes),
         (libc::RLIMIT_FSIZE, limits.file_bytes),
         (libc::RLIMIT_NOFILE, limits.open_files),
         (libc::RLIMIT_CORE, 0),
     ];
+    if has_own_user {
+        // Otherwise everything that this user runs elsewhere would count.
+        pairs.push((libc::RLIMIT_NPROC, limits.processes));
+    }
     for (resource, value) in pairs {
         let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
         // SAFETY: the pointer is to a live, initialised `rlimit`, which the call only reads.
         if unsafe { libc::setrlimit(resource, &raw const limit) } != 0 {
-            return Err(io::Error::last_os_error());
+            return Err(std::io::Error::last_os_error());
         }
     }
     Ok(())

@@ -262,6 +262,7 @@ impl<W: Workload> Running<'_, W> {
             outcome.measures.means.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         values.extend(
             [
+                ("loss", outcome.measures.loss),
                 ("grad_norm", outcome.grad_norm),
                 ("learning_rate", outcome.learning_rate),
                 ("epoch", self.state.epoch),
@@ -325,6 +326,7 @@ impl<W: Workload> Running<'_, W> {
             .iter()
             .map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), *value))
             .collect();
+        values.insert(format!("{EVALUATION_PREFIX}loss"), measures.loss);
         self.workload.derive_metrics(EVALUATION_PREFIX, &mut values);
         if let Some(eval) = self.inputs.eval() {
             let scored = mine.iter().map(|samples| &samples[..]).zip(outputs).collect();
