@@ -6,6 +6,8 @@
     reason = "a test that cannot set up should fail and say why"
 )]
 
+#[path = "main/code.rs"]
+mod code;
 #[path = "main/sandbox.rs"]
 mod sandbox;
 

@@ -75,6 +75,7 @@ fn start(spec: &ChildSpec, command: &[String], streams: Streams) -> io::Result<i
     let landlock = shut_in(spec)?;
     let Some((program, arguments)) = command.split_first() else {
         io::stdout().write_all(landlock.as_bytes())?;
+        io::stdout().flush()?;
         return Ok(0);
     };
     let mut command = Command::new(program);

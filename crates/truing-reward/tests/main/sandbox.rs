@@ -1,132 +1,144 @@
-//! The sandbox and the reward for code, with a real interpreter where there is one.
+//! The sandbox, with a real shell.
 #![allow(clippy::print_stderr, reason = "says why a test was skipped")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::Command;
 
-use serde_json::{Map, Value};
-use truing_reward::sandbox::{Ending, Launcher, Limits, Output};
-use truing_reward::verifiers::code::{Code, CodeConfig};
-use truing_reward::{Completion, RewardFunction as _};
-use truing_types::{Conversation, FinishReason, RowOrigin, Unscored, UnscoredReason};
+use truing_reward::sandbox::{Ending, Isolation, Launcher, Level, Limits, Output, SandboxError, isolation};
 
-fn child() -> PathBuf {
+pub(crate) fn child() -> PathBuf {
     env!("CARGO_BIN_EXE_truing-sandbox-child").into()
 }
 
-fn score(config: CodeConfig, text: &str, columns: &Map<String, Value>) -> Result<f64, Unscored> {
-    let origin = RowOrigin { source: "code.jsonl".into(), line: 1 };
-    let prompt = Conversation::default();
-    let finish_reason = FinishReason::EndOfTurn;
-    let completion =
-        Completion { prompt: &prompt, text, n_tokens: 1, finish_reason, columns, origin: &origin };
-    Code::new(config, child()).score(&[completion]).remove(0)
+/// A child on a machine that lacks these mechanisms.
+pub(crate) fn lacking(folder: &tempfile::TempDir, mechanisms: &str) -> PathBuf {
+    let path = folder.path().join("child");
+    std::fs::write(&path, format!("#!/bin/sh\nexec '{}' {mechanisms} \"$@\"\n", child().display())).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
-fn is_ready() -> bool {
-    let has_python = Command::new("python3").arg("--version").output().is_ok_and(|out| out.status.success());
-    let columns = row(r#"{"test_list": ["assert True"]}"#);
-    let is_ready = has_python && score(CodeConfig::default(), "pass", &columns) == Ok(1.0);
-    if !is_ready {
-        eprintln!(
-            "skipped: no python3, or no namespaces here: {:?}",
-            score(CodeConfig::default(), "pass", &columns)
-        );
+/// What there is here; says why where it is less than `wanted`.
+pub(crate) fn has(wanted: Level) -> bool {
+    let found = isolation(&child());
+    let has = if wanted == Level::Landlock {
+        matches!(found.level, Level::Landlock | Level::Full)
+    } else {
+        found.level >= wanted
+    };
+    if !has {
+        eprintln!("skipped: {wanted:?} is wanted, here is {found}");
     }
-    is_ready
+    has
 }
 
-fn row(text: &str) -> Map<String, Value> {
-    serde_json::from_str(text).unwrap()
-}
-
-fn shell(script: &str, limits: Limits) -> Option<Output> {
-    let launcher = Launcher { program: child(), limits, readable: vec![], is_isolated: true };
-    match launcher.run(&["/bin/sh".into(), "-c".into(), script.into()], "") {
-        Ok(output) => Some(output),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
-        }
-    }
+fn shell(launcher: &Launcher, script: &str) -> Result<Output, SandboxError> {
+    launcher.run(&["/bin/sh".into(), "-c".into(), script.into()], "")
 }
 
 #[test]
 fn a_program_is_shut_in() {
+    if !has(Level::Namespaces) {
+        return;
+    }
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "secret").unwrap();
-    let hello = "echo hello; echo $HOME; cat $0 2>/dev/null; pwd";
-    let Some(output) = shell(hello, Limits::default()) else { return };
-    assert_eq!((output.ending, output.stdout.as_str()), (Ending::Failed, "hello\n/tmp\n"), "{output:?}");
-    let look = |script: String| shell(&script, Limits::default()).unwrap();
+    let launcher = Launcher::new(child(), Limits::default());
+    let look = |script: &str| shell(&launcher, script).unwrap();
     // The shell's own words only: it cannot start a process.
-    let output = look(format!("read line < {} && echo $line", secret.path().display()));
+    let output = look("echo hello; echo $HOME; cat $0 2>/dev/null; pwd");
+    assert_eq!((output.ending, output.stdout.as_str()), (Ending::Failed, "hello\n/tmp\n"), "{output:?}");
+    let output = look(&format!("read line < {} && echo $line", secret.path().display()));
     assert_eq!((output.ending, output.stdout.as_str()), (Ending::Failed, ""));
-    assert_eq!(look("echo x > /usr/written".into()).ending, Ending::Failed);
-    assert_eq!(look("echo x > /written".into()).ending, Ending::Failed);
-    assert_eq!(look("echo x > /tmp/written && read line < /tmp/written".into()).ending, Ending::Succeeded);
-    assert_eq!(look("(echo forked)".into()).stdout, "");
-    assert_eq!(look("kill -9 $$".into()).ending, Ending::Killed);
-    assert_eq!(look("exit 125".into()).ending, Ending::Failed);
-    let output = look("i=0; while [ $i -lt 20000 ]; do echo 0123456789; i=$((i+1)); done".into());
+    for file in ["/usr/written", "/written", "/dev/written", "/proc/self/status"] {
+        assert_eq!(look(&format!("echo x > {file}")).ending, Ending::Failed, "{file}");
+    }
+    assert_eq!(look("read line < /proc/self/status").ending, Ending::Failed);
+    assert_eq!(look("echo x > /tmp/written && read line < /tmp/written").ending, Ending::Succeeded);
+    assert_eq!(look("(echo forked)").stdout, "");
+    assert_eq!(look("kill -9 $$").ending, Ending::Killed);
+    assert_eq!(look("kill -9 1 || kill -9 -1 || kill -9 0").ending, Ending::Failed);
+    assert_eq!(look("exit 125").ending, Ending::Failed);
+    let output = look("i=0; while [ $i -lt 20000 ]; do echo 0123456789; i=$((i+1)); done");
     assert!(output.is_cut && output.stdout.len() == Limits::default().output_bytes);
-    let short = Limits { wall_millis: 300, ..Limits::default() };
-    assert_eq!(shell("while :; do :; done", short).unwrap().ending, Ending::TimedOut);
+    let short = Launcher::new(child(), Limits { wall_millis: 300, ..Limits::default() });
+    assert_eq!(shell(&short, "while :; do :; done").unwrap().ending, Ending::TimedOut);
 }
 
 #[test]
-fn tests_decide_and_what_breaks_a_limit_fails() {
-    if !is_ready() {
+fn landlock_alone_shuts_files_off() {
+    if !has(Level::Landlock) {
         return;
     }
-    let columns = row(r#"{"test_list": ["assert double(2) == 4"]}"#);
-    let limits = Limits { wall_millis: 1500, ..Limits::default() };
-    let config = CodeConfig { limits, ..CodeConfig::default() };
-    let right = "def double(x):\n    return 2 * x\n";
-    let check = |text: &str, expect: f64| {
-        assert_eq!(score(config.clone(), text, &columns), Ok(expect), "{text}");
-    };
-    check(right, 1.0);
-    check(&format!("Here:\n```python\n{right}```\n"), 1.0);
-    check("def double(x):\n    return x\n", 0.0);
-    check("import os; os._exit(0)", 0.0);
-    check(&format!("{right}import sys; sys.exit(0)"), 0.0);
-    check(&format!("{right}while True: pass"), 0.0);
-    check(&format!("{right}import os\nwhile True: os.fork()"), 0.0);
-    check(&format!("{right}x = bytearray(4 << 30)"), 0.0);
-    check(&format!("{right}import socket; socket.socket()"), 0.0);
-    check(&format!("{right}open('/usr/x', 'w')"), 0.0);
-    check(&format!("{right}open('/etc/passwd')"), 0.0);
-    check(&format!("{right}print('x' * 10_000_000)"), 1.0);
-    let strict = CodeConfig { limits_are_unscored: true, ..config.clone() };
-    let unscored = score(strict, "while True: pass", &columns).unwrap_err();
-    assert_eq!(unscored.reason, UnscoredReason::LimitReached);
-    let unscored = score(config.clone(), right, &Map::new()).unwrap_err();
-    assert_eq!(unscored.reason, UnscoredReason::MissingReference);
-    let absent = CodeConfig { interpreter: "no-such-interpreter".into(), ..config.clone() };
-    assert_eq!(score(absent, right, &columns).unwrap_err().reason, UnscoredReason::NoSandbox);
+    let folder = tempfile::tempdir().unwrap();
+    let launcher = Launcher::new(lacking(&folder, "no-namespaces"), Limits::default());
+    let found = launcher.isolation();
+    assert_eq!(found.level, Level::Landlock, "{found}");
+    assert!(found.to_string().starts_with("Landlock, seccomp and limits; namespaces: "), "{found}");
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let look = |script: &str| shell(&launcher, script).unwrap().ending;
+    assert_eq!(look("read line < /bin/sh; echo x > /dev/null"), Ending::Succeeded);
+    for file in [secret.to_str().unwrap(), "/etc/passwd", "/proc/self/status", "/proc/1/status"] {
+        assert_eq!(look(&format!("read line < {file}")), Ending::Failed, "{file}");
+    }
+    assert_eq!(look("echo x > /tmp/truing-sandbox-written"), Ending::Failed);
+    assert_eq!(look("(echo forked)"), Ending::Failed);
+    assert_eq!(look(&format!("kill -0 {}", std::process::id())), Ending::Failed);
 }
 
 #[test]
-fn canonical_solutions_pass_and_broken_ones_fail() {
-    let Some(shared) = std::env::var_os("TRUING_TEST_SHARED").map(PathBuf::from) else {
-        eprintln!("skipped: TRUING_TEST_SHARED is not set");
-        return;
-    };
-    if !is_ready() {
+fn namespaces_do_without_landlock() {
+    if !has(Level::Namespaces) {
         return;
     }
-    for (file, solution) in [("humaneval.jsonl", "canonical_solution"), ("mbpp.jsonl", "code")] {
-        let text = std::fs::read_to_string(shared.join("data/code").join(file)).unwrap();
-        for line in text.lines().take(20) {
-            let columns = row(line);
-            let canonical = columns[solution].as_str().unwrap();
-            assert_eq!(score(CodeConfig::default(), canonical, &columns), Ok(1.0), "{file}: {line}");
-            let broken = match columns.get("entry_point") {
-                Some(_) => "    return NotImplemented\n",
-                None => "pass",
-            };
-            assert_eq!(score(CodeConfig::default(), broken, &columns), Ok(0.0), "{file}: {line}");
-        }
+    let folder = tempfile::tempdir().unwrap();
+    let found = isolation(&lacking(&folder, "no-landlock"));
+    assert_eq!(found.level, Level::Namespaces, "{found}");
+    assert!(found.to_string().starts_with("namespaces, seccomp and limits; Landlock: "), "{found}");
+}
+
+#[test]
+fn nothing_runs_unsandboxed_unless_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut launcher = Launcher::new(lacking(&folder, "no-namespaces no-landlock"), Limits::default());
+    let Isolation { level, missing } = launcher.isolation();
+    assert_eq!((*level, missing.len()), (Level::Nothing, 2), "{missing:?}");
+    let error = shell(&launcher, "echo ran").unwrap_err().to_string();
+    assert!(error.starts_with("no sandbox: namespaces: ") && error.contains("; Landlock: "), "{error}");
+    launcher.allow_unsandboxed = true;
+    assert_eq!(shell(&launcher, "echo ran").unwrap().stdout, "ran\n");
+    // What can be had is taken all the same.
+    assert_eq!(shell(&launcher, "(echo forked)").unwrap().stdout, "");
+    let absent = Launcher::new(folder.path().join("absent"), Limits::default());
+    assert!(shell(&absent, "echo ran").is_err());
+}
+
+#[test]
+fn a_program_and_its_peer_talk() {
+    if !has(Level::Landlock) && !has(Level::Namespaces) {
+        return;
     }
+    let launcher = Launcher::new(child(), Limits::default());
+    let sh = |script: &str| vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned(), "sh".to_owned()];
+    let talk = |script: &str, peer: &str| launcher.run_pair(&sh(script), &sh(peer), "three\n").unwrap();
+    // `$1` and `$2` are the descriptors; a shell wants them in front of `<` and `>` only as digits.
+    let ask = r#"read word; eval "echo $word >&$2; read answer <&$1"; echo "got $answer""#;
+    let output = talk(ask, r#"read word; echo "$word three""#);
+    assert_eq!(
+        (output.ending, output.stdout.as_str()),
+        (Ending::Succeeded, "got three three\n"),
+        "{output:?}"
+    );
+    // The peer's own output, descriptors and parent are out of its reach.
+    let output =
+        talk("read word; eval \"read line <&$1\"", "echo forged >&3; echo forged > /proc/$PPID/fd/1");
+    assert_eq!(output.stdout, "", "{output:?}");
+    let lost = r#"eval "read answer <&$1" || exit 3"#;
+    assert_eq!(talk(lost, "exit 0").ending, Ending::PeerLeft);
+    assert_eq!(talk(lost, "kill -9 $$").ending, Ending::Killed);
+    assert!(matches!(
+        launcher.run_pair(&sh("exit 0"), &["/no/such/program".to_owned()], ""),
+        Err(SandboxError::Unavailable(_))
+    ));
 }

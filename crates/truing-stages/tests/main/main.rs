@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod plans;
+mod policies;
+mod preferences;
 mod prove;
 mod recipes;
 mod runs;

@@ -1,7 +1,12 @@
 use std::fs;
 use std::path::Path;
 
-use truing_stages::sft::TrainingConfig;
+use truing_stages::grpo::GrpoConfig;
+use truing_stages::responses::ResponseInputs;
+use truing_stages::training::{TrainingConfig, TrainingPlan};
+use truing_stages::{StageError, dpo, reward};
+use truing_text::RenderOptions;
+use truing_types::{EventSink, Silent};
 
 use crate::setup;
 
@@ -20,6 +25,8 @@ fn rows_for(format: Option<&str>) -> String {
     (0..60).map(|i| row.replace('N', &i.to_string()) + "\n").collect()
 }
 
+const PAIRS: &str = r#"{"prompt": "Say N.", "chosen": "N", "rejected": "no"}"#;
+
 /// Every recipe parses, prints as itself, and plans on rows of its own layout.
 #[test]
 fn every_recipe_that_comes_with_truing_parses_and_plans() {
@@ -27,13 +34,24 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
     let mut n_recipes = 0;
     for entry in fs::read_dir(recipes).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
         let text = fs::read_to_string(&path).unwrap();
+        let tables: toml::Table = toml::from_str(&text).unwrap();
+        n_recipes += 1;
+        if tables.contains_key("reward") {
+            let config = GrpoConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed = GrpoConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            continue;
+        }
         let mut config =
             TrainingConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
         let printed = TrainingConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
-        assert_eq!(printed.learning_rate, config.learning_rate);
-        assert_eq!(printed.data, config.data);
+        assert_eq!(printed, config);
 
+        let is_preference = config.preference.is_some() || config.reward_model.is_some();
         let folder = setup::folder();
         config.model_name_or_path = folder.path().join("model").to_string_lossy().into_owned();
         config.data_dir = folder.path().join("data");
@@ -41,15 +59,32 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             // Rows are written plain, whatever the compression of the real file.
             let name = source.path.file_name().unwrap().to_string_lossy().replace(".gz", "");
             source.path = name.into();
+            let rows = match is_preference {
+                true => (0..60).map(|i| PAIRS.replace('N', &i.to_string()) + "\n").collect(),
+                false => rows_for(source.format.as_deref()),
+            };
+            if is_preference {
+                source.format = None;
+            }
             fs::create_dir_all(&config.data_dir).unwrap();
-            fs::write(config.data_dir.join(&source.path), rows_for(source.format.as_deref())).unwrap();
+            fs::write(config.data_dir.join(&source.path), rows).unwrap();
         }
-        let (plan, inputs) =
-            setup::plan(config).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert!(plan.n_steps > 0 && inputs.train.n_samples() > 0);
-        n_recipes += 1;
+        let n_steps = match (&config.preference, &config.reward_model) {
+            (Some(_), _) => steps_of(config, dpo::load),
+            (_, Some(_)) => steps_of(config, reward::load),
+            _ => setup::plan(config).map(|(plan, _)| plan.n_steps),
+        };
+        assert!(n_steps.unwrap_or_else(|error| panic!("{}: {error}", path.display())) > 0);
     }
-    assert!(n_recipes >= 4);
+    assert!(n_recipes >= 8);
+}
+
+fn steps_of(
+    config: TrainingConfig,
+    load: fn(&TrainingConfig, RenderOptions, &mut dyn EventSink) -> Result<ResponseInputs, StageError>,
+) -> Result<u64, StageError> {
+    let inputs = load(&config, RenderOptions::default(), &mut Silent)?;
+    Ok(TrainingPlan::resolve(config, &inputs, &setup::MACHINE)?.n_steps)
 }
 
 /// The recipes plan on the real files they were written for, where those are at hand.

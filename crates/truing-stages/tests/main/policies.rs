@@ -1,0 +1,203 @@
+//! `truing grpo` on a tiny model: it learns what is rewarded, every algorithm runs, and a run that is interrupted
+//! anywhere ends with the same tokens and the same bits.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use tempfile::TempDir;
+use truing_stages::StageError;
+use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan, rollouts};
+use truing_stages::training::Start;
+use truing_text::RenderOptions;
+use truing_types::{Event, Rollout, Silent};
+
+use crate::setup::{self, Events, MACHINE, Ticks, never};
+
+/// The shorter the better: what a tiny model can learn in a few steps.
+const RECIPE: &str = r#"
+model_name_or_path = "model"
+output_dir = "run"
+seed = 11
+num_generations = 4
+prompts_per_step = 3
+max_prompt_length = 64
+max_completion_length = 12
+max_steps = 4
+learning_rate = 2e-3
+save_steps = 2
+save_dtype = "f32"
+max_tokens_per_pack = 128
+[[data]]
+path = "prompts.jsonl"
+[[reward]]
+kind = { format = { pattern = "^[ -~]*$" } }
+[[reward]]
+name = "letters"
+weight = 0.5
+kind = { format = { pattern = "[a-m]" } }
+"#;
+
+fn folder() -> TempDir {
+    let folder = setup::folder();
+    let prompts = (0..9).fold(String::new(), |mut rows, i| {
+        writeln!(rows, r#"{{"prompt": "Say {i}.", "kind": "{}"}}"#, if i % 2 == 0 { "even" } else { "odd" })
+            .unwrap();
+        rows
+    });
+    fs::write(folder.path().join("prompts.jsonl"), prompts).unwrap();
+    folder
+}
+
+fn run(
+    folder: &Path,
+    overrides: &[&str],
+    start: Start,
+    stop_when: impl Fn(&Event) -> bool + 'static,
+) -> Result<(GrpoOutcome, Vec<Event>), StageError> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config = GrpoConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
+    let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
+    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
+    let stop = AtomicBool::new(false);
+    let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    let outcome = grpo::run(&plan, &inputs, start, &Ticks::default(), &mut events, &stop)?;
+    Ok((outcome, events.seen))
+}
+
+fn metrics(folder: &Path) -> Vec<BTreeMap<String, f64>> {
+    let text = fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap();
+    let mut records: Vec<BTreeMap<String, f64>> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for record in &mut records {
+        record.retain(|name, _| {
+            !["tokens_per_second", "step_time", "peak_memory_gib"].iter().any(|timed| name.starts_with(timed))
+        });
+    }
+    records
+}
+
+fn everything(folder: &Path) -> (Vec<u8>, Vec<BTreeMap<String, f64>>, Vec<String>) {
+    let run = folder.join("run");
+    let drawn =
+        rollouts::steps(&run).unwrap().into_iter().flat_map(|step| rollouts::read(&run, step).unwrap());
+    let without_folder = |mut rollout: Rollout| {
+        rollout.origin.source = "prompts".into();
+        serde_json::to_string(&rollout).unwrap()
+    };
+    let drawn = drawn.map(without_folder).collect();
+    (fs::read(run.join("model/model.safetensors")).unwrap(), metrics(folder), drawn)
+}
+
+#[test]
+fn interrupted_anywhere_and_resumed_draws_the_same_tokens_and_ends_with_the_same_bits() {
+    // Several updates a step, a curriculum, and resampling: all that a resume has to remember.
+    let overrides = ["num_iterations=2", "minibatches=2", "curriculum=true", "dynamic_sampling=true"];
+    let straight = folder();
+    run(straight.path(), &overrides, Start::Fresh, never).unwrap();
+    let expected = everything(straight.path());
+    assert!(!expected.2.is_empty());
+    let phase = |wanted: &'static str| move |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with(wanted));
+    let stops: [Box<dyn Fn(&Event) -> bool>; 4] = [
+        Box::new(phase("step 1 of 4: drawing")),
+        Box::new(phase("step 3 of 4: comparing")),
+        Box::new(phase("step 3 of 4: learning")),
+        Box::new(|event| matches!(event, Event::Metrics { step: 3, .. })),
+    ];
+    for (i, stop_when) in stops.into_iter().enumerate() {
+        let folder = folder();
+        let (outcome, _) = run(folder.path(), &overrides, Start::Fresh, stop_when).unwrap();
+        assert!(matches!(outcome, GrpoOutcome::Interrupted { .. }), "stop {i}: {outcome:?}");
+        let resumed: Vec<&str> =
+            overrides.iter().copied().chain(["threads=1", "generation_batch_size=5"]).collect();
+        let (outcome, _) = run(folder.path(), &resumed, Start::Resume, never).unwrap();
+        assert!(matches!(outcome, GrpoOutcome::Finished { .. }));
+        let found = everything(folder.path());
+        assert!(expected.0 == found.0, "stop {i}: the weights differ");
+        assert!(expected.2 == found.2, "stop {i}: the completions differ");
+        assert_eq!(expected.1, found.1, "stop {i}");
+    }
+}
+
+#[test]
+fn every_algorithm_runs_and_its_metrics_have_the_names_that_are_known() {
+    for algorithm in ["report", "grpo", "rloo", "reinforce_plus_plus", "dr_grpo", "dapo", "gspo"] {
+        let folder = folder();
+        let algorithm = format!("algorithm={algorithm}");
+        run(folder.path(), &[&algorithm, "max_steps=2"], Start::Fresh, never).unwrap();
+        let records = metrics(folder.path());
+        assert_eq!(records.len(), 2, "{algorithm}");
+        for name in [
+            "reward",
+            "reward_std",
+            "rewards/letters/mean",
+            "completions/mean_length",
+            "completions/clipped_ratio",
+            "frac_reward_zero_std",
+        ] {
+            assert!(records[0].contains_key(name), "{algorithm} has no {name}");
+        }
+        let has_kl = ["report", "=grpo", "rloo", "reinforce"].iter().any(|name| algorithm.contains(name));
+        assert_eq!(records[0].contains_key("kl"), has_kl, "{algorithm}");
+        let first = records[0].get("kl").copied().unwrap_or_default();
+        assert!(first.abs() < 1e-6, "{algorithm} begins at the reference: {first}");
+    }
+}
+
+#[test]
+fn what_is_rewarded_becomes_more_frequent() {
+    let folder = folder();
+    let overrides =
+        ["max_steps=30", "prompts_per_step=6", "num_generations=8", "beta=0.001", "learning_rate=5e-3"];
+    run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let records = metrics(folder.path());
+    let mean = |records: &[BTreeMap<String, f64>]| {
+        records.iter().map(|record| record["reward"]).sum::<f64>() / records.len() as f64
+    };
+    let (before, after) = (mean(&records[..5]), mean(&records[25..]));
+    assert!(after > before + 0.3, "{before} before, {after} after");
+}
+
+#[test]
+fn a_prompt_computed_once_changes_nothing_but_rounding() {
+    let [shared, written] = ["share_prompts=true", "share_prompts=false"].map(|setting| {
+        let folder = folder();
+        run(folder.path(), &[setting, "max_steps=1"], Start::Fresh, never).unwrap();
+        metrics(folder.path()).remove(0)
+    });
+    for name in ["reward", "loss", "grad_norm", "entropy"] {
+        let (a, b) = (shared[name], written[name]);
+        assert!((a - b).abs() <= 1e-4 * b.abs().max(1e-3), "{name}: {a} against {b}");
+    }
+}
+
+#[test]
+fn with_adapters_the_reference_is_the_policy_without_them() {
+    let folder = folder();
+    let (_, events) = run(folder.path(), &["lora.rank=4", "max_steps=2"], Start::Fresh, never).unwrap();
+    let loads_reference =
+        |e: &Event| matches!(e, Event::PhaseStarted { phase, .. } if phase == "loading the reference");
+    assert!(!events.iter().any(loads_reference));
+    let records = metrics(folder.path());
+    assert!(records[0]["kl"].abs() < 1e-6 && records[1]["kl"] != 0.0, "{records:?}");
+}
+
+#[test]
+fn evaluation_is_by_category_and_the_best_is_kept() {
+    let folder = folder();
+    let overrides = [
+        "eval_fraction=0.4",
+        "eval_steps=2",
+        "eval_on_start=true",
+        "category_column=kind",
+        "load_best_model_at_end=true",
+    ];
+    run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let evaluations: Vec<_> =
+        metrics(folder.path()).into_iter().filter(|record| record.contains_key("eval_reward")).collect();
+    assert_eq!(evaluations.iter().map(|record| record["step"]).collect::<Vec<_>>(), [0.0, 2.0, 4.0]);
+    let named = |name: &str| evaluations.iter().all(|record| record.contains_key(name));
+    assert!(named("eval_reward/even") || named("eval_reward/odd"));
+}

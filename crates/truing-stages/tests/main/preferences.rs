@@ -1,0 +1,257 @@
+//! `truing dpo` and `truing reward` on a tiny model: every loss runs, interrupted runs end with the same bits, and what
+//! can be learnt is learnt.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use truing_data::SourceConfig;
+use truing_model::{HeadKind, ModelFiles};
+use truing_parallel::Solo;
+use truing_stages::reward::{RewardScorer, ScoreNormaliser};
+use truing_stages::training::{Start, TrainingConfig, TrainingOutcome, TrainingPlan};
+use truing_stages::{StageError, dpo, reward};
+use truing_text::RenderOptions;
+use truing_types::{Event, Silent};
+
+use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
+
+const RECIPE: &str = r#"
+model_name_or_path = "model"
+output_dir = "runs/a"
+seed = 5
+max_length = 256
+num_train_epochs = 2
+packs_per_step = 2
+learning_rate = 3e-3
+weight_decay = 0.0
+eval_fraction = 0.2
+save_steps = 3
+save_dtype = "f32"
+[[data]]
+path = "pairs.jsonl"
+"#;
+
+/// A folder with a model, and pairs of which the better response is the one that says yes; scores say the same.
+fn folder() -> TempDir {
+    let folder = setup::folder();
+    let (mut pairs, mut verdicts) = (String::new(), String::new());
+    for i in 0..40 {
+        let (yes, no) = (format!("yes {}", "x".repeat(i % 5)), format!("no {}", "x".repeat(i % 3)));
+        writeln!(
+            pairs,
+            r#"{{"prompt": "{i}?", "responses": [{{"content": "{yes}", "score": {}}}, {{"content": "{no}", "score": {}}}]}}"#,
+            7 + i % 3,
+            1 + i % 3
+        )
+        .unwrap();
+        let (text, label) = if i % 2 == 0 { (yes, true) } else { (no, false) };
+        writeln!(verdicts, r#"{{"prompt": "{i}?", "completion": "{text}", "label": {label}}}"#).unwrap();
+    }
+    fs::write(folder.path().join("pairs.jsonl"), pairs).unwrap();
+    fs::write(folder.path().join("verdicts.jsonl"), verdicts).unwrap();
+    folder
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stage {
+    Dpo,
+    Reward,
+}
+
+fn run(
+    stage: Stage,
+    folder: &Path,
+    overrides: &[&str],
+    start: Start,
+    stop_when: impl Fn(&Event) -> bool + 'static,
+) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
+    let (options, events) = (RenderOptions::default(), &mut Silent);
+    let inputs = match stage {
+        Stage::Dpo => dpo::load(&config, options, events)?,
+        Stage::Reward => reward::load(&config, options, events)?,
+    };
+    let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
+    let stop = AtomicBool::new(false);
+    let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    let probe = Ticks::default();
+    let outcome = match stage {
+        Stage::Dpo => dpo::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?,
+        Stage::Reward => reward::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?,
+    };
+    Ok((outcome, events.seen))
+}
+
+fn metrics(run: &Path) -> Vec<BTreeMap<String, f64>> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn untimed(run: &Path) -> Vec<BTreeMap<String, f64>> {
+    let mut records = metrics(run);
+    for record in &mut records {
+        record.retain(|name, _| !["tokens_per_second", "step_time", "peak_memory_gib"].contains(&&name[..]));
+    }
+    records
+}
+
+fn model_bytes(run: &Path) -> Vec<u8> {
+    fs::read(run.join("model/model.safetensors")).unwrap()
+}
+
+#[test]
+fn dpo_learns_the_preference_and_asks_the_reference_once() {
+    let folder = folder();
+    let overrides = ["eval_on_start=true", "preference.beta=0.5"];
+    let (_, events) = run(Stage::Dpo, folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let asked = |events: &[Event]| {
+        let is_asking =
+            |e: &&Event| matches!(e, Event::PhaseStarted { phase, .. } if phase == "asking the reference");
+        events.iter().filter(is_asking).count()
+    };
+    assert_eq!(asked(&events), 2, "training and evaluation data");
+    let records = metrics(&folder.path().join("runs/a"));
+    assert!((records[0]["eval_loss"] - 2.0_f64.ln()).abs() < 1e-6, "the policy begins as the reference");
+    assert_eq!(records[0]["eval_rewards/margins"], 0.0);
+    let last = records.iter().rev().find(|record| record.contains_key("eval_loss")).unwrap();
+    assert!(last["eval_loss"] < 0.5 && last["eval_rewards/accuracies"] > 0.9, "{last:?}");
+    let margin = last["eval_rewards/chosen"] - last["eval_rewards/rejected"];
+    assert!((last["eval_rewards/margins"] - margin).abs() < 1e-12);
+    for name in ["logps/chosen", "logps/rejected", "rewards/margins", "nll_loss", "grad_norm"] {
+        assert!(records.iter().any(|record| record.contains_key(name)), "no metric is called {name}");
+    }
+    let again = format!("output_dir={}", folder.path().join("runs/c").display());
+    let (_, events) = run(Stage::Dpo, folder.path(), &[&again, "max_steps=1"], Start::Fresh, never).unwrap();
+    assert_eq!(asked(&events), 0, "another run of the same folder finds what was kept");
+}
+
+#[test]
+fn every_loss_runs_and_goes_down() {
+    for loss in ["sigmoid", "sigmoid_norm", "robust", "ipo", "hinge", "simpo", "orpo", "kto"] {
+        for data in ["pairs.jsonl", "verdicts.jsonl"] {
+            if (data == "verdicts.jsonl") != (loss == "kto") {
+                continue;
+            }
+            let folder = folder();
+            let (loss_is, path) = (format!("preference.loss={loss}"), format!("data.0.path={data}"));
+            let overrides = [&loss_is[..], &path[..], "eval_on_start=true", "preference.label_smoothing=0.1"];
+            run(Stage::Dpo, folder.path(), &overrides, Start::Fresh, never).unwrap();
+            let losses: Vec<f64> = metrics(&folder.path().join("runs/a"))
+                .iter()
+                .filter_map(|record| record.get("eval_loss").copied())
+                .collect();
+            assert!(losses.last() < losses.first(), "{loss}: {losses:?}");
+        }
+    }
+}
+
+#[test]
+fn pairs_are_two_verdicts_for_kto() {
+    let folder = folder();
+    let overrides = ["preference.loss=kto", "data.0.format=ranked", "max_steps=2"];
+    run(Stage::Dpo, folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let last = metrics(&folder.path().join("runs/a")).into_iter().next_back().unwrap();
+    assert!(last.contains_key("eval_rewards/chosen") && last.contains_key("eval_rewards/rejected"));
+}
+
+#[test]
+fn interrupted_and_resumed_gives_the_same_bits() {
+    for (stage, more) in
+        [(Stage::Dpo, "preference.loss=sigmoid"), (Stage::Reward, "reward_model.mse_coefficient=0.3")]
+    {
+        let straight = folder();
+        run(stage, straight.path(), &[more], Start::Fresh, never).unwrap();
+        let expected = straight.path().join("runs/a");
+        for last_step in [1, 3] {
+            let folder = folder();
+            let (outcome, _) =
+                run(stage, folder.path(), &[more], Start::Fresh, is_metrics_of(last_step)).unwrap();
+            assert_eq!(outcome, TrainingOutcome::Interrupted { step: last_step });
+            run(stage, folder.path(), &[more, "threads=1"], Start::Resume, never).unwrap();
+            let found = folder.path().join("runs/a");
+            assert!(
+                model_bytes(&expected) == model_bytes(&found),
+                "{stage:?} stopped after step {last_step}"
+            );
+            assert_eq!(untimed(&expected), untimed(&found));
+        }
+    }
+}
+
+#[test]
+fn a_reward_model_learns_the_order_and_the_scores_and_scores_as_it_was_evaluated() {
+    let folder = folder();
+    let overrides = ["reward_model.mse_coefficient=0.5", "num_train_epochs=6", "eval_on_start=true"];
+    run(Stage::Reward, folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let directory = folder.path().join("runs/a");
+    let records = metrics(&directory);
+    let last = records.iter().rev().find(|record| record.contains_key("eval_accuracy")).unwrap();
+    assert!(last["eval_accuracy"] > 0.9, "{last:?}");
+    assert!(last["eval_score_correlation"] > 0.8, "{last:?}");
+    assert!(last["eval_mse"] < records[0]["eval_mse"]);
+
+    let model = directory.join("model");
+    assert_eq!(ModelFiles::open(&model).unwrap().spec.head, HeadKind::Score);
+    let config: Value = serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["architectures"][0], "LlamaForSequenceClassification");
+    let normaliser = ScoreNormaliser::open(&model).unwrap();
+    assert!((normaliser.all.unwrap().center - 5.0).abs() < 0.5, "scores lie around 5");
+    let mut scorer = RewardScorer::open(&model, RenderOptions::default(), 2, &mut Silent).unwrap();
+    let sources = [SourceConfig::new(folder.path().join("pairs.jsonl"))];
+    let (scored, diagnostics, report) = scorer.score_files(&sources, 256, &mut Silent).unwrap();
+    assert_eq!((scored.len(), report.n_rows), (80, 40));
+    assert!(diagnostics.all.accuracy.unwrap() > 0.9);
+    assert!(diagnostics.all.score_rmse.unwrap() < 2.0, "rewards come back in the scores' unit");
+}
+
+#[test]
+fn without_the_squared_error_scores_change_no_bit() {
+    let with_scores = folder();
+    let without = folder();
+    let path = without.path().join("pairs.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let unscored: String = text
+        .lines()
+        .map(|line| {
+            let mut row: Value = serde_json::from_str(line).unwrap();
+            for (rank, response) in row["responses"].as_array_mut().unwrap().iter_mut().enumerate() {
+                let response = response.as_object_mut().unwrap();
+                response.remove("score");
+                response.insert("rank".into(), rank.into());
+            }
+            format!("{row}\n")
+        })
+        .collect();
+    fs::write(&path, unscored).unwrap();
+    let overrides = ["reward_model.mse_coefficient=0", "eval_fraction=0", "max_steps=3"];
+    for folder in [&with_scores, &without] {
+        run(Stage::Reward, folder.path(), &overrides, Start::Fresh, never).unwrap();
+    }
+    let [a, b] = [&with_scores, &without].map(|folder| model_bytes(&folder.path().join("runs/a")));
+    assert!(a == b);
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_with_its_key() {
+    let folder = folder();
+    for (stage, overrides, expected) in [
+        (Stage::Dpo, vec!["preference.beta=0"], "`preference.beta` is 0: expected a number above 0"),
+        (Stage::Dpo, vec!["reward_model.mse_coefficient=1"], "`reward_model` is a table: expected none"),
+        (Stage::Reward, vec!["preference.beta=1"], "`preference` is a table: expected none"),
+        (Stage::Reward, vec!["reward_model.mse_coefficient=-1"], "`reward_model.mse_coefficient` is -1"),
+        (Stage::Reward, vec!["reward_model.max_responses=1"], "`reward_model.max_responses` is 1"),
+        (Stage::Reward, vec!["max_length=20"], "longer than"),
+    ] {
+        let error = run(stage, folder.path(), &overrides, Start::Fresh, never).unwrap_err().to_string();
+        assert!(error.contains(expected), "{overrides:?}: {error}");
+    }
+    let model = folder.path().join("model");
+    let error = RewardScorer::open(&model, RenderOptions::default(), 1, &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("scalar head"), "{error}");
+}
