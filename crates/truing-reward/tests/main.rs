@@ -6,8 +6,10 @@
     reason = "a test that cannot set up should fail and say why"
 )]
 
+#[cfg(target_os = "linux")]
 #[path = "main/code.rs"]
 mod code;
+#[cfg(target_os = "linux")]
 #[path = "main/sandbox.rs"]
 mod sandbox;
 

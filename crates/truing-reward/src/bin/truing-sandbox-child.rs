@@ -5,11 +5,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let status = match &arguments[..] {
         [lacking @ .., command, argument] if command == truing_reward::sandbox::CHILD_COMMAND => {
-            if let Err(error) = take_away(lacking) {
-                eprintln!("{error}");
-                std::process::exit(64);
-            }
-            truing_reward::sandbox::child_main(argument)
+            take_away(lacking).map_or(64, |()| truing_reward::sandbox::child_main(argument))
         }
         _ => 64,
     };

@@ -53,8 +53,11 @@ pub(super) fn pack(
     Ok(packs)
 }
 
+/// Tokens, loss weights, the row, and the prompt's place in the pack.
+type Part = (Vec<TokenId>, Vec<f32>, RowOrigin, Option<usize>);
+
 fn one_pack(sequences: &[Sequence<'_>], share_prompts: bool) -> Result<CompletionPack, BatchError> {
-    let mut parts: Vec<(Vec<TokenId>, Vec<f32>, RowOrigin, Option<usize>)> = Vec::new();
+    let mut parts: Vec<Part> = Vec::new();
     let mut prefix: Option<(usize, usize)> = None;
     for sequence in sequences {
         let (prompt, completion) = (sequence.prompt, sequence.completion);

@@ -86,8 +86,8 @@ mod tests {
 
     #[test]
     fn a_curriculum_passes_over_what_is_settled_but_never_starves() {
-        let mut state = PromptState::default();
-        state.pass_rates = (0..10).map(|i| (i, if i == 3 { 0.5 } else { 1.0 })).collect();
+        let pass_rates = (0..10).map(|i| (i, if i == 3 { 0.5 } else { 1.0 })).collect();
+        let mut state = PromptState { pass_rates, ..PromptState::default() };
         assert_eq!(state.choose(1, 10, Seed(1), true), [3]);
         state.pass_rates.insert(3, 0.0);
         assert_eq!(state.choose(2, 10, Seed(1), true).len(), 2);

@@ -40,6 +40,8 @@ weight = 0.5
 kind = { format = { pattern = "[a-m]" } }
 "#;
 
+type StopWhen = Box<dyn Fn(&Event) -> bool>;
+
 fn folder() -> TempDir {
     let folder = setup::folder();
     let prompts = (0..9).fold(String::new(), |mut rows, i| {
@@ -100,7 +102,7 @@ fn interrupted_anywhere_and_resumed_draws_the_same_tokens_and_ends_with_the_same
     let expected = everything(straight.path());
     assert!(!expected.2.is_empty());
     let phase = |wanted: &'static str| move |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with(wanted));
-    let stops: [Box<dyn Fn(&Event) -> bool>; 4] = [
+    let stops: [StopWhen; 4] = [
         Box::new(phase("step 1 of 4: drawing")),
         Box::new(phase("step 3 of 4: comparing")),
         Box::new(phase("step 3 of 4: learning")),

@@ -50,7 +50,7 @@ fn probability(table: &[f64], completion: &[usize; LENGTH]) -> f64 {
 }
 
 fn kl(table: &[f64], state: usize) -> f64 {
-    let (p, q) = (log_probs(table, state), log_probs(&self::reference(), state));
+    let (p, q) = (log_probs(table, state), log_probs(&reference(), state));
     p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
@@ -107,7 +107,7 @@ fn estimate(group: &[[usize; LENGTH]], credit: &Credit, objective: &Policy) -> V
         tokens: token_states.iter().flat_map(|_| all.clone()).collect(),
         log_probs: token_states
             .iter()
-            .flat_map(|&(state, _)| log_probs(&self::reference(), state))
+            .flat_map(|&(state, _)| log_probs(&reference(), state))
             .map(|log_prob| log_prob as f32)
             .collect(),
     };
@@ -270,7 +270,7 @@ fn k3_in_the_loss_has_the_gradient_of_the_forward_kl() {
     let visits = policy();
     let forward = gradient(|table| {
         let kl = |state: usize| -> f64 {
-            let (p, q) = (log_probs(table, state), log_probs(&self::reference(), state));
+            let (p, q) = (log_probs(table, state), log_probs(&reference(), state));
             q.iter().zip(&p).map(|(q, p)| q.exp() * (q - p)).sum()
         };
         let sum = |c: &[usize; LENGTH]| states(c).iter().map(|&s| kl(s)).sum::<f64>();

@@ -7,7 +7,7 @@
 //! loss) and the second question before what is judged.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use truing_types::PreferenceRow;
@@ -97,7 +97,7 @@ fn open(path: &Path, columns: &Columns) -> Result<RawRows, DataError> {
 
 /// Reads a file that must hold good rows only.
 fn each_row(
-    path: &PathBuf,
+    path: &Path,
     mut take: impl FnMut(&Map<String, Value>) -> Result<(), RowProblem>,
 ) -> Result<(), DataError> {
     for row in readers::open(path)? {
