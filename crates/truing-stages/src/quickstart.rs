@@ -1,9 +1,9 @@
-//! The whole run on a small model, with data that comes with the program: measure, train stage by stage, measure
-//! after each. Today there is one stage; the next is a line in `STEPS`.
+//! The whole run on a small model, with data that comes with the program: measure, fine-tune, train a reward model,
+//! train the policy against it, and measure after each stage that changes the policy.
 //!
-//! Everything lies in one folder: the recipe and the data as files (so that `truing sft <folder>/recipe.toml` does
-//! the same by hand), a run directory a stage, an evaluation before the first and after each stage, and
-//! `pipeline.json`, which says what is where. What is there already is not done again, so a resume is the same
+//! Everything lies in one folder: the recipes and the data as files (so that `truing sft <folder>/sft.toml` does
+//! the same by hand), a run directory a stage, an evaluation before the first and after each stage that makes a
+//! policy, and `pipeline.json`, which says what is where. What is there already is not done again, so a resume is the same
 //! program once more.
 
 mod checks;
@@ -24,8 +24,10 @@ use truing_types::{
     PipelineStage, SamplingOptions, Seed, TokenizedSample,
 };
 
-use crate::sft::{self, SftInputs, Start, TrainingConfig, TrainingOutcome, TrainingPlan};
-use crate::{Machine, Probe, StageError, model};
+use crate::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
+use crate::sft::{self, SftInputs};
+use crate::training::{Start, TrainingConfig, TrainingPlan};
+use crate::{Machine, Probe, StageError, model, reward};
 
 pub use checks::{Check, Grade, read_checks};
 
@@ -34,19 +36,23 @@ const MAX_ANSWER_TOKENS: usize = 64;
 /// Tokens of the packs that the held-out loss is measured on.
 const HELD_OUT_PACK_TOKENS: usize = 1024;
 /// Where the pieces lie in the quickstart's folder.
-const RECIPE: &str = "recipe.toml";
-const TRAIN: &str = "data/train.jsonl";
 const HELD_OUT: &str = "data/heldout.jsonl";
 const CHECKS: &str = "data/checks.jsonl";
 
-/// A stage: takes the model made so far and gives the next one, or nothing when it was stopped.
+/// A stage: takes the policy made so far, trains, and gives the model that came out, or nothing when it was stopped.
 struct Step {
     kind: &'static str,
-    run: fn(&mut Work<'_>, PathBuf) -> Result<Option<PathBuf>, QuickstartError>,
+    /// Whether that model is the next policy; otherwise the policy stays.
+    makes_policy: bool,
+    run: fn(&mut Work<'_>, &Step, &Path) -> Result<Option<PathBuf>, QuickstartError>,
 }
 
 /// The stages in order. The evaluation after a stage carries its name.
-const STEPS: &[Step] = &[Step { kind: "sft", run: run_sft }];
+const STEPS: &[Step] = &[
+    Step { kind: "sft", makes_policy: true, run: run_sft },
+    Step { kind: "reward", makes_policy: false, run: run_reward },
+    Step { kind: "grpo", makes_policy: true, run: run_grpo },
+];
 
 /// What the quickstart is made from.
 #[derive(Debug, Clone)]
@@ -57,16 +63,13 @@ pub struct Quickstart<'a> {
     pub model: PathBuf,
     /// What the page calls it.
     pub model_name: String,
-    /// The recipe of the fine-tuning; its paths are relative to `folder`.
-    pub recipe: &'a str,
-    /// Changes to the recipe, as after `--set`.
-    pub overrides: Vec<String>,
-    /// Conversations to learn from, JSON lines.
-    pub train: &'a [u8],
-    /// Conversations for the held-out loss, JSON lines.
-    pub heldout: &'a [u8],
-    /// Questions that a program grades, JSON lines; see [`Check`].
-    pub checks: &'a [u8],
+    /// `(stage, recipe)`; paths in it are relative to `folder`, where it is written as `<stage>.toml`.
+    pub recipes: &'a [(&'a str, &'a str)],
+    /// `(stage, change)`, as after `--set` for that stage's recipe.
+    pub overrides: Vec<(String, String)>,
+    /// `(path below folder, content)`: what the recipes name, `data/heldout.jsonl` for the held-out loss, and
+    /// `data/checks.jsonl` with questions that a program grades (see [`Check`]).
+    pub data: &'a [(&'a str, &'a [u8])],
     /// How conversations are rendered.
     pub render: RenderOptions,
     /// Go on with what the folder holds.
@@ -157,7 +160,8 @@ pub fn run(
         return Err(QuickstartError::FolderInUse { folder: folder.clone() });
     }
     write_files(quickstart)?;
-    let checks = read_checks(&folder.join(CHECKS), quickstart.checks)?;
+    let checks = quickstart.data.iter().find(|(path, _)| *path == CHECKS).map_or(&[][..], |(_, bytes)| bytes);
+    let checks = read_checks(&folder.join(CHECKS), checks)?;
     let mut work = Work { quickstart, look_at_machine, communicator, probe, events, stop };
 
     let mut model = quickstart.model.clone();
@@ -165,13 +169,17 @@ pub fn run(
         return Ok(QuickstartOutcome::Interrupted);
     };
     let mut evaluations = vec![before];
-    for (idx, step) in STEPS.iter().enumerate() {
-        let Some(next) = (step.run)(&mut work, model)? else { return Ok(QuickstartOutcome::Interrupted) };
-        model = next;
-        let Some(after) = work.evaluate(step.kind, idx + 1, &model, &checks)? else {
+    for step in STEPS {
+        let Some(next) = (step.run)(&mut work, step, &model)? else {
             return Ok(QuickstartOutcome::Interrupted);
         };
-        evaluations.push(after);
+        if step.makes_policy {
+            model = next;
+            let Some(after) = work.evaluate(step.kind, evaluations.len(), &model, &checks)? else {
+                return Ok(QuickstartOutcome::Interrupted);
+            };
+            evaluations.push(after);
+        }
     }
     Ok(QuickstartOutcome::Finished { model, evaluations })
 }
@@ -182,7 +190,8 @@ fn write_files(quickstart: &Quickstart<'_>) -> Result<(), QuickstartError> {
     for path in [folder.join("data"), folder.join("evaluations")] {
         fs::create_dir_all(&path).map_err(|source| StoreError::Io { action: "create", path, source })?;
     }
-    let kinds = std::iter::once("before").chain(STEPS.iter().map(|step| step.kind));
+    let policies = STEPS.iter().filter(|step| step.makes_policy).map(|step| step.kind);
+    let kinds = std::iter::once("before").chain(policies);
     let pipeline = Pipeline {
         title: "Quickstart".into(),
         model: quickstart.model_name.clone(),
@@ -194,15 +203,13 @@ fn write_files(quickstart: &Quickstart<'_>) -> Result<(), QuickstartError> {
     };
     let pipeline = serde_json::to_vec_pretty(&pipeline)
         .map_err(|source| StoreError::Json { path: folder.join(Pipeline::FILE_NAME), source })?;
-    for (name, bytes) in [
-        (RECIPE, quickstart.recipe.as_bytes()),
-        (TRAIN, quickstart.train),
-        (HELD_OUT, quickstart.heldout),
-        (CHECKS, quickstart.checks),
-        (Pipeline::FILE_NAME, &pipeline),
-    ] {
-        atomic::write(&folder.join(name), bytes)?;
+    for (stage, recipe) in quickstart.recipes {
+        atomic::write(&folder.join(format!("{stage}.toml")), recipe.as_bytes())?;
     }
+    for (path, bytes) in quickstart.data {
+        atomic::write(&folder.join(path), bytes)?;
+    }
+    atomic::write(&folder.join(Pipeline::FILE_NAME), &pipeline)?;
     Ok(())
 }
 
@@ -210,30 +217,73 @@ fn evaluation_file(idx: usize, kind: &str) -> PathBuf {
     Path::new("evaluations").join(format!("{idx}-{kind}.json"))
 }
 
-/// Supervised fine-tuning of `model` in `<folder>/sft`.
-fn run_sft(work: &mut Work<'_>, model: PathBuf) -> Result<Option<PathBuf>, QuickstartError> {
-    let quickstart = work.quickstart;
-    let recipe = quickstart.folder.join(RECIPE);
-    let mut config = TrainingConfig::from_toml(quickstart.recipe, &recipe, &quickstart.overrides)
-        .map_err(StageError::from)?;
-    config.model_name_or_path = model.to_string_lossy().into_owned();
-    config.output_dir = quickstart.folder.join("sft");
-    // What follows loads a whole model, not adapters.
-    config.merge_adapter |= config.lora.is_some();
-    // A run directory without a recipe has not begun.
-    let has_begun = config.output_dir.join("recipe.resolved.toml").exists();
-    let start = if has_begun { Start::Resume } else { Start::Fresh };
-    let inputs = SftInputs::load(&config, quickstart.render.clone(), work.events)?;
+/// Supervised fine-tuning of the model in `<folder>/sft`.
+fn run_sft(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<PathBuf>, QuickstartError> {
+    let (config, start) = work.training_config(step, model)?;
+    let inputs = SftInputs::load(&config, work.quickstart.render.clone(), work.events)?;
     let plan = TrainingPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
     work.events.emit(Event::Note(plan.reason()));
     let outcome = sft::run(&plan, &inputs, start, work.communicator, work.probe, work.events, work.stop)?;
-    Ok(match outcome {
-        TrainingOutcome::Finished { model, .. } => Some(model),
-        TrainingOutcome::Interrupted { .. } => None,
+    Ok(outcome.into_model())
+}
+
+/// A reward model out of the policy in `<folder>/reward`.
+fn run_reward(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<PathBuf>, QuickstartError> {
+    let (config, start) = work.training_config(step, model)?;
+    let inputs = reward::load(&config, work.quickstart.render.clone(), work.events)?;
+    let plan = TrainingPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
+    let outcome = reward::run(&plan, &inputs, start, work.communicator, work.probe, work.events, work.stop)?;
+    Ok(outcome.into_model())
+}
+
+/// The policy against the reward model in `<folder>/grpo`.
+fn run_grpo(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<PathBuf>, QuickstartError> {
+    let quickstart = work.quickstart;
+    let (recipe, path, overrides) = work.recipe(step);
+    let mut config = GrpoConfig::from_toml(recipe, &path, &overrides).map_err(StageError::from)?;
+    config.model_name_or_path = model.to_string_lossy().into_owned();
+    config.output_dir = quickstart.folder.join(step.kind);
+    config.merge_adapter |= config.lora.is_some();
+    let start = start_of(&config.output_dir);
+    let inputs = GrpoInputs::load(&config, quickstart.render.clone(), work.events)?;
+    let plan = GrpoPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
+    work.events.emit(Event::Note(plan.summary()));
+    Ok(match grpo::run(&plan, &inputs, start, work.probe, work.events, work.stop)? {
+        GrpoOutcome::Finished { model, .. } => Some(model),
+        GrpoOutcome::Interrupted { .. } => None,
     })
 }
 
+/// A run directory without a recipe has not begun.
+fn start_of(output_dir: &Path) -> Start {
+    if output_dir.join("recipe.resolved.toml").exists() { Start::Resume } else { Start::Fresh }
+}
+
 impl Work<'_> {
+    /// A stage's recipe, where it lies, and what is changed of it.
+    fn recipe(&self, step: &Step) -> (&str, PathBuf, Vec<String>) {
+        let quickstart = self.quickstart;
+        let recipe = quickstart.recipes.iter().find(|(stage, _)| *stage == step.kind);
+        let of_stage = quickstart.overrides.iter().filter(|(stage, _)| stage == step.kind);
+        (
+            recipe.map_or("", |(_, text)| text),
+            quickstart.folder.join(format!("{}.toml", step.kind)),
+            of_stage.map(|(_, change)| change.clone()).collect(),
+        )
+    }
+
+    /// The settings of a stage that trains on fixed samples, and how it begins.
+    fn training_config(&self, step: &Step, model: &Path) -> Result<(TrainingConfig, Start), StageError> {
+        let (recipe, path, overrides) = self.recipe(step);
+        let mut config = TrainingConfig::from_toml(recipe, &path, &overrides)?;
+        config.model_name_or_path = model.to_string_lossy().into_owned();
+        config.output_dir = self.quickstart.folder.join(step.kind);
+        // What follows loads a whole model, not adapters.
+        config.merge_adapter |= config.lora.is_some();
+        let start = start_of(&config.output_dir);
+        Ok((config, start))
+    }
+
     /// Measures a model, or reads what was measured before; `None` when it was stopped.
     fn evaluate(
         &mut self,

@@ -2,7 +2,7 @@
 //! model.
 //!
 //! [`TrainingConfig`] is what was typed, [`TrainingPlan`] every decision that can be made before work starts. A stage
-//! brings its [`TrainingInputs`] (what it has read) and its [`Workload`] (how samples become packs, and what is learnt
+//! brings its [`TrainingInputs`] (what it has read) and its workload (how samples become packs, and what is learnt
 //! from them).
 
 mod config;

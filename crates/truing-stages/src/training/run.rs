@@ -48,6 +48,17 @@ pub enum TrainingOutcome {
     },
 }
 
+impl TrainingOutcome {
+    /// The saved model, where the run was finished.
+    #[must_use]
+    pub fn into_model(self) -> Option<PathBuf> {
+        match self {
+            Self::Finished { model, .. } => Some(model),
+            Self::Interrupted { .. } => None,
+        }
+    }
+}
+
 /// Everything a run holds while it goes on.
 struct Running<'a, W: Workload> {
     plan: &'a TrainingPlan,

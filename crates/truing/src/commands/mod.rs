@@ -25,7 +25,8 @@ use crate::outcome::Outcome;
 /// What can be asked of `truing`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Fine-tune a small model on data that comes with truing, and see what it learnt. About ten minutes.
+    /// Fine-tune a small model on data that comes with truing, train a reward model and a policy, and see what it
+    /// learnt. About a quarter of an hour.
     Quickstart(quickstart::Arguments),
     /// Fine-tune a model on conversations, as a recipe says.
     Sft(training::Arguments),

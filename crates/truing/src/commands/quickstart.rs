@@ -16,10 +16,21 @@ use crate::recorder::TensorBoard;
 use crate::table::{Align, Table};
 use crate::{Context, interrupt, machine};
 
-const RECIPE: &str = include_str!("../../quickstart/recipe.toml");
-const TRAIN: &[u8] = include_bytes!("../../quickstart/train.jsonl");
-const HELD_OUT: &[u8] = include_bytes!("../../quickstart/heldout.jsonl");
-const CHECKS: &[u8] = include_bytes!("../../quickstart/checks.jsonl");
+/// The stages' recipes.
+const RECIPES: [(&str, &str); 3] = [
+    ("sft", include_str!("../../quickstart/sft.toml")),
+    ("reward", include_str!("../../quickstart/reward.toml")),
+    ("grpo", include_str!("../../quickstart/grpo.toml")),
+];
+/// What the recipes name, and what is measured on.
+const DATA: [(&str, &[u8]); 6] = [
+    ("data/train.jsonl", include_bytes!("../../quickstart/train.jsonl")),
+    ("data/heldout.jsonl", include_bytes!("../../quickstart/heldout.jsonl")),
+    ("data/checks.jsonl", include_bytes!("../../quickstart/checks.jsonl")),
+    ("data/preferences.jsonl", include_bytes!("../../quickstart/preferences.jsonl")),
+    ("data/prompts.jsonl", include_bytes!("../../quickstart/prompts.jsonl")),
+    ("data/heldout_prompts.jsonl", include_bytes!("../../quickstart/heldout_prompts.jsonl")),
+];
 
 /// Arguments of `truing quickstart`.
 #[derive(Debug, Args)]
@@ -32,31 +43,43 @@ pub(crate) struct Arguments {
     /// Go on where an earlier one stopped.
     #[arg(long)]
     resume: bool,
-    /// Take only this many optimiser steps.
+    /// Take only this many steps in every stage.
     #[arg(long, value_name = "N")]
     max_steps: Option<u64>,
-    /// Change a setting of the recipe, for instance `--set learning_rate=2e-5`. May be given several times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    /// Change a setting of a stage's recipe, for instance `--set sft.learning_rate=2e-5` or
+    /// `--set grpo.max_steps=30`; without a stage it is the fine-tuning's. May be given several times.
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
     overrides: Vec<String>,
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
 }
 
+/// The stage that a change is for, and the change.
+fn stage_of(typed: &str) -> (String, String) {
+    match typed.split_once('.') {
+        Some((stage, change)) if RECIPES.iter().any(|(name, _)| *name == stage) => {
+            (stage.to_owned(), change.to_owned())
+        }
+        _ => ("sft".to_owned(), typed.to_owned()),
+    }
+}
+
 /// Finds the model, measures, trains, measures, writes the page.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let folder = &arguments.output;
-    let mut overrides = arguments.overrides.clone();
-    overrides.extend(arguments.max_steps.map(|n_steps| format!("max_steps={n_steps}")));
+    let mut overrides: Vec<(String, String)> = arguments.overrides.iter().map(|o| stage_of(o)).collect();
+    if let Some(n_steps) = arguments.max_steps {
+        let of_stage = |(stage, _): &(&str, &str)| ((*stage).to_owned(), format!("max_steps={n_steps}"));
+        overrides.extend(RECIPES.iter().map(of_stage));
+    }
     let quickstart = Quickstart {
         folder: folder.clone(),
         model: arguments.model.find(context)?,
         model_name: arguments.model.model.clone(),
-        recipe: RECIPE,
+        recipes: &RECIPES,
         overrides,
-        train: TRAIN,
-        heldout: HELD_OUT,
-        checks: CHECKS,
+        data: &DATA,
         render: render_options(),
         resume: arguments.resume,
     };

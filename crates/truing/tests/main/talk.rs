@@ -85,6 +85,10 @@ fn a_chat_follows_lines_and_commands() {
     assert!(!output.stdout.is_empty());
 }
 
+/// The tiny model's tokens are bytes, so its samples are longer than the recipes' packs.
+const LONG_SAMPLES: [&str; 6] =
+    ["--set", "max_length=2048", "--set", "reward.max_length=2048", "--set", "grpo.max_prompt_length=1024"];
+
 #[test]
 fn the_quickstart_runs_to_its_report_and_resumes() {
     let (folder, model) = workshop();
@@ -94,8 +98,7 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
             ["quickstart", "--quiet", "--json", "--model", &model, "--output", output.to_str().unwrap()];
         first.iter().chain(more).map(|&argument| argument.to_owned()).collect()
     };
-    // The tiny model's tokens are bytes, so its samples are longer than the recipe's packs.
-    let settings = ["--max-steps", "3", "--set", "max_length=2048"];
+    let settings = [&["--max-steps", "3"], &LONG_SAMPLES[..]].concat();
     let finished = run(folder.path(), arguments(&settings)).expect_status(0);
     let result: Value = serde_json::from_str(&finished.stdout).unwrap();
     assert_eq!(result["status"], "finished");
@@ -103,12 +106,19 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
     assert_eq!((&evaluations[0]["label"], &evaluations[1]["label"]), (&"before".into(), &"after sft".into()));
     let loss = |idx: usize| evaluations[idx]["heldout_loss"].as_f64().unwrap();
     assert!(loss(1) < loss(0), "{} is not below {}", loss(1), loss(0));
+    assert_eq!((evaluations.len(), &evaluations[2]["label"]), (3, &"after grpo".into()));
     assert_eq!(evaluations[1]["answers"].as_array().unwrap().len(), 24);
-    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-        assert!(output.join("sft/model").join(name).is_file(), "{name}");
+    for stage in ["sft", "reward", "grpo"] {
+        for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            assert!(output.join(stage).join("model").join(name).is_file(), "{stage}: {name}");
+        }
     }
     let page = fs::read_to_string(output.join("report.html")).unwrap();
-    assert!(page.contains("Questions, before and after") && page.contains("chart-0-loss"));
+    for part in
+        ["Questions, before and after", "chart-0-loss", "chart-1-preference_accuracy", "chart-2-reward"]
+    {
+        assert!(page.contains(part), "the page has no {part}");
+    }
 
     run(folder.path(), arguments(&settings))
         .expect_status(2)
@@ -131,9 +141,10 @@ fn a_quickstart_with_adapters_goes_on_with_the_merged_model() {
         folder.path(),
         ["quickstart", "--quiet", "--json", "--model", &model, "--output", output, "--max-steps", "1"]
             .into_iter()
-            .chain(["--set", "max_length=2048", "--set", "lora.rank=4"]),
+            .chain(LONG_SAMPLES)
+            .chain(["--set", "lora.rank=4", "--set", "grpo.lora.rank=2"]),
     )
     .expect_status(0);
     let result: Value = serde_json::from_str(&finished.stdout).unwrap();
-    assert_eq!(result["evaluations"].as_array().unwrap().len(), 2);
+    assert_eq!(result["evaluations"].as_array().unwrap().len(), 3);
 }

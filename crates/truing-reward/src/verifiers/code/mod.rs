@@ -157,7 +157,13 @@ impl Code {
         };
         let output = self.launcher.run_pair(&command(TESTS), &command(PROGRAM), &input);
         let output = output.map_err(|error| unscored(UnscoredReason::NoSandbox, error.to_string()))?;
-        match (output.ending, serde_json::from_str(&output.stdout)) {
+        let broken = || {
+            let detail = format!("no verdict ({:?}): {}", output.ending, output.stderr.trim());
+            Err(unscored(UnscoredReason::Failed, detail))
+        };
+        // An interpreter that did not even start says nothing of the program.
+        let Some(verdict) = output.stdout.strip_prefix("ready\n") else { return broken() };
+        match (output.ending, serde_json::from_str(verdict)) {
             (Ending::Succeeded, Ok(Verdict::Passed(_))) => Ok(1.0),
             (Ending::Succeeded, Ok(Verdict::Failed(_))) | (Ending::PeerLeft, _) => Ok(0.0),
             (Ending::Succeeded, Ok(Verdict::BadRow(reason))) => {
@@ -168,10 +174,7 @@ impl Code {
                 Err(unscored(UnscoredReason::LimitReached, detail))
             }
             (Ending::TimedOut | Ending::Killed, _) => Ok(0.0),
-            (Ending::Succeeded | Ending::Failed, _) => {
-                let detail = format!("the tests' interpreter failed: {}", output.stderr.trim());
-                Err(unscored(UnscoredReason::Failed, detail))
-            }
+            (Ending::Succeeded | Ending::Failed, _) => broken(),
         }
     }
 }
