@@ -11,6 +11,8 @@ use crate::verifiers::code::{Code, CodeConfig};
 use crate::verifiers::exact_match::{ExactMatch, ExactMatchConfig};
 use crate::verifiers::format::{Format, FormatConfig};
 use crate::verifiers::ifeval::{Ifeval, IfevalConfig};
+use crate::verifiers::json_schema::{JsonSchema, JsonSchemaConfig};
+use crate::verifiers::language::{Language, LanguageConfig};
 use crate::verifiers::length::{Length, LengthConfig, Overlong, OverlongConfig};
 use crate::verifiers::math_answer::{MathAnswer, MathAnswerConfig};
 use crate::verifiers::repetition::{Repetition, RepetitionConfig};
@@ -57,6 +59,10 @@ pub enum RewardKind {
     Overlong(OverlongConfig),
     /// A punishment of saying the same again.
     Repetition(RepetitionConfig),
+    /// JSON that is valid against a schema.
+    JsonSchema(JsonSchemaConfig),
+    /// A language.
+    Language(LanguageConfig),
     /// A program that passes tests.
     Code(CodeConfig),
 }
@@ -129,6 +135,8 @@ impl RewardKind {
             Self::Length(config) => Box::new(Length::new(config)?),
             Self::Overlong(config) => Box::new(Overlong::new(config)?),
             Self::Repetition(config) => Box::new(Repetition::new(config)?),
+            Self::JsonSchema(config) => Box::new(JsonSchema::new(config)?),
+            Self::Language(config) => Box::new(Language::new(config)?),
             Self::Code(config) => Box::new(Code::new(config, sandbox_program.to_owned())?),
         })
     }

@@ -185,7 +185,7 @@ enum Instruction {
     ForbiddenWords(Vec<Regex>),
     KeywordFrequency(Regex, Bound),
     LetterFrequency(char, Bound),
-    Language(String),
+    Language(&'static str),
     ParagraphFirstWord { n_paragraphs: usize, nth: usize, word: String },
     Paragraphs(usize),
     Sentences(Bound),
@@ -313,7 +313,10 @@ impl Instruction {
                 let letter = letters.next().ok_or_else(|| settings.bad("letter", "a letter"))?;
                 Self::LetterFrequency(letter, settings.bound("let_relation", "let_frequency")?)
             }
-            "language:response_language" => Self::Language(settings.text("language")?.to_owned()),
+            "language:response_language" => {
+                let language = language::find(settings.text("language")?);
+                Self::Language(language.ok_or_else(|| settings.bad("language", "one that can be told"))?)
+            }
             "length_constraints:nth_paragraph_first_word" => Self::ParagraphFirstWord {
                 n_paragraphs: settings.count("num_paragraphs")?,
                 nth: settings.count("nth_paragraph")?,
@@ -446,7 +449,7 @@ fn is_json(text: &str) -> bool {
 
 /// Whether a text is in a language (ISO 639-1); one whose language cannot be told counts as being in it.
 fn is_in(text: &str, language: &str) -> bool {
-    language::detect(text).is_none_or(|found| found.code == language)
+    language::detect(text).is_none_or(|found| found == language)
 }
 
 #[cfg(test)]

@@ -1,31 +1,124 @@
-//! Which language a text is in.
+//! 1 when a completion is in the wanted language, 0 when it is in another; unscored where it is too short to tell.
 //!
 //! Told apart are the languages of `LANGUAGES` by the trigrams and alphabets of `whatlang`, and Swahili, which it does
-//! not know, by its small words.
+//! not know, by its small words. Of the beginnings of 800 English word problems, 66 % were told with 20 letters, 92 %
+//! with 40, 97 % with 60 and 99 % with 100.
 
 use std::sync::LazyLock;
 
+use serde::{Deserialize, Serialize};
+use truing_types::{Unscored, UnscoredReason};
 use whatlang::{Detector, Lang};
 
-/// A language that was told.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Detected {
-    /// ISO 639-1.
-    pub(crate) code: &'static str,
-    /// How much more like this language than like any other, 0 to 1.
-    pub(crate) confidence: f64,
+use crate::RewardError;
+use crate::completion::{Completion, RewardFunction, column_text};
+
+/// Settings of [`Language`]: the wanted language is fixed, or stands in each row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LanguageConfig {
+    /// ISO 639-1, for instance `en`; what follows a dash (`pt-BR`) makes no difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// Column of the prompt's row that names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// Texts with fewer letters are too short to tell. Letters count as bytes of UTF-8: one of Chinese says as much as
+    /// three of English.
+    pub min_letters: usize,
 }
 
-/// The language of a text, upper and lower case alike; `None` where it has no letters.
-pub(crate) fn detect(text: &str) -> Option<Detected> {
+impl Default for LanguageConfig {
+    fn default() -> Self {
+        Self { language: None, column: None, min_letters: 60 }
+    }
+}
+
+/// Rewards a language.
+#[derive(Debug)]
+pub struct Language {
+    wanted: Wanted,
+    min_letters: usize,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    One(&'static str),
+    Column(String),
+}
+
+impl Language {
+    /// Checks that the language can be told.
+    ///
+    /// # Errors
+    /// When it cannot, or not exactly one of `language` and `column` is given.
+    pub fn new(config: LanguageConfig) -> Result<Self, RewardError> {
+        let bad = |reason: String| RewardError::BadSetting { reward: "language", key: "language", reason };
+        let wanted = match (config.language, config.column) {
+            (Some(language), None) => {
+                let expected = || bad(format!("is `{language}`, expected one of {}", known().join(", ")));
+                Wanted::One(find(&language).ok_or_else(expected)?)
+            }
+            (None, Some(column)) => Wanted::Column(column),
+            _ => return Err(bad("is one of two: expected `language` or `column`, and only one".into())),
+        };
+        Ok(Self { wanted, min_letters: config.min_letters })
+    }
+
+    fn score_one(&self, completion: &Completion<'_>) -> Result<f64, Unscored> {
+        let unscored =
+            |reason, detail: String| Unscored::new(reason, format!("{}: {detail}", completion.origin));
+        let wanted = match &self.wanted {
+            Wanted::One(language) => language,
+            Wanted::Column(column) => {
+                let text = column_text(completion, column)?;
+                find(&text).ok_or_else(|| {
+                    let detail = format!("`{column}` is `{text}`, expected a language that can be told");
+                    unscored(UnscoredReason::BadReference, detail)
+                })?
+            }
+        };
+        let letters: usize =
+            completion.text.chars().filter(|letter| letter.is_alphabetic()).map(char::len_utf8).sum();
+        let too_short = || {
+            let detail =
+                format!("{letters} letters are too few to tell a language, expected {}", self.min_letters);
+            unscored(UnscoredReason::Unparsed, detail)
+        };
+        let found = detect(completion.text).filter(|_| letters >= self.min_letters).ok_or_else(too_short)?;
+        Ok(f64::from(u8::from(found == wanted)))
+    }
+}
+
+impl RewardFunction for Language {
+    fn name(&self) -> &str {
+        "language"
+    }
+
+    fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>> {
+        completions.iter().map(|completion| self.score_one(completion)).collect()
+    }
+}
+
+/// The language of a text (ISO 639-1), upper and lower case alike; `None` where it has no letters.
+pub(crate) fn detect(text: &str) -> Option<&'static str> {
     // The detector knows small letters better.
     let text = text.to_lowercase();
     if is_swahili(&text) {
-        return Some(Detected { code: SWAHILI, confidence: 1.0 });
+        return Some(SWAHILI);
     }
-    let found = DETECTOR.detect(&text)?;
-    let (_, code) = LANGUAGES.iter().find(|(three, _)| *three == found.lang().code())?;
-    Some(Detected { code, confidence: found.confidence() })
+    let found = DETECTOR.detect_lang(&text)?;
+    LANGUAGES.iter().find(|(three, _)| *three == found.code()).map(|(_, two)| *two)
+}
+
+/// The language that a tag names (`de`, `pt-BR`, `zh_TW`), if it can be told.
+pub(crate) fn find(tag: &str) -> Option<&'static str> {
+    let code = tag.trim().split(['-', '_']).next().unwrap_or_default().to_lowercase();
+    known().into_iter().find(|known| *known == code)
+}
+
+fn known() -> Vec<&'static str> {
+    LANGUAGES.iter().map(|(_, two)| *two).chain([SWAHILI]).collect()
 }
 
 /// Leaving out what nobody writes by chance (Latin, Esperanto) keeps short texts apart better.
@@ -114,6 +207,8 @@ const LANGUAGES: &[(&str, &str)] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Map, Value, json};
+    use truing_types::{Conversation, FinishReason, RowOrigin};
 
     #[test]
     fn texts_of_a_line_are_told_apart() {
@@ -127,7 +222,7 @@ mod tests {
             ("झील के किनारे का घर पिछले साल शहर के एक परिवार को बेच दिया गया था।", "hi"),
             ("Nyumba ya kando ya ziwa iliuzwa mwaka jana kwa familia ya watu kutoka mjini.", "sw"),
         ] {
-            assert_eq!(detect(text).map(|found| found.code), Some(expect), "{text}");
+            assert_eq!(detect(text), Some(expect), "{text}");
         }
         assert_eq!(detect("12 + 3 = 15"), None);
     }
@@ -135,5 +230,72 @@ mod tests {
     #[test]
     fn every_language_is_one_of_the_detectors() {
         assert!(LANGUAGES.iter().all(|(three, two)| Lang::from_code(*three).is_some() && two.len() == 2));
+    }
+
+    const ENGLISH: &str =
+        "The house by the lake was sold to a family from the city last year, and nobody lives there.";
+    const GERMAN: &str = "Das Haus am See wurde im letzten Jahr verkauft, und jetzt wohnt dort niemand mehr.";
+    const CHINESE: &str = "湖边的房子去年卖给了城里的一家人，现在没有人住在那里了。";
+
+    fn score(config: Value, text: &str, columns: Value) -> Result<f64, Unscored> {
+        let mut language = Language::new(serde_json::from_value(config).unwrap()).unwrap();
+        let columns: Map<String, Value> = serde_json::from_value(columns).unwrap();
+        let (prompt, origin) = (Conversation::default(), RowOrigin { source: "a.jsonl".into(), line: 2 });
+        let finish_reason = FinishReason::EndOfTurn;
+        let completion = Completion {
+            prompt: &prompt,
+            text,
+            n_tokens: 9,
+            finish_reason,
+            columns: &columns,
+            origin: &origin,
+        };
+        language.score(&[completion]).remove(0)
+    }
+
+    #[test]
+    fn the_wanted_language_is_rewarded() {
+        for (wanted, text, expect) in [
+            ("en", ENGLISH, 1.0),
+            ("en-GB", ENGLISH, 1.0),
+            ("de", ENGLISH, 0.0),
+            ("de", GERMAN, 1.0),
+            ("zh_TW", CHINESE, 1.0),
+            ("ja", CHINESE, 0.0),
+        ] {
+            assert_eq!(score(json!({"language": wanted}), text, json!({})), Ok(expect), "{wanted}: {text}");
+            let column = score(json!({"column": "lang"}), text, json!({"lang": wanted}));
+            assert_eq!(column, Ok(expect), "{wanted}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_unscored() {
+        let reason =
+            |config: Value, text: &str, columns: Value| score(config, text, columns).unwrap_err().to_string();
+        for (text, n) in [("", 0), ("12 + 3 = 15", 0), ("The house was sold.", 15)] {
+            let expect =
+                format!("unparsed: a.jsonl:2: {n} letters are too few to tell a language, expected 60");
+            assert_eq!(reason(json!({"language": "en"}), text, json!({})), expect);
+        }
+        assert_eq!(
+            score(json!({"language": "en", "min_letters": 9}), "The house was sold.", json!({})),
+            Ok(1.0)
+        );
+        let column = json!({"column": "lang"});
+        assert_eq!(
+            reason(column.clone(), ENGLISH, json!({"lang": "tlh"})),
+            "bad_reference: a.jsonl:2: `lang` is `tlh`, expected a language that can be told"
+        );
+        assert_eq!(reason(column, ENGLISH, json!({})), "missing_reference: a.jsonl:2: the row has no `lang`");
+        let refused =
+            |config: Value| Language::new(serde_json::from_value(config).unwrap()).unwrap_err().to_string();
+        let one =
+            "reward `language`: `language` is one of two: expected `language` or `column`, and only one";
+        assert_eq!(refused(json!({})), one);
+        assert!(
+            refused(json!({"language": "Klingon"}))
+                .starts_with("reward `language`: `language` is `Klingon`, expected one of af, ar, ")
+        );
     }
 }
