@@ -3,11 +3,13 @@
 
     python prepare.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out WORK
 
-DATA is a folder with instructions/self_instruct_{seed_tasks,user_oriented}.jsonl and math/gsm8k_train.jsonl
-(each may be gzipped). WORK receives
+DATA is a folder with instructions/self_instruct_{seed_tasks,user_oriented}.jsonl, math/gsm8k_train.jsonl and
+preferences/llmbar_*.jsonl (each may be gzipped). WORK receives
 
     model/       float32, with the tokenizer and chat template out of the GGUF; both programs load this one
     sft.jsonl    512 conversations of one user and one assistant turn, {"messages"}
+    pairs.jsonl  pairs of answers, {"prompt", "chosen", "rejected"}
+    prompts.jsonl  128 arithmetic questions, {"prompt", "answer"}
     stats.json   lengths of the conversations in tokens, how many carry loss
 """
 import argparse
@@ -47,6 +49,28 @@ def make_conversations(data):
     random.Random(0).shuffle(pairs)
     return [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
             for q, a in pairs[:N_CONVERSATIONS]]
+
+
+def make_pairs(data):
+    """LLMBar's pairs, shuffled; `label` says which output is better."""
+    rows = [row for path in sorted((data / "preferences").glob("llmbar_*.jsonl"))
+            for row in read_rows(path.with_suffix(""))]
+    pairs = [{"prompt": row["input"], "chosen": row[f"output_{row['label']}"],
+              "rejected": row[f"output_{3 - row['label']}"]} for row in rows]
+    random.Random(0).shuffle(pairs)
+    return pairs
+
+
+def make_prompts(data):
+    rows = read_rows(data / "math/gsm8k_train")[:128]
+    return [{"prompt": row["question"], "answer": row["answer"].rsplit("####", 1)[1].strip().replace(",", "")}
+            for row in rows]
+
+
+def write_rows(path, rows):
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def make_model(gguf, out):
@@ -96,9 +120,9 @@ def main():
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     conversations = make_conversations(options.data)
-    with open(options.out / "sft.jsonl", "w", encoding="utf-8") as file:
-        for row in conversations:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    write_rows(options.out / "sft.jsonl", conversations)
+    write_rows(options.out / "pairs.jsonl", make_pairs(options.data))
+    write_rows(options.out / "prompts.jsonl", make_prompts(options.data))
     if not (options.out / "model" / "model.safetensors").exists():
         make_model(options.gguf, options.out / "model")
     stats = make_stats(conversations, options.out / "model")

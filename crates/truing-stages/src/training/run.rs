@@ -181,7 +181,7 @@ impl<W: Workload> Running<'_, W> {
             self.state.n_tokens += outcome.measures.n_tokens;
             let is_last = outcome.step == plan.n_steps;
             if is_last || outcome.step.is_multiple_of(plan.config.logging_steps) {
-                self.log_step(&outcome, step_packs.packs.len(), secs)?;
+                self.log_step(&outcome, step_packs.packs, secs)?;
             }
             let is_due = |every: Option<u64>| {
                 every.map_or(step_packs.ends_epoch, |steps| outcome.step.is_multiple_of(steps))
@@ -266,9 +266,10 @@ impl<W: Workload> Running<'_, W> {
         Ok(n_stopped[0] > 0.0)
     }
 
-    fn log_step(&mut self, outcome: &StepOutcome, n_packs: usize, secs: f64) -> Result<(), StageError> {
+    fn log_step(&mut self, outcome: &StepOutcome, packs: &[Vec<u32>], secs: f64) -> Result<(), StageError> {
         let n_tokens = outcome.measures.n_tokens as f64;
-        let allocated = n_packs as f64 * f64::from(self.plan.config.max_length);
+        let n_samples: usize = packs.iter().map(Vec::len).sum();
+        let allocated = packs.len() as f64 * f64::from(self.plan.config.max_length);
         let mut values: BTreeMap<String, f64> =
             outcome.measures.means.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         values.extend(
@@ -279,6 +280,7 @@ impl<W: Workload> Running<'_, W> {
                 ("epoch", self.state.epoch),
                 ("num_tokens", self.state.n_tokens as f64),
                 ("tokens_per_second", n_tokens / secs.max(1e-9)),
+                ("samples_per_second", n_samples as f64 / secs.max(1e-9)),
                 ("utilisation", n_tokens / allocated),
                 ("step_time", secs),
             ]

@@ -96,7 +96,9 @@ fn metrics(run: &Path) -> Vec<BTreeMap<String, f64>> {
 fn untimed(run: &Path) -> Vec<BTreeMap<String, f64>> {
     let mut records = metrics(run);
     for record in &mut records {
-        record.retain(|name, _| !["tokens_per_second", "step_time", "peak_memory_gib"].contains(&&name[..]));
+        record.retain(|name, _| {
+            !["tokens_per_second", "samples_per_second", "step_time", "peak_memory_gib"].contains(&&name[..])
+        });
     }
     records
 }

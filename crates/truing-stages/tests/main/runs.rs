@@ -20,7 +20,7 @@ fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let line = |line: &str| {
         let mut record: Value = serde_json::from_str(line).unwrap();
-        for timed in ["tokens_per_second", "step_time", "peak_memory_gib"] {
+        for timed in ["tokens_per_second", "samples_per_second", "step_time", "peak_memory_gib"] {
             record.as_object_mut().unwrap().remove(timed);
         }
         record
