@@ -63,7 +63,8 @@ fn prompts(renderer: &ChatRenderer, path: &Path) -> Vec<Vec<TokenId>> {
 }
 
 fn highest(logits: &[f32]) -> TokenId {
-    (1..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best }) as TokenId
+    (1..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best })
+        as TokenId
 }
 
 /// The engine alone: seconds of reading and of decoding.
@@ -87,7 +88,12 @@ fn engine_alone(engine: &mut CpuEngine, prompts: &[Vec<TokenId>], n_new: usize) 
 }
 
 /// The whole sampler: seconds.
-fn with_sampler(engine: &mut CpuEngine, renderer: &ChatRenderer, prompts: &[Vec<TokenId>], n_new: usize) -> f64 {
+fn with_sampler(
+    engine: &mut CpuEngine,
+    renderer: &ChatRenderer,
+    prompts: &[Vec<TokenId>],
+    n_new: usize,
+) -> f64 {
     let request = |(row, prompt): (usize, &Vec<TokenId>)| SampleRequest {
         prompt: prompt.clone(),
         n_samples: 1,
