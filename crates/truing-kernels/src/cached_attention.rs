@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "chunks written by several threads, and the tile kernels")]
 
 use crate::matmul::Write;
-use crate::micro_kernel::{MAX_DOT_ROWS, Tile};
+use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock, TILE_ROWS, Tile};
 use crate::pack::panels;
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
@@ -174,24 +174,38 @@ simd_fn! {
         let end = place + (n - 1) * stride + d;
         let (k, v) = (&cache.0[place..end], &cache.1[place..end]);
         let heads = shape.group();
-        for first in (0..heads).step_by(S::DOT_ROWS) {
-            let rows = S::DOT_ROWS.min(heads - first);
-            let mut scores = [[0.0; CACHE_BLOCK]; MAX_DOT_ROWS];
-            let a = (q[first * d..(first + rows) * d].as_ptr(), d);
-            for j in 0..n {
-                let mut sums = [0.0; MAX_DOT_ROWS];
-                // SAFETY: the rows of q and the key were sliced.
-                unsafe { simd.dots(rows, d, a, k[j * stride..j * stride + d].as_ptr(), &mut sums) };
-                scores.iter_mut().zip(sums).for_each(|(scores, sum)| scores[j] = sum);
+        let heads_at_once = S::ROW_BLOCK.min(TILE_ROWS);
+        for first in (0..heads).step_by(heads_at_once) {
+            let rows = heads_at_once.min(heads - first);
+            let mut scores = [[0.0; CACHE_BLOCK]; TILE_ROWS];
+            let x = q[first * d..(first + rows) * d].as_ptr();
+            let mut j = 0;
+            while j < n {
+                let n_keys = if n - j >= BLOCK_COLUMNS { BLOCK_COLUMNS } else { 1 };
+                let keys = k[j * stride..(j + n_keys - 1) * stride + d].as_ptr();
+                let block = RowBlock { k: d, x, weights: keys, weight_stride: stride, next: [keys; 2] };
+                let mut sums = [[0.0; BLOCK_COLUMNS]; FEW_ROWS];
+                // SAFETY: the rows of q and the keys were sliced.
+                unsafe { simd.row_block(rows, n_keys, &block, &mut sums) };
+                for (scores, sums) in scores.iter_mut().zip(&sums) {
+                    scores[j..j + n_keys].copy_from_slice(&sums[..n_keys]);
+                }
+                j += n_keys;
             }
             let stats = &mut stats[first * stats_floats(d)..(first + rows) * stats_floats(d)];
+            let scale = simd.splat(shape.scale);
             for (scores, stats) in scores.iter_mut().zip(stats.chunks_exact_mut(stats_floats(d))) {
-                scores[..n].iter_mut().for_each(|s| *s *= shape.scale);
-                let largest = scores[..n].iter().fold(f32::NEG_INFINITY, |largest, &s| largest.max(s));
+                let mut largest = simd.splat(f32::NEG_INFINITY);
+                for s in scores[..n].chunks_mut(S::LANES) {
+                    // Filling of -infinity is never the largest and adds nothing to the sum.
+                    let scaled = simd.mul(simd.load_or(s, f32::NEG_INFINITY), scale);
+                    largest = simd.max(largest, scaled);
+                    simd.store_some(s, scaled);
+                }
+                let largest = simd.largest(largest);
                 let reference = simd.splat(if largest == f32::NEG_INFINITY { 0.0 } else { largest });
                 let mut sum = simd.splat(0.0);
                 for s in scores[..n].chunks_mut(S::LANES) {
-                    // Filling of -infinity adds nothing to the sum.
                     let p = simd.exp(simd.sub(simd.load_or(s, f32::NEG_INFINITY), reference));
                     sum = simd.add(sum, p);
                     simd.store_some(s, p);
@@ -217,6 +231,7 @@ simd_fn! {
                 }
             } else {
                 for (scores, stats) in scores.iter().zip(stats.chunks_exact_mut(stats_floats(d))) {
+                    stats[..d].fill(0.0);
                     for (&p, v) in scores[..n].iter().zip(v.chunks(stride)) {
                         stats[..d].iter_mut().zip(v).for_each(|(out, v)| *out += p * v);
                     }

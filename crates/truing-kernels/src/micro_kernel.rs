@@ -133,16 +133,29 @@ pub(crate) const FEW_ROWS: usize = 8;
 /// Results of a block: `[row][column]`.
 pub(crate) type BlockSums = [[f32; BLOCK_COLUMNS]; FEW_ROWS];
 
+/// Rows of `x` and rows of weights, all contiguous in k.
+#[derive(Clone, Copy)]
+pub(crate) struct RowBlock {
+    /// Terms of the sum.
+    pub(crate) k: usize,
+    /// Row i of x stands at `x + i · k`.
+    pub(crate) x: *const f32,
+    /// Row c of the weights stands at `weights + c · weight_stride`.
+    pub(crate) weights: *const f32,
+    pub(crate) weight_stride: usize,
+    /// Two rows that will be read soon and are asked for meanwhile; they need not be valid.
+    pub(crate) next: [*const f32; 2],
+}
+
 /// `ROWS` rows of `x` against `COLUMNS` rows of weights, all contiguous in k: each sum is one chain of vectors, then its
 /// lanes, whatever the block.
 #[inline(always)]
 unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
     simd: S,
-    k: usize,
-    x: *const f32,
-    weights: *const f32,
+    block: &RowBlock,
     out: &mut BlockSums,
 ) {
+    let RowBlock { k, x, weights, weight_stride, next } = *block;
     let whole = k / S::LANES * S::LANES;
     // What does not fill a vector is copied before there are sums: a call of a copying routine would spill them.
     let (mut x_rest, mut weights_rest) = ([[0.0; MAX_LANES]; ROWS], [[0.0; MAX_LANES]; COLUMNS]);
@@ -153,7 +166,7 @@ unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
                 x.add(i * k + whole).copy_to_nonoverlapping(rest.as_mut_ptr(), k - whole);
             }
             for (c, rest) in weights_rest.iter_mut().enumerate() {
-                weights.add(c * k + whole).copy_to_nonoverlapping(rest.as_mut_ptr(), k - whole);
+                weights.add(c * weight_stride + whole).copy_to_nonoverlapping(rest.as_mut_ptr(), k - whole);
             }
         }
     }
@@ -163,7 +176,11 @@ unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
         let mut vectors = [simd.splat(0.0); COLUMNS];
         for (c, vector) in vectors.iter_mut().enumerate() {
             // SAFETY: a whole vector of a row that the caller vouches for.
-            *vector = unsafe { simd.load_ptr(weights.add(c * k + p)) };
+            *vector = unsafe { simd.load_ptr(weights.add(c * weight_stride + p)) };
+        }
+        if COLUMNS > 1 {
+            simd.prefetch(next[0].wrapping_add(p));
+            simd.prefetch(next[1].wrapping_add(p));
         }
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above.
@@ -226,20 +243,12 @@ pub(crate) trait MicroKernel: Simd {
         out: &mut [f32; MAX_DOT_ROWS],
     );
 
-    /// `out[i][c] = Σ_p x[i · k + p] weights[c · k + p]` for `rows` (1..=ROW_BLOCK) against [`BLOCK_COLUMNS`] rows of
+    /// `out[i][c] = Σ_p x[i, p] weights[c, p]` for `rows` (1..=ROW_BLOCK) against [`BLOCK_COLUMNS`] rows of
     /// weights, or (1..=FEW_ROWS) against one; each sum in an order that depends on k alone.
     ///
     /// # Safety
     /// That many rows of `x` and of weights, each of `k` floats, must be readable.
-    unsafe fn row_block(
-        self,
-        rows: usize,
-        columns: usize,
-        k: usize,
-        x: *const f32,
-        weights: *const f32,
-        out: &mut BlockSums,
-    );
+    unsafe fn row_block(self, rows: usize, columns: usize, block: &RowBlock, out: &mut BlockSums);
 }
 
 macro_rules! micro_kernel {
@@ -294,25 +303,23 @@ macro_rules! micro_kernel {
                 self,
                 rows: usize,
                 columns: usize,
-                k: usize,
-                x: *const f32,
-                weights: *const f32,
+                block: &RowBlock,
                 out: &mut BlockSums,
             ) {
                 // Kept apart from each other and from the caller, so that each has all registers for its sums.
                 #[inline(never)]
                 #[$features]
                 unsafe fn compiled<const ROWS: usize, const COLUMNS: usize>(
-                    simd: $level, k: usize, x: *const f32, weights: *const f32, out: &mut BlockSums,
+                    simd: $level, block: &RowBlock, out: &mut BlockSums,
                 ) {
                     // SAFETY: passed on to the caller.
-                    unsafe { row_block::<$level, ROWS, COLUMNS>(simd, k, x, weights, out) }
+                    unsafe { row_block::<$level, ROWS, COLUMNS>(simd, block, out) }
                 }
                 match (rows, columns) {
                     // SAFETY: `self` proves the instructions, the caller the memory.
-                    $(($block, BLOCK_COLUMNS) => unsafe { compiled::<$block, BLOCK_COLUMNS>(self, k, x, weights, out) },)*
+                    $(($block, BLOCK_COLUMNS) => unsafe { compiled::<$block, BLOCK_COLUMNS>(self, block, out) },)*
                     // SAFETY: as above.
-                    $(($few, 1) => unsafe { compiled::<$few, 1>(self, k, x, weights, out) },)*
+                    $(($few, 1) => unsafe { compiled::<$few, 1>(self, block, out) },)*
                     _ => unreachable!("a block of {rows} rows and {columns} columns"),
                 }
             }

@@ -11,7 +11,7 @@
 #![allow(unsafe_code, reason = "rows read through pointers, columns of y written by several threads")]
 
 use crate::matmul::Write;
-use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS};
+use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
 use crate::simd::{SimdLevel, simd_fn};
@@ -98,9 +98,17 @@ simd_fn! {
                 // Equal parts: 8 rows are better 4 and 4 than 6 and 2.
                 let rows = x_part * n_rows / n_parts..(x_part + 1) * n_rows / n_parts;
                 let x = &x[rows.start * n_in..rows.end * n_in];
+                // Each part asks for some of the next rows of weights, so that memory is never idle.
+                let asked = if n_parts < BLOCK_COLUMNS { [2 * x_part, 2 * x_part + 1] } else { [x_part; 2] };
+                let next = asked.map(|row: usize| {
+                    let row = if row < BLOCK_COLUMNS { n_columns + row } else { 0 };
+                    weight.as_ptr().wrapping_add(row * n_in)
+                });
+                let (x, weights) = (x.as_ptr(), weight.as_ptr());
+                let row_block = RowBlock { k: n_in, x, weights, weight_stride: n_in, next };
                 let mut block = [[0.0; BLOCK_COLUMNS]; FEW_ROWS];
                 // SAFETY: rows of `x` and of the weights were sliced, each `n_in` long.
-                unsafe { simd.row_block(rows.len(), n_columns, n_in, x.as_ptr(), weight.as_ptr(), &mut block) };
+                unsafe { simd.row_block(rows.len(), n_columns, &row_block, &mut block) };
                 for (row, block) in rows.zip(&block) {
                     sums[row * width + at..][..n_columns].copy_from_slice(&block[..n_columns]);
                 }
