@@ -1,27 +1,126 @@
-//! Keys and values of one running sequence.
+//! Keys and values of one running sequence, in blocks that sequences with a common beginning share.
 
-/// Per layer, the keys and values `[n_cached, kv_width]` of the tokens so far.
+use std::sync::Arc;
+
+use truing_kernels::{CACHE_BLOCK, CachedSequence};
+
+/// Keys, then values of [`CACHE_BLOCK`] tokens, `[2, CACHE_BLOCK, kv_width]`.
+type Block = Arc<Vec<f32>>;
+
+/// Per layer, the blocks of the tokens so far. A copy shares all blocks; a block that is written while it is shared
+/// is copied first, which only ever happens to the last.
 #[derive(Debug, Clone)]
 pub struct KvCache {
-    pub(crate) keys: Vec<Vec<f32>>,
-    pub(crate) values: Vec<Vec<f32>>,
+    layers: Vec<Vec<Block>>,
+    kv_width: usize,
     pub(crate) n_cached: usize,
     pub(crate) capacity: usize,
 }
 
 impl KvCache {
-    pub(crate) fn new(n_layers: usize, capacity: usize) -> Self {
-        Self { keys: vec![Vec::new(); n_layers], values: vec![Vec::new(); n_layers], n_cached: 0, capacity }
+    pub(crate) fn new(n_layers: usize, kv_width: usize, capacity: usize) -> Self {
+        Self { layers: vec![Vec::new(); n_layers], kv_width, n_cached: 0, capacity }
     }
 
     /// Forgets all tokens after the first `n_tokens`, so that a prompt's shared beginning is not read twice.
     pub fn truncate(&mut self, n_tokens: usize) {
         if n_tokens < self.n_cached {
-            for buffer in self.keys.iter_mut().chain(&mut self.values) {
-                let width = buffer.len() / self.n_cached;
-                buffer.truncate(n_tokens * width);
+            for blocks in &mut self.layers {
+                blocks.truncate(n_tokens.div_ceil(CACHE_BLOCK));
             }
             self.n_cached = n_tokens;
         }
+    }
+
+    /// Writes rows `[n, kv_width]` of one layer after the tokens so far; `n_cached` is the caller's to move once all
+    /// layers have theirs.
+    pub(crate) fn append(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
+        let (width, blocks) = (self.kv_width, &mut self.layers[layer]);
+        let rows = keys.chunks_exact(width).zip(values.chunks_exact(width));
+        for (position, (key, value)) in (self.n_cached..).zip(rows) {
+            let (block, row) = (position / CACHE_BLOCK, position % CACHE_BLOCK);
+            if block == blocks.len() {
+                blocks.push(Arc::new(vec![0.0; 2 * CACHE_BLOCK * width]));
+            }
+            let (all_keys, all_values) = Arc::make_mut(&mut blocks[block]).split_at_mut(CACHE_BLOCK * width);
+            all_keys[row * width..(row + 1) * width].copy_from_slice(key);
+            all_values[row * width..(row + 1) * width].copy_from_slice(value);
+        }
+    }
+
+    /// One layer's first `len` tokens.
+    pub(crate) fn sequence(&self, layer: usize, len: usize) -> CachedSequence<'_> {
+        let blocks = self.layers[layer].iter().take(len.div_ceil(CACHE_BLOCK));
+        CachedSequence { blocks: blocks.map(|block| block.split_at(block.len() / 2)).collect(), len }
+    }
+
+    /// One layer's keys and values of the tokens so far into the beginning of two buffers `[.., kv_width]`.
+    pub(crate) fn gather(&self, layer: usize, keys: &mut [f32], values: &mut [f32]) {
+        let n = self.n_cached * self.kv_width;
+        let block_len = CACHE_BLOCK * self.kv_width;
+        for (block, (keys, values)) in self.layers[layer]
+            .iter()
+            .zip(keys[..n].chunks_mut(block_len).zip(values[..n].chunks_mut(block_len)))
+        {
+            let (all_keys, all_values) = block.split_at(block_len);
+            keys.copy_from_slice(&all_keys[..keys.len()]);
+            values.copy_from_slice(&all_values[..values.len()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(from: usize, n: usize) -> Vec<f32> {
+        (from..from + n).flat_map(|i| [i as f32, -(i as f32)]).collect()
+    }
+
+    fn grown(cache: &mut KvCache, n: usize) {
+        let new = rows(cache.n_cached, n);
+        cache.append(0, &new, &new);
+        cache.n_cached += n;
+    }
+
+    #[test]
+    fn copies_share_blocks_until_they_part() {
+        let mut cache = KvCache::new(1, 2, 1000);
+        grown(&mut cache, CACHE_BLOCK + 5);
+        let mut other = cache.clone();
+        let shared =
+            |a: &KvCache, b: &KvCache, block: usize| Arc::ptr_eq(&a.layers[0][block], &b.layers[0][block]);
+        assert!(shared(&cache, &other, 0) && shared(&cache, &other, 1));
+        other.append(0, &[7.0, 8.0], &[9.0, 10.0]);
+        other.n_cached += 1;
+        assert!(shared(&cache, &other, 0) && !shared(&cache, &other, 1));
+        grown(&mut cache, CACHE_BLOCK);
+        for (cache, n, at_fork) in
+            [(&cache, 2 * CACHE_BLOCK + 5, [69.0, -69.0]), (&other, CACHE_BLOCK + 6, [7.0, 8.0])]
+        {
+            let (mut keys, mut values) = (vec![0.0; 2 * n], vec![0.0; 2 * n]);
+            cache.gather(0, &mut keys, &mut values);
+            assert_eq!(keys[..2 * 69], rows(0, 69));
+            assert_eq!(keys[2 * 69..2 * 70], at_fork);
+            assert_eq!(cache.sequence(0, n).blocks.len(), n.div_ceil(CACHE_BLOCK));
+        }
+    }
+
+    #[test]
+    fn what_was_cut_off_is_written_anew() {
+        let mut cache = KvCache::new(1, 2, 1000);
+        grown(&mut cache, 3 * CACHE_BLOCK);
+        let whole = cache.clone();
+        cache.truncate(CACHE_BLOCK + 1);
+        assert_eq!(cache.layers[0].len(), 2);
+        cache.append(0, &[1.0, 2.0], &[3.0, 4.0]);
+        cache.n_cached += 1;
+        let (mut keys, mut values) = (rows(0, 3 * CACHE_BLOCK), rows(0, 3 * CACHE_BLOCK));
+        whole.gather(0, &mut keys, &mut values);
+        assert_eq!(
+            (keys, values),
+            (rows(0, 3 * CACHE_BLOCK), rows(0, 3 * CACHE_BLOCK)),
+            "the copy is untouched"
+        );
     }
 }

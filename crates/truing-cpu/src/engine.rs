@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rand_chacha::rand_core::Rng;
 use truing_kernels::{
-    AttentionSpan, MatrixRef, RotaryTable, Write, gather_rows, matmul, rms_norm_forward, scatter_add_rows,
-    spans_of,
+    AttentionSpan, MatrixRef, RotaryTable, RowProduct, Write, gather_rows, matmul, multiply_rows,
+    rms_norm_forward, scatter_add_rows, spans_of,
 };
 use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor};
 use truing_model::{
@@ -370,48 +370,31 @@ impl Inner {
     }
 
     fn extend(&mut self, cache: &mut KvCache, tokens: &[TokenId]) -> Vec<f32> {
-        let n_cached = cache.n_cached;
-        let n_after = n_cached + tokens.len();
-        self.pool.prepare(tokens.len());
+        if let [_] = tokens {
+            return self.extend_each(&mut [cache], tokens);
+        }
+        let n_after = cache.n_cached + tokens.len();
+        self.pool.prepare(n_after);
         self.ensure_positions(n_after);
-        let positions: Vec<u32> = (n_cached as u32..n_after as u32).collect();
-        let kv_width = self.spec.kv_width();
+        let positions: Vec<u32> = (cache.n_cached as u32..n_after as u32).collect();
         let mut hidden = self.embed(tokens);
-        for (layer, (keys, values)) in self.layers.iter().zip(cache.keys.iter_mut().zip(&mut cache.values)) {
-            keys.resize(n_after * kv_width, 0.0);
-            values.resize(n_after * kv_width, 0.0);
-            layer.extend(
-                &self.parameters,
-                &mut self.pool,
-                &self.rotary,
-                &positions,
-                &mut hidden,
-                keys,
-                values,
-            );
+        for (idx, layer) in self.layers.iter().enumerate() {
+            layer.extend(&self.parameters, &mut self.pool, &self.rotary, &positions, &mut hidden, cache, idx);
         }
         cache.n_cached = n_after;
-        let logits = self.logits(&hidden, &[tokens.len() as u32 - 1]);
+        let last = hidden.len() - self.spec.hidden_size;
+        let logits = self.logits_of_rows(&hidden[last..]);
         self.pool.give(hidden);
         logits
     }
-}
 
-impl Inner {
     /// One new token for each cache.
     fn extend_each(&mut self, caches: &mut [&mut KvCache], tokens: &[TokenId]) -> Vec<f32> {
-        let n_sequences = tokens.len();
-        // The matrix product sums in another order for very few rows: rows of zeros keep it from that, so that
-        // the bits of a row do not depend on the number of others.
-        let n_rows = n_sequences.max(LEAST_ROWS);
         let longest = caches.iter().map(|cache| cache.n_cached + 1).max().unwrap_or(0);
-        self.pool.prepare(n_rows);
+        self.pool.prepare(tokens.len());
         self.ensure_positions(longest);
-        let mut positions: Vec<u32> = caches.iter().map(|cache| cache.n_cached as u32).collect();
-        positions.resize(n_rows, 0);
-        let width = self.spec.hidden_size;
+        let positions: Vec<u32> = caches.iter().map(|cache| cache.n_cached as u32).collect();
         let mut hidden = self.embed(tokens);
-        hidden.resize(n_rows * width, 0.0);
         for (idx, layer) in self.layers.iter().enumerate() {
             layer.extend_each(
                 &self.parameters,
@@ -424,16 +407,25 @@ impl Inner {
             );
         }
         caches.iter_mut().for_each(|cache| cache.n_cached += 1);
-        let rows: Vec<u32> = (0..n_rows as u32).collect();
-        let mut logits = self.logits(&hidden, &rows);
-        logits.truncate(n_sequences * self.spec.vocab_size);
+        let logits = self.logits_of_rows(&hidden);
         self.pool.give(hidden);
         logits
     }
-}
 
-/// Rows from which on the matrix product's bits depend on its depth alone.
-const LEAST_ROWS: usize = 5;
+    /// The head for a few rows `[n_rows, hidden]`, none of which depends on the others in any bit.
+    fn logits_of_rows(&mut self, hidden: &[f32]) -> Vec<f32> {
+        let width = self.spec.hidden_size;
+        let n_rows = hidden.len() / width;
+        let mut normed = self.pool.take(n_rows, width);
+        let norm = &self.parameters.values[self.final_norm];
+        rms_norm_forward(hidden, norm, self.spec.rms_norm_eps, &mut normed);
+        let mut logits = vec![0.0; n_rows * self.spec.vocab_size];
+        let weight = &self.parameters.values[self.head];
+        multiply_rows(&normed, width, &mut [RowProduct { weight, y: &mut logits, write: Write::Overwrite }]);
+        self.pool.give(normed);
+        logits
+    }
+}
 
 /// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
 const PREFILL_TOKENS: usize = 512;
@@ -591,7 +583,7 @@ impl Engine for CpuEngine {
     }
 
     fn new_cache(&self, capacity: usize) -> KvCache {
-        KvCache::new(self.inner.spec.n_layers, capacity)
+        KvCache::new(self.inner.spec.n_layers, self.inner.spec.kv_width(), capacity)
     }
 
     fn cache_len(&self, cache: &KvCache) -> usize {

@@ -9,7 +9,6 @@
 //! matrix products are kept. So a kept layer holds `x, q, k, v, attention, x_mid, gate, up` and the
 //! attention's row normalisers, and nothing else.
 
-use rayon::prelude::*;
 use truing_kernels::{
     AttentionShape, Causality, RotaryTable, Write, gather_rows, rms_norm_backward, rms_norm_forward,
     rotary_backward, rotary_forward, scatter_add_rows, span_attention_backward, span_attention_forward,
@@ -18,7 +17,6 @@ use truing_kernels::{
 use truing_model::{DecoderSpec, EngineError, Keep, TrainableSpec};
 
 use crate::buffers::BufferPool;
-use crate::cache::KvCache;
 use crate::engine::DeviceBatch;
 use crate::linear::Linear;
 use crate::parameters::Parameters;
@@ -34,13 +32,13 @@ pub(crate) struct Layer {
     pub(crate) k: Linear,
     pub(crate) v: Linear,
     pub(crate) o: Linear,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
     pub(crate) attention: AttentionShape,
     pub(crate) eps: f32,
-    hidden: usize,
-    inner: usize,
+    pub(crate) hidden: usize,
+    pub(crate) inner: usize,
 }
 
 /// What one layer keeps for its backward, all `[n_tokens, ...]`.
@@ -132,11 +130,11 @@ impl Layer {
         })
     }
 
-    fn q_width(&self) -> usize {
+    pub(crate) fn q_width(&self) -> usize {
         self.attention.n_heads * self.attention.head_dim
     }
 
-    fn kv_width(&self) -> usize {
+    pub(crate) fn kv_width(&self) -> usize {
         self.attention.n_kv_heads * self.attention.head_dim
     }
 
@@ -330,7 +328,7 @@ impl Layer {
         Some((copy(k), copy(v)))
     }
 
-    fn project(&self, parameters: &Parameters, pool: &mut BufferPool, x: &[f32]) -> [Vec<f32>; 3] {
+    pub(crate) fn project(&self, parameters: &Parameters, pool: &mut BufferPool, x: &[f32]) -> [Vec<f32>; 3] {
         let n_tokens = x.len() / self.hidden;
         let mut normed = pool.take(n_tokens, self.hidden);
         rms_norm_forward(x, &parameters.values[self.input_norm], self.eps, &mut normed);
@@ -344,7 +342,12 @@ impl Layer {
         outputs
     }
 
-    fn gate_and_up(&self, parameters: &Parameters, pool: &mut BufferPool, x_mid: &[f32]) -> [Vec<f32>; 2] {
+    pub(crate) fn gate_and_up(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        x_mid: &[f32],
+    ) -> [Vec<f32>; 2] {
         let n_tokens = x_mid.len() / self.hidden;
         let mut normed = pool.take(n_tokens, self.hidden);
         rms_norm_forward(x_mid, &parameters.values[self.post_attention_norm], self.eps, &mut normed);
@@ -355,81 +358,6 @@ impl Layer {
         });
         pool.give(normed);
         outputs
-    }
-
-    /// The block for the newest tokens of a running sequence, in place; `keys` and `values`
-    /// `[n_cached + n_new, kv_width]` have room for the new rows at their end.
-    pub(crate) fn extend(
-        &self,
-        parameters: &Parameters,
-        pool: &mut BufferPool,
-        rotary: &RotaryTable,
-        positions: &[u32],
-        x: &mut [f32],
-        keys: &mut [f32],
-        values: &mut [f32],
-    ) {
-        let n_new = positions.len();
-        let [mut q, mut k, v] = self.project(parameters, pool, x);
-        self.norm_heads(parameters, pool, &mut q, &mut k);
-        rotary_forward(rotary, positions, &mut q, self.attention.n_heads);
-        rotary_forward(rotary, positions, &mut k, self.attention.n_kv_heads);
-        let n_cached = keys.len() - k.len();
-        keys[n_cached..].copy_from_slice(&k);
-        values[n_cached..].copy_from_slice(&v);
-        let mut attention = pool.take(n_new, self.q_width());
-        truing_kernels::cached_attention(&self.attention, &q, keys, values, &mut attention);
-        self.finish(parameters, pool, x, attention);
-        for buffer in [q, k, v] {
-            pool.give(buffer);
-        }
-    }
-
-    /// The block for one new token of each running sequence, in place; `x` `[n_rows, hidden]` may have more rows
-    /// than there are caches, which are computed and mean nothing.
-    pub(crate) fn extend_each(
-        &self,
-        parameters: &Parameters,
-        pool: &mut BufferPool,
-        rotary: &RotaryTable,
-        positions: &[u32],
-        x: &mut [f32],
-        caches: &mut [&mut KvCache],
-        layer: usize,
-    ) {
-        let n_rows = positions.len();
-        let [mut q, mut k, v] = self.project(parameters, pool, x);
-        self.norm_heads(parameters, pool, &mut q, &mut k);
-        rotary_forward(rotary, positions, &mut q, self.attention.n_heads);
-        rotary_forward(rotary, positions, &mut k, self.attention.n_kv_heads);
-        let mut attention = pool.take(n_rows, self.q_width());
-        attention[caches.len() * self.q_width()..].fill(0.0);
-        let rows = q.par_chunks(self.q_width()).zip(attention.par_chunks_mut(self.q_width()));
-        let new = k.par_chunks(self.kv_width()).zip(v.par_chunks(self.kv_width()));
-        caches.par_iter_mut().zip(rows).zip(new).for_each(|((cache, (q, attention)), (k, v))| {
-            let (keys, values) = (&mut cache.keys[layer], &mut cache.values[layer]);
-            keys.extend_from_slice(k);
-            values.extend_from_slice(v);
-            truing_kernels::cached_attention(&self.attention, q, keys, values, attention);
-        });
-        self.finish(parameters, pool, x, attention);
-        for buffer in [q, k, v] {
-            pool.give(buffer);
-        }
-    }
-
-    /// From the attention's results on, without a backward.
-    fn finish(&self, parameters: &Parameters, pool: &mut BufferPool, x: &mut [f32], attention: Vec<f32>) {
-        let n_rows = x.len() / self.hidden;
-        self.o.forward(parameters, pool, &attention, x, Write::Add);
-        let [mut gate, up] = self.gate_and_up(parameters, pool, x);
-        let mut activation = pool.take(n_rows, self.inner);
-        swiglu_forward(&gate, &up, &mut activation);
-        std::mem::swap(&mut gate, &mut activation);
-        self.down.forward(parameters, pool, &gate, x, Write::Add);
-        for buffer in [attention, gate, up, activation] {
-            pool.give(buffer);
-        }
     }
 
     fn feed_forward_backward(
@@ -477,7 +405,13 @@ impl Layer {
     }
 
     /// Normalises every query and key head in place, where the family does.
-    fn norm_heads(&self, parameters: &Parameters, pool: &mut BufferPool, q: &mut Vec<f32>, k: &mut Vec<f32>) {
+    pub(crate) fn norm_heads(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        q: &mut Vec<f32>,
+        k: &mut Vec<f32>,
+    ) {
         let Some((q_norm, k_norm)) = self.qk_norms else { return };
         for (heads, norm, width) in [(q, q_norm, self.q_width()), (k, k_norm, self.kv_width())] {
             let mut normed = pool.take(heads.len() / width, width);

@@ -5,6 +5,7 @@
 
 mod buffers;
 mod cache;
+mod decode;
 mod engine;
 mod head;
 mod layer;

@@ -1,7 +1,7 @@
 //! A projection `y = x W^T + b + (alpha / rank) (x A^T) B^T`, the adapter part where there is one
 //! (LoRA, arXiv 2106.09685).
 
-use truing_kernels::{MatrixRef, Write, add_bias, bias_backward, matmul, scale};
+use truing_kernels::{MatrixRef, RowProduct, Write, add_bias, bias_backward, matmul, multiply_rows, scale};
 
 use crate::buffers::BufferPool;
 use crate::parameters::Parameters;
@@ -65,6 +65,48 @@ impl Linear {
         }
         if let Some(bias) = self.bias {
             add_bias(y, &parameters.values[bias]);
+        }
+    }
+
+    /// Several projections of a few rows: `outputs[i]` `[n_rows, n_out]` is written or added to from `x`
+    /// `[n_rows, n_in]`. No bit of a row depends on the others.
+    pub(crate) fn forward_rows<const N: usize>(
+        projections: [&Self; N],
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        x: &[f32],
+        mut outputs: [&mut [f32]; N],
+        write: Write,
+    ) {
+        let n_in = projections[0].n_in;
+        let n_rows = x.len() / n_in;
+        let mut products: Vec<RowProduct<'_>> = projections
+            .iter()
+            .zip(&mut outputs)
+            .map(|(projection, y)| RowProduct { weight: &parameters.values[projection.weight], y, write })
+            .collect();
+        multiply_rows(x, n_in, &mut products);
+        for (projection, y) in projections.into_iter().zip(outputs) {
+            if let Some(adapter) = projection.adapter.as_ref().filter(|_| parameters.are_adapters_enabled) {
+                let mut reduced = pool.take(n_rows, adapter.rank);
+                let weight = &parameters.values[adapter.a];
+                multiply_rows(
+                    x,
+                    n_in,
+                    &mut [RowProduct { weight, y: &mut reduced, write: Write::Overwrite }],
+                );
+                scale(&mut reduced, adapter.scale);
+                let weight = &parameters.values[adapter.b];
+                multiply_rows(
+                    &reduced,
+                    adapter.rank,
+                    &mut [RowProduct { weight, y: &mut *y, write: Write::Add }],
+                );
+                pool.give(reduced);
+            }
+            if let Some(bias) = projection.bias {
+                add_bias(y, &parameters.values[bias]);
+            }
         }
     }
 

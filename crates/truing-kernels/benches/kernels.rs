@@ -110,10 +110,17 @@ fn decode(bench: &Bench) {
         // Enough copies that none is still in a cache when its turn comes again.
         let n_copies = (200 << 20) / (4 * n_out * n_in) + 1;
         let weights = numbers(n_copies * n_out * n_in);
-        for tokens in [1, 4, 5, 8, 16, 32, 64, 65] {
+        for tokens in [1, 2, 4, 6, 8, 16, 32, 64, 96] {
             let operations = 2.0 * (n_copies * tokens * n_out * n_in) as f64;
             let x = numbers(tokens * n_in);
             let mut y = vec![0.0; tokens * n_out];
+            let name = format!("decode rows t={tokens} [{n_out},{n_in}] x {n_copies}");
+            bench.run(&name, operations, 4.0 * weights.len() as f64, || {
+                for weight in weights.chunks_exact(n_out * n_in) {
+                    let product = RowProduct { weight, y: &mut y, write: Write::Overwrite };
+                    multiply_rows(&x, n_in, &mut [product]);
+                }
+            });
             let x = MatrixRef::new(&x, tokens, n_in);
             let name = format!("decode t={tokens} [{n_out},{n_in}] x {n_copies}");
             bench.run(&name, operations, 4.0 * weights.len() as f64, || {

@@ -2,20 +2,22 @@
 //!
 //! The formula is that of [`varlen_attention_forward`](crate::varlen_attention_forward), causal. A prompt of many
 //! tokens takes the same tiled path. A few tokens (decoding) would gain nothing from packing the cache: there the
-//! cache streams by once, in chunks of [`KEYS_PER_ITEM`] keys whose maxima, sums and outputs are combined in order.
+//! cache streams by once, in blocks of [`CACHE_BLOCK`] keys whose maxima, sums and outputs are combined in order.
 
 #![allow(unsafe_code, reason = "chunks written by several threads, and the tile kernels")]
 
 use crate::matmul::Write;
-use crate::micro_kernel::{MAX_DOT_ROWS, Tile};
+use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock, TILE_ROWS, Tile};
 use crate::pack::panels;
-use crate::parallel::{Disjoint, for_each_item};
+use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
+use crate::scratch::{Scratch, with_scratch};
 use crate::simd::{SimdLevel, simd_fn};
 use crate::varlen_attention::{AttentionShape, Causality, Forward, Sequence};
+use std::cell::Cell;
 use std::ops::Range;
 
-/// Keys that one item reads; fixed, so that the order of the sums is.
-const KEYS_PER_ITEM: usize = 256;
+/// Keys of a block of a cache. Maxima, sums and outputs are made block by block, so that the order of the sums is fixed.
+pub const CACHE_BLOCK: usize = 64;
 
 /// From this many new tokens on, packing the cache pays.
 const TILED_FROM: usize = 12;
@@ -48,44 +50,117 @@ pub fn cached_attention(
         Forward { shape, sequences: &sequences, q, k: k_cache, v: v_cache }.run(out, None);
         return;
     }
-    for (i, (q, out)) in
-        q.chunks_exact(shape.q_width()).zip(out.chunks_exact_mut(shape.q_width())).enumerate()
-    {
-        decode(&shape, q, k_cache, v_cache, shape.visible(len - n_new + i, len), out);
+    let block = CACHE_BLOCK * shape.kv_width();
+    let mut cache =
+        CachedSequence { blocks: k_cache.chunks(block).zip(v_cache.chunks(block)).collect(), len };
+    for i in (0..n_new).rev() {
+        cache.len = len - n_new + i + 1;
+        cache.blocks.truncate(cache.len.div_ceil(CACHE_BLOCK));
+        let own = i * shape.q_width()..(i + 1) * shape.q_width();
+        decode_attention(&shape, std::slice::from_ref(&cache), &q[own.clone()], &mut out[own]);
     }
 }
 
-/// Statistics of a head over a chunk: `[output (head_dim), largest score, Σ e^(score - largest)]`.
+/// Keys and values of a running sequence, `[len, n_kv_heads, head_dim]` each, in blocks of [`CACHE_BLOCK`] tokens.
+#[derive(Debug, Clone)]
+pub struct CachedSequence<'a> {
+    /// `(keys, values)` of each block, `[CACHE_BLOCK, n_kv_heads, head_dim]`; the last may be longer than is used.
+    pub blocks: Vec<(&'a [f32], &'a [f32])>,
+    /// Tokens in use.
+    pub len: usize,
+}
+
+/// Attention of one new token of each of several sequences, whose key is the last of its cache: `q`,
+/// `out: [n_sequences, n_heads, head_dim]`; `shape.causality` is taken to be causal. No bit of a sequence's result
+/// depends on the others.
+///
+/// Panics when a size does not fit or a cache is empty.
+pub fn decode_attention(
+    shape: &AttentionShape,
+    sequences: &[CachedSequence<'_>],
+    q: &[f32],
+    out: &mut [f32],
+) {
+    shape.check();
+    assert!(
+        q.len() == sequences.len() * shape.q_width() && out.len() == q.len(),
+        "attention: q, out are [n_sequences, n_heads, head_dim]"
+    );
+    for sequence in sequences {
+        let is_long = |block: &[f32], n: usize| block.len() >= n * shape.kv_width();
+        let n_last = sequence.len.saturating_sub(1) % CACHE_BLOCK + 1;
+        let n_blocks = sequence.blocks.len();
+        assert!(
+            n_blocks > 0 && n_blocks == sequence.len.div_ceil(CACHE_BLOCK),
+            "attention: {n_blocks} blocks of a cache of {} tokens",
+            sequence.len
+        );
+        let n_of = |idx: usize| if idx + 1 == n_blocks { n_last } else { CACHE_BLOCK };
+        let fits =
+            sequence.blocks.iter().enumerate().all(|(i, (k, v))| is_long(k, n_of(i)) && is_long(v, n_of(i)));
+        assert!(fits, "attention: blocks are [CACHE_BLOCK, n_kv_heads, head_dim]");
+    }
+    let level = SimdLevel::current();
+    let shape = AttentionShape { causality: Causality::Causal, ..*shape };
+    let group_width = shape.group() * shape.head_dim;
+    let parts = Disjoint::new(out);
+    let work = |item: usize| {
+        let (sequence, kv_head) = (item / shape.n_kv_heads, item % shape.n_kv_heads);
+        let start = sequence * shape.q_width() + kv_head * group_width;
+        // SAFETY: an item writes only its own heads.
+        let out = unsafe { parts.part(start, group_width) };
+        decode(level, &shape, &q[start..start + group_width], &sequences[sequence], kv_head, out);
+    };
+    let n_items = sequences.len() * shape.n_kv_heads;
+    let n_keys: usize = sequences.iter().map(|sequence| sequence.len).sum();
+    if n_keys * shape.q_width() <= 4 * ELEMENTS_PER_ITEM {
+        (0..n_items).for_each(work);
+    } else {
+        for_each_item(n_items, work);
+    }
+}
+
+thread_local! {
+    static STATS: Cell<Scratch> = const { Cell::new(Scratch::new()) };
+}
+
+/// Statistics of a head over a block: `[output (head_dim), largest score, Σ e^(score - largest)]`.
 fn stats_floats(head_dim: usize) -> usize {
     head_dim + 2
 }
 
-fn decode(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], visible: Range<usize>, out: &mut [f32]) {
-    let level = SimdLevel::current();
+/// The heads of one group, `q`, `out: [group, head_dim]`.
+fn decode(
+    level: SimdLevel,
+    shape: &AttentionShape,
+    q: &[f32],
+    cache: &CachedSequence<'_>,
+    kv_head: usize,
+    out: &mut [f32],
+) {
+    let visible = shape.visible(cache.len - 1, cache.len);
     let (d, group) = (shape.head_dim, shape.group());
-    let n_chunks = visible.len().div_ceil(KEYS_PER_ITEM);
+    let blocks = visible.start / CACHE_BLOCK..visible.end.div_ceil(CACHE_BLOCK);
     let stats_len = group * stats_floats(d);
-    let mut stats = vec![0.0; n_chunks * shape.n_kv_heads * stats_len];
-    let parts = Disjoint::new(&mut stats);
-    for_each_item(n_chunks * shape.n_kv_heads, |item| {
-        let (chunk, kv_head) = (item / shape.n_kv_heads, item % shape.n_kv_heads);
-        let start = visible.start + chunk * KEYS_PER_ITEM;
-        let keys = start..visible.end.min(start + KEYS_PER_ITEM);
-        // SAFETY: an item writes only its own statistics.
-        let stats = unsafe { parts.part(item * stats_len, stats_len) };
-        decode_chunk(level, shape, &q[kv_head * group * d..], (k, v), kv_head, keys, stats);
-    });
-    for (head, out) in out.chunks_exact_mut(d).enumerate() {
-        let chunks = || stats.chunks_exact(stats_floats(d)).skip(head).step_by(shape.n_heads);
-        let largest = chunks().map(|stats| stats[d]).fold(f32::NEG_INFINITY, f32::max);
-        let weight = |stats: &[f32]| (stats[d] - largest).exp();
-        let sum: f32 = chunks().map(|stats| weight(stats) * stats[d + 1]).sum();
-        out.fill(0.0);
-        for stats in chunks() {
-            let weight = weight(stats) / sum;
-            out.iter_mut().zip(stats).for_each(|(out, part)| *out += weight * part);
+    with_scratch(&STATS, |scratch| {
+        let all = scratch.floats(blocks.len() * stats_len);
+        for (block, stats) in blocks.clone().zip(all.chunks_exact_mut(stats_len)) {
+            let start = block * CACHE_BLOCK;
+            let keys = visible.start.max(start) - start..visible.end.min(start + CACHE_BLOCK) - start;
+            decode_chunk(level, shape, q, cache.blocks[block], kv_head, keys, stats);
         }
-    }
+        for (head, out) in out.chunks_exact_mut(d).enumerate() {
+            let blocks = || all.chunks_exact(stats_floats(d)).skip(head).step_by(group);
+            let largest = blocks().map(|stats| stats[d]).fold(f32::NEG_INFINITY, f32::max);
+            let weight = |stats: &[f32]| (stats[d] - largest).exp();
+            let sum: f32 = blocks().map(|stats| weight(stats) * stats[d + 1]).sum();
+            out.fill(0.0);
+            for stats in blocks() {
+                let weight = weight(stats) / sum;
+                out.iter_mut().zip(stats).for_each(|(out, part)| *out += weight * part);
+            }
+        }
+    });
 }
 
 simd_fn! {
@@ -99,24 +174,38 @@ simd_fn! {
         let end = place + (n - 1) * stride + d;
         let (k, v) = (&cache.0[place..end], &cache.1[place..end]);
         let heads = shape.group();
-        for first in (0..heads).step_by(S::DOT_ROWS) {
-            let rows = S::DOT_ROWS.min(heads - first);
-            let mut scores = [[0.0; KEYS_PER_ITEM]; MAX_DOT_ROWS];
-            let a = (q[first * d..(first + rows) * d].as_ptr(), d);
-            for j in 0..n {
-                let mut sums = [0.0; MAX_DOT_ROWS];
-                // SAFETY: the rows of q and the key were sliced.
-                unsafe { simd.dots(rows, d, a, k[j * stride..j * stride + d].as_ptr(), &mut sums) };
-                scores.iter_mut().zip(sums).for_each(|(scores, sum)| scores[j] = sum);
+        let heads_at_once = S::ROW_BLOCK.min(TILE_ROWS);
+        for first in (0..heads).step_by(heads_at_once) {
+            let rows = heads_at_once.min(heads - first);
+            let mut scores = [[0.0; CACHE_BLOCK]; TILE_ROWS];
+            let x = q[first * d..(first + rows) * d].as_ptr();
+            let mut j = 0;
+            while j < n {
+                let n_keys = if n - j >= BLOCK_COLUMNS { BLOCK_COLUMNS } else { 1 };
+                let keys = k[j * stride..(j + n_keys - 1) * stride + d].as_ptr();
+                let block = RowBlock { k: d, x, weights: keys, weight_stride: stride, next: [keys; 2] };
+                let mut sums = [[0.0; BLOCK_COLUMNS]; FEW_ROWS];
+                // SAFETY: the rows of q and the keys were sliced.
+                unsafe { simd.row_block(rows, n_keys, &block, &mut sums) };
+                for (scores, sums) in scores.iter_mut().zip(&sums) {
+                    scores[j..j + n_keys].copy_from_slice(&sums[..n_keys]);
+                }
+                j += n_keys;
             }
             let stats = &mut stats[first * stats_floats(d)..(first + rows) * stats_floats(d)];
+            let scale = simd.splat(shape.scale);
             for (scores, stats) in scores.iter_mut().zip(stats.chunks_exact_mut(stats_floats(d))) {
-                scores[..n].iter_mut().for_each(|s| *s *= shape.scale);
-                let largest = scores[..n].iter().fold(f32::NEG_INFINITY, |largest, &s| largest.max(s));
+                let mut largest = simd.splat(f32::NEG_INFINITY);
+                for s in scores[..n].chunks_mut(S::LANES) {
+                    // Filling of -infinity is never the largest and adds nothing to the sum.
+                    let scaled = simd.mul(simd.load_or(s, f32::NEG_INFINITY), scale);
+                    largest = simd.max(largest, scaled);
+                    simd.store_some(s, scaled);
+                }
+                let largest = simd.largest(largest);
                 let reference = simd.splat(if largest == f32::NEG_INFINITY { 0.0 } else { largest });
                 let mut sum = simd.splat(0.0);
                 for s in scores[..n].chunks_mut(S::LANES) {
-                    // Filling of -infinity adds nothing to the sum.
                     let p = simd.exp(simd.sub(simd.load_or(s, f32::NEG_INFINITY), reference));
                     sum = simd.add(sum, p);
                     simd.store_some(s, p);
@@ -129,7 +218,7 @@ simd_fn! {
                     let tile = Tile {
                         k: n,
                         a: scores[0].as_ptr(),
-                        a_row: KEYS_PER_ITEM,
+                        a_row: CACHE_BLOCK,
                         a_step: 1,
                         b: v[column..].as_ptr(),
                         b_step: stride,
@@ -142,6 +231,7 @@ simd_fn! {
                 }
             } else {
                 for (scores, stats) in scores.iter().zip(stats.chunks_exact_mut(stats_floats(d))) {
+                    stats[..d].fill(0.0);
                     for (&p, v) in scores[..n].iter().zip(v.chunks(stride)) {
                         stats[..d].iter_mut().zip(v).for_each(|(out, v)| *out += p * v);
                     }

@@ -20,6 +20,7 @@ mod parallel;
 mod rate;
 mod rms_norm;
 mod rotary;
+mod row_products;
 mod scratch;
 mod simd;
 mod swiglu;
@@ -27,7 +28,7 @@ mod varlen_attention;
 mod vector;
 
 pub use adamw::{AdamwStep, adamw};
-pub use cached_attention::cached_attention;
+pub use cached_attention::{CACHE_BLOCK, CachedSequence, cached_attention, decode_attention};
 pub use linear_log_probs::{
     Divergence, LogProbRows, ReferenceRows, linear_log_probs_backward, linear_log_probs_divergence_backward,
     linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
@@ -38,6 +39,7 @@ pub use memory::zeroed;
 pub use rate::{measure_matmul_gflops, measure_peak_gflops};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
+pub use row_products::{RowProduct, multiply_rows};
 pub use simd::{SimdLevel, with_simd_level};
 pub use swiglu::{swiglu_backward, swiglu_backward_in_place, swiglu_forward};
 pub use varlen_attention::{

@@ -9,7 +9,7 @@
 use crate::matmul::Write;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
-use crate::simd::{Portable, Simd};
+use crate::simd::{MAX_LANES, Portable, Simd};
 
 /// Rows of a full tile.
 pub(crate) const TILE_ROWS: usize = 6;
@@ -123,6 +123,96 @@ unsafe fn dots<S: Simd, const ROWS: usize>(
     }
 }
 
+/// Rows of weights that a row block of many rows reads together. Few rows meet them one by one: one stream a thread is
+/// what memory delivers fastest.
+pub(crate) const BLOCK_COLUMNS: usize = 4;
+
+/// Most rows that meet one row of weights at a time, at any level.
+pub(crate) const FEW_ROWS: usize = 8;
+
+/// Results of a block: `[row][column]`.
+pub(crate) type BlockSums = [[f32; BLOCK_COLUMNS]; FEW_ROWS];
+
+/// Rows of `x` and rows of weights, all contiguous in k.
+#[derive(Clone, Copy)]
+pub(crate) struct RowBlock {
+    /// Terms of the sum.
+    pub(crate) k: usize,
+    /// Row i of x stands at `x + i · k`.
+    pub(crate) x: *const f32,
+    /// Row c of the weights stands at `weights + c · weight_stride`.
+    pub(crate) weights: *const f32,
+    pub(crate) weight_stride: usize,
+    /// Two rows that will be read soon and are asked for meanwhile; they need not be valid.
+    pub(crate) next: [*const f32; 2],
+}
+
+/// `ROWS` rows of `x` against `COLUMNS` rows of weights, all contiguous in k: each sum is one chain of vectors, then its
+/// lanes, whatever the block.
+#[inline(always)]
+unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
+    simd: S,
+    block: &RowBlock,
+    out: &mut BlockSums,
+) {
+    let RowBlock { k, x, weights, weight_stride, next } = *block;
+    let whole = k / S::LANES * S::LANES;
+    // What does not fill a vector is copied before there are sums: a call of a copying routine would spill them.
+    let (mut x_rest, mut weights_rest) = ([[0.0; MAX_LANES]; ROWS], [[0.0; MAX_LANES]; COLUMNS]);
+    if whole < k {
+        // SAFETY: the caller vouches for ROWS rows of x and COLUMNS of weights, each of k floats.
+        unsafe {
+            for (i, rest) in x_rest.iter_mut().enumerate() {
+                x.add(i * k + whole).copy_to_nonoverlapping(rest.as_mut_ptr(), k - whole);
+            }
+            for (c, rest) in weights_rest.iter_mut().enumerate() {
+                weights.add(c * weight_stride + whole).copy_to_nonoverlapping(rest.as_mut_ptr(), k - whole);
+            }
+        }
+    }
+    let mut sums = [[simd.splat(0.0); COLUMNS]; ROWS];
+    let mut p = 0;
+    while p < whole {
+        let mut vectors = [simd.splat(0.0); COLUMNS];
+        for (c, vector) in vectors.iter_mut().enumerate() {
+            // SAFETY: a whole vector of a row that the caller vouches for.
+            *vector = unsafe { simd.load_ptr(weights.add(c * weight_stride + p)) };
+        }
+        if COLUMNS > 1 {
+            simd.prefetch(next[0].wrapping_add(p));
+            simd.prefetch(next[1].wrapping_add(p));
+        }
+        for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let x = unsafe { simd.load_ptr(x.add(i * k + p)) };
+            for (sum, vector) in sums.iter_mut().zip(vectors) {
+                *sum = simd.fma(x, vector, *sum);
+            }
+        }
+        p += S::LANES;
+    }
+    if whole < k {
+        for (x, sums) in x_rest.iter().zip(&mut sums) {
+            for (sum, weight) in sums.iter_mut().zip(&weights_rest) {
+                *sum = simd.fma(simd.load(x), simd.load(weight), *sum);
+            }
+        }
+    }
+    if COLUMNS == BLOCK_COLUMNS {
+        for (out, sums) in out.iter_mut().zip(sums) {
+            *out = simd.sum_four([sums[0], sums[1 % COLUMNS], sums[2 % COLUMNS], sums[3 % COLUMNS]]);
+        }
+    } else {
+        for i in (0..ROWS).step_by(4) {
+            let at = |j: usize| if i + j < ROWS { i + j } else { ROWS - 1 };
+            let four = simd.sum_four([sums[at(0)][0], sums[at(1)][0], sums[at(2)][0], sums[at(3)][0]]);
+            for (out, sum) in out[i..].iter_mut().zip(four) {
+                out[0] = sum;
+            }
+        }
+    }
+}
+
 /// The tile kernels of a level.
 pub(crate) trait MicroKernel: Simd {
     /// Vectors across a full tile.
@@ -131,6 +221,8 @@ pub(crate) trait MicroKernel: Simd {
     const TILE_COLUMNS: usize = Self::TILE_VECTORS * Self::LANES;
     /// Most rows of A that [`MicroKernel::dots`] takes at once.
     const DOT_ROWS: usize;
+    /// Most rows that [`MicroKernel::row_block`] takes at once.
+    const ROW_BLOCK: usize;
 
     /// A tile of `rows` (1..=TILE_ROWS) by `vectors` (1..=TILE_VECTORS).
     ///
@@ -150,14 +242,23 @@ pub(crate) trait MicroKernel: Simd {
         b: *const f32,
         out: &mut [f32; MAX_DOT_ROWS],
     );
+
+    /// `out[i][c] = Σ_p x[i, p] weights[c, p]` for `rows` (1..=ROW_BLOCK) against [`BLOCK_COLUMNS`] rows of
+    /// weights, or (1..=FEW_ROWS) against one; each sum in an order that depends on k alone.
+    ///
+    /// # Safety
+    /// That many rows of `x` and of weights, each of `k` floats, must be readable.
+    unsafe fn row_block(self, rows: usize, columns: usize, block: &RowBlock, out: &mut BlockSums);
 }
 
 macro_rules! micro_kernel {
     ($level:ident, $vectors:literal, $dot_rows:literal, $features:meta,
-     tiles [$(($rows:literal, $width:literal))*], dots [$($dots:literal)*]) => {
+     tiles [$(($rows:literal, $width:literal))*], dots [$($dots:literal)*],
+     row_blocks [$most_rows:literal: $($block:literal)*], few [$($few:literal)*]) => {
         impl MicroKernel for $level {
             const TILE_VECTORS: usize = $vectors;
             const DOT_ROWS: usize = $dot_rows;
+            const ROW_BLOCK: usize = $most_rows;
 
             #[inline(always)]
             unsafe fn tile(self, rows: usize, vectors: usize, t: &Tile) {
@@ -196,19 +297,45 @@ macro_rules! micro_kernel {
                     _ => unreachable!("dot products of {rows} rows"),
                 }
             }
+
+            #[inline(always)]
+            unsafe fn row_block(
+                self,
+                rows: usize,
+                columns: usize,
+                block: &RowBlock,
+                out: &mut BlockSums,
+            ) {
+                // Kept apart from each other and from the caller, so that each has all registers for its sums.
+                #[inline(never)]
+                #[$features]
+                unsafe fn compiled<const ROWS: usize, const COLUMNS: usize>(
+                    simd: $level, block: &RowBlock, out: &mut BlockSums,
+                ) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { row_block::<$level, ROWS, COLUMNS>(simd, block, out) }
+                }
+                match (rows, columns) {
+                    // SAFETY: `self` proves the instructions, the caller the memory.
+                    $(($block, BLOCK_COLUMNS) => unsafe { compiled::<$block, BLOCK_COLUMNS>(self, block, out) },)*
+                    // SAFETY: as above.
+                    $(($few, 1) => unsafe { compiled::<$few, 1>(self, block, out) },)*
+                    _ => unreachable!("a block of {rows} rows and {columns} columns"),
+                }
+            }
         }
     };
 }
 
-micro_kernel!(Portable, 2, 2, inline(never),
+micro_kernel!(Portable, 2, 2, allow(clippy::inline_always),
     tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)],
-    dots [1 2]);
+    dots [1 2], row_blocks [2: 1 2], few [1 2 3 4 5 6 7 8]);
 #[cfg(target_arch = "x86_64")]
 micro_kernel!(Avx2, 2, 2, target_feature(enable = "avx2,fma"),
     tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)],
-    dots [1 2]);
+    dots [1 2], row_blocks [3: 1 2 3], few [1 2 3 4 5 6 7 8]);
 #[cfg(target_arch = "x86_64")]
 micro_kernel!(Avx512, 4, 4, target_feature(enable = "avx2,fma,avx512f"),
     tiles [(1, 1) (2, 1) (3, 1) (4, 1) (5, 1) (6, 1) (1, 2) (2, 2) (3, 2) (4, 2) (5, 2) (6, 2)
            (1, 3) (2, 3) (3, 3) (4, 3) (5, 3) (6, 3) (1, 4) (2, 4) (3, 4) (4, 4) (5, 4) (6, 4)],
-    dots [1 2 3 4]);
+    dots [1 2 3 4], row_blocks [6: 1 2 3 4 5 6], few [1 2 3 4 5 6 7 8]);

@@ -188,6 +188,23 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         lanes[0]
     }
 
+    /// The sums of the lanes of four vectors, each halves first: the order is the same at every place it is used.
+    #[inline(always)]
+    fn sum_four(self, v: [Self::V; 4]) -> [f32; 4] {
+        v.map(|v| {
+            let mut lanes = [0.0; MAX_LANES];
+            self.store(&mut lanes, v);
+            let mut width = Self::LANES;
+            while width > 1 {
+                width /= 2;
+                for i in 0..width {
+                    lanes[i] += lanes[i + width];
+                }
+            }
+            lanes[0]
+        })
+    }
+
     /// The largest lane, where none is NaN.
     #[inline(always)]
     fn largest(self, v: Self::V) -> f32 {
@@ -337,6 +354,20 @@ mod x86 {
         }
     }
 
+    /// The sums of four times four lanes, halves first. The machine must have AVX, as every caller's token proves.
+    #[inline(always)]
+    fn sum_four_of_four([a, b, c, d]: [__m128; 4]) -> [f32; 4] {
+        // SAFETY: every x86-64 has SSE.
+        unsafe {
+            // a0 + a2, b0 + b2, a1 + a3, b1 + b3
+            let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+            let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+            let mut sums = [0.0; 4];
+            _mm_storeu_ps(sums.as_mut_ptr(), _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)));
+            sums
+        }
+    }
+
     // Each body is one intrinsic (or a few) of the level that `self` proves.
     macro_rules! intrinsic {
         ($(fn $name:ident($($arg:ident),*) = $body:expr;)*) => {$(
@@ -391,6 +422,22 @@ mod x86 {
                 let second = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias));
                 _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second))
             };
+        }
+        #[inline(always)]
+        fn sum_four(self, v: [__m256; 4]) -> [f32; 4] {
+            // SAFETY: `self` proves that the machine has the instructions.
+            unsafe {
+                let [a, b, c, d] = v;
+                let (ab, cd) = (_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x20>(c, d));
+                let ab = _mm256_add_ps(ab, _mm256_permute2f128_ps::<0x31>(a, b));
+                let cd = _mm256_add_ps(cd, _mm256_permute2f128_ps::<0x31>(c, d));
+                sum_four_of_four([
+                    _mm256_castps256_ps128(ab),
+                    _mm256_extractf128_ps::<1>(ab),
+                    _mm256_castps256_ps128(cd),
+                    _mm256_extractf128_ps::<1>(cd),
+                ])
+            }
         }
         #[inline(always)]
         unsafe fn transpose(self, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
@@ -488,6 +535,27 @@ mod x86 {
                         _mm512_storeu_ps(to.add((4 * lane + c) * to_stride), column);
                     }
                 }
+            }
+        }
+        #[inline(always)]
+        fn sum_four(self, v: [__m512; 4]) -> [f32; 4] {
+            // SAFETY: `self` proves that the machine has the instructions.
+            unsafe {
+                let [a, b, c, d] = v;
+                // Lower halves of both, then upper halves: a 0..8 + a 8..16, b 0..8 + b 8..16.
+                let ab = _mm512_shuffle_f32x4::<0x44>(a, b);
+                let ab = _mm512_add_ps(ab, _mm512_shuffle_f32x4::<0xee>(a, b));
+                let cd = _mm512_shuffle_f32x4::<0x44>(c, d);
+                let cd = _mm512_add_ps(cd, _mm512_shuffle_f32x4::<0xee>(c, d));
+                // Four lanes of each: a, b, c, d.
+                let all = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+                let all = _mm512_add_ps(all, _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+                sum_four_of_four([
+                    _mm512_castps512_ps128(all),
+                    _mm512_extractf32x4_ps::<1>(all),
+                    _mm512_extractf32x4_ps::<2>(all),
+                    _mm512_extractf32x4_ps::<3>(all),
+                ])
             }
         }
         #[inline(always)]

@@ -1,0 +1,105 @@
+//! A block's forward for running sequences: the keys and values of earlier tokens come from a cache, and nothing is kept
+//! for a backward.
+
+use truing_kernels::{
+    CachedSequence, RotaryTable, Write, cached_attention, decode_attention, rms_norm_forward, rotary_forward,
+    swiglu_forward,
+};
+
+use crate::buffers::BufferPool;
+use crate::cache::KvCache;
+use crate::layer::Layer;
+use crate::linear::Linear;
+use crate::parameters::Parameters;
+
+impl Layer {
+    /// The block for several new tokens of one sequence, in place; `cache` has room for them.
+    pub(crate) fn extend(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        rotary: &RotaryTable,
+        positions: &[u32],
+        x: &mut [f32],
+        cache: &mut KvCache,
+        layer: usize,
+    ) {
+        let (n_new, n_cached) = (positions.len(), cache.n_cached);
+        let [mut q, mut k, v] = self.project(parameters, pool, x);
+        self.norm_heads(parameters, pool, &mut q, &mut k);
+        rotary_forward(rotary, positions, &mut q, self.attention.n_heads);
+        rotary_forward(rotary, positions, &mut k, self.attention.n_kv_heads);
+        cache.append(layer, &k, &v);
+        let mut attention = pool.take(n_new, self.q_width());
+        if n_cached == 0 {
+            cached_attention(&self.attention, &q, &k, &v, &mut attention);
+        } else {
+            // The tiled attention reads keys in one piece.
+            let [mut keys, mut values] = [(); 2].map(|()| pool.take(n_cached + n_new, self.kv_width()));
+            cache.gather(layer, &mut keys, &mut values);
+            keys[n_cached * self.kv_width()..].copy_from_slice(&k);
+            values[n_cached * self.kv_width()..].copy_from_slice(&v);
+            cached_attention(&self.attention, &q, &keys, &values, &mut attention);
+            pool.give(keys);
+            pool.give(values);
+        }
+        self.o.forward(parameters, pool, &attention, x, Write::Add);
+        let [gate, up] = self.gate_and_up(parameters, pool, x);
+        let mut activation = pool.take(n_new, self.inner);
+        swiglu_forward(&gate, &up, &mut activation);
+        self.down.forward(parameters, pool, &activation, x, Write::Add);
+        for buffer in [q, k, v, attention, gate, up, activation] {
+            pool.give(buffer);
+        }
+    }
+
+    /// The block for one new token of each of several sequences, in place; `x` `[n_sequences, hidden]`.
+    pub(crate) fn extend_each(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        rotary: &RotaryTable,
+        positions: &[u32],
+        x: &mut [f32],
+        caches: &mut [&mut KvCache],
+        layer: usize,
+    ) {
+        let n = positions.len();
+        let mut normed = pool.take(n, self.hidden);
+        rms_norm_forward(x, &parameters.values[self.input_norm], self.eps, &mut normed);
+        let mut q = pool.take(n, self.q_width());
+        let [mut k, mut v] = [(); 2].map(|()| pool.take(n, self.kv_width()));
+        let outputs = [&mut q[..], &mut k, &mut v];
+        Linear::forward_rows(
+            [&self.q, &self.k, &self.v],
+            parameters,
+            pool,
+            &normed,
+            outputs,
+            Write::Overwrite,
+        );
+        self.norm_heads(parameters, pool, &mut q, &mut k);
+        rotary_forward(rotary, positions, &mut q, self.attention.n_heads);
+        rotary_forward(rotary, positions, &mut k, self.attention.n_kv_heads);
+        let new = k.chunks_exact(self.kv_width()).zip(v.chunks_exact(self.kv_width()));
+        for (cache, (k, v)) in caches.iter_mut().zip(new) {
+            cache.append(layer, k, v);
+        }
+        let sequences: Vec<CachedSequence<'_>> =
+            caches.iter().map(|cache| cache.sequence(layer, cache.n_cached + 1)).collect();
+        let mut attention = pool.take(n, self.q_width());
+        decode_attention(&self.attention, &sequences, &q, &mut attention);
+        Linear::forward_rows([&self.o], parameters, pool, &attention, [x], Write::Add);
+
+        rms_norm_forward(x, &parameters.values[self.post_attention_norm], self.eps, &mut normed);
+        let [mut gate, mut up] = [(); 2].map(|()| pool.take(n, self.inner));
+        let outputs = [&mut gate[..], &mut up];
+        Linear::forward_rows([&self.gate, &self.up], parameters, pool, &normed, outputs, Write::Overwrite);
+        let mut activation = pool.take(n, self.inner);
+        swiglu_forward(&gate, &up, &mut activation);
+        Linear::forward_rows([&self.down], parameters, pool, &activation, [x], Write::Add);
+        for buffer in [normed, q, k, v, attention, gate, up, activation] {
+            pool.give(buffer);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Tokens a second of reading prompts and of decoding, for some numbers of sequences at once.
+//!
+//! `cargo bench -p truing-generate --bench decoding -- MODEL PROMPTS [BATCHES] [NEW] [THREADS]`
+//! with a model folder or GGUF file, JSON lines with a `prompt` each, and by default batches `1,8,32`, 64 new tokens
+//! and 2 threads. Prompts are read one by one. `engine` takes the highest logit and nothing else; `sample` is the
+//! whole sampler at temperature 1, texts and log-probabilities included.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark reports and stops at the first fault"
+)]
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use truing_cpu::{CpuEngine, CpuOptions, Loader};
+use truing_generate::{SampleRequest, sample};
+use truing_model::{Engine, EngineError, ModelError, ModelFiles, TrainableSpec};
+use truing_text::{ChatRenderer, RenderOptions};
+use truing_types::{Conversation, Message, Role, SamplingOptions, TokenId};
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "shown when loading fails")]
+enum Failure {
+    Model(ModelError),
+    Engine(EngineError),
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Self {
+        Self::Model(error)
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+fn load(path: &Path, n_threads: usize) -> CpuEngine {
+    let model = ModelFiles::open(path).unwrap();
+    let options = CpuOptions { n_threads, ..CpuOptions::default() };
+    let mut loader = Loader::new(model.spec.clone(), TrainableSpec::default(), options).unwrap();
+    model
+        .load_weights::<Failure>(|parameter, tensor| {
+            Ok(loader.put(&parameter.name, &parameter.shape, tensor.values)?)
+        })
+        .unwrap();
+    loader.finish().unwrap()
+}
+
+fn prompts(renderer: &ChatRenderer, path: &Path) -> Vec<Vec<TokenId>> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let prompt = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let messages = vec![Message::new(Role::User, row["prompt"].as_str().unwrap())];
+        renderer.prompt(&Conversation { messages, tools: Vec::new() }).unwrap()
+    };
+    text.lines().map(prompt).collect()
+}
+
+fn highest(logits: &[f32]) -> TokenId {
+    (1..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best })
+        as TokenId
+}
+
+/// The engine alone: seconds of reading and of decoding.
+fn engine_alone(engine: &mut CpuEngine, prompts: &[Vec<TokenId>], n_new: usize) -> (f64, f64) {
+    let start = Instant::now();
+    let mut tokens = Vec::new();
+    let mut caches = Vec::new();
+    for prompt in prompts {
+        let mut cache = engine.new_cache(prompt.len() + n_new);
+        tokens.push(highest(&engine.extend(&mut cache, prompt).unwrap()));
+        caches.push(cache);
+    }
+    let reading = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    for _ in 1..n_new {
+        let mut borrowed: Vec<_> = caches.iter_mut().collect();
+        let logits = engine.extend_each(&mut borrowed, &tokens).unwrap();
+        tokens = logits.chunks(logits.len() / tokens.len()).map(highest).collect();
+    }
+    (reading, start.elapsed().as_secs_f64())
+}
+
+/// The whole sampler: seconds.
+fn with_sampler(
+    engine: &mut CpuEngine,
+    renderer: &ChatRenderer,
+    prompts: &[Vec<TokenId>],
+    n_new: usize,
+) -> f64 {
+    let request = |(row, prompt): (usize, &Vec<TokenId>)| SampleRequest {
+        prompt: prompt.clone(),
+        n_samples: 1,
+        seed_indices: vec![row as u64],
+    };
+    let requests: Vec<_> = prompts.iter().enumerate().map(request).collect();
+    let options = SamplingOptions { max_new_tokens: n_new, temperature: 1.0, ..Default::default() };
+    let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
+    let start = Instant::now();
+    // No end tokens: every completion is as long as it may be.
+    sample(engine, renderer.tokenizer(), &requests, &options, &[], prompts.len(), go_on).unwrap().unwrap();
+    start.elapsed().as_secs_f64()
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let [model, rows, rest @ ..] = &arguments[..] else {
+        println!("skipped: asks for a model and a file of prompts");
+        return;
+    };
+    let number = |idx: usize, default: usize| rest.get(idx).map_or(default, |n| n.parse().unwrap());
+    let batches = rest.first().map_or("1,8,32", String::as_str);
+    let (n_new, n_threads) = (number(1, 64), number(2, 2));
+    let mut engine = load(Path::new(model), n_threads);
+    let renderer = ChatRenderer::load(Path::new(model), RenderOptions::default()).unwrap();
+    let all = prompts(&renderer, Path::new(rows));
+    let bytes: f64 = engine.parameters().iter().map(|p| 4.0 * p.n_elements() as f64).sum();
+    for batch in batches.split(',').map(|n| n.parse::<usize>().unwrap()) {
+        let prompts = &all[..batch];
+        engine_alone(&mut engine, &prompts[..1], 2);
+        let (reading, decoding) = engine_alone(&mut engine, prompts, n_new);
+        let sampling = with_sampler(&mut engine, &renderer, prompts, n_new);
+        let n_prompt: usize = prompts.iter().map(Vec::len).sum();
+        let steps = (n_new - 1) as f64;
+        println!(
+            "batch {batch:3}: read {n_prompt} tokens at {:.0}/s; engine {:.1} tokens/s, weights at {:.1} GB/s; \
+             sample {:.1} tokens/s after reading",
+            n_prompt as f64 / reading,
+            batch as f64 * steps / decoding,
+            bytes * steps / decoding / 1e9,
+            batch as f64 * steps / (sampling - reading),
+        );
+    }
+}

@@ -1,0 +1,127 @@
+//! Products of a few rows with weights, `y = x Wᵀ`: decoding, where the weights stream once from memory.
+//!
+//! Every element of `y` is one sum in an order that depends on the depth alone: lane `l` of a vector adds the products
+//! at `l`, `l + LANES`, ... one after the other, and the lanes are added at the end. So the bits of a row of `y` do not
+//! depend on how many rows there are, which is what lets sequences be decoded side by side or alone.
+//!
+//! Weights are read where they lie, a few rows at a time, and meet a few rows of `x` in registers; the next weights are
+//! asked for meanwhile. Several weights that share `x` are one piece of work, for waking threads costs as much as a small
+//! product.
+
+#![allow(unsafe_code, reason = "rows read through pointers, columns of y written by several threads")]
+
+use crate::matmul::Write;
+use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock};
+use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
+use crate::scratch::{Scratch, with_scratch};
+use crate::simd::{SimdLevel, simd_fn};
+use std::cell::Cell;
+use std::ops::Range;
+
+/// Weights that meet rows of `x`, and where the result goes.
+#[derive(Debug)]
+pub struct RowProduct<'a> {
+    /// `[n_out, n_in]`, row-major.
+    pub weight: &'a [f32],
+    /// `[n_rows, n_out]`.
+    pub y: &'a mut [f32],
+    /// Whether `y` is replaced or added to.
+    pub write: Write,
+}
+
+/// Bytes of weights in an item: memory delivers a long stream faster than several short ones, and the second level
+/// cache holds it while the rows pass.
+const ITEM_BYTES: usize = 256 * 1024;
+/// Floats of `x` up to which rows of weights are taken one by one: more would not stay in the first level cache.
+const FEW_FLOATS: usize = 3072;
+
+thread_local! {
+    static SUMS: Cell<Scratch> = const { Cell::new(Scratch::new()) };
+}
+
+/// The part of a product that an item works on.
+struct Columns<'a> {
+    weight: &'a [f32],
+    y: Disjoint<'a, f32>,
+    write: Write,
+    n_out: usize,
+}
+
+/// Makes the products of `x` `[n_rows, n_in]` with several weights.
+///
+/// The bits of a row of a result depend on that row of `x` and on the weights, and on nothing else. Panics when sizes do
+/// not fit.
+pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
+    assert!(n_in > 0 && x.len().is_multiple_of(n_in), "multiply_rows: x is [n_rows, n_in]");
+    let n_rows = x.len() / n_in;
+    let level = SimdLevel::current();
+    let mut parts = Vec::with_capacity(products.len());
+    let mut items = Vec::new();
+    let step = (ITEM_BYTES / (n_in * size_of::<f32>())).max(1).next_multiple_of(BLOCK_COLUMNS);
+    for (idx, product) in products.iter_mut().enumerate() {
+        let n_out = product.weight.len() / n_in;
+        assert_eq!(product.weight.len(), n_out * n_in, "multiply_rows: a weight is [n_out, n_in]");
+        assert_eq!(product.y.len(), n_rows * n_out, "multiply_rows: y is [n_rows, n_out]");
+        items.extend((0..n_out).step_by(step).map(|start| (idx, start..n_out.min(start + step))));
+        let (y, write) = (Disjoint::new(product.y), product.write);
+        parts.push(Columns { weight: product.weight, y, write, n_out });
+    }
+    let work = |item: usize| {
+        let (part, range) = &items[item];
+        with_scratch(&SUMS, |scratch| {
+            let sums = scratch.floats(n_rows * range.len());
+            multiply_columns(level, x, n_in, &parts[*part], range.clone(), sums);
+        });
+    };
+    let n_products: usize = parts.iter().map(|part| part.n_out * n_in * n_rows).sum();
+    if n_products <= 4 * ELEMENTS_PER_ITEM {
+        (0..items.len()).for_each(work);
+    } else {
+        for_each_item(items.len(), work);
+    }
+}
+
+simd_fn! {
+    /// Columns `range` of a result. They are collected in `sums` first: rows of `y` may lie a multiple of a page apart,
+    /// where writing a few elements to each in turn would drive each other out of the cache.
+    fn multiply_columns<S>(
+        simd, x: &[f32], n_in: usize, part: &Columns<'_>, range: Range<usize>, sums: &mut [f32],
+    ) {
+        let (n_rows, width) = (x.len() / n_in, range.len());
+        let is_few = n_rows == 1 || (n_rows <= FEW_ROWS && x.len() <= FEW_FLOATS);
+        let n_parts = n_rows.div_ceil(if is_few { FEW_ROWS } else { S::ROW_BLOCK });
+        let mut at = 0;
+        while at < width {
+            let n_columns = if !is_few && width - at >= BLOCK_COLUMNS { BLOCK_COLUMNS } else { 1 };
+            let weight = &part.weight[(range.start + at) * n_in..(range.start + at + n_columns) * n_in];
+            for x_part in 0..n_parts {
+                // Equal parts: 8 rows are better 4 and 4 than 6 and 2.
+                let rows = x_part * n_rows / n_parts..(x_part + 1) * n_rows / n_parts;
+                let x = &x[rows.start * n_in..rows.end * n_in];
+                // Each part asks for some of the next rows of weights, so that memory is never idle.
+                let asked = if n_parts < BLOCK_COLUMNS { [2 * x_part, 2 * x_part + 1] } else { [x_part; 2] };
+                let next = asked.map(|row: usize| {
+                    let row = if row < BLOCK_COLUMNS { n_columns + row } else { 0 };
+                    weight.as_ptr().wrapping_add(row * n_in)
+                });
+                let (x, weights) = (x.as_ptr(), weight.as_ptr());
+                let row_block = RowBlock { k: n_in, x, weights, weight_stride: n_in, next };
+                let mut block = [[0.0; BLOCK_COLUMNS]; FEW_ROWS];
+                // SAFETY: rows of `x` and of the weights were sliced, each `n_in` long.
+                unsafe { simd.row_block(rows.len(), n_columns, &row_block, &mut block) };
+                for (row, block) in rows.zip(&block) {
+                    sums[row * width + at..][..n_columns].copy_from_slice(&block[..n_columns]);
+                }
+            }
+            at += n_columns;
+        }
+        for (row, sums) in sums.chunks_exact(width).enumerate() {
+            // SAFETY: an item writes only its own columns.
+            let y = unsafe { part.y.part(row * part.n_out + range.start, width) };
+            match part.write {
+                Write::Overwrite => y.copy_from_slice(sums),
+                Write::Add => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+            }
+        }
+    }
+}
