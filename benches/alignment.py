@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """`truing reward train` and `truing grpo` against TRL, pair by pair: same model, same data, same work a step, alternating.
 
-    python alignment.py reward --truing ../target/release/truing --work WORK [--pairs 2] [--steps 5]
+    python alignment.py reward --truing ../target/release/truing --work WORK [--pairs 2]
     python alignment.py grpo   --truing ../target/release/truing --work WORK [--pairs 2] [--steps 3]
 
-WORK comes from prepare.py. The first step of a run is warm-up and not counted. Peak memory is the kernel's high-water
-mark of the whole process. Reward: pairs a second, 4 pairs a step. GRPO: seconds a step of 2 prompts with 8 completions
+WORK comes from prepare.py. Peak memory is the kernel's high-water mark of the whole process. Reward: pairs a second over
+one pass of the same 24 pairs, TRL's in batches of four, truing's in packs; every step counts. GRPO: the first step is
+warm-up and not counted; steps a second, a step a step of 2 prompts with 8 completions
 of at most 96 tokens each, no KL; both programs draw with temperature 1 and take the same kind of reward.
 """
 import argparse
@@ -16,6 +17,7 @@ import tempfile
 import running
 
 WARM_UP = 1
+N_PAIRS = 24
 
 
 def recipe(folder, options, text):
@@ -23,7 +25,6 @@ def recipe(folder, options, text):
     path.write_text(f"""
 model_name_or_path = "{options.work / 'model'}"
 output_dir = "{folder / 'run'}"
-max_steps = {options.steps}
 lr_scheduler_type = "constant"
 weight_decay = 0.0
 save_steps = 1000
@@ -38,41 +39,48 @@ def run_truing(options, command, text):
         path = recipe(folder, options, text)
         finished = running.run([options.truing, *command, path, "--threads", options.threads])
         rows = running.json_lines((folder / "run" / "metrics.jsonl").read_text())
-    return [row for row in rows if "step_time" in row][WARM_UP:], finished
+    return [row for row in rows if "step_time" in row], finished
 
 
-def run_trl(options, script, data, *arguments):
+def run_trl(options, script, data, n_steps):
     finished = running.run([sys.executable, running.HERE / "peers" / script, "--model", options.work / "model",
-                            "--data", options.work / data, "--steps", options.steps, "--threads", options.threads, *arguments])
-    return running.json_lines(finished.stdout)[-1]["steps"][WARM_UP:], finished
+                            "--data", data, "--steps", n_steps, "--threads", options.threads])
+    return running.json_lines(finished.stdout)[-1]["steps"], finished
+
+
+def some_pairs(options):
+    path = options.work / f"pairs_{N_PAIRS}.jsonl"
+    lines = (options.work / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:N_PAIRS]), encoding="utf-8")
+    return path
 
 
 def reward_truing(options):
-    # Packs of as many tokens as four pairs have: pairs a step differ a little, so pairs are counted.
     text = f"""
 learning_rate = 1e-5
 warmup_steps = 0
 max_length = 1536
 long_samples = "truncate"
 packs_per_step = 1
+num_train_epochs = 1
 {options.extra}
 [reward_model]
 mse_coefficient = 0.0
 [[data]]
-path = "{options.work / 'pairs.jsonl'}"
+path = "{some_pairs(options)}"
 """
     steps, finished = run_truing(options, ["reward", "train"], text)
-    n_pairs = sum(step["samples_per_second"] * step["step_time"] for step in steps)
-    return n_pairs / sum(step["step_time"] for step in steps), finished, f"{n_pairs:.0f} pairs"
+    return N_PAIRS / sum(step["step_time"] for step in steps), finished, f"{len(steps)} steps"
 
 
 def reward_trl(options):
-    steps, finished = run_trl(options, "reward_trl.py", "pairs.jsonl")
-    return sum(s["pairs"] for s in steps) / sum(s["seconds"] for s in steps), finished, f"{4 * len(steps)} pairs"
+    steps, finished = run_trl(options, "reward_trl.py", some_pairs(options), N_PAIRS // 4)
+    return N_PAIRS / sum(step["seconds"] for step in steps), finished, f"{len(steps)} steps"
 
 
 def grpo_truing(options):
     text = f"""
+max_steps = {options.steps}
 algorithm = "dr_grpo"
 num_generations = 8
 prompts_per_step = 2
@@ -90,13 +98,15 @@ weight = 0.1
 kind = {{ format = {{ pattern = "[0-9]" }} }}
 """
     steps, finished = run_truing(options, ["grpo"], text)
+    steps = steps[WARM_UP:]
     mean = lambda name: sum(step[name] for step in steps) / len(steps)
     parts = f"drawing {mean('step_time/generating'):.1f} s, updating {mean('step_time/updating'):.1f} s, {mean('completions/mean_length'):.0f} tokens a completion"
     return 1 / mean("step_time"), finished, parts
 
 
 def grpo_trl(options):
-    steps, finished = run_trl(options, "grpo_trl.py", "prompts.jsonl")
+    steps, finished = run_trl(options, "grpo_trl.py", options.work / "prompts.jsonl", options.steps)
+    steps = steps[WARM_UP:]
     mean = lambda name: sum(step[name] for step in steps) / len(steps)
     parts = f"drawing {mean('generating'):.1f} s, the rest {mean('seconds') - mean('generating'):.1f} s, {mean('tokens') / 16:.0f} tokens a completion"
     return 1 / mean("seconds"), finished, parts
@@ -108,12 +118,11 @@ def main():
     parser.add_argument("--truing", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--pairs", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--steps", type=int, default=3, help="of a GRPO run")
     parser.add_argument("--extra", default="", help="more lines for truing's recipe, for instance 'memory_gib = 3.5'")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     options.work = options.work.resolve()
-    options.steps = options.steps or {"reward": 5, "grpo": 3}[options.work_of]
     programs = {"reward": {"truing": reward_truing, "TRL": reward_trl}, "grpo": {"truing": grpo_truing, "TRL": grpo_trl}}[options.work_of]
     unit = {"reward": "pairs/s", "grpo": "steps/s"}[options.work_of]
     print(f"| pair | program | {unit} | peak MiB | own cores | others' cores | |")
