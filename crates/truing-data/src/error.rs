@@ -121,7 +121,7 @@ pub enum DataError {
         has_more: bool,
     },
     /// Not a file that is read here.
-    #[error("`{}`: {found}; expected JSON Lines, a JSON list of objects or Parquet", path.display())]
+    #[error("`{}`: {found}; expected JSON Lines, a JSON list of objects, Parquet or plain text (.txt)", path.display())]
     UnsupportedFile {
         /// The file.
         path: PathBuf,
@@ -129,7 +129,7 @@ pub enum DataError {
         found: &'static str,
     },
     /// A folder without data files.
-    #[error("`{}` holds no data file; expected names that end in .jsonl, .json, .ndjson (also .gz, .zst) or .parquet", path.display())]
+    #[error("`{}` holds no data file; expected names that end in .jsonl, .json, .ndjson, .txt (also .gz, .zst) or .parquet", path.display())]
     NoDataFiles {
         /// The folder.
         path: PathBuf,

@@ -29,7 +29,8 @@ const MAX_ROWS_SEARCHED: u64 = 100_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// A file (JSON Lines or a JSON list, plain, gzip or zstd; Parquet), or a folder of them read in name order.
+    /// A file (JSON Lines, a JSON list or, as `.txt`, a text a line, each plain, gzip or zstd; Parquet), or a folder of
+    /// them read in name order.
     pub path: PathBuf,
     /// A name out of [`FORMATS`]; left out, it is told by the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]

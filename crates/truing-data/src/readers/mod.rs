@@ -1,8 +1,8 @@
 //! Rows out of files, one at a time: JSON Lines and JSON lists (plain, gzip, zstd; told by their first bytes, not
-//! their names) and Parquet.
+//! their names), Parquet, and plain text with a row a line (told by its name, `.txt`).
 
 mod json_list;
-mod jsonl;
+mod lines;
 mod parquet;
 
 use std::fs::File;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use self::lines::{LineKind, LineRows};
 use crate::DataError;
 use crate::error::RowProblem;
 
@@ -53,13 +54,22 @@ pub(crate) fn open(path: &Path) -> Result<RawRows, DataError> {
     let broken = |e| DataError::Broken { path: path.to_path_buf(), after_row: 0, source: Box::new(e) };
     let n_bom = if text.fill_buf().map_err(broken)?.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
     text.consume(n_bom);
+    if stem(path).ends_with(".txt") {
+        return Ok(Box::new(LineRows::new(path.to_path_buf(), LineKind::Text, text)));
+    }
     // A row of JSON Lines is an object and never begins with a bracket.
     let first = text.fill_buf().map_err(broken)?.iter().find(|b| !b.is_ascii_whitespace());
     if first == Some(&b'[') {
         Ok(Box::new(json_list::JsonListRows::new(path.to_path_buf(), text)))
     } else {
-        Ok(Box::new(jsonl::JsonLineRows::new(path.to_path_buf(), text)))
+        Ok(Box::new(LineRows::new(path.to_path_buf(), LineKind::Object, text)))
     }
+}
+
+/// A file's name in small letters, without what says that it is compressed.
+fn stem(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name).to_owned()
 }
 
 /// The data files behind a path: itself, or those of a folder in name order.
@@ -70,9 +80,9 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(DataError::io("list", path))? {
         let file = entry.map_err(DataError::io("list", path))?.path();
-        let name = file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
-        if file.is_file() && [".jsonl", ".json", ".ndjson", ".parquet"].iter().any(|e| name.ends_with(e)) {
+        let name = stem(&file);
+        let kinds = [".jsonl", ".json", ".ndjson", ".parquet", ".txt"];
+        if file.is_file() && kinds.iter().any(|kind| name.ends_with(kind)) {
             files.push(file);
         }
     }

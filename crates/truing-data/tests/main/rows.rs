@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use truing_data::{DataError, OnBadRow, SourceConfig, read_rows};
+use truing_data::{DataError, OnBadRow, SourceConfig, read_prompts, read_rows};
 use truing_types::TrainingRow;
 
 use crate::{fixture, read, read_text};
@@ -27,6 +27,17 @@ fn check_broken(name: &str, bytes: &[u8]) -> String {
         Err(error) => error,
     };
     error.to_string().replace(&format!("{}/", directory.path().display()), "")
+}
+
+#[test]
+fn a_line_of_a_text_file_is_a_row_and_a_prompt() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("prompts.txt");
+    std::fs::write(&path, "[1] Name a colour.\r\n\n  {\"not\": \"JSON\"}\n").unwrap();
+    assert_eq!(texts(&read(&SourceConfig::new(&path))), ["[1] Name a colour.", "  {\"not\": \"JSON\"}"]);
+    let prompts: Vec<_> = read_prompts(&SourceConfig::new(&path), OnBadRow::Error).unwrap().collect();
+    let (prompt, origin) = prompts[1].as_ref().unwrap();
+    assert_eq!((&*prompt.prompt.messages[0].content, origin.line), ("  {\"not\": \"JSON\"}", 3));
 }
 
 #[test]
@@ -121,7 +132,7 @@ fn files_that_cannot_be_read_say_why() {
     assert_eq!(check_broken("a.jsonl", b""), "`a.jsonl` holds no rows",);
     assert_eq!(
         check_broken("a.jsonl", b"\xff\xfe{\0"),
-        "`a.jsonl`: it is UTF-16; expected JSON Lines, a JSON list of objects or Parquet"
+        "`a.jsonl`: it is UTF-16; expected JSON Lines, a JSON list of objects, Parquet or plain text (.txt)"
     );
     assert_eq!(
         check_broken("a.jsonl", b"{\"id\": 1, \"score\": 2}"),

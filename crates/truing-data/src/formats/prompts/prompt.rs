@@ -1,9 +1,9 @@
 //! Prompts to be answered: `{"prompt": "..."}` and every other way to write one. The answer that ends a conversation
-//! is taken off, and every field of the row is kept for rewards.
+//! is taken off, and every field of the row is kept for rewards. A bare `text` is a prompt too.
 
-use truing_types::{Conversation, PromptRow, Role};
+use truing_types::{Conversation, Message, PromptRow, Role};
 
-use super::{given_prompt, has_prompt};
+use super::{GivenPrompt, filled_text, given_prompt, has_prompt};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::{Format, open_lines, optional, parse_tools};
@@ -19,21 +19,29 @@ pub(super) const FORMAT: Format<PromptRow> = Format {
         optional("instruction"),
         optional("input"),
         optional("question"),
+        optional("text"),
         optional("system"),
         optional("tools"),
     ],
     takes_prompt_template: true,
     takes_render: false,
     open: open_lines,
-    detect: has_prompt,
+    detect: |fields| has_prompt(fields) || fields.get("text").is_some(),
     parse,
 };
 
 fn parse(fields: Fields<'_>, _: Render) -> Result<PromptRow, RowProblem> {
-    let Some(prompt) = given_prompt(fields)? else {
-        return Err(
-            fields.missing("prompt", "a prompt, or `messages`, `conversations`, `instruction`, `question`")
-        );
+    let prompt = match given_prompt(fields)? {
+        Some(prompt) => prompt,
+        None if fields.get("text").is_some() => GivenPrompt {
+            messages: vec![Message::new(Role::User, filled_text(fields, "text")?)],
+            field: fields.path("text"),
+            is_conversation: false,
+        },
+        None => {
+            let expected = "a prompt, or `messages`, `conversations`, `instruction`, `question`, `text`";
+            return Err(fields.missing("prompt", expected));
+        }
     };
     let mut messages = prompt.messages;
     while messages.last().is_some_and(|m| m.role == Role::Assistant) {

@@ -1,25 +1,54 @@
-//! JSON Lines: one object a line. Only `\n` ends a line: U+2028, U+2029, U+0085 and `\r` inside strings do not,
-//! and a `\r` before the `\n` is white space to JSON. Empty lines are passed over but counted.
+//! A row a line: JSON Lines with one object each, or plain text. Only `\n` ends a line: U+2028, U+2029, U+0085 and
+//! `\r` inside strings do not, and a `\r` before the `\n` is white space. Empty lines are passed over but counted.
 
 use std::io::{self, BufRead};
 use std::path::PathBuf;
+
+use serde_json::{Map, Value};
 
 use super::{MAX_ROW_BYTES, RawRow};
 use crate::DataError;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::parse_object;
 
-pub(super) struct JsonLineRows<R> {
+/// What a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LineKind {
+    /// A JSON object.
+    Object,
+    /// A text; the row is `{"text": line}`.
+    Text,
+}
+
+impl LineKind {
+    fn parse(self, line: &[u8]) -> Result<Map<String, Value>, RowProblem> {
+        match self {
+            Self::Object => parse_object(line),
+            Self::Text => match std::str::from_utf8(line) {
+                Ok(text) => {
+                    Ok(Map::from_iter([("text".to_owned(), Value::from(text.trim_end_matches('\r')))]))
+                }
+                Err(error) => {
+                    let kind = RowErrorKind::NotUtf8 { column: error.valid_up_to() + 1 };
+                    Err(RowProblem::new("", kind, "a line of text in UTF-8"))
+                }
+            },
+        }
+    }
+}
+
+pub(super) struct LineRows<R> {
     path: PathBuf,
+    kind: LineKind,
     text: R,
     line: Vec<u8>,
     number: u64,
     is_over: bool,
 }
 
-impl<R: BufRead> JsonLineRows<R> {
-    pub(super) fn new(path: PathBuf, text: R) -> Self {
-        Self { path, text, line: Vec::new(), number: 0, is_over: false }
+impl<R: BufRead> LineRows<R> {
+    pub(super) fn new(path: PathBuf, kind: LineKind, text: R) -> Self {
+        Self { path, kind, text, line: Vec::new(), number: 0, is_over: false }
     }
 }
 
@@ -48,7 +77,7 @@ fn read_line(text: &mut impl BufRead, line: &mut Vec<u8>, limit: usize) -> io::R
     }
 }
 
-impl<R: BufRead> Iterator for JsonLineRows<R> {
+impl<R: BufRead> Iterator for LineRows<R> {
     type Item = Result<RawRow, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -72,10 +101,10 @@ impl<R: BufRead> Iterator for JsonLineRows<R> {
             }
             let object = if n_bytes > MAX_ROW_BYTES {
                 let kind = RowErrorKind::TooLong { limit: MAX_ROW_BYTES };
-                Err(RowProblem::new("", kind, "one JSON object a line"))
+                Err(RowProblem::new("", kind, "one row a line"))
             } else {
                 let without_end = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-                parse_object(without_end)
+                self.kind.parse(without_end)
             };
             return Some(Ok(RawRow { number: self.number, object }));
         }
@@ -90,9 +119,20 @@ mod tests {
     #[test]
     fn only_newlines_end_lines() {
         let text = "{\"a\":\"x\u{2028}y\u{85}z\"}\r\n\n \n{\"a\":2}";
-        let rows: Vec<_> = JsonLineRows::new("t".into(), text.as_bytes()).map(Result::unwrap).collect();
+        let rows: Vec<_> =
+            LineRows::new("t".into(), LineKind::Object, text.as_bytes()).map(Result::unwrap).collect();
         assert_eq!(rows.iter().map(|r| r.number).collect::<Vec<_>>(), [1, 4]);
         assert_eq!(rows[0].object.as_ref().unwrap()["a"], "x\u{2028}y\u{85}z");
+    }
+
+    #[test]
+    fn a_line_of_text_is_a_row() {
+        let rows: Vec<_> = LineRows::new("t".into(), LineKind::Text, &b"Hello {}\r\n\n\xff\n"[..])
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(rows[0].object.as_ref().unwrap()["text"], "Hello {}");
+        assert_eq!(rows[1].number, 3);
+        assert!(rows[1].object.is_err());
     }
 
     #[test]
