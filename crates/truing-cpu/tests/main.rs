@@ -7,7 +7,7 @@ mod support;
 
 use support::{Pass, backward_pass, gradients, packed, tiny_engine, tiny_spec};
 use truing_model::engine::{OptimizerStep, ParameterTensor};
-use truing_model::{Engine, EngineError, Keep, LoraSpec, TrainableSpec};
+use truing_model::{Engine, EngineError, Keep, LoraSpec, ParameterStore, TrainableSpec};
 use truing_types::{PackedBatch, RowOrigin, TokenId};
 
 fn sequences() -> Vec<Vec<TokenId>> {
