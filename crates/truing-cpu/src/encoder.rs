@@ -162,7 +162,7 @@ impl Inner {
         }
         let mut normed = self.pool.take(batch.n_tokens(), width);
         self.final_norm.forward(&self.parameters, &x, &mut normed);
-        let pooled = pooling::pool(&normed, &batch.spans, width, self.spec.pooling);
+        let pooled = pool(&normed, &batch.spans, width, self.spec.pooling);
         self.pool.give(normed);
         let mut vectors = pooled.clone();
         if self.spec.is_normalized {

@@ -552,7 +552,7 @@ impl Engine for CpuEngine {
     fn pool(
         &mut self,
         batch: &DeviceBatch,
-        hidden: &Hidden,
+        hidden: Hidden,
         pooling: Pooling,
     ) -> Result<Vec<f32>, EngineError> {
         let inner = &mut self.inner;
@@ -560,8 +560,7 @@ impl Engine for CpuEngine {
             let rows: Vec<u32> = (0..batch.n_tokens() as u32).collect();
             let (chosen, normed) = inner.normed_rows(&hidden.0, &rows);
             let vectors = crate::encoder::pool(&normed, &batch.spans, inner.spec.hidden_size, pooling);
-            inner.pool.give(chosen);
-            inner.pool.give(normed);
+            [hidden.0, chosen, normed].into_iter().for_each(|buffer| inner.pool.give(buffer));
             vectors
         }))
     }

@@ -50,4 +50,6 @@ pub use varlen_attention::{
     AttentionShape, AttentionSpan, Causality, span_attention_backward, span_attention_forward, spans_of,
     varlen_attention_backward, varlen_attention_forward,
 };
-pub use vector::{add_assign, all_finite, copy, fill, gather_add_rows, gather_rows, scale, scatter_add_rows, sum_of_squares};
+pub use vector::{
+    add_assign, all_finite, copy, fill, gather_add_rows, gather_rows, scale, scatter_add_rows, sum_of_squares,
+};

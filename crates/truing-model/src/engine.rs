@@ -416,7 +416,7 @@ pub trait Engine: ParameterStore {
     fn pool(
         &mut self,
         _batch: &Self::Batch,
-        _hidden: &Self::Hidden,
+        _hidden: Self::Hidden,
         _pooling: Pooling,
     ) -> Result<Vec<f32>, EngineError> {
         Err(EngineError::Unsupported("this engine does not pool hidden states".into()))

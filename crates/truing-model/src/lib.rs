@@ -13,10 +13,11 @@ pub mod sources;
 pub mod spec;
 pub mod weights;
 
-pub use engine::{
-    Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ParameterStore, TokenLogProbs, TopLogProbs,
-};
 pub use encoder::{EncoderEngine, EncoderFiles, EncoderSpec, Pooling};
+pub use engine::{
+    Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ParameterStore, TokenLogProbs,
+    TopLogProbs,
+};
 pub use error::ModelError;
 pub use gguf::GgufFile;
 pub use loading::{LoadedModel, ModelFiles, ModelKind};

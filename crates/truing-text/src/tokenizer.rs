@@ -232,6 +232,11 @@ impl Tokenizer {
         }
     }
 
+    /// The library's tokenizer, to be set up otherwise.
+    pub(crate) fn library_clone(&self) -> LibraryTokenizer {
+        self.shared.library.clone()
+    }
+
     /// Tokens of a text. Nothing is added before or after.
     ///
     /// # Errors

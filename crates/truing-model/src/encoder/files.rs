@@ -139,10 +139,8 @@ impl Modules {
         };
         let file = path.join(MODULES);
         if file.is_file() {
-            let problem = |problem: &str| ModelError::Malformed {
-                path: file.clone(),
-                problem: problem.to_owned(),
-            };
+            let problem =
+                |problem: &str| ModelError::Malformed { path: file.clone(), problem: problem.to_owned() };
             let text =
                 std::fs::read(&file).map_err(|source| ModelError::Io { path: file.clone(), source })?;
             let list: Vec<Value> =

@@ -48,11 +48,12 @@ pub fn save_sentence_transformer<'v, E: From<ModelError>>(
     let mut parameters = original.spec.parameters();
     parameters.extend(carried.iter().map(|(parameter, _)| parameter.clone()));
     let weights = "model.safetensors";
-    write_safetensors(&directory.join(weights), &parameters, options.dtype, &mut |parameter| {
-        match carried.iter().find(|(other, _)| other == parameter) {
-            Some((_, tensor)) => Ok(Cow::Owned(tensor.values.clone())),
-            None => values(parameter),
-        }
+    write_safetensors(&directory.join(weights), &parameters, options.dtype, &mut |parameter| match carried
+        .iter()
+        .find(|(other, _)| other == parameter)
+    {
+        Some((_, tensor)) => Ok(Cow::Owned(tensor.values.clone())),
+        None => values(parameter),
     })?;
     remove_other_weights(directory, &[weights.to_owned()]).map_err(io_error)?;
 
