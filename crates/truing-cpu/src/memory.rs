@@ -3,7 +3,7 @@
 
 use truing_kernels::linear_log_probs_workspace_bytes;
 use truing_model::engine::EngineMemory;
-use truing_model::{DecoderSpec, ParameterSpec, TrainableSpec};
+use truing_model::{DecoderSpec, EncoderSpec, ParameterSpec, TrainableSpec};
 
 const FLOAT_BYTES: u64 = 4;
 
@@ -45,6 +45,32 @@ pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> En
         // hidden, target rows, normed rows, d_rows, d_hidden
         head_bytes_per_token: 5 * hidden * FLOAT_BYTES,
         head_fixed_bytes: linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) as u64,
+        fixed_bytes: KERNEL_BYTES,
+    }
+}
+
+pub(crate) fn encoder_memory(spec: &EncoderSpec, trainable: &TrainableSpec) -> EngineMemory {
+    let parameters = spec.parameters();
+    let bytes = |chosen: &dyn Fn(&ParameterSpec) -> bool| {
+        parameters.iter().filter(|p| chosen(p)).map(|p| p.n_elements() as u64).sum::<u64>() * FLOAT_BYTES
+    };
+    let gradient_bytes = bytes(&|p| trainable.is_trainable(p));
+    let (hidden, inner, heads) =
+        (spec.hidden_size as u64, spec.intermediate_size as u64, spec.n_heads as u64);
+    EngineMemory {
+        parameter_bytes: bytes(&|_| true),
+        gradient_bytes,
+        optimizer_bytes: 2 * gradient_bytes,
+        segment_input_bytes_per_token: hidden * FLOAT_BYTES,
+        // attention; log_sum_exp
+        attention_bytes_per_token: (hidden + heads) * FLOAT_BYTES,
+        // x, x_mid; q, k, v, attention; log_sum_exp; up
+        layer_bytes_per_token: (6 * hidden + heads + inner) * FLOAT_BYTES,
+        // Either d_y, normed, d_up; or d_mid, d_attention, d_q, d_k, d_v and the kernel's copies of the last two.
+        workspace_bytes_per_token: (2 * hidden + inner).max(7 * hidden) * FLOAT_BYTES,
+        // output, normed
+        head_bytes_per_token: 2 * hidden * FLOAT_BYTES,
+        head_fixed_bytes: 0,
         fixed_bytes: KERNEL_BYTES,
     }
 }

@@ -1,10 +1,12 @@
 //! Every parameter with its gradient and moments, by index in a fixed order.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use truing_kernels::{AdamwStep, adamw, sum_of_squares};
 use truing_model::engine::{OptimizerStep, ParameterTensor};
 use truing_model::{DecoderSpec, EngineError, ParameterSpec, TrainableSpec};
+use truing_types::Communicator;
 
 /// Parameters as parallel lists: a backward pass reads `values` while it adds to `gradients`.
 #[derive(Debug)]
@@ -15,6 +17,7 @@ pub(crate) struct Parameters {
     pub(crate) gradients: Vec<Vec<f32>>,
     first_moments: Vec<Vec<f32>>,
     second_moments: Vec<Vec<f32>>,
+    pub(crate) trainable: TrainableSpec,
     is_trainable: Vec<bool>,
     by_name: HashMap<String, usize>,
     /// Whether projections add their adapters.
@@ -22,8 +25,8 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
-    /// All parameters of `spec` and its adapters, without values yet.
-    pub(crate) fn new(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<Self, EngineError> {
+    /// All parameters of a decoder and its adapters, without values yet.
+    pub(crate) fn of_decoder(spec: &DecoderSpec, trainable: TrainableSpec) -> Result<Self, EngineError> {
         let mut specs = spec.parameters();
         if let Some(lora) = &trainable.lora {
             for target in &lora.targets {
@@ -35,8 +38,13 @@ impl Parameters {
             }
             specs.extend(spec.lora_parameters(lora));
         }
+        Ok(Self::new(specs, trainable))
+    }
+
+    /// These parameters, without values yet.
+    pub(crate) fn new(specs: Vec<ParameterSpec>, trainable: TrainableSpec) -> Self {
         let n = specs.len();
-        Ok(Self {
+        Self {
             is_trainable: specs.iter().map(|p| trainable.is_trainable(p)).collect(),
             by_name: specs.iter().enumerate().map(|(idx, p)| (p.name.clone(), idx)).collect(),
             specs,
@@ -44,8 +52,31 @@ impl Parameters {
             gradients: vec![Vec::new(); n],
             first_moments: vec![Vec::new(); n],
             second_moments: vec![Vec::new(); n],
+            trainable,
             are_adapters_enabled: true,
-        })
+        }
+    }
+
+    /// Takes the values of the parameter called `name`, row-major.
+    pub(crate) fn put(&mut self, name: &str, shape: &[usize], values: Vec<f32>) -> Result<(), EngineError> {
+        let idx = self.require(name)?;
+        if self.specs[idx].shape != shape {
+            return Err(EngineError::ShapeMismatch {
+                name: name.to_owned(),
+                expected: self.specs[idx].shape.clone(),
+                found: shape.to_vec(),
+            });
+        }
+        self.set(idx, ParameterTensor::Value, values)
+    }
+
+    pub(crate) fn require(&self, name: &str) -> Result<usize, EngineError> {
+        self.find(name).ok_or_else(|| EngineError::MissingParameter { name: name.to_owned() })
+    }
+
+    pub(crate) fn first_without_values(&self) -> Option<&str> {
+        let idx = self.values.iter().position(Vec::is_empty)?;
+        Some(&self.specs[idx].name)
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
@@ -68,6 +99,13 @@ impl Parameters {
                 }
             }
         }
+    }
+
+    pub(crate) fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError> {
+        for gradient in self.gradients.iter_mut().filter(|g| !g.is_empty()) {
+            communicator.all_reduce_sum(gradient)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn gradient_norm(&self) -> f64 {
@@ -114,6 +152,15 @@ impl Parameters {
             ParameterTensor::FirstMoment => &self.first_moments[idx],
             ParameterTensor::SecondMoment => &self.second_moments[idx],
         })
+    }
+
+    /// The same for reading: gradients and moments start at zero and are made when first needed.
+    pub(crate) fn read(&self, idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
+        let values = self.tensor(idx, tensor)?;
+        if values.is_empty() {
+            return Ok(Cow::Owned(vec![0.0; self.specs[idx].n_elements()]));
+        }
+        Ok(Cow::Borrowed(values))
     }
 
     pub(crate) fn set(

@@ -7,7 +7,7 @@ use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_model::engine::{OptimizerStep, ParameterTensor};
 use truing_model::families::{ConfigFile, spec_from_config};
 use truing_model::weights::{SafetensorsFile, SafetensorsFiles};
-use truing_model::{Engine, TrainableSpec};
+use truing_model::{ParameterStore, TrainableSpec};
 use truing_types::{PackedBatch, RowOrigin};
 
 use crate::support::{Pass, all_logits, backward_pass, gradients, loss};

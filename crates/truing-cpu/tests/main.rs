@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+mod encoder;
 mod families;
 mod support;
 
 use support::{Pass, backward_pass, gradients, packed, tiny_engine, tiny_spec};
 use truing_model::engine::{OptimizerStep, ParameterTensor};
-use truing_model::{Engine, EngineError, Keep, LoraSpec, TrainableSpec};
+use truing_model::{Engine, EngineError, Keep, LoraSpec, ParameterStore, TrainableSpec};
 use truing_types::{PackedBatch, RowOrigin, TokenId};
 
 fn sequences() -> Vec<Vec<TokenId>> {

@@ -19,6 +19,7 @@ mod readers;
 mod responses;
 mod source;
 mod statistics;
+mod texts;
 
 pub use dataset::{Dataset, DatasetBuilder, LongSamplePolicy, LongSampleReport, SampleRef, SourceRange};
 pub use error::{DataError, RowError, RowErrorKind, RowProblem};
@@ -36,3 +37,4 @@ pub use source::{
     read_prompts, read_rows, read_rows_as, read_unpaired,
 };
 pub use statistics::{LengthHistogram, LengthSummary, SourceStatistics};
+pub use texts::{TEXT_FIELDS, TextRow, TextRows, Triplet, read_texts, read_triplets};

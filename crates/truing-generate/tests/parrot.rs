@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor};
+use truing_model::engine::{EngineMemory, OptimizerStep, ParameterStore, ParameterTensor};
 use truing_model::spec::ParameterSpec;
 use truing_model::{
     DecoderSpec, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, TopLogProbs, TrainableSpec,
@@ -64,6 +64,40 @@ pub(crate) fn one_hot(token: TokenId) -> Vec<f32> {
     logits
 }
 
+impl ParameterStore for Parrot {
+    fn trainable(&self) -> &TrainableSpec {
+        &self.trainable
+    }
+
+    fn parameters(&self) -> &[ParameterSpec] {
+        &[]
+    }
+
+    fn zero_gradients(&mut self) {
+        unreachable!("decoding trains nothing")
+    }
+
+    fn reduce_gradients(&mut self, _: &dyn Communicator) -> Result<(), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+
+    fn gradient_norm(&mut self) -> f64 {
+        unreachable!("decoding trains nothing")
+    }
+
+    fn optimizer_step(&mut self, _: &OptimizerStep) {
+        unreachable!("decoding trains nothing")
+    }
+
+    fn read(&self, _: usize, _: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+
+    fn write(&mut self, _: usize, _: ParameterTensor, _: &[f32]) -> Result<(), EngineError> {
+        unreachable!("decoding trains nothing")
+    }
+}
+
 impl Engine for Parrot {
     type Batch = ();
     type Hidden = ();
@@ -75,12 +109,6 @@ impl Engine for Parrot {
     }
     fn spec(&self) -> &DecoderSpec {
         &self.spec
-    }
-    fn trainable(&self) -> &TrainableSpec {
-        &self.trainable
-    }
-    fn parameters(&self) -> &[ParameterSpec] {
-        &[]
     }
     fn new_cache(&self, _: usize) -> Vec<TokenId> {
         Vec::new()
@@ -153,24 +181,6 @@ impl Engine for Parrot {
         unreachable!("decoding trains nothing")
     }
     fn logits(&mut self, (): &(), _: &[u32]) -> Result<Vec<f32>, EngineError> {
-        unreachable!("decoding trains nothing")
-    }
-    fn zero_gradients(&mut self) {
-        unreachable!("decoding trains nothing")
-    }
-    fn reduce_gradients(&mut self, _: &dyn Communicator) -> Result<(), EngineError> {
-        unreachable!("decoding trains nothing")
-    }
-    fn gradient_norm(&mut self) -> f64 {
-        unreachable!("decoding trains nothing")
-    }
-    fn optimizer_step(&mut self, _: &OptimizerStep) {
-        unreachable!("decoding trains nothing")
-    }
-    fn read(&self, _: usize, _: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
-        unreachable!("decoding trains nothing")
-    }
-    fn write(&mut self, _: usize, _: ParameterTensor, _: &[f32]) -> Result<(), EngineError> {
         unreachable!("decoding trains nothing")
     }
 }

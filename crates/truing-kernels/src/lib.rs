@@ -11,6 +11,8 @@
 
 mod adamw;
 mod cached_attention;
+mod gelu;
+mod layer_norm;
 mod linear_log_probs;
 mod matmul;
 mod memory;
@@ -29,6 +31,8 @@ mod vector;
 
 pub use adamw::{AdamwStep, adamw};
 pub use cached_attention::{CACHE_BLOCK, CachedSequence, cached_attention, decode_attention};
+pub use gelu::{gelu_backward_in_place, gelu_forward, gelu_forward_in_place};
+pub use layer_norm::{layer_norm_backward, layer_norm_forward};
 pub use linear_log_probs::{
     Divergence, LogProbRows, ReferenceRows, linear_log_probs_backward, linear_log_probs_divergence_backward,
     linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
@@ -46,4 +50,6 @@ pub use varlen_attention::{
     AttentionShape, AttentionSpan, Causality, span_attention_backward, span_attention_forward, spans_of,
     varlen_attention_backward, varlen_attention_forward,
 };
-pub use vector::{add_assign, all_finite, copy, fill, gather_rows, scale, scatter_add_rows, sum_of_squares};
+pub use vector::{
+    add_assign, all_finite, copy, fill, gather_add_rows, gather_rows, scale, scatter_add_rows, sum_of_squares,
+};

@@ -99,6 +99,17 @@ pub fn gather_rows(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) {
     }
 }
 
+/// `out[i] += table[ids[i]]`, shapes as in [`gather_rows`]: an embedding on top of another.
+///
+/// Panics when an id is not below `n` or a length does not fit.
+pub fn gather_add_rows(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) {
+    assert_eq!(out.len(), ids.len() * width, "gather_add_rows: out is [ids, width]");
+    for (out, &id) in out.chunks_exact_mut(width.max(1)).zip(ids) {
+        let start = id as usize * width;
+        out.iter_mut().zip(&table[start..start + width]).for_each(|(out, x)| *out += x);
+    }
+}
+
 /// `d_table[ids[i]] += d_out[i]`, in the order of `i`: the backward pass of [`gather_rows`].
 ///
 /// Threads share the columns, not the rows, so a repeated id is summed in the same order however many there are.

@@ -111,6 +111,143 @@ fn rms_norm_of_many_rows() {
     check_rms_norm(40, 576, false);
 }
 
+/// Φ by its series around 0 or, where that cancels, by the continued fraction of its tail; both in f64.
+fn normal_distribution(x: f64) -> f64 {
+    let z = x.abs();
+    let density = (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt();
+    let tail = if z < 3.0 {
+        let (mut term, mut sum) = (z, z);
+        for n in 1..200 {
+            term *= z * z / f64::from(2 * n + 1);
+            sum += term;
+        }
+        0.5 - density * sum
+    } else {
+        density / (1..200).rev().fold(z, |fraction, n| z + f64::from(n) / fraction)
+    };
+    if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+fn check_gelu(n: usize) {
+    let (x, d_out) = (numbers(1, n), numbers(3, n));
+    let x: Vec<f32> = x.iter().map(|x| 8.0 * x).collect();
+    let value = |x: f64| x * normal_distribution(x);
+    let want: Vec<f64> = x.iter().map(|&x| value(f64::from(x))).collect();
+    let step = 1e-5;
+    let want_x: Vec<f64> = x
+        .iter()
+        .zip(&d_out)
+        .map(|(&x, &d)| {
+            let x = f64::from(x);
+            f64::from(d) * (value(x + step) - value(x - step)) / (2.0 * step)
+        })
+        .collect();
+    at_every_level(|level| {
+        let what = |name: &str| format!("{name}, {n}, {level}");
+        let mut out = vec![f32::NAN; n];
+        gelu_forward(&x, &mut out);
+        assert_close(&what("out"), &out, &want, 1e-7);
+        let mut in_place = x.clone();
+        gelu_forward_in_place(&mut in_place);
+        assert_same_bits(&what("in place"), &in_place, &out);
+        let (mut again, mut d_x) = (x.clone(), d_out.clone());
+        gelu_backward_in_place(&mut again, &mut d_x);
+        assert_same_bits(&what("recomputed"), &again, &out);
+        assert_close(&what("d_x"), &d_x, &want_x, 3e-7);
+    });
+}
+
+#[test]
+fn small_gelu() {
+    [0, 1, 7, 16, 61].into_iter().for_each(check_gelu);
+}
+
+#[test]
+fn gelu_of_every_length() {
+    LENGTHS.into_iter().for_each(check_gelu);
+}
+
+#[test]
+fn small_gelu_at_the_ends_of_the_range() {
+    at_every_level(|level| {
+        let x = [-1e30, f32::NEG_INFINITY, 1e30, f32::INFINITY, 0.0, -0.0, 1e-40, f32::NAN];
+        let mut out = [1.0; 8];
+        gelu_forward(&x, &mut out);
+        assert_eq!(out[..6], [0.0, 0.0, 1e30, f32::INFINITY, 0.0, 0.0], "{level}");
+        assert!(out[6].abs() <= 1e-40 && out[7].is_nan(), "{level}: {out:?}");
+        let (mut again, mut slope) = (x, [1.0; 8]);
+        gelu_backward_in_place(&mut again, &mut slope);
+        assert_eq!(slope[..4], [0.0, 0.0, 1.0, 1.0], "{level}");
+        assert!(
+            slope[4..7].iter().all(|s| (s - 0.5).abs() < 2e-7) && slope[7].is_nan(),
+            "{level}: {slope:?}"
+        );
+    });
+}
+
+fn layer_norm_oracle(x: &[f64], weight: &[f64], bias: &[f64], eps: f64) -> Vec<f64> {
+    let width = weight.len();
+    x.chunks(width)
+        .flat_map(|row| {
+            let mean = row.iter().sum::<f64>() / width as f64;
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+            let r = 1.0 / (variance + eps).sqrt();
+            let parameters = weight.iter().zip(bias);
+            row.iter().zip(parameters).map(move |(x, (w, b))| (x - mean) * r * w + b).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn check_layer_norm(rows: usize, width: usize, offset: f32, check_gradients: bool) {
+    const EPS: f32 = 1e-3;
+    let x: Vec<f32> = numbers(1, rows * width).iter().map(|x| x + offset).collect();
+    let (weight, bias, d_out) = (numbers(2, width), numbers(4, width), numbers(3, rows * width));
+    let (x64, weight64, bias64) = (to_f64(&x), to_f64(&weight), to_f64(&bias));
+    let oracle = |x: &[f64], w: &[f64], b: &[f64]| layer_norm_oracle(x, w, b, f64::from(EPS));
+    let want = oracle(&x64, &weight64, &bias64);
+    let loss = |x: &[f64], w: &[f64], b: &[f64]| weighted_sum(&oracle(x, w, b), &d_out);
+    let want_x =
+        if check_gradients { finite_differences(&x64, |x| loss(x, &weight64, &bias64)) } else { vec![] };
+    let with_start = |values: Vec<f64>| values.into_iter().map(|v| v + 0.25).collect::<Vec<_>>();
+    let want_weight = with_start(finite_differences(&weight64, |w| loss(&x64, w, &bias64)));
+    let want_bias = with_start(finite_differences(&bias64, |b| loss(&x64, &weight64, b)));
+    at_every_level(|level| {
+        let what = |name: &str| format!("{name} {rows} x {width}, {level}");
+        let mut out = vec![f32::NAN; rows * width];
+        layer_norm_forward(&x, &weight, &bias, EPS, &mut out);
+        // The mean itself is rounded to the digits of the offset.
+        let tolerance = 4e-7 * (1.0 + f64::from(offset));
+        assert_close(&what("out"), &out, &want, tolerance);
+        let mut d_x = vec![f32::NAN; rows * width];
+        let (mut d_weight, mut d_bias) = (vec![0.25; width], vec![0.25; width]);
+        let d_parameters = [Some(&mut d_weight[..]), Some(&mut d_bias[..])];
+        layer_norm_backward(&x, &weight, EPS, &d_out, &mut d_x, d_parameters);
+        assert_close(&what("d_weight"), &d_weight, &want_weight, 3.0 * tolerance);
+        assert_close(&what("d_bias"), &d_bias, &want_bias, 1e-6);
+        if check_gradients {
+            assert_close(&what("d_x"), &d_x, &want_x, 3.0 * tolerance);
+        }
+        let mut alone = vec![f32::NAN; rows * width];
+        layer_norm_backward(&x, &weight, EPS, &d_out, &mut alone, [None, None]);
+        assert_same_bits(&what("d_x alone"), &alone, &d_x);
+    });
+}
+
+#[test]
+fn small_layer_norm() {
+    check_layer_norm(0, 8, 0.0, true);
+    check_layer_norm(1, 1, 0.0, true);
+    check_layer_norm(3, 5, 0.0, true);
+    check_layer_norm(4, 64, 0.0, true);
+    check_layer_norm(2, 77, 30.0, true);
+}
+
+#[test]
+fn layer_norm_of_many_rows() {
+    check_layer_norm(211, 99, 0.0, false);
+    check_layer_norm(40, 384, 5.0, false);
+}
+
 fn check_rotary(n_heads: usize, head_dim: usize, factor: f32) {
     let frequencies: Vec<f32> =
         (0..head_dim / 2).map(|i| 10_000f32.powf(-(i as f32) / (head_dim / 2) as f32)).collect();
@@ -240,6 +377,9 @@ fn small_rows_are_gathered_and_scattered() {
     for (row, &id) in out.chunks(width).zip(&ids) {
         assert_eq!(row, &table[id as usize * width..][..width]);
     }
+    let mut doubled = out.clone();
+    gather_add_rows(&table, width, &ids, &mut doubled);
+    assert!(doubled.iter().zip(&out).all(|(doubled, out)| *doubled == 2.0 * out));
     let d_out = numbers(2, ids.len() * width);
     let mut d_table = vec![1.0; table.len()];
     scatter_add_rows(&d_out, width, &ids, &mut d_table);
@@ -263,7 +403,19 @@ fn threads_do_not_matter() {
         let mut d_weight = vec![0.0; width];
         let (x, weight, d_out) = (numbers(3, rows * width), numbers(4, width), numbers(5, rows * width));
         rms_norm_backward(&x, &weight, 1e-5, &d_out, &mut d_x, Write::Overwrite, Some(&mut d_weight));
+        let mut d_norm = vec![0.0; rows * width];
+        let (mut d_scale, mut d_bias) = (vec![0.0; width], vec![0.0; width]);
+        let d_parameters = [Some(&mut d_scale[..]), Some(&mut d_bias[..])];
+        layer_norm_backward(&x, &weight, 1e-5, &d_out, &mut d_norm, d_parameters);
         let bits = squares.to_bits();
-        vec![vec![f32::from_bits(bits as u32), f32::from_bits((bits >> 32) as u32)], d_table, d_x, d_weight]
+        vec![
+            vec![f32::from_bits(bits as u32), f32::from_bits((bits >> 32) as u32)],
+            d_table,
+            d_x,
+            d_weight,
+            d_norm,
+            d_scale,
+            d_bias,
+        ]
     });
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use truing_types::{CommunicationError, Communicator, PackedBatch, TargetTokens, TokenId};
 
+use crate::encoder::Pooling;
 use crate::spec::{DecoderSpec, HeadKind, ParameterSpec, TrainableSpec};
 
 /// What a segment's forward pass leaves behind for its backward pass.
@@ -217,6 +218,14 @@ pub enum EngineError {
         /// What was asked for.
         tensor: ParameterTensor,
     },
+    /// A text longer than an encoder's positions go.
+    #[error("a sequence of {n_tokens} tokens, the model has {n_positions} positions")]
+    SequenceTooLong {
+        /// Its tokens.
+        n_tokens: usize,
+        /// Rows of the position embedding.
+        n_positions: usize,
+    },
     /// More tokens than the cache was made for.
     #[error("the cache holds {capacity} tokens, {needed} are needed")]
     CacheFull {
@@ -245,12 +254,49 @@ pub enum EngineError {
     Communication(#[from] CommunicationError),
 }
 
+/// Named parameters with their gradients and moments, wherever they lie: what an optimiser and a checkpoint need to
+/// know of a model, whatever it computes.
+pub trait ParameterStore {
+    /// What learns.
+    fn trainable(&self) -> &TrainableSpec;
+    /// Every parameter in a fixed order: the specification's, then LoRA's.
+    fn parameters(&self) -> &[ParameterSpec];
+
+    /// Sets every gradient to zero.
+    fn zero_gradients(&mut self);
+    /// Sums every gradient over the ranks.
+    ///
+    /// # Errors
+    /// When the collective fails.
+    fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError>;
+    /// Euclidean norm of all gradients, accumulated in double precision in a fixed order.
+    fn gradient_norm(&mut self) -> f64;
+    /// AdamW over everything that learns.
+    fn optimizer_step(&mut self, step: &OptimizerStep);
+
+    /// Reads one tensor of the parameter at `parameter_idx`.
+    ///
+    /// # Errors
+    /// When a frozen parameter has no such tensor.
+    fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError>;
+    /// Overwrites one tensor of the parameter at `parameter_idx`.
+    ///
+    /// # Errors
+    /// When a frozen parameter has no such tensor, or the length differs.
+    fn write(
+        &mut self,
+        parameter_idx: usize,
+        tensor: ParameterTensor,
+        values: &[f32],
+    ) -> Result<(), EngineError>;
+}
+
 /// Runs a decoder, forward and backward, segment by segment.
 ///
 /// One optimiser step is: [`zero_gradients`](Self::zero_gradients); for each pack: `upload`, `embed`,
 /// `segment_forward` for each segment, `head_backward`, `segment_backward` for each segment in reverse,
 /// `embed_backward`; then `reduce_gradients`, `gradient_norm`, `optimizer_step`. Gradients accumulate.
-pub trait Engine {
+pub trait Engine: ParameterStore {
     /// Tokens, positions and cumulative lengths where the engine wants them.
     type Batch;
     /// Hidden states `[total, hidden]`.
@@ -267,11 +313,6 @@ pub trait Engine {
 
     /// The model.
     fn spec(&self) -> &DecoderSpec;
-    /// What learns.
-    fn trainable(&self) -> &TrainableSpec;
-    /// Every parameter in a fixed order: the specification's, then LoRA's.
-    fn parameters(&self) -> &[ParameterSpec];
-
     /// Hands a batch to the engine.
     ///
     /// # Errors
@@ -367,36 +408,22 @@ pub trait Engine {
     /// As the device fails.
     fn logits(&mut self, hidden: &Self::Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError>;
 
+    /// Final norm and pooling: one vector for every sequence `[n_sequences, hidden]`, on the host. The embedding that
+    /// any decoder gives.
+    ///
+    /// # Errors
+    /// When the engine has none, or the device fails.
+    fn pool(
+        &mut self,
+        _batch: &Self::Batch,
+        _hidden: Self::Hidden,
+        _pooling: Pooling,
+    ) -> Result<Vec<f32>, EngineError> {
+        Err(EngineError::Unsupported("this engine does not pool hidden states".into()))
+    }
+
     /// Switches the adapters off or on again: with them off a LoRA policy is its own reference model.
     fn enable_adapters(&mut self, are_enabled: bool);
-
-    /// Sets every gradient to zero.
-    fn zero_gradients(&mut self);
-    /// Sums every gradient over the ranks.
-    ///
-    /// # Errors
-    /// When the collective fails.
-    fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError>;
-    /// Euclidean norm of all gradients, accumulated in double precision in a fixed order.
-    fn gradient_norm(&mut self) -> f64;
-    /// AdamW over everything that learns.
-    fn optimizer_step(&mut self, step: &OptimizerStep);
-
-    /// Reads one tensor of the parameter at `parameter_idx`.
-    ///
-    /// # Errors
-    /// When a frozen parameter has no such tensor.
-    fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError>;
-    /// Overwrites one tensor of the parameter at `parameter_idx`.
-    ///
-    /// # Errors
-    /// When a frozen parameter has no such tensor, or the length differs.
-    fn write(
-        &mut self,
-        parameter_idx: usize,
-        tensor: ParameterTensor,
-        values: &[f32],
-    ) -> Result<(), EngineError>;
 
     /// Room for a sequence of at most `capacity` tokens.
     fn new_cache(&self, capacity: usize) -> Self::Cache;

@@ -22,9 +22,9 @@ use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, RopeScaling};
 
 /// Largest width, vocabulary or count that a configuration may ask for. Real ones are far below; the limit
 /// keeps every product of sizes inside 64 bits.
-const LARGEST_SIZE: usize = 1 << 24;
+pub(crate) const LARGEST_SIZE: usize = 1 << 24;
 /// Most blocks that a configuration may ask for.
-const MOST_LAYERS: usize = 1 << 12;
+pub(crate) const MOST_LAYERS: usize = 1 << 12;
 
 /// In which order a GGUF file keeps the rows of the query and key projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

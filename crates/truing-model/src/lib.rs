@@ -2,6 +2,7 @@
 //! found, and the [`Engine`] that computes them. How it is computed is not known here.
 
 pub mod adapters;
+pub mod encoder;
 pub mod engine;
 mod error;
 pub mod families;
@@ -12,8 +13,10 @@ pub mod sources;
 pub mod spec;
 pub mod weights;
 
+pub use encoder::{EncoderEngine, EncoderFiles, EncoderSpec, Pooling};
 pub use engine::{
-    Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, TokenLogProbs, TopLogProbs,
+    Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ParameterStore, TokenLogProbs,
+    TopLogProbs,
 };
 pub use error::ModelError;
 pub use gguf::GgufFile;

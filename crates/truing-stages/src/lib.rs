@@ -2,6 +2,7 @@
 //! terminal here.
 
 pub mod dpo;
+pub mod embed;
 pub mod grpo;
 pub mod machine;
 pub mod model;

@@ -7,8 +7,8 @@ use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_model::adapters::add_lora_product;
 use truing_model::engine::ParameterTensor;
 use truing_model::{
-    Engine, EngineError, ModelFiles, ParameterRole, ParameterSpec, SaveOptions, Tensor, TrainableSpec,
-    save_pretrained,
+    Engine, EngineError, ModelFiles, ParameterRole, ParameterSpec, ParameterStore, SaveOptions, Tensor,
+    TrainableSpec, save_pretrained,
 };
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::checkpoint;

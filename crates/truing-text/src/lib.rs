@@ -15,6 +15,7 @@
 mod error;
 pub mod gguf;
 mod renderer;
+mod sentence;
 mod spans;
 mod stream;
 mod template;
@@ -23,6 +24,7 @@ mod tokenizer;
 pub use error::TextError;
 pub use gguf::GgufVocabulary;
 pub use renderer::{ChatRenderer, RenderNote, RenderedSample, TokenPiece, WithoutLoss};
+pub use sentence::{SentenceTokenizer, SentenceTokens};
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderOptions, RenderedText};
 pub use tokenizer::{SpecialTokens, TokenSpans, Tokenizer};

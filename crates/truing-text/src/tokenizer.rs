@@ -17,7 +17,7 @@ use crate::TextError;
 use crate::gguf::GgufVocabulary;
 
 /// Files of a model directory that together are its tokenizer.
-const FILE_NAMES: [&str; 10] = [
+const FILE_NAMES: [&str; 11] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -27,6 +27,7 @@ const FILE_NAMES: [&str; 10] = [
     "generation_config.json",
     "tokenizer.model",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
 ];
 
@@ -229,6 +230,11 @@ impl Tokenizer {
                 library
             }),
         }
+    }
+
+    /// The library's tokenizer, to be set up otherwise.
+    pub(crate) fn library_clone(&self) -> LibraryTokenizer {
+        self.shared.library.clone()
     }
 
     /// Tokens of a text. Nothing is added before or after.

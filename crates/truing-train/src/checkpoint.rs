@@ -18,9 +18,13 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use truing_model::adapters::save_adapter;
+use truing_model::encoder::{EncoderSaveOptions, save_sentence_transformer};
 use truing_model::engine::ParameterTensor;
 use truing_model::weights::SafetensorsFile;
-use truing_model::{Engine, EngineError, ModelError, ParameterSpec, SaveDtype, SaveOptions, save_pretrained};
+use truing_model::{
+    EncoderEngine, Engine, EngineError, ModelError, ParameterSpec, ParameterStore, SaveDtype, SaveOptions,
+    save_pretrained,
+};
 use truing_store::{CommittedDirectory, Digest, StagedDirectory};
 
 #[cfg(target_endian = "big")]
@@ -179,6 +183,29 @@ pub fn save<E: Engine>(
 ) -> Result<(), CheckpointError> {
     let exact = SaveOptions { dtype: SaveDtype::F32, max_shard_bytes: u64::MAX, ..options.clone() };
     save_weights(engine, staged.path(), &exact, base_model)?;
+    save_moments_and_state(engine, state, staged)
+}
+
+/// The same of an encoder: a directory for sentence-transformers too.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn save_encoder<E: EncoderEngine>(
+    engine: &E,
+    state: &TrainerState,
+    staged: &StagedDirectory,
+    options: &EncoderSaveOptions<'_>,
+) -> Result<(), CheckpointError> {
+    let exact = EncoderSaveOptions { dtype: SaveDtype::F32, ..*options };
+    save_encoder_weights(engine, staged.path(), &exact)?;
+    save_moments_and_state(engine, state, staged)
+}
+
+fn save_moments_and_state<E: ParameterStore>(
+    engine: &E,
+    state: &TrainerState,
+    staged: &StagedDirectory,
+) -> Result<(), CheckpointError> {
     let moments = learning(engine)
         .flat_map(|(parameter_idx, name)| {
             MOMENTS.map(|(suffix, tensor)| (format!("{name}.{suffix}"), parameter_idx, tensor))
@@ -201,24 +228,40 @@ pub fn save_weights<E: Engine>(
     options: &SaveOptions<'_>,
     base_model: Option<&str>,
 ) -> Result<(), CheckpointError> {
-    let values = |parameter: &ParameterSpec| {
-        let name = &parameter.name;
-        let parameter_idx = engine.parameters().iter().position(|p| p.name == *name);
-        let parameter_idx =
-            parameter_idx.ok_or_else(|| EngineError::MissingParameter { name: name.clone() })?;
-        Ok::<_, CheckpointError>(engine.read(parameter_idx, ParameterTensor::Value)?)
-    };
+    let values = |parameter: &ParameterSpec| values_of(engine, parameter);
     match &engine.trainable().lora {
         Some(lora) => save_adapter(directory, engine.spec(), lora, base_model, options.dtype, values),
         None => save_pretrained(directory, engine.spec(), options, values),
     }
 }
 
+/// Writes an encoder's weights alone, as a sentence-transformers directory.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn save_encoder_weights<E: EncoderEngine>(
+    engine: &E,
+    directory: &Path,
+    options: &EncoderSaveOptions<'_>,
+) -> Result<(), CheckpointError> {
+    save_sentence_transformer(directory, options, |parameter| values_of(engine, parameter))
+}
+
+fn values_of<'a, E: ParameterStore>(
+    engine: &'a E,
+    parameter: &ParameterSpec,
+) -> Result<Cow<'a, [f32]>, CheckpointError> {
+    let name = &parameter.name;
+    let parameter_idx = engine.parameters().iter().position(|p| p.name == *name);
+    let parameter_idx = parameter_idx.ok_or_else(|| EngineError::MissingParameter { name: name.clone() })?;
+    Ok(engine.read(parameter_idx, ParameterTensor::Value)?)
+}
+
 /// Overwrites weights and moments with those of a checkpoint and returns its state.
 ///
 /// # Errors
 /// When a file cannot be read, or its tensors are not those of the model.
-pub fn restore<E: Engine>(
+pub fn restore<E: ParameterStore>(
     engine: &mut E,
     checkpoint: &CommittedDirectory,
 ) -> Result<TrainerState, CheckpointError> {
@@ -238,7 +281,7 @@ pub fn restore<E: Engine>(
 ///
 /// # Errors
 /// As [`restore`].
-pub fn restore_weights<E: Engine>(
+pub fn restore_weights<E: ParameterStore>(
     engine: &mut E,
     checkpoint: &CommittedDirectory,
 ) -> Result<(), CheckpointError> {
@@ -255,7 +298,7 @@ const MOMENTS: [(&str, ParameterTensor); 2] =
 
 /// The file of the weights, and names and indices of what is in it. Without LoRA frozen parameters are in it
 /// too, so that the directory is a whole model.
-fn weights<E: Engine>(engine: &E) -> (&'static str, Vec<(String, usize)>) {
+fn weights<E: ParameterStore>(engine: &E) -> (&'static str, Vec<(String, usize)>) {
     if engine.trainable().lora.is_some() {
         let adapters = learning(engine).map(|(idx, name)| (format!("{ADAPTER_PREFIX}{name}"), idx));
         (ADAPTER, adapters.collect())
@@ -264,7 +307,7 @@ fn weights<E: Engine>(engine: &E) -> (&'static str, Vec<(String, usize)>) {
     }
 }
 
-fn learning<E: Engine>(engine: &E) -> impl Iterator<Item = (usize, String)> {
+fn learning<E: ParameterStore>(engine: &E) -> impl Iterator<Item = (usize, String)> {
     let all = engine.parameters().iter().enumerate();
     all.filter(|(_, p)| engine.trainable().is_trainable(p)).map(|(idx, p)| (idx, p.name.clone()))
 }
@@ -298,7 +341,7 @@ impl View for &TensorOf<'_> {
     }
 }
 
-fn write_tensors<E: Engine>(
+fn write_tensors<E: ParameterStore>(
     engine: &E,
     tensors: Vec<(String, usize, ParameterTensor)>,
     path: &Path,
@@ -319,7 +362,7 @@ fn write_tensors<E: Engine>(
     })
 }
 
-fn copy_into<E: Engine>(
+fn copy_into<E: ParameterStore>(
     engine: &mut E,
     file: &SafetensorsFile,
     name: &str,

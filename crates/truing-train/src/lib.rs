@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod credit;
+pub mod embedding;
 pub mod gradients;
 pub mod objectives;
 pub mod planner;
@@ -14,12 +15,14 @@ mod error;
 
 pub use checkpoint::{BestEvaluation, CheckpointError, TrainerState};
 pub use credit::{Credit, CreditRule, KlReading, Scale, ScoredRollout};
+pub use embedding::EmbeddingTrainer;
 pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
 pub use objectives::{
-    Aggregation, KlInLoss, MseDenominator, Objective, Policy, PolicyPack, PolicyPackKind, Preference,
-    PreferenceLoss, PreferencePack, RatioLevel, ResponseLogProbs, ResponsePair, Reward, RewardPack,
-    RewardPair, Sft, TrainingPack, WeightedSum, response_log_probs,
+    Aggregation, EMBEDDING_METRICS, EmbeddingDistance, EmbeddingLoss, KlInLoss, MseDenominator, Objective,
+    Policy, PolicyPack, PolicyPackKind, Preference, PreferenceLoss, PreferencePack, RatioLevel,
+    ResponseLogProbs, ResponsePair, Reward, RewardPack, RewardPair, Sft, TrainingPack, TripletVectors,
+    WeightedSum, response_log_probs,
 };
 pub use planner::{
     Amount, LayersPerSegment, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops, StepShape,

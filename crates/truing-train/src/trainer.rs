@@ -34,6 +34,22 @@ impl Default for OptimizerConfig {
     }
 }
 
+impl OptimizerConfig {
+    /// What the engine is told in one step, counted from 1.
+    #[must_use]
+    pub fn step(&self, step: u64, learning_rate: f64, grad_norm: f64) -> OptimizerStep {
+        OptimizerStep {
+            step,
+            learning_rate: learning_rate as f32,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            gradient_scale: clip_scale(grad_norm, self.max_grad_norm),
+        }
+    }
+}
+
 /// One optimiser step as it went.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepOutcome {
@@ -129,15 +145,7 @@ impl<E: Engine> Trainer<E> {
             return Err(TrainError::non_finite(step, Quantity::GradientNorm, found));
         }
         let learning_rate = self.schedule.learning_rate(step);
-        engine.optimizer_step(&OptimizerStep {
-            step,
-            learning_rate: learning_rate as f32,
-            beta1: self.optimizer.beta1,
-            beta2: self.optimizer.beta2,
-            epsilon: self.optimizer.epsilon,
-            weight_decay: self.optimizer.weight_decay,
-            gradient_scale: clip_scale(grad_norm, self.optimizer.max_grad_norm),
-        });
+        engine.optimizer_step(&self.optimizer.step(step, learning_rate, grad_norm));
         self.steps_taken = step;
         Ok(StepOutcome { step, measures, grad_norm, learning_rate })
     }
@@ -168,7 +176,7 @@ fn clip_scale(grad_norm: f64, max_grad_norm: Option<f64>) -> f32 {
 }
 
 impl TrainError {
-    fn non_finite(step: u64, quantity: Quantity, pack: Option<NonFinitePack>) -> Self {
+    pub(crate) fn non_finite(step: u64, quantity: Quantity, pack: Option<NonFinitePack>) -> Self {
         let (pack_idx, rows) = pack.map_or((None, Vec::new()), |pack| (Some(pack.pack_idx), pack.rows));
         Self::NonFinite { step, quantity, pack_idx, rows }
     }

@@ -2,7 +2,7 @@
 
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_model::engine::ParameterTensor;
-use truing_model::{DecoderSpec, Engine, Keep, ParameterRole, TrainableSpec};
+use truing_model::{DecoderSpec, Engine, Keep, ParameterRole, ParameterStore, TrainableSpec};
 use truing_types::{PackedBatch, RowOrigin, TokenId};
 
 /// Three-layer models, one for each option in which families differ.

@@ -98,7 +98,7 @@ impl ConfigFile {
         ModelError::MissingField { path: self.path.clone(), field: field.to_owned(), expected }
     }
 
-    pub(super) fn wrong(&self, field: &str, expected: &str) -> ModelError {
+    pub(crate) fn wrong(&self, field: &str, expected: &str) -> ModelError {
         let mut found = self.value(field).map_or_else(|| "null".to_owned(), Value::to_string);
         if found.chars().count() > 80 {
             found = found.chars().take(77).chain("...".chars()).collect();
@@ -107,7 +107,7 @@ impl ConfigFile {
         ModelError::WrongField { path, field, found, expected }
     }
 
-    pub(super) fn boolean(&self, field: &str) -> Result<Option<bool>, ModelError> {
+    pub(crate) fn boolean(&self, field: &str) -> Result<Option<bool>, ModelError> {
         self.value(field)
             .map(|value| value.as_bool().ok_or_else(|| self.wrong(field, "true or false")))
             .transpose()
@@ -124,14 +124,14 @@ impl ConfigFile {
     }
 
     /// A whole number above zero.
-    fn size(&self, field: &str) -> Result<Option<usize>, ModelError> {
+    pub(crate) fn size(&self, field: &str) -> Result<Option<usize>, ModelError> {
         match self.size_or_zero(field)? {
             Some(0) => Err(self.wrong(field, "a whole number above 0")),
             size => Ok(size),
         }
     }
 
-    fn required_size(&self, field: &str) -> Result<usize, ModelError> {
+    pub(crate) fn required_size(&self, field: &str) -> Result<usize, ModelError> {
         self.size(field)?.ok_or_else(|| self.missing(field, "a whole number"))
     }
 
@@ -153,7 +153,7 @@ impl ConfigFile {
             .transpose()
     }
 
-    fn positive(&self, field: &str) -> Result<Option<f64>, ModelError> {
+    pub(crate) fn positive(&self, field: &str) -> Result<Option<f64>, ModelError> {
         self.value(field)
             .map(|value| {
                 let number = value.as_f64().filter(|v| v.is_finite() && *v > 0.0);

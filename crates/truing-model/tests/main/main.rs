@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod encoders;
 mod families;
 mod gguf;
 mod loading;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use truing_cpu::{CpuEngine, DeviceBatch, Hidden, KeptSegment, KvCache};
-use truing_model::engine::{EngineMemory, OptimizerStep, ParameterTensor};
+use truing_model::engine::{EngineMemory, OptimizerStep, ParameterStore, ParameterTensor};
 use truing_model::{
     DecoderSpec, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ModelFiles, ParameterSpec,
     TopLogProbs, TrainableSpec,
@@ -36,6 +36,45 @@ struct Flawed {
     flaw: Flaw,
 }
 
+impl ParameterStore for Flawed {
+    fn trainable(&self) -> &TrainableSpec {
+        self.engine.trainable()
+    }
+
+    fn parameters(&self) -> &[ParameterSpec] {
+        self.engine.parameters()
+    }
+
+    fn zero_gradients(&mut self) {
+        self.engine.zero_gradients();
+    }
+
+    fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError> {
+        self.engine.reduce_gradients(communicator)
+    }
+
+    fn gradient_norm(&mut self) -> f64 {
+        self.engine.gradient_norm()
+    }
+
+    fn optimizer_step(&mut self, step: &OptimizerStep) {
+        self.engine.optimizer_step(step);
+    }
+
+    fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
+        self.engine.read(parameter_idx, tensor)
+    }
+
+    fn write(
+        &mut self,
+        parameter_idx: usize,
+        tensor: ParameterTensor,
+        values: &[f32],
+    ) -> Result<(), EngineError> {
+        self.engine.write(parameter_idx, tensor, values)
+    }
+}
+
 impl Engine for Flawed {
     type Batch = DeviceBatch;
     type Hidden = Hidden;
@@ -48,14 +87,6 @@ impl Engine for Flawed {
 
     fn spec(&self) -> &DecoderSpec {
         self.engine.spec()
-    }
-
-    fn trainable(&self) -> &TrainableSpec {
-        self.engine.trainable()
-    }
-
-    fn parameters(&self) -> &[ParameterSpec] {
-        self.engine.parameters()
     }
 
     fn upload(&mut self, batch: &PackedBatch) -> Result<DeviceBatch, EngineError> {
@@ -137,35 +168,6 @@ impl Engine for Flawed {
 
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.engine.logits(hidden, rows)
-    }
-
-    fn zero_gradients(&mut self) {
-        self.engine.zero_gradients();
-    }
-
-    fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError> {
-        self.engine.reduce_gradients(communicator)
-    }
-
-    fn gradient_norm(&mut self) -> f64 {
-        self.engine.gradient_norm()
-    }
-
-    fn optimizer_step(&mut self, step: &OptimizerStep) {
-        self.engine.optimizer_step(step);
-    }
-
-    fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
-        self.engine.read(parameter_idx, tensor)
-    }
-
-    fn write(
-        &mut self,
-        parameter_idx: usize,
-        tensor: ParameterTensor,
-        values: &[f32],
-    ) -> Result<(), EngineError> {
-        self.engine.write(parameter_idx, tensor, values)
     }
 
     fn new_cache(&self, capacity: usize) -> KvCache {

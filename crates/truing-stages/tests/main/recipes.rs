@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::Path;
 
+use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::responses::ResponseInputs;
 use truing_stages::training::{TrainingConfig, TrainingPlan};
@@ -46,6 +47,14 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             assert_eq!(printed, config);
             continue;
         }
+        if tables.contains_key("train_data") {
+            let config =
+                EmbedTrainConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed =
+                EmbedTrainConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            continue;
+        }
         let mut config =
             TrainingConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
         let printed = TrainingConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
@@ -76,7 +85,7 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
         };
         assert!(n_steps.unwrap_or_else(|error| panic!("{}: {error}", path.display())) > 0);
     }
-    assert!(n_recipes >= 8);
+    assert!(n_recipes >= 9);
 }
 
 fn steps_of(

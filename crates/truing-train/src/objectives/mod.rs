@@ -1,11 +1,13 @@
 //! Objectives: a loss as numerators over denominators, and its closed-form gradient with respect to what the
 //! engine's head hands back. One file each; the trainer knows none of them by name.
 
+mod embedding;
 mod policy;
 mod preference;
 mod reward;
 mod sft;
 
+pub use embedding::{EMBEDDING_METRICS, EmbeddingDistance, EmbeddingLoss, TripletVectors};
 pub use policy::{Aggregation, KlInLoss, Policy, PolicyPack, PolicyPackKind, RatioLevel};
 pub use preference::{
     Preference, PreferenceLoss, PreferencePack, ResponseLogProbs, ResponsePair, response_log_probs,

@@ -2,7 +2,9 @@ use std::ops::ControlFlow;
 
 use truing_cpu::CpuEngine;
 use truing_model::engine::ParameterTensor;
-use truing_model::{DecoderSpec, Engine, HeadGradient, HeadOutput, HeadRequest, TrainableSpec};
+use truing_model::{
+    DecoderSpec, Engine, HeadGradient, HeadOutput, HeadRequest, ParameterStore, TrainableSpec,
+};
 use truing_parallel::Solo;
 use truing_train::{Objective, Quantity, SegmentPlan, Sft, TrainError, Trainer, WeightedSum};
 use truing_types::{PackedBatch, RowOrigin, TokenId};

@@ -3,6 +3,7 @@
 mod chat;
 mod doctor;
 mod dpo;
+mod embed;
 mod generate;
 mod grpo;
 mod inspect;
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Grpo(grpo::Arguments),
     /// Look at the completions that a policy run drew and scored.
     Rollouts(rollouts::Arguments),
+    /// Make vectors of texts, or teach an encoder which texts belong together.
+    Embed(embed::Arguments),
     /// Print what a recipe will take, before any work: memory, every k, time.
     Plan(plan::Arguments),
     /// Prove on your model and data that packing, checkpointing and micro-batches change no result.
@@ -65,6 +68,7 @@ impl Command {
             Self::Reward(command) => reward::run(command, context),
             Self::Grpo(arguments) => grpo::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
+            Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Prove(arguments) => prove::run(arguments, context),
             Self::Inspect(arguments) => inspect::run(arguments, context),

@@ -145,7 +145,7 @@ pub(crate) fn render_options() -> RenderOptions {
 }
 
 /// Writes the run's page and says how it ended.
-fn finish(
+pub(crate) fn finish(
     outcome: &TrainingOutcome,
     folder: &Path,
     as_json: bool,

@@ -1,0 +1,233 @@
+//! Teaching an encoder what belongs together: fine-tuning on triplets of an anchor, a text of its kind and one of another.
+//!
+//! [`EmbedTrainConfig`] is what was typed, [`EmbedTrainPlan`] every decision that can be made before work starts. Deviation
+//! from sentence-transformers' trainer: no dropout, so that a step is a function of weights and data.
+
+mod plan;
+mod run;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use truing_model::{SaveDtype, TrainableSpec};
+use truing_train::{EmbeddingDistance, EmbeddingLoss, ScheduleKind};
+
+use crate::recipe::{self, Recipe, RecipeError};
+
+pub use plan::{EmbedTrainInputs, EmbedTrainPlan};
+pub use run::run;
+
+/// Which loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingLossKind {
+    /// `max(0, d(a, p) - d(a, n) + triplet_margin)`.
+    #[default]
+    Triplet,
+    /// Every anchor against all positives and negatives of its batch (InfoNCE).
+    MultipleNegativesRanking,
+}
+
+/// One flat table, under the names of sentence-transformers and transformers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbedTrainConfig {
+    /// An encoder's directory, or a name that the program finds.
+    pub model_name_or_path: String,
+    /// Folder of the run: metrics, checkpoints, and the model in `model/`.
+    pub output_dir: PathBuf,
+    /// Triplets: rows with `anchor`, `positive` and `negative`.
+    pub train_data: PathBuf,
+    /// Triplets to evaluate on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_data: Option<PathBuf>,
+    /// Share of `train_data` kept from training and evaluated on instead. Rows with equal anchors stay together.
+    pub eval_fraction: f64,
+    /// Decides the order of the data and what is held out.
+    pub seed: u64,
+    /// Tokens of the longest text, special ones included; the model's own when left out. Longer ones are cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_seq_length: Option<usize>,
+
+    /// The loss.
+    pub loss: EmbeddingLossKind,
+    /// How the triplet loss measures distances.
+    pub distance_metric: EmbeddingDistance,
+    /// By how much the negative shall be farther away than the positive; 0.5 for cosine and 5 for Euclidean distances
+    /// when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub triplet_margin: Option<f64>,
+    /// Factor on the cosines of in-batch negatives.
+    pub scale: f64,
+
+    /// Passes over the data.
+    pub num_train_epochs: f64,
+    /// Optimiser steps instead of epochs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Triplets of an optimiser step.
+    #[serde(alias = "per_device_train_batch_size")]
+    pub batch_size: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Shape of the schedule after warm-up.
+    pub lr_scheduler_type: ScheduleKind,
+    /// Share of the steps that warm up.
+    pub warmup_ratio: f64,
+    /// Where the decay ends, as a share of `learning_rate`.
+    pub min_lr_ratio: f64,
+    /// Share of the steps in which a `wsd` schedule decays.
+    pub decay_ratio: f64,
+    /// Decoupled weight decay; norms and biases are spared.
+    pub weight_decay: f64,
+    /// Decay of Adam's first moment.
+    pub adam_beta1: f64,
+    /// Decay of Adam's second moment.
+    pub adam_beta2: f64,
+    /// Added to the root of Adam's second moment.
+    pub adam_epsilon: f64,
+    /// Largest norm of the gradient; 0 never clips.
+    pub max_grad_norm: f64,
+    /// Parameters whose name starts with one of these do not learn, for instance `embeddings.`.
+    pub freeze: Vec<String>,
+
+    /// Steps between evaluations; at the end of every epoch when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<u64>,
+    /// Evaluate before the first step as well.
+    pub eval_on_start: bool,
+    /// Steps between checkpoints; at the end of every epoch when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_steps: Option<u64>,
+    /// Newest checkpoints kept.
+    pub save_total_limit: usize,
+    /// The saved model is the one with the lowest evaluation loss, not the last.
+    pub load_best_model_at_end: bool,
+    /// Steps between lines of metrics.
+    pub logging_steps: u64,
+    /// Number type of the saved model; checkpoints are always exact.
+    pub save_dtype: SaveDtype,
+
+    /// Threads; the program's choice when left out. They never change a result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Memory the run may use, in GiB; a share of what is available when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_gib: Option<f64>,
+}
+
+impl Default for EmbedTrainConfig {
+    fn default() -> Self {
+        Self {
+            model_name_or_path: String::new(),
+            output_dir: PathBuf::new(),
+            train_data: PathBuf::new(),
+            eval_data: None,
+            eval_fraction: 0.0,
+            seed: 0,
+            max_seq_length: None,
+            loss: EmbeddingLossKind::default(),
+            distance_metric: EmbeddingDistance::default(),
+            triplet_margin: None,
+            scale: 20.0,
+            num_train_epochs: 1.0,
+            max_steps: None,
+            batch_size: 16,
+            learning_rate: 2e-5,
+            lr_scheduler_type: ScheduleKind::Linear,
+            warmup_ratio: 0.1,
+            min_lr_ratio: 0.0,
+            decay_ratio: 0.1,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            freeze: Vec::new(),
+            eval_steps: None,
+            eval_on_start: true,
+            save_steps: None,
+            save_total_limit: 2,
+            load_best_model_at_end: false,
+            logging_steps: 1,
+            save_dtype: SaveDtype::F32,
+            threads: None,
+            memory_gib: None,
+        }
+    }
+}
+
+impl Recipe for EmbedTrainConfig {
+    fn resolve_paths(&mut self, folder: &Path) {
+        let own = [&mut self.output_dir, &mut self.train_data].into_iter().chain(&mut self.eval_data);
+        for path in own.filter(|path| !path.as_os_str().is_empty()) {
+            *path = folder.join(&*path);
+        }
+        // A name such as `org/model` looks like a path; it is one where the recipe's folder has it.
+        let path = folder.join(&self.model_name_or_path);
+        if !self.model_name_or_path.is_empty() && path.exists() {
+            self.model_name_or_path = path.to_string_lossy().into_owned();
+        }
+    }
+}
+
+impl EmbedTrainConfig {
+    /// Reads a recipe and the overrides on top of it; see [`recipe::parse`].
+    ///
+    /// # Errors
+    /// When it is not TOML, a key is unknown, or a value does not fit.
+    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        recipe::parse(text, path, overrides)
+    }
+
+    /// The whole recipe with every default filled in.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        recipe::to_toml(self)
+    }
+
+    /// What learns.
+    #[must_use]
+    pub fn trainable(&self) -> TrainableSpec {
+        TrainableSpec { lora: None, frozen: self.freeze.clone() }
+    }
+
+    /// The loss with its numbers.
+    #[must_use]
+    pub fn embedding_loss(&self) -> EmbeddingLoss {
+        match self.loss {
+            EmbeddingLossKind::Triplet => EmbeddingLoss::Triplet {
+                distance: self.distance_metric,
+                margin: self.triplet_margin.unwrap_or(match self.distance_metric {
+                    EmbeddingDistance::Cosine => 0.5,
+                    EmbeddingDistance::Euclidean => 5.0,
+                }),
+            },
+            EmbeddingLossKind::MultipleNegativesRanking => {
+                EmbeddingLoss::MultipleNegativesRanking { scale: self.scale }
+            }
+        }
+    }
+
+    /// The settings that decide the weights, as TOML: the others may change between a run and its resume.
+    fn decisive_toml(&self) -> String {
+        let default = Self::default();
+        let decisive = Self {
+            output_dir: default.output_dir,
+            eval_steps: default.eval_steps,
+            eval_on_start: default.eval_on_start,
+            save_steps: default.save_steps,
+            save_total_limit: default.save_total_limit,
+            load_best_model_at_end: default.load_best_model_at_end,
+            logging_steps: default.logging_steps,
+            save_dtype: default.save_dtype,
+            threads: default.threads,
+            // Where files lie does not matter; what is in them is part of the inputs' digest.
+            model_name_or_path: default.model_name_or_path,
+            train_data: default.train_data,
+            eval_data: default.eval_data,
+            ..self.clone()
+        };
+        decisive.to_toml()
+    }
+}

@@ -1,0 +1,133 @@
+//! Vectors into a file, row by row: NumPy's `.npy` (version 1.0 of its format) or JSON Lines.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use truing_store::atomic;
+
+use crate::StageError;
+
+/// NumPy aligns the data to this many bytes.
+const NPY_ALIGNMENT: usize = 64;
+
+/// A file of vectors in the making. Dropped before [`VectorWriter::finish`], it leaves nothing.
+pub(super) struct VectorWriter {
+    path: PathBuf,
+    file: atomic::Writer,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Npy,
+    JsonLines,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    /// The row's line in the data, counted from 1.
+    line: u64,
+    vector: &'a [f32],
+}
+
+impl VectorWriter {
+    /// Begins a file for `n_rows` vectors of `width`; its name's ending says which kind.
+    pub(super) fn create(path: &Path, n_rows: usize, width: usize) -> Result<Self, StageError> {
+        let kind = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("npy") => Kind::Npy,
+            Some("jsonl") => Kind::JsonLines,
+            _ => {
+                return Err(StageError::BadSetting {
+                    key: "output",
+                    found: path.display().to_string(),
+                    expected: "a name that ends in .npy or .jsonl".into(),
+                });
+            }
+        };
+        let file = atomic::Writer::new(path)?;
+        let mut writer = Self { path: path.to_path_buf(), file, kind };
+        if let Kind::Npy = kind {
+            writer.put(&npy_header(n_rows, width))?;
+        }
+        Ok(writer)
+    }
+
+    pub(super) fn write(&mut self, line: u64, vector: &[f32]) -> Result<(), StageError> {
+        let bytes = match self.kind {
+            Kind::Npy => vector.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Kind::JsonLines => {
+                let mut text = serde_json::to_vec(&Line { line, vector }).unwrap_or_default();
+                text.push(b'\n');
+                text
+            }
+        };
+        self.put(&bytes)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), StageError> {
+        let path = self.path.clone();
+        self.file.write_all(bytes).map_err(|source| StageError::Write { path, source })
+    }
+
+    pub(super) fn finish(self) -> Result<(), StageError> {
+        Ok(self.file.commit()?)
+    }
+}
+
+/// Magic, version, length of the description, description padded so that the data is aligned.
+fn npy_header(n_rows: usize, width: usize) -> Vec<u8> {
+    const BEFORE: usize = 10;
+    let mut description =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n_rows}, {width}), }}");
+    let padded = (BEFORE + description.len() + 1).next_multiple_of(NPY_ALIGNMENT) - BEFORE;
+    description.push_str(&" ".repeat(padded - 1 - description.len()));
+    description.push('\n');
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((description.len() as u16).to_le_bytes());
+    header.extend(description.into_bytes());
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_aligned_and_say_the_shape() {
+        for (n_rows, width) in [(0, 1), (2048, 384), (1_000_000_000, 4096)] {
+            let header = npy_header(n_rows, width);
+            assert_eq!(header.len() % NPY_ALIGNMENT, 0);
+            let length = usize::from(u16::from_le_bytes([header[8], header[9]]));
+            assert_eq!(length + 10, header.len());
+            let text = std::str::from_utf8(&header[10..]).unwrap();
+            assert!(text.contains(&format!("'shape': ({n_rows}, {width})")) && text.ends_with('\n'));
+        }
+    }
+
+    #[test]
+    fn rows_are_written_and_nothing_is_left_of_what_is_not_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let npy = folder.path().join("v.npy");
+        let mut writer = VectorWriter::create(&npy, 2, 2).unwrap();
+        writer.write(1, &[1.0, 2.0]).unwrap();
+        writer.write(2, &[3.0, -0.5]).unwrap();
+        assert!(!npy.exists());
+        writer.finish().unwrap();
+        let bytes = std::fs::read(&npy).unwrap();
+        let values: Vec<f32> = bytes[bytes.len() - 16..]
+            .chunks_exact(4)
+            .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+            .collect();
+        assert_eq!(values, [1.0, 2.0, 3.0, -0.5]);
+
+        let lines = folder.path().join("v.jsonl");
+        let mut writer = VectorWriter::create(&lines, 1, 2).unwrap();
+        writer.write(7, &[0.25, 1.0]).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(std::fs::read_to_string(&lines).unwrap(), "{\"line\":7,\"vector\":[0.25,1.0]}\n");
+        drop(VectorWriter::create(&folder.path().join("w.npy"), 1, 1).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert!(VectorWriter::create(&folder.path().join("v.bin"), 1, 1).is_err());
+    }
+}

@@ -1,0 +1,221 @@
+//! `truing embed`: texts to vectors, with an encoder or any decoder; and `truing embed train`: teaching an encoder what
+//! belongs together.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use truing_model::Pooling;
+use truing_model::sources::DEFAULT_ENCODER;
+use truing_parallel::Solo;
+use truing_stages::embed::train::{self, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use truing_stages::embed::{EmbedOptions, Embedder};
+use truing_stages::training::Start;
+
+use super::training::{self, RecipeArguments};
+use super::{model, plan};
+use crate::outcome::{Outcome, WithHint};
+use crate::printer::Style;
+use crate::progress::{self, FanOut};
+use crate::recorder::TensorBoard;
+use crate::table::{Align, Table};
+use crate::{Context, interrupt, machine};
+
+/// Arguments of `truing embed`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    embed: EmbedArguments,
+}
+
+/// What else there is to do with embeddings.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fine-tune an encoder on triplets, as a recipe says.
+    Train(TrainArguments),
+}
+
+/// A model, texts, and where the vectors go.
+#[derive(Debug, Args)]
+struct EmbedArguments {
+    /// An encoder's or a decoder's directory, a .gguf file, or a name on the Hugging Face hub.
+    #[arg(long, short, value_name = "PATH|NAME", default_value = DEFAULT_ENCODER)]
+    model: String,
+    /// Rows of texts: JSON Lines, a JSON list or Parquet; or a .txt file with one text a line.
+    #[arg(long, short, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// The field that holds a row's text; the first known one when not given (text, prompt, instruction, ...).
+    #[arg(long)]
+    field: Option<String>,
+    /// Where the vectors go: a .npy file, or a .jsonl file with `line` and `vector`.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// How a decoder's hidden states become a vector. An encoder's files say it.
+    #[arg(long, value_enum)]
+    pooling: Option<PoolingArgument>,
+    /// Divide a decoder's vectors by their norms. An encoder's files say it.
+    #[arg(long)]
+    normalize: bool,
+    /// Tokens of the longest text; longer ones are cut. The model's own length when not given (2048 for decoders).
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `truing embed train`.
+#[derive(Debug, Args)]
+struct TrainArguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Print the plan and do nothing.
+    #[arg(long, conflicts_with = "resume")]
+    plan: bool,
+    /// Go on from the newest good checkpoint.
+    #[arg(long)]
+    resume: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A pooling as it is typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PoolingArgument {
+    /// The mean over all tokens.
+    Mean,
+    /// The first token.
+    Cls,
+    /// The last token.
+    LastToken,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    match &arguments.command {
+        Some(Command::Train(arguments)) => run_training(arguments, context),
+        None => embed(&arguments.embed, context),
+    }
+}
+
+fn embed(arguments: &EmbedArguments, context: &Context) -> anyhow::Result<Outcome> {
+    let (Some(data), Some(output)) = (&arguments.data, &arguments.output) else {
+        return Err(anyhow::anyhow!("`--data` and `--output` are needed"))
+            .hint(|| "truing embed --data texts.jsonl --output vectors.npy".into());
+    };
+    let path = model::find(&arguments.model, context)?;
+    let pooling = arguments.pooling.map(|pooling| match pooling {
+        PoolingArgument::Mean => Pooling::Mean,
+        PoolingArgument::Cls => Pooling::Cls,
+        PoolingArgument::LastToken => Pooling::LastToken,
+    });
+    let options = EmbedOptions {
+        pooling,
+        max_tokens: arguments.max_tokens,
+        normalize: arguments.normalize,
+        n_threads: context.n_threads,
+    };
+    let mut events = progress::for_this_terminal(&context.printer);
+    let mut embedder = Embedder::open(&path, options, events.as_mut())?;
+    let started = std::time::Instant::now();
+    let outcome = embedder.embed_file(data, arguments.field.as_deref(), output, events.as_mut())?;
+    let seconds = started.elapsed().as_secs_f64();
+    drop(events);
+    let printer = &context.printer;
+    if outcome.n_cut > 0 {
+        let (n_cut, n_texts) = (outcome.n_cut, outcome.n_texts);
+        printer
+            .warning(format_args!("{n_cut} of {n_texts} texts are longer than the model reads and were cut"));
+    }
+    if arguments.json {
+        printer.json(&json!({
+            "output": output, "n_texts": outcome.n_texts, "width": outcome.width,
+            "n_tokens": outcome.n_tokens, "n_cut": outcome.n_cut, "seconds": seconds,
+        }))?;
+    } else {
+        printer.line(format_args!(
+            "{} vectors of {} in {} ({:.0} texts/s)",
+            outcome.n_texts,
+            outcome.width,
+            output.display(),
+            outcome.n_texts as f64 / seconds.max(1e-9)
+        ))?;
+    }
+    Ok(Outcome::Fine)
+}
+
+fn run_training(arguments: &TrainArguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let (plan, inputs) = match prepare(&arguments.recipe, context) {
+        Ok(prepared) => prepared,
+        Err(error) => return plan::refuse(error, arguments.json, context),
+    };
+    if arguments.plan {
+        return show(&plan, arguments.json, context);
+    }
+    let folder = plan.config.output_dir.clone();
+    context.printer.note(plan.summary());
+    let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
+    let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
+    let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
+    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
+    let probe = machine::ProcessProbe::new();
+    let outcome = train::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)
+        .map_err(|error| training::with_advice(error, &folder, arguments.resume))?;
+    drop(events);
+    if let Some(error) = recording_error.borrow_mut().take() {
+        context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
+    }
+    training::finish(&outcome, &folder, arguments.json, context)
+}
+
+/// Prints the plan of a recipe.
+pub(crate) fn show_recipe(
+    recipe: &RecipeArguments,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    match prepare(recipe, context) {
+        Ok((plan, _)) => show(&plan, as_json, context),
+        Err(error) => plan::refuse(error, as_json, context),
+    }
+}
+
+fn prepare(
+    arguments: &RecipeArguments,
+    context: &Context,
+) -> anyhow::Result<(EmbedTrainPlan, EmbedTrainInputs)> {
+    let path = &arguments.recipe;
+    let text = training::read_recipe(path)?;
+    let mut config = EmbedTrainConfig::from_toml(&text, path, &arguments.overrides)?;
+    if !config.model_name_or_path.is_empty() {
+        let found = model::find(&config.model_name_or_path, context)?;
+        config.model_name_or_path = found.to_string_lossy().into_owned();
+    }
+    let mut events = progress::for_this_terminal(&context.printer);
+    let inputs = EmbedTrainInputs::load(&config, events.as_mut())?;
+    let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
+    Ok((EmbedTrainPlan::resolve(config, &inputs, &machine)?, inputs))
+}
+
+fn show(plan: &EmbedTrainPlan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    if as_json {
+        let rows: serde_json::Map<String, serde_json::Value> =
+            plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+        context.printer.json(&json!({ "peak_bytes": plan.peak_bytes, "rows": rows }))?;
+        return Ok(Outcome::Fine);
+    }
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+    for row in plan.rows() {
+        table.row([row.name.clone(), plan::amount_text(row.amount)]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
+    }
+    context.printer.line("")?;
+    context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?;
+    Ok(Outcome::Fine)
+}
