@@ -11,6 +11,7 @@
 
 mod adamw;
 mod cached_attention;
+mod lcs;
 mod linear_log_probs;
 mod matmul;
 mod memory;
@@ -29,6 +30,7 @@ mod vector;
 
 pub use adamw::{AdamwStep, adamw};
 pub use cached_attention::{CACHE_BLOCK, CachedSequence, cached_attention, decode_attention};
+pub use lcs::{LCS_LANES, LcsPatterns};
 pub use linear_log_probs::{
     Divergence, LogProbRows, ReferenceRows, linear_log_probs_backward, linear_log_probs_divergence_backward,
     linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
