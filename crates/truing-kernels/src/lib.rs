@@ -13,6 +13,7 @@ mod adamw;
 mod cached_attention;
 mod gelu;
 mod layer_norm;
+mod lcs;
 mod linear_log_probs;
 mod matmul;
 mod memory;
@@ -33,6 +34,7 @@ pub use adamw::{AdamwStep, adamw};
 pub use cached_attention::{CACHE_BLOCK, CachedSequence, cached_attention, decode_attention};
 pub use gelu::{gelu_backward_in_place, gelu_forward, gelu_forward_in_place};
 pub use layer_norm::{layer_norm_backward, layer_norm_forward};
+pub use lcs::{LCS_LANES, LcsPatterns};
 pub use linear_log_probs::{
     Divergence, LogProbRows, ReferenceRows, linear_log_probs_backward, linear_log_probs_divergence_backward,
     linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_workspace_bytes,

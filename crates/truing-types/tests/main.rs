@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing-reward", 3),
     ("truing-cpu", 2),
     ("truing-data", 2),
+    ("truing-prompts", 2),
     ("truing-text", 2),
     ("truing-model", 1),
     ("truing-kernels", 1),

@@ -1,0 +1,178 @@
+//! Hierarchical clustering of up to some thousand rows: every merge with its height, by nearest-neighbour chains
+//! (Murtagh 1983), which need as many steps as there are pairs.
+
+use serde::{Deserialize, Serialize};
+use truing_kernels::{MatrixRef, Write, matmul};
+
+use super::Vectors;
+
+/// The distance between two clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Linkage {
+    /// Of their nearest rows: clusters grow along chains.
+    Single,
+    /// Of their farthest rows: no two rows of a cluster are farther apart than its threshold.
+    Complete,
+    /// The mean over all pairs of rows. The default.
+    #[default]
+    Average,
+}
+
+/// Two clusters that became one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Merge {
+    /// A row of the one cluster.
+    pub a: u32,
+    /// A row of the other.
+    pub b: u32,
+    /// Their distance: that of the vectors, Euclidean, under the linkage.
+    pub distance: f32,
+}
+
+/// All merges of a hierarchy, lowest first, `len - 1` of them. Any beginning of the list is the clustering at that
+/// height.
+///
+/// Needs a `[len, len]` table of distances.
+pub fn agglomerate(vectors: Vectors<'_>, linkage: Linkage) -> Vec<Merge> {
+    let n = vectors.len();
+    let mut distances = distance_table(vectors);
+    let mut sizes = vec![1.0_f32; n];
+    let mut is_alive = vec![true; n];
+    let mut chain: Vec<usize> = Vec::new();
+    let mut merges: Vec<Merge> = Vec::with_capacity(n.saturating_sub(1));
+    let mut first_alive = 0;
+    while merges.len() + 1 < n {
+        if chain.is_empty() {
+            while !is_alive[first_alive] {
+                first_alive += 1;
+            }
+            chain.push(first_alive);
+        }
+        let top = chain[chain.len() - 1];
+        let before = chain.len().checked_sub(2).map(|at| chain[at]);
+        let (neighbour, distance) = nearest(&distances[top * n..][..n], top, before);
+        if Some(neighbour) != before {
+            chain.push(neighbour);
+            continue;
+        }
+        chain.truncate(chain.len() - 2);
+        let (into, from) = (top.min(neighbour), top.max(neighbour));
+        merges.push(Merge { a: into as u32, b: from as u32, distance });
+        is_alive[from] = false;
+        for other in 0..n {
+            if !is_alive[other] || other == into {
+                distances[from * n + other] = f32::INFINITY;
+                distances[other * n + from] = f32::INFINITY;
+                continue;
+            }
+            let (x, y) = (distances[into * n + other], distances[from * n + other]);
+            let joined = match linkage {
+                Linkage::Single => x.min(y),
+                Linkage::Complete => x.max(y),
+                Linkage::Average => (sizes[into] * x + sizes[from] * y) / (sizes[into] + sizes[from]),
+            };
+            distances[into * n + other] = joined;
+            distances[other * n + into] = joined;
+            distances[from * n + other] = f32::INFINITY;
+            distances[other * n + from] = f32::INFINITY;
+        }
+        sizes[into] += sizes[from];
+    }
+    // The sort is stable: of merges at one height those inside a cluster stay before those of the cluster.
+    merges.sort_by(|a, b| a.distance.total_cmp(&b.distance));
+    merges
+}
+
+/// The nearest cluster; `before`, where it is as near as any, so that the chain ends.
+fn nearest(distances: &[f32], own: usize, before: Option<usize>) -> (usize, f32) {
+    let mut best = before.map_or((usize::MAX, f32::INFINITY), |before| (before, distances[before]));
+    for (other, &distance) in distances.iter().enumerate() {
+        if distance < best.1 && other != own {
+            best = (other, distance);
+        }
+    }
+    if best.0 == usize::MAX {
+        // Every distance overflowed: any other cluster is as good.
+        best.0 = usize::from(own == 0);
+    }
+    best
+}
+
+/// `[n, n]` Euclidean distances; infinite on the diagonal.
+fn distance_table(vectors: Vectors<'_>) -> Vec<f32> {
+    let (n, dim) = (vectors.len(), vectors.dim());
+    let mut table = vec![0.0; n * n];
+    let rows = MatrixRef::new(vectors.data(), n, dim);
+    matmul(rows, rows.transposed(), &mut table, Write::Overwrite);
+    let squares: Vec<f32> = (0..n).map(|i| table[i * n + i]).collect();
+    for i in 0..n {
+        for j in 0..i {
+            // Both halves from one product, so that the table is symmetric to the bit.
+            let distance = (squares[i] + squares[j] - 2.0 * table[i * n + j]).max(0.0).sqrt();
+            table[i * n + j] = distance;
+            table[j * n + i] = distance;
+        }
+        table[i * n + i] = f32::INFINITY;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use truing_types::Seed;
+
+    /// By definition: the nearest two clusters merge, again and again.
+    fn by_definition(vectors: Vectors<'_>, linkage: Linkage) -> Vec<f32> {
+        let mut clusters: Vec<Vec<usize>> = (0..vectors.len()).map(|row| vec![row]).collect();
+        let distance = |a: usize, b: usize| {
+            let pairs = vectors.row(a).iter().zip(vectors.row(b));
+            pairs.map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>().sqrt()
+        };
+        let between = |a: &[usize], b: &[usize]| {
+            let all: Vec<f64> = a.iter().flat_map(|&i| b.iter().map(move |&j| distance(i, j))).collect();
+            match linkage {
+                Linkage::Single => all.iter().copied().fold(f64::INFINITY, f64::min),
+                Linkage::Complete => all.iter().copied().fold(0.0, f64::max),
+                Linkage::Average => all.iter().sum::<f64>() / all.len() as f64,
+            }
+        };
+        let mut heights = Vec::new();
+        while clusters.len() > 1 {
+            let pairs = (0..clusters.len()).flat_map(|j| (0..j).map(move |i| (i, j)));
+            let (i, j, height) = pairs
+                .map(|(i, j)| (i, j, between(&clusters[i], &clusters[j])))
+                .min_by(|a, b| a.2.total_cmp(&b.2))
+                .unwrap();
+            heights.push(height as f32);
+            let other = clusters.remove(j);
+            clusters[i].extend(other);
+        }
+        heights
+    }
+
+    #[test]
+    fn heights_are_those_of_the_definition() {
+        let data = Seed(1).normals("rows", 40 * 5, 1.0);
+        let vectors = Vectors::new(&data, 5).unwrap();
+        for linkage in [Linkage::Single, Linkage::Complete, Linkage::Average] {
+            let merges = agglomerate(vectors, linkage);
+            let expect = by_definition(vectors, linkage);
+            assert_eq!(merges.len(), 39);
+            for (merge, expect) in merges.iter().zip(expect) {
+                assert!((merge.distance - expect).abs() < 1e-4, "{linkage:?}: {merge:?}, {expect}");
+            }
+        }
+    }
+
+    #[test]
+    fn equal_rows_and_few_rows() {
+        let merges = |data: &[f32]| agglomerate(Vectors::new(data, 1).unwrap(), Linkage::Average);
+        assert!(merges(&[]).is_empty());
+        assert!(merges(&[1.0]).is_empty());
+        assert_eq!(merges(&[1.0, 4.0]), [Merge { a: 0, b: 1, distance: 3.0 }]);
+        let equal = merges(&[2.0; 50]);
+        assert!(equal.len() == 49 && equal.iter().all(|merge| merge.distance == 0.0));
+    }
+}
