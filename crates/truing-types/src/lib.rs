@@ -13,6 +13,7 @@ mod preference;
 mod reward;
 mod rollout;
 mod seed;
+mod selection;
 
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
 pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason, SamplingOptions};
@@ -24,3 +25,7 @@ pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
 pub use reward::{Unscored, UnscoredReason};
 pub use rollout::Rollout;
 pub use seed::Seed;
+pub use selection::{
+    Decision, DroppedRow, LayerCount, Projection, PromptDecision, PromptMap, SelectionLayer,
+    SelectionSummary, TemplatePiece, TemplateRow,
+};
