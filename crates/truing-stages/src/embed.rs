@@ -2,7 +2,7 @@
 //! encoded some thousand at a time, the longest together with the longest.
 
 pub mod train;
-mod vectors;
+pub(crate) mod vectors;
 
 use std::path::Path;
 use std::sync::Arc;

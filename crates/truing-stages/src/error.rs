@@ -73,6 +73,21 @@ pub enum StageError {
         /// Rows of the embedding.
         vocab_size: usize,
     },
+    /// A row's column that cannot be used.
+    #[error("{origin}: `{column}` is {found}; expected {expected}")]
+    BadColumn {
+        /// The row.
+        origin: RowOrigin,
+        /// The column.
+        column: String,
+        /// What it holds.
+        found: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// Selecting prompts.
+    #[error(transparent)]
+    Prompts(#[from] truing_prompts::PromptsError),
     /// Training data.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -11,6 +11,7 @@ pub mod quickstart;
 pub mod recipe;
 pub mod responses;
 pub mod reward;
+pub mod select;
 pub mod sft;
 pub mod training;
 

@@ -122,7 +122,12 @@ fn seed_rows(vectors: Vectors<'_>, options: &KmeansOptions) -> Vec<u32> {
     let directions = options.seed.normals("k-means projection", vectors.dim() * PROJECTED, deviation);
     let mut projected = vec![0.0; vectors.len() * PROJECTED];
     let directions = MatrixRef::new(&directions, vectors.dim(), PROJECTED);
-    matmul(MatrixRef::new(vectors.data(), vectors.len(), vectors.dim()), directions, &mut projected, Write::Overwrite);
+    matmul(
+        MatrixRef::new(vectors.data(), vectors.len(), vectors.dim()),
+        directions,
+        &mut projected,
+        Write::Overwrite,
+    );
     plus_plus(Vectors { data: &projected, dim: PROJECTED }, options)
 }
 
@@ -348,8 +353,10 @@ impl<'a> Lloyd<'a> {
             let products = &mut self.products[..rows.len() * n_clusters];
             let by_centroid = MatrixRef::new(&self.centroids, n_clusters, dim).transposed();
             matmul(MatrixRef::new(block, rows.len(), dim), by_centroid, products, Write::Overwrite);
-            let nearest: Vec<(u32, f32, f32)> =
-                products.par_chunks(n_clusters).map(|products| two_nearest(products, &centroid_squares)).collect();
+            let nearest: Vec<(u32, f32, f32)> = products
+                .par_chunks(n_clusters)
+                .map(|products| two_nearest(products, &centroid_squares))
+                .collect();
             for (&row, (label, first, second)) in rows.iter().zip(nearest) {
                 let row = row as usize;
                 n_changed += usize::from(self.labels[row] != label);
@@ -412,7 +419,8 @@ mod tests {
         for dim in [3, 200] {
             let data = heaps(7, 40, dim, 0.02);
             let found = run(&data, dim, &KmeansOptions { n_clusters: 7, ..Default::default() });
-            let mut pairs: Vec<(usize, u32)> = found.labels.iter().enumerate().map(|(row, &l)| (row % 7, l)).collect();
+            let mut pairs: Vec<(usize, u32)> =
+                found.labels.iter().enumerate().map(|(row, &l)| (row % 7, l)).collect();
             pairs.sort_unstable();
             pairs.dedup();
             assert_eq!(pairs.len(), 7, "dim {dim}: {pairs:?}");
@@ -438,7 +446,8 @@ mod tests {
         for cluster in 0..31 {
             let rows: Vec<usize> = (0..1200).filter(|&row| found.labels[row] == cluster).collect();
             for column in 0..8 {
-                let mean = rows.iter().map(|row| f64::from(data[row * 8 + column])).sum::<f64>() / rows.len() as f64;
+                let mean =
+                    rows.iter().map(|row| f64::from(data[row * 8 + column])).sum::<f64>() / rows.len() as f64;
                 assert!((mean - f64::from(found.centroids[cluster as usize * 8 + column])).abs() < 1e-5);
             }
         }
@@ -465,7 +474,8 @@ mod tests {
         assert!(run(&[], 2, &KmeansOptions::default()).labels.is_empty());
         let equal = run(&[1.0; 60], 2, &KmeansOptions { n_clusters: 4, ..Default::default() });
         assert_eq!(equal.inertia, 0.0);
-        let bad = kmeans(Vectors::new(&[1.0], 1).unwrap(), &KmeansOptions { n_clusters: 0, ..Default::default() });
+        let bad =
+            kmeans(Vectors::new(&[1.0], 1).unwrap(), &KmeansOptions { n_clusters: 0, ..Default::default() });
         assert_eq!(bad.unwrap_err().to_string(), "`n_clusters` is 0, expected at least 1");
     }
 }

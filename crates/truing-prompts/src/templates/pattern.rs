@@ -61,7 +61,9 @@ impl Template {
             words.push(next_slot());
         }
         for (i, run) in self.runs.iter().enumerate() {
-            words.extend(run.iter().filter(|&&token| token > END).map(|&token| vocabulary.text(token).to_owned()));
+            words.extend(
+                run.iter().filter(|&&token| token > END).map(|&token| vocabulary.text(token).to_owned()),
+            );
             if i + 1 < self.runs.len() || !self.ends_prompt() {
                 words.push(next_slot());
             }
@@ -198,7 +200,10 @@ impl Patterns {
                     fillers[template as usize].insert(support.fillers[row]);
                 }
             }
-            self.templates.iter_mut().zip(&fillers).for_each(|(template, fillers)| template.n_fillers = fillers.len());
+            self.templates
+                .iter_mut()
+                .zip(&fillers)
+                .for_each(|(template, fillers)| template.n_fillers = fillers.len());
             let is_enough = |template: &Template| template.n_fillers >= options.min_prompts;
             if self.templates.iter().all(is_enough) {
                 return (self.templates, of_row);

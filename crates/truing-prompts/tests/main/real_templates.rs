@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use truing_prompts::templates::{TemplateOptions, TemplateSet, mine_templates};
 use truing_prompts::tokens::TokenPool;
 
-const HELD_OUT: &[&str] = &["paws_labeled_final", "qasc", "adversarial_qa_dbert", "kilt_tasks_hotpotqa", "dbpedia_14"];
+const HELD_OUT: &[&str] =
+    &["paws_labeled_final", "qasc", "adversarial_qa_dbert", "kilt_tasks_hotpotqa", "dbpedia_14"];
 
 pub(crate) struct Row {
     pub(crate) template: String,
@@ -21,7 +22,8 @@ pub(crate) struct Row {
 
 /// The rows of a file of filled templates; `None`, said aloud, where it is not found.
 pub(crate) fn read(name: &str) -> Option<Vec<Row>> {
-    let shared = std::env::var_os("TRUING_TEST_SHARED").map(|path| PathBuf::from(path).join("data/templates"));
+    let shared =
+        std::env::var_os("TRUING_TEST_SHARED").map(|path| PathBuf::from(path).join("data/templates"));
     let Some(folder) = shared.filter(|path| path.exists()) else {
         println!("skipped: TRUING_TEST_SHARED does not name a folder with data/templates");
         return None;
@@ -90,7 +92,10 @@ fn quality(rows: &[Row], set: &TemplateSet) -> Quality {
 #[test]
 fn templates_of_known_prompts_are_found() {
     let Some(pools) = pools() else { return };
-    println!("{:<18} {:>6} {:>6} {:>8} {:>7} {:>9} {:>7}", "pool", "true", "found", "coverage", "purity", "precision", "recall");
+    println!(
+        "{:<18} {:>6} {:>6} {:>8} {:>7} {:>9} {:>7}",
+        "pool", "true", "found", "coverage", "purity", "precision", "recall"
+    );
     let mut failures = Vec::new();
     for (name, rows) in pools {
         let pool = TokenPool::of(rows.iter().map(|row| &row.prompt)).unwrap();
@@ -101,9 +106,18 @@ fn templates_of_known_prompts_are_found() {
         labels.dedup();
         println!(
             "{name:<18} {:>6} {:>6} {:>8.3} {:>7.4} {:>9.4} {:>7.4}",
-            labels.len(), set.templates.len(), quality.coverage, quality.purity, quality.pair_precision, quality.pair_recall,
+            labels.len(),
+            set.templates.len(),
+            quality.coverage,
+            quality.purity,
+            quality.pair_precision,
+            quality.pair_recall,
         );
-        if quality.purity < 0.95 || quality.pair_precision < 0.9 || quality.coverage < 0.7 || quality.pair_recall < 0.6 {
+        if quality.purity < 0.95
+            || quality.pair_precision < 0.9
+            || quality.coverage < 0.7
+            || quality.pair_recall < 0.6
+        {
             failures.push(name);
         }
         if std::env::var_os("TRUING_TEST_SHOW").is_some() {

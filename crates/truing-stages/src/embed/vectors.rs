@@ -1,6 +1,7 @@
-//! Vectors into a file, row by row: NumPy's `.npy` (version 1.0 of its format) or JSON Lines.
+//! Vectors into a file, row by row: NumPy's `.npy` (version 1.0 of its format) or JSON Lines; and out of a `.npy`.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -12,7 +13,7 @@ use crate::StageError;
 const NPY_ALIGNMENT: usize = 64;
 
 /// A file of vectors in the making. Dropped before [`VectorWriter::finish`], it leaves nothing.
-pub(super) struct VectorWriter {
+pub(crate) struct VectorWriter {
     path: PathBuf,
     file: atomic::Writer,
     kind: Kind,
@@ -33,7 +34,7 @@ struct Line<'a> {
 
 impl VectorWriter {
     /// Begins a file for `n_rows` vectors of `width`; its name's ending says which kind.
-    pub(super) fn create(path: &Path, n_rows: usize, width: usize) -> Result<Self, StageError> {
+    pub(crate) fn create(path: &Path, n_rows: usize, width: usize) -> Result<Self, StageError> {
         let kind = match path.extension().and_then(|extension| extension.to_str()) {
             Some("npy") => Kind::Npy,
             Some("jsonl") => Kind::JsonLines,
@@ -53,7 +54,7 @@ impl VectorWriter {
         Ok(writer)
     }
 
-    pub(super) fn write(&mut self, line: u64, vector: &[f32]) -> Result<(), StageError> {
+    pub(crate) fn write(&mut self, line: u64, vector: &[f32]) -> Result<(), StageError> {
         let bytes = match self.kind {
             Kind::Npy => vector.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Kind::JsonLines => {
@@ -70,7 +71,7 @@ impl VectorWriter {
         self.file.write_all(bytes).map_err(|source| StageError::Write { path, source })
     }
 
-    pub(super) fn finish(self) -> Result<(), StageError> {
+    pub(crate) fn finish(self) -> Result<(), StageError> {
         Ok(self.file.commit()?)
     }
 }
@@ -87,6 +88,63 @@ fn npy_header(n_rows: usize, width: usize) -> Vec<u8> {
     header.extend((description.len() as u16).to_le_bytes());
     header.extend(description.into_bytes());
     header
+}
+
+/// An open `.npy` of f32 `[n_rows, width]`, its header read.
+pub(crate) struct NpyFile {
+    path: PathBuf,
+    file: BufReader<File>,
+    n_rows: usize,
+    width: usize,
+}
+
+impl NpyFile {
+    /// Reads the header.
+    pub(crate) fn open(path: &Path) -> Result<Self, StageError> {
+        let failed = |source| StageError::Read { path: path.to_path_buf(), source };
+        let unusable = |found: &str| StageError::BadSetting {
+            key: "vectors",
+            found: format!("{} ({found})", path.display()),
+            expected: "a .npy of little-endian f32 with two dimensions, in C order".into(),
+        };
+        let mut file = BufReader::new(File::open(path).map_err(failed)?);
+        let mut fixed = [0; 8];
+        file.read_exact(&mut fixed).map_err(failed)?;
+        if !fixed.starts_with(b"\x93NUMPY") {
+            return Err(unusable("not a .npy file"));
+        }
+        // Version 1 has a length of two bytes, later ones of four.
+        let mut length = [0; 4];
+        let n_length = if fixed[6] == 1 { 2 } else { 4 };
+        file.read_exact(&mut length[..n_length]).map_err(failed)?;
+        let mut header = Vec::new();
+        let n_header = u64::from(u32::from_le_bytes(length));
+        file.by_ref().take(n_header).read_to_end(&mut header).map_err(failed)?;
+        let header = String::from_utf8_lossy(&header);
+        if !header.contains("'<f4'") || !header.contains("'fortran_order': False") {
+            return Err(unusable(header.trim()));
+        }
+        let shape = header.split_once("'shape': (").and_then(|(_, rest)| rest.split_once(')'));
+        let sizes: Option<Vec<usize>> = shape
+            .map(|(sizes, _)| sizes.split(',').map(|size| size.trim().parse().ok()).collect())
+            .unwrap_or(None);
+        let Some([n_rows, width]) = sizes.as_deref() else { return Err(unusable(header.trim())) };
+        Ok(Self { path: path.to_path_buf(), n_rows: *n_rows, width: *width, file })
+    }
+
+    /// All vectors and their width.
+    pub(crate) fn read_all(mut self) -> Result<(Vec<f32>, usize), StageError> {
+        let failed = |source| StageError::Read { path: self.path.clone(), source };
+        let mut values = Vec::with_capacity(self.n_rows.saturating_mul(self.width).min(1 << 28));
+        let mut row = vec![0; self.width * 4];
+        for _ in 0..self.n_rows {
+            self.file.read_exact(&mut row).map_err(failed)?;
+            values.extend(
+                row.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])),
+            );
+        }
+        Ok((values, self.width))
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +178,11 @@ mod tests {
             .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
             .collect();
         assert_eq!(values, [1.0, 2.0, 3.0, -0.5]);
+        assert_eq!(NpyFile::open(&npy).unwrap().read_all().unwrap(), (values, 2));
+        std::fs::write(&npy, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(NpyFile::open(&npy).unwrap().read_all().is_err(), "a file that was cut");
+        std::fs::write(&npy, b"\x93NUMPY\x01\x00\x02\x00{}").unwrap();
+        assert!(NpyFile::open(&npy).is_err());
 
         let lines = folder.path().join("v.jsonl");
         let mut writer = VectorWriter::create(&lines, 1, 2).unwrap();

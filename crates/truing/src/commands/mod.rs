@@ -15,6 +15,7 @@ mod report;
 mod reward;
 mod rollouts;
 mod sampling;
+mod select;
 mod sft;
 mod training;
 
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Grpo(grpo::Arguments),
     /// Look at the completions that a policy run drew and scored.
     Rollouts(rollouts::Arguments),
+    /// Choose few and different prompts out of many, with the reason for every one kept or dropped.
+    Select(select::Arguments),
     /// Make vectors of texts, or teach an encoder which texts belong together.
     Embed(embed::Arguments),
     /// Print what a recipe will take, before any work: memory, every k, time.
@@ -68,6 +71,7 @@ impl Command {
             Self::Reward(command) => reward::run(command, context),
             Self::Grpo(arguments) => grpo::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
+            Self::Select(arguments) => select::run(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Prove(arguments) => prove::run(arguments, context),

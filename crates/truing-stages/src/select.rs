@@ -1,0 +1,111 @@
+//! Prompt selection (report 3.1.1 and 3.1.2): a pool of prompts goes in, a smaller and more diverse one comes out, with
+//! the reason for every row kept or dropped.
+//!
+//! Read and clean, drop what is told twice or belongs to an evaluation, find the task templates, embed, mine triplets of
+//! tasks and topics, teach the encoder what a task is, and cluster layer by layer until as many prompts are left as were
+//! asked for. [`SelectConfig`] is what was typed, [`SelectPlan`] every check that can be made before work starts.
+
+mod config;
+mod diversity;
+mod mining;
+mod output;
+mod plan;
+mod pool;
+mod vectors;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+use truing_store::RunDirectory;
+use truing_types::{EventSink, SelectionSummary};
+
+use crate::training::Start;
+use crate::{Probe, StageError};
+
+pub use config::{
+    ClusterConfig, DecontaminationConfig, DiversityConfig, EmbeddingConfig, MapConfig, SelectConfig,
+    TaskEmbeddingConfig,
+};
+pub use plan::SelectPlan;
+
+/// What a selection came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SelectReport {
+    /// The chosen rows as they were read.
+    pub selected: PathBuf,
+    /// In numbers.
+    pub summary: SelectionSummary,
+    /// Task templates found.
+    pub n_templates: usize,
+    /// Triplets mined.
+    pub n_triplets: usize,
+    /// The templates with the most prompts, as people read them.
+    pub template_table: String,
+}
+
+/// How a selection ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SelectOutcome {
+    /// It is done.
+    Finished(Box<SelectReport>),
+    /// It was broken off; resuming goes on from the last part that is on disk.
+    Interrupted,
+}
+
+/// Runs the plan. `stop` is looked at between parts, and within training after every pack.
+///
+/// # Errors
+/// When the folder cannot be used, a row cannot be read and shall not be skipped, nothing is left to select from, or the
+/// disk fails.
+pub fn run(
+    plan: &SelectPlan,
+    start: Start,
+    probe: &dyn Probe,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<SelectOutcome, StageError> {
+    let config = &plan.config;
+    let folder = match start {
+        Start::Fresh => RunDirectory::create(&config.output_dir, &config.to_toml(), &plan.record()?)?,
+        Start::Resume => RunDirectory::open(&config.output_dir)?,
+    };
+    if start == Start::Resume {
+        plan.check_same_run(&folder)?;
+    }
+    let is_stopped = || stop.load(Ordering::Relaxed);
+
+    let mut pool = pool::read_and_clean(config, events)?;
+    pool.drop_exact_duplicates();
+    pool.drop_contaminated(config, events)?;
+    let tokens = pool.drop_near_duplicates(config, events)?;
+    if is_stopped() {
+        return Ok(SelectOutcome::Interrupted);
+    }
+    let templates = mining::find_templates(&tokens, config, events)?;
+    let mut embedded = vectors::embed(plan, &pool, &folder, events)?;
+    let mined = mining::mine(&templates, &embedded, config, events)?;
+    mining::write_triplets(&mined, &pool, &folder, events)?;
+    if is_stopped() {
+        return Ok(SelectOutcome::Interrupted);
+    }
+    if let Some(task_embedding) = &config.task_embedding {
+        match vectors::train_and_embed(plan, task_embedding, &mined, &pool, &folder, probe, events, stop)? {
+            Some(vectors) => embedded = vectors,
+            None => return Ok(SelectOutcome::Interrupted),
+        }
+    }
+    let clusters = mining::cluster(&embedded, config, events)?;
+    let selection = diversity::select(&pool, &embedded, config, events)?;
+    pool.apply(selection.dropped);
+    let found =
+        output::Found { tokens: &tokens, templates: &templates, clusters: &clusters, vectors: &embedded };
+    let summary = output::write(plan, &pool, &found, selection.layers, &folder, events)?;
+    Ok(SelectOutcome::Finished(Box::new(SelectReport {
+        selected: folder.path().join(output::SELECTED),
+        summary,
+        n_templates: templates.templates.len(),
+        n_triplets: mined.triplets.triplets.len(),
+        template_table: templates.table(&tokens, 3),
+    })))
+}

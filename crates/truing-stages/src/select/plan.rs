@@ -1,0 +1,226 @@
+//! Every check of a selection that can be made before work starts.
+
+use std::path::PathBuf;
+
+use truing_model::{EncoderFiles, ModelFiles};
+use truing_prompts::clean::Cleaner;
+use truing_prompts::clustering::{CoarseAndFine, Vectors};
+use truing_prompts::decontamination::{DecontaminationOptions, EvaluationIndex};
+use truing_prompts::duplicates::{NearDuplicateOptions, near_duplicates};
+use truing_prompts::selection::{SelectionOptions, Target, select};
+use truing_prompts::templates::mine_templates;
+use truing_prompts::tokens::TokenPool;
+use truing_prompts::triplets::{TripletOptions, mine_triplets};
+use truing_store::{Digest, InputFile, RunDirectory, RunInputs};
+use truing_types::PromptRow;
+
+use super::SelectConfig;
+use crate::training::resume;
+use crate::{Machine, StageError};
+
+/// A selection that can begin.
+#[derive(Debug)]
+pub struct SelectPlan {
+    /// What was typed.
+    pub config: SelectConfig,
+    /// What may be used.
+    pub machine: Machine,
+    /// The files of the model that makes vectors.
+    model_files: Vec<PathBuf>,
+}
+
+impl SelectPlan {
+    /// Checks settings, files and model.
+    ///
+    /// # Errors
+    /// When a setting is missing, cannot be meant or excludes another, or a file cannot be used.
+    pub fn resolve(config: SelectConfig, machine: Machine) -> Result<Self, StageError> {
+        if config.output_dir.as_os_str().is_empty() {
+            return Err(StageError::MissingSetting { key: "output_dir", expected: "a folder for the run" });
+        }
+        if config.data.is_empty() {
+            let expected = "at least one [[data]] table with a `path`";
+            return Err(StageError::MissingSetting { key: "data", expected });
+        }
+        for source in config.data.iter().chain(&config.evaluation_data) {
+            config.source(source).check_as::<PromptRow>()?;
+        }
+        check_target(&config)?;
+        check_options(&config)?;
+        let model_files = check_embedding(&config)?;
+        Ok(Self { config, machine, model_files })
+    }
+
+    /// Threads to compute with.
+    pub(super) fn n_threads(&self) -> usize {
+        self.config.threads.unwrap_or(self.machine.n_threads)
+    }
+
+    /// Versions, seeds and digests of all files.
+    pub(super) fn record(&self) -> Result<RunInputs, StageError> {
+        let config = &self.config;
+        let paths = |sources: &[truing_data::SourceConfig]| -> Vec<PathBuf> {
+            sources.iter().map(|source| config.source(source).path).collect()
+        };
+        let model = self.model_files.iter().cloned().map(|path| ("model", path));
+        let data = paths(&config.data).into_iter().map(|path| ("data", path));
+        let vectors = config.embedding.vectors.iter().cloned().map(|path| ("vectors", path));
+        let evaluation = paths(&config.evaluation_data).into_iter().map(|path| ("evaluation", path));
+        let files = model.chain(data).chain(vectors).chain(evaluation).filter(|(_, path)| path.is_file());
+        Ok(RunInputs {
+            versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
+            seeds: [("run".to_owned(), config.seed)].into(),
+            files: files.map(|(role, path)| InputFile::of(role, &path)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// What decides a model's vectors, but for the texts.
+    pub(super) fn model_digest(&self) -> Result<Digest, StageError> {
+        let mut parts = vec![format!("{:?}", self.config.embedding.max_tokens)];
+        for path in &self.model_files {
+            parts.push(Digest::of_file(path)?.to_string());
+        }
+        Ok(Digest::of_bytes(parts.join("\n").as_bytes()))
+    }
+
+    /// A run is resumed with the recipe and the files that it was begun with.
+    pub(super) fn check_same_run(&self, folder: &RunDirectory) -> Result<(), StageError> {
+        let before = SelectConfig::from_toml(&folder.recipe()?, &folder.recipe_path(), &[])?;
+        resume::check_same_recipe(&before.decisive_toml(), &self.config.decisive_toml())?;
+        let digests =
+            |inputs: RunInputs| inputs.files.into_iter().map(|file| file.blake3).collect::<Vec<_>>();
+        if digests(folder.inputs()?) != digests(self.record()?) {
+            return Err(StageError::InputsChanged { path: folder.recipe_path() });
+        }
+        Ok(())
+    }
+}
+
+fn check_target(config: &SelectConfig) -> Result<(), StageError> {
+    let selection = &config.selection;
+    let given = [
+        ("selection.target_size", selection.target_size.is_some()),
+        ("selection.target_ratio", selection.target_ratio.is_some()),
+        ("selection.quotas", !selection.quotas.is_empty()),
+    ];
+    let given: Vec<&'static str> =
+        given.iter().filter(|(_, is_given)| *is_given).map(|(key, _)| *key).collect();
+    if let [first, second, ..] = given[..] {
+        return Err(StageError::Conflict { first, second, reason: "each says how many prompts are kept" });
+    }
+    let column = selection.quota_column.as_deref();
+    if column.is_some() == selection.quotas.is_empty() {
+        let (key, expected) = match column {
+            Some(_) => ("selection.quotas", "a number for each value of `selection.quota_column`"),
+            None => ("selection.quota_column", "the column that `selection.quotas` are for"),
+        };
+        return Err(StageError::MissingSetting { key, expected });
+    }
+    if let Some(column) = column.filter(|column| !config.label_columns.iter().any(|known| known == column)) {
+        return Err(StageError::BadSetting {
+            key: "selection.quota_column",
+            found: format!("`{column}`"),
+            expected: format!("one of `label_columns`: {:?}", config.label_columns),
+        });
+    }
+    Ok(())
+}
+
+/// A run over an empty pool looks at every option and does nothing else.
+fn check_options(config: &SelectConfig) -> Result<(), StageError> {
+    Cleaner::new(config.clean.clone())?;
+    EvaluationIndex::new(decontamination_options(config))?;
+    let tokens = TokenPool::of(std::iter::empty::<&str>())?;
+    near_duplicates(&tokens, None, &near_duplicate_options(config))?;
+    let templates = mine_templates(&tokens, &config.templates)?;
+    let nothing = CoarseAndFine { coarse: Vec::new(), fine: Vec::new() };
+    mine_triplets(&templates, &nothing, Vectors::new(&[], 1)?, &triplet_options(config))?;
+    let clusters = &config.clusters;
+    if clusters.n_coarse == Some(0) || clusters.rows_per_fine_cluster == 0 {
+        return Err(StageError::BadSetting {
+            key: if clusters.n_coarse == Some(0) {
+                "clusters.n_coarse"
+            } else {
+                "clusters.rows_per_fine_cluster"
+            },
+            found: "0".into(),
+            expected: "at least 1".into(),
+        });
+    }
+    let target = match (config.selection.target_size, config.selection.target_ratio) {
+        (Some(size), _) => Target::Size(size),
+        (None, Some(ratio)) => Target::Ratio(ratio),
+        (None, None) => Target::Thresholds,
+    };
+    select(Vectors::new(&[], 1)?, None, target, &selection_options(config))?;
+    Ok(())
+}
+
+fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
+    let embedding = &config.embedding;
+    let name = &embedding.model_name_or_path;
+    if let Some(vectors) = &embedding.vectors {
+        if !name.is_empty() {
+            let (first, second) = ("embedding.model_name_or_path", "embedding.vectors");
+            return Err(StageError::Conflict {
+                first,
+                second,
+                reason: "vectors are made, or they are given",
+            });
+        }
+        if config.task_embedding.is_some() {
+            let (first, second) = ("embedding.vectors", "task_embedding");
+            return Err(StageError::Conflict {
+                first,
+                second,
+                reason: "given vectors come from no encoder that could learn",
+            });
+        }
+        super::vectors::check_npy(vectors)?;
+        return Ok(Vec::new());
+    }
+    if name.is_empty() {
+        let expected = "an encoder's or a decoder's folder or name; or `embedding.vectors`";
+        return Err(StageError::MissingSetting { key: "embedding.model_name_or_path", expected });
+    }
+    let path: &std::path::Path = name.as_ref();
+    if EncoderFiles::is_encoder(path) {
+        let files = EncoderFiles::open(path)?;
+        return Ok(files.weights().files().iter().map(|file| file.path.clone()).collect());
+    }
+    if config.task_embedding.is_some() {
+        return Err(StageError::BadSetting {
+            key: "embedding.model_name_or_path",
+            found: format!("a decoder ({name})"),
+            expected: "an encoder: `task_embedding` teaches no other".into(),
+        });
+    }
+    Ok(crate::training::opening::model_files(&ModelFiles::open(path)?))
+}
+
+pub(super) fn decontamination_options(config: &SelectConfig) -> DecontaminationOptions {
+    let given = &config.decontamination;
+    DecontaminationOptions { ngram_words: given.ngram_words, min_item_words: given.min_item_words }
+}
+
+pub(super) fn near_duplicate_options(config: &SelectConfig) -> NearDuplicateOptions {
+    NearDuplicateOptions {
+        seed: config.seed_of(config.near_duplicates.seed.0),
+        ..config.near_duplicates.clone()
+    }
+}
+
+pub(super) fn triplet_options(config: &SelectConfig) -> TripletOptions {
+    TripletOptions { seed: config.seed_of(config.triplets.seed.0), ..config.triplets.clone() }
+}
+
+pub(super) fn selection_options(config: &SelectConfig) -> SelectionOptions {
+    let given = &config.selection;
+    SelectionOptions {
+        thresholds: given.thresholds.clone(),
+        growth: given.growth,
+        linkage: given.linkage,
+        block_rows: given.block_rows,
+        seed: config.seed_of(given.seed),
+    }
+}

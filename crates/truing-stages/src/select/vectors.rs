@@ -1,0 +1,202 @@
+//! One vector for each row that is left: read, made by a model and kept on disk for a resume, or made by the encoder after
+//! it was taught what a task is.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use truing_parallel::Solo;
+use truing_prompts::clustering::Vectors;
+use truing_store::{Digest, RunDirectory, atomic};
+use truing_types::{Event, EventSink};
+
+use super::mining::{self, Mined};
+use super::pool::Pool;
+use super::{SelectPlan, TaskEmbeddingConfig};
+use crate::embed::train::{self, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use crate::embed::vectors::{NpyFile, VectorWriter};
+use crate::embed::{EmbedOptions, Embedder};
+use crate::training::{Start, TrainingOutcome};
+use crate::{Probe, StageError};
+
+/// Vectors of the encoder as it is.
+const BASE_VECTORS: &str = "vectors.npy";
+/// Vectors of the encoder after training.
+pub(super) const TASK_VECTORS: &str = "task_vectors.npy";
+/// The encoder's training.
+const ENCODER: &str = "encoder";
+/// What it learns from.
+const ENCODER_TRIPLETS: &str = "encoder_triplets.jsonl";
+const TEXTS_AT_A_TIME: usize = 2048;
+
+/// Vectors of the rows that are left, in their order.
+#[derive(Debug)]
+pub(super) struct Embedded {
+    /// `[n, width]`.
+    data: Vec<f32>,
+    width: usize,
+}
+
+impl Embedded {
+    pub(super) fn vectors(&self) -> Result<Vectors<'_>, StageError> {
+        Ok(Vectors::new(&self.data, self.width)?)
+    }
+
+    /// Those of some rows.
+    pub(super) fn rows(&self, rows: &[u32]) -> Self {
+        let of_row = |&row: &u32| &self.data[row as usize * self.width..(row as usize + 1) * self.width];
+        Self { data: rows.iter().flat_map(of_row).copied().collect(), width: self.width }
+    }
+}
+
+/// Whether given vectors can be read at all.
+pub(super) fn check_npy(path: &Path) -> Result<(), StageError> {
+    NpyFile::open(path).map(|_| ())
+}
+
+/// The vectors that the recipe names.
+pub(super) fn embed(
+    plan: &SelectPlan,
+    pool: &Pool,
+    folder: &RunDirectory,
+    events: &mut dyn EventSink,
+) -> Result<Embedded, StageError> {
+    let embedding = &plan.config.embedding;
+    if let Some(path) = &embedding.vectors {
+        return given(path, pool);
+    }
+    let path = folder.path().join(BASE_VECTORS);
+    let digest = Digest::of_bytes(format!("{}\n{}", plan.model_digest()?, texts_digest(pool)).as_bytes());
+    if let Some(vectors) = kept(&path, digest)? {
+        events.emit(Event::Note(format!("the vectors of {} are used again", path.display())));
+        return Ok(vectors);
+    }
+    embed_with(embedding.model_name_or_path.as_ref(), embedding.max_tokens, digest, &path, plan, pool, events)
+}
+
+/// One vector for every row that could be read; those of rows that are left.
+fn given(path: &Path, pool: &Pool) -> Result<Embedded, StageError> {
+    let (data, width) = NpyFile::open(path)?.read_all()?;
+    let (n_rows, n_vectors) = (pool.rows.len(), data.len().checked_div(width).unwrap_or(0));
+    if n_rows != n_vectors {
+        return Err(StageError::BadSetting {
+            key: "embedding.vectors",
+            found: format!("{n_vectors} vectors"),
+            expected: format!("{n_rows}: one for each row of `data` that can be read"),
+        });
+    }
+    Ok(Embedded { data, width }.rows(&pool.alive()))
+}
+
+/// Trains the encoder on the mined triplets and embeds with it. `None` when it was broken off.
+pub(super) fn train_and_embed(
+    plan: &SelectPlan,
+    config: &TaskEmbeddingConfig,
+    mined: &Mined,
+    pool: &Pool,
+    folder: &RunDirectory,
+    probe: &dyn Probe,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<Option<Embedded>, StageError> {
+    let triplets = mining::thinned(&mined.triplets.triplets, config.max_triplets_per_template);
+    if triplets.is_empty() {
+        let text = "no triplet was mined, so there is nothing to teach the encoder: its vectors are used as they are";
+        events.emit(Event::Warning(text.into()));
+        return embed(plan, pool, folder, events).map(Some);
+    }
+    let train_data = folder.path().join(ENCODER_TRIPLETS);
+    mining::write(&train_data, &triplets, pool)?;
+    let config = EmbedTrainConfig {
+        model_name_or_path: plan.config.embedding.model_name_or_path.clone(),
+        output_dir: folder.path().join(ENCODER),
+        train_data,
+        seed: plan.config.seed,
+        eval_fraction: config.eval_fraction,
+        max_seq_length: config.max_seq_length,
+        loss: config.loss,
+        batch_size: config.batch_size,
+        num_train_epochs: config.num_train_epochs,
+        max_steps: config.max_steps,
+        learning_rate: config.learning_rate,
+        threads: Some(plan.n_threads()),
+        ..EmbedTrainConfig::default()
+    };
+    let inputs = EmbedTrainInputs::load(&config, events)?;
+    let is_begun = config.output_dir.join("recipe.resolved.toml").exists();
+    let start = if is_begun { Start::Resume } else { Start::Fresh };
+    let train_plan = EmbedTrainPlan::resolve(config, &inputs, &plan.machine)?;
+    let model = match train::run(&train_plan, &inputs, start, &Solo, probe, events, stop)? {
+        TrainingOutcome::Finished { model, .. } => model,
+        TrainingOutcome::Interrupted { .. } => return Ok(None),
+    };
+    let weights = Digest::of_file(&model.join("model.safetensors"))?;
+    let max_tokens = plan.config.embedding.max_tokens;
+    let digest = Digest::of_bytes(format!("{weights}\n{max_tokens:?}\n{}", texts_digest(pool)).as_bytes());
+    let path = folder.path().join(TASK_VECTORS);
+    if let Some(vectors) = kept(&path, digest)? {
+        return Ok(Some(vectors));
+    }
+    embed_with(&model, max_tokens, digest, &path, plan, pool, events).map(Some)
+}
+
+fn embed_with(
+    model: &Path,
+    max_tokens: Option<usize>,
+    digest: Digest,
+    path: &Path,
+    plan: &SelectPlan,
+    pool: &Pool,
+    events: &mut dyn EventSink,
+) -> Result<Embedded, StageError> {
+    let options = EmbedOptions { max_tokens, n_threads: plan.n_threads(), ..EmbedOptions::default() };
+    let mut embedder = Embedder::open(model, options, events)?;
+    let (width, alive) = (embedder.width(), pool.alive());
+    events.emit(Event::PhaseStarted { phase: "embedding".into(), total: Some(alive.len() as u64) });
+    let mut data = Vec::with_capacity(alive.len() * width);
+    let mut n_cut = 0;
+    for ids in alive.chunks(TEXTS_AT_A_TIME) {
+        let texts: Vec<&str> = ids.iter().map(|&id| pool.rows[id as usize].text.as_str()).collect();
+        let (vectors, outcome) = embedder.embed(&texts, &mut |_| {})?;
+        data.extend(vectors);
+        n_cut += outcome.n_cut;
+        events.emit(Event::Progress { done: (data.len() / width) as u64, note: String::new() });
+    }
+    events.emit(Event::PhaseFinished);
+    if n_cut > 0 {
+        let text =
+            format!("{n_cut} prompts are longer than the model reads; their vectors are of their beginnings");
+        events.emit(Event::Note(text));
+    }
+    let mut writer = VectorWriter::create(path, alive.len(), width)?;
+    for (&id, vector) in alive.iter().zip(data.chunks_exact(width)) {
+        writer.write(u64::from(id), vector)?;
+    }
+    writer.finish()?;
+    atomic::write(&digest_path(path), digest.to_string().as_bytes())?;
+    Ok(Embedded { data, width })
+}
+
+fn digest_path(path: &Path) -> std::path::PathBuf {
+    path.with_extension("digest")
+}
+
+/// Vectors that an earlier try has left, if they are of the same texts and weights.
+fn kept(path: &Path, digest: Digest) -> Result<Option<Embedded>, StageError> {
+    match std::fs::read_to_string(digest_path(path)) {
+        Ok(text) if text == digest.to_string() && path.exists() => {
+            let (data, width) = NpyFile::open(path)?.read_all()?;
+            Ok(Some(Embedded { data, width }))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn texts_digest(pool: &Pool) -> Digest {
+    let mut all = Vec::new();
+    for id in pool.alive() {
+        let text = &pool.rows[id as usize].text;
+        all.extend((text.len() as u64).to_le_bytes());
+        all.extend(text.as_bytes());
+    }
+    Digest::of_bytes(&all)
+}

@@ -1,0 +1,103 @@
+//! `truing select`: from a pool of prompts to the chosen ones, as a recipe says.
+
+use clap::Args;
+use serde_json::json;
+use truing_stages::select::{self, SelectConfig, SelectOutcome, SelectPlan, SelectReport};
+use truing_stages::training::Start;
+
+use super::model;
+use super::training::{self, RecipeArguments};
+use crate::outcome::Outcome;
+use crate::printer::Style;
+use crate::progress;
+use crate::table::{Align, Table};
+use crate::{Context, interrupt, machine};
+
+/// Lines of the template table that are shown; all of it is in the run's folder.
+const N_TEMPLATE_LINES: usize = 40;
+
+/// Arguments of `truing select`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Go on with a run that was broken off.
+    #[arg(long)]
+    resume: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the recipe, checks it, selects.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let path = &arguments.recipe.recipe;
+    let text = training::read_recipe(path)?;
+    let mut config = SelectConfig::from_toml(&text, path, &arguments.recipe.overrides)?;
+    let name = &mut config.embedding.model_name_or_path;
+    if !name.is_empty() {
+        *name = model::find(name, context)?.to_string_lossy().into_owned();
+    }
+    let plan = SelectPlan::resolve(config, machine::for_stages(context.n_threads, None))?;
+    let stop = interrupt::stop_flag("stopping at the end of this part")?;
+    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
+    let probe = machine::ProcessProbe::new();
+    let mut events = progress::for_this_terminal(&context.printer);
+    let outcome = select::run(&plan, start, &probe, events.as_mut(), &stop)
+        .map_err(|error| training::with_advice(error, &plan.config.output_dir, arguments.resume))?;
+    drop(events);
+    match outcome {
+        SelectOutcome::Finished(report) => show(&report, arguments.json, context),
+        SelectOutcome::Interrupted if arguments.json => {
+            context.printer.json(&json!({ "status": "interrupted" }))?;
+            Ok(Outcome::Interrupted)
+        }
+        SelectOutcome::Interrupted => {
+            context.printer.line("stopped; --resume goes on from there")?;
+            Ok(Outcome::Interrupted)
+        }
+    }
+}
+
+fn show(report: &SelectReport, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let (printer, summary) = (&context.printer, &report.summary);
+    if as_json {
+        printer.json(&json!({
+            "status": "finished",
+            "selected": report.selected,
+            "n_rows": summary.n_rows,
+            "n_kept": summary.n_kept,
+            "layers": summary.layers,
+            "n_templates": report.n_templates,
+            "n_triplets": report.n_triplets,
+        }))?;
+        return Ok(Outcome::Fine);
+    }
+    printer.line(printer.styled(Style::Bold, "templates"))?;
+    for line in report.template_table.lines().take(N_TEMPLATE_LINES) {
+        printer.line(line)?;
+    }
+    printer.line("")?;
+    let mut table = Table::new(&[
+        ("layer", Align::Left),
+        ("threshold", Align::Right),
+        ("dropped", Align::Right),
+        ("left", Align::Right),
+    ]);
+    let mut left = summary.n_rows;
+    for layer in &summary.layers {
+        left = left.saturating_sub(layer.n_dropped);
+        let threshold = layer.threshold.map_or_else(String::new, |threshold| format!("{threshold:.3}"));
+        table.row([layer.layer.to_string(), threshold, layer.n_dropped.to_string(), left.to_string()]);
+    }
+    for line in table.lines() {
+        printer.line(line)?;
+    }
+    printer.line("")?;
+    for note in &summary.notes {
+        printer.line(note)?;
+    }
+    printer.line(format_args!("kept      {} of {} prompts", summary.n_kept, summary.n_rows))?;
+    printer.line(format_args!("selected  {}", report.selected.display()))?;
+    Ok(Outcome::Fine)
+}
