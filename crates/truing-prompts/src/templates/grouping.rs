@@ -102,7 +102,7 @@ fn shared_ngrams(ngrams: &[u64], leaders_of_ngram: &FxHashMap<u64, Vec<u32>>) ->
 }
 
 /// Whether two skeletons begin with the same fixed text and end with the same, as far as they do.
-pub(crate) fn ends_agree(a: &[u32], b: &[u32]) -> bool {
+pub(super) fn ends_agree(a: &[u32], b: &[u32]) -> bool {
     let prefix = |skeleton: &[u32]| -> Vec<u32> {
         let run = skeleton.iter().copied().take_while(|&token| token != GAP);
         if skeleton.first() == Some(&START) { run.collect() } else { Vec::new() }
