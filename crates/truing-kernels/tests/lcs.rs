@@ -19,8 +19,9 @@ fn symbols(key: u64, n: usize, n_symbols: u32) -> Vec<u32> {
 }
 
 fn check(length: usize, n_symbols: u32, n_patterns: usize) {
-    let texts: Vec<Vec<u32>> =
-        (0..n_patterns as u64).map(|k| symbols(k + 2, length.saturating_sub(3 * k as usize), n_symbols)).collect();
+    let texts: Vec<Vec<u32>> = (0..n_patterns as u64)
+        .map(|k| symbols(k + 2, length.saturating_sub(3 * k as usize), n_symbols))
+        .collect();
     let text = symbols(1, length + 5, n_symbols);
     // A pattern never holds symbol 0.
     let without = |list: &[u32]| list.iter().copied().filter(|&s| s != 0).collect::<Vec<_>>();

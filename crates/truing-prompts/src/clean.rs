@@ -245,9 +245,7 @@ impl Cleaner {
         let (mut letters, mut visible) = (0_usize, 0_usize);
         for c in text.chars().filter(|c| !c.is_whitespace()) {
             visible += 1;
-            letters += usize::from(
-                c.is_alphanumeric() || unicode_normalization::char::is_combining_mark(c),
-            );
+            letters += usize::from(c.is_alphanumeric() || unicode_normalization::char::is_combining_mark(c));
         }
         let share = letters as f64 / visible as f64;
         if share < options.min_letter_share {
@@ -331,7 +329,11 @@ mod tests {
         let all = CleanOptions::default;
         check(all(), "\u{FEFF} Cafe\u{301}  au lait? \r\nYes \t\r\n\n", Ok("Caf\u{e9}  au lait?\nYes"));
         check(all(), "ze\u{200B}ro\u{0}!", Ok("zero!"));
-        check(CleanOptions { normalisation: Normalisation::Nfkc, ..all() }, "Ｗｈａｔ ﬁts①", Ok("What fits1"));
+        check(
+            CleanOptions { normalisation: Normalisation::Nfkc, ..all() },
+            "Ｗｈａｔ ﬁts①",
+            Ok("What fits1"),
+        );
         check(CleanOptions { normalisation: Normalisation::None, ..all() }, "Cafe\u{301}", Ok("Cafe\u{301}"));
         check(all(), "👩\u{200D}🚀 goes to the moon", Ok("👩\u{200D}🚀 goes to the moon"));
     }
@@ -350,7 +352,8 @@ mod tests {
         check(english.clone(), "привет", Ok("привет"));
         let russian = "Скажите, пожалуйста, как пройти к ближайшей станции метро?";
         check(english.clone(), russian, Err("language `rus`"));
-        let question = "Could you please tell me how I get to the nearest station of the underground railway from here?";
+        let question =
+            "Could you please tell me how I get to the nearest station of the underground railway from here?";
         check(english, question, Ok(question));
     }
 

@@ -158,7 +158,8 @@ fn is_word(token: &str) -> bool {
 mod tests {
     use super::*;
 
-    const GRAVITY: &str = "Why does an apple that falls from a tree never fall sideways or upwards, but always down?";
+    const GRAVITY: &str =
+        "Why does an apple that falls from a tree never fall sideways or upwards, but always down?";
 
     fn index() -> EvaluationIndex {
         let mut index = EvaluationIndex::new(DecontaminationOptions::default()).unwrap();

@@ -72,7 +72,9 @@ impl MinHasher {
     /// The functions of a seed.
     pub fn new(seed: Seed) -> Self {
         let mut generator = seed.generator("minhash", &[]);
-        MinHasher { factors: (0..N_PERMUTATIONS).map(|_| (generator.next_u64() | 1, generator.next_u64())).collect() }
+        MinHasher {
+            factors: (0..N_PERMUTATIONS).map(|_| (generator.next_u64() | 1, generator.next_u64())).collect(),
+        }
     }
 
     /// The least value of each function over a set of shingles; `u32::MAX` for the empty set.
@@ -95,7 +97,8 @@ pub fn estimate_jaccard(a: &[u32; N_PERMUTATIONS], b: &[u32; N_PERMUTATIONS]) ->
 /// The different shingles of a row, sorted: hashes of every `n_tokens` tokens in a row. A row of fewer tokens is one
 /// shingle.
 pub fn shingles(row: &[u32], n_tokens: usize) -> Vec<u64> {
-    let mut shingles: Vec<u64> = row.windows(n_tokens.min(row.len()).max(1)).map(|w| mix(hash_tokens(w))).collect();
+    let mut shingles: Vec<u64> =
+        row.windows(n_tokens.min(row.len()).max(1)).map(|w| mix(hash_tokens(w))).collect();
     shingles.sort_unstable();
     shingles.dedup();
     shingles
@@ -162,7 +165,8 @@ pub fn near_duplicates(
     // Pairs are sorted by the later row's place in the order, so every candidate's fate is settled when it is asked for.
     for pairs in candidates.chunk_by(|a, b| a.0 == b.0) {
         let row = order[pairs[0].0 as usize];
-        let mut kept: Vec<u32> = pairs.iter().map(|pair| stand_ins[order[pair.1 as usize] as usize]).collect();
+        let mut kept: Vec<u32> =
+            pairs.iter().map(|pair| stand_ins[order[pair.1 as usize] as usize]).collect();
         kept.sort_unstable();
         kept.dedup();
         let own = shingles(pool.row(row as usize), options.shingle_tokens);
@@ -196,9 +200,7 @@ pub(crate) fn best_first(n_rows: usize, qualities: Option<&[f32]>) -> Result<Vec
 
 /// Numbers of a signature in one band: the most with which a pair at `threshold` is found often enough.
 fn rows_per_band(threshold: f64) -> usize {
-    let recall = |rows: usize| {
-        1.0 - (1.0 - threshold.powi(rows as i32)).powi((N_PERMUTATIONS / rows) as i32)
-    };
+    let recall = |rows: usize| 1.0 - (1.0 - threshold.powi(rows as i32)).powi((N_PERMUTATIONS / rows) as i32);
     (1..=32).rev().find(|&rows| recall(rows) >= MIN_RECALL).unwrap_or(1)
 }
 
@@ -223,7 +225,9 @@ fn candidate_pairs(pool: &TokenPool, order: &[u32], options: &NearDuplicateOptio
         bucket.par_sort_unstable();
         for bucket in bucket.chunk_by(|a, b| a.0 == b.0) {
             for (i, &(_, later)) in bucket.iter().enumerate().skip(1) {
-                pairs.extend(bucket[..i.min(CANDIDATES_PER_BUCKET)].iter().map(|&(_, earlier)| (later, earlier)));
+                pairs.extend(
+                    bucket[..i.min(CANDIDATES_PER_BUCKET)].iter().map(|&(_, earlier)| (later, earlier)),
+                );
             }
         }
         if pairs.len() > 2 * n_sorted || band + 1 == n_bands {
@@ -249,7 +253,8 @@ mod tests {
     #[test]
     fn exact_duplicates_differ_in_case_and_spaces_at_most() {
         let mut seen = ExactDuplicates::default();
-        let rows = ["What  is it?", "what is\nit?", "What is that?", "WHAT IS IT? ", ""].map(|text| seen.insert(text));
+        let rows = ["What  is it?", "what is\nit?", "What is that?", "WHAT IS IT? ", ""]
+            .map(|text| seen.insert(text));
         assert_eq!(rows, [None, Some(0), None, Some(0), None]);
         assert_eq!(seen.insert(" "), Some(4));
     }

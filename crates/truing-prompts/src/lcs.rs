@@ -115,10 +115,14 @@ impl LcsMatcher {
             }
             for (text_index, text) in texts.iter().enumerate() {
                 self.text.clear();
-                let symbols = text.iter().map(|&token| self.symbol_of.get(token as usize).copied().unwrap_or(0));
+                let symbols =
+                    text.iter().map(|&token| self.symbol_of.get(token as usize).copied().unwrap_or(0));
                 self.text.extend(symbols.filter(|&symbol| symbol != 0));
                 let lengths = self.patterns.lengths(&self.text);
-                group.iter().zip(lengths).for_each(|(&index, length)| visit(index, text_index, length as usize));
+                group
+                    .iter()
+                    .zip(lengths)
+                    .for_each(|(&index, length)| visit(index, text_index, length as usize));
             }
             self.forget_symbols();
         }

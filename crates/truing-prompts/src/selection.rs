@@ -159,7 +159,8 @@ pub fn select(
         }
         Target::Quotas { labels, sizes } => {
             check_length("labels", n, labels.len())?;
-            let mut rows_of: BTreeMap<u32, Vec<u32>> = sizes.keys().map(|&label| (label, Vec::new())).collect();
+            let mut rows_of: BTreeMap<u32, Vec<u32>> =
+                sizes.keys().map(|&label| (label, Vec::new())).collect();
             for (row, label) in labels.iter().enumerate() {
                 let rows = rows_of.get_mut(label);
                 check_option(rows.is_some(), "label", label, "a label with a quota")?;
@@ -194,7 +195,12 @@ struct BlockMerge {
 }
 
 impl Run<'_> {
-    fn select(&mut self, label: Option<u32>, mut rows: Vec<u32>, size: Option<usize>) -> Result<(), PromptsError> {
+    fn select(
+        &mut self,
+        label: Option<u32>,
+        mut rows: Vec<u32>,
+        size: Option<usize>,
+    ) -> Result<(), PromptsError> {
         let mut listed = self.options.thresholds.iter().copied();
         let mut last = 0.0;
         for layer in 0.. {
@@ -211,7 +217,8 @@ impl Run<'_> {
             let n_before = rows.len();
             let merges = self.merges(&rows, threshold, layer)?;
             let n_wanted = merges.len().min(n_before - size.unwrap_or(0));
-            let height = if n_wanted < merges.len() { merges[n_wanted - 1].merge.distance } else { threshold };
+            let height =
+                if n_wanted < merges.len() { merges[n_wanted - 1].merge.distance } else { threshold };
             let height = height.is_finite().then_some(height);
             rows = self.apply(&rows, &merges[..n_wanted], layer, height);
             self.selection.layers.push(Layer { label, threshold: height, n_before, n_after: rows.len() });
@@ -226,7 +233,8 @@ impl Run<'_> {
         let of_block = |(block, rows): (usize, &Vec<u32>)| -> Vec<BlockMerge> {
             let inside = self.vectors.gather(rows);
             let Ok(inside) = Vectors::new(&inside, self.vectors.dim()) else { return Vec::new() };
-            let low = agglomerate(inside, self.options.linkage).into_iter().take_while(|m| m.distance <= threshold);
+            let low =
+                agglomerate(inside, self.options.linkage).into_iter().take_while(|m| m.distance <= threshold);
             low.enumerate()
                 .map(|(order, m)| {
                     let merge = Merge { a: rows[m.a as usize], b: rows[m.b as usize], distance: m.distance };
@@ -252,7 +260,13 @@ impl Run<'_> {
         let n_clusters = rows.len().div_ceil(most.div_ceil(2));
         let inside = self.vectors.gather(rows);
         let inside = Vectors::new(&inside, self.vectors.dim())?;
-        let options = KmeansOptions { n_clusters, max_iterations: 10, max_rows_per_cluster: 64, seed, ..Default::default() };
+        let options = KmeansOptions {
+            n_clusters,
+            max_iterations: 10,
+            max_rows_per_cluster: 64,
+            seed,
+            ..Default::default()
+        };
         let labels = kmeans(inside, &options)?.labels;
         let mut clusters = vec![Vec::new(); n_clusters];
         rows.iter().zip(labels).for_each(|(&row, label)| clusters[label as usize].push(row));

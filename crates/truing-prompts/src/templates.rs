@@ -21,6 +21,9 @@
 //!    fewer prompts or different fillers than [`TemplateOptions::min_prompts`] is given up and its prompts go to the
 //!    next.
 //!
+//! What the rules cannot see: fixed text of one or two tokens between two slots, which is part of the slots' fillers;
+//! a template that fewer fillers went through than fillers went through many templates, for then the two change roles.
+//!
 //! Cost: one sort of the pool's n-grams and of its skeletons, hence n log n.
 
 mod grouping;
@@ -37,8 +40,8 @@ use crate::error::check_option;
 use crate::tokens::{TokenPool, join};
 
 pub use instruction_words::{CHINESE_INSTRUCTION_WORDS, ENGLISH_INSTRUCTION_WORDS};
-pub use pattern::Template;
 use pattern::Patterns;
+pub use pattern::Template;
 pub use skeleton::Skeletons;
 use support::Support;
 
@@ -65,7 +68,8 @@ pub struct TemplateOptions {
 
 impl Default for TemplateOptions {
     fn default() -> Self {
-        let words = ENGLISH_INSTRUCTION_WORDS.split_whitespace().chain(CHINESE_INSTRUCTION_WORDS.split_whitespace());
+        let words =
+            ENGLISH_INSTRUCTION_WORDS.split_whitespace().chain(CHINESE_INSTRUCTION_WORDS.split_whitespace());
         TemplateOptions {
             min_prompts: 8,
             min_similarity: 0.8,
@@ -80,7 +84,12 @@ impl TemplateOptions {
     fn check(&self) -> Result<(), PromptsError> {
         check_option(self.min_prompts >= 2, "min_prompts", self.min_prompts, "at least 2")?;
         let share = |x: f64| x > 0.0 && x <= 1.0;
-        check_option(share(self.min_similarity), "min_similarity", self.min_similarity, "above 0, at most 1")?;
+        check_option(
+            share(self.min_similarity),
+            "min_similarity",
+            self.min_similarity,
+            "above 0, at most 1",
+        )?;
         check_option(share(self.min_agreement), "min_agreement", self.min_agreement, "above 0, at most 1")?;
         let words = self.instruction_words.len();
         check_option(words > 0, "instruction_words", "empty", "at least one word")
@@ -108,8 +117,10 @@ pub fn mine_templates(pool: &TokenPool, options: &TemplateOptions) -> Result<Tem
     let skeletons = Skeletons::of(pool, &support);
     let groups = grouping::group(&skeletons, options);
     let instructions = instruction_words::Matcher::new(&options.instruction_words, pool.vocabulary());
-    let patterns = groups.iter().filter_map(|group| pattern::agree(group, &skeletons, options, &instructions));
-    let (templates, template_of_row) = Patterns::new(patterns.collect(), &support).assign(pool, &support, options);
+    let patterns =
+        groups.iter().filter_map(|group| pattern::agree(group, &skeletons, options, &instructions));
+    let (templates, template_of_row) =
+        Patterns::new(patterns.collect(), &support).assign(pool, &support, options);
     Ok(TemplateSet { templates, template_of_row, skeletons })
 }
 
@@ -136,10 +147,8 @@ impl TemplateSet {
         let rows = self.rows_by_template();
         let mut order: Vec<usize> = (0..self.templates.len()).collect();
         order.sort_by_key(|&index| std::cmp::Reverse(rows[index].len()));
-        let entries: Vec<String> = order
-            .par_iter()
-            .map(|&index| self.table_entry(pool, index, &rows[index], n_examples))
-            .collect();
+        let entries: Vec<String> =
+            order.par_iter().map(|&index| self.table_entry(pool, index, &rows[index], n_examples)).collect();
         format!("prompts  template\n{}", entries.concat())
     }
 
@@ -148,9 +157,9 @@ impl TemplateSet {
         let one_line = |text: String| text.replace('\n', "⏎");
         let mut entry = format!("{:>7}  {}\n", rows.len(), one_line(template.text(pool.vocabulary())));
         // Spread over the group: its first rows often come from one place.
-        let examples = (0..n_examples.min(rows.len())).map(|i| rows[i * rows.len() / n_examples.min(rows.len())]);
-        let fillers: Vec<Vec<String>> =
-            examples.filter_map(|row| self.fillers(pool, row as usize)).collect();
+        let examples =
+            (0..n_examples.min(rows.len())).map(|i| rows[i * rows.len() / n_examples.min(rows.len())]);
+        let fillers: Vec<Vec<String>> = examples.filter_map(|row| self.fillers(pool, row as usize)).collect();
         for slot in 0..template.n_slots() {
             let texts = fillers.iter().map(|fillers| shorten(&one_line(fillers[slot].clone()), 40));
             entry += &format!("         {{{}}}: {}\n", slot + 1, texts.collect::<Vec<_>>().join(" | "));

@@ -75,7 +75,8 @@ fn token_bytes(text: &str) -> usize {
     if !is_word(first) || is_spaceless(first) {
         return first.len_utf8();
     }
-    let end = characters.find(|&(at, c)| !is_word(c) || is_spaceless(c) || at + c.len_utf8() > MAX_WORD_BYTES);
+    let end =
+        characters.find(|&(at, c)| !is_word(c) || is_spaceless(c) || at + c.len_utf8() > MAX_WORD_BYTES);
     end.map_or(text.len(), |(at, _)| at)
 }
 

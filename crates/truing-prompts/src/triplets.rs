@@ -100,8 +100,10 @@ pub fn mine_triplets(
     check_length("fine", n, clusters.fine.len())?;
     check_length("vectors", n, vectors.len())?;
     let miner = Miner::new(set, clusters, vectors, options);
-    let outcomes: Vec<Outcome> =
-        (0..n).into_par_iter().map_init(LcsMatcher::default, |matcher, row| miner.mine(row, matcher)).collect();
+    let outcomes: Vec<Outcome> = (0..n)
+        .into_par_iter()
+        .map_init(LcsMatcher::default, |matcher, row| miner.mine(row, matcher))
+        .collect();
     let mut found = Triplets::default();
     for outcome in outcomes {
         match outcome {
@@ -147,7 +149,15 @@ impl<'a> Miner<'a> {
             }
         }
         let fixed = set.templates.iter().map(crate::templates::Template::fixed_tokens).collect();
-        Miner { set, clusters, vectors, options, rows_of_template: set.rows_by_template(), rows_of_coarse, fixed }
+        Miner {
+            set,
+            clusters,
+            vectors,
+            options,
+            rows_of_template: set.rows_by_template(),
+            rows_of_coarse,
+            fixed,
+        }
     }
 
     fn mine(&self, anchor: usize, matcher: &mut LcsMatcher) -> Outcome {
@@ -172,23 +182,43 @@ impl<'a> Miner<'a> {
         })
     }
 
-    fn positive(&self, anchor: usize, template: u32, own: &[u32], matcher: &mut LcsMatcher) -> Option<(u32, f64)> {
+    fn positive(
+        &self,
+        anchor: usize,
+        template: u32,
+        own: &[u32],
+        matcher: &mut LcsMatcher,
+    ) -> Option<(u32, f64)> {
         let fine = &self.clusters.fine;
-        let is_candidate = |row: u32| fine[row as usize] != fine[anchor] && self.set.ends_agree(anchor, row as usize);
+        let is_candidate =
+            |row: u32| fine[row as usize] != fine[anchor] && self.set.ends_agree(anchor, row as usize);
         let rows = self.draw("positive", anchor, &self.rows_of_template[template as usize], is_candidate);
         let shares = self.shares(own, &rows, ShareOf::Longer, matcher);
-        let alike = rows.into_iter().zip(shares).filter(|(_, share)| *share >= self.options.min_positive_share);
-        alike.min_by(|a, b| self.likeness(anchor, a.0).total_cmp(&self.likeness(anchor, b.0)).then(a.0.cmp(&b.0)))
+        let alike =
+            rows.into_iter().zip(shares).filter(|(_, share)| *share >= self.options.min_positive_share);
+        alike.min_by(|a, b| {
+            self.likeness(anchor, a.0).total_cmp(&self.likeness(anchor, b.0)).then(a.0.cmp(&b.0))
+        })
     }
 
-    fn negative(&self, anchor: usize, template: u32, own: &[u32], matcher: &mut LcsMatcher) -> Option<(u32, f64)> {
+    fn negative(
+        &self,
+        anchor: usize,
+        template: u32,
+        own: &[u32],
+        matcher: &mut LcsMatcher,
+    ) -> Option<(u32, f64)> {
         let most = self.options.max_negative_share;
         let of_row = &self.set.template_of_row;
         let is_candidate = |row: u32| of_row[row as usize].is_some_and(|other| other != template);
-        let rows = self.draw("negative", anchor, &self.rows_of_coarse[&self.clusters.coarse[anchor]], is_candidate);
+        let rows =
+            self.draw("negative", anchor, &self.rows_of_coarse[&self.clusters.coarse[anchor]], is_candidate);
         let shares = self.shares(own, &rows, ShareOf::Shorter, matcher);
-        let mut unlike: Vec<(u32, f64)> = rows.into_iter().zip(shares).filter(|(_, share)| *share <= most).collect();
-        unlike.sort_by(|a, b| self.likeness(anchor, b.0).total_cmp(&self.likeness(anchor, a.0)).then(a.0.cmp(&b.0)));
+        let mut unlike: Vec<(u32, f64)> =
+            rows.into_iter().zip(shares).filter(|(_, share)| *share <= most).collect();
+        unlike.sort_by(|a, b| {
+            self.likeness(anchor, b.0).total_cmp(&self.likeness(anchor, a.0)).then(a.0.cmp(&b.0))
+        });
         let fixed = |template: u32| &self.fixed[template as usize];
         unlike.into_iter().find(|(row, _)| {
             of_row[*row as usize].is_some_and(|other| {
@@ -200,7 +230,8 @@ impl<'a> Miner<'a> {
 
     /// The LCS of the anchor's fixed text and that of each row.
     fn shares(&self, own: &[u32], rows: &[u32], of: ShareOf, matcher: &mut LcsMatcher) -> Vec<f64> {
-        let fixed: Vec<Vec<u32>> = rows.iter().map(|&row| self.set.skeletons.fixed_tokens(row as usize)).collect();
+        let fixed: Vec<Vec<u32>> =
+            rows.iter().map(|&row| self.set.skeletons.fixed_tokens(row as usize)).collect();
         let others: Vec<&[u32]> = fixed.iter().map(Vec::as_slice).collect();
         let lengths = matcher.one_to_many(own, &others, |_| 0);
         others.iter().zip(lengths).map(|(other, length)| of.share(length, own.len(), other.len())).collect()
@@ -215,15 +246,23 @@ impl<'a> Miner<'a> {
 
     /// Different rows that are candidates, at most as many as the options say: of a short list all, of a long one what
     /// four times as many draws give.
-    fn draw(&self, purpose: &str, anchor: usize, rows: &[u32], is_candidate: impl Fn(u32) -> bool) -> Vec<u32> {
+    fn draw(
+        &self,
+        purpose: &str,
+        anchor: usize,
+        rows: &[u32],
+        is_candidate: impl Fn(u32) -> bool,
+    ) -> Vec<u32> {
         let most = self.options.n_candidates;
         let is_candidate = |row: &u32| *row as usize != anchor && is_candidate(*row);
         if rows.len() <= most {
             return rows.iter().copied().filter(is_candidate).collect();
         }
         let mut generator = self.options.seed.generator(purpose, &[anchor as u64]);
-        let mut drawn: Vec<u32> =
-            (0..4 * most).map(|_| rows[(generator.next_u64() % rows.len() as u64) as usize]).filter(is_candidate).collect();
+        let mut drawn: Vec<u32> = (0..4 * most)
+            .map(|_| rows[(generator.next_u64() % rows.len() as u64) as usize])
+            .filter(is_candidate)
+            .collect();
         drawn.truncate(most);
         drawn.sort_unstable();
         drawn.dedup();

@@ -23,7 +23,11 @@ struct Clock {
 
 impl Clock {
     fn tell(&mut self, step: &str, outcome: String) {
-        println!("{step:<28} {:>9.2} s {:>8} MiB  {outcome}", self.last.elapsed().as_secs_f64(), peak_mebibytes());
+        println!(
+            "{step:<28} {:>9.2} s {:>8} MiB  {outcome}",
+            self.last.elapsed().as_secs_f64(),
+            peak_mebibytes()
+        );
         self.last = Instant::now();
     }
 }
@@ -37,11 +41,16 @@ fn peak_mebibytes() -> String {
 
 pub(crate) fn run(n_prompts: usize, dim: usize) {
     let synthetic = Synthetic::new(Seed(7), n_prompts);
-    println!("{n_prompts} prompts, {} templates, {} topics, vectors of {dim}", synthetic.n_templates, synthetic.n_topics);
+    println!(
+        "{n_prompts} prompts, {} templates, {} topics, vectors of {dim}",
+        synthetic.n_templates, synthetic.n_topics
+    );
     let mut clock = Clock { started: Instant::now(), last: Instant::now() };
 
     let mut evaluations = EvaluationIndex::new(DecontaminationOptions::default()).unwrap();
-    evaluations.add("every 1000th prompt", (0..n_prompts).step_by(1000).map(|row| synthetic.prompt(row).text)).unwrap();
+    evaluations
+        .add("every 1000th prompt", (0..n_prompts).step_by(1000).map(|row| synthetic.prompt(row).text))
+        .unwrap();
     let cleaner = Cleaner::new(CleanOptions::default()).unwrap();
     let (mut report, mut seen) = (CleanReport::default(), ExactDuplicates::default());
     let mut pool = TokenPool::new(LetterCase::Kept);
@@ -97,7 +106,10 @@ pub(crate) fn run(n_prompts: usize, dim: usize) {
     let n_right = found.triplets.iter().filter(|t| is_right(t.anchor, t.positive)).count();
     let n_wrong = found.triplets.iter().filter(|t| is_right(t.anchor, t.negative)).count();
     let n = found.triplets.len() as f64;
-    clock.tell("triplets", format!("{n}, positives {:.4} right, negatives {:.4}", n_right as f64 / n, 1.0 - n_wrong as f64 / n));
+    clock.tell(
+        "triplets",
+        format!("{n}, positives {:.4} right, negatives {:.4}", n_right as f64 / n, 1.0 - n_wrong as f64 / n),
+    );
 
     let selection = select(vectors, None, Target::Ratio(0.5), &SelectionOptions::default()).unwrap();
     let layers = selection.layers.len();
@@ -109,7 +121,9 @@ pub(crate) fn run(n_prompts: usize, dim: usize) {
 fn word_vector(text: &str, dim: usize) -> Vec<f32> {
     let mut vector = vec![0.0; dim];
     for word in text.split_whitespace() {
-        let hash = word.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
+        let hash = word
+            .bytes()
+            .fold(0xCBF2_9CE4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
         let weight = if word.len() < 6 { 0.1 } else { 1.0 };
         vector[(hash >> 33) as usize % dim] += if hash >> 63 == 0 { weight } else { -weight };
     }

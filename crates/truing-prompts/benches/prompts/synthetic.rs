@@ -9,18 +9,39 @@ use rand_chacha::rand_core::Rng;
 use truing_types::Seed;
 
 const SYLLABLES: [&str; 32] = [
-    "ba", "ke", "lo", "mi", "nu", "pa", "re", "so", "ti", "vu", "da", "fe", "go", "hi", "ju", "ka", "le", "mo", "ni", "pu",
-    "ra", "se", "to", "vi", "zu", "cha", "dre", "flo", "gri", "spu", "sta", "tre",
+    "ba", "ke", "lo", "mi", "nu", "pa", "re", "so", "ti", "vu", "da", "fe", "go", "hi", "ju", "ka", "le",
+    "mo", "ni", "pu", "ra", "se", "to", "vi", "zu", "cha", "dre", "flo", "gri", "spu", "sta", "tre",
 ];
 const SMALL_WORDS: [&str; 40] = [
-    "the", "of", "and", "a", "to", "in", "is", "was", "he", "for", "it", "with", "as", "his", "on", "be", "at", "by", "had",
-    "not", "are", "but", "from", "or", "have", "an", "they", "which", "one", "you", "were", "her", "all", "she", "there",
-    "would", "their", "we", "him", "been",
+    "the", "of", "and", "a", "to", "in", "is", "was", "he", "for", "it", "with", "as", "his", "on", "be",
+    "at", "by", "had", "not", "are", "but", "from", "or", "have", "an", "they", "which", "one", "you",
+    "were", "her", "all", "she", "there", "would", "their", "we", "him", "been",
 ];
 const ASKING: [&str; 24] = [
-    "write", "answer", "translate", "summarize", "explain", "list", "classify", "rewrite", "question", "following", "text",
-    "sentence", "passage", "story", "given", "describe", "compare", "choose", "options", "paragraph", "generate", "title",
-    "words", "reason",
+    "write",
+    "answer",
+    "translate",
+    "summarize",
+    "explain",
+    "list",
+    "classify",
+    "rewrite",
+    "question",
+    "following",
+    "text",
+    "sentence",
+    "passage",
+    "story",
+    "given",
+    "describe",
+    "compare",
+    "choose",
+    "options",
+    "paragraph",
+    "generate",
+    "title",
+    "words",
+    "reason",
 ];
 
 /// A pool.
@@ -39,7 +60,11 @@ pub(crate) struct Prompt {
 
 impl Synthetic {
     pub(crate) fn new(seed: Seed, n_prompts: usize) -> Self {
-        Synthetic { seed, n_templates: (n_prompts / 400).max(10), n_topics: (n_prompts / 500).clamp(10, 2000) }
+        Synthetic {
+            seed,
+            n_templates: (n_prompts / 400).max(10),
+            n_topics: (n_prompts / 500).clamp(10, 2000),
+        }
     }
 
     pub(crate) fn prompt(&self, row: usize) -> Prompt {
@@ -94,7 +119,9 @@ impl Synthetic {
         let n_words = 8 + below(draw, 50);
         let words: Vec<String> = (0..n_words)
             .map(|_| match below(draw, 20) {
-                0..10 => SMALL_WORDS[below(draw, SMALL_WORDS.len()).min(below(draw, SMALL_WORDS.len()))].to_owned(),
+                0..10 => {
+                    SMALL_WORDS[below(draw, SMALL_WORDS.len()).min(below(draw, SMALL_WORDS.len()))].to_owned()
+                }
                 10..18 => word(5000 + topic * 60 + below(draw, 60)),
                 _ => word(5000 + self.n_topics * 60 + below(draw, 400_000)),
             })

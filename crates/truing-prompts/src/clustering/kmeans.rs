@@ -185,16 +185,10 @@ fn plus_plus(vectors: Vectors<'_>, options: &KmeansOptions) -> Vec<u32> {
             .zip(&draws)
             .map(|(products, &draw)| {
                 let own = squares[draw as usize];
-                let mut sum = 0.0;
-                for ((products, nearest), squares) in
-                    products.chunks_mut(SUM_ROWS).zip(nearest.chunks(SUM_ROWS)).zip(squares.chunks(SUM_ROWS))
-                {
-                    for ((product, &nearest), &square) in products.iter_mut().zip(nearest).zip(squares) {
-                        *product = (own + square - 2.0 * *product).max(0.0).min(nearest);
-                    }
-                    sum += f64::from(products.iter().sum::<f32>());
+                for ((product, &nearest), &square) in products.iter_mut().zip(&nearest).zip(&squares) {
+                    *product = (own + square - 2.0 * *product).max(0.0).min(nearest);
                 }
-                sum
+                products.chunks(SUM_ROWS).map(|chunk| f64::from(sum_in_lanes(chunk))).sum()
             })
             .collect();
         let best = (0..draws.len()).min_by(|&a, &b| sums[a].total_cmp(&sums[b])).unwrap_or(0);
@@ -203,6 +197,17 @@ fn plus_plus(vectors: Vectors<'_>, options: &KmeansOptions) -> Vec<u32> {
         chosen.push(draws[best]);
     }
     chosen
+}
+
+/// The sum by eight running sums, which a compiler keeps in vector registers.
+fn sum_in_lanes(numbers: &[f32]) -> f32 {
+    let mut lanes = [0.0; 8];
+    let chunks = numbers.chunks_exact(8);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x);
+    }
+    lanes.iter().sum::<f32>() + rest
 }
 
 /// Rows drawn with probability in proportion to their weight, with repetition; any row where all weights are 0.
@@ -363,8 +368,10 @@ impl<'a> Lloyd<'a> {
             let products = &mut self.products[..rows.len() * n_clusters];
             let by_centroid = MatrixRef::new(&self.centroids, n_clusters, dim).transposed();
             matmul(MatrixRef::new(block, rows.len(), dim), by_centroid, products, Write::Overwrite);
-            let nearest: Vec<(u32, f32, f32)> =
-                products.par_chunks(n_clusters).map(|products| two_nearest(products, &centroid_squares)).collect();
+            let nearest: Vec<(u32, f32, f32)> = products
+                .par_chunks(n_clusters)
+                .map(|products| two_nearest(products, &centroid_squares))
+                .collect();
             for (&row, (label, first, second)) in rows.iter().zip(nearest) {
                 let row = row as usize;
                 n_changed += usize::from(self.labels[row] != label);
@@ -427,7 +434,8 @@ mod tests {
         for dim in [3, 200] {
             let data = heaps(7, 40, dim, 0.02);
             let found = run(&data, dim, &KmeansOptions { n_clusters: 7, ..Default::default() });
-            let mut pairs: Vec<(usize, u32)> = found.labels.iter().enumerate().map(|(row, &l)| (row % 7, l)).collect();
+            let mut pairs: Vec<(usize, u32)> =
+                found.labels.iter().enumerate().map(|(row, &l)| (row % 7, l)).collect();
             pairs.sort_unstable();
             pairs.dedup();
             assert_eq!(pairs.len(), 7, "dim {dim}: {pairs:?}");
@@ -453,7 +461,8 @@ mod tests {
         for cluster in 0..31 {
             let rows: Vec<usize> = (0..1200).filter(|&row| found.labels[row] == cluster).collect();
             for column in 0..8 {
-                let mean = rows.iter().map(|row| f64::from(data[row * 8 + column])).sum::<f64>() / rows.len() as f64;
+                let mean =
+                    rows.iter().map(|row| f64::from(data[row * 8 + column])).sum::<f64>() / rows.len() as f64;
                 assert!((mean - f64::from(found.centroids[cluster as usize * 8 + column])).abs() < 1e-5);
             }
         }
@@ -480,7 +489,8 @@ mod tests {
         assert!(run(&[], 2, &KmeansOptions::default()).labels.is_empty());
         let equal = run(&[1.0; 60], 2, &KmeansOptions { n_clusters: 4, ..Default::default() });
         assert_eq!(equal.inertia, 0.0);
-        let bad = kmeans(Vectors::new(&[1.0], 1).unwrap(), &KmeansOptions { n_clusters: 0, ..Default::default() });
+        let bad =
+            kmeans(Vectors::new(&[1.0], 1).unwrap(), &KmeansOptions { n_clusters: 0, ..Default::default() });
         assert_eq!(bad.unwrap_err().to_string(), "`n_clusters` is 0, expected at least 1");
     }
 }

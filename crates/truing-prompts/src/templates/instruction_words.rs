@@ -37,7 +37,11 @@ impl<'a> Matcher<'a> {
     pub(super) fn new(words: &'a [String], vocabulary: &'a Vocabulary) -> Self {
         let is_run = |word: &&str| word.chars().any(is_spaceless);
         let words = || words.iter().map(String::as_str);
-        Matcher { words: words().filter(|word| !is_run(word)).collect(), runs: words().filter(is_run).collect(), vocabulary }
+        Matcher {
+            words: words().filter(|word| !is_run(word)).collect(),
+            runs: words().filter(is_run).collect(),
+            vocabulary,
+        }
     }
 
     /// Whether a run of tokens holds one of the words.

@@ -60,7 +60,8 @@ pub(super) fn view(row: &[u32]) -> Cow<'_, [u32]> {
 fn skeleton(row: &[u32], support: &Support) -> Vec<u32> {
     let counts: Vec<u32> = ngram_hashes(row).into_iter().map(|hash| support.of(hash)).collect();
     // N-gram i of the padded row covers the row's tokens i - 1 to i + 1.
-    let score = |at: usize| counts[at.saturating_sub(NGRAM - 2)..(at + 2).min(counts.len())].iter().copied().max();
+    let score =
+        |at: usize| counts[at.saturating_sub(NGRAM - 2)..(at + 2).min(counts.len())].iter().copied().max();
     let mut scores: Vec<f32> = (0..row.len()).map(|at| (score(at).unwrap_or(1) as f32).log2()).collect();
     // The ends are fixed as far as what is next to them is.
     if let [first, second, ..] = scores.as_mut_slice() {

@@ -84,7 +84,11 @@ fn rarest_tokens(pool: &TokenPool) -> Vec<u32> {
     }
     let rarest = |row: usize| {
         // Equally rare tokens: one that does not depend on where they stand.
-        pool.row(row).iter().copied().min_by_key(|&token| (n_rows[token as usize], mix(u64::from(token)))).unwrap_or(START)
+        pool.row(row)
+            .iter()
+            .copied()
+            .min_by_key(|&token| (n_rows[token as usize], mix(u64::from(token))))
+            .unwrap_or(START)
     };
     (0..pool.len()).into_par_iter().map(rarest).collect()
 }

@@ -53,7 +53,7 @@ fn an_empty_pool_one_prompt_and_nothing_but_duplicates() {
 #[test]
 fn prompts_of_100_kilobytes() {
     let long = |row: usize| {
-        let words: Vec<String> = (0..16_000).map(|at| format!("w{}", at * (row + 3) % 9973)).collect();
+        let words: Vec<String> = (0..16_000).map(|at| format!("r{row}w{}", at % 997)).collect();
         format!("Summarize the following text: {}\nSummary:", words.join(" "))
     };
     let texts: Vec<String> = (0..12).map(long).collect();
@@ -75,21 +75,20 @@ fn mixed_scripts() {
     assert!(texts.iter().all(|text| seen.insert(text).is_none()));
     let pool = pool(&texts);
     let set = mine_templates(&pool, &TemplateOptions::default()).unwrap();
-    let mut found: Vec<String> = set.templates.iter().map(|template| template.text(pool.vocabulary())).collect();
+    let mut found: Vec<String> =
+        set.templates.iter().map(|template| template.text(pool.vocabulary())).collect();
     found.sort();
-    // The fillers share " near old ", which is fixed text by every rule.
-    let mut expect = TASKS.map(|task| task.replace("{}", "{1} near old {2}")).to_vec();
-    expect[5] = "请用中文写一段关于 {1} near old {2} 的文章，并给出结论。".to_owned();
+    let mut expect = TASKS.map(|task| task.replace("{}", "{1}")).to_vec();
     expect.sort();
     let squeeze = |texts: &[String]| texts.iter().map(|text| text.replace(' ', "")).collect::<Vec<_>>();
     assert_eq!(squeeze(&found), squeeze(&expect));
     for (row, template) in set.template_of_row.iter().enumerate() {
         assert_eq!(*template, set.template_of_row[row % 6], "row {row}");
-        assert_eq!(set.fillers(&pool, row).unwrap().len(), 2);
+        assert_eq!(set.fillers(&pool, row).unwrap().len(), 1);
     }
     let table = set.table(&pool, 2);
-    assert!(table.contains("     80  Give three reasons why {1} near old {2} matters to most people."), "{table}");
-    assert!(table.contains("{2}: Quito | Quito"), "{table}");
+    assert!(table.contains("     80  Give three reasons why {1} matters to most people."), "{table}");
+    assert!(table.contains("{1}: orchards in Kaville | bridges in "), "{table}");
 }
 
 #[test]
@@ -104,15 +103,23 @@ fn templates_are_the_same_on_any_number_of_threads() {
 
 #[test]
 fn text_that_fills_many_templates_is_no_template() {
-    // Each of five passages fills 30 templates that no other prompt has: it recurs 30 times, beside one filler.
-    let texts: Vec<String> = (0..150)
-        .map(|row| format!("Task{} says: the question of passage{} is what a reader should answer first", row / 5, row % 5))
+    // Each of 30 passages fills ten templates: it recurs ten times, which is enough, but always beside itself.
+    let names = ["red", "blue", "green", "white", "black", "brown", "pink", "grey", "gold", "teal"];
+    let texts: Vec<String> = (0..300)
+        .map(|row| {
+            let (name, passage) = (names[row % 10], row / 10);
+            format!("Answer as {name} would: of p{passage}a and p{passage}b the question is p{passage}c, not p{passage}d")
+        })
         .collect();
-    let set = mine_templates(&pool(&texts), &TemplateOptions::default()).unwrap();
-    let vocabulary = pool(&texts);
-    for template in &set.templates {
-        assert!(!template.text(vocabulary.vocabulary()).contains("passage0"), "{template:?}");
-    }
+    let pool = pool(&texts);
+    let set = mine_templates(&pool, &TemplateOptions::default()).unwrap();
+    let mut found: Vec<String> =
+        set.templates.iter().map(|template| template.text(pool.vocabulary())).collect();
+    found.sort();
+    let mut expect = names.map(|name| format!("Answer as {name} would: of {{1}} the question is {{2}}"));
+    expect.sort();
+    // The comma and "not" between two passages are too short to be seen as fixed text.
+    assert_eq!(found, expect);
 }
 
 #[test]
@@ -122,7 +129,10 @@ fn bad_template_options_are_named() {
     };
     let all = TemplateOptions::default;
     check(TemplateOptions { min_prompts: 1, ..all() }, "`min_prompts` is 1, expected at least 2");
-    check(TemplateOptions { min_similarity: 1.5, ..all() }, "`min_similarity` is 1.5, expected above 0, at most 1");
+    check(
+        TemplateOptions { min_similarity: 1.5, ..all() },
+        "`min_similarity` is 1.5, expected above 0, at most 1",
+    );
     check(
         TemplateOptions { instruction_words: vec![], ..all() },
         "`instruction_words` is empty, expected at least one word",

@@ -3,6 +3,7 @@
 //!
 //! The rules were tuned on the FLAN prompts and on half of the data sets behind the P3 prompts; the other half
 //! ([`HELD_OUT`]) was looked at last.
+#![allow(clippy::print_stdout, reason = "figures, and why a test was skipped")]
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -15,7 +16,8 @@ use truing_prompts::triplets::{TripletOptions, mine_triplets};
 
 use crate::support::{DIM, word_vectors};
 
-const HELD_OUT: &[&str] = &["paws_labeled_final", "qasc", "adversarial_qa_dbert", "kilt_tasks_hotpotqa", "dbpedia_14"];
+const HELD_OUT: &[&str] =
+    &["paws_labeled_final", "qasc", "adversarial_qa_dbert", "kilt_tasks_hotpotqa", "dbpedia_14"];
 
 pub(crate) struct Row {
     pub(crate) template: String,
@@ -25,7 +27,8 @@ pub(crate) struct Row {
 
 /// The rows of a file of filled templates; `None`, said aloud, where it is not found.
 pub(crate) fn read(name: &str) -> Option<Vec<Row>> {
-    let shared = std::env::var_os("TRUING_TEST_SHARED").map(|path| PathBuf::from(path).join("data/templates"));
+    let shared =
+        std::env::var_os("TRUING_TEST_SHARED").map(|path| PathBuf::from(path).join("data/templates"));
     let Some(folder) = shared.filter(|path| path.exists()) else {
         println!("skipped: TRUING_TEST_SHARED does not name a folder with data/templates");
         return None;
@@ -94,7 +97,10 @@ fn quality(rows: &[Row], set: &TemplateSet) -> Quality {
 #[test]
 fn templates_of_known_prompts_are_found() {
     let Some(pools) = pools() else { return };
-    println!("{:<18} {:>6} {:>6} {:>8} {:>7} {:>9} {:>7}", "pool", "true", "found", "coverage", "purity", "precision", "recall");
+    println!(
+        "{:<18} {:>6} {:>6} {:>8} {:>7} {:>9} {:>7}",
+        "pool", "true", "found", "coverage", "purity", "precision", "recall"
+    );
     let mut failures = Vec::new();
     for (name, rows) in pools {
         let pool = TokenPool::of(rows.iter().map(|row| &row.prompt)).unwrap();
@@ -105,9 +111,18 @@ fn templates_of_known_prompts_are_found() {
         labels.dedup();
         println!(
             "{name:<18} {:>6} {:>6} {:>8.3} {:>7.4} {:>9.4} {:>7.4}",
-            labels.len(), set.templates.len(), quality.coverage, quality.purity, quality.pair_precision, quality.pair_recall,
+            labels.len(),
+            set.templates.len(),
+            quality.coverage,
+            quality.purity,
+            quality.pair_precision,
+            quality.pair_recall,
         );
-        if quality.purity < 0.95 || quality.pair_precision < 0.9 || quality.coverage < 0.7 || quality.pair_recall < 0.6 {
+        if quality.purity < 0.95
+            || quality.pair_precision < 0.9
+            || quality.coverage < 0.7
+            || quality.pair_recall < 0.6
+        {
             failures.push(name);
         }
         if std::env::var_os("TRUING_TEST_SHOW").is_some() {
@@ -121,7 +136,10 @@ fn templates_of_known_prompts_are_found() {
 #[test]
 fn triplets_of_known_prompts_are_right() {
     let Some(pools) = pools() else { return };
-    println!("{:<18} {:>8} {:>9} {:>9} {:>9} {:>12} {:>12} {:>12}", "pool", "triplets", "positive", "negative", "triplet", "no template", "no positive", "no negative");
+    println!(
+        "{:<18} {:>8} {:>9} {:>9} {:>9} {:>12} {:>12} {:>12}",
+        "pool", "triplets", "positive", "negative", "triplet", "no template", "no positive", "no negative"
+    );
     let mut failures = Vec::new();
     for (name, rows) in pools {
         let texts: Vec<&str> = rows.iter().map(|row| row.prompt.as_str()).collect();
@@ -138,8 +156,12 @@ fn triplets_of_known_prompts_are_right() {
         let share = |count: usize| count as f64 / n as f64;
         println!(
             "{name:<18} {n:>8} {:>9.4} {:>9.4} {:>9.4} {:>12} {:>12} {:>12}",
-            share(right_positives), share(right_negatives), n as f64 / rows.len() as f64,
-            found.n_without_template, found.n_without_positive, found.n_without_negative,
+            share(right_positives),
+            share(right_negatives),
+            n as f64 / rows.len() as f64,
+            found.n_without_template,
+            found.n_without_positive,
+            found.n_without_negative,
         );
         if share(right_positives) < 0.95 || share(right_negatives) < 0.95 || n < rows.len() / 3 {
             failures.push(name);

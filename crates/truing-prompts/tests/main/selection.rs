@@ -131,8 +131,16 @@ fn bad_input_is_named() {
         "`thresholds` is [0.3, 0.2], expected numbers above 0, each larger than the one before",
     );
     let sizes = BTreeMap::from([(0, 1)]);
-    check(Target::Quotas { labels: &[0, 7], sizes: &sizes }, all(), "`label` is 7, expected a label with a quota");
-    check(Target::Quotas { labels: &[0], sizes: &sizes }, all(), "labels has 1 entries, expected 2: one for each row");
+    check(
+        Target::Quotas { labels: &[0, 7], sizes: &sizes },
+        all(),
+        "`label` is 7, expected a label with a quota",
+    );
+    check(
+        Target::Quotas { labels: &[0], sizes: &sizes },
+        all(),
+        "labels has 1 entries, expected 2: one for each row",
+    );
     let error = Vectors::new(&[1.0, f32::INFINITY], 1).unwrap_err();
     assert_eq!(error.to_string(), "the vector of row 1 holds inf at index 0, expected a finite number");
 }

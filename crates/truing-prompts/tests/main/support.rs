@@ -1,7 +1,7 @@
 //! Vectors that need no model, and pools that need no file.
 
-use truing_prompts::clustering::normalised;
 use truing_prompts::clustering::Vectors;
+use truing_prompts::clustering::normalised;
 use truing_prompts::tokens::{TokenPool, split};
 use truing_types::Seed;
 
@@ -30,14 +30,19 @@ pub(crate) const TASKS: [&str; 6] = [
     "请用中文写一段关于 {} 的文章，并给出结论。",
 ];
 
-const TOPICS: [&str; 10] =
-    ["orchards", "harbours", "violins", "glaciers", "bakeries", "comets", "looms", "beetles", "canals", "lanterns"];
-const PLACES: [&str; 8] =
-    ["Quito", "Bergen", "Osaka", "Tartu", "Lagos", "Perth", "Minsk", "Cusco"];
+const TOPICS: [&str; 20] = [
+    "orchards", "harbours", "violins", "glaciers", "bakeries", "comets", "looms", "beetles", "canals",
+    "lanterns", "bridges", "kites", "mosses", "wells", "drums", "ferries", "quilts", "radios", "salmon",
+    "towers",
+];
 
-/// Every task with every topic at every place: 480 prompts, the task's number is the row modulo 6.
+/// Every task with every topic at four places that no other topic has: 480 prompts. The task's number is the row modulo
+/// 6, the topic's the row divided by 24.
 pub(crate) fn filled_tasks() -> Vec<String> {
-    let fillers = TOPICS.iter().flat_map(|topic| PLACES.iter().map(move |place| format!("{topic} near old {place}")));
+    let place = |topic: usize, place: usize| {
+        format!("{} in {}ville", TOPICS[topic], ["Ka", "Lo", "Mu", "Ne"][place].repeat(topic + 1))
+    };
+    let fillers = (0..20).flat_map(|topic| (0..4).map(move |number| place(topic, number)));
     fillers.flat_map(|filler| TASKS.map(|task| task.replace("{}", &filler))).collect()
 }
 

@@ -8,7 +8,7 @@ use crate::support::*;
 fn clusters(n: usize) -> CoarseAndFine {
     let filler = |row: usize| row / TASKS.len();
     CoarseAndFine {
-        coarse: (0..n).map(|row| (filler(row) / 8) as u32).collect(),
+        coarse: (0..n).map(|row| (filler(row) / 4) as u32).collect(),
         fine: (0..n).map(|row| filler(row) as u32).collect(),
     }
 }
@@ -20,10 +20,12 @@ fn same_task_elsewhere_is_a_positive_and_another_task_on_the_topic_a_negative() 
     let clusters = clusters(texts.len());
     let vectors = word_vectors(&texts);
     let vectors = Vectors::new(&vectors, DIM).unwrap();
-    let found = on_any_threads(|| mine_triplets(&set, &clusters, vectors, &TripletOptions::default()).unwrap());
+    let found =
+        on_any_threads(|| mine_triplets(&set, &clusters, vectors, &TripletOptions::default()).unwrap());
     assert_eq!(found.triplets.len(), texts.len());
     for triplet in &found.triplets {
-        let [anchor, positive, negative] = [triplet.anchor, triplet.positive, triplet.negative].map(|row| row as usize);
+        let [anchor, positive, negative] =
+            [triplet.anchor, triplet.positive, triplet.negative].map(|row| row as usize);
         assert_eq!(anchor % 6, positive % 6, "{triplet:?}");
         assert_ne!(anchor % 6, negative % 6, "{triplet:?}");
         assert_ne!(clusters.fine[anchor], clusters.fine[positive]);
