@@ -88,11 +88,6 @@ pub fn normalised(vectors: Vectors<'_>) -> Vec<f32> {
     rows
 }
 
-/// The squared Euclidean distance.
-pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
-}
-
 /// Labels at two grains. A fine cluster lies in one coarse cluster, and its number is used in no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoarseAndFine {

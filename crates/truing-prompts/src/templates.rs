@@ -21,6 +21,9 @@
 //!    fewer prompts or different fillers than [`TemplateOptions::min_prompts`] is given up and its prompts go to the
 //!    next.
 //!
+//! What the rules cannot see: fixed text of one or two tokens between two slots, which is part of the slots' fillers;
+//! a template that fewer fillers went through than fillers went through many templates, for then the two change roles.
+//!
 //! Cost: one sort of the pool's n-grams and of its skeletons, hence n log n.
 
 mod grouping;
@@ -34,7 +37,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::PromptsError;
 use crate::error::check_option;
-use crate::lcs::{LcsMatcher, ShareOf};
 use crate::tokens::{TokenPool, join};
 
 pub use instruction_words::{CHINESE_INSTRUCTION_WORDS, ENGLISH_INSTRUCTION_WORDS};
@@ -123,11 +125,9 @@ pub fn mine_templates(pool: &TokenPool, options: &TemplateOptions) -> Result<Tem
 }
 
 impl TemplateSet {
-    /// The LCS of two templates' fixed text as a share of the shorter.
-    pub fn share(&self, a: u32, b: u32) -> f64 {
-        let [a, b] = [a, b].map(|index| self.templates[index as usize].fixed_tokens());
-        let length = LcsMatcher::default().one_to_many(&a, &[&b], |_| 0)[0];
-        ShareOf::Shorter.share(length, a.len(), b.len())
+    /// Whether the fixed text of two rows begins alike and ends alike, as far as it stands at their ends.
+    pub fn ends_agree(&self, a: usize, b: usize) -> bool {
+        grouping::ends_agree(self.skeletons.row(a), self.skeletons.row(b))
     }
 
     /// The rows of each template, in order.

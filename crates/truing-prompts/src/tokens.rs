@@ -205,6 +205,23 @@ impl TokenPool {
         Ok(())
     }
 
+    /// Drops rows in place; those that stay keep their order and are numbered anew. Words stay known.
+    pub fn retain(&mut self, mut stays: impl FnMut(usize) -> bool) {
+        let (mut n_rows, mut end) = (0, 0);
+        for row in 0..self.len() {
+            if stays(row) {
+                let range = self.starts[row]..self.starts[row + 1];
+                let n_tokens = range.len();
+                self.tokens.copy_within(range, end);
+                end += n_tokens;
+                n_rows += 1;
+                self.starts[n_rows] = end;
+            }
+        }
+        self.starts.truncate(n_rows + 1);
+        self.tokens.truncate(end);
+    }
+
     /// Rows.
     pub fn len(&self) -> usize {
         self.starts.len() - 1
@@ -236,7 +253,7 @@ pub fn join<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
         };
         let is_glued = first == '\n'
             || ",.;:?!)]}%'’”、。，：；？！）".contains(first)
-            || "\n([{$#@'’“（".contains(last)
+            || "\n([{$#@'’“（、。，：；？！".contains(last)
             || is_spaceless(first) && (is_spaceless(last) || !last.is_alphanumeric())
             || is_spaceless(last) && !first.is_alphanumeric();
         if !is_glued {

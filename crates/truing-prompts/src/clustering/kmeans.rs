@@ -90,8 +90,7 @@ pub fn kmeans(vectors: Vectors<'_>, options: &KmeansOptions) -> Result<Kmeans, P
     let most = n_clusters.saturating_mul(max_rows_per_cluster);
     let sample = (n > most).then(|| vectors.gather(&sample_rows(n, most, options.seed)));
     let training = sample.as_ref().map_or(vectors, |data| Vectors { data, dim });
-    let seeds = seed_rows(training, options);
-    let mut lloyd = Lloyd::new(training, training.gather(&seeds));
+    let mut lloyd = Lloyd::new(training, first_centroids(training, options));
     let n_iterations = lloyd.run(options.max_iterations, options.tolerance);
     if sample.is_some() {
         let centroids = lloyd.centroids;
@@ -113,22 +112,52 @@ fn sample_rows(n: usize, most: usize, seed: Seed) -> Vec<u32> {
     rows
 }
 
-/// The rows that the iteration starts from; on long rows, those nearest to the centroids of a projection.
-fn seed_rows(vectors: Vectors<'_>, options: &KmeansOptions) -> Vec<u32> {
+/// The centroids that the iteration starts from.
+fn first_centroids(vectors: Vectors<'_>, options: &KmeansOptions) -> Vec<f32> {
     if vectors.dim() <= 2 * PROJECTED {
-        return plus_plus(vectors, options);
+        return vectors.gather(&plus_plus(vectors, options));
     }
     let deviation = 1.0 / (PROJECTED as f32).sqrt();
     let directions = options.seed.normals("k-means projection", vectors.dim() * PROJECTED, deviation);
     let mut projected = vec![0.0; vectors.len() * PROJECTED];
     let directions = MatrixRef::new(&directions, vectors.dim(), PROJECTED);
-    matmul(
-        MatrixRef::new(vectors.data(), vectors.len(), vectors.dim()),
-        directions,
-        &mut projected,
-        Write::Overwrite,
-    );
-    plus_plus(Vectors { data: &projected, dim: PROJECTED }, options)
+    let rows = MatrixRef::new(vectors.data(), vectors.len(), vectors.dim());
+    matmul(rows, directions, &mut projected, Write::Overwrite);
+    let projected = Vectors { data: &projected, dim: PROJECTED };
+    let seeds = plus_plus(projected, options);
+    let mut lloyd = Lloyd::new(projected, projected.gather(&seeds));
+    lloyd.run(PROJECTED_ITERATIONS, options.tolerance);
+    let mut centroids = vectors.gather(&seeds);
+    move_to_means(vectors, &rows_by_label(&lloyd.labels, options.n_clusters), &mut centroids);
+    centroids
+}
+
+fn rows_by_label(labels: &[u32], n_clusters: usize) -> Vec<Vec<u32>> {
+    let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); n_clusters];
+    labels.iter().enumerate().for_each(|(row, &label)| rows_of[label as usize].push(row as u32));
+    rows_of
+}
+
+/// Moves each centroid to the mean of its rows, if it has any; how far each moved.
+fn move_to_means(vectors: Vectors<'_>, rows_of: &[Vec<u32>], centroids: &mut [f32]) -> Vec<f32> {
+    let dim = vectors.dim();
+    let move_one = |(centroid, rows): (&mut [f32], &Vec<u32>)| {
+        if rows.is_empty() {
+            return 0.0;
+        }
+        let mut sums = vec![0.0_f64; dim];
+        for &row in rows {
+            sums.iter_mut().zip(vectors.row(row as usize)).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        let mut moved = 0.0;
+        for (c, sum) in centroid.iter_mut().zip(sums) {
+            let mean = (sum / rows.len() as f64) as f32;
+            moved += (mean - *c) * (mean - *c);
+            *c = mean;
+        }
+        moved.sqrt()
+    };
+    centroids.par_chunks_mut(dim).zip(rows_of).map(move_one).collect()
 }
 
 /// Greedy k-means++: each centroid is the best of some rows drawn by their squared distance to the nearest so far.
@@ -156,16 +185,10 @@ fn plus_plus(vectors: Vectors<'_>, options: &KmeansOptions) -> Vec<u32> {
             .zip(&draws)
             .map(|(products, &draw)| {
                 let own = squares[draw as usize];
-                let mut sum = 0.0;
-                for ((products, nearest), squares) in
-                    products.chunks_mut(SUM_ROWS).zip(nearest.chunks(SUM_ROWS)).zip(squares.chunks(SUM_ROWS))
-                {
-                    for ((product, &nearest), &square) in products.iter_mut().zip(nearest).zip(squares) {
-                        *product = (own + square - 2.0 * *product).max(0.0).min(nearest);
-                    }
-                    sum += f64::from(products.iter().sum::<f32>());
+                for ((product, &nearest), &square) in products.iter_mut().zip(&nearest).zip(&squares) {
+                    *product = (own + square - 2.0 * *product).max(0.0).min(nearest);
                 }
-                sum
+                products.chunks(SUM_ROWS).map(|chunk| f64::from(sum_in_lanes(chunk))).sum()
             })
             .collect();
         let best = (0..draws.len()).min_by(|&a, &b| sums[a].total_cmp(&sums[b])).unwrap_or(0);
@@ -174,6 +197,17 @@ fn plus_plus(vectors: Vectors<'_>, options: &KmeansOptions) -> Vec<u32> {
         chosen.push(draws[best]);
     }
     chosen
+}
+
+/// The sum by eight running sums, which a compiler keeps in vector registers.
+fn sum_in_lanes(numbers: &[f32]) -> f32 {
+    let mut lanes = [0.0; 8];
+    let chunks = numbers.chunks_exact(8);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x);
+    }
+    lanes.iter().sum::<f32>() + rest
 }
 
 /// Rows drawn with probability in proportion to their weight, with repetition; any row where all weights are 0.
@@ -270,29 +304,10 @@ impl<'a> Lloyd<'a> {
     /// Moves centroids to the means of their rows; how far each moved. A centroid without rows goes to the row that is
     /// farthest from its own.
     fn update(&mut self) -> Vec<f32> {
-        let dim = self.vectors.dim();
-        let n_clusters = self.centroids.len() / dim;
-        let mut rows_of: Vec<Vec<u32>> = vec![Vec::new(); n_clusters];
-        self.labels.iter().enumerate().for_each(|(row, &label)| rows_of[label as usize].push(row as u32));
+        let n_clusters = self.centroids.len() / self.vectors.dim();
+        let mut rows_of = rows_by_label(&self.labels, n_clusters);
         self.fill_empty(&mut rows_of);
-        let vectors = self.vectors;
-        self.centroids
-            .par_chunks_mut(dim)
-            .zip(&rows_of)
-            .map(|(centroid, rows)| {
-                let mut sums = vec![0.0_f64; dim];
-                for &row in rows {
-                    sums.iter_mut().zip(vectors.row(row as usize)).for_each(|(sum, &x)| *sum += f64::from(x));
-                }
-                let mut moved = 0.0;
-                for (c, sum) in centroid.iter_mut().zip(sums) {
-                    let mean = (sum / rows.len() as f64) as f32;
-                    moved += (mean - *c) * (mean - *c);
-                    *c = mean;
-                }
-                moved.sqrt()
-            })
-            .collect()
+        move_to_means(self.vectors, &rows_of, &mut self.centroids)
     }
 
     fn fill_empty(&mut self, rows_of: &mut [Vec<u32>]) {

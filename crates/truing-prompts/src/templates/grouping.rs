@@ -106,24 +106,26 @@ fn shared_ngrams(ngrams: &[u64], leaders_of_ngram: &FxHashMap<u64, Vec<u32>>) ->
 }
 
 /// Whether two skeletons begin with the same fixed text and end with the same, as far as they do.
-pub(crate) fn ends_agree(a: &[u32], b: &[u32]) -> bool {
-    let prefix = |skeleton: &[u32]| -> Vec<u32> {
-        let run = skeleton.iter().copied().take_while(|&token| token != GAP);
-        if skeleton.first() == Some(&START) { run.collect() } else { Vec::new() }
+pub(super) fn ends_agree(a: &[u32], b: &[u32]) -> bool {
+    let prefix = |skeleton: &[u32]| {
+        let is_fixed = skeleton.first() == Some(&START);
+        if is_fixed { skeleton.iter().take_while(|&&token| token != GAP).count() } else { 0 }
     };
-    let suffix = |skeleton: &[u32]| -> Vec<u32> {
-        let run = skeleton.iter().rev().copied().take_while(|&token| token != GAP);
-        if skeleton.last() == Some(&END) { run.collect() } else { Vec::new() }
+    let suffix = |skeleton: &[u32]| {
+        let is_fixed = skeleton.last() == Some(&END);
+        if is_fixed { skeleton.iter().rev().take_while(|&&token| token != GAP).count() } else { 0 }
     };
-    end_agrees(&prefix(a), &prefix(b)) && end_agrees(&suffix(a), &suffix(b))
+    let common = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let common_from_end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    end_agrees(prefix(a), prefix(b), common) && end_agrees(suffix(a), suffix(b), common_from_end)
 }
 
-fn end_agrees(a: &[u32], b: &[u32]) -> bool {
-    if a.is_empty() || b.is_empty() {
-        return a.len() + b.len() <= 2;
+/// `a` and `b` are tokens of fixed text at an end, `common` those that are equal.
+fn end_agrees(a: usize, b: usize, common: usize) -> bool {
+    if a == 0 || b == 0 {
+        return a + b <= 2;
     }
-    let common = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-    common + 1 >= a.len().min(b.len()) && a.len().abs_diff(b.len()) <= END_SLACK
+    common + 1 >= a.min(b) && a.abs_diff(b) <= END_SLACK
 }
 
 #[cfg(test)]

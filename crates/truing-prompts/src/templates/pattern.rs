@@ -189,32 +189,36 @@ impl Patterns {
         support: &Support,
         options: &TemplateOptions,
     ) -> (Vec<Template>, Vec<Option<u32>>) {
-        for round in 1.. {
-            let of_row: Vec<Option<u32>> =
-                (0..pool.len()).into_par_iter().map(|row| self.find(&view(pool.row(row)))).collect();
-            let mut fillers = vec![FxHashSet::default(); self.templates.len()];
-            self.templates.iter_mut().for_each(|template| template.n_rows = 0);
-            for (row, template) in of_row.iter().enumerate() {
-                if let Some(template) = *template {
-                    self.templates[template as usize].n_rows += 1;
-                    fillers[template as usize].insert(support.fillers[row]);
-                }
-            }
-            self.templates
-                .iter_mut()
-                .zip(&fillers)
-                .for_each(|(template, fillers)| template.n_fillers = fillers.len());
-            let is_enough = |template: &Template| template.n_fillers >= options.min_prompts;
+        let is_enough = |template: &Template| template.n_fillers >= options.min_prompts;
+        for _ in 1..MAX_ROUNDS {
+            let of_row = self.match_all(pool, support);
             if self.templates.iter().all(is_enough) {
                 return (self.templates, of_row);
-            }
-            if round == MAX_ROUNDS {
-                return without_small(self.templates, of_row, is_enough);
             }
             self.templates.retain(is_enough);
             self = Patterns::new(self.templates, support);
         }
-        unreachable!("the last round returns")
+        let of_row = self.match_all(pool, support);
+        without_small(self.templates, of_row, is_enough)
+    }
+
+    /// The template of each row; counts rows and fillers.
+    fn match_all(&mut self, pool: &TokenPool, support: &Support) -> Vec<Option<u32>> {
+        let of_row: Vec<Option<u32>> =
+            (0..pool.len()).into_par_iter().map(|row| self.find(&view(pool.row(row)))).collect();
+        let mut fillers = vec![FxHashSet::default(); self.templates.len()];
+        self.templates.iter_mut().for_each(|template| template.n_rows = 0);
+        for (row, template) in of_row.iter().enumerate() {
+            if let Some(template) = *template {
+                self.templates[template as usize].n_rows += 1;
+                fillers[template as usize].insert(support.fillers[row]);
+            }
+        }
+        self.templates
+            .iter_mut()
+            .zip(&fillers)
+            .for_each(|(template, fillers)| template.n_fillers = fillers.len());
+        of_row
     }
 
     /// The template with the most fixed text that a row matches.

@@ -3,13 +3,18 @@
 //!
 //! The rules were tuned on the FLAN prompts and on half of the data sets behind the P3 prompts; the other half
 //! ([`HELD_OUT`]) was looked at last.
+#![allow(clippy::print_stdout, reason = "figures, and why a test was skipped")]
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 
+use truing_prompts::clustering::{KmeansOptions, Vectors, coarse_and_fine};
 use truing_prompts::templates::{TemplateOptions, TemplateSet, mine_templates};
 use truing_prompts::tokens::TokenPool;
+use truing_prompts::triplets::{TripletOptions, mine_triplets};
+
+use crate::support::{DIM, word_vectors};
 
 const HELD_OUT: &[&str] =
     &["paws_labeled_final", "qasc", "adversarial_qa_dbert", "kilt_tasks_hotpotqa", "dbpedia_14"];
@@ -122,6 +127,44 @@ fn templates_of_known_prompts_are_found() {
         }
         if std::env::var_os("TRUING_TEST_SHOW").is_some() {
             println!("{}", set.table(&pool, 3));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+/// Mines triplets with clusters of word vectors, which group by topic as plain semantic vectors do.
+#[test]
+fn triplets_of_known_prompts_are_right() {
+    let Some(pools) = pools() else { return };
+    println!(
+        "{:<18} {:>8} {:>9} {:>9} {:>9} {:>12} {:>12} {:>12}",
+        "pool", "triplets", "positive", "negative", "triplet", "no template", "no positive", "no negative"
+    );
+    let mut failures = Vec::new();
+    for (name, rows) in pools {
+        let texts: Vec<&str> = rows.iter().map(|row| row.prompt.as_str()).collect();
+        let set = mine_templates(&TokenPool::of(&texts).unwrap(), &TemplateOptions::default()).unwrap();
+        let vectors = word_vectors(&texts);
+        let vectors = Vectors::new(&vectors, DIM).unwrap();
+        let options = KmeansOptions { n_clusters: rows.len() / 200, ..Default::default() };
+        let clusters = coarse_and_fine(vectors, &options, 20).unwrap();
+        let found = mine_triplets(&set, &clusters, vectors, &TripletOptions::default()).unwrap();
+        let label = |row: u32| rows[row as usize].template.as_str();
+        let n = found.triplets.len();
+        let right_positives = found.triplets.iter().filter(|t| label(t.anchor) == label(t.positive)).count();
+        let right_negatives = found.triplets.iter().filter(|t| label(t.anchor) != label(t.negative)).count();
+        let share = |count: usize| count as f64 / n as f64;
+        println!(
+            "{name:<18} {n:>8} {:>9.4} {:>9.4} {:>9.4} {:>12} {:>12} {:>12}",
+            share(right_positives),
+            share(right_negatives),
+            n as f64 / rows.len() as f64,
+            found.n_without_template,
+            found.n_without_positive,
+            found.n_without_negative,
+        );
+        if share(right_positives) < 0.95 || share(right_negatives) < 0.95 || n < rows.len() / 3 {
+            failures.push(name);
         }
     }
     assert!(failures.is_empty(), "{failures:?}");
