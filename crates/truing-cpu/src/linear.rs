@@ -1,7 +1,10 @@
 //! A projection `y = x W^T + b + (alpha / rank) (x A^T) B^T`, the adapter part where there is one
 //! (LoRA, arXiv 2106.09685).
 
-use truing_kernels::{MatrixRef, RowProduct, Write, add_bias, bias_backward, matmul, multiply_rows, scale};
+use truing_kernels::{
+    Finish, MatrixRef, RowProduct, Write, add_bias, bias_backward, gelu_forward_in_place, matmul,
+    matmul_finished, multiply_rows, scale,
+};
 
 use crate::buffers::BufferPool;
 use crate::parameters::Parameters;
@@ -56,15 +59,39 @@ impl Linear {
         let n_rows = x.len() / self.n_in;
         let x = MatrixRef::new(x, n_rows, self.n_in);
         let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
+        let bias = self.bias.map(|bias| &parameters.values[bias][..]);
+        let Some(adapter) = self.adapter.as_ref().filter(|_| parameters.are_adapters_enabled) else {
+            let finish = bias.map_or(Finish::Nothing, Finish::Bias);
+            return matmul_finished(x, weight.transposed(), y, write, finish);
+        };
         matmul(x, weight.transposed(), y, write);
-        if let Some(adapter) = self.adapter.as_ref().filter(|_| parameters.are_adapters_enabled) {
-            let reduced = adapter.reduce(parameters, pool, x, n_rows, self.n_in);
-            let b = MatrixRef::new(&parameters.values[adapter.b], self.n_out, adapter.rank);
-            matmul(MatrixRef::new(&reduced, n_rows, adapter.rank), b.transposed(), y, Write::Add);
-            pool.give(reduced);
-        }
-        if let Some(bias) = self.bias {
-            add_bias(y, &parameters.values[bias]);
+        let reduced = adapter.reduce(parameters, pool, x, n_rows, self.n_in);
+        let b = MatrixRef::new(&parameters.values[adapter.b], self.n_out, adapter.rank);
+        let finish = bias.map_or(Finish::Nothing, Finish::Bias);
+        let reduced_matrix = MatrixRef::new(&reduced, n_rows, adapter.rank);
+        matmul_finished(reduced_matrix, b.transposed(), y, Write::Add, finish);
+        pool.give(reduced);
+    }
+
+    /// The projection with a GELU over it, where nothing before the activation is wanted. Overwrites `y`.
+    pub(crate) fn forward_gelu(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        x: &[f32],
+        y: &mut [f32],
+    ) {
+        match (self.bias, &self.adapter) {
+            (Some(bias), None) => {
+                let x = MatrixRef::new(x, x.len() / self.n_in, self.n_in);
+                let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
+                let finish = Finish::BiasGelu(&parameters.values[bias]);
+                matmul_finished(x, weight.transposed(), y, Write::Overwrite, finish);
+            }
+            _ => {
+                self.forward(parameters, pool, x, y, Write::Overwrite);
+                gelu_forward_in_place(y);
+            }
         }
     }
 

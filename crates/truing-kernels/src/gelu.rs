@@ -60,12 +60,18 @@ fn slope<S: Simd>(simd: S, x: S::V, bell: S::V, tail: S::V) -> S::V {
     simd.fma(bounded, simd.mul(bell, simd.splat(0.398_942_3)), distribution)
 }
 
+/// `x Φ(x)`
+#[inline(always)]
+pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
+    let (z, _, tail) = tail(simd, x);
+    value(simd, x, z, tail)
+}
+
 simd_fn! {
     fn forward_chunk<S>(simd, x: &[f32], out: &mut [f32]) {
         for (x, out) in x.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
-            let x = simd.load_or(x, 0.0);
-            let (z, _, tail) = tail(simd, x);
-            simd.store_some(out, value(simd, x, z, tail));
+            let value = gelu(simd, simd.load_or(x, 0.0));
+            simd.store_some(out, value);
         }
     }
 }
@@ -73,9 +79,8 @@ simd_fn! {
 simd_fn! {
     fn forward_in_place_chunk<S>(simd, x: &mut [f32]) {
         for x in x.chunks_mut(S::LANES) {
-            let value_of = simd.load_or(x, 0.0);
-            let (z, _, tail) = tail(simd, value_of);
-            simd.store_some(x, value(simd, value_of, z, tail));
+            let value = gelu(simd, simd.load_or(x, 0.0));
+            simd.store_some(x, value);
         }
     }
 }

@@ -40,7 +40,7 @@ pub use linear_log_probs::{
     linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
     linear_top_log_probs,
 };
-pub use matmul::{MatrixRef, Write, add_bias, bias_backward, matmul};
+pub use matmul::{Finish, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_finished};
 pub use memory::zeroed;
 pub use rate::{measure_matmul_gflops, measure_peak_gflops};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};

@@ -16,11 +16,12 @@
 
 #![allow(unsafe_code, reason = "blocks of C written by several threads, and the tile kernels")]
 
+use crate::gelu::{gelu, gelu_forward_in_place};
 use crate::micro_kernel::{MAX_DOT_ROWS, MAX_TILE_COLUMNS, TILE_ROWS, Tile};
 use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
-use crate::simd::{MAX_LANES, SimdLevel, lanes, simd_fn};
+use crate::simd::{MAX_LANES, Simd, SimdLevel, lanes, simd_fn};
 use crate::vector::add_assign;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -98,30 +99,56 @@ thread_local! {
     static PACKED: Cell<Scratch> = const { Cell::new(Scratch::new()) };
 }
 
+/// What is done to a block of C as soon as it is made, while it is in the first level cache: for a large C, passes of its
+/// own would go through memory again.
+#[derive(Clone, Copy, Debug)]
+pub enum Finish<'a> {
+    /// Nothing.
+    Nothing,
+    /// This is added to every row `[b.cols]`.
+    Bias(&'a [f32]),
+    /// The same, then [GELU](crate::gelu_forward).
+    BiasGelu(&'a [f32]),
+}
+
 /// `C = A · B` or `C += A · B`; `c: [a.rows, b.cols]`, row-major and contiguous.
 ///
 /// Sums run in f32 in an order fixed by k. Panics when sizes do not fit.
 pub fn matmul(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write) {
+    matmul_finished(a, b, c, write, Finish::Nothing);
+}
+
+/// [`matmul`], then `finish` on all of C: the same bits as if [`add_bias`] and the activation were called after it.
+pub fn matmul_finished(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write, finish: Finish<'_>) {
     assert_eq!(a.cols, b.rows, "matmul: a is {} x {}, b is {} x {}", a.rows, a.cols, b.rows, b.cols);
     assert_eq!(c.len(), a.rows * b.cols, "matmul: c is [a.rows, b.cols]");
+    if let Finish::Bias(bias) | Finish::BiasGelu(bias) = finish {
+        assert_eq!(bias.len(), b.cols, "matmul: bias is [b.cols]");
+    }
     if c.is_empty() {
         return;
+    }
+    let level = SimdLevel::current();
+    let streams_b = a.is_row_major() && !b.is_row_major();
+    if a.cols > 0 && !(streams_b && a.rows <= MAX_TURNED_ROWS) {
+        let c = Disjoint::new(c);
+        return with_scratch(&PACKED, |scratch| matmul_by_tiles(level, a, b, c, write, finish, scratch));
     }
     if a.cols == 0 {
         if write == Write::Overwrite {
             c.fill(0.0);
         }
-        return;
-    }
-    let level = SimdLevel::current();
-    let c = Disjoint::new(c);
-    let streams_b = a.is_row_major() && !b.is_row_major();
-    if streams_b && a.rows <= MAX_DOT_PRODUCT_ROWS {
-        matmul_by_dot_products(level, a, b, c, write);
-    } else if streams_b && a.rows <= MAX_TURNED_ROWS {
-        with_scratch(&PACKED, |scratch| matmul_by_turned_tiles(level, a, b, c, write, scratch));
+    } else if a.rows <= MAX_DOT_PRODUCT_ROWS {
+        matmul_by_dot_products(level, a, b, Disjoint::new(c), write);
     } else {
-        with_scratch(&PACKED, |scratch| matmul_by_tiles(level, a, b, c, write, scratch));
+        let c = Disjoint::new(c);
+        with_scratch(&PACKED, |scratch| matmul_by_turned_tiles(level, a, b, c, write, scratch));
+    }
+    if let Finish::Bias(bias) | Finish::BiasGelu(bias) = finish {
+        add_bias(c, bias);
+    }
+    if let Finish::BiasGelu(_) = finish {
+        gelu_forward_in_place(c);
     }
 }
 
@@ -138,6 +165,7 @@ fn matmul_by_tiles(
     b: MatrixRef,
     c: Disjoint<f32>,
     write: Write,
+    finish: Finish<'_>,
     scratch: &mut Scratch,
 ) {
     let longest_chunk = a.cols.min(MAX_K_CHUNK);
@@ -148,7 +176,9 @@ fn matmul_by_tiles(
         for rows in equal_parts(a.rows, most_rows, TILE_ROWS) {
             for (chunk, depth) in equal_parts(a.cols, MAX_K_CHUNK, 8).enumerate() {
                 let write = if chunk == 0 { write } else { Write::Add };
-                let region = Region { a, b, rows: rows.clone(), columns: columns.clone(), depth, write };
+                let finish = if depth.end == a.cols { finish } else { Finish::Nothing };
+                let (rows, columns) = (rows.clone(), columns.clone());
+                let region = Region { a, b, rows, columns, depth, write, finish };
                 region.multiply(level, c, scratch);
             }
         }
@@ -163,6 +193,7 @@ struct Region<'a> {
     columns: Range<usize>,
     depth: Range<usize>,
     write: Write,
+    finish: Finish<'a>,
 }
 
 impl Region<'_> {
@@ -294,8 +325,25 @@ simd_fn! {
                         write_row(region.write, sums, to);
                     }
                 }
+                if let Finish::Bias(bias) | Finish::BiasGelu(bias) = region.finish {
+                    let bias = &bias[column..column + width];
+                    for i in 0..n_rows {
+                        // SAFETY: inside the tile, which no other item touches.
+                        let row = unsafe { c.part((row + i) * n + column, width) };
+                        finish_row(simd, row, bias, matches!(region.finish, Finish::BiasGelu(_)));
+                    }
+                }
             }
         }
+    }
+}
+
+/// `row += bias`, then GELU where it is wanted.
+#[inline(always)]
+fn finish_row<S: Simd>(simd: S, row: &mut [f32], bias: &[f32], has_gelu: bool) {
+    for (row, bias) in row.chunks_mut(S::LANES).zip(bias.chunks(S::LANES)) {
+        let sum = simd.add(simd.load_or(row, 0.0), simd.load_or(bias, 0.0));
+        simd.store_some(row, if has_gelu { gelu(simd, sum) } else { sum });
     }
 }
 

@@ -1,5 +1,7 @@
 use crate::support::*;
-use truing_kernels::{MatrixRef, Write, add_bias, bias_backward, matmul};
+use truing_kernels::{
+    Finish, MatrixRef, Write, add_bias, bias_backward, gelu_forward_in_place, matmul, matmul_finished,
+};
 
 /// `a: [m, k]`, `b: [k, n]` as functions of (row, column).
 fn oracle(
@@ -183,4 +185,27 @@ fn bias_threads_do_not_matter() {
         bias_backward(&x, &mut d_bias);
         vec![d_bias]
     });
+}
+
+/// A finish is what separate passes would make, in every bit, on each way through the product.
+#[test]
+fn small_finishes_are_separate_passes() {
+    for (m, k, n) in [(1, 9, 5), (3, 20, 33), (40, 7, 70), (70, 30, 48), (67, 1300, 29), (2, 0, 4)] {
+        let (a, b, bias, start) = (numbers(1, m * k), numbers(2, n * k), numbers(3, n), numbers(4, m * n));
+        let (a, b) = (MatrixRef::new(&a, m, k), MatrixRef::new(&b, n, k).transposed());
+        at_every_level(|level| {
+            for write in [Write::Overwrite, Write::Add] {
+                let mut want = start.clone();
+                matmul(a, b, &mut want, write);
+                add_bias(&mut want, &bias);
+                let mut found = start.clone();
+                matmul_finished(a, b, &mut found, write, Finish::Bias(&bias));
+                assert_same_bits(&format!("bias {m} {k} {n} {write:?} {level}"), &found, &want);
+                gelu_forward_in_place(&mut want);
+                let mut found = start.clone();
+                matmul_finished(a, b, &mut found, write, Finish::BiasGelu(&bias));
+                assert_same_bits(&format!("gelu {m} {k} {n} {write:?} {level}"), &found, &want);
+            }
+        });
+    }
 }

@@ -12,8 +12,8 @@
 //! attention, x_mid`, `up` before its activation and the attention's row normalisers, and nothing else.
 
 use truing_kernels::{
-    AttentionShape, Causality, Write, gelu_backward_in_place, gelu_forward, gelu_forward_in_place,
-    layer_norm_backward, layer_norm_forward, span_attention_backward, span_attention_forward,
+    AttentionShape, Causality, Write, gelu_backward_in_place, gelu_forward, layer_norm_backward,
+    layer_norm_forward, span_attention_backward, span_attention_forward,
 };
 use truing_model::{EncoderSpec, EngineError, Keep};
 
@@ -223,14 +223,14 @@ impl EncoderLayer {
         let mut y = pool.take(n_tokens, self.hidden);
         self.norm_attention.forward(parameters, &x_mid, &mut y);
         let mut up = pool.take(n_tokens, self.inner);
-        self.up.forward(parameters, pool, &y, &mut up, Write::Overwrite);
         if keeps_up {
+            self.up.forward(parameters, pool, &y, &mut up, Write::Overwrite);
             let mut activation = pool.take(n_tokens, self.inner);
             gelu_forward(&up, &mut activation);
             self.down.forward(parameters, pool, &activation, &mut y, Write::Add);
             pool.give(activation);
         } else {
-            gelu_forward_in_place(&mut up);
+            self.up.forward_gelu(parameters, pool, &y, &mut up);
             self.down.forward(parameters, pool, &up, &mut y, Write::Add);
         }
         (y, KeptLayer { x, q, k, v, attention, log_sum_exp, x_mid, up })

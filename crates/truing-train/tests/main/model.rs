@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use rand_chacha::rand_core::Rng;
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_model::engine::ParameterTensor;
-use truing_model::{DecoderSpec, Engine, LoraSpec, ParameterRole, ParameterStore, TrainableSpec};
+use truing_model::{DecoderSpec, LoraSpec, ParameterRole, ParameterStore, TrainableSpec};
 use truing_train::{Measures, OptimizerConfig, Schedule, ScheduleKind, SegmentPlan, Sft, Trainer};
 use truing_types::{Communicator, PackedBatch, RowOrigin, Seed, TokenizedSample};
 
