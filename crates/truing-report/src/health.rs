@@ -95,6 +95,8 @@ pub(crate) fn notes_on_stage(stage: &StageRecord) -> Vec<HealthNote> {
         divergence,
         clipping,
         unscored,
+        order,
+        length_bias,
         loss_trend,
         overfitting,
         gradient_spikes,
@@ -182,6 +184,37 @@ fn unscored(stage: &StageRecord) -> Option<HealthNote> {
         level: Level::Look,
         text: format!(
             "{total:.0} completions stayed without a reward and were left out; `truing rollouts` shows why."
+        ),
+    })
+}
+
+/// Whether a reward model orders pairs better than chance.
+fn order(stage: &StageRecord) -> Option<HealthNote> {
+    let all = &stage.diagnostics.last()?.diagnostics.all;
+    let (accuracy, half) = (all.accuracy?, all.accuracy_interval?);
+    let figures =
+        format!("{:.1} % ± {:.1} of {} held-out pairs", 100.0 * accuracy, 100.0 * half, all.n_pairs);
+    Some(if accuracy - half > 0.5 {
+        HealthNote { level: Level::Good, text: format!("The rewards order {figures} as people did.") }
+    } else {
+        HealthNote {
+            level: Level::Bad,
+            text: format!(
+                "The rewards order {figures} as people did, which may be chance: do not optimise for them."
+            ),
+        }
+    })
+}
+
+fn length_bias(stage: &StageRecord) -> Option<HealthNote> {
+    let all = &stage.diagnostics.last()?.diagnostics.all;
+    let (correlation, share) = (all.length_correlation?, all.prefers_longer?);
+    (correlation > 0.5 && share > 0.6).then(|| HealthNote {
+        level: Level::Look,
+        text: format!(
+            "Longer responses get higher rewards (correlation {correlation:.2}; the longer one is preferred in {:.0} % \
+             of the pairs): a policy may learn to write more instead of better.",
+            100.0 * share
         ),
     })
 }
@@ -313,6 +346,7 @@ fn speed(stage: &StageRecord) -> Option<HealthNote> {
 mod tests {
     use super::*;
     use crate::run_record::{MetricsRow, PlanRecord};
+    use truing_types::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
 
     fn stage(name: &str, values: &[f64]) -> StageRecord {
         let row = |(idx, value): (usize, &f64)| MetricsRow {
@@ -352,6 +386,25 @@ mod tests {
         check(utilisation, &stage(names::UTILISATION, &[0.5]), Some(Level::Look));
         check(speed, &stage(names::TOKENS_PER_SECOND, &rising), None);
         check(speed, &stage(names::TOKENS_PER_SECOND, &falling), Some(Level::Look));
+        let evaluated = |accuracy, correlation| {
+            let all = SourceDiagnostics {
+                accuracy: Some(accuracy),
+                accuracy_interval: Some(0.05),
+                length_correlation: Some(correlation),
+                prefers_longer: Some(0.7),
+                ..SourceDiagnostics::default()
+            };
+            let diagnostics = RewardDiagnostics { all, ..RewardDiagnostics::default() };
+            StageRecord {
+                diagnostics: vec![RewardEvaluation { step: 1, diagnostics }],
+                ..StageRecord::default()
+            }
+        };
+        check(order, &evaluated(0.7, 0.0), Some(Level::Good));
+        check(order, &evaluated(0.54, 0.0), Some(Level::Bad));
+        check(length_bias, &evaluated(0.7, 0.6), Some(Level::Look));
+        check(length_bias, &evaluated(0.7, 0.4), None);
+        check(order, &stage(names::LOSS, &[1.0]), None);
         let mut memory = stage(names::PEAK_MEMORY_GIB, &[1.05]);
         check(memory_prediction, &memory, None);
         memory.plan = Some(PlanRecord { peak_bytes: Some(1 << 30), ..PlanRecord::default() });

@@ -6,20 +6,25 @@ use askama::Template;
 use plotly::Plot;
 use serde_json::{Value, json};
 use truing_store::{InputFile, atomic};
-use truing_types::Evaluation;
+use truing_types::{Evaluation, RewardEvaluation, SourceDiagnostics};
 
 use crate::ReportError;
 use crate::charts::CHARTS;
+use crate::coverage;
 use crate::examples::{RolloutExample, RolloutExamples};
 use crate::health::{self, HealthNote};
 use crate::names;
 use crate::run_record::{RunRecord, StageRecord};
 
-/// Reads the run in `folder` and writes its page to `page`, whole or not at all.
+/// Reads the run in `folder` and writes its page to `page`, whole or not at all. The folder of a prompt selection gets
+/// its coverage page.
 ///
 /// # Errors
 /// When the folder holds no run, a file of it cannot be understood, or the page cannot be written.
 pub fn write_report(folder: &Path, page: &Path) -> Result<(), ReportError> {
+    if coverage::is_selection(folder) {
+        return coverage::write_coverage(folder, page);
+    }
     let html = render(&RunRecord::read(folder)?)?;
     Ok(atomic::write(page, html.as_bytes())?)
 }
@@ -61,6 +66,14 @@ struct Page<'a> {
     charts_json: String,
 }
 
+impl Page<'_> {
+    /// Before the model's name.
+    fn model_words(&self) -> &'static str {
+        let is_evaluation = self.record.stages.iter().any(|stage| stage.kind == "reward_evaluation");
+        if is_evaluation { "rewards by" } else { "started from" }
+    }
+}
+
 /// A figure of the headline.
 struct Card {
     label: &'static str,
@@ -88,6 +101,7 @@ struct StageSection<'a> {
     notes: Vec<HealthNote>,
     charts: Vec<ChartFrame>,
     examples: &'a RolloutExamples,
+    sources: Vec<[String; 9]>,
     recipe: &'a str,
     files: &'a [InputFile],
     versions: Vec<(&'a str, &'a str)>,
@@ -120,6 +134,7 @@ impl<'a> StageSection<'a> {
             notes: health::notes_on_stage(stage),
             charts,
             examples: &stage.examples,
+            sources: reward_sources(stage),
             recipe: &stage.recipe,
             files: &stage.inputs.files,
             versions: stage.inputs.versions.iter().map(|(name, v)| (name.as_str(), v.as_str())).collect(),
@@ -150,6 +165,10 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
         "reward_model" => (
             "Reward model",
             "A copy of the model learns to score answers as people do, from pairs of a better and a worse one.",
+        ),
+        "reward_evaluation" => (
+            "Reward model, evaluated",
+            "Responses whose order, and perhaps whose scores, are known were scored: what the scores are worth.",
         ),
         "dpo" => (
             "Preference optimisation",
@@ -213,6 +232,7 @@ fn cards(record: &RunRecord) -> Vec<Card> {
             });
         }
     }
+    cards.extend(record.stages.iter().filter_map(order_card));
     let mean = |name| mean_over_stages(record, name);
     if let Some(speed) = mean(names::TOKENS_PER_SECOND) {
         cards.push(Card::plain("speed", format!("{speed:.0}"), "real tokens a second".into()));
@@ -234,6 +254,22 @@ fn cards(record: &RunRecord) -> Vec<Card> {
     cards
 }
 
+/// How often a reward model is right.
+fn order_card(stage: &StageRecord) -> Option<Card> {
+    let (first, last) = (stage.diagnostics.first()?, stage.diagnostics.last()?);
+    let accuracy = last.diagnostics.all.accuracy?;
+    let half = last.diagnostics.all.accuracy_interval.unwrap_or(0.0);
+    let before = first.diagnostics.all.accuracy.filter(|_| first.step < last.step);
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    Some(Card {
+        label: "pairs in order",
+        before: before.map(percent),
+        value: percent(accuracy),
+        detail: format!("± {:.1}, of {} held-out pairs", 100.0 * half, last.diagnostics.all.n_pairs),
+        class: if accuracy - half > before.unwrap_or(0.5) { "good" } else { "" },
+    })
+}
+
 impl Card {
     fn plain(label: &'static str, value: String, detail: String) -> Self {
         Self { label, before: None, value, detail, class: "" }
@@ -252,8 +288,48 @@ fn mean_over_stages(record: &RunRecord, name: &str) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// Sources of the last evaluation of a reward model, and all of them together, as a table.
+fn reward_sources(stage: &StageRecord) -> Vec<[String; 9]> {
+    let Some(RewardEvaluation { diagnostics: found, .. }) = stage.diagnostics.last() else {
+        return Vec::new();
+    };
+    let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.2}"));
+    let percent =
+        |value: Option<f64>| value.map_or_else(String::new, |value| format!("{:.1} %", 100.0 * value));
+    let interval =
+        |half: Option<f64>| half.map_or_else(String::new, |half| format!(" ± {:.1}", 100.0 * half));
+    let row = |name: &str, source: &SourceDiagnostics| {
+        [
+            name.to_owned(),
+            source.n_pairs.to_string(),
+            percent(source.accuracy) + &interval(source.accuracy_interval),
+            number(source.margin),
+            percent(source.prefers_longer),
+            number(source.length_correlation),
+            number(source.score_correlation),
+            number(source.score_rmse),
+            number(source.spread_of_ties),
+        ]
+    };
+    let all = (found.by_source.len() > 1).then(|| row("all", &found.all));
+    found.by_source.iter().map(|(name, source)| row(name, source)).chain(all).collect()
+}
+
 fn facts(stage: &StageRecord) -> Vec<(&'static str, String)> {
-    let mut facts = vec![("optimiser steps", stage.last_step().to_string())];
+    let mut facts = Vec::new();
+    if !stage.metrics.is_empty() {
+        facts.push(("optimiser steps", stage.last_step().to_string()));
+    }
+    if let Some(RewardEvaluation { diagnostics, .. }) = stage.diagnostics.last() {
+        facts.push(("responses scored", diagnostics.n_responses.to_string()));
+        facts.push((
+            "mean reward",
+            format!("{:.2}, deviation {:.2}", diagnostics.mean_reward, diagnostics.reward_deviation),
+        ));
+        if let Some(error) = diagnostics.calibration_error {
+            facts.push(("calibration error", format!("{error:.3}")));
+        }
+    }
     if let Some(tokens) = stage.last(names::NUM_TOKENS) {
         facts.push(("tokens seen", format!("{tokens:.0}")));
     }
@@ -308,7 +384,7 @@ fn gib(gib: f64) -> String {
 }
 
 /// plotly.js as the crate carries it, without the formula renderer that the crate puts behind it.
-fn plotly_script() -> String {
+pub(crate) fn plotly_script() -> String {
     let mut scripts = Plot::offline_js_sources();
     if let Some(end) = scripts.find("</script>") {
         scripts.truncate(end + "</script>".len());
@@ -317,7 +393,7 @@ fn plotly_script() -> String {
 }
 
 /// JSON that cannot end the script element it stands in.
-fn json_for_script(value: &Value) -> String {
+pub(crate) fn json_for_script(value: &Value) -> String {
     value.to_string().replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }
 

@@ -5,18 +5,23 @@
 //! | to do | use |
 //! |---|---|
 //! | write the page of a run | [`write_report`] |
+//! | write the coverage page of a prompt selection | [`write_coverage`] |
+//! | lay vectors out on a plane for it | [`map::draw_map`] |
 //! | look at a run in a program | [`RunRecord`] |
 //! | record scalars for TensorBoard | [`tensorboard::EventFile`] |
 
 mod charts;
+mod coverage;
 mod error;
 mod examples;
 mod health;
 mod html;
+pub mod map;
 pub mod names;
 mod run_record;
 pub mod tensorboard;
 
+pub use coverage::{CoverageLimits, CoverageRecord, render_coverage, write_coverage};
 pub use error::ReportError;
 pub use examples::{RolloutExample, RolloutExamples};
 pub use html::{render, write_report};

@@ -36,6 +36,8 @@ pub const COMPLETIONS_CLIPPED_RATIO: &str = "completions/clipped_ratio";
 pub const FRAC_REWARD_ZERO_STD: &str = "frac_reward_zero_std";
 /// Share of pairs that a reward model orders as people did.
 pub const ACCURACY: &str = "accuracy";
+/// Mean reward of the responses that a reward model learns from.
+pub const MEAN_REWARD: &str = "mean_reward";
 /// Mean score difference of a pair.
 pub const MARGIN: &str = "margin";
 /// The same two of the preference losses.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use truing_store::RunInputs;
-use truing_types::{Evaluation, Pipeline};
+use truing_types::{Evaluation, Pipeline, RewardDiagnostics, RewardEvaluation};
 
 use crate::ReportError;
 use crate::examples::{RolloutExamples, read_examples};
@@ -68,6 +68,8 @@ pub struct StageRecord {
     pub plan: Option<PlanRecord>,
     /// Out of `rollouts/`, where a policy was trained.
     pub examples: RolloutExamples,
+    /// `diagnostics.jsonl`, in order, where a reward model was trained or evaluated.
+    pub diagnostics: Vec<RewardEvaluation>,
 }
 
 /// A whole run: one stage, or a pipeline of them with evaluations between.
@@ -160,6 +162,7 @@ fn read_stage(folder: &Path, kind: &str) -> Result<StageRecord, ReportError> {
         metrics: read_metrics(&folder.join("metrics.jsonl"))?,
         plan: read_json(&folder.join("plan.json"))?,
         examples: read_examples(&folder.join("rollouts"))?,
+        diagnostics: read_diagnostics(&folder.join(RewardDiagnostics::FILE_NAME))?,
     })
 }
 
@@ -177,15 +180,33 @@ impl From<InputsFile> for RunInputs {
     }
 }
 
-/// Numbers are kept, other values passed over. A last line cut off half-way belongs to a run that goes on.
+fn read_diagnostics(path: &Path) -> Result<Vec<RewardEvaluation>, ReportError> {
+    let text = read_text(path)?.unwrap_or_default();
+    let read = |(line_number, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|error| ReportError::BadRecord {
+            path: path.to_owned(),
+            line: line_number,
+            reason: error.to_string(),
+        })
+    };
+    whole_lines(&text).map(read).collect()
+}
+
+/// Lines with their numbers. A last one cut off half-way belongs to a run that goes on.
+fn whole_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.split_inclusive('\n')
+        .enumerate()
+        .filter(|(_, line)| line.ends_with('\n') && !line.trim().is_empty())
+        .map(|(idx, line)| (idx + 1, line))
+}
+
+/// Numbers are kept, other values passed over.
 fn read_metrics(path: &Path) -> Result<Vec<MetricsRow>, ReportError> {
     let text = read_text(path)?.unwrap_or_default();
     let mut rows = Vec::new();
-    for (idx, line) in text.split_inclusive('\n').enumerate() {
-        if !line.ends_with('\n') || line.trim().is_empty() {
-            continue;
-        }
-        let bad = |reason: String| ReportError::BadRecord { path: path.to_owned(), line: idx + 1, reason };
+    for (line_number, line) in whole_lines(&text) {
+        let bad =
+            |reason: String| ReportError::BadRecord { path: path.to_owned(), line: line_number, reason };
         let object: BTreeMap<String, Value> =
             serde_json::from_str(line).map_err(|error| bad(format!("{error}; expected a JSON object")))?;
         let step = object
@@ -207,7 +228,7 @@ fn read_text(path: &Path) -> Result<Option<String>, ReportError> {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReportError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| ReportError::BadRecord {
         path: path.to_owned(),

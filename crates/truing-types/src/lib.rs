@@ -11,6 +11,7 @@ mod evaluation;
 mod events;
 mod preference;
 mod reward;
+mod reward_diagnostics;
 mod rollout;
 mod seed;
 mod selection;
@@ -23,6 +24,9 @@ pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};
 pub use events::{Event, EventSink, Silent};
 pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
 pub use reward::{Unscored, UnscoredReason};
+pub use reward_diagnostics::{
+    CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, SourceDiagnostics,
+};
 pub use rollout::Rollout;
 pub use seed::Seed;
 pub use selection::{

@@ -1,5 +1,6 @@
 //! The charts of a stage, one file each. A new one is a file and a line in [`CHARTS`].
 
+mod accuracy_by_source;
 mod completion_length;
 mod entropy;
 mod grad_norm;
@@ -9,12 +10,17 @@ mod loss;
 mod margin;
 mod memory;
 mod memory_parts;
+mod order_calibration;
 mod preference_accuracy;
 mod reward;
+mod reward_by_length;
+mod reward_drift;
+mod score_calibration;
+mod tie_spread;
 mod token_accuracy;
 mod tokens_per_second;
 
-use plotly::common::{Line, LineShape, Mode};
+use plotly::common::{DashType, HoverInfo, Line, LineShape, Marker, Mode};
 use plotly::layout::{Axis, Layout, Legend, Margin};
 use plotly::{Plot, Scatter};
 
@@ -41,6 +47,12 @@ pub(crate) const CHARTS: &[Chart] = &[
     loss::CHART,
     preference_accuracy::CHART,
     margin::CHART,
+    accuracy_by_source::CHART,
+    order_calibration::CHART,
+    score_calibration::CHART,
+    reward_by_length::CHART,
+    tie_spread::CHART,
+    reward_drift::CHART,
     token_accuracy::CHART,
     learning_rate::CHART,
     grad_norm::CHART,
@@ -51,16 +63,16 @@ pub(crate) const CHARTS: &[Chart] = &[
 
 // Colours that stand out on a light and on a dark page, and for eyes that confuse red and green
 // (Okabe and Ito 2008, slightly lightened).
-const BLUE: &str = "#3d8fd1";
-const ORANGE: &str = "#e8912d";
-const GREEN: &str = "#17a67c";
-const GREY: &str = "#8b93a1";
+pub(crate) const BLUE: &str = "#3d8fd1";
+pub(crate) const ORANGE: &str = "#e8912d";
+pub(crate) const GREEN: &str = "#17a67c";
+pub(crate) const GREY: &str = "#8b93a1";
 
 /// Bytes of the unit that memory is drawn in.
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// A plot without a frame of its own; the page sets the colours of text and grid.
-fn plot(y_axis: Axis) -> Plot {
+pub(crate) fn plot(y_axis: Axis) -> Plot {
     let transparent = "rgba(0,0,0,0)";
     let mut plot = Plot::new();
     plot.set_layout(
@@ -78,7 +90,7 @@ fn plot(y_axis: Axis) -> Plot {
 }
 
 /// An axis with a title.
-fn axis(title: &str) -> Axis {
+pub(crate) fn axis(title: &str) -> Axis {
     Axis::new().title(title)
 }
 
@@ -89,6 +101,33 @@ fn line(name: &str, points: &[(u64, f64)], color: &'static str, width: f64) -> B
         .name(name)
         .mode(if points.len() == 1 { Mode::Markers } else { Mode::Lines })
         .line(Line::new().color(color).width(width).shape(LineShape::Linear))
+}
+
+/// Points that would lie on the diagonal between two bounds, with words for each.
+fn against_diagonal(
+    plot: &mut Plot,
+    points: &[(f64, f64)],
+    words: Vec<String>,
+    (low, high): (f64, f64),
+    color: &'static str,
+) {
+    plot.add_trace(
+        Scatter::new(vec![low, high], vec![low, high])
+            .mode(Mode::Lines)
+            .line(Line::new().color(GREY).width(1.0).dash(DashType::Dash))
+            .hover_info(HoverInfo::Skip)
+            .show_legend(false),
+    );
+    let (x, y) = points.iter().copied().unzip();
+    plot.add_trace(
+        Scatter::new(x, y)
+            .mode(Mode::LinesMarkers)
+            .line(Line::new().color(color).width(2.0))
+            .marker(Marker::new().color(color).size(8))
+            .hover_text_array(words)
+            .hover_template("%{x:.3} to %{y:.3}, %{hovertext}<extra></extra>")
+            .show_legend(false),
+    );
 }
 
 /// Mean over a window around each point, a tenth of the run wide: it does not lag behind a trend.

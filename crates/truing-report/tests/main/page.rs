@@ -4,8 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use truing_report::{ReportError, RunRecord, render, write_report};
+use truing_report::{ReportError, RunRecord, StageRecord, render, write_report};
 use truing_store::{InputFile, RunDirectory, RunInputs};
+use truing_types::{
+    CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, Seed, SourceDiagnostics,
+};
 
 /// A folder as the quickstart leaves it: figures of a made-up run of `n_steps` steps.
 fn write_pipeline(folder: &Path, n_steps: u64) {
@@ -144,4 +147,136 @@ fn damage_is_named_with_file_and_line() {
     fs::write(folder.path().join("sft/metrics.jsonl"), "{\"step\":1}\n{\"stop\":2}\n").unwrap();
     let text = RunRecord::read(folder.path()).unwrap_err().to_string();
     assert!(text.ends_with("metrics.jsonl:2: no whole number `step`"), "{text}");
+}
+
+fn source(n_pairs: u64, n_ties: u64, accuracy: f64) -> SourceDiagnostics {
+    SourceDiagnostics {
+        n_prompts: n_pairs,
+        n_pairs,
+        n_ties,
+        accuracy: Some(accuracy),
+        accuracy_interval: Some(0.9 / (n_pairs as f64).sqrt()),
+        margin: Some(accuracy - 0.5),
+        spread_of_pairs: Some(1.2),
+        spread_of_ties: (n_ties > 0).then_some(0.4),
+        length_correlation: Some(0.31),
+        prefers_longer: Some(0.58),
+        score_correlation: Some(accuracy - 0.2),
+        score_rank_correlation: Some(accuracy - 0.25),
+        score_rmse: Some(1.7),
+    }
+}
+
+/// A reward model's evaluation that is better the later it is made.
+fn evaluation(step: u64) -> RewardEvaluation {
+    let progress = step as f64 / 200.0;
+    let accuracy = 0.5 + 0.25 * progress;
+    let noise = Seed(step).normals("rewards", 400, 1.0);
+    let by_source = [
+        ("hh_helpful".to_owned(), source(220, 0, accuracy)),
+        ("mt_bench <b>".to_owned(), source(160, 45, accuracy + 0.05)),
+        ("pandalm".to_owned(), source(90, 20, accuracy - 0.04)),
+    ];
+    RewardEvaluation {
+        step,
+        diagnostics: RewardDiagnostics {
+            all: source(470, 65, accuracy),
+            calibration: (0..8)
+                .map(|bin| 0.52 + 0.06 * f64::from(bin))
+                .map(|predicted| CalibrationBin { predicted, observed: 0.5 + 0.8 * (predicted - 0.5), n: 58 })
+                .collect(),
+            calibration_error: Some(0.04),
+            score_calibration: (0..10)
+                .map(|i| f64::from(i) * 0.8 + 1.0)
+                .map(|x| (x, 2.0 + 0.6 * x))
+                .collect(),
+            mean_reward: 0.6 * progress,
+            reward_deviation: 0.4 + 0.6 * progress,
+            n_responses: 940,
+            length_sample: noise
+                .iter()
+                .enumerate()
+                .map(|(i, noise)| LengthAndReward {
+                    source: by_source[i % 3].0.clone(),
+                    n_tokens: 20 + (i as u64 * 37) % 300,
+                    reward: f64::from(*noise) + 0.004 * ((i as f64 * 37.0) % 300.0),
+                })
+                .collect(),
+            by_source: by_source.into(),
+        },
+    }
+}
+
+const REWARD_CHARTS: [&str; 6] = [
+    "accuracy_by_source",
+    "order_calibration",
+    "score_calibration",
+    "reward_by_length",
+    "tie_spread",
+    "reward_drift",
+];
+
+#[test]
+fn a_reward_models_page_tells_what_its_scores_are_worth() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut metrics = String::new();
+    for step in 1..=200_u64 {
+        let t = step as f64 / 200.0;
+        let row = json!({ "step": step, "loss": 0.7 - 0.2 * t, "accuracy": 0.5 + 0.3 * t, "margin": t, "mean_reward": 0.5 * t });
+        metrics += &format!("{row}\n");
+    }
+    fs::write(folder.path().join("recipe.resolved.toml"), "seed = 1\n").unwrap();
+    fs::write(folder.path().join("metrics.jsonl"), metrics).unwrap();
+    let line = |step: u64| serde_json::to_string(&evaluation(step)).unwrap();
+    let lines: Vec<String> = [0, 50, 100, 150, 200].map(line).into();
+    // The last line of a run that goes on may be cut off.
+    let half = &lines[0][..lines[0].len() / 2];
+    fs::write(folder.path().join("diagnostics.jsonl"), format!("{}\n{half}", lines.join("\n"))).unwrap();
+    let record = RunRecord::read(folder.path()).unwrap();
+    assert_eq!(record.stages[0].kind, "reward_model");
+    assert_eq!(record.stages[0].diagnostics, [0, 50, 100, 150, 200].map(evaluation));
+    let html = render(&record).unwrap();
+    for chart in REWARD_CHARTS {
+        assert!(html.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
+    }
+    for expected in
+        ["pairs in order", "75.0 %", "of 470 held-out pairs", "0.60, deviation 1.00", "hh_helpful"]
+    {
+        assert!(html.contains(expected), "{expected}");
+    }
+    let own = &html[..html.find("<script type=\"text/javascript\">").unwrap()];
+    assert!(!own.contains("mt_bench <b>"), "a source's markup must be escaped");
+    if let Some(keep) = std::env::var_os("TRUING_TEST_KEEP_REWARD_PAGE") {
+        fs::write(keep, &html).unwrap();
+    }
+    fs::write(folder.path().join("diagnostics.jsonl"), format!("{}\n{{}}\n", lines[0])).unwrap();
+    let text = RunRecord::read(folder.path()).unwrap_err().to_string();
+    assert!(text.contains("diagnostics.jsonl:2: missing field"), "{text}");
+}
+
+#[test]
+fn a_single_evaluation_has_a_page_without_a_run() {
+    let stage = StageRecord {
+        kind: "reward_evaluation".into(),
+        diagnostics: vec![RewardEvaluation { step: 0, ..evaluation(200) }],
+        ..StageRecord::default()
+    };
+    let record = RunRecord {
+        title: "pairs.jsonl".into(),
+        model: "runs/rm/model".into(),
+        stages: vec![stage],
+        ..RunRecord::default()
+    };
+    let html = render(&record).unwrap();
+    let own = &html[..html.find("<script type=\"text/javascript\">").unwrap()];
+    for absent in ["started from", "optimiser steps", "Recipe, every", "chart-0-reward_drift", "chart-0-loss"]
+    {
+        assert!(!own.contains(absent), "{absent}");
+    }
+    for chart in &REWARD_CHARTS[..5] {
+        assert!(own.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
+    }
+    let empty = StageRecord { diagnostics: vec![RewardEvaluation::default()], ..record.stages[0].clone() };
+    let html = render(&RunRecord { stages: vec![empty], ..record }).unwrap();
+    assert!(!html.contains("id=\"chart-0-"), "nothing scored, nothing drawn");
 }

@@ -1,0 +1,214 @@
+// The map, the table of dropped rows and the searches. Prompts are only ever set as text, never as markup.
+const coverage = JSON.parse(document.getElementById("coverage").textContent);
+const byId = (id) => document.getElementById(id);
+const element = (name, text, className) => {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+};
+const folded = (text) => text.normalize("NFKC").toLowerCase();
+const words = (query) => folded(query).split(/\s+/).filter(Boolean);
+const holds = (text, wanted) => wanted.every((word) => text.includes(word));
+const fill = (select, choices) => {
+  for (const [value, text] of choices) {
+    const option = element("option", text);
+    option.value = value;
+    select.append(option);
+  }
+};
+const outcomeOf = (row) => row.layer ?? "kept";
+const standInText = (row) =>
+  row.stand_in === undefined ? "" : (coverage.rows[row.stand_in]?.text ?? `row ${row.stand_in} (not among the decisions)`);
+
+// What is chosen stands in the address, so that a view can be bookmarked and sent.
+const chosen = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+const remembered = (input, name, act) => {
+  if (chosen.has(name)) {
+    const before = input.value;
+    input.value = chosen.get(name);
+    if (input.tagName === "SELECT" && input.selectedIndex < 0) input.value = before;
+  }
+  let waiting;
+  input.addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      if (input.value) chosen.set(name, input.value); else chosen.delete(name);
+      try { history.replaceState(null, "", `#${chosen}`); } catch { /* a page inside another may not */ }
+      act();
+    }, input.type === "search" ? 120 : 0);
+  });
+};
+
+// Every table with a search field of its own.
+for (const input of document.querySelectorAll("[data-filters]")) {
+  const rows = [...byId(input.dataset.filters).tBodies[0].rows].map((row) => [row, folded(row.textContent)]);
+  remembered(input, input.dataset.filters, filter);
+  filter();
+  function filter() {
+    const wanted = words(input.value);
+    for (const [row, text] of rows) row.hidden = !holds(text, wanted);
+  }
+}
+
+// The dropped rows.
+{
+  const AT_ONCE = 50;
+  const rows = coverage.dropped.map((id) => {
+    const row = coverage.rows[id];
+    return [row, folded(`${row.text}\n${standInText(row)}\n${row.origin}\n${row.why}`)];
+  });
+  const [layer, search, more, body] = ["dropped-layer", "dropped-search", "dropped-more", "dropped-rows"].map(byId);
+  fill(layer, [["", "any"], ...coverage.layers.map((name) => [name, name])]);
+  let found = [];
+  const show = () => {
+    for (const row of found.slice(body.rows.length, body.rows.length + AT_ONCE)) {
+      const line = element("tr");
+      const prompt = element("td");
+      prompt.append(element("p", row.text, "example"));
+      const reason = element("td");
+      reason.append(element("span", row.layer), element("br"), element("small", row.why));
+      const standIn = element("td");
+      if (row.stand_in !== undefined) {
+        standIn.append(element("p", standInText(row), "example"), element("small", coverage.rows[row.stand_in]?.origin ?? ""));
+      }
+      line.append(element("td", row.origin), prompt, reason, standIn);
+      body.append(line);
+    }
+    more.hidden = body.rows.length >= found.length;
+    byId("dropped-count").textContent = `${found.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows, ${body.rows.length} shown`;
+  };
+  const findRows = () => {
+    const wanted = words(search.value);
+    found = rows.filter(([row, text]) => (!layer.value || row.layer === layer.value) && holds(text, wanted)).map(([row]) => row);
+    body.replaceChildren();
+    show();
+  };
+  remembered(layer, "dropped-layer", findRows);
+  remembered(search, "dropped", findRows);
+  more.addEventListener("click", show);
+  findRows();
+}
+
+// The map.
+if (coverage.map.ids.length) {
+  // Okabe and Ito 2008, lightened, and some more for many clusters; grey is for all others.
+  const PALETTE = ["#3d8fd1", "#e8912d", "#17a67c", "#d667a5", "#c8b400", "#8a6fd6", "#d1543d", "#4fb8c9", "#8d9a3b", "#a9713f", "#6f88a8", "#c86a8a"];
+  const OTHERS = "all others";
+  const LINE = 64;
+  const points = coverage.map.ids.map((id, at) => {
+    const row = coverage.rows[id] ?? { text: `row ${id} (not among the decisions)`, origin: "" };
+    return { at, row, folded: folded(`${row.text}\n${row.origin}`), hover: hover(row) };
+  });
+  // The plotting library reads some markup in hover texts.
+  function hover(row) {
+    const safe = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+    const lines = [""];
+    for (const word of row.text.slice(0, 220).split(/\s+/)) {
+      for (let rest = word; rest; rest = rest.slice(LINE)) {
+        const piece = rest.slice(0, LINE);
+        if (lines.at(-1).length + piece.length > LINE) lines.push("");
+        lines[lines.length - 1] += `${piece} `;
+      }
+    }
+    return `${lines.map(safe).join("<br>")}<br><i>${safe(outcomeOf(row))}</i>`;
+  }
+  const colours = [["outcome", "kept or dropped", (row) => (row.layer ? "dropped" : "kept")], ["layer", "layer", outcomeOf]];
+  const has = (name) => points.some(({ row }) => row[name] !== undefined);
+  if (has("cluster")) colours.push(["cluster", "cluster", (row) => (row.cluster === undefined ? "none" : `cluster ${row.cluster}`)]);
+  if (has("template")) colours.push(["template", "template", (row) => (row.template === undefined ? "none" : `template ${row.template}`)]);
+  if (has("language")) colours.push(["language", "language", (row) => row.language ?? "none"]);
+  for (const name of coverage.dimensions) colours.push([`label ${name}`, name, (row) => row.labels?.[name] ?? "none"]);
+
+  const [projection, colour, outcome, search] = ["map-projection", "map-colour", "map-outcome", "map-search"].map(byId);
+  fill(projection, coverage.map.projections.map(({ name }, at) => [at, name]));
+  projection.value = coverage.map.projections.length - 1;
+  fill(colour, colours.map(([value, text]) => [value, text]));
+  if (has("cluster")) colour.value = "cluster";
+  fill(outcome, [["", "all"], ["kept", "kept"], ["dropped", "dropped"], ...coverage.layers.map((name) => [`by ${name}`, `dropped: ${name}`])]);
+  const labels = coverage.dimensions.map((name) => {
+    const counts = new Map();
+    for (const { row } of points) if (row.labels?.[name]) counts.set(row.labels[name], (counts.get(row.labels[name]) ?? 0) + 1);
+    const label = element("label", name);
+    const select = element("select");
+    fill(select, [["", "all"], ...[...counts].sort((a, b) => b[1] - a[1]).map(([value, n]) => [value, `${value} (${n})`])]);
+    label.append(select);
+    byId("map-labels").append(label);
+    return [name, select];
+  });
+  const passes = ({ row }) =>
+    (!outcome.value || (outcome.value === "kept" ? !row.layer : outcome.value === "dropped" ? row.layer : `by ${row.layer}` === outcome.value)) &&
+    labels.every(([name, select]) => !select.value || row.labels?.[name] === select.value);
+  // Without WebGL the same points are drawn as shapes, only slower.
+  const kind = (() => {
+    try { return document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter"; } catch { return "scatter"; }
+  })();
+  let drawn = [];
+
+  const draw = () => {
+    const { x, y, about } = coverage.map.projections[projection.value];
+    const [, , keyOf] = colours.find(([value]) => value === colour.value);
+    const wanted = words(search.value);
+    const shown = points.filter(passes);
+    const groups = new Map();
+    for (const point of shown) {
+      const key = keyOf(point.row);
+      if (!groups.has(key)) groups.set(key, []);
+      groups.get(key).push(point);
+    }
+    const sorted = [...groups].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
+    const rest = sorted.splice(PALETTE.length).flatMap(([, members]) => members);
+    if (rest.length) sorted.unshift([OTHERS, rest]);
+    let nFound = 0;
+    drawn = [];
+    const traces = sorted.map(([name, members], at) => {
+      const matching = wanted.length ? members.flatMap((point, i) => (holds(point.folded, wanted) ? [i] : [])) : undefined;
+      nFound += matching?.length ?? 0;
+      drawn.push(members);
+      const place = at - (rest.length ? 1 : 0);
+      return {
+        type: kind, mode: "markers", name: `${name.replace(/&/g, "&amp;").replace(/</g, "&lt;")} (${members.length})`,
+        x: members.map((point) => x[point.at]), y: members.map((point) => y[point.at]),
+        text: members.map((point) => point.hover), hovertemplate: "%{text}<extra></extra>",
+        marker: { size: 5, opacity: 0.8, color: name === OTHERS || name === "none" ? themeColor("--faint") : PALETTE[place] },
+        selectedpoints: matching, selected: { marker: { size: 7, opacity: 1 } }, unselected: { marker: { size: 4, opacity: 0.12 } },
+      };
+    });
+    const axis = { showticklabels: false, zeroline: false, showgrid: false, ticks: "" };
+    const layout = {
+      margin: { l: 4, r: 4, t: 4, b: 4 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      xaxis: axis, yaxis: { ...axis, scaleanchor: "x" }, hovermode: "closest", dragmode: "zoom",
+      uirevision: projection.value, hoverlabel: { align: "left", bgcolor: themeColor("--sheet"), bordercolor: themeColor("--line"), font: { color: themeColor("--ink") } },
+      font: { color: themeColor("--quiet"), family: getComputedStyle(document.body).fontFamily, size: 12 },
+      legend: innerWidth > 760 ? { itemsizing: "constant" } : { itemsizing: "constant", orientation: "h", y: -0.02, entrywidth: 0.48, entrywidthmode: "fraction" },
+    };
+    Plotly.react("map-plot", traces, layout, { responsive: true, displayModeBar: false, scrollZoom: false }).then((plot) => {
+      if (plot.hasListener) return;
+      plot.hasListener = true;
+      plot.on("plotly_click", ({ points: [point] }) => detail(drawn[point.curveNumber][point.pointNumber].row));
+    });
+    const count = (n) => n.toLocaleString("en");
+    byId("map-count").textContent = `${count(shown.length)} of ${count(points.length)} points` + (wanted.length ? `, ${count(nFound)} match the search` : "");
+    byId("map-about").textContent = about;
+  };
+  function themeColor(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  }
+  function detail(row) {
+    const pairs = [["cluster", row.cluster], ["template", row.template], ["language", row.language], ["quality", row.quality], ...Object.entries(row.labels ?? {})];
+    const facts = element("p");
+    facts.append(element("span", row.origin, "pair"));
+    for (const [name, value] of pairs) if (value !== undefined) facts.append(element("span", `${name}: ${value}`, "pair"));
+    const parts = [element("p", row.text, "text"), facts];
+    if (row.layer) parts.push(element("p", `dropped by ${row.layer}${row.why ? ` (${row.why})` : ""}`));
+    if (row.stand_in !== undefined) parts.push(element("h3", "stands for it"), element("p", standInText(row), "text"));
+    byId("map-detail").replaceChildren(...parts);
+  }
+  remembered(projection, "projection", draw);
+  remembered(colour, "colour", draw);
+  remembered(outcome, "rows", draw);
+  for (const [name, select] of labels) remembered(select, `label ${name}`, draw);
+  remembered(search, "search", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  draw();
+}
