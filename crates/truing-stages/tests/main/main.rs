@@ -2,12 +2,15 @@
 //! recipes, and the recipes that come with truing.
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+mod judges;
 mod plans;
 mod policies;
 mod preferences;
 mod prove;
+mod qualities;
 mod recipes;
 mod runs;
+mod scripted;
 mod setup;
 #[path = "../../../truing/tests/main/tiny_model.rs"]
 mod tiny_model;

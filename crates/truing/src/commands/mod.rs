@@ -6,16 +6,17 @@ mod dpo;
 mod generate;
 mod grpo;
 mod inspect;
-mod model;
+pub(crate) mod model;
 mod plan;
 mod prove;
+mod quality;
 mod quickstart;
 mod report;
 mod reward;
 mod rollouts;
 mod sampling;
 mod sft;
-mod training;
+pub(crate) mod training;
 
 use clap::Subcommand;
 
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Reward(reward::Command),
     /// Train a policy by reinforcement learning: groups of its own completions, scored, as a recipe says.
     Grpo(grpo::Arguments),
+    /// Judge how good prompts are: compared with anchors by language models, as a recipe says.
+    Quality(quality::Arguments),
     /// Look at the completions that a policy run drew and scored.
     Rollouts(rollouts::Arguments),
     /// Print what a recipe will take, before any work: memory, every k, time.
@@ -64,6 +67,7 @@ impl Command {
             Self::Dpo(arguments) => dpo::run(arguments, context),
             Self::Reward(command) => reward::run(command, context),
             Self::Grpo(arguments) => grpo::run(arguments, context),
+            Self::Quality(arguments) => quality::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Prove(arguments) => prove::run(arguments, context),
