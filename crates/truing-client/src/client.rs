@@ -256,7 +256,9 @@ impl Inner {
         deadline: Duration,
         shown: &mut Shown<'_>,
     ) -> Result<ChatReply, Failure> {
-        let timeout = self.settings.timeout();
+        // The deadline holds for the last attempt too.
+        let left = deadline.saturating_sub(self.now()).max(Duration::from_millis(1));
+        let timeout = self.settings.timeout().min(left);
         let config = self.agent.post(&self.url).config().timeout_recv_response(Some(timeout));
         let config = match is_streamed {
             true => config.timeout_per_read(Some(timeout)),
