@@ -149,7 +149,13 @@ impl<E: Engine> LocalChat<E> {
             finish_reason = FinishReason::StopText;
         }
         Ok(LocalReply {
-            reply: ChatReply { text, tokens: generated.tokens, finish_reason, n_prompt_tokens: prompt.len() },
+            reply: ChatReply {
+                text,
+                n_completion_tokens: generated.tokens.len(),
+                tokens: generated.tokens,
+                finish_reason,
+                n_prompt_tokens: prompt.len(),
+            },
             log_probs: generated.log_probs,
             n_reused_tokens: generated.n_reused_tokens,
         })

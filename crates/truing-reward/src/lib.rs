@@ -1,11 +1,15 @@
 //! What a completion is worth. A reward is a number or [`Unscored`](truing_types::Unscored) with its reason, never a
 //! silent 0.
 //!
-//! Verifiers are one file each in [`verifiers`]; [`Rewards`] sums them up, each for the sources it is meant for.
+//! Verifiers are one file each in [`verifiers`]; [`judge`] asks a language model; [`Rewards`] sums them up, each for the
+//! sources it is meant for; [`shaping`] is what happens to a step's rewards before they are learnt from.
 
+pub mod asking;
 mod completion;
+pub mod judge;
 mod rewards;
 pub mod sandbox;
+pub mod shaping;
 pub mod verifiers;
 
 pub use completion::{Completion, RewardFunction};

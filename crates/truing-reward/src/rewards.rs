@@ -221,28 +221,27 @@ impl Rewards {
             }
         }
         for ScoredCompletion { parts, total } in &mut scored {
-            self.sum_up(parts, total);
+            if !parts.is_empty() {
+                *total = self.sum_of(parts);
+            }
         }
         scored
     }
 
-    /// The weighted sum, unless a part that is not optional failed or none is there; `total` then says why.
-    fn sum_up(&self, parts: &BTreeMap<String, Result<f64, Unscored>>, total: &mut Result<f64, Unscored>) {
+    /// The weighted sum of parts, unless one that is not optional failed or none is there; the error then says why.
+    pub(crate) fn sum_of(&self, parts: &BTreeMap<String, Result<f64, Unscored>>) -> Result<f64, Unscored> {
         let mut sum = None;
+        let mut reason = None;
         for part in &self.parts {
             match parts.get(&part.name) {
                 Some(Ok(score)) => *sum.get_or_insert(0.0) += part.weight * score,
-                Some(Err(unscored)) if !part.optional => {
-                    *total = Err(unscored.clone());
-                    return;
-                }
-                Some(Err(unscored)) if total.is_err() => *total = Err(unscored.clone()),
-                _ => {}
+                Some(Err(unscored)) if !part.optional => return Err(unscored.clone()),
+                Some(Err(unscored)) => reason = Some(unscored.clone()),
+                None => {}
             }
         }
-        if let Some(sum) = sum {
-            *total = Ok(sum);
-        }
+        let nothing = || Unscored::new(UnscoredReason::MissingReference, "no reward was computed");
+        sum.ok_or_else(|| reason.unwrap_or_else(nothing))
     }
 }
 

@@ -127,6 +127,17 @@ pub enum StageError {
     /// A reward that cannot be used.
     #[error(transparent)]
     Reward(#[from] truing_reward::RewardError),
+    /// A model that is asked, or its cache.
+    #[error(transparent)]
+    Client(Box<truing_client::ClientError>),
+    /// Judges of which none can be used.
+    #[error("none of {n_judges} judges gave a single verdict: {reason}")]
+    NoVerdicts {
+        /// How many there are.
+        n_judges: usize,
+        /// The first one's reason.
+        reason: String,
+    },
     /// A file that cannot be written.
     #[error("{}: cannot be written", path.display())]
     Write {

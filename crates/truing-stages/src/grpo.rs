@@ -6,6 +6,7 @@
 
 mod config;
 mod inputs;
+mod judge_reward;
 mod model_reward;
 mod packs;
 mod plan;
@@ -17,7 +18,8 @@ mod tally;
 
 pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossType};
 pub use inputs::{GrpoInputs, Prompt};
+pub use judge_reward::JudgeReward;
 pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
 pub(crate) use plan::frozen;
-pub use run::{GrpoOutcome, run};
+pub use run::{GrpoOutcome, run, run_with_judge};

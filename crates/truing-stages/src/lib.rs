@@ -1,12 +1,14 @@
 //! One readable straight-line program per stage, and the recipes that describe them. No command line and no
 //! terminal here.
 
+pub mod chat;
 pub mod dpo;
 pub mod embed;
 pub mod grpo;
 pub mod machine;
 pub mod model;
 pub mod prove;
+pub mod quality;
 pub mod quickstart;
 pub mod recipe;
 pub mod responses;

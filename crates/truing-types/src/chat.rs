@@ -76,8 +76,10 @@ pub struct ChatReply {
     pub tokens: Vec<TokenId>,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Tokens of the prompt.
+    /// Tokens of the prompt; 0 where a remote model does not tell.
     pub n_prompt_tokens: usize,
+    /// Tokens of the reply, the end token included; 0 where a remote model does not tell.
+    pub n_completion_tokens: usize,
 }
 
 /// A model that could not answer. A judge that fails is `Unscored`, never 0, so this is a value to be kept.
@@ -86,6 +88,9 @@ pub enum ChatError {
     /// The request itself cannot be served.
     #[error("the request cannot be served: {0}")]
     BadRequest(String),
+    /// The caller broke off before this request was asked.
+    #[error("broken off before it was asked")]
+    BrokenOff,
     /// The model failed.
     #[error("the model failed: {0}")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -102,4 +107,29 @@ pub trait ChatModel {
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError>;
+
+    /// Asks many requests: one result for each, in their order. A result depends on its request alone, not on what is
+    /// asked beside it, so a model may answer several at a time; here it is one after the other.
+    ///
+    /// `on_result` gets each result as it arrives, in any order, with the place of its request. Once it breaks off,
+    /// requests that were not yet asked are [`ChatError::BrokenOff`].
+    fn chat_all(
+        &mut self,
+        requests: &[ChatRequest],
+        on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
+    ) -> Vec<ChatResult> {
+        let mut flow = ControlFlow::Continue(());
+        let ask = |(place, request)| {
+            if flow.is_break() {
+                return Err(ChatError::BrokenOff);
+            }
+            let result = self.chat(request, &mut |_| ControlFlow::Continue(()));
+            flow = on_result(place, &result);
+            result
+        };
+        requests.iter().enumerate().map(ask).collect()
+    }
 }
+
+/// A reply, or why there is none.
+pub type ChatResult = Result<ChatReply, ChatError>;

@@ -17,7 +17,7 @@ mod seed;
 mod selection;
 
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
-pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason, SamplingOptions};
+pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions};
 pub use communicator::{CommunicationError, Communicator, Rank};
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};

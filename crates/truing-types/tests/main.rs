@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing-train", 3),
     ("truing-generate", 3),
     ("truing-reward", 3),
+    ("truing-client", 2),
     ("truing-cpu", 2),
     ("truing-data", 2),
     ("truing-prompts", 2),

@@ -15,6 +15,13 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("HF_HUB_OFFLINE", "1: never ask a network for a model"),
     ("HF_ENDPOINT", "address of the hub; default: https://huggingface.co"),
     ("HF_TOKEN", "token for models that need one"),
+    (
+        "HTTPS_PROXY",
+        "proxy to servers of judges behind https; ALL_PROXY where it is not set; lower case counts too",
+    ),
+    ("HTTP_PROXY", "the same behind http; this machine is never asked through a proxy"),
+    ("ALL_PROXY", "proxy where neither of the two is set"),
+    ("NO_PROXY", "hosts that are asked without a proxy, separated by commas"),
     ("PATH", "where python and pip are looked for"),
     ("NO_COLOR", "any value: no colours"),
 ];
@@ -34,6 +41,12 @@ pub(crate) struct Environment {
     pub(crate) hub_endpoint: Option<String>,
     /// `HF_TOKEN`. Never printed.
     pub(crate) hub_token: Option<String>,
+    /// `HTTPS_PROXY` or `ALL_PROXY`. It may hold a password and is never printed.
+    pub(crate) https_proxy: Option<String>,
+    /// `HTTP_PROXY` or `ALL_PROXY`.
+    pub(crate) http_proxy: Option<String>,
+    /// `NO_PROXY`.
+    pub(crate) no_proxy: Vec<String>,
     /// Folders of `PATH`.
     pub(crate) search_path: Vec<PathBuf>,
     /// `NO_COLOR`.
@@ -48,6 +61,11 @@ impl Environment {
         Self::from_lookup(|name| env::var_os(name))
     }
 
+    /// The key in a variable whose name a recipe gives (`api_key_env`). It is read when it is needed and never printed.
+    pub(crate) fn api_key(name: &str) -> Option<String> {
+        env::var(name).ok().filter(|key| !key.is_empty())
+    }
+
     /// The first of `names` that lies in a folder of the search path.
     pub(crate) fn find_program(&self, names: &[&str]) -> Option<PathBuf> {
         names.iter().find_map(|name| {
@@ -60,6 +78,8 @@ impl Environment {
         let get = |name: &str| look_up(name).filter(|value| !value.is_empty());
         let text = |name: &str| get(name).and_then(|value| value.into_string().ok());
         let folder = |name: &str| get(name).map(PathBuf::from);
+        let either = |name: &str| text(name).or_else(|| text(&name.to_lowercase()));
+        let hosts = either("NO_PROXY").unwrap_or_default();
         let cache_home = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
         Self {
             model_cache: folder("TRUING_CACHE")
@@ -72,6 +92,13 @@ impl Environment {
                 .is_some_and(|value| !matches!(value.to_lowercase().as_str(), "0" | "false" | "no" | "off")),
             hub_endpoint: text("HF_ENDPOINT"),
             hub_token: text("HF_TOKEN"),
+            https_proxy: either("HTTPS_PROXY").or_else(|| either("ALL_PROXY")),
+            http_proxy: either("HTTP_PROXY").or_else(|| either("ALL_PROXY")),
+            no_proxy: hosts
+                .split(',')
+                .map(|host| host.trim().to_owned())
+                .filter(|host| !host.is_empty())
+                .collect(),
             search_path: get("PATH").map(|value| env::split_paths(&value).collect()).unwrap_or_default(),
             no_color: get("NO_COLOR").is_some(),
             variables_set: VARIABLES

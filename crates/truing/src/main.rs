@@ -1,6 +1,7 @@
 //! The command line of `truing`: arguments in, results out. Only this crate prints, reads the environment and
 //! the clock, and decides exit statuses. What the commands do lives in the library crates.
 
+mod asking;
 mod commands;
 mod environment;
 mod interrupt;

@@ -6,15 +6,18 @@ use serde::{Deserialize, Serialize};
 use truing_data::{OnBadRow, SourceConfig};
 use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
 use truing_reward::RewardConfig;
+use truing_reward::shaping::ShapingConfig;
 use truing_train::{
     Aggregation, Credit, CreditRule, KlInLoss, KlReading, Policy, RatioLevel, Scale, ScheduleKind,
 };
 
+use super::judge_reward::JudgeReward;
 use super::model_reward::RewardModelReward;
 use crate::recipe::{self, Recipe, RecipeError};
 use crate::training::{Layers, LoraConfig};
 
-/// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]` and `[lora]`.
+/// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]`, `[reward_model]`, `[judge]`,
+/// `[shaping]` and `[lora]`.
 ///
 /// `algorithm` fills in every setting of its own that the recipe leaves out. The report states neither beta, gamma,
 /// the clipping range, learning rate, batch sizes, lengths nor temperature: those defaults are ours.
@@ -200,6 +203,12 @@ pub struct GrpoConfig {
     /// A reward model's word on what a completion is worth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<RewardModelReward>,
+    /// A language model's word on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeReward>,
+    /// What happens to the rewards of a step before they are learnt from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shaping: Option<ShapingConfig>,
     /// What a completion is worth.
     pub reward: Vec<RewardConfig>,
 }
@@ -349,6 +358,8 @@ impl Default for GrpoConfig {
             eval_data: Vec::new(),
             ptx_data: Vec::new(),
             reward_model: None,
+            judge: None,
+            shaping: None,
             reward: Vec::new(),
         }
     }
@@ -362,6 +373,9 @@ impl Recipe for GrpoConfig {
         }
         if let Some(reward_model) = &mut self.reward_model {
             reward_model.model_name_or_path = folder.join(&reward_model.model_name_or_path);
+        }
+        if let Some(judge) = &mut self.judge {
+            judge.model.resolve_paths(folder);
         }
         let path = folder.join(&self.model_name_or_path);
         if !self.model_name_or_path.is_empty() && path.exists() {
@@ -563,6 +577,10 @@ impl GrpoConfig {
             layers_per_segment: default.layers_per_segment,
             model_name_or_path: default.model_name_or_path,
             data_dir: default.data_dir,
+            judge: self
+                .judge
+                .as_ref()
+                .map(|judge| JudgeReward { model: judge.model.decisive(), ..judge.clone() }),
             ..self.clone()
         };
         decisive.to_toml()

@@ -202,6 +202,10 @@ fn record(config: &GrpoConfig, model: &ModelFiles) -> Result<RunInputs, StageErr
         Some(reward_model) => opening::model_files(&ModelFiles::open(&reward_model.model_name_or_path)?),
         None => Vec::new(),
     };
+    let judge = match config.judge.as_ref().and_then(|judge| judge.model.model_name_or_path.as_ref()) {
+        Some(path) => opening::model_files(&ModelFiles::open(path)?),
+        None => Vec::new(),
+    };
     let of = |role: &'static str, sources: &[SourceConfig]| -> Vec<(&'static str, PathBuf)> {
         let paths = sources.iter().map(|source| config.data_dir.join(&source.path));
         paths.filter(|path| path.is_file()).map(|path| (role, path)).collect()
@@ -210,6 +214,7 @@ fn record(config: &GrpoConfig, model: &ModelFiles) -> Result<RunInputs, StageErr
         .into_iter()
         .map(|path| ("model", path))
         .chain(reward_model.into_iter().map(|path| ("reward_model", path)))
+        .chain(judge.into_iter().map(|path| ("judge", path)))
         .chain(of("data", &config.data))
         .chain(of("evaluation", &config.eval_data))
         .chain(of("ptx", &config.ptx_data));

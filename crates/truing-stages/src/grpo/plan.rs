@@ -81,6 +81,11 @@ impl GrpoPlan {
             }
             None => 0,
         };
+        let judge_bytes =
+            match config.judge.as_ref().and_then(|judge| judge.model.model_name_or_path.as_ref()) {
+                Some(path) => CpuEngine::memory(&ModelFiles::open(path)?.spec, &frozen()).parameter_bytes,
+                None => 0,
+            };
         let n_completions = config.prompts_per_step * config.num_generations;
         let top_token_bytes = if config.kl() == KlKind::ExactTopK {
             let k = config.kl_top_k.min(spec.vocab_size) as u64;
@@ -95,7 +100,8 @@ impl GrpoPlan {
         // The prompt that the next completions go on from is held beside the running ones.
         let cache_bytes = ((n_running + 1) * longest * token_bytes) as u64;
         let mut engine: EngineMemory = CpuEngine::memory(spec, &trainable);
-        engine.fixed_bytes += machine.resident_bytes + reference_bytes + reward_model_bytes + top_token_bytes;
+        engine.fixed_bytes += machine.resident_bytes + reference_bytes + reward_model_bytes + judge_bytes;
+        engine.fixed_bytes += top_token_bytes;
         let tokens_per_pack = config.max_tokens_per_pack.max(longest).min(n_completions * longest) as u64;
         let tokens = tokens_per_pack as f64;
         let shape = StepShape { tokens, loss_tokens: tokens, attention_pairs: tokens * longest as f64 / 2.0 };
@@ -178,6 +184,16 @@ impl GrpoPlan {
             row("updates of a step", Amount::Count(config.updates_per_step())),
             row("steps", Amount::Count(self.n_steps)),
         ];
+        if let Some(judge) = &config.judge {
+            let n_completions = config.prompts_per_step * config.num_generations;
+            let n_calls = n_completions * judge.verdict.n_calls_per_completion();
+            rows.push(row("calls of the judge a step", Amount::Count(n_calls as u64)));
+            let n_calls_at_most = n_calls * judge.verdict.most_replies;
+            rows.push(row(
+                "of the judge at most, with unreadable replies",
+                Amount::Count(n_calls_at_most as u64),
+            ));
+        }
         rows.extend(self.memory.rows());
         rows.extend([
             row("of it the frozen reference", Amount::Bytes(self.reference_bytes)),
@@ -239,11 +255,18 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         let expected = "a folder for the run";
         return Err(StageError::MissingSetting { key: "output_dir", expected });
     }
-    if config.reward.is_empty() && config.reward_model.is_none() {
-        let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, or a [reward_model]";
+    if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
+        let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a [reward_model] or a [judge]";
         return Err(StageError::MissingSetting { key: "reward", expected });
     }
     Rewards::new(&config.reward)?;
+    if let Some(judge) = &config.judge {
+        judge.verdict.check()?;
+        judge.model.check("judge.model")?;
+    }
+    if let Some(shaping) = &config.shaping {
+        shaping.check()?;
+    }
     let positive = |value: f64| value.is_finite() && value > 0.0;
     let not_negative = |value: f64| value.is_finite() && value >= 0.0;
     let context = inputs.model.spec.max_position_embeddings;

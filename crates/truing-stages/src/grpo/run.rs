@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use truing_client::{Counts, CountsSnapshot};
 use truing_cpu::CpuEngine;
 use truing_generate::end_tokens;
 use truing_model::{SaveOptions, TrainableSpec};
 use truing_reward::Rewards;
+use truing_reward::judge::Judge;
 use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, prune};
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, TrainerState};
@@ -19,6 +22,7 @@ use super::state::PromptState;
 use super::step::Purpose;
 use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
+use crate::chat::OpenChatModel;
 use crate::reward::RewardScorer;
 use crate::training::{CHECKPOINT, Start, resume};
 use crate::{Probe, StageError, model};
@@ -57,6 +61,8 @@ pub(super) struct Running<'a> {
     /// The frozen model, where it is not the policy without its adapters.
     pub(super) reference: Option<CpuEngine>,
     pub(super) rewards: Rewards,
+    /// What the judge was asked, and as it stood when last written down.
+    pub(super) judge_counts: Option<(Arc<Counts>, CountsSnapshot)>,
     pub(super) end_tokens: Vec<TokenId>,
     pub(super) state: TrainerState,
     pub(super) prompts: PromptState,
@@ -78,7 +84,27 @@ pub fn run(
     events: &mut dyn EventSink,
     stop: &AtomicBool,
 ) -> Result<GrpoOutcome, StageError> {
+    run_with_judge(plan, inputs, start, probe, events, stop, None)
+}
+
+/// Runs a plan whose recipe has a `[judge]`, handed in by the program, which knows keys and clocks.
+///
+/// # Errors
+/// As [`run`], and when the recipe has a judge and none is handed in, or the other way round.
+pub fn run_with_judge(
+    plan: &GrpoPlan,
+    inputs: &GrpoInputs,
+    start: Start,
+    probe: &dyn Probe,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+    judge: Option<OpenChatModel>,
+) -> Result<GrpoOutcome, StageError> {
     let config = &plan.config;
+    if config.judge.is_some() != judge.is_some() {
+        let expected = "the model of the recipe's [judge], and none where there is no such table";
+        return Err(StageError::MissingSetting { key: "judge", expected });
+    }
     let folder = match start {
         Start::Fresh => RunDirectory::create(&config.output_dir, &config.to_toml(), &inputs.record)?,
         Start::Resume => RunDirectory::open(&config.output_dir)?,
@@ -113,6 +139,13 @@ pub fn run(
         let function = ModelReward { scorer, clip: settings.clip };
         rewards.add(None, settings.weight, &[], false, Box::new(function))?;
     }
+    let mut judge_counts = None;
+    if let (Some(settings), Some(OpenChatModel { model, counts })) = (&config.judge, judge) {
+        let function = Box::new(Judge::new(settings.verdict.clone(), model)?);
+        rewards.add(None, settings.weight, &settings.sources, settings.optional, function)?;
+        let now = counts.snapshot();
+        judge_counts = Some((counts, now));
+    }
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
     let mut state = TrainerState::start(config.seed, plan.digest);
     state.is_evaluation_due = config.eval_on_start;
@@ -130,6 +163,7 @@ pub fn run(
     let running = Running {
         saved_step: state.step,
         rewards,
+        judge_counts,
         end_tokens: end_tokens(&inputs.model.spec.eos_token_ids, &inputs.renderer),
         last_metrics: Metrics::new(),
         plan,
@@ -207,6 +241,10 @@ impl Running<'_> {
         let places: Vec<u32> = (0..prompts.len() as u32).collect();
         let Some(drawn) = self.draw(&prompts, &places, Purpose::Evaluate)? else { return Ok(false) };
         let scored = self.score(&prompts, &drawn);
+        if self.stop.load(Ordering::Relaxed) {
+            // What a judge was not asked any more is no finding.
+            return Ok(false);
+        }
         let mut by_category: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut n_unscored = 0;
         for (prompt, scored) in prompts.iter().zip(&scored) {

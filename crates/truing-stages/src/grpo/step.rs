@@ -8,6 +8,7 @@ use rand_chacha::rand_core::Rng;
 use truing_generate::{SampleRequest, SampledCompletion, sample};
 use truing_model::{EngineError, TopLogProbs};
 use truing_parallel::Solo;
+use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
 use truing_train::{KlInLoss, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
 use truing_types::{Event, FinishReason, Rollout, SamplingOptions, Seed};
@@ -17,7 +18,7 @@ use super::run::Running;
 use super::state::PromptState;
 use super::tally::{self, Metrics};
 use super::{KlKind, Prompt, rollouts};
-use crate::StageError;
+use crate::{StageError, chat};
 
 /// The completions of one prompt.
 #[derive(Debug, Clone)]
@@ -128,28 +129,34 @@ impl Running<'_> {
         Ok(drawn)
     }
 
-    /// Scores each completion of each prompt.
+    /// Scores each completion of each prompt, all in one go: a judge may be asked about many at a time.
     pub(super) fn score(
         &mut self,
         prompts: &[&Prompt],
         drawn: &[Vec<SampledCompletion>],
     ) -> Vec<Vec<ScoredCompletion>> {
-        let of_prompt =
-            |(prompt, completions): (&&'_ Prompt, &'_ Vec<SampledCompletion>)| -> Vec<ScoredCompletion> {
-                let asked: Vec<Completion<'_>> = completions
-                    .iter()
-                    .map(|completion| Completion {
-                        prompt: &prompt.row.prompt,
-                        text: &completion.text,
-                        n_tokens: completion.tokens.len(),
-                        finish_reason: completion.finish_reason,
-                        columns: &prompt.row.columns,
-                        origin: &prompt.origin,
-                    })
-                    .collect();
-                self.rewards.score(&asked)
-            };
-        prompts.iter().zip(drawn).map(of_prompt).collect()
+        let asked: Vec<Completion<'_>> = prompts
+            .iter()
+            .zip(drawn)
+            .flat_map(|(prompt, completions)| {
+                completions.iter().map(|completion| Completion {
+                    prompt: &prompt.row.prompt,
+                    text: &completion.text,
+                    n_tokens: completion.tokens.len(),
+                    finish_reason: completion.finish_reason,
+                    columns: &prompt.row.columns,
+                    origin: &prompt.origin,
+                })
+            })
+            .collect();
+        if self.judge_counts.is_some() {
+            self.events.emit(Event::PhaseStarted { phase: "asking the judge".into(), total: None });
+        }
+        let mut scored = self.rewards.score(&asked).into_iter();
+        if self.judge_counts.is_some() {
+            self.events.emit(Event::PhaseFinished);
+        }
+        drawn.iter().map(|completions| scored.by_ref().take(completions.len()).collect()).collect()
     }
 
     /// One whole step; `None` when it was broken off, and then nothing has changed.
@@ -173,6 +180,10 @@ impl Running<'_> {
             let Some(drawn) = self.draw(&prompts, &places, purpose)? else { return Ok(None) };
             let between = self.probe.elapsed_secs();
             let scored = self.score(&prompts, &drawn);
+            if self.stop.load(Ordering::Relaxed) {
+                // A judge may have been broken off: what is unscored for that alone is not learnt from.
+                return Ok(None);
+            }
             scoring += self.probe.elapsed_secs() - between;
             generating += between - before;
             for ((&prompt, completions), scored) in places.iter().zip(drawn).zip(scored) {
@@ -200,6 +211,11 @@ impl Running<'_> {
         metrics.insert("groups_used".into(), used.len() as f64);
         let Some(compared) = self.learn(&used, &mut metrics)? else { return Ok(None) };
         let updating = self.probe.elapsed_secs() - before;
+        if let Some((counts, before)) = &mut self.judge_counts {
+            let now = counts.snapshot();
+            metrics.extend(chat::count_metrics("judge", before, &now));
+            *before = now;
+        }
         if config.keep_rollouts {
             let kept = self.rollouts(step, &used, &all, &compared);
             rollouts::write(self.folder.path(), step, &kept)?;
@@ -279,7 +295,8 @@ impl Running<'_> {
             parts.push(compared_packs);
         }
         self.events.emit(Event::PhaseFinished);
-        self.credit(groups, &mut compared);
+        let rewards = self.shape(groups, metrics);
+        self.credit(groups, &rewards, &mut compared);
         self.measure(groups, &compared, metrics);
         if n_trained > 0 && !self.update(&parts, &compared, metrics)? {
             return Ok(None);
@@ -352,12 +369,40 @@ impl Running<'_> {
         }
     }
 
-    fn credit(&self, groups: &[Group], compared: &mut [Compared]) {
+    /// The rewards that are learnt from, of all completions in order.
+    fn shape(&self, groups: &[Group], metrics: &mut Metrics) -> Vec<Option<f64>> {
+        let config = &self.plan.config;
+        let Some(shaping) = config.shaping.as_ref().filter(|shaping| !shaping.is_nothing()) else {
+            return groups.iter().flat_map(Group::rewards).collect();
+        };
+        let completions: Vec<Shaped<'_>> = groups
+            .iter()
+            .enumerate()
+            .flat_map(|(group_idx, group)| {
+                let origin = &self.inputs.prompts[group.prompt as usize].origin;
+                group.scored.iter().zip(&group.completions).map(move |(scored, completion)| Shaped {
+                    scored,
+                    n_tokens: completion.tokens.len(),
+                    source: &origin.source,
+                    group: group_idx,
+                })
+            })
+            .collect();
+        let shaped = shaping.shape(&self.rewards, &completions, config.pass_reward);
+        let values: Vec<f64> = shaped.iter().copied().flatten().collect();
+        if let Some((mean, deviation)) = tally::mean_and_deviation(&values) {
+            metrics.insert("shaped_reward".into(), mean);
+            metrics.insert("shaped_reward/std".into(), deviation);
+        }
+        shaped
+    }
+
+    fn credit(&self, groups: &[Group], rewards: &[Option<f64>], compared: &mut [Compared]) {
         let mut next = 0;
         let mut rollouts = Vec::new();
         for group in groups {
-            let of_group = group.rewards().into_iter().zip(&group.completions).map(|(reward, completion)| {
-                let known = &compared[next];
+            let of_group = group.completions.iter().map(|completion| {
+                let (known, reward) = (&compared[next], rewards[next]);
                 next += 1;
                 ScoredRollout { reward, kl: known.kl.clone(), n_tokens: completion.tokens.len() }
             });

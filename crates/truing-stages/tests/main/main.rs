@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod embeddings;
+mod judges;
 mod plans;
 mod policies;
 mod preferences;
 mod prove;
+mod qualities;
 mod recipes;
 mod runs;
+mod scripted;
 mod setup;
 #[path = "../../../truing/tests/main/tiny_model.rs"]
 mod tiny_model;

@@ -17,7 +17,7 @@ use truing_types::{Event, Rollout, Silent};
 use crate::setup::{self, Events, MACHINE, Ticks, never};
 
 /// The shorter the better: what a tiny model can learn in a few steps.
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 model_name_or_path = "model"
 output_dir = "run"
 seed = 11
@@ -42,7 +42,7 @@ kind = { format = { pattern = "[a-m]" } }
 
 type StopWhen = Box<dyn Fn(&Event) -> bool>;
 
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = setup::folder();
     let prompts = (0..9).fold(String::new(), |mut rows, i| {
         writeln!(rows, r#"{{"prompt": "Say {i}.", "kind": "{}"}}"#, if i % 2 == 0 { "even" } else { "odd" })
@@ -69,19 +69,21 @@ fn run(
     Ok((outcome, events.seen))
 }
 
-fn metrics(folder: &Path) -> Vec<BTreeMap<String, f64>> {
+pub(crate) fn metrics(folder: &Path) -> Vec<BTreeMap<String, f64>> {
     let text = fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap();
     let mut records: Vec<BTreeMap<String, f64>> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for record in &mut records {
         record.retain(|name, _| {
-            !["tokens_per_second", "step_time", "peak_memory_gib"].iter().any(|timed| name.starts_with(timed))
+            !["tokens_per_second", "step_time", "peak_memory_gib", "judge/"]
+                .iter()
+                .any(|timed| name.starts_with(timed))
         });
     }
     records
 }
 
-fn everything(folder: &Path) -> (Vec<u8>, Vec<BTreeMap<String, f64>>, Vec<String>) {
+pub(crate) fn everything(folder: &Path) -> (Vec<u8>, Vec<BTreeMap<String, f64>>, Vec<String>) {
     let run = folder.join("run");
     let drawn =
         rollouts::steps(&run).unwrap().into_iter().flat_map(|step| rollouts::read(&run, step).unwrap());

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
+use truing_stages::quality::QualityConfig;
 use truing_stages::responses::ResponseInputs;
 use truing_stages::training::{TrainingConfig, TrainingPlan};
 use truing_stages::{StageError, dpo, reward};
@@ -41,7 +42,16 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
         let text = fs::read_to_string(&path).unwrap();
         let tables: toml::Table = toml::from_str(&text).unwrap();
         n_recipes += 1;
-        if tables.contains_key("reward") {
+        if tables.get("judge").is_some_and(toml::Value::is_array) {
+            let config =
+                QualityConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed =
+                QualityConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            config.check().unwrap();
+            continue;
+        }
+        if tables.contains_key("reward") || tables.contains_key("judge") {
             let config = GrpoConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
             let printed = GrpoConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
             assert_eq!(printed, config);

@@ -14,7 +14,7 @@ use crate::printer::Style;
 use crate::progress::{self, FanOut};
 use crate::recorder::TensorBoard;
 use crate::table::{Align, Table};
-use crate::{Context, interrupt, machine};
+use crate::{Context, asking, interrupt, machine};
 
 /// Arguments of `truing grpo`.
 #[derive(Debug, Args)]
@@ -45,10 +45,18 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     context.printer.note(plan.summary());
     let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
     let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
+    let judge = match &plan.config.judge {
+        Some(judge) => {
+            let surroundings = asking::surroundings(&judge.model, &stop, context)?;
+            let mut events = progress::for_this_terminal(&context.printer);
+            Some(judge.model.open(&surroundings, events.as_mut())?)
+        }
+        None => None,
+    };
     let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
     let start = if arguments.resume { Start::Resume } else { Start::Fresh };
     let probe = machine::ProcessProbe::new();
-    let outcome = grpo::run(&plan, &inputs, start, &probe, &mut events, &stop)
+    let outcome = grpo::run_with_judge(&plan, &inputs, start, &probe, &mut events, &stop, judge)
         .map_err(|error| training::with_advice(error, &folder, arguments.resume))?;
     drop(events);
     if let Some(error) = recording_error.borrow_mut().take() {
@@ -76,6 +84,9 @@ fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(Gr
     if !config.model_name_or_path.is_empty() {
         let found = model::find(&config.model_name_or_path, context)?;
         config.model_name_or_path = found.to_string_lossy().into_owned();
+    }
+    if let Some(judge) = &mut config.judge {
+        asking::find_model(&mut judge.model, context)?;
     }
     let mut events = progress::for_this_terminal(&context.printer);
     let inputs = GrpoInputs::load(&config, training::render_options(), events.as_mut())?;

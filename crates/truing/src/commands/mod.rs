@@ -7,9 +7,10 @@ mod embed;
 mod generate;
 mod grpo;
 mod inspect;
-mod model;
+pub(crate) mod model;
 mod plan;
 mod prove;
+mod quality;
 mod quickstart;
 mod report;
 mod reward;
@@ -17,7 +18,7 @@ mod rollouts;
 mod sampling;
 mod select;
 mod sft;
-mod training;
+pub(crate) mod training;
 
 use clap::Subcommand;
 
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Reward(reward::Command),
     /// Train a policy by reinforcement learning: groups of its own completions, scored, as a recipe says.
     Grpo(grpo::Arguments),
+    /// Judge how good prompts are: compared with anchors by language models, as a recipe says.
+    Quality(quality::Arguments),
     /// Look at the completions that a policy run drew and scored.
     Rollouts(rollouts::Arguments),
     /// Choose few and different prompts out of many, with the reason for every one kept or dropped.
@@ -70,6 +73,7 @@ impl Command {
             Self::Dpo(arguments) => dpo::run(arguments, context),
             Self::Reward(command) => reward::run(command, context),
             Self::Grpo(arguments) => grpo::run(arguments, context),
+            Self::Quality(arguments) => quality::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Select(arguments) => select::run(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),

@@ -7,7 +7,7 @@ use truing_stages::training::{TrainingInputs, TrainingPlan};
 use truing_train::{Amount, SegmentChoice};
 
 use super::training::{self, RecipeArguments, Stage};
-use super::{dpo, embed, grpo, reward, sft};
+use super::{dpo, embed, grpo, quality, reward, sft};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::Style;
@@ -29,9 +29,13 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let text = training::read_recipe(&arguments.recipe.recipe)?;
     let tables = toml::from_str::<toml::Table>(&text).unwrap_or_default();
     let (recipe, as_json) = (&arguments.recipe, arguments.json);
+    let has_judges = tables.get("judge").is_some_and(toml::Value::is_array);
     match () {
         () if tables.contains_key("train_data") => embed::show_recipe(recipe, as_json, context),
-        () if tables.contains_key("reward") => grpo::show_recipe(recipe, as_json, context),
+        () if has_judges => quality::show_recipe(recipe, as_json, context),
+        () if tables.contains_key("reward") || tables.contains_key("judge") => {
+            grpo::show_recipe(recipe, as_json, context)
+        }
         () if tables.contains_key("preference") => show_recipe(&dpo::STAGE, recipe, as_json, context),
         () if tables.contains_key("reward_model") => show_recipe(&reward::STAGE, recipe, as_json, context),
         () => show_recipe(&sft::STAGE, recipe, as_json, context),

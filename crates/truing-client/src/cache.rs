@@ -1,0 +1,186 @@
+//! Replies on disk, by the digest of what was asked: one SQLite file, in write-ahead mode, that several processes of one
+//! machine may share (not over a network file system).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use truing_store::Digest;
+use truing_types::{ChatReply, FinishReason, TokenId};
+
+use crate::ClientError;
+
+const VERSION: i64 = 1;
+/// How long to wait for another process that is writing.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a cache is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheMode {
+    /// Replies that are there are used; others are asked for and kept.
+    #[default]
+    Live,
+    /// Everything is asked anew and replaces what was there.
+    Record,
+    /// Nothing is asked: a reply that is not there is an error.
+    Replay,
+}
+
+/// The file of replies. It holds requests and replies in full, and no key.
+#[derive(Debug)]
+pub struct ReplyCache {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// A reply with everything that is kept beside it.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    text: String,
+    tokens: Vec<TokenId>,
+    finish_reason: FinishReason,
+}
+
+impl ReplyCache {
+    /// Opens the file, making it where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is no cache of this version.
+    pub fn open(path: &Path) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::Cache { path: path.to_path_buf(), source };
+        let connection = Connection::open(path).map_err(failed)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())).map_err(failed)?;
+        // A reply that was paid for survives a power cut.
+        connection.pragma_update(None, "synchronous", "full").map_err(failed)?;
+        let cache = Self { path: path.to_path_buf(), connection: Mutex::new(connection) };
+        cache.make_table()?;
+        Ok(cache)
+    }
+
+    fn make_table(&self) -> Result<(), ClientError> {
+        let mut connection = self.lock();
+        // Two processes may begin at the same moment; the second finds the table.
+        let transaction = connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(|source| self.failed(source))?;
+        let read = |row: &rusqlite::Row<'_>| row.get(0);
+        let found: i64 = transaction
+            .pragma_query_value(None, "user_version", read)
+            .map_err(|source| self.failed(source))?;
+        match found {
+            VERSION => return Ok(()),
+            0 => {}
+            _ => return Err(ClientError::CacheVersion { path: self.path.clone(), found, expected: VERSION }),
+        }
+        let table = "CREATE TABLE replies (
+            key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL,
+            n_prompt_tokens INTEGER NOT NULL, n_completion_tokens INTEGER NOT NULL, unix_secs INTEGER NOT NULL
+        ) WITHOUT ROWID";
+        transaction
+            .execute_batch(table)
+            .and_then(|()| transaction.pragma_update(None, "user_version", VERSION))
+            .and_then(|()| transaction.commit())
+            .map_err(|source| self.failed(source))
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The reply under a key.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn get(&self, key: &Digest) -> Result<Option<ChatReply>, ClientError> {
+        let connection = self.lock();
+        let query = "SELECT reply, n_prompt_tokens, n_completion_tokens FROM replies WHERE key = ?1";
+        let row = connection
+            .prepare(query)
+            .and_then(|mut statement| {
+                let read = |row: &rusqlite::Row<'_>| {
+                    let reply: String = row.get(0)?;
+                    let kept: Kept = serde_json::from_str(&reply).map_err(|error| {
+                        rusqlite::Error::FromSqlConversionFailure(
+                            0,
+                            rusqlite::types::Type::Text,
+                            error.into(),
+                        )
+                    })?;
+                    Ok((kept, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+                };
+                statement.query_row(params![key.to_string()], read).optional()
+            })
+            .map_err(|source| self.failed(source))?;
+        Ok(row.map(|(kept, n_prompt_tokens, n_completion_tokens)| ChatReply {
+            text: kept.text,
+            tokens: kept.tokens,
+            finish_reason: kept.finish_reason,
+            n_prompt_tokens: usize::try_from(n_prompt_tokens).unwrap_or_default(),
+            n_completion_tokens: usize::try_from(n_completion_tokens).unwrap_or_default(),
+        }))
+    }
+
+    /// Keeps a reply. In [`CacheMode::Live`] the first one stays, so that all who share the file see the same.
+    pub(crate) fn put(
+        &self,
+        key: &Digest,
+        model: &str,
+        request: &str,
+        reply: &ChatReply,
+        unix_secs: f64,
+        mode: CacheMode,
+    ) -> Result<(), ClientError> {
+        let verb = if mode == CacheMode::Record { "REPLACE" } else { "IGNORE" };
+        let statement = format!("INSERT OR {verb} INTO replies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
+        let kept = Kept {
+            text: reply.text.clone(),
+            tokens: reply.tokens.clone(),
+            finish_reason: reply.finish_reason,
+        };
+        let kept = serde_json::to_string(&kept).expect("texts and numbers are JSON");
+        let values = params![
+            key.to_string(),
+            model,
+            request,
+            kept,
+            reply.n_prompt_tokens as i64,
+            reply.n_completion_tokens as i64,
+            unix_secs as i64,
+        ];
+        let connection = self.lock();
+        let done = connection.prepare(&statement).and_then(|mut statement| statement.execute(values));
+        done.map(|_| ()).map_err(|source| self.failed(source))
+    }
+
+    /// Replies that are kept.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn len(&self) -> Result<u64, ClientError> {
+        let count = self.lock().query_row("SELECT count(*) FROM replies", [], |row| row.get::<_, i64>(0));
+        count.map(i64::unsigned_abs).map_err(|source| self.failed(source))
+    }
+
+    /// Whether no reply is kept.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn is_empty(&self) -> Result<bool, ClientError> {
+        Ok(self.len()? == 0)
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> ClientError {
+        ClientError::Cache { path: self.path.clone(), source }
+    }
+
+    /// SQLite is consistent whatever panics beside it.
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

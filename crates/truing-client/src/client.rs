@@ -1,0 +1,457 @@
+//! The client: one request is sent, again where that may help, until it is answered or given up; many go side by side.
+
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason};
+use ureq::http::{Response, StatusCode, header};
+use ureq::{Agent, Body, Proxy};
+
+use crate::rate::TokenBucket;
+use crate::request::{self, Fingerprint};
+use crate::response::{Answer, AnswerError, StreamParser, error_text, parse_answer};
+use crate::retry;
+use crate::settings::{Access, ClientSettings, ProxyAddress};
+use crate::{ClientError, Counts, FailureKind};
+
+const BUFFER_BYTES: usize = 1 << 14;
+/// As much of an error page as is read; the message is at its beginning.
+const MOST_ERROR_BYTES: u64 = 1 << 16;
+
+/// Gets each piece of text as it appears, and may break off.
+pub type OnText<'a> = &'a mut dyn FnMut(&str) -> ControlFlow<()>;
+
+/// A model on a server. Clones share limits, connections and counts.
+#[derive(Debug, Clone)]
+pub struct OpenAiClient(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: ClientSettings,
+    access: Access,
+    agent: Agent,
+    url: String,
+    requests: Option<TokenBucket>,
+    tokens: Option<TokenBucket>,
+    counts: Arc<Counts>,
+}
+
+/// An attempt that did not succeed.
+struct Failure {
+    kind: FailureKind,
+    problem: String,
+    retry_after: Option<Duration>,
+}
+
+impl Failure {
+    fn new(kind: FailureKind, problem: impl Into<String>) -> Self {
+        Self { kind, problem: problem.into(), retry_after: None }
+    }
+}
+
+impl From<AnswerError> for Failure {
+    fn from(error: AnswerError) -> Self {
+        let kind = match error {
+            AnswerError::CutOff(_) => FailureKind::CutOff,
+            _ => FailureKind::BadAnswer,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// The caller's ear for text as it appears. Attempts after a cut stream repeat what was shown; that is not shown again.
+struct Shown<'a> {
+    text: String,
+    on_text: OnText<'a>,
+}
+
+impl Shown<'_> {
+    /// Shows what is new in the text so far.
+    fn show(&mut self, so_far: &str) -> Result<ControlFlow<()>, Failure> {
+        if self.text.starts_with(so_far) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let Some(new) = so_far.strip_prefix(self.text.as_str()) else {
+            let problem = "a stream was cut off after text had been shown, and the answer began differently when asked again";
+            return Err(Failure::new(FailureKind::Inconsistent, problem));
+        };
+        let flow = (self.on_text)(new);
+        self.text = so_far.to_owned();
+        Ok(flow)
+    }
+}
+
+impl OpenAiClient {
+    /// A client; it sends nothing yet.
+    ///
+    /// # Errors
+    /// When a setting cannot be meant, or the proxy's address is none.
+    pub fn new(settings: ClientSettings, access: Access) -> Result<Self, ClientError> {
+        settings.check()?;
+        let proxy = match &access.proxy {
+            Some(address) if !settings.is_loopback() => Some(proxy(address)?),
+            _ => None,
+        };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(proxy)
+            .timeout_connect(Some(Duration::from_secs_f64(settings.connect_timeout_secs)))
+            .max_idle_connections_per_host(settings.max_concurrency)
+            .user_agent(concat!("truing/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        let now = access.clock.elapsed();
+        let bucket = |per_minute: Option<u32>| per_minute.map(|per_minute| TokenBucket::new(per_minute, now));
+        Ok(Self(Arc::new(Inner {
+            url: settings.url(),
+            requests: bucket(settings.requests_per_minute),
+            tokens: bucket(settings.tokens_per_minute),
+            counts: Arc::default(),
+            settings,
+            access,
+            agent,
+        })))
+    }
+
+    /// What was asked so far. The handle stays good when the client is put away in a box.
+    #[must_use]
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.0.counts)
+    }
+
+    /// Who answers, for a cache.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { model: self.0.settings.model.clone(), extra: self.0.settings.extra.clone() }
+    }
+
+    /// Asks one request, until it is answered or given up. With `on_text` the answer is shown as it comes, where the
+    /// settings allow streams.
+    ///
+    /// # Errors
+    /// When it was given up; the error never holds the key.
+    pub fn ask(&self, request: &ChatRequest, on_text: Option<OnText<'_>>) -> Result<ChatReply, ClientError> {
+        self.0.ask(request, on_text)
+    }
+}
+
+fn proxy(address: &ProxyAddress) -> Result<Proxy, ClientError> {
+    let bad = || ClientError::BadSetting {
+        key: "the proxy",
+        found: "no address (not shown: it may hold a password)".into(),
+        expected: "for instance `http://host:8080`",
+    };
+    let plain = Proxy::new(&address.url).map_err(|_| bad())?;
+    let mut builder = Proxy::builder(plain.protocol()).host(plain.host()).port(plain.port());
+    if let Some(name) = plain.username() {
+        builder = builder.username(name);
+    }
+    if let Some(password) = plain.password() {
+        builder = builder.password(password);
+    }
+    for host in &address.except {
+        // A bare name stands for all below it too, as curl reads it.
+        builder = builder.no_proxy(host).no_proxy(&format!(".{}", host.trim_start_matches(['*', '.'])));
+    }
+    builder.build().map_err(|_| bad())
+}
+
+impl Inner {
+    fn ask(&self, request: &ChatRequest, on_text: Option<OnText<'_>>) -> Result<ChatReply, ClientError> {
+        let is_streamed = self.settings.stream && on_text.is_some();
+        let body = request::body(&self.settings, request, is_streamed);
+        let mut nobody = |_: &str| ControlFlow::Continue(());
+        let mut shown = Shown { text: String::new(), on_text: on_text.unwrap_or(&mut nobody) };
+        let identity = body.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3) // FNV-1a (Fowler, Noll and Vo)
+        });
+        let estimated = request::estimated_tokens(request);
+        self.take_tokens(estimated)?;
+        let mut started = None;
+        let mut attempt = 0;
+        loop {
+            if let Some(bucket) = &self.requests {
+                let wait = bucket.take(1, self.now()).unwrap_or_default();
+                self.sleep(wait)?;
+            }
+            let started = *started.get_or_insert(self.now());
+            let deadline = started + Duration::from_secs_f64(self.settings.deadline_secs);
+            self.count_call(attempt > 0);
+            let failure = match self.attempt(&body, is_streamed, deadline, &mut shown) {
+                Ok(reply) => return Ok(self.settle(reply, estimated)),
+                Err(failure) => failure,
+            };
+            let wait = failure.retry_after.unwrap_or_else(|| retry::backoff(attempt, identity));
+            attempt += 1;
+            let is_in_time = self.now() + wait < deadline;
+            if !failure.kind.may_pass() || attempt > self.settings.max_retries || !is_in_time {
+                return Err(self.give_up(failure, attempt, wait, is_in_time));
+            }
+            self.sleep(wait)?;
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.access.clock.elapsed()
+    }
+
+    fn sleep(&self, wait: Duration) -> Result<(), ClientError> {
+        match wait.is_zero() || self.access.clock.sleep(wait).is_continue() {
+            true => Ok(()),
+            false => Err(ClientError::Interrupted { url: self.url.clone() }),
+        }
+    }
+
+    fn take_tokens(&self, n_tokens: u64) -> Result<(), ClientError> {
+        let Some(bucket) = &self.tokens else { return Ok(()) };
+        match bucket.take(n_tokens, self.now()) {
+            Some(wait) => self.sleep(wait),
+            None => Err(ClientError::LargerThanRate { n_tokens, per_minute: bucket.per_minute() }),
+        }
+    }
+
+    fn count_call(&self, is_retry: bool) {
+        self.counts.add(|counts| {
+            counts.calls += 1;
+            counts.retries += u64::from(is_retry);
+        });
+    }
+
+    /// Counts the tokens of a reply, and corrects the estimate where the server tells them.
+    fn settle(&self, reply: ChatReply, estimated: u64) -> ChatReply {
+        let (prompt, completion) = (reply.n_prompt_tokens as u64, reply.n_completion_tokens as u64);
+        self.counts.add(|counts| {
+            counts.prompt_tokens += prompt;
+            counts.completion_tokens += completion;
+        });
+        if let Some(bucket) = self.tokens.as_ref().filter(|_| prompt + completion > 0) {
+            bucket.settle(estimated, prompt + completion, self.now());
+        }
+        reply
+    }
+
+    fn give_up(&self, failure: Failure, attempts: u32, wait: Duration, is_in_time: bool) -> ClientError {
+        self.counts.add_failure(failure.kind);
+        let mut problem = failure.problem;
+        if failure.kind.may_pass() && attempts <= self.settings.max_retries && !is_in_time {
+            let (wait, deadline) = (wait.as_secs_f64(), self.settings.deadline_secs);
+            problem =
+                format!("{problem}; another attempt in {wait:.0} s would pass `deadline_secs = {deadline}`");
+        }
+        if let Some(key) = &self.access.api_key {
+            problem = key.redact(&problem);
+        }
+        ClientError::Unanswered { url: self.url.clone(), kind: failure.kind, problem, attempts }
+    }
+
+    /// One request over the network.
+    fn attempt(
+        &self,
+        body: &str,
+        is_streamed: bool,
+        deadline: Duration,
+        shown: &mut Shown<'_>,
+    ) -> Result<ChatReply, Failure> {
+        // The deadline holds for the last attempt too.
+        let left = deadline.saturating_sub(self.now()).max(Duration::from_millis(1));
+        let timeout = self.settings.timeout().min(left);
+        let config = self.agent.post(&self.url).config().timeout_recv_response(Some(timeout));
+        let config = match is_streamed {
+            true => config.timeout_per_read(Some(timeout)),
+            false => config.timeout_global(Some(timeout)),
+        };
+        let mut request = config.build().header(header::CONTENT_TYPE, "application/json");
+        if let Some(key) = &self.access.api_key {
+            request = request.header(header::AUTHORIZATION, key.header());
+        }
+        let response = request.send(body).map_err(|error| transport_failure(&error))?;
+        let response = self.check_status(response)?;
+        let content_type = header_text(&response, header::CONTENT_TYPE).unwrap_or_default();
+        // What came decides, not what was asked for: some servers know no streams, some only streams.
+        let has_events = content_type.trim_start().starts_with("text/event-stream");
+        let mut reader = Bounded::new(response, self.settings.max_response_bytes);
+        if !has_events {
+            let mut bytes = Vec::new();
+            while reader.read(&mut bytes)? {}
+            return finish(parse_answer(&bytes)?, shown);
+        }
+        let mut parser = StreamParser::default();
+        let mut text = String::new();
+        let mut bytes = Vec::new();
+        while !parser.is_done() && reader.read(&mut bytes)? {
+            text.push_str(&parser.push(&bytes)?);
+            bytes.clear();
+            if shown.show(&text)?.is_break() {
+                return Ok(reply(Answer { text, ..Answer::default() }, FinishReason::Cancelled));
+            }
+            if self.now() >= deadline {
+                return Err(Failure::new(FailureKind::Timeout, "the stream goes on beyond the deadline"));
+            }
+        }
+        finish(parser.finish()?, shown)
+    }
+
+    fn check_status(&self, response: Response<Body>) -> Result<Response<Body>, Failure> {
+        let status = response.status();
+        let kind = match status.as_u16() {
+            200..=299 => return Ok(response),
+            300..=399 => FailureKind::Redirected,
+            429 => FailureKind::RateLimited,
+            408 | 409 | 425 | 500..=599 => FailureKind::Server,
+            _ => FailureKind::Refused,
+        };
+        let retry_after = header_text(&response, header::RETRY_AFTER)
+            .and_then(|text| retry::retry_after(text, self.access.clock.unix_secs()));
+        let place = header_text(&response, header::LOCATION).unwrap_or_default().to_owned();
+        let mut body = Vec::new();
+        // The status is known; what cannot be read of its reasons is left out.
+        let _ = response.into_body().into_reader().take(MOST_ERROR_BYTES).read_to_end(&mut body);
+        let said = error_text(&body);
+        let problem = match status {
+            _ if kind == FailureKind::Redirected => {
+                format!("status {status}: it points to `{place}`, which is not followed")
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.access.api_key.is_none() => {
+                format!("status {status}, and no key was given (`api_key_env`): {said}")
+            }
+            _ if said.is_empty() => format!("status {status}"),
+            _ => format!("status {status}: {said}"),
+        };
+        Err(Failure { kind, problem, retry_after })
+    }
+}
+
+fn finish(answer: Answer, shown: &mut Shown<'_>) -> Result<ChatReply, Failure> {
+    // Nothing follows, so there is nothing to break off.
+    let _ = shown.show(&answer.text)?;
+    if answer.text != shown.text {
+        let problem = "a stream was cut off after more text had been shown than the whole answer has";
+        return Err(Failure::new(FailureKind::Inconsistent, problem));
+    }
+    let reason = answer.finish();
+    Ok(reply(answer, reason))
+}
+
+fn reply(answer: Answer, finish_reason: FinishReason) -> ChatReply {
+    ChatReply {
+        text: answer.text,
+        tokens: Vec::new(),
+        finish_reason,
+        n_prompt_tokens: answer.n_prompt_tokens,
+        n_completion_tokens: answer.n_completion_tokens,
+    }
+}
+
+fn header_text(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
+    response.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+fn transport_failure(error: &ureq::Error) -> Failure {
+    match error {
+        ureq::Error::Timeout(phase) => Failure::new(FailureKind::Timeout, format!("timed out: {phase}")),
+        other => Failure::new(FailureKind::Connection, other.to_string()),
+    }
+}
+
+/// The body of an answer, up to the longest that is taken.
+struct Bounded {
+    reader: Box<dyn Read>,
+    announced: Option<u64>,
+    n_read: u64,
+    most: u64,
+    buffer: Vec<u8>,
+}
+
+impl Bounded {
+    fn new(response: Response<Body>, most: u64) -> Self {
+        let announced = header_text(&response, header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
+        let reader = Box::new(response.into_body().into_reader());
+        Self { reader, announced, n_read: 0, most, buffer: vec![0; BUFFER_BYTES] }
+    }
+
+    /// Appends what comes next; false at the end.
+    fn read(&mut self, bytes: &mut Vec<u8>) -> Result<bool, Failure> {
+        let n = loop {
+            match self.reader.read(&mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failure(&error)),
+                Ok(n) => break n,
+            }
+        };
+        self.n_read += n as u64;
+        if self.n_read.max(self.announced.unwrap_or(0)) > self.most {
+            let problem = format!("the answer is longer than `max_response_bytes = {}`", self.most);
+            return Err(Failure::new(FailureKind::TooLong, problem));
+        }
+        bytes.extend_from_slice(&self.buffer[..n]);
+        Ok(n > 0)
+    }
+
+    fn failure(&self, error: &io::Error) -> Failure {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+        let is_timeout =
+            matches!(inner, Some(ureq::Error::Timeout(_))) || error.kind() == io::ErrorKind::TimedOut;
+        let kind = if is_timeout { FailureKind::Timeout } else { FailureKind::CutOff };
+        Failure::new(kind, format!("the answer broke off after {} bytes: {error}", self.n_read))
+    }
+}
+
+impl From<ClientError> for ChatError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::LargerThanRate { .. } => Self::BadRequest(error.to_string()),
+            ClientError::Interrupted { .. } => Self::BrokenOff,
+            other => Self::Failed(Box::new(other)),
+        }
+    }
+}
+
+impl ChatModel for OpenAiClient {
+    fn chat(
+        &mut self,
+        request: &ChatRequest,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<ChatReply, ChatError> {
+        Ok(self.ask(request, Some(on_text))?)
+    }
+
+    /// Asks up to `max_concurrency` requests side by side.
+    fn chat_all(
+        &mut self,
+        requests: &[ChatRequest],
+        on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
+    ) -> Vec<ChatResult> {
+        let mut results: Vec<ChatResult> = requests.iter().map(|_| Err(ChatError::BrokenOff)).collect();
+        let (next, is_broken_off) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let n_workers = self.0.settings.max_concurrency.min(requests.len());
+        let (sender, receiver) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..n_workers {
+                let sender = sender.clone();
+                scope.spawn(|| {
+                    let sender = sender;
+                    while !is_broken_off.load(Ordering::Relaxed) {
+                        let place = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(request) = requests.get(place) else { break };
+                        let result = self.0.ask(request, None).map_err(ChatError::from);
+                        if sender.send((place, result)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for (place, result) in receiver {
+                if on_result(place, &result).is_break() {
+                    is_broken_off.store(true, Ordering::Relaxed);
+                }
+                results[place] = result;
+            }
+        });
+        results
+    }
+}

@@ -1,0 +1,16 @@
+//! Time as the client needs it, handed in: the program gives the machine's, tests one that does not wait.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+/// Looks at the clock, and waits.
+pub trait Clock: Send + Sync {
+    /// Seconds since 1970 (UTC), for dates of servers and of the cache.
+    fn unix_secs(&self) -> f64;
+
+    /// Time since some fixed moment; it never goes back.
+    fn elapsed(&self) -> Duration;
+
+    /// Waits. Breaks when the wait was broken off: what waits is then not done.
+    fn sleep(&self, duration: Duration) -> ControlFlow<()>;
+}

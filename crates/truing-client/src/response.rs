@@ -1,0 +1,367 @@
+//! What servers answer: one JSON object, or a stream of server-sent events (WHATWG HTML, 9.2). Read leniently: nearly
+//! compatible servers differ in everything but the place of the text. Content is a text, a list of parts, or null; finish
+//! reasons that are not known end a turn; usage may be missing; further fields do not matter. An answer without its end is
+//! none.
+
+use serde_json::Value;
+use truing_types::FinishReason;
+
+/// Characters of a server's words that are repeated in an error.
+const MOST_QUOTED: usize = 300;
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Answer {
+    /// The text of the turn.
+    pub text: String,
+    /// The server's word for why it ended.
+    pub finish_reason: Option<String>,
+    /// Tokens of the prompt; 0 where it is not told.
+    pub n_prompt_tokens: usize,
+    /// Tokens of the reply; 0 where it is not told.
+    pub n_completion_tokens: usize,
+}
+
+/// An answer that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// It ended before its end.
+    #[error("the answer was cut off: {0}")]
+    CutOff(String),
+    /// It is no JSON.
+    #[error("the answer is no JSON: {reason}; it begins with `{beginning}`")]
+    NotJson {
+        /// The parser's word.
+        reason: String,
+        /// How it begins.
+        beginning: String,
+    },
+    /// It is JSON of another shape.
+    #[error("the answer has no `choices` with a message; it begins with `{beginning}`")]
+    NoChoice {
+        /// How it begins.
+        beginning: String,
+    },
+    /// The server reports an error in what should be an answer.
+    #[error("the server reports: {0}")]
+    Reported(String),
+}
+
+impl Answer {
+    /// The finish reason in our words.
+    #[must_use]
+    pub fn finish(&self) -> FinishReason {
+        match self.finish_reason.as_deref() {
+            Some("length" | "max_tokens" | "model_length") => FinishReason::Length,
+            _ => FinishReason::EndOfTurn,
+        }
+    }
+
+    fn read_usage(&mut self, value: &Value) {
+        let tokens = |key: &str| value["usage"][key].as_u64().and_then(|n| usize::try_from(n).ok());
+        self.n_prompt_tokens = tokens("prompt_tokens").unwrap_or(self.n_prompt_tokens);
+        self.n_completion_tokens = tokens("completion_tokens").unwrap_or(self.n_completion_tokens);
+    }
+}
+
+/// Reads an answer that came as one JSON object.
+///
+/// # Errors
+/// When it is cut off, no JSON, without choices, or reports an error.
+pub fn parse_answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
+    let value = parse_json(bytes)?;
+    if let Some(reported) = reported_error(&value) {
+        return Err(AnswerError::Reported(reported));
+    }
+    let choice = &value["choices"][0];
+    let message = &choice["message"];
+    // Old completion servers put the text beside the message.
+    let text = content(&message["content"])
+        .or_else(|| content(&message["refusal"]))
+        .or_else(|| content(&choice["text"]))
+        .or_else(|| message.is_object().then(String::new));
+    let Some(text) = text else {
+        return Err(AnswerError::NoChoice { beginning: excerpt(bytes) });
+    };
+    let finish_reason = choice["finish_reason"].as_str().map(str::to_owned);
+    let mut answer = Answer { text, finish_reason, ..Answer::default() };
+    answer.read_usage(&value);
+    Ok(answer)
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Value, AnswerError> {
+    serde_json::from_slice(bytes).map_err(|error| match error.is_eof() {
+        true => AnswerError::CutOff(format!("{} bytes came", bytes.len())),
+        false => AnswerError::NotJson { reason: error.to_string(), beginning: excerpt(bytes) },
+    })
+}
+
+/// Text, or the texts of a list of parts; `None` for anything else.
+fn content(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(parts) => {
+            let texts = parts.iter().filter_map(|part| part["text"].as_str().or_else(|| part.as_str()));
+            Some(texts.collect())
+        }
+        _ => None,
+    }
+}
+
+/// What a server says is wrong, wherever it says so; `None` where it says nothing of the kind.
+fn reported_error(value: &Value) -> Option<String> {
+    let error = &value["error"];
+    let words = [&error["message"], error, &value["detail"], &value["message"]];
+    let said = words.into_iter().find_map(Value::as_str).map(str::to_owned);
+    let is_error = !(error.is_null() || error == &Value::Bool(false)) || value["choices"].is_null();
+    let said = said.or_else(|| (!error.is_null()).then(|| error.to_string()));
+    is_error.then_some(said).flatten().map(|text| shortened(&text))
+}
+
+/// What a body says of an error, in one line: the server's own message, or how the body begins.
+#[must_use]
+pub fn error_text(body: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    reported_error(&value).unwrap_or_else(|| excerpt(body))
+}
+
+fn excerpt(bytes: &[u8]) -> String {
+    // Four bytes at most make a character.
+    shortened(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MOST_QUOTED)]))
+}
+
+/// White space as single spaces, no control characters, and no more than may be quoted.
+fn shortened(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ").replace(char::is_control, "");
+    match line.char_indices().nth(MOST_QUOTED) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}
+
+/// Puts an answer together from a stream of events. Bytes may be cut anywhere.
+#[derive(Debug, Default)]
+pub struct StreamParser {
+    line: Vec<u8>,
+    ends_with_return: bool,
+    data: Option<Vec<u8>>,
+    answer: Answer,
+    is_done: bool,
+}
+
+impl StreamParser {
+    /// Takes bytes and gives the text they bring.
+    ///
+    /// # Errors
+    /// When an event is no JSON or reports an error.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<String, AnswerError> {
+        let before = self.answer.text.len();
+        for &byte in bytes {
+            // A line ends with \n, \r or \r\n.
+            match byte {
+                b'\n' if self.ends_with_return => {}
+                b'\n' | b'\r' => self.end_line()?,
+                _ => self.line.push(byte),
+            }
+            self.ends_with_return = byte == b'\r';
+        }
+        Ok(self.answer.text[before..].to_owned())
+    }
+
+    /// Whether the stream has said that it is over.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// The whole answer, once no more bytes come. A last event without its empty line counts where it is whole.
+    ///
+    /// # Errors
+    /// When neither `[DONE]` nor a finish reason came.
+    pub fn finish(mut self) -> Result<Answer, AnswerError> {
+        match self.end_line().and_then(|()| self.end_event()) {
+            // A piece of JSON is what a cut leaves behind.
+            Ok(()) | Err(AnswerError::NotJson { .. } | AnswerError::CutOff(_)) => {}
+            Err(other) => return Err(other),
+        }
+        match self.is_done || self.answer.finish_reason.is_some() {
+            true => Ok(self.answer),
+            false => Err(self.cut_off()),
+        }
+    }
+
+    fn cut_off(&self) -> AnswerError {
+        AnswerError::CutOff(format!("{} characters of text came", self.answer.text.chars().count()))
+    }
+
+    fn end_line(&mut self) -> Result<(), AnswerError> {
+        let line = std::mem::take(&mut self.line);
+        if line.is_empty() {
+            return self.end_event();
+        }
+        let Some(value) = line.strip_prefix(b"data") else { return Ok(()) };
+        let Some(value) = value.strip_prefix(b":") else { return Ok(()) };
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match &mut self.data {
+            Some(data) => {
+                data.push(b'\n');
+                data.extend_from_slice(value);
+            }
+            None => self.data = Some(value.to_vec()),
+        }
+        Ok(())
+    }
+
+    fn end_event(&mut self) -> Result<(), AnswerError> {
+        let Some(data) = self.data.take() else { return Ok(()) };
+        if self.is_done || data.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        if data.trim_ascii() == b"[DONE]" {
+            self.is_done = true;
+            return Ok(());
+        }
+        let value = parse_json(&data)?;
+        if let Some(reported) = reported_error(&value).filter(|_| !value["error"].is_null()) {
+            return Err(AnswerError::Reported(reported));
+        }
+        self.answer.read_usage(&value);
+        let choice = &value["choices"][0];
+        let piece = content(&choice["delta"]["content"])
+            .or_else(|| content(&choice["message"]["content"]))
+            .or_else(|| content(&choice["text"]));
+        self.answer.text.push_str(&piece.unwrap_or_default());
+        // Some servers send an empty reason until there is one.
+        if let Some(reason) = choice["finish_reason"].as_str().filter(|reason| !reason.is_empty()) {
+            self.answer.finish_reason = Some(reason.to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_many_servers_are_read() {
+        for (body, text, finish) in [
+            (
+                r#"{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#,
+                "hi",
+                FinishReason::EndOfTurn,
+            ),
+            (
+                r#"{"choices":[{"message":{"content":"hi"},"finish_reason":"length"}],"error":null}"#,
+                "hi",
+                FinishReason::Length,
+            ),
+            (
+                r#"{"choices":[{"message":{"content":[{"type":"text","text":"a"},{"type":"image"},"b"]},"finish_reason":""}],"x":[1]}"#,
+                "ab",
+                FinishReason::EndOfTurn,
+            ),
+            (
+                r#"{"choices":[{"message":{"content":null,"tool_calls":[]},"finish_reason":"brand_new"}]}"#,
+                "",
+                FinishReason::EndOfTurn,
+            ),
+            (r#"{"choices":[{"message":{"content":null,"refusal":"no"}}]}"#, "no", FinishReason::EndOfTurn),
+            (r#"{"choices":[{"text":"old"}]}"#, "old", FinishReason::EndOfTurn),
+        ] {
+            let answer = parse_answer(body.as_bytes()).unwrap();
+            assert_eq!((answer.text.as_str(), answer.finish()), (text, finish), "{body}");
+        }
+        let answer = parse_answer(
+            br#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":5,"completion_tokens":2}}"#,
+        )
+        .unwrap();
+        assert_eq!((answer.n_prompt_tokens, answer.n_completion_tokens), (5, 2));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_told_apart() {
+        let error = |body: &str| parse_answer(body.as_bytes()).unwrap_err();
+        assert!(matches!(error(r#"{"choices":[{"message":{"con"#), AnswerError::CutOff(_)));
+        assert!(matches!(error(""), AnswerError::CutOff(_)));
+        assert!(
+            matches!(error("<html>busy</html>"), AnswerError::NotJson { beginning, .. } if beginning == "<html>busy</html>")
+        );
+        for body in
+            [r#"{"choices":[]}"#, "[]", "3", r#"{"choices":[{"message":"text"}]}"#, r#"{"choices":{"0":1}}"#]
+        {
+            assert!(matches!(error(body), AnswerError::NoChoice { .. }), "{body}");
+        }
+        assert_eq!(
+            error(r#"{"error":{"message":"out of\n cards","code":1}}"#),
+            AnswerError::Reported("out of cards".into())
+        );
+        assert_eq!(error(r#"{"error":"busy"}"#), AnswerError::Reported("busy".into()));
+        assert_eq!(error(r#"{"detail":"Not Found"}"#), AnswerError::Reported("Not Found".into()));
+    }
+
+    #[test]
+    fn an_error_page_is_shortened() {
+        let page = format!("<html>\n  <body>{}</body>", "x".repeat(5000));
+        let text = error_text(page.as_bytes());
+        assert!(text.starts_with("<html> <body>xxx") && text.ends_with("...") && text.len() < 320, "{text}");
+        assert_eq!(error_text(b""), "");
+        assert_eq!(error_text(&[0xff; 3]), "\u{fffd}\u{fffd}\u{fffd}");
+    }
+
+    const STREAM: &str = concat!(
+        ": ping\r\n\r\n",
+        "event: x\r\ndata: {\"choices\":[{\"delta\":{\"role\":\"assistant\"},\"finish_reason\":null}]}\r\n\r\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"häl\"}}]}\n\n",
+        "data:{\"choices\":[{\"delta\":\r",
+        "data: {\"content\":\"lo\"},\"finish_reason\":\"\"}]}\r\r",
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2}}\n\n",
+        "data: [DONE]\n\n",
+        "data: not looked at\n\n",
+    );
+
+    fn read(stream: &[u8], piece: usize) -> Result<Answer, AnswerError> {
+        let mut parser = StreamParser::default();
+        let mut text = String::new();
+        for bytes in stream.chunks(piece) {
+            text += &parser.push(bytes)?;
+        }
+        let answer = parser.finish()?;
+        assert_eq!(answer.text, text);
+        Ok(answer)
+    }
+
+    #[test]
+    fn a_stream_cut_anywhere_into_pieces_gives_the_same_text() {
+        let expected = Answer {
+            text: "hällo".into(),
+            finish_reason: Some("stop".into()),
+            n_prompt_tokens: 4,
+            n_completion_tokens: 2,
+        };
+        for piece in 1..40 {
+            assert_eq!(read(STREAM.as_bytes(), piece).unwrap(), expected, "{piece}");
+        }
+    }
+
+    #[test]
+    fn a_stream_without_its_end_is_no_answer() {
+        // With the finish reason it is whole, and before it never.
+        let whole_from = STREAM.find("\"stop\"}]}").unwrap() + "\"stop\"}]}".len();
+        for end in 0..STREAM.len() {
+            let found = read(&STREAM.as_bytes()[..end], 7);
+            match end >= whole_from {
+                true => {
+                    assert!(found.is_ok() || end < STREAM.find("data: [DONE]").unwrap(), "{end}: {found:?}")
+                }
+                false => assert!(matches!(found, Err(AnswerError::CutOff(_))), "{end}: {found:?}"),
+            }
+        }
+        let error = read(b"data: {\"error\":{\"message\":\"lost\"}}\n\n", 9).unwrap_err();
+        assert_eq!(error, AnswerError::Reported("lost".into()));
+        assert!(matches!(read(b"data: <html>\n\n", 3), Err(AnswerError::NotJson { .. })));
+        assert!(matches!(read(b"data: {\"choices\"", 3), Err(AnswerError::CutOff(_))));
+    }
+}

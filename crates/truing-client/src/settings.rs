@@ -1,0 +1,225 @@
+//! The settings of a server, as recipes hold them, and what a recipe must not hold: the key, the proxy, the clock.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use ureq::http::Uri;
+
+use crate::{ClientError, Clock};
+
+/// A server that speaks OpenAI's chat completions, and how hard it may be asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientSettings {
+    /// Address up to the version, for instance `https://host/v1`; `/chat/completions` is added.
+    pub base_url: String,
+    /// The model's name on the server.
+    pub model: String,
+    /// NAME of the environment variable that holds the key; none when left out. The key itself stands in no recipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
+    /// Requests under way at the same time.
+    pub max_concurrency: usize,
+    /// Requests begun in a minute; no limit when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u32>,
+    /// Tokens of a minute, prompts and replies; no limit when left out. A request counts its estimate (a token for
+    /// four bytes, and `max_new_tokens`) until the server tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u32>,
+    /// Longest wait for a whole answer; of a stream, for its beginning and for each piece.
+    pub timeout_secs: f64,
+    /// Longest wait for a connection.
+    pub connect_timeout_secs: f64,
+    /// Longest time from a request's first attempt to the end of its last.
+    pub deadline_secs: f64,
+    /// Times that a request is sent again.
+    pub max_retries: u32,
+    /// Longest answer.
+    pub max_response_bytes: u64,
+    /// Answers come as streams where their text is shown as it appears.
+    pub stream: bool,
+    /// Tell the server the seed. Where it is not told, it still tells replies apart in the cache.
+    pub send_seed: bool,
+    /// What the server calls the limit of a reply.
+    pub token_limit_field: TokenLimitField,
+    /// Further fields of every request, for instance `{ response_format = { type = "json_object" } }`.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self {
+            base_url: String::new(),
+            model: String::new(),
+            api_key_env: None,
+            max_concurrency: 8,
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            timeout_secs: 120.0,
+            connect_timeout_secs: 10.0,
+            deadline_secs: 900.0,
+            max_retries: 6,
+            max_response_bytes: 8 << 20,
+            stream: true,
+            send_seed: true,
+            token_limit_field: TokenLimitField::default(),
+            extra: Map::new(),
+        }
+    }
+}
+
+/// The field that limits a reply's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenLimitField {
+    /// What nearly every server understands.
+    #[default]
+    MaxTokens,
+    /// What OpenAI's reasoning models want.
+    MaxCompletionTokens,
+}
+
+impl TokenLimitField {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
+impl ClientSettings {
+    /// Where requests go.
+    pub(crate) fn url(&self) -> String {
+        format!("{}/chat/completions", self.base_url.trim_end_matches('/'))
+    }
+
+    /// Checks what a plan can check before any request.
+    ///
+    /// # Errors
+    /// When a setting cannot be meant.
+    pub fn check(&self) -> Result<(), ClientError> {
+        let bad = |key, found: String, expected| Err(ClientError::BadSetting { key, found, expected });
+        let uri = self.base_url.parse::<Uri>().ok();
+        let is_http = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+        if !uri.as_ref().is_some_and(is_http) {
+            return bad("base_url", self.base_url.clone(), "an address such as `https://host/v1`");
+        }
+        if uri.as_ref().and_then(Uri::authority).is_some_and(|authority| authority.as_str().contains('@')) {
+            // What stands before the @ would be shown in messages.
+            return bad("base_url", "an address with a password".into(), "the key through `api_key_env`");
+        }
+        if self.model.is_empty() {
+            return bad("model", "empty".into(), "the model's name on the server");
+        }
+        if self.max_concurrency == 0 {
+            return bad("max_concurrency", "0".into(), "at least 1");
+        }
+        for (key, found) in
+            [("requests_per_minute", self.requests_per_minute), ("tokens_per_minute", self.tokens_per_minute)]
+        {
+            if found == Some(0) {
+                return bad(key, "0".into(), "at least 1, or left out for no limit");
+            }
+        }
+        for (key, found) in [
+            ("timeout_secs", self.timeout_secs),
+            ("connect_timeout_secs", self.connect_timeout_secs),
+            ("deadline_secs", self.deadline_secs),
+        ] {
+            // A century is forever, and still a duration.
+            if !(found > 0.0 && found <= 3.2e9) {
+                return bad(key, found.to_string(), "a number of seconds above 0");
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout_secs)
+    }
+
+    /// Whether the server is this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let uri = self.base_url.parse::<Uri>().ok();
+        let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        host == "localhost"
+            || host.ends_with(".localhost")
+            || address.is_ok_and(|address| address.is_loopback())
+    }
+}
+
+/// A key for a server. It shows itself to nobody.
+#[derive(Clone)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// Takes a key as it stood in the environment.
+    ///
+    /// # Errors
+    /// When no header can carry it.
+    pub fn new(key: &str) -> Result<Self, ClientError> {
+        let key = key.trim();
+        match !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(Self(key.to_owned())),
+            false => Err(ClientError::BadApiKey),
+        }
+    }
+
+    pub(crate) fn header(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
+    /// A text without the key, whatever a server repeats.
+    pub(crate) fn redact(&self, text: &str) -> String {
+        text.replace(&self.0, "[key]")
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey([hidden])")
+    }
+}
+
+/// A proxy, as environments name them. A server on this machine is never asked through it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyAddress {
+    /// Its address, which may hold a password.
+    pub url: String,
+    /// Hosts that are asked directly: names, or `.name` for all below it, or `*`.
+    pub except: Vec<String>,
+}
+
+impl fmt::Debug for ProxyAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyAddress").field("except", &self.except).finish_non_exhaustive()
+    }
+}
+
+/// What the program knows and a recipe does not say.
+#[derive(Clone)]
+pub struct Access {
+    /// The key, where the server wants one.
+    pub api_key: Option<ApiKey>,
+    /// The way out, where there is no direct one.
+    pub proxy: Option<ProxyAddress>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("api_key", &self.api_key)
+            .field("proxy", &self.proxy)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,97 @@
+//! What is sent, and answers of servers that are only nearly compatible.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use truing_client::{ApiKey, ClientSettings, OpenAiClient};
+use truing_types::FinishReason;
+
+use crate::server::{Act, JumpingClock, KEY, Server, access, json, request, says, settings, setup};
+
+#[test]
+fn the_request_is_what_servers_expect() {
+    let setup = setup(vec![says("hi")], |settings| settings.stream = false);
+    let (reply, heard) = setup.listen();
+    assert_eq!(
+        (reply.unwrap().as_str(), heard.as_str()),
+        ("hi", "hi"),
+        "without a stream it comes as one piece"
+    );
+    let asked = &setup.server.asked()[0];
+    assert_eq!(asked.path, "/v1/chat/completions");
+    assert_eq!(asked.authorization.as_deref(), Some(format!("Bearer {KEY}").as_str()));
+    assert_eq!(asked.body["messages"], serde_json::json!([{"role": "user", "content": "x"}]));
+    assert_eq!(asked.body.get("stream"), None);
+}
+
+#[test]
+fn answers_that_differ_in_form_are_read() {
+    let events = |body: &str| Act::Events(body.to_owned());
+    for (act, text, finish) in [
+        (
+            json(
+                200,
+                r#"{"choices":[{"message":{"content":[{"type":"text","text":"parts"}]},"finish_reason":"odd","x":1}]}"#,
+            ),
+            "parts",
+            FinishReason::EndOfTurn,
+        ),
+        (
+            Act::Answer {
+                status: 200,
+                headers: vec!["Content-Type: text/plain".into()],
+                body: br#"{"choices":[{"message":{"content":"as text"},"finish_reason":"length"}]}"#.into(),
+            },
+            "as text",
+            FinishReason::Length,
+        ),
+        (
+            events(
+                "data: {\"choices\":[{\"delta\":{\"content\":\"unasked stream\"},\"finish_reason\":\"stop\"}]}\n\n",
+            ),
+            "unasked stream",
+            FinishReason::EndOfTurn,
+        ),
+    ] {
+        let setup = setup(vec![act], |_| {});
+        let reply = setup.client.ask(&request("x"), None).unwrap();
+        assert_eq!((reply.text.as_str(), reply.finish_reason), (text, finish));
+        assert_eq!(reply.n_completion_tokens, 0, "the server told none");
+    }
+}
+
+#[test]
+fn a_listener_may_break_off() {
+    let event = "data: {\"choices\":[{\"delta\":{\"content\":\"word \"}}]}\n\n";
+    let setup = setup(vec![Act::Events(event.repeat(9))], |_| {});
+    let reply = setup.client.ask(&request("x"), Some(&mut |_| ControlFlow::Break(()))).unwrap();
+    assert_eq!(reply.finish_reason, FinishReason::Cancelled);
+    assert!(reply.text.starts_with("word "));
+    assert_eq!(setup.client.counts().snapshot().retries, 0);
+}
+
+#[test]
+fn settings_that_cannot_be_meant_are_refused() {
+    let server = Server::start(vec![says("")]);
+    let clock = Arc::new(JumpingClock::default());
+    let refuse = |change: &dyn Fn(&mut ClientSettings)| {
+        let mut settings = settings(&server);
+        change(&mut settings);
+        OpenAiClient::new(settings, access(&clock)).unwrap_err().to_string()
+    };
+    assert!(
+        refuse(&|s| s.base_url = "host/v1".into()).starts_with("`base_url` is host/v1: expected an address")
+    );
+    let text = refuse(&|s| s.base_url = "http://me:hush@host/v1".into());
+    assert!(text.contains("api_key_env") && !text.contains("hush"), "{text}");
+    assert!(refuse(&|s| s.model.clear()).starts_with("`model` is empty"));
+    assert!(refuse(&|s| s.max_concurrency = 0).starts_with("`max_concurrency` is 0"));
+    assert!(refuse(&|s| s.requests_per_minute = Some(0)).starts_with("`requests_per_minute` is 0"));
+    assert!(refuse(&|s| s.timeout_secs = f64::NAN).starts_with("`timeout_secs` is NaN"));
+    assert!(refuse(&|s| s.deadline_secs = f64::INFINITY).starts_with("`deadline_secs` is inf"));
+    for key in ["", " \n", "two words", "ümlaut", "line\nbreak"] {
+        let error = ApiKey::new(key).unwrap_err().to_string();
+        assert!(key.trim().is_empty() || !error.contains(key), "{error}");
+    }
+    assert_eq!(format!("{:?}", ApiKey::new(KEY).unwrap()), "ApiKey([hidden])");
+}

@@ -1,0 +1,140 @@
+//! The cache: nothing is paid for twice, whoever asks.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use truing_client::{CacheMode, CachedChat, ClientError, Clock, ReplyCache};
+use truing_types::{ChatError, ChatModel, ChatRequest};
+
+use crate::server::{Act, JumpingClock, KEY, Setup, json, request, says, setup};
+
+fn cached(setup: &Setup, path: &Path, mode: CacheMode) -> CachedChat {
+    let cache = Arc::new(ReplyCache::open(path).unwrap());
+    let clock: Arc<dyn Clock> = Arc::new(JumpingClock::default());
+    let client = setup.client.clone();
+    let (fingerprint, counts) = (client.fingerprint(), client.counts());
+    CachedChat::new(Box::new(client), fingerprint, cache, mode, clock, counts)
+}
+
+fn go_on<T>(_: usize, _: &T) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn texts(model: &mut CachedChat, requests: &[ChatRequest]) -> Vec<String> {
+    model.chat_all(requests, &mut go_on).into_iter().map(|result| result.unwrap().text).collect()
+}
+
+#[test]
+fn an_interrupted_run_goes_on_without_asking_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("replies.sqlite");
+    let setup = setup(vec![Act::Count], |settings| settings.max_concurrency = 1);
+    let requests: Vec<ChatRequest> = (0..12).map(|i| request(&i.to_string())).collect();
+    let mut n = 0;
+    let results = cached(&setup, &path, CacheMode::Live).chat_all(&requests, &mut |_, _| {
+        n += 1;
+        if n == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let before: Vec<String> = results.iter().flatten().map(|reply| reply.text.clone()).collect();
+    assert!(before.len() >= 4 && before.len() < 12);
+    let all = texts(&mut cached(&setup, &path, CacheMode::Live), &requests);
+    assert_eq!(all[..before.len()], before[..]);
+    assert_eq!(setup.server.asked().len(), 12, "each was asked once");
+    assert_eq!(all, texts(&mut cached(&setup, &path, CacheMode::Replay), &requests));
+    assert_eq!(setup.client.counts().snapshot().cache_hits, before.len() as u64 + 12);
+}
+
+#[test]
+fn equal_requests_are_asked_once_and_another_seed_is_another_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = setup(vec![Act::Count], |_| {});
+    let mut model = cached(&setup, &folder.path().join("c"), CacheMode::Live);
+    let mut other = request("x");
+    other.sampling.seed = 1;
+    let found = texts(&mut model, &[request("x"), other, request("x"), request("x")]);
+    assert_eq!(found[0], found[2]);
+    assert_eq!(found[0], found[3]);
+    assert_ne!(found[0], found[1]);
+    assert_eq!(setup.server.asked().len(), 2);
+    let mut heard = String::new();
+    let reply = model.chat(&request("x"), &mut |piece| {
+        heard.push_str(piece);
+        ControlFlow::Continue(())
+    });
+    let reply = reply.unwrap();
+    assert_eq!((&reply.text, &heard), (&found[0], &found[0]));
+    assert_eq!((reply.n_prompt_tokens, reply.n_completion_tokens), (7, 3));
+    assert_eq!(setup.server.asked().len(), 2);
+}
+
+#[test]
+fn recording_replaces_and_replaying_never_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c");
+    let setup = setup(vec![Act::Count], |_| {});
+    let ask = |mode| texts(&mut cached(&setup, &path, mode), &[request("x")]);
+    assert_eq!(ask(CacheMode::Live), ["1"]);
+    assert_eq!(ask(CacheMode::Record), ["2"]);
+    assert_eq!(ask(CacheMode::Live), ["2"]);
+    assert_eq!(ask(CacheMode::Replay), ["2"]);
+    let mut replay = cached(&setup, &path, CacheMode::Replay);
+    let missing = replay.chat(&request("never asked"), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    let ChatError::Failed(error) = missing else { panic!("{missing}") };
+    let error = *error.downcast::<ClientError>().unwrap();
+    let ClientError::NotRecorded { key, model, .. } = &error else { panic!("{error}") };
+    assert_eq!((key.len(), model.as_str()), (64, "m"));
+    assert!(error.to_string().contains(key));
+    assert_eq!(setup.server.asked().len(), 2);
+}
+
+#[test]
+fn failures_are_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = setup(vec![json(400, "{}"), says("now")], |_| {});
+    let mut model = cached(&setup, &folder.path().join("c"), CacheMode::Live);
+    let both = model.chat_all(&[request("x"), request("x")], &mut go_on);
+    assert!(both.iter().all(|result| matches!(result, Err(ChatError::Failed(_)))));
+    assert_eq!(texts(&mut model, &[request("x")]), ["now"]);
+}
+
+#[test]
+fn two_at_once_share_the_file_and_see_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c");
+    let setup = setup(vec![Act::Count], |_| {});
+    let requests: Vec<ChatRequest> = (0..20).map(|i| request(&i.to_string())).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| texts(&mut cached(&setup, &path, CacheMode::Live), &requests));
+        }
+    });
+    let cache = ReplyCache::open(&path).unwrap();
+    assert_eq!(cache.len().unwrap(), 20);
+    let n_asked = setup.server.asked().len();
+    let [one, other] = [0, 1].map(|_| texts(&mut cached(&setup, &path, CacheMode::Live), &requests));
+    assert_eq!(one, other);
+    assert_eq!(setup.server.asked().len(), n_asked);
+}
+
+#[test]
+fn the_file_holds_no_key_and_other_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c");
+    let setup = setup(vec![says("ok")], |_| {});
+    texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]);
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes()));
+    }
+    let other = folder.path().join("other");
+    std::fs::write(&other, "no database at all, but long enough to be looked at ".repeat(20)).unwrap();
+    let error = ReplyCache::open(&other).unwrap_err();
+    assert!(error.to_string().contains("other"), "{error}");
+    let newer = folder.path().join("newer");
+    let connection = rusqlite::Connection::open(&newer).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let error = ReplyCache::open(&newer).unwrap_err();
+    assert!(matches!(error, ClientError::CacheVersion { found: 99, expected: 1, .. }), "{error}");
+}

@@ -1,0 +1,273 @@
+//! Language models that a stage asks, a judge or a teacher: in this process or on a server, with a cache before either.
+//!
+//! A stage sees a [`ChatModel`] and asks it one request or many ([`ChatModel::chat_all`]): a server answers several at a
+//! time, a local model one after the other. It never learns which of the two it is.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+use truing_client::{
+    Access, CacheMode, CachedChat, ClientError, ClientSettings, Counts, CountsSnapshot, Fingerprint,
+    OpenAiClient, ReplyCache,
+};
+use truing_cpu::CpuEngine;
+use truing_generate::LocalChat;
+use truing_model::ModelFiles;
+use truing_store::{Digest, InputFile};
+use truing_text::RenderOptions;
+use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink};
+
+use crate::training::{opening, resume};
+use crate::{StageError, grpo, model};
+
+/// The table of a recipe that names a model to ask: a path, or a server.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChatModelConfig {
+    /// A model in this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_name_or_path: Option<PathBuf>,
+    /// File of replies; without it everything is asked again, also by a resumed run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+    /// What the cache is for.
+    pub mode: CacheMode,
+    /// A model on a server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ClientSettings>,
+}
+
+/// What the program hands in for models that are asked.
+#[derive(Debug, Clone)]
+pub struct ChatSurroundings {
+    /// Key, proxy and clock.
+    pub access: Access,
+    /// How a local model's template is rendered.
+    pub render: RenderOptions,
+    /// Threads of a local model.
+    pub n_threads: usize,
+    /// Set to end the run: what was not asked yet is not asked any more.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// A model, ready to be asked.
+pub struct OpenChatModel {
+    /// The model.
+    pub model: Box<dyn ChatModel>,
+    /// What is asked of it, counted; of a local model the cache's hits only.
+    pub counts: Arc<Counts>,
+}
+
+impl std::fmt::Debug for OpenChatModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenChatModel").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+impl ChatModelConfig {
+    /// Makes the file's relative paths relative to the recipe's folder; a model's name stays a name.
+    pub fn resolve_paths(&mut self, folder: &Path) {
+        if let Some(cache) = &mut self.cache {
+            *cache = folder.join(&*cache);
+        }
+        if let Some(path) = self.model_name_or_path.as_mut().filter(|path| folder.join(path).exists()) {
+            *path = folder.join(&*path);
+        }
+    }
+
+    /// The settings that decide what is answered: neither how fast nor where it is asked, nor the cache.
+    #[must_use]
+    pub fn decisive(&self) -> Self {
+        let server = self.server.as_ref().map(|server| ClientSettings {
+            model: server.model.clone(),
+            extra: server.extra.clone(),
+            ..ClientSettings::default()
+        });
+        Self { server, ..Self::default() }
+    }
+
+    /// Its name, for messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match (&self.server, &self.model_name_or_path) {
+            (Some(server), _) => server.model.clone(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Checks the settings before any work. `key` names the table.
+    ///
+    /// # Errors
+    /// When it names no model, or two, or a setting cannot be meant.
+    pub fn check(&self, key: &'static str) -> Result<(), StageError> {
+        match (&self.model_name_or_path, &self.server) {
+            (Some(_), Some(_)) => Err(StageError::Conflict {
+                first: "model_name_or_path",
+                second: "server",
+                reason: "a model is here or elsewhere",
+            }),
+            (None, None) => Err(StageError::MissingSetting {
+                key,
+                expected: "a model: `model_name_or_path`, or a `server` with `base_url` and `model`",
+            }),
+            (_, Some(server)) => Ok(server.check()?),
+            (Some(_), None) => Ok(()),
+        }?;
+        match self.mode == CacheMode::Live || self.cache.is_some() {
+            true => Ok(()),
+            false => Err(StageError::MissingSetting {
+                key: "cache",
+                expected: "a file, where `mode` is record or replay",
+            }),
+        }
+    }
+
+    /// Opens the model, loading weights where it is a local one. In replay nothing is loaded and nothing asked.
+    ///
+    /// # Errors
+    /// When the model or the cache cannot be used.
+    pub fn open(
+        &self,
+        surroundings: &ChatSurroundings,
+        events: &mut dyn EventSink,
+    ) -> Result<OpenChatModel, StageError> {
+        self.check("model")?;
+        let clock = Arc::clone(&surroundings.access.clock);
+        let (fingerprint, counts) = match (&self.server, &self.model_name_or_path) {
+            (Some(server), _) => {
+                (Fingerprint { model: server.model.clone(), extra: server.extra.clone() }, Arc::default())
+            }
+            (None, path) => (local_fingerprint(path.as_deref().unwrap_or(Path::new("")))?, Arc::default()),
+        };
+        let (model, counts): (Box<dyn ChatModel>, Arc<Counts>) = match (&self.server, self.mode) {
+            (_, CacheMode::Replay) => (Box::new(Nobody), counts),
+            (Some(server), _) => {
+                let client = OpenAiClient::new(server.clone(), surroundings.access.clone())?;
+                let counts = client.counts();
+                (Box::new(client), counts)
+            }
+            (None, _) => {
+                let path = self.model_name_or_path.as_deref().unwrap_or(Path::new(""));
+                (Box::new(open_local(path, surroundings, events)?), counts)
+            }
+        };
+        let stoppable = Box::new(Stoppable { model, stop: Arc::clone(&surroundings.stop) });
+        let Some(path) = &self.cache else { return Ok(OpenChatModel { model: stoppable, counts }) };
+        if let Some(folder) = path.parent() {
+            let source = |source| StageError::Write { path: path.clone(), source };
+            std::fs::create_dir_all(folder).map_err(source)?;
+        }
+        let cache = Arc::new(ReplyCache::open(path)?);
+        let cached = CachedChat::new(stoppable, fingerprint, cache, self.mode, clock, Arc::clone(&counts));
+        Ok(OpenChatModel { model: Box::new(cached), counts })
+    }
+}
+
+/// A local model's replies depend on its files, not on where they lie.
+fn local_fingerprint(path: &Path) -> Result<Fingerprint, StageError> {
+    let files = opening::model_files(&ModelFiles::open(path)?);
+    let digests = files
+        .iter()
+        .map(|file| Ok(InputFile::of("model", file)?.blake3.to_string()))
+        .collect::<Result<Vec<String>, StageError>>()?;
+    let digest = Digest::of_bytes(digests.join(" ").as_bytes());
+    Ok(Fingerprint { model: format!("local {digest}"), extra: serde_json::Map::new() })
+}
+
+fn open_local(
+    path: &Path,
+    surroundings: &ChatSurroundings,
+    events: &mut dyn EventSink,
+) -> Result<LocalChat<CpuEngine>, StageError> {
+    let files = ModelFiles::open(path)?;
+    let renderer = model::renderer(&files, surroundings.render.clone())?;
+    let phase = "loading the model that is asked";
+    let engine = resume::load_engine(&files, &grpo::frozen(), surroundings.n_threads, 0, phase, events)?;
+    Ok(LocalChat::new(engine, renderer))
+}
+
+/// Stands where nothing may be asked.
+struct Nobody;
+
+impl ChatModel for Nobody {
+    fn chat(
+        &mut self,
+        _: &ChatRequest,
+        _: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<ChatReply, ChatError> {
+        Err(ChatError::Failed("nothing is asked in replay".into()))
+    }
+}
+
+/// A model that is asked nothing more once the run is to end.
+struct Stoppable {
+    model: Box<dyn ChatModel>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Stoppable {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl ChatModel for Stoppable {
+    fn chat(
+        &mut self,
+        request: &ChatRequest,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<ChatReply, ChatError> {
+        if self.is_stopped() { Err(ChatError::BrokenOff) } else { self.model.chat(request, on_text) }
+    }
+
+    fn chat_all(
+        &mut self,
+        requests: &[ChatRequest],
+        on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
+    ) -> Vec<ChatResult> {
+        if self.is_stopped() {
+            return requests.iter().map(|_| Err(ChatError::BrokenOff)).collect();
+        }
+        let stop = Arc::clone(&self.stop);
+        self.model.chat_all(requests, &mut |place, result| match stop.load(Ordering::Relaxed) {
+            true => {
+                let _ = on_result(place, result);
+                ControlFlow::Break(())
+            }
+            false => on_result(place, result),
+        })
+    }
+}
+
+/// What was asked between two moments, under names for metrics.
+#[must_use]
+pub(crate) fn count_metrics(
+    prefix: &str,
+    before: &CountsSnapshot,
+    now: &CountsSnapshot,
+) -> Vec<(String, f64)> {
+    let numbers = |counts: &CountsSnapshot| {
+        [
+            ("calls", counts.calls),
+            ("cache_hits", counts.cache_hits),
+            ("retries", counts.retries),
+            ("prompt_tokens", counts.prompt_tokens),
+            ("completion_tokens", counts.completion_tokens),
+            ("failures", counts.n_failures()),
+        ]
+    };
+    let differences = numbers(now).into_iter().zip(numbers(before));
+    differences
+        .map(|((name, now), (_, before))| (format!("{prefix}/{name}"), (now - before) as f64))
+        .collect()
+}
+
+impl From<ClientError> for StageError {
+    fn from(source: ClientError) -> Self {
+        Self::Client(Box::new(source))
+    }
+}

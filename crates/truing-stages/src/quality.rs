@@ -1,0 +1,25 @@
+//! How good a prompt is for training (report 3.1.3): prompts of a bucket are compared with anchors of the same bucket by
+//! language models, on four dimensions, in both orders; wins are added up and strengths fitted, with their errors.
+//!
+//! [`QualityConfig`] is what was typed, [`QualityInputs`] the prompts, [`QualityPlan`] the buckets, their anchors and what
+//! it will cost, printable before the first call; [`run`] asks and adds up. Every reply is kept: a run that was broken off
+//! is begun again with the same recipe, and pays for nothing twice.
+//!
+//! Where the report is silent: both orders are asked, and where a judge contradicts itself it is a draw; anchors are scored
+//! too, by the same comparisons; a bucket with no more prompts than anchors compares all with all. Not here: what buckets
+//! are (a column says), and the small scorer that is trained on the labels.
+
+mod aggregate;
+mod agreement;
+mod bradley_terry;
+mod config;
+mod plan;
+mod questions;
+mod run;
+
+pub use aggregate::{Comparison, DimensionScore, JudgeSummary, Label, Pair, PromptScore, Summary, aggregate};
+pub use agreement::{Agreement, Verdict, agreement};
+pub use bradley_terry::{Outcome, Strengths, fit};
+pub use config::{Calls, Dimension, QualityConfig, QualityJudge};
+pub use plan::{Bucket, QualityInputs, QualityPlan, QualityPrompt};
+pub use run::{QualityOutcome, run};

@@ -1,0 +1,429 @@
+//! Verdicts added up: a prompt's share of wins and its strength on each dimension, with errors; and what the judges are
+//! worth. A comparison without a verdict is left out and counted, never a draw.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use truing_types::RowOrigin;
+
+use super::agreement::{Agreement, Verdict, agreement};
+use super::bradley_terry::{Outcome, Strengths, fit};
+use super::config::{Dimension, QualityJudge};
+use super::plan::{QualityInputs, QualityPlan};
+
+/// Standard errors that a strength lies from its bucket's mean where it is told apart from it: 95 of 100.
+const TOLD_APART: f64 = 1.96;
+/// A judge with fewer comparisons is not warned of.
+const FEWEST_TO_WARN: usize = 10;
+/// A judge that calls this share equal tells nothing.
+const SAYS_NOTHING: f64 = 0.95;
+/// A judge that prefers one place this often, where it decides, goes by the place.
+const GOES_BY_PLACE: f64 = 0.8;
+
+/// One judge's word on a sample against an anchor on one dimension, in both orders, each seen from the sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// Where the sample stood first.
+    pub sample_first: Verdict,
+    /// Where the anchor stood first.
+    pub anchor_first: Verdict,
+}
+
+impl Pair {
+    /// The verdict: a draw where the judge contradicts itself.
+    #[must_use]
+    pub fn verdict(self) -> Verdict {
+        if self.sample_first == self.anchor_first { self.sample_first } else { Verdict::Equal }
+    }
+}
+
+/// One judge's word on a sample against an anchor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// Place of the judge in the recipe.
+    pub judge: usize,
+    /// Place of the bucket in the plan.
+    pub bucket: usize,
+    /// Place of the sample among the bucket's members.
+    pub sample: usize,
+    /// Place of the anchor.
+    pub anchor: usize,
+    /// By dimension, in the recipe's order; `None` where there is no verdict in one of the orders.
+    pub pairs: Vec<Option<Pair>>,
+}
+
+/// Where a prompt stands against its bucket's mean, as far as errors tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Label {
+    /// Above it.
+    Better,
+    /// Not told apart from it.
+    Equal,
+    /// Below it.
+    Worse,
+}
+
+/// A prompt on one dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct DimensionScore {
+    /// Share of comparisons won, draws as halves: 0 to 1.
+    pub win_rate: f64,
+    /// Strength on the log-odds scale; the bucket's mean is 0.
+    pub strength: f64,
+    /// Its standard error.
+    pub standard_error: f64,
+    /// Comparisons with a verdict.
+    pub n_comparisons: usize,
+}
+
+/// A prompt with everything that is known of its quality.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PromptScore {
+    /// Its file.
+    pub source: String,
+    /// Its line.
+    pub line: u64,
+    /// Its bucket.
+    pub bucket: String,
+    /// Whether the others were compared with it.
+    pub is_anchor: bool,
+    /// Mean win rate over the dimensions: 0 to 1. None without a single verdict.
+    pub quality: Option<f64>,
+    /// Mean strength over the dimensions.
+    pub strength: Option<f64>,
+    /// Its standard error, where the dimensions' errors go together: an upper bound.
+    pub standard_error: Option<f64>,
+    /// Probability that it lies on the side of its bucket's mean where it was found.
+    pub confidence: Option<f64>,
+    /// Which side that is.
+    pub label: Option<Label>,
+    /// By dimension.
+    pub dimensions: BTreeMap<&'static str, DimensionScore>,
+}
+
+/// What a judge is worth.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JudgeSummary {
+    /// Its name.
+    pub name: String,
+    /// Verdicts, one a comparison and dimension.
+    pub n_verdicts: usize,
+    /// Comparisons and dimensions without one.
+    pub n_unscored: usize,
+    /// Why, by how often.
+    pub unscored: BTreeMap<String, usize>,
+    /// Share of verdicts that call both equal.
+    pub equal_share: Option<f64>,
+    /// How far it agrees with itself when the order is swapped.
+    pub order_agreement: Option<Agreement>,
+    /// How often it prefers what stands first, where it decides; 0.5 is fair.
+    pub first_share: Option<f64>,
+}
+
+/// Two judges on one dimension.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JudgePair {
+    /// One.
+    pub first: String,
+    /// The other.
+    pub second: String,
+    /// The dimension.
+    pub dimension: Dimension,
+    /// Their agreement.
+    #[serde(flatten)]
+    pub agreement: Agreement,
+}
+
+/// A bucket in the summary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BucketSummary {
+    /// Its label.
+    pub name: String,
+    /// Its prompts.
+    pub n_prompts: usize,
+    /// Its anchors.
+    pub n_anchors: usize,
+    /// Whether it has no more prompts than anchors, so that all were compared with all.
+    pub is_small: bool,
+}
+
+/// The run in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Prompts.
+    pub n_prompts: usize,
+    /// Prompts without a single verdict.
+    pub n_unscored: usize,
+    /// The buckets.
+    pub buckets: Vec<BucketSummary>,
+    /// The judges.
+    pub judges: Vec<JudgeSummary>,
+    /// Their agreement.
+    pub agreement: Vec<JudgePair>,
+    /// What one should know before the scores are used.
+    pub warnings: Vec<String>,
+}
+
+/// Adds up. `unscored` holds, by judge, why comparisons have no verdict.
+#[must_use]
+pub fn aggregate(
+    plan: &QualityPlan,
+    inputs: &QualityInputs,
+    comparisons: &[Comparison],
+    unscored: Vec<BTreeMap<String, usize>>,
+) -> (Vec<PromptScore>, Summary) {
+    let mut scores: Vec<Option<PromptScore>> = inputs.prompts.iter().map(|_| None).collect();
+    for (bucket_idx, bucket) in plan.buckets.iter().enumerate() {
+        let of_bucket: Vec<&Comparison> =
+            comparisons.iter().filter(|comparison| comparison.bucket == bucket_idx).collect();
+        let dimensions: Vec<OnDimension> = (0..plan.config.dimensions.len())
+            .map(|dimension| on_dimension(plan, bucket_idx, dimension, &of_bucket))
+            .collect();
+        for (member, &place) in bucket.members.iter().enumerate() {
+            let origin = &inputs.prompts[place].origin;
+            let is_anchor = !bucket.is_small() && member < bucket.n_anchors;
+            scores[place] = Some(prompt_score(plan, origin, &bucket.name, is_anchor, member, &dimensions));
+        }
+    }
+    let scores: Vec<PromptScore> = scores.into_iter().flatten().collect();
+    let summary = summarise(plan, &scores, comparisons, unscored);
+    (scores, summary)
+}
+
+/// One dimension in one bucket.
+struct OnDimension {
+    strengths: Strengths,
+    /// Shares of wins and their number, by member.
+    wins: Vec<(f64, usize)>,
+}
+
+fn on_dimension(
+    plan: &QualityPlan,
+    bucket: usize,
+    dimension: usize,
+    comparisons: &[&Comparison],
+) -> OnDimension {
+    let bucket = &plan.buckets[bucket];
+    let outcome = |comparison: &&Comparison| {
+        let share = comparison.pairs[dimension]?.verdict().share();
+        Some(Outcome { first: comparison.sample, second: comparison.anchor, share })
+    };
+    let outcomes: Vec<Outcome> = comparisons.iter().filter_map(outcome).collect();
+    let mut wins = vec![(0.0, 0); bucket.members.len()];
+    for outcome in &outcomes {
+        for (member, share) in [(outcome.first, outcome.share), (outcome.second, 1.0 - outcome.share)] {
+            wins[member].0 += share;
+            wins[member].1 += 1;
+        }
+    }
+    let strengths = fit(bucket.members.len(), bucket.n_anchors, &outcomes, plan.config.prior_deviation);
+    OnDimension { strengths, wins }
+}
+
+fn prompt_score(
+    plan: &QualityPlan,
+    origin: &RowOrigin,
+    bucket: &str,
+    is_anchor: bool,
+    member: usize,
+    dimensions: &[OnDimension],
+) -> PromptScore {
+    let score = |(dimension, found): (&Dimension, &OnDimension)| {
+        let (won, n_comparisons) = found.wins[member];
+        (n_comparisons > 0).then(|| {
+            let score = DimensionScore {
+                win_rate: won / n_comparisons as f64,
+                strength: found.strengths.values[member],
+                standard_error: found.strengths.standard_errors[member],
+                n_comparisons,
+            };
+            (dimension.as_str(), score)
+        })
+    };
+    let dimensions: BTreeMap<_, _> =
+        plan.config.dimensions.iter().zip(dimensions).filter_map(score).collect();
+    let mean = |value: fn(&DimensionScore) -> f64| {
+        let n = dimensions.len();
+        (n > 0).then(|| dimensions.values().map(value).sum::<f64>() / n as f64)
+    };
+    let (strength, standard_error) = (mean(|score| score.strength), mean(|score| score.standard_error));
+    let distance = strength.zip(standard_error).map(|(strength, error)| strength / error);
+    PromptScore {
+        source: origin.source.to_string(),
+        line: origin.line,
+        bucket: bucket.to_owned(),
+        is_anchor,
+        quality: mean(|score| score.win_rate),
+        strength,
+        standard_error,
+        confidence: distance.map(|distance| normal_probability(distance.abs())),
+        label: distance.map(|distance| match distance {
+            above if above > TOLD_APART => Label::Better,
+            below if below < -TOLD_APART => Label::Worse,
+            _ => Label::Equal,
+        }),
+        dimensions,
+    }
+}
+
+/// Probability that a standard normal number is below `z`, for z of 0 or more (Abramowitz and Stegun 1964, 26.2.17; within
+/// 7.5e-8).
+fn normal_probability(z: f64) -> f64 {
+    let t = 1.0 / (1.0 + 0.231_641_9 * z);
+    let polynomial = [1.330_274_429, -1.821_255_978, 1.781_477_937, -0.356_563_782, 0.319_381_530]
+        .into_iter()
+        .fold(0.0, |sum, factor| (sum + factor) * t);
+    1.0 - (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt() * polynomial
+}
+
+fn summarise(
+    plan: &QualityPlan,
+    scores: &[PromptScore],
+    comparisons: &[Comparison],
+    unscored: Vec<BTreeMap<String, usize>>,
+) -> Summary {
+    let names: Vec<String> = plan.config.judge.iter().map(QualityJudge::name).collect();
+    let judges: Vec<JudgeSummary> = names
+        .iter()
+        .zip(unscored)
+        .enumerate()
+        .map(|(judge, (name, unscored))| judge_summary(judge, name, comparisons, unscored))
+        .collect();
+    let buckets: Vec<BucketSummary> = plan
+        .buckets
+        .iter()
+        .map(|bucket| BucketSummary {
+            name: bucket.name.clone(),
+            n_prompts: bucket.members.len(),
+            n_anchors: bucket.n_anchors,
+            is_small: bucket.is_small(),
+        })
+        .collect();
+    let mut warnings: Vec<String> = judges.iter().flat_map(warnings_about).collect();
+    let small: Vec<&str> =
+        buckets.iter().filter(|bucket| bucket.is_small).map(|bucket| bucket.name.as_str()).collect();
+    if !small.is_empty() {
+        warnings.push(format!(
+            "{} of {} buckets have no more than `n_anchors = {}` prompts; there all were compared with all: {}",
+            small.len(),
+            buckets.len(),
+            plan.config.n_anchors,
+            small.join(", ")
+        ));
+    }
+    Summary {
+        n_prompts: scores.len(),
+        n_unscored: scores.iter().filter(|score| score.quality.is_none()).count(),
+        agreement: judge_pairs(&plan.config.dimensions, &names, comparisons),
+        buckets,
+        judges,
+        warnings,
+    }
+}
+
+fn judge_summary(
+    judge: usize,
+    name: &str,
+    comparisons: &[Comparison],
+    unscored: BTreeMap<String, usize>,
+) -> JudgeSummary {
+    let own = comparisons.iter().filter(|comparison| comparison.judge == judge);
+    let pairs: Vec<Pair> = own.flat_map(|comparison| comparison.pairs.iter().flatten().copied()).collect();
+    let n = pairs.len();
+    let share = |count: usize, of: usize| (of > 0).then(|| count as f64 / of as f64);
+    // Whether what stood first was preferred.
+    let decided: Vec<bool> = pairs
+        .iter()
+        .flat_map(|pair| [(pair.sample_first, Verdict::Better), (pair.anchor_first, Verdict::Worse)])
+        .filter(|(verdict, _)| *verdict != Verdict::Equal)
+        .map(|(verdict, first_ahead)| verdict == first_ahead)
+        .collect();
+    JudgeSummary {
+        name: name.to_owned(),
+        n_verdicts: n,
+        n_unscored: unscored.values().sum(),
+        unscored,
+        equal_share: share(pairs.iter().filter(|pair| pair.verdict() == Verdict::Equal).count(), n),
+        order_agreement: agreement(pairs.iter().map(|pair| (pair.sample_first, pair.anchor_first))),
+        first_share: share(decided.iter().filter(|&&first| first).count(), decided.len()),
+    }
+}
+
+fn warnings_about(judge: &JudgeSummary) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let name = &judge.name;
+    if judge.n_verdicts == 0 {
+        let reason = judge.unscored.keys().next().map_or("", String::as_str);
+        warnings.push(format!("{name} gave no verdict at all and does not count: {reason}"));
+    } else if judge.n_unscored > 0 {
+        let all = judge.n_verdicts + judge.n_unscored;
+        warnings.push(format!(
+            "{name} gave no verdict on {} of {all} comparisons, which are left out",
+            judge.n_unscored
+        ));
+    }
+    if judge.n_verdicts < FEWEST_TO_WARN {
+        return warnings;
+    }
+    let goes_by_place =
+        judge.first_share.is_some_and(|share| share >= GOES_BY_PLACE || share <= 1.0 - GOES_BY_PLACE);
+    if goes_by_place {
+        let percent = 100.0 * judge.first_share.unwrap_or_default();
+        warnings.push(format!(
+            "{name} goes by the place: where it decides, {percent:.0} of 100 times for what stands first"
+        ));
+    } else if judge.equal_share.is_some_and(|share| share >= SAYS_NOTHING) {
+        let percent = 100.0 * judge.equal_share.unwrap_or_default();
+        warnings.push(format!("{name} tells nothing apart: {percent:.0} of 100 verdicts are draws"));
+    }
+    warnings
+}
+
+/// Agreement of every two judges on every dimension, over what both were asked.
+fn judge_pairs(dimensions: &[Dimension], names: &[String], comparisons: &[Comparison]) -> Vec<JudgePair> {
+    let key = |comparison: &Comparison| (comparison.bucket, comparison.sample, comparison.anchor);
+    let mut by_judge: Vec<BTreeMap<_, &Comparison>> = vec![BTreeMap::new(); names.len()];
+    comparisons.iter().for_each(|comparison| {
+        by_judge[comparison.judge].insert(key(comparison), comparison);
+    });
+    let mut found = Vec::new();
+    for (second, second_name) in names.iter().enumerate() {
+        for (first, first_name) in names[..second].iter().enumerate() {
+            for (idx, &dimension) in dimensions.iter().enumerate() {
+                let verdict = |comparison: &Comparison| Some(comparison.pairs[idx]?.verdict());
+                let both = by_judge[first]
+                    .iter()
+                    .filter_map(|(key, one)| Some((verdict(one)?, verdict(by_judge[second].get(key)?)?)));
+                found.extend(agreement(both).map(|agreement| JudgePair {
+                    first: first_name.clone(),
+                    second: second_name.clone(),
+                    dimension,
+                    agreement,
+                }));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_normal_distribution_has_its_known_values() {
+        for (z, expected) in [(0.0, 0.5), (1.0, 0.841_344_746), (1.96, 0.975_002_105), (3.0, 0.998_650_102)] {
+            assert!((normal_probability(z) - expected).abs() < 1e-7, "{z}: {}", normal_probability(z));
+        }
+        assert!(normal_probability(40.0) <= 1.0);
+    }
+
+    #[test]
+    fn who_contradicts_himself_says_equal() {
+        let pair = |sample_first, anchor_first| Pair { sample_first, anchor_first }.verdict();
+        assert_eq!(pair(Verdict::Better, Verdict::Better), Verdict::Better);
+        assert_eq!(pair(Verdict::Better, Verdict::Worse), Verdict::Equal);
+        assert_eq!(pair(Verdict::Equal, Verdict::Worse), Verdict::Equal);
+    }
+}

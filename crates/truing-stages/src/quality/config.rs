@@ -1,0 +1,242 @@
+//! The settings of a quality run.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use truing_data::{OnBadRow, SourceConfig};
+
+use crate::StageError;
+use crate::chat::ChatModelConfig;
+use crate::recipe::{self, Recipe, RecipeError};
+
+/// One flat table, then `[[data]]` and `[[judge]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QualityConfig {
+    /// Folder of the scores.
+    pub output_dir: PathBuf,
+    /// Folder that the paths of the data are relative to; the recipe's folder when left out.
+    pub data_dir: PathBuf,
+    /// Decides which prompts are anchors.
+    pub seed: u64,
+    /// Anchors of a bucket (report: 30).
+    pub n_anchors: usize,
+    /// Column that says a prompt's bucket. Rows without it are one bucket together.
+    pub bucket_column: String,
+    /// What is judged.
+    pub dimensions: Vec<Dimension>,
+    /// Whether one call judges all dimensions.
+    pub calls: Calls,
+    /// Our text's replacement: it holds `{first}`, `{second}` and `{dimensions}`, and asks for `name: [[A]]`, `[[B]]` or `[[C]]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Most tokens of a reply.
+    pub max_new_tokens: usize,
+    /// Replies that are asked for until one can be read.
+    pub most_replies: usize,
+    /// A judge that fails, or cannot be read, this often in a row is asked no more.
+    pub max_failures_in_a_row: usize,
+    /// Deviation of the prior of strengths, on the log-odds scale: 2 lets the best of a bucket win 98 of 100.
+    pub prior_deviation: f64,
+    /// What happens to rows that cannot be read.
+    pub on_bad_row: OnBadRow,
+    /// The prompts.
+    pub data: Vec<SourceConfig>,
+    /// Who judges.
+    pub judge: Vec<QualityJudge>,
+}
+
+/// One judge.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QualityJudge {
+    /// Its name in the summary; the model's when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who is asked. Without a `cache` it is `replies.sqlite` in `output_dir`.
+    pub model: ChatModelConfig,
+}
+
+impl QualityJudge {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.model.name())
+    }
+}
+
+/// What a prompt is judged by (report 3.1.3; the definitions are ours).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dimension {
+    /// Whether one knows what is wanted.
+    Clarity,
+    /// Whether somebody needs it.
+    Practicality,
+    /// Whether it takes something to answer it.
+    Complexity,
+    /// Whether it is out of the ordinary.
+    Novelty,
+}
+
+impl Dimension {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Clarity, Self::Practicality, Self::Complexity, Self::Novelty];
+
+    /// The name in replies and files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Clarity => "clarity",
+            Self::Practicality => "practicality",
+            Self::Complexity => "complexity",
+            Self::Novelty => "novelty",
+        }
+    }
+
+    /// What a judge is told that it means.
+    #[must_use]
+    pub fn definition(self) -> &'static str {
+        match self {
+            Self::Clarity => {
+                "which one leaves less to guess: what is wanted, for whom, in what form, with everything at hand that the \
+                 task needs"
+            }
+            Self::Practicality => {
+                "which one is closer to what people really need help with, at work, in study or in daily life"
+            }
+            Self::Complexity => {
+                "which one takes more to answer well: knowledge, several steps of thought, conditions to be met together"
+            }
+            Self::Novelty => {
+                "which one is less like what one has seen a hundred times, in its subject, its angle or its demands"
+            }
+        }
+    }
+}
+
+/// How dimensions are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Calls {
+    /// All in one call.
+    #[default]
+    Together,
+    /// Each in its own: as many calls more, and no dimension colours another.
+    Separate,
+}
+
+impl Default for QualityConfig {
+    fn default() -> Self {
+        Self {
+            output_dir: PathBuf::new(),
+            data_dir: PathBuf::new(),
+            seed: 0,
+            n_anchors: 30,
+            bucket_column: "bucket".into(),
+            dimensions: Dimension::ALL.to_vec(),
+            calls: Calls::default(),
+            prompt: None,
+            max_new_tokens: 400,
+            most_replies: 2,
+            max_failures_in_a_row: 20,
+            prior_deviation: 2.0,
+            on_bad_row: OnBadRow::default(),
+            data: Vec::new(),
+            judge: Vec::new(),
+        }
+    }
+}
+
+impl Recipe for QualityConfig {
+    fn resolve_paths(&mut self, folder: &Path) {
+        self.data_dir = folder.join(&self.data_dir);
+        if !self.output_dir.as_os_str().is_empty() {
+            self.output_dir = folder.join(&self.output_dir);
+        }
+        self.judge.iter_mut().for_each(|judge| judge.model.resolve_paths(folder));
+    }
+}
+
+impl QualityConfig {
+    /// Reads a recipe and the overrides on top of it (see [`recipe::parse`]). Judges without a cache share one in
+    /// `output_dir`.
+    ///
+    /// # Errors
+    /// When it is not TOML, a key is unknown, or a value does not fit.
+    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let mut config: Self = recipe::parse(text, path, overrides)?;
+        let own = config.output_dir.join("replies.sqlite");
+        config.judge.iter_mut().for_each(|judge| {
+            judge.model.cache.get_or_insert_with(|| own.clone());
+        });
+        Ok(config)
+    }
+
+    /// The whole recipe with every default filled in.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        recipe::to_toml(self)
+    }
+
+    /// Checks everything that can be checked without the prompts.
+    ///
+    /// # Errors
+    /// When a setting is missing or cannot be meant.
+    pub fn check(&self) -> Result<(), StageError> {
+        let bad = |key, found: String, expected: &str| {
+            Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+        };
+        if self.output_dir.as_os_str().is_empty() {
+            return Err(StageError::MissingSetting {
+                key: "output_dir",
+                expected: "a folder for the scores",
+            });
+        }
+        if self.data.is_empty() {
+            let expected = "at least one [[data]] table with a `path`";
+            return Err(StageError::MissingSetting { key: "data", expected });
+        }
+        if self.judge.is_empty() {
+            let expected = "at least one [[judge]] table with a `model`";
+            return Err(StageError::MissingSetting { key: "judge", expected });
+        }
+        let counts = [
+            ("n_anchors", self.n_anchors),
+            ("max_new_tokens", self.max_new_tokens),
+            ("most_replies", self.most_replies),
+            ("max_failures_in_a_row", self.max_failures_in_a_row),
+        ];
+        if let Some((key, _)) = counts.into_iter().find(|(_, found)| *found == 0) {
+            return bad(key, "0".into(), "at least 1");
+        }
+        if !(self.prior_deviation.is_finite() && self.prior_deviation > 0.0) {
+            return bad("prior_deviation", self.prior_deviation.to_string(), "a number above 0");
+        }
+        let mut dimensions = self.dimensions.clone();
+        dimensions.sort_unstable();
+        dimensions.dedup();
+        if dimensions.is_empty() || dimensions.len() < self.dimensions.len() {
+            return bad(
+                "dimensions",
+                format!("{:?}", self.dimensions),
+                "each dimension at most once, and at least one",
+            );
+        }
+        if let Some(prompt) = &self.prompt
+            && let Some(place) =
+                ["{first}", "{second}", "{dimensions}"].into_iter().find(|p| !prompt.contains(p))
+        {
+            return bad(
+                "prompt",
+                format!("without a place `{place}`"),
+                "`{first}`, `{second}` and `{dimensions}`",
+            );
+        }
+        let names: Vec<String> = self.judge.iter().map(QualityJudge::name).collect();
+        if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+            return bad("judge.name", twice.1.clone(), "a name of its own for each judge");
+        }
+        self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))
+    }
+}

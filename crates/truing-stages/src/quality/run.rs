@@ -1,0 +1,241 @@
+//! The work: ask judge by judge, bucket by bucket; add up; write scores and summary.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use truing_reward::asking::{Unanswered, ask_readable};
+use truing_store::atomic;
+use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, Event, EventSink};
+
+use super::aggregate::{Comparison, Pair, Summary, aggregate};
+use super::agreement::Verdict;
+use super::config::{Dimension, QualityConfig};
+use super::plan::{QualityInputs, QualityPlan};
+use super::questions;
+use crate::StageError;
+use crate::chat::OpenChatModel;
+
+/// Comparisons that are put together at a time.
+const COMPARISONS_OF_A_CHUNK: usize = 128;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum QualityOutcome {
+    /// Everything was asked that could be.
+    Finished {
+        /// One JSON object a prompt, in the order of the files.
+        scores: PathBuf,
+        /// The run in numbers, also in `summary.json`.
+        summary: Summary,
+    },
+    /// The stop flag was seen; what was answered is kept.
+    Interrupted,
+}
+
+/// Asks `judges`, in the recipe's order, and writes `scores.jsonl`, `summary.json` and `recipe.resolved.toml`.
+///
+/// # Errors
+/// When no judge gives a single verdict, or the disk fails.
+pub fn run(
+    plan: &QualityPlan,
+    inputs: &QualityInputs,
+    judges: Vec<OpenChatModel>,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<QualityOutcome, StageError> {
+    let config = &plan.config;
+    let folder = &config.output_dir;
+    let write_error = |source| StageError::Write { path: folder.clone(), source };
+    std::fs::create_dir_all(folder).map_err(write_error)?;
+    atomic::write(&folder.join("recipe.resolved.toml"), config.to_toml().as_bytes())?;
+    let mut comparisons = Vec::new();
+    let mut unscored = vec![BTreeMap::new(); config.judge.len()];
+    for (judge, mut open) in judges.into_iter().enumerate() {
+        let name = config.judge[judge].name();
+        let total = Some(plan.n_calls / config.judge.len() as u64);
+        events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
+        let mut asking =
+            Asking { plan, inputs, judge, events, n_done: 0, n_failed_in_a_row: 0, n_unread_in_a_row: 0 };
+        let is_whole = asking.ask_all(open.model.as_mut(), stop, &mut comparisons, &mut unscored[judge]);
+        events.emit(Event::PhaseFinished);
+        let counts = open.counts.snapshot();
+        events.emit(Event::Note(format!(
+            "{name}: {} calls, {} replies from the cache, {} retries, {} + {} tokens, {} failures",
+            counts.calls,
+            counts.cache_hits,
+            counts.retries,
+            counts.prompt_tokens,
+            counts.completion_tokens,
+            counts.n_failures()
+        )));
+        if !is_whole {
+            return Ok(QualityOutcome::Interrupted);
+        }
+    }
+    if !comparisons.iter().any(|comparison| comparison.pairs.iter().any(Option::is_some)) {
+        let reason = unscored.iter().flat_map(BTreeMap::keys).next().cloned().unwrap_or_default();
+        return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
+    }
+    let (scores, summary) = aggregate(plan, inputs, &comparisons, unscored);
+    let mut lines = Vec::new();
+    for score in &scores {
+        serde_json::to_writer(&mut lines, score).map_err(|error| write_error(error.into()))?;
+        lines.push(b'\n');
+    }
+    let path = folder.join("scores.jsonl");
+    atomic::write(&path, &lines)?;
+    let text = serde_json::to_vec_pretty(&summary).map_err(|error| write_error(error.into()))?;
+    atomic::write(&folder.join("summary.json"), &text)?;
+    summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
+    events.emit(Event::Saved { what: "scores".into(), path: path.clone() });
+    Ok(QualityOutcome::Finished { scores: path, summary })
+}
+
+/// One judge at work.
+struct Asking<'a> {
+    plan: &'a QualityPlan,
+    inputs: &'a QualityInputs,
+    judge: usize,
+    events: &'a mut dyn EventSink,
+    n_done: u64,
+    n_failed_in_a_row: usize,
+    n_unread_in_a_row: usize,
+}
+
+/// One call: a comparison, a part of the dimensions, an order.
+struct Call {
+    comparison: usize,
+    dimensions: Vec<Dimension>,
+    anchor_first: bool,
+}
+
+impl Asking<'_> {
+    /// Asks everything of one judge; false when the run is to stop. A judge that keeps failing is asked no more.
+    fn ask_all(
+        &mut self,
+        model: &mut dyn ChatModel,
+        stop: &AtomicBool,
+        comparisons: &mut Vec<Comparison>,
+        unscored: &mut BTreeMap<String, usize>,
+    ) -> bool {
+        let n_dimensions = self.plan.config.dimensions.len();
+        for (bucket_idx, bucket) in self.plan.buckets.iter().enumerate() {
+            let pairs: Vec<(usize, usize)> = bucket.pairs().collect();
+            for chunk in pairs.chunks(COMPARISONS_OF_A_CHUNK) {
+                if self.is_given_up() {
+                    *unscored.entry("not asked, after too many failures in a row".into()).or_default() +=
+                        chunk.len() * n_dimensions;
+                    continue;
+                }
+                let found = self.ask_chunk(model, bucket_idx, chunk, unscored);
+                for comparison in &found {
+                    let is_unread = comparison.pairs.iter().all(Option::is_none);
+                    self.n_unread_in_a_row = if is_unread { self.n_unread_in_a_row + 1 } else { 0 };
+                }
+                comparisons.extend(found);
+                if stop.load(Ordering::Relaxed) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.n_failed_in_a_row.max(self.n_unread_in_a_row) >= self.plan.config.max_failures_in_a_row
+    }
+
+    fn ask_chunk(
+        &mut self,
+        model: &mut dyn ChatModel,
+        bucket_idx: usize,
+        pairs: &[(usize, usize)],
+        unscored: &mut BTreeMap<String, usize>,
+    ) -> Vec<Comparison> {
+        let config = &self.plan.config;
+        let (calls, requests) = self.questions(bucket_idx, pairs);
+        let reminder = questions::reminder(&config.dimensions);
+        let read = |place: usize, reply: &str| questions::read(reply, &calls[place].dimensions);
+        let most_failures = config.max_failures_in_a_row;
+        let (n_done, n_failed, events) = (&mut self.n_done, &mut self.n_failed_in_a_row, &mut *self.events);
+        let mut seen = vec![false; calls.len()];
+        let mut on_result = |place: usize, result: &ChatResult| {
+            *n_failed = if result.is_ok() { 0 } else { *n_failed + 1 };
+            // A reply that is asked again is the same unit of work.
+            *n_done += u64::from(!std::mem::replace(&mut seen[place], true));
+            events.emit(Event::Progress { done: *n_done, note: String::new() });
+            if *n_failed >= most_failures { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let answers = ask_readable(model, requests, config.most_replies, &reminder, read, &mut on_result);
+        self.put_together(bucket_idx, pairs, &calls, answers, unscored)
+    }
+
+    /// The calls of some comparisons with their requests.
+    fn questions(&self, bucket_idx: usize, pairs: &[(usize, usize)]) -> (Vec<Call>, Vec<ChatRequest>) {
+        let config: &QualityConfig = &self.plan.config;
+        let bucket = &self.plan.buckets[bucket_idx];
+        let text = |member: usize| self.inputs.prompts[bucket.members[member]].text.as_str();
+        let (mut calls, mut requests) = (Vec::new(), Vec::new());
+        for (comparison, &(sample, anchor)) in pairs.iter().enumerate() {
+            for dimensions in questions::calls(config) {
+                for anchor_first in [false, true] {
+                    let (first, second) = if anchor_first { (anchor, sample) } else { (sample, anchor) };
+                    requests.push(questions::request(config, &dimensions, text(first), text(second)));
+                    calls.push(Call { comparison, dimensions: dimensions.clone(), anchor_first });
+                }
+            }
+        }
+        (calls, requests)
+    }
+
+    fn put_together(
+        &self,
+        bucket: usize,
+        pairs: &[(usize, usize)],
+        calls: &[Call],
+        answers: Vec<Result<Vec<Verdict>, Unanswered>>,
+        unscored: &mut BTreeMap<String, usize>,
+    ) -> Vec<Comparison> {
+        let dimensions = &self.plan.config.dimensions;
+        let mut verdicts = vec![vec![[None; 2]; dimensions.len()]; pairs.len()];
+        let mut reasons: Vec<Vec<Option<String>>> = vec![vec![None; dimensions.len()]; pairs.len()];
+        for (call, answer) in calls.iter().zip(answers) {
+            for (i, dimension) in call.dimensions.iter().enumerate() {
+                let Some(place) = dimensions.iter().position(|known| known == dimension) else { continue };
+                match &answer {
+                    Ok(found) => {
+                        let seen = if call.anchor_first { found[i].swapped() } else { found[i] };
+                        verdicts[call.comparison][place][usize::from(call.anchor_first)] = Some(seen);
+                    }
+                    Err(error) => reasons[call.comparison][place] = Some(reason(error)),
+                }
+            }
+        }
+        let pair = |both: &[Option<Verdict>; 2]| {
+            let [sample_first, anchor_first] = *both;
+            Some(Pair { sample_first: sample_first?, anchor_first: anchor_first? })
+        };
+        for reason in reasons.into_iter().flatten().flatten() {
+            *unscored.entry(reason).or_default() += 1;
+        }
+        let comparisons = pairs.iter().zip(&verdicts).map(|(&(sample, anchor), verdicts)| Comparison {
+            judge: self.judge,
+            bucket,
+            sample,
+            anchor,
+            pairs: verdicts.iter().map(pair).collect(),
+        });
+        comparisons.collect()
+    }
+}
+
+/// Kinds of failure to be counted; what differs from call to call is left out.
+fn reason(error: &Unanswered) -> String {
+    match error {
+        Unanswered::Failed(ChatError::BrokenOff) => "not asked, after too many failures in a row".into(),
+        Unanswered::Failed(error) => error.to_string(),
+        Unanswered::Unreadable { .. } => "replies without a verdict in the form asked for".into(),
+    }
+}

@@ -1,0 +1,280 @@
+//! Language models as judges of a policy's completions, and the client against truing's own model behind a server.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+use truing_client::{Access, CacheMode, ClientSettings, OpenAiClient};
+use truing_generate::LocalChat;
+use truing_model::{ModelFiles, TrainableSpec};
+use truing_stages::StageError;
+use truing_stages::chat::{ChatModelConfig, ChatSurroundings, OpenChatModel};
+use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
+use truing_stages::training::Start;
+use truing_text::RenderOptions;
+use truing_types::{
+    ChatModel, ChatRequest, Conversation, Event, Message, Role, SamplingOptions, Seed, Silent,
+};
+
+use crate::policies;
+use crate::scripted::{Scripted, Stopped};
+use crate::setup::{self, Events, MACHINE, Ticks, never};
+
+const JUDGED: &str = r#"judge={model={server={base_url="http://127.0.0.1:9/v1",model="m"}}}"#;
+
+/// Counts letters of the first half of the alphabet: a verdict that depends on the answer alone.
+fn judge() -> Scripted {
+    Scripted::new(|text| {
+        let answer = text.split("<answer>\n").nth(1).and_then(|rest| rest.split("\n</answer>").next());
+        let n = answer.unwrap_or("").chars().filter(|letter| ('a'..='m').contains(letter)).count();
+        Ok(format!("Some thought.\n[[{}]]", 1 + n.min(9)))
+    })
+}
+
+fn run(
+    folder: &Path,
+    overrides: &[&str],
+    start: Start,
+    judge: Option<OpenChatModel>,
+    stop_when: impl Fn(&Event) -> bool + 'static,
+) -> Result<GrpoOutcome, StageError> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config = GrpoConfig::from_toml(policies::RECIPE, &folder.join("recipe.toml"), &overrides)?;
+    let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
+    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
+    let stop = AtomicBool::new(false);
+    let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    grpo::run_with_judge(&plan, &inputs, start, &Ticks::default(), &mut events, &stop, judge)
+}
+
+#[test]
+fn a_judged_run_that_is_broken_off_goes_on_bit_for_bit_and_asks_nothing_twice() {
+    let overrides = [JUDGED, "max_steps=3", "save_steps=1"];
+    let straight = policies::folder();
+    run(straight.path(), &overrides, Start::Fresh, Some(judge().open()), never).unwrap();
+    let expected = policies::everything(straight.path());
+    assert!(expected.1.iter().all(|record| record.contains_key("rewards/judge/mean")), "{:?}", expected.1);
+
+    let folder = policies::folder();
+    let cache = folder.path().join("replies.sqlite");
+    let judge = judge();
+    let is_learning = |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with("step 2 of 3: learning"));
+    let outcome =
+        run(folder.path(), &overrides, Start::Fresh, Some(judge.cached(&cache)), is_learning).unwrap();
+    assert!(matches!(outcome, GrpoOutcome::Interrupted { .. }), "{outcome:?}");
+    run(folder.path(), &overrides, Start::Resume, Some(judge.cached(&cache)), never).unwrap();
+    let found = policies::everything(folder.path());
+    assert!(expected.0 == found.0, "the weights differ");
+    assert!(expected.2 == found.2, "the completions differ");
+    let asked = judge.asked();
+    assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), asked.len(), "something was asked twice");
+}
+
+#[test]
+fn while_the_judge_is_asked_the_run_can_be_stopped_and_nothing_is_learnt() {
+    let folder = policies::folder();
+    let asks =
+        |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase == "asking the judge");
+    let outcome = run(folder.path(), &[JUDGED], Start::Fresh, Some(judge().open()), asks).unwrap();
+    assert_eq!(outcome, GrpoOutcome::Interrupted { step: 0 });
+}
+
+#[test]
+fn a_judge_that_is_down_leaves_everything_unscored() {
+    let folder = policies::folder();
+    run(folder.path(), &[JUDGED, "max_steps=1"], Start::Fresh, Some(Scripted::fails().open()), never)
+        .unwrap();
+    let record = policies::metrics(folder.path()).remove(0);
+    assert_eq!(record.get("unscored/judge_failed"), Some(&12.0));
+    assert!(!record.contains_key("reward") && !record.contains_key("rewards/judge/mean"), "{record:?}");
+
+    let folder = policies::folder();
+    let optional = [JUDGED, "judge.optional=true", "max_steps=1"];
+    run(folder.path(), &optional, Start::Fresh, Some(Scripted::says("no idea").open()), never).unwrap();
+    let record = policies::metrics(folder.path()).remove(0);
+    assert!(record.contains_key("reward") && !record.contains_key("unscored/judge_failed"), "{record:?}");
+}
+
+#[test]
+fn the_plan_tells_what_the_judge_will_be_asked() {
+    let folder = policies::folder();
+    let plan = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        let config = GrpoConfig::from_toml(policies::RECIPE, &folder.path().join("r.toml"), &overrides)?;
+        let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
+        GrpoPlan::resolve(config, &inputs, &MACHINE)
+    };
+    let rows = plan(&[JUDGED, "judge.verdict.protocol=pairwise"]).unwrap().rows();
+    let calls = rows.iter().find(|row| row.name == "calls of the judge a step").unwrap();
+    assert_eq!(calls.amount, truing_train::Amount::Count(24));
+    let refused = |overrides: &[&str]| plan(overrides).unwrap_err().to_string();
+    assert!(refused(&["judge={model={}}"]).contains("judge.model"));
+    assert!(refused(&[JUDGED, "judge.model.model_name_or_path=model"]).contains("cannot both be given"));
+    assert!(refused(&[JUDGED, "judge.model.mode=replay"]).contains("`cache`"));
+    assert!(refused(&[JUDGED, "judge.model.server.base_url=here"]).contains("`base_url` is here"));
+    assert!(refused(&[JUDGED, "judge.verdict.range=[2, 1]"]).contains("`range`"));
+    assert!(refused(&["shaping.clip=[2, 1]"]).contains("`clip`"));
+    let other = run(folder.path(), &[JUDGED], Start::Fresh, None, never).unwrap_err();
+    assert!(other.to_string().contains("`judge`"), "{other}");
+}
+
+#[test]
+fn how_fast_a_judge_is_asked_is_no_other_run() {
+    let folder = policies::folder();
+    let first = |event: &Event| matches!(event, Event::Metrics { step: 1, .. });
+    run(folder.path(), &[JUDGED, "max_steps=2"], Start::Fresh, Some(judge().open()), first).unwrap();
+    let faster = [JUDGED, "max_steps=2", "judge.model.server.max_concurrency=99"];
+    run(folder.path(), &faster, Start::Resume, Some(judge().open()), never).unwrap();
+    let other = [JUDGED, "max_steps=2", "judge.model.server.model=other"];
+    let error = run(folder.path(), &other, Start::Resume, Some(judge().open()), never).unwrap_err();
+    assert!(error.to_string().contains("judge"), "{error}");
+}
+
+#[test]
+fn rewards_are_shaped_before_they_are_learnt_from_and_reported_as_they_were() {
+    let [plain, shaped] =
+        [&[][..], &["shaping.length_penalty=0.5", "shaping.standardise=batch"]].map(|overrides| {
+            let folder = policies::folder();
+            let overrides: Vec<&str> =
+                overrides.iter().copied().chain(["max_steps=2", "algorithm=dr_grpo"]).collect();
+            run(folder.path(), &overrides, Start::Fresh, None, never).unwrap();
+            policies::everything(folder.path())
+        });
+    assert_eq!(plain.1[0]["reward"], shaped.1[0]["reward"]);
+    assert!(shaped.1[0]["shaped_reward"].abs() < 1e-9 && !plain.1[0].contains_key("shaped_reward"));
+    assert!(plain.0 != shaped.0, "something else was learnt");
+}
+
+fn local_chat(folder: &Path) -> LocalChat<truing_cpu::CpuEngine> {
+    let files = ModelFiles::open(&folder.join("model")).unwrap();
+    let renderer = truing_stages::model::renderer(&files, RenderOptions::default()).unwrap();
+    let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
+    let engine = truing_stages::model::load_engine(&files, &frozen, 1, Seed(0), &mut |_| {}).unwrap();
+    LocalChat::new(engine, renderer)
+}
+
+/// Serves a model in the shape of chat completions, one request after the other.
+fn serve(folder: &Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let folder = folder.to_owned();
+    std::thread::spawn(move || {
+        let mut model = local_chat(&folder);
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let asked = read_body(&stream);
+            let messages = serde_json::from_value(asked["messages"].clone()).unwrap();
+            let request = ChatRequest {
+                conversation: Conversation { messages, tools: Vec::new() },
+                sampling: SamplingOptions {
+                    max_new_tokens: asked["max_tokens"].as_u64().unwrap() as usize,
+                    temperature: asked["temperature"].as_f64().unwrap() as f32,
+                    seed: asked["seed"].as_u64().unwrap(),
+                    ..SamplingOptions::default()
+                },
+            };
+            let reply = model.chat(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+            let body = json!({
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": reply.text}, "finish_reason": "length"}],
+                "usage": {"prompt_tokens": reply.n_prompt_tokens, "completion_tokens": reply.n_completion_tokens},
+            })
+            .to_string();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all((head + &body).as_bytes()).unwrap();
+        }
+    });
+    address
+}
+
+fn read_body(stream: &std::net::TcpStream) -> Value {
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut length) = (String::new(), 0);
+    loop {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+        match line.trim().split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.parse().unwrap()
+            }
+            Some(_) => {}
+            None if line.trim().is_empty() => break,
+            None => {}
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+fn surroundings() -> ChatSurroundings {
+    ChatSurroundings {
+        access: Access { api_key: None, proxy: None, clock: Arc::new(Stopped) },
+        render: RenderOptions::default(),
+        n_threads: 1,
+        stop: Arc::default(),
+    }
+}
+
+fn requests() -> Vec<ChatRequest> {
+    let request = |seed| ChatRequest {
+        conversation: Conversation { messages: vec![Message::new(Role::User, "Say it.")], tools: Vec::new() },
+        sampling: SamplingOptions { max_new_tokens: 8, temperature: 0.7, seed, ..SamplingOptions::default() },
+    };
+    (0..4).map(request).collect()
+}
+
+#[test]
+fn truing_s_own_model_behind_a_server_answers_as_in_this_process() {
+    let folder = setup::folder();
+    let settings = ClientSettings {
+        base_url: format!("http://{}/v1", serve(folder.path())),
+        model: "tiny".into(),
+        ..ClientSettings::default()
+    };
+    let mut client = OpenAiClient::new(settings, surroundings().access).unwrap();
+    let mut local = local_chat(folder.path());
+    let go_on = &mut |_: usize, _: &truing_types::ChatResult| ControlFlow::Continue(());
+    let remote: Vec<_> = client.chat_all(&requests(), go_on).into_iter().map(Result::unwrap).collect();
+    let here: Vec<_> = local.chat_all(&requests(), go_on).into_iter().map(Result::unwrap).collect();
+    for (remote, here) in remote.iter().zip(&here) {
+        assert_eq!(remote.text, here.text);
+        assert_eq!(remote.n_prompt_tokens, here.n_prompt_tokens);
+        assert_eq!(remote.n_completion_tokens, here.tokens.len());
+    }
+    assert!(here.iter().any(|reply| reply.text != here[0].text), "seeds draw differently");
+}
+
+#[test]
+fn a_local_model_is_asked_through_the_same_door_and_its_replies_are_kept() {
+    let folder = setup::folder();
+    let config = ChatModelConfig {
+        model_name_or_path: Some(folder.path().join("model")),
+        cache: Some(folder.path().join("new/replies.sqlite")),
+        ..ChatModelConfig::default()
+    };
+    let ask = |config: &ChatModelConfig, surroundings: &ChatSurroundings| {
+        let mut open = config.open(surroundings, &mut Silent).unwrap();
+        let results = open.model.chat_all(&requests(), &mut |_, _| ControlFlow::Continue(()));
+        (results, open.counts.snapshot().cache_hits)
+    };
+    let texts = |results: Vec<truing_types::ChatResult>| -> Vec<String> {
+        results.into_iter().map(|result| result.unwrap().text).collect()
+    };
+    let (first, hits) = ask(&config, &surroundings());
+    assert_eq!(hits, 0);
+    let replay = ChatModelConfig { mode: CacheMode::Replay, ..config.clone() };
+    let (again, hits) = ask(&replay, &surroundings());
+    assert_eq!((texts(first), hits), (texts(again), 4));
+    let stopped = surroundings();
+    stopped.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (results, _) = ask(&ChatModelConfig { cache: None, ..config }, &stopped);
+    assert!(results.iter().all(|result| matches!(result, Err(truing_types::ChatError::BrokenOff))));
+}

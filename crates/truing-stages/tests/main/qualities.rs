@@ -1,0 +1,240 @@
+//! `truing quality` with judges that answer by a rule: good ones, and each kind of bad one.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use truing_stages::StageError;
+use truing_stages::chat::OpenChatModel;
+use truing_stages::quality::{self, QualityConfig, QualityInputs, QualityOutcome, QualityPlan, Summary};
+use truing_types::Silent;
+
+use crate::scripted::Scripted;
+
+const RECIPE: &str = r#"
+output_dir = "scores"
+n_anchors = 4
+[[data]]
+path = "prompts.jsonl"
+[[judge]]
+name = "one"
+model = { server = { base_url = "http://127.0.0.1:9/v1", model = "m" } }
+"#;
+const SECOND: &str = r#"
+[[judge]]
+name = "two"
+model = { server = { base_url = "http://127.0.0.1:9/v1", model = "n" } }
+"#;
+
+/// Two buckets: ten prompts of levels 0 to 9 for anchors, and three that are compared with all.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let row =
+        |level: usize, bucket: &str| format!("{{\"prompt\": \"level {level}\", \"bucket\": \"{bucket}\"}}\n");
+    let rows: String =
+        (0..10).map(|level| row(level, "large")).chain((0..3).map(|level| row(level, "small"))).collect();
+    fs::write(folder.path().join("prompts.jsonl"), rows).unwrap();
+    folder
+}
+
+fn plan(folder: &Path, recipe: &str, overrides: &[&str]) -> Result<(QualityPlan, QualityInputs), StageError> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config = QualityConfig::from_toml(recipe, &folder.join("recipe.toml"), &overrides)?;
+    let inputs = QualityInputs::load(&config, &mut Silent)?;
+    Ok((QualityPlan::resolve(config, &inputs)?, inputs))
+}
+
+fn run(folder: &Path, recipe: &str, judges: Vec<OpenChatModel>) -> Result<(Summary, Vec<Value>), StageError> {
+    let (plan, inputs) = plan(folder, recipe, &[])?;
+    match quality::run(&plan, &inputs, judges, &mut Silent, &AtomicBool::new(false))? {
+        QualityOutcome::Finished { scores, summary } => {
+            let text = fs::read_to_string(scores).unwrap();
+            Ok((summary, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()))
+        }
+        QualityOutcome::Interrupted => panic!("nobody stopped it"),
+    }
+}
+
+fn level(text: &str, task: &str) -> u32 {
+    let start = format!("<{task}>\nlevel ");
+    let digits = text.split(&start).nth(1).unwrap().split('\n').next().unwrap();
+    digits.parse().unwrap()
+}
+
+fn verdicts(letter: &str) -> String {
+    ["clarity", "practicality", "complexity", "novelty"]
+        .map(|name| format!("{name}: [[{letter}]]\n"))
+        .concat()
+}
+
+/// Prefers the higher level; levels next to each other are equal to it.
+fn good() -> Scripted {
+    Scripted::new(|text| {
+        let (first, second) = (level(text, "task_a"), level(text, "task_b"));
+        let letter = if first.abs_diff(second) <= 1 {
+            "C"
+        } else if first > second {
+            "A"
+        } else {
+            "B"
+        };
+        Ok(format!("They differ.\n{}", verdicts(letter)))
+    })
+}
+
+#[test]
+fn a_good_judge_s_order_is_found() {
+    let folder = folder();
+    let (summary, scores) = run(folder.path(), RECIPE, vec![good().open()]).unwrap();
+    assert_eq!((summary.n_prompts, summary.n_unscored, scores.len()), (13, 0, 13));
+    let strengths: Vec<f64> = scores[..10].iter().map(|score| score["strength"].as_f64().unwrap()).collect();
+    let rises = strengths.windows(2).filter(|pair| pair[1] >= pair[0]).count();
+    assert_eq!(rises, 9, "{strengths:?}");
+    assert_eq!(scores[..10].iter().filter(|score| score["is_anchor"] == true).count(), 4);
+    assert_eq!((scores[0]["label"].as_str(), scores[9]["label"].as_str()), (Some("worse"), Some("better")));
+    assert!(scores[9]["quality"].as_f64() > Some(0.8) && scores[9]["confidence"].as_f64() > Some(0.95));
+    assert_eq!(
+        scores[4]["dimensions"]["clarity"]["standard_error"].as_f64().map(|error| error > 0.0),
+        Some(true)
+    );
+    assert_eq!(
+        (scores[12]["bucket"].as_str(), scores[12]["is_anchor"].as_bool()),
+        (Some("small"), Some(false))
+    );
+    let judge = &summary.judges[0];
+    assert_eq!((judge.order_agreement.unwrap().share, judge.first_share), (1.0, Some(0.5)));
+    assert_eq!(summary.warnings.len(), 1, "only that one bucket is small: {:?}", summary.warnings);
+    assert!(summary.warnings[0].starts_with("1 of 2 buckets"));
+}
+
+#[test]
+fn the_plan_tells_every_call_before_the_first() {
+    let folder = folder();
+    let judge = good();
+    let (together, _) = plan(folder.path(), RECIPE, &[]).unwrap();
+    // 6 samples against 4 anchors, 3 pairs, both orders.
+    assert_eq!((together.n_comparisons, together.n_calls), (27, 54));
+    assert!(together.prompt_tokens > 54 * 100 && together.completion_tokens == 54 * 400);
+    run(folder.path(), RECIPE, vec![judge.open()]).unwrap();
+    assert_eq!(judge.asked().len(), 54);
+    let bytes: usize = judge.asked().iter().map(String::len).sum();
+    assert_eq!(together.prompt_tokens, (bytes as u64).div_ceil(4), "the estimate counts these very bytes");
+    let (separate, inputs) = plan(folder.path(), RECIPE, &["calls=separate"]).unwrap();
+    assert_eq!(separate.n_calls, 4 * 54);
+    let judge = Scripted::says("So [[A]]");
+    quality::run(&separate, &inputs, vec![judge.open()], &mut Silent, &AtomicBool::new(false)).unwrap();
+    assert_eq!(judge.asked().len(), 4 * 54);
+}
+
+#[test]
+fn a_run_that_is_broken_off_goes_on_and_asks_nothing_twice() {
+    let straight = folder();
+    run(straight.path(), RECIPE, vec![good().open()]).unwrap();
+    let folder = folder();
+    let cache = folder.path().join("c");
+    let stop = Arc::new(AtomicBool::new(false));
+    let (n, raised) = (Cell::new(0), Arc::clone(&stop));
+    let rule = good();
+    let judge = Scripted::new(move |text| {
+        n.set(n.get() + 1);
+        raised.store(n.get() >= 20, Ordering::Relaxed);
+        use truing_types::{ChatModel, ChatRequest, Conversation, Message, Role, SamplingOptions};
+        let conversation = Conversation { messages: vec![Message::new(Role::User, text)], tools: Vec::new() };
+        let request = ChatRequest { conversation, sampling: SamplingOptions::default() };
+        let reply = rule.clone().chat(&request, &mut |_| std::ops::ControlFlow::Continue(()));
+        reply.map(|reply| reply.text)
+    });
+    let (plan, inputs) = plan(folder.path(), RECIPE, &[]).unwrap();
+    let outcome = quality::run(&plan, &inputs, vec![judge.cached(&cache)], &mut Silent, &stop).unwrap();
+    assert_eq!(outcome, QualityOutcome::Interrupted);
+    assert!(!folder.path().join("scores/scores.jsonl").exists());
+    run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap();
+    let asked = judge.asked();
+    assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), asked.len(), "something was asked twice");
+    let read = |folder: &TempDir| {
+        let text = fs::read_to_string(folder.path().join("scores/scores.jsonl")).unwrap();
+        text.replace(&folder.path().to_string_lossy().into_owned(), "")
+    };
+    assert_eq!(read(&straight), read(&folder));
+}
+
+#[test]
+fn judges_that_agree_and_judges_that_do_not() {
+    let folder = folder();
+    let recipe = format!("{RECIPE}{SECOND}");
+    let (summary, _) = run(folder.path(), &recipe, vec![good().open(), good().open()]).unwrap();
+    assert_eq!(summary.agreement.len(), 4);
+    assert!(
+        summary.agreement.iter().all(|pair| pair.agreement.share == 1.0 && pair.agreement.kappa == Some(1.0))
+    );
+    assert_eq!(summary.agreement[0].agreement.n, 27);
+    let (summary, scores) =
+        run(folder.path(), &recipe, vec![good().open(), Scripted::says("hm").open()]).unwrap();
+    assert!(summary.agreement.is_empty());
+    assert_eq!(summary.n_unscored, 0);
+    assert!(
+        summary.warnings.iter().any(|warning| warning.starts_with("two gave no verdict at all")),
+        "{:?}",
+        summary.warnings
+    );
+    assert_eq!(scores[9]["label"], "better", "the good one decides alone");
+}
+
+#[test]
+fn a_judge_that_calls_everything_equal_is_named() {
+    let folder = folder();
+    let (summary, scores) =
+        run(folder.path(), RECIPE, vec![Scripted::new(|_| Ok(verdicts("C"))).open()]).unwrap();
+    assert!(summary.warnings[0].starts_with("one tells nothing apart: 100 of 100"), "{:?}", summary.warnings);
+    assert!(scores.iter().all(|score| score["quality"] == 0.5 && score["label"] == "equal"));
+}
+
+#[test]
+fn a_judge_that_likes_what_stands_first_is_named_and_decides_nothing() {
+    let folder = folder();
+    let (summary, scores) =
+        run(folder.path(), RECIPE, vec![Scripted::new(|_| Ok(verdicts("A"))).open()]).unwrap();
+    assert!(summary.warnings[0].starts_with("one goes by the place"), "{:?}", summary.warnings);
+    let judge = &summary.judges[0];
+    assert_eq!((judge.first_share, judge.order_agreement.unwrap().share), (Some(1.0), 0.0));
+    assert!(scores.iter().all(|score| score["quality"] == 0.5));
+}
+
+#[test]
+fn judges_that_fail_or_talk_nonsense_are_an_error_that_says_so_and_cost_little() {
+    for (judge, reason, most_calls) in [
+        (Scripted::fails(), "the server is down", 5),
+        (Scripted::says("lorem ipsum [[Q]]"), "without a verdict", 2 * 2 * 27),
+    ] {
+        let folder = folder();
+        let (plan, inputs) = plan(folder.path(), RECIPE, &["max_failures_in_a_row=5"]).unwrap();
+        let error = quality::run(&plan, &inputs, vec![judge.open()], &mut Silent, &AtomicBool::new(false))
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("none of 1 judges gave a single verdict") && text.contains(reason),
+            "{text}"
+        );
+        assert!(judge.asked().len() <= most_calls, "{}", judge.asked().len());
+        assert!(!folder.path().join("scores/scores.jsonl").exists());
+    }
+}
+
+#[test]
+fn recipes_that_make_no_sense_are_refused() {
+    let folder = folder();
+    let refused = |overrides: &[&str]| plan(folder.path(), RECIPE, overrides).unwrap_err().to_string();
+    assert!(refused(&["n_anchors=0"]).starts_with("`n_anchors` is 0"));
+    assert!(refused(&["dimensions=[\"clarity\", \"clarity\"]"]).contains("at most once"));
+    assert!(refused(&["prompt=Compare {first} and {second}"]).contains("`{dimensions}`"));
+    assert!(refused(&["judge=[]"]).contains("`judge`"));
+    assert!(refused(&["prior_deviation=0"]).starts_with("`prior_deviation` is 0"));
+    assert!(refused(&["data.0.max_samples=1"]).contains("two prompts in one bucket"));
+    let twice = format!("{RECIPE}{}", SECOND.replace("two", "one"));
+    assert!(plan(folder.path(), &twice, &[]).unwrap_err().to_string().contains("a name of its own"));
+}

@@ -1,0 +1,88 @@
+//! Language models that answer by a rule.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use truing_client::{CacheMode, CachedChat, Clock, Counts, Fingerprint, ReplyCache};
+use truing_stages::chat::OpenChatModel;
+use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason};
+
+type Rule = Arc<dyn Fn(&str) -> Result<String, ChatError>>;
+
+/// Answers a request's last turn by a rule, and keeps what it was asked.
+#[derive(Clone)]
+pub(crate) struct Scripted {
+    rule: Rule,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Scripted {
+    pub(crate) fn new(rule: impl Fn(&str) -> Result<String, ChatError> + 'static) -> Self {
+        Self { rule: Arc::new(rule), asked: Arc::default() }
+    }
+
+    pub(crate) fn says(text: &'static str) -> Self {
+        Self::new(move |_| Ok(text.to_owned()))
+    }
+
+    pub(crate) fn fails() -> Self {
+        Self::new(|_| Err(ChatError::Failed("the server is down".into())))
+    }
+
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    pub(crate) fn open(&self) -> OpenChatModel {
+        OpenChatModel { model: Box::new(self.clone()), counts: Arc::default() }
+    }
+
+    /// The same behind a cache.
+    pub(crate) fn cached(&self, path: &Path) -> OpenChatModel {
+        let counts: Arc<Counts> = Arc::default();
+        let fingerprint = Fingerprint { model: "scripted".into(), extra: serde_json::Map::new() };
+        let cache = Arc::new(ReplyCache::open(path).unwrap());
+        let (clock, model) = (Arc::new(Stopped), Box::new(self.clone()));
+        let model = CachedChat::new(model, fingerprint, cache, CacheMode::Live, clock, Arc::clone(&counts));
+        OpenChatModel { model: Box::new(model), counts }
+    }
+}
+
+impl ChatModel for Scripted {
+    fn chat(
+        &mut self,
+        request: &ChatRequest,
+        _: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<ChatReply, ChatError> {
+        let text = request.conversation.messages.last().unwrap().content.clone();
+        let reply = (self.rule)(&text);
+        self.asked.lock().unwrap().push(text);
+        let finish_reason = FinishReason::EndOfTurn;
+        Ok(ChatReply {
+            text: reply?,
+            tokens: Vec::new(),
+            finish_reason,
+            n_prompt_tokens: 0,
+            n_completion_tokens: 0,
+        })
+    }
+}
+
+/// A clock that stands still.
+pub(crate) struct Stopped;
+
+impl Clock for Stopped {
+    fn unix_secs(&self) -> f64 {
+        0.0
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sleep(&self, _: Duration) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}

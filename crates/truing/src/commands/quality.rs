@@ -1,0 +1,150 @@
+//! `truing quality`: prompts compared with anchors by language models, as a recipe says.
+
+use clap::Args;
+use serde_json::json;
+use truing_stages::quality::{self, QualityConfig, QualityInputs, QualityOutcome, QualityPlan, Summary};
+
+use super::plan;
+use super::training::{self, RecipeArguments};
+use crate::outcome::Outcome;
+use crate::printer::Style;
+use crate::table::{Align, Table};
+use crate::{Context, asking, interrupt, progress};
+
+/// Arguments of `truing quality`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Print what it will cost and ask nothing.
+    #[arg(long)]
+    plan: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the recipe, says what it will cost, asks, writes the scores.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let (plan, inputs) = prepare(&arguments.recipe, context)?;
+    if arguments.plan {
+        return show(&plan, arguments.json, context);
+    }
+    let printer = context.printer;
+    printer.note(plan.summary());
+    printer.note(format_args!(
+        "about {} tokens of prompts and at most {} of replies, less what is in the cache",
+        plan.prompt_tokens, plan.completion_tokens
+    ));
+    let stop = interrupt::stop_flag("stopping: every reply is kept, the same command goes on")?;
+    let mut events = progress::for_this_terminal(&printer);
+    let mut judges = Vec::new();
+    for judge in &plan.config.judge {
+        let surroundings = asking::surroundings(&judge.model, &stop, context)?;
+        judges.push(judge.model.open(&surroundings, events.as_mut())?);
+    }
+    let outcome = quality::run(&plan, &inputs, judges, events.as_mut(), &stop)?;
+    drop(events);
+    match outcome {
+        QualityOutcome::Finished { scores, summary } => {
+            if arguments.json {
+                printer.json(&json!({ "status": "finished", "scores": scores, "summary": summary }))?;
+            } else {
+                print(&summary, context)?;
+                printer.line(format_args!("scores  {}", scores.display()))?;
+            }
+            Ok(Outcome::Fine)
+        }
+        QualityOutcome::Interrupted => {
+            if arguments.json {
+                printer.json(&json!({ "status": "interrupted" }))?;
+            } else {
+                printer.line("stopped; the same command goes on, and asks nothing twice")?;
+            }
+            Ok(Outcome::Interrupted)
+        }
+    }
+}
+
+/// Prints the plan of a recipe.
+pub(crate) fn show_recipe(
+    recipe: &RecipeArguments,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    show(&prepare(recipe, context)?.0, as_json, context)
+}
+
+fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(QualityPlan, QualityInputs)> {
+    let path = &arguments.recipe;
+    let text = training::read_recipe(path)?;
+    let mut config = QualityConfig::from_toml(&text, path, &arguments.overrides)?;
+    for judge in &mut config.judge {
+        // Its name in the summary is the one that was typed.
+        judge.name.get_or_insert(judge.model.name());
+        asking::find_model(&mut judge.model, context)?;
+    }
+    let mut events = progress::for_this_terminal(&context.printer);
+    let inputs = QualityInputs::load(&config, events.as_mut())?;
+    Ok((QualityPlan::resolve(config, &inputs)?, inputs))
+}
+
+fn show(plan: &QualityPlan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    if as_json {
+        let rows: serde_json::Map<String, serde_json::Value> =
+            plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+        context.printer.json(&json!({ "rows": rows }))?;
+        return Ok(Outcome::Fine);
+    }
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+    for row in plan.rows() {
+        table.row([row.name.clone(), plan::amount_text(row.amount)]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
+    }
+    context.printer.line("")?;
+    context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?;
+    Ok(Outcome::Fine)
+}
+
+fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {
+    let mut table = Table::new(&[
+        ("judge", Align::Left),
+        ("verdicts", Align::Right),
+        ("without", Align::Right),
+        ("draws", Align::Right),
+        ("same when swapped", Align::Right),
+        ("for the first", Align::Right),
+    ]);
+    let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
+    for judge in &summary.judges {
+        table.row([
+            judge.name.clone(),
+            judge.n_verdicts.to_string(),
+            judge.n_unscored.to_string(),
+            share(judge.equal_share),
+            share(judge.order_agreement.map(|agreement| agreement.share)),
+            share(judge.first_share),
+        ]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
+    }
+    for pair in &summary.agreement {
+        context.printer.line(format_args!(
+            "{} and {} on {}: the same on {:.2} of {}, kappa {}",
+            pair.first,
+            pair.second,
+            pair.dimension.as_str(),
+            pair.agreement.share,
+            pair.agreement.n,
+            share(pair.agreement.kappa)
+        ))?;
+    }
+    context.printer.line(format_args!(
+        "{} prompts, of which {} have no verdict",
+        summary.n_prompts, summary.n_unscored
+    ))?;
+    Ok(())
+}
