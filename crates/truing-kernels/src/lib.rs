@@ -11,6 +11,7 @@
 
 mod adamw;
 mod cached_attention;
+mod int8_rows;
 mod linear_log_probs;
 mod matmul;
 mod memory;
@@ -29,6 +30,7 @@ mod vector;
 
 pub use adamw::{AdamwStep, adamw};
 pub use cached_attention::{CACHE_BLOCK, CachedSequence, cached_attention, decode_attention};
+pub use int8_rows::Int8Matrix;
 pub use linear_log_probs::{
     Divergence, LogProbRows, ReferenceRows, linear_log_probs_backward, linear_log_probs_divergence_backward,
     linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
@@ -39,7 +41,7 @@ pub use memory::zeroed;
 pub use rate::{measure_matmul_gflops, measure_peak_gflops};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
-pub use row_products::{RowProduct, multiply_rows};
+pub use row_products::{RowProduct, RowWeight, multiply_rows};
 pub use simd::{SimdLevel, with_simd_level};
 pub use swiglu::{swiglu_backward, swiglu_backward_in_place, swiglu_forward};
 pub use varlen_attention::{

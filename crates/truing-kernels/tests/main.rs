@@ -3,6 +3,7 @@
 
 mod divergence;
 mod elementwise;
+mod int8_rows;
 mod linear_log_probs;
 mod matmul;
 mod support;
