@@ -1,7 +1,9 @@
 //! A projection `y = x W^T + b + (alpha / rank) (x A^T) B^T`, the adapter part where there is one
 //! (LoRA, arXiv 2106.09685).
 
-use truing_kernels::{MatrixRef, RowProduct, Write, add_bias, bias_backward, matmul, multiply_rows, scale};
+use truing_kernels::{
+    MatrixRef, RowProduct, RowWeight, Write, add_bias, bias_backward, matmul, multiply_rows, scale,
+};
 
 use crate::buffers::BufferPool;
 use crate::parameters::Parameters;
@@ -69,7 +71,7 @@ impl Linear {
     }
 
     /// Several projections of a few rows: `outputs[i]` `[n_rows, n_out]` is written or added to from `x`
-    /// `[n_rows, n_in]`. No bit of a row depends on the others.
+    /// `[n_rows, n_in]`, with the weights that decoding reads. No bit of a row depends on the others.
     pub(crate) fn forward_rows<const N: usize>(
         projections: [&Self; N],
         parameters: &Parameters,
@@ -83,20 +85,20 @@ impl Linear {
         let mut products: Vec<RowProduct<'_>> = projections
             .iter()
             .zip(&mut outputs)
-            .map(|(projection, y)| RowProduct { weight: &parameters.values[projection.weight], y, write })
+            .map(|(projection, y)| RowProduct { weight: parameters.row_weight(projection.weight), y, write })
             .collect();
         multiply_rows(x, n_in, &mut products);
         for (projection, y) in projections.into_iter().zip(outputs) {
             if let Some(adapter) = projection.adapter.as_ref().filter(|_| parameters.are_adapters_enabled) {
                 let mut reduced = pool.take(n_rows, adapter.rank);
-                let weight = &parameters.values[adapter.a];
+                let weight = RowWeight::F32(&parameters.values[adapter.a]);
                 multiply_rows(
                     x,
                     n_in,
                     &mut [RowProduct { weight, y: &mut reduced, write: Write::Overwrite }],
                 );
                 scale(&mut reduced, adapter.scale);
-                let weight = &parameters.values[adapter.b];
+                let weight = RowWeight::F32(&parameters.values[adapter.b]);
                 multiply_rows(
                     &reduced,
                     adapter.rank,

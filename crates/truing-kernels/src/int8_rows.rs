@@ -12,7 +12,7 @@
 #![allow(unsafe_code, reason = "blocks read through pointers, and written by several threads")]
 
 use crate::memory::{zeroed, zeroed_bytes};
-use crate::micro_kernel::{BLOCK_COLUMNS, BlockSums, FEW_ROWS, MicroKernel, RowBlock};
+use crate::micro_kernel::{BLOCK_COLUMNS, BlockSums, FEW_ROWS, RowBlock};
 use crate::parallel::{Disjoint, for_each_item};
 use crate::simd::{MAX_LANES, Simd, SimdLevel, simd_fn};
 use std::ops::Range;
@@ -169,7 +169,7 @@ impl Int8Block {
 /// `ROWS` rows of `x` against four rows of weights, in the order of `row_block`.
 #[inline(always)]
 pub(crate) unsafe fn int8_block<S: Simd, const ROWS: usize>(simd: S, block: &Int8Block, out: &mut BlockSums) {
-    let Int8Block { k, x, numbers, scales } = *block;
+    let Int8Block { k, x, numbers, .. } = *block;
     let whole = k / S::LANES * S::LANES;
     let mut x_rest = [[0.0; MAX_LANES]; ROWS];
     if whole < k {

@@ -13,7 +13,8 @@ pub mod spec;
 pub mod weights;
 
 pub use engine::{
-    Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, TokenLogProbs, TopLogProbs,
+    DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, TokenLogProbs,
+    TopLogProbs,
 };
 pub use error::ModelError;
 pub use gguf::GgufFile;
