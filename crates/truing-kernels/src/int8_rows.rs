@@ -144,9 +144,16 @@ pub(crate) struct Int8Block {
     numbers: *const i8,
     /// `[k / 32, 4]`.
     scales: *const f32,
+    /// Where the weights are left behind as floats, `[4, k padded to whole blocks]`, if at all.
+    floats: Option<*mut f32>,
 }
 
 impl Int8Block {
+    /// Whether the weights are left behind.
+    pub(crate) fn keeps(&self) -> bool {
+        self.floats.is_some()
+    }
+
     /// The vectors of four rows of weights at `p`, a multiple of the lanes.
     ///
     /// # Safety
@@ -168,8 +175,14 @@ impl Int8Block {
 
 /// `ROWS` rows of `x` against four rows of weights, in the order of `row_block`.
 #[inline(always)]
-pub(crate) unsafe fn int8_block<S: Simd, const ROWS: usize>(simd: S, block: &Int8Block, out: &mut BlockSums) {
-    let Int8Block { k, x, numbers, .. } = *block;
+pub(crate) unsafe fn int8_block<S: Simd, const ROWS: usize, const KEEPS: bool>(
+    simd: S,
+    block: &Int8Block,
+    out: &mut BlockSums,
+) {
+    let Int8Block { k, x, numbers, floats, .. } = *block;
+    let stride = k.next_multiple_of(BLOCK);
+    let floats = floats.unwrap_or(std::ptr::null_mut());
     let whole = k / S::LANES * S::LANES;
     let mut x_rest = [[0.0; MAX_LANES]; ROWS];
     if whole < k {
@@ -188,6 +201,12 @@ pub(crate) unsafe fn int8_block<S: Simd, const ROWS: usize>(simd: S, block: &Int
         }
         // SAFETY: the caller vouches for four rows of weights.
         let vectors = unsafe { block.weights(simd, p) };
+        if KEEPS {
+            for (column, &vector) in vectors.iter().enumerate() {
+                // SAFETY: the caller vouches for room for four rows, where something is kept.
+                unsafe { simd.store_ptr(floats.add(column * stride + p), vector) };
+            }
+        }
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: a whole vector of a row that the caller vouches for.
             let x = unsafe { simd.load_ptr(x.add(i * k + p)) };
@@ -200,6 +219,12 @@ pub(crate) unsafe fn int8_block<S: Simd, const ROWS: usize>(simd: S, block: &Int
     if whole < k {
         // SAFETY: as above; they are padded to whole blocks.
         let vectors = unsafe { block.weights(simd, whole) };
+        if KEEPS {
+            for (column, &vector) in vectors.iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { simd.store_ptr(floats.add(column * stride + whole), vector) };
+            }
+        }
         for (x, sums) in x_rest.iter().zip(&mut sums) {
             for (sum, vector) in sums.iter_mut().zip(vectors) {
                 *sum = simd.fma(simd.load(x), vector, *sum);
@@ -227,47 +252,26 @@ simd_fn! {
             let numbers = &weight.numbers[quad * QUAD..(quad + n_blocks) * QUAD];
             let scales = &weight.scales[quad * BLOCK_COLUMNS..(quad + n_blocks) * BLOCK_COLUMNS];
             let n_columns = BLOCK_COLUMNS.min(width - at);
-            if n_parts > 1 {
-                // Many rows: the weights become floats once, and meet the rows as floats do.
-                unpack(simd, numbers, scales, &mut floats[..BLOCK_COLUMNS * stride]);
-            }
             for part in 0..n_parts {
                 let rows = part * n_rows / n_parts..(part + 1) * n_rows / n_parts;
                 let x = x[rows.start * k..rows.end * k].as_ptr();
                 let mut block = [[0.0; BLOCK_COLUMNS]; FEW_ROWS];
-                if n_parts > 1 {
-                    let weights = floats.as_ptr();
-                    let row_block = RowBlock { k, x, weights, weight_stride: stride, next: [weights; 2] };
-                    // SAFETY: the rows of x were sliced, and four rows of weights were unpacked.
-                    unsafe { simd.row_block(rows.len(), BLOCK_COLUMNS, &row_block, &mut block) };
-                } else {
-                    let int8_block = Int8Block { k, x, numbers: numbers.as_ptr(), scales: scales.as_ptr() };
+                if part == 0 {
+                    // The first rows turn the weights into floats on their way, for the rows that follow.
+                    let floats = (n_parts > 1).then(|| floats[..BLOCK_COLUMNS * stride].as_mut_ptr());
+                    let (numbers, scales) = (numbers.as_ptr(), scales.as_ptr());
+                    let int8_block = Int8Block { k, x, numbers, scales, floats };
                     // SAFETY: the rows of x, and four rows of weights padded to whole blocks, were sliced.
                     unsafe { simd.int8_block(rows.len(), &int8_block, &mut block) };
+                } else {
+                    let weights = floats.as_ptr();
+                    let row_block = RowBlock { k, x, weights, weight_stride: stride, next: [weights; 2] };
+                    // SAFETY: the rows of x were sliced, and four rows of weights were left behind.
+                    unsafe { simd.row_block(rows.len(), BLOCK_COLUMNS, &row_block, &mut block) };
                 }
                 for (row, block) in rows.zip(&block) {
                     sums[row * width + at..][..n_columns].copy_from_slice(&block[..n_columns]);
                 }
-            }
-        }
-    }
-}
-
-/// Four rows of weights as floats, `[4, stride]`.
-#[inline(always)]
-fn unpack<S: Simd>(simd: S, numbers: &[i8], scales: &[f32], floats: &mut [f32]) {
-    let stride = floats.len() / BLOCK_COLUMNS;
-    let quads = numbers.chunks_exact(QUAD).zip(scales.chunks_exact(BLOCK_COLUMNS));
-    for (block, (numbers, scales)) in quads.enumerate() {
-        let ahead = numbers.as_ptr().wrapping_add(AHEAD_BYTES).cast::<f32>();
-        simd.prefetch(ahead);
-        simd.prefetch(ahead.wrapping_add(QUAD / 2 / size_of::<f32>()));
-        for ((column, numbers), &scale) in numbers.chunks_exact(BLOCK).enumerate().zip(scales) {
-            let to = &mut floats[column * stride + block * BLOCK..][..BLOCK];
-            for (numbers, to) in numbers.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
-                // SAFETY: the chunk holds `LANES` numbers.
-                let vector = unsafe { simd.load_i8_ptr(numbers.as_ptr()) };
-                simd.store(to, simd.mul(vector, simd.splat(scale)));
             }
         }
     }

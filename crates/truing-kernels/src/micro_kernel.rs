@@ -335,13 +335,17 @@ macro_rules! micro_kernel {
             unsafe fn int8_block(self, rows: usize, block: &Int8Block, out: &mut BlockSums) {
                 #[inline(never)]
                 #[$features]
-                unsafe fn compiled<const ROWS: usize>(simd: $level, block: &Int8Block, out: &mut BlockSums) {
+                unsafe fn compiled<const ROWS: usize, const KEEPS: bool>(
+                    simd: $level, block: &Int8Block, out: &mut BlockSums,
+                ) {
                     // SAFETY: passed on to the caller.
-                    unsafe { int8_block::<$level, ROWS>(simd, block, out) }
+                    unsafe { int8_block::<$level, ROWS, KEEPS>(simd, block, out) }
                 }
-                match rows {
+                match (rows, block.keeps()) {
                     // SAFETY: `self` proves the instructions, the caller the memory.
-                    $($block => unsafe { compiled::<$block>(self, block, out) },)*
+                    $(($block, false) => unsafe { compiled::<$block, false>(self, block, out) },)*
+                    // SAFETY: as above.
+                    $(($block, true) => unsafe { compiled::<$block, true>(self, block, out) },)*
                     _ => unreachable!("a block of {rows} rows"),
                 }
             }
