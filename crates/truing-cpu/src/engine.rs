@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use rand_chacha::rand_core::Rng;
 use truing_kernels::{
-    AttentionSpan, MatrixRef, RotaryTable, RowProduct, Write, gather_rows, matmul, multiply_rows,
+    AttentionSpan, MatrixRef, RotaryTable, RowProduct, RowWeight, Write, gather_rows, matmul, multiply_rows,
     rms_norm_forward, scatter_add_rows, spans_of,
 };
 use truing_model::engine::{EngineMemory, OptimizerStep, ParameterStore, ParameterTensor};
 use truing_model::{
-    DecoderSpec, Engine, EngineError, HeadGradient, HeadKind, HeadOutput, HeadRequest, Keep, ParameterRole,
-    ParameterSpec, Pooling, TopLogProbs, TrainableSpec,
+    DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadKind, HeadOutput, HeadRequest, Keep,
+    ParameterRole, ParameterSpec, Pooling, TopLogProbs, TrainableSpec,
 };
 use truing_types::{Communicator, PackedBatch, Seed, TokenId};
 
@@ -368,13 +368,14 @@ impl Inner {
         }
         cache.n_cached = n_after;
         let last = hidden.len() - self.spec.hidden_size;
-        let logits = self.logits_of_rows(&hidden[last..]);
+        let logits = self.logits_of_rows(&hidden[last..], DecodingWeights::F32);
         self.pool.give(hidden);
         logits
     }
 
     /// One new token for each cache.
     fn extend_each(&mut self, caches: &mut [&mut KvCache], tokens: &[TokenId]) -> Vec<f32> {
+        self.parameters.refresh_decoding_weights();
         let longest = caches.iter().map(|cache| cache.n_cached + 1).max().unwrap_or(0);
         self.pool.prepare(tokens.len());
         self.ensure_positions(longest);
@@ -392,20 +393,23 @@ impl Inner {
             );
         }
         caches.iter_mut().for_each(|cache| cache.n_cached += 1);
-        let logits = self.logits_of_rows(&hidden);
+        let logits = self.logits_of_rows(&hidden, self.parameters.decoding_weights);
         self.pool.give(hidden);
         logits
     }
 
     /// The head for a few rows `[n_rows, hidden]`, none of which depends on the others in any bit.
-    fn logits_of_rows(&mut self, hidden: &[f32]) -> Vec<f32> {
+    fn logits_of_rows(&mut self, hidden: &[f32], weights: DecodingWeights) -> Vec<f32> {
         let width = self.spec.hidden_size;
         let n_rows = hidden.len() / width;
         let mut normed = self.pool.take(n_rows, width);
         let norm = &self.parameters.values[self.final_norm];
         rms_norm_forward(hidden, norm, self.spec.rms_norm_eps, &mut normed);
         let mut logits = vec![0.0; n_rows * self.spec.vocab_size];
-        let weight = &self.parameters.values[self.head];
+        let weight = match weights {
+            DecodingWeights::F32 => RowWeight::F32(&self.parameters.values[self.head]),
+            DecodingWeights::Int8 => self.parameters.row_weight(self.head),
+        };
         multiply_rows(&normed, width, &mut [RowProduct { weight, y: &mut logits, write: Write::Overwrite }]);
         self.pool.give(normed);
         logits
@@ -575,6 +579,11 @@ impl Engine for CpuEngine {
         }
         let inner = &mut self.inner;
         Ok(self.threads.install(|| inner.logits(&hidden.0, rows)))
+    }
+
+    fn set_decoding_weights(&mut self, weights: DecodingWeights) {
+        let inner = &mut self.inner;
+        self.threads.install(|| inner.parameters.set_decoding_weights(&inner.spec, weights));
     }
 
     fn new_cache(&self, capacity: usize) -> KvCache {

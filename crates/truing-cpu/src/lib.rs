@@ -5,6 +5,7 @@
 
 mod buffers;
 mod cache;
+mod compressed;
 mod decode;
 mod encoder;
 mod engine;

@@ -2,7 +2,7 @@
 //! (LoRA, arXiv 2106.09685).
 
 use truing_kernels::{
-    Finish, MatrixRef, RowProduct, Write, add_bias, bias_backward, gelu_forward_in_place, matmul,
+    Finish, MatrixRef, RowProduct, RowWeight, Write, add_bias, bias_backward, gelu_forward_in_place, matmul,
     matmul_finished, multiply_rows, scale,
 };
 
@@ -96,7 +96,7 @@ impl Linear {
     }
 
     /// Several projections of a few rows: `outputs[i]` `[n_rows, n_out]` is written or added to from `x`
-    /// `[n_rows, n_in]`. No bit of a row depends on the others.
+    /// `[n_rows, n_in]`, with the weights that decoding reads. No bit of a row depends on the others.
     pub(crate) fn forward_rows<const N: usize>(
         projections: [&Self; N],
         parameters: &Parameters,
@@ -110,20 +110,20 @@ impl Linear {
         let mut products: Vec<RowProduct<'_>> = projections
             .iter()
             .zip(&mut outputs)
-            .map(|(projection, y)| RowProduct { weight: &parameters.values[projection.weight], y, write })
+            .map(|(projection, y)| RowProduct { weight: parameters.row_weight(projection.weight), y, write })
             .collect();
         multiply_rows(x, n_in, &mut products);
         for (projection, y) in projections.into_iter().zip(outputs) {
             if let Some(adapter) = projection.adapter.as_ref().filter(|_| parameters.are_adapters_enabled) {
                 let mut reduced = pool.take(n_rows, adapter.rank);
-                let weight = &parameters.values[adapter.a];
+                let weight = RowWeight::F32(&parameters.values[adapter.a]);
                 multiply_rows(
                     x,
                     n_in,
                     &mut [RowProduct { weight, y: &mut reduced, write: Write::Overwrite }],
                 );
                 scale(&mut reduced, adapter.scale);
-                let weight = &parameters.values[adapter.b];
+                let weight = RowWeight::F32(&parameters.values[adapter.b]);
                 multiply_rows(
                     &reduced,
                     adapter.rank,

@@ -5,6 +5,8 @@ use truing_kernels::linear_log_probs_workspace_bytes;
 use truing_model::engine::EngineMemory;
 use truing_model::{DecoderSpec, EncoderSpec, ParameterSpec, TrainableSpec};
 
+use crate::compressed::compressed_bytes;
+
 const FLOAT_BYTES: u64 = 4;
 
 /// Packing buffers that the matrix product keeps between calls.
@@ -45,6 +47,7 @@ pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> En
         // hidden, target rows, normed rows, d_rows, d_hidden
         head_bytes_per_token: 5 * hidden * FLOAT_BYTES,
         head_fixed_bytes: linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) as u64,
+        compressed_bytes: compressed_bytes(spec, &parameters),
         fixed_bytes: KERNEL_BYTES,
     }
 }

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use truing_kernels::{AdamwStep, adamw, sum_of_squares};
+use truing_kernels::{AdamwStep, RowWeight, adamw, sum_of_squares};
 use truing_model::engine::{OptimizerStep, ParameterTensor};
-use truing_model::{DecoderSpec, EngineError, ParameterSpec, TrainableSpec};
+use truing_model::{DecoderSpec, DecodingWeights, EngineError, ParameterSpec, TrainableSpec};
 use truing_types::Communicator;
+
+use crate::compressed::CompressedWeights;
 
 /// Parameters as parallel lists: a backward pass reads `values` while it adds to `gradients`.
 #[derive(Debug)]
@@ -22,6 +24,9 @@ pub(crate) struct Parameters {
     by_name: HashMap<String, usize>,
     /// Whether projections add their adapters.
     pub(crate) are_adapters_enabled: bool,
+    /// The copy that decoding reads, once it was asked for.
+    compressed: Option<CompressedWeights>,
+    pub(crate) decoding_weights: DecodingWeights,
 }
 
 impl Parameters {
@@ -54,6 +59,8 @@ impl Parameters {
             second_moments: vec![Vec::new(); n],
             trainable,
             are_adapters_enabled: true,
+            compressed: None,
+            decoding_weights: DecodingWeights::F32,
         }
     }
 
@@ -81,6 +88,35 @@ impl Parameters {
 
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
+    }
+
+    /// Chooses what [`row_weight`](Self::row_weight) hands out. A copy that was made is kept.
+    pub(crate) fn set_decoding_weights(&mut self, spec: &DecoderSpec, weights: DecodingWeights) {
+        self.decoding_weights = weights;
+        if weights == DecodingWeights::Int8 && self.compressed.is_none() {
+            self.compressed = Some(CompressedWeights::new(spec, &self.specs));
+        }
+        self.refresh_decoding_weights();
+    }
+
+    /// Compresses what has changed since, where decoding reads the copy.
+    pub(crate) fn refresh_decoding_weights(&mut self) {
+        if let (DecodingWeights::Int8, Some(compressed)) = (self.decoding_weights, &mut self.compressed) {
+            compressed.refresh(&self.values);
+        }
+    }
+
+    /// A matrix as decoding reads it.
+    pub(crate) fn row_weight(&self, idx: usize) -> RowWeight<'_> {
+        let compressed = self.compressed.as_ref().filter(|_| self.decoding_weights == DecodingWeights::Int8);
+        let matrix = compressed.and_then(|compressed| compressed.matrix(idx));
+        matrix.map_or(RowWeight::F32(&self.values[idx]), RowWeight::Int8)
+    }
+
+    fn invalidate(&mut self, idx: usize) {
+        if let Some(compressed) = &mut self.compressed {
+            compressed.invalidate(idx);
+        }
     }
 
     /// The parameter's gradient to add to, unless it is frozen.
@@ -122,6 +158,7 @@ impl Parameters {
                     moments[idx] = truing_kernels::zeroed(self.values[idx].len());
                 }
             }
+            self.invalidate(idx);
             let is_decayed = self.specs[idx].role.is_decayed();
             let step = AdamwStep {
                 step: step.step,
@@ -177,6 +214,9 @@ impl Parameters {
                 expected: spec.shape.clone(),
                 found: vec![values.len()],
             });
+        }
+        if tensor == ParameterTensor::Value {
+            self.invalidate(idx);
         }
         let slot = match tensor {
             ParameterTensor::Value => &mut self.values[idx],

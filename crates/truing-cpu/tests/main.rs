@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+mod compressed;
 mod encoder;
 mod families;
 mod support;
 
 use support::{Pass, backward_pass, gradients, packed, tiny_engine, tiny_spec};
 use truing_model::engine::{OptimizerStep, ParameterTensor};
-use truing_model::{Engine, EngineError, Keep, LoraSpec, ParameterStore, TrainableSpec};
+use truing_model::{DecodingWeights, Engine, EngineError, Keep, LoraSpec, ParameterStore, TrainableSpec};
 use truing_types::{PackedBatch, RowOrigin, TokenId};
 
 fn sequences() -> Vec<Vec<TokenId>> {
@@ -204,8 +205,10 @@ fn a_shared_prefix_is_the_same_as_sequences_written_out() {
 
 #[test]
 fn a_decoded_row_does_not_depend_on_the_others_in_any_bit() {
-    for (name, spec) in tiny_spec::all() {
+    let kinds = [DecodingWeights::F32, DecodingWeights::Int8];
+    for ((name, spec), weights) in tiny_spec::all().into_iter().flat_map(|s| kinds.map(|w| (s.clone(), w))) {
         let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+        engine.set_decoding_weights(weights);
         let tokens = sequences()[2].clone();
         let mut prompts = Vec::new();
         for n in 0..40 {
@@ -231,7 +234,7 @@ fn a_decoded_row_does_not_depend_on_the_others_in_any_bit() {
                 let same = &all[first * spec.vocab_size..(first + n) * spec.vocab_size];
                 assert!(
                     same.iter().zip(some).all(|(a, b)| a.to_bits() == b.to_bits()),
-                    "{name}: {n} from {first}"
+                    "{name}, {weights:?}: {n} from {first}"
                 );
             }
         }

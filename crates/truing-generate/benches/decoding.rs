@@ -1,8 +1,8 @@
 //! Tokens a second of reading prompts and of decoding, for some numbers of sequences at once.
 //!
-//! `cargo bench -p truing-generate --bench decoding -- MODEL PROMPTS [BATCHES] [NEW] [THREADS]`
+//! `cargo bench -p truing-generate --bench decoding -- MODEL PROMPTS [BATCHES] [NEW] [THREADS] [WEIGHTS]`
 //! with a model folder or GGUF file, JSON lines with a `prompt` each, and by default batches `1,8,32`, 64 new tokens
-//! and 2 threads. Prompts are read one by one. `engine` takes the highest logit and nothing else; `sample` is the
+//! 2 threads and weights `f32,int8`, both in turn. Prompts are read one by one. `engine` takes the highest logit and nothing else; `sample` is the
 //! whole sampler at temperature 1, texts and log-probabilities included.
 
 #![allow(
@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_generate::{SampleRequest, sample};
-use truing_model::{Engine, EngineError, ModelError, ModelFiles, TrainableSpec};
+use truing_model::{DecodingWeights, Engine, EngineError, ModelError, ModelFiles, TrainableSpec};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{Conversation, Message, Role, SamplingOptions, TokenId};
 
@@ -120,8 +120,16 @@ fn main() {
     let mut engine = load(Path::new(model), n_threads);
     let renderer = ChatRenderer::load(Path::new(model), RenderOptions::default()).unwrap();
     let all = prompts(&renderer, Path::new(rows));
-    let bytes: f64 = engine.parameters().iter().map(|p| 4.0 * p.n_elements() as f64).sum();
-    for batch in batches.split(',').map(|n| n.parse::<usize>().unwrap()) {
+    let memory = CpuEngine::memory(engine.spec(), engine.trainable());
+    let kinds = rest.get(3).map_or("f32,int8", String::as_str);
+    for (kind, batch) in batches.split(',').flat_map(|batch| kinds.split(',').map(move |kind| (kind, batch)))
+    {
+        let (weights, bytes) = match kind {
+            "int8" => (DecodingWeights::Int8, memory.compressed_bytes as f64),
+            _ => (DecodingWeights::F32, memory.parameter_bytes as f64),
+        };
+        engine.set_decoding_weights(weights);
+        let batch: usize = batch.parse().unwrap();
         let prompts = &all[..batch];
         engine_alone(&mut engine, &prompts[..1], 2);
         let (reading, decoding) = engine_alone(&mut engine, prompts, n_new);
@@ -129,8 +137,8 @@ fn main() {
         let n_prompt: usize = prompts.iter().map(Vec::len).sum();
         let steps = (n_new - 1) as f64;
         println!(
-            "batch {batch:3}: read {n_prompt} tokens at {:.0}/s; engine {:.1} tokens/s, weights at {:.1} GB/s; \
-             sample {:.1} tokens/s after reading",
+            "{kind:4} batch {batch:3}: read {n_prompt} tokens at {:.0}/s; engine {:.1} tokens/s, weights at \
+             {:.1} GB/s; sample {:.1} tokens/s after reading",
             n_prompt as f64 / reading,
             batch as f64 * steps / decoding,
             bytes * steps / decoding / 1e9,

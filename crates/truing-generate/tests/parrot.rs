@@ -6,7 +6,8 @@ use std::ops::Range;
 use truing_model::engine::{EngineMemory, OptimizerStep, ParameterStore, ParameterTensor};
 use truing_model::spec::ParameterSpec;
 use truing_model::{
-    DecoderSpec, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, TopLogProbs, TrainableSpec,
+    DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep,
+    TopLogProbs, TrainableSpec,
 };
 use truing_types::{Communicator, PackedBatch, TokenId};
 
@@ -179,6 +180,9 @@ impl Engine for Parrot {
     }
     fn enable_adapters(&mut self, _: bool) {
         unreachable!("decoding trains nothing")
+    }
+    fn set_decoding_weights(&mut self, _: DecodingWeights) {
+        unreachable!("a parrot has no weights")
     }
     fn logits(&mut self, (): &(), _: &[u32]) -> Result<Vec<f32>, EngineError> {
         unreachable!("decoding trains nothing")

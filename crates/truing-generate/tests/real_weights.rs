@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_generate::{LocalChat, SampleRequest, Session, end_tokens, sample};
-use truing_model::{Engine, EngineError, Keep, ModelError, ModelFiles, TrainableSpec};
+use truing_model::{DecodingWeights, Engine, EngineError, Keep, ModelError, ModelFiles, TrainableSpec};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{
     ChatModel, ChatRequest, Conversation, Message, PackedBatch, Role, RowOrigin, SamplingOptions, TokenId,
@@ -178,4 +178,77 @@ fn what_is_sampled_is_what_the_trainer_computes() {
     }
     println!("largest difference of a log-probability, sampler and trainer: {largest:e}");
     assert!(largest < 1e-4, "{largest}");
+}
+
+/// Natural logarithms of the probabilities, in double precision.
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+    logits.iter().map(|&logit| f64::from(logit) - highest - total.ln()).collect()
+}
+
+/// How far the sampler of 8 bits is from the model: the numbers that importance weights have to mend.
+#[test]
+fn decoding_with_8_bits_stays_near_the_model() {
+    let Some(path) = from_environment("TRUING_TEST_GGUF") else { return };
+    let mut engine = load(&path);
+    let renderer = ChatRenderer::load(&path, RenderOptions::default()).unwrap();
+    let mut texts = vec!["Name three colours.".to_owned(), "What is 12 plus 30?".to_owned()];
+    if let Some(shared) = from_environment("TRUING_TEST_SHARED") {
+        let rows = std::fs::read_to_string(shared.join("data/ifeval/input_data.jsonl")).unwrap();
+        let prompt =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["prompt"].as_str().map(str::to_owned);
+        texts.extend(rows.lines().take(6).filter_map(prompt));
+    }
+    let request = |(i, text): (usize, &String)| {
+        let messages = vec![Message::new(Role::User, text.as_str())];
+        let prompt = renderer.prompt(&Conversation { messages, tools: Vec::new() }).unwrap();
+        SampleRequest { prompt, n_samples: 1, seed_indices: vec![i as u64] }
+    };
+    let requests: Vec<_> = texts.iter().enumerate().map(request).collect();
+    let options = SamplingOptions { max_new_tokens: 64, temperature: 1.0, seed: 2, ..Default::default() };
+    let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
+    engine.set_decoding_weights(DecodingWeights::Int8);
+    let drawn =
+        sample(&mut engine, renderer.tokenizer(), &requests, &options, &[], 8, go_on).unwrap().unwrap();
+
+    // The same tokens again with both weights, for whole distributions.
+    let (mut differences, mut divergences, mut likeliest) = (Vec::new(), Vec::new(), 0);
+    for (request, group) in requests.iter().zip(&drawn) {
+        let mut caches = [(); 2].map(|()| engine.new_cache(request.prompt.len() + options.max_new_tokens));
+        for cache in &mut caches {
+            engine.extend(cache, &request.prompt).unwrap();
+        }
+        let [mut plain_cache, mut int8_cache] = caches;
+        let completion = &group[0];
+        for (at, &token) in completion.tokens[..completion.tokens.len() - 1].iter().enumerate() {
+            engine.set_decoding_weights(DecodingWeights::F32);
+            let plain = log_softmax(&engine.extend(&mut plain_cache, &[token]).unwrap());
+            engine.set_decoding_weights(DecodingWeights::Int8);
+            let int8 = log_softmax(&engine.extend(&mut int8_cache, &[token]).unwrap());
+            let next = completion.tokens[at + 1] as usize;
+            assert!(
+                (int8[next] as f32 - completion.log_probs[at + 1]).abs() < 1e-4,
+                "the sampler told its own"
+            );
+            differences.push((plain[next] - int8[next]).abs());
+            divergences.push(int8.iter().zip(&plain).map(|(q, p)| q.exp() * (q - p)).sum::<f64>());
+            let highest = |x: &[f64]| (0..x.len()).max_by(|&a, &b| x[a].total_cmp(&x[b]));
+            likeliest += usize::from(highest(&plain) == highest(&int8));
+        }
+    }
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let share = likeliest as f64 / differences.len() as f64;
+    println!(
+        "{} tokens drawn with 8 bits: |log-probability difference| mean {:.5}, largest {:.4}; KL mean {:.6}, largest \
+         {:.5}; the same likeliest token {:.1} % of the time",
+        differences.len(),
+        mean(&differences),
+        most(&differences),
+        mean(&divergences),
+        most(&divergences),
+        100.0 * share,
+    );
+    assert!(mean(&differences) < 0.05 && mean(&divergences) < 0.005 && share > 0.9);
 }

@@ -110,6 +110,15 @@ fn decode(bench: &Bench) {
         // Enough copies that none is still in a cache when its turn comes again.
         let n_copies = (200 << 20) / (4 * n_out * n_in) + 1;
         let weights = numbers(n_copies * n_out * n_in);
+        let n_int8_copies = (200 << 20) / Int8Matrix::bytes(n_out, n_in) + 1;
+        let mut int8_weights = vec![Int8Matrix::new(n_out, n_in); n_int8_copies];
+        let name = format!("compress [{n_out},{n_in}] x {n_int8_copies}");
+        let bytes = n_int8_copies * (4 * n_out * n_in + Int8Matrix::bytes(n_out, n_in));
+        bench.run(&name, 0.0, bytes as f64, || {
+            for (matrix, weight) in int8_weights.iter_mut().zip(weights.chunks_exact(n_out * n_in).cycle()) {
+                matrix.compress(weight);
+            }
+        });
         for tokens in [1, 2, 4, 6, 8, 16, 32, 64, 96] {
             let operations = 2.0 * (n_copies * tokens * n_out * n_in) as f64;
             let x = numbers(tokens * n_in);
@@ -117,6 +126,17 @@ fn decode(bench: &Bench) {
             let name = format!("decode rows t={tokens} [{n_out},{n_in}] x {n_copies}");
             bench.run(&name, operations, 4.0 * weights.len() as f64, || {
                 for weight in weights.chunks_exact(n_out * n_in) {
+                    let weight = RowWeight::F32(weight);
+                    let product = RowProduct { weight, y: &mut y, write: Write::Overwrite };
+                    multiply_rows(&x, n_in, &mut [product]);
+                }
+            });
+            let name = format!("decode int8 rows t={tokens} [{n_out},{n_in}] x {n_int8_copies}");
+            let bytes = n_int8_copies * Int8Matrix::bytes(n_out, n_in);
+            let int8_operations = 2.0 * (n_int8_copies * tokens * n_out * n_in) as f64;
+            bench.run(&name, int8_operations, bytes as f64, || {
+                for weight in &int8_weights {
+                    let weight = RowWeight::Int8(weight);
                     let product = RowProduct { weight, y: &mut y, write: Write::Overwrite };
                     multiply_rows(&x, n_in, &mut [product]);
                 }

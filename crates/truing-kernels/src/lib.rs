@@ -12,6 +12,7 @@
 mod adamw;
 mod cached_attention;
 mod gelu;
+mod int8_rows;
 mod layer_norm;
 mod lcs;
 mod linear_log_probs;
@@ -33,6 +34,7 @@ mod vector;
 pub use adamw::{AdamwStep, adamw};
 pub use cached_attention::{CACHE_BLOCK, CachedSequence, cached_attention, decode_attention};
 pub use gelu::{gelu_backward_in_place, gelu_forward, gelu_forward_in_place};
+pub use int8_rows::Int8Matrix;
 pub use layer_norm::{layer_norm_backward, layer_norm_forward};
 pub use lcs::{LCS_LANES, LcsPatterns};
 pub use linear_log_probs::{
@@ -45,7 +47,7 @@ pub use memory::zeroed;
 pub use rate::{measure_matmul_gflops, measure_peak_gflops};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
-pub use row_products::{RowProduct, multiply_rows};
+pub use row_products::{RowProduct, RowWeight, multiply_rows};
 pub use simd::{SimdLevel, with_simd_level};
 pub use swiglu::{swiglu_backward, swiglu_backward_in_place, swiglu_forward};
 pub use varlen_attention::{

@@ -11,8 +11,15 @@ pub fn zeroed(len: usize) -> Vec<f32> {
     buffer
 }
 
+/// `len` zero bytes, in huge pages where the system gives them.
+pub(crate) fn zeroed_bytes(len: usize) -> Vec<i8> {
+    let mut buffer = vec![0; len];
+    advise_huge_pages(&mut buffer);
+    buffer
+}
+
 #[cfg(target_os = "linux")]
-fn advise_huge_pages(buffer: &mut [f32]) {
+fn advise_huge_pages<T>(buffer: &mut [T]) {
     const HUGE_PAGE_BYTES: usize = 2 << 20;
     let start = buffer.as_mut_ptr() as usize;
     let first = start.next_multiple_of(HUGE_PAGE_BYTES);
@@ -26,7 +33,7 @@ fn advise_huge_pages(buffer: &mut [f32]) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise_huge_pages(_buffer: &mut [f32]) {}
+fn advise_huge_pages<T>(_buffer: &mut [T]) {}
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "raw pointers into blocks whose bounds the callers keep")]
 
+use crate::int8_rows::{Int8Block, int8_block};
 use crate::matmul::Write;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
@@ -249,6 +250,12 @@ pub(crate) trait MicroKernel: Simd {
     /// # Safety
     /// That many rows of `x` and of weights, each of `k` floats, must be readable.
     unsafe fn row_block(self, rows: usize, columns: usize, block: &RowBlock, out: &mut BlockSums);
+
+    /// The same for `rows` (1..=ROW_BLOCK) against [`BLOCK_COLUMNS`] rows of 8-bit weights, in the same order.
+    ///
+    /// # Safety
+    /// What [`Int8Block`] describes must be readable for that many rows.
+    unsafe fn int8_block(self, rows: usize, block: &Int8Block, out: &mut BlockSums);
 }
 
 macro_rules! micro_kernel {
@@ -321,6 +328,25 @@ macro_rules! micro_kernel {
                     // SAFETY: as above.
                     $(($few, 1) => unsafe { compiled::<$few, 1>(self, block, out) },)*
                     _ => unreachable!("a block of {rows} rows and {columns} columns"),
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn int8_block(self, rows: usize, block: &Int8Block, out: &mut BlockSums) {
+                #[inline(never)]
+                #[$features]
+                unsafe fn compiled<const ROWS: usize, const KEEPS: bool>(
+                    simd: $level, block: &Int8Block, out: &mut BlockSums,
+                ) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { int8_block::<$level, ROWS, KEEPS>(simd, block, out) }
+                }
+                match (rows, block.keeps()) {
+                    // SAFETY: `self` proves the instructions, the caller the memory.
+                    $(($block, false) => unsafe { compiled::<$block, false>(self, block, out) },)*
+                    // SAFETY: as above.
+                    $(($block, true) => unsafe { compiled::<$block, true>(self, block, out) },)*
+                    _ => unreachable!("a block of {rows} rows"),
                 }
             }
         }

@@ -6,10 +6,12 @@
 //!
 //! Weights are read where they lie, a few rows at a time, and meet a few rows of `x` in registers; the next weights are
 //! asked for meanwhile. Several weights that share `x` are one piece of work, for waking threads costs as much as a small
-//! product.
+//! product. Weights of 8 bits ([`Int8Matrix`]) are a quarter of the stream and give the bits that their numbers in `f32`
+//! would give.
 
 #![allow(unsafe_code, reason = "rows read through pointers, columns of y written by several threads")]
 
+use crate::int8_rows::{Int8Matrix, multiply_int8_columns};
 use crate::matmul::Write;
 use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
@@ -18,11 +20,20 @@ use crate::simd::{SimdLevel, simd_fn};
 use std::cell::Cell;
 use std::ops::Range;
 
+/// Weights `[n_out, n_in]` as they are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum RowWeight<'a> {
+    /// Row-major.
+    F32(&'a [f32]),
+    /// Blocks of 8-bit numbers.
+    Int8(&'a Int8Matrix),
+}
+
 /// Weights that meet rows of `x`, and where the result goes.
 #[derive(Debug)]
 pub struct RowProduct<'a> {
-    /// `[n_out, n_in]`, row-major.
-    pub weight: &'a [f32],
+    /// `[n_out, n_in]`.
+    pub weight: RowWeight<'a>,
     /// `[n_rows, n_out]`.
     pub y: &'a mut [f32],
     /// Whether `y` is replaced or added to.
@@ -32,6 +43,8 @@ pub struct RowProduct<'a> {
 /// Bytes of weights in an item: memory delivers a long stream faster than several short ones, and the second level
 /// cache holds it while the rows pass.
 const ITEM_BYTES: usize = 256 * 1024;
+/// The same of 8-bit weights: a matrix has a quarter of the bytes and should still be several items.
+const INT8_ITEM_BYTES: usize = 64 * 1024;
 /// Floats of `x` up to which rows of weights are taken one by one: more would not stay in the first level cache.
 const FEW_FLOATS: usize = 3072;
 
@@ -41,7 +54,7 @@ thread_local! {
 
 /// The part of a product that an item works on.
 struct Columns<'a> {
-    weight: &'a [f32],
+    weight: RowWeight<'a>,
     y: Disjoint<'a, f32>,
     write: Write,
     n_out: usize,
@@ -57,10 +70,18 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
     let level = SimdLevel::current();
     let mut parts = Vec::with_capacity(products.len());
     let mut items = Vec::new();
-    let step = (ITEM_BYTES / (n_in * size_of::<f32>())).max(1).next_multiple_of(BLOCK_COLUMNS);
     for (idx, product) in products.iter_mut().enumerate() {
-        let n_out = product.weight.len() / n_in;
-        assert_eq!(product.weight.len(), n_out * n_in, "multiply_rows: a weight is [n_out, n_in]");
+        let (n_out, columns_per_item) = match product.weight {
+            RowWeight::F32(weight) => {
+                assert!(weight.len().is_multiple_of(n_in), "multiply_rows: a weight is [n_out, n_in]");
+                (weight.len() / n_in, ITEM_BYTES / (n_in * size_of::<f32>()))
+            }
+            RowWeight::Int8(weight) => {
+                assert_eq!(weight.n_in(), n_in, "multiply_rows: a weight is [n_out, n_in]");
+                (weight.n_out(), INT8_ITEM_BYTES / n_in)
+            }
+        };
+        let step = columns_per_item.max(1).next_multiple_of(BLOCK_COLUMNS);
         assert_eq!(product.y.len(), n_rows * n_out, "multiply_rows: y is [n_rows, n_out]");
         items.extend((0..n_out).step_by(step).map(|start| (idx, start..n_out.min(start + step))));
         let (y, write) = (Disjoint::new(product.y), product.write);
@@ -68,9 +89,24 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
     }
     let work = |item: usize| {
         let (part, range) = &items[item];
+        let part = &parts[*part];
         with_scratch(&SUMS, |scratch| {
-            let sums = scratch.floats(n_rows * range.len());
-            multiply_columns(level, x, n_in, &parts[*part], range.clone(), sums);
+            // Rows of `y` may lie a multiple of a page apart, where writing a few elements to each in turn would drive
+            // each other out of the cache: they are collected first.
+            let n_sums = n_rows * range.len();
+            match part.weight {
+                RowWeight::F32(weight) => {
+                    let sums = scratch.floats(n_sums);
+                    multiply_columns(level, x, n_in, weight, range.clone(), sums);
+                    part.write(range, sums);
+                }
+                RowWeight::Int8(weight) => {
+                    let n_floats = weight.unpacked_floats();
+                    let (floats, sums) = scratch.floats(n_floats + n_sums).split_at_mut(n_floats);
+                    multiply_int8_columns(level, x, weight, range.clone(), sums, floats);
+                    part.write(range, sums);
+                }
+            }
         });
     };
     let n_products: usize = parts.iter().map(|part| part.n_out * n_in * n_rows).sum();
@@ -81,11 +117,24 @@ pub fn multiply_rows(x: &[f32], n_in: usize, products: &mut [RowProduct<'_>]) {
     }
 }
 
+impl Columns<'_> {
+    /// Hands over `sums` `[n_rows, range]`.
+    fn write(&self, range: &Range<usize>, sums: &[f32]) {
+        for (row, sums) in sums.chunks_exact(range.len()).enumerate() {
+            // SAFETY: an item writes only its own columns.
+            let y = unsafe { self.y.part(row * self.n_out + range.start, range.len()) };
+            match self.write {
+                Write::Overwrite => y.copy_from_slice(sums),
+                Write::Add => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+            }
+        }
+    }
+}
+
 simd_fn! {
-    /// Columns `range` of a result. They are collected in `sums` first: rows of `y` may lie a multiple of a page apart,
-    /// where writing a few elements to each in turn would drive each other out of the cache.
+    /// Columns `range` of a result, `sums` `[n_rows, range]`.
     fn multiply_columns<S>(
-        simd, x: &[f32], n_in: usize, part: &Columns<'_>, range: Range<usize>, sums: &mut [f32],
+        simd, x: &[f32], n_in: usize, weight: &[f32], range: Range<usize>, sums: &mut [f32],
     ) {
         let (n_rows, width) = (x.len() / n_in, range.len());
         let is_few = n_rows == 1 || (n_rows <= FEW_ROWS && x.len() <= FEW_FLOATS);
@@ -93,7 +142,7 @@ simd_fn! {
         let mut at = 0;
         while at < width {
             let n_columns = if !is_few && width - at >= BLOCK_COLUMNS { BLOCK_COLUMNS } else { 1 };
-            let weight = &part.weight[(range.start + at) * n_in..(range.start + at + n_columns) * n_in];
+            let weight = &weight[(range.start + at) * n_in..(range.start + at + n_columns) * n_in];
             for x_part in 0..n_parts {
                 // Equal parts: 8 rows are better 4 and 4 than 6 and 2.
                 let rows = x_part * n_rows / n_parts..(x_part + 1) * n_rows / n_parts;
@@ -114,14 +163,6 @@ simd_fn! {
                 }
             }
             at += n_columns;
-        }
-        for (row, sums) in sums.chunks_exact(width).enumerate() {
-            // SAFETY: an item writes only its own columns.
-            let y = unsafe { part.y.part(row * part.n_out + range.start, width) };
-            match part.write {
-                Write::Overwrite => y.copy_from_slice(sums),
-                Write::Add => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
-            }
         }
     }
 }

@@ -102,6 +102,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be valid for writing `LANES` floats; no alignment is asked.
     unsafe fn store_ptr(self, to: *mut f32, v: Self::V);
+    /// Reads `LANES` signed bytes as floats.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading `LANES` bytes; no alignment is asked.
+    unsafe fn load_i8_ptr(self, from: *const i8) -> Self::V;
     /// Asks for the cache line at `at`, which need not be valid.
     #[inline(always)]
     fn prefetch(self, at: *const f32) {
@@ -257,6 +262,11 @@ impl Simd for Portable {
         unsafe { to.cast::<[f32; 4]>().write_unaligned(v) }
     }
     #[inline(always)]
+    unsafe fn load_i8_ptr(self, from: *const i8) -> [f32; 4] {
+        // SAFETY: the caller gives four bytes.
+        unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
     fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| a[i] + b[i])
     }
@@ -399,6 +409,11 @@ mod x86 {
             unsafe { _mm256_storeu_ps(to, v) }
         }
         #[inline(always)]
+        unsafe fn load_i8_ptr(self, from: *const i8) -> __m256 {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+        }
+        #[inline(always)]
         fn prefetch(self, at: *const f32) {
             // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
@@ -484,6 +499,11 @@ mod x86 {
         unsafe fn store_ptr(self, to: *mut f32, v: __m512) {
             // SAFETY: `self` proves the instructions, the caller the memory.
             unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_i8_ptr(self, from: *const i8) -> __m512 {
+            // SAFETY: `self` proves the instructions, the caller the memory.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
         }
         #[inline(always)]
         fn prefetch(self, at: *const f32) {

@@ -3,6 +3,7 @@
 
 mod divergence;
 mod elementwise;
+mod int8_rows;
 mod lcs;
 mod linear_log_probs;
 mod matmul;

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use truing_types::{CommunicationError, Communicator, PackedBatch, TargetTokens, TokenId};
 
 use crate::encoder::Pooling;
@@ -158,6 +159,17 @@ pub enum ParameterTensor {
     SecondMoment,
 }
 
+/// The weights that decoding multiplies with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecodingWeights {
+    /// The weights themselves.
+    #[default]
+    F32,
+    /// A copy in 8 bits: another model, near the first, that is decoded faster. Adapters are added in full.
+    Int8,
+}
+
 /// The bytes an engine needs, as a linear model of the batch. Multiply-out is the planner's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineMemory {
@@ -179,6 +191,8 @@ pub struct EngineMemory {
     pub head_bytes_per_token: u64,
     /// Live while the head runs, whatever the batch.
     pub head_fixed_bytes: u64,
+    /// The 8-bit copy of the weights, where decoding uses one; not part of any other line.
+    pub compressed_bytes: u64,
     /// Whatever else the engine holds, such as packing buffers of its threads.
     pub fixed_bytes: u64,
 }
@@ -425,6 +439,10 @@ pub trait Engine: ParameterStore {
     /// Switches the adapters off or on again: with them off a LoRA policy is its own reference model.
     fn enable_adapters(&mut self, are_enabled: bool);
 
+    /// Chooses the weights that decoding multiplies with: [`extend_each`](Self::extend_each), and
+    /// [`extend`](Self::extend) by a single token. Several tokens at once (a prompt) are read with the weights
+    /// themselves, and nothing else sees the copy. It is made here and follows every change of the weights.
+    fn set_decoding_weights(&mut self, weights: DecodingWeights);
     /// Room for a sequence of at most `capacity` tokens.
     fn new_cache(&self, capacity: usize) -> Self::Cache;
     /// Number of tokens that a cache holds.

@@ -15,7 +15,7 @@ pub mod weights;
 
 pub use encoder::{EncoderEngine, EncoderFiles, EncoderSpec, Pooling};
 pub use engine::{
-    Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ParameterStore, TokenLogProbs,
+    DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ParameterStore, TokenLogProbs,
     TopLogProbs,
 };
 pub use error::ModelError;

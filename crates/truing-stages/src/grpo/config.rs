@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use truing_data::{OnBadRow, SourceConfig};
-use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
+use truing_model::{DecodingWeights, LoraSpec, SaveDtype, TrainableSpec};
 use truing_reward::RewardConfig;
 use truing_reward::shaping::ShapingConfig;
 use truing_train::{
@@ -55,6 +55,11 @@ pub struct GrpoConfig {
     pub stop: Vec<String>,
     /// Completions decoded side by side. It never changes a result.
     pub generation_batch_size: usize,
+    /// Weights that completions are drawn with while learning; evaluations always take `f32`. `int8` is faster, and
+    /// another policy: each token's loss is weighted by how much more likely the policy itself makes it.
+    pub rollout_weights: DecodingWeights,
+    /// Most that such a weight may be (truncated importance sampling; TRL's `vllm_importance_sampling_cap`).
+    pub importance_sampling_cap: f64,
 
     /// Weight of the KL from the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -298,6 +303,8 @@ impl Default for GrpoConfig {
             min_p: 0.0,
             stop: Vec::new(),
             generation_batch_size: 32,
+            rollout_weights: DecodingWeights::default(),
+            importance_sampling_cap: 2.0,
             beta: None,
             kl: None,
             kl_top_k: 500,
@@ -546,6 +553,12 @@ impl GrpoConfig {
             kl,
             ptx_coefficient: if self.uses_ptx() { self.ptx_coefficient } else { 0.0 },
         }
+    }
+
+    /// Whether a completion keeps the log-probabilities of the tempered policy that it was drawn from, nothing cut off.
+    pub(super) fn knows_drawn_policy(&self) -> bool {
+        let is_cut = self.top_k != 0 || self.top_p < 1.0 || self.min_p > 0.0;
+        self.temperature == 1.0 || !is_cut
     }
 
     /// Optimiser updates of a step.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use truing_cpu::CpuEngine;
 use truing_model::engine::EngineMemory;
-use truing_model::{DecoderSpec, Engine, ModelFiles, ParameterSpec, TrainableSpec};
+use truing_model::{DecoderSpec, DecodingWeights, Engine, ModelFiles, ParameterSpec, TrainableSpec};
 use truing_reward::Rewards;
 use truing_store::Digest;
 use truing_train::{
@@ -36,6 +36,8 @@ pub struct GrpoPlan {
     pub memory: MemoryPlan,
     /// The frozen reference beside the policy; 0 where it is the policy without its adapters, or none is needed.
     pub reference_bytes: u64,
+    /// The 8-bit copy of the policy that completions are drawn with; 0 where there is none.
+    pub compressed_bytes: u64,
     /// The reference's top tokens of a step.
     pub top_token_bytes: u64,
     /// Keys and values while completions are drawn. Not at the same time as activations.
@@ -100,8 +102,12 @@ impl GrpoPlan {
         // The prompt that the next completions go on from is held beside the running ones.
         let cache_bytes = ((n_running + 1) * longest * token_bytes) as u64;
         let mut engine: EngineMemory = CpuEngine::memory(spec, &trainable);
-        engine.fixed_bytes += machine.resident_bytes + reference_bytes + reward_model_bytes + judge_bytes;
-        engine.fixed_bytes += top_token_bytes;
+        let compressed_bytes = match config.rollout_weights {
+            DecodingWeights::F32 => 0,
+            DecodingWeights::Int8 => engine.compressed_bytes,
+        };
+        let models_bytes = reference_bytes + reward_model_bytes + judge_bytes + compressed_bytes;
+        engine.fixed_bytes += machine.resident_bytes + models_bytes + top_token_bytes;
         let tokens_per_pack = config.max_tokens_per_pack.max(longest).min(n_completions * longest) as u64;
         let tokens = tokens_per_pack as f64;
         let shape = StepShape { tokens, loss_tokens: tokens, attention_pairs: tokens * longest as f64 / 2.0 };
@@ -140,6 +146,7 @@ impl GrpoPlan {
             n_steps,
             memory,
             reference_bytes,
+            compressed_bytes,
             top_token_bytes,
             cache_bytes,
             n_threads,
@@ -197,6 +204,7 @@ impl GrpoPlan {
         rows.extend(self.memory.rows());
         rows.extend([
             row("of it the frozen reference", Amount::Bytes(self.reference_bytes)),
+            row("of it the 8-bit copy that draws", Amount::Bytes(self.compressed_bytes)),
             row("of it the reference's top tokens", Amount::Bytes(self.top_token_bytes)),
             row("keys and values while drawing", Amount::Bytes(self.cache_bytes)),
             row("all while drawing", Amount::Bytes(self.generating_bytes())),
@@ -325,6 +333,15 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
             "temperature",
             c.temperature.to_string(),
             "a number above 0; a group of equals teaches nothing",
+        ),
+        // An infinite cap is none.
+        c if c.importance_sampling_cap.is_nan() || c.importance_sampling_cap <= 0.0 => {
+            bad("importance_sampling_cap", c.importance_sampling_cap.to_string(), "a number above 0")
+        }
+        c if c.rollout_weights == DecodingWeights::Int8 && !c.knows_drawn_policy() => bad(
+            "rollout_weights",
+            "int8".into(),
+            "`temperature = 1`, or no `top_k`, `top_p` and `min_p`: the policy's probabilities are not kept otherwise",
         ),
         c if !positive(c.learning_rate) => {
             bad("learning_rate", c.learning_rate.to_string(), "a number above 0")

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rand_chacha::rand_core::Rng;
 use truing_generate::{SampleRequest, SampledCompletion, sample};
-use truing_model::{EngineError, TopLogProbs};
+use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_parallel::Solo;
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
@@ -60,6 +60,8 @@ struct Compared {
     /// Under the reference, where the sampled estimator needs them.
     reference_log_probs: Vec<f32>,
     kl: Vec<f32>,
+    /// Weights for what was drawn from the 8-bit copy, truncated; empty where the policy itself drew.
+    importance_weights: Vec<f32>,
     advantages: Vec<f32>,
 }
 
@@ -104,6 +106,11 @@ impl Running<'_> {
                 seed_indices: indices.iter().copied().chain([u64::from(place)]).collect(),
             })
             .collect();
+        let weights = match purpose {
+            Purpose::Train { .. } => config.rollout_weights,
+            Purpose::Evaluate => DecodingWeights::F32,
+        };
+        self.trainer.engine_mut().set_decoding_weights(weights);
         let (events, stop) = (&mut *self.events, self.stop);
         let mut done = 0;
         let total = (requests.len() * n_samples) as u64;
@@ -297,6 +304,7 @@ impl Running<'_> {
         self.events.emit(Event::PhaseFinished);
         let rewards = self.shape(groups, metrics);
         self.credit(groups, &rewards, &mut compared);
+        self.weigh(groups, &mut compared);
         self.measure(groups, &compared, metrics);
         if n_trained > 0 && !self.update(&parts, &compared, metrics)? {
             return Ok(None);
@@ -343,6 +351,7 @@ impl Running<'_> {
                 old_log_probs: part(&log_probs),
                 reference_log_probs: part(&reference_log_probs),
                 kl: part(&kl),
+                importance_weights: Vec::new(),
                 advantages: Vec::new(),
             };
             start += n_targets;
@@ -356,7 +365,6 @@ impl Running<'_> {
         &mut self,
         ask: impl FnOnce(&mut truing_cpu::CpuEngine) -> Result<R, EngineError>,
     ) -> Result<R, EngineError> {
-        use truing_model::Engine as _;
         match &mut self.reference {
             Some(reference) => ask(reference),
             None => {
@@ -414,6 +422,31 @@ impl Running<'_> {
         }
     }
 
+    /// Truncated importance weights of what the 8-bit copy has drawn: how much likelier the policy itself makes each
+    /// token, at most `importance_sampling_cap` (Ionides 2008; for samplers of another precision, Yao et al. 2025).
+    fn weigh(&self, groups: &[Group], compared: &mut [Compared]) {
+        let config = &self.plan.config;
+        if config.rollout_weights == DecodingWeights::F32 {
+            return;
+        }
+        for (completion, known) in groups.iter().flat_map(|group| &group.completions).zip(compared) {
+            let pairs = known.old_log_probs.iter().zip(self.drawn_log_probs(completion));
+            let weight = |(&policy, &drawn): (&f32, &f32)| {
+                (f64::from(policy) - f64::from(drawn)).exp().min(config.importance_sampling_cap) as f32
+            };
+            known.importance_weights = pairs.map(weight).collect();
+        }
+    }
+
+    /// Log-probabilities of a completion under the tempered policy that it was drawn from, nothing cut off.
+    fn drawn_log_probs<'a>(&self, completion: &'a SampledCompletion) -> &'a [f32] {
+        if self.plan.config.temperature == 1.0 {
+            &completion.log_probs
+        } else {
+            &completion.sampling_log_probs
+        }
+    }
+
     /// KL, and how far the sampler was from the trainer.
     fn measure(&self, groups: &[Group], compared: &[Compared], metrics: &mut Metrics) {
         let config = &self.plan.config;
@@ -421,26 +454,33 @@ impl Running<'_> {
         if let Some((mean, _)) = tally::mean_and_deviation(&kl) {
             metrics.insert("kl".into(), mean);
         }
-        let is_cut = config.top_k != 0 || config.top_p < 1.0 || config.min_p > 0.0;
-        if is_cut && config.temperature != 1.0 {
+        if !config.knows_drawn_policy() {
             return;
         }
         let completions = groups.iter().flat_map(|group| &group.completions);
         let differences: Vec<f64> = completions
             .zip(compared)
             .flat_map(|(completion, known)| {
-                let sampled = if config.temperature == 1.0 {
-                    &completion.log_probs
-                } else {
-                    &completion.sampling_log_probs
-                };
-                sampled.iter().zip(&known.old_log_probs).map(|(&a, &b)| f64::from((a - b).abs()))
+                let drawn = self.drawn_log_probs(completion);
+                drawn.iter().zip(&known.old_log_probs).map(|(&a, &b)| f64::from((a - b).abs()))
             })
             .collect();
         if let Some((mean, _)) = tally::mean_and_deviation(&differences) {
             let most = differences.iter().copied().fold(0.0, f64::max);
             metrics.insert("sampling/sampling_logp_difference/mean".into(), mean);
             metrics.insert("sampling/sampling_logp_difference/max".into(), most);
+        }
+        let weights: Vec<f64> = compared
+            .iter()
+            .flat_map(|known| &known.importance_weights)
+            .map(|&weight| weight.into())
+            .collect();
+        if let Some((mean, _)) = tally::mean_and_deviation(&weights) {
+            let most = weights.iter().copied().fold(0.0, f64::max);
+            let least = weights.iter().copied().fold(f64::INFINITY, f64::min);
+            metrics.insert("sampling/importance_sampling_ratio/min".into(), least);
+            metrics.insert("sampling/importance_sampling_ratio/mean".into(), mean);
+            metrics.insert("sampling/importance_sampling_ratio/max".into(), most);
         }
     }
 
@@ -578,7 +618,7 @@ fn policy_pack(pack: &CompletionPack, reference: Option<&TopLogProbs>, compared:
         advantages: join(|known| &known.advantages),
         old_log_probs: join(|known| &known.old_log_probs),
         reference_log_probs: join(|known| &known.reference_log_probs),
-        importance_weights: Vec::new(),
+        importance_weights: join(|known| &known.importance_weights),
         reference: reference.cloned(),
     }
 }

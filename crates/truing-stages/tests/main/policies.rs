@@ -125,6 +125,53 @@ fn interrupted_anywhere_and_resumed_draws_the_same_tokens_and_ends_with_the_same
     }
 }
 
+/// The copy in 8 bits draws other tokens than the policy, says how far it was off, and is made again after a resume.
+#[test]
+fn rollouts_of_8_bits_are_weighted_and_resumed_bit_for_bit() {
+    let overrides = ["rollout_weights=int8", "num_iterations=2", "temperature=1.3", "eval_fraction=0.4"];
+    let straight = folder();
+    run(straight.path(), &overrides, Start::Fresh, never).unwrap();
+    let expected = everything(straight.path());
+    for record in expected.1.iter().filter(|record| record.contains_key("reward")) {
+        let of = |name: &str| record[&format!("sampling/{name}")];
+        assert!(of("sampling_logp_difference/mean") > 1e-5, "{record:?}");
+        assert!(of("sampling_logp_difference/max") < 0.5, "{record:?}");
+        let [least, mean, most] =
+            ["min", "mean", "max"].map(|name| of(&format!("importance_sampling_ratio/{name}")));
+        assert!(least < 1.0 && most > 1.0 && (mean - 1.0).abs() < 0.05, "{record:?}");
+    }
+    let halved = folder();
+    let with_cap: Vec<&str> = overrides.iter().copied().chain(["importance_sampling_cap=0.5"]).collect();
+    run(halved.path(), &with_cap, Start::Fresh, never).unwrap();
+    let (first, halved) = (&expected.1[0], &metrics(halved.path())[0]);
+    assert_eq!(halved["sampling/importance_sampling_ratio/max"], 0.5);
+    assert_eq!(first["reward"], halved["reward"]);
+    assert_ne!(first["grad_norm"], halved["grad_norm"]);
+
+    let folder = folder();
+    let stop =
+        |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase == "step 3 of 4: drawing");
+    let (outcome, _) = run(folder.path(), &overrides, Start::Fresh, stop).unwrap();
+    assert!(matches!(outcome, GrpoOutcome::Interrupted { step: 2 }), "{outcome:?}");
+    let resumed: Vec<&str> =
+        overrides.iter().copied().chain(["threads=1", "generation_batch_size=2"]).collect();
+    run(folder.path(), &resumed, Start::Resume, never).unwrap();
+    assert!(everything(folder.path()) == expected);
+}
+
+#[test]
+fn rollouts_of_8_bits_need_the_probabilities_that_they_were_drawn_with() {
+    let folder = folder();
+    let overrides = ["rollout_weights=int8", "temperature=1.3", "top_k=5"];
+    let error = run(folder.path(), &overrides, Start::Fresh, never).unwrap_err().to_string();
+    assert!(error.contains("`rollout_weights`"), "{error}");
+    let error =
+        run(folder.path(), &["importance_sampling_cap=0"], Start::Fresh, never).unwrap_err().to_string();
+    assert!(error.contains("`importance_sampling_cap`"), "{error}");
+    run(folder.path(), &["rollout_weights=int8", "top_k=5", "max_steps=1"], Start::Fresh, never).unwrap();
+    assert!(!metrics(folder.path()).is_empty());
+}
+
 #[test]
 fn every_algorithm_runs_and_its_metrics_have_the_names_that_are_known() {
     for algorithm in ["report", "grpo", "rloo", "reinforce_plus_plus", "dr_grpo", "dapo", "gspo"] {

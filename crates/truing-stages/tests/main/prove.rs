@@ -6,8 +6,8 @@ use std::ops::Range;
 use truing_cpu::{CpuEngine, DeviceBatch, Hidden, KeptSegment, KvCache};
 use truing_model::engine::{EngineMemory, OptimizerStep, ParameterStore, ParameterTensor};
 use truing_model::{
-    DecoderSpec, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ModelFiles, ParameterSpec,
-    TopLogProbs, TrainableSpec,
+    DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep,
+    ModelFiles, ParameterSpec, TopLogProbs, TrainableSpec,
 };
 use truing_parallel::Solo;
 use truing_stages::model::load_engine;
@@ -164,6 +164,10 @@ impl Engine for Flawed {
 
     fn enable_adapters(&mut self, are_enabled: bool) {
         self.engine.enable_adapters(are_enabled);
+    }
+
+    fn set_decoding_weights(&mut self, weights: DecodingWeights) {
+        self.engine.set_decoding_weights(weights);
     }
 
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {

@@ -12,6 +12,14 @@
 //! as a number in the reward it teaches only earlier tokens. Its direct gradient is the part `kl` here, and with
 //! `c = beta` both together are the full gradient of the report's Eq. 2. The sign of the printed gamma term is that of
 //! a penalty.
+//!
+//! Completions that another policy `mu` has drawn (the same weights in 8 bits) carry importance weights, which multiply
+//! each token's part of the first line: `pi_old(o_t) / mu(o_t)`, truncated. Token by token this mends the distribution of
+//! each token given what came before it. What came before, and what follows and decides the reward, stay `mu`'s: the
+//! expectation is the gradient of `sum_t E_{s_t ~ mu} sum_o pi(o | s_t) Q_mu(s_t, o)`, which differs from that of the
+//! policy's own expected reward in the first order of `pi - mu`. A KL part is an expectation over `mu`'s states too,
+//! and truncation takes weight from the tokens that `mu` draws too rarely. Only weights of the whole completion (their
+//! product) would be free of bias, at a variance that grows with its length.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

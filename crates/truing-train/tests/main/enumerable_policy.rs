@@ -82,6 +82,16 @@ fn expected_kl(table: &[f64]) -> f64 {
 
 /// The negative gradient of the loss of one group, through the credit rule and the objective.
 fn estimate(group: &[[usize; LENGTH]], credit: &Credit, objective: &Policy) -> Vec<f64> {
+    estimate_weighted(group, credit, objective, Vec::new())
+}
+
+/// The same with importance weights for each token of each completion.
+fn estimate_weighted(
+    group: &[[usize; LENGTH]],
+    credit: &Credit,
+    objective: &Policy,
+    importance_weights: Vec<f32>,
+) -> Vec<f64> {
     let table = policy();
     let rollouts: Vec<ScoredRollout> = group
         .iter()
@@ -118,7 +128,7 @@ fn estimate(group: &[[usize; LENGTH]], credit: &Credit, objective: &Policy) -> V
         advantages: advantages.into_iter().flat_map(|a| a.unwrap()).collect(),
         old_log_probs: of(&table),
         reference_log_probs: of(&self::reference()),
-        importance_weights: Vec::new(),
+        importance_weights,
         reference: Some(reference),
     };
     let n_targets = token_states.len();
@@ -149,12 +159,17 @@ fn estimate(group: &[[usize; LENGTH]], credit: &Credit, objective: &Policy) -> V
 
 /// Over every group of `n` completions, weighted by its probability.
 fn expectation(n: usize, value: impl Fn(&[[usize; LENGTH]]) -> Vec<f64>) -> Vec<f64> {
-    let (all, table) = (completions(), policy());
+    expectation_under(&policy(), n, value)
+}
+
+/// The same where a sampler of its own draws the groups.
+fn expectation_under(table: &[f64], n: usize, value: impl Fn(&[[usize; LENGTH]]) -> Vec<f64>) -> Vec<f64> {
+    let all = completions();
     let mut sum = vec![0.0; N_STATES * VOCAB];
     for code in 0..all.len().pow(n as u32) {
         let group: Vec<[usize; LENGTH]> =
             (0..n).map(|i| all[code / all.len().pow(i as u32) % all.len()]).collect();
-        let weight: f64 = group.iter().map(|c| probability(&table, c)).product();
+        let weight: f64 = group.iter().map(|c| probability(table, c)).product();
         sum.iter_mut().zip(value(&group)).for_each(|(sum, x)| *sum += weight * x);
     }
     sum
@@ -279,4 +294,72 @@ fn k3_in_the_loss_has_the_gradient_of_the_forward_kl() {
     let expected: Vec<f64> =
         gradient(expected_reward).iter().zip(&forward).map(|(r, kl)| r - BETA * kl).collect();
     assert_equal(&found, &expected);
+}
+
+/// A sampler near the policy, as its weights in 8 bits are; `distance` 1 is far.
+fn sampler(distance: f64) -> Table {
+    policy().iter().enumerate().map(|(i, z)| z + distance * (((i * 3 + 2) % 5) as f64 / 4.0 - 0.5)).collect()
+}
+
+/// `pi / mu` of each token of a group.
+fn token_weights(group: &[[usize; LENGTH]], sampler: &[f64]) -> Vec<f32> {
+    let table = policy();
+    let of = |(state, token): (usize, usize)| {
+        (log_probs(&table, state)[token] - log_probs(sampler, state)[token]).exp() as f32
+    };
+    group.iter().flat_map(|c| states(c).into_iter().zip(c.iter().copied()).map(of)).collect()
+}
+
+/// Another sampler draws, and untruncated weights token by token mend each token's own distribution, and only that:
+/// what comes before a token and what follows it stay the sampler's. That is the stated first-order objective.
+#[test]
+fn token_weights_of_another_sampler_give_the_first_order_objective() {
+    let sampler = sampler(1.0);
+    let credit = Credit { rule: CreditRule::LeaveOneOut, ..Credit::default() };
+    let objective = summed(KlInLoss::None);
+    let found = expectation_under(&sampler, 2, |group| {
+        estimate_weighted(group, &credit, &objective, token_weights(group, &sampler))
+    });
+    // sum_t E_{s_t ~ mu} sum_o pi(o | s_t) Q_mu(s_t, o)
+    let first_order = gradient(|table| {
+        let of_first = |a: usize| -> f64 {
+            let after = log_probs(&sampler, 1 + a);
+            (0..VOCAB).map(|b| after[b].exp() * reward(&[a, b])).sum()
+        };
+        let of_second = |a: usize| -> f64 {
+            let second = log_probs(table, 1 + a);
+            (0..VOCAB).map(|b| second[b].exp() * reward(&[a, b])).sum()
+        };
+        let (pi, mu) = (log_probs(table, 0), log_probs(&sampler, 0));
+        (0..VOCAB).map(|a| pi[a].exp() * of_first(a) + mu[a].exp() * of_second(a)).sum()
+    });
+    assert_equal(&found, &first_order);
+    let unweighted = expectation_under(&sampler, 2, |group| estimate(group, &credit, &objective));
+    assert!(
+        unweighted.iter().zip(&first_order).any(|(a, b)| (a - b).abs() > 0.02),
+        "without weights it is not"
+    );
+}
+
+/// What is left of the bias shrinks with the distance of the sampler, in the first order; weights of whole completions
+/// leave none.
+#[test]
+fn the_bias_of_token_weights_is_of_the_first_order_and_that_of_whole_completions_is_none() {
+    let credit = Credit { rule: CreditRule::LeaveOneOut, ..Credit::default() };
+    let exact = gradient(expected_reward);
+    let bias = |distance: f64, whole: bool| -> Vec<f64> {
+        let sampler = sampler(distance);
+        let found = expectation_under(&sampler, 2, |group| {
+            let mut weights = token_weights(group, &sampler);
+            if whole {
+                weights.chunks_mut(LENGTH).for_each(|tokens| tokens.fill(tokens.iter().product()));
+            }
+            estimate_weighted(group, &credit, &summed(KlInLoss::None), weights)
+        });
+        found.iter().zip(&exact).map(|(found, exact)| found - exact).collect()
+    };
+    let size = |bias: &[f64]| bias.iter().map(|b| b * b).sum::<f64>().sqrt();
+    let (near, nearer) = (size(&bias(0.2, false)), size(&bias(0.1, false)));
+    assert!(nearer > 1e-3 && (near / nearer - 2.0).abs() < 0.2, "{near} and {nearer}");
+    assert!(bias(1.0, true).iter().all(|b| b.abs() < 1e-5), "{:?}", bias(1.0, true));
 }

@@ -74,7 +74,7 @@ struct JsonReply<'a> {
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
     let (prompts, are_many) = read_prompts(arguments)?;
-    let mut model = arguments.model.open(context)?;
+    let mut model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
     let interrupt = interrupt::for_replies()?;
     let as_json = arguments.json || are_many;
     for (index, prompt) in prompts.iter().enumerate() {

@@ -7,7 +7,7 @@ use clap::Args;
 use truing_cpu::CpuEngine;
 use truing_generate::LocalChat;
 use truing_model::sources::{self, DEFAULT_MODEL, DownloadProgress, FindOptions};
-use truing_model::{ModelFiles, TrainableSpec};
+use truing_model::{DecodingWeights, Engine as _, ModelFiles, TrainableSpec};
 use truing_text::RenderOptions;
 use truing_types::{Event, EventSink, Seed};
 
@@ -41,14 +41,16 @@ pub(crate) type OpenModel = LocalChat<CpuEngine>;
 impl ModelArguments {
     /// Finds and loads the model for talking: nothing in it learns, so no gradient takes memory. Templates that
     /// print the date get today's.
-    pub(crate) fn open(&self, context: &Context) -> anyhow::Result<OpenModel> {
+    pub(crate) fn open(&self, weights: DecodingWeights, context: &Context) -> anyhow::Result<OpenModel> {
         let files = open(&self.find(context)?)?;
         let now = jiff::Zoned::now().datetime();
         let options = RenderOptions { now: Some(now), ..RenderOptions::default() };
         let renderer = truing_stages::model::renderer(&files, options)?;
         // Every name begins with nothing.
         let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
-        Ok(LocalChat::new(load_engine(context, &files, &frozen)?, renderer))
+        let mut engine = load_engine(context, &files, &frozen)?;
+        engine.set_decoding_weights(weights);
+        Ok(LocalChat::new(engine, renderer))
     }
 }
 

@@ -1,0 +1,61 @@
+//! A copy of the weights in 8 bits, for decoding: projections and the language-model head, a quarter of the bytes that
+//! every new token streams from memory. Embeddings, norms, biases and adapters stay as they are, and so does whatever
+//! reads a prompt or learns: none of it ever sees the copy.
+
+use truing_kernels::Int8Matrix;
+use truing_model::{DecoderSpec, HeadKind, ParameterRole, ParameterSpec};
+
+/// The copy, by parameter.
+#[derive(Debug)]
+pub(crate) struct CompressedWeights {
+    /// `None` where the parameter is not compressed.
+    matrices: Vec<Option<Int8Matrix>>,
+    /// Whether a parameter has changed since it was compressed.
+    is_stale: Vec<bool>,
+}
+
+/// Whether decoding multiplies with the parameter.
+fn is_compressed(spec: &DecoderSpec, parameter: &ParameterSpec) -> bool {
+    match parameter.role {
+        ParameterRole::Matrix | ParameterRole::Head => true,
+        ParameterRole::Embedding => spec.tie_word_embeddings && spec.head == HeadKind::LanguageModel,
+        _ => false,
+    }
+}
+
+/// Bytes of the copy of a model.
+pub(crate) fn compressed_bytes(spec: &DecoderSpec, parameters: &[ParameterSpec]) -> u64 {
+    let compressed = parameters.iter().filter(|parameter| is_compressed(spec, parameter));
+    compressed.map(|parameter| Int8Matrix::bytes(parameter.shape[0], parameter.shape[1]) as u64).sum()
+}
+
+impl CompressedWeights {
+    /// Room for the copy; every matrix is stale.
+    pub(crate) fn new(spec: &DecoderSpec, parameters: &[ParameterSpec]) -> Self {
+        let matrix = |parameter: &ParameterSpec| {
+            is_compressed(spec, parameter).then(|| Int8Matrix::new(parameter.shape[0], parameter.shape[1]))
+        };
+        Self { matrices: parameters.iter().map(matrix).collect(), is_stale: vec![true; parameters.len()] }
+    }
+
+    pub(crate) fn matrix(&self, parameter_idx: usize) -> Option<&Int8Matrix> {
+        self.matrices[parameter_idx].as_ref()
+    }
+
+    /// Says that a parameter has changed.
+    pub(crate) fn invalidate(&mut self, parameter_idx: usize) {
+        self.is_stale[parameter_idx] = true;
+    }
+
+    /// Compresses what has changed.
+    pub(crate) fn refresh(&mut self, values: &[Vec<f32>]) {
+        for ((matrix, is_stale), values) in self.matrices.iter_mut().zip(&mut self.is_stale).zip(values) {
+            if let Some(matrix) = matrix
+                && *is_stale
+            {
+                matrix.compress(values);
+            }
+            *is_stale = false;
+        }
+    }
+}
