@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use rayon::prelude::*;
 use truing_prompts::clean::{CleanOptions, CleanReport, Cleaner};
 use truing_prompts::clustering::{KmeansOptions, Vectors, coarse_and_fine, normalised};
 use truing_prompts::decontamination::{DecontaminationOptions, EvaluationIndex};
@@ -56,19 +57,30 @@ pub(crate) fn run(n_prompts: usize, dim: usize) {
     let mut pool = TokenPool::new(LetterCase::Kept);
     let (mut vectors, mut made_by) = (Vec::<f32>::new(), Vec::new());
     let (mut n_repeated, mut n_contaminated) = (0, 0);
-    for row in 0..n_prompts {
-        let prompt = synthetic.prompt(row);
-        let cleaned = cleaner.clean(&prompt.text);
-        report.record(&cleaned);
-        let Ok(cleaned) = cleaned else { continue };
-        if seen.insert(&cleaned.text).is_some() {
-            n_repeated += 1;
-        } else if evaluations.find(&cleaned.text).is_some() {
-            n_contaminated += 1;
-        } else {
-            pool.push(&cleaned.text).unwrap();
-            vectors.extend(word_vector(&cleaned.text, dim));
-            made_by.push((prompt.template, prompt.topic));
+    for first in (0..n_prompts).step_by(8192) {
+        let rows = first..n_prompts.min(first + 8192);
+        let prepared: Vec<_> = rows
+            .into_par_iter()
+            .map(|row| {
+                let prompt = synthetic.prompt(row);
+                let cleaned = cleaner.clean(&prompt.text);
+                let text = cleaned.as_ref().map_or("", |cleaned| &cleaned.text);
+                let (is_contaminated, vector) = (evaluations.find(text).is_some(), word_vector(text, dim));
+                (cleaned, is_contaminated, vector, (prompt.template, prompt.topic))
+            })
+            .collect();
+        for (cleaned, is_contaminated, vector, made) in prepared {
+            report.record(&cleaned);
+            let Ok(cleaned) = cleaned else { continue };
+            if seen.insert(&cleaned.text).is_some() {
+                n_repeated += 1;
+            } else if is_contaminated {
+                n_contaminated += 1;
+            } else {
+                pool.push(&cleaned.text).unwrap();
+                vectors.extend(vector);
+                made_by.push(made);
+            }
         }
     }
     drop((seen, evaluations));
