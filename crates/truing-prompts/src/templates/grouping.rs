@@ -11,8 +11,9 @@ use crate::tokens::{END, START};
 
 /// Leaders that a skeleton is compared with: those that share the most n-grams with it.
 const CANDIDATES: usize = 8;
-/// N-grams that more leaders share than this propose none: the others tell more.
-const MAX_LEADERS_OF_NGRAM: usize = 512;
+/// Leaders that an n-gram proposes: the first, whose skeletons are the most frequent. It bounds the cost of n-grams that
+/// every skeleton holds.
+const LEADERS_OF_NGRAM: usize = 64;
 /// A skeleton of more tokens is text that recurs whole, not a template.
 const MAX_FIXED_TOKENS: usize = 512;
 /// Tokens by which the fixed text at an end may be longer in one of two alike skeletons: a filler may happen to begin
@@ -64,7 +65,12 @@ pub(super) fn group(skeletons: &Skeletons, options: &TemplateOptions) -> Vec<Gro
             continue;
         }
         let leader = groups.len() as u32;
-        ngrams.iter().for_each(|&hash| leaders_of_ngram.entry(hash).or_default().push(leader));
+        for &hash in &ngrams {
+            let known = leaders_of_ngram.entry(hash).or_default();
+            if known.len() < LEADERS_OF_NGRAM {
+                known.push(leader);
+            }
+        }
         groups.push(Group { members: vec![(row, count)] });
         leaders.push(fixed);
     }
@@ -95,9 +101,8 @@ fn ngrams_of(skeleton: &[u32]) -> Vec<u64> {
 /// The leaders that share the most n-grams, most first, then the earlier.
 fn shared_ngrams(ngrams: &[u64], leaders_of_ngram: &FxHashMap<u64, Vec<u32>>) -> Vec<u32> {
     let mut shared: FxHashMap<u32, u32> = FxHashMap::default();
-    let lists = ngrams.iter().filter_map(|hash| leaders_of_ngram.get(hash));
-    for leaders in lists.filter(|leaders| leaders.len() <= MAX_LEADERS_OF_NGRAM) {
-        leaders.iter().for_each(|&leader| *shared.entry(leader).or_default() += 1);
+    for leader in ngrams.iter().filter_map(|hash| leaders_of_ngram.get(hash)).flatten() {
+        *shared.entry(*leader).or_default() += 1;
     }
     let mut leaders: Vec<(u32, u32)> = shared.into_iter().collect();
     leaders.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
