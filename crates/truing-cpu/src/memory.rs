@@ -61,6 +61,7 @@ pub(crate) fn encoder_memory(spec: &EncoderSpec, trainable: &TrainableSpec) -> E
     let (hidden, inner, heads) =
         (spec.hidden_size as u64, spec.intermediate_size as u64, spec.n_heads as u64);
     EngineMemory {
+        compressed_bytes: 0,
         parameter_bytes: bytes(&|_| true),
         gradient_bytes,
         optimizer_bytes: 2 * gradient_bytes,
