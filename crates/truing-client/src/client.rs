@@ -428,7 +428,8 @@ impl ChatModel for OpenAiClient {
         let mut results: Vec<ChatResult> = requests.iter().map(|_| Err(ChatError::BrokenOff)).collect();
         let (next, is_broken_off) = (AtomicUsize::new(0), AtomicBool::new(false));
         let n_workers = self.0.settings.max_concurrency.min(requests.len());
-        let (sender, receiver) = mpsc::channel();
+        // Nothing is handed over before it is taken: once the caller breaks off, a worker is at most one request ahead.
+        let (sender, receiver) = mpsc::sync_channel(0);
         std::thread::scope(|scope| {
             for _ in 0..n_workers {
                 let sender = sender.clone();

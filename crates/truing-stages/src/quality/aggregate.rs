@@ -52,6 +52,15 @@ pub struct Comparison {
     pub pairs: Vec<Option<Pair>>,
 }
 
+/// Why there is no verdict where a judge was given up.
+pub(super) const NOT_ASKED: &str = "not asked, after too many failures in a row";
+
+/// The most frequent reason that says something.
+pub(super) fn main_reason(unscored: &BTreeMap<String, usize>) -> &str {
+    let told = unscored.iter().max_by_key(|(reason, n)| (reason.as_str() != NOT_ASKED, **n));
+    told.map_or("", |(reason, _)| reason)
+}
+
 /// Where a prompt stands against its bucket's mean, as far as errors tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -88,7 +97,8 @@ pub struct PromptScore {
     pub bucket: String,
     /// Whether the others were compared with it.
     pub is_anchor: bool,
-    /// Mean win rate over the dimensions: 0 to 1. None without a single verdict.
+    /// Mean win rate over the dimensions: 0 to 1. None without a single verdict. Samples of a bucket met the same
+    /// anchors, so theirs compare; anchors met the samples, and only `strength` compares the two.
     pub quality: Option<f64>,
     /// Mean strength over the dimensions.
     pub strength: Option<f64>,
@@ -354,7 +364,7 @@ fn warnings_about(judge: &JudgeSummary) -> Vec<String> {
     let mut warnings = Vec::new();
     let name = &judge.name;
     if judge.n_verdicts == 0 {
-        let reason = judge.unscored.keys().next().map_or("", String::as_str);
+        let reason = main_reason(&judge.unscored);
         warnings.push(format!("{name} gave no verdict at all and does not count: {reason}"));
     } else if judge.n_unscored > 0 {
         let all = judge.n_verdicts + judge.n_unscored;

@@ -59,6 +59,9 @@ pub fn fit(n_items: usize, n_hubs: usize, outcomes: &[Outcome], prior_deviation:
             break;
         }
     }
+    // The mode has mean 0; a wide prior holds it there only up to rounding.
+    let mean = values.iter().sum::<f64>() / n_items.max(1) as f64;
+    values.iter_mut().for_each(|value| *value -= mean);
     let (_, curvature) = derivatives(&values, n_hubs, outcomes, precision);
     let standard_errors = curvature.factorise().inverse_diagonal().into_iter().map(f64::sqrt).collect();
     Strengths { values, standard_errors }
@@ -133,10 +136,16 @@ impl Arrow {
         }
     }
 
+    /// Each leaf with its links.
+    fn leaves(&self) -> impl Iterator<Item = (&f64, &[f64])> {
+        let links = |leaf: usize| &self.links[leaf * self.n_hubs..(leaf + 1) * self.n_hubs];
+        self.leaves.iter().enumerate().map(move |(i, leaf)| (leaf, links(i)))
+    }
+
     fn factorise(self) -> Factorised {
         let h = self.n_hubs;
         let mut lower = self.hubs.clone();
-        for (leaf, links) in self.leaves.iter().zip(self.links.chunks(h.max(1))) {
+        for (leaf, links) in self.leaves() {
             for i in 0..h {
                 let scaled = links[i] / leaf;
                 if scaled != 0.0 {
@@ -171,19 +180,16 @@ impl Factorised {
         right
     }
 
-    fn links(&self) -> impl Iterator<Item = (&f64, &[f64])> {
-        self.arrow.leaves.iter().zip(self.arrow.links.chunks(self.arrow.n_hubs.max(1)))
-    }
-
     fn solve(&self, right: &[f64]) -> Vec<f64> {
         let (hubs, leaves) = right.split_at(self.arrow.n_hubs);
         let mut reduced = hubs.to_vec();
-        for ((leaf, links), value) in self.links().zip(leaves) {
+        for ((leaf, links), value) in self.arrow.leaves().zip(leaves) {
             reduced.iter_mut().zip(links).for_each(|(reduced, link)| *reduced -= link * value / leaf);
         }
         let mut solved = self.solve_hubs(reduced);
         let of_leaves: Vec<f64> = self
-            .links()
+            .arrow
+            .leaves()
             .zip(leaves)
             .map(|((leaf, links), value)| {
                 let known: f64 = links.iter().zip(&solved).map(|(link, hub)| link * hub).sum();
@@ -198,7 +204,7 @@ impl Factorised {
         let h = self.arrow.n_hubs;
         let unit = |i: usize| -> Vec<f64> { (0..h).map(|j| f64::from(u8::from(i == j))).collect() };
         let mut diagonal: Vec<f64> = (0..h).map(|i| self.solve_hubs(unit(i))[i]).collect();
-        diagonal.extend(self.links().map(|(leaf, links)| {
+        diagonal.extend(self.arrow.leaves().map(|(leaf, links)| {
             let through_hubs: f64 =
                 self.solve_hubs(links.to_vec()).iter().zip(links).map(|(solved, link)| solved * link).sum();
             1.0 / leaf + through_hubs / (leaf * leaf)

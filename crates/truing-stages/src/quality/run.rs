@@ -9,7 +9,7 @@ use truing_reward::asking::{Unanswered, ask_readable};
 use truing_store::atomic;
 use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, Event, EventSink};
 
-use super::aggregate::{Comparison, Pair, Summary, aggregate};
+use super::aggregate::{Comparison, NOT_ASKED, Pair, Summary, aggregate, main_reason};
 use super::agreement::Verdict;
 use super::config::{Dimension, QualityConfig};
 use super::plan::{QualityInputs, QualityPlan};
@@ -75,7 +75,7 @@ pub fn run(
         }
     }
     if !comparisons.iter().any(|comparison| comparison.pairs.iter().any(Option::is_some)) {
-        let reason = unscored.iter().flat_map(BTreeMap::keys).next().cloned().unwrap_or_default();
+        let reason = unscored.first().map_or("", main_reason).to_owned();
         return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
     }
     let (scores, summary) = aggregate(plan, inputs, &comparisons, unscored);
@@ -125,8 +125,7 @@ impl Asking<'_> {
             let pairs: Vec<(usize, usize)> = bucket.pairs().collect();
             for chunk in pairs.chunks(COMPARISONS_OF_A_CHUNK) {
                 if self.is_given_up() {
-                    *unscored.entry("not asked, after too many failures in a row".into()).or_default() +=
-                        chunk.len() * n_dimensions;
+                    *unscored.entry(NOT_ASKED.into()).or_default() += chunk.len() * n_dimensions;
                     continue;
                 }
                 let found = self.ask_chunk(model, bucket_idx, chunk, unscored);
@@ -234,7 +233,7 @@ impl Asking<'_> {
 /// Kinds of failure to be counted; what differs from call to call is left out.
 fn reason(error: &Unanswered) -> String {
     match error {
-        Unanswered::Failed(ChatError::BrokenOff) => "not asked, after too many failures in a row".into(),
+        Unanswered::Failed(ChatError::BrokenOff) => NOT_ASKED.into(),
         Unanswered::Failed(error) => error.to_string(),
         Unanswered::Unreadable { .. } => "replies without a verdict in the form asked for".into(),
     }

@@ -114,7 +114,8 @@ fn the_plan_tells_what_the_judge_will_be_asked() {
     assert_eq!(calls.amount, truing_train::Amount::Count(24));
     let refused = |overrides: &[&str]| plan(overrides).unwrap_err().to_string();
     assert!(refused(&["judge={model={}}"]).contains("judge.model"));
-    assert!(refused(&[JUDGED, "judge.model.model_name_or_path=model"]).contains("cannot both be given"));
+    let local = format!("judge.model.model_name_or_path={}", folder.path().join("model").display());
+    assert!(refused(&[JUDGED, &local]).contains("cannot both be given"));
     assert!(refused(&[JUDGED, "judge.model.mode=replay"]).contains("`cache`"));
     assert!(refused(&[JUDGED, "judge.model.server.base_url=here"]).contains("`base_url` is here"));
     assert!(refused(&[JUDGED, "judge.verdict.range=[2, 1]"]).contains("`range`"));

@@ -93,11 +93,12 @@ fn a_good_judge_s_order_is_found() {
     let (summary, scores) = run(folder.path(), RECIPE, vec![good().open()]).unwrap();
     assert_eq!((summary.n_prompts, summary.n_unscored, scores.len()), (13, 0, 13));
     let strengths: Vec<f64> = scores[..10].iter().map(|score| score["strength"].as_f64().unwrap()).collect();
-    let rises = strengths.windows(2).filter(|pair| pair[1] >= pair[0]).count();
-    assert_eq!(rises, 9, "{strengths:?}");
+    let pairs = (0..10).flat_map(|high| (0..high).map(move |low| (low, high)));
+    let n_in_order = pairs.filter(|&(low, high)| strengths[low] <= strengths[high]).count();
+    assert!(n_in_order >= 41, "{n_in_order} of 45 in order: {strengths:?}");
     assert_eq!(scores[..10].iter().filter(|score| score["is_anchor"] == true).count(), 4);
-    assert_eq!((scores[0]["label"].as_str(), scores[9]["label"].as_str()), (Some("worse"), Some("better")));
-    assert!(scores[9]["quality"].as_f64() > Some(0.8) && scores[9]["confidence"].as_f64() > Some(0.95));
+    assert!(scores[9]["quality"].as_f64() > Some(0.8) && scores[0]["quality"].as_f64() < Some(0.2));
+    assert!(scores[9]["confidence"].as_f64() > scores[4]["confidence"].as_f64());
     assert_eq!(
         scores[4]["dimensions"]["clarity"]["standard_error"].as_f64().map(|error| error > 0.0),
         Some(true)
@@ -110,6 +111,19 @@ fn a_good_judge_s_order_is_found() {
     assert_eq!((judge.order_agreement.unwrap().share, judge.first_share), (1.0, Some(0.5)));
     assert_eq!(summary.warnings.len(), 1, "only that one bucket is small: {:?}", summary.warnings);
     assert!(summary.warnings[0].starts_with("1 of 2 buckets"));
+}
+
+#[test]
+fn with_many_anchors_the_best_and_the_worst_are_told_apart_from_the_middle() {
+    let folder = folder();
+    let rows: String = (0..60).map(|level| format!("{{\"prompt\": \"level {level}\"}}\n")).collect();
+    fs::write(folder.path().join("prompts.jsonl"), rows).unwrap();
+    let recipe = RECIPE.replace("n_anchors = 4", "n_anchors = 30");
+    let (summary, scores) = run(folder.path(), &recipe, vec![good().open()]).unwrap();
+    let label = |level: usize| scores[level]["label"].as_str().unwrap();
+    assert_eq!((label(0), label(30), label(59)), ("worse", "equal", "better"));
+    assert_eq!(summary.buckets[0].name, "(no label)");
+    assert!(summary.warnings.is_empty(), "{:?}", summary.warnings);
 }
 
 #[test]
@@ -182,7 +196,7 @@ fn judges_that_agree_and_judges_that_do_not() {
         "{:?}",
         summary.warnings
     );
-    assert_eq!(scores[9]["label"], "better", "the good one decides alone");
+    assert!(scores[9]["quality"].as_f64() > Some(0.8), "the good one decides alone");
 }
 
 #[test]
