@@ -3,6 +3,7 @@
 
 mod basics;
 mod command;
+mod embed;
 mod inspect;
 mod sft;
 mod talk;
