@@ -11,6 +11,7 @@ mod prove;
 mod qualities;
 mod recipes;
 mod runs;
+mod selections;
 mod scripted;
 mod setup;
 #[path = "../../../truing/tests/main/tiny_model.rs"]

@@ -1,0 +1,241 @@
+//! Prompt selection on a small pool whose templates, duplicates and vectors are known.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+use truing_stages::select::{self, SelectConfig, SelectOutcome, SelectPlan, SelectReport};
+use truing_stages::training::Start;
+use truing_stages::{Machine, Probe, StageError};
+use truing_types::{Decision, PromptDecision, SelectionLayer, Silent};
+
+const MACHINE: Machine =
+    Machine { n_threads: 2, available_bytes: 1 << 32, resident_bytes: 0, gigaflops: None };
+
+struct NoProbe;
+
+impl Probe for NoProbe {
+    fn elapsed_secs(&self) -> f64 {
+        0.0
+    }
+
+    fn peak_resident_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+const ANIMALS: [&str; 16] = [
+    "otter", "heron", "badger", "lynx", "viper", "falcon", "beetle", "salmon", "weasel", "raven", "marten", "bison", "ibex",
+    "crane", "trout", "mole",
+];
+const PLACES: [&str; 16] = [
+    "Oslo", "Quito", "Hanoi", "Turin", "Perth", "Kyoto", "Dakar", "Lima", "Accra", "Sofia", "Minsk", "Cairo", "Delhi",
+    "Nice", "Tunis", "Bern",
+];
+
+/// Two templates with 16 prompts each, a duplicate, a near duplicate, and one text of an evaluation. The vectors lie at
+/// two places of the plane, a template each, a little apart within.
+fn write_pool(folder: &Path) -> usize {
+    let (mut rows, mut vectors) = (String::new(), Vec::<f32>::new());
+    let mut add = |text: String, task: &str, quality: f64, vector: [f32; 2]| {
+        writeln!(rows, "{}", json!({"prompt": text, "task": task, "quality": quality})).unwrap();
+        vectors.extend(vector);
+    };
+    for i in 0..16 {
+        let (animal, place, turn) = (ANIMALS[i], PLACES[i], i as f32 * 0.02);
+        let text = format!("Write a short story about the following animal: {animal}\nStory:");
+        add(text, "story", i as f64, [turn.cos(), turn.sin()]);
+        let text = format!("Question: in which country lies the city of {place}? Answer in one word.");
+        add(text, "city", i as f64, [-turn.sin(), turn.cos()]);
+    }
+    add("Write a short story about the following animal: otter\nStory:".into(), "story", 0.0, [1.0, 0.0]);
+    let long = "the old clock maker of the small harbour town repaired every tower clock along the whole rocky coast";
+    add(format!("Summarise this text about people: {long} last year."), "other", 0.0, [0.7, -0.7]);
+    add(format!("Summarise this text about people: {long} last summer."), "other", 1.0, [0.7, -0.7]);
+    add("How many spokes has a wheel if seven are broken and twenty one are left in the rim today?".into(), "math", 0.0, [-1.0, 0.0]);
+    let n = vectors.len() / 2;
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, 2), }}");
+    header.push_str(&" ".repeat(117 - header.len()));
+    header.push('\n');
+    let mut npy = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    npy.extend(header.bytes());
+    npy.extend(vectors.iter().flat_map(|x| x.to_le_bytes()));
+    fs::write(folder.join("vectors.npy"), npy).unwrap();
+    fs::write(folder.join("pool.jsonl"), rows).unwrap();
+    let item = "Tell me: how many spokes has a wheel if seven are broken and twenty one are left in the rim today?";
+    fs::write(folder.join("evaluation.jsonl"), format!("{}\n", json!({"question": item, "answer": "28"}))).unwrap();
+    n
+}
+
+const RECIPE: &str = r#"
+output_dir = "run"
+quality_column = "quality"
+label_columns = ["task"]
+[embedding]
+vectors = "vectors.npy"
+[clusters]
+n_coarse = 3
+rows_per_fine_cluster = 2
+[[data]]
+path = "pool.jsonl"
+[[evaluation_data]]
+path = "evaluation.jsonl"
+"#;
+
+fn run_in(folder: &Path, overrides: &[&str], start: Start) -> Result<SelectReport, StageError> {
+    let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+    let config = SelectConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
+    let plan = SelectPlan::resolve(config, MACHINE)?;
+    match select::run(&plan, start, &NoProbe, &mut Silent, &AtomicBool::new(false))? {
+        SelectOutcome::Finished(report) => Ok(*report),
+        SelectOutcome::Interrupted => panic!("nothing stops it"),
+    }
+}
+
+fn decisions(folder: &Path) -> Vec<PromptDecision> {
+    let text = fs::read_to_string(folder.join("run").join(PromptDecision::FILE_NAME)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn layer_of(decision: &PromptDecision) -> Option<&SelectionLayer> {
+    decision.decision.dropped().map(|dropped| &dropped.layer)
+}
+
+#[test]
+fn every_row_is_kept_or_says_who_stands_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let n = write_pool(folder.path());
+    let report = run_in(folder.path(), &["selection.target_size=6"], Start::Fresh).unwrap();
+    let decisions = decisions(folder.path());
+    assert_eq!(decisions.len(), n);
+    assert_eq!(layer_of(&decisions[32]), Some(&SelectionLayer::ExactDuplicate));
+    assert_eq!(decisions[32].decision.dropped().unwrap().stand_in, Some(0));
+    assert_eq!(layer_of(&decisions[33]), Some(&SelectionLayer::NearDuplicate), "the worse of two near ones");
+    assert_eq!(decisions[33].decision.dropped().unwrap().stand_in, Some(34));
+    assert!(matches!(layer_of(&decisions[35]), Some(SelectionLayer::Contaminated { .. })));
+    let kept: Vec<&PromptDecision> = decisions.iter().filter(|d| d.decision == Decision::Kept).collect();
+    assert_eq!((kept.len(), report.summary.n_kept, report.summary.n_rows), (6, 6, n as u64));
+    for dropped in decisions.iter().filter_map(|d| d.decision.dropped()) {
+        if let SelectionLayer::Diversity { .. } = dropped.layer {
+            let stand_in = &decisions[dropped.stand_in.unwrap() as usize];
+            assert_eq!(stand_in.decision, Decision::Kept);
+        }
+    }
+    let n_dropped: u64 = report.summary.layers.iter().map(|layer| layer.n_dropped).sum();
+    assert_eq!(n_dropped + 6, n as u64, "the layers account for every row: {:?}", report.summary.layers);
+    let tasks = |of: &[&PromptDecision]| of.iter().map(|d| d.labels["task"].clone()).collect::<Vec<_>>();
+    assert!(["story", "city", "other"].iter().all(|task| tasks(&kept).contains(&(*task).to_owned())));
+
+    let selected = fs::read_to_string(&report.selected).unwrap();
+    let prompts: Vec<Value> = selected.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected: Vec<&str> = kept.iter().map(|d| d.text.as_str()).collect();
+    assert_eq!(prompts.iter().map(|row| row["prompt"].as_str().unwrap()).collect::<Vec<_>>(), expected);
+    assert!(prompts[0]["quality"].is_number(), "columns are kept");
+}
+
+#[test]
+fn both_templates_are_found_and_give_triplets() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pool(folder.path());
+    let report = run_in(folder.path(), &[], Start::Fresh).unwrap();
+    assert_eq!(report.n_templates, 2, "{}", report.template_table);
+    assert!(report.template_table.contains("about the following animal"));
+    let text = fs::read_to_string(folder.path().join("run/triplets.jsonl")).unwrap();
+    let triplets: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(triplets.len(), report.n_triplets);
+    for triplet in &triplets {
+        let is_story = |key: &str| triplet[key].as_str().unwrap().contains("animal");
+        assert_eq!(is_story("anchor"), is_story("positive"));
+        assert_ne!(is_story("anchor"), is_story("negative"));
+    }
+}
+
+#[test]
+fn equal_input_gives_an_equal_selection_and_a_resume_changes_nothing() {
+    let read = |folder: &Path| -> BTreeMap<String, Vec<u8>> {
+        let files = ["selected.jsonl", "decisions.jsonl", "templates.jsonl", "triplets.jsonl"];
+        files.iter().map(|name| ((*name).to_owned(), fs::read(folder.join("run").join(name)).unwrap())).collect()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    write_pool(folder.path());
+    run_in(folder.path(), &["selection.target_ratio=0.3"], Start::Fresh).unwrap();
+    let first = read(folder.path());
+    run_in(folder.path(), &["selection.target_ratio=0.3"], Start::Resume).unwrap();
+    assert_eq!(first, read(folder.path()));
+    let changed = run_in(folder.path(), &["selection.target_ratio=0.4"], Start::Resume).unwrap_err();
+    assert!(matches!(changed, StageError::RecipeChanged { .. }), "{changed}");
+    fs::write(folder.path().join("pool.jsonl"), "{\"prompt\": \"another pool altogether\"}\n").unwrap();
+    let changed = run_in(folder.path(), &["selection.target_ratio=0.3"], Start::Resume).unwrap_err();
+    assert!(matches!(changed, StageError::InputsChanged { .. }), "{changed}");
+}
+
+#[test]
+fn quotas_are_met_label_by_label() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pool(folder.path());
+    let overrides = ["selection.quota_column=task", "selection.quotas={ story = 3, city = 5 }"];
+    run_in(folder.path(), &overrides, Start::Fresh).unwrap();
+    let mut kept: BTreeMap<String, usize> = BTreeMap::new();
+    for decision in decisions(folder.path()) {
+        if decision.decision == Decision::Kept {
+            *kept.entry(decision.labels["task"].clone()).or_default() += 1;
+        } else if decision.labels["task"] == "other" && decision.id == 34 {
+            assert!(matches!(layer_of(&decision), Some(SelectionLayer::Quota { .. })));
+        }
+    }
+    assert_eq!(kept, [("city".to_owned(), 5), ("story".to_owned(), 3)].into());
+}
+
+#[test]
+fn pools_of_nothing_one_and_the_same_have_clear_outcomes() {
+    let check = |rows: &str, n_vectors: usize| -> Result<SelectReport, StageError> {
+        let folder = tempfile::tempdir().unwrap();
+        write_pool(folder.path());
+        fs::write(folder.path().join("pool.jsonl"), rows).unwrap();
+        let npy = fs::read(folder.path().join("vectors.npy")).unwrap();
+        let header = String::from_utf8_lossy(&npy[10..128]).replace("(36, 2), }", &format!("({n_vectors}, 2), }}"));
+        let header = format!("{:<117}\n", header.trim_end());
+        let mut cut = npy[..10].to_vec();
+        cut.extend(header.bytes());
+        cut.extend(&npy[128..128 + n_vectors * 8]);
+        fs::write(folder.path().join("vectors.npy"), cut).unwrap();
+        run_in(folder.path(), &[], Start::Fresh)
+    };
+    let one = check("{\"prompt\": \"Name a colour of the rainbow.\"}\n", 1);
+    let one = one.map(|report| (report.summary.n_kept, report.n_templates));
+    assert!(one.as_ref().is_err_and(|e| e.to_string().contains("quality")), "{one:?}");
+    let row = "{\"prompt\": \"Name a colour of the rainbow.\", \"quality\": 1}\n";
+    assert_eq!(check(row, 1).unwrap().summary.n_kept, 1);
+    assert_eq!(check(&row.repeat(20), 20).unwrap().summary.n_kept, 1);
+    let empty = check("", 0).unwrap_err().to_string();
+    assert!(empty.contains("no rows"), "{empty}");
+    let unclean = check("{\"prompt\": \"?!\", \"quality\": 1}\n", 1).unwrap_err().to_string();
+    assert!(unclean.contains("too short"), "{unclean}");
+    let mismatch = check(&row.repeat(3), 2).unwrap_err().to_string();
+    assert!(mismatch.contains("2 vectors") && mismatch.contains("3: one for each row"), "{mismatch}");
+    let invalid = "{\"prompt\": \"caf\u{e9}\", \"quality\": 1}\n".replace('\u{e9}', "\u{fffd}");
+    assert!(check(&invalid, 1).unwrap_err().to_string().contains("undecodable"));
+}
+
+#[test]
+fn settings_that_cannot_be_meant_are_refused_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pool(folder.path());
+    let refused = |overrides: &[&str]| {
+        let error = run_in(folder.path(), overrides, Start::Fresh).unwrap_err().to_string();
+        assert!(!folder.path().join("run").exists(), "{error}");
+        error
+    };
+    assert!(refused(&["selection.target_size=3", "selection.target_ratio=0.5"]).contains("cannot both be given"));
+    assert!(refused(&["selection.quota_column=colour", "selection.quotas={ a = 1 }"]).contains("label_columns"));
+    assert!(refused(&["selection.quotas={ a = 1 }"]).contains("quota_column"));
+    assert!(refused(&["selection.thresholds=[0.5, 0.2]"]).contains("thresholds"));
+    assert!(refused(&["clean.languages=[\"klingon\"]"]).contains("klingon"));
+    assert!(refused(&["templates.min_prompts=1"]).contains("min_prompts"));
+    assert!(refused(&["task_embedding={}"]).contains("task_embedding"));
+    assert!(refused(&["selection.treshold=[0.5]"]).contains("threshold"));
+    assert!(refused(&["embedding.vectors="]).contains("embedding"));
+}
