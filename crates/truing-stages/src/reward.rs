@@ -16,11 +16,12 @@ use truing_types::{BatchError, Communicator, EventSink};
 
 use crate::responses::{Compared, ResponseInputs, Wanted};
 use crate::training::{
-    self, Side, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan, Workload,
+    self, EvaluationFindings, Side, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan,
+    Workload,
 };
 use crate::{Probe, StageError};
 
-pub use diagnostics::{CalibrationBin, Diagnostics, SourceDiagnostics};
+pub use diagnostics::diagnose;
 pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
 pub use scorer::{RewardScorer, Scored};
 
@@ -201,12 +202,13 @@ impl Workload for RewardModel {
         Ok(RewardPack { batch, sequences, pairs, scores })
     }
 
-    fn evaluation_metrics(
+    fn evaluation_findings(
         &self,
         data: &ResponseDataset,
         scored: Vec<(&[u32], Vec<f32>)>,
-    ) -> BTreeMap<String, f64> {
-        Diagnostics::of(data, &scored, &self.normaliser).metrics()
+    ) -> EvaluationFindings {
+        let found = diagnose(data, &scored, &self.normaliser);
+        EvaluationFindings { metrics: found.metrics(), diagnostics: Some(found) }
     }
 
     fn files(&self) -> Vec<(String, Vec<u8>)> {

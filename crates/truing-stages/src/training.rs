@@ -22,7 +22,7 @@ use truing_model::ModelFiles;
 use truing_store::{Digest, RunInputs};
 use truing_text::ChatRenderer;
 use truing_train::{Objective, StepShape};
-use truing_types::{BatchError, Communicator, EventSink};
+use truing_types::{BatchError, Communicator, EventSink, RewardDiagnostics};
 
 use crate::StageError;
 
@@ -120,6 +120,15 @@ pub(crate) type DataOf<W> = <<W as Workload>::Inputs as TrainingInputs>::Data;
 /// The packs of a workload.
 pub(crate) type PackOf<W> = <<W as Workload>::Objective as Objective>::Pack;
 
+/// What an evaluation found out.
+#[derive(Debug, Default)]
+pub(crate) struct EvaluationFindings {
+    /// More metrics, by name.
+    pub(crate) metrics: BTreeMap<String, f64>,
+    /// For the run's file of diagnostics.
+    pub(crate) diagnostics: Option<RewardDiagnostics>,
+}
+
 /// What is learnt from the samples.
 pub(crate) trait Workload {
     /// What was read.
@@ -161,12 +170,12 @@ pub(crate) trait Workload {
     fn derive_metrics(&self, _prefix: &str, _values: &mut BTreeMap<String, f64>) {}
 
     /// What the scores of the evaluation's packs `(samples, scores)` say beyond the objective's own metrics.
-    fn evaluation_metrics(
+    fn evaluation_findings(
         &self,
         _data: &DataOf<Self>,
         _scored: Vec<(&[u32], Vec<f32>)>,
-    ) -> BTreeMap<String, f64> {
-        BTreeMap::new()
+    ) -> EvaluationFindings {
+        EvaluationFindings::default()
     }
 
     /// Files that the saved model has besides weights, configuration and tokenizer.

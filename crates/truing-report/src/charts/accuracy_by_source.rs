@@ -1,10 +1,10 @@
 //! How often a reward model orders pairs as people did, source by source.
 
-use plotly::common::{ErrorData, ErrorType, Marker, Mode};
+use plotly::common::{DashType, ErrorData, ErrorType, HoverInfo, Line, Marker, Mode};
 use plotly::layout::{Axis, AxisType};
 use plotly::{Plot, Scatter};
 
-use super::{BLUE, Chart, plot};
+use super::{BLUE, Chart, GREY, plain, plot};
 use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
@@ -21,17 +21,25 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
     let sources = found.by_source.iter().map(|(name, source)| (name.as_str(), source)).chain(all);
     let known: Vec<(String, f64, f64, u64)> = sources
         .filter_map(|(name, source)| {
-            Some((name.to_owned(), source.accuracy?, source.accuracy_interval?, source.n_pairs))
+            Some((plain(name), source.accuracy?, source.accuracy_interval?, source.n_pairs))
         })
         .collect();
     if known.is_empty() {
         return None;
     }
-    let names = known.iter().map(|one| one.0.clone()).collect();
+    let names: Vec<String> = known.iter().map(|one| one.0.clone()).collect();
     let pairs = known.iter().map(|one| format!("{} pairs", one.3)).collect();
     let mut plot = plot(Axis::new().title("share of pairs").tick_format(".0%").range(vec![0.0, 1.05]));
     let layout = plot.layout().clone();
     plot.set_layout(layout.x_axis(Axis::new().type_(AxisType::Category).auto_margin(true)));
+    plot.add_trace(
+        Scatter::new(names.clone(), vec![0.5; names.len()])
+            .name("chance")
+            .mode(Mode::Lines)
+            .line(Line::new().color(GREY).width(1.0).dash(DashType::Dash))
+            .hover_info(HoverInfo::Skip)
+            .show_legend(false),
+    );
     plot.add_trace(
         Scatter::new(names, known.iter().map(|one| one.1).collect())
             .mode(Mode::Markers)

@@ -94,6 +94,11 @@ pub(crate) fn axis(title: &str) -> Axis {
     Axis::new().title(title)
 }
 
+/// A name without what the plotting library would read as markup.
+pub(crate) fn plain(name: &str) -> String {
+    name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
 /// A line through `points`.
 fn line(name: &str, points: &[(u64, f64)], color: &'static str, width: f64) -> Box<Scatter<u64, f64>> {
     let (steps, values) = points.iter().copied().unzip();

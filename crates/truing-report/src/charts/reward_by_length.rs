@@ -3,7 +3,7 @@
 use plotly::common::{Marker, Mode};
 use plotly::{Plot, Scatter};
 
-use super::{BLUE, Chart, GREEN, GREY, ORANGE, axis, plot};
+use super::{BLUE, Chart, GREEN, GREY, ORANGE, axis, plain, plot};
 use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
@@ -31,7 +31,7 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
         let correlation = source.length_correlation.map_or_else(String::new, |r| format!(" (r = {r:.2})"));
         plot.add_trace(
             Scatter::new(lengths, rewards)
-                .name(format!("{name}{correlation}"))
+                .name(format!("{}{correlation}", plain(name)))
                 .mode(Mode::Markers)
                 .marker(Marker::new().color(*COLOURS.get(idx).unwrap_or(&GREY)).size(6).opacity(0.6))
                 .hover_template("%{x} tokens, reward %{y:.2f}"),

@@ -4,7 +4,7 @@ use plotly::common::Marker;
 use plotly::layout::{Axis, AxisType, BarMode};
 use plotly::{Bar, Plot};
 
-use super::{BLUE, Chart, GREY, axis, plot};
+use super::{BLUE, Chart, GREY, axis, plain, plot};
 use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
@@ -25,7 +25,7 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
     let layout = plot.layout().clone();
     let names_axis = Axis::new().type_(AxisType::Category).auto_margin(true);
     plot.set_layout(layout.x_axis(names_axis).bar_mode(BarMode::Group));
-    let names: Vec<String> = with_ties.iter().map(|(name, _)| (*name).clone()).collect();
+    let names: Vec<String> = with_ties.iter().map(|(name, _)| plain(name)).collect();
     let pairs = with_ties.iter().map(|(_, source)| source.spread_of_pairs.unwrap_or(0.0)).collect();
     let ties = with_ties.iter().map(|(_, source)| source.spread_of_ties.unwrap_or(0.0)).collect();
     for (name, color, values) in [("one preferred", BLUE, pairs), ("equal", GREY, ties)] {

@@ -6,7 +6,7 @@ use plotly::{Bar, Plot};
 
 use super::record::CoverageRecord;
 use super::tally::{Counts, shortest_of_bin};
-use crate::charts::{BLUE, GREY, ORANGE, axis, plot};
+use crate::charts::{BLUE, GREY, ORANGE, axis, plain, plot};
 
 /// Values of a label or language that a chart shows, the most frequent first.
 const N_VALUES: usize = 20;
@@ -186,7 +186,7 @@ fn lying(height: usize, x_title: &str, mode: BarMode) -> Plot {
     plot
 }
 
-/// A name short enough for an axis, without what the plotting library would read as markup.
+/// A name short enough for an axis.
 fn short(name: &str) -> String {
     let [first, last] = NAME_ENDS;
     let n = name.chars().count();
@@ -195,7 +195,7 @@ fn short(name: &str) -> String {
     } else {
         name.to_owned()
     };
-    cut.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    plain(&cut)
 }
 
 #[cfg(test)]

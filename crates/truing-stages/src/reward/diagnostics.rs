@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use truing_data::ResponseDataset;
+use truing_types::{CalibrationBin, LengthAndReward, RewardDiagnostics, SourceDiagnostics};
 
 use super::ScoreNormaliser;
 
 const N_BINS: usize = 10;
+/// Responses whose length and reward are kept for a plot.
+const LENGTH_SAMPLE: usize = 400;
 
 /// One response.
 struct Rated {
@@ -20,180 +22,109 @@ struct Rated {
     in_unit: f64,
 }
 
-/// A source in numbers.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct SourceDiagnostics {
-    /// Prompts.
-    pub n_prompts: u64,
-    /// Pairs with an order.
-    pub n_pairs: u64,
-    /// Pairs without one.
-    pub n_ties: u64,
-    /// Share of pairs in the right order; half for equal rewards.
-    pub accuracy: Option<f64>,
-    /// Half the width of the accuracy's 95 % interval (Wilson's, by prompts as independent draws).
-    pub accuracy_interval: Option<f64>,
-    /// Mean lead of the better response.
-    pub margin: Option<f64>,
-    /// Mean absolute difference of pairs with an order.
-    pub spread_of_pairs: Option<f64>,
-    /// Mean absolute difference of pairs without one: a good model keeps it small.
-    pub spread_of_ties: Option<f64>,
-    /// Pearson's correlation of reward and number of tokens over all responses.
-    pub length_correlation: Option<f64>,
-    /// Share of pairs in which the longer response gets the higher reward.
-    pub prefers_longer: Option<f64>,
-    /// Pearson's correlation of reward and absolute score.
-    pub score_correlation: Option<f64>,
-    /// Spearman's.
-    pub score_rank_correlation: Option<f64>,
-    /// Root of the mean squared error to absolute scores, in their unit.
-    pub score_rmse: Option<f64>,
-}
-
-/// Pairs whose predicted probability falls between two bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct CalibrationBin {
-    /// Mean of `sigma(r_a - r_b)`, taken so that it is at least one half.
-    pub predicted: f64,
-    /// Share of the pairs in which the response with the higher reward is the better one.
-    pub observed: f64,
-    /// Pairs in it.
-    pub n: u64,
-}
-
-/// All sources.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct Diagnostics {
-    /// All together.
-    pub all: SourceDiagnostics,
-    /// One by one.
-    pub by_source: BTreeMap<String, SourceDiagnostics>,
-    /// Predicted against observed order.
-    pub calibration: Vec<CalibrationBin>,
-    /// Mean distance of predicted and observed, weighted by pairs.
-    pub calibration_error: Option<f64>,
-    /// Responses with a score by tenths of their reward: mean reward in the score's unit, mean score.
-    pub score_calibration: Vec<(f64, f64)>,
-    /// Mean reward of all responses: how far the scale has drifted from 0.
-    pub mean_reward: f64,
-    /// Deviation of the rewards.
-    pub reward_deviation: f64,
-}
-
-impl Diagnostics {
-    /// From the scores `(groups, one score a response)` of a data set's packs.
-    #[must_use]
-    pub fn of(data: &ResponseDataset, scored: &[(&[u32], Vec<f32>)], normaliser: &ScoreNormaliser) -> Self {
-        let mut by_source: BTreeMap<String, Vec<Vec<Rated>>> = BTreeMap::new();
-        for (groups, scores) in scored {
-            let mut scores = scores.iter();
-            for &group_idx in *groups {
-                let group = &data.groups()[group_idx as usize];
-                let source = data.source_of(group_idx as usize).map_or("", |source| &*source.name);
-                let rated = group.responses.iter().zip(scores.by_ref()).map(|(response, &reward)| Rated {
-                    reward: f64::from(reward),
-                    n_tokens: response.tokens.len() as f64,
-                    rank: response.rank,
-                    score: response.score,
-                    in_unit: normaliser.undo(source, f64::from(reward)),
-                });
-                by_source.entry(stem(source)).or_default().push(rated.collect());
-            }
-        }
-        let everything: Vec<&Vec<Rated>> = by_source.values().flatten().collect();
-        let rewards: Vec<f64> = everything.iter().flat_map(|group| group.iter().map(|r| r.reward)).collect();
-        let (mean_reward, reward_deviation) = mean_and_deviation(&rewards);
-        let calibration = calibration(&everything);
-        let n_pairs: u64 = calibration.iter().map(|bin| bin.n).sum();
-        let distance =
-            calibration.iter().map(|bin| (bin.predicted - bin.observed).abs() * bin.n as f64).sum::<f64>();
-        Self {
-            all: SourceDiagnostics::of(&everything),
-            by_source: by_source
-                .iter()
-                .map(|(name, groups)| {
-                    (name.clone(), SourceDiagnostics::of(&groups.iter().collect::<Vec<_>>()))
-                })
-                .collect(),
-            calibration_error: (n_pairs > 0).then(|| distance / n_pairs as f64),
-            calibration,
-            score_calibration: score_calibration(&everything),
-            mean_reward,
-            reward_deviation,
+/// From the scores `(groups, one score a response)` of a data set's packs.
+#[must_use]
+pub fn diagnose(
+    data: &ResponseDataset,
+    scored: &[(&[u32], Vec<f32>)],
+    normaliser: &ScoreNormaliser,
+) -> RewardDiagnostics {
+    let mut by_source: BTreeMap<String, Vec<Vec<Rated>>> = BTreeMap::new();
+    for (groups, scores) in scored {
+        let mut scores = scores.iter();
+        for &group_idx in *groups {
+            let group = &data.groups()[group_idx as usize];
+            let source = data.source_of(group_idx as usize).map_or("", |source| &*source.name);
+            let rated = group.responses.iter().zip(scores.by_ref()).map(|(response, &reward)| Rated {
+                reward: f64::from(reward),
+                n_tokens: response.tokens.len() as f64,
+                rank: response.rank,
+                score: response.score,
+                in_unit: normaliser.undo(source, f64::from(reward)),
+            });
+            by_source.entry(stem(source)).or_default().push(rated.collect());
         }
     }
-
-    /// As metrics by name.
-    #[must_use]
-    pub fn metrics(&self) -> BTreeMap<String, f64> {
-        let mut metrics = BTreeMap::new();
-        let mut put = |name: String, value: Option<f64>| {
-            if let Some(value) = value {
-                metrics.insert(name, value);
-            }
-        };
-        put("accuracy".into(), self.all.accuracy);
-        put("length_correlation".into(), self.all.length_correlation);
-        put("prefers_longer".into(), self.all.prefers_longer);
-        put("score_correlation".into(), self.all.score_correlation);
-        put("score_rmse".into(), self.all.score_rmse);
-        put("spread_of_pairs".into(), self.all.spread_of_pairs);
-        put("spread_of_ties".into(), self.all.spread_of_ties);
-        put("calibration_error".into(), self.calibration_error);
-        put("mean_reward".into(), Some(self.mean_reward));
-        put("reward_deviation".into(), Some(self.reward_deviation));
-        if self.by_source.len() > 1 {
-            for (name, source) in &self.by_source {
-                put(format!("accuracy/{name}"), source.accuracy);
-            }
-        }
-        metrics
+    let everything: Vec<&Vec<Rated>> = by_source.values().flatten().collect();
+    let rewards: Vec<f64> = everything.iter().flat_map(|group| group.iter().map(|r| r.reward)).collect();
+    let (mean_reward, reward_deviation) = mean_and_deviation(&rewards);
+    let calibration = calibration(&everything);
+    let n_pairs: u64 = calibration.iter().map(|bin| bin.n).sum();
+    let distance =
+        calibration.iter().map(|bin| (bin.predicted - bin.observed).abs() * bin.n as f64).sum::<f64>();
+    RewardDiagnostics {
+        all: diagnose_source(&everything),
+        calibration_error: (n_pairs > 0).then(|| distance / n_pairs as f64),
+        calibration,
+        score_calibration: score_calibration(&everything),
+        mean_reward,
+        reward_deviation,
+        n_responses: rewards.len() as u64,
+        length_sample: length_sample(&by_source, rewards.len()),
+        by_source: by_source
+            .into_iter()
+            .map(|(name, groups)| (name, diagnose_source(&groups.iter().collect::<Vec<_>>())))
+            .collect(),
     }
 }
 
-impl SourceDiagnostics {
-    fn of(groups: &[&Vec<Rated>]) -> Self {
-        let mut found = Self { n_prompts: groups.len() as u64, ..Self::default() };
-        let (mut right, mut lead, mut spread, mut tied_spread) = (0.0, 0.0, 0.0, 0.0);
-        let (mut longer, mut n_unequal) = (0.0, 0.0);
-        for (a, b) in groups.iter().flat_map(|group| pairs(group)) {
-            let difference = a.reward - b.reward;
-            if a.rank == b.rank {
-                found.n_ties += 1;
-                tied_spread += difference.abs();
-                continue;
-            }
-            found.n_pairs += 1;
-            right += wins(difference);
-            lead += difference;
-            spread += difference.abs();
-            if a.n_tokens != b.n_tokens {
-                n_unequal += 1.0;
-                longer += wins(difference * (a.n_tokens - b.n_tokens).signum());
-            }
+/// Every `n / LENGTH_SAMPLE`-th response.
+fn length_sample(by_source: &BTreeMap<String, Vec<Vec<Rated>>>, n: usize) -> Vec<LengthAndReward> {
+    let responses: Vec<(&String, &Rated)> = by_source
+        .iter()
+        .flat_map(|(source, groups)| groups.iter().flatten().map(move |rated| (source, rated)))
+        .collect();
+    let n_shown = n.min(LENGTH_SAMPLE);
+    (0..n_shown)
+        .map(|i| responses[i * n / n_shown])
+        .map(|(source, rated)| LengthAndReward {
+            source: source.clone(),
+            n_tokens: rated.n_tokens as u64,
+            reward: rated.reward,
+        })
+        .collect()
+}
+
+fn diagnose_source(groups: &[&Vec<Rated>]) -> SourceDiagnostics {
+    let mut found = SourceDiagnostics { n_prompts: groups.len() as u64, ..Default::default() };
+    let (mut right, mut lead, mut spread, mut tied_spread) = (0.0, 0.0, 0.0, 0.0);
+    let (mut longer, mut n_unequal) = (0.0, 0.0);
+    for (a, b) in groups.iter().flat_map(|group| pairs(group)) {
+        let difference = a.reward - b.reward;
+        if a.rank == b.rank {
+            found.n_ties += 1;
+            tied_spread += difference.abs();
+            continue;
         }
-        let share = |sum: f64, n: f64| (n > 0.0).then(|| sum / n);
-        let n_pairs = found.n_pairs as f64;
-        found.accuracy = share(right, n_pairs);
-        found.accuracy_interval = found.accuracy.map(|p| wilson_half_width(p, n_pairs));
-        found.margin = share(lead, n_pairs);
-        found.spread_of_pairs = share(spread, n_pairs);
-        found.spread_of_ties = share(tied_spread, found.n_ties as f64);
-        found.prefers_longer = share(longer, n_unequal);
-        let all: Vec<&Rated> = groups.iter().flat_map(|group| group.iter()).collect();
-        let rewards: Vec<f64> = all.iter().map(|r| r.reward).collect();
-        found.length_correlation = pearson(&rewards, &all.iter().map(|r| r.n_tokens).collect::<Vec<_>>());
-        let known: Vec<(f64, f64, f64)> =
-            all.iter().filter_map(|r| Some((r.reward, r.in_unit, r.score?))).collect();
-        let rewards: Vec<f64> = known.iter().map(|k| k.0).collect();
-        let scores: Vec<f64> = known.iter().map(|k| k.2).collect();
-        found.score_correlation = pearson(&rewards, &scores);
-        found.score_rank_correlation = pearson(&ranks(&rewards), &ranks(&scores));
-        let squares: f64 = known.iter().map(|(_, in_unit, score)| (in_unit - score).powi(2)).sum();
-        found.score_rmse = share(squares, known.len() as f64).map(f64::sqrt);
-        found
+        found.n_pairs += 1;
+        right += wins(difference);
+        lead += difference;
+        spread += difference.abs();
+        if a.n_tokens != b.n_tokens {
+            n_unequal += 1.0;
+            longer += wins(difference * (a.n_tokens - b.n_tokens).signum());
+        }
     }
+    let share = |sum: f64, n: f64| (n > 0.0).then(|| sum / n);
+    let n_pairs = found.n_pairs as f64;
+    found.accuracy = share(right, n_pairs);
+    found.accuracy_interval = found.accuracy.map(|p| wilson_half_width(p, n_pairs));
+    found.margin = share(lead, n_pairs);
+    found.spread_of_pairs = share(spread, n_pairs);
+    found.spread_of_ties = share(tied_spread, found.n_ties as f64);
+    found.prefers_longer = share(longer, n_unequal);
+    let all: Vec<&Rated> = groups.iter().flat_map(|group| group.iter()).collect();
+    let rewards: Vec<f64> = all.iter().map(|r| r.reward).collect();
+    found.length_correlation = pearson(&rewards, &all.iter().map(|r| r.n_tokens).collect::<Vec<_>>());
+    let known: Vec<(f64, f64, f64)> =
+        all.iter().filter_map(|r| Some((r.reward, r.in_unit, r.score?))).collect();
+    let rewards: Vec<f64> = known.iter().map(|k| k.0).collect();
+    let scores: Vec<f64> = known.iter().map(|k| k.2).collect();
+    found.score_correlation = pearson(&rewards, &scores);
+    found.score_rank_correlation = pearson(&ranks(&rewards), &ranks(&scores));
+    let squares: f64 = known.iter().map(|(_, in_unit, score)| (in_unit - score).powi(2)).sum();
+    found.score_rmse = share(squares, known.len() as f64).map(f64::sqrt);
+    found
 }
 
 /// Every two responses of a group, the better one first.
@@ -319,7 +250,7 @@ mod tests {
         let data = data();
         let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data);
         let scored = [(&[0_u32][..], vec![2.0, -1.0, 0.0]), (&[1, 2], vec![0.5, 1.5, 0.25, 0.0])];
-        let found = Diagnostics::of(&data, &scored, &normaliser);
+        let found = diagnose(&data, &scored, &normaliser);
         let a = &found.by_source["a"];
         assert_eq!((a.n_pairs, a.accuracy), (3, Some(2.0 / 3.0)));
         assert_eq!(a.margin, Some((3.0 + 2.0 - 1.0) / 3.0));
@@ -334,6 +265,9 @@ mod tests {
         let n: u64 = found.calibration.iter().map(|bin| bin.n).sum();
         assert_eq!(n, 4);
         assert!(found.calibration.iter().all(|bin| bin.predicted >= 0.5));
+        assert_eq!((found.n_responses, found.length_sample.len()), (7, 7));
+        let fourth = LengthAndReward { source: "b".into(), n_tokens: 2, reward: 0.5 };
+        assert_eq!(found.length_sample[3], fourth);
     }
 
     #[test]
@@ -342,7 +276,7 @@ mod tests {
         let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data);
         let perfect: Vec<f32> =
             [9.0, 5.0, 1.0].map(|score| normaliser.normalise("a.jsonl", score) as f32).to_vec();
-        let found = Diagnostics::of(&data, &[(&[0], perfect)], &normaliser);
+        let found = diagnose(&data, &[(&[0], perfect)], &normaliser);
         assert!((found.all.score_correlation.unwrap() - 1.0).abs() < 1e-6);
         assert!(found.all.score_rmse.unwrap() < 1e-5);
         assert_eq!(found.all.accuracy, Some(1.0));

@@ -8,9 +8,11 @@ use truing_data::{ResponseBatch, ResponseDataset, SourceConfig};
 use truing_model::{Engine, HeadKind, HeadRequest, ModelFiles};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_train::segments;
-use truing_types::{Conversation, Event, EventSink, Message, PackedBatch, RowOrigin, Seed, TokenId};
+use truing_types::{
+    Conversation, Event, EventSink, Message, PackedBatch, RewardDiagnostics, RowOrigin, Seed, TokenId,
+};
 
-use super::{Diagnostics, ScoreNormaliser};
+use super::{ScoreNormaliser, diagnose};
 use crate::responses::{self, tokenize};
 use crate::sft::DataReport;
 use crate::training::resume;
@@ -144,7 +146,7 @@ impl RewardScorer {
         sources: &[SourceConfig],
         max_length: u32,
         events: &mut dyn EventSink,
-    ) -> Result<(Vec<Scored>, Diagnostics, DataReport), StageError> {
+    ) -> Result<(Vec<Scored>, RewardDiagnostics, DataReport), StageError> {
         let (data, report) =
             responses::read_for_evaluation(sources, max_length, &self.renderer, self.vocab_size, events)?;
         let packs = in_order(&data, BUDGET.max(max_length as usize));
@@ -159,7 +161,7 @@ impl RewardScorer {
             events.emit(Event::Progress { done: n_done, note: String::new() });
         }
         events.emit(Event::PhaseFinished);
-        let diagnostics = Diagnostics::of(&data, &outputs, &self.normaliser);
+        let diagnostics = diagnose(&data, &outputs, &self.normaliser);
         let mut scored = Vec::new();
         for (groups, scores) in &outputs {
             let mut scores = scores.iter();

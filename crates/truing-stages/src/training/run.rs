@@ -10,10 +10,12 @@ use truing_model::SaveOptions;
 use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, prune};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{Measures, StepOutcome, TrainError, Trainer};
-use truing_types::{Communicator, Event, EventSink};
+use truing_types::{Communicator, Event, EventSink, RewardDiagnostics, RewardEvaluation};
 
 use super::resume::{check_same_recipe, find_checkpoint, load_engine};
-use super::{DataOf, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload};
+use super::{
+    DataOf, EvaluationFindings, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload,
+};
 use crate::{Probe, StageError, model};
 
 /// Before the number of every checkpoint's folder.
@@ -136,6 +138,10 @@ pub(crate) fn run<W: Workload>(
         state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
     };
     let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
+    let diagnostics = folder.path().join(RewardDiagnostics::FILE_NAME);
+    if diagnostics.exists() {
+        MetricsLog::truncate_after(&diagnostics, state.step, |_| state.is_evaluation_due)?;
+    }
     let running = Running {
         saved_step: state.step,
         last_metrics: BTreeMap::new(),
@@ -343,12 +349,15 @@ impl<W: Workload> Running<'_, W> {
         self.workload.derive_metrics(EVALUATION_PREFIX, &mut values);
         if let Some(eval) = self.inputs.eval() {
             let scored = mine.iter().map(|samples| &samples[..]).zip(outputs).collect();
+            let EvaluationFindings { metrics, diagnostics } = self.workload.evaluation_findings(eval, scored);
             values.extend(
-                self.workload
-                    .evaluation_metrics(eval, scored)
-                    .into_iter()
-                    .map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), value)),
+                metrics.into_iter().map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), value)),
             );
+            if let Some(diagnostics) = diagnostics.filter(|_| self.is_first_rank()) {
+                let mut log = MetricsLog::open(&self.folder.path().join(RewardDiagnostics::FILE_NAME))?;
+                log.append(&RewardEvaluation { step: self.state.step, diagnostics })?;
+                log.sync()?;
+            }
         }
         self.log(values)?;
         let is_best = self.state.note_evaluation(measures.loss);

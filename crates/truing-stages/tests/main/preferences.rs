@@ -16,7 +16,7 @@ use truing_stages::reward::{RewardScorer, ScoreNormaliser};
 use truing_stages::training::{Start, TrainingConfig, TrainingOutcome, TrainingPlan};
 use truing_stages::{StageError, dpo, reward};
 use truing_text::RenderOptions;
-use truing_types::{Event, Silent};
+use truing_types::{Event, RewardDiagnostics, RewardEvaluation, Silent};
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 
@@ -103,6 +103,12 @@ fn untimed(run: &Path) -> Vec<BTreeMap<String, f64>> {
     records
 }
 
+/// `diagnostics.jsonl`, which only a reward model's run has.
+fn evaluations(run: &Path) -> Vec<RewardEvaluation> {
+    let text = fs::read_to_string(run.join(RewardDiagnostics::FILE_NAME)).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 fn model_bytes(run: &Path) -> Vec<u8> {
     fs::read(run.join("model/model.safetensors")).unwrap()
 }
@@ -182,6 +188,7 @@ fn interrupted_and_resumed_gives_the_same_bits() {
                 "{stage:?} stopped after step {last_step}"
             );
             assert_eq!(untimed(&expected), untimed(&found));
+            assert_eq!(evaluations(&expected), evaluations(&found), "an evaluation is kept once");
         }
     }
 }
@@ -197,6 +204,13 @@ fn a_reward_model_learns_the_order_and_the_scores_and_scores_as_it_was_evaluated
     assert!(last["eval_accuracy"] > 0.9, "{last:?}");
     assert!(last["eval_score_correlation"] > 0.8, "{last:?}");
     assert!(last["eval_mse"] < records[0]["eval_mse"]);
+    let evaluations = evaluations(&directory);
+    let steps: Vec<u64> = evaluations.iter().map(|evaluation| evaluation.step).collect();
+    assert!(steps.len() >= 3 && steps[0] == 0 && steps.is_sorted(), "{steps:?}");
+    let found = &evaluations[steps.len() - 1].diagnostics;
+    assert_eq!(found.all.accuracy, Some(last["eval_accuracy"]));
+    assert_eq!(found.n_responses, 2 * found.all.n_prompts);
+    assert_eq!(found.length_sample.len() as u64, found.n_responses);
 
     let model = directory.join("model");
     assert_eq!(ModelFiles::open(&model).unwrap().spec.head, HeadKind::Score);

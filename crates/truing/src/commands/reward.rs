@@ -1,13 +1,15 @@
 //! `truing reward`: train a reward model, score responses with it, tell what its scores are worth.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use truing_data::SourceConfig;
+use truing_report::{RunRecord, StageRecord};
 use truing_stages::responses::ResponseInputs;
-use truing_stages::reward::{self, Diagnostics, RewardScorer, SourceDiagnostics};
+use truing_stages::reward::{self, RewardScorer};
+use truing_types::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
 
 use super::model;
 use super::training::{self, Stage, render_options};
@@ -65,6 +67,9 @@ pub(crate) struct ScoreArguments {
 pub(crate) struct EvaluateArguments {
     #[command(flatten)]
     files: Files,
+    /// Write a page with plots as well.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -79,7 +84,7 @@ pub(crate) fn run(command: &Command, context: &mut Context) -> anyhow::Result<Ou
     }
 }
 
-type ScoredFiles = (Vec<reward::Scored>, Diagnostics);
+type ScoredFiles = (Vec<reward::Scored>, RewardDiagnostics);
 
 fn score_files(files: &Files, context: &Context) -> anyhow::Result<ScoredFiles> {
     let path = model::find(&files.model, context)?;
@@ -115,10 +120,41 @@ fn score(arguments: &ScoreArguments, context: &Context) -> anyhow::Result<Outcom
 fn evaluate(arguments: &EvaluateArguments, context: &Context) -> anyhow::Result<Outcome> {
     let (_, found) = score_files(&arguments.files, context)?;
     let printer = &context.printer;
+    if let Some(page) = &arguments.report {
+        write_page(&arguments.files, &found, page)?;
+    }
     if arguments.json {
         printer.json(&serde_json::to_value(&found)?)?;
         return Ok(Outcome::Fine);
     }
+    print_tables(&found, context)?;
+    if let Some(page) = &arguments.report {
+        printer.line("")?;
+        printer.line(page.display())?;
+    }
+    Ok(Outcome::Fine)
+}
+
+/// The same page that a reward model's run has, with nothing but this evaluation.
+fn write_page(files: &Files, found: &RewardDiagnostics, page: &Path) -> anyhow::Result<()> {
+    let names: Vec<String> = files.data.iter().map(|path| path.display().to_string()).collect();
+    let evaluation = RewardEvaluation { step: 0, diagnostics: found.clone() };
+    let record = RunRecord {
+        title: names.join(", "),
+        model: files.model.clone(),
+        stages: vec![StageRecord {
+            kind: "reward_evaluation".into(),
+            diagnostics: vec![evaluation],
+            ..StageRecord::default()
+        }],
+        ..RunRecord::default()
+    };
+    truing_store::atomic::write(page, truing_report::render(&record)?.as_bytes())?;
+    Ok(())
+}
+
+fn print_tables(found: &RewardDiagnostics, context: &Context) -> anyhow::Result<()> {
+    let printer = &context.printer;
     let right = Align::Right;
     let mut table = Table::new(&[
         ("source", Align::Left),
@@ -162,7 +198,7 @@ fn evaluate(arguments: &EvaluateArguments, context: &Context) -> anyhow::Result<
             printer.line(line)?;
         }
     }
-    Ok(Outcome::Fine)
+    Ok(())
 }
 
 fn row(name: &str, source: &SourceDiagnostics) -> [String; 9] {

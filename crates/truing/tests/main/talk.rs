@@ -114,9 +114,13 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
         }
     }
     let page = fs::read_to_string(output.join("report.html")).unwrap();
-    for part in
-        ["Questions, before and after", "chart-0-loss", "chart-1-preference_accuracy", "chart-2-reward"]
-    {
+    for part in [
+        "Questions, before and after",
+        "chart-0-loss",
+        "chart-1-preference_accuracy",
+        "chart-1-accuracy_by_source",
+        "chart-2-reward",
+    ] {
         assert!(page.contains(part), "the page has no {part}");
     }
 
