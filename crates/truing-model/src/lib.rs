@@ -15,8 +15,8 @@ pub mod weights;
 
 pub use encoder::{EncoderEngine, EncoderFiles, EncoderSpec, Pooling};
 pub use engine::{
-    DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ParameterStore, TokenLogProbs,
-    TopLogProbs,
+    DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ParameterStore,
+    TokenLogProbs, TopLogProbs,
 };
 pub use error::ModelError;
 pub use gguf::GgufFile;

@@ -12,6 +12,7 @@
 //! | hard positives and negatives for an encoder | [`triplets`] |
 //! | coarse and fine clusters | [`clustering`] |
 //! | the chosen prompts, each dropped one with its stand-in | [`selection`] |
+//! | the prompts on a plane | [`map`] |
 //!
 //! Sections 3.1.1 to 3.1.3 of the Baichuan Alignment Technical Report (arXiv 2410.14940) name these steps and leave
 //! their rules open; each module states the rules it takes. Equal input and seed give equal output whatever the number
@@ -24,6 +25,7 @@ pub mod duplicates;
 mod error;
 mod hashing;
 pub mod lcs;
+pub mod map;
 pub mod selection;
 pub mod templates;
 pub mod tokens;

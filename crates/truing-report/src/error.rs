@@ -37,12 +37,6 @@ pub enum ReportError {
         /// What is wrong and what was expected.
         reason: String,
     },
-    /// Vectors that cannot be laid out on a plane.
-    #[error("the map's vectors cannot be used: {reason}")]
-    BadVectors {
-        /// What is wrong and what was expected.
-        reason: String,
-    },
     /// A file could not be written durably.
     #[error(transparent)]
     Store(#[from] StoreError),

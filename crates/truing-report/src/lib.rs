@@ -6,7 +6,6 @@
 //! |---|---|
 //! | write the page of a run | [`write_report`] |
 //! | write the coverage page of a prompt selection | [`write_coverage`] |
-//! | lay vectors out on a plane for it | [`map::draw_map`] |
 //! | look at a run in a program | [`RunRecord`] |
 //! | record scalars for TensorBoard | [`tensorboard::EventFile`] |
 
@@ -16,7 +15,6 @@ mod error;
 mod examples;
 mod health;
 mod html;
-pub mod map;
 pub mod names;
 mod run_record;
 pub mod tensorboard;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use rand_chacha::rand_core::Rng;
 use serde::Serialize;
 use serde_json::{Value, json};
-use truing_report::map::{MapOptions, draw_map};
+use truing_prompts::map::{MapOptions, draw_map};
 use truing_report::{CoverageLimits, CoverageRecord, ReportError, render_coverage, write_report};
 use truing_types::{
     Decision, DroppedRow, LayerCount, PromptDecision, RowOrigin, Seed, SelectionLayer, SelectionSummary,

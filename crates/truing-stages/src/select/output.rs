@@ -8,12 +8,13 @@ use serde::Serialize;
 use serde_json::Value;
 use truing_data::read_prompts;
 use truing_prompts::clustering::CoarseAndFine;
+use truing_prompts::map::{MapOptions, draw_map};
 use truing_prompts::templates::{Template, TemplateSet};
 use truing_prompts::tokens::{END, START, TokenPool, Vocabulary, join};
 use truing_store::{RunDirectory, atomic};
 use truing_types::{
-    Decision, DroppedRow, Event, EventSink, LayerCount, PromptDecision, SelectionLayer, SelectionSummary,
-    TemplatePiece, TemplateRow,
+    Decision, DroppedRow, Event, EventSink, LayerCount, PromptDecision, PromptMap, SelectionLayer,
+    SelectionSummary, TemplatePiece, TemplateRow,
 };
 
 use super::SelectPlan;
@@ -52,6 +53,10 @@ pub(super) fn write(
     let table = found.templates.table(found.tokens, N_EXAMPLES);
     atomic::write(&folder.path().join(TEMPLATE_TABLE), table.as_bytes())?;
     write_selected(plan, pool, &folder.path().join(SELECTED))?;
+    if plan.config.map.max_points > 0 {
+        let map = serde_json::to_vec(&map(plan, &decisions, found)?).unwrap_or_default();
+        atomic::write(&folder.path().join(PromptMap::FILE_NAME), &map)?;
+    }
     let summary = summary(plan, pool, &decisions, layers);
     let text = serde_json::to_vec_pretty(&summary).unwrap_or_default();
     atomic::write(&folder.path().join(SelectionSummary::FILE_NAME), &text)?;
@@ -112,6 +117,21 @@ fn decisions(pool: &Pool, found: &Found<'_>) -> Vec<PromptDecision> {
         });
     }
     all
+}
+
+/// The rows that had a vector, on a plane.
+fn map(plan: &SelectPlan, decisions: &[PromptDecision], found: &Found<'_>) -> Result<PromptMap, StageError> {
+    let shown = decisions.iter().filter(|decision| decision.fine_cluster.is_some());
+    let (ids, clusters): (Vec<u64>, Vec<Option<u32>>) =
+        shown.map(|decision| (decision.id, decision.coarse_cluster)).unzip();
+    let given = &plan.config.map;
+    let options = MapOptions {
+        n_points: given.max_points,
+        seed: plan.config.seed_of(given.seed),
+        ..MapOptions::default()
+    };
+    let vectors = found.vectors.vectors()?;
+    Ok(draw_map(&ids, &clusters, vectors.data(), vectors.dim(), &options)?)
 }
 
 fn templates(decisions: &[PromptDecision], found: &Found<'_>) -> Vec<TemplateRow> {

@@ -51,6 +51,47 @@ impl SelectPlan {
         Ok(Self { config, machine, model_files })
     }
 
+    /// What will be done, part by part, as a person reads it.
+    #[must_use]
+    pub fn parts(&self) -> Vec<String> {
+        let config = &self.config;
+        let mut parts = vec![format!("read {} source(s) and clean their prompts", config.data.len())];
+        parts.push(match config.evaluation_data.len() {
+            0 => "drop exact duplicates; no evaluation is named, so none is looked for".into(),
+            n => format!("drop exact duplicates, and prompts that hold text of {n} evaluation(s)"),
+        });
+        parts
+            .push(format!("drop near duplicates (Jaccard of at least {})", config.near_duplicates.threshold));
+        parts.push(format!("find task templates of at least {} prompts", config.templates.min_prompts));
+        parts.push(match &config.embedding.vectors {
+            Some(path) => format!("read the vectors of {}", path.display()),
+            None => format!("embed with {}", config.embedding.model_name_or_path),
+        });
+        parts.push("cluster coarse and fine, mine hard positives and hard negatives".into());
+        if let Some(task) = &config.task_embedding {
+            let length = match task.max_steps {
+                Some(steps) => format!("{steps} steps"),
+                None => format!("{} epoch(s)", task.num_train_epochs),
+            };
+            parts.push(format!(
+                "teach the encoder tasks: {length} of {} triplets, and embed again",
+                task.batch_size
+            ));
+        }
+        let selection = &config.selection;
+        parts.push(match (selection.target_size, selection.target_ratio, &selection.quota_column) {
+            (Some(size), _, _) => format!("select {size} prompts, layer by layer"),
+            (None, Some(ratio), _) => format!("select {:.1} % of the prompts, layer by layer", 100.0 * ratio),
+            (None, None, Some(column)) => format!("select by quotas of `{column}`, layer by layer"),
+            (None, None, None) => {
+                let last = selection.thresholds.last().copied().unwrap_or_default();
+                format!("select layer by layer up to a distance of {last}")
+            }
+        });
+        parts.push(format!("write {}", config.output_dir.display()));
+        parts
+    }
+
     /// Threads to compute with.
     pub(super) fn n_threads(&self) -> usize {
         self.config.threads.unwrap_or(self.machine.n_threads)

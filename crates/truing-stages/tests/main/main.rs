@@ -11,8 +11,8 @@ mod prove;
 mod qualities;
 mod recipes;
 mod runs;
-mod selections;
 mod scripted;
+mod selections;
 mod setup;
 #[path = "../../../truing/tests/main/tiny_model.rs"]
 mod tiny_model;

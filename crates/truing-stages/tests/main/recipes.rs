@@ -5,6 +5,7 @@ use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::quality::QualityConfig;
 use truing_stages::responses::ResponseInputs;
+use truing_stages::select::SelectConfig;
 use truing_stages::training::{TrainingConfig, TrainingPlan};
 use truing_stages::{StageError, dpo, reward};
 use truing_text::RenderOptions;
@@ -49,6 +50,12 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
                 QualityConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
             assert_eq!(printed, config);
             config.check().unwrap();
+            continue;
+        }
+        if tables.contains_key("selection") {
+            let config = SelectConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed = SelectConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
             continue;
         }
         if tables.contains_key("reward") || tables.contains_key("judge") {

@@ -28,12 +28,12 @@ impl Probe for NoProbe {
 }
 
 const ANIMALS: [&str; 16] = [
-    "otter", "heron", "badger", "lynx", "viper", "falcon", "beetle", "salmon", "weasel", "raven", "marten", "bison", "ibex",
-    "crane", "trout", "mole",
+    "otter", "heron", "badger", "lynx", "viper", "falcon", "beetle", "salmon", "weasel", "raven", "marten",
+    "bison", "ibex", "crane", "trout", "mole",
 ];
 const PLACES: [&str; 16] = [
-    "Oslo", "Quito", "Hanoi", "Turin", "Perth", "Kyoto", "Dakar", "Lima", "Accra", "Sofia", "Minsk", "Cairo", "Delhi",
-    "Nice", "Tunis", "Bern",
+    "Oslo", "Quito", "Hanoi", "Turin", "Perth", "Kyoto", "Dakar", "Lima", "Accra", "Sofia", "Minsk", "Cairo",
+    "Delhi", "Nice", "Tunis", "Bern",
 ];
 
 /// Two templates with 16 prompts each, a duplicate, a near duplicate, and one text of an evaluation. The vectors lie at
@@ -55,7 +55,12 @@ fn write_pool(folder: &Path) -> usize {
     let long = "the old clock maker of the small harbour town repaired every tower clock along the whole rocky coast";
     add(format!("Summarise this text about people: {long} last year."), "other", 0.0, [0.7, -0.7]);
     add(format!("Summarise this text about people: {long} last summer."), "other", 1.0, [0.7, -0.7]);
-    add("How many spokes has a wheel if seven are broken and twenty one are left in the rim today?".into(), "math", 0.0, [-1.0, 0.0]);
+    add(
+        "How many spokes has a wheel if seven are broken and twenty one are left in the rim today?".into(),
+        "math",
+        0.0,
+        [-1.0, 0.0],
+    );
     let n = vectors.len() / 2;
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, 2), }}");
     header.push_str(&" ".repeat(117 - header.len()));
@@ -65,8 +70,10 @@ fn write_pool(folder: &Path) -> usize {
     npy.extend(vectors.iter().flat_map(|x| x.to_le_bytes()));
     fs::write(folder.join("vectors.npy"), npy).unwrap();
     fs::write(folder.join("pool.jsonl"), rows).unwrap();
-    let item = "Tell me: how many spokes has a wheel if seven are broken and twenty one are left in the rim today?";
-    fs::write(folder.join("evaluation.jsonl"), format!("{}\n", json!({"question": item, "answer": "28"}))).unwrap();
+    let item =
+        "Tell me: how many spokes has a wheel if seven are broken and twenty one are left in the rim today?";
+    fs::write(folder.join("evaluation.jsonl"), format!("{}\n", json!({"question": item, "answer": "28"})))
+        .unwrap();
     n
 }
 
@@ -157,7 +164,10 @@ fn both_templates_are_found_and_give_triplets() {
 fn equal_input_gives_an_equal_selection_and_a_resume_changes_nothing() {
     let read = |folder: &Path| -> BTreeMap<String, Vec<u8>> {
         let files = ["selected.jsonl", "decisions.jsonl", "templates.jsonl", "triplets.jsonl"];
-        files.iter().map(|name| ((*name).to_owned(), fs::read(folder.join("run").join(name)).unwrap())).collect()
+        files
+            .iter()
+            .map(|name| ((*name).to_owned(), fs::read(folder.join("run").join(name)).unwrap()))
+            .collect()
     };
     let folder = tempfile::tempdir().unwrap();
     write_pool(folder.path());
@@ -196,7 +206,8 @@ fn pools_of_nothing_one_and_the_same_have_clear_outcomes() {
         write_pool(folder.path());
         fs::write(folder.path().join("pool.jsonl"), rows).unwrap();
         let npy = fs::read(folder.path().join("vectors.npy")).unwrap();
-        let header = String::from_utf8_lossy(&npy[10..128]).replace("(36, 2), }", &format!("({n_vectors}, 2), }}"));
+        let header =
+            String::from_utf8_lossy(&npy[10..128]).replace("(36, 2), }", &format!("({n_vectors}, 2), }}"));
         let header = format!("{:<117}\n", header.trim_end());
         let mut cut = npy[..10].to_vec();
         cut.extend(header.bytes());
@@ -229,8 +240,12 @@ fn settings_that_cannot_be_meant_are_refused_before_any_work() {
         assert!(!folder.path().join("run").exists(), "{error}");
         error
     };
-    assert!(refused(&["selection.target_size=3", "selection.target_ratio=0.5"]).contains("cannot both be given"));
-    assert!(refused(&["selection.quota_column=colour", "selection.quotas={ a = 1 }"]).contains("label_columns"));
+    assert!(
+        refused(&["selection.target_size=3", "selection.target_ratio=0.5"]).contains("cannot both be given")
+    );
+    assert!(
+        refused(&["selection.quota_column=colour", "selection.quotas={ a = 1 }"]).contains("label_columns")
+    );
     assert!(refused(&["selection.quotas={ a = 1 }"]).contains("quota_column"));
     assert!(refused(&["selection.thresholds=[0.5, 0.2]"]).contains("thresholds"));
     assert!(refused(&["clean.languages=[\"klingon\"]"]).contains("klingon"));

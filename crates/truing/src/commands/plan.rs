@@ -7,7 +7,7 @@ use truing_stages::training::{TrainingInputs, TrainingPlan};
 use truing_train::{Amount, SegmentChoice};
 
 use super::training::{self, RecipeArguments, Stage};
-use super::{dpo, embed, grpo, quality, reward, sft};
+use super::{dpo, embed, grpo, quality, reward, select, sft};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::Style;
@@ -31,6 +31,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let (recipe, as_json) = (&arguments.recipe, arguments.json);
     let has_judges = tables.get("judge").is_some_and(toml::Value::is_array);
     match () {
+        () if tables.contains_key("selection") => select::show_recipe(recipe, as_json, context),
         () if tables.contains_key("train_data") => embed::show_recipe(recipe, as_json, context),
         () if has_judges => quality::show_recipe(recipe, as_json, context),
         () if tables.contains_key("reward") || tables.contains_key("judge") => {

@@ -1,5 +1,7 @@
 //! `truing select`: from a pool of prompts to the chosen ones, as a recipe says.
 
+use std::path::Path;
+
 use clap::Args;
 use serde_json::json;
 use truing_stages::select::{self, SelectConfig, SelectOutcome, SelectPlan, SelectReport};
@@ -31,14 +33,7 @@ pub(crate) struct Arguments {
 
 /// Reads the recipe, checks it, selects.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    let path = &arguments.recipe.recipe;
-    let text = training::read_recipe(path)?;
-    let mut config = SelectConfig::from_toml(&text, path, &arguments.recipe.overrides)?;
-    let name = &mut config.embedding.model_name_or_path;
-    if !name.is_empty() {
-        *name = model::find(name, context)?.to_string_lossy().into_owned();
-    }
-    let plan = SelectPlan::resolve(config, machine::for_stages(context.n_threads, None))?;
+    let plan = prepare(&arguments.recipe, context)?;
     let stop = interrupt::stop_flag("stopping at the end of this part")?;
     let start = if arguments.resume { Start::Resume } else { Start::Fresh };
     let probe = machine::ProcessProbe::new();
@@ -47,7 +42,12 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         .map_err(|error| training::with_advice(error, &plan.config.output_dir, arguments.resume))?;
     drop(events);
     match outcome {
-        SelectOutcome::Finished(report) => show(&report, arguments.json, context),
+        SelectOutcome::Finished(report) => {
+            let folder = &plan.config.output_dir;
+            let page = folder.join("coverage.html");
+            truing_report::write_coverage(folder, &page)?;
+            show(&report, &page, arguments.json, context)
+        }
         SelectOutcome::Interrupted if arguments.json => {
             context.printer.json(&json!({ "status": "interrupted" }))?;
             Ok(Outcome::Interrupted)
@@ -59,12 +59,41 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     }
 }
 
-fn show(report: &SelectReport, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+/// Checks a recipe and says what would be done; what it takes depends on the pool, which is not read here.
+pub(crate) fn show_recipe(
+    recipe: &RecipeArguments,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let plan = prepare(recipe, context)?;
+    let parts = plan.parts();
+    if as_json {
+        context.printer.json(&json!({ "parts": parts }))?;
+    } else {
+        for (number, part) in parts.iter().enumerate() {
+            context.printer.line(format_args!("{}. {part}", number + 1))?;
+        }
+    }
+    Ok(Outcome::Fine)
+}
+
+fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<SelectPlan> {
+    let path = &arguments.recipe;
+    let mut config = SelectConfig::from_toml(&training::read_recipe(path)?, path, &arguments.overrides)?;
+    let name = &mut config.embedding.model_name_or_path;
+    if !name.is_empty() {
+        *name = model::find(name, context)?.to_string_lossy().into_owned();
+    }
+    Ok(SelectPlan::resolve(config, machine::for_stages(context.n_threads, machine::measure_step_gigaflops()))?)
+}
+
+fn show(report: &SelectReport, page: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
     let (printer, summary) = (&context.printer, &report.summary);
     if as_json {
         printer.json(&json!({
             "status": "finished",
             "selected": report.selected,
+            "page": page,
             "n_rows": summary.n_rows,
             "n_kept": summary.n_kept,
             "layers": summary.layers,
@@ -99,5 +128,6 @@ fn show(report: &SelectReport, as_json: bool, context: &Context) -> anyhow::Resu
     }
     printer.line(format_args!("kept      {} of {} prompts", summary.n_kept, summary.n_rows))?;
     printer.line(format_args!("selected  {}", report.selected.display()))?;
+    printer.line(format_args!("coverage  {}", page.display()))?;
     Ok(Outcome::Fine)
 }

@@ -10,7 +10,8 @@ use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
 use truing_types::{Projection, PromptMap, Seed};
 
-use crate::ReportError;
+use crate::PromptsError;
+use crate::error::check_length;
 
 /// Principal components that t-SNE works on: more are mostly noise, and neighbours take longer to find.
 const TSNE_DIMENSIONS: usize = 50;
@@ -53,17 +54,9 @@ pub fn draw_map(
     vectors: &[f32],
     dim: usize,
     options: &MapOptions,
-) -> Result<PromptMap, ReportError> {
-    if clusters.len() != ids.len() || vectors.len() != ids.len() * dim {
-        return Err(ReportError::BadVectors {
-            reason: format!(
-                "{} numbers of dimension {dim} and {} clusters for {} rows",
-                vectors.len(),
-                clusters.len(),
-                ids.len()
-            ),
-        });
-    }
+) -> Result<PromptMap, PromptsError> {
+    check_length("clusters", ids.len(), clusters.len())?;
+    check_length("vectors", ids.len() * dim, vectors.len())?;
     let shown = stratified_sample(clusters, options.n_points, options.seed);
     let sampling = if shown.len() == ids.len() {
         format!("All {} rows.", ids.len())
@@ -105,11 +98,9 @@ pub fn stratified_sample(clusters: &[Option<u32>], n_wanted: usize, seed: Seed) 
 ///
 /// # Errors
 /// When a number is not finite.
-pub fn project(vectors: &[f32], dim: usize, options: &MapOptions) -> Result<Vec<Projection>, ReportError> {
+pub fn project(vectors: &[f32], dim: usize, options: &MapOptions) -> Result<Vec<Projection>, PromptsError> {
     if let Some(at) = vectors.iter().position(|value| !value.is_finite()) {
-        let reason =
-            format!("entry {} of vector {} is {}: expected a finite number", at % dim, at / dim, vectors[at]);
-        return Err(ReportError::BadVectors { reason });
+        return Err(PromptsError::NotFinite { row: at / dim, index: at % dim, value: vectors[at] });
     }
     if vectors.is_empty() {
         return Ok(Vec::new());
