@@ -84,7 +84,10 @@ fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<Sel
     if !name.is_empty() {
         *name = model::find(name, context)?.to_string_lossy().into_owned();
     }
-    Ok(SelectPlan::resolve(config, machine::for_stages(context.n_threads, machine::measure_step_gigaflops()))?)
+    Ok(SelectPlan::resolve(
+        config,
+        machine::for_stages(context.n_threads, machine::measure_step_gigaflops()),
+    )?)
 }
 
 fn show(report: &SelectReport, page: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
