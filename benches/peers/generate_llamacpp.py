@@ -89,18 +89,22 @@ class Model:
 
         read(0, prompts[0])
         llama.llama_memory_clear(llama.llama_get_memory(context), True)
-        start = time.perf_counter()
-        last = [read(sequence, prompt) for sequence, prompt in enumerate(prompts)]
-        reading = time.perf_counter() - start
-        start = time.perf_counter()
+        last, reading, steps = [], [], []
+        for sequence, prompt in enumerate(prompts):
+            start = time.perf_counter()
+            last.append(read(sequence, prompt))
+            reading.append(time.perf_counter() - start)
         for step in range(n_new - 1):
+            start = time.perf_counter()
             last = decode([(token, len(prompts[i]) + step, i, True) for i, token in enumerate(last)])
-        decoding = time.perf_counter() - start
+            steps.append(time.perf_counter() - start)
         llama.llama_batch_free(batch)
         llama.llama_free(context)
         n_read = sum(map(len, prompts))
-        return {"batch": len(prompts), "read_tokens": n_read, "read_per_second": n_read / reading,
-                "decoded_per_second": len(prompts) * (n_new - 1) / decoding}
+        return {"batch": len(prompts), "read_tokens": n_read, "read_per_second": n_read / sum(reading),
+                "fastest_read_per_second": max(len(prompt) / seconds for prompt, seconds in zip(prompts, reading)),
+                "decoded_per_second": len(prompts) * len(steps) / sum(steps),
+                "fastest_decoded_per_second": len(prompts) / min(steps)}
 
 
 def main():

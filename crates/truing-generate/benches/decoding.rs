@@ -67,24 +67,41 @@ fn highest(logits: &[f32]) -> TokenId {
         as TokenId
 }
 
-/// The engine alone: seconds of reading and of decoding.
-fn engine_alone(engine: &mut CpuEngine, prompts: &[Vec<TokenId>], n_new: usize) -> (f64, f64) {
-    let start = Instant::now();
+/// What the engine alone took.
+struct Alone {
+    /// Seconds of reading all prompts.
+    reading: f64,
+    /// Tokens a second of the prompt that was read fastest: what others on the machine disturbed least.
+    fastest_reading: f64,
+    /// Seconds of all steps.
+    decoding: f64,
+    /// Seconds of the fastest step.
+    fastest_step: f64,
+}
+
+fn engine_alone(engine: &mut CpuEngine, prompts: &[Vec<TokenId>], n_new: usize) -> Alone {
+    let mut alone = Alone { reading: 0.0, fastest_reading: 0.0, decoding: 0.0, fastest_step: f64::INFINITY };
     let mut tokens = Vec::new();
     let mut caches = Vec::new();
     for prompt in prompts {
+        let start = Instant::now();
         let mut cache = engine.new_cache(prompt.len() + n_new);
         tokens.push(highest(&engine.extend(&mut cache, prompt).unwrap()));
         caches.push(cache);
+        let seconds = start.elapsed().as_secs_f64();
+        alone.reading += seconds;
+        alone.fastest_reading = alone.fastest_reading.max(prompt.len() as f64 / seconds);
     }
-    let reading = start.elapsed().as_secs_f64();
-    let start = Instant::now();
     for _ in 1..n_new {
+        let start = Instant::now();
         let mut borrowed: Vec<_> = caches.iter_mut().collect();
         let logits = engine.extend_each(&mut borrowed, &tokens).unwrap();
         tokens = logits.chunks(logits.len() / tokens.len()).map(highest).collect();
+        let seconds = start.elapsed().as_secs_f64();
+        alone.decoding += seconds;
+        alone.fastest_step = alone.fastest_step.min(seconds);
     }
-    (reading, start.elapsed().as_secs_f64())
+    alone
 }
 
 /// The whole sampler: seconds.
@@ -132,17 +149,19 @@ fn main() {
         let batch: usize = batch.parse().unwrap();
         let prompts = &all[..batch];
         engine_alone(&mut engine, &prompts[..1], 2);
-        let (reading, decoding) = engine_alone(&mut engine, prompts, n_new);
+        let alone = engine_alone(&mut engine, prompts, n_new);
         let sampling = with_sampler(&mut engine, &renderer, prompts, n_new);
         let n_prompt: usize = prompts.iter().map(Vec::len).sum();
         let steps = (n_new - 1) as f64;
         println!(
-            "{kind:4} batch {batch:3}: read {n_prompt} tokens at {:.0}/s; engine {:.1} tokens/s, weights at \
-             {:.1} GB/s; sample {:.1} tokens/s after reading",
-            n_prompt as f64 / reading,
-            batch as f64 * steps / decoding,
-            bytes * steps / decoding / 1e9,
-            batch as f64 * steps / (sampling - reading),
+            "{kind:4} batch {batch:3}: read {n_prompt} tokens at {:.0}/s, fastest {:.0}/s; engine {:.1} tokens/s, fastest \
+             step {:.1}, weights at {:.1} GB/s; sample {:.1} tokens/s after reading",
+            n_prompt as f64 / alone.reading,
+            alone.fastest_reading,
+            batch as f64 * steps / alone.decoding,
+            batch as f64 / alone.fastest_step,
+            bytes / alone.fastest_step / 1e9,
+            batch as f64 * steps / (sampling - alone.reading),
         );
     }
 }
