@@ -3,7 +3,7 @@
 use truing_cpu::CpuEngine;
 use truing_kernels::Int8Matrix;
 use truing_model::engine::{OptimizerStep, ParameterTensor};
-use truing_model::{DecodingWeights, Engine, LoraSpec, ParameterRole, TrainableSpec};
+use truing_model::{DecodingWeights, Engine, LoraSpec, ParameterRole, ParameterStore, TrainableSpec};
 use truing_types::TokenId;
 
 use crate::support::{self, Pass, backward_pass, packed, tiny_engine, tiny_spec};
