@@ -243,6 +243,8 @@ fn packs_and_recomputation_change_nothing() {
             [&format!("loss={loss}"), memory, "max_steps=2", "eval_fraction=0", "num_train_epochs=1"];
         let mut config = config(folder.path(), &settings.map(|s: &str| s));
         config.batch_size = 30;
+        // Adam divides a gradient by its own size: where that is rounding, so would be the step.
+        config.adam_epsilon = 1e-3;
         let inputs = EmbedTrainInputs::load(&config, &mut Silent).unwrap();
         let plan = EmbedTrainPlan::resolve(config.clone(), &inputs, &MACHINE).unwrap();
         assert_eq!(plan.tokens_per_pack < 200, !memory.ends_with("=1"), "{}", plan.tokens_per_pack);
@@ -260,7 +262,7 @@ fn packs_and_recomputation_change_nothing() {
     for loss in ["triplet", "multiple_negatives_ranking"] {
         let (one, several) = (weights(loss, "memory_gib=1"), weights(loss, "memory_gib=0.0171"));
         let difference = one.iter().zip(&several).fold(0.0_f32, |a, (x, y)| a.max((x - y).abs()));
-        assert!(difference < 2e-4, "{loss}: {difference}");
+        assert!(difference < 1e-5, "{loss}: {difference}");
     }
 }
 
