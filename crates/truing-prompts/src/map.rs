@@ -340,8 +340,8 @@ mod tests {
             "two places, many points in each"
         );
         let broken = project(&[1.0, 2.0, f32::NAN, 0.0], 2, &options).unwrap_err().to_string();
-        assert!(broken.contains("entry 0 of vector 1 is NaN"), "{broken}");
+        assert!(broken.contains("the vector of row 1 holds NaN at index 0"), "{broken}");
         let sizes = draw_map(&[1, 2], &[None], &[0.0; 4], 2, &options).unwrap_err().to_string();
-        assert!(sizes.contains("1 clusters for 2 rows"), "{sizes}");
+        assert!(sizes.contains("clusters has 1 entries, expected 2"), "{sizes}");
     }
 }

@@ -1,5 +1,6 @@
 //! The crate's integration tests.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+#![allow(clippy::print_stdout, reason = "figures, and why a test was skipped")]
 
 mod coverage;
 mod page;
