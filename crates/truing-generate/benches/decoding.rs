@@ -17,7 +17,9 @@ use std::time::Instant;
 
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_generate::{SampleRequest, sample};
-use truing_model::{DecodingWeights, Engine, EngineError, ModelError, ModelFiles, TrainableSpec};
+use truing_model::{
+    DecodingWeights, Engine, EngineError, ModelError, ModelFiles, ParameterStore, TrainableSpec,
+};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{Conversation, Message, Role, SamplingOptions, TokenId};
 
