@@ -307,7 +307,7 @@ pub trait ParameterStore {
 
 /// Runs a decoder, forward and backward, segment by segment.
 ///
-/// One optimiser step is: [`zero_gradients`](Self::zero_gradients); for each pack: `upload`, `embed`,
+/// One optimiser step is: [`zero_gradients`](ParameterStore::zero_gradients); for each pack: `upload`, `embed`,
 /// `segment_forward` for each segment, `head_backward`, `segment_backward` for each segment in reverse,
 /// `embed_backward`; then `reduce_gradients`, `gradient_norm`, `optimizer_step`. Gradients accumulate.
 pub trait Engine: ParameterStore {
