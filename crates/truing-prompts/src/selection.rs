@@ -3,7 +3,9 @@
 //! After section 3.1.2 of the Baichuan Alignment report (arXiv 2410.14940): hierarchical clustering with an increasing
 //! sequence of thresholds, each layer clustering the survivors of the one before. What the report leaves open:
 //!
-//! - The distance is Euclidean between vectors of length 1, so a threshold `t` is a cosine of `1 - t^2 / 2`.
+//! - The distance is Euclidean between vectors of length 1, so a threshold `t` is a cosine of `1 - t^2 / 2`. Under Ward's
+//!   linkage that holds between single rows; a survivor stands in the next layer for all its rows, at their mean and with
+//!   their number, and large clusters must be nearer than that. Under the other linkages a survivor is one row again.
 //! - Of a cluster survives the row of the highest quality, then the lowest row.
 //! - A layer clusters in blocks: k-means clusters of its survivors, cut to [`SelectionOptions::block_rows`]. The cost of
 //!   a layer is that of k-means and of as many small hierarchies as there are blocks. Blocks are drawn anew in each
@@ -45,7 +47,7 @@ impl Default for SelectionOptions {
     fn default() -> Self {
         SelectionOptions {
             thresholds: vec![0.2, 0.3, 0.4, 0.5, 0.6],
-            growth: 1.2,
+            growth: 1.5,
             linkage: Linkage::Average,
             block_rows: 1024,
             seed: Seed(0),
@@ -95,7 +97,7 @@ pub struct DroppedRow {
     pub threshold: Option<f32>,
     /// The row of its cluster that survived the layer.
     pub stand_in: u32,
-    /// Their distance.
+    /// Their distance; under Ward's linkage that of the means of what the two stood for.
     pub distance: f32,
     /// The chosen row that stands for it in the end.
     pub chosen: u32,
@@ -144,8 +146,14 @@ pub fn select(
         ranks[row as usize] = rank as u32;
     }
     let unit = normalised(vectors);
-    let unit = Vectors::new(&unit, vectors.dim())?;
-    let mut run = Run { vectors: unit, ranks, options, selection: Selection::default() };
+    let mut run = Run {
+        means: unit,
+        dim: vectors.dim(),
+        weights: vec![1.0; n],
+        ranks,
+        options,
+        selection: Selection::default(),
+    };
     let all = || (0..n as u32).collect::<Vec<u32>>();
     match target {
         Target::Thresholds => run.select(None, all(), None)?,
@@ -180,7 +188,11 @@ pub fn select(
 }
 
 struct Run<'a> {
-    vectors: Vectors<'a>,
+    /// `[n, dim]`: the rows' vectors; under Ward's linkage a survivor's is the mean of all that it stands for.
+    means: Vec<f32>,
+    dim: usize,
+    /// Under Ward's linkage, how many rows each stands for.
+    weights: Vec<f32>,
     /// Each row's place among all, the best 0.
     ranks: Vec<u32>,
     options: &'a SelectionOptions,
@@ -209,8 +221,7 @@ impl Run<'_> {
                 _ if is_done => break,
                 Some(threshold) => threshold,
                 None if size.is_none() => break,
-                // No two vectors of length 1 are farther apart than 2.
-                None if last > 2.0 => f32::INFINITY,
+                None if last > self.largest_distance(&rows) => f32::INFINITY,
                 None => last * self.options.growth,
             };
             last = threshold;
@@ -227,14 +238,26 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// No two vectors of length 1 are farther apart than 2; Ward's distance grows with what both stand for.
+    fn largest_distance(&self, rows: &[u32]) -> f32 {
+        let heaviest = rows.iter().map(|&row| self.weights[row as usize]).fold(1.0, f32::max);
+        2.0 * heaviest.sqrt()
+    }
+
+    fn gather(&self, rows: &[u32]) -> Vec<f32> {
+        let of_row = |&row: &u32| &self.means[row as usize * self.dim..][..self.dim];
+        rows.iter().flat_map(of_row).copied().collect()
+    }
+
     /// The merges of all blocks up to a height, lowest first.
     fn merges(&self, rows: &[u32], threshold: f32, layer: u32) -> Result<Vec<BlockMerge>, PromptsError> {
         let blocks = self.blocks(rows, Seed(self.options.seed.0.wrapping_add(u64::from(layer))))?;
         let of_block = |(block, rows): (usize, &Vec<u32>)| -> Vec<BlockMerge> {
-            let inside = self.vectors.gather(rows);
-            let Ok(inside) = Vectors::new(&inside, self.vectors.dim()) else { return Vec::new() };
-            let low =
-                agglomerate(inside, self.options.linkage).into_iter().take_while(|m| m.distance <= threshold);
+            let inside = self.gather(rows);
+            let Ok(inside) = Vectors::new(&inside, self.dim) else { return Vec::new() };
+            let weights: Vec<f32> = rows.iter().map(|&row| self.weights[row as usize]).collect();
+            let all = agglomerate(inside, &weights, self.options.linkage);
+            let low = all.into_iter().take_while(|m| m.distance <= threshold);
             low.enumerate()
                 .map(|(order, m)| {
                     let merge = Merge { a: rows[m.a as usize], b: rows[m.b as usize], distance: m.distance };
@@ -258,8 +281,8 @@ impl Run<'_> {
         }
         // Half as large as they may be: clusters differ in size, and few should have to be cut again.
         let n_clusters = rows.len().div_ceil(most.div_ceil(2));
-        let inside = self.vectors.gather(rows);
-        let inside = Vectors::new(&inside, self.vectors.dim())?;
+        let inside = self.gather(rows);
+        let inside = Vectors::new(&inside, self.dim)?;
         let options = KmeansOptions {
             n_clusters,
             max_iterations: 10,
@@ -306,11 +329,31 @@ impl Run<'_> {
             let dropped = DroppedRow { row, layer, threshold, stand_in, distance, chosen: stand_in };
             self.selection.dropped.push(dropped);
         }
+        if self.options.linkage == Linkage::Ward {
+            for &row in rows {
+                let stand_in = root(&mut parent, row);
+                if stand_in != row {
+                    self.join(stand_in, row);
+                }
+            }
+        }
         survivors
     }
 
+    /// The survivor stands for the other's rows as well.
+    fn join(&mut self, survivor: u32, other: u32) {
+        let (a, b) = (self.weights[survivor as usize], self.weights[other as usize]);
+        for i in 0..self.dim {
+            let joined = a * self.means[survivor as usize * self.dim + i]
+                + b * self.means[other as usize * self.dim + i];
+            self.means[survivor as usize * self.dim + i] = joined / (a + b);
+        }
+        self.weights[survivor as usize] = a + b;
+    }
+
     fn distance(&self, a: u32, b: u32) -> f32 {
-        let pairs = self.vectors.row(a as usize).iter().zip(self.vectors.row(b as usize));
+        let row = |row: u32| &self.means[row as usize * self.dim..][..self.dim];
+        let pairs = row(a).iter().zip(row(b));
         pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
     }
 

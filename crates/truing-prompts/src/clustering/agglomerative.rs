@@ -14,9 +14,13 @@ pub enum Linkage {
     Single,
     /// Of their farthest rows: no two rows of a cluster are farther apart than its threshold.
     Complete,
-    /// The mean over all pairs of rows. The default.
-    #[default]
+    /// The mean over all pairs of rows.
     Average,
+    /// What merging adds to the squared distances from the clusters' means (Ward 1963), as a distance: that of the means
+    /// times `sqrt(2 a b / (a + b))` for clusters of `a` and `b` rows. Between two rows it is Euclidean. A stray row
+    /// joins its neighbours before two large clusters become one. The default.
+    #[default]
+    Ward,
 }
 
 /// Two clusters that became one.
@@ -33,11 +37,21 @@ pub struct Merge {
 /// All merges of a hierarchy, lowest first, `len - 1` of them. Any beginning of the list is the clustering at that
 /// height.
 ///
+/// `weights` says how many rows each vector is the mean of, one for each; single linkage and complete linkage do not look.
 /// Needs a `[len, len]` table of distances.
-pub fn agglomerate(vectors: Vectors<'_>, linkage: Linkage) -> Vec<Merge> {
+pub fn agglomerate(vectors: Vectors<'_>, weights: &[f32], linkage: Linkage) -> Vec<Merge> {
     let n = vectors.len();
     let mut distances = distance_table(vectors);
-    let mut sizes = vec![1.0_f32; n];
+    let mut sizes = weights.to_vec();
+    if linkage == Linkage::Ward {
+        for (row, distances) in distances.chunks_exact_mut(n.max(1)).enumerate() {
+            for (other, distance) in distances.iter_mut().enumerate() {
+                // In an order of its own, so that both halves of the table are equal to the bit.
+                let (a, b) = (sizes[row.min(other)], sizes[row.max(other)]);
+                *distance *= (2.0 * a * b / (a + b)).sqrt();
+            }
+        }
+    }
     let mut is_alive = vec![true; n];
     let mut chain: Vec<usize> = Vec::new();
     let mut merges: Vec<Merge> = Vec::with_capacity(n.saturating_sub(1));
@@ -71,6 +85,11 @@ pub fn agglomerate(vectors: Vectors<'_>, linkage: Linkage) -> Vec<Merge> {
                 Linkage::Single => x.min(y),
                 Linkage::Complete => x.max(y),
                 Linkage::Average => (sizes[into] * x + sizes[from] * y) / (sizes[into] + sizes[from]),
+                Linkage::Ward => {
+                    let [a, b, c] = [sizes[into], sizes[from], sizes[other]];
+                    let square = ((a + c) * x * x + (b + c) * y * y - c * distance * distance) / (a + b + c);
+                    square.max(0.0).sqrt()
+                }
             };
             distances[into * n + other] = joined;
             distances[other * n + into] = joined;
@@ -136,6 +155,16 @@ mod tests {
                 Linkage::Single => all.iter().copied().fold(f64::INFINITY, f64::min),
                 Linkage::Complete => all.iter().copied().fold(0.0, f64::max),
                 Linkage::Average => all.iter().sum::<f64>() / all.len() as f64,
+                Linkage::Ward => {
+                    let mean = |rows: &[usize], at: usize| {
+                        rows.iter().map(|&row| f64::from(vectors.row(row)[at])).sum::<f64>()
+                            / rows.len() as f64
+                    };
+                    let squares =
+                        (0..vectors.dim()).map(|at| (mean(a, at) - mean(b, at)).powi(2)).sum::<f64>();
+                    let [n, m] = [a.len() as f64, b.len() as f64];
+                    (2.0 * n * m / (n + m) * squares).sqrt()
+                }
             }
         };
         let mut heights = Vec::new();
@@ -156,8 +185,8 @@ mod tests {
     fn heights_are_those_of_the_definition() {
         let data = Seed(1).normals("rows", 40 * 5, 1.0);
         let vectors = Vectors::new(&data, 5).unwrap();
-        for linkage in [Linkage::Single, Linkage::Complete, Linkage::Average] {
-            let merges = agglomerate(vectors, linkage);
+        for linkage in [Linkage::Single, Linkage::Complete, Linkage::Average, Linkage::Ward] {
+            let merges = agglomerate(vectors, &[1.0; 40], linkage);
             let expect = by_definition(vectors, linkage);
             assert_eq!(merges.len(), 39);
             for (merge, expect) in merges.iter().zip(expect) {
@@ -167,8 +196,22 @@ mod tests {
     }
 
     #[test]
+    fn a_weight_is_as_many_rows() {
+        // Two rows at 0 and three at 1 are one row of weight 2 and one of weight 3.
+        let rows = Vectors::new(&[0.0, 0.0, 1.0, 1.0, 1.0, 7.0], 1).unwrap();
+        let means = Vectors::new(&[0.0, 1.0, 7.0], 1).unwrap();
+        let [rows, means] = [(rows, &[1.0; 6][..]), (means, &[2.0, 3.0, 1.0])]
+            .map(|(vectors, weights)| agglomerate(vectors, weights, Linkage::Ward));
+        for (of_rows, of_means) in rows[3..].iter().zip(&means) {
+            assert!((of_rows.distance - of_means.distance).abs() < 1e-6, "{of_rows:?} {of_means:?}");
+        }
+        assert!((means[0].distance - 2.4_f32.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
     fn equal_rows_and_few_rows() {
-        let merges = |data: &[f32]| agglomerate(Vectors::new(data, 1).unwrap(), Linkage::Average);
+        let merges =
+            |data: &[f32]| agglomerate(Vectors::new(data, 1).unwrap(), &vec![1.0; data.len()], Linkage::Ward);
         assert!(merges(&[]).is_empty());
         assert!(merges(&[1.0]).is_empty());
         assert_eq!(merges(&[1.0, 4.0]), [Merge { a: 0, b: 1, distance: 3.0 }]);
