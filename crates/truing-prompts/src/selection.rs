@@ -48,7 +48,7 @@ impl Default for SelectionOptions {
         SelectionOptions {
             thresholds: vec![0.2, 0.3, 0.4, 0.5, 0.6],
             growth: 1.5,
-            linkage: Linkage::Average,
+            linkage: Linkage::Ward,
             block_rows: 1024,
             seed: Seed(0),
         }
