@@ -24,7 +24,7 @@ const QUAD: usize = BLOCK_COLUMNS * BLOCK;
 /// Largest magnitude of a number.
 const LARGEST: f32 = 127.0;
 /// Bytes that weights are asked for ahead.
-const AHEAD_BYTES: usize = 4096;
+const AHEAD_BYTES: usize = 8192;
 /// Rows of weights in an item of compressing.
 const ROWS_PER_ITEM: usize = 16 * BLOCK_COLUMNS;
 
@@ -196,8 +196,8 @@ pub(crate) unsafe fn int8_block<S: Simd, const ROWS: usize, const KEEPS: bool>(
     while p < whole {
         if p % BLOCK == 0 {
             let ahead = numbers.wrapping_add(p / BLOCK * QUAD + AHEAD_BYTES).cast::<f32>();
-            simd.prefetch(ahead);
-            simd.prefetch(ahead.wrapping_add(QUAD / 2 / size_of::<f32>()));
+            simd.prefetch_stream(ahead);
+            simd.prefetch_stream(ahead.wrapping_add(QUAD / 2 / size_of::<f32>()));
         }
         // SAFETY: the caller vouches for four rows of weights.
         let vectors = unsafe { block.weights(simd, p) };

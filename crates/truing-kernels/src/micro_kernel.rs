@@ -180,8 +180,8 @@ unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
             *vector = unsafe { simd.load_ptr(weights.add(c * weight_stride + p)) };
         }
         if COLUMNS > 1 {
-            simd.prefetch(next[0].wrapping_add(p));
-            simd.prefetch(next[1].wrapping_add(p));
+            simd.prefetch_stream(next[0].wrapping_add(p));
+            simd.prefetch_stream(next[1].wrapping_add(p));
         }
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above.

@@ -112,6 +112,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn prefetch(self, at: *const f32) {
         let _ = at;
     }
+    /// Asks for the cache line at `at`, which need not be valid, no nearer than the second level cache: for a stream from
+    /// memory. Lines on their way to the first level hold up every other miss there, such as of the rows that a stream
+    /// of weights meets.
+    #[inline(always)]
+    fn prefetch_stream(self, at: *const f32) {
+        let _ = at;
+    }
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`
@@ -418,6 +425,11 @@ mod x86 {
             // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
+        #[inline(always)]
+        fn prefetch_stream(self, at: *const f32) {
+            // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        }
         intrinsic! {
             fn add(a, b) = _mm256_add_ps(a, b);
             fn sub(a, b) = _mm256_sub_ps(a, b);
@@ -509,6 +521,11 @@ mod x86 {
         fn prefetch(self, at: *const f32) {
             // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+        #[inline(always)]
+        fn prefetch_stream(self, at: *const f32) {
+            // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
         }
         intrinsic! {
             fn add(a, b) = _mm512_add_ps(a, b);
