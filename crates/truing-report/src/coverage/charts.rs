@@ -167,8 +167,11 @@ fn by_value(values: &[(&str, Counts)]) -> Plot {
     plot
 }
 
+/// Name, colour and figure of one side of a comparison.
+type ComparedSide = (&'static str, &'static str, fn(Counts) -> u64);
+
 /// The two sides of every comparison.
-const SIDES: [(&str, &str, fn(Counts) -> u64); 2] =
+const SIDES: [ComparedSide; 2] =
     [("before", GREY, |counts| counts.before), ("after", BLUE, |counts| counts.after)];
 
 /// A plot of lying bars.
