@@ -192,8 +192,7 @@ fn unscored(stage: &StageRecord) -> Option<HealthNote> {
 fn order(stage: &StageRecord) -> Option<HealthNote> {
     let all = &stage.diagnostics.last()?.diagnostics.all;
     let (accuracy, half) = (all.accuracy?, all.accuracy_interval?);
-    let figures =
-        format!("{:.1} % ± {:.1} of {} held-out pairs", 100.0 * accuracy, 100.0 * half, all.n_pairs);
+    let figures = format!("{:.1} % ± {:.1} of {} pairs", 100.0 * accuracy, 100.0 * half, all.n_pairs);
     Some(if accuracy - half > 0.5 {
         HealthNote { level: Level::Good, text: format!("The rewards order {figures} as people did.") }
     } else {

@@ -265,7 +265,7 @@ fn order_card(stage: &StageRecord) -> Option<Card> {
         label: "pairs in order",
         before: before.map(percent),
         value: percent(accuracy),
-        detail: format!("± {:.1}, of {} held-out pairs", 100.0 * half, last.diagnostics.all.n_pairs),
+        detail: format!("± {:.1}, of {} pairs", 100.0 * half, last.diagnostics.all.n_pairs),
         class: if accuracy - half > before.unwrap_or(0.5) { "good" } else { "" },
     })
 }

@@ -167,11 +167,12 @@ fn by_value(values: &[(&str, Counts)]) -> Plot {
     plot
 }
 
-/// Name, colour, and which of the counts is drawn.
-type Side = (&'static str, &'static str, fn(Counts) -> u64);
+/// Name, colour and figure of one side of a comparison.
+type ComparedSide = (&'static str, &'static str, fn(Counts) -> u64);
 
 /// The two sides of every comparison.
-const SIDES: [Side; 2] = [("before", GREY, |counts| counts.before), ("after", BLUE, |counts| counts.after)];
+const SIDES: [ComparedSide; 2] =
+    [("before", GREY, |counts| counts.before), ("after", BLUE, |counts| counts.after)];
 
 /// A plot of lying bars.
 fn lying(height: usize, x_title: &str, mode: BarMode) -> Plot {

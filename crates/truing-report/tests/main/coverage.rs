@@ -179,8 +179,8 @@ fn hashed_words(text: &str, dim: usize) -> Vec<f32> {
 }
 
 /// The prompts of P3 with their true templates and data sets; those whose first 60 letters were there before count as
-/// near duplicates.
-fn real_selection(path: &Path, folder: &Path) {
+/// near duplicates. Gives back what the map was like.
+fn real_selection(path: &Path, folder: &Path) -> String {
     let file = flate2::read::GzDecoder::new(fs::File::open(path).unwrap());
     let rows: Vec<Value> =
         BufReader::new(file).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
@@ -242,20 +242,20 @@ fn real_selection(path: &Path, folder: &Path) {
     let clusters: Vec<Option<u32>> = decisions.iter().map(|row| row.coarse_cluster).collect();
     let started = Instant::now();
     let map = draw_map(&ids, &clusters, &vectors, 256, &MapOptions::default()).unwrap();
-    println!(
-        "a map of {} of {} prompts in {:.1} s",
-        map.ids.len(),
-        ids.len(),
-        started.elapsed().as_secs_f64()
-    );
+    let secs = started.elapsed().as_secs_f64();
     // Neighbours on the map are mostly of one data set, however poor the vectors are.
     let points = &map.projections[1].points;
     let set_of = |at: usize| decisions[map.ids[at] as usize].coarse_cluster;
     let n_pure = (0..points.len()).filter(|&at| set_of(at) == set_of(nearest(points, at))).count();
     let share = n_pure as f64 / points.len() as f64;
-    println!("t-SNE: the nearest point is of the same data set for {:.0} %", 100.0 * share);
     assert!(share > 0.6, "{share}");
     fs::write(folder.join("map.json"), serde_json::to_vec(&map).unwrap()).unwrap();
+    format!(
+        "a map of {} of {} prompts in {secs:.1} s; t-SNE's nearest point is of the same data set for {:.0} %",
+        map.ids.len(),
+        ids.len(),
+        100.0 * share
+    )
 }
 
 fn nearest(points: &[[f32; 2]], at: usize) -> usize {
@@ -275,7 +275,7 @@ fn real_prompts_have_a_map_and_a_page() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    real_selection(&path, folder.path());
+    println!("{}", real_selection(&path, folder.path()));
     let page = folder.path().join("coverage.html");
     write_report(folder.path(), &page).unwrap();
     let html = fs::read_to_string(&page).unwrap();

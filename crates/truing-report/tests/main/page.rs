@@ -239,9 +239,7 @@ fn a_reward_models_page_tells_what_its_scores_are_worth() {
     for chart in REWARD_CHARTS {
         assert!(html.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
     }
-    for expected in
-        ["pairs in order", "75.0 %", "of 470 held-out pairs", "0.60, deviation 1.00", "hh_helpful"]
-    {
+    for expected in ["pairs in order", "75.0 %", "of 470 pairs", "0.60, deviation 1.00", "hh_helpful"] {
         assert!(html.contains(expected), "{expected}");
     }
     let own = &html[..html.find("<script type=\"text/javascript\">").unwrap()];

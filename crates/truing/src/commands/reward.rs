@@ -137,7 +137,11 @@ fn evaluate(arguments: &EvaluateArguments, context: &Context) -> anyhow::Result<
 
 /// The same page that a reward model's run has, with nothing but this evaluation.
 fn write_page(files: &Files, found: &RewardDiagnostics, page: &Path) -> anyhow::Result<()> {
-    let names: Vec<String> = files.data.iter().map(|path| path.display().to_string()).collect();
+    let names: Vec<String> = files
+        .data
+        .iter()
+        .map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned())
+        .collect();
     let evaluation = RewardEvaluation { step: 0, diagnostics: found.clone() };
     let record = RunRecord {
         title: names.join(", "),
