@@ -4,7 +4,7 @@
     cargo bench -p truing-generate --bench decoding --no-run        # prints the program's path
     python decoding.py --bench PROGRAM --gguf MODEL.gguf --prompts PROMPTS.jsonl --work WORK [--pairs 3]
 
-`--python` is an interpreter with llama-cpp-python and gguf; PROMPTS has a `prompt` a line. WORK receives an f32 and a Q8_0
+`--python` is an interpreter with llama-cpp-python (0.3.36 was measured) and gguf; PROMPTS has a `prompt` a line. WORK receives an f32 and a Q8_0
 file made of MODEL. truing's f32 meets llama.cpp's f32, truing's int8 its Q8_0. Ratios are taken inside a pair, of the means
 and of the fastest step and the fastest prompt: on a machine that others use too, the fastest is what was disturbed least.
 """
