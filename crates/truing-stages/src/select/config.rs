@@ -276,7 +276,18 @@ impl SelectConfig {
     /// The settings that decide the selection, as TOML.
     pub(super) fn decisive_toml(&self) -> String {
         let default = Self::default();
-        let decisive = Self { output_dir: default.output_dir, threads: default.threads, ..self.clone() };
+        let decisive = Self {
+            output_dir: default.output_dir,
+            threads: default.threads,
+            // Where files lie does not matter; what is in them is compared by digest.
+            data_dir: default.data_dir,
+            embedding: EmbeddingConfig {
+                model_name_or_path: String::new(),
+                vectors: None,
+                ..self.embedding.clone()
+            },
+            ..self.clone()
+        };
         decisive.to_toml()
     }
 

@@ -182,6 +182,18 @@ fn equal_input_gives_an_equal_selection_and_a_resume_changes_nothing() {
     assert!(matches!(changed, StageError::InputsChanged { .. }), "{changed}");
 }
 
+/// A recipe is mostly named by a path relative to where the program runs.
+#[test]
+fn a_run_that_was_begun_by_a_relative_path_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pool(folder.path());
+    let up = "../".repeat(std::env::current_dir().unwrap().components().count());
+    let relative = Path::new(&up).join(folder.path().strip_prefix("/").unwrap());
+    let n_kept = |start| run_in(&relative, &["selection.target_size=6"], start).unwrap().summary.n_kept;
+    assert_eq!(n_kept(Start::Fresh), 6);
+    assert_eq!(n_kept(Start::Resume), 6);
+}
+
 #[test]
 fn quotas_are_met_label_by_label() {
     let folder = tempfile::tempdir().unwrap();
