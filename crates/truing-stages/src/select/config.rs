@@ -34,7 +34,8 @@ pub struct SelectConfig {
     pub quality_column: Option<String>,
     /// Columns whose values are labels, for quotas and for the coverage page.
     pub label_columns: Vec<String>,
-    /// Threads; the program's choice when left out. They never change a result.
+    /// Threads of the model that makes vectors, in encoding and in training; the program's choice when left out. Everything
+    /// else takes the program's. They never change a result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 
