@@ -4,6 +4,7 @@
 pub mod chat;
 pub mod dpo;
 pub mod embed;
+pub mod evaluations;
 pub mod grpo;
 pub mod machine;
 pub mod model;
