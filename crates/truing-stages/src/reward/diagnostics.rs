@@ -6,6 +6,7 @@ use truing_data::ResponseDataset;
 use truing_types::{CalibrationBin, LengthAndReward, RewardDiagnostics, SourceDiagnostics};
 
 use super::ScoreNormaliser;
+use crate::training::source_stem;
 
 const N_BINS: usize = 10;
 /// Responses whose length and reward are kept for a plot.
@@ -42,7 +43,7 @@ pub fn diagnose(
                 score: response.score,
                 in_unit: normaliser.undo(source, f64::from(reward)),
             });
-            by_source.entry(stem(source)).or_default().push(rated.collect());
+            by_source.entry(source_stem(source).to_owned()).or_default().push(rated.collect());
         }
     }
     let everything: Vec<&Vec<Rated>> = by_source.values().flatten().collect();
@@ -208,11 +209,6 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 fn wilson_half_width(p: f64, n: f64) -> f64 {
     const Z: f64 = 1.959_964;
     Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt() / (1.0 + Z * Z / n)
-}
-
-fn stem(source: &str) -> String {
-    let name = source.rsplit(['/', '\\']).next().unwrap_or(source);
-    name.split('.').next().unwrap_or(name).to_owned()
 }
 
 #[cfg(test)]
