@@ -2,8 +2,10 @@
 //! terminal here.
 
 pub mod chat;
+pub mod classifier;
 pub mod dpo;
 pub mod embed;
+pub mod encoder_training;
 pub mod grpo;
 pub mod machine;
 pub mod model;
@@ -17,7 +19,9 @@ pub mod select;
 pub mod sft;
 pub mod training;
 
+mod columns;
 mod error;
+mod statistics;
 
 pub use error::StageError;
 pub use machine::{Machine, Probe};

@@ -205,10 +205,15 @@ impl Workload for RewardModel {
     fn evaluation_findings(
         &self,
         data: &ResponseDataset,
+        _loss: f64,
         scored: Vec<(&[u32], Vec<f32>)>,
     ) -> EvaluationFindings {
         let found = diagnose(data, &scored, &self.normaliser);
-        EvaluationFindings { metrics: found.metrics(), diagnostics: Some(found) }
+        EvaluationFindings {
+            metrics: found.metrics(),
+            diagnostics: Some(found),
+            ..EvaluationFindings::default()
+        }
     }
 
     fn files(&self) -> Vec<(String, Vec<u8>)> {

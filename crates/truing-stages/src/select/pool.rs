@@ -9,10 +9,11 @@ use truing_prompts::clean::Cleaner;
 use truing_prompts::decontamination::EvaluationIndex;
 use truing_prompts::duplicates::{ExactDuplicates, near_duplicates};
 use truing_prompts::tokens::TokenPool;
-use truing_types::{Conversation, DroppedRow, Event, EventSink, PromptRow, Role, RowOrigin, SelectionLayer};
+use truing_types::{DroppedRow, Event, EventSink, PromptRow, RowOrigin, SelectionLayer};
 
 use super::{SelectConfig, plan};
 use crate::StageError;
+use crate::columns::{column, prompt_text};
 
 /// Rows that are cleaned side by side.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -107,30 +108,13 @@ fn clean(
     Ok(PoolRow { origin, text, language, labels, quality, dropped })
 }
 
-/// What is asked: every turn but the assistant's, one below the other.
-fn prompt_text(prompt: &Conversation) -> String {
-    let asked = prompt.messages.iter().filter(|message| message.role != Role::Assistant);
-    asked.map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n\n")
-}
-
-fn column<'a>(columns: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
-    let (mut parts, first) = (path.split('.'), columns.get(path));
-    let inner = || {
-        let mut value = columns.get(parts.next()?)?;
-        for part in parts {
-            value = match part.parse::<usize>() {
-                Ok(place) if value.is_array() => value.get(place)?,
-                _ => value.get(part)?,
-            };
-        }
-        Some(value)
-    };
-    first.or_else(inner).filter(|value| !value.is_null())
-}
-
 fn label(columns: &Map<String, Value>, path: &str) -> Option<String> {
     match column(columns, path)? {
         Value::String(text) => Some(text.clone()),
+        // Several labels of a dimension are one combination of them.
+        Value::Array(all) if !all.is_empty() && all.iter().all(Value::is_string) => {
+            Some(all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "))
+        }
         other => Some(other.to_string()),
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use truing_stages::StageError;
 use truing_stages::training::{TrainingInputs, TrainingPlan};
-use truing_train::{Amount, SegmentChoice};
+use truing_train::{Amount, PlanRow, SegmentChoice};
 
 use super::training::{self, RecipeArguments, Stage};
 use super::{dpo, embed, grpo, quality, reward, select, sft};
@@ -63,6 +63,31 @@ pub(crate) fn show(plan: &TrainingPlan, as_json: bool, context: &Context) -> any
     } else {
         print(plan, context)?
     }
+    Ok(Outcome::Fine)
+}
+
+/// Prints the plan of a stage that is lines and a sentence.
+pub(crate) fn show_rows(
+    rows: Vec<PlanRow>,
+    summary: &str,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    if as_json {
+        let rows: serde_json::Map<String, Value> =
+            rows.into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
+        context.printer.json(&json!({ "rows": rows }))?;
+        return Ok(Outcome::Fine);
+    }
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+    for row in rows {
+        table.row([row.name, amount_text(row.amount)]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
+    }
+    context.printer.line("")?;
+    context.printer.line(context.printer.styled(Style::Bold, summary))?;
     Ok(Outcome::Fine)
 }
 
