@@ -85,6 +85,14 @@ pub enum StageError {
         /// What it should hold.
         expected: &'static str,
     },
+    /// A label set that contradicts itself.
+    #[error("{}: {source}", path.display())]
+    LabelSet {
+        /// Its file.
+        path: PathBuf,
+        /// In which dimension, at which label.
+        source: truing_prompts::labels::LabelSetError,
+    },
     /// Selecting prompts.
     #[error(transparent)]
     Prompts(#[from] truing_prompts::PromptsError),

@@ -5,6 +5,7 @@ pub mod chat;
 pub mod dpo;
 pub mod embed;
 pub mod grpo;
+pub mod label;
 pub mod machine;
 pub mod model;
 pub mod prove;
