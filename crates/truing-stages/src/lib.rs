@@ -1,6 +1,7 @@
 //! One readable straight-line program per stage, and the recipes that describe them. No command line and no
 //! terminal here.
 
+pub mod agreement;
 pub mod chat;
 pub mod dpo;
 pub mod embed;
@@ -19,6 +20,8 @@ pub mod sft;
 pub mod training;
 
 mod error;
+mod judging;
+mod rows;
 
 pub use error::StageError;
 pub use machine::{Machine, Probe};

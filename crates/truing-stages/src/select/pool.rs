@@ -13,6 +13,7 @@ use truing_types::{Conversation, DroppedRow, Event, EventSink, PromptRow, Role, 
 
 use super::{SelectConfig, plan};
 use crate::StageError;
+use crate::rows::value_at;
 
 /// Rows that are cleaned side by side.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -113,30 +114,19 @@ fn prompt_text(prompt: &Conversation) -> String {
     asked.map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n\n")
 }
 
-fn column<'a>(columns: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
-    let (mut parts, first) = (path.split('.'), columns.get(path));
-    let inner = || {
-        let mut value = columns.get(parts.next()?)?;
-        for part in parts {
-            value = match part.parse::<usize>() {
-                Ok(place) if value.is_array() => value.get(place)?,
-                _ => value.get(part)?,
-            };
-        }
-        Some(value)
-    };
-    first.or_else(inner).filter(|value| !value.is_null())
-}
-
 fn label(columns: &Map<String, Value>, path: &str) -> Option<String> {
-    match column(columns, path)? {
+    match value_at(columns, path)? {
         Value::String(text) => Some(text.clone()),
+        // Labels that hold together, as `truing label` writes them, are one.
+        Value::Array(labels) if labels.iter().all(Value::is_string) => {
+            Some(labels.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" + "))
+        }
         other => Some(other.to_string()),
     }
 }
 
 fn quality(columns: &Map<String, Value>, path: &str, origin: &RowOrigin) -> Result<f32, StageError> {
-    let found = column(columns, path);
+    let found = value_at(columns, path);
     match found.and_then(Value::as_f64) {
         Some(quality) => Ok(quality as f32),
         None => Err(StageError::BadColumn {

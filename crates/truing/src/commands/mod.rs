@@ -7,6 +7,7 @@ mod embed;
 mod generate;
 mod grpo;
 mod inspect;
+mod label;
 pub(crate) mod model;
 mod plan;
 mod prove;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Reward(reward::Command),
     /// Train a policy by reinforcement learning: groups of its own completions, scored, as a recipe says.
     Grpo(grpo::Arguments),
+    /// Label prompts by what they ask for: language models vote, as a recipe says.
+    Label(label::Arguments),
     /// Judge how good prompts are: compared with anchors by language models, as a recipe says.
     Quality(quality::Arguments),
     /// Look at the completions that a policy run drew and scored.
@@ -73,6 +76,7 @@ impl Command {
             Self::Dpo(arguments) => dpo::run(arguments, context),
             Self::Reward(command) => reward::run(command, context),
             Self::Grpo(arguments) => grpo::run(arguments, context),
+            Self::Label(arguments) => label::run(arguments, context),
             Self::Quality(arguments) => quality::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Select(arguments) => select::run(arguments, context),
