@@ -1,12 +1,14 @@
 //! One readable straight-line program per stage, and the recipes that describe them. No command line and no
 //! terminal here.
 
+pub mod agreement;
 pub mod chat;
 pub mod classifier;
 pub mod dpo;
 pub mod embed;
 pub mod encoder_training;
 pub mod grpo;
+pub mod label;
 pub mod machine;
 pub mod model;
 pub mod prove;
@@ -19,8 +21,9 @@ pub mod select;
 pub mod sft;
 pub mod training;
 
-mod columns;
 mod error;
+mod judging;
+mod rows;
 mod statistics;
 
 pub use error::StageError;

@@ -17,8 +17,8 @@ use truing_types::{Event, EventSink, PackedBatch, PromptRow, RowOrigin, Seed};
 
 use super::layout::{ClassifierSpec, OutputSpec, PartSpec, largest, sigmoid, softmax};
 use super::texts::TextReader;
-use crate::columns::prompt_text;
 use crate::embed::{encoder_tokenizer, load_encoder, pack_texts, packs_by_length};
+use crate::rows::prompt_text;
 use crate::training::resume;
 use crate::{StageError, grpo, model};
 

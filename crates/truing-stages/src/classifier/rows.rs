@@ -11,7 +11,7 @@ use truing_types::{Event, EventSink, RowOrigin};
 
 use super::ClassifierConfig;
 use crate::StageError;
-use crate::columns::{column, prompt_text};
+use crate::rows::{prompt_text, value_at};
 use crate::training::TrainingConfig;
 
 /// One row.
@@ -124,11 +124,11 @@ impl ClassifierConfig {
             }
         }
         for (name, path) in &self.columns {
-            if let Some(value) = column(columns, path) {
+            if let Some(value) = value_at(columns, path) {
                 labels.extend(labels_of(&origin, path, value)?.map(|labels| (name.clone(), labels)));
             }
         }
-        let number = |path: &str| match column(columns, path) {
+        let number = |path: &str| match value_at(columns, path) {
             None => Ok(None),
             Some(value) => match value.as_f64() {
                 Some(number) => Ok(Some(number)),
@@ -147,7 +147,7 @@ impl ClassifierConfig {
         }
         let key = match &self.group_column {
             None => key_of(&text),
-            Some(path) => match column(columns, path) {
+            Some(path) => match value_at(columns, path) {
                 Some(value) => key_of(&value.to_string()),
                 None => {
                     return Err(bad_column(&origin, path, None, "what rows are grouped by (`group_column`)"));

@@ -13,7 +13,7 @@ use truing_types::{DroppedRow, Event, EventSink, PromptRow, RowOrigin, Selection
 
 use super::{SelectConfig, plan};
 use crate::StageError;
-use crate::columns::{column, prompt_text};
+use crate::rows::{prompt_text, value_at};
 
 /// Rows that are cleaned side by side.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -109,18 +109,18 @@ fn clean(
 }
 
 fn label(columns: &Map<String, Value>, path: &str) -> Option<String> {
-    match column(columns, path)? {
+    match value_at(columns, path)? {
         Value::String(text) => Some(text.clone()),
-        // Several labels of a dimension are one combination of them.
-        Value::Array(all) if !all.is_empty() && all.iter().all(Value::is_string) => {
-            Some(all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "))
+        // Labels that hold together, as `truing label` writes them, are one.
+        Value::Array(labels) if labels.iter().all(Value::is_string) => {
+            Some(labels.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" + "))
         }
         other => Some(other.to_string()),
     }
 }
 
 fn quality(columns: &Map<String, Value>, path: &str, origin: &RowOrigin) -> Result<f32, StageError> {
-    let found = column(columns, path);
+    let found = value_at(columns, path);
     match found.and_then(Value::as_f64) {
         Some(quality) => Ok(quality as f32),
         None => Err(StageError::BadColumn {
