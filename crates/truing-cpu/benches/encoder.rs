@@ -31,6 +31,7 @@ fn spec() -> EncoderSpec {
         is_normalized: true,
         max_sequence_length: 256,
         is_lower_cased: false,
+        n_outputs: None,
     }
 }
 

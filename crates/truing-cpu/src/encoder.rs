@@ -2,15 +2,16 @@
 //! the decoder engine's; what is BERT's alone is in the files below.
 
 mod layer;
+mod output;
 mod pooling;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use truing_kernels::{add_bias, bias_backward, gather_add_rows, gather_rows, scatter_add_rows};
-use truing_model::encoder::{EncoderEngine, EncoderSpec};
+use truing_model::encoder::{EncoderEngine, EncoderSpec, in_output_layer};
 use truing_model::engine::{EngineMemory, OptimizerStep, ParameterStore, ParameterTensor};
-use truing_model::{EngineError, Keep, ParameterSpec, TrainableSpec};
+use truing_model::{EngineError, Keep, ParameterRole, ParameterSpec, TrainableSpec};
 use truing_types::{Communicator, PackedBatch};
 
 use crate::buffers::BufferPool;
@@ -18,6 +19,7 @@ use crate::engine::{CpuOptions, DeviceBatch};
 use crate::memory::encoder_memory;
 use crate::parameters::Parameters;
 use layer::{EncoderLayer, LeftBehind, Norm};
+use output::OutputLayer;
 pub(crate) use pooling::pool;
 
 /// An encoder on the CPU.
@@ -35,6 +37,7 @@ struct Inner {
     layers: Vec<EncoderLayer>,
     /// The last block's output norm; the embeddings' where there is no block.
     final_norm: Norm,
+    output: Option<OutputLayer>,
     pool: BufferPool,
 }
 
@@ -52,7 +55,7 @@ pub struct KeptEncoding {
     layers: Vec<LeftBehind>,
     /// The last block's sum, before its norm `[n_tokens, hidden]`; empty where nothing was to be kept.
     output: Vec<f32>,
-    /// Vectors before they were divided by their norms `[n_sequences, hidden]`.
+    /// Vectors before they were divided by their norms, or went through the output layer `[n_sequences, hidden]`.
     pooled: Vec<f32>,
 }
 
@@ -89,12 +92,23 @@ impl EncoderLoader {
         self.parameters.put(name, shape, values)
     }
 
-    /// The engine, once every parameter is there.
+    /// The engine, once every parameter is there. An output layer that was not loaded starts anew: its weight normal with
+    /// deviation 0.02, as transformers draws a classifier, its bias zero.
     ///
     /// # Errors
     /// When a parameter is missing or the threads cannot be started.
     pub fn finish(self) -> Result<CpuEncoder, EngineError> {
-        let Self { spec, options, parameters } = self;
+        let Self { spec, options, mut parameters } = self;
+        let in_layer = |parameter: &ParameterSpec| in_output_layer(&parameter.name).is_some();
+        for idx in (0..parameters.specs.len()).filter(|&idx| in_layer(&parameters.specs[idx])) {
+            if parameters.values[idx].is_empty() {
+                let n = parameters.specs[idx].n_elements();
+                parameters.values[idx] = match parameters.specs[idx].role {
+                    ParameterRole::Score => options.seed.normals("score", n, 0.02),
+                    _ => vec![0.0; n],
+                };
+            }
+        }
         if let Some(name) = parameters.first_without_values() {
             return Err(EngineError::MissingParameter { name: name.to_owned() });
         }
@@ -110,6 +124,7 @@ impl EncoderLoader {
             },
             layers,
             final_norm: Norm::before_layer(&spec, &parameters, spec.n_layers)?,
+            output: spec.n_outputs.map(|_| OutputLayer::find(&parameters)).transpose()?,
             spec,
             parameters,
             pool: BufferPool::default(),
@@ -164,7 +179,10 @@ impl Inner {
         self.final_norm.forward(&self.parameters, &x, &mut normed);
         let pooled = pool(&normed, &batch.spans, width, self.spec.pooling);
         self.pool.give(normed);
-        let mut vectors = pooled.clone();
+        let mut vectors = match &self.output {
+            Some(output) => output.forward(&self.parameters, &pooled, width),
+            None => pooled.clone(),
+        };
         if self.spec.is_normalized {
             pooling::normalize(&mut vectors, width);
         }
@@ -179,7 +197,10 @@ impl Inner {
 
     fn backward(&mut self, batch: &DeviceBatch, kept: KeptEncoding, d_vectors: &[f32]) {
         let width = self.spec.hidden_size;
-        let mut d_pooled = d_vectors.to_vec();
+        let mut d_pooled = match &self.output {
+            Some(output) => output.backward(&mut self.parameters, &kept.pooled, width, d_vectors),
+            None => d_vectors.to_vec(),
+        };
         if self.spec.is_normalized {
             pooling::normalize_backward(&kept.pooled, width, &mut d_pooled);
         }
@@ -283,10 +304,10 @@ impl EncoderEngine for CpuEncoder {
         if kept.output.is_empty() {
             return Err(EngineError::Unsupported("a pass run with Keep::Nothing has no backward".into()));
         }
-        if d_vectors.len() != kept.pooled.len() {
+        if d_vectors.len() != batch.spans.len() * self.inner.spec.width() {
             return Err(EngineError::ShapeMismatch {
                 name: "the gradient of the vectors".into(),
-                expected: vec![batch.spans.len(), self.inner.spec.hidden_size],
+                expected: vec![batch.spans.len(), self.inner.spec.width()],
                 found: vec![d_vectors.len()],
             });
         }

@@ -172,7 +172,7 @@ impl Loader {
                         .collect()
                 }
                 ParameterRole::LoraB => vec![0.0; spec.n_elements()],
-                // A new reward model: as transformers draws it, normal with deviation 0.02.
+                // A new reward model or classifier: as transformers draws it, normal with deviation 0.02.
                 ParameterRole::Score => self.options.seed.normals("score", spec.n_elements(), 0.02),
                 _ => return Err(EngineError::MissingParameter { name: spec.name.clone() }),
             };
@@ -191,7 +191,7 @@ impl CpuEngine {
         let find = |name: &str| parameters.require(name);
         let embedding = find("model.embed_tokens.weight")?;
         let head = match spec.head {
-            HeadKind::Score => find("score.weight")?,
+            HeadKind::Score { .. } => find("score.weight")?,
             HeadKind::LanguageModel if spec.tie_word_embeddings => embedding,
             HeadKind::LanguageModel => find("lm_head.weight")?,
         };
@@ -338,7 +338,7 @@ impl Inner {
                 self.check_tokens(&targets.tokens)?;
                 self.spec.head == HeadKind::LanguageModel
             }
-            HeadRequest::Scores { .. } => self.spec.head == HeadKind::Score,
+            HeadRequest::Scores { .. } => matches!(self.spec.head, HeadKind::Score { .. }),
         };
         if is_answerable { Ok(()) } else { Err(EngineError::WrongHead { head: self.spec.head }) }
     }

@@ -15,7 +15,7 @@ impl Inner {
         let weight = &self.parameters.values[self.head];
         let mut output = HeadOutput::default();
         match request {
-            HeadRequest::Scores { .. } => output.scores = scores(&normed, weight),
+            HeadRequest::Scores { .. } => output.scores = scores(&normed, weight, self.spec.hidden_size),
             HeadRequest::LogProbs { targets, temperature, reference } => {
                 truing_kernels::scale(&mut normed, temperature.recip());
                 let HeadOutput { tokens, kl, .. } = &mut output;
@@ -53,8 +53,8 @@ impl Inner {
         let weight = &self.parameters.values[self.head];
         match request {
             HeadRequest::Scores { .. } => {
-                output.scores = scores(&normed, weight);
-                scores_backward(&normed, weight, &gradient.scores, &mut d_normed, d_head);
+                output.scores = scores(&normed, weight, width);
+                scores_backward(&normed, weight, width, &gradient.scores, &mut d_normed, d_head);
             }
             HeadRequest::LogProbs { targets, temperature, reference } => {
                 truing_kernels::scale(&mut normed, temperature.recip());
@@ -122,28 +122,42 @@ fn divergence<'a>(
     Some(Divergence { reference: ReferenceRows { k: *k, tokens, log_probs }, kl, d_kl })
 }
 
-/// `hidden` `[n_rows, width]` times the head's one row, summed in double precision.
-fn scores(hidden: &[f32], weight: &[f32]) -> Vec<f32> {
-    let dot = |row: &[f32]| row.iter().zip(weight).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
-    hidden.chunks_exact(weight.len()).map(|row| dot(row) as f32).collect()
+/// `hidden` `[n_rows, width]` times the head's rows `[n_outputs, width]`, summed in double precision:
+/// `[n_rows, n_outputs]`.
+pub(crate) fn scores(hidden: &[f32], weight: &[f32], width: usize) -> Vec<f32> {
+    let dot = |row: &[f32], weight: &[f32]| {
+        row.iter().zip(weight).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>() as f32
+    };
+    let rows = hidden.chunks_exact(width);
+    rows.flat_map(|row| weight.chunks_exact(width).map(move |weight| dot(row, weight))).collect()
 }
 
-/// `d_hidden[i] = d_scores[i] w`, `d_w += sum d_scores[i] hidden[i]`.
-fn scores_backward(
+/// `d_hidden[i] = sum_k d_scores[i, k] w[k]`, `d_w[k] += sum_i d_scores[i, k] hidden[i]`.
+pub(crate) fn scores_backward(
     hidden: &[f32],
     weight: &[f32],
+    width: usize,
     d_scores: &[f32],
     d_hidden: &mut [f32],
     d_weight: Option<&mut [f32]>,
 ) {
-    let width = weight.len();
+    let n_outputs = weight.len() / width;
     for (i, d_row) in d_hidden.chunks_exact_mut(width).enumerate() {
-        let d_score = d_scores.get(i).copied().unwrap_or_default();
-        d_row.iter_mut().zip(weight).for_each(|(d, w)| *d = d_score * w);
+        for (k, weight) in weight.chunks_exact(width).enumerate() {
+            let d_score = d_scores.get(i * n_outputs + k).copied().unwrap_or_default();
+            let parts = d_row.iter_mut().zip(weight);
+            if k == 0 {
+                parts.for_each(|(d, w)| *d = d_score * w);
+            } else {
+                parts.for_each(|(d, w)| *d += d_score * w);
+            }
+        }
     }
     if let Some(d_weight) = d_weight {
-        for (row, &d_score) in hidden.chunks_exact(width).zip(d_scores) {
-            d_weight.iter_mut().zip(row).for_each(|(d, x)| *d += d_score * x);
+        for (row, d_scores) in hidden.chunks_exact(width).zip(d_scores.chunks_exact(n_outputs)) {
+            for (d_weight, &d_score) in d_weight.chunks_exact_mut(width).zip(d_scores) {
+                d_weight.iter_mut().zip(row).for_each(|(d, x)| *d += d_score * x);
+            }
         }
     }
 }

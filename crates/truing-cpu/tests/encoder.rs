@@ -9,7 +9,7 @@ use truing_model::{
     EncoderEngine, EncoderFiles, EncoderSpec, EngineError, Keep, ParameterRole, ParameterStore, Pooling,
     TrainableSpec,
 };
-use truing_types::{PackedBatch, RowOrigin, TokenId};
+use truing_types::{PackedBatch, RowOrigin, Seed, TokenId};
 
 fn spec() -> EncoderSpec {
     EncoderSpec {
@@ -25,6 +25,7 @@ fn spec() -> EncoderSpec {
         is_normalized: true,
         max_sequence_length: 32,
         is_lower_cased: false,
+        n_outputs: None,
     }
 }
 
@@ -157,6 +158,7 @@ fn gradients_are_slopes() {
         EncoderSpec { pooling: Pooling::Cls, is_normalized: false, ..spec() },
         EncoderSpec { pooling: Pooling::LastToken, n_layers: 1, ..spec() },
         EncoderSpec { n_layers: 0, ..spec() },
+        EncoderSpec { n_outputs: Some(5), is_normalized: false, ..spec() },
     ] {
         let mut encoder = tiny_encoder(&spec, &TrainableSpec::default(), 1);
         let gradients = gradients(&mut encoder, &sequences(), Keep::Activations);
@@ -230,6 +232,47 @@ fn neither_threads_nor_what_is_kept_change_a_bit() {
             assert_eq!(vectors(&mut encoder, &sequences()), vectors(&mut one, &sequences()));
         }
     }
+}
+
+/// The output layer against sums in double precision over the same encoder's pooled vectors.
+#[test]
+fn an_output_layer_is_a_linear_function_of_the_pooled_vector() {
+    let without = EncoderSpec { is_normalized: false, ..spec() };
+    let with = EncoderSpec { n_outputs: Some(5), ..without.clone() };
+    let pooled = vectors(&mut tiny_encoder(&without, &TrainableSpec::default(), 1), &sequences());
+    let mut encoder = tiny_encoder(&with, &TrainableSpec::default(), 1);
+    let outputs = vectors(&mut encoder, &sequences());
+    assert_eq!(outputs.len(), 4 * 5);
+    let n = encoder.parameters().len();
+    let read = |idx: usize| encoder.read(idx, ParameterTensor::Value).unwrap().into_owned();
+    let (weight, bias) = (read(n - 2), read(n - 1));
+    for (i, &output) in outputs.iter().enumerate() {
+        let (x, w) = (&pooled[i / 5 * 12..][..12], &weight[i % 5 * 12..][..12]);
+        let sum: f64 = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+        let wanted = sum + f64::from(bias[i % 5]);
+        assert!((f64::from(output) - wanted).abs() < 1e-6, "output {i}: {output} and {wanted}");
+    }
+}
+
+#[test]
+fn an_output_layer_that_was_not_loaded_is_drawn_by_seed() {
+    let spec = EncoderSpec { n_outputs: Some(400), is_normalized: false, ..spec() };
+    let drawn = |seed: u64| {
+        let options = CpuOptions { n_threads: 1, seed: Seed(seed) };
+        let mut loader = EncoderLoader::new(spec.clone(), TrainableSpec::default(), options).unwrap();
+        for parameter in spec.parameters().iter().filter(|p| !p.name.starts_with("2_Dense")) {
+            loader.put(&parameter.name, &parameter.shape, vec![0.5; parameter.n_elements()]).unwrap();
+        }
+        let encoder = loader.finish().unwrap();
+        let n = encoder.parameters().len();
+        [n - 2, n - 1].map(|idx| encoder.read(idx, ParameterTensor::Value).unwrap().into_owned())
+    };
+    let [weight, bias] = drawn(1);
+    let deviation = (weight.iter().map(|w| w * w).sum::<f32>() / weight.len() as f32).sqrt();
+    assert!((deviation / 0.02 - 1.0).abs() < 0.05, "{deviation}");
+    assert!(bias.iter().all(|&b| b == 0.0));
+    assert_eq!(drawn(1)[0], weight);
+    assert_ne!(drawn(2)[0], weight);
 }
 
 #[test]

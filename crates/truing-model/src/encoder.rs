@@ -14,7 +14,11 @@ use crate::spec::{ParameterRole, ParameterSpec};
 
 pub use engine::EncoderEngine;
 pub use files::EncoderFiles;
-pub use saving::{EncoderSaveOptions, save_sentence_transformer};
+pub use saving::{EncoderSaveOptions, in_output_layer, save_sentence_transformer};
+
+/// Folder of an encoder's output layer in a sentence-transformers directory. Its parameters are called by the folder, a
+/// dot, and their name in the folder's file.
+pub const OUTPUT_LAYER: &str = "2_Dense";
 
 /// How the hidden states of a text become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -31,7 +35,7 @@ pub enum Pooling {
 
 /// BERT (Devlin et al. 2019, arXiv 1810.04805): learnt positions, post-normalised blocks of full attention and a GELU
 /// feed-forward; then pooling and, for most sentence encoders, division by the Euclidean norm (Reimers and Gurevych 2019,
-/// arXiv 1908.10084).
+/// arXiv 1908.10084), or for classifiers and scorers a linear output layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EncoderSpec {
     /// Rows of the word embedding.
@@ -58,6 +62,8 @@ pub struct EncoderSpec {
     pub max_sequence_length: usize,
     /// Whether texts are lower-cased before the tokenizer sees them.
     pub is_lower_cased: bool,
+    /// Width of the output layer on the pooled vector, where there is one: what a text is encoded as is then its outputs.
+    pub n_outputs: Option<usize>,
 }
 
 impl EncoderSpec {
@@ -67,7 +73,14 @@ impl EncoderSpec {
         self.hidden_size / self.n_heads
     }
 
-    /// Every parameter in the order of the forward pass, under the names of transformers' `BertModel`.
+    /// Length of what a text is encoded as: its vector, or its outputs where there is an output layer.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.n_outputs.unwrap_or(self.hidden_size)
+    }
+
+    /// Every parameter in the order of the forward pass, under the names of transformers' `BertModel`; the output layer's
+    /// last, `2_Dense.linear.weight` `[n_outputs, hidden]` and `2_Dense.linear.bias` `[n_outputs]`.
     #[must_use]
     pub fn parameters(&self) -> Vec<ParameterSpec> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
@@ -102,6 +115,10 @@ impl EncoderSpec {
                 let role = if shape.len() == 2 { ParameterRole::Matrix } else { ParameterRole::Norm };
                 with_bias(format!("encoder.layer.{layer}.{name}"), shape, role, Some(layer));
             }
+        }
+        if let Some(n_outputs) = self.n_outputs {
+            let name = format!("{OUTPUT_LAYER}.linear");
+            with_bias(name, &[n_outputs, hidden], ParameterRole::Score, None);
         }
         all
     }

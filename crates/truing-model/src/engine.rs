@@ -72,7 +72,7 @@ pub enum HeadRequest<'a> {
         /// both distributions renormalised over the reference's tokens, `sum p (log p - log q)`.
         reference: Option<&'a TopLogProbs>,
     },
-    /// The scalar head of a reward model.
+    /// The head of a reward model or a classifier.
     Scores {
         /// Rows to score, usually each sequence's last.
         rows: Cow<'a, [u32]>,
@@ -95,7 +95,7 @@ impl<'a> HeadRequest<'a> {
         }
     }
 
-    /// The targets; `None` of a scalar head.
+    /// The targets; `None` of a score head.
     #[must_use]
     pub fn targets(&self) -> Option<&TargetTokens> {
         match self {
@@ -112,7 +112,7 @@ pub struct HeadOutput {
     pub tokens: TokenLogProbs,
     /// KL divergence from the reference at each target's row, in nats, never negative `[n_targets]`.
     pub kl: Vec<f32>,
-    /// The scalar head `[n_rows]`.
+    /// The score head `[n_rows, n_outputs]`; a reward model has one output.
     pub scores: Vec<f32>,
 }
 
@@ -123,7 +123,7 @@ pub struct HeadGradient {
     pub log_probs: Vec<f32>,
     /// With respect to each KL divergence `[n_targets]`.
     pub kl: Vec<f32>,
-    /// With respect to each score `[n_rows]`.
+    /// With respect to each score `[n_rows, n_outputs]`.
     pub scores: Vec<f32>,
 }
 

@@ -73,7 +73,7 @@ pub fn with_head(architecture: &str, head: HeadKind) -> String {
         [SCORE_SUFFIX, LANGUAGE_MODEL_SUFFIX].iter().find_map(|suffix| architecture.strip_suffix(suffix));
     let suffix = match head {
         HeadKind::LanguageModel => LANGUAGE_MODEL_SUFFIX,
-        HeadKind::Score => SCORE_SUFFIX,
+        HeadKind::Score { .. } => SCORE_SUFFIX,
     };
     format!("{}{suffix}", body.unwrap_or(architecture))
 }
@@ -89,10 +89,30 @@ pub fn spec_from_config(config: &ConfigFile) -> Result<DecoderSpec, ModelError> 
     })?;
     let mut spec = (family.read_config)(config)?;
     if architecture.ends_with(SCORE_SUFFIX) {
-        spec.head = HeadKind::Score;
+        spec.head = HeadKind::Score { n_outputs: n_labels(config)? };
     }
     config.check(&spec)?;
     Ok(spec)
+}
+
+/// Outputs of a `...ForSequenceClassification`; one where the file does not say.
+fn n_labels(config: &ConfigFile) -> Result<usize, ModelError> {
+    let n_outputs = match config.fields().get("id2label").filter(|labels| !labels.is_null()) {
+        Some(labels) => labels.as_object().map(Map::len),
+        None => Some(config.size("num_labels")?.unwrap_or(1)),
+    };
+    let wanted = format!("an object of 1 to {LARGEST_SIZE} labels");
+    n_outputs.filter(|n| (1..=LARGEST_SIZE).contains(n)).ok_or_else(|| config.wrong("id2label", &wanted))
+}
+
+/// Writes what a classifier's outputs are called, as transformers reads it.
+pub(crate) fn put_labels(fields: &mut Map<String, Value>, names: &[String]) {
+    let by_number: Map<String, Value> =
+        names.iter().enumerate().map(|(i, name)| (i.to_string(), json!(name))).collect();
+    let by_name: Map<String, Value> =
+        names.iter().enumerate().map(|(i, name)| (name.clone(), json!(i))).collect();
+    fields.insert("id2label".to_owned(), Value::Object(by_number));
+    fields.insert("label2id".to_owned(), Value::Object(by_name));
 }
 
 /// Writes a specification as the config.json that transformers and vLLM read. The dtype is left to the caller.
@@ -131,9 +151,9 @@ pub fn config_from_spec(spec: &DecoderSpec) -> Result<Map<String, Value>, ModelE
             several => json!(several),
         },
     );
-    if spec.head == HeadKind::Score {
-        fields.insert("id2label".to_owned(), json!({"0": "LABEL_0"}));
-        fields.insert("label2id".to_owned(), json!({"LABEL_0": 0}));
+    if let HeadKind::Score { n_outputs } = spec.head {
+        let names: Vec<String> = (0..n_outputs).map(|i| format!("LABEL_{i}")).collect();
+        put_labels(&mut fields, &names);
         // transformers looks for the last token that is no padding, so padding must never end a conversation.
         fields.insert("pad_token_id".to_owned(), json!(spec.bos_token_id));
     }

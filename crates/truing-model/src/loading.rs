@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::families::{ConfigFile, decoder_from_gguf, spec_from_config, with_head};
 use crate::weights::SafetensorsFiles;
-use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, ParameterSpec, Tensor, Weights};
+use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, ParameterRole, ParameterSpec, Tensor, Weights};
 
 /// How a model is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,16 +128,25 @@ impl ModelFiles {
     }
 
     /// The same model with one number in place of the next token: the body's parameters stay, the head is a new
-    /// one that no file holds. A model that has a score is handed back as it is.
+    /// one that no file holds. A model that has one score is handed back as it is.
     #[must_use]
-    pub fn with_score_head(mut self) -> Self {
-        if self.spec.head != HeadKind::Score {
-            self.spec.architecture = with_head(&self.spec.architecture, HeadKind::Score);
-            self.spec.head = HeadKind::Score;
-            let kept: BTreeSet<String> =
-                self.spec.parameters().into_iter().map(|parameter| parameter.name).collect();
-            self.places.retain(|(parameter, _)| kept.contains(&parameter.name));
+    pub fn with_score_head(self) -> Self {
+        match self.spec.head {
+            HeadKind::Score { n_outputs: 1 } => self,
+            _ => self.with_new_outputs(1),
         }
+    }
+
+    /// The same body with a new head of `n_outputs` numbers, whatever head it had. No file holds the new one.
+    #[must_use]
+    pub fn with_new_outputs(mut self, n_outputs: usize) -> Self {
+        let head = HeadKind::Score { n_outputs };
+        self.spec.architecture = with_head(&self.spec.architecture, head);
+        self.spec.head = head;
+        let kept: BTreeSet<String> =
+            self.spec.parameters().into_iter().map(|parameter| parameter.name).collect();
+        let is_kept = |p: &ParameterSpec| kept.contains(&p.name) && p.role != ParameterRole::Score;
+        self.places.retain(|(parameter, _)| is_kept(parameter));
         self
     }
 

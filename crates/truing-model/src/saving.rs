@@ -13,7 +13,7 @@ use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use truing_store::{StoreError, atomic};
 
-use crate::families::{ConfigFile, config_from_spec, spec_from_config};
+use crate::families::{ConfigFile, config_from_spec, put_labels, spec_from_config};
 use crate::{DecoderSpec, ModelError, ParameterSpec};
 
 /// Values that are converted at a time.
@@ -85,6 +85,8 @@ pub struct SaveOptions<'a> {
     pub generation_config: Option<&'a ConfigFile>,
     /// Files copied in as they are: name and content.
     pub tokenizer_files: &'a [(String, Vec<u8>)],
+    /// What the outputs of a classifier are called; left as they are where there are none.
+    pub output_names: &'a [String],
 }
 
 impl Default for SaveOptions<'_> {
@@ -95,6 +97,7 @@ impl Default for SaveOptions<'_> {
             original_config: None,
             generation_config: None,
             tokenizer_files: &[],
+            output_names: &[],
         }
     }
 }
@@ -163,6 +166,9 @@ fn saved_config(spec: &DecoderSpec, options: &SaveOptions<'_>) -> Result<Map<Str
         Some(original) => original.fields().clone(),
         None => config_from_spec(spec)?,
     };
+    if !options.output_names.is_empty() {
+        put_labels(&mut config, options.output_names);
+    }
     // transformers 5 writes `dtype` and reads both; older versions know only `torch_dtype`.
     let dtype_field = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     config.insert(dtype_field.to_owned(), json!(options.dtype.torch_name()));

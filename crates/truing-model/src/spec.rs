@@ -32,8 +32,12 @@ pub enum HeadKind {
     /// Logits over the vocabulary.
     #[default]
     LanguageModel,
-    /// One number, `score.weight` `[1, hidden]`: a reward model, `...ForSequenceClassification` in transformers.
-    Score,
+    /// Numbers, `score.weight` `[n_outputs, hidden]`: a reward model's one, a classifier's one a label;
+    /// `...ForSequenceClassification` in transformers.
+    Score {
+        /// How many.
+        n_outputs: usize,
+    },
 }
 
 /// A decoder-only language model of the Llama kind: pre-normalised blocks of grouped-query attention with
@@ -64,7 +68,7 @@ pub struct DecoderSpec {
     pub rope_scaling: Option<RopeScaling>,
     /// Longest context the model was made for.
     pub max_position_embeddings: usize,
-    /// Language model or reward model.
+    /// Language model, or reward model or classifier.
     #[serde(default)]
     pub head: HeadKind,
     /// The head is the embedding.
@@ -92,7 +96,7 @@ pub enum ParameterRole {
     Embedding,
     /// `[vocab, hidden]`, present only where the head is not tied.
     Head,
-    /// A reward model's head `[1, hidden]`; learns with LoRA too.
+    /// The head of a reward model, a classifier or a scorer `[n_outputs, hidden]`; learns with LoRA too.
     Score,
     /// A projection `[out, in]`.
     Matrix,
@@ -218,7 +222,9 @@ impl DecoderSpec {
         }
         add("model.norm.weight".into(), &[hidden], ParameterRole::Norm, None);
         match self.head {
-            HeadKind::Score => add("score.weight".into(), &[1, hidden], ParameterRole::Score, None),
+            HeadKind::Score { n_outputs } => {
+                add("score.weight".into(), &[n_outputs, hidden], ParameterRole::Score, None);
+            }
             HeadKind::LanguageModel if !self.tie_word_embeddings => {
                 add("lm_head.weight".into(), &[self.vocab_size, hidden], ParameterRole::Head, None);
             }

@@ -13,6 +13,7 @@
 //! | coarse and fine clusters | [`clustering`] |
 //! | the chosen prompts, each dropped one with its stand-in | [`selection`] |
 //! | the prompts on a plane | [`map`] |
+//! | names for what is asked, and votes on them | [`labels`] |
 //!
 //! Sections 3.1.1 to 3.1.3 of the Baichuan Alignment Technical Report (arXiv 2410.14940) name these steps and leave
 //! their rules open; each module states the rules it takes. Equal input and seed give equal output whatever the number
@@ -24,6 +25,7 @@ pub mod decontamination;
 pub mod duplicates;
 mod error;
 mod hashing;
+pub mod labels;
 pub mod lcs;
 pub mod map;
 pub mod selection;

@@ -64,7 +64,7 @@ pub struct EmbedOutcome {
     pub n_cut: usize,
 }
 
-/// Loads an encoder, one tensor at a time.
+/// Loads an encoder, one tensor at a time. `seed` draws an output layer that no file holds.
 ///
 /// # Errors
 /// When a tensor cannot be read or nothing of it learns.
@@ -72,11 +72,12 @@ pub fn load_encoder(
     files: &EncoderFiles,
     trainable: &TrainableSpec,
     n_threads: usize,
+    seed: Seed,
     events: &mut dyn EventSink,
 ) -> Result<CpuEncoder, StageError> {
     let n_tensors = files.spec.parameters().len() as u64;
     events.emit(Event::PhaseStarted { phase: "loading the model".into(), total: Some(n_tensors) });
-    let options = CpuOptions { n_threads, seed: Seed::default() };
+    let options = CpuOptions { n_threads, seed };
     let mut loader = EncoderLoader::new(files.spec.clone(), trainable.clone(), options)?;
     let mut done = 0;
     files.load_weights(|parameter, Tensor { shape, values }| {
@@ -144,7 +145,7 @@ impl Embedder {
             });
         }
         let tokenizer = encoder_tokenizer(&files, options.max_tokens)?.1;
-        let engine = load_encoder(&files, frozen, options.n_threads, events)?;
+        let engine = load_encoder(&files, frozen, options.n_threads, Seed::default(), events)?;
         Ok(Self { tokenizer, engine: EmbeddingEngine::Encoder(Box::new(engine)) })
     }
 
@@ -152,7 +153,7 @@ impl Embedder {
     #[must_use]
     pub fn width(&self) -> usize {
         match &self.engine {
-            EmbeddingEngine::Encoder(engine) => engine.spec().hidden_size,
+            EmbeddingEngine::Encoder(engine) => engine.spec().width(),
             EmbeddingEngine::Decoder { engine, .. } => engine.spec().hidden_size,
         }
     }
@@ -274,7 +275,7 @@ pub(crate) fn encoder_tokenizer(
 
 /// Places of texts cut into packs, the longest first: so a pack's texts are of a length, and the first pack is the one
 /// that makes the buffers. Texts without a token are a pack of their own.
-fn packs_by_length(texts: &[SentenceTokens]) -> Vec<Vec<usize>> {
+pub(crate) fn packs_by_length(texts: &[SentenceTokens]) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&idx| std::cmp::Reverse(texts[idx].tokens.len()));
     let mut packs: Vec<Vec<usize>> = Vec::new();

@@ -85,6 +85,31 @@ pub enum StageError {
         /// What it should hold.
         expected: &'static str,
     },
+    /// A label in the data that the label set does not know.
+    #[error(
+        "{origin}: `{column}` is `{found}`, which is no label of `{dimension}`{}",
+        nearest.as_ref().map_or_else(String::new, |nearest| format!("; the nearest is `{nearest}`"))
+    )]
+    UnknownLabel {
+        /// The row.
+        origin: RowOrigin,
+        /// The column.
+        column: String,
+        /// What it holds.
+        found: String,
+        /// The dimension.
+        dimension: String,
+        /// The label that is most like it.
+        nearest: Option<String>,
+    },
+    /// A label set that contradicts itself.
+    #[error("{}: {source}", path.display())]
+    LabelSet {
+        /// Its file.
+        path: PathBuf,
+        /// In which dimension, at which label.
+        source: truing_prompts::labels::LabelSetError,
+    },
     /// Selecting prompts.
     #[error(transparent)]
     Prompts(#[from] truing_prompts::PromptsError),

@@ -1,11 +1,15 @@
 //! One readable straight-line program per stage, and the recipes that describe them. No command line and no
 //! terminal here.
 
+pub mod agreement;
 pub mod chat;
+pub mod classifier;
 pub mod dpo;
 pub mod embed;
+pub mod encoder_training;
 pub mod evaluations;
 pub mod grpo;
+pub mod label;
 pub mod machine;
 pub mod model;
 pub mod prove;
@@ -19,6 +23,9 @@ pub mod sft;
 pub mod training;
 
 mod error;
+mod judging;
+mod rows;
+mod statistics;
 
 pub use error::StageError;
 pub use machine::{Machine, Probe};

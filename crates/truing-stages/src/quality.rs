@@ -10,16 +10,17 @@
 //! are (a column says), and the small scorer that is trained on the labels.
 
 mod aggregate;
-mod agreement;
 mod bradley_terry;
 mod config;
 mod plan;
 mod questions;
 mod run;
+mod verdict;
 
+pub use crate::agreement::{Agreement, agreement};
 pub use aggregate::{Comparison, DimensionScore, JudgeSummary, Label, Pair, PromptScore, Summary, aggregate};
-pub use agreement::{Agreement, Verdict, agreement};
 pub use bradley_terry::{Outcome, Strengths, fit};
 pub use config::{Calls, Dimension, QualityConfig, QualityJudge};
 pub use plan::{Bucket, QualityInputs, QualityPlan, QualityPrompt};
 pub use run::{QualityOutcome, run};
+pub use verdict::Verdict;

@@ -93,16 +93,21 @@ pub trait Recipe: Serialize + DeserializeOwned {
 /// # Errors
 /// When text is not TOML, a key is unknown, or a value does not fit; the error names the line or the override.
 pub fn parse<R: Recipe>(text: &str, path: &Path, overrides: &[String]) -> Result<R, RecipeError> {
-    let mut recipe: R = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        RecipeError::new(RecipePlace::Line { path: path.to_path_buf(), line }, error.message())
-    })?;
+    let mut recipe: R = read_toml(text, path)?;
     recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
     for typed in overrides {
         recipe = apply_override(&recipe, typed)
             .map_err(|reason| RecipeError::new(RecipePlace::Override(typed.clone()), &reason))?;
     }
     Ok(recipe)
+}
+
+/// Reads any TOML file, with errors as [`parse`] has them.
+pub(crate) fn read_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, RecipeError> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        RecipeError::new(RecipePlace::Line { path: path.to_path_buf(), line }, error.message())
+    })
 }
 
 /// The whole recipe, every default filled in, as TOML.

@@ -206,12 +206,17 @@ impl Workload for RewardModel {
     fn evaluation_findings(
         &self,
         data: &ResponseDataset,
+        _loss: f64,
         answered: Vec<(&[u32], HeadOutput)>,
     ) -> EvaluationFindings {
         let scored: Vec<(&[u32], Vec<f32>)> =
             answered.into_iter().map(|(samples, output)| (samples, output.scores)).collect();
         let found = diagnose(data, &scored, &self.normaliser);
-        EvaluationFindings { metrics: found.metrics(), diagnostics: Some(found) }
+        EvaluationFindings {
+            metrics: found.metrics(),
+            diagnostics: Some(found),
+            ..EvaluationFindings::default()
+        }
     }
 
     fn files(&self) -> Vec<(String, Vec<u8>)> {

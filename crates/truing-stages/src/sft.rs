@@ -36,8 +36,13 @@ impl Workload for FineTuning {
         data.batch(samples)
     }
 
-    fn evaluation_findings(&self, data: &Dataset, answered: Vec<(&[u32], HeadOutput)>) -> EvaluationFindings {
-        EvaluationFindings { metrics: losses_by_source(data, &answered), diagnostics: None }
+    fn evaluation_findings(
+        &self,
+        data: &Dataset,
+        _loss: f64,
+        answered: Vec<(&[u32], HeadOutput)>,
+    ) -> EvaluationFindings {
+        EvaluationFindings { metrics: losses_by_source(data, &answered), ..EvaluationFindings::default() }
     }
 }
 

@@ -7,7 +7,7 @@
 
 mod config;
 pub(crate) mod opening;
-mod plan;
+pub(crate) mod plan;
 pub(crate) mod resume;
 mod run;
 
@@ -22,7 +22,7 @@ use truing_model::{HeadOutput, ModelFiles};
 use truing_store::{Digest, RunInputs};
 use truing_text::ChatRenderer;
 use truing_train::{Objective, StepShape};
-use truing_types::{BatchError, Communicator, EventSink, RewardDiagnostics};
+use truing_types::{BatchError, ClassifierEvaluation, Communicator, EventSink, RewardDiagnostics};
 
 use crate::StageError;
 
@@ -127,6 +127,8 @@ pub(crate) struct EvaluationFindings {
     pub(crate) metrics: BTreeMap<String, f64>,
     /// For the run's file of diagnostics.
     pub(crate) diagnostics: Option<RewardDiagnostics>,
+    /// For the run's file of evaluations.
+    pub(crate) evaluation: Option<ClassifierEvaluation>,
 }
 
 /// What is learnt from the samples.
@@ -173,6 +175,7 @@ pub(crate) trait Workload {
     fn evaluation_findings(
         &self,
         _data: &DataOf<Self>,
+        _loss: f64,
         _answered: Vec<(&[u32], HeadOutput)>,
     ) -> EvaluationFindings {
         EvaluationFindings::default()
@@ -180,6 +183,11 @@ pub(crate) trait Workload {
 
     /// Files that the saved model has besides weights, configuration and tokenizer.
     fn files(&self) -> Vec<(String, Vec<u8>)> {
+        Vec::new()
+    }
+
+    /// What the outputs of the saved model's head are called, where they have names.
+    fn output_names(&self) -> Vec<String> {
         Vec::new()
     }
 }

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `model.safetensors` | every parameter in single precision, under its Hugging Face name |
+//! | `2_Dense/model.safetensors` | an encoder's output layer, where it has one |
 //! | `adapter_model.safetensors` | with LoRA instead of it: the adapters, under PEFT's names |
 //! | `optimizer.safetensors` | `<parameter>.first_moment` and `<parameter>.second_moment` of what learns |
 //! | `trainer_state.json` | [`TrainerState`] |
@@ -11,6 +12,7 @@
 //! order of the data are functions of seed and step: there is nothing else to save.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +20,7 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use truing_model::adapters::save_adapter;
-use truing_model::encoder::{EncoderSaveOptions, save_sentence_transformer};
+use truing_model::encoder::{EncoderSaveOptions, OUTPUT_LAYER, in_output_layer, save_sentence_transformer};
 use truing_model::engine::ParameterTensor;
 use truing_model::weights::SafetensorsFile;
 use truing_model::{
@@ -285,10 +287,11 @@ pub fn restore_weights<E: ParameterStore>(
     engine: &mut E,
     checkpoint: &CommittedDirectory,
 ) -> Result<(), CheckpointError> {
-    let (file, tensors) = weights(engine);
-    let file = SafetensorsFile::open(checkpoint.path().join(file))?;
-    for (name, parameter_idx) in tensors {
-        copy_into(engine, &file, &name, parameter_idx, ParameterTensor::Value)?;
+    for (file, tensors) in weights(engine) {
+        let file = SafetensorsFile::open(checkpoint.path().join(file))?;
+        for (name, parameter_idx) in tensors {
+            copy_into(engine, &file, &name, parameter_idx, ParameterTensor::Value)?;
+        }
     }
     Ok(())
 }
@@ -296,15 +299,23 @@ pub fn restore_weights<E: ParameterStore>(
 const MOMENTS: [(&str, ParameterTensor); 2] =
     [("first_moment", ParameterTensor::FirstMoment), ("second_moment", ParameterTensor::SecondMoment)];
 
-/// The file of the weights, and names and indices of what is in it. Without LoRA frozen parameters are in it
-/// too, so that the directory is a whole model.
-fn weights<E: ParameterStore>(engine: &E) -> (&'static str, Vec<(String, usize)>) {
+/// The files of the weights, and names and indices of what is in them. Without LoRA frozen parameters are in them
+/// too, so that the directory is a whole model. An encoder's output layer has a file of its own.
+fn weights<E: ParameterStore>(engine: &E) -> BTreeMap<PathBuf, Vec<(String, usize)>> {
+    let mut files: BTreeMap<PathBuf, Vec<(String, usize)>> = BTreeMap::new();
     if engine.trainable().lora.is_some() {
         let adapters = learning(engine).map(|(idx, name)| (format!("{ADAPTER_PREFIX}{name}"), idx));
-        (ADAPTER, adapters.collect())
-    } else {
-        (MODEL, engine.parameters().iter().enumerate().map(|(idx, p)| (p.name.clone(), idx)).collect())
+        files.insert(ADAPTER.into(), adapters.collect());
+        return files;
     }
+    for (idx, parameter) in engine.parameters().iter().enumerate() {
+        let (file, name) = match in_output_layer(&parameter.name) {
+            Some(name) => (Path::new(OUTPUT_LAYER).join(MODEL), name),
+            None => (PathBuf::from(MODEL), &*parameter.name),
+        };
+        files.entry(file).or_default().push((name.to_owned(), idx));
+    }
+    files
 }
 
 fn learning<E: ParameterStore>(engine: &E) -> impl Iterator<Item = (usize, String)> {

@@ -40,9 +40,9 @@ pub enum TrainError {
     /// A step that teaches nothing.
     #[error("no token of the step carries loss")]
     NoLossTokens,
-    /// A step or an evaluation of no triplet.
-    #[error("the step has no triplet")]
-    NoTriplets,
+    /// A step of no sample.
+    #[error("the step has nothing to learn from")]
+    NoSamples,
     /// Everything is frozen.
     #[error("every parameter is frozen: nothing learns")]
     NothingLearns,

@@ -16,7 +16,7 @@ use crate::segments::{self, SegmentPlan};
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Measures {
     /// The objective's metrics as means, under its names.
-    pub means: BTreeMap<&'static str, f64>,
+    pub means: BTreeMap<String, f64>,
     /// The objective itself, `means` under its first name.
     pub loss: f64,
     /// Tokens that the model saw.
@@ -72,7 +72,7 @@ impl<'a, O: Objective + ?Sized> Tally<'a, O> {
         communicator.all_reduce_sum_f64(&mut totals)?;
         let names = self.objective.metric_names();
         let means: Vec<f64> = totals.chunks(2).take(names.len()).map(|sum| sum[0] / sum[1]).collect();
-        let means: BTreeMap<&'static str, f64> = names.iter().copied().zip(means).collect();
+        let means: BTreeMap<String, f64> = names.iter().map(ToString::to_string).zip(means).collect();
         Ok(Measures {
             loss: self.objective.loss(&means),
             means,
@@ -88,10 +88,12 @@ fn rows_with_non_finite_output(
     request: &HeadRequest<'_>,
     output: &HeadOutput,
 ) -> Vec<RowOrigin> {
+    let n_rows = request.rows().len().max(1);
     let is_finite = |i: usize| {
-        [&output.tokens.log_probs, &output.kl, &output.scores]
-            .iter()
-            .all(|values| values.get(i).is_none_or(|value| value.is_finite()))
+        [&output.tokens.log_probs, &output.kl, &output.scores].iter().all(|values| {
+            let n_of_a_row = values.len() / n_rows;
+            values[i * n_of_a_row..(i + 1) * n_of_a_row].iter().all(|value| value.is_finite())
+        })
     };
     let mut rows: Vec<RowOrigin> = Vec::new();
     for (i, &row) in request.rows().iter().enumerate() {

@@ -3,7 +3,7 @@
 
 pub mod checkpoint;
 pub mod credit;
-pub mod embedding;
+pub mod encoder_trainer;
 pub mod gradients;
 pub mod objectives;
 pub mod planner;
@@ -15,14 +15,15 @@ mod error;
 
 pub use checkpoint::{BestEvaluation, CheckpointError, TrainerState};
 pub use credit::{Credit, CreditRule, KlReading, Scale, ScoredRollout};
-pub use embedding::EmbeddingTrainer;
+pub use encoder_trainer::EncoderTrainer;
 pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
 pub use objectives::{
-    Aggregation, EMBEDDING_METRICS, EmbeddingDistance, EmbeddingLoss, KlInLoss, MseDenominator, Objective,
-    Policy, PolicyPack, PolicyPackKind, Preference, PreferenceLoss, PreferencePack, RatioLevel,
-    ResponseLogProbs, ResponsePair, Reward, RewardPack, RewardPair, Sft, TrainingPack, TripletVectors,
-    WeightedSum, response_log_probs,
+    Aggregation, Classification, ClassificationPack, EmbeddingDistance, EmbeddingLoss, EncoderObjective,
+    KlInLoss, MseDenominator, Objective, OutputPart, PartKind, PartTarget, Policy, PolicyPack,
+    PolicyPackKind, Preference, PreferenceLoss, PreferencePack, RatioLevel, ResponseLogProbs, ResponsePair,
+    Reward, RewardPack, RewardPair, Sft, Target, TrainingPack, TripletVectors, WeightedSum,
+    response_log_probs,
 };
 pub use planner::{
     Amount, LayersPerSegment, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops, StepShape,

@@ -285,7 +285,7 @@ impl StepFlops {
         let projections = count(&is_projection);
         let learning = count(&|p| is_projection(p) && trainable.is_trainable(p));
         let head_role = match spec.head {
-            HeadKind::Score => ParameterRole::Score,
+            HeadKind::Score { .. } => ParameterRole::Score,
             HeadKind::LanguageModel if spec.tie_word_embeddings => ParameterRole::Embedding,
             HeadKind::LanguageModel => ParameterRole::Head,
         };

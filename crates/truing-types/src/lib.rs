@@ -5,6 +5,7 @@
 
 mod batch;
 mod chat;
+mod classifier_evaluation;
 mod communicator;
 mod conversation;
 mod evaluation;
@@ -18,6 +19,7 @@ mod selection;
 
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
 pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions};
+pub use classifier_evaluation::{ClassifierEvaluation, DimensionEvaluation, LabelMetrics, ScoreEvaluation};
 pub use communicator::{CommunicationError, Communicator, Rank};
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};

@@ -1,4 +1,5 @@
-//! The narrow door between encoders and devices: texts in, one vector each out, and the gradient back.
+//! The narrow door between encoders and devices: texts in, one vector or one row of outputs each out, and the gradient
+//! back.
 
 use truing_types::PackedBatch;
 
@@ -31,14 +32,16 @@ pub trait EncoderEngine: ParameterStore {
     /// another.
     fn upload(&mut self, batch: &PackedBatch) -> Result<Self::Batch, EngineError>;
 
-    /// The vector of every sequence `[n_sequences, hidden]`, on the host. `keep` says what each layer leaves behind for
+    /// The vector of every sequence, or its outputs where the encoder has an output layer `[n_sequences, width]`
+    /// ([`EncoderSpec::width`]), on the host. `keep` says what each layer leaves behind for
     /// [`backward`](Self::backward).
     ///
     /// # Errors
     /// As the device fails.
     fn encode(&mut self, batch: &Self::Batch, keep: Keep) -> Result<(Vec<f32>, Self::Kept), EngineError>;
 
-    /// Adds the gradient of every parameter, from that with respect to the vectors `[n_sequences, hidden]`.
+    /// Adds the gradient of every parameter, from that with respect to what was encoded
+    /// `[n_sequences, width]`.
     ///
     /// # Errors
     /// When nothing was kept, or the gradient is of another size.

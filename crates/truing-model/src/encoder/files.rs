@@ -1,12 +1,13 @@
 //! An encoder on disk, opened: a sentence-transformers directory, or a plain BERT of transformers, whose pooling is
-//! then the mean. Opening reads headers only and checks every name and shape; the values follow one tensor at a time.
+//! then the mean. An output layer is a `Dense` module in a folder of its own. Opening reads headers only and checks every name and shape; the values follow one tensor at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{EncoderSpec, Pooling};
+use super::saving::in_output_layer;
+use super::{EncoderSpec, OUTPUT_LAYER, Pooling};
 use crate::families::{ConfigFile, LARGEST_SIZE, MOST_LAYERS};
 use crate::weights::SafetensorsFiles;
 use crate::{ModelError, ParameterRole, ParameterSpec, Tensor};
@@ -37,6 +38,9 @@ pub struct EncoderFiles {
     /// The pooler that `BertModel` has and that no vector goes through: saved again, or others would draw a new one.
     carried: Vec<(ParameterSpec, String)>,
     weights: SafetensorsFiles,
+    /// The output layer's parameters with their names in its own file.
+    output_places: Vec<(ParameterSpec, String)>,
+    output_weights: Option<SafetensorsFiles>,
 }
 
 impl EncoderFiles {
@@ -61,9 +65,17 @@ impl EncoderFiles {
         let config = ConfigFile::open(&transformer_path.join("config.json"))?;
         let spec = read_spec(&config, &transformer_path, &modules)?;
         let weights = SafetensorsFiles::open(&transformer_path)?;
+        let (in_output_layer, in_transformer): (Vec<_>, Vec<_>) =
+            spec.parameters().into_iter().partition(|parameter| in_output_layer(&parameter.name).is_some());
+        let output_folder = modules.output.as_ref().map(|output| path.join(&output.folder));
+        let output_weights = output_folder.as_deref().map(SafetensorsFiles::open).transpose()?;
+        let output_places = match &output_weights {
+            Some(files) => Names::of_output_layer(files).place(files, in_output_layer, path)?,
+            None => Vec::new(),
+        };
         let pooler = pooler_parameters(&spec).into_iter();
         let mut names = Names::of(&weights);
-        let places = names.place(&weights, spec.parameters(), path)?;
+        let places = names.place(&weights, in_transformer, path)?;
         let carried = names.place(&weights, pooler.filter(|p| names.has(&p.name)).collect(), path)?;
         let is_flat = modules.transformer.as_os_str().is_empty();
         let side_files = SIDE_FILES.iter().filter(|_| is_flat).filter_map(|name| {
@@ -79,6 +91,8 @@ impl EncoderFiles {
             places,
             carried,
             weights,
+            output_places,
+            output_weights,
             transformer_path,
         })
     }
@@ -97,7 +111,27 @@ impl EncoderFiles {
         &self,
         mut put: impl FnMut(&ParameterSpec, Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.places.iter().try_for_each(|(parameter, name)| put(parameter, self.weights.read(name)?))
+        self.places.iter().try_for_each(|(parameter, name)| put(parameter, self.weights.read(name)?))?;
+        let Some(files) = &self.output_weights else { return Ok(()) };
+        self.output_places.iter().try_for_each(|(parameter, name)| put(parameter, files.read(name)?))
+    }
+
+    /// The same body with a new output layer of `n_outputs` on the pooled vector, which is not divided by its norm. No
+    /// file holds the layer's parameters.
+    #[must_use]
+    pub fn with_new_output_layer(mut self, n_outputs: usize) -> Self {
+        self.spec.n_outputs = Some(n_outputs);
+        self.spec.is_normalized = false;
+        self.side_files.retain(|(name, _)| name != MODULES);
+        self.output_places.clear();
+        self.output_weights = None;
+        self
+    }
+
+    /// Every file of weights.
+    pub fn weight_files(&self) -> impl Iterator<Item = &Path> {
+        let all = [Some(&self.weights), self.output_weights.as_ref()];
+        all.into_iter().flatten().flat_map(|files| files.files()).map(|file| file.path.as_path())
     }
 
     /// Parameters that are no part of the model but of its files, with their values.
@@ -126,6 +160,14 @@ struct Modules {
     is_normalized: bool,
     max_sequence_length: Option<usize>,
     is_lower_cased: bool,
+    output: Option<OutputModule>,
+}
+
+/// A `Dense` module.
+struct OutputModule {
+    folder: PathBuf,
+    n_inputs: usize,
+    n_outputs: usize,
 }
 
 impl Modules {
@@ -136,6 +178,7 @@ impl Modules {
             is_normalized: false,
             max_sequence_length: None,
             is_lower_cased: false,
+            output: None,
         };
         let file = path.join(MODULES);
         if file.is_file() {
@@ -159,8 +202,10 @@ impl Modules {
                     (0, "Transformer") => modules.transformer = PathBuf::from(place),
                     (1, "Pooling") => modules.pooling = read_pooling(&path.join(place))?,
                     (2, "Normalize") => modules.is_normalized = true,
+                    (2, "Dense") => modules.output = Some(read_output_layer(path, Path::new(place))?),
                     (_, other) => {
-                        let known = "`Transformer`, `Pooling` and then perhaps `Normalize` are known";
+                        let known =
+                            "`Transformer`, `Pooling` and then perhaps `Normalize` or `Dense` are known";
                         return Err(problem(&format!("module {i} is `{other}`; {known}")));
                     }
                 }
@@ -174,6 +219,24 @@ impl Modules {
         }
         Ok(modules)
     }
+}
+
+/// A linear layer with a bias and nothing behind it.
+fn read_output_layer(path: &Path, folder: &Path) -> Result<OutputModule, ModelError> {
+    let config = ConfigFile::open(&path.join(folder).join("config.json"))?;
+    let activation = config.fields().get("activation_function").and_then(Value::as_str);
+    if activation.and_then(|name| name.rsplit('.').next()) != Some("Identity") {
+        return Err(config.wrong("activation_function", "\"torch.nn.modules.linear.Identity\""));
+    }
+    if config.boolean("bias")? == Some(false) {
+        return Err(config.wrong("bias", "true"));
+    }
+    let n_outputs = config.required_size("out_features")?;
+    if n_outputs > LARGEST_SIZE {
+        return Err(config.wrong("out_features", &format!("at most {LARGEST_SIZE}")));
+    }
+    let n_inputs = config.required_size("in_features")?;
+    Ok(OutputModule { folder: folder.to_path_buf(), n_inputs, n_outputs })
 }
 
 /// One mode, by name as newer versions write it or by a flag each.
@@ -231,6 +294,7 @@ fn read_spec(
         is_normalized: modules.is_normalized,
         max_sequence_length: 0,
         is_lower_cased: modules.is_lower_cased,
+        n_outputs: modules.output.as_ref().map(|output| output.n_outputs),
     };
     for (field, size) in [
         ("vocab_size", spec.vocab_size),
@@ -249,6 +313,9 @@ fn read_spec(
     if !spec.hidden_size.is_multiple_of(spec.n_heads) {
         let expected = format!("a divisor of hidden_size {}", spec.hidden_size);
         return Err(config.wrong("num_attention_heads", &expected));
+    }
+    if modules.output.as_ref().is_some_and(|output| output.n_inputs != spec.hidden_size) {
+        return Err(config.wrong("hidden_size", "as many as the `Dense` module's `in_features`"));
     }
     let longest = modules.max_sequence_length.unwrap_or(spec.max_position_embeddings);
     if longest < 3 {
@@ -277,6 +344,13 @@ impl Names {
             (ours, theirs.to_owned())
         });
         Self { by_our_name: by_our_name.collect(), used: BTreeSet::new() }
+    }
+
+    /// The output layer's, which are called by their folder here.
+    fn of_output_layer(weights: &SafetensorsFiles) -> Self {
+        let by_our_name =
+            weights.names().map(|theirs| (format!("{OUTPUT_LAYER}.{theirs}"), theirs.to_owned())).collect();
+        Self { by_our_name, used: BTreeSet::new() }
     }
 
     fn has(&self, name: &str) -> bool {

@@ -1,5 +1,5 @@
-//! An encoder written to disk as sentence-transformers reads it: safetensors, config.json, the three modules and the
-//! tokenizer's files.
+//! An encoder written to disk as sentence-transformers reads it: safetensors, config.json, the modules (an output layer
+//! in a folder of its own) and the tokenizer's files.
 //!
 //! Every file is replaced whole. config.json is removed first and written last, so a directory that was left
 //! half-written is never taken for a model.
@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use truing_store::atomic;
 
-use super::{EncoderFiles, EncoderSpec, Pooling};
+use super::{EncoderFiles, EncoderSpec, OUTPUT_LAYER, Pooling};
 use crate::saving::{remove_if_there, remove_other_weights, write_json, write_safetensors};
 use crate::{ModelError, ParameterSpec, SaveDtype};
 
@@ -45,7 +45,9 @@ pub fn save_sentence_transformer<'v, E: From<ModelError>>(
     for (parameter, tensor) in original.carried() {
         carried.push((parameter.clone(), tensor?));
     }
-    let mut parameters = original.spec.parameters();
+    let in_layer = |parameter: &ParameterSpec| in_output_layer(&parameter.name).is_some();
+    let (output_layer, mut parameters): (Vec<_>, Vec<_>) =
+        original.spec.parameters().into_iter().partition(in_layer);
     parameters.extend(carried.iter().map(|(parameter, _)| parameter.clone()));
     let weights = "model.safetensors";
     write_safetensors(&directory.join(weights), &parameters, options.dtype, &mut |parameter| match carried
@@ -56,6 +58,21 @@ pub fn save_sentence_transformer<'v, E: From<ModelError>>(
         None => values(parameter),
     })?;
     remove_other_weights(directory, &[weights.to_owned()]).map_err(io_error)?;
+    if !output_layer.is_empty() {
+        let folder = directory.join(OUTPUT_LAYER);
+        fs::create_dir_all(&folder).map_err(io_error)?;
+        let named: Vec<ParameterSpec> = output_layer
+            .iter()
+            .map(|parameter| ParameterSpec {
+                name: in_output_layer(&parameter.name).unwrap_or_default().to_owned(),
+                ..parameter.clone()
+            })
+            .collect();
+        let mut in_order = output_layer.iter();
+        write_safetensors(&folder.join(weights), &named, options.dtype, &mut |parameter| {
+            values(in_order.next().unwrap_or(parameter))
+        })?;
+    }
 
     for (name, value) in module_files(&original.spec) {
         let path = directory.join(name);
@@ -72,6 +89,12 @@ pub fn save_sentence_transformer<'v, E: From<ModelError>>(
     }
     write_json(&directory.join("config.json"), &Value::Object(saved_config(options)))?;
     Ok(())
+}
+
+/// The name that a parameter has in the output layer's own file, where it is one of that layer's.
+#[must_use]
+pub fn in_output_layer(name: &str) -> Option<&str> {
+    name.strip_prefix(OUTPUT_LAYER)?.strip_prefix('.')
 }
 
 /// The original configuration with the dtype, and the architecture that the tensors' names are of.
@@ -94,6 +117,9 @@ fn module_files(spec: &EncoderSpec) -> Vec<(&'static str, Value)> {
     if spec.is_normalized {
         modules.push(module(2, "Normalize", "2_Normalize"));
     }
+    if spec.n_outputs.is_some() {
+        modules.push(module(modules.len(), "Dense", OUTPUT_LAYER));
+    }
     let pooling = json!({
         "word_embedding_dimension": spec.hidden_size,
         "pooling_mode_cls_token": spec.pooling == Pooling::Cls,
@@ -104,10 +130,21 @@ fn module_files(spec: &EncoderSpec) -> Vec<(&'static str, Value)> {
     });
     let transformer =
         json!({"max_seq_length": spec.max_sequence_length, "do_lower_case": spec.is_lower_cased});
-    vec![
+    let dense = spec.n_outputs.map(|n_outputs| {
+        let config = json!({
+            "in_features": spec.hidden_size,
+            "out_features": n_outputs,
+            "bias": true,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        });
+        ("2_Dense/config.json", config)
+    });
+    let mut files = vec![
         ("modules.json", Value::Array(modules)),
         ("1_Pooling/config.json", pooling),
         ("sentence_bert_config.json", transformer),
         ("config_sentence_transformers.json", json!({"__version__": {}})),
-    ]
+    ];
+    files.extend(dense);
+    files
 }

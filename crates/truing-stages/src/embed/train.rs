@@ -1,21 +1,25 @@
 //! Teaching an encoder what belongs together: fine-tuning on triplets of an anchor, a text of its kind and one of another.
 //!
-//! [`EmbedTrainConfig`] is what was typed, [`EmbedTrainPlan`] every decision that can be made before work starts. Deviation
-//! from sentence-transformers' trainer: no dropout, so that a step is a function of weights and data.
+//! [`EmbedTrainConfig`] is what was typed, [`EmbedTrainPlan`] every decision that can be made before work starts.
+//! The run itself is that of every encoder.
 
 mod plan;
-mod run;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use truing_model::{SaveDtype, TrainableSpec};
-use truing_train::{EmbeddingDistance, EmbeddingLoss, ScheduleKind};
+use truing_train::{EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind};
+use truing_types::{Communicator, EventSink, PackedBatch};
 
+use crate::encoder_training::{self, EncoderParts, EncoderSettings, EncoderWorkload, StepSize};
 use crate::recipe::{self, Recipe, RecipeError};
+use crate::training::{Start, Surroundings, TrainingOutcome};
+use crate::{Probe, StageError};
+use plan::TokenizedTriplets;
 
 pub use plan::{EmbedTrainInputs, EmbedTrainPlan};
-pub use run::run;
 
 /// Which loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -192,6 +196,43 @@ impl EmbedTrainConfig {
         TrainableSpec { lora: None, frozen: self.freeze.clone() }
     }
 
+    /// What the run is told.
+    fn run_settings(&self) -> EncoderSettings {
+        EncoderSettings {
+            output_dir: self.output_dir.clone(),
+            recipe: self.to_toml(),
+            decisive_toml: |text, path| Ok(Self::from_toml(text, path, &[])?.decisive_toml()),
+            seed: self.seed,
+            num_train_epochs: self.num_train_epochs,
+            max_steps: self.max_steps,
+            step_size: StepSize::Samples(self.batch_size),
+            learning_rate: self.learning_rate,
+            lr_scheduler_type: self.lr_scheduler_type,
+            warmup_ratio: self.warmup_ratio,
+            warmup_steps: None,
+            min_lr_ratio: self.min_lr_ratio,
+            decay_ratio: self.decay_ratio,
+            optimizer: OptimizerConfig {
+                beta1: self.adam_beta1 as f32,
+                beta2: self.adam_beta2 as f32,
+                epsilon: self.adam_epsilon as f32,
+                weight_decay: self.weight_decay as f32,
+                max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
+            },
+            trainable: self.trainable(),
+            eval_steps: self.eval_steps,
+            eval_on_start: self.eval_on_start,
+            save_steps: self.save_steps,
+            save_total_limit: self.save_total_limit,
+            keep_best: false,
+            load_best_model_at_end: self.load_best_model_at_end,
+            logging_steps: self.logging_steps,
+            save_dtype: self.save_dtype,
+            threads: self.threads,
+            memory_gib: self.memory_gib,
+        }
+    }
+
     /// The loss with its numbers.
     #[must_use]
     pub fn embedding_loss(&self) -> EmbeddingLoss {
@@ -229,5 +270,50 @@ impl EmbedTrainConfig {
             ..self.clone()
         };
         decisive.to_toml()
+    }
+}
+
+/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint of the last whole step and ends
+/// the run.
+///
+/// # Errors
+/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
+pub fn run(
+    plan: &EmbedTrainPlan,
+    inputs: &EmbedTrainInputs,
+    start: Start,
+    communicator: &dyn Communicator,
+    probe: &dyn Probe,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<TrainingOutcome, StageError> {
+    let parts = EncoderParts { model: &inputs.model, tokenizer: &inputs.tokenizer, record: &inputs.record };
+    let surroundings = Surroundings { communicator, probe, events, stop };
+    encoder_training::run(&plan.run, parts, Triplets { plan, inputs }, start, surroundings)
+}
+
+struct Triplets<'a> {
+    plan: &'a EmbedTrainPlan,
+    inputs: &'a EmbedTrainInputs,
+}
+
+impl EncoderWorkload for Triplets<'_> {
+    type Data = TokenizedTriplets;
+    type Objective = EmbeddingLoss;
+
+    fn objective(&self) -> &EmbeddingLoss {
+        &self.plan.loss
+    }
+
+    fn train(&self) -> &TokenizedTriplets {
+        &self.inputs.train
+    }
+
+    fn eval(&self) -> Option<&TokenizedTriplets> {
+        self.inputs.eval.as_ref()
+    }
+
+    fn pack(&self, data: &TokenizedTriplets, triplets: &[u32]) -> Result<PackedBatch, StageError> {
+        data.pack(triplets)
     }
 }

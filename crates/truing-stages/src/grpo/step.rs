@@ -494,10 +494,10 @@ impl Running<'_> {
     ) -> Result<bool, StageError> {
         let config = &self.plan.config;
         let objective = config.policy();
-        let mut sums: BTreeMap<&'static str, (f64, f64)> = BTreeMap::new();
-        let mut add = |name: &'static str, value: f64| {
+        let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        let mut add = |name: &str, value: f64| {
             if value.is_finite() {
-                let sum = sums.entry(name).or_default();
+                let sum = sums.entry(name.to_owned()).or_default();
                 *sum = (sum.0 + value, sum.1 + 1.0);
             }
         };
@@ -533,7 +533,7 @@ impl Running<'_> {
                     Err(error) => return Err(error.into()),
                 };
                 n_updates += 1;
-                outcome.measures.means.iter().for_each(|(&name, &value)| add(name, value));
+                outcome.measures.means.iter().for_each(|(name, &value)| add(name, value));
                 add("loss", outcome.measures.loss);
                 add("grad_norm", outcome.grad_norm);
                 add("learning_rate", outcome.learning_rate);
@@ -544,7 +544,7 @@ impl Running<'_> {
             let is_absent = name == "kl_loss" && objective.kl == KlInLoss::None;
             // The KL before the updates is the one that the rewards were given with.
             if !(is_absent || name == "kl") {
-                metrics.insert(name.to_owned(), sum / n);
+                metrics.insert(name, sum / n);
             }
         }
         Ok(true)

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use truing_types::RowOrigin;
 
-use super::agreement::{Agreement, Verdict, agreement};
 use super::bradley_terry::{Outcome, Strengths, fit};
 use super::config::{Dimension, QualityJudge};
 use super::plan::{QualityInputs, QualityPlan};
+use super::verdict::Verdict;
+use crate::agreement::{Agreement, agreement};
+use crate::judging::main_reason;
 
 /// Standard errors that a strength lies from its bucket's mean where it is told apart from it: 95 of 100.
 const TOLD_APART: f64 = 1.96;
@@ -50,15 +52,6 @@ pub struct Comparison {
     pub anchor: usize,
     /// By dimension, in the recipe's order; `None` where there is no verdict in one of the orders.
     pub pairs: Vec<Option<Pair>>,
-}
-
-/// Why there is no verdict where a judge was given up.
-pub(super) const NOT_ASKED: &str = "not asked, after too many failures in a row";
-
-/// The most frequent reason that says something.
-pub(super) fn main_reason(unscored: &BTreeMap<String, usize>) -> &str {
-    let told = unscored.iter().max_by_key(|(reason, n)| (reason.as_str() != NOT_ASKED, **n));
-    told.map_or("", |(reason, _)| reason)
 }
 
 /// Where a prompt stands against its bucket's mean, as far as errors tell.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use truing_data::{OnBadRow, SourceConfig};
 
-use crate::StageError;
 use crate::chat::ChatModelConfig;
 use crate::recipe::{self, Recipe, RecipeError};
+use crate::{StageError, judging};
 
 /// One flat table, then `[[data]]` and `[[judge]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -234,9 +234,7 @@ impl QualityConfig {
             );
         }
         let names: Vec<String> = self.judge.iter().map(QualityJudge::name).collect();
-        if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
-            return bad("judge.name", twice.1.clone(), "a name of its own for each judge");
-        }
+        judging::check_names(&names)?;
         self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))
     }
 }

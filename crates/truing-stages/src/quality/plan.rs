@@ -11,11 +11,10 @@ use truing_types::{Event, EventSink, RowOrigin, Seed};
 use super::config::{Calls, QualityConfig};
 use super::questions;
 use crate::StageError;
+use crate::judging::BYTES_PER_TOKEN;
 
 /// The bucket of rows without a label.
 const UNLABELLED: &str = "(no label)";
-/// Bytes of a token, for estimates.
-const BYTES_PER_TOKEN: u64 = 4;
 
 /// One prompt to be judged.
 #[derive(Debug, Clone, PartialEq)]

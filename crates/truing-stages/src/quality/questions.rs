@@ -3,8 +3,8 @@
 use truing_reward::asking::{fill_in, last_bracketed};
 use truing_types::{ChatRequest, Conversation, Message, Role, SamplingOptions};
 
-use super::agreement::Verdict;
 use super::config::{Calls, Dimension, QualityConfig};
+use super::verdict::Verdict;
 
 const PROMPT: &str = "\
 Two tasks that somebody gave to an assistant are to be compared: not their answers, the tasks themselves, as material to \

@@ -1,21 +1,22 @@
 //! The work: ask judge by judge, bucket by bucket; add up; write scores and summary.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use truing_reward::asking::{Unanswered, ask_readable};
+use truing_reward::asking::Unanswered;
 use truing_store::atomic;
-use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, Event, EventSink};
+use truing_types::{ChatModel, ChatRequest, Event, EventSink};
 
-use super::aggregate::{Comparison, NOT_ASKED, Pair, Summary, aggregate, main_reason};
-use super::agreement::Verdict;
+use super::aggregate::{Comparison, Pair, Summary, aggregate};
 use super::config::{Dimension, QualityConfig};
 use super::plan::{QualityInputs, QualityPlan};
 use super::questions;
+use super::verdict::Verdict;
 use crate::StageError;
 use crate::chat::OpenChatModel;
+use crate::judging::{AtWork, NOT_ASKED, Patience, main_reason, note_counts, reason};
+use crate::rows::write_lines;
 
 /// Comparisons that are put together at a time.
 const COMPARISONS_OF_A_CHUNK: usize = 128;
@@ -56,20 +57,14 @@ pub fn run(
         let name = config.judge[judge].name();
         let total = Some(plan.n_calls / config.judge.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
-        let mut asking =
-            Asking { plan, inputs, judge, events, n_done: 0, n_failed_in_a_row: 0, n_unread_in_a_row: 0 };
+        let patience = Patience {
+            most_replies: config.most_replies,
+            max_failures_in_a_row: config.max_failures_in_a_row,
+        };
+        let mut asking = Asking { plan, inputs, judge, at_work: AtWork::new(patience, events) };
         let is_whole = asking.ask_all(open.model.as_mut(), stop, &mut comparisons, &mut unscored[judge]);
         events.emit(Event::PhaseFinished);
-        let counts = open.counts.snapshot();
-        events.emit(Event::Note(format!(
-            "{name}: {} calls, {} replies from the cache, {} retries, {} + {} tokens, {} failures",
-            counts.calls,
-            counts.cache_hits,
-            counts.retries,
-            counts.prompt_tokens,
-            counts.completion_tokens,
-            counts.n_failures()
-        )));
+        note_counts(&name, &open.counts, events);
         if !is_whole {
             return Ok(QualityOutcome::Interrupted);
         }
@@ -79,13 +74,8 @@ pub fn run(
         return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
     }
     let (scores, summary) = aggregate(plan, inputs, &comparisons, unscored);
-    let mut lines = Vec::new();
-    for score in &scores {
-        serde_json::to_writer(&mut lines, score).map_err(|error| write_error(error.into()))?;
-        lines.push(b'\n');
-    }
     let path = folder.join("scores.jsonl");
-    atomic::write(&path, &lines)?;
+    write_lines(&path, &scores)?;
     let text = serde_json::to_vec_pretty(&summary).map_err(|error| write_error(error.into()))?;
     atomic::write(&folder.join("summary.json"), &text)?;
     summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
@@ -98,10 +88,7 @@ struct Asking<'a> {
     plan: &'a QualityPlan,
     inputs: &'a QualityInputs,
     judge: usize,
-    events: &'a mut dyn EventSink,
-    n_done: u64,
-    n_failed_in_a_row: usize,
-    n_unread_in_a_row: usize,
+    at_work: AtWork<'a>,
 }
 
 /// One call: a comparison, a part of the dimensions, an order.
@@ -124,14 +111,13 @@ impl Asking<'_> {
         for (bucket_idx, bucket) in self.plan.buckets.iter().enumerate() {
             let pairs: Vec<(usize, usize)> = bucket.pairs().collect();
             for chunk in pairs.chunks(COMPARISONS_OF_A_CHUNK) {
-                if self.is_given_up() {
+                if self.at_work.is_given_up() {
                     *unscored.entry(NOT_ASKED.into()).or_default() += chunk.len() * n_dimensions;
                     continue;
                 }
                 let found = self.ask_chunk(model, bucket_idx, chunk, unscored);
                 for comparison in &found {
-                    let is_unread = comparison.pairs.iter().all(Option::is_none);
-                    self.n_unread_in_a_row = if is_unread { self.n_unread_in_a_row + 1 } else { 0 };
+                    self.at_work.was_read(comparison.pairs.iter().any(Option::is_some));
                 }
                 comparisons.extend(found);
                 if stop.load(Ordering::Relaxed) {
@@ -142,10 +128,6 @@ impl Asking<'_> {
         true
     }
 
-    fn is_given_up(&self) -> bool {
-        self.n_failed_in_a_row.max(self.n_unread_in_a_row) >= self.plan.config.max_failures_in_a_row
-    }
-
     fn ask_chunk(
         &mut self,
         model: &mut dyn ChatModel,
@@ -153,21 +135,10 @@ impl Asking<'_> {
         pairs: &[(usize, usize)],
         unscored: &mut BTreeMap<String, usize>,
     ) -> Vec<Comparison> {
-        let config = &self.plan.config;
         let (calls, requests) = self.questions(bucket_idx, pairs);
-        let reminder = questions::reminder(&config.dimensions);
+        let reminder = questions::reminder(&self.plan.config.dimensions);
         let read = |place: usize, reply: &str| questions::read(reply, &calls[place].dimensions);
-        let most_failures = config.max_failures_in_a_row;
-        let (n_done, n_failed, events) = (&mut self.n_done, &mut self.n_failed_in_a_row, &mut *self.events);
-        let mut seen = vec![false; calls.len()];
-        let mut on_result = |place: usize, result: &ChatResult| {
-            *n_failed = if result.is_ok() { 0 } else { *n_failed + 1 };
-            // A reply that is asked again is the same unit of work.
-            *n_done += u64::from(!std::mem::replace(&mut seen[place], true));
-            events.emit(Event::Progress { done: *n_done, note: String::new() });
-            if *n_failed >= most_failures { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let answers = ask_readable(model, requests, config.most_replies, &reminder, read, &mut on_result);
+        let answers = self.at_work.ask(model, requests, &reminder, read);
         self.put_together(bucket_idx, pairs, &calls, answers, unscored)
     }
 
@@ -208,7 +179,7 @@ impl Asking<'_> {
                         let seen = if call.anchor_first { found[i].swapped() } else { found[i] };
                         verdicts[call.comparison][place][usize::from(call.anchor_first)] = Some(seen);
                     }
-                    Err(error) => reasons[call.comparison][place] = Some(reason(error)),
+                    Err(error) => reasons[call.comparison][place] = Some(reason(error, "a verdict")),
                 }
             }
         }
@@ -227,14 +198,5 @@ impl Asking<'_> {
             pairs: verdicts.iter().map(pair).collect(),
         });
         comparisons.collect()
-    }
-}
-
-/// Kinds of failure to be counted; what differs from call to call is left out.
-fn reason(error: &Unanswered) -> String {
-    match error {
-        Unanswered::Failed(ChatError::BrokenOff) => NOT_ASKED.into(),
-        Unanswered::Failed(error) => error.to_string(),
-        Unanswered::Unreadable { .. } => "replies without a verdict in the form asked for".into(),
     }
 }

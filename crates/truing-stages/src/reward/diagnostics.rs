@@ -6,6 +6,7 @@ use truing_data::ResponseDataset;
 use truing_types::{CalibrationBin, LengthAndReward, RewardDiagnostics, SourceDiagnostics};
 
 use super::ScoreNormaliser;
+use crate::statistics::{mean_and_deviation, pearson, spearman, wilson_half_width};
 use crate::training::source_stem;
 
 const N_BINS: usize = 10;
@@ -122,7 +123,7 @@ fn diagnose_source(groups: &[&Vec<Rated>]) -> SourceDiagnostics {
     let rewards: Vec<f64> = known.iter().map(|k| k.0).collect();
     let scores: Vec<f64> = known.iter().map(|k| k.2).collect();
     found.score_correlation = pearson(&rewards, &scores);
-    found.score_rank_correlation = pearson(&ranks(&rewards), &ranks(&scores));
+    found.score_rank_correlation = spearman(&rewards, &scores);
     let squares: f64 = known.iter().map(|(_, in_unit, score)| (in_unit - score).powi(2)).sum();
     found.score_rmse = share(squares, known.len() as f64).map(f64::sqrt);
     found
@@ -175,40 +176,6 @@ fn score_calibration(groups: &[&Vec<Rated>]) -> Vec<(f64, f64)> {
         (part.iter().map(|p| p.0).sum::<f64>() / n, part.iter().map(|p| p.1).sum::<f64>() / n)
     };
     known.chunks(size).map(mean).collect()
-}
-
-fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
-    let n = values.len().max(1) as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    (mean, (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt())
-}
-
-/// `None` where one of them is constant.
-fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
-    let ((mean_a, deviation_a), (mean_b, deviation_b)) = (mean_and_deviation(a), mean_and_deviation(b));
-    let product: f64 = a.iter().zip(b).map(|(a, b)| (a - mean_a) * (b - mean_b)).sum();
-    let scale = deviation_a * deviation_b * a.len() as f64;
-    (scale > 0.0).then(|| product / scale)
-}
-
-/// Ranks with ties at their middle.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut start = 0;
-    for run in order.chunk_by(|&a, &b| values[a] == values[b]) {
-        let middle = start as f64 + (run.len() as f64 - 1.0) / 2.0;
-        run.iter().for_each(|&i| ranks[i] = middle);
-        start += run.len();
-    }
-    ranks
-}
-
-/// Half the width of Wilson's 95 % interval (1927).
-fn wilson_half_width(p: f64, n: f64) -> f64 {
-    const Z: f64 = 1.959_964;
-    Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt() / (1.0 + Z * Z / n)
 }
 
 #[cfg(test)]

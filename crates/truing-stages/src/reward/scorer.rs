@@ -62,7 +62,7 @@ impl RewardScorer {
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
         let files = ModelFiles::open(path)?;
-        if files.spec.head != HeadKind::Score {
+        if files.spec.head != (HeadKind::Score { n_outputs: 1 }) {
             return Err(StageError::BadSetting {
                 key: "the reward model",
                 found: format!("{} ({})", path.display(), files.spec.architecture),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use serde::Serialize;
 use serde_json::Value;
 use truing_data::read_prompts;
 use truing_prompts::clustering::CoarseAndFine;
@@ -22,6 +21,7 @@ use super::pool::Pool;
 use super::vectors::Embedded;
 use crate::StageError;
 use crate::evaluations::SHIPPED;
+use crate::rows::write_lines;
 
 /// The chosen rows, as they were read.
 pub(super) const SELECTED: &str = "selected.jsonl";
@@ -195,17 +195,6 @@ fn write_selected(plan: &SelectPlan, pool: &Pool, path: &Path) -> Result<(), Sta
                 writer.write_all(b"\n").map_err(failed)?;
             }
         }
-    }
-    writer.commit()?;
-    Ok(())
-}
-
-fn write_lines<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), StageError> {
-    let failed = |source| StageError::Write { path: path.to_path_buf(), source };
-    let mut writer = atomic::Writer::new(path)?;
-    for row in rows {
-        serde_json::to_writer(&mut writer, row).map_err(|error| failed(error.into()))?;
-        writer.write_all(b"\n").map_err(failed)?;
     }
     writer.commit()?;
     Ok(())

@@ -9,11 +9,12 @@ use truing_prompts::clean::Cleaner;
 use truing_prompts::decontamination::EvaluationIndex;
 use truing_prompts::duplicates::{ExactDuplicates, near_duplicates};
 use truing_prompts::tokens::TokenPool;
-use truing_types::{Conversation, DroppedRow, Event, EventSink, PromptRow, Role, RowOrigin, SelectionLayer};
+use truing_types::{DroppedRow, Event, EventSink, PromptRow, RowOrigin, SelectionLayer};
 
 use super::{SelectConfig, plan};
 use crate::StageError;
 use crate::evaluations::SHIPPED;
+use crate::rows::{prompt_text, value_at};
 
 /// Rows that are cleaned side by side.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -108,36 +109,19 @@ fn clean(
     Ok(PoolRow { origin, text, language, labels, quality, dropped })
 }
 
-/// What is asked: every turn but the assistant's, one below the other.
-fn prompt_text(prompt: &Conversation) -> String {
-    let asked = prompt.messages.iter().filter(|message| message.role != Role::Assistant);
-    asked.map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n\n")
-}
-
-fn column<'a>(columns: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
-    let (mut parts, first) = (path.split('.'), columns.get(path));
-    let inner = || {
-        let mut value = columns.get(parts.next()?)?;
-        for part in parts {
-            value = match part.parse::<usize>() {
-                Ok(place) if value.is_array() => value.get(place)?,
-                _ => value.get(part)?,
-            };
-        }
-        Some(value)
-    };
-    first.or_else(inner).filter(|value| !value.is_null())
-}
-
 fn label(columns: &Map<String, Value>, path: &str) -> Option<String> {
-    match column(columns, path)? {
+    match value_at(columns, path)? {
         Value::String(text) => Some(text.clone()),
+        // Labels that hold together, as `truing label` writes them, are one.
+        Value::Array(labels) if labels.iter().all(Value::is_string) => {
+            Some(labels.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" + "))
+        }
         other => Some(other.to_string()),
     }
 }
 
 fn quality(columns: &Map<String, Value>, path: &str, origin: &RowOrigin) -> Result<f32, StageError> {
-    let found = column(columns, path);
+    let found = value_at(columns, path);
     match found.and_then(Value::as_f64) {
         Some(quality) => Ok(quality as f32),
         None => Err(StageError::BadColumn {

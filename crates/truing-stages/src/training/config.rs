@@ -8,12 +8,14 @@ use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
 use truing_train::{LayersPerSegment, ScheduleKind};
 
 use crate::StageError;
+use crate::classifier::ClassifierConfig;
 use crate::dpo::PreferenceConfig;
 use crate::recipe::{self, Recipe, RecipeError};
 use crate::reward::RewardModelConfig;
 
 /// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`, and the table of the stage where it has settings of
-/// its own: `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`. Where the report states no
+/// its own: `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`, `[classifier]` for
+/// `truing label train` and `truing quality train`. Where the report states no
 /// value the default is ours, and the printed recipe shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -117,6 +119,9 @@ pub struct TrainingConfig {
     /// The reward model; only for `truing reward train`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<RewardModelConfig>,
+    /// The classifier or scorer; only for `truing label train` and `truing quality train`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<ClassifierConfig>,
     /// What is trained on.
     pub data: Vec<SourceConfig>,
     /// What is evaluated on.
@@ -238,6 +243,7 @@ impl Default for TrainingConfig {
             lora: None,
             preference: None,
             reward_model: None,
+            classifier: None,
             data: Vec::new(),
             eval_data: Vec::new(),
         }
@@ -281,8 +287,11 @@ impl TrainingConfig {
     /// # Errors
     /// [`StageError::BadSetting`] naming the table.
     pub(crate) fn refuse_tables_but(&self, allowed: &str) -> Result<(), StageError> {
-        let tables =
-            [("preference", self.preference.is_some()), ("reward_model", self.reward_model.is_some())];
+        let tables = [
+            ("preference", self.preference.is_some()),
+            ("reward_model", self.reward_model.is_some()),
+            ("classifier", self.classifier.is_some()),
+        ];
         match tables.into_iter().find(|&(name, is_there)| is_there && name != allowed) {
             Some((key, _)) => Err(StageError::BadSetting {
                 key,

@@ -12,14 +12,11 @@ use truing_text::{ChatRenderer, RenderOptions};
 use super::TrainingConfig;
 use crate::{StageError, model};
 
-/// Checks what the recipe says of data and model, and opens the model with its tokenizer and template.
+/// Checks what the recipe says of data and model.
 ///
 /// # Errors
-/// When a setting is missing or cannot be meant, or the model is unusable.
-pub(crate) fn open(
-    config: &TrainingConfig,
-    options: RenderOptions,
-) -> Result<(ModelFiles, ChatRenderer), StageError> {
+/// When a setting is missing or cannot be meant.
+pub(crate) fn check(config: &TrainingConfig) -> Result<(), StageError> {
     if config.model_name_or_path.is_empty() {
         let expected = "a model directory, a .gguf file or a name";
         return Err(StageError::MissingSetting { key: "model_name_or_path", expected });
@@ -46,6 +43,18 @@ pub(crate) fn open(
         let reason = "rows are held out of `data`, or there are others";
         return Err(StageError::Conflict { first: "eval_fraction", second: "eval_data", reason });
     }
+    Ok(())
+}
+
+/// Checks the recipe and opens the model with its tokenizer and template.
+///
+/// # Errors
+/// When a setting is missing or cannot be meant, or the model is unusable.
+pub(crate) fn open(
+    config: &TrainingConfig,
+    options: RenderOptions,
+) -> Result<(ModelFiles, ChatRenderer), StageError> {
+    check(config)?;
     let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
     let mut renderer = model::renderer(&model, options)?;
     if let Some(path) = &config.chat_template {
@@ -66,10 +75,23 @@ pub(crate) fn record(
     train: &BTreeSet<Arc<str>>,
     eval: Option<&BTreeSet<Arc<str>>>,
 ) -> Result<RunInputs, StageError> {
+    record_of(config, model_files(model), train, eval)
+}
+
+/// The same of any model's files.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(crate) fn record_of(
+    config: &TrainingConfig,
+    model: Vec<PathBuf>,
+    train: &BTreeSet<Arc<str>>,
+    eval: Option<&BTreeSet<Arc<str>>>,
+) -> Result<RunInputs, StageError> {
     let paths = |files: &BTreeSet<Arc<str>>| -> Vec<PathBuf> {
         files.iter().map(|file| PathBuf::from(&**file)).collect()
     };
-    let model = model_files(model).into_iter().map(|path| ("model", path));
+    let model = model.into_iter().map(|path| ("model", path));
     let data = paths(train).into_iter().map(|path| ("data", path));
     let evaluation = eval.map(paths).unwrap_or_default().into_iter().map(|path| ("evaluation", path));
     let files = model.chain(data).chain(evaluation).map(|(role, path)| InputFile::of(role, &path));

@@ -76,7 +76,8 @@ impl TrainingPlan {
         inputs: &I,
         machine: &Machine,
     ) -> Result<Self, StageError> {
-        check(&config, inputs)?;
+        let longest = inputs.model().spec.max_position_embeddings;
+        check(&config, longest, inputs.eval().is_some())?;
         let (spec, train) = (&inputs.model().spec, inputs.train());
         let trainable = config.trainable();
         let (n_parameters, n_trainable) = check_trainable(spec, &trainable)?;
@@ -286,8 +287,8 @@ fn does_not_fit(source: PlanError, fits_with_lora: bool) -> StageError {
     StageError::DoesNotFit { source, hints }
 }
 
-/// Checks the settings that no other step looks at.
-fn check(config: &TrainingConfig, inputs: &impl TrainingInputs) -> Result<(), StageError> {
+/// Checks the settings that no other step looks at. `context` is the most tokens that the model sees.
+pub(crate) fn check(config: &TrainingConfig, context: usize, has_eval: bool) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
         Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
     };
@@ -297,7 +298,6 @@ fn check(config: &TrainingConfig, inputs: &impl TrainingInputs) -> Result<(), St
     }
     let positive = |value: f64| value.is_finite() && value > 0.0;
     let share = |value: f64| (0.0..=1.0).contains(&value);
-    let context = inputs.model().spec.max_position_embeddings;
     match config {
         c if c.max_length as usize > context => bad(
             "max_length",
@@ -335,11 +335,11 @@ fn check(config: &TrainingConfig, inputs: &impl TrainingInputs) -> Result<(), St
         c if c.merge_adapter && c.lora.is_none() => {
             bad("merge_adapter", "true".into(), "a [lora] table beside it")
         }
-        c if (c.keep_best || c.load_best_model_at_end) && inputs.eval().is_none() => {
+        c if (c.keep_best || c.load_best_model_at_end) && !has_eval => {
             let key = if c.keep_best { "keep_best" } else { "load_best_model_at_end" };
             bad(key, "true".into(), "something to evaluate on: `eval_fraction` or [[eval_data]]")
         }
-        TrainingConfig { eval_steps: Some(steps), .. } if inputs.eval().is_none() => bad(
+        TrainingConfig { eval_steps: Some(steps), .. } if !has_eval => bad(
             "eval_steps",
             steps.to_string(),
             "something to evaluate on beside it: `eval_fraction` or [[eval_data]]",
@@ -379,7 +379,7 @@ fn check_trainable(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64
     }
 }
 
-fn packs_per_step(config: &TrainingConfig) -> Result<usize, StageError> {
+pub(crate) fn packs_per_step(config: &TrainingConfig) -> Result<usize, StageError> {
     let n_packs = match config.tokens_per_step {
         Some(tokens) => tokens.div_ceil(u64::from(config.max_length)) as usize,
         None => config.packs_per_step,

@@ -10,7 +10,9 @@ use truing_model::SaveOptions;
 use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, prune};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{Measures, StepOutcome, TrainError, Trainer};
-use truing_types::{Communicator, Event, EventSink, RewardDiagnostics, RewardEvaluation};
+use truing_types::{
+    ClassifierEvaluation, Communicator, Event, EventSink, RewardDiagnostics, RewardEvaluation,
+};
 
 use super::resume::{check_same_recipe, find_checkpoint, load_engine};
 use super::{
@@ -138,9 +140,11 @@ pub(crate) fn run<W: Workload>(
         state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
     };
     let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
-    let diagnostics = folder.path().join(RewardDiagnostics::FILE_NAME);
-    if diagnostics.exists() {
-        MetricsLog::truncate_after(&diagnostics, state.step, |_| state.is_evaluation_due)?;
+    for name in [RewardDiagnostics::FILE_NAME, ClassifierEvaluation::LOG_NAME] {
+        let evaluations = folder.path().join(name);
+        if evaluations.exists() {
+            MetricsLog::truncate_after(&evaluations, state.step, |_| state.is_evaluation_due)?;
+        }
     }
     let running = Running {
         saved_step: state.step,
@@ -276,8 +280,7 @@ impl<W: Workload> Running<'_, W> {
         let n_tokens = outcome.measures.n_tokens as f64;
         let n_samples: usize = packs.iter().map(Vec::len).sum();
         let allocated = packs.len() as f64 * f64::from(self.plan.config.max_length);
-        let mut values: BTreeMap<String, f64> =
-            outcome.measures.means.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        let mut values = outcome.measures.means.clone();
         values.extend(
             [
                 ("loss", outcome.measures.loss),
@@ -349,11 +352,15 @@ impl<W: Workload> Running<'_, W> {
         self.workload.derive_metrics(EVALUATION_PREFIX, &mut values);
         if let Some(eval) = self.inputs.eval() {
             let answered = mine.iter().map(|samples| &samples[..]).zip(outputs).collect();
-            let EvaluationFindings { metrics, diagnostics } =
-                self.workload.evaluation_findings(eval, answered);
+            let EvaluationFindings { metrics, diagnostics, evaluation } =
+                self.workload.evaluation_findings(eval, measures.loss, answered);
             values.extend(
                 metrics.into_iter().map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), value)),
             );
+            if let Some(evaluation) = evaluation.filter(|_| self.is_first_rank()) {
+                let mut log = MetricsLog::open(&self.folder.path().join(ClassifierEvaluation::LOG_NAME))?;
+                log.append(&ClassifierEvaluation { step: self.state.step, ..evaluation })?;
+            }
             if let Some(diagnostics) = diagnostics.filter(|_| self.is_first_rank()) {
                 let mut log = MetricsLog::open(&self.folder.path().join(RewardDiagnostics::FILE_NAME))?;
                 log.append(&RewardEvaluation { step: self.state.step, diagnostics })?;
@@ -380,7 +387,11 @@ impl<W: Workload> Running<'_, W> {
             self.log.sync()?;
             let staged = StagedDirectory::begin(&path)?;
             let tokenizer_files = self.files_beside_weights();
-            let options = model::save_options(self.inputs.model(), &tokenizer_files);
+            let output_names = self.workload.output_names();
+            let options = SaveOptions {
+                output_names: &output_names,
+                ..model::save_options(self.inputs.model(), &tokenizer_files)
+            };
             let base_model = Some(self.plan.config.model_name_or_path.as_str());
             checkpoint::save(self.trainer.engine(), &self.state, &staged, &options, base_model)?;
             staged.commit()?;
@@ -416,9 +427,10 @@ impl<W: Workload> Running<'_, W> {
             self.log.sync()?;
             let staged = StagedDirectory::begin(&path)?;
             let tokenizer_files = self.files_beside_weights();
-            let config = &self.plan.config;
+            let (config, output_names) = (&self.plan.config, self.workload.output_names());
             let options = SaveOptions {
                 dtype: config.save_dtype,
+                output_names: &output_names,
                 ..model::save_options(self.inputs.model(), &tokenizer_files)
             };
             let (engine, base_model) = (self.trainer.engine(), &config.model_name_or_path);

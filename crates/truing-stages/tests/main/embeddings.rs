@@ -247,7 +247,7 @@ fn packs_and_recomputation_change_nothing() {
         config.adam_epsilon = 1e-3;
         let inputs = EmbedTrainInputs::load(&config, &mut Silent).unwrap();
         let plan = EmbedTrainPlan::resolve(config.clone(), &inputs, &MACHINE).unwrap();
-        assert_eq!(plan.tokens_per_pack < 200, !memory.ends_with("=1"), "{}", plan.tokens_per_pack);
+        assert_eq!(plan.run.tokens_per_pack < 200, !memory.ends_with("=1"), "{}", plan.run.tokens_per_pack);
         let model = run(config, Start::Fresh, never).unwrap().into_model().unwrap();
         let files = EncoderFiles::open(&model).unwrap();
         let mut all = Vec::new();

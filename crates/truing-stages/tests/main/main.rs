@@ -4,6 +4,7 @@
 
 mod embeddings;
 mod judges;
+mod labels;
 mod plans;
 mod policies;
 mod preferences;

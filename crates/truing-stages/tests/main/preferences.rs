@@ -213,7 +213,7 @@ fn a_reward_model_learns_the_order_and_the_scores_and_scores_as_it_was_evaluated
     assert_eq!(found.length_sample.len() as u64, found.n_responses);
 
     let model = directory.join("model");
-    assert_eq!(ModelFiles::open(&model).unwrap().spec.head, HeadKind::Score);
+    assert_eq!(ModelFiles::open(&model).unwrap().spec.head, HeadKind::Score { n_outputs: 1 });
     let config: Value = serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
     assert_eq!(config["architectures"][0], "LlamaForSequenceClassification");
     let normaliser = ScoreNormaliser::open(&model).unwrap();

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
+use truing_stages::label::{LabelConfig, load_label_set};
 use truing_stages::quality::QualityConfig;
 use truing_stages::responses::ResponseInputs;
 use truing_stages::select::SelectConfig;
@@ -43,6 +44,14 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
         let text = fs::read_to_string(&path).unwrap();
         let tables: toml::Table = toml::from_str(&text).unwrap();
         n_recipes += 1;
+        if LabelConfig::OWN_KEYS.iter().any(|&key| tables.contains_key(key)) {
+            let config = LabelConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed = LabelConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            config.check().unwrap();
+            load_label_set(config.label_set.as_deref()).unwrap();
+            continue;
+        }
         if tables.get("judge").is_some_and(toml::Value::is_array) {
             let config =
                 QualityConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));

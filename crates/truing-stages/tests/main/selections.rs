@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
+use truing_stages::label::{AssignedLabel, LabelledPrompt, PromptSource};
 use truing_stages::select::{self, SelectConfig, SelectOutcome, SelectPlan, SelectReport};
 use truing_stages::training::Start;
 use truing_stages::{Machine, Probe, StageError};
@@ -235,6 +236,64 @@ fn quotas_are_met_label_by_label() {
         }
     }
     assert_eq!(kept, [("city".to_owned(), 5), ("story".to_owned(), 3)].into());
+}
+
+/// What `truing label` writes is a pool as it is.
+#[test]
+fn quotas_are_met_on_the_labels_that_prompts_were_given() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pool(folder.path());
+    let labelled = |(id, line): (usize, &str)| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let prompt = row["prompt"].as_str().unwrap();
+        let ability = if row["task"] == "story" { "text generation" } else { "knowledge Q&A" };
+        let languages = if id == 0 { vec!["English", "Python"] } else { vec!["English"] };
+        LabelledPrompt {
+            id: id as u64,
+            prompt: prompt.to_owned(),
+            labels: [
+                ("ability".to_owned(), AssignedLabel::One(ability.into())),
+                (
+                    "language".to_owned(),
+                    AssignedLabel::Several(languages.into_iter().map(str::to_owned).collect()),
+                ),
+            ]
+            .into(),
+            confidence: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            labelled_by: BTreeMap::new(),
+            source: PromptSource { path: "pool.jsonl".into(), line: id as u64 + 1 },
+            unlabelled: BTreeMap::new(),
+        }
+    };
+    let text = fs::read_to_string(folder.path().join("pool.jsonl")).unwrap();
+    let rows: String = text
+        .lines()
+        .enumerate()
+        .map(|row| format!("{}\n", serde_json::to_string(&labelled(row)).unwrap()))
+        .collect();
+    fs::write(folder.path().join(LabelledPrompt::FILE_NAME), rows).unwrap();
+    let overrides = [
+        "quality_column=",
+        "data.0.path=labels.jsonl",
+        "label_columns=[\"labels.ability\", \"labels.language\"]",
+        "selection.quota_column=labels.ability",
+        "selection.quotas={\"text generation\" = 3, \"knowledge Q&A\" = 2}",
+    ];
+    run_in(folder.path(), &overrides, Start::Fresh).unwrap();
+    let decisions = decisions(folder.path());
+    let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
+    for decision in decisions.iter().filter(|decision| decision.decision == Decision::Kept) {
+        *kept.entry(&decision.labels["labels.ability"]).or_default() += 1;
+    }
+    assert_eq!(kept, [("knowledge Q&A", 2), ("text generation", 3)].into());
+    assert_eq!(
+        decisions[0].labels["labels.language"], "English + Python",
+        "labels that hold together are one"
+    );
+    let selected = fs::read_to_string(folder.path().join("run/selected.jsonl")).unwrap();
+    let first: LabelledPrompt = serde_json::from_str(selected.lines().next().unwrap()).unwrap();
+    assert_eq!(first.source.path, "pool.jsonl", "the chosen rows keep their labels and sources");
 }
 
 #[test]

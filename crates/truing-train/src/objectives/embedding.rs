@@ -16,7 +16,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::WeightedSum;
+use truing_types::PackedBatch;
+
+use super::{EncoderObjective, WeightedSum};
 
 /// Added to every difference before the Euclidean norm, as `torch.nn.functional.pairwise_distance` does.
 const PAIRWISE_EPS: f64 = 1e-6;
@@ -60,8 +62,8 @@ pub struct TripletVectors<'a> {
     pub width: usize,
 }
 
-/// Names of what [`EmbeddingLoss::measure`] returns, the loss first.
-pub const EMBEDDING_METRICS: [&str; 4] = ["loss", "accuracy", "margin", "active"];
+/// Names of what is measured, the loss first.
+const METRICS: [&str; 4] = ["loss", "accuracy", "margin", "active"];
 
 impl TripletVectors<'_> {
     /// Number of triplets.
@@ -82,13 +84,7 @@ impl TripletVectors<'_> {
 }
 
 impl EmbeddingLoss {
-    /// Whether a triplet's loss depends on the others of the step, so that all vectors must be known at once.
-    #[must_use]
-    pub fn couples_triplets(&self) -> bool {
-        matches!(self, Self::MultipleNegativesRanking { .. })
-    }
-
-    /// Sums over the triplets of [`EMBEDDING_METRICS`]: the loss; whether the positive is nearer than the negative; by
+    /// Sums over the triplets: the loss; whether the positive is nearer than the negative; by
     /// how much in the loss's distance (cosine for in-batch negatives); whether the triplet has a gradient.
     #[must_use]
     pub fn measure(&self, vectors: TripletVectors<'_>) -> [WeightedSum; 4] {
@@ -158,6 +154,36 @@ impl EmbeddingLoss {
         // Not `max`, which would hide a value that is not a number.
         if hinge < 0.0 { 0.0 } else { hinge }
     }
+}
+
+impl EncoderObjective for EmbeddingLoss {
+    /// Three texts a triplet, one after the other.
+    type Pack = PackedBatch;
+
+    fn couples_packs(&self) -> bool {
+        matches!(self, Self::MultipleNegativesRanking { .. })
+    }
+
+    fn denominators(&self, pack: &PackedBatch) -> Vec<f64> {
+        vec![(pack.n_sequences() / 3) as f64]
+    }
+
+    fn gradient(&self, packs: &[PackedBatch], values: &[f32], denominators: &[f64]) -> Vec<f32> {
+        self.gradient(TripletVectors { values, width: width(packs, values) }, denominators[0])
+    }
+
+    fn metric_names(&self) -> Vec<&str> {
+        METRICS.to_vec()
+    }
+
+    fn measure(&self, packs: &[PackedBatch], values: &[f32]) -> Vec<WeightedSum> {
+        self.measure(TripletVectors { values, width: width(packs, values) }).to_vec()
+    }
+}
+
+/// Length of a vector.
+fn width(packs: &[PackedBatch], values: &[f32]) -> usize {
+    values.len() / packs.iter().map(PackedBatch::n_sequences).sum::<usize>().max(1)
 }
 
 impl EmbeddingDistance {

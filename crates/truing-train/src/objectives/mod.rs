@@ -1,13 +1,15 @@
 //! Objectives: a loss as numerators over denominators, and its closed-form gradient with respect to what the
 //! engine's head hands back. One file each; the trainer knows none of them by name.
 
+mod classification;
 mod embedding;
 mod policy;
 mod preference;
 mod reward;
 mod sft;
 
-pub use embedding::{EMBEDDING_METRICS, EmbeddingDistance, EmbeddingLoss, TripletVectors};
+pub use classification::{Classification, ClassificationPack, OutputPart, PartKind, PartTarget, Target};
+pub use embedding::{EmbeddingDistance, EmbeddingLoss, TripletVectors};
 pub use policy::{Aggregation, KlInLoss, Policy, PolicyPack, PolicyPackKind, RatioLevel};
 pub use preference::{
     Preference, PreferenceLoss, PreferencePack, ResponseLogProbs, ResponsePair, response_log_probs,
@@ -77,19 +79,50 @@ pub trait Objective {
     ) -> HeadGradient;
 
     /// Names of what [`measure`](Self::measure) returns.
-    fn metric_names(&self) -> &'static [&'static str];
+    fn metric_names(&self) -> Vec<&str>;
 
     /// One pack's share of each metric, in the order of the names.
     fn measure(&self, pack: &Self::Pack, request: &HeadRequest<'_>, output: &HeadOutput) -> Vec<WeightedSum>;
 
     /// The loss as a whole, from the means of the metrics. The first metric where there is one part.
-    fn loss(&self, means: &BTreeMap<&'static str, f64>) -> f64 {
-        self.metric_names().first().and_then(|name| means.get(name)).copied().unwrap_or(f64::NAN)
+    fn loss(&self, means: &BTreeMap<String, f64>) -> f64 {
+        self.metric_names().first().and_then(|name| means.get(*name)).copied().unwrap_or(f64::NAN)
     }
 
     /// The pack cut into the smallest packs that make sense alone, to find the rows that break a number. Empty
     /// where it cannot be cut.
     fn pieces(&self, _pack: &Self::Pack) -> Vec<Self::Pack> {
         Vec::new()
+    }
+}
+
+/// A loss on what an encoder makes of texts: vectors, or the outputs of its output layer `[n_sequences, width]`.
+/// Numerators and denominators are summed as those of an [`Objective`].
+pub trait EncoderObjective {
+    /// What it learns from.
+    type Pack: TrainingPack;
+
+    /// Whether the loss of a pack depends on the others of the step, so that all vectors must be known at once.
+    fn couples_packs(&self) -> bool {
+        false
+    }
+
+    /// One pack's share of the step's denominator of each part, known before any forward pass. Always the same number of
+    /// parts.
+    fn denominators(&self, pack: &Self::Pack) -> Vec<f64>;
+
+    /// The gradient of the loss with respect to every value of some packs' texts. A pack never divides by a part's
+    /// denominator that it has no share in.
+    fn gradient(&self, packs: &[Self::Pack], values: &[f32], denominators: &[f64]) -> Vec<f32>;
+
+    /// Names of what [`measure`](Self::measure) returns.
+    fn metric_names(&self) -> Vec<&str>;
+
+    /// The packs' share of each metric, in the order of the names.
+    fn measure(&self, packs: &[Self::Pack], values: &[f32]) -> Vec<WeightedSum>;
+
+    /// The loss as a whole, from the means of the metrics. The first metric where there is one part.
+    fn loss(&self, means: &BTreeMap<String, f64>) -> f64 {
+        self.metric_names().first().and_then(|name| means.get(*name)).copied().unwrap_or(f64::NAN)
     }
 }

@@ -275,8 +275,8 @@ impl Objective for Policy {
         HeadGradient { log_probs, kl, ..HeadGradient::default() }
     }
 
-    fn metric_names(&self) -> &'static [&'static str] {
-        &[
+    fn metric_names(&self) -> Vec<&str> {
+        vec![
             "policy_loss",
             "kl_loss",
             "ptx_kl",
@@ -329,7 +329,7 @@ impl Objective for Policy {
         sums
     }
 
-    fn loss(&self, means: &BTreeMap<&'static str, f64>) -> f64 {
+    fn loss(&self, means: &BTreeMap<String, f64>) -> f64 {
         // A part that no pack of the step has a share in is 0 / 0.
         let mean = |name: &str| means.get(name).copied().filter(|mean| !mean.is_nan());
         let kl_coefficient = match self.kl {
@@ -381,7 +381,7 @@ mod tests {
     fn loss(objective: &Policy, pack: &PolicyPack, output: &HeadOutput) -> f64 {
         let measured = objective.measure(pack, &objective.request(pack), output);
         let means = measured.iter().map(|sum| sum.numerator / sum.denominator);
-        objective.loss(&objective.metric_names().iter().copied().zip(means).collect())
+        objective.loss(&objective.metric_names().iter().map(ToString::to_string).zip(means).collect())
     }
 
     #[test]

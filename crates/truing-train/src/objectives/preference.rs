@@ -259,8 +259,8 @@ impl Objective for Preference {
         HeadGradient { log_probs, ..HeadGradient::default() }
     }
 
-    fn metric_names(&self) -> &'static [&'static str] {
-        &[
+    fn metric_names(&self) -> Vec<&str> {
+        vec![
             "loss",
             "rewards/chosen",
             "rewards/rejected",
@@ -314,7 +314,7 @@ impl Objective for Preference {
         sums
     }
 
-    fn loss(&self, means: &BTreeMap<&'static str, f64>) -> f64 {
+    fn loss(&self, means: &BTreeMap<String, f64>) -> f64 {
         means.get("loss").copied().unwrap_or(f64::NAN)
     }
 }

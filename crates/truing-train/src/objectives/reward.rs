@@ -138,8 +138,8 @@ impl Objective for Reward {
         HeadGradient { scores, ..HeadGradient::default() }
     }
 
-    fn metric_names(&self) -> &'static [&'static str] {
-        &["bt_loss", "centring", "mse", "accuracy", "margin", "mean_reward", "squared_error_per_pair"]
+    fn metric_names(&self) -> Vec<&str> {
+        vec!["bt_loss", "centring", "mse", "accuracy", "margin", "mean_reward", "squared_error_per_pair"]
     }
 
     fn measure(
@@ -171,7 +171,7 @@ impl Objective for Reward {
         ]
     }
 
-    fn loss(&self, means: &BTreeMap<&'static str, f64>) -> f64 {
+    fn loss(&self, means: &BTreeMap<String, f64>) -> f64 {
         // A term that nothing of the step has a share in is 0 / 0.
         let mean = |name: &str| means.get(name).copied().filter(|mean| !mean.is_nan());
         let has_pairs = mean("bt_loss").is_some();
@@ -212,7 +212,7 @@ mod tests {
     fn loss(objective: &Reward, pack: &RewardPack, output: &HeadOutput) -> f64 {
         let measured = objective.measure(pack, &objective.request(pack), output);
         let means = measured.iter().map(|sum| sum.numerator / sum.denominator);
-        objective.loss(&objective.metric_names().iter().copied().zip(means).collect())
+        objective.loss(&objective.metric_names().iter().map(ToString::to_string).zip(means).collect())
     }
 
     #[test]

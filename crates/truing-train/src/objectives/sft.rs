@@ -58,8 +58,8 @@ impl Objective for Sft {
         self.constant_gradient(pack, request, denominators).unwrap_or_default()
     }
 
-    fn metric_names(&self) -> &'static [&'static str] {
-        &["loss", "mean_token_accuracy", "entropy"]
+    fn metric_names(&self) -> Vec<&str> {
+        vec!["loss", "mean_token_accuracy", "entropy"]
     }
 
     fn measure(

@@ -80,7 +80,7 @@ impl Objective for Overflowing {
         HeadGradient { log_probs: tokens.iter().map(sick).collect(), ..HeadGradient::default() }
     }
 
-    fn metric_names(&self) -> &'static [&'static str] {
+    fn metric_names(&self) -> Vec<&str> {
         Sft.metric_names()
     }
 

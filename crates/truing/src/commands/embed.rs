@@ -15,10 +15,8 @@ use truing_stages::training::Start;
 use super::training::{self, RecipeArguments};
 use super::{model, plan};
 use crate::outcome::{Outcome, WithHint};
-use crate::printer::Style;
 use crate::progress::{self, FanOut};
 use crate::recorder::TensorBoard;
-use crate::table::{Align, Table};
 use crate::{Context, interrupt, machine};
 
 /// Arguments of `truing embed`.
@@ -154,10 +152,10 @@ fn run_training(arguments: &TrainArguments, context: &mut Context) -> anyhow::Re
         Err(error) => return plan::refuse(error, arguments.json, context),
     };
     if arguments.plan {
-        return show(&plan, arguments.json, context);
+        return plan::show_rows(plan.run.rows(), &plan.run.summary(), arguments.json, context);
     }
     let folder = plan.config.output_dir.clone();
-    context.printer.note(plan.summary());
+    context.printer.note(plan.run.summary());
     let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
     let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
     let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
@@ -179,7 +177,7 @@ pub(crate) fn show_recipe(
     context: &Context,
 ) -> anyhow::Result<Outcome> {
     match prepare(recipe, context) {
-        Ok((plan, _)) => show(&plan, as_json, context),
+        Ok((plan, _)) => plan::show_rows(plan.run.rows(), &plan.run.summary(), as_json, context),
         Err(error) => plan::refuse(error, as_json, context),
     }
 }
@@ -199,23 +197,4 @@ fn prepare(
     let inputs = EmbedTrainInputs::load(&config, events.as_mut())?;
     let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
     Ok((EmbedTrainPlan::resolve(config, &inputs, &machine)?, inputs))
-}
-
-fn show(plan: &EmbedTrainPlan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
-    if as_json {
-        let rows: serde_json::Map<String, serde_json::Value> =
-            plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
-        context.printer.json(&json!({ "peak_bytes": plan.peak_bytes, "rows": rows }))?;
-        return Ok(Outcome::Fine);
-    }
-    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
-    for row in plan.rows() {
-        table.row([row.name.clone(), plan::amount_text(row.amount)]);
-    }
-    for line in table.lines() {
-        context.printer.line(line)?;
-    }
-    context.printer.line("")?;
-    context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?;
-    Ok(Outcome::Fine)
 }

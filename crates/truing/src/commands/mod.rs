@@ -1,12 +1,14 @@
 //! The commands, one file each. A new one is a file and a line in [`Command`] and in its `run`.
 
 mod chat;
+mod classifier;
 mod doctor;
 mod dpo;
 mod embed;
 mod generate;
 mod grpo;
 mod inspect;
+mod label;
 pub(crate) mod model;
 mod plan;
 mod prove;
@@ -40,7 +42,9 @@ pub(crate) enum Command {
     Reward(reward::Command),
     /// Train a policy by reinforcement learning: groups of its own completions, scored, as a recipe says.
     Grpo(grpo::Arguments),
-    /// Judge how good prompts are: compared with anchors by language models, as a recipe says.
+    /// Label prompts by what they ask for: language models vote, as a recipe says; or train and use a classifier.
+    Label(label::Arguments),
+    /// Judge how good prompts are: compared with anchors by language models, as a recipe says; or train and use a scorer.
     Quality(quality::Arguments),
     /// Look at the completions that a policy run drew and scored.
     Rollouts(rollouts::Arguments),
@@ -73,6 +77,7 @@ impl Command {
             Self::Dpo(arguments) => dpo::run(arguments, context),
             Self::Reward(command) => reward::run(command, context),
             Self::Grpo(arguments) => grpo::run(arguments, context),
+            Self::Label(arguments) => label::run(arguments, context),
             Self::Quality(arguments) => quality::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Select(arguments) => select::run(arguments, context),

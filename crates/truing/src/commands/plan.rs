@@ -3,11 +3,12 @@
 use clap::Args;
 use serde_json::{Value, json};
 use truing_stages::StageError;
+use truing_stages::label::LabelConfig;
 use truing_stages::training::{TrainingInputs, TrainingPlan};
-use truing_train::{Amount, SegmentChoice};
+use truing_train::{Amount, PlanRow, SegmentChoice};
 
 use super::training::{self, RecipeArguments, Stage};
-use super::{dpo, embed, grpo, quality, reward, select, sft};
+use super::{classifier, dpo, embed, grpo, label, quality, reward, select, sft};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::Style;
@@ -30,13 +31,16 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let tables = toml::from_str::<toml::Table>(&text).unwrap_or_default();
     let (recipe, as_json) = (&arguments.recipe, arguments.json);
     let has_judges = tables.get("judge").is_some_and(toml::Value::is_array);
+    let is_label = LabelConfig::OWN_KEYS.iter().any(|&key| tables.contains_key(key));
     match () {
         () if tables.contains_key("selection") => select::show_recipe(recipe, as_json, context),
         () if tables.contains_key("train_data") => embed::show_recipe(recipe, as_json, context),
+        () if is_label => label::show_recipe(recipe, as_json, context),
         () if has_judges => quality::show_recipe(recipe, as_json, context),
         () if tables.contains_key("reward") || tables.contains_key("judge") => {
             grpo::show_recipe(recipe, as_json, context)
         }
+        () if tables.contains_key("classifier") => classifier::show_recipe(recipe, as_json, context),
         () if tables.contains_key("preference") => show_recipe(&dpo::STAGE, recipe, as_json, context),
         () if tables.contains_key("reward_model") => show_recipe(&reward::STAGE, recipe, as_json, context),
         () => show_recipe(&sft::STAGE, recipe, as_json, context),
@@ -63,6 +67,31 @@ pub(crate) fn show(plan: &TrainingPlan, as_json: bool, context: &Context) -> any
     } else {
         print(plan, context)?
     }
+    Ok(Outcome::Fine)
+}
+
+/// Prints the plan of a stage that is lines and a sentence.
+pub(crate) fn show_rows(
+    rows: Vec<PlanRow>,
+    summary: &str,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    if as_json {
+        let rows: serde_json::Map<String, Value> =
+            rows.into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
+        context.printer.json(&json!({ "rows": rows }))?;
+        return Ok(Outcome::Fine);
+    }
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+    for row in rows {
+        table.row([row.name, amount_text(row.amount)]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
+    }
+    context.printer.line("")?;
+    context.printer.line(context.printer.styled(Style::Bold, summary))?;
     Ok(Outcome::Fine)
 }
 

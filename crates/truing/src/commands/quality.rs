@@ -1,19 +1,30 @@
-//! `truing quality`: prompts compared with anchors by language models, as a recipe says.
+//! `truing quality`: prompts compared with anchors by language models, as a recipe says; or scored by a model that was
+//! trained on such scores.
 
 use clap::Args;
 use serde_json::json;
 use truing_stages::quality::{self, QualityConfig, QualityInputs, QualityOutcome, QualityPlan, Summary};
 
+use super::classifier::{self, ScoreCommand};
 use super::plan;
-use super::training::{self, RecipeArguments};
+use super::training::{self, RecipeArguments, no_recipe};
 use crate::outcome::Outcome;
-use crate::printer::Style;
 use crate::table::{Align, Table};
 use crate::{Context, asking, interrupt, progress};
 
 /// Arguments of `truing quality`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<ScoreCommand>,
+    #[command(flatten)]
+    judge: Option<JudgeArguments>,
+}
+
+/// A recipe, and what is done with it.
+#[derive(Debug, Args)]
+struct JudgeArguments {
     #[command(flatten)]
     recipe: RecipeArguments,
     /// Print what it will cost and ask nothing.
@@ -24,11 +35,20 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Reads the recipe, says what it will cost, asks, writes the scores.
+/// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    match (&arguments.command, &arguments.judge) {
+        (Some(command), _) => classifier::run_score(command, context),
+        (None, Some(arguments)) => judge(arguments, context),
+        (None, None) => Err(no_recipe("truing quality recipes/quality.toml")),
+    }
+}
+
+/// Reads the recipe, says what it will cost, asks, writes the scores.
+fn judge(arguments: &JudgeArguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let (plan, inputs) = prepare(&arguments.recipe, context)?;
     if arguments.plan {
-        return show(&plan, arguments.json, context);
+        return plan::show_rows(plan.rows(), &plan.summary(), arguments.json, context);
     }
     let printer = context.printer;
     printer.note(plan.summary());
@@ -72,7 +92,8 @@ pub(crate) fn show_recipe(
     as_json: bool,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    show(&prepare(recipe, context)?.0, as_json, context)
+    let (plan, _) = prepare(recipe, context)?;
+    plan::show_rows(plan.rows(), &plan.summary(), as_json, context)
 }
 
 fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(QualityPlan, QualityInputs)> {
@@ -87,25 +108,6 @@ fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(Qu
     let mut events = progress::for_this_terminal(&context.printer);
     let inputs = QualityInputs::load(&config, events.as_mut())?;
     Ok((QualityPlan::resolve(config, &inputs)?, inputs))
-}
-
-fn show(plan: &QualityPlan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
-    if as_json {
-        let rows: serde_json::Map<String, serde_json::Value> =
-            plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
-        context.printer.json(&json!({ "rows": rows }))?;
-        return Ok(Outcome::Fine);
-    }
-    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
-    for row in plan.rows() {
-        table.row([row.name.clone(), plan::amount_text(row.amount)]);
-    }
-    for line in table.lines() {
-        context.printer.line(line)?;
-    }
-    context.printer.line("")?;
-    context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?;
-    Ok(Outcome::Fine)
 }
 
 fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {

@@ -120,6 +120,12 @@ pub(crate) fn read_recipe(path: &Path) -> anyhow::Result<String> {
         .hint(|| "a recipe is a TOML file; the folder `recipes/` has examples".into())
 }
 
+/// A command that was given neither a recipe nor a subcommand.
+pub(crate) fn no_recipe(example: &str) -> anyhow::Error {
+    let source = anyhow::anyhow!("a recipe is needed");
+    anyhow::Error::new(Hinted { source, hint: example.to_owned() })
+}
+
 /// What to do about a run that cannot begin or go on.
 pub(crate) fn with_advice(error: StageError, folder: &Path, resume: bool) -> anyhow::Error {
     let hint = match &error {

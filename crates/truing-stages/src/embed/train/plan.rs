@@ -2,25 +2,18 @@
 
 use std::path::Path;
 
-use serde_json::json;
-use truing_cpu::CpuEncoder;
-use truing_data::{HeldOut, SourceRange, Triplet, epoch_order, read_triplets, split_held_out};
-use truing_model::engine::EngineMemory;
-use truing_model::{EncoderEngine, EncoderFiles, Keep, TrainableSpec};
+use truing_data::{HeldOut, SourceRange, Triplet, read_triplets, split_held_out};
+use truing_model::EncoderFiles;
 use truing_store::{Digest, InputFile, RunInputs};
 use truing_text::{SentenceTokenizer, Tokenizer};
-use truing_train::{Amount, EmbeddingLoss, OptimizerConfig, PlanRow, Schedule, ScheduleKind};
+use truing_train::{EmbeddingLoss, EncoderObjective};
 use truing_types::{Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
 
 use super::EmbedTrainConfig;
 use crate::embed::{encoder_tokenizer, pack_texts};
+use crate::encoder_training::{self, EncoderPlan, SampleLengths};
 use crate::{Machine, StageError};
 
-const GIB: f64 = (1_u64 << 30) as f64;
-/// Share of what the machine has left that a run takes unless told otherwise.
-const DEFAULT_MEMORY_SHARE: f64 = 0.8;
-/// Tokens of a pack where the loss is a sum over triplets and packs cost nothing.
-const TOKENS_PER_PACK: u64 = 4096;
 /// Triplets that are tokenized at a time.
 const TRIPLETS_AT_A_TIME: usize = 2048;
 
@@ -37,8 +30,10 @@ impl TokenizedTriplets {
         self.tokens.len()
     }
 
-    fn n_tokens(&self, triplet: u32) -> u64 {
-        self.tokens[triplet as usize].iter().map(|text| text.len() as u64).sum()
+    /// Tokens of each triplet.
+    fn lengths(&self) -> Vec<u64> {
+        let of_triplet = |texts: &[Vec<TokenId>; 3]| texts.iter().map(|text| text.len() as u64).sum();
+        self.tokens.iter().map(of_triplet).collect()
     }
 
     /// Three texts a triplet, one after the other.
@@ -108,7 +103,7 @@ impl EmbedTrainInputs {
                 expected: "at least one".into(),
             });
         }
-        let weights = model.weights().files().iter().map(|file| ("model", file.path.clone()));
+        let weights = model.weight_files().map(|path| ("model", path.to_path_buf()));
         let data = [("data", config.train_data.clone())];
         let evaluation = config.eval_data.iter().map(|path| ("evaluation", path.clone()));
         let files = weights.chain(data).chain(evaluation).map(|(role, path)| InputFile::of(role, &path));
@@ -163,43 +158,8 @@ pub struct EmbedTrainPlan {
     pub config: EmbedTrainConfig,
     /// The loss.
     pub loss: EmbeddingLoss,
-    /// What learns.
-    pub trainable: TrainableSpec,
-    /// Learning rate by step.
-    pub schedule: Schedule,
-    /// Optimiser without what changes by step.
-    pub optimizer: OptimizerConfig,
-    /// Optimiser steps of the run.
-    pub n_steps: u64,
-    /// What layers leave behind for their backward.
-    pub keep: Keep,
-    /// Most tokens of a pack; a triplet is never cut.
-    pub tokens_per_pack: u64,
-    /// Predicted peak memory.
-    pub peak_bytes: u64,
-    /// What it may be.
-    pub budget_bytes: u64,
-    /// Threads to compute with.
-    pub n_threads: usize,
-    /// Digest of everything that decides the weights.
-    pub digest: Digest,
-    /// Triplets of every epoch in training order.
-    epochs: Vec<Vec<u32>>,
-    n_eval_triplets: usize,
-    n_parameters: u64,
-    n_cut: usize,
-    memory: EngineMemory,
-}
-
-/// A step's triplets.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct StepTriplets {
-    /// Triplets of each pack.
-    pub(super) packs: Vec<Vec<u32>>,
-    /// Epochs done once the step is.
-    pub(super) epochs_done: f64,
-    /// Whether it is its epoch's last.
-    pub(super) ends_epoch: bool,
+    /// Steps, memory, work.
+    pub run: EncoderPlan,
 }
 
 impl EmbedTrainPlan {
@@ -213,211 +173,19 @@ impl EmbedTrainPlan {
         machine: &Machine,
     ) -> Result<Self, StageError> {
         check(&config)?;
-        let (spec, train) = (&inputs.model.spec, &inputs.train);
-        let trainable = config.trainable();
-        let steps_per_epoch = train.len().div_ceil(config.batch_size) as u64;
-        let n_steps = config
-            .max_steps
-            .unwrap_or_else(|| ((config.num_train_epochs * steps_per_epoch as f64).round() as u64).max(1));
-        let whole = SourceRange { name: "train".into(), weight: 1.0, samples: 0..train.len() };
-        let epochs: Vec<Vec<u32>> = (0..n_steps.div_ceil(steps_per_epoch))
-            .map(|epoch| epoch_order(std::slice::from_ref(&whole), Seed(config.seed), epoch))
-            .collect();
-        let loss = config.embedding_loss();
-
-        let memory = CpuEncoder::memory(spec, &trainable);
-        let budget_bytes = config.memory_gib.map_or_else(
-            || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
-            |gib| (gib * GIB) as u64,
-        );
-        let sizes = Sizes { n_layers: spec.n_layers as u64, resident_bytes: machine.resident_bytes };
-        let all_triplets = [Some(train), inputs.eval.as_ref()].into_iter().flatten();
-        let largest_triplet = all_triplets
-            .clone()
-            .flat_map(|triplets| (0..triplets.len() as u32).map(|i| triplets.n_tokens(i)))
-            .max()
-            .unwrap_or(0);
-        let largest_step = epochs
-            .iter()
-            .flat_map(|epoch| epoch.chunks(config.batch_size))
-            .map(|step| step.iter().map(|&i| train.n_tokens(i)).sum::<u64>())
-            .max()
-            .unwrap_or(0);
-        let wanted = if loss.couples_triplets() { largest_step } else { largest_step.min(TOKENS_PER_PACK) };
-        let wanted = wanted.max(largest_triplet);
-        let Some((keep, tokens_per_pack)) = [Keep::Activations, Keep::Input].into_iter().find_map(|keep| {
-            let fitting = sizes.fitting_tokens(&memory, keep, budget_bytes);
-            (fitting >= largest_triplet).then_some((keep, fitting.min(wanted)))
-        }) else {
-            let needed = sizes.peak_bytes(&memory, Keep::Input, largest_triplet);
-            return Err(StageError::BadSetting {
-                key: "memory_gib",
-                found: format!("{:.2}", budget_bytes as f64 / GIB),
-                expected: format!("at least {:.2}, which one triplet needs", needed as f64 / GIB),
-            });
-        };
-        let share = |ratio: f64| (ratio * n_steps as f64).ceil() as u64;
-        let is_wsd = config.lr_scheduler_type == ScheduleKind::Wsd;
-        Ok(Self {
-            loss,
-            schedule: Schedule {
-                kind: config.lr_scheduler_type,
-                peak: config.learning_rate,
-                min_ratio: config.min_lr_ratio,
-                warmup_steps: share(config.warmup_ratio).min(n_steps),
-                decay_steps: if is_wsd { share(config.decay_ratio) } else { 0 },
-                total_steps: n_steps,
-            },
-            optimizer: OptimizerConfig {
-                beta1: config.adam_beta1 as f32,
-                beta2: config.adam_beta2 as f32,
-                epsilon: config.adam_epsilon as f32,
-                weight_decay: config.weight_decay as f32,
-                max_grad_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm),
-            },
-            trainable,
-            n_steps,
-            keep,
-            tokens_per_pack,
-            peak_bytes: sizes.peak_bytes(&memory, keep, tokens_per_pack),
-            budget_bytes,
-            n_threads: config.threads.unwrap_or(machine.n_threads),
-            digest: digest(&config, &inputs.record),
-            epochs,
-            n_eval_triplets: inputs.eval.as_ref().map_or(0, TokenizedTriplets::len),
-            n_parameters: spec.n_parameters() as u64,
+        let (loss, n_triplets) = (config.embedding_loss(), inputs.train.len());
+        let lengths = SampleLengths {
+            unit: "triplet",
+            train: inputs.train.lengths(),
+            eval: inputs.eval.as_ref().map(TokenizedTriplets::lengths).unwrap_or_default(),
+            sources: vec![SourceRange { name: "train".into(), weight: 1.0, samples: 0..n_triplets }],
             n_cut: inputs.n_cut,
-            memory,
-            config,
-        })
-    }
-
-    /// The packs of one step, counted from 1.
-    pub(super) fn packs_of(&self, step: u64, train: &TokenizedTriplets) -> StepTriplets {
-        let steps_per_epoch = train.len().div_ceil(self.config.batch_size) as u64;
-        let (epoch, in_epoch) = ((step - 1) / steps_per_epoch, (step - 1) % steps_per_epoch);
-        let order = &self.epochs[epoch as usize];
-        let first = in_epoch as usize * self.config.batch_size;
-        let triplets = &order[first..order.len().min(first + self.config.batch_size)];
-        StepTriplets {
-            packs: self.cut_into_packs(triplets, train),
-            epochs_done: epoch as f64 + (in_epoch + 1) as f64 / steps_per_epoch as f64,
-            ends_epoch: in_epoch + 1 == steps_per_epoch,
-        }
-    }
-
-    /// Steps of an evaluation, each in packs.
-    pub(super) fn eval_packs(&self, eval: &TokenizedTriplets) -> Vec<Vec<Vec<u32>>> {
-        let all: Vec<u32> = (0..eval.len() as u32).collect();
-        all.chunks(self.config.batch_size).map(|step| self.cut_into_packs(step, eval)).collect()
-    }
-
-    fn cut_into_packs(&self, triplets: &[u32], data: &TokenizedTriplets) -> Vec<Vec<u32>> {
-        let mut packs: Vec<Vec<u32>> = Vec::new();
-        let mut room = 0;
-        for &triplet in triplets {
-            let n_tokens = data.n_tokens(triplet);
-            match packs.last_mut() {
-                Some(pack) if n_tokens <= room => {
-                    pack.push(triplet);
-                    room -= n_tokens;
-                }
-                _ => {
-                    packs.push(vec![triplet]);
-                    room = self.tokens_per_pack.saturating_sub(n_tokens);
-                }
-            }
-        }
-        packs
-    }
-
-    /// The plan as lines.
-    #[must_use]
-    pub fn rows(&self) -> Vec<PlanRow> {
-        let row = PlanRow::new;
-        vec![
-            row("parameters of the model", Amount::Count(self.n_parameters)),
-            row("triplets of an epoch", Amount::Count(self.epochs.first().map_or(0, Vec::len) as u64)),
-            row("triplets to evaluate on", Amount::Count(self.n_eval_triplets as u64)),
-            row("texts that are cut", Amount::Count(self.n_cut as u64)),
-            row("tokens of the largest pack", Amount::Count(self.tokens_per_pack)),
-            row("weights", Amount::Bytes(self.memory.parameter_bytes)),
-            row("gradients", Amount::Bytes(self.memory.gradient_bytes)),
-            row("optimiser", Amount::Bytes(self.memory.optimizer_bytes)),
-            row("peak", Amount::Bytes(self.peak_bytes)),
-            row("budget", Amount::Bytes(self.budget_bytes)),
-            row("steps", Amount::Count(self.n_steps)),
-        ]
-    }
-
-    /// In one sentence.
-    #[must_use]
-    pub fn summary(&self) -> String {
-        let kept = match self.keep {
-            Keep::Activations => "activations are kept",
-            _ => "layers are computed twice, since their activations do not fit",
         };
-        format!("{} steps of {} triplets; {kept}", self.n_steps, self.config.batch_size)
+        let digest = encoder_training::digest(&config.decisive_toml(), &inputs.record);
+        let (settings, spec) = (config.run_settings(), &inputs.model.spec);
+        let run = EncoderPlan::resolve(settings, spec, lengths, loss.couples_packs(), digest, machine)?;
+        Ok(Self { config, loss, run })
     }
-
-    /// `plan.json` of the run directory.
-    pub(super) fn to_json(&self) -> serde_json::Value {
-        let parts: Vec<_> = self
-            .rows()
-            .into_iter()
-            .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
-            .filter_map(|row| match row.amount {
-                Amount::Bytes(bytes) => Some(json!({"name": row.name, "bytes": bytes})),
-                _ => None,
-            })
-            .collect();
-        json!({
-            "peak_bytes": self.peak_bytes,
-            "budget_bytes": self.budget_bytes,
-            "reason": self.summary(),
-            "n_steps": self.n_steps,
-            "parts": parts,
-        })
-    }
-}
-
-/// What a pack's memory follows from.
-struct Sizes {
-    n_layers: u64,
-    resident_bytes: u64,
-}
-
-impl Sizes {
-    fn fixed_bytes(&self, memory: &EngineMemory) -> u64 {
-        let store = memory.parameter_bytes + memory.gradient_bytes + memory.optimizer_bytes;
-        store + memory.fixed_bytes + self.resident_bytes
-    }
-
-    fn bytes_per_token(&self, memory: &EngineMemory, keep: Keep) -> u64 {
-        let always = memory.workspace_bytes_per_token + memory.head_bytes_per_token;
-        match keep {
-            Keep::Activations => always + self.n_layers * memory.layer_bytes_per_token,
-            // One layer at a time is computed again.
-            _ => {
-                let inputs = self.n_layers * memory.segment_input_bytes_per_token;
-                always + inputs + memory.layer_bytes_per_token
-            }
-        }
-    }
-
-    fn fitting_tokens(&self, memory: &EngineMemory, keep: Keep, budget_bytes: u64) -> u64 {
-        budget_bytes.saturating_sub(self.fixed_bytes(memory)) / self.bytes_per_token(memory, keep)
-    }
-
-    fn peak_bytes(&self, memory: &EngineMemory, keep: Keep, tokens: u64) -> u64 {
-        self.fixed_bytes(memory) + tokens * self.bytes_per_token(memory, keep)
-    }
-}
-
-fn digest(config: &EmbedTrainConfig, record: &RunInputs) -> Digest {
-    let files: Vec<String> =
-        record.files.iter().map(|file| format!("{} {}", file.role, file.blake3)).collect();
-    Digest::of_bytes(format!("{}\n{}", config.decisive_toml(), files.join("\n")).as_bytes())
 }
 
 fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {

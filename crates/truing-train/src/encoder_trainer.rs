@@ -1,10 +1,10 @@
-//! The trainer of text encoders: vectors of whole steps, a loss of triplets, one optimiser step. It shares optimiser,
+//! The trainer of text encoders: what they make of whole steps of texts, a loss, one optimiser step. It shares optimiser,
 //! schedule, measures and checkpoints with [`Trainer`](crate::Trainer); what it asks of an engine is another door.
 //!
-//! A step's triplets come in packs, three texts a triplet one after the other. Where the loss is a sum over triplets each
-//! pack runs forward and backward for itself. Where it couples them, and there are several packs, all vectors are made
-//! first without keeping anything, then every pack runs again with the gradient at its vectors (Gao et al. 2021, "GradCache",
-//! arXiv 2101.06983): the batch of the loss is not bounded by memory, and the gradient is the same.
+//! A step's texts come in packs. Where the loss is a sum over packs each runs forward and backward for itself. Where it
+//! couples them, and there are several packs, all vectors are made first without keeping anything, then every pack runs
+//! again with the gradient at its vectors (Gao et al. 2021, "GradCache", arXiv 2101.06983): the batch of the loss is not
+//! bounded by memory, and the gradient is the same.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -13,17 +13,14 @@ use truing_model::{EncoderEngine, Keep};
 use truing_types::{Communicator, PackedBatch};
 
 use crate::gradients::{Measures, NonFinitePack};
-use crate::objectives::{EMBEDDING_METRICS, EmbeddingLoss, TripletVectors, WeightedSum};
+use crate::objectives::{EncoderObjective, TrainingPack, WeightedSum};
 use crate::schedule::Schedule;
 use crate::trainer::{OptimizerConfig, StepOutcome};
 use crate::{Quantity, TrainError};
 
-/// Texts of a triplet.
-const TEXTS: usize = 3;
-
 /// Takes optimiser steps on an encoder.
 #[derive(Debug)]
-pub struct EmbeddingTrainer<E: EncoderEngine> {
+pub struct EncoderTrainer<E: EncoderEngine> {
     engine: E,
     keep: Keep,
     optimizer: OptimizerConfig,
@@ -31,7 +28,7 @@ pub struct EmbeddingTrainer<E: EncoderEngine> {
     steps_taken: u64,
 }
 
-impl<E: EncoderEngine> EmbeddingTrainer<E> {
+impl<E: EncoderEngine> EncoderTrainer<E> {
     /// A trainer that has taken no step. `keep` is what layers leave behind for their backward; it changes no result.
     ///
     /// # Errors
@@ -64,20 +61,20 @@ impl<E: EncoderEngine> EmbeddingTrainer<E> {
         self.steps_taken = steps_taken;
     }
 
-    /// Takes one optimiser step on this rank's packs of triplets. `on_pack` is called after each and may break off.
+    /// Takes one optimiser step on this rank's packs. `on_pack` is called after each and may break off.
     ///
     /// # Errors
-    /// When there is no triplet, the loss or the gradient's norm is not finite, the engine fails, a peer is lost, or
+    /// When there is nothing to learn from, the loss or the gradient's norm is not finite, the engine fails, a peer is lost, or
     /// `on_pack` broke off. The weights and moments are then as they were.
-    pub fn step(
+    pub fn step<O: EncoderObjective>(
         &mut self,
-        packs: &[PackedBatch],
-        loss: &EmbeddingLoss,
+        packs: &[O::Pack],
+        objective: &O,
         communicator: &dyn Communicator,
         on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
     ) -> Result<StepOutcome, TrainError> {
         let step = self.steps_taken + 1;
-        let measures = self.accumulate_gradients(packs, loss, communicator, on_pack)?;
+        let measures = self.accumulate_gradients(packs, objective, communicator, on_pack)?;
         if !measures.loss.is_finite() {
             return Err(TrainError::non_finite(step, Quantity::Loss, measures.non_finite));
         }
@@ -93,39 +90,38 @@ impl<E: EncoderEngine> EmbeddingTrainer<E> {
 
     /// Zeroes the gradients, runs every pack forward and backward, and sums gradients and measures over the ranks.
     /// In-batch negatives are those of the same rank.
-    fn accumulate_gradients(
+    fn accumulate_gradients<O: EncoderObjective>(
         &mut self,
-        packs: &[PackedBatch],
-        loss: &EmbeddingLoss,
+        packs: &[O::Pack],
+        objective: &O,
         communicator: &dyn Communicator,
         on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
     ) -> Result<Measures, TrainError> {
-        let denominator = n_triplets(packs, communicator)?;
+        let denominators = step_denominators(packs, objective, communicator)?;
         self.engine.zero_gradients();
-        let width = self.engine.spec().hidden_size;
-        let mut tally = Tally::default();
-        let all_at_once = if loss.couples_triplets() && packs.len() > 1 {
-            let values = self.encode(packs)?;
-            tally.add(0, packs, loss, TripletVectors { values: &values, width });
-            Some(loss.gradient(TripletVectors { values: &values, width }, denominator))
+        let mut tally = Tally::new(objective);
+        let all_at_once = if objective.couples_packs() && packs.len() > 1 {
+            let values = self.encode::<O>(packs)?;
+            tally.add(0, packs, &values);
+            Some(objective.gradient(packs, &values, &denominators))
         } else {
             None
         };
         let mut first = 0;
         for (pack_idx, pack) in packs.iter().enumerate() {
-            let batch = self.engine.upload(pack)?;
+            let batch = self.engine.upload(pack.batch())?;
             let (values, kept) = self.engine.encode(&batch, self.keep)?;
             let gradient = match &all_at_once {
                 Some(gradient) => gradient[first..first + values.len()].to_vec(),
                 None => {
-                    let vectors = TripletVectors { values: &values, width };
-                    tally.add(pack_idx, std::slice::from_ref(pack), loss, vectors);
-                    loss.gradient(vectors, denominator)
+                    let alone = std::slice::from_ref(pack);
+                    tally.add(pack_idx, alone, &values);
+                    objective.gradient(alone, &values, &denominators)
                 }
             };
             self.engine.backward(&batch, kept, &gradient)?;
             first += values.len();
-            if on_pack(pack).is_break() {
+            if on_pack(pack.batch()).is_break() {
                 return Err(TrainError::BrokenOff);
             }
         }
@@ -133,24 +129,23 @@ impl<E: EncoderEngine> EmbeddingTrainer<E> {
         tally.reduce(communicator)
     }
 
-    /// The loss over triplets that are not learnt from. In-batch negatives are those of the same step's size: each entry
-    /// of `steps` is the packs of one.
+    /// The loss over packs that are not learnt from. In-batch negatives are those of the same step: each entry of `steps`
+    /// is the packs of one. `on_step` gets what the encoder made of them `[n_sequences, width]`.
     ///
     /// # Errors
-    /// When there is no triplet, the loss is not finite, the engine fails, a peer is lost, or `on_pack` broke off.
-    pub fn evaluate(
+    /// When there is nothing to measure, the loss is not finite, the engine fails, a peer is lost, or `on_step` broke off.
+    pub fn evaluate<O: EncoderObjective>(
         &mut self,
-        steps: &[Vec<PackedBatch>],
-        loss: &EmbeddingLoss,
+        steps: &[Vec<O::Pack>],
+        objective: &O,
         communicator: &dyn Communicator,
-        on_step: &mut dyn FnMut() -> ControlFlow<()>,
+        on_step: &mut dyn FnMut(Vec<f32>) -> ControlFlow<()>,
     ) -> Result<Measures, TrainError> {
-        let width = self.engine.spec().hidden_size;
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(objective);
         for packs in steps {
-            let values = self.encode(packs)?;
-            tally.add(0, packs, loss, TripletVectors { values: &values, width });
-            if on_step().is_break() {
+            let values = self.encode::<O>(packs)?;
+            tally.add(0, packs, &values);
+            if on_step(values).is_break() {
                 return Err(TrainError::BrokenOff);
             }
         }
@@ -162,56 +157,65 @@ impl<E: EncoderEngine> EmbeddingTrainer<E> {
         }
     }
 
-    /// The vectors of all packs, in order.
-    fn encode(&mut self, packs: &[PackedBatch]) -> Result<Vec<f32>, TrainError> {
-        let mut vectors = Vec::new();
+    /// What the encoder makes of all packs, in order.
+    fn encode<O: EncoderObjective>(&mut self, packs: &[O::Pack]) -> Result<Vec<f32>, TrainError> {
+        let mut values = Vec::new();
         for pack in packs {
-            let batch = self.engine.upload(pack)?;
-            vectors.extend(self.engine.encode(&batch, Keep::Nothing)?.0);
+            let batch = self.engine.upload(pack.batch())?;
+            values.extend(self.engine.encode(&batch, Keep::Nothing)?.0);
         }
-        Ok(vectors)
+        Ok(values)
     }
 }
 
-/// Triplets of the step over all ranks.
-fn n_triplets(packs: &[PackedBatch], communicator: &dyn Communicator) -> Result<f64, TrainError> {
-    let mut total = [packs.iter().map(|pack| pack.n_sequences() / TEXTS).sum::<usize>() as f64];
-    communicator.all_reduce_sum_f64(&mut total)?;
-    if total[0] > 0.0 { Ok(total[0]) } else { Err(TrainError::NoTriplets) }
+/// The step's denominator of each part over all ranks.
+fn step_denominators<O: EncoderObjective>(
+    packs: &[O::Pack],
+    objective: &O,
+    communicator: &dyn Communicator,
+) -> Result<Vec<f64>, TrainError> {
+    let mut totals: Vec<f64> = Vec::new();
+    for pack in packs {
+        let shares = objective.denominators(pack);
+        totals.resize(shares.len(), 0.0);
+        totals.iter_mut().zip(shares).for_each(|(total, share)| *total += share);
+    }
+    communicator.all_reduce_sum_f64(&mut totals)?;
+    if totals.iter().any(|&total| total > 0.0) { Ok(totals) } else { Err(TrainError::NoSamples) }
 }
 
 /// Sums in the making, to be reduced over ranks as one vector.
-#[derive(Default)]
-struct Tally {
-    sums: [WeightedSum; EMBEDDING_METRICS.len()],
+struct Tally<'a, O> {
+    objective: &'a O,
+    sums: Vec<WeightedSum>,
     n_tokens: u64,
     non_finite: Option<NonFinitePack>,
 }
 
-impl Tally {
-    /// Packs whose triplets may see one another.
-    fn add(
-        &mut self,
-        first_pack_idx: usize,
-        packs: &[PackedBatch],
-        loss: &EmbeddingLoss,
-        vectors: TripletVectors<'_>,
-    ) {
-        let n_values = |pack: &PackedBatch| pack.n_sequences() * vectors.width;
-        for (sum, share) in self.sums.iter_mut().zip(loss.measure(vectors)) {
+impl<'a, O: EncoderObjective> Tally<'a, O> {
+    fn new(objective: &'a O) -> Self {
+        let sums = vec![WeightedSum::default(); objective.metric_names().len()];
+        Self { objective, sums, n_tokens: 0, non_finite: None }
+    }
+
+    /// Packs that may see one another.
+    fn add(&mut self, first_pack_idx: usize, packs: &[O::Pack], values: &[f32]) {
+        for (sum, share) in self.sums.iter_mut().zip(self.objective.measure(packs, values)) {
             sum.numerator += share.numerator;
             sum.denominator += share.denominator;
         }
-        let mut rest = vectors.values;
-        for (i, pack) in packs.iter().enumerate() {
-            let (values, after) = rest.split_at(n_values(pack));
+        let n_sequences: usize = packs.iter().map(|pack| pack.batch().n_sequences()).sum();
+        let width = values.len() / n_sequences.max(1);
+        let mut rest = values;
+        for (i, pack) in packs.iter().map(TrainingPack::batch).enumerate() {
+            let (values, after) = rest.split_at(pack.n_sequences() * width);
             self.n_tokens += pack.n_tokens() as u64;
             self.blame(first_pack_idx + i, pack, values);
             rest = after;
         }
     }
 
-    /// Notes the first pack with a vector that is not finite.
+    /// Notes the first pack with a value that is not finite.
     fn blame(&mut self, pack_idx: usize, pack: &PackedBatch, values: &[f32]) {
         if self.non_finite.is_some() || values.iter().all(|x| x.is_finite()) {
             return;
@@ -229,12 +233,13 @@ impl Tally {
             self.sums.iter().flat_map(|sum| [sum.numerator, sum.denominator]).collect();
         totals.push(self.n_tokens as f64);
         communicator.all_reduce_sum_f64(&mut totals)?;
-        let means = EMBEDDING_METRICS.into_iter().zip(totals.chunks_exact(2).map(|sum| sum[0] / sum[1]));
-        let means: BTreeMap<&'static str, f64> = means.collect();
+        let names = self.objective.metric_names();
+        let values = totals.chunks_exact(2).map(|sum| sum[0] / sum[1]);
+        let means: BTreeMap<String, f64> = names.iter().map(ToString::to_string).zip(values).collect();
         Ok(Measures {
-            loss: means["loss"],
+            loss: self.objective.loss(&means),
             means,
-            n_tokens: totals[2 * EMBEDDING_METRICS.len()] as u64,
+            n_tokens: totals[2 * names.len()] as u64,
             n_loss_tokens: 0,
             non_finite: self.non_finite,
         })

@@ -1,0 +1,302 @@
+//! Classifiers and scorers of texts (report 3.1.1 and 3.1.3): labels of prompts learnt by an output layer on an encoder
+//! (the report's fine-tuned BERT) or by a head on a decoder (its fine-tuned 13B), and a judge's scores distilled into a
+//! small scorer (its Quality-7B). One stage for all: a head's outputs cut into parts, of which each is a dimension of
+//! labels or a score. One recipe for both models: what kind `model_name_or_path` names decides the rest.
+//!
+//! Decoders run through [`training`], encoders through [`encoder_training`]; this module has what is the classifier's
+//! own: rows, labels, targets, evaluation, prediction.
+
+mod evaluation;
+mod inputs;
+mod layout;
+mod predictor;
+mod rows;
+mod texts;
+mod workload;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+use truing_store::atomic;
+use truing_text::RenderOptions;
+use truing_train::{OptimizerConfig, PlanRow};
+use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink};
+
+use crate::encoder_training::{self, EncoderParts, EncoderPlan, EncoderSettings, SampleLengths, StepSize};
+use crate::training::plan::packs_per_step;
+use crate::training::{self, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan};
+use crate::{Machine, Probe, StageError};
+use workload::ClassifierWorkload;
+
+pub use inputs::{ClassifierInputs, ClassifierModel, LabelledData};
+pub use layout::{ClassifierSpec, OutputSpec, PartSpec};
+pub use predictor::{Answer, Classifier, Prediction, PredictionOptions, PredictionSummary};
+
+/// The table `[classifier]` of a recipe: what is learnt of each row. Rows as `truing label` writes them need nothing of
+/// it; other columns are named.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassifierConfig {
+    /// Dimensions out of a row's `labels`. Left out, all of them; none where `columns` or `scores` name others.
+    pub dimensions: Vec<String>,
+    /// Dimensions whose labels are columns: name and column, for instance `{ ability = "category" }`. Paths such as
+    /// `meta.category` reach inside.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+    /// Scores: name and column with a number, for instance `{ quality = "quality" }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<String, String>,
+    /// Where the confidence of a dimension or a score is, if not in `confidence.<name>`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub confidences: BTreeMap<String, String>,
+    /// Dimensions of which a text may have several labels at once. Left out, those of which some row does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multiple: Option<Vec<String>>,
+    /// Labels and scores that are less certain are not learnt from, where a confidence is known.
+    pub min_confidence: f64,
+    /// A row's confidence is its weight.
+    pub weight_by_confidence: bool,
+    /// Labels of fewer rows to learn from are rare.
+    pub min_count: usize,
+    /// What happens to rare labels.
+    pub rare_labels: RareLabels,
+    /// Rows with the same value of this column are on one side of `eval_fraction`, for instance a task or a template; those
+    /// with the same text when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_column: Option<String>,
+}
+
+/// What happens to labels that are seen too seldom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RareLabels {
+    /// They are not learnt.
+    #[default]
+    Drop,
+    /// They are one label, `other`.
+    Other,
+}
+
+impl Default for ClassifierConfig {
+    fn default() -> Self {
+        Self {
+            dimensions: Vec::new(),
+            columns: BTreeMap::new(),
+            scores: BTreeMap::new(),
+            confidences: BTreeMap::new(),
+            multiple: None,
+            min_confidence: 0.0,
+            weight_by_confidence: false,
+            min_count: 2,
+            rare_labels: RareLabels::default(),
+            group_column: None,
+        }
+    }
+}
+
+impl ClassifierConfig {
+    fn check(&self) -> Result<(), StageError> {
+        let bad = |key, found: String, expected: &str| {
+            Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+        };
+        let names = || self.dimensions.iter().chain(self.columns.keys()).chain(self.scores.keys());
+        if let Some(twice) = names().find(|name| names().filter(|other| other == name).count() > 1) {
+            return bad("classifier", format!("a table that names `{twice}` twice"), "each name once");
+        }
+        if !(0.0..=1.0).contains(&self.min_confidence) {
+            return bad("classifier.min_confidence", self.min_confidence.to_string(), "0 to 1");
+        }
+        if self.min_count == 0 {
+            return bad("classifier.min_count", "0".into(), "1 or more");
+        }
+        Ok(())
+    }
+}
+
+/// A run as it will be.
+#[derive(Debug)]
+pub enum ClassifierPlan {
+    /// Of an encoder.
+    Encoder {
+        /// The settings.
+        config: Box<TrainingConfig>,
+        /// Steps, memory, work.
+        run: EncoderPlan,
+    },
+    /// Of a decoder.
+    Decoder(Box<TrainingPlan>),
+}
+
+/// Opens the model and reads the rows.
+///
+/// # Errors
+/// When a setting cannot be meant, the model or a row is unusable, or the rows teach nothing.
+pub fn load(
+    config: &TrainingConfig,
+    options: RenderOptions,
+    events: &mut dyn EventSink,
+) -> Result<ClassifierInputs, StageError> {
+    config.refuse_tables_but("classifier")?;
+    config.classifier.clone().unwrap_or_default().check()?;
+    inputs::load(config, options, events)
+}
+
+impl ClassifierPlan {
+    /// Makes the plan, or says why there is none. Pure: it opens no file.
+    ///
+    /// # Errors
+    /// When a setting cannot be meant, or the memory does not suffice.
+    pub fn resolve(
+        config: TrainingConfig,
+        inputs: &ClassifierInputs,
+        machine: &Machine,
+    ) -> Result<Self, StageError> {
+        let ClassifierModel::Encoder { files, .. } = &inputs.model else {
+            let plan = TrainingPlan::resolve(config, &inputs.of_decoder(), machine)?;
+            return Ok(Self::Decoder(Box::new(plan)));
+        };
+        // Texts are cut to what the model reads, so no length is too long for it.
+        training::plan::check(&config, usize::MAX, inputs.eval.is_some())?;
+        let settings = encoder_settings(&config)?;
+        let lengths = SampleLengths {
+            unit: "text",
+            train: inputs.train.token_counts(),
+            eval: inputs.eval.as_ref().map(LabelledData::token_counts).unwrap_or_default(),
+            sources: training::TrainingData::sources(&inputs.train).to_vec(),
+            n_cut: inputs.n_cut,
+        };
+        let digest = encoder_training::digest(&config.decisive_toml(), &inputs.record);
+        let run = EncoderPlan::resolve(settings, &files.spec, lengths, false, digest, machine)?;
+        Ok(Self::Encoder { config: Box::new(config), run })
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &TrainingConfig {
+        match self {
+            Self::Encoder { config, .. } => config,
+            Self::Decoder(plan) => &plan.config,
+        }
+    }
+
+    /// The plan as lines.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PlanRow> {
+        match self {
+            Self::Encoder { run, .. } => run.rows(),
+            Self::Decoder(plan) => plan.rows(),
+        }
+    }
+
+    /// In one sentence.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Encoder { run, .. } => run.summary(),
+            Self::Decoder(plan) => plan.reason(),
+        }
+    }
+}
+
+/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run. A finished run
+/// has `evaluation.json`, what the saved model is worth on the rows held out.
+///
+/// # Errors
+/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
+pub fn run(
+    plan: &ClassifierPlan,
+    inputs: &ClassifierInputs,
+    start: Start,
+    communicator: &dyn Communicator,
+    probe: &dyn Probe,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<TrainingOutcome, StageError> {
+    let workload = ClassifierWorkload::new(inputs);
+    let surroundings = Surroundings { communicator, probe, events, stop };
+    let outcome = match (plan, &inputs.model) {
+        (ClassifierPlan::Encoder { run, .. }, ClassifierModel::Encoder { files, tokenizer }) => {
+            let parts = EncoderParts { model: files, tokenizer, record: &inputs.record };
+            encoder_training::run(run, parts, workload, start, surroundings)?
+        }
+        (ClassifierPlan::Decoder(plan), _) => {
+            training::run(plan, &inputs.of_decoder(), workload, start, surroundings)?
+        }
+        (ClassifierPlan::Encoder { .. }, _) => {
+            let expected = "the inputs that the plan was made of".to_owned();
+            return Err(StageError::BadSetting { key: "model", found: "a decoder".into(), expected });
+        }
+    };
+    if matches!(outcome, TrainingOutcome::Finished { .. }) && communicator.rank().0 == 0 {
+        let config = plan.config();
+        keep_evaluation(&config.output_dir, config.load_best_model_at_end, events)?;
+    }
+    Ok(outcome)
+}
+
+/// Writes the evaluation of the saved model beside those of all steps.
+fn keep_evaluation(folder: &Path, of_best: bool, events: &mut dyn EventSink) -> Result<(), StageError> {
+    let log = folder.join(ClassifierEvaluation::LOG_NAME);
+    let Ok(text) = std::fs::read_to_string(&log) else { return Ok(()) };
+    let all = text.lines().filter_map(|line| serde_json::from_str::<ClassifierEvaluation>(line).ok());
+    // Weights before the first step are never saved; of equal losses the first is the best, as in a run.
+    let chosen = if of_best {
+        all.filter(|evaluation| evaluation.step > 0).reduce(|a, b| if b.loss < a.loss { b } else { a })
+    } else {
+        all.last()
+    };
+    let Some(chosen) = chosen else { return Ok(()) };
+    let path = folder.join(ClassifierEvaluation::FILE_NAME);
+    atomic::write(&path, &serde_json::to_vec_pretty(&chosen).unwrap_or_default())?;
+    events.emit(Event::Saved { what: "evaluation".into(), path });
+    Ok(())
+}
+
+fn encoder_settings(config: &TrainingConfig) -> Result<EncoderSettings, StageError> {
+    let none = |key, found: &str| StageError::BadSetting {
+        key,
+        found: found.to_owned(),
+        expected: "nothing of the kind: the model is an encoder".into(),
+    };
+    if config.lora.is_some() {
+        return Err(none("lora", "a table"));
+    }
+    if config.chat_template.is_some() {
+        return Err(none("chat_template", "a file"));
+    }
+    Ok(EncoderSettings {
+        output_dir: config.output_dir.clone(),
+        recipe: config.to_toml(),
+        decisive_toml: |text, path| Ok(TrainingConfig::from_toml(text, path, &[])?.decisive_toml()),
+        seed: config.seed,
+        num_train_epochs: config.num_train_epochs,
+        max_steps: config.max_steps,
+        step_size: StepSize::Tokens(packs_per_step(config)? as u64 * u64::from(config.max_length)),
+        learning_rate: config.learning_rate,
+        lr_scheduler_type: config.lr_scheduler_type,
+        warmup_ratio: config.warmup_ratio,
+        warmup_steps: config.warmup_steps,
+        min_lr_ratio: config.min_lr_ratio,
+        decay_ratio: config.decay_ratio,
+        optimizer: OptimizerConfig {
+            beta1: config.adam_beta1 as f32,
+            beta2: config.adam_beta2 as f32,
+            epsilon: config.adam_epsilon as f32,
+            weight_decay: config.weight_decay as f32,
+            max_grad_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm),
+        },
+        trainable: config.trainable(),
+        eval_steps: config.eval_steps,
+        eval_on_start: config.eval_on_start,
+        save_steps: config.save_steps,
+        save_total_limit: config.save_total_limit,
+        keep_best: config.keep_best,
+        load_best_model_at_end: config.load_best_model_at_end,
+        logging_steps: config.logging_steps,
+        save_dtype: config.save_dtype,
+        threads: config.threads,
+        memory_gib: config.memory_gib,
+    })
+}

@@ -1,0 +1,469 @@
+//! What a run reads: the model, the rows, and from those to learn from what the outputs mean.
+
+use std::collections::BTreeMap;
+
+use truing_data::{HeldOut, SourceRange, split_held_out};
+use truing_model::{EncoderFiles, ModelFiles};
+use truing_store::{Digest, RunInputs};
+use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
+use truing_train::{ClassificationPack, PartTarget, StepShape, Target};
+use truing_types::{BatchError, Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
+
+use super::layout::{ClassifierSpec, OutputSpec, PartSpec};
+use super::rows::{LabelledRow, LabelledRows};
+use super::texts::TextReader;
+use super::{ClassifierConfig, RareLabels};
+use crate::StageError;
+use crate::embed::encoder_tokenizer;
+use crate::statistics::mean_and_deviation;
+use crate::training::{TrainingConfig, TrainingData, TrainingInputs, opening};
+
+/// What rare labels are called together.
+const OTHER: &str = "other";
+/// Names that are listed in a message.
+const MOST_LISTED: usize = 8;
+/// Texts that are tokenized at a time.
+const TEXTS_AT_A_TIME: usize = 2048;
+
+/// Texts as tokens, with their targets.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LabelledData {
+    pub(super) tokens: Vec<Vec<TokenId>>,
+    pub(super) targets: Vec<Vec<PartTarget>>,
+    origins: Vec<RowOrigin>,
+    sources: Vec<SourceRange>,
+}
+
+/// The model, not loaded yet, with a new head.
+#[derive(Debug)]
+pub enum ClassifierModel {
+    /// An encoder with an output layer.
+    Encoder {
+        /// Its files.
+        files: EncoderFiles,
+        /// Its tokenizer.
+        tokenizer: Tokenizer,
+    },
+    /// A decoder with a score head.
+    Decoder {
+        /// Its files.
+        files: Box<ModelFiles>,
+        /// Tokenizer and template.
+        renderer: Box<ChatRenderer>,
+    },
+}
+
+/// Everything a plan looks at.
+#[derive(Debug)]
+pub struct ClassifierInputs {
+    /// The model.
+    pub model: ClassifierModel,
+    /// What its outputs mean.
+    pub spec: ClassifierSpec,
+    /// What is learnt from.
+    pub train: LabelledData,
+    /// What is evaluated on, if anything.
+    pub eval: Option<LabelledData>,
+    /// Versions, seeds and digests of all files.
+    pub record: RunInputs,
+    /// Texts that lost a part.
+    pub(super) n_cut: usize,
+}
+
+pub(super) fn load(
+    config: &TrainingConfig,
+    options: RenderOptions,
+    events: &mut dyn EventSink,
+) -> Result<ClassifierInputs, StageError> {
+    opening::check(config)?;
+    let settings = config.classifier.clone().unwrap_or_default();
+    let path = config.model_name_or_path.as_ref();
+    let (mut model, reader, max_tokens) = if EncoderFiles::is_encoder(path) {
+        let files = EncoderFiles::open(path)?;
+        let max_tokens = files.spec.max_sequence_length.min(config.max_length as usize);
+        let (tokenizer, sentences) = encoder_tokenizer(&files, Some(max_tokens))?;
+        (ClassifierModel::Encoder { files, tokenizer }, TextReader::Sentences(sentences), max_tokens)
+    } else {
+        let (files, renderer) = opening::open(config, options)?;
+        let max_tokens = (config.max_length as usize).min(files.spec.max_position_embeddings);
+        let reader = TextReader::of_decoder(&files, &renderer, max_tokens)?;
+        let (files, renderer) = (Box::new(files), Box::new(renderer));
+        (ClassifierModel::Decoder { files, renderer }, reader, max_tokens)
+    };
+    let all = LabelledRows::read(config, &settings, &config.data, "the training data", events)?;
+    let mut eval_files = None;
+    let (train, eval) = if config.eval_fraction > 0.0 {
+        let keys: Vec<u64> = all.rows.iter().map(|row| row.key).collect();
+        let split = split_held_out(&keys, HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
+        (all.chosen(&split.train), Some(all.chosen(&split.held_out)))
+    } else if config.eval_data.is_empty() {
+        (all, None)
+    } else {
+        let what = "the evaluation data";
+        let eval = LabelledRows::read(config, &settings, &config.eval_data, what, events)?;
+        eval_files = Some(eval.files.clone());
+        (all, Some(eval))
+    };
+    let parts = Learnt { settings: &settings, rows: &train.rows, events }.parts()?;
+    let spec = ClassifierSpec::new(max_tokens, parts);
+    let n_outputs = spec.n_outputs();
+    model = match model {
+        ClassifierModel::Encoder { files, tokenizer } => {
+            ClassifierModel::Encoder { files: files.with_new_output_layer(n_outputs), tokenizer }
+        }
+        ClassifierModel::Decoder { files, renderer } => {
+            ClassifierModel::Decoder { files: Box::new(files.with_new_outputs(n_outputs)), renderer }
+        }
+    };
+    let mut n_cut = 0;
+    let mut targets =
+        Targets { settings: &settings, spec: &spec, reader: &reader, n_cut: &mut n_cut, events };
+    let files = train.files.clone();
+    let train = targets.of(train, "the training data")?;
+    let eval = eval.map(|eval| targets.of(eval, "the evaluation data")).transpose()?;
+    if train.tokens.is_empty() {
+        return Err(StageError::BadSetting {
+            key: "data",
+            found: "no row with a label or score that is certain enough".into(),
+            expected: "at least one".into(),
+        });
+    }
+    if n_cut > 0 {
+        events.emit(Event::Note(format!("{n_cut} texts are longer than {max_tokens} tokens and are cut")));
+    }
+    let weights = match &model {
+        ClassifierModel::Encoder { files, .. } => files.weight_files().map(Into::into).collect(),
+        ClassifierModel::Decoder { files, .. } => opening::model_files(files),
+    };
+    let record = opening::record_of(config, weights, &files, eval_files.as_ref())?;
+    Ok(ClassifierInputs {
+        model,
+        spec,
+        train,
+        eval: eval.filter(|eval| !eval.tokens.is_empty()),
+        record,
+        n_cut,
+    })
+}
+
+/// What the rows to learn from say of labels and scores.
+struct Learnt<'a> {
+    settings: &'a ClassifierConfig,
+    rows: &'a [LabelledRow],
+    events: &'a mut dyn EventSink,
+}
+
+impl Learnt<'_> {
+    /// Dimensions, then scores, by name.
+    fn parts(&mut self) -> Result<Vec<PartSpec>, StageError> {
+        let settings = self.settings;
+        let mut counts: BTreeMap<&String, BTreeMap<&String, usize>> = BTreeMap::new();
+        for row in self.rows {
+            for (name, labels) in row.labels.iter().filter(|(name, _)| settings.is_certain(row, name)) {
+                let of_dimension = counts.entry(name).or_default();
+                labels.iter().for_each(|label| *of_dimension.entry(label).or_default() += 1);
+            }
+        }
+        for name in settings.dimensions.iter().chain(settings.columns.keys()) {
+            if !counts.contains_key(name) {
+                return Err(no_row_has("labels", name));
+            }
+        }
+        let mut parts = Vec::new();
+        for (name, counts) in counts {
+            parts.push(PartSpec { name: name.clone(), outputs: self.dimension(name, &counts)? });
+        }
+        for name in settings.scores.keys() {
+            parts.push(PartSpec { name: name.clone(), outputs: self.score(name)? });
+        }
+        if parts.is_empty() {
+            return Err(StageError::BadSetting {
+                key: "data",
+                found: "rows without `labels`".into(),
+                expected:
+                    "labels by dimension, or columns named in `[classifier.columns]` or `[classifier.scores]`"
+                        .into(),
+            });
+        }
+        Ok(parts)
+    }
+
+    fn dimension(
+        &mut self,
+        name: &String,
+        counts: &BTreeMap<&String, usize>,
+    ) -> Result<OutputSpec, StageError> {
+        let is_rare = |n: usize| n < self.settings.min_count;
+        let mut kept: BTreeMap<String, usize> = BTreeMap::new();
+        let mut rare = Vec::new();
+        for (label, &n) in counts {
+            if is_rare(n) {
+                rare.push(label.as_str());
+                if self.settings.rare_labels == RareLabels::Other {
+                    *kept.entry(OTHER.to_owned()).or_default() += n;
+                }
+            } else {
+                *kept.entry((*label).clone()).or_default() += n;
+            }
+        }
+        if !rare.is_empty() {
+            let fate = match self.settings.rare_labels {
+                RareLabels::Drop => "are not learnt",
+                RareLabels::Other => "are learnt as `other`",
+            };
+            self.events.emit(Event::Warning(format!(
+                "`{name}`: {} labels of fewer than {} rows {fate}: {}",
+                rare.len(),
+                self.settings.min_count,
+                listed(&rare)
+            )));
+        }
+        let has_several = match &self.settings.multiple {
+            Some(names) => names.contains(name),
+            None => self.rows.iter().any(|row| row.labels.get(name).is_some_and(|labels| labels.len() > 1)),
+        };
+        let labels: Vec<String> = kept.keys().cloned().collect();
+        let n_needed = if has_several { 1 } else { 2 };
+        if labels.len() < n_needed {
+            let found = match labels.as_slice() {
+                [only] => format!("the one label `{only}`"),
+                _ => "no label".to_owned(),
+            };
+            return Err(StageError::BadSetting {
+                key: "data",
+                found: format!("rows to learn from with {found} of `{name}` that is frequent enough"),
+                expected: "labels to tell apart (see `classifier.min_count`)".into(),
+            });
+        }
+        if has_several {
+            return Ok(OutputSpec::SeveralLabels { labels });
+        }
+        let most = kept.values().copied().max().unwrap_or(0);
+        let most_frequent = kept.values().position(|&n| n == most).unwrap_or(0);
+        Ok(OutputSpec::OneLabel { labels, most_frequent })
+    }
+
+    fn score(&self, name: &str) -> Result<OutputSpec, StageError> {
+        let certain = self.rows.iter().filter(|row| self.settings.is_certain(row, name));
+        let scores: Vec<f64> = certain.filter_map(|row| row.scores.get(name).copied()).collect();
+        if scores.is_empty() {
+            return Err(no_row_has("scores", name));
+        }
+        let (mean, deviation) = mean_and_deviation(&scores);
+        if deviation > 0.0 {
+            return Ok(OutputSpec::Score { mean, deviation });
+        }
+        Err(StageError::BadSetting {
+            key: "classifier.scores",
+            found: format!("`{name}`, which is {mean} in every row to learn from"),
+            expected: "scores that differ".into(),
+        })
+    }
+}
+
+fn no_row_has(what: &str, name: &str) -> StageError {
+    StageError::BadSetting {
+        key: "classifier",
+        found: format!("a table that names `{name}`, of which no row to learn from has {what}"),
+        expected: "what some row has, and is certain enough".into(),
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    let more = names.len().saturating_sub(MOST_LISTED);
+    let shown = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+impl ClassifierConfig {
+    fn is_certain(&self, row: &LabelledRow, name: &str) -> bool {
+        row.confidence
+            .get(name)
+            .is_none_or(|&c| c >= self.min_confidence && (c > 0.0 || !self.weight_by_confidence))
+    }
+
+    /// What a row's outputs of a part should say; `Err` names labels that the model does not have.
+    fn target(&self, row: &LabelledRow, part: &PartSpec) -> Result<Target, Vec<String>> {
+        if !self.is_certain(row, &part.name) {
+            return Ok(Target::Missing);
+        }
+        let Some(labels) = part.labels() else {
+            let OutputSpec::Score { mean, deviation } = part.outputs else { return Ok(Target::Missing) };
+            let score = row.scores.get(&part.name);
+            return Ok(score.map_or(Target::Missing, |s| Target::Score(((s - mean) / deviation) as f32)));
+        };
+        let Some(own) = row.labels.get(&part.name) else { return Ok(Target::Missing) };
+        let place = |label: &str| labels.iter().position(|known| known == label);
+        let other = place(OTHER).filter(|_| self.rare_labels == RareLabels::Other);
+        let places: Vec<Option<usize>> = own.iter().map(|label| place(label).or(other)).collect();
+        let unknown = || -> Vec<String> {
+            own.iter()
+                .zip(&places)
+                .filter(|(_, place)| place.is_none())
+                .map(|(label, _)| label.clone())
+                .collect()
+        };
+        match (&part.outputs, places.as_slice()) {
+            (OutputSpec::SeveralLabels { .. }, places) => {
+                let mut known: Vec<u32> = places.iter().flatten().map(|&place| place as u32).collect();
+                known.dedup();
+                // Labels that are not learnt say nothing of the others.
+                if known.is_empty() && !own.is_empty() { Err(unknown()) } else { Ok(Target::Labels(known)) }
+            }
+            (_, [Some(place)]) => Ok(Target::Label(*place as u32)),
+            (_, [None]) => Err(unknown()),
+            // One label is asked for, and the row has none or several.
+            _ => Ok(Target::Missing),
+        }
+    }
+}
+
+/// Makes samples of rows.
+struct Targets<'a> {
+    settings: &'a ClassifierConfig,
+    spec: &'a ClassifierSpec,
+    reader: &'a TextReader,
+    n_cut: &'a mut usize,
+    events: &'a mut dyn EventSink,
+}
+
+impl Targets<'_> {
+    fn of(&mut self, rows: LabelledRows, what: &str) -> Result<LabelledData, StageError> {
+        let mut data = LabelledData::default();
+        let mut unknown: BTreeMap<String, usize> = BTreeMap::new();
+        let mut kept = Vec::new();
+        for (i, row) in rows.rows.iter().enumerate() {
+            let mut targets = Vec::with_capacity(self.spec.parts.len());
+            for part in &self.spec.parts {
+                let target = self.settings.target(row, part).unwrap_or_else(|labels| {
+                    for label in labels {
+                        *unknown.entry(format!("{}={label}", part.name)).or_default() += 1;
+                    }
+                    Target::Missing
+                });
+                let confidence = row.confidence.get(&part.name).copied();
+                let weight = confidence.filter(|_| self.settings.weight_by_confidence).unwrap_or(1.0) as f32;
+                targets.push(PartTarget { target, weight });
+            }
+            if targets.iter().any(|target| target.target != Target::Missing) {
+                kept.push(i as u32);
+                data.targets.push(targets);
+            }
+        }
+        if !unknown.is_empty() && what != "the training data" {
+            let names: Vec<&str> = unknown.keys().map(String::as_str).collect();
+            let n: usize = unknown.values().sum();
+            self.events.emit(Event::Warning(format!(
+                "{what}: {n} labels are not learnt and are left out: {}",
+                listed(&names)
+            )));
+        }
+        let n_left_out = rows.rows.len() - kept.len();
+        if n_left_out > 0 {
+            let text = format!("{what}: {n_left_out} rows say nothing that is learnt and are left out");
+            self.events.emit(Event::Note(text));
+        }
+        let rows = rows.chosen(&kept);
+        for part in rows.rows.chunks(TEXTS_AT_A_TIME) {
+            let texts: Vec<&str> = part.iter().map(|row| row.text.as_str()).collect();
+            for (text, row) in self.reader.read(&texts)?.into_iter().zip(part) {
+                if text.tokens.is_empty() {
+                    return Err(StageError::BadColumn {
+                        origin: row.origin.clone(),
+                        column: "prompt".into(),
+                        found: "a text without a token".into(),
+                        expected: "something to read",
+                    });
+                }
+                *self.n_cut += usize::from(text.is_cut);
+                data.tokens.push(text.tokens);
+            }
+        }
+        data.origins = rows.rows.into_iter().map(|row| row.origin).collect();
+        data.sources = rows.sources;
+        Ok(data)
+    }
+}
+
+impl LabelledData {
+    /// Texts joined into a pack.
+    pub(super) fn pack(&self, samples: &[u32]) -> Result<ClassificationPack, BatchError> {
+        let longest = samples.iter().map(|&i| self.tokens[i as usize].len()).max().unwrap_or(0);
+        let weights = vec![0.0; longest];
+        let texts = samples.iter().map(|&i| {
+            let tokens = &self.tokens[i as usize][..];
+            (tokens, &weights[..tokens.len()], self.origins[i as usize].clone())
+        });
+        let targets = samples.iter().map(|&i| self.targets[i as usize].clone()).collect();
+        Ok(ClassificationPack { batch: PackedBatch::new(texts)?, targets })
+    }
+
+    /// Tokens of each text.
+    pub(super) fn token_counts(&self) -> Vec<u64> {
+        self.tokens.iter().map(|text| text.len() as u64).collect()
+    }
+}
+
+impl TrainingData for LabelledData {
+    fn lengths(&self) -> Vec<u32> {
+        self.tokens.iter().map(|text| text.len() as u32).collect()
+    }
+
+    fn sources(&self) -> &[SourceRange] {
+        &self.sources
+    }
+
+    fn shape(&self, sample: usize) -> StepShape {
+        let length = self.tokens[sample].len() as f64;
+        StepShape { tokens: length, loss_tokens: 1.0, attention_pairs: length * (length + 1.0) / 2.0 }
+    }
+}
+
+/// The inputs of a decoder's run.
+#[derive(Debug)]
+pub(super) struct DecoderInputs<'a> {
+    inputs: &'a ClassifierInputs,
+    files: &'a ModelFiles,
+    renderer: &'a ChatRenderer,
+}
+
+impl ClassifierInputs {
+    /// As the run of decoders wants them.
+    ///
+    /// # Panics
+    /// When the model is an encoder.
+    pub(super) fn of_decoder(&self) -> DecoderInputs<'_> {
+        match &self.model {
+            ClassifierModel::Decoder { files, renderer } => DecoderInputs { inputs: self, files, renderer },
+            ClassifierModel::Encoder { .. } => unreachable!("callers have looked at the model's kind"),
+        }
+    }
+}
+
+impl TrainingInputs for DecoderInputs<'_> {
+    type Data = LabelledData;
+
+    fn model(&self) -> &ModelFiles {
+        self.files
+    }
+
+    fn renderer(&self) -> &ChatRenderer {
+        self.renderer
+    }
+
+    fn train(&self) -> &LabelledData {
+        &self.inputs.train
+    }
+
+    fn eval(&self) -> Option<&LabelledData> {
+        self.inputs.eval.as_ref()
+    }
+
+    fn record(&self) -> &RunInputs {
+        &self.inputs.record
+    }
+
+    fn digest(&self, config: &TrainingConfig) -> Digest {
+        crate::encoder_training::digest(&config.decisive_toml(), &self.inputs.record)
+    }
+}

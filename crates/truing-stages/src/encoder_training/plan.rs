@@ -1,0 +1,294 @@
+//! Every decision of a run that can be made before work starts.
+
+use serde_json::json;
+use truing_cpu::CpuEncoder;
+use truing_data::epoch_order;
+use truing_model::engine::EngineMemory;
+use truing_model::{EncoderEngine, EncoderSpec, Keep};
+use truing_store::Digest;
+use truing_train::{Amount, PlanRow, Schedule, ScheduleKind};
+use truing_types::Seed;
+
+use super::{EncoderSettings, SampleLengths, StepSize};
+use crate::{Machine, StageError};
+
+const GIB: f64 = (1_u64 << 30) as f64;
+/// Share of what the machine has left that a run takes unless told otherwise.
+const DEFAULT_MEMORY_SHARE: f64 = 0.8;
+/// Tokens of a pack where the loss is a sum over samples and packs cost nothing.
+const TOKENS_PER_PACK: u64 = 4096;
+
+/// A run as it will be.
+#[derive(Debug)]
+pub struct EncoderPlan {
+    pub(super) settings: EncoderSettings,
+    /// Learning rate by step.
+    pub schedule: Schedule,
+    /// Optimiser steps of the run.
+    pub n_steps: u64,
+    /// What layers leave behind for their backward.
+    pub keep: Keep,
+    /// Most tokens of a pack; a sample is never cut.
+    pub tokens_per_pack: u64,
+    /// Predicted peak memory.
+    pub peak_bytes: u64,
+    /// What it may be.
+    pub budget_bytes: u64,
+    /// Threads to compute with.
+    pub n_threads: usize,
+    /// Digest of everything that decides the weights.
+    pub digest: Digest,
+    /// Samples of every step of every epoch, in training order.
+    epochs: Vec<Vec<Vec<u32>>>,
+    lengths: SampleLengths,
+    n_parameters: u64,
+    memory: EngineMemory,
+}
+
+/// A step's samples.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StepSamples {
+    /// Samples of each pack.
+    pub(super) packs: Vec<Vec<u32>>,
+    /// Epochs done once the step is.
+    pub(super) epochs_done: f64,
+    /// Whether it is its epoch's last.
+    pub(super) ends_epoch: bool,
+}
+
+impl EncoderPlan {
+    /// Makes the plan, or says why there is none. Pure: it opens no file. `couples_packs`: the loss wants a step's packs
+    /// to be few.
+    ///
+    /// # Errors
+    /// When the memory does not suffice.
+    pub(crate) fn resolve(
+        settings: EncoderSettings,
+        spec: &EncoderSpec,
+        lengths: SampleLengths,
+        couples_packs: bool,
+        digest: Digest,
+        machine: &Machine,
+    ) -> Result<Self, StageError> {
+        let (epochs, n_steps) = epochs(&settings, &lengths);
+        let memory = CpuEncoder::memory(spec, &settings.trainable);
+        let budget_bytes = settings.memory_gib.map_or_else(
+            || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
+            |gib| (gib * GIB) as u64,
+        );
+        let sizes = Sizes { n_layers: spec.n_layers as u64, resident_bytes: machine.resident_bytes };
+        let largest_sample = lengths.train.iter().chain(&lengths.eval).copied().max().unwrap_or(0);
+        let tokens_of = |step: &Vec<u32>| step.iter().map(|&i| lengths.train[i as usize]).sum::<u64>();
+        let largest_step = epochs.iter().flatten().map(tokens_of).max().unwrap_or(0);
+        let wanted = if couples_packs { largest_step } else { largest_step.min(TOKENS_PER_PACK) };
+        let wanted = wanted.max(largest_sample);
+        let Some((keep, tokens_per_pack)) = [Keep::Activations, Keep::Input].into_iter().find_map(|keep| {
+            let fitting = sizes.fitting_tokens(&memory, keep, budget_bytes);
+            (fitting >= largest_sample).then_some((keep, fitting.min(wanted)))
+        }) else {
+            let needed = sizes.peak_bytes(&memory, Keep::Input, largest_sample) as f64 / GIB;
+            return Err(StageError::BadSetting {
+                key: "memory_gib",
+                found: format!("{:.2}", budget_bytes as f64 / GIB),
+                expected: format!("at least {needed:.2}, which one {} needs", lengths.unit),
+            });
+        };
+        let share = |ratio: f64| (ratio * n_steps as f64).ceil() as u64;
+        let is_wsd = settings.lr_scheduler_type == ScheduleKind::Wsd;
+        Ok(Self {
+            schedule: Schedule {
+                kind: settings.lr_scheduler_type,
+                peak: settings.learning_rate,
+                min_ratio: settings.min_lr_ratio,
+                warmup_steps: settings
+                    .warmup_steps
+                    .unwrap_or_else(|| share(settings.warmup_ratio))
+                    .min(n_steps),
+                decay_steps: if is_wsd { share(settings.decay_ratio) } else { 0 },
+                total_steps: n_steps,
+            },
+            n_steps,
+            keep,
+            tokens_per_pack,
+            peak_bytes: sizes.peak_bytes(&memory, keep, tokens_per_pack),
+            budget_bytes,
+            n_threads: settings.threads.unwrap_or(machine.n_threads),
+            digest,
+            epochs,
+            n_parameters: spec.n_parameters() as u64,
+            memory,
+            lengths,
+            settings,
+        })
+    }
+
+    /// The packs of one step, counted from 1.
+    pub(super) fn packs_of(&self, step: u64) -> StepSamples {
+        let mut before = 0;
+        for (epoch, steps) in self.epochs.iter().enumerate() {
+            let n_steps = steps.len() as u64;
+            if step <= before + n_steps {
+                let in_epoch = step - before;
+                return StepSamples {
+                    packs: self.cut_into_packs(&steps[in_epoch as usize - 1], &self.lengths.train),
+                    epochs_done: epoch as f64 + in_epoch as f64 / n_steps as f64,
+                    ends_epoch: in_epoch == n_steps,
+                };
+            }
+            before += n_steps;
+        }
+        StepSamples { packs: Vec::new(), epochs_done: self.epochs.len() as f64, ends_epoch: true }
+    }
+
+    /// Steps of an evaluation, each in packs.
+    pub(super) fn eval_packs(&self) -> Vec<Vec<Vec<u32>>> {
+        let eval = &self.lengths.eval;
+        let all: Vec<u32> = (0..eval.len() as u32).collect();
+        let steps = steps_of(self.settings.step_size, &all, eval);
+        steps.iter().map(|step| self.cut_into_packs(step, eval)).collect()
+    }
+
+    fn cut_into_packs(&self, samples: &[u32], lengths: &[u64]) -> Vec<Vec<u32>> {
+        within(self.tokens_per_pack, samples, lengths)
+    }
+
+    /// The plan as lines.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PlanRow> {
+        let row = PlanRow::new;
+        let unit = self.lengths.unit;
+        let count = |name: &str, n: usize| PlanRow::new(name, Amount::Count(n as u64));
+        let n_of_an_epoch = self.epochs.first().map_or(0, |steps| steps.iter().map(Vec::len).sum());
+        vec![
+            row("parameters of the model", Amount::Count(self.n_parameters)),
+            count(&format!("{unit}s of an epoch"), n_of_an_epoch),
+            count(&format!("{unit}s to evaluate on"), self.lengths.eval.len()),
+            count("texts that are cut", self.lengths.n_cut),
+            row("tokens of the largest pack", Amount::Count(self.tokens_per_pack)),
+            row("weights", Amount::Bytes(self.memory.parameter_bytes)),
+            row("gradients", Amount::Bytes(self.memory.gradient_bytes)),
+            row("optimiser", Amount::Bytes(self.memory.optimizer_bytes)),
+            row("peak", Amount::Bytes(self.peak_bytes)),
+            row("budget", Amount::Bytes(self.budget_bytes)),
+            row("steps", Amount::Count(self.n_steps)),
+        ]
+    }
+
+    /// In one sentence.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let kept = match self.keep {
+            Keep::Activations => "activations are kept",
+            _ => "layers are computed twice, since their activations do not fit",
+        };
+        let size = match self.settings.step_size {
+            StepSize::Samples(n) => format!("{n} {}s", self.lengths.unit),
+            StepSize::Tokens(n) => format!("at most {n} tokens"),
+        };
+        format!("{} steps of {size}; {kept}", self.n_steps)
+    }
+
+    /// `plan.json` of the run directory.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        let parts: Vec<_> = self
+            .rows()
+            .into_iter()
+            .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
+            .filter_map(|row| match row.amount {
+                Amount::Bytes(bytes) => Some(json!({"name": row.name, "bytes": bytes})),
+                _ => None,
+            })
+            .collect();
+        json!({
+            "peak_bytes": self.peak_bytes,
+            "budget_bytes": self.budget_bytes,
+            "reason": self.summary(),
+            "n_steps": self.n_steps,
+            "parts": parts,
+        })
+    }
+}
+
+/// Samples of every step of as many epochs as the run needs, and its number of steps.
+fn epochs(settings: &EncoderSettings, lengths: &SampleLengths) -> (Vec<Vec<Vec<u32>>>, u64) {
+    let wanted = settings.num_train_epochs;
+    let (mut epochs, mut n_steps): (Vec<Vec<Vec<u32>>>, u64) = (Vec::new(), 0);
+    loop {
+        let is_enough = match settings.max_steps {
+            Some(most) => n_steps >= most,
+            None => epochs.len() as f64 >= wanted,
+        };
+        if is_enough && !epochs.is_empty() {
+            break;
+        }
+        let order = epoch_order(&lengths.sources, Seed(settings.seed), epochs.len() as u64);
+        let steps = steps_of(settings.step_size, &order, &lengths.train);
+        n_steps += steps.len() as u64;
+        epochs.push(steps);
+    }
+    let first = |n: usize| epochs.iter().take(n).map(Vec::len).sum::<usize>() as f64;
+    let whole = first(wanted as usize);
+    let begun = epochs.get(wanted as usize).map_or(0, Vec::len) as f64;
+    let of_epochs = ((whole + wanted.fract() * begun).round() as u64).max(1);
+    (epochs, settings.max_steps.unwrap_or(of_epochs))
+}
+
+fn steps_of(size: StepSize, samples: &[u32], lengths: &[u64]) -> Vec<Vec<u32>> {
+    match size {
+        StepSize::Samples(n) => samples.chunks(n).map(<[u32]>::to_vec).collect(),
+        StepSize::Tokens(n) => within(n, samples, lengths),
+    }
+}
+
+/// Samples in their order, cut so that each part has at most `n_tokens`, or one sample.
+fn within(n_tokens: u64, samples: &[u32], lengths: &[u64]) -> Vec<Vec<u32>> {
+    let mut parts: Vec<Vec<u32>> = Vec::new();
+    let mut room = 0;
+    for &sample in samples {
+        let length = lengths[sample as usize];
+        match parts.last_mut() {
+            Some(part) if length <= room => {
+                part.push(sample);
+                room -= length;
+            }
+            _ => {
+                parts.push(vec![sample]);
+                room = n_tokens.saturating_sub(length);
+            }
+        }
+    }
+    parts
+}
+
+/// What a pack's memory follows from.
+struct Sizes {
+    n_layers: u64,
+    resident_bytes: u64,
+}
+
+impl Sizes {
+    fn fixed_bytes(&self, memory: &EngineMemory) -> u64 {
+        let store = memory.parameter_bytes + memory.gradient_bytes + memory.optimizer_bytes;
+        store + memory.fixed_bytes + self.resident_bytes
+    }
+
+    fn bytes_per_token(&self, memory: &EngineMemory, keep: Keep) -> u64 {
+        let always = memory.workspace_bytes_per_token + memory.head_bytes_per_token;
+        match keep {
+            Keep::Activations => always + self.n_layers * memory.layer_bytes_per_token,
+            // One layer at a time is computed again.
+            _ => {
+                let inputs = self.n_layers * memory.segment_input_bytes_per_token;
+                always + inputs + memory.layer_bytes_per_token
+            }
+        }
+    }
+
+    fn fitting_tokens(&self, memory: &EngineMemory, keep: Keep, budget_bytes: u64) -> u64 {
+        budget_bytes.saturating_sub(self.fixed_bytes(memory)) / self.bytes_per_token(memory, keep)
+    }
+
+    fn peak_bytes(&self, memory: &EngineMemory, keep: Keep, tokens: u64) -> u64 {
+        self.fixed_bytes(memory) + tokens * self.bytes_per_token(memory, keep)
+    }
+}

@@ -1,0 +1,114 @@
+//! What stages share that ask judges: one judge's calls with their failures counted, and why there is no answer.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use truing_client::Counts;
+use truing_reward::asking::{Unanswered, ask_readable};
+use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, Event, EventSink};
+
+use crate::StageError;
+
+/// Bytes of a token, for estimates.
+pub(crate) const BYTES_PER_TOKEN: u64 = 4;
+
+/// Why there is no answer where a judge was given up.
+pub(crate) const NOT_ASKED: &str = "not asked, after too many failures in a row";
+
+/// How a judge is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Replies to one request until one can be read.
+    pub(crate) most_replies: usize,
+    /// Failures in a row after which a judge is asked no more.
+    pub(crate) max_failures_in_a_row: usize,
+}
+
+/// One judge at work. Where it keeps failing, or cannot be read, it is given up.
+pub(crate) struct AtWork<'a> {
+    patience: Patience,
+    events: &'a mut dyn EventSink,
+    n_done: u64,
+    n_failed_in_a_row: usize,
+    n_unread_in_a_row: usize,
+}
+
+impl<'a> AtWork<'a> {
+    pub(crate) fn new(patience: Patience, events: &'a mut dyn EventSink) -> Self {
+        Self { patience, events, n_done: 0, n_failed_in_a_row: 0, n_unread_in_a_row: 0 }
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.n_failed_in_a_row.max(self.n_unread_in_a_row) >= self.patience.max_failures_in_a_row
+    }
+
+    /// Takes down whether the judge could be read on one thing.
+    pub(crate) fn was_read(&mut self, is_read: bool) {
+        self.n_unread_in_a_row = if is_read { 0 } else { self.n_unread_in_a_row + 1 };
+    }
+
+    /// Asks some requests; `read` is given a request's place and the reply.
+    pub(crate) fn ask<V>(
+        &mut self,
+        model: &mut dyn ChatModel,
+        requests: Vec<ChatRequest>,
+        reminder: &str,
+        read: impl Fn(usize, &str) -> Option<V>,
+    ) -> Vec<Result<V, Unanswered>> {
+        let most_failures = self.patience.max_failures_in_a_row;
+        let mut seen = vec![false; requests.len()];
+        let mut on_result = |place: usize, result: &ChatResult| {
+            self.n_failed_in_a_row = if result.is_ok() { 0 } else { self.n_failed_in_a_row + 1 };
+            // A reply that is asked again is the same unit of work.
+            self.n_done += u64::from(!std::mem::replace(&mut seen[place], true));
+            self.events.emit(Event::Progress { done: self.n_done, note: String::new() });
+            if self.n_failed_in_a_row >= most_failures {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        ask_readable(model, requests, self.patience.most_replies, reminder, read, &mut on_result)
+    }
+}
+
+/// Tells what was asked of a judge.
+pub(crate) fn note_counts(name: &str, counts: &Counts, events: &mut dyn EventSink) {
+    let counts = counts.snapshot();
+    events.emit(Event::Note(format!(
+        "{name}: {} calls, {} replies from the cache, {} retries, {} + {} tokens, {} failures",
+        counts.calls,
+        counts.cache_hits,
+        counts.retries,
+        counts.prompt_tokens,
+        counts.completion_tokens,
+        counts.n_failures()
+    )));
+}
+
+/// Kinds of failure to be counted; what differs from call to call is left out. `expected` is what a reply should hold.
+pub(crate) fn reason(error: &Unanswered, expected: &str) -> String {
+    match error {
+        Unanswered::Failed(ChatError::BrokenOff) => NOT_ASKED.into(),
+        Unanswered::Failed(error) => error.to_string(),
+        Unanswered::Unreadable { .. } => format!("replies without {expected} in the form asked for"),
+    }
+}
+
+/// The most frequent reason that says something.
+pub(crate) fn main_reason(reasons: &BTreeMap<String, usize>) -> &str {
+    let told = reasons.iter().max_by_key(|(reason, n)| (reason.as_str() != NOT_ASKED, **n));
+    told.map_or("", |(reason, _)| reason)
+}
+
+/// Judges are told apart by their names.
+pub(crate) fn check_names(names: &[String]) -> Result<(), StageError> {
+    match names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        None => Ok(()),
+        Some((_, twice)) => Err(StageError::BadSetting {
+            key: "judge.name",
+            found: twice.clone(),
+            expected: "a name of its own for each judge".into(),
+        }),
+    }
+}

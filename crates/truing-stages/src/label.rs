@@ -1,0 +1,29 @@
+//! What is asked, in six dimensions (report 3.1.1): labels for prompts out of a label set that is data, voted on by
+//! language models.
+//!
+//! [`LabelConfig`] is what was typed, [`LabelInputs`] the label set, the prompts and the labels that they have already,
+//! [`LabelPlan`] what is asked and what it costs, printable before the first call; [`run`] asks and adds up. Every reply is
+//! kept: a run that was broken off is begun again with the same recipe, and pays for nothing twice.
+//!
+//! Where the report is silent: all dimensions are asked in one call, several times of each judge; an answer outside the
+//! label set is no vote, and is kept for whoever tends the set; what the votes come to stands in
+//! [`truing_prompts::labels`]. A judge that fails has no ballot; one that answers without a label has an empty one, which
+//! costs confidence. A dimension without a single vote has no label and says why, never a default.
+
+mod config;
+mod outcome;
+mod plan;
+mod questions;
+mod run;
+mod set;
+mod summary;
+
+pub use config::{LabelConfig, LabelJudge, OnUnknownLabel};
+pub use outcome::{AssignedLabel, LabelledBy, LabelledPrompt, PromptSource};
+pub use plan::{LabelInputs, LabelPlan, LabelPrompt, Question};
+pub use run::{LabelOutcome, run};
+pub use set::{label_set_toml, load_label_set, parse_label_set};
+pub use summary::{
+    CombinationCount, Comparison, DimensionSummary, JudgePair, JudgeSummary, LabelCount, RareLabel, Summary,
+    UnknownLabel,
+};

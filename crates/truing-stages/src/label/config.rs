@@ -1,0 +1,256 @@
+//! The settings of a labelling run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use truing_data::{OnBadRow, SourceConfig};
+use truing_types::PromptRow;
+
+use crate::chat::ChatModelConfig;
+use crate::recipe::{self, Recipe, RecipeError};
+use crate::{StageError, judging};
+
+/// Rows whose labels are in doubt, in the run's folder.
+pub(super) const REVIEW: &str = "review.jsonl";
+
+/// One flat table, then `[columns]`, `[[data]]` and `[[judge]]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LabelConfig {
+    /// Folder of the labels.
+    pub output_dir: PathBuf,
+    /// Folder that the paths of the data are relative to; the recipe's folder when left out.
+    pub data_dir: PathBuf,
+    /// Of the samples that are drawn.
+    pub seed: u64,
+    /// TOML file of the label set; the one that truing brings when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_set: Option<PathBuf>,
+    /// The dimensions to label; all of the set when left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dimensions: Vec<String>,
+    /// What happens where the data carry a label that the set does not know.
+    pub on_unknown_label: OnUnknownLabel,
+    /// Whether judges are asked for labels too that the data carry, so that it is told how often they are right.
+    pub compare: bool,
+    /// A `review.jsonl` that somebody has put right: its labels win.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<PathBuf>,
+    /// Whether each dimension has a call of its own: more calls, and easier ones.
+    pub per_dimension: bool,
+    /// Samples of each judge for each call.
+    pub n_votes: usize,
+    /// Of the samples, where there are several; a single one is the judge's most likely answer.
+    pub temperature: f32,
+    /// Rows with a dimension below this go to `review.jsonl`.
+    pub min_confidence: f64,
+    /// Labels of fewer prompts are listed as the long tail.
+    pub min_count: usize,
+    /// Longer prompts are shown to judges without their middle.
+    pub max_prompt_characters: usize,
+    /// Our text's replacement: it holds `{prompt}`, `{dimensions}` and `{form}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Most tokens of a reply.
+    pub max_new_tokens: usize,
+    /// Replies that are asked for until one can be read.
+    pub most_replies: usize,
+    /// A judge that fails, or cannot be read, this often in a row is asked no more.
+    pub max_failures_in_a_row: usize,
+    /// What happens to rows that cannot be read.
+    pub on_bad_row: OnBadRow,
+    /// Columns of the data that carry labels, by dimension. `a.b` reaches inside.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+    /// The prompts.
+    pub data: Vec<SourceConfig>,
+    /// Who labels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub judge: Vec<LabelJudge>,
+}
+
+/// A label in the data that the set does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnknownLabel {
+    /// Stop, naming the row and the nearest label.
+    #[default]
+    Error,
+    /// The set grows by it, and the judges know it too.
+    Add,
+}
+
+/// One judge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LabelJudge {
+    /// Its name in the summary; the model's when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The weight of its votes.
+    pub weight: f64,
+    /// Who is asked. Without a `cache` it is `replies.sqlite` in `output_dir`.
+    pub model: ChatModelConfig,
+}
+
+impl Default for LabelJudge {
+    fn default() -> Self {
+        Self { name: None, weight: 1.0, model: ChatModelConfig::default() }
+    }
+}
+
+impl LabelJudge {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.model.name())
+    }
+}
+
+impl Default for LabelConfig {
+    fn default() -> Self {
+        Self {
+            output_dir: PathBuf::new(),
+            data_dir: PathBuf::new(),
+            seed: 0,
+            label_set: None,
+            dimensions: Vec::new(),
+            on_unknown_label: OnUnknownLabel::default(),
+            compare: false,
+            corrections: None,
+            per_dimension: false,
+            n_votes: 3,
+            temperature: 0.7,
+            min_confidence: 0.6,
+            min_count: 10,
+            max_prompt_characters: 6000,
+            prompt: None,
+            max_new_tokens: 300,
+            most_replies: 2,
+            max_failures_in_a_row: 20,
+            on_bad_row: OnBadRow::default(),
+            columns: BTreeMap::new(),
+            data: Vec::new(),
+            judge: Vec::new(),
+        }
+    }
+}
+
+impl Recipe for LabelConfig {
+    fn resolve_paths(&mut self, folder: &Path) {
+        self.data_dir = folder.join(&self.data_dir);
+        if !self.output_dir.as_os_str().is_empty() {
+            self.output_dir = folder.join(&self.output_dir);
+        }
+        for path in self.label_set.iter_mut().chain(&mut self.corrections) {
+            *path = folder.join(&*path);
+        }
+        self.judge.iter_mut().for_each(|judge| judge.model.resolve_paths(folder));
+    }
+}
+
+impl LabelConfig {
+    /// Keys that no other stage's recipe has.
+    pub const OWN_KEYS: [&str; 7] = [
+        "label_set",
+        "n_votes",
+        "min_confidence",
+        "min_count",
+        "per_dimension",
+        "corrections",
+        "on_unknown_label",
+    ];
+
+    /// Reads a recipe and the overrides on top of it (see [`recipe::parse`]). Judges without a cache share one in
+    /// `output_dir`.
+    ///
+    /// # Errors
+    /// When it is not TOML, a key is unknown, or a value does not fit.
+    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let mut config: Self = recipe::parse(text, path, overrides)?;
+        let own = config.output_dir.join("replies.sqlite");
+        config.judge.iter_mut().for_each(|judge| {
+            judge.model.cache.get_or_insert_with(|| own.clone());
+        });
+        Ok(config)
+    }
+
+    /// The whole recipe with every default filled in.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        recipe::to_toml(self)
+    }
+
+    /// Checks everything that can be checked without the label set and the prompts.
+    ///
+    /// # Errors
+    /// When a setting is missing or cannot be meant.
+    pub fn check(&self) -> Result<(), StageError> {
+        let bad = |key, found: String, expected: &str| {
+            Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+        };
+        let missing = |key, expected| Err(StageError::MissingSetting { key, expected });
+        if self.output_dir.as_os_str().is_empty() {
+            return missing("output_dir", "a folder for the labels");
+        }
+        if self.data.is_empty() {
+            return missing("data", "at least one [[data]] table with a `path`");
+        }
+        if self.judge.is_empty() && (self.columns.is_empty() || self.compare) {
+            return missing("judge", "at least one [[judge]] table with a `model`; or `columns` with labels");
+        }
+        let counts = [
+            ("n_votes", self.n_votes),
+            ("max_prompt_characters", self.max_prompt_characters),
+            ("max_new_tokens", self.max_new_tokens),
+            ("most_replies", self.most_replies),
+            ("max_failures_in_a_row", self.max_failures_in_a_row),
+        ];
+        if let Some((key, _)) = counts.into_iter().find(|(_, found)| *found == 0) {
+            return bad(key, "0".into(), "at least 1");
+        }
+        if !(0.0..=1.0).contains(&self.min_confidence) {
+            return bad("min_confidence", self.min_confidence.to_string(), "a number from 0 to 1");
+        }
+        let is_drawn = self.temperature.is_finite() && self.temperature > 0.0;
+        if self.n_votes > 1 && !is_drawn {
+            let expected = "above 0: several votes of a judge are drawn";
+            return bad("temperature", self.temperature.to_string(), expected);
+        }
+        if self.compare && self.columns.is_empty() {
+            return missing("columns", "the columns with labels that `compare` compares with");
+        }
+        if let Some(place) = self.prompt.as_ref().and_then(|prompt| missing_place(prompt)) {
+            let expected = "`{prompt}`, `{dimensions}` and `{form}`";
+            return bad("prompt", format!("without a place `{place}`"), expected);
+        }
+        if self.corrections.as_ref().is_some_and(|path| is_same_file(path, &self.output_dir.join(REVIEW))) {
+            let expected = "a copy somewhere else: the run writes its own `review.jsonl` there";
+            return bad("corrections", "the review file of this very run".into(), expected);
+        }
+        if let Some(judge) = self.judge.iter().find(|judge| !(judge.weight.is_finite() && judge.weight > 0.0))
+        {
+            return bad("judge.weight", judge.weight.to_string(), "a number above 0");
+        }
+        judging::check_names(&self.judge.iter().map(LabelJudge::name).collect::<Vec<_>>())?;
+        self.data.iter().try_for_each(|source| self.source(source).check_as::<PromptRow>())?;
+        self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))
+    }
+
+    /// A source with its path in the data's folder.
+    pub(super) fn source(&self, source: &SourceConfig) -> SourceConfig {
+        SourceConfig { path: self.data_dir.join(&source.path), ..source.clone() }
+    }
+}
+
+fn missing_place(prompt: &str) -> Option<&'static str> {
+    ["{prompt}", "{dimensions}", "{form}"].into_iter().find(|place| !prompt.contains(place))
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}

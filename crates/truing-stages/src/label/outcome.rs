@@ -1,0 +1,242 @@
+//! What judges said, and what it comes to for each prompt.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use truing_prompts::labels::{Ballot, LabelSet, tally};
+
+use super::plan::{LabelInputs, LabelPlan};
+
+/// Characters of an unknown label that are kept.
+const MOST_CHARACTERS: usize = 60;
+
+/// A prompt with its labels: a line of `labels.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LabelledPrompt {
+    /// Its place among all prompts, counted from 0 in the order of the files.
+    pub id: u64,
+    /// As judges read it.
+    pub prompt: String,
+    /// By dimension. A dimension without a label is not there.
+    pub labels: BTreeMap<String, AssignedLabel>,
+    /// By dimension, above 0 to 1: the share of the weight of all votes that is behind the label. Labels of the data and of
+    /// corrections have 1.
+    pub confidence: BTreeMap<String, f64>,
+    /// By dimension and label, how many votes name it.
+    pub votes: BTreeMap<String, BTreeMap<String, u64>>,
+    /// By dimension, who said so.
+    pub labelled_by: BTreeMap<String, LabelledBy>,
+    /// Where it came from.
+    pub source: PromptSource,
+    /// By dimension, why there is no label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unlabelled: BTreeMap<String, String>,
+}
+
+/// The label of a dimension, or its labels where several may hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AssignedLabel {
+    /// The only one.
+    One(String),
+    /// All that hold, in the order of the label set.
+    Several(Vec<String>),
+}
+
+/// Who a label is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelledBy {
+    /// The judges' votes.
+    Judges,
+    /// A column of the data.
+    Column,
+    /// A corrected review file.
+    Correction,
+}
+
+/// Where a prompt came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptSource {
+    /// The file.
+    pub path: String,
+    /// Its line, counted from 1.
+    pub line: u64,
+}
+
+impl LabelledPrompt {
+    /// Where it lies in a run's folder.
+    pub const FILE_NAME: &'static str = "labels.jsonl";
+}
+
+/// A prompt whose labels are in doubt: a line of `review.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct ReviewedPrompt<'a> {
+    /// The prompt with its labels, to be put right there.
+    #[serde(flatten)]
+    pub(super) prompt: &'a LabelledPrompt,
+    /// By dimension, what the doubt is.
+    pub(super) review: BTreeMap<&'a str, String>,
+}
+
+impl<'a> ReviewedPrompt<'a> {
+    /// The prompts with a dimension below a confidence, the least certain first.
+    pub(super) fn in_doubt(rows: &'a [LabelledPrompt], min_confidence: f64) -> Vec<Self> {
+        let lowest = |row: &LabelledPrompt| row.confidence.values().copied().fold(1.0, f64::min);
+        let mut doubtful: Vec<&LabelledPrompt> =
+            rows.iter().filter(|row| lowest(row) < min_confidence).collect();
+        doubtful.sort_by(|one, other| lowest(one).total_cmp(&lowest(other)).then(one.id.cmp(&other.id)));
+        let reviewed = |prompt: &'a LabelledPrompt| {
+            let below = prompt.confidence.iter().filter(|(_, confidence)| **confidence < min_confidence);
+            let doubt = |(name, confidence): (&'a String, &f64)| {
+                (name.as_str(), format!("confidence {confidence:.2} is below {min_confidence}"))
+            };
+            Self { prompt, review: below.map(doubt).collect() }
+        };
+        doubtful.into_iter().map(reviewed).collect()
+    }
+}
+
+/// A judge's replies, counted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct JudgeCounts {
+    pub(super) n_replies: usize,
+    /// Dimensions of replies without a label of the set.
+    pub(super) n_without_label: usize,
+    pub(super) n_unknown_labels: usize,
+    pub(super) failures: BTreeMap<String, usize>,
+}
+
+/// What was said of one dimension of one prompt.
+#[derive(Debug, Clone, Default)]
+struct Slot {
+    /// With the judge's place.
+    ballots: Vec<(usize, Ballot)>,
+    problems: Vec<(usize, String)>,
+}
+
+/// Everything that was said.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// By prompt and dimension.
+    slots: Vec<Vec<Slot>>,
+    /// By dimension, how often each was named.
+    pub(super) unknown: Vec<BTreeMap<String, usize>>,
+    pub(super) judges: Vec<JudgeCounts>,
+}
+
+impl Answers {
+    pub(super) fn new(inputs: &LabelInputs) -> Self {
+        let n_dimensions = inputs.set.dimensions().len();
+        Self {
+            slots: vec![vec![Slot::default(); n_dimensions]; inputs.prompts.len()],
+            unknown: vec![BTreeMap::new(); n_dimensions],
+            judges: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, prompt: usize, dimension: usize, judge: usize, ballot: Ballot) {
+        self.slots[prompt][dimension].ballots.push((judge, ballot));
+    }
+
+    /// One problem of a judge is enough to say why there is no label.
+    pub(super) fn has_problem(&mut self, prompt: usize, dimension: usize, judge: usize, problem: String) {
+        let problems = &mut self.slots[prompt][dimension].problems;
+        if problems.iter().all(|(known, _)| *known != judge) {
+            problems.push((judge, problem));
+        }
+    }
+
+    pub(super) fn add_unknown(&mut self, dimension: usize, texts: Vec<String>) {
+        for text in texts {
+            let text: String = text.to_lowercase().chars().take(MOST_CHARACTERS).collect();
+            *self.unknown[dimension].entry(text).or_default() += 1;
+        }
+    }
+
+    /// The label of a dimension that one judge, or all of them, vote for.
+    pub(super) fn decided(
+        &self,
+        set: &LabelSet,
+        prompt: usize,
+        dimension: usize,
+        judge: Option<usize>,
+    ) -> Option<Vec<usize>> {
+        let of_judge = |(found, _): &&(usize, Ballot)| judge.is_none_or(|judge| judge == *found);
+        let ballots = self.slots[prompt][dimension].ballots.iter().filter(of_judge);
+        let ballots: Vec<Ballot> = ballots.map(|(_, ballot)| ballot.clone()).collect();
+        tally(set, dimension, &ballots).decision.map(|decision| decision.labels)
+    }
+
+    /// Whether a judge was asked a dimension of a prompt and answered in any way.
+    pub(super) fn was_asked(&self, prompt: usize, dimension: usize, judge: Option<usize>) -> bool {
+        let slot = &self.slots[prompt][dimension];
+        let of_judge = |found: usize| judge.is_none_or(|judge| judge == found);
+        slot.ballots.iter().any(|(found, _)| of_judge(*found))
+            || slot.problems.iter().any(|(found, _)| of_judge(*found))
+    }
+}
+
+/// Corrections win over the data's labels, and those over votes.
+pub(super) fn assign(plan: &LabelPlan, inputs: &LabelInputs, answers: &Answers) -> Vec<LabelledPrompt> {
+    (0..inputs.prompts.len()).map(|place| labelled(plan, inputs, answers, place)).collect()
+}
+
+fn labelled(plan: &LabelPlan, inputs: &LabelInputs, answers: &Answers, place: usize) -> LabelledPrompt {
+    let (set, prompt) = (&inputs.set, &inputs.prompts[place]);
+    let source = PromptSource { path: prompt.origin.source.to_string(), line: prompt.origin.line };
+    let mut row = LabelledPrompt {
+        id: place as u64,
+        prompt: prompt.text.clone(),
+        labels: BTreeMap::new(),
+        confidence: BTreeMap::new(),
+        votes: BTreeMap::new(),
+        labelled_by: BTreeMap::new(),
+        source,
+        unlabelled: BTreeMap::new(),
+    };
+    for &dimension in &plan.dimensions {
+        let name = &set.dimensions()[dimension].name;
+        let slot = &answers.slots[place][dimension];
+        let ballots: Vec<Ballot> = slot.ballots.iter().map(|(_, ballot)| ballot.clone()).collect();
+        let tally = tally(set, dimension, &ballots);
+        if !tally.counts.is_empty() {
+            let counts = tally.counts.iter();
+            let votes = counts.map(|&(label, n)| (set.name(dimension, label).to_owned(), n)).collect();
+            row.votes.insert(name.clone(), votes);
+        }
+        let known = [(&prompt.corrected, LabelledBy::Correction), (&prompt.carried, LabelledBy::Column)];
+        let known = known.into_iter().find_map(|(labels, by)| Some((labels[dimension].clone()?, 1.0, by)));
+        let voted = || tally.decision.map(|found| (found.labels, found.confidence, LabelledBy::Judges));
+        match known.or_else(voted) {
+            Some((labels, confidence, by)) => {
+                row.labels.insert(name.clone(), named(set, dimension, &labels));
+                row.confidence.insert(name.clone(), confidence);
+                row.labelled_by.insert(name.clone(), by);
+            }
+            None => {
+                row.unlabelled.insert(name.clone(), why_not(plan, slot));
+            }
+        }
+    }
+    row
+}
+
+pub(super) fn named(set: &LabelSet, dimension: usize, labels: &[usize]) -> AssignedLabel {
+    let mut names = labels.iter().map(|&label| set.name(dimension, label).to_owned());
+    match set.dimensions()[dimension].multiple {
+        true => AssignedLabel::Several(names.collect()),
+        false => AssignedLabel::One(names.next().unwrap_or_default()),
+    }
+}
+
+fn why_not(plan: &LabelPlan, slot: &Slot) -> String {
+    if slot.problems.is_empty() {
+        return "no judge was asked".into();
+    }
+    let told = slot
+        .problems
+        .iter()
+        .map(|(judge, problem)| format!("{}: {problem}", plan.config.judge[*judge].name()));
+    told.collect::<Vec<_>>().join("; ")
+}

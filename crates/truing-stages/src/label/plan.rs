@@ -1,0 +1,347 @@
+//! The prompts with the labels that they have already, what is still to be asked, and what that costs.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::{Map, Value};
+use truing_data::{OnBadRow, SourceConfig, read_prompts};
+use truing_prompts::labels::LabelSet;
+use truing_reward::asking::question_text;
+use truing_train::{Amount, PlanRow};
+use truing_types::{Event, EventSink, RowOrigin};
+
+use super::config::{LabelConfig, OnUnknownLabel};
+use super::questions;
+use super::set::load_label_set;
+use crate::StageError;
+use crate::judging::BYTES_PER_TOKEN;
+use crate::rows::value_at;
+
+/// Similarity (Jaro-Winkler) from which a label is named as the nearest.
+const NEAR: f64 = 0.6;
+
+/// One prompt to be labelled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelPrompt {
+    /// As a judge reads it.
+    pub text: String,
+    /// Where it came from.
+    pub origin: RowOrigin,
+    /// Labels that its row carries, by dimension.
+    pub carried: Vec<Option<Vec<usize>>>,
+    /// Labels that a corrected review file gives it, by dimension.
+    pub corrected: Vec<Option<Vec<usize>>>,
+}
+
+/// Everything a plan looks at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelInputs {
+    /// The labels, with those that the data added.
+    pub set: LabelSet,
+    /// The prompts in the order of their files.
+    pub prompts: Vec<LabelPrompt>,
+    /// Corrections of prompts that are not in the data.
+    pub n_stray_corrections: usize,
+}
+
+impl LabelInputs {
+    /// Reads label set, prompts and corrections.
+    ///
+    /// # Errors
+    /// When a file cannot be read, a row cannot and `on_bad_row` is `error`, or a row carries a label that the set does not
+    /// know and `on_unknown_label` is `error`.
+    pub fn load(config: &LabelConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
+        config.check()?;
+        let mut set = load_label_set(config.label_set.as_deref())?;
+        let columns = columns(config, &set)?;
+        events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
+        let mut prompts = Vec::new();
+        for source in &config.data {
+            for row in read_prompts(&config.source(source), config.on_bad_row)? {
+                let (row, origin) = row?;
+                let mut carried = vec![None; set.dimensions().len()];
+                for &(dimension, column) in &columns {
+                    let value = value_at(&row.columns, column);
+                    let place = Place { origin: &origin, column };
+                    carried[dimension] = value
+                        .map(|value| place.labels(&mut set, dimension, value, config.on_unknown_label))
+                        .transpose()?;
+                }
+                let corrected = vec![None; carried.len()];
+                prompts.push(LabelPrompt { text: question_text(&row.prompt), origin, carried, corrected });
+            }
+            events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
+        }
+        events.emit(Event::PhaseFinished);
+        let n_stray_corrections = correct(config, &mut set, &mut prompts)?;
+        Ok(Self { set, prompts, n_stray_corrections })
+    }
+}
+
+/// The dimensions of `columns`.
+fn columns<'a>(config: &'a LabelConfig, set: &LabelSet) -> Result<Vec<(usize, &'a str)>, StageError> {
+    let dimension =
+        |(name, column): (&String, &'a String)| Ok((dimension_of(set, "columns", name)?, column.as_str()));
+    config.columns.iter().map(dimension).collect()
+}
+
+fn dimension_of(set: &LabelSet, key: &'static str, name: &str) -> Result<usize, StageError> {
+    set.dimension_idx(name).ok_or_else(|| {
+        let names: Vec<&str> = set.dimensions().iter().map(|dimension| dimension.name.as_str()).collect();
+        StageError::BadSetting {
+            key,
+            found: format!("`{name}`"),
+            expected: format!("a dimension of the label set: {}", names.join(", ")),
+        }
+    })
+}
+
+/// Where a label stands.
+struct Place<'a> {
+    origin: &'a RowOrigin,
+    column: &'a str,
+}
+
+impl Place<'_> {
+    /// The labels of a value: a text, or a list of texts where the dimension has several; other values by what is printed.
+    fn labels(
+        &self,
+        set: &mut LabelSet,
+        dimension: usize,
+        value: &Value,
+        on_unknown: OnUnknownLabel,
+    ) -> Result<Vec<usize>, StageError> {
+        let is_multiple = set.dimensions()[dimension].multiple;
+        let found = match value {
+            Value::Array(values) if is_multiple && !values.is_empty() => values
+                .iter()
+                .map(|value| self.label(set, dimension, value, on_unknown))
+                .collect::<Result<BTreeSet<_>, _>>()?,
+            Value::Array(_) | Value::Object(_) => {
+                let expected = if is_multiple { "a label or a list of labels" } else { "one label" };
+                return Err(self.bad(value, expected));
+            }
+            other => BTreeSet::from([self.label(set, dimension, other, on_unknown)?]),
+        };
+        Ok(found.into_iter().collect())
+    }
+
+    fn label(
+        &self,
+        set: &mut LabelSet,
+        dimension: usize,
+        value: &Value,
+        on_unknown: OnUnknownLabel,
+    ) -> Result<usize, StageError> {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(_) | Value::Bool(_) => value.to_string(),
+            _ => return Err(self.bad(value, "a label")),
+        };
+        match (set.resolve(dimension, &text), on_unknown) {
+            (Some(label), _) => Ok(label),
+            (None, OnUnknownLabel::Add) => {
+                set.add(dimension, &text).map_err(|_| self.bad(value, "a label with letters or digits"))
+            }
+            (None, OnUnknownLabel::Error) => Err(StageError::UnknownLabel {
+                origin: self.origin.clone(),
+                column: self.column.to_owned(),
+                nearest: nearest(set, dimension, &text).map(str::to_owned),
+                found: text,
+                dimension: set.dimensions()[dimension].name.clone(),
+            }),
+        }
+    }
+
+    fn bad(&self, value: &Value, expected: &'static str) -> StageError {
+        StageError::BadColumn {
+            origin: self.origin.clone(),
+            column: self.column.to_owned(),
+            found: value.to_string(),
+            expected,
+        }
+    }
+}
+
+/// The label that a text is most like, by its names.
+pub(super) fn nearest<'a>(set: &'a LabelSet, dimension: usize, text: &str) -> Option<&'a str> {
+    let text = text.to_lowercase();
+    let likeness = |name: &String| strsim::jaro_winkler(&name.to_lowercase(), &text);
+    let labels = set.dimensions()[dimension].labels.iter().map(|label| {
+        let of_names = std::iter::once(&label.name).chain(&label.synonyms).map(likeness);
+        (of_names.fold(0.0, f64::max), label.name.as_str())
+    });
+    labels.filter(|(likeness, _)| *likeness >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
+/// Gives prompts the labels of `corrections`; hands back how many of its rows are of no prompt here.
+fn correct(
+    config: &LabelConfig,
+    set: &mut LabelSet,
+    prompts: &mut [LabelPrompt],
+) -> Result<usize, StageError> {
+    let Some(path) = &config.corrections else { return Ok(0) };
+    let mut places: HashMap<String, Vec<usize>> = HashMap::new();
+    for (place, prompt) in prompts.iter().enumerate() {
+        places.entry(prompt.text.clone()).or_default().push(place);
+    }
+    let mut n_stray = 0;
+    for row in read_prompts(&SourceConfig::new(path), OnBadRow::Error)? {
+        let (row, origin) = row?;
+        let labels = corrected_labels(&row.columns, &origin)?;
+        let mut corrected = Vec::new();
+        for (name, value) in labels.iter().filter(|(_, value)| !value.is_null()) {
+            let dimension = dimension_of(set, "corrections", name)?;
+            let column = format!("labels.{name}");
+            let place = Place { origin: &origin, column: &column };
+            corrected.push((dimension, place.labels(set, dimension, value, config.on_unknown_label)?));
+        }
+        match places.get(&question_text(&row.prompt)) {
+            None => n_stray += 1,
+            Some(places) => {
+                for &place in places {
+                    for (dimension, labels) in &corrected {
+                        prompts[place].corrected[*dimension] = Some(labels.clone());
+                    }
+                }
+            }
+        }
+    }
+    Ok(n_stray)
+}
+
+fn corrected_labels<'a>(
+    columns: &'a Map<String, Value>,
+    origin: &RowOrigin,
+) -> Result<&'a Map<String, Value>, StageError> {
+    let found = columns.get("labels");
+    found.and_then(Value::as_object).ok_or_else(|| StageError::BadColumn {
+        origin: origin.clone(),
+        column: "labels".into(),
+        found: found.map_or("nothing".to_owned(), Value::to_string),
+        expected: "an object of labels by dimension",
+    })
+}
+
+/// What every judge is asked of one prompt in one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Place of the prompt among the inputs.
+    pub prompt: usize,
+    /// The dimensions.
+    pub dimensions: Vec<usize>,
+}
+
+/// A run as it will be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelPlan {
+    /// The settings.
+    pub config: LabelConfig,
+    /// Dimensions that are labelled, in the order of the set.
+    pub dimensions: Vec<usize>,
+    /// What is asked, each of every judge and `n_votes` times.
+    pub questions: Vec<Question>,
+    /// Prompts.
+    pub n_prompts: u64,
+    /// Prompts that judges are shown without their middle.
+    pub n_cut: u64,
+    /// Calls of all judges, where each reply can be read at once and none is known yet.
+    pub n_calls: u64,
+    /// Tokens of their prompts, estimated at four bytes each.
+    pub prompt_tokens: u64,
+    /// Tokens of their replies at most.
+    pub completion_tokens: u64,
+}
+
+impl LabelPlan {
+    /// Puts together what is asked, and counts.
+    ///
+    /// # Errors
+    /// When a setting cannot be meant, or there is no prompt.
+    pub fn resolve(config: LabelConfig, inputs: &LabelInputs) -> Result<Self, StageError> {
+        config.check()?;
+        if inputs.prompts.is_empty() {
+            let (found, expected) = ("without a prompt".into(), "at least one prompt".into());
+            return Err(StageError::BadSetting { key: "data", found, expected });
+        }
+        let named = config.dimensions.iter().map(|name| dimension_of(&inputs.set, "dimensions", name));
+        let mut dimensions: Vec<usize> = named.collect::<Result<BTreeSet<_>, _>>()?.into_iter().collect();
+        if dimensions.is_empty() {
+            dimensions = (0..inputs.set.dimensions().len()).collect();
+        }
+        let questions = questions(&config, &dimensions, &inputs.prompts);
+        let is_long = |question: &&Question| {
+            inputs.prompts[question.prompt].text.chars().count() > config.max_prompt_characters
+        };
+        let cut: BTreeSet<usize> = questions.iter().filter(is_long).map(|question| question.prompt).collect();
+        let bytes: u64 = questions
+            .iter()
+            .map(|question| {
+                let text =
+                    questions::text(&config, &inputs.set, question, &inputs.prompts[question.prompt].text);
+                text.len() as u64
+            })
+            .sum();
+        let n_samples = (config.n_votes * config.judge.len()) as u64;
+        let n_calls = questions.len() as u64 * n_samples;
+        Ok(Self {
+            n_prompts: inputs.prompts.len() as u64,
+            n_cut: cut.len() as u64,
+            n_calls,
+            prompt_tokens: (bytes * n_samples).div_ceil(BYTES_PER_TOKEN),
+            completion_tokens: n_calls * config.max_new_tokens as u64,
+            dimensions,
+            questions,
+            config,
+        })
+    }
+
+    /// The plan as lines.
+    #[must_use]
+    pub fn rows(&self) -> Vec<PlanRow> {
+        let count = |name: &str, n: u64| PlanRow::new(name, Amount::Count(n));
+        let asked: BTreeSet<usize> = self.questions.iter().map(|question| question.prompt).collect();
+        vec![
+            count("prompts", self.n_prompts),
+            count("of them with something to ask", asked.len() as u64),
+            count("of them too long, shown without their middle", self.n_cut),
+            count("dimensions", self.dimensions.len() as u64),
+            count("judges", self.config.judge.len() as u64),
+            count("votes of each", self.config.n_votes as u64),
+            count("calls", self.n_calls),
+            count("tokens of their prompts, about", self.prompt_tokens),
+            count("tokens of their replies, at most", self.completion_tokens),
+        ]
+    }
+
+    /// What is run, in one sentence.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!(
+            "{} prompts in {} dimensions, {} calls of {} judges",
+            self.n_prompts,
+            self.dimensions.len(),
+            self.n_calls,
+            self.config.judge.len()
+        )
+    }
+}
+
+/// Asked is what a row does not carry, or everything where judges are compared. A prompt that was put right in everything
+/// is not asked at all; one that was put right in part is asked as before, so that its replies are known already.
+fn questions(config: &LabelConfig, dimensions: &[usize], prompts: &[LabelPrompt]) -> Vec<Question> {
+    let mut questions = Vec::new();
+    for (place, prompt) in prompts.iter().enumerate() {
+        let is_asked = |&&dimension: &&usize| config.compare || prompt.carried[dimension].is_none();
+        let asked: Vec<usize> = dimensions.iter().filter(is_asked).copied().collect();
+        let is_open = |dimension: &usize| prompt.corrected[*dimension].is_none();
+        if config.per_dimension {
+            let open = asked.into_iter().filter(is_open);
+            questions.extend(open.map(|dimension| Question { prompt: place, dimensions: vec![dimension] }));
+        } else if asked.iter().any(is_open) {
+            questions.push(Question { prompt: place, dimensions: asked });
+        }
+    }
+    // Calls that ask the same stand together.
+    questions.sort_by(|one, other| one.dimensions.cmp(&other.dimensions).then(one.prompt.cmp(&other.prompt)));
+    questions
+}

@@ -1,0 +1,219 @@
+//! The work: ask judge by judge; add up votes; write labels, what is in doubt, what has none, and the summary.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use truing_prompts::labels::Ballot;
+use truing_reward::asking::Unanswered;
+use truing_store::atomic;
+use truing_types::{ChatModel, ChatRequest, Event, EventSink};
+
+use super::config::{LabelConfig, REVIEW};
+use super::outcome::{Answers, JudgeCounts, LabelledPrompt, ReviewedPrompt, assign};
+use super::plan::{LabelInputs, LabelPlan, Question};
+use super::questions::{self, Reader, Said};
+use super::set::label_set_toml;
+use super::summary::{Summary, summarise};
+use crate::StageError;
+use crate::chat::OpenChatModel;
+use crate::judging::{AtWork, NOT_ASKED, Patience, main_reason, note_counts, reason};
+use crate::rows::write_lines;
+
+/// Questions that are asked at a time.
+const QUESTIONS_OF_A_CHUNK: usize = 64;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LabelOutcome {
+    /// Everything was asked that could be.
+    Finished {
+        /// One [`LabelledPrompt`] a line, in the order of the files.
+        labels: PathBuf,
+        /// The run in numbers, also in `summary.json`.
+        summary: Box<Summary>,
+    },
+    /// The stop flag was seen; what was answered is kept.
+    Interrupted,
+}
+
+/// Asks `judges`, in the recipe's order, and writes `labels.jsonl`, `review.jsonl`, `unlabelled.jsonl`, `summary.json`,
+/// `label_set.toml` and `recipe.resolved.toml`.
+///
+/// # Errors
+/// When no prompt has a label in the end, or the disk fails.
+pub fn run(
+    plan: &LabelPlan,
+    inputs: &LabelInputs,
+    judges: Vec<OpenChatModel>,
+    events: &mut dyn EventSink,
+    stop: &AtomicBool,
+) -> Result<LabelOutcome, StageError> {
+    let config = &plan.config;
+    let folder = &config.output_dir;
+    let write_error = |source| StageError::Write { path: folder.clone(), source };
+    std::fs::create_dir_all(folder).map_err(write_error)?;
+    atomic::write(&folder.join("recipe.resolved.toml"), config.to_toml().as_bytes())?;
+    atomic::write(&folder.join("label_set.toml"), label_set_toml(&inputs.set).as_bytes())?;
+    let mut answers = Answers::new(inputs);
+    for (judge, mut open) in judges.into_iter().enumerate() {
+        let name = config.judge[judge].name();
+        let total = Some(plan.n_calls / config.judge.len() as u64);
+        events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
+        let patience = Patience {
+            most_replies: config.most_replies,
+            max_failures_in_a_row: config.max_failures_in_a_row,
+        };
+        let asking = Asking {
+            plan,
+            inputs,
+            reader: Reader::new(&inputs.set),
+            judge,
+            at_work: AtWork::new(patience, events),
+        };
+        let counts = asking.ask_all(open.model.as_mut(), stop, &mut answers);
+        events.emit(Event::PhaseFinished);
+        note_counts(&name, &open.counts, events);
+        match counts {
+            Some(counts) => answers.judges.push(counts),
+            None => return Ok(LabelOutcome::Interrupted),
+        }
+    }
+    let rows = assign(plan, inputs, &answers);
+    if rows.iter().all(|row| row.labels.is_empty()) {
+        let reason = answers.judges.first().map_or("", |judge| main_reason(&judge.failures)).to_owned();
+        return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
+    }
+    let summary = summarise(plan, inputs, &answers, &rows);
+    write(config, &rows, &summary)?;
+    summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
+    let labels = folder.join(LabelledPrompt::FILE_NAME);
+    events.emit(Event::Saved { what: "labels".into(), path: labels.clone() });
+    Ok(LabelOutcome::Finished { labels, summary: Box::new(summary) })
+}
+
+fn write(config: &LabelConfig, rows: &[LabelledPrompt], summary: &Summary) -> Result<(), StageError> {
+    let folder = &config.output_dir;
+    let unlabelled: Vec<&LabelledPrompt> = rows.iter().filter(|row| !row.unlabelled.is_empty()).collect();
+    write_lines(&folder.join(REVIEW), &ReviewedPrompt::in_doubt(rows, config.min_confidence))?;
+    write_lines(&folder.join("unlabelled.jsonl"), &unlabelled)?;
+    write_lines(&folder.join(LabelledPrompt::FILE_NAME), rows)?;
+    let failed = |error: serde_json::Error| StageError::Write { path: folder.clone(), source: error.into() };
+    let text = serde_json::to_vec_pretty(summary).map_err(failed)?;
+    Ok(atomic::write(&folder.join("summary.json"), &text)?)
+}
+
+/// One judge at work.
+struct Asking<'a> {
+    plan: &'a LabelPlan,
+    inputs: &'a LabelInputs,
+    reader: Reader<'a>,
+    judge: usize,
+    at_work: AtWork<'a>,
+}
+
+impl Asking<'_> {
+    /// Asks everything of one judge; `None` when the run is to stop. A judge that keeps failing is asked no more.
+    fn ask_all(
+        mut self,
+        model: &mut dyn ChatModel,
+        stop: &AtomicBool,
+        answers: &mut Answers,
+    ) -> Option<JudgeCounts> {
+        let mut counts = JudgeCounts::default();
+        let alike = self.plan.questions.chunk_by(|one, other| one.dimensions == other.dimensions);
+        for questions in alike.flat_map(|alike| alike.chunks(QUESTIONS_OF_A_CHUNK)) {
+            if self.at_work.is_given_up() {
+                self.pass_over(questions, answers, &mut counts);
+                continue;
+            }
+            self.ask_chunk(model, questions, answers, &mut counts);
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
+        }
+        Some(counts)
+    }
+
+    fn pass_over(&self, questions: &[Question], answers: &mut Answers, counts: &mut JudgeCounts) {
+        *counts.failures.entry(NOT_ASKED.into()).or_default() += questions.len() * self.plan.config.n_votes;
+        for question in questions {
+            for &dimension in &question.dimensions {
+                answers.has_problem(question.prompt, dimension, self.judge, NOT_ASKED.into());
+            }
+        }
+    }
+
+    /// Asks questions about the same dimensions.
+    fn ask_chunk(
+        &mut self,
+        model: &mut dyn ChatModel,
+        questions: &[Question],
+        answers: &mut Answers,
+        counts: &mut JudgeCounts,
+    ) {
+        let Some(Question { dimensions, .. }) = questions.first() else { return };
+        let n_votes = self.plan.config.n_votes;
+        let reminder = questions::reminder(&self.inputs.set, dimensions);
+        let reader = &self.reader;
+        let read = |_: usize, reply: &str| reader.read(reply, dimensions);
+        let replies = self.at_work.ask(model, self.requests(questions), &reminder, read);
+        for (place, reply) in replies.into_iter().enumerate() {
+            self.at_work.was_read(!matches!(reply, Err(Unanswered::Unreadable { .. })));
+            self.take(&questions[place / n_votes], reply, answers, counts);
+        }
+    }
+
+    /// Every vote of every question.
+    fn requests(&self, questions: &[Question]) -> Vec<ChatRequest> {
+        let config = &self.plan.config;
+        let votes = |question: &Question| {
+            let prompt = &self.inputs.prompts[question.prompt].text;
+            let text = questions::text(config, &self.inputs.set, question, prompt);
+            (0..config.n_votes).map(|vote| questions::request(config, text.clone(), vote)).collect::<Vec<_>>()
+        };
+        questions.iter().flat_map(votes).collect()
+    }
+
+    /// A reply that names no label of a dimension is a ballot without one; a judge that failed has no ballot.
+    fn take(
+        &self,
+        question: &Question,
+        reply: Result<Vec<Said>, Unanswered>,
+        answers: &mut Answers,
+        counts: &mut JudgeCounts,
+    ) {
+        let weight = self.plan.config.judge[self.judge].weight;
+        let said = match reply {
+            Ok(said) => {
+                counts.n_replies += 1;
+                said
+            }
+            Err(error) => {
+                let reason = reason(&error, "labels");
+                *counts.failures.entry(reason.clone()).or_default() += 1;
+                let is_ballot = matches!(error, Unanswered::Unreadable { .. });
+                for &dimension in &question.dimensions {
+                    answers.has_problem(question.prompt, dimension, self.judge, reason.clone());
+                    if is_ballot {
+                        let ballot = Ballot { weight, labels: Vec::new() };
+                        answers.add(question.prompt, dimension, self.judge, ballot);
+                    }
+                }
+                return;
+            }
+        };
+        for (said, &dimension) in said.into_iter().zip(&question.dimensions) {
+            counts.n_without_label += usize::from(said.labels.is_empty());
+            counts.n_unknown_labels += said.unknown.len();
+            if said.labels.is_empty() {
+                let problem = match said.unknown.first() {
+                    Some(text) => format!("`{text}` is no label"),
+                    None => "a reply without this dimension".into(),
+                };
+                answers.has_problem(question.prompt, dimension, self.judge, problem);
+            }
+            answers.add_unknown(dimension, said.unknown);
+            answers.add(question.prompt, dimension, self.judge, Ballot { weight, labels: said.labels });
+        }
+    }
+}

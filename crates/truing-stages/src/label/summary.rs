@@ -1,0 +1,372 @@
+//! A labelling run in numbers.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::config::LabelJudge;
+use super::outcome::{Answers, AssignedLabel, LabelledBy, LabelledPrompt, named};
+use super::plan::{LabelInputs, LabelPlan, nearest};
+use crate::agreement::{Agreement, agreement};
+use crate::judging::main_reason;
+
+/// Unknown labels and combinations that are listed, the most frequent.
+const MOST_LISTED: usize = 500;
+/// A judge with fewer replies is not warned of.
+const FEWEST_TO_WARN: usize = 10;
+/// A judge that names no label of the set this often is of little use.
+const OF_LITTLE_USE: f64 = 0.5;
+
+/// The run in numbers: `summary.json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Prompts.
+    pub n_prompts: usize,
+    /// Prompts with a dimension in doubt, in `review.jsonl`.
+    pub n_in_review: usize,
+    /// Prompts with a dimension that has no label, in `unlabelled.jsonl`.
+    pub n_unlabelled: usize,
+    /// Prompts that judges were shown without their middle.
+    pub n_cut: u64,
+    /// By dimension.
+    pub dimensions: Vec<DimensionSummary>,
+    /// Different combinations of labels.
+    pub n_combinations: usize,
+    /// The most frequent of them.
+    pub combinations: Vec<CombinationCount>,
+    /// The judges.
+    pub judges: Vec<JudgeSummary>,
+    /// Their agreement, two by two.
+    pub agreement: Vec<JudgePair>,
+    /// How often they are right, where the data carry labels and `compare` is on.
+    pub comparison: Vec<Comparison>,
+    /// What one should know before the labels are used.
+    pub warnings: Vec<String>,
+}
+
+/// The labels of one dimension.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DimensionSummary {
+    /// Its name.
+    pub name: String,
+    /// Prompts by label, in the order of the set; labels that no prompt has are 0.
+    pub labels: Vec<LabelCount>,
+    /// Prompts without a label.
+    pub n_unlabelled: usize,
+    /// Over the prompts that judges labelled.
+    pub mean_confidence: Option<f64>,
+    /// The long tail: labels that some prompts have, but fewer than `min_count`. Candidates to be merged.
+    pub rare: Vec<RareLabel>,
+    /// What judges named that the set does not know, the most frequent first: candidates for synonyms and new labels.
+    pub unknown_labels: Vec<UnknownLabel>,
+}
+
+/// How many prompts have a label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LabelCount {
+    /// The label.
+    pub label: String,
+    /// Its prompts.
+    pub n: usize,
+}
+
+/// A label of few prompts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RareLabel {
+    /// The label.
+    pub label: String,
+    /// Its prompts.
+    pub n: usize,
+    /// What it is a kind of, and so could be merged into.
+    pub parent: Option<String>,
+}
+
+/// What is no label of the set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnknownLabel {
+    /// As it was named, in lower case.
+    pub text: String,
+    /// How often.
+    pub n: usize,
+    /// The label that is most like it.
+    pub nearest: Option<String>,
+}
+
+/// How many prompts have the same labels in all dimensions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CombinationCount {
+    /// By dimension.
+    pub labels: BTreeMap<String, AssignedLabel>,
+    /// The prompts.
+    pub n: usize,
+}
+
+/// What a judge is worth.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JudgeSummary {
+    /// Its name.
+    pub name: String,
+    /// The weight of its votes.
+    pub weight: f64,
+    /// Replies that could be read.
+    pub n_replies: usize,
+    /// Dimensions of these replies without a label of the set.
+    pub n_without_label: usize,
+    /// Names in these replies that are no label of the set.
+    pub n_unknown_labels: usize,
+    /// Votes without a reply that could be read.
+    pub n_failed: usize,
+    /// Why, by how often.
+    pub failures: BTreeMap<String, usize>,
+}
+
+/// Two judges on one dimension, over the prompts that both labelled.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JudgePair {
+    /// One.
+    pub first: String,
+    /// The other.
+    pub second: String,
+    /// The dimension.
+    pub dimension: String,
+    /// Their agreement.
+    #[serde(flatten)]
+    pub agreement: Agreement,
+}
+
+/// Votes against the labels that the data carry.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The dimension.
+    pub dimension: String,
+    /// The judge; none where it is about all judges' votes together.
+    pub judge: Option<String>,
+    /// Prompts with a label in the data that judges were to label.
+    pub n: usize,
+    /// Prompts of them without a label of the judges: they count as wrong.
+    pub n_without: usize,
+    /// Share of `n` with the very label (or labels) of the data.
+    pub accuracy: f64,
+    /// What would be right always saying the most frequent label.
+    pub most_frequent_share: f64,
+}
+
+pub(super) fn summarise(
+    plan: &LabelPlan,
+    inputs: &LabelInputs,
+    answers: &Answers,
+    rows: &[LabelledPrompt],
+) -> Summary {
+    let config = &plan.config;
+    let judges: Vec<JudgeSummary> = config.judge.iter().zip(&answers.judges).map(judge_summary).collect();
+    let combinations = combinations(rows);
+    let is_doubtful = |row: &&LabelledPrompt| row.confidence.values().any(|&c| c < config.min_confidence);
+    Summary {
+        n_prompts: rows.len(),
+        n_in_review: rows.iter().filter(is_doubtful).count(),
+        n_unlabelled: rows.iter().filter(|row| !row.unlabelled.is_empty()).count(),
+        n_cut: plan.n_cut,
+        dimensions: plan
+            .dimensions
+            .iter()
+            .map(|&dimension| dimension_summary(plan, inputs, answers, rows, dimension))
+            .collect(),
+        n_combinations: combinations.len(),
+        combinations: combinations.into_iter().take(MOST_LISTED).collect(),
+        warnings: warnings(plan, inputs, &judges),
+        agreement: judge_pairs(plan, inputs, answers),
+        comparison: if config.compare { comparisons(plan, inputs, answers) } else { Vec::new() },
+        judges,
+    }
+}
+
+fn judge_summary((judge, counts): (&LabelJudge, &super::outcome::JudgeCounts)) -> JudgeSummary {
+    JudgeSummary {
+        name: judge.name(),
+        weight: judge.weight,
+        n_replies: counts.n_replies,
+        n_without_label: counts.n_without_label,
+        n_unknown_labels: counts.n_unknown_labels,
+        n_failed: counts.failures.values().sum(),
+        failures: counts.failures.clone(),
+    }
+}
+
+/// Most frequent first, then in the order of their labels.
+fn combinations(rows: &[LabelledPrompt]) -> Vec<CombinationCount> {
+    let mut counts: BTreeMap<&BTreeMap<String, AssignedLabel>, usize> = BTreeMap::new();
+    rows.iter().for_each(|row| *counts.entry(&row.labels).or_default() += 1);
+    let mut counts: Vec<CombinationCount> =
+        counts.into_iter().map(|(labels, n)| CombinationCount { labels: labels.clone(), n }).collect();
+    counts.sort_by_key(|count| std::cmp::Reverse(count.n));
+    counts
+}
+
+fn dimension_summary(
+    plan: &LabelPlan,
+    inputs: &LabelInputs,
+    answers: &Answers,
+    rows: &[LabelledPrompt],
+    dimension_idx: usize,
+) -> DimensionSummary {
+    let dimension = &inputs.set.dimensions()[dimension_idx];
+    let name = &dimension.name;
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for assigned in rows.iter().filter_map(|row| row.labels.get(name)) {
+        let labels = match assigned {
+            AssignedLabel::One(label) => std::slice::from_ref(label),
+            AssignedLabel::Several(labels) => labels.as_slice(),
+        };
+        labels.iter().for_each(|label| *counts.entry(label).or_default() += 1);
+    }
+    let count = |label: &str| counts.get(label).copied().unwrap_or(0);
+    let rare =
+        dimension.labels.iter().filter(|label| (1..plan.config.min_count).contains(&count(&label.name)));
+    let by_judges: Vec<f64> = rows
+        .iter()
+        .filter(|row| row.labelled_by.get(name) == Some(&LabelledBy::Judges))
+        .map(|row| row.confidence[name])
+        .collect();
+    DimensionSummary {
+        name: name.clone(),
+        labels: dimension
+            .labels
+            .iter()
+            .map(|label| LabelCount { label: label.name.clone(), n: count(&label.name) })
+            .collect(),
+        n_unlabelled: rows.iter().filter(|row| row.unlabelled.contains_key(name)).count(),
+        mean_confidence: (!by_judges.is_empty())
+            .then(|| by_judges.iter().sum::<f64>() / by_judges.len() as f64),
+        rare: rare
+            .map(|label| RareLabel {
+                label: label.name.clone(),
+                n: count(&label.name),
+                parent: label.parent.clone(),
+            })
+            .collect(),
+        unknown_labels: unknown_labels(inputs, dimension_idx, &answers.unknown[dimension_idx]),
+    }
+}
+
+fn unknown_labels(
+    inputs: &LabelInputs,
+    dimension: usize,
+    named: &BTreeMap<String, usize>,
+) -> Vec<UnknownLabel> {
+    let mut sorted: Vec<(&String, usize)> = named.iter().map(|(text, &n)| (text, n)).collect();
+    sorted.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
+    let unknown = |(text, n): (&String, usize)| UnknownLabel {
+        nearest: nearest(&inputs.set, dimension, text).map(str::to_owned),
+        text: text.clone(),
+        n,
+    };
+    sorted.into_iter().take(MOST_LISTED).map(unknown).collect()
+}
+
+/// Agreement of every two judges on every dimension, over what both labelled.
+fn judge_pairs(plan: &LabelPlan, inputs: &LabelInputs, answers: &Answers) -> Vec<JudgePair> {
+    let names: Vec<String> = plan.config.judge.iter().map(LabelJudge::name).collect();
+    let mut found = Vec::new();
+    if names.len() < 2 {
+        return found;
+    }
+    for &dimension in &plan.dimensions {
+        let labels = |judge: usize| -> Vec<Option<Vec<usize>>> {
+            let of_prompt = |prompt| answers.decided(&inputs.set, prompt, dimension, Some(judge));
+            (0..inputs.prompts.len()).map(of_prompt).collect()
+        };
+        let by_judge: Vec<_> = (0..names.len()).map(labels).collect();
+        for (second, second_name) in names.iter().enumerate() {
+            for (first, first_name) in names[..second].iter().enumerate() {
+                let both = by_judge[first].iter().zip(&by_judge[second]);
+                let both = both.filter_map(|(one, other)| Some((one.as_ref()?, other.as_ref()?)));
+                found.extend(agreement(both).map(|agreement| JudgePair {
+                    first: first_name.clone(),
+                    second: second_name.clone(),
+                    dimension: inputs.set.dimensions()[dimension].name.clone(),
+                    agreement,
+                }));
+            }
+        }
+    }
+    found
+}
+
+/// All judges together and each one, on every dimension that the data carry.
+fn comparisons(plan: &LabelPlan, inputs: &LabelInputs, answers: &Answers) -> Vec<Comparison> {
+    let n_judges = plan.config.judge.len();
+    let mut found = Vec::new();
+    for &dimension in &plan.dimensions {
+        let together = std::iter::once(None);
+        let each = (0..n_judges).map(Some).filter(|_| n_judges > 1);
+        found.extend(
+            together.chain(each).filter_map(|judge| comparison(plan, inputs, answers, dimension, judge)),
+        );
+    }
+    found
+}
+
+fn comparison(
+    plan: &LabelPlan,
+    inputs: &LabelInputs,
+    answers: &Answers,
+    dimension: usize,
+    judge: Option<usize>,
+) -> Option<Comparison> {
+    let (mut n, mut n_right, mut n_without) = (0_usize, 0_usize, 0_usize);
+    let mut carried: BTreeMap<AssignedLabel, usize> = BTreeMap::new();
+    for (place, prompt) in inputs.prompts.iter().enumerate() {
+        let Some(expected) = &prompt.carried[dimension] else { continue };
+        if !answers.was_asked(place, dimension, judge) {
+            continue;
+        }
+        let decided = answers.decided(&inputs.set, place, dimension, judge);
+        n += 1;
+        n_without += usize::from(decided.is_none());
+        n_right += usize::from(decided.as_ref() == Some(expected));
+        *carried.entry(named(&inputs.set, dimension, expected)).or_default() += 1;
+    }
+    let most_frequent = carried.values().copied().max()?;
+    Some(Comparison {
+        dimension: inputs.set.dimensions()[dimension].name.clone(),
+        judge: judge.map(|judge| plan.config.judge[judge].name()),
+        n,
+        n_without,
+        accuracy: n_right as f64 / n as f64,
+        most_frequent_share: most_frequent as f64 / n as f64,
+    })
+}
+
+fn warnings(plan: &LabelPlan, inputs: &LabelInputs, judges: &[JudgeSummary]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let config = &plan.config;
+    for judge in judges {
+        let (name, n_asked) = (&judge.name, judge.n_replies + judge.n_failed);
+        if n_asked > 0 && judge.n_replies == 0 {
+            let reason = main_reason(&judge.failures);
+            warnings.push(format!("{name} gave no reply that can be read: {reason}"));
+        } else if judge.n_failed > 0 {
+            warnings
+                .push(format!("{name} gave no reply that can be read on {} of {n_asked}", judge.n_failed));
+        }
+        let dimensions_of_reply = if config.per_dimension { 1 } else { plan.dimensions.len() };
+        let share = judge.n_without_label as f64 / (judge.n_replies * dimensions_of_reply).max(1) as f64;
+        if judge.n_replies >= FEWEST_TO_WARN && share >= OF_LITTLE_USE {
+            let percent = 100.0 * share;
+            warnings.push(format!("{name} names no label of the set in {percent:.0} of 100 answers"));
+        }
+    }
+    if config.judge.len() == 1 && config.n_votes == 1 && plan.n_calls > 0 {
+        warnings
+            .push("one judge with one vote: a confidence of 1 says nothing, and little is reviewed".into());
+    }
+    if plan.n_cut > 0 {
+        let (n, most) = (plan.n_cut, config.max_prompt_characters);
+        warnings.push(format!("{n} prompts of more than {most} characters were shown without their middle"));
+    }
+    if inputs.n_stray_corrections > 0 {
+        let n = inputs.n_stray_corrections;
+        warnings.push(format!("{n} corrections are of prompts that are not in the data"));
+    }
+    warnings
+}

@@ -1,0 +1,45 @@
+//! Rows that stages read columns of, and rows that they write.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use truing_store::atomic;
+use truing_types::{Conversation, Role};
+
+use crate::StageError;
+
+/// What is asked: every turn but the assistant's, one below the other.
+pub(crate) fn prompt_text(prompt: &Conversation) -> String {
+    let asked = prompt.messages.iter().filter(|message| message.role != Role::Assistant);
+    asked.map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n\n")
+}
+
+/// The value of a column; `a.b` reaches inside where no column has the whole name. Null is none.
+pub(crate) fn value_at<'a>(columns: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    let (mut parts, first) = (path.split('.'), columns.get(path));
+    let inner = || {
+        let mut value = columns.get(parts.next()?)?;
+        for part in parts {
+            value = match part.parse::<usize>() {
+                Ok(place) if value.is_array() => value.get(place)?,
+                _ => value.get(part)?,
+            };
+        }
+        Some(value)
+    };
+    first.or_else(inner).filter(|value| !value.is_null())
+}
+
+/// Replaces a file by one JSON object a row.
+pub(crate) fn write_lines<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), StageError> {
+    let failed = |source| StageError::Write { path: path.to_path_buf(), source };
+    let mut writer = atomic::Writer::new(path)?;
+    for row in rows {
+        serde_json::to_writer(&mut writer, row).map_err(|error| failed(error.into()))?;
+        writer.write_all(b"\n").map_err(failed)?;
+    }
+    writer.commit()?;
+    Ok(())
+}

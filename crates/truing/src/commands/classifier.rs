@@ -1,0 +1,262 @@
+//! What `truing label` and `truing quality` have in common once there are labels or scores: a classifier or scorer
+//! trained on them, and put to work on other rows.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use truing_data::SourceConfig;
+use truing_parallel::Solo;
+use truing_stages::classifier::{
+    self, Classifier, ClassifierInputs, ClassifierPlan, PredictionOptions, PredictionSummary,
+};
+use truing_stages::training::{Start, TrainingConfig, TrainingOutcome};
+use truing_types::{ClassifierEvaluation, DimensionEvaluation, ScoreEvaluation};
+
+use super::training::{self, RecipeArguments, render_options};
+use super::{model, plan};
+use crate::outcome::Outcome;
+use crate::printer::Style;
+use crate::progress::{self, FanOut};
+use crate::recorder::TensorBoard;
+use crate::table::{Align, Table};
+use crate::{Context, interrupt, machine};
+
+/// A classifier of prompts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LabelCommand {
+    /// Train a classifier on labelled rows: an encoder or a decoder, as a recipe says.
+    Train(TrainArguments),
+    /// Label rows with a trained classifier.
+    Predict(PredictArguments),
+}
+
+/// A scorer of prompts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScoreCommand {
+    /// Train a scorer on rows with scores: an encoder or a decoder, as a recipe says.
+    Train(TrainArguments),
+    /// Score rows with a trained scorer.
+    Score(PredictArguments),
+}
+
+/// A recipe, and what is done with it.
+#[derive(Debug, Args)]
+pub(crate) struct TrainArguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Print the plan and do nothing.
+    #[arg(long, conflicts_with = "resume")]
+    plan: bool,
+    /// Go on from the newest good checkpoint.
+    #[arg(long)]
+    resume: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A model, rows, and where they go.
+#[derive(Debug, Args)]
+pub(crate) struct PredictArguments {
+    /// A directory that `train` has saved.
+    #[arg(long, short, value_name = "PATH|NAME")]
+    model: String,
+    /// Rows with prompts: JSON Lines, a JSON list, Parquet, or a .txt file with one a line.
+    #[arg(long, short, value_name = "FILE")]
+    data: PathBuf,
+    /// The column that holds a row's prompt; the first known one when not given (prompt, messages, instruction, ...).
+    #[arg(long)]
+    field: Option<String>,
+    /// Where the rows go, with `labels`, `confidence` and `scores` added: a .jsonl file.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Say also what a row says already.
+    #[arg(long)]
+    overwrite: bool,
+    /// Write the probability of every label.
+    #[arg(long)]
+    probabilities: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs a command of `truing label`.
+pub(crate) fn run_label(command: &LabelCommand, context: &mut Context) -> anyhow::Result<Outcome> {
+    match command {
+        LabelCommand::Train(arguments) => train(arguments, context),
+        LabelCommand::Predict(arguments) => predict(arguments, context),
+    }
+}
+
+/// Runs a command of `truing quality`.
+pub(crate) fn run_score(command: &ScoreCommand, context: &mut Context) -> anyhow::Result<Outcome> {
+    match command {
+        ScoreCommand::Train(arguments) => train(arguments, context),
+        ScoreCommand::Score(arguments) => predict(arguments, context),
+    }
+}
+
+fn train(arguments: &TrainArguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    let (plan, inputs) = match prepare(&arguments.recipe, context) {
+        Ok(prepared) => prepared,
+        Err(error) => return plan::refuse(error, arguments.json, context),
+    };
+    if arguments.plan {
+        return plan::show_rows(plan.rows(), &plan.summary(), arguments.json, context);
+    }
+    let folder = plan.config().output_dir.clone();
+    context.printer.note(plan.summary());
+    let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
+    let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
+    let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
+    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
+    let probe = machine::ProcessProbe::new();
+    let outcome = classifier::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)
+        .map_err(|error| training::with_advice(error, &folder, arguments.resume))?;
+    drop(events);
+    if let Some(error) = recording_error.borrow_mut().take() {
+        context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
+    }
+    if matches!(outcome, TrainingOutcome::Finished { .. })
+        && !arguments.json
+        && let Ok(text) = std::fs::read_to_string(folder.join(ClassifierEvaluation::FILE_NAME))
+    {
+        print_evaluation(&serde_json::from_str(&text)?, context)?;
+    }
+    training::finish(&outcome, &folder, arguments.json, context)
+}
+
+/// Prints the plan of a recipe.
+pub(crate) fn show_recipe(
+    recipe: &RecipeArguments,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    match prepare(recipe, context) {
+        Ok((plan, _)) => plan::show_rows(plan.rows(), &plan.summary(), as_json, context),
+        Err(error) => plan::refuse(error, as_json, context),
+    }
+}
+
+fn prepare(
+    arguments: &RecipeArguments,
+    context: &Context,
+) -> anyhow::Result<(ClassifierPlan, ClassifierInputs)> {
+    let path = &arguments.recipe;
+    let text = training::read_recipe(path)?;
+    let mut config = TrainingConfig::from_toml(&text, path, &arguments.overrides)?;
+    if !config.model_name_or_path.is_empty() {
+        let found = model::find(&config.model_name_or_path, context)?;
+        config.model_name_or_path = found.to_string_lossy().into_owned();
+    }
+    let mut events = progress::for_this_terminal(&context.printer);
+    let inputs = classifier::load(&config, render_options(), events.as_mut())?;
+    let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
+    Ok((ClassifierPlan::resolve(config, &inputs, &machine)?, inputs))
+}
+
+fn predict(arguments: &PredictArguments, context: &Context) -> anyhow::Result<Outcome> {
+    let path = model::find(&arguments.model, context)?;
+    let mut events = progress::for_this_terminal(&context.printer);
+    let mut classifier = Classifier::open(&path, render_options(), context.n_threads, events.as_mut())?;
+    let columns = arguments.field.iter().map(|field| ("prompt".to_owned(), field.clone())).collect();
+    let source = SourceConfig { columns, ..SourceConfig::new(&arguments.data) };
+    let options =
+        PredictionOptions { overwrite: arguments.overwrite, probabilities: arguments.probabilities };
+    let stop = interrupt::stop_flag("stopping: nothing is written")?;
+    let summary = classifier.predict_file(&source, &arguments.output, &options, events.as_mut(), &stop)?;
+    drop(events);
+    let Some(summary) = summary else { return Ok(Outcome::Interrupted) };
+    if arguments.json {
+        context.printer.json(&json!({ "output": arguments.output, "summary": summary }))?;
+        return Ok(Outcome::Fine);
+    }
+    print_summary(&summary, context)?;
+    context.printer.line(format_args!("{} rows in {}", summary.n_rows, arguments.output.display()))?;
+    Ok(Outcome::Fine)
+}
+
+fn print_summary(summary: &PredictionSummary, context: &Context) -> anyhow::Result<()> {
+    let printer = &context.printer;
+    if summary.n_cut > 0 {
+        printer.warning(format_args!("{} texts are longer than the model reads and were cut", summary.n_cut));
+    }
+    if summary.n_kept > 0 {
+        printer.note(format_args!(
+            "{} labels or scores were there already and are kept; `--overwrite` says them anew",
+            summary.n_kept
+        ));
+    }
+    for (dimension, labels) in &summary.labels {
+        let mut by_count: Vec<_> = labels.iter().collect();
+        by_count.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+        let told: Vec<String> = by_count.iter().map(|(label, n)| format!("{label} {n}")).collect();
+        printer.line(format_args!("{dimension}: {}", told.join(", ")))?;
+    }
+    for (name, mean) in &summary.mean_scores {
+        printer.line(format_args!("{name}: mean {mean:.3}"))?;
+    }
+    Ok(())
+}
+
+fn share(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{share:.3}"))
+}
+
+/// Prints what the saved model is worth on the rows held out.
+fn print_evaluation(evaluation: &ClassifierEvaluation, context: &Context) -> anyhow::Result<()> {
+    let printer = &context.printer;
+    for dimension in &evaluation.dimensions {
+        printer.line(printer.styled(Style::Bold, in_one_line(dimension)))?;
+        let mut table = Table::new(&[
+            ("label", Align::Left),
+            ("precision", Align::Right),
+            ("recall", Align::Right),
+            ("F1", Align::Right),
+            ("texts", Align::Right),
+        ]);
+        for label in &dimension.labels {
+            let figures = [label.precision, label.recall, label.f1].map(share);
+            table.row([label.label.clone()].into_iter().chain(figures).chain([label.support.to_string()]));
+        }
+        for line in table.lines() {
+            printer.line(line)?;
+        }
+        printer.line("")?;
+    }
+    for score in &evaluation.scores {
+        printer.line(printer.styled(Style::Bold, score_in_one_line(score)))?;
+    }
+    Ok(())
+}
+
+fn in_one_line(dimension: &DimensionEvaluation) -> String {
+    let half = dimension.accuracy_interval.map_or_else(String::new, |half| format!(" ± {half:.3}"));
+    let baseline = dimension
+        .baseline_accuracy
+        .map_or_else(String::new, |baseline| format!(", the most frequent label {baseline:.3}"));
+    format!(
+        "{}: {} of {} texts right{half}{baseline}, macro F1 {}, calibration error {}",
+        dimension.name,
+        share(dimension.accuracy),
+        dimension.n_texts,
+        share(dimension.macro_f1),
+        share(dimension.calibration_error)
+    )
+}
+
+fn score_in_one_line(score: &ScoreEvaluation) -> String {
+    format!(
+        "{}: {} texts, Pearson {}, Spearman {}, squared error {} (the mean's {}), pairs in order {}, right third {}",
+        score.name,
+        score.n_texts,
+        share(score.pearson),
+        share(score.spearman),
+        share(score.mean_squared_error),
+        share(score.baseline_squared_error),
+        share(score.order_accuracy),
+        share(score.level_accuracy)
+    )
+}
