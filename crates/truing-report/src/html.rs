@@ -6,7 +6,7 @@ use askama::Template;
 use plotly::Plot;
 use serde_json::{Value, json};
 use truing_store::{InputFile, atomic};
-use truing_types::{Evaluation, RewardEvaluation, SourceDiagnostics};
+use truing_types::{DimensionEvaluation, Evaluation, RewardEvaluation, ScoreEvaluation, SourceDiagnostics};
 
 use crate::ReportError;
 use crate::charts::CHARTS;
@@ -170,6 +170,11 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
             "Reward model, evaluated",
             "Responses whose order, and perhaps whose scores, are known were scored: what the scores are worth.",
         ),
+        "classifier" => (
+            "Classifier",
+            "The model reads texts and learns to say what they are: labels by dimension, scores, or both. What it is worth is \
+             told of texts that it has not learnt from.",
+        ),
         "dpo" => (
             "Preference optimisation",
             "The model learns from pairs directly: the better answer becomes likelier than the worse one, measured \
@@ -233,6 +238,7 @@ fn cards(record: &RunRecord) -> Vec<Card> {
         }
     }
     cards.extend(record.stages.iter().filter_map(order_card));
+    cards.extend(record.stages.iter().flat_map(classifier_cards));
     let mean = |name| mean_over_stages(record, name);
     if let Some(speed) = mean(names::TOKENS_PER_SECOND) {
         cards.push(Card::plain("speed", format!("{speed:.0}"), "real tokens a second".into()));
@@ -268,6 +274,31 @@ fn order_card(stage: &StageRecord) -> Option<Card> {
         detail: format!("± {:.1}, of {} pairs", 100.0 * half, last.diagnostics.all.n_pairs),
         class: if accuracy - half > before.unwrap_or(0.5) { "good" } else { "" },
     })
+}
+
+/// How often a classifier is right, and how far a scorer agrees with what it learnt from.
+fn classifier_cards(stage: &StageRecord) -> Vec<Card> {
+    let Some(found) = &stage.classification else { return Vec::new() };
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let of_dimension = |dimension: &DimensionEvaluation| {
+        let accuracy = dimension.accuracy?;
+        let half = dimension.accuracy_interval.unwrap_or(0.0);
+        let baseline = dimension.baseline_accuracy;
+        Some(Card {
+            label: "labels right",
+            before: baseline.map(percent),
+            value: percent(accuracy),
+            detail: format!("{}: ± {:.1}, of {} texts", dimension.name, 100.0 * half, dimension.n_texts),
+            class: if accuracy - half > baseline.unwrap_or(0.0) { "good" } else { "" },
+        })
+    };
+    let of_score = |score: &ScoreEvaluation| {
+        let (order, rank) = (score.order_accuracy?, score.spearman?);
+        let detail = format!("{}: Spearman {rank:.2}, {} texts", score.name, score.n_texts);
+        Some(Card::plain("pairs in order", percent(order), detail))
+    };
+    let labels = found.dimensions.iter().filter_map(of_dimension);
+    labels.chain(found.scores.iter().filter_map(of_score)).collect()
 }
 
 impl Card {

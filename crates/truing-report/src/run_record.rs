@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use truing_store::RunInputs;
-use truing_types::{Evaluation, Pipeline, RewardDiagnostics, RewardEvaluation};
+use truing_types::{ClassifierEvaluation, Evaluation, Pipeline, RewardDiagnostics, RewardEvaluation};
 
 use crate::ReportError;
 use crate::examples::{RolloutExamples, read_examples};
@@ -54,7 +54,7 @@ pub struct PlanPart {
 /// One stage's run directory.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StageRecord {
-    /// `sft`, `reward_model`, `grpo`.
+    /// `sft`, `reward_model`, `grpo`, `classifier`.
     pub kind: String,
     /// Its folder.
     pub folder: PathBuf,
@@ -70,6 +70,8 @@ pub struct StageRecord {
     pub examples: RolloutExamples,
     /// `diagnostics.jsonl`, in order, where a reward model was trained or evaluated.
     pub diagnostics: Vec<RewardEvaluation>,
+    /// `evaluation.json`, where a classifier or scorer of texts was trained.
+    pub classification: Option<ClassifierEvaluation>,
 }
 
 /// A whole run: one stage, or a pipeline of them with evaluations between.
@@ -136,7 +138,9 @@ impl RunRecord {
 /// What a stage that stands alone did, as its figures tell.
 fn kind_of(stage: &StageRecord) -> &'static str {
     let has = |name: &str| stage.metrics.iter().any(|row| row.values.contains_key(name));
-    if has(names::REWARD) {
+    if stage.classification.is_some() || stage.recipe.lines().any(|line| line == "[classifier]") {
+        "classifier"
+    } else if has(names::REWARD) {
         "grpo"
     } else if has(names::REWARDS_ACCURACIES) {
         "dpo"
@@ -163,6 +167,7 @@ fn read_stage(folder: &Path, kind: &str) -> Result<StageRecord, ReportError> {
         plan: read_json(&folder.join("plan.json"))?,
         examples: read_examples(&folder.join("rollouts"))?,
         diagnostics: read_diagnostics(&folder.join(RewardDiagnostics::FILE_NAME))?,
+        classification: read_json(&folder.join(ClassifierEvaluation::FILE_NAME))?,
     })
 }
 

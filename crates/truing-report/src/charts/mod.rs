@@ -5,12 +5,16 @@ mod completion_length;
 mod entropy;
 mod grad_norm;
 mod kl;
+mod label_calibration;
+mod label_confusion;
+mod label_f1;
 mod learning_rate;
 mod loss;
 mod margin;
 mod memory;
 mod memory_parts;
 mod order_calibration;
+mod predicted_scores;
 mod preference_accuracy;
 mod reward;
 mod reward_by_length;
@@ -23,6 +27,7 @@ mod tokens_per_second;
 use plotly::common::{DashType, HoverInfo, Line, LineShape, Marker, Mode};
 use plotly::layout::{Axis, Layout, Legend, Margin};
 use plotly::{Plot, Scatter};
+use truing_types::DimensionEvaluation;
 
 use crate::run_record::StageRecord;
 
@@ -45,6 +50,10 @@ pub(crate) const CHARTS: &[Chart] = &[
     completion_length::CHART,
     entropy::CHART,
     loss::CHART,
+    label_f1::CHART,
+    label_confusion::CHART,
+    label_calibration::CHART,
+    predicted_scores::CHART,
     preference_accuracy::CHART,
     margin::CHART,
     accuracy_by_source::CHART,
@@ -97,6 +106,12 @@ pub(crate) fn axis(title: &str) -> Axis {
 /// A name without what the plotting library would read as markup.
 pub(crate) fn plain(name: &str) -> String {
     name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A label as charts call it: with its dimension where there are several.
+fn label_name(all: &[DimensionEvaluation], dimension: &DimensionEvaluation, label: usize) -> String {
+    let label = plain(&dimension.labels[label].label);
+    if all.len() == 1 { label } else { format!("{}: {label}", plain(&dimension.name)) }
 }
 
 /// A line through `points`.

@@ -7,7 +7,8 @@ use serde_json::json;
 use truing_report::{ReportError, RunRecord, StageRecord, render, write_report};
 use truing_store::{InputFile, RunDirectory, RunInputs};
 use truing_types::{
-    CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, Seed, SourceDiagnostics,
+    CalibrationBin, ClassifierEvaluation, DimensionEvaluation, LabelMetrics, LengthAndReward,
+    RewardDiagnostics, RewardEvaluation, ScoreEvaluation, Seed, SourceDiagnostics,
 };
 
 /// A folder as the quickstart leaves it: figures of a made-up run of `n_steps` steps.
@@ -277,4 +278,71 @@ fn a_single_evaluation_has_a_page_without_a_run() {
     let empty = StageRecord { diagnostics: vec![RewardEvaluation::default()], ..record.stages[0].clone() };
     let html = render(&RunRecord { stages: vec![empty], ..record }).unwrap();
     assert!(!html.contains("id=\"chart-0-"), "nothing scored, nothing drawn");
+}
+
+fn classifier_evaluation() -> ClassifierEvaluation {
+    let label = |name: &str, support| LabelMetrics {
+        label: name.into(),
+        support,
+        n_predicted: support,
+        precision: Some(0.8),
+        recall: Some(0.75),
+        f1: Some(0.774),
+    };
+    let dimension = |name: &str, confusion: Vec<Vec<u64>>| DimensionEvaluation {
+        name: name.into(),
+        has_several: confusion.is_empty(),
+        n_texts: 20,
+        accuracy: Some(0.75),
+        accuracy_interval: Some(0.18),
+        baseline_accuracy: (!confusion.is_empty()).then_some(0.5),
+        macro_f1: Some(0.77),
+        calibration_error: Some(0.05),
+        calibration: vec![CalibrationBin { predicted: 0.7, observed: 0.65, n: 20 }],
+        labels: vec![label("a <b>", 12), label("c", 8), label("never met", 0)],
+        confusion,
+    };
+    ClassifierEvaluation {
+        step: 10,
+        loss: 0.4,
+        dimensions: vec![
+            dimension("ability", vec![vec![9, 3, 0], vec![2, 6, 0], vec![0, 0, 0]]),
+            dimension("traits", Vec::new()),
+        ],
+        scores: vec![ScoreEvaluation {
+            name: "quality".into(),
+            n_texts: 20,
+            spearman: Some(0.61),
+            order_accuracy: Some(0.72),
+            calibration: vec![(1.0, 1.2), (2.0, 1.9)],
+            ..ScoreEvaluation::default()
+        }],
+    }
+}
+
+#[test]
+fn a_classifiers_page_tells_what_its_labels_are_worth() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("recipe.resolved.toml"), "seed = 1\n[classifier]\n").unwrap();
+    fs::write(folder.path().join("metrics.jsonl"), "{\"step\":1,\"loss\":0.7}\n").unwrap();
+    let begun = RunRecord::read(folder.path()).unwrap();
+    assert_eq!((begun.stages[0].kind.as_str(), &begun.stages[0].classification), ("classifier", &None));
+    assert!(!render(&begun).unwrap().contains("id=\"chart-0-label_f1\""));
+    let text = serde_json::to_string(&classifier_evaluation()).unwrap();
+    fs::write(folder.path().join(ClassifierEvaluation::FILE_NAME), text).unwrap();
+    let record = RunRecord::read(folder.path()).unwrap();
+    assert_eq!(record.stages[0].classification, Some(classifier_evaluation()));
+    let html = render(&record).unwrap();
+    for chart in ["label_f1", "label_confusion", "label_calibration", "predicted_scores"] {
+        assert!(html.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
+    }
+    for expected in ["labels right", "75.0 %", "ability: ± 18.0, of 20 texts", "72.0 %", "Spearman 0.61"] {
+        assert!(html.contains(expected), "{expected}");
+    }
+    let charts = &html[html.rfind("\"figure\"").map_or(0, |_| html.find("chart-0-label_f1").unwrap())..];
+    assert!(!charts.contains("a <b>"), "a label's markup must be escaped");
+    assert!(charts.contains("ability: c") && charts.contains("9 of 12 texts"));
+    let confusion = &charts[charts.rfind("chart-0-label_confusion").unwrap()..];
+    let confusion = &confusion[..confusion.find("chart-0-label_calibration").unwrap()];
+    assert!(!confusion.contains("never met"), "a label that nobody has is no row");
 }

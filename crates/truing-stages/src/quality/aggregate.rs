@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use truing_types::RowOrigin;
 
 use super::bradley_terry::{Outcome, Strengths, fit};
 use super::config::{Dimension, QualityJudge};
-use super::plan::{QualityInputs, QualityPlan};
+use super::plan::{QualityInputs, QualityPlan, QualityPrompt};
 use super::verdict::Verdict;
 use crate::agreement::{Agreement, agreement};
 use crate::judging::main_reason;
@@ -86,6 +85,8 @@ pub struct PromptScore {
     pub source: String,
     /// Its line.
     pub line: u64,
+    /// Its text, as the judges read it: with the scores beside it, rows for `truing quality train` and `truing select`.
+    pub prompt: String,
     /// Its bucket.
     pub bucket: String,
     /// Whether the others were compared with it.
@@ -184,9 +185,8 @@ pub fn aggregate(
             .map(|dimension| on_dimension(plan, bucket_idx, dimension, &of_bucket))
             .collect();
         for (member, &place) in bucket.members.iter().enumerate() {
-            let origin = &inputs.prompts[place].origin;
             let is_anchor = !bucket.is_small() && member < bucket.n_anchors;
-            scores[place] = Some(prompt_score(plan, origin, &bucket.name, is_anchor, member, &dimensions));
+            scores[place] = Some(prompt_score(plan, &inputs.prompts[place], is_anchor, member, &dimensions));
         }
     }
     let scores: Vec<PromptScore> = scores.into_iter().flatten().collect();
@@ -226,8 +226,7 @@ fn on_dimension(
 
 fn prompt_score(
     plan: &QualityPlan,
-    origin: &RowOrigin,
-    bucket: &str,
+    prompt: &QualityPrompt,
     is_anchor: bool,
     member: usize,
     dimensions: &[OnDimension],
@@ -253,9 +252,10 @@ fn prompt_score(
     let (strength, standard_error) = (mean(|score| score.strength), mean(|score| score.standard_error));
     let distance = strength.zip(standard_error).map(|(strength, error)| strength / error);
     PromptScore {
-        source: origin.source.to_string(),
-        line: origin.line,
-        bucket: bucket.to_owned(),
+        source: prompt.origin.source.to_string(),
+        line: prompt.origin.line,
+        prompt: prompt.text.clone(),
+        bucket: prompt.bucket.clone(),
         is_anchor,
         quality: mean(|score| score.win_rate),
         strength,

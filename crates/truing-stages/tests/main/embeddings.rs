@@ -21,7 +21,7 @@ use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 const N_WORDS: usize = 92;
 
 /// The fixture's weights with a tokenizer of whole words `w0` to `w91`, in `model/`.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
     let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../truing-cpu/tests/fixtures/bert_mean");
@@ -58,7 +58,7 @@ fn folder() -> TempDir {
 }
 
 /// Words of one of `n_kinds` kinds, which share none.
-fn sentence((kind, n_kinds): (usize, usize), seed: usize, n_words: usize) -> String {
+pub(crate) fn sentence((kind, n_kinds): (usize, usize), seed: usize, n_words: usize) -> String {
     let words_of_kind = 80 / n_kinds;
     let word = |i: usize| format!("w{}", words_of_kind * kind + (seed * 31 + i * 17) % words_of_kind);
     (0..n_words).map(word).collect::<Vec<_>>().join(" ")

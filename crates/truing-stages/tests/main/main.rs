@@ -2,6 +2,7 @@
 //! recipes, and the recipes that come with truing.
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+mod classifiers;
 mod embeddings;
 mod judges;
 mod labels;

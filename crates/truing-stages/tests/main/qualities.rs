@@ -16,7 +16,7 @@ use truing_types::Silent;
 
 use crate::scripted::Scripted;
 
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 output_dir = "scores"
 n_anchors = 4
 [[data]]
@@ -49,7 +49,11 @@ fn plan(folder: &Path, recipe: &str, overrides: &[&str]) -> Result<(QualityPlan,
     Ok((QualityPlan::resolve(config, &inputs)?, inputs))
 }
 
-fn run(folder: &Path, recipe: &str, judges: Vec<OpenChatModel>) -> Result<(Summary, Vec<Value>), StageError> {
+pub(crate) fn run(
+    folder: &Path,
+    recipe: &str,
+    judges: Vec<OpenChatModel>,
+) -> Result<(Summary, Vec<Value>), StageError> {
     let (plan, inputs) = plan(folder, recipe, &[])?;
     match quality::run(&plan, &inputs, judges, &mut Silent, &AtomicBool::new(false))? {
         QualityOutcome::Finished { scores, summary } => {
@@ -73,7 +77,7 @@ fn verdicts(letter: &str) -> String {
 }
 
 /// Prefers the higher level; levels next to each other are equal to it.
-fn good() -> Scripted {
+pub(crate) fn good() -> Scripted {
     Scripted::new(|text| {
         let (first, second) = (level(text, "task_a"), level(text, "task_b"));
         let letter = if first.abs_diff(second) <= 1 {

@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::Path;
 
+use truing_stages::classifier::{self, ClassifierConfig, ClassifierPlan};
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::{LabelConfig, load_label_set};
@@ -86,6 +87,10 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
         let printed = TrainingConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
         assert_eq!(printed, config);
 
+        if let Some(classifier) = config.classifier.clone() {
+            assert!(plan_of_classifier(config, &classifier) > 0, "{}", path.display());
+            continue;
+        }
         let is_preference = config.preference.is_some() || config.reward_model.is_some();
         let folder = setup::folder();
         config.model_name_or_path = folder.path().join("model").to_string_lossy().into_owned();
@@ -112,6 +117,32 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
         assert!(n_steps.unwrap_or_else(|error| panic!("{}: {error}", path.display())) > 0);
     }
     assert!(n_recipes >= 9);
+}
+
+/// Steps on rows that have the recipe's columns.
+fn plan_of_classifier(mut config: TrainingConfig, settings: &ClassifierConfig) -> u64 {
+    let folder = setup::folder();
+    config.model_name_or_path = folder.path().join("model").to_string_lossy().into_owned();
+    config.data_dir = folder.path().join("data");
+    fs::create_dir_all(&config.data_dir).unwrap();
+    let row = |i: usize| {
+        let mut row = serde_json::Map::from_iter([("prompt".to_owned(), format!("Say {i}.").into())]);
+        row.extend(settings.group_column.iter().map(|column| (column.clone(), (i / 3).into())));
+        row.extend(settings.columns.values().map(|column| (column.clone(), ["a", "b"][i % 2].into())));
+        row.extend(settings.scores.values().map(|column| (column.clone(), i.into())));
+        row.extend(settings.confidences.values().map(|column| (column.clone(), 0.75.into())));
+        serde_json::Value::Object(row).to_string() + "\n"
+    };
+    for source in &mut config.data {
+        source.path = source.path.file_name().unwrap().to_string_lossy().replace(".gz", "").into();
+        let rows: String = (0..60).map(row).collect();
+        fs::write(config.data_dir.join(&source.path), rows).unwrap();
+    }
+    let inputs = classifier::load(&config, RenderOptions::default(), &mut Silent).unwrap();
+    match ClassifierPlan::resolve(config, &inputs, &setup::MACHINE).unwrap() {
+        ClassifierPlan::Decoder(plan) => plan.n_steps,
+        ClassifierPlan::Encoder { .. } => panic!("the tiny model is a decoder"),
+    }
 }
 
 fn steps_of(

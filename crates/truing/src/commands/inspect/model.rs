@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use truing_model::encoder::OUTPUT_LAYER;
 use truing_model::sources::DEFAULT_MODEL;
 use truing_model::weights::SafetensorsFiles;
-use truing_model::{DecoderSpec, GgufFile, ModelError, ModelFiles, RopeScaling};
+use truing_model::{DecoderSpec, EncoderFiles, EncoderSpec, GgufFile, ModelError, ModelFiles, RopeScaling};
+use truing_stages::classifier::ClassifierSpec;
 use truing_text::{ChatTemplate, Tokenizer};
 
 use crate::Context;
@@ -41,7 +43,9 @@ pub(crate) struct Arguments {
 struct Findings {
     path: PathBuf,
     kind: &'static str,
-    spec: Option<DecoderSpec>,
+    spec: Option<ModelSpec>,
+    /// What the outputs of a classifier or scorer mean.
+    classifier: Option<ClassifierSpec>,
     n_parameters: Option<usize>,
     n_tensors: usize,
     n_bytes: u64,
@@ -50,6 +54,47 @@ struct Findings {
     tensors: Vec<TensorLine>,
     tokenizer: Option<TokenizerFindings>,
     problems: Vec<String>,
+}
+
+/// What a model is, by its kind.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum ModelSpec {
+    Decoder(DecoderSpec),
+    Encoder(EncoderSpec),
+}
+
+impl ModelSpec {
+    /// Its specification, and the tensors that it does not read.
+    fn open(path: &Path) -> Result<(Self, Vec<String>), ModelError> {
+        if EncoderFiles::is_encoder(path) {
+            let files = EncoderFiles::open(path)?;
+            return Ok((Self::Encoder(files.spec), files.unused_tensors));
+        }
+        let files = ModelFiles::open(path)?;
+        Ok((Self::Decoder(files.spec), files.unused_tensors))
+    }
+
+    fn n_parameters(&self) -> usize {
+        match self {
+            Self::Decoder(spec) => spec.n_parameters(),
+            Self::Encoder(spec) => spec.n_parameters(),
+        }
+    }
+
+    fn vocab_size(&self) -> usize {
+        match self {
+            Self::Decoder(spec) => spec.vocab_size,
+            Self::Encoder(spec) => spec.vocab_size,
+        }
+    }
+
+    fn describe(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Decoder(spec) => describe(spec),
+            Self::Encoder(spec) => describe_encoder(spec),
+        }
+    }
 }
 
 /// Everything that is stored in one type.
@@ -85,8 +130,10 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let mut problems = Vec::new();
     let mut note = |error: anyhow::Error| problems.push(one_sentence(&error));
     let tensors = list_tensors(&path).map_err(|error| note(error.into())).unwrap_or_default();
-    let files = ModelFiles::open(&path).map_err(|error| note(error.into())).ok();
-    let tokenizer = look_at_tokenizer(&path, &mut note).map_err(&mut note).ok();
+    let found = ModelSpec::open(&path).map_err(|error| note(error.into())).ok();
+    let classifier = path.join("classifier.json").is_file().then(|| ClassifierSpec::open(&path));
+    let classifier = classifier.and_then(|spec| spec.map_err(|error| note(error.into())).ok());
+    let tokenizer = look_at_tokenizer(&transformer_folder(&path), &mut note).map_err(&mut note).ok();
 
     let mut by_dtype: BTreeMap<String, DtypeTotal> = BTreeMap::new();
     for tensor in &tensors {
@@ -95,19 +142,22 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         total.n_values += tensor.shape.iter().map(|&n| n as u64).product::<u64>();
         total.n_bytes += tensor.n_bytes;
     }
-    if let (Some(files), Some(tokenizer)) = (&files, &tokenizer)
-        && tokenizer.vocab_size > files.spec.vocab_size
+    let (spec, unused_tensors) = found.unzip();
+    if let (Some(spec), Some(tokenizer)) = (&spec, &tokenizer)
+        && tokenizer.vocab_size > spec.vocab_size()
     {
         problems.push(format!(
             "the tokenizer has {} entries, but the embedding only {} rows",
-            tokenizer.vocab_size, files.spec.vocab_size
+            tokenizer.vocab_size,
+            spec.vocab_size()
         ));
     }
     let findings = Findings {
         kind: if path.is_dir() { "model directory" } else { "GGUF file" },
-        n_parameters: files.as_ref().map(|files| files.spec.n_parameters()),
-        unused_tensors: files.as_ref().map(|files| files.unused_tensors.clone()).unwrap_or_default(),
-        spec: files.map(|files| files.spec),
+        n_parameters: spec.as_ref().map(ModelSpec::n_parameters),
+        unused_tensors: unused_tensors.unwrap_or_default(),
+        spec,
+        classifier,
         n_tensors: tensors.len(),
         n_bytes: tensors.iter().map(|tensor| tensor.n_bytes).sum(),
         by_dtype,
@@ -151,23 +201,33 @@ fn list_tensors(path: &Path) -> Result<Vec<TensorLine>, ModelError> {
         return Ok(file.tensors.iter().map(line).collect());
     }
     let mut lines = Vec::new();
-    for file in SafetensorsFiles::open(path)?.files() {
-        let length = fs::metadata(&file.path)
-            .map_err(|source| ModelError::Io { path: file.path.clone(), source })?
-            .len();
-        // Tensors lie back to back, so each ends where the next begins.
-        let ends = file.tensors.iter().skip(1).map(|tensor| tensor.offset).chain([length]);
-        for (tensor, end) in file.tensors.iter().zip(ends) {
-            lines.push(TensorLine {
-                name: tensor.name.clone(),
-                dtype: tensor.dtype.clone(),
-                shape: tensor.shape.clone(),
-                n_bytes: end.saturating_sub(tensor.offset),
-            });
+    let output_layer = path.join(OUTPUT_LAYER);
+    let folders = [transformer_folder(path)].into_iter().chain(output_layer.is_dir().then_some(output_layer));
+    for folder in folders {
+        for file in SafetensorsFiles::open(&folder)?.files() {
+            let length = fs::metadata(&file.path)
+                .map_err(|source| ModelError::Io { path: file.path.clone(), source })?
+                .len();
+            // Tensors lie back to back, so each ends where the next begins.
+            let ends = file.tensors.iter().skip(1).map(|tensor| tensor.offset).chain([length]);
+            for (tensor, end) in file.tensors.iter().zip(ends) {
+                lines.push(TensorLine {
+                    name: tensor.name.clone(),
+                    dtype: tensor.dtype.clone(),
+                    shape: tensor.shape.clone(),
+                    n_bytes: end.saturating_sub(tensor.offset),
+                });
+            }
         }
     }
     lines.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(lines)
+}
+
+/// Where weights and tokenizer lie: old encoders have them in a folder of their own.
+fn transformer_folder(path: &Path) -> PathBuf {
+    let own = path.join("0_Transformer");
+    if own.is_dir() && !path.join("config.json").is_file() { own } else { path.to_path_buf() }
 }
 
 fn look_at_tokenizer(path: &Path, note: &mut impl FnMut(anyhow::Error)) -> anyhow::Result<TokenizerFindings> {
@@ -193,9 +253,13 @@ fn print(findings: &Findings, arguments: &Arguments, printer: Printer) -> anyhow
     printer.line(printer.styled(Style::Bold, format!("{} ({})", findings.path.display(), findings.kind)))?;
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
     if let Some(spec) = &findings.spec {
-        for (what, value) in describe(spec) {
+        for (what, value) in spec.describe() {
             table.row([what.to_owned(), value]);
         }
+    }
+    for part in findings.classifier.iter().flat_map(|classifier| &classifier.parts) {
+        let outputs = part.labels().map_or_else(|| "a score".to_owned(), |labels| labels.join(", "));
+        table.row([format!("outputs of {}", part.name), outputs]);
     }
     if let Some(tokenizer) = &findings.tokenizer {
         for (what, value) in describe_tokenizer(tokenizer) {
@@ -260,6 +324,26 @@ fn print_table(table: &Table, printer: Printer) -> anyhow::Result<()> {
         printer.line(line)?;
     }
     Ok(())
+}
+
+fn describe_encoder(spec: &EncoderSpec) -> Vec<(&'static str, String)> {
+    let outputs = match spec.n_outputs {
+        Some(n) => format!("{n} outputs"),
+        None if spec.is_normalized => format!("a vector of {}, divided by its norm", spec.hidden_size),
+        None => format!("a vector of {}", spec.hidden_size),
+    };
+    let case = if spec.is_lower_cased { ", lower-cased first" } else { "" };
+    vec![
+        ("architecture", "BERT encoder".to_owned()),
+        ("parameters", count(spec.n_parameters() as u64)),
+        ("layers", spec.n_layers.to_string()),
+        ("width", format!("{}, feed-forward {}", spec.hidden_size, spec.intermediate_size)),
+        ("attention heads", format!("{} of width {}", spec.n_heads, spec.head_dim())),
+        ("vocabulary", count(spec.vocab_size as u64)),
+        ("longest text", format!("{} tokens{case}", count(spec.max_sequence_length as u64))),
+        ("pooling", format!("{:?}", spec.pooling).to_lowercase()),
+        ("gives", outputs),
+    ]
 }
 
 fn describe(spec: &DecoderSpec) -> Vec<(&'static str, String)> {
