@@ -270,7 +270,7 @@ mod tests {
     }
 
     fn close(found: Option<f64>, expected: f64) {
-        assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?}, expected {expected}");
+        assert!((found.unwrap() - expected).abs() < 1e-6, "{found:?}, expected {expected}");
     }
 
     #[test]
