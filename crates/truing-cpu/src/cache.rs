@@ -2,24 +2,22 @@
 
 use std::sync::Arc;
 
-use truing_kernels::{CACHE_BLOCK, CachedSequence};
-
-/// Keys, then values of [`CACHE_BLOCK`] tokens, `[2, CACHE_BLOCK, kv_width]`.
-type Block = Arc<Vec<f32>>;
+use truing_kernels::{CACHE_BLOCK, CacheBlock, CachedSequence};
 
 /// Per layer, the blocks of the tokens so far. A copy shares all blocks; a block that is written while it is shared
 /// is copied first, which only ever happens to the last.
 #[derive(Debug, Clone)]
 pub struct KvCache {
-    layers: Vec<Vec<Block>>,
+    layers: Vec<Vec<Arc<CacheBlock>>>,
     kv_width: usize,
+    head_dim: usize,
     pub(crate) n_cached: usize,
     pub(crate) capacity: usize,
 }
 
 impl KvCache {
-    pub(crate) fn new(n_layers: usize, kv_width: usize, capacity: usize) -> Self {
-        Self { layers: vec![Vec::new(); n_layers], kv_width, n_cached: 0, capacity }
+    pub(crate) fn new(n_layers: usize, kv_width: usize, head_dim: usize, capacity: usize) -> Self {
+        Self { layers: vec![Vec::new(); n_layers], kv_width, head_dim, n_cached: 0, capacity }
     }
 
     /// Forgets all tokens after the first `n_tokens`, so that a prompt's shared beginning is not read twice.
@@ -40,18 +38,16 @@ impl KvCache {
         for (position, (key, value)) in (self.n_cached..).zip(rows) {
             let (block, row) = (position / CACHE_BLOCK, position % CACHE_BLOCK);
             if block == blocks.len() {
-                blocks.push(Arc::new(vec![0.0; 2 * CACHE_BLOCK * width]));
+                blocks.push(Arc::new(CacheBlock::new(width, self.head_dim)));
             }
-            let (all_keys, all_values) = Arc::make_mut(&mut blocks[block]).split_at_mut(CACHE_BLOCK * width);
-            all_keys[row * width..(row + 1) * width].copy_from_slice(key);
-            all_values[row * width..(row + 1) * width].copy_from_slice(value);
+            Arc::make_mut(&mut blocks[block]).write(row, key, value);
         }
     }
 
     /// One layer's first `len` tokens.
     pub(crate) fn sequence(&self, layer: usize, len: usize) -> CachedSequence<'_> {
         let blocks = self.layers[layer].iter().take(len.div_ceil(CACHE_BLOCK));
-        CachedSequence { blocks: blocks.map(|block| block.split_at(block.len() / 2)).collect(), len }
+        CachedSequence { blocks: blocks.map(|block| &**block).collect(), len }
     }
 
     /// One layer's keys and values of the tokens so far into the beginning of two buffers `[.., kv_width]`.
@@ -62,9 +58,7 @@ impl KvCache {
             .iter()
             .zip(keys[..n].chunks_mut(block_len).zip(values[..n].chunks_mut(block_len)))
         {
-            let (all_keys, all_values) = block.split_at(block_len);
-            keys.copy_from_slice(&all_keys[..keys.len()]);
-            values.copy_from_slice(&all_values[..values.len()]);
+            block.read(keys, values);
         }
     }
 }
@@ -85,7 +79,7 @@ mod tests {
 
     #[test]
     fn copies_share_blocks_until_they_part() {
-        let mut cache = KvCache::new(1, 2, 1000);
+        let mut cache = KvCache::new(1, 2, 1, 1000);
         grown(&mut cache, CACHE_BLOCK + 5);
         let mut other = cache.clone();
         let shared =
@@ -108,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_was_cut_off_is_written_anew() {
-        let mut cache = KvCache::new(1, 2, 1000);
+        let mut cache = KvCache::new(1, 2, 1, 1000);
         grown(&mut cache, 3 * CACHE_BLOCK);
         let whole = cache.clone();
         cache.truncate(CACHE_BLOCK + 1);

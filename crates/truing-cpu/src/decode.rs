@@ -1,6 +1,7 @@
 //! A block's forward for running sequences: the keys and values of earlier tokens come from a cache, and nothing is kept
 //! for a backward.
 
+use rayon::prelude::*;
 use truing_kernels::{
     CachedSequence, RotaryTable, Write, cached_attention, decode_attention, rms_norm_forward, rotary_forward,
     swiglu_forward,
@@ -11,6 +12,9 @@ use crate::cache::KvCache;
 use crate::layer::Layer;
 use crate::linear::Linear;
 use crate::parameters::Parameters;
+
+/// From this many new tokens on, packing the cached keys pays.
+const TILED_FROM: usize = 12;
 
 impl Layer {
     /// The block for several new tokens of one sequence, in place; `cache` has room for them.
@@ -31,7 +35,11 @@ impl Layer {
         rotary_forward(rotary, positions, &mut k, self.attention.n_kv_heads);
         cache.append(layer, &k, &v);
         let mut attention = pool.take(n_new, self.q_width());
-        if n_cached == 0 {
+        if n_new < TILED_FROM {
+            let seen = |i: usize| cache.sequence(layer, n_cached + i + 1);
+            let sequences: Vec<CachedSequence<'_>> = (0..n_new).map(seen).collect();
+            decode_attention(&self.attention, &sequences, &q, &mut attention);
+        } else if n_cached == 0 {
             cached_attention(&self.attention, &q, &k, &v, &mut attention);
         } else {
             // The tiled attention reads keys in one piece.
@@ -81,10 +89,9 @@ impl Layer {
         self.norm_heads(parameters, pool, &mut q, &mut k);
         rotary_forward(rotary, positions, &mut q, self.attention.n_heads);
         rotary_forward(rotary, positions, &mut k, self.attention.n_kv_heads);
-        let new = k.chunks_exact(self.kv_width()).zip(v.chunks_exact(self.kv_width()));
-        for (cache, (k, v)) in caches.iter_mut().zip(new) {
-            cache.append(layer, k, v);
-        }
+        let rows = |x| <[f32]>::par_chunks_exact(x, self.kv_width());
+        let new = rows(&k).zip(rows(&v));
+        caches.par_iter_mut().zip(new).for_each(|(cache, (k, v))| cache.append(layer, k, v));
         let sequences: Vec<CachedSequence<'_>> =
             caches.iter().map(|cache| cache.sequence(layer, cache.n_cached + 1)).collect();
         let mut attention = pool.take(n, self.q_width());

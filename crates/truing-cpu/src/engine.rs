@@ -587,7 +587,8 @@ impl Engine for CpuEngine {
     }
 
     fn new_cache(&self, capacity: usize) -> KvCache {
-        KvCache::new(self.inner.spec.n_layers, self.inner.spec.kv_width(), capacity)
+        let spec = &self.inner.spec;
+        KvCache::new(spec.n_layers, spec.kv_width(), spec.head_dim, capacity)
     }
 
     fn cache_len(&self, cache: &KvCache) -> usize {

@@ -240,7 +240,16 @@ fn attention(bench: &Bench) {
     }
     for len in [256, 2048] {
         let (k, v) = (numbers(len * 192), numbers(len * 192));
-        for n_new in [1, 64, 256] {
+        let mut blocks = vec![CacheBlock::new(192, 64); len / CACHE_BLOCK];
+        for (i, (k, v)) in k.chunks_exact(192).zip(v.chunks_exact(192)).enumerate() {
+            blocks[i / CACHE_BLOCK].write(i % CACHE_BLOCK, k, v);
+        }
+        let sequence = CachedSequence { blocks: blocks.iter().collect(), len };
+        let (q, operations, bytes) = (numbers(576), (4 * len * 576) as f64, (8 * len * 192) as f64);
+        bench.run(&format!("attention decoding 1 of {len}"), operations, bytes, || {
+            decode_attention(&shape, std::slice::from_ref(&sequence), &q, &mut q.clone());
+        });
+        for n_new in [64, 256] {
             let q = numbers(n_new * 576);
             let mut out = q.clone();
             let pairs = n_new * len - n_new * (n_new - 1) / 2;

@@ -2,12 +2,13 @@
 //!
 //! The formula is that of [`varlen_attention_forward`](crate::varlen_attention_forward), causal. A prompt of many
 //! tokens takes the same tiled path. A few tokens (decoding) would gain nothing from packing the cache: there the
-//! cache streams by once, in blocks of [`CACHE_BLOCK`] keys whose maxima, sums and outputs are combined in order.
+//! cache streams by once, in [`CacheBlock`]s whose maxima, sums and outputs are combined in order. A block holds keys
+//! with their tokens side by side, so that scores are made a vector of keys at a time, without sums over lanes.
 
 #![allow(unsafe_code, reason = "chunks written by several threads, and the tile kernels")]
 
 use crate::matmul::Write;
-use crate::micro_kernel::{BLOCK_COLUMNS, FEW_ROWS, RowBlock, TILE_ROWS, Tile};
+use crate::micro_kernel::{TILE_ROWS, Tile};
 use crate::pack::panels;
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
 use crate::scratch::{Scratch, with_scratch};
@@ -16,56 +17,83 @@ use crate::varlen_attention::{AttentionShape, Causality, Forward, Sequence};
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Keys of a block of a cache. Maxima, sums and outputs are made block by block, so that the order of the sums is fixed.
+/// Tokens of a block of a cache: whole vectors at every level.
 pub const CACHE_BLOCK: usize = 64;
 
-/// From this many new tokens on, packing the cache pays.
-const TILED_FROM: usize = 12;
-
-/// Attention of `n_new` queries against a cache that already holds their keys: query `i` stands at position
-/// `len - n_new + i` and sees what came before it, within the sliding window. `q`, `out: [n_new, n_heads, head_dim]`,
-/// `k_cache`, `v_cache: [len, n_kv_heads, head_dim]`; `shape.causality` is taken to be causal.
+/// Attention of queries against keys and values in one piece: query `i` stands at position `len - n_new + i` and sees
+/// what came before it, within the sliding window. `q`, `out: [n_new, n_heads, head_dim]`, `k`,
+/// `v: [len, n_kv_heads, head_dim]`; `shape.causality` is taken to be causal.
 ///
 /// Panics when a size does not fit or there are more queries than keys.
-pub fn cached_attention(
-    shape: &AttentionShape,
-    q: &[f32],
-    k_cache: &[f32],
-    v_cache: &[f32],
-    out: &mut [f32],
-) {
+pub fn cached_attention(shape: &AttentionShape, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
     shape.check();
     let n_new = q.len() / shape.q_width();
-    let len = k_cache.len() / shape.kv_width();
+    let len = k.len() / shape.kv_width();
     assert!(
         q.len() == n_new * shape.q_width() && out.len() == q.len(),
         "attention: q, out are [n_new, n_heads, head_dim]"
     );
-    assert!(k_cache.len() == len * shape.kv_width(), "attention: k_cache is [len, n_kv_heads, head_dim]");
-    assert!(v_cache.len() == k_cache.len(), "attention: v_cache is as k_cache");
+    assert!(k.len() == len * shape.kv_width(), "attention: k is [len, n_kv_heads, head_dim]");
+    assert!(v.len() == k.len(), "attention: v is as k");
     assert!(n_new <= len, "attention: {n_new} new tokens, {len} in the cache");
     let shape = AttentionShape { causality: Causality::Causal, ..*shape };
-    if n_new >= TILED_FROM {
-        let sequences = [Sequence { queries: 0..n_new, keys: 0..len, first_block: 0 }];
-        Forward { shape, sequences: &sequences, q, k: k_cache, v: v_cache }.run(out, None);
-        return;
+    let sequences = [Sequence { queries: 0..n_new, keys: 0..len, first_block: 0 }];
+    Forward { shape, sequences: &sequences, q, k, v }.run(out, None);
+}
+
+/// Keys and values of up to [`CACHE_BLOCK`] tokens.
+#[derive(Debug, Clone)]
+pub struct CacheBlock {
+    /// `[n_kv_heads, head_dim, CACHE_BLOCK]`.
+    keys: Vec<f32>,
+    /// `[n_kv_heads, CACHE_BLOCK, head_dim]`.
+    values: Vec<f32>,
+    head_dim: usize,
+}
+
+impl CacheBlock {
+    /// Room for keys and values of `kv_width = n_kv_heads · head_dim` floats a token.
+    #[must_use]
+    pub fn new(kv_width: usize, head_dim: usize) -> Self {
+        assert!(head_dim > 0 && kv_width.is_multiple_of(head_dim), "a cache's rows are whole heads");
+        let zeros = || vec![0.0; CACHE_BLOCK * kv_width];
+        Self { keys: zeros(), values: zeros(), head_dim }
     }
-    let block = CACHE_BLOCK * shape.kv_width();
-    let mut cache =
-        CachedSequence { blocks: k_cache.chunks(block).zip(v_cache.chunks(block)).collect(), len };
-    for i in (0..n_new).rev() {
-        cache.len = len - n_new + i + 1;
-        cache.blocks.truncate(cache.len.div_ceil(CACHE_BLOCK));
-        let own = i * shape.q_width()..(i + 1) * shape.q_width();
-        decode_attention(&shape, std::slice::from_ref(&cache), &q[own.clone()], &mut out[own]);
+
+    /// Writes one token's key and value `[n_kv_heads, head_dim]`.
+    pub fn write(&mut self, token: usize, key: &[f32], value: &[f32]) {
+        assert!(
+            token < CACHE_BLOCK && key.len() == value.len() && key.len() * CACHE_BLOCK == self.keys.len()
+        );
+        for (keys, &x) in self.keys.chunks_exact_mut(CACHE_BLOCK).zip(key) {
+            keys[token] = x;
+        }
+        let d = self.head_dim;
+        for (values, value) in self.values.chunks_exact_mut(CACHE_BLOCK * d).zip(value.chunks_exact(d)) {
+            values[token * d..(token + 1) * d].copy_from_slice(value);
+        }
+    }
+
+    /// Reads the first tokens' keys and values `[n, n_kv_heads, head_dim]`, as many as fit into `keys`.
+    pub fn read(&self, keys: &mut [f32], values: &mut [f32]) {
+        let (d, kv_width) = (self.head_dim, self.keys.len() / CACHE_BLOCK);
+        let rows = keys.chunks_exact_mut(kv_width).zip(values.chunks_exact_mut(kv_width));
+        for (token, (key, value)) in rows.enumerate() {
+            for (x, keys) in key.iter_mut().zip(self.keys.chunks_exact(CACHE_BLOCK)) {
+                *x = keys[token];
+            }
+            for (value, values) in value.chunks_exact_mut(d).zip(self.values.chunks_exact(CACHE_BLOCK * d)) {
+                value.copy_from_slice(&values[token * d..(token + 1) * d]);
+            }
+        }
     }
 }
 
-/// Keys and values of a running sequence, `[len, n_kv_heads, head_dim]` each, in blocks of [`CACHE_BLOCK`] tokens.
+/// Keys and values of a running sequence.
 #[derive(Debug, Clone)]
 pub struct CachedSequence<'a> {
-    /// `(keys, values)` of each block, `[CACHE_BLOCK, n_kv_heads, head_dim]`; the last may be longer than is used.
-    pub blocks: Vec<(&'a [f32], &'a [f32])>,
+    /// All blocks of `len` tokens.
+    pub blocks: Vec<&'a CacheBlock>,
     /// Tokens in use.
     pub len: usize,
 }
@@ -86,19 +114,16 @@ pub fn decode_attention(
         q.len() == sequences.len() * shape.q_width() && out.len() == q.len(),
         "attention: q, out are [n_sequences, n_heads, head_dim]"
     );
-    for sequence in sequences {
-        let is_long = |block: &[f32], n: usize| block.len() >= n * shape.kv_width();
-        let n_last = sequence.len.saturating_sub(1) % CACHE_BLOCK + 1;
-        let n_blocks = sequence.blocks.len();
+    for CachedSequence { blocks, len } in sequences {
+        let n_blocks = blocks.len();
         assert!(
-            n_blocks > 0 && n_blocks == sequence.len.div_ceil(CACHE_BLOCK),
-            "attention: {n_blocks} blocks of a cache of {} tokens",
-            sequence.len
+            n_blocks > 0 && n_blocks == len.div_ceil(CACHE_BLOCK),
+            "attention: {n_blocks} blocks of a cache of {len} tokens"
         );
-        let n_of = |idx: usize| if idx + 1 == n_blocks { n_last } else { CACHE_BLOCK };
-        let fits =
-            sequence.blocks.iter().enumerate().all(|(i, (k, v))| is_long(k, n_of(i)) && is_long(v, n_of(i)));
-        assert!(fits, "attention: blocks are [CACHE_BLOCK, n_kv_heads, head_dim]");
+        let fits = |block: &&CacheBlock| {
+            block.head_dim == shape.head_dim && block.keys.len() == CACHE_BLOCK * shape.kv_width()
+        };
+        assert!(blocks.iter().all(fits), "attention: blocks of another shape");
     }
     let level = SimdLevel::current();
     let shape = AttentionShape { causality: Causality::Causal, ..*shape };
@@ -147,7 +172,7 @@ fn decode(
         for (block, stats) in blocks.clone().zip(all.chunks_exact_mut(stats_len)) {
             let start = block * CACHE_BLOCK;
             let keys = visible.start.max(start) - start..visible.end.min(start + CACHE_BLOCK) - start;
-            decode_chunk(level, shape, q, cache.blocks[block], kv_head, keys, stats);
+            decode_block(level, shape, q, cache.blocks[block], kv_head, keys, stats);
         }
         for (head, out) in out.chunks_exact_mut(d).enumerate() {
             let blocks = || all.chunks_exact(stats_floats(d)).skip(head).step_by(group);
@@ -164,39 +189,41 @@ fn decode(
 }
 
 simd_fn! {
-    /// The heads of one group, `q: [group, head_dim]`, against one chunk of keys.
-    fn decode_chunk<S>(
-        simd, shape: &AttentionShape, q: &[f32], cache: (&[f32], &[f32]), kv_head: usize, keys: Range<usize>,
+    /// The heads of one group, `q: [group, head_dim]`, against the tokens `visible` of one block.
+    fn decode_block<S>(
+        simd, shape: &AttentionShape, q: &[f32], block: &CacheBlock, kv_head: usize, visible: Range<usize>,
         stats: &mut [f32],
     ) {
-        let (d, stride, n) = (shape.head_dim, shape.kv_width(), keys.len());
-        let place = keys.start * stride + kv_head * d;
-        let end = place + (n - 1) * stride + d;
-        let (k, v) = (&cache.0[place..end], &cache.1[place..end]);
+        let d = shape.head_dim;
+        let head = kv_head * CACHE_BLOCK * d..(kv_head + 1) * CACHE_BLOCK * d;
+        let (keys, values) = (&block.keys[head.clone()], &block.values[head]);
         let heads = shape.group();
-        let heads_at_once = S::ROW_BLOCK.min(TILE_ROWS);
-        for first in (0..heads).step_by(heads_at_once) {
-            let rows = heads_at_once.min(heads - first);
+        // Scores of whole vectors of keys; of those, the visible ones are used.
+        let before = visible.start / S::LANES * S::LANES;
+        for first in (0..heads).step_by(TILE_ROWS) {
+            let rows = TILE_ROWS.min(heads - first);
             let mut scores = [[0.0; CACHE_BLOCK]; TILE_ROWS];
-            let x = q[first * d..(first + rows) * d].as_ptr();
-            let mut j = 0;
-            while j < n {
-                let n_keys = if n - j >= BLOCK_COLUMNS { BLOCK_COLUMNS } else { 1 };
-                let keys = k[j * stride..(j + n_keys - 1) * stride + d].as_ptr();
-                let block = RowBlock { k: d, x, weights: keys, weight_stride: stride, next: [keys; 2] };
-                let mut sums = [[0.0; BLOCK_COLUMNS]; FEW_ROWS];
-                // SAFETY: the rows of q and the keys were sliced.
-                unsafe { simd.row_block(rows, n_keys, &block, &mut sums) };
-                for (scores, sums) in scores.iter_mut().zip(&sums) {
-                    scores[j..j + n_keys].copy_from_slice(&sums[..n_keys]);
-                }
-                j += n_keys;
+            for (column, width) in panels::<S>(visible.end - before) {
+                let tile = Tile {
+                    k: d,
+                    a: q[first * d..(first + rows) * d].as_ptr(),
+                    a_row: d,
+                    a_step: 1,
+                    b: keys[before + column..].as_ptr(),
+                    b_step: CACHE_BLOCK,
+                    c: scores[0][before + column..].as_mut_ptr(),
+                    c_row: CACHE_BLOCK,
+                    write: Write::Overwrite,
+                };
+                // SAFETY: the rows of q were sliced; a row of keys and one of scores hold whole vectors up to the block's end.
+                unsafe { simd.tile(rows, width / S::LANES, &tile) };
             }
             let stats = &mut stats[first * stats_floats(d)..(first + rows) * stats_floats(d)];
             let scale = simd.splat(shape.scale);
             for (scores, stats) in scores.iter_mut().zip(stats.chunks_exact_mut(stats_floats(d))) {
+                let scores = &mut scores[visible.clone()];
                 let mut largest = simd.splat(f32::NEG_INFINITY);
-                for s in scores[..n].chunks_mut(S::LANES) {
+                for s in scores.chunks_mut(S::LANES) {
                     // Filling of -infinity is never the largest and adds nothing to the sum.
                     let scaled = simd.mul(simd.load_or(s, f32::NEG_INFINITY), scale);
                     largest = simd.max(largest, scaled);
@@ -205,7 +232,7 @@ simd_fn! {
                 let largest = simd.largest(largest);
                 let reference = simd.splat(if largest == f32::NEG_INFINITY { 0.0 } else { largest });
                 let mut sum = simd.splat(0.0);
-                for s in scores[..n].chunks_mut(S::LANES) {
+                for s in scores.chunks_mut(S::LANES) {
                     let p = simd.exp(simd.sub(simd.load_or(s, f32::NEG_INFINITY), reference));
                     sum = simd.add(sum, p);
                     simd.store_some(s, p);
@@ -213,27 +240,28 @@ simd_fn! {
                 stats[d] = largest;
                 stats[d + 1] = simd.sum(sum);
             }
-            if d % S::LANES == 0 {
+            let values = &values[visible.start * d..visible.end * d];
+            if d.is_multiple_of(S::LANES) {
                 for (column, width) in panels::<S>(d) {
                     let tile = Tile {
-                        k: n,
-                        a: scores[0].as_ptr(),
+                        k: visible.len(),
+                        a: scores[0][visible.start..].as_ptr(),
                         a_row: CACHE_BLOCK,
                         a_step: 1,
-                        b: v[column..].as_ptr(),
-                        b_step: stride,
+                        b: values[column..].as_ptr(),
+                        b_step: d,
                         c: stats[column..].as_mut_ptr(),
                         c_row: stats_floats(d),
                         write: Write::Overwrite,
                     };
-                    // SAFETY: `rows` heads have scores and statistics, and a row of `v` holds `d` whole vectors.
+                    // SAFETY: `rows` heads have scores and statistics, and a row of values holds whole vectors.
                     unsafe { simd.tile(rows, width / S::LANES, &tile) };
                 }
             } else {
                 for (scores, stats) in scores.iter().zip(stats.chunks_exact_mut(stats_floats(d))) {
                     stats[..d].fill(0.0);
-                    for (&p, v) in scores[..n].iter().zip(v.chunks(stride)) {
-                        stats[..d].iter_mut().zip(v).for_each(|(out, v)| *out += p * v);
+                    for (&p, value) in scores[visible.clone()].iter().zip(values.chunks_exact(d)) {
+                        stats[..d].iter_mut().zip(value).for_each(|(out, v)| *out += p * v);
                     }
                 }
             }

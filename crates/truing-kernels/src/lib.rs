@@ -32,7 +32,7 @@ mod varlen_attention;
 mod vector;
 
 pub use adamw::{AdamwStep, adamw};
-pub use cached_attention::{CACHE_BLOCK, CachedSequence, cached_attention, decode_attention};
+pub use cached_attention::{CACHE_BLOCK, CacheBlock, CachedSequence, cached_attention, decode_attention};
 pub use gelu::{gelu_backward_in_place, gelu_forward, gelu_forward_in_place};
 pub use int8_rows::Int8Matrix;
 pub use layer_norm::{layer_norm_backward, layer_norm_forward};

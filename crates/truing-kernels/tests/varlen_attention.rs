@@ -1,6 +1,7 @@
 use crate::support::*;
 use truing_kernels::{
-    AttentionShape, Causality, cached_attention, varlen_attention_backward, varlen_attention_forward,
+    AttentionShape, CACHE_BLOCK, CacheBlock, CachedSequence, Causality, cached_attention, decode_attention,
+    varlen_attention_backward, varlen_attention_forward,
 };
 
 fn shape(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> AttentionShape {
@@ -308,14 +309,54 @@ fn the_future_is_not_seen() {
     });
 }
 
+fn blocks(shape: &AttentionShape, case: &Case, len: usize) -> Vec<CacheBlock> {
+    let width = shape.n_kv_heads * shape.head_dim;
+    let mut blocks = vec![CacheBlock::new(width, shape.head_dim); len.div_ceil(CACHE_BLOCK)];
+    for (i, (k, v)) in case.k.chunks_exact(width).zip(case.v.chunks_exact(width)).take(len).enumerate() {
+        blocks[i / CACHE_BLOCK].write(i % CACHE_BLOCK, k, v);
+    }
+    blocks
+}
+
+/// The last `n_new` tokens, each as the newest of a sequence that ends with it.
+fn decoded(shape: &AttentionShape, case: &Case, blocks: &[CacheBlock], len: usize, n_new: usize) -> Vec<f32> {
+    let sequence =
+        |len: usize| CachedSequence { blocks: blocks[..len.div_ceil(CACHE_BLOCK)].iter().collect(), len };
+    let sequences: Vec<CachedSequence<'_>> = (len - n_new + 1..=len).map(sequence).collect();
+    let q = &case.q[(len - n_new) * shape.n_heads * shape.head_dim..len * shape.n_heads * shape.head_dim];
+    let mut out = vec![f32::NAN; q.len()];
+    decode_attention(shape, &sequences, q, &mut out);
+    out
+}
+
 fn check_cached(shape: &AttentionShape, len: usize, n_new: usize) {
     let case = Case::new(*shape, &[len]);
     let (want, _) = oracle_forward(shape, &case.ends, &case.inputs());
     let skip = (len - n_new) * shape.n_heads * shape.head_dim;
+    let blocks = blocks(shape, &case, len);
     at_every_level(|level| {
         let mut out = vec![f32::NAN; case.q.len() - skip];
         cached_attention(shape, &case.q[skip..], &case.k, &case.v, &mut out);
-        assert_close(&format!("{shape:?}, {n_new} of {len}, {level}"), &out, &want[skip..], 2e-6);
+        let name = format!("{shape:?}, {n_new} of {len}, {level}");
+        assert_close(&name, &out, &want[skip..], 2e-6);
+        assert_close(&name, &decoded(shape, &case, &blocks, len, n_new), &want[skip..], 2e-6);
+    });
+}
+
+/// What blocks of a cache hold is read as it was written, and a token's bits do not depend on what is decoded beside it.
+#[test]
+fn blocks_of_a_cache() {
+    let shape = shape(4, 2, 33);
+    let case = Case::new(shape, &[150]);
+    let blocks = blocks(&shape, &case, 150);
+    let (mut keys, mut values) = (vec![0.0; 20 * 66], vec![0.0; 20 * 66]);
+    blocks[1].read(&mut keys, &mut values);
+    let rows = CACHE_BLOCK * 66..(CACHE_BLOCK + 20) * 66;
+    assert_eq!((&keys[..], &values[..]), (&case.k[rows.clone()], &case.v[rows]));
+    at_every_level(|level| {
+        let together = decoded(&shape, &case, &blocks, 150, 150);
+        let alone: Vec<f32> = (1..=150).flat_map(|len| decoded(&shape, &case, &blocks, len, 1)).collect();
+        assert_same_bits(&format!("{level}"), &together, &alone);
     });
 }
 
@@ -339,8 +380,7 @@ fn cached_attention_of_every_kind() {
 fn cached_attention_threads_do_not_matter() {
     let case = Case::new(shape(9, 3, 64), &[400]);
     assert_threads_do_not_matter(|| {
-        let mut decode = vec![0.0; 9 * 64];
-        cached_attention(&case.shape, &case.q[399 * 9 * 64..], &case.k, &case.v, &mut decode);
+        let decode = decoded(&case.shape, &case, &blocks(&case.shape, &case, 400), 400, 8);
         let mut prefill = vec![0.0; 100 * 9 * 64];
         cached_attention(&case.shape, &case.q[300 * 9 * 64..], &case.k, &case.v, &mut prefill);
         vec![decode, prefill]

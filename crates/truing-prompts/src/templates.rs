@@ -5,7 +5,9 @@
 //!
 //! 1. **Recurring with different fillers** (`support.rs`). Three tokens in a row recur as often as there are *different
 //!    fillers* beside them, a prompt's filler being named by its rarest token. A passage that twenty templates were
-//!    filled with recurs twenty times beside one and the same filler, its own, and counts once.
+//!    filled with recurs twenty times beside one and the same filler, its own, and counts once. What is no more frequent
+//!    than chance brings together counts as if it did not recur: in a large pool frequent words meet as often as those of
+//!    a template, and would make every prompt's fixed text another.
 //! 2. **Fixed text of a prompt** (`skeleton.rs`). A token is fixed when three tokens around it recur at least
 //!    [`TemplateOptions::min_prompts`] times, and more often than the split between the prompt's rare and frequent
 //!    tokens (Otsu 1979, on logarithms). The runs of fixed tokens are the prompt's skeleton.
@@ -24,7 +26,7 @@
 //! What the rules cannot see: fixed text of one or two tokens between two slots, which is part of the slots' fillers;
 //! a template that fewer fillers went through than fillers went through many templates, for then the two change roles.
 //!
-//! Cost: one sort of the pool's n-grams and of its skeletons, hence n log n.
+//! Cost: one sort of the n-grams that may recur often enough, and of the skeletons, hence n log n.
 
 mod grouping;
 mod instruction_words;

@@ -7,6 +7,7 @@ pub mod classifier;
 pub mod dpo;
 pub mod embed;
 pub mod encoder_training;
+pub mod evaluations;
 pub mod grpo;
 pub mod label;
 pub mod machine;

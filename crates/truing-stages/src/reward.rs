@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
+use truing_model::HeadOutput;
 use truing_text::RenderOptions;
 use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
 use truing_types::{BatchError, Communicator, EventSink};
@@ -206,8 +207,10 @@ impl Workload for RewardModel {
         &self,
         data: &ResponseDataset,
         _loss: f64,
-        scored: Vec<(&[u32], Vec<f32>)>,
+        answered: Vec<(&[u32], HeadOutput)>,
     ) -> EvaluationFindings {
+        let scored: Vec<(&[u32], Vec<f32>)> =
+            answered.into_iter().map(|(samples, output)| (samples, output.scores)).collect();
         let found = diagnose(data, &scored, &self.normaliser);
         EvaluationFindings {
             metrics: found.metrics(),

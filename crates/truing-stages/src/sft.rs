@@ -6,13 +6,15 @@
 
 mod inputs;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use truing_data::Dataset;
+use truing_model::HeadOutput;
 use truing_train::Sft;
 use truing_types::{BatchError, Communicator, EventSink, PackedBatch};
 
-use crate::training::{self, Side, Surroundings, Workload};
+use crate::training::{self, EvaluationFindings, Side, Surroundings, Workload, source_stem};
 use crate::{Probe, StageError};
 
 pub use crate::training::{Layers, LoraConfig, Packed, Start, StepPacks};
@@ -33,6 +35,43 @@ impl Workload for FineTuning {
     fn pack(&self, data: &Dataset, _side: Side, samples: &[u32]) -> Result<PackedBatch, BatchError> {
         data.batch(samples)
     }
+
+    fn evaluation_findings(
+        &self,
+        data: &Dataset,
+        _loss: f64,
+        answered: Vec<(&[u32], HeadOutput)>,
+    ) -> EvaluationFindings {
+        EvaluationFindings { metrics: losses_by_source(data, &answered), ..EvaluationFindings::default() }
+    }
+}
+
+/// Where there are several sources: the loss of each, and their mean, in which a small source counts as much as a large
+/// one.
+fn losses_by_source(data: &Dataset, answered: &[(&[u32], HeadOutput)]) -> BTreeMap<String, f64> {
+    let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for (samples, output) in answered {
+        let mut log_probs = output.tokens.log_probs.iter();
+        for &sample_idx in *samples {
+            let source = data.sources().iter().find(|source| source.samples.contains(&(sample_idx as usize)));
+            let sum = sums.entry(source.map_or("", |source| source_stem(&source.name))).or_default();
+            // The first token of a sample is predicted by nothing.
+            let weights = data.sample(sample_idx as usize).loss_weights();
+            let targets = weights.into_iter().skip(1).filter(|&weight| weight != 0.0);
+            for (weight, &log_prob) in targets.zip(log_probs.by_ref()) {
+                sum.0 -= f64::from(weight) * f64::from(log_prob);
+                sum.1 += f64::from(weight);
+            }
+        }
+    }
+    if sums.len() < 2 {
+        return BTreeMap::new();
+    }
+    let losses = sums.into_iter().map(|(source, (loss, weight))| (format!("loss/{source}"), loss / weight));
+    let mut losses: BTreeMap<String, f64> = losses.collect();
+    let mean = losses.values().sum::<f64>() / losses.len() as f64;
+    losses.insert("mean_loss_of_sources".into(), mean);
+    losses
 }
 
 /// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run.

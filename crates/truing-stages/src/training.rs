@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEngine;
 use truing_data::{Dataset, ResponseDataset, SourceRange};
-use truing_model::ModelFiles;
+use truing_model::{HeadOutput, ModelFiles};
 use truing_store::{Digest, RunInputs};
 use truing_text::ChatRenderer;
 use truing_train::{Objective, StepShape};
@@ -171,12 +171,12 @@ pub(crate) trait Workload {
     /// Adds what follows from the metrics, whose names all have the prefix.
     fn derive_metrics(&self, _prefix: &str, _values: &mut BTreeMap<String, f64>) {}
 
-    /// What the scores of the evaluation's packs `(samples, scores)` say beyond the objective's own metrics.
+    /// What the head's answers to the evaluation's packs `(samples, answers)` say beyond the objective's own metrics.
     fn evaluation_findings(
         &self,
         _data: &DataOf<Self>,
         _loss: f64,
-        _scored: Vec<(&[u32], Vec<f32>)>,
+        _answered: Vec<(&[u32], HeadOutput)>,
     ) -> EvaluationFindings {
         EvaluationFindings::default()
     }
@@ -190,4 +190,10 @@ pub(crate) trait Workload {
     fn output_names(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// A source's name in metrics: its file's, without folder and endings.
+pub(crate) fn source_stem(source: &str) -> &str {
+    let name = source.rsplit(['/', '\\']).next().unwrap_or(source);
+    name.split('.').next().unwrap_or(name)
 }

@@ -5,6 +5,7 @@
 //! - `... -- kmeans FILE DIM K...`: k-means on little-endian `f32` rows of a file.
 //! - `... -- write FILE N DIM`: writes such a file, unit vectors in 300 uneven heaps.
 //! - `... -- scale N [DIM]`: every step on N synthetic prompts (`synthetic.rs`): seconds, and the process's peak memory.
+//! - `... -- templates N`: templates of N synthetic prompts, alone.
 
 #![allow(clippy::print_stdout, reason = "a program whose output is its purpose")]
 #![allow(clippy::unwrap_used, reason = "a measurement that fails may panic")]
@@ -25,6 +26,7 @@ fn main() {
         ["lcs", file] => lcs(file),
         ["kmeans", file, dim, clusters @ ..] => k_means(file, dim.parse().unwrap(), clusters),
         ["write", file, n, dim] => write(file, n.parse().unwrap(), dim.parse().unwrap()),
+        ["templates", n] => scale::templates(n.parse().unwrap()),
         ["scale", n] => scale::run(n.parse().unwrap(), 64),
         ["scale", n, dim] => scale::run(n.parse().unwrap(), dim.parse().unwrap()),
         _ => scale::run(10_000, 64),

@@ -24,6 +24,11 @@ struct Clock {
 }
 
 impl Clock {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self { started: now, last: now, last_processor_seconds: processor_seconds() }
+    }
+
     fn tell(&mut self, step: &str, outcome: String) {
         let (seconds, processor_seconds) = (self.last.elapsed().as_secs_f64(), processor_seconds());
         let of_step = processor_seconds - self.last_processor_seconds;
@@ -48,14 +53,43 @@ fn peak_mebibytes() -> String {
     kibibytes.map_or("-".to_owned(), |kibibytes| (kibibytes / 1024).to_string())
 }
 
+/// Templates alone, on a pool without repetitions.
+pub(crate) fn templates(n_prompts: usize) {
+    let synthetic = Synthetic::new(Seed(7), n_prompts);
+    println!("{n_prompts} prompts, {} templates, {} topics", synthetic.n_templates, synthetic.n_topics);
+    let mut clock = Clock::start();
+    let (mut pool, mut seen) = (TokenPool::new(LetterCase::Kept), ExactDuplicates::default());
+    let mut made_by = Vec::new();
+    for first in (0..n_prompts).step_by(8192) {
+        let rows = first..n_prompts.min(first + 8192);
+        let prompts: Vec<_> = rows.into_par_iter().map(|row| synthetic.prompt(row)).collect();
+        for prompt in prompts {
+            if seen.insert(&prompt.text).is_none() {
+                pool.push(&prompt.text).unwrap();
+                made_by.push((prompt.template, prompt.topic));
+            }
+        }
+    }
+    drop(seen);
+    clock.tell("made", format!("{} prompts", pool.len()));
+    let near = near_duplicates(&pool, None, &NearDuplicateOptions::default()).unwrap();
+    let mut is_dropped = vec![false; pool.len()];
+    near.iter().for_each(|duplicate| is_dropped[duplicate.row as usize] = true);
+    pool.retain(|row| !is_dropped[row]);
+    let mut kept = is_dropped.iter().map(|is_dropped| !is_dropped);
+    made_by.retain(|_| kept.next().unwrap());
+    clock.tell("near duplicates", format!("{} left", pool.len()));
+    let set = mine_templates(&pool, &TemplateOptions::default()).unwrap();
+    clock.tell("templates", quality(&set.template_of_row, &made_by, set.templates.len()));
+}
+
 pub(crate) fn run(n_prompts: usize, dim: usize) {
     let synthetic = Synthetic::new(Seed(7), n_prompts);
     println!(
         "{n_prompts} prompts, {} templates, {} topics, vectors of {dim}",
         synthetic.n_templates, synthetic.n_topics
     );
-    let mut clock =
-        Clock { started: Instant::now(), last: Instant::now(), last_processor_seconds: processor_seconds() };
+    let mut clock = Clock::start();
 
     let mut evaluations = EvaluationIndex::new(DecontaminationOptions::default()).unwrap();
     evaluations

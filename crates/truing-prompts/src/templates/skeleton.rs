@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::support::{NGRAM, Support, ngram_hashes};
+use super::support::{NGRAM, Support};
 use super::{GAP, MAX_ROW_TOKENS};
 use crate::tokens::TokenPool;
 
@@ -58,7 +58,7 @@ pub(super) fn view(row: &[u32]) -> Cow<'_, [u32]> {
 }
 
 fn skeleton(row: &[u32], support: &Support) -> Vec<u32> {
-    let counts: Vec<u32> = ngram_hashes(row).into_iter().map(|hash| support.of(hash)).collect();
+    let counts = support.of_row(row);
     // N-gram i of the padded row covers the row's tokens i - 1 to i + 1.
     let score =
         |at: usize| counts[at.saturating_sub(NGRAM - 2)..(at + 2).min(counts.len())].iter().copied().max();

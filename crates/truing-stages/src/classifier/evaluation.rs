@@ -277,7 +277,7 @@ mod tests {
     fn labels_are_counted_as_by_hand() {
         let spec = spec(OutputSpec::OneLabel { labels: names(3), most_frequent: 0 });
         let truth = [0, 0, 1, 1].map(Target::Label).into_iter().chain([Target::Missing]).collect();
-        let say = |k: usize| (0..3).map(|i| if i == k { 3.0_f32.ln() } else { 0.0 });
+        let say = |k: usize| (0..3).map(move |i| if i == k { 3.0_f32.ln() } else { 0.0 });
         let outputs: Vec<f32> = [0, 1, 1, 1, 2].into_iter().flat_map(say).collect();
         let found = evaluate(&spec, &targets(truth), &[(vec![0, 1, 2, 3, 4], outputs)], 0.5);
         let d = &found.dimensions[0];

@@ -1,5 +1,6 @@
 //! What a run learns from labelled texts, on either kind of model.
 
+use truing_model::HeadOutput;
 use truing_train::{Classification, ClassificationPack};
 use truing_types::BatchError;
 
@@ -46,8 +47,10 @@ impl<'a> Workload for ClassifierWorkload<'a> {
         &self,
         data: &LabelledData,
         loss: f64,
-        scored: Vec<(&[u32], Vec<f32>)>,
+        answered: Vec<(&[u32], HeadOutput)>,
     ) -> EvaluationFindings {
+        let scored: Vec<(&[u32], Vec<f32>)> =
+            answered.into_iter().map(|(samples, output)| (samples, output.scores)).collect();
         let evaluation = evaluate(&self.inputs.spec, &data.targets, &scored, loss);
         EvaluationFindings {
             metrics: evaluation.metrics(),

@@ -7,6 +7,7 @@ use truing_types::{CalibrationBin, LengthAndReward, RewardDiagnostics, SourceDia
 
 use super::ScoreNormaliser;
 use crate::statistics::{mean_and_deviation, pearson, spearman, wilson_half_width};
+use crate::training::source_stem;
 
 const N_BINS: usize = 10;
 /// Responses whose length and reward are kept for a plot.
@@ -43,7 +44,7 @@ pub fn diagnose(
                 score: response.score,
                 in_unit: normaliser.undo(source, f64::from(reward)),
             });
-            by_source.entry(stem(source)).or_default().push(rated.collect());
+            by_source.entry(source_stem(source).to_owned()).or_default().push(rated.collect());
         }
     }
     let everything: Vec<&Vec<Rated>> = by_source.values().flatten().collect();
@@ -175,11 +176,6 @@ fn score_calibration(groups: &[&Vec<Rated>]) -> Vec<(f64, f64)> {
         (part.iter().map(|p| p.0).sum::<f64>() / n, part.iter().map(|p| p.1).sum::<f64>() / n)
     };
     known.chunks(size).map(mean).collect()
-}
-
-fn stem(source: &str) -> String {
-    let name = source.rsplit(['/', '\\']).next().unwrap_or(source);
-    name.split('.').next().unwrap_or(name).to_owned()
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub struct SelectConfig {
     pub map: MapConfig,
     /// The pool.
     pub data: Vec<SourceConfig>,
-    /// Evaluations whose text shall not be in the selection.
+    /// Evaluations whose text shall not be in the selection, besides those that come with the program.
     pub evaluation_data: Vec<SourceConfig>,
 }
 

@@ -20,6 +20,7 @@ use super::SelectPlan;
 use super::pool::Pool;
 use super::vectors::Embedded;
 use crate::StageError;
+use crate::evaluations::SHIPPED;
 use crate::rows::write_lines;
 
 /// The chosen rows, as they were read.
@@ -208,9 +209,11 @@ fn summary(
     let config = &plan.config;
     let mut counted: BTreeMap<SelectionLayer, (u64, Option<f64>)> = BTreeMap::new();
     let always = [SelectionLayer::Unreadable, SelectionLayer::ExactDuplicate, SelectionLayer::NearDuplicate];
-    let evaluations = config.evaluation_data.iter().map(|source| SelectionLayer::Contaminated {
-        evaluation_file: config.source(source).path.to_string_lossy().into_owned(),
-    });
+    let shipped = SHIPPED.iter().map(|evaluation| evaluation.name.to_owned());
+    let named = config.evaluation_data.iter();
+    let named = named.map(|source| config.source(source).path.to_string_lossy().into_owned());
+    let evaluations =
+        shipped.chain(named).map(|evaluation_file| SelectionLayer::Contaminated { evaluation_file });
     for layer in always.into_iter().chain(evaluations) {
         counted.insert(layer, (0, None));
     }
@@ -227,7 +230,7 @@ fn summary(
     }
     let mut notes = Vec::new();
     if config.evaluation_data.is_empty() {
-        notes.push("no evaluation was named, so text of evaluations was not looked for".to_owned());
+        notes.push("no evaluation was named: only the text of those that ship was looked for".to_owned());
     }
     if config.task_embedding.is_none() {
         notes.push("the encoder was not taught tasks: near means near in topic".to_owned());

@@ -13,6 +13,7 @@ use truing_types::{DroppedRow, Event, EventSink, PromptRow, RowOrigin, Selection
 
 use super::{SelectConfig, plan};
 use crate::StageError;
+use crate::evaluations::SHIPPED;
 use crate::rows::{prompt_text, value_at};
 
 /// Rows that are cleaned side by side.
@@ -167,17 +168,18 @@ impl Pool {
         self.apply(dropped);
     }
 
-    /// Rows that hold text of an evaluation go.
+    /// Rows that hold text of an evaluation go: of those that come with the program, and of the recipe's.
     pub(super) fn drop_contaminated(
         &mut self,
         config: &SelectConfig,
         events: &mut dyn EventSink,
     ) -> Result<(), StageError> {
-        if config.evaluation_data.is_empty() {
-            return Ok(());
-        }
         events.emit(Event::PhaseStarted { phase: "looking for text of evaluations".into(), total: None });
         let mut index = EvaluationIndex::new(plan::decontamination_options(config))?;
+        for shipped in SHIPPED {
+            // Every row of theirs can be read, as a test says.
+            index.add(shipped.name, shipped.questions().unwrap_or_default())?;
+        }
         for source in &config.evaluation_data {
             let source = config.source(source);
             let rows = read_prompts(&source, config.on_bad_row)?;
@@ -196,7 +198,18 @@ impl Pool {
         });
         self.apply(dropped.collect());
         events.emit(Event::PhaseFinished);
-        self.check_any_left("evaluation_data")
+        if self.alive().is_empty() {
+            return Err(StageError::BadSetting {
+                key: "data",
+                found: format!(
+                    "{} prompts, of which evaluations leave none{}",
+                    self.rows.len(),
+                    self.first_reason()
+                ),
+                expected: "at least one prompt that stays".into(),
+            });
+        }
+        Ok(())
     }
 
     /// Of nearly equal texts the best stays. Hands back the words of what is left.
@@ -222,14 +235,6 @@ impl Pool {
         tokens.retain(|row| self.rows[alive[row] as usize].dropped.is_none());
         events.emit(Event::PhaseFinished);
         Ok(tokens)
-    }
-
-    fn check_any_left(&self, key: &'static str) -> Result<(), StageError> {
-        if !self.alive().is_empty() {
-            return Ok(());
-        }
-        let found = format!("what leaves none of {} prompts{}", self.rows.len(), self.first_reason());
-        Err(StageError::BadSetting { key, found, expected: "at least one prompt that stays".into() })
     }
 
     fn first_reason(&self) -> String {

@@ -333,7 +333,7 @@ impl<W: Workload> Running<'_, W> {
         let mut outputs = Vec::new();
         let objective = self.workload.objective();
         let result = self.trainer.evaluate(&packs, objective, self.communicator, &mut |_, output| {
-            outputs.push(output.scores.clone());
+            outputs.push(output.clone());
             events.emit(Event::Progress { done: outputs.len() as u64, note: String::new() });
             break_if_alone(stop, world_size)
         });
@@ -351,9 +351,9 @@ impl<W: Workload> Running<'_, W> {
         values.insert(format!("{EVALUATION_PREFIX}loss"), measures.loss);
         self.workload.derive_metrics(EVALUATION_PREFIX, &mut values);
         if let Some(eval) = self.inputs.eval() {
-            let scored = mine.iter().map(|samples| &samples[..]).zip(outputs).collect();
+            let answered = mine.iter().map(|samples| &samples[..]).zip(outputs).collect();
             let EvaluationFindings { metrics, diagnostics, evaluation } =
-                self.workload.evaluation_findings(eval, measures.loss, scored);
+                self.workload.evaluation_findings(eval, measures.loss, answered);
             values.extend(
                 metrics.into_iter().map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), value)),
             );

@@ -75,6 +75,40 @@ fn a_run_lowers_the_loss_and_leaves_a_complete_folder() {
     assert!(matches!(resumed, TrainingOutcome::Finished { .. }));
 }
 
+/// With several sources to evaluate on each has its loss: what it would be alone.
+#[test]
+fn every_source_of_an_evaluation_has_its_loss() {
+    let folder = setup::folder();
+    let rows = fs::read_to_string(folder.path().join("rows.jsonl")).unwrap();
+    let (short, long): (Vec<&str>, Vec<&str>) =
+        rows.lines().take(20).partition(|row| row.matches("very").count() < 3);
+    for (name, rows) in [("short", &short), ("long", &long)] {
+        fs::write(folder.path().join(format!("{name}.jsonl")), rows.join("\n")).unwrap();
+    }
+    let losses = |output: &str, sources: &str| {
+        let output = format!("output_dir={:?}", folder.path().join(output));
+        let sources = format!("eval_data=[{sources}]");
+        let overrides =
+            ["eval_fraction=0.0", "max_steps=1", "eval_steps=1", "eval_on_start=true", &output, &sources];
+        let (_, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+        let found = events.iter().find_map(|event| match event {
+            Event::Metrics { step: 0, values } => Some(values.clone()),
+            _ => None,
+        });
+        found.unwrap()
+    };
+    let alone = |name: &str| losses(name, &format!("{{path=\"{name}.jsonl\"}}"));
+    let (short, long) = (alone("short"), alone("long"));
+    let both = losses("both", "{path=\"short.jsonl\"}, {path=\"long.jsonl\"}");
+    assert!(!short.contains_key("eval_loss/short"), "one source is the whole");
+    for (name, expected) in [("eval_loss/short", short["eval_loss"]), ("eval_loss/long", long["eval_loss"])] {
+        assert!((both[name] - expected).abs() < 1e-9, "{name}: {} against {expected}", both[name]);
+    }
+    let mean = (short["eval_loss"] + long["eval_loss"]) / 2.0;
+    assert!((both["eval_mean_loss_of_sources"] - mean).abs() < 1e-9);
+    assert!((short["eval_loss"] - long["eval_loss"]).abs() > 1e-3, "sources that differ");
+}
+
 #[test]
 fn interrupted_anywhere_and_resumed_gives_the_same_bits_and_metrics() {
     let straight = setup::folder();

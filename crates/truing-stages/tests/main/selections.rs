@@ -145,6 +145,32 @@ fn every_row_is_kept_or_says_who_stands_for_it() {
 }
 
 #[test]
+fn text_of_evaluations_that_ship_is_never_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let n = write_pool(folder.path());
+    let pool = folder.path().join("pool.jsonl");
+    let mut rows = fs::read_to_string(&pool).unwrap();
+    let item = &truing_stages::evaluations::SHIPPED[3].questions().unwrap()[0];
+    rows.push_str(&format!(
+        "{}\n",
+        json!({"prompt": format!("Please. {item}"), "task": "x", "quality": 9.0})
+    ));
+    fs::write(&pool, rows).unwrap();
+    let vectors = folder.path().join("vectors.npy");
+    let mut npy = fs::read(&vectors).unwrap();
+    let place = npy.windows(4).position(|w| w == format!("({n},").as_bytes()).unwrap();
+    npy[place..place + 4].copy_from_slice(format!("({},", n + 1).as_bytes());
+    npy.extend([0.5_f32, 0.5].iter().flat_map(|x| x.to_le_bytes()));
+    fs::write(&vectors, npy).unwrap();
+    run_in(folder.path(), &[], Start::Fresh).unwrap();
+    let decisions = decisions(folder.path());
+    let Some(SelectionLayer::Contaminated { evaluation_file }) = layer_of(&decisions[n]) else {
+        panic!("{:?}", decisions[n])
+    };
+    assert_eq!(evaluation_file, "recipes/data/ifeval_prompts_held_out.jsonl");
+}
+
+#[test]
 fn both_templates_are_found_and_give_triplets() {
     let folder = tempfile::tempdir().unwrap();
     write_pool(folder.path());

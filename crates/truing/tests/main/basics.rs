@@ -11,7 +11,9 @@ use crate::command::{run, truing};
 fn help_goes_to_stdout_and_names_every_command() {
     let home = tempfile::tempdir().unwrap();
     let help = run(home.path(), ["--help"]).expect_status(0);
-    for command in ["quickstart", "sft", "plan", "prove", "inspect", "chat", "generate", "doctor", "report"] {
+    for command in
+        ["quickstart", "sft", "label", "plan", "prove", "inspect", "chat", "generate", "doctor", "report"]
+    {
         assert!(help.stdout.contains(&format!("  {command}")), "{}", help.stdout);
         let own = run(home.path(), [command, "--help"]).expect_status(0);
         assert!(own.stdout.contains(&format!("Usage: truing {command}")), "{}", own.stdout);

@@ -1,0 +1,71 @@
+//! Evaluations that come with the program. No selection keeps their text, whatever its recipe says: a score on what was
+//! trained on says nothing.
+
+use serde_json::Value;
+
+/// An evaluation that comes with the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShippedEvaluation {
+    /// The file's name.
+    pub name: &'static str,
+    /// One JSON object a line, with a `prompt` (a text or messages) or `messages`.
+    pub rows: &'static str,
+}
+
+/// All of them.
+pub const SHIPPED: [ShippedEvaluation; 4] = [
+    ShippedEvaluation {
+        name: "quickstart/heldout.jsonl",
+        rows: include_str!("../../truing/quickstart/heldout.jsonl"),
+    },
+    ShippedEvaluation {
+        name: "quickstart/heldout_prompts.jsonl",
+        rows: include_str!("../../truing/quickstart/heldout_prompts.jsonl"),
+    },
+    ShippedEvaluation {
+        name: "quickstart/checks.jsonl",
+        rows: include_str!("../../truing/quickstart/checks.jsonl"),
+    },
+    ShippedEvaluation {
+        name: "recipes/data/ifeval_prompts_held_out.jsonl",
+        rows: include_str!("../../../recipes/data/ifeval_prompts_held_out.jsonl"),
+    },
+];
+
+impl ShippedEvaluation {
+    /// What each item asks: every turn but the assistant's.
+    ///
+    /// # Errors
+    /// The number of a line, counted from 1, that is no such row.
+    pub fn questions(&self) -> Result<Vec<String>, usize> {
+        let lines = self.rows.lines().enumerate();
+        lines.map(|(i, line)| question(line).ok_or(i + 1)).collect()
+    }
+}
+
+fn question(line: &str) -> Option<String> {
+    let row: Value = serde_json::from_str(line).ok()?;
+    match row.get("prompt").or_else(|| row.get("messages"))? {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(messages) => {
+            let asked = messages.iter().filter(|message| message["role"] != "assistant");
+            Some(asked.map(|message| message["content"].as_str()).collect::<Option<Vec<_>>>()?.join("\n\n"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SHIPPED;
+
+    #[test]
+    fn every_item_that_ships_can_be_read() {
+        for evaluation in SHIPPED {
+            let questions = evaluation.questions();
+            let questions = questions.unwrap_or_else(|line| panic!("{}: line {line}", evaluation.name));
+            assert_eq!(questions.len(), evaluation.rows.lines().count());
+            assert!(questions.iter().all(|question| !question.trim().is_empty()), "{}", evaluation.name);
+        }
+    }
+}
