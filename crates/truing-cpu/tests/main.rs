@@ -8,8 +8,12 @@ mod families;
 mod support;
 
 use support::{Pass, backward_pass, gradients, packed, tiny_engine, tiny_spec};
+use truing_cpu::CpuEngine;
 use truing_model::engine::{OptimizerStep, ParameterTensor};
-use truing_model::{DecodingWeights, Engine, EngineError, Keep, LoraSpec, ParameterStore, TrainableSpec};
+use truing_model::{
+    DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadKind, HeadRequest, Keep, LoraSpec,
+    ParameterStore, TrainableSpec,
+};
 use truing_types::{PackedBatch, RowOrigin, TokenId};
 
 fn sequences() -> Vec<Vec<TokenId>> {
@@ -49,6 +53,54 @@ fn gradients_match_finite_differences() {
             checked += usize::from(found.abs() > 1e-2);
         }
         assert!(checked > analytic.len() / 2, "{name}: the gradients are too small to be checked");
+    }
+}
+
+/// A head of numbers: along a parameter's gradient the slope of the weighted sum of scores is the gradient's norm.
+#[test]
+fn gradients_of_a_score_head_are_slopes() {
+    for n_outputs in [1, 3] {
+        let (_, spec) = tiny_spec::all().into_iter().next().unwrap();
+        let spec = DecoderSpec { head: HeadKind::Score { n_outputs }, ..spec };
+        let mut engine = tiny_engine(&spec, &TrainableSpec::default(), 2);
+        let batch = engine.upload(&packed(&sequences())).unwrap();
+        let request = HeadRequest::Scores { rows: vec![7, 8, 21, 23].into() };
+        let d_scores: Vec<f32> = (0..4 * n_outputs).map(|i| ((i * 31 + 7) as f32).cos()).collect();
+        let forward = |engine: &mut CpuEngine, keep| {
+            let hidden = engine.embed(&batch).unwrap();
+            engine.segment_forward(&batch, 0..spec.n_layers, hidden, keep).unwrap()
+        };
+        engine.zero_gradients();
+        let (hidden, kept) = forward(&mut engine, Keep::Activations);
+        let alone = engine.head(&hidden, &request).unwrap().scores;
+        let gradient = HeadGradient { scores: d_scores.clone(), ..HeadGradient::default() };
+        let (output, d_hidden) = engine.head_backward(hidden, &request, &gradient).unwrap();
+        assert_eq!((output.scores.len(), output.scores), (4 * n_outputs, alone));
+        let d_hidden = engine.segment_backward(&batch, kept, d_hidden).unwrap();
+        engine.embed_backward(&batch, d_hidden).unwrap();
+        for (idx, gradient) in gradients(&engine).iter().enumerate() {
+            let name = engine.parameters()[idx].name.clone();
+            let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            if norm < 1e-3 {
+                continue;
+            }
+            let start = engine.read(idx, ParameterTensor::Value).unwrap().into_owned();
+            let mut sum_at = |step: f64| {
+                let moved: Vec<f32> = start
+                    .iter()
+                    .zip(gradient)
+                    .map(|(&v, &g)| (f64::from(v) + step * f64::from(g) / norm) as f32)
+                    .collect();
+                engine.write(idx, ParameterTensor::Value, &moved).unwrap();
+                let (hidden, _) = forward(&mut engine, Keep::Nothing);
+                let scores = engine.head(&hidden, &request).unwrap().scores;
+                scores.iter().zip(&d_scores).map(|(&s, &d)| f64::from(s) * f64::from(d)).sum::<f64>()
+            };
+            let step = 4e-3;
+            let slope = (sum_at(step) - sum_at(-step)) / (2.0 * step);
+            engine.write(idx, ParameterTensor::Value, &start).unwrap();
+            assert!((slope / norm - 1.0).abs() < 2e-2, "{n_outputs}: {name}: slope {slope}, norm {norm}");
+        }
     }
 }
 

@@ -201,6 +201,54 @@ fn what_is_not_known_is_refused_by_file_and_field() {
 }
 
 #[test]
+fn an_output_layer_is_saved_as_a_module_of_its_own_and_read_again() {
+    let (files, mut weights) = load(&tiny_model("bert_mean"));
+    let width = files.spec.hidden_size;
+    let files = files.with_new_output_layer(3);
+    assert_eq!((files.spec.width(), files.spec.is_normalized), (3, false));
+    let values = |n: usize, of: f32| (0..n).map(|i| i as f32 * of).collect();
+    let tensor = |shape: &[usize], values| Tensor { shape: shape.to_vec(), values };
+    weights.tensors.insert("2_Dense.linear.weight".into(), tensor(&[3, width], values(3 * width, 0.5)));
+    weights.tensors.insert("2_Dense.linear.bias".into(), tensor(&[3], values(3, -0.25)));
+    let saved = tempfile::tempdir().unwrap();
+    save(saved.path(), &files, &weights, SaveDtype::F32);
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(saved.path().join(name)).unwrap()).unwrap()
+    };
+    let modules = read("modules.json");
+    let kinds: Vec<&str> = modules
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["type"].as_str().unwrap().rsplit('.').next().unwrap())
+        .collect();
+    assert_eq!(kinds, ["Transformer", "Pooling", "Dense"], "not divided by its norm");
+    let config = read("2_Dense/config.json");
+    assert_eq!((&config["in_features"], &config["out_features"]), (&json!(width), &json!(3)));
+    let own = SafetensorsFile::open(saved.path().join("2_Dense/model.safetensors")).unwrap();
+    assert_eq!(own.read("linear.bias").unwrap().values, [0.0, -0.25, -0.5]);
+    let (again, same) = load(saved.path());
+    assert_eq!(again.spec, files.spec);
+    assert!(same == weights && again.unused_tensors.is_empty());
+    assert_eq!(again.weight_files().count(), 2);
+    let twice = tempfile::tempdir().unwrap();
+    save(twice.path(), &again, &same, SaveDtype::F32);
+    assert!(load(twice.path()).1 == weights);
+
+    let check = |change: fn(&mut Value), expected: &str| {
+        let mut changed = config.clone();
+        change(&mut changed);
+        fs::write(saved.path().join("2_Dense/config.json"), changed.to_string()).unwrap();
+        let error = EncoderFiles::open(saved.path()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    check(|c| c["activation_function"] = json!("torch.nn.modules.activation.Tanh"), "activation_function");
+    check(|c| c["bias"] = json!(false), "`bias`");
+    check(|c| c["in_features"] = json!(5), "in_features");
+    check(|c| c["out_features"] = json!(4), "`linear.weight` has shape [3, 24], expected [4, 24]");
+}
+
+#[test]
 fn minilm_opens_and_is_saved_with_the_same_tensors() {
     let Some(model) = std::env::var_os("TRUING_TEST_MINILM") else {
         println!("skipped: TRUING_TEST_MINILM names no model");

@@ -5,7 +5,7 @@ use plotly::layout::{Axis, AxisType};
 use plotly::{HeatMap, Plot};
 use truing_types::DimensionEvaluation;
 
-use super::{Chart, plain, plot};
+use super::{Chart, plot};
 use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
@@ -51,12 +51,16 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
         }
         before += labels.len();
     }
-    let mut plot = plot(Axis::new().type_(AxisType::Category).auto_range(true).reverse());
+    // Drawn from below.
+    shares.reverse();
+    words.reverse();
+    let rows = names.iter().rev().cloned().collect();
+    let mut plot = plot(Axis::new().type_(AxisType::Category));
     let layout = plot.layout().clone();
     let x_axis = Axis::new().type_(AxisType::Category).title("predicted").auto_margin(true);
     plot.set_layout(layout.x_axis(x_axis).height(180 + 24 * names.len()));
     plot.add_trace(
-        HeatMap::new(names.clone(), names, shares)
+        HeatMap::new(names, rows, shares)
             .color_scale(ColorScale::Palette(ColorScalePalette::Blues))
             .reverse_scale(true)
             .zmin(0.0)
