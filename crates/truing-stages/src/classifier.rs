@@ -123,7 +123,7 @@ pub enum ClassifierPlan {
         /// The settings.
         config: Box<TrainingConfig>,
         /// Steps, memory, work.
-        run: EncoderPlan,
+        run: Box<EncoderPlan>,
     },
     /// Of a decoder.
     Decoder(Box<TrainingPlan>),
@@ -169,7 +169,7 @@ impl ClassifierPlan {
         };
         let digest = encoder_training::digest(&config.decisive_toml(), &inputs.record);
         let run = EncoderPlan::resolve(settings, &files.spec, lengths, false, digest, machine)?;
-        Ok(Self::Encoder { config: Box::new(config), run })
+        Ok(Self::Encoder { config: Box::new(config), run: Box::new(run) })
     }
 
     /// The settings.
@@ -240,12 +240,12 @@ pub fn run(
 fn keep_evaluation(folder: &Path, of_best: bool, events: &mut dyn EventSink) -> Result<(), StageError> {
     let log = folder.join(ClassifierEvaluation::LOG_NAME);
     let Ok(text) = std::fs::read_to_string(&log) else { return Ok(()) };
-    let all = text.lines().filter_map(|line| serde_json::from_str::<ClassifierEvaluation>(line).ok());
+    let mut all = text.lines().filter_map(|line| serde_json::from_str::<ClassifierEvaluation>(line).ok());
     // Weights before the first step are never saved; of equal losses the first is the best, as in a run.
     let chosen = if of_best {
         all.filter(|evaluation| evaluation.step > 0).reduce(|a, b| if b.loss < a.loss { b } else { a })
     } else {
-        all.last()
+        all.next_back()
     };
     let Some(chosen) = chosen else { return Ok(()) };
     let path = folder.join(ClassifierEvaluation::FILE_NAME);

@@ -94,13 +94,13 @@ pub enum StageError {
         /// The row.
         origin: RowOrigin,
         /// The column.
-        column: String,
+        column: Box<str>,
         /// What it holds.
-        found: String,
+        found: Box<str>,
         /// The dimension.
-        dimension: String,
+        dimension: Box<str>,
         /// The label that is most like it.
-        nearest: Option<String>,
+        nearest: Option<Box<str>>,
     },
     /// A label set that contradicts itself.
     #[error("{}: {source}", path.display())]
@@ -108,7 +108,7 @@ pub enum StageError {
         /// Its file.
         path: PathBuf,
         /// In which dimension, at which label.
-        source: truing_prompts::labels::LabelSetError,
+        source: Box<truing_prompts::labels::LabelSetError>,
     },
     /// Selecting prompts.
     #[error(transparent)]

@@ -182,7 +182,7 @@ fn what_is_not_known_is_refused_by_file_and_field() {
     let pooling = "1_Pooling/config.json";
     check(pooling, &|c| c["pooling_mode_max_tokens"] = json!(true), "expected one pooling mode alone");
     check(pooling, &|c| *c = json!({"pooling_mode": "weightedmean"}), "`mean`, `cls` or `lasttoken`");
-    check("modules.json", &|c| c[2]["type"] = json!("a.models.Dense"), "module 2 is `Dense`");
+    check("modules.json", &|c| c[2]["type"] = json!("a.models.LSTM"), "module 2 is `LSTM`");
     check("modules.json", &|c| c[1]["path"] = json!("../x"), "a folder of the model's");
 
     let directory = copied("bert_mean");

@@ -40,7 +40,7 @@ pub enum ClassifierModel {
     /// An encoder with an output layer.
     Encoder {
         /// Its files.
-        files: EncoderFiles,
+        files: Box<EncoderFiles>,
         /// Its tokenizer.
         tokenizer: Tokenizer,
     },
@@ -82,7 +82,11 @@ pub(super) fn load(
         let files = EncoderFiles::open(path)?;
         let max_tokens = files.spec.max_sequence_length.min(config.max_length as usize);
         let (tokenizer, sentences) = encoder_tokenizer(&files, Some(max_tokens))?;
-        (ClassifierModel::Encoder { files, tokenizer }, TextReader::Sentences(sentences), max_tokens)
+        (
+            ClassifierModel::Encoder { files: Box::new(files), tokenizer },
+            TextReader::Sentences(Box::new(sentences)),
+            max_tokens,
+        )
     } else {
         let (files, renderer) = opening::open(config, options)?;
         let max_tokens = (config.max_length as usize).min(files.spec.max_position_embeddings);
@@ -109,7 +113,7 @@ pub(super) fn load(
     let n_outputs = spec.n_outputs();
     model = match model {
         ClassifierModel::Encoder { files, tokenizer } => {
-            ClassifierModel::Encoder { files: files.with_new_output_layer(n_outputs), tokenizer }
+            ClassifierModel::Encoder { files: Box::new(files.with_new_output_layer(n_outputs)), tokenizer }
         }
         ClassifierModel::Decoder { files, renderer } => {
             ClassifierModel::Decoder { files: Box::new(files.with_new_outputs(n_outputs)), renderer }

@@ -111,7 +111,7 @@ impl Classifier {
             let sentences = encoder_tokenizer(&files, Some(spec.max_tokens))?.1;
             let engine = load_encoder(&files, &frozen, n_threads, Seed::default(), events)?;
             let engine = ClassifierEngine::Encoder(Box::new(engine));
-            (TextReader::Sentences(sentences), engine, files.spec.n_outputs.unwrap_or(0))
+            (TextReader::Sentences(Box::new(sentences)), engine, files.spec.n_outputs.unwrap_or(0))
         } else {
             let files = ModelFiles::open(path)?;
             let renderer = model::renderer(&files, options)?;

@@ -12,7 +12,7 @@ use crate::StageError;
 #[derive(Debug)]
 pub(super) enum TextReader {
     /// Special tokens around it; a long text loses its end.
-    Sentences(SentenceTokenizer),
+    Sentences(Box<SentenceTokenizer>),
     /// Through the chat template; a long text loses its middle, so that instructions at either end stay.
     Chat { renderer: Box<ChatRenderer>, max_tokens: usize },
 }
@@ -28,9 +28,11 @@ impl TextReader {
         let probe = renderer.prompt(&asked("probe"));
         match probe {
             Ok(_) => Ok(Self::Chat { renderer: Box::new(renderer.clone()), max_tokens }),
-            Err(TextError::NoChatTemplate) => {
-                Ok(Self::Sentences(SentenceTokenizer::new(renderer.tokenizer(), max_tokens, false)?))
-            }
+            Err(TextError::NoChatTemplate) => Ok(Self::Sentences(Box::new(SentenceTokenizer::new(
+                renderer.tokenizer(),
+                max_tokens,
+                false,
+            )?))),
             Err(error) => Err(error.into()),
         }
     }

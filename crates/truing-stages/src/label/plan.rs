@@ -144,10 +144,10 @@ impl Place<'_> {
             }
             (None, OnUnknownLabel::Error) => Err(StageError::UnknownLabel {
                 origin: self.origin.clone(),
-                column: self.column.to_owned(),
-                nearest: nearest(set, dimension, &text).map(str::to_owned),
-                found: text,
-                dimension: set.dimensions()[dimension].name.clone(),
+                column: self.column.into(),
+                nearest: nearest(set, dimension, &text).map(Into::into),
+                found: text.into(),
+                dimension: set.dimensions()[dimension].name.as_str().into(),
             }),
         }
     }

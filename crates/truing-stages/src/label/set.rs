@@ -40,7 +40,8 @@ pub fn load_label_set(path: Option<&Path>) -> Result<LabelSet, StageError> {
 /// As [`load_label_set`].
 pub fn parse_label_set(text: &str, path: &Path) -> Result<LabelSet, StageError> {
     let file: LabelFile = recipe::read_toml(text, path)?;
-    LabelSet::new(file.dimensions).map_err(|source| StageError::LabelSet { path: path.to_path_buf(), source })
+    LabelSet::new(file.dimensions)
+        .map_err(|source| StageError::LabelSet { path: path.to_path_buf(), source: Box::new(source) })
 }
 
 /// The set as TOML that reads as itself.
