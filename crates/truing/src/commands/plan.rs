@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         () if tables.contains_key("train_data") => embed::show_recipe(recipe, as_json, context),
         () if is_label => label::show_recipe(recipe, as_json, context),
         () if has_judges => quality::show_recipe(recipe, as_json, context),
-        () if tables.contains_key("reward") || tables.contains_key("judge") => {
+        () if ["reward", "judge", "num_generations"].iter().any(|&key| tables.contains_key(key)) => {
             grpo::show_recipe(recipe, as_json, context)
         }
         () if tables.contains_key("classifier") => classifier::show_recipe(recipe, as_json, context),
