@@ -23,6 +23,6 @@ mod error;
 mod judging;
 mod rows;
 
-pub use error::StageError;
+pub use error::{StageError, UnknownLabelError};
 pub use machine::{Machine, Probe};
 pub use recipe::{Recipe, RecipeError, RecipePlace};
