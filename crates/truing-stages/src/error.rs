@@ -86,22 +86,8 @@ pub enum StageError {
         expected: &'static str,
     },
     /// A label in the data that the label set does not know.
-    #[error(
-        "{origin}: `{column}` is `{found}`, which is no label of `{dimension}`{}",
-        nearest.as_ref().map_or_else(String::new, |nearest| format!("; the nearest is `{nearest}`"))
-    )]
-    UnknownLabel {
-        /// The row.
-        origin: RowOrigin,
-        /// The column.
-        column: Box<str>,
-        /// What it holds.
-        found: Box<str>,
-        /// The dimension.
-        dimension: Box<str>,
-        /// The label that is most like it.
-        nearest: Option<Box<str>>,
-    },
+    #[error(transparent)]
+    UnknownLabel(Box<UnknownLabelError>),
     /// A label set that contradicts itself.
     #[error("{}: {source}", path.display())]
     LabelSet {
@@ -181,4 +167,23 @@ pub enum StageError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// A label in the data that the label set does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{origin}: `{column}` is `{found}`, which is no label of `{dimension}`{}",
+    nearest.as_ref().map_or_else(String::new, |nearest| format!("; the nearest is `{nearest}`"))
+)]
+pub struct UnknownLabelError {
+    /// The row.
+    pub origin: RowOrigin,
+    /// The column.
+    pub column: String,
+    /// What it holds.
+    pub found: String,
+    /// The dimension.
+    pub dimension: String,
+    /// The label that is most like it.
+    pub nearest: Option<String>,
 }

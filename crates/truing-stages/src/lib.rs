@@ -27,6 +27,6 @@ mod judging;
 mod rows;
 mod statistics;
 
-pub use error::StageError;
+pub use error::{StageError, UnknownLabelError};
 pub use machine::{Machine, Probe};
 pub use recipe::{Recipe, RecipeError, RecipePlace};

@@ -13,6 +13,7 @@ use super::config::{LabelConfig, OnUnknownLabel};
 use super::questions;
 use super::set::load_label_set;
 use crate::StageError;
+use crate::error::UnknownLabelError;
 use crate::judging::BYTES_PER_TOKEN;
 use crate::rows::value_at;
 
@@ -142,13 +143,13 @@ impl Place<'_> {
             (None, OnUnknownLabel::Add) => {
                 set.add(dimension, &text).map_err(|_| self.bad(value, "a label with letters or digits"))
             }
-            (None, OnUnknownLabel::Error) => Err(StageError::UnknownLabel {
+            (None, OnUnknownLabel::Error) => Err(StageError::UnknownLabel(Box::new(UnknownLabelError {
                 origin: self.origin.clone(),
-                column: self.column.into(),
-                nearest: nearest(set, dimension, &text).map(Into::into),
-                found: text.into(),
-                dimension: set.dimensions()[dimension].name.as_str().into(),
-            }),
+                column: self.column.to_owned(),
+                nearest: nearest(set, dimension, &text).map(str::to_owned),
+                found: text,
+                dimension: set.dimensions()[dimension].name.clone(),
+            }))),
         }
     }
 
