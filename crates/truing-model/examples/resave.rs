@@ -48,6 +48,7 @@ fn main() -> Result<(), ModelError> {
         original_config: files.config.as_ref().filter(|_| option("config=").is_none()),
         generation_config: files.generation_config.as_ref(),
         tokenizer_files: &[],
+        output_names: &[],
     };
     save_pretrained(Path::new(to), &model.spec, &options, |parameter| values(&model.weights, parameter))?;
     println!("saved after {:.3} s", started.elapsed().as_secs_f64());

@@ -29,6 +29,7 @@ const F32: SaveOptions<'_> = SaveOptions {
     original_config: None,
     generation_config: None,
     tokenizer_files: &[],
+    output_names: &[],
 };
 
 #[test]
