@@ -42,7 +42,6 @@ fn main() -> Result<(), ModelError> {
         save_adapter(&directory, &model.spec, &lora, Some(from), dtype, |p| values(&weights, p))?;
     }
     let options = SaveOptions {
-        output_names: &[],
         dtype,
         max_shard_bytes: option("shard=").and_then(|bytes| bytes.parse().ok()).unwrap_or(u64::MAX),
         original_config: files.config.as_ref().filter(|_| option("config=").is_none()),

@@ -23,7 +23,6 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 const F32: SaveOptions<'_> = SaveOptions {
-    output_names: &[],
     dtype: SaveDtype::F32,
     max_shard_bytes: u64::MAX,
     original_config: None,
