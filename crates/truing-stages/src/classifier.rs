@@ -15,6 +15,7 @@ mod texts;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -28,6 +29,7 @@ use crate::encoder_training::{self, EncoderParts, EncoderPlan, EncoderSettings, 
 use crate::training::plan::packs_per_step;
 use crate::training::{self, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan};
 use crate::{Machine, Probe, StageError};
+use inputs::DecoderInputs;
 use workload::ClassifierWorkload;
 
 pub use inputs::{ClassifierInputs, ClassifierModel, LabelledData};
@@ -153,9 +155,12 @@ impl ClassifierPlan {
         inputs: &ClassifierInputs,
         machine: &Machine,
     ) -> Result<Self, StageError> {
-        let ClassifierModel::Encoder { files, .. } = &inputs.model else {
-            let plan = TrainingPlan::resolve(config, &inputs.of_decoder(), machine)?;
-            return Ok(Self::Decoder(Box::new(plan)));
+        let files = match &inputs.model {
+            ClassifierModel::Encoder { files, .. } => files,
+            ClassifierModel::Decoder { files, renderer } => {
+                let inputs = DecoderInputs { inputs, files, renderer };
+                return Ok(Self::Decoder(Box::new(TrainingPlan::resolve(config, &inputs, machine)?)));
+            }
         };
         // Texts are cut to what the model reads, so no length is too long for it.
         training::plan::check(&config, usize::MAX, inputs.eval.is_some())?;
@@ -221,12 +226,17 @@ pub fn run(
             let parts = EncoderParts { model: files, tokenizer, record: &inputs.record };
             encoder_training::run(run, parts, workload, start, surroundings)?
         }
-        (ClassifierPlan::Decoder(plan), _) => {
-            training::run(plan, &inputs.of_decoder(), workload, start, surroundings)?
+        (ClassifierPlan::Decoder(plan), ClassifierModel::Decoder { files, renderer }) => {
+            let inputs = DecoderInputs { inputs, files, renderer };
+            training::run(plan, &inputs, workload, start, surroundings)?
         }
-        (ClassifierPlan::Encoder { .. }, _) => {
+        (_, model) => {
+            let found = match model {
+                ClassifierModel::Encoder { .. } => "an encoder, and a decoder's plan",
+                ClassifierModel::Decoder { .. } => "a decoder, and an encoder's plan",
+            };
             let expected = "the inputs that the plan was made of".to_owned();
-            return Err(StageError::BadSetting { key: "model", found: "a decoder".into(), expected });
+            return Err(StageError::BadSetting { key: "model", found: found.into(), expected });
         }
     };
     if matches!(outcome, TrainingOutcome::Finished { .. }) && communicator.rank().0 == 0 {
@@ -239,7 +249,12 @@ pub fn run(
 /// Writes the evaluation of the saved model beside those of all steps.
 fn keep_evaluation(folder: &Path, of_best: bool, events: &mut dyn EventSink) -> Result<(), StageError> {
     let log = folder.join(ClassifierEvaluation::LOG_NAME);
-    let Ok(text) = std::fs::read_to_string(&log) else { return Ok(()) };
+    let text = match std::fs::read_to_string(&log) {
+        Ok(text) => text,
+        // There was nothing to evaluate on.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(StageError::Read { path: log, source }),
+    };
     let mut all = text.lines().filter_map(|line| serde_json::from_str::<ClassifierEvaluation>(line).ok());
     // Weights before the first step are never saved; of equal losses the first is the best, as in a run.
     let chosen = if of_best {
@@ -260,11 +275,18 @@ fn encoder_settings(config: &TrainingConfig) -> Result<EncoderSettings, StageErr
         found: found.to_owned(),
         expected: "nothing of the kind: the model is an encoder".into(),
     };
-    if config.lora.is_some() {
-        return Err(none("lora", "a table"));
-    }
-    if config.chat_template.is_some() {
-        return Err(none("chat_template", "a file"));
+    let default = TrainingConfig::default();
+    for (key, found, is_set) in [
+        ("lora", "a table", config.lora.is_some()),
+        ("chat_template", "a file", config.chat_template.is_some()),
+        // Texts are cut to what the model reads, packs are cut from a step, and whole layers are computed again.
+        ("long_samples", "a policy", config.long_samples != default.long_samples),
+        ("packing", "a way of packing", config.packing != default.packing),
+        ("layers_per_segment", "a number", config.layers_per_segment != default.layers_per_segment),
+    ] {
+        if is_set {
+            return Err(none(key, found));
+        }
     }
     Ok(EncoderSettings {
         output_dir: config.output_dir.clone(),

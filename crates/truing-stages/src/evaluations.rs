@@ -2,6 +2,9 @@
 //! trained on says nothing.
 
 use serde_json::Value;
+use truing_types::RowOrigin;
+
+use crate::StageError;
 
 /// An evaluation that comes with the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +39,16 @@ impl ShippedEvaluation {
     /// What each item asks: every turn but the assistant's.
     ///
     /// # Errors
-    /// The number of a line, counted from 1, that is no such row.
-    pub fn questions(&self) -> Result<Vec<String>, usize> {
+    /// When a line is no such row.
+    pub fn questions(&self) -> Result<Vec<String>, StageError> {
+        let unreadable = |place: usize, line: &str| StageError::BadColumn {
+            origin: RowOrigin { source: self.name.into(), line: place as u64 + 1 },
+            column: "prompt".into(),
+            found: line.to_owned(),
+            expected: "a text or messages",
+        };
         let lines = self.rows.lines().enumerate();
-        lines.map(|(i, line)| question(line).ok_or(i + 1)).collect()
+        lines.map(|(place, line)| question(line).ok_or_else(|| unreadable(place, line))).collect()
     }
 }
 
@@ -62,8 +71,7 @@ mod tests {
     #[test]
     fn every_item_that_ships_can_be_read() {
         for evaluation in SHIPPED {
-            let questions = evaluation.questions();
-            let questions = questions.unwrap_or_else(|line| panic!("{}: line {line}", evaluation.name));
+            let questions = evaluation.questions().unwrap();
             assert_eq!(questions.len(), evaluation.rows.lines().count());
             assert!(questions.iter().all(|question| !question.trim().is_empty()), "{}", evaluation.name);
         }

@@ -426,22 +426,9 @@ impl TrainingData for LabelledData {
 /// The inputs of a decoder's run.
 #[derive(Debug)]
 pub(super) struct DecoderInputs<'a> {
-    inputs: &'a ClassifierInputs,
-    files: &'a ModelFiles,
-    renderer: &'a ChatRenderer,
-}
-
-impl ClassifierInputs {
-    /// As the run of decoders wants them.
-    ///
-    /// # Panics
-    /// When the model is an encoder.
-    pub(super) fn of_decoder(&self) -> DecoderInputs<'_> {
-        match &self.model {
-            ClassifierModel::Decoder { files, renderer } => DecoderInputs { inputs: self, files, renderer },
-            ClassifierModel::Encoder { .. } => unreachable!("callers have looked at the model's kind"),
-        }
-    }
+    pub(super) inputs: &'a ClassifierInputs,
+    pub(super) files: &'a ModelFiles,
+    pub(super) renderer: &'a ChatRenderer,
 }
 
 impl TrainingInputs for DecoderInputs<'_> {

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use regex::Regex;
 use serde_json::{Map, Value};
-use truing_prompts::labels::LabelSet;
+use truing_prompts::labels::{Dimension, LabelSet};
 use truing_reward::asking::fill_in;
 use truing_types::{ChatRequest, Conversation, Message, Role, SamplingOptions};
 
 use super::config::LabelConfig;
 use super::plan::Question;
+use crate::StageError;
 
 const PROMPT: &str = "\
 A prompt that somebody gave to an assistant is to be sorted. Do not answer it; say what kind of prompt it is. For each \
@@ -135,18 +136,23 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(set: &'a LabelSet) -> Self {
-        let pattern = |name: &str| {
-            let name = regex::escape(name);
+    /// # Errors
+    /// When a dimension's name is too long to be looked for.
+    pub(super) fn new(set: &'a LabelSet) -> Result<Self, StageError> {
+        let pattern = |dimension: &Dimension| {
+            let name = regex::escape(&dimension.name);
             let value = r#"(\[[^\]\n]*\]?|"[^"\n]*"?|'[^'\n]*'?|[^\n,;{}\[\]]+)"#;
-            Regex::new(&format!(r#"(?i)(?:^|[^\p{{L}}\p{{N}}]){name}["'*`_]*\s*[:=]\s*["'*`_]*?{value}"#))
+            let pattern = Regex::new(&format!(
+                r#"(?i)(?:^|[^\p{{L}}\p{{N}}]){name}["'*`_]*\s*[:=]\s*["'*`_]*?{value}"#
+            ));
+            pattern.map_err(|_| StageError::BadSetting {
+                key: "label_set",
+                found: format!("a dimension whose name has {} characters", dimension.name.chars().count()),
+                expected: "a name short enough to be looked for in replies".into(),
+            })
         };
-        let patterns = set
-            .dimensions()
-            .iter()
-            .map(|dimension| pattern(&dimension.name).expect("an escaped name makes a pattern"))
-            .collect();
-        Self { set, patterns }
+        let patterns = set.dimensions().iter().map(pattern).collect::<Result<_, _>>()?;
+        Ok(Self { set, patterns })
     }
 
     /// What a reply says of each of `dimensions`; `None` where it says nothing of any.
@@ -270,6 +276,7 @@ mod tests {
     use super::super::set::{load_label_set, parse_label_set};
     use super::*;
     use std::path::Path;
+    use truing_prompts::labels::Label;
 
     fn small_set() -> LabelSet {
         let text = r#"
@@ -290,10 +297,20 @@ mod tests {
         parse_label_set(text, Path::new("small.toml")).unwrap()
     }
 
+    #[test]
+    fn a_name_that_cannot_be_looked_for_is_an_error() {
+        let label = Label { name: "yes".into(), ..Label::default() };
+        let name = "long ".repeat(1 << 17);
+        let dimension = Dimension { name, description: String::new(), multiple: false, labels: vec![label] };
+        let set = LabelSet::new(vec![dimension]).unwrap();
+        let error = Reader::new(&set).unwrap_err().to_string();
+        assert!(error.contains("a dimension whose name has 655360 characters"), "{error}");
+    }
+
     /// Labels by name, unknown ones with a `?`.
     fn read(reply: &str, dimensions: &[usize]) -> Option<Vec<Vec<String>>> {
         let set = small_set();
-        let said = Reader::new(&set).read(reply, dimensions)?;
+        let said = Reader::new(&set).unwrap().read(reply, dimensions)?;
         let names = |(said, &dimension): (&Said, &usize)| {
             let known = said.labels.iter().map(|&label| set.name(dimension, label).to_owned());
             known.chain(said.unknown.iter().map(|text| format!("?{text}"))).collect()

@@ -53,7 +53,9 @@ pub fn run(
     let write_error = |source| StageError::Write { path: folder.clone(), source };
     std::fs::create_dir_all(folder).map_err(write_error)?;
     atomic::write(&folder.join("recipe.resolved.toml"), config.to_toml().as_bytes())?;
-    atomic::write(&folder.join("label_set.toml"), label_set_toml(&inputs.set).as_bytes())?;
+    let set = label_set_toml(&inputs.set).map_err(|error| write_error(std::io::Error::other(error)))?;
+    atomic::write(&folder.join("label_set.toml"), set.as_bytes())?;
+    let reader = Reader::new(&inputs.set)?;
     let mut answers = Answers::new(inputs);
     for (judge, mut open) in judges.into_iter().enumerate() {
         let name = config.judge[judge].name();
@@ -63,13 +65,7 @@ pub fn run(
             most_replies: config.most_replies,
             max_failures_in_a_row: config.max_failures_in_a_row,
         };
-        let asking = Asking {
-            plan,
-            inputs,
-            reader: Reader::new(&inputs.set),
-            judge,
-            at_work: AtWork::new(patience, events),
-        };
+        let asking = Asking { plan, inputs, reader: &reader, judge, at_work: AtWork::new(patience, events) };
         let counts = asking.ask_all(open.model.as_mut(), stop, &mut answers);
         events.emit(Event::PhaseFinished);
         note_counts(&name, &open.counts, events);
@@ -106,7 +102,7 @@ fn write(config: &LabelConfig, rows: &[LabelledPrompt], summary: &Summary) -> Re
 struct Asking<'a> {
     plan: &'a LabelPlan,
     inputs: &'a LabelInputs,
-    reader: Reader<'a>,
+    reader: &'a Reader<'a>,
     judge: usize,
     at_work: AtWork<'a>,
 }
@@ -154,7 +150,7 @@ impl Asking<'_> {
         let Some(Question { dimensions, .. }) = questions.first() else { return };
         let n_votes = self.plan.config.n_votes;
         let reminder = questions::reminder(&self.inputs.set, dimensions);
-        let reader = &self.reader;
+        let reader = self.reader;
         let read = |_: usize, reply: &str| reader.read(reply, dimensions);
         let replies = self.at_work.ask(model, self.requests(questions), &reminder, read);
         for (place, reply) in replies.into_iter().enumerate() {

@@ -45,10 +45,11 @@ pub fn parse_label_set(text: &str, path: &Path) -> Result<LabelSet, StageError> 
 }
 
 /// The set as TOML that reads as itself.
-#[must_use]
-pub fn label_set_toml(set: &LabelSet) -> String {
-    let file = LabelFile { dimensions: set.dimensions().to_vec() };
-    toml::to_string_pretty(&file).expect("a label set is made of tables, lists and texts")
+///
+/// # Errors
+/// When it cannot be written as TOML.
+pub fn label_set_toml(set: &LabelSet) -> Result<String, toml::ser::Error> {
+    toml::to_string_pretty(&LabelFile { dimensions: set.dimensions().to_vec() })
 }
 
 #[cfg(test)]
@@ -65,7 +66,7 @@ mod tests {
         let kinds: Vec<&str> =
             set.ancestors(ability, mathematics).map(|label| set.name(ability, label)).collect();
         assert_eq!((set.name(ability, mathematics), kinds), ("mathematics", vec!["reasoning"]));
-        assert_eq!(parse_label_set(&label_set_toml(&set), Path::new("printed.toml")).unwrap(), set);
+        assert_eq!(parse_label_set(&label_set_toml(&set).unwrap(), Path::new("printed.toml")).unwrap(), set);
     }
 
     #[test]

@@ -194,6 +194,24 @@ fn what_texts_say_is_learnt_and_the_saved_model_says_it_again() {
 }
 
 #[test]
+fn a_plan_is_not_run_with_the_inputs_of_another_model() {
+    let folders = BOTH.map(|model| {
+        let folder = model.folder();
+        write(folder.path(), &rows(model));
+        folder
+    });
+    let [(encoder_plan, encoder), (decoder_plan, decoder)] =
+        [0, 1].map(|i| load(folders[i].path(), &ALL).unwrap());
+    for (plan, inputs) in [(&encoder_plan, &decoder), (&decoder_plan, &encoder)] {
+        let stop = AtomicBool::new(false);
+        let error = classifier::run(plan, inputs, Start::Fresh, &Solo, &Ticks::default(), &mut Silent, &stop);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("the inputs that the plan was made of"), "{error}");
+    }
+    assert!(folders.iter().all(|folder| !folder.path().join("run").exists()), "nothing was begun");
+}
+
+#[test]
 fn labels_that_texts_do_not_tell_are_not_learnt() {
     for model in BOTH {
         let folder = model.folder();
@@ -407,6 +425,11 @@ fn what_cannot_be_learnt_is_refused() {
     }
     let folder = Model::Encoder.folder();
     write(folder.path(), &rows(Model::Encoder));
+    for setting in ["packing=\"none\"", "long_samples=\"drop\"", "layers_per_segment=2"] {
+        let error = load(folder.path(), &[setting]).unwrap_err().to_string();
+        let key = setting.split('=').next().unwrap();
+        assert!(error.contains(key) && error.contains("the model is an encoder"), "{setting}: {error}");
+    }
     let error = load(folder.path(), &["lora.rank=4"]).unwrap_err().to_string();
     assert!(
         error.contains("`lora` is a table: expected nothing of the kind: the model is an encoder"),
