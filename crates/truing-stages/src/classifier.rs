@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 use truing_store::atomic;
 use truing_text::RenderOptions;
-use truing_train::{OptimizerConfig, PlanRow};
+use truing_train::PlanRow;
 use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink};
 
 use crate::encoder_training::{self, EncoderParts, EncoderPlan, EncoderSettings, SampleLengths, StepSize};
@@ -302,13 +302,7 @@ fn encoder_settings(config: &TrainingConfig) -> Result<EncoderSettings, StageErr
         warmup_steps: config.warmup_steps,
         min_lr_ratio: config.min_lr_ratio,
         decay_ratio: config.decay_ratio,
-        optimizer: OptimizerConfig {
-            beta1: config.adam_beta1 as f32,
-            beta2: config.adam_beta2 as f32,
-            epsilon: config.adam_epsilon as f32,
-            weight_decay: config.weight_decay as f32,
-            max_grad_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm),
-        },
+        optimizer: config.optimizer(),
         trainable: config.trainable(),
         eval_steps: config.eval_steps,
         eval_on_start: config.eval_on_start,

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use truing_client::Counts;
 use truing_reward::asking::{Unanswered, ask_readable};
 use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, Event, EventSink};
 
 use crate::StageError;
+use crate::chat::{ChatModelConfig, OpenChatModel};
 
 /// Bytes of a token, for estimates.
 pub(crate) const BYTES_PER_TOKEN: u64 = 4;
@@ -34,7 +36,7 @@ pub(crate) struct AtWork<'a> {
 }
 
 impl<'a> AtWork<'a> {
-    pub(crate) fn new(patience: Patience, events: &'a mut dyn EventSink) -> Self {
+    fn new(patience: Patience, events: &'a mut dyn EventSink) -> Self {
         Self { patience, events, n_done: 0, n_failed_in_a_row: 0, n_unread_in_a_row: 0 }
     }
 
@@ -72,8 +74,36 @@ impl<'a> AtWork<'a> {
     }
 }
 
+/// Lets every judge in turn do its part, `ask(judge, model, at work)`; `None` once one is stopped.
+pub(crate) fn ask_each<T>(
+    judges: Vec<OpenChatModel>,
+    names: &[String],
+    n_calls: u64,
+    patience: Patience,
+    events: &mut dyn EventSink,
+    mut ask: impl FnMut(usize, &mut dyn ChatModel, AtWork<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
+    let mut found = Vec::with_capacity(judges.len());
+    for (judge, (mut open, name)) in judges.into_iter().zip(names).enumerate() {
+        let total = Some(n_calls / names.len() as u64);
+        events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
+        let of_one = ask(judge, open.model.as_mut(), AtWork::new(patience, events));
+        events.emit(Event::PhaseFinished);
+        note_counts(name, &open.counts, events);
+        found.push(of_one?);
+    }
+    Some(found)
+}
+
+/// Judges without a cache share one in the run's folder.
+pub(crate) fn share_cache<'a>(models: impl Iterator<Item = &'a mut ChatModelConfig>, output_dir: &Path) {
+    for model in models {
+        model.cache.get_or_insert_with(|| output_dir.join("replies.sqlite"));
+    }
+}
+
 /// Tells what was asked of a judge.
-pub(crate) fn note_counts(name: &str, counts: &Counts, events: &mut dyn EventSink) {
+fn note_counts(name: &str, counts: &Counts, events: &mut dyn EventSink) {
     let counts = counts.snapshot();
     events.emit(Event::Note(format!(
         "{name}: {} calls, {} replies from the cache, {} retries, {} + {} tokens, {} failures",

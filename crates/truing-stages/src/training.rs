@@ -8,6 +8,7 @@
 mod config;
 pub(crate) mod opening;
 pub(crate) mod plan;
+pub(crate) mod record;
 pub(crate) mod resume;
 mod run;
 
@@ -28,8 +29,8 @@ use crate::StageError;
 
 pub use config::{Layers, LoraConfig, Packed, TrainingConfig};
 pub use plan::{StepPacks, TrainingPlan};
-pub(crate) use run::{CHECKPOINT, Surroundings, run};
 pub use run::{Start, TrainingOutcome};
+pub(crate) use run::{Surroundings, run};
 
 /// Samples as the packer sees them.
 pub trait TrainingData {

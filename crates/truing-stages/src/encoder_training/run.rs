@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEncoder;
 use truing_model::encoder::EncoderSaveOptions;
-use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, prune};
+use truing_store::{RunDirectory, atomic};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{EncoderTrainer, StepOutcome, TrainError};
 use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink, Seed};
@@ -14,11 +14,10 @@ use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink, Seed};
 use super::plan::StepSamples;
 use super::{EncoderFindings, EncoderParts, EncoderPlan, EncoderSettings, EncoderWorkload, PackOf};
 use crate::embed::load_encoder;
-use crate::training::{CHECKPOINT, Start, Surroundings, TrainingOutcome, resume};
+use crate::training::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
+use crate::training::{Start, Surroundings, TrainingOutcome, resume};
 use crate::{Probe, StageError};
 
-/// Before the name of every metric of an evaluation.
-const EVALUATION_PREFIX: &str = "eval_";
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// Everything a run holds while it goes on.
@@ -30,15 +29,11 @@ struct Running<'a, W: EncoderWorkload> {
     probe: &'a dyn Probe,
     events: &'a mut dyn EventSink,
     stop: &'a AtomicBool,
-    folder: RunDirectory,
-    log: MetricsLog,
+    record: RunRecord<'a>,
     trainer: EncoderTrainer<CpuEncoder>,
     state: TrainerState,
     /// What is saved beside the weights.
     files: Vec<(String, Vec<u8>)>,
-    /// Step of the newest checkpoint.
-    saved_step: u64,
-    last_metrics: BTreeMap<String, f64>,
 }
 
 /// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint of the last whole step and ends
@@ -84,37 +79,15 @@ pub(crate) fn run<W: EncoderWorkload>(
         trainer.resume_at(state.step);
         events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
     }
-    // An evaluation that is due may have been logged already by a process that ended before it was saved.
-    let is_made_again = |values: &serde_json::Map<String, serde_json::Value>| {
-        state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
-    };
-    let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
-    let evaluations = folder.path().join(ClassifierEvaluation::LOG_NAME);
-    if evaluations.exists() {
-        MetricsLog::truncate_after(&evaluations, state.step, |_| state.is_evaluation_due)?;
-    }
+    let record = RunRecord::open(folder, &state, &[ClassifierEvaluation::LOG_NAME], communicator)?;
     let mut files = parts.tokenizer.files();
     files.extend(workload.files());
-    let running = Running {
-        saved_step: state.step,
-        last_metrics: BTreeMap::new(),
-        files,
-        plan,
-        parts,
-        workload,
-        communicator,
-        probe,
-        events,
-        stop,
-        folder,
-        log,
-        trainer,
-        state,
-    };
+    let running =
+        Running { files, plan, parts, workload, communicator, probe, events, stop, record, trainer, state };
     running.train()
 }
 
-impl<W: EncoderWorkload> Running<'_, W> {
+impl<'a, W: EncoderWorkload> Running<'a, W> {
     fn train(mut self) -> Result<TrainingOutcome, StageError> {
         let plan = self.plan;
         if self.state.is_evaluation_due && self.evaluate()?.is_break() {
@@ -161,7 +134,7 @@ impl<W: EncoderWorkload> Running<'_, W> {
 
     /// One optimiser step on this rank's samples; `None` when it was broken off by the stop flag.
     fn step(&mut self, samples: &StepSamples) -> Result<Option<StepOutcome>, StageError> {
-        if self.is_stopped()? {
+        if is_any_stopped(self.stop, self.communicator)? {
             return Ok(None);
         }
         let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
@@ -177,13 +150,6 @@ impl<W: EncoderWorkload> Running<'_, W> {
             Err(TrainError::BrokenOff) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Whether any rank was told to stop.
-    fn is_stopped(&self) -> Result<bool, StageError> {
-        let mut n_stopped = [f64::from(u8::from(self.stop.load(Ordering::Relaxed)))];
-        self.communicator.all_reduce_sum_f64(&mut n_stopped)?;
-        Ok(n_stopped[0] > 0.0)
     }
 
     fn log_step(&mut self, outcome: &StepOutcome, n_samples: usize, secs: f64) -> Result<(), StageError> {
@@ -207,19 +173,8 @@ impl<W: EncoderWorkload> Running<'_, W> {
         self.log(values)
     }
 
-    fn log(&mut self, mut values: BTreeMap<String, f64>) -> Result<(), StageError> {
-        // A mean of nothing, for instance of labels that no text of the step has.
-        values.retain(|_, value| value.is_finite());
-        let step = self.state.step;
-        if self.is_first_rank() {
-            let mut record = serde_json::Map::new();
-            record.insert("step".into(), step.into());
-            record.extend(values.iter().map(|(name, &value)| (name.clone(), value.into())));
-            self.log.append(&record)?;
-        }
-        self.last_metrics.extend(values.clone());
-        self.events.emit(Event::Metrics { step, values });
-        Ok(())
+    fn log(&mut self, values: BTreeMap<String, f64>) -> Result<(), StageError> {
+        self.record.log(self.state.step, values, &mut *self.events)
     }
 
     /// Measures on the samples to evaluate on; breaks when it was stopped.
@@ -257,9 +212,9 @@ impl<W: EncoderWorkload> Running<'_, W> {
         self.log(
             values.iter().map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), *value)).collect(),
         )?;
-        if let Some(evaluation) = evaluation.filter(|_| self.is_first_rank()) {
-            let mut log = MetricsLog::open(&self.folder.path().join(ClassifierEvaluation::LOG_NAME))?;
-            log.append(&ClassifierEvaluation { step: self.state.step, ..evaluation })?;
+        if let Some(evaluation) = evaluation {
+            let evaluation = ClassifierEvaluation { step: self.state.step, ..evaluation };
+            self.record.log_evaluation(ClassifierEvaluation::LOG_NAME, &evaluation)?;
         }
         let is_best = self.state.note_evaluation(measures.loss);
         let keeps_best = self.settings().keep_best || self.settings().load_best_model_at_end;
@@ -270,33 +225,12 @@ impl<W: EncoderWorkload> Running<'_, W> {
     }
 
     fn save_checkpoint(&mut self) -> Result<(), StageError> {
-        if self.saved_step == self.state.step {
-            return Ok(());
-        }
-        if self.is_first_rank() {
-            let checkpoints = self.folder.checkpoints_path();
-            let path = checkpoints.join(format!("{CHECKPOINT}{}", self.state.step));
-            self.events.emit(Event::PhaseStarted { phase: "saving a checkpoint".into(), total: None });
-            self.log.sync()?;
-            let staged = StagedDirectory::begin(&path)?;
-            checkpoint::save_encoder(self.trainer.engine(), &self.state, &staged, &self.save_options())?;
-            staged.commit()?;
-            self.events.emit(Event::PhaseFinished);
-            self.events.emit(Event::Saved { what: "checkpoint".into(), path });
-            let best: Vec<u64> = self.state.best.iter().map(|best| best.step).collect();
-            prune(&checkpoints, CHECKPOINT, self.plan.settings.save_total_limit, &best)?;
-        }
-        self.saved_step = self.state.step;
-        self.communicator.barrier()?;
-        Ok(())
-    }
-
-    fn save_options(&self) -> EncoderSaveOptions<'_> {
-        EncoderSaveOptions {
-            dtype: self.settings().save_dtype,
-            original: self.parts.model,
-            tokenizer_files: &self.files,
-        }
+        let Self { plan, parts, trainer, state, files, .. } = self;
+        let settings = &plan.settings;
+        self.record.save_checkpoint(state, settings.save_total_limit, &mut *self.events, |staged| {
+            let options = save_options(settings, parts, files);
+            Ok(checkpoint::save_encoder(trainer.engine(), state, staged, &options)?)
+        })
     }
 
     fn interrupted(mut self) -> Result<TrainingOutcome, StageError> {
@@ -306,44 +240,27 @@ impl<W: EncoderWorkload> Running<'_, W> {
     }
 
     fn finish(mut self) -> Result<TrainingOutcome, StageError> {
-        let best = self.state.best.filter(|_| self.settings().load_best_model_at_end);
-        if best.is_some_and(|best| best.step == 0) {
-            let warning = "no evaluation was better than the one before training; the last weights are saved";
-            self.events.emit(Event::Warning(warning.into()));
-        } else if let Some(best) = best.filter(|best| best.step != self.state.step) {
-            let path = self.folder.checkpoints_path().join(format!("{CHECKPOINT}{}", best.step));
-            let directory = CommittedDirectory::open_verified(&path)?;
-            checkpoint::restore_weights(self.trainer.engine_mut(), &directory)?;
-            self.events.emit(Event::Note(format!("the best weights are those of step {}", best.step)));
+        let settings = self.settings();
+        if settings.load_best_model_at_end {
+            self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
-        let path = self.folder.path().join("model");
-        if self.is_first_rank() {
-            self.events.emit(Event::PhaseStarted { phase: "saving the model".into(), total: None });
-            self.log.sync()?;
-            let staged = StagedDirectory::begin(&path)?;
-            checkpoint::save_encoder_weights(self.trainer.engine(), staged.path(), &self.save_options())?;
-            staged.commit()?;
-            self.events.emit(Event::PhaseFinished);
-            self.events.emit(Event::Saved { what: "model".into(), path: path.clone() });
-        }
-        self.communicator.barrier()?;
-        Ok(TrainingOutcome::Finished { model: path, metrics: self.last_metrics })
+        let options = save_options(settings, &self.parts, &self.files);
+        let engine = self.trainer.engine();
+        let model = self.record.save_model(&mut *self.events, |staged| {
+            Ok(checkpoint::save_encoder_weights(engine, staged.path(), &options)?)
+        })?;
+        Ok(TrainingOutcome::Finished { model, metrics: self.record.into_last_metrics() })
     }
 
-    fn settings(&self) -> &EncoderSettings {
+    fn settings(&self) -> &'a EncoderSettings {
         &self.plan.settings
-    }
-
-    fn is_first_rank(&self) -> bool {
-        self.communicator.rank().0 == 0
     }
 }
 
-/// A rank that breaks a step off by itself would leave the others waiting.
-fn break_if_alone(stop: &AtomicBool, world_size: usize) -> ControlFlow<()> {
-    if world_size == 1 && stop.load(Ordering::Relaxed) {
-        ControlFlow::Break(())
-    } else {
-        ControlFlow::Continue(())
-    }
+fn save_options<'a>(
+    settings: &EncoderSettings,
+    parts: &EncoderParts<'a>,
+    files: &'a [(String, Vec<u8>)],
+) -> EncoderSaveOptions<'a> {
+    EncoderSaveOptions { dtype: settings.save_dtype, original: parts.model, tokenizer_files: files }
 }

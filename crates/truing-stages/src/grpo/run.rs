@@ -9,9 +9,10 @@ use truing_client::{Counts, CountsSnapshot};
 use truing_cpu::CpuEngine;
 use truing_generate::end_tokens;
 use truing_model::{SaveOptions, TrainableSpec};
+use truing_parallel::Solo;
 use truing_reward::Rewards;
 use truing_reward::judge::Judge;
-use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, prune};
+use truing_store::{RunDirectory, atomic};
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{Event, EventSink, TokenId};
@@ -24,11 +25,10 @@ use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
 use crate::chat::OpenChatModel;
 use crate::reward::RewardScorer;
-use crate::training::{CHECKPOINT, Start, resume};
+use crate::training::record::{EVALUATION_PREFIX, RunRecord};
+use crate::training::{Start, resume};
 use crate::{Probe, StageError, model};
 
-/// Before the name of every metric of an evaluation.
-const EVALUATION_PREFIX: &str = "eval_";
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// How a run ended.
@@ -55,8 +55,7 @@ pub(super) struct Running<'a> {
     pub(super) probe: &'a dyn Probe,
     pub(super) events: &'a mut dyn EventSink,
     pub(super) stop: &'a AtomicBool,
-    pub(super) folder: RunDirectory,
-    log: MetricsLog,
+    pub(super) record: RunRecord<'a>,
     pub(super) trainer: Trainer<CpuEngine>,
     /// The frozen model, where it is not the policy without its adapters.
     pub(super) reference: Option<CpuEngine>,
@@ -66,8 +65,6 @@ pub(super) struct Running<'a> {
     pub(super) end_tokens: Vec<TokenId>,
     pub(super) state: TrainerState,
     pub(super) prompts: PromptState,
-    saved_step: u64,
-    last_metrics: Metrics,
 }
 
 /// Runs the plan. `stop` is looked at after every completion and pack: a set flag saves a checkpoint of the last whole
@@ -156,23 +153,17 @@ pub fn run_with_judge(
         trainer.resume_at(state.step * config.updates_per_step());
         events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
     }
-    let is_made_again = |values: &serde_json::Map<String, serde_json::Value>| {
-        state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
-    };
-    let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
+    let record = RunRecord::open(folder, &state, &[], &Solo)?;
     let running = Running {
-        saved_step: state.step,
         rewards,
         judge_counts,
         end_tokens: end_tokens(&inputs.model.spec.eos_token_ids, &inputs.renderer),
-        last_metrics: Metrics::new(),
         plan,
         inputs,
         probe,
         events,
         stop,
-        folder,
-        log,
+        record,
         trainer,
         reference,
         state,
@@ -218,16 +209,8 @@ impl Running<'_> {
         self.finish()
     }
 
-    fn log(&mut self, mut values: Metrics) -> Result<(), StageError> {
-        values.retain(|_, value| value.is_finite());
-        let step = self.state.step;
-        let mut record = serde_json::Map::new();
-        record.insert("step".into(), step.into());
-        record.extend(values.iter().map(|(name, &value)| (name.clone(), value.into())));
-        self.log.append(&record)?;
-        self.last_metrics.extend(values.clone());
-        self.events.emit(Event::Metrics { step, values });
-        Ok(())
+    fn log(&mut self, values: Metrics) -> Result<(), StageError> {
+        self.record.log(self.state.step, values, &mut *self.events)
     }
 
     /// Draws and scores on the held-out prompts; false when it was stopped.
@@ -288,27 +271,15 @@ impl Running<'_> {
     }
 
     fn save_checkpoint(&mut self) -> Result<(), StageError> {
-        if self.saved_step == self.state.step {
-            return Ok(());
-        }
-        let config = &self.plan.config;
-        let checkpoints = self.folder.checkpoints_path();
-        let path = checkpoints.join(format!("{CHECKPOINT}{}", self.state.step));
-        self.events.emit(Event::PhaseStarted { phase: "saving a checkpoint".into(), total: None });
-        self.log.sync()?;
-        let mut staged = StagedDirectory::begin(&path)?;
-        let tokenizer_files = self.inputs.renderer.tokenizer().files();
-        let options = model::save_options(&self.inputs.model, &tokenizer_files);
-        let base_model = Some(config.model_name_or_path.as_str());
-        checkpoint::save(self.trainer.engine(), &self.state, &staged, &options, base_model)?;
-        self.prompts.save(&mut staged)?;
-        staged.commit()?;
-        self.events.emit(Event::PhaseFinished);
-        self.events.emit(Event::Saved { what: "checkpoint".into(), path });
-        let best: Vec<u64> = self.state.best.iter().map(|best| best.step).collect();
-        prune(&checkpoints, CHECKPOINT, config.save_total_limit, &best)?;
-        self.saved_step = self.state.step;
-        Ok(())
+        let Self { plan, inputs, trainer, state, prompts, .. } = self;
+        let config = &plan.config;
+        self.record.save_checkpoint(state, config.save_total_limit, &mut *self.events, |staged| {
+            let files = inputs.renderer.tokenizer().files();
+            let options = model::save_options(&inputs.model, &files);
+            let base_model = Some(config.model_name_or_path.as_str());
+            checkpoint::save(trainer.engine(), state, staged, &options, base_model)?;
+            prompts.save(staged)
+        })
     }
 
     fn interrupted(mut self) -> Result<GrpoOutcome, StageError> {
@@ -319,31 +290,17 @@ impl Running<'_> {
 
     fn finish(mut self) -> Result<GrpoOutcome, StageError> {
         let config = &self.plan.config;
-        if let Some(best) = self.state.best
-            && config.load_best_model_at_end
-            && best.step != self.state.step
-        {
-            let path = self.folder.checkpoints_path().join(format!("{CHECKPOINT}{}", best.step));
-            if path.exists() {
-                let directory = CommittedDirectory::open_verified(&path)?;
-                checkpoint::restore_weights(self.trainer.engine_mut(), &directory)?;
-                self.events.emit(Event::Note(format!("the best weights are those of step {}", best.step)));
-            }
+        if config.load_best_model_at_end {
+            self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
-        let path = self.folder.path().join("model");
-        self.events.emit(Event::PhaseStarted { phase: "saving the model".into(), total: None });
-        self.log.sync()?;
-        let staged = StagedDirectory::begin(&path)?;
-        let tokenizer_files = self.inputs.renderer.tokenizer().files();
-        let options = SaveOptions {
-            dtype: config.save_dtype,
-            ..model::save_options(&self.inputs.model, &tokenizer_files)
-        };
-        let (engine, base_model) = (self.trainer.engine(), &config.model_name_or_path);
-        model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)?;
-        staged.commit()?;
-        self.events.emit(Event::PhaseFinished);
-        self.events.emit(Event::Saved { what: "model".into(), path: path.clone() });
-        Ok(GrpoOutcome::Finished { model: path, metrics: self.last_metrics })
+        let (inputs, engine) = (self.inputs, self.trainer.engine());
+        let model = self.record.save_model(&mut *self.events, |staged| {
+            let files = inputs.renderer.tokenizer().files();
+            let options =
+                SaveOptions { dtype: config.save_dtype, ..model::save_options(&inputs.model, &files) };
+            let base_model = &config.model_name_or_path;
+            model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)
+        })?;
+        Ok(GrpoOutcome::Finished { model, metrics: self.record.into_last_metrics() })
     }
 }

@@ -225,7 +225,7 @@ impl Running<'_> {
         }
         if config.keep_rollouts {
             let kept = self.rollouts(step, &used, &all, &compared);
-            rollouts::write(self.folder.path(), step, &kept)?;
+            rollouts::write(self.record.path(), step, &kept)?;
         }
         let n_drawn: usize = all.iter().flat_map(|group| &group.completions).map(|c| c.tokens.len()).sum();
         let secs = self.probe.elapsed_secs() - started;

@@ -169,10 +169,7 @@ impl LabelConfig {
     /// When it is not TOML, a key is unknown, or a value does not fit.
     pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
         let mut config: Self = recipe::parse(text, path, overrides)?;
-        let own = config.output_dir.join("replies.sqlite");
-        config.judge.iter_mut().for_each(|judge| {
-            judge.model.cache.get_or_insert_with(|| own.clone());
-        });
+        judging::share_cache(config.judge.iter_mut().map(|judge| &mut judge.model), &config.output_dir);
         Ok(config)
     }
 

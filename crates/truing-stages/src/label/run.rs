@@ -8,7 +8,7 @@ use truing_reward::asking::Unanswered;
 use truing_store::atomic;
 use truing_types::{ChatModel, ChatRequest, Event, EventSink};
 
-use super::config::{LabelConfig, REVIEW};
+use super::config::{LabelConfig, LabelJudge, REVIEW};
 use super::outcome::{Answers, JudgeCounts, LabelledPrompt, ReviewedPrompt, assign};
 use super::plan::{LabelInputs, LabelPlan, Question};
 use super::questions::{self, Reader, Said};
@@ -16,7 +16,7 @@ use super::set::label_set_toml;
 use super::summary::{Summary, summarise};
 use crate::StageError;
 use crate::chat::OpenChatModel;
-use crate::judging::{AtWork, NOT_ASKED, Patience, main_reason, note_counts, reason};
+use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use crate::rows::write_lines;
 
 /// Questions that are asked at a time.
@@ -57,23 +57,15 @@ pub fn run(
     atomic::write(&folder.join("label_set.toml"), set.as_bytes())?;
     let reader = Reader::new(&inputs.set)?;
     let mut answers = Answers::new(inputs);
-    for (judge, mut open) in judges.into_iter().enumerate() {
-        let name = config.judge[judge].name();
-        let total = Some(plan.n_calls / config.judge.len() as u64);
-        events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
-        let patience = Patience {
-            most_replies: config.most_replies,
-            max_failures_in_a_row: config.max_failures_in_a_row,
-        };
-        let asking = Asking { plan, inputs, reader: &reader, judge, at_work: AtWork::new(patience, events) };
-        let counts = asking.ask_all(open.model.as_mut(), stop, &mut answers);
-        events.emit(Event::PhaseFinished);
-        note_counts(&name, &open.counts, events);
-        match counts {
-            Some(counts) => answers.judges.push(counts),
-            None => return Ok(LabelOutcome::Interrupted),
-        }
-    }
+    let names: Vec<String> = config.judge.iter().map(LabelJudge::name).collect();
+    let patience =
+        Patience { most_replies: config.most_replies, max_failures_in_a_row: config.max_failures_in_a_row };
+    let asked = ask_each(judges, &names, plan.n_calls, patience, events, |judge, model, at_work| {
+        let asking = Asking { plan, inputs, reader: &reader, judge, at_work };
+        asking.ask_all(model, stop, &mut answers)
+    });
+    let Some(counts) = asked else { return Ok(LabelOutcome::Interrupted) };
+    answers.judges = counts;
     let rows = assign(plan, inputs, &answers);
     if rows.iter().all(|row| row.labels.is_empty()) {
         let reason = answers.judges.first().map_or("", |judge| main_reason(&judge.failures)).to_owned();
@@ -99,15 +91,15 @@ fn write(config: &LabelConfig, rows: &[LabelledPrompt], summary: &Summary) -> Re
 }
 
 /// One judge at work.
-struct Asking<'a> {
+struct Asking<'a, 'w> {
     plan: &'a LabelPlan,
     inputs: &'a LabelInputs,
     reader: &'a Reader<'a>,
     judge: usize,
-    at_work: AtWork<'a>,
+    at_work: AtWork<'w>,
 }
 
-impl Asking<'_> {
+impl Asking<'_, '_> {
     /// Asks everything of one judge; `None` when the run is to stop. A judge that keeps failing is asked no more.
     fn ask_all(
         mut self,

@@ -9,13 +9,13 @@ use truing_store::atomic;
 use truing_types::{ChatModel, ChatRequest, Event, EventSink};
 
 use super::aggregate::{Comparison, Pair, Summary, aggregate};
-use super::config::{Dimension, QualityConfig};
+use super::config::{Dimension, QualityConfig, QualityJudge};
 use super::plan::{QualityInputs, QualityPlan};
 use super::questions;
 use super::verdict::Verdict;
 use crate::StageError;
 use crate::chat::OpenChatModel;
-use crate::judging::{AtWork, NOT_ASKED, Patience, main_reason, note_counts, reason};
+use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use crate::rows::write_lines;
 
 /// Comparisons that are put together at a time.
@@ -52,23 +52,15 @@ pub fn run(
     std::fs::create_dir_all(folder).map_err(write_error)?;
     atomic::write(&folder.join("recipe.resolved.toml"), config.to_toml().as_bytes())?;
     let mut comparisons = Vec::new();
-    let mut unscored = vec![BTreeMap::new(); config.judge.len()];
-    for (judge, mut open) in judges.into_iter().enumerate() {
-        let name = config.judge[judge].name();
-        let total = Some(plan.n_calls / config.judge.len() as u64);
-        events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
-        let patience = Patience {
-            most_replies: config.most_replies,
-            max_failures_in_a_row: config.max_failures_in_a_row,
-        };
-        let mut asking = Asking { plan, inputs, judge, at_work: AtWork::new(patience, events) };
-        let is_whole = asking.ask_all(open.model.as_mut(), stop, &mut comparisons, &mut unscored[judge]);
-        events.emit(Event::PhaseFinished);
-        note_counts(&name, &open.counts, events);
-        if !is_whole {
-            return Ok(QualityOutcome::Interrupted);
-        }
-    }
+    let names: Vec<String> = config.judge.iter().map(QualityJudge::name).collect();
+    let patience =
+        Patience { most_replies: config.most_replies, max_failures_in_a_row: config.max_failures_in_a_row };
+    let asked = ask_each(judges, &names, plan.n_calls, patience, events, |judge, model, at_work| {
+        let mut asking = Asking { plan, inputs, judge, at_work };
+        let mut unscored = BTreeMap::new();
+        asking.ask_all(model, stop, &mut comparisons, &mut unscored).then_some(unscored)
+    });
+    let Some(unscored) = asked else { return Ok(QualityOutcome::Interrupted) };
     if !comparisons.iter().any(|comparison| comparison.pairs.iter().any(Option::is_some)) {
         let reason = unscored.first().map_or("", main_reason).to_owned();
         return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
@@ -84,11 +76,11 @@ pub fn run(
 }
 
 /// One judge at work.
-struct Asking<'a> {
+struct Asking<'a, 'w> {
     plan: &'a QualityPlan,
     inputs: &'a QualityInputs,
     judge: usize,
-    at_work: AtWork<'a>,
+    at_work: AtWork<'w>,
 }
 
 /// One call: a comparison, a part of the dimensions, an order.
@@ -98,7 +90,7 @@ struct Call {
     anchor_first: bool,
 }
 
-impl Asking<'_> {
+impl Asking<'_, '_> {
     /// Asks everything of one judge; false when the run is to stop. A judge that keeps failing is asked no more.
     fn ask_all(
         &mut self,

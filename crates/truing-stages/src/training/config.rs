@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use truing_data::{LongSamplePolicy, OnBadRow, SourceConfig};
 use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
-use truing_train::{LayersPerSegment, ScheduleKind};
+use truing_train::{LayersPerSegment, OptimizerConfig, ScheduleKind};
 
 use crate::StageError;
 use crate::classifier::ClassifierConfig;
@@ -311,6 +311,18 @@ impl TrainingConfig {
             targets: lora.targets.clone(),
         });
         TrainableSpec { lora, frozen: self.freeze.clone() }
+    }
+
+    /// The optimiser without what changes by step.
+    #[must_use]
+    pub fn optimizer(&self) -> OptimizerConfig {
+        OptimizerConfig {
+            beta1: self.adam_beta1 as f32,
+            beta2: self.adam_beta2 as f32,
+            epsilon: self.adam_epsilon as f32,
+            weight_decay: self.weight_decay as f32,
+            max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
+        }
     }
 
     /// The settings that decide the weights, as TOML: the others may change between a run and its resume.

@@ -127,13 +127,7 @@ impl TrainingPlan {
         Ok(Self {
             digest: inputs.digest(&config),
             schedule: schedule(&config, n_steps),
-            optimizer: OptimizerConfig {
-                beta1: config.adam_beta1 as f32,
-                beta2: config.adam_beta2 as f32,
-                epsilon: config.adam_epsilon as f32,
-                weight_decay: config.weight_decay as f32,
-                max_grad_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm),
-            },
+            optimizer: config.optimizer(),
             trainable,
             epochs,
             packs_per_step,

@@ -7,7 +7,7 @@ use truing_store::{CommittedDirectory, Digest, RunDirectory, latest_valid};
 use truing_train::TrainerState;
 use truing_types::{Event, EventSink, Seed};
 
-use super::run::CHECKPOINT;
+use super::record::CHECKPOINT;
 use crate::{StageError, model};
 
 /// Loads a model, one tensor at a time.

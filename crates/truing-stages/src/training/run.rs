@@ -3,27 +3,24 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEngine;
 use truing_model::SaveOptions;
-use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, atomic, prune};
+use truing_store::{RunDirectory, atomic};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{Measures, StepOutcome, TrainError, Trainer};
 use truing_types::{
     ClassifierEvaluation, Communicator, Event, EventSink, RewardDiagnostics, RewardEvaluation,
 };
 
+use super::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
 use super::resume::{check_same_recipe, find_checkpoint, load_engine};
 use super::{
     DataOf, EvaluationFindings, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload,
 };
 use crate::{Probe, StageError, model};
 
-/// Before the number of every checkpoint's folder.
-pub(crate) const CHECKPOINT: &str = "checkpoint-";
-/// Before the name of every metric of an evaluation.
-const EVALUATION_PREFIX: &str = "eval_";
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// How a run begins.
@@ -74,13 +71,9 @@ struct Running<'a, W: Workload> {
     probe: &'a dyn Probe,
     events: &'a mut dyn EventSink,
     stop: &'a AtomicBool,
-    folder: RunDirectory,
-    log: MetricsLog,
+    record: RunRecord<'a>,
     trainer: Trainer<CpuEngine>,
     state: TrainerState,
-    /// Step of the newest checkpoint.
-    saved_step: u64,
-    last_metrics: BTreeMap<String, f64>,
 }
 
 /// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run.
@@ -135,20 +128,9 @@ pub(crate) fn run<W: Workload>(
         trainer.resume_at(state.step);
         events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
     }
-    // An evaluation that is due may have been logged already by a process that ended before it was saved.
-    let is_made_again = |values: &serde_json::Map<String, serde_json::Value>| {
-        state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
-    };
-    let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
-    for name in [RewardDiagnostics::FILE_NAME, ClassifierEvaluation::LOG_NAME] {
-        let evaluations = folder.path().join(name);
-        if evaluations.exists() {
-            MetricsLog::truncate_after(&evaluations, state.step, |_| state.is_evaluation_due)?;
-        }
-    }
+    let evaluations = [RewardDiagnostics::FILE_NAME, ClassifierEvaluation::LOG_NAME];
+    let record = RunRecord::open(folder, &state, &evaluations, communicator)?;
     let running = Running {
-        saved_step: state.step,
-        last_metrics: BTreeMap::new(),
         lengths: super::TrainingData::lengths(inputs.train()),
         plan,
         inputs,
@@ -157,8 +139,7 @@ pub(crate) fn run<W: Workload>(
         probe,
         events,
         stop,
-        folder,
-        log,
+        record,
         trainer,
         state,
     };
@@ -222,7 +203,7 @@ impl<W: Workload> Running<'_, W> {
     fn step(&mut self, n_done: &mut u64) -> Result<Option<StepOutcome>, StageError> {
         let plan = self.plan;
         let step = self.state.step + 1;
-        if self.is_stopped()? {
+        if is_any_stopped(self.stop, self.communicator)? {
             return Ok(None);
         }
         let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
@@ -269,13 +250,6 @@ impl<W: Workload> Running<'_, W> {
         self.workload.prepare(self.trainer.engine_mut(), data, side, samples, self.communicator)
     }
 
-    /// Whether any rank was told to stop.
-    fn is_stopped(&self) -> Result<bool, StageError> {
-        let mut n_stopped = [f64::from(u8::from(self.stop.load(Ordering::Relaxed)))];
-        self.communicator.all_reduce_sum_f64(&mut n_stopped)?;
-        Ok(n_stopped[0] > 0.0)
-    }
-
     fn log_step(&mut self, outcome: &StepOutcome, packs: &[Vec<u32>], secs: f64) -> Result<(), StageError> {
         let n_tokens = outcome.measures.n_tokens as f64;
         let n_samples: usize = packs.iter().map(Vec::len).sum();
@@ -302,19 +276,8 @@ impl<W: Workload> Running<'_, W> {
         self.log(values)
     }
 
-    fn log(&mut self, mut values: BTreeMap<String, f64>) -> Result<(), StageError> {
-        // A mean of nothing, for instance of scores where no response has one.
-        values.retain(|_, value| value.is_finite());
-        let step = self.state.step;
-        if self.is_first_rank() {
-            let mut record = serde_json::Map::new();
-            record.insert("step".into(), step.into());
-            record.extend(values.iter().map(|(name, &value)| (name.clone(), value.into())));
-            self.log.append(&record)?;
-        }
-        self.last_metrics.extend(values.clone());
-        self.events.emit(Event::Metrics { step, values });
-        Ok(())
+    fn log(&mut self, values: BTreeMap<String, f64>) -> Result<(), StageError> {
+        self.record.log(self.state.step, values, &mut *self.events)
     }
 
     /// Measures on the evaluation packs; breaks when it was stopped.
@@ -357,14 +320,14 @@ impl<W: Workload> Running<'_, W> {
             values.extend(
                 metrics.into_iter().map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), value)),
             );
-            if let Some(evaluation) = evaluation.filter(|_| self.is_first_rank()) {
-                let mut log = MetricsLog::open(&self.folder.path().join(ClassifierEvaluation::LOG_NAME))?;
-                log.append(&ClassifierEvaluation { step: self.state.step, ..evaluation })?;
+            let step = self.state.step;
+            if let Some(evaluation) = evaluation {
+                let evaluation = ClassifierEvaluation { step, ..evaluation };
+                self.record.log_evaluation(ClassifierEvaluation::LOG_NAME, &evaluation)?;
             }
-            if let Some(diagnostics) = diagnostics.filter(|_| self.is_first_rank()) {
-                let mut log = MetricsLog::open(&self.folder.path().join(RewardDiagnostics::FILE_NAME))?;
-                log.append(&RewardEvaluation { step: self.state.step, diagnostics })?;
-                log.sync()?;
+            if let Some(diagnostics) = diagnostics {
+                let evaluation = RewardEvaluation { step, diagnostics };
+                self.record.log_evaluation(RewardDiagnostics::FILE_NAME, &evaluation)?;
             }
         }
         self.log(values)?;
@@ -377,32 +340,15 @@ impl<W: Workload> Running<'_, W> {
     }
 
     fn save_checkpoint(&mut self) -> Result<(), StageError> {
-        if self.saved_step == self.state.step {
-            return Ok(());
-        }
-        if self.is_first_rank() {
-            let checkpoints = self.folder.checkpoints_path();
-            let path = checkpoints.join(format!("{CHECKPOINT}{}", self.state.step));
-            self.events.emit(Event::PhaseStarted { phase: "saving a checkpoint".into(), total: None });
-            self.log.sync()?;
-            let staged = StagedDirectory::begin(&path)?;
-            let tokenizer_files = self.files_beside_weights();
-            let output_names = self.workload.output_names();
-            let options = SaveOptions {
-                output_names: &output_names,
-                ..model::save_options(self.inputs.model(), &tokenizer_files)
-            };
-            let base_model = Some(self.plan.config.model_name_or_path.as_str());
-            checkpoint::save(self.trainer.engine(), &self.state, &staged, &options, base_model)?;
-            staged.commit()?;
-            self.events.emit(Event::PhaseFinished);
-            self.events.emit(Event::Saved { what: "checkpoint".into(), path });
-            let best: Vec<u64> = self.state.best.iter().map(|best| best.step).collect();
-            prune(&checkpoints, CHECKPOINT, self.plan.config.save_total_limit, &best)?;
-        }
-        self.saved_step = self.state.step;
-        self.communicator.barrier()?;
-        Ok(())
+        let Self { plan, inputs, workload, trainer, state, .. } = self;
+        let config = &plan.config;
+        self.record.save_checkpoint(state, config.save_total_limit, &mut *self.events, |staged| {
+            let (files, output_names) = (files_beside_weights(*inputs, workload), workload.output_names());
+            let options =
+                SaveOptions { output_names: &output_names, ..model::save_options(inputs.model(), &files) };
+            let base_model = Some(config.model_name_or_path.as_str());
+            Ok(checkpoint::save(trainer.engine(), state, staged, &options, base_model)?)
+        })
     }
 
     fn interrupted(mut self) -> Result<TrainingOutcome, StageError> {
@@ -412,54 +358,27 @@ impl<W: Workload> Running<'_, W> {
     }
 
     fn finish(mut self) -> Result<TrainingOutcome, StageError> {
-        if let Some(best) = self.state.best
-            && self.plan.config.load_best_model_at_end
-            && best.step != self.state.step
-        {
-            let path = self.folder.checkpoints_path().join(format!("{CHECKPOINT}{}", best.step));
-            let directory = CommittedDirectory::open_verified(&path)?;
-            checkpoint::restore_weights(self.trainer.engine_mut(), &directory)?;
-            self.events.emit(Event::Note(format!("the best weights are those of step {}", best.step)));
+        let config = &self.plan.config;
+        if config.load_best_model_at_end {
+            self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
-        let path = self.folder.path().join("model");
-        if self.is_first_rank() {
-            self.events.emit(Event::PhaseStarted { phase: "saving the model".into(), total: None });
-            self.log.sync()?;
-            let staged = StagedDirectory::begin(&path)?;
-            let tokenizer_files = self.files_beside_weights();
-            let (config, output_names) = (&self.plan.config, self.workload.output_names());
+        let (inputs, workload, engine) = (self.inputs, &self.workload, self.trainer.engine());
+        let model = self.record.save_model(&mut *self.events, |staged| {
+            let (files, output_names) = (files_beside_weights(inputs, workload), workload.output_names());
             let options = SaveOptions {
                 dtype: config.save_dtype,
                 output_names: &output_names,
-                ..model::save_options(self.inputs.model(), &tokenizer_files)
+                ..model::save_options(inputs.model(), &files)
             };
-            let (engine, base_model) = (self.trainer.engine(), &config.model_name_or_path);
-            model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)?;
-            staged.commit()?;
-            self.events.emit(Event::PhaseFinished);
-            self.events.emit(Event::Saved { what: "model".into(), path: path.clone() });
-        }
-        self.communicator.barrier()?;
-        Ok(TrainingOutcome::Finished { model: path, metrics: self.last_metrics })
-    }
-
-    fn files_beside_weights(&self) -> Vec<(String, Vec<u8>)> {
-        let mut files = self.inputs.renderer().tokenizer().files();
-        files.extend(self.workload.files());
-        files
-    }
-
-    fn is_first_rank(&self) -> bool {
-        self.communicator.rank().0 == 0
+            let base_model = &config.model_name_or_path;
+            model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)
+        })?;
+        Ok(TrainingOutcome::Finished { model, metrics: self.record.into_last_metrics() })
     }
 }
 
-/// A rank that breaks a step off by itself would leave the others waiting; with peers the flag is looked at
-/// between steps, by all at once.
-fn break_if_alone(stop: &AtomicBool, world_size: usize) -> ControlFlow<()> {
-    if world_size == 1 && stop.load(Ordering::Relaxed) {
-        ControlFlow::Break(())
-    } else {
-        ControlFlow::Continue(())
-    }
+fn files_beside_weights<W: Workload>(inputs: &W::Inputs, workload: &W) -> Vec<(String, Vec<u8>)> {
+    let mut files = inputs.renderer().tokenizer().files();
+    files.extend(workload.files());
+    files
 }

@@ -261,3 +261,28 @@ fn the_best_checkpoint_is_kept_and_saved_on_request() {
     let best_bytes = fs::read(checkpoint.join("model.safetensors")).unwrap();
     assert!(best_bytes == model_bytes(&folder.path().join("run")));
 }
+
+/// There is no checkpoint of the weights before the first step: the run ends with the last ones, and says so.
+#[test]
+fn a_run_that_only_gets_worse_ends_with_its_last_weights() {
+    let folder = setup::folder();
+    let overrides = [
+        "learning_rate=10.0",
+        "eval_on_start=true",
+        "load_best_model_at_end=true",
+        "max_steps=3",
+        "eval_steps=1",
+    ];
+    let (outcome, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+    assert!(matches!(outcome, TrainingOutcome::Finished { .. }));
+    let losses: Vec<f64> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Metrics { values, .. } => values.get("eval_loss").copied(),
+            _ => None,
+        })
+        .collect();
+    assert!(losses.len() == 4 && losses[1..].iter().all(|loss| *loss > losses[0]), "{losses:?}");
+    let is_told = |event: &Event| matches!(event, Event::Warning(text) if text.contains("before training"));
+    assert!(events.iter().any(is_told));
+}

@@ -10,23 +10,21 @@ use truing_parallel::Solo;
 use truing_stages::classifier::{
     self, Classifier, ClassifierInputs, ClassifierPlan, PredictionOptions, PredictionSummary,
 };
-use truing_stages::training::{Start, TrainingConfig, TrainingOutcome};
+use truing_stages::training::{TrainingConfig, TrainingOutcome};
 use truing_types::{ClassifierEvaluation, DimensionEvaluation, ScoreEvaluation};
 
 use super::training::{self, RecipeArguments, render_options};
 use super::{model, plan};
 use crate::outcome::Outcome;
 use crate::printer::Style;
-use crate::progress::{self, FanOut};
-use crate::recorder::TensorBoard;
 use crate::table::{Align, Table};
-use crate::{Context, interrupt, machine};
+use crate::{Context, interrupt, machine, progress};
 
 /// A classifier of prompts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LabelCommand {
     /// Train a classifier on labelled rows: an encoder or a decoder, as a recipe says.
-    Train(TrainArguments),
+    Train(training::Arguments),
     /// Label rows with a trained classifier.
     Predict(PredictArguments),
 }
@@ -35,25 +33,9 @@ pub(crate) enum LabelCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScoreCommand {
     /// Train a scorer on rows with scores: an encoder or a decoder, as a recipe says.
-    Train(TrainArguments),
+    Train(training::Arguments),
     /// Score rows with a trained scorer.
     Score(PredictArguments),
-}
-
-/// A recipe, and what is done with it.
-#[derive(Debug, Args)]
-pub(crate) struct TrainArguments {
-    #[command(flatten)]
-    recipe: RecipeArguments,
-    /// Print the plan and do nothing.
-    #[arg(long, conflicts_with = "resume")]
-    plan: bool,
-    /// Go on from the newest good checkpoint.
-    #[arg(long)]
-    resume: bool,
-    /// Print one JSON object at the end.
-    #[arg(long)]
-    json: bool,
 }
 
 /// A model, rows, and where they go.
@@ -98,7 +80,7 @@ pub(crate) fn run_score(command: &ScoreCommand, context: &mut Context) -> anyhow
     }
 }
 
-fn train(arguments: &TrainArguments, context: &mut Context) -> anyhow::Result<Outcome> {
+fn train(arguments: &training::Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let (plan, inputs) = match prepare(&arguments.recipe, context) {
         Ok(prepared) => prepared,
         Err(error) => return plan::refuse(error, arguments.json, context),
@@ -109,16 +91,9 @@ fn train(arguments: &TrainArguments, context: &mut Context) -> anyhow::Result<Ou
     let folder = plan.config().output_dir.clone();
     context.printer.note(plan.summary());
     let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
-    let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
-    let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
-    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
-    let probe = machine::ProcessProbe::new();
-    let outcome = classifier::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)
-        .map_err(|error| training::with_advice(error, &folder, arguments.resume))?;
-    drop(events);
-    if let Some(error) = recording_error.borrow_mut().take() {
-        context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
-    }
+    let outcome = training::watched(&folder, arguments.resume, context, |start, probe, events| {
+        classifier::run(&plan, &inputs, start, &Solo, probe, events, &stop)
+    })?;
     if matches!(outcome, TrainingOutcome::Finished { .. })
         && !arguments.json
         && let Ok(text) = std::fs::read_to_string(folder.join(ClassifierEvaluation::FILE_NAME))

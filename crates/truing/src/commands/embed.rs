@@ -10,14 +10,11 @@ use truing_model::sources::DEFAULT_ENCODER;
 use truing_parallel::Solo;
 use truing_stages::embed::train::{self, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use truing_stages::embed::{EmbedOptions, Embedder};
-use truing_stages::training::Start;
 
 use super::training::{self, RecipeArguments};
 use super::{model, plan};
 use crate::outcome::{Outcome, WithHint};
-use crate::progress::{self, FanOut};
-use crate::recorder::TensorBoard;
-use crate::{Context, interrupt, machine};
+use crate::{Context, interrupt, machine, progress};
 
 /// Arguments of `truing embed`.
 #[derive(Debug, Args)]
@@ -33,7 +30,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Fine-tune an encoder on triplets, as a recipe says.
-    Train(TrainArguments),
+    Train(training::Arguments),
 }
 
 /// A model, texts, and where the vectors go.
@@ -60,22 +57,6 @@ struct EmbedArguments {
     /// Tokens of the longest text; longer ones are cut. The model's own length when not given (2048 for decoders).
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Print one JSON object at the end.
-    #[arg(long)]
-    json: bool,
-}
-
-/// Arguments of `truing embed train`.
-#[derive(Debug, Args)]
-struct TrainArguments {
-    #[command(flatten)]
-    recipe: RecipeArguments,
-    /// Print the plan and do nothing.
-    #[arg(long, conflicts_with = "resume")]
-    plan: bool,
-    /// Go on from the newest good checkpoint.
-    #[arg(long)]
-    resume: bool,
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
@@ -146,7 +127,7 @@ fn embed(arguments: &EmbedArguments, context: &Context) -> anyhow::Result<Outcom
     Ok(Outcome::Fine)
 }
 
-fn run_training(arguments: &TrainArguments, context: &mut Context) -> anyhow::Result<Outcome> {
+fn run_training(arguments: &training::Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let (plan, inputs) = match prepare(&arguments.recipe, context) {
         Ok(prepared) => prepared,
         Err(error) => return plan::refuse(error, arguments.json, context),
@@ -157,16 +138,9 @@ fn run_training(arguments: &TrainArguments, context: &mut Context) -> anyhow::Re
     let folder = plan.config.output_dir.clone();
     context.printer.note(plan.run.summary());
     let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
-    let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
-    let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
-    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
-    let probe = machine::ProcessProbe::new();
-    let outcome = train::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)
-        .map_err(|error| training::with_advice(error, &folder, arguments.resume))?;
-    drop(events);
-    if let Some(error) = recording_error.borrow_mut().take() {
-        context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
-    }
+    let outcome = training::watched(&folder, arguments.resume, context, |start, probe, events| {
+        train::run(&plan, &inputs, start, &Solo, probe, events, &stop)
+    })?;
     training::finish(&outcome, &folder, arguments.json, context)
 }
 

@@ -2,38 +2,18 @@
 
 use std::path::Path;
 
-use clap::Args;
 use serde_json::json;
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
-use truing_stages::training::Start;
 
 use super::training::{self, RecipeArguments};
 use super::{model, plan};
 use crate::outcome::Outcome;
 use crate::printer::Style;
-use crate::progress::{self, FanOut};
-use crate::recorder::TensorBoard;
 use crate::table::{Align, Table};
-use crate::{Context, asking, interrupt, machine};
-
-/// Arguments of `truing grpo`.
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    recipe: RecipeArguments,
-    /// Print the plan and do nothing.
-    #[arg(long, conflicts_with = "resume")]
-    plan: bool,
-    /// Go on from the newest good checkpoint.
-    #[arg(long)]
-    resume: bool,
-    /// Print one JSON object at the end.
-    #[arg(long)]
-    json: bool,
-}
+use crate::{Context, asking, interrupt, machine, progress};
 
 /// Reads the recipe, plans, trains, writes the page.
-pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+pub(crate) fn run(arguments: &training::Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let (plan, inputs) = match prepare(&arguments.recipe, context) {
         Ok(prepared) => prepared,
         Err(error) => return plan::refuse(error, arguments.json, context),
@@ -44,7 +24,6 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let folder = plan.config.output_dir.clone();
     context.printer.note(plan.summary());
     let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
-    let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
     let judge = match &plan.config.judge {
         Some(judge) => {
             let surroundings = asking::surroundings(&judge.model, &stop, context)?;
@@ -53,15 +32,9 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         }
         None => None,
     };
-    let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
-    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
-    let probe = machine::ProcessProbe::new();
-    let outcome = grpo::run_with_judge(&plan, &inputs, start, &probe, &mut events, &stop, judge)
-        .map_err(|error| training::with_advice(error, &folder, arguments.resume))?;
-    drop(events);
-    if let Some(error) = recording_error.borrow_mut().take() {
-        context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
-    }
+    let outcome = training::watched(&folder, arguments.resume, context, |start, probe, events| {
+        grpo::run_with_judge(&plan, &inputs, start, probe, events, &stop, judge)
+    })?;
     finish(&outcome, &folder, arguments.json, context)
 }
 

@@ -1,16 +1,19 @@
 //! `truing label`: prompts labelled by what they ask for, by language models with votes, as a recipe says; or by a
 //! classifier that was trained on such labels.
 
+use std::sync::atomic::AtomicBool;
+
 use clap::Args;
-use serde_json::json;
 use truing_stages::label::{self, LabelConfig, LabelInputs, LabelOutcome, LabelPlan, Summary};
+use truing_types::EventSink;
 
 use super::classifier::{self, LabelCommand};
+use super::judging::{self, JudgeArguments, Questions, share};
 use super::plan;
 use super::training::{self, RecipeArguments, no_recipe};
 use crate::outcome::Outcome;
 use crate::table::{Align, Table};
-use crate::{Context, asking, interrupt, progress};
+use crate::{Context, progress};
 
 /// Arguments of `truing label`.
 #[derive(Debug, Args)]
@@ -19,71 +22,43 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<LabelCommand>,
     #[command(flatten)]
-    label: Option<LabelArguments>,
-}
-
-/// A recipe, and what is done with it.
-#[derive(Debug, Args)]
-struct LabelArguments {
-    #[command(flatten)]
-    recipe: RecipeArguments,
-    /// Print what it will cost and ask nothing.
-    #[arg(long)]
-    plan: bool,
-    /// Print one JSON object at the end.
-    #[arg(long)]
-    json: bool,
+    judge: Option<JudgeArguments>,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    match (&arguments.command, &arguments.label) {
+    match (&arguments.command, &arguments.judge) {
         (Some(command), _) => classifier::run_label(command, context),
-        (None, Some(arguments)) => run_labels(arguments, context),
+        (None, Some(arguments)) => judge(arguments, context),
         (None, None) => Err(no_recipe("truing label recipes/label.toml")),
     }
 }
 
 /// Reads the recipe, says what it will cost, asks, writes the labels.
-fn run_labels(arguments: &LabelArguments, context: &mut Context) -> anyhow::Result<Outcome> {
+fn judge(arguments: &JudgeArguments, context: &Context) -> anyhow::Result<Outcome> {
     let (plan, inputs) = prepare(&arguments.recipe, context)?;
-    if arguments.plan {
-        return plan::show_rows(plan.rows(), &plan.summary(), arguments.json, context);
-    }
-    let printer = context.printer;
-    printer.note(plan.summary());
-    printer.note(format_args!(
-        "about {} tokens of prompts and at most {} of replies, less what is in the cache",
-        plan.prompt_tokens, plan.completion_tokens
-    ));
-    let stop = interrupt::stop_flag("stopping: every reply is kept, the same command goes on")?;
-    let mut events = progress::for_this_terminal(&printer);
-    let mut judges = Vec::new();
-    for judge in &plan.config.judge {
-        let surroundings = asking::surroundings(&judge.model, &stop, context)?;
-        judges.push(judge.model.open(&surroundings, events.as_mut())?);
-    }
-    let outcome = label::run(&plan, &inputs, judges, events.as_mut(), &stop)?;
-    drop(events);
-    match outcome {
-        LabelOutcome::Finished { labels, summary } => {
-            if arguments.json {
-                printer.json(&json!({ "status": "finished", "labels": labels, "summary": summary }))?;
-            } else {
-                print(&summary, context)?;
-                printer.line(format_args!("labels  {}", labels.display()))?;
-            }
-            Ok(Outcome::Fine)
-        }
-        LabelOutcome::Interrupted => {
-            if arguments.json {
-                printer.json(&json!({ "status": "interrupted" }))?;
-            } else {
-                printer.line("stopped; the same command goes on, and asks nothing twice")?;
-            }
-            Ok(Outcome::Interrupted)
-        }
-    }
+    let questions = Questions {
+        rows: plan.rows(),
+        summary: plan.summary(),
+        prompt_tokens: plan.prompt_tokens,
+        completion_tokens: plan.completion_tokens,
+    };
+    let judges = plan.config.judge.iter().map(|judge| &judge.model);
+    let work = |judges, events: &mut dyn EventSink, stop: &AtomicBool| {
+        Ok(match label::run(&plan, &inputs, judges, events, stop)? {
+            LabelOutcome::Finished { labels, summary } => Some((labels, summary)),
+            LabelOutcome::Interrupted => None,
+        })
+    };
+    judging::run(
+        arguments,
+        &questions,
+        judges,
+        "labels",
+        work,
+        |summary, context| print(summary, context),
+        context,
+    )
 }
 
 /// Prints the plan of a recipe.
@@ -101,9 +76,7 @@ fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(La
     let text = training::read_recipe(path)?;
     let mut config = LabelConfig::from_toml(&text, path, &arguments.overrides)?;
     for judge in &mut config.judge {
-        // Its name in the summary is the one that was typed.
-        judge.name.get_or_insert(judge.model.name());
-        asking::find_model(&mut judge.model, context)?;
+        judging::prepare(&mut judge.name, &mut judge.model, context)?;
     }
     let mut events = progress::for_this_terminal(&context.printer);
     let inputs = LabelInputs::load(&config, events.as_mut())?;
@@ -112,7 +85,6 @@ fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(La
 
 fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {
     let printer = context.printer;
-    let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
     let mut table = Table::new(&[
         ("dimension", Align::Left),
         ("labels", Align::Right),
@@ -138,15 +110,7 @@ fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {
         printer.line(line)?;
     }
     for pair in &summary.agreement {
-        printer.line(format_args!(
-            "{} and {} on {}: the same on {:.2} of {}, kappa {}",
-            pair.first,
-            pair.second,
-            pair.dimension,
-            pair.agreement.share,
-            pair.agreement.n,
-            share(pair.agreement.kappa)
-        ))?;
+        judging::print_agreement([&pair.first, &pair.second, &pair.dimension], &pair.agreement, context)?;
     }
     for compared in &summary.comparison {
         printer.line(format_args!(

@@ -8,6 +8,7 @@ mod embed;
 mod generate;
 mod grpo;
 mod inspect;
+mod judging;
 mod label;
 pub(crate) mod model;
 mod plan;
@@ -41,7 +42,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Reward(reward::Command),
     /// Train a policy by reinforcement learning: groups of its own completions, scored, as a recipe says.
-    Grpo(grpo::Arguments),
+    Grpo(training::Arguments),
     /// Label prompts by what they ask for: language models vote, as a recipe says; or train and use a classifier.
     Label(label::Arguments),
     /// Judge how good prompts are: compared with anchors by language models, as a recipe says; or train and use a scorer.

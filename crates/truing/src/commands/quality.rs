@@ -1,16 +1,19 @@
 //! `truing quality`: prompts compared with anchors by language models, as a recipe says; or scored by a model that was
 //! trained on such scores.
 
+use std::sync::atomic::AtomicBool;
+
 use clap::Args;
-use serde_json::json;
 use truing_stages::quality::{self, QualityConfig, QualityInputs, QualityOutcome, QualityPlan, Summary};
+use truing_types::EventSink;
 
 use super::classifier::{self, ScoreCommand};
+use super::judging::{self, JudgeArguments, Questions, share};
 use super::plan;
 use super::training::{self, RecipeArguments, no_recipe};
 use crate::outcome::Outcome;
 use crate::table::{Align, Table};
-use crate::{Context, asking, interrupt, progress};
+use crate::{Context, progress};
 
 /// Arguments of `truing quality`.
 #[derive(Debug, Args)]
@@ -20,19 +23,6 @@ pub(crate) struct Arguments {
     command: Option<ScoreCommand>,
     #[command(flatten)]
     judge: Option<JudgeArguments>,
-}
-
-/// A recipe, and what is done with it.
-#[derive(Debug, Args)]
-struct JudgeArguments {
-    #[command(flatten)]
-    recipe: RecipeArguments,
-    /// Print what it will cost and ask nothing.
-    #[arg(long)]
-    plan: bool,
-    /// Print one JSON object at the end.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Runs the command.
@@ -45,45 +35,22 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 }
 
 /// Reads the recipe, says what it will cost, asks, writes the scores.
-fn judge(arguments: &JudgeArguments, context: &mut Context) -> anyhow::Result<Outcome> {
+fn judge(arguments: &JudgeArguments, context: &Context) -> anyhow::Result<Outcome> {
     let (plan, inputs) = prepare(&arguments.recipe, context)?;
-    if arguments.plan {
-        return plan::show_rows(plan.rows(), &plan.summary(), arguments.json, context);
-    }
-    let printer = context.printer;
-    printer.note(plan.summary());
-    printer.note(format_args!(
-        "about {} tokens of prompts and at most {} of replies, less what is in the cache",
-        plan.prompt_tokens, plan.completion_tokens
-    ));
-    let stop = interrupt::stop_flag("stopping: every reply is kept, the same command goes on")?;
-    let mut events = progress::for_this_terminal(&printer);
-    let mut judges = Vec::new();
-    for judge in &plan.config.judge {
-        let surroundings = asking::surroundings(&judge.model, &stop, context)?;
-        judges.push(judge.model.open(&surroundings, events.as_mut())?);
-    }
-    let outcome = quality::run(&plan, &inputs, judges, events.as_mut(), &stop)?;
-    drop(events);
-    match outcome {
-        QualityOutcome::Finished { scores, summary } => {
-            if arguments.json {
-                printer.json(&json!({ "status": "finished", "scores": scores, "summary": summary }))?;
-            } else {
-                print(&summary, context)?;
-                printer.line(format_args!("scores  {}", scores.display()))?;
-            }
-            Ok(Outcome::Fine)
-        }
-        QualityOutcome::Interrupted => {
-            if arguments.json {
-                printer.json(&json!({ "status": "interrupted" }))?;
-            } else {
-                printer.line("stopped; the same command goes on, and asks nothing twice")?;
-            }
-            Ok(Outcome::Interrupted)
-        }
-    }
+    let questions = Questions {
+        rows: plan.rows(),
+        summary: plan.summary(),
+        prompt_tokens: plan.prompt_tokens,
+        completion_tokens: plan.completion_tokens,
+    };
+    let judges = plan.config.judge.iter().map(|judge| &judge.model);
+    let work = |judges, events: &mut dyn EventSink, stop: &AtomicBool| {
+        Ok(match quality::run(&plan, &inputs, judges, events, stop)? {
+            QualityOutcome::Finished { scores, summary } => Some((scores, summary)),
+            QualityOutcome::Interrupted => None,
+        })
+    };
+    judging::run(arguments, &questions, judges, "scores", work, print, context)
 }
 
 /// Prints the plan of a recipe.
@@ -101,9 +68,7 @@ fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(Qu
     let text = training::read_recipe(path)?;
     let mut config = QualityConfig::from_toml(&text, path, &arguments.overrides)?;
     for judge in &mut config.judge {
-        // Its name in the summary is the one that was typed.
-        judge.name.get_or_insert(judge.model.name());
-        asking::find_model(&mut judge.model, context)?;
+        judging::prepare(&mut judge.name, &mut judge.model, context)?;
     }
     let mut events = progress::for_this_terminal(&context.printer);
     let inputs = QualityInputs::load(&config, events.as_mut())?;
@@ -119,7 +84,6 @@ fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {
         ("same when swapped", Align::Right),
         ("for the first", Align::Right),
     ]);
-    let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
     for judge in &summary.judges {
         table.row([
             judge.name.clone(),
@@ -134,15 +98,11 @@ fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {
         context.printer.line(line)?;
     }
     for pair in &summary.agreement {
-        context.printer.line(format_args!(
-            "{} and {} on {}: the same on {:.2} of {}, kappa {}",
-            pair.first,
-            pair.second,
-            pair.dimension.as_str(),
-            pair.agreement.share,
-            pair.agreement.n,
-            share(pair.agreement.kappa)
-        ))?;
+        judging::print_agreement(
+            [&pair.first, &pair.second, pair.dimension.as_str()],
+            &pair.agreement,
+            context,
+        )?;
     }
     context.printer.line(format_args!(
         "{} prompts, of which {} have no verdict",

@@ -30,20 +30,20 @@ pub(crate) struct RecipeArguments {
     pub(crate) overrides: Vec<String>,
 }
 
-/// Arguments of `truing sft`, `truing dpo` and `truing reward train`.
+/// Arguments of every command that trains as a recipe says.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    recipe: RecipeArguments,
+    pub(crate) recipe: RecipeArguments,
     /// Print the plan and do nothing.
     #[arg(long, conflicts_with = "resume")]
-    plan: bool,
+    pub(crate) plan: bool,
     /// Go on from the newest good checkpoint.
     #[arg(long)]
-    resume: bool,
+    pub(crate) resume: bool,
     /// Print one JSON object at the end.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 type Load<I> = fn(&TrainingConfig, RenderOptions, &mut dyn EventSink) -> Result<I, StageError>;
@@ -81,17 +81,29 @@ pub(crate) fn run<I: TrainingInputs>(
     let folder = plan.config.output_dir.clone();
     context.printer.note(plan.reason());
     let stop = interrupt::stop_flag("stopping: the run is saved after this pack")?;
+    let outcome = watched(&folder, arguments.resume, context, |start, probe, events| {
+        (stage.run)(&plan, &inputs, start, &Solo, probe, events, &stop)
+    })?;
+    finish(&outcome, &folder, arguments.json, context)
+}
+
+/// Does the work of a stage with progress in the terminal and TensorBoard events in the run's folder.
+pub(crate) fn watched<T>(
+    folder: &Path,
+    resume: bool,
+    context: &Context,
+    work: impl FnOnce(Start, &dyn Probe, &mut dyn EventSink) -> Result<T, StageError>,
+) -> anyhow::Result<T> {
     let (tensor_board, recording_error) = TensorBoard::new(&folder.join("events"));
     let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
-    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
-    let probe = machine::ProcessProbe::new();
-    let outcome = (stage.run)(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)
-        .map_err(|error| with_advice(error, &folder, arguments.resume))?;
+    let start = if resume { Start::Resume } else { Start::Fresh };
+    let outcome = work(start, &machine::ProcessProbe::new(), &mut events)
+        .map_err(|error| with_advice(error, folder, resume))?;
     drop(events);
     if let Some(error) = recording_error.borrow_mut().take() {
         context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
     }
-    finish(&outcome, &folder, arguments.json, context)
+    Ok(outcome)
 }
 
 /// Reads recipe, model and data, and makes the plan.

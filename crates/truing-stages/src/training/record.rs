@@ -1,0 +1,197 @@
+//! What every run keeps in its folder while it goes on, whatever learns: metrics, evaluations, checkpoints, the model.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use truing_model::ParameterStore;
+use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, prune};
+use truing_train::checkpoint::{self, TrainerState};
+use truing_types::{CommunicationError, Communicator, Event, EventSink};
+
+use crate::StageError;
+
+/// Before the number of every checkpoint's folder.
+pub(crate) const CHECKPOINT: &str = "checkpoint-";
+/// Before the name of every metric of an evaluation.
+pub(crate) const EVALUATION_PREFIX: &str = "eval_";
+
+/// A run's folder as its first rank writes it.
+pub(crate) struct RunRecord<'a> {
+    folder: RunDirectory,
+    communicator: &'a dyn Communicator,
+    log: MetricsLog,
+    /// Step of the newest checkpoint.
+    saved_step: u64,
+    last_metrics: BTreeMap<String, f64>,
+}
+
+impl<'a> RunRecord<'a> {
+    /// Goes on from `state`: what was logged after it, in the metrics and in the files named `evaluations`, is cut off.
+    pub(crate) fn open(
+        folder: RunDirectory,
+        state: &TrainerState,
+        evaluations: &[&str],
+        communicator: &'a dyn Communicator,
+    ) -> Result<Self, StageError> {
+        // An evaluation that is due may have been logged already by a process that ended before it was saved.
+        let is_made_again = |values: &Map<String, Value>| {
+            state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
+        };
+        let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
+        for name in evaluations {
+            let path = folder.path().join(name);
+            if path.exists() {
+                MetricsLog::truncate_after(&path, state.step, |_| state.is_evaluation_due)?;
+            }
+        }
+        Ok(Self { folder, communicator, log, saved_step: state.step, last_metrics: BTreeMap::new() })
+    }
+
+    /// The run's folder.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The last value of every metric.
+    pub(crate) fn into_last_metrics(self) -> BTreeMap<String, f64> {
+        self.last_metrics
+    }
+
+    /// Appends a line of metrics. A mean of nothing, for instance of scores where no response has one, is left out.
+    pub(crate) fn log(
+        &mut self,
+        step: u64,
+        mut values: BTreeMap<String, f64>,
+        events: &mut dyn EventSink,
+    ) -> Result<(), StageError> {
+        values.retain(|_, value| value.is_finite());
+        if self.is_first_rank() {
+            let mut record = Map::new();
+            record.insert("step".into(), step.into());
+            record.extend(values.iter().map(|(name, &value)| (name.clone(), value.into())));
+            self.log.append(&record)?;
+        }
+        self.last_metrics.extend(values.clone());
+        events.emit(Event::Metrics { step, values });
+        Ok(())
+    }
+
+    /// Appends what an evaluation found out to a file of the folder.
+    pub(crate) fn log_evaluation(&self, file_name: &str, record: &impl Serialize) -> Result<(), StageError> {
+        if self.is_first_rank() {
+            let mut log = MetricsLog::open(&self.path().join(file_name))?;
+            log.append(record)?;
+            log.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Saves a checkpoint, unless there is one of this step, and removes those that are too many.
+    pub(crate) fn save_checkpoint(
+        &mut self,
+        state: &TrainerState,
+        n_kept: usize,
+        events: &mut dyn EventSink,
+        write: impl FnOnce(&mut StagedDirectory) -> Result<(), StageError>,
+    ) -> Result<(), StageError> {
+        if self.saved_step == state.step {
+            return Ok(());
+        }
+        let checkpoints = self.folder.checkpoints_path();
+        let path = checkpoints.join(format!("{CHECKPOINT}{}", state.step));
+        self.save("checkpoint", "saving a checkpoint", &path, events, write)?;
+        if self.is_first_rank() {
+            let best: Vec<u64> = state.best.iter().map(|best| best.step).collect();
+            prune(&checkpoints, CHECKPOINT, n_kept, &best)?;
+        }
+        self.saved_step = state.step;
+        Ok(self.communicator.barrier()?)
+    }
+
+    /// Saves the model of a run that has come to its end.
+    pub(crate) fn save_model(
+        &mut self,
+        events: &mut dyn EventSink,
+        write: impl FnOnce(&mut StagedDirectory) -> Result<(), StageError>,
+    ) -> Result<PathBuf, StageError> {
+        let path = self.path().join("model");
+        self.save("model", "saving the model", &path, events, write)?;
+        self.communicator.barrier()?;
+        Ok(path)
+    }
+
+    fn save(
+        &self,
+        what: &str,
+        phase: &str,
+        path: &Path,
+        events: &mut dyn EventSink,
+        write: impl FnOnce(&mut StagedDirectory) -> Result<(), StageError>,
+    ) -> Result<(), StageError> {
+        if !self.is_first_rank() {
+            return Ok(());
+        }
+        events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: None });
+        self.log.sync()?;
+        let mut staged = StagedDirectory::begin(path)?;
+        write(&mut staged)?;
+        staged.commit()?;
+        events.emit(Event::PhaseFinished);
+        events.emit(Event::Saved { what: what.to_owned(), path: path.to_path_buf() });
+        Ok(())
+    }
+
+    /// Gives a model the weights of the best evaluation. Those before the first step are in no checkpoint, nor are those of
+    /// a run that was not asked for them until it was resumed.
+    pub(crate) fn restore_best(
+        &self,
+        store: &mut impl ParameterStore,
+        state: &TrainerState,
+        events: &mut dyn EventSink,
+    ) -> Result<(), StageError> {
+        let Some(best) = state.best.filter(|best| best.step != state.step) else { return Ok(()) };
+        let path = self.folder.checkpoints_path().join(format!("{CHECKPOINT}{}", best.step));
+        if !path.exists() {
+            let which = match best.step {
+                0 => "the one before training".to_owned(),
+                step => format!("that of step {step}"),
+            };
+            let warning = format!(
+                "the best evaluation is {which}, whose weights were not kept; the last ones are saved"
+            );
+            events.emit(Event::Warning(warning));
+            return Ok(());
+        }
+        checkpoint::restore_weights(store, &CommittedDirectory::open_verified(&path)?)?;
+        events.emit(Event::Note(format!("the best weights are those of step {}", best.step)));
+        Ok(())
+    }
+
+    fn is_first_rank(&self) -> bool {
+        self.communicator.rank().0 == 0
+    }
+}
+
+/// Whether any rank was told to stop.
+pub(crate) fn is_any_stopped(
+    stop: &AtomicBool,
+    communicator: &dyn Communicator,
+) -> Result<bool, CommunicationError> {
+    let mut n_stopped = [f64::from(u8::from(stop.load(Ordering::Relaxed)))];
+    communicator.all_reduce_sum_f64(&mut n_stopped)?;
+    Ok(n_stopped[0] > 0.0)
+}
+
+/// A rank that breaks a step off by itself would leave the others waiting; with peers the flag is looked at between steps,
+/// by all at once.
+pub(crate) fn break_if_alone(stop: &AtomicBool, world_size: usize) -> ControlFlow<()> {
+    if world_size == 1 && stop.load(Ordering::Relaxed) {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What the commands share that ask judges: `truing label` and `truing quality`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+use truing_stages::StageError;
+use truing_stages::agreement::Agreement;
+use truing_stages::chat::{ChatModelConfig, OpenChatModel};
+use truing_train::PlanRow;
+use truing_types::EventSink;
+
+use super::plan;
+use super::training::RecipeArguments;
+use crate::outcome::Outcome;
+use crate::{Context, asking, interrupt, progress};
+
+/// A recipe, and what is done with it.
+#[derive(Debug, Args)]
+pub(crate) struct JudgeArguments {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArguments,
+    /// Print what it will cost and ask nothing.
+    #[arg(long)]
+    plan: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What will be asked.
+pub(crate) struct Questions {
+    /// The plan as lines, and in one sentence.
+    pub(crate) rows: Vec<PlanRow>,
+    pub(crate) summary: String,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) completion_tokens: u64,
+}
+
+/// Says what it will cost, asks the judges, says how it ended. `work` gives a summary and its files' main one, unless it was
+/// stopped; `what` is what that file holds.
+pub(crate) fn run<'a, Summary: Serialize>(
+    arguments: &JudgeArguments,
+    questions: &Questions,
+    judges: impl Iterator<Item = &'a ChatModelConfig>,
+    what: &str,
+    work: impl FnOnce(
+        Vec<OpenChatModel>,
+        &mut dyn EventSink,
+        &AtomicBool,
+    ) -> Result<Option<(PathBuf, Summary)>, StageError>,
+    print: impl FnOnce(&Summary, &Context) -> anyhow::Result<()>,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    if arguments.plan {
+        return plan::show_rows(questions.rows.clone(), &questions.summary, arguments.json, context);
+    }
+    let printer = context.printer;
+    printer.note(&questions.summary);
+    printer.note(format_args!(
+        "about {} tokens of prompts and at most {} of replies, less what is in the cache",
+        questions.prompt_tokens, questions.completion_tokens
+    ));
+    let stop = interrupt::stop_flag("stopping: every reply is kept, the same command goes on")?;
+    let mut events = progress::for_this_terminal(&printer);
+    let judges = open(judges, &stop, events.as_mut(), context)?;
+    let found = work(judges, events.as_mut(), &stop)?;
+    drop(events);
+    match found {
+        Some((path, summary)) => {
+            if arguments.json {
+                printer.json(&finished(what, &path, &summary))?;
+            } else {
+                print(&summary, context)?;
+                printer.line(format_args!("{what}  {}", path.display()))?;
+            }
+            Ok(Outcome::Fine)
+        }
+        None => {
+            if arguments.json {
+                printer.json(&json!({ "status": "interrupted" }))?;
+            } else {
+                printer.line("stopped; the same command goes on, and asks nothing twice")?;
+            }
+            Ok(Outcome::Interrupted)
+        }
+    }
+}
+
+fn finished(what: &str, path: &Path, summary: &impl Serialize) -> serde_json::Value {
+    let mut told = json!({ "status": "finished", "summary": summary });
+    told[what] = json!(path);
+    told
+}
+
+fn open<'a>(
+    judges: impl Iterator<Item = &'a ChatModelConfig>,
+    stop: &Arc<AtomicBool>,
+    events: &mut dyn EventSink,
+    context: &Context,
+) -> anyhow::Result<Vec<OpenChatModel>> {
+    judges.map(|judge| Ok(judge.open(&asking::surroundings(judge, stop, context)?, events)?)).collect()
+}
+
+/// Gives a judge the name that was typed, for the summary, and finds its model where it is one in this process.
+pub(crate) fn prepare(
+    name: &mut Option<String>,
+    model: &mut ChatModelConfig,
+    context: &Context,
+) -> anyhow::Result<()> {
+    name.get_or_insert(model.name());
+    asking::find_model(model, context)
+}
+
+/// Two judges on one dimension.
+pub(crate) fn print_agreement(
+    [first, second, dimension]: [&str; 3],
+    agreement: &Agreement,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let kappa = share(agreement.kappa);
+    context.printer.line(format_args!(
+        "{first} and {second} on {dimension}: the same on {:.2} of {}, kappa {kappa}",
+        agreement.share, agreement.n
+    ))?;
+    Ok(())
+}
+
+/// A share, or a dash where there is none.
+pub(crate) fn share(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"))
+}
