@@ -26,6 +26,10 @@ pub struct Triplet {
     pub positive: String,
     /// A text of another kind.
     pub negative: String,
+    /// What kind the anchor is of, where the row says so (`group`).
+    pub group: Option<String>,
+    /// What kind the negative is of, where the row says so (`negative_group`).
+    pub negative_group: Option<String>,
     /// The row it was read from.
     pub origin: RowOrigin,
 }
@@ -39,7 +43,8 @@ pub struct TextRow {
     pub origin: RowOrigin,
 }
 
-/// Rows of triplets: objects with `anchor`, `positive` and `negative`. An error ends them.
+/// Rows of triplets: objects with `anchor`, `positive` and `negative`, and if they like `group` and `negative_group`, of
+/// any type. An error ends them.
 ///
 /// # Errors
 /// When the file cannot be opened; later, when a row cannot be read or misses a field.
@@ -55,10 +60,18 @@ pub fn read_triplets(
                 Some(value) if !value.is_null() => text(value, name).map(str::to_owned),
                 _ => Err(RowProblem::new(name, RowErrorKind::Missing, "a string")),
             };
-            Ok((field("anchor")?, field("positive")?, field("negative")?))
+            let group = |name: &str| object.get(name).filter(|value| !value.is_null()).map(Value::to_string);
+            Ok(Triplet {
+                anchor: field("anchor")?,
+                positive: field("positive")?,
+                negative: field("negative")?,
+                group: group("group"),
+                negative_group: group("negative_group"),
+                origin: origin.clone(),
+            })
         };
         match row.object.and_then(|object| read(&object)) {
-            Ok((anchor, positive, negative)) => Ok(Triplet { anchor, positive, negative, origin }),
+            Ok(triplet) => Ok(triplet),
             Err(problem) => Err(bad_row(origin, problem)),
         }
     }))

@@ -51,10 +51,36 @@ pub fn end_tokens(eos_token_ids: &[TokenId], renderer: &ChatRenderer) -> Vec<Tok
     end_tokens
 }
 
+/// A prompt, and how its completions are drawn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub(crate) prompt: &'a [TokenId],
+    pub(crate) n_samples: usize,
+    pub(crate) options: &'a SamplingOptions,
+    /// Of one of many completions: with the options' seed and its place in the group these decide what is drawn. Of a reply
+    /// the seed decides alone.
+    pub(crate) seed_indices: Option<&'a [u64]>,
+}
+
+impl Job<'_> {
+    fn sampler(&self, place: usize) -> Result<Sampler, GenerateError> {
+        match self.seed_indices {
+            Some(indices) => Sampler::keyed(self.options, &[indices, &[place as u64]].concat()),
+            None => Sampler::new(self.options),
+        }
+    }
+
+    /// Tokens that a cache must hold.
+    fn capacity(&self, context_length: usize) -> usize {
+        (self.prompt.len() + self.options.max_new_tokens).min(context_length)
+    }
+}
+
 /// A completion on its way.
-struct Running<C> {
-    request_idx: usize,
+struct Running<'a, C> {
+    job_idx: usize,
     sample_idx: usize,
+    options: &'a SamplingOptions,
     cache: C,
     sampler: Sampler,
     /// Prompt and completion.
@@ -66,11 +92,12 @@ struct Running<C> {
     stops: StopTexts,
     text: String,
     finish_reason: Option<FinishReason>,
+    failure: Option<GenerateError>,
 }
 
 /// A prompt that has been read, whose group is not yet wholly begun.
 struct ReadPrompt<C> {
-    request_idx: usize,
+    job_idx: usize,
     cache: C,
     logits: Vec<f32>,
     n_begun: usize,
@@ -95,36 +122,100 @@ where
 {
     let mut done: Vec<Vec<Option<SampledCompletion>>> =
         requests.iter().map(|request| vec![None; request.n_samples]).collect();
-    let wanted = requests.iter().enumerate().filter(|(_, request)| request.n_samples > 0);
+    let jobs: Vec<Job<'_>> = requests
+        .iter()
+        .map(|SampleRequest { prompt, n_samples, seed_indices }| Job {
+            prompt,
+            n_samples: *n_samples,
+            options,
+            seed_indices: Some(seed_indices),
+        })
+        .collect();
+    let mut failure = None;
+    let flow =
+        decode(
+            engine,
+            tokenizer,
+            &jobs,
+            end_tokens,
+            max_batch,
+            false,
+            &mut |i, place, result| match result {
+                Ok(completion) => {
+                    let flow = on_done(i, place, &completion);
+                    done[i][place] = Some(completion);
+                    flow
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
+    match failure {
+        Some(error) => Err(error),
+        None if flow.is_break() => Ok(None),
+        None => Ok(Some(done.into_iter().map(|group| group.into_iter().flatten().collect()).collect())),
+    }
+}
+
+/// Draws the completions of all jobs side by side, at most `max_batch` at a time. `on_done` gets each completion, or why
+/// there is none, with its job and place; a job whose prompt cannot be read fails once, at place 0. With
+/// `shares_beginnings` a prompt is read from where it differs from the one read before it.
+///
+/// # Errors
+/// When the engine fails: what was on its way is lost.
+pub(crate) fn decode<E: Engine>(
+    engine: &mut E,
+    tokenizer: &Tokenizer,
+    jobs: &[Job<'_>],
+    end_tokens: &[TokenId],
+    max_batch: usize,
+    shares_beginnings: bool,
+    on_done: &mut dyn FnMut(usize, usize, Result<SampledCompletion, GenerateError>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, GenerateError>
+where
+    E::Cache: Send,
+{
+    let context_length = engine.spec().max_position_embeddings;
+    let largest = jobs.iter().map(|job| job.capacity(context_length)).max().unwrap_or(0);
+    let wanted = jobs.iter().enumerate().filter(|(_, job)| job.n_samples > 0);
     let mut waiting = wanted.collect::<Vec<_>>().into_iter();
     let mut prompt: Option<ReadPrompt<E::Cache>> = None;
-    let mut running: Vec<Running<E::Cache>> = Vec::new();
+    let mut read_before: Option<(usize, E::Cache)> = None;
+    let mut running: Vec<Running<'_, E::Cache>> = Vec::new();
     loop {
         while running.len() < max_batch.max(1) {
             if prompt.is_none() {
-                let Some((request_idx, request)) = waiting.next() else { break };
-                prompt = Some(read(engine, request_idx, request, options)?);
+                let Some((job_idx, job)) = waiting.next() else { break };
+                if let Err(error) = check(job, context_length) {
+                    if on_done(job_idx, 0, Err(error)).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    continue;
+                }
+                let capacity = if shares_beginnings { largest } else { job.capacity(context_length) };
+                let before = read_before.take().map(|(before, cache)| (jobs[before].prompt, cache));
+                prompt = Some(read(engine, job_idx, job, capacity, before)?);
             }
             let Some(read) = &mut prompt else { break };
-            let request = &requests[read.request_idx];
-            let mut next = begin(engine, tokenizer, read, request, options)?;
-            next.take_in(&read.logits, options, end_tokens)?;
+            let job = &jobs[read.job_idx];
+            let mut next = begin(engine, tokenizer, read, job)?;
+            next.take_in(&read.logits, end_tokens);
             read.n_begun += 1;
-            if read.n_begun == request.n_samples {
-                prompt = None;
+            if read.n_begun == job.n_samples {
+                let finished = prompt.take();
+                read_before = finished.filter(|_| shares_beginnings).map(|read| (read.job_idx, read.cache));
             }
             running.push(next);
         }
-        let context = engine.spec().max_position_embeddings;
         let mut still_running = Vec::with_capacity(running.len());
         for one in running {
-            if one.is_over(context) {
-                let (request_idx, sample_idx) = (one.request_idx, one.sample_idx);
-                let completion = one.finish()?;
-                if on_done(request_idx, sample_idx, &completion).is_break() {
-                    return Ok(None);
+            if one.is_over(context_length) {
+                let (job_idx, sample_idx) = (one.job_idx, one.sample_idx);
+                if on_done(job_idx, sample_idx, one.finish()).is_break() {
+                    return Ok(ControlFlow::Break(()));
                 }
-                done[request_idx][sample_idx] = Some(completion);
             } else {
                 still_running.push(one);
             }
@@ -132,7 +223,7 @@ where
         running = still_running;
         if running.is_empty() {
             if prompt.is_none() && waiting.len() == 0 {
-                break;
+                return Ok(ControlFlow::Continue(()));
             }
             continue;
         }
@@ -143,62 +234,75 @@ where
         running
             .par_iter_mut()
             .zip(logits.par_chunks(vocab_size))
-            .try_for_each(|(one, logits)| one.take_in(logits, options, end_tokens))?;
+            .for_each(|(one, logits)| one.take_in(logits, end_tokens));
     }
-    Ok(Some(done.into_iter().map(|group| group.into_iter().flatten().collect()).collect()))
 }
 
-fn read<E: Engine>(
-    engine: &mut E,
-    request_idx: usize,
-    request: &SampleRequest,
-    options: &SamplingOptions,
-) -> Result<ReadPrompt<E::Cache>, GenerateError> {
-    let (n_prompt, context_length) = (request.prompt.len(), engine.spec().max_position_embeddings);
-    if n_prompt == 0 {
+/// Whether a job can be begun at all.
+fn check(job: &Job<'_>, context_length: usize) -> Result<(), GenerateError> {
+    let n_prompt_tokens = job.prompt.len();
+    if n_prompt_tokens == 0 {
         return Err(GenerateError::EmptyPrompt);
     }
-    if n_prompt >= context_length {
-        return Err(GenerateError::ContextOverflow { n_prompt_tokens: n_prompt, context_length });
+    if n_prompt_tokens >= context_length {
+        return Err(GenerateError::ContextOverflow { n_prompt_tokens, context_length });
     }
-    let mut cache = engine.new_cache((n_prompt + options.max_new_tokens).min(context_length));
-    let logits = engine.extend(&mut cache, &request.prompt)?;
-    Ok(ReadPrompt { request_idx, cache, logits, n_begun: 0 })
+    job.sampler(0).map(|_| ())
 }
 
-fn begin<E: Engine>(
+/// Reads a prompt; of the one that was read before only the beginning that they share is taken over.
+fn read<E: Engine>(
+    engine: &mut E,
+    job_idx: usize,
+    job: &Job<'_>,
+    capacity: usize,
+    before: Option<(&[TokenId], E::Cache)>,
+) -> Result<ReadPrompt<E::Cache>, GenerateError> {
+    let (mut cache, n_shared) = match before {
+        Some((tokens, mut cache)) => {
+            let n_alike = tokens.iter().zip(job.prompt).take_while(|(one, other)| one == other).count();
+            // The last token is always read: its logits are what the completion begins with.
+            let n_shared = n_alike.min(job.prompt.len() - 1);
+            engine.truncate_cache(&mut cache, n_shared);
+            (cache, n_shared)
+        }
+        None => (engine.new_cache(capacity), 0),
+    };
+    let logits = engine.extend(&mut cache, &job.prompt[n_shared..])?;
+    Ok(ReadPrompt { job_idx, cache, logits, n_begun: 0 })
+}
+
+fn begin<'a, E: Engine>(
     engine: &E,
     tokenizer: &Tokenizer,
     read: &ReadPrompt<E::Cache>,
-    request: &SampleRequest,
-    options: &SamplingOptions,
-) -> Result<Running<E::Cache>, GenerateError> {
-    let mut indices = request.seed_indices.clone();
-    indices.push(read.n_begun as u64);
+    job: &Job<'a>,
+) -> Result<Running<'a, E::Cache>, GenerateError> {
     Ok(Running {
-        request_idx: read.request_idx,
+        job_idx: read.job_idx,
         sample_idx: read.n_begun,
+        options: job.options,
         cache: engine.fork_cache(&read.cache),
-        sampler: Sampler::keyed(options, &indices)?,
-        history: request.prompt.clone(),
-        n_prompt: request.prompt.len(),
+        sampler: job.sampler(read.n_begun)?,
+        history: job.prompt.to_vec(),
+        n_prompt: job.prompt.len(),
         log_probs: Vec::new(),
         sampling_log_probs: Vec::new(),
         decoder: StreamDecoder::new(tokenizer, true),
-        stops: StopTexts::new(&options.stop),
+        stops: StopTexts::new(&job.options.stop),
         text: String::new(),
         finish_reason: None,
+        failure: None,
     })
 }
 
-impl<C> Running<C> {
+impl<C> Running<'_, C> {
     /// Draws the next token out of the logits after the last one.
-    fn take_in(
-        &mut self,
-        logits: &[f32],
-        options: &SamplingOptions,
-        end_tokens: &[TokenId],
-    ) -> Result<(), GenerateError> {
+    fn take_in(&mut self, logits: &[f32], end_tokens: &[TokenId]) {
+        self.failure = self.try_to_take_in(logits, end_tokens).err();
+    }
+
+    fn try_to_take_in(&mut self, logits: &[f32], end_tokens: &[TokenId]) -> Result<(), GenerateError> {
         let position = self.history.len() - 1;
         let drawn = self.sampler.draw_after(logits, &self.history);
         let drawn = drawn.ok_or(GenerateError::NotANumber { position })?;
@@ -213,17 +317,20 @@ impl<C> Running<C> {
         self.text.push_str(&decided);
         if found {
             self.finish_reason = Some(FinishReason::StopText);
-        } else if self.log_probs.len() >= options.max_new_tokens {
+        } else if self.log_probs.len() >= self.options.max_new_tokens {
             self.finish_reason = Some(FinishReason::Length);
         }
         Ok(())
     }
 
     fn is_over(&self, context_length: usize) -> bool {
-        self.finish_reason.is_some() || self.history.len() >= context_length
+        self.failure.is_some() || self.finish_reason.is_some() || self.history.len() >= context_length
     }
 
     fn finish(mut self) -> Result<SampledCompletion, GenerateError> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
         let mut finish_reason = self.finish_reason.unwrap_or(FinishReason::Length);
         if finish_reason != FinishReason::StopText {
             // The last bytes may still complete a stop text.

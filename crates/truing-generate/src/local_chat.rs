@@ -4,9 +4,15 @@ use std::ops::ControlFlow;
 
 use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder};
-use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason, SamplingOptions, TokenId};
+use truing_types::{
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions, TokenId,
+};
 
-use crate::{GenerateError, Session, StopTexts, end_tokens, generate};
+use crate::batch::{Job, decode};
+use crate::{GenerateError, SampledCompletion, Session, StopTexts, end_tokens, generate};
+
+/// Replies that are drawn side by side: more take more memory for their caches, and are hardly faster.
+const REPLIES_AT_A_TIME: usize = 8;
 
 /// An engine, the model's way of writing conversations, and the sequence they last worked on.
 ///
@@ -162,16 +168,86 @@ impl<E: Engine> LocalChat<E> {
     }
 }
 
-impl<E: Engine> ChatModel for LocalChat<E> {
+impl<E: Engine> ChatModel for LocalChat<E>
+where
+    E::Cache: Send,
+{
     fn chat(
         &mut self,
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
-        match self.reply(request, on_text) {
-            Ok(local) => Ok(local.reply),
-            Err(error) if error.is_bad_request() => Err(ChatError::BadRequest(error.to_string())),
-            Err(error) => Err(ChatError::Failed(Box::new(error))),
-        }
+        self.reply(request, on_text).map(|local| local.reply).map_err(chat_error)
     }
+
+    /// Some replies side by side: the weights pass through memory once for all of them. What requests have in common at
+    /// their beginning is read once.
+    fn chat_all(
+        &mut self,
+        requests: &[ChatRequest],
+        on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
+    ) -> Vec<ChatResult> {
+        let mut results: Vec<Option<ChatResult>> = requests.iter().map(|_| None).collect();
+        let mut prompts = Vec::with_capacity(requests.len());
+        for (place, request) in requests.iter().enumerate() {
+            match self.renderer.prompt(&request.conversation) {
+                Ok(tokens) => prompts.push((place, tokens)),
+                Err(error) => {
+                    let failed = Err(chat_error(error.into()));
+                    let flow = on_result(place, &failed);
+                    results[place] = Some(failed);
+                    if flow.is_break() {
+                        return all_or_broken_off(results);
+                    }
+                }
+            }
+        }
+        let jobs: Vec<Job<'_>> = prompts
+            .iter()
+            .map(|(place, prompt)| Job {
+                prompt,
+                n_samples: 1,
+                options: &requests[*place].sampling,
+                seed_indices: None,
+            })
+            .collect();
+        let tokenizer = self.renderer.tokenizer();
+        let on_done = &mut |job: usize, _: usize, result: Result<SampledCompletion, GenerateError>| {
+            let (place, prompt) = &prompts[job];
+            let result = result.map_err(chat_error).map(|completion| ChatReply {
+                text: completion.text,
+                n_completion_tokens: completion.tokens.len(),
+                tokens: completion.tokens,
+                finish_reason: completion.finish_reason,
+                n_prompt_tokens: prompt.len(),
+            });
+            let flow = on_result(*place, &result);
+            results[*place] = Some(result);
+            flow
+        };
+        let decoded =
+            decode(&mut self.engine, tokenizer, &jobs, &self.end_tokens, REPLIES_AT_A_TIME, true, on_done);
+        if let Err(error) = decoded {
+            // One failure is told of every request that it took with it.
+            let reason = error.to_string();
+            for (place, result) in results.iter_mut().enumerate().filter(|(_, result)| result.is_none()) {
+                let failed = Err(ChatError::Failed(reason.clone().into()));
+                let _ = on_result(place, &failed);
+                *result = Some(failed);
+            }
+        }
+        all_or_broken_off(results)
+    }
+}
+
+fn chat_error(error: GenerateError) -> ChatError {
+    match error.is_bad_request() {
+        true => ChatError::BadRequest(error.to_string()),
+        false => ChatError::Failed(Box::new(error)),
+    }
+}
+
+/// What was not asked was broken off.
+fn all_or_broken_off(results: Vec<Option<ChatResult>>) -> Vec<ChatResult> {
+    results.into_iter().map(|result| result.unwrap_or(Err(ChatError::BrokenOff))).collect()
 }

@@ -105,6 +105,70 @@ fn the_next_turn_reads_only_what_is_new() {
     assert_eq!(chat.reply(&second, &mut silent).unwrap().n_reused_tokens, 0);
 }
 
+/// Says something else after every other text, and ends now and then.
+fn babbler() -> LocalChat<Parrot> {
+    let parrot = Parrot::new(90, |so_far| {
+        let mixed = so_far.iter().fold(7_u32, |sum, &token| sum.wrapping_mul(31).wrapping_add(token));
+        let mut logits: Vec<f32> =
+            (0..400_u32).map(|token| (mixed.wrapping_mul(token + 3) % 97) as f32 / 40.0).collect();
+        logits[2] = 4.5;
+        logits
+    });
+    LocalChat::new(parrot, renderer())
+}
+
+#[test]
+fn many_requests_are_answered_as_each_alone() {
+    let request = |i: usize| {
+        let mut request = ask(&[(Role::System, "Be brief."), (Role::User, &"why ".repeat(1 + i % 5))]);
+        request.sampling = SamplingOptions {
+            max_new_tokens: 5 + i,
+            temperature: 1.0,
+            seed: i as u64 % 3,
+            stop: if i.is_multiple_of(4) { vec!["a".into()] } else { Vec::new() },
+            ..SamplingOptions::default()
+        };
+        request
+    };
+    let mut requests: Vec<ChatRequest> = (0..20).map(request).collect();
+    requests[3] = ask(&[]);
+    requests[7].sampling.top_p = 2.0;
+    requests[11] = ask(&[(Role::User, &"long ".repeat(90))]);
+    let go_on = |_: &str| ControlFlow::Continue(());
+    let alone: Vec<_> = requests
+        .iter()
+        .map(|request| babbler().chat(request, &mut { go_on }).map_err(|e| e.to_string()))
+        .collect();
+    assert_eq!(alone.iter().filter(|result| result.is_err()).count(), 3);
+    let mut chat = babbler();
+    let mut told = vec![0; 20];
+    let together = chat.chat_all(&requests, &mut |place, result| {
+        told[place] += 1;
+        assert_eq!(result.as_ref().map_err(ToString::to_string), alone[place].as_ref().map_err(Clone::clone));
+        ControlFlow::Continue(())
+    });
+    assert_eq!(told, [1; 20], "each is told once");
+    let together: Vec<_> = together.into_iter().map(|result| result.map_err(|e| e.to_string())).collect();
+    assert_eq!(together, alone);
+    // Prompts are read from where they differ, and of every reply all tokens but the last.
+    let replies = || alone.iter().flatten();
+    let n_drawn: usize = replies().map(|reply| reply.n_completion_tokens - 1).sum();
+    let n_prompts: usize = replies().map(|reply| reply.n_prompt_tokens).sum();
+    assert!(
+        chat.engine().n_read - n_drawn < n_prompts / 2,
+        "{} of {n_prompts}",
+        chat.engine().n_read - n_drawn
+    );
+
+    let mut n_told = 0;
+    let broken_off = babbler().chat_all(&requests, &mut |_, _| {
+        n_told += 1;
+        if n_told == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let is_asked = |result: &&truing_types::ChatResult| !matches!(result, Err(ChatError::BrokenOff));
+    assert_eq!((broken_off.iter().filter(is_asked).count(), n_told), (5, 5));
+}
+
 #[test]
 fn breaking_off_is_cancelling() {
     let mut chat = LocalChat::new(Parrot::new(1000, |_| one_hot(50)), renderer());

@@ -8,6 +8,7 @@
 
 mod evaluation;
 mod inputs;
+mod label_names;
 mod layout;
 mod predictor;
 mod rows;
@@ -16,7 +17,7 @@ mod workload;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
@@ -50,10 +51,15 @@ pub struct ClassifierConfig {
     /// Scores: name and column with a number, for instance `{ quality = "quality" }`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub scores: BTreeMap<String, String>,
+    /// A file of labels (see `truing label`): a label of the data is learnt by its name there, which it may be called by or by
+    /// a synonym; one that is not there is an error. Left out, labels are learnt as they are written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_set: Option<PathBuf>,
     /// Where the confidence of a dimension or a score is, if not in `confidence.<name>`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub confidences: BTreeMap<String, String>,
-    /// Dimensions of which a text may have several labels at once. Left out, those of which some row does.
+    /// Dimensions of which a text may have several labels at once. Left out, those of which the label set says so; without
+    /// one, those of which some row has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multiple: Option<Vec<String>>,
     /// Labels and scores that are less certain are not learnt from, where a confidence is known.
@@ -87,6 +93,7 @@ impl Default for ClassifierConfig {
             dimensions: Vec::new(),
             columns: BTreeMap::new(),
             scores: BTreeMap::new(),
+            label_set: None,
             confidences: BTreeMap::new(),
             multiple: None,
             min_confidence: 0.0,

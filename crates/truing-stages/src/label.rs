@@ -19,7 +19,8 @@ mod set;
 mod summary;
 
 pub use config::{LabelConfig, LabelJudge, OnUnknownLabel};
-pub use outcome::{AssignedLabel, LabelledBy, LabelledPrompt, PromptSource};
+pub use outcome::{AssignedLabel, LabelledBy, LabelledPrompt};
+pub(crate) use plan::unknown_label;
 pub use plan::{LabelInputs, LabelPlan, LabelPrompt, Question};
 pub use run::{LabelOutcome, run};
 pub use set::{label_set_toml, load_label_set, parse_label_set};

@@ -30,3 +30,4 @@ mod statistics;
 pub use error::{StageError, UnknownLabelError};
 pub use machine::{Machine, Probe};
 pub use recipe::{Recipe, RecipeError, RecipePlace};
+pub use rows::PromptSource;

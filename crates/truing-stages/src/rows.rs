@@ -3,12 +3,29 @@
 use std::io::Write;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use truing_store::atomic;
-use truing_types::{Conversation, Role};
+use truing_store::{Digest, atomic};
+use truing_types::{Conversation, Role, RowOrigin};
 
 use crate::StageError;
+
+/// Where a prompt came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptSource {
+    /// The file.
+    pub path: String,
+    /// Its line, counted from 1.
+    pub line: u64,
+}
+
+impl PromptSource {
+    /// Of a row.
+    #[must_use]
+    pub fn of(origin: &RowOrigin) -> Self {
+        Self { path: origin.source.to_string(), line: origin.line }
+    }
+}
 
 /// What is asked: every turn but the assistant's, one below the other.
 pub(crate) fn prompt_text(prompt: &Conversation) -> String {
@@ -30,6 +47,12 @@ pub(crate) fn value_at<'a>(columns: &'a Map<String, Value>, path: &str) -> Optio
         Some(value)
     };
     first.or_else(inner).filter(|value| !value.is_null())
+}
+
+/// A number that equal texts share, and others do not.
+pub(crate) fn key_of(text: &str) -> u64 {
+    let digest = Digest::of_bytes(text.as_bytes());
+    u64::from_le_bytes(digest.as_bytes().first_chunk::<8>().copied().unwrap_or_default())
 }
 
 /// Replaces a file by one JSON object a row.

@@ -53,7 +53,8 @@ pub enum SelectOutcome {
     Interrupted,
 }
 
-/// Runs the plan. `stop` is looked at between parts, and within training after every pack.
+/// Runs the plan. `stop` is looked at between parts, within training after every pack, and while embedding every some
+/// thousand texts.
 ///
 /// # Errors
 /// When the folder cannot be used, a row cannot be read and shall not be skipped, nothing is left to select from, or the
@@ -83,7 +84,9 @@ pub fn run(
         return Ok(SelectOutcome::Interrupted);
     }
     let templates = mining::find_templates(&tokens, config, events)?;
-    let mut embedded = vectors::embed(plan, &pool, &folder, events)?;
+    let Some(mut embedded) = vectors::embed(plan, &pool, &folder, events, stop)? else {
+        return Ok(SelectOutcome::Interrupted);
+    };
     let mined = mining::mine(&templates, &embedded, config, events)?;
     mining::write_triplets(&mined, &pool, &folder, events)?;
     if is_stopped() {
@@ -96,6 +99,9 @@ pub fn run(
         }
     }
     let clusters = mining::cluster(&embedded, config, events)?;
+    if is_stopped() {
+        return Ok(SelectOutcome::Interrupted);
+    }
     let selection = diversity::select(&pool, &embedded, config, events)?;
     pool.apply(selection.dropped);
     let found =

@@ -22,8 +22,8 @@ pub use objectives::{
     Aggregation, Classification, ClassificationPack, EmbeddingDistance, EmbeddingLoss, EncoderObjective,
     KlInLoss, MseDenominator, Objective, OutputPart, PartKind, PartTarget, Policy, PolicyPack,
     PolicyPackKind, Preference, PreferenceLoss, PreferencePack, RatioLevel, ResponseLogProbs, ResponsePair,
-    Reward, RewardPack, RewardPair, Sft, Target, TrainingPack, TripletVectors, WeightedSum,
-    response_log_probs,
+    Reward, RewardPack, RewardPair, Sft, Target, TrainingPack, TripletGroups, TripletPack, TripletVectors,
+    WeightedSum, response_log_probs,
 };
 pub use planner::{
     Amount, LayersPerSegment, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops, StepShape,

@@ -1,6 +1,7 @@
 //! What a run reads: the model, the rows, and from those to learn from what the outputs mean.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use truing_data::{HeldOut, SourceRange, split_held_out};
 use truing_model::{EncoderFiles, ModelFiles};
@@ -9,6 +10,7 @@ use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::{ClassificationPack, PartTarget, StepShape, Target};
 use truing_types::{BatchError, Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
 
+use super::label_names::LabelNames;
 use super::layout::{ClassifierSpec, OutputSpec, PartSpec};
 use super::rows::{LabelledRow, LabelledRows};
 use super::texts::TextReader;
@@ -94,7 +96,8 @@ pub(super) fn load(
         let (files, renderer) = (Box::new(files), Box::new(renderer));
         (ClassifierModel::Decoder { files, renderer }, reader, max_tokens)
     };
-    let all = LabelledRows::read(config, &settings, &config.data, "the training data", events)?;
+    let labels = LabelNames::of(&settings)?;
+    let all = LabelledRows::read(config, &settings, &labels, &config.data, "the training data", events)?;
     let mut eval_files = None;
     let (train, eval) = if config.eval_fraction > 0.0 {
         let keys: Vec<u64> = all.rows.iter().map(|row| row.key).collect();
@@ -104,11 +107,11 @@ pub(super) fn load(
         (all, None)
     } else {
         let what = "the evaluation data";
-        let eval = LabelledRows::read(config, &settings, &config.eval_data, what, events)?;
+        let eval = LabelledRows::read(config, &settings, &labels, &config.eval_data, what, events)?;
         eval_files = Some(eval.files.clone());
         (all, Some(eval))
     };
-    let parts = Learnt { settings: &settings, rows: &train.rows, events }.parts()?;
+    let parts = Learnt { settings: &settings, labels: &labels, rows: &train.rows, events }.parts()?;
     let spec = ClassifierSpec::new(max_tokens, parts);
     let n_outputs = spec.n_outputs();
     model = match model {
@@ -122,7 +125,8 @@ pub(super) fn load(
     let mut n_cut = 0;
     let mut targets =
         Targets { settings: &settings, spec: &spec, reader: &reader, n_cut: &mut n_cut, events };
-    let files = train.files.clone();
+    let mut files = train.files.clone();
+    files.extend(settings.label_set.iter().map(|path| Arc::from(&*path.to_string_lossy())));
     let train = targets.of(train, "the training data")?;
     let eval = eval.map(|eval| targets.of(eval, "the evaluation data")).transpose()?;
     if train.tokens.is_empty() {
@@ -153,6 +157,7 @@ pub(super) fn load(
 /// What the rows to learn from say of labels and scores.
 struct Learnt<'a> {
     settings: &'a ClassifierConfig,
+    labels: &'a LabelNames,
     rows: &'a [LabelledRow],
     events: &'a mut dyn EventSink,
 }
@@ -222,9 +227,12 @@ impl Learnt<'_> {
                 listed(&rare)
             )));
         }
-        let has_several = match &self.settings.multiple {
-            Some(names) => names.contains(name),
-            None => self.rows.iter().any(|row| row.labels.get(name).is_some_and(|labels| labels.len() > 1)),
+        let has_several = match (&self.settings.multiple, self.labels.may_be_several(name)) {
+            (Some(names), _) => names.contains(name),
+            (None, Some(of_the_set)) => of_the_set,
+            (None, None) => {
+                self.rows.iter().any(|row| row.labels.get(name).is_some_and(|labels| labels.len() > 1))
+            }
         };
         let labels: Vec<String> = kept.keys().cloned().collect();
         let n_needed = if has_several { 1 } else { 2 };

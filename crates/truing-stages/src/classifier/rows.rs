@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use truing_data::{SourceConfig, SourceRange, read_prompts};
-use truing_store::Digest;
 use truing_types::{Event, EventSink, RowOrigin};
 
 use super::ClassifierConfig;
+use super::label_names::LabelNames;
 use crate::StageError;
-use crate::rows::{prompt_text, value_at};
+use crate::rows::{key_of, prompt_text, value_at};
 use crate::training::TrainingConfig;
 
 /// One row.
@@ -42,6 +42,7 @@ impl LabelledRows {
     pub(super) fn read(
         config: &TrainingConfig,
         settings: &ClassifierConfig,
+        labels: &LabelNames,
         sources: &[SourceConfig],
         what: &str,
         events: &mut dyn EventSink,
@@ -58,7 +59,7 @@ impl LabelledRows {
                 if !all.files.contains(&origin.source) {
                     all.files.insert(Arc::clone(&origin.source));
                 }
-                all.rows.push(settings.row(prompt_text(&row.prompt), &row.columns, origin)?);
+                all.rows.push(settings.row(labels, prompt_text(&row.prompt), &row.columns, origin)?);
                 if all.rows.len().is_multiple_of(256) {
                     events.emit(Event::Progress { done: all.rows.len() as u64, note: String::new() });
                 }
@@ -101,6 +102,7 @@ impl ClassifierConfig {
 
     fn row(
         &self,
+        names: &LabelNames,
         text: String,
         columns: &Map<String, Value>,
         origin: RowOrigin,
@@ -117,15 +119,20 @@ impl ClassifierConfig {
             };
             for (name, value) in found.into_iter().flatten() {
                 if self.dimensions.is_empty() || self.dimensions.contains(name) {
+                    let path = format!("labels.{name}");
+                    let found = labels_of(&origin, &path, value)?;
                     labels.extend(
-                        labels_of(&origin, &format!("labels.{name}"), value)?.map(|l| (name.clone(), l)),
+                        names.of_dimension(&origin, &path, name, found)?.map(|labels| (name.clone(), labels)),
                     );
                 }
             }
         }
         for (name, path) in &self.columns {
             if let Some(value) = value_at(columns, path) {
-                labels.extend(labels_of(&origin, path, value)?.map(|labels| (name.clone(), labels)));
+                let found = labels_of(&origin, path, value)?;
+                labels.extend(
+                    names.of_dimension(&origin, path, name, found)?.map(|labels| (name.clone(), labels)),
+                );
             }
         }
         let number = |path: &str| match value_at(columns, path) {
@@ -158,7 +165,7 @@ impl ClassifierConfig {
     }
 }
 
-/// A label, a list of them, or nothing that is known.
+/// A label, a list of them, or nothing that is known; as they are written.
 fn labels_of(origin: &RowOrigin, path: &str, value: &Value) -> Result<Option<Vec<String>>, StageError> {
     let label = |value: &Value| match value {
         Value::String(text) => Some(text.trim().to_owned()),
@@ -174,17 +181,8 @@ fn labels_of(origin: &RowOrigin, path: &str, value: &Value) -> Result<Option<Vec
         None => Err(bad_column(origin, path, Some(value), "a label or a list of labels")),
         // An empty string is how tables say that nothing is known.
         Some(labels) if labels.iter().any(String::is_empty) => Ok(None),
-        Some(mut labels) => {
-            labels.sort();
-            labels.dedup();
-            Ok(Some(labels))
-        }
+        labels => Ok(labels),
     }
-}
-
-fn key_of(text: &str) -> u64 {
-    let digest = Digest::of_bytes(text.as_bytes());
-    u64::from_le_bytes(digest.as_bytes().first_chunk::<8>().copied().unwrap_or_default())
 }
 
 fn bad_column(origin: &RowOrigin, column: &str, found: Option<&Value>, expected: &'static str) -> StageError {

@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use truing_model::{SaveDtype, TrainableSpec};
-use truing_train::{EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind};
-use truing_types::{Communicator, EventSink, PackedBatch};
+use truing_train::{EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind, TripletPack};
+use truing_types::{Communicator, EventSink};
 
 use crate::encoder_training::{self, EncoderParts, EncoderSettings, EncoderWorkload, StepSize};
 use crate::recipe::{self, Recipe, RecipeError};
@@ -40,7 +40,8 @@ pub struct EmbedTrainConfig {
     pub model_name_or_path: String,
     /// Folder of the run: metrics, checkpoints, and the model in `model/`.
     pub output_dir: PathBuf,
-    /// Triplets: rows with `anchor`, `positive` and `negative`.
+    /// Triplets: rows with `anchor`, `positive` and `negative`; with `group` (of anchor and positive) and `negative_group`
+    /// texts of the anchor's own group are not among its in-batch negatives.
     pub train_data: PathBuf,
     /// Triplets to evaluate on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,7 +314,7 @@ impl EncoderWorkload for Triplets<'_> {
         self.inputs.eval.as_ref()
     }
 
-    fn pack(&self, data: &TokenizedTriplets, triplets: &[u32]) -> Result<PackedBatch, StageError> {
+    fn pack(&self, data: &TokenizedTriplets, triplets: &[u32]) -> Result<TripletPack, StageError> {
         data.pack(triplets)
     }
 }

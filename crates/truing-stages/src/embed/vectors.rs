@@ -1,11 +1,11 @@
 //! Vectors into a file, row by row: NumPy's `.npy` (version 1.0 of its format) or JSON Lines; and out of a `.npy`.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use truing_store::atomic;
+use truing_store::{Digest, atomic};
 
 use crate::StageError;
 
@@ -76,6 +76,61 @@ impl VectorWriter {
     }
 }
 
+/// Vectors of a work that may be broken off: a digest of what they are of, then rows of f32. Rows are added and synced some
+/// at a time; what a crash has left of the last ones is never read.
+pub(crate) struct UnfinishedVectors {
+    path: PathBuf,
+    file: File,
+}
+
+impl UnfinishedVectors {
+    /// Goes on with a file of the same digest, or begins it. Also hands back the rows that it has; `n_together` rows are
+    /// there all or not at all.
+    pub(crate) fn open(
+        path: &Path,
+        digest: Digest,
+        width: usize,
+        n_together: usize,
+    ) -> Result<(Self, Vec<f32>), StageError> {
+        let (read, write) = (
+            |source| StageError::Read { path: path.to_path_buf(), source },
+            |source| StageError::Write { path: path.to_path_buf(), source },
+        );
+        let mut options = File::options();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).open(path).map_err(write)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(read)?;
+        let rows = bytes.strip_prefix(digest.as_bytes()).unwrap_or_default();
+        let n_bytes = rows.len() / (4 * width * n_together) * (4 * width * n_together);
+        let values = values_of(&rows[..n_bytes]).collect();
+        let length = (digest.as_bytes().len() + n_bytes) as u64;
+        if n_bytes == 0 {
+            file.set_len(0).and_then(|()| file.rewind()).map_err(write)?;
+            file.write_all(digest.as_bytes()).map_err(write)?;
+        } else {
+            file.set_len(length).and_then(|()| file.seek(SeekFrom::End(0))).map_err(write)?;
+        }
+        Ok((Self { path: path.to_path_buf(), file }, values))
+    }
+
+    /// Adds rows.
+    pub(crate) fn append(&mut self, values: &[f32]) -> Result<(), StageError> {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        written.map_err(|source| StageError::Write { path: self.path.clone(), source })
+    }
+
+    /// The work is done and kept elsewhere.
+    pub(crate) fn remove(self) -> Result<(), StageError> {
+        std::fs::remove_file(&self.path).map_err(|source| StageError::Write { path: self.path, source })
+    }
+}
+
+fn values_of(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+}
+
 /// Magic, version, length of the description, description padded so that the data is aligned.
 fn npy_header(n_rows: usize, width: usize) -> Vec<u8> {
     const BEFORE: usize = 10;
@@ -139,9 +194,7 @@ impl NpyFile {
         let mut row = vec![0; self.width * 4];
         for _ in 0..self.n_rows {
             self.file.read_exact(&mut row).map_err(failed)?;
-            values.extend(
-                row.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])),
-            );
+            values.extend(values_of(&row));
         }
         Ok((values, self.width))
     }
@@ -164,6 +217,31 @@ mod tests {
     }
 
     #[test]
+    fn unfinished_work_goes_on_where_its_last_whole_part_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v.unfinished");
+        let open = |of: &[u8]| UnfinishedVectors::open(&path, Digest::of_bytes(of), 2, 2).unwrap();
+        let (mut file, rows) = open(b"these");
+        assert!(rows.is_empty());
+        file.append(&[1.0, 2.0, 3.0, 4.0]).unwrap();
+        file.append(&[5.0, 6.0, 7.0, 8.0]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for n_lost in 0..=bytes.len() {
+            std::fs::write(&path, &bytes[..bytes.len() - n_lost]).unwrap();
+            let (mut file, rows) = open(b"these");
+            let n_kept = [8, 4, 0][n_lost.div_ceil(16).min(2)];
+            assert_eq!(rows, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0][..n_kept], "{n_lost} bytes lost");
+            file.append(&[9.0; 4]).unwrap();
+            assert_eq!(open(b"these").1[n_kept..], [9.0; 4]);
+        }
+        assert!(open(b"others").1.is_empty());
+        let (file, rows) = open(b"these");
+        assert!(rows.is_empty(), "those of others took their place");
+        file.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn rows_are_written_and_nothing_is_left_of_what_is_not_finished() {
         let folder = tempfile::tempdir().unwrap();
         let npy = folder.path().join("v.npy");
@@ -173,10 +251,7 @@ mod tests {
         assert!(!npy.exists());
         writer.finish().unwrap();
         let bytes = std::fs::read(&npy).unwrap();
-        let values: Vec<f32> = bytes[bytes.len() - 16..]
-            .chunks_exact(4)
-            .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-            .collect();
+        let values: Vec<f32> = values_of(&bytes[bytes.len() - 16..]).collect();
         assert_eq!(values, [1.0, 2.0, 3.0, -0.5]);
         assert_eq!(NpyFile::open(&npy).unwrap().read_all().unwrap(), (values, 2));
         std::fs::write(&npy, &bytes[..bytes.len() - 1]).unwrap();

@@ -3,20 +3,23 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use truing_prompts::labels::{Ballot, LabelSet, tally};
 
 use super::plan::{LabelInputs, LabelPlan};
+use crate::rows::PromptSource;
 
+/// The field that says where a row came from.
+const ORIGIN: &str = "origin";
 /// Characters of an unknown label that are kept.
 const MOST_CHARACTERS: usize = 60;
 
-/// A prompt with its labels: a line of `labels.jsonl`.
+/// A prompt with its labels. A line of `labels.jsonl` is its own row with these fields added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LabelledPrompt {
-    /// Its place among all prompts, counted from 0 in the order of the files.
-    pub id: u64,
-    /// As judges read it.
-    pub prompt: String,
+    /// Its row as it was.
+    #[serde(skip)]
+    pub columns: Map<String, Value>,
     /// By dimension. A dimension without a label is not there.
     pub labels: BTreeMap<String, AssignedLabel>,
     /// By dimension, above 0 to 1: the share of the weight of all votes that is behind the label. Labels of the data and of
@@ -27,7 +30,7 @@ pub struct LabelledPrompt {
     /// By dimension, who said so.
     pub labelled_by: BTreeMap<String, LabelledBy>,
     /// Where it came from.
-    pub source: PromptSource,
+    pub origin: PromptSource,
     /// By dimension, why there is no label.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unlabelled: BTreeMap<String, String>,
@@ -55,18 +58,24 @@ pub enum LabelledBy {
     Correction,
 }
 
-/// Where a prompt came from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PromptSource {
-    /// The file.
-    pub path: String,
-    /// Its line, counted from 1.
-    pub line: u64,
-}
-
 impl LabelledPrompt {
     /// Where it lies in a run's folder.
     pub const FILE_NAME: &'static str = "labels.jsonl";
+
+    /// The line. What its row says of other dimensions stays; other columns of these names make way.
+    #[must_use]
+    pub fn to_row(&self) -> Map<String, Value> {
+        let mut row = self.columns.clone();
+        // Text, numbers and maps with text as keys: there is nothing in it that JSON could not say.
+        let Ok(Value::Object(told)) = serde_json::to_value(self) else { return row };
+        for (field, value) in told {
+            match (row.get_mut(&field), value) {
+                (Some(Value::Object(own)), Value::Object(new)) if field != ORIGIN => own.extend(new),
+                (_, value) => drop(row.insert(field, value)),
+            }
+        }
+        row
+    }
 }
 
 /// A prompt whose labels are in doubt: a line of `review.jsonl`.
@@ -74,7 +83,7 @@ impl LabelledPrompt {
 pub(super) struct ReviewedPrompt<'a> {
     /// The prompt with its labels, to be put right there.
     #[serde(flatten)]
-    pub(super) prompt: &'a LabelledPrompt,
+    pub(super) row: Map<String, Value>,
     /// By dimension, what the doubt is.
     pub(super) review: BTreeMap<&'a str, String>,
 }
@@ -85,13 +94,15 @@ impl<'a> ReviewedPrompt<'a> {
         let lowest = |row: &LabelledPrompt| row.confidence.values().copied().fold(1.0, f64::min);
         let mut doubtful: Vec<&LabelledPrompt> =
             rows.iter().filter(|row| lowest(row) < min_confidence).collect();
-        doubtful.sort_by(|one, other| lowest(one).total_cmp(&lowest(other)).then(one.id.cmp(&other.id)));
+        doubtful.sort_by(|one, other| lowest(one).total_cmp(&lowest(other)));
         let reviewed = |prompt: &'a LabelledPrompt| {
             let below = prompt.confidence.iter().filter(|(_, confidence)| **confidence < min_confidence);
             let doubt = |(name, confidence): (&'a String, &f64)| {
                 (name.as_str(), format!("confidence {confidence:.2} is below {min_confidence}"))
             };
-            Self { prompt, review: below.map(doubt).collect() }
+            let mut row = prompt.to_row();
+            row.remove("review");
+            Self { row, review: below.map(doubt).collect() }
         };
         doubtful.into_iter().map(reviewed).collect()
     }
@@ -184,15 +195,13 @@ pub(super) fn assign(plan: &LabelPlan, inputs: &LabelInputs, answers: &Answers) 
 
 fn labelled(plan: &LabelPlan, inputs: &LabelInputs, answers: &Answers, place: usize) -> LabelledPrompt {
     let (set, prompt) = (&inputs.set, &inputs.prompts[place]);
-    let source = PromptSource { path: prompt.origin.source.to_string(), line: prompt.origin.line };
     let mut row = LabelledPrompt {
-        id: place as u64,
-        prompt: prompt.text.clone(),
+        columns: prompt.columns.clone(),
         labels: BTreeMap::new(),
         confidence: BTreeMap::new(),
         votes: BTreeMap::new(),
         labelled_by: BTreeMap::new(),
-        source,
+        origin: PromptSource::of(&prompt.origin),
         unlabelled: BTreeMap::new(),
     };
     for &dimension in &plan.dimensions {

@@ -25,6 +25,8 @@ const NEAR: f64 = 0.6;
 pub struct LabelPrompt {
     /// As a judge reads it.
     pub text: String,
+    /// Its row.
+    pub columns: Map<String, Value>,
     /// Where it came from.
     pub origin: RowOrigin,
     /// Labels that its row carries, by dimension.
@@ -68,7 +70,8 @@ impl LabelInputs {
                         .transpose()?;
                 }
                 let corrected = vec![None; carried.len()];
-                prompts.push(LabelPrompt { text: question_text(&row.prompt), origin, carried, corrected });
+                let text = question_text(&row.prompt);
+                prompts.push(LabelPrompt { text, columns: row.columns, origin, carried, corrected });
             }
             events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
         }
@@ -143,13 +146,9 @@ impl Place<'_> {
             (None, OnUnknownLabel::Add) => {
                 set.add(dimension, &text).map_err(|_| self.bad(value, "a label with letters or digits"))
             }
-            (None, OnUnknownLabel::Error) => Err(StageError::UnknownLabel(Box::new(UnknownLabelError {
-                origin: self.origin.clone(),
-                column: self.column.to_owned(),
-                nearest: nearest(set, dimension, &text).map(str::to_owned),
-                found: text,
-                dimension: set.dimensions()[dimension].name.clone(),
-            }))),
+            (None, OnUnknownLabel::Error) => {
+                Err(unknown_label(set, dimension, self.origin, self.column, text))
+            }
         }
     }
 
@@ -161,6 +160,23 @@ impl Place<'_> {
             expected,
         }
     }
+}
+
+/// What is said of a label that a set does not have.
+pub(crate) fn unknown_label(
+    set: &LabelSet,
+    dimension: usize,
+    origin: &RowOrigin,
+    column: &str,
+    found: String,
+) -> StageError {
+    StageError::UnknownLabel(Box::new(UnknownLabelError {
+        origin: origin.clone(),
+        column: column.to_owned(),
+        nearest: nearest(set, dimension, &found).map(str::to_owned),
+        found,
+        dimension: set.dimensions()[dimension].name.clone(),
+    }))
 }
 
 /// The label that a text is most like, by its names.
@@ -189,21 +205,25 @@ fn correct(
     for row in read_prompts(&SourceConfig::new(path), OnBadRow::Error)? {
         let (row, origin) = row?;
         let labels = corrected_labels(&row.columns, &origin)?;
+        let places = places.get(&question_text(&row.prompt)).map_or(&[][..], Vec::as_slice);
         let mut corrected = Vec::new();
         for (name, value) in labels.iter().filter(|(_, value)| !value.is_null()) {
+            // What the row said before may be of dimensions that this set does not have.
+            let said_before = |&place: &usize| prompts[place].columns.get("labels")?.get(name);
+            if set.dimension_idx(name).is_none()
+                && places.iter().any(|place| said_before(place) == Some(value))
+            {
+                continue;
+            }
             let dimension = dimension_of(set, "corrections", name)?;
             let column = format!("labels.{name}");
             let place = Place { origin: &origin, column: &column };
             corrected.push((dimension, place.labels(set, dimension, value, config.on_unknown_label)?));
         }
-        match places.get(&question_text(&row.prompt)) {
-            None => n_stray += 1,
-            Some(places) => {
-                for &place in places {
-                    for (dimension, labels) in &corrected {
-                        prompts[place].corrected[*dimension] = Some(labels.clone());
-                    }
-                }
+        n_stray += usize::from(places.is_empty());
+        for &place in places {
+            for (dimension, labels) in &corrected {
+                prompts[place].corrected[*dimension] = Some(labels.clone());
             }
         }
     }

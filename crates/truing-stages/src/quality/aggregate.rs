@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use super::bradley_terry::{Outcome, Strengths, fit};
 use super::config::{Dimension, QualityJudge};
@@ -11,6 +12,7 @@ use super::plan::{QualityInputs, QualityPlan, QualityPrompt};
 use super::verdict::Verdict;
 use crate::agreement::{Agreement, agreement};
 use crate::judging::main_reason;
+use crate::rows::PromptSource;
 
 /// Standard errors that a strength lies from its bucket's mean where it is told apart from it: 95 of 100.
 const TOLD_APART: f64 = 1.96;
@@ -78,22 +80,23 @@ pub struct DimensionScore {
     pub n_comparisons: usize,
 }
 
-/// A prompt with everything that is known of its quality.
+/// A prompt with everything that is known of its quality. A line of `scores.jsonl` is its own row with this as its
+/// column `quality`: data for `truing quality train` and `truing select`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PromptScore {
-    /// Its file.
-    pub source: String,
-    /// Its line.
-    pub line: u64,
-    /// Its text, as the judges read it: with the scores beside it, rows for `truing quality train` and `truing select`.
-    pub prompt: String,
+    /// Its row as it was.
+    #[serde(skip)]
+    pub columns: Map<String, Value>,
+    /// Where it came from.
+    #[serde(skip)]
+    pub origin: PromptSource,
     /// Its bucket.
     pub bucket: String,
     /// Whether the others were compared with it.
     pub is_anchor: bool,
     /// Mean win rate over the dimensions: 0 to 1. None without a single verdict. Samples of a bucket met the same
     /// anchors, so theirs compare; anchors met the samples, and only `strength` compares the two.
-    pub quality: Option<f64>,
+    pub win_rate: Option<f64>,
     /// Mean strength over the dimensions.
     pub strength: Option<f64>,
     /// Its standard error, where the dimensions' errors go together: an upper bound.
@@ -104,6 +107,17 @@ pub struct PromptScore {
     pub label: Option<Label>,
     /// By dimension.
     pub dimensions: BTreeMap<&'static str, DimensionScore>,
+}
+
+impl PromptScore {
+    /// The line. Columns of its row that are called `quality` or `origin` make way.
+    #[must_use]
+    pub fn to_row(&self) -> Map<String, Value> {
+        let mut row = self.columns.clone();
+        row.insert("origin".into(), json!(self.origin));
+        row.insert("quality".into(), json!(self));
+        row
+    }
 }
 
 /// What a judge is worth.
@@ -252,12 +266,11 @@ fn prompt_score(
     let (strength, standard_error) = (mean(|score| score.strength), mean(|score| score.standard_error));
     let distance = strength.zip(standard_error).map(|(strength, error)| strength / error);
     PromptScore {
-        source: prompt.origin.source.to_string(),
-        line: prompt.origin.line,
-        prompt: prompt.text.clone(),
+        columns: prompt.columns.clone(),
+        origin: PromptSource::of(&prompt.origin),
         bucket: prompt.bucket.clone(),
         is_anchor,
-        quality: mean(|score| score.win_rate),
+        win_rate: mean(|score| score.win_rate),
         strength,
         standard_error,
         confidence: distance.map(|distance| normal_probability(distance.abs())),
@@ -317,7 +330,7 @@ fn summarise(
     }
     Summary {
         n_prompts: scores.len(),
-        n_unscored: scores.iter().filter(|score| score.quality.is_none()).count(),
+        n_unscored: scores.iter().filter(|score| score.win_rate.is_none()).count(),
         agreement: judge_pairs(&plan.config.dimensions, &names, comparisons),
         buckets,
         judges,

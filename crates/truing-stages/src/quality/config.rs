@@ -21,7 +21,8 @@ pub struct QualityConfig {
     pub seed: u64,
     /// Anchors of a bucket (report: 30).
     pub n_anchors: usize,
-    /// Column that says a prompt's bucket. Rows without it are one bucket together.
+    /// Column that says a prompt's bucket; paths such as `labels.ability` reach inside. Rows without it are one bucket
+    /// together.
     pub bucket_column: String,
     /// What is judged.
     pub dimensions: Vec<Dimension>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rand_chacha::rand_core::Rng;
+use serde_json::{Map, Value};
 use truing_data::{SourceConfig, read_prompts};
 use truing_reward::asking::question_text;
 use truing_train::{Amount, PlanRow};
@@ -12,6 +13,7 @@ use super::config::{Calls, QualityConfig};
 use super::questions;
 use crate::StageError;
 use crate::judging::BYTES_PER_TOKEN;
+use crate::rows::value_at;
 
 /// The bucket of rows without a label.
 const UNLABELLED: &str = "(no label)";
@@ -21,6 +23,8 @@ const UNLABELLED: &str = "(no label)";
 pub struct QualityPrompt {
     /// As a judge reads it.
     pub text: String,
+    /// Its row.
+    pub columns: Map<String, Value>,
     /// Its bucket's label.
     pub bucket: String,
     /// Where it came from.
@@ -47,12 +51,13 @@ impl QualityInputs {
             let source = SourceConfig { path: config.data_dir.join(&source.path), ..source.clone() };
             for row in read_prompts(&source, config.on_bad_row)? {
                 let (row, origin) = row?;
-                let bucket = match row.columns.get(&config.bucket_column) {
-                    Some(serde_json::Value::String(label)) => label.clone(),
-                    Some(serde_json::Value::Null) | None => UNLABELLED.to_owned(),
+                let bucket = match value_at(&row.columns, &config.bucket_column) {
+                    Some(Value::String(label)) => label.clone(),
                     Some(other) => other.to_string(),
+                    None => UNLABELLED.to_owned(),
                 };
-                prompts.push(QualityPrompt { text: question_text(&row.prompt), bucket, origin });
+                let text = question_text(&row.prompt);
+                prompts.push(QualityPrompt { text, columns: row.columns, bucket, origin });
             }
             events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
         }

@@ -8,7 +8,7 @@ use truing_reward::asking::Unanswered;
 use truing_store::atomic;
 use truing_types::{ChatModel, ChatRequest, Event, EventSink};
 
-use super::aggregate::{Comparison, Pair, Summary, aggregate};
+use super::aggregate::{Comparison, Pair, PromptScore, Summary, aggregate};
 use super::config::{Dimension, QualityConfig, QualityJudge};
 use super::plan::{QualityInputs, QualityPlan};
 use super::questions;
@@ -67,7 +67,7 @@ pub fn run(
     }
     let (scores, summary) = aggregate(plan, inputs, &comparisons, unscored);
     let path = folder.join("scores.jsonl");
-    write_lines(&path, &scores)?;
+    write_lines(&path, &scores.iter().map(PromptScore::to_row).collect::<Vec<_>>())?;
     let text = serde_json::to_vec_pretty(&summary).map_err(|error| write_error(error.into()))?;
     atomic::write(&folder.join("summary.json"), &text)?;
     summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));

@@ -2,7 +2,7 @@
 //! it was taught what a task is.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_parallel::Solo;
 use truing_prompts::clustering::Vectors;
@@ -13,7 +13,7 @@ use super::mining::{self, Mined};
 use super::pool::Pool;
 use super::{SelectPlan, TaskEmbeddingConfig};
 use crate::embed::train::{self, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
-use crate::embed::vectors::{NpyFile, VectorWriter};
+use crate::embed::vectors::{NpyFile, UnfinishedVectors, VectorWriter};
 use crate::embed::{EmbedOptions, Embedder};
 use crate::training::{Start, TrainingOutcome};
 use crate::{Probe, StageError};
@@ -53,24 +53,26 @@ pub(super) fn check_npy(path: &Path) -> Result<(), StageError> {
     NpyFile::open(path).map(|_| ())
 }
 
-/// The vectors that the recipe names.
+/// The vectors that the recipe names. `None` when it was broken off.
 pub(super) fn embed(
     plan: &SelectPlan,
     pool: &Pool,
     folder: &RunDirectory,
     events: &mut dyn EventSink,
-) -> Result<Embedded, StageError> {
+    stop: &AtomicBool,
+) -> Result<Option<Embedded>, StageError> {
     let embedding = &plan.config.embedding;
     if let Some(path) = &embedding.vectors {
-        return given(path, pool);
+        return given(path, pool).map(Some);
     }
     let path = folder.path().join(BASE_VECTORS);
     let digest = Digest::of_bytes(format!("{}\n{}", plan.model_digest()?, texts_digest(pool)).as_bytes());
     if let Some(vectors) = kept(&path, digest)? {
         events.emit(Event::Note(format!("the vectors of {} are used again", path.display())));
-        return Ok(vectors);
+        return Ok(Some(vectors));
     }
-    embed_with(embedding.model_name_or_path.as_ref(), embedding.max_tokens, digest, &path, plan, pool, events)
+    let model = embedding.model_name_or_path.as_ref();
+    embed_with(model, embedding.max_tokens, digest, &path, plan, pool, events, stop)
 }
 
 /// One vector for every row that could be read; those of rows that are left.
@@ -102,7 +104,7 @@ pub(super) fn train_and_embed(
     if triplets.is_empty() {
         let text = "no triplet was mined, so there is nothing to teach the encoder: its vectors are used as they are";
         events.emit(Event::Warning(text.into()));
-        return embed(plan, pool, folder, events).map(Some);
+        return embed(plan, pool, folder, events, stop);
     }
     let train_data = folder.path().join(ENCODER_TRIPLETS);
     mining::write(&train_data, &triplets, pool)?;
@@ -136,9 +138,10 @@ pub(super) fn train_and_embed(
     if let Some(vectors) = kept(&path, digest)? {
         return Ok(Some(vectors));
     }
-    embed_with(&model, max_tokens, digest, &path, plan, pool, events).map(Some)
+    embed_with(&model, max_tokens, digest, &path, plan, pool, events, stop)
 }
 
+/// `None` when it was broken off: what was embedded until then is kept, and taken up again by the same work.
 fn embed_with(
     model: &Path,
     max_tokens: Option<usize>,
@@ -147,24 +150,33 @@ fn embed_with(
     plan: &SelectPlan,
     pool: &Pool,
     events: &mut dyn EventSink,
-) -> Result<Embedded, StageError> {
+    stop: &AtomicBool,
+) -> Result<Option<Embedded>, StageError> {
     let options = EmbedOptions { max_tokens, n_threads: plan.n_threads(), ..EmbedOptions::default() };
     let mut embedder = Embedder::open(model, options, events)?;
     let (width, alive) = (embedder.width(), pool.alive());
     events.emit(Event::PhaseStarted { phase: "embedding".into(), total: Some(alive.len() as u64) });
-    let mut data = Vec::with_capacity(alive.len() * width);
+    let unfinished = path.with_extension("unfinished");
+    let (mut unfinished, mut data) = UnfinishedVectors::open(&unfinished, digest, width, TEXTS_AT_A_TIME)?;
+    // What an earlier try has cut is not counted again.
+    let at_least = if data.is_empty() { "" } else { "at least " };
     let mut n_cut = 0;
-    for ids in alive.chunks(TEXTS_AT_A_TIME) {
+    for ids in alive[data.len() / width..].chunks(TEXTS_AT_A_TIME) {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let texts: Vec<&str> = ids.iter().map(|&id| pool.rows[id as usize].text.as_str()).collect();
         let (vectors, outcome) = embedder.embed(&texts, &mut |_| {})?;
+        unfinished.append(&vectors)?;
         data.extend(vectors);
         n_cut += outcome.n_cut;
         events.emit(Event::Progress { done: (data.len() / width) as u64, note: String::new() });
     }
     events.emit(Event::PhaseFinished);
     if n_cut > 0 {
-        let text =
-            format!("{n_cut} prompts are longer than the model reads; their vectors are of their beginnings");
+        let text = format!(
+            "{at_least}{n_cut} prompts are longer than the model reads; their vectors are of their beginnings"
+        );
         events.emit(Event::Note(text));
     }
     let mut writer = VectorWriter::create(path, alive.len(), width)?;
@@ -173,7 +185,8 @@ fn embed_with(
     }
     writer.finish()?;
     atomic::write(&digest_path(path), digest.to_string().as_bytes())?;
-    Ok(Embedded { data, width })
+    unfinished.remove()?;
+    Ok(Some(Embedded { data, width }))
 }
 
 fn digest_path(path: &Path) -> std::path::PathBuf {

@@ -259,6 +259,9 @@ impl Recipe for TrainingConfig {
         if let Some(template) = &mut self.chat_template {
             *template = folder.join(&template);
         }
+        if let Some(set) = self.classifier.as_mut().and_then(|classifier| classifier.label_set.as_mut()) {
+            *set = folder.join(&*set);
+        }
         // A name such as `org/model` looks like a path; it is one where the recipe's folder has it.
         let path = folder.join(&self.model_name_or_path);
         if !self.model_name_or_path.is_empty() && path.exists() {

@@ -353,6 +353,53 @@ fn rare_and_uncertain_labels_are_left_out_or_put_together() {
 }
 
 #[test]
+fn labels_are_called_what_the_label_set_calls_them() {
+    let folder = Model::Encoder.folder();
+    let set = r#"
+[[dimension]]
+name = "Kind"
+[[dimension.label]]
+name = "first"
+synonyms = ["a", "no. 1"]
+[[dimension.label]]
+name = "second"
+[[dimension]]
+name = "traits"
+multiple = true
+[[dimension.label]]
+name = "x"
+"#;
+    fs::write(folder.path().join("labels.toml"), set).unwrap();
+    let row = |i: usize| {
+        let kind = ["a", "First", "NO 1", "second", "SECOND", "first"][i % 6];
+        json!({"prompt": format!("w{i}"), "labels": {"kind": kind, "traits": "X", "mood": "of no set"}})
+    };
+    let rows: Vec<Value> = (0..24).map(row).collect();
+    write(folder.path(), &rows);
+    let set = format!("classifier.label_set={}", folder.path().join("labels.toml").display());
+    let settings = ["classifier.scores={}", set.as_str(), "eval_fraction=0.0"];
+    let (_, inputs) = load(folder.path(), &settings).unwrap();
+    let expected = [
+        ("kind", OutputSpec::OneLabel { labels: vec!["first".into(), "second".into()], most_frequent: 0 }),
+        ("traits", OutputSpec::SeveralLabels { labels: vec!["x".into()] }),
+    ];
+    let found: Vec<(&str, OutputSpec)> =
+        inputs.spec.parts.iter().map(|part| (&*part.name, part.outputs.clone())).collect();
+    assert_eq!(found, expected);
+    assert!(inputs.record.files.iter().any(|file| file.path.ends_with("labels.toml")));
+
+    let mut strange = rows;
+    strange[7]["labels"]["kind"] = json!("secnd");
+    write(folder.path(), &strange);
+    let error = load(folder.path(), &settings).unwrap_err().to_string();
+    let told = "rows.jsonl:8: `labels.kind` is `secnd`, which is no label of `Kind`; the nearest is `second`";
+    assert!(error.ends_with(told), "{error}");
+    let named = [settings[0], settings[1], "classifier.dimensions=[\"mood\"]"];
+    let error = load(folder.path(), &named).unwrap_err().to_string();
+    assert!(error.contains("a table that names `mood`, which") && error.contains("Kind, traits"), "{error}");
+}
+
+#[test]
 fn rows_of_a_group_are_on_one_side() {
     let folder = Model::Encoder.folder();
     let row = |i: usize| {
@@ -472,8 +519,8 @@ fn what_judges_say_is_distilled_into_a_scorer() {
     qualities::run(folder.path(), &recipe, vec![qualities::good().open()]).unwrap();
     let settings = [
         "data=[{path=\"scores/scores.jsonl\"}]",
-        "classifier.scores={quality=\"strength\"}",
-        "classifier.confidences={quality=\"confidence\"}",
+        "classifier.scores={quality=\"quality.strength\"}",
+        "classifier.confidences={quality=\"quality.confidence\"}",
         "classifier.weight_by_confidence=true",
         "num_train_epochs=40",
     ];

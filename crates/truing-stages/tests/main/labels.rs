@@ -108,12 +108,12 @@ fn a_judge_s_labels_are_written_with_votes_and_sources() {
     let (summary, rows) = run(folder.path(), RECIPE, &["n_votes=3"], vec![good().open()]).unwrap();
     let path = folder.path().join("prompts.jsonl");
     let expected = json!({
-        "id": 1, "prompt": "code 1",
+        "prompt": "code 1", "category": "code", "in": { "languages": ["English", "python"] },
         "labels": { "ability": "code", "language": ["English", "Python"] },
         "confidence": { "ability": 1.0, "language": 1.0 },
         "votes": { "ability": { "code": 3 }, "language": { "English": 3, "Python": 3 } },
         "labelled_by": { "ability": "judges", "language": "judges" },
-        "source": { "path": path, "line": 2 },
+        "origin": { "path": path, "line": 2 },
     });
     assert_eq!(rows[1], expected);
     assert_eq!((rows.len(), summary.n_prompts, summary.n_in_review, summary.n_unlabelled), (6, 6, 0, 0));
@@ -222,6 +222,28 @@ fn judges_that_disagree_are_in_doubt_and_in_review() {
         (&rows[1]["labels"]["ability"], &rows[1]["confidence"]["ability"]),
         (&json!("code"), &json!(0.75))
     );
+}
+
+#[test]
+fn what_a_row_says_of_other_dimensions_stays() {
+    let folder = folder();
+    let row = json!({
+        "prompt": "code 1", "completion": "x", "origin": { "a": 1 },
+        "labels": { "mood": "calm", "ability": "dance" }, "confidence": { "mood": 0.5 },
+    });
+    fs::write(folder.path().join("prompts.jsonl"), format!("{row}\n")).unwrap();
+    let (_, rows) = run(folder.path(), RECIPE, &[], vec![good().open()]).unwrap();
+    let expected = json!({ "mood": "calm", "ability": "code", "language": ["English", "Python"] });
+    assert_eq!((&rows[0]["labels"], &rows[0]["completion"]), (&expected, &json!("x")));
+    assert_eq!(rows[0]["confidence"], json!({ "mood": 0.5, "ability": 1.0, "language": 1.0 }));
+    assert_eq!(rows[0]["origin"]["line"], 1);
+    assert_eq!(rows[0]["origin"].as_object().unwrap().len(), 2, "where the row came from, and nothing else");
+    // Such a row can be given back as a correction, though the label set does not know all of it.
+    let corrected = folder.path().join("corrected.jsonl");
+    fs::write(&corrected, format!("{}\n", rows[0])).unwrap();
+    let path = format!("corrections={}", corrected.display());
+    let (_, again) = run(folder.path(), RECIPE, &[&path], vec![good().open()]).unwrap();
+    assert_eq!((&again[0]["labels"], &again[0]["labelled_by"]["ability"]), (&expected, &json!("correction")));
 }
 
 #[test]
@@ -378,7 +400,7 @@ fn a_corrected_review_wins_and_asks_nothing_anew() {
     let n_asked = other.asked().len();
     let path = format!("corrections={}", corrected.display());
     let (summary, labels) = run(folder.path(), &recipe, &[&path], judges()).unwrap();
-    let row = |place: usize| labels[rows[place]["id"].as_u64().unwrap() as usize].clone();
+    let row = |place: usize| labels[rows[place]["origin"]["line"].as_u64().unwrap() as usize - 1].clone();
     assert_eq!(
         (&row(0)["labels"]["ability"], &row(0)["confidence"]["ability"]),
         (&json!("mathematics"), &json!(1.0))

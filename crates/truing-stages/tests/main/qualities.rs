@@ -96,19 +96,23 @@ fn a_good_judge_s_order_is_found() {
     let folder = folder();
     let (summary, scores) = run(folder.path(), RECIPE, vec![good().open()]).unwrap();
     assert_eq!((summary.n_prompts, summary.n_unscored, scores.len()), (13, 0, 13));
-    let strengths: Vec<f64> = scores[..10].iter().map(|score| score["strength"].as_f64().unwrap()).collect();
+    let strengths: Vec<f64> =
+        scores[..10].iter().map(|score| score["quality"]["strength"].as_f64().unwrap()).collect();
     let pairs = (0..10).flat_map(|high| (0..high).map(move |low| (low, high)));
     let n_in_order = pairs.filter(|&(low, high)| strengths[low] <= strengths[high]).count();
     assert!(n_in_order >= 41, "{n_in_order} of 45 in order: {strengths:?}");
-    assert_eq!(scores[..10].iter().filter(|score| score["is_anchor"] == true).count(), 4);
-    assert!(scores[9]["quality"].as_f64() > Some(0.8) && scores[0]["quality"].as_f64() < Some(0.2));
-    assert!(scores[9]["confidence"].as_f64() > scores[4]["confidence"].as_f64());
+    assert_eq!(scores[..10].iter().filter(|score| score["quality"]["is_anchor"] == true).count(), 4);
+    assert!(
+        scores[9]["quality"]["win_rate"].as_f64() > Some(0.8)
+            && scores[0]["quality"]["win_rate"].as_f64() < Some(0.2)
+    );
+    assert!(scores[9]["quality"]["confidence"].as_f64() > scores[4]["quality"]["confidence"].as_f64());
     assert_eq!(
-        scores[4]["dimensions"]["clarity"]["standard_error"].as_f64().map(|error| error > 0.0),
+        scores[4]["quality"]["dimensions"]["clarity"]["standard_error"].as_f64().map(|error| error > 0.0),
         Some(true)
     );
     assert_eq!(
-        (scores[12]["bucket"].as_str(), scores[12]["is_anchor"].as_bool()),
+        (scores[12]["quality"]["bucket"].as_str(), scores[12]["quality"]["is_anchor"].as_bool()),
         (Some("small"), Some(false))
     );
     let judge = &summary.judges[0];
@@ -124,7 +128,7 @@ fn with_many_anchors_the_best_and_the_worst_are_told_apart_from_the_middle() {
     fs::write(folder.path().join("prompts.jsonl"), rows).unwrap();
     let recipe = RECIPE.replace("n_anchors = 4", "n_anchors = 30");
     let (summary, scores) = run(folder.path(), &recipe, vec![good().open()]).unwrap();
-    let label = |level: usize| scores[level]["label"].as_str().unwrap();
+    let label = |level: usize| scores[level]["quality"]["label"].as_str().unwrap();
     assert_eq!((label(0), label(30), label(59)), ("worse", "equal", "better"));
     assert_eq!(summary.buckets[0].name, "(no label)");
     assert!(summary.warnings.is_empty(), "{:?}", summary.warnings);
@@ -200,7 +204,7 @@ fn judges_that_agree_and_judges_that_do_not() {
         "{:?}",
         summary.warnings
     );
-    assert!(scores[9]["quality"].as_f64() > Some(0.8), "the good one decides alone");
+    assert!(scores[9]["quality"]["win_rate"].as_f64() > Some(0.8), "the good one decides alone");
 }
 
 #[test]
@@ -209,7 +213,11 @@ fn a_judge_that_calls_everything_equal_is_named() {
     let (summary, scores) =
         run(folder.path(), RECIPE, vec![Scripted::new(|_| Ok(verdicts("C"))).open()]).unwrap();
     assert!(summary.warnings[0].starts_with("one tells nothing apart: 100 of 100"), "{:?}", summary.warnings);
-    assert!(scores.iter().all(|score| score["quality"] == 0.5 && score["label"] == "equal"));
+    assert!(
+        scores
+            .iter()
+            .all(|score| score["quality"]["win_rate"] == 0.5 && score["quality"]["label"] == "equal")
+    );
 }
 
 #[test]
@@ -220,7 +228,7 @@ fn a_judge_that_likes_what_stands_first_is_named_and_decides_nothing() {
     assert!(summary.warnings[0].starts_with("one goes by the place"), "{:?}", summary.warnings);
     let judge = &summary.judges[0];
     assert_eq!((judge.first_share, judge.order_agreement.unwrap().share), (Some(1.0), 0.0));
-    assert!(scores.iter().all(|score| score["quality"] == 0.5));
+    assert!(scores.iter().all(|score| score["quality"]["win_rate"] == 0.5));
 }
 
 #[test]

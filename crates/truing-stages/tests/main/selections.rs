@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
-use truing_stages::label::{AssignedLabel, LabelledPrompt, PromptSource};
+use truing_stages::label::{AssignedLabel, LabelledPrompt};
 use truing_stages::select::{self, SelectConfig, SelectOutcome, SelectPlan, SelectReport};
 use truing_stages::training::Start;
-use truing_stages::{Machine, Probe, StageError};
+use truing_stages::{Machine, Probe, PromptSource, StageError};
 use truing_types::{Decision, PromptDecision, SelectionLayer, Silent};
 
 const MACHINE: Machine =
@@ -249,8 +249,7 @@ fn quotas_are_met_on_the_labels_that_prompts_were_given() {
         let ability = if row["task"] == "story" { "text generation" } else { "knowledge Q&A" };
         let languages = if id == 0 { vec!["English", "Python"] } else { vec!["English"] };
         LabelledPrompt {
-            id: id as u64,
-            prompt: prompt.to_owned(),
+            columns: json!({ "prompt": prompt }).as_object().unwrap().clone(),
             labels: [
                 ("ability".to_owned(), AssignedLabel::One(ability.into())),
                 (
@@ -262,16 +261,13 @@ fn quotas_are_met_on_the_labels_that_prompts_were_given() {
             confidence: BTreeMap::new(),
             votes: BTreeMap::new(),
             labelled_by: BTreeMap::new(),
-            source: PromptSource { path: "pool.jsonl".into(), line: id as u64 + 1 },
+            origin: PromptSource { path: "pool.jsonl".into(), line: id as u64 + 1 },
             unlabelled: BTreeMap::new(),
         }
     };
     let text = fs::read_to_string(folder.path().join("pool.jsonl")).unwrap();
-    let rows: String = text
-        .lines()
-        .enumerate()
-        .map(|row| format!("{}\n", serde_json::to_string(&labelled(row)).unwrap()))
-        .collect();
+    let rows: String =
+        text.lines().enumerate().map(|row| format!("{}\n", Value::Object(labelled(row).to_row()))).collect();
     fs::write(folder.path().join(LabelledPrompt::FILE_NAME), rows).unwrap();
     let overrides = [
         "quality_column=",
@@ -293,7 +289,7 @@ fn quotas_are_met_on_the_labels_that_prompts_were_given() {
     );
     let selected = fs::read_to_string(folder.path().join("run/selected.jsonl")).unwrap();
     let first: LabelledPrompt = serde_json::from_str(selected.lines().next().unwrap()).unwrap();
-    assert_eq!(first.source.path, "pool.jsonl", "the chosen rows keep their labels and sources");
+    assert_eq!(first.origin.path, "pool.jsonl", "the chosen rows keep their labels and sources");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! triplet          max(0, d(a, p) - d(a, n) + margin)
-//! multiple         -log softmax_j(scale cos(a_i, c_j))[p_i], c = all positives, then all negatives of the step
-//! negatives
+//! multiple         -log softmax_j(scale cos(a_i, c_j))[p_i], c = all positives, then all negatives of the step,
+//! negatives        without those of a_i's own group
 //! ```
 //!
 //! The triplet loss is that of Schroff et al., "FaceNet" (arXiv 1503.03832), with the distances and default margin of
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use truing_types::PackedBatch;
 
-use super::{EncoderObjective, WeightedSum};
+use super::{EncoderObjective, TrainingPack, WeightedSum};
 
 /// Added to every difference before the Euclidean norm, as `torch.nn.functional.pairwise_distance` does.
 const PAIRWISE_EPS: f64 = 1e-6;
@@ -46,11 +46,36 @@ pub enum EmbeddingLoss {
         /// By how much the negative shall be farther away than the positive.
         margin: f64,
     },
-    /// Every anchor against the positives and negatives of the whole step: the others are negatives for nothing.
+    /// Every anchor against the positives and negatives of the whole step: the others are negatives for nothing. Those
+    /// known to be of the anchor's own group are left out, or it would be taught to flee its like.
     MultipleNegativesRanking {
         /// Factor on the cosines before the softmax.
         scale: f64,
     },
+}
+
+/// What kinds a triplet's texts are of, where that is known: equal numbers are the same kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TripletGroups {
+    /// Of anchor and positive.
+    pub anchor: Option<u64>,
+    /// Of the negative.
+    pub negative: Option<u64>,
+}
+
+/// Texts of triplets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TripletPack {
+    /// Three texts a triplet, one after the other: anchor, positive, negative.
+    pub batch: PackedBatch,
+    /// What kinds they are of `[n_triplets]`.
+    pub groups: Vec<TripletGroups>,
+}
+
+impl TrainingPack for TripletPack {
+    fn batch(&self) -> &PackedBatch {
+        &self.batch
+    }
 }
 
 /// Vectors of triplets, three a triplet: anchor, positive, negative `[3 n_triplets, width]`.
@@ -60,6 +85,8 @@ pub struct TripletVectors<'a> {
     pub values: &'a [f32],
     /// Length of a vector.
     pub width: usize,
+    /// What kinds they are of `[n_triplets]`.
+    pub groups: &'a [TripletGroups],
 }
 
 /// Names of what is measured, the loss first.
@@ -80,6 +107,13 @@ impl TripletVectors<'_> {
     fn candidate(&self, j: usize) -> usize {
         let n = self.n_triplets();
         if j < n { 3 * j + 1 } else { 3 * (j - n) + 2 }
+    }
+
+    /// Whether candidate `j` is one of an anchor's own kind, but not its positive.
+    fn is_of_own_kind(&self, anchor: usize, j: usize) -> bool {
+        let n = self.n_triplets();
+        let kind = if j < n { self.groups[j].anchor } else { self.groups[j - n].negative };
+        j != anchor && kind.is_some() && kind == self.groups[anchor].anchor
     }
 }
 
@@ -129,6 +163,9 @@ impl EmbeddingLoss {
                 for (i, cosines_of_anchor) in cosines.anchors() {
                     let (_, probabilities) = cross_entropy((i, cosines_of_anchor), *scale);
                     for (j, probability) in probabilities.into_iter().enumerate() {
+                        if cosines_of_anchor[j] == LEFT_OUT {
+                            continue;
+                        }
                         let factor = scale * (probability - f64::from(u8::from(i == j)));
                         let candidate = vectors.candidate(j);
                         cosines.add_gradient(vectors, (3 * i, candidate), (i, j), factor, &mut gradient);
@@ -157,33 +194,41 @@ impl EmbeddingLoss {
 }
 
 impl EncoderObjective for EmbeddingLoss {
-    /// Three texts a triplet, one after the other.
-    type Pack = PackedBatch;
+    type Pack = TripletPack;
 
     fn couples_packs(&self) -> bool {
         matches!(self, Self::MultipleNegativesRanking { .. })
     }
 
-    fn denominators(&self, pack: &PackedBatch) -> Vec<f64> {
-        vec![(pack.n_sequences() / 3) as f64]
+    fn denominators(&self, pack: &TripletPack) -> Vec<f64> {
+        vec![pack.groups.len() as f64]
     }
 
-    fn gradient(&self, packs: &[PackedBatch], values: &[f32], denominators: &[f64]) -> Vec<f32> {
-        self.gradient(TripletVectors { values, width: width(packs, values) }, denominators[0])
+    fn gradient(&self, packs: &[TripletPack], values: &[f32], denominators: &[f64]) -> Vec<f32> {
+        let groups = groups(packs);
+        self.gradient(
+            TripletVectors { values, width: width(&groups, values), groups: &groups },
+            denominators[0],
+        )
     }
 
     fn metric_names(&self) -> Vec<&str> {
         METRICS.to_vec()
     }
 
-    fn measure(&self, packs: &[PackedBatch], values: &[f32]) -> Vec<WeightedSum> {
-        self.measure(TripletVectors { values, width: width(packs, values) }).to_vec()
+    fn measure(&self, packs: &[TripletPack], values: &[f32]) -> Vec<WeightedSum> {
+        let groups = groups(packs);
+        self.measure(TripletVectors { values, width: width(&groups, values), groups: &groups }).to_vec()
     }
 }
 
+fn groups(packs: &[TripletPack]) -> Vec<TripletGroups> {
+    packs.iter().flat_map(|pack| pack.groups.iter().copied()).collect()
+}
+
 /// Length of a vector.
-fn width(packs: &[PackedBatch], values: &[f32]) -> usize {
-    values.len() / packs.iter().map(PackedBatch::n_sequences).sum::<usize>().max(1)
+fn width(groups: &[TripletGroups], values: &[f32]) -> usize {
+    values.len() / (3 * groups.len()).max(1)
 }
 
 impl EmbeddingDistance {
@@ -257,6 +302,9 @@ fn add_cosine_gradient(
     }
 }
 
+/// In place of the cosine of a candidate that is no negative: its share of a softmax is 0.
+const LEFT_OUT: f64 = f64::NEG_INFINITY;
+
 /// Cosines of every anchor with every candidate `[n_triplets, 2 n_triplets]`, and all norms.
 struct Cosines {
     values: Vec<f64>,
@@ -271,6 +319,9 @@ impl Cosines {
         let mut values = Vec::with_capacity(2 * n * n);
         for i in 0..n {
             values.extend((0..2 * n).map(|j| {
+                if vectors.is_of_own_kind(i, j) {
+                    return LEFT_OUT;
+                }
                 let candidate = vectors.candidate(j);
                 let product = dot(vectors.vector(3 * i), vectors.vector(candidate));
                 product / (norms[3 * i] * norms[candidate])
@@ -322,24 +373,41 @@ mod tests {
         (0..n).map(|i| (i as f32 * 1.7 + phase).sin() + 0.1).collect()
     }
 
-    fn mean_loss(loss: &EmbeddingLoss, values: &[f32], width: usize) -> f64 {
-        let [sum, ..] = loss.measure(TripletVectors { values, width });
+    /// The second and fifth are of a kind, and so is the fourth's negative.
+    const GROUPS: [TripletGroups; 5] = [
+        TripletGroups { anchor: None, negative: None },
+        TripletGroups { anchor: Some(1), negative: Some(2) },
+        TripletGroups { anchor: Some(3), negative: None },
+        TripletGroups { anchor: Some(4), negative: Some(1) },
+        TripletGroups { anchor: Some(1), negative: None },
+    ];
+
+    /// As many triplets as there are, of kinds or not.
+    fn triplets(values: &[f32], width: usize, has_kinds: bool) -> TripletVectors<'_> {
+        const UNKNOWN: [TripletGroups; 5] = [TripletGroups { anchor: None, negative: None }; 5];
+        let n = values.len() / (3 * width);
+        let groups = if has_kinds { &GROUPS[..n] } else { &UNKNOWN[..n] };
+        TripletVectors { values, width, groups }
+    }
+
+    fn mean_loss(loss: &EmbeddingLoss, vectors: TripletVectors<'_>) -> f64 {
+        let [sum, ..] = loss.measure(vectors);
         sum.numerator / sum.denominator
     }
 
     #[test]
     fn gradients_match_finite_differences() {
         let width = 7;
-        for loss in LOSSES {
+        for (loss, has_kinds) in LOSSES.into_iter().flat_map(|loss| [(loss, false), (loss, true)]) {
             let values = numbers(5 * 3 * width, 0.3);
-            let gradient = loss.gradient(TripletVectors { values: &values, width }, 5.0);
+            let gradient = loss.gradient(triplets(&values, width, has_kinds), 5.0);
             assert!(gradient.iter().any(|g| g.abs() > 1e-3), "{loss:?} has a gradient");
             for i in 0..values.len() {
                 let step = 2e-3_f32;
                 let at = |offset: f32| {
                     let mut moved = values.clone();
                     moved[i] += offset;
-                    (f64::from(moved[i]), mean_loss(&loss, &moved, width))
+                    (f64::from(moved[i]), mean_loss(&loss, triplets(&moved, width, has_kinds)))
                 };
                 let ((above, high), (below, low)) = (at(step), at(-step));
                 let slope = (high - low) / (above - below);
@@ -352,7 +420,7 @@ mod tests {
     #[test]
     fn values_are_those_worked_out_by_hand() {
         // Anchor (1, 0), positive (0, 1), negative (1, 0).
-        let vectors = TripletVectors { values: &[1.0, 0.0, 0.0, 1.0, 1.0, 0.0], width: 2 };
+        let vectors = triplets(&[1.0, 0.0, 0.0, 1.0, 1.0, 0.0], 2, false);
         let check = |loss: EmbeddingLoss, expected: f64| {
             let [found, accuracy, lead, active] = loss.measure(vectors);
             assert!((found.numerator - expected).abs() < 1e-5, "{loss:?}: {}", found.numerator);
@@ -366,9 +434,34 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_the_anchor_s_kind_are_no_negatives() {
+        let (values, width) = (numbers(5 * 3 * 7, 0.3), 7);
+        let loss = EmbeddingLoss::MultipleNegativesRanking { scale: 3.0 };
+        let vectors = triplets(&values, width, true);
+        let cosine = |i: usize, candidate: usize| {
+            let (a, b) = (vectors.vector(3 * i), vectors.vector(candidate));
+            dot(a, b) / (norm(a) * norm(b))
+        };
+        // Places of positives and negatives that each anchor is compared with.
+        let all: Vec<usize> = (0..5).flat_map(|k| [3 * k + 1, 3 * k + 2]).collect();
+        let without = |left_out: &[usize]| -> Vec<usize> {
+            all.iter().copied().filter(|place| !left_out.contains(place)).collect()
+        };
+        let compared = [all.clone(), without(&[13, 11]), all.clone(), all.clone(), without(&[4, 11])];
+        let of_anchor = |(i, places): (usize, &Vec<usize>)| {
+            let total: f64 = places.iter().map(|&place| (3.0 * cosine(i, place)).exp()).sum();
+            total.ln() - 3.0 * cosine(i, 3 * i + 1)
+        };
+        let expected = compared.iter().enumerate().map(of_anchor).sum::<f64>() / 5.0;
+        let found = mean_loss(&loss, vectors);
+        assert!((found - expected).abs() < 1e-12, "{found} and {expected}");
+        assert!(found < mean_loss(&loss, triplets(&values, width, false)));
+    }
+
+    #[test]
     fn a_triplet_that_is_learnt_has_neither_loss_nor_gradient() {
         let values = [1.0, 0.0, 1.0, 0.0, -1.0, 0.0];
-        let vectors = TripletVectors { values: &values, width: 2 };
+        let vectors = triplets(&values, 2, false);
         let loss = EmbeddingLoss::Triplet { distance: EmbeddingDistance::Cosine, margin: 1.0 };
         let [found, accuracy, _, active] = loss.measure(vectors);
         assert_eq!((found.numerator, accuracy.numerator, active.numerator), (0.0, 1.0, 0.0));
@@ -379,7 +472,7 @@ mod tests {
     fn a_broken_vector_is_not_hidden() {
         let values = [f32::NAN, 0.0, 1.0, 0.0, -1.0, 0.0];
         for loss in LOSSES {
-            assert!(mean_loss(&loss, &values, 2).is_nan(), "{loss:?}");
+            assert!(mean_loss(&loss, triplets(&values, 2, false)).is_nan(), "{loss:?}");
         }
     }
 }

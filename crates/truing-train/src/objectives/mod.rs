@@ -9,7 +9,7 @@ mod reward;
 mod sft;
 
 pub use classification::{Classification, ClassificationPack, OutputPart, PartKind, PartTarget, Target};
-pub use embedding::{EmbeddingDistance, EmbeddingLoss, TripletVectors};
+pub use embedding::{EmbeddingDistance, EmbeddingLoss, TripletGroups, TripletPack, TripletVectors};
 pub use policy::{Aggregation, KlInLoss, Policy, PolicyPack, PolicyPackKind, RatioLevel};
 pub use preference::{
     Preference, PreferenceLoss, PreferencePack, ResponseLogProbs, ResponsePair, response_log_probs,

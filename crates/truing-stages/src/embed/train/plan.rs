@@ -4,14 +4,15 @@ use std::path::Path;
 
 use truing_data::{HeldOut, SourceRange, Triplet, read_triplets, split_held_out};
 use truing_model::EncoderFiles;
-use truing_store::{Digest, InputFile, RunInputs};
+use truing_store::{InputFile, RunInputs};
 use truing_text::{SentenceTokenizer, Tokenizer};
-use truing_train::{EmbeddingLoss, EncoderObjective};
-use truing_types::{Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
+use truing_train::{EmbeddingLoss, EncoderObjective, TripletGroups, TripletPack};
+use truing_types::{Event, EventSink, RowOrigin, Seed, TokenId};
 
 use super::EmbedTrainConfig;
 use crate::embed::{encoder_tokenizer, pack_texts};
 use crate::encoder_training::{self, EncoderPlan, SampleLengths};
+use crate::rows::key_of;
 use crate::{Machine, StageError};
 
 /// Triplets that are tokenized at a time.
@@ -22,6 +23,7 @@ const TRIPLETS_AT_A_TIME: usize = 2048;
 pub(super) struct TokenizedTriplets {
     /// Anchor, positive, negative.
     tokens: Vec<[Vec<TokenId>; 3]>,
+    groups: Vec<TripletGroups>,
     origins: Vec<RowOrigin>,
 }
 
@@ -37,16 +39,19 @@ impl TokenizedTriplets {
     }
 
     /// Three texts a triplet, one after the other.
-    pub(super) fn pack(&self, triplets: &[u32]) -> Result<PackedBatch, StageError> {
-        pack_texts(triplets.iter().flat_map(|&triplet| {
+    pub(super) fn pack(&self, triplets: &[u32]) -> Result<TripletPack, StageError> {
+        let batch = pack_texts(triplets.iter().flat_map(|&triplet| {
             let origin = &self.origins[triplet as usize];
             self.tokens[triplet as usize].iter().map(|text| (&text[..], origin.clone()))
-        }))
+        }))?;
+        let groups = triplets.iter().map(|&triplet| self.groups[triplet as usize]).collect();
+        Ok(TripletPack { batch, groups })
     }
 
     fn chosen(&self, triplets: &[u32]) -> Self {
         Self {
             tokens: triplets.iter().map(|&i| self.tokens[i as usize].clone()).collect(),
+            groups: triplets.iter().map(|&i| self.groups[i as usize]).collect(),
             origins: triplets.iter().map(|&i| self.origins[i as usize].clone()).collect(),
         }
     }
@@ -139,9 +144,10 @@ fn tokenize(
         let mut tokenized = tokenizer.encode_many(&texts)?.into_iter();
         *n_cut += tokenized.as_slice().iter().filter(|text| text.is_cut).count();
         for row in rows {
-            let digest = Digest::of_bytes(row.anchor.as_bytes());
-            let first_bytes = digest.as_bytes().first_chunk::<8>().copied().unwrap_or_default();
-            keys.push(u64::from_le_bytes(first_bytes));
+            keys.push(key_of(&row.anchor));
+            let [anchor, negative] =
+                [&row.group, &row.negative_group].map(|group| group.as_deref().map(key_of));
+            all.groups.push(TripletGroups { anchor, negative });
             all.tokens.push([(); 3].map(|()| tokenized.next().unwrap_or_default().tokens));
             all.origins.push(row.origin);
         }
