@@ -13,7 +13,14 @@
 //! - With a target, layers follow until it is reached; past the listed thresholds each is
 //!   [`SelectionOptions::growth`] times the one before. The layer that would pass the target is cut: its nearest
 //!   clusters merge first, and exactly as many rows survive as were asked for.
+//! - A target that has room for every task is met evenly: tasks are the clusters of mean cosines up to
+//!   [`SelectionOptions::task_distance`], each keeps as many rows as any other or all that it has, and layers choose
+//!   within each. Nearness alone would thin out what is alike in content, not what is frequent: a rare task lost as
+//!   large a share of its rows as a frequent one. After the balanced sampling from clusters of Vo et al. (arXiv
+//!   2405.15613).
 //! - Every dropped row names layer, threshold, the row that stood for it then, and the chosen row that stands for that.
+
+mod tasks;
 
 use std::collections::BTreeMap;
 
@@ -37,6 +44,8 @@ pub struct SelectionOptions {
     pub growth: f32,
     /// The distance between clusters.
     pub linkage: Linkage,
+    /// Rows whose mean cosine is that of two vectors so far apart are one task; 0 does not look for tasks.
+    pub task_distance: f32,
     /// Most rows of a block.
     pub block_rows: usize,
     /// Of the blocks.
@@ -49,6 +58,7 @@ impl Default for SelectionOptions {
             thresholds: vec![0.2, 0.3, 0.4, 0.5, 0.6],
             growth: 1.5,
             linkage: Linkage::Ward,
+            task_distance: 0.7,
             block_rows: 1024,
             seed: Seed(0),
         }
@@ -63,6 +73,8 @@ impl SelectionOptions {
         let is_list = !self.thresholds.is_empty() && increase && are_distances;
         check_option(is_list, "thresholds", shown, "numbers above 0, each larger than the one before")?;
         check_option(self.growth > 1.0 && self.growth.is_finite(), "growth", self.growth, "above 1")?;
+        let is_distance = (0.0..=2.0).contains(&self.task_distance);
+        check_option(is_distance, "task_distance", self.task_distance, "0 to 2")?;
         check_option(self.block_rows >= 4, "block_rows", self.block_rows, "at least 4")
     }
 }
@@ -108,6 +120,8 @@ pub struct DroppedRow {
 pub struct Layer {
     /// The label it was for, with quotas.
     pub label: Option<u32>,
+    /// Its place among those of its label, or of its task, from 0.
+    pub level: u32,
     /// As in [`DroppedRow`].
     pub threshold: Option<f32>,
     /// Rows it was given.
@@ -123,8 +137,10 @@ pub struct Selection {
     pub chosen: Vec<u32>,
     /// The others, by row.
     pub dropped: Vec<DroppedRow>,
-    /// The layers, label by label with quotas.
+    /// The layers, label by label with quotas, and task by task where there are tasks.
     pub layers: Vec<Layer>,
+    /// Tasks that were found, where they decided.
+    pub n_tasks: usize,
     /// Labels with fewer rows than their quota, and how many are missing.
     pub shortfalls: BTreeMap<u32, usize>,
 }
@@ -145,25 +161,17 @@ pub fn select(
     for (rank, row) in best_first(n, qualities)?.into_iter().enumerate() {
         ranks[row as usize] = rank as u32;
     }
-    let unit = normalised(vectors);
-    let mut run = Run {
-        means: unit,
-        dim: vectors.dim(),
-        weights: vec![1.0; n],
-        ranks,
-        options,
-        selection: Selection::default(),
-    };
+    let mut run = Run::new(normalised(vectors), vectors.dim(), ranks, options);
     let all = || (0..n as u32).collect::<Vec<u32>>();
     match target {
         Target::Thresholds => run.select(None, all(), None)?,
         Target::Size(size) => {
             check_option(size > 0, "size", size, "at least 1")?;
-            run.select(None, all(), Some(size))?;
+            run.select_evenly(None, all(), size)?;
         }
         Target::Ratio(ratio) => {
             check_option(ratio > 0.0 && ratio <= 1.0, "ratio", ratio, "above 0, at most 1")?;
-            run.select(None, all(), Some(((ratio * n as f64).round() as usize).max(1)))?;
+            run.select_evenly(None, all(), ((ratio * n as f64).round() as usize).max(1))?;
         }
         Target::Quotas { labels, sizes } => {
             check_length("labels", n, labels.len())?;
@@ -180,7 +188,7 @@ pub fn select(
                 if rows.len() < size {
                     run.selection.shortfalls.insert(label, size - rows.len());
                 }
-                run.select(Some(label), rows, Some(size))?;
+                run.select_evenly(Some(label), rows, size)?;
             }
         }
     }
@@ -188,10 +196,10 @@ pub fn select(
 }
 
 struct Run<'a> {
-    /// `[n, dim]`: the rows' vectors; under Ward's linkage a survivor's is the mean of all that it stands for.
+    /// `[n, dim]`: the rows' vectors; where means are kept a survivor's is the mean of all that it stands for.
     means: Vec<f32>,
     dim: usize,
-    /// Under Ward's linkage, how many rows each stands for.
+    /// Where means are kept, how many rows each stands for.
     weights: Vec<f32>,
     /// Each row's place among all, the best 0.
     ranks: Vec<u32>,
@@ -206,7 +214,30 @@ struct BlockMerge {
     order: usize,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// `unit` are vectors of length 1 `[n, dim]`, `ranks` their rows' places among all.
+    fn new(unit: Vec<f32>, dim: usize, ranks: Vec<u32>, options: &'a SelectionOptions) -> Self {
+        let weights = vec![1.0; ranks.len()];
+        Self { means: unit, dim, weights, ranks, options, selection: Selection::default() }
+    }
+
+    /// Chooses so that every task has its even share, where there is room for all of them.
+    fn select_evenly(&mut self, label: Option<u32>, rows: Vec<u32>, size: usize) -> Result<(), PromptsError> {
+        if self.options.task_distance == 0.0 || rows.len() <= size {
+            return self.select(label, rows, Some(size));
+        }
+        let tasks = self.tasks(&rows)?;
+        if tasks.len() > size {
+            return self.select(label, rows, Some(size));
+        }
+        self.selection.n_tasks += tasks.len();
+        let sizes: Vec<usize> = tasks.iter().map(Vec::len).collect();
+        for (rows, share) in tasks.into_iter().zip(tasks::even_shares(&sizes, size)) {
+            self.select(label, rows, Some(share))?;
+        }
+        Ok(())
+    }
+
     fn select(
         &mut self,
         label: Option<u32>,
@@ -232,7 +263,8 @@ impl Run<'_> {
                 if n_wanted < merges.len() { merges[n_wanted - 1].merge.distance } else { threshold };
             let height = height.is_finite().then_some(height);
             rows = self.apply(&rows, &merges[..n_wanted], layer, height);
-            self.selection.layers.push(Layer { label, threshold: height, n_before, n_after: rows.len() });
+            let n_after = rows.len();
+            self.selection.layers.push(Layer { label, level: layer, threshold: height, n_before, n_after });
         }
         self.selection.chosen.extend(rows);
         Ok(())
@@ -329,7 +361,7 @@ impl Run<'_> {
             let dropped = DroppedRow { row, layer, threshold, stand_in, distance, chosen: stand_in };
             self.selection.dropped.push(dropped);
         }
-        if self.options.linkage == Linkage::Ward {
+        if matches!(self.options.linkage, Linkage::Ward | Linkage::MeanCosine) {
             for &row in rows {
                 let stand_in = root(&mut parent, row);
                 if stand_in != row {

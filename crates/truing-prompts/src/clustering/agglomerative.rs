@@ -8,7 +8,7 @@ use super::Vectors;
 
 /// The distance between two clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Linkage {
     /// Of their nearest rows: clusters grow along chains.
     Single,
@@ -16,6 +16,9 @@ pub enum Linkage {
     Complete,
     /// The mean over all pairs of rows.
     Average,
+    /// The mean cosine over all pairs of rows, as the distance of two rows of that cosine. Of means of vectors of length 1
+    /// it is what it is of their rows, so that layers lose nothing; vectors must be of length 1, or such means.
+    MeanCosine,
     /// What merging adds to the squared distances from the clusters' means (Ward 1963), as a distance: that of the means
     /// times `sqrt(2 a b / (a + b))` for clusters of `a` and `b` rows. Between two rows it is Euclidean. A stray row
     /// joins its neighbours before two large clusters become one. The default.
@@ -41,7 +44,10 @@ pub struct Merge {
 /// Needs a `[len, len]` table of distances.
 pub fn agglomerate(vectors: Vectors<'_>, weights: &[f32], linkage: Linkage) -> Vec<Merge> {
     let n = vectors.len();
-    let mut distances = distance_table(vectors);
+    let mut distances = match linkage {
+        Linkage::MeanCosine => one_less_products(vectors),
+        _ => distance_table(vectors),
+    };
     let mut sizes = weights.to_vec();
     if linkage == Linkage::Ward {
         for (row, distances) in distances.chunks_exact_mut(n.max(1)).enumerate() {
@@ -84,7 +90,9 @@ pub fn agglomerate(vectors: Vectors<'_>, weights: &[f32], linkage: Linkage) -> V
             let joined = match linkage {
                 Linkage::Single => x.min(y),
                 Linkage::Complete => x.max(y),
-                Linkage::Average => (sizes[into] * x + sizes[from] * y) / (sizes[into] + sizes[from]),
+                Linkage::Average | Linkage::MeanCosine => {
+                    (sizes[into] * x + sizes[from] * y) / (sizes[into] + sizes[from])
+                }
                 Linkage::Ward => {
                     let [a, b, c] = [sizes[into], sizes[from], sizes[other]];
                     let square = ((a + c) * x * x + (b + c) * y * y - c * distance * distance) / (a + b + c);
@@ -97,6 +105,9 @@ pub fn agglomerate(vectors: Vectors<'_>, weights: &[f32], linkage: Linkage) -> V
             distances[other * n + from] = f32::INFINITY;
         }
         sizes[into] += sizes[from];
+    }
+    if linkage == Linkage::MeanCosine {
+        merges.iter_mut().for_each(|merge| merge.distance = (2.0 * merge.distance).max(0.0).sqrt());
     }
     // The sort is stable: of merges at one height those inside a cluster stay before those of the cluster.
     merges.sort_by(|a, b| a.distance.total_cmp(&b.distance));
@@ -120,6 +131,16 @@ fn nearest(distances: &[f32], own: usize, before: Option<usize>) -> (usize, f32)
 
 /// `[n, n]` Euclidean distances; infinite on the diagonal.
 fn distance_table(vectors: Vectors<'_>) -> Vec<f32> {
+    table_of(vectors, |own, other, product| (own + other - 2.0 * product).max(0.0).sqrt())
+}
+
+/// `[n, n]`, 1 less the products; infinite on the diagonal.
+fn one_less_products(vectors: Vectors<'_>) -> Vec<f32> {
+    table_of(vectors, |_, _, product| 1.0 - product)
+}
+
+/// `[n, n]` of what `distance` makes of two squares and a product; infinite on the diagonal.
+fn table_of(vectors: Vectors<'_>, distance: impl Fn(f32, f32, f32) -> f32) -> Vec<f32> {
     let (n, dim) = (vectors.len(), vectors.dim());
     let mut table = vec![0.0; n * n];
     let rows = MatrixRef::new(vectors.data(), n, dim);
@@ -128,7 +149,7 @@ fn distance_table(vectors: Vectors<'_>) -> Vec<f32> {
     for i in 0..n {
         for j in 0..i {
             // Both halves from one product, so that the table is symmetric to the bit.
-            let distance = (squares[i] + squares[j] - 2.0 * table[i * n + j]).max(0.0).sqrt();
+            let distance = distance(squares[i], squares[j], table[i * n + j]);
             table[i * n + j] = distance;
             table[j * n + i] = distance;
         }
@@ -140,6 +161,7 @@ fn distance_table(vectors: Vectors<'_>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clustering::normalised;
     use truing_types::Seed;
 
     /// By definition: the nearest two clusters merge, again and again.
@@ -155,6 +177,10 @@ mod tests {
                 Linkage::Single => all.iter().copied().fold(f64::INFINITY, f64::min),
                 Linkage::Complete => all.iter().copied().fold(0.0, f64::max),
                 Linkage::Average => all.iter().sum::<f64>() / all.len() as f64,
+                // Between rows of length 1 the square of the distance is twice what the cosine is less than 1.
+                Linkage::MeanCosine => {
+                    (all.iter().map(|distance| distance * distance).sum::<f64>() / all.len() as f64).sqrt()
+                }
                 Linkage::Ward => {
                     let mean = |rows: &[usize], at: usize| {
                         rows.iter().map(|&row| f64::from(vectors.row(row)[at])).sum::<f64>()
@@ -184,8 +210,11 @@ mod tests {
     #[test]
     fn heights_are_those_of_the_definition() {
         let data = Seed(1).normals("rows", 40 * 5, 1.0);
+        let data = normalised(Vectors::new(&data, 5).unwrap());
         let vectors = Vectors::new(&data, 5).unwrap();
-        for linkage in [Linkage::Single, Linkage::Complete, Linkage::Average, Linkage::Ward] {
+        for linkage in
+            [Linkage::Single, Linkage::Complete, Linkage::Average, Linkage::MeanCosine, Linkage::Ward]
+        {
             let merges = agglomerate(vectors, &[1.0; 40], linkage);
             let expect = by_definition(vectors, linkage);
             assert_eq!(merges.len(), 39);
@@ -206,6 +235,23 @@ mod tests {
             assert!((of_rows.distance - of_means.distance).abs() < 1e-6, "{of_rows:?} {of_means:?}");
         }
         assert!((means[0].distance - 2.4_f32.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn means_have_the_mean_cosines_of_their_rows() {
+        let data = Seed(2).normals("rows", 6 * 4, 1.0);
+        let rows = normalised(Vectors::new(&data, 4).unwrap());
+        // The first three rows as one, the others as they are.
+        let mean = (0..4).map(|at| (rows[at] + rows[4 + at] + rows[8 + at]) / 3.0);
+        let means: Vec<f32> = mean.chain(rows[12..].iter().copied()).collect();
+        let cosine = |a: usize, b: usize| (0..4).map(|at| rows[4 * a + at] * rows[4 * b + at]).sum::<f32>();
+        let mean_cosine = |b: usize| (cosine(0, b) + cosine(1, b) + cosine(2, b)) / 3.0;
+        let merges = agglomerate(
+            Vectors::new(&[&means[..4], &means[4 * 2..4 * 3]].concat(), 4).unwrap(),
+            &[3.0, 1.0],
+            Linkage::MeanCosine,
+        );
+        assert!((merges[0].distance - (2.0 - 2.0 * mean_cosine(4)).sqrt()).abs() < 1e-6);
     }
 
     #[test]

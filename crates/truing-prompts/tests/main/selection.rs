@@ -25,6 +25,52 @@ fn check_invariants(selection: &Selection, n: usize, qualities: &[f32]) {
     }
 }
 
+/// Rows near three directions, the first the most frequent; the rarer, the nearer to each other.
+fn three_tasks() -> (Vec<f32>, [usize; 3]) {
+    let sizes = [60, 10, 5];
+    let noise = random_vectors(9, 75, 8);
+    let task_of = |row: usize| if row < 60 { 0 } else { 1 + usize::from(row >= 70) };
+    let data = noise.iter().enumerate().map(|(i, x)| {
+        let task = task_of(i / 8);
+        x * [0.12, 0.06, 0.03][task] + f32::from(u8::from(i % 8 == task))
+    });
+    (data.collect(), sizes)
+}
+
+#[test]
+fn frequent_tasks_lose_rows_before_rare_ones() {
+    let (data, sizes) = three_tasks();
+    let vectors = Vectors::new(&data, 8).unwrap();
+    let kept = |target: Target<'_>, task_distance: f32, block_rows: usize| {
+        let options = SelectionOptions { task_distance, block_rows, ..Default::default() };
+        let selection = select(vectors, None, target, &options).unwrap();
+        check_invariants(&selection, 75, &[0.0; 75]);
+        let n =
+            |rows: std::ops::Range<u32>| selection.chosen.iter().filter(|&row| rows.contains(row)).count();
+        ([n(0..60), n(60..70), n(70..75)], selection.n_tasks)
+    };
+    for block_rows in [8, 1024] {
+        assert_eq!(kept(Target::Size(20), 0.7, block_rows), ([8, 7, 5], 3));
+        assert_eq!(kept(Target::Ratio(0.8), 0.7, block_rows), ([45, 10, 5], 3));
+        assert_eq!(kept(Target::Size(3), 0.7, block_rows), ([1, 1, 1], 3));
+        assert_eq!(kept(Target::Size(75), 0.7, block_rows), (sizes, 0), "nothing to choose");
+        assert_eq!(kept(Target::Size(2), 0.7, block_rows).1, 0, "no room for every task");
+    }
+    let ([frequent, _, rare], n_tasks) = kept(Target::Size(20), 0.0, 1024);
+    assert!(frequent > 12 && rare < 3 && n_tasks == 0, "by nearness alone: {frequent} and {rare}");
+    // Quotas are shared among the tasks of each label.
+    let labels: Vec<u32> = (0..75).map(|row| u32::from(row % 2 == 0)).collect();
+    let quotas = BTreeMap::from([(0, 9), (1, 75)]);
+    let target = Target::Quotas { labels: &labels, sizes: &quotas };
+    let options = SelectionOptions::default();
+    let selection = select(vectors, None, target, &options).unwrap();
+    let odd = |rows: std::ops::Range<u32>| {
+        selection.chosen.iter().filter(|&&row| row % 2 == 1 && rows.contains(&row)).count()
+    };
+    assert_eq!([odd(0..60), odd(60..70), odd(70..75)], [4, 3, 2]);
+    assert_eq!(selection.shortfalls, BTreeMap::from([(1, 75 - 38)]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
@@ -34,7 +80,7 @@ proptest! {
         seed in 0..1000_u64,
         share in 0.01..1.0_f64,
         block_rows in 4..80_usize,
-        linkage in prop_oneof![Just(Linkage::Ward), Just(Linkage::Average), Just(Linkage::Complete), Just(Linkage::Single)],
+        linkage in prop_oneof![Just(Linkage::Ward), Just(Linkage::Average), Just(Linkage::Complete), Just(Linkage::Single), Just(Linkage::MeanCosine)],
         has_repeats in any::<bool>(),
     ) {
         let mut data = random_vectors(seed, n, 6);

@@ -150,6 +150,10 @@ pub struct DiversityConfig {
     pub growth: f32,
     /// The distance between clusters.
     pub linkage: Linkage,
+    /// A target with room for every task keeps as many prompts of each task as of any other. A task is what lies no
+    /// farther apart than this on the mean: between vectors of length 1, by the mean cosine. 0 does not look for tasks, and
+    /// merges by nearness alone.
+    pub task_distance: f32,
     /// Most rows that are compared with each other at once.
     pub block_rows: usize,
     /// Of the blocks.
@@ -221,7 +225,8 @@ impl Default for TaskEmbeddingConfig {
 
 impl Default for DiversityConfig {
     fn default() -> Self {
-        let SelectionOptions { thresholds, growth, linkage, block_rows, seed } = SelectionOptions::default();
+        let SelectionOptions { thresholds, growth, linkage, task_distance, block_rows, seed } =
+            SelectionOptions::default();
         Self {
             target_size: None,
             target_ratio: None,
@@ -230,6 +235,7 @@ impl Default for DiversityConfig {
             thresholds,
             growth,
             linkage,
+            task_distance,
             block_rows,
             seed: seed.0,
         }

@@ -80,6 +80,9 @@ pub(super) fn select(
         };
         chosen.dropped.insert(id_of(dropped.row), standing_in(layer, threshold, stand_in, detail));
     }
+    if selection.n_tasks > 0 {
+        events.emit(Event::Note(format!("{} tasks have even shares of the target", selection.n_tasks)));
+    }
     chosen.layers = layers(&selection);
     for (label, missing) in &selection.shortfalls {
         let value = config.selection.quotas.keys().nth(*label as usize).map_or("", |value| value);
@@ -89,18 +92,18 @@ pub(super) fn select(
     Ok(chosen)
 }
 
-/// Layers of the same level, which quotas have one of for each label, are one line.
+/// Layers of the same level, which quotas have one of for each label and even shares for each task, are one line.
 fn layers(selection: &Selection) -> Vec<LayerCount> {
     let mut levels: BTreeMap<u32, LayerCount> = BTreeMap::new();
-    let (mut level, mut label) = (0, None);
     for layer in &selection.layers {
-        level = if layer.label == label { level + 1 } else { 1 };
-        label = layer.label;
+        let level = layer.level + 1;
+        let threshold = layer.threshold.map(f64::from);
         let count = levels.entry(level).or_insert_with(|| LayerCount {
             layer: SelectionLayer::Diversity { level },
             n_dropped: 0,
-            threshold: layer.threshold.map(f64::from),
+            threshold,
         });
+        count.threshold = count.threshold.zip(threshold).map(|(one, other)| one.max(other));
         count.n_dropped += (layer.n_before - layer.n_after) as u64;
     }
     levels.into_values().collect()

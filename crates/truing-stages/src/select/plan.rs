@@ -261,6 +261,7 @@ pub(super) fn selection_options(config: &SelectConfig) -> SelectionOptions {
         thresholds: given.thresholds.clone(),
         growth: given.growth,
         linkage: given.linkage,
+        task_distance: given.task_distance,
         block_rows: given.block_rows,
         seed: config.seed_of(given.seed),
     }
