@@ -5,9 +5,11 @@ use crate::clustering::Linkage;
 
 use super::{Run, SelectionOptions};
 
-/// Clusterings of what the one before has left, until nothing merges: blocks are drawn anew in each, so that a task that
-/// was cut apart meets itself again.
+/// Clusterings of what the one before has left: blocks are drawn anew in each, so that a task that was cut apart meets
+/// itself again. One that merges hardly anything is the last.
 const MOST_ROUNDS: u32 = 16;
+/// Share of the rows that are left, below which merges are hardly anything.
+const LEAST_MERGED: f64 = 0.01;
 
 impl Run<'_> {
     /// The rows of each task, in order: clusters whose mean cosine is that of two vectors at most `task_distance` apart.
@@ -19,10 +21,11 @@ impl Run<'_> {
         let mut left: Vec<u32> = (0..n).collect();
         for round in 0..MOST_ROUNDS {
             let merges = run.merges(&left, distance, round)?;
-            if merges.is_empty() {
+            let is_last = (merges.len() as f64) < LEAST_MERGED * left.len() as f64;
+            left = run.apply(&left, &merges, round, Some(distance));
+            if is_last {
                 break;
             }
-            left = run.apply(&left, &merges, round, Some(distance));
         }
         let mut places = vec![0; rows.len()];
         left.iter().enumerate().for_each(|(task, &row)| places[row as usize] = task);
