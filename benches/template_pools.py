@@ -22,11 +22,12 @@ Same data, same files.
 """
 import argparse
 import ast
-import gzip
 import json
 import pathlib
 import random
 import re
+
+from prepare import read_rows
 
 FILLINGS = 20
 NI_INPUTS = 25
@@ -55,15 +56,6 @@ CHINESE = [
     ("纠错", "下面的文字有没有错别字？如果有，请改正。\n{text}"), ("对话", "甲：{text}\n乙：\n\n请补全乙的回答，语气要友好。"),
 ]
 P3_COMMONEST, P3_RAREST, P3_HELD_OUT = 54, 4, 3
-
-
-def read_rows(stem):
-    """Rows of `stem`.jsonl or `stem`.jsonl.gz. A line ends at a newline and nowhere else."""
-    for path, opener in [(stem.with_name(stem.name + ".jsonl"), open), (stem.with_name(stem.name + ".jsonl.gz"), gzip.open)]:
-        if path.exists():
-            with opener(path, "rt", encoding="utf-8", newline="\n") as file:
-                return [json.loads(line) for line in file if line.strip()]
-    raise SystemExit(f"{stem}.jsonl(.gz) is missing")
 
 
 def write_rows(path, rows):

@@ -11,7 +11,7 @@ use truing_types::{
 use crate::batch::{Job, decode};
 use crate::{GenerateError, SampledCompletion, Session, StopTexts, end_tokens, generate};
 
-/// Replies that are drawn side by side: more take more memory for their caches, and are hardly faster.
+/// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
 const REPLIES_AT_A_TIME: usize = 8;
 
 /// An engine, the model's way of writing conversations, and the sequence they last worked on.
