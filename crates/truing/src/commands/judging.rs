@@ -14,15 +14,13 @@ use truing_train::PlanRow;
 use truing_types::EventSink;
 
 use super::plan;
-use super::training::RecipeArguments;
 use crate::outcome::Outcome;
 use crate::{Context, asking, interrupt, progress};
 
-/// A recipe, and what is done with it.
+/// What is done with a recipe. The recipe itself is the command's own argument: clap tells that it is there by its
+/// arguments alone, not by those of a struct around it.
 #[derive(Debug, Args)]
 pub(crate) struct JudgeArguments {
-    #[command(flatten)]
-    pub(crate) recipe: RecipeArguments,
     /// Print what it will cost and ask nothing.
     #[arg(long)]
     plan: bool,

@@ -22,21 +22,23 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<LabelCommand>,
     #[command(flatten)]
-    judge: Option<JudgeArguments>,
+    recipe: Option<RecipeArguments>,
+    #[command(flatten)]
+    judge: JudgeArguments,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    match (&arguments.command, &arguments.judge) {
+    match (&arguments.command, &arguments.recipe) {
         (Some(command), _) => classifier::run_label(command, context),
-        (None, Some(arguments)) => judge(arguments, context),
+        (None, Some(recipe)) => judge(recipe, &arguments.judge, context),
         (None, None) => Err(no_recipe("truing label recipes/label.toml")),
     }
 }
 
 /// Reads the recipe, says what it will cost, asks, writes the labels.
-fn judge(arguments: &JudgeArguments, context: &Context) -> anyhow::Result<Outcome> {
-    let (plan, inputs) = prepare(&arguments.recipe, context)?;
+fn judge(recipe: &RecipeArguments, arguments: &JudgeArguments, context: &Context) -> anyhow::Result<Outcome> {
+    let (plan, inputs) = prepare(recipe, context)?;
     let questions = Questions {
         rows: plan.rows(),
         summary: plan.summary(),

@@ -5,6 +5,7 @@ mod basics;
 mod command;
 mod embed;
 mod inspect;
+mod judging;
 mod sft;
 mod talk;
 mod tiny_model;
