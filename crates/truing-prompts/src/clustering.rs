@@ -67,12 +67,18 @@ impl<'a> Vectors<'a> {
 
     /// Copies of some rows.
     pub(crate) fn gather(&self, rows: &[u32]) -> Vec<f32> {
-        let mut gathered = vec![0.0; rows.len() * self.dim];
+        let mut gathered = Vec::new();
+        self.gather_into(rows, &mut gathered);
+        gathered
+    }
+
+    /// The same, in a buffer's room.
+    fn gather_into(&self, rows: &[u32], gathered: &mut Vec<f32>) {
+        gathered.resize(rows.len() * self.dim, 0.0);
         gathered
             .par_chunks_mut(self.dim)
             .zip(rows)
             .for_each(|(to, &row)| to.copy_from_slice(self.row(row as usize)));
-        gathered
     }
 }
 

@@ -3,8 +3,10 @@
 //! - Seeding: k-means++ (Arthur and Vassilvitskii 2007), greedy over `2 + ln k` draws a centroid. Drawing by the
 //!   distances of a random projection was tried: three times as fast and 1.4 % more inertia, so it is not done. Nor are
 //!   fewer draws, or draws judged by a part of the rows: on real embeddings 1 to 4 % more, though on even heaps none.
-//! - Iteration: Lloyd's, exact. A row whose bounds (Hamerly 2010) show that its centroid is still the nearest is not
-//!   looked at; the others' distances are a matrix product.
+//! - Iteration: Lloyd's, exact. A cluster whose rows are still the same does not move, on embeddings soon most of them:
+//!   distances are made to the centroids that moved alone, and to all of them for the rows whose own centroid moved
+//!   farther away than the others are known to be. Distances are matrix products. Bounds from how far centroids moved
+//!   (Hamerly 2010) were there before: between embeddings of hundreds of numbers they leave most rows in doubt.
 //! - Pools with more than [`KmeansOptions::max_rows_per_cluster`] rows a cluster: the centroids are those of a sample of
 //!   that size, and every row then goes to its nearest.
 //!
@@ -26,8 +28,6 @@ const BLOCK_ROWS: usize = 2048;
 const BATCH: usize = 4;
 /// Rows whose weights are summed in single precision.
 const SUM_ROWS: usize = 1024;
-/// Relative error that single precision may put into a distance: bounds are believed beyond it only.
-const SLACK: f32 = 1e-5;
 
 /// How to cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub struct KmeansOptions {
     pub n_clusters: usize,
     /// Most iterations.
     pub max_iterations: usize,
-    /// Stop when the centroids' squared movements sum to at most this share of the vectors' mean variance.
+    /// Stop when an iteration lowers the inertia by at most this share of it.
     pub tolerance: f64,
     /// Rows of the sample that centroids are fitted to, for each cluster.
     pub max_rows_per_cluster: usize,
@@ -116,26 +116,31 @@ fn rows_by_label(labels: &[u32], n_clusters: usize) -> Vec<Vec<u32>> {
     rows_of
 }
 
-/// Moves each centroid to the mean of its rows, if it has any; how far each moved.
-fn move_to_means(vectors: Vectors<'_>, rows_of: &[Vec<u32>], centroids: &mut [f32]) -> Vec<f32> {
+/// Moves the centroids of changed clusters to the means of their rows, if they have any; whether each moved.
+fn move_to_means(
+    vectors: Vectors<'_>,
+    rows_of: &[Vec<u32>],
+    is_changed: &[bool],
+    centroids: &mut [f32],
+) -> Vec<bool> {
     let dim = vectors.dim();
-    let move_one = |(centroid, rows): (&mut [f32], &Vec<u32>)| {
-        if rows.is_empty() {
-            return 0.0;
+    let move_one = |((centroid, rows), &is_changed): ((&mut [f32], &Vec<u32>), &bool)| {
+        if rows.is_empty() || !is_changed {
+            return false;
         }
         let mut sums = vec![0.0_f64; dim];
         for &row in rows {
             sums.iter_mut().zip(vectors.row(row as usize)).for_each(|(sum, &x)| *sum += f64::from(x));
         }
-        let mut moved = 0.0;
+        let mut has_moved = false;
         for (c, sum) in centroid.iter_mut().zip(sums) {
             let mean = (sum / rows.len() as f64) as f32;
-            moved += (mean - *c) * (mean - *c);
+            has_moved |= mean != *c;
             *c = mean;
         }
-        moved.sqrt()
+        has_moved
     };
-    centroids.par_chunks_mut(dim).zip(rows_of).map(move_one).collect()
+    centroids.par_chunks_mut(dim).zip(rows_of).zip(is_changed).map(move_one).collect()
 }
 
 /// Greedy k-means++: each centroid is the best of some rows drawn by their squared distance to the nearest so far.
@@ -258,38 +263,80 @@ struct Lloyd<'a> {
     squares: Vec<f32>,
     /// `[clusters, dim]`
     centroids: Vec<f32>,
+    centroid_squares: Vec<f32>,
     labels: Vec<u32>,
-    /// At least the distance of each row to its centroid, and at most that to any other.
-    upper: Vec<f32>,
+    /// Clusters whose rows are others than those that their centroid is the mean of.
+    is_changed: Vec<bool>,
+    /// The squared distance of each row to its centroid, and at most that to any other; both less the row's own square.
+    own: Vec<f32>,
     lower: Vec<f32>,
-    products: Vec<f32>,
+    products: Products,
+}
+
+/// Products of a block of rows with centroids, and the room they are made in.
+#[derive(Default)]
+struct Products {
+    rows: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Products {
+    /// `[rows, centroids]`
+    fn make(&mut self, vectors: Vectors<'_>, rows: &[u32], centroids: Vectors<'_>) -> &mut [f32] {
+        let (dim, n_clusters) = (vectors.dim(), centroids.len());
+        let first = rows[0] as usize;
+        let block = if rows[rows.len() - 1] as usize - first + 1 == rows.len() {
+            &vectors.data()[first * dim..][..rows.len() * dim]
+        } else {
+            vectors.gather_into(rows, &mut self.rows);
+            &self.rows
+        };
+        self.values.resize(rows.len() * n_clusters, 0.0);
+        let by_centroid = MatrixRef::new(centroids.data(), n_clusters, dim).transposed();
+        matmul(MatrixRef::new(block, rows.len(), dim), by_centroid, &mut self.values, Write::Overwrite);
+        &mut self.values
+    }
 }
 
 impl<'a> Lloyd<'a> {
     /// Rows at their nearest centroids.
     fn new(vectors: Vectors<'a>, centroids: Vec<f32>) -> Self {
         let n = vectors.len();
-        let squares = squared_lengths(vectors);
-        let (upper, lower) = (vec![f32::INFINITY; n], vec![0.0; n]);
-        let mut lloyd =
-            Lloyd { vectors, squares, centroids, labels: vec![0; n], upper, lower, products: Vec::new() };
-        lloyd.assign();
+        let centroid_squares = squared_lengths(Vectors { data: &centroids, dim: vectors.dim() });
+        let mut lloyd = Lloyd {
+            vectors,
+            squares: squared_lengths(vectors),
+            is_changed: vec![true; centroid_squares.len()],
+            centroids,
+            centroid_squares,
+            labels: vec![0; n],
+            own: vec![f32::INFINITY; n],
+            lower: vec![f32::NEG_INFINITY; n],
+            products: Products::default(),
+        };
+        lloyd.compare_with_all(&(0..n as u32).collect::<Vec<u32>>());
         lloyd
     }
 
-    /// Iterates until centroids stand still; how often.
+    /// Iterates until the inertia hardly falls; how often.
     fn run(&mut self, max_iterations: usize, tolerance: f64) -> usize {
-        let still = tolerance * mean_variance(self.vectors);
+        let mut before = self.inertia();
         for iteration in 1..=max_iterations {
-            let movements = self.update();
-            self.loosen(&movements);
-            let n_changed = self.assign();
-            let moved: f64 = movements.iter().map(|&m| f64::from(m) * f64::from(m)).sum();
-            if n_changed == 0 || moved <= still {
+            let moved = self.update();
+            let n_changed = self.assign(&moved);
+            let inertia = self.inertia();
+            if n_changed == 0 || before - inertia <= tolerance * inertia {
                 return iteration;
             }
+            before = inertia;
         }
         max_iterations
+    }
+
+    /// As well as single precision tells it.
+    fn inertia(&self) -> f64 {
+        let rows = self.own.iter().zip(&self.squares);
+        rows.map(|(own, square)| f64::from((own + square).max(0.0))).sum()
     }
 
     /// Labels and inertia.
@@ -311,13 +358,15 @@ impl<'a> Lloyd<'a> {
         (self.labels, sums.iter().sum())
     }
 
-    /// Moves centroids to the means of their rows; how far each moved. A centroid without rows goes to the row that is
+    /// Moves centroids to the means of their rows; those that moved. A centroid without rows goes to the row that is
     /// farthest from its own.
-    fn update(&mut self) -> Vec<f32> {
-        let n_clusters = self.centroids.len() / self.vectors.dim();
-        let mut rows_of = rows_by_label(&self.labels, n_clusters);
+    fn update(&mut self) -> Vec<u32> {
+        let mut rows_of = rows_by_label(&self.labels, self.is_changed.len());
         self.fill_empty(&mut rows_of);
-        move_to_means(self.vectors, &rows_of, &mut self.centroids)
+        let has_moved = move_to_means(self.vectors, &rows_of, &self.is_changed, &mut self.centroids);
+        self.is_changed.fill(false);
+        self.centroid_squares = squared_lengths(Vectors { data: &self.centroids, dim: self.vectors.dim() });
+        (0..has_moved.len() as u32).filter(|&cluster| has_moved[cluster as usize]).collect()
     }
 
     fn fill_empty(&mut self, rows_of: &mut [Vec<u32>]) {
@@ -326,102 +375,144 @@ impl<'a> Lloyd<'a> {
             return;
         }
         let mut far: Vec<u32> = (0..self.labels.len() as u32).collect();
-        far.sort_by(|&a, &b| self.upper[b as usize].total_cmp(&self.upper[a as usize]).then(a.cmp(&b)));
+        let distance = |row: u32| self.own[row as usize] + self.squares[row as usize];
+        far.sort_by(|&a, &b| distance(b).total_cmp(&distance(a)).then(a.cmp(&b)));
         let mut far = far.into_iter();
         for cluster in empty {
             let row = far.find(|&row| rows_of[self.labels[row as usize] as usize].len() > 1);
             let Some(row) = row else { continue };
-            rows_of[self.labels[row as usize] as usize].retain(|&other| other != row);
+            let left = self.labels[row as usize] as usize;
+            rows_of[left].retain(|&other| other != row);
             rows_of[cluster].push(row);
             self.labels[row as usize] = cluster as u32;
+            (self.is_changed[left], self.is_changed[cluster]) = (true, true);
             // Nothing is known of its distances any more.
-            (self.upper[row as usize], self.lower[row as usize]) = (f32::INFINITY, 0.0);
+            (self.own[row as usize], self.lower[row as usize]) = (f32::INFINITY, f32::NEG_INFINITY);
         }
     }
 
-    /// Makes the bounds true for centroids that moved.
-    fn loosen(&mut self, movements: &[f32]) {
-        let (mut first, mut second, mut who) = (0.0, 0.0, 0);
-        for (cluster, &moved) in movements.iter().enumerate() {
-            if moved > first {
-                (first, second, who) = (moved, first, cluster as u32);
-            } else if moved > second {
-                second = moved;
+    /// Brings rows to their nearest centroids, after some have moved; how many changed.
+    fn assign(&mut self, moved: &[u32]) -> usize {
+        let all: Vec<u32> = (0..self.labels.len() as u32).collect();
+        if moved.len() == self.is_changed.len() {
+            return self.compare_with_all(&all);
+        }
+        let (n_changed, in_doubt) = self.compare_with_moved(&all, moved);
+        n_changed + self.compare_with_all(&in_doubt)
+    }
+
+    /// Brings rows to their nearest centroids, where only those that moved can be nearer than their own: what stood
+    /// still is no nearer than `lower`. How many changed, and the rows whose own centroid is no nearer than that either.
+    fn compare_with_moved(&mut self, rows: &[u32], moved: &[u32]) -> (usize, Vec<u32>) {
+        let dim = self.vectors.dim();
+        let centroids = Vectors { data: &self.centroids, dim }.gather(moved);
+        let centroids = Vectors { data: &centroids, dim };
+        let squares: Vec<f32> =
+            moved.iter().map(|&cluster| self.centroid_squares[cluster as usize]).collect();
+        let mut places = vec![None; self.is_changed.len()];
+        moved.iter().enumerate().for_each(|(place, &cluster)| places[cluster as usize] = Some(place));
+        let (mut n_changed, mut in_doubt) = (0, Vec::new());
+        for rows in rows.chunks(BLOCK_ROWS).filter(|_| !moved.is_empty()) {
+            let products = self.products.make(self.vectors, rows, centroids);
+            let compared: Vec<Option<Nearest>> = products
+                .par_chunks_mut(moved.len())
+                .zip(rows)
+                .map(|(products, &row)| {
+                    let (label, lower) = (self.labels[row as usize], self.lower[row as usize]);
+                    let mut own = self.own[row as usize];
+                    if let Some(place) = places[label as usize] {
+                        // The others are looked through without it.
+                        let product = std::mem::replace(&mut products[place], f32::NEG_INFINITY);
+                        own = squares[place] - 2.0 * product;
+                    }
+                    if own >= lower {
+                        return None;
+                    }
+                    let Nearest { label: other, first, second } = two_nearest(products, &squares);
+                    let other = moved[other as usize];
+                    Some(if (first, other) < (own, label) {
+                        Nearest { label: other, first, second: lower.min(own).min(second) }
+                    } else {
+                        Nearest { label, first: own, second: lower.min(first) }
+                    })
+                })
+                .collect();
+            for (&row, compared) in rows.iter().zip(compared) {
+                match compared {
+                    Some(nearest) => n_changed += usize::from(self.set_nearest(row, nearest)),
+                    None => in_doubt.push(row),
+                }
             }
         }
-        let rows = self.upper.par_iter_mut().zip(&mut self.lower).zip(&self.labels);
-        rows.for_each(|((upper, lower), &label)| {
-            *upper += movements[label as usize];
-            *lower -= if label == who { second } else { first };
-        });
+        (n_changed, in_doubt)
     }
 
-    /// Brings the rows whose bounds leave a doubt to their nearest centroids; how many changed.
-    fn assign(&mut self) -> usize {
-        let dim = self.vectors.dim();
-        let centroids = Vectors { data: &self.centroids, dim };
-        let n_clusters = centroids.len();
-        let centroid_squares = squared_lengths(centroids);
-        let in_doubt: Vec<u32> = (0..self.labels.len() as u32)
-            .filter(|&row| self.upper[row as usize] * (1.0 + SLACK) >= self.lower[row as usize])
-            .collect();
+    /// Brings rows to their nearest centroids, whatever they were; how many changed.
+    fn compare_with_all(&mut self, rows: &[u32]) -> usize {
         let mut n_changed = 0;
-        self.products.resize(BLOCK_ROWS.min(in_doubt.len()) * n_clusters, 0.0);
-        for rows in in_doubt.chunks(BLOCK_ROWS) {
-            let gathered;
-            let block = if rows[rows.len() - 1] as usize - rows[0] as usize + 1 == rows.len() {
-                &self.vectors.data()[rows[0] as usize * dim..][..rows.len() * dim]
-            } else {
-                gathered = self.vectors.gather(rows);
-                &gathered
-            };
-            let products = &mut self.products[..rows.len() * n_clusters];
-            let by_centroid = MatrixRef::new(&self.centroids, n_clusters, dim).transposed();
-            matmul(MatrixRef::new(block, rows.len(), dim), by_centroid, products, Write::Overwrite);
-            let nearest: Vec<(u32, f32, f32)> = products
-                .par_chunks(n_clusters)
-                .map(|products| two_nearest(products, &centroid_squares))
+        for rows in rows.chunks(BLOCK_ROWS) {
+            let centroids = Vectors { data: &self.centroids, dim: self.vectors.dim() };
+            let products = self.products.make(self.vectors, rows, centroids);
+            let nearest: Vec<Nearest> = products
+                .par_chunks(centroids.len())
+                .map(|products| two_nearest(products, &self.centroid_squares))
                 .collect();
-            for (&row, (label, first, second)) in rows.iter().zip(nearest) {
-                let row = row as usize;
-                n_changed += usize::from(self.labels[row] != label);
-                self.labels[row] = label;
-                self.upper[row] = (first + self.squares[row]).max(0.0).sqrt();
-                self.lower[row] = (second + self.squares[row]).max(0.0).sqrt();
+            for (&row, nearest) in rows.iter().zip(nearest) {
+                n_changed += usize::from(self.set_nearest(row, nearest));
             }
         }
         n_changed
     }
+
+    /// Whether the row changed clusters.
+    fn set_nearest(&mut self, row: u32, nearest: Nearest) -> bool {
+        let row = row as usize;
+        let before = std::mem::replace(&mut self.labels[row], nearest.label);
+        (self.own[row], self.lower[row]) = (nearest.first, nearest.second);
+        if before != nearest.label {
+            self.is_changed[before as usize] = true;
+            self.is_changed[nearest.label as usize] = true;
+        }
+        before != nearest.label
+    }
 }
 
-/// The nearest centroid and the squared distances of the two nearest, less the row's own square.
-fn two_nearest(products: &[f32], centroid_squares: &[f32]) -> (u32, f32, f32) {
-    let (mut label, mut first, mut second) = (0, f32::INFINITY, f32::INFINITY);
-    for (cluster, (&product, &square)) in products.iter().zip(centroid_squares).enumerate() {
-        let distance = square - 2.0 * product;
-        if distance < second {
-            if distance < first {
-                (label, second, first) = (cluster as u32, first, distance);
-            } else {
-                second = distance;
-            }
-        }
-    }
-    (label, first, second)
+/// A centroid, and how near it and the next are.
+#[derive(Clone, Copy)]
+struct Nearest {
+    label: u32,
+    first: f32,
+    second: f32,
 }
 
-/// The variance of a column, averaged over columns.
-fn mean_variance(vectors: Vectors<'_>) -> f64 {
-    let (n, dim) = (vectors.len() as f64, vectors.dim());
-    let (mut sums, mut squares) = (vec![0.0_f64; dim], 0.0_f64);
-    for row in vectors.data().chunks_exact(dim) {
-        for (sum, &x) in sums.iter_mut().zip(row) {
-            *sum += f64::from(x);
-            squares += f64::from(x) * f64::from(x);
+/// The nearest centroid, the lower of equally near ones, and the values of the two nearest. Without a branch, in lanes
+/// that a compiler keeps in vector registers.
+fn two_nearest(products: &[f32], centroid_squares: &[f32]) -> Nearest {
+    const LANES: usize = 8;
+    let mut first = [f32::INFINITY; LANES];
+    let mut second = [f32::INFINITY; LANES];
+    let mut labels = [0_u32; LANES];
+    let rows = products.chunks(LANES).zip(centroid_squares.chunks(LANES));
+    for (step, (products, squares)) in rows.enumerate() {
+        let mut values = [f32::INFINITY; LANES];
+        for ((value, &product), &square) in values.iter_mut().zip(products).zip(squares) {
+            *value = square - 2.0 * product;
+        }
+        for lane in 0..LANES {
+            let (value, label) = (values[lane], (step * LANES + lane) as u32);
+            second[lane] = second[lane].min(first[lane].max(value));
+            labels[lane] = if value < first[lane] { label } else { labels[lane] };
+            first[lane] = first[lane].min(value);
         }
     }
-    let means: f64 = sums.iter().map(|sum| (sum / n) * (sum / n)).sum();
-    ((squares / n - means) / dim as f64).max(0.0)
+    let by_value = |&a: &usize, &b: &usize| first[a].total_cmp(&first[b]).then(labels[a].cmp(&labels[b]));
+    let best = (0..LANES).min_by(by_value).unwrap_or(0);
+    let others = (0..LANES).filter(|&lane| lane != best).map(|lane| first[lane]);
+    Nearest {
+        label: labels[best],
+        first: first[best],
+        second: others.chain(second).fold(f32::INFINITY, f32::min),
+    }
 }
 
 #[cfg(test)]
