@@ -13,11 +13,11 @@
 //! - With a target, layers follow until it is reached; past the listed thresholds each is
 //!   [`SelectionOptions::growth`] times the one before. The layer that would pass the target is cut: its nearest
 //!   clusters merge first, and exactly as many rows survive as were asked for.
-//! - A target that has room for every task is met evenly: tasks are the clusters of mean cosines up to
-//!   [`SelectionOptions::task_distance`], each keeps as many rows as any other or all that it has, and layers choose
-//!   within each. Nearness alone would thin out what is alike in content, not what is frequent: a rare task lost as
-//!   large a share of its rows as a frequent one. After the balanced sampling from clusters of Vo et al. (arXiv
-//!   2405.15613).
+//! - A target that has room for every task is shared among them: tasks are the clusters of mean cosines up to
+//!   [`SelectionOptions::task_distance`], each keeps rows in proportion to its size to the power of
+//!   [`SelectionOptions::task_exponent`], and layers choose within each. Nearness alone would thin out what is alike in
+//!   content, not what is frequent: a rare task lost as large a share of its rows as a frequent one. Clusters as what to
+//!   balance are those of Vo et al. (arXiv 2405.15613), the exponent that of mT5 (arXiv 2010.11934, section 3.1).
 //! - Every dropped row names layer, threshold, the row that stood for it then, and the chosen row that stands for that.
 
 mod tasks;
@@ -46,6 +46,9 @@ pub struct SelectionOptions {
     pub linkage: Linkage,
     /// Rows whose mean cosine is that of two vectors so far apart are one task; 0 does not look for tasks.
     pub task_distance: f32,
+    /// Tasks share a target in proportion to their sizes to this power: 0 gives each task as much as any other, 1 keeps
+    /// the pool's proportions.
+    pub task_exponent: f32,
     /// Most rows of a block.
     pub block_rows: usize,
     /// Of the blocks.
@@ -59,6 +62,7 @@ impl Default for SelectionOptions {
             growth: 1.5,
             linkage: Linkage::Ward,
             task_distance: 0.7,
+            task_exponent: 0.0,
             block_rows: 1024,
             seed: Seed(0),
         }
@@ -75,6 +79,8 @@ impl SelectionOptions {
         check_option(self.growth > 1.0 && self.growth.is_finite(), "growth", self.growth, "above 1")?;
         let is_distance = (0.0..=2.0).contains(&self.task_distance);
         check_option(is_distance, "task_distance", self.task_distance, "0 to 2")?;
+        let is_exponent = (0.0..=1.0).contains(&self.task_exponent);
+        check_option(is_exponent, "task_exponent", self.task_exponent, "0 to 1")?;
         check_option(self.block_rows >= 4, "block_rows", self.block_rows, "at least 4")
     }
 }
@@ -167,11 +173,11 @@ pub fn select(
         Target::Thresholds => run.select(None, all(), None)?,
         Target::Size(size) => {
             check_option(size > 0, "size", size, "at least 1")?;
-            run.select_evenly(None, all(), size)?;
+            run.select_by_task(None, all(), size)?;
         }
         Target::Ratio(ratio) => {
             check_option(ratio > 0.0 && ratio <= 1.0, "ratio", ratio, "above 0, at most 1")?;
-            run.select_evenly(None, all(), ((ratio * n as f64).round() as usize).max(1))?;
+            run.select_by_task(None, all(), ((ratio * n as f64).round() as usize).max(1))?;
         }
         Target::Quotas { labels, sizes } => {
             check_length("labels", n, labels.len())?;
@@ -188,7 +194,7 @@ pub fn select(
                 if rows.len() < size {
                     run.selection.shortfalls.insert(label, size - rows.len());
                 }
-                run.select_evenly(Some(label), rows, size)?;
+                run.select_by_task(Some(label), rows, size)?;
             }
         }
     }
@@ -221,8 +227,13 @@ impl<'a> Run<'a> {
         Self { means: unit, dim, weights, ranks, options, selection: Selection::default() }
     }
 
-    /// Chooses so that every task has its even share, where there is room for all of them.
-    fn select_evenly(&mut self, label: Option<u32>, rows: Vec<u32>, size: usize) -> Result<(), PromptsError> {
+    /// Chooses so that every task has its share, where there is room for all of them.
+    fn select_by_task(
+        &mut self,
+        label: Option<u32>,
+        rows: Vec<u32>,
+        size: usize,
+    ) -> Result<(), PromptsError> {
         if self.options.task_distance == 0.0 || rows.len() <= size {
             return self.select(label, rows, Some(size));
         }
@@ -232,7 +243,7 @@ impl<'a> Run<'a> {
         }
         self.selection.n_tasks += tasks.len();
         let sizes: Vec<usize> = tasks.iter().map(Vec::len).collect();
-        for (rows, share) in tasks.into_iter().zip(tasks::even_shares(&sizes, size)) {
+        for (rows, share) in tasks.into_iter().zip(tasks::shares(&sizes, size, self.options.task_exponent)) {
             self.select(label, rows, Some(share))?;
         }
         Ok(())

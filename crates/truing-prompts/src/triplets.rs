@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use truing_types::Seed;
 
 use crate::PromptsError;
-use crate::clustering::{CoarseAndFine, Vectors};
+use crate::clustering::{CoarseAndFine, Vectors, dot};
 use crate::error::{check_length, check_option};
 use crate::lcs::{LcsMatcher, ShareOf};
 use crate::templates::TemplateSet;
@@ -100,25 +100,31 @@ pub fn mine_triplets(
     check_length("fine", n, clusters.fine.len())?;
     check_length("vectors", n, vectors.len())?;
     let miner = Miner::new(set, clusters, vectors, options);
-    let outcomes: Vec<Outcome> = (0..n)
-        .into_par_iter()
-        .map_init(LcsMatcher::default, |matcher, row| miner.mine(row, matcher))
+    // Anchors of one topic look at the same rows: one after another they find them in the cache.
+    let mut anchors: Vec<(u32, u32, u32)> = (0..n as u32)
+        .filter_map(|row| Some((clusters.coarse[row as usize], set.template_of_row[row as usize]?, row)))
         .collect();
-    let mut found = Triplets::default();
+    anchors.par_sort_unstable();
+    let outcomes: Vec<Outcome> = anchors
+        .par_iter()
+        .map_init(LcsMatcher::default, |matcher, &(_, template, row)| {
+            miner.mine(row as usize, template, matcher)
+        })
+        .collect();
+    let mut found = Triplets { n_without_template: n - anchors.len(), ..Default::default() };
     for outcome in outcomes {
         match outcome {
             Outcome::Found(triplet) => found.triplets.push(triplet),
-            Outcome::NoTemplate => found.n_without_template += 1,
             Outcome::NoPositive => found.n_without_positive += 1,
             Outcome::NoNegative => found.n_without_negative += 1,
         }
     }
+    found.triplets.par_sort_unstable_by_key(|triplet| triplet.anchor);
     Ok(found)
 }
 
 enum Outcome {
     Found(Triplet),
-    NoTemplate,
     NoPositive,
     NoNegative,
 }
@@ -127,6 +133,8 @@ struct Miner<'a> {
     set: &'a TemplateSet,
     clusters: &'a CoarseAndFine,
     vectors: Vectors<'a>,
+    /// Of each row's vector.
+    lengths: Vec<f32>,
     options: &'a TripletOptions,
     rows_of_template: Vec<Vec<u32>>,
     /// Rows with a template, by coarse cluster.
@@ -153,6 +161,7 @@ impl<'a> Miner<'a> {
             set,
             clusters,
             vectors,
+            lengths: vectors.data().par_chunks(vectors.dim()).map(|row| dot(row, row).sqrt()).collect(),
             options,
             rows_of_template: set.rows_by_template(),
             rows_of_coarse,
@@ -160,8 +169,7 @@ impl<'a> Miner<'a> {
         }
     }
 
-    fn mine(&self, anchor: usize, matcher: &mut LcsMatcher) -> Outcome {
-        let Some(template) = self.set.template_of_row[anchor] else { return Outcome::NoTemplate };
+    fn mine(&self, anchor: usize, template: u32, matcher: &mut LcsMatcher) -> Outcome {
         let own = self.set.skeletons.fixed_tokens(anchor);
         let Some((positive, positive_share)) = self.positive(anchor, template, &own, matcher) else {
             return Outcome::NoPositive;
@@ -196,9 +204,9 @@ impl<'a> Miner<'a> {
         let shares = self.shares(own, &rows, ShareOf::Longer, matcher);
         let alike =
             rows.into_iter().zip(shares).filter(|(_, share)| *share >= self.options.min_positive_share);
-        alike.min_by(|a, b| {
-            self.likeness(anchor, a.0).total_cmp(&self.likeness(anchor, b.0)).then(a.0.cmp(&b.0))
-        })
+        let with_likeness = alike.map(|(row, share)| (self.likeness(anchor, row), row, share));
+        let farthest = with_likeness.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        farthest.map(|(_, row, share)| (row, share))
     }
 
     fn negative(
@@ -214,13 +222,13 @@ impl<'a> Miner<'a> {
         let rows =
             self.draw("negative", anchor, &self.rows_of_coarse[&self.clusters.coarse[anchor]], is_candidate);
         let shares = self.shares(own, &rows, ShareOf::Shorter, matcher);
-        let mut unlike: Vec<(u32, f64)> =
-            rows.into_iter().zip(shares).filter(|(_, share)| *share <= most).collect();
-        unlike.sort_by(|a, b| {
-            self.likeness(anchor, b.0).total_cmp(&self.likeness(anchor, a.0)).then(a.0.cmp(&b.0))
-        });
+        let unlike = rows.into_iter().zip(shares).filter(|(_, share)| *share <= most);
+        let mut unlike: Vec<(f32, u32, f64)> =
+            unlike.map(|(row, share)| (self.likeness(anchor, row), row, share)).collect();
+        unlike.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let fixed = |template: u32| &self.fixed[template as usize];
-        unlike.into_iter().find(|(row, _)| {
+        let mut by_nearness = unlike.into_iter().map(|(_, row, share)| (row, share));
+        by_nearness.find(|(row, _)| {
             of_row[*row as usize].is_some_and(|other| {
                 let length = matcher.one_to_many(fixed(template), &[fixed(other)], |_| 0)[0];
                 ShareOf::Shorter.share(length, fixed(template).len(), fixed(other).len()) <= most
@@ -239,9 +247,8 @@ impl<'a> Miner<'a> {
 
     /// The cosine of two rows' vectors.
     fn likeness(&self, a: usize, b: u32) -> f32 {
-        let (a, b) = (self.vectors.row(a), self.vectors.row(b as usize));
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE)
+        let lengths = self.lengths[a] * self.lengths[b as usize];
+        dot(self.vectors.row(a), self.vectors.row(b as usize)) / lengths.max(f32::MIN_POSITIVE)
     }
 
     /// Different rows that are candidates, at most as many as the options say: of a short list all, of a long one what

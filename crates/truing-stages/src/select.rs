@@ -106,7 +106,7 @@ pub fn run(
     pool.apply(selection.dropped);
     let found =
         output::Found { tokens: &tokens, templates: &templates, clusters: &clusters, vectors: &embedded };
-    let summary = output::write(plan, &pool, &found, selection.layers, &folder, events)?;
+    let summary = output::write(plan, &pool, &found, selection.layers, selection.n_tasks, &folder, events)?;
     Ok(SelectOutcome::Finished(Box::new(SelectReport {
         selected: folder.path().join(output::SELECTED),
         summary,

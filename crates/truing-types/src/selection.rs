@@ -199,6 +199,9 @@ pub struct SelectionSummary {
     pub n_rows: u64,
     /// Rows of the selection.
     pub n_kept: u64,
+    /// Tasks that share the target; 0 where tasks decided nothing.
+    #[serde(default)]
+    pub n_tasks: u64,
     /// The layers in the order in which they were taken, those that dropped nothing included.
     pub layers: Vec<LayerCount>,
     /// Seed by purpose.

@@ -41,14 +41,18 @@ fn three_tasks() -> (Vec<f32>, [usize; 3]) {
 fn frequent_tasks_lose_rows_before_rare_ones() {
     let (data, sizes) = three_tasks();
     let vectors = Vectors::new(&data, 8).unwrap();
-    let kept = |target: Target<'_>, task_distance: f32, block_rows: usize| {
-        let options = SelectionOptions { task_distance, block_rows, ..Default::default() };
+    let kept_by = |target: Target<'_>, task_distance: f32, task_exponent: f32, block_rows: usize| {
+        let options = SelectionOptions { task_distance, task_exponent, block_rows, ..Default::default() };
         let selection = select(vectors, None, target, &options).unwrap();
         check_invariants(&selection, 75, &[0.0; 75]);
         let n =
             |rows: std::ops::Range<u32>| selection.chosen.iter().filter(|&row| rows.contains(row)).count();
         ([n(0..60), n(60..70), n(70..75)], selection.n_tasks)
     };
+    let kept =
+        |target: Target<'_>, task_distance, block_rows| kept_by(target, task_distance, 0.0, block_rows);
+    assert_eq!(kept_by(Target::Size(20), 0.7, 0.5, 1024), ([12, 5, 3], 3));
+    assert_eq!(kept_by(Target::Size(20), 0.7, 1.0, 1024), ([16, 3, 1], 3));
     for block_rows in [8, 1024] {
         assert_eq!(kept(Target::Size(20), 0.7, block_rows), ([8, 7, 5], 3));
         assert_eq!(kept(Target::Ratio(0.8), 0.7, block_rows), ([45, 10, 5], 3));
@@ -62,7 +66,7 @@ fn frequent_tasks_lose_rows_before_rare_ones() {
     let labels: Vec<u32> = (0..75).map(|row| u32::from(row % 2 == 0)).collect();
     let quotas = BTreeMap::from([(0, 9), (1, 75)]);
     let target = Target::Quotas { labels: &labels, sizes: &quotas };
-    let options = SelectionOptions::default();
+    let options = SelectionOptions { task_exponent: 0.0, ..Default::default() };
     let selection = select(vectors, None, target, &options).unwrap();
     let odd = |rows: std::ops::Range<u32>| {
         selection.chosen.iter().filter(|&&row| row % 2 == 1 && rows.contains(&row)).count()

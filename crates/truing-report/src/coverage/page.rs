@@ -127,8 +127,12 @@ fn sentence(record: &CoverageRecord) -> String {
         [only] => format!("All others were dropped by one layer: {only}."),
         _ => format!("The layers that dropped most: {}.", named.join(", ")),
     };
+    let tasks = match record.summary.n_tasks {
+        0 => String::new(),
+        n => format!(" {} tasks share them.", grouped(n)),
+    };
     format!(
-        "Of {} prompts {} were kept ({}). {why}",
+        "Of {} prompts {} were kept ({}).{tasks} {why}",
         grouped(all.before),
         grouped(all.after),
         percent(all.kept_share())

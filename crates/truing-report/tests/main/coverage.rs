@@ -129,6 +129,7 @@ fn write_selection(folder: &Path, n: u64, n_points: usize) -> Vec<PromptDecision
         settings: json!({ "target_share": 0.4, "note": "</script>" }),
         n_rows: n,
         n_kept: rows.iter().filter(|row| row.decision == Decision::Kept).count() as u64,
+        n_tasks: 1234,
         layers: vec![
             layer(SelectionLayer::Cleaning { rule: "too few letters".into() }, Some(0.5)),
             layer(SelectionLayer::ExactDuplicate, None),
@@ -302,7 +303,7 @@ fn the_page_counts_every_row_and_names_every_reason() {
     let html = fs::read_to_string(&page).unwrap();
     let text = html.split("<script type=\"text/javascript\">").next().unwrap();
     for expected in [
-        "Of 1,000 prompts 450 were kept (45.0 %).",
+        "Of 1,000 prompts 450 were kept (45.0 %). 1,234 tasks share them.",
         "near duplicate (150), diversity layer 1 (150), diversity layer 2 (100)",
         "ties go to the lowest row",
         "All 8 clusters",

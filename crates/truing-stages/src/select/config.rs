@@ -150,10 +150,12 @@ pub struct DiversityConfig {
     pub growth: f32,
     /// The distance between clusters.
     pub linkage: Linkage,
-    /// A target with room for every task keeps as many prompts of each task as of any other. A task is what lies no
-    /// farther apart than this on the mean: between vectors of length 1, by the mean cosine. 0 does not look for tasks, and
-    /// merges by nearness alone.
+    /// A target with room for every task is shared among tasks. A task is what lies no farther apart than this on the
+    /// mean: between vectors of length 1, by the mean cosine. 0 does not look for tasks, and merges by nearness alone.
     pub task_distance: f32,
+    /// Tasks get shares in proportion to their sizes to this power: 0 gives each task as much as any other, 1 keeps the
+    /// pool's proportions.
+    pub task_exponent: f32,
     /// Most rows that are compared with each other at once.
     pub block_rows: usize,
     /// Of the blocks.
@@ -225,7 +227,7 @@ impl Default for TaskEmbeddingConfig {
 
 impl Default for DiversityConfig {
     fn default() -> Self {
-        let SelectionOptions { thresholds, growth, linkage, task_distance, block_rows, seed } =
+        let SelectionOptions { thresholds, growth, linkage, task_distance, task_exponent, block_rows, seed } =
             SelectionOptions::default();
         Self {
             target_size: None,
@@ -236,6 +238,7 @@ impl Default for DiversityConfig {
             growth,
             linkage,
             task_distance,
+            task_exponent,
             block_rows,
             seed: seed.0,
         }

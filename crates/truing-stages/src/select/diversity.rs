@@ -14,6 +14,7 @@ use crate::StageError;
 pub(super) struct Chosen {
     pub(super) dropped: BTreeMap<u32, DroppedRow>,
     pub(super) layers: Vec<LayerCount>,
+    pub(super) n_tasks: usize,
 }
 
 /// Chooses among the rows that are left.
@@ -25,7 +26,7 @@ pub(super) fn select(
 ) -> Result<Chosen, StageError> {
     events.emit(Event::PhaseStarted { phase: "selecting".into(), total: None });
     let alive = pool.alive();
-    let mut chosen = Chosen { dropped: BTreeMap::new(), layers: Vec::new() };
+    let mut chosen = Chosen { dropped: BTreeMap::new(), layers: Vec::new(), n_tasks: 0 };
     // Rows, by their place among those left, that the layers choose from.
     let mut rows: Vec<u32> = (0..alive.len() as u32).collect();
     let mut labels = Vec::new();
@@ -81,9 +82,10 @@ pub(super) fn select(
         chosen.dropped.insert(id_of(dropped.row), standing_in(layer, threshold, stand_in, detail));
     }
     if selection.n_tasks > 0 {
-        events.emit(Event::Note(format!("{} tasks have even shares of the target", selection.n_tasks)));
+        events.emit(Event::Note(format!("{} tasks share the target", selection.n_tasks)));
     }
     chosen.layers = layers(&selection);
+    chosen.n_tasks = selection.n_tasks;
     for (label, missing) in &selection.shortfalls {
         let value = config.selection.quotas.keys().nth(*label as usize).map_or("", |value| value);
         events.emit(Event::Warning(format!("`{value}` has {missing} prompts fewer than its quota")));
@@ -92,7 +94,7 @@ pub(super) fn select(
     Ok(chosen)
 }
 
-/// Layers of the same level, which quotas have one of for each label and even shares for each task, are one line.
+/// Layers of the same level, which quotas have one of for each label and tasks one of for each task, are one line.
 fn layers(selection: &Selection) -> Vec<LayerCount> {
     let mut levels: BTreeMap<u32, LayerCount> = BTreeMap::new();
     for layer in &selection.layers {

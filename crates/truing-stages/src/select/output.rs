@@ -44,6 +44,7 @@ pub(super) fn write(
     pool: &Pool,
     found: &Found<'_>,
     layers: Vec<LayerCount>,
+    n_tasks: usize,
     folder: &RunDirectory,
     events: &mut dyn EventSink,
 ) -> Result<SelectionSummary, StageError> {
@@ -58,7 +59,7 @@ pub(super) fn write(
         let map = serde_json::to_vec(&map(plan, &decisions, found)?).unwrap_or_default();
         atomic::write(&folder.path().join(PromptMap::FILE_NAME), &map)?;
     }
-    let summary = summary(plan, pool, &decisions, layers);
+    let summary = SelectionSummary { n_tasks: n_tasks as u64, ..summary(plan, pool, &decisions, layers) };
     let text = serde_json::to_vec_pretty(&summary).unwrap_or_default();
     atomic::write(&folder.path().join(SelectionSummary::FILE_NAME), &text)?;
     events.emit(Event::PhaseFinished);
@@ -233,12 +234,16 @@ fn summary(
         notes.push("no evaluation was named: only the text of those that ship was looked for".to_owned());
     }
     if config.task_embedding.is_none() {
-        notes.push("the encoder was not taught tasks: near means near in topic".to_owned());
+        notes.push(
+            "the encoder was not taught here: unless it was taught tasks before, near means near in topic"
+                .to_owned(),
+        );
     }
     SelectionSummary {
         settings: serde_json::to_value(config).unwrap_or(Value::Null),
         n_rows: pool.rows.len() as u64 + pool.n_unreadable,
         n_kept: decisions.iter().filter(|decision| decision.decision == Decision::Kept).count() as u64,
+        n_tasks: 0,
         layers: counted
             .into_iter()
             .map(|(layer, (n_dropped, threshold))| LayerCount { layer, n_dropped, threshold })

@@ -262,6 +262,7 @@ pub(super) fn selection_options(config: &SelectConfig) -> SelectionOptions {
         growth: given.growth,
         linkage: given.linkage,
         task_distance: given.task_distance,
+        task_exponent: given.task_exponent,
         block_rows: given.block_rows,
         seed: config.seed_of(given.seed),
     }

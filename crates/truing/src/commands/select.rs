@@ -99,6 +99,7 @@ fn show(report: &SelectReport, page: &Path, as_json: bool, context: &Context) ->
             "page": page,
             "n_rows": summary.n_rows,
             "n_kept": summary.n_kept,
+            "n_tasks": summary.n_tasks,
             "layers": summary.layers,
             "n_templates": report.n_templates,
             "n_triplets": report.n_triplets,
@@ -130,6 +131,9 @@ fn show(report: &SelectReport, page: &Path, as_json: bool, context: &Context) ->
         printer.line(note)?;
     }
     printer.line(format_args!("kept      {} of {} prompts", summary.n_kept, summary.n_rows))?;
+    if summary.n_tasks > 0 {
+        printer.line(format_args!("tasks     {}", summary.n_tasks))?;
+    }
     printer.line(format_args!("selected  {}", report.selected.display()))?;
     printer.line(format_args!("coverage  {}", page.display()))?;
     Ok(Outcome::Fine)
