@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use truing_types::ChatReply;
 
 use crate::FailureKind;
 
@@ -20,9 +21,9 @@ pub struct CountsSnapshot {
     pub cache_hits: u64,
     /// Requests that were sent again after a failure.
     pub retries: u64,
-    /// Tokens of prompts, as the server counts them.
+    /// Tokens of prompts, as the model counts them.
     pub prompt_tokens: u64,
-    /// Tokens of replies, as the server counts them.
+    /// Tokens of replies, as the model counts them.
     pub completion_tokens: u64,
     /// Requests that were given up, by the kind of their last failure.
     pub failures: BTreeMap<&'static str, u64>,
@@ -33,6 +34,15 @@ impl Counts {
     #[must_use]
     pub fn snapshot(&self) -> CountsSnapshot {
         self.lock().clone()
+    }
+
+    /// Takes down the reply of a model that does not count by itself.
+    pub fn add_reply(&self, reply: &ChatReply) {
+        self.add(|counts| {
+            counts.calls += 1;
+            counts.prompt_tokens += reply.n_prompt_tokens as u64;
+            counts.completion_tokens += reply.n_completion_tokens as u64;
+        });
     }
 
     pub(crate) fn add(&self, change: impl FnOnce(&mut CountsSnapshot)) {

@@ -26,20 +26,26 @@ pub enum Unanswered {
 
 /// Asks many requests and reads the replies, each up to `most_replies` times: an unreadable reply is handed back to the
 /// model with `reminder`. That is another request, so that a cache, or a model at temperature 0, does not repeat itself.
-/// `on_result` is told how many requests of how many have come back.
+/// `on_result` is told each result with its request's place, and whether that request is settled by it: readable, failed or
+/// asked often enough.
 pub fn ask_readable<V>(
     model: &mut dyn ChatModel,
     mut requests: Vec<ChatRequest>,
     most_replies: usize,
     reminder: &str,
     read: impl Fn(usize, &str) -> Option<V>,
-    on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
+    on_result: &mut dyn FnMut(usize, &ChatResult, bool) -> ControlFlow<()>,
 ) -> Vec<Result<V, Unanswered>> {
     let mut answers: Vec<Option<Result<V, Unanswered>>> = requests.iter().map(|_| None).collect();
     let mut open: Vec<usize> = (0..requests.len()).collect();
-    for n_replies in 1..=most_replies.max(1) {
+    let most_replies = most_replies.max(1);
+    for n_replies in 1..=most_replies {
         let asked: Vec<ChatRequest> = open.iter().map(|&place| requests[place].clone()).collect();
-        let replies = model.chat_all(&asked, &mut |i, result| on_result(open[i], result));
+        let replies = model.chat_all(&asked, &mut |i, result| {
+            let is_read = |reply: &ChatReply| read(open[i], &reply.text).is_some();
+            let is_settled = n_replies >= most_replies || result.as_ref().map_or(true, is_read);
+            on_result(open[i], result, is_settled)
+        });
         let mut unread = Vec::new();
         for (&place, reply) in open.iter().zip(replies) {
             let answer = reply.map_err(Unanswered::from).and_then(|reply| match read(place, &reply.text) {
@@ -121,6 +127,51 @@ pub fn question_text(prompt: &Conversation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Says "no", then "yes", of each request.
+    struct Hesitant;
+
+    impl ChatModel for Hesitant {
+        fn chat(
+            &mut self,
+            request: &ChatRequest,
+            _: &mut dyn FnMut(&str) -> ControlFlow<()>,
+        ) -> Result<ChatReply, ChatError> {
+            let n_messages = request.conversation.messages.len();
+            if request.conversation.messages[0].content == "bad" {
+                return Err(ChatError::BadRequest("bad".into()));
+            }
+            Ok(ChatReply {
+                text: if n_messages == 1 { "no" } else { "yes" }.into(),
+                tokens: Vec::new(),
+                finish_reason: truing_types::FinishReason::EndOfTurn,
+                n_prompt_tokens: 0,
+                n_completion_tokens: 0,
+            })
+        }
+    }
+
+    #[test]
+    fn a_request_is_settled_once() {
+        let request = |text: &str| ChatRequest {
+            conversation: Conversation { messages: vec![Message::new(Role::User, text)], tools: Vec::new() },
+            sampling: truing_types::SamplingOptions::default(),
+        };
+        let settled = |most_replies: usize| {
+            let mut seen = Vec::new();
+            let requests = vec![request("one"), request("bad"), request("two")];
+            let read = |_: usize, text: &str| (text == "yes").then_some(());
+            let answers =
+                ask_readable(&mut Hesitant, requests, most_replies, "again", read, &mut |i, _, is| {
+                    seen.push((i, is));
+                    ControlFlow::Continue(())
+                });
+            (seen, answers.iter().map(Result::is_ok).collect::<Vec<_>>())
+        };
+        let seen = vec![(0, false), (1, true), (2, false), (0, true), (2, true)];
+        assert_eq!(settled(3), (seen, vec![true, false, true]));
+        assert_eq!(settled(0), (vec![(0, true), (1, true), (2, true)], vec![false; 3]));
+    }
 
     #[test]
     fn the_last_brackets_count() {

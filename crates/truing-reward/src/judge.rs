@@ -288,7 +288,7 @@ impl RewardFunction for Judge {
             config.most_replies,
             &config.reminder(),
             |place, reply| config.read(reply, place % n_orders == 1),
-            &mut |_, _| ControlFlow::Continue(()),
+            &mut |_, _, _| ControlFlow::Continue(()),
         );
         let mut verdicts = verdicts.into_iter();
         let combine = |asked: Result<Vec<ChatRequest>, Unscored>| {

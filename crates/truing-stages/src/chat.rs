@@ -1,7 +1,7 @@
 //! Language models that a stage asks, a judge or a teacher: in this process or on a server, with a cache before either.
 //!
-//! A stage sees a [`ChatModel`] and asks it one request or many ([`ChatModel::chat_all`]): a server answers several at a
-//! time, a local model one after the other. It never learns which of the two it is.
+//! A stage sees a [`ChatModel`] and asks it one request or many ([`ChatModel::chat_all`]), of which either answers several
+//! at a time. It never learns which of the two it is.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ pub struct ChatSurroundings {
 pub struct OpenChatModel {
     /// The model.
     pub model: Box<dyn ChatModel>,
-    /// What is asked of it, counted; of a local model the cache's hits only.
+    /// What is asked of it, counted.
     pub counts: Arc<Counts>,
 }
 
@@ -155,7 +155,12 @@ impl ChatModelConfig {
                 (Box::new(open_local(path, surroundings, events)?), counts)
             }
         };
-        let stoppable = Box::new(Stoppable { model, stop: Arc::clone(&surroundings.stop) });
+        let is_local = self.server.is_none();
+        let stoppable = Box::new(Stoppable {
+            model,
+            stop: Arc::clone(&surroundings.stop),
+            counts: is_local.then(|| Arc::clone(&counts)),
+        });
         let Some(path) = &self.cache else { return Ok(OpenChatModel { model: stoppable, counts }) };
         if let Some(folder) = path.parent() {
             let source = |source| StageError::Write { path: path.clone(), source };
@@ -207,11 +212,19 @@ impl ChatModel for Nobody {
 struct Stoppable {
     model: Box<dyn ChatModel>,
     stop: Arc<AtomicBool>,
+    /// Of a model that does not count by itself.
+    counts: Option<Arc<Counts>>,
 }
 
 impl Stoppable {
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn count(counts: Option<&Counts>, result: &ChatResult) {
+    if let (Some(counts), Ok(reply)) = (counts, result) {
+        counts.add_reply(reply);
     }
 }
 
@@ -221,7 +234,12 @@ impl ChatModel for Stoppable {
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
-        if self.is_stopped() { Err(ChatError::BrokenOff) } else { self.model.chat(request, on_text) }
+        if self.is_stopped() {
+            return Err(ChatError::BrokenOff);
+        }
+        let result = self.model.chat(request, on_text);
+        count(self.counts.as_deref(), &result);
+        result
     }
 
     fn chat_all(
@@ -233,12 +251,11 @@ impl ChatModel for Stoppable {
             return requests.iter().map(|_| Err(ChatError::BrokenOff)).collect();
         }
         let stop = Arc::clone(&self.stop);
-        self.model.chat_all(requests, &mut |place, result| match stop.load(Ordering::Relaxed) {
-            true => {
-                let _ = on_result(place, result);
-                ControlFlow::Break(())
-            }
-            false => on_result(place, result),
+        let counts = self.counts.as_deref();
+        self.model.chat_all(requests, &mut |place, result| {
+            count(counts, result);
+            let flow = on_result(place, result);
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { flow }
         })
     }
 }

@@ -58,11 +58,9 @@ impl<'a> AtWork<'a> {
         read: impl Fn(usize, &str) -> Option<V>,
     ) -> Vec<Result<V, Unanswered>> {
         let most_failures = self.patience.max_failures_in_a_row;
-        let mut seen = vec![false; requests.len()];
-        let mut on_result = |place: usize, result: &ChatResult| {
+        let mut on_result = |_: usize, result: &ChatResult, is_settled: bool| {
             self.n_failed_in_a_row = if result.is_ok() { 0 } else { self.n_failed_in_a_row + 1 };
-            // A reply that is asked again is the same unit of work.
-            self.n_done += u64::from(!std::mem::replace(&mut seen[place], true));
+            self.n_done += u64::from(is_settled);
             self.events.emit(Event::Progress { done: self.n_done, note: String::new() });
             if self.n_failed_in_a_row >= most_failures {
                 ControlFlow::Break(())
