@@ -269,8 +269,8 @@ impl<'a> Miner<'a> {
         let mut drawn: Vec<u32> = (0..4 * most)
             .map(|_| rows[(generator.next_u64() % rows.len() as u64) as usize])
             .filter(is_candidate)
+            .take(most)
             .collect();
-        drawn.truncate(most);
         drawn.sort_unstable();
         drawn.dedup();
         drawn
