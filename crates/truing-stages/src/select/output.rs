@@ -59,7 +59,7 @@ pub(super) fn write(
         let map = serde_json::to_vec(&map(plan, &decisions, found)?).unwrap_or_default();
         atomic::write(&folder.path().join(PromptMap::FILE_NAME), &map)?;
     }
-    let summary = SelectionSummary { n_tasks: n_tasks as u64, ..summary(plan, pool, &decisions, layers) };
+    let summary = summary(plan, pool, &decisions, layers, n_tasks);
     let text = serde_json::to_vec_pretty(&summary).unwrap_or_default();
     atomic::write(&folder.path().join(SelectionSummary::FILE_NAME), &text)?;
     events.emit(Event::PhaseFinished);
@@ -206,6 +206,7 @@ fn summary(
     pool: &Pool,
     decisions: &[PromptDecision],
     diversity: Vec<LayerCount>,
+    n_tasks: usize,
 ) -> SelectionSummary {
     let config = &plan.config;
     let mut counted: BTreeMap<SelectionLayer, (u64, Option<f64>)> = BTreeMap::new();
@@ -243,7 +244,7 @@ fn summary(
         settings: serde_json::to_value(config).unwrap_or(Value::Null),
         n_rows: pool.rows.len() as u64 + pool.n_unreadable,
         n_kept: decisions.iter().filter(|decision| decision.decision == Decision::Kept).count() as u64,
-        n_tasks: 0,
+        n_tasks: n_tasks as u64,
         layers: counted
             .into_iter()
             .map(|(layer, (n_dropped, threshold))| LayerCount { layer, n_dropped, threshold })
