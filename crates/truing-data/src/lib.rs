@@ -21,6 +21,7 @@ mod source;
 mod source_row;
 mod statistics;
 mod texts;
+mod tools;
 mod turns;
 
 pub use dataset::{Dataset, DatasetBuilder, LongSamplePolicy, LongSampleReport, SampleRef, SourceRange};

@@ -7,11 +7,11 @@
 
 use truing_types::TrainingRow;
 
-use super::tools::Tools;
 use super::{Format, conversation, open_lines, optional, parse_messages, required};
 use crate::columns::Fields;
 use crate::error::RowProblem;
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format = Format {
     name: "messages",

@@ -1,7 +1,7 @@
 //! The shapes in which training rows are written down: one file each, one line in [`FORMATS`].
 //!
-//! What they share lies here: reading messages, and the check that a conversation teaches something; [`tools`] reads
-//! tools and tool calls.
+//! What they share lies here: reading messages, and the check that a conversation teaches something; [`tools`](crate::tools)
+//! reads tools and tool calls.
 
 mod alpaca;
 mod messages;
@@ -10,7 +10,6 @@ mod prompt_completion;
 pub(crate) mod prompts;
 mod sharegpt;
 mod text;
-mod tools;
 pub(crate) mod unpaired;
 
 use std::path::Path;
@@ -18,13 +17,13 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use truing_types::{Conversation, Message, Role, TrainingRow};
 
-use self::tools::Tools;
 use crate::DataError;
 use crate::columns::{Columns, Fields, text as text_of};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::{parse_nested, type_name};
 use crate::readers::{self, RawRows};
 use crate::source::Render;
+use crate::tools::Tools;
 use crate::turns;
 
 /// A data format: how its rows are recognised and read. `Row` is what it yields.
@@ -229,17 +228,21 @@ fn conversation(messages: Vec<Message>, tools: Vec<Value>, field: &str) -> Resul
 }
 
 /// An entry that is there and not null: Parquet writes null for every key that a row lacks.
-fn entry<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+pub(crate) fn entry<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     object.get(key).filter(|v| !v.is_null())
 }
 
-fn list<'a>(value: &'a Value, field: &str, expected: &'static str) -> Result<&'a Vec<Value>, RowProblem> {
+pub(crate) fn list<'a>(
+    value: &'a Value,
+    field: &str,
+    expected: &'static str,
+) -> Result<&'a Vec<Value>, RowProblem> {
     value
         .as_array()
         .ok_or_else(|| RowProblem::new(field, RowErrorKind::WrongType(type_name(value)), expected))
 }
 
-fn object<'a>(
+pub(crate) fn object<'a>(
     value: &'a Value,
     field: &str,
     expected: &'static str,
@@ -250,7 +253,7 @@ fn object<'a>(
 }
 
 /// The value itself, or what a string holds as JSON.
-fn unquoted<'a>(
+pub(crate) fn unquoted<'a>(
     value: &'a Value,
     field: &str,
     expected: &'static str,

@@ -6,12 +6,12 @@
 use serde_json::Value;
 use truing_types::{Message, Role, TrainingRow};
 
-use super::tools::Tools;
 use super::{Format, check_turn, conversation, open_lines, optional, parse_messages, required};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format = Format {
     name: "prompt_completion",

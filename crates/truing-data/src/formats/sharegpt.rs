@@ -5,13 +5,13 @@
 use serde_json::Value;
 use truing_types::{Message, Role, TrainingRow};
 
-use super::tools::Tools;
 use super::{
     Format, check_turn, conversation, entry, list, object, open_lines, optional, parse_weight, required,
 };
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format = Format {
     name: "sharegpt",

@@ -6,9 +6,9 @@ use truing_types::{Message, PreferenceRow, Role};
 use super::{Candidate, ranked_row};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
-use crate::formats::tools::Tools;
 use crate::formats::{Format, open_lines, required};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "hh_rlhf",

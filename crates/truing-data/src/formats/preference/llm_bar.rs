@@ -6,9 +6,9 @@ use super::{Candidate, number, ranked_row};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::prompts::{GivenPrompt, filled_text};
-use crate::formats::tools::Tools;
 use crate::formats::{Format, open_lines, required};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "llm_bar",

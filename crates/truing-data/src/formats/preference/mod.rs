@@ -17,10 +17,10 @@ use truing_types::{Conversation, Message, PreferenceRow, RankedResponse, Role};
 
 use super::Format;
 use super::prompts::GivenPrompt;
-use super::tools::Tools;
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
+use crate::tools::Tools;
 use crate::turns;
 
 /// Every format of ranked responses, in the order in which they are tried on the first row.

@@ -10,9 +10,9 @@ use super::{Candidate, number_in, ranked_row};
 use crate::columns::Fields;
 use crate::error::RowProblem;
 use crate::formats::prompts::{TURNS, given_prompt, has_prompt, response_turns};
-use crate::formats::tools::Tools;
 use crate::formats::{Format, open_lines, optional, required};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "pair",

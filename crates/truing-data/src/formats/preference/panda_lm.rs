@@ -10,9 +10,9 @@ use super::{Candidate, ranked_row};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::prompts::given_prompt;
-use crate::formats::tools::Tools;
 use crate::formats::{Format, open_lines, optional, required};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "panda_lm",

@@ -8,11 +8,11 @@ mod prompt;
 use serde_json::Value;
 use truing_types::{Message, PromptRow, Role};
 
-use super::tools::Tools;
 use super::{Format, list, object, parse_message, sharegpt};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
+use crate::tools::Tools;
 
 /// Every format of prompts, in the order in which they are tried on the first row.
 pub static PROMPT_FORMATS: &[Format<PromptRow>] = &[prompt::FORMAT];

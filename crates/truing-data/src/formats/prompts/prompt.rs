@@ -6,9 +6,9 @@ use truing_types::{Conversation, Message, PromptRow, Role};
 use super::{GivenPrompt, filled_text, given_prompt, has_prompt};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
-use crate::formats::tools::Tools;
 use crate::formats::{Format, open_lines, optional};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PromptRow> = Format {
     name: "prompt",

@@ -8,10 +8,10 @@ use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::preference::split_turns;
 use crate::formats::prompts::{given_prompt, response_turns};
-use crate::formats::tools::Tools;
 use crate::formats::{Format, open_lines, optional, required};
 use crate::json::type_name;
 use crate::source::Render;
+use crate::tools::Tools;
 use crate::turns;
 
 pub(super) const FORMAT: Format<UnpairedRow> = Format {

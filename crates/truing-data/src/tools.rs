@@ -13,15 +13,15 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{entry, list, object, unquoted};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
+use crate::formats::{entry, list, object, unquoted};
 
 /// The tools of a row, and what is needed to read calls of them.
 #[derive(Debug, Default)]
-pub(super) struct Tools {
+pub(crate) struct Tools {
     /// In OpenAI's shape, without null entries.
-    pub(super) described: Vec<Value>,
+    pub(crate) described: Vec<Value>,
     /// The row comes from a table, whose structs have null for every key that a row lacks.
     pads_nulls: bool,
 }
@@ -32,7 +32,7 @@ const CALL: &str = "a call: {\"name\": ..., \"arguments\": {...}}";
 
 impl Tools {
     /// The row's `tools`, or its older `functions`: a list, or a string that holds one. Bare functions are wrapped.
-    pub(super) fn of(fields: Fields<'_>) -> Result<Self, RowProblem> {
+    pub(crate) fn of(fields: Fields<'_>) -> Result<Self, RowProblem> {
         let pads_nulls = fields.pads_nulls;
         let found = fields.get("tools").map(|value| (value, fields.path("tools")));
         let older = || fields.row.get("functions").filter(|v| lists_functions(v)).map(|v| (v, "functions"));
@@ -49,7 +49,7 @@ impl Tools {
     }
 
     /// Tool calls in OpenAI's shape, as a list or as a string that holds one.
-    pub(super) fn calls(&self, value: &Value, field: &str) -> Result<Vec<Value>, RowProblem> {
+    pub(crate) fn calls(&self, value: &Value, field: &str) -> Result<Vec<Value>, RowProblem> {
         let parsed = unquoted(value, field, CALLS)?;
         let calls = list(&parsed, field, CALLS)?.iter().enumerate();
         calls
@@ -68,7 +68,7 @@ impl Tools {
     }
 
     /// The one call of an older `function_call`, an object or a string that holds one.
-    pub(super) fn older_call(&self, value: &Value, field: &str) -> Result<Vec<Value>, RowProblem> {
+    pub(crate) fn older_call(&self, value: &Value, field: &str) -> Result<Vec<Value>, RowProblem> {
         let parsed = unquoted(value, field, CALL)?;
         Ok(vec![self.call(object(&parsed, field, CALL)?, field)?])
     }
