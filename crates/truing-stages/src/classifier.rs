@@ -230,7 +230,8 @@ pub fn run(
     let surroundings = Surroundings { communicator, probe, events, stop };
     let outcome = match (plan, &inputs.model) {
         (ClassifierPlan::Encoder { run, .. }, ClassifierModel::Encoder { files, tokenizer }) => {
-            let parts = EncoderParts { model: files, tokenizer, record: &inputs.record };
+            let parts =
+                EncoderParts { model: files, tokenizer, record: &inputs.record, skipped: &inputs.skipped };
             encoder_training::run(run, parts, workload, start, surroundings)?
         }
         (ClassifierPlan::Decoder(plan), ClassifierModel::Decoder { files, renderer }) => {

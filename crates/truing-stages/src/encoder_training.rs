@@ -16,6 +16,7 @@ use truing_text::Tokenizer;
 use truing_train::{EncoderObjective, OptimizerConfig, ScheduleKind};
 use truing_types::ClassifierEvaluation;
 
+use crate::row_report::SkippedRow;
 use crate::{RecipeError, StageError};
 
 pub use plan::EncoderPlan;
@@ -83,6 +84,8 @@ pub(crate) struct EncoderParts<'a> {
     pub(crate) model: &'a EncoderFiles,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) record: &'a RunInputs,
+    /// Rows that were left out, of all data.
+    pub(crate) skipped: &'a [SkippedRow],
 }
 
 /// What an evaluation found out.

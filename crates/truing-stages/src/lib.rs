@@ -24,10 +24,12 @@ pub mod training;
 
 mod error;
 mod judging;
+mod row_report;
 mod rows;
 mod statistics;
 
 pub use error::{StageError, UnknownLabelError};
 pub use machine::{Machine, Probe};
 pub use recipe::{Recipe, RecipeError, RecipePlace};
+pub use row_report::{DataReport, Noted, Notes, SkippedRow};
 pub use rows::PromptSource;

@@ -17,9 +17,10 @@ use truing_types::{BatchError, Communicator, EventSink, PackedBatch};
 use crate::training::{self, EvaluationFindings, Side, Surroundings, Workload, source_stem};
 use crate::{Probe, StageError};
 
+pub use crate::row_report::DataReport;
 pub use crate::training::{Layers, LoraConfig, Packed, Start, StepPacks};
 pub use crate::training::{TrainingConfig, TrainingOutcome, TrainingPlan};
-pub use inputs::{DataReport, SftInputs};
+pub use inputs::SftInputs;
 
 /// Samples are packs as they are.
 struct FineTuning;

@@ -26,6 +26,7 @@ use truing_train::{Objective, StepShape};
 use truing_types::{BatchError, ClassifierEvaluation, Communicator, EventSink, RewardDiagnostics};
 
 use crate::StageError;
+use crate::row_report::SkippedRow;
 
 pub use config::{Layers, LoraConfig, Packed, TrainingConfig};
 pub use plan::{StepPacks, TrainingPlan};
@@ -102,6 +103,9 @@ pub trait TrainingInputs {
 
     /// Versions, seeds and digests of all files.
     fn record(&self) -> &RunInputs;
+
+    /// Rows that were left out, of all data.
+    fn skipped(&self) -> Vec<&SkippedRow>;
 
     /// Digest of everything that decides the weights: settings, data, model.
     fn digest(&self, config: &TrainingConfig) -> Digest;

@@ -8,6 +8,7 @@
 
 mod gguf;
 mod golden;
+mod omissions;
 mod sentence;
 mod spans;
 mod stream;

@@ -100,10 +100,12 @@ fn label_metrics(label: &str, n_right: u64, n_predicted: u64, support: u64) -> L
         n_predicted,
         precision: of(n_predicted),
         recall: of(support),
-        f1: (support > 0).then(|| 2.0 * n_right as f64 / (n_predicted + support) as f64),
+        // 0 for a label that was predicted and is never true, as scikit-learn counts it.
+        f1: of(n_predicted + support).map(|share| 2.0 * share),
     }
 }
 
+/// The mean over the labels that are true or predicted somewhere, as scikit-learn's `average="macro"`.
 fn macro_f1(labels: &[LabelMetrics]) -> Option<f64> {
     let known: Vec<f64> = labels.iter().filter_map(|label| label.f1).collect();
     (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)

@@ -14,6 +14,7 @@ use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink, Seed};
 use super::plan::StepSamples;
 use super::{EncoderFindings, EncoderParts, EncoderPlan, EncoderSettings, EncoderWorkload, PackOf};
 use crate::embed::load_encoder;
+use crate::row_report::write_skipped;
 use crate::training::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
 use crate::training::{Start, Surroundings, TrainingOutcome, resume};
 use crate::{Probe, StageError};
@@ -65,6 +66,7 @@ pub(crate) fn run<W: EncoderWorkload>(
     }
     let plan_json = serde_json::to_vec_pretty(&plan.to_json()).unwrap_or_default();
     atomic::write(&folder.path().join("plan.json"), &plan_json)?;
+    write_skipped(folder.path(), parts.skipped, events)?;
     let checkpoint = match start {
         Start::Fresh => None,
         Start::Resume => resume::find_checkpoint(plan.digest, &folder, events)?,

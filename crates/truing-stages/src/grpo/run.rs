@@ -25,6 +25,7 @@ use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
 use crate::chat::OpenChatModel;
 use crate::reward::RewardScorer;
+use crate::row_report::write_skipped;
 use crate::training::record::{EVALUATION_PREFIX, RunRecord};
 use crate::training::{Start, resume};
 use crate::{Probe, StageError, model};
@@ -117,6 +118,7 @@ pub fn run_with_judge(
     }
     let plan_json = serde_json::to_vec_pretty(&plan.to_json()).unwrap_or_default();
     atomic::write(&folder.path().join("plan.json"), &plan_json)?;
+    write_skipped(folder.path(), &inputs.skipped, events)?;
     let checkpoint = match start {
         Start::Fresh => None,
         Start::Resume => resume::find_checkpoint(plan.digest, &folder, events)?,

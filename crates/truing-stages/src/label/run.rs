@@ -17,6 +17,7 @@ use super::summary::{Summary, summarise};
 use crate::StageError;
 use crate::chat::OpenChatModel;
 use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
+use crate::row_report::write_skipped;
 use crate::rows::write_lines;
 
 /// Questions that are asked at a time.
@@ -55,6 +56,7 @@ pub fn run(
     atomic::write(&folder.join("recipe.resolved.toml"), config.to_toml().as_bytes())?;
     let set = label_set_toml(&inputs.set).map_err(|error| write_error(std::io::Error::other(error)))?;
     atomic::write(&folder.join("label_set.toml"), set.as_bytes())?;
+    write_skipped(folder, &inputs.report.skipped, events)?;
     let reader = Reader::new(&inputs.set)?;
     let mut answers = Answers::new(inputs);
     let names: Vec<String> = config.judge.iter().map(LabelJudge::name).collect();

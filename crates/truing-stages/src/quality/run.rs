@@ -16,6 +16,7 @@ use super::verdict::Verdict;
 use crate::StageError;
 use crate::chat::OpenChatModel;
 use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
+use crate::row_report::write_skipped;
 use crate::rows::write_lines;
 
 /// Comparisons that are put together at a time.
@@ -51,6 +52,7 @@ pub fn run(
     let write_error = |source| StageError::Write { path: folder.clone(), source };
     std::fs::create_dir_all(folder).map_err(write_error)?;
     atomic::write(&folder.join("recipe.resolved.toml"), config.to_toml().as_bytes())?;
+    write_skipped(folder, &inputs.report.skipped, events)?;
     let mut comparisons = Vec::new();
     let names: Vec<String> = config.judge.iter().map(QualityJudge::name).collect();
     let patience =

@@ -29,7 +29,8 @@ pub struct SelectConfig {
     pub seed: u64,
     /// What happens to rows that cannot be read.
     pub on_bad_row: OnBadRow,
-    /// Column with a number that says how good a prompt is: of two near ones the better stays. `a.b` reaches inside.
+    /// Column with a number that says how good a prompt is: of two equal or near ones the better stays. `a.b` reaches
+    /// inside. A row without a value, or with null, comes after every row with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality_column: Option<String>,
     /// Columns whose values are labels, for quotas and for the coverage page.

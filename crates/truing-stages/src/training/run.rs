@@ -19,6 +19,7 @@ use super::resume::{check_same_recipe, find_checkpoint, load_engine};
 use super::{
     DataOf, EvaluationFindings, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload,
 };
+use crate::row_report::write_skipped;
 use crate::{Probe, StageError, model};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -104,6 +105,7 @@ pub(crate) fn run<W: Workload>(
     }
     let plan_json = serde_json::to_vec_pretty(&plan.to_json()).unwrap_or_default();
     atomic::write(&folder.path().join("plan.json"), &plan_json)?;
+    write_skipped(folder.path(), inputs.skipped(), events)?;
 
     let checkpoint = match start {
         Start::Fresh => None,
