@@ -14,6 +14,7 @@
 
 mod error;
 pub mod gguf;
+mod padding;
 mod renderer;
 mod sentence;
 mod spans;

@@ -8,6 +8,7 @@
 
 mod gguf;
 mod golden;
+mod padding;
 mod sentence;
 mod spans;
 mod stream;
