@@ -20,7 +20,7 @@ use crate::training::{
     self, EvaluationFindings, Side, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan,
     Workload,
 };
-use crate::{Probe, StageError};
+use crate::{Probe, StageError, model};
 
 pub use diagnostics::diagnose;
 pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
@@ -136,6 +136,7 @@ pub fn load(
     };
     let mut inputs = ResponseInputs::load(config, &wanted, options, events)?;
     inputs.model = inputs.model.with_score_head();
+    model::warn_without_padding(&inputs.model, &inputs.renderer, events);
     Ok(inputs)
 }
 

@@ -18,6 +18,7 @@
 mod error;
 pub mod gguf;
 mod omissions;
+mod padding;
 mod renderer;
 mod sentence;
 mod spans;

@@ -9,6 +9,7 @@
 mod gguf;
 mod golden;
 mod omissions;
+mod padding;
 mod sentence;
 mod spans;
 mod stream;

@@ -1,10 +1,11 @@
 //! What a run reads: the model, the rows, and from those to learn from what the outputs mean.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use truing_data::{HeldOut, OnBadRow, SourceRange, split_held_out};
-use truing_model::{EncoderFiles, ModelFiles};
+use truing_model::{EncoderFiles, HeadKind, ModelFiles};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::{ClassificationPack, PartTarget, StepShape, Target};
@@ -17,6 +18,7 @@ use super::texts::TextReader;
 use super::{ClassifierConfig, RareLabels};
 use crate::StageError;
 use crate::embed::encoder_tokenizer;
+use crate::model::warn_without_padding;
 use crate::row_report::{DataReport, SkippedRow};
 use crate::statistics::mean_and_deviation;
 use crate::training::{TrainingConfig, TrainingData, TrainingInputs, opening};
@@ -82,7 +84,7 @@ pub(super) fn load(
 ) -> Result<ClassifierInputs, StageError> {
     opening::check(config)?;
     let settings = config.classifier.clone().unwrap_or_default();
-    let path = config.model_name_or_path.as_ref();
+    let path = Path::new(&config.model_name_or_path);
     let (mut model, reader, max_tokens) = if EncoderFiles::is_encoder(path) {
         let files = EncoderFiles::open(path)?;
         let max_tokens = files.spec.max_sequence_length.min(config.max_length as usize);
@@ -121,12 +123,19 @@ pub(super) fn load(
     let parts = Learnt { settings: &settings, labels: &labels, rows: &train.rows, events }.parts()?;
     let spec = ClassifierSpec::new(max_tokens, parts);
     let n_outputs = spec.n_outputs();
+    // A classifier of the same outputs is trained further; any other head is replaced by a new one.
+    let is_continued = ClassifierSpec::open(path).is_ok_and(|own| own.has_the_outputs_of(&spec));
     model = match model {
         ClassifierModel::Encoder { files, tokenizer } => {
-            ClassifierModel::Encoder { files: Box::new(files.with_new_output_layer(n_outputs)), tokenizer }
+            let keeps = is_continued && files.spec.n_outputs == Some(n_outputs);
+            let files = if keeps { *files } else { files.with_new_output_layer(n_outputs) };
+            ClassifierModel::Encoder { files: Box::new(files), tokenizer }
         }
         ClassifierModel::Decoder { files, renderer } => {
-            ClassifierModel::Decoder { files: Box::new(files.with_new_outputs(n_outputs)), renderer }
+            let keeps = is_continued && files.spec.head == (HeadKind::Score { n_outputs });
+            let files = if keeps { *files } else { files.with_new_outputs(n_outputs) };
+            warn_without_padding(&files, &renderer, events);
+            ClassifierModel::Decoder { files: Box::new(files), renderer }
         }
     };
     let mut n_cut = 0;

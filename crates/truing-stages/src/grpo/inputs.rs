@@ -86,6 +86,7 @@ impl GrpoInputs {
             return Err(StageError::Conflict { first: "eval_fraction", second: "eval_data", reason });
         }
         let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
+        model::continues_adapter(&model, &config.trainable())?;
         let renderer = model::renderer(&model, options.clone())?;
         let mut reading =
             Reading { config, renderer: &renderer, n_too_long: 0, vocab_size: model.spec.vocab_size };

@@ -71,7 +71,7 @@ impl GrpoPlan {
             || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
             |gib| (gib * GIB) as u64,
         );
-        let reference_bytes = if config.needs_reference() && trainable.lora.is_none() {
+        let reference_bytes = if loads_reference(&config, inputs) {
             CpuEngine::memory(spec, &frozen()).parameter_bytes
         } else {
             0
@@ -232,6 +232,12 @@ impl GrpoPlan {
             "cache_bytes": self.cache_bytes,
         })
     }
+}
+
+/// Whether the reference is a model of its own. New adapters switched off give it; those of an adapter that is trained
+/// further do not, for its policy began with them.
+pub(super) fn loads_reference(config: &GrpoConfig, inputs: &GrpoInputs) -> bool {
+    config.needs_reference() && (config.lora.is_none() || inputs.model.adapter.is_some())
 }
 
 /// A model of which nothing learns.

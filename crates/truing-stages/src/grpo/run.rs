@@ -18,7 +18,7 @@ use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{Event, EventSink, TokenId};
 
 use super::model_reward::ModelReward;
-use super::plan::frozen;
+use super::plan::{frozen, loads_reference};
 use super::state::PromptState;
 use super::step::Purpose;
 use super::tally::{self, Metrics};
@@ -127,7 +127,7 @@ pub fn run_with_judge(
         resume::load_engine(&inputs.model, trainable, plan.n_threads, config.seed, phase, events)
     };
     let engine = load(&plan.trainable, "loading the model", events)?;
-    let reference = match config.needs_reference() && config.lora.is_none() {
+    let reference = match loads_reference(config, inputs) {
         true => Some(load(&frozen(), "loading the reference", events)?),
         false => None,
     };
@@ -278,8 +278,8 @@ impl Running<'_> {
         self.record.save_checkpoint(state, config.save_total_limit, &mut *self.events, |staged| {
             let files = inputs.renderer.tokenizer().files();
             let options = model::save_options(&inputs.model, &files);
-            let base_model = Some(config.model_name_or_path.as_str());
-            checkpoint::save(trainer.engine(), state, staged, &options, base_model)?;
+            let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
+            checkpoint::save(trainer.engine(), state, staged, &options, Some(&*base_model))?;
             prompts.save(staged)
         })
     }
@@ -300,8 +300,8 @@ impl Running<'_> {
             let files = inputs.renderer.tokenizer().files();
             let options =
                 SaveOptions { dtype: config.save_dtype, ..model::save_options(&inputs.model, &files) };
-            let base_model = &config.model_name_or_path;
-            model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)
+            let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
+            model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
         })?;
         Ok(GrpoOutcome::Finished { model, metrics: self.record.into_last_metrics() })
     }

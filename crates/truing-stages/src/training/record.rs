@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use truing_model::ParameterStore;
+use truing_model::{ParameterStore, is_adapter};
 use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, prune};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{CommunicationError, Communicator, Event, EventSink};
@@ -119,7 +119,7 @@ impl<'a> RunRecord<'a> {
         write: impl FnOnce(&mut StagedDirectory) -> Result<(), StageError>,
     ) -> Result<PathBuf, StageError> {
         let path = self.path().join("model");
-        self.save("model", "saving the model", &path, events, write)?;
+        self.save("model", "saving the weights", &path, events, write)?;
         self.communicator.barrier()?;
         Ok(path)
     }
@@ -141,6 +141,7 @@ impl<'a> RunRecord<'a> {
         write(&mut staged)?;
         staged.commit()?;
         events.emit(Event::PhaseFinished);
+        let what = if what == "model" && is_adapter(path) { "adapter" } else { what };
         events.emit(Event::Saved { what: what.to_owned(), path: path.to_path_buf() });
         Ok(())
     }

@@ -19,8 +19,9 @@ use super::resume::{check_same_recipe, find_checkpoint, load_engine};
 use super::{
     DataOf, EvaluationFindings, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload,
 };
+use crate::model::{self, BesideWeights};
 use crate::row_report::write_skipped;
-use crate::{Probe, StageError, model};
+use crate::{Probe, StageError};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -345,11 +346,10 @@ impl<W: Workload> Running<'_, W> {
         let Self { plan, inputs, workload, trainer, state, .. } = self;
         let config = &plan.config;
         self.record.save_checkpoint(state, config.save_total_limit, &mut *self.events, |staged| {
-            let (files, output_names) = (files_beside_weights(*inputs, workload), workload.output_names());
-            let options =
-                SaveOptions { output_names: &output_names, ..model::save_options(inputs.model(), &files) };
-            let base_model = Some(config.model_name_or_path.as_str());
-            Ok(checkpoint::save(trainer.engine(), state, staged, &options, base_model)?)
+            let beside = beside_weights(*inputs, workload)?;
+            let options = beside.options(inputs.model());
+            let base_model = model::base_of(inputs.model(), &config.model_name_or_path);
+            Ok(checkpoint::save(trainer.engine(), state, staged, &options, Some(&*base_model))?)
         })
     }
 
@@ -365,22 +365,20 @@ impl<W: Workload> Running<'_, W> {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
         let (inputs, workload, engine) = (self.inputs, &self.workload, self.trainer.engine());
-        let model = self.record.save_model(&mut *self.events, |staged| {
-            let (files, output_names) = (files_beside_weights(inputs, workload), workload.output_names());
-            let options = SaveOptions {
-                dtype: config.save_dtype,
-                output_names: &output_names,
-                ..model::save_options(inputs.model(), &files)
-            };
-            let base_model = &config.model_name_or_path;
-            model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)
-        })?;
-        Ok(TrainingOutcome::Finished { model, metrics: self.record.into_last_metrics() })
+        let saved = self.record.save_model(&mut *self.events, |staged| {
+            let beside = beside_weights(inputs, workload)?;
+            let options = SaveOptions { dtype: config.save_dtype, ..beside.options(inputs.model()) };
+            let base_model = model::base_of(inputs.model(), &config.model_name_or_path);
+            model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
+        });
+        if saved.is_err() && !config.load_best_model_at_end {
+            // The last steps are kept, so that a resume can save them otherwise, for instance with another dtype.
+            self.save_checkpoint()?;
+        }
+        Ok(TrainingOutcome::Finished { model: saved?, metrics: self.record.into_last_metrics() })
     }
 }
 
-fn files_beside_weights<W: Workload>(inputs: &W::Inputs, workload: &W) -> Vec<(String, Vec<u8>)> {
-    let mut files = inputs.renderer().tokenizer().files();
-    files.extend(workload.files());
-    files
+fn beside_weights<W: Workload>(inputs: &W::Inputs, workload: &W) -> Result<BesideWeights, StageError> {
+    BesideWeights::new(inputs.model(), inputs.renderer(), workload.files(), workload.output_names())
 }

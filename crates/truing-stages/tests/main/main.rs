@@ -4,6 +4,7 @@
 
 mod classifiers;
 mod embeddings;
+mod exports;
 mod judges;
 mod labels;
 mod plans;

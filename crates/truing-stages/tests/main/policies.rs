@@ -69,6 +69,11 @@ fn run(
     Ok((outcome, events.seen))
 }
 
+/// Runs the recipe to its end.
+pub(crate) fn finished(folder: &Path, overrides: &[&str]) {
+    run(folder, overrides, Start::Fresh, never).unwrap();
+}
+
 pub(crate) fn metrics(folder: &Path) -> Vec<BTreeMap<String, f64>> {
     let text = fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap();
     let mut records: Vec<BTreeMap<String, f64>> =

@@ -37,7 +37,7 @@ path = "pairs.jsonl"
 "#;
 
 /// A folder with a model, and pairs of which the better response is the one that says yes; scores say the same.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = setup::folder();
     let (mut pairs, mut verdicts) = (String::new(), String::new());
     for i in 0..40 {

@@ -97,7 +97,7 @@ fn finish(outcome: &GrpoOutcome, folder: &Path, as_json: bool, context: &Context
                     "status": "finished", "model": model, "report": page, "metrics": metrics,
                 }))?;
             } else {
-                printer.line(format_args!("model     {}", model.display()))?;
+                printer.line(format_args!("{:<9} {}", training::kind_of(model), model.display()))?;
                 printer.line(format_args!("report    {}", page.display()))?;
                 printer.line(format_args!("rollouts  truing rollouts {}", folder.display()))?;
             }
