@@ -102,12 +102,24 @@ impl ReasoningMarks {
             || end.ends_with(&format!("{CHANNEL}analysis{MESSAGE}"))
     }
 
+    /// Whether a text names one of the marks.
+    #[must_use]
+    pub fn occur_in(&self, text: &str) -> bool {
+        let text = text.to_ascii_lowercase();
+        self.0.iter().any(|mark| text.contains(&mark.open) || text.contains(&mark.close))
+    }
+
     /// Whether a piece of text is one of the marks. Tokenizers may have special tokens for them.
     #[must_use]
     pub fn contains(&self, text: &str) -> bool {
         let text = text.trim().to_ascii_lowercase();
         self.0.iter().any(|mark| mark.open == text || mark.close == text)
-            || CHANNEL_MARKS.contains(&text.as_str())
+    }
+
+    /// The marks of gpt-oss's channels.
+    #[must_use]
+    pub fn of_channels() -> [&'static str; 6] {
+        [START, CHANNEL, MESSAGE, "<|end|>", "<|return|>", "<|call|>"]
     }
 }
 
@@ -305,7 +317,6 @@ const START: &str = "<|start|>";
 const CHANNEL: &str = "<|channel|>";
 const MESSAGE: &str = "<|message|>";
 const ENDS: [&str; 4] = ["<|end|>", "<|return|>", "<|call|>", START];
-const CHANNEL_MARKS: [&str; 6] = [START, CHANNEL, MESSAGE, "<|end|>", "<|return|>", "<|call|>"];
 
 /// A text in gpt-oss's channels; `None` where it is none.
 fn split_channels<'a>(text: &'a str, lower: &str, starts_inside: bool) -> Option<SplitText<'a>> {
