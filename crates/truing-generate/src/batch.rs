@@ -8,9 +8,9 @@ use std::ops::ControlFlow;
 use rayon::prelude::*;
 use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder, Tokenizer};
-use truing_types::{FinishReason, SamplingOptions, TokenId};
+use truing_types::{FinishReason, ReasoningMarks, SamplingOptions, TokenId};
 
-use crate::{GenerateError, Sampler, StopTexts};
+use crate::{GenerateError, Sampler, StopTexts, mark_tokens};
 
 /// A prompt and how many completions of it are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -288,7 +288,8 @@ fn begin<'a, E: Engine>(
         n_prompt: job.prompt.len(),
         log_probs: Vec::new(),
         sampling_log_probs: Vec::new(),
-        decoder: StreamDecoder::new(tokenizer, true),
+        decoder: StreamDecoder::new(tokenizer, true)
+            .keeping(mark_tokens(tokenizer, &ReasoningMarks::default())),
         stops: StopTexts::new(&job.options.stop),
         text: String::new(),
         finish_reason: None,

@@ -5,11 +5,15 @@ use std::ops::ControlFlow;
 use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder};
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions, TokenId,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMark, ReasoningMarks,
+    SamplingOptions, TokenId, split_reasoning,
 };
 
 use crate::batch::{Job, decode};
-use crate::{GenerateError, SampledCompletion, Session, StopTexts, end_tokens, generate};
+use crate::{
+    GenerateError, SampledCompletion, Session, StopTexts, end_tokens, generate, mark_tokens, marks_of,
+    opens_thought,
+};
 
 /// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
 const REPLIES_AT_A_TIME: usize = 8;
@@ -23,6 +27,7 @@ pub struct LocalChat<E: Engine> {
     renderer: ChatRenderer,
     session: Session<E>,
     end_tokens: Vec<TokenId>,
+    marks: ReasoningMarks,
 }
 
 /// A reply with what only a local model can tell.
@@ -42,7 +47,15 @@ impl<E: Engine> LocalChat<E> {
     pub fn new(engine: E, renderer: ChatRenderer) -> Self {
         let end_tokens = end_tokens(&engine.spec().eos_token_ids, &renderer);
         let session = Session::new(&engine);
-        Self { engine, renderer, session, end_tokens }
+        let marks = marks_of(renderer.tokenizer());
+        Self { engine, renderer, session, end_tokens, marks }
+    }
+
+    /// Takes further marks for those of a thought, beside the known ones and those of the chat template.
+    #[must_use]
+    pub fn with_reasoning_marks(mut self, further: &[ReasoningMark]) -> Self {
+        self.marks = self.marks.with(further);
+        self
     }
 
     /// The engine.
@@ -85,7 +98,7 @@ impl<E: Engine> LocalChat<E> {
         self.continue_tokens(&tokens, sampling, on_text)
     }
 
-    /// Writes the next assistant turn.
+    /// Writes the next assistant turn. `on_text` sees the thought too; the reply has it apart from the answer.
     ///
     /// # Errors
     /// As [`LocalChat::complete`], and when the conversation cannot be rendered.
@@ -95,8 +108,13 @@ impl<E: Engine> LocalChat<E> {
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<LocalReply, GenerateError> {
         let tokens = self.renderer.prompt(&request.conversation)?;
-        let decoder = StreamDecoder::new(self.renderer.tokenizer(), true);
-        self.run(&tokens, decoder, &request.sampling, on_text)
+        let tokenizer = self.renderer.tokenizer();
+        let decoder = StreamDecoder::new(tokenizer, true).keeping(mark_tokens(tokenizer, &self.marks));
+        let mut local = self.run(&tokens, decoder, &request.sampling, on_text)?;
+        let written = std::mem::take(&mut local.reply.text);
+        (local.reply.text, local.reply.reasoning) =
+            split(written, &self.marks, opens_thought(self.renderer.tokenizer(), &self.marks, &tokens));
+        Ok(local)
     }
 
     /// Continues the text of these tokens.
@@ -157,6 +175,7 @@ impl<E: Engine> LocalChat<E> {
         Ok(LocalReply {
             reply: ChatReply {
                 text,
+                reasoning: None,
                 n_completion_tokens: generated.tokens.len(),
                 tokens: generated.tokens,
                 finish_reason,
@@ -211,15 +230,20 @@ where
                 seed_indices: None,
             })
             .collect();
-        let tokenizer = self.renderer.tokenizer();
+        let (tokenizer, marks) = (self.renderer.tokenizer(), &self.marks);
         let on_done = &mut |job: usize, _: usize, result: Result<SampledCompletion, GenerateError>| {
             let (place, prompt) = &prompts[job];
-            let result = result.map_err(chat_error).map(|completion| ChatReply {
-                text: completion.text,
-                n_completion_tokens: completion.tokens.len(),
-                tokens: completion.tokens,
-                finish_reason: completion.finish_reason,
-                n_prompt_tokens: prompt.len(),
+            let result = result.map_err(chat_error).map(|completion| {
+                let is_inside = opens_thought(tokenizer, marks, prompt);
+                let (text, reasoning) = split(completion.text, marks, is_inside);
+                ChatReply {
+                    text,
+                    reasoning,
+                    n_completion_tokens: completion.tokens.len(),
+                    tokens: completion.tokens,
+                    finish_reason: completion.finish_reason,
+                    n_prompt_tokens: prompt.len(),
+                }
             });
             let flow = on_result(*place, &result);
             results[*place] = Some(result);
@@ -237,6 +261,15 @@ where
             }
         }
         all_or_broken_off(results)
+    }
+}
+
+/// A reply's answer, empty where there is none, and its thought.
+fn split(written: String, marks: &ReasoningMarks, starts_inside: bool) -> (String, Option<String>) {
+    let found = split_reasoning(&written, marks, starts_inside);
+    match found.thoughts.is_empty() {
+        true => (written, None),
+        false => (found.answer.unwrap_or_default().to_owned(), found.reasoning()),
     }
 }
 

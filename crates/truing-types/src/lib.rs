@@ -11,6 +11,7 @@ mod conversation;
 mod evaluation;
 mod events;
 mod preference;
+mod reasoning;
 mod reward;
 mod reward_diagnostics;
 mod rollout;
@@ -25,6 +26,7 @@ pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};
 pub use events::{Event, EventSink, Silent};
 pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
+pub use reasoning::{ReasoningMark, ReasoningMarks, SplitText, split_reasoning};
 pub use reward::{Unscored, UnscoredReason};
 pub use reward_diagnostics::{
     CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, SourceDiagnostics,
