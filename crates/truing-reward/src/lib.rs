@@ -13,4 +13,4 @@ pub mod shaping;
 pub mod verifiers;
 
 pub use completion::{Completion, RewardFunction};
-pub use rewards::{RewardConfig, RewardError, RewardKind, Rewards, ScoredCompletion};
+pub use rewards::{RewardConfig, RewardError, RewardKind, Rewards, ScoredCompletion, is_source};
