@@ -16,4 +16,4 @@ pub mod shaping;
 pub mod verifiers;
 
 pub use completion::{Completion, RewardFunction};
-pub use rewards::{Reads, RewardConfig, RewardError, RewardKind, Rewards, ScoredCompletion};
+pub use rewards::{Reads, RewardConfig, RewardError, RewardKind, Rewards, ScoredCompletion, is_source};

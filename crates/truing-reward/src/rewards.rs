@@ -27,7 +27,8 @@ pub struct RewardConfig {
     /// Factor in the sum.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Only rows whose file's name ends with one of these; all when left out.
+    /// Only rows of these sources: a file's name, or the end of its path in whole folders (`math/train.jsonl`). All
+    /// when left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
     /// Left out of the sum where it cannot be computed, instead of leaving the completion without a reward.
@@ -39,6 +40,14 @@ pub struct RewardConfig {
     pub reads: Option<Reads>,
     /// What is computed: one key, for instance `math_answer = { column = "answer" }`.
     pub kind: RewardKind,
+}
+
+/// Whether `entry` of a recipe's `sources` means the source `path`: the whole path, or its last folders and the file's
+/// name. `b.jsonl` means `data/b.jsonl` and not `data/ab.jsonl`.
+#[must_use]
+pub fn is_source(path: &str, entry: &str) -> bool {
+    let entry = Path::new(entry.strip_prefix("./").unwrap_or(entry));
+    entry.file_name().is_some() && Path::new(path).ends_with(entry)
 }
 
 fn one() -> f64 {
@@ -95,6 +104,9 @@ pub enum RewardError {
         /// What is wrong.
         reason: String,
     },
+    /// Code that a model wrote runs in a sandbox, which needs a binary of ours.
+    #[error("reward `code`: no program was given that can start the sandbox")]
+    NoSandboxProgram,
     /// Two rewards of one name would be one line of metrics.
     #[error("two rewards are called `{name}`; give one another `name`")]
     SameName {
@@ -143,7 +155,7 @@ impl std::fmt::Debug for Rewards {
 }
 
 impl RewardKind {
-    fn build(&self, sandbox_program: &Path) -> Result<Box<dyn RewardFunction>, RewardError> {
+    fn build(&self, sandbox_program: Option<&Path>) -> Result<Box<dyn RewardFunction>, RewardError> {
         Ok(match self.clone() {
             Self::MathAnswer(config) => Box::new(MathAnswer(config)),
             Self::Ifeval(config) => Box::new(Ifeval(config)),
@@ -154,7 +166,10 @@ impl RewardKind {
             Self::Repetition(config) => Box::new(Repetition::new(config)?),
             Self::JsonSchema(config) => Box::new(JsonSchema::new(config)?),
             Self::Language(config) => Box::new(Language::new(config)?),
-            Self::Code(config) => Box::new(Code::new(config, sandbox_program.to_owned())?),
+            Self::Code(config) => {
+                let program = sandbox_program.ok_or(RewardError::NoSandboxProgram)?;
+                Box::new(Code::new(config, program.to_owned())?)
+            }
         })
     }
 }
@@ -185,22 +200,20 @@ impl RewardKind {
 }
 
 impl Rewards {
-    /// Builds what the recipe lists. Code runs in the sandbox of this very binary, which has to answer to
-    /// [`CHILD_COMMAND`](crate::sandbox::CHILD_COMMAND).
+    /// Checks the settings of what the recipe lists.
     ///
     /// # Errors
     /// When a setting makes no sense or two rewards have one name.
-    pub fn new(configs: &[RewardConfig]) -> Result<Self, RewardError> {
-        // Where it is unknown, code is unscored with that reason.
-        Self::with_sandbox(configs, &std::env::current_exe().unwrap_or_default())
+    pub fn check(configs: &[RewardConfig]) -> Result<(), RewardError> {
+        Self::new(configs, Some(Path::new(""))).map(|_| ())
     }
 
-    /// Builds what the recipe lists, with another binary that answers to
+    /// Builds what the recipe lists. Code runs in the sandbox that `sandbox_program` starts: a binary that answers to
     /// [`CHILD_COMMAND`](crate::sandbox::CHILD_COMMAND).
     ///
     /// # Errors
-    /// When a setting makes no sense or two rewards have one name.
-    pub fn with_sandbox(configs: &[RewardConfig], sandbox_program: &Path) -> Result<Self, RewardError> {
+    /// As [`check`](Self::check), and when there is a reward for code and no program.
+    pub fn new(configs: &[RewardConfig], sandbox_program: Option<&Path>) -> Result<Self, RewardError> {
         let mut rewards = Self::default();
         for config in configs {
             let function = config.kind.build(sandbox_program)?;
@@ -281,7 +294,7 @@ impl Rewards {
         for part in &mut self.parts {
             let is_meant = |completion: &Completion<'_>| {
                 part.sources.is_empty()
-                    || part.sources.iter().any(|source| completion.origin.source.ends_with(source.as_str()))
+                    || part.sources.iter().any(|source| is_source(&completion.origin.source, source))
             };
             let meant: Vec<usize> = (0..completions.len()).filter(|&i| is_meant(&completions[i])).collect();
             let (reads, function) = (part.reads, part.function.as_mut());
@@ -349,7 +362,7 @@ mod tests {
             columns: &columns,
             origin: &origin,
         };
-        Rewards::new(&configs).unwrap().score(&[completion]).remove(0)
+        Rewards::new(&configs, None).unwrap().score(&[completion]).remove(0)
     }
 
     #[test]
@@ -534,10 +547,46 @@ mod tests {
     }
 
     #[test]
+    fn sources_are_the_ends_of_paths_in_whole_folders() {
+        for (path, entry, expect) in [
+            ("data/b.jsonl", "b.jsonl", true),
+            ("b.jsonl", "b.jsonl", true),
+            ("data/ab.jsonl", "b.jsonl", false),
+            ("math/train.jsonl", "math/train.jsonl", true),
+            ("data/math/train.jsonl", "math/train.jsonl", true),
+            ("data/aftermath/train.jsonl", "math/train.jsonl", false),
+            ("math/train.jsonl", "code/train.jsonl", false),
+            ("math/train.jsonl", "./math/train.jsonl", true),
+            ("/data/b.jsonl", "/data/b.jsonl", true),
+            ("/data/b.jsonl", "/b.jsonl", false),
+            ("data/b.jsonl", "data", false),
+            ("data/b.jsonl", "jsonl", false),
+            ("data/b.jsonl", "", false),
+            ("data/b.jsonl", "/", false),
+        ] {
+            assert_eq!(is_source(path, entry), expect, "{path} by {entry:?}");
+        }
+        let recipe = json!([
+            {"kind": {"length": {"at_most": 9}}, "sources": ["b.jsonl"]},
+            {"name": "other", "kind": {"length": {"at_most": 9}}, "sources": ["ab.jsonl"]},
+        ]);
+        let found = score(recipe, "data/ab.jsonl", json!({}), "x");
+        assert_eq!(found.parts.keys().collect::<Vec<_>>(), ["other"]);
+    }
+
+    #[test]
+    fn code_needs_a_program_that_starts_the_sandbox() {
+        let configs: Vec<RewardConfig> = serde_json::from_value(json!([{"kind": {"code": {}}}])).unwrap();
+        assert_eq!(Rewards::check(&configs), Ok(()));
+        assert_eq!(Rewards::new(&configs, None).unwrap_err(), RewardError::NoSandboxProgram);
+        assert!(Rewards::new(&configs, Some(Path::new("truing"))).is_ok());
+    }
+
+    #[test]
     fn settings_that_make_no_sense_are_refused() {
         let refused = |recipe: Value| {
             let configs: Vec<RewardConfig> = serde_json::from_value(recipe).unwrap();
-            Rewards::new(&configs).unwrap_err().to_string()
+            Rewards::check(&configs).unwrap_err().to_string()
         };
         assert!(
             refused(json!([{"kind": {"format": {"pattern": "("}}}]))

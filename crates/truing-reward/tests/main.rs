@@ -10,6 +10,9 @@
 #[path = "main/code.rs"]
 mod code;
 #[cfg(target_os = "linux")]
+#[path = "main/reach.rs"]
+mod reach;
+#[cfg(target_os = "linux")]
 #[path = "main/sandbox.rs"]
 mod sandbox;
 

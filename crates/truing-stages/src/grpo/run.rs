@@ -131,7 +131,7 @@ pub fn run_with_judge(
         true => Some(load(&frozen(), "loading the reference", events)?),
         false => None,
     };
-    let mut rewards = Rewards::new(&config.reward)?;
+    let mut rewards = Rewards::new(&config.reward, plan.sandbox_program.as_deref())?;
     if let Some(settings) = &config.reward_model {
         let options = inputs.renderer.options().clone();
         let scorer = RewardScorer::open(&settings.model_name_or_path, options, plan.n_threads, events)?;

@@ -257,3 +257,23 @@ fn evaluation_is_by_category_and_the_best_is_kept() {
     let named = |name: &str| evaluations.iter().all(|record| record.contains_key(name));
     assert!(named("eval_reward/even") || named("eval_reward/odd"));
 }
+
+#[test]
+fn a_reward_for_a_source_that_the_run_does_not_have_is_refused() {
+    let folder = folder();
+    fs::copy(folder.path().join("prompts.jsonl"), folder.path().join("other.jsonl")).unwrap();
+    let plan = |entry: &str| {
+        let reward = format!(r#"reward=[{{sources=["{entry}"], kind={{length={{at_most=9}}}}}}]"#);
+        let overrides = [reward, r#"eval_data=[{path="other.jsonl"}]"#.to_owned()];
+        let config = GrpoConfig::from_toml(RECIPE, &folder.path().join("recipe.toml"), &overrides)?;
+        let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
+        GrpoPlan::resolve(config, &inputs, &MACHINE)
+    };
+    for entry in ["prompts.jsonl", "other.jsonl", "./prompts.jsonl"] {
+        assert!(plan(entry).is_ok(), "{entry}");
+    }
+    for entry in ["s.jsonl", "prompt.jsonl", "data/prompts.jsonl", ""] {
+        let error = plan(entry).unwrap_err().to_string();
+        assert!(error.contains("reward.sources") && error.contains("prompts.jsonl"), "{entry}: {error}");
+    }
+}

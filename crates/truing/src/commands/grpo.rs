@@ -64,7 +64,10 @@ fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(Gr
     let mut events = progress::for_this_terminal(&context.printer);
     let inputs = GrpoInputs::load(&config, training::render_options(), events.as_mut())?;
     let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
-    Ok((GrpoPlan::resolve(config, &inputs, &machine)?, inputs))
+    let mut plan = GrpoPlan::resolve(config, &inputs, &machine)?;
+    // This binary starts itself again as the sandbox's child.
+    plan.sandbox_program = std::env::current_exe().ok();
+    Ok((plan, inputs))
 }
 
 fn show(plan: &GrpoPlan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
