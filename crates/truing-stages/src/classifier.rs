@@ -298,7 +298,7 @@ fn encoder_settings(config: &TrainingConfig) -> Result<EncoderSettings, StageErr
     Ok(EncoderSettings {
         output_dir: config.output_dir.clone(),
         recipe: config.to_toml(),
-        decisive_toml: |text, path| Ok(TrainingConfig::from_toml(text, path, &[])?.decisive_toml()),
+        decisive_of: recipe::decisive_of::<TrainingConfig>,
         seed: config.seed,
         num_train_epochs: config.num_train_epochs,
         max_steps: config.max_steps,

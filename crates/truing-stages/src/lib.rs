@@ -24,6 +24,7 @@ pub mod training;
 
 mod error;
 mod judging;
+mod ranks;
 mod rows;
 mod statistics;
 

@@ -97,8 +97,8 @@ impl ScoreNormaliser {
         serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))
     }
 
-    pub(super) fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).unwrap_or_default()
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
+        serde_json::to_vec_pretty(self).map_err(|source| StageError::Json { name: FILE, source })
     }
 }
 
