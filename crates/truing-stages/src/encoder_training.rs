@@ -19,7 +19,6 @@ use truing_types::ClassifierEvaluation;
 use crate::StageError;
 use crate::training::folder::DecisiveOf;
 
-
 pub use plan::EncoderPlan;
 pub(crate) use run::run;
 

@@ -23,6 +23,7 @@ pub mod sft;
 pub mod training;
 
 mod error;
+mod judged_folder;
 mod judging;
 mod ranks;
 mod rows;

@@ -37,7 +37,8 @@ pub(crate) fn on_first_rank<T: Serialize + DeserializeOwned>(
     }
     let result = work();
     // A result that cannot be sent is an error of every rank.
-    let (result, mut message) = match result.and_then(|value| Ok((encode(&Ok::<&T, String>(&value))?, value))) {
+    let (result, mut message) = match result.and_then(|value| Ok((encode(&Ok::<&T, String>(&value))?, value)))
+    {
         Ok((message, value)) => (Ok(value), message),
         Err(error) => {
             let message = encode(&Err::<(), String>(with_causes(&error)))?;

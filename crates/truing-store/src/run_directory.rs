@@ -199,6 +199,14 @@ impl RunDirectory {
         fs::read_to_string(&path).map_err(StoreError::io("read", &path))
     }
 
+    /// Records the recipe anew.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_recipe(&self, resolved_recipe: &str) -> Result<(), StoreError> {
+        atomic::write(&self.recipe_path(), resolved_recipe.as_bytes())
+    }
+
     /// Records the inputs anew.
     ///
     /// # Errors

@@ -109,8 +109,8 @@ impl ClassifierSpec {
     }
 
     pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|source| StageError::Json { name: FILE, source })?;
+        let mut text =
+            serde_json::to_vec_pretty(self).map_err(|source| StageError::Json { name: FILE, source })?;
         text.push(b'\n');
         Ok(text)
     }

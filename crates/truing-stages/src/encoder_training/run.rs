@@ -8,9 +8,7 @@ use truing_cpu::CpuEncoder;
 use truing_model::encoder::EncoderSaveOptions;
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{EncoderTrainer, StepOutcome, TrainError};
-use truing_types::{
-    ClassifierEvaluation, Communicator, Event, EventSink, Seed, all_gather_dealt, dealt,
-};
+use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink, Seed, all_gather_dealt, dealt};
 
 use super::plan::StepSamples;
 use super::{EncoderFindings, EncoderParts, EncoderPlan, EncoderSettings, EncoderWorkload, PackOf};

@@ -53,10 +53,7 @@ pub(crate) enum OpenedRun {
     /// It was finished before: its model.
     Finished(PathBuf),
     /// It takes steps, from a checkpoint or from the start.
-    Open {
-        folder: RunFolder,
-        checkpoint: Option<CommittedDirectory>,
-    },
+    Open { folder: RunFolder, checkpoint: Option<CommittedDirectory> },
 }
 
 /// What the first rank found, for the others.

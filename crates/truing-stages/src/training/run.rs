@@ -313,7 +313,8 @@ impl<W: Workload> Running<'_, W> {
         if let Some(eval) = self.inputs.eval() {
             // Every rank finds the same, in all packs.
             let kept = all_gather_dealt(self.communicator, kept)?;
-            let answered: Vec<(&[u32], Vec<f32>)> = all.iter().map(|samples| &samples[..]).zip(kept).collect();
+            let answered: Vec<(&[u32], Vec<f32>)> =
+                all.iter().map(|samples| &samples[..]).zip(kept).collect();
             let EvaluationFindings { metrics, diagnostics, evaluation } =
                 self.workload.evaluation_findings(eval, measures.loss, &answered);
             values.extend(
