@@ -179,7 +179,7 @@ mod tests {
     fn it_is_stored_with_the_model() {
         let folder = tempfile::tempdir().unwrap();
         let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data(&[("a", &[1.0, 2.0])]));
-        fs::write(folder.path().join(FILE), normaliser.to_json()).unwrap();
+        fs::write(folder.path().join(FILE), normaliser.to_json().unwrap()).unwrap();
         assert_eq!(ScoreNormaliser::open(folder.path()).unwrap(), normaliser);
     }
 }

@@ -20,7 +20,7 @@ use truing_types::{Event, RewardDiagnostics, RewardEvaluation, Silent};
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 model_name_or_path = "model"
 output_dir = "runs/a"
 seed = 5
@@ -37,7 +37,7 @@ path = "pairs.jsonl"
 "#;
 
 /// A folder with a model, and pairs of which the better response is the one that says yes; scores say the same.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = setup::folder();
     let (mut pairs, mut verdicts) = (String::new(), String::new());
     for i in 0..40 {
