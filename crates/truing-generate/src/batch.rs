@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder, Tokenizer};
 use truing_types::{FinishReason, ReasoningMarks, SamplingOptions, TokenId};
@@ -25,7 +26,7 @@ pub struct SampleRequest {
 }
 
 /// One completion.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampledCompletion {
     /// The tokens as drawn, an end token included.
     pub tokens: Vec<TokenId>,

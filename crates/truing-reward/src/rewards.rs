@@ -124,7 +124,7 @@ pub enum RewardError {
 }
 
 /// One completion with all its rewards.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoredCompletion {
     /// Each reward that the row is meant for, before its weight.
     pub parts: BTreeMap<String, Result<f64, Unscored>>,

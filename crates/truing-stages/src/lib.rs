@@ -23,7 +23,9 @@ pub mod sft;
 pub mod training;
 
 mod error;
+mod judged_folder;
 mod judging;
+mod ranks;
 mod row_report;
 mod rows;
 mod statistics;

@@ -204,15 +204,17 @@ impl Workload for RewardModel {
         Ok(RewardPack { batch, sequences, pairs, scores })
     }
 
+    fn kept(&self, output: &HeadOutput) -> Vec<f32> {
+        output.scores.clone()
+    }
+
     fn evaluation_findings(
         &self,
         data: &ResponseDataset,
         _loss: f64,
-        answered: Vec<(&[u32], HeadOutput)>,
+        answered: &[(&[u32], Vec<f32>)],
     ) -> EvaluationFindings {
-        let scored: Vec<(&[u32], Vec<f32>)> =
-            answered.into_iter().map(|(samples, output)| (samples, output.scores)).collect();
-        let found = diagnose(data, &scored, &self.normaliser);
+        let found = diagnose(data, answered, &self.normaliser);
         EvaluationFindings {
             metrics: found.metrics(),
             diagnostics: Some(found),
@@ -220,7 +222,7 @@ impl Workload for RewardModel {
         }
     }
 
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
-        vec![(normaliser::FILE.to_owned(), self.normaliser.to_json())]
+    fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
+        Ok(vec![(normaliser::FILE.to_owned(), self.normaliser.to_json()?)])
     }
 }

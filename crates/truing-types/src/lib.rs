@@ -21,7 +21,7 @@ mod selection;
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
 pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions};
 pub use classifier_evaluation::{ClassifierEvaluation, DimensionEvaluation, LabelMetrics, ScoreEvaluation};
-pub use communicator::{CommunicationError, Communicator, Rank};
+pub use communicator::{CommunicationError, Communicator, Rank, all_gather_dealt, dealt, in_dealt_order};
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};
 pub use events::{Event, EventSink, Silent};

@@ -117,10 +117,11 @@ impl ClassifierSpec {
         self.parts.len() == other.parts.len() && self.parts.iter().zip(&other.parts).all(is_same)
     }
 
-    pub(super) fn to_json(&self) -> Vec<u8> {
-        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
+        let mut text =
+            serde_json::to_vec_pretty(self).map_err(|source| StageError::Json { name: FILE, source })?;
         text.push(b'\n');
-        text
+        Ok(text)
     }
 
     /// Outputs of all parts.

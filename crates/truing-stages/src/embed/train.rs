@@ -167,6 +167,8 @@ impl Default for EmbedTrainConfig {
 }
 
 impl Recipe for EmbedTrainConfig {
+    const FREE: &'static [&'static str] = &["train_data", "eval_data"];
+
     fn resolve_paths(&mut self, folder: &Path) {
         let own = [&mut self.output_dir, &mut self.train_data].into_iter().chain(&mut self.eval_data);
         for path in own.filter(|path| !path.as_os_str().is_empty()) {
@@ -206,7 +208,7 @@ impl EmbedTrainConfig {
         EncoderSettings {
             output_dir: self.output_dir.clone(),
             recipe: self.to_toml(),
-            decisive_toml: |text, path| Ok(Self::from_toml(text, path, &[])?.decisive_toml()),
+            decisive_of: recipe::decisive_of::<Self>,
             seed: self.seed,
             num_train_epochs: self.num_train_epochs,
             max_steps: self.max_steps,
@@ -255,27 +257,9 @@ impl EmbedTrainConfig {
         }
     }
 
-    /// The settings that decide the weights, as TOML: the others may change between a run and its resume.
+    /// The settings that decide the weights, as TOML.
     fn decisive_toml(&self) -> String {
-        let default = Self::default();
-        let decisive = Self {
-            output_dir: default.output_dir,
-            eval_steps: default.eval_steps,
-            eval_on_start: default.eval_on_start,
-            save_steps: default.save_steps,
-            save_total_limit: default.save_total_limit,
-            load_best_model_at_end: default.load_best_model_at_end,
-            logging_steps: default.logging_steps,
-            save_dtype: default.save_dtype,
-            threads: default.threads,
-            memory_gib: default.memory_gib,
-            // Where files lie does not matter; what is in them is part of the inputs' digest.
-            model_name_or_path: default.model_name_or_path,
-            train_data: default.train_data,
-            eval_data: default.eval_data,
-            ..self.clone()
-        };
-        decisive.to_toml()
+        self.decisive().to_string()
     }
 }
 

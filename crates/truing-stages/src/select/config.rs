@@ -253,6 +253,9 @@ impl Default for MapConfig {
 }
 
 impl Recipe for SelectConfig {
+    const FREE: &'static [&'static str] = &["embedding.model_name_or_path", "embedding.vectors"];
+    const FILES: &'static [&'static str] = &["evaluation_data.*.path"];
+
     fn resolve_paths(&mut self, folder: &Path) {
         if !self.output_dir.as_os_str().is_empty() {
             self.output_dir = folder.join(&self.output_dir);
@@ -282,24 +285,6 @@ impl SelectConfig {
     #[must_use]
     pub fn to_toml(&self) -> String {
         recipe::to_toml(self)
-    }
-
-    /// The settings that decide the selection, as TOML.
-    pub(super) fn decisive_toml(&self) -> String {
-        let default = Self::default();
-        let decisive = Self {
-            output_dir: default.output_dir,
-            threads: default.threads,
-            // Where files lie does not matter; what is in them is compared by digest.
-            data_dir: default.data_dir,
-            embedding: EmbeddingConfig {
-                model_name_or_path: String::new(),
-                vectors: None,
-                ..self.embedding.clone()
-            },
-            ..self.clone()
-        };
-        decisive.to_toml()
     }
 
     /// A source with its path in the data's folder.

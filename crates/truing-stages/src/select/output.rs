@@ -10,7 +10,7 @@ use truing_prompts::clustering::CoarseAndFine;
 use truing_prompts::map::{MapOptions, draw_map};
 use truing_prompts::templates::{Template, TemplateSet};
 use truing_prompts::tokens::{END, START, TokenPool, Vocabulary, join};
-use truing_store::{RunDirectory, atomic};
+use truing_store::{RunDirectory, StoreError, atomic};
 use truing_types::{
     Decision, DroppedRow, Event, EventSink, LayerCount, PromptDecision, PromptMap, RowOrigin, SelectionLayer,
     SelectionSummary, TemplatePiece, TemplateRow,
@@ -59,12 +59,13 @@ pub(super) fn write(
     write_skipped(folder.path(), skipped, events)?;
     write_selected(plan, pool, &folder.path().join(SELECTED))?;
     if plan.config.map.max_points > 0 {
-        let map = serde_json::to_vec(&map(plan, &decisions, found)?).unwrap_or_default();
-        atomic::write(&folder.path().join(PromptMap::FILE_NAME), &map)?;
+        let path = folder.path().join(PromptMap::FILE_NAME);
+        let map = serde_json::to_vec(&map(plan, &decisions, found)?)
+            .map_err(|source| StoreError::Json { path: path.clone(), source })?;
+        atomic::write(&path, &map)?;
     }
     let summary = summary(plan, pool, &decisions, layers, n_tasks);
-    let text = serde_json::to_vec_pretty(&summary).unwrap_or_default();
-    atomic::write(&folder.path().join(SelectionSummary::FILE_NAME), &text)?;
+    atomic::write_json(&folder.path().join(SelectionSummary::FILE_NAME), &summary)?;
     events.emit(Event::PhaseFinished);
     events.emit(Event::Saved { what: "selection".into(), path: folder.path().join(SELECTED) });
     Ok(summary)

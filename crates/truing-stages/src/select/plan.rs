@@ -16,7 +16,7 @@ use truing_types::PromptRow;
 
 use super::SelectConfig;
 use crate::training::resume;
-use crate::{Machine, StageError};
+use crate::{Machine, StageError, recipe};
 
 /// A selection that can begin.
 #[derive(Debug)]
@@ -127,8 +127,8 @@ impl SelectPlan {
 
     /// A run is resumed with the recipe and the files that it was begun with.
     pub(super) fn check_same_run(&self, folder: &RunDirectory) -> Result<(), StageError> {
-        let before = SelectConfig::from_toml(&folder.recipe()?, &folder.recipe_path(), &[])?;
-        resume::check_same_recipe(&before.decisive_toml(), &self.config.decisive_toml())?;
+        let decisive = |text: &str| recipe::decisive_of::<SelectConfig>(text, &folder.recipe_path());
+        resume::check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&self.config.to_toml())?)?;
         let digests =
             |inputs: RunInputs| inputs.files.into_iter().map(|file| file.blake3).collect::<Vec<_>>();
         if digests(folder.inputs()?) != digests(self.record()?) {

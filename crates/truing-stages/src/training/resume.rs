@@ -51,9 +51,8 @@ pub(crate) fn find_checkpoint(
     Ok(Some(directory))
 }
 
-/// Refuses to go on where a setting that decides the weights has changed. Both are TOML of those settings alone.
-pub(crate) fn check_same_recipe(before: &str, now: &str) -> Result<(), StageError> {
-    let [before, now] = [before, now].map(|text| toml::from_str::<Table>(text).unwrap_or_default());
+/// Refuses to resume where a setting that decides the results has changed. Both hold those settings alone.
+pub(crate) fn check_same_recipe(before: &Table, now: &Table) -> Result<(), StageError> {
     let all_keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
     let keys: Vec<String> = all_keys.filter(|key| before.get(*key) != now.get(*key)).cloned().collect();
     if keys.is_empty() { Ok(()) } else { Err(StageError::RecipeChanged { keys }) }

@@ -142,7 +142,7 @@ fn a_decoder_gives_vectors_too() {
     assert!((normal.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
 }
 
-fn config(folder: &Path, settings: &[&str]) -> EmbedTrainConfig {
+pub(crate) fn config(folder: &Path, settings: &[&str]) -> EmbedTrainConfig {
     // In-batch negatives are only negatives where a batch's triplets are of different kinds.
     let n_kinds = if settings.iter().any(|setting| setting.contains("multiple")) { 20 } else { 2 };
     write_triplets(&folder.join("triplets.jsonl"), 60, n_kinds);

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use tempfile::TempDir;
+use truing_parallel::Solo;
 use truing_stages::StageError;
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan, rollouts};
 use truing_stages::training::Start;
@@ -65,7 +66,7 @@ fn run(
     let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
-    let outcome = grpo::run(&plan, &inputs, start, &Ticks::default(), &mut events, &stop)?;
+    let outcome = grpo::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
     Ok((outcome, events.seen))
 }
 

@@ -20,7 +20,7 @@ use truing_types::{Event, RewardDiagnostics, RewardEvaluation, Silent};
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 model_name_or_path = "model"
 output_dir = "runs/a"
 seed = 5

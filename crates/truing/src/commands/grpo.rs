@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
+use truing_parallel::Solo;
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
 
 use super::training::{self, RecipeArguments};
@@ -33,7 +34,7 @@ pub(crate) fn run(arguments: &training::Arguments, context: &mut Context) -> any
         None => None,
     };
     let outcome = training::watched(&folder, arguments.resume, context, |start, probe, events| {
-        grpo::run_with_judge(&plan, &inputs, start, probe, events, &stop, judge)
+        grpo::run_with_judge(&plan, &inputs, start, &Solo, probe, events, &stop, judge)
     })?;
     finish(&outcome, &folder, arguments.json, context)
 }
