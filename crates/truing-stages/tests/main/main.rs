@@ -12,6 +12,7 @@ mod preferences;
 mod prove;
 mod qualities;
 mod recipes;
+mod rows;
 mod runs;
 mod scripted;
 mod selections;
