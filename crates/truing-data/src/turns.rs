@@ -78,15 +78,15 @@ pub(crate) fn problems<'a>(messages: impl IntoIterator<Item = &'a Message>, is_a
         }
     };
     let mut last: Option<&Message> = None;
+    let mut has_begun = false;
     // Results may follow a call one after the other.
     let mut is_called = false;
     let mut n_messages = 0;
     for (i, message) in messages.into_iter().enumerate() {
         n_messages = i + 1;
-        let is_first = last.is_none_or(|last| is_system(last.role));
         match message.role {
-            Role::System | Role::Developer if !is_first => note(TurnProblem::LateSystem, i),
-            Role::Assistant if is_first => note(TurnProblem::AssistantFirst, i),
+            Role::System | Role::Developer if has_begun => note(TurnProblem::LateSystem, i),
+            Role::Assistant if !has_begun => note(TurnProblem::AssistantFirst, i),
             Role::Tool if !is_called => note(TurnProblem::ResultWithoutCall, i),
             _ => {}
         }
@@ -104,16 +104,13 @@ pub(crate) fn problems<'a>(messages: impl IntoIterator<Item = &'a Message>, is_a
             Role::Tool => is_called,
             _ => false,
         };
+        has_begun |= !matches!(message.role, Role::System | Role::Developer);
         last = Some(message);
     }
     if is_answered && last.is_some_and(|last| last.role != Role::Assistant) {
         note(TurnProblem::NoReply, n_messages - 1);
     }
     found
-}
-
-fn is_system(role: Role) -> bool {
-    matches!(role, Role::System | Role::Developer)
 }
 
 fn turn_role(role: Role) -> Option<TurnRole> {

@@ -296,6 +296,19 @@ mod tests {
         assert_eq!(found.metrics()["d_accuracy"], 0.75);
     }
 
+    /// scikit-learn: `f1_score([0, 0, 1], [0, 2, 1], average="macro")` is 0.5556.
+    #[test]
+    fn a_label_that_is_predicted_and_never_true_counts_as_0_in_macro_f1() {
+        let spec = spec(OutputSpec::OneLabel { labels: names(4), most_frequent: 0 });
+        let truth = [0, 0, 1].map(Target::Label).to_vec();
+        let say = |k: usize| (0..4).map(move |i| if i == k { 1.0 } else { 0.0 });
+        let outputs: Vec<f32> = [0, 2, 1].into_iter().flat_map(say).collect();
+        let d = evaluate(&spec, &targets(truth), &[(vec![0, 1, 2], outputs)], 0.5).dimensions.remove(0);
+        close(d.macro_f1, 5.0 / 9.0);
+        assert_eq!((d.labels[2].precision, d.labels[2].recall, d.labels[2].f1), (Some(0.0), None, Some(0.0)));
+        assert_eq!(d.labels[3].f1, None, "neither predicted nor true: not in the mean");
+    }
+
     #[test]
     fn several_labels_are_counted_one_by_one_and_right_together() {
         let spec = spec(OutputSpec::SeveralLabels { labels: names(2) });

@@ -104,15 +104,18 @@ fn load(folder: &Path, overrides: &[&str]) -> Result<(ClassifierPlan, Classifier
     Ok((ClassifierPlan::resolve(config, &inputs, &MACHINE)?, inputs))
 }
 
-fn run(
+pub(crate) fn run(
     folder: &Path,
     overrides: &[&str],
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
 ) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
-    let (plan, inputs) = load(folder, overrides)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
+    let inputs = classifier::load(&config, RenderOptions::default(), &mut events)?;
+    let plan = ClassifierPlan::resolve(config, &inputs, &MACHINE)?;
     let outcome = classifier::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
     Ok((outcome, events.seen))
 }

@@ -64,7 +64,7 @@ pub(crate) fn sentence((kind, n_kinds): (usize, usize), seed: usize, n_words: us
     (0..n_words).map(word).collect::<Vec<_>>().join(" ")
 }
 
-fn write_triplets(path: &Path, n: usize, n_kinds: usize) {
+pub(crate) fn write_triplets(path: &Path, n: usize, n_kinds: usize) {
     let row = |i: usize| {
         let text =
             |kind: usize, seed: usize| sentence((kind % n_kinds, n_kinds), 7 * i + seed, 3 + (i + seed) % 9);
@@ -152,7 +152,7 @@ pub(crate) fn config(folder: &Path, settings: &[&str]) -> EmbedTrainConfig {
     EmbedTrainConfig::from_toml(text, &folder.join("recipe.toml"), &overrides).unwrap()
 }
 
-fn run(
+pub(crate) fn run(
     config: EmbedTrainConfig,
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,

@@ -16,7 +16,7 @@ use truing_types::{ChatError, Silent};
 
 use crate::scripted::Scripted;
 
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 output_dir = "labels"
 label_set = "set.toml"
 n_votes = 1
@@ -48,7 +48,7 @@ label = [{ name = "English" }, { name = "Python" }]
 const FILES: [&str; 4] = ["labels.jsonl", "review.jsonl", "unlabelled.jsonl", "summary.json"];
 
 /// Six prompts, `1 + n` by turns with `code n`, and what they are in `category`.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let row = |n: usize| match n % 2 {
         0 => json!({ "prompt": format!("1 + {n}?"), "category": "Math" }),
@@ -73,7 +73,7 @@ fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn run(
+pub(crate) fn run(
     folder: &Path,
     recipe: &str,
     overrides: &[&str],
@@ -98,7 +98,7 @@ fn answer(text: &str) -> String {
     }
 }
 
-fn good() -> Scripted {
+pub(crate) fn good() -> Scripted {
     Scripted::new(|text| Ok(answer(text)))
 }
 

@@ -15,6 +15,7 @@ mod qualities;
 mod ranks;
 mod recipes;
 mod resumes;
+mod rows;
 mod runs;
 mod scripted;
 mod selections;

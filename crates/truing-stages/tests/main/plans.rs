@@ -135,5 +135,9 @@ fn bad_rows_stop_the_plan_or_are_counted() {
     assert!(error.contains("rows.jsonl:41"), "{error}");
     let (_, inputs) = setup::plan(setup::config(folder.path(), &["on_bad_row=skip"])).unwrap();
     assert_eq!((inputs.train_report.n_rows, inputs.train_report.skipped.len()), (40, 2));
-    assert!(inputs.train_report.skipped[1].to_string().contains("rows.jsonl:42"), "{:?}", inputs.train_report.skipped);
+    assert!(
+        inputs.train_report.skipped[1].to_string().contains("rows.jsonl:42"),
+        "{:?}",
+        inputs.train_report.skipped
+    );
 }

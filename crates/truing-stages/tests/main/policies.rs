@@ -13,7 +13,7 @@ use truing_stages::StageError;
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan, rollouts};
 use truing_stages::training::Start;
 use truing_text::RenderOptions;
-use truing_types::{Event, Rollout, Silent};
+use truing_types::{Event, Rollout};
 
 use crate::setup::{self, Events, MACHINE, Ticks, never};
 
@@ -54,7 +54,7 @@ pub(crate) fn folder() -> TempDir {
     folder
 }
 
-fn run(
+pub(crate) fn run(
     folder: &Path,
     overrides: &[&str],
     start: Start,
@@ -62,10 +62,10 @@ fn run(
 ) -> Result<(GrpoOutcome, Vec<Event>), StageError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = GrpoConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
-    let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
-    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut events)?;
+    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
     let outcome = grpo::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
     Ok((outcome, events.seen))
 }

@@ -58,12 +58,12 @@ pub(crate) fn folder() -> TempDir {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Stage {
+pub(crate) enum Stage {
     Dpo,
     Reward,
 }
 
-fn run(
+pub(crate) fn run(
     stage: Stage,
     folder: &Path,
     overrides: &[&str],
@@ -72,14 +72,14 @@ fn run(
 ) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
-    let (options, events) = (RenderOptions::default(), &mut Silent);
-    let inputs = match stage {
-        Stage::Dpo => dpo::load(&config, options, events)?,
-        Stage::Reward => reward::load(&config, options, events)?,
-    };
-    let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
+    let options = RenderOptions::default();
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    let inputs = match stage {
+        Stage::Dpo => dpo::load(&config, options, &mut events)?,
+        Stage::Reward => reward::load(&config, options, &mut events)?,
+    };
+    let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
     let probe = Ticks::default();
     let outcome = match stage {
         Stage::Dpo => dpo::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?,

@@ -32,7 +32,7 @@ model = { server = { base_url = "http://127.0.0.1:9/v1", model = "n" } }
 "#;
 
 /// Two buckets: ten prompts of levels 0 to 9 for anchors, and three that are compared with all.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let row =
         |level: usize, bucket: &str| format!("{{\"prompt\": \"level {level}\", \"bucket\": \"{bucket}\"}}\n");

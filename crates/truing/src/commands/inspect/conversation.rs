@@ -147,9 +147,10 @@ fn remarks_of(row: &TrainingRow, rows: &Rows, before: &BTreeMap<Remark, u64>) ->
     let problems = row.turn_problems().into_iter();
     let turns = problems.map(|(problem, message)| format!("message {message}: {problem}"));
     let is_new = |remark: &Remark, n_rows: u64| before.get(remark).is_none_or(|&before| before < n_rows);
-    let media = rows.remarks().iter().filter(|(remark, remarked)| {
-        matches!(remark, Remark::Media(_)) && is_new(remark, remarked.n_rows)
-    });
+    let media = rows
+        .remarks()
+        .iter()
+        .filter(|(remark, remarked)| matches!(remark, Remark::Media(_)) && is_new(remark, remarked.n_rows));
     turns.chain(media.map(|(remark, _)| remark.to_string())).collect()
 }
 
