@@ -97,14 +97,12 @@ pub fn run(
 fn write(config: &LabelConfig, rows: &[LabelledPrompt], summary: &Summary) -> Result<(), StageError> {
     let folder = &config.output_dir;
     let unlabelled = rows.iter().filter(|row| !row.unlabelled.is_empty()).map(LabelledPrompt::to_row);
-    let unlabelled: Vec<_> = unlabelled.collect();
-    write_lines(&folder.join(REVIEW), &ReviewedPrompt::in_doubt(rows, config.min_confidence))?;
+    let unlabelled: Vec<_> = unlabelled.collect::<Result<_, _>>()?;
+    write_lines(&folder.join(REVIEW), &ReviewedPrompt::in_doubt(rows, config.min_confidence)?)?;
     write_lines(&folder.join("unlabelled.jsonl"), &unlabelled)?;
-    let labelled: Vec<_> = rows.iter().map(LabelledPrompt::to_row).collect();
+    let labelled: Vec<_> = rows.iter().map(LabelledPrompt::to_row).collect::<Result<_, _>>()?;
     write_lines(&folder.join(LabelledPrompt::FILE_NAME), &labelled)?;
-    let failed = |error: serde_json::Error| StageError::Write { path: folder.clone(), source: error.into() };
-    let text = serde_json::to_vec_pretty(summary).map_err(failed)?;
-    Ok(atomic::write(&folder.join("summary.json"), &text)?)
+    Ok(atomic::write_json(&folder.join("summary.json"), summary)?)
 }
 
 /// One judge at work.

@@ -389,6 +389,7 @@ fn labels_of_the_data_are_taken_and_compared() {
     let says_code = Scripted::says(r#"{"ability": "code", "language": ["English", "Python"]}"#);
     let overrides = [columns[0], columns[1], "compare=true"];
     let recipe = format!("{RECIPE}{SECOND}");
+    fs::remove_dir_all(folder.path().join("labels")).unwrap();
     let (summary, rows) =
         run(folder.path(), &recipe, &overrides, vec![says_code.open(), good().open()]).unwrap();
     assert_eq!(rows[0]["labels"]["ability"], "mathematics", "the data's label stays");

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -25,6 +26,8 @@ use crate::{classifiers, embeddings, policies, preferences};
 
 /// Adam divides a gradient by its own size: where that is rounding, so would be the step.
 const STEADY: &str = "adam_epsilon=1e-3";
+
+static WRITING: Mutex<()> = Mutex::new(());
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Stage {
@@ -80,8 +83,11 @@ fn work(
             classifier::run(&plan, &inputs, start, communicator, &probe, &mut events, &stop)?
         }
         Stage::Embed => {
+            // The settings write the data that they name: not while another rank reads them.
+            let writing = WRITING.lock().unwrap();
             let config = embeddings::config(folder, overrides);
             let inputs = EmbedTrainInputs::load(&config, &mut Silent)?;
+            drop(writing);
             let plan = EmbedTrainPlan::resolve(config, &inputs, &MACHINE)?;
             train::run(&plan, &inputs, start, communicator, &probe, &mut events, &stop)?
         }

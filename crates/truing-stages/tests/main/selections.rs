@@ -266,8 +266,11 @@ fn quotas_are_met_on_the_labels_that_prompts_were_given() {
         }
     };
     let text = fs::read_to_string(folder.path().join("pool.jsonl")).unwrap();
-    let rows: String =
-        text.lines().enumerate().map(|row| format!("{}\n", Value::Object(labelled(row).to_row()))).collect();
+    let rows: String = text
+        .lines()
+        .enumerate()
+        .map(|row| format!("{}\n", Value::Object(labelled(row).to_row().unwrap())))
+        .collect();
     fs::write(folder.path().join(LabelledPrompt::FILE_NAME), rows).unwrap();
     let overrides = [
         "quality_column=",

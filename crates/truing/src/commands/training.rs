@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     /// Print the plan and do nothing.
     #[arg(long, conflicts_with = "resume")]
     pub(crate) plan: bool,
-    /// Go on from the newest good checkpoint.
+    /// Go on from the newest good checkpoint; start where the folder holds no run yet.
     #[arg(long)]
     pub(crate) resume: bool,
     /// Print one JSON object at the end.
