@@ -1,6 +1,8 @@
 //! What a sandboxed program can do to other processes and to memory that no limit counts: nothing, with namespaces and
 //! without. Each attempt is made by a real program, and first outside of the sandbox, where it has to get through.
 
+#![allow(clippy::print_stderr, clippy::print_stdout, reason = "says why a test was skipped, and what was found")]
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
