@@ -84,6 +84,16 @@ pub(super) fn read_and_clean(config: &SelectConfig, events: &mut dyn EventSink) 
     pool.report.n_rows = pool.rows.len() as u64;
     events.emit(Event::PhaseFinished);
     pool.report.warn("the prompts", events);
+    if let Some(column) = &config.quality_column
+        && !pool.rows.is_empty()
+        && pool.rows.iter().all(|row| row.quality.is_none())
+    {
+        return Err(StageError::BadSetting {
+            key: "quality_column",
+            found: format!("`{column}`, which has a value in no row"),
+            expected: "a column with numbers".into(),
+        });
+    }
     for missing in pool.missing(config) {
         events.emit(Event::Warning(missing));
     }

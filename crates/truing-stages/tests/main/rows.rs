@@ -260,6 +260,10 @@ fn rows_without_a_quality_come_last_and_are_counted() {
         let notes = &report.summary.notes;
         assert!(notes.iter().any(|note| note.contains(text)), "no `{text}` in {notes:?}");
     }
+    let output = format!("output_dir={:?}", folder.path().join("none"));
+    let misspelt = ["quality_column=qualities", &output];
+    let error = selections::run_in(folder.path(), &misspelt, Start::Fresh).unwrap_err().to_string();
+    assert!(error.contains("`qualities`, which has a value in no row"), "{error}");
     fs::write(&pool, text.replacen("\"quality\":0.0", "\"quality\":\"good\"", 1)).unwrap();
     let output = format!("output_dir={:?}", folder.path().join("other"));
     let error = selections::run_in(folder.path(), &[&output], Start::Fresh).unwrap_err().to_string();
