@@ -164,6 +164,24 @@ pub fn find_model(
     Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: advice.to_owned() })
 }
 
+/// The name of a model whose directory lies in a cache, ours or that of the Hugging Face libraries, at the commit that is its
+/// `main` there. Others find the model by it, where the path means nothing to them.
+#[must_use]
+pub fn hub_name(path: &Path) -> Option<String> {
+    let commit = path.file_name()?.to_str()?;
+    let folder = path.parent()?;
+    let (repository, escaped) = match folder.file_name()?.to_str()? {
+        "snapshots" => {
+            let repository = folder.parent()?;
+            (repository, repository.file_name()?.to_str()?.strip_prefix("models--")?)
+        }
+        name => (folder, name),
+    };
+    let (organisation, name) = escaped.split_once("--")?;
+    let main = std::fs::read_to_string(repository.join("refs/main")).ok()?;
+    (main.trim() == commit).then(|| format!("{organisation}/{name}"))
+}
+
 /// Whether a path is an adapter that names its base as a model of the hub, so that the base has to be found as well.
 #[must_use]
 pub fn names_base_of_hub(path: &Path) -> bool {

@@ -6,9 +6,10 @@ use std::path::Path;
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_model::adapters::add_lora_product;
 use truing_model::engine::ParameterTensor;
+use truing_model::sources::hub_name;
 use truing_model::{
-    Engine, EngineError, HeadKind, LoraSpec, ModelFiles, ParameterRole, ParameterSpec, ParameterStore,
-    SaveOptions, Tensor, TrainableSpec, save_pretrained,
+    Engine, EngineError, HeadKind, LoraSpec, ModelFiles, ModelKind, ParameterRole, ParameterSpec,
+    ParameterStore, SaveOptions, Tensor, TrainableSpec, save_pretrained,
 };
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::checkpoint;
@@ -79,6 +80,11 @@ pub fn announce(files: &ModelFiles, trainable: &TrainableSpec, events: &mut dyn 
     for notice in files.notices() {
         events.emit(Event::Warning(notice));
     }
+    if trainable.lora.is_some() && files.kind == ModelKind::Gguf {
+        let note = "the base model is a GGUF file, which PEFT does not load: for use elsewhere save the whole model with \
+                    `merge_adapter = true`";
+        events.emit(Event::Note(note.into()));
+    }
     if let Some(adapter) = &files.adapter {
         let fate = match trainable.lora {
             Some(_) => "training continues on its weights",
@@ -103,11 +109,13 @@ pub(crate) fn warn_without_padding(files: &ModelFiles, renderer: &ChatRenderer, 
     }
 }
 
-/// What the saved adapter names as its base: what the recipe names, or of a continued adapter that one's base.
+/// What the saved adapter names as its base: what the recipe names, or of a continued adapter that one's base. A model out
+/// of a cache goes by its name.
 pub(crate) fn base_of<'a>(files: &'a ModelFiles, configured: &'a str) -> Cow<'a, str> {
-    match &files.adapter {
-        Some(adapter) => adapter.base_path.to_string_lossy(),
-        None => Cow::Borrowed(configured),
+    match (hub_name(files.base_path()), &files.adapter) {
+        (Some(name), _) => Cow::Owned(name),
+        (None, Some(adapter)) => adapter.base_path.to_string_lossy(),
+        (None, None) => Cow::Borrowed(configured),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use truing_model::adapters::{merge_lora, save_adapter};
-use truing_model::sources::{FindOptions, find_model, names_base_of_hub};
+use truing_model::sources::{FindOptions, find_model, hub_name, names_base_of_hub};
 use truing_model::weights::SafetensorsFile;
 use truing_model::{
     HeadKind, LoadedModel, LoraSpec, ModelError, ModelFiles, ParameterSpec, SaveDtype, SaveOptions, Tensor,
@@ -187,6 +187,9 @@ fn a_base_that_is_a_name_is_found_as_models_are() {
     let found = find(&options).unwrap().path;
     let files = ModelFiles::open(&found).unwrap();
     assert_eq!(files.base_path(), model.join("0123"));
+    assert_eq!(hub_name(files.base_path()).as_deref(), Some("org/tiny"));
+    assert_eq!(hub_name(&model.join("4567")), None, "a commit that is not main");
+    assert_eq!(hub_name(&tiny_model(MODEL)), None);
     assert_eq!(files.spec.head, HeadKind::Score { n_outputs: 1 });
     files.load().unwrap();
     // Weights that are trained further meanwhile are seen.

@@ -59,6 +59,10 @@ fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(Gr
         let found = model::find(&config.model_name_or_path, context)?;
         config.model_name_or_path = found.to_string_lossy().into_owned();
     }
+    if let Some(reward_model) = &mut config.reward_model {
+        let name = &mut reward_model.model_name_or_path;
+        *name = model::find(&name.to_string_lossy(), context)?;
+    }
     if let Some(judge) = &mut config.judge {
         asking::find_model(&mut judge.model, context)?;
     }
