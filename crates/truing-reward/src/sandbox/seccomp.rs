@@ -35,7 +35,9 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 fn filters(own_id: u32, files: Files) -> Result<Vec<BpfProgram>, String> {
     let mut rules: Rules = FORBIDDEN.iter().map(|&call| (call, vec![])).collect();
     #[cfg(target_arch = "x86_64")]
-    rules.extend([libc::SYS_fork, libc::SYS_vfork, libc::SYS_iopl, libc::SYS_ioperm].map(|call| (call, vec![])));
+    rules.extend(
+        [libc::SYS_fork, libc::SYS_vfork, libc::SYS_iopl, libc::SYS_ioperm].map(|call| (call, vec![])),
+    );
     #[cfg(target_arch = "x86_64")]
     rules.extend([libc::SYS_inotify_init, libc::SYS_modify_ldt].map(|call| (call, vec![])));
     rules.extend(on_others(own_id)?);
@@ -59,7 +61,8 @@ fn on_others(own_id: u32) -> Result<Rules, String> {
         SeccompRule::new(conditions.collect::<Result<_, _>>()?).map_err(|error| error.to_string())
     };
     let is = |argument, value: u64| -> Result<SeccompRule, String> {
-        SeccompRule::new(vec![condition(argument, SeccompCmpOp::Eq, value)?]).map_err(|error| error.to_string())
+        SeccompRule::new(vec![condition(argument, SeccompCmpOp::Eq, value)?])
+            .map_err(|error| error.to_string())
     };
     let mut rules = Rules::new();
     // Zero is the own process group for signals, and the caller for all others.
@@ -70,7 +73,8 @@ fn on_others(own_id: u32) -> Result<Rules, String> {
         rules.insert(*call, vec![other_than(0, &[0, own_id])?]);
     }
     // The first argument says whether the second is a process, a group or a user.
-    for (call, process) in [(libc::SYS_setpriority, libc::PRIO_PROCESS), (libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS)]
+    for (call, process) in
+        [(libc::SYS_setpriority, libc::PRIO_PROCESS), (libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS)]
     {
         rules.insert(call, vec![other_than(0, &[process])?, other_than(1, &[0, own_id])?]);
     }
@@ -81,8 +85,7 @@ fn on_others(own_id: u32) -> Result<Rules, String> {
     rules.insert(libc::SYS_ioctl, vec![other_than(1, DEVICE_COMMANDS)?]);
     rules.insert(libc::SYS_prctl, arguments(0, PROCESS_COMMANDS)?);
     let thread = libc::CLONE_THREAD as u64;
-    let makes_process =
-        SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0);
+    let makes_process = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0);
     let makes_process = makes_process.and_then(|condition| SeccompRule::new(vec![condition]));
     rules.insert(libc::SYS_clone, vec![makes_process.map_err(|error| error.to_string())?]);
     Ok(rules)
@@ -109,7 +112,8 @@ fn opening_without_reading() -> Result<Rules, String> {
 
 /// A condition on an argument of 32 bits.
 fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, String> {
-    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value).map_err(|error| error.to_string())
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+        .map_err(|error| error.to_string())
 }
 
 /// Calls with numbers that the lists below do not know: later ones, and on x86-64 a second set of the same ones (x32).

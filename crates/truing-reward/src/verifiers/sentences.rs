@@ -61,35 +61,40 @@ const COMMON: &[&str] = &[
 ];
 
 const SPANISH_ABBREVIATIONS: &[&str] = &[
-    "sr", "sra", "srta", "sres", "dr", "dra", "d", "dña", "ud", "uds", "vd", "vds", "prof", "profa", "lic", "ing", "arq",
-    "etc", "p.ej", "ej", "pág", "págs", "núm", "nº", "tel", "av", "avda", "cía", "ltda", "s.a", "ee.uu", "a.c", "d.c",
-    "a.m", "p.m", "vol", "cap", "fig", "aprox", "máx", "mín", "art", "gral", "cap", "sto", "sta", "hnos", "vs",
+    "sr", "sra", "srta", "sres", "dr", "dra", "d", "dña", "ud", "uds", "vd", "vds", "prof", "profa", "lic",
+    "ing", "arq", "etc", "p.ej", "ej", "pág", "págs", "núm", "nº", "tel", "av", "avda", "cía", "ltda", "s.a",
+    "ee.uu", "a.c", "d.c", "a.m", "p.m", "vol", "cap", "fig", "aprox", "máx", "mín", "art", "gral", "cap",
+    "sto", "sta", "hnos", "vs",
 ];
 
 const FRENCH_ABBREVIATIONS: &[&str] = &[
-    "m", "mm", "mme", "mmes", "mlle", "mlles", "dr", "pr", "prof", "me", "st", "ste", "etc", "p.ex", "ex", "cf", "env",
-    "av", "apr", "j.-c", "p", "pp", "n", "no", "fig", "vol", "chap", "art", "éd", "tél", "bd", "boul", "min", "max", "c.-à-d",
-    "s.a", "e.g", "i.e", "vs", "janv", "févr", "juil", "sept", "oct", "nov", "déc",
+    "m", "mm", "mme", "mmes", "mlle", "mlles", "dr", "pr", "prof", "me", "st", "ste", "etc", "p.ex", "ex",
+    "cf", "env", "av", "apr", "j.-c", "p", "pp", "n", "no", "fig", "vol", "chap", "art", "éd", "tél", "bd",
+    "boul", "min", "max", "c.-à-d", "s.a", "e.g", "i.e", "vs", "janv", "févr", "juil", "sept", "oct", "nov",
+    "déc",
 ];
 
 /// As [`COMMON`], of Spanish.
 const SPANISH_COMMON: &[&str] = &[
-    "a", "además", "al", "ante", "así", "aunque", "cada", "como", "con", "cuando", "de", "del", "desde", "después", "donde",
-    "e", "el", "él", "ella", "ellos", "en", "entonces", "entre", "era", "es", "esa", "ese", "eso", "esta", "este", "esto",
-    "había", "hay", "la", "las", "le", "les", "lo", "los", "luego", "me", "mi", "mientras", "muchos", "muy", "nada", "ni", "no",
-    "nos", "nuestro", "o", "otra", "otro", "para", "pero", "por", "porque", "primero", "pues", "que", "quien", "se", "según",
-    "si", "sí", "sin", "sobre", "son", "su", "sus", "también", "tan", "te", "todo", "todos", "tras", "tu", "tú", "un", "una",
+    "a", "además", "al", "ante", "así", "aunque", "cada", "como", "con", "cuando", "de", "del", "desde",
+    "después", "donde", "e", "el", "él", "ella", "ellos", "en", "entonces", "entre", "era", "es", "esa",
+    "ese", "eso", "esta", "este", "esto", "había", "hay", "la", "las", "le", "les", "lo", "los", "luego",
+    "me", "mi", "mientras", "muchos", "muy", "nada", "ni", "no", "nos", "nuestro", "o", "otra", "otro",
+    "para", "pero", "por", "porque", "primero", "pues", "que", "quien", "se", "según", "si", "sí", "sin",
+    "sobre", "son", "su", "sus", "también", "tan", "te", "todo", "todos", "tras", "tu", "tú", "un", "una",
     "unos", "y", "ya", "yo",
 ];
 
 /// As [`COMMON`], of French.
 const FRENCH_COMMON: &[&str] = &[
-    "à", "afin", "ainsi", "alors", "après", "au", "aucun", "aussi", "avant", "avec", "beaucoup", "car", "ce", "cela", "ces",
-    "cet", "cette", "chaque", "comme", "comment", "dans", "de", "depuis", "des", "donc", "du", "elle", "elles", "en", "enfin",
-    "ensuite", "est", "et", "il", "ils", "je", "la", "le", "les", "leur", "leurs", "lors", "lorsque", "mais", "mes", "mon", "ne",
-    "non", "nos", "notre", "nous", "on", "or", "ou", "où", "oui", "par", "parce", "pendant", "peut", "plus", "pour", "pourquoi",
-    "puis", "quand", "que", "quel", "qui", "sa", "sans", "se", "selon", "ses", "si", "son", "sous", "sur", "ta", "tes", "ton",
-    "tous", "tout", "toute", "très", "tu", "un", "une", "vers", "voici", "voilà", "vos", "votre", "vous", "y",
+    "à", "afin", "ainsi", "alors", "après", "au", "aucun", "aussi", "avant", "avec", "beaucoup", "car", "ce",
+    "cela", "ces", "cet", "cette", "chaque", "comme", "comment", "dans", "de", "depuis", "des", "donc", "du",
+    "elle", "elles", "en", "enfin", "ensuite", "est", "et", "il", "ils", "je", "la", "le", "les", "leur",
+    "leurs", "lors", "lorsque", "mais", "mes", "mon", "ne", "non", "nos", "notre", "nous", "on", "or", "ou",
+    "où", "oui", "par", "parce", "pendant", "peut", "plus", "pour", "pourquoi", "puis", "quand", "que",
+    "quel", "qui", "sa", "sans", "se", "selon", "ses", "si", "son", "sous", "sur", "ta", "tes", "ton",
+    "tous", "tout", "toute", "très", "tu", "un", "une", "vers", "voici", "voilà", "vos", "votre", "vous",
+    "y",
 ];
 
 /// How many sentences a text has.

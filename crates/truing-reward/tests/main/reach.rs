@@ -1,7 +1,11 @@
 //! What a sandboxed program can do to other processes and to memory that no limit counts: nothing, with namespaces and
 //! without. Each attempt is made by a real program, and first outside of the sandbox, where it has to get through.
 
-#![allow(clippy::print_stderr, clippy::print_stdout, reason = "says why a test was skipped, and what was found")]
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "says why a test was skipped, and what was found"
+)]
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -218,8 +222,11 @@ fn no_call_reaches_another_process_or_uncounted_memory() {
     assert!(is_done, "{text}");
     let outside: Answers = serde_json::from_str(&text).unwrap();
     // This kernel may lack a call; all others get through, so a refusal inside is the sandbox's.
-    let lacking: Vec<&String> =
-        outside.iter().filter(|(_, (result, errno))| *result < 0 && refused.contains(errno)).map(|(name, _)| name).collect();
+    let lacking: Vec<&String> = outside
+        .iter()
+        .filter(|(_, (result, errno))| *result < 0 && refused.contains(errno))
+        .map(|(name, _)| name)
+        .collect();
     println!("{} attempts, not possible here outside of a sandbox: {lacking:?}", outside.len());
     assert!(4 * lacking.len() <= outside.len(), "{lacking:?}");
     let folder = tempfile::tempdir().unwrap();

@@ -268,13 +268,15 @@ fn count_parameters(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u6
 
 /// Refuses an entry of a reward's `sources` that means no source of the run: its rows would silently get no reward.
 fn check_sources(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
-    let configured = config.data.iter().chain(&config.eval_data).map(|source| config.data_dir.join(&source.path));
+    let configured =
+        config.data.iter().chain(&config.eval_data).map(|source| config.data_dir.join(&source.path));
     // Where a source is a folder, rows name its files.
     let files = configured.filter(|path| !path.is_dir());
     let mut known: BTreeSet<String> = files.map(|path| path.to_string_lossy().into_owned()).collect();
     known.extend(inputs::sources(&inputs.prompts).into_iter().map(|source| source.to_string()));
     known.extend(inputs::sources(&inputs.eval).into_iter().map(|source| source.to_string()));
-    let rewards = config.reward.iter().flat_map(|reward| &reward.sources).map(|entry| ("reward.sources", entry));
+    let rewards =
+        config.reward.iter().flat_map(|reward| &reward.sources).map(|entry| ("reward.sources", entry));
     let judge = config.judge.iter().flat_map(|judge| &judge.sources).map(|entry| ("judge.sources", entry));
     match rewards.chain(judge).find(|(_, entry)| !known.iter().any(|path| is_source(path, entry))) {
         None => Ok(()),

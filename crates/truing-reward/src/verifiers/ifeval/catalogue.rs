@@ -92,10 +92,8 @@ pub(super) fn find(locale: Locale, id: &str) -> Result<&'static Entry, String> {
         return Ok(entry);
     }
     let group = id.split(':').next().unwrap_or_default();
-    let of_group: Vec<&str> = of(locale)
-        .filter(|entry| entry.id.split(':').next() == Some(group))
-        .map(|entry| entry.id)
-        .collect();
+    let of_group: Vec<&str> =
+        of(locale).filter(|entry| entry.id.split(':').next() == Some(group)).map(|entry| entry.id).collect();
     if !of_group.is_empty() {
         return Err(of_group.join(", "));
     }

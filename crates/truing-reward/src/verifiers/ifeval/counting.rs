@@ -13,8 +13,7 @@ static SPANISH_WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"\w+(?:[-'’./
 static CHINESE_WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"\p{Han}|[\w--\p{Han}]+"));
 static LIST_MARK: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?m)^\s*\d+\.\s*|^\s*[-*]\s*"));
 static KANJI: LazyLock<Regex> = LazyLock::new(|| pattern(r"[\x{4e00}-\x{9faf}]+"));
-static KANJI_WITH_READING: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"[\x{4e00}-\x{9faf}]+（[ぁ-ん]+）"));
+static KANJI_WITH_READING: LazyLock<Regex> = LazyLock::new(|| pattern(r"[\x{4e00}-\x{9faf}]+（[ぁ-ん]+）"));
 
 /// How many words a text has. A Chinese character counts as a word, as does a word of another script between them.
 pub(super) fn count_words(text: &str, locale: Locale) -> usize {
@@ -196,9 +195,11 @@ pub(super) fn is_katakana(letter: char) -> bool {
     matches!(letter, 'ァ'..='ヺ' | 'ｦ'..='ﾟ')
 }
 
-/// Whether all letters are of one of the two scripts. Marks and digits are no letters; the mark of length is of both.
+/// Whether all letters are of one of the two scripts. Marks, digits and numerals such as 〇 are no letters; the mark of
+/// length is of both.
 pub(super) fn is_all(text: &str, is_of_script: fn(char) -> bool) -> bool {
-    text.chars().all(|letter| is_of_script(letter) || letter == 'ー' || !letter.is_alphabetic())
+    let is_letter = |letter: char| letter.is_alphabetic() && !letter.is_numeric();
+    text.chars().all(|letter| is_of_script(letter) || letter == 'ー' || !is_letter(letter))
 }
 
 /// Whether every sentence ends with the same letters, besides what stands between quotation marks.
@@ -252,5 +253,7 @@ fn without_accents(word: &str) -> String {
 
 /// Whether a letter carries an accent or another mark.
 pub(super) fn has_any_accent(text: &str) -> bool {
-    text.chars().flat_map(char::to_lowercase).any(|letter| ACCENTS.iter().any(|(marked, _)| marked.contains(letter)))
+    text.chars()
+        .flat_map(char::to_lowercase)
+        .any(|letter| ACCENTS.iter().any(|(marked, _)| marked.contains(letter)))
 }

@@ -132,7 +132,7 @@ impl Instruction {
             Rule::RepeatPrompt(prompt) => trimmed.to_lowercase().starts_with(prompt.as_str()),
             Rule::TwoResponses => text_of::are_two_responses(text),
             Rule::Informal => INFORMAL.is_match(text),
-            Rule::NoDigits => !text.chars().any(char::is_numeric),
+            Rule::NoDigits => !DIGIT.is_match(text),
             Rule::Placeholders(bound) => bound.holds(locale.placeholder().find_iter(text).count()),
             Rule::Postscript(marker) => marker.is_match(&text.to_lowercase()),
             Rule::ConstrainedResponse => locale.answers().iter().any(|answer| trimmed.contains(answer)),
@@ -197,10 +197,11 @@ impl Instruction {
     }
 }
 
+/// Digits of any script; numerals of Chinese and Japanese are none.
+static DIGIT: LazyLock<Regex> = LazyLock::new(|| pattern(r"\d"));
 static NUMBERED: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?m)^\s*\d+\.\s.*$"));
 /// French words for one person who is addressed as a friend.
-static INFORMAL: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?i)\b(?:tu|te|toi|ton|ta|tes)\b|\bt['’]\w"));
+static INFORMAL: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\b(?:tu|te|toi|ton|ta|tes)\b|\bt['’]\w"));
 
 /// Readers of groups of instructions. `None`: the group has no instruction of this name.
 impl Rule {

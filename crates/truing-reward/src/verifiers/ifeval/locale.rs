@@ -67,7 +67,9 @@ impl Locale {
             | (Self::Fr, "au moins")
             | (Self::Ja, "以上")
             | (Self::Zh, "至少" | "不少于" | "以上") => Bound::AtLeast(count),
-            (Self::Es, "como máximo") | (Self::Zh, "至多" | "最多" | "不超过") => Bound::AtMost(count),
+            (Self::Es, "como máximo") | (Self::Zh, "至多" | "最多" | "不超过") => {
+                Bound::AtMost(count)
+            }
             _ => return None,
         })
     }

@@ -87,16 +87,12 @@ impl RewardFunction for Ifeval {
 
     fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>> {
         let score = |completion: &Completion<'_>| {
-            let verdicts = check_row_in(
-                completion.columns,
-                completion.text,
-                self.0.mode,
-                &self.0.language_column,
-            )
-            .map_err(|unscored| Unscored {
-                detail: format!("{}: {}", completion.origin, unscored.detail),
-                ..unscored
-            })?;
+            let verdicts =
+                check_row_in(completion.columns, completion.text, self.0.mode, &self.0.language_column)
+                    .map_err(|unscored| Unscored {
+                        detail: format!("{}: {}", completion.origin, unscored.detail),
+                        ..unscored
+                    })?;
             let n_followed = verdicts.iter().filter(|(_, is_followed)| *is_followed).count();
             Ok(match self.0.aggregate {
                 Aggregate::Mean => n_followed as f64 / verdicts.len() as f64,
@@ -158,12 +154,14 @@ fn bad_row(detail: String) -> Unscored {
 /// The language of an id and the rest of it.
 fn locale_of<'a>(id: &'a Value, column: &str, of_row: Option<&Value>) -> Result<(Locale, &'a str), Unscored> {
     let known = || Locale::ALL.map(Locale::code).join("`, `");
-    let text = id.as_str().ok_or_else(|| bad_row(format!("`instruction_id_list` has {id}, expected texts")))?;
+    let text =
+        id.as_str().ok_or_else(|| bad_row(format!("`instruction_id_list` has {id}, expected texts")))?;
     if text.matches(':').count() == 2
         && let Some((prefix, rest)) = text.split_once(':')
     {
         let locale = Locale::ALL.into_iter().find(|locale| locale.code() == prefix);
-        let unknown = || bad_row(format!("`{text}`: no rules are known for `{prefix}`, only for `{}`", known()));
+        let unknown =
+            || bad_row(format!("`{text}`: no rules are known for `{prefix}`, only for `{}`", known()));
         return Ok((locale.ok_or_else(unknown)?, rest));
     }
     let Some(name) = of_row else { return Ok((Locale::En, text)) };
