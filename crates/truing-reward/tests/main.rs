@@ -9,6 +9,8 @@
 #[cfg(target_os = "linux")]
 #[path = "main/code.rs"]
 mod code;
+#[path = "main/math.rs"]
+mod math;
 #[cfg(target_os = "linux")]
 #[path = "main/reach.rs"]
 mod reach;
