@@ -9,6 +9,8 @@
 #[cfg(target_os = "linux")]
 #[path = "main/code.rs"]
 mod code;
+#[path = "main/completions.rs"]
+mod completions;
 #[path = "main/math.rs"]
 mod math;
 #[cfg(target_os = "linux")]
