@@ -191,7 +191,7 @@ def check_rewards(what, path, data, padding, is_adapter):
 
 def predictions_of_truing(path, data):
     output = scratch / "predicted.jsonl"
-    run("label", "predict", path, data, "--output", output, "--probabilities", "--overwrite")
+    run("label", "predict", "--model", path, "--data", data, "--output", output, "--probabilities", "--overwrite")
     rows = [json.loads(line)["probabilities"]["kind"] for line in output.read_text().splitlines()]
     labels = json.loads((path / "classifier.json").read_text())["parts"][0]["labels"]
     return [[row[label] for label in labels] for row in rows], labels

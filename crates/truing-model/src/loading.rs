@@ -286,10 +286,8 @@ impl ModelFiles {
     ) -> Result<(), E> {
         self.read_all(&mut put)?;
         let Some(adapter) = &self.adapter else { return Ok(()) };
-        let parameters = self.spec.lora_parameters(&adapter.lora).into_iter();
-        parameters
-            .into_iter()
-            .try_for_each(|parameter| put(&parameter, adapter.tensors.read(&parameter.name)?))
+        let parameters = self.spec.lora_parameters(&adapter.lora);
+        parameters.iter().try_for_each(|parameter| put(parameter, adapter.tensors.read(&parameter.name)?))
     }
 
     fn read_all<E: From<ModelError>>(

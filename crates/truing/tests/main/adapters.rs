@@ -79,8 +79,9 @@ fn an_adapter_is_called_one_and_generates_scores_and_is_inspected() {
     assert_eq!(scored.stdout.lines().count(), 48);
     scored.expect_stderr(&["is an adapter (rank 4", &base]);
 
-    let more = ["--set", "output_dir=songs", "--set", "data.0.path=songs.jsonl"];
-    run(folder.path(), ["sft", &recipe].into_iter().chain(more)).expect_status(0);
+    let [output, data] = [("output_dir", "songs"), ("data.0.path", "songs.jsonl")]
+        .map(|(key, name)| format!("{key}={}", path(folder.path(), name)));
+    run(folder.path(), ["sft", &recipe, "--set", &output, "--set", &data]).expect_status(0);
     let adapter = path(folder.path(), "songs/model");
     let arguments = ["generate", "--model", &adapter, "--max-new-tokens", "4", "Hello"];
     run(folder.path(), arguments).expect_status(0).expect_stderr(&["is an adapter", "merged into the base"]);
