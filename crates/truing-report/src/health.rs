@@ -191,9 +191,9 @@ fn unscored(stage: &StageRecord) -> Option<HealthNote> {
 /// Whether a reward model orders pairs better than chance.
 fn order(stage: &StageRecord) -> Option<HealthNote> {
     let all = &stage.diagnostics.last()?.diagnostics.all;
-    let (accuracy, half) = (all.accuracy?, all.accuracy_interval?);
-    let figures = format!("{:.1} % ± {:.1} of {} pairs", 100.0 * accuracy, 100.0 * half, all.n_pairs);
-    Some(if accuracy - half > 0.5 {
+    let (accuracy, interval) = (all.accuracy?, all.accuracy_interval?);
+    let figures = format!("{:.1} % ({}) of {} pairs", 100.0 * accuracy, interval.percent(), all.n_pairs);
+    Some(if interval.low > 0.5 {
         HealthNote { level: Level::Good, text: format!("The rewards order {figures} as people did.") }
     } else {
         HealthNote {
@@ -345,7 +345,7 @@ fn speed(stage: &StageRecord) -> Option<HealthNote> {
 mod tests {
     use super::*;
     use crate::run_record::{MetricsRow, PlanRecord};
-    use truing_types::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
+    use truing_types::{RewardDiagnostics, RewardEvaluation, ShareInterval, SourceDiagnostics};
 
     fn stage(name: &str, values: &[f64]) -> StageRecord {
         let row = |(idx, value): (usize, &f64)| MetricsRow {
@@ -388,7 +388,7 @@ mod tests {
         let evaluated = |accuracy, correlation| {
             let all = SourceDiagnostics {
                 accuracy: Some(accuracy),
-                accuracy_interval: Some(0.05),
+                accuracy_interval: Some(ShareInterval { low: accuracy - 0.05, high: accuracy + 0.05 }),
                 length_correlation: Some(correlation),
                 prefers_longer: Some(0.7),
                 ..SourceDiagnostics::default()

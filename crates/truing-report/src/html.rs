@@ -6,7 +6,9 @@ use askama::Template;
 use plotly::Plot;
 use serde_json::{Value, json};
 use truing_store::{InputFile, atomic};
-use truing_types::{DimensionEvaluation, Evaluation, RewardEvaluation, ScoreEvaluation, SourceDiagnostics};
+use truing_types::{
+    DimensionEvaluation, Evaluation, RewardEvaluation, ScoreEvaluation, ShareInterval, SourceDiagnostics,
+};
 
 use crate::ReportError;
 use crate::charts::CHARTS;
@@ -264,16 +266,29 @@ fn cards(record: &RunRecord) -> Vec<Card> {
 fn order_card(stage: &StageRecord) -> Option<Card> {
     let (first, last) = (stage.diagnostics.first()?, stage.diagnostics.last()?);
     let accuracy = last.diagnostics.all.accuracy?;
-    let half = last.diagnostics.all.accuracy_interval.unwrap_or(0.0);
+    let interval = last.diagnostics.all.accuracy_interval;
     let before = first.diagnostics.all.accuracy.filter(|_| first.step < last.step);
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     Some(Card {
         label: "pairs in order",
         before: before.map(percent),
         value: percent(accuracy),
-        detail: format!("± {:.1}, of {} pairs", 100.0 * half, last.diagnostics.all.n_pairs),
-        class: if accuracy - half > before.unwrap_or(0.5) { "good" } else { "" },
+        detail: of_trials(interval, last.diagnostics.all.n_pairs, "pairs"),
+        class: class_above(interval, before.unwrap_or(0.5)),
     })
+}
+
+/// The 95 % interval of a share and how many trials it is of.
+fn of_trials(interval: Option<ShareInterval>, n: u64, what: &str) -> String {
+    match interval {
+        Some(interval) => format!("95 % interval {}, of {n} {what}", interval.percent()),
+        None => format!("of {n} {what}"),
+    }
+}
+
+/// Good where the whole interval lies above what it is compared with.
+fn class_above(interval: Option<ShareInterval>, baseline: f64) -> &'static str {
+    if interval.is_some_and(|interval| interval.low > baseline) { "good" } else { "" }
 }
 
 /// How often a classifier is right, and how far a scorer agrees with what it learnt from.
@@ -282,14 +297,14 @@ fn classifier_cards(stage: &StageRecord) -> Vec<Card> {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let of_dimension = |dimension: &DimensionEvaluation| {
         let accuracy = dimension.accuracy?;
-        let half = dimension.accuracy_interval.unwrap_or(0.0);
+        let interval = dimension.accuracy_interval;
         let baseline = dimension.baseline_accuracy;
         Some(Card {
             label: "labels right",
             before: baseline.map(percent),
             value: percent(accuracy),
-            detail: format!("{}: ± {:.1}, of {} texts", dimension.name, 100.0 * half, dimension.n_texts),
-            class: if accuracy - half > baseline.unwrap_or(0.0) { "good" } else { "" },
+            detail: format!("{}: {}", dimension.name, of_trials(interval, dimension.n_texts, "texts")),
+            class: class_above(interval, baseline.unwrap_or(0.0)),
         })
     };
     let of_score = |score: &ScoreEvaluation| {
@@ -327,13 +342,14 @@ fn reward_sources(stage: &StageRecord) -> Vec<[String; 9]> {
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.2}"));
     let percent =
         |value: Option<f64>| value.map_or_else(String::new, |value| format!("{:.1} %", 100.0 * value));
-    let interval =
-        |half: Option<f64>| half.map_or_else(String::new, |half| format!(" ± {:.1}", 100.0 * half));
+    let bounds = |interval: Option<ShareInterval>| {
+        interval.map_or_else(String::new, |interval| format!(" ({})", interval.percent()))
+    };
     let row = |name: &str, source: &SourceDiagnostics| {
         [
             name.to_owned(),
             source.n_pairs.to_string(),
-            percent(source.accuracy) + &interval(source.accuracy_interval),
+            percent(source.accuracy) + &bounds(source.accuracy_interval),
             number(source.margin),
             percent(source.prefers_longer),
             number(source.length_correlation),

@@ -148,7 +148,7 @@ pub fn run(
 struct Known {
     /// Summed log-probability of each response under the reference, by group.
     reference: Vec<Vec<f64>>,
-    /// For KTO: each prompt with the response of the group after it, and the reference's word on it.
+    /// For KTO: each prompt with a response to another prompt, and its log-probability under the reference.
     mismatched: Option<(ResponseDataset, Vec<Vec<f64>>)>,
 }
 
@@ -227,7 +227,9 @@ impl Workload for DirectPreference {
     ) -> Result<(), StageError> {
         let Some((mismatched, reference)) = &self.known(side).mismatched else { return Ok(()) };
         let (mut sum, mut n) = (0.0, 0.0);
-        for samples in packs {
+        let parts =
+            packs.iter().flat_map(|samples| reference::within_budget(mismatched, samples, self.budget));
+        for samples in parts {
             let policy = reference::summed_log_probs(engine, mismatched, samples)?;
             let of_reference = samples.iter().flat_map(|&group| &reference[group as usize]);
             sum += policy.iter().zip(of_reference).map(|(policy, reference)| policy - reference).sum::<f64>();

@@ -33,9 +33,3 @@ pub(crate) fn ranks(values: &[f64]) -> Vec<f64> {
     }
     ranks
 }
-
-/// Half the width of Wilson's 95 % interval (1927).
-pub(crate) fn wilson_half_width(p: f64, n: f64) -> f64 {
-    const Z: f64 = 1.959_964;
-    Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt() / (1.0 + Z * Z / n)
-}

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ShareInterval;
+use crate::interval::interval_or_half_width;
+
 use crate::CalibrationBin;
 
 /// One label in numbers.
@@ -35,8 +38,9 @@ pub struct DimensionEvaluation {
     pub n_texts: u64,
     /// Share of texts whose labels are all right.
     pub accuracy: Option<f64>,
-    /// Half the width of the accuracy's 95 % interval (Wilson's).
-    pub accuracy_interval: Option<f64>,
+    /// The accuracy's 95 % interval (Wilson).
+    #[serde(default, deserialize_with = "interval_or_half_width")]
+    pub accuracy_interval: Option<ShareInterval>,
     /// What always saying the training data's most frequent label would reach; of one label alone.
     pub baseline_accuracy: Option<f64>,
     /// Mean F1 of the labels that some text has or is said to have.

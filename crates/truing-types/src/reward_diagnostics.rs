@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ShareInterval;
+use crate::interval::interval_or_half_width;
+
 /// A source in numbers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SourceDiagnostics {
@@ -15,8 +18,9 @@ pub struct SourceDiagnostics {
     pub n_ties: u64,
     /// Share of pairs in the right order; half for equal rewards.
     pub accuracy: Option<f64>,
-    /// Half the width of the accuracy's 95 % interval (Wilson's, by prompts as independent draws).
-    pub accuracy_interval: Option<f64>,
+    /// The accuracy's 95 % interval (Wilson, pairs as independent trials).
+    #[serde(default, deserialize_with = "interval_or_half_width")]
+    pub accuracy_interval: Option<ShareInterval>,
     /// Mean lead of the better response.
     pub margin: Option<f64>,
     /// Mean absolute difference of pairs with an order.

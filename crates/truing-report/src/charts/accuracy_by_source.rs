@@ -4,14 +4,16 @@ use plotly::common::{DashType, ErrorData, ErrorType, HoverInfo, Line, Marker, Mo
 use plotly::layout::{Axis, AxisType};
 use plotly::{Plot, Scatter};
 
+use truing_types::ShareInterval;
+
 use super::{BLUE, Chart, GREY, plain, plot};
 use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
     name: "accuracy_by_source",
     title: "Pairs in order, by source",
-    caption: "The last evaluation. Bars are 95 % intervals (Wilson); half is chance, and a source whose bar reaches \
-              it has told nothing yet.",
+    caption: "The last evaluation. Bars are 95 % intervals (Wilson); the dashed line is chance. A source whose bar \
+              reaches it is not shown to be better than chance.",
     draw,
 };
 
@@ -19,7 +21,7 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
     let found = &stage.diagnostics.last()?.diagnostics;
     let all = (found.by_source.len() != 1).then_some(("all", &found.all));
     let sources = found.by_source.iter().map(|(name, source)| (name.as_str(), source)).chain(all);
-    let known: Vec<(String, f64, f64, u64)> = sources
+    let known: Vec<(String, f64, ShareInterval, u64)> = sources
         .filter_map(|(name, source)| {
             Some((plain(name), source.accuracy?, source.accuracy_interval?, source.n_pairs))
         })
@@ -44,7 +46,12 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
         Scatter::new(names, known.iter().map(|one| one.1).collect())
             .mode(Mode::Markers)
             .marker(Marker::new().color(BLUE).size(10))
-            .error_y(ErrorData::new(ErrorType::Data).array(known.iter().map(|one| one.2).collect()))
+            .error_y(
+                ErrorData::new(ErrorType::Data)
+                    .symmetric(false)
+                    .array(known.iter().map(|one| one.2.high - one.1).collect())
+                    .array_minus(known.iter().map(|one| one.1 - one.2.low).collect()),
+            )
             .hover_text_array(pairs)
             .hover_template("%{x}: %{y:.1%}, %{hovertext}<extra></extra>")
             .show_legend(false),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -154,14 +155,125 @@ pub(super) fn summed_log_probs(
     Ok(counts.map(|n| weighted.by_ref().take(n).sum()).collect())
 }
 
-/// Each prompt with the response of the group after it (of the first, for the last): what KTO takes the policy's KL
-/// on. Groups keep their places; a response is cut where the budget demands it.
+/// Each prompt with a response to another prompt: what KTO estimates the policy's KL on (Ethayarajh et al. 2024, arXiv
+/// 2402.01306, section 4.1). Groups keep their indices; a response is cut where the budget demands it.
 pub(super) fn mismatched(data: &ResponseDataset, budget: u32) -> Result<ResponseDataset, DataError> {
     let groups = data.groups();
     let mut builder = ResponseDataset::builder(budget, LongSamplePolicy::Truncate);
-    for (i, group) in groups.iter().enumerate() {
-        let next = &groups[(i + 1) % groups.len()];
-        builder.push(ResponseGroup { responses: next.responses.clone(), ..group.clone() });
+    for (group, other) in groups.iter().zip(of_other_prompts(groups)) {
+        builder.push(ResponseGroup { responses: groups[other].responses.clone(), ..group.clone() });
     }
     Ok(builder.finish()?.0)
+}
+
+/// For each group the index of one with another prompt: of the next run of groups that share a prompt, the group at the same
+/// place in its run. The verdicts of a pair stand side by side, so that a chosen response is followed by a chosen one. Where all
+/// groups share one prompt it is the next group.
+fn of_other_prompts(groups: &[ResponseGroup]) -> Vec<usize> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for run in groups.chunk_by(|a, b| a.prefix == b.prefix) {
+        let start = runs.last().map_or(0, |last| last.end);
+        runs.push(start..start + run.len());
+    }
+    if runs.len() < 2 {
+        return (0..groups.len()).map(|i| (i + 1) % groups.len()).collect();
+    }
+    let is_same = |a: &Range<usize>, b: &Range<usize>| groups[a.start].prefix == groups[b.start].prefix;
+    let mut others = Vec::with_capacity(groups.len());
+    for (i, run) in runs.iter().enumerate() {
+        // Neighbours differ. Only the first run may share the prompt of the last; the second then does not.
+        let next = &runs[(i + 1) % runs.len()];
+        let next = if is_same(next, run) { &runs[1] } else { next };
+        others.extend((0..run.len()).map(|place| next.start + place % next.len()));
+    }
+    others
+}
+
+/// Cuts a list of groups where the tokens of a part would pass the budget: mismatched groups have other lengths than those
+/// that the packs were made for.
+pub(super) fn within_budget<'a>(
+    data: &ResponseDataset,
+    groups: &'a [u32],
+    budget: u32,
+) -> impl Iterator<Item = &'a [u32]> {
+    let mut ends = Vec::new();
+    let mut n_tokens = 0;
+    for (i, &group) in groups.iter().enumerate() {
+        let more = data.groups()[group as usize].n_tokens();
+        if i > 0 && n_tokens + more > budget as usize {
+            ends.push(i);
+            n_tokens = 0;
+        }
+        n_tokens += more;
+    }
+    ends.push(groups.len());
+    let mut start = 0;
+    ends.into_iter().map(move |end| &groups[std::mem::replace(&mut start, end)..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use truing_data::TokenizedResponse;
+    use truing_types::RowOrigin;
+
+    /// A group for each prompt and response, both of one token.
+    fn groups(of: &[(u32, u32)]) -> Vec<ResponseGroup> {
+        let group = |&(prompt, response): &(u32, u32)| {
+            let sequence = TokenizedResponse {
+                tokens: vec![prompt, response],
+                loss_weights: vec![0.0, 1.0],
+                ..TokenizedResponse::default()
+            };
+            ResponseGroup::new(vec![sequence], None, RowOrigin { source: "a".into(), line: 1 })
+        };
+        of.iter().map(group).collect()
+    }
+
+    #[test]
+    fn a_mismatched_response_is_to_another_prompt() {
+        // Chosen (10 and more) and rejected (20 and more) of each prompt side by side, as pairs become verdicts.
+        let side_by_side = groups(&[(1, 10), (1, 20), (2, 11), (2, 21), (3, 12), (3, 22)]);
+        assert_eq!(
+            of_other_prompts(&side_by_side),
+            [2, 3, 4, 5, 0, 1],
+            "chosen after chosen, rejected after rejected"
+        );
+        let one_after_the_other = groups(&[(1, 10), (2, 11), (3, 12), (1, 20), (2, 21), (3, 22)]);
+        assert_eq!(of_other_prompts(&one_after_the_other), [1, 2, 3, 4, 5, 0]);
+        // The same responses are used, whatever the order of the rows.
+        let used = |groups: &[ResponseGroup]| {
+            let mut used: Vec<u32> =
+                of_other_prompts(groups).iter().map(|&other| groups[other].responses[0].tokens[0]).collect();
+            used.sort_unstable();
+            used
+        };
+        assert_eq!(used(&side_by_side), used(&one_after_the_other));
+        for of in [
+            &[(1, 10), (2, 11), (1, 12)][..],
+            &[(1, 10), (1, 11), (1, 12), (2, 13), (1, 14)],
+            &[(1, 10), (1, 11), (2, 12)],
+        ] {
+            let groups = groups(of);
+            for (i, other) in of_other_prompts(&groups).into_iter().enumerate() {
+                assert_ne!(groups[i].prefix, groups[other].prefix, "{of:?} at {i}");
+            }
+        }
+        assert_eq!(of_other_prompts(&groups(&[(1, 10), (1, 11)])), [1, 0], "there is no other prompt");
+        assert_eq!(of_other_prompts(&groups(&[(1, 10)])), [0]);
+        assert!(of_other_prompts(&[]).is_empty());
+    }
+
+    #[test]
+    fn parts_stay_within_the_budget() {
+        let mut builder = ResponseDataset::builder(10, LongSamplePolicy::Error);
+        builder.begin_source("a", 1.0);
+        groups(&[(1, 10), (2, 11), (3, 12), (4, 13), (5, 14)])
+            .into_iter()
+            .for_each(|group| builder.push(group));
+        let data = builder.finish().unwrap().0;
+        let parts: Vec<&[u32]> = within_budget(&data, &[0, 1, 2, 3, 4], 5).collect();
+        assert_eq!(parts, [&[0, 1][..], &[2, 3], &[4]]);
+        assert_eq!(within_budget(&data, &[3, 1], 1).collect::<Vec<_>>(), [&[3][..], &[1]]);
+    }
 }

@@ -8,7 +8,7 @@ use truing_generate::{SampleRequest, SampledCompletion, sample};
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
-use truing_train::{KlInLoss, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
+use truing_train::{KlInLoss, KlReading, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
 use truing_types::{Event, FinishReason, Rollout, SamplingOptions, Seed, all_gather_dealt, dealt};
 
 use super::packs::{self, CompletionPack, Sequence};
@@ -271,7 +271,8 @@ impl Running<'_> {
         for (group_idx, group) in groups.iter().enumerate() {
             let prompt = &inputs.prompts[group.prompt as usize];
             let rewards = group.rewards();
-            let has_credit = rewards.iter().flatten().count() >= 2;
+            let counts = |i: &usize| rewards[*i].is_some() && self.has_outcome(&group.completions[*i]);
+            let has_credit = (0..rewards.len()).filter(counts).count() >= 2;
             let takes_part = |i: usize| {
                 let is_cut = group.completions[i].finish_reason == FinishReason::Length;
                 has_credit && rewards[i].is_some() && !(masks && is_cut)
@@ -410,12 +411,24 @@ impl Running<'_> {
         shaped
     }
 
+    /// Whether a completion's outcome is known: where the KL is part of it, it is not known of a completion that is masked for
+    /// its length, since that is not compared with the reference.
+    fn has_outcome(&self, completion: &SampledCompletion) -> bool {
+        let config = &self.plan.config;
+        let credit = config.credit();
+        let needs_kl = credit.kl_reading == KlReading::InOutcome && credit.kl_coefficient != 0.0;
+        let is_masked = config.mask_truncated_completions.unwrap_or(false)
+            && completion.finish_reason == FinishReason::Length;
+        !(needs_kl && is_masked)
+    }
+
     fn credit(&self, groups: &[Group], rewards: &[Option<f64>], compared: &mut [Compared]) {
         let mut next = 0;
         let mut rollouts = Vec::new();
         for group in groups {
             let of_group = group.completions.iter().map(|completion| {
-                let (known, reward) = (&compared[next], rewards[next]);
+                let reward = rewards[next].filter(|_| self.has_outcome(completion));
+                let known = &compared[next];
                 next += 1;
                 ScoredRollout { reward, kl: known.kl.clone(), n_tokens: completion.tokens.len() }
             });

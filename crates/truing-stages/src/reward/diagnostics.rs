@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use truing_data::ResponseDataset;
-use truing_types::{CalibrationBin, LengthAndReward, RewardDiagnostics, SourceDiagnostics};
+use truing_types::{CalibrationBin, LengthAndReward, RewardDiagnostics, ShareInterval, SourceDiagnostics};
 
 use super::ScoreNormaliser;
-use crate::statistics::{mean_and_deviation, pearson, spearman, wilson_half_width};
-use crate::training::source_stem;
+use crate::source_names::metric_names;
+use crate::statistics::{mean_and_deviation, pearson, spearman};
 
 const N_BINS: usize = 10;
 /// Responses whose length and reward are kept for a plot.
@@ -31,6 +31,7 @@ pub fn diagnose(
     scored: &[(&[u32], Vec<f32>)],
     normaliser: &ScoreNormaliser,
 ) -> RewardDiagnostics {
+    let names = metric_names(data.sources().iter().map(|source| &*source.name));
     let mut by_source: BTreeMap<String, Vec<Vec<Rated>>> = BTreeMap::new();
     for (groups, scores) in scored {
         let mut scores = scores.iter();
@@ -44,7 +45,10 @@ pub fn diagnose(
                 score: response.score,
                 in_unit: normaliser.undo(source, f64::from(reward)),
             });
-            by_source.entry(source_stem(source).to_owned()).or_default().push(rated.collect());
+            by_source
+                .entry(names.get(source).cloned().unwrap_or_default())
+                .or_default()
+                .push(rated.collect());
         }
     }
     let everything: Vec<&Vec<Rated>> = by_source.values().flatten().collect();
@@ -110,7 +114,7 @@ fn diagnose_source(groups: &[&Vec<Rated>]) -> SourceDiagnostics {
     let share = |sum: f64, n: f64| (n > 0.0).then(|| sum / n);
     let n_pairs = found.n_pairs as f64;
     found.accuracy = share(right, n_pairs);
-    found.accuracy_interval = found.accuracy.map(|p| wilson_half_width(p, n_pairs));
+    found.accuracy_interval = found.accuracy.and_then(|share| ShareInterval::wilson(share, n_pairs));
     found.margin = share(lead, n_pairs);
     found.spread_of_pairs = share(spread, n_pairs);
     found.spread_of_ties = share(tied_spread, found.n_ties as f64);
@@ -246,12 +250,5 @@ mod tests {
         for (predicted, observed) in &found.score_calibration {
             assert!((predicted - observed).abs() < 1e-5);
         }
-    }
-
-    #[test]
-    fn intervals_are_wilsons() {
-        // Published: 81 of 263 gives 0.2553 to 0.3662 (Newcombe 1998).
-        let half = wilson_half_width(81.0 / 263.0, 263.0);
-        assert!((half - (0.3662 - 0.2553) / 2.0).abs() < 1e-4, "{half}");
     }
 }

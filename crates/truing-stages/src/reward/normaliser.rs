@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use truing_data::ResponseDataset;
 
 use crate::StageError;
+use crate::source_names::{file_names, find_name};
 
 /// The file in the model's directory.
 pub(super) const FILE: &str = "reward_model.json";
@@ -42,7 +43,7 @@ pub struct SourceScale {
 pub struct ScoreNormaliser {
     /// How they were found.
     pub kind: Normalisation,
-    /// By the source's name as the recipe has it; the file's name where paths differ.
+    /// By the file's name, with as many of its folders as tell it from the other sources.
     pub sources: BTreeMap<String, SourceScale>,
     /// All sources together, for others.
     pub all: Option<SourceScale>,
@@ -52,23 +53,25 @@ impl ScoreNormaliser {
     /// Looks at the scores of a data set.
     #[must_use]
     pub fn fit(kind: Normalisation, data: &ResponseDataset) -> Self {
-        let (mut sources, mut all) = (BTreeMap::new(), Vec::new());
+        let mut by_path: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for source in data.sources() {
             let groups = &data.groups()[source.samples.clone()];
             let responses = groups.iter().flat_map(|group| &group.responses);
-            let scores: Vec<f64> = responses.filter_map(|response| response.score).collect();
-            if let Some(scale) = scale_of(kind, &scores) {
-                sources.insert(short(&source.name).to_owned(), scale);
-            }
-            all.extend(scores);
+            by_path.entry(&source.name).or_default().extend(responses.filter_map(|response| response.score));
         }
-        Self { kind, sources, all: scale_of(kind, &all) }
+        let names = file_names(by_path.keys().copied());
+        let scales = by_path
+            .iter()
+            .filter_map(|(path, scores)| Some((names.get(path)?.clone(), scale_of(kind, scores)?)));
+        let all: Vec<f64> = by_path.values().flatten().copied().collect();
+        Self { kind, sources: scales.collect(), all: scale_of(kind, &all) }
     }
 
     /// The scale of a source; that of all together where it was never seen.
     #[must_use]
     pub fn scale(&self, source: &str) -> Option<SourceScale> {
-        self.sources.get(short(source)).copied().or(self.all)
+        let name = find_name(self.sources.keys().map(String::as_str), source);
+        name.and_then(|name| self.sources.get(name)).copied().or(self.all)
     }
 
     /// A score in the model's unit.
@@ -100,11 +103,6 @@ impl ScoreNormaliser {
     pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
         serde_json::to_vec_pretty(self).map_err(|source| StageError::Json { name: FILE, source })
     }
-}
-
-/// A source is the same wherever its folder lies.
-fn short(source: &str) -> &str {
-    source.rsplit(['/', '\\']).next().unwrap_or(source)
 }
 
 fn scale_of(kind: Normalisation, scores: &[f64]) -> Option<SourceScale> {
@@ -164,6 +162,24 @@ mod tests {
         assert_eq!(normaliser.scale("never seen"), normaliser.all);
         let min_max = ScoreNormaliser::fit(Normalisation::MinMax, &data);
         assert_eq!([10.0, 30.0].map(|score| min_max.normalise("b.jsonl", score)), [-1.0, 1.0]);
+    }
+
+    #[test]
+    fn files_of_one_name_in_two_folders_have_their_own_scales() {
+        let data = data(&[("a/train.jsonl", &[0.0, 4.0]), ("b/train.jsonl", &[50.0, 94.0])]);
+        let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data);
+        assert_eq!(normaliser.sources.keys().collect::<Vec<_>>(), ["a/train.jsonl", "b/train.jsonl"]);
+        for source in ["a/train.jsonl", "/moved/a/train.jsonl"] {
+            assert_eq!([0.0, 4.0].map(|score| normaliser.normalise(source, score)), [-1.0, 1.0]);
+        }
+        assert_eq!([50.0, 94.0].map(|score| normaliser.normalise("b/train.jsonl", score)), [-1.0, 1.0]);
+        assert_eq!(normaliser.scale("c/train.jsonl"), normaliser.all, "it may be either of them");
+        // As earlier versions stored it.
+        let older = ScoreNormaliser {
+            sources: [("train.jsonl".to_owned(), normaliser.sources["a/train.jsonl"])].into(),
+            ..normaliser
+        };
+        assert_eq!(older.normalise("x/train.jsonl", 4.0), 1.0);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! A completion without a reward takes no part: the group is judged by its scored members, and has no advantages
 //! where fewer than two remain. Where all rewards are equal the outcome's part is exactly 0: equality is compared,
-//! rounding is not divided by an epsilon.
+//! rounding is not divided by an epsilon. KL that is part of the outcome ([`KlReading::InOutcome`]) is then centred and not
+//! divided.
 
 mod group_normalised;
 mod leave_one_out;
@@ -98,14 +99,24 @@ impl Credit {
     pub fn assign(&self, groups: &[Vec<ScoredRollout>]) -> Vec<Advantages> {
         let outcomes: Vec<Vec<Option<f64>>> =
             groups.iter().map(|group| group.iter().map(|rollout| self.outcome(rollout)).collect()).collect();
+        // Rewards are compared, not outcomes: where all are equal, only KL differs, and that is not divided by its own
+        // deviation.
+        let is_equal: Vec<bool> = groups
+            .iter()
+            .map(|group| are_equal(&group.iter().filter_map(|rollout| rollout.reward).collect::<Vec<_>>()))
+            .collect();
         let normalised = match self.rule {
             CreditRule::GroupNormalised => {
-                let of_group =
-                    |group: &Vec<Option<f64>>| group_normalised::normalise(group, self.scale, self.epsilon);
-                outcomes.iter().map(of_group).collect()
+                let of_group = |(group, &is_equal): (&Vec<Option<f64>>, &bool)| {
+                    let scale = if is_equal { Scale::None } else { self.scale };
+                    group_normalised::normalise(group, scale, self.epsilon)
+                };
+                outcomes.iter().zip(&is_equal).map(of_group).collect()
             }
             CreditRule::LeaveOneOut => outcomes.iter().map(|group| leave_one_out::centre(group)).collect(),
-            CreditRule::NormalisedOverBatch => normalised_over_batch::normalise(&outcomes, self.epsilon),
+            CreditRule::NormalisedOverBatch => {
+                normalised_over_batch::normalise(&outcomes, &is_equal, self.epsilon)
+            }
         };
         groups
             .iter()
@@ -227,6 +238,32 @@ mod tests {
         check(credit, &[nan, 0.0, 2.0], &both(&[nan, -1.0, 1.0]));
         // The KL part remains where the outcome says nothing.
         check(Credit { kl_coefficient: 1.0, ..credit }, &[2.0, 2.0], &[Some([-0.75, -0.25]); 2]);
+    }
+
+    #[test]
+    fn kl_within_equal_rewards_is_centred_and_not_divided() {
+        let with_kl = |rewards: [f64; 2]| {
+            let mut rollouts = group(&rewards);
+            rollouts[0].kl = vec![0.001, 0.001];
+            rollouts[1].kl = vec![0.003, 0.001];
+            rollouts
+        };
+        for rule in [CreditRule::GroupNormalised, CreditRule::NormalisedOverBatch] {
+            let credit = Credit {
+                rule,
+                epsilon: 0.0,
+                kl_coefficient: 0.1,
+                kl_reading: KlReading::InOutcome,
+                ..Credit::default()
+            };
+            let found = credit.assign(&[with_kl([0.5, 0.5]), with_kl([0.0, 2.0])]);
+            // -0.1 (0.002 - 0.003) and the other way round.
+            let equal: Vec<f32> = found[0].iter().map(|advantages| advantages.as_ref().unwrap()[0]).collect();
+            assert!((equal[0] - 1e-4).abs() < 1e-8 && (equal[1] + 1e-4).abs() < 1e-8, "{rule:?}: {equal:?}");
+            let unequal = found[1][1].as_ref().unwrap()[0];
+            let expected = if rule == CreditRule::GroupNormalised { 1.0 } else { 2.0_f32.sqrt() };
+            assert!((unequal - expected).abs() < 1e-3, "{rule:?}: {unequal}");
+        }
     }
 
     #[test]

@@ -10,8 +10,11 @@
 //!
 //! Weights and their sum `W` are the [`Aggregation`]. The exact `kl_t` depends on the state before the token alone:
 //! as a number in the reward it teaches only earlier tokens. Its direct gradient is the part `kl` here, and with
-//! `c = beta` both together are the full gradient of the report's Eq. 2. The sign of the printed gamma term is that of
-//! a penalty.
+//! `c = beta` both together are the full gradient of the report's Eq. 2, provided that the weights do not depend on what was sampled
+//! ([`Aggregation::ConstantLength`]) and that the KL enters the reward as return-to-go ([`crate::KlReading::ReturnToGo`]). With
+//! [`Aggregation::SequenceMean`] each completion is divided by its own length, a random number; and a KL within the outcome is
+//! divided by the group's deviation while its direct gradient is not. Both are then no objective's exact gradient. The sign of
+//! the printed gamma term is that of a penalty.
 //!
 //! Completions that another policy `mu` has drawn (the same weights in 8 bits) carry importance weights, which multiply
 //! each token's part of the first line: `pi_old(o_t) / mu(o_t)`, truncated. Token by token this mends the distribution of

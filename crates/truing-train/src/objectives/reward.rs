@@ -2,10 +2,11 @@
 //! the same scalar head.
 //!
 //! ```text
-//! L = mean_pairs -log sigma(r_w - r_l - m) + alpha sum (r - rhat)^2 / n + c mean_pairs (r_w + r_l)^2
+//! L = mean_pairs -log sigma(r_w - r_l - m) + alpha mean_pairs ((r_w - rhat_w)^2 + (r_l - rhat_l)^2) + c mean_pairs (r_w + r_l)^2
 //! ```
 //!
-//! The squared error is taken only of responses that have a score (`alpha = 0` is plain Bradley-Terry, bit for
+//! A response in several pairs of a ranking counts in each of them ([`MseDenominator::AllPairs`]), or once
+//! ([`MseDenominator::Scored`]). The squared error is taken only of responses that have a score (`alpha = 0` is plain Bradley-Terry, bit for
 //! bit); centring keeps the scale from drifting (Eisenstein et al. 2023, arXiv 2312.09244). Bradley and Terry 1952.
 
 use std::borrow::Cow;
@@ -49,10 +50,11 @@ impl TrainingPack for RewardPack {
 /// What the squared error is a mean over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MseDenominator {
-    /// All pairs, as Eq. 1 is written: sources without scores weaken the term.
+    /// All pairs, as Eq. 1 is written: the errors of both responses are summed over pairs, so that a response of a ranking counts
+    /// in each of its pairs. Sources without scores weaken the term.
     #[default]
     AllPairs,
-    /// The responses that have a score.
+    /// The responses that have a score, each once.
     Scored,
 }
 
@@ -94,6 +96,17 @@ fn scored<'a>(pack: &'a RewardPack, output: &'a HeadOutput) -> impl Iterator<Ite
     known.map(|(i, score)| (i, f64::from(output.scores[i]), f64::from(score)))
 }
 
+/// In how many pairs each response is, but at least 1: Eq. 1 sums the squared errors of both responses over pairs, and a
+/// response without a pair counts once.
+fn times_in_pairs(pack: &RewardPack) -> Vec<f64> {
+    let mut times = vec![0.0_f64; pack.scores.len()];
+    for pair in &pack.pairs {
+        times[pair.chosen] += 1.0;
+        times[pair.rejected] += 1.0;
+    }
+    times.iter().map(|times| times.max(1.0)).collect()
+}
+
 impl Objective for Reward {
     type Pack = RewardPack;
 
@@ -130,8 +143,12 @@ impl Objective for Reward {
         }
         if self.mse_coefficient != 0.0 {
             let weight = 2.0 * self.mse_coefficient / self.mse_denominator(denominators);
+            let times = match self.mse_denominator {
+                MseDenominator::AllPairs if denominators[PAIRS] > 0.0 => times_in_pairs(pack),
+                _ => vec![1.0; output.scores.len()],
+            };
             for (i, reward, score) in scored(pack, output) {
-                gradient[i] += weight * (reward - score);
+                gradient[i] += weight * times[i] * (reward - score);
             }
         }
         let scores = gradient.into_iter().map(|d| d as f32).collect();
@@ -156,6 +173,9 @@ impl Objective for Reward {
         };
         let lead = |pair: &RewardPair| reward(pair.chosen) - reward(pair.rejected);
         let squared_error: f64 = scored(pack, output).map(|(_, r, score)| (r - score).powi(2)).sum();
+        let times = times_in_pairs(pack);
+        let squared_error_of_pairs: f64 =
+            scored(pack, output).map(|(i, r, score)| times[i] * (r - score).powi(2)).sum();
         let n_scored = pack.scores.iter().flatten().count() as f64;
         vec![
             over_pairs(&|pair| negative_log_sigmoid(lead(pair) - f64::from(pair.margin))),
@@ -167,7 +187,7 @@ impl Objective for Reward {
                 numerator: output.scores.iter().map(|&score| f64::from(score)).sum(),
                 denominator: output.scores.len() as f64,
             },
-            WeightedSum { numerator: squared_error, denominator: n_pairs },
+            WeightedSum { numerator: squared_error_of_pairs, denominator: n_pairs },
         ]
     }
 
@@ -268,6 +288,18 @@ mod tests {
         let objective = Reward { mse_coefficient: 2.0, ..Reward::default() };
         let expected = (1.0 + (-1.0_f64).exp()).ln() + 2.0 * (0.49 + 0.04 + 0.0225);
         assert!((loss(&objective, &pack, &output) - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_response_counts_in_each_of_its_pairs() {
+        let (pack, output) = example();
+        // Response 1 is in two pairs. 2 and 3 have no score, and 4 is in one pair.
+        let objective = Reward { mse_coefficient: 1.0, ..Reward::default() };
+        let plain = loss(&Reward::default(), &pack, &output);
+        let expected = (0.49 + 2.0 * 0.04 + 0.0225) / 3.0;
+        assert!((loss(&objective, &pack, &output) - plain - expected).abs() < 1e-6);
+        let scored = Reward { mse_denominator: MseDenominator::Scored, ..objective };
+        assert!((loss(&scored, &pack, &output) - plain - (0.49 + 0.04 + 0.0225) / 3.0).abs() < 1e-6);
     }
 
     #[test]
