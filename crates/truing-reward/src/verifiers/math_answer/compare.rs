@@ -84,6 +84,12 @@ impl Comparison<'_> {
             (Answer::Value(a), Answer::Value(b)) => self.values(a, b),
             (Answer::Text(a), Answer::Text(b)) => a == b,
             (Answer::Reals, Answer::Reals) => true,
+            (Answer::Reals, other) | (other, Answer::Reals) => match as_interval(other) {
+                Some(Answer::Interval { low, high, .. }) => {
+                    is_infinite(&low) && is_infinite(&high) && low != high
+                }
+                _ => false,
+            },
             (Answer::Tuple(a), Answer::Tuple(b)) => self.ordered(a, b),
             // (1, 2) without its brackets.
             (Answer::Tuple(a), Answer::List { members: b, is_choice: false })
@@ -199,7 +205,7 @@ impl Comparison<'_> {
                 || self.constants(&share, None, &other.expression, other.decimal);
         }
         // 60 minutes are one hour; a number without a unit is in the other's.
-        let both = !answer.unit.is_none() && !reference.unit.is_none();
+        let both = !answer.unit.dimensions.is_empty() && answer.unit.dimensions == reference.unit.dimensions;
         let scale = |value: &Value| {
             value.unit.factor.clone().filter(|_| both && answer.unit.factor != reference.unit.factor)
         };

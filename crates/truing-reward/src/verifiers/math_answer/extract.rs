@@ -456,13 +456,13 @@ fn is_expression(piece: &str) -> bool {
         }
         if at == start {
             let letter = letters[at];
-            if !(letter.is_ascii_digit()
+            let one = num_traits::One::one();
+            let fits = letter.is_ascii_digit()
+                || letter == ' '
                 || OPERATORS.contains(letter)
                 || MARKS.contains(letter)
-                || letter == ' ')
-                && !is_digit(letter)
-                && numerals::chinese(&letter.to_string(), Some(&num_traits::One::one())).is_none()
-            {
+                || numerals::chinese(&letter.to_string(), Some(&one)).is_some();
+            if !fits {
                 return false;
             }
             at += 1;

@@ -160,6 +160,9 @@ fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
     if tokens.iter().all(|token| token.word().is_some()) && !tokens.is_empty() {
         return Some(words(tokens));
     }
+    if let Some(number) = hyphenated(tokens) {
+        return Some(Answer::Value(bare(Expr::Number(number))));
+    }
     list(tokens, depth)
         .or_else(|| relation(tokens, depth))
         .or_else(|| set_operation(tokens, depth))
@@ -169,15 +172,27 @@ fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
         .or_else(|| value(tokens))
 }
 
+/// `thirty-two`
+fn hyphenated(tokens: &[Token]) -> Option<BigRational> {
+    tokens[0].word()?;
+    let words = tokens
+        .iter()
+        .filter(|token| token.spaced || !token.is('-'))
+        .map(|token| token.word().map(str::to_lowercase));
+    numerals::english(&words.collect::<Option<Vec<_>>>()?)
+}
+
 fn words(tokens: &[Token]) -> Answer {
     let all: Vec<String> = tokens.iter().filter_map(Token::word).map(str::to_lowercase).collect();
     if let Some(number) = numerals::english(&all) {
         return Answer::Value(bare(Expr::Number(number)));
     }
-    if all.len() == 1 && all[0].len() <= 4 && all[0].chars().all(|c| "abcxyz".contains(c)) {
-        if let Some(found) = expression(tokens) {
-            return Answer::Value(bare(found));
-        }
+    if all.len() == 1
+        && all[0].len() <= 4
+        && all[0].chars().all(|c| "abcxyz".contains(c))
+        && let Some(found) = expression(tokens)
+    {
+        return Answer::Value(bare(found));
     }
     if all == ["empty", "set"] {
         return Answer::Set(Vec::new());

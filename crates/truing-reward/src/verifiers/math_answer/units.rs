@@ -378,9 +378,17 @@ impl Unit {
                     continue;
                 }
                 Kind::Symbol('*') => continue,
+                Kind::Letter(name) if name == "a" && n_units > 0 => {
+                    sign = -1;
+                    continue;
+                }
                 Kind::Letter(name) if letter(name) || (n_units > 0 && name == "h") => name,
                 Kind::Word(word) => match word.to_lowercase().as_str() {
-                    "per" | "a" | "an" | "every" if n_units > 0 => {
+                    "per" | "every" => {
+                        sign = -1;
+                        continue;
+                    }
+                    "an" if n_units > 0 => {
                         sign = -1;
                         continue;
                     }
