@@ -550,3 +550,23 @@ fn what_judges_say_is_distilled_into_a_scorer() {
         |rows: &[Value]| rows.iter().map(|row| row["scores"]["quality"].as_f64().unwrap()).sum::<f64>();
     assert!(mean(&scored[40..]) > mean(&scored[..20]), "high levels are better");
 }
+
+#[test]
+fn a_classifier_of_the_same_outputs_is_trained_further_with_its_head() {
+    for model in BOTH {
+        let folder = model.folder();
+        write(folder.path(), &rows(model));
+        let (outcome, _) = run(folder.path(), &[ALL[0], "max_steps=2"], Start::Fresh, never).unwrap();
+        let begun = outcome.into_model().unwrap();
+        let [from, output] =
+            [("model_name_or_path", begun.clone()), ("output_dir", folder.path().join("again"))]
+                .map(|(key, path)| format!("{key}={}", path.display()));
+        let settings = [ALL[0], &from, &output, "max_steps=1", "learning_rate=1e-60"];
+        let again = run(folder.path(), &settings, Start::Fresh, never).unwrap().0.into_model().unwrap();
+        let texts: Vec<String> = (0..20).map(|i| model.text(i % 2, i)).collect();
+        let [before, after] = [&begun, &again].map(|path| {
+            Classifier::open(path, RenderOptions::default(), 2, &mut Silent).unwrap().predict(&texts).unwrap()
+        });
+        assert_eq!(before, after, "{model:?}: nothing learnt, nothing changed");
+    }
+}
