@@ -51,9 +51,9 @@ pub struct ClientSettings {
     pub send_seed: bool,
     /// What the server calls the limit of a reply.
     pub token_limit_field: TokenLimitField,
-    /// Marks of a thought in the model's text beside the known ones, for instance
-    /// `[{ open = "<plan>", close = "</plan>" }]`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Marks of a thought in the model's text beside the known ones. A recipe has them beside the server's table, where they
+    /// hold for local models too.
+    #[serde(skip)]
     pub reasoning_marks: Vec<ReasoningMark>,
     /// Further fields of every request, for instance `{ response_format = { type = "json_object" } }`.
     #[serde(skip_serializing_if = "Map::is_empty")]

@@ -18,7 +18,7 @@ use truing_generate::LocalChat;
 use truing_model::ModelFiles;
 use truing_store::{Digest, InputFile};
 use truing_text::RenderOptions;
-use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink};
+use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, ReasoningMark};
 
 use crate::training::{opening, resume};
 use crate::{StageError, grpo, model};
@@ -38,6 +38,10 @@ pub struct ChatModelConfig {
     /// A model on a server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ClientSettings>,
+    /// Marks of a thought in the model's text beside the known ones, for instance
+    /// `[{ open = "<plan>", close = "</plan>" }]`. What stands between them is no part of the reply.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasoning_marks: Vec<ReasoningMark>,
 }
 
 /// What the program hands in for models that are asked.
@@ -86,7 +90,7 @@ impl ChatModelConfig {
             extra: server.extra.clone(),
             ..ClientSettings::default()
         });
-        Self { server, ..Self::default() }
+        Self { server, reasoning_marks: self.reasoning_marks.clone(), ..Self::default() }
     }
 
     /// Its name, for messages.
@@ -146,13 +150,16 @@ impl ChatModelConfig {
         let (model, counts): (Box<dyn ChatModel>, Arc<Counts>) = match (&self.server, self.mode) {
             (_, CacheMode::Replay) => (Box::new(Nobody), counts),
             (Some(server), _) => {
-                let client = OpenAiClient::new(server.clone(), surroundings.access.clone())?;
+                let settings =
+                    ClientSettings { reasoning_marks: self.reasoning_marks.clone(), ..server.clone() };
+                let client = OpenAiClient::new(settings, surroundings.access.clone())?;
                 let counts = client.counts();
                 (Box::new(client), counts)
             }
             (None, _) => {
                 let path = self.model_name_or_path.as_deref().unwrap_or(Path::new(""));
-                (Box::new(open_local(path, surroundings, events)?), counts)
+                let local = open_local(path, surroundings, events)?;
+                (Box::new(local.with_reasoning_marks(&self.reasoning_marks)), counts)
             }
         };
         let is_local = self.server.is_none();

@@ -163,6 +163,22 @@ pub enum StageError {
     /// A model that is asked, or its cache.
     #[error(transparent)]
     Client(Box<truing_client::ClientError>),
+    /// A judge whose server refuses everything.
+    #[error("the judge `{name}` refuses every request: {reason}; what it has answered is kept, and the same command goes on")]
+    JudgeRefused {
+        /// Its name.
+        name: String,
+        /// Why, in the server's words.
+        reason: String,
+    },
+    /// Completions that could not be scored, so that a run would learn nothing.
+    #[error("{problem}; {saved}")]
+    Unscored {
+        /// What happened, with the reason.
+        problem: String,
+        /// What is safe, and how to go on.
+        saved: String,
+    },
     /// Judges of which none can be used.
     #[error("none of {n_judges} judges gave a single verdict: {reason}")]
     NoVerdicts {

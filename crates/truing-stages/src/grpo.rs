@@ -5,6 +5,7 @@
 //! made before work starts, [`run`] the work, and [`rollouts`] what is kept of it.
 
 mod config;
+mod failures;
 mod inputs;
 mod judge_reward;
 mod model_reward;
@@ -17,6 +18,7 @@ mod step;
 mod tally;
 
 pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossType};
+pub use failures::OnUnscoredStep;
 pub use inputs::{GrpoInputs, Prompt};
 pub use judge_reward::JudgeReward;
 pub use model_reward::RewardModelReward;

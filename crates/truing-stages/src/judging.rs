@@ -26,9 +26,11 @@ pub(crate) struct Patience {
     pub(crate) max_failures_in_a_row: usize,
 }
 
-/// One judge at work. Where it keeps failing, or cannot be read, it is given up.
+/// One judge at work. Where it keeps failing, or cannot be read, it is given up; where it refuses everything, the run ends.
 pub(crate) struct AtWork<'a> {
     patience: Patience,
+    /// In its words, why every further request would fail.
+    refusal: Option<String>,
     events: &'a mut dyn EventSink,
     n_done: u64,
     n_failed_in_a_row: usize,
@@ -37,11 +39,16 @@ pub(crate) struct AtWork<'a> {
 
 impl<'a> AtWork<'a> {
     fn new(patience: Patience, events: &'a mut dyn EventSink) -> Self {
-        Self { patience, events, n_done: 0, n_failed_in_a_row: 0, n_unread_in_a_row: 0 }
+        Self { patience, refusal: None, events, n_done: 0, n_failed_in_a_row: 0, n_unread_in_a_row: 0 }
     }
 
     pub(crate) fn is_given_up(&self) -> bool {
         self.n_failed_in_a_row.max(self.n_unread_in_a_row) >= self.patience.max_failures_in_a_row
+    }
+
+    /// Whether the judge refuses everything.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refusal.is_some()
     }
 
     /// Takes down whether the judge could be read on one thing.
@@ -59,6 +66,12 @@ impl<'a> AtWork<'a> {
     ) -> Vec<Result<V, Unanswered>> {
         let most_failures = self.patience.max_failures_in_a_row;
         let mut on_result = |_: usize, result: &ChatResult, is_settled: bool| {
+            if let Err(error) = result
+                && error.is_permanent()
+            {
+                self.refusal.get_or_insert_with(|| error.reason());
+                return ControlFlow::Break(());
+            }
             self.n_failed_in_a_row = if result.is_ok() { 0 } else { self.n_failed_in_a_row + 1 };
             self.n_done += u64::from(is_settled);
             self.events.emit(Event::Progress { done: self.n_done, note: String::new() });
@@ -73,24 +86,33 @@ impl<'a> AtWork<'a> {
 }
 
 /// Lets every judge in turn do its part, `ask(judge, model, at work)`; `None` once one is stopped.
+///
+/// # Errors
+/// When a judge refuses everything: its key, account or model, or every request. What was answered is kept.
 pub(crate) fn ask_each<T>(
     judges: Vec<OpenChatModel>,
     names: &[String],
     n_calls: u64,
     patience: Patience,
     events: &mut dyn EventSink,
-    mut ask: impl FnMut(usize, &mut dyn ChatModel, AtWork<'_>) -> Option<T>,
-) -> Option<Vec<T>> {
+    mut ask: impl FnMut(usize, &mut dyn ChatModel, &mut AtWork<'_>) -> Option<T>,
+) -> Result<Option<Vec<T>>, StageError> {
     let mut found = Vec::with_capacity(judges.len());
     for (judge, (mut open, name)) in judges.into_iter().zip(names).enumerate() {
         let total = Some(n_calls / names.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
-        let of_one = ask(judge, open.model.as_mut(), AtWork::new(patience, events));
+        let mut at_work = AtWork::new(patience, events);
+        let of_one = ask(judge, open.model.as_mut(), &mut at_work);
+        let refusal = at_work.refusal.take();
         events.emit(Event::PhaseFinished);
         note_counts(name, &open.counts, events);
-        found.push(of_one?);
+        if let Some(reason) = refusal {
+            return Err(StageError::JudgeRefused { name: name.clone(), reason });
+        }
+        let Some(of_one) = of_one else { return Ok(None) };
+        found.push(of_one);
     }
-    Some(found)
+    Ok(Some(found))
 }
 
 /// Judges without a cache share one in the run's folder.
@@ -120,6 +142,8 @@ pub(crate) fn reason(error: &Unanswered, expected: &str) -> String {
         Unanswered::Failed(ChatError::BrokenOff) => NOT_ASKED.into(),
         Unanswered::Failed(error) => error.to_string(),
         Unanswered::Unreadable { .. } => format!("replies without {expected} in the form asked for"),
+        Unanswered::Cut { .. } => format!("{error}; `max_new_tokens` is the limit"),
+        Unanswered::NoAnswer(reason) => reason.clone(),
     }
 }
 

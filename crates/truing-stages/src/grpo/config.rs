@@ -11,7 +11,9 @@ use truing_reward::shaping::ShapingConfig;
 use truing_train::{
     Aggregation, Credit, CreditRule, KlInLoss, KlReading, Policy, RatioLevel, Scale, ScheduleKind,
 };
+use truing_types::ReasoningMark;
 
+use super::failures::OnUnscoredStep;
 use super::judge_reward::JudgeReward;
 use super::model_reward::RewardModelReward;
 use crate::recipe::{self, Recipe, RecipeError};
@@ -121,6 +123,12 @@ pub struct GrpoConfig {
     pub curriculum: bool,
     /// A completion passes where its reward is at least this.
     pub pass_reward: f64,
+    /// What happens where rewards cannot be computed: `stop` ends the run with an error at once where waiting does not help (the
+    /// judge's server refuses key, account or every request; nothing to run code in), and after `max_unscored_steps` steps in
+    /// a row without a single reward; `warn` goes on.
+    pub on_unscored_step: OnUnscoredStep,
+    /// Steps in a row of which no completion could be scored that end the run.
+    pub max_unscored_steps: usize,
 
     /// Passes over the prompts.
     pub num_train_epochs: f64,
@@ -200,6 +208,10 @@ pub struct GrpoConfig {
     /// Low-rank adapters instead of all weights; the reference is then the model with them switched off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
+    /// Marks of a thought in completions beside the known ones and the chat template's, for instance
+    /// `[{ open = "<plan>", close = "</plan>" }]`. Rewards read what follows the thought.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasoning_marks: Vec<ReasoningMark>,
     /// Prompts to learn from.
     pub data: Vec<SourceConfig>,
     /// Prompts to evaluate on.
@@ -328,6 +340,8 @@ impl Default for GrpoConfig {
             max_group_reward: None,
             curriculum: false,
             pass_reward: 1.0,
+            on_unscored_step: OnUnscoredStep::default(),
+            max_unscored_steps: 3,
             num_train_epochs: 1.0,
             max_steps: None,
             num_iterations: 1,
@@ -362,6 +376,7 @@ impl Default for GrpoConfig {
             memory_gib: None,
             layers_per_segment: Layers::default(),
             lora: None,
+            reasoning_marks: Vec::new(),
             data: Vec::new(),
             eval_data: Vec::new(),
             ptx_data: Vec::new(),
@@ -380,6 +395,8 @@ impl Recipe for GrpoConfig {
         "category_column",
         "generation_batch_size",
         "keep_rollouts",
+        "on_unscored_step",
+        "max_unscored_steps",
         "reward_model.model_name_or_path",
     ];
     const FILES: &'static [&'static str] = &["ptx_data.*.path"];

@@ -1,6 +1,7 @@
 //! A language model as a reward of a policy's run.
 
 use serde::{Deserialize, Serialize};
+use truing_reward::Reads;
 use truing_reward::judge::JudgeConfig;
 
 use crate::chat::ChatModelConfig;
@@ -18,6 +19,9 @@ pub struct JudgeReward {
     /// Left out of the sum where it fails, instead of leaving the completion without a reward.
     #[serde(default)]
     pub optional: bool,
+    /// The part of a completion that the judge sees: the answer without the thought before it, or the whole.
+    #[serde(default)]
+    pub reads: Reads,
     /// What it is asked, and how it is read.
     #[serde(default)]
     pub verdict: JudgeConfig,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use truing_reward::{Completion, RewardFunction};
+use truing_reward::{Completion, Reads, RewardFunction};
 use truing_types::{Conversation, Message, Role, Unscored, UnscoredReason};
 
 use crate::reward::RewardScorer;
@@ -17,6 +17,10 @@ pub struct RewardModelReward {
     /// Its weight in the sum.
     #[serde(default = "one")]
     pub weight: f64,
+    /// The part of a completion that the model scores. Most reward models were trained on answers alone; one that was trained
+    /// on responses with their thoughts needs `whole`.
+    #[serde(default)]
+    pub reads: Reads,
     /// Rewards below or above are cut, for instance `[-3.0, 3.0]`: what the model was never trained on shall not count
     /// without end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,5 +60,10 @@ impl RewardFunction for ModelReward {
                 .collect(),
             Err(error) => completions.iter().map(|_| Err(failed(error.to_string()))).collect(),
         }
+    }
+    /// Its scores have no lowest one.
+    fn score_without_answer(&mut self, _: &Completion<'_>) -> Result<f64, Unscored> {
+        let detail = "the thought was never closed, and a reward model cannot score what is not there";
+        Err(Unscored::new(UnscoredReason::Unparsed, detail))
     }
 }

@@ -327,6 +327,7 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         ("max_tokens_per_pack", config.max_tokens_per_pack, 2),
         ("max_resample_rounds", config.max_resample_rounds, 1),
         ("eval_num_generations", config.eval_num_generations, 1),
+        ("max_unscored_steps", config.max_unscored_steps, 1),
         ("ptx_samples_per_update", config.ptx_samples_per_update, 1),
         ("save_total_limit", config.save_total_limit, 1),
         ("save_steps", config.save_steps as usize, 1),

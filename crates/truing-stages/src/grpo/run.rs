@@ -7,14 +7,16 @@ use std::sync::atomic::AtomicBool;
 
 use truing_client::{Counts, CountsSnapshot};
 use truing_cpu::CpuEngine;
-use truing_generate::end_tokens;
+use truing_generate::{end_tokens, marks_of};
 use truing_model::{SaveOptions, TrainableSpec};
 use truing_reward::Rewards;
 use truing_reward::judge::Judge;
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, TrainerState};
-use truing_types::{Communicator, Event, EventSink, TokenId, dealt};
+use truing_types::{Communicator, Event, EventSink, ReasoningMarks, TokenId, dealt};
 
+use super::failures::Watch;
+use super::judge_reward::JudgeReward;
 use super::model_reward::ModelReward;
 use super::plan::{frozen, loads_reference};
 use super::state::PromptState;
@@ -40,6 +42,8 @@ pub enum GrpoOutcome {
         model: PathBuf,
         /// The last value of every metric.
         metrics: BTreeMap<String, f64>,
+        /// Why the model learnt nothing, where it did not.
+        nothing_learnt: Option<String>,
     },
     /// The stop flag was seen; a resume goes on from `step`.
     Interrupted {
@@ -66,6 +70,9 @@ pub(super) struct Running<'a> {
     pub(super) end_tokens: Vec<TokenId>,
     pub(super) state: TrainerState,
     pub(super) prompts: PromptState,
+    /// What opens and closes a thought.
+    pub(super) marks: ReasoningMarks,
+    pub(super) watch: Watch,
 }
 
 /// Runs the plan. `stop` is looked at after every completion and pack: a set flag saves a checkpoint of the last whole
@@ -76,7 +83,8 @@ pub(super) struct Running<'a> {
 /// groups, and the packs of the update are dealt. Tokens, rewards and advantages are those of one rank.
 ///
 /// # Errors
-/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
+/// When the folder cannot be used, numbers break (naming step and rows), the disk fails, or by `on_unscored_step` where
+/// rewards cannot be computed; the run is then saved as it was before.
 pub fn run(
     plan: &GrpoPlan,
     inputs: &GrpoInputs,
@@ -120,7 +128,7 @@ pub fn run_with_judge(
     };
     let (folder, checkpoint) = match outline.open(start, communicator, events)? {
         OpenedRun::Finished(model) => {
-            return Ok(GrpoOutcome::Finished { model, metrics: BTreeMap::new() });
+            return Ok(GrpoOutcome::Finished { model, metrics: BTreeMap::new(), nothing_learnt: None });
         }
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
@@ -133,16 +141,19 @@ pub fn run_with_judge(
         false => None,
     };
     let mut rewards = Rewards::new(&config.reward, plan.sandbox_program.as_deref())?;
+    let marks = marks_of(inputs.renderer.tokenizer()).with(&config.reasoning_marks);
+    rewards.set_reasoning_marks(marks.clone());
     if let Some(settings) = &config.reward_model {
         let options = inputs.renderer.options().clone();
         let scorer = RewardScorer::open(&settings.model_name_or_path, options, plan.n_threads, events)?;
         let function = ModelReward { scorer, clip: settings.clip };
-        rewards.add(None, settings.weight, &[], false, Box::new(function))?;
+        rewards.add(None, settings.weight, &[], false, settings.reads, Box::new(function))?;
     }
     let mut judge_counts = None;
     if let (Some(settings), Some(OpenChatModel { model, counts })) = (&config.judge, judge) {
         let function = Box::new(Judge::new(settings.verdict.clone(), model)?);
-        rewards.add(None, settings.weight, &settings.sources, settings.optional, function)?;
+        let JudgeReward { weight, sources, optional, reads, .. } = settings;
+        rewards.add(None, *weight, sources, *optional, *reads, function)?;
         let now = counts.snapshot();
         judge_counts = Some((counts, now));
     }
@@ -172,6 +183,8 @@ pub fn run_with_judge(
         reference,
         state,
         prompts,
+        marks,
+        watch: Watch::default(),
     };
     running.train()
 }
@@ -186,7 +199,9 @@ impl Running<'_> {
             if self.is_stopped()? {
                 return self.interrupted();
             }
-            let Some(record) = self.step()? else { return self.interrupted() };
+            let stepped = self.step();
+            let Some(record) = self.save_if_unscored(stepped)? else { return self.interrupted() };
+            let before = (self.state.clone(), self.prompts.clone());
             self.state.step += 1;
             self.state.n_tokens += record.n_tokens;
             self.state.epoch = record.prompts.position as f64 / self.inputs.prompts.len() as f64;
@@ -199,6 +214,7 @@ impl Running<'_> {
                 metrics.insert("peak_memory_gib".into(), bytes as f64 / GIB);
             }
             self.log(metrics)?;
+            self.take_down(record.is_unscored, record.has_signal, before)?;
             let step = self.state.step;
             let is_last = step == self.plan.n_steps;
             if (is_last || config.eval_steps.is_some_and(|every| step.is_multiple_of(every)))
@@ -206,7 +222,7 @@ impl Running<'_> {
             {
                 return self.interrupted();
             }
-            if !is_last && step.is_multiple_of(config.save_steps) {
+            if !is_last && step.is_multiple_of(config.save_steps) && !self.watch.is_in_doubt() {
                 self.save_checkpoint()?;
             }
         }
@@ -239,6 +255,8 @@ impl Running<'_> {
         }
         let (drawn, scored): (Vec<_>, Vec<_>) =
             gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?.into_iter().unzip();
+        let looked = self.look_at("the evaluation", scored.iter().flatten());
+        self.save_if_unscored(looked)?;
         let mut by_category: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut n_unscored = 0;
         for (prompt, scored) in inputs.eval.iter().zip(&scored) {
@@ -272,16 +290,21 @@ impl Running<'_> {
             metrics.insert(format!("{EVALUATION_PREFIX}completions/mean_length"), mean);
         }
         self.log(metrics)?;
-        // The trainer's state knows losses, of which the lowest is the best.
-        let reward = tally::mean_and_deviation(&all).map_or(f64::NEG_INFINITY, |(mean, _)| mean);
-        let is_best = self.state.note_evaluation(-reward);
+        // The trainer's state knows losses, of which the lowest is the best. Without a reward there is nothing to compare.
+        let is_best = match tally::mean_and_deviation(&all) {
+            Some((reward, _)) => self.state.note_evaluation(-reward),
+            None => {
+                self.state.is_evaluation_due = false;
+                false
+            }
+        };
         if is_best && (config.keep_best || config.load_best_model_at_end) && self.state.step > 0 {
             self.save_checkpoint()?;
         }
         Ok(true)
     }
 
-    fn save_checkpoint(&mut self) -> Result<(), StageError> {
+    pub(super) fn save_checkpoint(&mut self) -> Result<(), StageError> {
         let Self { plan, inputs, trainer, state, prompts, .. } = self;
         let config = &plan.config;
         self.record.save_checkpoint(state, config.save_total_limit, &mut *self.events, |staged| {
@@ -301,6 +324,10 @@ impl Running<'_> {
 
     fn finish(mut self) -> Result<GrpoOutcome, StageError> {
         let config = &self.plan.config;
+        let nothing_learnt = self.nothing_learnt()?;
+        if let Some(text) = &nothing_learnt {
+            self.events.emit(Event::Warning(text.clone()));
+        }
         if config.load_best_model_at_end {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
@@ -312,6 +339,6 @@ impl Running<'_> {
             let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
             model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
         })?;
-        Ok(GrpoOutcome::Finished { model, metrics: self.record.into_last_metrics() })
+        Ok(GrpoOutcome::Finished { model, metrics: self.record.into_last_metrics(), nothing_learnt })
     }
 }

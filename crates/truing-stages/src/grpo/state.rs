@@ -20,6 +20,16 @@ pub(super) struct PromptState {
     pub(super) position: u64,
     /// Share of completions that passed, when a prompt was last drawn.
     pub(super) pass_rates: BTreeMap<u32, f64>,
+    /// Steps in which some completion had a reward. Checkpoints of older versions do not say, and count as one.
+    #[serde(default = "one")]
+    pub(super) n_scored_steps: u64,
+    /// Steps in which some group had different rewards, so that there was something to learn.
+    #[serde(default = "one")]
+    pub(super) n_learnt_steps: u64,
+}
+
+fn one() -> u64 {
+    1
 }
 
 impl PromptState {

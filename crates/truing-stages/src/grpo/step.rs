@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use rand_chacha::rand_core::Rng;
-use truing_generate::{SampleRequest, SampledCompletion, sample};
+use truing_generate::{SampleRequest, SampledCompletion, opens_thought, sample};
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
@@ -34,6 +34,11 @@ impl Group {
         self.scored.iter().map(|scored| scored.total.as_ref().ok().copied()).collect()
     }
 
+    /// Whether there are rewards to be compared.
+    fn has_credit(&self) -> bool {
+        self.rewards().iter().flatten().count() >= 2
+    }
+
     fn is_all_equal(&self) -> bool {
         let rewards: Vec<f64> = self.rewards().into_iter().flatten().collect();
         rewards.windows(2).all(|pair| pair[0] == pair[1])
@@ -50,6 +55,10 @@ pub(super) struct StepRecord {
     pub(super) metrics: Metrics,
     pub(super) prompts: PromptState,
     pub(super) n_tokens: u64,
+    /// Whether no completion has a reward.
+    pub(super) is_unscored: bool,
+    /// Whether some group has different rewards.
+    pub(super) has_signal: bool,
 }
 
 /// Everything a step knows of one completion, by its place in the step.
@@ -159,7 +168,16 @@ impl Running<'_> {
         if self.judge_counts.is_some() {
             self.events.emit(Event::PhaseStarted { phase: "asking the judge".into(), total: None });
         }
-        let mut scored = self.rewards.score(&asked).into_iter();
+        let tokenizer = self.inputs.renderer.tokenizer();
+        let starts_inside: Vec<bool> = prompts
+            .iter()
+            .zip(drawn)
+            .flat_map(|(prompt, completions)| {
+                let is_inside = opens_thought(tokenizer, &self.marks, &prompt.tokens);
+                std::iter::repeat_n(is_inside, completions.len())
+            })
+            .collect();
+        let mut scored = self.rewards.score_after(&asked, &starts_inside).into_iter();
         if self.judge_counts.is_some() {
             self.events.emit(Event::PhaseFinished);
         }
@@ -174,6 +192,8 @@ impl Running<'_> {
         let started = self.probe.elapsed_secs();
         let mut prompt_state = self.prompts.clone();
         let (mut used, mut all): (Vec<Group>, Vec<Group>) = (Vec::new(), Vec::new());
+        let mut left_out: Vec<Group> = Vec::new();
+        let mut is_unscored = true;
         let (mut generating, mut scoring) = (0.0, 0.0);
         let is_dynamic = config.dynamic_sampling.unwrap_or(false);
         let n_rounds = if is_dynamic { config.max_resample_rounds } else { 1 };
@@ -195,7 +215,11 @@ impl Running<'_> {
             scoring += self.probe.elapsed_secs() - between;
             generating += between - before;
             // From here on every rank knows the groups of all.
-            let groups = gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?;
+            let groups: Vec<(Vec<SampledCompletion>, Vec<ScoredCompletion>)> =
+                gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?;
+            let all_scored = groups.iter().flat_map(|(_, scored)| scored);
+            let unscoring = self.look_at(&format!("step {step}"), all_scored)?;
+            is_unscored &= unscoring.is_total();
             for (&prompt, (completions, scored)) in places.iter().zip(groups) {
                 let group = Group { prompt, completions, scored };
                 let rewards: Vec<f64> = group.rewards().into_iter().flatten().collect();
@@ -208,17 +232,19 @@ impl Running<'_> {
                 let is_outside =
                     config.min_group_reward.is_some_and(|least| mean.is_none_or(|mean| mean < least))
                         || config.max_group_reward.is_some_and(|most| mean.is_none_or(|mean| mean > most));
-                if !(is_outside || is_dynamic && group.is_all_equal()) {
-                    used.push(group);
-                }
+                let is_used = !(is_outside || is_dynamic && group.is_all_equal());
+                if is_used { used.push(group) } else { left_out.push(group) }
             }
-            if used.len() >= config.prompts_per_step {
+            // Drawing again does not help where nothing can be scored.
+            if used.len() >= config.prompts_per_step || unscoring.is_total() {
                 break;
             }
         }
         let before = self.probe.elapsed_secs();
         let mut metrics = tally::of_groups(&all, config.pass_reward);
-        metrics.insert("groups_used".into(), used.len() as f64);
+        let n_used = used.iter().filter(|group| group.has_credit()).count();
+        metrics.insert("groups_used".into(), n_used as f64);
+        self.watch.has_signal = false;
         let Some(compared) = self.learn(&used, &mut metrics)? else { return Ok(None) };
         let updating = self.probe.elapsed_secs() - before;
         if let Some((counts, before)) = &mut self.judge_counts {
@@ -231,7 +257,7 @@ impl Running<'_> {
         }
         if config.keep_rollouts {
             on_first_rank(self.communicator, || {
-                let kept = self.rollouts(step, &used, &all, &compared);
+                let kept = self.rollouts(step, &used, &left_out, &compared);
                 rollouts::write(self.record.path(), step, &kept)
             })?;
         }
@@ -252,7 +278,11 @@ impl Running<'_> {
             .iter()
             .map(|group| group.completions.len() * inputs.prompts[group.prompt as usize].tokens.len())
             .sum();
-        Ok(Some(StepRecord { metrics, prompts: prompt_state, n_tokens: (n_drawn + n_prompts) as u64 }))
+        let has_signal = self.watch.has_signal;
+        prompt_state.n_scored_steps += u64::from(!is_unscored);
+        prompt_state.n_learnt_steps += u64::from(has_signal);
+        let n_tokens = (n_drawn + n_prompts) as u64;
+        Ok(Some(StepRecord { metrics, prompts: prompt_state, n_tokens, is_unscored, has_signal }))
     }
 
     /// Compares with the reference, credits, and updates the policy; `None` when it was broken off before the
@@ -325,6 +355,14 @@ impl Running<'_> {
             return Ok(None);
         }
         let rewards = self.shape(groups, metrics);
+        let mut at = 0;
+        for (group, sequences) in groups.iter().zip(&sequences) {
+            let of_group: Vec<f64> =
+                rewards[at..at + group.completions.len()].iter().flatten().copied().collect();
+            at += group.completions.len();
+            self.watch.has_signal |=
+                !sequences.is_empty() && of_group.windows(2).any(|pair| pair[0] != pair[1]);
+        }
         self.credit(groups, &rewards, &mut compared);
         self.weigh(groups, &mut compared);
         self.measure(groups, &compared, metrics);
@@ -585,11 +623,10 @@ impl Running<'_> {
     }
 
     /// The step's completions for the disk: those that were learnt from, then those of groups that were left out.
-    fn rollouts(&self, step: u64, used: &[Group], all: &[Group], compared: &[Compared]) -> Vec<Rollout> {
-        let is_used = |group: &&Group| !used.iter().any(|one| one.prompt == group.prompt);
+    fn rollouts(&self, step: u64, used: &[Group], left_out: &[Group], compared: &[Compared]) -> Vec<Rollout> {
         let mut compared = compared.iter();
         let mut kept = Vec::new();
-        for (prompt_idx, group) in used.iter().chain(all.iter().filter(is_used)).enumerate() {
+        for (prompt_idx, group) in used.iter().chain(left_out).enumerate() {
             let prompt = &self.inputs.prompts[group.prompt as usize];
             for (sample_idx, (completion, scored)) in group.completions.iter().zip(&group.scored).enumerate()
             {

@@ -43,7 +43,8 @@ pub enum LabelOutcome {
 /// used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, no prompt has a label in the end, or the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, no prompt has a label in the end,
+/// or the disk fails.
 pub fn run(
     plan: &LabelPlan,
     inputs: &LabelInputs,
@@ -75,7 +76,7 @@ pub fn run(
     let asked = ask_each(judges, &names, plan.n_calls, patience, events, |judge, model, at_work| {
         let asking = Asking { plan, inputs, reader: &reader, judge, at_work };
         asking.ask_all(model, stop, &mut answers)
-    });
+    })?;
     let Some(counts) = asked else { return Ok(LabelOutcome::Interrupted) };
     answers.judges = counts;
     let rows = assign(plan, inputs, &answers);
@@ -106,15 +107,15 @@ fn write(config: &LabelConfig, rows: &[LabelledPrompt], summary: &Summary) -> Re
 }
 
 /// One judge at work.
-struct Asking<'a, 'w> {
+struct Asking<'a, 'w, 'e> {
     plan: &'a LabelPlan,
     inputs: &'a LabelInputs,
     reader: &'a Reader<'a>,
     judge: usize,
-    at_work: AtWork<'w>,
+    at_work: &'w mut AtWork<'e>,
 }
 
-impl Asking<'_, '_> {
+impl Asking<'_, '_, '_> {
     /// Asks everything of one judge; `None` when the run is to stop. A judge that keeps failing is asked no more.
     fn ask_all(
         mut self,
@@ -130,7 +131,7 @@ impl Asking<'_, '_> {
                 continue;
             }
             self.ask_chunk(model, questions, answers, &mut counts);
-            if stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) || self.at_work.is_refused() {
                 return None;
             }
         }
@@ -161,7 +162,7 @@ impl Asking<'_, '_> {
         let read = |_: usize, reply: &str| reader.read(reply, dimensions);
         let replies = self.at_work.ask(model, self.requests(questions), &reminder, read);
         for (place, reply) in replies.into_iter().enumerate() {
-            self.at_work.was_read(!matches!(reply, Err(Unanswered::Unreadable { .. })));
+            self.at_work.was_read(!reply.as_ref().is_err_and(Unanswered::is_unread));
             self.take(&questions[place / n_votes], reply, answers, counts);
         }
     }
@@ -177,7 +178,7 @@ impl Asking<'_, '_> {
         questions.iter().flat_map(votes).collect()
     }
 
-    /// A reply that names no label of a dimension is a ballot without one; a judge that failed has no ballot.
+    /// A reply that names no label of a dimension is a ballot without one; a judge that failed, or whose reply was cut, has no ballot.
     fn take(
         &self,
         question: &Question,

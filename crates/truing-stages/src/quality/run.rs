@@ -41,7 +41,8 @@ pub enum QualityOutcome {
 /// and `inputs.json`. The folder of a run with the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, no judge gives a single verdict, or the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, none gives a single verdict, or
+/// the disk fails.
 pub fn run(
     plan: &QualityPlan,
     inputs: &QualityInputs,
@@ -68,7 +69,7 @@ pub fn run(
         let mut asking = Asking { plan, inputs, judge, at_work };
         let mut unscored = BTreeMap::new();
         asking.ask_all(model, stop, &mut comparisons, &mut unscored).then_some(unscored)
-    });
+    })?;
     let Some(unscored) = asked else { return Ok(QualityOutcome::Interrupted) };
     if !comparisons.iter().any(|comparison| comparison.pairs.iter().any(Option::is_some)) {
         let reason = unscored.first().map_or("", main_reason).to_owned();
@@ -87,11 +88,11 @@ pub fn run(
 }
 
 /// One judge at work.
-struct Asking<'a, 'w> {
+struct Asking<'a, 'w, 'e> {
     plan: &'a QualityPlan,
     inputs: &'a QualityInputs,
     judge: usize,
-    at_work: AtWork<'w>,
+    at_work: &'w mut AtWork<'e>,
 }
 
 /// One call: a comparison, a part of the dimensions, an order.
@@ -101,7 +102,7 @@ struct Call {
     anchor_first: bool,
 }
 
-impl Asking<'_, '_> {
+impl Asking<'_, '_, '_> {
     /// Asks everything of one judge; false when the run is to stop. A judge that keeps failing is asked no more.
     fn ask_all(
         &mut self,
@@ -123,7 +124,7 @@ impl Asking<'_, '_> {
                     self.at_work.was_read(comparison.pairs.iter().any(Option::is_some));
                 }
                 comparisons.extend(found);
-                if stop.load(Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) || self.at_work.is_refused() {
                     return false;
                 }
             }

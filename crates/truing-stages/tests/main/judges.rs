@@ -85,20 +85,170 @@ fn while_the_judge_is_asked_the_run_can_be_stopped_and_nothing_is_learnt() {
     assert_eq!(outcome, GrpoOutcome::Interrupted { step: 0 });
 }
 
-#[test]
-fn a_judge_that_is_down_leaves_everything_unscored() {
-    let folder = policies::folder();
-    run(folder.path(), &[JUDGED, "max_steps=1"], Start::Fresh, Some(Scripted::fails().open()), never)
-        .unwrap();
-    let record = policies::metrics(folder.path()).remove(0);
-    assert_eq!(record.get("unscored/judge_failed"), Some(&12.0));
-    assert!(!record.contains_key("reward") && !record.contains_key("rewards/judge/mean"), "{record:?}");
+/// Runs to its end, whatever that is, and keeps what was said.
+fn run_and_listen(
+    folder: &Path,
+    overrides: &[&str],
+    start: Start,
+    judge: &Scripted,
+) -> (Result<GrpoOutcome, StageError>, Vec<String>) {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config =
+        GrpoConfig::from_toml(policies::RECIPE, &folder.join("recipe.toml"), &overrides).unwrap();
+    let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent).unwrap();
+    let has_judge = config.judge.is_some();
+    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(never) };
+    let judge = has_judge.then(|| judge.open());
+    let ended =
+        grpo::run_with_judge(&plan, &inputs, start, &Ticks::default(), &mut events, &stop, judge);
+    let warnings = events.seen.into_iter().filter_map(|event| match event {
+        Event::Warning(text) => Some(text),
+        _ => None,
+    });
+    (ended, warnings.collect())
+}
 
+fn ended_with(ended: Result<GrpoOutcome, StageError>) -> String {
+    match ended {
+        Err(error @ StageError::Unscored { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_judge_that_is_down_is_told_at_once_and_ends_the_run_after_some_steps() {
     let folder = policies::folder();
-    let optional = [JUDGED, "judge.optional=true", "max_steps=1"];
-    run(folder.path(), &optional, Start::Fresh, Some(Scripted::says("no idea").open()), never).unwrap();
+    let down = Scripted::fails();
+    let long = [JUDGED, "max_steps=9", "save_steps=1"];
+    let (ended, warnings) = run_and_listen(folder.path(), &long, Start::Fresh, &down);
+    let text = ended_with(ended);
+    assert!(text.contains("step 3: none of 12 completions could be scored"), "{text}");
+    assert!(text.contains("the server is down") && text.contains("3 steps in a row"), "{text}");
+    assert!(text.contains("--resume begins with the first"), "{text}");
+    assert_eq!(warnings.len(), 1, "it is said once: {warnings:?}");
+    assert!(warnings[0].starts_with("step 1: ") && warnings[0].contains("the server is down"), "{warnings:?}");
+    let records = policies::metrics(folder.path());
+    assert_eq!(records.len(), 3);
+    assert_eq!((records[0]["unscored/judge_failed"], records[0]["groups_used"]), (12.0, 0.0));
+    assert!(!records[0].contains_key("reward") && !folder.path().join("run/model").exists());
+
+    // Once it is up again, the run takes these steps as if nothing had happened.
+    let (ended, _) = run_and_listen(folder.path(), &long, Start::Resume, &judge());
+    assert!(matches!(ended, Ok(GrpoOutcome::Finished { nothing_learnt: None, .. })), "{ended:?}");
+    let straight = policies::folder();
+    run(straight.path(), &long, Start::Fresh, Some(judge().open()), never).unwrap();
+    assert!(policies::everything(straight.path()) == policies::everything(folder.path()));
+}
+
+#[test]
+fn a_judge_that_goes_down_in_the_middle_leaves_the_steps_before_it_safe() {
+    let folder = policies::folder();
+    let overrides = [JUDGED, "max_steps=9", "save_steps=5", "max_unscored_steps=2"];
+    let (n, good) = (std::cell::Cell::new(0), judge());
+    // Two steps of 12 completions.
+    let judge_of_two_steps = Scripted::new(move |text| {
+        n.set(n.get() + 1);
+        if n.get() <= 24 { good.answer(text) } else { Err(truing_types::ChatError::Failed("lost".into())) }
+    });
+    let (ended, _) = run_and_listen(folder.path(), &overrides, Start::Fresh, &judge_of_two_steps);
+    let text = ended_with(ended);
+    assert!(text.contains("step 4: ") && text.contains("saved as it was after step 2"), "{text}");
+    let (ended, _) = run_and_listen(folder.path(), &overrides, Start::Resume, &judge());
+    assert!(ended.is_ok(), "{ended:?}");
+    let straight = policies::folder();
+    run(straight.path(), &overrides, Start::Fresh, Some(judge().open()), never).unwrap();
+    assert!(policies::everything(straight.path()) == policies::everything(folder.path()));
+}
+
+#[test]
+fn a_judge_that_refuses_everything_ends_the_run_in_its_first_step() {
+    let words = "status 429: The balance of this account is used up.";
+    for extra in [&[][..], &["eval_on_start=true", "eval_fraction=0.4"]] {
+        let folder = policies::folder();
+        let judge = Scripted::refuses(words);
+        let overrides: Vec<&str> = [JUDGED].iter().chain(extra).copied().collect();
+        let (ended, _) = run_and_listen(folder.path(), &overrides, Start::Fresh, &judge);
+        let text = ended_with(ended);
+        assert!(text.contains(words) && text.contains("judge_refused"), "{text}");
+        assert_eq!(judge.asked().len(), 1, "{extra:?}");
+        assert!(!folder.path().join("run/model").exists());
+    }
+    // By policy it goes on, says so, and does not pretend to have learnt.
+    let folder = policies::folder();
+    let warn = [JUDGED, "max_steps=4", "on_unscored_step=warn"];
+    let (ended, warnings) = run_and_listen(folder.path(), &warn, Start::Fresh, &Scripted::refuses(words));
+    let Ok(GrpoOutcome::Finished { nothing_learnt: Some(text), .. }) = ended else { panic!("{ended:?}") };
+    assert!(text.contains("nothing was learnt") && text.contains(words), "{text}");
+    assert!(warnings[0].contains(words), "{warnings:?}");
+}
+
+#[test]
+fn a_judge_that_is_cut_gives_no_verdict() {
+    for (judge, reason, n_asked) in [
+        (Scripted::cut("<think>\nA first guess would be [[2]], but"), "(512), inside its thought", 12),
+        (Scripted::cut("Well [[7]]"), "cut at max_tokens (512)", 24),
+        (Scripted::says("<think>[[2]]"), "a thought without an answer", 12),
+    ] {
+        let folder = policies::folder();
+        let (ended, _) = run_and_listen(folder.path(), &[JUDGED, "max_steps=1"], Start::Fresh, &judge);
+        let text = ended_with(ended);
+        assert!(text.contains(reason) && text.contains("nothing was learnt"), "{text}");
+        assert_eq!(judge.asked().len(), n_asked, "{reason}");
+    }
+}
+
+#[test]
+fn an_optional_judge_that_fails_is_left_out_and_told() {
+    let folder = policies::folder();
+    let optional = [JUDGED, "judge.optional=true", "max_steps=2"];
+    let (ended, warnings) =
+        run_and_listen(folder.path(), &optional, Start::Fresh, &Scripted::says("no idea"));
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("`judge` could not be computed for any of its 12 completions"), "{warnings:?}");
     let record = policies::metrics(folder.path()).remove(0);
     assert!(record.contains_key("reward") && !record.contains_key("unscored/judge_failed"), "{record:?}");
+}
+
+#[test]
+fn rewards_that_are_all_equal_or_lack_their_column_are_no_success() {
+    let nobody = Scripted::fails();
+    let folder = policies::folder();
+    let equal = ["reward=[{kind={length={at_most=99}}}]", "max_steps=4"];
+    let (ended, warnings) = run_and_listen(folder.path(), &equal, Start::Fresh, &nobody);
+    let Ok(GrpoOutcome::Finished { nothing_learnt: Some(text), model, .. }) = ended else { panic!("{ended:?}") };
+    assert!(text.contains("all rewards of each group were equal") && model.exists(), "{text}");
+    assert!(warnings.iter().any(|warning| warning.starts_with("steps 1 to 3 had nothing to learn from")), "{warnings:?}");
+    assert_eq!(policies::metrics(folder.path())[0]["groups_used"], 3.0);
+
+    let folder = policies::folder();
+    let (ended, warnings) =
+        run_and_listen(folder.path(), &["reward=[{kind={exact_match={}}}]"], Start::Fresh, &nobody);
+    let text = ended_with(ended);
+    assert!(text.contains("the row has no `answer`") && text.contains("missing_reference"), "{text}");
+    assert!(warnings[0].contains("the row has no `answer`"), "{warnings:?}");
+}
+
+#[test]
+fn an_evaluation_without_a_reward_is_said_and_is_never_the_best() {
+    let folder = policies::folder();
+    let eval: String = (0..2).map(|i| format!("{{\"prompt\": \"Say {i}.\"}}\n")).collect();
+    std::fs::write(folder.path().join("other.jsonl"), eval).unwrap();
+    let overrides = [
+        "eval_data=[{path=\"other.jsonl\"}]",
+        "reward=[{kind={format={pattern=\"[a-m]\"}}, sources=[\"prompts.jsonl\"]}]",
+        "max_steps=2",
+        "save_steps=1",
+        "eval_steps=1",
+    ];
+    let first = |event: &Event| matches!(event, Event::Metrics { step: 1, values } if values.contains_key("loss"));
+    let ended = run(folder.path(), &overrides, Start::Fresh, None, first).unwrap();
+    assert!(matches!(ended, GrpoOutcome::Interrupted { .. }), "{ended:?}");
+    let (ended, warnings) = run_and_listen(folder.path(), &overrides, Start::Resume, &Scripted::fails());
+    assert!(ended.is_ok(), "{ended:?}");
+    assert!(warnings.iter().any(|warning| warning.starts_with("the evaluation: none of 2")), "{warnings:?}");
 }
 
 #[test]

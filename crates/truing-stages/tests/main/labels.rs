@@ -133,6 +133,37 @@ fn a_judge_s_labels_are_written_with_votes_and_sources() {
 }
 
 #[test]
+fn a_judge_that_refuses_everything_ends_the_run_with_its_words() {
+    let folder = folder();
+    let judge = Scripted::refuses("status 401: no such key");
+    let recipe = format!("{RECIPE}{SECOND}");
+    let error = run(folder.path(), &recipe, &["n_votes=3"], vec![judge.open(), good().open()]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("the judge `one` refuses every request: status 401: no such key"), "{text}");
+    assert_eq!(judge.asked().len(), 1);
+    assert!(!folder.path().join("labels/labels.jsonl").exists());
+}
+
+#[test]
+fn neither_a_cut_reply_nor_a_thought_is_a_vote() {
+    let folder = folder();
+    let thought = Scripted::says("<think>{\"ability\": \"code\", \"language\": \"English\"}");
+    let cut = Scripted::cut("{\"ability\": \"code\", \"language\": \"English\"}");
+    for (judge, reason) in [(thought, "a thought without an answer"), (cut, "cut at max_tokens")] {
+        let recipe = format!("{RECIPE}{SECOND}");
+        let (summary, rows) = run(folder.path(), &recipe, &[], vec![judge.open(), good().open()]).unwrap();
+        // The other judge's vote is the only one.
+        assert_eq!(rows[0]["labels"]["ability"], "mathematics", "{reason}");
+        assert_eq!(rows[0]["confidence"]["ability"], 1.0, "{reason}");
+        assert!(summary.warnings.iter().any(|warning| warning.contains(reason)), "{:?}", summary.warnings);
+        fs::remove_dir_all(folder.path().join("labels")).unwrap();
+    }
+    let aloud = Scripted::new(|text| Ok(format!("<think>{{\"ability\": \"logic\"}}</think>{}", answer(text))));
+    let (_, rows) = run(folder.path(), RECIPE, &[], vec![aloud.open()]).unwrap();
+    assert_eq!(rows[1]["labels"]["ability"], "code");
+}
+
+#[test]
 fn the_plan_tells_every_call_before_the_first() {
     let folder = folder();
     let judge = good();

@@ -282,6 +282,39 @@ fn a_run_s_folder_is_its_own_and_continues_with_the_same_inputs_alone() {
 }
 
 #[test]
+fn a_judge_that_refuses_everything_ends_the_run_and_what_it_answered_is_paid_for_once() {
+    let folder = folder();
+    let cache = folder.path().join("c");
+    let (n, rule) = (Cell::new(0), good());
+    // The account runs dry after 20 replies.
+    let judge = Scripted::new(move |text| {
+        n.set(n.get() + 1);
+        let refused = || Err(truing_types::ChatError::Refused("status 402: nothing left".into()));
+        if n.get() == 21 { refused() } else { rule.answer(text) }
+    });
+    let (plan, inputs) = plan(folder.path(), RECIPE, &[]).unwrap();
+    let stop = AtomicBool::new(false);
+    let error = quality::run(&plan, &inputs, vec![judge.cached(&cache)], &mut Silent, &stop).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("the judge `one` refuses every request: status 402: nothing left"), "{text}");
+    assert_eq!(judge.asked().len(), 21);
+    run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap();
+    let asked = judge.asked();
+    assert_eq!(asked.len(), 54 + 1, "only what was refused is asked again");
+}
+
+#[test]
+fn a_reply_that_was_cut_is_no_verdict() {
+    let folder = folder();
+    let all = "clarity: [[A]]\npracticality: [[A]]\ncomplexity: [[A]]\nnovelty: [[A]]\n";
+    let error = run(folder.path(), RECIPE, vec![Scripted::cut(all).open()]).unwrap_err().to_string();
+    assert!(error.contains("cut at max_tokens"), "{error}");
+    let thought = "<think>clarity: [[A]]\npracticality: [[A]]\ncomplexity: [[A]]\nnovelty: [[A]]</think>";
+    let error = run(folder.path(), RECIPE, vec![Scripted::says(thought).open()]).unwrap_err().to_string();
+    assert!(error.contains("a thought without an answer"), "{error}");
+}
+
+#[test]
 fn recipes_that_make_no_sense_are_refused() {
     let folder = folder();
     let refused = |overrides: &[&str]| plan(folder.path(), RECIPE, overrides).unwrap_err().to_string();

@@ -15,12 +15,13 @@ type Rule = Arc<dyn Fn(&str) -> Result<String, ChatError>>;
 #[derive(Clone)]
 pub(crate) struct Scripted {
     rule: Rule,
+    finish_reason: FinishReason,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Scripted {
     pub(crate) fn new(rule: impl Fn(&str) -> Result<String, ChatError> + 'static) -> Self {
-        Self { rule: Arc::new(rule), asked: Arc::default() }
+        Self { rule: Arc::new(rule), finish_reason: FinishReason::EndOfTurn, asked: Arc::default() }
     }
 
     pub(crate) fn says(text: &'static str) -> Self {
@@ -29,6 +30,21 @@ impl Scripted {
 
     pub(crate) fn fails() -> Self {
         Self::new(|_| Err(ChatError::Failed("the server is down".into())))
+    }
+
+    /// A server that refuses everything.
+    pub(crate) fn refuses(words: &'static str) -> Self {
+        Self::new(move |_| Err(ChatError::Refused(words.into())))
+    }
+
+    /// Every reply is cut at its limit.
+    pub(crate) fn cut(text: &'static str) -> Self {
+        Self { finish_reason: FinishReason::Length, ..Self::says(text) }
+    }
+
+    /// What it would say, without being asked.
+    pub(crate) fn answer(&self, text: &str) -> Result<String, ChatError> {
+        (self.rule)(text)
     }
 
     pub(crate) fn asked(&self) -> Vec<String> {
@@ -59,9 +75,10 @@ impl ChatModel for Scripted {
         let text = request.conversation.messages.last().unwrap().content.clone();
         let reply = (self.rule)(&text);
         self.asked.lock().unwrap().push(text);
-        let finish_reason = FinishReason::EndOfTurn;
+        let finish_reason = self.finish_reason;
         Ok(ChatReply {
             text: reply?,
+            reasoning: None,
             tokens: Vec::new(),
             finish_reason,
             n_prompt_tokens: 0,

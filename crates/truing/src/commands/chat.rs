@@ -136,9 +136,14 @@ fn reply(
             match reply.finish_reason {
                 FinishReason::Length => printer.note("(cut off at --max-new-tokens)"),
                 FinishReason::Cancelled => printer.note("(broken off)"),
+                FinishReason::ContentFilter | FinishReason::Refusal | FinishReason::ToolCalls => {
+                    printer.note("(the model gave no answer)");
+                }
                 FinishReason::EndOfTurn | FinishReason::StopText => {}
             }
-            conversation.messages.push(Message::new(Role::Assistant, reply.text));
+            // The template decides whether earlier thoughts are shown to the model.
+            let turn = Message::new(Role::Assistant, reply.text);
+            conversation.messages.push(Message { reasoning_content: reply.reasoning, ..turn });
         }
         Err(error) => {
             // The turn that could not be answered is taken back, so that the conversation can go on.

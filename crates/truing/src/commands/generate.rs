@@ -65,6 +65,9 @@ enum Prompt {
 struct JsonReply<'a> {
     index: usize,
     text: &'a str,
+    /// The thought before the text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<&'a str>,
     finish_reason: FinishReason,
     n_prompt_tokens: usize,
     n_new_tokens: usize,
@@ -91,6 +94,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
             let line = JsonReply {
                 index,
                 text: &reply.text,
+                reasoning: reply.reasoning.as_deref(),
                 finish_reason: reply.finish_reason,
                 n_prompt_tokens: reply.n_prompt_tokens,
                 n_new_tokens: reply.tokens.len(),

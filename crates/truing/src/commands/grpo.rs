@@ -99,17 +99,18 @@ fn finish(outcome: &GrpoOutcome, folder: &Path, as_json: bool, context: &Context
     truing_report::write_report(folder, &page)?;
     let printer = &context.printer;
     match outcome {
-        GrpoOutcome::Finished { model, metrics } => {
+        GrpoOutcome::Finished { model, metrics, nothing_learnt } => {
             if as_json {
                 printer.json(&json!({
                     "status": "finished", "model": model, "report": page, "metrics": metrics,
+                    "nothing_learnt": nothing_learnt,
                 }))?;
             } else {
                 printer.line(format_args!("{:<9} {}", training::kind_of(model), model.display()))?;
                 printer.line(format_args!("report    {}", page.display()))?;
                 printer.line(format_args!("rollouts  truing rollouts {}", folder.display()))?;
             }
-            Ok(Outcome::Fine)
+            Ok(if nothing_learnt.is_some() { Outcome::Finding } else { Outcome::Fine })
         }
         GrpoOutcome::Interrupted { step } => {
             if as_json {

@@ -157,6 +157,9 @@ fn ending(reason: FinishReason) -> &'static str {
         FinishReason::StopText => "stop text",
         FinishReason::Length => "cut off",
         FinishReason::Cancelled => "cancelled",
+        FinishReason::ContentFilter => "filtered",
+        FinishReason::Refusal => "refused",
+        FinishReason::ToolCalls => "tool calls",
     }
 }
 

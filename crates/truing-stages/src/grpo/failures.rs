@@ -1,0 +1,291 @@
+//! What a run does where rewards cannot be computed, or are all the same: it says so at once, and ends by policy. A run that
+//! learnt nothing never ends as if all were well.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use truing_reward::ScoredCompletion;
+use truing_train::checkpoint::TrainerState;
+use truing_types::{Event, UnscoredReason};
+
+use super::run::Running;
+use super::state::PromptState;
+use crate::StageError;
+
+/// Steps in a row with rewards but without differences between them, after which that is said.
+const FLAT_STEPS: usize = 3;
+
+/// What happens where rewards cannot be computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnscoredStep {
+    /// The run ends with an error: at once where waiting does not help, otherwise after some steps in a row.
+    #[default]
+    Stop,
+    /// It goes on with a warning.
+    Warn,
+}
+
+/// What is known of the steps so far.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    n_unscored_in_a_row: usize,
+    n_flat_in_a_row: usize,
+    /// Why the last completions had no reward.
+    last_problem: Option<String>,
+    /// Where the run stood before the steps of which nothing could be scored. The weights are still the same.
+    settled: Option<(TrainerState, PromptState)>,
+    /// Warnings that were given; each is given once.
+    told: BTreeSet<String>,
+    /// Whether the step being taken has a group with different rewards.
+    pub(super) has_signal: bool,
+}
+
+impl Watch {
+    /// Whether the last step could not be scored. A checkpoint of it would keep a resume from taking it again.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.settled.is_some()
+    }
+}
+
+/// Which of some completions could not be scored, and why.
+pub(super) struct Unscoring {
+    n_completions: usize,
+    n_scored: usize,
+    /// By reason, how often, and the first in words.
+    reasons: BTreeMap<UnscoredReason, (usize, String)>,
+    /// Rewards that no completion has.
+    dead: Vec<DeadReward>,
+}
+
+/// A reward that could not be computed for any completion.
+struct DeadReward {
+    name: String,
+    n: usize,
+    reason: UnscoredReason,
+    detail: String,
+    is_only_reason: bool,
+}
+
+impl Unscoring {
+    pub(super) fn of<'a>(scored: impl Iterator<Item = &'a ScoredCompletion>) -> Self {
+        let mut found = Self { n_completions: 0, n_scored: 0, reasons: BTreeMap::new(), dead: Vec::new() };
+        let mut parts: BTreeMap<&str, Option<DeadReward>> = BTreeMap::new();
+        for one in scored {
+            found.n_completions += 1;
+            match &one.total {
+                Ok(_) => found.n_scored += 1,
+                Err(unscored) => {
+                    let first = || (0, unscored.detail.clone());
+                    found.reasons.entry(unscored.reason).or_insert_with(first).0 += 1;
+                }
+            }
+            for (name, part) in &one.parts {
+                match (part, parts.get_mut(name.as_str())) {
+                    (Ok(_), _) => drop(parts.insert(name, None)),
+                    (Err(_), Some(None)) => {}
+                    (Err(unscored), Some(Some(dead))) => {
+                        dead.n += 1;
+                        dead.is_only_reason &= dead.reason == unscored.reason;
+                    }
+                    (Err(unscored), None) => {
+                        let (reason, detail) = (unscored.reason, unscored.detail.clone());
+                        let dead = DeadReward { name: name.clone(), n: 1, reason, detail, is_only_reason: true };
+                        parts.insert(name, Some(dead));
+                    }
+                }
+            }
+        }
+        found.dead = parts.into_values().flatten().collect();
+        found
+    }
+
+    /// Whether there are completions, and none has a reward.
+    pub(super) fn is_total(&self) -> bool {
+        self.n_completions > 0 && self.n_scored == 0
+    }
+
+    /// Whether completions stay without a reward for a reason that waiting does not mend.
+    fn will_not_pass(&self) -> bool {
+        let has_no_sandbox = |dead: &DeadReward| dead.reason == UnscoredReason::NoSandbox && dead.is_only_reason;
+        self.reasons.contains_key(&UnscoredReason::JudgeRefused)
+            || self.reasons.contains_key(&UnscoredReason::NoSandbox) && self.dead.iter().any(has_no_sandbox)
+    }
+
+    /// How many could not be scored, and why.
+    pub(super) fn text(&self) -> String {
+        let n = self.n_completions;
+        let how_many = match self.n_scored {
+            0 => format!("none of {n} completions could be scored"),
+            n_scored => format!("{} of {n} completions could not be scored", n - n_scored),
+        };
+        let reasons: Vec<String> = self
+            .reasons
+            .iter()
+            .map(|(reason, (n, detail))| format!("{n} are {}, for instance: {detail}", reason.as_str()))
+            .collect();
+        format!("{how_many}: {}", reasons.join("; "))
+    }
+
+    /// What should be said of rewards that failed while others did not.
+    fn warnings(&self) -> Vec<String> {
+        let text = |dead: &DeadReward| {
+            let DeadReward { name, n, reason, detail, .. } = dead;
+            format!("`{name}` could not be computed for any of its {n} completions: {}: {detail}", reason.as_str())
+        };
+        self.dead.iter().map(text).collect()
+    }
+}
+
+impl Running<'_> {
+    /// Says what could not be scored. `what` is what was scored, for instance a step.
+    ///
+    /// # Errors
+    /// [`StageError::Unscored`], where by policy the run ends here.
+    pub(super) fn look_at<'a>(
+        &mut self,
+        what: &str,
+        scored: impl Iterator<Item = &'a ScoredCompletion>,
+    ) -> Result<Unscoring, StageError> {
+        let found = Unscoring::of(scored);
+        if found.will_not_pass() && self.plan.config.on_unscored_step == OnUnscoredStep::Stop {
+            let problem = format!("{what}: {}", found.text());
+            return Err(StageError::Unscored { problem, saved: String::new() });
+        }
+        let warnings = if found.is_total() { vec![found.text()] } else { found.warnings() };
+        for warning in warnings {
+            if self.watch.told.insert(warning.clone()) {
+                self.events.emit(Event::Warning(format!("{what}: {warning}")));
+            }
+        }
+        if found.is_total() {
+            self.watch.last_problem = Some(found.text());
+        }
+        Ok(found)
+    }
+
+    /// Takes down how a step went. `before` is where the run stood before it.
+    ///
+    /// # Errors
+    /// [`StageError::Unscored`] after too many steps of which nothing could be scored; the run is then saved.
+    pub(super) fn take_down(
+        &mut self,
+        is_unscored: bool,
+        has_signal: bool,
+        before: (TrainerState, PromptState),
+    ) -> Result<(), StageError> {
+        let config = &self.plan.config;
+        let (step, watch) = (self.state.step, &mut self.watch);
+        if !is_unscored {
+            watch.n_unscored_in_a_row = 0;
+            watch.settled = None;
+            watch.n_flat_in_a_row = if has_signal { 0 } else { watch.n_flat_in_a_row + 1 };
+            if watch.n_flat_in_a_row == FLAT_STEPS {
+                let first = step + 1 - FLAT_STEPS as u64;
+                self.events.emit(Event::Warning(format!(
+                    "steps {first} to {step} had nothing to learn from: in each group all rewards were equal \
+                     (`frac_reward_zero_std`); are the prompts too hard or too easy, or does a reward not tell completions apart?"
+                )));
+            }
+            return Ok(());
+        }
+        watch.n_unscored_in_a_row += 1;
+        if config.on_unscored_step == OnUnscoredStep::Warn {
+            return Ok(());
+        }
+        watch.settled.get_or_insert(before);
+        let n = watch.n_unscored_in_a_row;
+        if n < config.max_unscored_steps {
+            return Ok(());
+        }
+        let last = watch.last_problem.clone().unwrap_or_default();
+        let problem = format!("step {step}: {last}; so it was in {n} steps in a row (`max_unscored_steps`)");
+        Err(self.end_unscored(problem)?)
+    }
+
+    /// Saves the run where it ends for want of rewards.
+    pub(super) fn save_if_unscored<T>(&mut self, result: Result<T, StageError>) -> Result<T, StageError> {
+        match result {
+            Err(StageError::Unscored { problem, .. }) => Err(self.end_unscored(problem)?),
+            other => other,
+        }
+    }
+
+    /// Goes back before the steps that could not be scored, so that a resume takes them again, and saves.
+    fn end_unscored(&mut self, problem: String) -> Result<StageError, StageError> {
+        if let Some((state, prompts)) = self.watch.settled.take() {
+            (self.state, self.prompts) = (state, prompts);
+        }
+        self.save_checkpoint()?;
+        let saved = match self.state.step {
+            0 => "no step was learnt, and --resume begins with the first".to_owned(),
+            step => format!("the run is saved as it was after step {step}, and --resume goes on from there"),
+        };
+        Ok(StageError::Unscored { problem, saved })
+    }
+
+    /// Why the run has learnt nothing; `None` where it has.
+    ///
+    /// # Errors
+    /// [`StageError::Unscored`], where by policy a run without a single reward is none.
+    pub(super) fn nothing_learnt(&mut self) -> Result<Option<String>, StageError> {
+        let PromptState { n_scored_steps, n_learnt_steps, .. } = self.prompts;
+        if n_learnt_steps > 0 {
+            return Ok(None);
+        }
+        if n_scored_steps > 0 {
+            let text = "nothing was learnt: in every step all rewards of each group were equal (`frac_reward_zero_std`), \
+                        and the saved model is the one that the run began with";
+            return Ok(Some(text.into()));
+        }
+        let last = self.watch.last_problem.clone().unwrap_or_else(|| "no completion could be scored".into());
+        let problem = format!("nothing was learnt, because no step had a reward: {last}");
+        match self.plan.config.on_unscored_step {
+            OnUnscoredStep::Stop => Err(self.end_unscored(problem)?),
+            OnUnscoredStep::Warn => Ok(Some(problem)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use truing_types::Unscored;
+
+    fn scored(parts: &[(&str, Result<f64, UnscoredReason>)], total: Result<f64, UnscoredReason>) -> ScoredCompletion {
+        let part = |part: Result<f64, UnscoredReason>| part.map_err(|reason| Unscored::new(reason, "why"));
+        ScoredCompletion {
+            parts: parts.iter().map(|&(name, value)| (name.to_owned(), part(value))).collect(),
+            total: part(total),
+        }
+    }
+
+    #[test]
+    fn what_waiting_does_not_mend_is_told_apart() {
+        use UnscoredReason::{JudgeFailed, JudgeRefused, MissingReference, NoSandbox};
+        let ok = || scored(&[("a", Ok(1.0))], Ok(1.0));
+        let only = |reason| scored(&[("a", Err(reason))], Err(reason));
+        let optional = |reason| scored(&[("a", Err(reason)), ("b", Ok(1.0))], Ok(1.0));
+        for (completions, will_not_pass, is_total, n_warnings) in [
+            (vec![ok(), ok()], false, false, 0),
+            (vec![only(JudgeFailed), only(JudgeFailed)], false, true, 1),
+            (vec![only(MissingReference)], false, true, 1),
+            (vec![only(JudgeRefused)], true, true, 1),
+            // An account that runs dry in the middle of a step.
+            (vec![ok(), only(JudgeRefused)], true, false, 0),
+            (vec![optional(JudgeRefused), optional(JudgeRefused)], false, false, 1),
+            (vec![only(NoSandbox), only(NoSandbox)], true, true, 1),
+            (vec![ok(), only(NoSandbox)], false, false, 0),
+            (vec![only(NoSandbox), only(JudgeFailed)], false, true, 1),
+            (Vec::new(), false, false, 0),
+        ] {
+            let found = Unscoring::of(completions.iter());
+            assert_eq!(found.will_not_pass(), will_not_pass, "{completions:?}");
+            assert_eq!((found.is_total(), found.warnings().len()), (is_total, n_warnings), "{completions:?}");
+        }
+        let mixed = [only(JudgeFailed), only(JudgeFailed), only(MissingReference)];
+        let expected = "none of 3 completions could be scored: 1 are missing_reference, for instance: why; \
+                        2 are judge_failed, for instance: why";
+        assert_eq!(Unscoring::of(mixed.iter()).text(), expected);
+    }
+}
