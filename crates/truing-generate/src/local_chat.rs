@@ -5,11 +5,14 @@ use std::ops::ControlFlow;
 use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder};
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions, TokenId,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, ExcludedTokens, FinishReason, SamplingOptions,
+    TokenId,
 };
 
 use crate::batch::{Job, decode};
-use crate::{GenerateError, SampledCompletion, Session, StopTexts, end_tokens, generate};
+use crate::{
+    GenerateError, SampledCompletion, SampledIds, Session, StopTexts, end_tokens, excluded_tokens, generate,
+};
 
 /// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
 const REPLIES_AT_A_TIME: usize = 8;
@@ -23,6 +26,7 @@ pub struct LocalChat<E: Engine> {
     renderer: ChatRenderer,
     session: Session<E>,
     end_tokens: Vec<TokenId>,
+    excluded: ExcludedTokens,
 }
 
 /// A reply with what only a local model can tell.
@@ -41,8 +45,9 @@ impl<E: Engine> LocalChat<E> {
     /// the token that ends a turn in the template.
     pub fn new(engine: E, renderer: ChatRenderer) -> Self {
         let end_tokens = end_tokens(&engine.spec().eos_token_ids, &renderer);
+        let excluded = excluded_tokens(renderer.tokenizer(), engine.spec().vocab_size, &end_tokens);
         let session = Session::new(&engine);
-        Self { engine, renderer, session, end_tokens }
+        Self { engine, renderer, session, end_tokens, excluded }
     }
 
     /// The engine.
@@ -132,7 +137,7 @@ impl<E: Engine> LocalChat<E> {
             &mut self.session,
             prompt,
             sampling,
-            &self.end_tokens,
+            SampledIds { end: &self.end_tokens, excluded: &self.excluded },
             &mut |drawn| {
                 let (decided, found) = stops.push(&decoder.push(drawn.token)?);
                 is_stopped = found;
@@ -214,19 +219,22 @@ where
         let tokenizer = self.renderer.tokenizer();
         let on_done = &mut |job: usize, _: usize, result: Result<SampledCompletion, GenerateError>| {
             let (place, prompt) = &prompts[job];
-            let result = result.map_err(chat_error).map(|completion| ChatReply {
-                text: completion.text,
-                n_completion_tokens: completion.tokens.len(),
-                tokens: completion.tokens,
-                finish_reason: completion.finish_reason,
-                n_prompt_tokens: prompt.len(),
+            let result = result.map_err(chat_error).and_then(|completion| match completion.text_error {
+                Some(reason) => Err(ChatError::Failed(reason.into())),
+                None => Ok(ChatReply {
+                    text: completion.text,
+                    n_completion_tokens: completion.tokens.len(),
+                    tokens: completion.tokens,
+                    finish_reason: completion.finish_reason,
+                    n_prompt_tokens: prompt.len(),
+                }),
             });
             let flow = on_result(*place, &result);
             results[*place] = Some(result);
             flow
         };
-        let decoded =
-            decode(&mut self.engine, tokenizer, &jobs, &self.end_tokens, REPLIES_AT_A_TIME, true, on_done);
+        let ids = SampledIds { end: &self.end_tokens, excluded: &self.excluded };
+        let decoded = decode(&mut self.engine, tokenizer, &jobs, ids, REPLIES_AT_A_TIME, true, on_done);
         if let Err(error) = decoded {
             // One failure is told of every request that it took with it.
             let reason = error.to_string();

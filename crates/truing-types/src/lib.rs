@@ -10,6 +10,7 @@ mod communicator;
 mod conversation;
 mod evaluation;
 mod events;
+mod excluded;
 mod preference;
 mod reward;
 mod reward_diagnostics;
@@ -24,6 +25,7 @@ pub use communicator::{CommunicationError, Communicator, Rank};
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};
 pub use events::{Event, EventSink, Silent};
+pub use excluded::ExcludedTokens;
 pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
 pub use reward::{Unscored, UnscoredReason};
 pub use reward_diagnostics::{

@@ -10,6 +10,7 @@ use truing_reward::shaping::ShapingConfig;
 use truing_train::{
     Aggregation, Credit, CreditRule, KlInLoss, KlReading, Policy, RatioLevel, Scale, ScheduleKind,
 };
+use truing_types::ExcludedTokens;
 
 use super::judge_reward::JudgeReward;
 use super::model_reward::RewardModelReward;
@@ -141,6 +142,8 @@ pub struct GrpoConfig {
     pub lr_scheduler_type: ScheduleKind,
     /// Share of the updates that warm up.
     pub warmup_ratio: f64,
+    /// Share of the updates that decay, with `lr_scheduler_type = "wsd"`.
+    pub decay_ratio: f64,
     /// Where the decay ends, as a share of `learning_rate`.
     pub min_lr_ratio: f64,
     /// Decoupled weight decay; norms and biases are spared.
@@ -336,6 +339,7 @@ impl Default for GrpoConfig {
             learning_rate: 1e-6,
             lr_scheduler_type: ScheduleKind::Constant,
             warmup_ratio: 0.0,
+            decay_ratio: 0.1,
             min_lr_ratio: 0.0,
             weight_decay: 0.0,
             adam_beta1: 0.9,
@@ -542,6 +546,8 @@ impl GrpoConfig {
         let clip_low = self.epsilon.unwrap_or(0.2);
         Policy {
             temperature: self.temperature,
+            // The run knows the tokenizer and sets them.
+            excluded: ExcludedTokens::none(),
             clip_low,
             clip_high: self.epsilon_high.unwrap_or(clip_low),
             aggregation: match self.loss_type.unwrap_or(LossType::Grpo) {

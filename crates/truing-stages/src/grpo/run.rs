@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_client::{Counts, CountsSnapshot};
 use truing_cpu::CpuEngine;
-use truing_generate::end_tokens;
+use truing_generate::{end_tokens, excluded_tokens};
 use truing_model::{SaveOptions, TrainableSpec};
 use truing_parallel::Solo;
 use truing_reward::Rewards;
@@ -18,6 +18,7 @@ use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{Event, EventSink, TokenId};
 
 use super::model_reward::ModelReward;
+use super::packs::SampledPolicy;
 use super::plan::frozen;
 use super::state::PromptState;
 use super::step::Purpose;
@@ -63,6 +64,8 @@ pub(super) struct Running<'a> {
     /// What the judge was asked, and as it stood when last written down.
     pub(super) judge_counts: Option<(Arc<Counts>, CountsSnapshot)>,
     pub(super) end_tokens: Vec<TokenId>,
+    /// What completions are sampled from while learning.
+    pub(super) policy: SampledPolicy,
     pub(super) state: TrainerState,
     pub(super) prompts: PromptState,
 }
@@ -154,10 +157,14 @@ pub fn run_with_judge(
         events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
     }
     let record = RunRecord::open(folder, &state, &[], &Solo)?;
+    let spec = &inputs.model.spec;
+    let end_tokens = end_tokens(&spec.eos_token_ids, &inputs.renderer);
+    let excluded = excluded_tokens(inputs.renderer.tokenizer(), spec.vocab_size, &end_tokens);
     let running = Running {
         rewards,
         judge_counts,
-        end_tokens: end_tokens(&inputs.model.spec.eos_token_ids, &inputs.renderer),
+        end_tokens,
+        policy: SampledPolicy { temperature: config.temperature, excluded },
         plan,
         inputs,
         probe,
@@ -261,9 +268,17 @@ impl Running<'_> {
             metrics.insert(format!("{EVALUATION_PREFIX}completions/mean_length"), mean);
         }
         self.log(metrics)?;
-        // The trainer's state knows losses, of which the lowest is the best.
-        let reward = tally::mean_and_deviation(&all).map_or(f64::NEG_INFINITY, |(mean, _)| mean);
-        let is_best = self.state.note_evaluation(-reward);
+        let mean = tally::mean_and_deviation(&all).map(|(mean, _)| mean);
+        if mean.is_none() {
+            let step = self.state.step;
+            let warning = format!(
+                "the evaluation after step {step} has no score: none of its {n_unscored} completions could be scored, so it \
+                 cannot be the best"
+            );
+            self.events.emit(Event::Warning(warning));
+        }
+        // The trainer's state knows losses, of which the lowest is the best; it notes only finite ones.
+        let is_best = self.state.note_evaluation(mean.map_or(f64::NAN, |reward| -reward));
         if is_best && (config.keep_best || config.load_best_model_at_end) && self.state.step > 0 {
             self.save_checkpoint()?;
         }

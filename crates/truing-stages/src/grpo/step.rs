@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rand_chacha::rand_core::Rng;
-use truing_generate::{SampleRequest, SampledCompletion, sample};
+use truing_generate::{SampleRequest, SampledCompletion, SampledIds, sample};
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_parallel::Solo;
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
-use truing_train::{KlInLoss, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
-use truing_types::{Event, FinishReason, Rollout, SamplingOptions, Seed};
+use truing_train::{KlInLoss, Policy, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
+use truing_types::{Event, FinishReason, Rollout, SamplingOptions, Seed, Unscored, UnscoredReason};
 
 use super::packs::{self, CompletionPack, Sequence};
 use super::run::Running;
@@ -124,7 +125,7 @@ impl Running<'_> {
             self.inputs.renderer.tokenizer(),
             &requests,
             &options,
-            &self.end_tokens,
+            SampledIds { end: &self.end_tokens, excluded: &self.policy.excluded },
             config.generation_batch_size,
             &mut |_, _, _| {
                 done += 1;
@@ -146,7 +147,8 @@ impl Running<'_> {
             .iter()
             .zip(drawn)
             .flat_map(|(prompt, completions)| {
-                completions.iter().map(|completion| Completion {
+                let with_text = completions.iter().filter(|completion| completion.text_error.is_none());
+                with_text.map(|completion| Completion {
                     prompt: &prompt.row.prompt,
                     text: &completion.text,
                     n_tokens: completion.tokens.len(),
@@ -163,7 +165,11 @@ impl Running<'_> {
         if self.judge_counts.is_some() {
             self.events.emit(Event::PhaseFinished);
         }
-        drawn.iter().map(|completions| scored.by_ref().take(completions.len()).collect()).collect()
+        let mut of_one = |completion: &SampledCompletion| match &completion.text_error {
+            None => scored.next(),
+            Some(reason) => Some(without_text(reason)),
+        };
+        drawn.iter().map(|completions| completions.iter().filter_map(&mut of_one).collect()).collect()
     }
 
     /// One whole step; `None` when it was broken off, and then nothing has changed.
@@ -280,7 +286,7 @@ impl Running<'_> {
         }
         let mut compared = vec![Compared::default(); n_completions];
         let per_part = groups.len().div_ceil(config.minibatches).max(1);
-        let mut parts: Vec<Vec<(CompletionPack, Option<TopLogProbs>)>> = Vec::new();
+        let mut parts: Vec<Vec<(CompletionPack, Option<Arc<TopLogProbs>>)>> = Vec::new();
         let n_trained = sequences.iter().map(Vec::len).sum::<usize>() as u64;
         self.events.emit(Event::PhaseStarted {
             phase: format!("step {step} of {}: comparing", plan.n_steps),
@@ -317,25 +323,24 @@ impl Running<'_> {
         &mut self,
         pack: &CompletionPack,
         compared: &mut [Compared],
-    ) -> Result<Option<TopLogProbs>, StageError> {
+    ) -> Result<Option<Arc<TopLogProbs>>, StageError> {
         let config = &self.plan.config;
-        let (temperature, k) = (config.temperature, config.kl_top_k);
+        let (policy, k) = (&self.policy.clone(), config.kl_top_k);
         let (mut top, mut reference_log_probs) = (None, Vec::new());
         match config.kl() {
             KlKind::ExactTopK => {
-                top = Some(
-                    self.ask_reference(|engine| packs::top_log_probs(engine, &pack.batch, temperature, k))?,
-                );
+                top =
+                    Some(self.ask_reference(|engine| packs::top_log_probs(engine, &pack.batch, policy, k))?);
             }
             KlKind::K3 => {
                 let said =
-                    self.ask_reference(|engine| packs::log_probs(engine, &pack.batch, temperature, None))?;
+                    self.ask_reference(|engine| packs::log_probs(engine, &pack.batch, policy, None))?;
                 reference_log_probs = said.0;
             }
             KlKind::None => {}
         }
         let (log_probs, mut kl) =
-            packs::log_probs(self.trainer.engine_mut(), &pack.batch, temperature, top.as_ref())?;
+            packs::log_probs(self.trainer.engine_mut(), &pack.batch, policy, top.as_ref())?;
         if config.kl() == KlKind::K3 {
             let k3 = |(&reference, &policy): (&f32, &f32)| {
                 let log_ratio = reference - policy;
@@ -357,7 +362,7 @@ impl Running<'_> {
             start += n_targets;
         }
         let is_needed = matches!(config.policy().kl, KlInLoss::Exact(_));
-        Ok(top.filter(|_| is_needed))
+        Ok(top.filter(|_| is_needed).map(Arc::new))
     }
 
     /// Asks the frozen model: a second engine, or the policy without its adapters.
@@ -488,12 +493,12 @@ impl Running<'_> {
     /// the weights always stand at a step's border.
     fn update(
         &mut self,
-        parts: &[Vec<(CompletionPack, Option<TopLogProbs>)>],
+        parts: &[Vec<(CompletionPack, Option<Arc<TopLogProbs>>)>],
         compared: &[Compared],
         metrics: &mut Metrics,
     ) -> Result<bool, StageError> {
         let config = &self.plan.config;
-        let objective = config.policy();
+        let objective = Policy { excluded: self.policy.excluded.clone(), ..config.policy() };
         let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
         let mut add = |name: &str, value: f64| {
             if value.is_finite() {
@@ -514,7 +519,7 @@ impl Running<'_> {
             for part in parts.iter().filter(|part| !part.is_empty()) {
                 let mut packs: Vec<PolicyPack> = part
                     .iter()
-                    .map(|(pack, reference)| policy_pack(pack, reference.as_ref(), compared))
+                    .map(|(pack, reference)| policy_pack(pack, reference.clone(), compared))
                     .collect();
                 packs.extend(self.ptx_packs(first_update + n_updates)?);
                 let (events, stop) = (&mut *self.events, self.stop);
@@ -554,12 +559,12 @@ impl Running<'_> {
         let (config, inputs) = (&self.plan.config, self.inputs);
         let Some(data) = &inputs.ptx else { return Ok(Vec::new()) };
         let mut generator = Seed(config.seed).generator("ptx", &[update]);
-        let (temperature, k) = (config.temperature, config.kl_top_k);
+        let (policy, k) = (&self.policy.clone(), config.kl_top_k);
         let mut packs = Vec::new();
         for _ in 0..config.ptx_samples_per_update {
             let sample = (generator.next_u64() % data.n_samples() as u64) as u32;
             let batch = data.batch(&[sample])?;
-            let top = self.ask_reference(|engine| packs::top_log_probs(engine, &batch, temperature, k))?;
+            let top = self.ask_reference(|engine| packs::top_log_probs(engine, &batch, policy, k))?;
             packs.push(packs::ptx_pack(batch, top));
         }
         Ok(packs)
@@ -606,7 +611,17 @@ impl Running<'_> {
     }
 }
 
-fn policy_pack(pack: &CompletionPack, reference: Option<&TopLogProbs>, compared: &[Compared]) -> PolicyPack {
+/// A completion whose tokens could not be turned into text: no reward looks at it.
+fn without_text(reason: &str) -> ScoredCompletion {
+    let unscored = Unscored::new(UnscoredReason::Failed, format!("the completion has no text: {reason}"));
+    ScoredCompletion { parts: [("text".to_owned(), Err(unscored.clone()))].into(), total: Err(unscored) }
+}
+
+fn policy_pack(
+    pack: &CompletionPack,
+    reference: Option<Arc<TopLogProbs>>,
+    compared: &[Compared],
+) -> PolicyPack {
     let join = |values: fn(&Compared) -> &Vec<f32>| -> Vec<f32> {
         pack.completions.iter().flat_map(|&(idx, _)| values(&compared[idx]).iter().copied()).collect()
     };
@@ -619,6 +634,6 @@ fn policy_pack(pack: &CompletionPack, reference: Option<&TopLogProbs>, compared:
         old_log_probs: join(|known| &known.old_log_probs),
         reference_log_probs: join(|known| &known.reference_log_probs),
         importance_weights: join(|known| &known.importance_weights),
-        reference: reference.cloned(),
+        reference,
     }
 }

@@ -23,10 +23,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use truing_model::{HeadGradient, HeadOutput, HeadRequest, TopLogProbs};
-use truing_types::PackedBatch;
+use truing_types::{ExcludedTokens, PackedBatch};
 
 use super::{Objective, TrainingPack, WeightedSum};
 
@@ -56,8 +57,9 @@ pub struct PolicyPack {
     pub reference_log_probs: Vec<f32>,
     /// Weights for what was drawn from another distribution than the policy's, truncated `[n_targets]`; empty for 1.
     pub importance_weights: Vec<f32>,
-    /// The reference's most likely tokens `[n_targets, k]`, for the exact KL.
-    pub reference: Option<TopLogProbs>,
+    /// The reference's most likely tokens `[n_targets, k]`, for the exact KL. The largest part of a pack by far, so it is shared
+    /// by all updates that learn from it.
+    pub reference: Option<Arc<TopLogProbs>>,
 }
 
 impl TrainingPack for PolicyPack {
@@ -104,10 +106,12 @@ pub enum KlInLoss {
 }
 
 /// The objective.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// Temperature that the completions were drawn at; the policy is the tempered distribution.
     pub temperature: f32,
+    /// Tokens that are never sampled; the policy is the distribution over all others.
+    pub excluded: ExcludedTokens,
     /// Ratios below `1 - clip_low` are cut where that helps.
     pub clip_low: f64,
     /// Ratios above `1 + clip_high` are cut where that helps.
@@ -126,6 +130,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             temperature: 1.0,
+            excluded: ExcludedTokens::none(),
             clip_low: 0.2,
             clip_high: 0.2,
             aggregation: Aggregation::default(),
@@ -214,7 +219,8 @@ impl Objective for Policy {
         HeadRequest::LogProbs {
             targets: Cow::Owned(pack.batch.targets()),
             temperature: self.temperature,
-            reference: pack.reference.as_ref(),
+            excluded: self.excluded.clone(),
+            reference: pack.reference.as_deref(),
         }
     }
 
