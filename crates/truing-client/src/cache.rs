@@ -40,6 +40,9 @@ pub struct ReplyCache {
 #[derive(Serialize, Deserialize)]
 struct Kept {
     text: String,
+    /// Caches of older versions have none; what they hold in the text is split off when it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reasoning: Option<String>,
     tokens: Vec<TokenId>,
     finish_reason: FinishReason,
 }
@@ -119,6 +122,7 @@ impl ReplyCache {
             .map_err(|source| self.failed(source))?;
         Ok(row.map(|(kept, n_prompt_tokens, n_completion_tokens)| ChatReply {
             text: kept.text,
+            reasoning: kept.reasoning,
             tokens: kept.tokens,
             finish_reason: kept.finish_reason,
             n_prompt_tokens: usize::try_from(n_prompt_tokens).unwrap_or_default(),
@@ -140,6 +144,7 @@ impl ReplyCache {
         let statement = format!("INSERT OR {verb} INTO replies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
         let kept = Kept {
             text: reply.text.clone(),
+            reasoning: reply.reasoning.clone(),
             tokens: reply.tokens.clone(),
             finish_reason: reply.finish_reason,
         };

@@ -176,9 +176,7 @@ impl ChatModel for CachedChat {
                         counts.add(|counts| counts.cache_hits += 1);
                         Ok(reply.clone())
                     }
-                    Err(ChatError::BrokenOff) => Err(ChatError::BrokenOff),
-                    Err(ChatError::BadRequest(reason)) => Err(ChatError::BadRequest(reason.clone())),
-                    Err(ChatError::Failed(error)) => Err(ChatError::Failed(error.to_string().into())),
+                    Err(error) => Err(error.repeated()),
                 };
                 // Everything is asked already: there is nothing left to break off.
                 let _ = on_result(equal, &copied);

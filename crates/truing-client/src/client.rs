@@ -3,19 +3,22 @@
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason};
+use truing_types::{
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMarks, split_reasoning,
+};
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body, Proxy};
 
 use crate::rate::TokenBucket;
+use crate::refusal;
 use crate::request::{self, Fingerprint};
 use crate::response::{Answer, AnswerError, StreamParser, error_text, parse_answer};
 use crate::retry;
 use crate::settings::{Access, ClientSettings, ProxyAddress};
-use crate::{ClientError, Counts, FailureKind};
+use crate::{ClientError, Counts, FailureKind, FailureScope};
 
 const BUFFER_BYTES: usize = 1 << 14;
 /// As much of an error page as is read; the message is at its beginning.
@@ -37,18 +40,32 @@ struct Inner {
     requests: Option<TokenBucket>,
     tokens: Option<TokenBucket>,
     counts: Arc<Counts>,
+    marks: ReasoningMarks,
+    standing: Mutex<Standing>,
+}
+
+/// How the server has answered so far.
+#[derive(Debug, Default)]
+struct Standing {
+    /// Why nothing is asked any more.
+    refusal: Option<String>,
+    has_answered: bool,
+    /// The last refusal of a request's form, and how often it came in a row.
+    same: Option<(String, u32)>,
 }
 
 /// An attempt that did not succeed.
 struct Failure {
     kind: FailureKind,
+    scope: FailureScope,
     problem: String,
     retry_after: Option<Duration>,
 }
 
 impl Failure {
     fn new(kind: FailureKind, problem: impl Into<String>) -> Self {
-        Self { kind, problem: problem.into(), retry_after: None }
+        let scope = if kind.may_pass() { FailureScope::Passing } else { FailureScope::Request };
+        Self { kind, scope, problem: problem.into(), retry_after: None }
     }
 }
 
@@ -111,6 +128,8 @@ impl OpenAiClient {
             requests: bucket(settings.requests_per_minute),
             tokens: bucket(settings.tokens_per_minute),
             counts: Arc::default(),
+            marks: ReasoningMarks::default().with(&settings.reasoning_marks),
+            standing: Mutex::default(),
             settings,
             access,
             agent,
@@ -132,8 +151,11 @@ impl OpenAiClient {
     /// Asks one request, until it is answered or given up. With `on_text` the answer is shown as it comes, where the
     /// settings allow streams.
     ///
+    /// Once the server refuses everything (the key, the account, the model, or every request in the same words), nothing
+    /// more is sent, and every later request is [`ClientError::NotAsked`].
+    ///
     /// # Errors
-    /// When it was given up; the error never holds the key.
+    /// When it was given up or not asked; the error never holds the key.
     pub fn ask(&self, request: &ChatRequest, on_text: Option<OnText<'_>>) -> Result<ChatReply, ClientError> {
         self.0.ask(request, on_text)
     }
@@ -170,6 +192,7 @@ impl Inner {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3) // FNV-1a (Fowler, Noll and Vo)
         });
         let estimated = request::estimated_tokens(request);
+        self.check_standing()?;
         self.take_tokens(estimated)?;
         let mut started = None;
         let mut attempt = 0;
@@ -178,11 +201,18 @@ impl Inner {
                 let wait = bucket.take(1, self.now()).unwrap_or_default();
                 self.sleep(wait)?;
             }
+            // Another request may have been refused for good while this one waited.
+            self.check_standing()?;
             let started = *started.get_or_insert(self.now());
             let deadline = started + Duration::from_secs_f64(self.settings.deadline_secs);
             self.count_call(attempt > 0);
             let failure = match self.attempt(&body, is_streamed, deadline, &mut shown) {
-                Ok(reply) => return Ok(self.settle(reply, estimated)),
+                Ok(reply) => {
+                    self.standing(|standing| {
+                        *standing = Standing { has_answered: true, ..Standing::default() }
+                    });
+                    return Ok(self.settle(reply, estimated));
+                }
                 Err(failure) => failure,
             };
             let wait = failure.retry_after.unwrap_or_else(|| retry::backoff(attempt, identity));
@@ -234,6 +264,39 @@ impl Inner {
         reply
     }
 
+    fn standing<R>(&self, look: impl FnOnce(&mut Standing) -> R) -> R {
+        look(&mut self.standing.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn check_standing(&self) -> Result<(), ClientError> {
+        match self.standing(|standing| standing.refusal.clone()) {
+            None => Ok(()),
+            Some(reason) => Err(ClientError::NotAsked { url: self.url.clone(), reason }),
+        }
+    }
+
+    /// Takes down a failure that asking again does not help. The first refusal of everything ends the asking; so do some
+    /// refusals in the same words before any answer.
+    fn take_refusal(&self, scope: FailureScope, problem: &str) {
+        let most = self.settings.max_refusals_in_a_row;
+        self.standing(|standing| match scope {
+            FailureScope::Everything => drop(standing.refusal.get_or_insert_with(|| problem.to_owned())),
+            FailureScope::Form if !standing.has_answered => {
+                let n = match &standing.same {
+                    Some((same, n)) if same == problem => n + 1,
+                    _ => 1,
+                };
+                standing.same = Some((problem.to_owned(), n));
+                if n >= most {
+                    standing
+                        .refusal
+                        .get_or_insert_with(|| format!("{problem} (to each of the first {n} requests)"));
+                }
+            }
+            FailureScope::Form | FailureScope::Request | FailureScope::Passing => {}
+        });
+    }
+
     fn give_up(&self, failure: Failure, attempts: u32, wait: Duration, is_in_time: bool) -> ClientError {
         self.counts.add_failure(failure.kind);
         let mut problem = failure.problem;
@@ -245,7 +308,14 @@ impl Inner {
         if let Some(key) = &self.access.api_key {
             problem = key.redact(&problem);
         }
-        ClientError::Unanswered { url: self.url.clone(), kind: failure.kind, problem, attempts }
+        self.take_refusal(failure.scope, &problem);
+        ClientError::Unanswered {
+            url: self.url.clone(),
+            kind: failure.kind,
+            problem,
+            attempts,
+            scope: failure.scope,
+        }
     }
 
     /// One request over the network.
@@ -277,7 +347,7 @@ impl Inner {
         if !has_events {
             let mut bytes = Vec::new();
             while reader.read(&mut bytes)? {}
-            return finish(parse_answer(&bytes)?, shown);
+            return self.finish(parse_answer(&bytes)?, shown);
         }
         let mut parser = StreamParser::default();
         let mut text = String::new();
@@ -286,24 +356,20 @@ impl Inner {
             text.push_str(&parser.push(&bytes)?);
             bytes.clear();
             if shown.show(&text)?.is_break() {
-                return Ok(reply(Answer { text, ..Answer::default() }, FinishReason::Cancelled));
+                return Ok(self.reply(Answer { text, ..Answer::default() }, FinishReason::Cancelled));
             }
             if self.now() >= deadline {
                 return Err(Failure::new(FailureKind::Timeout, "the stream goes on beyond the deadline"));
             }
         }
-        finish(parser.finish()?, shown)
+        self.finish(parser.finish()?, shown)
     }
 
     fn check_status(&self, response: Response<Body>) -> Result<Response<Body>, Failure> {
         let status = response.status();
-        let kind = match status.as_u16() {
-            200..=299 => return Ok(response),
-            300..=399 => FailureKind::Redirected,
-            429 => FailureKind::RateLimited,
-            408 | 409 | 425 | 500..=599 => FailureKind::Server,
-            _ => FailureKind::Refused,
-        };
+        if status.is_success() {
+            return Ok(response);
+        }
         let retry_after = header_text(&response, header::RETRY_AFTER)
             .and_then(|text| retry::retry_after(text, self.access.clock.unix_secs()));
         let place = header_text(&response, header::LOCATION).unwrap_or_default().to_owned();
@@ -311,6 +377,7 @@ impl Inner {
         // The status is known; what cannot be read of its reasons is left out.
         let _ = response.into_body().into_reader().take(MOST_ERROR_BYTES).read_to_end(&mut body);
         let said = error_text(&body);
+        let (kind, scope) = refusal::classify(status.as_u16(), &body, &said);
         let problem = match status {
             _ if kind == FailureKind::Redirected => {
                 format!("status {status}: it points to `{place}`, which is not followed")
@@ -321,28 +388,36 @@ impl Inner {
             _ if said.is_empty() => format!("status {status}"),
             _ => format!("status {status}: {said}"),
         };
-        Err(Failure { kind, problem, retry_after })
+        Err(Failure { kind, scope, problem, retry_after })
     }
-}
 
-fn finish(answer: Answer, shown: &mut Shown<'_>) -> Result<ChatReply, Failure> {
-    // Nothing follows, so there is nothing to break off.
-    let _ = shown.show(&answer.text)?;
-    if answer.text != shown.text {
-        let problem = "a stream was cut off after more text had been shown than the whole answer has";
-        return Err(Failure::new(FailureKind::Inconsistent, problem));
+    fn finish(&self, answer: Answer, shown: &mut Shown<'_>) -> Result<ChatReply, Failure> {
+        // Nothing follows, so there is nothing to break off.
+        let _ = shown.show(&answer.text)?;
+        if answer.text != shown.text {
+            let problem = "a stream was cut off after more text had been shown than the whole answer has";
+            return Err(Failure::new(FailureKind::Inconsistent, problem));
+        }
+        let reason = answer.finish();
+        Ok(self.reply(answer, reason))
     }
-    let reason = answer.finish();
-    Ok(reply(answer, reason))
-}
 
-fn reply(answer: Answer, finish_reason: FinishReason) -> ChatReply {
-    ChatReply {
-        text: answer.text,
-        tokens: Vec::new(),
-        finish_reason,
-        n_prompt_tokens: answer.n_prompt_tokens,
-        n_completion_tokens: answer.n_completion_tokens,
+    /// The answer with its thought split off, wherever the server has put it.
+    fn reply(&self, answer: Answer, finish_reason: FinishReason) -> ChatReply {
+        let split = split_reasoning(&answer.text, &self.marks, false);
+        let thoughts = [Some(answer.reasoning.trim().to_owned()), split.reasoning()];
+        let thoughts: Vec<String> =
+            thoughts.into_iter().flatten().filter(|thought| !thought.is_empty()).collect();
+        let said = split.answer.unwrap_or_default();
+        let has_refused = finish_reason == FinishReason::Refusal && said.trim().is_empty();
+        ChatReply {
+            text: if has_refused { answer.refusal.clone() } else { said.to_owned() },
+            reasoning: (!thoughts.is_empty()).then(|| thoughts.join("\n\n")),
+            tokens: Vec::new(),
+            finish_reason,
+            n_prompt_tokens: answer.n_prompt_tokens,
+            n_completion_tokens: answer.n_completion_tokens,
+        }
     }
 }
 
@@ -405,6 +480,10 @@ impl From<ClientError> for ChatError {
         match error {
             ClientError::LargerThanRate { .. } => Self::BadRequest(error.to_string()),
             ClientError::Interrupted { .. } => Self::BrokenOff,
+            ClientError::NotAsked { reason, .. } => Self::NotAsked(reason),
+            ClientError::Unanswered { scope: FailureScope::Everything, .. }
+            | ClientError::Cache { .. }
+            | ClientError::CacheVersion { .. } => Self::Refused(Box::new(error)),
             other => Self::Failed(Box::new(other)),
         }
     }

@@ -35,6 +35,16 @@ pub enum ClientError {
         problem: String,
         /// How often it was asked.
         attempts: u32,
+        /// What else will fail for the same reason.
+        scope: FailureScope,
+    },
+    /// Nothing is asked any more, because the server refuses everything.
+    #[error("{url}: not asked, because of an earlier refusal: {reason}")]
+    NotAsked {
+        /// What would have been asked.
+        url: String,
+        /// The refusal, in words.
+        reason: String,
     },
     /// The wait was broken off from outside.
     #[error("broken off while waiting to ask {url}")]
@@ -73,6 +83,19 @@ pub enum ClientError {
     },
 }
 
+/// What a failure says about other requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailureScope {
+    /// Nothing: the same request may be answered later.
+    Passing,
+    /// This request alone will not be answered: it is too long, or against the server's rules.
+    Request,
+    /// Requests of this form are refused. Where the first ones all are, so will be the others.
+    Form,
+    /// No request will be answered: key, account, model or address are refused.
+    Everything,
+}
+
 /// How a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureKind {
@@ -86,8 +109,10 @@ pub enum FailureKind {
     BadAnswer,
     /// The answer is longer than `max_response_bytes`.
     TooLong,
-    /// Status 429.
+    /// Status 429, where waiting helps.
     RateLimited,
+    /// The account has nothing left to spend, or is closed: status 402, or a 429 whose code says so. Waiting does not help.
+    QuotaExhausted,
     /// Status 5xx, 408, 409 or 425.
     Server,
     /// Another status: the request or the key is at fault.
@@ -109,6 +134,7 @@ impl FailureKind {
             Self::BadAnswer => "bad_answer",
             Self::TooLong => "too_long",
             Self::RateLimited => "rate_limited",
+            Self::QuotaExhausted => "quota_exhausted",
             Self::Server => "server",
             Self::Refused => "refused",
             Self::Redirected => "redirected",
@@ -119,6 +145,9 @@ impl FailureKind {
     /// Whether asking again may help.
     #[must_use]
     pub fn may_pass(self) -> bool {
-        !matches!(self, Self::TooLong | Self::Refused | Self::Redirected | Self::Inconsistent)
+        !matches!(
+            self,
+            Self::TooLong | Self::Refused | Self::QuotaExhausted | Self::Redirected | Self::Inconsistent
+        )
     }
 }

@@ -2,6 +2,10 @@
 //! compatible servers differ in everything but the place of the text. Content is a text, a list of parts, or null; finish
 //! reasons that are not known end a turn; usage may be missing; further fields do not matter. An answer without its end is
 //! none.
+//!
+//! Reasoning that a server sends apart from the answer is kept apart: `reasoning_content` (DeepSeek, vLLM, SGLang),
+//! `reasoning` (OpenRouter, vLLM), `reasoning_details` (OpenRouter), and parts of the content of type `thinking` or
+//! `reasoning` (Mistral, Anthropic).
 
 use serde_json::Value;
 use truing_types::FinishReason;
@@ -14,6 +18,12 @@ const MOST_QUOTED: usize = 300;
 pub struct Answer {
     /// The text of the turn.
     pub text: String,
+    /// Reasoning that came apart from the text; empty where none did.
+    pub reasoning: String,
+    /// Why the model declines to answer; empty where it does not.
+    pub refusal: String,
+    /// Whether tools are called.
+    pub has_tool_calls: bool,
     /// The server's word for why it ended.
     pub finish_reason: Option<String>,
     /// Tokens of the prompt; 0 where it is not told.
@@ -48,12 +58,56 @@ pub enum AnswerError {
 }
 
 impl Answer {
-    /// The finish reason in our words.
+    /// Why it ended.
     #[must_use]
     pub fn finish(&self) -> FinishReason {
+        let has_text = !self.text.trim().is_empty();
         match self.finish_reason.as_deref() {
-            Some("length" | "max_tokens" | "model_length") => FinishReason::Length,
+            Some("length" | "max_tokens" | "max_output_tokens" | "model_length") => FinishReason::Length,
+            Some("content_filter" | "safety" | "sensitive") => FinishReason::ContentFilter,
+            Some("refusal") => FinishReason::Refusal,
+            _ if !self.refusal.is_empty() && !has_text => FinishReason::Refusal,
+            Some("tool_calls" | "function_call" | "tool_use") => FinishReason::ToolCalls,
+            _ if self.has_tool_calls && !has_text => FinishReason::ToolCalls,
             _ => FinishReason::EndOfTurn,
+        }
+    }
+
+    /// Takes in a message or a piece of one. False where it has no text, no reasoning and no refusal.
+    fn take(&mut self, message: &Value) -> bool {
+        let Content { text, mut reasoning } = content(&message["content"]);
+        let fields = [&message["reasoning_content"], &message["reasoning"]];
+        if let Some(said) = fields.into_iter().filter_map(Value::as_str).find(|said| !said.is_empty()) {
+            reasoning.push_str(said);
+        } else if let Value::Array(details) = &message["reasoning_details"] {
+            details.iter().for_each(|detail| reasoning.push_str(&thought(detail)));
+        }
+        let refusal = message["refusal"].as_str().unwrap_or_default();
+        let calls = [&message["tool_calls"], &message["function_call"]];
+        self.has_tool_calls |= calls.into_iter().any(|calls| match calls {
+            Value::Array(calls) => !calls.is_empty(),
+            other => other.is_object(),
+        });
+        let has_any = text.is_some() || !reasoning.is_empty() || !refusal.is_empty();
+        self.text.push_str(&text.unwrap_or_default());
+        self.reasoning.push_str(&reasoning);
+        self.refusal.push_str(refusal);
+        has_any
+    }
+
+    /// An end that is none: the server broke off, or failed in the middle.
+    fn check_end(self, choice: &Value) -> Result<Self, AnswerError> {
+        let error = &choice["error"];
+        if error.is_object() {
+            let said = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
+            return Err(AnswerError::Reported(shortened(&said)));
+        }
+        match self.finish_reason.as_deref() {
+            Some("error") => Err(AnswerError::Reported("the reply ended in an error".into())),
+            Some(reason @ ("abort" | "aborted" | "insufficient_system_resource")) => {
+                Err(AnswerError::CutOff(format!("the server ended it with `{reason}`")))
+            }
+            _ => Ok(self),
         }
     }
 
@@ -75,18 +129,18 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
     }
     let choice = &value["choices"][0];
     let message = &choice["message"];
-    // Old completion servers put the text beside the message.
-    let text = content(&message["content"])
-        .or_else(|| content(&message["refusal"]))
-        .or_else(|| content(&choice["text"]))
-        .or_else(|| message.is_object().then(String::new));
-    let Some(text) = text else {
-        return Err(AnswerError::NoChoice { beginning: excerpt(bytes) });
-    };
-    let finish_reason = choice["finish_reason"].as_str().map(str::to_owned);
-    let mut answer = Answer { text, finish_reason, ..Answer::default() };
+    let mut answer = Answer::default();
+    if !answer.take(message) {
+        // Old completion servers put the text beside the message.
+        match choice["text"].as_str() {
+            Some(text) => answer.text = text.to_owned(),
+            None if message.is_object() => {}
+            None => return Err(AnswerError::NoChoice { beginning: excerpt(bytes) }),
+        }
+    }
+    answer.finish_reason = choice["finish_reason"].as_str().map(str::to_owned);
     answer.read_usage(&value);
-    Ok(answer)
+    answer.check_end(choice)
 }
 
 fn parse_json(bytes: &[u8]) -> Result<Value, AnswerError> {
@@ -96,16 +150,44 @@ fn parse_json(bytes: &[u8]) -> Result<Value, AnswerError> {
     })
 }
 
-/// Text, or the texts of a list of parts; `None` for anything else.
-fn content(value: &Value) -> Option<String> {
+/// The content of a message.
+struct Content {
+    /// Text, or the texts of a list of parts; `None` for anything else.
+    text: Option<String>,
+    /// What parts hold that are reasoning.
+    reasoning: String,
+}
+
+fn content(value: &Value) -> Content {
+    let mut content = Content { text: None, reasoning: String::new() };
     match value {
-        Value::String(text) => Some(text.clone()),
+        Value::String(text) => content.text = Some(text.clone()),
         Value::Array(parts) => {
-            let texts = parts.iter().filter_map(|part| part["text"].as_str().or_else(|| part.as_str()));
-            Some(texts.collect())
+            let text = content.text.insert(String::new());
+            for part in parts {
+                match part["type"].as_str() {
+                    Some("thinking" | "reasoning" | "redacted_thinking") => {
+                        content.reasoning.push_str(&thought(part));
+                    }
+                    _ => text.push_str(part["text"].as_str().or_else(|| part.as_str()).unwrap_or_default()),
+                }
+            }
         }
-        _ => None,
+        _ => {}
     }
+    content
+}
+
+/// What a piece of reasoning says, under any of its names; nothing where it is encrypted.
+fn thought(part: &Value) -> String {
+    for key in ["text", "thinking", "reasoning", "summary", "content"] {
+        match &part[key] {
+            Value::String(text) => return text.clone(),
+            Value::Array(parts) => return parts.iter().map(thought).collect(),
+            _ => {}
+        }
+    }
+    part.as_str().unwrap_or_default().to_owned()
 }
 
 /// What a server says is wrong, wherever it says so; `None` where it says nothing of the kind.
@@ -123,6 +205,23 @@ fn reported_error(value: &Value) -> Option<String> {
 pub fn error_text(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     reported_error(&value).unwrap_or_else(|| excerpt(body))
+}
+
+/// The names that a body gives to its error, in lower case: `code`, `type`, `status`, wherever they stand.
+#[must_use]
+pub fn error_names(body: &[u8]) -> Vec<String> {
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    // Some servers wrap the object into a list.
+    let value = value.get(0).unwrap_or(&value);
+    let places = [&value["error"], &value["error"]["innererror"], &value["error"]["error"], value];
+    let named = places.into_iter().flat_map(|place| {
+        ["code", "type", "status"].into_iter().filter_map(|key| match &place[key] {
+            Value::String(name) => Some(name.to_lowercase()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        })
+    });
+    named.collect()
 }
 
 fn excerpt(bytes: &[u8]) -> String {
@@ -186,7 +285,7 @@ impl StreamParser {
             Err(other) => return Err(other),
         }
         match self.is_done || self.answer.finish_reason.is_some() {
-            true => Ok(self.answer),
+            true => self.answer.check_end(&Value::Null),
             false => Err(self.cut_off()),
         }
     }
@@ -228,10 +327,12 @@ impl StreamParser {
         }
         self.answer.read_usage(&value);
         let choice = &value["choices"][0];
-        let piece = content(&choice["delta"]["content"])
-            .or_else(|| content(&choice["message"]["content"]))
-            .or_else(|| content(&choice["text"]));
-        self.answer.text.push_str(&piece.unwrap_or_default());
+        if !self.answer.take(&choice["delta"]) && !self.answer.take(&choice["message"]) {
+            self.answer.text.push_str(choice["text"].as_str().unwrap_or_default());
+        }
+        if choice["error"].is_object() {
+            self.answer = std::mem::take(&mut self.answer).check_end(choice)?;
+        }
         // Some servers send an empty reason until there is one.
         if let Some(reason) = choice["finish_reason"].as_str().filter(|reason| !reason.is_empty()) {
             self.answer.finish_reason = Some(reason.to_owned());
@@ -267,7 +368,7 @@ mod tests {
                 "",
                 FinishReason::EndOfTurn,
             ),
-            (r#"{"choices":[{"message":{"content":null,"refusal":"no"}}]}"#, "no", FinishReason::EndOfTurn),
+            (r#"{"choices":[{"message":{"content":null,"refusal":"no"}}]}"#, "", FinishReason::Refusal),
             (r#"{"choices":[{"text":"old"}]}"#, "old", FinishReason::EndOfTurn),
         ] {
             let answer = parse_answer(body.as_bytes()).unwrap();
@@ -278,6 +379,96 @@ mod tests {
         )
         .unwrap();
         assert_eq!((answer.n_prompt_tokens, answer.n_completion_tokens), (5, 2));
+    }
+
+    #[test]
+    fn reasoning_is_kept_apart_under_all_its_names() {
+        for (message, text, reasoning) in [
+            (r#"{"content":"b","reasoning_content":"a"}"#, "b", "a"),
+            (r#"{"content":"b","reasoning":"a"}"#, "b", "a"),
+            (r#"{"content":"b","reasoning":"a","reasoning_content":"a"}"#, "b", "a"),
+            (r#"{"content":"b","reasoning":null,"reasoning_content":""}"#, "b", ""),
+            (r#"{"content":null,"reasoning_content":"a"}"#, "", "a"),
+            (
+                r#"{"content":"b","reasoning":"a","reasoning_details":[{"type":"reasoning.text","text":"a"}]}"#,
+                "b",
+                "a",
+            ),
+            (
+                r#"{"content":"b","reasoning_details":[{"type":"reasoning.summary","summary":"a"},{"type":"reasoning.encrypted","data":"x"}]}"#,
+                "b",
+                "a",
+            ),
+            (
+                r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"a"}]},{"type":"text","text":"b"}]}"#,
+                "b",
+                "a",
+            ),
+            (
+                r#"{"content":[{"type":"thinking","thinking":"a","signature":"x"},{"type":"text","text":"b"}]}"#,
+                "b",
+                "a",
+            ),
+            (r#"{"content":[{"type":"reasoning","text":"a"},{"type":"output_text","text":"b"}]}"#, "b", "a"),
+        ] {
+            let body = format!(r#"{{"choices":[{{"message":{message},"finish_reason":"stop"}}]}}"#);
+            let answer = parse_answer(body.as_bytes()).unwrap();
+            assert_eq!((answer.text.as_str(), answer.reasoning.as_str()), (text, reasoning), "{message}");
+            let piece =
+                format!("data: {{\"choices\":[{{\"delta\":{message},\"finish_reason\":\"stop\"}}]}}\n\n");
+            let streamed = read(piece.as_bytes(), 5).unwrap();
+            assert_eq!((streamed.text.as_str(), streamed.reasoning.as_str()), (text, reasoning), "{message}");
+        }
+    }
+
+    #[test]
+    fn ends_that_are_no_answer_have_their_reason() {
+        for (choice, expected) in [
+            (r#"{"message":{"content":"x"},"finish_reason":"content_filter"}"#, FinishReason::ContentFilter),
+            (
+                r#"{"message":{"content":null,"tool_calls":[{"id":"1"}]},"finish_reason":"tool_calls"}"#,
+                FinishReason::ToolCalls,
+            ),
+            (
+                r#"{"message":{"content":"","tool_calls":[{"id":"1"}]},"finish_reason":"stop"}"#,
+                FinishReason::ToolCalls,
+            ),
+            (r#"{"message":{"content":"x","refusal":null},"finish_reason":"stop"}"#, FinishReason::EndOfTurn),
+            (r#"{"message":{"content":"x"},"finish_reason":"max_tokens"}"#, FinishReason::Length),
+        ] {
+            let answer = parse_answer(format!(r#"{{"choices":[{choice}]}}"#).as_bytes()).unwrap();
+            assert_eq!(answer.finish(), expected, "{choice}");
+        }
+        for choice in [
+            r#"{"message":{"content":"x"},"finish_reason":"abort"}"#,
+            r#"{"message":{"content":"x"},"finish_reason":"insufficient_system_resource"}"#,
+            r#"{"message":{"content":"x"},"finish_reason":"error"}"#,
+            r#"{"message":{"content":"x"},"finish_reason":"stop","error":{"message":"lost","code":502}}"#,
+        ] {
+            assert!(parse_answer(format!(r#"{{"choices":[{choice}]}}"#).as_bytes()).is_err(), "{choice}");
+            let delta = choice.replacen("message", "delta", 1);
+            let piece = format!("data: {{\"choices\":[{delta}]}}\n\ndata: [DONE]\n\n");
+            assert!(read(piece.as_bytes(), 5).is_err(), "{delta}");
+        }
+    }
+
+    #[test]
+    fn errors_have_names() {
+        for (body, expected) in [
+            (
+                r#"{"error":{"message":"m","type":"insufficient_quota","code":"Insufficient_Quota"}}"#,
+                &["insufficient_quota", "insufficient_quota"][..],
+            ),
+            (
+                r#"{"error":{"code":400,"innererror":{"code":"ResponsibleAIPolicyViolation"}}}"#,
+                &["400", "responsibleaipolicyviolation"],
+            ),
+            (r#"[{"error":{"code":429,"status":"RESOURCE_EXHAUSTED"}}]"#, &["429", "resource_exhausted"]),
+            (r#"{"code":"Arrearage","message":"m"}"#, &["arrearage"]),
+            ("<html>", &[]),
+        ] {
+            assert_eq!(error_names(body.as_bytes()), expected, "{body}");
+        }
     }
 
     #[test]
@@ -340,6 +531,7 @@ mod tests {
             finish_reason: Some("stop".into()),
             n_prompt_tokens: 4,
             n_completion_tokens: 2,
+            ..Answer::default()
         };
         for piece in 1..40 {
             assert_eq!(read(STREAM.as_bytes(), piece).unwrap(), expected, "{piece}");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use truing_types::ReasoningMark;
 use ureq::http::Uri;
 
 use crate::{ClientError, Clock};
@@ -39,6 +40,9 @@ pub struct ClientSettings {
     pub deadline_secs: f64,
     /// Times that a request is sent again.
     pub max_retries: u32,
+    /// Nothing more is asked once the server has refused this many requests in the same words (status 400 or 422) and has
+    /// answered none. Refusals of the key, the account or the model end it at once.
+    pub max_refusals_in_a_row: u32,
     /// Longest answer.
     pub max_response_bytes: u64,
     /// Answers come as streams where their text is shown as it appears.
@@ -47,6 +51,10 @@ pub struct ClientSettings {
     pub send_seed: bool,
     /// What the server calls the limit of a reply.
     pub token_limit_field: TokenLimitField,
+    /// Marks of a thought in the model's text beside the known ones, for instance
+    /// `[{ open = "<plan>", close = "</plan>" }]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasoning_marks: Vec<ReasoningMark>,
     /// Further fields of every request, for instance `{ response_format = { type = "json_object" } }`.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub extra: Map<String, Value>,
@@ -65,10 +73,12 @@ impl Default for ClientSettings {
             connect_timeout_secs: 10.0,
             deadline_secs: 900.0,
             max_retries: 6,
+            max_refusals_in_a_row: 5,
             max_response_bytes: 8 << 20,
             stream: true,
             send_seed: true,
             token_limit_field: TokenLimitField::default(),
+            reasoning_marks: Vec::new(),
             extra: Map::new(),
         }
     }
@@ -120,6 +130,9 @@ impl ClientSettings {
         }
         if self.max_concurrency == 0 {
             return bad("max_concurrency", "0".into(), "at least 1");
+        }
+        if self.max_refusals_in_a_row == 0 {
+            return bad("max_refusals_in_a_row", "0".into(), "at least 1");
         }
         for (key, found) in
             [("requests_per_minute", self.requests_per_minute), ("tokens_per_minute", self.tokens_per_minute)]

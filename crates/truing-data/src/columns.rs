@@ -24,6 +24,8 @@ pub(crate) struct Columns {
 pub(crate) struct Fields<'a> {
     pub(crate) row: &'a Map<String, Value>,
     pub(crate) columns: &'a Columns,
+    /// Its structs have null for every key that they lack, as those of Parquet have.
+    pub(crate) pads_nulls: bool,
 }
 
 impl<'a> Fields<'a> {

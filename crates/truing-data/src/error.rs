@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use truing_types::RowOrigin;
 
 use crate::packing::PackingError;
+use crate::turns::TurnProblem;
 
 /// What is wrong with one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,14 @@ pub enum RowErrorKind {
     /// A text or list without content.
     #[error("is empty")]
     Empty,
+    /// Turns in an unexpected order, or a blank one, where the source does not allow it.
+    #[error("{problem} (message {message})")]
+    Turns {
+        /// What is unexpected.
+        problem: TurnProblem,
+        /// The message, counted from 0.
+        message: usize,
+    },
     /// A conversation in which nothing is to be learnt.
     #[error("has no assistant turn that carries loss")]
     NoAssistantTurn,

@@ -18,8 +18,11 @@ mod packing;
 mod readers;
 mod responses;
 mod source;
+mod source_row;
 mod statistics;
 mod texts;
+mod tools;
+mod turns;
 
 pub use dataset::{Dataset, DatasetBuilder, LongSamplePolicy, LongSampleReport, SampleRef, SourceRange};
 pub use error::{DataError, RowError, RowErrorKind, RowProblem};
@@ -33,8 +36,10 @@ pub use responses::{
     ResponseBatch, ResponseDataset, ResponseDatasetBuilder, ResponseGroup, TokenizedResponse,
 };
 pub use source::{
-    OnBadRow, Render, Rows, SkippedRows, SourceConfig, SourceRow, parse_row, parse_row_as, read_preferences,
-    read_prompts, read_rows, read_rows_as, read_unpaired,
+    OnBadRow, Remark, Remarked, Render, Rows, SkippedRows, SourceConfig, parse_row, parse_row_as,
+    read_preferences, read_prompts, read_rows, read_rows_as, read_unpaired,
 };
+pub use source_row::SourceRow;
 pub use statistics::{LengthHistogram, LengthSummary, SourceStatistics};
-pub use texts::{TEXT_FIELDS, TextRow, TextRows, Triplet, read_texts, read_triplets};
+pub use texts::{TEXT_FIELDS, TextRow, TextRows, Triplet, data_files, read_texts, read_triplets};
+pub use turns::{OnRoleOrder, TurnProblem, TurnRole};

@@ -6,22 +6,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use truing_types::{
-    Conversation, Message, PreferenceRow, PromptRow, Role, RowOrigin, TrainingRow, UnpairedRow,
-};
+use truing_types::{Message, PreferenceRow, PromptRow, Role, RowOrigin, TrainingRow, UnpairedRow};
 
 use crate::columns::{Columns, Fields, PromptTemplate};
-use crate::error::{DataError, RowError, RowProblem};
-use crate::formats::preference::PREFERENCE_FORMATS;
-use crate::formats::prompts::PROMPT_FORMATS;
-use crate::formats::unpaired::UNPAIRED_FORMATS;
-use crate::formats::{FORMATS, Format, open_lines};
+use crate::error::{DataError, RowError, RowErrorKind, RowProblem};
+use crate::formats::preference::mt_bench;
+use crate::formats::{Format, open_lines};
 use crate::json::parse_object;
 use crate::readers::{self, RawRow, RawRows};
+use crate::source_row::SourceRow;
+use crate::turns::{OnRoleOrder, TurnProblem};
 
-/// Most bad rows shown in one error, and kept in a list of skipped ones.
+/// Most bad rows shown in one error.
 const MAX_SHOWN_ROWS: usize = 20;
-const MAX_LISTED_ROWS: usize = 1_000;
 /// How far behind the first bad row more of them are looked for.
 const MAX_ROWS_SEARCHED: u64 = 100_000;
 
@@ -32,7 +29,7 @@ pub struct SourceConfig {
     /// A file (JSON Lines, a JSON list or, as `.txt`, a text a line, each plain, gzip or zstd; Parquet), or a folder of
     /// them read in name order.
     pub path: PathBuf,
-    /// A name out of [`FORMATS`]; left out, it is told by the first row.
+    /// A name out of [`FORMATS`](crate::FORMATS); left out, it is told by the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
     /// Where the format's columns are found, for example `{ prompt = "question", completion = "answer" }`. Paths
@@ -48,6 +45,11 @@ pub struct SourceConfig {
     /// A system prompt for rows that have none; for preference, unpaired and prompt rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
+    /// What happens to rows whose turns come in an unexpected order (the assistant first, two turns of one role in a row,
+    /// a system turn after others, a tool's result without a call, a last turn that is not the assistant's) or that have
+    /// a blank turn: `warn`, `error` or `skip`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_role_order: OnRoleOrder,
     /// How often an epoch visits each sample: 2 twice, 0.5 every other epoch.
     #[serde(default = "one")]
     pub weight: f64,
@@ -58,6 +60,10 @@ pub struct SourceConfig {
 
 fn one() -> f64 {
     1.0
+}
+
+fn is_default(on_role_order: &OnRoleOrder) -> bool {
+    *on_role_order == OnRoleOrder::default()
 }
 
 /// How a prompt and a completion given as strings are shown to the model.
@@ -87,9 +93,34 @@ pub enum OnBadRow {
 pub struct SkippedRows {
     /// How many.
     pub n_rows: u64,
-    /// The first thousand of them, with their reasons.
+    /// All of them, with their reasons.
     pub rows: Vec<RowError>,
 }
+
+/// Something about rows that were read that a person should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum Remark {
+    /// Turns in an unexpected order, or a blank one.
+    #[error("{0}")]
+    Turns(TurnProblem),
+    /// A field with pictures or sounds, which no model here reads.
+    #[error("`{0}` is not read: models here read text only")]
+    Media(&'static str),
+}
+
+/// How often a [`Remark`] holds, and where first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remarked {
+    /// Rows that it holds for.
+    pub n_rows: u64,
+    /// The first of them.
+    pub first: RowOrigin,
+    /// The message of that row, counted from 0, where it is about one.
+    pub message: Option<usize>,
+}
+
+/// Fields of a row that hold pictures or sounds beside the text.
+const MEDIA: [&str; 6] = ["images", "image", "videos", "video", "audios", "audio"];
 
 impl SourceConfig {
     /// A source with every setting at its default.
@@ -102,8 +133,27 @@ impl SourceConfig {
             prompt_template: None,
             render: None,
             system: None,
+            on_role_order: OnRoleOrder::default(),
             weight: 1.0,
             max_samples: None,
+        }
+    }
+
+    /// The files that the source names, in the order in which they are read: itself, or those of a folder, and what its
+    /// format reads beside them.
+    ///
+    /// # Errors
+    /// When a folder cannot be listed or holds no data file.
+    pub fn files(&self) -> Result<Vec<PathBuf>, DataError> {
+        let mut files = readers::files(&self.path)?;
+        files.extend(self.files_beside(&self.path)?);
+        Ok(files)
+    }
+
+    fn files_beside(&self, path: &Path) -> Result<Vec<PathBuf>, DataError> {
+        match self.format.as_deref() {
+            Some(mt_bench::NAME) => mt_bench::files_beside(path),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -166,7 +216,7 @@ impl SourceConfig {
         path: &Path,
         row: &Map<String, Value>,
     ) -> Result<&'static Format<Row>, DataError> {
-        let fields = Fields { row, columns };
+        let fields = Fields { row, columns, pads_nulls: false };
         let fits_settings = |format: &&Format<Row>| {
             (self.prompt_template.is_none() || format.takes_prompt_template)
                 && (self.render.is_none() || format.takes_render)
@@ -266,6 +316,8 @@ pub fn read_rows_as<Row: SourceRow>(
         columns,
         on_bad_row,
         skipped: SkippedRows::default(),
+        remarks: BTreeMap::new(),
+        opened: Vec::new(),
         n_seen: 0,
         n_good: 0,
     };
@@ -296,7 +348,7 @@ pub fn parse_row_as<Row: SourceRow>(
     let parsed = parse_object(line).map(|object| {
         let detected = || config.detect(&columns, Path::new(&*origin.source), &object);
         let format = format.map_or_else(detected, Ok)?;
-        let fields = Fields { row: &object, columns: &columns };
+        let fields = Fields { row: &object, columns: &columns, pads_nulls: false };
         Ok::<_, DataError>((format.parse)(fields, config.render.unwrap_or_default()))
     });
     let row = match parsed {
@@ -320,74 +372,6 @@ fn with_system<Row: SourceRow>(mut row: Row, config: &SourceConfig) -> Row {
     row
 }
 
-/// A kind of row that files are read into.
-pub trait SourceRow: Sized + sealed::Sealed + 'static {
-    /// Whether [`SourceConfig::system`] may go before its prompt.
-    const TAKES_SYSTEM: bool;
-
-    /// The formats it is read from, in the order in which they are tried on the first row.
-    fn formats() -> &'static [Format<Self>];
-
-    /// The conversation that a system prompt is put before.
-    fn prompt_mut(&mut self) -> Option<&mut Conversation>;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for truing_types::TrainingRow {}
-    impl Sealed for truing_types::PreferenceRow {}
-    impl Sealed for truing_types::UnpairedRow {}
-    impl Sealed for truing_types::PromptRow {}
-}
-
-impl SourceRow for TrainingRow {
-    const TAKES_SYSTEM: bool = false;
-
-    fn formats() -> &'static [Format] {
-        FORMATS
-    }
-
-    fn prompt_mut(&mut self) -> Option<&mut Conversation> {
-        None
-    }
-}
-
-impl SourceRow for PreferenceRow {
-    const TAKES_SYSTEM: bool = true;
-
-    fn formats() -> &'static [Format<Self>] {
-        PREFERENCE_FORMATS
-    }
-
-    fn prompt_mut(&mut self) -> Option<&mut Conversation> {
-        Some(&mut self.prompt)
-    }
-}
-
-impl SourceRow for UnpairedRow {
-    const TAKES_SYSTEM: bool = true;
-
-    fn formats() -> &'static [Format<Self>] {
-        UNPAIRED_FORMATS
-    }
-
-    fn prompt_mut(&mut self) -> Option<&mut Conversation> {
-        Some(&mut self.prompt)
-    }
-}
-
-impl SourceRow for PromptRow {
-    const TAKES_SYSTEM: bool = true;
-
-    fn formats() -> &'static [Format<Self>] {
-        PROMPT_FORMATS
-    }
-
-    fn prompt_mut(&mut self) -> Option<&mut Conversation> {
-        Some(&mut self.prompt)
-    }
-}
-
 /// The rows of a source in file order. The first error ends them.
 pub struct Rows<Row: SourceRow = TrainingRow> {
     config: SourceConfig,
@@ -397,6 +381,8 @@ pub struct Rows<Row: SourceRow = TrainingRow> {
     columns: Columns,
     on_bad_row: OnBadRow,
     skipped: SkippedRows,
+    remarks: BTreeMap<Remark, Remarked>,
+    opened: Vec<PathBuf>,
     n_seen: u64,
     n_good: usize,
 }
@@ -406,6 +392,18 @@ impl<Row: SourceRow> Rows<Row> {
     #[must_use]
     pub fn skipped(&self) -> &SkippedRows {
         &self.skipped
+    }
+
+    /// What is unusual about the rows read so far, used ones and skipped ones; complete once the iterator has ended.
+    #[must_use]
+    pub fn remarks(&self) -> &BTreeMap<Remark, Remarked> {
+        &self.remarks
+    }
+
+    /// The files opened so far, in that order, with what the format reads beside them.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.opened
     }
 
     /// The format, once it is known.
@@ -431,25 +429,56 @@ impl<Row: SourceRow> Rows<Row> {
     fn open_next(&mut self) -> Result<bool, DataError> {
         let open = self.format.map_or(open_lines as fn(&Path, &Columns) -> _, |format| format.open);
         self.current = match self.files.pop_front() {
-            Some(path) => Some((Arc::from(path.to_string_lossy()), open(&path, &self.columns)?)),
+            Some(path) => {
+                let rows = open(&path, &self.columns)?;
+                self.opened.push(path.clone());
+                self.opened.extend(self.config.files_beside(&path)?);
+                Some((Arc::from(path.to_string_lossy()), rows))
+            }
             None => None,
         };
         Ok(self.current.is_some())
     }
 
-    fn parse(&mut self, source: &str, row: RawRow) -> Result<Result<Row, RowProblem>, DataError> {
+    fn parse(&mut self, origin: &RowOrigin, row: RawRow) -> Result<Result<Row, RowProblem>, DataError> {
         let object = match row.object {
             Ok(object) => object,
             Err(problem) => return Ok(Err(problem)),
         };
         let format = match self.format {
             Some(format) => format,
-            None => self.config.detect(&self.columns, Path::new(source), &object)?,
+            None => self.config.detect(&self.columns, Path::new(&*origin.source), &object)?,
         };
         self.format = Some(format);
-        let fields = Fields { row: &object, columns: &self.columns };
-        let row = (format.parse)(fields, self.config.render.unwrap_or_default());
-        Ok(row.map(|row| with_system(row, &self.config)))
+        let fields = Fields { row: &object, columns: &self.columns, pads_nulls: row.pads_nulls };
+        let row = match (format.parse)(fields, self.config.render.unwrap_or_default()) {
+            Ok(row) => with_system(row, &self.config),
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let problems = row.turn_problems();
+        if let (Some(&(problem, message)), OnRoleOrder::Error | OnRoleOrder::Skip) =
+            (problems.first(), self.config.on_role_order)
+        {
+            let expected = "turns of user and assistant by turns, each with content (see `on_role_order`)";
+            return Ok(Err(RowProblem::new("", RowErrorKind::Turns { problem, message }, expected)));
+        }
+        for (problem, message) in problems {
+            self.remark(Remark::Turns(problem), origin, Some(message));
+        }
+        for field in MEDIA.into_iter().filter(|&field| object.get(field).is_some_and(is_filled)) {
+            self.remark(Remark::Media(field), origin, None);
+        }
+        Ok(Ok(row))
+    }
+
+    fn remark(&mut self, remark: Remark, origin: &RowOrigin, message: Option<usize>) {
+        let first = || Remarked { n_rows: 0, first: origin.clone(), message };
+        self.remarks.entry(remark).or_insert_with(first).n_rows += 1;
+    }
+
+    /// Whether a row with this problem is left out although bad rows are errors.
+    fn skips(&self, problem: &RowProblem) -> bool {
+        matches!(problem.kind, RowErrorKind::Turns { .. }) && self.config.on_role_order == OnRoleOrder::Skip
     }
 
     /// Collects more bad rows behind the first, so that one run shows what there is to mend.
@@ -459,8 +488,9 @@ impl<Row: SourceRow> Rows<Row> {
         let mut has_more = true;
         while rows.len() < MAX_SHOWN_ROWS && self.n_seen < last {
             match self.next_raw() {
-                Ok(Some((origin, row))) => match self.parse(&origin.source.clone(), row) {
+                Ok(Some((origin, row))) => match self.parse(&origin, row) {
                     Ok(Ok(_)) => {}
+                    Ok(Err(problem)) if self.skips(&problem) => {}
                     Ok(Err(problem)) => rows.push(RowError { origin, problem }),
                     Err(_) => break,
                 },
@@ -479,24 +509,33 @@ impl<Row: SourceRow> Rows<Row> {
             return Ok(None);
         }
         while let Some((origin, row)) = self.next_raw()? {
-            match self.parse(&origin.source.clone(), row)? {
+            match self.parse(&origin, row)? {
                 Ok(row) => {
                     self.n_good += 1;
                     return Ok(Some((row, origin)));
                 }
                 Err(problem) => {
+                    let is_skipped = self.on_bad_row == OnBadRow::Skip || self.skips(&problem);
                     let error = RowError { origin, problem };
-                    if self.on_bad_row == OnBadRow::Error {
+                    if !is_skipped {
                         return Err(self.bad_rows(error));
                     }
                     self.skipped.n_rows += 1;
-                    if self.skipped.rows.len() < MAX_LISTED_ROWS {
-                        self.skipped.rows.push(error);
-                    }
+                    self.skipped.rows.push(error);
                 }
             }
         }
         if self.n_seen == 0 { Err(DataError::NoRows { path: self.config.path.clone() }) } else { Ok(None) }
+    }
+}
+
+/// Whether a field with pictures or sounds holds any.
+fn is_filled(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => !items.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        Value::Object(object) => object.values().any(|value| !value.is_null()),
+        _ => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Plain texts and triplets of texts, one at a time: what an embedding is made of and learns from. Whatever a row holds
 //! beside them is passed over.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use truing_types::RowOrigin;
 
 use crate::columns::text;
 use crate::error::{RowErrorKind, RowProblem};
-use crate::readers::{self, RawRows};
+use crate::readers::{self, RawRow, RawRows};
 use crate::{DataError, RowError};
 
 /// Fields that hold a row's text, the first that there is.
@@ -43,18 +44,25 @@ pub struct TextRow {
     pub origin: RowOrigin,
 }
 
-/// Rows of triplets: objects with `anchor`, `positive` and `negative`, and if they like `group` and `negative_group`, of
-/// any type. An error ends them.
+/// The data files behind a path: itself, or those of a folder in name order.
 ///
 /// # Errors
-/// When the file cannot be opened; later, when a row cannot be read or misses a field.
+/// When the folder cannot be listed or holds no data file.
+pub fn data_files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    readers::files(path)
+}
+
+/// Rows of triplets, of a file or of all files of a folder: objects with `anchor`, `positive` and `negative`, and if they
+/// like `group` and `negative_group`, of any type. After a bad row ([`DataError::BadRows`]) the rows go on; any other
+/// error ends them.
+///
+/// # Errors
+/// When a file cannot be opened; later, when a row cannot be read or misses a field.
 pub fn read_triplets(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<Triplet, DataError>> + use<>, DataError> {
-    let origin = Origins::new(path);
-    Ok(readers::open(path)?.map(move |row| {
-        let row = row?;
-        let origin = origin.of(row.number);
+    Ok(FilesRows::open(path)?.map(|row| {
+        let (origin, row) = row?;
         let read = |object: &Map<String, Value>| {
             let field = |name: &str| match object.get(name) {
                 Some(value) if !value.is_null() => text(value, name).map(str::to_owned),
@@ -155,6 +163,47 @@ fn text_of(row: &Map<String, Value>, field: Option<&str>) -> Result<String, RowP
             let expected = "a string, or another field to be named";
             Err(RowProblem::new(field.unwrap_or(TEXT_FIELDS[0]), RowErrorKind::Missing, expected))
         }
+    }
+}
+
+/// The rows of several files, one file after the other.
+struct FilesRows {
+    files: VecDeque<PathBuf>,
+    current: Option<(Origins, RawRows)>,
+}
+
+impl FilesRows {
+    fn open(path: &Path) -> Result<Self, DataError> {
+        let mut rows = Self { files: readers::files(path)?.into(), current: None };
+        rows.open_next()?;
+        Ok(rows)
+    }
+
+    fn open_next(&mut self) -> Result<(), DataError> {
+        self.current = match self.files.pop_front() {
+            Some(path) => Some((Origins::new(&path), readers::open(&path)?)),
+            None => None,
+        };
+        Ok(())
+    }
+}
+
+impl Iterator for FilesRows {
+    type Item = Result<(RowOrigin, RawRow), DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let Some((origins, rows)) = &mut self.current {
+            match rows.next() {
+                Some(row) => return Some(row.map(|row| (origins.of(row.number), row))),
+                None => {
+                    self.current = None;
+                    if let Err(error) = self.open_next() {
+                        return Some(Err(error));
+                    }
+                }
+            }
+        }
+        None
     }
 }
 

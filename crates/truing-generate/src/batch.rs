@@ -6,11 +6,12 @@
 use std::ops::ControlFlow;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder, Tokenizer};
-use truing_types::{ExcludedTokens, FinishReason, SamplingOptions, TokenId};
+use truing_types::{ExcludedTokens, FinishReason, ReasoningMarks, SamplingOptions, TokenId};
 
-use crate::{GenerateError, Sampler, StopTexts};
+use crate::{GenerateError, Sampler, StopTexts, mark_tokens};
 
 /// A prompt and how many completions of it are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub struct SampleRequest {
 }
 
 /// One completion.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampledCompletion {
     /// The tokens as drawn, an end token included.
     pub tokens: Vec<TokenId>,
@@ -305,7 +306,8 @@ fn begin<'a, E: Engine>(
         n_prompt: job.prompt.len(),
         log_probs: Vec::new(),
         sampling_log_probs: Vec::new(),
-        decoder: StreamDecoder::new(tokenizer, true),
+        decoder: StreamDecoder::new(tokenizer, true)
+            .keeping(mark_tokens(tokenizer, &ReasoningMarks::default())),
         stops: StopTexts::new(&job.options.stop),
         text: String::new(),
         text_error: None,

@@ -11,6 +11,7 @@ mod error;
 mod local_chat;
 mod sampling;
 mod stop;
+mod thoughts;
 
 pub use batch::{SampleRequest, SampledCompletion, SampledIds, end_tokens, excluded_tokens, sample};
 pub use decoding::{Generated, Session, generate};
@@ -18,3 +19,4 @@ pub use error::GenerateError;
 pub use local_chat::{LocalChat, LocalReply};
 pub use sampling::{DrawnToken, Sampler};
 pub use stop::StopTexts;
+pub use thoughts::{mark_tokens, marks_of, opens_thought};

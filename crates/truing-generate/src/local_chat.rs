@@ -5,13 +5,14 @@ use std::ops::ControlFlow;
 use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder};
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, ExcludedTokens, FinishReason, SamplingOptions,
-    TokenId,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, ExcludedTokens, FinishReason, ReasoningMark,
+    ReasoningMarks, SamplingOptions, TokenId, split_reasoning,
 };
 
 use crate::batch::{Job, decode};
 use crate::{
     GenerateError, SampledCompletion, SampledIds, Session, StopTexts, end_tokens, excluded_tokens, generate,
+    mark_tokens, marks_of, opens_thought,
 };
 
 /// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
@@ -27,6 +28,7 @@ pub struct LocalChat<E: Engine> {
     session: Session<E>,
     end_tokens: Vec<TokenId>,
     excluded: ExcludedTokens,
+    marks: ReasoningMarks,
 }
 
 /// A reply with what only a local model can tell.
@@ -47,7 +49,15 @@ impl<E: Engine> LocalChat<E> {
         let end_tokens = end_tokens(&engine.spec().eos_token_ids, &renderer);
         let excluded = excluded_tokens(renderer.tokenizer(), engine.spec().vocab_size, &end_tokens);
         let session = Session::new(&engine);
-        Self { engine, renderer, session, end_tokens, excluded }
+        let marks = marks_of(renderer.tokenizer());
+        Self { engine, renderer, session, end_tokens, excluded, marks }
+    }
+
+    /// Takes further marks for those of a thought, beside the known ones and those of the chat template.
+    #[must_use]
+    pub fn with_reasoning_marks(mut self, further: &[ReasoningMark]) -> Self {
+        self.marks = self.marks.with(further);
+        self
     }
 
     /// The engine.
@@ -90,7 +100,7 @@ impl<E: Engine> LocalChat<E> {
         self.continue_tokens(&tokens, sampling, on_text)
     }
 
-    /// Writes the next assistant turn.
+    /// Writes the next assistant turn. `on_text` sees the thought too; the reply has it apart from the answer.
     ///
     /// # Errors
     /// As [`LocalChat::complete`], and when the conversation cannot be rendered.
@@ -100,8 +110,13 @@ impl<E: Engine> LocalChat<E> {
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<LocalReply, GenerateError> {
         let tokens = self.renderer.prompt(&request.conversation)?;
-        let decoder = StreamDecoder::new(self.renderer.tokenizer(), true);
-        self.run(&tokens, decoder, &request.sampling, on_text)
+        let tokenizer = self.renderer.tokenizer();
+        let decoder = StreamDecoder::new(tokenizer, true).keeping(mark_tokens(tokenizer, &self.marks));
+        let mut local = self.run(&tokens, decoder, &request.sampling, on_text)?;
+        let written = std::mem::take(&mut local.reply.text);
+        (local.reply.text, local.reply.reasoning) =
+            split(written, &self.marks, opens_thought(self.renderer.tokenizer(), &self.marks, &tokens));
+        Ok(local)
     }
 
     /// Continues the text of these tokens.
@@ -162,6 +177,7 @@ impl<E: Engine> LocalChat<E> {
         Ok(LocalReply {
             reply: ChatReply {
                 text,
+                reasoning: None,
                 n_completion_tokens: generated.tokens.len(),
                 tokens: generated.tokens,
                 finish_reason,
@@ -216,18 +232,23 @@ where
                 seed_indices: None,
             })
             .collect();
-        let tokenizer = self.renderer.tokenizer();
+        let (tokenizer, marks) = (self.renderer.tokenizer(), &self.marks);
         let on_done = &mut |job: usize, _: usize, result: Result<SampledCompletion, GenerateError>| {
             let (place, prompt) = &prompts[job];
-            let result = result.map_err(chat_error).and_then(|completion| match completion.text_error {
-                Some(reason) => Err(ChatError::Failed(reason.into())),
-                None => Ok(ChatReply {
-                    text: completion.text,
+            let result = result.map_err(chat_error).and_then(|completion| {
+                if let Some(reason) = completion.text_error {
+                    return Err(ChatError::Failed(reason.into()));
+                }
+                let is_inside = opens_thought(tokenizer, marks, prompt);
+                let (text, reasoning) = split(completion.text, marks, is_inside);
+                Ok(ChatReply {
+                    text,
+                    reasoning,
                     n_completion_tokens: completion.tokens.len(),
                     tokens: completion.tokens,
                     finish_reason: completion.finish_reason,
                     n_prompt_tokens: prompt.len(),
-                }),
+                })
             });
             let flow = on_result(*place, &result);
             results[*place] = Some(result);
@@ -245,6 +266,15 @@ where
             }
         }
         all_or_broken_off(results)
+    }
+}
+
+/// A reply's answer, empty where there is none, and its thought.
+fn split(written: String, marks: &ReasoningMarks, starts_inside: bool) -> (String, Option<String>) {
+    let found = split_reasoning(&written, marks, starts_inside);
+    match found.thoughts.is_empty() {
+        true => (written, None),
+        false => (found.answer.unwrap_or_default().to_owned(), found.reasoning()),
     }
 }
 

@@ -39,7 +39,8 @@ fn main() -> Result<(), ModelError> {
         let (lora, weights) = open_adapter(Path::new(adapter), &model.spec)?;
         merge_lora(&mut model.weights, &model.spec, &lora, &weights)?;
         let directory = Path::new(to).join("adapter");
-        save_adapter(&directory, &model.spec, &lora, Some(from), dtype, |p| values(&weights, p))?;
+        let options = SaveOptions { dtype, ..SaveOptions::default() };
+        save_adapter(&directory, &model.spec, &lora, Some(from), &options, |p| values(&weights, p))?;
     }
     let options = SaveOptions {
         dtype,
@@ -48,6 +49,7 @@ fn main() -> Result<(), ModelError> {
         generation_config: files.generation_config.as_ref(),
         tokenizer_files: &[],
         output_names: &[],
+        pad_token_id: None,
     };
     save_pretrained(Path::new(to), &model.spec, &options, |parameter| values(&model.weights, parameter))?;
     println!("saved after {:.3} s", started.elapsed().as_secs_f64());

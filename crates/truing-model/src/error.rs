@@ -158,6 +158,36 @@ pub enum ModelError {
         /// GGUF files found in it.
         n_gguf_files: usize,
     },
+    /// An adapter whose base model is not where the adapter says.
+    #[error(
+        "{}: this is an adapter of the base model `{base}`, which was not found. Looked at:{}\n`base_model_name_or_path` \
+         in its adapter_config.json has to name the base model", adapter.display(), as_list(looked_at)
+    )]
+    MissingBase {
+        /// The adapter's directory.
+        adapter: PathBuf,
+        /// The base model as the adapter names it.
+        base: String,
+        /// Every place that was tried.
+        looked_at: Vec<String>,
+    },
+    /// A value that the stored type cannot hold.
+    #[error(
+        "{}: tensor `{tensor}` has the value {value:e}, which {dtype} cannot hold (at most {largest:e}); nothing was \
+         saved under that name. Save as another dtype", path.display()
+    )]
+    OutOfRange {
+        /// The file that was being written.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The value.
+        value: f32,
+        /// The type.
+        dtype: &'static str,
+        /// The largest value of that type.
+        largest: f32,
+    },
     /// An adapter made in a way that is not supported here.
     #[error("{}: field `{field}` is {found}, which is not supported ({supported})", path.display())]
     UnsupportedAdapter {

@@ -154,8 +154,6 @@ pub fn config_from_spec(spec: &DecoderSpec) -> Result<Map<String, Value>, ModelE
     if let HeadKind::Score { n_outputs } = spec.head {
         let names: Vec<String> = (0..n_outputs).map(|i| format!("LABEL_{i}")).collect();
         put_labels(&mut fields, &names);
-        // transformers looks for the last token that is no padding, so padding must never end a conversation.
-        fields.insert("pad_token_id".to_owned(), json!(spec.bos_token_id));
     }
     (family.write_config)(spec, &mut fields);
 

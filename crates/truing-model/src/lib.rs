@@ -13,6 +13,7 @@ pub mod sources;
 pub mod spec;
 pub mod weights;
 
+pub use adapters::{AdapterFiles, is_adapter};
 pub use encoder::{EncoderEngine, EncoderFiles, EncoderSpec, Pooling};
 pub use engine::{
     DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ParameterStore,

@@ -1,9 +1,11 @@
-//! A model on disk, opened: a directory with config.json and safetensors, or a GGUF file. Opening reads
-//! headers only and checks every name and shape; the values follow one tensor at a time.
+//! A model on disk, opened: a directory with config.json and safetensors, a GGUF file, or a PEFT adapter together with
+//! the base model that it names. Opening reads headers only and checks every name and shape; the values follow one
+//! tensor at a time.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::adapters::{AdapterFiles, OpeningAdapter, is_adapter};
 use crate::families::{ConfigFile, decoder_from_gguf, spec_from_config, with_head};
 use crate::weights::SafetensorsFiles;
 use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, ParameterRole, ParameterSpec, Tensor, Weights};
@@ -20,21 +22,34 @@ pub enum ModelKind {
 /// An open model: what it is, and where each parameter lies.
 #[derive(Debug)]
 pub struct ModelFiles {
-    /// The directory or the GGUF file.
+    /// The directory or the GGUF file that was opened; of an adapter its own directory.
     pub path: PathBuf,
-    /// How it is stored.
+    /// How it is stored; of an adapter, how its base is.
     pub kind: ModelKind,
     /// What it is. End tokens are those of generation_config.json where it names some.
     pub spec: DecoderSpec,
-    /// config.json as it was; a GGUF file has none.
+    /// config.json as it was, of an adapter its base's; a GGUF file has none.
     pub config: Option<ConfigFile>,
     /// generation_config.json as it was, where there is one.
     pub generation_config: Option<ConfigFile>,
-    /// Tensors in the files that the specification has no place for. Worth a warning.
+    /// Tensors in the files that the specification has no place for.
     pub unused_tensors: Vec<String>,
-    /// Every parameter, with its name in the file.
-    places: Vec<(ParameterSpec, String)>,
+    /// Files that contradict each other, and which of them counts.
+    pub contradictions: Vec<String>,
+    /// The adapter on the model, where `path` is one.
+    pub adapter: Option<AdapterFiles>,
+    /// Every parameter, with its place.
+    places: Vec<(ParameterSpec, Place)>,
     store: Store,
+}
+
+/// Where a parameter is read from.
+#[derive(Debug)]
+enum Place {
+    /// The model's own files, under this name.
+    Base(String),
+    /// The adapter's file, which holds it whole.
+    Adapter,
 }
 
 #[derive(Debug)]
@@ -53,12 +68,38 @@ pub struct LoadedModel {
 }
 
 impl ModelFiles {
-    /// Opens a model directory, a directory that holds nothing but one GGUF file, or a GGUF file.
+    /// Opens a model directory, a directory that holds nothing but one GGUF file, a GGUF file, or an adapter's directory
+    /// with the base model that it names.
     ///
     /// # Errors
-    /// When a file is missing or broken, the architecture is unknown, or a parameter is missing or of another
-    /// shape than the configuration says.
+    /// When a file is missing or broken, the architecture is unknown, a parameter is missing or of another shape than
+    /// the configuration says, or an adapter's base is not found or does not fit.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        if !is_adapter(path) {
+            return Self::open_whole(path);
+        }
+        let opening = OpeningAdapter::open(path)?;
+        // A directory can hold a whole model and an adapter on it.
+        let mut files = match opening.base_path == path {
+            true => Self::open_directory(path)?,
+            false => Self::open_whole(&opening.base_path)?,
+        };
+        if let Some(n_outputs) = opening.n_outputs(&files.spec)?
+            && files.spec.head != (HeadKind::Score { n_outputs })
+        {
+            files = files.with_new_outputs(n_outputs);
+        }
+        let adapter = opening.on(&files.spec)?;
+        let is_whole = |parameter: &ParameterSpec| adapter.tensors.has_whole(&parameter.name);
+        files.places.retain(|(parameter, _)| !is_whole(parameter));
+        let whole = files.spec.parameters().into_iter().filter(is_whole);
+        files.places.extend(whole.map(|parameter| (parameter, Place::Adapter)));
+        path.clone_into(&mut files.path);
+        files.adapter = Some(adapter);
+        Ok(files)
+    }
+
+    fn open_whole(path: &Path) -> Result<Self, ModelError> {
         let io_error = |source| ModelError::Io { path: path.to_path_buf(), source };
         if !std::fs::metadata(path).map_err(io_error)?.is_dir() {
             return Self::open_gguf(path);
@@ -91,21 +132,35 @@ impl ModelFiles {
             spec.eos_token_ids = ids;
         }
         let files = SafetensorsFiles::open(path)?;
+        let mut contradictions: Vec<String> =
+            SafetensorsFiles::notice_of_unread_files(path).into_iter().collect();
+        contradictions.extend(untie_different_head(&mut spec, &files, path)?);
         let names = files.names().map(|name| (Some(name.to_owned()), name.to_owned())).collect();
         let shape_of = |name: &str| {
             let file = files.file_of(name)?;
             file.tensor(name).map(|tensor| (file.path.clone(), tensor.shape.clone()))
         };
         let (places, unused_tensors) = place(&spec, path, names, shape_of)?;
-        for (_, name) in &places {
-            if let Some(file) = files.file_of(name)
+        for (_, place) in &places {
+            if let Place::Base(name) = place
+                && let Some(file) = files.file_of(name)
                 && let Some(tensor) = file.tensor(name)
             {
                 file.check_dtype(tensor)?;
             }
         }
-        let (path, kind, store) = (path.to_path_buf(), ModelKind::Directory, Store::Safetensors(files));
-        Ok(Self { path, kind, spec, config: Some(config), generation_config, unused_tensors, places, store })
+        Ok(Self {
+            path: path.to_path_buf(),
+            kind: ModelKind::Directory,
+            spec,
+            config: Some(config),
+            generation_config,
+            unused_tensors,
+            contradictions,
+            adapter: None,
+            places,
+            store: Store::Safetensors(files),
+        })
     }
 
     fn open_gguf(path: &Path) -> Result<Self, ModelError> {
@@ -122,6 +177,8 @@ impl ModelFiles {
             config: None,
             generation_config: None,
             unused_tensors,
+            contradictions: Vec::new(),
+            adapter: None,
             places,
             store: Store::Gguf(file),
         })
@@ -150,6 +207,39 @@ impl ModelFiles {
         self
     }
 
+    /// What a user should know of the files before they are used: [`ModelFiles::contradictions`], and how many tensors are
+    /// not read.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        let unused = notice_of_unused(&self.unused_tensors, self.base_path());
+        self.contradictions.iter().cloned().chain(unused).collect()
+    }
+
+    /// The model below an adapter; the model itself where it is no adapter.
+    #[must_use]
+    pub fn base_path(&self) -> &Path {
+        self.adapter.as_ref().map_or(&self.path, |adapter| &adapter.base_path)
+    }
+
+    /// The directory with the tokenizer's files: an adapter's own where it has some. `None` where the tokenizer is in the
+    /// GGUF file.
+    #[must_use]
+    pub fn tokenizer_directory(&self) -> Option<&Path> {
+        let of_adapter = self.adapter.as_ref().map(|adapter| &*adapter.path);
+        let of_base = (self.kind == ModelKind::Directory).then(|| self.base_path());
+        of_adapter.filter(|path| path.join("tokenizer.json").is_file()).or(of_base)
+    }
+
+    /// The files that decide the weights.
+    #[must_use]
+    pub fn weight_files(&self) -> Vec<PathBuf> {
+        let base: Vec<PathBuf> = match &self.store {
+            Store::Safetensors(files) => files.files().iter().map(|file| file.path.clone()).collect(),
+            Store::Gguf(file) => vec![file.path.clone()],
+        };
+        base.into_iter().chain(self.adapter.iter().flat_map(AdapterFiles::files)).collect()
+    }
+
     /// The GGUF file, for its tokenizer.
     #[must_use]
     pub fn gguf(&self) -> Option<&GgufFile> {
@@ -168,8 +258,8 @@ impl ModelFiles {
         }
     }
 
-    /// Reads every parameter in the specification's order and hands it over at once, so that no tensor is
-    /// held twice.
+    /// Reads every parameter and hands it over at once, so that no tensor is held twice. An adapter is merged into the
+    /// projections that it adapts.
     ///
     /// # Errors
     /// When a tensor cannot be read, or `put` fails.
@@ -177,15 +267,43 @@ impl ModelFiles {
         &self,
         mut put: impl FnMut(&ParameterSpec, Tensor) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.read_all(|parameter, mut tensor| {
+            if let Some(adapter) = &self.adapter {
+                adapter.tensors.add_to(parameter, &mut tensor, &adapter.lora)?;
+            }
+            put(parameter, tensor)
+        })
+    }
+
+    /// The same with the adapter's own parameters after those of the base instead of merged into them, to train them
+    /// further.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::load_weights`].
+    pub fn load_weights_and_adapter<E: From<ModelError>>(
+        &self,
+        mut put: impl FnMut(&ParameterSpec, Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.read_all(&mut put)?;
+        let Some(adapter) = &self.adapter else { return Ok(()) };
+        let parameters = self.spec.lora_parameters(&adapter.lora);
+        parameters.iter().try_for_each(|parameter| put(parameter, adapter.tensors.read(&parameter.name)?))
+    }
+
+    fn read_all<E: From<ModelError>>(
+        &self,
+        mut put: impl FnMut(&ParameterSpec, Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
         let decoder = match &self.store {
             Store::Gguf(file) => Some(decoder_from_gguf(file)?),
             Store::Safetensors(_) => None,
         };
-        for (parameter, name) in &self.places {
-            let tensor = match (&self.store, &decoder) {
-                (Store::Safetensors(files), _) => files.read(name)?,
-                (Store::Gguf(_), Some(decoder)) => decoder.read_tensor(&parameter.name, name)?,
-                (Store::Gguf(_), None) => continue,
+        for (parameter, place) in &self.places {
+            let tensor = match (place, &self.store, &decoder, &self.adapter) {
+                (Place::Adapter, _, _, Some(adapter)) => adapter.tensors.read(&parameter.name)?,
+                (Place::Base(name), Store::Safetensors(files), ..) => files.read(name)?,
+                (Place::Base(name), _, Some(decoder), _) => decoder.read_tensor(&parameter.name, name)?,
+                _ => continue,
             };
             put(parameter, tensor)?;
         }
@@ -206,7 +324,58 @@ impl ModelFiles {
     }
 }
 
-type Places = (Vec<(ParameterSpec, String)>, Vec<String>);
+/// Unused tensors that are named; the others are counted.
+const MOST_NAMED: usize = 3;
+
+pub(crate) fn notice_of_unused(unused: &[String], path: &Path) -> Option<String> {
+    let n_more = unused.len().saturating_sub(MOST_NAMED);
+    let mut names: Vec<String> = unused.iter().take(MOST_NAMED).map(|name| format!("`{name}`")).collect();
+    if n_more > 0 {
+        names.push(format!("{n_more} more"));
+    }
+    (!unused.is_empty()).then(|| {
+        format!(
+            "{}: {} tensors in the files have no place in this architecture and are not loaded: {}",
+            path.display(),
+            unused.len(),
+            names.join(", ")
+        )
+    })
+}
+
+/// A configuration that ties the head to the embedding is wrong where the files hold another head. That one is used
+/// then, as in transformers 5.
+fn untie_different_head(
+    spec: &mut DecoderSpec,
+    files: &SafetensorsFiles,
+    path: &Path,
+) -> Result<Option<String>, ModelError> {
+    let [head, embedding] = ["lm_head.weight", "model.embed_tokens.weight"];
+    let are_there = [head, embedding].iter().all(|name| files.file_of(name).is_some());
+    if !spec.tie_word_embeddings || spec.head != HeadKind::LanguageModel || !are_there {
+        return Ok(None);
+    }
+    let shape = |name: &str| files.file_of(name).and_then(|file| Some(file.tensor(name)?.shape.clone()));
+    if shape(head) != shape(embedding) {
+        return Ok(Some(format!(
+            "{}: config.json says `tie_word_embeddings = true`, and the `{head}` in the files has another shape than the \
+             embedding; it is not used",
+            path.display()
+        )));
+    }
+    if files.are_equal(head, embedding)? {
+        return Ok(None);
+    }
+    spec.tie_word_embeddings = false;
+    Ok(Some(format!(
+        "{}: config.json says `tie_word_embeddings = true`, but the files hold a `{head}` that differs from the embedding; \
+         the stored head is used, as in transformers 5 (older versions and other programs use the embedding). Set \
+         `tie_word_embeddings` to false where that is meant",
+        path.display()
+    )))
+}
+
+type Places = (Vec<(ParameterSpec, Place)>, Vec<String>);
 
 /// Finds each parameter among `names` (our name, the file's name), and what is left over.
 fn place(
@@ -234,7 +403,7 @@ fn place(
             let (tensor, expected) = ((*theirs).to_owned(), parameter.shape);
             return Err(ModelError::TensorShape { path, tensor, found, expected });
         }
-        places.push((parameter, (*theirs).to_owned()));
+        places.push((parameter, Place::Base((*theirs).to_owned())));
     }
     if let Some(first) = missing.first() {
         return Err(ModelError::MissingTensors {

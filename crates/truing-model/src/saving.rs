@@ -12,9 +12,10 @@ use std::path::Path;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use truing_store::{StoreError, atomic};
+use truing_types::TokenId;
 
 use crate::families::{ConfigFile, config_from_spec, put_labels, spec_from_config};
-use crate::{DecoderSpec, ModelError, ParameterSpec};
+use crate::{DecoderSpec, HeadKind, ModelError, ParameterSpec};
 
 /// Values that are converted at a time.
 const CHUNK_VALUES: usize = 1 << 18;
@@ -62,6 +63,26 @@ impl SaveDtype {
         }
     }
 
+    /// The largest finite value.
+    #[must_use]
+    pub fn largest(self) -> f32 {
+        match self {
+            Self::F32 => f32::MAX,
+            Self::Bf16 => bf16::MAX.to_f32(),
+            Self::F16 => f16::MAX.to_f32(),
+        }
+    }
+
+    /// The first finite value that would be stored as infinity.
+    fn first_beyond(self, values: &[f32]) -> Option<f32> {
+        let is_beyond = |value: f32| match self {
+            Self::F32 => false,
+            Self::Bf16 => bf16::from_f32(value).is_infinite(),
+            Self::F16 => f16::from_f32(value).is_infinite(),
+        };
+        values.iter().copied().find(|&value| value.is_finite() && is_beyond(value))
+    }
+
     fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
         match self {
             Self::F32 => bytes.extend(values.iter().flat_map(|v| v.to_le_bytes())),
@@ -87,6 +108,9 @@ pub struct SaveOptions<'a> {
     pub tokenizer_files: &'a [(String, Vec<u8>)],
     /// What the outputs of a classifier are called; left as they are where there are none.
     pub output_names: &'a [String],
+    /// The token that pads batches of a reward model or classifier; transformers looks for the last token that is
+    /// another one. `None` makes it refuse batches of more than one. Language models keep what they had.
+    pub pad_token_id: Option<TokenId>,
 }
 
 impl Default for SaveOptions<'_> {
@@ -98,6 +122,7 @@ impl Default for SaveOptions<'_> {
             generation_config: None,
             tokenizer_files: &[],
             output_names: &[],
+            pad_token_id: None,
         }
     }
 }
@@ -154,18 +179,26 @@ pub fn save_pretrained<'v, E: From<ModelError>>(
 /// The original configuration where it still holds, else one made from the specification; with the dtype.
 fn saved_config(spec: &DecoderSpec, options: &SaveOptions<'_>) -> Result<Map<String, Value>, ModelError> {
     let kept = options.original_config.filter(|original| {
-        // End tokens may have come from generation_config.json.
-        let tokens = |other: DecoderSpec| DecoderSpec {
+        // End tokens may have come from generation_config.json, and the weights may show that the head is not tied.
+        let as_saved = |other: DecoderSpec| DecoderSpec {
             bos_token_id: spec.bos_token_id,
             eos_token_ids: spec.eos_token_ids.clone(),
+            tie_word_embeddings: spec.tie_word_embeddings,
             ..other
         };
-        spec_from_config(original).is_ok_and(|read| tokens(read) == *spec)
+        spec_from_config(original).is_ok_and(|read| as_saved(read) == *spec)
     });
     let mut config = match kept {
         Some(original) => original.fields().clone(),
         None => config_from_spec(spec)?,
     };
+    let says_tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
+    if says_tied != spec.tie_word_embeddings {
+        config.insert("tie_word_embeddings".to_owned(), json!(spec.tie_word_embeddings));
+    }
+    if let HeadKind::Score { .. } = spec.head {
+        config.insert("pad_token_id".to_owned(), json!(options.pad_token_id));
+    }
     if !options.output_names.is_empty() {
         put_labels(&mut config, options.output_names);
     }
@@ -251,6 +284,15 @@ pub(crate) fn write_safetensors<'v, E: From<ModelError>>(
             }));
         }
         for chunk in values.chunks(CHUNK_VALUES) {
+            if let Some(value) = dtype.first_beyond(chunk) {
+                return Err(E::from(ModelError::OutOfRange {
+                    path: path.to_path_buf(),
+                    tensor: parameter.name.clone(),
+                    value,
+                    dtype: dtype.torch_name(),
+                    largest: dtype.largest(),
+                }));
+            }
             bytes.clear();
             dtype.encode(chunk, &mut bytes);
             writer.write_all(&bytes).map_err(io_error)?;

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 pub use hub::HubReference;
 
+use crate::adapters::{AdapterConfig, is_adapter};
 use crate::{EncoderFiles, ModelError, ModelFiles};
 
 /// The model of the quickstart.
@@ -102,7 +103,8 @@ pub struct FoundModel {
     pub origin: ModelOrigin,
 }
 
-/// Finds a model by path, or by `organisation/name[/file.gguf][@revision]`.
+/// Finds a model by path, or by `organisation/name[/file.gguf][@revision]`. The base of an adapter is found likewise,
+/// where the adapter names it and no path.
 ///
 /// # Errors
 /// [`ModelError::NotFound`] with every place that was tried and why it failed.
@@ -112,7 +114,8 @@ pub fn find_model(
     progress: &mut dyn FnMut(DownloadProgress<'_>),
 ) -> Result<FoundModel, ModelError> {
     if Path::new(reference).exists() {
-        return Ok(FoundModel { path: PathBuf::from(reference), origin: ModelOrigin::Local });
+        let path = with_base_on_disk(Path::new(reference), options, progress)?;
+        return Ok(FoundModel { path, origin: ModelOrigin::Local });
     }
     let mut looked_at = vec![format!("the path `{reference}`: there is nothing")];
     let Some(hub_reference) = HubReference::parse(reference) else {
@@ -159,6 +162,62 @@ pub fn find_model(
                   mirror of the hub, or give a token where the model asks for one; a download that was cut off \
                   goes on where it stopped";
     Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: advice.to_owned() })
+}
+
+/// The name of a model whose directory lies in a cache, ours or that of the Hugging Face libraries, at the commit that is its
+/// `main` there. Others find the model by it, where the path means nothing to them.
+#[must_use]
+pub fn hub_name(path: &Path) -> Option<String> {
+    let commit = path.file_name()?.to_str()?;
+    let folder = path.parent()?;
+    let (repository, escaped) = match folder.file_name()?.to_str()? {
+        "snapshots" => {
+            let repository = folder.parent()?;
+            (repository, repository.file_name()?.to_str()?.strip_prefix("models--")?)
+        }
+        name => (folder, name),
+    };
+    let (organisation, name) = escaped.split_once("--")?;
+    let main = std::fs::read_to_string(repository.join("refs/main")).ok()?;
+    (main.trim() == commit).then(|| format!("{organisation}/{name}"))
+}
+
+/// Whether a path is an adapter that names its base as a model of the hub, so that the base has to be found as well.
+#[must_use]
+pub fn names_base_of_hub(path: &Path) -> bool {
+    is_adapter(path) && AdapterConfig::open(path).is_ok_and(|config| matches!(config.local_base(), Ok(None)))
+}
+
+/// The path itself. Of an adapter whose base is named and not on disk, the base is found as any model is, and the adapter
+/// stands in the cache once more, as one of that path.
+fn with_base_on_disk(
+    path: &Path,
+    options: &FindOptions,
+    progress: &mut dyn FnMut(DownloadProgress<'_>),
+) -> Result<PathBuf, ModelError> {
+    if !names_base_of_hub(path) {
+        return Ok(path.to_path_buf());
+    }
+    let config = AdapterConfig::open(path)?;
+    let base = config.base_reference()?;
+    let reference = match config.base_revision() {
+        Some(revision) if !base.contains('@') => format!("{base}@{revision}"),
+        _ => base.to_owned(),
+    };
+    let found = find_model(&reference, options, progress).map_err(|error| match error {
+        ModelError::NotFound { looked_at, .. } => {
+            ModelError::MissingBase { adapter: path.to_path_buf(), base: base.to_owned(), looked_at }
+        }
+        other => other,
+    })?;
+    let io_error = |source| ModelError::Io { path: path.to_path_buf(), source };
+    let whole_path = std::fs::canonicalize(path).map_err(io_error)?;
+    let key = format!("{}\n{}", whole_path.display(), found.path.display());
+    let key: String =
+        Sha256::digest(key.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let place = options.cache_directory.join("adapters").join(key);
+    config.place_with_base(&place, &found.path)?;
+    Ok(place)
 }
 
 /// Whether what was found is a whole model of a known kind.

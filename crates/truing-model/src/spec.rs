@@ -171,6 +171,20 @@ impl TrainableSpec {
     }
 }
 
+impl LoraSpec {
+    /// Whether adapters of the one have the shapes, places and scale of the other.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let sorted = |lora: &Self| {
+            let mut targets = lora.targets.clone();
+            targets.sort();
+            targets.dedup();
+            targets
+        };
+        self.rank == other.rank && self.alpha == other.alpha && sorted(self) == sorted(other)
+    }
+}
+
 impl DecoderSpec {
     /// Width of all query heads together.
     #[must_use]

@@ -284,6 +284,14 @@ impl SafetensorsFile {
         })
     }
 
+    /// Some values of a tensor, from the one at `start` on.
+    fn read_part(&self, info: &SafetensorsInfo, start: usize, values: &mut [f32]) -> Result<(), ModelError> {
+        let (bytes, convert) = self.stored_as(info)?;
+        let offset = info.offset + (start * bytes) as u64;
+        read_blocks(&self.reader, offset, (1, bytes), values, convert)
+            .map_err(|source| read_error(&self.path, &format!("the data of tensor `{}`", info.name), source))
+    }
+
     /// A tensor's values as f32.
     ///
     /// # Errors
@@ -292,10 +300,9 @@ impl SafetensorsFile {
         let info = self
             .tensor(name)
             .ok_or_else(|| ModelError::MissingTensor { path: self.path.clone(), tensor: name.to_owned() })?;
-        let (bytes, convert) = self.stored_as(info)?;
+        self.stored_as(info)?;
         let mut values = vec![0.0; info.n_elements()];
-        read_blocks(&self.reader, info.offset, (1, bytes), &mut values, convert)
-            .map_err(|source| read_error(&self.path, &format!("the data of tensor `{name}`"), source))?;
+        self.read_part(info, 0, &mut values)?;
         Ok(Tensor { shape: info.shape.clone(), values })
     }
 }
@@ -343,6 +350,12 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
+/// `model.safetensors.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
 /// The weights of a model directory: one file, or shards with their index.
 #[derive(Debug)]
 pub struct SafetensorsFiles {
@@ -352,6 +365,60 @@ pub struct SafetensorsFiles {
 }
 
 impl SafetensorsFiles {
+    /// Whether a directory has files of the names that [`SafetensorsFiles::open`] looks for.
+    #[must_use]
+    pub fn are_in(directory: &Path) -> bool {
+        [SINGLE_FILE, INDEX_FILE].iter().any(|name| directory.join(name).is_file())
+    }
+
+    /// What a user should know of files that are there and not read.
+    #[must_use]
+    pub(crate) fn notice_of_unread_files(directory: &Path) -> Option<String> {
+        let (single, index) = (directory.join(SINGLE_FILE), directory.join(INDEX_FILE));
+        if !single.is_file() || !index.is_file() {
+            return None;
+        }
+        let index = std::fs::read(&index).ok().and_then(|text| serde_json::from_slice::<Index>(&text).ok());
+        let names_others = |index: &Index| index.weight_map.values().any(|shard| shard != SINGLE_FILE);
+        index.as_ref().is_none_or(names_others).then(|| {
+            format!(
+                "{} has both `{SINGLE_FILE}` and shards with `{INDEX_FILE}`; `{SINGLE_FILE}` is loaded, as \
+                 transformers does, and the shards are not. Delete those that are out of date",
+                directory.display()
+            )
+        })
+    }
+
+    /// Whether two tensors have the same shape and values.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn are_equal(&self, a: &str, b: &str) -> Result<bool, ModelError> {
+        let place = |name: &str| {
+            let file = self.file_of(name);
+            file.and_then(|file| Some((file, file.tensor(name)?))).ok_or_else(|| ModelError::MissingTensor {
+                path: self.files.first().map(|file| file.path.clone()).unwrap_or_default(),
+                tensor: name.to_owned(),
+            })
+        };
+        let ((first, a), (second, b)) = (place(a)?, place(b)?);
+        if a.shape != b.shape {
+            return Ok(false);
+        }
+        let mut start = 0;
+        while start < a.n_elements() {
+            let n = CHUNK_BYTES.min(a.n_elements() - start);
+            let (mut left, mut right) = (vec![0.0; n], vec![0.0; n]);
+            first.read_part(a, start, &mut left)?;
+            second.read_part(b, start, &mut right)?;
+            if left != right {
+                return Ok(false);
+            }
+            start += n;
+        }
+        Ok(true)
+    }
+
     /// Opens `model.safetensors`, or every shard that `model.safetensors.index.json` names.
     ///
     /// # Errors
@@ -360,10 +427,6 @@ impl SafetensorsFiles {
         let index = directory.join(INDEX_FILE);
         if directory.join(SINGLE_FILE).is_file() || !index.is_file() {
             return Self::from_files(vec![SafetensorsFile::open(directory.join(SINGLE_FILE))?]);
-        }
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
         }
         let text = std::fs::read(&index).map_err(|source| ModelError::Io { path: index.clone(), source })?;
         let malformed = |problem: String| ModelError::Malformed { path: index.clone(), problem };

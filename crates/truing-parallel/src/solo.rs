@@ -27,6 +27,14 @@ impl Communicator for Solo {
         Ok(())
     }
 
+    fn broadcast_bytes(&self, _bytes: &mut Vec<u8>, _root: Rank) -> Result<(), CommunicationError> {
+        Ok(())
+    }
+
+    fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CommunicationError> {
+        Ok(vec![bytes.to_vec()])
+    }
+
     fn barrier(&self) -> Result<(), CommunicationError> {
         Ok(())
     }

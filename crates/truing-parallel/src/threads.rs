@@ -2,7 +2,8 @@
 //!
 //! Every collective is one exchange in which each rank brings its values and gets everybody's; sums are then
 //! formed by each rank for itself, in rank order and in double precision, so all ranks hold the same bits
-//! whoever came first.
+//! whoever came first. Ranks that meet in different collectives get an error, so that a program whose ranks have
+//! parted is found by its test.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -25,10 +26,18 @@ struct World {
 /// One exchange at a time: first everybody brings, then everybody takes.
 #[derive(Debug)]
 struct Exchange {
-    brought: Vec<Option<Vec<f64>>>,
-    gathered: Option<Arc<Vec<Vec<f64>>>>,
+    brought: Vec<Option<Brought>>,
+    gathered: Option<Arc<Vec<Brought>>>,
     n_taken: usize,
     is_broken: bool,
+}
+
+/// What one rank brings to a collective: numbers or bytes, the other empty.
+#[derive(Debug, Clone)]
+struct Brought {
+    operation: &'static str,
+    numbers: Vec<f64>,
+    bytes: Vec<u8>,
 }
 
 /// Makes `world_size` ranks, to be moved into one thread each.
@@ -52,12 +61,9 @@ impl World {
 }
 
 impl ThreadRank {
-    /// Brings `values` and returns everybody's, in rank order.
-    fn gather(
-        &self,
-        operation: &'static str,
-        values: Vec<f64>,
-    ) -> Result<Arc<Vec<Vec<f64>>>, CommunicationError> {
+    /// Brings something and returns everybody's, in rank order.
+    fn exchange(&self, mine: Brought) -> Result<Arc<Vec<Brought>>, CommunicationError> {
+        let operation = mine.operation;
         let mut exchange = self.world.lock();
         // The previous exchange must have been taken by all before this rank may bring again.
         while exchange.gathered.is_some() && !exchange.is_broken {
@@ -66,7 +72,7 @@ impl ThreadRank {
         if exchange.is_broken {
             return Err(CommunicationError::PeerLost { operation });
         }
-        exchange.brought[self.rank] = Some(values);
+        exchange.brought[self.rank] = Some(mine);
         if exchange.brought.iter().all(Option::is_some) {
             let gathered = exchange.brought.iter_mut().filter_map(Option::take).collect();
             exchange.gathered = Some(Arc::new(gathered));
@@ -88,13 +94,31 @@ impl ThreadRank {
             self.world.changed.notify_all();
         }
         drop(exchange);
-        let expected = gathered[0].len();
-        match gathered.iter().position(|brought| brought.len() != expected) {
+        let operation = gathered[0].operation;
+        match gathered.iter().position(|brought| brought.operation != operation) {
+            Some(rank) => Err(CommunicationError::OperationMismatch {
+                operation,
+                rank,
+                found: gathered[rank].operation,
+            }),
+            None => Ok(gathered),
+        }
+    }
+
+    /// Brings as many numbers as every other rank.
+    fn gather(
+        &self,
+        operation: &'static str,
+        numbers: Vec<f64>,
+    ) -> Result<Arc<Vec<Brought>>, CommunicationError> {
+        let gathered = self.exchange(Brought { operation, numbers, bytes: Vec::new() })?;
+        let expected = gathered[0].numbers.len();
+        match gathered.iter().position(|brought| brought.numbers.len() != expected) {
             Some(rank) => Err(CommunicationError::LengthMismatch {
                 operation,
                 rank,
                 expected,
-                found: gathered[rank].len(),
+                found: gathered[rank].numbers.len(),
             }),
             None => Ok(gathered),
         }
@@ -102,9 +126,9 @@ impl ThreadRank {
 
     fn sum(&self, operation: &'static str, values: Vec<f64>) -> Result<Vec<f64>, CommunicationError> {
         let gathered = self.gather(operation, values)?;
-        let mut sum = gathered[0].clone();
+        let mut sum = gathered[0].numbers.clone();
         for brought in &gathered[1..] {
-            sum.iter_mut().zip(brought).for_each(|(total, value)| *total += value);
+            sum.iter_mut().zip(&brought.numbers).for_each(|(total, value)| *total += value);
         }
         Ok(sum)
     }
@@ -133,8 +157,22 @@ impl Communicator for ThreadRank {
 
     fn broadcast(&self, values: &mut [f32], root: Rank) -> Result<(), CommunicationError> {
         let gathered = self.gather("broadcast", values.iter().map(|&v| f64::from(v)).collect())?;
-        values.iter_mut().zip(&gathered[root.0]).for_each(|(value, &from)| *value = from as f32);
+        values.iter_mut().zip(&gathered[root.0].numbers).for_each(|(value, &from)| *value = from as f32);
         Ok(())
+    }
+
+    fn broadcast_bytes(&self, bytes: &mut Vec<u8>, root: Rank) -> Result<(), CommunicationError> {
+        let mine = if self.rank == root.0 { std::mem::take(bytes) } else { Vec::new() };
+        let gathered =
+            self.exchange(Brought { operation: "broadcast_bytes", numbers: Vec::new(), bytes: mine })?;
+        bytes.clone_from(&gathered[root.0].bytes);
+        Ok(())
+    }
+
+    fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CommunicationError> {
+        let (operation, bytes) = ("all_gather_bytes", bytes.to_vec());
+        let gathered = self.exchange(Brought { operation, numbers: Vec::new(), bytes })?;
+        Ok(gathered.iter().map(|brought| brought.bytes.clone()).collect())
     }
 
     fn barrier(&self) -> Result<(), CommunicationError> {

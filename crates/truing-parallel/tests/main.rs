@@ -4,7 +4,7 @@
 use std::thread;
 
 use truing_parallel::{Solo, thread_world};
-use truing_types::{CommunicationError, Communicator, Rank};
+use truing_types::{CommunicationError, Communicator, Rank, all_gather_dealt, dealt};
 
 /// What each rank must find, run on all ranks of a world at once.
 fn check(communicator: &dyn Communicator) {
@@ -26,6 +26,25 @@ fn check(communicator: &dyn Communicator) {
         communicator.broadcast(&mut values, Rank(root)).unwrap();
         assert_eq!(values, [root as f32; 2]);
         communicator.barrier().unwrap();
+
+        // Lengths differ by rank, and one is empty.
+        let bytes_of = |rank: usize| vec![rank as u8; 3 * rank];
+        let mut bytes = bytes_of(rank);
+        assert_eq!(
+            communicator.all_gather_bytes(&bytes).unwrap(),
+            (0..size).map(bytes_of).collect::<Vec<_>>()
+        );
+        communicator.broadcast_bytes(&mut bytes, Rank(root)).unwrap();
+        assert_eq!(bytes, bytes_of(root));
+
+        // Lists that are dealt come back in their order, bit for bit, whether or not every rank has one.
+        for n_lists in [0, 1, size + 1, 7] {
+            let list =
+                |i: usize| vec![i as f32, f32::NEG_INFINITY, -0.0, f32::MIN_POSITIVE / 3.0][..i % 5].to_vec();
+            let mine = dealt(n_lists, communicator).map(list).collect();
+            let all = all_gather_dealt(communicator, mine).unwrap();
+            assert_eq!(all, (0..n_lists).map(list).collect::<Vec<_>>());
+        }
     }
     communicator.all_reduce_sum(&mut []).unwrap();
 }
@@ -72,6 +91,26 @@ fn buffers_of_different_lengths_are_an_error_on_every_rank() {
                     rank: 1,
                     expected: 1,
                     found: 2,
+                };
+                assert_eq!(found, Err(expected));
+            });
+        }
+    });
+}
+
+#[test]
+fn ranks_in_different_collectives_are_an_error_on_every_rank() {
+    thread::scope(|scope| {
+        for rank in thread_world(2) {
+            scope.spawn(move || {
+                let found = match rank.rank().0 {
+                    0 => rank.barrier(),
+                    _ => rank.broadcast_bytes(&mut Vec::new(), Rank(0)),
+                };
+                let expected = CommunicationError::OperationMismatch {
+                    operation: "barrier",
+                    rank: 1,
+                    found: "broadcast_bytes",
                 };
                 assert_eq!(found, Err(expected));
             });

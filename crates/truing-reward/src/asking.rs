@@ -1,9 +1,15 @@
 //! Asking a model for an answer that a program can read: where it cannot, the model is reminded of the form, and asked
 //! again. Which model it is, and whether a cache stands before it, is not known here.
+//!
+//! A verdict is read from the answer alone, never from the thought before it. A reply that was cut at its limit, withheld by a
+//! filter, refused or that calls a tool has no verdict, whatever it says.
 
 use std::ops::ControlFlow;
 
-use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, Conversation, Message, Role};
+use truing_types::{
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, Conversation, FinishReason, Message,
+    ReasoningMarks, Role, split_reasoning,
+};
 
 /// Characters of an unreadable reply that are repeated in its error.
 const MOST_QUOTED: usize = 160;
@@ -22,10 +28,82 @@ pub enum Unanswered {
         /// How its last reply ends.
         end: String,
     },
+    /// The last reply is not whole.
+    #[error("the reply was cut at max_tokens ({max_tokens}){}", if *in_thought { ", inside its thought" } else { "" })]
+    Cut {
+        /// The limit.
+        max_tokens: usize,
+        /// Whether there was no answer yet.
+        in_thought: bool,
+    },
+    /// The last reply holds no answer.
+    #[error("{0}")]
+    NoAnswer(String),
+}
+
+impl Unanswered {
+    /// Whether every further request would fail too.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is_permanent())
+    }
+
+    /// Whether there was a reply, but no verdict in it.
+    #[must_use]
+    pub fn is_unread(&self) -> bool {
+        !matches!(self, Self::Failed(_))
+    }
+
+    /// Whether a reminder may bring a verdict.
+    fn may_be_mended(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } => true,
+            Self::Cut { in_thought, .. } => !in_thought,
+            Self::Failed(_) | Self::NoAnswer(_) => false,
+        }
+    }
+}
+
+/// The part of a reply that a verdict may be read from.
+fn answer_of(reply: &ChatReply, max_tokens: usize) -> Result<&str, Unanswered> {
+    let answer = match reply.reasoning {
+        Some(_) => Some(reply.text.as_str()),
+        None => split_reasoning(&reply.text, &ReasoningMarks::default(), false).answer,
+    };
+    let answer = answer.filter(|answer| !answer.trim().is_empty());
+    let no_answer = |reason: String| Err(Unanswered::NoAnswer(reason));
+    match (reply.finish_reason, answer) {
+        (FinishReason::Length, _) => Err(Unanswered::Cut { max_tokens, in_thought: answer.is_none() }),
+        (FinishReason::ContentFilter, _) => {
+            no_answer("the server's content filter withheld the reply".into())
+        }
+        (FinishReason::Refusal, _) => no_answer(format!("the model refused: `{}`", end_of(&reply.text))),
+        (FinishReason::ToolCalls, _) => no_answer("the model called a tool instead of answering".into()),
+        (FinishReason::Cancelled, _) => Err(ChatError::BrokenOff.into()),
+        (FinishReason::EndOfTurn | FinishReason::StopText, Some(answer)) => Ok(answer),
+        (FinishReason::EndOfTurn | FinishReason::StopText, None) => {
+            match reply.text.is_empty() && reply.reasoning.is_none() {
+                true => no_answer("the reply is empty".into()),
+                false => no_answer("the reply is a thought without an answer".into()),
+            }
+        }
+    }
+}
+
+/// Reads one reply, the last of so many.
+fn read_reply<V>(
+    reply: &ChatReply,
+    max_tokens: usize,
+    n_replies: usize,
+    read: impl Fn(&str) -> Option<V>,
+) -> Result<V, Unanswered> {
+    let answer = answer_of(reply, max_tokens)?;
+    read(answer).ok_or_else(|| Unanswered::Unreadable { n_replies, end: end_of(answer) })
 }
 
 /// Asks many requests and reads the replies, each up to `most_replies` times: an unreadable reply is handed back to the
-/// model with `reminder`. That is another request, so that a cache, or a model at temperature 0, does not repeat itself.
+/// model with `reminder`. That is another request, so that a cache, or a model at temperature 0, does not repeat itself. So is
+/// an answer that was cut; but not a thought that was cut, which would only be thought and paid for again.
 /// `on_result` is told each result with its request's place, and whether that request is settled by it: readable, failed or
 /// asked often enough.
 pub fn ask_readable<V>(
@@ -41,20 +119,26 @@ pub fn ask_readable<V>(
     let most_replies = most_replies.max(1);
     for n_replies in 1..=most_replies {
         let asked: Vec<ChatRequest> = open.iter().map(|&place| requests[place].clone()).collect();
+        let limit = |i: usize| asked[i].sampling.max_new_tokens;
         let replies = model.chat_all(&asked, &mut |i, result| {
-            let is_read = |reply: &ChatReply| read(open[i], &reply.text).is_some();
-            let is_settled = n_replies >= most_replies || result.as_ref().map_or(true, is_read);
+            let is_settled = match result {
+                Ok(reply) if n_replies < most_replies => {
+                    let read = read_reply(reply, limit(i), n_replies, |text| read(open[i], text));
+                    !read.is_err_and(|error| error.may_be_mended())
+                }
+                _ => true,
+            };
             on_result(open[i], result, is_settled)
         });
         let mut unread = Vec::new();
-        for (&place, reply) in open.iter().zip(replies) {
-            let answer = reply.map_err(Unanswered::from).and_then(|reply| match read(place, &reply.text) {
-                Some(value) => Ok(value),
-                None => {
+        for (i, (&place, reply)) in open.iter().zip(replies).enumerate() {
+            let answer = reply.map_err(Unanswered::from).and_then(|reply| {
+                let answer = read_reply(&reply, limit(i), n_replies, |text| read(place, text));
+                if answer.as_ref().is_err_and(Unanswered::may_be_mended) {
                     unread.push(place);
                     remind(&mut requests[place], &reply, reminder);
-                    Err(Unanswered::Unreadable { n_replies, end: end_of(&reply.text) })
                 }
+                answer
             });
             answers[place] = Some(answer);
         }
@@ -143,8 +227,9 @@ mod tests {
             }
             Ok(ChatReply {
                 text: if n_messages == 1 { "no" } else { "yes" }.into(),
+                reasoning: None,
                 tokens: Vec::new(),
-                finish_reason: truing_types::FinishReason::EndOfTurn,
+                finish_reason: FinishReason::EndOfTurn,
                 n_prompt_tokens: 0,
                 n_completion_tokens: 0,
             })
@@ -171,6 +256,82 @@ mod tests {
         let seen = vec![(0, false), (1, true), (2, false), (0, true), (2, true)];
         assert_eq!(settled(3), (seen, vec![true, false, true]));
         assert_eq!(settled(0), (vec![(0, true), (1, true), (2, true)], vec![false; 3]));
+    }
+
+    /// Always gives the same reply.
+    struct Says(ChatReply, usize);
+
+    impl ChatModel for Says {
+        fn chat(
+            &mut self,
+            _: &ChatRequest,
+            _: &mut dyn FnMut(&str) -> ControlFlow<()>,
+        ) -> Result<ChatReply, ChatError> {
+            self.1 += 1;
+            Ok(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn a_verdict_is_in_the_answer_of_a_whole_reply_or_nowhere() {
+        use FinishReason::{ContentFilter, EndOfTurn, Length, Refusal, StopText, ToolCalls};
+        let cut = "the reply was cut at max_tokens (512)";
+        let cut_in_thought = "the reply was cut at max_tokens (512), inside its thought";
+        let thought = "the reply is a thought without an answer";
+        for (text, reasoning, finish_reason, expected, n_asked) in [
+            ("[[7]]", None, EndOfTurn, Ok("7"), 1),
+            ("[[7]]", None, StopText, Ok("7"), 1),
+            ("<think>[[2]]?</think>[[7]]", None, EndOfTurn, Ok("7"), 1),
+            ("[[7]]", Some("[[2]]"), EndOfTurn, Ok("7"), 1),
+            ("so [[2]]</think>[[7]]", None, EndOfTurn, Ok("7"), 1),
+            ("[[7]]", None, Length, Err(cut), 3),
+            ("Good, but", None, Length, Err(cut), 3),
+            ("<think>\nA first guess would be [[2]], but", None, Length, Err(cut_in_thought), 1),
+            ("", Some("[[2]], but"), Length, Err(cut_in_thought), 1),
+            ("", None, Length, Err(cut_in_thought), 1),
+            ("<think>[[2]]", None, EndOfTurn, Err(thought), 1),
+            ("<think>[[2]]</think>", None, EndOfTurn, Err(thought), 1),
+            ("", Some("[[2]]"), EndOfTurn, Err(thought), 1),
+            ("[[7]]", None, ContentFilter, Err("the server's content filter withheld the reply"), 1),
+            ("[[7]] no", None, Refusal, Err("the model refused: `[[7]] no`"), 1),
+            ("", None, ToolCalls, Err("the model called a tool instead of answering"), 1),
+            ("", None, EndOfTurn, Err("the reply is empty"), 1),
+            (
+                "<think>[[2]]</think>Good.",
+                None,
+                EndOfTurn,
+                Err("no verdict in 3 replies; the last ends with `Good.`"),
+                3,
+            ),
+        ] {
+            let reasoning = reasoning.map(str::to_owned);
+            let reply = ChatReply {
+                text: text.into(),
+                reasoning,
+                tokens: Vec::new(),
+                finish_reason,
+                n_prompt_tokens: 0,
+                n_completion_tokens: 0,
+            };
+            let mut model = Says(reply, 0);
+            let request = ChatRequest {
+                conversation: Conversation {
+                    messages: vec![Message::new(Role::User, "?")],
+                    tools: Vec::new(),
+                },
+                sampling: truing_types::SamplingOptions::default(),
+            };
+            let read = |_: usize, text: &str| last_bracketed(text).map(str::to_owned);
+            let mut n_settled = 0;
+            let mut on_result = |_: usize, _: &ChatResult, is_settled: bool| {
+                n_settled += usize::from(is_settled);
+                ControlFlow::Continue(())
+            };
+            let found = ask_readable(&mut model, vec![request], 3, "again", read, &mut on_result).remove(0);
+            let found = found.map_err(|error| error.to_string());
+            assert_eq!(found.as_deref().map_err(String::as_str), expected, "{text} {finish_reason:?}");
+            assert_eq!((model.1, n_settled), (n_asked, 1), "{text} {finish_reason:?}");
+        }
     }
 
     #[test]

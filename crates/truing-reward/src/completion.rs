@@ -8,7 +8,8 @@ use truing_types::{Conversation, FinishReason, RowOrigin, Unscored, UnscoredReas
 pub struct Completion<'a> {
     /// The conversation before it.
     pub prompt: &'a Conversation,
-    /// What the model wrote, without end token or stop text.
+    /// What the model wrote, without end token or stop text. [`Rewards`](crate::Rewards) are given all of it; of a reward
+    /// that [reads](crate::Reads) the answer it is the answer alone.
     pub text: &'a str,
     /// Tokens drawn, the end token included.
     pub n_tokens: usize,
@@ -27,6 +28,20 @@ pub trait RewardFunction {
 
     /// One result for each completion, in order. A completion's score does not depend on the others.
     fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>>;
+
+    /// The score of a completion without an answer: its thought was cut or never closed, or nothing follows it. `completion`
+    /// holds all of its text. Unless a reward says otherwise this is 0, as for a wrong answer; a row that lacks its reference
+    /// stays unscored.
+    ///
+    /// # Errors
+    /// When there is no score.
+    fn score_without_answer(&mut self, completion: &Completion<'_>) -> Result<f64, Unscored> {
+        let empty = Completion { text: "", ..*completion };
+        match self.score(&[empty]).pop() {
+            Some(Err(unscored)) if unscored.reason != UnscoredReason::Unparsed => Err(unscored),
+            _ => Ok(0.0),
+        }
+    }
 }
 
 /// A column of the prompt's row as text; numbers as they are written.

@@ -2,7 +2,9 @@
 //!
 //! Covered: verdicts are asked at temperature 0; both orders of a comparison are asked, and where they disagree it is a
 //! draw (positions sway judges: Zheng et al. 2023, arXiv 2306.05685); a reply that cannot be read is asked for its
-//! form again; what stays unread, and a judge that fails, leave the completion [`Unscored`]. Not covered: a completion
+//! form again; what stays unread, and a judge that fails, leave the completion [`Unscored`]. A reply that was cut is no
+//! verdict, and no verdict is read from a thought. The judge sees a completion's answer without its thought; a completion without
+//! an answer gets the lowest score, and nobody is asked. Not covered: a completion
 //! that talks to the judge. It stands between marks, the judge is told so, and only the end of the judge's own reply is
 //! read, but a weak judge can be talked round; look at rollouts with the highest rewards.
 
@@ -11,7 +13,8 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use truing_types::{
-    ChatModel, ChatRequest, Conversation, Message, Role, SamplingOptions, Unscored, UnscoredReason,
+    ChatError, ChatModel, ChatRequest, ChatResult, Conversation, Message, Role, SamplingOptions, Unscored,
+    UnscoredReason,
 };
 
 use crate::RewardError;
@@ -81,6 +84,8 @@ pub struct JudgeConfig {
     pub max_new_tokens: usize,
     /// Replies that are asked for until one can be read.
     pub most_replies: usize,
+    /// Failures in a row after which the other completions of the step are not asked about.
+    pub max_failures_in_a_row: usize,
 }
 
 /// The kinds of verdict.
@@ -103,6 +108,7 @@ impl Default for JudgeConfig {
             prompt: None,
             max_new_tokens: 512,
             most_replies: 2,
+            max_failures_in_a_row: 8,
         }
     }
 }
@@ -120,6 +126,9 @@ impl JudgeConfig {
         }
         if self.most_replies == 0 {
             return bad("most_replies", "is 0, expected at least 1".into());
+        }
+        if self.max_failures_in_a_row == 0 {
+            return bad("max_failures_in_a_row", "is 0, expected at least 1".into());
         }
         if self.max_new_tokens == 0 {
             return bad("max_new_tokens", "is 0, expected at least 1".into());
@@ -268,8 +277,16 @@ impl Judge {
     }
 }
 
-fn unscored(error: &Unanswered) -> Unscored {
-    Unscored::new(UnscoredReason::JudgeFailed, error.to_string())
+/// Why there is no verdict. `given_up` holds the last of too many failures in a row.
+fn unscored(error: &Unanswered, given_up: Option<&str>) -> Unscored {
+    match (error, given_up) {
+        (Unanswered::Failed(ChatError::BrokenOff), Some(last)) => Unscored::new(
+            UnscoredReason::JudgeFailed,
+            format!("not asked, after too many failures in a row: {last}"),
+        ),
+        _ if error.is_permanent() => Unscored::new(UnscoredReason::JudgeRefused, error.to_string()),
+        _ => Unscored::new(UnscoredReason::JudgeFailed, error.to_string()),
+    }
 }
 
 impl RewardFunction for Judge {
@@ -282,19 +299,32 @@ impl RewardFunction for Judge {
         let requests: Vec<ChatRequest> = asked.iter().flatten().flatten().cloned().collect();
         let n_orders = self.config.n_calls_per_completion();
         let config = &self.config;
+        let (mut n_failed_in_a_row, mut given_up) = (0, None);
+        let mut on_result = |_: usize, result: &ChatResult, _: bool| {
+            let Err(error) = result else {
+                n_failed_in_a_row = 0;
+                return ControlFlow::Continue(());
+            };
+            n_failed_in_a_row += 1;
+            if n_failed_in_a_row < config.max_failures_in_a_row || error.is_permanent() {
+                return ControlFlow::Continue(());
+            }
+            given_up.get_or_insert_with(|| error.reason());
+            ControlFlow::Break(())
+        };
         let verdicts = ask_readable(
             self.model.as_mut(),
             requests,
             config.most_replies,
             &config.reminder(),
             |place, reply| config.read(reply, place % n_orders == 1),
-            &mut |_, _, _| ControlFlow::Continue(()),
+            &mut on_result,
         );
         let mut verdicts = verdicts.into_iter();
         let combine = |asked: Result<Vec<ChatRequest>, Unscored>| {
             let of_completion: Vec<_> = verdicts.by_ref().take(asked?.len()).collect();
             let values = of_completion.into_iter().collect::<Result<Vec<f64>, _>>();
-            let values = values.map_err(|error| unscored(&error))?;
+            let values = values.map_err(|error| unscored(&error, given_up.as_deref()))?;
             match values.as_slice() {
                 [value] => Ok(*value),
                 [one, other] if one == other => Ok(*one),
@@ -302,6 +332,11 @@ impl RewardFunction for Judge {
             }
         };
         asked.into_iter().map(combine).collect()
+    }
+
+    /// What was not answered is worth nothing, and that need not be asked.
+    fn score_without_answer(&mut self, completion: &Completion<'_>) -> Result<f64, Unscored> {
+        self.config.requests(completion).map(|_| 0.0)
     }
 }
 
@@ -311,7 +346,7 @@ mod tests {
     use serde_json::{Map, json};
     use std::cell::RefCell;
     use std::rc::Rc;
-    use truing_types::{ChatError, ChatReply, FinishReason, RowOrigin};
+    use truing_types::{ChatReply, FinishReason, RowOrigin};
 
     type Answer = Box<dyn Fn(&ChatRequest) -> Result<String, ChatError>>;
 
@@ -332,6 +367,7 @@ mod tests {
             let finish_reason = FinishReason::EndOfTurn;
             Ok(ChatReply {
                 text,
+                reasoning: None,
                 tokens: Vec::new(),
                 finish_reason,
                 n_prompt_tokens: 0,
@@ -441,6 +477,49 @@ mod tests {
             (UnscoredReason::JudgeFailed, "the model failed: down")
         );
         assert_eq!(asked.len(), 1);
+    }
+
+    #[test]
+    fn a_judge_that_refuses_everything_is_told_apart_from_one_that_is_down() {
+        let refuses = |_: &ChatRequest| Err(ChatError::Refused("status 429: the balance is used up".into()));
+        let (scores, asked) = judged(JudgeConfig::default(), &["x", "y", "z"], refuses);
+        for score in &scores {
+            let unscored = score.clone().unwrap_err();
+            assert_eq!(unscored.reason, UnscoredReason::JudgeRefused);
+            assert!(unscored.detail.contains("the balance is used up"), "{unscored}");
+        }
+        assert_eq!(asked.len(), 1, "{scores:?}");
+        let config = JudgeConfig { max_failures_in_a_row: 2, ..JudgeConfig::default() };
+        let (scores, asked) =
+            judged(config, &["w", "x", "y", "z"], |_| Err(ChatError::Failed("down".into())));
+        assert_eq!(asked.len(), 2);
+        let last = scores[3].clone().unwrap_err();
+        assert_eq!(last.reason, UnscoredReason::JudgeFailed);
+        assert_eq!(last.detail, "not asked, after too many failures in a row: down");
+    }
+
+    #[test]
+    fn the_judge_sees_the_answer_and_is_not_asked_where_there_is_none() {
+        let asked = Rc::default();
+        let model = Scripted { answer: Box::new(|_| Ok("[[10]]".into())), asked: Rc::clone(&asked) };
+        let mut rewards = crate::Rewards::default();
+        let judge = Judge::new(JudgeConfig::default(), Box::new(model)).unwrap();
+        rewards.add(None, 1.0, &[], false, crate::Reads::Answer, Box::new(judge)).unwrap();
+        let prompt = Conversation { messages: vec![Message::new(Role::User, "Say it.")], tools: Vec::new() };
+        let (columns, origin) = (Map::new(), RowOrigin { source: "rows".into(), line: 1 });
+        let completion = |text| Completion {
+            prompt: &prompt,
+            text,
+            n_tokens: 1,
+            finish_reason: FinishReason::EndOfTurn,
+            columns: &columns,
+            origin: &origin,
+        };
+        let scored = rewards.score(&[completion("<think>secret</think>\nsaid"), completion("<think>secret")]);
+        assert_eq!((&scored[0].total, &scored[1].total), (&Ok(1.0), &Ok(0.0)));
+        assert_eq!(asked.borrow().len(), 1);
+        let question = text(&asked.borrow()[0]).to_owned();
+        assert!(question.contains("<answer>\nsaid\n</answer>") && !question.contains("secret"), "{question}");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! What a completion is worth. A reward is a number or [`Unscored`](truing_types::Unscored) with its reason, never a
 //! silent 0.
 //!
+//! A completion's thought is split off in one place, [`Rewards::score`], by the rules of
+//! [`split_reasoning`](truing_types::split_reasoning). Each reward reads the answer or the whole ([`Reads`]).
+//!
 //! Verifiers are one file each in [`verifiers`]; [`judge`] asks a language model; [`Rewards`] sums them up, each for the
 //! sources it is meant for; [`shaping`] is what happens to a step's rewards before they are learnt from.
 
@@ -13,4 +16,4 @@ pub mod shaping;
 pub mod verifiers;
 
 pub use completion::{Completion, RewardFunction};
-pub use rewards::{RewardConfig, RewardError, RewardKind, Rewards, ScoredCompletion};
+pub use rewards::{Reads, RewardConfig, RewardError, RewardKind, Rewards, ScoredCompletion, is_source};

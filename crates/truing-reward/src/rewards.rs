@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use truing_types::{Unscored, UnscoredReason};
+use truing_types::{ReasoningMarks, Unscored, UnscoredReason, split_reasoning};
 
 use crate::completion::{Completion, RewardFunction};
 use crate::verifiers::code::{Code, CodeConfig};
@@ -13,7 +13,7 @@ use crate::verifiers::format::{Format, FormatConfig};
 use crate::verifiers::ifeval::{Ifeval, IfevalConfig};
 use crate::verifiers::json_schema::{JsonSchema, JsonSchemaConfig};
 use crate::verifiers::language::{Language, LanguageConfig};
-use crate::verifiers::length::{Length, LengthConfig, Overlong, OverlongConfig};
+use crate::verifiers::length::{Length, LengthConfig, Overlong, OverlongConfig, Unit};
 use crate::verifiers::math_answer::{MathAnswer, MathAnswerConfig};
 use crate::verifiers::repetition::{Repetition, RepetitionConfig};
 
@@ -27,18 +27,42 @@ pub struct RewardConfig {
     /// Factor in the sum.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Only rows whose file's name ends with one of these; all when left out.
+    /// Only rows of these sources: a file's name, or the end of its path in whole folders (`math/train.jsonl`). All
+    /// when left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
     /// Left out of the sum where it cannot be computed, instead of leaving the completion without a reward.
     #[serde(default)]
     pub optional: bool,
+    /// The part of a completion that is read. When left out it is the answer, without the thought before it; but the whole
+    /// for `overlong`, for a `length` in tokens, and for a `format` whose pattern names the mark of a thought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Reads>,
     /// What is computed: one key, for instance `math_answer = { column = "answer" }`.
     pub kind: RewardKind,
 }
 
+/// Whether `entry` of a recipe's `sources` means the source `path`: the whole path, or its last folders and the file's
+/// name. `b.jsonl` means `data/b.jsonl` and not `data/ab.jsonl`.
+#[must_use]
+pub fn is_source(path: &str, entry: &str) -> bool {
+    let entry = Path::new(entry.strip_prefix("./").unwrap_or(entry));
+    entry.file_name().is_some() && Path::new(path).ends_with(entry)
+}
+
 fn one() -> f64 {
     1.0
+}
+
+/// The part of a completion that a reward reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reads {
+    /// What follows the thought. A thought that is never closed has no answer.
+    #[default]
+    Answer,
+    /// Thought, marks and answer as they were written.
+    Whole,
 }
 
 /// What a reward computes, with its settings.
@@ -80,6 +104,9 @@ pub enum RewardError {
         /// What is wrong.
         reason: String,
     },
+    /// Code that a model wrote runs in a sandbox, which needs a binary of ours.
+    #[error("reward `code`: no program was given that can start the sandbox")]
+    NoSandboxProgram,
     /// Two rewards of one name would be one line of metrics.
     #[error("two rewards are called `{name}`; give one another `name`")]
     SameName {
@@ -97,7 +124,7 @@ pub enum RewardError {
 }
 
 /// One completion with all its rewards.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoredCompletion {
     /// Each reward that the row is meant for, before its weight.
     pub parts: BTreeMap<String, Result<f64, Unscored>>,
@@ -110,6 +137,7 @@ struct Part {
     weight: f64,
     sources: Vec<String>,
     optional: bool,
+    reads: Reads,
     function: Box<dyn RewardFunction>,
 }
 
@@ -117,6 +145,7 @@ struct Part {
 #[derive(Default)]
 pub struct Rewards {
     parts: Vec<Part>,
+    marks: ReasoningMarks,
 }
 
 impl std::fmt::Debug for Rewards {
@@ -126,7 +155,7 @@ impl std::fmt::Debug for Rewards {
 }
 
 impl RewardKind {
-    fn build(&self, sandbox_program: &Path) -> Result<Box<dyn RewardFunction>, RewardError> {
+    fn build(&self, sandbox_program: Option<&Path>) -> Result<Box<dyn RewardFunction>, RewardError> {
         Ok(match self.clone() {
             Self::MathAnswer(config) => Box::new(MathAnswer(config)),
             Self::Ifeval(config) => Box::new(Ifeval(config)),
@@ -137,32 +166,66 @@ impl RewardKind {
             Self::Repetition(config) => Box::new(Repetition::new(config)?),
             Self::JsonSchema(config) => Box::new(JsonSchema::new(config)?),
             Self::Language(config) => Box::new(Language::new(config)?),
-            Self::Code(config) => Box::new(Code::new(config, sandbox_program.to_owned())?),
+            Self::Code(config) => {
+                let program = sandbox_program.ok_or(RewardError::NoSandboxProgram)?;
+                Box::new(Code::new(config, program.to_owned())?)
+            }
         })
     }
 }
 
+impl RewardKind {
+    /// What is read: as the recipe says, or what makes sense.
+    fn reads(&self, asked: Option<Reads>) -> Result<Reads, RewardError> {
+        let counts_tokens = match self {
+            Self::Overlong(_) => Some("overlong"),
+            Self::Length(config) if config.unit == Unit::Tokens => Some("length"),
+            _ => None,
+        };
+        match (self, asked, counts_tokens) {
+            (_, Some(Reads::Answer), Some(reward)) => {
+                let reason = "is `answer`, but it counts tokens as they were drawn: expected `whole`".into();
+                Err(RewardError::BadSetting { reward, key: "reads", reason })
+            }
+            (_, Some(reads), _) => Ok(reads),
+            (_, None, Some(_)) => Ok(Reads::Whole),
+            (Self::Format(config), None, None)
+                if ReasoningMarks::default().occur_in(&config.pattern.replace('\\', "")) =>
+            {
+                Ok(Reads::Whole)
+            }
+            (_, None, None) => Ok(Reads::Answer),
+        }
+    }
+}
+
 impl Rewards {
-    /// Builds what the recipe lists. Code runs in the sandbox of this very binary, which has to answer to
-    /// [`CHILD_COMMAND`](crate::sandbox::CHILD_COMMAND).
+    /// Checks the settings of what the recipe lists.
     ///
     /// # Errors
     /// When a setting makes no sense or two rewards have one name.
-    pub fn new(configs: &[RewardConfig]) -> Result<Self, RewardError> {
-        // Where it is unknown, code is unscored with that reason.
-        Self::with_sandbox(configs, &std::env::current_exe().unwrap_or_default())
+    pub fn check(configs: &[RewardConfig]) -> Result<(), RewardError> {
+        Self::new(configs, Some(Path::new(""))).map(|_| ())
     }
 
-    /// Builds what the recipe lists, with another binary that answers to
+    /// Builds what the recipe lists. Code runs in the sandbox that `sandbox_program` starts: a binary that answers to
     /// [`CHILD_COMMAND`](crate::sandbox::CHILD_COMMAND).
     ///
     /// # Errors
-    /// When a setting makes no sense or two rewards have one name.
-    pub fn with_sandbox(configs: &[RewardConfig], sandbox_program: &Path) -> Result<Self, RewardError> {
+    /// As [`check`](Self::check), and when there is a reward for code and no program.
+    pub fn new(configs: &[RewardConfig], sandbox_program: Option<&Path>) -> Result<Self, RewardError> {
         let mut rewards = Self::default();
         for config in configs {
             let function = config.kind.build(sandbox_program)?;
-            rewards.add(config.name.clone(), config.weight, &config.sources, config.optional, function)?;
+            let reads = config.kind.reads(config.reads)?;
+            rewards.add(
+                config.name.clone(),
+                config.weight,
+                &config.sources,
+                config.optional,
+                reads,
+                function,
+            )?;
         }
         Ok(rewards)
     }
@@ -177,6 +240,7 @@ impl Rewards {
         weight: f64,
         sources: &[String],
         optional: bool,
+        reads: Reads,
         function: Box<dyn RewardFunction>,
     ) -> Result<(), RewardError> {
         let name = name.unwrap_or_else(|| function.name().to_owned());
@@ -186,7 +250,7 @@ impl Rewards {
         if self.parts.iter().any(|part| part.name == name) {
             return Err(RewardError::SameName { name });
         }
-        self.parts.push(Part { name, weight, sources: sources.to_vec(), optional, function });
+        self.parts.push(Part { name, weight, sources: sources.to_vec(), optional, reads, function });
         Ok(())
     }
 
@@ -195,8 +259,30 @@ impl Rewards {
         self.parts.iter().map(|part| part.name.as_str())
     }
 
+    /// Sets the marks between which a thought stands; those of known models otherwise.
+    pub fn set_reasoning_marks(&mut self, marks: ReasoningMarks) {
+        self.marks = marks;
+    }
+
     /// Scores completions, each by the rewards that its row is meant for.
     pub fn score(&mut self, completions: &[Completion<'_>]) -> Vec<ScoredCompletion> {
+        self.score_after(completions, &vec![false; completions.len()])
+    }
+
+    /// As [`Rewards::score`]; `starts_inside` says of each completion whether its prompt ends inside a thought.
+    pub fn score_after(
+        &mut self,
+        completions: &[Completion<'_>],
+        starts_inside: &[bool],
+    ) -> Vec<ScoredCompletion> {
+        let answers: Vec<Option<&str>> = completions
+            .iter()
+            .enumerate()
+            .map(|(i, completion)| {
+                let is_inside = starts_inside.get(i).copied().unwrap_or(false);
+                split_reasoning(completion.text, &self.marks, is_inside).answer
+            })
+            .collect();
         let mut scored: Vec<ScoredCompletion> = completions
             .iter()
             .map(|completion| {
@@ -208,11 +294,24 @@ impl Rewards {
         for part in &mut self.parts {
             let is_meant = |completion: &Completion<'_>| {
                 part.sources.is_empty()
-                    || part.sources.iter().any(|source| completion.origin.source.ends_with(source.as_str()))
+                    || part.sources.iter().any(|source| is_source(&completion.origin.source, source))
             };
             let meant: Vec<usize> = (0..completions.len()).filter(|&i| is_meant(&completions[i])).collect();
-            let batch: Vec<Completion<'_>> = meant.iter().map(|&i| completions[i]).collect();
-            for (i, score) in meant.into_iter().zip(part.function.score(&batch)) {
+            let (reads, function) = (part.reads, part.function.as_mut());
+            let (readable, without): (Vec<usize>, Vec<usize>) =
+                meant.into_iter().partition(|&i| reads == Reads::Whole || answers[i].is_some());
+            let batch: Vec<Completion<'_>> = readable
+                .iter()
+                .map(|&i| match (reads, answers[i]) {
+                    (Reads::Answer, Some(text)) => Completion { text, ..completions[i] },
+                    _ => completions[i],
+                })
+                .collect();
+            let scores = if batch.is_empty() { Vec::new() } else { function.score(&batch) };
+            let of_none: Vec<_> =
+                without.iter().map(|&i| function.score_without_answer(&completions[i])).collect();
+            let all = readable.into_iter().zip(scores).chain(without.into_iter().zip(of_none));
+            for (i, score) in all {
                 let score = score.and_then(|score| match score.is_finite() {
                     true => Ok(score),
                     false => Err(Unscored::new(UnscoredReason::Failed, format!("the score is {score}"))),
@@ -263,7 +362,7 @@ mod tests {
             columns: &columns,
             origin: &origin,
         };
-        Rewards::new(&configs).unwrap().score(&[completion]).remove(0)
+        Rewards::new(&configs, None).unwrap().score(&[completion]).remove(0)
     }
 
     #[test]
@@ -297,11 +396,197 @@ mod tests {
         assert!(score(elsewhere, "a", json!({}), "x").total.is_err());
     }
 
+    fn total(kind: Value, reads: Option<&str>, columns: Value, text: &str) -> Result<f64, Unscored> {
+        let mut config = json!({"kind": kind});
+        if let Some(reads) = reads {
+            config["reads"] = json!(reads);
+        }
+        score(json!([config]), "a", columns, text).total
+    }
+
+    /// Made by hand after public reports: what stands up to `</think>` is not there, and an open thought has no answer.
+    #[test]
+    fn rewards_read_the_answer_and_not_the_thought() {
+        let no_comma = json!({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]});
+        let heron =
+            json!({"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["heron"]}]});
+        let schema = json!({"schema": {"type": "object", "required": ["a"]}});
+        let (ifeval, math) = (json!({"ifeval": {}}), json!({"math_answer": {"column": "answer"}}));
+        let (json_schema, anywhere) = (
+            json!({"json_schema": {"column": "schema"}}),
+            json!({"json_schema": {"column": "schema", "anywhere": true}}),
+        );
+        let exact = json!({"exact_match": {"column": "answer"}});
+        let contained = json!({"exact_match": {"column": "answer", "contained": true}});
+        let format = json!({"format": {"pattern": "^[0-9]+$"}});
+        let words = json!({"length": {"unit": "words", "at_least": 1, "at_most": 3}});
+        let letters = json!({"length": {"unit": "characters", "at_least": 0, "at_most": 3}});
+        let english = json!({"language": {"language": "en", "min_letters": 20}});
+        let repetition = json!({"repetition": {"n_words": 1}});
+        let answer = |text: &str| json!({"answer": text});
+        let nothing = || json!({});
+        let rows = [
+            (&ifeval, no_comma.clone(), "<think>Well, no comma, then.</think>\nOne two", 1.0),
+            (&ifeval, no_comma.clone(), "<think>No comma</think>\nOne, two", 0.0),
+            (&ifeval, no_comma.clone(), "<think>One two", 0.0),
+            (&ifeval, no_comma.clone(), "Well, then</think>One two", 1.0),
+            (&ifeval, heron.clone(), "<think>They want heron.</think>\nA gull.", 0.0),
+            (&ifeval, heron.clone(), "<think>A bird.</think>\nA heron.", 1.0),
+            (&ifeval, heron.clone(), "<think>A heron", 0.0),
+            (&math, answer("7"), "<think>maybe \\boxed{7}</think> The total is 9.", 0.0),
+            (&math, answer("7"), "<think>First \\boxed{9}.</think> So 7.", 1.0),
+            (&math, answer("7"), "<think>\\boxed{7}", 0.0),
+            (&math, answer("7"), "<think>\\boxed{7}</think>", 0.0),
+            (&math, answer("7"), "So \\boxed{7}", 1.0),
+            (&math, answer("7"), "<think>9</think><think>8</think>\\boxed{7}", 1.0),
+            (&math, answer("7"), "[THINK]\\boxed{7}[/THINK]It is 9.", 0.0),
+            (&math, answer("7"), "<thinking>9</thinking>\nThe answer is 7.", 1.0),
+            (&math, answer("7"), "<reasoning>9</reasoning><answer>7</answer>", 1.0),
+            (&json_schema, schema.clone(), "<think>I will write it</think>\n{\"a\": 1}", 1.0),
+            (&json_schema, schema.clone(), "<think>{\"a\": 1}</think>\nDone.", 0.0),
+            (&json_schema, schema.clone(), "<think>{\"a\": 1}", 0.0),
+            (&json_schema, schema.clone(), "{\"a\": \"<think>\"}", 1.0),
+            (&anywhere, schema.clone(), "<think>draft ```json\n{\"a\": 1}\n```</think>\nI cannot.", 0.0),
+            (&anywhere, schema.clone(), "<think>hm</think>\nHere:\n```json\n{\"a\": 1}\n```", 1.0),
+            (&exact, answer("B"), "<think>A or B</think>\n\nB", 1.0),
+            (&exact, answer("B"), "<think>B</think>\n\nA", 0.0),
+            (&exact, answer("B"), "<think>B", 0.0),
+            (&exact, answer("<think>"), "`<think>`", 0.0),
+            (&contained, answer("B"), "<think>A or B</think>A", 0.0),
+            (&contained, answer("B"), "<think>A</think>It is B.", 1.0),
+            (&contained, answer("a</think>"), "The form is <think>a</think>.", 1.0),
+            (&format, nothing(), "<think>count</think>42", 1.0),
+            (&format, nothing(), "<think>42", 0.0),
+            (&format, nothing(), "42", 1.0),
+            (&words, nothing(), "<think>one two three four</think>five six", 1.0),
+            (&words, nothing(), "<think>one</think>two three four five", 0.0),
+            (&words, nothing(), "<think>one two", 0.0),
+            (&letters, nothing(), "<think>abcdef</think>abc", 1.0),
+            (&letters, nothing(), "<think>a", 0.0),
+            (
+                &english,
+                nothing(),
+                "<think>Das Haus am See wurde verkauft.</think>The house by the lake was sold.",
+                1.0,
+            ),
+            (&english, nothing(), "<think>The house by the lake was sold", 0.0),
+            (&repetition, nothing(), "<think>no no no no</think>yes", 0.0),
+            (&repetition, nothing(), "<think>yes</think>no no no no no", -0.8),
+            // The mark sticks to the first word: two of four are different.
+            (&repetition, nothing(), "<think>no no no no", -0.5),
+        ];
+        assert!(rows.len() >= 40);
+        for (kind, columns, text, expected) in rows {
+            let found = total(kind.clone(), None, columns, text);
+            assert_eq!(found, Ok(expected), "{kind}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_reward_may_read_the_whole() {
+        let pattern = json!({"format": {"pattern": "(?s)^<think>.*</think>\\s*\\S"}});
+        let escaped = json!({"format": {"pattern": r"^\<think\>[^<]*\<\/think\>"}});
+        for kind in [&pattern, &escaped] {
+            // A pattern that names a mark reads the whole by itself.
+            for reads in [None, Some("whole")] {
+                assert_eq!(total(kind.clone(), reads, json!({}), "<think>a</think>b"), Ok(1.0), "{kind}");
+                assert_eq!(total(kind.clone(), reads, json!({}), "b"), Ok(0.0), "{kind}");
+                assert_eq!(total(kind.clone(), reads, json!({}), "<think>a"), Ok(0.0), "{kind}");
+            }
+            assert_eq!(total(kind.clone(), Some("answer"), json!({}), "<think>a</think>b"), Ok(0.0));
+        }
+        let exact = json!({"exact_match": {}});
+        let text = "<think>a</think>b";
+        assert_eq!(total(exact.clone(), Some("whole"), json!({"answer": text}), text), Ok(1.0));
+        assert_eq!(total(exact, None, json!({"answer": text}), text), Ok(0.0));
+        // Tokens are counted as drawn: 9 here, thought or not.
+        for text in ["<think>a", "<think>a</think>b", "b"] {
+            assert_eq!(total(json!({"length": {"at_most": 9}}), None, json!({}), text), Ok(1.0), "{text}");
+            let overlong = json!({"overlong": {"max_tokens": 10, "cache": 4}});
+            assert_eq!(total(overlong, None, json!({}), text), Ok(-0.75), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_an_answer_a_row_without_reference_stays_unscored() {
+        for (kind, columns) in [
+            (json!({"exact_match": {}}), json!({})),
+            (json!({"ifeval": {}}), json!({})),
+            (json!({"json_schema": {"column": "schema"}}), json!({})),
+        ] {
+            let unscored = total(kind, None, columns, "<think>a").unwrap_err();
+            assert_eq!(unscored.reason, UnscoredReason::MissingReference);
+        }
+    }
+
+    #[test]
+    fn a_prompt_may_have_opened_the_thought_and_a_recipe_may_know_other_marks() {
+        let configs: Vec<RewardConfig> =
+            serde_json::from_value(json!([{"kind": {"exact_match": {"contained": true}}}])).unwrap();
+        let columns: Map<String, Value> = serde_json::from_value(json!({"answer": "B"})).unwrap();
+        let (prompt, origin) = (Conversation::default(), RowOrigin { source: "a".into(), line: 1 });
+        let completion = |text| Completion {
+            prompt: &prompt,
+            text,
+            n_tokens: 1,
+            finish_reason: FinishReason::Length,
+            columns: &columns,
+            origin: &origin,
+        };
+        let mut rewards = Rewards::new(&configs).unwrap();
+        let texts = [completion("A or B, hm"), completion("A</think>B"), completion("A or B, hm")];
+        let scored = rewards.score_after(&texts, &[true, true, false]);
+        assert_eq!(
+            scored.iter().map(|one| one.total.clone()).collect::<Vec<_>>(),
+            [Ok(0.0), Ok(1.0), Ok(1.0)]
+        );
+        let mark = truing_types::ReasoningMark { open: "<plan>".into(), close: "</plan>".into() };
+        rewards.set_reasoning_marks(ReasoningMarks::default().with([&mark]));
+        let scored = rewards.score(&[completion("<plan>B</plan>A"), completion("<plan>B")]);
+        assert!(scored.iter().all(|one| one.total == Ok(0.0)), "{scored:?}");
+    }
+
+    #[test]
+    fn sources_are_the_ends_of_paths_in_whole_folders() {
+        for (path, entry, expect) in [
+            ("data/b.jsonl", "b.jsonl", true),
+            ("b.jsonl", "b.jsonl", true),
+            ("data/ab.jsonl", "b.jsonl", false),
+            ("math/train.jsonl", "math/train.jsonl", true),
+            ("data/math/train.jsonl", "math/train.jsonl", true),
+            ("data/aftermath/train.jsonl", "math/train.jsonl", false),
+            ("math/train.jsonl", "code/train.jsonl", false),
+            ("math/train.jsonl", "./math/train.jsonl", true),
+            ("/data/b.jsonl", "/data/b.jsonl", true),
+            ("/data/b.jsonl", "/b.jsonl", false),
+            ("data/b.jsonl", "data", false),
+            ("data/b.jsonl", "jsonl", false),
+            ("data/b.jsonl", "", false),
+            ("data/b.jsonl", "/", false),
+        ] {
+            assert_eq!(is_source(path, entry), expect, "{path} by {entry:?}");
+        }
+        let recipe = json!([
+            {"kind": {"length": {"at_most": 9}}, "sources": ["b.jsonl"]},
+            {"name": "other", "kind": {"length": {"at_most": 9}}, "sources": ["ab.jsonl"]},
+        ]);
+        let found = score(recipe, "data/ab.jsonl", json!({}), "x");
+        assert_eq!(found.parts.keys().collect::<Vec<_>>(), ["other"]);
+    }
+
+    #[test]
+    fn code_needs_a_program_that_starts_the_sandbox() {
+        let configs: Vec<RewardConfig> = serde_json::from_value(json!([{"kind": {"code": {}}}])).unwrap();
+        assert_eq!(Rewards::check(&configs), Ok(()));
+        assert_eq!(Rewards::new(&configs, None).unwrap_err(), RewardError::NoSandboxProgram);
+        assert!(Rewards::new(&configs, Some(Path::new("truing"))).is_ok());
+    }
+
     #[test]
     fn settings_that_make_no_sense_are_refused() {
         let refused = |recipe: Value| {
             let configs: Vec<RewardConfig> = serde_json::from_value(recipe).unwrap();
-            Rewards::new(&configs).unwrap_err().to_string()
+            Rewards::check(&configs).unwrap_err().to_string()
         };
         assert!(
             refused(json!([{"kind": {"format": {"pattern": "("}}}]))
@@ -314,6 +599,9 @@ mod tests {
         let twice = json!([{"kind": {"exact_match": {}}}, {"kind": {"exact_match": {}}}]);
         assert_eq!(refused(twice), "two rewards are called `exact_match`; give one another `name`");
         assert!(refused(json!([{"kind": {"exact_match": {}}, "weight": 0.0}])).contains("`weight` is 0"));
+        for kind in [json!({"overlong": {"max_tokens": 10, "cache": 4}}), json!({"length": {"at_most": 4}})] {
+            assert!(refused(json!([{"kind": kind, "reads": "answer"}])).contains("`reads` is `answer`"));
+        }
         let unknown = json!([{"kind": {"exact_match": {"colum": "a"}}}]);
         assert!(serde_json::from_value::<Vec<RewardConfig>>(unknown).is_err());
     }

@@ -267,7 +267,7 @@ mod tests {
             {"name": "small", "weight": 2.0, "optional": true, "kind": {"exact_match": {}}},
         ]))
         .unwrap();
-        let rewards = Rewards::new(&configs).unwrap();
+        let rewards = Rewards::new(&configs, None).unwrap();
         let all = [
             scored(&[("big", Some(100.0)), ("small", Some(0.001))], Some(100.0)),
             scored(&[("big", Some(300.0)), ("small", Some(0.003))], Some(300.0)),

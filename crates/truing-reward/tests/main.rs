@@ -9,9 +9,19 @@
 #[cfg(target_os = "linux")]
 #[path = "main/code.rs"]
 mod code;
+#[path = "main/completions.rs"]
+mod completions;
+#[path = "main/math.rs"]
+mod math;
+#[cfg(target_os = "linux")]
+#[path = "main/reach.rs"]
+mod reach;
 #[cfg(target_os = "linux")]
 #[path = "main/sandbox.rs"]
 mod sandbox;
+
+#[path = "main/ifeval_rows.rs"]
+mod ifeval_rows;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -102,9 +112,15 @@ fn ifeval_agrees_with_the_stored_verdicts() {
     }
     println!("{} of {n} verdicts agree, {n_unstable} left out", n - differences.len());
     assert_eq!((n, n_unstable), (1256, 16), "every stored verdict finds its settings");
-    // One response, "luxury beachfront estates inc.": of three words no two detectors say the same.
-    let expected = ["strict", "loose"].map(|mode| {
-        format!("qwen2.5-1.5b_verdicts_{mode}.jsonl.gz 1843: change_case:english_lowercase is false")
-    });
+    // Too short to tell, which counts as right. langdetect calls "etchings" and "coastal elegance properties" something else
+    // than English, and three short lines of Marathi Hindi.
+    let expected = [
+        "gpt4_verdicts_strict.jsonl 1843: change_case:english_lowercase is true",
+        "gpt4_verdicts_strict.jsonl 202: change_case:english_lowercase is true",
+        "gpt4_verdicts_loose.jsonl 1843: change_case:english_lowercase is true",
+        "gpt4_verdicts_loose.jsonl 202: change_case:english_lowercase is true",
+        "qwen2.5-1.5b_verdicts_strict.jsonl.gz 1259: language:response_language is true",
+        "qwen2.5-1.5b_verdicts_loose.jsonl.gz 1259: language:response_language is true",
+    ];
     assert_eq!(differences, expected);
 }

@@ -16,7 +16,7 @@ mod texts;
 mod workload;
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -27,9 +27,10 @@ use truing_train::PlanRow;
 use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink};
 
 use crate::encoder_training::{self, EncoderParts, EncoderPlan, EncoderSettings, SampleLengths, StepSize};
+use crate::ranks::on_first_rank;
 use crate::training::plan::packs_per_step;
 use crate::training::{self, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan};
-use crate::{Machine, Probe, StageError};
+use crate::{Machine, Probe, StageError, recipe};
 use inputs::DecoderInputs;
 use workload::ClassifierWorkload;
 
@@ -230,7 +231,8 @@ pub fn run(
     let surroundings = Surroundings { communicator, probe, events, stop };
     let outcome = match (plan, &inputs.model) {
         (ClassifierPlan::Encoder { run, .. }, ClassifierModel::Encoder { files, tokenizer }) => {
-            let parts = EncoderParts { model: files, tokenizer, record: &inputs.record };
+            let parts =
+                EncoderParts { model: files, tokenizer, record: &inputs.record, skipped: &inputs.skipped };
             encoder_training::run(run, parts, workload, start, surroundings)?
         }
         (ClassifierPlan::Decoder(plan), ClassifierModel::Decoder { files, renderer }) => {
@@ -246,9 +248,11 @@ pub fn run(
             return Err(StageError::BadSetting { key: "model", found: found.into(), expected });
         }
     };
-    if matches!(outcome, TrainingOutcome::Finished { .. }) && communicator.rank().0 == 0 {
+    if matches!(outcome, TrainingOutcome::Finished { .. }) {
         let config = plan.config();
-        keep_evaluation(&config.output_dir, config.load_best_model_at_end, events)?;
+        on_first_rank(communicator, || {
+            keep_evaluation(&config.output_dir, config.load_best_model_at_end, events)
+        })?;
     }
     Ok(outcome)
 }
@@ -262,7 +266,15 @@ fn keep_evaluation(folder: &Path, of_best: bool, events: &mut dyn EventSink) -> 
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(StageError::Read { path: log, source }),
     };
-    let mut all = text.lines().filter_map(|line| serde_json::from_str::<ClassifierEvaluation>(line).ok());
+    let mut all = Vec::new();
+    for (line, text) in text.lines().enumerate() {
+        all.push(serde_json::from_str::<ClassifierEvaluation>(text).map_err(|error| {
+            let reason = format!("line {}: {error}", line + 1);
+            let source = io::Error::new(ErrorKind::InvalidData, reason);
+            StageError::Read { path: log.clone(), source }
+        })?);
+    }
+    let mut all = all.into_iter();
     // Weights before the first step are never saved; of equal losses the first is the best, as in a run.
     let chosen = if of_best {
         all.filter(|evaluation| evaluation.step > 0).reduce(|a, b| if b.loss < a.loss { b } else { a })
@@ -271,7 +283,7 @@ fn keep_evaluation(folder: &Path, of_best: bool, events: &mut dyn EventSink) -> 
     };
     let Some(chosen) = chosen else { return Ok(()) };
     let path = folder.join(ClassifierEvaluation::FILE_NAME);
-    atomic::write(&path, &serde_json::to_vec_pretty(&chosen).unwrap_or_default())?;
+    atomic::write_json(&path, &chosen)?;
     events.emit(Event::Saved { what: "evaluation".into(), path });
     Ok(())
 }
@@ -298,7 +310,7 @@ fn encoder_settings(config: &TrainingConfig) -> Result<EncoderSettings, StageErr
     Ok(EncoderSettings {
         output_dir: config.output_dir.clone(),
         recipe: config.to_toml(),
-        decisive_toml: |text, path| Ok(TrainingConfig::from_toml(text, path, &[])?.decisive_toml()),
+        decisive_of: recipe::decisive_of::<TrainingConfig>,
         seed: config.seed,
         num_train_epochs: config.num_train_epochs,
         max_steps: config.max_steps,

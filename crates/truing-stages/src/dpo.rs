@@ -182,6 +182,7 @@ impl Workload for DirectPreference {
         engine: &mut CpuEngine,
         inputs: &ResponseInputs,
         run: &Path,
+        communicator: &dyn Communicator,
         events: &mut dyn EventSink,
         stop: &AtomicBool,
     ) -> Result<ControlFlow<()>, StageError> {
@@ -195,7 +196,7 @@ impl Workload for DirectPreference {
             .filter(|file| file.role == "model")
             .map(|file| file.blake3.to_string())
             .collect();
-        let cache = reference::Cache { run, models: &models, budget: self.budget };
+        let cache = reference::Cache { run, models: &models, budget: self.budget, communicator };
         let is_unpaired = self.objective.loss.is_unpaired();
         let sides = [(Some(&inputs.train), &mut self.train), (inputs.eval.as_ref(), &mut self.eval)];
         for (data, known) in sides {

@@ -75,6 +75,9 @@ pub fn load_encoder(
     seed: Seed,
     events: &mut dyn EventSink,
 ) -> Result<CpuEncoder, StageError> {
+    for notice in files.notices() {
+        events.emit(Event::Warning(notice));
+    }
     let n_tensors = files.spec.parameters().len() as u64;
     events.emit(Event::PhaseStarted { phase: "loading the model".into(), total: Some(n_tensors) });
     let options = CpuOptions { n_threads, seed };
@@ -113,10 +116,8 @@ impl Embedder {
             return Self::open_encoder(path, options, &frozen, events);
         }
         let files = ModelFiles::open(path)?;
-        let tokenizer = match files.gguf() {
-            Some(gguf) => Tokenizer::from_gguf(gguf)?,
-            None => Tokenizer::from_dir(&files.path)?,
-        };
+        let tokenizer = model::tokenizer(&files)?;
+        model::announce(&files, &frozen, events);
         let longest = files.spec.max_position_embeddings;
         let max_tokens = options.max_tokens.unwrap_or(DECODER_MAX_TOKENS).min(longest);
         let engine = model::load_engine(&files, &frozen, options.n_threads, Seed::default(), &mut |_| {})?;

@@ -7,7 +7,7 @@ mod plan;
 mod run;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use truing_data::SourceRange;
 use truing_model::{EncoderFiles, SaveDtype, TrainableSpec};
@@ -16,7 +16,9 @@ use truing_text::Tokenizer;
 use truing_train::{EncoderObjective, OptimizerConfig, ScheduleKind};
 use truing_types::ClassifierEvaluation;
 
-use crate::{RecipeError, StageError};
+use crate::StageError;
+use crate::row_report::SkippedRow;
+use crate::training::folder::DecisiveOf;
 
 pub use plan::EncoderPlan;
 pub(crate) use run::run;
@@ -28,7 +30,7 @@ pub(crate) struct EncoderSettings {
     /// The whole recipe as TOML.
     pub(crate) recipe: String,
     /// The settings of a recipe's text that decide the weights.
-    pub(crate) decisive_toml: fn(&str, &Path) -> Result<String, RecipeError>,
+    pub(crate) decisive_of: DecisiveOf,
     pub(crate) seed: u64,
     pub(crate) num_train_epochs: f64,
     pub(crate) max_steps: Option<u64>,
@@ -83,6 +85,8 @@ pub(crate) struct EncoderParts<'a> {
     pub(crate) model: &'a EncoderFiles,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) record: &'a RunInputs,
+    /// Rows that were left out, of all data.
+    pub(crate) skipped: &'a [SkippedRow],
 }
 
 /// What an evaluation found out.
@@ -116,14 +120,19 @@ pub(crate) trait EncoderWorkload {
     /// Samples joined into a pack.
     fn pack(&self, data: &Self::Data, samples: &[u32]) -> Result<PackOf<Self>, StageError>;
 
-    /// What the values of an evaluation's steps `(samples, values)` say beyond the objective's own metrics.
+    /// What the findings need of the values of a step of the evaluation.
+    fn kept(&self, _values: Vec<f32>) -> Vec<f32> {
+        Vec::new()
+    }
+
+    /// What the evaluation's steps `(samples, what was kept)`, those of all ranks, say beyond the objective's own metrics.
     fn evaluation_findings(&self, _loss: f64, _outputs: &[(Vec<u32>, Vec<f32>)]) -> EncoderFindings {
         EncoderFindings::default()
     }
 
     /// Files that the saved model has besides weights, configuration and tokenizer.
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
-        Vec::new()
+    fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
+        Ok(Vec::new())
     }
 }
 

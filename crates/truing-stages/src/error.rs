@@ -23,6 +23,14 @@ pub enum StageError {
         /// What it should be.
         expected: &'static str,
     },
+    /// A file of the model or run that cannot be written as JSON.
+    #[error("cannot write `{name}` as JSON")]
+    Json {
+        /// The file's name.
+        name: &'static str,
+        /// What serde said.
+        source: serde_json::Error,
+    },
     /// A setting that cannot be meant.
     #[error("`{key}` is {found}: expected {expected}")]
     BadSetting {
@@ -129,6 +137,20 @@ pub enum StageError {
     /// Other ranks.
     #[error(transparent)]
     Communication(#[from] CommunicationError),
+    /// Another rank failed.
+    #[error("rank {rank} failed: {reason}")]
+    OtherRank {
+        /// Which.
+        rank: usize,
+        /// Its error, with the causes.
+        reason: String,
+    },
+    /// A message that cannot be sent to other ranks.
+    #[error("cannot encode a message for other ranks: {reason}")]
+    Message {
+        /// Why not.
+        reason: String,
+    },
     /// A pack.
     #[error(transparent)]
     Batch(#[from] BatchError),

@@ -19,15 +19,15 @@ pub struct ShippedEvaluation {
 pub const SHIPPED: [ShippedEvaluation; 4] = [
     ShippedEvaluation {
         name: "quickstart/heldout.jsonl",
-        rows: include_str!("../../truing/quickstart/heldout.jsonl"),
+        rows: include_str!("../../../quickstart/heldout.jsonl"),
     },
     ShippedEvaluation {
         name: "quickstart/heldout_prompts.jsonl",
-        rows: include_str!("../../truing/quickstart/heldout_prompts.jsonl"),
+        rows: include_str!("../../../quickstart/heldout_prompts.jsonl"),
     },
     ShippedEvaluation {
         name: "quickstart/checks.jsonl",
-        rows: include_str!("../../truing/quickstart/checks.jsonl"),
+        rows: include_str!("../../../quickstart/checks.jsonl"),
     },
     ShippedEvaluation {
         name: "recipes/data/ifeval_prompts_held_out.jsonl",

@@ -23,11 +23,15 @@ pub mod sft;
 pub mod training;
 
 mod error;
+mod judged_folder;
 mod judging;
+mod ranks;
+mod row_report;
 mod rows;
 mod statistics;
 
 pub use error::{StageError, UnknownLabelError};
 pub use machine::{Machine, Probe};
 pub use recipe::{Recipe, RecipeError, RecipePlace};
+pub use row_report::{DataReport, Noted, Notes, SkippedRow};
 pub use rows::PromptSource;

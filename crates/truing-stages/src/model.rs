@@ -6,13 +6,14 @@ use std::path::Path;
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_model::adapters::add_lora_product;
 use truing_model::engine::ParameterTensor;
+use truing_model::sources::hub_name;
 use truing_model::{
-    Engine, EngineError, ModelFiles, ParameterRole, ParameterSpec, ParameterStore, SaveOptions, Tensor,
-    TrainableSpec, save_pretrained,
+    Engine, EngineError, HeadKind, LoraSpec, ModelFiles, ModelKind, ParameterRole, ParameterSpec,
+    ParameterStore, SaveOptions, Tensor, TrainableSpec, save_pretrained,
 };
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::checkpoint;
-use truing_types::Seed;
+use truing_types::{Event, EventSink, Seed, TokenId};
 
 use crate::StageError;
 
@@ -21,14 +22,142 @@ use crate::StageError;
 /// # Errors
 /// When it has no tokenizer, or it cannot be used.
 pub fn renderer(files: &ModelFiles, options: RenderOptions) -> Result<ChatRenderer, StageError> {
-    let tokenizer = match files.gguf() {
-        Some(gguf) => Tokenizer::from_gguf(gguf)?,
-        None => Tokenizer::from_dir(&files.path)?,
-    };
-    Ok(ChatRenderer::new(tokenizer, options)?)
+    Ok(ChatRenderer::new(tokenizer(files)?, options)?)
 }
 
-/// Loads the weights into the engine, one tensor at a time. `on_tensor` gets the number of tensors done.
+/// Tokenizer of an open model; an adapter's own where it has one.
+///
+/// # Errors
+/// When it has no tokenizer, or it cannot be used.
+pub fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, StageError> {
+    Ok(match (files.tokenizer_directory(), files.gguf()) {
+        (None, Some(gguf)) => Tokenizer::from_gguf(gguf)?,
+        (directory, _) => Tokenizer::from_dir(directory.unwrap_or(&files.path))?,
+    })
+}
+
+/// Whether training continues on the weights of the adapter that was opened, which needs a `[lora]` of its shape. Without
+/// `[lora]` they are merged into the base and all weights learn.
+///
+/// # Errors
+/// When there is an adapter and a `[lora]` of another shape, or parameters in the adapter that `[lora]` would not train.
+pub fn continues_adapter(files: &ModelFiles, trainable: &TrainableSpec) -> Result<bool, StageError> {
+    let (Some(adapter), Some(lora)) = (&files.adapter, &trainable.lora) else { return Ok(false) };
+    if !lora.is_same(&adapter.lora) {
+        return Err(StageError::BadSetting {
+            key: "lora",
+            found: describe_lora(lora),
+            expected: format!(
+                "{} as in the adapter {}, to continue training it; without a [lora] table the adapter is merged into \
+                 its base and all weights are trained",
+                describe_lora(&adapter.lora),
+                adapter.path.display()
+            ),
+        });
+    }
+    let parameters = files.spec.parameters();
+    let is_score = |name: &str| parameters.iter().any(|p| p.name == name && p.role == ParameterRole::Score);
+    match adapter.whole_parameters().find(|name| !is_score(name)) {
+        None => Ok(true),
+        Some(name) => Err(StageError::BadSetting {
+            key: "lora",
+            found: "a table".into(),
+            expected: format!(
+                "no [lora] table: the adapter {} holds all of `{name}`, which LoRA does not train here; without \
+                 the table the adapter is merged into its base",
+                adapter.path.display()
+            ),
+        }),
+    }
+}
+
+fn describe_lora(lora: &LoraSpec) -> String {
+    format!("rank {}, alpha {}, targets {}", lora.rank, lora.alpha, lora.targets.join(" "))
+}
+
+/// Says what a user should know of a model's files, and whether it is an adapter and what becomes of it.
+pub fn announce(files: &ModelFiles, trainable: &TrainableSpec, events: &mut dyn EventSink) {
+    for notice in files.notices() {
+        events.emit(Event::Warning(notice));
+    }
+    if trainable.lora.is_some() && files.kind == ModelKind::Gguf {
+        let note = "the base model is a GGUF file, which PEFT does not load: for use elsewhere save the whole model with \
+                    `merge_adapter = true`";
+        events.emit(Event::Note(note.into()));
+    }
+    if let Some(adapter) = &files.adapter {
+        let fate = match trainable.lora {
+            Some(_) => "training continues on its weights",
+            None => "its weights are merged into the base",
+        };
+        events.emit(Event::Note(format!(
+            "{} is an adapter ({}) of the base model {}; {fate}",
+            adapter.path.display(),
+            describe_lora(&adapter.lora),
+            adapter.base_path.display()
+        )));
+    }
+}
+
+/// Says so where batches of a reward model or classifier cannot be padded.
+pub(crate) fn warn_without_padding(files: &ModelFiles, renderer: &ChatRenderer, events: &mut dyn EventSink) {
+    if renderer.padding(files.spec.vocab_size).is_none() {
+        let warning = "the tokenizer has no token that can pad batches (one that never ends a conversation), so \
+                       `pad_token_id` will be null and transformers will score one conversation at a time; to score \
+                       batches, add a padding token to the tokenizer and a row for it to the embedding first";
+        events.emit(Event::Warning(warning.into()));
+    }
+}
+
+/// What the saved adapter names as its base: what the recipe names, or of a continued adapter that one's base. A model out
+/// of a cache goes by its name.
+pub(crate) fn base_of<'a>(files: &'a ModelFiles, configured: &'a str) -> Cow<'a, str> {
+    match (hub_name(files.base_path()), &files.adapter) {
+        (Some(name), _) => Cow::Owned(name),
+        (None, Some(adapter)) => adapter.base_path.to_string_lossy(),
+        (None, None) => Cow::Borrowed(configured),
+    }
+}
+
+/// What is saved beside the weights.
+#[derive(Debug)]
+pub(crate) struct BesideWeights {
+    files: Vec<(String, Vec<u8>)>,
+    output_names: Vec<String>,
+    pad_token_id: Option<TokenId>,
+}
+
+impl BesideWeights {
+    /// The tokenizer's files, which name a fit padding token where a score head is saved, and those of the workload.
+    pub(crate) fn new(
+        model: &ModelFiles,
+        renderer: &ChatRenderer,
+        more: Vec<(String, Vec<u8>)>,
+        output_names: Vec<String>,
+    ) -> Result<Self, StageError> {
+        let pad_token_id = match model.spec.head {
+            HeadKind::Score { .. } => renderer.padding(model.spec.vocab_size),
+            HeadKind::LanguageModel => None,
+        };
+        let mut files = match pad_token_id {
+            Some(id) => renderer.tokenizer().with_pad_token(id)?.files(),
+            None => renderer.tokenizer().files(),
+        };
+        files.extend(more);
+        Ok(Self { files, output_names, pad_token_id })
+    }
+
+    pub(crate) fn options<'a>(&'a self, model: &'a ModelFiles) -> SaveOptions<'a> {
+        SaveOptions {
+            output_names: &self.output_names,
+            pad_token_id: self.pad_token_id,
+            ..save_options(model, &self.files)
+        }
+    }
+}
+
+/// Loads the weights into the engine, one tensor at a time. `on_tensor` gets the number of tensors done. An adapter is
+/// merged into its base, unless [`continues_adapter`].
 ///
 /// # Errors
 /// When a tensor cannot be read, or a LoRA target is no projection of the model.
@@ -42,12 +171,16 @@ pub fn load_engine(
     let options = CpuOptions { n_threads, seed };
     let mut loader = Loader::new(files.spec.clone(), trainable.clone(), options)?;
     let mut n_done = 0;
-    files.load_weights(|parameter, Tensor { shape, values }| {
+    let put = |parameter: &ParameterSpec, Tensor { shape, values }: Tensor| {
         loader.put(&parameter.name, &shape, values)?;
         n_done += 1;
         on_tensor(n_done);
         Ok::<_, StageError>(())
-    })?;
+    };
+    match continues_adapter(files, trainable)? {
+        true => files.load_weights_and_adapter(put)?,
+        false => files.load_weights(put)?,
+    }
     Ok(loader.finish()?)
 }
 
@@ -62,10 +195,10 @@ pub fn save_options<'a>(files: &'a ModelFiles, tokenizer_files: &'a [(String, Ve
     }
 }
 
-/// Saves a model directory; with LoRA the adapters, or the whole model with them merged in.
+/// Saves a model directory; with LoRA an adapter's, or the whole model with the adapters merged in.
 ///
 /// # Errors
-/// When the disk is full or fails.
+/// When a value does not fit into the dtype, or the disk is full or fails.
 pub fn save_model(
     engine: &CpuEngine,
     directory: &Path,

@@ -9,9 +9,9 @@
 mod checks;
 
 use std::fs;
-use std::ops::ControlFlow;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use truing_data::{OnBadRow, SourceConfig, read_rows};
 use truing_generate::LocalChat;
@@ -21,11 +21,13 @@ use truing_text::{ChatRenderer, RenderOptions};
 use truing_train::{Sft, TrainError, gradients};
 use truing_types::{
     ChatError, ChatModel, ChatRequest, Communicator, Evaluation, Event, EventSink, PackedBatch, Pipeline,
-    PipelineStage, SamplingOptions, Seed, TokenizedSample,
+    PipelineStage, SamplingOptions, Seed, TokenizedSample, dealt,
 };
 
 use crate::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
+use crate::ranks::{gather_dealt, on_first_rank};
 use crate::sft::{self, SftInputs};
+use crate::training::record::{break_if_alone, is_any_stopped};
 use crate::training::{Start, TrainingConfig, TrainingPlan};
 use crate::{Machine, Probe, StageError, model, reward};
 
@@ -159,7 +161,7 @@ pub fn run(
     if !quickstart.resume && folder.join(Pipeline::FILE_NAME).exists() {
         return Err(QuickstartError::FolderInUse { folder: folder.clone() });
     }
-    write_files(quickstart)?;
+    on_first_rank(communicator, || write_files(quickstart))?;
     let checks = quickstart.data.iter().find(|(path, _)| *path == CHECKS).map_or(&[][..], |(_, bytes)| bytes);
     let checks = read_checks(&folder.join(CHECKS), checks)?;
     let mut work = Work { quickstart, look_at_machine, communicator, probe, events, stop };
@@ -185,7 +187,7 @@ pub fn run(
 }
 
 /// Recipe, data and the list of what will be where.
-fn write_files(quickstart: &Quickstart<'_>) -> Result<(), QuickstartError> {
+fn write_files(quickstart: &Quickstart<'_>) -> Result<(), StageError> {
     let folder = &quickstart.folder;
     for path in [folder.join("data"), folder.join("evaluations")] {
         fs::create_dir_all(&path).map_err(|source| StoreError::Io { action: "create", path, source })?;
@@ -201,16 +203,13 @@ fn write_files(quickstart: &Quickstart<'_>) -> Result<(), QuickstartError> {
             .collect(),
         evaluations: kinds.enumerate().map(|(idx, kind)| evaluation_file(idx, kind)).collect(),
     };
-    let pipeline = serde_json::to_vec_pretty(&pipeline)
-        .map_err(|source| StoreError::Json { path: folder.join(Pipeline::FILE_NAME), source })?;
     for (stage, recipe) in quickstart.recipes {
         atomic::write(&folder.join(format!("{stage}.toml")), recipe.as_bytes())?;
     }
     for (path, bytes) in quickstart.data {
         atomic::write(&folder.join(path), bytes)?;
     }
-    atomic::write(&folder.join(Pipeline::FILE_NAME), &pipeline)?;
-    Ok(())
+    Ok(atomic::write_json(&folder.join(Pipeline::FILE_NAME), &pipeline)?)
 }
 
 fn evaluation_file(idx: usize, kind: &str) -> PathBuf {
@@ -248,7 +247,7 @@ fn run_grpo(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<Pat
     let inputs = GrpoInputs::load(&config, quickstart.render.clone(), work.events)?;
     let plan = GrpoPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
     work.events.emit(Event::Note(plan.summary()));
-    Ok(match grpo::run(&plan, &inputs, start, work.probe, work.events, work.stop)? {
+    Ok(match grpo::run(&plan, &inputs, start, work.communicator, work.probe, work.events, work.stop)? {
         GrpoOutcome::Finished { model, .. } => Some(model),
         GrpoOutcome::Interrupted { .. } => None,
     })
@@ -293,7 +292,12 @@ impl Work<'_> {
         checks: &[Check],
     ) -> Result<Option<Evaluation>, QuickstartError> {
         let path = self.quickstart.folder.join(evaluation_file(idx, kind));
-        if let Ok(bytes) = fs::read(&path) {
+        let kept = on_first_rank(self.communicator, || match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StageError::Read { path: path.clone(), source }),
+        })?;
+        if let Some(bytes) = kept {
             let evaluation = serde_json::from_slice(&bytes);
             return evaluation
                 .map(Some)
@@ -301,9 +305,7 @@ impl Work<'_> {
         }
         let label = if idx == 0 { kind.to_owned() } else { format!("after {kind}") };
         let Some(evaluation) = self.measure(&label, model, checks)? else { return Ok(None) };
-        let bytes = serde_json::to_vec_pretty(&evaluation)
-            .map_err(|source| StoreError::Json { path: path.clone(), source })?;
-        atomic::write(&path, &bytes)?;
+        on_first_rank(self.communicator, || Ok(atomic::write_json(&path, &evaluation)?))?;
         self.events.emit(Event::Note(format!(
             "{label}: held-out loss {:.3}, {} of {} answers right",
             evaluation.heldout_loss.unwrap_or(f64::NAN),
@@ -313,7 +315,7 @@ impl Work<'_> {
         Ok(Some(evaluation))
     }
 
-    /// Held-out loss, then greedy answers.
+    /// Held-out loss, then greedy answers; packs and questions are dealt to the ranks.
     fn measure(
         &mut self,
         label: &str,
@@ -323,7 +325,10 @@ impl Work<'_> {
         let files = ModelFiles::open(path).map_err(StageError::from)?;
         let renderer = model::renderer(&files, self.quickstart.render.clone())?;
         let packs = self.heldout_packs(&renderer)?;
-        let (events, stop) = (&mut *self.events, self.stop);
+        let packs: Vec<PackedBatch> =
+            dealt(packs.len(), self.communicator).map(|place| packs[place].clone()).collect();
+        let (events, stop, communicator) = (&mut *self.events, self.stop, self.communicator);
+        let break_if = |stop: &AtomicBool| break_if_alone(stop, communicator.world_size());
         // Every name begins with nothing: no parameter learns, and no gradient takes memory.
         let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
         let mut engine =
@@ -333,7 +338,7 @@ impl Work<'_> {
         let phase = format!("held-out loss {label}");
         events.emit(Event::PhaseStarted { phase, total: Some(n_tokens) });
         let mut n_done = 0;
-        let measures = gradients::evaluate(&mut engine, &packs, &Sft, self.communicator, &mut |pack, _| {
+        let measures = gradients::evaluate(&mut engine, &packs, &Sft, communicator, &mut |pack, _| {
             n_done += pack.n_tokens() as u64;
             events.emit(Event::Progress { done: n_done, note: String::new() });
             break_if(stop)
@@ -345,15 +350,16 @@ impl Work<'_> {
         };
         events.emit(Event::PhaseFinished);
 
-        let total = Some(checks.len() as u64);
+        let mine: Vec<&Check> = dealt(checks.len(), communicator).map(|place| &checks[place]).collect();
+        let total = Some(mine.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("answers {label}"), total });
         let mut chat = LocalChat::new(engine, renderer);
         let sampling = SamplingOptions { max_new_tokens: MAX_ANSWER_TOKENS, ..SamplingOptions::default() };
-        let mut answers = Vec::with_capacity(checks.len());
-        for check in checks {
+        let mut answers = Vec::with_capacity(mine.len());
+        for check in mine {
             let request = ChatRequest { conversation: check.conversation(), sampling: sampling.clone() };
             let reply = chat.chat(&request, &mut |_| break_if(stop))?;
-            if stop.load(Ordering::Relaxed) {
+            if break_if(stop).is_break() {
                 return Ok(None);
             }
             answers.push(check.grade(&reply.text));
@@ -362,6 +368,10 @@ impl Work<'_> {
             events.emit(Event::Progress { done: answers.len() as u64, note });
         }
         events.emit(Event::PhaseFinished);
+        if is_any_stopped(stop, communicator).map_err(StageError::from)? {
+            return Ok(None);
+        }
+        let answers = gather_dealt(communicator, answers)?;
         Ok(Some(Evaluation {
             label: label.to_owned(),
             heldout_loss: Some(measures.loss),
@@ -390,8 +400,4 @@ impl Work<'_> {
         }
         Ok(packs)
     }
-}
-
-fn break_if(stop: &AtomicBool) -> ControlFlow<()> {
-    if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

@@ -79,8 +79,93 @@ fn nearest_hint(nearest: Option<&str>) -> String {
 /// The settings of a stage. Every field has a default, so that a file may leave out what an override gives;
 /// what has no sensible default is checked by the plan.
 pub trait Recipe: Serialize + DeserializeOwned {
+    /// Settings of this recipe that decide no result, beside those of every recipe ([`FREE`]). A setting inside a table is
+    /// `table.key`, one of every entry of a list `list.*.key`.
+    const FREE: &'static [&'static str] = &[];
+    /// Settings that name a file whose content is compared by digest, beside those of every recipe ([`FILES`]): its name
+    /// decides (rewards are chosen by it), its folder does not.
+    const FILES: &'static [&'static str] = &[];
+
     /// Makes the file's relative paths relative to the folder that the file is in.
     fn resolve_paths(&mut self, folder: &Path);
+
+    /// Reads a recipe as a run's folder holds it.
+    ///
+    /// # Errors
+    /// As [`parse`].
+    fn from_resolved(text: &str, path: &Path) -> Result<Self, RecipeError> {
+        parse(text, path, &[])
+    }
+
+    /// The settings that decide the results: the others may change between a run and its resume.
+    fn decisive(&self) -> Table {
+        decisive(self)
+    }
+}
+
+/// Settings that decide no result in any recipe: where files lie (their content is compared by digest), what is logged,
+/// evaluated and kept, and what it is computed with.
+const FREE: &[&str] = &[
+    "output_dir",
+    "data_dir",
+    "model_name_or_path",
+    "threads",
+    "memory_gib",
+    "layers_per_segment",
+    "eval_steps",
+    "eval_on_start",
+    "save_steps",
+    "save_total_limit",
+    "keep_best",
+    "load_best_model_at_end",
+    "logging_steps",
+    "save_dtype",
+    "merge_adapter",
+];
+
+/// Settings of every recipe that name a file whose content is compared by digest.
+const FILES: &[&str] = &["data.*.path", "eval_data.*.path"];
+
+/// The settings of a recipe without those that decide no result.
+pub(crate) fn decisive<R: Recipe>(recipe: &R) -> Table {
+    let mut root = Value::Table(to_table(recipe));
+    for key in FREE.iter().chain(R::FREE) {
+        at(&mut root, key, &mut |table, key| drop(table.remove(key)));
+    }
+    for key in FILES.iter().chain(R::FILES) {
+        at(&mut root, key, &mut |table, key| {
+            if let Some(Value::String(path)) = table.get_mut(key)
+                && let Some(name) = Path::new(path).file_name()
+            {
+                *path = name.to_string_lossy().into_owned();
+            }
+        });
+    }
+    match root {
+        Value::Table(table) => table,
+        _ => Table::new(),
+    }
+}
+
+/// The settings that decide the results, of a recipe as a run's folder holds it.
+pub(crate) fn decisive_of<R: Recipe>(text: &str, path: &Path) -> Result<Table, RecipeError> {
+    Ok(R::from_resolved(text, path)?.decisive())
+}
+
+/// Does something with the table that holds a setting, and the setting's own name.
+fn at(place: &mut Value, path: &str, change: &mut dyn FnMut(&mut Table, &str)) {
+    match (place, path.split_once('.')) {
+        (Value::Table(table), None) => change(table, path),
+        (Value::Table(table), Some((key, rest))) => {
+            if let Some(inner) = table.get_mut(key) {
+                at(inner, rest, change);
+            }
+        }
+        (Value::Array(list), Some(("*", rest))) => {
+            list.iter_mut().for_each(|entry| at(entry, rest, change));
+        }
+        _ => {}
+    }
 }
 
 /// Reads a recipe, then the overrides in their order. Paths in the file are relative to its folder, paths in
@@ -114,6 +199,10 @@ pub(crate) fn read_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<
 #[must_use]
 pub fn to_toml(recipe: &impl Recipe) -> String {
     toml::to_string_pretty(recipe).expect("a recipe is made of tables, lists, texts and numbers")
+}
+
+fn to_table(recipe: &impl Recipe) -> Table {
+    Table::try_from(recipe).expect("a recipe is made of tables, lists, texts and numbers")
 }
 
 fn apply_override<R: Recipe>(recipe: &R, typed: &str) -> Result<R, String> {
@@ -200,6 +289,8 @@ mod tests {
     }
 
     impl Recipe for Example {
+        const FREE: &'static [&'static str] = &["name", "lora.rank", "not.there"];
+
         fn resolve_paths(&mut self, folder: &Path) {
             self.output_dir = folder.join(&self.output_dir);
         }
@@ -233,6 +324,13 @@ mod tests {
         let example = read(TEXT, &["lora.rank=8"]).unwrap();
         let again: Example = toml::from_str(&to_toml(&example)).unwrap();
         assert_eq!(example, again);
+    }
+
+    #[test]
+    fn what_decides_no_result_is_no_part_of_the_decisive_settings() {
+        let example = read(TEXT, &["lora.rank=8", "data.0.path=far/away/a.jsonl", "name=x"]).unwrap();
+        let expected = "learning_rate = 1e-5\ndata = [{path = \"a.jsonl\", weight = 0.0}]\nlora = {}";
+        assert_eq!(example.decisive(), toml::from_str(expected).unwrap());
     }
 
     #[test]

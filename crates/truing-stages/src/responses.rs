@@ -1,6 +1,6 @@
 //! Preference data, read, rendered and tokenized: what `truing dpo` and `truing reward` learn from.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use truing_data::{
@@ -9,13 +9,13 @@ use truing_data::{
 };
 use truing_model::ModelFiles;
 use truing_store::{Digest, RunInputs};
-use truing_text::{ChatRenderer, RenderOptions, TextError};
+use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
 use truing_types::{
     Conversation, Event, EventSink, Message, PreferenceRow, RowOrigin, Seed, TrainingRow, UnpairedRow,
 };
 
 use crate::StageError;
-use crate::sft::DataReport;
+use crate::row_report::{DataReport, SkippedRow};
 use crate::training::{TrainingConfig, TrainingInputs, opening};
 
 /// Which responses of a ranking are compared.
@@ -72,14 +72,14 @@ impl ResponseInputs {
     ) -> Result<Self, StageError> {
         let (model, renderer) = opening::open(config, options)?;
         let reading = Reading { config, wanted, renderer: &renderer, vocab_size: model.spec.vocab_size };
-        let (mut train, train_report) = reading.read(&config.data, "the training data", events)?;
+        let (mut train, train_report) = reading.read(&config.data, "data", "the training data", events)?;
         let (mut eval, mut eval_report) = (None, None);
         if config.eval_fraction > 0.0 {
             let split = train.split(HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
             train = split.0;
             eval = Some(split.1).filter(|held_out| !held_out.groups().is_empty());
         } else if !config.eval_data.is_empty() {
-            let found = reading.read(&config.eval_data, "the evaluation data", events)?;
+            let found = reading.read(&config.eval_data, "evaluation", "the evaluation data", events)?;
             (eval, eval_report) = (Some(found.0), Some(found.1));
         }
         let eval_files = eval_report.as_ref().map(|report| &report.files);
@@ -111,6 +111,11 @@ impl TrainingInputs for ResponseInputs {
         &self.record
     }
 
+    fn skipped(&self) -> Vec<&SkippedRow> {
+        let reports = std::iter::once(&self.train_report).chain(&self.eval_report);
+        reports.flat_map(|report| &report.skipped).collect()
+    }
+
     fn digest(&self, config: &TrainingConfig) -> Digest {
         opening::digest(config, self.train.digest(), &self.record)
     }
@@ -139,6 +144,7 @@ pub(crate) fn read_for_evaluation(
     };
     Reading { config: &config, wanted: &wanted, renderer, vocab_size }.read(
         sources,
+        "data",
         "the preferences",
         events,
     )
@@ -151,19 +157,28 @@ pub(crate) fn tokenize(
     response: &[Message],
     origin: &RowOrigin,
 ) -> Result<TokenizedResponse, TextError> {
+    tokenize_with_notes(renderer, prompt, response, origin).map(|(tokenized, _)| tokenized)
+}
+
+fn tokenize_with_notes(
+    renderer: &ChatRenderer,
+    prompt: &Conversation,
+    response: &[Message],
+    origin: &RowOrigin,
+) -> Result<(TokenizedResponse, Vec<RenderNote>), TextError> {
     let mut messages = prompt.messages.clone();
     for message in &mut messages {
         message.weight = Some(0.0);
     }
     messages.extend_from_slice(response);
     let row = TrainingRow::Conversation(Conversation { messages, tools: prompt.tools.clone() });
-    let sample = renderer.training(&row, origin.clone())?.sample;
-    Ok(TokenizedResponse {
-        tokens: sample.tokens,
-        loss_weights: sample.loss_weights,
-        ..TokenizedResponse::default()
-    })
+    let rendered = renderer.training(&row, origin.clone())?;
+    let (tokens, loss_weights) = (rendered.sample.tokens, rendered.sample.loss_weights);
+    Ok((TokenizedResponse { tokens, loss_weights, ..TokenizedResponse::default() }, rendered.notes))
 }
+
+/// Remarks about a row's responses, each once: most are about the prompt that they share.
+type Remarks = BTreeSet<String>;
 
 struct Reading<'a> {
     config: &'a TrainingConfig,
@@ -176,12 +191,13 @@ impl Reading<'_> {
     fn read(
         &self,
         sources: &[SourceConfig],
+        role: &'static str,
         what: &str,
         events: &mut dyn EventSink,
     ) -> Result<(ResponseDataset, DataReport), StageError> {
         events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
         let mut builder = ResponseDataset::builder(self.config.max_length, self.config.long_samples);
-        let mut report = DataReport::default();
+        let mut report = DataReport::of(role);
         for source in sources {
             let source = SourceConfig { path: self.config.data_dir.join(&source.path), ..source.clone() };
             builder.begin_source(source.path.to_string_lossy(), source.weight);
@@ -191,11 +207,13 @@ impl Reading<'_> {
                 .is_some_and(|name| PREFERENCE_FORMATS.iter().any(|format| format.name == name));
             if self.wanted.single_verdicts && !is_pairs {
                 let rows = read_unpaired(&source, self.config.on_bad_row)?;
-                self.take(rows, &mut builder, &mut report, events, |row, origin| self.verdict(row, origin))?;
+                self.take(rows, &mut builder, &mut report, events, |row, origin, remarks| {
+                    self.verdict(row, origin, remarks)
+                })?;
             } else {
                 let rows = read_preferences(&source, self.config.on_bad_row)?;
-                self.take(rows, &mut builder, &mut report, events, |row, origin| {
-                    self.preference(row, origin)
+                self.take(rows, &mut builder, &mut report, events, |row, origin, remarks| {
+                    self.preference(row, origin, remarks)
                 })?;
             }
         }
@@ -212,39 +230,32 @@ impl Reading<'_> {
         builder: &mut ResponseDatasetBuilder,
         report: &mut DataReport,
         events: &mut dyn EventSink,
-        groups_of: impl Fn(&Row, &RowOrigin) -> Result<Vec<ResponseGroup>, TextError>,
+        groups_of: impl Fn(&Row, &RowOrigin, &mut Remarks) -> Result<Vec<ResponseGroup>, TextError>,
     ) -> Result<(), StageError> {
         for row in &mut rows {
             let (row, origin) = row?;
-            if !report.files.contains(&origin.source) {
-                report.files.insert(Arc::clone(&origin.source));
-            }
-            match groups_of(&row, &origin) {
+            let mut remarks = Remarks::new();
+            match groups_of(&row, &origin, &mut remarks) {
                 Ok(groups) => {
                     report.n_rows += 1;
                     if groups.is_empty() {
-                        let note = "rows hold nothing to learn from: no order, no score".to_owned();
-                        *report.notes.entry(note).or_default() += 1;
+                        report.note("rows hold nothing to learn from: no order, no score", &origin);
+                    }
+                    for remark in remarks {
+                        report.note(remark, &origin);
                     }
                     for group in groups {
                         self.check(&group)?;
                         builder.push(group);
                     }
                 }
-                Err(error) if self.config.on_bad_row == OnBadRow::Error => return Err(error.into()),
-                Err(error) => {
-                    report.n_skipped += 1;
-                    report.list_skipped(&error);
-                }
+                Err(error) => report.skip(self.config.on_bad_row, error.into())?,
             }
             if report.n_rows.is_multiple_of(256) {
                 events.emit(Event::Progress { done: report.n_rows, note: format!("{} rows", report.n_rows) });
             }
         }
-        report.n_skipped += rows.skipped().n_rows;
-        for row in &rows.skipped().rows {
-            report.list_skipped(row);
-        }
+        report.end_source(&rows);
         Ok(())
     }
 
@@ -259,16 +270,38 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn verdict(&self, row: &UnpairedRow, origin: &RowOrigin) -> Result<Vec<ResponseGroup>, TextError> {
-        let mut response = tokenize(self.renderer, &row.prompt, &row.completion, origin)?;
+    fn verdict(
+        &self,
+        row: &UnpairedRow,
+        origin: &RowOrigin,
+        remarks: &mut Remarks,
+    ) -> Result<Vec<ResponseGroup>, TextError> {
+        let mut response = self.response(&row.prompt, &row.completion, origin, remarks)?;
         response.is_desirable = Some(row.is_desirable);
         Ok(vec![ResponseGroup::new(vec![response], None, origin.clone())])
     }
 
-    fn preference(&self, row: &PreferenceRow, origin: &RowOrigin) -> Result<Vec<ResponseGroup>, TextError> {
+    fn response(
+        &self,
+        prompt: &Conversation,
+        response: &[Message],
+        origin: &RowOrigin,
+        remarks: &mut Remarks,
+    ) -> Result<TokenizedResponse, TextError> {
+        let (tokenized, notes) = tokenize_with_notes(self.renderer, prompt, response, origin)?;
+        remarks.extend(notes.iter().map(RenderNote::without_message_number));
+        Ok(tokenized)
+    }
+
+    fn preference(
+        &self,
+        row: &PreferenceRow,
+        origin: &RowOrigin,
+        remarks: &mut Remarks,
+    ) -> Result<Vec<ResponseGroup>, TextError> {
         let mut responses = Vec::new();
         for (response, &rank) in row.responses.iter().zip(&row.ranks) {
-            let mut tokenized = tokenize(self.renderer, &row.prompt, &response.messages, origin)?;
+            let mut tokenized = self.response(&row.prompt, &response.messages, origin, remarks)?;
             tokenized.rank = rank;
             tokenized.score = self.score_of(response.score, &response.aspects);
             responses.push(tokenized);

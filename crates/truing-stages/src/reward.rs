@@ -20,7 +20,7 @@ use crate::training::{
     self, EvaluationFindings, Side, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan,
     Workload,
 };
-use crate::{Probe, StageError};
+use crate::{Probe, StageError, model};
 
 pub use diagnostics::diagnose;
 pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
@@ -136,6 +136,7 @@ pub fn load(
     };
     let mut inputs = ResponseInputs::load(config, &wanted, options, events)?;
     inputs.model = inputs.model.with_score_head();
+    model::warn_without_padding(&inputs.model, &inputs.renderer, events);
     Ok(inputs)
 }
 
@@ -203,15 +204,17 @@ impl Workload for RewardModel {
         Ok(RewardPack { batch, sequences, pairs, scores })
     }
 
+    fn kept(&self, output: &HeadOutput) -> Vec<f32> {
+        output.scores.clone()
+    }
+
     fn evaluation_findings(
         &self,
         data: &ResponseDataset,
         _loss: f64,
-        answered: Vec<(&[u32], HeadOutput)>,
+        answered: &[(&[u32], Vec<f32>)],
     ) -> EvaluationFindings {
-        let scored: Vec<(&[u32], Vec<f32>)> =
-            answered.into_iter().map(|(samples, output)| (samples, output.scores)).collect();
-        let found = diagnose(data, &scored, &self.normaliser);
+        let found = diagnose(data, answered, &self.normaliser);
         EvaluationFindings {
             metrics: found.metrics(),
             diagnostics: Some(found),
@@ -219,7 +222,7 @@ impl Workload for RewardModel {
         }
     }
 
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
-        vec![(normaliser::FILE.to_owned(), self.normaliser.to_json())]
+    fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
+        Ok(vec![(normaliser::FILE.to_owned(), self.normaliser.to_json()?)])
     }
 }

@@ -21,6 +21,7 @@ use truing_store::RunDirectory;
 use truing_types::{EventSink, SelectionSummary};
 
 use crate::training::Start;
+use crate::training::folder::nothing_to_resume;
 use crate::{Probe, StageError};
 
 pub use config::{
@@ -67,13 +68,20 @@ pub fn run(
     stop: &AtomicBool,
 ) -> Result<SelectOutcome, StageError> {
     let config = &plan.config;
+    let (recipe, inputs) = (config.to_toml(), plan.record()?);
     let folder = match start {
-        Start::Fresh => RunDirectory::create(&config.output_dir, &config.to_toml(), &plan.record()?)?,
-        Start::Resume => RunDirectory::open(&config.output_dir)?,
+        Start::Fresh => RunDirectory::create(&config.output_dir, &recipe, &inputs)?,
+        Start::Resume => match RunDirectory::open_or_create(&config.output_dir, &recipe, &inputs, &[])? {
+            (folder, true) => {
+                events.emit(nothing_to_resume(&config.output_dir));
+                folder
+            }
+            (folder, false) => {
+                plan.check_same_run(&folder)?;
+                folder
+            }
+        },
     };
-    if start == Start::Resume {
-        plan.check_same_run(&folder)?;
-    }
     let is_stopped = || stop.load(Ordering::Relaxed);
 
     let mut pool = pool::read_and_clean(config, events)?;

@@ -17,9 +17,10 @@ use truing_types::{BatchError, Communicator, EventSink, PackedBatch};
 use crate::training::{self, EvaluationFindings, Side, Surroundings, Workload, source_stem};
 use crate::{Probe, StageError};
 
+pub use crate::row_report::DataReport;
 pub use crate::training::{Layers, LoraConfig, Packed, Start, StepPacks};
 pub use crate::training::{TrainingConfig, TrainingOutcome, TrainingPlan};
-pub use inputs::{DataReport, SftInputs};
+pub use inputs::SftInputs;
 
 /// Samples are packs as they are.
 struct FineTuning;
@@ -36,22 +37,26 @@ impl Workload for FineTuning {
         data.batch(samples)
     }
 
+    fn kept(&self, output: &HeadOutput) -> Vec<f32> {
+        output.tokens.log_probs.clone()
+    }
+
     fn evaluation_findings(
         &self,
         data: &Dataset,
         _loss: f64,
-        answered: Vec<(&[u32], HeadOutput)>,
+        answered: &[(&[u32], Vec<f32>)],
     ) -> EvaluationFindings {
-        EvaluationFindings { metrics: losses_by_source(data, &answered), ..EvaluationFindings::default() }
+        EvaluationFindings { metrics: losses_by_source(data, answered), ..EvaluationFindings::default() }
     }
 }
 
 /// Where there are several sources: the loss of each, and their mean, in which a small source counts as much as a large
 /// one.
-fn losses_by_source(data: &Dataset, answered: &[(&[u32], HeadOutput)]) -> BTreeMap<String, f64> {
+fn losses_by_source(data: &Dataset, answered: &[(&[u32], Vec<f32>)]) -> BTreeMap<String, f64> {
     let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for (samples, output) in answered {
-        let mut log_probs = output.tokens.log_probs.iter();
+    for (samples, log_probs) in answered {
+        let mut log_probs = log_probs.iter();
         for &sample_idx in *samples {
             let source = data.sources().iter().find(|source| source.samples.contains(&(sample_idx as usize)));
             let sum = sums.entry(source.map_or("", |source| source_stem(&source.name))).or_default();

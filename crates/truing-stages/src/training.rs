@@ -6,6 +6,7 @@
 //! from them).
 
 mod config;
+pub(crate) mod folder;
 pub(crate) mod opening;
 pub(crate) mod plan;
 pub(crate) mod record;
@@ -26,6 +27,7 @@ use truing_train::{Objective, StepShape};
 use truing_types::{BatchError, ClassifierEvaluation, Communicator, EventSink, RewardDiagnostics};
 
 use crate::StageError;
+use crate::row_report::SkippedRow;
 
 pub use config::{Layers, LoraConfig, Packed, TrainingConfig};
 pub use plan::{StepPacks, TrainingPlan};
@@ -103,6 +105,9 @@ pub trait TrainingInputs {
     /// Versions, seeds and digests of all files.
     fn record(&self) -> &RunInputs;
 
+    /// Rows that were left out, of all data.
+    fn skipped(&self) -> Vec<&SkippedRow>;
+
     /// Digest of everything that decides the weights: settings, data, model.
     fn digest(&self, config: &TrainingConfig) -> Digest;
 }
@@ -151,6 +156,7 @@ pub(crate) trait Workload {
         _engine: &mut CpuEngine,
         _inputs: &Self::Inputs,
         _run: &Path,
+        _communicator: &dyn Communicator,
         _events: &mut dyn EventSink,
         _stop: &AtomicBool,
     ) -> Result<ControlFlow<()>, StageError> {
@@ -172,19 +178,24 @@ pub(crate) trait Workload {
     /// Adds what follows from the metrics, whose names all have the prefix.
     fn derive_metrics(&self, _prefix: &str, _values: &mut BTreeMap<String, f64>) {}
 
-    /// What the head's answers to the evaluation's packs `(samples, answers)` say beyond the objective's own metrics.
+    /// What the findings need of the head's answer to a pack of the evaluation.
+    fn kept(&self, _output: &HeadOutput) -> Vec<f32> {
+        Vec::new()
+    }
+
+    /// What the evaluation's packs `(samples, what was kept)`, those of all ranks, say beyond the objective's own metrics.
     fn evaluation_findings(
         &self,
         _data: &DataOf<Self>,
         _loss: f64,
-        _answered: Vec<(&[u32], HeadOutput)>,
+        _answered: &[(&[u32], Vec<f32>)],
     ) -> EvaluationFindings {
         EvaluationFindings::default()
     }
 
     /// Files that the saved model has besides weights, configuration and tokenizer.
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
-        Vec::new()
+    fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
+        Ok(Vec::new())
     }
 
     /// What the outputs of the saved model's head are called, where they have names.

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use crate::StoreError;
@@ -82,11 +83,26 @@ pub fn remove_leftovers(directory: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(directory).map_err(StoreError::io("list", directory))? {
         let path = entry.map_err(StoreError::io("list", directory))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX) && path.is_file() {
+        if is_leftover(&name) && path.is_file() {
             fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
         }
     }
     Ok(())
+}
+
+/// Whether a file's name is that of a temporary file.
+pub(crate) fn is_leftover(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX)
+}
+
+/// Replaces the content of `path` by a value as JSON, indented.
+///
+/// # Errors
+/// As [`write`], or when the value cannot be written as JSON.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let json = serde_json::to_vec_pretty(value)
+        .map_err(|source| StoreError::Json { path: path.to_path_buf(), source })?;
+    write(path, &json)
 }
 
 /// The directory that holds `path`.
@@ -125,6 +141,19 @@ mod tests {
         assert_eq!(names(directory.path()), ["a.json"]);
         write(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_value_that_is_no_json_leaves_the_old_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.json");
+        write_json(&path, &[1, 2]).unwrap();
+        // Keys of JSON are texts.
+        let no_json = std::collections::BTreeMap::from([((1, 2), 3)]);
+        let error = write_json(&path, &no_json).unwrap_err();
+        assert!(matches!(error, StoreError::Json { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"[\n  1,\n  2\n]");
+        assert_eq!(names(directory.path()), ["a.json"]);
     }
 
     #[test]

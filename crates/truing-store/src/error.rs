@@ -92,6 +92,22 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory holds no run, but something that a run would overwrite.
+    #[error("`{}` already holds `{name}`, which a run would overwrite", path.display())]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// What it holds.
+        name: String,
+    },
+    /// The directory holds no run, but files that no run writes before its first step.
+    #[error("`{}` holds no run to resume, but other files, such as `{name}`", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The first of them.
+        name: String,
+    },
     /// The directory holds no run.
     #[error("`{}` holds no run: `{missing}` is not there", path.display())]
     NotARun {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,10 @@ use crate::{Digest, StoreError, atomic};
 const LOCK: &str = ".lock";
 const RECIPE: &str = "recipe.resolved.toml";
 const INPUTS: &str = "inputs.json";
+const METRICS: &str = "metrics.jsonl";
+const EVENTS: &str = "events";
+const CHECKPOINTS: &str = "checkpoints";
+const MODEL: &str = "model";
 const FORMAT_VERSION: u32 = 1;
 
 /// A run's folder, locked against other processes while this value lives.
@@ -67,15 +71,19 @@ impl InputFile {
 }
 
 impl RunDirectory {
-    /// Creates a run's folder with its recipe and inputs.
+    /// Creates a run's folder with its recipe and inputs. What a run that was killed before its first file has left of
+    /// them is replaced.
     ///
     /// # Errors
-    /// When the folder already holds a run, is in use, or cannot be written.
+    /// When the folder already holds a run or files that a run would overwrite, is in use, or cannot be written.
     pub fn create(path: &Path, resolved_recipe: &str, inputs: &RunInputs) -> Result<Self, StoreError> {
         fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
         let run = Self::lock(path)?;
         if run.recipe_path().exists() {
             return Err(StoreError::RunExists { path: path.to_path_buf() });
+        }
+        if let Some(name) = [METRICS, CHECKPOINTS, MODEL].into_iter().find(|name| path.join(name).exists()) {
+            return Err(StoreError::Occupied { path: path.to_path_buf(), name: name.to_owned() });
         }
         run.write_inputs(inputs)?;
         // The recipe comes last: a folder that has it is a run.
@@ -94,6 +102,27 @@ impl RunDirectory {
             }
         }
         Self::lock(path)
+    }
+
+    /// Opens the folder of a run, or creates it where the run was killed before it was a run: where the folder does not
+    /// exist, is empty, or holds nothing but what a run writes before its recipe. Files named `beside` may lie there
+    /// too. Also says whether the run was created.
+    ///
+    /// # Errors
+    /// When the folder holds other files and no run, is in use, or cannot be written.
+    pub fn open_or_create(
+        path: &Path,
+        resolved_recipe: &str,
+        inputs: &RunInputs,
+        beside: &[&str],
+    ) -> Result<(Self, bool), StoreError> {
+        if path.join(RECIPE).is_file() {
+            return Ok((Self::open(path)?, false));
+        }
+        if let Some(name) = foreign_file(path, beside)? {
+            return Err(StoreError::Foreign { path: path.to_path_buf(), name });
+        }
+        Ok((Self::create(path, resolved_recipe, inputs)?, true))
     }
 
     /// The lock goes with the process, so a killed run never blocks its resume.
@@ -140,19 +169,25 @@ impl RunDirectory {
     /// `metrics.jsonl`, see [`MetricsLog`](crate::MetricsLog).
     #[must_use]
     pub fn metrics_path(&self) -> PathBuf {
-        self.path.join("metrics.jsonl")
+        self.path.join(METRICS)
     }
 
     /// `events/`: TensorBoard's event files.
     #[must_use]
     pub fn events_path(&self) -> PathBuf {
-        self.path.join("events")
+        self.path.join(EVENTS)
     }
 
     /// `checkpoints/`: committed directories, see [`latest_valid`](crate::latest_valid).
     #[must_use]
     pub fn checkpoints_path(&self) -> PathBuf {
-        self.path.join("checkpoints")
+        self.path.join(CHECKPOINTS)
+    }
+
+    /// `model/`: the model of a finished run.
+    #[must_use]
+    pub fn model_path(&self) -> PathBuf {
+        self.path.join(MODEL)
     }
 
     /// The recipe the run was created with.
@@ -162,6 +197,14 @@ impl RunDirectory {
     pub fn recipe(&self) -> Result<String, StoreError> {
         let path = self.recipe_path();
         fs::read_to_string(&path).map_err(StoreError::io("read", &path))
+    }
+
+    /// Records the recipe anew.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_recipe(&self, resolved_recipe: &str) -> Result<(), StoreError> {
+        atomic::write(&self.recipe_path(), resolved_recipe.as_bytes())
     }
 
     /// Records the inputs anew.
@@ -191,6 +234,24 @@ impl RunDirectory {
         }
         Ok(versioned.inputs)
     }
+}
+
+/// The first file of a folder, in name order, that no run writes before its recipe.
+fn foreign_file(path: &Path, beside: &[&str]) -> Result<Option<String>, StoreError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StoreError::io("list", path)(e)),
+    };
+    let mut foreign = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(StoreError::io("list", path))?.file_name().to_string_lossy().into_owned();
+        let is_own = [LOCK, INPUTS, EVENTS].contains(&name.as_str()) || atomic::is_leftover(&name);
+        if !is_own && !beside.contains(&name.as_str()) {
+            foreign.push(name);
+        }
+    }
+    Ok(foreign.into_iter().min())
 }
 
 #[cfg(test)]
@@ -234,5 +295,77 @@ mod tests {
         assert!(matches!(error, StoreError::Locked { pid: Some(pid), .. } if pid == ours), "{error}");
         drop(first);
         RunDirectory::open(parent.path()).unwrap();
+    }
+
+    /// Every moment of a creation at which a process may be killed: after it the folder holds these files.
+    #[test]
+    fn a_run_killed_at_any_file_of_its_creation_is_begun_again() {
+        let whole = tempfile::tempdir().unwrap();
+        drop(RunDirectory::create(whole.path(), "seed = 7\n", &inputs()).unwrap());
+        let names = |path: &Path| {
+            let entries = fs::read_dir(path).unwrap();
+            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(whole.path()), [LOCK, INPUTS, RECIPE], "the moments below are all");
+        let half_inputs = (".inputs.json.Ab12.tmp", "{\"format_ver");
+        let json = fs::read_to_string(whole.path().join(INPUTS)).unwrap();
+        let (pid, json) = ((LOCK, "7\n"), (INPUTS, json.as_str()));
+        let moments: [&[(&str, &str)]; 7] = [
+            &[],
+            &[(LOCK, "")],
+            &[pid],
+            &[pid, (".inputs.json.Ab12.tmp", "")],
+            &[pid, half_inputs],
+            &[pid, json],
+            &[pid, json, (".recipe.resolved.toml.Cd34.tmp", "seed")],
+        ];
+        for files in moments {
+            let parent = tempfile::tempdir().unwrap();
+            for (name, content) in files {
+                fs::write(parent.path().join(name), content).unwrap();
+            }
+            fs::create_dir(parent.path().join(EVENTS)).unwrap();
+            assert!(matches!(RunDirectory::open(parent.path()), Err(StoreError::NotARun { .. })));
+            let (run, is_new) =
+                RunDirectory::open_or_create(parent.path(), "seed = 8\n", &inputs(), &[]).unwrap();
+            assert!(is_new, "{files:?}");
+            assert_eq!(run.recipe().unwrap(), "seed = 8\n");
+            assert_eq!(run.inputs().unwrap(), inputs());
+            drop(run);
+            assert_eq!(names(parent.path()), [LOCK, EVENTS, INPUTS, RECIPE], "{files:?}");
+            let (_, is_new) = RunDirectory::open_or_create(parent.path(), "", &inputs(), &[]).unwrap();
+            assert!(!is_new);
+        }
+        let missing = whole.path().join("not/there");
+        assert!(RunDirectory::open_or_create(&missing, "", &inputs(), &[]).unwrap().1);
+    }
+
+    #[test]
+    fn a_folder_with_other_files_and_no_run_is_not_begun_by_a_resume() {
+        let parent = tempfile::tempdir().unwrap();
+        fs::write(parent.path().join("notes.txt"), "mine").unwrap();
+        fs::write(parent.path().join("replies.sqlite"), "").unwrap();
+        let open = |beside: &[&str]| RunDirectory::open_or_create(parent.path(), "", &inputs(), beside);
+        let error = open(&["replies.sqlite"]).unwrap_err();
+        assert!(matches!(&error, StoreError::Foreign { name, .. } if name == "notes.txt"), "{error}");
+        assert!(!parent.path().join(LOCK).exists(), "nothing was written");
+        fs::remove_file(parent.path().join("notes.txt")).unwrap();
+        assert!(matches!(open(&[]), Err(StoreError::Foreign { .. })));
+        assert!(open(&["replies.sqlite"]).unwrap().1);
+    }
+
+    #[test]
+    fn a_run_is_not_created_over_what_it_would_overwrite() {
+        for name in [METRICS, CHECKPOINTS, MODEL] {
+            let parent = tempfile::tempdir().unwrap();
+            fs::create_dir(parent.path().join(name)).unwrap();
+            let error = RunDirectory::create(parent.path(), "", &inputs()).unwrap_err();
+            assert!(matches!(&error, StoreError::Occupied { name: found, .. } if found == name), "{error}");
+        }
+        let parent = tempfile::tempdir().unwrap();
+        fs::write(parent.path().join("recipe.toml"), "").unwrap();
+        RunDirectory::create(parent.path(), "", &inputs()).unwrap();
     }
 }

@@ -185,9 +185,12 @@ impl GgufVocabulary {
         }
         config.extend(special.clone());
         let mut files = vec![
-            ("tokenizer.json".to_owned(), pretty(&tokenizer)),
-            ("tokenizer_config.json".to_owned(), pretty(&Value::Object(config))),
-            ("special_tokens_map.json".to_owned(), pretty(&Value::Object(special))),
+            ("tokenizer.json".to_owned(), pretty("tokenizer.json", &tokenizer)?),
+            ("tokenizer_config.json".to_owned(), pretty("tokenizer_config.json", &Value::Object(config))?),
+            (
+                "special_tokens_map.json".to_owned(),
+                pretty("special_tokens_map.json", &Value::Object(special))?,
+            ),
         ];
         for (name, source) in &self.chat_templates {
             let file = match name.as_str() {
@@ -416,9 +419,8 @@ fn bad(field: &str, problem: &str) -> TextError {
     TextError::BadVocabulary { field: field.into(), problem: problem.into() }
 }
 
-fn pretty(value: &Value) -> Vec<u8> {
-    // Writing a `Value` into memory cannot fail: its keys are texts.
-    let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
+fn pretty(name: &str, value: &Value) -> Result<Vec<u8>, TextError> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| bad(name, &error.to_string()))?;
     bytes.push(b'\n');
-    bytes
+    Ok(bytes)
 }

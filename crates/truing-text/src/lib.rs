@@ -9,11 +9,16 @@
 //! conversation, or with a mark in place of the content, and every step is checked against the text. A turn
 //! that cannot be found is an error. A token that covers any byte of a turn belongs to it, as in transformers.
 //!
+//! What the template does not show of a conversation is a [`RenderNote::NotShown`]; it is found by rendering the
+//! conversation with and without it.
+//!
 //! The text of a special token inside a message becomes that token, as in transformers; a
 //! [`RenderNote::SpecialTokenInContent`] says so.
 
 mod error;
 pub mod gguf;
+mod omissions;
+mod padding;
 mod renderer;
 mod sentence;
 mod spans;
@@ -23,6 +28,7 @@ mod tokenizer;
 
 pub use error::TextError;
 pub use gguf::GgufVocabulary;
+pub use omissions::Omission;
 pub use renderer::{ChatRenderer, RenderNote, RenderedSample, TokenPiece, WithoutLoss};
 pub use sentence::{SentenceTokenizer, SentenceTokens};
 pub use stream::StreamDecoder;

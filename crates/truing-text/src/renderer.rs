@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 use truing_types::{Conversation, Role, RowOrigin, TokenId, TokenizedSample, TrainingRow};
 
+use crate::omissions::{Omission, Omissions};
 use crate::spans::{SpanFinder, TurnShape};
 use crate::{ChatTemplate, RenderOptions, SpecialTokens, TextError, TokenSpans, Tokenizer};
 
@@ -49,8 +50,22 @@ pub enum RenderNote {
         /// Number of the message, counted from 0.
         message: usize,
     },
+    /// The template does not show a part of the conversation.
+    NotShown(Omission),
     /// No token carries loss.
     NothingToLearn,
+}
+
+impl RenderNote {
+    /// The same remark about any message, so that remarks of many conversations can be counted together.
+    #[must_use]
+    pub fn without_message_number(&self) -> String {
+        let text = self.to_string();
+        match text.split_once(": ") {
+            Some((place, remark)) if place.starts_with("message ") => remark.to_owned(),
+            _ => text,
+        }
+    }
 }
 
 impl std::fmt::Display for RenderNote {
@@ -72,6 +87,7 @@ impl std::fmt::Display for RenderNote {
             Self::HistoryRewritten { message } => {
                 write!(f, "message {message}: the template changes it once other turns follow")
             }
+            Self::NotShown(omission) => omission.fmt(f),
             Self::NothingToLearn => write!(f, "no token carries loss"),
         }
     }
@@ -111,6 +127,7 @@ pub struct ChatRenderer {
     options: RenderOptions,
     without_loss: WithoutLoss,
     shape: Arc<OnceLock<TurnShape>>,
+    omissions: Omissions,
 }
 
 /// A byte range whose tokens carry a weight.
@@ -137,6 +154,7 @@ impl ChatRenderer {
             options,
             without_loss: WithoutLoss::Refuse,
             shape: Arc::new(OnceLock::new()),
+            omissions: Omissions::default(),
         })
     }
 
@@ -205,10 +223,28 @@ impl ChatRenderer {
     /// # Errors
     /// As [`ChatRenderer::prompt_text`].
     pub fn prompt(&self, conversation: &Conversation) -> Result<Vec<TokenId>, TextError> {
-        let text = self.prompt_text(conversation)?;
-        let mut spans = self.tokenizer.encode_with_ranges(&text, SpecialTokens::Parse)?;
+        self.prompt_tokens(&self.prompt_text(conversation)?)
+    }
+
+    fn prompt_tokens(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        let mut spans = self.tokenizer.encode_with_ranges(text, SpecialTokens::Parse)?;
         self.remove_double_bos(&mut spans);
         Ok(spans.tokens)
+    }
+
+    /// As [`ChatRenderer::prompt`], with what the template does not show of the conversation.
+    ///
+    /// # Errors
+    /// As [`ChatRenderer::prompt_text`].
+    pub fn prompt_with_omissions(
+        &self,
+        conversation: &Conversation,
+    ) -> Result<(Vec<TokenId>, Vec<Omission>), TextError> {
+        let options = RenderOptions { add_generation_prompt: true, ..self.options.clone() };
+        let template = self.template()?;
+        let text = template.render(conversation, &options)?.text;
+        let omissions = self.omissions.of(template, &options, conversation, &text).to_vec();
+        Ok((self.prompt_tokens(&text)?, omissions))
     }
 
     /// Renders one training row.
@@ -285,6 +321,8 @@ impl ChatRenderer {
         let options = RenderOptions { add_generation_prompt: false, ..self.options.clone() };
         let rendered = template.render(conversation, &options)?;
         let mut notes = self.special_tokens_in_contents(conversation);
+        let omissions = self.omissions.of(template, &options, conversation, &rendered.text);
+        notes.extend(omissions.iter().copied().map(RenderNote::NotShown));
         let finder = SpanFinder {
             template,
             tokenizer: &self.tokenizer,

@@ -15,6 +15,8 @@ const CONTEXT_TOKENS: usize = 8;
 pub struct StreamDecoder {
     tokenizer: Tokenizer,
     skip_special: bool,
+    /// Special tokens that are shown all the same.
+    kept: Vec<TokenId>,
     /// The tokens still needed.
     ids: Vec<TokenId>,
     /// Of these, how many have been shown.
@@ -25,7 +27,14 @@ impl StreamDecoder {
     /// A decoder at the beginning of a text.
     #[must_use]
     pub fn new(tokenizer: &Tokenizer, skip_special: bool) -> Self {
-        Self { tokenizer: tokenizer.clone(), skip_special, ids: Vec::new(), n_shown: 0 }
+        Self { tokenizer: tokenizer.clone(), skip_special, kept: Vec::new(), ids: Vec::new(), n_shown: 0 }
+    }
+
+    /// Shows these tokens, even where they are special ones that would be skipped.
+    #[must_use]
+    pub fn keeping(mut self, kept: Vec<TokenId>) -> Self {
+        self.kept = kept;
+        self
     }
 
     /// A decoder in the middle of a text, after tokens that have been shown. SentencePiece drops the space
@@ -44,7 +53,7 @@ impl StreamDecoder {
     /// # Errors
     /// When the token lies outside the vocabulary.
     pub fn push(&mut self, id: TokenId) -> Result<String, TextError> {
-        if self.skip_special && self.tokenizer.is_special(id) {
+        if self.skip_special && self.tokenizer.is_special(id) && !self.kept.contains(&id) {
             return Ok(String::new());
         }
         self.ids.push(id);
@@ -76,12 +85,14 @@ impl StreamDecoder {
 
     fn new_text(&self) -> Result<String, TextError> {
         let (shown, new) = self.ids.split_at(self.n_shown);
-        let shown = self.tokenizer.decode(shown, self.skip_special)?;
-        let all = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        // Special tokens among these are there to be shown.
+        let skip_special = self.skip_special && self.kept.is_empty();
+        let shown = self.tokenizer.decode(shown, skip_special)?;
+        let all = self.tokenizer.decode(&self.ids, skip_special)?;
         match all.strip_prefix(&shown) {
             Some(text) => Ok(text.to_owned()),
             // Byte fallback spoils a whole run of bytes for one that is missing; what was shown stays shown.
-            None => self.tokenizer.decode(new, self.skip_special),
+            None => self.tokenizer.decode(new, skip_special),
         }
     }
 }

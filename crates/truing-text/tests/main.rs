@@ -8,6 +8,8 @@
 
 mod gguf;
 mod golden;
+mod omissions;
+mod padding;
 mod sentence;
 mod spans;
 mod stream;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use truing_text::{
-    ChatRenderer, RenderNote, RenderOptions, RenderedSample, TextError, Tokenizer, WithoutLoss,
+    ChatRenderer, Omission, RenderNote, RenderOptions, RenderedSample, TextError, Tokenizer, WithoutLoss,
 };
 use truing_types::{Conversation, Message, Role, TrainingRow};
 
@@ -64,7 +64,8 @@ fn reasoning_of_earlier_turns_is_dropped_and_spans_still_found() {
     let expected = [("b 好\u{2028}<|im_end|>", 1.0), ("<think>so</think>\nd<|im_end|>", 1.0)];
     // The prompt is a prefix, but the turn itself is written differently once others follow: found by its end.
     let notes = check(&renderer, &conversation, &expected);
-    assert_eq!(notes, [RenderNote::HistoryRewritten { message: 2 }]);
+    let not_shown = RenderNote::NotShown(Omission::EarlierReasoning { message: 2 });
+    assert_eq!(notes, [not_shown, RenderNote::HistoryRewritten { message: 2 }]);
 }
 
 #[test]

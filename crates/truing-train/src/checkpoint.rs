@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `model.safetensors` | every parameter in single precision, under its Hugging Face name |
 //! | `2_Dense/model.safetensors` | an encoder's output layer, where it has one |
-//! | `adapter_model.safetensors` | with LoRA instead of it: the adapters, under PEFT's names |
+//! | `adapter_model.safetensors` | with LoRA instead of it: the adapters and a score head, under PEFT's names |
 //! | `optimizer.safetensors` | `<parameter>.first_moment` and `<parameter>.second_moment` of what learns |
 //! | `trainer_state.json` | [`TrainerState`] |
 //!
@@ -236,7 +236,7 @@ fn save_moments_and_state<E: ParameterStore>(
     fs::write(&path, json).map_err(io_error(&path, "be written"))
 }
 
-/// Writes the weights alone: a model directory, or with LoRA the adapters.
+/// Writes the weights alone: a model directory, or with LoRA an adapter's.
 ///
 /// # Errors
 /// When the disk is full or fails.
@@ -248,7 +248,7 @@ pub fn save_weights<E: Engine>(
 ) -> Result<(), CheckpointError> {
     let values = |parameter: &ParameterSpec| values_of(engine, parameter);
     match &engine.trainable().lora {
-        Some(lora) => save_adapter(directory, engine.spec(), lora, base_model, options.dtype, values),
+        Some(lora) => save_adapter(directory, engine.spec(), lora, base_model, options, values),
         None => save_pretrained(directory, engine.spec(), options, values),
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use truing_model::{EncoderEngine, Keep};
-use truing_types::{Communicator, PackedBatch};
+use truing_types::{Communicator, PackedBatch, all_gather_dealt, dealt};
 
 use crate::gradients::{Measures, NonFinitePack};
 use crate::objectives::{EncoderObjective, TrainingPack, WeightedSum};
@@ -61,7 +61,8 @@ impl<E: EncoderEngine> EncoderTrainer<E> {
         self.steps_taken = steps_taken;
     }
 
-    /// Takes one optimiser step on this rank's packs. `on_pack` is called after each and may break off.
+    /// Takes one optimiser step on `packs`, which are the same on every rank; each rank computes those that are dealt to
+    /// it. `on_pack` is called after each of them and may break off.
     ///
     /// # Errors
     /// When there is nothing to learn from, the loss or the gradient's norm is not finite, the engine fails, a peer is lost, or
@@ -88,8 +89,9 @@ impl<E: EncoderEngine> EncoderTrainer<E> {
         Ok(StepOutcome { step, measures, grad_norm, learning_rate })
     }
 
-    /// Zeroes the gradients, runs every pack forward and backward, and sums gradients and measures over the ranks.
-    /// In-batch negatives are those of the same rank.
+    /// Zeroes the gradients, runs this rank's packs forward and backward, and sums gradients and measures over the ranks.
+    /// Where the loss couples packs, every rank gets the vectors of all: in-batch negatives are those of the whole step,
+    /// whatever the number of ranks.
     fn accumulate_gradients<O: EncoderObjective>(
         &mut self,
         packs: &[O::Pack],
@@ -97,30 +99,41 @@ impl<E: EncoderEngine> EncoderTrainer<E> {
         communicator: &dyn Communicator,
         on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
     ) -> Result<Measures, TrainError> {
-        let denominators = step_denominators(packs, objective, communicator)?;
+        let denominators = step_denominators(packs, objective)?;
         self.engine.zero_gradients();
         let mut tally = Tally::new(objective);
         let all_at_once = if objective.couples_packs() && packs.len() > 1 {
-            let values = self.encode::<O>(packs)?;
-            tally.add(0, packs, &values);
-            Some(objective.gradient(packs, &values, &denominators))
+            let mine = dealt(packs.len(), communicator).map(|i| self.encode::<O>(&packs[i..=i]));
+            let by_pack = all_gather_dealt(communicator, mine.collect::<Result<_, _>>()?)?;
+            let values = by_pack.concat();
+            // Measures are summed over the ranks: one of them brings those of all packs.
+            if communicator.rank().0 == 0 {
+                tally.add(0, packs, &values);
+            }
+            let gradient = objective.gradient(packs, &values, &denominators);
+            let mut rest = &gradient[..];
+            let cut = by_pack.iter().map(|values| {
+                let (of_pack, after) = rest.split_at(values.len());
+                rest = after;
+                of_pack.to_vec()
+            });
+            Some(cut.collect::<Vec<_>>())
         } else {
             None
         };
-        let mut first = 0;
-        for (pack_idx, pack) in packs.iter().enumerate() {
+        for pack_idx in dealt(packs.len(), communicator) {
+            let pack = &packs[pack_idx];
             let batch = self.engine.upload(pack.batch())?;
             let (values, kept) = self.engine.encode(&batch, self.keep)?;
+            let alone = std::slice::from_ref(pack);
             let gradient = match &all_at_once {
-                Some(gradient) => gradient[first..first + values.len()].to_vec(),
+                Some(by_pack) => by_pack[pack_idx].clone(),
                 None => {
-                    let alone = std::slice::from_ref(pack);
                     tally.add(pack_idx, alone, &values);
                     objective.gradient(alone, &values, &denominators)
                 }
             };
             self.engine.backward(&batch, kept, &gradient)?;
-            first += values.len();
             if on_pack(pack.batch()).is_break() {
                 return Err(TrainError::BrokenOff);
             }
@@ -130,7 +143,7 @@ impl<E: EncoderEngine> EncoderTrainer<E> {
     }
 
     /// The loss over packs that are not learnt from. In-batch negatives are those of the same step: each entry of `steps`
-    /// is the packs of one. `on_step` gets what the encoder made of them `[n_sequences, width]`.
+    /// is the packs of one, all of them on one rank. `on_step` gets what the encoder made of them `[n_sequences, width]`.
     ///
     /// # Errors
     /// When there is nothing to measure, the loss is not finite, the engine fails, a peer is lost, or `on_step` broke off.
@@ -168,19 +181,14 @@ impl<E: EncoderEngine> EncoderTrainer<E> {
     }
 }
 
-/// The step's denominator of each part over all ranks.
-fn step_denominators<O: EncoderObjective>(
-    packs: &[O::Pack],
-    objective: &O,
-    communicator: &dyn Communicator,
-) -> Result<Vec<f64>, TrainError> {
+/// The step's denominator of each part, over the packs of all ranks.
+fn step_denominators<O: EncoderObjective>(packs: &[O::Pack], objective: &O) -> Result<Vec<f64>, TrainError> {
     let mut totals: Vec<f64> = Vec::new();
     for pack in packs {
         let shares = objective.denominators(pack);
         totals.resize(shares.len(), 0.0);
         totals.iter_mut().zip(shares).for_each(|(total, share)| *total += share);
     }
-    communicator.all_reduce_sum_f64(&mut totals)?;
     if totals.iter().any(|&total| total > 0.0) { Ok(totals) } else { Err(TrainError::NoSamples) }
 }
 

@@ -123,6 +123,12 @@ pub fn step_denominators<O: Objective + ?Sized>(
         totals.resize(shares.len(), 0.0);
         totals.iter_mut().zip(shares).for_each(|(total, share)| *total += share);
     }
+    // A rank without a pack does not know the number of parts: it learns it from those that have one.
+    let mut n_parts = [totals.len() as f64, f64::from(u8::from(!packs.is_empty()))];
+    communicator.all_reduce_sum_f64(&mut n_parts)?;
+    if packs.is_empty() && n_parts[1] > 0.0 {
+        totals.resize((n_parts[0] / n_parts[1]) as usize, 0.0);
+    }
     communicator.all_reduce_sum_f64(&mut totals)?;
     if totals.iter().any(|&total| total > 0.0) { Ok(totals) } else { Err(TrainError::NoLossTokens) }
 }

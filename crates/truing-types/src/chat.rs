@@ -63,6 +63,12 @@ pub enum FinishReason {
     StopText,
     /// `max_new_tokens` was reached.
     Length,
+    /// The server's filter withheld the reply, or the rest of it.
+    ContentFilter,
+    /// The model declined to answer.
+    Refusal,
+    /// The model calls tools instead of answering.
+    ToolCalls,
     /// The caller broke off.
     Cancelled,
 }
@@ -70,8 +76,11 @@ pub enum FinishReason {
 /// What a model answered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChatReply {
-    /// The text of the turn, without end-of-turn or stop text.
+    /// What was said, without end-of-turn or stop text, and without the thought before it. Empty where the thought was
+    /// never closed.
     pub text: String,
+    /// The thought before the answer; `None` where there is none.
+    pub reasoning: Option<String>,
     /// The tokens as drawn; empty where a remote model does not tell.
     pub tokens: Vec<TokenId>,
     /// Why it ended.
@@ -91,9 +100,45 @@ pub enum ChatError {
     /// The caller broke off before this request was asked.
     #[error("broken off before it was asked")]
     BrokenOff,
-    /// The model failed.
+    /// The model failed. Another request, or the same one later, may be answered.
     #[error("the model failed: {0}")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No request will be answered, now or later: the key, the account, the model's name or every request is refused.
+    #[error("the model refuses every request: {0}")]
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Not asked, because an earlier request was [`ChatError::Refused`]; with its reason.
+    #[error("not asked after an earlier refusal: {0}")]
+    NotAsked(String),
+}
+
+impl ChatError {
+    /// Whether every further request would fail too. Asking on is then pointless.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::NotAsked(_))
+    }
+
+    /// Why, in the words of whoever refused or failed.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::BadRequest(reason) | Self::NotAsked(reason) => reason.clone(),
+            Self::BrokenOff => self.to_string(),
+            Self::Failed(error) | Self::Refused(error) => error.to_string(),
+        }
+    }
+
+    /// The same error again, for equal requests that were asked once.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        match self {
+            Self::BadRequest(reason) => Self::BadRequest(reason.clone()),
+            Self::BrokenOff => Self::BrokenOff,
+            Self::Failed(error) => Self::Failed(error.to_string().into()),
+            Self::Refused(error) => Self::Refused(error.to_string().into()),
+            Self::NotAsked(reason) => Self::NotAsked(reason.clone()),
+        }
+    }
 }
 
 /// Anything that continues a conversation.
@@ -112,18 +157,28 @@ pub trait ChatModel {
     /// asked beside it, so a model may answer several at a time; here it is one after the other.
     ///
     /// `on_result` gets each result as it arrives, in any order, with the place of its request. Once it breaks off,
-    /// requests that were not yet asked are [`ChatError::BrokenOff`].
+    /// requests that were not yet asked are [`ChatError::BrokenOff`]. After a permanent failure they are
+    /// [`ChatError::NotAsked`].
     fn chat_all(
         &mut self,
         requests: &[ChatRequest],
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {
         let mut flow = ControlFlow::Continue(());
+        let mut refusal: Option<String> = None;
         let ask = |(place, request)| {
             if flow.is_break() {
                 return Err(ChatError::BrokenOff);
             }
-            let result = self.chat(request, &mut |_| ControlFlow::Continue(()));
+            let result = match &refusal {
+                Some(reason) => Err(ChatError::NotAsked(reason.clone())),
+                None => self.chat(request, &mut |_| ControlFlow::Continue(())),
+            };
+            if let Err(error) = &result
+                && error.is_permanent()
+            {
+                refusal.get_or_insert_with(|| error.reason());
+            }
             flow = on_result(place, &result);
             result
         };

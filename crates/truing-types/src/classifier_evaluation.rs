@@ -20,7 +20,7 @@ pub struct LabelMetrics {
     pub precision: Option<f64>,
     /// Share of those that are said to have it among those that do; none where no text has it.
     pub recall: Option<f64>,
-    /// Harmonic mean of the two; 0 where no text is right, none where no text has the label.
+    /// Harmonic mean of the two; 0 where no text is right, none where no text has the label or is said to have it.
     pub f1: Option<f64>,
 }
 
@@ -39,7 +39,7 @@ pub struct DimensionEvaluation {
     pub accuracy_interval: Option<f64>,
     /// What always saying the training data's most frequent label would reach; of one label alone.
     pub baseline_accuracy: Option<f64>,
-    /// Mean F1 of the labels that some text has.
+    /// Mean F1 of the labels that some text has or is said to have.
     pub macro_f1: Option<f64>,
     /// Mean distance of confidence and accuracy, weighted by answers (expected calibration error, ten bins of equal width;
     /// of several labels each label is an answer).

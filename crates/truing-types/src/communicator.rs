@@ -25,6 +25,24 @@ pub enum CommunicationError {
         /// The collective.
         operation: &'static str,
     },
+    /// Ranks are in different collectives: they no longer run the same program.
+    #[error("{operation}: rank {rank} called {found}")]
+    OperationMismatch {
+        /// The collective of rank 0.
+        operation: &'static str,
+        /// The first rank that called another one.
+        rank: usize,
+        /// What it called.
+        found: &'static str,
+    },
+    /// Bytes of a rank that do not decode to the values expected.
+    #[error("rank {rank} sent {n_bytes} bytes that are not lists of numbers")]
+    Malformed {
+        /// The rank.
+        rank: usize,
+        /// What it sent.
+        n_bytes: usize,
+    },
 }
 
 /// Collectives over a group of ranks. A world of one is not a special case: every reduction of the trainer
@@ -49,9 +67,74 @@ pub trait Communicator: Send + Sync {
     /// # Errors
     /// When a peer is lost or lengths differ.
     fn broadcast(&self, values: &mut [f32], root: Rank) -> Result<(), CommunicationError>;
+    /// Replaces `bytes` by those of `root`. Lengths may differ.
+    ///
+    /// # Errors
+    /// When a peer is lost.
+    fn broadcast_bytes(&self, bytes: &mut Vec<u8>, root: Rank) -> Result<(), CommunicationError>;
+    /// The bytes of every rank, in rank order, on every rank. Lengths may differ.
+    ///
+    /// # Errors
+    /// When a peer is lost.
+    fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CommunicationError>;
     /// Waits until every rank is here.
     ///
     /// # Errors
     /// When a peer is lost.
     fn barrier(&self) -> Result<(), CommunicationError>;
+}
+
+/// The indices of this rank's share of `n_items`, which are dealt to the ranks one by one.
+pub fn dealt(n_items: usize, communicator: &dyn Communicator) -> impl Iterator<Item = usize> {
+    (communicator.rank().0..n_items).step_by(communicator.world_size())
+}
+
+/// Items that were [`dealt`], put back into their order: one of each rank in turn.
+#[must_use]
+pub fn in_dealt_order<T>(by_rank: Vec<Vec<T>>) -> Vec<T> {
+    let n_items = by_rank.iter().map(Vec::len).sum();
+    let mut ranks: Vec<_> = by_rank.into_iter().map(Vec::into_iter).collect();
+    let mut items = Vec::with_capacity(n_items);
+    while items.len() < n_items {
+        items.extend(ranks.iter_mut().filter_map(Iterator::next));
+    }
+    items
+}
+
+/// Gathers lists of numbers, one for each [`dealt`] item, on every rank and in the order of the items.
+///
+/// # Errors
+/// When a peer is lost.
+pub fn all_gather_dealt(
+    communicator: &dyn Communicator,
+    mine: Vec<Vec<f32>>,
+) -> Result<Vec<Vec<f32>>, CommunicationError> {
+    if communicator.world_size() == 1 {
+        return Ok(mine);
+    }
+    let mut bytes = Vec::with_capacity(mine.iter().map(|list| 8 + 4 * list.len()).sum());
+    for list in &mine {
+        bytes.extend((list.len() as u64).to_le_bytes());
+        bytes.extend(list.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    let by_rank = communicator.all_gather_bytes(&bytes)?;
+    let lists = by_rank.iter().enumerate().map(|(rank, bytes)| {
+        let malformed = CommunicationError::Malformed { rank, n_bytes: bytes.len() };
+        lists_of(bytes).ok_or(malformed)
+    });
+    Ok(in_dealt_order(lists.collect::<Result<_, _>>()?))
+}
+
+/// Lists of numbers, each after its length.
+fn lists_of(mut bytes: &[u8]) -> Option<Vec<Vec<f32>>> {
+    let mut lists = Vec::new();
+    while !bytes.is_empty() {
+        let (length, rest) = bytes.split_first_chunk::<8>()?;
+        let n_bytes = usize::try_from(u64::from_le_bytes(*length)).ok()?.checked_mul(4)?;
+        let (values, rest) = rest.split_at_checked(n_bytes)?;
+        let (values, _) = values.as_chunks::<4>();
+        lists.push(values.iter().map(|value| f32::from_le_bytes(*value)).collect());
+        bytes = rest;
+    }
+    Some(lists)
 }

@@ -17,7 +17,7 @@ pub enum Event {
     Progress {
         /// Units done.
         done: u64,
-        /// Work units a phase may be weighted by for its time left (for instance tokens).
+        /// Text shown beside the progress, for instance `step 3 of 10`; may be empty.
         note: String,
     },
     /// The current phase is over.

@@ -12,6 +12,7 @@ mod evaluation;
 mod events;
 mod excluded;
 mod preference;
+mod reasoning;
 mod reward;
 mod reward_diagnostics;
 mod rollout;
@@ -21,12 +22,13 @@ mod selection;
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
 pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions};
 pub use classifier_evaluation::{ClassifierEvaluation, DimensionEvaluation, LabelMetrics, ScoreEvaluation};
-pub use communicator::{CommunicationError, Communicator, Rank};
+pub use communicator::{CommunicationError, Communicator, Rank, all_gather_dealt, dealt, in_dealt_order};
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};
 pub use events::{Event, EventSink, Silent};
 pub use excluded::ExcludedTokens;
 pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
+pub use reasoning::{ReasoningMark, ReasoningMarks, SplitText, split_reasoning};
 pub use reward::{Unscored, UnscoredReason};
 pub use reward_diagnostics::{
     CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, SourceDiagnostics,

@@ -16,6 +16,8 @@ pub enum UnscoredReason {
     LimitReached,
     /// The judge failed or answered out of format.
     JudgeFailed,
+    /// The judge will answer nothing more: its server refuses the key, the model or the account.
+    JudgeRefused,
     /// Nothing to run untrusted code in.
     NoSandbox,
     /// The reward itself broke.
@@ -32,6 +34,7 @@ impl UnscoredReason {
             Self::Unparsed => "unparsed",
             Self::LimitReached => "limit_reached",
             Self::JudgeFailed => "judge_failed",
+            Self::JudgeRefused => "judge_refused",
             Self::NoSandbox => "no_sandbox",
             Self::Failed => "failed",
         }

@@ -4,6 +4,7 @@
 
 mod answers;
 mod caching;
+mod failures;
 mod limits;
 mod misbehaving;
 mod server;

@@ -1,15 +1,17 @@
 //! OpenAI's messages: `{"messages": [{"role": "user", "content": "..."}, ...], "tools": [...]}`.
 //!
 //! A message may say how much it counts in the loss: `weight` or `loss_weight` (a number), or `loss` (true, false).
-//! Other keys that a template knows are `tool_calls`, `name`, `tool_call_id` and `reasoning_content`; unknown keys
-//! such as ids and time stamps are not read.
+//! Other keys that a template knows are `tool_calls`, `name`, `tool_call_id` and `reasoning_content` (or `reasoning`, or
+//! `thinking`); unknown keys such as ids and time stamps are not read. OpenAI's older names are read too: `functions`
+//! as `tools`, `function_call` as the one of `tool_calls`, and the role `function` as `tool`.
 
 use truing_types::TrainingRow;
 
-use super::{Format, conversation, open_lines, optional, parse_messages, parse_tools, required};
+use super::{Format, conversation, open_lines, optional, parse_messages, required};
 use crate::columns::Fields;
 use crate::error::RowProblem;
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format = Format {
     name: "messages",
@@ -31,5 +33,6 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
     let expected = "a list of messages: [{\"role\": ..., \"content\": ...}, ...]";
     let messages = fields.get("messages").ok_or_else(|| fields.missing("messages", expected))?;
     let field = fields.path("messages");
-    conversation(parse_messages(messages, field)?, parse_tools(fields, "tools")?, field)
+    let tools = Tools::of(fields)?;
+    conversation(parse_messages(messages, field, &tools)?, tools.described, field)
 }

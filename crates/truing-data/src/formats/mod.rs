@@ -1,6 +1,7 @@
 //! The shapes in which training rows are written down: one file each, one line in [`FORMATS`].
 //!
-//! What they share lies here: reading messages and tools, and the check that a conversation teaches something.
+//! What they share lies here: reading messages, and the check that a conversation teaches something; [`tools`](crate::tools)
+//! reads tools and tool calls.
 
 mod alpaca;
 mod messages;
@@ -13,7 +14,7 @@ pub(crate) mod unpaired;
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use truing_types::{Conversation, Message, Role, TrainingRow};
 
 use crate::DataError;
@@ -22,6 +23,8 @@ use crate::error::{RowErrorKind, RowProblem};
 use crate::json::{parse_nested, type_name};
 use crate::readers::{self, RawRows};
 use crate::source::Render;
+use crate::tools::Tools;
+use crate::turns;
 
 /// A data format: how its rows are recognised and read. `Row` is what it yields.
 pub struct Format<Row = TrainingRow> {
@@ -87,7 +90,7 @@ fn openai_role(name: &str) -> Option<Role> {
 }
 
 /// Reads a list of `{role, content, ...}`.
-fn parse_messages(value: &Value, field: &str) -> Result<Vec<Message>, RowProblem> {
+fn parse_messages(value: &Value, field: &str, tools: &Tools) -> Result<Vec<Message>, RowProblem> {
     let expected = "a list of messages: [{\"role\": ..., \"content\": ...}, ...]";
     list(value, field, expected)?
         .iter()
@@ -95,14 +98,14 @@ fn parse_messages(value: &Value, field: &str) -> Result<Vec<Message>, RowProblem
         .map(|(i, message)| {
             let at = format!("{field}[{i}]");
             let message = object(message, &at, "a message: {\"role\": ..., \"content\": ...}")?;
-            let message = parse_message(message, &at)?;
+            let message = parse_message(message, &at, tools)?;
             check_turn(&message, &format!("{at}.content"))?;
             Ok(message)
         })
         .collect()
 }
 
-fn parse_message(message: &Map<String, Value>, at: &str) -> Result<Message, RowProblem> {
+fn parse_message(message: &Map<String, Value>, at: &str, tools: &Tools) -> Result<Message, RowProblem> {
     let role_field = format!("{at}.role");
     let role = entry(message, "role")
         .ok_or_else(|| RowProblem::new(&role_field, RowErrorKind::Missing, ROLES))
@@ -111,14 +114,14 @@ fn parse_message(message: &Map<String, Value>, at: &str) -> Result<Message, RowP
         .ok_or_else(|| RowProblem::new(role_field, RowErrorKind::UnknownRole(role.to_owned()), ROLES))?;
     let mut parsed = Message::new(role, "");
     parsed.weight = parse_weight(message, at)?;
-    parsed.tool_calls = entry(message, "tool_calls")
-        .map(|calls| parse_tool_calls(calls, &format!("{at}.tool_calls")))
-        .transpose()?
-        .filter(|calls| !calls.is_empty());
+    parsed.tool_calls = parse_calls(message, at, tools)?;
     let string = |key: &str| {
         entry(message, key).map(|v| text_of(v, &format!("{at}.{key}")).map(str::to_owned)).transpose()
     };
-    parsed.reasoning_content = string("reasoning_content")?;
+    parsed.reasoning_content = string("reasoning_content")?.or_else(|| {
+        let other_names = ["reasoning", "thinking"].iter().find_map(|key| entry(message, key)?.as_str());
+        other_names.map(str::to_owned)
+    });
     parsed.name = string("name")?;
     parsed.tool_call_id = string("tool_call_id")?;
     let content_field = format!("{at}.content");
@@ -128,6 +131,23 @@ fn parse_message(message: &Map<String, Value>, at: &str) -> Result<Message, RowP
         None => return Err(RowProblem::new(content_field, RowErrorKind::Missing, CONTENT)),
     }
     Ok(parsed)
+}
+
+/// The calls of a message: `tool_calls`, or the one of OpenAI's older `function_call`.
+fn parse_calls(
+    message: &Map<String, Value>,
+    at: &str,
+    tools: &Tools,
+) -> Result<Option<Vec<Value>>, RowProblem> {
+    let calls = entry(message, "tool_calls").map(|calls| tools.calls(calls, &format!("{at}.tool_calls")));
+    let calls = calls.transpose()?.filter(|calls| !calls.is_empty());
+    let Some(older) = entry(message, "function_call") else { return Ok(calls) };
+    let field = format!("{at}.function_call");
+    if calls.is_some() {
+        let kind = RowErrorKind::BadValue("beside `tool_calls`".to_owned());
+        return Err(RowProblem::new(field, kind, "calls in one of both"));
+    }
+    tools.older_call(older, &field).map(Some)
 }
 
 const CONTENT: &str = "a string, or a list of {\"type\": \"text\", \"text\": ...}";
@@ -187,79 +207,9 @@ fn parse_weight(message: &Map<String, Value>, at: &str) -> Result<Option<f32>, R
     Ok(weight)
 }
 
-const TOOL_CALLS: &str =
-    "a list of {\"type\": \"function\", \"function\": {\"name\": ..., \"arguments\": {...}}}";
-
-/// Tool calls in OpenAI's shape, as a list or as a string that holds one. Arguments written as a string are
-/// parsed: templates expect an object, and one given a string would quote it a second time.
-fn parse_tool_calls(value: &Value, field: &str) -> Result<Vec<Value>, RowProblem> {
-    let parsed = unquoted(value, field, TOOL_CALLS)?;
-    list(&parsed, field, TOOL_CALLS)?
-        .iter()
-        .enumerate()
-        .map(|(i, call)| {
-            let at = format!("{field}[{i}]");
-            let mut call = object(call, &at, TOOL_CALLS)?.clone();
-            // OpenAI wraps the function; bare {name, arguments} is as common.
-            if !call.contains_key("function") {
-                let function = normalised_call(&call, &at)?;
-                return Ok(json!({"type": "function", "function": function}));
-            }
-            let at = format!("{at}.function");
-            let function = normalised_call(object(&call["function"], &at, TOOL_CALLS)?, &at)?;
-            call.insert("function".to_owned(), function);
-            Ok(Value::Object(call))
-        })
-        .collect()
-}
-
-fn normalised_call(function: &Map<String, Value>, at: &str) -> Result<Value, RowProblem> {
-    let name_field = format!("{at}.name");
-    let name = entry(function, "name")
-        .ok_or_else(|| RowProblem::new(&name_field, RowErrorKind::Missing, "a string"))?;
-    text_of(name, &name_field)?;
-    let arguments_field = format!("{at}.arguments");
-    let mut function = function.clone();
-    let arguments = match entry(&function, "arguments") {
-        None => Value::Object(Map::new()),
-        Some(Value::String(text)) if text.trim().is_empty() => Value::Object(Map::new()),
-        Some(given) => unquoted(given, &arguments_field, "a JSON object")?.into_owned(),
-    };
-    object(&arguments, &arguments_field, "a JSON object")?;
-    function.insert("arguments".to_owned(), arguments);
-    Ok(Value::Object(function))
-}
-
-/// The row's `tools`, as a list or as a string that holds one; bare functions are wrapped in OpenAI's shape.
-fn parse_tools<'a>(fields: Fields<'a>, column: &'a str) -> Result<Vec<Value>, RowProblem> {
-    let expected = "a list of tool descriptions, or a string that holds one";
-    let (Some(value), field) = (fields.get(column), fields.path(column)) else { return Ok(Vec::new()) };
-    if value.as_str().is_some_and(|text| text.trim().is_empty()) {
-        return Ok(Vec::new());
-    }
-    let parsed = unquoted(value, field, expected)?;
-    list(&parsed, field, expected)?
-        .iter()
-        .enumerate()
-        .map(|(i, tool)| {
-            let at = format!("{field}[{i}]");
-            let parsed = unquoted(tool, &at, "a tool description")?;
-            let tool = object(&parsed, &at, "a tool description")?;
-            if tool.contains_key("function") || !tool.contains_key("name") {
-                Ok(Value::Object(tool.clone()))
-            } else {
-                Ok(json!({"type": "function", "function": tool}))
-            }
-        })
-        .collect()
-}
-
-/// A turn of the assistant must say or do something.
+/// A turn of the assistant that is learnt must say or do something: white space is nothing.
 fn check_turn(message: &Message, content_field: &str) -> Result<(), RowProblem> {
-    let is_silent = message.content.is_empty()
-        && message.tool_calls.is_none()
-        && message.reasoning_content.as_deref().is_none_or(str::is_empty);
-    if message.role == Role::Assistant && is_silent && message.loss_weight() > 0.0 {
+    if message.role == Role::Assistant && turns::is_blank(message) && message.loss_weight() > 0.0 {
         return Err(RowProblem::new(content_field, RowErrorKind::Empty, "what the assistant says"));
     }
     Ok(())
@@ -278,17 +228,21 @@ fn conversation(messages: Vec<Message>, tools: Vec<Value>, field: &str) -> Resul
 }
 
 /// An entry that is there and not null: Parquet writes null for every key that a row lacks.
-fn entry<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+pub(crate) fn entry<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     object.get(key).filter(|v| !v.is_null())
 }
 
-fn list<'a>(value: &'a Value, field: &str, expected: &'static str) -> Result<&'a Vec<Value>, RowProblem> {
+pub(crate) fn list<'a>(
+    value: &'a Value,
+    field: &str,
+    expected: &'static str,
+) -> Result<&'a Vec<Value>, RowProblem> {
     value
         .as_array()
         .ok_or_else(|| RowProblem::new(field, RowErrorKind::WrongType(type_name(value)), expected))
 }
 
-fn object<'a>(
+pub(crate) fn object<'a>(
     value: &'a Value,
     field: &str,
     expected: &'static str,
@@ -299,7 +253,7 @@ fn object<'a>(
 }
 
 /// The value itself, or what a string holds as JSON.
-fn unquoted<'a>(
+pub(crate) fn unquoted<'a>(
     value: &'a Value,
     field: &str,
     expected: &'static str,

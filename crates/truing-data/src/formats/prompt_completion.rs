@@ -6,11 +6,12 @@
 use serde_json::Value;
 use truing_types::{Message, Role, TrainingRow};
 
-use super::{Format, check_turn, conversation, open_lines, optional, parse_messages, parse_tools, required};
+use super::{Format, check_turn, conversation, open_lines, optional, parse_messages, required};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format = Format {
     name: "prompt_completion",
@@ -75,19 +76,20 @@ fn parse(fields: Fields<'_>, render: Render) -> Result<TrainingRow, RowProblem> 
                     messages.push(Message::new(Role::User, prompt));
                     messages.push(Message::new(Role::Assistant, completion));
                     check_turn(&messages[messages.len() - 1], completion_field)?;
-                    conversation(messages, parse_tools(fields, "tools")?, completion_field)
+                    conversation(messages, Tools::of(fields)?.described, completion_field)
                 }
             }
         }
         (Value::Array(_), Value::Array(_)) => {
+            let tools = Tools::of(fields)?;
             let mut messages: Vec<_> =
                 system.map(|system| Message::new(Role::System, system)).into_iter().collect();
-            messages.extend(parse_messages(prompt, prompt_field)?);
+            messages.extend(parse_messages(prompt, prompt_field, &tools)?);
             for message in &mut messages {
                 message.weight = Some(0.0);
             }
-            messages.extend(parse_messages(completion, completion_field)?);
-            conversation(messages, parse_tools(fields, "tools")?, completion_field)
+            messages.extend(parse_messages(completion, completion_field, &tools)?);
+            conversation(messages, tools.described, completion_field)
         }
         (Value::String(_), other) => {
             text(other, completion_field)?;

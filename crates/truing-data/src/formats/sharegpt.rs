@@ -6,12 +6,12 @@ use serde_json::Value;
 use truing_types::{Message, Role, TrainingRow};
 
 use super::{
-    Format, check_turn, conversation, entry, list, object, open_lines, optional, parse_tool_calls,
-    parse_tools, parse_weight, required,
+    Format, check_turn, conversation, entry, list, object, open_lines, optional, parse_weight, required,
 };
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format = Format {
     name: "sharegpt",
@@ -34,20 +34,21 @@ fn detect(fields: Fields<'_>) -> bool {
 fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
     let turns = fields.get("conversations").ok_or_else(|| fields.missing("conversations", TURNS))?;
     let field = fields.path("conversations");
+    let tools = Tools::of(fields)?;
     let mut messages = Vec::new();
     if let Some(system) = fields.optional_text("system")?.filter(|s| !s.is_empty()) {
         messages.push(Message::new(Role::System, system));
     }
     for (i, turn) in list(turns, field, TURNS)?.iter().enumerate() {
         let at = format!("{field}[{i}]");
-        let message = parse_turn(turn, &at)?;
+        let message = parse_turn(turn, &at, &tools)?;
         check_turn(&message, &format!("{at}.value"))?;
         messages.push(message);
     }
-    conversation(messages, parse_tools(fields, "tools")?, field)
+    conversation(messages, tools.described, field)
 }
 
-pub(super) fn parse_turn(turn: &Value, at: &str) -> Result<Message, RowProblem> {
+pub(super) fn parse_turn(turn: &Value, at: &str, tools: &Tools) -> Result<Message, RowProblem> {
     let turn = object(turn, at, "a turn: {\"from\": ..., \"value\": ...}")?;
     // Some sets keep ShareGPT's outer key and OpenAI's inner ones.
     let either = |ours: &'static str, openai: &'static str| {
@@ -67,7 +68,7 @@ pub(super) fn parse_turn(turn: &Value, at: &str) -> Result<Message, RowProblem> 
         "gpt" | "assistant" | "chatgpt" | "model" => Message::new(Role::Assistant, value),
         "system" => Message::new(Role::System, value),
         "observation" | "tool" | "function_response" => Message::new(Role::Tool, value),
-        "function_call" => called(value, &value_field)?,
+        "function_call" => called(value, &value_field, tools)?,
         unknown => {
             let kind = RowErrorKind::UnknownRole(unknown.to_owned());
             return Err(RowProblem::new(speaker_field, kind, SPEAKERS));
@@ -78,13 +79,13 @@ pub(super) fn parse_turn(turn: &Value, at: &str) -> Result<Message, RowProblem> 
 }
 
 /// A call written as text: one `{"name", "arguments"}` or a list of them.
-fn called(value: &str, field: &str) -> Result<Message, RowProblem> {
+fn called(value: &str, field: &str, tools: &Tools) -> Result<Message, RowProblem> {
     let calls = super::parse_nested(value).map_err(|reason| {
         let kind = RowErrorKind::BadValue(format!("a string that is not JSON ({reason})"));
         RowProblem::new(field, kind, "a call: {\"name\": ..., \"arguments\": {...}}")
     })?;
     let calls = if calls.is_object() { Value::Array(vec![calls]) } else { calls };
     let mut message = Message::new(Role::Assistant, "");
-    message.tool_calls = Some(parse_tool_calls(&calls, field)?);
+    message.tool_calls = Some(tools.calls(&calls, field)?);
     Ok(message)
 }

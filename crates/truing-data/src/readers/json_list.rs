@@ -137,7 +137,7 @@ impl<R: BufRead> JsonListRows<R> {
         } else {
             parse_object(&self.item)
         };
-        Ok(Some(RawRow { number: self.number, object }))
+        Ok(Some(RawRow::new(self.number, object)))
     }
 }
 

@@ -106,7 +106,7 @@ impl<R: BufRead> Iterator for LineRows<R> {
                 let without_end = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
                 self.kind.parse(without_end)
             };
-            return Some(Ok(RawRow { number: self.number, object }));
+            return Some(Ok(RawRow::new(self.number, object)));
         }
         None
     }

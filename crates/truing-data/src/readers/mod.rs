@@ -25,6 +25,15 @@ pub(crate) struct RawRow {
     pub(crate) number: u64,
     /// Its object, or why there is none.
     pub(crate) object: Result<Map<String, Value>, RowProblem>,
+    /// Its structs have null for every key that they lack, as those of Parquet have.
+    pub(crate) pads_nulls: bool,
+}
+
+impl RawRow {
+    /// A row whose nulls were written by somebody.
+    pub(crate) fn new(number: u64, object: Result<Map<String, Value>, RowProblem>) -> Self {
+        Self { number, object, pads_nulls: false }
+    }
 }
 
 /// The rows of a file. An error ends them.

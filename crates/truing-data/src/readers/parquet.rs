@@ -52,7 +52,7 @@ impl Iterator for ParquetRows {
                     // A row is a group and a group is an object.
                     _ => serde_json::Map::new(),
                 };
-                Some(Ok(RawRow { number: self.number, object: Ok(object) }))
+                Some(Ok(RawRow { number: self.number, object: Ok(object), pads_nulls: true }))
             }
             Err(source) => {
                 self.rows = None;

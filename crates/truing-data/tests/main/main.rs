@@ -6,6 +6,8 @@ mod formats;
 mod real_data;
 mod robustness;
 mod rows;
+mod tools;
+mod turns;
 
 use std::path::PathBuf;
 

@@ -128,6 +128,20 @@ impl EncoderFiles {
         self
     }
 
+    /// Files that contradict each other, and which of them counts.
+    #[must_use]
+    pub fn contradictions(&self) -> Vec<String> {
+        SafetensorsFiles::notice_of_unread_files(&self.transformer_path).into_iter().collect()
+    }
+
+    /// What a user should know of the files before they are used: [`EncoderFiles::contradictions`], and how many tensors
+    /// are not read.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        let unused = crate::loading::notice_of_unused(&self.unused_tensors, &self.path);
+        self.contradictions().into_iter().chain(unused).collect()
+    }
+
     /// Every file of weights.
     pub fn weight_files(&self) -> impl Iterator<Item = &Path> {
         let all = [Some(&self.weights), self.output_weights.as_ref()];

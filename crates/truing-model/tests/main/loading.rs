@@ -13,7 +13,7 @@ fn error(path: &Path) -> String {
 }
 
 /// Writes a safetensors file with other tensors than the model's.
-fn write_weights(path: &Path, weights: &Weights) {
+pub(crate) fn write_weights(path: &Path, weights: &Weights) {
     let mut header = serde_json::Map::new();
     let mut data = Vec::new();
     for (name, tensor) in &weights.tensors {

@@ -29,6 +29,7 @@ const F32: SaveOptions<'_> = SaveOptions {
     generation_config: None,
     tokenizer_files: &[],
     output_names: &[],
+    pad_token_id: None,
 };
 
 #[test]
@@ -128,7 +129,7 @@ fn adapters_come_back_and_faults_are_named() {
     let weights = adapter(&model, &lora);
     let directory = tempfile::tempdir().unwrap();
     let write = || {
-        save_adapter(directory.path(), &model.spec, &lora, Some("base"), SaveDtype::F32, |parameter| {
+        save_adapter(directory.path(), &model.spec, &lora, Some("base"), &F32, |parameter| {
             Ok::<_, ModelError>(Cow::Borrowed(&weights.get(&parameter.name).unwrap().values[..]))
         })
         .unwrap();

@@ -111,7 +111,12 @@ fn shut_in(spec: &ChildSpec) -> io::Result<String> {
     if spec.mode == Mode::Landlock && !landlock.is_empty() {
         return Err(io::Error::other(landlock));
     }
-    match seccomp::apply() {
+    let files = match spec.mode {
+        Mode::Namespaces => seccomp::Files::OwnTree,
+        Mode::Landlock => seccomp::Files::GuardedByLandlock,
+        Mode::Unsandboxed => seccomp::Files::Unguarded,
+    };
+    match seccomp::apply(files) {
         Err(reason) if spec.mode != Mode::Unsandboxed => Err(io::Error::other(format!("seccomp: {reason}"))),
         _ => Ok(landlock),
     }

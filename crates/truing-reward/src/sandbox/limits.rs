@@ -46,6 +46,9 @@ pub(super) fn apply(limits: &Limits, has_own_user: bool) -> std::io::Result<()> 
         (libc::RLIMIT_FSIZE, limits.file_bytes),
         (libc::RLIMIT_NOFILE, limits.open_files),
         (libc::RLIMIT_CORE, 0),
+        // Memory beside the address space.
+        (libc::RLIMIT_MEMLOCK, 0),
+        (libc::RLIMIT_MSGQUEUE, 0),
     ];
     if has_own_user {
         // Otherwise everything that this user runs elsewhere would count.

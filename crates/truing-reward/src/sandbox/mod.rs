@@ -2,17 +2,34 @@
 //! child shuts itself in and only then starts the interpreter, so nothing is ever done between `fork` and `exec` of a
 //! process with threads. Two programs can share a room and talk through pipes, one testing the other ([`Launcher`]).
 //!
-//! Covered: own user, mount, process, network and IPC namespaces; a file tree with the interpreter and the system's
-//! libraries, read only, and a small `/tmp` in memory; the same once more by Landlock, with neither signals to others
-//! nor TCP; no new processes, sockets, namespaces, tracing, mounts or signals (seccomp); limits of processor time,
-//! address space, file size, open files, processes and threads; no new privileges; an empty environment; an end by the
-//! wall clock and a cap on what is kept of the output.
+//! Covered at every level that shuts files off ([`Level`]):
+//! - files: the interpreter and the system's libraries can be read, nothing can be written but three devices and, with
+//!   namespaces, a small `/tmp` in memory (its bytes and its number of files are limited);
+//! - other processes: no signals, also none by way of descriptors; no tracing, reading or writing of their memory; no
+//!   change of their limits, priority, scheduling or processors; no new processes; no sockets; no shared memory,
+//!   semaphores or message queues (System V or POSIX); no leases on files, no watching of files;
+//! - limits of processor time, address space, file size, open files and locked memory. There is no memory beside the
+//!   address space: neither shared segments nor `memfd_create`;
+//! - no namespaces, mounts, kernel modules, keys, `bpf`, `io_uring`, `userfaultfd` or performance counters; no new
+//!   privileges; no system call newer than the list in `seccomp.rs`;
+//! - an empty environment; an end by the wall clock, together with the group that cannot be left, and with the parent;
+//!   a cap on what is kept of the output.
+//!
+//! With namespaces also: own user, mount, process, network and IPC namespaces, so that nothing outside can even be
+//! named; a limit on processes and threads. With Landlock alone, modes, owners, times and attributes of files are closed
+//! by the system call filter, since Landlock does not guard them.
 //!
 //! What of this a machine allows is found out and told ([`isolation`]). Nothing runs where neither namespaces nor
 //! Landlock shut a program off from files, unless it is told to.
 //!
-//! Not covered: flaws of the kernel, and timing attacks. The kernel does not count the processes of a user who is root
-//! outside. Linux only: elsewhere nothing runs.
+//! Not covered: flaws of the kernel, and timing attacks. Pipes hold up to 1 MiB each beside the address space (half as
+//! many as `open_files`). With Landlock alone, a program can ask whether a path exists, how long the file is and when it
+//! was changed, lock a library file that it can read, see which process numbers are taken, and start as many threads as
+//! fit into its address space; the kernel also does not count threads of a user who is root outside. Linux only:
+//! elsewhere nothing runs.
+//!
+//! The parent looks at the clock for the wall-clock limit, and the child looks at it while a peer ends: exceptions to the
+//! rule that libraries do not (ARCHITECTURE.md, invariant 8).
 
 #[cfg(target_os = "linux")]
 mod child;

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// Where the new tree is put together. It exists on every Linux and is not needed once the user is mapped.
 const NEW_ROOT: &str = "/proc";
 
+/// Files and folders in `/tmp`.
+const MOST_FILES: usize = 4096;
+
 /// Identity inside; without privileges after `exec`.
 const INSIDE_ID: u32 = 1000;
 
@@ -50,17 +53,20 @@ pub(super) fn change_root(readable: &[PathBuf], tmp_bytes: u64) -> io::Result<()
             false => Err(error),
         })?;
         mount(Some(path), &inside, None, libc::MS_BIND | libc::MS_REC, None)?;
-        read_only(&inside)?;
+        set_attributes(&inside, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV)?;
     }
     std::fs::create_dir_all(root.join("dev"))?;
     for device in ["null", "zero", "urandom"] {
         let inside = root.join("dev").join(device);
         std::fs::write(&inside, "")?;
         mount(Some(&Path::new("/dev").join(device)), &inside, None, libc::MS_BIND, None)?;
+        // Bytes can be written to a device on a read-only mount, but its mode cannot be changed.
+        set_attributes(&inside, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC)?;
     }
     let tmp = root.join("tmp");
     std::fs::create_dir_all(&tmp)?;
-    let options = format!("size={tmp_bytes},mode=700");
+    // Empty files take memory that their size does not count.
+    let options = format!("size={tmp_bytes},nr_inodes={MOST_FILES},mode=700");
     mount(
         tmpfs.map(Path::new),
         &tmp,
@@ -83,11 +89,11 @@ pub(super) fn change_root(readable: &[PathBuf], tmp_bytes: u64) -> io::Result<()
     std::env::set_current_dir("/tmp")
 }
 
-fn read_only(path: &Path) -> io::Result<()> {
+fn set_attributes(path: &Path, attr_set: u64) -> io::Result<()> {
     let path = c_string(path)?;
     // SAFETY: `mount_attr` is plain integers, for which zero is valid.
     let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
-    attributes.attr_set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    attributes.attr_set = attr_set;
     // SAFETY: the path is a live C string and the structure is as long as told.
     check(unsafe {
         libc::syscall(

@@ -1,5 +1,6 @@
 //! 0 for a completion whose n-grams are all different, falling to -1 where hardly any is new: minus the share of
-//! n-grams of words that have stood before.
+//! n-grams of words that have stood before. Where a thought was never closed, so that there is no answer, the thought is read:
+//! going round in circles is why most of them have no end.
 
 use std::collections::HashSet;
 
@@ -48,6 +49,10 @@ impl RewardFunction for Repetition {
 
     fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>> {
         completions.iter().map(|completion| Ok(-repeated_share(completion.text, self.0.n_words))).collect()
+    }
+
+    fn score_without_answer(&mut self, completion: &Completion<'_>) -> Result<f64, Unscored> {
+        Ok(-repeated_share(completion.text, self.0.n_words))
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Its rules are kept: a full stop ends a sentence whatever follows, unless it belongs to an abbreviation, an ellipsis,
 //! an initial or a number; then the next word decides. What it learnt from newspapers (which words are abbreviations,
-//! which begin sentences) is short lists of our own here.
+//! which begin sentences) is short lists of our own here, for English, Spanish and French.
 
 /// Marks that can end a sentence.
 const ENDS: [char; 3] = ['.', '!', '?'];
@@ -13,6 +13,32 @@ const AFTER_WORDS: &[char] = &['?', '!', ')', '"', ';', '}', ']', '*', ':', '@',
 const NOT_FIRST: &[char] = &['`', '&', '#', '-', ','];
 /// Closing marks at the beginning of a sentence belong to the one before.
 const CLOSING: [char; 5] = ['"', '\'', ')', ']', '}'];
+
+/// Whose abbreviations and beginnings of sentences are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    English,
+    Spanish,
+    French,
+}
+
+impl Language {
+    fn abbreviations(self) -> &'static [&'static str] {
+        match self {
+            Self::English => ABBREVIATIONS,
+            Self::Spanish => SPANISH_ABBREVIATIONS,
+            Self::French => FRENCH_ABBREVIATIONS,
+        }
+    }
+
+    fn common(self) -> &'static [&'static str] {
+        match self {
+            Self::English => COMMON,
+            Self::Spanish => SPANISH_COMMON,
+            Self::French => FRENCH_COMMON,
+        }
+    }
+}
 
 /// Abbreviations, without their last full stop.
 const ABBREVIATIONS: &[&str] = &[
@@ -34,11 +60,48 @@ const COMMON: &[&str] = &[
     "you", "your",
 ];
 
+const SPANISH_ABBREVIATIONS: &[&str] = &[
+    "sr", "sra", "srta", "sres", "dr", "dra", "d", "dña", "ud", "uds", "vd", "vds", "prof", "profa", "lic",
+    "ing", "arq", "etc", "p.ej", "ej", "pág", "págs", "núm", "nº", "tel", "av", "avda", "cía", "ltda", "s.a",
+    "ee.uu", "a.c", "d.c", "a.m", "p.m", "vol", "cap", "fig", "aprox", "máx", "mín", "art", "gral", "cap",
+    "sto", "sta", "hnos", "vs",
+];
+
+const FRENCH_ABBREVIATIONS: &[&str] = &[
+    "m", "mm", "mme", "mmes", "mlle", "mlles", "dr", "pr", "prof", "me", "st", "ste", "etc", "p.ex", "ex",
+    "cf", "env", "av", "apr", "j.-c", "p", "pp", "n", "no", "fig", "vol", "chap", "art", "éd", "tél", "bd",
+    "boul", "min", "max", "c.-à-d", "s.a", "e.g", "i.e", "vs", "janv", "févr", "juil", "sept", "oct", "nov",
+    "déc",
+];
+
+/// As [`COMMON`], of Spanish.
+const SPANISH_COMMON: &[&str] = &[
+    "a", "además", "al", "ante", "así", "aunque", "cada", "como", "con", "cuando", "de", "del", "desde",
+    "después", "donde", "e", "el", "él", "ella", "ellos", "en", "entonces", "entre", "era", "es", "esa",
+    "ese", "eso", "esta", "este", "esto", "había", "hay", "la", "las", "le", "les", "lo", "los", "luego",
+    "me", "mi", "mientras", "muchos", "muy", "nada", "ni", "no", "nos", "nuestro", "o", "otra", "otro",
+    "para", "pero", "por", "porque", "primero", "pues", "que", "quien", "se", "según", "si", "sí", "sin",
+    "sobre", "son", "su", "sus", "también", "tan", "te", "todo", "todos", "tras", "tu", "tú", "un", "una",
+    "unos", "y", "ya", "yo",
+];
+
+/// As [`COMMON`], of French.
+const FRENCH_COMMON: &[&str] = &[
+    "à", "afin", "ainsi", "alors", "après", "au", "aucun", "aussi", "avant", "avec", "beaucoup", "car", "ce",
+    "cela", "ces", "cet", "cette", "chaque", "comme", "comment", "dans", "de", "depuis", "des", "donc", "du",
+    "elle", "elles", "en", "enfin", "ensuite", "est", "et", "il", "ils", "je", "la", "le", "les", "leur",
+    "leurs", "lors", "lorsque", "mais", "mes", "mon", "ne", "non", "nos", "notre", "nous", "on", "or", "ou",
+    "où", "oui", "par", "parce", "pendant", "peut", "plus", "pour", "pourquoi", "puis", "quand", "que",
+    "quel", "qui", "sa", "sans", "se", "selon", "ses", "si", "son", "sous", "sur", "ta", "tes", "ton",
+    "tous", "tout", "toute", "très", "tu", "un", "une", "vers", "voici", "voilà", "vos", "votre", "vous",
+    "y",
+];
+
 /// How many sentences a text has.
-pub(super) fn count_sentences(text: &str) -> usize {
+pub(super) fn count_sentences(text: &str, language: Language) -> usize {
     let text = text.trim_end();
     let (mut n, mut start) = (0, 0);
-    for end in breaks(text) {
+    for end in breaks(text, language) {
         n += usize::from(has_words(&text[start..end], n > 0));
         start = end;
     }
@@ -53,7 +116,7 @@ fn has_words(piece: &str, is_after_another: bool) -> bool {
 }
 
 /// Where sentences end: byte offsets just after the mark.
-fn breaks(text: &str) -> Vec<usize> {
+fn breaks(text: &str, language: Language) -> Vec<usize> {
     let mut breaks = Vec::new();
     let mut chunks = chunks(text).peekable();
     while let Some((start, chunk)) = chunks.next() {
@@ -71,7 +134,7 @@ fn breaks(text: &str) -> Vec<usize> {
                 }
             });
         if let Some((end, next)) = last
-            && ends_sentence(&chunk[..end], next)
+            && ends_sentence(&chunk[..end], next, language)
         {
             breaks.push(start + end);
         }
@@ -100,27 +163,27 @@ enum Next {
     Unknown,
 }
 
-fn judge_next(word: &str) -> Next {
+fn judge_next(word: &str, language: Language) -> Next {
     let mut letters = word.chars();
     match letters.next() {
         Some(';' | ':' | ',' | '.' | '!' | '?') => Next::GoesOn,
         Some(first) if first.is_lowercase() => Next::GoesOn,
         Some(first) if first.is_uppercase() => {
             let plain = word.trim_end_matches(['.', ',']).to_lowercase();
-            if COMMON.contains(&plain.as_str()) { Next::Begins } else { Next::Unknown }
+            if language.common().contains(&plain.as_str()) { Next::Begins } else { Next::Unknown }
         }
         _ => Next::Unknown,
     }
 }
 
 /// Whether the mark at the end of `chunk` ends a sentence before the token `next`.
-fn ends_sentence(chunk: &str, next: &str) -> bool {
+fn ends_sentence(chunk: &str, next: &str, language: Language) -> bool {
     // A mark of question or exclamation in the chunk is a token of its own, and always ends one.
     if !chunk.ends_with('.') || chunk.contains(['?', '!']) {
         return true;
     }
     if chunk.ends_with("..") {
-        return judge_next(next) == Next::Begins;
+        return judge_next(next, language) == Next::Begins;
     }
     let word = chunk.trim_end_matches('.').rsplit(AFTER_WORDS).next().unwrap_or_default();
     let word = word.trim_start_matches(NOT_FIRST).to_lowercase();
@@ -130,8 +193,9 @@ fn ends_sentence(chunk: &str, next: &str) -> bool {
     let is_number = word.trim_start_matches(['-', '.', ',']).starts_with(|c: char| c.is_ascii_digit())
         && word.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | ',' | '-'));
     let last_part = word.rsplit('-').next().unwrap_or_default();
-    let is_abbreviation = ABBREVIATIONS.contains(&word.as_str()) || ABBREVIATIONS.contains(&last_part);
-    match judge_next(next) {
+    let abbreviations = language.abbreviations();
+    let is_abbreviation = abbreviations.contains(&word.as_str()) || abbreviations.contains(&last_part);
+    match judge_next(next, language) {
         Next::Begins => true,
         Next::GoesOn => !(is_abbreviation || is_initial || is_number),
         // "J. Bach", where a number or another word would end.
@@ -161,7 +225,22 @@ mod tests {
             ("you are in o. Let us see", 2),
             ("**so.** next", 2),
         ] {
-            assert_eq!(count_sentences(text), expect, "{text:?}");
+            assert_eq!(count_sentences(text, Language::English), expect, "{text:?}");
+        }
+        for (text, expect) in [
+            ("El Sr. García llegó a las 3 p.m. con la Sra. López. ¿Quién lo vio? Nadie.", 3),
+            ("Vive en EE.UU. desde 2010. No volverá.", 2),
+            ("Compró pan, leche, etc. Después se fue.", 2),
+            ("¡Hola! ¿Qué tal?", 2),
+        ] {
+            assert_eq!(count_sentences(text, Language::Spanish), expect, "{text:?}");
+        }
+        for (text, expect) in [
+            ("M. Dupont et Mme. Martin sont arrivés. Ils repartent demain.", 2),
+            ("Né en 44 av. J.-C. à Rome, il régna longtemps. Qui le sait ?", 2),
+            ("Il aime les chats, les chiens, etc. Elle préfère le calme.", 2),
+        ] {
+            assert_eq!(count_sentences(text, Language::French), expect, "{text:?}");
         }
     }
 }

@@ -331,11 +331,11 @@ fn code_is_refused_without_isolation_unless_told() {
 fn a_recipe_asks_for_code() {
     let recipe = json!([{"kind": {"code": {"tests_column": "unit", "limits": {"wall_millis": 60000}}}}]);
     let configs: Vec<RewardConfig> = serde_json::from_value(recipe).unwrap();
-    let mut rewards = Rewards::with_sandbox(&configs, &child()).unwrap();
+    let mut rewards = Rewards::new(&configs, Some(&child())).unwrap();
     let none = json!([{"kind": {"code": {"workers": 0}}}]);
     let none: Vec<RewardConfig> = serde_json::from_value(none).unwrap();
     assert_eq!(
-        Rewards::new(&none).unwrap_err().to_string(),
+        Rewards::check(&none).unwrap_err().to_string(),
         "reward `code`: `workers` is 0, expected at least 1"
     );
     if !is_ready() {

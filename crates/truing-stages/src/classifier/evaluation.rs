@@ -100,10 +100,12 @@ fn label_metrics(label: &str, n_right: u64, n_predicted: u64, support: u64) -> L
         n_predicted,
         precision: of(n_predicted),
         recall: of(support),
-        f1: (support > 0).then(|| 2.0 * n_right as f64 / (n_predicted + support) as f64),
+        // 0 for a label that was predicted and is never true, as scikit-learn counts it.
+        f1: of(n_predicted + support).map(|share| 2.0 * share),
     }
 }
 
+/// The mean over the labels that are true or predicted somewhere, as scikit-learn's `average="macro"`.
 fn macro_f1(labels: &[LabelMetrics]) -> Option<f64> {
     let known: Vec<f64> = labels.iter().filter_map(|label| label.f1).collect();
     (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
@@ -292,6 +294,19 @@ mod tests {
         close(d.calibration_error, 0.15);
         assert_eq!((d.calibration.len(), d.calibration[0].n), (1, 4));
         assert_eq!(found.metrics()["d_accuracy"], 0.75);
+    }
+
+    /// scikit-learn: `f1_score([0, 0, 1], [0, 2, 1], average="macro")` is 0.5556.
+    #[test]
+    fn a_label_that_is_predicted_and_never_true_counts_as_0_in_macro_f1() {
+        let spec = spec(OutputSpec::OneLabel { labels: names(4), most_frequent: 0 });
+        let truth = [0, 0, 1].map(Target::Label).to_vec();
+        let say = |k: usize| (0..4).map(move |i| if i == k { 1.0 } else { 0.0 });
+        let outputs: Vec<f32> = [0, 2, 1].into_iter().flat_map(say).collect();
+        let d = evaluate(&spec, &targets(truth), &[(vec![0, 1, 2], outputs)], 0.5).dimensions.remove(0);
+        close(d.macro_f1, 5.0 / 9.0);
+        assert_eq!((d.labels[2].precision, d.labels[2].recall, d.labels[2].f1), (Some(0.0), None, Some(0.0)));
+        assert_eq!(d.labels[3].f1, None, "neither predicted nor true: not in the mean");
     }
 
     #[test]

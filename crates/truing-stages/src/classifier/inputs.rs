@@ -1,10 +1,11 @@
 //! What a run reads: the model, the rows, and from those to learn from what the outputs mean.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use truing_data::{HeldOut, SourceRange, split_held_out};
-use truing_model::{EncoderFiles, ModelFiles};
+use truing_data::{HeldOut, OnBadRow, SourceRange, split_held_out};
+use truing_model::{EncoderFiles, HeadKind, ModelFiles};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::{ClassificationPack, PartTarget, StepShape, Target};
@@ -17,6 +18,8 @@ use super::texts::TextReader;
 use super::{ClassifierConfig, RareLabels};
 use crate::StageError;
 use crate::embed::encoder_tokenizer;
+use crate::model::warn_without_padding;
+use crate::row_report::{DataReport, SkippedRow};
 use crate::statistics::mean_and_deviation;
 use crate::training::{TrainingConfig, TrainingData, TrainingInputs, opening};
 
@@ -66,6 +69,8 @@ pub struct ClassifierInputs {
     pub train: LabelledData,
     /// What is evaluated on, if anything.
     pub eval: Option<LabelledData>,
+    /// Rows that were left out, of all data.
+    pub skipped: Vec<SkippedRow>,
     /// Versions, seeds and digests of all files.
     pub record: RunInputs,
     /// Texts that lost a part.
@@ -79,7 +84,7 @@ pub(super) fn load(
 ) -> Result<ClassifierInputs, StageError> {
     opening::check(config)?;
     let settings = config.classifier.clone().unwrap_or_default();
-    let path = config.model_name_or_path.as_ref();
+    let path = Path::new(&config.model_name_or_path);
     let (mut model, reader, max_tokens) = if EncoderFiles::is_encoder(path) {
         let files = EncoderFiles::open(path)?;
         let max_tokens = files.spec.max_sequence_length.min(config.max_length as usize);
@@ -97,7 +102,9 @@ pub(super) fn load(
         (ClassifierModel::Decoder { files, renderer }, reader, max_tokens)
     };
     let labels = LabelNames::of(&settings)?;
-    let all = LabelledRows::read(config, &settings, &labels, &config.data, "the training data", events)?;
+    let what = "the training data";
+    let all = LabelledRows::read(config, &settings, &labels, &config.data, "data", what, events)?;
+    let mut skipped = all.report.skipped.clone();
     let mut eval_files = None;
     let (train, eval) = if config.eval_fraction > 0.0 {
         let keys: Vec<u64> = all.rows.iter().map(|row| row.key).collect();
@@ -107,28 +114,47 @@ pub(super) fn load(
         (all, None)
     } else {
         let what = "the evaluation data";
-        let eval = LabelledRows::read(config, &settings, &labels, &config.eval_data, what, events)?;
-        eval_files = Some(eval.files.clone());
+        let sources = &config.eval_data;
+        let eval = LabelledRows::read(config, &settings, &labels, sources, "evaluation", what, events)?;
+        eval_files = Some(eval.report.files.clone());
+        skipped.extend_from_slice(&eval.report.skipped);
         (all, Some(eval))
     };
     let parts = Learnt { settings: &settings, labels: &labels, rows: &train.rows, events }.parts()?;
     let spec = ClassifierSpec::new(max_tokens, parts);
     let n_outputs = spec.n_outputs();
+    // A classifier of the same outputs is trained further; any other head is replaced by a new one.
+    let is_continued = ClassifierSpec::open(path).is_ok_and(|own| own.has_the_outputs_of(&spec));
     model = match model {
         ClassifierModel::Encoder { files, tokenizer } => {
-            ClassifierModel::Encoder { files: Box::new(files.with_new_output_layer(n_outputs)), tokenizer }
+            let keeps = is_continued && files.spec.n_outputs == Some(n_outputs);
+            let files = if keeps { *files } else { files.with_new_output_layer(n_outputs) };
+            ClassifierModel::Encoder { files: Box::new(files), tokenizer }
         }
         ClassifierModel::Decoder { files, renderer } => {
-            ClassifierModel::Decoder { files: Box::new(files.with_new_outputs(n_outputs)), renderer }
+            let keeps = is_continued && files.spec.head == (HeadKind::Score { n_outputs });
+            let files = if keeps { *files } else { files.with_new_outputs(n_outputs) };
+            warn_without_padding(&files, &renderer, events);
+            ClassifierModel::Decoder { files: Box::new(files), renderer }
         }
     };
     let mut n_cut = 0;
-    let mut targets =
-        Targets { settings: &settings, spec: &spec, reader: &reader, n_cut: &mut n_cut, events };
-    let mut files = train.files.clone();
+    let mut without_text = DataReport::of("data");
+    let mut targets = Targets {
+        settings: &settings,
+        spec: &spec,
+        reader: &reader,
+        on_bad_row: config.on_bad_row,
+        without_text: &mut without_text,
+        n_cut: &mut n_cut,
+        events,
+    };
+    let mut files = train.report.files.clone();
     files.extend(settings.label_set.iter().map(|path| Arc::from(&*path.to_string_lossy())));
     let train = targets.of(train, "the training data")?;
     let eval = eval.map(|eval| targets.of(eval, "the evaluation data")).transpose()?;
+    without_text.warn("the data", events);
+    skipped.append(&mut without_text.skipped);
     if train.tokens.is_empty() {
         return Err(StageError::BadSetting {
             key: "data",
@@ -150,6 +176,7 @@ pub(super) fn load(
         train,
         eval: eval.filter(|eval| !eval.tokens.is_empty()),
         record,
+        skipped,
         n_cut,
     })
 }
@@ -335,6 +362,9 @@ struct Targets<'a> {
     settings: &'a ClassifierConfig,
     spec: &'a ClassifierSpec,
     reader: &'a TextReader,
+    on_bad_row: OnBadRow,
+    /// Rows without a token to read.
+    without_text: &'a mut DataReport,
     n_cut: &'a mut usize,
     events: &'a mut dyn EventSink,
 }
@@ -376,21 +406,31 @@ impl Targets<'_> {
             self.events.emit(Event::Note(text));
         }
         let rows = rows.chosen(&kept);
+        let mut read = Vec::new();
+        self.without_text.role = rows.report.role;
         for part in rows.rows.chunks(TEXTS_AT_A_TIME) {
             let texts: Vec<&str> = part.iter().map(|row| row.text.as_str()).collect();
             for (text, row) in self.reader.read(&texts)?.into_iter().zip(part) {
                 if text.tokens.is_empty() {
-                    return Err(StageError::BadColumn {
+                    let error = StageError::BadColumn {
                         origin: row.origin.clone(),
                         column: "prompt".into(),
                         found: "a text without a token".into(),
                         expected: "something to read",
-                    });
+                    };
+                    self.without_text.skip(self.on_bad_row, error)?;
+                    read.push(false);
+                    continue;
                 }
                 *self.n_cut += usize::from(text.is_cut);
                 data.tokens.push(text.tokens);
+                read.push(true);
             }
         }
+        let mut is_read = read.iter();
+        data.targets.retain(|_| is_read.next() == Some(&true));
+        let numbers: Vec<u32> = (0..).zip(&read).filter(|(_, is_read)| **is_read).map(|(i, _)| i).collect();
+        let rows = rows.chosen(&numbers);
         data.origins = rows.rows.into_iter().map(|row| row.origin).collect();
         data.sources = rows.sources;
         Ok(data)
@@ -460,6 +500,10 @@ impl TrainingInputs for DecoderInputs<'_> {
 
     fn record(&self) -> &RunInputs {
         &self.inputs.record
+    }
+
+    fn skipped(&self) -> Vec<&SkippedRow> {
+        self.inputs.skipped.iter().collect()
     }
 
     fn digest(&self, config: &TrainingConfig) -> Digest {

@@ -108,10 +108,20 @@ impl ClassifierSpec {
         Ok(spec)
     }
 
-    pub(super) fn to_json(&self) -> Vec<u8> {
-        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+    /// Whether the outputs mean the same in both: names, kinds and labels in the same order.
+    pub(super) fn has_the_outputs_of(&self, other: &Self) -> bool {
+        let kind = |part: &PartSpec| std::mem::discriminant(&part.outputs);
+        let is_same = |(a, b): (&PartSpec, &PartSpec)| {
+            a.name == b.name && kind(a) == kind(b) && a.labels() == b.labels()
+        };
+        self.parts.len() == other.parts.len() && self.parts.iter().zip(&other.parts).all(is_same)
+    }
+
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
+        let mut text =
+            serde_json::to_vec_pretty(self).map_err(|source| StageError::Json { name: FILE, source })?;
         text.push(b'\n');
-        text
+        Ok(text)
     }
 
     /// Outputs of all parts.

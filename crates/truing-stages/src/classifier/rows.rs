@@ -1,6 +1,6 @@
 //! Rows with what is known of them: labels by dimension, scores, and how certain they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use truing_types::{Event, EventSink, RowOrigin};
 use super::ClassifierConfig;
 use super::label_names::LabelNames;
 use crate::StageError;
+use crate::row_report::{DataReport, unread_parts};
 use crate::rows::{key_of, prompt_text, value_at};
 use crate::training::TrainingConfig;
 
@@ -34,7 +35,8 @@ pub(super) struct LabelledRows {
     pub(super) rows: Vec<LabelledRow>,
     /// The sources, each a range of rows.
     pub(super) sources: Vec<SourceRange>,
-    pub(super) files: BTreeSet<Arc<str>>,
+    /// What became of all rows of the files.
+    pub(super) report: DataReport,
 }
 
 impl LabelledRows {
@@ -44,37 +46,39 @@ impl LabelledRows {
         settings: &ClassifierConfig,
         labels: &LabelNames,
         sources: &[SourceConfig],
+        role: &'static str,
         what: &str,
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
         events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
-        let mut all = Self::default();
-        let mut n_skipped = 0;
+        let mut all = Self { report: DataReport::of(role), ..Self::default() };
         for source in sources {
             let source = SourceConfig { path: config.data_dir.join(&source.path), ..source.clone() };
             let first = all.rows.len();
             let mut rows = read_prompts(&source, config.on_bad_row)?;
             for row in &mut rows {
                 let (row, origin) = row?;
-                if !all.files.contains(&origin.source) {
-                    all.files.insert(Arc::clone(&origin.source));
+                for remark in unread_parts(&row.prompt) {
+                    all.report.note(remark, &origin);
                 }
-                all.rows.push(settings.row(labels, prompt_text(&row.prompt), &row.columns, origin)?);
+                match settings.row(labels, prompt_text(&row.prompt), &row.columns, origin) {
+                    Ok(row) => all.rows.push(row),
+                    Err(error) => all.report.skip(config.on_bad_row, error)?,
+                }
                 if all.rows.len().is_multiple_of(256) {
                     events.emit(Event::Progress { done: all.rows.len() as u64, note: String::new() });
                 }
             }
-            n_skipped += rows.skipped().n_rows;
+            all.report.end_source(&rows);
             all.sources.push(SourceRange {
                 name: source.path.to_string_lossy().into(),
                 weight: source.weight,
                 samples: first..all.rows.len(),
             });
         }
+        all.report.n_rows = all.rows.len() as u64;
         events.emit(Event::PhaseFinished);
-        if n_skipped > 0 {
-            events.emit(Event::Warning(format!("{what}: {n_skipped} rows cannot be read and are left out")));
-        }
+        all.report.warn(what, events);
         Ok(all)
     }
 
@@ -90,7 +94,7 @@ impl LabelledRows {
             name: Arc::clone(&source.name),
             weight: source.weight,
         });
-        Self { rows, sources: sources.collect(), files: self.files.clone() }
+        Self { rows, sources: sources.collect(), report: self.report.clone() }
     }
 }
 

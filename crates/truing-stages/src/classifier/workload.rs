@@ -21,8 +21,8 @@ impl<'a> ClassifierWorkload<'a> {
         Self { objective: inputs.spec.objective(), inputs }
     }
 
-    fn own_files(&self) -> Vec<(String, Vec<u8>)> {
-        vec![(layout::FILE.to_owned(), self.inputs.spec.to_json())]
+    fn own_files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
+        Ok(vec![(layout::FILE.to_owned(), self.inputs.spec.to_json()?)])
     }
 }
 
@@ -43,15 +43,17 @@ impl<'a> Workload for ClassifierWorkload<'a> {
         data.pack(samples)
     }
 
+    fn kept(&self, output: &HeadOutput) -> Vec<f32> {
+        output.scores.clone()
+    }
+
     fn evaluation_findings(
         &self,
         data: &LabelledData,
         loss: f64,
-        answered: Vec<(&[u32], HeadOutput)>,
+        answered: &[(&[u32], Vec<f32>)],
     ) -> EvaluationFindings {
-        let scored: Vec<(&[u32], Vec<f32>)> =
-            answered.into_iter().map(|(samples, output)| (samples, output.scores)).collect();
-        let evaluation = evaluate(&self.inputs.spec, &data.targets, &scored, loss);
+        let evaluation = evaluate(&self.inputs.spec, &data.targets, answered, loss);
         EvaluationFindings {
             metrics: evaluation.metrics(),
             evaluation: Some(evaluation),
@@ -59,7 +61,7 @@ impl<'a> Workload for ClassifierWorkload<'a> {
         }
     }
 
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
+    fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
         self.own_files()
     }
 
@@ -88,13 +90,17 @@ impl EncoderWorkload for ClassifierWorkload<'_> {
         Ok(data.pack(samples)?)
     }
 
+    fn kept(&self, values: Vec<f32>) -> Vec<f32> {
+        values
+    }
+
     fn evaluation_findings(&self, loss: f64, outputs: &[(Vec<u32>, Vec<f32>)]) -> EncoderFindings {
         let Some(eval) = &self.inputs.eval else { return EncoderFindings::default() };
         let evaluation = evaluate(&self.inputs.spec, &eval.targets, outputs, loss);
         EncoderFindings { metrics: evaluation.metrics(), evaluation: Some(evaluation) }
     }
 
-    fn files(&self) -> Vec<(String, Vec<u8>)> {
+    fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
         self.own_files()
     }
 }

@@ -1,19 +1,22 @@
 //! The reference's log-probabilities: computed once, kept beside the runs under a digest of model and data.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEngine;
 use truing_data::{
     DataError, LongSamplePolicy, Packing, PackingStrategy, ResponseBatch, ResponseDataset, ResponseGroup,
 };
 use truing_model::Engine;
-use truing_store::{Digest, atomic};
+use truing_store::{Digest, StoreError, atomic};
 use truing_train::segments;
-use truing_types::{Event, EventSink, Seed};
+use truing_types::{Communicator, Event, EventSink, Seed, dealt};
 
 use crate::StageError;
+use crate::ranks::{gather_dealt, on_first_rank};
+use crate::training::record::{break_if_alone, is_any_stopped};
 
 /// Folder beside the runs that all of them share.
 const FOLDER: &str = "reference_log_probs";
@@ -25,6 +28,7 @@ pub(super) struct Cache<'a> {
     pub(super) models: &'a [String],
     /// Tokens of a pack.
     pub(super) budget: u32,
+    pub(super) communicator: &'a dyn Communicator,
 }
 
 impl Cache<'_> {
@@ -39,16 +43,29 @@ impl Cache<'_> {
         let digest = Digest::of_bytes(format!("{}\n{}", self.models.join(" "), data.digest()).as_bytes());
         let folder = self.run.parent().unwrap_or(self.run).join(FOLDER);
         let path = folder.join(format!("{digest}.json"));
-        if let Some(found) = read(&path, data) {
-            events.emit(Event::Note(format!("the reference's log-probabilities are in {}", path.display())));
-            return Ok(Some(found));
+        let kept = on_first_rank(self.communicator, || {
+            let kept = read(&path, data, events)?;
+            if kept.is_some() {
+                let note = format!("the reference's log-probabilities are in {}", path.display());
+                events.emit(Event::Note(note));
+            }
+            Ok(kept)
+        })?;
+        if kept.is_some() {
+            return Ok(kept);
         }
         let Some(found) = self.compute(engine, data, events, stop)? else { return Ok(None) };
-        fs::create_dir_all(&folder).map_err(|source| StageError::Write { path: folder.clone(), source })?;
-        atomic::write(&path, &serde_json::to_vec(&found).unwrap_or_default())?;
+        on_first_rank(self.communicator, || {
+            fs::create_dir_all(&folder)
+                .map_err(|source| StageError::Write { path: folder.clone(), source })?;
+            let json = serde_json::to_vec(&found)
+                .map_err(|source| StoreError::Json { path: path.clone(), source })?;
+            Ok(atomic::write(&path, &json)?)
+        })?;
         Ok(Some(found))
     }
 
+    /// Each rank computes the packs that are dealt to it.
     fn compute(
         &self,
         engine: &mut CpuEngine,
@@ -62,31 +79,54 @@ impl Cache<'_> {
         let packs = Packing::of_epoch(&lengths, &visits, self.budget, strategy, Seed(0), 0)?.packs;
         let phase = "asking the reference".to_owned();
         events.emit(Event::PhaseStarted { phase, total: Some(lengths.len() as u64) });
-        let mut found: Vec<Vec<f64>> = vec![Vec::new(); lengths.len()];
+        let mut mine = Vec::new();
         let mut n_done = 0;
-        for pack in &packs {
-            if stop.load(Ordering::Relaxed) {
+        for pack in dealt(packs.len(), self.communicator).map(|place| &packs[place]) {
+            if break_if_alone(stop, self.communicator.world_size()).is_break() {
                 return Ok(None);
             }
-            let mut sums = summed_log_probs(engine, data, pack)?.into_iter();
-            for &group in pack {
-                let n_responses = data.groups()[group as usize].responses.len();
-                found[group as usize] = sums.by_ref().take(n_responses).collect();
-            }
+            mine.push(summed_log_probs(engine, data, pack)?);
             n_done += pack.len() as u64;
             events.emit(Event::Progress { done: n_done, note: String::new() });
         }
         events.emit(Event::PhaseFinished);
+        if is_any_stopped(stop, self.communicator)? {
+            return Ok(None);
+        }
+        let mut found: Vec<Vec<f64>> = vec![Vec::new(); lengths.len()];
+        for (pack, sums) in packs.iter().zip(gather_dealt(self.communicator, mine)?) {
+            let mut sums = sums.into_iter();
+            for &group in pack {
+                let n_responses = data.groups()[group as usize].responses.len();
+                found[group as usize] = sums.by_ref().take(n_responses).collect();
+            }
+        }
         Ok(Some(found))
     }
 }
 
-/// What was kept, where it fits the data; anything else is computed anew.
-fn read(path: &PathBuf, data: &ResponseDataset) -> Option<Vec<Vec<f64>>> {
-    let found: Vec<Vec<f64>> = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    let fits = found.len() == data.groups().len()
-        && found.iter().zip(data.groups()).all(|(found, group)| found.len() == group.responses.len());
-    fits.then_some(found)
+/// What was kept. What cannot be read or does not fit the data is computed again, with a warning.
+fn read(
+    path: &Path,
+    data: &ResponseDataset,
+    events: &mut dyn EventSink,
+) -> Result<Option<Vec<Vec<f64>>>, StageError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StageError::Read { path: path.to_path_buf(), source }),
+    };
+    let fits = |found: &Vec<Vec<f64>>| {
+        found.len() == data.groups().len()
+            && found.iter().zip(data.groups()).all(|(found, group)| found.len() == group.responses.len())
+    };
+    let reason = match serde_json::from_slice::<Vec<Vec<f64>>>(&bytes) {
+        Ok(found) if fits(&found) => return Ok(Some(found)),
+        Ok(_) => "it is of other data".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    events.emit(Event::Warning(format!("{} is computed again: {reason}", path.display())));
+    Ok(None)
 }
 
 /// Targets of each response of a group. A sequence's first token is one only where a prefix goes before it.

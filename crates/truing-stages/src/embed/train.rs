@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
+use truing_data::OnBadRow;
 use truing_model::{SaveDtype, TrainableSpec};
 use truing_train::{EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind, TripletPack};
 use truing_types::{Communicator, EventSink};
@@ -41,13 +42,15 @@ pub struct EmbedTrainConfig {
     /// Folder of the run: metrics, checkpoints, and the model in `model/`.
     pub output_dir: PathBuf,
     /// Triplets: rows with `anchor`, `positive` and `negative`; with `group` (of anchor and positive) and `negative_group`
-    /// texts of the anchor's own group are not among its in-batch negatives.
+    /// texts of the anchor's own group are not among its in-batch negatives. A file, or a folder of them.
     pub train_data: PathBuf,
     /// Triplets to evaluate on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_data: Option<PathBuf>,
     /// Share of `train_data` kept from training and evaluated on instead. Rows with equal anchors stay together.
     pub eval_fraction: f64,
+    /// What happens to rows that cannot be read.
+    pub on_bad_row: OnBadRow,
     /// Decides the order of the data and what is held out.
     pub seed: u64,
     /// Tokens of the longest text, special ones included; the model's own when left out. Longer ones are cut.
@@ -129,6 +132,7 @@ impl Default for EmbedTrainConfig {
             train_data: PathBuf::new(),
             eval_data: None,
             eval_fraction: 0.0,
+            on_bad_row: OnBadRow::default(),
             seed: 0,
             max_seq_length: None,
             loss: EmbeddingLossKind::default(),
@@ -163,6 +167,8 @@ impl Default for EmbedTrainConfig {
 }
 
 impl Recipe for EmbedTrainConfig {
+    const FREE: &'static [&'static str] = &["train_data", "eval_data"];
+
     fn resolve_paths(&mut self, folder: &Path) {
         let own = [&mut self.output_dir, &mut self.train_data].into_iter().chain(&mut self.eval_data);
         for path in own.filter(|path| !path.as_os_str().is_empty()) {
@@ -202,7 +208,7 @@ impl EmbedTrainConfig {
         EncoderSettings {
             output_dir: self.output_dir.clone(),
             recipe: self.to_toml(),
-            decisive_toml: |text, path| Ok(Self::from_toml(text, path, &[])?.decisive_toml()),
+            decisive_of: recipe::decisive_of::<Self>,
             seed: self.seed,
             num_train_epochs: self.num_train_epochs,
             max_steps: self.max_steps,
@@ -251,26 +257,9 @@ impl EmbedTrainConfig {
         }
     }
 
-    /// The settings that decide the weights, as TOML: the others may change between a run and its resume.
+    /// The settings that decide the weights, as TOML.
     fn decisive_toml(&self) -> String {
-        let default = Self::default();
-        let decisive = Self {
-            output_dir: default.output_dir,
-            eval_steps: default.eval_steps,
-            eval_on_start: default.eval_on_start,
-            save_steps: default.save_steps,
-            save_total_limit: default.save_total_limit,
-            load_best_model_at_end: default.load_best_model_at_end,
-            logging_steps: default.logging_steps,
-            save_dtype: default.save_dtype,
-            threads: default.threads,
-            // Where files lie does not matter; what is in them is part of the inputs' digest.
-            model_name_or_path: default.model_name_or_path,
-            train_data: default.train_data,
-            eval_data: default.eval_data,
-            ..self.clone()
-        };
-        decisive.to_toml()
+        self.decisive().to_string()
     }
 }
 
@@ -288,7 +277,8 @@ pub fn run(
     events: &mut dyn EventSink,
     stop: &AtomicBool,
 ) -> Result<TrainingOutcome, StageError> {
-    let parts = EncoderParts { model: &inputs.model, tokenizer: &inputs.tokenizer, record: &inputs.record };
+    let EmbedTrainInputs { model, tokenizer, record, skipped, .. } = inputs;
+    let parts = EncoderParts { model, tokenizer, record, skipped };
     let surroundings = Surroundings { communicator, probe, events, stop };
     encoder_training::run(&plan.run, parts, Triplets { plan, inputs }, start, surroundings)
 }

@@ -58,7 +58,8 @@ impl VectorWriter {
         let bytes = match self.kind {
             Kind::Npy => vector.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Kind::JsonLines => {
-                let mut text = serde_json::to_vec(&Line { line, vector }).unwrap_or_default();
+                let mut text = serde_json::to_vec(&Line { line, vector })
+                    .map_err(|error| StageError::Write { path: self.path.clone(), source: error.into() })?;
                 text.push(b'\n');
                 text
             }

@@ -6,16 +6,16 @@ use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEncoder;
 use truing_model::encoder::EncoderSaveOptions;
-use truing_store::{RunDirectory, atomic};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{EncoderTrainer, StepOutcome, TrainError};
-use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink, Seed};
+use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink, Seed, all_gather_dealt, dealt};
 
 use super::plan::StepSamples;
 use super::{EncoderFindings, EncoderParts, EncoderPlan, EncoderSettings, EncoderWorkload, PackOf};
 use crate::embed::load_encoder;
+use crate::training::folder::{OpenedRun, RunOutline};
 use crate::training::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
-use crate::training::{Start, Surroundings, TrainingOutcome, resume};
+use crate::training::{Start, Surroundings, TrainingOutcome};
 use crate::{Probe, StageError};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -50,24 +50,20 @@ pub(crate) fn run<W: EncoderWorkload>(
 ) -> Result<TrainingOutcome, StageError> {
     let Surroundings { communicator, probe, events, stop } = surroundings;
     let settings = &plan.settings;
-    let folder = match start {
-        Start::Fresh => RunDirectory::create(&settings.output_dir, &settings.recipe, parts.record)?,
-        Start::Resume => RunDirectory::open(&settings.output_dir)?,
+    let outline = RunOutline {
+        output_dir: &settings.output_dir,
+        recipe: &settings.recipe,
+        decisive_of: settings.decisive_of,
+        inputs: parts.record,
+        digest: plan.digest,
+        plan: plan.to_json(),
+        skipped: parts.skipped.iter().collect(),
     };
-    let model_path = folder.path().join("model");
-    if start == Start::Resume {
-        let decisive = |text: &str| (settings.decisive_toml)(text, &folder.recipe_path());
-        resume::check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&settings.recipe)?)?;
-        if model_path.exists() {
-            events.emit(Event::Note(format!("the run is finished: {} is saved", model_path.display())));
-            return Ok(TrainingOutcome::Finished { model: model_path, metrics: BTreeMap::new() });
+    let (folder, checkpoint) = match outline.open(start, communicator, events)? {
+        OpenedRun::Finished(model) => {
+            return Ok(TrainingOutcome::Finished { model, metrics: BTreeMap::new() });
         }
-    }
-    let plan_json = serde_json::to_vec_pretty(&plan.to_json()).unwrap_or_default();
-    atomic::write(&folder.path().join("plan.json"), &plan_json)?;
-    let checkpoint = match start {
-        Start::Fresh => None,
-        Start::Resume => resume::find_checkpoint(plan.digest, &folder, events)?,
+        OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
     let seed = Seed(settings.seed);
     let engine = load_encoder(parts.model, &settings.trainable, plan.n_threads, seed, events)?;
@@ -81,7 +77,7 @@ pub(crate) fn run<W: EncoderWorkload>(
     }
     let record = RunRecord::open(folder, &state, &[ClassifierEvaluation::LOG_NAME], communicator)?;
     let mut files = parts.tokenizer.files();
-    files.extend(workload.files());
+    files.extend(workload.files()?);
     let running =
         Running { files, plan, parts, workload, communicator, probe, events, stop, record, trainer, state };
     running.train()
@@ -132,15 +128,15 @@ impl<'a, W: EncoderWorkload> Running<'a, W> {
         self.events.emit(Event::PhaseStarted { phase: "training".into(), total: Some(self.plan.n_steps) });
     }
 
-    /// One optimiser step on this rank's samples; `None` when it was broken off by the stop flag.
+    /// One optimiser step, of which the trainer computes this rank's packs; `None` when it was broken off by the stop flag.
     fn step(&mut self, samples: &StepSamples) -> Result<Option<StepOutcome>, StageError> {
         if is_any_stopped(self.stop, self.communicator)? {
             return Ok(None);
         }
-        let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
-        let mine = samples.packs.iter().skip(rank).step_by(world_size);
-        let (workload, data) = (&self.workload, self.workload.train());
-        let packs = mine.map(|pack| workload.pack(data, pack)).collect::<Result<Vec<PackOf<W>>, _>>()?;
+        let (workload, data, world_size) =
+            (&self.workload, self.workload.train(), self.communicator.world_size());
+        let packs = samples.packs.iter().map(|pack| workload.pack(data, pack));
+        let packs = packs.collect::<Result<Vec<PackOf<W>>, _>>()?;
         let (objective, stop) = (workload.objective(), self.stop);
         let result = self
             .trainer
@@ -184,18 +180,18 @@ impl<'a, W: EncoderWorkload> Running<'a, W> {
             return Ok(ControlFlow::Continue(()));
         };
         self.state.is_evaluation_due = true;
-        let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
-        let mine: Vec<_> = self.plan.eval_packs().into_iter().skip(rank).step_by(world_size).collect();
+        let (all, world_size) = (self.plan.eval_packs(), self.communicator.world_size());
         let packs_of =
             |packs: &Vec<Vec<u32>>| packs.iter().map(|pack| self.workload.pack(eval, pack)).collect();
-        let steps: Vec<Vec<PackOf<W>>> = mine.iter().map(packs_of).collect::<Result<_, _>>()?;
+        let steps = dealt(all.len(), self.communicator).map(|step| packs_of(&all[step]));
+        let steps: Vec<Vec<PackOf<W>>> = steps.collect::<Result<_, _>>()?;
         let total = Some(steps.len() as u64);
         self.events.emit(Event::PhaseStarted { phase: "evaluating".into(), total });
         let (events, stop, objective) = (&mut self.events, self.stop, self.workload.objective());
-        let mut outputs = Vec::new();
+        let (workload, mut kept) = (&self.workload, Vec::new());
         let result = self.trainer.evaluate(&steps, objective, self.communicator, &mut |values| {
-            outputs.push((mine[outputs.len()].concat(), values));
-            events.emit(Event::Progress { done: outputs.len() as u64, note: String::new() });
+            kept.push(workload.kept(values));
+            events.emit(Event::Progress { done: kept.len() as u64, note: String::new() });
             break_if_alone(stop, world_size)
         });
         let measures = match result {
@@ -204,6 +200,9 @@ impl<'a, W: EncoderWorkload> Running<'a, W> {
             Err(error) => return Err(error.into()),
         };
         self.events.emit(Event::PhaseFinished);
+        // Every rank finds the same, in all steps.
+        let kept = all_gather_dealt(self.communicator, kept)?;
+        let outputs: Vec<_> = all.iter().map(|packs| packs.concat()).zip(kept).collect();
         let EncoderFindings { metrics, evaluation } =
             self.workload.evaluation_findings(measures.loss, &outputs);
         let mut values = measures.means;

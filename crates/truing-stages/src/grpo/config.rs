@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
 use truing_model::{DecodingWeights, LoraSpec, SaveDtype, TrainableSpec};
 use truing_reward::RewardConfig;
@@ -377,6 +378,26 @@ impl Default for GrpoConfig {
 }
 
 impl Recipe for GrpoConfig {
+    const FREE: &'static [&'static str] = &[
+        "eval_temperature",
+        "eval_num_generations",
+        "category_column",
+        "generation_batch_size",
+        "keep_rollouts",
+        "reward_model.model_name_or_path",
+    ];
+    const FILES: &'static [&'static str] = &["ptx_data.*.path"];
+
+    fn from_resolved(text: &str, path: &Path) -> Result<Self, RecipeError> {
+        Self::from_toml(text, path, &[])
+    }
+
+    fn decisive(&self) -> Table {
+        let judge = self.judge.as_ref();
+        let judge = judge.map(|judge| JudgeReward { model: judge.model.decisive(), ..judge.clone() });
+        recipe::decisive(&Self { judge, ..self.clone() })
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {
@@ -573,35 +594,8 @@ impl GrpoConfig {
         (self.num_iterations * self.minibatches) as u64
     }
 
-    /// The settings that decide the weights, as TOML: the others may change between a run and its resume.
+    /// The settings that decide the weights, as TOML.
     pub(crate) fn decisive_toml(&self) -> String {
-        let default = Self::default();
-        let decisive = Self {
-            output_dir: default.output_dir,
-            eval_on_start: default.eval_on_start,
-            eval_steps: default.eval_steps,
-            eval_temperature: default.eval_temperature,
-            eval_num_generations: default.eval_num_generations,
-            category_column: default.category_column,
-            generation_batch_size: default.generation_batch_size,
-            save_steps: default.save_steps,
-            save_total_limit: default.save_total_limit,
-            keep_best: default.keep_best,
-            load_best_model_at_end: default.load_best_model_at_end,
-            keep_rollouts: default.keep_rollouts,
-            save_dtype: default.save_dtype,
-            merge_adapter: default.merge_adapter,
-            threads: default.threads,
-            memory_gib: default.memory_gib,
-            layers_per_segment: default.layers_per_segment,
-            model_name_or_path: default.model_name_or_path,
-            data_dir: default.data_dir,
-            judge: self
-                .judge
-                .as_ref()
-                .map(|judge| JudgeReward { model: judge.model.decisive(), ..judge.clone() }),
-            ..self.clone()
-        };
-        decisive.to_toml()
+        self.decisive().to_string()
     }
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use truing_data::{Dataset, HeldOut, SourceConfig, read_prompts, split_held_out};
 use truing_model::ModelFiles;
 use truing_store::{Digest, InputFile, RunInputs};
-use truing_text::{ChatRenderer, RenderOptions};
+use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
 use truing_types::{Event, EventSink, PromptRow, RowOrigin, Seed, TokenId};
 
 use super::GrpoConfig;
+use crate::row_report::{DataReport, SkippedRow};
 use crate::sft::SftInputs;
 use crate::training::{TrainingConfig, opening};
 use crate::{StageError, model};
@@ -30,6 +31,8 @@ pub struct GrpoInputs {
     pub ptx: Option<Dataset>,
     /// Rows left out because their prompts are too long.
     pub n_too_long: usize,
+    /// Rows left out because they cannot be read or rendered, of all data.
+    pub skipped: Vec<SkippedRow>,
     /// Versions, seeds and digests of all files.
     pub record: RunInputs,
 }
@@ -83,11 +86,13 @@ impl GrpoInputs {
             return Err(StageError::Conflict { first: "eval_fraction", second: "eval_data", reason });
         }
         let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
+        model::continues_adapter(&model, &config.trainable())?;
         let renderer = model::renderer(&model, options.clone())?;
         let mut reading =
             Reading { config, renderer: &renderer, n_too_long: 0, vocab_size: model.spec.vocab_size };
-        let mut prompts = reading.read(&config.data, "the prompts", events)?;
-        let mut eval = reading.read(&config.eval_data, "the prompts to evaluate on", events)?;
+        let (mut prompts, data) = reading.read(&config.data, "data", "the prompts", events)?;
+        let what = "the prompts to evaluate on";
+        let (mut eval, evaluation) = reading.read(&config.eval_data, "evaluation", what, events)?;
         let n_too_long = reading.n_too_long;
         if config.eval_fraction > 0.0 {
             // Equal prompts fall on the same side.
@@ -115,12 +120,14 @@ impl GrpoInputs {
                 expected,
             });
         }
-        let ptx = match config.uses_ptx() {
-            true => Some(read_ptx(config, options, events)?),
-            false => None,
+        let (ptx, ptx_report) = match config.uses_ptx() {
+            true => read_ptx(config, options, events)?,
+            false => (None, DataReport::of("ptx")),
         };
-        let record = record(config, &model)?;
-        Ok(Self { model, renderer, prompts, eval, ptx, n_too_long, record })
+        let reports = [data, evaluation, ptx_report];
+        let record = record(config, &model, &reports)?;
+        let skipped = reports.into_iter().flat_map(|report| report.skipped).collect();
+        Ok(Self { model, renderer, prompts, eval, ptx, n_too_long, skipped, record })
     }
 
     /// Digest of everything that decides the weights: settings, prompts, model.
@@ -133,10 +140,23 @@ impl GrpoInputs {
             .filter(|file| file.role != "evaluation")
             .map(|file| file.blake3.to_string())
             .collect();
-        let lines: Vec<String> = self.prompts.iter().map(|prompt| prompt.origin.line.to_string()).collect();
-        let all = [config.decisive_toml(), files.join(" "), lines.join(" ")];
+        let prompts = digest_of_prompts(&self.prompts).to_string();
+        let all = [config.decisive_toml(), files.join(" "), prompts];
         Digest::of_bytes(all.join("\n").as_bytes())
     }
+}
+
+/// What the policy reads and what rewards read, prompt by prompt.
+fn digest_of_prompts(prompts: &[Prompt]) -> Digest {
+    let mut bytes = Vec::new();
+    for prompt in prompts {
+        let columns = serde_json::Value::Object(prompt.row.columns.clone()).to_string();
+        bytes.extend((prompt.tokens.len() as u64).to_le_bytes());
+        bytes.extend(prompt.tokens.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.extend(Digest::of_bytes(columns.as_bytes()).as_bytes());
+        bytes.extend(prompt.origin.line.to_le_bytes());
+    }
+    Digest::of_bytes(&bytes)
 }
 
 struct Reading<'a> {
@@ -150,19 +170,34 @@ impl Reading<'_> {
     fn read(
         &mut self,
         sources: &[SourceConfig],
+        role: &'static str,
         what: &str,
         events: &mut dyn EventSink,
-    ) -> Result<Vec<Prompt>, StageError> {
+    ) -> Result<(Vec<Prompt>, DataReport), StageError> {
+        let mut report = DataReport::of(role);
         if sources.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), report));
         }
         events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
         let mut prompts = Vec::new();
         for source in sources {
             let source = SourceConfig { path: self.config.data_dir.join(&source.path), ..source.clone() };
-            for row in read_prompts(&source, self.config.on_bad_row)? {
+            let mut rows = read_prompts(&source, self.config.on_bad_row)?;
+            for row in &mut rows {
                 let (row, origin) = row?;
-                let tokens = self.renderer.prompt(&row.prompt)?;
+                let rendered = self.renderer.prompt_with_omissions(&row.prompt);
+                let (tokens, omissions) = match rendered {
+                    Ok(rendered) => rendered,
+                    Err(source) => {
+                        let error = TextError::Row { origin, source: Box::new(source) };
+                        report.skip(self.config.on_bad_row, error.into())?;
+                        continue;
+                    }
+                };
+                report.n_rows += 1;
+                for omission in omissions {
+                    report.note(RenderNote::NotShown(omission).without_message_number(), &origin);
+                }
                 if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.vocab_size) {
                     let vocab_size = self.vocab_size;
                     return Err(StageError::TokenOutsideVocabulary { origin, token, vocab_size });
@@ -173,10 +208,12 @@ impl Reading<'_> {
                     prompts.push(Prompt { row, origin, tokens });
                 }
             }
+            report.end_source(&rows);
             events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
         }
         events.emit(Event::PhaseFinished);
-        Ok(prompts)
+        report.warn(what, events);
+        Ok((prompts, report))
     }
 }
 
@@ -185,7 +222,7 @@ fn read_ptx(
     config: &GrpoConfig,
     options: RenderOptions,
     events: &mut dyn EventSink,
-) -> Result<Dataset, StageError> {
+) -> Result<(Option<Dataset>, DataReport), StageError> {
     let as_sft = TrainingConfig {
         model_name_or_path: config.model_name_or_path.clone(),
         data_dir: config.data_dir.clone(),
@@ -194,10 +231,13 @@ fn read_ptx(
         data: config.ptx_data.clone(),
         ..TrainingConfig::default()
     };
-    Ok(SftInputs::load(&as_sft, options, events)?.train)
+    let SftInputs { train, train_report: mut report, .. } = SftInputs::load(&as_sft, options, events)?;
+    report.role = "ptx";
+    report.skipped.iter_mut().for_each(|row| row.role = "ptx".into());
+    Ok((Some(train), report))
 }
 
-fn record(config: &GrpoConfig, model: &ModelFiles) -> Result<RunInputs, StageError> {
+fn record(config: &GrpoConfig, model: &ModelFiles, reports: &[DataReport]) -> Result<RunInputs, StageError> {
     let reward_model = match &config.reward_model {
         Some(reward_model) => opening::model_files(&ModelFiles::open(&reward_model.model_name_or_path)?),
         None => Vec::new(),
@@ -206,18 +246,15 @@ fn record(config: &GrpoConfig, model: &ModelFiles) -> Result<RunInputs, StageErr
         Some(path) => opening::model_files(&ModelFiles::open(path)?),
         None => Vec::new(),
     };
-    let of = |role: &'static str, sources: &[SourceConfig]| -> Vec<(&'static str, PathBuf)> {
-        let paths = sources.iter().map(|source| config.data_dir.join(&source.path));
-        paths.filter(|path| path.is_file()).map(|path| (role, path)).collect()
-    };
+    let data = reports
+        .iter()
+        .flat_map(|report| report.files.iter().map(|file| (report.role, PathBuf::from(&**file))));
     let files = opening::model_files(model)
         .into_iter()
         .map(|path| ("model", path))
         .chain(reward_model.into_iter().map(|path| ("reward_model", path)))
         .chain(judge.into_iter().map(|path| ("judge", path)))
-        .chain(of("data", &config.data))
-        .chain(of("evaluation", &config.eval_data))
-        .chain(of("ptx", &config.ptx_data));
+        .chain(data);
     Ok(RunInputs {
         versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
         seeds: [("run".to_owned(), config.seed)].into(),

@@ -1,10 +1,13 @@
 //! Every decision of a policy run that can be made before work starts, checked and printable.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use serde_json::json;
 use truing_cpu::CpuEngine;
 use truing_model::engine::EngineMemory;
 use truing_model::{DecoderSpec, DecodingWeights, Engine, ModelFiles, ParameterSpec, TrainableSpec};
-use truing_reward::Rewards;
+use truing_reward::{Rewards, is_source};
 use truing_store::Digest;
 use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, TrainError, plan_segments,
@@ -46,6 +49,8 @@ pub struct GrpoPlan {
     pub n_threads: usize,
     /// Digest of everything that decides the weights.
     pub digest: Digest,
+    /// The binary that starts the sandbox of a `code` reward; the program that makes the plan says which.
+    pub sandbox_program: Option<PathBuf>,
     n_parameters: u64,
     n_trainable: u64,
     n_prompts: usize,
@@ -71,7 +76,7 @@ impl GrpoPlan {
             || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
             |gib| (gib * GIB) as u64,
         );
-        let reference_bytes = if config.needs_reference() && trainable.lora.is_none() {
+        let reference_bytes = if loads_reference(&config, inputs) {
             CpuEngine::memory(spec, &frozen()).parameter_bytes
         } else {
             0
@@ -150,6 +155,7 @@ impl GrpoPlan {
             top_token_bytes,
             cache_bytes,
             n_threads,
+            sandbox_program: None,
             n_parameters,
             n_trainable,
             n_prompts,
@@ -234,6 +240,12 @@ impl GrpoPlan {
     }
 }
 
+/// Whether the reference is a model of its own. New adapters switched off give it; those of an adapter that is trained
+/// further do not, for its policy began with them.
+pub(super) fn loads_reference(config: &GrpoConfig, inputs: &GrpoInputs) -> bool {
+    config.needs_reference() && (config.lora.is_none() || inputs.model.adapter.is_some())
+}
+
 /// A model of which nothing learns.
 pub(crate) fn frozen() -> TrainableSpec {
     TrainableSpec { lora: None, frozen: vec![String::new()] }
@@ -254,6 +266,30 @@ fn count_parameters(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u6
     }
 }
 
+/// Refuses an entry of a reward's `sources` that means no source of the run: its rows would silently get no reward.
+fn check_sources(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
+    let configured =
+        config.data.iter().chain(&config.eval_data).map(|source| config.data_dir.join(&source.path));
+    // Where a source is a folder, rows name its files.
+    let files = configured.filter(|path| !path.is_dir());
+    let mut known: BTreeSet<String> = files.map(|path| path.to_string_lossy().into_owned()).collect();
+    known.extend(inputs::sources(&inputs.prompts).into_iter().map(|source| source.to_string()));
+    known.extend(inputs::sources(&inputs.eval).into_iter().map(|source| source.to_string()));
+    let rewards =
+        config.reward.iter().flat_map(|reward| &reward.sources).map(|entry| ("reward.sources", entry));
+    let judge = config.judge.iter().flat_map(|judge| &judge.sources).map(|entry| ("judge.sources", entry));
+    match rewards.chain(judge).find(|(_, entry)| !known.iter().any(|path| is_source(path, entry))) {
+        None => Ok(()),
+        Some((key, entry)) => {
+            let expected = format!(
+                "the name of a file of `data` or `eval_data`, or the end of its path in whole folders: {}",
+                known.into_iter().collect::<Vec<_>>().join(", ")
+            );
+            Err(StageError::BadSetting { key, found: entry.clone(), expected })
+        }
+    }
+}
+
 /// Checks the settings that no other step looks at.
 fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
@@ -267,7 +303,8 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a [reward_model] or a [judge]";
         return Err(StageError::MissingSetting { key: "reward", expected });
     }
-    Rewards::new(&config.reward)?;
+    Rewards::check(&config.reward)?;
+    check_sources(config, inputs)?;
     if let Some(judge) = &config.judge {
         judge.verdict.check()?;
         judge.model.check("judge.model")?;

@@ -3,32 +3,32 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use truing_client::{Counts, CountsSnapshot};
 use truing_cpu::CpuEngine;
 use truing_generate::{end_tokens, excluded_tokens};
 use truing_model::{SaveOptions, TrainableSpec};
-use truing_parallel::Solo;
 use truing_reward::Rewards;
 use truing_reward::judge::Judge;
-use truing_store::{RunDirectory, atomic};
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, TrainerState};
-use truing_types::{Event, EventSink, TokenId};
+use truing_types::{Communicator, Event, EventSink, TokenId, dealt};
 
 use super::model_reward::ModelReward;
 use super::packs::SampledPolicy;
-use super::plan::frozen;
+use super::plan::{frozen, loads_reference};
 use super::state::PromptState;
 use super::step::Purpose;
 use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
 use crate::chat::OpenChatModel;
+use crate::ranks::gather_dealt;
 use crate::reward::RewardScorer;
-use crate::training::record::{EVALUATION_PREFIX, RunRecord};
+use crate::training::folder::{OpenedRun, RunOutline};
+use crate::training::record::{EVALUATION_PREFIX, RunRecord, is_any_stopped};
 use crate::training::{Start, resume};
-use crate::{Probe, StageError, model};
+use crate::{Probe, StageError, model, recipe};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -53,6 +53,7 @@ pub enum GrpoOutcome {
 pub(super) struct Running<'a> {
     pub(super) plan: &'a GrpoPlan,
     pub(super) inputs: &'a GrpoInputs,
+    pub(super) communicator: &'a dyn Communicator,
     pub(super) probe: &'a dyn Probe,
     pub(super) events: &'a mut dyn EventSink,
     pub(super) stop: &'a AtomicBool,
@@ -74,17 +75,21 @@ pub(super) struct Running<'a> {
 /// step and ends the run. Steps are functions of seed, step and weights: one that was broken off is made again
 /// with the same tokens.
 ///
+/// With several ranks the prompts of a step are dealt to them: each draws and scores its share, then every rank knows all
+/// groups, and the packs of the update are dealt. Tokens, rewards and advantages are those of one rank.
+///
 /// # Errors
 /// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
 pub fn run(
     plan: &GrpoPlan,
     inputs: &GrpoInputs,
     start: Start,
+    communicator: &dyn Communicator,
     probe: &dyn Probe,
     events: &mut dyn EventSink,
     stop: &AtomicBool,
 ) -> Result<GrpoOutcome, StageError> {
-    run_with_judge(plan, inputs, start, probe, events, stop, None)
+    run_with_judge(plan, inputs, start, communicator, probe, events, stop, None)
 }
 
 /// Runs a plan whose recipe has a `[judge]`, handed in by the program, which knows keys and clocks.
@@ -95,6 +100,7 @@ pub fn run_with_judge(
     plan: &GrpoPlan,
     inputs: &GrpoInputs,
     start: Start,
+    communicator: &dyn Communicator,
     probe: &dyn Probe,
     events: &mut dyn EventSink,
     stop: &AtomicBool,
@@ -105,34 +111,31 @@ pub fn run_with_judge(
         let expected = "the model of the recipe's [judge], and none where there is no such table";
         return Err(StageError::MissingSetting { key: "judge", expected });
     }
-    let folder = match start {
-        Start::Fresh => RunDirectory::create(&config.output_dir, &config.to_toml(), &inputs.record)?,
-        Start::Resume => RunDirectory::open(&config.output_dir)?,
+    let recipe = config.to_toml();
+    let outline = RunOutline {
+        output_dir: &config.output_dir,
+        recipe: &recipe,
+        decisive_of: recipe::decisive_of::<GrpoConfig>,
+        inputs: &inputs.record,
+        digest: plan.digest,
+        plan: plan.to_json(),
+        skipped: inputs.skipped.iter().collect(),
     };
-    let model_path = folder.path().join("model");
-    if start == Start::Resume {
-        let before = GrpoConfig::from_toml(&folder.recipe()?, &folder.recipe_path(), &[])?;
-        resume::check_same_recipe(&before.decisive_toml(), &config.decisive_toml())?;
-        if model_path.exists() {
-            events.emit(Event::Note(format!("the run is finished: {} is saved", model_path.display())));
-            return Ok(GrpoOutcome::Finished { model: model_path, metrics: BTreeMap::new() });
+    let (folder, checkpoint) = match outline.open(start, communicator, events)? {
+        OpenedRun::Finished(model) => {
+            return Ok(GrpoOutcome::Finished { model, metrics: BTreeMap::new() });
         }
-    }
-    let plan_json = serde_json::to_vec_pretty(&plan.to_json()).unwrap_or_default();
-    atomic::write(&folder.path().join("plan.json"), &plan_json)?;
-    let checkpoint = match start {
-        Start::Fresh => None,
-        Start::Resume => resume::find_checkpoint(plan.digest, &folder, events)?,
+        OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
     let load = |trainable: &TrainableSpec, phase: &str, events: &mut dyn EventSink| {
         resume::load_engine(&inputs.model, trainable, plan.n_threads, config.seed, phase, events)
     };
     let engine = load(&plan.trainable, "loading the model", events)?;
-    let reference = match config.needs_reference() && config.lora.is_none() {
+    let reference = match loads_reference(config, inputs) {
         true => Some(load(&frozen(), "loading the reference", events)?),
         false => None,
     };
-    let mut rewards = Rewards::new(&config.reward)?;
+    let mut rewards = Rewards::new(&config.reward, plan.sandbox_program.as_deref())?;
     if let Some(settings) = &config.reward_model {
         let options = inputs.renderer.options().clone();
         let scorer = RewardScorer::open(&settings.model_name_or_path, options, plan.n_threads, events)?;
@@ -156,7 +159,7 @@ pub fn run_with_judge(
         trainer.resume_at(state.step * config.updates_per_step());
         events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
     }
-    let record = RunRecord::open(folder, &state, &[], &Solo)?;
+    let record = RunRecord::open(folder, &state, &[], communicator)?;
     let spec = &inputs.model.spec;
     let end_tokens = end_tokens(&spec.eos_token_ids, &inputs.renderer);
     let excluded = excluded_tokens(inputs.renderer.tokenizer(), spec.vocab_size, &end_tokens);
@@ -167,6 +170,7 @@ pub fn run_with_judge(
         policy: SampledPolicy { temperature: config.temperature, excluded },
         plan,
         inputs,
+        communicator,
         probe,
         events,
         stop,
@@ -186,7 +190,7 @@ impl Running<'_> {
             return self.interrupted();
         }
         while self.state.step < self.plan.n_steps {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.is_stopped()? {
                 return self.interrupted();
             }
             let Some(record) = self.step()? else { return self.interrupted() };
@@ -216,6 +220,11 @@ impl Running<'_> {
         self.finish()
     }
 
+    /// Whether any rank was told to stop.
+    pub(super) fn is_stopped(&self) -> Result<bool, StageError> {
+        Ok(is_any_stopped(self.stop, self.communicator)?)
+    }
+
     fn log(&mut self, values: Metrics) -> Result<(), StageError> {
         self.record.log(self.state.step, values, &mut *self.events)
     }
@@ -227,17 +236,19 @@ impl Running<'_> {
             return Ok(true);
         }
         self.state.is_evaluation_due = true;
-        let prompts: Vec<&Prompt> = inputs.eval.iter().collect();
-        let places: Vec<u32> = (0..prompts.len() as u32).collect();
+        let places: Vec<u32> = dealt(inputs.eval.len(), self.communicator).map(|i| i as u32).collect();
+        let prompts: Vec<&Prompt> = places.iter().map(|&place| &inputs.eval[place as usize]).collect();
         let Some(drawn) = self.draw(&prompts, &places, Purpose::Evaluate)? else { return Ok(false) };
         let scored = self.score(&prompts, &drawn);
-        if self.stop.load(Ordering::Relaxed) {
+        if self.is_stopped()? {
             // What a judge was not asked any more is no finding.
             return Ok(false);
         }
+        let (drawn, scored): (Vec<_>, Vec<_>) =
+            gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?.into_iter().unzip();
         let mut by_category: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut n_unscored = 0;
-        for (prompt, scored) in prompts.iter().zip(&scored) {
+        for (prompt, scored) in inputs.eval.iter().zip(&scored) {
             let rewards: Vec<f64> =
                 scored.iter().filter_map(|one| one.total.as_ref().ok().copied()).collect();
             n_unscored += scored.len() - rewards.len();
@@ -291,8 +302,8 @@ impl Running<'_> {
         self.record.save_checkpoint(state, config.save_total_limit, &mut *self.events, |staged| {
             let files = inputs.renderer.tokenizer().files();
             let options = model::save_options(&inputs.model, &files);
-            let base_model = Some(config.model_name_or_path.as_str());
-            checkpoint::save(trainer.engine(), state, staged, &options, base_model)?;
+            let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
+            checkpoint::save(trainer.engine(), state, staged, &options, Some(&*base_model))?;
             prompts.save(staged)
         })
     }
@@ -313,8 +324,8 @@ impl Running<'_> {
             let files = inputs.renderer.tokenizer().files();
             let options =
                 SaveOptions { dtype: config.save_dtype, ..model::save_options(&inputs.model, &files) };
-            let base_model = &config.model_name_or_path;
-            model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)
+            let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
+            model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
         })?;
         Ok(GrpoOutcome::Finished { model, metrics: self.record.into_last_metrics() })
     }

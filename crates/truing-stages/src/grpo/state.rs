@@ -31,7 +31,8 @@ impl PromptState {
     }
 
     pub(super) fn save(&self, staged: &mut StagedDirectory) -> Result<(), StageError> {
-        Ok(staged.write(FILE, &serde_json::to_vec(self).unwrap_or_default())?)
+        let json = serde_json::to_vec(self).map_err(|source| StageError::Json { name: FILE, source })?;
+        Ok(staged.write(FILE, &json)?)
     }
 
     /// The next `n` different prompts of `n_prompts`: seeded orders one after the other, an epoch each. With a

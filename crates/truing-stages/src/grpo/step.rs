@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rand_chacha::rand_core::Rng;
 use truing_generate::{SampleRequest, SampledCompletion, SampledIds, sample};
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
-use truing_parallel::Solo;
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
 use truing_train::{KlInLoss, Policy, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
-use truing_types::{Event, FinishReason, Rollout, SamplingOptions, Seed, Unscored, UnscoredReason};
+use truing_types::{
+    Event, FinishReason, Rollout, SamplingOptions, Seed, Unscored, UnscoredReason, all_gather_dealt, dealt,
+};
 
 use super::packs::{self, CompletionPack, Sequence};
 use super::run::Running;
 use super::state::PromptState;
 use super::tally::{self, Metrics};
 use super::{KlKind, Prompt, rollouts};
+use crate::ranks::{gather_dealt, on_first_rank};
+use crate::training::record::break_if_alone;
 use crate::{StageError, chat};
 
 /// The completions of one prompt.
@@ -74,7 +76,7 @@ pub(super) enum Purpose {
 }
 
 impl Running<'_> {
-    /// Draws completions of some prompts; `None` when the stop flag was seen.
+    /// Draws completions of this rank's prompts; `None` when the stop flag was seen.
     pub(super) fn draw(
         &mut self,
         prompts: &[&Prompt],
@@ -112,7 +114,7 @@ impl Running<'_> {
             Purpose::Evaluate => DecodingWeights::F32,
         };
         self.trainer.engine_mut().set_decoding_weights(weights);
-        let (events, stop) = (&mut *self.events, self.stop);
+        let (events, stop, world_size) = (&mut *self.events, self.stop, self.communicator.world_size());
         let mut done = 0;
         let total = (requests.len() * n_samples) as u64;
         let phase = match purpose {
@@ -130,14 +132,14 @@ impl Running<'_> {
             &mut |_, _, _| {
                 done += 1;
                 events.emit(Event::Progress { done, note: String::new() });
-                if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                break_if_alone(stop, world_size)
             },
         )?;
         events.emit(Event::PhaseFinished);
         Ok(drawn)
     }
 
-    /// Scores each completion of each prompt, all in one go: a judge may be asked about many at a time.
+    /// Scores each completion of each of this rank's prompts, all in one go: a judge may be asked about many at a time.
     pub(super) fn score(
         &mut self,
         prompts: &[&Prompt],
@@ -187,19 +189,22 @@ impl Running<'_> {
             let wanted = config.prompts_per_step - used.len();
             let seed = Seed(config.seed);
             let places = prompt_state.choose(wanted, inputs.prompts.len(), seed, config.curriculum);
-            let prompts: Vec<&Prompt> = places.iter().map(|&place| &inputs.prompts[place as usize]).collect();
+            let mine: Vec<u32> = dealt(places.len(), self.communicator).map(|i| places[i]).collect();
+            let prompts: Vec<&Prompt> = mine.iter().map(|&place| &inputs.prompts[place as usize]).collect();
             let before = self.probe.elapsed_secs();
             let purpose = Purpose::Train { step, round: round as u64 };
-            let Some(drawn) = self.draw(&prompts, &places, purpose)? else { return Ok(None) };
+            let Some(drawn) = self.draw(&prompts, &mine, purpose)? else { return Ok(None) };
             let between = self.probe.elapsed_secs();
             let scored = self.score(&prompts, &drawn);
-            if self.stop.load(Ordering::Relaxed) {
+            if self.is_stopped()? {
                 // A judge may have been broken off: what is unscored for that alone is not learnt from.
                 return Ok(None);
             }
             scoring += self.probe.elapsed_secs() - between;
             generating += between - before;
-            for ((&prompt, completions), scored) in places.iter().zip(drawn).zip(scored) {
+            // From here on every rank knows the groups of all.
+            let groups = gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?;
+            for (&prompt, (completions, scored)) in places.iter().zip(groups) {
                 let group = Group { prompt, completions, scored };
                 let rewards: Vec<f64> = group.rewards().into_iter().flatten().collect();
                 if !rewards.is_empty() {
@@ -226,12 +231,17 @@ impl Running<'_> {
         let updating = self.probe.elapsed_secs() - before;
         if let Some((counts, before)) = &mut self.judge_counts {
             let now = counts.snapshot();
-            metrics.extend(chat::count_metrics("judge", before, &now));
+            let (names, mut sums): (Vec<String>, Vec<f64>) =
+                chat::count_metrics("judge", before, &now).into_iter().unzip();
+            self.communicator.all_reduce_sum_f64(&mut sums)?;
+            metrics.extend(names.into_iter().zip(sums));
             *before = now;
         }
         if config.keep_rollouts {
-            let kept = self.rollouts(step, &used, &all, &compared);
-            rollouts::write(self.record.path(), step, &kept)?;
+            on_first_rank(self.communicator, || {
+                let kept = self.rollouts(step, &used, &all, &compared);
+                rollouts::write(self.record.path(), step, &kept)
+            })?;
         }
         let n_drawn: usize = all.iter().flat_map(|group| &group.completions).map(|c| c.tokens.len()).sum();
         let secs = self.probe.elapsed_secs() - started;
@@ -295,19 +305,32 @@ impl Running<'_> {
         let mut n_done = 0;
         for part in sequences.chunks(per_part) {
             let flat: Vec<Sequence<'_>> = part.iter().flatten().copied().collect();
-            let mut compared_packs = Vec::new();
-            for pack in packs::pack(&flat, config.max_tokens_per_pack, config.share_prompts)? {
-                if self.stop.load(Ordering::Relaxed) {
+            let packs = packs::pack(&flat, config.max_tokens_per_pack, config.share_prompts)?;
+            if packs.is_empty() {
+                continue;
+            }
+            let (mut mine, mut said) = (Vec::new(), Vec::new());
+            for place in dealt(packs.len(), self.communicator) {
+                if break_if_alone(self.stop, self.communicator.world_size()).is_break() {
                     return Ok(None);
                 }
-                let reference = self.compare(&pack, &mut compared)?;
+                let pack = packs[place].clone();
+                let (of_pack, reference) = self.compare(&pack)?;
                 n_done += pack.completions.len() as u64;
                 self.events.emit(Event::Progress { done: n_done, note: String::new() });
-                compared_packs.push((pack, reference));
+                said.push(of_pack);
+                mine.push((pack, reference));
             }
-            parts.push(compared_packs);
+            // Every rank knows what was said of all completions, and keeps the packs that it has compared.
+            for (pack, said) in packs.iter().zip(all_gather_dealt(self.communicator, said)?) {
+                take_down(pack, &said, &mut compared);
+            }
+            parts.push(mine);
         }
         self.events.emit(Event::PhaseFinished);
+        if self.is_stopped()? {
+            return Ok(None);
+        }
         let rewards = self.shape(groups, metrics);
         self.credit(groups, &rewards, &mut compared);
         self.weigh(groups, &mut compared);
@@ -318,12 +341,12 @@ impl Running<'_> {
         Ok(Some(compared))
     }
 
-    /// What policy and reference say of a pack. Hands back the reference's top tokens where the update needs them.
+    /// What policy and reference say of a pack, as [`take_down`] reads it, and the reference's top tokens where the update
+    /// needs them.
     fn compare(
         &mut self,
         pack: &CompletionPack,
-        compared: &mut [Compared],
-    ) -> Result<Option<Arc<TopLogProbs>>, StageError> {
+    ) -> Result<(Vec<f32>, Option<Arc<TopLogProbs>>), StageError> {
         let config = &self.plan.config;
         let (policy, k) = (&self.policy.clone(), config.kl_top_k);
         let (mut top, mut reference_log_probs) = (None, Vec::new());
@@ -348,21 +371,9 @@ impl Running<'_> {
             };
             kl = reference_log_probs.iter().zip(&log_probs).map(k3).collect();
         }
-        let mut start = 0;
-        for &(idx, n_targets) in &pack.completions {
-            let range = start..start + n_targets;
-            let part = |values: &[f32]| values.get(range.clone()).map_or_else(Vec::new, <[f32]>::to_vec);
-            compared[idx] = Compared {
-                old_log_probs: part(&log_probs),
-                reference_log_probs: part(&reference_log_probs),
-                kl: part(&kl),
-                importance_weights: Vec::new(),
-                advantages: Vec::new(),
-            };
-            start += n_targets;
-        }
         let is_needed = matches!(config.policy().kl, KlInLoss::Exact(_));
-        Ok(top.filter(|_| is_needed).map(Arc::new))
+        let top = top.filter(|_| is_needed).map(Arc::new);
+        Ok(([log_probs, kl, reference_log_probs].concat(), top))
     }
 
     /// Asks the frozen model: a second engine, or the policy without its adapters.
@@ -516,20 +527,19 @@ impl Running<'_> {
         });
         let mut n_done = 0;
         for _ in 0..config.num_iterations {
-            for part in parts.iter().filter(|part| !part.is_empty()) {
+            for part in parts {
                 let mut packs: Vec<PolicyPack> = part
                     .iter()
                     .map(|(pack, reference)| policy_pack(pack, reference.clone(), compared))
                     .collect();
                 packs.extend(self.ptx_packs(first_update + n_updates)?);
-                let (events, stop) = (&mut *self.events, self.stop);
-                let result = self.trainer.step(&packs, &objective, &Solo, &mut |_| {
+                let (events, stop, communicator) = (&mut *self.events, self.stop, self.communicator);
+                let result = self.trainer.step(&packs, &objective, communicator, &mut |_| {
                     n_done += 1;
                     events.emit(Event::Progress { done: n_done, note: String::new() });
-                    if n_updates == 0 && stop.load(Ordering::Relaxed) {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
+                    match n_updates {
+                        0 => break_if_alone(stop, communicator.world_size()),
+                        _ => ControlFlow::Continue(()),
                     }
                 });
                 let outcome = match result {
@@ -561,9 +571,11 @@ impl Running<'_> {
         let mut generator = Seed(config.seed).generator("ptx", &[update]);
         let (policy, k) = (&self.policy.clone(), config.kl_top_k);
         let mut packs = Vec::new();
-        for _ in 0..config.ptx_samples_per_update {
-            let sample = (generator.next_u64() % data.n_samples() as u64) as u32;
-            let batch = data.batch(&[sample])?;
+        let drawn: Vec<u32> = (0..config.ptx_samples_per_update)
+            .map(|_| (generator.next_u64() % data.n_samples() as u64) as u32)
+            .collect();
+        for place in dealt(drawn.len(), self.communicator) {
+            let batch = data.batch(&[drawn[place]])?;
             let top = self.ask_reference(|engine| packs::top_log_probs(engine, &batch, policy, k))?;
             packs.push(packs::ptx_pack(batch, top));
         }
@@ -615,6 +627,27 @@ impl Running<'_> {
 fn without_text(reason: &str) -> ScoredCompletion {
     let unscored = Unscored::new(UnscoredReason::Failed, format!("the completion has no text: {reason}"));
     ScoredCompletion { parts: [("text".to_owned(), Err(unscored.clone()))].into(), total: Err(unscored) }
+}
+
+/// Takes down what was said of a pack's completions: lists of one number a target, log-probabilities under the policy, then
+/// KL and log-probabilities under the reference where there are any.
+fn take_down(pack: &CompletionPack, said: &[f32], compared: &mut [Compared]) {
+    let n_targets: usize = pack.completions.iter().map(|&(_, n)| n).sum();
+    let mut lists = said.chunks_exact(n_targets.max(1));
+    let [log_probs, kl, reference] = [(); 3].map(|()| lists.next().unwrap_or(&[]));
+    let mut start = 0;
+    for &(idx, n_targets) in &pack.completions {
+        let range = start..start + n_targets;
+        let part = |values: &[f32]| values.get(range.clone()).map_or_else(Vec::new, <[f32]>::to_vec);
+        compared[idx] = Compared {
+            old_log_probs: part(log_probs),
+            reference_log_probs: part(reference),
+            kl: part(kl),
+            importance_weights: Vec::new(),
+            advantages: Vec::new(),
+        };
+        start += n_targets;
+    }
 }
 
 fn policy_pack(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
 use truing_types::PromptRow;
 
@@ -138,6 +139,21 @@ impl Default for LabelConfig {
 }
 
 impl Recipe for LabelConfig {
+    // What is made of the replies may change; who is asked what may not.
+    const FREE: &'static [&'static str] =
+        &["corrections", "min_confidence", "min_count", "max_failures_in_a_row", "judge.*.weight"];
+    const FILES: &'static [&'static str] = &["label_set"];
+
+    fn from_resolved(text: &str, path: &Path) -> Result<Self, RecipeError> {
+        Self::from_toml(text, path, &[])
+    }
+
+    fn decisive(&self) -> Table {
+        let mut decisive = self.clone();
+        decisive.judge.iter_mut().for_each(|judge| judge.model = judge.model.decisive());
+        recipe::decisive(&decisive)
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use truing_prompts::labels::{Ballot, LabelSet, tally};
 
 use super::plan::{LabelInputs, LabelPlan};
+use crate::StageError;
 use crate::rows::PromptSource;
 
 /// The field that says where a row came from.
@@ -64,17 +65,21 @@ impl LabelledPrompt {
 
     /// The line. What its row says of other dimensions stays; other columns of these names make way.
     #[must_use]
-    pub fn to_row(&self) -> Map<String, Value> {
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn to_row(&self) -> Result<Map<String, Value>, StageError> {
         let mut row = self.columns.clone();
-        // Text, numbers and maps with text as keys: there is nothing in it that JSON could not say.
-        let Ok(Value::Object(told)) = serde_json::to_value(self) else { return row };
-        for (field, value) in told {
+        let failed = |source| StageError::Json { name: Self::FILE_NAME, source };
+        let fields: Map<String, Value> =
+            serde_json::to_value(self).and_then(serde_json::from_value).map_err(failed)?;
+        for (field, value) in fields {
             match (row.get_mut(&field), value) {
                 (Some(Value::Object(own)), Value::Object(new)) if field != ORIGIN => own.extend(new),
                 (_, value) => drop(row.insert(field, value)),
             }
         }
-        row
+        Ok(row)
     }
 }
 
@@ -90,7 +95,7 @@ pub(super) struct ReviewedPrompt<'a> {
 
 impl<'a> ReviewedPrompt<'a> {
     /// The prompts with a dimension below a confidence, the least certain first.
-    pub(super) fn in_doubt(rows: &'a [LabelledPrompt], min_confidence: f64) -> Vec<Self> {
+    pub(super) fn in_doubt(rows: &'a [LabelledPrompt], min_confidence: f64) -> Result<Vec<Self>, StageError> {
         let lowest = |row: &LabelledPrompt| row.confidence.values().copied().fold(1.0, f64::min);
         let mut doubtful: Vec<&LabelledPrompt> =
             rows.iter().filter(|row| lowest(row) < min_confidence).collect();
@@ -100,9 +105,9 @@ impl<'a> ReviewedPrompt<'a> {
             let doubt = |(name, confidence): (&'a String, &f64)| {
                 (name.as_str(), format!("confidence {confidence:.2} is below {min_confidence}"))
             };
-            let mut row = prompt.to_row();
+            let mut row = prompt.to_row()?;
             row.remove("review");
-            Self { row, review: below.map(doubt).collect() }
+            Ok(Self { row, review: below.map(doubt).collect() })
         };
         doubtful.into_iter().map(reviewed).collect()
     }

@@ -15,6 +15,7 @@ use super::set::load_label_set;
 use crate::StageError;
 use crate::error::UnknownLabelError;
 use crate::judging::BYTES_PER_TOKEN;
+use crate::row_report::DataReport;
 use crate::rows::value_at;
 
 /// Similarity (Jaro-Winkler) from which a label is named as the nearest.
@@ -44,6 +45,8 @@ pub struct LabelInputs {
     pub prompts: Vec<LabelPrompt>,
     /// Corrections of prompts that are not in the data.
     pub n_stray_corrections: usize,
+    /// What became of all rows of the data.
+    pub report: DataReport,
 }
 
 impl LabelInputs {
@@ -57,28 +60,49 @@ impl LabelInputs {
         let mut set = load_label_set(config.label_set.as_deref())?;
         let columns = columns(config, &set)?;
         events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
-        let mut prompts = Vec::new();
+        let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
         for source in &config.data {
-            for row in read_prompts(&config.source(source), config.on_bad_row)? {
+            let mut rows = read_prompts(&config.source(source), config.on_bad_row)?;
+            for row in &mut rows {
                 let (row, origin) = row?;
-                let mut carried = vec![None; set.dimensions().len()];
-                for &(dimension, column) in &columns {
-                    let value = value_at(&row.columns, column);
-                    let place = Place { origin: &origin, column };
-                    carried[dimension] = value
-                        .map(|value| place.labels(&mut set, dimension, value, config.on_unknown_label))
-                        .transpose()?;
-                }
+                let carried =
+                    match carried(&mut set, &columns, &row.columns, &origin, config.on_unknown_label) {
+                        Ok(carried) => carried,
+                        Err(error) => {
+                            report.skip(config.on_bad_row, error)?;
+                            continue;
+                        }
+                    };
                 let corrected = vec![None; carried.len()];
                 let text = question_text(&row.prompt);
                 prompts.push(LabelPrompt { text, columns: row.columns, origin, carried, corrected });
             }
+            report.end_source(&rows);
             events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
         }
+        report.n_rows = prompts.len() as u64;
         events.emit(Event::PhaseFinished);
+        report.warn("the prompts", events);
         let n_stray_corrections = correct(config, &mut set, &mut prompts)?;
-        Ok(Self { set, prompts, n_stray_corrections })
+        Ok(Self { set, prompts, n_stray_corrections, report })
     }
+}
+
+/// The labels that a row carries, by dimension.
+fn carried(
+    set: &mut LabelSet,
+    columns: &[(usize, &str)],
+    row: &Map<String, Value>,
+    origin: &RowOrigin,
+    on_unknown: OnUnknownLabel,
+) -> Result<Vec<Option<Vec<usize>>>, StageError> {
+    let mut carried = vec![None; set.dimensions().len()];
+    for &(dimension, column) in columns {
+        let place = Place { origin, column };
+        let labels = value_at(row, column).map(|value| place.labels(set, dimension, value, on_unknown));
+        carried[dimension] = labels.transpose()?;
+    }
+    Ok(carried)
 }
 
 /// The dimensions of `columns`.

@@ -16,7 +16,9 @@ use super::set::label_set_toml;
 use super::summary::{Summary, summarise};
 use crate::StageError;
 use crate::chat::OpenChatModel;
+use crate::judged_folder::{self, CORRECTIONS, JudgedInputs};
 use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
+use crate::row_report::write_skipped;
 use crate::rows::write_lines;
 
 /// Questions that are asked at a time.
@@ -37,10 +39,11 @@ pub enum LabelOutcome {
 }
 
 /// Asks `judges`, in the recipe's order, and writes `labels.jsonl`, `review.jsonl`, `unlabelled.jsonl`, `summary.json`,
-/// `label_set.toml` and `recipe.resolved.toml`.
+/// `label_set.toml`, `recipe.resolved.toml` and `inputs.json`. The folder of a run with the same recipe and inputs is
+/// used again.
 ///
 /// # Errors
-/// When no prompt has a label in the end, or the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, no prompt has a label in the end, or the disk fails.
 pub fn run(
     plan: &LabelPlan,
     inputs: &LabelInputs,
@@ -51,10 +54,19 @@ pub fn run(
     let config = &plan.config;
     let folder = &config.output_dir;
     let write_error = |source| StageError::Write { path: folder.clone(), source };
-    std::fs::create_dir_all(folder).map_err(write_error)?;
-    atomic::write(&folder.join("recipe.resolved.toml"), config.to_toml().as_bytes())?;
+    let label_set = config.label_set.iter().map(|path| ("label_set", path.as_path()));
+    let corrections = config.corrections.iter().map(|path| (CORRECTIONS, path.as_path()));
+    let record = JudgedInputs {
+        seed: config.seed,
+        judges: config.judge.iter().map(|judge| &judge.model).collect(),
+        rows: inputs.prompts.iter().map(|prompt| &prompt.origin).collect(),
+        others: label_set.chain(corrections).collect(),
+    };
+    let record = record.record()?;
+    let run = judged_folder::open(folder, config, &record, events)?;
     let set = label_set_toml(&inputs.set).map_err(|error| write_error(std::io::Error::other(error)))?;
     atomic::write(&folder.join("label_set.toml"), set.as_bytes())?;
+    write_skipped(folder, &inputs.report.skipped, events)?;
     let reader = Reader::new(&inputs.set)?;
     let mut answers = Answers::new(inputs);
     let names: Vec<String> = config.judge.iter().map(LabelJudge::name).collect();
@@ -72,6 +84,9 @@ pub fn run(
         return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
     }
     let summary = summarise(plan, inputs, &answers, &rows);
+    // What may differ between a run and its continuation is recorded as it was for these labels.
+    run.write_inputs(&record)?;
+    run.write_recipe(&config.to_toml())?;
     write(config, &rows, &summary)?;
     summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
     let labels = folder.join(LabelledPrompt::FILE_NAME);
@@ -82,14 +97,12 @@ pub fn run(
 fn write(config: &LabelConfig, rows: &[LabelledPrompt], summary: &Summary) -> Result<(), StageError> {
     let folder = &config.output_dir;
     let unlabelled = rows.iter().filter(|row| !row.unlabelled.is_empty()).map(LabelledPrompt::to_row);
-    let unlabelled: Vec<_> = unlabelled.collect();
-    write_lines(&folder.join(REVIEW), &ReviewedPrompt::in_doubt(rows, config.min_confidence))?;
+    let unlabelled: Vec<_> = unlabelled.collect::<Result<_, _>>()?;
+    write_lines(&folder.join(REVIEW), &ReviewedPrompt::in_doubt(rows, config.min_confidence)?)?;
     write_lines(&folder.join("unlabelled.jsonl"), &unlabelled)?;
-    let labelled: Vec<_> = rows.iter().map(LabelledPrompt::to_row).collect();
+    let labelled: Vec<_> = rows.iter().map(LabelledPrompt::to_row).collect::<Result<_, _>>()?;
     write_lines(&folder.join(LabelledPrompt::FILE_NAME), &labelled)?;
-    let failed = |error: serde_json::Error| StageError::Write { path: folder.clone(), source: error.into() };
-    let text = serde_json::to_vec_pretty(summary).map_err(failed)?;
-    Ok(atomic::write(&folder.join("summary.json"), &text)?)
+    Ok(atomic::write_json(&folder.join("summary.json"), summary)?)
 }
 
 /// One judge at work.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
 
 use crate::chat::ChatModelConfig;
@@ -150,6 +151,19 @@ impl Default for QualityConfig {
 }
 
 impl Recipe for QualityConfig {
+    // What is made of the verdicts may change; who is asked what may not.
+    const FREE: &'static [&'static str] = &["prior_deviation", "max_failures_in_a_row"];
+
+    fn from_resolved(text: &str, path: &Path) -> Result<Self, RecipeError> {
+        Self::from_toml(text, path, &[])
+    }
+
+    fn decisive(&self) -> Table {
+        let mut decisive = self.clone();
+        decisive.judge.iter_mut().for_each(|judge| judge.model = judge.model.decisive());
+        recipe::decisive(&decisive)
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {

@@ -13,6 +13,7 @@ use super::config::{Calls, QualityConfig};
 use super::questions;
 use crate::StageError;
 use crate::judging::BYTES_PER_TOKEN;
+use crate::row_report::DataReport;
 use crate::rows::value_at;
 
 /// The bucket of rows without a label.
@@ -36,6 +37,8 @@ pub struct QualityPrompt {
 pub struct QualityInputs {
     /// The prompts in the order of their files.
     pub prompts: Vec<QualityPrompt>,
+    /// What became of all rows of the data.
+    pub report: DataReport,
 }
 
 impl QualityInputs {
@@ -46,10 +49,11 @@ impl QualityInputs {
     pub fn load(config: &QualityConfig, events: &mut dyn EventSink) -> Result<Self, StageError> {
         config.check()?;
         events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
-        let mut prompts = Vec::new();
+        let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
         for source in &config.data {
             let source = SourceConfig { path: config.data_dir.join(&source.path), ..source.clone() };
-            for row in read_prompts(&source, config.on_bad_row)? {
+            let mut rows = read_prompts(&source, config.on_bad_row)?;
+            for row in &mut rows {
                 let (row, origin) = row?;
                 let bucket = match value_at(&row.columns, &config.bucket_column) {
                     Some(Value::String(label)) => label.clone(),
@@ -59,10 +63,13 @@ impl QualityInputs {
                 let text = question_text(&row.prompt);
                 prompts.push(QualityPrompt { text, columns: row.columns, bucket, origin });
             }
+            report.end_source(&rows);
             events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
         }
+        report.n_rows = prompts.len() as u64;
         events.emit(Event::PhaseFinished);
-        Ok(Self { prompts })
+        report.warn("the prompts", events);
+        Ok(Self { prompts, report })
     }
 }
 

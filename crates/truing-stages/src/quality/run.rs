@@ -15,7 +15,9 @@ use super::questions;
 use super::verdict::Verdict;
 use crate::StageError;
 use crate::chat::OpenChatModel;
+use crate::judged_folder::{self, JudgedInputs};
 use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
+use crate::row_report::write_skipped;
 use crate::rows::write_lines;
 
 /// Comparisons that are put together at a time.
@@ -35,10 +37,11 @@ pub enum QualityOutcome {
     Interrupted,
 }
 
-/// Asks `judges`, in the recipe's order, and writes `scores.jsonl`, `summary.json` and `recipe.resolved.toml`.
+/// Asks `judges`, in the recipe's order, and writes `scores.jsonl`, `summary.json`, `recipe.resolved.toml`
+/// and `inputs.json`. The folder of a run with the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When no judge gives a single verdict, or the disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, no judge gives a single verdict, or the disk fails.
 pub fn run(
     plan: &QualityPlan,
     inputs: &QualityInputs,
@@ -48,9 +51,15 @@ pub fn run(
 ) -> Result<QualityOutcome, StageError> {
     let config = &plan.config;
     let folder = &config.output_dir;
-    let write_error = |source| StageError::Write { path: folder.clone(), source };
-    std::fs::create_dir_all(folder).map_err(write_error)?;
-    atomic::write(&folder.join("recipe.resolved.toml"), config.to_toml().as_bytes())?;
+    let record = JudgedInputs {
+        seed: config.seed,
+        judges: config.judge.iter().map(|judge| &judge.model).collect(),
+        rows: inputs.prompts.iter().map(|prompt| &prompt.origin).collect(),
+        others: Vec::new(),
+    };
+    let record = record.record()?;
+    let run = judged_folder::open(folder, config, &record, events)?;
+    write_skipped(folder, &inputs.report.skipped, events)?;
     let mut comparisons = Vec::new();
     let names: Vec<String> = config.judge.iter().map(QualityJudge::name).collect();
     let patience =
@@ -66,10 +75,12 @@ pub fn run(
         return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
     }
     let (scores, summary) = aggregate(plan, inputs, &comparisons, unscored);
+    // What may differ between a run and its continuation is recorded as it was for these scores.
+    run.write_inputs(&record)?;
+    run.write_recipe(&config.to_toml())?;
     let path = folder.join("scores.jsonl");
     write_lines(&path, &scores.iter().map(PromptScore::to_row).collect::<Vec<_>>())?;
-    let text = serde_json::to_vec_pretty(&summary).map_err(|error| write_error(error.into()))?;
-    atomic::write(&folder.join("summary.json"), &text)?;
+    atomic::write_json(&folder.join("summary.json"), &summary)?;
     summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
     events.emit(Event::Saved { what: "scores".into(), path: path.clone() });
     Ok(QualityOutcome::Finished { scores: path, summary })

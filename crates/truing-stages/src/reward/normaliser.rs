@@ -97,8 +97,8 @@ impl ScoreNormaliser {
         serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))
     }
 
-    pub(super) fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).unwrap_or_default()
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
+        serde_json::to_vec_pretty(self).map_err(|source| StageError::Json { name: FILE, source })
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
     fn it_is_stored_with_the_model() {
         let folder = tempfile::tempdir().unwrap();
         let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data(&[("a", &[1.0, 2.0])]));
-        fs::write(folder.path().join(FILE), normaliser.to_json()).unwrap();
+        fs::write(folder.path().join(FILE), normaliser.to_json().unwrap()).unwrap();
         assert_eq!(ScoreNormaliser::open(folder.path()).unwrap(), normaliser);
     }
 }

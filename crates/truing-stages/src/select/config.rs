@@ -29,7 +29,8 @@ pub struct SelectConfig {
     pub seed: u64,
     /// What happens to rows that cannot be read.
     pub on_bad_row: OnBadRow,
-    /// Column with a number that says how good a prompt is: of two near ones the better stays. `a.b` reaches inside.
+    /// Column with a number that says how good a prompt is: of two equal or near ones the better stays. `a.b` reaches
+    /// inside. A row without a value, or with null, comes after every row with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality_column: Option<String>,
     /// Columns whose values are labels, for quotas and for the coverage page.
@@ -252,6 +253,9 @@ impl Default for MapConfig {
 }
 
 impl Recipe for SelectConfig {
+    const FREE: &'static [&'static str] = &["embedding.model_name_or_path", "embedding.vectors"];
+    const FILES: &'static [&'static str] = &["evaluation_data.*.path"];
+
     fn resolve_paths(&mut self, folder: &Path) {
         if !self.output_dir.as_os_str().is_empty() {
             self.output_dir = folder.join(&self.output_dir);
@@ -281,24 +285,6 @@ impl SelectConfig {
     #[must_use]
     pub fn to_toml(&self) -> String {
         recipe::to_toml(self)
-    }
-
-    /// The settings that decide the selection, as TOML.
-    pub(super) fn decisive_toml(&self) -> String {
-        let default = Self::default();
-        let decisive = Self {
-            output_dir: default.output_dir,
-            threads: default.threads,
-            // Where files lie does not matter; what is in them is compared by digest.
-            data_dir: default.data_dir,
-            embedding: EmbeddingConfig {
-                model_name_or_path: String::new(),
-                vectors: None,
-                ..self.embedding.clone()
-            },
-            ..self.clone()
-        };
-        decisive.to_toml()
     }
 
     /// A source with its path in the data's folder.

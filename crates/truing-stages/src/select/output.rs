@@ -1,6 +1,6 @@
 //! What a selection leaves in its folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use truing_prompts::clustering::CoarseAndFine;
 use truing_prompts::map::{MapOptions, draw_map};
 use truing_prompts::templates::{Template, TemplateSet};
 use truing_prompts::tokens::{END, START, TokenPool, Vocabulary, join};
-use truing_store::{RunDirectory, atomic};
+use truing_store::{RunDirectory, StoreError, atomic};
 use truing_types::{
-    Decision, DroppedRow, Event, EventSink, LayerCount, PromptDecision, PromptMap, SelectionLayer,
+    Decision, DroppedRow, Event, EventSink, LayerCount, PromptDecision, PromptMap, RowOrigin, SelectionLayer,
     SelectionSummary, TemplatePiece, TemplateRow,
 };
 
@@ -21,6 +21,7 @@ use super::pool::Pool;
 use super::vectors::Embedded;
 use crate::StageError;
 use crate::evaluations::SHIPPED;
+use crate::row_report::write_skipped;
 use crate::rows::write_lines;
 
 /// The chosen rows, as they were read.
@@ -54,14 +55,17 @@ pub(super) fn write(
     write_lines(&folder.path().join(TemplateRow::FILE_NAME), &templates(&decisions, found))?;
     let table = found.templates.table(found.tokens, N_EXAMPLES);
     atomic::write(&folder.path().join(TEMPLATE_TABLE), table.as_bytes())?;
+    let skipped = pool.report.skipped.iter().chain(&pool.evaluation_report.skipped);
+    write_skipped(folder.path(), skipped, events)?;
     write_selected(plan, pool, &folder.path().join(SELECTED))?;
     if plan.config.map.max_points > 0 {
-        let map = serde_json::to_vec(&map(plan, &decisions, found)?).unwrap_or_default();
-        atomic::write(&folder.path().join(PromptMap::FILE_NAME), &map)?;
+        let path = folder.path().join(PromptMap::FILE_NAME);
+        let map = serde_json::to_vec(&map(plan, &decisions, found)?)
+            .map_err(|source| StoreError::Json { path: path.clone(), source })?;
+        atomic::write(&path, &map)?;
     }
     let summary = summary(plan, pool, &decisions, layers, n_tasks);
-    let text = serde_json::to_vec_pretty(&summary).unwrap_or_default();
-    atomic::write(&folder.path().join(SelectionSummary::FILE_NAME), &text)?;
+    atomic::write_json(&folder.path().join(SelectionSummary::FILE_NAME), &summary)?;
     events.emit(Event::PhaseFinished);
     events.emit(Event::Saved { what: "selection".into(), path: folder.path().join(SELECTED) });
     Ok(summary)
@@ -98,10 +102,10 @@ fn decisions(pool: &Pool, found: &Found<'_>) -> Vec<PromptDecision> {
             decision: row.dropped.clone().map_or(Decision::Kept, Decision::Dropped),
         });
     }
-    for (origin, problem) in &pool.unreadable {
+    for skipped in &pool.report.skipped {
         all.push(PromptDecision {
             id: all.len() as u64,
-            origin: origin.clone(),
+            origin: RowOrigin { source: skipped.path.as_str().into(), line: skipped.line },
             text: String::new(),
             n_characters: 0,
             language: None,
@@ -114,7 +118,7 @@ fn decisions(pool: &Pool, found: &Found<'_>) -> Vec<PromptDecision> {
                 layer: SelectionLayer::Unreadable,
                 threshold: None,
                 stand_in: None,
-                detail: problem.clone(),
+                detail: skipped.reason_with_field(),
             }),
         });
     }
@@ -184,10 +188,15 @@ fn pieces(template: &Template, vocabulary: &Vocabulary) -> Vec<TemplatePiece> {
 fn write_selected(plan: &SelectPlan, pool: &Pool, path: &Path) -> Result<(), StageError> {
     let failed = |source| StageError::Write { path: path.to_path_buf(), source };
     let mut writer = atomic::Writer::new(path)?;
+    let left_out: HashSet<(&str, u64)> =
+        pool.report.skipped.iter().map(|row| (row.path.as_str(), row.line)).collect();
     let mut rows = pool.rows.iter();
     for source in &plan.config.data {
         for read in read_prompts(&plan.config.source(source), plan.config.on_bad_row)? {
             let (row, origin) = read?;
+            if left_out.contains(&(&*origin.source, origin.line)) {
+                continue;
+            }
             let Some(known) = rows.next().filter(|known| known.origin == origin) else {
                 return Err(StageError::InputsChanged { path: plan.config.data_dir.join(&source.path) });
             };
@@ -224,13 +233,13 @@ fn summary(
         *count = (count.0 + 1, dropped.threshold);
     }
     if let Some(count) = counted.get_mut(&SelectionLayer::Unreadable) {
-        count.0 = pool.n_unreadable;
+        count.0 = pool.report.skipped.len() as u64;
     }
     for layer in diversity {
         let count = counted.entry(layer.layer).or_default();
         *count = (layer.n_dropped, layer.threshold);
     }
-    let mut notes = Vec::new();
+    let mut notes = pool.missing(config);
     if config.evaluation_data.is_empty() {
         notes.push("no evaluation was named: only the text of those that ship was looked for".to_owned());
     }
@@ -242,7 +251,7 @@ fn summary(
     }
     SelectionSummary {
         settings: serde_json::to_value(config).unwrap_or(Value::Null),
-        n_rows: pool.rows.len() as u64 + pool.n_unreadable,
+        n_rows: (pool.rows.len() + pool.report.skipped.len()) as u64,
         n_kept: decisions.iter().filter(|decision| decision.decision == Decision::Kept).count() as u64,
         n_tasks: n_tasks as u64,
         layers: counted

@@ -16,7 +16,7 @@ use truing_types::PromptRow;
 
 use super::SelectConfig;
 use crate::training::resume;
-use crate::{Machine, StageError};
+use crate::{Machine, StageError, recipe};
 
 /// A selection that can begin.
 #[derive(Debug)]
@@ -97,17 +97,18 @@ impl SelectPlan {
         self.config.threads.unwrap_or(self.machine.n_threads)
     }
 
-    /// Versions, seeds and digests of all files.
+    /// Versions, seeds and digests of all files, those of folders one by one.
     pub(super) fn record(&self) -> Result<RunInputs, StageError> {
         let config = &self.config;
-        let paths = |sources: &[truing_data::SourceConfig]| -> Vec<PathBuf> {
-            sources.iter().map(|source| config.source(source).path).collect()
+        let paths = |sources: &[truing_data::SourceConfig]| -> Result<Vec<PathBuf>, StageError> {
+            let files = sources.iter().map(|source| config.source(source).files());
+            Ok(files.collect::<Result<Vec<_>, _>>()?.concat())
         };
         let model = self.model_files.iter().cloned().map(|path| ("model", path));
-        let data = paths(&config.data).into_iter().map(|path| ("data", path));
+        let data = paths(&config.data)?.into_iter().map(|path| ("data", path));
         let vectors = config.embedding.vectors.iter().cloned().map(|path| ("vectors", path));
-        let evaluation = paths(&config.evaluation_data).into_iter().map(|path| ("evaluation", path));
-        let files = model.chain(data).chain(vectors).chain(evaluation).filter(|(_, path)| path.is_file());
+        let evaluation = paths(&config.evaluation_data)?.into_iter().map(|path| ("evaluation", path));
+        let files = model.chain(data).chain(vectors).chain(evaluation);
         Ok(RunInputs {
             versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
             seeds: [("run".to_owned(), config.seed)].into(),
@@ -126,8 +127,8 @@ impl SelectPlan {
 
     /// A run is resumed with the recipe and the files that it was begun with.
     pub(super) fn check_same_run(&self, folder: &RunDirectory) -> Result<(), StageError> {
-        let before = SelectConfig::from_toml(&folder.recipe()?, &folder.recipe_path(), &[])?;
-        resume::check_same_recipe(&before.decisive_toml(), &self.config.decisive_toml())?;
+        let decisive = |text: &str| recipe::decisive_of::<SelectConfig>(text, &folder.recipe_path());
+        resume::check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&self.config.to_toml())?)?;
         let digests =
             |inputs: RunInputs| inputs.files.into_iter().map(|file| file.blake3).collect::<Vec<_>>();
         if digests(folder.inputs()?) != digests(self.record()?) {

@@ -14,6 +14,7 @@ use truing_types::{DroppedRow, Event, EventSink, PromptRow, RowOrigin, Selection
 use super::{SelectConfig, plan};
 use crate::StageError;
 use crate::evaluations::SHIPPED;
+use crate::row_report::DataReport;
 use crate::rows::{prompt_text, value_at};
 
 /// Rows that are cleaned side by side.
@@ -38,15 +39,27 @@ pub(super) struct Pool {
     /// `label_columns`.
     pub(super) label_names: Vec<String>,
     pub(super) rows: Vec<PoolRow>,
-    /// As far as they are listed.
-    pub(super) unreadable: Vec<(RowOrigin, String)>,
-    pub(super) n_unreadable: u64,
+    /// Whether the recipe names a column for qualities.
+    has_qualities: bool,
+    /// What became of all rows of the data.
+    pub(super) report: DataReport,
+    /// What became of all rows of the evaluations.
+    pub(super) evaluation_report: DataReport,
 }
+
+/// The quality of a row that has none: the last in order.
+const NO_QUALITY: f32 = f32::MIN;
 
 /// Reads every source and cleans every prompt.
 pub(super) fn read_and_clean(config: &SelectConfig, events: &mut dyn EventSink) -> Result<Pool, StageError> {
     let cleaner = Cleaner::new(config.clean.clone())?;
-    let mut pool = Pool { label_names: config.label_columns.clone(), ..Pool::default() };
+    let mut pool = Pool {
+        label_names: config.label_columns.clone(),
+        has_qualities: config.quality_column.is_some(),
+        report: DataReport::of("data"),
+        evaluation_report: DataReport::of("evaluation"),
+        ..Pool::default()
+    };
     events.emit(Event::PhaseStarted { phase: "reading and cleaning the prompts".into(), total: None });
     for source in &config.data {
         let mut rows = read_prompts(&config.source(source), config.on_bad_row)?;
@@ -59,21 +72,33 @@ pub(super) fn read_and_clean(config: &SelectConfig, events: &mut dyn EventSink) 
             let cleaned: Vec<_> =
                 read.into_par_iter().map(|(row, origin)| clean(&cleaner, config, row, origin)).collect();
             for row in cleaned {
-                pool.rows.push(row?);
+                match row {
+                    Ok(row) => pool.rows.push(row),
+                    Err(error) => pool.report.skip(config.on_bad_row, error)?,
+                }
             }
             events.emit(Event::Progress { done: pool.rows.len() as u64, note: String::new() });
         }
-        let skipped = rows.skipped();
-        pool.n_unreadable += skipped.n_rows;
-        pool.unreadable.extend(skipped.rows.iter().map(|row| (row.origin.clone(), row.problem.to_string())));
+        pool.report.end_source(&rows);
     }
+    pool.report.n_rows = pool.rows.len() as u64;
     events.emit(Event::PhaseFinished);
-    if pool.n_unreadable > 0 {
-        let n = pool.n_unreadable;
-        events.emit(Event::Warning(format!("{n} rows cannot be read and are left out")));
+    pool.report.warn("the prompts", events);
+    if let Some(column) = &config.quality_column
+        && !pool.rows.is_empty()
+        && pool.rows.iter().all(|row| row.quality.is_none())
+    {
+        return Err(StageError::BadSetting {
+            key: "quality_column",
+            found: format!("`{column}`, which has a value in no row"),
+            expected: "a column with numbers".into(),
+        });
+    }
+    for missing in pool.missing(config) {
+        events.emit(Event::Warning(missing));
     }
     if pool.alive().is_empty() {
-        let (n_rows, n_unreadable) = (pool.rows.len(), pool.n_unreadable);
+        let (n_rows, n_unreadable) = (pool.rows.len(), pool.report.skipped.len());
         return Err(StageError::BadSetting {
             key: "data",
             found: format!(
@@ -95,7 +120,7 @@ fn clean(
     let text = prompt_text(&row.prompt);
     let labels = config.label_columns.iter().map(|column| label(&row.columns, column)).collect();
     let quality = match &config.quality_column {
-        Some(column) => Some(quality(&row.columns, column, &origin)?),
+        Some(column) => quality(&row.columns, column, &origin)?,
         None => None,
     };
     let (text, language, dropped) = match cleaner.clean(&text) {
@@ -120,15 +145,17 @@ fn label(columns: &Map<String, Value>, path: &str) -> Option<String> {
     }
 }
 
-fn quality(columns: &Map<String, Value>, path: &str, origin: &RowOrigin) -> Result<f32, StageError> {
-    let found = value_at(columns, path);
-    match found.and_then(Value::as_f64) {
-        Some(quality) => Ok(quality as f32),
+/// A row without a value has no quality, as a prompt has that no judge could compare.
+fn quality(columns: &Map<String, Value>, path: &str, origin: &RowOrigin) -> Result<Option<f32>, StageError> {
+    let Some(found) = value_at(columns, path) else { return Ok(None) };
+    match found.as_f64() {
+        // A number that single precision does not hold is still above every row without one.
+        Some(quality) => Ok(Some((quality as f32).clamp(NO_QUALITY.next_up(), f32::MAX))),
         None => Err(StageError::BadColumn {
             origin: origin.clone(),
             column: path.to_owned(),
-            found: found.map_or("nothing".to_owned(), Value::to_string),
-            expected: "a number (`quality_column`)",
+            found: found.to_string(),
+            expected: "a number or null (`quality_column`)",
         }),
     }
 }
@@ -140,10 +167,32 @@ impl Pool {
         rows.filter(|(_, row)| row.dropped.is_none()).map(|(id, _)| id as u32).collect()
     }
 
-    /// Their qualities, where the recipe names a column for them.
+    /// Their qualities, where the recipe names a column for them; rows without one come last.
     pub(super) fn qualities(&self) -> Option<Vec<f32>> {
         let alive = self.rows.iter().filter(|row| row.dropped.is_none());
-        alive.map(|row| row.quality).collect()
+        self.has_qualities.then(|| alive.map(|row| row.quality.unwrap_or(NO_QUALITY)).collect())
+    }
+
+    /// Which columns of the recipe have no value in how many rows, in words.
+    pub(super) fn missing(&self, config: &SelectConfig) -> Vec<String> {
+        let n_rows = self.rows.len();
+        let mut missing = Vec::new();
+        let mut say = |column: &str, n: usize, what: &str| {
+            if n > 0 {
+                missing.push(format!("`{column}` has no value in {n} of {n_rows} rows: {what}"));
+            }
+        };
+        if let Some(column) = &config.quality_column {
+            let n = self.rows.iter().filter(|row| row.quality.is_none()).count();
+            say(column, n, "they come after every row with a quality");
+        }
+        for (place, column) in config.label_columns.iter().enumerate() {
+            let n = self.rows.iter().filter(|row| row.labels[place].is_none()).count();
+            let has_quotas = config.selection.quota_column.as_ref() == Some(column);
+            let what = if has_quotas { "no quota has room for them" } else { "they have no label" };
+            say(column, n, what);
+        }
+        missing
     }
 
     /// Drops rows.
@@ -153,16 +202,23 @@ impl Pool {
         }
     }
 
-    /// The first of equal texts stays.
+    /// Of equal texts the one of the highest quality stays, then the first.
     pub(super) fn drop_exact_duplicates(&mut self) {
         let (mut seen, alive) = (ExactDuplicates::default(), self.alive());
-        let mut dropped = BTreeMap::new();
+        // Rows with the text of an earlier one, by that row.
+        let mut equal: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for &id in &alive {
             if let Some(first) = seen.insert(&self.rows[id as usize].text) {
-                dropped.insert(
-                    id,
-                    standing_in(SelectionLayer::ExactDuplicate, None, alive[first as usize], String::new()),
-                );
+                equal.entry(alive[first as usize]).or_default().push(id);
+            }
+        }
+        let quality = |id: u32| self.rows[id as usize].quality.unwrap_or(NO_QUALITY);
+        let mut dropped = BTreeMap::new();
+        for (first, others) in equal {
+            let best =
+                others.iter().fold(first, |best, &id| if quality(id) > quality(best) { id } else { best });
+            for id in std::iter::once(first).chain(others).filter(|&id| id != best) {
+                dropped.insert(id, standing_in(SelectionLayer::ExactDuplicate, None, best, String::new()));
             }
         }
         self.apply(dropped);
@@ -181,9 +237,12 @@ impl Pool {
         }
         for source in &config.evaluation_data {
             let source = config.source(source);
-            let rows = read_prompts(&source, config.on_bad_row)?;
-            let texts =
-                rows.map(|row| Ok(prompt_text(&row?.0.prompt))).collect::<Result<Vec<_>, StageError>>()?;
+            let mut rows = read_prompts(&source, config.on_bad_row)?;
+            let texts = rows
+                .by_ref()
+                .map(|row| Ok(prompt_text(&row?.0.prompt)))
+                .collect::<Result<Vec<_>, StageError>>()?;
+            self.evaluation_report.end_source(&rows);
             index.add(&source.path.to_string_lossy(), texts)?;
         }
         let alive = self.alive();
@@ -197,6 +256,7 @@ impl Pool {
         });
         self.apply(dropped.collect());
         events.emit(Event::PhaseFinished);
+        self.evaluation_report.warn("the evaluations", events);
         if self.alive().is_empty() {
             return Err(StageError::BadSetting {
                 key: "data",

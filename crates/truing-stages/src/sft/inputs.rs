@@ -1,22 +1,19 @@
 //! What a recipe names on disk: the model's files, and the data read, rendered and tokenized.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
-use std::sync::Arc;
 
-use truing_data::{Dataset, DatasetBuilder, HeldOut, LongSampleReport, OnBadRow, SourceConfig, read_rows};
+use truing_data::{Dataset, DatasetBuilder, HeldOut, OnBadRow, SourceConfig, read_rows};
 use truing_model::ModelFiles;
 use truing_store::{Digest, RunInputs};
-use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
+use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{Event, EventSink, RowOrigin, Seed, TrainingRow};
 
 use crate::StageError;
+use crate::row_report::{DataReport, SkippedRow};
 use crate::training::{TrainingConfig, TrainingInputs, opening};
 
 /// Rows rendered at a time, on all threads.
 const ROWS_AT_A_TIME: usize = 2048;
-/// Skipped rows listed by name; all are counted.
-const MAX_LISTED_ROWS: usize = 1000;
 
 /// Everything a plan looks at.
 #[derive(Debug)]
@@ -37,23 +34,6 @@ pub struct SftInputs {
     pub record: RunInputs,
 }
 
-/// What became of the rows of some files.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct DataReport {
-    /// Rows used.
-    pub n_rows: u64,
-    /// Rows skipped because they could not be read or rendered.
-    pub n_skipped: u64,
-    /// The first thousand of them, with their reasons.
-    pub skipped: Vec<String>,
-    /// Samples that were too long, or carry no loss.
-    pub long: LongSampleReport,
-    /// Remarks of the renderer, with the number of rows each holds for.
-    pub notes: BTreeMap<String, u64>,
-    /// The files read.
-    pub files: BTreeSet<Arc<str>>,
-}
-
 impl SftInputs {
     /// Opens the model and reads, renders and tokenizes the data. Problems of single rows are also emitted as
     /// warnings.
@@ -67,14 +47,14 @@ impl SftInputs {
     ) -> Result<Self, StageError> {
         config.refuse_tables_but("")?;
         let (model, renderer) = opening::open(config, options)?;
-        let (mut train, train_report) = read(config, &config.data, &renderer, "the training data", events)?;
+        let (mut train, train_report) = read(config, &config.data, &renderer, "data", events)?;
         let (mut eval, mut eval_report) = (None, None);
         if config.eval_fraction > 0.0 {
             let split = train.split(HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
             train = split.0;
             eval = Some(split.1).filter(|held_out| held_out.n_samples() > 0);
         } else if !config.eval_data.is_empty() {
-            let found = read(config, &config.eval_data, &renderer, "the evaluation data", events)?;
+            let found = read(config, &config.eval_data, &renderer, "evaluation", events)?;
             (eval, eval_report) = (Some(found.0), Some(found.1));
         }
         for dataset in iter::once(&train).chain(&eval) {
@@ -109,6 +89,11 @@ impl TrainingInputs for SftInputs {
         &self.record
     }
 
+    fn skipped(&self) -> Vec<&SkippedRow> {
+        let reports = iter::once(&self.train_report).chain(&self.eval_report);
+        reports.flat_map(|report| &report.skipped).collect()
+    }
+
     fn digest(&self, config: &TrainingConfig) -> Digest {
         opening::digest(config, self.train.digest(), &self.record)
     }
@@ -129,12 +114,13 @@ fn read(
     config: &TrainingConfig,
     sources: &[SourceConfig],
     renderer: &ChatRenderer,
-    what: &str,
+    role: &'static str,
     events: &mut dyn EventSink,
 ) -> Result<(Dataset, DataReport), StageError> {
+    let what = if role == "evaluation" { "the evaluation data" } else { "the training data" };
     events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
     let mut builder = Dataset::builder(config.max_length, config.long_samples);
-    let mut report = DataReport::default();
+    let mut report = DataReport::of(role);
     for source in sources {
         let source = SourceConfig { path: config.data_dir.join(&source.path), ..source.clone() };
         builder.begin_source(source.path.to_string_lossy(), source.weight);
@@ -144,13 +130,10 @@ fn read(
             if chunk.is_empty() {
                 break;
             }
-            report.take(&chunk, renderer, config.on_bad_row, &mut builder)?;
+            take(&mut report, &chunk, renderer, config.on_bad_row, &mut builder)?;
             events.emit(Event::Progress { done: report.n_rows, note: format!("{} rows", report.n_rows) });
         }
-        report.n_skipped += rows.skipped().n_rows;
-        for row in &rows.skipped().rows {
-            report.list_skipped(row);
-        }
+        report.end_source(&rows);
     }
     let (dataset, long) = builder.finish()?;
     report.long = long;
@@ -159,70 +142,24 @@ fn read(
     Ok((dataset, report))
 }
 
-impl DataReport {
-    fn take(
-        &mut self,
-        rows: &[(TrainingRow, RowOrigin)],
-        renderer: &ChatRenderer,
-        on_bad_row: OnBadRow,
-        builder: &mut DatasetBuilder,
-    ) -> Result<(), TextError> {
-        for ((_, origin), rendered) in rows.iter().zip(renderer.training_many(rows)) {
-            if !self.files.contains(&origin.source) {
-                self.files.insert(Arc::clone(&origin.source));
-            }
-            match rendered {
-                Ok(rendered) => {
-                    self.n_rows += 1;
-                    for note in rendered.notes {
-                        *self.notes.entry(without_message_number(&note)).or_default() += 1;
-                    }
-                    builder.push(&rendered.sample);
+fn take(
+    report: &mut DataReport,
+    rows: &[(TrainingRow, RowOrigin)],
+    renderer: &ChatRenderer,
+    on_bad_row: OnBadRow,
+    builder: &mut DatasetBuilder,
+) -> Result<(), StageError> {
+    for ((_, origin), rendered) in rows.iter().zip(renderer.training_many(rows)) {
+        match rendered {
+            Ok(rendered) => {
+                report.n_rows += 1;
+                for note in rendered.notes {
+                    report.note(note.without_message_number(), origin);
                 }
-                Err(error) if on_bad_row == OnBadRow::Error => return Err(error),
-                Err(error) => {
-                    self.n_skipped += 1;
-                    self.list_skipped(&error);
-                }
+                builder.push(&rendered.sample);
             }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn list_skipped(&mut self, reason: &dyn std::fmt::Display) {
-        if self.skipped.len() < MAX_LISTED_ROWS {
-            self.skipped.push(reason.to_string());
+            Err(error) => report.skip(on_bad_row, error.into())?,
         }
     }
-
-    pub(crate) fn warn(&self, what: &str, events: &mut dyn EventSink) {
-        let mut warn = |text: String| events.emit(Event::Warning(text));
-        if self.n_skipped > 0 {
-            let first = self.skipped.first().map_or("", String::as_str);
-            warn(format!("{what}: {} rows were skipped, the first because: {first}", self.n_skipped));
-        }
-        if let Some((origin, length)) = self.long.long.first() {
-            let (n_long, n_lost) = (self.long.n_long, self.long.n_tokens_lost);
-            warn(format!(
-                "{what}: {n_long} samples are longer than a pack, the first {origin} with {length} tokens; \
-                 {n_lost} tokens are not trained on"
-            ));
-        }
-        if let Some(origin) = self.long.without_loss.first() {
-            let n = self.long.n_without_loss;
-            warn(format!("{what}: {n} samples carry no loss and were left out, the first {origin}"));
-        }
-        for (note, n_rows) in &self.notes {
-            warn(format!("{what}: {note} ({n_rows} times)"));
-        }
-    }
-}
-
-/// Remarks about different messages are counted together.
-fn without_message_number(note: &RenderNote) -> String {
-    let text = note.to_string();
-    match text.split_once(": ") {
-        Some((place, remark)) if place.starts_with("message ") => remark.to_owned(),
-        _ => text,
-    }
+    Ok(())
 }

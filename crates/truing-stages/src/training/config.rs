@@ -251,6 +251,8 @@ impl Default for TrainingConfig {
 }
 
 impl Recipe for TrainingConfig {
+    const FILES: &'static [&'static str] = &["chat_template", "classifier.label_set"];
+
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {
@@ -328,28 +330,8 @@ impl TrainingConfig {
         }
     }
 
-    /// The settings that decide the weights, as TOML: the others may change between a run and its resume.
+    /// The settings that decide the weights, as TOML.
     pub(crate) fn decisive_toml(&self) -> String {
-        let default = Self::default();
-        let decisive = Self {
-            output_dir: default.output_dir,
-            eval_on_start: default.eval_on_start,
-            eval_steps: default.eval_steps,
-            save_steps: default.save_steps,
-            save_total_limit: default.save_total_limit,
-            keep_best: default.keep_best,
-            load_best_model_at_end: default.load_best_model_at_end,
-            logging_steps: default.logging_steps,
-            save_dtype: default.save_dtype,
-            merge_adapter: default.merge_adapter,
-            threads: default.threads,
-            memory_gib: default.memory_gib,
-            layers_per_segment: default.layers_per_segment,
-            // Where files lie does not matter; what is in them is part of the inputs' digest.
-            model_name_or_path: default.model_name_or_path,
-            data_dir: default.data_dir,
-            ..self.clone()
-        };
-        decisive.to_toml()
+        self.decisive().to_string()
     }
 }

@@ -56,6 +56,7 @@ pub(crate) fn open(
 ) -> Result<(ModelFiles, ChatRenderer), StageError> {
     check(config)?;
     let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
+    model::continues_adapter(&model, &config.trainable())?;
     let mut renderer = model::renderer(&model, options)?;
     if let Some(path) = &config.chat_template {
         let source =
@@ -104,10 +105,7 @@ pub(crate) fn record_of(
 
 /// The files that hold a model's weights.
 pub(crate) fn model_files(model: &ModelFiles) -> Vec<PathBuf> {
-    match model.safetensors() {
-        Some(files) => files.files().iter().map(|file| file.path.clone()).collect(),
-        None => vec![model.path.clone()],
-    }
+    model.weight_files()
 }
 
 /// Digest of everything that decides the weights: settings, data, model.

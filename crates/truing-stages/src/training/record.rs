@@ -7,32 +7,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use truing_model::ParameterStore;
-use truing_store::{CommittedDirectory, MetricsLog, RunDirectory, StagedDirectory, prune};
+use truing_model::{ParameterStore, is_adapter};
+use truing_store::{CommittedDirectory, MetricsLog, StagedDirectory, prune};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{CommunicationError, Communicator, Event, EventSink};
 
+use super::folder::RunFolder;
 use crate::StageError;
+use crate::ranks::{is_first, on_first_rank};
 
 /// Before the number of every checkpoint's folder.
 pub(crate) const CHECKPOINT: &str = "checkpoint-";
 /// Before the name of every metric of an evaluation.
 pub(crate) const EVALUATION_PREFIX: &str = "eval_";
 
-/// A run's folder as its first rank writes it.
+/// What a run keeps. The first rank writes it; errors of the first rank reach all.
 pub(crate) struct RunRecord<'a> {
-    folder: RunDirectory,
+    folder: RunFolder,
     communicator: &'a dyn Communicator,
-    log: MetricsLog,
+    /// On the first rank.
+    log: Option<MetricsLog>,
     /// Step of the newest checkpoint.
     saved_step: u64,
     last_metrics: BTreeMap<String, f64>,
 }
 
 impl<'a> RunRecord<'a> {
-    /// Goes on from `state`: what was logged after it, in the metrics and in the files named `evaluations`, is cut off.
+    /// Continues from `state`: what was logged after it, in the metrics and in the files named `evaluations`, is cut off.
     pub(crate) fn open(
-        folder: RunDirectory,
+        folder: RunFolder,
         state: &TrainerState,
         evaluations: &[&str],
         communicator: &'a dyn Communicator,
@@ -41,13 +44,19 @@ impl<'a> RunRecord<'a> {
         let is_made_again = |values: &Map<String, Value>| {
             state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
         };
-        let (log, _) = MetricsLog::truncate_after(&folder.metrics_path(), state.step, is_made_again)?;
-        for name in evaluations {
-            let path = folder.path().join(name);
-            if path.exists() {
-                MetricsLog::truncate_after(&path, state.step, |_| state.is_evaluation_due)?;
+        let mut log = None;
+        on_first_rank(communicator, || {
+            let Some(directory) = folder.directory() else { return Ok(()) };
+            let cut = MetricsLog::truncate_after(&directory.metrics_path(), state.step, is_made_again)?;
+            log = Some(cut.0);
+            for name in evaluations {
+                let path = directory.path().join(name);
+                if path.exists() {
+                    MetricsLog::truncate_after(&path, state.step, |_| state.is_evaluation_due)?;
+                }
             }
-        }
+            Ok(())
+        })?;
         Ok(Self { folder, communicator, log, saved_step: state.step, last_metrics: BTreeMap::new() })
     }
 
@@ -69,11 +78,11 @@ impl<'a> RunRecord<'a> {
         events: &mut dyn EventSink,
     ) -> Result<(), StageError> {
         values.retain(|_, value| value.is_finite());
-        if self.is_first_rank() {
+        if let Some(log) = &mut self.log {
             let mut record = Map::new();
             record.insert("step".into(), step.into());
             record.extend(values.iter().map(|(name, &value)| (name.clone(), value.into())));
-            self.log.append(&record)?;
+            log.append(&record)?;
         }
         self.last_metrics.extend(values.clone());
         events.emit(Event::Metrics { step, values });
@@ -82,7 +91,7 @@ impl<'a> RunRecord<'a> {
 
     /// Appends what an evaluation found out to a file of the folder.
     pub(crate) fn log_evaluation(&self, file_name: &str, record: &impl Serialize) -> Result<(), StageError> {
-        if self.is_first_rank() {
+        if is_first(self.communicator) {
             let mut log = MetricsLog::open(&self.path().join(file_name))?;
             log.append(record)?;
             log.sync()?;
@@ -101,15 +110,17 @@ impl<'a> RunRecord<'a> {
         if self.saved_step == state.step {
             return Ok(());
         }
-        let checkpoints = self.folder.checkpoints_path();
-        let path = checkpoints.join(format!("{CHECKPOINT}{}", state.step));
-        self.save("checkpoint", "saving a checkpoint", &path, events, write)?;
-        if self.is_first_rank() {
+        on_first_rank(self.communicator, || {
+            let Some(directory) = self.folder.directory() else { return Ok(()) };
+            let checkpoints = directory.checkpoints_path();
+            let path = checkpoints.join(format!("{CHECKPOINT}{}", state.step));
+            self.save("checkpoint", "saving a checkpoint", &path, events, write)?;
             let best: Vec<u64> = state.best.iter().map(|best| best.step).collect();
             prune(&checkpoints, CHECKPOINT, n_kept, &best)?;
-        }
+            Ok(())
+        })?;
         self.saved_step = state.step;
-        Ok(self.communicator.barrier()?)
+        Ok(())
     }
 
     /// Saves the model of a run that has come to its end.
@@ -118,10 +129,11 @@ impl<'a> RunRecord<'a> {
         events: &mut dyn EventSink,
         write: impl FnOnce(&mut StagedDirectory) -> Result<(), StageError>,
     ) -> Result<PathBuf, StageError> {
-        let path = self.path().join("model");
-        self.save("model", "saving the model", &path, events, write)?;
-        self.communicator.barrier()?;
-        Ok(path)
+        on_first_rank(self.communicator, || {
+            let path = self.path().join("model");
+            self.save("model", "saving the weights", &path, events, write)?;
+            Ok(path)
+        })
     }
 
     fn save(
@@ -132,15 +144,15 @@ impl<'a> RunRecord<'a> {
         events: &mut dyn EventSink,
         write: impl FnOnce(&mut StagedDirectory) -> Result<(), StageError>,
     ) -> Result<(), StageError> {
-        if !self.is_first_rank() {
-            return Ok(());
-        }
         events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: None });
-        self.log.sync()?;
+        if let Some(log) = &self.log {
+            log.sync()?;
+        }
         let mut staged = StagedDirectory::begin(path)?;
         write(&mut staged)?;
         staged.commit()?;
         events.emit(Event::PhaseFinished);
+        let what = if what == "model" && is_adapter(path) { "adapter" } else { what };
         events.emit(Event::Saved { what: what.to_owned(), path: path.to_path_buf() });
         Ok(())
     }
@@ -154,8 +166,12 @@ impl<'a> RunRecord<'a> {
         events: &mut dyn EventSink,
     ) -> Result<(), StageError> {
         let Some(best) = state.best.filter(|best| best.step != state.step) else { return Ok(()) };
-        let path = self.folder.checkpoints_path().join(format!("{CHECKPOINT}{}", best.step));
-        if !path.exists() {
+        let found = on_first_rank(self.communicator, || {
+            let Some(directory) = self.folder.directory() else { return Ok(None) };
+            let path = directory.checkpoints_path().join(format!("{CHECKPOINT}{}", best.step));
+            Ok(Some(path).filter(|path| path.exists()))
+        })?;
+        let Some(path) = found else {
             let which = match best.step {
                 0 => "the one before training".to_owned(),
                 step => format!("that of step {step}"),
@@ -165,14 +181,10 @@ impl<'a> RunRecord<'a> {
             );
             events.emit(Event::Warning(warning));
             return Ok(());
-        }
+        };
         checkpoint::restore_weights(store, &CommittedDirectory::open_verified(&path)?)?;
         events.emit(Event::Note(format!("the best weights are those of step {}", best.step)));
         Ok(())
-    }
-
-    fn is_first_rank(&self) -> bool {
-        self.communicator.rank().0 == 0
     }
 }
 

@@ -10,19 +10,20 @@ use truing_types::{Event, EventSink, Seed};
 use super::record::CHECKPOINT;
 use crate::{StageError, model};
 
-/// Loads a model, one tensor at a time.
+/// Loads a model, one tensor at a time, and says what a user should know of its files.
 pub(crate) fn load_engine(
-    model: &ModelFiles,
+    files: &ModelFiles,
     trainable: &TrainableSpec,
     n_threads: usize,
     seed: u64,
     phase: &str,
     events: &mut dyn EventSink,
 ) -> Result<CpuEngine, StageError> {
-    let n_tensors = model.spec.parameters().len() as u64;
+    model::announce(files, trainable, events);
+    let n_tensors = files.spec.parameters().len() as u64;
     events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(n_tensors) });
     let on_tensor = &mut |done| events.emit(Event::Progress { done, note: String::new() });
-    let engine = model::load_engine(model, trainable, n_threads, Seed(seed), on_tensor)?;
+    let engine = model::load_engine(files, trainable, n_threads, Seed(seed), on_tensor)?;
     events.emit(Event::PhaseFinished);
     Ok(engine)
 }
@@ -50,9 +51,8 @@ pub(crate) fn find_checkpoint(
     Ok(Some(directory))
 }
 
-/// Refuses to go on where a setting that decides the weights has changed. Both are TOML of those settings alone.
-pub(crate) fn check_same_recipe(before: &str, now: &str) -> Result<(), StageError> {
-    let [before, now] = [before, now].map(|text| toml::from_str::<Table>(text).unwrap_or_default());
+/// Refuses to resume where a setting that decides the results has changed. Both hold those settings alone.
+pub(crate) fn check_same_recipe(before: &Table, now: &Table) -> Result<(), StageError> {
     let all_keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
     let keys: Vec<String> = all_keys.filter(|key| before.get(*key) != now.get(*key)).cloned().collect();
     if keys.is_empty() { Ok(()) } else { Err(StageError::RecipeChanged { keys }) }

@@ -7,19 +7,21 @@ use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEngine;
 use truing_model::SaveOptions;
-use truing_store::{RunDirectory, atomic};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{Measures, StepOutcome, TrainError, Trainer};
 use truing_types::{
     ClassifierEvaluation, Communicator, Event, EventSink, RewardDiagnostics, RewardEvaluation,
+    all_gather_dealt,
 };
 
+use super::folder::{OpenedRun, RunOutline};
 use super::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
-use super::resume::{check_same_recipe, find_checkpoint, load_engine};
+use super::resume::load_engine;
 use super::{
     DataOf, EvaluationFindings, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload,
 };
-use crate::{Probe, StageError, model};
+use crate::model::{self, BesideWeights};
+use crate::{Probe, StageError, recipe};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -28,7 +30,8 @@ const GIB: f64 = (1_u64 << 30) as f64;
 pub enum Start {
     /// In a folder that holds no run yet.
     Fresh,
-    /// Where the newest good checkpoint of the folder's run stands.
+    /// From the newest good checkpoint of the folder's run. Where there is no run yet, because the folder is missing, empty
+    /// or of a run that was killed before its first file, the run starts.
     Resume,
 }
 
@@ -89,25 +92,21 @@ pub(crate) fn run<W: Workload>(
 ) -> Result<TrainingOutcome, StageError> {
     let Surroundings { communicator, probe, events, stop } = surroundings;
     let config = &plan.config;
-    let folder = match start {
-        Start::Fresh => RunDirectory::create(&config.output_dir, &config.to_toml(), inputs.record())?,
-        Start::Resume => RunDirectory::open(&config.output_dir)?,
+    let recipe = config.to_toml();
+    let outline = RunOutline {
+        output_dir: &config.output_dir,
+        recipe: &recipe,
+        decisive_of: recipe::decisive_of::<TrainingConfig>,
+        inputs: inputs.record(),
+        digest: plan.digest,
+        plan: plan.to_json(),
+        skipped: inputs.skipped(),
     };
-    let model_path = folder.path().join("model");
-    if start == Start::Resume {
-        let before: TrainingConfig = crate::recipe::parse(&folder.recipe()?, &folder.recipe_path(), &[])?;
-        check_same_recipe(&before.decisive_toml(), &config.decisive_toml())?;
-    }
-    if start == Start::Resume && model_path.exists() {
-        events.emit(Event::Note(format!("the run is finished: {} is saved", model_path.display())));
-        return Ok(TrainingOutcome::Finished { model: model_path, metrics: BTreeMap::new() });
-    }
-    let plan_json = serde_json::to_vec_pretty(&plan.to_json()).unwrap_or_default();
-    atomic::write(&folder.path().join("plan.json"), &plan_json)?;
-
-    let checkpoint = match start {
-        Start::Fresh => None,
-        Start::Resume => find_checkpoint(plan.digest, &folder, events)?,
+    let (folder, checkpoint) = match outline.open(start, communicator, events)? {
+        OpenedRun::Finished(model) => {
+            return Ok(TrainingOutcome::Finished { model, metrics: BTreeMap::new() });
+        }
+        OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
     let mut engine = load_engine(
         inputs.model(),
@@ -117,7 +116,7 @@ pub(crate) fn run<W: Workload>(
         "loading the model",
         events,
     )?;
-    if workload.begin(&mut engine, inputs, folder.path(), events, stop)?.is_break() {
+    if workload.begin(&mut engine, inputs, folder.path(), communicator, events, stop)?.is_break() {
         return Ok(TrainingOutcome::Interrupted { step: 0 });
     }
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
@@ -293,11 +292,11 @@ impl<W: Workload> Running<'_, W> {
         self.prepare(Side::Evaluation, &mine)?;
         let packs = self.packs(Side::Evaluation, &mine)?;
         let (events, stop) = (&mut self.events, self.stop);
-        let mut outputs = Vec::new();
-        let objective = self.workload.objective();
+        let mut kept = Vec::new();
+        let (workload, objective) = (&self.workload, self.workload.objective());
         let result = self.trainer.evaluate(&packs, objective, self.communicator, &mut |_, output| {
-            outputs.push(output.clone());
-            events.emit(Event::Progress { done: outputs.len() as u64, note: String::new() });
+            kept.push(workload.kept(output));
+            events.emit(Event::Progress { done: kept.len() as u64, note: String::new() });
             break_if_alone(stop, world_size)
         });
         let measures: Measures = match result {
@@ -314,9 +313,12 @@ impl<W: Workload> Running<'_, W> {
         values.insert(format!("{EVALUATION_PREFIX}loss"), measures.loss);
         self.workload.derive_metrics(EVALUATION_PREFIX, &mut values);
         if let Some(eval) = self.inputs.eval() {
-            let answered = mine.iter().map(|samples| &samples[..]).zip(outputs).collect();
+            // Every rank finds the same, in all packs.
+            let kept = all_gather_dealt(self.communicator, kept)?;
+            let answered: Vec<(&[u32], Vec<f32>)> =
+                all.iter().map(|samples| &samples[..]).zip(kept).collect();
             let EvaluationFindings { metrics, diagnostics, evaluation } =
-                self.workload.evaluation_findings(eval, measures.loss, answered);
+                self.workload.evaluation_findings(eval, measures.loss, &answered);
             values.extend(
                 metrics.into_iter().map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), value)),
             );
@@ -343,11 +345,10 @@ impl<W: Workload> Running<'_, W> {
         let Self { plan, inputs, workload, trainer, state, .. } = self;
         let config = &plan.config;
         self.record.save_checkpoint(state, config.save_total_limit, &mut *self.events, |staged| {
-            let (files, output_names) = (files_beside_weights(*inputs, workload), workload.output_names());
-            let options =
-                SaveOptions { output_names: &output_names, ..model::save_options(inputs.model(), &files) };
-            let base_model = Some(config.model_name_or_path.as_str());
-            Ok(checkpoint::save(trainer.engine(), state, staged, &options, base_model)?)
+            let beside = beside_weights(*inputs, workload)?;
+            let options = beside.options(inputs.model());
+            let base_model = model::base_of(inputs.model(), &config.model_name_or_path);
+            Ok(checkpoint::save(trainer.engine(), state, staged, &options, Some(&*base_model))?)
         })
     }
 
@@ -363,22 +364,20 @@ impl<W: Workload> Running<'_, W> {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
         let (inputs, workload, engine) = (self.inputs, &self.workload, self.trainer.engine());
-        let model = self.record.save_model(&mut *self.events, |staged| {
-            let (files, output_names) = (files_beside_weights(inputs, workload), workload.output_names());
-            let options = SaveOptions {
-                dtype: config.save_dtype,
-                output_names: &output_names,
-                ..model::save_options(inputs.model(), &files)
-            };
-            let base_model = &config.model_name_or_path;
-            model::save_model(engine, staged.path(), &options, base_model, config.merge_adapter)
-        })?;
-        Ok(TrainingOutcome::Finished { model, metrics: self.record.into_last_metrics() })
+        let saved = self.record.save_model(&mut *self.events, |staged| {
+            let beside = beside_weights(inputs, workload)?;
+            let options = SaveOptions { dtype: config.save_dtype, ..beside.options(inputs.model()) };
+            let base_model = model::base_of(inputs.model(), &config.model_name_or_path);
+            model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
+        });
+        if saved.is_err() && !config.load_best_model_at_end {
+            // The last steps are kept, so that a resume can save them otherwise, for instance with another dtype.
+            self.save_checkpoint()?;
+        }
+        Ok(TrainingOutcome::Finished { model: saved?, metrics: self.record.into_last_metrics() })
     }
 }
 
-fn files_beside_weights<W: Workload>(inputs: &W::Inputs, workload: &W) -> Vec<(String, Vec<u8>)> {
-    let mut files = inputs.renderer().tokenizer().files();
-    files.extend(workload.files());
-    files
+fn beside_weights<W: Workload>(inputs: &W::Inputs, workload: &W) -> Result<BesideWeights, StageError> {
+    BesideWeights::new(inputs.model(), inputs.renderer(), workload.files()?, workload.output_names())
 }

@@ -22,7 +22,7 @@ use truing_types::{ClassifierEvaluation, Event, Silent};
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 use crate::{embeddings, qualities};
 
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 model_name_or_path = "model"
 output_dir = "run"
 seed = 3
@@ -42,15 +42,15 @@ path = "rows.jsonl"
 "#;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Model {
+pub(crate) enum Model {
     Encoder,
     Decoder,
 }
 
-const BOTH: [Model; 2] = [Model::Encoder, Model::Decoder];
+pub(crate) const BOTH: [Model; 2] = [Model::Encoder, Model::Decoder];
 
 impl Model {
-    fn folder(self) -> TempDir {
+    pub(crate) fn folder(self) -> TempDir {
         match self {
             Self::Encoder => embeddings::folder(),
             Self::Decoder => setup::folder(),
@@ -70,7 +70,7 @@ impl Model {
 const TRAITS: [&[&str]; 2] = [&["x"], &["x", "y"]];
 
 /// The kind decides everything that a row says of itself; some say only a part.
-fn rows(model: Model) -> Vec<Value> {
+pub(crate) fn rows(model: Model) -> Vec<Value> {
     let row = |i: usize| {
         let kind = i % 2;
         let mut row = json!({
@@ -90,12 +90,12 @@ fn rows(model: Model) -> Vec<Value> {
     (0..120).map(row).collect()
 }
 
-fn write(folder: &Path, rows: &[Value]) {
+pub(crate) fn write(folder: &Path, rows: &[Value]) {
     fs::write(folder.join("rows.jsonl"), rows.iter().map(|row| format!("{row}\n")).collect::<String>())
         .unwrap();
 }
 
-const ALL: [&str; 1] = ["classifier.dimensions=[\"kind\", \"traits\"]"];
+pub(crate) const ALL: [&str; 1] = ["classifier.dimensions=[\"kind\", \"traits\"]"];
 
 fn load(folder: &Path, overrides: &[&str]) -> Result<(ClassifierPlan, ClassifierInputs), StageError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
@@ -104,15 +104,18 @@ fn load(folder: &Path, overrides: &[&str]) -> Result<(ClassifierPlan, Classifier
     Ok((ClassifierPlan::resolve(config, &inputs, &MACHINE)?, inputs))
 }
 
-fn run(
+pub(crate) fn run(
     folder: &Path,
     overrides: &[&str],
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
 ) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
-    let (plan, inputs) = load(folder, overrides)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
+    let inputs = classifier::load(&config, RenderOptions::default(), &mut events)?;
+    let plan = ClassifierPlan::resolve(config, &inputs, &MACHINE)?;
     let outcome = classifier::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
     Ok((outcome, events.seen))
 }

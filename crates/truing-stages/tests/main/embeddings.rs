@@ -64,7 +64,7 @@ pub(crate) fn sentence((kind, n_kinds): (usize, usize), seed: usize, n_words: us
     (0..n_words).map(word).collect::<Vec<_>>().join(" ")
 }
 
-fn write_triplets(path: &Path, n: usize, n_kinds: usize) {
+pub(crate) fn write_triplets(path: &Path, n: usize, n_kinds: usize) {
     let row = |i: usize| {
         let text =
             |kind: usize, seed: usize| sentence((kind % n_kinds, n_kinds), 7 * i + seed, 3 + (i + seed) % 9);
@@ -142,7 +142,7 @@ fn a_decoder_gives_vectors_too() {
     assert!((normal.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
 }
 
-fn config(folder: &Path, settings: &[&str]) -> EmbedTrainConfig {
+pub(crate) fn config(folder: &Path, settings: &[&str]) -> EmbedTrainConfig {
     // In-batch negatives are only negatives where a batch's triplets are of different kinds.
     let n_kinds = if settings.iter().any(|setting| setting.contains("multiple")) { 20 } else { 2 };
     write_triplets(&folder.join("triplets.jsonl"), 60, n_kinds);
@@ -152,7 +152,7 @@ fn config(folder: &Path, settings: &[&str]) -> EmbedTrainConfig {
     EmbedTrainConfig::from_toml(text, &folder.join("recipe.toml"), &overrides).unwrap()
 }
 
-fn run(
+pub(crate) fn run(
     config: EmbedTrainConfig,
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,

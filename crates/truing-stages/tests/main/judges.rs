@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use truing_client::{Access, CacheMode, ClientSettings, OpenAiClient};
 use truing_generate::LocalChat;
 use truing_model::{ModelFiles, TrainableSpec};
+use truing_parallel::Solo;
 use truing_stages::StageError;
 use truing_stages::chat::{ChatModelConfig, ChatSurroundings, OpenChatModel};
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
@@ -49,7 +50,7 @@ fn run(
     let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
-    grpo::run_with_judge(&plan, &inputs, start, &Ticks::default(), &mut events, &stop, judge)
+    grpo::run_with_judge(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop, judge)
 }
 
 #[test]

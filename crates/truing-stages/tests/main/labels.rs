@@ -16,7 +16,7 @@ use truing_types::{ChatError, Silent};
 
 use crate::scripted::Scripted;
 
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 output_dir = "labels"
 label_set = "set.toml"
 n_votes = 1
@@ -48,7 +48,7 @@ label = [{ name = "English" }, { name = "Python" }]
 const FILES: [&str; 4] = ["labels.jsonl", "review.jsonl", "unlabelled.jsonl", "summary.json"];
 
 /// Six prompts, `1 + n` by turns with `code n`, and what they are in `category`.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let row = |n: usize| match n % 2 {
         0 => json!({ "prompt": format!("1 + {n}?"), "category": "Math" }),
@@ -73,7 +73,7 @@ fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn run(
+pub(crate) fn run(
     folder: &Path,
     recipe: &str,
     overrides: &[&str],
@@ -98,7 +98,7 @@ fn answer(text: &str) -> String {
     }
 }
 
-fn good() -> Scripted {
+pub(crate) fn good() -> Scripted {
     Scripted::new(|text| Ok(answer(text)))
 }
 
@@ -142,6 +142,7 @@ fn the_plan_tells_every_call_before_the_first() {
     let bytes: usize = judge.asked().iter().map(String::len).sum();
     assert_eq!(together.prompt_tokens, (bytes as u64).div_ceil(4), "the estimate counts these very bytes");
     assert_eq!(judge.asked().len(), 12);
+    fs::remove_dir_all(folder.path().join("labels")).unwrap();
     let judge = Scripted::new(|text| {
         let is_ability = text.contains("ability:");
         assert!(is_ability != text.contains("language:"), "one dimension at a time");
@@ -183,6 +184,64 @@ fn a_run_that_is_broken_off_goes_on_and_asks_nothing_twice() {
         text.replace(&folder.path().to_string_lossy().into_owned(), "")
     };
     assert!(FILES.iter().all(|file| read(&straight, file) == read(&folder, file)));
+}
+
+/// The folder says what the labels were made from; another recipe or other data are refused, and nothing is asked.
+#[test]
+fn a_run_s_folder_is_its_own_and_continues_with_the_same_inputs_alone() {
+    let folder = folder();
+    let (run_folder, cache) = (folder.path().join("labels"), folder.path().join("c"));
+    run(folder.path(), RECIPE, &[], vec![good().cached(&cache)]).unwrap();
+    let inputs: Value = serde_json::from_slice(&fs::read(run_folder.join("inputs.json")).unwrap()).unwrap();
+    let recorded = |role: &str| {
+        let files = inputs["files"].as_array().unwrap();
+        let file = files.iter().find(|file| file["role"] == role).unwrap();
+        (file["path"].as_str().unwrap().to_owned(), file["blake3"].as_str().unwrap().to_owned())
+    };
+    for (role, name) in [("data", "prompts.jsonl"), ("label_set", "set.toml")] {
+        let path = folder.path().join(name);
+        let digest = truing_store::Digest::of_file(&path).unwrap().to_string();
+        assert_eq!(recorded(role), (path.to_string_lossy().into_owned(), digest));
+    }
+
+    // What is made of the replies may change, and costs nothing.
+    let asked = good();
+    run(folder.path(), RECIPE, &["min_confidence=0.9", "min_count=2"], vec![asked.cached(&cache)]).unwrap();
+    assert!(asked.asked().is_empty());
+    let recipe = fs::read_to_string(run_folder.join("recipe.resolved.toml")).unwrap();
+    assert!(recipe.contains("min_confidence = 0.9"), "{recipe}");
+    let labels = fs::read(run_folder.join("labels.jsonl")).unwrap();
+
+    let error = run(folder.path(), RECIPE, &["n_votes=3"], vec![asked.cached(&cache)]).unwrap_err();
+    assert!(matches!(&error, StageError::RecipeChanged { keys } if keys == &["n_votes"]), "{error}");
+    let prompts = folder.path().join("prompts.jsonl");
+    let text = fs::read_to_string(&prompts).unwrap();
+    fs::write(&prompts, text.replace("code 1", "code 7")).unwrap();
+    let error = run(folder.path(), RECIPE, &[], vec![asked.cached(&cache)]).unwrap_err();
+    assert!(matches!(&error, StageError::InputsChanged { .. }), "{error}");
+    fs::write(&prompts, text).unwrap();
+    fs::write(folder.path().join("set.toml"), SET.replace("\"logic\"", "\"proofs\"")).unwrap();
+    let error = run(folder.path(), RECIPE, &[], vec![asked.cached(&cache)]).unwrap_err();
+    assert!(matches!(&error, StageError::InputsChanged { .. }), "{error}");
+    fs::write(folder.path().join("set.toml"), SET).unwrap();
+
+    let lock = truing_store::RunDirectory::open(&run_folder).unwrap();
+    let error = run(folder.path(), RECIPE, &[], vec![asked.cached(&cache)]).unwrap_err().to_string();
+    assert!(error.contains("is in use by another process"), "{error}");
+    drop(lock);
+    assert!(asked.asked().is_empty(), "nobody was asked for a run that is refused");
+    assert_eq!(fs::read(run_folder.join("labels.jsonl")).unwrap(), labels);
+
+    // Killed before its first file, after its inputs, or while it wrote its recipe.
+    for left in [&[][..], &["inputs.json"], &["inputs.json", ".recipe.resolved.toml.x.tmp"]] {
+        let folder = self::folder();
+        let killed = folder.path().join("labels");
+        fs::create_dir(&killed).unwrap();
+        for name in left.iter().chain(&[".lock"]) {
+            fs::write(killed.join(name), "half").unwrap();
+        }
+        run(folder.path(), RECIPE, &[], vec![good().open()]).unwrap();
+    }
 }
 
 #[test]
@@ -330,6 +389,7 @@ fn labels_of_the_data_are_taken_and_compared() {
     let says_code = Scripted::says(r#"{"ability": "code", "language": ["English", "Python"]}"#);
     let overrides = [columns[0], columns[1], "compare=true"];
     let recipe = format!("{RECIPE}{SECOND}");
+    fs::remove_dir_all(folder.path().join("labels")).unwrap();
     let (summary, rows) =
         run(folder.path(), &recipe, &overrides, vec![says_code.open(), good().open()]).unwrap();
     assert_eq!(rows[0]["labels"]["ability"], "mathematics", "the data's label stays");

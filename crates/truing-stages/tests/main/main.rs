@@ -4,6 +4,7 @@
 
 mod classifiers;
 mod embeddings;
+mod exports;
 mod judges;
 mod labels;
 mod plans;
@@ -11,7 +12,10 @@ mod policies;
 mod preferences;
 mod prove;
 mod qualities;
+mod ranks;
 mod recipes;
+mod resumes;
+mod rows;
 mod runs;
 mod scripted;
 mod selections;

@@ -8,11 +8,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use tempfile::TempDir;
+use truing_parallel::Solo;
 use truing_stages::StageError;
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan, rollouts};
 use truing_stages::training::Start;
 use truing_text::RenderOptions;
-use truing_types::{Event, Rollout, Silent};
+use truing_types::{Event, Rollout};
 
 use crate::setup::{self, Events, MACHINE, Ticks, never};
 
@@ -53,7 +54,7 @@ pub(crate) fn folder() -> TempDir {
     folder
 }
 
-fn run(
+pub(crate) fn run(
     folder: &Path,
     overrides: &[&str],
     start: Start,
@@ -61,12 +62,17 @@ fn run(
 ) -> Result<(GrpoOutcome, Vec<Event>), StageError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = GrpoConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
-    let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
-    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
-    let outcome = grpo::run(&plan, &inputs, start, &Ticks::default(), &mut events, &stop)?;
+    let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut events)?;
+    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
+    let outcome = grpo::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
     Ok((outcome, events.seen))
+}
+
+/// Runs the recipe to its end.
+pub(crate) fn finished(folder: &Path, overrides: &[&str]) {
+    run(folder, overrides, Start::Fresh, never).unwrap();
 }
 
 pub(crate) fn metrics(folder: &Path) -> Vec<BTreeMap<String, f64>> {
@@ -251,4 +257,24 @@ fn evaluation_is_by_category_and_the_best_is_kept() {
     assert_eq!(evaluations.iter().map(|record| record["step"]).collect::<Vec<_>>(), [0.0, 2.0, 4.0]);
     let named = |name: &str| evaluations.iter().all(|record| record.contains_key(name));
     assert!(named("eval_reward/even") || named("eval_reward/odd"));
+}
+
+#[test]
+fn a_reward_for_a_source_that_the_run_does_not_have_is_refused() {
+    let folder = folder();
+    fs::copy(folder.path().join("prompts.jsonl"), folder.path().join("other.jsonl")).unwrap();
+    let plan = |entry: &str| {
+        let reward = format!(r#"reward=[{{sources=["{entry}"], kind={{length={{at_most=9}}}}}}]"#);
+        let overrides = [reward, r#"eval_data=[{path="other.jsonl"}]"#.to_owned()];
+        let config = GrpoConfig::from_toml(RECIPE, &folder.path().join("recipe.toml"), &overrides)?;
+        let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
+        GrpoPlan::resolve(config, &inputs, &MACHINE)
+    };
+    for entry in ["prompts.jsonl", "other.jsonl", "./prompts.jsonl"] {
+        assert!(plan(entry).is_ok(), "{entry}");
+    }
+    for entry in ["s.jsonl", "prompt.jsonl", "data/prompts.jsonl", ""] {
+        let error = plan(entry).unwrap_err().to_string();
+        assert!(error.contains("reward.sources") && error.contains("prompts.jsonl"), "{entry}: {error}");
+    }
 }

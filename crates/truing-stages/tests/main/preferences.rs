@@ -20,7 +20,7 @@ use truing_types::{Event, RewardDiagnostics, RewardEvaluation, Silent};
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 
-const RECIPE: &str = r#"
+pub(crate) const RECIPE: &str = r#"
 model_name_or_path = "model"
 output_dir = "runs/a"
 seed = 5
@@ -37,7 +37,7 @@ path = "pairs.jsonl"
 "#;
 
 /// A folder with a model, and pairs of which the better response is the one that says yes; scores say the same.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = setup::folder();
     let (mut pairs, mut verdicts) = (String::new(), String::new());
     for i in 0..40 {
@@ -58,12 +58,12 @@ fn folder() -> TempDir {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Stage {
+pub(crate) enum Stage {
     Dpo,
     Reward,
 }
 
-fn run(
+pub(crate) fn run(
     stage: Stage,
     folder: &Path,
     overrides: &[&str],
@@ -72,14 +72,14 @@ fn run(
 ) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
-    let (options, events) = (RenderOptions::default(), &mut Silent);
-    let inputs = match stage {
-        Stage::Dpo => dpo::load(&config, options, events)?,
-        Stage::Reward => reward::load(&config, options, events)?,
-    };
-    let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
+    let options = RenderOptions::default();
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    let inputs = match stage {
+        Stage::Dpo => dpo::load(&config, options, &mut events)?,
+        Stage::Reward => reward::load(&config, options, &mut events)?,
+    };
+    let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
     let probe = Ticks::default();
     let outcome = match stage {
         Stage::Dpo => dpo::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?,

@@ -32,7 +32,7 @@ model = { server = { base_url = "http://127.0.0.1:9/v1", model = "n" } }
 "#;
 
 /// Two buckets: ten prompts of levels 0 to 9 for anchors, and three that are compared with all.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let row =
         |level: usize, bucket: &str| format!("{{\"prompt\": \"level {level}\", \"bucket\": \"{bucket}\"}}\n");
@@ -146,6 +146,7 @@ fn the_plan_tells_every_call_before_the_first() {
     assert_eq!(judge.asked().len(), 54);
     let bytes: usize = judge.asked().iter().map(String::len).sum();
     assert_eq!(together.prompt_tokens, (bytes as u64).div_ceil(4), "the estimate counts these very bytes");
+    fs::remove_dir_all(folder.path().join("scores")).unwrap();
     let (separate, inputs) = plan(folder.path(), RECIPE, &["calls=separate"]).unwrap();
     assert_eq!(separate.n_calls, 4 * 54);
     let judge = Scripted::says("So [[A]]");
@@ -249,6 +250,35 @@ fn judges_that_fail_or_talk_nonsense_are_an_error_that_says_so_and_cost_little()
         assert!(judge.asked().len() <= most_calls, "{}", judge.asked().len());
         assert!(!folder.path().join("scores/scores.jsonl").exists());
     }
+}
+
+/// The folder says what the scores were made from; another recipe or other data are refused, and nothing is asked.
+#[test]
+fn a_run_s_folder_is_its_own_and_continues_with_the_same_inputs_alone() {
+    let folder = folder();
+    let (run_folder, cache) = (folder.path().join("scores"), folder.path().join("c"));
+    run(folder.path(), RECIPE, vec![good().cached(&cache)]).unwrap();
+    let inputs: Value = serde_json::from_slice(&fs::read(run_folder.join("inputs.json")).unwrap()).unwrap();
+    let prompts = folder.path().join("prompts.jsonl");
+    let digest = truing_store::Digest::of_file(&prompts).unwrap().to_string();
+    assert_eq!(
+        (&inputs["files"][0]["role"], &inputs["files"][0]["blake3"]),
+        (&"data".into(), &digest.into())
+    );
+    let judge = good();
+    run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap();
+    let changed = RECIPE.replace("n_anchors = 4", "n_anchors = 3");
+    let error = run(folder.path(), &changed, vec![judge.cached(&cache)]).unwrap_err();
+    assert!(matches!(&error, StageError::RecipeChanged { keys } if keys == &["n_anchors"]), "{error}");
+    let lock = truing_store::RunDirectory::open(&run_folder).unwrap();
+    let error = run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap_err().to_string();
+    assert!(error.contains("is in use by another process"), "{error}");
+    drop(lock);
+    let text = fs::read_to_string(&prompts).unwrap();
+    fs::write(&prompts, text.replace("level 9", "level 90")).unwrap();
+    let error = run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap_err();
+    assert!(matches!(&error, StageError::InputsChanged { .. }), "{error}");
+    assert!(judge.asked().is_empty());
 }
 
 #[test]

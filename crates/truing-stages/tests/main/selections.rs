@@ -39,7 +39,7 @@ const PLACES: [&str; 16] = [
 
 /// Two templates with 16 prompts each, a duplicate, a near duplicate, and one text of an evaluation. The vectors lie at
 /// two places of the plane, a template each, a little apart within.
-fn write_pool(folder: &Path) -> usize {
+pub(crate) fn write_pool(folder: &Path) -> usize {
     let (mut rows, mut vectors) = (String::new(), Vec::<f32>::new());
     let mut add = |text: String, task: &str, quality: f64, vector: [f32; 2]| {
         writeln!(rows, "{}", json!({"prompt": text, "task": task, "quality": quality})).unwrap();
@@ -93,7 +93,7 @@ path = "pool.jsonl"
 path = "evaluation.jsonl"
 "#;
 
-fn run_in(folder: &Path, overrides: &[&str], start: Start) -> Result<SelectReport, StageError> {
+pub(crate) fn run_in(folder: &Path, overrides: &[&str], start: Start) -> Result<SelectReport, StageError> {
     let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
     let config = SelectConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
     let plan = SelectPlan::resolve(config, MACHINE)?;
@@ -103,7 +103,7 @@ fn run_in(folder: &Path, overrides: &[&str], start: Start) -> Result<SelectRepor
     }
 }
 
-fn decisions(folder: &Path) -> Vec<PromptDecision> {
+pub(crate) fn decisions(folder: &Path) -> Vec<PromptDecision> {
     let text = fs::read_to_string(folder.join("run").join(PromptDecision::FILE_NAME)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -266,8 +266,11 @@ fn quotas_are_met_on_the_labels_that_prompts_were_given() {
         }
     };
     let text = fs::read_to_string(folder.path().join("pool.jsonl")).unwrap();
-    let rows: String =
-        text.lines().enumerate().map(|row| format!("{}\n", Value::Object(labelled(row).to_row()))).collect();
+    let rows: String = text
+        .lines()
+        .enumerate()
+        .map(|row| format!("{}\n", Value::Object(labelled(row).to_row().unwrap())))
+        .collect();
     fs::write(folder.path().join(LabelledPrompt::FILE_NAME), rows).unwrap();
     let overrides = [
         "quality_column=",

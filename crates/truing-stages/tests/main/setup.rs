@@ -100,9 +100,11 @@ pub(crate) fn run(
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
 ) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
-    let (plan, inputs) = plan(config(folder, overrides))?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
+    let config = config(folder, overrides);
+    let inputs = SftInputs::load(&config, RenderOptions::default(), &mut events)?;
+    let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
     let outcome = sft::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
     Ok((outcome, events.seen))
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
+use truing_parallel::Solo;
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
 
 use super::training::{self, RecipeArguments};
@@ -33,7 +34,7 @@ pub(crate) fn run(arguments: &training::Arguments, context: &mut Context) -> any
         None => None,
     };
     let outcome = training::watched(&folder, arguments.resume, context, |start, probe, events| {
-        grpo::run_with_judge(&plan, &inputs, start, probe, events, &stop, judge)
+        grpo::run_with_judge(&plan, &inputs, start, &Solo, probe, events, &stop, judge)
     })?;
     finish(&outcome, &folder, arguments.json, context)
 }
@@ -58,13 +59,20 @@ fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(Gr
         let found = model::find(&config.model_name_or_path, context)?;
         config.model_name_or_path = found.to_string_lossy().into_owned();
     }
+    if let Some(reward_model) = &mut config.reward_model {
+        let name = &mut reward_model.model_name_or_path;
+        *name = model::find(&name.to_string_lossy(), context)?;
+    }
     if let Some(judge) = &mut config.judge {
         asking::find_model(&mut judge.model, context)?;
     }
     let mut events = progress::for_this_terminal(&context.printer);
     let inputs = GrpoInputs::load(&config, training::render_options(), events.as_mut())?;
     let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
-    Ok((GrpoPlan::resolve(config, &inputs, &machine)?, inputs))
+    let mut plan = GrpoPlan::resolve(config, &inputs, &machine)?;
+    // This binary starts itself again as the sandbox's child.
+    plan.sandbox_program = std::env::current_exe().ok();
+    Ok((plan, inputs))
 }
 
 fn show(plan: &GrpoPlan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
@@ -97,7 +105,7 @@ fn finish(outcome: &GrpoOutcome, folder: &Path, as_json: bool, context: &Context
                     "status": "finished", "model": model, "report": page, "metrics": metrics,
                 }))?;
             } else {
-                printer.line(format_args!("model     {}", model.display()))?;
+                printer.line(format_args!("{:<9} {}", training::kind_of(model), model.display()))?;
                 printer.line(format_args!("report    {}", page.display()))?;
                 printer.line(format_args!("rollouts  truing rollouts {}", folder.display()))?;
             }

@@ -9,10 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use serde_json::Value;
 use truing_data::{Render, SourceConfig};
 use truing_text::{ChatRenderer, WithoutLoss};
-use truing_types::TrainingRow;
 
 use super::training::render_options;
 use crate::Context;
@@ -82,39 +80,6 @@ fn renderer(model: &Path) -> anyhow::Result<ChatRenderer> {
     Ok(renderer.with_rows_without_loss(WithoutLoss::Keep))
 }
 
-/// What a template leaves out of a row. A turn that only calls a tool then teaches the model to say nothing.
-fn omissions(row: &TrainingRow, text: &str) -> Vec<String> {
-    let TrainingRow::Conversation(conversation) = row else { return Vec::new() };
-    let mut omissions = Vec::new();
-    let function_name = |described: &Value| {
-        let function = described.get("function").unwrap_or(described);
-        function.get("name").and_then(Value::as_str).map(str::to_owned)
-    };
-    let is_shown = |name: &Option<String>| name.as_deref().is_none_or(|name| text.contains(name));
-    if !conversation.tools.iter().map(function_name).all(|name| is_shown(&name)) {
-        omissions.push("the template does not show the tools".to_owned());
-    }
-    for (i, message) in conversation.messages.iter().enumerate() {
-        let calls = message.tool_calls.iter().flatten();
-        if !calls.map(function_name).all(|name| is_shown(&name)) {
-            omissions.push(format!("message {i}: the template does not show its tool calls"));
-        }
-        let reasoning = message.reasoning_content.as_deref().unwrap_or_default().trim();
-        if !text.contains(reasoning) {
-            omissions.push(format!("message {i}: the template does not show its reasoning"));
-        }
-    }
-    omissions
-}
-
-/// Remarks about different messages are counted together.
-fn without_message_number(note: &str) -> String {
-    match note.split_once(": ") {
-        Some((place, remark)) if place.starts_with("message ") => remark.to_owned(),
-        _ => note.to_owned(),
-    }
-}
-
 /// A share as `12.3 %`.
 fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
@@ -132,25 +97,6 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-    use truing_types::{Conversation, Message, Role};
-
-    #[test]
-    fn what_a_template_leaves_out_is_told() {
-        let call = json!({"type": "function", "function": {"name": "turn", "arguments": {}}});
-        let mut message = Message::new(Role::Assistant, "");
-        message.tool_calls = Some(vec![call.clone()]);
-        message.reasoning_content = Some("It is bent.".to_owned());
-        let row = TrainingRow::Conversation(Conversation { messages: vec![message], tools: vec![call] });
-        let all = [
-            "the template does not show the tools",
-            "message 0: the template does not show its tool calls",
-            "message 0: the template does not show its reasoning",
-        ];
-        assert_eq!(omissions(&row, "assistant:"), all);
-        assert!(omissions(&row, "assistant: It is bent. turn()").is_empty());
-        assert_eq!(without_message_number(all[1]), "the template does not show its tool calls");
-    }
 
     #[test]
     fn columns_are_read_at_the_first_equals_sign() {

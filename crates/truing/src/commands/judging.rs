@@ -14,7 +14,7 @@ use truing_train::PlanRow;
 use truing_types::EventSink;
 
 use super::plan;
-use crate::outcome::Outcome;
+use crate::outcome::{Hinted, Outcome};
 use crate::{Context, asking, interrupt, progress};
 
 /// What is done with a recipe. The recipe itself is the command's own argument: clap tells that it is there by its
@@ -65,7 +65,7 @@ pub(crate) fn run<'a, Summary: Serialize>(
     let stop = interrupt::stop_flag("stopping: every reply is kept, the same command goes on")?;
     let mut events = progress::for_this_terminal(&printer);
     let judges = open(judges, &stop, events.as_mut(), context)?;
-    let found = work(judges, events.as_mut(), &stop)?;
+    let found = work(judges, events.as_mut(), &stop).map_err(with_advice)?;
     drop(events);
     match found {
         Some((path, summary)) => {
@@ -85,6 +85,19 @@ pub(crate) fn run<'a, Summary: Serialize>(
             }
             Ok(Outcome::Interrupted)
         }
+    }
+}
+
+/// What to do where the folder is of another run.
+fn with_advice(error: StageError) -> anyhow::Error {
+    match error {
+        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } => {
+            let hint = "`--set output_dir=...` begins another run; `--set judge.0.model.cache=FOLDER/replies.sqlite` lets \
+                        it use the replies that the first one paid for"
+                .to_owned();
+            anyhow::Error::new(Hinted { source: error.into(), hint })
+        }
+        error => error.into(),
     }
 }
 

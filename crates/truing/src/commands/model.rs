@@ -56,8 +56,8 @@ impl ModelArguments {
 
 /// Finds a model by path or name, fetching it where need be.
 pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf> {
-    // A local path needs neither cache nor network.
-    if Path::new(reference).exists() {
+    // A local path needs neither cache nor network, unless it is an adapter whose base is a name.
+    if Path::new(reference).exists() && !sources::names_base_of_hub(Path::new(reference)) {
         return Ok(reference.into());
     }
     let environment = &context.environment;
@@ -117,6 +117,7 @@ pub(crate) fn load_engine(
     trainable: &TrainableSpec,
 ) -> anyhow::Result<CpuEngine> {
     let mut events = progress::for_this_terminal(&context.printer);
+    truing_stages::model::announce(files, trainable, events.as_mut());
     let total = files.spec.parameters().len() as u64;
     events.emit(Event::PhaseStarted { phase: "loading the model".into(), total: Some(total) });
     let engine =

@@ -18,18 +18,18 @@ use crate::{Context, interrupt, machine};
 
 /// The stages' recipes.
 const RECIPES: [(&str, &str); 3] = [
-    ("sft", include_str!("../../quickstart/sft.toml")),
-    ("reward", include_str!("../../quickstart/reward.toml")),
-    ("grpo", include_str!("../../quickstart/grpo.toml")),
+    ("sft", include_str!("../../../../quickstart/sft.toml")),
+    ("reward", include_str!("../../../../quickstart/reward.toml")),
+    ("grpo", include_str!("../../../../quickstart/grpo.toml")),
 ];
 /// What the recipes name, and what is measured on.
 const DATA: [(&str, &[u8]); 6] = [
-    ("data/train.jsonl", include_bytes!("../../quickstart/train.jsonl")),
-    ("data/heldout.jsonl", include_bytes!("../../quickstart/heldout.jsonl")),
-    ("data/checks.jsonl", include_bytes!("../../quickstart/checks.jsonl")),
-    ("data/preferences.jsonl", include_bytes!("../../quickstart/preferences.jsonl")),
-    ("data/prompts.jsonl", include_bytes!("../../quickstart/prompts.jsonl")),
-    ("data/heldout_prompts.jsonl", include_bytes!("../../quickstart/heldout_prompts.jsonl")),
+    ("data/train.jsonl", include_bytes!("../../../../quickstart/train.jsonl")),
+    ("data/heldout.jsonl", include_bytes!("../../../../quickstart/heldout.jsonl")),
+    ("data/checks.jsonl", include_bytes!("../../../../quickstart/checks.jsonl")),
+    ("data/preferences.jsonl", include_bytes!("../../../../quickstart/preferences.jsonl")),
+    ("data/prompts.jsonl", include_bytes!("../../../../quickstart/prompts.jsonl")),
+    ("data/heldout_prompts.jsonl", include_bytes!("../../../../quickstart/heldout_prompts.jsonl")),
 ];
 
 /// Arguments of `truing quickstart`.

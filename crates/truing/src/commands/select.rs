@@ -23,7 +23,7 @@ const N_TEMPLATE_LINES: usize = 40;
 pub(crate) struct Arguments {
     #[command(flatten)]
     recipe: RecipeArguments,
-    /// Go on with a run that was broken off.
+    /// Go on with a run that was broken off; start where the folder holds no run yet.
     #[arg(long)]
     resume: bool,
     /// Print one JSON object at the end.

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
+use truing_model::is_adapter;
 use truing_parallel::Solo;
 use truing_stages::training::{Start, TrainingConfig, TrainingInputs, TrainingOutcome, TrainingPlan};
 use truing_stages::{Probe, StageError};
@@ -38,7 +39,7 @@ pub(crate) struct Arguments {
     /// Print the plan and do nothing.
     #[arg(long, conflicts_with = "resume")]
     pub(crate) plan: bool,
-    /// Go on from the newest good checkpoint.
+    /// Go on from the newest good checkpoint; start where the folder holds no run yet.
     #[arg(long)]
     pub(crate) resume: bool,
     /// Print one JSON object at the end.
@@ -162,6 +163,11 @@ pub(crate) fn render_options() -> RenderOptions {
     RenderOptions { now: Some(date.at(0, 0, 0, 0)), ..RenderOptions::default() }
 }
 
+/// What a finished run saved.
+pub(crate) fn kind_of(path: &Path) -> &'static str {
+    if is_adapter(path) { "adapter" } else { "model" }
+}
+
 /// Writes the run's page and says how it ended.
 pub(crate) fn finish(
     outcome: &TrainingOutcome,
@@ -179,7 +185,7 @@ pub(crate) fn finish(
                     "status": "finished", "model": model, "report": page, "metrics": metrics,
                 }))?;
             } else {
-                printer.line(format_args!("model   {}", model.display()))?;
+                printer.line(format_args!("{:<7} {}", kind_of(model), model.display()))?;
                 printer.line(format_args!("report  {}", page.display()))?;
             }
             Ok(Outcome::Fine)

@@ -39,7 +39,16 @@ pub(crate) fn truing(home: &Path) -> Command {
 
 /// Runs it to its end.
 pub(crate) fn run<S: AsRef<OsStr>>(home: &Path, arguments: impl IntoIterator<Item = S>) -> Finished {
-    let output = truing(home).args(arguments).output().unwrap();
+    finish(truing(home).args(arguments))
+}
+
+/// Runs it to its end where `home` is the folder that paths are relative to.
+pub(crate) fn run_inside<S: AsRef<OsStr>>(home: &Path, arguments: impl IntoIterator<Item = S>) -> Finished {
+    finish(truing(home).current_dir(home).args(arguments))
+}
+
+fn finish(command: &mut Command) -> Finished {
+    let output = command.output().unwrap();
     Finished {
         status: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),

@@ -152,3 +152,69 @@ fn real_chats_pack_to_98_percent() {
     let utilisation = json["packing"]["utilisation"].as_f64().unwrap();
     assert!(utilisation >= 0.98, "{utilisation}");
 }
+
+/// Tools, a call, its result and reasoning; the question names the function, so that a search for its name finds it.
+const TOOL_ROW: &str = r#"{"messages":[{"role":"user","content":"Which tides today at Brest?"},{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"tides","arguments":"{\"port\": \"Brest\"}"}}]},{"role":"tool","tool_call_id":"c1","name":"tides","content":"high 06:12"},{"role":"assistant","content":"High at 06:12.","reasoning_content":"High."}],"tools":[{"type":"function","function":{"name":"tides","description":"Tide times","parameters":{"type":"object","properties":{"port":{"type":"string"}}}}}]}"#;
+
+#[test]
+fn what_the_template_does_not_show_is_noted_in_a_conversation_and_counted_in_a_data_set() {
+    let bench = Bench::new(&format!("{}\n{TOOL_ROW}\n{TOOL_ROW}\n", ROWS.lines().next().unwrap()));
+    let shown = bench.inspect("conversation", &["--row", "2"]).expect_status(0);
+    for text in [
+        "note: the template does not show `tools`\n",
+        "note: message 1: the template does not show its `tool_calls`: the turn trains only its end token\n",
+        "note: message 3: the template does not show its `reasoning_content`\n",
+    ] {
+        assert!(shown.stdout.contains(text), "no `{text}` in {}", shown.stdout);
+    }
+    let plain = bench.inspect("conversation", &["--row", "1"]).expect_status(0);
+    assert!(!plain.stdout.contains("note:"), "{}", plain.stdout);
+    let shown = bench.inspect("data", &["--max-length", "512"]).expect_status(0);
+    let counted = "note: the template does not show `tools` (2 times, first in rows.jsonl:2)";
+    assert!(shown.stdout.contains(counted), "{}", shown.stdout);
+}
+
+#[test]
+fn odd_turns_and_pictures_are_noted_for_the_row_that_has_them() {
+    let odd = r#"{"messages":[{"role":"user","content":"a"},{"role":"user","content":" "},{"role":"assistant","content":"c"}],"images":["a.png"]}"#;
+    let bench = Bench::new(&format!("{odd}\n{odd}\n{}", ROWS.lines().next().unwrap()));
+    for row in ["1", "2"] {
+        let shown = bench.inspect("conversation", &["--row", row]).expect_status(0);
+        for text in [
+            "note: message 1: two `user` turns follow each other",
+            "note: message 1: a `user` turn is blank",
+            "note: `images` is not read",
+        ] {
+            assert!(shown.stdout.contains(text), "no `{text}` in {}", shown.stdout);
+        }
+    }
+    assert!(!bench.inspect("conversation", &["--row", "3"]).expect_status(0).stdout.contains("note:"));
+    let shown = bench.inspect("data", &["--max-length", "64"]).expect_status(0);
+    let counted = "note: two `user` turns follow each other (2 times, first in rows.jsonl:1, message 1)";
+    assert!(shown.stdout.contains(counted), "{}", shown.stdout);
+}
+
+#[test]
+fn a_padded_tool_description_is_shown_without_its_nulls_and_an_older_call_as_a_call() {
+    let rows = r#"{"messages":[{"role":"user","content":"Add"},{"role":"assistant","content":"5"}],"tools":[{"type":"function","function":{"name":"add","description":"adds","parameters":{"type":"object","properties":{"x":{"type":"integer","enum":null},"port":null}},"strict":null}}]}
+{"messages":[{"role":"user","content":"Tide?"},{"role":"assistant","content":null,"function_call":{"name":"tides","arguments":"{}"}},{"role":"function","name":"tides","content":"high"},{"role":"assistant","content":"High."}],"functions":[{"name":"tides","parameters":{}}]}
+"#;
+    let bench = Bench::new(rows);
+    let path = bench.model().join("tokenizer_config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let template = config["chat_template"].as_str().unwrap();
+    let tools = "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{% for message in messages %}\
+        {% for call in message.tool_calls or [] %}{{ call.function | tojson }}\n{% endfor %}{% endfor %}";
+    config["chat_template"] = format!("{tools}{template}").into();
+    fs::write(&path, config.to_string()).unwrap();
+    let shown = bench.inspect("conversation", &["--row", "1"]).expect_status(0);
+    let expected = r#"{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}}"#;
+    assert!(shown.stdout.contains(expected) && !shown.stdout.contains("null"), "{}", shown.stdout);
+    let shown = bench.inspect("conversation", &["--row", "2"]).expect_status(0);
+    for text in [
+        r#"{"type": "function", "function": {"name": "tides", "parameters": {}}}"#,
+        r#"{"name": "tides", "arguments": {}}"#,
+    ] {
+        assert!(shown.stdout.contains(text), "no `{text}` in {}", shown.stdout);
+    }
+}

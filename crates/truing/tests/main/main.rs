@@ -1,6 +1,7 @@
 //! The command line as a user meets it: the real binary, its streams and exit statuses.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+mod adapters;
 mod basics;
 mod command;
 mod embed;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::command::{run, truing};
+use crate::command::{run, run_inside, truing};
 use crate::tiny_model;
 
 /// A folder with a tiny model in `model`.
@@ -94,12 +94,11 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
     let (folder, model) = workshop();
     let output = folder.path().join("quickstart");
     let arguments = |more: &[&str]| -> Vec<String> {
-        let first =
-            ["quickstart", "--quiet", "--json", "--model", &model, "--output", output.to_str().unwrap()];
+        let first = ["quickstart", "--quiet", "--json", "--model", &model, "--output", "quickstart"];
         first.iter().chain(more).map(|&argument| argument.to_owned()).collect()
     };
     let settings = [&["--max-steps", "3"], &LONG_SAMPLES[..]].concat();
-    let finished = run(folder.path(), arguments(&settings)).expect_status(0);
+    let finished = run_inside(folder.path(), arguments(&settings)).expect_status(0);
     let result: Value = serde_json::from_str(&finished.stdout).unwrap();
     assert_eq!(result["status"], "finished");
     let evaluations = result["evaluations"].as_array().unwrap();
@@ -124,16 +123,28 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
         assert!(page.contains(part), "the page has no {part}");
     }
 
-    run(folder.path(), arguments(&settings))
+    run_inside(folder.path(), arguments(&settings))
         .expect_status(2)
         .expect_stderr(&["holds a quickstart already", "--resume"]);
     // The evaluation after the stage is lost; a resume makes it again, to the same figures, and trains nothing.
     fs::remove_file(output.join("evaluations/1-sft.json")).unwrap();
     let metrics = fs::read(output.join("sft/metrics.jsonl")).unwrap();
-    let again = run(folder.path(), arguments(&[&settings[..], &["--resume"]].concat())).expect_status(0);
+    let again =
+        run_inside(folder.path(), arguments(&[&settings[..], &["--resume"]].concat())).expect_status(0);
     let again: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!(again["evaluations"], result["evaluations"]);
     assert_eq!(fs::read(output.join("sft/metrics.jsonl")).unwrap(), metrics);
+    // As if the policy's last step had been its kill, and the whole folder been moved: only contents are compared.
+    fs::remove_dir_all(output.join("grpo/model")).unwrap();
+    fs::remove_file(output.join("evaluations/2-grpo.json")).unwrap();
+    fs::create_dir(folder.path().join("elsewhere")).unwrap();
+    fs::rename(&output, folder.path().join("elsewhere/moved")).unwrap();
+    let mut moved = arguments(&[&settings[..], &["--resume"]].concat());
+    let place = moved.iter().rposition(|argument| argument == "quickstart").unwrap();
+    moved[place] = "elsewhere/moved".into();
+    let again = run_inside(folder.path(), moved).expect_status(0);
+    let again: Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!(again["evaluations"], result["evaluations"]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ struct Grouped {
 impl Grouped {
     /// The prompt of a row and its response in the shape of a ranked list.
     fn response(&self, row: &Map<String, Value>) -> Result<(Value, Value), RowProblem> {
-        let fields = Fields { row, columns: &self.columns };
+        let fields = Fields { row, columns: &self.columns, pads_nulls: false };
         let get = |column| fields.get(column).ok_or_else(|| fields.missing(column, "a string"));
         let score = if self.columns.mapping.contains_key("score") { "score" } else { "helpfulness" };
         let score = fields.get(score).ok_or_else(|| fields.missing(score, "a number"))?;
@@ -64,13 +64,13 @@ impl Iterator for Grouped {
     type Item = Result<RawRow, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let RawRow { number, object } = match self.rows.next()? {
+        let RawRow { number, object, pads_nulls } = match self.rows.next()? {
             Ok(row) => row,
             Err(error) => return Some(Err(error)),
         };
         let (prompt, first) = match object.and_then(|object| self.response(&object)) {
             Ok(found) => found,
-            Err(problem) => return Some(Ok(RawRow { number, object: Err(problem) })),
+            Err(problem) => return Some(Ok(RawRow { number, object: Err(problem), pads_nulls })),
         };
         let mut responses = vec![first];
         loop {
@@ -95,6 +95,6 @@ impl Iterator for Grouped {
             object.insert("responses".to_owned(), Value::Array(responses));
             Ok(object)
         };
-        Some(Ok(RawRow { number, object }))
+        Some(Ok(RawRow { number, object, pads_nulls }))
     }
 }

@@ -8,6 +8,7 @@ use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::{Format, open_lines, required};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "hh_rlhf",
@@ -38,7 +39,7 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<PreferenceRow, RowProblem> {
         let turns = dialogue(fields.required_text(column)?, field)?;
         Ok(Candidate { turns, field: field.to_owned(), ..Candidate::default() })
     };
-    ranked_row(fields, None, vec![side("chosen")?, side("rejected")?], &[0.0, 1.0], None)
+    ranked_row(Tools::of(fields)?, None, vec![side("chosen")?, side("rejected")?], &[0.0, 1.0], None)
 }
 
 /// The turns of a dialogue, without the white space around them.

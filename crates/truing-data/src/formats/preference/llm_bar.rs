@@ -8,6 +8,7 @@ use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::prompts::{GivenPrompt, filled_text};
 use crate::formats::{Format, open_lines, required};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "llm_bar",
@@ -43,5 +44,5 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<PreferenceRow, RowProblem> {
             return Err(RowProblem::new(fields.path("label"), kind, expected));
         }
     };
-    ranked_row(fields, Some(prompt), candidates, &keys, None)
+    ranked_row(Tools::of(fields)?, Some(prompt), candidates, &keys, None)
 }

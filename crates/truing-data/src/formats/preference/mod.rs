@@ -5,7 +5,7 @@
 mod help_steer;
 mod hh_rlhf;
 mod llm_bar;
-mod mt_bench;
+pub(crate) mod mt_bench;
 mod pair;
 mod panda_lm;
 mod ranked;
@@ -15,11 +15,13 @@ use std::cmp::Ordering;
 use serde_json::Value;
 use truing_types::{Conversation, Message, PreferenceRow, RankedResponse, Role};
 
+use super::Format;
 use super::prompts::GivenPrompt;
-use super::{Format, parse_tools};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
+use crate::tools::Tools;
+use crate::turns;
 
 /// Every format of ranked responses, in the order in which they are tried on the first row.
 pub static PREFERENCE_FORMATS: &[Format<PreferenceRow>] = &[
@@ -115,14 +117,14 @@ struct Candidate {
 
 /// A row of candidates; `keys` are small for the best and need not be ranks yet.
 fn ranked_row(
-    fields: Fields<'_>,
+    tools: Tools,
     prompt: Option<GivenPrompt<'_>>,
     candidates: Vec<Candidate>,
     keys: &[f64],
     margin: Option<f64>,
 ) -> Result<PreferenceRow, RowProblem> {
     let field = candidates.first().map(|c| c.field.clone()).unwrap_or_default();
-    let says_nothing = |c: &Candidate| c.turns.iter().all(|m| m.content.is_empty() && m.tool_calls.is_none());
+    let says_nothing = |c: &Candidate| c.turns.iter().all(turns::is_blank);
     if candidates.iter().all(says_nothing) {
         return Err(RowProblem::new(field, RowErrorKind::Empty, "a response that says something"));
     }
@@ -150,7 +152,7 @@ fn ranked_row(
         .collect();
     responses.sort_by_key(|(_, rank)| *rank);
     let (responses, ranks) = responses.into_iter().unzip();
-    let prompt = Conversation { messages: prompt, tools: parse_tools(fields, "tools")? };
+    let prompt = Conversation { messages: prompt, tools: tools.described };
     Ok(PreferenceRow { prompt, responses, ranks, margin })
 }
 

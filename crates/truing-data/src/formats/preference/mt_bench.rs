@@ -7,7 +7,7 @@
 //! loss) and the second question before what is judged.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use truing_types::PreferenceRow;
@@ -20,8 +20,11 @@ use crate::formats::{Format, list, required};
 use crate::readers::{self, RawRow, RawRows};
 use crate::source::Render;
 
+/// To be named: nothing tells judgments from other rows.
+pub(crate) const NAME: &str = "mt_bench";
+
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
-    name: "mt_bench",
+    name: NAME,
     example: r#"{"prompt": "Hi", "responses": [{"content": "Hello.", "score": 9}, {"content": "What?", "score": 2}]}"#,
     columns: &[required("question_id"), required("model"), required("turn"), required("score")],
     takes_prompt_template: false,
@@ -48,11 +51,22 @@ struct Judged {
     scores: BTreeMap<String, Vec<f64>>,
 }
 
+/// The files of questions and answers beside a file of judgments.
+pub(crate) fn files_beside(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut files = readers::files(folder)?;
+    files.retain(|file| ["question.", "answer_"].iter().any(|start| name_of(file).starts_with(start)));
+    Ok(files)
+}
+
+fn name_of(file: &Path) -> std::borrow::Cow<'_, str> {
+    file.file_name().unwrap_or_default().to_string_lossy()
+}
+
 fn open(path: &Path, columns: &Columns) -> Result<RawRows, DataError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
     let (mut questions, mut answers) = (Turns::new(), Turns::new());
-    for file in readers::files(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })? {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for file in files_beside(path)? {
+        let name = name_of(&file);
         if name.starts_with("question.") {
             each_row(&file, |row| {
                 questions.insert(key_of(row, "question_id")?, texts(row.get("turns"), "turns")?);
@@ -71,9 +85,9 @@ fn open(path: &Path, columns: &Columns) -> Result<RawRows, DataError> {
     let mut places = BTreeMap::new();
     let mut bad = Vec::new();
     for row in readers::open(path)? {
-        let RawRow { number, object } = row?;
+        let RawRow { number, object, .. } = row?;
         match object.and_then(|object| judgment(&object, columns)) {
-            Err(problem) => bad.push(RawRow { number, object: Err(problem) }),
+            Err(problem) => bad.push(RawRow::new(number, Err(problem))),
             Ok((question, model, turn, score)) => {
                 let at = *places.entry((question.clone(), turn)).or_insert_with(|| {
                     judged.push(Judged { number, question, turn, scores: BTreeMap::new() });
@@ -88,7 +102,7 @@ fn open(path: &Path, columns: &Columns) -> Result<RawRows, DataError> {
     }
     let joined = judged.into_iter().map(|judged| {
         let number = judged.number;
-        RawRow { number, object: row_of(&judged, &questions, &answers) }
+        RawRow::new(number, row_of(&judged, &questions, &answers))
     });
     let mut rows: Vec<RawRow> = joined.chain(bad).collect();
     rows.sort_by_key(|row| row.number);
@@ -101,7 +115,7 @@ fn each_row(
     mut take: impl FnMut(&Map<String, Value>) -> Result<(), RowProblem>,
 ) -> Result<(), DataError> {
     for row in readers::open(path)? {
-        let RawRow { number, object } = row?;
+        let RawRow { number, object, .. } = row?;
         if let Err(problem) = object.and_then(|object| take(&object)) {
             let origin = truing_types::RowOrigin { source: path.to_string_lossy().into(), line: number };
             return Err(DataError::BadRows { rows: vec![RowError { origin, problem }], has_more: false });
@@ -128,7 +142,7 @@ fn texts(value: Option<&Value>, field: &str) -> Result<Vec<String>, RowProblem> 
 
 /// Question, model, turn (from 0) and score.
 fn judgment(row: &Map<String, Value>, columns: &Columns) -> Result<(String, String, usize, f64), RowProblem> {
-    let fields = Fields { row, columns };
+    let fields = Fields { row, columns, pads_nulls: false };
     let turn = fields.get("turn").ok_or_else(|| fields.missing("turn", "1 or 2"))?;
     let turn = match turn.as_u64() {
         Some(turn @ 1..=2) => turn as usize - 1,

@@ -12,6 +12,7 @@ use crate::error::RowProblem;
 use crate::formats::prompts::{TURNS, given_prompt, has_prompt, response_turns};
 use crate::formats::{Format, open_lines, optional, required};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "pair",
@@ -46,11 +47,12 @@ fn detect(fields: Fields<'_>) -> bool {
 }
 
 fn parse(fields: Fields<'_>, _: Render) -> Result<PreferenceRow, RowProblem> {
-    let prompt = given_prompt(fields)?;
+    let tools = Tools::of(fields)?;
+    let prompt = given_prompt(fields, &tools)?;
     let side = |column, scores: &[&'static str]| {
         let value = fields.get(column).ok_or_else(|| fields.missing(column, TURNS))?;
         let field = fields.path(column);
-        let turns = response_turns(value, field)?;
+        let turns = response_turns(value, field, &tools)?;
         let score = number_in(fields, scores)?;
         Ok(Candidate { turns, field: field.to_owned(), score, ..Candidate::default() })
     };
@@ -58,5 +60,5 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<PreferenceRow, RowProblem> {
     let rejected =
         side("rejected", &["score_rejected", "rejected_score", "rejected_rating", "rejected-rating"])?;
     let margin = number_in(fields, &["margin"])?;
-    ranked_row(fields, prompt, vec![chosen, rejected], &[0.0, 1.0], margin)
+    ranked_row(tools, prompt, vec![chosen, rejected], &[0.0, 1.0], margin)
 }

@@ -12,6 +12,7 @@ use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::prompts::given_prompt;
 use crate::formats::{Format, open_lines, optional, required};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "panda_lm",
@@ -37,7 +38,8 @@ fn detect(fields: Fields<'_>) -> bool {
 }
 
 fn parse(fields: Fields<'_>, _: Render) -> Result<PreferenceRow, RowProblem> {
-    let prompt = given_prompt(fields)?.ok_or_else(|| fields.missing("instruction", "a string"))?;
+    let tools = Tools::of(fields)?;
+    let prompt = given_prompt(fields, &tools)?.ok_or_else(|| fields.missing("instruction", "a string"))?;
     let mut candidates = Vec::new();
     for column in ["response1", "response2"] {
         let said = fields.required_text(column)?;
@@ -69,5 +71,5 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<PreferenceRow, RowProblem> {
         _ => ([0.0, 0.0], 0),
     };
     let margin = f64::from(margin) / f64::from(n_votes);
-    ranked_row(fields, Some(prompt), candidates, &keys, Some(margin))
+    ranked_row(tools, Some(prompt), candidates, &keys, Some(margin))
 }

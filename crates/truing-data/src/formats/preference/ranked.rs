@@ -16,6 +16,7 @@ use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::prompts::{given_prompt, has_prompt, response_turns};
 use crate::formats::{Format, entry, list, object, open_lines, optional, required};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "ranked",
@@ -52,7 +53,8 @@ fn column(fields: Fields<'_>, name: &'static str, other: &'static str) -> &'stat
 }
 
 pub(super) fn parse(fields: Fields<'_>, _: Render) -> Result<PreferenceRow, RowProblem> {
-    let prompt = given_prompt(fields)?;
+    let tools = Tools::of(fields)?;
+    let prompt = given_prompt(fields, &tools)?;
     let name = column(fields, "responses", "completions");
     let field = fields.path(name);
     let responses = fields.get(name).ok_or_else(|| fields.missing(name, RESPONSES))?;
@@ -61,7 +63,7 @@ pub(super) fn parse(fields: Fields<'_>, _: Render) -> Result<PreferenceRow, RowP
         let kind = RowErrorKind::BadValue(format!("a list of {}", responses.len()));
         return Err(RowProblem::new(field, kind, RESPONSES));
     }
-    let parsed = responses.iter().enumerate().map(|(i, r)| candidate(r, &format!("{field}[{i}]")));
+    let parsed = responses.iter().enumerate().map(|(i, r)| candidate(r, &format!("{field}[{i}]"), &tools));
     let candidates = parsed.collect::<Result<Vec<_>, _>>()?;
     let keys = match fields.get(column(fields, "ranks", "ranking")) {
         Some(ranks) => given_ranks(ranks, fields.path(column(fields, "ranks", "ranking")), candidates.len())?,
@@ -77,7 +79,7 @@ pub(super) fn parse(fields: Fields<'_>, _: Render) -> Result<PreferenceRow, RowP
             }
         }
     };
-    ranked_row(fields, prompt, candidates, &keys, number_in(fields, &["margin"])?)
+    ranked_row(tools, prompt, candidates, &keys, number_in(fields, &["margin"])?)
 }
 
 fn given_ranks(value: &Value, field: &str, n_responses: usize) -> Result<Vec<f64>, RowProblem> {
@@ -90,10 +92,10 @@ fn given_ranks(value: &Value, field: &str, n_responses: usize) -> Result<Vec<f64
     ranks.iter().enumerate().map(|(i, rank)| number(rank, &format!("{field}[{i}]"))).collect()
 }
 
-fn candidate(response: &Value, at: &str) -> Result<Candidate, RowProblem> {
+fn candidate(response: &Value, at: &str, tools: &Tools) -> Result<Candidate, RowProblem> {
     let Value::Object(entries) = response else {
         return Ok(Candidate {
-            turns: response_turns(response, at)?,
+            turns: response_turns(response, at, tools)?,
             field: at.to_owned(),
             ..Candidate::default()
         });
@@ -102,13 +104,13 @@ fn candidate(response: &Value, at: &str) -> Result<Candidate, RowProblem> {
     let (turns, field) = match keys.iter().find_map(|&key| entry(entries, key).map(|value| (key, value))) {
         // A turn as it stands: its role is read too.
         Some(("content", _)) if entries.contains_key("role") => {
-            (response_turns(response, at)?, at.to_owned())
+            (response_turns(response, at, tools)?, at.to_owned())
         }
         Some((key, value)) => {
             let field = format!("{at}.{key}");
-            (response_turns(value, &field)?, field)
+            (response_turns(value, &field, tools)?, field)
         }
-        None if entries.contains_key("from") => (response_turns(response, at)?, at.to_owned()),
+        None if entries.contains_key("from") => (response_turns(response, at, tools)?, at.to_owned()),
         None => {
             let expected = "a string, or a list of turns in `messages`";
             return Err(RowProblem::new(format!("{at}.content"), RowErrorKind::Missing, expected));

@@ -12,6 +12,7 @@ use super::{Format, list, object, parse_message, sharegpt};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
+use crate::tools::Tools;
 
 /// Every format of prompts, in the order in which they are tried on the first row.
 pub static PROMPT_FORMATS: &[Format<PromptRow>] = &[prompt::FORMAT];
@@ -38,7 +39,10 @@ pub(super) fn has_prompt(fields: Fields<'_>) -> bool {
 }
 
 /// The prompt of a row, with its system turn; `None` where it has none.
-pub(super) fn given_prompt(fields: Fields<'_>) -> Result<Option<GivenPrompt<'_>>, RowProblem> {
+pub(super) fn given_prompt<'a>(
+    fields: Fields<'a>,
+    tools: &Tools,
+) -> Result<Option<GivenPrompt<'a>>, RowProblem> {
     let mut messages: Vec<_> = fields
         .optional_text("system")?
         .filter(|system| !system.is_empty())
@@ -54,7 +58,7 @@ pub(super) fn given_prompt(fields: Fields<'_>) -> Result<Option<GivenPrompt<'_>>
         let field = fields.path(column);
         match value {
             Value::String(asked) => messages.push(Message::new(Role::User, asked.clone())),
-            Value::Array(_) => messages.extend(turns(value, field)?),
+            Value::Array(_) => messages.extend(turns(value, field, tools)?),
             other => {
                 return Err(RowProblem::new(field, RowErrorKind::WrongType(type_name(other)), PROMPT));
             }
@@ -88,22 +92,25 @@ fn checked(
 }
 
 /// A list of turns, each OpenAI's or ShareGPT's.
-pub(super) fn turns(value: &Value, field: &str) -> Result<Vec<Message>, RowProblem> {
-    let turn = |(i, turn)| parse_turn(turn, &format!("{field}[{i}]"));
+pub(super) fn turns(value: &Value, field: &str, tools: &Tools) -> Result<Vec<Message>, RowProblem> {
+    let turn = |(i, turn)| parse_turn(turn, &format!("{field}[{i}]"), tools);
     list(value, field, TURNS)?.iter().enumerate().map(turn).collect()
 }
 
-fn parse_turn(turn: &Value, at: &str) -> Result<Message, RowProblem> {
+fn parse_turn(turn: &Value, at: &str, tools: &Tools) -> Result<Message, RowProblem> {
     let entries = object(turn, at, "a turn: {\"role\": ..., \"content\": ...}")?;
-    if entries.contains_key("from") { sharegpt::parse_turn(turn, at) } else { parse_message(entries, at) }
+    match entries.contains_key("from") {
+        true => sharegpt::parse_turn(turn, at, tools),
+        false => parse_message(entries, at, tools),
+    }
 }
 
 /// A response: a text, one turn, or several.
-pub(super) fn response_turns(value: &Value, field: &str) -> Result<Vec<Message>, RowProblem> {
+pub(super) fn response_turns(value: &Value, field: &str, tools: &Tools) -> Result<Vec<Message>, RowProblem> {
     match value {
         Value::String(said) => Ok(vec![Message::new(Role::Assistant, said.clone())]),
-        Value::Object(_) => Ok(vec![parse_turn(value, field)?]),
-        Value::Array(_) => turns(value, field),
+        Value::Object(_) => Ok(vec![parse_turn(value, field, tools)?]),
+        Value::Array(_) => turns(value, field, tools),
         other => Err(RowProblem::new(field, RowErrorKind::WrongType(type_name(other)), TURNS)),
     }
 }

@@ -6,8 +6,9 @@ use truing_types::{Conversation, Message, PromptRow, Role};
 use super::{GivenPrompt, filled_text, given_prompt, has_prompt};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
-use crate::formats::{Format, open_lines, optional, parse_tools};
+use crate::formats::{Format, open_lines, optional};
 use crate::source::Render;
+use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PromptRow> = Format {
     name: "prompt",
@@ -31,7 +32,8 @@ pub(super) const FORMAT: Format<PromptRow> = Format {
 };
 
 fn parse(fields: Fields<'_>, _: Render) -> Result<PromptRow, RowProblem> {
-    let prompt = match given_prompt(fields)? {
+    let tools = Tools::of(fields)?;
+    let prompt = match given_prompt(fields, &tools)? {
         Some(prompt) => prompt,
         None if fields.get("text").is_some() => GivenPrompt {
             messages: vec![Message::new(Role::User, filled_text(fields, "text")?)],
@@ -51,6 +53,6 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<PromptRow, RowProblem> {
         let problem = RowProblem::new(prompt.field, RowErrorKind::Empty, "a user's turn to be answered");
         return Err(problem);
     }
-    let prompt = Conversation { messages, tools: parse_tools(fields, "tools")? };
+    let prompt = Conversation { messages, tools: tools.described };
     Ok(PromptRow { prompt, columns: fields.row.clone() })
 }

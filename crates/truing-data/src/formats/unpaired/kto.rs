@@ -8,9 +8,11 @@ use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::preference::split_turns;
 use crate::formats::prompts::{given_prompt, response_turns};
-use crate::formats::{Format, open_lines, optional, parse_tools, required};
+use crate::formats::{Format, open_lines, optional, required};
 use crate::json::type_name;
 use crate::source::Render;
+use crate::tools::Tools;
+use crate::turns;
 
 pub(super) const FORMAT: Format<UnpairedRow> = Format {
     name: "kto",
@@ -72,10 +74,11 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<UnpairedRow, RowProblem> {
         }
         Some(other) => return Err(RowProblem::new(field, RowErrorKind::WrongType(type_name(other)), LABEL)),
     };
-    let mut prompt = given_prompt(fields)?;
+    let tools = Tools::of(fields)?;
+    let mut prompt = given_prompt(fields, &tools)?;
     let column = completion_column(fields);
     let (completion, field) = match (fields.get(column), &mut prompt) {
-        (Some(value), _) => (response_turns(value, fields.path(column))?, fields.path(column)),
+        (Some(value), _) => (response_turns(value, fields.path(column), &tools)?, fields.path(column)),
         (None, Some(prompt)) if prompt.is_conversation => {
             let last = prompt.messages.pop_if(|last| last.role == Role::Assistant);
             let problem = || RowProblem::new(prompt.field, RowErrorKind::NoAssistantTurn, "one at the end");
@@ -83,11 +86,11 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<UnpairedRow, RowProblem> {
         }
         (None, _) => return Err(fields.missing(column, "a string or a list of turns")),
     };
-    if completion.iter().all(|m| m.content.is_empty() && m.tool_calls.is_none()) && is_desirable {
+    if completion.iter().all(turns::is_blank) && is_desirable {
         return Err(RowProblem::new(field, RowErrorKind::Empty, "what is desirable"));
     }
     let (prompt, mut completions) = split_turns(prompt, vec![(completion, field.to_owned())])?;
     let completion = completions.pop().unwrap_or_default();
-    let prompt = Conversation { messages: prompt, tools: parse_tools(fields, "tools")? };
+    let prompt = Conversation { messages: prompt, tools: tools.described };
     Ok(UnpairedRow { prompt, completion, is_desirable })
 }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use truing_data::{HeldOut, SourceRange, Triplet, read_triplets, split_held_out};
+use truing_data::{
+    DataError, HeldOut, OnBadRow, SourceRange, Triplet, data_files, read_triplets, split_held_out,
+};
 use truing_model::EncoderFiles;
 use truing_store::{InputFile, RunInputs};
 use truing_text::{SentenceTokenizer, Tokenizer};
@@ -12,6 +14,7 @@ use truing_types::{Event, EventSink, RowOrigin, Seed, TokenId};
 use super::EmbedTrainConfig;
 use crate::embed::{encoder_tokenizer, pack_texts};
 use crate::encoder_training::{self, EncoderPlan, SampleLengths};
+use crate::row_report::{DataReport, SkippedRow};
 use crate::rows::key_of;
 use crate::{Machine, StageError};
 
@@ -65,6 +68,8 @@ pub struct EmbedTrainInputs {
     pub(super) train: TokenizedTriplets,
     pub(super) eval: Option<TokenizedTriplets>,
     pub(super) record: RunInputs,
+    /// Rows that were left out, of all data.
+    pub(super) skipped: Vec<SkippedRow>,
     /// Texts that lost their end.
     n_cut: usize,
 }
@@ -90,12 +95,18 @@ impl EmbedTrainInputs {
         }
         let model = EncoderFiles::open(config.model_name_or_path.as_ref())?;
         let (tokenizer, sentences) = encoder_tokenizer(&model, config.max_seq_length)?;
-        let mut n_cut = 0;
-        let mut read = |path: &Path| tokenize(path, &sentences, &mut n_cut, events);
-        let (mut train, keys) = read(&config.train_data)?;
+        let (mut n_cut, mut skipped) = (0, Vec::new());
+        let mut read = |role: &'static str, path: &Path| {
+            let mut report = DataReport::of(role);
+            let read = tokenize(path, &sentences, config.on_bad_row, &mut n_cut, &mut report, events)?;
+            report.warn(&path.display().to_string(), events);
+            skipped.append(&mut report.skipped);
+            Ok::<_, StageError>(read)
+        };
+        let (mut train, keys) = read("data", &config.train_data)?;
         let mut eval = None;
         if let Some(path) = &config.eval_data {
-            eval = Some(read(path)?.0);
+            eval = Some(read("evaluation", path)?.0);
         } else if config.eval_fraction > 0.0 {
             let split = split_held_out(&keys, HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
             eval = Some(train.chosen(&split.held_out)).filter(|held_out| held_out.len() > 0);
@@ -109,8 +120,10 @@ impl EmbedTrainInputs {
             });
         }
         let weights = model.weight_files().map(|path| ("model", path.to_path_buf()));
-        let data = [("data", config.train_data.clone())];
-        let evaluation = config.eval_data.iter().map(|path| ("evaluation", path.clone()));
+        let data = data_files(&config.train_data)?.into_iter().map(|path| ("data", path));
+        let evaluation =
+            config.eval_data.iter().map(|path| data_files(path)).collect::<Result<Vec<_>, _>>()?;
+        let evaluation = evaluation.into_iter().flatten().map(|path| ("evaluation", path));
         let files = weights.chain(data).chain(evaluation).map(|(role, path)| InputFile::of(role, &path));
         let record = RunInputs {
             versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
@@ -120,20 +133,28 @@ impl EmbedTrainInputs {
         if n_cut > 0 {
             events.emit(Event::Note(format!("{n_cut} texts are longer than the model reads and are cut")));
         }
-        Ok(Self { model, tokenizer, train, eval, record, n_cut })
+        Ok(Self { model, tokenizer, train, eval, record, skipped, n_cut })
     }
 }
 
-/// The triplets of a file, and a key of each anchor.
+/// The triplets of a file or folder, and a key of each anchor.
 fn tokenize(
     path: &Path,
     tokenizer: &SentenceTokenizer,
+    on_bad_row: OnBadRow,
     n_cut: &mut usize,
+    report: &mut DataReport,
     events: &mut dyn EventSink,
 ) -> Result<(TokenizedTriplets, Vec<u64>), StageError> {
     events.emit(Event::PhaseStarted { phase: format!("reading {}", path.display()), total: None });
     let (mut all, mut keys) = (TokenizedTriplets::default(), Vec::new());
-    let mut rows = read_triplets(path)?;
+    let mut rows = read_triplets(path)?.filter_map(|row| match row {
+        Err(DataError::BadRows { rows, .. }) if on_bad_row == OnBadRow::Skip => {
+            report.skip_rows(&rows);
+            None
+        }
+        row => Some(row),
+    });
     loop {
         let rows: Vec<Triplet> = rows.by_ref().take(TRIPLETS_AT_A_TIME).collect::<Result<_, _>>()?;
         if rows.is_empty() {

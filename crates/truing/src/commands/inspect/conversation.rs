@@ -1,15 +1,16 @@
 //! `truing inspect conversation`: one row as the model reads it, token by token.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
-use truing_data::{OnBadRow, read_rows};
+use truing_data::{OnBadRow, Remark, Rows, SourceRow as _, read_rows};
 use truing_text::{ChatRenderer, RenderedSample};
 use truing_types::{RowOrigin, TrainingRow};
 
-use super::{SourceArguments, omissions, percent, renderer};
+use super::{SourceArguments, percent, renderer};
 use crate::Context;
 use crate::commands::model::ModelArguments;
 use crate::outcome::{Outcome, WithHint};
@@ -120,11 +121,10 @@ impl Token {
 /// Finds the row, renders it, prints it.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let renderer = renderer(&arguments.model.find(context)?)?;
-    let (row, origin, format) = find_row(arguments)?;
+    let Found { row, origin, format, remarks } = find_row(arguments)?;
     let rendered = renderer.training(&row, origin)?;
-    let omissions = omissions(&row, &rendered.text);
     let mut view = View::of(&renderer, rendered, format, arguments.max_length);
-    view.notes.extend(omissions);
+    view.notes.extend(remarks);
     if arguments.json {
         context.printer.json(&view)?;
     } else {
@@ -133,15 +133,39 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     Ok(Outcome::Fine)
 }
 
-fn find_row(arguments: &Arguments) -> anyhow::Result<(TrainingRow, RowOrigin, Option<&'static str>)> {
+/// The row that is shown.
+struct Found {
+    row: TrainingRow,
+    origin: RowOrigin,
+    format: Option<&'static str>,
+    /// What its reader has remarked.
+    remarks: Vec<String>,
+}
+
+/// What the reader has remarked about its last row: `before` are the rows of each remark before it.
+fn remarks_of(row: &TrainingRow, rows: &Rows, before: &BTreeMap<Remark, u64>) -> Vec<String> {
+    let problems = row.turn_problems().into_iter();
+    let turns = problems.map(|(problem, message)| format!("message {message}: {problem}"));
+    let is_new = |remark: &Remark, n_rows: u64| before.get(remark).is_none_or(|&before| before < n_rows);
+    let media = rows
+        .remarks()
+        .iter()
+        .filter(|(remark, remarked)| matches!(remark, Remark::Media(_)) && is_new(remark, remarked.n_rows));
+    turns.chain(media.map(|(remark, _)| remark.to_string())).collect()
+}
+
+fn find_row(arguments: &Arguments) -> anyhow::Result<Found> {
     let (mut last, mut bad) = (0, None);
     for source in arguments.source.sources() {
         let mut rows = read_rows(&source, OnBadRow::Skip)?;
-        while let Some(found) = rows.next() {
+        loop {
+            let before = rows.remarks().iter().map(|(&remark, remarked)| (remark, remarked.n_rows)).collect();
+            let Some(found) = rows.next() else { break };
             let (row, origin) = found?;
             last = last.max(origin.line);
             if arguments.row.is_none_or(|wanted| wanted == origin.line) {
-                return Ok((row, origin, rows.format().map(|format| format.name)));
+                let remarks = remarks_of(&row, &rows, &before);
+                return Ok(Found { row, origin, format: rows.format().map(|format| format.name), remarks });
             }
         }
         let is_wanted = |line| arguments.row.is_none_or(|wanted| wanted == line);

@@ -1,17 +1,16 @@
 //! `truing inspect data`: a data set in numbers, as training would see it.
 
-use std::collections::BTreeMap;
-
 use clap::Args;
 use serde::Serialize;
 use truing_data::{
     Dataset, DatasetBuilder, LengthHistogram, LengthSummary, LongSamplePolicy, OnBadRow, Packing,
     PackingReport, PackingStrategy, SourceStatistics, epoch_order, read_rows,
 };
+use truing_stages::{Noted, Notes};
 use truing_text::ChatRenderer;
 use truing_types::{Event, EventSink, RowOrigin, Seed, TrainingRow};
 
-use super::{SourceArguments, omissions, percent, renderer, without_message_number};
+use super::{SourceArguments, percent, renderer};
 use crate::Context;
 use crate::commands::model::ModelArguments;
 use crate::outcome::Outcome;
@@ -57,7 +56,7 @@ struct Findings {
     n_tokens_lost_by_truncation: u64,
     n_without_loss: usize,
     packing: PackingReport,
-    notes: BTreeMap<String, Noted>,
+    notes: Notes,
     n_bad_rows: u64,
     bad_rows: Vec<String>,
 }
@@ -71,18 +70,11 @@ struct Source {
     statistics: SourceStatistics,
 }
 
-/// A remark of the renderer: how often, and where first.
-#[derive(Debug, Serialize)]
-struct Noted {
-    n_times: u64,
-    first: String,
-}
-
 /// What is gathered while rows go by.
 #[derive(Debug, Default)]
 struct Gathered {
     lengths: Vec<u32>,
-    notes: BTreeMap<String, Noted>,
+    notes: Notes,
     formats: Vec<(Option<&'static str>, u64)>,
     n_bad_rows: u64,
     bad_rows: Vec<String>,
@@ -162,6 +154,7 @@ impl Gathered {
             for row in &skipped.rows {
                 self.list_bad(row);
             }
+            self.notes.add_remarks(&rows);
             self.formats.push((rows.format().map(|format| format.name), self.n_bad_rows - n_bad_before));
         }
         events.emit(Event::PhaseFinished);
@@ -174,16 +167,12 @@ impl Gathered {
         renderer: &ChatRenderer,
         builder: &mut DatasetBuilder,
     ) {
-        for ((row, _), rendered) in rows.iter().zip(renderer.training_many(rows)) {
+        for rendered in renderer.training_many(rows) {
             match rendered {
                 Ok(rendered) => {
                     self.lengths.push(rendered.sample.tokens.len() as u32);
-                    let mut notes: Vec<String> = rendered.notes.iter().map(ToString::to_string).collect();
-                    notes.extend(omissions(row, &rendered.text));
-                    for note in &notes {
-                        let noted = self.notes.entry(without_message_number(note));
-                        let first = || Noted { n_times: 0, first: rendered.sample.origin.to_string() };
-                        noted.or_insert_with(first).n_times += 1;
+                    for note in &rendered.notes {
+                        self.notes.add(note.without_message_number(), &rendered.sample.origin);
                     }
                     builder.push(&rendered.sample);
                 }
@@ -259,7 +248,7 @@ fn print(findings: &Findings, printer: Printer) -> anyhow::Result<()> {
             format!("{} samples carry no loss and would be left out", count(findings.n_without_loss as u64));
         printer.line(printer.styled(Style::Yellow, text))?;
     }
-    for (note, Noted { n_times, first }) in &findings.notes {
+    for (note, Noted { n_times, first }) in findings.notes.iter() {
         let text = format!("note: {note} ({} times, first in {first})", count(*n_times));
         printer.line(printer.styled(Style::Yellow, text))?;
     }

@@ -9,8 +9,11 @@ use clap::Args;
 use serde::Serialize;
 use truing_model::encoder::OUTPUT_LAYER;
 use truing_model::sources::DEFAULT_MODEL;
-use truing_model::weights::SafetensorsFiles;
-use truing_model::{DecoderSpec, EncoderFiles, EncoderSpec, GgufFile, ModelError, ModelFiles, RopeScaling};
+use truing_model::weights::{SafetensorsFile, SafetensorsFiles};
+use truing_model::{
+    AdapterFiles, DecoderSpec, EncoderFiles, EncoderSpec, GgufFile, LoraSpec, ModelError, ModelFiles,
+    RopeScaling, is_adapter,
+};
 use truing_stages::classifier::ClassifierSpec;
 use truing_text::{ChatTemplate, Tokenizer};
 
@@ -44,6 +47,10 @@ struct Findings {
     path: PathBuf,
     kind: &'static str,
     spec: Option<ModelSpec>,
+    /// What an adapter adapts, and how.
+    adapter: Option<AdapterFindings>,
+    /// Files that contradict each other, and which of them counts.
+    contradictions: Vec<String>,
     /// What the outputs of a classifier or scorer mean.
     classifier: Option<ClassifierSpec>,
     n_parameters: Option<usize>,
@@ -56,6 +63,47 @@ struct Findings {
     problems: Vec<String>,
 }
 
+#[derive(Debug, Clone, Serialize)]
+struct AdapterFindings {
+    base_model_name_or_path: String,
+    base_path: PathBuf,
+    #[serde(flatten)]
+    lora: LoraSpec,
+    whole_parameters: Vec<String>,
+}
+
+impl AdapterFindings {
+    fn of(adapter: &AdapterFiles) -> Self {
+        Self {
+            base_model_name_or_path: adapter.base_reference.clone(),
+            base_path: adapter.base_path.clone(),
+            lora: adapter.lora.clone(),
+            whole_parameters: adapter.whole_parameters().map(str::to_owned).collect(),
+        }
+    }
+
+    fn describe(&self) -> [(&'static str, String); 2] {
+        let LoraSpec { rank, alpha, targets } = &self.lora;
+        let also = match self.whole_parameters.as_slice() {
+            [] => String::new(),
+            whole => format!(", and all of {}", whole.join(", ")),
+        };
+        [
+            ("adapter", format!("LoRA of rank {rank}, alpha {alpha} on {}{also}", targets.join(", "))),
+            ("base model", self.base_path.display().to_string()),
+        ]
+    }
+}
+
+/// What opening a model told.
+struct Opened {
+    spec: ModelSpec,
+    unused_tensors: Vec<String>,
+    contradictions: Vec<String>,
+    adapter: Option<AdapterFindings>,
+    tokenizer_directory: Option<PathBuf>,
+}
+
 /// What a model is, by its kind.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
@@ -65,14 +113,25 @@ enum ModelSpec {
 }
 
 impl ModelSpec {
-    /// Its specification, and the tensors that it does not read.
-    fn open(path: &Path) -> Result<(Self, Vec<String>), ModelError> {
+    fn open(path: &Path) -> Result<Opened, ModelError> {
         if EncoderFiles::is_encoder(path) {
             let files = EncoderFiles::open(path)?;
-            return Ok((Self::Encoder(files.spec), files.unused_tensors));
+            return Ok(Opened {
+                contradictions: files.contradictions(),
+                spec: Self::Encoder(files.spec),
+                unused_tensors: files.unused_tensors,
+                adapter: None,
+                tokenizer_directory: None,
+            });
         }
         let files = ModelFiles::open(path)?;
-        Ok((Self::Decoder(files.spec), files.unused_tensors))
+        Ok(Opened {
+            adapter: files.adapter.as_ref().map(AdapterFindings::of),
+            tokenizer_directory: files.tokenizer_directory().map(Path::to_path_buf),
+            spec: Self::Decoder(files.spec),
+            unused_tensors: files.unused_tensors,
+            contradictions: files.contradictions,
+        })
     }
 
     fn n_parameters(&self) -> usize {
@@ -133,7 +192,9 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let found = ModelSpec::open(&path).map_err(|error| note(error.into())).ok();
     let classifier = path.join("classifier.json").is_file().then(|| ClassifierSpec::open(&path));
     let classifier = classifier.and_then(|spec| spec.map_err(|error| note(error.into())).ok());
-    let tokenizer = look_at_tokenizer(&transformer_folder(&path), &mut note).map_err(&mut note).ok();
+    let of_model = found.as_ref().and_then(|found| found.tokenizer_directory.clone());
+    let tokenizer_folder = of_model.unwrap_or_else(|| transformer_folder(&path));
+    let tokenizer = look_at_tokenizer(&tokenizer_folder, &mut note).map_err(&mut note).ok();
 
     let mut by_dtype: BTreeMap<String, DtypeTotal> = BTreeMap::new();
     for tensor in &tensors {
@@ -142,7 +203,10 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         total.n_values += tensor.shape.iter().map(|&n| n as u64).product::<u64>();
         total.n_bytes += tensor.n_bytes;
     }
-    let (spec, unused_tensors) = found.unzip();
+    let (spec, unused_tensors, contradictions, adapter) = match found {
+        Some(found) => (Some(found.spec), found.unused_tensors, found.contradictions, found.adapter),
+        None => (None, Vec::new(), Vec::new(), None),
+    };
     if let (Some(spec), Some(tokenizer)) = (&spec, &tokenizer)
         && tokenizer.vocab_size > spec.vocab_size()
     {
@@ -153,9 +217,15 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         ));
     }
     let findings = Findings {
-        kind: if path.is_dir() { "model directory" } else { "GGUF file" },
+        kind: match path.is_dir() {
+            true if is_adapter(&path) => "adapter",
+            true => "model directory",
+            false => "GGUF file",
+        },
+        adapter,
+        contradictions,
         n_parameters: spec.as_ref().map(ModelSpec::n_parameters),
-        unused_tensors: unused_tensors.unwrap_or_default(),
+        unused_tensors,
         spec,
         classifier,
         n_tensors: tensors.len(),
@@ -176,7 +246,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 
 /// The path itself, or the one GGUF file of a directory without a configuration.
 fn the_model(path: &Path) -> anyhow::Result<PathBuf> {
-    if path.is_dir() && !path.join("config.json").is_file() {
+    if path.is_dir() && !path.join("config.json").is_file() && !is_adapter(path) {
         let mut gguf_files: Vec<PathBuf> = fs::read_dir(path)?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|file| file.extension().is_some_and(|extension| extension == "gguf"))
@@ -201,27 +271,33 @@ fn list_tensors(path: &Path) -> Result<Vec<TensorLine>, ModelError> {
         return Ok(file.tensors.iter().map(line).collect());
     }
     let mut lines = Vec::new();
+    if is_adapter(path) {
+        add_lines(&SafetensorsFile::open(path.join("adapter_model.safetensors"))?, &mut lines)?;
+        return Ok(lines);
+    }
     let output_layer = path.join(OUTPUT_LAYER);
     let folders = [transformer_folder(path)].into_iter().chain(output_layer.is_dir().then_some(output_layer));
     for folder in folders {
         for file in SafetensorsFiles::open(&folder)?.files() {
-            let length = fs::metadata(&file.path)
-                .map_err(|source| ModelError::Io { path: file.path.clone(), source })?
-                .len();
-            // Tensors lie back to back, so each ends where the next begins.
-            let ends = file.tensors.iter().skip(1).map(|tensor| tensor.offset).chain([length]);
-            for (tensor, end) in file.tensors.iter().zip(ends) {
-                lines.push(TensorLine {
-                    name: tensor.name.clone(),
-                    dtype: tensor.dtype.clone(),
-                    shape: tensor.shape.clone(),
-                    n_bytes: end.saturating_sub(tensor.offset),
-                });
-            }
+            add_lines(file, &mut lines)?;
         }
     }
     lines.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(lines)
+}
+
+fn add_lines(file: &SafetensorsFile, lines: &mut Vec<TensorLine>) -> Result<(), ModelError> {
+    let length =
+        fs::metadata(&file.path).map_err(|source| ModelError::Io { path: file.path.clone(), source })?.len();
+    // Tensors lie back to back, so each ends where the next begins.
+    let ends = file.tensors.iter().skip(1).map(|tensor| tensor.offset).chain([length]);
+    lines.extend(file.tensors.iter().zip(ends).map(|(tensor, end)| TensorLine {
+        name: tensor.name.clone(),
+        dtype: tensor.dtype.clone(),
+        shape: tensor.shape.clone(),
+        n_bytes: end.saturating_sub(tensor.offset),
+    }));
+    Ok(())
 }
 
 /// Where weights and tokenizer lie: old encoders have them in a folder of their own.
@@ -252,6 +328,9 @@ fn look_at_tokenizer(path: &Path, note: &mut impl FnMut(anyhow::Error)) -> anyho
 fn print(findings: &Findings, arguments: &Arguments, printer: Printer) -> anyhow::Result<()> {
     printer.line(printer.styled(Style::Bold, format!("{} ({})", findings.path.display(), findings.kind)))?;
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
+    for (what, value) in findings.adapter.iter().flat_map(AdapterFindings::describe) {
+        table.row([what.to_owned(), value]);
+    }
     if let Some(spec) = &findings.spec {
         for (what, value) in spec.describe() {
             table.row([what.to_owned(), value]);
@@ -311,6 +390,10 @@ fn print(findings: &Findings, arguments: &Arguments, printer: Printer) -> anyhow
         let names = findings.unused_tensors.join(", ");
         let text = format!("{} tensors are not read: {names}", findings.unused_tensors.len());
         printer.line(printer.styled(Style::Yellow, text))?;
+    }
+    for contradiction in &findings.contradictions {
+        printer.line("")?;
+        printer.line(printer.styled(Style::Yellow, format!("warning: {contradiction}")))?;
     }
     for problem in &findings.problems {
         printer.line("")?;

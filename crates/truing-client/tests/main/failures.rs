@@ -1,0 +1,268 @@
+//! Every way in which a server fails, in one table: what is reported, how often it is asked, how long it takes at most,
+//! what else is given up with it, and that the key is in none of it.
+
+use std::net::TcpListener;
+use std::ops::ControlFlow;
+
+use truing_client::{ClientError, FailureKind, FailureScope};
+use truing_types::{ChatError, ChatModel, ChatRequest, FinishReason};
+
+use crate::server::{Act, KEY, Setup, json, request, says, setup, with_header};
+
+use FailureKind::{
+    BadAnswer, Connection, CutOff, QuotaExhausted, RateLimited, Redirected, Refused, Server as ServerFailed,
+    Timeout,
+};
+use FailureScope::{Everything, Form, Passing, Request};
+
+/// A server that does the same to every request, and what is to come of it.
+struct Case {
+    name: &'static str,
+    act: Act,
+    kind: FailureKind,
+    scope: FailureScope,
+    /// Times that one request is sent, with `max_retries = 2`.
+    n_asked: usize,
+    /// Most seconds that one request waits.
+    most_slept: f64,
+    /// Part of what is reported.
+    says: &'static str,
+}
+
+fn error(status: u16, code: &str) -> Act {
+    let body = serde_json::json!({
+        "error": {"message": format!("no {code}, whatever {KEY} says"), "type": "some_error", "code": code},
+    });
+    json(status, &body.to_string())
+}
+
+fn page(status: u16) -> Act {
+    let headers = vec!["Content-Type: text/html".into()];
+    Act::Answer { status, headers, body: b"<html><h1>Bad Gateway</h1></html>".into() }
+}
+
+fn cases() -> Vec<Case> {
+    let case = |name, act, (kind, scope), n_asked, most_slept, says| Case {
+        name,
+        act,
+        kind,
+        scope,
+        n_asked,
+        most_slept,
+        says,
+    };
+    let busy = (RateLimited, Passing);
+    vec![
+        case("400", error(400, "unsupported_parameter"), (Refused, Form), 1, 0.0, "unsupported_parameter"),
+        case("400 too long", error(400, "context_length_exceeded"), (Refused, Request), 1, 0.0, "status 400"),
+        case("400 filtered", error(400, "content_filter"), (Refused, Request), 1, 0.0, "status 400"),
+        case("401", error(401, "invalid_api_key"), (Refused, Everything), 1, 0.0, "whatever [key] says"),
+        case("402", error(402, "x"), (QuotaExhausted, Everything), 1, 0.0, "status 402"),
+        case("403", error(403, "x"), (Refused, Everything), 1, 0.0, "status 403"),
+        case("404", error(404, "model_not_found"), (Refused, Everything), 1, 0.0, "model_not_found"),
+        case("405", page(405), (Refused, Everything), 1, 0.0, "status 405"),
+        case("413", page(413), (Refused, Request), 1, 0.0, "status 413"),
+        case(
+            "422",
+            json(422, r#"{"detail":"seed: extra field"}"#),
+            (Refused, Form),
+            1,
+            0.0,
+            "seed: extra field",
+        ),
+        case("429 rate", error(429, "rate_limit_exceeded"), busy, 3, 3.0, "rate_limit_exceeded"),
+        case(
+            "429 quota",
+            error(429, "insufficient_quota"),
+            (QuotaExhausted, Everything),
+            1,
+            0.0,
+            "insufficient_quota",
+        ),
+        case(
+            "429 billing",
+            error(429, "billing_not_active"),
+            (QuotaExhausted, Everything),
+            1,
+            0.0,
+            "billing",
+        ),
+        case("429 come back", with_header(error(429, "x"), "Retry-After: 7"), busy, 3, 14.0, "asked 3 times"),
+        case(
+            "429 come back tomorrow",
+            with_header(error(429, "x"), "Retry-After: 86400"),
+            busy,
+            1,
+            0.0,
+            "86400 s",
+        ),
+        case("500", error(500, "x"), (ServerFailed, Passing), 3, 3.0, "status 500"),
+        case("502 page", page(502), (ServerFailed, Passing), 3, 3.0, "Bad Gateway"),
+        case("503", with_header(page(503), "Retry-After: 2"), (ServerFailed, Passing), 3, 4.0, "status 503"),
+        case("dropped", Act::Drop, (Connection, Passing), 3, 3.0, "asked 3 times"),
+        case("reset in the body", Act::Cut(b"{\"choices\"".into()), (CutOff, Passing), 3, 3.0, "broke off"),
+        case("silent", Act::SlowHeaders, (Timeout, Passing), 3, 3.0, "timed out"),
+        case("empty body", json(200, ""), (CutOff, Passing), 3, 3.0, "cut off"),
+        case("no JSON", page(200), (BadAnswer, Passing), 3, 3.0, "no JSON"),
+        case("no choices", json(200, r#"{"choices":[]}"#), (BadAnswer, Passing), 3, 3.0, "no `choices`"),
+        case(
+            "an error as answer",
+            json(200, r#"{"error":"no cards"}"#),
+            (BadAnswer, Passing),
+            3,
+            3.0,
+            "no cards",
+        ),
+        case(
+            "aborted",
+            json(200, r#"{"choices":[{"message":{"content":"[[2]]"},"finish_reason":"abort"}]}"#),
+            (CutOff, Passing),
+            3,
+            3.0,
+            "`abort`",
+        ),
+        case(
+            "stream cut",
+            Act::Events("data: {\"choices\":[{\"delta\":{\"content\":\"[[2]]\"}}]}\n\n".into()),
+            (CutOff, Passing),
+            3,
+            3.0,
+            "5 characters",
+        ),
+        case(
+            "redirect",
+            with_header(json(307, ""), "Location: http://elsewhere.invalid/"),
+            (Redirected, Everything),
+            1,
+            0.0,
+            "not followed",
+        ),
+    ]
+}
+
+fn start(act: &Act) -> Setup {
+    setup(vec![act.clone()], |settings| {
+        settings.max_retries = 2;
+        settings.timeout_secs = 0.2;
+        settings.max_concurrency = 4;
+    })
+}
+
+#[test]
+fn every_failure_is_reported_once_asked_as_often_as_it_helps_and_never_tells_the_key() {
+    let cases = cases();
+    assert!(cases.len() >= 20);
+    for Case { name, act, kind, scope, n_asked, most_slept, says } in cases {
+        let setup = start(&act);
+        let error = setup.ask().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(says) && !text.contains(KEY), "{name}: {text}");
+        let ClientError::Unanswered { kind: found, scope: found_scope, .. } = error else {
+            panic!("{name}: {text}")
+        };
+        assert_eq!((found, found_scope), (kind, scope), "{name}: {text}");
+        assert_eq!(setup.server.asked().len(), n_asked, "{name}");
+        let slept: f64 = setup.clock.slept().iter().sum();
+        assert!(slept <= most_slept, "{name}: {slept} s");
+        assert_eq!(setup.client.counts().snapshot().failures.get(kind.as_str()), Some(&1), "{name}");
+    }
+}
+
+#[test]
+fn what_refuses_everything_is_not_asked_a_hundred_times() {
+    let requests: Vec<ChatRequest> = (0..100).map(|i| request(&i.to_string())).collect();
+    for Case { name, act, scope, n_asked, says, .. } in cases() {
+        let mut setup = start(&act);
+        let mut n_told = 0;
+        let results =
+            setup.client.chat_all(&requests[..if scope == Passing { 8 } else { 100 }], &mut |_, _| {
+                n_told += 1;
+                ControlFlow::Continue(())
+            });
+        assert_eq!(n_told, results.len(), "{name}: every request has its result");
+        let n_asked_of_all = setup.server.asked().len();
+        let last = results.last().unwrap().as_ref().unwrap_err();
+        assert!(last.to_string().contains(says) || scope == Passing || scope == Request, "{name}: {last}");
+        match scope {
+            // Those under way when the first one was refused.
+            Everything => assert!(n_asked_of_all <= 4, "{name}: {n_asked_of_all}"),
+            Form => assert!(n_asked_of_all <= 5 + 4, "{name}: {n_asked_of_all}"),
+            Request => assert_eq!(n_asked_of_all, 100, "{name}"),
+            Passing => assert_eq!(n_asked_of_all, 8 * n_asked, "{name}"),
+        }
+        let is_given_up = matches!(scope, Everything | Form);
+        assert_eq!(last.is_permanent(), is_given_up, "{name}: {last}");
+        assert_eq!(matches!(last, ChatError::NotAsked(_)), is_given_up, "{name}: {last}");
+        assert!(results.iter().flatten().next().is_none() && !last.to_string().contains(KEY), "{name}");
+    }
+}
+
+#[test]
+fn refusals_of_single_requests_among_answers_end_nothing() {
+    let no = json(400, r#"{"error":{"message":"no such role"}}"#);
+    let script: Vec<Act> = std::iter::once(says("yes")).chain(std::iter::repeat_n(no, 30)).collect();
+    let mut setup = setup(script, |settings| settings.max_concurrency = 1);
+    let requests: Vec<ChatRequest> = (0..31).map(|i| request(&i.to_string())).collect();
+    let results = setup.client.chat_all(&requests, &mut |_, _| ControlFlow::Continue(()));
+    assert_eq!(setup.server.asked().len(), 31);
+    assert!(results[1..].iter().all(|result| result.as_ref().is_err_and(|error| !error.is_permanent())));
+}
+
+#[test]
+fn refusals_in_different_words_are_of_each_request_alone() {
+    let no = |i: usize| json(400, &format!(r#"{{"error":{{"message":"bad word {i}"}}}}"#));
+    let mut setup = setup((0..20).map(no).collect(), |settings| settings.max_concurrency = 1);
+    let requests: Vec<ChatRequest> = (0..20).map(|i| request(&i.to_string())).collect();
+    let results = setup.client.chat_all(&requests, &mut |_, _| ControlFlow::Continue(()));
+    assert_eq!(setup.server.asked().len(), 20);
+    assert!(results.iter().all(|result| result.as_ref().is_err_and(|error| !error.is_permanent())));
+}
+
+#[test]
+fn nobody_listens() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let setup = setup(vec![says("")], |settings| {
+        settings.base_url = format!("http://127.0.0.1:{port}/v1");
+        settings.max_retries = 2;
+    });
+    let ClientError::Unanswered { kind, scope, attempts, .. } = setup.ask().unwrap_err() else { panic!() };
+    assert_eq!((kind, scope, attempts), (Connection, Passing, 3));
+}
+
+#[test]
+fn an_answer_in_another_content_type_is_an_answer() {
+    let body = br#"{"choices":[{"message":{"content":"hi"}}]}"#.to_vec();
+    let act = Act::Answer { status: 200, headers: vec!["Content-Type: text/html".into()], body };
+    assert_eq!(setup(vec![act], |_| {}).ask().unwrap(), "hi");
+}
+
+#[test]
+fn thought_and_answer_come_apart_from_wherever_the_server_puts_them() {
+    let message = |message: &str, finish: &str| {
+        json(200, &format!(r#"{{"choices":[{{"message":{message},"finish_reason":"{finish}"}}]}}"#))
+    };
+    for (act, text, reasoning, finish) in [
+        (
+            message(r#"{"content":"b","reasoning_content":"a"}"#, "stop"),
+            "b",
+            Some("a"),
+            FinishReason::EndOfTurn,
+        ),
+        (message(r#"{"content":"<think>a</think>\n\nb"}"#, "stop"), "b", Some("a"), FinishReason::EndOfTurn),
+        (message(r#"{"content":"a</think>b"}"#, "stop"), "b", Some("a"), FinishReason::EndOfTurn),
+        (message(r#"{"content":"<think>[[2]] a"}"#, "length"), "", Some("[[2]] a"), FinishReason::Length),
+        (message(r#"{"content":null,"reasoning":"a"}"#, "length"), "", Some("a"), FinishReason::Length),
+        (message(r#"{"content":"<plan>a</plan>b"}"#, "stop"), "b", Some("a"), FinishReason::EndOfTurn),
+        (message(r#"{"content":null}"#, "stop"), "", None, FinishReason::EndOfTurn),
+        (message(r#"{"content":null}"#, "content_filter"), "", None, FinishReason::ContentFilter),
+        (message(r#"{"content":null,"refusal":"No."}"#, "stop"), "No.", None, FinishReason::Refusal),
+    ] {
+        let mark = truing_types::ReasoningMark { open: "<plan>".into(), close: "</plan>".into() };
+        let setup = setup(vec![act], |settings| settings.reasoning_marks = vec![mark]);
+        let reply = setup.client.ask(&request("x"), None).unwrap();
+        assert_eq!(
+            (reply.text.as_str(), reply.reasoning.as_deref(), reply.finish_reason),
+            (text, reasoning, finish)
+        );
+    }
+}

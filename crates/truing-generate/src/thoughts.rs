@@ -1,0 +1,33 @@
+//! Where a model's own tokens meet the marks of thoughts.
+
+use truing_text::Tokenizer;
+use truing_types::{ReasoningMarks, TokenId};
+
+/// Tokens at the end of a prompt that a mark may take.
+const MOST_TOKENS_OF_A_MARK: usize = 16;
+
+/// Whether a prompt ends in the opening mark of a thought, as some chat templates do, so that what is drawn begins inside it.
+#[must_use]
+pub fn opens_thought(tokenizer: &Tokenizer, marks: &ReasoningMarks, prompt: &[TokenId]) -> bool {
+    let end = &prompt[prompt.len().saturating_sub(MOST_TOKENS_OF_A_MARK)..];
+    tokenizer.decode(end, false).is_ok_and(|text| marks.are_open_at_end(&text))
+}
+
+/// The known marks, and those that the tokenizer's chat templates declare.
+#[must_use]
+pub fn marks_of(tokenizer: &Tokenizer) -> ReasoningMarks {
+    tokenizer
+        .chat_templates()
+        .values()
+        .fold(ReasoningMarks::default(), |marks, template| marks.declared_by(template))
+}
+
+/// Special tokens that are marks of thoughts. They stay in the text where other special tokens do not, or a thought would run
+/// into its answer.
+#[must_use]
+pub fn mark_tokens(tokenizer: &Tokenizer, marks: &ReasoningMarks) -> Vec<TokenId> {
+    let channels = ReasoningMarks::of_channels();
+    let has_channels = channels.iter().take(3).all(|mark| tokenizer.token_id(mark).is_some());
+    let is_mark = |text: &str| marks.contains(text) || has_channels && channels.contains(&text);
+    tokenizer.special_tokens().filter(|(_, text)| is_mark(text)).map(|(id, _)| id).collect()
+}

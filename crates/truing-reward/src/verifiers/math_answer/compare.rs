@@ -1,0 +1,505 @@
+//! Whether two answers are the same: structure as structure, values exactly.
+
+use num_rational::BigRational;
+use num_traits::{One, Signed, ToPrimitive, Zero};
+
+use super::MathAnswerConfig;
+use super::algebra::{Algebra, Fraction};
+use super::expression::Expr;
+use super::numeric;
+use super::structure::{Answer, Decimal, Value};
+use super::token::Relation;
+
+/// Decimals from which the last binary digits of a printed float are let pass.
+const FLOAT_PLACES: i64 = 9;
+
+fn normal(expression: &Expr) -> Option<Fraction> {
+    Algebra::default().normal(expression).ok()
+}
+
+/// Whether two expressions have the same value for all values of their variables.
+pub(super) fn same_expression(a: &Expr, b: &Expr) -> bool {
+    if let (Expr::Number(a), Expr::Number(b)) = (a, b) {
+        return a == b;
+    }
+    let (Some(left), Some(right)) = (normal(a), normal(b)) else { return false };
+    left == right || is_zero_difference(&left, &right)
+}
+
+fn is_zero_difference(a: &Fraction, b: &Fraction) -> bool {
+    match Algebra::default().difference(a, b) {
+        Ok(difference) => difference.is_zero() || (difference.is_opaque() && numeric::vanishes(&difference)),
+        Err(_) => false,
+    }
+}
+
+/// Whether two answers are values of the same expression, whatever their units.
+pub(super) fn same_value(a: &Answer, b: &Answer) -> bool {
+    match (a, b) {
+        (Answer::Value(a), Answer::Value(b)) => same_expression(&a.expression, &b.expression),
+        _ => a == b,
+    }
+}
+
+/// Whether a reference can be compared with at all: no division by zero in it.
+pub(super) fn has_value(answer: &Answer) -> bool {
+    let defined = |expression: &Expr| {
+        !matches!(Algebra::default().normal(expression), Err(super::algebra::Failure::Undefined))
+    };
+    match answer {
+        Answer::Value(value) => defined(&value.expression),
+        Answer::Assigned(_, inner) => has_value(inner),
+        Answer::Tuple(members)
+        | Answer::Set(members)
+        | Answer::Union(members)
+        | Answer::Operation(_, members)
+        | Answer::List { members, .. } => members.iter().all(has_value),
+        Answer::Interval { low, high, .. } => has_value(low) && has_value(high),
+        Answer::Chain(sides, _) => sides.iter().all(defined),
+        Answer::Ratio(values) => values.iter().all(|value| defined(&value.expression)),
+        Answer::Matrix(rows) => rows.iter().flatten().all(has_value),
+        Answer::Reals => true,
+        Answer::Text(text) => !text.is_empty(),
+    }
+}
+
+/// Compares an answer with the reference.
+pub(super) struct Comparison<'a> {
+    pub(super) config: &'a MathAnswerConfig,
+}
+
+impl Comparison<'_> {
+    pub(super) fn same(&self, answer: &Answer, reference: &Answer) -> bool {
+        let (answer, reference) = (unwrapped(answer), unwrapped(reference));
+        let (answer, reference) = (&*answer, &*reference);
+        if let Some(found) = self.named(answer, reference) {
+            return found;
+        }
+        if let (Some(a), Some(b)) = (pieces(answer), pieces(reference))
+            && (is_relation(answer) != is_relation(reference) || matches!(answer, Answer::Union(_)))
+        {
+            return self.unordered(&a, &b, false);
+        }
+        match (answer, reference) {
+            (Answer::Value(a), Answer::Value(b)) => self.values(a, b),
+            (Answer::Text(a), Answer::Text(b)) => a == b,
+            (Answer::Reals, Answer::Reals) => true,
+            (Answer::Tuple(a), Answer::Tuple(b)) => self.ordered(a, b),
+            // (1, 2) without its brackets.
+            (Answer::Tuple(a), Answer::List { members: b, is_choice: false })
+            | (Answer::List { members: a, is_choice: false }, Answer::Tuple(b)) => {
+                self.ordered(&bare_members(a), &bare_members(b))
+            }
+            (
+                Answer::Interval { low, high, low_closed, high_closed },
+                Answer::Interval {
+                    low: low_b,
+                    high: high_b,
+                    low_closed: low_closed_b,
+                    high_closed: high_closed_b,
+                },
+            ) => {
+                let closed = |end: &Answer, closed: bool| closed && !is_infinite(end);
+                closed(low, *low_closed) == closed(low_b, *low_closed_b)
+                    && closed(high, *high_closed) == closed(high_b, *high_closed_b)
+                    && self.same(low, low_b)
+                    && self.same(high, high_b)
+            }
+            (Answer::Tuple(_), Answer::Interval { .. }) | (Answer::Interval { .. }, Answer::Tuple(_)) => {
+                match (as_interval(answer), as_interval(reference)) {
+                    (Some(a), Some(b)) => self.same(&a, &b),
+                    _ => false,
+                }
+            }
+            (Answer::Set(a), Answer::Set(b)) => self.unordered(a, b, true),
+            (Answer::Set(a), Answer::List { members: b, .. })
+            | (Answer::List { members: a, .. }, Answer::Set(b)) => self.unordered(a, b, true),
+            (Answer::List { members: a, .. }, Answer::List { members: b, .. }) => self.unordered(a, b, false),
+            // A set of one member and that member.
+            (Answer::Set(members), other @ Answer::Value(_)) => {
+                members.len() == 1 && self.same(&members[0], other)
+            }
+            (other @ Answer::Value(_), Answer::Set(members)) => {
+                members.len() == 1 && self.same(other, &members[0])
+            }
+            (Answer::Union(a), Answer::Union(b)) => self.unordered(a, b, false),
+            (Answer::Operation(a, left), Answer::Operation(b, right)) => a == b && self.ordered(left, right),
+            (Answer::Ratio(a), Answer::Ratio(b)) => ratios(a, b),
+            (Answer::Ratio(a), Answer::Value(b)) | (Answer::Value(b), Answer::Ratio(a)) => match &a[..] {
+                [above, below] => {
+                    let quotient = Expr::quotient(above.expression.clone(), below.expression.clone());
+                    !is_clock(a)
+                        && b.unit.is_none()
+                        && !b.is_percent
+                        && same_expression(&quotient, &b.expression)
+                }
+                _ => false,
+            },
+            (Answer::Matrix(a), Answer::Matrix(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.ordered(a, b))
+            }
+            (Answer::Chain(a, left), Answer::Chain(b, right)) => chains(a, left, b, right),
+            _ => false,
+        }
+    }
+
+    /// A variable with its value, against another or against the value alone.
+    fn named(&self, answer: &Answer, reference: &Answer) -> Option<bool> {
+        match (answer, reference) {
+            (Answer::Assigned(a, left), Answer::Assigned(b, right)) => {
+                Some((a == b && self.same(left, right)) || equations(answer, reference))
+            }
+            (Answer::Assigned(..), Answer::Chain(..)) | (Answer::Chain(..), Answer::Assigned(..)) => {
+                Some(equations(answer, reference))
+            }
+            (Answer::Assigned(_, inner), other) => Some(self.same(inner, other)),
+            (other, Answer::Assigned(_, inner)) => Some(self.same(other, inner)),
+            _ => None,
+        }
+    }
+
+    fn ordered(&self, a: &[Answer], b: &[Answer]) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.same(a, b))
+    }
+
+    /// Each member of one fits a member of the other; as many of each unless repetitions do not count.
+    fn unordered(&self, a: &[Answer], b: &[Answer], is_set: bool) -> bool {
+        if is_set {
+            let within = |a: &[Answer], b: &[Answer]| a.iter().all(|a| b.iter().any(|b| self.same(a, b)));
+            return within(a, b) && within(b, a);
+        }
+        let mut rest: Vec<&Answer> = b.iter().collect();
+        a.len() == b.len()
+            && a.iter().all(|member| {
+                let found = rest.iter().position(|other| self.same(member, other));
+                found.map(|at| rest.swap_remove(at)).is_some()
+            })
+    }
+
+    fn values(&self, answer: &Value, reference: &Value) -> bool {
+        if !answer.unit.fits(&reference.unit) {
+            return false;
+        }
+        let with = |value: &Value, factor: Option<&BigRational>, percent: bool| {
+            let mut factors = vec![value.expression.clone()];
+            factors.extend(factor.map(|factor| Expr::Number(factor.clone())));
+            factors.extend(percent.then(|| Expr::Number(BigRational::new(1.into(), 100.into()))));
+            let only = factors.len() == 1;
+            let expression = if only { factors.remove(0) } else { Expr::Product(factors) };
+            (expression, value.decimal.filter(|_| only))
+        };
+        if answer.is_percent != reference.is_percent {
+            let other = if answer.is_percent { reference } else { answer };
+            if !other.unit.is_none() {
+                return false;
+            }
+            let (share, _) = with(if answer.is_percent { answer } else { reference }, None, true);
+            let own = if answer.is_percent { answer } else { reference };
+            return self.constants(&own.expression, own.decimal, &other.expression, other.decimal)
+                || self.constants(&share, None, &other.expression, other.decimal);
+        }
+        // 60 minutes are one hour; a number without a unit is in the other's.
+        let both = !answer.unit.is_none() && !reference.unit.is_none();
+        let scale = |value: &Value| {
+            value.unit.factor.clone().filter(|_| both && answer.unit.factor != reference.unit.factor)
+        };
+        let (a, a_decimal) = with(answer, scale(answer).as_ref(), false);
+        let (b, b_decimal) = with(reference, scale(reference).as_ref(), false);
+        if self.constants(&a, a_decimal, &b, b_decimal) {
+            return true;
+        }
+        if answer.unit.is_degree() != reference.unit.is_degree()
+            && (answer.unit.is_none() || reference.unit.is_none())
+        {
+            // 30° is pi/6.
+            let in_radians = |value: &Value| {
+                let turned = value.unit.is_degree();
+                let degree = Expr::quotient(Expr::Pi, Expr::integer(180));
+                if turned {
+                    Expr::Product(vec![value.expression.clone(), degree])
+                } else {
+                    value.expression.clone()
+                }
+            };
+            return same_expression(&in_radians(answer), &in_radians(reference));
+        }
+        // Choices are letters, whatever their case.
+        matches!((&a, &b), (Expr::Variable(a), Expr::Variable(b)) if is_choice(a) && a.eq_ignore_ascii_case(b))
+    }
+
+    fn constants(&self, a: &Expr, a_decimal: Option<Decimal>, b: &Expr, b_decimal: Option<Decimal>) -> bool {
+        if let (Expr::Number(a), Expr::Number(b)) = (a, b) {
+            return a == b || self.near(a, a_decimal, b, b_decimal);
+        }
+        if same_expression(a, b) {
+            return true;
+        }
+        if (a_decimal.is_none() && b_decimal.is_none() && self.config.tolerance <= 0.0)
+            || a.has_variables()
+            || b.has_variables()
+        {
+            return false;
+        }
+        let value = |expression: &Expr| {
+            let normal = normal(expression)?;
+            normal.rational().or_else(|| BigRational::from_float(numeric::real(&normal)?))
+        };
+        match (value(a), value(b)) {
+            (Some(a), Some(b)) => self.near(&a, a_decimal, &b, b_decimal),
+            _ => false,
+        }
+    }
+
+    /// Near enough by the settings.
+    fn near(
+        &self,
+        a: &BigRational,
+        a_decimal: Option<Decimal>,
+        b: &BigRational,
+        b_decimal: Option<Decimal>,
+    ) -> bool {
+        let distance = (a - b).abs();
+        let within = |relative: f64| {
+            BigRational::from_float(relative).is_some_and(|relative| distance <= relative * b.abs())
+        };
+        if self.config.tolerance > 0.0 && within(self.config.tolerance) {
+            return true;
+        }
+        let wanted = i64::from(self.config.float_rounding);
+        if wanted == 0 {
+            return false;
+        }
+        // The shorter decimal is the other value, rounded at its last digit.
+        let shorter = [a_decimal, b_decimal].into_iter().flatten().min_by_key(|decimal| decimal.places);
+        if let Some(decimal) = shorter
+            && decimal.places >= wanted
+            && decimal.significant as i64 >= wanted
+            && decimal.places <= 40
+        {
+            let step = BigRational::from_integer(num_bigint::BigInt::from(10).pow(decimal.places as u32));
+            let slack = b.abs() * BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(14));
+            if distance <= (BigRational::one() / step) / BigRational::from_integer(2.into()) + slack {
+                return true;
+            }
+        }
+        let is_float =
+            |decimal: &Decimal| decimal.places >= FLOAT_PLACES && decimal.significant as i64 >= FLOAT_PLACES;
+        if [a_decimal, b_decimal].iter().flatten().any(is_float) {
+            let tiny = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(12));
+            return within(1e-9) || ((a.is_zero() || b.is_zero()) && distance <= tiny);
+        }
+        false
+    }
+}
+
+fn is_choice(name: &str) -> bool {
+    name.len() == 1 && "abcdeABCDE".contains(name)
+}
+
+fn is_infinite(answer: &Answer) -> bool {
+    match answer {
+        Answer::Value(value) => match &value.expression {
+            Expr::Infinity => true,
+            Expr::Negative(inner) => **inner == Expr::Infinity,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn bare_members(members: &[Answer]) -> Vec<Answer> {
+    let bare = |member: &Answer| match member {
+        Answer::Assigned(_, inner) => (**inner).clone(),
+        member => member.clone(),
+    };
+    members.iter().map(bare).collect()
+}
+
+/// A chain of equal values is its value: `2 + 3 = 5`, `x = 2 + 3 = 5`.
+fn unwrapped(answer: &Answer) -> std::borrow::Cow<'_, Answer> {
+    use std::borrow::Cow;
+    let Answer::Chain(sides, relations) = answer else { return Cow::Borrowed(answer) };
+    if relations.iter().any(|relation| !matches!(relation, Relation::Equal | Relation::Approximate)) {
+        return Cow::Borrowed(answer);
+    }
+    let name = match &sides[0] {
+        Expr::Variable(name) => Some(name.clone()),
+        _ => None,
+    };
+    let values = if name.is_some() { &sides[1..] } else { &sides[..] };
+    let Some(last) = values.last() else { return Cow::Borrowed(answer) };
+    let constant = values.iter().all(|value| !value.has_variables());
+    if !constant || values.iter().any(|value| !same_expression(value, last)) {
+        return Cow::Borrowed(answer);
+    }
+    let value = Answer::Value(Value {
+        expression: last.clone(),
+        unit: Default::default(),
+        is_percent: false,
+        decimal: None,
+    });
+    Cow::Owned(name.map_or(value.clone(), |name| Answer::Assigned(name, Box::new(value))))
+}
+
+fn is_relation(answer: &Answer) -> bool {
+    matches!(answer, Answer::Chain(..) | Answer::List { .. })
+}
+
+fn as_interval(answer: &Answer) -> Option<Answer> {
+    match answer {
+        Answer::Interval { .. } => Some(answer.clone()),
+        Answer::Tuple(members) if members.len() == 2 => Some(Answer::Interval {
+            low: Box::new(members[0].clone()),
+            high: Box::new(members[1].clone()),
+            low_closed: false,
+            high_closed: false,
+        }),
+        Answer::Chain(sides, relations) => solved(sides, relations),
+        _ => None,
+    }
+}
+
+/// A set of numbers as its intervals: a union, one interval, or inequalities of one variable that are solved for it.
+fn pieces(answer: &Answer) -> Option<Vec<Answer>> {
+    match answer {
+        Answer::Union(members) | Answer::List { members, is_choice: true } => {
+            members.iter().map(as_interval).collect()
+        }
+        answer => as_interval(answer).map(|interval| vec![interval]),
+    }
+}
+
+/// `x >= 4` and `4 <= x < 5` as intervals.
+fn solved(sides: &[Expr], relations: &[Relation]) -> Option<Answer> {
+    let at = sides.iter().position(|side| matches!(side, Expr::Variable(_)))?;
+    let value = |expression: &Expr| {
+        let unit = Default::default();
+        Box::new(Answer::Value(Value {
+            expression: expression.clone(),
+            unit,
+            is_percent: false,
+            decimal: None,
+        }))
+    };
+    let (mut low, mut high) = (None, None);
+    for (side, relation, is_left) in [
+        at.checked_sub(1).map(|left| (left, left, true)),
+        (at + 1 < sides.len()).then_some((at + 1, at, false)),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        let bound = &sides[side];
+        if bound.has_variables() {
+            return None;
+        }
+        let (is_low, closed) = match relations[relation] {
+            Relation::Less => (is_left, false),
+            Relation::LessEqual => (is_left, true),
+            Relation::Greater => (!is_left, false),
+            Relation::GreaterEqual => (!is_left, true),
+            _ => return None,
+        };
+        let slot = if is_low { &mut low } else { &mut high };
+        if slot.replace((value(bound), closed)).is_some() {
+            return None;
+        }
+    }
+    if sides.len() > 3 || (sides.len() == 3 && at != 1) {
+        return None;
+    }
+    let below = Expr::Negative(Box::new(Expr::Infinity));
+    let (low, low_closed) = low.unwrap_or_else(|| (value(&below), false));
+    let (high, high_closed) = high.unwrap_or_else(|| (value(&Expr::Infinity), false));
+    Some(Answer::Interval { low, high, low_closed, high_closed })
+}
+
+fn is_clock(values: &[Value]) -> bool {
+    let whole = |value: &Value| match &value.expression {
+        Expr::Number(number) if number.is_integer() => number.to_i64(),
+        _ => None,
+    };
+    match values {
+        [hours, minutes, ..] => {
+            whole(hours).is_some_and(|hours| (0..24).contains(&hours))
+                && whole(minutes).is_some_and(|minutes| (10..60).contains(&minutes) || minutes == 0)
+        }
+        _ => false,
+    }
+}
+
+/// 3:2 is 6:4, but 10:20 may be a time of day and then is not 5:10.
+fn ratios(a: &[Value], b: &[Value]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let product = |x: &Value, y: &Value| Expr::Product(vec![x.expression.clone(), y.expression.clone()]);
+    let equal = a.iter().zip(b).all(|(a, b)| same_expression(&a.expression, &b.expression));
+    let nonzero =
+        |values: &[Value]| values.iter().any(|value| !same_expression(&value.expression, &Expr::integer(0)));
+    equal
+        || (!(is_clock(a) && is_clock(b))
+            && nonzero(a)
+            && nonzero(b)
+            && (1..a.len()).all(|at| same_expression(&product(&a[0], &b[at]), &product(&a[at], &b[0]))))
+}
+
+/// Left side minus right side of an equation.
+fn equation(answer: &Answer) -> Option<Fraction> {
+    let difference =
+        |a: &Expr, b: &Expr| normal(&Expr::Sum(vec![a.clone(), Expr::Negative(Box::new(b.clone()))]));
+    match answer {
+        Answer::Assigned(name, inner) => match &**inner {
+            Answer::Value(value) if value.unit.is_none() => {
+                difference(&Expr::Variable(name.clone()), &value.expression)
+            }
+            _ => None,
+        },
+        Answer::Chain(sides, relations) if relations[..] == [Relation::Equal] => {
+            difference(&sides[0], &sides[1])
+        }
+        _ => None,
+    }
+}
+
+/// Whether two equations hold for the same values: one is a multiple of the other.
+fn equations(a: &Answer, b: &Answer) -> bool {
+    match (equation(a), equation(b)) {
+        (Some(a), Some(b)) => {
+            let has_unknown = !a.above.is_zero() && !b.above.is_zero();
+            has_unknown && a.below == b.below && a.above.monic() == b.above.monic()
+        }
+        _ => false,
+    }
+}
+
+fn flipped(relation: Relation) -> Relation {
+    match relation {
+        Relation::Less => Relation::Greater,
+        Relation::LessEqual => Relation::GreaterEqual,
+        Relation::Greater => Relation::Less,
+        Relation::GreaterEqual => Relation::LessEqual,
+        other => other,
+    }
+}
+
+fn chains(a: &[Expr], left: &[Relation], b: &[Expr], right: &[Relation]) -> bool {
+    let sides = |b: &[&Expr], right: &[Relation]| {
+        left == right && a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_expression(a, b))
+    };
+    let mut backwards: Vec<Relation> = right.iter().map(|relation| flipped(*relation)).collect();
+    backwards.reverse();
+    if sides(&b.iter().collect::<Vec<_>>(), right) || sides(&b.iter().rev().collect::<Vec<_>>(), &backwards) {
+        return true;
+    }
+    let ([relation_a], [relation_b]) = (left, right) else { return false };
+    let over = |sides: &[Expr]| {
+        normal(&Expr::Sum(vec![sides[0].clone(), Expr::Negative(Box::new(sides[1].clone()))]))
+    };
+    let (Some(a), Some(b)) = (over(a), over(b)) else { return false };
+    if a.below != b.below || a.above.is_zero() || b.above.is_zero() || a.above.monic() != b.above.monic() {
+        return false;
+    }
+    let same_sign = a.above.leads_negative() == b.above.leads_negative();
+    *relation_a == if same_sign { *relation_b } else { flipped(*relation_b) }
+}

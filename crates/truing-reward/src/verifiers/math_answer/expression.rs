@@ -1,0 +1,112 @@
+//! Expressions as they are parsed, before any computation.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+
+/// A named function of one argument, except for [`Function::Binomial`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Function {
+    Sin,
+    Cos,
+    Tan,
+    Cot,
+    Sec,
+    Csc,
+    Arcsin,
+    Arccos,
+    Arctan,
+    Sinh,
+    Cosh,
+    Tanh,
+    /// The natural logarithm.
+    Ln,
+    Absolute,
+    Floor,
+    Ceiling,
+    Factorial,
+    DoubleFactorial,
+    Binomial,
+}
+
+impl Function {
+    /// The function of a name in LaTeX or plain text; logarithms with a base are not among them.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "sin" => Self::Sin,
+            "cos" => Self::Cos,
+            "tan" | "tg" => Self::Tan,
+            "cot" | "ctg" => Self::Cot,
+            "sec" => Self::Sec,
+            "csc" => Self::Csc,
+            "arcsin" | "asin" => Self::Arcsin,
+            "arccos" | "acos" => Self::Arccos,
+            "arctan" | "atan" => Self::Arctan,
+            "sinh" => Self::Sinh,
+            "cosh" => Self::Cosh,
+            "tanh" => Self::Tanh,
+            "ln" => Self::Ln,
+            "abs" => Self::Absolute,
+            "floor" => Self::Floor,
+            "ceil" => Self::Ceiling,
+            _ => return None,
+        })
+    }
+
+    /// What `f^{-1}` means for a trigonometric function.
+    pub(super) fn inverse(self) -> Option<Self> {
+        match self {
+            Self::Sin => Some(Self::Arcsin),
+            Self::Cos => Some(Self::Arccos),
+            Self::Tan => Some(Self::Arctan),
+            _ => None,
+        }
+    }
+}
+
+/// An expression. Sums and products are flat, so its depth is that of the brackets in the text.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Expr {
+    Number(BigRational),
+    Variable(String),
+    Pi,
+    Euler,
+    Imaginary,
+    Infinity,
+    Sum(Vec<Expr>),
+    Product(Vec<Expr>),
+    Quotient(Box<Expr>, Box<Expr>),
+    Negative(Box<Expr>),
+    Power(Box<Expr>, Box<Expr>),
+    /// The index, then the radicand.
+    Root(Box<Expr>, Box<Expr>),
+    Call(Function, Vec<Expr>),
+}
+
+impl Expr {
+    pub(super) fn integer(value: i64) -> Self {
+        Self::Number(BigRational::from_integer(BigInt::from(value)))
+    }
+
+    pub(super) fn quotient(above: Self, below: Self) -> Self {
+        Self::Quotient(Box::new(above), Box::new(below))
+    }
+
+    pub(super) fn power(base: Self, exponent: Self) -> Self {
+        Self::Power(Box::new(base), Box::new(exponent))
+    }
+
+    /// Whether a variable occurs in it.
+    pub(super) fn has_variables(&self) -> bool {
+        match self {
+            Self::Variable(_) => true,
+            Self::Number(_) | Self::Pi | Self::Euler | Self::Imaginary | Self::Infinity => false,
+            Self::Sum(parts) | Self::Product(parts) | Self::Call(_, parts) => {
+                parts.iter().any(Self::has_variables)
+            }
+            Self::Quotient(a, b) | Self::Power(a, b) | Self::Root(a, b) => {
+                a.has_variables() || b.has_variables()
+            }
+            Self::Negative(inner) => inner.has_variables(),
+        }
+    }
+}

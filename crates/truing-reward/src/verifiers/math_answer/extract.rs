@@ -1,0 +1,553 @@
+//! Which part of a text is its answer.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::numerals;
+use super::structure::{Answer, parse};
+use super::token::narrow;
+use super::units;
+
+#[expect(clippy::unwrap_used, reason = "patterns of our own, compiled in a test")]
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).unwrap()
+}
+
+/// "The answer is", "Final answer:", "A:" at the start of a line; the group is set where it denies.
+static STATEMENT: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?im)^[\s*_>#]*A(?:ns)?[*_]*\s*[:\u{ff1a}][*_]*",
+        r"|\banswers?\b(?:\s+(?:to|for|of|here)\b[^.\n:]{0,80}?)?[\s*_]*",
+        r"(?:(?P<no>(?:isn|wasn|aren|wouldn|can|couldn|shouldn)['\u{2019}]t\b(?:\s+be\b)?|cannot\s+be\b|(?:can|could|should|would|must)\s+not\s+be\b)",
+        r"|(?:is|are|was|were|(?:would|will|should|must|could|has\s+to)\s+be|becomes|equals|comes\s+(?:out\s+)?to)\b|[:=\u{ff1a}])",
+        r"(?:[\s*_]*\b(?:therefore|thus|then|simply|just|clearly|indeed|now|hence|still|really|actually|also)\b,?)*",
+        r"[\s*_]*(?P<not>(?:definitely|certainly|clearly|obviously)?\s*(?:not|never)\b)?[\s*_]*[:\u{ff1a}]?[*_]*",
+    ))
+});
+/// The same in other languages.
+static FOREIGN: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)(?:答案|答え|正解)(?:应该|应当|应|就|肯定|确实|也)*\s*(?P<no>不是|并非|不为|不等于)?\s*(?:(?:是|为|為|は|即)\s*[:\u{ff1a}]?|等于|[:\u{ff1a}=])?",
+        r"|答\s*[:\u{ff1a}]",
+        r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?(?:\b(?:es|est|ist)\b|\s[\u{e9}\u{e8}]\s|:)",
+    ))
+});
+/// "No, it should be", after something else was said.
+static CORRECTION: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:no|wait|actually|correction|sorry|oops|rather|instead)\b[^.\n]{0,40}?\b(?:it\s+is|it['\u{2019}]s|it\s+should\s+be|that\s+should\s+be|should\s+be|it\s+must\s+be)\s",
+    )
+});
+static CUE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:wait|no|actually|correction|corrected|sorry|oops|mistake|instead|recheck|error)\b|不对|等等|更正|错了|修正",
+    )
+});
+/// What corrects a denial in its own sentence.
+static BUT: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)(?:\bbut(?:\s+rather)?|\bit\s+is|\bit['\u{2019}]s|\brather|\binstead|\bit\s+should\s+be|而是|应该是|[,\u{ff0c}]\s*是)\s*[:\u{ff1a}]?\s*",
+    )
+});
+/// Where a statement ends.
+static END: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)[.!?](?:[*_\x22)]*)(?:\s|$)|[\u{3002}\u{ff01}\u{ff1f}\u{ff1b}]|;\s|\?|,?\s+\b(?:because|since|which|so\s+that|i\s+hope)\b|,\s+(?:so|as|where|not|and\s+not|rather|but|given|assuming|leaving|making)\b|,\s*(?:因为|不是|而不是)",
+    )
+});
+static DENIED: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)^\W*(?:(?:clearly|obviously)\s+)?(?:wrong|incorrect|false|错|不对)"));
+/// Adjectives that speak about an answer instead of giving it.
+static REMARK: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)^\W*(?:correct|right|clear|reasonable|below|above|simple|as\s+follows|given|found|shown|in\s|to\s)",
+    )
+});
+/// Words that make of a sentence more than its last number.
+static QUALIFIED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:or\s+(?:more|less|fewer)|at\s+(?:least|most)|(?:more|less|fewer|greater)\s+than|not|never|no|neither|nor|\w+n['\u{2019}]t)\b|不是|以上|以下|至少|至多|不到",
+    )
+});
+static SPAN: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|(?s:\\\[(.+?)\\\])"));
+
+enum Marked {
+    Found(String),
+    /// No mark at all.
+    Nothing,
+    /// A box that does not close, or only denials: the text gives no answer.
+    Refused,
+}
+
+/// What a text gives as its answer, as it is written; `None` where it gives none.
+///
+/// The last `\boxed{...}` or `####` counts, unless a correction follows it; then the last "the answer is"; then, where
+/// marks are not required, the last number with the whole expression that it stands in.
+#[must_use]
+pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
+    match marked(text) {
+        Marked::Found(answer) => Some(answer),
+        Marked::Refused => None,
+        Marked::Nothing => last_number(text).filter(|_| !marked_only),
+    }
+}
+
+/// The marked answer alone.
+pub(super) fn marked_answer(text: &str) -> Option<String> {
+    match marked(text) {
+        Marked::Found(answer) => Some(answer),
+        Marked::Nothing | Marked::Refused => None,
+    }
+}
+
+fn marked(text: &str) -> Marked {
+    let boxes = boxes(text);
+    let Ok(boxes) = boxes else { return Marked::Refused };
+    let hashes = text.rfind("####").map(|at| (at, first_line(&text[at + 4..])));
+    let hashes = hashes.filter(|(_, answer)| !answer.is_empty());
+    let explicit = match (joined(text, &boxes), hashes) {
+        (Some(boxed), Some(hashed)) => Some(if boxed.0 > hashed.0 { boxed } else { hashed }),
+        (boxed, hashed) => boxed.or(hashed),
+    };
+    if let Some((at, answer)) = explicit {
+        let after = &text[at..];
+        if let Some(cue) = CUE.find(after)
+            && let Marked::Found(corrected) = stated(&after[cue.start()..], true)
+            && !matches!(parse(&corrected), Answer::Text(_))
+        {
+            return Marked::Found(corrected);
+        }
+        return Marked::Found(answer);
+    }
+    stated(text, false)
+}
+
+fn first_line(text: &str) -> String {
+    trimmed(text.trim().lines().next().unwrap_or_default())
+}
+
+/// Without markdown's marks and the full stop.
+fn trimmed(text: &str) -> String {
+    let text = text.trim().trim_matches(|c: char| matches!(c, '*' | '_' | '`' | '"') || c.is_whitespace());
+    text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim_end_matches(['*', '_']).trim().to_owned()
+}
+
+/// The contents of boxes with where they start and end; an error where the last one does not close.
+fn boxes(text: &str) -> Result<Vec<(usize, usize, &str)>, ()> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(start) = ["\\boxed", "\\fbox", "\\framebox"]
+        .iter()
+        .filter_map(|name| text[at..].find(name).map(|start| (at + start, name.len())))
+        .min()
+    {
+        let inner = start.0 + start.1;
+        let rest = &text[inner..];
+        let spaces = rest.len() - rest.trim_start().len();
+        if rest[spaces..].starts_with('{') {
+            let end = closing(&rest[spaces..]).ok_or(())?;
+            found.push((start.0, inner + spaces + end + 1, &rest[spaces + 1..spaces + end]));
+            at = inner + spaces + end + 1;
+        } else {
+            let end = rest[spaces..].find(|c: char| c.is_whitespace() || matches!(c, '$' | ',' | ';'));
+            let content = &rest[spaces..end.map_or(rest.len(), |end| spaces + end)];
+            at = inner + spaces + content.len();
+            let content = content.trim_end_matches('.');
+            if rest.starts_with(|c: char| c.is_ascii_alphabetic()) {
+                continue;
+            }
+            if content.is_empty() {
+                return Err(());
+            }
+            found.push((start.0, at, content));
+        }
+    }
+    Ok(found)
+}
+
+/// Where the brace closes that the text starts with.
+fn closing(text: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut is_escaped = false;
+    for (at, letter) in text.char_indices() {
+        match letter {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '{' => depth += 1,
+            '}' => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The last box, or the last boxes where only "and", "or" and commas stand between them.
+fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, String)> {
+    let (last, before) = boxes.split_last()?;
+    let mut parts = vec![last.2.trim()];
+    let mut start = last.0;
+    for (from, to, content) in before.iter().rev() {
+        let between =
+            text[*to..start].replace(['$', ' ', '\n', ','], "").replace("\\text", "").replace(['{', '}'], "");
+        let joins = matches!(between.as_str(), "and" | "or" | "和" | "或" | "、" | "\\quad")
+            || (between.is_empty() && text[*to..start].contains(','));
+        if !joins || content.trim().is_empty() {
+            break;
+        }
+        parts.insert(0, content.trim());
+        start = *from;
+    }
+    let answer = if parts.len() == 1 { parts[0].to_owned() } else { parts.join(", ") };
+    (!answer.is_empty()).then_some((last.1, answer))
+}
+
+enum Statement {
+    Says(String),
+    /// "not 18": says what it is not.
+    Denies,
+    /// "wrong": takes back what was said before.
+    TakesBack,
+    Nothing,
+}
+
+/// The last answer that is stated in words.
+fn stated(text: &str, has_earlier: bool) -> Marked {
+    let mut marks: Vec<(usize, bool)> = Vec::new();
+    for captures in STATEMENT.captures_iter(text).chain(FOREIGN.captures_iter(text)) {
+        let denies = captures.name("no").is_some() || captures.name("not").is_some();
+        marks.extend(captures.get(0).map(|found| (found.end(), denies)));
+    }
+    if !marks.is_empty() || has_earlier {
+        let first = marks.iter().map(|mark| mark.0).min().filter(|_| !has_earlier).unwrap_or(0);
+        marks.extend(
+            CORRECTION.find_iter(text).map(|found| (found.end(), false)).filter(|mark| mark.0 > first),
+        );
+    }
+    marks.sort_unstable();
+    let (mut has_denied, mut remark) = (false, None);
+    for (end, denies) in marks.into_iter().rev() {
+        match statement(content(&text[end..]), denies) {
+            Statement::Says(answer) => {
+                if !matches!(parse(&answer), Answer::Text(_)) {
+                    return Marked::Found(answer);
+                }
+                let is_short = answer.split_whitespace().count() <= 12;
+                if is_short && !REMARK.is_match(&answer) {
+                    return Marked::Found(answer);
+                }
+                remark.get_or_insert(answer);
+            }
+            Statement::Denies => has_denied = true,
+            Statement::TakesBack => return Marked::Refused,
+            Statement::Nothing => {}
+        }
+    }
+    match remark {
+        _ if has_denied => Marked::Refused,
+        Some(remark) if !REMARK.is_match(&remark) => Marked::Found(remark),
+        _ => Marked::Nothing,
+    }
+}
+
+/// The rest of the line, the next line where it is empty, or the formula that is displayed there.
+fn content(rest: &str) -> &str {
+    let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '*' | '_' | '`' | '>'));
+    for (open, close) in [("$$", "$$"), ("\\[", "\\]")] {
+        if let Some(inner) = rest.strip_prefix(open) {
+            return inner.split(close).next().unwrap_or_default().trim();
+        }
+    }
+    rest.lines().next().unwrap_or_default()
+}
+
+fn statement(line: &str, denies: bool) -> Statement {
+    if denies {
+        let after = END.find(line).map_or(line, |end| &line[..end.end()]);
+        let after = if BUT.is_match(after) { after } else { line };
+        return match BUT.find_iter(after).last() {
+            Some(found) if !after[found.end()..].trim().is_empty() => statement(&after[found.end()..], false),
+            _ => Statement::Denies,
+        };
+    }
+    let line = line.trim();
+    if line.is_empty() {
+        return Statement::Nothing;
+    }
+    if DENIED.is_match(line) {
+        return Statement::TakesBack;
+    }
+    let whole = trimmed(line);
+    if is_mathematics(&whole) {
+        return Statement::Says(whole);
+    }
+    let mut sentence = whole.clone();
+    for end in END.find_iter(line) {
+        if within_math(line, end.start()) {
+            continue;
+        }
+        if end.as_str().starts_with('?') {
+            return Statement::Nothing;
+        }
+        let first = trimmed(&line[..end.start()]);
+        // "St. 5" goes on, "18. So" does not.
+        if !first.is_empty() {
+            sentence = first;
+            break;
+        }
+    }
+    if sentence.is_empty() {
+        return Statement::Nothing;
+    }
+    if sentence != whole && is_mathematics(&sentence) {
+        return Statement::Says(sentence);
+    }
+    if QUALIFIED.is_match(&sentence) {
+        return Statement::Says(sentence);
+    }
+    let spans: Vec<&str> = spans(&sentence).into_iter().map(|(_, _, content)| content).collect();
+    if let Some(span) = spans.into_iter().rev().find(|span| is_mathematics(span)) {
+        return Statement::Says(span.trim().to_owned());
+    }
+    let n_words = sentence.split_whitespace().count();
+    match last_number(&sentence).filter(|_| n_words > 1 || !sentence.is_ascii()) {
+        Some(number) => Statement::Says(number),
+        None => Statement::Says(sentence),
+    }
+}
+
+fn is_mathematics(text: &str) -> bool {
+    !matches!(parse(text), Answer::Text(_))
+}
+
+fn within_math(text: &str, at: usize) -> bool {
+    spans(text).iter().any(|(start, end, _)| (*start..*end).contains(&at))
+}
+
+/// Formulas between dollar signs or LaTeX's brackets; what has words in it lies between two prices.
+fn spans(text: &str) -> Vec<(usize, usize, &str)> {
+    static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:^|[^\\a-zA-Z{])[a-zA-Z]{3,}"));
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(captures) = SPAN.captures_at(text, at) {
+        let (Some(all), Some(inner)) = (captures.get(0), captures.iter().skip(1).flatten().next()) else {
+            break;
+        };
+        let is_formula = all.as_str().starts_with('\\')
+            || !(WORD.is_match(inner.as_str())
+                || inner.as_str().ends_with(' ') && !inner.as_str().starts_with(' '));
+        if is_formula {
+            found.push((all.start(), all.end(), inner.as_str()));
+            at = all.end();
+        } else {
+            at = all.start() + 1;
+        }
+    }
+    found
+}
+
+/// What an equation comes to: the part after its last equals sign.
+fn right_side(text: &str) -> &str {
+    let at = text.rfind(['=', '\u{2248}', '\u{ff1d}']).filter(|at| {
+        !text[*at..].contains(['}', ')'])
+            || text[..*at].matches('(').count() == text[..*at].matches(')').count()
+    });
+    match at {
+        Some(at) if !text[..at].ends_with(['<', '>', '!', '\u{2260}']) => {
+            let rest = text[at..].trim_start_matches(['=', '\u{2248}', '\u{ff1d}', ' ']);
+            if rest.is_empty() { text } else { rest }
+        }
+        _ => text,
+    }
+}
+
+fn is_digit(letter: char) -> bool {
+    narrow(letter).is_ascii_digit()
+}
+
+const OPERATORS: &str = "+-*/^=\u{d7}\u{f7}\u{b7}\u{2212}\u{221a}\u{2248}<>\u{2264}\u{2265}\u{2013}\u{b1}";
+const MARKS: &str = "().,[]{}%$\u{20ac}\u{a3}\u{a5}\u{b0}!:|_\\\u{3c0}\u{221e}'\u{ff0c}\u{ff0e}\u{ff05}\u{ff04}\u{bd}\u{bc}\u{be}\u{b2}\u{b3}";
+
+/// The last number of a text with the whole expression around it. Digits within a word are no number.
+fn last_number(text: &str) -> Option<String> {
+    let last_digit = text.rfind(is_digit)?;
+    if let Some((_, _, content)) =
+        spans(text).into_iter().find(|(start, end, _)| (*start..*end).contains(&last_digit))
+    {
+        return Some(right_side(content.trim()).trim().to_owned());
+    }
+    let pieces = pieces(text);
+    let at = pieces.iter().rposition(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
+    let (first, last) = around(&pieces, at);
+    let found = &text[pieces[first].start..pieces[last].start + pieces[last].text.len()];
+    Some(tidied(right_side(found)))
+}
+
+struct Piece<'a> {
+    start: usize,
+    text: &'a str,
+    /// Whether a sentence or a part of one ends after it.
+    ends: bool,
+}
+
+/// Pieces between spaces and between letters of scripts that write without spaces.
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let is_break = |c: char| {
+        c.is_whitespace()
+            || (!c.is_ascii() && c.is_alphabetic() && c != '\u{3c0}' && !is_digit(c))
+            || matches!(c, '\u{3001}' | '\u{3002}' | '\u{ff1a}' | '\u{ff1b}' | '\u{ff1f}' | '\u{ff01}')
+    };
+    let mut found = Vec::new();
+    let mut start = None;
+    let mut push = |start: usize, end: usize| {
+        let raw = &text[start..end];
+        let left = raw.trim_start_matches(['"', '\'', '\u{201c}', '*', '`', '_', ';', ',']);
+        let kept =
+            left.trim_end_matches(['"', '\u{201d}', '*', '`', '_', ';', ',', '.', ':', '?', '\u{ff0c}']);
+        let ends =
+            left.len() != kept.len() && left[kept.len()..].contains([';', ',', '.', ':', '?', '\u{ff0c}']);
+        if !kept.is_empty() {
+            found.push(Piece { start: start + raw.len() - left.len(), text: kept, ends });
+        }
+    };
+    let mut braces = 0_usize;
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '{' => braces += 1,
+            '}' => braces = braces.saturating_sub(1),
+            '\n' => braces = 0,
+            _ => {}
+        }
+        let stays = braces > 0 && letter == ' ';
+        // 2万 stays whole.
+        let counts = start.is_some_and(|from: usize| {
+            text[from..at].ends_with(is_digit)
+                && numerals::chinese(&letter.to_string(), Some(&num_traits::One::one())).is_some()
+        });
+        if is_break(letter) && !stays {
+            if let Some(from) = start.take() {
+                push(from, if counts { at + letter.len_utf8() } else { at });
+            }
+        } else if start.is_none() {
+            start = Some(at);
+        }
+    }
+    if let Some(from) = start {
+        push(from, text.len());
+    }
+    found
+}
+
+/// Whether a piece is made of digits, operators, LaTeX, names of functions and single letters; `B7` and `2nd` are not.
+fn is_expression(piece: &str) -> bool {
+    let letters: Vec<char> = piece.chars().map(narrow).collect();
+    let mut at = 0;
+    let has_structure = piece.contains(|c: char| "+-*/^=\u{d7}\u{f7}\u{b7}\u{2212}\u{221a}()\\".contains(c));
+    while at < letters.len() {
+        let start = at;
+        while letters.get(at).is_some_and(|c| c.is_ascii_alphabetic()) {
+            at += 1;
+        }
+        if at == start {
+            let letter = letters[at];
+            if !(letter.is_ascii_digit()
+                || OPERATORS.contains(letter)
+                || MARKS.contains(letter)
+                || letter == ' ')
+                && !is_digit(letter)
+                && numerals::chinese(&letter.to_string(), Some(&num_traits::One::one())).is_none()
+            {
+                return false;
+            }
+            at += 1;
+            continue;
+        }
+        let word: String = letters[start..at].iter().collect();
+        let is_command = start > 0 && letters[start - 1] == '\\';
+        let in_braces = letters[..start].iter().filter(|c| **c == '{').count()
+            > letters[..start].iter().filter(|c| **c == '}').count();
+        let after_digit = start > 0 && letters[start - 1].is_ascii_digit();
+        let before_digit = letters.get(at).is_some_and(char::is_ascii_digit);
+        let is_name = matches!(word.as_str(), "sqrt" | "pi" | "sin" | "cos" | "tan" | "log" | "ln");
+        let is_unit = after_digit && units::is_known(&word) && !before_digit;
+        let is_variable = word.len() == 1 && !before_digit && (has_structure || after_digit || word == "e");
+        let is_exponent = word.len() == 1 && matches!(word.as_str(), "e" | "E") && after_digit;
+        let money = word == "US" && letters.get(at) == Some(&'$');
+        if !(is_command || in_braces || is_name || is_unit || is_variable || is_exponent || money) {
+            return false;
+        }
+    }
+    true
+}
+
+/// The first and last piece of the expression that a piece belongs to.
+fn around(pieces: &[Piece<'_>], at: usize) -> (usize, usize) {
+    let is_operator = |text: &str| !text.is_empty() && text.chars().all(|c| OPERATORS.contains(c));
+    let is_operand = |piece: &Piece<'_>| {
+        let letters = piece.text.chars().count();
+        is_expression(piece.text) || (letters == 1 && piece.text.chars().all(|c| c.is_ascii_alphabetic()))
+    };
+    let starts = |text: &str| text.starts_with(|c| OPERATORS.contains(c));
+    let ends = |text: &str| text.ends_with(|c| OPERATORS.contains(c));
+    let (mut first, mut last) = (at, at);
+    while first > 0 && !pieces[first - 1].ends {
+        let (before, this) = (&pieces[first - 1], &pieces[first]);
+        let whole = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+        let is_mixed =
+            whole(before.text) && this.text.split_once('/').is_some_and(|(a, b)| whole(a) && whole(b));
+        let is_grouped =
+            whole(before.text) && before.text.len() <= 3 && whole(this.text) && this.text.len() == 3;
+        let is_sign = matches!(before.text, "$" | "\u{20ac}" | "\u{a3}" | "\u{221a}");
+        if is_sign || is_mixed || is_grouped {
+            first -= 1;
+        } else if is_operator(before.text)
+            && first >= 2
+            && !pieces[first - 2].ends
+            && is_operand(&pieces[first - 2])
+        {
+            first -= 2;
+        } else if (starts(this.text) || ends(before.text)) && !is_operator(before.text) && is_operand(before)
+        {
+            first -= 1;
+        } else {
+            break;
+        }
+    }
+    while last + 1 < pieces.len() && !pieces[last].ends {
+        let next = &pieces[last + 1];
+        let lower = next.text.to_lowercase();
+        let adds = matches!(lower.as_str(), "\u{3c0}" | "pi" | "%" | "\u{b0}" | "percent")
+            || numerals::multiplier(&lower).is_some()
+            || next.text.starts_with(['\\', '\u{221a}', '!', '^'])
+            || (next.text.len() > 1 && units::is_known(next.text) && lower != "in" && last == at);
+        if adds {
+            last += 1;
+        } else if is_operator(next.text) && pieces.get(last + 2).is_some_and(is_operand) {
+            last += 2;
+        } else {
+            break;
+        }
+    }
+    (first, last)
+}
+
+/// Without brackets that have no partner, and without a colon or dash before it.
+fn tidied(text: &str) -> String {
+    let mut text = text.trim();
+    for (open, close) in [('(', ')'), ('[', ']'), ('{', '}')] {
+        let surplus = |text: &str| text.matches(open).count() as i64 - text.matches(close).count() as i64;
+        while surplus(text) > 0 && text.starts_with(open) {
+            text = &text[1..];
+        }
+        while surplus(text) < 0 && text.ends_with(close) {
+            text = &text[..text.len() - 1];
+        }
+    }
+    text.trim_matches(|c: char| matches!(c, '*' | '"' | '`' | ':' | ',') || c.is_whitespace()).to_owned()
+}

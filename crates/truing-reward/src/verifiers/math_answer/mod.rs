@@ -1,0 +1,161 @@
+//! The final answer of a computation against a reference: parsed, then compared by structure and exact value.
+//!
+//! *Extraction.* The last `\boxed{...}` (or `\fbox`, or `\boxed 5`) or `####` counts, unless an answer that is stated after
+//! a word of correction follows; otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise,
+//! unless `marked_only` is set, the last number together with the expression that it stands in. Boxes with only "and",
+//! "or" or a comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
+//!
+//! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions, equations,
+//! inequalities, ratios and matrices; full-width forms, Chinese numerals and English number words are read too. What cannot
+//! be read is text: it equals the same text only, without regard to case, spaces and punctuation.
+//!
+//! *Comparison.* A normal form over rational numbers, variables, π, e, i and roots decides exactly. Where functions or
+//! general powers are left, both sides are evaluated at eight fixed points and have to agree to 1e-11. A bare number never
+//! equals an expression of another value.
+//!
+//! - Percent: `50%` equals `50%`, `50` and `0.5`; `0.5` does not equal `50`.
+//! - Units: a missing unit fits, a different one does not (`5 cm` and `5 m`); known units are converted (`60 min` is `1 h`).
+//! - Decimals: with `float_rounding = 6` (the default) a decimal with at least six decimals and six significant digits
+//!   equals what rounds to it (`0.333333` is `1/3`, `0.333` is not). A decimal with nine decimals or more also equals what is
+//!   within a relative 1e-9 of it, as printed floats do (`18.000000001` is `18`). 0 switches both off; `tolerance` adds a
+//!   relative tolerance for all numbers.
+//! - `x = 5` equals `5`; an equation equals its multiples; `x >= 4` equals `[4, ∞)`, both ways round.
+//! - Sets and lists ignore order; tuples do not. A list without brackets equals a tuple in the same order.
+//!
+//! The verdicts are those of the Python package math-verify on its own kinds of cases, except on purpose in these: a
+//! different unit, base of numerals or variable is different; `\sqrt12` is the root of 12, not twice that of 1; `2 + 1 = 4`
+//! is not 4, as its sides disagree; decimals below 1e-6 are not all the same; "the answer is not 7" is not 7; an inequality
+//! that is solved for its variable also equals an interval as the reference; `0.\overline{3}` is one third; `30°` is π/6.
+
+mod algebra;
+mod compare;
+mod expression;
+mod extract;
+mod numerals;
+mod numeric;
+mod parse;
+mod structure;
+mod token;
+mod units;
+
+use num_rational::BigRational;
+use serde::{Deserialize, Serialize};
+use truing_types::{Unscored, UnscoredReason};
+
+use crate::completion::{Completion, RewardFunction, column_text};
+
+use compare::Comparison;
+use structure::Answer;
+
+pub use extract::extract_answer;
+
+/// The result of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The same.
+    Equal,
+    /// Not the same.
+    Different,
+    /// The reference cannot be read.
+    Unparsed,
+}
+
+/// Settings of [`MathAnswer`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MathAnswerConfig {
+    /// Column of the prompt's row that holds the reference: an answer, or a solution with a marked one (`#### N`, `\boxed{N}`).
+    pub column: String,
+    /// Count only answers that are marked as such, not just a last number.
+    pub marked_only: bool,
+    /// Relative tolerance for numbers; 0 compares exactly, but for `float_rounding`.
+    pub tolerance: f64,
+    /// Decimals from which a decimal number stands for everything that rounds to it; 0 for never.
+    pub float_rounding: u32,
+}
+
+impl Default for MathAnswerConfig {
+    fn default() -> Self {
+        Self { column: "answer".into(), marked_only: false, tolerance: 0.0, float_rounding: 6 }
+    }
+}
+
+/// 1 for the right answer, 0 for a wrong one or none.
+#[derive(Debug)]
+pub struct MathAnswer(pub MathAnswerConfig);
+
+impl MathAnswer {
+    fn score_one(&self, completion: &Completion<'_>) -> Result<f64, Unscored> {
+        let reference = column_text(completion, &self.0.column)?;
+        let reference = extract::marked_answer(&reference).unwrap_or_else(|| reference.trim().to_owned());
+        let answer = extract_answer(completion.text, self.0.marked_only).unwrap_or_default();
+        match grade_with(&answer, &reference, &self.0) {
+            Verdict::Equal => Ok(1.0),
+            Verdict::Different => Ok(0.0),
+            Verdict::Unparsed => {
+                let detail = format!("`{}` holds no answer: {reference:?}", self.0.column);
+                Err(Unscored::new(UnscoredReason::BadReference, detail))
+            }
+        }
+    }
+}
+
+impl RewardFunction for MathAnswer {
+    fn name(&self) -> &str {
+        "math_answer"
+    }
+
+    fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>> {
+        completions.iter().map(|completion| self.score_one(completion)).collect()
+    }
+}
+
+/// Compares an answer with a reference under the default settings.
+#[must_use]
+pub fn grade(answer: &str, reference: &str) -> Verdict {
+    grade_with(answer, reference, &MathAnswerConfig::default())
+}
+
+/// Compares an answer with a reference.
+#[must_use]
+pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> Verdict {
+    let (answer, reference) = (trimmed(answer), trimmed(reference));
+    let wanted = structure::parse(reference);
+    if !is_readable(reference, &wanted) {
+        return Verdict::Unparsed;
+    }
+    if answer.is_empty() {
+        return Verdict::Different;
+    }
+    let is_equal = answer == reference || Comparison { config }.same(&structure::parse(answer), &wanted);
+    if is_equal { Verdict::Equal } else { Verdict::Different }
+}
+
+/// Without space and the full stop around it.
+fn trimmed(text: &str) -> &str {
+    let text = text.trim().trim_matches(['*', '"', '`']).trim();
+    text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim()
+}
+
+/// Whether something can equal a reference: it says something, its brackets close and it does not divide by zero.
+fn is_readable(reference: &str, parsed: &Answer) -> bool {
+    if let Answer::Text(text) = parsed {
+        let n_open = reference.matches('{').count();
+        return text.chars().any(char::is_alphanumeric) && n_open == reference.matches('}').count();
+    }
+    compare::has_value(parsed)
+}
+
+/// The rational number that a short answer is, units and marks left out; `None` where it is anything else.
+#[must_use]
+pub fn number(text: &str) -> Option<BigRational> {
+    let found = match structure::parse(trimmed(text)) {
+        Answer::Value(value) => value,
+        Answer::Assigned(_, inner) => match *inner {
+            Answer::Value(value) => value,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    algebra::Algebra::default().normal(&found.expression).ok()?.rational()
+}

@@ -1,0 +1,327 @@
+//! Digits and numerals: groups of thousands, exponents, Chinese and English number words.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::{One, Zero};
+
+/// Numerator and denominator of a fraction that is one character.
+pub(super) fn vulgar_fraction(letter: char) -> Option<(u32, u32)> {
+    Some(match letter {
+        '\u{bd}' => (1, 2),
+        '\u{bc}' => (1, 4),
+        '\u{be}' => (3, 4),
+        '\u{2153}' => (1, 3),
+        '\u{2154}' => (2, 3),
+        '\u{2155}' => (1, 5),
+        '\u{2156}' => (2, 5),
+        '\u{2157}' => (3, 5),
+        '\u{2158}' => (4, 5),
+        '\u{2159}' => (1, 6),
+        '\u{215a}' => (5, 6),
+        '\u{215b}' => (1, 8),
+        '\u{215c}' => (3, 8),
+        '\u{215d}' => (5, 8),
+        '\u{215e}' => (7, 8),
+        _ => return None,
+    })
+}
+
+/// The digit or minus sign of a superscript.
+pub(super) fn superscript(letter: char) -> Option<char> {
+    Some(match letter {
+        '\u{2070}' => '0',
+        '\u{b9}' => '1',
+        '\u{b2}' => '2',
+        '\u{b3}' => '3',
+        '\u{2074}'..='\u{2079}' => char::from_digit(letter as u32 - 0x2070, 10)?,
+        '\u{207b}' => '-',
+        _ => return None,
+    })
+}
+
+fn digits_at(text: &[char], at: usize) -> usize {
+    text.get(at..).unwrap_or_default().iter().take_while(|c| c.is_ascii_digit()).count()
+}
+
+/// The length of what separates thousands at a place: `{,}`, `\,`, `\!`, a comma, space or apostrophe.
+fn separator(text: &[char], at: usize, commas: bool) -> Option<(char, usize)> {
+    let rest = text.get(at..)?;
+    match rest {
+        ['{', ',', '}', ..] => Some(('{', 3)),
+        ['\\', ',' | ' ' | ';' | ':', ..] => Some(('\\', 2)),
+        [',', '\\', '!', ..] if commas => Some((',', 3)),
+        [',', ..] if commas => Some((',', 1)),
+        [' ', ..] => Some((' ', 1)),
+        ['\'', ..] => Some(('\'', 1)),
+        _ => None,
+    }
+}
+
+/// Leading digits with their groups of thousands, separators left out, and the length of it all.
+pub(super) fn grouped(text: &[char], commas: bool) -> (String, usize) {
+    let mut end = digits_at(text, 0);
+    let mut digits: String = text[..end].iter().collect();
+    if end == 0 || end > 3 {
+        return (digits, end);
+    }
+    // 1,00,000 counts in lakhs: groups of two before the last of three.
+    let (mut lakhs, mut lakhs_end) = (digits.clone(), end);
+    while text.get(lakhs_end) == Some(&',') && commas && digits_at(text, lakhs_end + 1) == 2 {
+        lakhs.extend(&text[lakhs_end + 1..lakhs_end + 3]);
+        lakhs_end += 3;
+    }
+    if lakhs_end > end && text.get(lakhs_end) == Some(&',') && digits_at(text, lakhs_end + 1) == 3 {
+        lakhs.extend(&text[lakhs_end + 1..lakhs_end + 4]);
+        return (lakhs, lakhs_end + 4);
+    }
+    if digits.starts_with('0') {
+        return (digits, end);
+    }
+    let mut kind = None;
+    while let Some((separator, length)) = separator(text, end, commas) {
+        if kind.is_some_and(|kind| kind != separator) || digits_at(text, end + length) != 3 {
+            break;
+        }
+        kind = Some(separator);
+        digits.extend(&text[end + length..end + length + 3]);
+        end += length + 3;
+    }
+    (digits, end)
+}
+
+/// `1.234,56` and `1.234.567`, which can only be European: digits, how many of them are decimals, length.
+pub(super) fn european(text: &[char]) -> Option<(String, usize, usize)> {
+    let mut end = digits_at(text, 0);
+    if end == 0 || end > 3 || text[0] == '0' {
+        return None;
+    }
+    let mut digits: String = text[..end].iter().collect();
+    let mut groups = 0;
+    while text.get(end) == Some(&'.') && digits_at(text, end + 1) == 3 {
+        digits.extend(&text[end + 1..end + 4]);
+        end += 4;
+        groups += 1;
+    }
+    let decimals = if text.get(end) == Some(&',') { digits_at(text, end + 1) } else { 0 };
+    if groups == 0 || (groups == 1 && decimals == 0) {
+        return None;
+    }
+    if decimals > 0 {
+        digits.extend(&text[end + 1..=end + decimals]);
+        end += 1 + decimals;
+    }
+    Some((digits, decimals, end))
+}
+
+/// The exponent of `1.2e3` and its length.
+pub(super) fn exponent(text: &[char]) -> Option<(i64, usize)> {
+    let mut at = 1;
+    matches!(text.first()?, 'e' | 'E').then_some(())?;
+    let is_negative = text.get(at) == Some(&'-');
+    at += usize::from(is_negative || text.get(at) == Some(&'+'));
+    let n_digits = digits_at(text, at);
+    if n_digits == 0 || n_digits > 4 || text.get(at + n_digits).is_some_and(|next| next.is_alphanumeric()) {
+        return None;
+    }
+    let digits: String = text[at..at + n_digits].iter().collect();
+    let value: i64 = digits.parse().ok()?;
+    Some((if is_negative { -value } else { value }, at + n_digits))
+}
+
+/// A Chinese numeral at the start of a text.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Numeral {
+    pub(super) value: BigRational,
+    pub(super) is_percent: bool,
+    /// Bytes of the text that it takes.
+    pub(super) length: usize,
+}
+
+fn chinese_digit(letter: char) -> Option<u32> {
+    Some(match letter {
+        '零' | '〇' => 0,
+        '一' | '壹' => 1,
+        '二' | '两' | '贰' | '兩' => 2,
+        '三' | '叁' => 3,
+        '四' => 4,
+        '五' => 5,
+        '六' => 6,
+        '七' => 7,
+        '八' => 8,
+        '九' => 9,
+        _ => return None,
+    })
+}
+
+/// Powers of ten: those within a group of four digits, and those of groups.
+fn chinese_power(letter: char) -> Option<u32> {
+    Some(match letter {
+        '十' | '拾' => 1,
+        '百' | '佰' => 2,
+        '千' | '仟' => 3,
+        '万' | '萬' => 4,
+        '亿' | '億' => 8,
+        _ => return None,
+    })
+}
+
+fn ten(power: u32) -> BigRational {
+    BigRational::from_integer(BigInt::from(10).pow(power))
+}
+
+/// A numeral that may start with digits already read (`2` of `2万`): then a power of ten has to follow.
+pub(super) fn chinese(text: &str, start: Option<&BigRational>) -> Option<Numeral> {
+    if start.is_none() {
+        if let Some(rest) = text.strip_prefix('负') {
+            let found = chinese(rest, None)?;
+            return Some(Numeral { value: -found.value, length: found.length + '负'.len_utf8(), ..found });
+        }
+        if let Some(rest) = text.strip_prefix("百分之") {
+            let (value, length) = chinese_whole(rest, None)?;
+            return Some(Numeral { value, is_percent: true, length: length + "百分之".len() });
+        }
+    } else if !text.starts_with(|c| chinese_power(c).is_some()) {
+        return None;
+    }
+    let (value, length) = chinese_whole(text, start)?;
+    if let Some(rest) = text[length..].strip_prefix("分之")
+        && let Some((above, more)) = chinese_whole(rest, None)
+        && !value.is_zero()
+    {
+        return Some(Numeral {
+            value: above / value,
+            is_percent: false,
+            length: length + "分之".len() + more,
+        });
+    }
+    Some(Numeral { value, is_percent: false, length })
+}
+
+fn chinese_whole(text: &str, start: Option<&BigRational>) -> Option<(BigRational, usize)> {
+    let is_numeral = |c: char| chinese_digit(c).is_some() || chinese_power(c).is_some() || c == '点';
+    let length = text
+        .find(|c: char| !(is_numeral(c) || (start.is_some() && c.is_ascii_digit())))
+        .unwrap_or(text.len());
+    let mut run = &text[..length];
+    run = run.trim_end_matches('点');
+    if run.is_empty() || run.starts_with('点') || run.chars().count() > 24 {
+        return None;
+    }
+    let (whole, decimals) = run.split_once('点').unwrap_or((run, ""));
+    let mut value = chinese_groups(whole, start)?;
+    for (place, letter) in decimals.chars().enumerate() {
+        value += BigRational::from_integer(chinese_digit(letter)?.into()) / ten(place as u32 + 1);
+    }
+    Some((value, run.len()))
+}
+
+fn chinese_groups(run: &str, start: Option<&BigRational>) -> Option<BigRational> {
+    let digit = |c: char| chinese_digit(c).or_else(|| c.to_digit(10));
+    if start.is_none() && run.chars().all(|c| digit(c).is_some()) {
+        // 二〇二四, digit by digit.
+        let digits: String = run.chars().filter_map(|c| char::from_digit(digit(c)?, 10)).collect();
+        return digits.parse::<BigInt>().ok().map(BigRational::from_integer);
+    }
+    let (mut total, mut group) = (BigRational::zero(), BigRational::zero());
+    let mut current = start.cloned();
+    let (mut last_power, mut after_zero) = (0, false);
+    for letter in run.chars() {
+        if let Some(digit) = digit(letter) {
+            after_zero = digit == 0 || (after_zero && current.is_none());
+            let before = current.take().map_or_else(BigRational::zero, |before| before * ten(1));
+            current = Some(before + BigRational::from_integer(digit.into()));
+            continue;
+        }
+        let power = chinese_power(letter)?;
+        let found = current.take();
+        if power < 4 {
+            group += found.unwrap_or_else(BigRational::one) * ten(power);
+        } else {
+            group += found.unwrap_or_else(BigRational::zero);
+            if power == 8 {
+                group += std::mem::take(&mut total);
+            }
+            if group.is_zero() {
+                return None;
+            }
+            total += std::mem::take(&mut group) * ten(power);
+        }
+        (last_power, after_zero) = (power, false);
+    }
+    let rest = current.unwrap_or_else(BigRational::zero);
+    // 一百二 is 120, 一百零二 is 102.
+    let shorthand = last_power >= 2 && !after_zero && !rest.is_zero() && rest < ten(1) && start.is_none();
+    let rest = if shorthand { rest * ten(last_power - 1) } else { rest };
+    Some(total + group + rest)
+}
+
+/// The factor that a word after a number stands for.
+pub(super) fn multiplier(word: &str) -> Option<BigRational> {
+    Some(match word {
+        "dozen" => BigRational::from_integer(12.into()),
+        "hundred" => ten(2),
+        "thousand" => ten(3),
+        "million" => ten(6),
+        "billion" => ten(9),
+        "trillion" => ten(12),
+        _ => return None,
+    })
+}
+
+/// A whole number in English words.
+pub(super) fn english(words: &[String]) -> Option<BigRational> {
+    const SMALL: [&str; 20] = [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
+    ];
+    const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+    if words.is_empty() || words.len() > 12 {
+        return None;
+    }
+    let (mut total, mut group, mut last) = (BigRational::zero(), 0_u32, u32::MAX);
+    for word in words {
+        let found = SMALL.iter().position(|known| known == word).map(|at| at as u32);
+        let found =
+            found.or_else(|| TENS.iter().position(|known| known == word).map(|at| 10 * (at as u32 + 2)));
+        match (found, word.as_str()) {
+            // A smaller one after a larger one: twenty, three; never three, twenty.
+            (Some(value), _)
+                if last == u32::MAX
+                    || (last >= 20 && value > 0 && value * 10 <= last)
+                    || (last == 100 && value > 0) =>
+            {
+                group += value;
+                last = value;
+            }
+            (None, "hundred") if (1..10).contains(&group) => {
+                group *= 100;
+                last = 100;
+            }
+            (None, "thousand" | "million" | "billion") if group > 0 => {
+                total += BigRational::from_integer(group.into()) * multiplier(word)?;
+                (group, last) = (0, 1000);
+            }
+            (None, "and") if last == 100 || last == 1000 => {}
+            _ => return None,
+        }
+    }
+    Some(total + BigRational::from_integer(group.into()))
+}

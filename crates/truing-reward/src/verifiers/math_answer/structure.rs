@@ -1,0 +1,630 @@
+//! What an answer is: a value, a tuple, a set, an interval, a relation, a matrix or plain text.
+
+use num_rational::BigRational;
+use num_traits::One;
+
+use super::expression::{Expr, Function};
+use super::numerals;
+use super::parse::{expression, is_variables};
+use super::token::{Kind, ROW, Relation, SET_CLOSE, SET_OPEN, Token, tokens};
+use super::units::Unit;
+
+/// Lists within lists.
+const MAX_DEPTH: usize = 6;
+/// Members of a list or cells of a matrix.
+const MAX_MEMBERS: usize = 100;
+
+/// How a number is written with a decimal point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Decimal {
+    /// Digits after the point.
+    pub(super) places: i64,
+    /// Digits from the first that is not zero.
+    pub(super) significant: usize,
+}
+
+/// An expression with its unit.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Value {
+    pub(super) expression: Expr,
+    pub(super) unit: Unit,
+    pub(super) is_percent: bool,
+    /// Set where the whole value is one decimal number.
+    pub(super) decimal: Option<Decimal>,
+}
+
+/// An answer, parsed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Answer {
+    Value(Value),
+    /// In round brackets, in this order; with two members it may also be an open interval.
+    Tuple(Vec<Answer>),
+    /// In square or mixed brackets: an interval.
+    Interval {
+        low: Box<Answer>,
+        high: Box<Answer>,
+        low_closed: bool,
+        high_closed: bool,
+    },
+    Set(Vec<Answer>),
+    /// Side by side, without brackets.
+    List {
+        members: Vec<Answer>,
+        is_choice: bool,
+    },
+    Union(Vec<Answer>),
+    /// All of one set without another, or what two have in common.
+    Operation(char, Vec<Answer>),
+    /// The real numbers.
+    Reals,
+    /// A name with what it is equal to.
+    Assigned(String, Box<Answer>),
+    /// Sides with the relations between them.
+    Chain(Vec<Expr>, Vec<Relation>),
+    Ratio(Vec<Value>),
+    Matrix(Vec<Vec<Answer>>),
+    Text(String),
+}
+
+/// Reads an answer. What cannot be read as mathematics is text.
+pub(super) fn parse(text: &str) -> Answer {
+    let found = tokens(text).filter(|tokens| !tokens.is_empty()).and_then(|tokens| answer(&tokens, 0));
+    found.unwrap_or_else(|| Answer::Text(plain(text)))
+}
+
+/// Letters and digits in lower case, commands for text and space left out.
+pub(super) fn plain(text: &str) -> String {
+    let text: String = text.chars().map(super::token::narrow).collect();
+    const DROPPED: [&str; 13] = [
+        "\\text",
+        "\\textbf",
+        "\\mathrm",
+        "\\mathbf",
+        "\\operatorname",
+        "\\left",
+        "\\right",
+        "\\,",
+        "\\!",
+        "\\;",
+        "\\:",
+        "\\ ",
+        "\\displaystyle",
+    ];
+    let text = DROPPED.iter().rev().fold(text, |text, command| text.replace(command, " "));
+    let text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac");
+    let letters: Vec<char> = text.chars().collect();
+    let mut kept = String::new();
+    for (at, letter) in letters.iter().enumerate() {
+        let beside_digit =
+            |at: Option<usize>| at.and_then(|at| letters.get(at)).is_some_and(|c| c.is_ascii_digit());
+        let is_point =
+            matches!(letter, '.' | ',') && beside_digit(at.checked_sub(1)) && beside_digit(Some(at + 1));
+        let is_mark =
+            matches!(letter, '$' | '{' | '}' | '"' | '\'' | '`' | '\u{201c}' | '\u{201d}' | '\u{3002}')
+                || (matches!(letter, '.' | ',' | ';' | '?') && !is_point);
+        if !letter.is_whitespace() && !is_mark {
+            kept.extend(letter.to_lowercase());
+        }
+    }
+    kept
+}
+
+/// The places of tokens outside of all brackets that fulfil a condition.
+fn top(tokens: &[Token], wanted: impl Fn(&Token) -> bool) -> Vec<usize> {
+    let mut depth = 0_i32;
+    let mut found = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match &token.kind {
+            Kind::Symbol('(' | '[' | '{' | SET_OPEN) => depth += 1,
+            Kind::Command(name) if name == "matrix" => depth += 1,
+            Kind::Symbol(')' | ']' | '}' | SET_CLOSE) => depth -= 1,
+            Kind::Command(name) if name == "endmatrix" => depth -= 1,
+            _ if depth == 0 && wanted(token) => found.push(at),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn split<'a>(tokens: &'a [Token], places: &[usize]) -> Vec<&'a [Token]> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for place in places {
+        parts.push(&tokens[start..*place]);
+        start = place + 1;
+    }
+    parts.push(&tokens[start..]);
+    parts
+}
+
+/// Whether the first token opens a bracket that the last one closes.
+fn is_enclosed(tokens: &[Token]) -> bool {
+    tokens.len() >= 2 && top(&tokens[..tokens.len() - 1], |_| true).is_empty() && {
+        let is_open = |token: &Token| matches!(token.kind, Kind::Symbol('(' | '[' | '{' | SET_OPEN));
+        let is_close = |token: &Token| matches!(token.kind, Kind::Symbol(')' | ']' | '}' | SET_CLOSE));
+        // A bracket that closes before the last token leaves the next one outside.
+        let mut depth = 0;
+        let inside = tokens[..tokens.len() - 1].iter().all(|token| {
+            depth += i32::from(is_open(token)) - i32::from(is_close(token));
+            depth > 0
+        });
+        is_open(&tokens[0]) && is_close(&tokens[tokens.len() - 1]) && inside
+    }
+}
+
+fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
+    if depth > MAX_DEPTH || tokens.is_empty() {
+        return None;
+    }
+    let tokens = without_label(tokens);
+    if tokens.iter().all(|token| token.word().is_some()) && !tokens.is_empty() {
+        return Some(words(tokens));
+    }
+    list(tokens, depth)
+        .or_else(|| relation(tokens, depth))
+        .or_else(|| set_operation(tokens, depth))
+        .or_else(|| bracketed(tokens, depth))
+        .or_else(|| matrix(tokens, depth))
+        .or_else(|| ratio(tokens))
+        .or_else(|| value(tokens))
+}
+
+fn words(tokens: &[Token]) -> Answer {
+    let all: Vec<String> = tokens.iter().filter_map(Token::word).map(str::to_lowercase).collect();
+    if let Some(number) = numerals::english(&all) {
+        return Answer::Value(bare(Expr::Number(number)));
+    }
+    if all.len() == 1 && all[0].len() <= 4 && all[0].chars().all(|c| "abcxyz".contains(c)) {
+        if let Some(found) = expression(tokens) {
+            return Answer::Value(bare(found));
+        }
+    }
+    if all == ["empty", "set"] {
+        return Answer::Set(Vec::new());
+    }
+    if all == ["all", "real", "numbers"] || all == ["all", "reals"] {
+        return Answer::Reals;
+    }
+    Answer::Text(plain(&all.join(" ")))
+}
+
+/// Leaves out "Profit:", "≈" and "=" before a value.
+fn without_label(mut tokens: &[Token]) -> &[Token] {
+    let is_label = |token: &Token| token.word().is_some();
+    let n_words = tokens.iter().take_while(|token| is_label(token)).count();
+    if n_words > 0 && tokens.get(n_words).is_some_and(|token| token.is(':')) && tokens.len() > n_words + 1 {
+        tokens = &tokens[n_words + 1..];
+    }
+    if let [first, rest @ ..] = tokens
+        && matches!(first.kind, Kind::Relation(Relation::Approximate | Relation::Equal))
+        && !rest.is_empty()
+    {
+        tokens = rest;
+    }
+    const NOTHING: [&str; 9] =
+        ["a", "total", "of", "exactly", "about", "approximately", "roughly", "just", "only"];
+    let n_words = tokens
+        .iter()
+        .take_while(|token| token.word().is_some_and(|word| NOTHING.contains(&word.to_lowercase().as_str())))
+        .count();
+    if n_words > 0 && tokens.len() > n_words { &tokens[n_words..] } else { tokens }
+}
+
+fn bare(expression: Expr) -> Value {
+    Value { expression, unit: Unit::default(), is_percent: false, decimal: None }
+}
+
+fn members(parts: &[&[Token]], depth: usize) -> Option<Vec<Answer>> {
+    if parts.len() > MAX_MEMBERS {
+        return None;
+    }
+    parts.iter().map(|part| answer(part, depth + 1)).collect()
+}
+
+/// `1, 2 and 3`, `x = 1 or x = 2`
+fn list(tokens: &[Token], depth: usize) -> Option<Answer> {
+    let joins =
+        |token: &Token, word: &str| token.word().is_some_and(|found| found.eq_ignore_ascii_case(word));
+    let places =
+        top(tokens, |token| token.is(',') || token.is(';') || joins(token, "and") || joins(token, "or"));
+    if places.is_empty() {
+        return None;
+    }
+    let parts: Vec<&[Token]> = split(tokens, &places);
+    let n = parts.len();
+    // ", and" leaves nothing between; at the ends something has to stand.
+    if parts[0].is_empty() || parts[n - 1].is_empty() {
+        return None;
+    }
+    let parts: Vec<&[Token]> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    let members = members(&parts, depth)?;
+    let is_choice = places.iter().any(|place| joins(&tokens[*place], "or"));
+    Some(Answer::List { members: same_name(members), is_choice })
+}
+
+/// `x = 1, 2` and `x = 1, x = 2` list the values of one variable.
+fn same_name(members: Vec<Answer>) -> Vec<Answer> {
+    let Some(Answer::Assigned(name, _)) = members.first() else { return members };
+    let name = name.clone();
+    let fits = members.iter().skip(1).all(|member| match member {
+        Answer::Assigned(other, _) => *other == name,
+        Answer::Value(value) => !value.expression.has_variables(),
+        _ => false,
+    });
+    if !fits {
+        return members;
+    }
+    members
+        .into_iter()
+        .map(|member| match member {
+            Answer::Assigned(_, inner) => *inner,
+            member => member,
+        })
+        .collect()
+}
+
+/// The name on the left of an assignment: `x`, `f(x)`, `(x, y)`, or words; words say nothing.
+fn assigned_name(tokens: &[Token]) -> Option<String> {
+    match tokens {
+        [token] => match &token.kind {
+            Kind::Letter(name) => Some(name.clone()),
+            Kind::Word(word) if is_variables(word) => Some(word.clone()),
+            _ => None,
+        },
+        [name, inner @ ..] if is_enclosed(inner) && inner[0].is('(') => {
+            let Kind::Letter(name) = &name.kind else { return None };
+            let plain = inner[1..inner.len() - 1]
+                .iter()
+                .all(|token| matches!(token.kind, Kind::Letter(_)) || token.is(','));
+            plain.then(|| name.clone())
+        }
+        [name, underscore, ..] if underscore.is('_') && matches!(name.kind, Kind::Letter(_)) => {
+            match expression(tokens)? {
+                Expr::Variable(name) => Some(name),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn is_label(tokens: &[Token]) -> bool {
+    !tokens.is_empty() && tokens.iter().all(|token| token.word().is_some())
+}
+
+fn relation(tokens: &[Token], depth: usize) -> Option<Answer> {
+    let places = top(tokens, |token| matches!(token.kind, Kind::Relation(_)));
+    if places.is_empty() || places.len() > 8 {
+        return None;
+    }
+    let relations: Vec<Relation> = places
+        .iter()
+        .filter_map(|place| match tokens[*place].kind {
+            Kind::Relation(relation) => Some(relation),
+            _ => None,
+        })
+        .collect();
+    let sides = split(tokens, &places);
+    if sides.iter().any(|side| side.is_empty()) {
+        return None;
+    }
+    let names_it =
+        |relation: &Relation| matches!(relation, Relation::Equal | Relation::Approximate | Relation::In);
+    if relations.len() == 1 && names_it(&relations[0]) {
+        if is_label(sides[0]) && !sides[0].iter().any(|t| t.word().is_some_and(is_variables)) {
+            return answer(sides[1], depth + 1);
+        }
+        if is_enclosed(sides[0]) && relations[0] == Relation::Equal {
+            // (x, y) = (1, 2)
+            let left = answer(sides[0], depth + 1)?;
+            if let Answer::Tuple(names) = &left
+                && names
+                    .iter()
+                    .all(|n| matches!(n, Answer::Value(v) if matches!(v.expression, Expr::Variable(_))))
+            {
+                return answer(sides[1], depth + 1);
+            }
+        }
+        let is_swapped = assigned_name(sides[0]).is_none() && relations[0] != Relation::In;
+        let (left, right) = if is_swapped { (sides[1], sides[0]) } else { (sides[0], sides[1]) };
+        if let Some(name) = assigned_name(left) {
+            let inner = answer(right, depth + 1)?;
+            let own = matches!(&inner, Answer::Value(value) if mentions(&value.expression, &name));
+            if !own {
+                return Some(Answer::Assigned(name, Box::new(inner)));
+            }
+        }
+    }
+    if relations.contains(&Relation::In) {
+        return None;
+    }
+    let expressions = sides.iter().map(|side| expression(side)).collect::<Option<Vec<_>>>();
+    if let Some(expressions) = expressions {
+        return Some(Answer::Chain(expressions, relations));
+    }
+    if relations.iter().all(|relation| *relation == Relation::Equal) {
+        return evaluated(&sides);
+    }
+    None
+}
+
+/// `x = 2 + 3 = 5 cm`: what it comes to, if all its sides agree.
+fn evaluated(sides: &[&[Token]]) -> Option<Answer> {
+    let name = assigned_name(sides[0]);
+    let values = if name.is_some() { &sides[1..] } else { sides };
+    let values = values.iter().map(|side| value(side)).collect::<Option<Vec<_>>>()?;
+    let last = values.last()?.clone();
+    let agree = values.iter().all(|value| super::compare::same_value(value, &last));
+    agree.then(|| match name {
+        Some(name) => Answer::Assigned(name, Box::new(last)),
+        None => last,
+    })
+}
+
+fn mentions(expression: &Expr, name: &str) -> bool {
+    match expression {
+        Expr::Variable(other) => other == name,
+        Expr::Sum(parts) | Expr::Product(parts) | Expr::Call(_, parts) => {
+            parts.iter().any(|part| mentions(part, name))
+        }
+        Expr::Quotient(a, b) | Expr::Power(a, b) | Expr::Root(a, b) => mentions(a, name) || mentions(b, name),
+        Expr::Negative(inner) => mentions(inner, name),
+        _ => false,
+    }
+}
+
+fn set_operation(tokens: &[Token], depth: usize) -> Option<Answer> {
+    for symbol in ['\u{222a}', '\u{2216}', '\u{2229}'] {
+        let places = top(tokens, |token| token.is(symbol));
+        if !places.is_empty() {
+            let members = members(&split(tokens, &places), depth)?;
+            let are_sets = members.iter().all(|member| !matches!(member, Answer::Value(_) | Answer::Text(_)));
+            return are_sets.then_some(if symbol == '\u{222a}' {
+                Answer::Union(members)
+            } else {
+                Answer::Operation(symbol, members)
+            });
+        }
+    }
+    match tokens {
+        [token] if token.is_command("emptyset") => Some(Answer::Set(Vec::new())),
+        [token] if token.is_command("reals") => Some(Answer::Reals),
+        _ => None,
+    }
+}
+
+fn bracketed(tokens: &[Token], depth: usize) -> Option<Answer> {
+    if !is_enclosed(tokens) {
+        return None;
+    }
+    let (Kind::Symbol(open), Kind::Symbol(close)) = (&tokens[0].kind, &tokens[tokens.len() - 1].kind) else {
+        return None;
+    };
+    let inner = &tokens[1..tokens.len() - 1];
+    let commas = top(inner, |token| token.is(',') || token.is(';'));
+    if *open == SET_OPEN && *close == SET_CLOSE {
+        if inner.is_empty() {
+            return Some(Answer::Set(Vec::new()));
+        }
+        // {x | x > 2} and {x : x > 2}
+        let bars = top(inner, |token| token.is('|') || token.is(':'));
+        if let [bar, ..] = bars[..]
+            && commas.is_empty()
+            && (1..=3).contains(&bar)
+            && matches!(inner[0].kind, Kind::Letter(_))
+        {
+            return answer(&inner[bar + 1..], depth + 1);
+        }
+        return members(&split(inner, &commas), depth).map(Answer::Set);
+    }
+    if commas.is_empty() {
+        if matches!((open, close), ('(', ')') | ('{', '}')) && !inner.is_empty() {
+            // Brackets around all of it say nothing; what is not a value has to show itself again.
+            return match answer(inner, depth + 1)? {
+                found
+                @ (Answer::Matrix(_) | Answer::Text(_) | Answer::Tuple(_) | Answer::Interval { .. }) => {
+                    Some(found)
+                }
+                Answer::Value(value) if !value.unit.is_none() => Some(Answer::Value(value)),
+                found @ (Answer::Assigned(..) | Answer::Chain(..) | Answer::Set(_)) => Some(found),
+                _ => None,
+            };
+        }
+        return None;
+    }
+    let members = members(&split(inner, &commas), depth)?;
+    match (open, close) {
+        ('(', ')') => Some(Answer::Tuple(members)),
+        ('{', '}') => Some(Answer::Set(members)),
+        ('[', ']') if members.len() != 2 => Some(Answer::Tuple(members)),
+        ('(' | '[', ')' | ']') => {
+            let [low, high] = <[Answer; 2]>::try_from(members).ok()?;
+            let (low_closed, high_closed) = (*open == '[', *close == ']');
+            Some(Answer::Interval { low: Box::new(low), high: Box::new(high), low_closed, high_closed })
+        }
+        _ => None,
+    }
+}
+
+fn matrix(tokens: &[Token], depth: usize) -> Option<Answer> {
+    let [first, inner @ .., last] = tokens else { return None };
+    if !first.is_command("matrix") || !last.is_command("endmatrix") {
+        return None;
+    }
+    let mut rows = split(inner, &top(inner, |token| token.is(ROW)));
+    if rows.last().is_some_and(|row| row.is_empty()) {
+        rows.pop();
+    }
+    let rows = rows.into_iter().map(|row| members(&split(row, &top(row, |token| token.is('&'))), depth));
+    let rows = rows.collect::<Option<Vec<_>>>()?;
+    let n_cells: usize = rows.iter().map(Vec::len).sum();
+    (n_cells <= MAX_MEMBERS && rows.iter().all(|row| row.len() == rows[0].len()))
+        .then_some(Answer::Matrix(rows))
+}
+
+fn ratio(tokens: &[Token]) -> Option<Answer> {
+    let places = top(tokens, |token| token.is(':'));
+    if places.is_empty() || places.len() > 5 {
+        return None;
+    }
+    let parts = split(tokens, &places).into_iter().map(|part| match value(part)? {
+        Answer::Value(value) if value.unit.is_none() && !value.is_percent => Some(value),
+        _ => None,
+    });
+    parts.collect::<Option<Vec<_>>>().map(Answer::Ratio)
+}
+
+/// An expression, what it costs or measures, and both values where it has a plus-minus sign.
+fn value(tokens: &[Token]) -> Option<Answer> {
+    let has_both = tokens.iter().any(|token| token.is('\u{b1}') || token.is('\u{2213}'));
+    if !has_both {
+        return single_value(tokens).map(Answer::Value);
+    }
+    let signed = |upper: char, lower: char| {
+        let tokens: Vec<Token> = tokens
+            .iter()
+            .map(|token| match token.kind {
+                Kind::Symbol('\u{b1}') => Token { kind: Kind::Symbol(upper), ..token.clone() },
+                Kind::Symbol('\u{2213}') => Token { kind: Kind::Symbol(lower), ..token.clone() },
+                _ => token.clone(),
+            })
+            .collect();
+        single_value(&tokens).map(Answer::Value)
+    };
+    Some(Answer::List { members: vec![signed('+', '-')?, signed('-', '+')?], is_choice: true })
+}
+
+fn single_value(tokens: &[Token]) -> Option<Value> {
+    let mut unit = Unit::default();
+    let mut body = tokens.to_vec();
+    // -$5, $-5, USD 5
+    let signs = body.iter().take_while(|token| token.is('-') || token.is('+')).count();
+    match body.get(signs).map(|token| token.kind.clone()) {
+        Some(Kind::Currency(name)) => {
+            unit = Unit::currency(name);
+            body.remove(signs);
+        }
+        Some(Kind::Word(word))
+            if body.len() > signs + 1 && word.len() == 3 && word.to_uppercase() == word =>
+        {
+            if let Some(found) = Unit::parse(&body[signs..=signs]).filter(|_| super::units::is_known(&word)) {
+                unit = found;
+                body.remove(signs);
+            }
+        }
+        _ => {}
+    }
+    if let Some(found) = with_suffix(&body, &unit) {
+        return Some(found);
+    }
+    let expression = expression(&body)?;
+    let decimal = decimal(&body);
+    Some(Value { expression, unit, is_percent: false, decimal })
+}
+
+fn decimal(tokens: &[Token]) -> Option<Decimal> {
+    let body = match tokens {
+        [sign, rest @ ..] if sign.is('-') || sign.is('+') => rest,
+        tokens => tokens,
+    };
+    match body {
+        [Token { kind: Kind::Number(number), .. }] if number.decimals > 0 => Some(Decimal {
+            places: number.decimals,
+            significant: number.digits.trim_start_matches('0').len(),
+        }),
+        _ => None,
+    }
+}
+
+/// A value with a unit, a percent sign, a multiplier ("million") or a base after it.
+fn with_suffix(tokens: &[Token], currency: &Unit) -> Option<Value> {
+    if let [Token { kind: Kind::Number(number), .. }, underscore, rest @ ..] = tokens
+        && underscore.is('_')
+        && number.is_whole
+    {
+        let base: String = rest
+            .iter()
+            .filter_map(|token| match &token.kind {
+                Kind::Number(number) => Some(number.digits.clone()),
+                Kind::Word(word) => numerals::english(&[word.to_lowercase()]).map(|n| n.to_string()),
+                _ => None,
+            })
+            .collect();
+        let is_base = !base.is_empty()
+            && rest.len() <= 3
+            && rest
+                .iter()
+                .all(|t| matches!(t.kind, Kind::Number(_) | Kind::Word(_) | Kind::Symbol('{' | '}')));
+        let unit = Unit { base: is_base.then_some(base), ..Unit::default() };
+        return is_base.then(|| Value { unit, ..bare(Expr::Number(number.value.clone())) });
+    }
+    let starts = top(tokens, |_| true);
+    for at in starts.into_iter().filter(|at| *at > 0) {
+        let (body, suffix) = tokens.split_at(at);
+        let is_start = match &suffix[0].kind {
+            Kind::Word(_) | Kind::Currency(_) | Kind::Symbol('%') => true,
+            // sin 30° is not an angle.
+            Kind::Symbol('\u{b0}') => !body.iter().any(is_function),
+            Kind::Letter(name) => super::units::letter(name) && suffix[0].spaced && is_literal(body),
+            _ => false,
+        };
+        if !is_start {
+            continue;
+        }
+        if let Some(found) = suffixed(body, suffix, currency) {
+            return Some(found);
+        }
+    }
+    // 5 (dollars)
+    let open = top(&tokens[..tokens.len().min(12)], |_| true).last().map(|at| at + 1)?;
+    let suffix = tokens.get(open..).filter(|suffix| suffix.len() > 2 && is_enclosed(suffix))?;
+    if !suffix[1..suffix.len() - 1].iter().all(|token| token.word().is_some()) {
+        return None;
+    }
+    suffixed(&tokens[..open], suffix, currency)
+}
+
+fn suffixed(body: &[Token], mut suffix: &[Token], currency: &Unit) -> Option<Value> {
+    let mut factor = BigRational::one();
+    while let Some(found) =
+        suffix.first().and_then(Token::word).and_then(|w| numerals::multiplier(&w.to_lowercase()))
+    {
+        factor *= found;
+        suffix = &suffix[1..];
+    }
+    let is_percent = match suffix.first() {
+        Some(token) if token.is('%') => true,
+        Some(token) => token.word().is_some_and(|word| {
+            matches!(word.to_lowercase().as_str(), "percent" | "percentage" | "pct" | "パーセント")
+        }),
+        None => false,
+    };
+    if is_percent {
+        suffix = &suffix[1..];
+        (suffix.is_empty() || suffix[0].word().is_some()).then_some(())?;
+    }
+    let unit = if suffix.is_empty() { Unit::default() } else { Unit::parse(suffix)? };
+    let mut found = expression(body)?;
+    if found.has_variables() && !suffix.is_empty() && unit.dimensions.is_empty() {
+        return None;
+    }
+    let mut decimal = decimal(body);
+    if !factor.is_one() {
+        found = Expr::Product(vec![Expr::Number(factor), found]);
+        decimal = None;
+    }
+    Some(Value { expression: found, unit: currency.clone().with(unit), is_percent, decimal })
+}
+
+fn is_function(token: &Token) -> bool {
+    matches!(&token.kind, Kind::Command(name) if Function::named(name).is_some())
+}
+
+/// A number without letters or functions: only beside such a one is a single letter a unit.
+fn is_literal(tokens: &[Token]) -> bool {
+    tokens.iter().all(|token| match &token.kind {
+        Kind::Number(_) => true,
+        Kind::Symbol(symbol) => matches!(symbol, '+' | '-' | '*' | '/' | '.' | '^' | '{' | '}'),
+        _ => false,
+    })
+}

@@ -1,0 +1,659 @@
+//! Text into tokens: LaTeX, plain notation, full-width forms and Chinese numerals alike.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::Zero;
+
+use super::numerals;
+use super::units;
+
+/// Longer texts are no answers.
+const MAX_CHARS: usize = 1500;
+/// Digits of one number, and the size of its decimal exponent.
+const MAX_DIGITS: usize = 300;
+
+/// A comparison between two sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Relation {
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    Approximate,
+    In,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct NumberToken {
+    pub(super) value: BigRational,
+    /// The digits as they are written, without separators.
+    pub(super) digits: String,
+    /// Digits after the point, an exponent included.
+    pub(super) decimals: i64,
+    /// Whether it is written with digits only.
+    pub(super) is_whole: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Kind {
+    Number(NumberToken),
+    /// A variable.
+    Letter(String),
+    /// Several letters that are not a function, or text inside of a formula.
+    Word(String),
+    /// A LaTeX command or the name of a function or constant.
+    Command(String),
+    Currency(&'static str),
+    Relation(Relation),
+    Symbol(char),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Token {
+    pub(super) kind: Kind,
+    /// Whether space stands before it.
+    pub(super) spaced: bool,
+}
+
+impl Token {
+    pub(super) fn is(&self, symbol: char) -> bool {
+        self.kind == Kind::Symbol(symbol)
+    }
+
+    pub(super) fn is_command(&self, name: &str) -> bool {
+        matches!(&self.kind, Kind::Command(command) if command == name)
+    }
+
+    pub(super) fn word(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Word(word) => Some(word),
+            _ => None,
+        }
+    }
+
+    pub(super) fn whole(&self) -> Option<&NumberToken> {
+        match &self.kind {
+            Kind::Number(number) if number.is_whole => Some(number),
+            _ => None,
+        }
+    }
+}
+
+/// Set braces, told apart from those that only group.
+pub(super) const SET_OPEN: char = '\u{2983}';
+pub(super) const SET_CLOSE: char = '\u{2984}';
+/// The end of a matrix row.
+pub(super) const ROW: char = '\n';
+
+/// Commands without meaning for the value.
+const COSMETIC: [&str; 34] = [
+    "left",
+    "right",
+    "big",
+    "Big",
+    "bigg",
+    "Bigg",
+    "bigl",
+    "bigr",
+    "Bigl",
+    "Bigr",
+    "biggl",
+    "biggr",
+    "Biggl",
+    "Biggr",
+    "middle",
+    "displaystyle",
+    "textstyle",
+    "scriptstyle",
+    "limits",
+    "nolimits",
+    "quad",
+    "qquad",
+    "hspace",
+    "hfill",
+    "rm",
+    "bf",
+    "it",
+    "mathstrut",
+    "strut",
+    "nonumber",
+    "thinspace",
+    "enspace",
+    "small",
+    "large",
+];
+/// Commands whose argument is text.
+const TEXT: [&str; 13] = [
+    "text",
+    "textrm",
+    "textbf",
+    "textit",
+    "textsf",
+    "texttt",
+    "mbox",
+    "hbox",
+    "mathrm",
+    "mathsf",
+    "operatorname",
+    "emph",
+    "textnormal",
+];
+/// Commands that only change how their argument looks.
+const STYLE: [&str; 11] = [
+    "mathbf",
+    "mathit",
+    "mathcal",
+    "boldsymbol",
+    "bm",
+    "boxed",
+    "fbox",
+    "underline",
+    "mathnormal",
+    "ensuremath",
+    "displaylines",
+];
+const GREEK: [&str; 30] = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "varepsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "vartheta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "rho",
+    "sigma",
+    "tau",
+    "upsilon",
+    "phi",
+    "varphi",
+    "chi",
+    "psi",
+    "omega",
+    "Gamma",
+    "Delta",
+    "Theta",
+    "Omega",
+    "ell",
+];
+/// Names with a meaning of their own, in LaTeX and in plain text.
+const NAMES: [&str; 37] = [
+    "pi", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "tg", "ctg", "arcsin", "arccos", "arctan",
+    "asin", "acos", "atan", "sinh", "cosh", "tanh", "ln", "lg", "log", "exp", "abs", "floor", "ceil", "frac",
+    "binom", "lfloor", "rfloor", "lceil", "rceil", "infty", "overline", "emptyset", "pm", "mp",
+];
+
+pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
+    let letters: Vec<char> = text.chars().map(narrow).collect();
+    if letters.len() > MAX_CHARS {
+        return None;
+    }
+    let mut dollars = 0;
+    for (at, letter) in letters.iter().enumerate() {
+        dollars += usize::from(*letter == '$' && (at == 0 || letters[at - 1] != '\\'));
+    }
+    let mut lexer = Lexer {
+        text: letters,
+        at: 0,
+        found: Vec::new(),
+        spaced: false,
+        depth: 0,
+        dollar_is_currency: dollars % 2 == 1,
+    };
+    while lexer.at < lexer.text.len() {
+        lexer.step()?;
+    }
+    Some(lexer.found)
+}
+
+/// Full-width forms and look-alikes as ASCII.
+pub(super) fn narrow(letter: char) -> char {
+    match letter {
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(letter as u32 - 0xfee0).unwrap_or(letter),
+        '\u{3000}' | '\u{a0}' | '\u{2009}' | '\u{202f}' | '\u{2007}' | '\u{2002}' | '\u{2003}' => ' ',
+        '\u{2212}' | '\u{2013}' | '\u{2014}' | '\u{2010}' | '\u{2011}' | '\u{fe63}' => '-',
+        '\u{3001}' => ',',
+        '\u{ffe5}' => '\u{a5}',
+        '\u{2019}' | '\u{2032}' => '\'',
+        '\u{2236}' => ':',
+        other => other,
+    }
+}
+
+struct Lexer {
+    text: Vec<char>,
+    at: usize,
+    found: Vec<Token>,
+    spaced: bool,
+    /// Open brackets of tuples, intervals and sets: in them a comma separates.
+    depth: usize,
+    dollar_is_currency: bool,
+}
+
+impl Lexer {
+    fn peek(&self, ahead: usize) -> Option<char> {
+        self.text.get(self.at + ahead).copied()
+    }
+
+    fn push(&mut self, kind: Kind) {
+        self.found.push(Token { kind, spaced: std::mem::take(&mut self.spaced) });
+    }
+
+    fn symbol(&mut self, symbol: char, length: usize) {
+        match symbol {
+            '(' | '[' | SET_OPEN => self.depth += 1,
+            ')' | ']' | SET_CLOSE => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        self.at += length;
+        self.push(Kind::Symbol(symbol));
+    }
+
+    fn relation(&mut self, relation: Relation, length: usize) {
+        self.at += length;
+        self.push(Kind::Relation(relation));
+    }
+
+    fn name(&mut self, name: &str) {
+        self.push(Kind::Command(name.to_owned()));
+    }
+
+    fn step(&mut self) -> Option<()> {
+        let letter = self.peek(0)?;
+        match letter {
+            _ if letter.is_whitespace() || matches!(letter, '~' | '\u{200b}' | '\u{feff}' | '\u{2061}') => {
+                self.spaced = true;
+                self.at += 1;
+            }
+            '0'..='9' => self.number()?,
+            '.' if self.peek(1).is_some_and(|next| next.is_ascii_digit()) => self.number()?,
+            '\\' => self.command()?,
+            'a'..='z' | 'A'..='Z' => self.word(),
+            '$' => {
+                self.at += 1;
+                if self.dollar_is_currency {
+                    self.push(Kind::Currency("USD"));
+                } else {
+                    self.spaced = true;
+                }
+            }
+            '*' if self.peek(1) == Some('*') => self.symbol('^', 2),
+            '<' | '>' | '!' | '=' if self.peek(1) == Some('=') => {
+                let relation = match letter {
+                    '<' => Relation::LessEqual,
+                    '>' => Relation::GreaterEqual,
+                    '!' => Relation::NotEqual,
+                    _ => Relation::Equal,
+                };
+                self.relation(relation, 2);
+            }
+            '+' | '-' | '*' | '/' | '^' | '_' | '(' | ')' | '[' | ']' | '{' | '}' | '|' | ',' | ';' | ':'
+            | '!' | '%' | '&' | '\'' | '\u{b0}' | '\u{b1}' | '\u{2213}' | '\u{222a}' | '\u{2229}'
+            | '\u{2216}' | '\u{221a}' => self.symbol(letter, 1),
+            _ => self.unicode(letter)?,
+        }
+        Some(())
+    }
+
+    fn unicode(&mut self, letter: char) -> Option<()> {
+        if let Some((above, below)) = numerals::vulgar_fraction(letter) {
+            self.at += 1;
+            self.name("frac");
+            for part in [above, below] {
+                self.push(Kind::Symbol('{'));
+                self.push(whole_number(part));
+                self.push(Kind::Symbol('}'));
+            }
+            return Some(());
+        }
+        if numerals::superscript(letter).is_some() {
+            self.push(Kind::Symbol('^'));
+            self.push(Kind::Symbol('{'));
+            let mut digits = String::new();
+            while let Some(digit) = self.peek(0).and_then(numerals::superscript) {
+                if digit == '-' && digits.is_empty() {
+                    self.push(Kind::Symbol('-'));
+                } else {
+                    digits.push(digit);
+                }
+                self.at += 1;
+            }
+            if digits.len() > 9 {
+                return None;
+            }
+            self.push(whole_number(digits.parse().ok()?));
+            self.push(Kind::Symbol('}'));
+            return Some(());
+        }
+        match letter {
+            '\u{d7}' | '\u{b7}' | '\u{22c5}' | '\u{2219}' => self.symbol('*', 1),
+            '\u{f7}' => self.symbol('/', 1),
+            '<' => self.relation(Relation::Less, 1),
+            '>' => self.relation(Relation::Greater, 1),
+            '=' => self.relation(Relation::Equal, 1),
+            '\u{2260}' => self.relation(Relation::NotEqual, 1),
+            '\u{2264}' | '\u{2266}' | '\u{2a7d}' => self.relation(Relation::LessEqual, 1),
+            '\u{2265}' | '\u{2267}' | '\u{2a7e}' => self.relation(Relation::GreaterEqual, 1),
+            '\u{2248}' => self.relation(Relation::Approximate, 1),
+            '\u{2208}' => self.relation(Relation::In, 1),
+            '\u{221e}' => self.constant("infty"),
+            '\u{3c0}' | '\u{1d70b}' => self.constant("pi"),
+            '\u{2205}' => self.constant("emptyset"),
+            '\u{211d}' => self.constant("reals"),
+            '\u{20ac}' => self.currency("EUR"),
+            '\u{a3}' => self.currency("GBP"),
+            '\u{a5}' => self.currency("\u{a5}"),
+            '\u{20b9}' => self.currency("INR"),
+            '\u{3b1}'..='\u{3c9}' => {
+                self.at += 1;
+                self.push(Kind::Letter(letter.to_string()));
+            }
+            _ if letter.is_alphabetic() => self.foreign_word()?,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn constant(&mut self, name: &str) {
+        self.at += 1;
+        self.name(name);
+    }
+
+    fn currency(&mut self, name: &'static str) {
+        self.at += 1;
+        self.push(Kind::Currency(name));
+    }
+
+    /// Letters of other scripts: a Chinese numeral with its counter, or a word.
+    fn foreign_word(&mut self) -> Option<()> {
+        let start = self.at;
+        let mut end = start;
+        while self.text.get(end).is_some_and(|c| c.is_alphabetic() && !c.is_ascii()) {
+            end += 1;
+        }
+        let run: String = self.text[start..end].iter().collect();
+        if let Some(found) = numerals::chinese(&run, None) {
+            let rest = &run[found.length..];
+            if rest.is_empty() || units::counter(rest).is_some() {
+                self.numeral(found.value, found.is_percent);
+                self.at = start + run[..found.length].chars().count();
+                if !rest.is_empty() {
+                    self.at = end;
+                    self.push(Kind::Word(rest.to_owned()));
+                }
+                return Some(());
+            }
+        }
+        self.at = end;
+        let word = match run.as_str() {
+            "和" | "与" | "及" | "以及" | "と" => "and",
+            "或" | "或者" | "または" => "or",
+            "です" | "だ" => return Some(()),
+            word => word.trim_end_matches("です"),
+        };
+        self.push(Kind::Word(word.to_owned()));
+        Some(())
+    }
+
+    fn numeral(&mut self, value: BigRational, is_percent: bool) {
+        let is_whole = value.is_integer();
+        let digits = value.to_integer().to_string();
+        self.push(Kind::Number(NumberToken { value, digits, decimals: 0, is_whole }));
+        if is_percent {
+            self.push(Kind::Symbol('%'));
+        }
+    }
+
+    fn word(&mut self) {
+        let start = self.at;
+        while self.peek(0).is_some_and(|c| c.is_ascii_alphabetic()) {
+            self.at += 1;
+        }
+        let run: String = self.text[start..self.at].iter().collect();
+        if run.len() == 1 {
+            let joins = run == "U" && self.found.last().is_some_and(|last| last.is(')') || last.is(']'));
+            let kind = if joins { Kind::Symbol('\u{222a}') } else { Kind::Letter(run) };
+            return self.push(kind);
+        }
+        let lower = run.to_ascii_lowercase();
+        match lower.as_str() {
+            "infinity" | "inf" | "oo" => self.name("infty"),
+            "sqrt" | "pi" => self.name(&lower),
+            "us" if self.peek(0) == Some('$') => {}
+            _ if NAMES.contains(&run.as_str()) && run != "frac" && run != "abs" => self.name(&run),
+            _ => self.push(Kind::Word(run)),
+        }
+    }
+
+    /// The argument of a command as text, braces matched; one character where there are none.
+    fn argument(&mut self) -> Option<String> {
+        while self.peek(0).is_some_and(char::is_whitespace) {
+            self.at += 1;
+        }
+        if self.peek(0)? != '{' {
+            self.at += 1;
+            return Some(self.text[self.at - 1].to_string());
+        }
+        let start = self.at + 1;
+        let mut depth = 0_usize;
+        while let Some(letter) = self.peek(0) {
+            self.at += 1;
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                return Some(self.text[start..self.at - 1].iter().collect());
+            }
+        }
+        None
+    }
+
+    /// Puts the argument of a command back into the text as it is.
+    fn splice(&mut self, argument: &str) {
+        self.text.splice(..self.at, argument.chars());
+        self.at = 0;
+    }
+
+    fn text_command(&mut self) -> Option<()> {
+        let content = self.argument()?;
+        let trimmed = content.trim();
+        self.spaced |= content.starts_with(' ');
+        let after_number =
+            self.found.last().is_some_and(|last| matches!(last.kind, Kind::Number(_)) || last.is('}'));
+        if trimmed.len() == 1 && trimmed.chars().all(|c| c.is_ascii_alphabetic()) {
+            let is_unit = after_number && units::letter(trimmed);
+            let kind = if is_unit { Kind::Word(trimmed.into()) } else { Kind::Letter(trimmed.into()) };
+            self.push(kind);
+        } else if NAMES.contains(&trimmed) {
+            self.name(trimmed);
+        } else {
+            // What is inside is read like the rest, as words of its own.
+            self.splice(&format!(" {content} "));
+        }
+        Some(())
+    }
+
+    fn command(&mut self) -> Option<()> {
+        self.at += 1;
+        let first = self.peek(0)?;
+        if !first.is_ascii_alphabetic() {
+            match first {
+                '$' => self.currency("USD"),
+                '%' => self.symbol('%', 1),
+                '{' => self.symbol(SET_OPEN, 1),
+                '}' => self.symbol(SET_CLOSE, 1),
+                '\\' => self.symbol(ROW, 1),
+                '&' => self.at += 1,
+                ',' | '!' | ';' | ':' | '>' | ' ' | '(' | ')' | '[' | ']' | '/' | '-' => {
+                    self.spaced = true;
+                    self.at += 1;
+                }
+                '#' | '_' | '|' => return None,
+                _ => return None,
+            }
+            return Some(());
+        }
+        let start = self.at;
+        while self.peek(0).is_some_and(|c| c.is_ascii_alphabetic()) {
+            self.at += 1;
+        }
+        let name: String = self.text[start..self.at].iter().collect();
+        self.named_command(&name)
+    }
+
+    fn named_command(&mut self, name: &str) -> Option<()> {
+        match name {
+            "left" | "right" if self.peek(0) == Some('.') => {
+                self.at += 1;
+                // \left. and \right. show nothing.
+            }
+            _ if COSMETIC.contains(&name) => {
+                if name == "hspace" {
+                    self.argument()?;
+                }
+            }
+            _ if TEXT.contains(&name) => self.text_command()?,
+            _ if STYLE.contains(&name) => {
+                let content = self.argument()?;
+                self.splice(&content);
+            }
+            "mathbb" => match self.argument()?.as_str() {
+                "R" => self.name("reals"),
+                letter => self.push(Kind::Letter(format!("mathbb{letter}"))),
+            },
+            "dfrac" | "tfrac" | "cfrac" | "frac" => self.name("frac"),
+            "dbinom" | "tbinom" => self.name("binom"),
+            "times" | "cdot" | "ast" | "bullet" => self.push(Kind::Symbol('*')),
+            "div" => self.push(Kind::Symbol('/')),
+            "pm" => self.push(Kind::Symbol('\u{b1}')),
+            "mp" => self.push(Kind::Symbol('\u{2213}')),
+            "circ" | "degree" | "degrees" => self.degree(),
+            "cup" => self.push(Kind::Symbol('\u{222a}')),
+            "cap" => self.push(Kind::Symbol('\u{2229}')),
+            "setminus" | "backslash" => self.push(Kind::Symbol('\u{2216}')),
+            "lbrace" => self.symbol(SET_OPEN, 0),
+            "rbrace" => self.symbol(SET_CLOSE, 0),
+            "lbrack" => self.symbol('[', 0),
+            "rbrack" => self.symbol(']', 0),
+            "lparen" => self.symbol('(', 0),
+            "rparen" => self.symbol(')', 0),
+            "mid" | "vert" | "lvert" | "rvert" => self.push(Kind::Symbol('|')),
+            "colon" => self.push(Kind::Symbol(':')),
+            "prime" => self.push(Kind::Symbol('\'')),
+            "lor" | "vee" => self.push(Kind::Word("or".into())),
+            "land" | "wedge" => self.push(Kind::Word("and".into())),
+            "le" | "leq" | "leqslant" => self.push(Kind::Relation(Relation::LessEqual)),
+            "ge" | "geq" | "geqslant" => self.push(Kind::Relation(Relation::GreaterEqual)),
+            "lt" => self.push(Kind::Relation(Relation::Less)),
+            "gt" => self.push(Kind::Relation(Relation::Greater)),
+            "ne" | "neq" => self.push(Kind::Relation(Relation::NotEqual)),
+            "approx" => self.push(Kind::Relation(Relation::Approximate)),
+            "in" => self.push(Kind::Relation(Relation::In)),
+            "dollar" => self.push(Kind::Currency("USD")),
+            "euro" => self.push(Kind::Currency("EUR")),
+            "pounds" => self.push(Kind::Currency("GBP")),
+            "yen" => self.push(Kind::Currency("\u{a5}")),
+            "percent" => self.push(Kind::Symbol('%')),
+            "varnothing" => self.name("emptyset"),
+            "imath" => self.push(Kind::Letter("i".into())),
+            "dots" | "ldots" | "cdots" => return None,
+            "begin" => {
+                let environment = self.argument()?;
+                if environment == "array" {
+                    self.argument()?;
+                }
+                let is_matrix = environment.trim_end_matches('*').ends_with("matrix");
+                (is_matrix || environment == "array").then(|| self.name("matrix"))?;
+                self.depth += 1;
+            }
+            "end" => {
+                self.argument()?;
+                self.depth = self.depth.saturating_sub(1);
+                self.name("endmatrix");
+            }
+            "lfloor" | "rfloor" | "lceil" | "rceil" => self.name(name),
+            _ if NAMES.contains(&name) => self.name(name),
+            _ if GREEK.contains(&name) => self.push(Kind::Letter(name.to_owned())),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// `^\circ` and `^{\circ}` as one sign.
+    fn degree(&mut self) {
+        if self.found.last().is_some_and(|last| last.is('{'))
+            && self.found.iter().rev().nth(1).is_some_and(|before| before.is('^'))
+        {
+            self.found.pop();
+            if self.peek(0) == Some('}') {
+                self.at += 1;
+            }
+        }
+        if self.found.last().is_some_and(|last| last.is('^')) {
+            self.found.pop();
+        }
+        self.push(Kind::Symbol('\u{b0}'));
+    }
+
+    fn number(&mut self) -> Option<()> {
+        let rest = &self.text[self.at..];
+        let commas = self.depth == 0;
+        let (mut digits, mut length) = numerals::grouped(rest, commas);
+        let mut decimals = 0_i64;
+        let mut is_whole = true;
+        if let Some((european, fraction, used)) = numerals::european(rest).filter(|_| commas) {
+            (digits, length, decimals) = (european, used, fraction as i64);
+            is_whole = fraction == 0;
+        } else if rest.get(length) == Some(&'.') {
+            let fraction: String = rest[length + 1..].iter().take_while(|c| c.is_ascii_digit()).collect();
+            if !fraction.is_empty() || rest.get(length + 1).is_none_or(|next| !next.is_alphanumeric()) {
+                length += 1 + fraction.len();
+                decimals = fraction.len() as i64;
+                is_whole = false;
+                digits += &fraction;
+            }
+        }
+        if let Some((exponent, used)) = numerals::exponent(&rest[length..]) {
+            length += used;
+            decimals -= exponent;
+            is_whole = false;
+        }
+        if digits.is_empty() || digits.len() > MAX_DIGITS || decimals.unsigned_abs() as usize > MAX_DIGITS {
+            return None;
+        }
+        let mut value = BigRational::from_integer(digits.parse::<BigInt>().ok()?);
+        let scale =
+            BigRational::from_integer(num_traits::Pow::pow(BigInt::from(10), decimals.unsigned_abs()));
+        if !decimals.is_zero() {
+            value = if decimals > 0 { value / scale } else { value * scale };
+        }
+        self.at += length;
+        // 2万, 3.5亿, 1万2千
+        let run: String = self.text[self.at..].iter().take(24).collect();
+        if let Some(found) = numerals::chinese(&run, Some(&value)) {
+            self.at += run[..found.length].chars().count();
+            self.numeral(found.value, found.is_percent);
+            return Some(());
+        }
+        self.push(Kind::Number(NumberToken { value, digits, decimals, is_whole }));
+        Some(())
+    }
+}
+
+fn whole_number(value: u32) -> Kind {
+    let digits = value.to_string();
+    let value = BigRational::from_integer(value.into());
+    Kind::Number(NumberToken { value, digits, decimals: 0, is_whole: true })
+}

@@ -1,0 +1,492 @@
+//! Units, currencies, counters and counted things beside a number.
+
+use std::collections::BTreeMap;
+
+use num_rational::BigRational;
+use num_traits::One;
+
+use super::token::{Kind, Token};
+
+/// What a number counts or measures. Empty where the text names nothing.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Unit {
+    /// Exponents of base units.
+    pub(super) dimensions: BTreeMap<&'static str, i32>,
+    /// What one of it is in base units; `None` is 1.
+    pub(super) factor: Option<BigRational>,
+    /// A counted thing that is in no table, in lower case and singular.
+    pub(super) counted: Option<String>,
+    /// The base that a subscript names.
+    pub(super) base: Option<String>,
+}
+
+/// Names, base unit, and what one is in base units as numerator and denominator.
+type Row = (&'static [&'static str], &'static str, i64, i64);
+
+const TABLE: &[Row] = &[
+    (&["m", "meter", "metre", "米", "公尺", "メートル"], "m", 1, 1),
+    (&["cm", "centimeter", "centimetre", "厘米", "公分", "センチ", "センチメートル"], "m", 1, 100),
+    (&["mm", "millimeter", "millimetre", "毫米"], "m", 1, 1000),
+    (&["dm", "decimeter", "decimetre", "分米"], "m", 1, 10),
+    (&["km", "kilometer", "kilometre", "千米", "公里", "キロメートル"], "m", 1000, 1),
+    (&["nm", "nanometer", "nanometre"], "m", 1, 1_000_000_000),
+    (&["in", "inch", "inche", "英寸"], "m", 254, 10_000),
+    (&["ft", "foot", "feet", "英尺", "フィート"], "m", 3048, 10_000),
+    (&["yd", "yard", "码"], "m", 9144, 10_000),
+    (&["mi", "mile", "英里", "マイル"], "m", 1_609_344, 1000),
+    (&["g", "gram", "gramme", "克", "グラム"], "g", 1, 1),
+    (&["kg", "kilogram", "kilogramme", "kilo", "千克", "公斤", "キロ", "キログラム"], "g", 1000, 1),
+    (&["mg", "milligram", "毫克"], "g", 1, 1000),
+    (&["lb", "pound", "磅", "ポンド"], "lb", 1, 1),
+    (&["oz", "ounce", "盎司", "オンス"], "oz", 1, 1),
+    (&["ton", "tonne", "吨", "トン"], "ton", 1, 1),
+    (&["s", "sec", "second", "秒"], "s", 1, 1),
+    (&["ms", "millisecond", "毫秒"], "s", 1, 1000),
+    (&["min", "minute", "分钟", "分"], "s", 60, 1),
+    (&["h", "hr", "hour", "小时", "時間"], "s", 3600, 1),
+    (&["day", "天", "日"], "s", 86_400, 1),
+    (&["week", "wk", "周", "星期", "週間"], "s", 604_800, 1),
+    (&["month", "个月", "月", "ヶ月", "か月"], "month", 1, 1),
+    (&["yr", "year", "年"], "month", 12, 1),
+    (&["yearold", "岁", "歳"], "age", 1, 1),
+    (&["l", "liter", "litre", "升", "リットル"], "l", 1, 1),
+    (&["ml", "milliliter", "millilitre", "毫升"], "l", 1, 1000),
+    (&["gal", "gallon", "加仑", "ガロン"], "gal", 1, 1),
+    (&["quart", "qt"], "gal", 1, 4),
+    (&["pint", "pt"], "gal", 1, 8),
+    (&["cup", "杯"], "cup", 1, 1),
+    (&["acre", "英亩"], "acre", 1, 1),
+    (&["hectare", "公顷"], "hectare", 1, 1),
+    (&["degree", "deg", "度"], "degree", 1, 1),
+    (&["radian", "rad"], "radian", 1, 1),
+    (&["celsius"], "celsius", 1, 1),
+    (&["fahrenheit"], "fahrenheit", 1, 1),
+    (&["kelvin"], "kelvin", 1, 1),
+    (&["hz", "hertz"], "hertz", 1, 1),
+    (&["n", "newton"], "newton", 1, 1),
+    (&["j", "joule"], "joule", 1, 1),
+    (&["kj", "kilojoule"], "joule", 1000, 1),
+    (&["w", "watt"], "watt", 1, 1),
+    (&["kw", "kilowatt"], "watt", 1000, 1),
+    (&["v", "volt"], "volt", 1, 1),
+    (&["ohm"], "ohm", 1, 1),
+    (&["pa", "pascal"], "pascal", 1, 1),
+    (&["mol", "mole"], "mole", 1, 1),
+    (&["unit", "单位"], "unit", 1, 1),
+    (&["dollar", "usd", "buck", "美元", "ドル"], "USD", 1, 1),
+    (&["cent", "美分", "セント"], "USD", 1, 100),
+    (&["euro", "eur", "欧元", "ユーロ"], "EUR", 1, 1),
+    (&["gbp", "英镑"], "GBP", 1, 1),
+    (&["yuan", "rmb", "cny", "元", "块", "人民币", "块钱", "yen", "jpy", "日元", "円"], "\u{a5}", 1, 1),
+    (&["rupee", "inr"], "INR", 1, 1),
+];
+
+/// Counters of Chinese and Japanese: they say nothing about what is counted.
+const COUNTERS: &[&str] = &[
+    "个", "個", "只", "颗", "张", "条", "本", "枚", "人", "名", "位", "次", "页", "朵", "棵", "头", "匹",
+    "辆", "件", "双", "对", "瓶", "盒", "箱", "袋", "套", "份", "块", "根", "支", "栋", "间", "班", "组",
+    "层", "圈", "台", "部", "口", "把", "片", "粒", "束", "卷", "碗", "盘", "道", "题", "分", "つ", "冊",
+    "巻", "回", "頭", "羽", "杯", "倍",
+];
+
+/// Words that change what a number says: with one of them the text is more than a number.
+const MEANINGFUL: &[&str] = &[
+    "or",
+    "and",
+    "more",
+    "less",
+    "fewer",
+    "greater",
+    "larger",
+    "smaller",
+    "higher",
+    "lower",
+    "above",
+    "below",
+    "under",
+    "over",
+    "than",
+    "least",
+    "most",
+    "not",
+    "no",
+    "non",
+    "negative",
+    "minus",
+    "plus",
+    "times",
+    "factorial",
+    "squared",
+    "cubed",
+    "square",
+    "cube",
+    "power",
+    "root",
+    "half",
+    "halves",
+    "third",
+    "quarter",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "hundredth",
+    "thousandth",
+    "mod",
+    "modulo",
+    "remainder",
+    "base",
+    "infinity",
+    "choose",
+    "to",
+    "from",
+    "between",
+    "through",
+    "if",
+    "unless",
+    "when",
+    "where",
+    "for",
+    "except",
+    "without",
+    "but",
+    "either",
+    "neither",
+    "nor",
+    "never",
+    "wrong",
+    "incorrect",
+    "then",
+    "divided",
+    "multiplied",
+    "by",
+    "percent",
+    "point",
+    "points",
+    "up",
+    "down",
+    "past",
+    "before",
+    "after",
+    "until",
+    "till",
+    "about",
+    "double",
+    "triple",
+    "twice",
+    "instead",
+    "rather",
+    "isn",
+    "aren",
+    "doesn",
+    "versus",
+    "is",
+    "are",
+    "was",
+    "be",
+    "th",
+    "st",
+    "nd",
+    "rd",
+    "pm",
+    "am",
+    "bc",
+    "ad",
+    "other",
+    "others",
+    "else",
+    "maximum",
+    "minimum",
+    "max",
+    "modulus",
+    "wait",
+    "actually",
+    "false",
+    "true",
+    "possibly",
+    "maybe",
+    "perhaps",
+    "only",
+];
+
+/// Trailing words that add nothing to a unit.
+const FILLERS: &[&str] = &[
+    "long",
+    "tall",
+    "wide",
+    "deep",
+    "high",
+    "old",
+    "away",
+    "each",
+    "total",
+    "altogether",
+    "exactly",
+    "overall",
+];
+
+const SINGLE: &str = "mgshlLNJWVK";
+
+/// Whether a letter beside a number can be a unit.
+pub(super) fn letter(text: &str) -> bool {
+    text.len() == 1 && SINGLE.contains(text)
+}
+
+fn singular(word: &str) -> String {
+    let lower = word.to_lowercase();
+    let lower = lower.trim_end_matches('.');
+    match lower {
+        "feet" => return "foot".to_owned(),
+        "inches" => return "inch".to_owned(),
+        "people" | "persons" => return "person".to_owned(),
+        "children" => return "child".to_owned(),
+        "celsius" => return "celsius".to_owned(),
+        _ => {}
+    }
+    let stem = lower.strip_suffix('s').filter(|stem| stem.len() > 1 && !stem.ends_with('s')).unwrap_or(lower);
+    stem.strip_suffix("ie").map_or_else(|| stem.to_owned(), |stem| format!("{stem}y"))
+}
+
+fn row(word: &str) -> Option<&'static Row> {
+    let find = |name: &str| TABLE.iter().find(|(names, ..)| names.contains(&name));
+    let lower = word.to_lowercase();
+    find(&lower).or_else(|| find(&singular(word)))
+}
+
+/// Whether a word is a unit or a currency of the table.
+pub(super) fn is_known(word: &str) -> bool {
+    row(word).is_some()
+}
+
+/// What a counter or unit directly after a Chinese numeral is, with the thing that it counts.
+pub(super) fn counter(text: &str) -> Option<&str> {
+    if row(text).is_some() {
+        return Some(text);
+    }
+    COUNTERS.iter().copied().find(|counter| text.starts_with(counter) && text.chars().count() <= 5)
+}
+
+impl Unit {
+    pub(super) fn currency(name: &'static str) -> Self {
+        Self { dimensions: BTreeMap::from([(name, 1)]), ..Self::default() }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.dimensions.is_empty() && self.counted.is_none() && self.base.is_none()
+    }
+
+    pub(super) fn is_degree(&self) -> bool {
+        self.counted.is_none() && self.dimensions.len() == 1 && self.dimensions.get("degree") == Some(&1)
+    }
+
+    fn multiply(&mut self, row: &'static Row, exponent: i32) {
+        let (_, dimension, above, below) = row;
+        *self.dimensions.entry(dimension).or_default() += exponent;
+        self.dimensions.retain(|_, exponent| *exponent != 0);
+        if above != below {
+            let one = BigRational::new((*above).into(), (*below).into());
+            let factor = num_traits::Pow::pow(&one, num_bigint::BigInt::from(exponent));
+            self.factor = Some(self.factor.take().unwrap_or_else(BigRational::one) * factor);
+        }
+    }
+
+    /// Currency before the number and unit after it; one that is named twice counts once.
+    pub(super) fn with(mut self, other: Self) -> Self {
+        if other.is_none() || (!self.dimensions.is_empty() && self.dimensions == other.dimensions) {
+            return self;
+        }
+        for (dimension, exponent) in other.dimensions {
+            *self.dimensions.entry(dimension).or_default() += exponent;
+        }
+        self.factor = match (self.factor, other.factor) {
+            (Some(a), Some(b)) => Some(a * b),
+            (a, b) => a.or(b),
+        };
+        self.counted = self.counted.or(other.counted);
+        self.base = self.base.or(other.base);
+        self
+    }
+
+    fn is_money(&self) -> bool {
+        ["USD", "EUR", "GBP", "INR", "\u{a5}"].iter().any(|name| self.dimensions.get(name) == Some(&1))
+    }
+
+    /// Whether two units can name the same quantity. A missing unit fits every other.
+    pub(super) fn fits(&self, other: &Self) -> bool {
+        if self.is_none() || other.is_none() || self == other {
+            return true;
+        }
+        if self.base.is_some() || other.base.is_some() {
+            return self.base == other.base;
+        }
+        match (&self.counted, &other.counted) {
+            (Some(a), Some(b)) => {
+                let has = |long: &str, short: &str| long.split(' ').any(|word| word == short);
+                a == b || a.split(' ').all(|word| has(b, word)) || b.split(' ').all(|word| has(a, word))
+            }
+            (None, None) => {
+                // "$18 a day" answers a question about dollars.
+                let whole = |unit: &Self| -> BTreeMap<&'static str, i32> {
+                    unit.dimensions.iter().filter(|(_, e)| **e > 0).map(|(d, e)| (*d, *e)).collect()
+                };
+                self.dimensions == other.dimensions
+                    || ((self.is_money() || other.is_money())
+                        && (self.dimensions.len() == 1 || other.dimensions.len() == 1)
+                        && whole(self) == whole(other))
+            }
+            // "5 units" and "5 apples" do not exclude each other, "5 dollars" and "5 apples" do.
+            (None, Some(_)) => self.dimensions.contains_key("unit"),
+            (Some(_), None) => other.dimensions.contains_key("unit"),
+        }
+    }
+
+    /// What stands after a number, if it is a unit or a counted thing.
+    pub(super) fn parse(tokens: &[Token]) -> Option<Self> {
+        let tokens = strip_brackets(tokens);
+        if tokens.len() > 14 {
+            return None;
+        }
+        Self::known(tokens).or_else(|| Self::things(tokens))
+    }
+
+    /// Units of the table with exponents, products and quotients.
+    fn known(tokens: &[Token]) -> Option<Self> {
+        let mut unit = Self::default();
+        let (mut sign, mut prefix) = (1, 1);
+        let mut at = 0;
+        let mut n_units = 0;
+        while let Some(token) = tokens.get(at) {
+            at += 1;
+            let name = match &token.kind {
+                Kind::Currency(name) => {
+                    unit = unit.with(Self::currency(name));
+                    n_units += 1;
+                    continue;
+                }
+                Kind::Symbol('\u{b0}') => match tokens.get(at).map(|next| &next.kind) {
+                    Some(Kind::Letter(scale) | Kind::Word(scale)) if scale == "C" || scale == "F" => {
+                        at += 1;
+                        if scale == "C" { "celsius" } else { "fahrenheit" }
+                    }
+                    _ => "degree",
+                },
+                Kind::Symbol('/') => {
+                    sign = -1;
+                    continue;
+                }
+                Kind::Symbol('*') => continue,
+                Kind::Letter(name) if letter(name) || (n_units > 0 && name == "h") => name,
+                Kind::Word(word) => match word.to_lowercase().as_str() {
+                    "per" | "a" | "an" | "every" if n_units > 0 => {
+                        sign = -1;
+                        continue;
+                    }
+                    "square" | "sq" | "平方" => {
+                        prefix = 2;
+                        continue;
+                    }
+                    "cubic" | "cu" | "立方" => {
+                        prefix = 3;
+                        continue;
+                    }
+                    "squared" | "cubed" => return None,
+                    "in" if n_units > 0 && tokens.len() > at => continue,
+                    filler if n_units > 0 && FILLERS.contains(&filler) => continue,
+                    "of" if n_units > 0 => {
+                        // "cups of flour"
+                        let rest = &tokens[at..];
+                        let plain = rest.iter().all(|token| token.word().is_some_and(is_plain));
+                        return (plain && !rest.is_empty()).then_some(unit);
+                    }
+                    "mph" => {
+                        unit.multiply(row("mile")?, 1);
+                        unit.multiply(row("hour")?, -1);
+                        n_units += 1;
+                        continue;
+                    }
+                    _ => word.strip_prefix("平方").or_else(|| word.strip_prefix("立方")).map_or(
+                        word.as_str(),
+                        |rest| {
+                            prefix = if word.starts_with('平') { 2 } else { 3 };
+                            rest
+                        },
+                    ),
+                },
+                _ => return None,
+            };
+            let row = row(name)?;
+            let exponent = exponent(&tokens[at..], &mut at)?.unwrap_or(prefix);
+            unit.multiply(row, sign * exponent);
+            (sign, prefix) = (1, 1);
+            n_units += 1;
+        }
+        (n_units > 0 && sign == 1 && prefix == 1).then_some(unit)
+    }
+
+    /// Plain words such as "red apples".
+    fn things(tokens: &[Token]) -> Option<Self> {
+        let words: Option<Vec<&str>> = tokens.iter().map(Token::word).collect();
+        let words = words.filter(|words| !words.is_empty() && words.len() <= 8)?;
+        if !tokens[0].spaced && words[0].is_ascii() {
+            return None;
+        }
+        if words.iter().any(|word| !is_plain(word)) {
+            return None;
+        }
+        let counter_only = words.len() == 1 && COUNTERS.contains(&words[0]);
+        if counter_only {
+            return Some(Self::default());
+        }
+        let kept: Vec<String> = words
+            .iter()
+            .map(|word| singular(word))
+            .filter(|word| !["of", "the", "in", "per", "a"].contains(&word.as_str()))
+            .filter(|word| !FILLERS.contains(&word.as_str()))
+            .collect();
+        let counted = (!kept.is_empty()).then(|| kept.join(" "));
+        Some(Self { counted, ..Self::default() })
+    }
+}
+
+/// Whether a word only names a thing.
+fn is_plain(word: &str) -> bool {
+    if word.is_ascii() {
+        let lower = word.to_ascii_lowercase();
+        let short = word.len() < 3 && !["of", "in", "a"].contains(&lower.as_str()) && row(word).is_none();
+        return !short
+            && !MEANINGFUL.contains(&lower.as_str())
+            && !MEANINGFUL.contains(&singular(word).as_str())
+            && super::numerals::english(&[lower]).is_none();
+    }
+    const BARRED: &str = "不非未没无约余多少半至到或和与上下分之倍第以超过近几左右负正加减乘除";
+    word.chars().count() <= 6 && !word.chars().any(|c| BARRED.contains(c))
+}
+
+fn strip_brackets(tokens: &[Token]) -> &[Token] {
+    match tokens {
+        [first, inner @ .., last] if first.is('(') && last.is(')') => inner,
+        [first, inner @ .., last] if first.is('{') && last.is('}') => inner,
+        _ => tokens,
+    }
+}
+
+/// `^2` or `^{2}` after a unit; `Some(None)` where there is none.
+fn exponent(rest: &[Token], at: &mut usize) -> Option<Option<i32>> {
+    let Some(first) = rest.first().filter(|first| first.is('^')) else { return Some(None) };
+    let mut used = usize::from(first.is('^'));
+    let braced = rest.get(used).is_some_and(|token| token.is('{'));
+    used += usize::from(braced);
+    let negative = rest.get(used).is_some_and(|token| token.is('-'));
+    used += usize::from(negative);
+    let value: i32 = rest.get(used)?.whole()?.digits.parse().ok().filter(|value| (1..=6).contains(value))?;
+    used += 1;
+    if braced {
+        rest.get(used).filter(|token| token.is('}'))?;
+        used += 1;
+    }
+    *at += used;
+    Some(Some(if negative { -value } else { value }))
+}

@@ -1,0 +1,56 @@
+//! Whole completions against rewards as a recipe lists them, from tables that were written before the rewards were.
+
+use serde_json::{Map, Value, json};
+use truing_reward::{Completion, RewardConfig, Rewards};
+use truing_types::{Conversation, FinishReason, RowOrigin};
+
+fn score(kind: &Value, columns: &Map<String, Value>, text: &str) -> Result<f64, String> {
+    let config: RewardConfig = serde_json::from_value(json!({"kind": kind})).unwrap();
+    let (prompt, origin) = (Conversation::default(), RowOrigin { source: "rows".into(), line: 1 });
+    let completion = Completion {
+        prompt: &prompt,
+        text,
+        n_tokens: text.len(),
+        finish_reason: FinishReason::EndOfTurn,
+        columns,
+        origin: &origin,
+    };
+    let mut rewards = Rewards::new(&[config], None).unwrap();
+    rewards.score(&[completion]).remove(0).total.map_err(|unscored| unscored.to_string())
+}
+
+fn rows(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Rows of `{reference, completion, want}`. No wrong answer may pass, and every right one must.
+#[test]
+fn mathematical_answers_are_graded_as_a_person_would() {
+    let rows = rows(include_str!("../fixtures/math_completions.jsonl"));
+    assert!(rows.len() >= 200);
+    let mut wrong = Vec::new();
+    for row in &rows {
+        let columns = json!({"answer": row["reference"]}).as_object().cloned().unwrap();
+        let found = score(&json!({"math_answer": {}}), &columns, row["completion"].as_str().unwrap());
+        if found != Ok(row["want"].as_f64().unwrap()) {
+            wrong.push(format!("{row}: {found:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+}
+
+/// Rows of `{kind, columns, completion, want}`, with thoughts before, instead of and without an answer.
+#[test]
+fn rewards_read_the_answer_after_the_thought() {
+    let rows = rows(include_str!("../fixtures/reasoning_completions.jsonl"));
+    assert!(rows.len() >= 40);
+    let mut wrong = Vec::new();
+    for row in &rows {
+        let found =
+            score(&row["kind"], row["columns"].as_object().unwrap(), row["completion"].as_str().unwrap());
+        if found != Ok(row["want"].as_f64().unwrap()) {
+            wrong.push(format!("{row}: {found:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+}

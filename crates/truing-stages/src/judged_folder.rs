@@ -1,0 +1,81 @@
+//! The folder of a run that asks judges: locked, with its recipe and the digests of its inputs. The same command continues
+//! the run, since every reply is kept; with another recipe or other inputs it is refused.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use truing_model::ModelFiles;
+use truing_store::{Digest, InputFile, RunDirectory, RunInputs, StoreError};
+use truing_types::{Event, EventSink, RowOrigin};
+
+use crate::StageError;
+use crate::chat::ChatModelConfig;
+use crate::recipe::{self, Recipe};
+use crate::training::opening;
+use crate::training::resume::check_same_recipe;
+
+/// The role of files whose change only adds to a run.
+pub(crate) const CORRECTIONS: &str = "corrections";
+
+/// What a run that asks judges is made from.
+pub(crate) struct JudgedInputs<'a> {
+    pub(crate) seed: u64,
+    pub(crate) judges: Vec<&'a ChatModelConfig>,
+    pub(crate) rows: Vec<&'a RowOrigin>,
+    /// Role and path of other files.
+    pub(crate) others: Vec<(&'static str, &'a Path)>,
+}
+
+impl JudgedInputs<'_> {
+    /// Versions, seed and digests of all files: those that the rows come from, judges in this process, and others.
+    pub(crate) fn record(&self) -> Result<RunInputs, StageError> {
+        let mut files: Vec<(&str, PathBuf)> = Vec::new();
+        let local = self.judges.iter().filter(|judge| judge.server.is_none());
+        for path in local.filter_map(|judge| judge.model_name_or_path.as_ref()) {
+            files.extend(
+                opening::model_files(&ModelFiles::open(path)?).into_iter().map(|path| ("judge", path)),
+            );
+        }
+        let mut seen = BTreeSet::new();
+        let sources = self.rows.iter().map(|origin| &*origin.source).filter(|source| seen.insert(*source));
+        files.extend(sources.map(|source| ("data", PathBuf::from(source))));
+        files.extend(self.others.iter().map(|&(role, path)| (role, path.to_path_buf())));
+        Ok(RunInputs {
+            versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
+            seeds: [("run".to_owned(), self.seed)].into(),
+            files: files
+                .iter()
+                .map(|(role, path)| InputFile::of(role, path))
+                .collect::<Result<_, StoreError>>()?,
+        })
+    }
+}
+
+/// Creates the folder, or opens it where the run was begun before with the same recipe and inputs.
+///
+/// # Errors
+/// When the recipe or an input changed, another process is at work there, or the disk fails.
+pub(crate) fn open<R: Recipe>(
+    path: &Path,
+    recipe: &R,
+    inputs: &RunInputs,
+    events: &mut dyn EventSink,
+) -> Result<RunDirectory, StageError> {
+    let text = recipe::to_toml(recipe);
+    let folder = match RunDirectory::create(path, &text, inputs) {
+        Err(StoreError::RunExists { .. }) => RunDirectory::open(path)?,
+        created => return Ok(created?),
+    };
+    let decisive = |text: &str| recipe::decisive_of::<R>(text, &folder.recipe_path());
+    check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&text)?)?;
+    let digests = |inputs: &RunInputs| -> Vec<(String, Digest)> {
+        let decisive = inputs.files.iter().filter(|file| file.role != CORRECTIONS);
+        decisive.map(|file| (file.role.clone(), file.blake3)).collect()
+    };
+    if digests(&folder.inputs()?) != digests(inputs) {
+        return Err(StageError::InputsChanged { path: folder.recipe_path() });
+    }
+    events
+        .emit(Event::Note(format!("{} holds this run already: its replies are used again", path.display())));
+    Ok(folder)
+}

@@ -1,0 +1,223 @@
+//! What `--resume` finds: runs that were killed while their folder was made, folders of something else, settings and places
+//! that changed.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use toml::Table;
+use truing_parallel::Solo;
+use truing_stages::StageError;
+use truing_stages::embed::train::{self, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use truing_stages::grpo::GrpoConfig;
+use truing_stages::label::LabelConfig;
+use truing_stages::quality::QualityConfig;
+use truing_stages::recipe::Recipe;
+use truing_stages::sft::{Start, TrainingOutcome};
+use truing_stages::training::TrainingConfig;
+use truing_types::{Event, Silent};
+
+use crate::embeddings;
+use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
+
+fn model_bytes(run: &Path) -> Vec<u8> {
+    fs::read(run.join("model/model.safetensors")).unwrap()
+}
+
+/// The files of a run in the order in which they come to be, up to its first checkpoint.
+const FILES: [&str; 5] = [".lock", "inputs.json", "recipe.resolved.toml", "plan.json", "metrics.jsonl"];
+
+#[test]
+fn a_run_killed_at_any_of_its_first_files_is_resumed_from_the_start() {
+    let straight = setup::folder();
+    setup::run(straight.path(), &[], Start::Fresh, never).unwrap();
+    let expected = straight.path().join("run");
+    for name in FILES {
+        assert!(expected.join(name).is_file(), "{name}");
+    }
+    // After each file, and in the middle of writing the next.
+    for (n_files, is_half) in (0..=FILES.len()).flat_map(|n| [(n, false), (n, true)]) {
+        let folder = setup::folder();
+        let run = folder.path().join("run");
+        if (n_files, is_half) != (0, false) {
+            fs::create_dir(&run).unwrap();
+        }
+        for name in &FILES[..n_files] {
+            fs::copy(expected.join(name), run.join(name)).unwrap();
+        }
+        match (is_half, FILES.get(n_files)) {
+            (true, Some(&"metrics.jsonl") | None) => {
+                fs::create_dir_all(run.join("checkpoints/checkpoint-3.partial")).unwrap();
+                fs::write(run.join("checkpoints/checkpoint-3.partial/model.safetensors"), "half").unwrap();
+                fs::write(run.join("metrics.jsonl"), "{\"step\": 1, \"loss\": 2.0}\n{\"st").unwrap();
+            }
+            (true, Some(name)) => fs::write(run.join(format!(".{name}.Ab12.tmp")), "half").unwrap(),
+            (false, _) => {}
+        }
+        let (outcome, events) = setup::run(folder.path(), &[], Start::Resume, never).unwrap();
+        assert!(matches!(outcome, TrainingOutcome::Finished { .. }));
+        let is_told = |event: &Event| matches!(event, Event::Note(text) if text.contains("it starts from the beginning") || text.contains("no checkpoint yet"));
+        assert!(events.iter().any(is_told), "{n_files} files, half: {is_half}");
+        assert!(model_bytes(&expected) == model_bytes(&run), "{n_files} files, half: {is_half}");
+        let steps = |run: &Path| {
+            let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+            let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].clone();
+            text.lines().map(step).collect::<Vec<_>>()
+        };
+        assert_eq!(steps(&expected), steps(&run), "neither gap nor repeat");
+        let leftover = fs::read_dir(&run)
+            .unwrap()
+            .find(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".tmp"));
+        assert!(leftover.is_none());
+    }
+}
+
+#[test]
+fn a_resume_does_not_begin_a_run_among_other_files() {
+    let folder = setup::folder();
+    let run = folder.path().join("run");
+    fs::create_dir(&run).unwrap();
+    fs::write(run.join("thesis.tex"), "").unwrap();
+    let error = setup::run(folder.path(), &[], Start::Resume, never).unwrap_err().to_string();
+    assert!(error.contains("holds no run to resume, but other files, such as `thesis.tex`"), "{error}");
+    assert_eq!(fs::read_dir(&run).unwrap().count(), 1, "nothing was written");
+    // Without a resume the folder is taken, unless the run would overwrite something.
+    fs::create_dir(run.join("model")).unwrap();
+    let error = setup::run(folder.path(), &[], Start::Fresh, never).unwrap_err().to_string();
+    assert!(error.contains("already holds `model`, which a run would overwrite"), "{error}");
+    fs::remove_dir(run.join("model")).unwrap();
+    setup::run(folder.path(), &["max_steps=1"], Start::Fresh, never).unwrap();
+}
+
+#[test]
+fn a_recipe_of_a_run_that_cannot_be_read_is_an_error_and_no_equal_recipe() {
+    let folder = setup::folder();
+    setup::run(folder.path(), &[], Start::Fresh, is_metrics_of(3)).unwrap();
+    let recipe = folder.path().join("run/recipe.resolved.toml");
+    fs::write(&recipe, "learning_rate = = 1\n").unwrap();
+    let error = setup::run(folder.path(), &[], Start::Resume, never).unwrap_err();
+    assert!(matches!(&error, StageError::Recipe(_)), "{error}");
+    assert!(error.to_string().contains("recipe.resolved.toml:1"), "{error}");
+}
+
+/// Where files lie, threads, memory and what is logged never refuse a resume; the weights are those of a straight run.
+#[test]
+fn a_run_that_was_moved_and_has_less_memory_is_resumed() {
+    let run = |config: EmbedTrainConfig, start, stop_when: Box<dyn Fn(&Event) -> bool>| {
+        let inputs = EmbedTrainInputs::load(&config, &mut Silent).unwrap();
+        let plan = EmbedTrainPlan::resolve(config, &inputs, &MACHINE).unwrap();
+        let stop = AtomicBool::new(false);
+        let mut events = Events { seen: Vec::new(), stop: &stop, stop_when };
+        train::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)
+    };
+    let straight = embeddings::folder();
+    run(embeddings::config(straight.path(), &[]), Start::Fresh, Box::new(never)).unwrap();
+    let folder = embeddings::folder();
+    let outcome =
+        run(embeddings::config(folder.path(), &[]), Start::Fresh, Box::new(is_metrics_of(3))).unwrap();
+    assert_eq!(outcome, TrainingOutcome::Interrupted { step: 3 });
+    let changed = [
+        "memory_gib=1",
+        "threads=1",
+        "eval_steps=5",
+        "eval_on_start=false",
+        "save_steps=4",
+        "save_total_limit=1",
+        "logging_steps=2",
+        "load_best_model_at_end=false",
+    ];
+    let mut config = embeddings::config(folder.path(), &changed);
+    for (name, place) in [("model", &mut config.model_name_or_path), ("run", &mut String::new())] {
+        let moved = folder.path().join(format!("moved-{name}"));
+        fs::rename(folder.path().join(name), &moved).unwrap();
+        *place = moved.to_string_lossy().into_owned();
+    }
+    config.output_dir = folder.path().join("moved-run");
+    let moved = folder.path().join("elsewhere.jsonl");
+    fs::rename(&config.train_data, &moved).unwrap();
+    config.train_data = moved;
+    run(config, Start::Resume, Box::new(never)).unwrap();
+    assert!(model_bytes(&straight.path().join("run")) == model_bytes(&folder.path().join("moved-run")));
+}
+
+/// A recipe's decisive settings with one change.
+fn decisive<R: Recipe>(read: impl Fn(&[String]) -> R, change: &str) -> Table {
+    read(&[change.to_owned()]).decisive()
+}
+
+fn check<R: Recipe>(read: impl Fn(&[String]) -> R, free: &[&str], decides: &[&str]) {
+    let before = read(&[]).decisive();
+    for change in free {
+        assert_eq!(before, decisive(&read, change), "{change} decides nothing");
+    }
+    for change in decides {
+        assert_ne!(before, decisive(&read, change), "{change} decides the result");
+    }
+}
+
+#[test]
+fn every_recipe_knows_the_settings_that_decide_its_results() {
+    let places = ["output_dir=x", "data_dir=elsewhere", "data.0.path=elsewhere/rows.jsonl"];
+    let trained = [
+        &places[..],
+        &["model_name_or_path=x", "threads=1", "memory_gib=0.5", "layers_per_segment=2", "eval_steps=7"],
+        &["eval_on_start=true", "save_steps=7", "save_total_limit=9", "keep_best=true", "save_dtype=f16"],
+        &["load_best_model_at_end=true", "merge_adapter=true"],
+    ]
+    .concat();
+    let path = Path::new("recipes/r.toml");
+    let data = "[[data]]\npath = \"rows.jsonl\"\n";
+    check(
+        |changes| {
+            TrainingConfig::from_toml(&format!("chat_template = \"c.jinja\"\n{data}"), path, changes).unwrap()
+        },
+        &[&trained[..], &["logging_steps=9", "chat_template=elsewhere/c.jinja"]].concat(),
+        &[
+            "seed=9",
+            "learning_rate=9",
+            "data.0.path=other.jsonl",
+            "data.0.weight=2",
+            "lora.rank=3",
+            "max_length=9",
+        ],
+    );
+    let reward = "reward_model = { model_name_or_path = \"reward/model\" }\n";
+    let judge = "[judge.model.server]\nbase_url = \"http://a/v1\"\nmodel = \"m\"\n";
+    check(
+        |changes| GrpoConfig::from_toml(&format!("{reward}{data}{judge}"), path, changes).unwrap(),
+        &[
+            &trained[..],
+            &["reward_model.model_name_or_path=elsewhere/model", "generation_batch_size=2"],
+            &["judge.model.server.base_url=http://b/v1", "judge.model.cache=c", "keep_rollouts=false"],
+        ]
+        .concat(),
+        &["seed=9", "beta=0.5", "reward_model.weight=2", "judge.model.server.model=n", "algorithm=dapo"],
+    );
+    check(
+        |changes| EmbedTrainConfig::from_toml("train_data = \"t.jsonl\"", path, changes).unwrap(),
+        &[
+            "output_dir=x",
+            "model_name_or_path=x",
+            "train_data=y",
+            "threads=1",
+            "memory_gib=1",
+            "logging_steps=9",
+        ],
+        &["seed=9", "loss=multiple_negatives_ranking", "batch_size=3"],
+    );
+    let judged = format!(
+        "{data}[[judge]]\nname = \"a\"\n[judge.model.server]\nbase_url = \"http://a/v1\"\nmodel = \"m\"\n"
+    );
+    let of_judge = ["judge.0.model.server.base_url=http://b/v1", "judge.0.model.cache=c"];
+    check(
+        |changes| LabelConfig::from_toml(&judged, path, changes).unwrap(),
+        &[&places[..], &of_judge, &["corrections=c.jsonl", "min_confidence=0.9", "judge.0.weight=2"]]
+            .concat(),
+        &["seed=9", "n_votes=9", "judge.0.model.server.model=n", "per_dimension=true", "temperature=0.1"],
+    );
+    check(
+        |changes| QualityConfig::from_toml(&judged, path, changes).unwrap(),
+        &[&places[..], &of_judge, &["prior_deviation=9"]].concat(),
+        &["seed=9", "n_anchors=9", "judge.0.model.server.model=n", "calls=separate"],
+    );
+}
