@@ -1,5 +1,6 @@
 //! What a run's figures mean, in plain words: what went well, what to look at, and what one would do.
 
+use crate::charts::bounds_in_percent;
 use crate::names;
 use crate::run_record::{RunRecord, StageRecord};
 
@@ -191,9 +192,9 @@ fn unscored(stage: &StageRecord) -> Option<HealthNote> {
 /// Whether a reward model orders pairs better than chance.
 fn order(stage: &StageRecord) -> Option<HealthNote> {
     let all = &stage.diagnostics.last()?.diagnostics.all;
-    let (accuracy, half) = (all.accuracy?, all.accuracy_interval?);
-    let figures = format!("{:.1} % ± {:.1} of {} pairs", 100.0 * accuracy, 100.0 * half, all.n_pairs);
-    Some(if accuracy - half > 0.5 {
+    let (accuracy, bounds) = (all.accuracy?, all.accuracy_bounds?);
+    let figures = format!("{:.1} % {} of {} pairs", 100.0 * accuracy, bounds_in_percent(bounds), all.n_pairs);
+    Some(if bounds[0] > 0.5 {
         HealthNote { level: Level::Good, text: format!("The rewards order {figures} as people did.") }
     } else {
         HealthNote {
@@ -388,7 +389,7 @@ mod tests {
         let evaluated = |accuracy, correlation| {
             let all = SourceDiagnostics {
                 accuracy: Some(accuracy),
-                accuracy_interval: Some(0.05),
+                accuracy_bounds: Some([accuracy - 0.05, accuracy + 0.04]),
                 length_correlation: Some(correlation),
                 prefers_longer: Some(0.7),
                 ..SourceDiagnostics::default()

@@ -9,7 +9,7 @@ use truing_store::{InputFile, atomic};
 use truing_types::{DimensionEvaluation, Evaluation, RewardEvaluation, ScoreEvaluation, SourceDiagnostics};
 
 use crate::ReportError;
-use crate::charts::CHARTS;
+use crate::charts::{CHARTS, bounds_in_percent};
 use crate::coverage;
 use crate::examples::{RolloutExample, RolloutExamples};
 use crate::health::{self, HealthNote};
@@ -264,15 +264,15 @@ fn cards(record: &RunRecord) -> Vec<Card> {
 fn order_card(stage: &StageRecord) -> Option<Card> {
     let (first, last) = (stage.diagnostics.first()?, stage.diagnostics.last()?);
     let accuracy = last.diagnostics.all.accuracy?;
-    let half = last.diagnostics.all.accuracy_interval.unwrap_or(0.0);
+    let [low, high] = last.diagnostics.all.accuracy_bounds.unwrap_or([accuracy; 2]);
     let before = first.diagnostics.all.accuracy.filter(|_| first.step < last.step);
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     Some(Card {
         label: "pairs in order",
         before: before.map(percent),
         value: percent(accuracy),
-        detail: format!("± {:.1}, of {} pairs", 100.0 * half, last.diagnostics.all.n_pairs),
-        class: if accuracy - half > before.unwrap_or(0.5) { "good" } else { "" },
+        detail: format!("{}, of {} pairs", bounds_in_percent([low, high]), last.diagnostics.all.n_pairs),
+        class: if low > before.unwrap_or(0.5) { "good" } else { "" },
     })
 }
 
@@ -282,14 +282,19 @@ fn classifier_cards(stage: &StageRecord) -> Vec<Card> {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let of_dimension = |dimension: &DimensionEvaluation| {
         let accuracy = dimension.accuracy?;
-        let half = dimension.accuracy_interval.unwrap_or(0.0);
+        let [low, high] = dimension.accuracy_bounds.unwrap_or([accuracy; 2]);
         let baseline = dimension.baseline_accuracy;
         Some(Card {
             label: "labels right",
             before: baseline.map(percent),
             value: percent(accuracy),
-            detail: format!("{}: ± {:.1}, of {} texts", dimension.name, 100.0 * half, dimension.n_texts),
-            class: if accuracy - half > baseline.unwrap_or(0.0) { "good" } else { "" },
+            detail: format!(
+                "{}: {}, of {} texts",
+                dimension.name,
+                bounds_in_percent([low, high]),
+                dimension.n_texts
+            ),
+            class: if low > baseline.unwrap_or(0.0) { "good" } else { "" },
         })
     };
     let of_score = |score: &ScoreEvaluation| {
@@ -327,13 +332,14 @@ fn reward_sources(stage: &StageRecord) -> Vec<[String; 9]> {
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.2}"));
     let percent =
         |value: Option<f64>| value.map_or_else(String::new, |value| format!("{:.1} %", 100.0 * value));
-    let interval =
-        |half: Option<f64>| half.map_or_else(String::new, |half| format!(" ± {:.1}", 100.0 * half));
+    let interval = |bounds: Option<[f64; 2]>| {
+        bounds.map_or_else(String::new, |bounds| format!(" {}", bounds_in_percent(bounds)))
+    };
     let row = |name: &str, source: &SourceDiagnostics| {
         [
             name.to_owned(),
             source.n_pairs.to_string(),
-            percent(source.accuracy) + &interval(source.accuracy_interval),
+            percent(source.accuracy) + &interval(source.accuracy_bounds),
             number(source.margin),
             percent(source.prefers_longer),
             number(source.length_correlation),

@@ -137,6 +137,7 @@ pub fn run(
     let workload = DirectPreference {
         objective: settings.objective(),
         budget: plan.config.max_length,
+        tokens_per_pack: plan.memory.tokens_per_pack,
         train: Known::default(),
         eval: Known::default(),
     };
@@ -148,7 +149,7 @@ pub fn run(
 struct Known {
     /// Summed log-probability of each response under the reference, by group.
     reference: Vec<Vec<f64>>,
-    /// For KTO: each prompt with the response of the group after it, and the reference's word on it.
+    /// For KTO: each prompt with the response to another prompt, and the reference's word on it.
     mismatched: Option<(ResponseDataset, Vec<Vec<f64>>)>,
 }
 
@@ -156,6 +157,8 @@ struct DirectPreference {
     objective: Preference,
     /// Tokens of a pack when only looking.
     budget: u32,
+    /// Tokens of the largest pack that memory was planned for.
+    tokens_per_pack: u64,
     train: Known,
     eval: Known,
 }
@@ -227,8 +230,12 @@ impl Workload for DirectPreference {
     ) -> Result<(), StageError> {
         let Some((mismatched, reference)) = &self.known(side).mismatched else { return Ok(()) };
         let (mut sum, mut n) = (0.0, 0.0);
-        for samples in packs {
-            let policy = reference::summed_log_probs(engine, mismatched, samples)?;
+        // A prompt and the response to another can be longer than the pack was planned for.
+        let lengths = mismatched.lengths();
+        for samples in
+            packs.iter().flat_map(|samples| reference::cut(&lengths, samples, self.tokens_per_pack))
+        {
+            let policy = reference::summed_log_probs(engine, mismatched, &samples)?;
             let of_reference = samples.iter().flat_map(|&group| &reference[group as usize]);
             sum += policy.iter().zip(of_reference).map(|(policy, reference)| policy - reference).sum::<f64>();
             n += policy.len() as f64;

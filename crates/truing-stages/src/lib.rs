@@ -28,6 +28,7 @@ mod judging;
 mod ranks;
 mod row_report;
 mod rows;
+mod source_names;
 mod statistics;
 
 pub use error::{StageError, UnknownLabelError};

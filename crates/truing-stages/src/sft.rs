@@ -14,7 +14,8 @@ use truing_model::HeadOutput;
 use truing_train::Sft;
 use truing_types::{BatchError, Communicator, EventSink, PackedBatch};
 
-use crate::training::{self, EvaluationFindings, Side, Surroundings, Workload, source_stem};
+use crate::source_names::short_names;
+use crate::training::{self, EvaluationFindings, Side, Surroundings, Workload};
 use crate::{Probe, StageError};
 
 pub use crate::row_report::DataReport;
@@ -54,12 +55,14 @@ impl Workload for FineTuning {
 /// Where there are several sources: the loss of each, and their mean, in which a small source counts as much as a large
 /// one.
 fn losses_by_source(data: &Dataset, answered: &[(&[u32], Vec<f32>)]) -> BTreeMap<String, f64> {
+    let names = short_names(data.sources().iter().map(|source| &*source.name));
     let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
     for (samples, log_probs) in answered {
         let mut log_probs = log_probs.iter();
         for &sample_idx in *samples {
             let source = data.sources().iter().find(|source| source.samples.contains(&(sample_idx as usize)));
-            let sum = sums.entry(source.map_or("", |source| source_stem(&source.name))).or_default();
+            let name = source.and_then(|source| names.get(&*source.name));
+            let sum = sums.entry(name.map_or("", |name| name)).or_default();
             // The first token of a sample is predicted by nothing.
             let weights = data.sample(sample_idx as usize).loss_weights();
             let targets = weights.into_iter().skip(1).filter(|&weight| weight != 0.0);

@@ -203,9 +203,3 @@ pub(crate) trait Workload {
         Vec::new()
     }
 }
-
-/// A source's name in metrics: its file's, without folder and endings.
-pub(crate) fn source_stem(source: &str) -> &str {
-    let name = source.rsplit(['/', '\\']).next().unwrap_or(source);
-    name.split('.').next().unwrap_or(name)
-}

@@ -35,8 +35,8 @@ pub struct DimensionEvaluation {
     pub n_texts: u64,
     /// Share of texts whose labels are all right.
     pub accuracy: Option<f64>,
-    /// Half the width of the accuracy's 95 % interval (Wilson's).
-    pub accuracy_interval: Option<f64>,
+    /// The accuracy's 95 % interval, low and high (Wilson's). It is not centred at the accuracy.
+    pub accuracy_bounds: Option<[f64; 2]>,
     /// What always saying the training data's most frequent label would reach; of one label alone.
     pub baseline_accuracy: Option<f64>,
     /// Mean F1 of the labels that some text has or is said to have.

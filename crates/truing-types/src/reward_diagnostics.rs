@@ -15,8 +15,8 @@ pub struct SourceDiagnostics {
     pub n_ties: u64,
     /// Share of pairs in the right order; half for equal rewards.
     pub accuracy: Option<f64>,
-    /// Half the width of the accuracy's 95 % interval (Wilson's, by prompts as independent draws).
-    pub accuracy_interval: Option<f64>,
+    /// The accuracy's 95 % interval, low and high (Wilson's, with pairs as independent draws). It is not centred at the accuracy.
+    pub accuracy_bounds: Option<[f64; 2]>,
     /// Mean lead of the better response.
     pub margin: Option<f64>,
     /// Mean absolute difference of pairs with an order.

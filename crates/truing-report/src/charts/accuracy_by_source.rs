@@ -4,7 +4,7 @@ use plotly::common::{DashType, ErrorData, ErrorType, HoverInfo, Line, Marker, Mo
 use plotly::layout::{Axis, AxisType};
 use plotly::{Plot, Scatter};
 
-use super::{BLUE, Chart, GREY, plain, plot};
+use super::{BLUE, Chart, GREY, bounds_in_percent, plain, plot};
 use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
@@ -19,16 +19,18 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
     let found = &stage.diagnostics.last()?.diagnostics;
     let all = (found.by_source.len() != 1).then_some(("all", &found.all));
     let sources = found.by_source.iter().map(|(name, source)| (name.as_str(), source)).chain(all);
-    let known: Vec<(String, f64, f64, u64)> = sources
+    let known: Vec<(String, f64, [f64; 2], u64)> = sources
         .filter_map(|(name, source)| {
-            Some((plain(name), source.accuracy?, source.accuracy_interval?, source.n_pairs))
+            Some((plain(name), source.accuracy?, source.accuracy_bounds?, source.n_pairs))
         })
         .collect();
     if known.is_empty() {
         return None;
     }
     let names: Vec<String> = known.iter().map(|one| one.0.clone()).collect();
-    let pairs = known.iter().map(|one| format!("{} pairs", one.3)).collect();
+    let words =
+        |one: &(String, f64, [f64; 2], u64)| format!("{} of {} pairs", bounds_in_percent(one.2), one.3);
+    let pairs = known.iter().map(words).collect();
     let mut plot = plot(Axis::new().title("share of pairs").tick_format(".0%").range(vec![0.0, 1.05]));
     let layout = plot.layout().clone();
     plot.set_layout(layout.x_axis(Axis::new().type_(AxisType::Category).auto_margin(true)));
@@ -44,7 +46,12 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
         Scatter::new(names, known.iter().map(|one| one.1).collect())
             .mode(Mode::Markers)
             .marker(Marker::new().color(BLUE).size(10))
-            .error_y(ErrorData::new(ErrorType::Data).array(known.iter().map(|one| one.2).collect()))
+            .error_y(
+                ErrorData::new(ErrorType::Data)
+                    .array(known.iter().map(|one| one.2[1] - one.1).collect())
+                    .symmetric(false)
+                    .array_minus(known.iter().map(|one| one.1 - one.2[0]).collect()),
+            )
             .hover_text_array(pairs)
             .hover_template("%{x}: %{y:.1%}, %{hovertext}<extra></extra>")
             .show_legend(false),

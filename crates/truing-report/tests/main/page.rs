@@ -156,7 +156,10 @@ fn source(n_pairs: u64, n_ties: u64, accuracy: f64) -> SourceDiagnostics {
         n_pairs,
         n_ties,
         accuracy: Some(accuracy),
-        accuracy_interval: Some(0.9 / (n_pairs as f64).sqrt()),
+        accuracy_bounds: Some([
+            accuracy - 0.9 / (n_pairs as f64).sqrt(),
+            accuracy + 0.8 / (n_pairs as f64).sqrt(),
+        ]),
         margin: Some(accuracy - 0.5),
         spread_of_pairs: Some(1.2),
         spread_of_ties: (n_ties > 0).then_some(0.4),
@@ -294,7 +297,7 @@ fn classifier_evaluation() -> ClassifierEvaluation {
         has_several: confusion.is_empty(),
         n_texts: 20,
         accuracy: Some(0.75),
-        accuracy_interval: Some(0.18),
+        accuracy_bounds: Some([0.531, 0.888]),
         baseline_accuracy: (!confusion.is_empty()).then_some(0.5),
         macro_f1: Some(0.77),
         calibration_error: Some(0.05),
@@ -336,7 +339,9 @@ fn a_classifiers_page_tells_what_its_labels_are_worth() {
     for chart in ["label_f1", "label_confusion", "label_calibration", "predicted_scores"] {
         assert!(html.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
     }
-    for expected in ["labels right", "75.0 %", "ability: ± 18.0, of 20 texts", "72.0 %", "Spearman 0.61"] {
+    for expected in
+        ["labels right", "75.0 %", "ability: [53.1, 88.8], of 20 texts", "72.0 %", "Spearman 0.61"]
+    {
         assert!(html.contains(expected), "{expected}");
     }
     let charts = &html[html.rfind("\"figure\"").map_or(0, |_| html.find("chart-0-label_f1").unwrap())..];

@@ -6,7 +6,7 @@ use truing_types::{
 };
 
 use super::layout::{ClassifierSpec, OutputSpec, PartSpec, largest, sigmoid, softmax};
-use crate::statistics::{pearson, spearman, wilson_half_width};
+use crate::statistics::{pearson, spearman, wilson_interval};
 
 const N_BINS: usize = 10;
 const N_LEVELS: usize = 3;
@@ -142,7 +142,7 @@ fn one_label(
         has_several: false,
         n_texts: known.len() as u64,
         accuracy,
-        accuracy_interval: accuracy.map(|p| wilson_half_width(p, known.len() as f64)),
+        accuracy_bounds: accuracy.map(|p| wilson_interval(p, known.len() as f64)),
         baseline_accuracy: share(n_baseline, known.len()),
         macro_f1: macro_f1(&metrics),
         calibration_error: calibration.error(),
@@ -181,7 +181,7 @@ fn several_labels(part: &PartSpec, labels: &[String], known: &[(&Target, &[f32])
         has_several: true,
         n_texts: known.len() as u64,
         accuracy,
-        accuracy_interval: accuracy.map(|p| wilson_half_width(p, known.len() as f64)),
+        accuracy_bounds: accuracy.map(|p| wilson_interval(p, known.len() as f64)),
         baseline_accuracy: None,
         macro_f1: macro_f1(&metrics),
         calibration_error: calibration.error(),

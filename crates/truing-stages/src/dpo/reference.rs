@@ -1,5 +1,6 @@
 //! The reference's log-probabilities: computed once, kept beside the runs under a digest of model and data.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -12,7 +13,7 @@ use truing_data::{
 use truing_model::Engine;
 use truing_store::{Digest, StoreError, atomic};
 use truing_train::segments;
-use truing_types::{Communicator, Event, EventSink, Seed, dealt};
+use truing_types::{Communicator, Event, EventSink, Seed, TokenId, dealt};
 
 use crate::StageError;
 use crate::ranks::{gather_dealt, on_first_rank};
@@ -154,14 +155,115 @@ pub(super) fn summed_log_probs(
     Ok(counts.map(|n| weighted.by_ref().take(n).sum()).collect())
 }
 
-/// Each prompt with the response of the group after it (of the first, for the last): what KTO takes the policy's KL
-/// on. Groups keep their places; a response is cut where the budget demands it.
+/// Each prompt with the response to another prompt: what KTO takes the policy's KL on (Ethayarajh et al. 2024, section 4.2).
+/// Groups keep their places; a response is cut where the budget demands it.
+///
+/// The n-th row of a prompt gets the n-th row of the prompt that first occurs after it (the first one after the last). So
+/// the responses that serve are as often wanted and unwanted as those of the data, whether the rows of a prompt are
+/// neighbours or far apart. With a single prompt there are no others: its rows then exchange their responses.
 pub(super) fn mismatched(data: &ResponseDataset, budget: u32) -> Result<ResponseDataset, DataError> {
     let groups = data.groups();
-    let mut builder = ResponseDataset::builder(budget, LongSamplePolicy::Truncate);
+    let mut place_of_prompt: HashMap<&[TokenId], usize> = HashMap::new();
+    // The rows of each prompt, prompts in the order of their first row.
+    let mut prompts: Vec<Vec<usize>> = Vec::new();
+    let mut places = Vec::with_capacity(groups.len());
     for (i, group) in groups.iter().enumerate() {
-        let next = &groups[(i + 1) % groups.len()];
-        builder.push(ResponseGroup { responses: next.responses.clone(), ..group.clone() });
+        let prompt = *place_of_prompt.entry(&group.prefix).or_insert(prompts.len());
+        if prompt == prompts.len() {
+            prompts.push(Vec::new());
+        }
+        places.push((prompt, prompts[prompt].len()));
+        prompts[prompt].push(i);
+    }
+    let mut builder = ResponseDataset::builder(budget, LongSamplePolicy::Truncate);
+    for (group, &(prompt, place)) in groups.iter().zip(&places) {
+        let others = &prompts[(prompt + 1) % prompts.len()];
+        let place = if prompts.len() == 1 { place + 1 } else { place };
+        let responses = groups[others[place % others.len()]].responses.clone();
+        builder.push(ResponseGroup { responses, ..group.clone() });
     }
     Ok(builder.finish()?.0)
+}
+
+/// Samples in their order, cut into packs of at most `budget` tokens, or of one sample.
+pub(super) fn cut(lengths: &[u32], samples: &[u32], budget: u64) -> Vec<Vec<u32>> {
+    let mut packs: Vec<Vec<u32>> = Vec::new();
+    let mut n_tokens = 0;
+    for &sample in samples {
+        let length = u64::from(lengths[sample as usize]);
+        match packs.last_mut() {
+            Some(pack) if n_tokens + length <= budget => {
+                pack.push(sample);
+                n_tokens += length;
+            }
+            _ => {
+                packs.push(vec![sample]);
+                n_tokens = length;
+            }
+        }
+    }
+    packs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use truing_data::TokenizedResponse;
+    use truing_types::RowOrigin;
+
+    /// `(prompt, response)` rows, one response each.
+    fn data(rows: &[(TokenId, TokenId)]) -> ResponseDataset {
+        let mut builder = ResponseDataset::builder(100, LongSamplePolicy::Error);
+        for (line, &(prompt, response)) in (1..).zip(rows) {
+            let origin = RowOrigin { source: "t".into(), line };
+            let response = TokenizedResponse {
+                tokens: vec![prompt, response],
+                loss_weights: vec![0.0, 1.0],
+                ..TokenizedResponse::default()
+            };
+            builder.push(ResponseGroup::new(vec![response], None, origin));
+        }
+        builder.finish().unwrap().0
+    }
+
+    fn rows(data: &ResponseDataset) -> Vec<(TokenId, TokenId)> {
+        data.groups().iter().map(|group| (group.prefix[0], group.responses[0].tokens[0])).collect()
+    }
+
+    /// Prompts 1 to 4; wanted responses 11 to 14, unwanted 21 to 24.
+    #[test]
+    fn the_mismatched_response_is_of_another_prompt_in_any_order_of_rows() {
+        let as_pairs: Vec<_> = (1..5).flat_map(|p| [(p, 10 + p), (p, 20 + p)]).collect();
+        let wanted_first: Vec<_> = (1..5).map(|p| (p, 10 + p)).chain((1..5).map(|p| (p, 20 + p))).collect();
+        let mut both: Vec<Vec<(TokenId, TokenId)>> = [as_pairs, wanted_first]
+            .iter()
+            .map(|order| {
+                let mismatched = mismatched(&data(order), 100).unwrap();
+                for (&(prompt, _), (same_prompt, response)) in order.iter().zip(rows(&mismatched)) {
+                    assert_eq!(prompt, same_prompt, "groups keep their places");
+                    assert_ne!(response % 10, prompt, "the response is to another prompt");
+                }
+                rows(&mismatched)
+            })
+            .collect();
+        let n_wanted = |rows: &[(TokenId, TokenId)]| rows.iter().filter(|row| row.1 < 20).count();
+        assert_eq!([n_wanted(&both[0]), n_wanted(&both[1])], [4, 4], "as in the data, half are wanted");
+        both.iter_mut().for_each(|rows| rows.sort_unstable());
+        assert_eq!(both[0], both[1], "the reference point is taken on the same rows");
+    }
+
+    #[test]
+    fn prompts_of_unequal_numbers_of_rows_and_a_single_prompt_are_served() {
+        let uneven = mismatched(&data(&[(1, 11), (1, 12), (1, 13), (2, 21)]), 100).unwrap();
+        assert_eq!(rows(&uneven), [(1, 21), (1, 21), (1, 21), (2, 11)]);
+        let single = mismatched(&data(&[(1, 11), (1, 12)]), 100).unwrap();
+        assert_eq!(rows(&single), [(1, 12), (1, 11)]);
+    }
+
+    #[test]
+    fn packs_are_cut_at_the_budget() {
+        let lengths = [5, 9, 2, 3, 30];
+        assert_eq!(cut(&lengths, &[0, 2, 3, 1, 4, 2], 10), [vec![0, 2, 3], vec![1], vec![4], vec![2]]);
+        assert!(cut(&lengths, &[], 10).is_empty());
+    }
 }

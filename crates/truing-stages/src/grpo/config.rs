@@ -109,7 +109,8 @@ pub struct GrpoConfig {
     pub dynamic_sampling: Option<bool>,
     /// Most rounds of drawing in a step with `dynamic_sampling`.
     pub max_resample_rounds: usize,
-    /// Completions that were cut off by `max_completion_length` carry no loss.
+    /// Completions that were cut off by `max_completion_length` carry no loss. Their rewards still enter their group's mean,
+    /// unless `kl_reading = "in_outcome"`, for which their KL would be needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_truncated_completions: Option<bool>,
     /// Leave out groups whose mean reward is below this.

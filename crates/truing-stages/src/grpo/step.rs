@@ -9,7 +9,7 @@ use truing_generate::{SampleRequest, SampledCompletion, SampledIds, sample};
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
-use truing_train::{KlInLoss, Policy, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
+use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
 use truing_types::{
     Event, FinishReason, Rollout, SamplingOptions, Seed, Unscored, UnscoredReason, all_gather_dealt, dealt,
 };
@@ -279,7 +279,10 @@ impl Running<'_> {
         for (group_idx, group) in groups.iter().enumerate() {
             let prompt = &inputs.prompts[group.prompt as usize];
             let rewards = group.rewards();
-            let has_credit = rewards.iter().flatten().count() >= 2;
+            let has_credit = (0..rewards.len())
+                .filter(|&i| rewards[i].is_some() && self.enters_mean(&group.completions[i]))
+                .count()
+                >= 2;
             let takes_part = |i: usize| {
                 let is_cut = group.completions[i].finish_reason == FinishReason::Length;
                 has_credit && rewards[i].is_some() && !(masks && is_cut)
@@ -343,10 +346,7 @@ impl Running<'_> {
 
     /// What policy and reference say of a pack, as [`take_down`] reads it, and the reference's top tokens where the update
     /// needs them.
-    fn compare(
-        &mut self,
-        pack: &CompletionPack,
-    ) -> Result<(Vec<f32>, Option<Arc<TopLogProbs>>), StageError> {
+    fn compare(&mut self, pack: &CompletionPack) -> Result<(Vec<f32>, Option<Arc<TopLogProbs>>), StageError> {
         let config = &self.plan.config;
         let (policy, k) = (&self.policy.clone(), config.kl_top_k);
         let (mut top, mut reference_log_probs) = (None, Vec::new());
@@ -421,6 +421,18 @@ impl Running<'_> {
         shaped
     }
 
+    /// Whether a completion's reward enters the mean of its group. One that was cut off and carries no loss does, as in TRL,
+    /// but not where the KL is part of the outcome: its KL is not computed, so that its outcome would lack what the
+    /// others' have.
+    fn enters_mean(&self, completion: &SampledCompletion) -> bool {
+        let config = &self.plan.config;
+        let credit = config.credit();
+        let has_kl = credit.kl_reading == KlReading::InOutcome && credit.kl_coefficient != 0.0;
+        let is_masked = config.mask_truncated_completions.unwrap_or(false)
+            && completion.finish_reason == FinishReason::Length;
+        !(has_kl && is_masked)
+    }
+
     fn credit(&self, groups: &[Group], rewards: &[Option<f64>], compared: &mut [Compared]) {
         let mut next = 0;
         let mut rollouts = Vec::new();
@@ -428,6 +440,7 @@ impl Running<'_> {
             let of_group = group.completions.iter().map(|completion| {
                 let (known, reward) = (&compared[next], rewards[next]);
                 next += 1;
+                let reward = reward.filter(|_| self.enters_mean(completion));
                 ScoredRollout { reward, kl: known.kl.clone(), n_tokens: completion.tokens.len() }
             });
             rollouts.push(of_group.collect::<Vec<_>>());

@@ -6,8 +6,8 @@ use truing_data::ResponseDataset;
 use truing_types::{CalibrationBin, LengthAndReward, RewardDiagnostics, SourceDiagnostics};
 
 use super::ScoreNormaliser;
-use crate::statistics::{mean_and_deviation, pearson, spearman, wilson_half_width};
-use crate::training::source_stem;
+use crate::source_names::short_names;
+use crate::statistics::{mean_and_deviation, pearson, spearman, wilson_interval};
 
 const N_BINS: usize = 10;
 /// Responses whose length and reward are kept for a plot.
@@ -31,6 +31,7 @@ pub fn diagnose(
     scored: &[(&[u32], Vec<f32>)],
     normaliser: &ScoreNormaliser,
 ) -> RewardDiagnostics {
+    let names = short_names(data.sources().iter().map(|source| &*source.name));
     let mut by_source: BTreeMap<String, Vec<Vec<Rated>>> = BTreeMap::new();
     for (groups, scores) in scored {
         let mut scores = scores.iter();
@@ -44,7 +45,8 @@ pub fn diagnose(
                 score: response.score,
                 in_unit: normaliser.undo(source, f64::from(reward)),
             });
-            by_source.entry(source_stem(source).to_owned()).or_default().push(rated.collect());
+            let name = names.get(source).cloned().unwrap_or_default();
+            by_source.entry(name).or_default().push(rated.collect());
         }
     }
     let everything: Vec<&Vec<Rated>> = by_source.values().flatten().collect();
@@ -110,7 +112,7 @@ fn diagnose_source(groups: &[&Vec<Rated>]) -> SourceDiagnostics {
     let share = |sum: f64, n: f64| (n > 0.0).then(|| sum / n);
     let n_pairs = found.n_pairs as f64;
     found.accuracy = share(right, n_pairs);
-    found.accuracy_interval = found.accuracy.map(|p| wilson_half_width(p, n_pairs));
+    found.accuracy_bounds = found.accuracy.map(|p| wilson_interval(p, n_pairs));
     found.margin = share(lead, n_pairs);
     found.spread_of_pairs = share(spread, n_pairs);
     found.spread_of_ties = share(tied_spread, found.n_ties as f64);
@@ -216,6 +218,7 @@ mod tests {
         let found = diagnose(&data, &scored, &normaliser);
         let a = &found.by_source["a"];
         assert_eq!((a.n_pairs, a.accuracy), (3, Some(2.0 / 3.0)));
+        assert_eq!(a.accuracy_bounds, Some(wilson_interval(2.0 / 3.0, 3.0)));
         assert_eq!(a.margin, Some((3.0 + 2.0 - 1.0) / 3.0));
         assert_eq!(a.prefers_longer, Some(2.0 / 3.0));
         assert!(a.score_correlation.unwrap() > 0.0 && a.score_rank_correlation == Some(0.5));
@@ -234,6 +237,21 @@ mod tests {
     }
 
     #[test]
+    fn sources_of_one_file_name_are_two_sources() {
+        let mut builder = ResponseDataset::builder(100, LongSamplePolicy::Error);
+        for (line, source) in [(1, "x/a/train.jsonl"), (2, "x/b/train.jsonl")] {
+            builder.begin_source(source, 1.0);
+            let origin = RowOrigin { source: source.into(), line };
+            builder.push(ResponseGroup::new(vec![response(2, 0, None), response(4, 1, None)], None, origin));
+        }
+        let data = builder.finish().unwrap().0;
+        let found = diagnose(&data, &[(&[0, 1], vec![1.0, 0.0, 0.0, 1.0])], &ScoreNormaliser::default());
+        let accuracies: Vec<_> =
+            found.by_source.iter().map(|(name, source)| (&name[..], source.accuracy)).collect();
+        assert_eq!(accuracies, [("a/train", Some(1.0)), ("b/train", Some(0.0))]);
+    }
+
+    #[test]
     fn a_perfect_model_is_calibrated_and_correlates() {
         let data = data();
         let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data);
@@ -246,12 +264,5 @@ mod tests {
         for (predicted, observed) in &found.score_calibration {
             assert!((predicted - observed).abs() < 1e-5);
         }
-    }
-
-    #[test]
-    fn intervals_are_wilsons() {
-        // Published: 81 of 263 gives 0.2553 to 0.3662 (Newcombe 1998).
-        let half = wilson_half_width(81.0 / 263.0, 263.0);
-        assert!((half - (0.3662 - 0.2553) / 2.0).abs() < 1e-4, "{half}");
     }
 }

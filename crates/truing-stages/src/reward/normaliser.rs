@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use truing_data::ResponseDataset;
 
 use crate::StageError;
+use crate::source_names::{distinct_ends, n_common_parts};
 
 /// The file in the model's directory.
 pub(super) const FILE: &str = "reward_model.json";
@@ -42,7 +43,8 @@ pub struct SourceScale {
 pub struct ScoreNormaliser {
     /// How they were found.
     pub kind: Normalisation,
-    /// By the source's name as the recipe has it; the file's name where paths differ.
+    /// By as much of the source's path as tells it from the others: the file's name where that is unique, `a/train.jsonl`
+    /// beside `b/train.jsonl` where it is not. (Older files have names of files alone.)
     pub sources: BTreeMap<String, SourceScale>,
     /// All sources together, for others.
     pub all: Option<SourceScale>,
@@ -52,23 +54,34 @@ impl ScoreNormaliser {
     /// Looks at the scores of a data set.
     #[must_use]
     pub fn fit(kind: Normalisation, data: &ResponseDataset) -> Self {
+        let keys = distinct_ends(data.sources().iter().map(|source| &*source.name));
         let (mut sources, mut all) = (BTreeMap::new(), Vec::new());
         for source in data.sources() {
             let groups = &data.groups()[source.samples.clone()];
             let responses = groups.iter().flat_map(|group| &group.responses);
             let scores: Vec<f64> = responses.filter_map(|response| response.score).collect();
             if let Some(scale) = scale_of(kind, &scores) {
-                sources.insert(short(&source.name).to_owned(), scale);
+                sources.insert(keys[&*source.name].clone(), scale);
             }
             all.extend(scores);
         }
         Self { kind, sources, all: scale_of(kind, &all) }
     }
 
-    /// The scale of a source; that of all together where it was never seen.
+    /// The scale of a source: the known one whose path ends most like its own, wherever the folders of both lie now. That of
+    /// all together where none has the file's name, and where several end alike, so that it is unclear which is meant.
     #[must_use]
     pub fn scale(&self, source: &str) -> Option<SourceScale> {
-        self.sources.get(short(source)).copied().or(self.all)
+        if let Some(&scale) = self.sources.get(source) {
+            return Some(scale);
+        }
+        let n_parts = |key: &String| n_common_parts(key, source);
+        let most = self.sources.keys().map(n_parts).max().filter(|&most| most > 0);
+        let mut nearest = self.sources.iter().filter(|(key, _)| Some(n_parts(key)) == most);
+        match (nearest.next(), nearest.next()) {
+            (Some((_, &scale)), None) => Some(scale),
+            _ => self.all,
+        }
     }
 
     /// A score in the model's unit.
@@ -100,11 +113,6 @@ impl ScoreNormaliser {
     pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
         serde_json::to_vec_pretty(self).map_err(|source| StageError::Json { name: FILE, source })
     }
-}
-
-/// A source is the same wherever its folder lies.
-fn short(source: &str) -> &str {
-    source.rsplit(['/', '\\']).next().unwrap_or(source)
 }
 
 fn scale_of(kind: Normalisation, scores: &[f64]) -> Option<SourceScale> {
@@ -164,6 +172,32 @@ mod tests {
         assert_eq!(normaliser.scale("never seen"), normaliser.all);
         let min_max = ScoreNormaliser::fit(Normalisation::MinMax, &data);
         assert_eq!([10.0, 30.0].map(|score| min_max.normalise("b.jsonl", score)), [-1.0, 1.0]);
+    }
+
+    #[test]
+    fn sources_of_one_file_name_keep_their_own_scales() {
+        let scores = [("/r/a/train.jsonl", &[0.0, 4.0][..]), ("/r/b/train.jsonl", &[50.0, 94.0])];
+        let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data(&scores));
+        let keys: Vec<&str> = normaliser.sources.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["a/train.jsonl", "b/train.jsonl"]);
+        for (source, low, high) in [("/r/a/train.jsonl", 0.0, 4.0), ("/r/b/train.jsonl", 50.0, 94.0)] {
+            assert_eq!(normaliser.normalise(source, low), -1.0);
+            assert_eq!(normaliser.normalise(source, high), 1.0);
+        }
+        // Moved as a whole they are still told apart; of a third folder nobody knows which is meant.
+        assert_eq!(normaliser.normalise("elsewhere/a/train.jsonl", 4.0), 1.0);
+        assert_eq!(normaliser.scale("/r/c/train.jsonl"), normaliser.all);
+    }
+
+    #[test]
+    fn a_file_of_an_older_version_is_read_and_its_names_are_of_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let json =
+            r#"{"kind":"z_score","sources":{"train.jsonl":{"n":2,"center":5.0,"scale":2.0}},"all":null}"#;
+        fs::write(folder.path().join(FILE), json).unwrap();
+        let normaliser = ScoreNormaliser::open(folder.path()).unwrap();
+        assert_eq!(normaliser.normalise("any/where/train.jsonl", 7.0), 1.0);
+        assert_eq!(normaliser.scale("other.jsonl"), None);
     }
 
     #[test]

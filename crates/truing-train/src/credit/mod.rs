@@ -3,7 +3,8 @@
 //!
 //! A completion without a reward takes no part: the group is judged by its scored members, and has no advantages
 //! where fewer than two remain. Where all rewards are equal the outcome's part is exactly 0: equality is compared,
-//! rounding is not divided by an epsilon.
+//! rounding is not divided by an epsilon. A KL in the outcome does not hide equal rewards: it is centred then, and not
+//! divided.
 
 mod group_normalised;
 mod leave_one_out;
@@ -60,7 +61,9 @@ pub enum KlReading {
     /// the sum from the token to the end.
     #[default]
     ReturnToGo,
-    /// `r - beta sum_t kl_t` is normalised over the group; every token has the same advantage.
+    /// `r - beta sum_t kl_t` is normalised over the group; every token has the same advantage. Where all rewards `r` of a
+    /// group are equal (for [`CreditRule::NormalisedOverBatch`]: of every group) only the KL differs; it is centred and not
+    /// divided, for its deviation is no measure of the rewards.
     InOutcome,
 }
 
@@ -100,12 +103,17 @@ impl Credit {
             groups.iter().map(|group| group.iter().map(|rollout| self.outcome(rollout)).collect()).collect();
         let normalised = match self.rule {
             CreditRule::GroupNormalised => {
-                let of_group =
-                    |group: &Vec<Option<f64>>| group_normalised::normalise(group, self.scale, self.epsilon);
-                outcomes.iter().map(of_group).collect()
+                let of_group = |(group, outcomes): (&Vec<ScoredRollout>, &Vec<Option<f64>>)| {
+                    let scale = if has_equal_rewards(group) { Scale::None } else { self.scale };
+                    group_normalised::normalise(outcomes, scale, self.epsilon)
+                };
+                groups.iter().zip(&outcomes).map(of_group).collect()
             }
             CreditRule::LeaveOneOut => outcomes.iter().map(|group| leave_one_out::centre(group)).collect(),
-            CreditRule::NormalisedOverBatch => normalised_over_batch::normalise(&outcomes, self.epsilon),
+            CreditRule::NormalisedOverBatch => {
+                let divides = !groups.iter().all(|group| has_equal_rewards(group));
+                normalised_over_batch::normalise(&outcomes, self.epsilon, divides)
+            }
         };
         groups
             .iter()
@@ -141,6 +149,12 @@ impl Credit {
         }
         advantages
     }
+}
+
+/// Whether all rewards of a group are equal, before any KL is taken off them.
+fn has_equal_rewards(group: &[ScoredRollout]) -> bool {
+    let rewards: Vec<f64> = group.iter().filter_map(|rollout| rollout.reward).collect();
+    are_equal(&rewards)
 }
 
 /// The rewards that are there; `None` where fewer than two are.
@@ -213,6 +227,45 @@ mod tests {
         let found = outcome.assign(&[rollouts]).remove(0);
         // 1 - 0.075 and 3 - 0.4 about their mean.
         assert!((f64::from(found[1].as_ref().unwrap()[0]) - 0.8375).abs() < 1e-6);
+    }
+
+    /// Section "zero-variance groups" of the method: rewards are compared, and the deviation of the KL alone is noise.
+    #[test]
+    fn in_the_outcome_equal_rewards_leave_the_centred_kl_undivided() {
+        let credit = Credit {
+            epsilon: 1e-4,
+            kl_coefficient: 0.1,
+            kl_reading: KlReading::InOutcome,
+            ..Credit::default()
+        };
+        let mut equal = group(&[1.0, 1.0, 1.0]);
+        for (rollout, kl) in equal.iter_mut().zip([0.001, 0.002, 0.006]) {
+            rollout.kl = vec![kl, 0.0];
+        }
+        // -0.1 kl about its mean, 0.003; divided by its own deviation it would be of size 1.
+        let expected = [0.0002, 0.0001, -0.0003];
+        let unequal = group(&[0.0, 2.0]);
+        for (rule, scale) in [
+            (CreditRule::GroupNormalised, Scale::PopulationDeviation),
+            (CreditRule::GroupNormalised, Scale::SampleDeviation),
+            (CreditRule::GroupNormalised, Scale::None),
+            (CreditRule::NormalisedOverBatch, Scale::PopulationDeviation),
+        ] {
+            let found = Credit { rule, scale, ..credit }.assign(&[equal.clone()]).remove(0);
+            for (found, expected) in found.iter().zip(expected) {
+                let found = f64::from(found.as_ref().unwrap()[0]);
+                assert!((found - expected).abs() < 1e-7, "{rule:?} {scale:?}: {found}, not {expected}");
+            }
+        }
+        // Beside a group with a spread each is judged by its own rewards.
+        let found = credit.assign(&[equal.clone(), unequal.clone()]);
+        assert!((f64::from(found[0][2].as_ref().unwrap()[0]) + 0.0003).abs() < 1e-7);
+        assert!((f64::from(found[1][1].as_ref().unwrap()[0]) - 1.0).abs() < 1e-3);
+        // One deviation of the whole batch is a measure of rewards as soon as one group has a spread.
+        let batch = Credit { rule: CreditRule::NormalisedOverBatch, epsilon: 0.0, ..credit };
+        let found = batch.assign(&[equal, unequal]);
+        let of_second = f64::from(found[1][1].as_ref().unwrap()[0]);
+        assert!((of_second - (5.0_f64 / 2.0).sqrt()).abs() < 1e-3, "{of_second}");
     }
 
     #[test]

@@ -9,9 +9,13 @@
 //! ```
 //!
 //! Weights and their sum `W` are the [`Aggregation`]. The exact `kl_t` depends on the state before the token alone:
-//! as a number in the reward it teaches only earlier tokens. Its direct gradient is the part `kl` here, and with
-//! `c = beta` both together are the full gradient of the report's Eq. 2. The sign of the printed gamma term is that of
-//! a penalty.
+//! as a number in the reward it teaches only earlier tokens. Its direct gradient is the part `kl` here. With `c = beta`,
+//! weights that are the same for every token ([`Aggregation::ConstantLength`]) and advantages that are centred and not
+//! divided, both together are the full gradient of the report's Eq. 2. In all other cases they are not the gradient of one
+//! objective: [`Aggregation::SequenceMean`] divides by the completion's own length, which is random;
+//! [`Aggregation::TokenMean`] by the tokens of the step; a division by the group's deviation scales the reward's part, and
+//! with it a KL in the outcome ([`KlReading::InOutcome`](crate::KlReading)), but not the direct part. The sign of the printed
+//! gamma term is that of a penalty.
 //!
 //! Completions that another policy `mu` has drawn (the same weights in 8 bits) carry importance weights, which multiply
 //! each token's part of the first line: `pi_old(o_t) / mu(o_t)`, truncated. Token by token this mends the distribution of

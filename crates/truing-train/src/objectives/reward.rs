@@ -2,10 +2,11 @@
 //! the same scalar head.
 //!
 //! ```text
-//! L = mean_pairs -log sigma(r_w - r_l - m) + alpha sum (r - rhat)^2 / n + c mean_pairs (r_w + r_l)^2
+//! L = mean_pairs -log sigma(r_w - r_l - m) + alpha sum_i n_i (r_i - rhat_i)^2 / n + c mean_pairs (r_w + r_l)^2
 //! ```
 //!
-//! The squared error is taken only of responses that have a score (`alpha = 0` is plain Bradley-Terry, bit for
+//! `n` and `n_i` are the [`MseDenominator`]'s: as Eq. 1 is written, the number of pairs, and the number of pairs that response
+//! `i` is in (of a ranking of k responses each is in k - 1). The squared error is taken only of responses that have a score (`alpha = 0` is plain Bradley-Terry, bit for
 //! bit); centring keeps the scale from drifting (Eisenstein et al. 2023, arXiv 2312.09244). Bradley and Terry 1952.
 
 use std::borrow::Cow;
@@ -49,7 +50,8 @@ impl TrainingPack for RewardPack {
 /// What the squared error is a mean over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MseDenominator {
-    /// All pairs, as Eq. 1 is written: sources without scores weaken the term.
+    /// All pairs, as Eq. 1 is written: the errors of both responses of every pair are summed, so that a response of a ranking
+    /// of k counts k - 1 times. One that is in no pair counts once. Sources without scores weaken the term.
     #[default]
     AllPairs,
     /// The responses that have a score.
@@ -94,6 +96,17 @@ fn scored<'a>(pack: &'a RewardPack, output: &'a HeadOutput) -> impl Iterator<Ite
     known.map(|(i, score)| (i, f64::from(output.scores[i]), f64::from(score)))
 }
 
+/// In how many pairs each response is, and 1 where it is in none `[n_responses]`.
+fn n_pairs_of_responses(pack: &RewardPack) -> Vec<f64> {
+    let mut counts = vec![0.0_f64; pack.scores.len()];
+    for pair in &pack.pairs {
+        counts[pair.chosen] += 1.0;
+        counts[pair.rejected] += 1.0;
+    }
+    counts.iter_mut().for_each(|count| *count = count.max(1.0));
+    counts
+}
+
 impl Objective for Reward {
     type Pack = RewardPack;
 
@@ -130,8 +143,12 @@ impl Objective for Reward {
         }
         if self.mse_coefficient != 0.0 {
             let weight = 2.0 * self.mse_coefficient / self.mse_denominator(denominators);
+            let counts = match self.mse_denominator {
+                MseDenominator::AllPairs => n_pairs_of_responses(pack),
+                MseDenominator::Scored => vec![1.0; pack.scores.len()],
+            };
             for (i, reward, score) in scored(pack, output) {
-                gradient[i] += weight * (reward - score);
+                gradient[i] += counts[i] * weight * (reward - score);
             }
         }
         let scores = gradient.into_iter().map(|d| d as f32).collect();
@@ -156,6 +173,8 @@ impl Objective for Reward {
         };
         let lead = |pair: &RewardPair| reward(pair.chosen) - reward(pair.rejected);
         let squared_error: f64 = scored(pack, output).map(|(_, r, score)| (r - score).powi(2)).sum();
+        let counts = n_pairs_of_responses(pack);
+        let of_pairs: f64 = scored(pack, output).map(|(i, r, score)| counts[i] * (r - score).powi(2)).sum();
         let n_scored = pack.scores.iter().flatten().count() as f64;
         vec![
             over_pairs(&|pair| negative_log_sigmoid(lead(pair) - f64::from(pair.margin))),
@@ -167,7 +186,7 @@ impl Objective for Reward {
                 numerator: output.scores.iter().map(|&score| f64::from(score)).sum(),
                 denominator: output.scores.len() as f64,
             },
-            WeightedSum { numerator: squared_error, denominator: n_pairs },
+            WeightedSum { numerator: of_pairs, denominator: n_pairs },
         ]
     }
 
@@ -268,6 +287,30 @@ mod tests {
         let objective = Reward { mse_coefficient: 2.0, ..Reward::default() };
         let expected = (1.0 + (-1.0_f64).exp()).ln() + 2.0 * (0.49 + 0.04 + 0.0225);
         assert!((loss(&objective, &pack, &output) - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn of_a_ranking_the_errors_of_both_responses_of_every_pair_are_summed() {
+        let (pack, output) = example();
+        let pair = |chosen, rejected| RewardPair { chosen, rejected, margin: 0.0 };
+        let order = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)];
+        let pack = RewardPack {
+            pairs: order.map(|(chosen, rejected)| pair(chosen, rejected)).to_vec(),
+            scores: vec![Some(1.0), Some(-0.5), Some(0.0), Some(2.0), None],
+            ..pack
+        };
+        let reward = [0.3, -0.7, 1.9, -1.1];
+        let error =
+            [1.0, -0.5, 0.0, 2.0].iter().zip(reward).map(|(s, r)| (r - s) * (r - s)).collect::<Vec<f64>>();
+        let as_written: f64 = order.iter().map(|&(w, l)| error[w] + error[l]).sum::<f64>() / 6.0;
+        let logistic = |(w, l): &(usize, usize)| (1.0 + (reward[*l] - reward[*w]).exp()).ln();
+        let order_loss = order.iter().map(logistic).sum::<f64>() / 6.0;
+        let objective = Reward { mse_coefficient: 0.7, ..Reward::default() };
+        assert!((loss(&objective, &pack, &output) - (order_loss + 0.7 * as_written)).abs() < 1e-6);
+        // The mean over responses is another reading, three times as weak here but for the denominator.
+        let objective = Reward { mse_denominator: MseDenominator::Scored, ..objective };
+        let mean = error.iter().sum::<f64>() / 4.0;
+        assert!((loss(&objective, &pack, &output) - (order_loss + 0.7 * mean)).abs() < 1e-6);
     }
 
     #[test]

@@ -208,12 +208,13 @@ fn print_evaluation(evaluation: &ClassifierEvaluation, context: &Context) -> any
 }
 
 fn in_one_line(dimension: &DimensionEvaluation) -> String {
-    let half = dimension.accuracy_interval.map_or_else(String::new, |half| format!(" ± {half:.3}"));
+    let bounds =
+        dimension.accuracy_bounds.map_or_else(String::new, |[low, high]| format!(" [{low:.3}, {high:.3}]"));
     let baseline = dimension
         .baseline_accuracy
         .map_or_else(String::new, |baseline| format!(", the most frequent label {baseline:.3}"));
     format!(
-        "{}: {} of {} texts right{half}{baseline}, macro F1 {}, calibration error {}",
+        "{}: {} of {} texts right{bounds}{baseline}, macro F1 {}, calibration error {}",
         dimension.name,
         share(dimension.accuracy),
         dimension.n_texts,

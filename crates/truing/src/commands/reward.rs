@@ -207,9 +207,11 @@ fn print_tables(found: &RewardDiagnostics, context: &Context) -> anyhow::Result<
 
 fn row(name: &str, source: &SourceDiagnostics) -> [String; 9] {
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.2}"));
-    let accuracy = match source.accuracy_interval {
-        Some(half) => format!("{} ± {:.1}", share(source.accuracy), 100.0 * half),
-        None => String::new(),
+    let accuracy = match source.accuracy_bounds {
+        Some([low, high]) => {
+            format!("{} [{:.1}, {:.1}]", share(source.accuracy), 100.0 * low, 100.0 * high)
+        }
+        None => share(source.accuracy),
     };
     [
         name.to_owned(),
