@@ -14,7 +14,7 @@ use truing_model::{
     DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadKind, HeadOutput, HeadRequest, Keep,
     ParameterRole, ParameterSpec, Pooling, TopLogProbs, TrainableSpec,
 };
-use truing_types::{Communicator, PackedBatch, Seed, TokenId};
+use truing_types::{Communicator, ExcludedTokens, PackedBatch, Seed, TokenId};
 
 use crate::buffers::BufferPool;
 use crate::cache::KvCache;
@@ -232,6 +232,19 @@ impl Inner {
         }
     }
 
+    fn check_excluded(&self, excluded: &ExcludedTokens) -> Result<(), EngineError> {
+        let vocab_size = self.spec.vocab_size;
+        match excluded.ranges().last() {
+            Some(last) if last.end as usize > vocab_size => {
+                Err(EngineError::TokenOutOfRange { token: last.end - 1, vocab_size })
+            }
+            _ if excluded.len() == vocab_size => {
+                Err(EngineError::Unsupported("every token of the vocabulary is excluded".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn ensure_positions(&mut self, n_positions: usize) {
         if n_positions > self.n_rotary_positions {
             self.n_rotary_positions = n_positions.next_power_of_two();
@@ -334,8 +347,9 @@ impl Inner {
 
     fn check_request(&self, request: &HeadRequest<'_>) -> Result<(), EngineError> {
         let is_answerable = match request {
-            HeadRequest::LogProbs { targets, .. } => {
+            HeadRequest::LogProbs { targets, excluded, .. } => {
                 self.check_tokens(&targets.tokens)?;
+                self.check_excluded(excluded)?;
                 self.spec.head == HeadKind::LanguageModel
             }
             HeadRequest::Scores { .. } => matches!(self.spec.head, HeadKind::Score { .. }),
@@ -544,13 +558,15 @@ impl Engine for CpuEngine {
         hidden: &Hidden,
         rows: &[u32],
         temperature: f32,
+        excluded: &ExcludedTokens,
         k: usize,
     ) -> Result<TopLogProbs, EngineError> {
         if self.inner.spec.head != HeadKind::LanguageModel {
             return Err(EngineError::WrongHead { head: self.inner.spec.head });
         }
+        self.inner.check_excluded(excluded)?;
         let inner = &mut self.inner;
-        Ok(self.threads.install(|| inner.top_log_probs(&hidden.0, rows, temperature, k)))
+        Ok(self.threads.install(|| inner.top_log_probs(&hidden.0, rows, temperature, excluded, k)))
     }
 
     fn pool(

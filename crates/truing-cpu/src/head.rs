@@ -2,10 +2,10 @@
 
 use truing_kernels::{
     Divergence, LogProbRows, ReferenceRows, Write, linear_log_probs_divergence_backward,
-    linear_log_probs_divergence_forward, linear_log_probs_forward, linear_top_log_probs, rms_norm_backward,
-    scatter_add_rows,
+    linear_log_probs_divergence_forward, linear_top_log_probs, rms_norm_backward, scatter_add_rows,
 };
 use truing_model::{HeadGradient, HeadOutput, HeadRequest, TokenLogProbs, TopLogProbs};
+use truing_types::ExcludedTokens;
 
 use crate::engine::Inner;
 
@@ -16,20 +16,18 @@ impl Inner {
         let mut output = HeadOutput::default();
         match request {
             HeadRequest::Scores { .. } => output.scores = scores(&normed, weight, self.spec.hidden_size),
-            HeadRequest::LogProbs { targets, temperature, reference } => {
+            HeadRequest::LogProbs { targets, temperature, excluded, reference } => {
                 truing_kernels::scale(&mut normed, temperature.recip());
                 let HeadOutput { tokens, kl, .. } = &mut output;
                 *tokens = TokenLogProbs::with_len(targets.rows.len());
-                match divergence(*reference, kl, &[]) {
-                    None => linear_log_probs_forward(&normed, weight, &targets.tokens, rows_of(tokens)),
-                    Some(divergence) => linear_log_probs_divergence_forward(
-                        &normed,
-                        weight,
-                        &targets.tokens,
-                        rows_of(tokens),
-                        divergence,
-                    ),
-                }
+                linear_log_probs_divergence_forward(
+                    &normed,
+                    weight,
+                    &targets.tokens,
+                    excluded.ranges(),
+                    rows_of(tokens),
+                    divergence(*reference, kl, &[]),
+                );
             }
         }
         self.pool.give(chosen);
@@ -56,7 +54,7 @@ impl Inner {
                 output.scores = scores(&normed, weight, width);
                 scores_backward(&normed, weight, width, &gradient.scores, &mut d_normed, d_head);
             }
-            HeadRequest::LogProbs { targets, temperature, reference } => {
+            HeadRequest::LogProbs { targets, temperature, excluded, reference } => {
                 truing_kernels::scale(&mut normed, temperature.recip());
                 let HeadOutput { tokens, kl, .. } = &mut output;
                 *tokens = TokenLogProbs::with_len(rows.len());
@@ -64,6 +62,7 @@ impl Inner {
                     &normed,
                     weight,
                     &targets.tokens,
+                    excluded.ranges(),
                     &gradient.log_probs,
                     rows_of(tokens),
                     divergence(*reference, kl, &gradient.kl),
@@ -98,13 +97,15 @@ impl Inner {
         hidden: &[f32],
         rows: &[u32],
         temperature: f32,
+        excluded: &ExcludedTokens,
         k: usize,
     ) -> TopLogProbs {
         let (chosen, mut normed) = self.normed_rows(hidden, rows);
         truing_kernels::scale(&mut normed, temperature.recip());
-        let k = k.clamp(1, self.spec.vocab_size);
+        let k = k.clamp(1, self.spec.vocab_size - excluded.len());
         let weight = &self.parameters.values[self.head];
-        let (tokens, log_probs) = linear_top_log_probs(&normed, weight, self.spec.hidden_size, k);
+        let (tokens, log_probs) =
+            linear_top_log_probs(&normed, weight, self.spec.hidden_size, excluded.ranges(), k);
         self.pool.give(chosen);
         self.pool.give(normed);
         TopLogProbs { k, tokens, log_probs }

@@ -16,12 +16,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
-use truing_generate::{SampleRequest, sample};
+use truing_generate::{SampleRequest, SampledIds, sample};
 use truing_model::{
     DecodingWeights, Engine, EngineError, ModelError, ModelFiles, ParameterStore, TrainableSpec,
 };
 use truing_text::{ChatRenderer, RenderOptions};
-use truing_types::{Conversation, Message, Role, SamplingOptions, TokenId};
+use truing_types::{Conversation, ExcludedTokens, Message, Role, SamplingOptions, TokenId};
 
 #[derive(Debug)]
 #[expect(dead_code, reason = "shown when loading fails")]
@@ -123,7 +123,8 @@ fn with_sampler(
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
     let start = Instant::now();
     // No end tokens: every completion is as long as it may be.
-    sample(engine, renderer.tokenizer(), &requests, &options, &[], prompts.len(), go_on).unwrap().unwrap();
+    let ids = SampledIds { end: &[], excluded: &ExcludedTokens::none() };
+    sample(engine, renderer.tokenizer(), &requests, &options, ids, prompts.len(), go_on).unwrap().unwrap();
     start.elapsed().as_secs_f64()
 }
 

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder, Tokenizer};
-use truing_types::{FinishReason, ReasoningMarks, SamplingOptions, TokenId};
+use truing_types::{ExcludedTokens, FinishReason, ReasoningMarks, SamplingOptions, TokenId};
 
 use crate::{GenerateError, Sampler, StopTexts, mark_tokens};
 
@@ -38,6 +38,9 @@ pub struct SampledCompletion {
     pub sampling_log_probs: Vec<f32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// Why the tokens could not be turned into text, where that is so. The completion then ends with the token that could
+    /// not ([`FinishReason::Cancelled`]), and `text` is what came before it.
+    pub text_error: Option<String>,
 }
 
 /// Tokens that end a reply, ascending: the model's end-of-sequence tokens, the tokenizer's, and the token that ends a
@@ -50,6 +53,25 @@ pub fn end_tokens(eos_token_ids: &[TokenId], renderer: &ChatRenderer) -> Vec<Tok
     end_tokens.sort_unstable();
     end_tokens.dedup();
     end_tokens
+}
+
+/// The rows of a head that are never sampled: ids that the tokenizer cannot decode, unless they end a reply.
+///
+/// Whoever computes the probabilities of what was sampled has to leave out the same rows
+/// ([`truing_model::HeadRequest::LogProbs`]).
+#[must_use]
+pub fn excluded_tokens(tokenizer: &Tokenizer, vocab_size: usize, end_tokens: &[TokenId]) -> ExcludedTokens {
+    let ids = tokenizer.ids_without_token(vocab_size).into_iter();
+    ExcludedTokens::of(ids.filter(|id| !end_tokens.contains(id)))
+}
+
+/// Tokens that a reply ends with, and those that are never sampled.
+#[derive(Debug, Clone, Copy)]
+pub struct SampledIds<'a> {
+    /// Tokens that end a reply ([`end_tokens`]).
+    pub end: &'a [TokenId],
+    /// Tokens that are never sampled ([`excluded_tokens`]).
+    pub excluded: &'a ExcludedTokens,
 }
 
 /// A prompt, and how its completions are drawn.
@@ -92,6 +114,7 @@ struct Running<'a, C> {
     decoder: StreamDecoder,
     stops: StopTexts,
     text: String,
+    text_error: Option<String>,
     finish_reason: Option<FinishReason>,
     failure: Option<GenerateError>,
 }
@@ -114,7 +137,7 @@ pub fn sample<E: Engine>(
     tokenizer: &Tokenizer,
     requests: &[SampleRequest],
     options: &SamplingOptions,
-    end_tokens: &[TokenId],
+    ids: SampledIds<'_>,
     max_batch: usize,
     on_done: &mut dyn FnMut(usize, usize, &SampledCompletion) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Vec<SampledCompletion>>>, GenerateError>
@@ -134,25 +157,17 @@ where
         .collect();
     let mut failure = None;
     let flow =
-        decode(
-            engine,
-            tokenizer,
-            &jobs,
-            end_tokens,
-            max_batch,
-            false,
-            &mut |i, place, result| match result {
-                Ok(completion) => {
-                    let flow = on_done(i, place, &completion);
-                    done[i][place] = Some(completion);
-                    flow
-                }
-                Err(error) => {
-                    failure = Some(error);
-                    ControlFlow::Break(())
-                }
-            },
-        )?;
+        decode(engine, tokenizer, &jobs, ids, max_batch, false, &mut |i, place, result| match result {
+            Ok(completion) => {
+                let flow = on_done(i, place, &completion);
+                done[i][place] = Some(completion);
+                flow
+            }
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
     match failure {
         Some(error) => Err(error),
         None if flow.is_break() => Ok(None),
@@ -170,7 +185,7 @@ pub(crate) fn decode<E: Engine>(
     engine: &mut E,
     tokenizer: &Tokenizer,
     jobs: &[Job<'_>],
-    end_tokens: &[TokenId],
+    ids: SampledIds<'_>,
     max_batch: usize,
     shares_beginnings: bool,
     on_done: &mut dyn FnMut(usize, usize, Result<SampledCompletion, GenerateError>) -> ControlFlow<()>,
@@ -197,12 +212,14 @@ where
                 }
                 let capacity = if shares_beginnings { largest } else { job.capacity(context_length) };
                 let before = read_before.take().map(|(before, cache)| (jobs[before].prompt, cache));
-                prompt = Some(read(engine, job_idx, job, capacity, before)?);
+                let mut read = read(engine, job_idx, job, capacity, before)?;
+                ids.excluded.mask(&mut read.logits);
+                prompt = Some(read);
             }
             let Some(read) = &mut prompt else { break };
             let job = &jobs[read.job_idx];
             let mut next = begin(engine, tokenizer, read, job)?;
-            next.take_in(&read.logits, end_tokens);
+            next.take_in(&read.logits, ids.end);
             read.n_begun += 1;
             if read.n_begun == job.n_samples {
                 let finished = prompt.take();
@@ -230,12 +247,12 @@ where
         }
         let tokens: Vec<TokenId> = running.iter().filter_map(|one| one.history.last().copied()).collect();
         let mut caches: Vec<&mut E::Cache> = running.iter_mut().map(|one| &mut one.cache).collect();
-        let logits = engine.extend_each(&mut caches, &tokens)?;
+        let mut logits = engine.extend_each(&mut caches, &tokens)?;
         let vocab_size = logits.len() / running.len();
-        running
-            .par_iter_mut()
-            .zip(logits.par_chunks(vocab_size))
-            .for_each(|(one, logits)| one.take_in(logits, end_tokens));
+        running.par_iter_mut().zip(logits.par_chunks_mut(vocab_size)).for_each(|(one, logits)| {
+            ids.excluded.mask(logits);
+            one.take_in(logits, ids.end);
+        });
     }
 }
 
@@ -293,6 +310,7 @@ fn begin<'a, E: Engine>(
             .keeping(mark_tokens(tokenizer, &ReasoningMarks::default())),
         stops: StopTexts::new(&job.options.stop),
         text: String::new(),
+        text_error: None,
         finish_reason: None,
         failure: None,
     })
@@ -315,7 +333,15 @@ impl<C> Running<'_, C> {
             self.finish_reason = Some(FinishReason::EndOfTurn);
             return Ok(());
         }
-        let (decided, found) = self.stops.push(&self.decoder.push(drawn.token)?);
+        let piece = match self.decoder.push(drawn.token) {
+            Ok(piece) => piece,
+            Err(error) => {
+                self.text_error = Some(error.to_string());
+                self.finish_reason = Some(FinishReason::Cancelled);
+                return Ok(());
+            }
+        };
+        let (decided, found) = self.stops.push(&piece);
         self.text.push_str(&decided);
         if found {
             self.finish_reason = Some(FinishReason::StopText);
@@ -334,14 +360,19 @@ impl<C> Running<'_, C> {
             return Err(failure);
         }
         let mut finish_reason = self.finish_reason.unwrap_or(FinishReason::Length);
-        if finish_reason != FinishReason::StopText {
-            // The last bytes may still complete a stop text.
-            let (decided, found) = self.stops.push(&self.decoder.finish()?);
-            self.text.push_str(&decided);
-            if found {
-                finish_reason = FinishReason::StopText;
-            } else {
-                self.text.push_str(&self.stops.finish());
+        if self.text_error.is_none() && finish_reason != FinishReason::StopText {
+            match self.decoder.finish() {
+                Ok(last) => {
+                    // The last bytes may still complete a stop text.
+                    let (decided, found) = self.stops.push(&last);
+                    self.text.push_str(&decided);
+                    if found {
+                        finish_reason = FinishReason::StopText;
+                    } else {
+                        self.text.push_str(&self.stops.finish());
+                    }
+                }
+                Err(error) => self.text_error = Some(error.to_string()),
             }
         }
         Ok(SampledCompletion {
@@ -350,6 +381,7 @@ impl<C> Running<'_, C> {
             log_probs: self.log_probs,
             sampling_log_probs: self.sampling_log_probs,
             finish_reason,
+            text_error: self.text_error,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use truing_model::Engine;
 use truing_types::{FinishReason, SamplingOptions, TokenId};
 
-use crate::{DrawnToken, GenerateError, Sampler};
+use crate::{DrawnToken, GenerateError, SampledIds, Sampler};
 
 /// One running sequence: an engine's cache and the tokens in it.
 pub struct Session<E: Engine> {
@@ -80,7 +80,7 @@ impl<E: Engine> Session<E> {
     }
 }
 
-/// Reads a prompt and draws tokens until one of `end_tokens`, `max_new_tokens`, the end of the context, or
+/// Reads a prompt and draws tokens until one that ends a reply, `max_new_tokens`, the end of the context, or
 /// until `on_token` breaks off.
 ///
 /// # Errors
@@ -90,7 +90,7 @@ pub fn generate<E: Engine>(
     session: &mut Session<E>,
     prompt: &[TokenId],
     options: &SamplingOptions,
-    end_tokens: &[TokenId],
+    ids: SampledIds<'_>,
     on_token: &mut dyn FnMut(DrawnToken) -> Result<ControlFlow<()>, GenerateError>,
 ) -> Result<Generated, GenerateError> {
     let mut sampler = Sampler::new(options)?;
@@ -103,11 +103,12 @@ pub fn generate<E: Engine>(
     };
     loop {
         let position = session.tokens.len() - 1;
+        ids.excluded.mask(&mut logits);
         let drawn =
             sampler.draw_after(&logits, &session.tokens).ok_or(GenerateError::NotANumber { position })?;
         generated.tokens.push(drawn.token);
         generated.log_probs.push(drawn.log_prob);
-        if end_tokens.contains(&drawn.token) {
+        if ids.end.contains(&drawn.token) {
             generated.finish_reason = FinishReason::EndOfTurn;
             return Ok(generated);
         }

@@ -13,7 +13,7 @@ mod sampling;
 mod stop;
 mod thoughts;
 
-pub use batch::{SampleRequest, SampledCompletion, end_tokens, sample};
+pub use batch::{SampleRequest, SampledCompletion, SampledIds, end_tokens, excluded_tokens, sample};
 pub use decoding::{Generated, Session, generate};
 pub use error::GenerateError;
 pub use local_chat::{LocalChat, LocalReply};

@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder};
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMark, ReasoningMarks,
-    SamplingOptions, TokenId, split_reasoning,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, ExcludedTokens, FinishReason, ReasoningMark,
+    ReasoningMarks, SamplingOptions, TokenId, split_reasoning,
 };
 
 use crate::batch::{Job, decode};
 use crate::{
-    GenerateError, SampledCompletion, Session, StopTexts, end_tokens, generate, mark_tokens, marks_of,
-    opens_thought,
+    GenerateError, SampledCompletion, SampledIds, Session, StopTexts, end_tokens, excluded_tokens, generate,
+    mark_tokens, marks_of, opens_thought,
 };
 
 /// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
@@ -27,6 +27,7 @@ pub struct LocalChat<E: Engine> {
     renderer: ChatRenderer,
     session: Session<E>,
     end_tokens: Vec<TokenId>,
+    excluded: ExcludedTokens,
     marks: ReasoningMarks,
 }
 
@@ -46,9 +47,10 @@ impl<E: Engine> LocalChat<E> {
     /// the token that ends a turn in the template.
     pub fn new(engine: E, renderer: ChatRenderer) -> Self {
         let end_tokens = end_tokens(&engine.spec().eos_token_ids, &renderer);
+        let excluded = excluded_tokens(renderer.tokenizer(), engine.spec().vocab_size, &end_tokens);
         let session = Session::new(&engine);
         let marks = marks_of(renderer.tokenizer());
-        Self { engine, renderer, session, end_tokens, marks }
+        Self { engine, renderer, session, end_tokens, excluded, marks }
     }
 
     /// Takes further marks for those of a thought, beside the known ones and those of the chat template.
@@ -150,7 +152,7 @@ impl<E: Engine> LocalChat<E> {
             &mut self.session,
             prompt,
             sampling,
-            &self.end_tokens,
+            SampledIds { end: &self.end_tokens, excluded: &self.excluded },
             &mut |drawn| {
                 let (decided, found) = stops.push(&decoder.push(drawn.token)?);
                 is_stopped = found;
@@ -233,24 +235,27 @@ where
         let (tokenizer, marks) = (self.renderer.tokenizer(), &self.marks);
         let on_done = &mut |job: usize, _: usize, result: Result<SampledCompletion, GenerateError>| {
             let (place, prompt) = &prompts[job];
-            let result = result.map_err(chat_error).map(|completion| {
+            let result = result.map_err(chat_error).and_then(|completion| {
+                if let Some(reason) = completion.text_error {
+                    return Err(ChatError::Failed(reason.into()));
+                }
                 let is_inside = opens_thought(tokenizer, marks, prompt);
                 let (text, reasoning) = split(completion.text, marks, is_inside);
-                ChatReply {
+                Ok(ChatReply {
                     text,
                     reasoning,
                     n_completion_tokens: completion.tokens.len(),
                     tokens: completion.tokens,
                     finish_reason: completion.finish_reason,
                     n_prompt_tokens: prompt.len(),
-                }
+                })
             });
             let flow = on_result(*place, &result);
             results[*place] = Some(result);
             flow
         };
-        let decoded =
-            decode(&mut self.engine, tokenizer, &jobs, &self.end_tokens, REPLIES_AT_A_TIME, true, on_done);
+        let ids = SampledIds { end: &self.end_tokens, excluded: &self.excluded };
+        let decoded = decode(&mut self.engine, tokenizer, &jobs, ids, REPLIES_AT_A_TIME, true, on_done);
         if let Err(error) = decoded {
             // One failure is told of every request that it took with it.
             let reason = error.to_string();

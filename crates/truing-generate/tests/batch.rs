@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use truing_generate::{GenerateError, SampleRequest, SampledCompletion, sample};
+use truing_generate::{GenerateError, SampleRequest, SampledCompletion, SampledIds, excluded_tokens, sample};
 use truing_text::{SpecialTokens, Tokenizer};
-use truing_types::{FinishReason, SamplingOptions, TokenId};
+use truing_types::{ExcludedTokens, FinishReason, SamplingOptions, TokenId};
 
 use crate::parrot::{Parrot, one_hot};
 
@@ -35,7 +35,8 @@ fn draw(
     options: &SamplingOptions,
 ) -> Vec<Vec<SampledCompletion>> {
     let mut order = Vec::new();
-    let drawn = sample(&mut babbler(), &tokenizer(), requests, options, &[0], max_batch, &mut |i, j, _| {
+    let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
+    let drawn = sample(&mut babbler(), &tokenizer(), requests, options, ids, max_batch, &mut |i, j, _| {
         order.push((i, j));
         ControlFlow::Continue(())
     });
@@ -76,8 +77,9 @@ fn the_same_tokens_whatever_runs_beside() {
 fn a_prompt_is_read_once_for_its_group() {
     let mut parrot = Parrot::saying(100, 40, vec![11, 12, 0]);
     let requests = [request(&[3; 40], 8, 0)];
+    let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
     let drawn =
-        sample(&mut parrot, &tokenizer(), &requests, &SamplingOptions::default(), &[0], 8, &mut |_, _, _| {
+        sample(&mut parrot, &tokenizer(), &requests, &SamplingOptions::default(), ids, 8, &mut |_, _, _| {
             ControlFlow::Continue(())
         });
     assert!(drawn.unwrap().unwrap()[0].iter().all(|completion| completion.tokens == [11, 12, 0]));
@@ -91,7 +93,8 @@ fn stop_texts_cut_the_text_and_leave_the_tokens() {
     let n = answer.len();
     let mut parrot = Parrot::saying(100, 1, answer.clone());
     let options = SamplingOptions { stop: vec!["STOP".into()], ..Default::default() };
-    let drawn = sample(&mut parrot, &tokenizer, &[request(&[3], 1, 0)], &options, &[0], 4, &mut |_, _, _| {
+    let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
+    let drawn = sample(&mut parrot, &tokenizer, &[request(&[3], 1, 0)], &options, ids, 4, &mut |_, _, _| {
         ControlFlow::Continue(())
     });
     let completion = drawn.unwrap().unwrap().remove(0).remove(0);
@@ -105,7 +108,8 @@ fn prompts_without_room_are_refused_and_breaking_off_gives_nothing() {
     let run = |prompt: &[TokenId], flow: ControlFlow<()>| {
         let mut parrot = Parrot::new(10, |_| one_hot(4));
         let options = SamplingOptions { max_new_tokens: 3, ..Default::default() };
-        sample(&mut parrot, &tokenizer, &[request(prompt, 2, 0)], &options, &[0], 4, &mut |_, _, _| flow)
+        let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
+        sample(&mut parrot, &tokenizer, &[request(prompt, 2, 0)], &options, ids, 4, &mut |_, _, _| flow)
     };
     assert!(matches!(run(&[], ControlFlow::Continue(())), Err(GenerateError::EmptyPrompt)));
     let full = run(&[1; 10], ControlFlow::Continue(()));
@@ -114,4 +118,87 @@ fn prompts_without_room_are_refused_and_breaking_off_gives_nothing() {
     // The end of the context ends a completion as a limit does.
     let at_end = run(&[1; 9], ControlFlow::Continue(())).unwrap().unwrap();
     assert_eq!((at_end[0][0].tokens.len(), at_end[0][0].finish_reason), (1, FinishReason::Length));
+}
+
+/// A head with more rows than the tokenizer has tokens, as Qwen's: the rows past them are the most likely ones.
+fn padded_babbler(n_rows: usize) -> Parrot {
+    Parrot::new(60, move |so_far| {
+        let mixed = so_far.iter().fold(7_u32, |sum, &token| sum.wrapping_mul(31).wrapping_add(token));
+        let mut logits: Vec<f32> =
+            (0..400_u32).map(|token| (mixed.wrapping_mul(token + 3) % 97) as f32 / 40.0).collect();
+        logits[0] = 4.5;
+        logits.resize(n_rows, 9.0);
+        logits
+    })
+    .with_rows(n_rows)
+}
+
+#[test]
+fn rows_without_a_token_are_sampled_as_if_the_head_did_not_have_them() {
+    let tokenizer = tokenizer();
+    assert_eq!(tokenizer.vocab_size(), 400);
+    let excluded = excluded_tokens(&tokenizer, 437, &[0]);
+    assert_eq!(excluded.ranges(), std::slice::from_ref(&(400..437)));
+    let requests = [request(&[5, 6], 6, 1), request(&[7, 8, 9], 6, 3)];
+    let plain = SamplingOptions { max_new_tokens: 30, temperature: 1.0, seed: 5, ..Default::default() };
+    for options in [
+        plain.clone(),
+        SamplingOptions { temperature: 0.0, ..plain.clone() },
+        SamplingOptions { temperature: 0.0, repetition_penalty: 1.5, ..plain.clone() },
+        SamplingOptions { temperature: 1.4, top_k: 7, ..plain.clone() },
+        SamplingOptions { top_k: 420, ..plain.clone() },
+        SamplingOptions { top_p: 0.8, min_p: 0.01, repetition_penalty: 1.2, ..plain },
+    ] {
+        let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
+        let ids = SampledIds { end: &[0], excluded: &excluded };
+        let drawn = sample(&mut padded_babbler(437), &tokenizer, &requests, &options, ids, 3, go_on);
+        let drawn = drawn.unwrap().unwrap();
+        assert!(drawn.iter().flatten().all(|one| one.tokens.iter().all(|&token| token < 400)));
+        assert_eq!(drawn, draw(&requests, 3, &options), "{options:?}");
+    }
+}
+
+#[test]
+fn an_end_token_that_the_tokenizer_lacks_still_ends_a_completion() {
+    let tokenizer = tokenizer();
+    let excluded = excluded_tokens(&tokenizer, 437, &[410]);
+    assert_eq!(excluded.ranges(), [400..410, 411..437]);
+    let mut parrot = Parrot::new(60, |_| {
+        let mut logits = vec![0.0; 437];
+        logits[410] = 30.0;
+        logits
+    })
+    .with_rows(437);
+    let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
+    let ids = SampledIds { end: &[410], excluded: &excluded };
+    let drawn =
+        sample(&mut parrot, &tokenizer, &[request(&[3], 1, 0)], &SamplingOptions::default(), ids, 1, go_on);
+    let one = drawn.unwrap().unwrap().remove(0).remove(0);
+    assert_eq!((one.tokens, one.finish_reason), (vec![410], FinishReason::EndOfTurn));
+    assert_eq!(one.text_error, None);
+}
+
+/// The guard behind the mask: a token without text costs its completion the text, and no other completion anything.
+#[test]
+fn a_token_without_text_ends_its_completion_and_not_the_others() {
+    let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
+    let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
+    let mut parrot = Parrot::new(60, |so_far| {
+        let mut logits = vec![0.0; 437];
+        // The second request runs into a row that has no token.
+        logits[if so_far.starts_with(&[9]) && so_far.len() == 3 { 410 } else { 50 }] = 30.0;
+        logits
+    })
+    .with_rows(437);
+    let options = SamplingOptions { max_new_tokens: 5, ..Default::default() };
+    let requests = [request(&[5], 2, 1), request(&[9], 2, 2)];
+    let drawn = sample(&mut parrot, &tokenizer(), &requests, &options, ids, 3, go_on).unwrap().unwrap();
+    for one in &drawn[0] {
+        assert_eq!((one.tokens.len(), &one.text_error), (5, &None));
+    }
+    for one in &drawn[1] {
+        assert_eq!((&one.tokens[..], one.finish_reason), (&[50, 50, 410][..], FinishReason::Cancelled));
+        assert_eq!(one.log_probs.len(), 3);
+        assert_eq!(one.text_error.as_deref(), Some("token 410 is outside the vocabulary of 400"));
+    }
 }

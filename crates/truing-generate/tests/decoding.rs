@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use truing_generate::{DrawnToken, GenerateError, Generated, Session, generate};
-use truing_types::{FinishReason, SamplingOptions, TokenId};
+use truing_generate::{DrawnToken, GenerateError, Generated, SampledIds, Session, generate};
+use truing_types::{ExcludedTokens, FinishReason, SamplingOptions, TokenId};
 
 use crate::parrot::{Parrot, one_hot};
 
@@ -13,7 +13,8 @@ fn run(
     prompt: &[TokenId],
     options: &SamplingOptions,
 ) -> Result<Generated, GenerateError> {
-    generate(engine, session, prompt, options, &[0], &mut |_| Ok(ControlFlow::Continue(())))
+    let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
+    generate(engine, session, prompt, options, ids, &mut |_| Ok(ControlFlow::Continue(())))
 }
 
 fn at_most(max_new_tokens: usize) -> SamplingOptions {
@@ -98,7 +99,8 @@ fn the_caller_may_break_off() {
         seen.push(drawn);
         Ok(if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     };
-    let generated = generate(&mut engine, &mut session, &[1], &at_most(9), &[0], &mut until_two).unwrap();
+    let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
+    let generated = generate(&mut engine, &mut session, &[1], &at_most(9), ids, &mut until_two).unwrap();
     assert_eq!((generated.tokens.len(), generated.finish_reason), (2, FinishReason::Cancelled));
 }
 
@@ -111,4 +113,21 @@ fn the_same_seed_gives_the_same_tokens_whatever_the_cache_held() {
     let first = run(&mut engine, &mut session, &[1, 2], &options(5)).unwrap().tokens;
     assert_eq!(run(&mut engine, &mut session, &[1, 2], &options(5)).unwrap().tokens, first);
     assert_ne!(run(&mut engine, &mut session, &[1, 2], &options(6)).unwrap().tokens, first);
+}
+
+#[test]
+fn excluded_tokens_are_not_taken_even_where_they_are_the_likeliest() {
+    let mut engine = Parrot::new(100, |_| {
+        let mut logits = one_hot(399);
+        logits[7] = 5.0;
+        logits
+    });
+    let mut session = Session::new(&engine);
+    let excluded = ExcludedTokens::of([399, 398]);
+    let ids = SampledIds { end: &[0], excluded: &excluded };
+    let go_on = &mut |_| Ok(ControlFlow::Continue(()));
+    let generated = generate(&mut engine, &mut session, &[1], &at_most(3), ids, go_on).unwrap();
+    assert_eq!(generated.tokens, [7, 7, 7]);
+    let expected = -(397.0 * (-5f64).exp()).ln_1p() as f32;
+    assert!((generated.log_probs[0] - expected).abs() < 1e-6, "{:?}", generated.log_probs);
 }

@@ -9,7 +9,7 @@ use truing_model::{
     DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep,
     TopLogProbs, TrainableSpec,
 };
-use truing_types::{Communicator, PackedBatch, TokenId};
+use truing_types::{Communicator, ExcludedTokens, PackedBatch, TokenId};
 
 /// Logits `[vocab]` after the tokens so far.
 type NextLogits = dyn Fn(&[TokenId]) -> Vec<f32>;
@@ -48,6 +48,12 @@ impl Parrot {
             eos_token_ids: vec![0],
         };
         Self { spec, trainable: TrainableSpec::default(), next: Box::new(next), n_read: 0 }
+    }
+
+    /// The same with a head of another number of rows, which is what `next` has to return.
+    pub(crate) fn with_rows(mut self, n_rows: usize) -> Self {
+        self.spec.vocab_size = n_rows;
+        self
     }
 
     /// Says these tokens after a prompt of any content, one after the other, then token 0.
@@ -175,7 +181,14 @@ impl Engine for Parrot {
     ) -> Result<(HeadOutput, ()), EngineError> {
         unreachable!("decoding trains nothing")
     }
-    fn top_log_probs(&mut self, (): &(), _: &[u32], _: f32, _: usize) -> Result<TopLogProbs, EngineError> {
+    fn top_log_probs(
+        &mut self,
+        (): &(),
+        _: &[u32],
+        _: f32,
+        _: &ExcludedTokens,
+        _: usize,
+    ) -> Result<TopLogProbs, EngineError> {
         unreachable!("decoding trains nothing")
     }
     fn enable_adapters(&mut self, _: bool) {

@@ -1,15 +1,19 @@
 //! SmolLM2-135M-Instruct against llama.cpp and a float32 NumPy forward pass, where both are found.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde_json::Value;
 use truing_cpu::{CpuEngine, CpuOptions, Loader};
-use truing_generate::{LocalChat, SampleRequest, Session, end_tokens, sample};
-use truing_model::{DecodingWeights, Engine, EngineError, Keep, ModelError, ModelFiles, TrainableSpec};
+use truing_generate::{LocalChat, SampleRequest, SampledIds, Session, end_tokens, excluded_tokens, sample};
+use truing_model::{
+    DecodingWeights, Engine, EngineError, HeadRequest, Keep, ModelError, ModelFiles, TrainableSpec,
+};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{
-    ChatModel, ChatRequest, Conversation, Message, PackedBatch, Role, RowOrigin, SamplingOptions, TokenId,
+    ChatModel, ChatRequest, Conversation, ExcludedTokens, Message, PackedBatch, Role, RowOrigin,
+    SamplingOptions, TokenId,
 };
 
 #[derive(Debug)]
@@ -138,12 +142,13 @@ fn what_is_sampled_is_what_the_trainer_computes() {
             .collect();
     let ends = end_tokens(&engine.spec().eos_token_ids.clone(), &renderer);
     let options = SamplingOptions { max_new_tokens: 48, temperature: 1.0, seed: 1, ..Default::default() };
+    let excluded = excluded_tokens(renderer.tokenizer(), engine.spec().vocab_size, &ends);
     let draw = |engine: &mut CpuEngine, requests: &[SampleRequest], max_batch: usize| {
         let started = std::time::Instant::now();
         let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
-        let drawn = sample(engine, renderer.tokenizer(), requests, &options, &ends, max_batch, go_on)
-            .unwrap()
-            .unwrap();
+        let ids = SampledIds { end: &ends, excluded: &excluded };
+        let drawn =
+            sample(engine, renderer.tokenizer(), requests, &options, ids, max_batch, go_on).unwrap().unwrap();
         let n_tokens: usize = drawn.iter().flatten().map(|completion| completion.tokens.len()).sum();
         let secs = started.elapsed().as_secs_f64();
         println!("{max_batch} at once: {n_tokens} tokens, {:.0} tokens a second", n_tokens as f64 / secs);
@@ -155,8 +160,9 @@ fn what_is_sampled_is_what_the_trainer_computes() {
     let long = SampleRequest { prompt: requests[2].prompt.clone(), n_samples: 1, seed_indices: vec![9] };
     let endless = SamplingOptions { max_new_tokens: 400, ..options.clone() };
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
+    let ids = SampledIds { end: &[], excluded: &excluded };
     let long_one =
-        sample(&mut engine, renderer.tokenizer(), &[long], &endless, &[], 1, go_on).unwrap().unwrap();
+        sample(&mut engine, renderer.tokenizer(), &[long], &endless, ids, 1, go_on).unwrap().unwrap();
     let all = requests.iter().zip(&together).chain(requests[2..].iter().zip(&long_one));
     let mut largest: f32 = 0.0;
     for (request, completion) in all.flat_map(|(request, group)| group.iter().map(move |one| (request, one)))
@@ -170,7 +176,13 @@ fn what_is_sampled_is_what_the_trainer_computes() {
         let hidden = engine.embed(&batch).unwrap();
         let layers = 0..engine.spec().n_layers;
         let (hidden, _) = engine.segment_forward(&batch, layers, hidden, Keep::Nothing).unwrap();
-        let computed = engine.log_probs(&hidden, &pack.targets()).unwrap().log_probs;
+        let request = HeadRequest::LogProbs {
+            targets: Cow::Owned(pack.targets()),
+            temperature: 1.0,
+            excluded: excluded.clone(),
+            reference: None,
+        };
+        let computed = engine.head(&hidden, &request).unwrap().tokens.log_probs;
         for (a, b) in computed.iter().zip(&completion.log_probs) {
             largest = largest.max((a - b).abs());
         }
@@ -209,8 +221,9 @@ fn decoding_with_8_bits_stays_near_the_model() {
     let options = SamplingOptions { max_new_tokens: 64, temperature: 1.0, seed: 2, ..Default::default() };
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
     engine.set_decoding_weights(DecodingWeights::Int8);
+    let ids = SampledIds { end: &[], excluded: &ExcludedTokens::none() };
     let drawn =
-        sample(&mut engine, renderer.tokenizer(), &requests, &options, &[], 8, go_on).unwrap().unwrap();
+        sample(&mut engine, renderer.tokenizer(), &requests, &options, ids, 8, go_on).unwrap().unwrap();
 
     // The same tokens again with both weights, for whole distributions.
     let (mut differences, mut divergences, mut likeliest) = (Vec::new(), Vec::new(), 0);

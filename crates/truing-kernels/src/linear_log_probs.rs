@@ -23,6 +23,9 @@
 //! d_z_v += d_kl[i] p_v (log p_v - log q_v - kl[i])    for v in S
 //! ```
 //!
+//! Rows of the head can be excluded: their logits are minus infinity, so that they take no part in any sum, maximum or
+//! gradient.
+//!
 //! Sums over the vocabulary run in f32 within blocks of [`BLOCK`] words, and in f64 over the blocks, in order.
 
 #![allow(unsafe_code, reason = "blocks written by several threads")]
@@ -167,9 +170,13 @@ struct Chunk<'a> {
 
 impl Chunk<'_> {
     /// Fills the logits.
-    fn multiply(&mut self) {
+    fn multiply(&mut self, excluded: &[Range<u32>]) {
         let hidden = MatrixRef::new(self.hidden, self.width, self.h);
         matmul(self.head, hidden.transposed(), self.logits, Write::Overwrite);
+        for range in excluded {
+            self.logits[range.start as usize * self.width..range.end as usize * self.width]
+                .fill(f32::NEG_INFINITY);
+        }
     }
 
     /// Turns the logits into e^(z - largest), and returns Σ e of each token.
@@ -321,10 +328,25 @@ fn chunks(n: usize, most: usize) -> Vec<Range<usize>> {
     (1..=n_chunks).rev().map(next).collect()
 }
 
+/// Panics where excluded rows are not ascending ranges below `vocab` that leave at least one row; returns the number of rows
+/// left.
+fn check_excluded(excluded: &[Range<u32>], vocab: usize) -> usize {
+    let mut end = 0;
+    for range in excluded {
+        assert!(end <= range.start && range.start <= range.end, "linear_log_probs: excluded ranges ascend");
+        end = range.end;
+    }
+    assert!(end as usize <= vocab, "linear_log_probs: excluded rows are below {vocab}");
+    let n_left = vocab - excluded.iter().map(ExactSizeIterator::len).sum::<usize>();
+    assert!(n_left > 0, "linear_log_probs: not every row is excluded");
+    n_left
+}
+
 fn run(
     hidden: &[f32],
     head: &[f32],
     targets: &[u32],
+    excluded: &[Range<u32>],
     out: LogProbRows,
     mut divergence: Option<Divergence>,
     mut gradients: Option<Gradients>,
@@ -345,6 +367,7 @@ fn run(
     );
     let vocab = head.len() / h;
     assert!(targets.iter().all(|&y| (y as usize) < vocab), "linear_log_probs: targets are below {vocab}");
+    check_excluded(excluded, vocab);
     if let Some(Divergence { reference, kl, d_kl }) = &divergence {
         let size = n * reference.k;
         assert!(
@@ -386,7 +409,7 @@ fn run(
                 entropies: &mut out.entropies[start..end],
                 is_argmax: &mut out.is_argmax[start..end],
             };
-            chunk.multiply();
+            chunk.multiply(excluded);
             let d_logits = divergence.as_mut().map(|divergence| {
                 chunk.divergence(start, divergence.reference, &mut divergence.kl[start..end])
             });
@@ -410,20 +433,22 @@ fn run(
 
 /// Log-probabilities, entropies and whether each target is the argmax. Panics when a size or a target does not fit.
 pub fn linear_log_probs_forward(hidden: &[f32], head: &[f32], targets: &[u32], out: LogProbRows) {
-    run(hidden, head, targets, out, None, None);
+    run(hidden, head, targets, &[], out, None, None);
 }
 
-/// The results of [`linear_log_probs_forward`], and the KL divergence of each row from a reference.
+/// The results of [`linear_log_probs_forward`] over all rows of the head but the `excluded` (ascending ranges), and the KL
+/// divergence of each row from a reference where one is given.
 ///
-/// Panics when a size, a target or a token of the reference does not fit.
+/// Panics when a size, a target, an excluded row or a token of the reference does not fit.
 pub fn linear_log_probs_divergence_forward(
     hidden: &[f32],
     head: &[f32],
     targets: &[u32],
+    excluded: &[Range<u32>],
     out: LogProbRows,
-    divergence: Divergence,
+    divergence: Option<Divergence>,
 ) {
-    run(hidden, head, targets, out, Some(divergence), None);
+    run(hidden, head, targets, excluded, out, divergence, None);
 }
 
 /// The results of [`linear_log_probs_forward`] and, from the same logits, the gradients of
@@ -439,16 +464,28 @@ pub fn linear_log_probs_backward(
     d_hidden: &mut [f32],
     d_head: Option<&mut [f32]>,
 ) {
-    linear_log_probs_divergence_backward(hidden, head, targets, d_log_probs, out, None, d_hidden, d_head);
+    linear_log_probs_divergence_backward(
+        hidden,
+        head,
+        targets,
+        &[],
+        d_log_probs,
+        out,
+        None,
+        d_hidden,
+        d_head,
+    );
 }
 
-/// [`linear_log_probs_backward`] of `Σ d_log_probs · log_probs + Σ d_kl · kl`; an empty `d_log_probs` is zero.
+/// [`linear_log_probs_backward`] of `Σ d_log_probs · log_probs + Σ d_kl · kl` over all rows of the head but the `excluded`
+/// (ascending ranges); an empty `d_log_probs` is zero.
 ///
-/// Panics when a size, a target or a token of the reference does not fit.
+/// Panics when a size, a target, an excluded row or a token of the reference does not fit.
 pub fn linear_log_probs_divergence_backward(
     hidden: &[f32],
     head: &[f32],
     targets: &[u32],
+    excluded: &[Range<u32>],
     d_log_probs: &[f32],
     out: LogProbRows,
     divergence: Option<Divergence>,
@@ -464,20 +501,28 @@ pub fn linear_log_probs_divergence_backward(
         d_head.as_ref().is_none_or(|d| d.len() == head.len()),
         "linear_log_probs_backward: d_head is as head"
     );
-    run(hidden, head, targets, out, divergence, Some(Gradients { d_log_probs, d_hidden, d_head }));
+    let gradients = Gradients { d_log_probs, d_hidden, d_head };
+    run(hidden, head, targets, excluded, out, divergence, Some(gradients));
 }
 
-/// The `k` largest logits of each row: tokens by falling logit, the lower first among equals, and log-probabilities
-/// renormalised over them, `[n, k]` each; `hidden: [n, h]`, `head: [vocab, h]`.
+/// The `k` largest logits of each row, the `excluded` ones left out (ascending ranges): tokens by falling logit, the lower
+/// first among equals, and log-probabilities renormalised over them, `[n, k]` each; `hidden: [n, h]`, `head: [vocab, h]`.
 ///
-/// Panics when a size does not fit or `k` is not between 1 and the vocabulary.
-pub fn linear_top_log_probs(hidden: &[f32], head: &[f32], h: usize, k: usize) -> (Vec<u32>, Vec<f32>) {
+/// Panics when a size does not fit or `k` is not between 1 and the number of rows that are not excluded.
+pub fn linear_top_log_probs(
+    hidden: &[f32],
+    head: &[f32],
+    h: usize,
+    excluded: &[Range<u32>],
+    k: usize,
+) -> (Vec<u32>, Vec<f32>) {
     assert!(
         h > 0 && hidden.len().is_multiple_of(h) && head.len().is_multiple_of(h),
         "linear_top_log_probs: hidden [n, h], head [vocab, h]"
     );
     let (n, vocab) = (hidden.len() / h, head.len() / h);
-    assert!((1..=vocab).contains(&k), "linear_top_log_probs: k is from 1 to {vocab}");
+    let n_left = check_excluded(excluded, vocab);
+    assert!((1..=n_left).contains(&k), "linear_top_log_probs: k is from 1 to {n_left}");
     let mut tokens = vec![0_u32; n * k];
     let mut log_probs = vec![0.0_f32; n * k];
     let head = MatrixRef::new(head, vocab, h);
@@ -491,6 +536,11 @@ pub fn linear_top_log_probs(hidden: &[f32], head: &[f32], h: usize, k: usize) ->
             let n_rows = hidden.len() / h;
             let logits = &mut logits[..n_rows * vocab];
             matmul(MatrixRef::new(hidden, n_rows, h), head.transposed(), logits, Write::Overwrite);
+            for row in logits.chunks_exact_mut(vocab) {
+                for range in excluded {
+                    row[range.start as usize..range.end as usize].fill(f32::NEG_INFINITY);
+                }
+            }
             let rows =
                 tokens.par_chunks_mut(k).zip(log_probs.par_chunks_mut(k)).zip(logits.par_chunks(vocab));
             rows.for_each(|((tokens, log_probs), logits)| choose_top(logits, tokens, log_probs));

@@ -3,7 +3,7 @@
 use crate::support::*;
 use truing_kernels::{
     Divergence, LogProbRows, ReferenceRows, linear_log_probs_divergence_backward,
-    linear_log_probs_divergence_forward, linear_top_log_probs,
+    linear_log_probs_divergence_forward, linear_log_probs_forward, linear_top_log_probs,
 };
 
 fn logits(hidden: &[f64], head: &[f64], h: usize) -> Vec<f64> {
@@ -57,7 +57,7 @@ fn value_and_gradient_equal_float64_and_finite_differences() {
     let (hidden, head, other) = (numbers(1, n * h), numbers(2, vocab * h), numbers(3, n * h));
     let (d_log_probs, d_kl) = (numbers(4, n), numbers(5, n));
     let targets = [0, 22, 3, 3, 9];
-    let (tokens, log_q) = linear_top_log_probs(&other, &head, h, k);
+    let (tokens, log_q) = linear_top_log_probs(&other, &head, h, &[], k);
     let (hidden64, head64) = (to_f64(&hidden), to_f64(&head));
     let loss = |hidden: &[f64], head: &[f64]| {
         let log_probs: Vec<f64> =
@@ -72,7 +72,14 @@ fn value_and_gradient_equal_float64_and_finite_differences() {
     at_every_level(|level| {
         let mut kl = vec![f32::NAN; n];
         let forward = Divergence { reference, kl: &mut kl, d_kl: &[] };
-        linear_log_probs_divergence_forward(&hidden, &head, &targets, Results::new(n).parts(), forward);
+        linear_log_probs_divergence_forward(
+            &hidden,
+            &head,
+            &targets,
+            &[],
+            Results::new(n).parts(),
+            Some(forward),
+        );
         assert_close(&format!("kl, {level}"), &kl, &want_kl, 1e-6);
         let (mut d_hidden, mut d_head) = (vec![f32::NAN; n * h], vec![0.0; vocab * h]);
         let mut again = vec![f32::NAN; n];
@@ -80,6 +87,7 @@ fn value_and_gradient_equal_float64_and_finite_differences() {
             &hidden,
             &head,
             &targets,
+            &[],
             &d_log_probs,
             Results::new(n).parts(),
             Some(Divergence { reference, kl: &mut again, d_kl: &d_kl }),
@@ -96,7 +104,7 @@ fn value_and_gradient_equal_float64_and_finite_differences() {
 fn without_gradient_for_log_probs_only_the_divergence_counts() {
     let (n, vocab, h, k) = (3, 11, 4, 11);
     let (hidden, head, other) = (numbers(1, n * h), numbers(2, vocab * h), numbers(3, n * h));
-    let (tokens, log_q) = linear_top_log_probs(&other, &head, h, k);
+    let (tokens, log_q) = linear_top_log_probs(&other, &head, h, &[], k);
     let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
     let d_kl = [1.0, 0.5, -2.0];
     let gradient = |d_log_probs: &[f32]| {
@@ -105,6 +113,7 @@ fn without_gradient_for_log_probs_only_the_divergence_counts() {
             &hidden,
             &head,
             &[1, 2, 3],
+            &[],
             d_log_probs,
             Results::new(n).parts(),
             Some(Divergence { reference, kl: &mut kl, d_kl: &d_kl }),
@@ -128,12 +137,19 @@ fn it_is_zero_from_itself_and_never_negative() {
     for (k, moved) in [(300, 0.0), (50, 0.0), (50, 1e-4), (300, 1e-4), (1, 1.0)] {
         let hidden = numbers(1, n * h);
         let other: Vec<f32> = hidden.iter().zip(numbers(7, n * h)).map(|(x, d)| x + moved * d).collect();
-        let (tokens, log_q) = linear_top_log_probs(&other, &head, h, k);
+        let (tokens, log_q) = linear_top_log_probs(&other, &head, h, &[], k);
         let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
         let mut kl = vec![f32::NAN; n];
         let divergence = Divergence { reference, kl: &mut kl, d_kl: &[] };
         let targets = vec![0; n];
-        linear_log_probs_divergence_forward(&hidden, &head, &targets, Results::new(n).parts(), divergence);
+        linear_log_probs_divergence_forward(
+            &hidden,
+            &head,
+            &targets,
+            &[],
+            Results::new(n).parts(),
+            Some(divergence),
+        );
         assert!(kl.iter().all(|&kl| (0.0..1e-3).contains(&kl)), "{k} {moved}: {kl:?}");
     }
 }
@@ -142,7 +158,7 @@ fn it_is_zero_from_itself_and_never_negative() {
 fn the_top_is_sorted_and_among_equals_the_lower_token_comes_first() {
     // One column: the logits are the head itself times 1 and times -2.
     let head = [0.5, 2.0, -1.0, 2.0, 0.5, 0.5];
-    let (tokens, log_probs) = linear_top_log_probs(&[1.0, -2.0], &head, 1, 4);
+    let (tokens, log_probs) = linear_top_log_probs(&[1.0, -2.0], &head, 1, &[], 4);
     assert_eq!(tokens, [1, 3, 0, 4, 2, 0, 4, 5]);
     for (row, z) in log_probs.chunks(4).zip([[2.0, 2.0, 0.5, 0.5], [2.0, -1.0, -1.0, -1.0_f64]]) {
         let log_sum = z.iter().map(|z| z.exp()).sum::<f64>().ln();
@@ -156,13 +172,14 @@ fn threads_do_not_matter() {
     let (hidden, head, other) = (numbers(1, n * h), numbers(2, vocab * h), numbers(3, n * h));
     let targets: Vec<u32> = (0..n as u32).collect();
     assert_threads_do_not_matter(|| {
-        let (tokens, log_q) = linear_top_log_probs(&other, &head, h, k);
+        let (tokens, log_q) = linear_top_log_probs(&other, &head, h, &[], k);
         let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
         let (mut kl, mut d_hidden, mut d_head) = (vec![0.0; n], vec![0.0; n * h], vec![0.0; vocab * h]);
         linear_log_probs_divergence_backward(
             &hidden,
             &head,
             &targets,
+            &[],
             &numbers(4, n),
             Results::new(n).parts(),
             Some(Divergence { reference, kl: &mut kl, d_kl: &numbers(5, n) }),
@@ -171,4 +188,77 @@ fn threads_do_not_matter() {
         );
         vec![log_q, kl, d_hidden, d_head]
     });
+}
+
+/// Everything that the head computes with some rows excluded, against a head that does not have these rows.
+#[test]
+fn excluded_rows_are_as_if_the_head_did_not_have_them() {
+    let (n, vocab, h, k) = (37, 700, 9, 12);
+    // A hole at the start, one across the border of two blocks of 512, one in the middle, and the tail.
+    let excluded = [0..3, 40..41, 510..530, 650..700];
+    let is_excluded = |v: usize| excluded.iter().any(|range| range.contains(&(v as u32)));
+    let mut head = numbers(2, vocab * h);
+    for v in (0..vocab).filter(|&v| is_excluded(v)) {
+        // If one of these leaked it would be the most likely token.
+        head[v * h..(v + 1) * h].iter_mut().for_each(|w| *w *= 40.0);
+    }
+    let left: Vec<usize> = (0..vocab).filter(|&v| !is_excluded(v)).collect();
+    let small_head: Vec<f32> = left.iter().flat_map(|&v| head[v * h..(v + 1) * h].to_vec()).collect();
+    let (hidden, other) = (numbers(1, n * h), numbers(3, n * h));
+    let (d_log_probs, d_kl) = (numbers(4, n), numbers(5, n));
+    let small_targets: Vec<u32> = (0..n).map(|i| (i * 7919 % left.len()) as u32).collect();
+    let targets: Vec<u32> = small_targets.iter().map(|&v| left[v as usize] as u32).collect();
+    at_every_level(|level| {
+        let (tokens, log_q) = linear_top_log_probs(&other, &head, h, &excluded, k);
+        let (small_tokens, small_log_q) = linear_top_log_probs(&other, &small_head, h, &[], k);
+        assert_eq!(tokens, small_tokens.iter().map(|&v| left[v as usize] as u32).collect::<Vec<_>>());
+        assert_close("log_q", &log_q, &to_f64(&small_log_q), 1e-6);
+
+        let run = |head: &[f32], targets: &[u32], excluded: &[_], tokens: &[u32], log_q: &[f32]| {
+            let reference = ReferenceRows { k, tokens, log_probs: log_q };
+            let (mut kl, mut results) = (vec![f32::NAN; n], Results::new(n));
+            let (mut d_hidden, mut d_head) = (vec![f32::NAN; n * h], vec![0.25; head.len()]);
+            linear_log_probs_divergence_backward(
+                &hidden,
+                head,
+                targets,
+                excluded,
+                &d_log_probs,
+                results.parts(),
+                Some(Divergence { reference, kl: &mut kl, d_kl: &d_kl }),
+                &mut d_hidden,
+                Some(&mut d_head),
+            );
+            let mut forward = Results::new(n);
+            linear_log_probs_divergence_forward(&hidden, head, targets, excluded, forward.parts(), None);
+            assert_same_bits("log_probs of both passes", &forward.log_probs, &results.log_probs);
+            (results, kl, d_hidden, d_head)
+        };
+        let (found, kl, d_hidden, d_head) = run(&head, &targets, &excluded, &tokens, &log_q);
+        let (want, want_kl, want_hidden, want_head) =
+            run(&small_head, &small_targets, &[], &small_tokens, &small_log_q);
+        let what = |name: &str| format!("{name}, {level}");
+        assert_close(&what("log_probs"), &found.log_probs, &to_f64(&want.log_probs), 1e-6);
+        assert_close(&what("entropies"), &found.entropies, &to_f64(&want.entropies), 1e-6);
+        assert_eq!(found.is_argmax, want.is_argmax);
+        assert_close(&what("kl"), &kl, &to_f64(&want_kl), 1e-6);
+        assert_close(&what("d_hidden"), &d_hidden, &to_f64(&want_hidden), 1e-6);
+        let d_of_left: Vec<f32> = left.iter().flat_map(|&v| d_head[v * h..(v + 1) * h].to_vec()).collect();
+        assert_close(&what("d_head"), &d_of_left, &to_f64(&want_head), 1e-6);
+        for v in (0..vocab).filter(|&v| is_excluded(v)) {
+            assert_eq!(d_head[v * h..(v + 1) * h], vec![0.25; h], "row {v} has no gradient");
+        }
+    });
+}
+
+#[test]
+fn excluding_nothing_changes_no_bit() {
+    let (n, vocab, h) = (19, 130, 6);
+    let (hidden, head) = (numbers(1, n * h), numbers(2, vocab * h));
+    let targets: Vec<u32> = (0..n as u32).collect();
+    let (mut plain, mut with_list) = (Results::new(n), Results::new(n));
+    linear_log_probs_forward(&hidden, &head, &targets, plain.parts());
+    linear_log_probs_divergence_forward(&hidden, &head, &targets, &[], with_list.parts(), None);
+    assert_same_bits("log_probs", &plain.log_probs, &with_list.log_probs);
+    assert_same_bits("entropies", &plain.entropies, &with_list.entropies);
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use truing_types::{CommunicationError, Communicator, PackedBatch, TargetTokens, TokenId};
+use truing_types::{CommunicationError, Communicator, ExcludedTokens, PackedBatch, TargetTokens, TokenId};
 
 use crate::encoder::Pooling;
 use crate::spec::{DecoderSpec, HeadKind, ParameterSpec, TrainableSpec};
@@ -68,6 +68,8 @@ pub enum HeadRequest<'a> {
         targets: Cow<'a, TargetTokens>,
         /// Divides the logits; 1 is the model itself.
         temperature: f32,
+        /// Rows of the head that take no part: the distribution, its entropy, KL and gradients are over all others.
+        excluded: ExcludedTokens,
         /// Asks for the KL divergence from this reference at each target's row as well `[n_targets, k]`:
         /// both distributions renormalised over the reference's tokens, `sum p (log p - log q)`.
         reference: Option<&'a TopLogProbs>,
@@ -80,10 +82,15 @@ pub enum HeadRequest<'a> {
 }
 
 impl<'a> HeadRequest<'a> {
-    /// Log-probabilities under the model itself.
+    /// Log-probabilities under the model itself: over every row of the head, at temperature 1.
     #[must_use]
     pub fn log_probs(targets: &'a TargetTokens) -> Self {
-        Self::LogProbs { targets: Cow::Borrowed(targets), temperature: 1.0, reference: None }
+        Self::LogProbs {
+            targets: Cow::Borrowed(targets),
+            temperature: 1.0,
+            excluded: ExcludedTokens::none(),
+            reference: None,
+        }
     }
 
     /// Rows of the hidden states that are asked about; one result each.
@@ -380,7 +387,7 @@ pub trait Engine: ParameterStore {
         request: &HeadRequest<'_>,
         gradient: &HeadGradient,
     ) -> Result<(HeadOutput, Self::Hidden), EngineError>;
-    /// The `k` most likely tokens at some rows, fewer where the vocabulary is smaller.
+    /// The `k` most likely tokens at some rows, of those that are not excluded; fewer where there are fewer.
     ///
     /// # Errors
     /// When the model has no language-model head, or as the device fails.
@@ -389,6 +396,7 @@ pub trait Engine: ParameterStore {
         hidden: &Self::Hidden,
         rows: &[u32],
         temperature: f32,
+        excluded: &ExcludedTokens,
         k: usize,
     ) -> Result<TopLogProbs, EngineError>;
     /// [`head`](Self::head) for log-probabilities alone.

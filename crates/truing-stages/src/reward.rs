@@ -55,7 +55,8 @@ pub struct RewardModelConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MseOver {
-    /// All pairs of the step.
+    /// All pairs of the step; the errors of both responses of each are summed, so that one of a ranking of k counts k - 1
+    /// times.
     #[default]
     Pairs,
     /// The step's responses that have a score.

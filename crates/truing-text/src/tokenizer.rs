@@ -3,7 +3,7 @@
 //! Everything is built from a set of files as a model directory holds them; a GGUF file is first turned into
 //! such a set (see [`crate::gguf`]). So what is used here and what is saved for others is the same thing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -71,6 +71,8 @@ struct Shared {
     templates: BTreeMap<String, String>,
     special_ids: HashMap<TokenId, String>,
     vocab_size: usize,
+    /// Ids below `vocab_size` that no token has, ascending.
+    holes: Vec<TokenId>,
     bos: Option<TokenId>,
     eos: Option<TokenId>,
     adds_bos: bool,
@@ -169,8 +171,11 @@ impl Tokenizer {
             .filter(|(_, token)| token.special)
             .map(|(id, token)| (id, token.content))
             .collect();
-        let vocab_size =
-            library.get_vocab(true).into_values().max().map_or(0, |highest| highest as usize + 1);
+        let ids: BTreeSet<TokenId> = library.get_vocab(true).into_values().collect();
+        let vocab_size = ids.last().map_or(0, |&highest| highest as usize + 1);
+        // Of two ids with the same text the vocabulary lists one; the library decodes both.
+        let is_hole = |id: &TokenId| !ids.contains(id) && library.id_to_token(*id).is_none();
+        let holes = (0..vocab_size as TokenId).filter(is_hole).collect();
         let id_of = |name: &str| named_tokens.get(name).and_then(|text| library.token_to_id(text));
         let (bos, eos) = (id_of("bos_token"), id_of("eos_token"));
         let adds_bos = match library.encode("", true) {
@@ -188,6 +193,7 @@ impl Tokenizer {
             templates,
             special_ids,
             vocab_size,
+            holes,
             bos,
             eos,
             adds_bos,
@@ -215,6 +221,7 @@ impl Tokenizer {
             named_tokens: shared.named_tokens.clone(),
             templates: BTreeMap::from([("default".into(), source.into())]),
             special_ids: shared.special_ids.clone(),
+            holes: shared.holes.clone(),
             bytes_of_chars: shared.bytes_of_chars.clone(),
             ..*shared.as_ref()
         };
@@ -296,6 +303,14 @@ impl Tokenizer {
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.shared.vocab_size
+    }
+
+    /// The ids below `n_rows`, the rows of a model's head, that no token has: those past the vocabulary, and holes in it. Such
+    /// ids cannot be decoded.
+    #[must_use]
+    pub fn ids_without_token(&self, n_rows: usize) -> Vec<TokenId> {
+        let holes = self.shared.holes.iter().copied().filter(|&id| (id as usize) < n_rows);
+        holes.chain(self.vocab_size() as TokenId..n_rows.max(self.vocab_size()) as TokenId).collect()
     }
 
     /// The vocabulary's entry of a token, in the vocabulary's own spelling (`Ġhello`, `▁hello`).

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, View};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use truing_model::adapters::save_adapter;
 use truing_model::encoder::{EncoderSaveOptions, OUTPUT_LAYER, in_output_layer, save_sentence_transformer};
 use truing_model::engine::ParameterTensor;
@@ -52,6 +52,7 @@ pub struct TrainerState {
     /// Tokens the model has seen.
     pub n_tokens: u64,
     /// The best evaluation so far.
+    #[serde(default, deserialize_with = "best_if_finite")]
     pub best: Option<BestEvaluation>,
     /// The evaluation after this step was broken off and is to be made before the next.
     pub is_evaluation_due: bool,
@@ -67,8 +68,22 @@ pub struct TrainerState {
 pub struct BestEvaluation {
     /// The step after which it was measured.
     pub step: u64,
-    /// The loss.
+    /// The loss, always finite.
     pub loss: f64,
+}
+
+/// Reads [`TrainerState::best`]. Earlier versions noted evaluations without a single score, whose loss became `null` in
+/// the file: such an evaluation was not the best of anything.
+fn best_if_finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BestEvaluation>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Noted {
+        step: u64,
+        loss: Option<f64>,
+    }
+    let noted: Option<Noted> = Option::deserialize(deserializer)?;
+    let best = noted.and_then(|Noted { step, loss }| Some(BestEvaluation { step, loss: loss? }));
+    Ok(best.filter(|best| best.loss.is_finite()))
 }
 
 /// A checkpoint that cannot be written or used.
@@ -145,10 +160,11 @@ impl TrainerState {
         }
     }
 
-    /// Notes an evaluation; returns whether it is the best so far.
+    /// Notes an evaluation; returns whether it is the best so far. One whose loss is not finite has been made, but is not
+    /// noted: it is better than no other.
     pub fn note_evaluation(&mut self, loss: f64) -> bool {
         self.is_evaluation_due = false;
-        let is_best = self.best.is_none_or(|best| loss < best.loss);
+        let is_best = loss.is_finite() && self.best.is_none_or(|best| loss < best.loss);
         if is_best {
             self.best = Some(BestEvaluation { step: self.step, loss });
         }
@@ -393,4 +409,40 @@ fn copy_into<E: ParameterStore>(
     }
     let values = file.read(name)?.values;
     Ok(engine.write(parameter_idx, tensor, &values)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> TrainerState {
+        TrainerState { step: 4, ..TrainerState::start(7, Digest::of_bytes(b"recipe")) }
+    }
+
+    #[test]
+    fn an_evaluation_that_is_not_finite_is_never_the_best() {
+        for loss in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
+            let mut state = TrainerState { is_evaluation_due: true, ..state() };
+            assert!(!state.note_evaluation(loss));
+            assert_eq!((state.best, state.is_evaluation_due), (None, false), "{loss}");
+            assert!(state.note_evaluation(2.0), "the first finite one is the best");
+            assert!(!state.note_evaluation(loss));
+            assert_eq!(state.best, Some(BestEvaluation { step: 4, loss: 2.0 }));
+            let json = serde_json::to_string(&state).unwrap();
+            assert!(json.contains(r#""best":{"step":4,"loss":2.0}"#), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_state_with_a_loss_of_null_is_read_as_one_without_a_best_evaluation() {
+        let mut json = serde_json::to_value(state()).unwrap();
+        json["best"] = serde_json::json!({ "step": 2, "loss": null });
+        let read: TrainerState = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(read, state());
+        json["best"]["loss"] = 0.5.into();
+        let read: TrainerState = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(read.best, Some(BestEvaluation { step: 2, loss: 0.5 }));
+        json["best"]["reward"] = 1.into();
+        assert!(serde_json::from_value::<TrainerState>(json).is_err(), "unknown keys are still refused");
+    }
 }

@@ -10,6 +10,7 @@ mod communicator;
 mod conversation;
 mod evaluation;
 mod events;
+mod excluded;
 mod interval;
 mod preference;
 mod reasoning;
@@ -26,6 +27,7 @@ pub use communicator::{CommunicationError, Communicator, Rank, all_gather_dealt,
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};
 pub use events::{Event, EventSink, Silent};
+pub use excluded::ExcludedTokens;
 pub use interval::ShareInterval;
 pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
 pub use reasoning::{ReasoningMark, ReasoningMarks, SplitText, split_reasoning};

@@ -11,7 +11,7 @@ use truing_reward::shaping::ShapingConfig;
 use truing_train::{
     Aggregation, Credit, CreditRule, KlInLoss, KlReading, Policy, RatioLevel, Scale, ScheduleKind,
 };
-use truing_types::ReasoningMark;
+use truing_types::{ExcludedTokens, ReasoningMark};
 
 use super::failures::OnUnscoredStep;
 use super::judge_reward::JudgeReward;
@@ -110,7 +110,8 @@ pub struct GrpoConfig {
     pub dynamic_sampling: Option<bool>,
     /// Most rounds of drawing in a step with `dynamic_sampling`.
     pub max_resample_rounds: usize,
-    /// Completions that were cut off by `max_completion_length` carry no loss.
+    /// Completions that were cut off by `max_completion_length` carry no loss. Their rewards still enter their group's mean,
+    /// unless `kl_reading = "in_outcome"`, for which their KL would be needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_truncated_completions: Option<bool>,
     /// Leave out groups whose mean reward is below this.
@@ -150,6 +151,8 @@ pub struct GrpoConfig {
     pub lr_scheduler_type: ScheduleKind,
     /// Share of the updates that warm up.
     pub warmup_ratio: f64,
+    /// Share of the updates that decay, with `lr_scheduler_type = "wsd"`.
+    pub decay_ratio: f64,
     /// Where the decay ends, as a share of `learning_rate`.
     pub min_lr_ratio: f64,
     /// Decoupled weight decay; norms and biases are spared.
@@ -351,6 +354,7 @@ impl Default for GrpoConfig {
             learning_rate: 1e-6,
             lr_scheduler_type: ScheduleKind::Constant,
             warmup_ratio: 0.0,
+            decay_ratio: 0.1,
             min_lr_ratio: 0.0,
             weight_decay: 0.0,
             adam_beta1: 0.9,
@@ -580,6 +584,8 @@ impl GrpoConfig {
         let clip_low = self.epsilon.unwrap_or(0.2);
         Policy {
             temperature: self.temperature,
+            // The run knows the tokenizer and sets them.
+            excluded: ExcludedTokens::none(),
             clip_low,
             clip_high: self.epsilon_high.unwrap_or(clip_low),
             aggregation: match self.loss_type.unwrap_or(LossType::Grpo) {

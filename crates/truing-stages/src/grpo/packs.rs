@@ -4,7 +4,15 @@ use std::borrow::Cow;
 
 use truing_model::{Engine, EngineError, HeadRequest, TopLogProbs};
 use truing_train::{PolicyPack, PolicyPackKind, segments};
-use truing_types::{BatchError, PackedBatch, RowOrigin, TokenId};
+use truing_types::{BatchError, ExcludedTokens, PackedBatch, RowOrigin, TokenId};
+
+/// The distribution that completions are sampled from, and that learns: the model's at a temperature, over the tokens that
+/// can be sampled.
+#[derive(Debug, Clone)]
+pub(super) struct SampledPolicy {
+    pub(super) temperature: f32,
+    pub(super) excluded: ExcludedTokens,
+}
 
 /// A completion to be packed.
 #[derive(Debug, Clone, Copy)]
@@ -91,24 +99,29 @@ fn one_pack(sequences: &[Sequence<'_>], share_prompts: bool) -> Result<Completio
 pub(super) fn top_log_probs<E: Engine>(
     engine: &mut E,
     pack: &PackedBatch,
-    temperature: f32,
+    policy: &SampledPolicy,
     k: usize,
 ) -> Result<TopLogProbs, EngineError> {
     let batch = engine.upload(pack)?;
     let hidden = segments::forward_only(engine, &batch)?;
-    engine.top_log_probs(&hidden, &pack.targets().rows, temperature, k)
+    engine.top_log_probs(&hidden, &pack.targets().rows, policy.temperature, &policy.excluded, k)
 }
 
 /// Log-probabilities of every target of a pack, and the KL from a reference where one is given.
 pub(super) fn log_probs<E: Engine>(
     engine: &mut E,
     pack: &PackedBatch,
-    temperature: f32,
+    policy: &SampledPolicy,
     reference: Option<&TopLogProbs>,
 ) -> Result<(Vec<f32>, Vec<f32>), EngineError> {
     let batch = engine.upload(pack)?;
     let hidden = segments::forward_only(engine, &batch)?;
-    let request = HeadRequest::LogProbs { targets: Cow::Owned(pack.targets()), temperature, reference };
+    let request = HeadRequest::LogProbs {
+        targets: Cow::Owned(pack.targets()),
+        temperature: policy.temperature,
+        excluded: policy.excluded.clone(),
+        reference,
+    };
     let output = engine.head(&hidden, &request)?;
     Ok((output.tokens.log_probs, output.kl))
 }
@@ -123,6 +136,6 @@ pub(super) fn ptx_pack(batch: PackedBatch, reference: TopLogProbs) -> PolicyPack
         old_log_probs: Vec::new(),
         reference_log_probs: Vec::new(),
         importance_weights: Vec::new(),
-        reference: Some(reference),
+        reference: Some(reference.into()),
     }
 }

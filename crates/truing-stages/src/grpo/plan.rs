@@ -137,7 +137,7 @@ impl GrpoPlan {
                 peak: config.learning_rate,
                 min_ratio: config.min_lr_ratio,
                 warmup_steps: warmup_steps.min(n_updates),
-                decay_steps: n_updates / 10,
+                decay_steps: (config.decay_ratio * n_updates as f64).ceil() as u64,
                 total_steps: n_updates,
             },
             optimizer: OptimizerConfig {
@@ -354,6 +354,7 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     let shares = [
         ("eval_fraction", config.eval_fraction),
         ("warmup_ratio", config.warmup_ratio),
+        ("decay_ratio", config.decay_ratio),
         ("min_lr_ratio", config.min_lr_ratio),
         ("min_p", f64::from(config.min_p)),
         ("top_p", f64::from(config.top_p)),

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use truing_client::{Counts, CountsSnapshot};
 use truing_cpu::CpuEngine;
-use truing_generate::{end_tokens, marks_of};
+use truing_generate::{end_tokens, excluded_tokens, marks_of};
 use truing_model::{SaveOptions, TrainableSpec};
 use truing_reward::Rewards;
 use truing_reward::judge::Judge;
@@ -18,6 +18,7 @@ use truing_types::{Communicator, Event, EventSink, ReasoningMarks, TokenId, deal
 use super::failures::Watch;
 use super::judge_reward::JudgeReward;
 use super::model_reward::ModelReward;
+use super::packs::SampledPolicy;
 use super::plan::{frozen, loads_reference};
 use super::state::PromptState;
 use super::step::Purpose;
@@ -68,6 +69,8 @@ pub(super) struct Running<'a> {
     /// What the judge was asked, and as it stood when last written down.
     pub(super) judge_counts: Option<(Arc<Counts>, CountsSnapshot)>,
     pub(super) end_tokens: Vec<TokenId>,
+    /// What completions are sampled from while learning.
+    pub(super) policy: SampledPolicy,
     pub(super) state: TrainerState,
     pub(super) prompts: PromptState,
     /// What opens and closes a thought.
@@ -168,10 +171,14 @@ pub fn run_with_judge(
         events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
     }
     let record = RunRecord::open(folder, &state, &[], communicator)?;
+    let spec = &inputs.model.spec;
+    let end_tokens = end_tokens(&spec.eos_token_ids, &inputs.renderer);
+    let excluded = excluded_tokens(inputs.renderer.tokenizer(), spec.vocab_size, &end_tokens);
     let running = Running {
         rewards,
         judge_counts,
-        end_tokens: end_tokens(&inputs.model.spec.eos_token_ids, &inputs.renderer),
+        end_tokens,
+        policy: SampledPolicy { temperature: config.temperature, excluded },
         plan,
         inputs,
         communicator,
@@ -290,14 +297,9 @@ impl Running<'_> {
             metrics.insert(format!("{EVALUATION_PREFIX}completions/mean_length"), mean);
         }
         self.log(metrics)?;
-        // The trainer's state knows losses, of which the lowest is the best. Without a reward there is nothing to compare.
-        let is_best = match tally::mean_and_deviation(&all) {
-            Some((reward, _)) => self.state.note_evaluation(-reward),
-            None => {
-                self.state.is_evaluation_due = false;
-                false
-            }
-        };
+        let mean = tally::mean_and_deviation(&all).map(|(mean, _)| mean);
+        // The trainer's state knows losses, of which the lowest is the best; it notes only finite ones.
+        let is_best = self.state.note_evaluation(mean.map_or(f64::NAN, |reward| -reward));
         if is_best && (config.keep_best || config.load_best_model_at_end) && self.state.step > 0 {
             self.save_checkpoint()?;
         }

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use rand_chacha::rand_core::Rng;
-use truing_generate::{SampleRequest, SampledCompletion, opens_thought, sample};
+use truing_generate::{SampleRequest, SampledCompletion, SampledIds, opens_thought, sample};
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
-use truing_train::{KlInLoss, KlReading, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
-use truing_types::{Event, FinishReason, Rollout, SamplingOptions, Seed, all_gather_dealt, dealt};
+use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
+use truing_types::{
+    Event, FinishReason, Rollout, SamplingOptions, Seed, Unscored, UnscoredReason, all_gather_dealt, dealt,
+};
 
 use super::packs::{self, CompletionPack, Sequence};
 use super::run::Running;
@@ -133,7 +136,7 @@ impl Running<'_> {
             self.inputs.renderer.tokenizer(),
             &requests,
             &options,
-            &self.end_tokens,
+            SampledIds { end: &self.end_tokens, excluded: &self.policy.excluded },
             config.generation_batch_size,
             &mut |_, _, _| {
                 done += 1;
@@ -155,7 +158,8 @@ impl Running<'_> {
             .iter()
             .zip(drawn)
             .flat_map(|(prompt, completions)| {
-                completions.iter().map(|completion| Completion {
+                let with_text = completions.iter().filter(|completion| completion.text_error.is_none());
+                with_text.map(|completion| Completion {
                     prompt: &prompt.row.prompt,
                     text: &completion.text,
                     n_tokens: completion.tokens.len(),
@@ -181,7 +185,11 @@ impl Running<'_> {
         if self.judge_counts.is_some() {
             self.events.emit(Event::PhaseFinished);
         }
-        drawn.iter().map(|completions| scored.by_ref().take(completions.len()).collect()).collect()
+        let mut of_one = |completion: &SampledCompletion| match &completion.text_error {
+            None => scored.next(),
+            Some(reason) => Some(without_text(reason)),
+        };
+        drawn.iter().map(|completions| completions.iter().filter_map(&mut of_one).collect()).collect()
     }
 
     /// One whole step; `None` when it was broken off, and then nothing has changed.
@@ -301,8 +309,10 @@ impl Running<'_> {
         for (group_idx, group) in groups.iter().enumerate() {
             let prompt = &inputs.prompts[group.prompt as usize];
             let rewards = group.rewards();
-            let counts = |i: &usize| rewards[*i].is_some() && self.has_outcome(&group.completions[*i]);
-            let has_credit = (0..rewards.len()).filter(counts).count() >= 2;
+            let has_credit = (0..rewards.len())
+                .filter(|&i| rewards[i].is_some() && self.enters_mean(&group.completions[i]))
+                .count()
+                >= 2;
             let takes_part = |i: usize| {
                 let is_cut = group.completions[i].finish_reason == FinishReason::Length;
                 has_credit && rewards[i].is_some() && !(masks && is_cut)
@@ -319,7 +329,7 @@ impl Running<'_> {
         }
         let mut compared = vec![Compared::default(); n_completions];
         let per_part = groups.len().div_ceil(config.minibatches).max(1);
-        let mut parts: Vec<Vec<(CompletionPack, Option<TopLogProbs>)>> = Vec::new();
+        let mut parts: Vec<Vec<(CompletionPack, Option<Arc<TopLogProbs>>)>> = Vec::new();
         let n_trained = sequences.iter().map(Vec::len).sum::<usize>() as u64;
         self.events.emit(Event::PhaseStarted {
             phase: format!("step {step} of {}: comparing", plan.n_steps),
@@ -374,25 +384,24 @@ impl Running<'_> {
 
     /// What policy and reference say of a pack, as [`take_down`] reads it, and the reference's top tokens where the update
     /// needs them.
-    fn compare(&mut self, pack: &CompletionPack) -> Result<(Vec<f32>, Option<TopLogProbs>), StageError> {
+    fn compare(&mut self, pack: &CompletionPack) -> Result<(Vec<f32>, Option<Arc<TopLogProbs>>), StageError> {
         let config = &self.plan.config;
-        let (temperature, k) = (config.temperature, config.kl_top_k);
+        let (policy, k) = (&self.policy.clone(), config.kl_top_k);
         let (mut top, mut reference_log_probs) = (None, Vec::new());
         match config.kl() {
             KlKind::ExactTopK => {
-                top = Some(
-                    self.ask_reference(|engine| packs::top_log_probs(engine, &pack.batch, temperature, k))?,
-                );
+                top =
+                    Some(self.ask_reference(|engine| packs::top_log_probs(engine, &pack.batch, policy, k))?);
             }
             KlKind::K3 => {
                 let said =
-                    self.ask_reference(|engine| packs::log_probs(engine, &pack.batch, temperature, None))?;
+                    self.ask_reference(|engine| packs::log_probs(engine, &pack.batch, policy, None))?;
                 reference_log_probs = said.0;
             }
             KlKind::None => {}
         }
         let (log_probs, mut kl) =
-            packs::log_probs(self.trainer.engine_mut(), &pack.batch, temperature, top.as_ref())?;
+            packs::log_probs(self.trainer.engine_mut(), &pack.batch, policy, top.as_ref())?;
         if config.kl() == KlKind::K3 {
             let k3 = |(&reference, &policy): (&f32, &f32)| {
                 let log_ratio = reference - policy;
@@ -401,7 +410,8 @@ impl Running<'_> {
             kl = reference_log_probs.iter().zip(&log_probs).map(k3).collect();
         }
         let is_needed = matches!(config.policy().kl, KlInLoss::Exact(_));
-        Ok(([log_probs, kl, reference_log_probs].concat(), top.filter(|_| is_needed)))
+        let top = top.filter(|_| is_needed).map(Arc::new);
+        Ok(([log_probs, kl, reference_log_probs].concat(), top))
     }
 
     /// Asks the frozen model: a second engine, or the policy without its adapters.
@@ -449,15 +459,16 @@ impl Running<'_> {
         shaped
     }
 
-    /// Whether a completion's outcome is known: where the KL is part of it, it is not known of a completion that is masked for
-    /// its length, since that is not compared with the reference.
-    fn has_outcome(&self, completion: &SampledCompletion) -> bool {
+    /// Whether a completion's reward enters the mean of its group. One that was cut off and carries no loss does, as in TRL,
+    /// but not where the KL is part of the outcome: its KL is not computed, so that its outcome would lack what the
+    /// others' have.
+    fn enters_mean(&self, completion: &SampledCompletion) -> bool {
         let config = &self.plan.config;
         let credit = config.credit();
-        let needs_kl = credit.kl_reading == KlReading::InOutcome && credit.kl_coefficient != 0.0;
+        let has_kl = credit.kl_reading == KlReading::InOutcome && credit.kl_coefficient != 0.0;
         let is_masked = config.mask_truncated_completions.unwrap_or(false)
             && completion.finish_reason == FinishReason::Length;
-        !(needs_kl && is_masked)
+        !(has_kl && is_masked)
     }
 
     fn credit(&self, groups: &[Group], rewards: &[Option<f64>], compared: &mut [Compared]) {
@@ -465,9 +476,10 @@ impl Running<'_> {
         let mut rollouts = Vec::new();
         for group in groups {
             let of_group = group.completions.iter().map(|completion| {
-                let reward = rewards[next].filter(|_| self.has_outcome(completion));
+                let reward = rewards[next].filter(|_| self.enters_mean(completion));
                 let known = &compared[next];
                 next += 1;
+                let reward = reward.filter(|_| self.enters_mean(completion));
                 ScoredRollout { reward, kl: known.kl.clone(), n_tokens: completion.tokens.len() }
             });
             rollouts.push(of_group.collect::<Vec<_>>());
@@ -544,12 +556,12 @@ impl Running<'_> {
     /// the weights always stand at a step's border.
     fn update(
         &mut self,
-        parts: &[Vec<(CompletionPack, Option<TopLogProbs>)>],
+        parts: &[Vec<(CompletionPack, Option<Arc<TopLogProbs>>)>],
         compared: &[Compared],
         metrics: &mut Metrics,
     ) -> Result<bool, StageError> {
         let config = &self.plan.config;
-        let objective = config.policy();
+        let objective = Policy { excluded: self.policy.excluded.clone(), ..config.policy() };
         let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
         let mut add = |name: &str, value: f64| {
             if value.is_finite() {
@@ -570,7 +582,7 @@ impl Running<'_> {
             for part in parts {
                 let mut packs: Vec<PolicyPack> = part
                     .iter()
-                    .map(|(pack, reference)| policy_pack(pack, reference.as_ref(), compared))
+                    .map(|(pack, reference)| policy_pack(pack, reference.clone(), compared))
                     .collect();
                 packs.extend(self.ptx_packs(first_update + n_updates)?);
                 let (events, stop, communicator) = (&mut *self.events, self.stop, self.communicator);
@@ -609,14 +621,14 @@ impl Running<'_> {
         let (config, inputs) = (&self.plan.config, self.inputs);
         let Some(data) = &inputs.ptx else { return Ok(Vec::new()) };
         let mut generator = Seed(config.seed).generator("ptx", &[update]);
-        let (temperature, k) = (config.temperature, config.kl_top_k);
+        let (policy, k) = (&self.policy.clone(), config.kl_top_k);
         let mut packs = Vec::new();
         let drawn: Vec<u32> = (0..config.ptx_samples_per_update)
             .map(|_| (generator.next_u64() % data.n_samples() as u64) as u32)
             .collect();
         for place in dealt(drawn.len(), self.communicator) {
             let batch = data.batch(&[drawn[place]])?;
-            let top = self.ask_reference(|engine| packs::top_log_probs(engine, &batch, temperature, k))?;
+            let top = self.ask_reference(|engine| packs::top_log_probs(engine, &batch, policy, k))?;
             packs.push(packs::ptx_pack(batch, top));
         }
         Ok(packs)
@@ -662,6 +674,12 @@ impl Running<'_> {
     }
 }
 
+/// A completion whose tokens could not be turned into text: no reward looks at it.
+fn without_text(reason: &str) -> ScoredCompletion {
+    let unscored = Unscored::new(UnscoredReason::Failed, format!("the completion has no text: {reason}"));
+    ScoredCompletion { parts: [("text".to_owned(), Err(unscored.clone()))].into(), total: Err(unscored) }
+}
+
 /// Takes down what was said of a pack's completions: lists of one number a target, log-probabilities under the policy, then
 /// KL and log-probabilities under the reference where there are any.
 fn take_down(pack: &CompletionPack, said: &[f32], compared: &mut [Compared]) {
@@ -683,7 +701,11 @@ fn take_down(pack: &CompletionPack, said: &[f32], compared: &mut [Compared]) {
     }
 }
 
-fn policy_pack(pack: &CompletionPack, reference: Option<&TopLogProbs>, compared: &[Compared]) -> PolicyPack {
+fn policy_pack(
+    pack: &CompletionPack,
+    reference: Option<Arc<TopLogProbs>>,
+    compared: &[Compared],
+) -> PolicyPack {
     let join = |values: fn(&Compared) -> &Vec<f32>| -> Vec<f32> {
         pack.completions.iter().flat_map(|&(idx, _)| values(&compared[idx]).iter().copied()).collect()
     };
@@ -696,6 +718,6 @@ fn policy_pack(pack: &CompletionPack, reference: Option<&TopLogProbs>, compared:
         old_log_probs: join(|known| &known.old_log_probs),
         reference_log_probs: join(|known| &known.reference_log_probs),
         importance_weights: join(|known| &known.importance_weights),
-        reference: reference.cloned(),
+        reference,
     }
 }

@@ -12,7 +12,9 @@ use truing_model::{
 use truing_parallel::Solo;
 use truing_stages::model::load_engine;
 use truing_stages::prove::{ProveError, prove};
-use truing_types::{Communicator, PackedBatch, RowOrigin, Seed, Silent, TokenId, TokenizedSample};
+use truing_types::{
+    Communicator, ExcludedTokens, PackedBatch, RowOrigin, Seed, Silent, TokenId, TokenizedSample,
+};
 
 use crate::setup;
 
@@ -157,9 +159,10 @@ impl Engine for Flawed {
         hidden: &Hidden,
         rows: &[u32],
         temperature: f32,
+        excluded: &ExcludedTokens,
         k: usize,
     ) -> Result<TopLogProbs, EngineError> {
-        self.engine.top_log_probs(hidden, rows, temperature, k)
+        self.engine.top_log_probs(hidden, rows, temperature, excluded, k)
     }
 
     fn enable_adapters(&mut self, are_enabled: bool) {

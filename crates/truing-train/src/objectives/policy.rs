@@ -9,12 +9,13 @@
 //! ```
 //!
 //! Weights and their sum `W` are the [`Aggregation`]. The exact `kl_t` depends on the state before the token alone:
-//! as a number in the reward it teaches only earlier tokens. Its direct gradient is the part `kl` here, and with
-//! `c = beta` both together are the full gradient of the report's Eq. 2, provided that the weights do not depend on what was sampled
-//! ([`Aggregation::ConstantLength`]) and that the KL enters the reward as return-to-go ([`crate::KlReading::ReturnToGo`]). With
-//! [`Aggregation::SequenceMean`] each completion is divided by its own length, a random number; and a KL within the outcome is
-//! divided by the group's deviation while its direct gradient is not. Both are then no objective's exact gradient. The sign of
-//! the printed gamma term is that of a penalty.
+//! as a number in the reward it teaches only earlier tokens. Its direct gradient is the part `kl` here. With `c = beta`,
+//! weights that are the same for every token ([`Aggregation::ConstantLength`]) and advantages that are centred and not
+//! divided, both together are the full gradient of the report's Eq. 2. In all other cases they are not the gradient of one
+//! objective: [`Aggregation::SequenceMean`] divides by the completion's own length, which is random;
+//! [`Aggregation::TokenMean`] by the tokens of the step; a division by the group's deviation scales the reward's part, and
+//! with it a KL in the outcome ([`KlReading::InOutcome`](crate::KlReading)), but not the direct part. The sign of the printed
+//! gamma term is that of a penalty.
 //!
 //! Completions that another policy `mu` has drawn (the same weights in 8 bits) carry importance weights, which multiply
 //! each token's part of the first line: `pi_old(o_t) / mu(o_t)`, truncated. Token by token this mends the distribution of
@@ -26,10 +27,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use truing_model::{HeadGradient, HeadOutput, HeadRequest, TopLogProbs};
-use truing_types::PackedBatch;
+use truing_types::{ExcludedTokens, PackedBatch};
 
 use super::{Objective, TrainingPack, WeightedSum};
 
@@ -59,8 +61,9 @@ pub struct PolicyPack {
     pub reference_log_probs: Vec<f32>,
     /// Weights for what was drawn from another distribution than the policy's, truncated `[n_targets]`; empty for 1.
     pub importance_weights: Vec<f32>,
-    /// The reference's most likely tokens `[n_targets, k]`, for the exact KL.
-    pub reference: Option<TopLogProbs>,
+    /// The reference's most likely tokens `[n_targets, k]`, for the exact KL. The largest part of a pack by far, so it is shared
+    /// by all updates that learn from it.
+    pub reference: Option<Arc<TopLogProbs>>,
 }
 
 impl TrainingPack for PolicyPack {
@@ -107,10 +110,12 @@ pub enum KlInLoss {
 }
 
 /// The objective.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// Temperature that the completions were drawn at; the policy is the tempered distribution.
     pub temperature: f32,
+    /// Tokens that are never sampled; the policy is the distribution over all others.
+    pub excluded: ExcludedTokens,
     /// Ratios below `1 - clip_low` are cut where that helps.
     pub clip_low: f64,
     /// Ratios above `1 + clip_high` are cut where that helps.
@@ -129,6 +134,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             temperature: 1.0,
+            excluded: ExcludedTokens::none(),
             clip_low: 0.2,
             clip_high: 0.2,
             aggregation: Aggregation::default(),
@@ -217,7 +223,8 @@ impl Objective for Policy {
         HeadRequest::LogProbs {
             targets: Cow::Owned(pack.batch.targets()),
             temperature: self.temperature,
-            reference: pack.reference.as_ref(),
+            excluded: self.excluded.clone(),
+            reference: pack.reference.as_deref(),
         }
     }
 

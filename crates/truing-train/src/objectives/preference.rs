@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use truing_model::{HeadGradient, HeadOutput, HeadRequest};
-use truing_types::PackedBatch;
+use truing_types::{ExcludedTokens, PackedBatch};
 
 use super::{Objective, TrainingPack, WeightedSum};
 
@@ -224,7 +224,12 @@ impl Objective for Preference {
     type Pack = PreferencePack;
 
     fn request<'a>(&self, pack: &'a PreferencePack) -> HeadRequest<'a> {
-        HeadRequest::LogProbs { targets: Cow::Owned(pack.batch.targets()), temperature: 1.0, reference: None }
+        HeadRequest::LogProbs {
+            targets: Cow::Owned(pack.batch.targets()),
+            temperature: 1.0,
+            excluded: ExcludedTokens::none(),
+            reference: None,
+        }
     }
 
     fn denominators(&self, pack: &PreferencePack, _request: &HeadRequest<'_>) -> Vec<f64> {

@@ -6,11 +6,14 @@
 //! ```
 //!
 //! The gradient depends on nothing but the weights, so it is known before the forward pass.
+//!
+//! The softmax is over every row of the head, as in transformers, rows without a token included: fine-tuning then teaches
+//! the model not to predict them. (Sampling, and [`Policy`](super::Policy) with it, excludes these rows.)
 
 use std::borrow::Cow;
 
 use truing_model::{HeadGradient, HeadOutput, HeadRequest};
-use truing_types::{PackedBatch, TargetTokens};
+use truing_types::{ExcludedTokens, PackedBatch, TargetTokens};
 
 use super::{Objective, WeightedSum};
 
@@ -30,7 +33,12 @@ impl Objective for Sft {
     type Pack = PackedBatch;
 
     fn request<'a>(&self, pack: &'a PackedBatch) -> HeadRequest<'a> {
-        HeadRequest::LogProbs { targets: Cow::Owned(pack.targets()), temperature: 1.0, reference: None }
+        HeadRequest::LogProbs {
+            targets: Cow::Owned(pack.targets()),
+            temperature: 1.0,
+            excluded: ExcludedTokens::none(),
+            reference: None,
+        }
     }
 
     fn denominators(&self, _pack: &PackedBatch, request: &HeadRequest<'_>) -> Vec<f64> {

@@ -129,7 +129,7 @@ fn estimate_weighted(
         old_log_probs: of(&table),
         reference_log_probs: of(&self::reference()),
         importance_weights,
-        reference: Some(reference),
+        reference: Some(reference.into()),
     };
     let n_targets = token_states.len();
     let output = HeadOutput {

@@ -8,12 +8,16 @@
 
 use super::{PairLoss, Preference, ResponseLogProbs, negative_log_sigmoid, sigmoid};
 
-/// A mean log-probability of 0 has infinite odds; a model that is that sure learns nothing more here.
-const LARGEST_MEAN: f64 = -1e-9;
+/// The mean log-probability that odds are clamped at. At 0 the odds are infinite, and near it their derivative grows as
+/// `1 / -a`; log-probabilities come in single precision, which does not tell probabilities closer to 1 apart.
+const LARGEST_MEAN: f64 = -(f32::EPSILON as f64);
 
-/// `log(p / (1 - p))` of `a = log p`, and its derivative by `a`.
+/// `log(p / (1 - p))` of `a = log p`, and its derivative by `a`. Past the clamp the odds are constant and their derivative
+/// is 0: a response that certain is not made any more certain, and not less.
 fn log_odds(a: f64) -> (f64, f64) {
-    let a = a.min(LARGEST_MEAN);
+    if a > LARGEST_MEAN {
+        return (LARGEST_MEAN - (-LARGEST_MEAN.exp_m1()).ln(), 0.0);
+    }
     let one_minus_p = -a.exp_m1();
     (a - one_minus_p.ln(), 1.0 / one_minus_p)
 }

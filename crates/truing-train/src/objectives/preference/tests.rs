@@ -125,3 +125,29 @@ fn metrics_are_named_as_users_know_them() {
     assert_eq!(means["rewards/accuracies"], 0.5);
     assert_eq!(means["entropy"], 1.0);
 }
+
+/// At a mean log-probability of 0 the odds are infinite: value and gradient stay finite and small.
+#[test]
+fn orpo_of_certain_responses_is_finite_and_has_no_gradient_of_its_odds() {
+    let objective = Preference { loss: PreferenceLoss::Orpo, beta: 0.5, ..Preference::default() };
+    let of = |policy: f64| ResponseLogProbs { policy, reference: 0.0, n_tokens: 4.0 };
+    for (chosen, rejected) in [(0.0, -3.0), (-3.0, 0.0), (0.0, 0.0), (-1e-9, -1e-12)] {
+        let pair = objective.pair_loss(of(chosen), of(rejected));
+        assert!(pair.loss.is_finite(), "{chosen} {rejected}: {pair:?}");
+        // The likelihood's part is -1 / n; the odds add nothing where the response is certain.
+        if chosen > -1e-8 {
+            assert_eq!(pair.d_chosen, -0.25, "{chosen} {rejected}");
+        }
+        if rejected > -1e-8 {
+            assert_eq!(pair.d_rejected, 0.0, "{chosen} {rejected}");
+        }
+        assert!(pair.d_chosen.abs() < 1.0 && pair.d_rejected.abs() < 1.0, "{chosen} {rejected}: {pair:?}");
+    }
+    // Just below the clamp the derivative is that of the formula: 1 / (1 - p).
+    let a = -1e-3_f64;
+    let pair = objective.pair_loss(of(4.0 * a), of(-3.0));
+    let odds = |a: f64| a - (-a.exp_m1()).ln();
+    let x = odds(a) - odds(-0.75);
+    let expected = (-0.5 / (1.0 + x.exp()) / -a.exp_m1() - 1.0) / 4.0;
+    assert!((pair.d_chosen - expected).abs() < 1e-12, "{pair:?} {expected}");
+}
