@@ -100,7 +100,8 @@ fn run_and_listen(
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(never) };
     let judge = has_judge.then(|| judge.open());
-    let ended = grpo::run_with_judge(&plan, &inputs, start, &Ticks::default(), &mut events, &stop, judge);
+    let ended =
+        grpo::run_with_judge(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop, judge);
     let warnings = events.seen.into_iter().filter_map(|event| match event {
         Event::Warning(text) => Some(text),
         _ => None,
