@@ -142,7 +142,9 @@ pub enum StageError {
     #[error(transparent)]
     Client(Box<truing_client::ClientError>),
     /// A judge whose server refuses everything.
-    #[error("the judge `{name}` refuses every request: {reason}; what it has answered is kept, and the same command goes on")]
+    #[error(
+        "the judge `{name}` refuses every request: {reason}; what it has answered is kept, and the same command goes on"
+    )]
     JudgeRefused {
         /// Its name.
         name: String,

@@ -90,7 +90,8 @@ impl Unscoring {
                     }
                     (Err(unscored), None) => {
                         let (reason, detail) = (unscored.reason, unscored.detail.clone());
-                        let dead = DeadReward { name: name.clone(), n: 1, reason, detail, is_only_reason: true };
+                        let dead =
+                            DeadReward { name: name.clone(), n: 1, reason, detail, is_only_reason: true };
                         parts.insert(name, Some(dead));
                     }
                 }
@@ -107,7 +108,8 @@ impl Unscoring {
 
     /// Whether completions stay without a reward for a reason that waiting does not mend.
     fn will_not_pass(&self) -> bool {
-        let has_no_sandbox = |dead: &DeadReward| dead.reason == UnscoredReason::NoSandbox && dead.is_only_reason;
+        let has_no_sandbox =
+            |dead: &DeadReward| dead.reason == UnscoredReason::NoSandbox && dead.is_only_reason;
         self.reasons.contains_key(&UnscoredReason::JudgeRefused)
             || self.reasons.contains_key(&UnscoredReason::NoSandbox) && self.dead.iter().any(has_no_sandbox)
     }
@@ -131,7 +133,10 @@ impl Unscoring {
     fn warnings(&self) -> Vec<String> {
         let text = |dead: &DeadReward| {
             let DeadReward { name, n, reason, detail, .. } = dead;
-            format!("`{name}` could not be computed for any of its {n} completions: {}: {detail}", reason.as_str())
+            format!(
+                "`{name}` could not be computed for any of its {n} completions: {}: {detail}",
+                reason.as_str()
+            )
         };
         self.dead.iter().map(text).collect()
     }
@@ -252,7 +257,10 @@ mod tests {
     use super::*;
     use truing_types::Unscored;
 
-    fn scored(parts: &[(&str, Result<f64, UnscoredReason>)], total: Result<f64, UnscoredReason>) -> ScoredCompletion {
+    fn scored(
+        parts: &[(&str, Result<f64, UnscoredReason>)],
+        total: Result<f64, UnscoredReason>,
+    ) -> ScoredCompletion {
         let part = |part: Result<f64, UnscoredReason>| part.map_err(|reason| Unscored::new(reason, "why"));
         ScoredCompletion {
             parts: parts.iter().map(|&(name, value)| (name.to_owned(), part(value))).collect(),

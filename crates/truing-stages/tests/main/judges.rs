@@ -92,16 +92,14 @@ fn run_and_listen(
     judge: &Scripted,
 ) -> (Result<GrpoOutcome, StageError>, Vec<String>) {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    let config =
-        GrpoConfig::from_toml(policies::RECIPE, &folder.join("recipe.toml"), &overrides).unwrap();
+    let config = GrpoConfig::from_toml(policies::RECIPE, &folder.join("recipe.toml"), &overrides).unwrap();
     let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent).unwrap();
     let has_judge = config.judge.is_some();
     let plan = GrpoPlan::resolve(config, &inputs, &MACHINE).unwrap();
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(never) };
     let judge = has_judge.then(|| judge.open());
-    let ended =
-        grpo::run_with_judge(&plan, &inputs, start, &Ticks::default(), &mut events, &stop, judge);
+    let ended = grpo::run_with_judge(&plan, &inputs, start, &Ticks::default(), &mut events, &stop, judge);
     let warnings = events.seen.into_iter().filter_map(|event| match event {
         Event::Warning(text) => Some(text),
         _ => None,
@@ -127,7 +125,10 @@ fn a_judge_that_is_down_is_told_at_once_and_ends_the_run_after_some_steps() {
     assert!(text.contains("the server is down") && text.contains("3 steps in a row"), "{text}");
     assert!(text.contains("--resume begins with the first"), "{text}");
     assert_eq!(warnings.len(), 1, "it is said once: {warnings:?}");
-    assert!(warnings[0].starts_with("step 1: ") && warnings[0].contains("the server is down"), "{warnings:?}");
+    assert!(
+        warnings[0].starts_with("step 1: ") && warnings[0].contains("the server is down"),
+        "{warnings:?}"
+    );
     let records = policies::metrics(folder.path());
     assert_eq!(records.len(), 3);
     assert_eq!((records[0]["unscored/judge_failed"], records[0]["groups_used"]), (12.0, 0.0));
@@ -206,7 +207,10 @@ fn an_optional_judge_that_fails_is_left_out_and_told() {
         run_and_listen(folder.path(), &optional, Start::Fresh, &Scripted::says("no idea"));
     assert!(ended.is_ok(), "{ended:?}");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("`judge` could not be computed for any of its 12 completions"), "{warnings:?}");
+    assert!(
+        warnings[0].contains("`judge` could not be computed for any of its 12 completions"),
+        "{warnings:?}"
+    );
     let record = policies::metrics(folder.path()).remove(0);
     assert!(record.contains_key("reward") && !record.contains_key("unscored/judge_failed"), "{record:?}");
 }
@@ -217,9 +221,14 @@ fn rewards_that_are_all_equal_or_lack_their_column_are_no_success() {
     let folder = policies::folder();
     let equal = ["reward=[{kind={length={at_most=99}}}]", "max_steps=4"];
     let (ended, warnings) = run_and_listen(folder.path(), &equal, Start::Fresh, &nobody);
-    let Ok(GrpoOutcome::Finished { nothing_learnt: Some(text), model, .. }) = ended else { panic!("{ended:?}") };
+    let Ok(GrpoOutcome::Finished { nothing_learnt: Some(text), model, .. }) = ended else {
+        panic!("{ended:?}")
+    };
     assert!(text.contains("all rewards of each group were equal") && model.exists(), "{text}");
-    assert!(warnings.iter().any(|warning| warning.starts_with("steps 1 to 3 had nothing to learn from")), "{warnings:?}");
+    assert!(
+        warnings.iter().any(|warning| warning.starts_with("steps 1 to 3 had nothing to learn from")),
+        "{warnings:?}"
+    );
     assert_eq!(policies::metrics(folder.path())[0]["groups_used"], 3.0);
 
     let folder = policies::folder();
@@ -242,12 +251,35 @@ fn an_evaluation_without_a_reward_is_said_and_is_never_the_best() {
         "save_steps=1",
         "eval_steps=1",
     ];
-    let first = |event: &Event| matches!(event, Event::Metrics { step: 1, values } if values.contains_key("loss"));
+    let first =
+        |event: &Event| matches!(event, Event::Metrics { step: 1, values } if values.contains_key("loss"));
     let ended = run(folder.path(), &overrides, Start::Fresh, None, first).unwrap();
     assert!(matches!(ended, GrpoOutcome::Interrupted { .. }), "{ended:?}");
     let (ended, warnings) = run_and_listen(folder.path(), &overrides, Start::Resume, &Scripted::fails());
     assert!(ended.is_ok(), "{ended:?}");
     assert!(warnings.iter().any(|warning| warning.starts_with("the evaluation: none of 2")), "{warnings:?}");
+}
+
+#[test]
+fn groups_of_a_prompt_that_is_drawn_again_are_all_kept() {
+    let folder = policies::folder();
+    std::fs::write(folder.path().join("prompts.jsonl"), "{\"prompt\": \"Say it.\"}\n").unwrap();
+    let n = std::cell::Cell::new(0);
+    // The first group is all equal and so left out, the two after it are learnt from.
+    let judge = Scripted::new(move |_| {
+        n.set(n.get() + 1);
+        Ok(format!("[[{}]]", if n.get() <= 4 { 5 } else { 1 + n.get() % 3 }))
+    });
+    let overrides = [JUDGED, "reward=[]", "dynamic_sampling=true", "prompts_per_step=2", "max_steps=1"];
+    run(folder.path(), &overrides, Start::Fresh, Some(judge.open()), never).unwrap();
+    assert_eq!(judge.asked().len(), 12);
+    let kept = grpo::rollouts::read(&folder.path().join("run"), 1).unwrap();
+    assert_eq!(kept.len(), 12);
+    let of_group = |idx: usize| kept.iter().filter(move |rollout| rollout.prompt_idx == idx);
+    assert!((0..3).all(|idx| of_group(idx).count() == 4));
+    assert!(of_group(0).chain(of_group(1)).all(|rollout| rollout.advantage.is_some()));
+    assert!(of_group(2).all(|rollout| rollout.advantage.is_none() && rollout.reward == Some(4.0 / 9.0)));
+    assert_eq!(policies::metrics(folder.path())[0]["groups_used"], 2.0);
 }
 
 #[test]

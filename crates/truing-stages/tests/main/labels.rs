@@ -158,7 +158,8 @@ fn neither_a_cut_reply_nor_a_thought_is_a_vote() {
         assert!(summary.warnings.iter().any(|warning| warning.contains(reason)), "{:?}", summary.warnings);
         fs::remove_dir_all(folder.path().join("labels")).unwrap();
     }
-    let aloud = Scripted::new(|text| Ok(format!("<think>{{\"ability\": \"logic\"}}</think>{}", answer(text))));
+    let aloud =
+        Scripted::new(|text| Ok(format!("<think>{{\"ability\": \"logic\"}}</think>{}", answer(text))));
     let (_, rows) = run(folder.path(), RECIPE, &[], vec![aloud.open()]).unwrap();
     assert_eq!(rows[1]["labels"]["ability"], "code");
 }
