@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use truing_model::ModelFiles;
 use truing_store::{Digest, InputFile, RunDirectory, RunInputs, StoreError};
-use truing_types::{Event, EventSink, RowOrigin};
+use truing_types::{Event, EventSink};
 
 use crate::StageError;
 use crate::chat::ChatModelConfig;
@@ -21,7 +22,8 @@ pub(crate) const CORRECTIONS: &str = "corrections";
 pub(crate) struct JudgedInputs<'a> {
     pub(crate) seed: u64,
     pub(crate) judges: Vec<&'a ChatModelConfig>,
-    pub(crate) rows: Vec<&'a RowOrigin>,
+    /// Every file that rows were read from, those whose rows were all left out too.
+    pub(crate) data: &'a BTreeSet<Arc<str>>,
     /// Role and path of other files.
     pub(crate) others: Vec<(&'static str, &'a Path)>,
 }
@@ -36,9 +38,7 @@ impl JudgedInputs<'_> {
                 opening::model_files(&ModelFiles::open(path)?).into_iter().map(|path| ("judge", path)),
             );
         }
-        let mut seen = BTreeSet::new();
-        let sources = self.rows.iter().map(|origin| &*origin.source).filter(|source| seen.insert(*source));
-        files.extend(sources.map(|source| ("data", PathBuf::from(source))));
+        files.extend(self.data.iter().map(|file| ("data", PathBuf::from(&**file))));
         files.extend(self.others.iter().map(|&(role, path)| (role, path.to_path_buf())));
         Ok(RunInputs {
             versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),

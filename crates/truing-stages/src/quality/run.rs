@@ -55,7 +55,7 @@ pub fn run(
     let record = JudgedInputs {
         seed: config.seed,
         judges: config.judge.iter().map(|judge| &judge.model).collect(),
-        rows: inputs.prompts.iter().map(|prompt| &prompt.origin).collect(),
+        data: &inputs.report.files,
         others: Vec::new(),
     };
     let record = record.record()?;
