@@ -212,3 +212,57 @@ fn a_tokenizer_without_template_continues_texts_only() {
     let error = chat.chat(&ask(&[(Role::User, "q")]), &mut silent).unwrap_err();
     assert!(error.to_string().contains("no chat template"), "{error}");
 }
+
+/// Asks a model with this tokenizer that says `answer`, alone and as one of many.
+fn split_reply(renderer: &ChatRenderer, answer: &str) -> (String, Option<String>) {
+    let request = ask(&[(Role::User, "question")]);
+    let n_prompt = renderer.prompt(&request.conversation).unwrap().len();
+    let tokens = renderer.tokenizer().encode(answer, SpecialTokens::Parse).unwrap();
+    let chat = || {
+        let tokens = tokens.clone();
+        let parrot = Parrot::new(1000, move |so_far| {
+            let mut logits = vec![0.0; 410];
+            logits[tokens.get(so_far.len() - n_prompt).copied().unwrap_or(2) as usize] = 20.0;
+            logits
+        });
+        LocalChat::new(parrot, renderer.clone())
+    };
+    let alone = chat().chat(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+    let many = chat().chat_all(&[request], &mut |_, _| ControlFlow::Continue(())).remove(0).unwrap();
+    assert_eq!((&alone.text, &alone.reasoning), (&many.text, &many.reasoning));
+    (alone.text, alone.reasoning)
+}
+
+#[test]
+fn a_thought_comes_apart_from_the_answer() {
+    let text = |text: &str, thought: Option<&str>| (text.to_owned(), thought.map(str::to_owned));
+    assert_eq!(split_reply(&renderer(), "<think>hm</think>\n\nyes"), text("yes", Some("hm")));
+    assert_eq!(split_reply(&renderer(), "<think>hm, cut"), text("", Some("hm, cut")));
+    assert_eq!(split_reply(&renderer(), "yes <think>"), text("yes <think>", None));
+    // A template that opens the thought, and one with marks of its own.
+    let template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+    let opening = format!("{template}{{% if add_generation_prompt %}}<think>\n{{% endif %}}");
+    let opening = renderer().with_template(&opening).unwrap();
+    assert_eq!(split_reply(&opening, "hm</think>yes"), text("yes", Some("hm")));
+    assert_eq!(split_reply(&opening, "hm, cut"), text("", Some("hm, cut")));
+    let own = renderer().with_template(&format!("{template}{{# <my_thought>..</my_thought> #}}")).unwrap();
+    assert_eq!(split_reply(&own, "<my_thought>hm</my_thought>yes"), text("yes", Some("hm")));
+    assert_eq!(split_reply(&renderer(), "<my_thought>hm</my_thought>yes").1, None);
+}
+
+#[test]
+fn marks_that_are_special_tokens_are_not_lost() {
+    let mut files = renderer().tokenizer().files();
+    let (_, config) = files.iter_mut().find(|(name, _)| name == "tokenizer_config.json").unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(config).unwrap();
+    json["added_tokens_decoder"] = serde_json::json!({
+        "400": {"content": "[THINK]", "special": true},
+        "401": {"content": "[/THINK]", "special": true},
+        "402": {"content": "[OTHER]", "special": true},
+    });
+    *config = serde_json::to_vec(&json).unwrap();
+    let renderer =
+        ChatRenderer::new(Tokenizer::from_files(files).unwrap(), RenderOptions::default()).unwrap();
+    let found = split_reply(&renderer, "[THINK]hm[OTHER][/THINK]yes[OTHER]");
+    assert_eq!(found, ("yes".to_owned(), Some("hm".to_owned())));
+}

@@ -70,6 +70,15 @@ pub struct Noted {
     pub first: String,
 }
 
+impl std::fmt::Display for Noted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self { n_times: 1, first } => write!(f, "once, in {first}"),
+            Self { n_times, first } => write!(f, "{n_times} times, first in {first}"),
+        }
+    }
+}
+
 /// Remarks about rows that are used, by their text.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
@@ -180,8 +189,8 @@ impl DataReport {
             let n = self.long.n_without_loss;
             warn(format!("{what}: {n} samples carry no loss and were left out, the first {origin}"));
         }
-        for (remark, Noted { n_times, first }) in self.notes.iter() {
-            warn(format!("{what}: {remark} ({n_times} times, first {first})"));
+        for (remark, noted) in self.notes.iter() {
+            warn(format!("{what}: {remark} ({noted})"));
         }
     }
 }

@@ -103,11 +103,6 @@ pub(crate) fn axis(title: &str) -> Axis {
     Axis::new().title(title)
 }
 
-/// An interval as it is printed, for instance `[83.9, 100.0]`.
-pub(crate) fn bounds_in_percent([low, high]: [f64; 2]) -> String {
-    format!("[{:.1}, {:.1}]", 100.0 * low, 100.0 * high)
-}
-
 /// A name without what the plotting library would read as markup.
 pub(crate) fn plain(name: &str) -> String {
     name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")

@@ -100,7 +100,8 @@ fn run_and_listen(
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(never) };
     let judge = has_judge.then(|| judge.open());
-    let ended = grpo::run_with_judge(&plan, &inputs, start, &Ticks::default(), &mut events, &stop, judge);
+    let ended =
+        grpo::run_with_judge(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop, judge);
     let warnings = events.seen.into_iter().filter_map(|event| match event {
         Event::Warning(text) => Some(text),
         _ => None,
@@ -259,6 +260,28 @@ fn an_evaluation_without_a_reward_is_said_and_is_never_the_best() {
     let (ended, warnings) = run_and_listen(folder.path(), &overrides, Start::Resume, &Scripted::fails());
     assert!(ended.is_ok(), "{ended:?}");
     assert!(warnings.iter().any(|warning| warning.starts_with("the evaluation: none of 2")), "{warnings:?}");
+}
+
+#[test]
+fn groups_of_a_prompt_that_is_drawn_again_are_all_kept() {
+    let folder = policies::folder();
+    std::fs::write(folder.path().join("prompts.jsonl"), "{\"prompt\": \"Say it.\"}\n").unwrap();
+    let n = std::cell::Cell::new(0);
+    // The first group is all equal and so left out, the two after it are learnt from.
+    let judge = Scripted::new(move |_| {
+        n.set(n.get() + 1);
+        Ok(format!("[[{}]]", if n.get() <= 4 { 5 } else { 1 + n.get() % 3 }))
+    });
+    let overrides = [JUDGED, "reward=[]", "dynamic_sampling=true", "prompts_per_step=2", "max_steps=1"];
+    run(folder.path(), &overrides, Start::Fresh, Some(judge.open()), never).unwrap();
+    assert_eq!(judge.asked().len(), 12);
+    let kept = grpo::rollouts::read(&folder.path().join("run"), 1).unwrap();
+    assert_eq!(kept.len(), 12);
+    let of_group = |idx: usize| kept.iter().filter(move |rollout| rollout.prompt_idx == idx);
+    assert!((0..3).all(|idx| of_group(idx).count() == 4));
+    assert!(of_group(0).chain(of_group(1)).all(|rollout| rollout.advantage.is_some()));
+    assert!(of_group(2).all(|rollout| rollout.advantage.is_none() && rollout.reward == Some(4.0 / 9.0)));
+    assert_eq!(policies::metrics(folder.path())[0]["groups_used"], 2.0);
 }
 
 #[test]

@@ -42,11 +42,11 @@ fn check_list(run: &Path, file: &str, n_good: u64) {
 }
 
 fn warnings(events: &[Event]) -> Vec<&str> {
-    let warning = |event| match event {
-        &Event::Warning(ref text) => Some(text.as_str()),
+    let texts = events.iter().filter_map(|event| match event {
+        Event::Warning(text) => Some(text.as_str()),
         _ => None,
-    };
-    events.iter().filter_map(warning).collect()
+    });
+    texts.collect()
 }
 
 #[track_caller]
@@ -346,9 +346,9 @@ fn with_tools(n: usize) -> String {
 }
 
 const NOT_SHOWN: [&str; 3] = [
-    "the template does not show `tools` (12 times, first ",
-    "the template does not show its `tool_calls`: the turn trains only its end token (12 times, first ",
-    "the template does not show its `reasoning_content` (12 times, first ",
+    "the template does not show `tools` (12 times, first in ",
+    "the template does not show its `tool_calls`: the turn trains only its end token (12 times, first in ",
+    "the template does not show its `reasoning_content` (12 times, first in ",
 ];
 
 #[test]
@@ -402,7 +402,7 @@ fn a_classifier_warns_of_parts_of_a_prompt_that_it_does_not_read() {
     let (_, events) = classifiers::run(folder.path(), &["max_steps=1"], Start::Fresh, never).unwrap();
     check_warned(
         &events,
-        &["`tools` are not read", "the assistant's turns are not read", "(3 times, first "],
+        &["`tools` are not read", "the assistant's turns are not read", "(3 times, first in "],
     );
 }
 
@@ -422,9 +422,9 @@ fn odd_turns_are_counted_refused_or_left_out() {
     let (_, events) = run("warn").unwrap();
     check_warned(
         &events,
-        &["two `user` turns follow each other (2 times, first ", "rows.jsonl:41, message 1)"],
+        &["two `user` turns follow each other (2 times, first in ", "rows.jsonl:41, message 1)"],
     );
-    check_warned(&events, &["`images` is not read: models here read text only (1 times, first "]);
+    check_warned(&events, &["`images` is not read: models here read text only (once, in "]);
     assert!(!folder.path().join("warn").join(SkippedRow::FILE_NAME).exists());
     let (_, events) = run("skip").unwrap();
     check_warned(&events, &["2 rows are left out"]);

@@ -6,7 +6,7 @@ use truing_data::{
     Dataset, DatasetBuilder, LengthHistogram, LengthSummary, LongSamplePolicy, OnBadRow, Packing,
     PackingReport, PackingStrategy, SourceStatistics, epoch_order, read_rows,
 };
-use truing_stages::{Noted, Notes};
+use truing_stages::Notes;
 use truing_text::ChatRenderer;
 use truing_types::{Event, EventSink, RowOrigin, Seed, TrainingRow};
 
@@ -248,8 +248,8 @@ fn print(findings: &Findings, printer: Printer) -> anyhow::Result<()> {
             format!("{} samples carry no loss and would be left out", count(findings.n_without_loss as u64));
         printer.line(printer.styled(Style::Yellow, text))?;
     }
-    for (note, Noted { n_times, first }) in findings.notes.iter() {
-        let text = format!("note: {note} ({} times, first in {first})", count(*n_times));
+    for (note, noted) in findings.notes.iter() {
+        let text = format!("note: {note} ({noted})");
         printer.line(printer.styled(Style::Yellow, text))?;
     }
     print_bad_rows(findings.n_bad_rows, &findings.bad_rows, printer)
