@@ -9,6 +9,8 @@
 //! matrix products are kept. So a kept layer holds `x, q, k, v, attention, x_mid, gate, up` and the
 //! attention's row normalisers, and nothing else.
 
+use std::ops::Range;
+
 use truing_kernels::{
     AttentionShape, Causality, RotaryTable, Write, gather_rows, rms_norm_backward, rms_norm_forward,
     rotary_backward, rotary_forward, scatter_add_rows, span_attention_backward, span_attention_forward,
@@ -17,7 +19,7 @@ use truing_kernels::{
 use truing_model::{DecoderSpec, EngineError, Keep, TrainableSpec};
 
 use crate::buffers::BufferPool;
-use crate::engine::DeviceBatch;
+use crate::engine::{DeviceBatch, KeyRun};
 use crate::linear::Linear;
 use crate::parameters::Parameters;
 
@@ -62,7 +64,7 @@ pub(crate) struct KeptLayer {
 pub(crate) struct KeptAttention {
     /// `[n_tokens, q_width]`.
     pub(crate) attention: Vec<f32>,
-    /// `[n_heads, n_tokens]`.
+    /// `[n_heads, n_tokens]`, of a batch with prefixes run by run.
     pub(crate) log_sum_exp: Vec<f32>,
 }
 
@@ -172,19 +174,33 @@ impl Layer {
         let KeptAttention { attention, log_sum_exp } = given.unwrap_or_else(|| {
             let mut attention = pool.take(n_tokens, self.q_width());
             let mut log_sum_exp = pool.take(n_tokens, self.attention.n_heads);
-            let copies = self.copied_keys(pool, batch, &k, &v);
-            let (keys, values) = copies.as_ref().map_or((&k, &v), |(keys, values)| (keys, values));
-            span_attention_forward(
-                &self.attention,
-                &batch.spans,
-                &q,
-                keys,
-                values,
-                &mut attention,
-                &mut log_sum_exp,
-            );
-            for buffer in copies.into_iter().flat_map(<[_; 2]>::from) {
-                pool.give(buffer);
+            match &batch.key_runs {
+                None => span_attention_forward(
+                    &self.attention,
+                    &batch.spans,
+                    &q,
+                    &k,
+                    &v,
+                    &mut attention,
+                    &mut log_sum_exp,
+                ),
+                Some(runs) => {
+                    for run in runs {
+                        let [keys, values] = self.copied_keys(pool, run, [&k, &v]);
+                        let (of_queries, of_heads) = self.parts_of(run);
+                        span_attention_forward(
+                            &self.attention,
+                            &run.spans,
+                            &q[of_queries.clone()],
+                            &keys,
+                            &values,
+                            &mut attention[of_queries],
+                            &mut log_sum_exp[of_heads],
+                        );
+                        pool.give(keys);
+                        pool.give(values);
+                    }
+                }
             }
             KeptAttention { attention, log_sum_exp }
         });
@@ -249,7 +265,7 @@ impl Layer {
         let mut d_q = pool.take(n_tokens, self.q_width());
         let mut d_k = pool.take(n_tokens, self.kv_width());
         let mut d_v = pool.take(n_tokens, self.kv_width());
-        match self.copied_keys(pool, batch, &rotated.1, &v) {
+        match &batch.key_runs {
             None => span_attention_backward(
                 &self.attention,
                 &batch.spans,
@@ -263,31 +279,34 @@ impl Layer {
                 &mut d_k,
                 &mut d_v,
             ),
-            Some((keys, values)) => {
-                let n_keys = keys.len() / self.kv_width();
-                let mut d_keys = pool.take(n_keys, self.kv_width());
-                let mut d_values = pool.take(n_keys, self.kv_width());
-                span_attention_backward(
-                    &self.attention,
-                    &batch.spans,
-                    &rotated.0,
-                    &keys,
-                    &values,
-                    &attention,
-                    &log_sum_exp,
-                    &d_attention,
-                    &mut d_q,
-                    &mut d_keys,
-                    &mut d_values,
-                );
-                // A prefix's gradient is the sum over its copies, in their order.
-                for (d_copies, d_all) in [(&d_keys, &mut d_k), (&d_values, &mut d_v)] {
-                    truing_kernels::fill(d_all, 0.0);
-                    let tokens = batch.key_tokens.as_deref().unwrap_or_default();
-                    scatter_add_rows(d_copies, self.kv_width(), tokens, d_all);
-                }
-                for buffer in [keys, values, d_keys, d_values] {
-                    pool.give(buffer);
+            Some(runs) => {
+                truing_kernels::fill(&mut d_k, 0.0);
+                truing_kernels::fill(&mut d_v, 0.0);
+                for run in runs {
+                    let [keys, values] = self.copied_keys(pool, run, [&rotated.1, &v]);
+                    let [mut d_keys, mut d_values] =
+                        [(); 2].map(|()| pool.take(run.key_tokens.len(), self.kv_width()));
+                    let (of_queries, of_heads) = self.parts_of(run);
+                    span_attention_backward(
+                        &self.attention,
+                        &run.spans,
+                        &rotated.0[of_queries.clone()],
+                        &keys,
+                        &values,
+                        &attention[of_queries.clone()],
+                        &log_sum_exp[of_heads],
+                        &d_attention[of_queries.clone()],
+                        &mut d_q[of_queries],
+                        &mut d_keys,
+                        &mut d_values,
+                    );
+                    // A prefix's gradient is the sum over its copies, in their order.
+                    for (d_copies, d_all) in [(&d_keys, &mut d_k), (&d_values, &mut d_v)] {
+                        scatter_add_rows(d_copies, self.kv_width(), &run.key_tokens, d_all);
+                    }
+                    for buffer in [keys, values, d_keys, d_values] {
+                        pool.give(buffer);
+                    }
                 }
             }
         }
@@ -315,23 +334,26 @@ impl Layer {
         }
     }
 
-    /// Keys and values as the spans want them where sequences go on from others: every prefix before each of
-    /// its continuations.
+    /// Keys and values as a run's spans want them: every prefix before each of its continuations.
     fn copied_keys(
         &self,
         pool: &mut BufferPool,
-        batch: &DeviceBatch,
-        k: &[f32],
-        v: &[f32],
-    ) -> Option<(Vec<f32>, Vec<f32>)> {
-        let tokens = batch.key_tokens.as_deref()?;
+        run: &KeyRun,
+        keys_and_values: [&[f32]; 2],
+    ) -> [Vec<f32>; 2] {
         let width = self.kv_width();
-        let mut copy = |from: &[f32]| {
-            let mut to = pool.take(tokens.len(), width);
-            gather_rows(from, width, tokens, &mut to);
+        keys_and_values.map(|from| {
+            let mut to = pool.take(run.key_tokens.len(), width);
+            gather_rows(from, width, &run.key_tokens, &mut to);
             to
-        };
-        Some((copy(k), copy(v)))
+        })
+    }
+
+    /// A run's part of what is `[n_tokens, q_width]`, and of the row normalisers, which are `[n_heads, n_tokens]` run by run.
+    fn parts_of(&self, run: &KeyRun) -> (Range<usize>, Range<usize>) {
+        let (start, end) = (run.queries.start, run.queries.end);
+        let (width, n_heads) = (self.q_width(), self.attention.n_heads);
+        (start * width..end * width, start * n_heads..end * n_heads)
     }
 
     pub(crate) fn project(&self, parameters: &Parameters, pool: &mut BufferPool, x: &[f32]) -> [Vec<f32>; 3] {

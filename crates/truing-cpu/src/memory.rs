@@ -1,7 +1,7 @@
 //! The bytes this engine needs, from the specification alone: the planner asks before anything is loaded.
 //! Each line names the buffers of `layer.rs` or `engine.rs` that it counts.
 
-use truing_kernels::linear_log_probs_workspace_bytes;
+use truing_kernels::{attention_workspace_bytes_per_key, linear_log_probs_workspace_bytes};
 use truing_model::engine::EngineMemory;
 use truing_model::{DecoderSpec, EncoderSpec, ParameterSpec, TrainableSpec};
 
@@ -28,13 +28,18 @@ pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> En
     let (q, kv, heads) = (spec.q_width() as u64, spec.kv_width() as u64, spec.n_heads as u64);
     // x, x_mid; q, attention; k, v; log_sum_exp; gate, up
     let kept = 2 * hidden + 2 * q + 2 * kv + heads + 2 * inner;
-    // The backward holds d_x throughout, and at its widest either
-    // activation (then normed and d_normed in its place) in the feed-forward, or
-    // d_attention, d_q, d_k, d_v, two per-query-head copies of d_k and d_v inside the kernel, beside attention.
-    let raw_heads = if spec.qk_norm { q + kv } else { 0 };
-    let feed_forward = inner.max(2 * hidden) + 2 * hidden;
-    let attention = 2 * q + 2 * kv + 2 * q + raw_heads;
-    let workspace = hidden + feed_forward.max(attention);
+    // The pool never gives a buffer back while packs do not grow, and buffers of one width serve no other: what counts is the
+    // most of each width that is ever in use beside what is kept.
+    // hidden: the stream (or its gradient) and, in the head, target rows, normed rows, d_rows; a layer needs no more
+    // (d_x, normed, d_normed). Inner: the activation. Query width: d_attention, d_q, with head norms the rotated copy and a
+    // norm's result too; of the width of the hidden states these are the same buffers as normed, d_normed and x_mid, but for
+    // the head norms'. Key width: d_k, d_v; where keys are copied the copies and their gradients; with head norms two more.
+    let own_width = if q == hidden { 0 } else { 2 * q };
+    let head_norms = if spec.qk_norm { 2 * q + 2 * kv } else { 0 };
+    let key_copies = 4 * kv;
+    let pooled = 4 * hidden + inner + own_width + 2 * kv + key_copies + head_norms;
+    // What the attention's kernel packs, for at most as many keys at a time as there are tokens.
+    let packed = attention_workspace_bytes_per_key(spec.n_kv_heads, spec.head_dim) as u64;
     EngineMemory {
         parameter_bytes,
         gradient_bytes,
@@ -43,9 +48,9 @@ pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> En
         // attention; log_sum_exp
         attention_bytes_per_token: (q + heads) * FLOAT_BYTES,
         layer_bytes_per_token: kept * FLOAT_BYTES,
-        workspace_bytes_per_token: workspace * FLOAT_BYTES,
-        // hidden, target rows, normed rows, d_rows, d_hidden
-        head_bytes_per_token: 5 * hidden * FLOAT_BYTES,
+        workspace_bytes_per_token: pooled * FLOAT_BYTES + packed,
+        // hidden (then d_hidden), target rows, normed rows (then their gradient), d_rows
+        head_bytes_per_token: 4 * hidden * FLOAT_BYTES,
         head_fixed_bytes: linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) as u64,
         compressed_bytes: compressed_bytes(spec, &parameters),
         fixed_bytes: KERNEL_BYTES,
@@ -70,8 +75,9 @@ pub(crate) fn encoder_memory(spec: &EncoderSpec, trainable: &TrainableSpec) -> E
         attention_bytes_per_token: (hidden + heads) * FLOAT_BYTES,
         // x, x_mid; q, k, v, attention; log_sum_exp; up
         layer_bytes_per_token: (6 * hidden + heads + inner) * FLOAT_BYTES,
-        // Either d_y, normed, d_up; or d_mid, d_attention, d_q, d_k, d_v and the kernel's copies of the last two.
-        workspace_bytes_per_token: (2 * hidden + inner).max(7 * hidden) * FLOAT_BYTES,
+        // d_mid, d_attention, d_q, d_k, d_v, of which one is x_mid's; d_up; what the kernel packs.
+        workspace_bytes_per_token: (4 * hidden + inner) * FLOAT_BYTES
+            + attention_workspace_bytes_per_key(spec.n_heads, spec.hidden_size / spec.n_heads) as u64,
         // output, normed
         head_bytes_per_token: 2 * hidden * FLOAT_BYTES,
         head_fixed_bytes: 0,

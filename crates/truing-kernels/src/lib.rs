@@ -51,8 +51,8 @@ pub use row_products::{RowProduct, RowWeight, multiply_rows};
 pub use simd::{SimdLevel, with_simd_level};
 pub use swiglu::{swiglu_backward, swiglu_backward_in_place, swiglu_forward};
 pub use varlen_attention::{
-    AttentionShape, AttentionSpan, Causality, span_attention_backward, span_attention_forward, spans_of,
-    varlen_attention_backward, varlen_attention_forward,
+    AttentionShape, AttentionSpan, Causality, attention_workspace_bytes_per_key, span_attention_backward,
+    span_attention_forward, spans_of, varlen_attention_backward, varlen_attention_forward,
 };
 pub use vector::{
     add_assign, all_finite, copy, fill, gather_add_rows, gather_rows, scale, scatter_add_rows, sum_of_squares,

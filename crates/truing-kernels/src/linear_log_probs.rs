@@ -32,10 +32,9 @@
 
 use crate::matmul::{MatrixRef, Write, matmul};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
-use crate::scratch::{Scratch, with_scratch};
+use crate::scratch::Stock;
 use crate::simd::{MAX_LANES, SimdLevel, simd_fn};
 use rayon::prelude::*;
-use std::cell::Cell;
 use std::ops::Range;
 
 /// Where the results for `n` rows go; every slice is `[n]`.
@@ -78,9 +77,7 @@ const MAX_CHUNK: usize = 256;
 /// Words of the vocabulary that are summed together, by one thread.
 const BLOCK: usize = 512;
 
-thread_local! {
-    static WORKSPACE: Cell<Scratch> = const { Cell::new(Scratch::new()) };
-}
+static WORKSPACE: Stock = Stock::new();
 
 /// Tokens in a chunk: a multiple of the widest register, at least one register.
 fn tokens_per_chunk(vocab: usize) -> usize {
@@ -104,8 +101,8 @@ impl Parts {
     }
 }
 
-/// Bytes that [`linear_log_probs_forward`] and [`linear_log_probs_backward`] use beside their arguments; the calling
-/// thread keeps them for the next call.
+/// Bytes that [`linear_log_probs_forward`] and [`linear_log_probs_backward`] use beside their arguments; they
+/// are kept for the next call.
 pub fn linear_log_probs_workspace_bytes(vocab: usize, hidden: usize) -> usize {
     Parts::new(tokens_per_chunk(vocab), vocab, hidden).total() * size_of::<f32>()
 }
@@ -384,7 +381,7 @@ fn run(
     let chunks = chunks(n, tokens_per_chunk(vocab));
     let longest = chunks.iter().map(Range::len).max().unwrap_or(0).next_multiple_of(MAX_LANES);
     let parts = Parts::new(longest, vocab, h);
-    with_scratch(&WORKSPACE, |scratch| {
+    WORKSPACE.with(|scratch| {
         let (logits, rest) = scratch.floats(parts.total()).split_at_mut(parts.logits);
         let (chunk_hidden, rest) = rest.split_at_mut(parts.hidden);
         let (chunk_d_hidden, stats) = rest.split_at_mut(parts.hidden);
@@ -526,7 +523,7 @@ pub fn linear_top_log_probs(
     let mut tokens = vec![0_u32; n * k];
     let mut log_probs = vec![0.0_f32; n * k];
     let head = MatrixRef::new(head, vocab, h);
-    with_scratch(&WORKSPACE, |scratch| {
+    WORKSPACE.with(|scratch| {
         // Rows of whole vocabularies: a row is then one piece to choose from.
         let rows_per_chunk = (LOGITS_FLOATS / vocab).clamp(1, MAX_CHUNK);
         let logits = scratch.floats(rows_per_chunk.min(n.max(1)) * vocab);

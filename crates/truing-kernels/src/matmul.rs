@@ -20,7 +20,7 @@ use crate::gelu::{gelu, gelu_forward_in_place};
 use crate::micro_kernel::{MAX_DOT_ROWS, MAX_TILE_COLUMNS, TILE_ROWS, Tile};
 use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, ELEMENTS_PER_ITEM, for_each_item};
-use crate::scratch::{Scratch, with_scratch};
+use crate::scratch::{Scratch, Stock};
 use crate::simd::{MAX_LANES, Simd, SimdLevel, lanes, simd_fn};
 use crate::vector::add_assign;
 use rayon::prelude::*;
@@ -95,9 +95,7 @@ const TILES_PER_ITEM: RangeInclusive<usize> = 4..=24;
 const STREAM_ITEMS: usize = 16;
 const STREAM_COLUMNS: RangeInclusive<usize> = 24..=120;
 
-thread_local! {
-    static PACKED: Cell<Scratch> = const { Cell::new(Scratch::new()) };
-}
+static PACKED: Stock = Stock::new();
 
 /// What is done to a block of C as soon as it is made, while it is in the first level cache: for a large C, passes of its
 /// own would go through memory again.
@@ -132,7 +130,7 @@ pub fn matmul_finished(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write, 
     let streams_b = a.is_row_major() && !b.is_row_major();
     if a.cols > 0 && !(streams_b && a.rows <= MAX_TURNED_ROWS) {
         let c = Disjoint::new(c);
-        return with_scratch(&PACKED, |scratch| matmul_by_tiles(level, a, b, c, write, finish, scratch));
+        return PACKED.with(|scratch| matmul_by_tiles(level, a, b, c, write, finish, scratch));
     }
     if a.cols == 0 {
         if write == Write::Overwrite {
@@ -142,7 +140,7 @@ pub fn matmul_finished(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write, 
         matmul_by_dot_products(level, a, b, Disjoint::new(c), write);
     } else {
         let c = Disjoint::new(c);
-        with_scratch(&PACKED, |scratch| matmul_by_turned_tiles(level, a, b, c, write, scratch));
+        PACKED.with(|scratch| matmul_by_turned_tiles(level, a, b, c, write, scratch));
     }
     if let Finish::Bias(bias) | Finish::BiasGelu(bias) = finish {
         add_bias(c, bias);

@@ -23,7 +23,7 @@ use crate::matmul::Write;
 use crate::micro_kernel::{MicroKernel, TILE_ROWS, Tile};
 use crate::pack::{pack_columns, pack_rows, padded, panels};
 use crate::parallel::{Disjoint, for_each_item};
-use crate::scratch::{Scratch, with_scratch};
+use crate::scratch::{Scratch, Stock, with_scratch};
 use crate::simd::{MAX_LANES, SimdLevel, lanes, simd_fn};
 use std::cell::Cell;
 use std::ops::Range;
@@ -96,8 +96,9 @@ const QUERIES: usize = 16 * TILE_ROWS;
 const RANGE_QUERIES: usize = 2 * QUERIES;
 const MAX_RANGES: usize = 8;
 
+static PACKED: Stock = Stock::new();
+
 thread_local! {
-    static PACKED: Cell<Scratch> = const { Cell::new(Scratch::new()) };
     static WORK: Cell<Scratch> = const { Cell::new(Scratch::new()) };
 }
 
@@ -262,6 +263,16 @@ fn pack_blocks<'a>(
     Blocks { data: to, n_blocks, block_floats }
 }
 
+/// Most bytes that [`span_attention_forward`] and [`span_attention_backward`] use beside their arguments, for each key of
+/// sequences whose lengths are whole blocks of keys; they are kept for the next call. Backward needs more: keys (twice) and
+/// values packed, and the parts of their gradients that each range of queries makes. Of the ranges of a causal sequence,
+/// [`MAX_RANGES`] at most, a key is seen by half on the average.
+pub fn attention_workspace_bytes_per_key(n_kv_heads: usize, head_dim: usize) -> usize {
+    let key_bytes = n_kv_heads * head_dim.next_multiple_of(MAX_LANES) * size_of::<f32>();
+    // 3 packed; parts of d_k and d_v, (ranges + 1) / 2 each.
+    3 * key_bytes + (MAX_RANGES + 1) * key_bytes
+}
+
 fn packed_floats(shape: &AttentionShape, sequences: &[Sequence]) -> usize {
     let n_blocks: usize = sequences.iter().map(Sequence::n_blocks).sum();
     shape.n_kv_heads * n_blocks * block_floats(shape.head_dim)
@@ -337,7 +348,7 @@ impl Forward<'_> {
         items.sort_by_key(|&(s, first)| std::cmp::Reverse(self.sequences[s].visible(shape, first).len()));
         let (out, log_sum_exp) = (Disjoint::new(out), log_sum_exp.map(Disjoint::new));
         let packed_len = packed_floats(shape, self.sequences);
-        with_scratch(&PACKED, |scratch| {
+        PACKED.with(|scratch| {
             let (turned_keys, values) = scratch.floats(2 * packed_len).split_at_mut(packed_len);
             let keys = pack_blocks(shape, self.sequences, self.k, shape.scale, Layout::Turned, turned_keys);
             let values = pack_blocks(shape, self.sequences, self.v, 1.0, Layout::Straight, values);
@@ -709,7 +720,7 @@ pub fn span_attention_backward(
     let mut order: Vec<usize> = (0..ranges.len()).collect();
     order.sort_by_key(|&i| std::cmp::Reverse(ranges[i].blocks.len() * ranges[i].queries.len()));
 
-    with_scratch(&PACKED, |scratch| {
+    PACKED.with(|scratch| {
         let (turned_keys, rest) = scratch.floats(3 * packed_len + 2 * parts_len).split_at_mut(packed_len);
         let (straight_keys, rest) = rest.split_at_mut(packed_len);
         let (turned_values, rest) = rest.split_at_mut(packed_len);

@@ -196,7 +196,7 @@ pub struct EngineMemory {
     pub workspace_bytes_per_token: u64,
     /// Live while the head runs, per token of the batch.
     pub head_bytes_per_token: u64,
-    /// Live while the head runs, whatever the batch.
+    /// What the head works in, whatever the batch; kept once it has run.
     pub head_fixed_bytes: u64,
     /// The 8-bit copy of the weights, where decoding uses one; not part of any other line.
     pub compressed_bytes: u64,
@@ -443,6 +443,9 @@ pub trait Engine: ParameterStore {
     ) -> Result<Vec<f32>, EngineError> {
         Err(EngineError::Unsupported("this engine does not pool hidden states".into()))
     }
+
+    /// Gives back what is kept from batch to batch only to save time: before a phase that needs the memory otherwise.
+    fn release_working_memory(&mut self) {}
 
     /// Switches the adapters off or on again: with them off a LoRA policy is its own reference model.
     fn enable_adapters(&mut self, are_enabled: bool);

@@ -105,7 +105,7 @@ impl SegmentChoice {
         let input = memory.segment_input_bytes_per_token * tokens_per_pack;
         let layer = memory.layer_bytes_per_token * tokens_per_pack;
         let workspace = memory.workspace_bytes_per_token * tokens_per_pack;
-        let head = memory.head_bytes_per_token * tokens_per_pack + memory.head_fixed_bytes;
+        let head = memory.head_bytes_per_token * tokens_per_pack;
         let attention = if segments.keeps_attention {
             memory.attention_bytes_per_token * tokens_per_pack * segments.layers_per_segment as u64
         } else {
@@ -117,8 +117,12 @@ impl SegmentChoice {
         } else {
             (n_inputs - 1) * (input + attention) + segments.layers_per_segment as u64 * layer
         };
-        let fixed =
-            memory.parameter_bytes + memory.gradient_bytes + memory.optimizer_bytes + memory.fixed_bytes;
+        // The head keeps what it has once needed.
+        let fixed = memory.parameter_bytes
+            + memory.gradient_bytes
+            + memory.optimizer_bytes
+            + memory.fixed_bytes
+            + memory.head_fixed_bytes;
         Self {
             segments,
             activation_bytes: after_forward.max(recomputing),
@@ -410,7 +414,7 @@ mod tests {
         let plan = plan_segments(&memory(), 30, 100, 1 << 40, LayersPerSegment::Auto, 0.0).unwrap();
         assert_eq!(plan.chosen.segments, SegmentPlan::keep_everything(30));
         assert_eq!(plan.chosen.activation_bytes, 30 * 10 * 100);
-        assert_eq!(plan.chosen.peak_bytes, 4100 + 30_000 + 500);
+        assert_eq!(plan.chosen.peak_bytes, 4100 + 50 + 30_000 + 500);
         assert_eq!(plan.by_layers_per_segment.len(), 30);
     }
 

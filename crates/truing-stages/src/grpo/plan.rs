@@ -19,6 +19,8 @@ use crate::{Machine, StageError};
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Share of what the machine has left that a run takes unless told otherwise.
 const DEFAULT_MEMORY_SHARE: f64 = 0.8;
+/// Tokens of a block of cached keys and values.
+const CACHE_BLOCK: usize = 64;
 /// Bytes of one of the reference's top tokens with its log-probability.
 const TOP_TOKEN_BYTES: u64 = 8;
 
@@ -94,18 +96,33 @@ impl GrpoPlan {
                 None => 0,
             };
         let n_completions = config.prompts_per_step * config.num_generations;
-        let top_token_bytes = if config.kl() == KlKind::ExactTopK {
-            let k = config.kl_top_k.min(spec.vocab_size) as u64;
-            (n_completions * config.max_completion_length) as u64 * k * TOP_TOKEN_BYTES
-        } else {
-            0
+        let n_targets = match config.kl() {
+            KlKind::ExactTopK => n_completions * config.max_completion_length,
+            KlKind::K3 | KlKind::None => 0,
         };
+        // Updates share the top tokens of the completions; those of fine-tuning data are asked for anew for each.
+        let n_ptx_targets = inputs.ptx.as_ref().map_or(0, |data| {
+            let most = (0..data.n_samples()).map(|i| data.sample(i).n_loss_tokens()).max().unwrap_or(0);
+            most * config.ptx_samples_per_update
+        });
+        let k = config.kl_top_k.min(spec.vocab_size) as u64;
+        let top_token_bytes = (n_targets + n_ptx_targets) as u64 * k * TOP_TOKEN_BYTES;
         let longest_prompt = inputs.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
         let longest = longest_prompt + config.max_completion_length;
         let n_running = config.generation_batch_size.min(n_completions);
         let token_bytes = 2 * spec.n_layers * spec.n_kv_heads * spec.head_dim * size_of::<f32>();
-        // The prompt that the next completions go on from is held beside the running ones.
-        let cache_bytes = ((n_running + 1) * longest * token_bytes) as u64;
+        // A prompt's blocks are shared by its completions, but for the last one, which each copies to write on. The prompt
+        // that the next completions go on from is held beside the running ones.
+        let blocks = |n_tokens: usize| n_tokens.div_ceil(CACHE_BLOCK) * CACHE_BLOCK;
+        // Held-out prompts may have fewer completions each.
+        let n_of_prompt = match inputs.eval.is_empty() {
+            true => config.num_generations,
+            false => config.num_generations.min(config.eval_num_generations),
+        };
+        let n_prompts_running = n_running.div_ceil(n_of_prompt) + 1;
+        let n_cached = n_prompts_running * blocks(longest_prompt)
+            + n_running * blocks(config.max_completion_length + CACHE_BLOCK - 1);
+        let cache_bytes = (n_cached * token_bytes) as u64;
         let mut engine: EngineMemory = CpuEngine::memory(spec, &trainable);
         let compressed_bytes = match config.rollout_weights {
             DecodingWeights::F32 => 0,
@@ -113,7 +130,13 @@ impl GrpoPlan {
         };
         let models_bytes = reference_bytes + reward_model_bytes + judge_bytes + compressed_bytes;
         engine.fixed_bytes += machine.resident_bytes + models_bytes + top_token_bytes;
-        let tokens_per_pack = config.max_tokens_per_pack.max(longest).min(n_completions * longest) as u64;
+        // All completions of a step in one pack, at most.
+        let all = if config.share_prompts {
+            config.prompts_per_step * longest_prompt + n_completions * config.max_completion_length
+        } else {
+            n_completions * longest
+        };
+        let tokens_per_pack = config.max_tokens_per_pack.max(longest).min(all) as u64;
         let tokens = tokens_per_pack as f64;
         let shape = StepShape { tokens, loss_tokens: tokens, attention_pairs: tokens * longest as f64 / 2.0 };
         let memory = plan_segments(
@@ -169,7 +192,11 @@ impl GrpoPlan {
     #[must_use]
     pub fn generating_bytes(&self) -> u64 {
         let memory = &self.memory.memory;
-        memory.parameter_bytes + memory.gradient_bytes + memory.optimizer_bytes + memory.fixed_bytes
+        memory.parameter_bytes
+            + memory.gradient_bytes
+            + memory.optimizer_bytes
+            + memory.fixed_bytes
+            + memory.head_fixed_bytes
             - self.top_token_bytes
             + self.cache_bytes
     }

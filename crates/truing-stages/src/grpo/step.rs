@@ -122,6 +122,11 @@ impl Running<'_> {
             Purpose::Train { .. } => config.rollout_weights,
             Purpose::Evaluate => DecodingWeights::F32,
         };
+        // Keys and values take the place of the last step's activations.
+        self.trainer.engine_mut().release_working_memory();
+        if let Some(reference) = &mut self.reference {
+            reference.release_working_memory();
+        }
         self.trainer.engine_mut().set_decoding_weights(weights);
         let (events, stop, world_size) = (&mut *self.events, self.stop, self.communicator.world_size());
         let mut done = 0;
@@ -360,6 +365,9 @@ impl Running<'_> {
             }
             parts.push(mine);
         }
+        if let Some(reference) = &mut self.reference {
+            reference.release_working_memory();
+        }
         self.events.emit(Event::PhaseFinished);
         if self.is_stopped()? {
             return Ok(None);
@@ -479,7 +487,6 @@ impl Running<'_> {
                 let reward = rewards[next].filter(|_| self.enters_mean(completion));
                 let known = &compared[next];
                 next += 1;
-                let reward = reward.filter(|_| self.enters_mean(completion));
                 ScoredRollout { reward, kl: known.kl.clone(), n_tokens: completion.tokens.len() }
             });
             rollouts.push(of_group.collect::<Vec<_>>());

@@ -302,6 +302,10 @@ impl<W: Workload> Running<'_, W> {
         let measures: Measures = match result {
             Ok(measures) => measures,
             Err(TrainError::BrokenOff) => return Ok(ControlFlow::Break(())),
+            Err(error @ TrainError::NonFinite { .. }) => {
+                self.note_non_finite_evaluation(&error);
+                return Ok(ControlFlow::Continue(()));
+            }
             Err(error) => return Err(error.into()),
         };
         self.events.emit(Event::PhaseFinished);
@@ -339,6 +343,14 @@ impl<W: Workload> Running<'_, W> {
             self.save_checkpoint()?;
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// An evaluation whose loss is not finite is reported and is not the best; the steps so far are not lost to it. Where the
+    /// weights are to blame, the next step ends the run.
+    fn note_non_finite_evaluation(&mut self, error: &TrainError) {
+        self.events.emit(Event::PhaseFinished);
+        self.events.emit(Event::Warning(format!("{error}; this evaluation cannot be the best")));
+        self.state.note_evaluation(f64::NAN);
     }
 
     fn save_checkpoint(&mut self) -> Result<(), StageError> {

@@ -16,6 +16,7 @@ use truing_text::RenderOptions;
 use truing_types::{Event, Rollout, Silent};
 
 use crate::setup::{self, Events, MACHINE, Ticks, never};
+use crate::tiny_model;
 
 /// The shorter the better: what a tiny model can learn in a few steps.
 pub(crate) const RECIPE: &str = r#"
@@ -277,4 +278,83 @@ fn a_reward_for_a_source_that_the_run_does_not_have_is_refused() {
         let error = plan(entry).unwrap_err().to_string();
         assert!(error.contains("reward.sources") && error.contains("prompts.jsonl"), "{entry}: {error}");
     }
+}
+
+/// A head of 300 rows over a tokenizer of 259 tokens, as Qwen's is padded: the rows past the tokens are never drawn, and what
+/// the trainer computes is over the same tokens. So the run is that of a head without these rows.
+#[test]
+fn a_head_with_more_rows_than_tokens_learns_as_one_without() {
+    let overrides = ["max_steps=3", "temperature=1.2", "beta=0.1"];
+    let plain = folder();
+    run(plain.path(), &overrides, Start::Fresh, never).unwrap();
+    let padded = folder();
+    tiny_model::write_with_rows(&padded.path().join("model"), 300);
+    run(padded.path(), &overrides, Start::Fresh, never).unwrap();
+    let (expected, found) = (everything(plain.path()), everything(padded.path()));
+    let tokens = |drawn: &[String]| -> Vec<Rollout> {
+        drawn.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let (expected_rollouts, found_rollouts) = (tokens(&expected.2), tokens(&found.2));
+    assert_eq!(expected_rollouts.len(), 36);
+    for (expected, found) in expected_rollouts.iter().zip(&found_rollouts) {
+        assert!(found.tokens.iter().all(|&token| token < 259));
+        if expected.step == 1 {
+            assert_eq!(expected.tokens, found.tokens);
+        }
+    }
+    for (expected, found) in expected.1.iter().zip(&found.1) {
+        let largest = found["sampling/sampling_logp_difference/max"];
+        assert!(largest < 1e-4, "sampler and trainer differ by {largest}");
+        for name in ["reward", "entropy", "kl", "policy_loss", "grad_norm"] {
+            let (a, b) = (expected[name], found[name]);
+            assert!((a - b).abs() <= 2e-3 * a.abs().max(1e-3), "{name}: {a} without, {b} with more rows");
+        }
+    }
+}
+
+/// Nothing of an evaluation without a score goes into a checkpoint, and the run can be resumed.
+#[test]
+fn an_evaluation_without_a_score_is_reported_and_never_the_best() {
+    let folder = folder();
+    fs::write(folder.path().join("eval.jsonl"), "{\"prompt\": \"Say 1.\"}\n").unwrap();
+    // The reward wants a column that only the training rows have.
+    let overrides = [
+        "eval_data=[{path=\"eval.jsonl\"}]",
+        "reward=[{kind={exact_match={column=\"kind\"}}}]",
+        "eval_steps=1",
+        "save_steps=1",
+        "keep_best=true",
+    ];
+    let stop = |event: &Event| matches!(event, Event::Metrics { step: 3, .. });
+    let (outcome, events) = run(folder.path(), &overrides, Start::Fresh, stop).unwrap();
+    assert!(matches!(outcome, GrpoOutcome::Interrupted { .. }), "{outcome:?}");
+    let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("none of its 1 completions could be scored"));
+    assert!(events.iter().any(warned), "{events:?}");
+    for entry in fs::read_dir(folder.path().join("run/checkpoints")).unwrap() {
+        let state = fs::read_to_string(entry.unwrap().path().join("trainer_state.json")).unwrap();
+        assert!(state.contains("\"best\": null") && !state.contains("\"loss\""), "{state}");
+    }
+    let (outcome, _) = run(folder.path(), &overrides, Start::Resume, never).unwrap();
+    assert!(matches!(outcome, GrpoOutcome::Finished { .. }));
+}
+
+/// With the KL in the outcome a completion that is cut off and carries no loss has no part in its group's mean.
+#[test]
+fn completions_without_loss_do_not_enter_a_mean_that_the_kl_is_part_of() {
+    let folder = folder();
+    let overrides = ["kl_reading=in_outcome", "mask_truncated_completions=true", "max_completion_length=6"];
+    run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let mut n_cut = 0;
+    for step in 1..=4 {
+        let rollouts = rollouts::read(&folder.path().join("run"), step).unwrap();
+        for group in rollouts.chunk_by(|a, b| a.prompt_idx == b.prompt_idx) {
+            let advantages: Vec<f64> = group.iter().filter_map(|rollout| rollout.advantage).collect();
+            let n_whole = group.iter().filter(|one| one.finish_reason != FinishReason::Length).count();
+            n_cut += group.len() - n_whole;
+            // The others' outcomes are centred among themselves, or there are too few of them.
+            assert_eq!(advantages.len(), if n_whole < 2 { 0 } else { n_whole });
+            assert!(advantages.iter().sum::<f64>().abs() < 1e-4, "{advantages:?}");
+        }
+    }
+    assert!(n_cut > 0, "some completion was cut off");
 }

@@ -22,6 +22,12 @@ const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + me
 
 /// Writes config.json, model.safetensors, tokenizer.json and tokenizer_config.json into `folder`.
 pub(crate) fn write(folder: &Path) {
+    write_with_rows(folder, VOCAB);
+}
+
+/// The same with a head of more rows than there are tokens. The rows past the tokens would be the likeliest ones, all else is
+/// the same.
+pub(crate) fn write_with_rows(folder: &Path, n_rows: usize) {
     fs::create_dir_all(folder).unwrap();
     let save = |name: &str, value: &Value| {
         fs::write(folder.join(name), serde_json::to_vec_pretty(value).unwrap()).unwrap();
@@ -32,7 +38,7 @@ pub(crate) fn write(folder: &Path) {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32",
             "hidden_act": "silu", "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE,
             "num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS,
-            "num_key_value_heads": N_KEY_VALUE_HEADS, "vocab_size": VOCAB, "max_position_embeddings": 2048,
+            "num_key_value_heads": N_KEY_VALUE_HEADS, "vocab_size": n_rows, "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
             "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258,
         }),
@@ -46,7 +52,7 @@ pub(crate) fn write(folder: &Path) {
             "chat_template": CHAT_TEMPLATE,
         }),
     );
-    fs::write(folder.join("model.safetensors"), weights()).unwrap();
+    fs::write(folder.join("model.safetensors"), weights(n_rows)).unwrap();
 }
 
 /// Byte-level BPE without a single merge.
@@ -84,7 +90,7 @@ fn byte_char(byte: u8) -> char {
 }
 
 /// One safetensors file with random weights that are the same every time.
-fn weights() -> Vec<u8> {
+fn weights(n_rows: usize) -> Vec<u8> {
     let kv = N_KEY_VALUE_HEADS * HEAD_DIM;
     let mut tensors: Vec<(String, Vec<usize>)> = vec![
         ("model.embed_tokens.weight".into(), vec![VOCAB, HIDDEN]),
@@ -119,6 +125,19 @@ fn weights() -> Vec<u8> {
             let random = ((state >> 40) as f32 / (1_u64 << 24) as f32 - 0.5) * 0.2;
             let value = if shape.len() == 1 { 1.0 + random } else { random };
             data.extend_from_slice(&value.to_le_bytes());
+        }
+        let mut shape = shape;
+        if shape[0] == VOCAB {
+            // Twice a row of the tokens: a logit of twice the size.
+            let rows = data[begin..].to_vec();
+            let row_bytes = 4 * HIDDEN;
+            for row in 0..n_rows - VOCAB {
+                for value in rows[row * row_bytes..(row + 1) * row_bytes].chunks_exact(4) {
+                    let value = f32::from_le_bytes(value.try_into().unwrap());
+                    data.extend_from_slice(&(2.0 * value).to_le_bytes());
+                }
+            }
+            shape[0] = n_rows;
         }
         header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()] }));
     }
