@@ -24,7 +24,6 @@ use crate::scratch::{Scratch, Stock};
 use crate::simd::{MAX_LANES, Simd, SimdLevel, lanes, simd_fn};
 use crate::vector::add_assign;
 use rayon::prelude::*;
-use std::cell::Cell;
 use std::ops::{Range, RangeInclusive};
 
 /// A matrix in a slice: element (i, j) is `data[i · row_stride + j · col_stride]`, and one of the strides is 1.
