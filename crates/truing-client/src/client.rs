@@ -309,13 +309,11 @@ impl Inner {
             problem = key.redact(&problem);
         }
         self.take_refusal(failure.scope, &problem);
-        ClientError::Unanswered {
-            url: self.url.clone(),
-            kind: failure.kind,
-            problem,
-            attempts,
-            scope: failure.scope,
-        }
+        // Where the first requests were all refused, this one was not refused for itself.
+        let is_last =
+            failure.scope == FailureScope::Form && self.standing(|standing| standing.refusal.is_some());
+        let scope = if is_last { FailureScope::Everything } else { failure.scope };
+        ClientError::Unanswered { url: self.url.clone(), kind: failure.kind, problem, attempts, scope }
     }
 
     /// One request over the network.

@@ -165,7 +165,7 @@ pub enum StageError {
     Client(Box<truing_client::ClientError>),
     /// A judge whose server refuses everything.
     #[error(
-        "the judge `{name}` refuses every request: {reason}; what it has answered is kept, and the same command goes on"
+        "the judge `{name}` refuses every request: {reason}; its replies so far are kept, run the same command to continue"
     )]
     JudgeRefused {
         /// Its name.

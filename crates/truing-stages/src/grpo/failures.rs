@@ -124,7 +124,7 @@ impl Unscoring {
         let reasons: Vec<String> = self
             .reasons
             .iter()
-            .map(|(reason, (n, detail))| format!("{n} are {}, for instance: {detail}", reason.as_str()))
+            .map(|(reason, (n, detail))| format!("{} ({n}): {detail}", reason.as_str()))
             .collect();
         format!("{how_many}: {}", reasons.join("; "))
     }
@@ -204,7 +204,9 @@ impl Running<'_> {
             return Ok(());
         }
         let last = watch.last_problem.clone().unwrap_or_default();
-        let problem = format!("step {step}: {last}; so it was in {n} steps in a row (`max_unscored_steps`)");
+        let problem = format!(
+            "step {step}: {last}; this was step {n} in a row without a reward (`max_unscored_steps`)"
+        );
         Err(self.end_unscored(problem)?)
     }
 
@@ -223,8 +225,8 @@ impl Running<'_> {
         }
         self.save_checkpoint()?;
         let saved = match self.state.step {
-            0 => "no step was learnt, and --resume begins with the first".to_owned(),
-            step => format!("the run is saved as it was after step {step}, and --resume goes on from there"),
+            0 => "no step was trained; --resume starts with step 1".to_owned(),
+            step => format!("the run is saved as it was after step {step}; --resume continues from there"),
         };
         Ok(StageError::Unscored { problem, saved })
     }
@@ -292,8 +294,8 @@ mod tests {
             assert_eq!((found.is_total(), found.warnings().len()), (is_total, n_warnings), "{completions:?}");
         }
         let mixed = [only(JudgeFailed), only(JudgeFailed), only(MissingReference)];
-        let expected = "none of 3 completions could be scored: 1 are missing_reference, for instance: why; \
-                        2 are judge_failed, for instance: why";
+        let expected =
+            "none of 3 completions could be scored: missing_reference (1): why; judge_failed (2): why";
         assert_eq!(Unscoring::of(mixed.iter()).text(), expected);
     }
 }
