@@ -445,6 +445,7 @@ fn labels_of_the_data_are_taken_and_compared() {
 
     // Without a judge the data's labels are made regular, and what they do not say is missing.
     let no_judge = ["judge=[]", columns[0], columns[1]];
+    fs::remove_dir_all(folder.path().join("labels")).unwrap();
     let (summary, rows) = run(folder.path(), RECIPE, &no_judge, Vec::new()).unwrap();
     assert_eq!(
         (summary.n_unlabelled, &rows[0]["unlabelled"]),

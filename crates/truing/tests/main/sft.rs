@@ -89,16 +89,21 @@ fn missing_weights_and_missing_models_are_errors_before_any_work() {
 #[test]
 fn a_folder_that_cannot_be_used_is_told_with_what_to_do() {
     let workshop = Workshop::new();
+    fs::create_dir(workshop.path("run")).unwrap();
+    fs::write(workshop.path("run/thesis.tex"), "").unwrap();
     run(workshop.home(), workshop.on_recipe("sft", &["--resume"]))
         .expect_status(2)
-        .expect_stderr(&["holds no run", "hint: without --resume a run begins there"]);
-    assert!(!workshop.path("run").exists());
+        .expect_stderr(&["such as `thesis.tex`", "hint: without --resume a run begins there"]);
+    fs::remove_dir_all(workshop.path("run")).unwrap();
     fs::write(workshop.path("run"), "a file").unwrap();
     run(workshop.home(), workshop.on_recipe("sft", &[]))
         .expect_status(2)
         .expect_stderr(&["cannot create", "hint: `--set output_dir=...` names another folder"]);
     fs::remove_file(workshop.path("run")).unwrap();
-    run(workshop.home(), workshop.on_recipe("sft", &["--set", "max_steps=1"])).expect_status(0);
+    // Nothing to resume: the run starts, and says so.
+    run(workshop.home(), workshop.on_recipe("sft", &["--resume", "--set", "max_steps=1"]))
+        .expect_status(0)
+        .expect_stderr(&["holds no run yet: it starts from the beginning"]);
     run(workshop.home(), workshop.on_recipe("sft", &[]))
         .expect_status(2)
         .expect_stderr(&["already holds a run", "--resume goes on with it"]);
