@@ -13,7 +13,7 @@ use truing_stages::StageError;
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan, rollouts};
 use truing_stages::training::Start;
 use truing_text::RenderOptions;
-use truing_types::{Event, Rollout, Silent};
+use truing_types::{Event, FinishReason, Rollout, Silent};
 
 use crate::setup::{self, Events, MACHINE, Ticks, never};
 use crate::tiny_model;
