@@ -64,7 +64,6 @@ impl LabelledPrompt {
     pub const FILE_NAME: &'static str = "labels.jsonl";
 
     /// The line. What its row says of other dimensions stays; other columns of these names make way.
-    #[must_use]
     ///
     /// # Errors
     /// When it cannot be written as JSON.
