@@ -533,7 +533,7 @@ mod tests {
             columns: &columns,
             origin: &origin,
         };
-        let mut rewards = Rewards::new(&configs).unwrap();
+        let mut rewards = Rewards::new(&configs, None).unwrap();
         let texts = [completion("A or B, hm"), completion("A</think>B"), completion("A or B, hm")];
         let scored = rewards.score_after(&texts, &[true, true, false]);
         assert_eq!(
