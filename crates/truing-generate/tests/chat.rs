@@ -225,7 +225,7 @@ fn split_reply(renderer: &ChatRenderer, answer: &str) -> (String, Option<String>
             logits[tokens.get(so_far.len() - n_prompt).copied().unwrap_or(2) as usize] = 20.0;
             logits
         });
-        LocalChat::new(parrot, renderer.clone())
+        LocalChat::new(parrot.with_rows(410), renderer.clone())
     };
     let alone = chat().chat(&request, &mut |_| ControlFlow::Continue(())).unwrap();
     let many = chat().chat_all(&[request], &mut |_, _| ControlFlow::Continue(())).remove(0).unwrap();

@@ -84,6 +84,9 @@ pub(super) enum Purpose {
     Evaluate,
 }
 
+/// A pack of completions, and the reference's top tokens where the update needs them.
+type ComparedPack = (CompletionPack, Option<Arc<TopLogProbs>>);
+
 impl Running<'_> {
     /// Draws completions of this rank's prompts; `None` when the stop flag was seen.
     pub(super) fn draw(
@@ -334,7 +337,7 @@ impl Running<'_> {
         }
         let mut compared = vec![Compared::default(); n_completions];
         let per_part = groups.len().div_ceil(config.minibatches).max(1);
-        let mut parts: Vec<Vec<(CompletionPack, Option<Arc<TopLogProbs>>)>> = Vec::new();
+        let mut parts: Vec<Vec<ComparedPack>> = Vec::new();
         let n_trained = sequences.iter().map(Vec::len).sum::<usize>() as u64;
         self.events.emit(Event::PhaseStarted {
             phase: format!("step {step} of {}: comparing", plan.n_steps),
@@ -563,7 +566,7 @@ impl Running<'_> {
     /// the weights always stand at a step's border.
     fn update(
         &mut self,
-        parts: &[Vec<(CompletionPack, Option<Arc<TopLogProbs>>)>],
+        parts: &[Vec<ComparedPack>],
         compared: &[Compared],
         metrics: &mut Metrics,
     ) -> Result<bool, StageError> {
