@@ -70,6 +70,7 @@ static QUALIFIED: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)\b(?:or\s+(?:more|less|fewer)|at\s+(?:least|most)|(?:more|less|fewer|greater)\s+than|not|never|no|neither|nor|\w+n['\u{2019}]t)\b|不是|以上|以下|至少|至多|不到",
     )
 });
+static RANGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d[\d.,]*[-\u{2013}]\d[\d.,]*%?$"));
 static SPAN: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|(?s:\\\[(.+?)\\\])"));
 
@@ -83,7 +84,8 @@ enum Marked {
 
 /// What a text gives as its answer, as it is written; `None` where it gives none.
 ///
-/// The last `\boxed{...}` or `####` counts, unless a correction follows it; then the last "the answer is"; then, where
+/// Between `<answer>` and `</answer>`, where there are such tags: the last `\boxed{...}` or `####` counts, unless a correction
+/// follows it; then the last "the answer is"; then what stands between the tags, or where there are none and
 /// marks are not required, the last number with the whole expression that it stands in.
 #[must_use]
 pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
@@ -103,6 +105,39 @@ pub(super) fn marked_answer(text: &str) -> Option<String> {
 }
 
 fn marked(text: &str) -> Marked {
+    match tagged(text) {
+        None => marked_outside_tags(text),
+        Some(None) => Marked::Refused,
+        Some(Some(inside)) => match marked_outside_tags(inside) {
+            Marked::Nothing => Marked::Found(of_tag(inside)),
+            found => found,
+        },
+    }
+}
+
+/// The text between the last `<answer>` and its `</answer>` (the form of DeepSeek-R1, arXiv 2501.12948); `Some(None)` where the
+/// last tag is cut off and no box follows it. Without tags, and where they are only mentioned, there is none.
+fn tagged(text: &str) -> Option<Option<&str>> {
+    const OPEN: &str = "<answer>";
+    let lower = text.to_ascii_lowercase();
+    let inside = lower.rfind(OPEN)? + OPEN.len();
+    match lower[inside..].find("</answer>") {
+        Some(end) => Some(Some(&text[inside..inside + end])),
+        None if lower[inside..].contains("\\boxed") || lower[inside..].contains("####") => None,
+        None => Some(None),
+    }
+}
+
+/// What stands between tags as an answer: all of it where it can be read or is qualified, else its last number.
+fn of_tag(inside: &str) -> String {
+    let all = trimmed(inside);
+    match parse(&all) {
+        Answer::Text(_) if !QUALIFIED.is_match(&all) => last_number(&all).unwrap_or(all),
+        _ => all,
+    }
+}
+
+fn marked_outside_tags(text: &str) -> Marked {
     let boxes = boxes(text);
     let Ok(boxes) = boxes else { return Marked::Refused };
     let hashes = text.rfind("####").map(|at| (at, first_line(&text[at + 4..])));
@@ -386,7 +421,9 @@ fn last_number(text: &str) -> Option<String> {
     let at = pieces.iter().rposition(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
     let (first, last) = around(&pieces, at);
     let found = &text[pieces[first].start..pieces[last].start + pieces[last].text.len()];
-    Some(tidied(right_side(found)))
+    let found = tidied(right_side(found));
+    // From one number to another, not their difference: no answer.
+    if RANGE.is_match(&found) { None } else { Some(found) }
 }
 
 struct Piece<'a> {
