@@ -388,13 +388,31 @@ fn spans(text: &str) -> Vec<(usize, usize, &str)> {
 }
 
 /// What an equation comes to: the part after its last equals sign.
+/// Whether the side of an equation is more than a name or an arithmetic of plain numbers: the other side is then not its
+/// value (`x^2 = 2`, `2x = 18`, `√3 = 3`), and the equation has to be read as a whole.
+fn is_compound(side: &str) -> bool {
+    const FUNCTIONS: [&str; 7] = ["sqrt", "log", "ln", "sin", "cos", "tan", "pi"];
+    if side.contains(['^', '|', '!', '\u{221a}', '\u{3c0}', '\u{b2}', '\u{b3}']) {
+        return true;
+    }
+    let is_word = |c: char| c.is_ascii_alphabetic();
+    let words = || side.split(|c: char| !is_word(c)).filter(|word| !word.is_empty());
+    let has_variable = words().any(|word| word.len() == 1);
+    let has_more =
+        side.contains(|c: char| c.is_ascii_digit() || "+-*/()\u{2212}\u{d7}\u{f7}\u{b7}".contains(c));
+    words().any(|word| FUNCTIONS.contains(&word)) || has_variable && has_more
+}
+
 fn right_side(text: &str) -> &str {
     let at = text.rfind(['=', '\u{2248}', '\u{ff1d}']).filter(|at| {
         !text[*at..].contains(['}', ')'])
             || text[..*at].matches('(').count() == text[..*at].matches(')').count()
     });
     match at {
-        Some(at) if !text[..at].ends_with(['<', '>', '!', '\u{2260}']) => {
+        Some(at)
+            if !text[..at].ends_with(['<', '>', '!', '\u{2260}'])
+                && !text[..at].split(['=', '\u{2248}', '\u{ff1d}']).any(is_compound) =>
+        {
             let rest = text[at..].trim_start_matches(['=', '\u{2248}', '\u{ff1d}', ' ']);
             if rest.is_empty() { text } else { rest }
         }
