@@ -374,6 +374,11 @@ impl Inner {
         let mut body = Vec::new();
         // The status is known; what cannot be read of its reasons is left out.
         let _ = response.into_body().into_reader().take(MOST_ERROR_BYTES).read_to_end(&mut body);
+        // Before the text is shortened, which could cut a key in two.
+        let body = match &self.access.api_key {
+            Some(key) => key.redact(&String::from_utf8_lossy(&body)).into_bytes(),
+            None => body,
+        };
         let said = error_text(&body);
         let (kind, scope) = refusal::classify(status.as_u16(), &body, &said);
         let problem = match status {

@@ -79,10 +79,10 @@ fn nearest_hint(nearest: Option<&str>) -> String {
 /// The settings of a stage. Every field has a default, so that a file may leave out what an override gives;
 /// what has no sensible default is checked by the plan.
 pub trait Recipe: Serialize + DeserializeOwned {
-    /// Settings of this recipe that decide no result, beside those of every recipe ([`FREE`]). A setting inside a table is
+    /// Settings of this recipe that decide no result, beside those of every recipe (`FREE`). A setting inside a table is
     /// `table.key`, one of every entry of a list `list.*.key`.
     const FREE: &'static [&'static str] = &[];
-    /// Settings that name a file whose content is compared by digest, beside those of every recipe ([`FILES`]): its name
+    /// Settings that name a file whose content is compared by digest, beside those of every recipe (`FILES`): its name
     /// decides (rewards are chosen by it), its folder does not.
     const FILES: &'static [&'static str] = &[];
 

@@ -214,10 +214,16 @@ pub(crate) fn write_skipped<'a>(
     events: &mut dyn EventSink,
 ) -> Result<(), StageError> {
     let rows: Vec<&SkippedRow> = skipped.into_iter().collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
     let path = folder.join(SkippedRow::FILE_NAME);
+    if rows.is_empty() {
+        // A list of an earlier start, whose rows have been mended since.
+        return match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(StageError::Write { path, source })
+            }
+            _ => Ok(()),
+        };
+    }
     write_lines(&path, &rows)?;
     events.emit(Event::Saved { what: format!("list of {} rows left out", rows.len()), path });
     Ok(())

@@ -82,8 +82,7 @@ impl RunOutline<'_> {
             if let Some(model) = &model {
                 events.emit(Event::Note(format!("the run is finished: {} is saved", model.display())));
             } else {
-                atomic::write_json(&opened.path().join("plan.json"), &self.plan)?;
-                write_skipped(opened.path(), self.skipped.iter().copied(), events)?;
+                // First, so that a resume that is refused leaves the record of the run as it is.
                 if start == Start::Resume {
                     checkpoint = find_checkpoint(self.digest, &opened, events)?;
                     if checkpoint.is_none() {
@@ -91,6 +90,8 @@ impl RunOutline<'_> {
                         opened.write_inputs(self.inputs)?;
                     }
                 }
+                atomic::write_json(&opened.path().join("plan.json"), &self.plan)?;
+                write_skipped(opened.path(), self.skipped.iter().copied(), events)?;
             }
             let checkpoint = checkpoint.as_ref().map(|found| found.path().to_path_buf());
             let found = Found { path: opened.path().to_path_buf(), model, checkpoint };

@@ -328,7 +328,7 @@ fn an_evaluation_without_a_score_is_reported_and_never_the_best() {
     let stop = |event: &Event| matches!(event, Event::Metrics { step: 3, .. });
     let (outcome, events) = run(folder.path(), &overrides, Start::Fresh, stop).unwrap();
     assert!(matches!(outcome, GrpoOutcome::Interrupted { .. }), "{outcome:?}");
-    let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("none of its 1 completions could be scored"));
+    let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("none of 1 completions could be scored"));
     assert!(events.iter().any(warned), "{events:?}");
     for entry in fs::read_dir(folder.path().join("run/checkpoints")).unwrap() {
         let state = fs::read_to_string(entry.unwrap().path().join("trainer_state.json")).unwrap();

@@ -70,6 +70,7 @@ static QUALIFIED: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)\b(?:or\s+(?:more|less|fewer)|at\s+(?:least|most)|(?:more|less|fewer|greater)\s+than|not|never|no|neither|nor|\w+n['\u{2019}]t)\b|不是|以上|以下|至少|至多|不到",
     )
 });
+static RANGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d[\d.,]*[-\u{2013}]\d[\d.,]*%?$"));
 static SPAN: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|(?s:\\\[(.+?)\\\])"));
 
@@ -83,7 +84,8 @@ enum Marked {
 
 /// What a text gives as its answer, as it is written; `None` where it gives none.
 ///
-/// The last `\boxed{...}` or `####` counts, unless a correction follows it; then the last "the answer is"; then, where
+/// Between `<answer>` and `</answer>`, where there are such tags: the last `\boxed{...}` or `####` counts, unless a correction
+/// follows it; then the last "the answer is"; then what stands between the tags, or where there are none and
 /// marks are not required, the last number with the whole expression that it stands in.
 #[must_use]
 pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
@@ -103,6 +105,39 @@ pub(super) fn marked_answer(text: &str) -> Option<String> {
 }
 
 fn marked(text: &str) -> Marked {
+    match tagged(text) {
+        None => marked_outside_tags(text),
+        Some(None) => Marked::Refused,
+        Some(Some(inside)) => match marked_outside_tags(inside) {
+            Marked::Nothing => Marked::Found(of_tag(inside)),
+            found => found,
+        },
+    }
+}
+
+/// The text between the last `<answer>` and its `</answer>` (the form of DeepSeek-R1, arXiv 2501.12948); `Some(None)` where the
+/// last tag is cut off and no box follows it. Without tags, and where they are only mentioned, there is none.
+fn tagged(text: &str) -> Option<Option<&str>> {
+    const OPEN: &str = "<answer>";
+    let lower = text.to_ascii_lowercase();
+    let inside = lower.rfind(OPEN)? + OPEN.len();
+    match lower[inside..].find("</answer>") {
+        Some(end) => Some(Some(&text[inside..inside + end])),
+        None if lower[inside..].contains("\\boxed") || lower[inside..].contains("####") => None,
+        None => Some(None),
+    }
+}
+
+/// What stands between tags as an answer: all of it where it can be read or is qualified, else its last number.
+fn of_tag(inside: &str) -> String {
+    let all = trimmed(inside);
+    match parse(&all) {
+        Answer::Text(_) if !QUALIFIED.is_match(&all) => last_number(&all).unwrap_or(all),
+        _ => all,
+    }
+}
+
+fn marked_outside_tags(text: &str) -> Marked {
     let boxes = boxes(text);
     let Ok(boxes) = boxes else { return Marked::Refused };
     let hashes = text.rfind("####").map(|at| (at, first_line(&text[at + 4..])));
@@ -353,13 +388,31 @@ fn spans(text: &str) -> Vec<(usize, usize, &str)> {
 }
 
 /// What an equation comes to: the part after its last equals sign.
+/// Whether the side of an equation is more than a name or an arithmetic of plain numbers: the other side is then not its
+/// value (`x^2 = 2`, `2x = 18`, `√3 = 3`), and the equation has to be read as a whole.
+fn is_compound(side: &str) -> bool {
+    const FUNCTIONS: [&str; 7] = ["sqrt", "log", "ln", "sin", "cos", "tan", "pi"];
+    if side.contains(['^', '|', '!', '\u{221a}', '\u{3c0}', '\u{b2}', '\u{b3}']) {
+        return true;
+    }
+    let is_word = |c: char| c.is_ascii_alphabetic();
+    let words = || side.split(|c: char| !is_word(c)).filter(|word| !word.is_empty());
+    let has_variable = words().any(|word| word.len() == 1);
+    let has_more =
+        side.contains(|c: char| c.is_ascii_digit() || "+-*/()\u{2212}\u{d7}\u{f7}\u{b7}".contains(c));
+    words().any(|word| FUNCTIONS.contains(&word)) || has_variable && has_more
+}
+
 fn right_side(text: &str) -> &str {
     let at = text.rfind(['=', '\u{2248}', '\u{ff1d}']).filter(|at| {
         !text[*at..].contains(['}', ')'])
             || text[..*at].matches('(').count() == text[..*at].matches(')').count()
     });
     match at {
-        Some(at) if !text[..at].ends_with(['<', '>', '!', '\u{2260}']) => {
+        Some(at)
+            if !text[..at].ends_with(['<', '>', '!', '\u{2260}'])
+                && !text[..at].split(['=', '\u{2248}', '\u{ff1d}']).any(is_compound) =>
+        {
             let rest = text[at..].trim_start_matches(['=', '\u{2248}', '\u{ff1d}', ' ']);
             if rest.is_empty() { text } else { rest }
         }
@@ -386,7 +439,9 @@ fn last_number(text: &str) -> Option<String> {
     let at = pieces.iter().rposition(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
     let (first, last) = around(&pieces, at);
     let found = &text[pieces[first].start..pieces[last].start + pieces[last].text.len()];
-    Some(tidied(right_side(found)))
+    let found = tidied(right_side(found));
+    // From one number to another, not their difference: no answer.
+    if RANGE.is_match(&found) { None } else { Some(found) }
 }
 
 struct Piece<'a> {
