@@ -266,7 +266,7 @@ fn pack_blocks<'a>(
 /// Most bytes that [`span_attention_forward`] and [`span_attention_backward`] use beside their arguments, for each key of
 /// sequences whose lengths are whole blocks of keys; they are kept for the next call. Backward needs more: keys (twice) and
 /// values packed, and the parts of their gradients that each range of queries makes. Of the ranges of a causal sequence,
-/// [`MAX_RANGES`] at most, a key is seen by half on the average.
+/// `MAX_RANGES` at most, a key is seen by half on the average.
 pub fn attention_workspace_bytes_per_key(n_kv_heads: usize, head_dim: usize) -> usize {
     let key_bytes = n_kv_heads * head_dim.next_multiple_of(MAX_LANES) * size_of::<f32>();
     // 3 packed; parts of d_k and d_v, (ranges + 1) / 2 each.
