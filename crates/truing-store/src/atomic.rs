@@ -98,7 +98,7 @@ pub(crate) fn is_leftover(name: &str) -> bool {
 /// Replaces the content of `path` by a value as JSON, indented.
 ///
 /// # Errors
-/// As [`write`], or when the value cannot be written as JSON.
+/// As [`write()`], or when the value cannot be written as JSON.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
     let json = serde_json::to_vec_pretty(value)
         .map_err(|source| StoreError::Json { path: path.to_path_buf(), source })?;
