@@ -150,7 +150,7 @@ fn the_published_tokenizers_get_a_fit_padding_token() {
     for (package, expected) in [
         ("llama2", "<unk>"),
         ("llama3", "<|reserved_special_token_0|>"),
-        ("llama3_1", "<|finetune_right_pad_id|>"),
+        ("llama3_1", "<|reserved_special_token_0|>"),
         ("llama3_2", "<|finetune_right_pad_id|>"),
         ("qwen2_5", "<|endoftext|>"),
         ("qwen3", "<|endoftext|>"),
