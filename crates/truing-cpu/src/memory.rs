@@ -1,16 +1,15 @@
 //! The bytes this engine needs, from the specification alone: the planner asks before anything is loaded.
 //! Each line names the buffers of `layer.rs` or `engine.rs` that it counts.
 
-use truing_kernels::{attention_workspace_bytes_per_key, linear_log_probs_workspace_bytes};
+use truing_kernels::{
+    attention_workspace_bytes_per_key, linear_log_probs_workspace_bytes, matmul_workspace_bytes,
+};
 use truing_model::engine::EngineMemory;
 use truing_model::{DecoderSpec, EncoderSpec, ParameterSpec, TrainableSpec};
 
 use crate::compressed::compressed_bytes;
 
 const FLOAT_BYTES: u64 = 4;
-
-/// Packing buffers that the matrix product keeps between calls.
-const KERNEL_BYTES: u64 = 16 << 20;
 
 pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory {
     let mut parameters = spec.parameters();
@@ -40,6 +39,7 @@ pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> En
     let pooled = 4 * hidden + inner + own_width + 2 * kv + key_copies + head_norms;
     // What the attention's kernel packs, for at most as many keys at a time as there are tokens.
     let packed = attention_workspace_bytes_per_key(spec.n_kv_heads, spec.head_dim) as u64;
+    let widest = spec.hidden_size.max(spec.intermediate_size).max(spec.q_width()).max(spec.vocab_size);
     EngineMemory {
         parameter_bytes,
         gradient_bytes,
@@ -53,7 +53,7 @@ pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> En
         head_bytes_per_token: 4 * hidden * FLOAT_BYTES,
         head_fixed_bytes: linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) as u64,
         compressed_bytes: compressed_bytes(spec, &parameters),
-        fixed_bytes: KERNEL_BYTES,
+        fixed_bytes: matmul_workspace_bytes(widest) as u64,
     }
 }
 
@@ -81,6 +81,6 @@ pub(crate) fn encoder_memory(spec: &EncoderSpec, trainable: &TrainableSpec) -> E
         // output, normed
         head_bytes_per_token: 2 * hidden * FLOAT_BYTES,
         head_fixed_bytes: 0,
-        fixed_bytes: KERNEL_BYTES,
+        fixed_bytes: matmul_workspace_bytes(spec.hidden_size.max(spec.intermediate_size)) as u64,
     }
 }

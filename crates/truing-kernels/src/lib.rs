@@ -42,8 +42,10 @@ pub use linear_log_probs::{
     linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
     linear_top_log_probs,
 };
-pub use matmul::{Finish, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_finished};
-pub use memory::zeroed;
+pub use matmul::{
+    Finish, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_finished, matmul_workspace_bytes,
+};
+pub use memory::{return_large_buffers_when_freed, zeroed};
 pub use rate::{measure_matmul_gflops, measure_peak_gflops};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};

@@ -1,7 +1,8 @@
-//! Large zeroed buffers. On Linux their pages are asked to be huge ones: a model's gradients and moments are
-//! touched for the first time inside the first step, and 4 KiB faults there cost seconds.
+//! Large buffers. On Linux the pages of zeroed ones are asked to be huge: a model's gradients and moments are touched for
+//! the first time inside the first step, and 4 KiB faults there cost seconds. And a buffer that is freed goes back to the
+//! system, as the memory planner assumes.
 
-#![allow(unsafe_code, reason = "advice to the operating system about our own memory")]
+#![allow(unsafe_code, reason = "advice to the operating system and the allocator about our own memory")]
 
 /// `len` zeros, in huge pages where the system gives them.
 #[must_use]
@@ -34,6 +35,23 @@ fn advise_huge_pages<T>(buffer: &mut [T]) {
 
 #[cfg(not(target_os = "linux"))]
 fn advise_huge_pages<T>(_buffer: &mut [T]) {}
+
+/// From this size on a buffer is a mapping of its own, which is unmapped when the buffer is freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const LARGE_BUFFER_BYTES: libc::c_int = 1 << 20;
+
+/// Makes the process return buffers of 1 MiB or more to the system when they are freed. Call it once, before any thread
+/// is started.
+///
+/// By default glibc raises this threshold up to 32 MiB as buffers are freed, and then keeps a freed buffer in the arena of
+/// the thread that allocated it. Which thread of a pool allocates is chance, so each arena ends up with memory that the others
+/// cannot use: measured, a GRPO step with 64 completions of a prompt peaked at 1.6 times the memory that was alive. Does
+/// nothing with another C library.
+pub fn return_large_buffers_when_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets a parameter of the allocator; no memory is touched. A refusal (0) leaves the default.
+    let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BUFFER_BYTES) };
+}
 
 #[cfg(test)]
 mod tests {

@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     if let Some(status) = sandbox_child() {
         return status;
     }
+    truing_kernels::return_large_buffers_when_freed();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(refusal) => {

@@ -7,6 +7,7 @@ mod command;
 mod embed;
 mod inspect;
 mod judging;
+mod memory;
 mod sft;
 mod talk;
 mod tiny_model;

@@ -5,12 +5,18 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-const HIDDEN: usize = 32;
-const INTERMEDIATE: usize = 64;
-const N_LAYERS: usize = 2;
-const N_HEADS: usize = 4;
-const N_KEY_VALUE_HEADS: usize = 2;
-const HEAD_DIM: usize = HIDDEN / N_HEADS;
+/// Sizes of a model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) hidden: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) n_layers: usize,
+    pub(crate) n_heads: usize,
+    pub(crate) n_key_value_heads: usize,
+}
+
+const TINY: Sizes = Sizes { hidden: 32, intermediate: 64, n_layers: 2, n_heads: 4, n_key_value_heads: 2 };
+
 const SPECIAL_TOKENS: [&str; 3] = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"];
 const VOCAB: usize = 256 + SPECIAL_TOKENS.len();
 
@@ -22,12 +28,11 @@ const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + me
 
 /// Writes config.json, model.safetensors, tokenizer.json and tokenizer_config.json into `folder`.
 pub(crate) fn write(folder: &Path) {
-    write_with_rows(folder, VOCAB);
+    write_with(folder, TINY);
 }
 
-/// The same with a head of more rows than there are tokens. The rows past the tokens would be the likeliest ones, all else is
-/// the same.
-pub(crate) fn write_with_rows(folder: &Path, n_rows: usize) {
+/// The same with other sizes.
+pub(crate) fn write_with(folder: &Path, sizes: Sizes) {
     fs::create_dir_all(folder).unwrap();
     let save = |name: &str, value: &Value| {
         fs::write(folder.join(name), serde_json::to_vec_pretty(value).unwrap()).unwrap();
@@ -36,9 +41,9 @@ pub(crate) fn write_with_rows(folder: &Path, n_rows: usize) {
         "config.json",
         &json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32",
-            "hidden_act": "silu", "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE,
-            "num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS,
-            "num_key_value_heads": N_KEY_VALUE_HEADS, "vocab_size": n_rows, "max_position_embeddings": 2048,
+            "hidden_act": "silu", "hidden_size": sizes.hidden, "intermediate_size": sizes.intermediate,
+            "num_hidden_layers": sizes.n_layers, "num_attention_heads": sizes.n_heads,
+            "num_key_value_heads": sizes.n_key_value_heads, "vocab_size": VOCAB, "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
             "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258,
         }),
@@ -52,7 +57,7 @@ pub(crate) fn write_with_rows(folder: &Path, n_rows: usize) {
             "chat_template": CHAT_TEMPLATE,
         }),
     );
-    fs::write(folder.join("model.safetensors"), weights(n_rows)).unwrap();
+    fs::write(folder.join("model.safetensors"), weights(sizes)).unwrap();
 }
 
 /// Byte-level BPE without a single merge.
@@ -90,23 +95,24 @@ fn byte_char(byte: u8) -> char {
 }
 
 /// One safetensors file with random weights that are the same every time.
-fn weights(n_rows: usize) -> Vec<u8> {
-    let kv = N_KEY_VALUE_HEADS * HEAD_DIM;
+fn weights(sizes: Sizes) -> Vec<u8> {
+    let Sizes { hidden, intermediate, .. } = sizes;
+    let kv = sizes.n_key_value_heads * (hidden / sizes.n_heads);
     let mut tensors: Vec<(String, Vec<usize>)> = vec![
-        ("model.embed_tokens.weight".into(), vec![VOCAB, HIDDEN]),
-        ("model.norm.weight".into(), vec![HIDDEN]),
+        ("model.embed_tokens.weight".into(), vec![VOCAB, hidden]),
+        ("model.norm.weight".into(), vec![hidden]),
     ];
-    for layer in 0..N_LAYERS {
+    for layer in 0..sizes.n_layers {
         for (name, shape) in [
-            ("input_layernorm", vec![HIDDEN]),
-            ("post_attention_layernorm", vec![HIDDEN]),
-            ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
-            ("self_attn.k_proj", vec![kv, HIDDEN]),
-            ("self_attn.v_proj", vec![kv, HIDDEN]),
-            ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
-            ("mlp.gate_proj", vec![INTERMEDIATE, HIDDEN]),
-            ("mlp.up_proj", vec![INTERMEDIATE, HIDDEN]),
-            ("mlp.down_proj", vec![HIDDEN, INTERMEDIATE]),
+            ("input_layernorm", vec![hidden]),
+            ("post_attention_layernorm", vec![hidden]),
+            ("self_attn.q_proj", vec![hidden, hidden]),
+            ("self_attn.k_proj", vec![kv, hidden]),
+            ("self_attn.v_proj", vec![kv, hidden]),
+            ("self_attn.o_proj", vec![hidden, hidden]),
+            ("mlp.gate_proj", vec![intermediate, hidden]),
+            ("mlp.up_proj", vec![intermediate, hidden]),
+            ("mlp.down_proj", vec![hidden, intermediate]),
         ] {
             tensors.push((format!("model.layers.{layer}.{name}.weight"), shape));
         }
@@ -125,19 +131,6 @@ fn weights(n_rows: usize) -> Vec<u8> {
             let random = ((state >> 40) as f32 / (1_u64 << 24) as f32 - 0.5) * 0.2;
             let value = if shape.len() == 1 { 1.0 + random } else { random };
             data.extend_from_slice(&value.to_le_bytes());
-        }
-        let mut shape = shape;
-        if shape[0] == VOCAB {
-            // Twice a row of the tokens: a logit of twice the size.
-            let rows = data[begin..].to_vec();
-            let row_bytes = 4 * HIDDEN;
-            for row in 0..n_rows - VOCAB {
-                for value in rows[row * row_bytes..(row + 1) * row_bytes].chunks_exact(4) {
-                    let value = f32::from_le_bytes(value.try_into().unwrap());
-                    data.extend_from_slice(&(2.0 * value).to_le_bytes());
-                }
-            }
-            shape[0] = n_rows;
         }
         header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()] }));
     }
