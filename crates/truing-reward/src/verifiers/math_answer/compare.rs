@@ -292,7 +292,8 @@ impl Comparison<'_> {
             |decimal: &Decimal| decimal.places >= FLOAT_PLACES && decimal.significant as i64 >= FLOAT_PLACES;
         if [a_decimal, b_decimal].iter().flatten().any(is_float) {
             let tiny = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(12));
-            return within(1e-9) || ((a.is_zero() || b.is_zero()) && distance <= tiny);
+            let small = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(8));
+            return (within(1e-9) && distance <= small) || ((a.is_zero() || b.is_zero()) && distance <= tiny);
         }
         false
     }
@@ -447,7 +448,9 @@ fn ratios(a: &[Value], b: &[Value]) -> bool {
         || (!(is_clock(a) && is_clock(b))
             && nonzero(a)
             && nonzero(b)
-            && (1..a.len()).all(|at| same_expression(&product(&a[0], &b[at]), &product(&a[at], &b[0]))))
+            && (0..a.len()).all(|at| {
+                (0..at).all(|to| same_expression(&product(&a[at], &b[to]), &product(&a[to], &b[at])))
+            }))
 }
 
 /// Left side minus right side of an equation.
