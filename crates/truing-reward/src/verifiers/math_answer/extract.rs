@@ -166,6 +166,9 @@ fn first_line(text: &str) -> String {
 /// Without markdown's marks and the full stop.
 fn trimmed(text: &str) -> String {
     let text = text.trim().trim_matches(|c: char| matches!(c, '*' | '_' | '`' | '"') || c.is_whitespace());
+    if text.ends_with("...") {
+        return text.to_owned();
+    }
     text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim_end_matches(['*', '_']).trim().to_owned()
 }
 

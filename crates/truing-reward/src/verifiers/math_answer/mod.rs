@@ -37,6 +37,7 @@ mod parse;
 mod structure;
 mod token;
 mod units;
+mod wording;
 
 use num_rational::BigRational;
 use serde::{Deserialize, Serialize};
@@ -134,7 +135,7 @@ pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> V
 /// Without space and the full stop around it.
 fn trimmed(text: &str) -> &str {
     let text = text.trim().trim_matches(['*', '"', '`']).trim();
-    text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim()
+    if text.ends_with("...") { text } else { text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim() }
 }
 
 /// Whether something can equal a reference: it says something, its brackets close and it does not divide by zero.

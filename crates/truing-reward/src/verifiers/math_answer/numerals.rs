@@ -137,6 +137,11 @@ pub(super) struct Numeral {
     pub(super) length: usize,
 }
 
+/// Whether a character is a digit or a power of ten of a Chinese numeral.
+pub(super) fn is_chinese(letter: char) -> bool {
+    chinese_digit(letter).is_some() || chinese_power(letter).is_some()
+}
+
 fn chinese_digit(letter: char) -> Option<u32> {
     Some(match letter {
         '零' | '〇' => 0,
