@@ -186,8 +186,8 @@ impl Comparison<'_> {
             (Answer::Assigned(..), Answer::Chain(..)) | (Answer::Chain(..), Answer::Assigned(..)) => {
                 Some(equations(answer, reference))
             }
-            (Answer::Assigned(_, inner), other) => Some(self.same(inner, other)),
-            (other, Answer::Assigned(_, inner)) => Some(self.same(other, inner)),
+            (Answer::Assigned(name, inner), other) => Some(self.same(&by_name(name, inner), other)),
+            (other, Answer::Assigned(name, inner)) => Some(self.same(other, &by_name(name, inner))),
             _ => None,
         }
     }
@@ -349,6 +349,20 @@ fn is_infinite(answer: &Answer) -> bool {
             _ => false,
         },
         _ => false,
+    }
+}
+
+/// The value of a name; that of `(y,x)` in the order of x, y and z.
+fn by_name(name: &str, inner: &Answer) -> Answer {
+    match (names(name), inner) {
+        (Some(names), Answer::Tuple(members))
+            if names.len() == members.len() && names.iter().all(|name| ["x", "y", "z"].contains(name)) =>
+        {
+            let mut pairs: Vec<_> = names.into_iter().zip(members.clone()).collect();
+            pairs.sort_by_key(|pair| pair.0);
+            Answer::Tuple(pairs.into_iter().map(|pair| pair.1).collect())
+        }
+        _ => inner.clone(),
     }
 }
 

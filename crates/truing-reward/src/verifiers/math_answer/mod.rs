@@ -28,6 +28,8 @@
 //! that is solved for its variable also equals an interval as the reference; `0.\overline{3}` is one third; `30°` is π/6.
 
 mod algebra;
+mod boxed;
+mod clause;
 mod compare;
 mod expression;
 mod extract;

@@ -16,6 +16,8 @@ const POSITIVE: u64 = 4;
 const POINTS: u64 = POSITIVE + 16;
 /// At how many of them both sides have to have a value.
 const ENOUGH: usize = 4;
+/// How large an argument of a periodic function or an exponent of e may be.
+const MAX_ARGUMENT: f64 = 1e3;
 /// Binary digits after the point of sums of roots, and how many of them have to be zero.
 const PRECISION: usize = 320;
 const ZERO_DIGITS: usize = 240;
@@ -88,10 +90,22 @@ fn atom(atom: &Atom, point: &Point<'_>) -> Option<Complex64> {
 }
 
 fn power(base: Complex64, exponent: Complex64) -> Complex64 {
-    if base.is_zero() { Complex64::zero() } else { (base.ln() * exponent).exp() }
+    if base.is_zero() {
+        return Complex64::zero();
+    }
+    let logarithm = base.ln() * exponent;
+    // Beyond that too few digits of the result are certain.
+    if logarithm.norm() > MAX_ARGUMENT { Complex64::new(f64::NAN, 0.0) } else { logarithm.exp() }
 }
 
 fn call(function: Function, z: Complex64) -> Option<Complex64> {
+    let is_periodic = matches!(
+        function,
+        Function::Sin | Function::Cos | Function::Tan | Function::Cot | Function::Sec | Function::Csc
+    );
+    if is_periodic && z.norm() > MAX_ARGUMENT {
+        return None;
+    }
     let is_real = z.im.abs() <= 1e-12 * z.re.abs().max(1.0);
     Some(match function {
         Function::Sin => z.sin(),

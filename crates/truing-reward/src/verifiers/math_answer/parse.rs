@@ -478,6 +478,8 @@ pub(super) fn is_variables(word: &str) -> bool {
         && word.chars().all(|c| c.is_ascii_alphabetic())
         && !units::is_known(word)
         && !wording::alters(word)
+        // Differentials are no products.
+        && !matches!(word, "dx" | "dy" | "dz" | "dt" | "du" | "dv")
         && !matches!(
             word.to_ascii_lowercase().as_str(),
             "or" | "and"

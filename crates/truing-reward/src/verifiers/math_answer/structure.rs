@@ -105,7 +105,9 @@ pub(super) fn plain(text: &str) -> String {
         let is_mark =
             matches!(letter, '$' | '{' | '}' | '"' | '\'' | '`' | '\u{201c}' | '\u{201d}' | '\u{3002}')
                 || (matches!(letter, '.' | ',' | ';' | '?') && !is_point);
-        if !letter.is_whitespace() && !is_mark {
+        // f'(x) is another function than f(x).
+        let is_prime = *letter == '\'' && letters.get(at + 1).is_some_and(|next| matches!(next, '(' | '\''));
+        if is_prime || (!letter.is_whitespace() && !is_mark) {
             kept.extend(letter.to_lowercase());
         }
     }

@@ -199,7 +199,7 @@ pub(super) fn is_minus(word: &str) -> bool {
 
 /// `twelfths`, `hundredth`, `millionths`
 fn is_ordinal_fraction(word: &str) -> bool {
-    const STEMS: [&str; 29] = [
+    const STEMS: &[&str] = &[
         "four",
         "fif",
         "six",
@@ -237,11 +237,11 @@ fn is_ordinal_fraction(word: &str) -> bool {
 
 /// Whether a word of Latin letters reads as several things: it ends in an s, or is a plural of its own.
 pub(super) fn is_plural(word: &str) -> bool {
-    const IRREGULAR: [&str; 34] = [
+    const IRREGULAR: &[&str] = &[
         "people", "children", "men", "women", "feet", "teeth", "geese", "mice", "sheep", "fish", "deer",
         "dice", "cattle", "oxen", "salmon", "shrimp", "moose", "trout", "aircraft", "baht", "yen", "won",
-        "pence", "data", "vertices", "indices", "matrices", "money", "fruit", "water", "milk", "kinder",
-        "eier", "mele",
+        "pence", "data", "vertices", "indices", "matrices", "money", "fruit", "water", "milk", "change",
+        "kinder", "eier", "mele",
     ];
     let lower = word.to_lowercase();
     IRREGULAR.contains(&lower.as_str())
