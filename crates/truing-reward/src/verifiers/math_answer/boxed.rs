@@ -2,7 +2,7 @@
 
 use super::clause;
 use super::structure::{Answer, parse};
-use super::wording::alters;
+use super::wording::{alters, lists};
 use super::{numerals, units};
 
 /// What a box says together with what stands around it.
@@ -16,63 +16,16 @@ pub(super) enum Context {
 }
 
 /// Commands before a box that do not compute with it.
-const BEFORE: [&str; 26] = [
-    "Rightarrow",
-    "rightarrow",
-    "Longrightarrow",
-    "longrightarrow",
-    "implies",
-    "iff",
-    "to",
-    "therefore",
-    "quad",
-    "qquad",
-    "approx",
-    "in",
-    "displaystyle",
-    "textstyle",
-    "large",
-    "Large",
-    "LARGE",
-    "huge",
-    "Huge",
-    "bf",
-    "centering",
-    "noindent",
-    "item",
-    "dollar",
-    "ldots",
-    "dots",
-];
+const BEFORE: &str = "\
+    Rightarrow rightarrow Longrightarrow longrightarrow implies iff to therefore quad qquad approx in \
+    displaystyle textstyle large Large LARGE huge Huge bf centering noindent item dollar ldots dots";
 /// Commands whose braces only show what is in them.
-const SHOWS: [&str; 21] = [
-    "text",
-    "textbf",
-    "textit",
-    "textrm",
-    "mathrm",
-    "mathbf",
-    "bm",
-    "boldsymbol",
-    "boxed",
-    "fbox",
-    "framebox",
-    "begin",
-    "end",
-    "color",
-    "textcolor",
-    "large",
-    "Large",
-    "mbox",
-    "emph",
-    "underline",
-    "hspace",
-];
+const SHOWS: &str = "\
+    text textbf textit textrm mathrm mathbf bm boldsymbol boxed fbox framebox begin end color textcolor \
+    large Large mbox emph underline hspace";
 /// Commands after a box that compute with it or compare it.
-const AFTER: [&str; 19] = [
-    "cdot", "times", "div", "pm", "mp", "sqrt", "frac", "dfrac", "pi", "leq", "geq", "neq", "ne", "le", "ge",
-    "lt", "gt", "pmod", "bmod",
-];
+const AFTER: &str = "\
+    cdot times div pm mp sqrt frac dfrac pi leq geq neq ne le ge lt gt pmod bmod";
 
 /// Reads what stands before and after a box in its text.
 pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Context {
@@ -153,7 +106,7 @@ fn before(text: &str) -> Before {
             let stem = kept.trim_end_matches(|c: char| c.is_ascii_alphabetic());
             let name = &kept[stem.len()..];
             if stem.ends_with('\\') {
-                return if BEFORE.contains(&name) { Before::Plain } else { Before::Other };
+                return if lists(BEFORE, name) { Before::Plain } else { Before::Other };
             }
             if name.len() == 1 && !matches!(name, "a" | "A" | "I") {
                 Before::Other
@@ -191,7 +144,7 @@ fn braced(kept: &str, last: char) -> Before {
     let head = kept[..opens].trim_end();
     let stem = head.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let name = &head[stem.len()..];
-    if stem.ends_with('\\') && SHOWS.contains(&name) {
+    if stem.ends_with('\\') && lists(SHOWS, name) {
         let inner = &kept[opens + 1..];
         let denies = matches!(name, "text" | "textbf" | "textit" | "textrm" | "mathrm" | "mbox" | "emph")
             && inner.split(|c: char| !c.is_alphabetic()).any(alters);
@@ -227,25 +180,9 @@ fn prose(line: &str, kept: &str) -> Before {
     }) {
         return Before::Other;
     }
-    const NOTHING: [&str; 16] = [
-        "a",
-        "an",
-        "the",
-        "be",
-        "is",
-        "are",
-        "was",
-        "equal",
-        "equals",
-        "to",
-        "exactly",
-        "really",
-        "definitely",
-        "answer",
-        "value",
-        "result",
-    ];
-    let mut near = words.iter().rev().skip_while(|word| NOTHING.contains(word));
+    const NOTHING: &str = "\
+        a an the be is are was equal equals to exactly really definitely answer value result";
+    let mut near = words.iter().rev().skip_while(|word| lists(NOTHING, word));
     let is_negation = |word: &str| {
         matches!(word, "not" | "never" | "cannot" | "no" | "neither" | "nor" | "hardly")
             || word.ends_with("n't")
@@ -303,7 +240,7 @@ fn after(rest: &str) -> Option<String> {
                 let inner = inner.split('}').next()?.trim();
                 return suffix(inner);
             }
-            if name == "circ" || AFTER.contains(&name.as_str()) {
+            if name == "circ" || lists(AFTER, &name) {
                 return None;
             }
             return Some(String::new());

@@ -10,7 +10,7 @@ use regex::Regex;
 
 use super::numerals;
 use super::units;
-use super::wording::{self, alters, is_plural};
+use super::wording::{self, alters, is_plural, lists};
 
 #[expect(clippy::unwrap_used, reason = "patterns of our own, compiled in a test")]
 fn pattern(text: &str) -> Regex {
@@ -37,504 +37,55 @@ impl Part {
 }
 
 /// Words that say nothing between a cue and its number.
-const FILLERS: &[&str] = &[
-    "a",
-    "an",
-    "the",
-    "exactly",
-    "just",
-    "only",
-    "about",
-    "approximately",
-    "roughly",
-    "around",
-    "simply",
-    "indeed",
-    "now",
-    "still",
-    "also",
-    "additional",
-    "extra",
-    "actually",
-    "really",
-    "clearly",
-    "all",
-    "altogether",
-    "together",
-    "us",
-    "him",
-    "her",
-    "them",
-    "you",
-    "me",
-    "it",
-    "usd",
-    "eur",
-    "rs",
-    "grand",
-    "genau",
-    "exactamente",
-    "exactement",
-    "esattamente",
-    "exatamente",
-];
+const FILLERS: &str = "\
+    a an the exactly just only about approximately roughly around simply indeed now still also \
+    additional extra actually really clearly all altogether together us him her them you me it usd eur \
+    rs grand genau exactamente exactement esattamente exatamente";
 
 /// Verbs and other words after which a number is what the clause says.
-const CUES: &[&str] = &[
-    "is",
-    "are",
-    "was",
-    "were",
-    "be",
-    "becomes",
-    "equals",
-    "equal",
-    "gives",
-    "give",
-    "gave",
-    "get",
-    "gets",
-    "got",
-    "makes",
-    "make",
-    "made",
-    "has",
-    "have",
-    "had",
-    "needs",
-    "need",
-    "needed",
-    "costs",
-    "cost",
-    "pays",
-    "pay",
-    "paid",
-    "spends",
-    "spend",
-    "spent",
-    "earns",
-    "earn",
-    "earned",
-    "takes",
-    "take",
-    "took",
-    "uses",
-    "use",
-    "used",
-    "buys",
-    "buy",
-    "bought",
-    "sells",
-    "sell",
-    "sold",
-    "saves",
-    "save",
-    "saved",
-    "eats",
-    "eat",
-    "ate",
-    "drinks",
-    "drink",
-    "drank",
-    "receives",
-    "receive",
-    "received",
-    "leaves",
-    "leave",
-    "left",
-    "collects",
-    "collect",
-    "collected",
-    "weighs",
-    "weigh",
-    "weighed",
-    "runs",
-    "run",
-    "ran",
-    "walks",
-    "walk",
-    "walked",
-    "drives",
-    "drive",
-    "drove",
-    "travels",
-    "travel",
-    "traveled",
-    "travelled",
-    "reads",
-    "read",
-    "writes",
-    "write",
-    "wrote",
-    "bakes",
-    "bake",
-    "baked",
-    "contains",
-    "contain",
-    "contained",
-    "holds",
-    "hold",
-    "held",
-    "produces",
-    "produce",
-    "produced",
-    "owes",
-    "owe",
-    "owed",
-    "owns",
-    "own",
-    "owned",
-    "wins",
-    "win",
-    "won",
-    "loses",
-    "lose",
-    "lost",
-    "finds",
-    "find",
-    "found",
-    "totals",
-    "remain",
-    "remains",
-    "requires",
-    "require",
-    "required",
-    "works",
-    "work",
-    "worked",
-    "lasts",
-    "lasted",
-    "measures",
-    "scores",
-    "scored",
-    "picks",
-    "picked",
-    "pick",
-    "plants",
-    "planted",
-    "obtain",
-    "obtains",
-    "obtained",
-    "yields",
-    "yield",
-    "gains",
-    "gained",
-    "receive",
-    "so",
-    "then",
-    "thus",
-    "therefore",
-    "hence",
-    "finally",
-    "total",
-    "sum",
-    "result",
-    "answer",
-    "cover",
-    "covers",
-    "covered",
-    "swims",
-    "swam",
-    "throws",
-    "threw",
-    "caught",
-    "catches",
-    "brings",
-    "brought",
-    "gathers",
-    "gathered",
-    "serves",
-    "served",
-    "fills",
-    "worth",
-    "average",
-    "averages",
-    "contribute",
-    "contributes",
-    "contributed",
-    "donated",
-    "raised",
-    "charges",
-    "charged",
-    "sends",
-    "sent",
-    "visited",
-    "watched",
-    "played",
-    "slept",
-    "sleeps",
-    "lays",
-    "laid",
-    "grew",
-    "returned",
-    "delivered",
-    "printed",
-    "i.e",
-    "sind",
-    "sont",
-    "son",
-    "sono",
-    "s\u{e3}o",
-    "earning",
-    "making",
-    "giving",
-    "leaving",
-    "totaling",
-    "totalling",
-    "costing",
-    "paying",
-    "saving",
-    "getting",
-    "spending",
-    "reaching",
-    "weighing",
-];
+const CUES: &str = "\
+    is are was were be becomes equals equal gives give gave get gets got makes make made has have had \
+    needs need needed costs cost pays pay paid spends spend spent earns earn earned takes take took uses \
+    use used buys buy bought sells sell sold saves save saved eats eat ate drinks drink drank receives \
+    receive received leaves leave left collects collect collected weighs weigh weighed runs run ran \
+    walks walk walked drives drive drove travels travel traveled travelled reads read writes write wrote \
+    bakes bake baked contains contain contained holds hold held produces produce produced owes owe owed \
+    owns own owned wins win won loses lose lost finds find found totals remain remains requires require \
+    required works work worked lasts lasted measures scores scored picks picked pick plants planted \
+    obtain obtains obtained yields yield gains gained so then thus therefore hence finally total sum \
+    result answer cover covers covered swims swam throws threw caught catches brings brought gathers \
+    gathered serves served fills worth average averages contribute contributes contributed donated \
+    raised charges charged sends sent visited watched played slept sleeps lays laid grew returned \
+    delivered printed i.e sind sont son sono s\u{e3}o earning making giving leaving totaling totalling \
+    costing paying saving getting spending reaching weighing";
 
 /// Nouns after which "of" leads to their own number.
-const AMOUNTS: &[&str] = &[
-    "total",
-    "profit",
-    "cost",
-    "amount",
-    "price",
-    "distance",
-    "length",
-    "area",
-    "volume",
-    "average",
-    "income",
-    "speed",
-    "weight",
-    "salary",
-    "height",
-    "sum",
-    "perimeter",
-    "width",
-    "loss",
-    "budget",
-    "savings",
-    "earnings",
-    "pay",
-    "bill",
-    "discount",
-    "balance",
-    "mean",
-    "median",
-    "score",
-    "population",
-    "age",
-    "maximum",
-    "minimum",
-];
+const AMOUNTS: &str = "\
+    total profit cost amount price distance length area volume average income speed weight salary height \
+    sum perimeter width loss budget savings earnings pay bill discount balance mean median score \
+    population age maximum minimum";
 
 /// Words that deny, doubt or suppose what their clause says, or compute with it.
-const SUBJECT: &[&str] = &[
-    "not",
-    "no",
-    "non",
-    "never",
-    "none",
-    "nobody",
-    "neither",
-    "nor",
-    "cannot",
-    "without",
-    "except",
-    "anything",
-    "isn",
-    "aren",
-    "wasn",
-    "weren",
-    "doesn",
-    "don",
-    "didn",
-    "wouldn",
-    "couldn",
-    "shouldn",
-    "can't",
-    "hardly",
-    "barely",
-    "if",
-    "unless",
-    "whether",
-    "might",
-    "may",
-    "could",
-    "maybe",
-    "perhaps",
-    "possibly",
-    "unlikely",
-    "than",
-    "minus",
-    "negative",
-    "twice",
-    "thrice",
-    "double",
-    "triple",
-    "half",
-    "square",
-    "squared",
-    "cube",
-    "cubed",
-    "root",
-    "reciprocal",
-    "inverse",
-    "opposite",
-    "negation",
-    "logarithm",
-    "log",
-    "wrong",
-    "incorrect",
-    "false",
-    "either",
-    "between",
-    "or",
-    "instead",
-    "thought",
-    "believed",
-    "supposed",
-    "claimed",
-    "n",
-    "ne",
-    "n\u{e3}o",
-    "nao",
-    "nunca",
-    "jamais",
-    "nicht",
-    "nie",
-    "niemals",
-    "kein",
-    "keine",
-    "pas",
-    "moins",
-    "menos",
-    "meno",
-    "bound",
-];
+const SUBJECT: &str = "\
+    not no non never none nobody neither nor cannot without except anything isn aren wasn weren doesn \
+    don didn wouldn couldn shouldn can't hardly barely if unless whether might may could maybe perhaps \
+    possibly unlikely than minus negative twice thrice double triple half square squared cube cubed root \
+    reciprocal inverse opposite negation logarithm log wrong incorrect false either between or instead \
+    thought believed supposed claimed n ne n\u{e3}o nao nunca jamais nicht nie niemals kein keine pas \
+    moins menos meno bound plus tampoco nadie ninguna";
 
 /// Words that cast doubt on all that their sentence says.
-const DOUBT: &[&str] = &[
-    "doubt",
-    "doubts",
-    "doubtful",
-    "nobody",
-    "unlikely",
-    "impossible",
-    "untrue",
-    "deny",
-    "denies",
-    "suppose",
-    "supposing",
-    "assume",
-    "assuming",
-    "guess",
-    "pretend",
-    "reject",
-    "exclude",
-    "refute",
-    "mistaken",
-    "say",
-    "says",
-    "claim",
-    "claims",
-];
+const DOUBT: &str = "\
+    doubt doubts doubtful nobody unlikely impossible untrue deny denies suppose supposing assume \
+    assuming guess pretend reject exclude refute mistaken say says claim claims";
 
 /// Words that lead on from a number and its unit to where, when and for what.
-const TAILS: &[&str] = &[
-    "in",
-    "at",
-    "per",
-    "a",
-    "an",
-    "each",
-    "every",
-    "for",
-    "of",
-    "on",
-    "from",
-    "after",
-    "during",
-    "to",
-    "with",
-    "because",
-    "since",
-    "which",
-    "that",
-    "by",
-    "when",
-    "as",
-    "who",
-    "while",
-    "left",
-    "total",
-    "altogether",
-    "overall",
-    "remaining",
-    "and",
-    "away",
-    "long",
-    "tall",
-    "wide",
-    "deep",
-    "high",
-    "old",
-    "apiece",
-    "daily",
-    "weekly",
-    "monthly",
-    "yearly",
-    "annually",
-    "together",
-    "back",
-    "this",
-    "today",
-    "now",
-    "so",
-    "before",
-    "until",
-    "he",
-    "she",
-    "they",
-    "it",
-    "is",
-    "are",
-    "was",
-    "were",
-    "will",
-    "would",
-    "the",
-    "his",
-    "her",
-    "their",
-    "its",
-    "combined",
-    "between",
-    "among",
-    "across",
-    "into",
-    "remain",
-    "remains",
-    "can",
-    "do",
-    "did",
-    "had",
-    "has",
-    "have",
-    "must",
-    "should",
-    "available",
-    "through",
-    "below",
-    "out",
-    "inside",
-    "here",
-    "there",
-    "all",
-    "exactly",
-    "via",
-    "if",
-    "than",
-];
+const TAILS: &str = "\
+    in at per a an each every for of on from after during to with because since which that by when as \
+    who while left total altogether overall remaining and away long tall wide deep high old apiece daily \
+    weekly monthly yearly annually together back this today now so before until he she they it is are \
+    was were will would the his her their its combined between among across into remain remains can do \
+    did had has have must should available through below out inside here there all exactly via if than";
 
 fn parts(text: &str) -> Vec<Part> {
     let letters: Vec<char> = text.chars().map(super::token::narrow).collect();
@@ -641,7 +192,7 @@ fn precedes_equation(before: &str) -> bool {
     let parts = parts(before);
     let near = clause(&parts);
     let near = &near[near.len().saturating_sub(4)..];
-    let is_doubted = parts.iter().any(|part| part.word().is_some_and(|word| DOUBT.contains(&word)));
+    let is_doubted = parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word)));
     let ends_well = !matches!(parts.last(), Some(Part::Number | Part::Mark('\\' | '\u{2260}' | '\u{b1}')));
     !is_doubted && ends_well && is_plain_subject(near)
 }
@@ -649,14 +200,14 @@ fn precedes_equation(before: &str) -> bool {
 /// Whether what stands before a number leads to it.
 fn leads_to(before: &str, is_cued: bool) -> bool {
     let parts = parts(before);
-    if parts.iter().any(|part| part.word().is_some_and(|word| DOUBT.contains(&word))) {
+    if parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word))) {
         return false;
     }
     let mut end = parts.len();
     loop {
         match parts[..end].last() {
             None => return true,
-            Some(Part::Word(word)) if FILLERS.contains(&word.as_str()) => end -= 1,
+            Some(Part::Word(word)) if lists(FILLERS, word) => end -= 1,
             Some(_) => break,
         }
     }
@@ -666,7 +217,7 @@ fn leads_to(before: &str, is_cued: bool) -> bool {
             let before = subject.last().and_then(Part::word).unwrap_or_default();
             let fits = match word.as_str() {
                 "of" => {
-                    AMOUNTS.contains(&before)
+                    lists(AMOUNTS, before)
                         && !subject.iter().rev().nth(1).and_then(Part::word).is_some_and(alters)
                 }
                 "by" => is_change(before),
@@ -703,47 +254,16 @@ fn leads_to(before: &str, is_cued: bool) -> bool {
 /// Whether a word leads to a number: one that is known to, or a verb by its ending or by what stands before it.
 fn is_cue(word: &str, before: &[Part]) -> bool {
     // Verbs that set a number apart or compute with it.
-    const OTHERS: &[&str] = &[
-        "exceed",
-        "exclud",
-        "reject",
-        "doubt",
-        "avoid",
-        "discard",
-        "eliminat",
-        "deni",
-        "deny",
-        "refut",
-        "disprov",
-        "dismiss",
-        "halv",
-        "doubl",
-        "tripl",
-        "squar",
-        "divid",
-        "multipl",
-        "subtract",
-        "negat",
-        "invert",
-        "lack",
-        "miss",
-        "fail",
-        "rul",
-        "differ",
-        "surpass",
-        "outnumber",
-        "includ",
-        "precede",
-        "follow",
-        "contradict",
-        "approach",
-    ];
-    if CUES.contains(&word) {
+    const OTHERS: &str = "\
+        exceed exclud reject doubt avoid discard eliminat deni deny refut disprov dismiss halv doubl \
+        tripl squar divid multipl subtract negat invert lack miss fail rul differ surpass outnumber \
+        includ precede follow contradict approach";
+    if lists(CUES, word) {
         return true;
     }
-    if OTHERS.iter().any(|stem| word.starts_with(stem))
+    if OTHERS.split_whitespace().any(|stem| word.starts_with(stem))
         || alters(word)
-        || TAILS.contains(&word)
+        || lists(TAILS, word)
         || word.len() < 3
     {
         return false;
@@ -770,11 +290,9 @@ fn is_cue(word: &str, before: &[Part]) -> bool {
 
 /// Verbs of change, whose number comes after "by" or "to".
 fn is_change(word: &str) -> bool {
-    const STEMS: [&str; 16] = [
-        "grow", "grew", "increase", "decrease", "rise", "rose", "fall", "fell", "drop", "reduc", "go",
-        "went", "gain", "shrink", "shrank", "chang",
-    ];
-    STEMS.iter().any(|stem| word.starts_with(stem)) && !matches!(word, "good" | "goods" | "gold")
+    const STEMS: &str = "\
+        grow grew increase decrease rise rose fall fell drop reduc go went gain shrink shrank chang";
+    STEMS.split_whitespace().any(|stem| word.starts_with(stem)) && !matches!(word, "good" | "goods" | "gold")
 }
 
 /// The parts after the last mark or word that starts a clause.
@@ -789,19 +307,23 @@ fn clause(parts: &[Part]) -> &[Part] {
 }
 
 fn is_plain_subject(parts: &[Part]) -> bool {
-    !clause(parts).iter().any(|part| match part {
-        Part::Word(word) => SUBJECT.contains(&word.as_str()),
-        Part::Mark(mark) => matches!(mark, '\u{2260}' | '\u{b1}' | '\\'),
-        Part::Run(run) => run.contains(is_run_barred),
-        Part::Number => false,
+    let clause = clause(parts);
+    clause.iter().enumerate().all(|(at, part)| match part {
+        // "Three times the answer", not "the number of times".
+        Part::Word(word) if word == "times" => {
+            at.checked_sub(1).is_some_and(|before| clause[before].word() == Some("of"))
+        }
+        Part::Word(word) => !lists(SUBJECT, word),
+        Part::Mark(mark) => !matches!(mark, '\u{2260}' | '\u{b1}' | '\\'),
+        Part::Run(run) => !run.contains(is_run_barred),
+        Part::Number => true,
     })
 }
 
 /// Whether the text before a cue leaves what the cue says: it neither denies, doubts, supposes nor computes with it.
 pub(super) fn is_asserted(before: &str) -> bool {
     let parts = parts(before);
-    !parts.iter().any(|part| part.word().is_some_and(|word| DOUBT.contains(&word)))
-        && is_plain_subject(&parts)
+    !parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word))) && is_plain_subject(&parts)
 }
 
 fn is_run_barred(letter: char) -> bool {
@@ -877,24 +399,11 @@ impl Around<'_> {
         if clause.iter().any(|part| matches!(part, Part::Mark(_) | Part::Number)) {
             return false;
         }
-        const HEDGES: [&str; 14] = [
-            "or",
-            "maybe",
-            "perhaps",
-            "possibly",
-            "alternatively",
-            "wrong",
-            "incorrect",
-            "false",
-            "mistaken",
-            "impossible",
-            "oder",
-            "ou",
-            "unless",
-            "doubt",
-        ];
+        const HEDGES: &str = "\
+            or maybe perhaps possibly alternatively wrong incorrect false mistaken impossible oder ou \
+            unless doubt";
         if rest.iter().any(|part| match part {
-            Part::Word(word) => HEDGES.contains(&word.as_str()),
+            Part::Word(word) => lists(HEDGES, word),
             Part::Run(run) => run.contains("可能") || run.contains("或") || run.contains("也许"),
             _ => false,
         }) {
@@ -937,7 +446,7 @@ impl Around<'_> {
                     break;
                 }
                 word if alters(word) => return false,
-                word if TAILS.contains(&word) => {
+                word if lists(TAILS, word) => {
                     at -= 1;
                     break;
                 }
@@ -957,33 +466,10 @@ impl Around<'_> {
         if n_unknown > 0 && !(self.is_single && n_unknown <= 2) && !self.has_unit {
             return false;
         }
-        const TURNS: [&str; 25] = [
-            "or",
-            "if",
-            "unless",
-            "wrong",
-            "incorrect",
-            "false",
-            "mistaken",
-            "impossible",
-            "maybe",
-            "perhaps",
-            "possibly",
-            "minus",
-            "plus",
-            "times",
-            "squared",
-            "cubed",
-            "either",
-            "short",
-            "oder",
-            "ou",
-            "invalid",
-            "modulo",
-            "mod",
-            "doubtful",
-            "unlikely",
-        ];
+        const TURNS: &str = "\
+            or if unless wrong incorrect false mistaken impossible maybe perhaps possibly minus plus \
+            times squared cubed either short oder ou invalid modulo mod doubtful unlikely half quarter \
+            third";
         let tail = &words[at..];
         let is_denied = tail.windows(2).any(|pair| {
             pair[0] == "not"
@@ -993,7 +479,7 @@ impl Around<'_> {
             self.is_cued && tail.iter().any(|word| matches!(*word, "than" | "less" | "more" | "fewer"));
         !is_denied
             && !is_compared
-            && !tail.iter().any(|word| TURNS.contains(word) || numerals::multiplier(word).is_some())
+            && !tail.iter().any(|word| lists(TURNS, word) || numerals::multiplier(word).is_some())
     }
 }
 
@@ -1017,8 +503,20 @@ fn is_verb(word: &str) -> bool {
 
 /// A counter or unit of Chinese or Japanese with what is counted, and the end of the sentence.
 fn is_counted_run(run: &str) -> bool {
-    const ENDINGS: [&str; 8] =
-        ["です", "だ", "である", "になります", "となります", "でした", "になる", "となる"];
+    const ENDINGS: [&str; 12] = [
+        "です",
+        "だ",
+        "である",
+        "になります",
+        "となります",
+        "でした",
+        "になる",
+        "となる",
+        "があります",
+        "あります",
+        "います",
+        "ある",
+    ];
     let run = ENDINGS.iter().find_map(|ending| run.strip_suffix(ending)).unwrap_or(run);
     run.is_empty() || units::counter(run).is_some()
 }

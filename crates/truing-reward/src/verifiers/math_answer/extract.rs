@@ -358,7 +358,7 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
         if within_math(line, end.start()) {
             continue;
         }
-        if end.as_str().starts_with('?') {
+        if end.as_str().starts_with(['?', '\u{ff1f}']) {
             return Statement::Denies;
         }
         let first = trimmed(&line[..end.start()]);
@@ -488,12 +488,16 @@ fn last_number(text: &str) -> Option<usize> {
     of_formula.max(of_piece)
 }
 
-/// Without the asterisks of bold text; those between two numbers are an operator.
+/// Without what is struck out and without the asterisks of bold text; those between two numbers are an operator.
 fn without_bold(text: &str) -> std::borrow::Cow<'_, str> {
     static BOLD: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"(?P<before>^|[\s(:$])\*\*(?P<first>\S)|(?P<last>\S)\*\*(?P<after>$|[\s.,:;!?)])")
     });
-    BOLD.replace_all(text, "$before$first$last$after")
+    static STRUCK: LazyLock<Regex> = LazyLock::new(|| pattern(r"~~[^~\n]*~~"));
+    match BOLD.replace_all(text, "$before$first$last$after") {
+        text if text.contains("~~") => STRUCK.replace_all(&text, "").into_owned().into(),
+        text => text,
+    }
 }
 
 /// Without "so", "therefore, we get" and the like.
@@ -511,7 +515,7 @@ fn is_sentence_end(text: &str, at: usize, letter: char) -> bool {
     let next =
         text[at + letter.len_utf8()..].trim_start_matches(['*', '_', '"', ')', '\u{201d}']).chars().next();
     match letter {
-        '\n' | ';' | '\u{3002}' | '\u{ff01}' | '\u{ff1f}' | '\u{ff1b}' => true,
+        '\n' | '\u{3002}' | '\u{ff01}' | '\u{ff1f}' | '\u{ff1b}' => true,
         '.' | '?' => next.is_none_or(char::is_whitespace),
         // A factorial ends no sentence.
         '!' => {

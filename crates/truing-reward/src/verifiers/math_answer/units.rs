@@ -278,7 +278,8 @@ pub(super) fn counter(text: &str) -> Option<&str> {
 fn is_barred(letter: char) -> bool {
     const BARRED: &str =
         "不非未没无约余多少半至到或和与上下分之倍第以超过近几左右负正加减乘除的号方根折成打兆错误负の点";
-    BARRED.contains(letter) || super::numerals::is_chinese(letter)
+    let is_hiragana = ('\u{3040}'..='\u{309f}').contains(&letter);
+    is_hiragana || BARRED.contains(letter) || super::numerals::is_chinese(letter)
 }
 
 impl Unit {
