@@ -17,7 +17,7 @@ pub(super) enum Context {
 
 /// Commands before a box that do not compute with it.
 const BEFORE: &str = "\
-    Rightarrow rightarrow Longrightarrow longrightarrow implies iff to therefore quad qquad approx in \
+    Rightarrow rightarrow Longrightarrow longrightarrow implies iff to therefore quad qquad approx equiv in \
     displaystyle textstyle large Large LARGE huge Huge bf centering noindent item dollar ldots dots";
 /// Commands whose braces only show what is in them.
 const SHOWS: &str = "\
@@ -38,6 +38,9 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
     if clause::is_taken_back(rest) {
         return Context::Refused;
     }
+    // A residue names its modulus.
+    let is_residue = text[..start].rsplit('\n').next().is_some_and(|line| line.contains("equiv"));
+    let rest = if is_residue && rest.trim_start().starts_with("\\pmod") { "" } else { rest };
     let Some(suffix) = after(rest) else { return Context::Refused };
     if suffix.is_empty() && !is_negative {
         return Context::Plain;
@@ -80,7 +83,8 @@ fn before(text: &str) -> Before {
                 _ => Before::Minus,
             }
         }
-        '=' if rest.ends_with(['<', '>', '!']) => Before::Other,
+        '=' if rest.ends_with(['<', '>', '!']) || rest.ends_with("not") => Before::Other,
+        '=' => Before::Plain,
         '0'..='9'
         | '^'
         | '_'
@@ -183,6 +187,8 @@ fn prose(line: &str, kept: &str) -> Before {
     const NOTHING: &str = "\
         a an the be is are was equal equals to exactly really definitely answer value result";
     let mut near = words.iter().rev().skip_while(|word| lists(NOTHING, word));
+    let is_verb = |word: &&&str| matches!(**word, "be" | "is" | "are" | "was" | "equals" | "equal");
+    let n_verbs = words.iter().rev().take_while(|word| lists(NOTHING, word)).filter(is_verb).count();
     let is_negation = |word: &str| {
         matches!(word, "not" | "never" | "cannot" | "no" | "neither" | "nor" | "hardly")
             || word.ends_with("n't")
@@ -193,7 +199,9 @@ fn prose(line: &str, kept: &str) -> Before {
         Some(&"but") if words.iter().any(|word| is_negation(word)) => Before::Plain,
         Some(&"or") if line.contains("\\boxed") => Before::Other,
         Some(&("or" | "rather" | "instead" | "other")) => Before::Plain,
-        Some(&("minus" | "negative")) => Before::Minus,
+        Some(&("minus" | "negative")) if n_verbs == 0 => Before::Minus,
+        // "The square root is": what was computed, not what is still to be done.
+        Some(_) if n_verbs > 0 => Before::Plain,
         Some(&"of") => {
             let computes = near.take(3).any(|word| alters(word) || matches!(*word, "third" | "log"));
             if computes { Before::Other } else { Before::Plain }
@@ -225,6 +233,9 @@ fn after(rest: &str) -> Option<String> {
         }
     }
     let Some(first) = text.chars().next() else { return Some(String::new()) };
+    if text.starts_with("<|") || text.starts_with("</") {
+        return Some(String::new());
+    }
     let in_formula =
         text.len() == rest.len() || !rest[..rest.len() - text.len()].contains(['$', ')', ']', '*']);
     match first {
@@ -277,11 +288,12 @@ fn after(rest: &str) -> Option<String> {
 fn suffix(inner: &str) -> Option<String> {
     let words: Vec<&str> =
         inner.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).collect();
-    if words.iter().any(|word| alters(word)) {
+    let is_area = matches!(words[..], ["square" | "cubic", unit] if units::is_known(unit));
+    if !is_area && words.iter().any(|word| alters(word)) {
         return None;
     }
     let is_unit = words
         .first()
         .is_some_and(|word| units::is_known(word) || numerals::multiplier(&word.to_lowercase()).is_some());
-    Some(if is_unit { format!("\\text{{ {inner}}}") } else { String::new() })
+    Some(if is_unit || is_area { format!("\\text{{ {inner}}}") } else { String::new() })
 }

@@ -383,7 +383,15 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
 }
 
 fn is_mathematics(text: &str) -> bool {
-    !matches!(parse(text), Answer::Text(_))
+    match parse(text) {
+        Answer::Text(_) => false,
+        // "18, which is what she makes" is a sentence.
+        Answer::List { members, .. } => {
+            let n_texts = members.iter().filter(|member| matches!(member, Answer::Text(_))).count();
+            n_texts == 0 || n_texts == members.len()
+        }
+        _ => true,
+    }
 }
 
 fn within_math(text: &str, at: usize) -> bool {

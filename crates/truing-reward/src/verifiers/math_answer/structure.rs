@@ -653,11 +653,17 @@ fn with_suffix(tokens: &[Token], currency: &Unit) -> Option<Value> {
         let unit = Unit { base: is_base.then_some(base), ..Unit::default() };
         return is_base.then(|| Value { unit, ..bare(Expr::Number(number.value.clone())) });
     }
+    let is_unit_next = |suffix: &[Token]| {
+        suffix.get(1).and_then(Token::word).is_some_and(super::units::is_known) && !currency.is_none()
+    };
     let starts = top(tokens, |_| true);
     for at in starts.into_iter().filter(|at| *at > 0) {
         let (body, suffix) = tokens.split_at(at);
         let is_start = match &suffix[0].kind {
             Kind::Word(_) | Kind::Currency(_) | Kind::Symbol('%') => true,
+            // $18/day, $18 a day
+            Kind::Symbol('/') => is_unit_next(suffix),
+            Kind::Letter(name) if name == "a" && suffix[0].spaced => is_unit_next(suffix),
             // sin 30° is not an angle.
             Kind::Symbol('\u{b0}') => !body.iter().any(is_function),
             Kind::Letter(name) => super::units::letter(name) && suffix[0].spaced && is_literal(body),

@@ -392,7 +392,7 @@ impl Unit {
                     continue;
                 }
                 Kind::Symbol('*') => continue,
-                Kind::Letter(name) if name == "a" && n_units > 0 => {
+                Kind::Letter(name) if name == "a" => {
                     sign = -1;
                     continue;
                 }
