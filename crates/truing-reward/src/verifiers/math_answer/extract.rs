@@ -420,7 +420,6 @@ fn spans(text: &str) -> Vec<(usize, usize, &str)> {
     found
 }
 
-/// What an equation comes to: the part after its last equals sign.
 /// Whether the side of an equation is more than a name or an arithmetic of plain numbers: the other side is then not its
 /// value (`x^2 = 2`, `2x = 18`, `√3 = 3`), and the equation has to be read as a whole.
 fn is_compound(side: &str) -> bool {
@@ -436,6 +435,7 @@ fn is_compound(side: &str) -> bool {
     words().any(|word| FUNCTIONS.contains(&word)) || has_variable && has_more
 }
 
+/// What an equation comes to: the part after its last equals sign.
 fn right_side(text: &str) -> &str {
     static TIMES: LazyLock<Regex> = LazyLock::new(|| pattern(r"(\d)\s+x\s+([$\d])"));
     let is_compound = |side: &str| is_compound(&TIMES.replace_all(side, "$1 * $2"));
