@@ -236,7 +236,7 @@ fn chinese_groups(run: &str, start: Option<&BigRational>) -> Option<BigRational>
     let (mut last_power, mut after_zero) = (0, false);
     for letter in run.chars() {
         if let Some(digit) = digit(letter) {
-            after_zero = digit == 0 || (after_zero && current.is_none());
+            after_zero |= digit == 0;
             // 二三百 are two or three hundred.
             if !letter.is_ascii_digit() && current.as_ref().is_some_and(|before| !before.is_zero()) {
                 return None;
