@@ -375,14 +375,17 @@ fn damaged_rows_of_the_tables_do_not_make_it_panic() {
         for _ in 0..1 + below(4) {
             let (at, other) = (below(letters.len()), &rows[below(rows.len())]);
             match below(5) {
-                0 => drop(letters.drain(at..(at + 1 + below(3)).min(letters.len()))),
+                0 => {
+                    let end = (at + 1 + below(3)).min(letters.len());
+                    letters.drain(at..end);
+                }
                 1 => letters.insert(at, other[below(other.len())]),
                 2 => letters.splice(at..at, other.clone()).for_each(drop),
                 3 => letters.truncate(at + 1),
                 _ => {
                     let to = below(letters.len());
                     if !letters.is_empty() {
-                        letters.swap(at.min(letters.len() - 1), to);
+                        letters.swap(at, to);
                     }
                 }
             }
