@@ -39,6 +39,29 @@ fn mathematical_answers_are_graded_as_a_person_would() {
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
 }
 
+/// Rows of verdict, completion and reference: what stands around a number, in the languages that are read.
+#[test]
+fn words_beside_a_number_are_not_overlooked() {
+    let (mut n, mut false_positives, mut false_negatives) = (0, Vec::new(), Vec::new());
+    for line in
+        include_str!("../fixtures/math_adversarial.tsv").lines().filter(|line| !line.starts_with("# "))
+    {
+        let fields: Vec<&str> = line.split('\t').collect();
+        assert!(fields.len() == 3 && ["=", "!"].contains(&fields[0]), "{line}");
+        let columns = json!({"answer": fields[2]}).as_object().cloned().unwrap();
+        let found = score(&json!({"math_answer": {}}), &columns, &fields[1].replace('⏎', "\n"));
+        n += 1;
+        match (fields[0], found) {
+            ("!", Ok(0.0)) | ("=", Ok(1.0)) => {}
+            ("!", found) => false_positives.push(format!("{line}: {found:?}")),
+            (_, found) => false_negatives.push(format!("{line}: {found:?}")),
+        }
+    }
+    assert!(n >= 600, "{n} rows");
+    assert!(false_positives.is_empty(), "{}", false_positives.join("\n"));
+    assert!(false_negatives.is_empty(), "{}", false_negatives.join("\n"));
+}
+
 /// Rows of `{kind, columns, completion, want}`, with thoughts before, instead of and without an answer.
 #[test]
 fn rewards_read_the_answer_after_the_thought() {

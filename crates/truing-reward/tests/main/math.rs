@@ -353,3 +353,46 @@ fn references_of_gsm8k_and_its_relatives_equal_their_usual_variants() {
     println!("{n} references");
     assert!(n > 7000);
 }
+
+/// Rows of the tables with pieces of each other, letters left out, doubled and exchanged.
+#[test]
+fn damaged_rows_of_the_tables_do_not_make_it_panic() {
+    let rows: Vec<Vec<char>> =
+        [include_str!("../fixtures/math_adversarial.tsv"), include_str!("../fixtures/math_answers.tsv")]
+            .iter()
+            .flat_map(|table| table.lines())
+            .filter_map(|line| line.split('\t').nth(1))
+            .filter(|text| !text.is_empty())
+            .map(|text| text.chars().collect())
+            .collect();
+    let mut state = 7_u64;
+    let mut below = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n.max(1)
+    };
+    for round in 0..6000 {
+        let mut letters = rows[round % rows.len()].clone();
+        for _ in 0..1 + below(4) {
+            let (at, other) = (below(letters.len()), &rows[below(rows.len())]);
+            match below(5) {
+                0 => {
+                    let end = (at + 1 + below(3)).min(letters.len());
+                    letters.drain(at..end);
+                }
+                1 => letters.insert(at, other[below(other.len())]),
+                2 => letters.splice(at..at, other.clone()).for_each(drop),
+                3 => letters.truncate(at + 1),
+                _ => {
+                    let to = below(letters.len());
+                    if !letters.is_empty() {
+                        letters.swap(at, to);
+                    }
+                }
+            }
+        }
+        let text: String = letters.into_iter().collect();
+        let answer = extract_answer(&text, false).unwrap_or_default();
+        let _ = (grade(&answer, "18"), grade(&text, &answer), extract_answer(&text, true));
+        assert_ne!(grade(&text, &text), Verdict::Different, "{text:?} differs from itself");
+    }
+}

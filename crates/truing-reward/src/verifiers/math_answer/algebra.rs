@@ -65,7 +65,7 @@ pub(super) struct Fraction {
 /// Why an expression has no normal form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// It would be too large.
+    /// It would be too large, or computes with infinity.
     TooLarge,
     /// It has no value: a division by zero.
     Undefined,
@@ -270,6 +270,9 @@ impl Algebra {
     /// The normal form of an expression.
     pub(super) fn normal(&mut self, expression: &Expr) -> Result<Fraction> {
         self.spend(1)?;
+        if expression.computes_with_infinity() {
+            return Err(Failure::TooLarge);
+        }
         match expression {
             Expr::Number(value) => bounded(value.clone()).map(Fraction::number),
             Expr::Variable(name) => Ok(Fraction::atom(Atom::Variable(name.clone()))),

@@ -48,7 +48,7 @@ pub(super) fn has_value(answer: &Answer) -> bool {
     };
     match answer {
         Answer::Value(value) => defined(&value.expression),
-        Answer::Assigned(_, inner) => has_value(inner),
+        Answer::Assigned(_, inner) | Answer::Choice(_, inner) => has_value(inner),
         Answer::Tuple(members)
         | Answer::Set(members)
         | Answer::Union(members)
@@ -83,6 +83,12 @@ impl Comparison<'_> {
         match (answer, reference) {
             (Answer::Value(a), Answer::Value(b)) => self.values(a, b),
             (Answer::Text(a), Answer::Text(b)) => a == b,
+            (Answer::Choice(a, left), Answer::Choice(b, right)) => a == b && self.same(left, right),
+            (Answer::Choice(letter, _), Answer::Value(value))
+            | (Answer::Value(value), Answer::Choice(letter, _)) => {
+                value.unit.is_none()
+                    && matches!(&value.expression, Expr::Variable(name) if name.eq_ignore_ascii_case(letter))
+            }
             (Answer::Reals, Answer::Reals) => true,
             (Answer::Reals, other) | (other, Answer::Reals) => match as_interval(other) {
                 Some(Answer::Interval { low, high, .. }) => {
@@ -153,15 +159,47 @@ impl Comparison<'_> {
     fn named(&self, answer: &Answer, reference: &Answer) -> Option<bool> {
         match (answer, reference) {
             (Answer::Assigned(a, left), Answer::Assigned(b, right)) => {
-                Some((a == b && self.same(left, right)) || equations(answer, reference))
+                let is_same = match (names(a), names(b), &**left, &**right) {
+                    (Some(a), Some(b), Answer::Tuple(left), Answer::Tuple(right)) => {
+                        self.same_tuple(&a, left, &b, right)
+                    }
+                    _ => a == b && self.same(left, right),
+                };
+                Some(is_same || equations(answer, reference))
+            }
+            // x = 1, y = 2 against (x, y) = (1, 2)
+            (Answer::Assigned(name, inner), Answer::List { members, .. })
+            | (Answer::List { members, .. }, Answer::Assigned(name, inner)) => {
+                match (names(name), &**inner, assignments(members)) {
+                    (Some(a), Answer::Tuple(left), Some((b, right))) => {
+                        Some(self.same_tuple(&a, left, &b, &right))
+                    }
+                    _ if name.starts_with('(') => Some(false),
+                    _ => {
+                        Some(self.same(
+                            inner,
+                            if matches!(answer, Answer::List { .. }) { answer } else { reference },
+                        ))
+                    }
+                }
             }
             (Answer::Assigned(..), Answer::Chain(..)) | (Answer::Chain(..), Answer::Assigned(..)) => {
                 Some(equations(answer, reference))
             }
-            (Answer::Assigned(_, inner), other) => Some(self.same(inner, other)),
-            (other, Answer::Assigned(_, inner)) => Some(self.same(other, inner)),
+            (Answer::Assigned(name, inner), other) => Some(self.same(&by_name(name, inner), other)),
+            (other, Answer::Assigned(name, inner)) => Some(self.same(other, &by_name(name, inner))),
             _ => None,
         }
+    }
+
+    /// Tuples whose members have names: by name.
+    fn same_tuple(&self, a: &[&str], left: &[Answer], b: &[&str], right: &[Answer]) -> bool {
+        a.len() == left.len()
+            && b.len() == right.len()
+            && a.len() == b.len()
+            && a.iter().zip(left).all(|(name, member)| {
+                b.iter().position(|other| other == name).is_some_and(|at| self.same(member, &right[at]))
+            })
     }
 
     fn ordered(&self, a: &[Answer], b: &[Answer]) -> bool {
@@ -292,7 +330,8 @@ impl Comparison<'_> {
             |decimal: &Decimal| decimal.places >= FLOAT_PLACES && decimal.significant as i64 >= FLOAT_PLACES;
         if [a_decimal, b_decimal].iter().flatten().any(is_float) {
             let tiny = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(12));
-            return within(1e-9) || ((a.is_zero() || b.is_zero()) && distance <= tiny);
+            let small = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(8));
+            return (within(1e-9) && distance <= small) || ((a.is_zero() || b.is_zero()) && distance <= tiny);
         }
         false
     }
@@ -313,12 +352,50 @@ fn is_infinite(answer: &Answer) -> bool {
     }
 }
 
+/// The value of a name; that of `(y,x)` in the order of x, y and z.
+fn by_name(name: &str, inner: &Answer) -> Answer {
+    match (names(name), inner) {
+        (Some(names), Answer::Tuple(members))
+            if names.len() == members.len() && names.iter().all(|name| ["x", "y", "z"].contains(name)) =>
+        {
+            let mut pairs: Vec<_> = names.into_iter().zip(members.clone()).collect();
+            pairs.sort_by_key(|pair| pair.0);
+            Answer::Tuple(pairs.into_iter().map(|pair| pair.1).collect())
+        }
+        _ => inner.clone(),
+    }
+}
+
+/// The values of a list; those of x, y and z in the order of their names.
 fn bare_members(members: &[Answer]) -> Vec<Answer> {
+    let mut members = members.to_vec();
+    if let Some((names, _)) = assignments(&members)
+        && names.iter().all(|name| ["x", "y", "z"].contains(name))
+    {
+        members.sort_by_key(|member| match member {
+            Answer::Assigned(name, _) => name.clone(),
+            _ => String::new(),
+        });
+    }
     let bare = |member: &Answer| match member {
         Answer::Assigned(_, inner) => (**inner).clone(),
         member => member.clone(),
     };
     members.iter().map(bare).collect()
+}
+
+/// The names of `(x,y)`.
+fn names(name: &str) -> Option<Vec<&str>> {
+    Some(name.strip_prefix('(')?.strip_suffix(')')?.split(',').collect())
+}
+
+/// The names and values of `x = 1, y = 2`.
+fn assignments(members: &[Answer]) -> Option<(Vec<&str>, Vec<Answer>)> {
+    let pairs = members.iter().map(|member| match member {
+        Answer::Assigned(name, inner) => Some((name.as_str(), (**inner).clone())),
+        _ => None,
+    });
+    pairs.collect::<Option<Vec<_>>>().map(|pairs| pairs.into_iter().unzip())
 }
 
 /// A chain of equal values is its value: `2 + 3 = 5`, `x = 2 + 3 = 5`.
@@ -447,7 +524,9 @@ fn ratios(a: &[Value], b: &[Value]) -> bool {
         || (!(is_clock(a) && is_clock(b))
             && nonzero(a)
             && nonzero(b)
-            && (1..a.len()).all(|at| same_expression(&product(&a[0], &b[at]), &product(&a[at], &b[0]))))
+            && (0..a.len()).all(|at| {
+                (0..at).all(|to| same_expression(&product(&a[at], &b[to]), &product(&a[to], &b[at])))
+            }))
 }
 
 /// Left side minus right side of an equation.

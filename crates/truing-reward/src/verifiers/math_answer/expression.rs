@@ -95,6 +95,19 @@ impl Expr {
         Self::Power(Box::new(base), Box::new(exponent))
     }
 
+    /// Whether infinity is an operand in it: only with its sign is it a value.
+    pub(super) fn computes_with_infinity(&self) -> bool {
+        let infinite = |part: &Self| match part {
+            Self::Negative(inner) => **inner == Self::Infinity,
+            part => *part == Self::Infinity,
+        };
+        match self {
+            Self::Sum(parts) | Self::Product(parts) | Self::Call(_, parts) => parts.iter().any(infinite),
+            Self::Quotient(a, b) | Self::Power(a, b) | Self::Root(a, b) => infinite(a) || infinite(b),
+            _ => false,
+        }
+    }
+
     /// Whether a variable occurs in it.
     pub(super) fn has_variables(&self) -> bool {
         match self {

@@ -2,8 +2,11 @@
 
 use std::sync::LazyLock;
 
+use num_traits::Signed;
 use regex::Regex;
 
+use super::boxed::{self, Context};
+use super::clause::{self, Around};
 use super::numerals;
 use super::structure::{Answer, parse};
 use super::token::narrow;
@@ -92,7 +95,7 @@ pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
     match marked(text) {
         Marked::Found(answer) => Some(answer),
         Marked::Refused => None,
-        Marked::Nothing => last_number(text).filter(|_| !marked_only),
+        Marked::Nothing => unmarked(text).filter(|_| !marked_only),
     }
 }
 
@@ -132,7 +135,7 @@ fn tagged(text: &str) -> Option<Option<&str>> {
 fn of_tag(inside: &str) -> String {
     let all = trimmed(inside);
     match parse(&all) {
-        Answer::Text(_) if !QUALIFIED.is_match(&all) => last_number(&all).unwrap_or(all),
+        Answer::Text(_) if !QUALIFIED.is_match(&all) => number_said(&all, true).unwrap_or(all),
         _ => all,
     }
 }
@@ -141,7 +144,7 @@ fn marked_outside_tags(text: &str) -> Marked {
     let boxes = boxes(text);
     let Ok(boxes) = boxes else { return Marked::Refused };
     let hashes = text.rfind("####").map(|at| (at, first_line(&text[at + 4..])));
-    let hashes = hashes.filter(|(_, answer)| !answer.is_empty());
+    let hashes = hashes.filter(|(_, answer)| !answer.is_empty()).map(|(at, answer)| (at, Some(answer)));
     let explicit = match (joined(text, &boxes), hashes) {
         (Some(boxed), Some(hashed)) => Some(if boxed.0 > hashed.0 { boxed } else { hashed }),
         (boxed, hashed) => boxed.or(hashed),
@@ -154,7 +157,7 @@ fn marked_outside_tags(text: &str) -> Marked {
         {
             return Marked::Found(corrected);
         }
-        return Marked::Found(answer);
+        return answer.map_or(Marked::Refused, Marked::Found);
     }
     stated(text, false)
 }
@@ -166,6 +169,9 @@ fn first_line(text: &str) -> String {
 /// Without markdown's marks and the full stop.
 fn trimmed(text: &str) -> String {
     let text = text.trim().trim_matches(|c: char| matches!(c, '*' | '_' | '`' | '"') || c.is_whitespace());
+    if text.ends_with("...") {
+        return text.to_owned();
+    }
     text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim_end_matches(['*', '_']).trim().to_owned()
 }
 
@@ -223,8 +229,9 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// The last box, or the last boxes where only "and", "or" and commas stand between them.
-fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, String)> {
+/// The last box, or the last boxes where only "and", "or" and commas stand between them, with what stands around them; the
+/// answer is `None` where that makes of them something else.
+fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<String>)> {
     let (last, before) = boxes.split_last()?;
     let mut parts = vec![last.2.trim()];
     let mut start = last.0;
@@ -240,7 +247,15 @@ fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, String)>
         start = *from;
     }
     let answer = if parts.len() == 1 { parts[0].to_owned() } else { parts.join(", ") };
-    (!answer.is_empty()).then_some((last.1, answer))
+    if answer.is_empty() {
+        return None;
+    }
+    let answer = match boxed::context(text, start, last.1, &answer) {
+        Context::Plain => Some(answer),
+        Context::With(answer) => Some(answer),
+        Context::Refused => None,
+    };
+    Some((last.1, answer))
 }
 
 enum Statement {
@@ -257,7 +272,10 @@ fn stated(text: &str, has_earlier: bool) -> Marked {
     let mut marks: Vec<(usize, bool)> = Vec::new();
     for captures in STATEMENT.captures_iter(text).chain(FOREIGN.captures_iter(text)) {
         let denies = captures.name("no").is_some() || captures.name("not").is_some();
-        marks.extend(captures.get(0).map(|found| (found.end(), denies)));
+        marks.extend(captures.get(0).map(|found| {
+            let before = &text[sentence_start(text, found.start())..found.start()];
+            (found.end(), denies || !clause::is_asserted(before) || !clause::is_asserted(found.as_str()))
+        }));
     }
     if !marks.is_empty() || has_earlier {
         let first = marks.iter().map(|mark| mark.0).min().filter(|_| !has_earlier).unwrap_or(0);
@@ -268,7 +286,8 @@ fn stated(text: &str, has_earlier: bool) -> Marked {
     marks.sort_unstable();
     let (mut has_denied, mut remark) = (false, None);
     for (end, denies) in marks.into_iter().rev() {
-        match statement(content(&text[end..]), denies) {
+        let (line, following) = content(&text[end..]);
+        match statement(line, following, denies) {
             Statement::Says(answer) => {
                 if !matches!(parse(&answer), Answer::Text(_)) {
                     return Marked::Found(answer);
@@ -291,49 +310,61 @@ fn stated(text: &str, has_earlier: bool) -> Marked {
     }
 }
 
-/// The rest of the line, the next line where it is empty, or the formula that is displayed there.
-fn content(rest: &str) -> &str {
+/// The rest of the line, the next line where it is empty, or the formula that is displayed there; and what follows it.
+fn content(rest: &str) -> (&str, &str) {
     let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '*' | '_' | '`' | '>'));
     for (open, close) in [("$$", "$$"), ("\\[", "\\]")] {
         if let Some(inner) = rest.strip_prefix(open) {
-            return inner.split(close).next().unwrap_or_default().trim();
+            let (inner, following) = inner.split_once(close).unwrap_or((inner, ""));
+            return (inner.trim(), following);
         }
     }
-    rest.lines().next().unwrap_or_default()
+    rest.split_once('\n').unwrap_or((rest, ""))
 }
 
-fn statement(line: &str, denies: bool) -> Statement {
+fn statement(line: &str, following: &str, denies: bool) -> Statement {
     if denies {
         let after = END.find(line).map_or(line, |end| &line[..end.end()]);
         let after = if BUT.is_match(after) { after } else { line };
         return match BUT.find_iter(after).last() {
-            Some(found) if !after[found.end()..].trim().is_empty() => statement(&after[found.end()..], false),
+            Some(found) if !after[found.end()..].trim().is_empty() => {
+                statement(&after[found.end()..], following, false)
+            }
             _ => Statement::Denies,
         };
     }
-    let line = line.trim();
+    let line = without_bold(line.trim());
+    let line = line.as_ref();
     if line.is_empty() {
         return Statement::Nothing;
     }
     if DENIED.is_match(line) {
         return Statement::TakesBack;
     }
+    let says = |answer: String, rest: &str| {
+        let is_last = rest.trim_matches(|c: char| !c.is_alphanumeric()).is_empty();
+        if clause::is_taken_back(rest) || (is_last && clause::is_taken_back(following)) {
+            Statement::TakesBack
+        } else {
+            Statement::Says(answer)
+        }
+    };
     let whole = trimmed(line);
     if is_mathematics(&whole) {
-        return Statement::Says(whole);
+        return says(whole, "");
     }
-    let mut sentence = whole.clone();
+    let (mut sentence, mut rest) = (whole.clone(), "");
     for end in END.find_iter(line) {
         if within_math(line, end.start()) {
             continue;
         }
-        if end.as_str().starts_with('?') {
-            return Statement::Nothing;
+        if end.as_str().starts_with(['?', '\u{ff1f}']) {
+            return Statement::Denies;
         }
         let first = trimmed(&line[..end.start()]);
         // "St. 5" goes on, "18. So" does not.
         if !first.is_empty() {
-            sentence = first;
+            (sentence, rest) = (first, &line[end.start()..]);
             break;
         }
     }
@@ -341,24 +372,26 @@ fn statement(line: &str, denies: bool) -> Statement {
         return Statement::Nothing;
     }
     if sentence != whole && is_mathematics(&sentence) {
-        return Statement::Says(sentence);
+        return says(sentence, rest);
     }
     if QUALIFIED.is_match(&sentence) {
-        return Statement::Says(sentence);
+        return says(sentence, rest);
     }
-    let spans: Vec<&str> = spans(&sentence).into_iter().map(|(_, _, content)| content).collect();
-    if let Some(span) = spans.into_iter().rev().find(|span| is_mathematics(span)) {
-        return Statement::Says(span.trim().to_owned());
-    }
-    let n_words = sentence.split_whitespace().count();
-    match last_number(&sentence).filter(|_| n_words > 1 || !sentence.is_ascii()) {
-        Some(number) => Statement::Says(number),
-        None => Statement::Says(sentence),
-    }
+    // Where other words stand beside the number, all of it is a text.
+    let found = number_said(&sentence, true);
+    says(found.unwrap_or(sentence), rest)
 }
 
 fn is_mathematics(text: &str) -> bool {
-    !matches!(parse(text), Answer::Text(_))
+    match parse(text) {
+        Answer::Text(_) => false,
+        // "18, which is what she makes" is a sentence.
+        Answer::List { members, .. } => {
+            let n_texts = members.iter().filter(|member| matches!(member, Answer::Text(_))).count();
+            n_texts == 0 || n_texts == members.len()
+        }
+        _ => true,
+    }
 }
 
 fn within_math(text: &str, at: usize) -> bool {
@@ -387,7 +420,6 @@ fn spans(text: &str) -> Vec<(usize, usize, &str)> {
     found
 }
 
-/// What an equation comes to: the part after its last equals sign.
 /// Whether the side of an equation is more than a name or an arithmetic of plain numbers: the other side is then not its
 /// value (`x^2 = 2`, `2x = 18`, `√3 = 3`), and the equation has to be read as a whole.
 fn is_compound(side: &str) -> bool {
@@ -403,7 +435,10 @@ fn is_compound(side: &str) -> bool {
     words().any(|word| FUNCTIONS.contains(&word)) || has_variable && has_more
 }
 
+/// What an equation comes to: the part after its last equals sign.
 fn right_side(text: &str) -> &str {
+    static TIMES: LazyLock<Regex> = LazyLock::new(|| pattern(r"(\d)\s+x\s+([$\d])"));
+    let is_compound = |side: &str| is_compound(&TIMES.replace_all(side, "$1 * $2"));
     let at = text.rfind(['=', '\u{2248}', '\u{ff1d}']).filter(|at| {
         !text[*at..].contains(['}', ')'])
             || text[..*at].matches('(').count() == text[..*at].matches(')').count()
@@ -427,21 +462,114 @@ fn is_digit(letter: char) -> bool {
 const OPERATORS: &str = "+-*/^=\u{d7}\u{f7}\u{b7}\u{2212}\u{221a}\u{2248}<>\u{2264}\u{2265}\u{2013}\u{b1}";
 const MARKS: &str = "().,[]{}%$\u{20ac}\u{a3}\u{a5}\u{b0}!:|_\\\u{3c0}\u{221e}'\u{ff0c}\u{ff0e}\u{ff05}\u{ff04}\u{bd}\u{bc}\u{be}\u{b2}\u{b3}";
 
-/// The last number of a text with the whole expression around it. Digits within a word are no number.
-fn last_number(text: &str) -> Option<String> {
-    let last_digit = text.rfind(is_digit)?;
-    if let Some((_, _, content)) =
-        spans(text).into_iter().find(|(start, end, _)| (*start..*end).contains(&last_digit))
-    {
-        return Some(right_side(content.trim()).trim().to_owned());
+/// The last number of a text, with the expression and the sentence that it stands in, if they say it.
+fn unmarked(text: &str) -> Option<String> {
+    static CALCULATION: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?is)<<[^<>\n]*>>|<think>.*?</think>|</?(?:b|strong|em|i|p|br)\s*/?>"));
+    let text = CALCULATION.replace_all(text, "");
+    let last_digit = last_number(&text)?;
+    let (start, end) = (sentence_start(&text, last_digit), sentence_end(&text, last_digit));
+    let sentence = without_bold(text[start..end].trim());
+    let sentence = sentence.as_ref();
+    let following = &text[end..];
+    if following.starts_with(['?', '\u{ff1f}']) || clause::is_taken_back(following) {
+        return None;
     }
-    let pieces = pieces(text);
-    let at = pieces.iter().rposition(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
-    let (first, last) = around(&pieces, at);
-    let found = &text[pieces[first].start..pieces[last].start + pieces[last].text.len()];
-    let found = tidied(right_side(found));
+    let formula = trimmed(without_introduction(sentence));
+    if is_mathematics(&formula) {
+        return Some(formula);
+    }
+    number_said(sentence, false)
+}
+
+/// Where the last digit is that is in a formula or in an expression; digits within a word are no number.
+fn last_number(text: &str) -> Option<usize> {
+    let of_formula = spans(text)
+        .into_iter()
+        .filter_map(|(start, end, _)| text[start..end].rfind(is_digit).map(|at| start + at))
+        .next_back();
+    let of_piece = pieces(text)
+        .into_iter()
+        .filter(|piece| is_expression(piece.text))
+        .filter_map(|piece| piece.text.rfind(is_digit).map(|at| piece.start + at))
+        .next_back();
+    of_formula.max(of_piece)
+}
+
+/// Without what is struck out and without the asterisks of bold text; those between two numbers are an operator.
+fn without_bold(text: &str) -> std::borrow::Cow<'_, str> {
+    static BOLD: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?P<before>^|[\s(:$])\*\*(?P<first>\S)|(?P<last>\S)\*\*(?P<after>$|[\s.,:;!?)])")
+    });
+    static STRUCK: LazyLock<Regex> = LazyLock::new(|| pattern(r"~~[^~\n]*~~"));
+    match BOLD.replace_all(text, "$before$first$last$after") {
+        text if text.contains("~~") => STRUCK.replace_all(&text, "").into_owned().into(),
+        text => text,
+    }
+}
+
+/// Without "so", "therefore, we get" and the like.
+fn without_introduction(sentence: &str) -> &str {
+    static INTRODUCTION: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?i)^(?:(?:so|thus|hence|therefore|then|finally|now|and|in\s+total|we\s+(?:get|have|find|obtain)|this\s+(?:gives|is))\b[,:]?\s*){1,3}",
+        )
+    });
+    INTRODUCTION.find(sentence).map_or(sentence, |found| &sentence[found.end()..])
+}
+
+/// Whether a sentence ends at a letter.
+fn is_sentence_end(text: &str, at: usize, letter: char) -> bool {
+    let next =
+        text[at + letter.len_utf8()..].trim_start_matches(['*', '_', '"', ')', '\u{201d}']).chars().next();
+    match letter {
+        '\n' | '\u{3002}' | '\u{ff01}' | '\u{ff1f}' | '\u{ff1b}' => true,
+        '.' | '?' => next.is_none_or(char::is_whitespace),
+        // A factorial ends no sentence.
+        '!' => {
+            next.is_none_or(char::is_whitespace)
+                && !text[..at].trim_end().ends_with(|c: char| c.is_ascii_digit() || c == ')')
+        }
+        _ => false,
+    }
+}
+
+fn sentence_start(text: &str, before: usize) -> usize {
+    let found = text[..before].char_indices().rev().find(|(at, letter)| is_sentence_end(text, *at, *letter));
+    found.map_or(0, |(at, letter)| at + letter.len_utf8())
+}
+
+fn sentence_end(text: &str, after: usize) -> usize {
+    let found = text[after..].char_indices().find(|(at, letter)| is_sentence_end(text, after + at, *letter));
+    found.map_or(text.len(), |(at, _)| after + at)
+}
+
+/// The last number of a sentence with the whole expression around it, where the words beside it let it be what the sentence
+/// says. Digits within a word are no number.
+fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
+    let last_digit = sentence.rfind(is_digit)?;
+    let span = spans(sentence).into_iter().find(|(start, end, _)| (*start..*end).contains(&last_digit));
+    let (start, end, found, is_equation, has_unit) = match span {
+        Some((start, end, content)) => {
+            let content = content.trim();
+            let found = if is_mathematics(content) { content } else { right_side(content).trim() };
+            (start, end, found.to_owned(), false, false)
+        }
+        None => {
+            let pieces = pieces(sentence);
+            let at = pieces.iter().rposition(|p| p.text.contains(is_digit) && is_expression(p.text))?;
+            let (first, last) = around(&pieces, at);
+            let (start, end) = (pieces[first].start, pieces[last].start + pieces[last].text.len());
+            let all = &sentence[start..end];
+            let side = right_side(all);
+            (start, end, tidied(side), side.len() < all.len(), last > at)
+        }
+    };
+    let is_single = super::number(&found).is_some_and(|value| value.abs() <= num_traits::One::one());
     // From one number to another, not their difference: no answer.
-    if RANGE.is_match(&found) { None } else { Some(found) }
+    let (before, after) = (&sentence[..start], &sentence[end..]);
+    let around = Around { before, after, is_cued, is_equation, has_unit, is_single };
+    (!RANGE.is_match(&found) && around.says()).then_some(found)
 }
 
 struct Piece<'a> {
@@ -465,6 +593,9 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
         let left = raw.trim_start_matches(['"', '\'', '\u{201c}', '*', '`', '_', ';', ',']);
         let kept =
             left.trim_end_matches(['"', '\u{201d}', '*', '`', '_', ';', ',', '.', ':', '?', '\u{ff0c}']);
+        // An operator between spaces is no mark of bold text.
+        let kept = if matches!(raw, "*" | "**") { raw } else { kept };
+        let left = if matches!(raw, "*" | "**") { raw } else { left };
         let ends =
             left.len() != kept.len() && left[kept.len()..].contains([';', ',', '.', ':', '?', '\u{ff0c}']);
         if !kept.is_empty() {
@@ -543,7 +674,8 @@ fn is_expression(piece: &str) -> bool {
 
 /// The first and last piece of the expression that a piece belongs to.
 fn around(pieces: &[Piece<'_>], at: usize) -> (usize, usize) {
-    let is_operator = |text: &str| !text.is_empty() && text.chars().all(|c| OPERATORS.contains(c));
+    let is_operator =
+        |text: &str| !text.is_empty() && (text == "x" || text.chars().all(|c| OPERATORS.contains(c)));
     let is_operand = |piece: &Piece<'_>| {
         let letters = piece.text.chars().count();
         is_expression(piece.text) || (letters == 1 && piece.text.chars().all(|c| c.is_ascii_alphabetic()))

@@ -5,20 +5,29 @@
 //! unless `marked_only` is set, the last number together with the expression that it stands in. Boxes with only "and",
 //! "or" or a comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
 //!
+//! *Words around it.* A number in a sentence is its answer only where known words lead to it and a unit or counted things
+//! follow it (`clause`): "half of 18", "16 or 18" and "18 squared" are texts, which equal no number. What stands around a box
+//! counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`"
+//! and "`\boxed{18}` is wrong" give no answer. A right answer in unusual words is refused rather than a wrong one accepted.
+//!
 //! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions, equations,
 //! inequalities, ratios and matrices; full-width forms, Chinese numerals and English number words are read too. What cannot
 //! be read is text: it equals the same text only, without regard to case, spaces and punctuation.
 //!
 //! *Comparison.* A normal form over rational numbers, variables, π, e, i and roots decides exactly. Where functions or
-//! general powers are left, both sides are evaluated at eight fixed points and have to agree to 1e-11. A bare number never
-//! equals an expression of another value.
+//! general powers are left, both sides are evaluated at fixed points, four with positive variables and sixteen with every
+//! combination of signs of four variables, and have to agree to 1e-11; sums of roots are evaluated to 240 binary digits. What
+//! cannot be resolved is not equal, nor is anything that computes with infinity. A bare number never equals an expression of
+//! another value.
 //!
 //! - Percent: `50%` equals `50%`, `50` and `0.5`; `0.5` does not equal `50`.
 //! - Units: a missing unit fits, a different one does not (`5 cm` and `5 m`); known units are converted (`60 min` is `1 h`).
+//!   Counted things that no table knows are in the plural (`5 apples`, not `5 inverse`). Words of scale are read (`3 dozens`
+//!   is 36, `5 millones` is 5000000); other words that compute make of the whole a text.
 //! - Decimals: with `float_rounding = 6` (the default) a decimal with at least six decimals and six significant digits
 //!   equals what rounds to it (`0.333333` is `1/3`, `0.333` is not). A decimal with nine decimals or more also equals what is
-//!   within a relative 1e-9 of it, as printed floats do (`18.000000001` is `18`). 0 switches both off; `tolerance` adds a
-//!   relative tolerance for all numbers.
+//!   within a relative 1e-9 and an absolute 1e-8 of it, as printed floats do (`18.000000001` is `18`). 0 switches both off;
+//!   `tolerance` adds a relative tolerance for all numbers.
 //! - `x = 5` equals `5`; an equation equals its multiples; `x >= 4` equals `[4, ∞)`, both ways round.
 //! - Sets and lists ignore order; tuples do not. A list without brackets equals a tuple in the same order.
 //!
@@ -28,6 +37,8 @@
 //! that is solved for its variable also equals an interval as the reference; `0.\overline{3}` is one third; `30°` is π/6.
 
 mod algebra;
+mod boxed;
+mod clause;
 mod compare;
 mod expression;
 mod extract;
@@ -37,6 +48,7 @@ mod parse;
 mod structure;
 mod token;
 mod units;
+mod wording;
 
 use num_rational::BigRational;
 use serde::{Deserialize, Serialize};
@@ -134,7 +146,7 @@ pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> V
 /// Without space and the full stop around it.
 fn trimmed(text: &str) -> &str {
     let text = text.trim().trim_matches(['*', '"', '`']).trim();
-    text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim()
+    if text.ends_with("...") { text } else { text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim() }
 }
 
 /// Whether something can equal a reference: it says something, its brackets close and it does not divide by zero.

@@ -137,6 +137,11 @@ pub(super) struct Numeral {
     pub(super) length: usize,
 }
 
+/// Whether a character is a digit or a power of ten of a Chinese numeral.
+pub(super) fn is_chinese(letter: char) -> bool {
+    chinese_digit(letter).is_some() || chinese_power(letter).is_some()
+}
+
 fn chinese_digit(letter: char) -> Option<u32> {
     Some(match letter {
         '零' | '〇' => 0,
@@ -218,7 +223,11 @@ fn chinese_whole(text: &str, start: Option<&BigRational>) -> Option<(BigRational
 fn chinese_groups(run: &str, start: Option<&BigRational>) -> Option<BigRational> {
     let digit = |c: char| chinese_digit(c).or_else(|| c.to_digit(10));
     if start.is_none() && run.chars().all(|c| digit(c).is_some()) {
-        // 二〇二四, digit by digit.
+        // 二〇二四, digit by digit; 三四个 are three or four, and 两 is the digit of no number.
+        let n = run.chars().count();
+        if n > 1 && (run.contains(['两', '兩']) || (n == 2 && !run.contains(['零', '〇']))) {
+            return None;
+        }
         let digits: String = run.chars().filter_map(|c| char::from_digit(digit(c)?, 10)).collect();
         return digits.parse::<BigInt>().ok().map(BigRational::from_integer);
     }
@@ -227,7 +236,11 @@ fn chinese_groups(run: &str, start: Option<&BigRational>) -> Option<BigRational>
     let (mut last_power, mut after_zero) = (0, false);
     for letter in run.chars() {
         if let Some(digit) = digit(letter) {
-            after_zero = digit == 0 || (after_zero && current.is_none());
+            after_zero |= digit == 0;
+            // 二三百 are two or three hundred.
+            if !letter.is_ascii_digit() && current.as_ref().is_some_and(|before| !before.is_zero()) {
+                return None;
+            }
             let before = current.take().map_or_else(BigRational::zero, |before| before * ten(1));
             current = Some(before + BigRational::from_integer(digit.into()));
             continue;
@@ -251,19 +264,29 @@ fn chinese_groups(run: &str, start: Option<&BigRational>) -> Option<BigRational>
     let rest = current.unwrap_or_else(BigRational::zero);
     // 一百二 is 120, 一百零二 is 102.
     let shorthand = last_power >= 2 && !after_zero && !rest.is_zero() && rest < ten(1) && start.is_none();
+    // 3万5 is said for 3万5千, and written for 30005.
+    if start.is_some() && last_power >= 4 && !after_zero && !rest.is_zero() && rest < ten(1) {
+        return None;
+    }
     let rest = if shorthand { rest * ten(last_power - 1) } else { rest };
     Some(total + group + rest)
 }
 
-/// The factor that a word after a number stands for.
+/// The factor that a word after a number stands for: English, Indian, Spanish, French, German, Portuguese and Italian. A word
+/// that stands for different powers in different languages (`billones`) has none.
 pub(super) fn multiplier(word: &str) -> Option<BigRational> {
     Some(match word {
-        "dozen" => BigRational::from_integer(12.into()),
-        "hundred" => ten(2),
-        "thousand" => ten(3),
-        "million" => ten(6),
-        "billion" => ten(9),
-        "trillion" => ten(12),
+        "dozen" | "dozens" => BigRational::from_integer(12.into()),
+        "tens" => ten(1),
+        "hundred" | "hundreds" => ten(2),
+        "thousand" | "thousands" | "mil" | "mille" | "mila" | "tausend" => ten(3),
+        "lakh" | "lakhs" => ten(5),
+        "million" | "millions" | "mill\u{f3}n" | "millones" | "millionen" | "milh\u{e3}o"
+        | "milh\u{f5}es" | "milione" | "milioni" => ten(6),
+        "crore" | "crores" => ten(7),
+        "billion" | "billions" | "milliard" | "milliards" | "milliarde" | "milliarden" | "miliardo"
+        | "miliardi" => ten(9),
+        "trillion" | "trillions" => ten(12),
         _ => return None,
     })
 }
@@ -297,6 +320,10 @@ pub(super) fn english(words: &[String]) -> Option<BigRational> {
         return None;
     }
     let (mut total, mut group, mut last) = (BigRational::zero(), 0_u32, u32::MAX);
+    let mut scale: Option<BigRational> = None;
+    if words.last().is_some_and(|word| word == "and") {
+        return None;
+    }
     for word in words {
         let found = SMALL.iter().position(|known| known == word).map(|at| at as u32);
         let found =
@@ -305,8 +332,8 @@ pub(super) fn english(words: &[String]) -> Option<BigRational> {
             // A smaller one after a larger one: twenty, three; never three, twenty.
             (Some(value), _)
                 if last == u32::MAX
-                    || (last >= 20 && value > 0 && value * 10 <= last)
-                    || (last == 100 && value > 0) =>
+                    || ((20..100).contains(&last) && (1..10).contains(&value))
+                    || (last >= 100 && value > 0) =>
             {
                 group += value;
                 last = value;
@@ -316,7 +343,12 @@ pub(super) fn english(words: &[String]) -> Option<BigRational> {
                 last = 100;
             }
             (None, "thousand" | "million" | "billion") if group > 0 => {
-                total += BigRational::from_integer(group.into()) * multiplier(word)?;
+                let found = multiplier(word)?;
+                if scale.is_some_and(|before| before <= found) {
+                    return None;
+                }
+                total += BigRational::from_integer(group.into()) * &found;
+                scale = Some(found);
                 (group, last) = (0, 1000);
             }
             (None, "and") if last == 100 || last == 1000 => {}

@@ -6,6 +6,7 @@ use num_traits::Zero;
 use super::expression::{Expr, Function};
 use super::token::{Kind, NumberToken, Token};
 use super::units;
+use super::wording;
 
 /// Brackets within brackets.
 const MAX_DEPTH: usize = 40;
@@ -476,6 +477,9 @@ pub(super) fn is_variables(word: &str) -> bool {
     word.len() <= 4
         && word.chars().all(|c| c.is_ascii_alphabetic())
         && !units::is_known(word)
+        && !wording::alters(word)
+        // Differentials are no products.
+        && !matches!(word, "dx" | "dy" | "dz" | "dt" | "du" | "dv")
         && !matches!(
             word.to_ascii_lowercase().as_str(),
             "or" | "and"

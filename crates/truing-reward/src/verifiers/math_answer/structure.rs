@@ -1,13 +1,14 @@
 //! What an answer is: a value, a tuple, a set, an interval, a relation, a matrix or plain text.
 
 use num_rational::BigRational;
-use num_traits::One;
+use num_traits::{One, Signed};
 
 use super::expression::{Expr, Function};
 use super::numerals;
 use super::parse::{expression, is_variables};
 use super::token::{Kind, ROW, Relation, SET_CLOSE, SET_OPEN, Token, tokens};
 use super::units::Unit;
+use super::wording;
 
 /// Lists within lists.
 const MAX_DEPTH: usize = 6;
@@ -63,6 +64,8 @@ pub(super) enum Answer {
     Chain(Vec<Expr>, Vec<Relation>),
     Ratio(Vec<Value>),
     Matrix(Vec<Vec<Answer>>),
+    /// The letter of a choice with what it says.
+    Choice(String, Box<Answer>),
     Text(String),
 }
 
@@ -102,7 +105,9 @@ pub(super) fn plain(text: &str) -> String {
         let is_mark =
             matches!(letter, '$' | '{' | '}' | '"' | '\'' | '`' | '\u{201c}' | '\u{201d}' | '\u{3002}')
                 || (matches!(letter, '.' | ',' | ';' | '?') && !is_point);
-        if !letter.is_whitespace() && !is_mark {
+        // f'(x) is another function than f(x).
+        let is_prime = *letter == '\'' && letters.get(at + 1).is_some_and(|next| matches!(next, '(' | '\''));
+        if is_prime || (!letter.is_whitespace() && !is_mark) {
             kept.extend(letter.to_lowercase());
         }
     }
@@ -157,6 +162,12 @@ fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
         return None;
     }
     let tokens = without_label(tokens);
+    if let Some(choice) = choice(tokens, depth) {
+        return Some(choice);
+    }
+    if let Some(negative) = negative(tokens) {
+        return answer(&negative, depth + 1);
+    }
     if tokens.iter().all(|token| token.word().is_some()) && !tokens.is_empty() {
         return Some(words(tokens));
     }
@@ -170,6 +181,38 @@ fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
         .or_else(|| matrix(tokens, depth))
         .or_else(|| ratio(tokens))
         .or_else(|| value(tokens))
+}
+
+/// `(B) 12`: the letter of a choice with what the choice says.
+fn choice(tokens: &[Token], depth: usize) -> Option<Answer> {
+    let [open, letter, close, rest @ ..] = tokens else { return None };
+    let Kind::Letter(name) = &letter.kind else { return None };
+    let is_choice = open.is('(')
+        && close.is(')')
+        && ["A", "B", "C", "D", "E"].contains(&name.as_str())
+        && matches!(
+            rest.first()?,
+            Token { kind: Kind::Number(_) | Kind::Word(_) | Kind::Currency(_), spaced: true }
+        );
+    if !is_choice || rest.iter().any(|token| token.word().is_some_and(wording::alters)) {
+        return None;
+    }
+    Some(Answer::Choice(name.clone(), Box::new(answer(rest, depth + 1)?)))
+}
+
+/// `minus 18`, `负5`: with the sign in the place of the word.
+fn negative(tokens: &[Token]) -> Option<Vec<Token>> {
+    let [sign, rest @ ..] = tokens else { return None };
+    if !sign.word().is_some_and(wording::is_minus) {
+        return None;
+    }
+    let starts = match &rest.first()?.kind {
+        Kind::Number(_) | Kind::Currency(_) | Kind::Symbol('(' | '\u{221a}') => true,
+        Kind::Command(name) => matches!(name.as_str(), "frac" | "sqrt" | "pi"),
+        _ => false,
+    };
+    let sign = Token { kind: Kind::Symbol('-'), ..sign.clone() };
+    starts.then(|| [&[sign], rest].concat())
 }
 
 /// `thirty-two`
@@ -187,7 +230,16 @@ fn words(tokens: &[Token]) -> Answer {
     if let Some(number) = numerals::english(&all) {
         return Answer::Value(bare(Expr::Number(number)));
     }
+    if let [sign, rest @ ..] = &all[..]
+        && wording::is_minus(sign)
+        && let Some(number) = numerals::english(rest)
+    {
+        return Answer::Value(bare(Expr::Number(-number)));
+    }
+    // Several capitals are a name, of points or of people.
+    let is_name = tokens[0].word().is_some_and(|word| word.chars().all(char::is_uppercase));
     if all.len() == 1
+        && !is_name
         && all[0].len() <= 4
         && all[0].chars().all(|c| "abcxyz".contains(c))
         && let Some(found) = expression(tokens)
@@ -207,7 +259,12 @@ fn words(tokens: &[Token]) -> Answer {
 fn without_label(mut tokens: &[Token]) -> &[Token] {
     let is_label = |token: &Token| token.word().is_some();
     let n_words = tokens.iter().take_while(|token| is_label(token)).count();
-    if n_words > 0 && tokens.get(n_words).is_some_and(|token| token.is(':')) && tokens.len() > n_words + 1 {
+    let is_name = wording::is_name(tokens[..n_words].iter().filter_map(Token::word));
+    if n_words > 0
+        && is_name
+        && tokens.get(n_words).is_some_and(|token| token.is(':'))
+        && tokens.len() > n_words + 1
+    {
         tokens = &tokens[n_words + 1..];
     }
     if let [first, rest @ ..] = tokens
@@ -291,7 +348,16 @@ fn assigned_name(tokens: &[Token]) -> Option<String> {
             let plain = inner[1..inner.len() - 1]
                 .iter()
                 .all(|token| matches!(token.kind, Kind::Letter(_)) || token.is(','));
-            plain.then(|| name.clone())
+            let arguments: String = inner
+                .iter()
+                .map(|token| match &token.kind {
+                    Kind::Letter(name) => name.as_str(),
+                    Kind::Symbol('(') => "(",
+                    Kind::Symbol(')') => ")",
+                    _ => ",",
+                })
+                .collect();
+            plain.then(|| format!("{name}{arguments}"))
         }
         [name, underscore, ..] if underscore.is('_') && matches!(name.kind, Kind::Letter(_)) => {
             match expression(tokens)? {
@@ -303,8 +369,18 @@ fn assigned_name(tokens: &[Token]) -> Option<String> {
     }
 }
 
+/// The name of a variable that stands alone.
+fn variable(answer: &Answer) -> Option<&str> {
+    match answer {
+        Answer::Value(Value { expression: Expr::Variable(name), .. }) => Some(name),
+        _ => None,
+    }
+}
+
 fn is_label(tokens: &[Token]) -> bool {
-    !tokens.is_empty() && tokens.iter().all(|token| token.word().is_some())
+    !tokens.is_empty()
+        && tokens.iter().all(|token| token.word().is_some())
+        && wording::is_name(tokens.iter().filter_map(Token::word))
 }
 
 fn relation(tokens: &[Token], depth: usize) -> Option<Answer> {
@@ -337,7 +413,9 @@ fn relation(tokens: &[Token], depth: usize) -> Option<Answer> {
                     .iter()
                     .all(|n| matches!(n, Answer::Value(v) if matches!(v.expression, Expr::Variable(_))))
             {
-                return answer(sides[1], depth + 1);
+                let names: Vec<&str> = names.iter().filter_map(variable).collect();
+                let inner = answer(sides[1], depth + 1)?;
+                return Some(Answer::Assigned(format!("({})", names.join(",")), Box::new(inner)));
             }
         }
         let is_swapped = assigned_name(sides[0]).is_none() && relations[0] != Relation::In;
@@ -522,7 +600,9 @@ fn single_value(tokens: &[Token]) -> Option<Value> {
         Some(Kind::Word(word))
             if body.len() > signs + 1 && word.len() == 3 && word.to_uppercase() == word =>
         {
-            if let Some(found) = Unit::parse(&body[signs..=signs]).filter(|_| super::units::is_known(&word)) {
+            if let Some(found) =
+                Unit::parse(&body[signs..=signs], true).filter(|_| super::units::is_known(&word))
+            {
                 unit = found;
                 body.remove(signs);
             }
@@ -573,11 +653,17 @@ fn with_suffix(tokens: &[Token], currency: &Unit) -> Option<Value> {
         let unit = Unit { base: is_base.then_some(base), ..Unit::default() };
         return is_base.then(|| Value { unit, ..bare(Expr::Number(number.value.clone())) });
     }
+    let is_unit_next = |suffix: &[Token]| {
+        suffix.get(1).and_then(Token::word).is_some_and(super::units::is_known) && !currency.is_none()
+    };
     let starts = top(tokens, |_| true);
     for at in starts.into_iter().filter(|at| *at > 0) {
         let (body, suffix) = tokens.split_at(at);
         let is_start = match &suffix[0].kind {
             Kind::Word(_) | Kind::Currency(_) | Kind::Symbol('%') => true,
+            // $18/day, $18 a day
+            Kind::Symbol('/') => is_unit_next(suffix),
+            Kind::Letter(name) if name == "a" && suffix[0].spaced => is_unit_next(suffix),
             // sin 30° is not an angle.
             Kind::Symbol('\u{b0}') => !body.iter().any(is_function),
             Kind::Letter(name) => super::units::letter(name) && suffix[0].spaced && is_literal(body),
@@ -618,8 +704,12 @@ fn suffixed(body: &[Token], mut suffix: &[Token], currency: &Unit) -> Option<Val
         suffix = &suffix[1..];
         (suffix.is_empty() || suffix[0].word().is_some()).then_some(())?;
     }
-    let unit = if suffix.is_empty() { Unit::default() } else { Unit::parse(suffix)? };
     let mut found = expression(body)?;
+    let unit = if suffix.is_empty() {
+        Unit::default()
+    } else {
+        Unit::parse(suffix, factor.is_one() && is_single(&found))?
+    };
     if found.has_variables() && !suffix.is_empty() && unit.dimensions.is_empty() {
         return None;
     }
@@ -629,6 +719,12 @@ fn suffixed(body: &[Token], mut suffix: &[Token], currency: &Unit) -> Option<Val
         decimal = None;
     }
     Some(Value { expression: found, unit: currency.clone().with(unit), is_percent, decimal })
+}
+
+/// Whether a value is one or a part of one, as in "1 apple" and "1/2 pizza".
+fn is_single(value: &Expr) -> bool {
+    let normal = super::algebra::Algebra::default().normal(value).ok();
+    normal.and_then(|value| value.rational()).is_some_and(|value| value.abs() <= BigRational::one())
 }
 
 fn is_function(token: &Token) -> bool {

@@ -279,6 +279,7 @@ impl Lexer {
             '.' if self.peek(1).is_some_and(|next| next.is_ascii_digit()) => self.number()?,
             '\\' => self.command()?,
             'a'..='z' | 'A'..='Z' => self.word(),
+            '\u{c0}'..='\u{24f}' if letter.is_alphabetic() => self.word(),
             '$' => {
                 self.at += 1;
                 if self.dollar_is_currency {
@@ -416,11 +417,14 @@ impl Lexer {
 
     fn word(&mut self) {
         let start = self.at;
-        while self.peek(0).is_some_and(|c| c.is_ascii_alphabetic()) {
+        while self.peek(0).is_some_and(|c| c.is_alphabetic() && c < '\u{250}') {
             self.at += 1;
         }
         let run: String = self.text[start..self.at].iter().collect();
-        if run.len() == 1 {
+        if run == "x" && self.is_times() {
+            return self.push(Kind::Symbol('*'));
+        }
+        if run.chars().count() == 1 {
             let joins = run == "U" && self.found.last().is_some_and(|last| last.is(')') || last.is(']'));
             let kind = if joins { Kind::Symbol('\u{222a}') } else { Kind::Letter(run) };
             return self.push(kind);
@@ -433,6 +437,15 @@ impl Lexer {
             _ if NAMES.contains(&run.as_str()) && run != "frac" && run != "abs" => self.name(&run),
             _ => self.push(Kind::Word(run)),
         }
+    }
+
+    /// Whether the x that was just read stands between two numbers, with space around it.
+    fn is_times(&self) -> bool {
+        let after = self.text[self.at..].iter().take_while(|c| c.is_whitespace()).count();
+        self.spaced
+            && after > 0
+            && self.found.last().is_some_and(|last| matches!(last.kind, Kind::Number(_)))
+            && self.peek(after).is_some_and(|next| next.is_ascii_digit())
     }
 
     /// The argument of a command as text, braces matched; one character where there are none.
@@ -574,7 +587,9 @@ impl Lexer {
                 if environment == "array" {
                     self.argument()?;
                 }
-                let is_matrix = environment.trim_end_matches('*').ends_with("matrix");
+                // Those with bars are determinants.
+                let is_matrix = environment.trim_end_matches('*').ends_with("matrix")
+                    && !environment.starts_with(['v', 'V']);
                 (is_matrix || environment == "array").then(|| self.name("matrix"))?;
                 self.depth += 1;
             }
@@ -647,9 +662,47 @@ impl Lexer {
             self.numeral(found.value, found.is_percent);
             return Some(());
         }
+        if let Some(dots) = self.dots() {
+            self.at += dots;
+            if !is_whole {
+                let places = usize::try_from(decimals).ok()?;
+                value = endless(&digits, places)?;
+                self.push(Kind::Number(NumberToken { value, digits, decimals: 0, is_whole }));
+                return Some(());
+            }
+        }
         self.push(Kind::Number(NumberToken { value, digits, decimals, is_whole }));
         Some(())
     }
+
+    /// The length of the dots that say that a number goes on.
+    fn dots(&self) -> Option<usize> {
+        let rest = &self.text[self.at..];
+        ["...", "\u{2026}", "\\ldots", "\\dots", "\\cdots"].iter().find_map(|dots| {
+            let n = dots.chars().count();
+            (rest.len() >= n && dots.chars().zip(rest).all(|(a, b)| a == *b)).then_some(n)
+        })
+    }
+}
+
+/// `0.1666...` and `0.142857142857...`: what digits go on to if the last of them repeat, one digit three times or a longer
+/// period twice.
+fn endless(digits: &str, places: usize) -> Option<BigRational> {
+    let fraction: Vec<char> = digits.chars().skip(digits.len().checked_sub(places)?).collect();
+    for period in 1..=12.min(fraction.len()) {
+        let last = &fraction[fraction.len() - period..];
+        let n_repeats = fraction.rchunks_exact(period).take_while(|chunk| *chunk == last).count();
+        if n_repeats < if period == 1 { 3 } else { 2 } || (period > 1 && n_repeats * period < fraction.len())
+        {
+            continue;
+        }
+        // The last period, read as a whole number, over as many nines.
+        let ten = |power: usize| num_traits::Pow::pow(BigInt::from(10), power);
+        let read = |digits: &str| digits.parse::<BigInt>().ok().map(BigRational::from_integer);
+        let tail = read(&last.iter().collect::<String>())? / BigRational::from_integer(ten(period) - 1);
+        return Some((read(digits)? + tail) / BigRational::from_integer(ten(places)));
+    }
+    None
 }
 
 fn whole_number(value: u32) -> Kind {

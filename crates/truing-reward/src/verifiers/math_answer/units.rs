@@ -6,6 +6,7 @@ use num_rational::BigRational;
 use num_traits::One;
 
 use super::token::{Kind, Token};
+use super::wording;
 
 /// What a number counts or measures. Empty where the text names nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -165,7 +166,6 @@ const MEANINGFUL: &[&str] = &[
     "by",
     "percent",
     "point",
-    "points",
     "up",
     "down",
     "past",
@@ -226,6 +226,8 @@ const FILLERS: &[&str] = &[
     "altogether",
     "exactly",
     "overall",
+    "left",
+    "remaining",
 ];
 
 const SINGLE: &str = "mgshlLNJWVK";
@@ -266,7 +268,18 @@ pub(super) fn counter(text: &str) -> Option<&str> {
     if row(text).is_some() {
         return Some(text);
     }
-    COUNTERS.iter().copied().find(|counter| text.starts_with(counter) && text.chars().count() <= 5)
+    let found =
+        COUNTERS.iter().copied().filter(|counter| text.starts_with(counter)).max_by_key(|c| c.len())?;
+    let thing = &text[found.len()..];
+    (thing.chars().count() <= 4 && !thing.contains(is_barred)).then_some(found)
+}
+
+/// Characters of Chinese and Japanese that make of a counted thing something else.
+fn is_barred(letter: char) -> bool {
+    const BARRED: &str =
+        "不非未没无约余多少半至到或和与上下分之倍第以超过近几左右负正加减乘除的号方根折成打兆错误负の点";
+    let is_hiragana = ('\u{3040}'..='\u{309f}').contains(&letter);
+    is_hiragana || BARRED.contains(letter) || super::numerals::is_chinese(letter)
 }
 
 impl Unit {
@@ -344,12 +357,13 @@ impl Unit {
     }
 
     /// What stands after a number, if it is a unit or a counted thing.
-    pub(super) fn parse(tokens: &[Token]) -> Option<Self> {
+    /// Things that no table knows are in the plural, unless `is_single` says that there is one of them or a part of one.
+    pub(super) fn parse(tokens: &[Token], is_single: bool) -> Option<Self> {
         let tokens = strip_brackets(tokens);
         if tokens.len() > 14 {
             return None;
         }
-        Self::known(tokens).or_else(|| Self::things(tokens))
+        Self::known(tokens).or_else(|| Self::things(tokens, is_single))
     }
 
     /// Units of the table with exponents, products and quotients.
@@ -378,7 +392,7 @@ impl Unit {
                     continue;
                 }
                 Kind::Symbol('*') => continue,
-                Kind::Letter(name) if name == "a" && n_units > 0 => {
+                Kind::Letter(name) if name == "a" => {
                     sign = -1;
                     continue;
                 }
@@ -435,7 +449,7 @@ impl Unit {
     }
 
     /// Plain words such as "red apples".
-    fn things(tokens: &[Token]) -> Option<Self> {
+    fn things(tokens: &[Token], is_single: bool) -> Option<Self> {
         let words: Option<Vec<&str>> = tokens.iter().map(Token::word).collect();
         let words = words.filter(|words| !words.is_empty() && words.len() <= 8)?;
         if !tokens[0].spaced && words[0].is_ascii() {
@@ -454,6 +468,11 @@ impl Unit {
             .filter(|word| !["of", "the", "in", "per", "a"].contains(&word.as_str()))
             .filter(|word| !FILLERS.contains(&word.as_str()))
             .collect();
+        let is_counted = |word: &&str| !word.is_ascii() || wording::is_plural(word) || is_known(word);
+        let has_single = is_single && kept.iter().all(|word| !word.ends_with("ed"));
+        if !kept.is_empty() && !has_single && !words.iter().any(is_counted) {
+            return None;
+        }
         let counted = (!kept.is_empty()).then(|| kept.join(" "));
         Some(Self { counted, ..Self::default() })
     }
@@ -467,10 +486,17 @@ fn is_plain(word: &str) -> bool {
         return !short
             && !MEANINGFUL.contains(&lower.as_str())
             && !MEANINGFUL.contains(&singular(word).as_str())
+            && !wording::alters(&lower)
+            && super::numerals::multiplier(&lower).is_none()
             && super::numerals::english(&[lower]).is_none();
     }
-    const BARRED: &str = "不非未没无约余多少半至到或和与上下分之倍第以超过近几左右负正加减乘除";
-    word.chars().count() <= 6 && !word.chars().any(|c| BARRED.contains(c))
+    if wording::is_latin(word) {
+        return word.chars().count() > 2
+            && !wording::alters(word)
+            && super::numerals::multiplier(&word.to_lowercase()).is_none();
+    }
+    // 个苹果, 美元
+    counter(word).is_some()
 }
 
 fn strip_brackets(tokens: &[Token]) -> &[Token] {

@@ -1,0 +1,299 @@
+//! What stands around a box: a sign, a root, a scale or a denial that changes what the box says.
+
+use super::clause;
+use super::structure::{Answer, parse};
+use super::wording::{alters, lists};
+use super::{numerals, units};
+
+/// What a box says together with what stands around it.
+pub(super) enum Context {
+    /// What is in it.
+    Plain,
+    /// That with a sign before it, or a unit or scale after it.
+    With(String),
+    /// Something else: it is denied, or it is a part of an expression.
+    Refused,
+}
+
+/// Commands before a box that do not compute with it.
+const BEFORE: &str = "\
+    Rightarrow rightarrow Longrightarrow longrightarrow implies iff to therefore quad qquad approx equiv in \
+    displaystyle textstyle large Large LARGE huge Huge bf centering noindent item dollar ldots dots";
+/// Commands whose braces only show what is in them.
+const SHOWS: &str = "\
+    text textbf textit textrm mathrm mathbf bm boldsymbol boxed fbox framebox begin end color textcolor \
+    large Large mbox emph underline hspace";
+/// Commands after a box that compute with it or compare it.
+const AFTER: &str = "\
+    cdot times div pm mp sqrt frac dfrac pi leq geq neq ne le ge lt gt pmod bmod";
+
+/// Reads what stands before and after a box in its text.
+pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Context {
+    let is_negative = match before(&text[..start]) {
+        Before::Plain => false,
+        Before::Minus => true,
+        Before::Other => return Context::Refused,
+    };
+    let rest = &text[end..];
+    if clause::is_taken_back(rest) {
+        return Context::Refused;
+    }
+    // A residue names its modulus.
+    let is_residue = text[..start].rsplit('\n').next().is_some_and(|line| line.contains("equiv"));
+    let rest = if is_residue && rest.trim_start().starts_with("\\pmod") { "" } else { rest };
+    let Some(suffix) = after(rest) else { return Context::Refused };
+    if suffix.is_empty() && !is_negative {
+        return Context::Plain;
+    }
+    let with = format!("{}{content}{suffix}", if is_negative { "-" } else { "" });
+    if matches!(parse(&with), Answer::Text(_)) { Context::Refused } else { Context::With(with) }
+}
+
+enum Before {
+    Plain,
+    Minus,
+    Other,
+}
+
+/// Without the marks that open a formula or bold text at the end.
+fn without_openers(mut text: &str) -> &str {
+    const OPENERS: [&str; 14] =
+        ["$", "\\(", "\\[", "*", "\"", "~", "\\,", "\\;", "\\:", "\\!", "\\ ", "(", "\u{201c}", "\u{ff1a}"];
+    loop {
+        let trimmed = text.trim_end();
+        match OPENERS.iter().find_map(|opener| trimmed.strip_suffix(opener)) {
+            Some(shorter) => text = shorter,
+            None => return trimmed,
+        }
+    }
+}
+
+fn before(text: &str) -> Before {
+    let is_near = text.trim_end_matches('$').ends_with(['-', '\u{2212}']);
+    let line = text.rsplit('\n').next().unwrap_or_default();
+    let kept = without_openers(line);
+    let Some(last) = kept.chars().last() else { return Before::Plain };
+    let rest = kept[..kept.len() - last.len_utf8()].trim_end();
+    match last {
+        '-' | '\u{2212}' | '\u{2013}' | '\u{2014}' => {
+            let is_sign = is_near || rest.ends_with('=');
+            match without_openers(rest).chars().last() {
+                _ if !is_sign => Before::Plain,
+                Some(letter) if letter.is_ascii_digit() || matches!(letter, ')' | '}') => Before::Other,
+                _ => Before::Minus,
+            }
+        }
+        '=' if rest.ends_with(['<', '>', '!']) || rest.ends_with("not") => Before::Other,
+        '=' => Before::Plain,
+        '0'..='9'
+        | '^'
+        | '_'
+        | '/'
+        | '+'
+        | '<'
+        | '>'
+        | '|'
+        | '['
+        | '!'
+        | '%'
+        | '\u{d7}'
+        | '\u{b7}'
+        | '\u{f7}'
+        | '\u{b1}'
+        | '\u{2264}'
+        | '\u{2265}'
+        | '\u{2260}'
+        | '\u{221a}'
+        | '~' => Before::Other,
+        '{' | '}' => braced(kept, last),
+        _ if last.is_ascii_alphabetic() => {
+            let stem = kept.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+            let name = &kept[stem.len()..];
+            if stem.ends_with('\\') {
+                return if lists(BEFORE, name) { Before::Plain } else { Before::Other };
+            }
+            if name.len() == 1 && !matches!(name, "a" | "A" | "I") {
+                Before::Other
+            } else {
+                prose(line, kept)
+            }
+        }
+        _ => prose(line, kept),
+    }
+}
+
+/// A brace before the box: of a command that shows what is in it, or of one that computes.
+fn braced(kept: &str, last: char) -> Before {
+    let opens = if last == '{' {
+        kept.len() - 1
+    } else {
+        let mut depth = 0_usize;
+        let mut found = None;
+        for (at, letter) in kept.char_indices().rev() {
+            match letter {
+                '}' => depth += 1,
+                '{' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                found = Some(at);
+                break;
+            }
+        }
+        match found {
+            Some(at) => at,
+            None => return Before::Other,
+        }
+    };
+    let head = kept[..opens].trim_end();
+    let stem = head.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let name = &head[stem.len()..];
+    if stem.ends_with('\\') && lists(SHOWS, name) {
+        let inner = &kept[opens + 1..];
+        let denies = matches!(name, "text" | "textbf" | "textit" | "textrm" | "mathrm" | "mbox" | "emph")
+            && inner.split(|c: char| !c.is_alphabetic()).any(alters);
+        return if denies { Before::Other } else { Before::Plain };
+    }
+    if head.is_empty() || (name.is_empty() && head.ends_with(['$', '=', ' '])) {
+        Before::Plain
+    } else {
+        Before::Other
+    }
+}
+
+/// Words before the box: a denial or an operation that leads to it.
+fn prose(line: &str, kept: &str) -> Before {
+    let sentence = kept.rsplit(['.', '?', '!', ';', '\u{3002}']).next().unwrap_or(line);
+    let clause = sentence.rsplit([',', ':', '\u{ff0c}']).next().unwrap_or(sentence);
+    let lower = clause.to_lowercase().replace('\u{2019}', "'");
+    let words: Vec<&str> =
+        lower.split(|c: char| !(c.is_alphabetic() || c == '\'')).filter(|w| !w.is_empty()).collect();
+    if words.iter().any(|word| {
+        matches!(
+            *word,
+            "doubt"
+                | "unlikely"
+                | "nobody"
+                | "impossible"
+                | "untrue"
+                | "false"
+                | "wrong"
+                | "incorrect"
+                | "suppose"
+        )
+    }) {
+        return Before::Other;
+    }
+    const NOTHING: &str = "\
+        a an the be is are was equal equals to exactly really definitely answer value result";
+    let mut near = words.iter().rev().skip_while(|word| lists(NOTHING, word));
+    let is_verb = |word: &&&str| matches!(**word, "be" | "is" | "are" | "was" | "equals" | "equal");
+    let n_verbs = words.iter().rev().take_while(|word| lists(NOTHING, word)).filter(is_verb).count();
+    let is_negation = |word: &str| {
+        matches!(word, "not" | "never" | "cannot" | "no" | "neither" | "nor" | "hardly")
+            || word.ends_with("n't")
+    };
+    match near.next() {
+        None => Before::Plain,
+        Some(word) if is_negation(word) => Before::Other,
+        Some(&"but") if words.iter().any(|word| is_negation(word)) => Before::Plain,
+        Some(&"or") if line.contains("\\boxed") => Before::Other,
+        Some(&("or" | "rather" | "instead" | "other")) => Before::Plain,
+        Some(&("minus" | "negative")) if n_verbs == 0 => Before::Minus,
+        // "The square root is": what was computed, not what is still to be done.
+        Some(_) if n_verbs > 0 => Before::Plain,
+        Some(&"of") => {
+            let computes = near.take(3).any(|word| alters(word) || matches!(*word, "third" | "log"));
+            if computes { Before::Other } else { Before::Plain }
+        }
+        Some(word) if alters(word) || matches!(*word, "over" | "between") => Before::Other,
+        Some(_) if clause.contains("不是") || clause.contains("不等于") || clause.contains("不可能") => {
+            Before::Other
+        }
+        Some(_) => Before::Plain,
+    }
+}
+
+/// What stands directly after the box and belongs to it: a unit, a scale or a percent sign; `None` where it computes.
+fn after(rest: &str) -> Option<String> {
+    let mut text = rest;
+    let mut is_spaced = false;
+    loop {
+        let skipped = ["$", "\\)", "\\]", "**", "\\,", "\\;", "\\ ", "\\!", "~", "}"]
+            .iter()
+            .find_map(|mark| text.strip_prefix(mark).map(|rest| (*mark, rest)));
+        match skipped {
+            // A brace that closes around the box belongs to what stands before it.
+            Some((_, shorter)) => text = shorter,
+            None if text.starts_with([' ', '\t']) => {
+                is_spaced = true;
+                text = &text[1..];
+            }
+            None => break,
+        }
+    }
+    let Some(first) = text.chars().next() else { return Some(String::new()) };
+    if text.starts_with("<|") || text.starts_with("</") {
+        return Some(String::new());
+    }
+    let in_formula =
+        text.len() == rest.len() || !rest[..rest.len() - text.len()].contains(['$', ')', ']', '*']);
+    match first {
+        '%' => return Some("%".into()),
+        '\u{b0}' => return Some("\u{b0}".into()),
+        '\\' => {
+            let name: String = text[1..].chars().take_while(char::is_ascii_alphabetic).collect();
+            if text.starts_with("\\%") {
+                return Some("\\%".into());
+            }
+            if matches!(name.as_str(), "text" | "textrm" | "mathrm" | "mbox") {
+                let inner = text[1 + name.len()..].trim_start().strip_prefix('{')?;
+                let inner = inner.split('}').next()?.trim();
+                return suffix(inner);
+            }
+            if name == "circ" || lists(AFTER, &name) {
+                return None;
+            }
+            return Some(String::new());
+        }
+        '^' if text.starts_with("^\\circ") || text.starts_with("^{\\circ}") => return Some("^\\circ".into()),
+        '^' | '_' | '/' | '*' | '+' | '<' | '|' | '!' | '\u{d7}' | '\u{f7}' | '\u{b7}' | '\u{2264}'
+        | '\u{2265}'
+            if in_formula =>
+        {
+            return None;
+        }
+        '0'..='9' if !is_spaced => return None,
+        '-' if !is_spaced && in_formula && text[1..].starts_with(|c: char| c.is_alphanumeric()) => {
+            return None;
+        }
+        _ => {}
+    }
+    let word: String = text.chars().take_while(|c| c.is_alphabetic() && c.is_ascii()).collect();
+    if word.is_empty() {
+        return Some(String::new());
+    }
+    let lower = word.to_lowercase();
+    if !is_spaced && in_formula {
+        return units::is_known(&word).then(|| format!(" {word}"));
+    }
+    if numerals::multiplier(&lower).is_some() {
+        return Some(format!(" {lower}"));
+    }
+    let goes_on = matches!(lower.as_str(), "but" | "not" | "rather" | "instead" | "other" | "no");
+    (goes_on || !alters(&lower)).then(String::new)
+}
+
+/// Text after the box inside of its formula: a unit is read with it, other words stand for themselves.
+fn suffix(inner: &str) -> Option<String> {
+    let words: Vec<&str> =
+        inner.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).collect();
+    let is_area = matches!(words[..], ["square" | "cubic", unit] if units::is_known(unit));
+    if !is_area && words.iter().any(|word| alters(word)) {
+        return None;
+    }
+    let is_unit = words
+        .first()
+        .is_some_and(|word| units::is_known(word) || numerals::multiplier(&word.to_lowercase()).is_some());
+    Some(if is_unit || is_area { format!("\\text{{ {inner}}}") } else { String::new() })
+}
