@@ -230,6 +230,13 @@ impl ModelFiles {
         self
     }
 
+    /// Whether no file holds the head of a reward model or classifier, so that it is a new one.
+    #[must_use]
+    pub fn lacks_head(&self) -> bool {
+        let has_score = self.places.iter().any(|(parameter, _)| parameter.role == ParameterRole::Score);
+        matches!(self.spec.head, HeadKind::Score { .. }) && !has_score
+    }
+
     /// What a user should know of the files before they are used: [`ModelFiles::contradictions`], and how many tensors are
     /// not read.
     #[must_use]
@@ -358,9 +365,14 @@ pub(crate) fn notice_of_unused(unused: &[String], path: &Path) -> Option<String>
     }
     (!unused.is_empty()).then(|| {
         format!(
-            "{}: {} tensors in the files have no place in this architecture and are not loaded: {}",
+            "{}: {} no place in this architecture and {} not loaded: {}",
             path.display(),
-            unused.len(),
+            if unused.len() == 1 {
+                "1 tensor in the files has".to_owned()
+            } else {
+                format!("{} tensors in the files have", unused.len())
+            },
+            if unused.len() == 1 { "is" } else { "are" },
             names.join(", ")
         )
     })
