@@ -242,9 +242,12 @@ fn print(findings: &Findings, printer: Printer) -> anyhow::Result<()> {
     let packing = &findings.packing;
     printer.line("")?;
     printer.line(format!(
-        "packed into {} tokens: {} packs, {} of the room used; a padded batch would use {}",
+        "packed into {} tokens: {}, {} of the room used; a padded batch would use {}",
         packing.budget,
-        count(packing.n_packs as u64),
+        match packing.n_packs as u64 {
+            1 => "1 pack".to_owned(),
+            n => format!("{} packs", count(n)),
+        },
         printer.styled(Style::Bold, percent(packing.utilisation)),
         percent(packing.padded_utilisation)
     ))?;
@@ -282,7 +285,9 @@ fn print_bad_rows(n_bad_rows: u64, rows: &[String], printer: Printer) -> anyhow:
         return Ok(());
     }
     printer.line("")?;
-    printer.line(printer.styled(Style::Red, format!("{} bad rows", count(n_bad_rows))))?;
+    let heading =
+        if n_bad_rows == 1 { "1 bad row".to_owned() } else { format!("{} bad rows", count(n_bad_rows)) };
+    printer.line(printer.styled(Style::Red, heading))?;
     for row in rows.iter().take(MAX_PRINTED_ROWS) {
         printer.line(format!("  {row}"))?;
     }
