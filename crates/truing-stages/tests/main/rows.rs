@@ -266,7 +266,7 @@ fn rows_that_the_template_refuses_are_in_no_remark() {
                     '<|im_start|>assistant\n' }}{%- endif %}";
     fs::write(folder.path().join("template.jinja"), refusing).unwrap();
     let template = format!("chat_template={}", folder.path().join("template.jinja").display());
-    let overrides = [SKIP, "max_steps=1", "eval_fraction=0.0", &template];
+    let overrides = [SKIP, "max_steps=1", "eval_fraction=0.0", "eval_steps=", &template];
     let (_, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
     check_warned(&events, &["2 rows are left out", "two `user` turns follow each other (2 times, first in "]);
     let first =
