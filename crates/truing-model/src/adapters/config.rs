@@ -27,8 +27,8 @@ const UNSUPPORTED: [&str; 15] = [
     "kasa_config",
     "monteclora_config",
 ];
-/// Ways to initialise an adapter that leave the base's weights as they are. The others (PiSSA, OLoRA) change them again each time that
-/// PEFT loads the adapter.
+/// Ways to initialise an adapter that leave the base's weights as they are. The others (PiSSA, OLoRA) change them again
+/// each time that PEFT loads the adapter.
 const HARMLESS_INITIALISATIONS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// What an adapter's configuration says, before the model is known.
