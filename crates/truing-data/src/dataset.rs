@@ -440,10 +440,7 @@ mod tests {
         let mut builder = Dataset::builder(4, LongSamplePolicy::Error);
         samples.iter().for_each(|s| builder.push(s));
         let error = builder.finish().unwrap_err().to_string();
-        assert!(
-            error.starts_with("1 samples are longer than 4 tokens, the first a.jsonl:2 with 7"),
-            "{error}"
-        );
+        assert!(error.starts_with("1 sample is longer than 4 tokens, the first a.jsonl:2 with 7"), "{error}");
 
         let (dropped, report) = build(LongSamplePolicy::Drop, &samples);
         assert_eq!((dropped.n_samples(), report.n_tokens_lost), (1, 7));

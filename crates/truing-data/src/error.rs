@@ -138,10 +138,15 @@ pub enum DataError {
         found: &'static str,
     },
     /// A folder without data files.
-    #[error("`{}` holds no data file; expected names that end in .jsonl, .json, .ndjson, .txt (also .gz, .zst) or .parquet", path.display())]
+    #[error(
+        "`{}` holds no data file{}; expected names that end in .jsonl, .json, .ndjson, .txt (also .gz, .zst) or .parquet",
+        path.display(), but_not_read(passed_over)
+    )]
     NoDataFiles {
         /// The folder.
         path: PathBuf,
+        /// Files that are not read although their endings would do: hidden ones, and descriptions of data sets.
+        passed_over: Vec<PathBuf>,
     },
     /// No row at all.
     #[error("`{}` holds no rows", path.display())]
@@ -196,8 +201,9 @@ pub enum DataError {
     },
     /// Samples longer than allowed, under the policy `error`.
     #[error(
-        "{n_samples} samples are longer than {max_length} tokens, the first {origin} with {n_tokens}; expected \
-         shorter ones, a larger `max_length`, or `long_samples` = drop, truncate or split"
+        "{} longer than {max_length} tokens, the first {origin} with {n_tokens}; expected \
+         shorter ones, a larger `max_length`, or `long_samples` = drop, truncate or split",
+        if *n_samples == 1 { "1 sample is".to_owned() } else { format!("{n_samples} samples are") }
     )]
     LongSamples {
         /// How many.
@@ -210,7 +216,7 @@ pub enum DataError {
         n_tokens: usize,
     },
     /// Nothing is left to train on.
-    #[error("no sample with a token that carries loss is left of {n_samples} samples")]
+    #[error("no sample with a token that carries loss is left, of {n_samples} that were read")]
     NothingToLearn {
         /// Samples seen.
         n_samples: usize,
@@ -230,6 +236,7 @@ impl DataError {
 fn bad_rows(rows: &[RowError], has_more: bool) -> String {
     let mut text = match rows {
         [only] if !has_more => return only.to_string(),
+        [_] => "1 bad row and perhaps more:".to_owned(),
         _ if has_more => format!("{} bad rows and perhaps more:", rows.len()),
         _ => format!("{} bad rows:", rows.len()),
     };
@@ -238,6 +245,11 @@ fn bad_rows(rows: &[RowError], has_more: bool) -> String {
         text.push_str(&row.to_string());
     }
     text
+}
+
+fn but_not_read(passed_over: &[PathBuf]) -> String {
+    let Some(first) = passed_over.first() else { return String::new() };
+    format!(" (`{}` is hidden or describes a data set, and is not read)", first.display())
 }
 
 fn quoted(names: &[String]) -> String {

@@ -41,5 +41,7 @@ pub use source::{
 };
 pub use source_row::SourceRow;
 pub use statistics::{LengthHistogram, LengthSummary, SourceStatistics};
-pub use texts::{TEXT_FIELDS, TextRow, TextRows, Triplet, data_files, read_texts, read_triplets};
+pub use texts::{
+    TEXT_FIELDS, TextRow, TextRows, Triplet, data_files, passed_over_files, read_texts, read_triplets,
+};
 pub use turns::{OnRoleOrder, TurnProblem, TurnRole};

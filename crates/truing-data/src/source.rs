@@ -27,7 +27,8 @@ const MAX_ROWS_SEARCHED: u64 = 100_000;
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// A file (JSON Lines, a JSON list or, as `.txt`, a text a line, each plain, gzip or zstd; Parquet), or a folder of
-    /// them read in name order.
+    /// them read in name order; files whose names begin with a dot are not read, nor descriptions of data sets such as
+    /// `dataset_info.json`.
     pub path: PathBuf,
     /// A name out of [`FORMATS`](crate::FORMATS); left out, it is told by the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,7 +48,9 @@ pub struct SourceConfig {
     pub system: Option<String>,
     /// What happens to rows whose turns come in an unexpected order (the assistant first, two turns of one role in a row,
     /// a system turn after others, a tool's result without a call, a last turn that is not the assistant's) or that have
-    /// a blank turn: `warn`, `error` or `skip`.
+    /// a blank turn: `warn`, `error` or `skip`. A blank turn of the assistant that would be learnt is a bad row whatever
+    /// this says; of preferences that is a response preferred to another, or one that is desirable. A response that is
+    /// only ever the worse one may be blank: it is learnt to be worse.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_role_order: OnRoleOrder,
     /// How often an epoch visits each sample: 2 twice, 0.5 every other epoch.
@@ -117,6 +120,13 @@ pub struct Remarked {
     pub first: RowOrigin,
     /// The message of that row, counted from 0, where it is about one.
     pub message: Option<usize>,
+}
+
+/// A [`Remark`] about one row.
+struct RowRemark {
+    remark: Remark,
+    origin: RowOrigin,
+    message: Option<usize>,
 }
 
 /// Fields of a row that hold pictures or sounds beside the text.
@@ -316,13 +326,14 @@ pub fn read_rows_as<Row: SourceRow>(
         columns,
         on_bad_row,
         skipped: SkippedRows::default(),
-        remarks: BTreeMap::new(),
+        remarks: Vec::new(),
         opened: Vec::new(),
+        passed_over: readers::passed_over(&config.path)?,
         n_seen: 0,
         n_good: 0,
     };
     if !rows.open_next()? {
-        return Err(DataError::NoDataFiles { path: config.path.clone() });
+        return Err(DataError::NoDataFiles { path: config.path.clone(), passed_over: Vec::new() });
     }
     Ok(rows)
 }
@@ -381,8 +392,9 @@ pub struct Rows<Row: SourceRow = TrainingRow> {
     columns: Columns,
     on_bad_row: OnBadRow,
     skipped: SkippedRows,
-    remarks: BTreeMap<Remark, Remarked>,
+    remarks: Vec<RowRemark>,
     opened: Vec<PathBuf>,
+    passed_over: Vec<PathBuf>,
     n_seen: u64,
     n_good: usize,
 }
@@ -394,10 +406,38 @@ impl<Row: SourceRow> Rows<Row> {
         &self.skipped
     }
 
-    /// What is unusual about the rows read so far, used ones and skipped ones; complete once the iterator has ended.
+    /// What is unusual about the rows handed out so far; complete once the iterator has ended.
     #[must_use]
-    pub fn remarks(&self) -> &BTreeMap<Remark, Remarked> {
-        &self.remarks
+    pub fn remarks(&self) -> BTreeMap<Remark, Remarked> {
+        self.remarks_without(|_| false)
+    }
+
+    /// The same without rows that were left out after they were handed out.
+    #[must_use]
+    pub fn remarks_without(&self, is_left_out: impl Fn(&RowOrigin) -> bool) -> BTreeMap<Remark, Remarked> {
+        let mut counted = BTreeMap::new();
+        for RowRemark { remark, origin, message } in
+            self.remarks.iter().filter(|row| !is_left_out(&row.origin))
+        {
+            let first = || Remarked { n_rows: 0, first: origin.clone(), message: *message };
+            counted.entry(*remark).or_insert_with(first).n_rows += 1;
+        }
+        counted
+    }
+
+    /// What is unusual about one row, with the message that it is about, counted from 0.
+    pub fn remarks_of<'a>(
+        &'a self,
+        origin: &'a RowOrigin,
+    ) -> impl Iterator<Item = (Remark, Option<usize>)> + 'a {
+        let of_row = self.remarks.iter().filter(move |row| row.origin == *origin);
+        of_row.map(|row| (row.remark, row.message))
+    }
+
+    /// Files of the source's folder that are not read: hidden ones, and descriptions of data sets.
+    #[must_use]
+    pub fn passed_over(&self) -> &[PathBuf] {
+        &self.passed_over
     }
 
     /// The files opened so far, in that order, with what the format reads beside them.
@@ -472,8 +512,7 @@ impl<Row: SourceRow> Rows<Row> {
     }
 
     fn remark(&mut self, remark: Remark, origin: &RowOrigin, message: Option<usize>) {
-        let first = || Remarked { n_rows: 0, first: origin.clone(), message };
-        self.remarks.entry(remark).or_insert_with(first).n_rows += 1;
+        self.remarks.push(RowRemark { remark, origin: origin.clone(), message });
     }
 
     /// Whether a row with this problem is left out although bad rows are errors.

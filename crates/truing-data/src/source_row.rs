@@ -61,7 +61,7 @@ impl SourceRow for PreferenceRow {
         Some(&mut self.prompt)
     }
 
-    /// A worse response may be blank: that is what is wrong with it.
+    /// The worst response may be blank: that may be what is wrong with it. Better ones that are blank are bad rows.
     fn turn_problems(&self) -> Vec<(TurnProblem, usize)> {
         let mut found: Vec<(TurnProblem, usize)> = Vec::new();
         for (response, &rank) in self.responses.iter().zip(&self.ranks) {

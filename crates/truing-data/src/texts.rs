@@ -52,6 +52,14 @@ pub fn data_files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     readers::files(path)
 }
 
+/// The files of a folder that look like data and are not read: hidden ones, and descriptions of data sets.
+///
+/// # Errors
+/// When the folder cannot be listed.
+pub fn passed_over_files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    readers::passed_over(path)
+}
+
 /// Rows of triplets, of a file or of all files of a folder: objects with `anchor`, `positive` and `negative`, and if they
 /// like `group` and `negative_group`, of any type. After a bad row ([`DataError::BadRows`]) the rows go on; any other
 /// error ends them.

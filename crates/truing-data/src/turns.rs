@@ -36,7 +36,7 @@ pub enum TurnProblem {
     #[error("the last turn is not the assistant's")]
     NoReply,
     /// A turn without text, call or reasoning.
-    #[error("a `{0}` turn is blank")]
+    #[error("{article} `{0}` turn is blank", article = .0.article())]
     Blank(TurnRole),
 }
 
@@ -47,6 +47,15 @@ pub enum TurnRole {
     User,
     /// The model.
     Assistant,
+}
+
+impl TurnRole {
+    fn article(self) -> &'static str {
+        match self {
+            Self::User => "a",
+            Self::Assistant => "an",
+        }
+    }
 }
 
 impl std::fmt::Display for TurnRole {
@@ -61,11 +70,30 @@ impl std::fmt::Display for TurnRole {
 /// A problem and the message that has it, counted from 0.
 pub(crate) type Found = (TurnProblem, usize);
 
+/// Whether a text shows nothing: white space, control characters, and characters that Unicode makes invisible
+/// (`Default_Ignorable_Code_Point`: zero-width spaces, byte-order marks, fillers).
+pub(crate) fn is_blank_text(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || c.is_control() || is_invisible(c))
+}
+
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 /// Whether a turn has neither text nor calls nor reasoning.
 pub(crate) fn is_blank(message: &Message) -> bool {
-    message.content.trim().is_empty()
+    is_blank_text(&message.content)
         && message.tool_calls.is_none()
-        && message.reasoning_content.as_deref().is_none_or(|reasoning| reasoning.trim().is_empty())
+        && message.reasoning_content.as_deref().is_none_or(is_blank_text)
+}
+
+/// Whether a turn is the assistant's, carries loss, and says nothing.
+pub(crate) fn is_blank_and_learnt(message: &Message) -> bool {
+    message.role == Role::Assistant && is_blank(message) && message.loss_weight() > 0.0
 }
 
 /// Every kind of problem of a conversation once, where it is first met. `is_answered`: it should end with the
@@ -124,6 +152,19 @@ fn turn_role(role: Role) -> Option<TurnRole> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_of_invisible_characters_is_blank() {
+        for text in
+            ["", " \n\t", "\u{200b}", "\u{feff}\u{200d} ", "\u{2060}\u{ad}", "\u{3164}", "\u{a0}", "\0"]
+        {
+            assert!(is_blank_text(text), "{text:?}");
+        }
+        // A joiner inside an emoji, and a mark that shows nothing beside a letter, are parts of a text.
+        for text in ["a", "\u{200b}.", "\u{1f468}\u{200d}\u{1f469}", "0", "\u{2800}"] {
+            assert!(!is_blank_text(text), "{text:?}");
+        }
+    }
 
     /// `u` user, `a` assistant, `c` assistant that calls, `s` system, `t` tool; capital letters are blank turns.
     fn check(turns: &str, is_answered: bool, expected: &[(TurnProblem, usize)]) {

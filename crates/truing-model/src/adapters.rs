@@ -17,6 +17,9 @@ use crate::saving::{SaveOptions, remove_if_there, write_json, write_safetensors}
 use crate::weights::{SafetensorsFile, SafetensorsFiles};
 use crate::{DecoderSpec, HeadKind, LoraSpec, ModelError, ParameterRole, ParameterSpec, Tensor, Weights};
 
+mod config;
+use config::AdapterSettings;
+
 /// The file that makes a directory an adapter.
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -24,6 +27,9 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 /// PEFT's name for the head of a reward model or classifier.
 const SCORE_MODULE: &str = "score";
+/// The two parameters that a model with tied embeddings holds once.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// Whether a directory holds a PEFT adapter rather than a model.
 #[must_use]
@@ -94,8 +100,8 @@ pub fn save_adapter<'v, E: From<ModelError>>(
 /// When a file is missing or broken, the adapter needs more than plain LoRA, or its tensors are not those that
 /// `spec` has with it.
 pub fn open_adapter(directory: &Path, spec: &DecoderSpec) -> Result<(LoraSpec, Weights), ModelError> {
-    let lora = read_config(&AdapterConfig::open(directory)?.file)?;
-    let tensors = AdapterTensors::open(directory, spec, &lora)?;
+    let lora = AdapterSettings::read(&AdapterConfig::open(directory)?.file)?.lora(spec)?;
+    let tensors = AdapterTensors::of(open_weights(directory)?, spec, &lora, false)?;
     let mut weights = Weights::default();
     let whole = spec.parameters().into_iter().filter(|parameter| tensors.has_whole(&parameter.name));
     for parameter in spec.lora_parameters(&lora).into_iter().chain(whole) {
@@ -194,14 +200,14 @@ pub(crate) struct OpeningAdapter {
     path: PathBuf,
     base_reference: String,
     pub(crate) base_path: PathBuf,
-    lora: LoraSpec,
+    settings: AdapterSettings,
     file: SafetensorsFile,
 }
 
 impl OpeningAdapter {
     pub(crate) fn open(directory: &Path) -> Result<Self, ModelError> {
         let config = AdapterConfig::open(directory)?;
-        let lora = read_config(&config.file)?;
+        let settings = AdapterSettings::read(&config.file)?;
         let Some(base_path) = config.local_base()? else {
             let base = config.base_reference()?.to_owned();
             let inside = directory.join(&base);
@@ -225,7 +231,7 @@ impl OpeningAdapter {
             false => config.base_reference()?.to_owned(),
         };
         let file = open_weights(directory)?;
-        Ok(Self { path: directory.to_path_buf(), base_reference, base_path, lora, file })
+        Ok(Self { path: directory.to_path_buf(), base_reference, base_path, settings, file })
     }
 
     /// How many outputs the adapter's score head has, where it holds one. `base` is the base's specification.
@@ -243,10 +249,29 @@ impl OpeningAdapter {
         }
     }
 
-    /// The adapter on a model, whose specification has the adapter's score head already.
+    /// Which of the embedding and the head the adapter holds whole, where `base` ties the two and they differ with the
+    /// adapter. PEFT leaves the other one as it was in the base; with `ensure_weight_tying` it saves both, equal.
+    pub(crate) fn untied(&self, base: &DecoderSpec) -> Result<Vec<&'static str>, ModelError> {
+        let held = |name: &str| self.file.tensor(&format!("{PREFIX}{name}")).is_some();
+        let held: Vec<&str> = [EMBEDDING, HEAD].into_iter().filter(|name| held(name)).collect();
+        let is_tied = base.tie_word_embeddings && base.head == HeadKind::LanguageModel;
+        if !is_tied || (self.settings.ensures_tying && held.len() == 2 && self.holds_equal_embeddings()?) {
+            return Ok(Vec::new());
+        }
+        Ok(held)
+    }
+
+    fn holds_equal_embeddings(&self) -> Result<bool, ModelError> {
+        let read = |name: &str| self.file.read(&format!("{PREFIX}{name}"));
+        Ok(read(EMBEDDING)? == read(HEAD)?)
+    }
+
+    /// The adapter on a model, whose specification has the adapter's score head already, and a head of its own where
+    /// the adapter unties it.
     pub(crate) fn on(self, spec: &DecoderSpec) -> Result<AdapterFiles, ModelError> {
-        let Self { path, base_reference, base_path, lora, file } = self;
-        let tensors = AdapterTensors::of(file, spec, &lora)?;
+        let Self { path, base_reference, base_path, settings, file } = self;
+        let lora = settings.lora(spec)?;
+        let tensors = AdapterTensors::of(file, spec, &lora, settings.ensures_tying)?;
         Ok(AdapterFiles { path, base_reference, base_path, lora, tensors })
     }
 }
@@ -274,11 +299,13 @@ pub(crate) struct AdapterTensors {
 }
 
 impl AdapterTensors {
-    fn open(directory: &Path, spec: &DecoderSpec, lora: &LoraSpec) -> Result<Self, ModelError> {
-        Self::of(open_weights(directory)?, spec, lora)
-    }
-
-    fn of(file: SafetensorsFile, spec: &DecoderSpec, lora: &LoraSpec) -> Result<Self, ModelError> {
+    /// `ensures_tying`: a head besides the embedding of a model that ties them is the embedding once more.
+    fn of(
+        file: SafetensorsFile,
+        spec: &DecoderSpec,
+        lora: &LoraSpec,
+        ensures_tying: bool,
+    ) -> Result<Self, ModelError> {
         let adapters = spec.lora_parameters(lora);
         let mut whole = BTreeMap::new();
         for parameter in adapters.iter().chain(&spec.parameters()) {
@@ -303,8 +330,11 @@ impl AdapterTensors {
                 whole.insert(parameter.name.clone(), name);
             }
         }
-        let is_known =
-            |name: &str| whole.contains_key(name) || adapters.iter().any(|parameter| parameter.name == *name);
+        let is_known = |name: &str| {
+            whole.contains_key(name)
+                || adapters.iter().any(|parameter| parameter.name == *name)
+                || (ensures_tying && spec.tie_word_embeddings && name == HEAD)
+        };
         let stranger = file
             .tensors
             .iter()
@@ -354,51 +384,6 @@ fn open_weights(directory: &Path) -> Result<SafetensorsFile, ModelError> {
         });
     }
     SafetensorsFile::open(path)
-}
-
-fn read_config(config: &ConfigFile) -> Result<LoraSpec, ModelError> {
-    let fields = config.fields();
-    let value = |field: &str| fields.get(field).filter(|value| !value.is_null());
-    let unsupported = |field: &str, supported| ModelError::UnsupportedAdapter {
-        path: config.path().to_path_buf(),
-        field: field.to_owned(),
-        found: value(field).map_or_else(|| "missing".to_owned(), Value::to_string),
-        supported,
-    };
-    if value("peft_type") != Some(&json!("LORA")) {
-        return Err(unsupported("peft_type", "only LORA"));
-    }
-    if value("bias").is_some_and(|bias| bias != "none") {
-        return Err(unsupported("bias", "only none"));
-    }
-    for field in ["use_dora", "fan_in_fan_out", "lora_bias"] {
-        if value(field) == Some(&json!(true)) {
-            return Err(unsupported(field, "only false"));
-        }
-    }
-    let is_empty = |value: &Value| match value {
-        Value::Array(items) => items.is_empty(),
-        Value::Object(items) => items.is_empty(),
-        _ => false,
-    };
-    for field in ["rank_pattern", "alpha_pattern", "layers_to_transform", "trainable_token_indices"] {
-        if value(field).is_some_and(|value| !is_empty(value)) {
-            return Err(unsupported(field, "only none"));
-        }
-    }
-    let rank = value("r").and_then(Value::as_u64).filter(|rank| (1..=1 << 16).contains(rank));
-    let rank = rank.ok_or_else(|| unsupported("r", "a whole number from 1 to 65536"))? as usize;
-    let alpha = value("lora_alpha").and_then(Value::as_f64).filter(|alpha| alpha.is_finite());
-    let alpha = alpha.ok_or_else(|| unsupported("lora_alpha", "a number"))?;
-    // Rank-stabilised LoRA divides by the root of the rank: the same product under another alpha.
-    let is_stabilised = value("use_rslora") == Some(&json!(true));
-    let alpha = if is_stabilised { alpha * (rank as f64).sqrt() } else { alpha } as f32;
-    let targets = value("target_modules").and_then(Value::as_array).and_then(|targets| {
-        targets.iter().map(|target| target.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
-    });
-    let mut targets = targets.ok_or_else(|| unsupported("target_modules", "a list of projection names"))?;
-    targets.sort();
-    Ok(LoraSpec { rank, alpha, targets })
 }
 
 /// Adds `(alpha / rank) B A` to a projection: `values` `[out, in]`, `lora_a` `[rank, in]`, `lora_b` `[out, rank]`.

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::adapters::{AdapterFiles, OpeningAdapter, is_adapter};
+use crate::adapters::{AdapterFiles, EMBEDDING, HEAD, OpeningAdapter, is_adapter};
 use crate::families::{ConfigFile, decoder_from_gguf, spec_from_config, with_head};
 use crate::weights::SafetensorsFiles;
 use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, ParameterRole, ParameterSpec, Tensor, Weights};
@@ -89,6 +89,10 @@ impl ModelFiles {
         {
             files = files.with_new_outputs(n_outputs);
         }
+        let untied = opening.untied(&files.spec)?;
+        if !untied.is_empty() {
+            files.untie(&untied, path);
+        }
         let adapter = opening.on(&files.spec)?;
         let is_whole = |parameter: &ParameterSpec| adapter.tensors.has_whole(&parameter.name);
         files.places.retain(|(parameter, _)| !is_whole(parameter));
@@ -97,6 +101,25 @@ impl ModelFiles {
         path.clone_into(&mut files.path);
         files.adapter = Some(adapter);
         Ok(files)
+    }
+
+    /// Gives a model that ties them an embedding and a head of their own, both as its files have the one. An adapter
+    /// replaces those in `replaced`.
+    fn untie(&mut self, replaced: &[&str], adapter: &Path) {
+        self.spec.tie_word_embeddings = false;
+        let embedding = self.places.iter().find_map(|(parameter, place)| match place {
+            Place::Base(name) if parameter.name == EMBEDDING => Some(name.clone()),
+            _ => None,
+        });
+        let head = self.spec.parameters().into_iter().find(|parameter| parameter.name == HEAD);
+        self.places.extend(head.zip(embedding).map(|(head, name)| (head, Place::Base(name))));
+        let names: Vec<String> = replaced.iter().map(|name| format!("`{name}`")).collect();
+        self.contradictions.push(format!(
+            "{}: the base model ties the output head to the embedding, and the adapter holds {} of its own; the two are \
+             separate parameters here, as in PEFT",
+            adapter.display(),
+            names.join(" and ")
+        ));
     }
 
     fn open_whole(path: &Path) -> Result<Self, ModelError> {
@@ -205,6 +228,13 @@ impl ModelFiles {
         let is_kept = |p: &ParameterSpec| kept.contains(&p.name) && p.role != ParameterRole::Score;
         self.places.retain(|(parameter, _)| is_kept(parameter));
         self
+    }
+
+    /// Whether no file holds the head of a reward model or classifier, so that it is a new one.
+    #[must_use]
+    pub fn lacks_head(&self) -> bool {
+        let has_score = self.places.iter().any(|(parameter, _)| parameter.role == ParameterRole::Score);
+        matches!(self.spec.head, HeadKind::Score { .. }) && !has_score
     }
 
     /// What a user should know of the files before they are used: [`ModelFiles::contradictions`], and how many tensors are
@@ -335,9 +365,14 @@ pub(crate) fn notice_of_unused(unused: &[String], path: &Path) -> Option<String>
     }
     (!unused.is_empty()).then(|| {
         format!(
-            "{}: {} tensors in the files have no place in this architecture and are not loaded: {}",
+            "{}: {} no place in this architecture and {} not loaded: {}",
             path.display(),
-            unused.len(),
+            if unused.len() == 1 {
+                "1 tensor in the files has".to_owned()
+            } else {
+                format!("{} tensors in the files have", unused.len())
+            },
+            if unused.len() == 1 { "is" } else { "are" },
             names.join(", ")
         )
     })
@@ -350,7 +385,7 @@ fn untie_different_head(
     files: &SafetensorsFiles,
     path: &Path,
 ) -> Result<Option<String>, ModelError> {
-    let [head, embedding] = ["lm_head.weight", "model.embed_tokens.weight"];
+    let [head, embedding] = [HEAD, EMBEDDING];
     let are_there = [head, embedding].iter().all(|name| files.file_of(name).is_some());
     if !spec.tie_word_embeddings || spec.head != HeadKind::LanguageModel || !are_there {
         return Ok(None);
@@ -417,7 +452,7 @@ fn place(
     // transformers.
     let unused = unused
         .into_iter()
-        .filter(|name| !(spec.tie_word_embeddings && *name == "lm_head.weight"))
+        .filter(|name| !(spec.tie_word_embeddings && *name == HEAD))
         .filter(|name| !name.ends_with(".rotary_emb.inv_freq"))
         .map(str::to_owned)
         .collect();

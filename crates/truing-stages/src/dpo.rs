@@ -16,6 +16,7 @@ use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
 use truing_types::{BatchError, Communicator, EventSink};
 
 use crate::responses::{Compared, ResponseInputs, Wanted};
+use crate::training::opening::Opened;
 use crate::training::{
     self, Side, Start, Surroundings, TrainingConfig, TrainingInputs as _, TrainingOutcome, TrainingPlan,
     Workload,
@@ -116,6 +117,7 @@ pub fn load(
         max_responses: None,
         scores_suffice: false,
         aspect_weights: Vec::new(),
+        model: Opened::LanguageModel,
     };
     ResponseInputs::load(config, &wanted, options, events)
 }

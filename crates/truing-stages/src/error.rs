@@ -8,6 +8,7 @@ use truing_train::{CheckpointError, PlanError, TrainError};
 use truing_types::{BatchError, CommunicationError, RowOrigin};
 
 use crate::RecipeError;
+use crate::wording::counted;
 
 /// A stage that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,31 @@ pub enum StageError {
     InputsChanged {
         /// The run's resolved recipe.
         path: PathBuf,
+    },
+    /// A file whose content is another one than when the run was begun.
+    #[error("`{}` ({role}) is not what it was when the run was begun", path.display())]
+    FileChanged {
+        /// What it is read as: `model`, `data`, `evaluation`.
+        role: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A reward model or classifier where a language model is needed.
+    #[error(
+        "{} is {} ({architecture}, {}) and has no language-model head, so it can neither write text nor be trained to: use \
+         the model that it was trained from, or score with it ({})",
+        path.display(),
+        if *n_outputs == 1 { "a reward model or scorer" } else { "a classifier" },
+        counted(*n_outputs as u64, "output", "outputs"),
+        if *n_outputs == 1 { "`truing reward score`" } else { "`truing label predict`" }
+    )]
+    NotALanguageModel {
+        /// The model.
+        path: PathBuf,
+        /// Its architecture, as its configuration names it.
+        architecture: String,
+        /// Numbers that its head gives.
+        n_outputs: usize,
     },
     /// The memory does not suffice, and what would help.
     #[error("{source}{}", hints.iter().map(|hint| format!("; {hint}")).collect::<String>())]

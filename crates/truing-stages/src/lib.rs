@@ -30,6 +30,7 @@ mod row_report;
 mod rows;
 mod source_names;
 mod statistics;
+mod wording;
 
 pub use error::{StageError, UnknownLabelError};
 pub use machine::{Machine, Probe};

@@ -16,12 +16,28 @@ use truing_train::checkpoint;
 use truing_types::{Event, EventSink, Seed, TokenId};
 
 use crate::StageError;
+use crate::wording::counted;
 
-/// Tokenizer and chat template of an open model.
+/// Tokenizer and chat template of an open language model.
+///
+/// # Errors
+/// When the model is a reward model or classifier, has no tokenizer, or it cannot be used.
+pub fn renderer(files: &ModelFiles, options: RenderOptions) -> Result<ChatRenderer, StageError> {
+    match files.spec.head {
+        HeadKind::LanguageModel => renderer_of_any_head(files, options),
+        HeadKind::Score { n_outputs } => Err(StageError::NotALanguageModel {
+            path: files.path.clone(),
+            architecture: files.spec.architecture.clone(),
+            n_outputs,
+        }),
+    }
+}
+
+/// Tokenizer and chat template of an open model, whatever its head is: of one that shall score, or get a new head.
 ///
 /// # Errors
 /// When it has no tokenizer, or it cannot be used.
-pub fn renderer(files: &ModelFiles, options: RenderOptions) -> Result<ChatRenderer, StageError> {
+pub fn renderer_of_any_head(files: &ModelFiles, options: RenderOptions) -> Result<ChatRenderer, StageError> {
     Ok(ChatRenderer::new(tokenizer(files)?, options)?)
 }
 
@@ -85,10 +101,21 @@ pub fn announce(files: &ModelFiles, trainable: &TrainableSpec, events: &mut dyn 
                     `merge_adapter = true`";
         events.emit(Event::Note(note.into()));
     }
+    let new_head = match files.spec.head {
+        HeadKind::Score { n_outputs } if files.lacks_head() => {
+            Some(format!("the output head ({}) is new", counted(n_outputs as u64, "output", "outputs")))
+        }
+        _ => None,
+    };
     if let Some(adapter) = &files.adapter {
-        let fate = match trainable.lora {
-            Some(_) => "training continues on its weights",
-            None => "its weights are merged into the base",
+        let fate = match (&trainable.lora, files.spec.head, &new_head) {
+            (Some(_), HeadKind::Score { .. }, None) => {
+                "training continues on its low-rank weights and its output head".to_owned()
+            }
+            (Some(_), _, None) => "training continues on its low-rank weights".to_owned(),
+            (Some(_), _, Some(new)) => format!("training continues on its low-rank weights, and {new}"),
+            (None, _, None) => "its weights are merged into the base".to_owned(),
+            (None, _, Some(new)) => format!("its low-rank weights are merged into the base, and {new}"),
         };
         events.emit(Event::Note(format!(
             "{} is an adapter ({}) of the base model {}; {fate}",
@@ -96,6 +123,8 @@ pub fn announce(files: &ModelFiles, trainable: &TrainableSpec, events: &mut dyn 
             describe_lora(&adapter.lora),
             adapter.base_path.display()
         )));
+    } else if let Some(new) = new_head {
+        events.emit(Event::Note(format!("{new}; all other weights are those of {}", files.path.display())));
     }
 }
 
@@ -109,13 +138,15 @@ pub(crate) fn warn_without_padding(files: &ModelFiles, renderer: &ChatRenderer, 
     }
 }
 
-/// What the saved adapter names as its base: what the recipe names, or of a continued adapter that one's base. A model out
-/// of a cache goes by its name.
+/// What the saved adapter names as its base: the model that was opened, or of a continued adapter that one's base. A model out
+/// of a cache goes by its name; any other by its whole path, which means the same from every folder.
 pub(crate) fn base_of<'a>(files: &'a ModelFiles, configured: &'a str) -> Cow<'a, str> {
-    match (hub_name(files.base_path()), &files.adapter) {
-        (Some(name), _) => Cow::Owned(name),
-        (None, Some(adapter)) => adapter.base_path.to_string_lossy(),
-        (None, None) => Cow::Borrowed(configured),
+    let base = files.base_path();
+    match (hub_name(base), std::fs::canonicalize(base), &files.adapter) {
+        (Some(name), ..) => Cow::Owned(name),
+        (None, Ok(whole), _) => Cow::Owned(whole.to_string_lossy().into_owned()),
+        (None, Err(_), Some(_)) => base.to_string_lossy(),
+        (None, Err(_), None) => Cow::Borrowed(configured),
     }
 }
 

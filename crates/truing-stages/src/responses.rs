@@ -16,7 +16,8 @@ use truing_types::{
 
 use crate::StageError;
 use crate::row_report::{DataReport, SkippedRow};
-use crate::training::{TrainingConfig, TrainingInputs, opening};
+use crate::training::opening::{self, Opened};
+use crate::training::{TrainingConfig, TrainingInputs};
 
 /// Which responses of a ranking are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) scores_suffice: bool,
     /// A score made of scores by aspect.
     pub(crate) aspect_weights: Vec<(String, f64)>,
+    /// Which model may be begun with.
+    pub(crate) model: Opened,
 }
 
 /// Everything a plan looks at.
@@ -70,7 +73,7 @@ impl ResponseInputs {
         options: RenderOptions,
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
-        let (model, renderer) = opening::open(config, options)?;
+        let (model, renderer) = opening::open(config, wanted.model, options)?;
         let reading = Reading { config, wanted, renderer: &renderer, vocab_size: model.spec.vocab_size };
         let (mut train, train_report) = reading.read(&config.data, "data", "the training data", events)?;
         let (mut eval, mut eval_report) = (None, None);
@@ -141,6 +144,7 @@ pub(crate) fn read_for_evaluation(
         max_responses: None,
         scores_suffice: true,
         aspect_weights: Vec::new(),
+        model: Opened::AnyHead,
     };
     Reading { config: &config, wanted: &wanted, renderer, vocab_size }.read(
         sources,

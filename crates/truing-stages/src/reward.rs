@@ -16,6 +16,7 @@ use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
 use truing_types::{BatchError, Communicator, EventSink};
 
 use crate::responses::{Compared, ResponseInputs, Wanted};
+use crate::training::opening::Opened;
 use crate::training::{
     self, EvaluationFindings, Side, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan,
     Workload,
@@ -134,6 +135,7 @@ pub fn load(
         max_responses: settings.max_responses,
         scores_suffice: settings.mse_coefficient > 0.0,
         aspect_weights: settings.aspect_weights.into_iter().collect(),
+        model: Opened::AnyHead,
     };
     let mut inputs = ResponseInputs::load(config, &wanted, options, events)?;
     inputs.model = inputs.model.with_score_head();

@@ -13,6 +13,7 @@ use truing_types::{Conversation, Event, EventSink, Role, RowOrigin};
 
 use crate::StageError;
 use crate::rows::write_lines;
+use crate::wording::counted;
 
 /// A row that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,9 +95,13 @@ impl Notes {
         self.0.entry(remark).or_insert(Noted { n_times: 0, first }).n_times += n_times;
     }
 
-    /// Counts what the reader of some rows has remarked.
-    pub fn add_remarks<Row: SourceRow>(&mut self, rows: &Rows<Row>) {
-        for (remark, remarked) in rows.remarks() {
+    /// Counts what the reader of some rows has remarked about those that were not left out after all.
+    pub fn add_remarks<Row: SourceRow>(
+        &mut self,
+        rows: &Rows<Row>,
+        is_left_out: impl Fn(&RowOrigin) -> bool,
+    ) {
+        for (remark, remarked) in rows.remarks_without(is_left_out) {
             let message = remarked.message.map_or_else(String::new, |message| format!(", message {message}"));
             self.add_times(remark.to_string(), remarked.n_rows, format!("{}{message}", remarked.first));
         }
@@ -123,6 +128,8 @@ pub struct DataReport {
     pub notes: Notes,
     /// The files read.
     pub files: BTreeSet<Arc<str>>,
+    /// Files of folders that look like data and are not read.
+    pub passed_over: BTreeSet<Arc<str>>,
 }
 
 impl DataReport {
@@ -134,7 +141,10 @@ impl DataReport {
     /// Takes over what the reader of a source found out, once it has come to its end.
     pub(crate) fn end_source<Row: SourceRow>(&mut self, rows: &Rows<Row>) {
         self.skip_rows(&rows.skipped().rows);
-        self.notes.add_remarks(rows);
+        let left_out: BTreeSet<(&str, u64)> =
+            self.skipped.iter().map(|row| (row.path.as_str(), row.line)).collect();
+        self.notes.add_remarks(rows, |origin| left_out.contains(&(&*origin.source, origin.line)));
+        self.passed_over.extend(rows.passed_over().iter().map(|file| Arc::from(&*file.to_string_lossy())));
         self.files.extend(rows.files().iter().map(|file| Arc::from(&*file.to_string_lossy())));
     }
 
@@ -174,25 +184,48 @@ impl DataReport {
 
     /// Says what a person should know.
     pub(crate) fn warn(&self, what: &str, events: &mut dyn EventSink) {
+        if let Some(text) = passed_over(&self.passed_over) {
+            events.emit(Event::Note(format!("{what}: {text}")));
+        }
         let mut warn = |text: String| events.emit(Event::Warning(text));
         if let Some(first) = self.skipped.first() {
-            warn(format!("{what}: {} rows are left out, the first because: {first}", self.skipped.len()));
+            let n = counted(
+                self.skipped.len() as u64,
+                "row is left out, because",
+                "rows are left out, the first because",
+            );
+            warn(format!("{what}: {n}: {first}"));
         }
         if let Some((origin, length)) = self.long.long.first() {
-            let (n_long, n_lost) = (self.long.n_long, self.long.n_tokens_lost);
+            let n_long = counted(self.long.n_long as u64, "sample is", "samples are");
+            let n_lost = counted(self.long.n_tokens_lost, "token is", "tokens are");
             warn(format!(
-                "{what}: {n_long} samples are longer than a pack, the first {origin} with {length} tokens; \
-                 {n_lost} tokens are not trained on"
+                "{what}: {n_long} longer than a pack, the first {origin} with {length} tokens; {n_lost} not trained on"
             ));
         }
         if let Some(origin) = self.long.without_loss.first() {
-            let n = self.long.n_without_loss;
-            warn(format!("{what}: {n} samples carry no loss and were left out, the first {origin}"));
+            let n = counted(
+                self.long.n_without_loss as u64,
+                "sample carries no loss and was",
+                "samples carry no loss and were",
+            );
+            warn(format!("{what}: {n} left out, the first {origin}"));
         }
         for (remark, noted) in self.notes.iter() {
             warn(format!("{what}: {remark} ({noted})"));
         }
     }
+}
+
+/// Says which files of folders are not read.
+pub(crate) fn passed_over<'a>(files: impl IntoIterator<Item = &'a Arc<str>>) -> Option<String> {
+    let files: Vec<&Arc<str>> = files.into_iter().collect();
+    let first = files.first()?;
+    let n = counted(files.len() as u64, "file of a folder is", "files of folders are");
+    Some(format!(
+        "{n} not read, hidden or describing a data set: {first}{}",
+        if files.len() > 1 { ", ..." } else { "" }
+    ))
 }
 
 /// Whether an error would be met in every row, so that skipping rows leaves none.
@@ -225,7 +258,10 @@ pub(crate) fn write_skipped<'a>(
         };
     }
     write_lines(&path, &rows)?;
-    events.emit(Event::Saved { what: format!("list of {} rows left out", rows.len()), path });
+    events.emit(Event::Saved {
+        what: format!("list of {} left out", counted(rows.len() as u64, "row", "rows")),
+        path,
+    });
     Ok(())
 }
 

@@ -69,24 +69,31 @@ pub fn run(
 ) -> Result<SelectOutcome, StageError> {
     let config = &plan.config;
     let (recipe, inputs) = (config.to_toml(), plan.record()?);
-    let folder = match start {
-        Start::Fresh => RunDirectory::create(&config.output_dir, &recipe, &inputs)?,
-        Start::Resume => match RunDirectory::open_or_create(&config.output_dir, &recipe, &inputs, &[])? {
-            (folder, true) => {
-                events.emit(nothing_to_resume(&config.output_dir));
-                folder
-            }
-            (folder, false) => {
-                plan.check_same_run(&folder)?;
-                folder
-            }
-        },
+    let begun = match start {
+        Start::Fresh => {
+            RunDirectory::check_free(&config.output_dir)?;
+            None
+        }
+        Start::Resume => RunDirectory::open_begun(&config.output_dir, &[])?,
     };
+    if let Some(folder) = &begun {
+        plan.check_same_run(folder)?;
+    }
     let is_stopped = || stop.load(Ordering::Relaxed);
 
     let mut pool = pool::read_and_clean(config, events)?;
     pool.drop_exact_duplicates();
     pool.drop_contaminated(config, events)?;
+    // Data that cannot be selected from leaves no folder.
+    let folder = match begun {
+        Some(folder) => folder,
+        None => {
+            if start == Start::Resume {
+                events.emit(nothing_to_resume(&config.output_dir));
+            }
+            RunDirectory::create(&config.output_dir, &recipe, &inputs)?
+        }
+    };
     let tokens = pool.drop_near_duplicates(config, events)?;
     if is_stopped() {
         return Ok(SelectOutcome::Interrupted);

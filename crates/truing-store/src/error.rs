@@ -100,6 +100,12 @@ pub enum StoreError {
         /// What it holds.
         name: String,
     },
+    /// The path of a run is a file.
+    #[error("`{}` is a file; expected the path of a folder", path.display())]
+    NotADirectory {
+        /// The file.
+        path: PathBuf,
+    },
     /// The directory holds no run, but files that no run writes before its first step.
     #[error("`{}` holds no run to resume, but other files, such as `{name}`", path.display())]
     Foreign {
@@ -108,8 +114,8 @@ pub enum StoreError {
         /// The first of them.
         name: String,
     },
-    /// The directory holds no run.
-    #[error("`{}` holds no run: `{missing}` is not there", path.display())]
+    /// The directory holds no run, or a part of one.
+    #[error("`{}` holds no whole run: `{missing}` is not there", path.display())]
     NotARun {
         /// The directory.
         path: PathBuf,

@@ -17,6 +17,8 @@ const METRICS: &str = "metrics.jsonl";
 const EVENTS: &str = "events";
 const CHECKPOINTS: &str = "checkpoints";
 const MODEL: &str = "model";
+/// Files of a run that another one in the same folder would overwrite.
+const WOULD_BE_OVERWRITTEN: [&str; 3] = [METRICS, CHECKPOINTS, MODEL];
 const FORMAT_VERSION: u32 = 1;
 
 /// A run's folder, locked against other processes while this value lives.
@@ -77,18 +79,32 @@ impl RunDirectory {
     /// # Errors
     /// When the folder already holds a run or files that a run would overwrite, is in use, or cannot be written.
     pub fn create(path: &Path, resolved_recipe: &str, inputs: &RunInputs) -> Result<Self, StoreError> {
+        check_is_folder(path)?;
         fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
         let run = Self::lock(path)?;
-        if run.recipe_path().exists() {
-            return Err(StoreError::RunExists { path: path.to_path_buf() });
-        }
-        if let Some(name) = [METRICS, CHECKPOINTS, MODEL].into_iter().find(|name| path.join(name).exists()) {
-            return Err(StoreError::Occupied { path: path.to_path_buf(), name: name.to_owned() });
-        }
+        Self::check_free(path)?;
         run.write_inputs(inputs)?;
         // The recipe comes last: a folder that has it is a run.
         atomic::write(&run.recipe_path(), resolved_recipe.as_bytes())?;
         Ok(run)
+    }
+
+    /// Checks, and changes nothing, that a run can be created in a folder that may be missing.
+    ///
+    /// # Errors
+    /// When the folder already holds a run or files that a run would overwrite, or is a file.
+    pub fn check_free(path: &Path) -> Result<(), StoreError> {
+        check_is_folder(path)?;
+        if path.join(RECIPE).exists() {
+            return Err(match path.join(INPUTS).is_file() {
+                true => StoreError::RunExists { path: path.to_path_buf() },
+                false => StoreError::NotARun { path: path.to_path_buf(), missing: INPUTS },
+            });
+        }
+        match WOULD_BE_OVERWRITTEN.into_iter().find(|name| path.join(name).exists()) {
+            Some(name) => Err(StoreError::Occupied { path: path.to_path_buf(), name: name.to_owned() }),
+            None => Ok(()),
+        }
     }
 
     /// Opens the folder of a run that was created before.
@@ -96,6 +112,7 @@ impl RunDirectory {
     /// # Errors
     /// When it holds no run or is in use.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        check_is_folder(path)?;
         for missing in [RECIPE, INPUTS] {
             if !path.join(missing).is_file() {
                 return Err(StoreError::NotARun { path: path.to_path_buf(), missing });
@@ -116,13 +133,30 @@ impl RunDirectory {
         inputs: &RunInputs,
         beside: &[&str],
     ) -> Result<(Self, bool), StoreError> {
+        match Self::open_begun(path, beside)? {
+            Some(run) => Ok((run, false)),
+            None => Ok((Self::create(path, resolved_recipe, inputs)?, true)),
+        }
+    }
+
+    /// Opens the folder of a run. `None` where [`RunDirectory::open_or_create`] would create it; nothing is written then.
+    ///
+    /// # Errors
+    /// As [`RunDirectory::open_or_create`].
+    pub fn open_begun(path: &Path, beside: &[&str]) -> Result<Option<Self>, StoreError> {
+        check_is_folder(path)?;
         if path.join(RECIPE).is_file() {
-            return Ok((Self::open(path)?, false));
+            return Self::open(path).map(Some);
         }
-        if let Some(name) = foreign_file(path, beside)? {
-            return Err(StoreError::Foreign { path: path.to_path_buf(), name });
+        // Files that a run would overwrite come first: they are in the way of a new run as well.
+        let in_the_way = WOULD_BE_OVERWRITTEN.into_iter().find(|name| path.join(name).exists());
+        if let Some(name) = in_the_way {
+            return Err(StoreError::Occupied { path: path.to_path_buf(), name: name.to_owned() });
         }
-        Ok((Self::create(path, resolved_recipe, inputs)?, true))
+        match foreign_file(path, beside)? {
+            Some(name) => Err(StoreError::Foreign { path: path.to_path_buf(), name }),
+            None => Ok(None),
+        }
     }
 
     /// The lock goes with the process, so a killed run never blocks its resume.
@@ -233,6 +267,13 @@ impl RunDirectory {
             return Err(StoreError::UnknownFormatVersion { path, found, supported: FORMAT_VERSION });
         }
         Ok(versioned.inputs)
+    }
+}
+
+fn check_is_folder(path: &Path) -> Result<(), StoreError> {
+    match path.exists() && !path.is_dir() {
+        true => Err(StoreError::NotADirectory { path: path.to_path_buf() }),
+        false => Ok(()),
     }
 }
 
@@ -357,12 +398,42 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_alone_and_a_file_are_no_run() {
+        let parent = tempfile::tempdir().unwrap();
+        fs::write(parent.path().join(RECIPE), "seed = 7\n").unwrap();
+        let file = parent.path().join(RECIPE);
+        let attempts = |path: &Path| {
+            [
+                RunDirectory::create(path, "", &inputs()).unwrap_err(),
+                RunDirectory::open_or_create(path, "", &inputs(), &[]).unwrap_err(),
+                RunDirectory::open(path).unwrap_err(),
+                RunDirectory::check_free(path).unwrap_err(),
+            ]
+        };
+        for error in attempts(parent.path()) {
+            assert!(matches!(error, StoreError::NotARun { missing: INPUTS, .. }), "{error}");
+        }
+        for error in attempts(&file) {
+            assert!(matches!(error, StoreError::NotADirectory { .. }), "{error}");
+        }
+        let missing = parent.path().join("not/there");
+        RunDirectory::check_free(&missing).unwrap();
+        assert!(RunDirectory::open_begun(&missing, &[]).unwrap().is_none());
+        assert!(!parent.path().join("not").exists(), "looking makes nothing");
+    }
+
+    #[test]
     fn a_run_is_not_created_over_what_it_would_overwrite() {
         for name in [METRICS, CHECKPOINTS, MODEL] {
             let parent = tempfile::tempdir().unwrap();
             fs::create_dir(parent.path().join(name)).unwrap();
             let error = RunDirectory::create(parent.path(), "", &inputs()).unwrap_err();
             assert!(matches!(&error, StoreError::Occupied { name: found, .. } if found == name), "{error}");
+            // A resume has no run to go on with, and a new one has no room.
+            fs::remove_file(parent.path().join(LOCK)).unwrap();
+            let error = RunDirectory::open_or_create(parent.path(), "", &inputs(), &[]).unwrap_err();
+            assert!(matches!(&error, StoreError::Occupied { name: found, .. } if found == name), "{error}");
+            assert!(!parent.path().join(LOCK).exists(), "nothing was written");
         }
         let parent = tempfile::tempdir().unwrap();
         fs::write(parent.path().join("recipe.toml"), "").unwrap();

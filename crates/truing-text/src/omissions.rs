@@ -3,8 +3,12 @@
 //!
 //! A conversation is rendered once more with a mark in place of everything that could be shown. A mark that stands in
 //! the text is shown. What has no mark there is changed alone, and is an omission only when the text stays the same. What
-//! a template shows depends on the shape of a conversation (its roles, and which fields its
-//! turns have), so that each shape is rendered once.
+//! a template shows depends on the shape of a conversation (its roles, which fields its turns have, and which arguments
+//! its calls have), so that each shape is rendered once.
+//!
+//! Which part of a turn's text is shown may depend on that text (its length, a mark in it), so that every text is looked
+//! for in the rendered one. Of a text that does not stand there as it is, words are changed in its lines that are
+//! missing: where that leaves the rendered text as it was, they are cut.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +26,8 @@ const MAX_SHAPES: usize = 4096;
 pub enum Omission {
     /// The descriptions of the tools.
     Tools,
+    /// The descriptions of some tools.
+    SomeTools,
     /// The calls of a turn that says nothing else: only the end of the turn is left of it.
     OnlyToolCalls {
         /// Number of the message, counted from 0.
@@ -29,6 +35,21 @@ pub enum Omission {
     },
     /// The calls of a turn that has text too.
     ToolCalls {
+        /// Number of the message, counted from 0.
+        message: usize,
+    },
+    /// Some of a turn's calls.
+    SomeToolCalls {
+        /// Number of the message, counted from 0.
+        message: usize,
+    },
+    /// The names of the functions that are called, though not the arguments.
+    CalledNames {
+        /// Number of the message, counted from 0.
+        message: usize,
+    },
+    /// Arguments of calls, some or all.
+    CallArguments {
         /// Number of the message, counted from 0.
         message: usize,
     },
@@ -49,6 +70,13 @@ pub enum Omission {
         /// Who says it.
         role: Role,
     },
+    /// A part of the text of a turn.
+    PartOfContent {
+        /// Number of the message, counted from 0.
+        message: usize,
+        /// Who says it.
+        role: Role,
+    },
     /// The name of a speaker. The name of a tool turn is not looked for: the call before it has it.
     Name {
         /// Number of the message, counted from 0.
@@ -60,12 +88,25 @@ impl std::fmt::Display for Omission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tools => write!(f, "the template does not show `tools`"),
+            Self::SomeTools => write!(f, "the template does not show every one of the `tools`"),
             Self::OnlyToolCalls { message } => write!(
                 f,
                 "message {message}: the template does not show its `tool_calls`: the turn trains only its end token"
             ),
             Self::ToolCalls { message } => {
                 write!(f, "message {message}: the template does not show its `tool_calls`")
+            }
+            Self::SomeToolCalls { message } => {
+                write!(f, "message {message}: the template does not show every one of its `tool_calls`")
+            }
+            Self::CalledNames { message } => {
+                write!(
+                    f,
+                    "message {message}: the template does not show the function names of its `tool_calls`"
+                )
+            }
+            Self::CallArguments { message } => {
+                write!(f, "message {message}: the template does not show all arguments of its `tool_calls`")
             }
             Self::Reasoning { message } => {
                 write!(f, "message {message}: the template does not show its `reasoning_content`")
@@ -81,12 +122,20 @@ impl std::fmt::Display for Omission {
                     role.as_str()
                 )
             }
+            Self::PartOfContent { message, role } => {
+                write!(
+                    f,
+                    "message {message}: the template leaves out a part of the text of this `{}` turn",
+                    role.as_str()
+                )
+            }
             Self::Name { message } => write!(f, "message {message}: the template does not show its `name`"),
         }
     }
 }
 
-/// What decides what a template shows: tools or none, and of each message its role and which fields it has.
+/// What decides what a template shows: the number of tools, and of each message its role, which fields it has, and the
+/// names of its calls' arguments.
 type Shape = Vec<u8>;
 
 /// What a template does not show, by the shape of the conversation.
@@ -103,14 +152,22 @@ impl Omissions {
         options: &RenderOptions,
         conversation: &Conversation,
         text: &str,
-    ) -> Arc<[Omission]> {
-        let shape = shape(conversation, options.add_generation_prompt);
+    ) -> Vec<Omission> {
+        let search = Search { template, options, conversation, text };
+        let mut found = self.of_shape(&search).to_vec();
+        found.extend(search.cut_contents(&found));
+        found
+    }
+
+    /// What a template does not show of any conversation of this shape.
+    fn of_shape(&self, search: &Search<'_>) -> Arc<[Omission]> {
+        let shape = shape(search.conversation, search.options.add_generation_prompt);
         // A thread that panicked while it held the map has left whole entries behind.
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&shape).cloned();
         if let Some(known) = known {
             return known;
         }
-        let found: Arc<[Omission]> = Search { template, options, conversation, text }.run().into();
+        let found: Arc<[Omission]> = search.run().into();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() < MAX_SHAPES {
             known.insert(shape, Arc::clone(&found));
@@ -120,8 +177,9 @@ impl Omissions {
 }
 
 fn shape(conversation: &Conversation, add_generation_prompt: bool) -> Shape {
-    let mut shape = vec![u8::from(!conversation.tools.is_empty()) | u8::from(add_generation_prompt) << 1];
-    shape.extend(conversation.messages.iter().map(|message| {
+    let mut shape = vec![u8::from(add_generation_prompt)];
+    shape.extend((conversation.tools.len() as u32).to_le_bytes());
+    for message in &conversation.messages {
         let fields = [
             has_text(Some(&message.content)),
             has_calls(message),
@@ -130,9 +188,25 @@ fn shape(conversation: &Conversation, add_generation_prompt: bool) -> Shape {
             message.tool_call_id.is_some(),
         ];
         let fields = fields.iter().fold(0, |bits, &has| bits << 1 | u8::from(has));
-        fields << 3 | message.role as u8
-    }));
+        shape.push(fields << 3 | message.role as u8);
+        for call in message.tool_calls.iter().flatten() {
+            shape.push(u8::MAX);
+            for name in argument_names(call) {
+                shape.extend(name.as_bytes());
+                shape.push(0);
+            }
+        }
+    }
     shape
+}
+
+fn function_of(call: &Value) -> &Value {
+    call.get("function").unwrap_or(call)
+}
+
+/// The arguments of a call by name; none where they are no object.
+fn argument_names(call: &Value) -> impl Iterator<Item = &String> {
+    function_of(call).get("arguments").and_then(Value::as_object).into_iter().flat_map(|object| object.keys())
 }
 
 fn has_text(text: Option<&str>) -> bool {
@@ -146,8 +220,10 @@ fn has_calls(message: &Message) -> bool {
 /// A part that a template may show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    Tools,
-    ToolCalls(usize),
+    Tool(usize),
+    CalledName(usize, usize),
+    /// The argument of this number, in the order of the object; all of them where they are no object.
+    Argument(usize, usize, usize),
     Reasoning(usize),
     Content(usize),
     Name(usize),
@@ -172,17 +248,30 @@ impl Search<'_> {
         let unmarked = parts.iter().enumerate().filter(|&(number, _)| !is_marked(number));
         let hidden: Vec<Part> =
             unmarked.map(|(_, &part)| part).filter(|&part| self.is_hidden(part)).collect();
-        hidden.iter().map(|&part| self.omission(part, &hidden)).collect()
+        let mut found: Vec<Omission> = Vec::new();
+        for &part in &hidden {
+            let omission = self.omission(part, &hidden, &parts);
+            if !found.contains(&omission) {
+                found.push(omission);
+            }
+        }
+        found
     }
 
     fn parts(&self) -> Vec<Part> {
         let mut parts = Vec::new();
-        if !self.conversation.tools.is_empty() {
-            parts.push(Part::Tools);
-        }
+        parts.extend((0..self.conversation.tools.len()).map(Part::Tool));
         for (i, message) in self.conversation.messages.iter().enumerate() {
+            for (number, call) in message.tool_calls.iter().flatten().enumerate() {
+                parts.push(Part::CalledName(i, number));
+                let n_arguments = match function_of(call).get("arguments") {
+                    Some(Value::Object(arguments)) => arguments.len(),
+                    Some(_) => 1,
+                    None => 0,
+                };
+                parts.extend((0..n_arguments).map(|argument| Part::Argument(i, number, argument)));
+            }
             let of_message = [
-                (has_calls(message), Part::ToolCalls(i)),
                 (has_text(message.reasoning_content.as_deref()), Part::Reasoning(i)),
                 (has_text(Some(&message.content)), Part::Content(i)),
                 (has_text(message.name.as_deref()) && message.role != Role::Tool, Part::Name(i)),
@@ -204,14 +293,27 @@ impl Search<'_> {
         rendered.is_some_and(|rendered| rendered == self.text)
     }
 
-    fn omission(&self, part: Part, hidden: &[Part]) -> Omission {
+    fn omission(&self, part: Part, hidden: &[Part], parts: &[Part]) -> Omission {
         let messages = &self.conversation.messages;
+        let are_hidden = |is_meant: &dyn Fn(Part) -> bool| {
+            parts.iter().filter(|part| is_meant(**part)).all(|part| hidden.contains(part))
+        };
         match part {
-            Part::Tools => Omission::Tools,
-            Part::ToolCalls(message) if says_nothing_else(&messages[message]) => {
-                Omission::OnlyToolCalls { message }
+            Part::Tool(_) if are_hidden(&|part| matches!(part, Part::Tool(_))) => Omission::Tools,
+            Part::Tool(_) => Omission::SomeTools,
+            Part::CalledName(message, call) | Part::Argument(message, call, _) => {
+                let of_turn = |part| call_of(part).is_some_and(|(of, _)| of == message);
+                let of_call = |part| call_of(part) == Some((message, call));
+                match part {
+                    _ if are_hidden(&of_turn) && says_nothing_else(&messages[message]) => {
+                        Omission::OnlyToolCalls { message }
+                    }
+                    _ if are_hidden(&of_turn) => Omission::ToolCalls { message },
+                    _ if are_hidden(&of_call) => Omission::SomeToolCalls { message },
+                    Part::CalledName(..) => Omission::CalledNames { message },
+                    _ => Omission::CallArguments { message },
+                }
             }
-            Part::ToolCalls(message) => Omission::ToolCalls { message },
             Part::Reasoning(message) => {
                 let mut later = messages.iter().enumerate().skip(message + 1);
                 let is_shown = |(i, m): (usize, &Message)| {
@@ -227,6 +329,59 @@ impl Search<'_> {
         }
     }
 
+    /// Turns of which the template shows a part only. `known` are turns that it does not show at all.
+    fn cut_contents(&self, known: &[Omission]) -> Vec<Omission> {
+        let mut found = Vec::new();
+        // Turns stand in the rendered text in their order, which keeps words of another turn from standing in for them.
+        let mut rest = self.text;
+        for (i, message) in self.conversation.messages.iter().enumerate() {
+            let (content, role) = (message.content.trim(), message.role);
+            if content.is_empty() || known.contains(&Omission::Content { message: i, role }) {
+                continue;
+            }
+            match rest.find(content) {
+                Some(start) => rest = &rest[start + content.len()..],
+                None if self.is_cut(i, content, rest) => {
+                    found.push(Omission::PartOfContent { message: i, role });
+                }
+                None => {}
+            }
+        }
+        found
+    }
+
+    /// Whether words of lines that are not in `rest` as they are can be changed without a change of the text.
+    fn is_cut(&self, message: usize, content: &str, mut rest: &str) -> bool {
+        let mut missing = Vec::new();
+        for line in content.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            match rest.find(line) {
+                Some(start) => rest = &rest[start + line.len()..],
+                None => missing.push(line),
+            }
+        }
+        let (Some(first), Some(last)) = (missing.first(), missing.last()) else { return false };
+        let middle = missing[missing.len() / 2];
+        let mut words = [
+            words(first).next(),
+            words(last).next_back(),
+            words(middle).nth(words(middle).count() / 2),
+            words(first).next_back(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<&str>>();
+        words.sort_unstable_by_key(|word| word.as_ptr());
+        words.dedup_by_key(|word| word.as_ptr());
+        let original = &self.conversation.messages[message].content;
+        words.into_iter().any(|word| {
+            // Every word is a part of the original text.
+            let start = word.as_ptr() as usize - original.as_ptr() as usize;
+            let mut other = self.conversation.clone();
+            other.messages[message].content.replace_range(start..start + word.len(), &mark(0));
+            self.render(&other).is_some_and(|rendered| rendered == self.text)
+        })
+    }
+
     fn render(&self, conversation: &Conversation) -> Option<String> {
         self.template.render(conversation, self.options).map(|rendered| rendered.text).ok()
     }
@@ -234,6 +389,19 @@ impl Search<'_> {
 
 fn says_nothing_else(message: &Message) -> bool {
     !has_text(Some(&message.content)) && !has_text(message.reasoning_content.as_deref())
+}
+
+/// Runs of letters and digits.
+fn words(line: &str) -> impl DoubleEndedIterator<Item = &str> {
+    line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// The turn and the call that a part belongs to.
+fn call_of(part: Part) -> Option<(usize, usize)> {
+    match part {
+        Part::CalledName(message, call) | Part::Argument(message, call, _) => Some((message, call)),
+        _ => None,
+    }
 }
 
 /// Letters that survive quoting, trimming and escaping, and that no mark of another number begins with.
@@ -244,22 +412,30 @@ fn mark(number: usize) -> String {
 fn change(conversation: &mut Conversation, part: Part, mark: &str) {
     let messages = &mut conversation.messages;
     match part {
-        Part::Tools => conversation.tools.iter_mut().for_each(|tool| {
-            let function = if tool.get("function").is_some() { &mut tool["function"] } else { tool };
-            if let Value::Object(function) = function {
+        Part::Tool(number) => {
+            if let Value::Object(function) = function_of_mut(&mut conversation.tools[number]) {
                 function.insert("name".to_owned(), mark.into());
                 function.insert("description".to_owned(), mark.into());
                 let parameter = json!({"type": "string", "description": mark});
                 let parameters = json!({"type": "object", "properties": { mark: parameter }});
                 function.insert("parameters".to_owned(), parameters);
             }
-        }),
-        Part::ToolCalls(message) => {
-            for call in messages[message].tool_calls.iter_mut().flatten() {
-                let function = if call.get("function").is_some() { &mut call["function"] } else { call };
-                if let Value::Object(function) = function {
-                    function.insert("name".to_owned(), mark.into());
-                    function.insert("arguments".to_owned(), json!({ mark: mark }));
+        }
+        Part::CalledName(message, call) => {
+            if let Some(Value::Object(function)) = call_mut(&mut messages[message], call) {
+                function.insert("name".to_owned(), mark.into());
+            }
+        }
+        Part::Argument(message, call, number) => {
+            if let Some(Value::Object(function)) = call_mut(&mut messages[message], call) {
+                match function.get_mut("arguments") {
+                    Some(Value::Object(arguments)) => {
+                        if let Some(value) = arguments.values_mut().nth(number) {
+                            *value = mark.into();
+                        }
+                    }
+                    Some(other) => *other = mark.into(),
+                    None => {}
                 }
             }
         }
@@ -269,12 +445,28 @@ fn change(conversation: &mut Conversation, part: Part, mark: &str) {
     }
 }
 
+fn function_of_mut(value: &mut Value) -> &mut Value {
+    if value.get("function").is_some() { &mut value["function"] } else { value }
+}
+
+fn call_mut(message: &mut Message, call: usize) -> Option<&mut Value> {
+    message.tool_calls.as_mut()?.get_mut(call).map(function_of_mut)
+}
+
 /// Takes a part away; false where a conversation cannot do without it.
 fn remove(conversation: &mut Conversation, part: Part) -> bool {
     let messages = &mut conversation.messages;
     match part {
-        Part::Tools => conversation.tools.clear(),
-        Part::ToolCalls(message) => messages[message].tool_calls = None,
+        Part::Tool(number) => drop(conversation.tools.remove(number)),
+        Part::CalledName(message, call) | Part::Argument(message, call, _) => {
+            let calls = &mut messages[message].tool_calls;
+            if let Some(calls) = calls {
+                calls.remove(call);
+            }
+            if calls.as_ref().is_some_and(Vec::is_empty) {
+                *calls = None;
+            }
+        }
         Part::Reasoning(message) => messages[message].reasoning_content = None,
         Part::Content(_) => return false,
         Part::Name(message) => messages[message].name = None,

@@ -243,7 +243,7 @@ impl ChatRenderer {
         let options = RenderOptions { add_generation_prompt: true, ..self.options.clone() };
         let template = self.template()?;
         let text = template.render(conversation, &options)?.text;
-        let omissions = self.omissions.of(template, &options, conversation, &text).to_vec();
+        let omissions = self.omissions.of(template, &options, conversation, &text);
         Ok((self.prompt_tokens(&text)?, omissions))
     }
 
@@ -322,7 +322,7 @@ impl ChatRenderer {
         let rendered = template.render(conversation, &options)?;
         let mut notes = self.special_tokens_in_contents(conversation);
         let omissions = self.omissions.of(template, &options, conversation, &rendered.text);
-        notes.extend(omissions.iter().copied().map(RenderNote::NotShown));
+        notes.extend(omissions.into_iter().map(RenderNote::NotShown));
         let finder = SpanFinder {
             template,
             tokenizer: &self.tokenizer,

@@ -70,7 +70,7 @@ fn what_a_template_shows_in_any_form_is_no_omission() {
         {%- if message.reasoning_content %}{{ message.reasoning_content.strip() | tojson }}{%- endif %}{{ message.content }}\
         {%- for call in message.tool_calls or [] %}{{ call.function.arguments | length }}{{ call.function.arguments | tojson }}{%- endfor %}\
         {{ '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}";
-    assert_eq!(notes(&tiny_renderer(source), &everything()), []);
+    assert_eq!(notes(&tiny_renderer(source), &everything()), [Omission::CalledNames { message: 2 }]);
 }
 
 #[test]
@@ -129,4 +129,114 @@ fn conversations_of_another_shape_are_looked_at_again() {
     assert_eq!(notes(&renderer, &conversation), [], "blank reasoning is nothing to show");
     conversation.messages[1] = Message::new(Role::Assistant, "other");
     assert_eq!(notes(&renderer, &conversation), []);
+}
+
+/// Renders the calls of assistant turns with `calls`, everything else plainly.
+fn with_calls(calls: &str) -> String {
+    format!(
+        "{{%- for message in messages %}}{{{{ '<|im_start|>' + message.role + '\n' + message.content }}}}\
+         {{%- if message.tool_calls %}}{calls}{{%- endif %}}{{{{ '<|im_end|>\n' }}}}{{%- endfor %}}\
+         {{%- if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n' }}}}{{%- endif %}}"
+    )
+}
+
+fn two_calls() -> Conversation {
+    let call = |name: &str, port: &str| json!({"type": "function", "function": {"name": name, "arguments": {"port": port, "day": 4}}});
+    let mut conversation = turns(&[
+        (Role::User, "Call tides for Brest, day 4."),
+        (Role::Assistant, ""),
+        (Role::User, "Thanks."),
+    ]);
+    conversation.messages[1].tool_calls = Some(vec![call("tides", "Brest"), call("moon", "Brest")]);
+    conversation.messages.push(Message::new(Role::Assistant, "Welcome."));
+    conversation
+}
+
+#[test]
+fn each_call_its_name_and_each_argument_are_looked_for() {
+    let some = Omission::SomeToolCalls { message: 1 };
+    let arguments = Omission::CallArguments { message: 1 };
+    for (calls, expected) in [
+        ("{{ message.tool_calls | tojson }}", vec![]),
+        ("{{ message.tool_calls[0].function | tojson }}", vec![some]),
+        ("{{ message.tool_calls[1].function | tojson }}", vec![some]),
+        ("{%- for call in message.tool_calls %}{{ call.function.name }}{%- endfor %}", vec![arguments]),
+        (
+            "{%- for call in message.tool_calls %}{{ call.function.name + call.function.arguments.port }}{%- endfor %}",
+            vec![arguments],
+        ),
+        (
+            "{%- for call in message.tool_calls %}{{ call.function.arguments | tojson }}{%- endfor %}",
+            vec![Omission::CalledNames { message: 1 }],
+        ),
+        ("{{ message.tool_calls[0].function.name }}", vec![arguments, some]),
+        ("{{ message.tool_calls | length }}", vec![Omission::OnlyToolCalls { message: 1 }]),
+    ] {
+        let found = notes(&tiny_renderer(&with_calls(calls)), &two_calls());
+        assert_eq!(found, expected, "{calls}");
+    }
+    // Another argument is another shape.
+    let day_only = "{%- for call in message.tool_calls %}{{ call.function.name }}{{ call.function.arguments.day }}{%- endfor %}";
+    let renderer = tiny_renderer(&with_calls(day_only));
+    assert_eq!(notes(&renderer, &two_calls()), [arguments]);
+    let mut conversation = two_calls();
+    for call in conversation.messages[1].tool_calls.iter_mut().flatten() {
+        call["function"]["arguments"] = json!({"day": 4});
+    }
+    assert_eq!(notes(&renderer, &conversation), []);
+}
+
+#[test]
+fn tools_are_looked_for_one_by_one() {
+    let source = format!("{{{{ tools[0] | tojson }}}}{PLAIN}");
+    let mut conversation = everything();
+    assert!(!notes(&tiny_renderer(&source), &conversation).contains(&Omission::SomeTools));
+    conversation.tools.push(json!({"type": "function", "function": {"name": "moon"}}));
+    assert!(notes(&tiny_renderer(&source), &conversation).contains(&Omission::SomeTools));
+}
+
+/// A template with this text in place of a message's content.
+fn with_content(content: &str) -> String {
+    PLAIN.replace("message.content", &format!("({content})"))
+}
+
+#[test]
+fn a_cut_of_a_turn_s_text_is_found_in_each_conversation() {
+    let cut = |message, role| Omission::PartOfContent { message, role };
+    let long = "The tide is high at noon and low at six in the evening.";
+    let conversation = |said: &str| turns(&[(Role::User, long), (Role::Assistant, said)]);
+    let renderer = tiny_renderer(&with_content("message.content[:20]"));
+    assert_eq!(notes(&renderer, &conversation("Yes.")), [cut(0, Role::User)]);
+    // The same shape, another text.
+    assert_eq!(notes(&renderer, &turns(&[(Role::User, "When?"), (Role::Assistant, "Noon.")])), []);
+    assert_eq!(
+        notes(&renderer, &turns(&[(Role::User, "When?"), (Role::Assistant, long)])),
+        [cut(1, Role::Assistant)]
+    );
+
+    let thought = "<think>\nNoon, I think.\n</think>\n\nAt noon.";
+    let cases = [
+        // The beginning, the first line alone, the middle, all but the first words.
+        ("message.content.split('</think>')[-1]", thought, vec![cut(1, Role::Assistant)]),
+        ("message.content.split('\\n')[0]", "One.\nTwo.\nThree.", vec![cut(1, Role::Assistant)]),
+        ("message.content.replace('I think', '')", thought, vec![]),
+        (
+            "message.content.split(' X ')[0] + message.content.split(' X ')[-1]",
+            "a b X c d X e f",
+            vec![cut(1, Role::Assistant)],
+        ),
+        // Changed, and whole.
+        ("message.content | trim", "  At noon.\n", vec![]),
+        ("message.content | tojson", "\"At noon\",\nsaid he.", vec![]),
+        ("message.content | upper", "At noon.", vec![]),
+        ("message.content.split('</think>')[-1] if loop.index < 1 else message.content", thought, vec![]),
+    ];
+    for (content, said, expected) in cases {
+        let question = turns(&[(Role::User, "When?"), (Role::Assistant, said)]);
+        assert_eq!(notes(&tiny_renderer(&with_content(content)), &question), expected, "{content}");
+    }
+    let texts = [cut(1, Role::Assistant), cut(0, Role::User)]
+        .map(|o| RenderNote::NotShown(o).without_message_number());
+    assert_eq!(texts[0], "the template leaves out a part of the text of this `assistant` turn");
+    assert_eq!(texts[1], "the template leaves out a part of the text of this `user` turn");
 }

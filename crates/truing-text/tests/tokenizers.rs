@@ -113,3 +113,33 @@ fn named_templates_of_a_configuration_and_of_a_folder() {
     files.push(("additional_chat_templates/rag.jinja".to_owned(), b"R".to_vec()));
     assert_eq!(names(&files), ["default=D", "rag=R"]);
 }
+
+/// Rows of a head that stand for no token must never be sampled: holes in the vocabulary, and rows past it.
+#[test]
+fn ids_without_a_token_are_the_holes_and_the_rows_past_the_vocabulary() {
+    let (name, bytes) = tiny().files().remove(0);
+    let n = tiny().vocab_size();
+    assert_eq!(tiny().ids_without_token(n), [] as [u32; 0]);
+    assert_eq!(tiny().ids_without_token(n + 2), [n as u32, n as u32 + 1]);
+    // The last entry of the vocabulary that no merge and no added token needs moves past the end, and leaves a hole.
+    let mut json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let merges = json["model"]["merges"].to_string();
+    let is_added =
+        |entry: &str| json["added_tokens"].as_array().unwrap().iter().any(|token| token["content"] == entry);
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let free = vocab
+        .iter()
+        .filter(|(entry, _)| entry.chars().count() == 1 && !is_added(entry) && !merges.contains(&***entry));
+    let (entry, hole) =
+        free.map(|(entry, id)| (entry.clone(), id.as_u64().unwrap())).max_by_key(|(_, id)| *id).unwrap();
+    json["model"]["vocab"][&entry] = (n + 3).into();
+    let moved = Tokenizer::from_files(vec![(name, json.to_string().into_bytes())]).unwrap();
+    let hole = hole as u32;
+    let n = n as u32;
+    assert_eq!(moved.vocab_size(), n as usize + 4);
+    assert_eq!(moved.ids_without_token(n as usize + 6), [hole, n, n + 1, n + 2, n + 4, n + 5]);
+    // A head with fewer rows than the vocabulary: only its own rows count.
+    assert_eq!(moved.ids_without_token(n as usize + 1), [hole, n]);
+    assert_eq!(moved.ids_without_token(hole as usize), [] as [u32; 0]);
+    assert!(moved.token_text(hole).is_none() && moved.token_text(n + 3).is_some());
+}

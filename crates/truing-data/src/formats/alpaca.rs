@@ -8,6 +8,7 @@ use super::{Format, check_turn, conversation, list, open_lines, optional, requir
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::source::Render;
+use crate::turns::is_blank_text;
 
 pub(super) const FORMAT: Format = Format {
     name: "alpaca",
@@ -40,13 +41,13 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
         Some(template) => template.render(fields.row)?,
         None => {
             let instruction = fields.required_text("instruction")?;
-            match fields.optional_text("input")?.filter(|input| !input.trim().is_empty()) {
+            match fields.optional_text("input")?.filter(|input| !is_blank_text(input)) {
                 Some(input) => format!("{instruction}\n\n{input}"),
                 None => instruction.to_owned(),
             }
         }
     };
-    if asked.trim().is_empty() {
+    if is_blank_text(&asked) {
         let problem = RowProblem::new(fields.path("instruction"), RowErrorKind::Empty, "what is asked");
         return Err(problem);
     }

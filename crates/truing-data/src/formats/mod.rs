@@ -207,9 +207,9 @@ fn parse_weight(message: &Map<String, Value>, at: &str) -> Result<Option<f32>, R
     Ok(weight)
 }
 
-/// A turn of the assistant that is learnt must say or do something: white space is nothing.
+/// A turn of the assistant that is learnt must say or do something: white space and invisible characters are nothing.
 fn check_turn(message: &Message, content_field: &str) -> Result<(), RowProblem> {
-    if message.role == Role::Assistant && turns::is_blank(message) && message.loss_weight() > 0.0 {
+    if turns::is_blank_and_learnt(message) {
         return Err(RowProblem::new(content_field, RowErrorKind::Empty, "what the assistant says"));
     }
     Ok(())

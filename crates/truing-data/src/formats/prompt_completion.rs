@@ -12,6 +12,7 @@ use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
 use crate::source::Render;
 use crate::tools::Tools;
+use crate::turns::is_blank_text;
 
 pub(super) const FORMAT: Format = Format {
     name: "prompt_completion",
@@ -60,7 +61,7 @@ fn parse(fields: Fields<'_>, render: Render) -> Result<TrainingRow, RowProblem> 
     let system = fields.optional_text("system")?.filter(|s| !s.is_empty());
     match (prompt, completion) {
         (Value::String(prompt), Value::String(completion)) => {
-            if completion.is_empty() {
+            if is_blank_text(completion) {
                 let problem = RowProblem::new(completion_field, RowErrorKind::Empty, "text to be learnt");
                 return Err(problem);
             }

@@ -6,6 +6,7 @@ use super::{Format, open_lines, required};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::source::Render;
+use crate::turns::is_blank_text;
 
 pub(super) const FORMAT: Format = Format {
     name: "text",
@@ -24,7 +25,7 @@ fn detect(fields: Fields<'_>) -> bool {
 
 fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
     let text = fields.required_text("text")?;
-    if text.is_empty() {
+    if is_blank_text(text) {
         return Err(RowProblem::new(fields.path("text"), RowErrorKind::Empty, "text to be learnt"));
     }
     Ok(TrainingRow::Text(text.to_owned()))

@@ -81,11 +81,36 @@ fn stem(path: &Path) -> String {
     name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name).to_owned()
 }
 
+/// Files that the datasets library keeps beside data.
+const BESIDE_DATA: [&str; 4] =
+    ["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"];
+
 /// The data files behind a path: itself, or those of a folder in name order.
 pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
+    let (passed_over, files): (Vec<_>, Vec<_>) =
+        files_of_data_kind(path)?.into_iter().partition(|file| is_passed_over(file));
+    if files.is_empty() {
+        return Err(DataError::NoDataFiles { path: path.to_path_buf(), passed_over });
+    }
+    Ok(files)
+}
+
+/// The files of a folder that look like data and are not read: hidden ones (of editors and file systems), and those that
+/// describe a data set. The datasets library passes them over as well.
+pub(crate) fn passed_over(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let files = if path.is_dir() { files_of_data_kind(path)? } else { Vec::new() };
+    Ok(files.into_iter().filter(|file| is_passed_over(file)).collect())
+}
+
+fn is_passed_over(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') || BESIDE_DATA.contains(&&*name)
+}
+
+fn files_of_data_kind(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(DataError::io("list", path))? {
         let file = entry.map_err(DataError::io("list", path))?.path();
@@ -96,5 +121,5 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
         }
     }
     files.sort();
-    if files.is_empty() { Err(DataError::NoDataFiles { path: path.to_path_buf() }) } else { Ok(files) }
+    Ok(files)
 }

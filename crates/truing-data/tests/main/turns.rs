@@ -83,7 +83,7 @@ fn check<Row: SourceRow>(row: Value, expected: &[TurnProblem]) {
     let folder = tempfile::tempdir().unwrap();
     let mut rows = read_rows_as::<Row>(&write(&folder, &[row]), OnBadRow::Error).unwrap();
     assert_eq!(rows.by_ref().filter(Result::is_ok).count(), 1);
-    let found: Vec<Remark> = rows.remarks().keys().copied().collect();
+    let found: Vec<Remark> = rows.remarks().into_keys().collect();
     assert_eq!(found, expected.iter().copied().map(Remark::Turns).collect::<Vec<_>>());
 }
 
@@ -97,8 +97,11 @@ fn preferences_verdicts_and_prompts_have_the_policy_too() {
     );
     // What is worse may be worse because it says nothing.
     check::<PreferenceRow>(json!({"prompt": turns("u"), "chosen": "a", "rejected": " "}), &[]);
-    let blank = [Blank(TurnRole::Assistant)];
-    check::<PreferenceRow>(json!({"prompt": turns("u"), "chosen": " ", "rejected": "b"}), &blank);
+    check::<PreferenceRow>(
+        json!({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}, {"role": "user",
+            "content": "b"}], "chosen": "a", "rejected": "b"}),
+        &[Blank(TurnRole::Assistant)],
+    );
     check::<UnpairedRow>(json!({"prompt": turns("u"), "completion": "", "label": false}), &[]);
     check::<UnpairedRow>(json!({"prompt": turns("au"), "completion": "b", "label": true}), &[AssistantFirst]);
     check::<PromptRow>(json!({"prompt": turns("uct")}), &[]);
@@ -109,7 +112,7 @@ fn preferences_verdicts_and_prompts_have_the_policy_too() {
 /// A turn that is learnt and says nothing teaches the model to say nothing.
 #[test]
 fn a_blank_turn_that_is_learnt_is_a_bad_row() {
-    for content in ["", " ", "\n\t"] {
+    for content in ["", " ", "\n\t", "\u{200b}", "\u{feff} \u{200d}"] {
         let turn = json!({"role": "assistant", "content": content});
         let (good, bad) = crate::read_text(
             json!({"messages": [{"role": "user", "content": "a"}, turn]}).to_string().as_bytes(),
@@ -121,11 +124,89 @@ fn a_blank_turn_that_is_learnt_is_a_bad_row() {
             "`messages[1].content` is empty; expected what the assistant says"
         );
     }
+    for raw in [json!({"text": "\u{200b}\n"}), json!({"prompt": "a", "completion": " \u{feff}"})] {
+        let (good, bad) = crate::read_text(raw.to_string().as_bytes(), |_| {});
+        assert!(good.is_empty() && bad[0].problem.to_string().contains("is empty; expected text"), "{bad:?}");
+    }
     let folder = tempfile::tempdir().unwrap();
-    let wanted = json!({"prompt": "a", "completion": " ", "label": true});
+    let wanted = json!({"prompt": "a", "completion": "\u{200b}", "label": true});
     assert!(read_unpaired(&write(&folder, &[wanted]), OnBadRow::Error).unwrap().any(|row| row.is_err()));
-    let both = json!({"prompt": "a", "chosen": " ", "rejected": "\n"});
-    assert!(read_preferences(&write(&folder, &[both]), OnBadRow::Error).unwrap().any(|row| row.is_err()));
+}
+
+/// What is preferred to another response is learnt; what is only ever worse may say nothing.
+#[test]
+fn a_blank_response_that_is_preferred_is_a_bad_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let problem = |row: Value| {
+        let mut rows = read_preferences(&write(&folder, &[row]), OnBadRow::Skip).unwrap();
+        let n_good = rows.by_ref().filter(Result::is_ok).count();
+        let bad = rows.skipped().rows.first().map(|row| row.problem.to_string());
+        assert_eq!(n_good, usize::from(bad.is_none()));
+        bad
+    };
+    let preferred = "is empty; expected a response that says something, as it is preferred to another";
+    for blank in ["", " \n", "\u{200b}"] {
+        let pair =
+            |chosen: &str, rejected: &str| json!({"prompt": "a", "chosen": chosen, "rejected": rejected});
+        assert_eq!(problem(pair(blank, "b")), Some(format!("`chosen` {preferred}")), "{blank:?}");
+        assert_eq!(problem(pair("b", blank)), None, "{blank:?}");
+        assert!(problem(pair(blank, "\t")).is_some(), "neither says anything");
+        let turns = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": blank}]);
+        let other = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
+        let as_turns = json!({"chosen": turns, "rejected": other});
+        assert_eq!(problem(as_turns), Some(format!("`chosen` {preferred}")), "{blank:?}");
+        let ranking =
+            |responses: [&str; 3]| json!({"prompt": "a", "responses": responses, "ranks": [1, 2, 3]});
+        assert_eq!(
+            problem(ranking(["b", blank, "c"])),
+            Some(format!("`responses[1]` {preferred}")),
+            "{blank:?}"
+        );
+        assert_eq!(problem(ranking(["b", "c", blank])), None, "{blank:?}");
+    }
+}
+
+/// A row may be left out after its reader has remarked something about it.
+#[test]
+fn remarks_are_counted_without_rows_that_were_left_out_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows =
+        read_rows(&write(&folder, &["uua", "ua", "uua", "uua"].map(conversation)), OnBadRow::Error).unwrap();
+    assert_eq!(rows.by_ref().count(), 4);
+    let repeated = Remark::Turns(TurnProblem::Repeated(TurnRole::User));
+    assert_eq!(rows.remarks()[&repeated].n_rows, 3);
+    let found = rows.remarks_without(|origin| origin.line == 1);
+    assert_eq!((found[&repeated].n_rows, found[&repeated].first.line), (2, 3));
+    assert!(rows.remarks_without(|_| true).is_empty());
+    let origin = found[&repeated].first.clone();
+    assert_eq!(rows.remarks_of(&origin).collect::<Vec<_>>(), [(repeated, Some(1))]);
+}
+
+#[test]
+fn hidden_files_and_descriptions_of_data_sets_are_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let hidden = ["._a.jsonl", ".cache.jsonl.gz", "config.json", "dataset_info.json"];
+    for name in hidden.iter().chain(&["notes.md"]) {
+        std::fs::write(folder.path().join(name), "{\"text\": \"no\"}\n").unwrap();
+    }
+    std::fs::create_dir(folder.path().join(".ipynb_checkpoints")).unwrap();
+    std::fs::write(folder.path().join(".ipynb_checkpoints/a.jsonl"), "{\"text\": \"no\"}\n").unwrap();
+    let config = SourceConfig::new(folder.path());
+    let error = read_rows(&config, OnBadRow::Error).unwrap_err().to_string();
+    assert!(
+        error.contains("holds no data file (`") && error.contains("._a.jsonl` is hidden or describes"),
+        "{error}"
+    );
+    std::fs::write(folder.path().join("a.jsonl"), "{\"text\": \"yes\"}\n").unwrap();
+    let mut rows = read_rows(&config, OnBadRow::Error).unwrap();
+    assert_eq!(rows.by_ref().map(Result::unwrap).count(), 1);
+    let names = |paths: &[std::path::PathBuf]| -> Vec<String> {
+        paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    };
+    assert_eq!(names(rows.passed_over()), hidden);
+    // A file that is named is meant.
+    let named = SourceConfig::new(folder.path().join("._a.jsonl"));
+    assert_eq!(read_rows(&named, OnBadRow::Error).unwrap().count(), 1);
 }
 
 #[test]
@@ -135,7 +216,7 @@ fn pictures_beside_the_text_are_remarked() {
     let rows = [with(json!([])), with(json!(["a.png"])), with(Value::Null), with(json!([{"bytes": "..."}]))];
     let mut read = read_prompts(&write(&folder, &rows), OnBadRow::Error).unwrap();
     assert_eq!(read.by_ref().count(), 4);
-    let (remark, remarked) = read.remarks().first_key_value().unwrap();
+    let (remark, remarked) = read.remarks().pop_first().unwrap();
     assert_eq!(remark.to_string(), "`images` is not read: models here read text only");
     assert_eq!((remarked.n_rows, remarked.first.line, remarked.message), (2, 2, None));
 }

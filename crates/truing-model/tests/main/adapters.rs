@@ -116,6 +116,130 @@ fn an_adapter_opens_with_its_base_merged_or_apart() {
     }
 }
 
+/// Puts tensors of the base's names into an adapter, as `modules_to_save` does.
+fn add_whole(adapter: &Path, tensors: &[(&str, &Tensor)]) {
+    let path = adapter.join("adapter_model.safetensors");
+    let file = SafetensorsFile::open(&path).unwrap();
+    let held = file.tensors.iter().map(|tensor| (tensor.name.clone(), file.read(&tensor.name).unwrap()));
+    let more = tensors.iter().map(|(name, tensor)| (format!("base_model.model.{name}"), (*tensor).clone()));
+    let all: Weights = held.chain(more).collect();
+    crate::loading::write_weights(&path, &all);
+}
+
+#[test]
+fn an_adapter_that_holds_one_side_of_a_tied_pair_leaves_the_other_as_in_the_base() {
+    const EMBEDDING: &str = "model.embed_tokens.weight";
+    const HEAD: &str = "lm_head.weight";
+    let base = tiny_model(MODEL);
+    let of_base = ModelFiles::open(&base).unwrap().load().unwrap().weights.get(EMBEDDING).unwrap().clone();
+    let changed = |by: f32| {
+        let values = of_base.values.iter().map(|value| value + by).collect();
+        Tensor { values, ..of_base.clone() }
+    };
+    let (first, second) = (changed(1.0), changed(2.0));
+    let open = |ensure_weight_tying: Option<bool>, held: &[(&str, &Tensor)]| {
+        let adapter = tempfile::tempdir().unwrap();
+        write_adapter(adapter.path(), &base.to_string_lossy(), None);
+        change_config(adapter.path(), "ensure_weight_tying", json!(ensure_weight_tying));
+        add_whole(adapter.path(), held);
+        let files = ModelFiles::open(adapter.path()).unwrap();
+        (files.spec.tie_word_embeddings, files.notices(), files.load().unwrap().weights)
+    };
+    for ensures in [None, Some(false), Some(true)] {
+        for (held, embedding, head, named) in [
+            (vec![(EMBEDDING, &first)], &first, &of_base, "`model.embed_tokens.weight`"),
+            (vec![(HEAD, &first)], &of_base, &first, "`lm_head.weight`"),
+            (vec![(EMBEDDING, &first), (HEAD, &second)], &first, &second, "` and `lm_head.weight`"),
+        ] {
+            let (is_tied, notices, weights) = open(ensures, &held);
+            assert!(!is_tied);
+            assert_eq!((weights.get(EMBEDDING), weights.get(HEAD)), (Some(embedding), Some(head)), "{named}");
+            assert!(notices.len() == 1 && notices[0].contains(named), "{notices:?}");
+        }
+    }
+    // What PEFT saves with `ensure_weight_tying`: both, equal.
+    let (is_tied, notices, weights) = open(Some(true), &[(EMBEDDING, &first), (HEAD, &first)]);
+    assert!(is_tied && notices.is_empty(), "{notices:?}");
+    assert_eq!((weights.get(EMBEDDING), weights.get(HEAD)), (Some(&first), None));
+    // Neither is held: nothing is untied.
+    assert!(open(Some(false), &[]).0);
+}
+
+#[test]
+fn targets_are_module_names_as_peft_matches_them() {
+    let base = tiny_model(MODEL);
+    let n_layers = ModelFiles::open(&base).unwrap().spec.n_layers;
+    let adapter = tempfile::tempdir().unwrap();
+    write_adapter(adapter.path(), &base.to_string_lossy(), None);
+    let open = |targets: Value, excluded: Value| {
+        change_config(adapter.path(), "target_modules", targets);
+        change_config(adapter.path(), "exclude_modules", excluded);
+        ModelFiles::open(adapter.path()).map(|files| files.adapter.unwrap().lora.targets)
+    };
+    let whole_names = |n: usize| -> Vec<String> {
+        let of_layer =
+            |i| [format!("model.layers.{i}.self_attn.q_proj"), format!("model.layers.{i}.mlp.down_proj")];
+        (0..n).flat_map(of_layer).collect()
+    };
+    for targets in [
+        json!(["q_proj", "down_proj"]),
+        json!(["self_attn.q_proj", "mlp.down_proj", "a_module_of_another_model"]),
+        json!(whole_names(n_layers)),
+    ] {
+        assert_eq!(open(targets, Value::Null).unwrap(), ["down_proj", "q_proj"]);
+    }
+    let others = json!(["k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"]);
+    assert_eq!(open(json!("all-linear"), others).unwrap(), ["down_proj", "q_proj"]);
+
+    let refused = |targets: Value| open(targets, Value::Null).unwrap_err().to_string();
+    let message = refused(json!(whole_names(1)));
+    let expected = format!("field `target_modules` is `down_proj` on 1 of the {n_layers} layers");
+    assert!(message.contains(&expected) && message.contains("on every layer or on none"), "{message}");
+    for (name, module) in
+        [("embed_tokens", "`model.embed_tokens`"), ("lm_head", "`lm_head`"), ("model.embed_tokens", "embed")]
+    {
+        let message = refused(json!(["q_proj", name]));
+        assert!(message.contains(module) && message.contains("only projections of the blocks"), "{message}");
+    }
+    // The end of a name without a dot before it is another name.
+    let message = refused(json!(["proj"]));
+    assert!(message.contains(r#"is ["proj"]"#) && message.contains("such as q_proj"), "{message}");
+}
+
+#[test]
+fn what_changes_the_computation_besides_plain_lora_is_refused() {
+    let adapter = tempfile::tempdir().unwrap();
+    let base = tiny_model(MODEL);
+    for (field, value, is_supported) in [
+        ("init_lora_weights", json!("gaussian"), true),
+        ("init_lora_weights", json!(false), true),
+        ("init_lora_weights", json!("pissa"), false),
+        ("init_lora_weights", json!("pissa_niter_4"), false),
+        ("init_lora_weights", json!("olora"), false),
+        ("alora_invocation_tokens", json!([1, 2]), false),
+        ("alora_invocation_tokens", Value::Null, true),
+        ("layer_replication", json!([[0, 1], [0, 2]]), false),
+        ("layers_to_transform", json!(1), false),
+        ("use_qalora", json!(true), false),
+        ("use_qalora", json!(false), true),
+        ("rank_pattern", json!({}), true),
+        ("rank_pattern", json!({"q_proj": 4}), false),
+    ] {
+        write_adapter(adapter.path(), &base.to_string_lossy(), None);
+        change_config(adapter.path(), field, value.clone());
+        match ModelFiles::open(adapter.path()) {
+            Ok(_) => assert!(is_supported, "{field} {value}"),
+            Err(error) => {
+                let message = error.to_string();
+                assert!(
+                    !is_supported && message.contains(&format!("field `{field}` is {value}")),
+                    "{message}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_new_head_replaces_the_adapters_and_one_output_is_kept() {
     let directory = tempfile::tempdir().unwrap();

@@ -153,7 +153,12 @@ fn adapters_come_back_and_faults_are_named() {
             .ends_with("field `use_dora` is true, which is not supported (only false)")
     );
     assert!(message("r", 8.into()).contains("has shape [4, 48], expected [8, 48]"));
-    assert!(message("target_modules", "all-linear".into()).contains("a list of projection names"));
+    assert!(
+        message("target_modules", "all-linear".into()).contains("k_proj.lora_A.weight"),
+        "k_proj is missing"
+    );
+    let pattern = message("target_modules", r".*\.q_proj".into());
+    assert!(pattern.contains("a list of module names") && pattern.contains("a pattern is not"), "{pattern}");
     let fewer = serde_json::json!(["q_proj"]);
     assert!(message("target_modules", fewer).contains("adapts nothing that this model has"));
     let more = serde_json::json!(["q_proj", "down_proj", "v_proj"]);

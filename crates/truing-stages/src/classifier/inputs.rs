@@ -22,6 +22,7 @@ use crate::model::warn_without_padding;
 use crate::row_report::{DataReport, SkippedRow};
 use crate::statistics::mean_and_deviation;
 use crate::training::{TrainingConfig, TrainingData, TrainingInputs, opening};
+use crate::wording::counted;
 
 /// What rare labels are called together.
 const OTHER: &str = "other";
@@ -95,7 +96,7 @@ pub(super) fn load(
             max_tokens,
         )
     } else {
-        let (files, renderer) = opening::open(config, options)?;
+        let (files, renderer) = opening::open(config, opening::Opened::AnyHead, options)?;
         let max_tokens = (config.max_length as usize).min(files.spec.max_position_embeddings);
         let reader = TextReader::of_decoder(&files, &renderer, max_tokens)?;
         let (files, renderer) = (Box::new(files), Box::new(renderer));
@@ -163,7 +164,10 @@ pub(super) fn load(
         });
     }
     if n_cut > 0 {
-        events.emit(Event::Note(format!("{n_cut} texts are longer than {max_tokens} tokens and are cut")));
+        events.emit(Event::Note(format!(
+            "{} longer than {max_tokens} tokens and cut",
+            counted(n_cut as u64, "text is", "texts are")
+        )));
     }
     let weights = match &model {
         ClassifierModel::Encoder { files, .. } => files.weight_files().map(Into::into).collect(),
@@ -248,9 +252,9 @@ impl Learnt<'_> {
                 RareLabels::Other => "are learnt as `other`",
             };
             self.events.emit(Event::Warning(format!(
-                "`{name}`: {} labels of fewer than {} rows {fate}: {}",
-                rare.len(),
-                self.settings.min_count,
+                "`{name}`: {} of fewer than {} {fate}: {}",
+                counted(rare.len() as u64, "label", "labels"),
+                counted(self.settings.min_count as u64, "row", "rows"),
                 listed(&rare)
             )));
         }
@@ -402,7 +406,9 @@ impl Targets<'_> {
         }
         let n_left_out = rows.rows.len() - kept.len();
         if n_left_out > 0 {
-            let text = format!("{what}: {n_left_out} rows say nothing that is learnt and are left out");
+            let rows =
+                counted(n_left_out as u64, "row is left out, which says", "rows are left out, which say");
+            let text = format!("{what}: {rows} nothing that is learnt");
             self.events.emit(Event::Note(text));
         }
         let rows = rows.chosen(&kept);

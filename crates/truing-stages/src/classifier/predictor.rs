@@ -114,7 +114,7 @@ impl Classifier {
             (TextReader::Sentences(Box::new(sentences)), engine, files.spec.n_outputs.unwrap_or(0))
         } else {
             let files = ModelFiles::open(path)?;
-            let renderer = model::renderer(&files, options)?;
+            let renderer = model::renderer_of_any_head(&files, options)?;
             let reader = TextReader::of_decoder(&files, &renderer, spec.max_tokens)?;
             let HeadKind::Score { n_outputs } = files.spec.head else {
                 return Err(other_outputs(path, "a language model", spec.n_outputs()));

@@ -69,7 +69,7 @@ impl RewardScorer {
                 expected: "a model with a scalar head, as `truing reward train` saves it".into(),
             });
         }
-        let renderer = crate::model::renderer(&files, options)?;
+        let renderer = crate::model::renderer_of_any_head(&files, options)?;
         let frozen = grpo::frozen();
         let engine =
             resume::load_engine(&files, &frozen, n_threads, Seed(0).0, "loading the reward model", events)?;

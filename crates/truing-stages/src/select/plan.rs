@@ -129,12 +129,7 @@ impl SelectPlan {
     pub(super) fn check_same_run(&self, folder: &RunDirectory) -> Result<(), StageError> {
         let decisive = |text: &str| recipe::decisive_of::<SelectConfig>(text, &folder.recipe_path());
         resume::check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&self.config.to_toml())?)?;
-        let digests =
-            |inputs: RunInputs| inputs.files.into_iter().map(|file| file.blake3).collect::<Vec<_>>();
-        if digests(folder.inputs()?) != digests(self.record()?) {
-            return Err(StageError::InputsChanged { path: folder.recipe_path() });
-        }
-        Ok(())
+        resume::check_same_files(&folder.inputs()?, &self.record()?)
     }
 }
 

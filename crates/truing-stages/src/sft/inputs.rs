@@ -10,7 +10,8 @@ use truing_types::{Event, EventSink, RowOrigin, Seed, TrainingRow};
 
 use crate::StageError;
 use crate::row_report::{DataReport, SkippedRow};
-use crate::training::{TrainingConfig, TrainingInputs, opening};
+use crate::training::opening::{self, Opened};
+use crate::training::{TrainingConfig, TrainingInputs};
 
 /// Rows rendered at a time, on all threads.
 const ROWS_AT_A_TIME: usize = 2048;
@@ -46,7 +47,7 @@ impl SftInputs {
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
         config.refuse_tables_but("")?;
-        let (model, renderer) = opening::open(config, options)?;
+        let (model, renderer) = opening::open(config, Opened::LanguageModel, options)?;
         let (mut train, train_report) = read(config, &config.data, &renderer, "data", events)?;
         let (mut eval, mut eval_report) = (None, None);
         if config.eval_fraction > 0.0 {

@@ -84,7 +84,7 @@ impl RunOutline<'_> {
             } else {
                 // First, so that a resume that is refused leaves the record of the run as it is.
                 if start == Start::Resume {
-                    checkpoint = find_checkpoint(self.digest, &opened, events)?;
+                    checkpoint = find_checkpoint(self.digest, self.inputs, &opened, events)?;
                     if checkpoint.is_none() {
                         // All of the run is made from the inputs as they are now.
                         opened.write_inputs(self.inputs)?;

@@ -46,18 +46,31 @@ pub(crate) fn check(config: &TrainingConfig) -> Result<(), StageError> {
     Ok(())
 }
 
+/// Which model a stage begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// A language model.
+    LanguageModel,
+    /// Any: what does not fit of its head is replaced.
+    AnyHead,
+}
+
 /// Checks the recipe and opens the model with its tokenizer and template.
 ///
 /// # Errors
 /// When a setting is missing or cannot be meant, or the model is unusable.
 pub(crate) fn open(
     config: &TrainingConfig,
+    wanted: Opened,
     options: RenderOptions,
 ) -> Result<(ModelFiles, ChatRenderer), StageError> {
     check(config)?;
     let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
+    let mut renderer = match wanted {
+        Opened::LanguageModel => model::renderer(&model, options)?,
+        Opened::AnyHead => model::renderer_of_any_head(&model, options)?,
+    };
     model::continues_adapter(&model, &config.trainable())?;
-    let mut renderer = model::renderer(&model, options)?;
     if let Some(path) = &config.chat_template {
         let source =
             fs::read_to_string(path).map_err(|source| StageError::Read { path: path.clone(), source })?;

@@ -3,7 +3,7 @@
 use toml::Table;
 use truing_cpu::CpuEngine;
 use truing_model::{ModelFiles, TrainableSpec};
-use truing_store::{CommittedDirectory, Digest, RunDirectory, latest_valid};
+use truing_store::{CommittedDirectory, Digest, InputFile, RunDirectory, RunInputs, latest_valid};
 use truing_train::TrainerState;
 use truing_types::{Event, EventSink, Seed};
 
@@ -28,9 +28,11 @@ pub(crate) fn load_engine(
     Ok(engine)
 }
 
-/// The newest checkpoint that verifies, of a run that had the same inputs.
+/// The newest checkpoint that verifies, of a run that had the same inputs: the same files, bit for bit, wherever they
+/// lie, and the same of everything else that decides the weights.
 pub(crate) fn find_checkpoint(
     digest: Digest,
+    inputs: &RunInputs,
     folder: &RunDirectory,
     events: &mut dyn EventSink,
 ) -> Result<Option<CommittedDirectory>, StageError> {
@@ -45,10 +47,31 @@ pub(crate) fn find_checkpoint(
         events.emit(Event::Note(format!("the run has {none} and begins anew")));
         return Ok(None);
     };
+    check_same_files(&folder.inputs()?, inputs)?;
     if TrainerState::read(&directory)?.recipe_digest != digest {
         return Err(StageError::InputsChanged { path: folder.recipe_path() });
     }
     Ok(Some(directory))
+}
+
+/// Refuses to resume where a file has another content, or there are other files. Rows that are not used count as well: what
+/// the run's folder says of them would no longer be true.
+pub(crate) fn check_same_files(before: &RunInputs, now: &RunInputs) -> Result<(), StageError> {
+    let contents = |inputs: &RunInputs| -> Vec<(String, Digest)> {
+        inputs.files.iter().map(|file| (file.role.clone(), file.blake3)).collect()
+    };
+    let (contents_before, contents_now) = (contents(before), contents(now));
+    if contents_before == contents_now {
+        return Ok(());
+    }
+    let is_in = |file: &InputFile, others: &[(String, Digest)]| {
+        others.iter().any(|(role, digest)| *role == file.role && *digest == file.blake3)
+    };
+    let changed = now.files.iter().find(|file| !is_in(file, &contents_before));
+    let gone = || before.files.iter().find(|file| !is_in(file, &contents_now));
+    // Otherwise their order, or how often they are named.
+    let Some(file) = changed.or_else(gone).or(now.files.last()) else { return Ok(()) };
+    Err(StageError::FileChanged { role: file.role.clone(), path: file.path.clone() })
 }
 
 /// Refuses to resume where a setting that decides the results has changed. Both hold those settings alone.

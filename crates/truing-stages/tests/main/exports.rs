@@ -305,24 +305,27 @@ fn saved_scorers_name_a_padding_token_that_ends_no_conversation_in_every_file() 
 
 #[test]
 fn training_continues_on_an_adapters_own_weights() {
-    for (first, second) in [
-        (Stage::Sft, Stage::Sft),
-        (Stage::Sft, Stage::Dpo),
-        (Stage::Reward, Stage::Reward),
-        (Stage::Classifier, Stage::Classifier),
-        (Stage::Sft, Stage::Reward),
+    let goes_on = "; training continues on its low-rank weights";
+    let with_head = "; training continues on its low-rank weights and its output head";
+    let new_head = "; training continues on its low-rank weights, and the output head (1 output) is new";
+    for (first, second, fate) in [
+        (Stage::Sft, Stage::Sft, goes_on),
+        (Stage::Sft, Stage::Dpo, goes_on),
+        (Stage::Reward, Stage::Reward, with_head),
+        (Stage::Classifier, Stage::Classifier, with_head),
+        (Stage::Sft, Stage::Reward, new_head),
     ] {
         let folder = folder();
         let (begun, _) = finished(first, folder.path(), &["output_dir=first", "max_steps=2"]);
         let from = format!("model_name_or_path={}", begun.display());
         let still = [&from[..], "output_dir=still", "max_steps=1", "learning_rate=1e-60"];
         let (same, events) = finished(second, folder.path(), &still);
-        let is_told = |e: &Event| matches!(e, Event::Note(text) if text.contains("is an adapter") && text.contains("continues on its weights"));
+        let is_told = |e: &Event| matches!(e, Event::Note(text) if text.contains("is an adapter") && text.ends_with(fate));
         assert!(events.iter().any(is_told), "{events:?}");
         let base = json_file(same.join("adapter_config.json"))["base_model_name_or_path"].clone();
         assert_eq!(
             Path::new(base.as_str().unwrap()),
-            folder.path().join("model"),
+            folder.path().join("model").canonicalize().unwrap(),
             "the base, not the adapter"
         );
         if first == second {
@@ -423,4 +426,40 @@ fn a_value_that_f16_cannot_hold_stops_the_save_and_loses_no_step() {
     let steps =
         events.iter().filter(|e| matches!(e, Event::Metrics { values, .. } if values.contains_key("loss")));
     assert_eq!(steps.count(), 0, "no step is made again");
+}
+
+/// A reward model or a classifier cannot write; every stage that needs a model that can says so before it makes a folder.
+#[test]
+fn a_model_without_a_language_model_head_is_refused_at_opening() {
+    let folder = folder();
+    let (reward, _) =
+        finished(Stage::Reward, folder.path(), &["output_dir=reward", "max_steps=1", "merge_adapter=true"]);
+    let (classifier, _) = finished(Stage::Classifier, folder.path(), &["output_dir=classes", "max_steps=1"]);
+    for (model, what, instead) in [
+        (
+            &reward,
+            "a reward model or scorer (LlamaForSequenceClassification, 1 output)",
+            "`truing reward score`",
+        ),
+        (&classifier, "a classifier (LlamaForSequenceClassification, 3 outputs)", "`truing label predict`"),
+    ] {
+        let from = format!("model_name_or_path={}", model.display());
+        for stage in [Stage::Sft, Stage::Dpo] {
+            let error =
+                run(stage, folder.path(), &[&from, "output_dir=none"], Start::Fresh, never).unwrap_err();
+            assert!(matches!(error, StageError::NotALanguageModel { .. }), "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains(what) && text.contains("no language-model head") && text.contains(instead),
+                "{text}"
+            );
+            assert!(!folder.path().join("none").exists());
+        }
+        let files = ModelFiles::open(model).unwrap();
+        assert!(truing_stages::model::renderer(&files, RenderOptions::default()).is_err());
+        truing_stages::model::renderer_of_any_head(&files, RenderOptions::default()).unwrap();
+        // Another reward model may begin with either.
+        finished(Stage::Reward, folder.path(), &[&from, "output_dir=again", "max_steps=1"]);
+        fs::remove_dir_all(folder.path().join("again")).unwrap();
+    }
 }

@@ -194,7 +194,7 @@ fn an_encoder_s_run_lists_rows_that_cannot_be_read_and_reads_folders() {
     let before = fs::read_to_string(&changed).unwrap();
     fs::write(&changed, before.replacen("w1", "w2", 1)).unwrap();
     let error = embeddings::run(config(&["memory_gib=1"]), Start::Resume, never).unwrap_err();
-    assert!(matches!(error, StageError::InputsChanged { .. }), "{error}");
+    assert!(matches!(&error, StageError::FileChanged { path, .. } if *path == changed), "{error}");
     fs::write(&changed, before).unwrap();
     embeddings::run(config(&["memory_gib=1"]), Start::Resume, never).unwrap();
 }
@@ -225,6 +225,67 @@ fn a_selection_lists_every_row_that_it_leaves_out() {
     let evaluation = rows.pop().unwrap();
     assert_eq!((evaluation.role.as_str(), evaluation.line), ("evaluation", 2));
     assert_eq!((rows.len(), rows[0].line), (1_101, n as u64 + 1));
+}
+
+/// A file that only gains bad rows is another file, although the same is learnt from it.
+#[test]
+fn a_file_that_gains_bad_rows_alone_is_refused_by_a_resume() {
+    let folder = setup::folder();
+    let rows = folder.path().join("rows.jsonl");
+    let text = fs::read_to_string(&rows).unwrap();
+    fs::write(&rows, format!("{text}not json\n")).unwrap();
+    setup::run(folder.path(), &[SKIP], Start::Fresh, is_metrics_of(4)).unwrap();
+    let inputs = fs::read(folder.path().join("run/inputs.json")).unwrap();
+    fs::write(&rows, format!("{text}not json\n{{\"messages\": 7}}\n")).unwrap();
+    let error = setup::run(folder.path(), &[SKIP], Start::Resume, never).unwrap_err();
+    assert!(
+        error.to_string().ends_with("rows.jsonl` (data) is not what it was when the run was begun"),
+        "{error}"
+    );
+    assert!(fs::read(folder.path().join("run/inputs.json")).unwrap() == inputs);
+    // Without a checkpoint all of the run is made anew, and the record with it.
+    fs::remove_dir_all(folder.path().join("run/checkpoints")).unwrap();
+    setup::run(folder.path(), &[SKIP], Start::Resume, never).unwrap();
+    assert!(fs::read(folder.path().join("run/inputs.json")).unwrap() != inputs);
+    assert_eq!(skipped(&folder.path().join("run")).len(), 2);
+}
+
+/// What a reader has remarked about a row counts only where the template lets the row pass.
+#[test]
+fn rows_that_the_template_refuses_are_in_no_remark() {
+    let folder = setup::folder();
+    let row = |question: &str| {
+        let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+        json!({"messages": [turn("user", question), turn("user", "again"), turn("assistant", "yes")]})
+    };
+    let rows: String =
+        ["bad", "good", "bad", "good"].iter().map(|question| format!("{}\n", row(question))).collect();
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let refusing = "{%- for m in messages %}{%- if m.content == 'bad' %}{{ raise_exception('no') }}{%- endif %}{{ '<|im_start|>' + \
+                    m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ \
+                    '<|im_start|>assistant\n' }}{%- endif %}";
+    fs::write(folder.path().join("template.jinja"), refusing).unwrap();
+    let template = format!("chat_template={}", folder.path().join("template.jinja").display());
+    let overrides = [SKIP, "max_steps=1", "eval_fraction=0.0", "eval_steps=", &template];
+    let (_, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+    check_warned(&events, &["2 rows are left out", "two `user` turns follow each other (2 times, first in "]);
+    let first =
+        warnings(&events).into_iter().find(|text| text.contains("two `user` turns")).unwrap().to_owned();
+    assert!(first.contains("rows.jsonl:2, message 1"), "{first}");
+}
+
+#[test]
+fn hidden_files_of_a_folder_are_said_not_to_be_read() {
+    let folder = setup::folder();
+    fs::create_dir(folder.path().join("data")).unwrap();
+    fs::rename(folder.path().join("rows.jsonl"), folder.path().join("data/rows.jsonl")).unwrap();
+    fs::write(folder.path().join("data/._rows.jsonl"), "not json").unwrap();
+    let overrides = ["max_steps=1", "data=[{path=\"data\"}]"];
+    let (_, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let is_said = |event: &Event| matches!(event, Event::Note(text) if text.starts_with("the training data: 1 file of a folder is not read") && text.ends_with("._rows.jsonl"));
+    assert!(events.iter().any(is_said), "{events:?}");
+    let inputs = fs::read_to_string(folder.path().join("run/inputs.json")).unwrap();
+    assert!(!inputs.contains("._rows"));
 }
 
 /// What `truing quality` writes has null for a prompt that no judge compared with another.
@@ -264,6 +325,7 @@ fn rows_without_a_quality_come_last_and_are_counted() {
     let misspelt = ["quality_column=qualities", &output];
     let error = selections::run_in(folder.path(), &misspelt, Start::Fresh).unwrap_err().to_string();
     assert!(error.contains("`qualities`, which has a value in no row"), "{error}");
+    assert!(!folder.path().join("none").exists(), "a selection that cannot run leaves no folder");
     fs::write(&pool, text.replacen("\"quality\":0.0", "\"quality\":\"good\"", 1)).unwrap();
     let output = format!("output_dir={:?}", folder.path().join("other"));
     let error = selections::run_in(folder.path(), &[&output], Start::Fresh).unwrap_err().to_string();
@@ -300,8 +362,17 @@ fn a_changed_file_of_a_folder_is_other_data_for_a_policy() {
     let text = fs::read_to_string(data.join("b.jsonl")).unwrap();
     fs::write(data.join("b.jsonl"), text.replacen("\"answer\": \"3\"", "\"answer\": \"4\"", 1)).unwrap();
     let error = policies::run(folder.path(), &overrides, Start::Resume, never).unwrap_err();
-    assert!(matches!(error, StageError::InputsChanged { .. }), "{error}");
+    assert!(
+        matches!(&error, StageError::FileChanged { role, path } if role == "data" && path.ends_with("b.jsonl")),
+        "{error}"
+    );
     fs::write(data.join("b.jsonl"), text).unwrap();
+    // Evaluations that a run is judged by are its files as well.
+    let text = fs::read_to_string(eval.join("c.jsonl")).unwrap();
+    fs::write(eval.join("c.jsonl"), text.replacen("77", "78", 1)).unwrap();
+    let error = policies::run(folder.path(), &overrides, Start::Resume, never).unwrap_err();
+    assert!(matches!(&error, StageError::FileChanged { role, .. } if role == "evaluation"), "{error}");
+    fs::write(eval.join("c.jsonl"), text).unwrap();
     policies::run(folder.path(), &overrides, Start::Resume, never).unwrap();
 }
 
@@ -325,7 +396,7 @@ fn a_changed_file_of_a_folder_is_other_data_for_a_selection() {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{text}{{\"prompt\": \"one more\"}}\n")).unwrap();
         let error = selections::run_in(folder.path(), &overrides, Start::Resume).unwrap_err();
-        assert!(matches!(error, StageError::InputsChanged { .. }), "{error}");
+        assert!(matches!(&error, StageError::FileChanged { path: found, .. } if *found == path), "{error}");
         fs::write(&path, text).unwrap();
     }
 }

@@ -1,10 +1,11 @@
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use truing_model::ModelFiles;
 use truing_model::adapters::{merge_lora, open_adapter};
+use truing_model::{ModelError, ModelFiles, SaveDtype, SaveOptions, save_pretrained};
 use truing_stages::StageError;
 use truing_stages::sft::{Start, TrainingOutcome};
 use truing_types::Event;
@@ -204,7 +205,8 @@ fn a_resume_with_another_recipe_or_other_data_is_refused() {
     let text = fs::read_to_string(&rows).unwrap();
     fs::write(&rows, text.replace("very", "quite")).unwrap();
     let error = setup::run(folder.path(), &[], Start::Resume, never);
-    assert!(matches!(error, Err(StageError::InputsChanged { .. })), "{error:?}");
+    let is_of_rows = |error: &StageError| matches!(error, StageError::FileChanged { role, path } if role == "data" && *path == rows);
+    assert!(is_of_rows(error.as_ref().unwrap_err()), "{error:?}");
     fs::write(&rows, text).unwrap();
     setup::run(folder.path(), &[], Start::Resume, never).unwrap();
     let error = setup::run(folder.path(), &["learning_rate=1e-4"], Start::Resume, never);
@@ -285,4 +287,39 @@ fn a_run_that_only_gets_worse_ends_with_its_last_weights() {
     assert!(losses.len() == 4 && losses[1..].iter().all(|loss| *loss > losses[0]), "{losses:?}");
     let is_told = |event: &Event| matches!(event, Event::Warning(text) if text.contains("before training"));
     assert!(events.iter().any(is_told));
+}
+
+/// One token's embedding is not a number, and only the evaluation holds the token.
+#[test]
+fn an_evaluation_whose_loss_is_not_finite_is_said_and_the_run_goes_on() {
+    let folder = setup::folder();
+    let path = folder.path().join("model");
+    let files = ModelFiles::open(&path).unwrap();
+    let mut model = files.load().unwrap();
+    let embedding = model.weights.get("model.embed_tokens.weight").unwrap().clone();
+    model.weights.tensors.insert("lm_head.weight".into(), embedding);
+    model.spec.tie_word_embeddings = false;
+    let poisoned = &mut model.weights.tensors.get_mut("model.embed_tokens.weight").unwrap().values;
+    let width = model.spec.hidden_size;
+    poisoned[usize::from(b'Z') * width..][..width].fill(f32::NAN);
+    let options = SaveOptions {
+        dtype: SaveDtype::F32,
+        original_config: files.config.as_ref(),
+        ..SaveOptions::default()
+    };
+    save_pretrained(&path, &model.spec, &options, |parameter| {
+        Ok::<_, ModelError>(Cow::Borrowed(&model.weights.get(&parameter.name).unwrap().values[..]))
+    })
+    .unwrap();
+    let row = r#"{"messages": [{"role": "user", "content": "Z?"}, {"role": "assistant", "content": "z"}]}"#;
+    fs::write(folder.path().join("eval.jsonl"), format!("{row}\n")).unwrap();
+    let overrides =
+        ["eval_fraction=0.0", "eval_data=[{path=\"eval.jsonl\"}]", "keep_best=true", "max_steps=5"];
+    let (outcome, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("eval.jsonl:1") && text.ends_with("this evaluation cannot be the best"));
+    assert_eq!(events.iter().filter(|event| warned(event)).count(), 2, "at steps 4 and 5: {events:?}");
+    assert!(outcome.into_model().unwrap().join("config.json").is_file());
+    let lines = metrics(&folder.path().join("run"));
+    assert_eq!(lines.len(), 5, "every step is logged: {lines:?}");
+    assert!(lines.iter().all(|line| !format!("{line:?}").contains("eval_loss")), "{lines:?}");
 }

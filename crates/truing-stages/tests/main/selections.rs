@@ -206,7 +206,7 @@ fn equal_input_gives_an_equal_selection_and_a_resume_changes_nothing() {
     assert!(matches!(changed, StageError::RecipeChanged { .. }), "{changed}");
     fs::write(folder.path().join("pool.jsonl"), "{\"prompt\": \"another pool altogether\"}\n").unwrap();
     let changed = run_in(folder.path(), &["selection.target_ratio=0.3"], Start::Resume).unwrap_err();
-    assert!(matches!(changed, StageError::InputsChanged { .. }), "{changed}");
+    assert!(matches!(changed, StageError::FileChanged { .. }), "{changed}");
 }
 
 /// A recipe is mostly named by a path relative to where the program runs.

@@ -11,6 +11,7 @@ use truing_model::is_adapter;
 use truing_parallel::Solo;
 use truing_stages::training::{Start, TrainingConfig, TrainingInputs, TrainingOutcome, TrainingPlan};
 use truing_stages::{Probe, StageError};
+use truing_store::StoreError;
 use truing_text::RenderOptions;
 use truing_types::{Communicator, EventSink};
 
@@ -141,17 +142,29 @@ pub(crate) fn no_recipe(example: &str) -> anyhow::Error {
 
 /// What to do about a run that cannot begin or go on.
 pub(crate) fn with_advice(error: StageError, folder: &Path, resume: bool) -> anyhow::Error {
+    let go_on = || {
+        format!(
+            "{} holds the run; --resume goes on with it, `--set output_dir=...` begins another",
+            folder.display()
+        )
+    };
     let hint = match &error {
-        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } => {
+        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } | StageError::FileChanged { .. } => {
             "--resume needs the recipe, data and model of the beginning; `--set output_dir=...` begins another run"
                 .to_owned()
         }
-        _ if folder.join("recipe.resolved.toml").is_file() => format!(
-            "{} holds the run; --resume goes on with it, `--set output_dir=...` begins another",
-            folder.display()
-        ),
-        _ if resume => "without --resume a run begins there".to_owned(),
-        _ => "`--set output_dir=...` names another folder".to_owned(),
+        StageError::Store(StoreError::RunExists { .. }) => go_on(),
+        StageError::Store(StoreError::Locked { .. }) => {
+            "wait until that process has ended, or stop it; `--set output_dir=...` begins another run".to_owned()
+        }
+        StageError::Store(
+            StoreError::NotARun { .. } | StoreError::Occupied { .. } | StoreError::NotADirectory { .. },
+        ) => "`--set output_dir=...` names another folder".to_owned(),
+        StageError::Store(StoreError::Foreign { .. }) if resume => {
+            "without --resume a run begins there".to_owned()
+        }
+        _ if folder.join("recipe.resolved.toml").is_file() => go_on(),
+        _ => return error.into(),
     };
     anyhow::Error::new(Hinted { source: error.into(), hint })
 }

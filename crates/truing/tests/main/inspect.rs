@@ -90,9 +90,9 @@ fn a_data_set_with_bad_rows_is_a_finding() {
     let shown = bench.inspect("data", &["--max-length", "64"]).expect_status(1);
     for text in [
         "messages",
-        "1 bad rows",
+        "1 bad row",
         "rows.jsonl:2: `messages` has no assistant turn",
-        "packed into 64 tokens: 1 packs",
+        "packed into 64 tokens: 1 pack,",
     ] {
         assert!(shown.stdout.contains(text), "no `{text}` in {}", shown.stdout);
     }

@@ -96,10 +96,27 @@ fn a_folder_that_cannot_be_used_is_told_with_what_to_do() {
         .expect_stderr(&["such as `thesis.tex`", "hint: without --resume a run begins there"]);
     fs::remove_dir_all(workshop.path("run")).unwrap();
     fs::write(workshop.path("run"), "a file").unwrap();
-    run(workshop.home(), workshop.on_recipe("sft", &[]))
-        .expect_status(2)
-        .expect_stderr(&["cannot create", "hint: `--set output_dir=...` names another folder"]);
+    let elsewhere = "hint: `--set output_dir=...` names another folder";
+    for resume in [&[][..], &["--resume"]] {
+        run(workshop.home(), workshop.on_recipe("sft", resume))
+            .expect_status(2)
+            .expect_stderr(&["is a file; expected the path of a folder", elsewhere]);
+    }
     fs::remove_file(workshop.path("run")).unwrap();
+    // What is left of a run: a new one would overwrite it, and a resume has nothing to go on with.
+    for (left, told) in [
+        ("metrics.jsonl", "already holds `metrics.jsonl`, which a run would overwrite"),
+        ("recipe.resolved.toml", "holds no whole run: `inputs.json` is not there"),
+    ] {
+        fs::create_dir(workshop.path("run")).unwrap();
+        fs::write(workshop.path("run").join(left), "").unwrap();
+        for resume in [&[][..], &["--resume"]] {
+            run(workshop.home(), workshop.on_recipe("sft", resume))
+                .expect_status(2)
+                .expect_stderr(&[told, elsewhere]);
+        }
+        fs::remove_dir_all(workshop.path("run")).unwrap();
+    }
     // Nothing to resume: the run starts, and says so.
     run(workshop.home(), workshop.on_recipe("sft", &["--resume", "--set", "max_steps=1"]))
         .expect_status(0)
@@ -107,6 +124,11 @@ fn a_folder_that_cannot_be_used_is_told_with_what_to_do() {
     run(workshop.home(), workshop.on_recipe("sft", &[]))
         .expect_status(2)
         .expect_stderr(&["already holds a run", "--resume goes on with it"]);
+    let lock = truing_store::RunDirectory::open(&workshop.path("run")).unwrap();
+    run(workshop.home(), workshop.on_recipe("sft", &["--resume"]))
+        .expect_status(2)
+        .expect_stderr(&["is in use by another process", "hint: wait until that process has ended"]);
+    drop(lock);
 }
 
 #[test]

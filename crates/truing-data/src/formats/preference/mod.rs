@@ -128,6 +128,7 @@ fn ranked_row(
     if candidates.iter().all(says_nothing) {
         return Err(RowProblem::new(field, RowErrorKind::Empty, "a response that says something"));
     }
+    let fields: Vec<String> = candidates.iter().map(|candidate| candidate.field.clone()).collect();
     let mut sides = Vec::with_capacity(candidates.len());
     let mut verdicts = Vec::with_capacity(candidates.len());
     for candidate in candidates {
@@ -142,6 +143,14 @@ fn ranked_row(
         if worse_twin.is_some() {
             let kind = RowErrorKind::BadValue("the same as one ranked differently".to_owned());
             return Err(RowProblem::new(field, kind, "responses that differ, or a tie"));
+        }
+        // The worst may say nothing, which may be why it is the worst. What is preferred to another is learnt.
+        let worst = ranks.iter().copied().max().unwrap_or(0);
+        let is_preferred_and_blank =
+            |i: &usize| ranks[*i] < worst && responses[*i].iter().any(turns::is_blank_and_learnt);
+        if let Some(i) = (0..ranks.len()).find(is_preferred_and_blank) {
+            let expected = "a response that says something, as it is preferred to another";
+            return Err(RowProblem::new(&fields[i], RowErrorKind::Empty, expected));
         }
     }
     let mut responses: Vec<_> = responses

@@ -13,6 +13,7 @@ use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
 use crate::tools::Tools;
+use crate::turns::is_blank_text;
 
 /// Every format of prompts, in the order in which they are tried on the first row.
 pub static PROMPT_FORMATS: &[Format<PromptRow>] = &[prompt::FORMAT];
@@ -67,7 +68,7 @@ pub(super) fn given_prompt<'a>(
     }
     for column in ["instruction", "question"] {
         let Some(asked) = fields.optional_text(column)? else { continue };
-        let asked = match fields.optional_text("input")?.filter(|input| !input.trim().is_empty()) {
+        let asked = match fields.optional_text("input")?.filter(|input| !is_blank_text(input)) {
             Some(input) if column == "instruction" => format!("{asked}\n\n{input}"),
             _ => asked.to_owned(),
         };
@@ -84,7 +85,7 @@ fn checked(
 ) -> Result<Option<GivenPrompt<'_>>, RowProblem> {
     match messages.last() {
         None => Err(RowProblem::new(field, RowErrorKind::Empty, "at least one turn")),
-        Some(last) if last.role == Role::User && last.content.trim().is_empty() => {
+        Some(last) if last.role == Role::User && is_blank_text(&last.content) => {
             Err(RowProblem::new(field, RowErrorKind::Empty, "what is asked"))
         }
         Some(_) => Ok(Some(GivenPrompt { messages, field, is_conversation })),
@@ -119,7 +120,7 @@ pub(super) fn response_turns(value: &Value, field: &str, tools: &Tools) -> Resul
 pub(super) fn filled_text<'a>(fields: Fields<'a>, column: &'a str) -> Result<&'a str, RowProblem> {
     let value = fields.get(column).ok_or_else(|| fields.missing(column, "a string"))?;
     let found = text(value, fields.path(column))?;
-    if found.trim().is_empty() {
+    if is_blank_text(found) {
         return Err(RowProblem::new(fields.path(column), RowErrorKind::Empty, "text"));
     }
     Ok(found)

@@ -86,11 +86,11 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<UnpairedRow, RowProblem> {
         }
         (None, _) => return Err(fields.missing(column, "a string or a list of turns")),
     };
-    if completion.iter().all(turns::is_blank) && is_desirable {
-        return Err(RowProblem::new(field, RowErrorKind::Empty, "what is desirable"));
-    }
     let (prompt, mut completions) = split_turns(prompt, vec![(completion, field.to_owned())])?;
     let completion = completions.pop().unwrap_or_default();
+    if is_desirable && completion.iter().any(turns::is_blank_and_learnt) {
+        return Err(RowProblem::new(field, RowErrorKind::Empty, "what is desirable"));
+    }
     let prompt = Conversation { messages: prompt, tools: tools.described };
     Ok(UnpairedRow { prompt, completion, is_desirable })
 }

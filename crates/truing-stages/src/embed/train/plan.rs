@@ -1,9 +1,11 @@
 //! What a run on triplets reads, and every decision that can be made before work starts.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use truing_data::{
-    DataError, HeldOut, OnBadRow, SourceRange, Triplet, data_files, read_triplets, split_held_out,
+    DataError, HeldOut, OnBadRow, SourceRange, Triplet, data_files, passed_over_files, read_triplets,
+    split_held_out,
 };
 use truing_model::EncoderFiles;
 use truing_store::{InputFile, RunInputs};
@@ -14,8 +16,9 @@ use truing_types::{Event, EventSink, RowOrigin, Seed, TokenId};
 use super::EmbedTrainConfig;
 use crate::embed::{encoder_tokenizer, pack_texts};
 use crate::encoder_training::{self, EncoderPlan, SampleLengths};
-use crate::row_report::{DataReport, SkippedRow};
+use crate::row_report::{DataReport, SkippedRow, passed_over};
 use crate::rows::key_of;
+use crate::wording::counted;
 use crate::{Machine, StageError};
 
 /// Triplets that are tokenized at a time.
@@ -131,7 +134,16 @@ impl EmbedTrainInputs {
             files: files.collect::<Result<_, _>>()?,
         };
         if n_cut > 0 {
-            events.emit(Event::Note(format!("{n_cut} texts are longer than the model reads and are cut")));
+            let n_cut = counted(n_cut as u64, "text is", "texts are");
+            events.emit(Event::Note(format!("{n_cut} longer than the model reads and cut")));
+        }
+        let mut not_read = Vec::new();
+        for path in std::iter::once(&config.train_data).chain(&config.eval_data) {
+            let files = passed_over_files(path)?;
+            not_read.extend(files.iter().map(|file| Arc::<str>::from(&*file.to_string_lossy())));
+        }
+        if let Some(text) = passed_over(&not_read) {
+            events.emit(Event::Note(text));
         }
         Ok(Self { model, tokenizer, train, eval, record, skipped, n_cut })
     }

@@ -1,12 +1,11 @@
 //! `truing inspect conversation`: one row as the model reads it, token by token.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
-use truing_data::{OnBadRow, Remark, Rows, SourceRow as _, read_rows};
+use truing_data::{OnBadRow, Remark, Rows, read_rows};
 use truing_text::{ChatRenderer, RenderedSample};
 use truing_types::{RowOrigin, TrainingRow};
 
@@ -142,16 +141,13 @@ struct Found {
     remarks: Vec<String>,
 }
 
-/// What the reader has remarked about its last row: `before` are the rows of each remark before it.
-fn remarks_of(row: &TrainingRow, rows: &Rows, before: &BTreeMap<Remark, u64>) -> Vec<String> {
-    let problems = row.turn_problems().into_iter();
-    let turns = problems.map(|(problem, message)| format!("message {message}: {problem}"));
-    let is_new = |remark: &Remark, n_rows: u64| before.get(remark).is_none_or(|&before| before < n_rows);
-    let media = rows
-        .remarks()
-        .iter()
-        .filter(|(remark, remarked)| matches!(remark, Remark::Media(_)) && is_new(remark, remarked.n_rows));
-    turns.chain(media.map(|(remark, _)| remark.to_string())).collect()
+/// What the reader has remarked about a row.
+fn remarks_of(rows: &Rows, origin: &RowOrigin) -> Vec<String> {
+    let text = |(remark, message): (Remark, Option<usize>)| match message {
+        Some(message) => format!("message {message}: {remark}"),
+        None => remark.to_string(),
+    };
+    rows.remarks_of(origin).map(text).collect()
 }
 
 fn find_row(arguments: &Arguments) -> anyhow::Result<Found> {
@@ -159,12 +155,11 @@ fn find_row(arguments: &Arguments) -> anyhow::Result<Found> {
     for source in arguments.source.sources() {
         let mut rows = read_rows(&source, OnBadRow::Skip)?;
         loop {
-            let before = rows.remarks().iter().map(|(&remark, remarked)| (remark, remarked.n_rows)).collect();
             let Some(found) = rows.next() else { break };
             let (row, origin) = found?;
             last = last.max(origin.line);
             if arguments.row.is_none_or(|wanted| wanted == origin.line) {
-                let remarks = remarks_of(&row, &rows, &before);
+                let remarks = remarks_of(&rows, &origin);
                 return Ok(Found { row, origin, format: rows.format().map(|format| format.name), remarks });
             }
         }

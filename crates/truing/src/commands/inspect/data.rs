@@ -1,5 +1,8 @@
 //! `truing inspect data`: a data set in numbers, as training would see it.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use clap::Args;
 use serde::Serialize;
 use truing_data::{
@@ -59,6 +62,8 @@ struct Findings {
     notes: Notes,
     n_bad_rows: u64,
     bad_rows: Vec<String>,
+    /// Files of folders that are not read: hidden ones, and descriptions of data sets.
+    passed_over: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,6 +83,10 @@ struct Gathered {
     formats: Vec<(Option<&'static str>, u64)>,
     n_bad_rows: u64,
     bad_rows: Vec<String>,
+    /// Rows that could be read and not rendered.
+    unrendered: BTreeSet<(Arc<str>, u64)>,
+    /// Files of folders that look like data and are not read.
+    passed_over: Vec<String>,
 }
 
 /// Reads, renders, packs and counts.
@@ -118,6 +127,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         notes: gathered.notes,
         n_bad_rows: gathered.n_bad_rows,
         bad_rows: gathered.bad_rows,
+        passed_over: gathered.passed_over,
     };
     if arguments.json {
         context.printer.json(&findings)?;
@@ -154,7 +164,11 @@ impl Gathered {
             for row in &skipped.rows {
                 self.list_bad(row);
             }
-            self.notes.add_remarks(&rows);
+            let unrendered = &self.unrendered;
+            let is_unrendered =
+                |origin: &RowOrigin| unrendered.contains(&(origin.source.clone(), origin.line));
+            self.notes.add_remarks(&rows, is_unrendered);
+            self.passed_over.extend(rows.passed_over().iter().map(|file| file.display().to_string()));
             self.formats.push((rows.format().map(|format| format.name), self.n_bad_rows - n_bad_before));
         }
         events.emit(Event::PhaseFinished);
@@ -167,7 +181,7 @@ impl Gathered {
         renderer: &ChatRenderer,
         builder: &mut DatasetBuilder,
     ) {
-        for rendered in renderer.training_many(rows) {
+        for ((_, origin), rendered) in rows.iter().zip(renderer.training_many(rows)) {
             match rendered {
                 Ok(rendered) => {
                     self.lengths.push(rendered.sample.tokens.len() as u32);
@@ -178,6 +192,7 @@ impl Gathered {
                 }
                 Err(error) => {
                     self.n_bad_rows += 1;
+                    self.unrendered.insert((origin.source.clone(), origin.line));
                     self.list_bad(&crate::printer::one_sentence(&error.into()));
                 }
             }
@@ -227,25 +242,35 @@ fn print(findings: &Findings, printer: Printer) -> anyhow::Result<()> {
     let packing = &findings.packing;
     printer.line("")?;
     printer.line(format!(
-        "packed into {} tokens: {} packs, {} of the room used; a padded batch would use {}",
+        "packed into {} tokens: {}, {} of the room used; a padded batch would use {}",
         packing.budget,
-        count(packing.n_packs as u64),
+        match packing.n_packs as u64 {
+            1 => "1 pack".to_owned(),
+            n => format!("{} packs", count(n)),
+        },
         printer.styled(Style::Bold, percent(packing.utilisation)),
         percent(packing.padded_utilisation)
     ))?;
     if findings.n_long > 0 {
         let (n_long, n_lost) = (findings.n_long as u64, findings.n_tokens_lost_by_truncation);
         let text = format!(
-            "{} samples are longer than {} tokens; truncating them loses {} tokens",
-            count(n_long),
+            "{} longer than {} tokens; truncating {} loses {}",
+            if n_long == 1 { "1 sample is".to_owned() } else { format!("{} samples are", count(n_long)) },
             packing.budget,
-            count(n_lost)
+            if n_long == 1 { "it" } else { "them" },
+            if n_lost == 1 { "1 token".to_owned() } else { format!("{} tokens", count(n_lost)) }
         );
         printer.line(printer.styled(Style::Yellow, text))?;
     }
     if findings.n_without_loss > 0 {
-        let text =
-            format!("{} samples carry no loss and would be left out", count(findings.n_without_loss as u64));
+        let text = match findings.n_without_loss as u64 {
+            1 => "1 sample carries no loss and would be left out".to_owned(),
+            n => format!("{} samples carry no loss and would be left out", count(n)),
+        };
+        printer.line(printer.styled(Style::Yellow, text))?;
+    }
+    for file in &findings.passed_over {
+        let text = format!("note: {file} is hidden or describes a data set, and is not read");
         printer.line(printer.styled(Style::Yellow, text))?;
     }
     for (note, noted) in findings.notes.iter() {
@@ -260,7 +285,9 @@ fn print_bad_rows(n_bad_rows: u64, rows: &[String], printer: Printer) -> anyhow:
         return Ok(());
     }
     printer.line("")?;
-    printer.line(printer.styled(Style::Red, format!("{} bad rows", count(n_bad_rows))))?;
+    let heading =
+        if n_bad_rows == 1 { "1 bad row".to_owned() } else { format!("{} bad rows", count(n_bad_rows)) };
+    printer.line(printer.styled(Style::Red, heading))?;
     for row in rows.iter().take(MAX_PRINTED_ROWS) {
         printer.line(format!("  {row}"))?;
     }
