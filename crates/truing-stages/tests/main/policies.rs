@@ -288,7 +288,10 @@ fn a_head_with_more_rows_than_tokens_learns_as_one_without() {
     let plain = folder();
     run(plain.path(), &overrides, Start::Fresh, never).unwrap();
     let padded = folder();
-    tiny_model::write_with_rows(&padded.path().join("model"), 300);
+    tiny_model::write_with(
+        &padded.path().join("model"),
+        tiny_model::Sizes { n_rows: 300, ..tiny_model::TINY },
+    );
     run(padded.path(), &overrides, Start::Fresh, never).unwrap();
     let (expected, found) = (everything(plain.path()), everything(padded.path()));
     let tokens = |drawn: &[String]| -> Vec<Rollout> {

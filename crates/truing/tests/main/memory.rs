@@ -7,12 +7,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::command::run;
-use crate::tiny_model::{Sizes, write_with};
+use crate::tiny_model::{Sizes, TINY, write_with};
 
 /// Most that the predicted peak may differ from the measured one, as a share of the measured one (ARCHITECTURE.md, invariant 4).
 const TOLERANCE: f64 = 0.1;
 /// Large enough that what is planned is most of what the process holds.
-const SIZES: Sizes = Sizes { hidden: 256, intermediate: 688, n_layers: 4, n_heads: 8, n_key_value_heads: 8 };
+const SIZES: Sizes =
+    Sizes { hidden: 256, intermediate: 688, n_layers: 4, n_heads: 8, n_key_value_heads: 8, ..TINY };
 
 /// Letters that look random and are the same every time, one token each.
 fn letters(seed: usize, len: usize) -> String {

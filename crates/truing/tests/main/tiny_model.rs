@@ -13,9 +13,12 @@ pub(crate) struct Sizes {
     pub(crate) n_layers: usize,
     pub(crate) n_heads: usize,
     pub(crate) n_key_value_heads: usize,
+    /// Rows of the embedding and the head. Those past the tokens would be the likeliest ones.
+    pub(crate) n_rows: usize,
 }
 
-const TINY: Sizes = Sizes { hidden: 32, intermediate: 64, n_layers: 2, n_heads: 4, n_key_value_heads: 2 };
+pub(crate) const TINY: Sizes =
+    Sizes { hidden: 32, intermediate: 64, n_layers: 2, n_heads: 4, n_key_value_heads: 2, n_rows: VOCAB };
 
 const SPECIAL_TOKENS: [&str; 3] = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"];
 const VOCAB: usize = 256 + SPECIAL_TOKENS.len();
@@ -43,7 +46,7 @@ pub(crate) fn write_with(folder: &Path, sizes: Sizes) {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32",
             "hidden_act": "silu", "hidden_size": sizes.hidden, "intermediate_size": sizes.intermediate,
             "num_hidden_layers": sizes.n_layers, "num_attention_heads": sizes.n_heads,
-            "num_key_value_heads": sizes.n_key_value_heads, "vocab_size": VOCAB, "max_position_embeddings": 2048,
+            "num_key_value_heads": sizes.n_key_value_heads, "vocab_size": sizes.n_rows, "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
             "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258,
         }),
@@ -131,6 +134,19 @@ fn weights(sizes: Sizes) -> Vec<u8> {
             let random = ((state >> 40) as f32 / (1_u64 << 24) as f32 - 0.5) * 0.2;
             let value = if shape.len() == 1 { 1.0 + random } else { random };
             data.extend_from_slice(&value.to_le_bytes());
+        }
+        let mut shape = shape;
+        if shape[0] == VOCAB {
+            // Twice a row of the tokens: a logit of twice the size.
+            let rows = data[begin..].to_vec();
+            let row_bytes = 4 * sizes.hidden;
+            for row in 0..sizes.n_rows - VOCAB {
+                for value in rows[row * row_bytes..(row + 1) * row_bytes].chunks_exact(4) {
+                    let value = f32::from_le_bytes(value.try_into().unwrap());
+                    data.extend_from_slice(&(2.0 * value).to_le_bytes());
+                }
+            }
+            shape[0] = sizes.n_rows;
         }
         header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()] }));
     }
