@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMarks, split_reasoning,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMarks, TextStart,
+    split_reasoning,
 };
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body, Proxy};
@@ -407,7 +408,7 @@ impl Inner {
 
     /// The answer with its thought split off, wherever the server has put it.
     fn reply(&self, answer: Answer, finish_reason: FinishReason) -> ChatReply {
-        let split = split_reasoning(&answer.text, &self.marks, false);
+        let split = split_reasoning(&answer.text, &self.marks, TextStart::Unknown);
         let thoughts = [Some(answer.reasoning.trim().to_owned()), split.reasoning()];
         let thoughts: Vec<String> =
             thoughts.into_iter().flatten().filter(|thought| !thought.is_empty()).collect();

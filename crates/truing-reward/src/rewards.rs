@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use truing_types::{ReasoningMarks, Unscored, UnscoredReason, split_reasoning};
+use truing_types::{ReasoningMarks, TextStart, Unscored, UnscoredReason, split_reasoning};
 
 use crate::completion::{Completion, RewardFunction};
 use crate::verifiers::code::{Code, CodeConfig};
@@ -266,21 +266,21 @@ impl Rewards {
 
     /// Scores completions, each by the rewards that its row is meant for.
     pub fn score(&mut self, completions: &[Completion<'_>]) -> Vec<ScoredCompletion> {
-        self.score_after(completions, &vec![false; completions.len()])
+        self.score_after(completions, &vec![TextStart::Unknown; completions.len()])
     }
 
-    /// As [`Rewards::score`]; `starts_inside` says of each completion whether its prompt ends inside a thought.
+    /// As [`Rewards::score`]; `starts` says of each completion whether its prompt ends inside a thought.
     pub fn score_after(
         &mut self,
         completions: &[Completion<'_>],
-        starts_inside: &[bool],
+        starts: &[TextStart<'_>],
     ) -> Vec<ScoredCompletion> {
         let answers: Vec<Option<&str>> = completions
             .iter()
             .enumerate()
             .map(|(i, completion)| {
-                let is_inside = starts_inside.get(i).copied().unwrap_or(false);
-                split_reasoning(completion.text, &self.marks, is_inside).answer
+                let start = starts.get(i).copied().unwrap_or_default();
+                split_reasoning(completion.text, &self.marks, start).answer
             })
             .collect();
         let mut scored: Vec<ScoredCompletion> = completions
@@ -535,7 +535,9 @@ mod tests {
         };
         let mut rewards = Rewards::new(&configs, None).unwrap();
         let texts = [completion("A or B, hm"), completion("A</think>B"), completion("A or B, hm")];
-        let scored = rewards.score_after(&texts, &[true, true, false]);
+        let think = truing_types::ReasoningMark { open: "<think>".into(), close: "</think>".into() };
+        let inside = TextStart::Inside(&think);
+        let scored = rewards.score_after(&texts, &[inside, inside, TextStart::Outside]);
         assert_eq!(
             scored.iter().map(|one| one.total.clone()).collect::<Vec<_>>(),
             [Ok(0.0), Ok(1.0), Ok(1.0)]

@@ -5,13 +5,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rand_chacha::rand_core::Rng;
-use truing_generate::{SampleRequest, SampledCompletion, SampledIds, opens_thought, sample};
+use truing_generate::{SampleRequest, SampledCompletion, SampledIds, opened_thought, sample};
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
 use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
 use truing_types::{
-    Event, FinishReason, Rollout, SamplingOptions, Seed, Unscored, UnscoredReason, all_gather_dealt, dealt,
+    Event, FinishReason, ReasoningMark, Rollout, SamplingOptions, Seed, TextStart, Unscored, UnscoredReason,
+    all_gather_dealt, dealt,
 };
 
 use super::packs::{self, CompletionPack, Sequence};
@@ -181,15 +182,17 @@ impl Running<'_> {
             self.events.emit(Event::PhaseStarted { phase: "asking the judge".into(), total: None });
         }
         let tokenizer = self.inputs.renderer.tokenizer();
-        let starts_inside: Vec<bool> = prompts
+        let opened: Vec<Option<ReasoningMark>> =
+            prompts.iter().map(|prompt| opened_thought(tokenizer, &self.marks, &prompt.tokens)).collect();
+        let starts: Vec<TextStart<'_>> = opened
             .iter()
             .zip(drawn)
-            .flat_map(|(prompt, completions)| {
-                let is_inside = opens_thought(tokenizer, &self.marks, &prompt.tokens);
-                std::iter::repeat_n(is_inside, completions.len())
+            .flat_map(|(opened, completions)| {
+                let n_asked = completions.iter().filter(|one| one.text_error.is_none()).count();
+                std::iter::repeat_n(TextStart::after(opened.as_ref()), n_asked)
             })
             .collect();
-        let mut scored = self.rewards.score_after(&asked, &starts_inside).into_iter();
+        let mut scored = self.rewards.score_after(&asked, &starts).into_iter();
         if self.judge_counts.is_some() {
             self.events.emit(Event::PhaseFinished);
         }
