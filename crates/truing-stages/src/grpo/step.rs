@@ -15,6 +15,7 @@ use truing_types::{
     all_gather_dealt, dealt,
 };
 
+use super::failures::Looked;
 use super::packs::{self, CompletionPack, Sequence};
 use super::run::Running;
 use super::state::PromptState;
@@ -236,9 +237,14 @@ impl Running<'_> {
             // From here on every rank knows the groups of all.
             let groups: Vec<(Vec<SampledCompletion>, Vec<ScoredCompletion>)> =
                 gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?;
-            let all_scored = groups.iter().flat_map(|(_, scored)| scored);
-            let unscoring = self.look_at(&format!("step {step}"), all_scored)?;
+            let origin = |place: u32| &inputs.prompts[place as usize].origin;
+            let all_scored = places
+                .iter()
+                .zip(&groups)
+                .flat_map(|(&place, (_, scored))| scored.iter().map(move |scored| (origin(place), scored)));
+            let unscoring = self.look_at(Looked::Step(step), all_scored)?;
             is_unscored &= unscoring.is_total();
+            unscoring.add_to(&mut prompt_state);
             for (&prompt, (completions, scored)) in places.iter().zip(groups) {
                 let group = Group { prompt, completions, scored };
                 let rewards: Vec<f64> = group.rewards().into_iter().flatten().collect();
@@ -299,6 +305,7 @@ impl Running<'_> {
             .sum();
         let has_signal = self.watch.has_signal;
         prompt_state.n_scored_steps += u64::from(!is_unscored);
+        prompt_state.n_unscored_steps += u64::from(is_unscored);
         prompt_state.n_learnt_steps += u64::from(has_signal);
         let n_tokens = (n_drawn + n_prompts) as u64;
         Ok(Some(StepRecord { metrics, prompts: prompt_state, n_tokens, is_unscored, has_signal }))
