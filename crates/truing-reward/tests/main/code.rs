@@ -63,7 +63,8 @@ fn the_interpreter_is_looked_at_in_the_sandbox_too() {
     if !is_ready() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    // Programs have a `/tmp` of their own.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let environment = folder.path().join("environment");
     let run = |program: &Path, arguments: &[&str]| Command::new(program).args(arguments).output().unwrap();
     let made =
