@@ -13,6 +13,9 @@ use truing_types::{ChatReply, FinishReason, TokenId};
 use crate::ClientError;
 
 const VERSION: i64 = 1;
+/// Rows that hold a reply without an answer.
+const WITHOUT_ANSWER: &str = "WHERE trim(json_extract(replies.reply, '$.text'), ' ' || char(9, 10, 13)) = ''
+    AND json_extract(replies.reply, '$.finish_reason') IN ('end_of_turn', 'stop_text')";
 /// How long to wait for another process that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -130,7 +133,8 @@ impl ReplyCache {
         }))
     }
 
-    /// Keeps a reply. In [`CacheMode::Live`] the first one stays, so that all who share the file see the same.
+    /// Keeps a reply. In [`CacheMode::Live`] the first one stays, so that all who share the file see the same; but not one
+    /// without an answer, which caches of older versions hold.
     pub(crate) fn put(
         &self,
         key: &Digest,
@@ -140,8 +144,13 @@ impl ReplyCache {
         unix_secs: f64,
         mode: CacheMode,
     ) -> Result<(), ClientError> {
-        let verb = if mode == CacheMode::Record { "REPLACE" } else { "IGNORE" };
-        let statement = format!("INSERT OR {verb} INTO replies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
+        let which = if mode == CacheMode::Record { "" } else { WITHOUT_ANSWER };
+        let statement = format!(
+            "INSERT INTO replies VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (key) DO UPDATE SET model = excluded.model, request = excluded.request,
+             reply = excluded.reply, n_prompt_tokens = excluded.n_prompt_tokens,
+             n_completion_tokens = excluded.n_completion_tokens, unix_secs = excluded.unix_secs {which}"
+        );
         let kept = Kept {
             text: reply.text.clone(),
             reasoning: reply.reasoning.clone(),

@@ -12,7 +12,11 @@ use crate::request::{Fingerprint, canonical_request, key_of};
 use crate::{ClientError, Clock, Counts};
 
 /// Any model, in this process or elsewhere, with a cache before it: equal requests are asked once, also by the next run.
-/// Failures and replies that the caller broke off are not kept.
+///
+/// Kept is what the same request will bring again: a whole answer, and also one that was cut at the request's own limit,
+/// withheld by a filter, refused, or that calls a tool. Not kept are failures, replies that the caller broke off, and, in
+/// [`CacheMode::Live`], replies that ended by themselves without an answer (empty, or nothing but a thought): they are a
+/// failure of the server that may pass, so the next run asks again. A recording has them all.
 pub struct CachedChat {
     model: Box<dyn ChatModel>,
     fingerprint: Fingerprint,
@@ -64,6 +68,8 @@ impl CachedChat {
             CacheMode::Record => None,
             CacheMode::Live | CacheMode::Replay => self.cache.get(&canonical.key)?,
         };
+        // Caches of older versions hold replies without an answer.
+        let found = found.filter(|reply| self.mode == CacheMode::Replay || !lacks_answer(reply));
         match (found, self.mode) {
             (Some(reply), _) => {
                 self.counts.add(|counts| counts.cache_hits += 1);
@@ -90,11 +96,17 @@ fn keep(
     mode: CacheMode,
 ) -> Result<(), ClientError> {
     match result {
-        Ok(reply) if reply.finish_reason != FinishReason::Cancelled => {
-            cache.put(&canonical.key, model, &canonical.text, reply, unix_secs, mode)
-        }
-        _ => Ok(()),
+        Ok(reply) if reply.finish_reason == FinishReason::Cancelled => Ok(()),
+        Ok(reply) if mode == CacheMode::Live && lacks_answer(reply) => Ok(()),
+        Ok(reply) => cache.put(&canonical.key, model, &canonical.text, reply, unix_secs, mode),
+        Err(_) => Ok(()),
     }
+}
+
+/// Whether a model ended its turn and said nothing.
+fn lacks_answer(reply: &ChatReply) -> bool {
+    matches!(reply.finish_reason, FinishReason::EndOfTurn | FinishReason::StopText)
+        && reply.text.trim().is_empty()
 }
 
 impl ChatModel for CachedChat {

@@ -1,5 +1,6 @@
 //! The client: one request is sent, again where that may help, until it is answered or given up; many go side by side.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMarks, split_reasoning,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMarks, TextStart,
+    split_reasoning,
 };
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body, Proxy};
@@ -15,7 +17,7 @@ use ureq::{Agent, Body, Proxy};
 use crate::rate::TokenBucket;
 use crate::refusal;
 use crate::request::{self, Fingerprint};
-use crate::response::{Answer, AnswerError, StreamParser, error_text, parse_answer};
+use crate::response::{Answer, AnswerError, StreamParser, error_names, error_text, parse_answer};
 use crate::retry;
 use crate::settings::{Access, ClientSettings, ProxyAddress};
 use crate::{ClientError, Counts, FailureKind, FailureScope};
@@ -44,14 +46,23 @@ struct Inner {
     standing: Mutex<Standing>,
 }
 
-/// How the server has answered so far.
+/// How the server has answered since its last answer.
 #[derive(Debug, Default)]
 struct Standing {
     /// Why nothing is asked any more.
     refusal: Option<String>,
-    has_answered: bool,
-    /// The last refusal of a request's form, and how often it came in a row.
-    same: Option<(String, u32)>,
+    /// Refusals of a request's form since the last answer, by their words, without numbers and ids that differ from one to
+    /// the next.
+    in_a_row: BTreeMap<String, u32>,
+}
+
+/// Refusals in whatever words after which nothing more is asked, for each one of `max_refusals_in_a_row`.
+const MOST_IN_ANY_WORDS: u32 = 4;
+
+/// The words of a refusal that do not differ from request to request: those with a digit are left out.
+fn wording(problem: &str) -> String {
+    let same = problem.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    same.collect::<Vec<_>>().join(" ")
 }
 
 /// An attempt that did not succeed.
@@ -71,11 +82,17 @@ impl Failure {
 
 impl From<AnswerError> for Failure {
     fn from(error: AnswerError) -> Self {
-        let kind = match error {
-            AnswerError::CutOff(_) => FailureKind::CutOff,
-            _ => FailureKind::BadAnswer,
-        };
-        Self::new(kind, error.to_string())
+        let problem = error.to_string();
+        match error {
+            AnswerError::CutOff(_) => Self::new(FailureKind::CutOff, problem),
+            AnswerError::Reported { said, names } => {
+                let (kind, scope) = refusal::classify_reported(&names, &said);
+                Self { kind, scope, problem, retry_after: None }
+            }
+            AnswerError::NotJson { .. } | AnswerError::NoChoice { .. } => {
+                Self::new(FailureKind::BadAnswer, problem)
+            }
+        }
     }
 }
 
@@ -151,8 +168,8 @@ impl OpenAiClient {
     /// Asks one request, until it is answered or given up. With `on_text` the answer is shown as it comes, where the
     /// settings allow streams.
     ///
-    /// Once the server refuses everything (the key, the account, the model, or every request in the same words), nothing
-    /// more is sent, and every later request is [`ClientError::NotAsked`].
+    /// Once the server refuses everything (the key, the account, the model, or so many requests in a row), nothing more is
+    /// sent, and every later request is [`ClientError::NotAsked`].
     ///
     /// # Errors
     /// When it was given up or not asked; the error never holds the key.
@@ -208,9 +225,7 @@ impl Inner {
             self.count_call(attempt > 0);
             let failure = match self.attempt(&body, is_streamed, deadline, &mut shown) {
                 Ok(reply) => {
-                    self.standing(|standing| {
-                        *standing = Standing { has_answered: true, ..Standing::default() }
-                    });
+                    self.standing(|standing| *standing = Standing::default());
                     return Ok(self.settle(reply, estimated));
                 }
                 Err(failure) => failure,
@@ -276,24 +291,21 @@ impl Inner {
     }
 
     /// Takes down a failure that asking again does not help. The first refusal of everything ends the asking; so do some
-    /// refusals in the same words before any answer.
+    /// refusals in a row in the same words, and more of them in whatever words.
     fn take_refusal(&self, scope: FailureScope, problem: &str) {
         let most = self.settings.max_refusals_in_a_row;
         self.standing(|standing| match scope {
             FailureScope::Everything => drop(standing.refusal.get_or_insert_with(|| problem.to_owned())),
-            FailureScope::Form if !standing.has_answered => {
-                let n = match &standing.same {
-                    Some((same, n)) if same == problem => n + 1,
-                    _ => 1,
-                };
-                standing.same = Some((problem.to_owned(), n));
-                if n >= most {
-                    standing
-                        .refusal
-                        .get_or_insert_with(|| format!("{problem} (to each of the first {n} requests)"));
+            FailureScope::Form => {
+                let n_same = standing.in_a_row.entry(wording(problem)).or_default();
+                *n_same += 1;
+                let n_same = *n_same;
+                let n: u32 = standing.in_a_row.values().sum();
+                if n_same >= most || n >= most.saturating_mul(MOST_IN_ANY_WORDS) {
+                    standing.refusal.get_or_insert_with(|| format!("{problem} (to {n} requests in a row)"));
                 }
             }
-            FailureScope::Form | FailureScope::Request | FailureScope::Passing => {}
+            FailureScope::Request | FailureScope::Passing => {}
         });
     }
 
@@ -306,10 +318,10 @@ impl Inner {
                 format!("{problem}; another attempt in {wait:.0} s would pass `deadline_secs = {deadline}`");
         }
         if let Some(key) = &self.access.api_key {
-            problem = key.redact(&problem);
+            problem = key.redact_cut(&problem);
         }
         self.take_refusal(failure.scope, &problem);
-        // Where the first requests were all refused, this one was not refused for itself.
+        // Where the requests before it were all refused, this one was not refused for itself.
         let is_last =
             failure.scope == FailureScope::Form && self.standing(|standing| standing.refusal.is_some());
         let scope = if is_last { FailureScope::Everything } else { failure.scope };
@@ -353,8 +365,9 @@ impl Inner {
         while !parser.is_done() && reader.read(&mut bytes)? {
             text.push_str(&parser.push(&bytes)?);
             bytes.clear();
-            if shown.show(&text)?.is_break() {
-                return Ok(self.reply(Answer { text, ..Answer::default() }, FinishReason::Cancelled));
+            if shown.show(&self.without_key_so_far(&text))?.is_break() {
+                let answer = self.without_key(Answer { text, ..Answer::default() });
+                return Ok(self.reply(answer, FinishReason::Cancelled));
             }
             if self.now() >= deadline {
                 return Err(Failure::new(FailureKind::Timeout, "the stream goes on beyond the deadline"));
@@ -380,7 +393,7 @@ impl Inner {
             None => body,
         };
         let said = error_text(&body);
-        let (kind, scope) = refusal::classify(status.as_u16(), &body, &said);
+        let (kind, scope) = refusal::classify(status.as_u16(), &error_names(&body), &said);
         let problem = match status {
             _ if kind == FailureKind::Redirected => {
                 format!("status {status}: it points to `{place}`, which is not followed")
@@ -394,7 +407,27 @@ impl Inner {
         Err(Failure { kind, scope, problem, retry_after })
     }
 
+    /// An answer that repeats the key is used and kept without it.
+    fn without_key(&self, answer: Answer) -> Answer {
+        let Some(key) = self.access.api_key.as_ref().filter(|key| key.is_secret()) else { return answer };
+        Answer {
+            text: key.redact(&answer.text),
+            reasoning: key.redact(&answer.reasoning),
+            refusal: key.redact(&answer.refusal),
+            ..answer
+        }
+    }
+
+    /// The text of a stream so far: its end is held back where it may be the beginning of the key.
+    fn without_key_so_far(&self, text: &str) -> String {
+        match self.access.api_key.as_ref().filter(|key| key.is_secret()) {
+            Some(key) => key.redact(key.before_its_beginning(text)),
+            None => text.to_owned(),
+        }
+    }
+
     fn finish(&self, answer: Answer, shown: &mut Shown<'_>) -> Result<ChatReply, Failure> {
+        let answer = self.without_key(answer);
         // Nothing follows, so there is nothing to break off.
         let _ = shown.show(&answer.text)?;
         if answer.text != shown.text {
@@ -407,7 +440,7 @@ impl Inner {
 
     /// The answer with its thought split off, wherever the server has put it.
     fn reply(&self, answer: Answer, finish_reason: FinishReason) -> ChatReply {
-        let split = split_reasoning(&answer.text, &self.marks, false);
+        let split = split_reasoning(&answer.text, &self.marks, TextStart::Unknown);
         let thoughts = [Some(answer.reasoning.trim().to_owned()), split.reasoning()];
         let thoughts: Vec<String> =
             thoughts.into_iter().flatten().filter(|thought| !thought.is_empty()).collect();

@@ -90,7 +90,7 @@ pub enum FailureScope {
     Passing,
     /// This request alone will not be answered: it is too long, or against the server's rules.
     Request,
-    /// Requests of this form are refused. Where the first ones all are, so will be the others.
+    /// Requests of this form are refused. Where so many in a row are, so will be the others.
     Form,
     /// No request will be answered: key, account, model or address are refused.
     Everything,

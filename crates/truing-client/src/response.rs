@@ -53,8 +53,13 @@ pub enum AnswerError {
         beginning: String,
     },
     /// The server reports an error in what should be an answer.
-    #[error("the server reports: {0}")]
-    Reported(String),
+    #[error("the server reports: {said}")]
+    Reported {
+        /// Its words.
+        said: String,
+        /// What it calls the error, as [`error_names`] finds it.
+        names: Vec<String>,
+    },
 }
 
 impl Answer {
@@ -100,10 +105,13 @@ impl Answer {
         let error = &choice["error"];
         if error.is_object() {
             let said = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
-            return Err(AnswerError::Reported(shortened(&said)));
+            return Err(AnswerError::Reported { said: shortened(&said), names: names_of(choice) });
         }
         match self.finish_reason.as_deref() {
-            Some("error") => Err(AnswerError::Reported("the reply ended in an error".into())),
+            Some("error") => {
+                let said = "the reply ended in an error".into();
+                Err(AnswerError::Reported { said, names: Vec::new() })
+            }
             Some(reason @ ("abort" | "aborted" | "insufficient_system_resource")) => {
                 Err(AnswerError::CutOff(format!("the server ended it with `{reason}`")))
             }
@@ -124,8 +132,8 @@ impl Answer {
 /// When it is cut off, no JSON, without choices, or reports an error.
 pub fn parse_answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
     let value = parse_json(bytes)?;
-    if let Some(reported) = reported_error(&value) {
-        return Err(AnswerError::Reported(reported));
+    if let Some(said) = reported_error(&value) {
+        return Err(AnswerError::Reported { said, names: names_of(&value) });
     }
     let choice = &value["choices"][0];
     let message = &choice["message"];
@@ -210,9 +218,12 @@ pub fn error_text(body: &[u8]) -> String {
 /// The names that a body gives to its error, in lower case: `code`, `type`, `status`, wherever they stand.
 #[must_use]
 pub fn error_names(body: &[u8]) -> Vec<String> {
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    names_of(&serde_json::from_slice(body).unwrap_or_default())
+}
+
+fn names_of(value: &Value) -> Vec<String> {
     // Some servers wrap the object into a list.
-    let value = value.get(0).unwrap_or(&value);
+    let value = value.get(0).unwrap_or(value);
     let places = [&value["error"], &value["error"]["innererror"], &value["error"]["error"], value];
     let named = places.into_iter().flat_map(|place| {
         ["code", "type", "status"].into_iter().filter_map(|key| match &place[key] {
@@ -323,7 +334,7 @@ impl StreamParser {
         }
         let value = parse_json(&data)?;
         if let Some(reported) = reported_error(&value).filter(|_| !value["error"].is_null()) {
-            return Err(AnswerError::Reported(reported));
+            return Err(AnswerError::Reported { said: reported, names: names_of(&value) });
         }
         self.answer.read_usage(&value);
         let choice = &value["choices"][0];
@@ -484,12 +495,14 @@ mod tests {
         {
             assert!(matches!(error(body), AnswerError::NoChoice { .. }), "{body}");
         }
-        assert_eq!(
-            error(r#"{"error":{"message":"out of\n cards","code":1}}"#),
-            AnswerError::Reported("out of cards".into())
-        );
-        assert_eq!(error(r#"{"error":"busy"}"#), AnswerError::Reported("busy".into()));
-        assert_eq!(error(r#"{"detail":"Not Found"}"#), AnswerError::Reported("Not Found".into()));
+        let reported = |said: &str, names: &[&str]| AnswerError::Reported {
+            said: said.into(),
+            names: names.iter().map(ToString::to_string).collect(),
+        };
+        let cards = reported("out of cards", &["1"]);
+        assert_eq!(error(r#"{"error":{"message":"out of\n cards","code":1}}"#), cards);
+        assert_eq!(error(r#"{"error":"busy"}"#), reported("busy", &[]));
+        assert_eq!(error(r#"{"detail":"Not Found"}"#), reported("Not Found", &[]));
     }
 
     #[test]
@@ -552,7 +565,7 @@ mod tests {
             }
         }
         let error = read(b"data: {\"error\":{\"message\":\"lost\"}}\n\n", 9).unwrap_err();
-        assert_eq!(error, AnswerError::Reported("lost".into()));
+        assert_eq!(error, AnswerError::Reported { said: "lost".into(), names: Vec::new() });
         assert!(matches!(read(b"data: <html>\n\n", 3), Err(AnswerError::NotJson { .. })));
         assert!(matches!(read(b"data: {\"choices\"", 3), Err(AnswerError::CutOff(_))));
     }

@@ -40,8 +40,9 @@ pub struct ClientSettings {
     pub deadline_secs: f64,
     /// Times that a request is sent again.
     pub max_retries: u32,
-    /// Nothing more is asked once the server has refused this many requests in the same words (status 400 or 422) and has
-    /// answered none. Refusals of the key, the account or the model end it at once.
+    /// Nothing more is asked once the server has refused this many requests in a row in the same words (status 400 or 422;
+    /// numbers and ids in them do not count), or four times as many in whatever words. An answer begins the count anew.
+    /// Refusals of the key, the account or the model end it at once.
     pub max_refusals_in_a_row: u32,
     /// Longest answer.
     pub max_response_bytes: u64,
@@ -169,6 +170,13 @@ impl ClientSettings {
     }
 }
 
+/// What stands in place of a key.
+const HIDDEN: &str = "[key]";
+/// Characters of a key that tell something of it.
+const LEAST_TELLING: usize = 6;
+/// Characters of the shortest key that is a secret.
+const SHORTEST_SECRET: usize = 16;
+
 /// A key for a server. It shows itself to nobody.
 #[derive(Clone)]
 pub struct ApiKey(String);
@@ -192,7 +200,30 @@ impl ApiKey {
 
     /// A text without the key, whatever a server repeats.
     pub(crate) fn redact(&self, text: &str) -> String {
-        text.replace(&self.0, "[key]")
+        text.replace(&self.0, HIDDEN)
+    }
+
+    /// As [`redact`](Self::redact), also where a text was shortened in the middle of the key.
+    pub(crate) fn redact_cut(&self, text: &str) -> String {
+        const CUT: &str = "...";
+        let text = self.redact(text);
+        let is_cut = |n: &usize| text.contains(&format!("{}{CUT}", &self.0[..*n]));
+        match (LEAST_TELLING..self.0.len()).rev().find(is_cut) {
+            Some(n) => text.replace(&format!("{}{CUT}", &self.0[..n]), &format!("{HIDDEN}{CUT}")),
+            None => text,
+        }
+    }
+
+    /// Whether it is worth hiding in what a model says. Local servers take anything for a key, such as `EMPTY` or `1`, and
+    /// these are words of an answer too.
+    pub(crate) fn is_secret(&self) -> bool {
+        self.0.len() >= SHORTEST_SECRET
+    }
+
+    /// A text without the end that may be the beginning of the key.
+    pub(crate) fn before_its_beginning<'a>(&self, text: &'a str) -> &'a str {
+        let n = (1..self.0.len()).rev().find(|&n| text.ends_with(&self.0[..n])).unwrap_or(0);
+        &text[..text.len() - n]
     }
 }
 

@@ -19,4 +19,4 @@ pub use error::GenerateError;
 pub use local_chat::{LocalChat, LocalReply};
 pub use sampling::{DrawnToken, Sampler};
 pub use stop::StopTexts;
-pub use thoughts::{mark_tokens, marks_of, opens_thought};
+pub use thoughts::{mark_tokens, marks_of, opened_thought};

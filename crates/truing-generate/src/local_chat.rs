@@ -6,13 +6,13 @@ use truing_model::Engine;
 use truing_text::{ChatRenderer, StreamDecoder};
 use truing_types::{
     ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, ExcludedTokens, FinishReason, ReasoningMark,
-    ReasoningMarks, SamplingOptions, TokenId, split_reasoning,
+    ReasoningMarks, SamplingOptions, TextStart, TokenId, split_reasoning,
 };
 
 use crate::batch::{Job, decode};
 use crate::{
     GenerateError, SampledCompletion, SampledIds, Session, StopTexts, end_tokens, excluded_tokens, generate,
-    mark_tokens, marks_of, opens_thought,
+    mark_tokens, marks_of, opened_thought,
 };
 
 /// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
@@ -115,7 +115,7 @@ impl<E: Engine> LocalChat<E> {
         let mut local = self.run(&tokens, decoder, &request.sampling, on_text)?;
         let written = std::mem::take(&mut local.reply.text);
         (local.reply.text, local.reply.reasoning) =
-            split(written, &self.marks, opens_thought(self.renderer.tokenizer(), &self.marks, &tokens));
+            split(written, &self.marks, opened_thought(self.renderer.tokenizer(), &self.marks, &tokens));
         Ok(local)
     }
 
@@ -239,8 +239,8 @@ where
                 if let Some(reason) = completion.text_error {
                     return Err(ChatError::Failed(reason.into()));
                 }
-                let is_inside = opens_thought(tokenizer, marks, prompt);
-                let (text, reasoning) = split(completion.text, marks, is_inside);
+                let opened = opened_thought(tokenizer, marks, prompt);
+                let (text, reasoning) = split(completion.text, marks, opened);
                 Ok(ChatReply {
                     text,
                     reasoning,
@@ -270,12 +270,9 @@ where
 }
 
 /// A reply's answer, empty where there is none, and its thought.
-fn split(written: String, marks: &ReasoningMarks, starts_inside: bool) -> (String, Option<String>) {
-    let found = split_reasoning(&written, marks, starts_inside);
-    match found.thoughts.is_empty() {
-        true => (written, None),
-        false => (found.answer.unwrap_or_default().to_owned(), found.reasoning()),
-    }
+fn split(written: String, marks: &ReasoningMarks, opened: Option<ReasoningMark>) -> (String, Option<String>) {
+    let found = split_reasoning(&written, marks, TextStart::after(opened.as_ref()));
+    (found.answer.unwrap_or_default().to_owned(), found.reasoning())
 }
 
 fn chat_error(error: GenerateError) -> ChatError {

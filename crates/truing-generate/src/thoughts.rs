@@ -1,16 +1,21 @@
 //! Where a model's own tokens meet the marks of thoughts.
 
 use truing_text::Tokenizer;
-use truing_types::{ReasoningMarks, TokenId};
+use truing_types::{ReasoningMark, ReasoningMarks, TokenId};
 
 /// Tokens at the end of a prompt that a mark may take.
 const MOST_TOKENS_OF_A_MARK: usize = 16;
 
-/// Whether a prompt ends in the opening mark of a thought, as some chat templates do, so that what is drawn begins inside it.
+/// The opening mark of a thought that a prompt ends in, as with some chat templates, so that what is drawn begins inside the
+/// thought.
 #[must_use]
-pub fn opens_thought(tokenizer: &Tokenizer, marks: &ReasoningMarks, prompt: &[TokenId]) -> bool {
+pub fn opened_thought(
+    tokenizer: &Tokenizer,
+    marks: &ReasoningMarks,
+    prompt: &[TokenId],
+) -> Option<ReasoningMark> {
     let end = &prompt[prompt.len().saturating_sub(MOST_TOKENS_OF_A_MARK)..];
-    tokenizer.decode(end, false).is_ok_and(|text| marks.are_open_at_end(&text))
+    marks.opened_at_end(&tokenizer.decode(end, false).ok()?)
 }
 
 /// The known marks, and those that the tokenizer's chat templates declare.

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use truing_types::{
     ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, Conversation, FinishReason, Message,
-    ReasoningMarks, Role, split_reasoning,
+    ReasoningMarks, Role, TextStart, split_reasoning,
 };
 
 /// Characters of an unreadable reply that are repeated in its error.
@@ -68,7 +68,7 @@ impl Unanswered {
 fn answer_of(reply: &ChatReply, max_tokens: usize) -> Result<&str, Unanswered> {
     let answer = match reply.reasoning {
         Some(_) => Some(reply.text.as_str()),
-        None => split_reasoning(&reply.text, &ReasoningMarks::default(), false).answer,
+        None => split_reasoning(&reply.text, &ReasoningMarks::default(), TextStart::Unknown).answer,
     };
     let answer = answer.filter(|answer| !answer.trim().is_empty());
     let no_answer = |reason: String| Err(Unanswered::NoAnswer(reason));

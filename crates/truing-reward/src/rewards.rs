@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use truing_types::{ReasoningMarks, Unscored, UnscoredReason, split_reasoning};
+use serde_json::{Map, Value};
+use truing_types::{ReasoningMarks, RowOrigin, TextStart, Unscored, UnscoredReason, split_reasoning};
 
 use crate::completion::{Completion, RewardFunction};
 use crate::verifiers::code::{Code, CodeConfig};
 use crate::verifiers::exact_match::{ExactMatch, ExactMatchConfig};
 use crate::verifiers::format::{Format, FormatConfig};
-use crate::verifiers::ifeval::{Ifeval, IfevalConfig};
+use crate::verifiers::ifeval::{self, Ifeval, IfevalConfig};
 use crate::verifiers::json_schema::{JsonSchema, JsonSchemaConfig};
 use crate::verifiers::language::{Language, LanguageConfig};
 use crate::verifiers::length::{Length, LengthConfig, Overlong, OverlongConfig, Unit};
@@ -113,6 +114,16 @@ pub enum RewardError {
         /// The name.
         name: String,
     },
+    /// A row that a reward will not be able to score.
+    #[error("{origin}: reward `{reward}`: {reason}")]
+    BadRow {
+        /// The row.
+        origin: RowOrigin,
+        /// The kind.
+        reward: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// A weight that is no number, or 0.
     #[error("reward `{name}`: `weight` is {weight}, expected a number other than 0")]
     BadWeight {
@@ -172,6 +183,41 @@ impl RewardKind {
             }
         })
     }
+}
+
+impl RewardConfig {
+    /// Whether it is meant for a source.
+    fn is_for(&self, source: &str) -> bool {
+        is_meant(&self.sources, source)
+    }
+
+    /// Checks of a row what can be known before a completion is drawn for it. Of an `optional` reward nothing has to be there.
+    ///
+    /// # Errors
+    /// When the reward is meant for the row and will never score it.
+    pub fn check_row(&self, columns: &Map<String, Value>, origin: &RowOrigin) -> Result<(), RewardError> {
+        match &self.kind {
+            RewardKind::Ifeval(config) if !self.optional && self.is_for(&origin.source) => {
+                let bad = |reason| RewardError::BadRow { origin: origin.clone(), reward: "ifeval", reason };
+                ifeval::check_ids(columns, config).map_err(bad)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A file beside the recipe that decides the reward.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match &self.kind {
+            RewardKind::JsonSchema(config) => config.file.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a reward with these `sources` is meant for a source.
+fn is_meant(sources: &[String], source: &str) -> bool {
+    sources.is_empty() || sources.iter().any(|entry| is_source(source, entry))
 }
 
 impl RewardKind {
@@ -266,21 +312,21 @@ impl Rewards {
 
     /// Scores completions, each by the rewards that its row is meant for.
     pub fn score(&mut self, completions: &[Completion<'_>]) -> Vec<ScoredCompletion> {
-        self.score_after(completions, &vec![false; completions.len()])
+        self.score_after(completions, &vec![TextStart::Unknown; completions.len()])
     }
 
-    /// As [`Rewards::score`]; `starts_inside` says of each completion whether its prompt ends inside a thought.
+    /// As [`Rewards::score`]; `starts` says of each completion whether its prompt ends inside a thought.
     pub fn score_after(
         &mut self,
         completions: &[Completion<'_>],
-        starts_inside: &[bool],
+        starts: &[TextStart<'_>],
     ) -> Vec<ScoredCompletion> {
         let answers: Vec<Option<&str>> = completions
             .iter()
             .enumerate()
             .map(|(i, completion)| {
-                let is_inside = starts_inside.get(i).copied().unwrap_or(false);
-                split_reasoning(completion.text, &self.marks, is_inside).answer
+                let start = starts.get(i).copied().unwrap_or_default();
+                split_reasoning(completion.text, &self.marks, start).answer
             })
             .collect();
         let mut scored: Vec<ScoredCompletion> = completions
@@ -292,11 +338,8 @@ impl Rewards {
             })
             .collect();
         for part in &mut self.parts {
-            let is_meant = |completion: &Completion<'_>| {
-                part.sources.is_empty()
-                    || part.sources.iter().any(|source| is_source(&completion.origin.source, source))
-            };
-            let meant: Vec<usize> = (0..completions.len()).filter(|&i| is_meant(&completions[i])).collect();
+            let is_meant = |i: &usize| is_meant(&part.sources, &completions[*i].origin.source);
+            let meant: Vec<usize> = (0..completions.len()).filter(is_meant).collect();
             let (reads, function) = (part.reads, part.function.as_mut());
             let (readable, without): (Vec<usize>, Vec<usize>) =
                 meant.into_iter().partition(|&i| reads == Reads::Whole || answers[i].is_some());
@@ -347,8 +390,8 @@ impl Rewards {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Map, Value, json};
-    use truing_types::{Conversation, FinishReason, RowOrigin};
+    use serde_json::json;
+    use truing_types::{Conversation, FinishReason};
 
     fn score(recipe: Value, source: &str, columns: Value, text: &str) -> ScoredCompletion {
         let configs: Vec<RewardConfig> = serde_json::from_value(recipe).unwrap();
@@ -535,7 +578,9 @@ mod tests {
         };
         let mut rewards = Rewards::new(&configs, None).unwrap();
         let texts = [completion("A or B, hm"), completion("A</think>B"), completion("A or B, hm")];
-        let scored = rewards.score_after(&texts, &[true, true, false]);
+        let think = truing_types::ReasoningMark { open: "<think>".into(), close: "</think>".into() };
+        let inside = TextStart::Inside(&think);
+        let scored = rewards.score_after(&texts, &[inside, inside, TextStart::Outside]);
         assert_eq!(
             scored.iter().map(|one| one.total.clone()).collect::<Vec<_>>(),
             [Ok(0.0), Ok(1.0), Ok(1.0)]

@@ -147,6 +147,22 @@ pub(crate) fn reason(error: &Unanswered, expected: &str) -> String {
     }
 }
 
+/// The most frequent reasons with their counts.
+pub(crate) fn main_reasons(reasons: &BTreeMap<String, usize>) -> String {
+    const MOST: usize = 3;
+    let mut sorted: Vec<(&String, usize)> = reasons.iter().map(|(reason, &n)| (reason, n)).collect();
+    sorted.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
+    let told = sorted.iter().take(MOST).map(|(reason, n)| format!("{reason} ({n})"));
+    let rest: usize = sorted.iter().skip(MOST).map(|(_, n)| n).sum();
+    let rest = (rest > 0).then(|| format!("other reasons ({rest})"));
+    told.chain(rest).collect::<Vec<_>>().join("; ")
+}
+
+/// Whether a judge that was asked so much left half of it, or more, unanswered.
+pub(crate) fn is_half_unanswered(n_answered: usize, n_unanswered: usize) -> bool {
+    n_unanswered > 0 && n_unanswered >= n_answered
+}
+
 /// The most frequent reason that says something.
 pub(crate) fn main_reason(reasons: &BTreeMap<String, usize>) -> &str {
     let told = reasons.iter().max_by_key(|(reason, n)| (reason.as_str() != NOT_ASKED, **n));

@@ -30,7 +30,7 @@ pub use events::{Event, EventSink, Silent};
 pub use excluded::ExcludedTokens;
 pub use interval::ShareInterval;
 pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
-pub use reasoning::{ReasoningMark, ReasoningMarks, SplitText, split_reasoning};
+pub use reasoning::{ReasoningMark, ReasoningMarks, SplitText, TextStart, split_reasoning};
 pub use reward::{Unscored, UnscoredReason};
 pub use reward_diagnostics::{
     CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, SourceDiagnostics,

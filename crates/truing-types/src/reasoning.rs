@@ -1,19 +1,27 @@
 //! The one place that splits what a model wrote into its thought and its answer.
 //!
 //! Rules, for texts in which the thought stands between marks such as `<think>` and `</think>`:
-//! - A thought begins where its opening mark is the first thing in the text (white space aside), or the first thing after
-//!   another thought. A mark further on, for instance in an example or in a code block, is part of the answer.
-//! - A thought ends at the first closing mark of its kind that is not in quotes. Where further opening marks stand inside it,
-//!   the thought goes on to their closing marks too, as far as there are any.
-//! - A text may begin inside a thought, because the chat template has written the opening mark. Servers do not say so. A
-//!   closing mark without an opening one therefore ends a thought that began with the text, unless it stands in quotes or in
-//!   code.
+//! - A thought begins where its opening mark is the first thing in the text, or the first thing after another thought. What may
+//!   stand before the first mark: white space, invisible characters, the role (`assistant`, `<|im_start|>assistant`), up to 8
+//!   characters that are neither letter nor digit, or one letter or digit, which is the answer where none follows. A mark
+//!   further on, for instance in an example or in a code block, is part of the answer.
+//! - A thought ends at the first closing mark of its kind that is not in quotes; the marks of other kinds are part of it. Where
+//!   further opening marks stand inside it, the thought extends to their closing marks too, as far as there are any. Closing
+//!   marks that are repeated directly after it belong to it.
+//! - A text may begin inside a thought, because the chat template has written the opening mark. Where the prompt is known,
+//!   [`TextStart`] says with which mark, and only that one's closing mark ends it. Servers do not say so. A closing mark without
+//!   an opening one therefore ends a thought that began with the text, unless it stands in quotes, in code or in the middle of
+//!   a sentence (a space before it, a space and a small letter after it).
+//! - A closing mark without an opening one at the end of a text: where the prompt is known to open no thought, it closes
+//!   nothing, and what stands before it is the answer. Where the prompt is not known, all of the text is thought: a verdict
+//!   is rather missed than read from a thought. At the end of an answer after a thought such a mark is left out.
 //! - A thought without a closing mark is open: the text was cut, or the model forgot to answer. It has no answer. Neither has
 //!   a text in which nothing but white space follows the thought.
 //! - White space between thought and answer belongs to neither. A text without a thought is its own answer, as it is.
 //!
-//! gpt-oss writes channels instead of marks (`<|channel|>analysis<|message|>...`): `final` is the answer, everything else is
-//! thought.
+//! gpt-oss writes channels instead of marks (`<|channel|>analysis<|message|>...`): `final` is the answer, also where its header has
+//! a format (`final <|constrain|>json`), everything else is thought. A channel that a message only talks about is part of that
+//! message.
 
 use std::ops::Range;
 
@@ -94,12 +102,12 @@ impl ReasoningMarks {
         self.with(&found)
     }
 
-    /// Whether a prompt ends in an opening mark, so that the model's text begins inside a thought.
+    /// The mark that a prompt ends in, so that the model's text begins inside a thought.
     #[must_use]
-    pub fn are_open_at_end(&self, prompt: &str) -> bool {
+    pub fn opened_at_end(&self, prompt: &str) -> Option<ReasoningMark> {
         let end = prompt.trim_end().to_ascii_lowercase();
-        self.0.iter().any(|mark| end.ends_with(&mark.open))
-            || end.ends_with(&format!("{CHANNEL}analysis{MESSAGE}"))
+        let channel = ReasoningMark { open: format!("{CHANNEL}analysis{MESSAGE}"), close: END.to_owned() };
+        self.0.iter().chain(std::iter::once(&channel)).find(|mark| end.ends_with(&mark.open)).cloned()
     }
 
     /// Whether a text names one of the marks.
@@ -119,7 +127,27 @@ impl ReasoningMarks {
     /// The marks of gpt-oss's channels.
     #[must_use]
     pub fn of_channels() -> [&'static str; 6] {
-        [START, CHANNEL, MESSAGE, "<|end|>", "<|return|>", "<|call|>"]
+        [START, CHANNEL, MESSAGE, END, "<|return|>", "<|call|>"]
+    }
+}
+
+/// Where a text begins, as far as the prompt before it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TextStart<'a> {
+    /// Not known: a server's chat template may have opened a thought.
+    #[default]
+    Unknown,
+    /// The prompt has opened no thought.
+    Outside,
+    /// The prompt has opened a thought with this mark.
+    Inside(&'a ReasoningMark),
+}
+
+impl<'a> TextStart<'a> {
+    /// After a prompt that is known, and the mark that it has opened.
+    #[must_use]
+    pub fn after(opened: Option<&'a ReasoningMark>) -> Self {
+        opened.map_or(Self::Outside, Self::Inside)
     }
 }
 
@@ -143,24 +171,42 @@ impl SplitText<'_> {
     }
 }
 
-/// Splits a text into thought and answer. `starts_inside` says that the prompt has opened a thought. See the module for
-/// the rules.
+/// Splits a text into thought and answer. See the module for the rules.
 #[must_use]
-pub fn split_reasoning<'a>(text: &'a str, marks: &ReasoningMarks, starts_inside: bool) -> SplitText<'a> {
+pub fn split_reasoning<'a>(text: &'a str, marks: &ReasoningMarks, start: TextStart<'_>) -> SplitText<'a> {
     // Letters of ASCII alone change, so that every place is the same in both.
     let lower = text.to_ascii_lowercase();
-    if let Some(split) = split_channels(text, &lower, starts_inside) {
+    if let Some(split) = split_channels(text, &lower, start) {
         return split;
     }
-    let mut splitter = Splitter { text, lower: &lower, marks, at: 0, thoughts: Vec::new() };
-    let is_closed = splitter.take_unopened(starts_inside) && splitter.take_thoughts();
-    let Splitter { at, thoughts, .. } = splitter;
-    let answer = match (is_closed, thoughts.is_empty()) {
-        (false, _) => None,
-        (true, true) => Some(text),
-        (true, false) => Some(text[at..].trim_start()).filter(|answer| !answer.is_empty()),
+    let mut splitter = Splitter { text, lower: &lower, marks, at: 0, thoughts: Vec::new(), lead: None };
+    let is_closed = splitter.take_unopened(start) && splitter.take_thoughts();
+    let Splitter { at, thoughts, lead, .. } = splitter;
+    let said = match (is_closed, thoughts.is_empty(), start) {
+        (false, ..) => None,
+        (true, true, TextStart::Outside) => Some(without_stray_end(text, marks)),
+        (true, true, _) => Some(text),
+        (true, false, _) => Some(without_stray_end(text[at..].trim_start(), marks)),
     };
+    let answer = said.filter(|said| thoughts.is_empty() || !said.is_empty()).or(lead);
     SplitText { thoughts, answer }
+}
+
+/// An answer without closing marks at its end that close nothing in it.
+fn without_stray_end<'a>(answer: &'a str, marks: &ReasoningMarks) -> &'a str {
+    let mut rest = answer;
+    loop {
+        let lower = rest.trim_end().to_ascii_lowercase();
+        let closes = |mark: &&ReasoningMark| {
+            lower.ends_with(&mark.close)
+                && count_unquoted(&lower, &mark.open) == 0
+                && !code_ranges(rest).iter().any(|range| range.contains(&(lower.len() - mark.close.len())))
+        };
+        match marks.0.iter().find(closes) {
+            Some(mark) => rest = rest[..lower.len() - mark.close.len()].trim_end(),
+            None => return rest,
+        }
+    }
 }
 
 struct Splitter<'a, 'b> {
@@ -170,31 +216,70 @@ struct Splitter<'a, 'b> {
     /// Up to where the text has been taken.
     at: usize,
     thoughts: Vec<&'a str>,
+    /// A letter or digit before the first thought: the answer where none follows.
+    lead: Option<&'a str>,
 }
 
 impl Splitter<'_, '_> {
     /// Takes a thought that began before the text. False where it stays open.
-    fn take_unopened(&mut self, starts_inside: bool) -> bool {
-        // A model that was given the opening mark may write it once more.
-        if self.opening().is_some() {
-            return true;
-        }
-        let found = match starts_inside {
-            true => self.closes(self.at).min_by_key(|close| close.start),
-            false => self.bare_close(),
+    fn take_unopened(&mut self, start: TextStart<'_>) -> bool {
+        let opening = self.opening();
+        let found = match start {
+            // A model that was given the opening mark may write it once more.
+            TextStart::Inside(opened) if opening.as_ref().is_some_and(|(mark, _)| mark == opened) => {
+                return true;
+            }
+            TextStart::Inside(opened) => find_unquoted(self.lower, 0, &opened.close.to_ascii_lowercase()),
+            TextStart::Unknown | TextStart::Outside if opening.is_some() => return true,
+            TextStart::Unknown | TextStart::Outside => match self.skip_lead() {
+                true => return true,
+                false => self.bare_close(start),
+            },
         };
         match found {
             Some(close) => {
-                self.thoughts.push(&self.text[self.at..close.start]);
+                self.thoughts.push(&self.text[..close.start]);
                 self.at = close.end;
+                self.skip_repeated(&self.lower[close]);
                 true
             }
-            None if starts_inside => {
+            None if matches!(start, TextStart::Inside(_)) => {
                 self.thoughts.push(self.text);
                 false
             }
             None => true,
         }
+    }
+
+    /// Skips what may stand before the first opening mark. False where there is none.
+    fn skip_lead(&mut self) -> bool {
+        let invisible = |c: char| c.is_whitespace() || c.is_control() || INVISIBLE.contains(&c);
+        let rest = self.lower.trim_start_matches(invisible);
+        let without_role = ROLES.iter().find_map(|role| rest.strip_prefix(role));
+        let rest = without_role.unwrap_or(rest).trim_start_matches(invisible);
+        let start = self.lower.len() - rest.len();
+        let (mut n_signs, mut n_words) = (0, 0);
+        for (offset, letter) in rest.char_indices() {
+            let at = start + offset;
+            let mark = self.marks.0.iter().find(|mark| self.lower[at..].starts_with(&mark.open));
+            if let Some(mark) = mark
+                && !is_quoted(self.lower, &(at..at + mark.open.len()))
+            {
+                self.at = at;
+                self.lead = (n_words > 0).then(|| self.text[start..at].trim());
+                return true;
+            }
+            match letter {
+                '`' => return false,
+                _ if letter.is_alphanumeric() => n_words += 1,
+                _ if invisible(letter) => {}
+                _ => n_signs += 1,
+            }
+            if n_words > 1 || n_words == 1 && n_signs > 0 || n_signs > MOST_SIGNS {
+                return false;
+            }
+        }
+        false
     }
 
     /// Takes thoughts as long as one begins here. False where one stays open.
@@ -227,28 +312,24 @@ impl Splitter<'_, '_> {
         Some((mark.clone(), start + mark.open.len()))
     }
 
-    /// A closing mark that stands there twice.
+    /// A closing mark that stands there again.
     fn skip_repeated(&mut self, close: &str) {
-        let rest = self.lower[self.at..].trim_start();
-        if rest.starts_with(close) {
-            self.at = self.lower.len() - rest.len() + close.len();
+        while let Some(rest) = self.lower[self.at..].trim_start().strip_prefix(close) {
+            self.at = self.lower.len() - rest.len();
         }
     }
 
-    /// First unquoted closing mark of each kind after a place.
-    fn closes(&self, from: usize) -> impl Iterator<Item = Range<usize>> {
-        self.marks.0.iter().filter_map(move |mark| find_unquoted(self.lower, from, &mark.close))
-    }
-
-    /// A closing mark without its opening one, outside of code.
-    fn bare_close(&self) -> Option<Range<usize>> {
+    /// A closing mark without its opening one, outside of code and sentences. Where the prompt is known to open no thought,
+    /// something has to follow it.
+    fn bare_close(&self, start: TextStart<'_>) -> Option<Range<usize>> {
         let mut code: Option<Vec<Range<usize>>> = None;
         let bare = |mark: &ReasoningMark| {
             let mut from = 0;
             loop {
                 let close = find_unquoted(self.lower, from, &mark.close)?;
                 let code = code.get_or_insert_with(|| code_ranges(self.text));
-                if code.iter().any(|range| range.contains(&close.start)) {
+                if code.iter().any(|range| range.contains(&close.start)) || is_in_sentence(self.text, &close)
+                {
                     from = close.end;
                 } else {
                     let is_opened = count_unquoted(&self.lower[..close.start], &mark.open) > 0;
@@ -256,8 +337,19 @@ impl Splitter<'_, '_> {
                 }
             }
         };
-        self.marks.0.iter().filter_map(bare).min_by_key(|close| close.start)
+        let close = self.marks.0.iter().filter_map(bare).min_by_key(|close| close.start)?;
+        let is_followed = || !without_stray_end(&self.text[close.end..], self.marks).trim().is_empty();
+        (start != TextStart::Outside || is_followed()).then_some(close)
     }
+}
+
+/// Whether a sentence runs on over a mark: a space before it, a space and a small letter after it.
+fn is_in_sentence(text: &str, range: &Range<usize>) -> bool {
+    let mut after = text[range.end..].chars();
+    text[..range.start].trim_end_matches(' ').len() < range.start
+        && after.next() == Some(' ')
+        && after.next().is_some_and(char::is_lowercase)
+        && text[..range.start].trim_end_matches(' ').chars().next_back().is_some_and(|c| c != '\n')
 }
 
 /// Where a mark stands next, not in quotes.
@@ -313,39 +405,63 @@ fn inline_code(line: &str) -> impl Iterator<Item = Range<usize>> {
     pairs.into_iter()
 }
 
+/// Characters that are not seen beside white space: byte order mark, joiners, marks of direction.
+const INVISIBLE: [char; 8] =
+    ['\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}'];
+/// The speaker, as templates write it and models repeat it.
+const ROLES: [&str; 7] = [
+    "<|im_start|>assistant",
+    "<|start_header_id|>assistant<|end_header_id|>",
+    "<|assistant|>",
+    "<start_of_turn>model",
+    "[/inst]",
+    "assistant:",
+    "assistant",
+];
+/// Characters other than letters and digits that may stand before the first thought.
+const MOST_SIGNS: usize = 8;
+
 const START: &str = "<|start|>";
 const CHANNEL: &str = "<|channel|>";
 const MESSAGE: &str = "<|message|>";
-const ENDS: [&str; 4] = ["<|end|>", "<|return|>", "<|call|>", START];
+const END: &str = "<|end|>";
+const ENDS: [&str; 4] = [END, "<|return|>", "<|call|>", START];
 
 /// A text in gpt-oss's channels; `None` where it is none.
-fn split_channels<'a>(text: &'a str, lower: &str, starts_inside: bool) -> Option<SplitText<'a>> {
-    let after_role = lower.trim_start();
+fn split_channels<'a>(text: &'a str, lower: &str, start: TextStart<'_>) -> Option<SplitText<'a>> {
+    let is_space = |c: char| c.is_whitespace() || INVISIBLE.contains(&c);
+    let after_role = lower.trim_start_matches(is_space);
     let after_role =
         after_role.strip_prefix(START).map_or(after_role, |rest| &rest[rest.find(CHANNEL).unwrap_or(0)..]);
-    let is_inside = starts_inside && lower.contains(&format!("<|end|>{START}"));
+    let is_inside = matches!(start, TextStart::Inside(mark) if mark.close == END)
+        && lower.contains(&format!("{END}{START}"));
     if !after_role.starts_with(CHANNEL) && !is_inside {
         return None;
     }
     let mut split = SplitText::default();
-    let content = |from: usize| {
+    let end_of = |from: usize| {
         let end = ENDS.iter().filter_map(|mark| lower[from..].find(mark)).min();
-        &text[from..end.map_or(text.len(), |end| from + end)]
+        end.map_or(text.len(), |end| from + end)
     };
+    let mut at = 0;
     if is_inside {
-        split.thoughts.push(content(0));
+        at = end_of(0);
+        split.thoughts.push(&text[..at]);
     }
-    for (at, _) in lower.match_indices(CHANNEL) {
-        let header_start = at + CHANNEL.len();
+    while let Some(channel) = lower[at..].find(CHANNEL) {
+        let header_start = at + channel + CHANNEL.len();
         // A header that was cut has no content.
-        let Some(header) =
-            lower[header_start..].find(MESSAGE).map(|end| &lower[header_start..header_start + end])
-        else {
+        let Some(length) = lower[header_start..].find(MESSAGE) else { break };
+        let header = &lower[header_start..header_start + length];
+        if header.contains(CHANNEL) || ENDS.iter().any(|mark| header.contains(mark)) {
+            at = header_start;
             continue;
-        };
-        let said = content(header_start + header.len() + MESSAGE.len());
-        match header.trim() {
-            "final" => split.answer = Some(said.trim_start()).filter(|answer| !answer.is_empty()),
+        }
+        let said_start = header_start + length + MESSAGE.len();
+        at = end_of(said_start);
+        let said = &text[said_start..at];
+        match header.trim_start().split(|c: char| c.is_whitespace() || c == '<').next() {
+            Some("final") => split.answer = Some(said.trim_start()).filter(|answer| !answer.is_empty()),
             _ => split.thoughts.push(said),
         }
     }
@@ -356,9 +472,17 @@ fn split_channels<'a>(text: &'a str, lower: &str, starts_inside: bool) -> Option
 mod tests {
     use super::*;
 
-    fn split(text: &str, starts_inside: bool) -> (Option<String>, Option<&str>) {
-        let split = split_reasoning(text, &ReasoningMarks::default(), starts_inside);
+    fn split<'a>(text: &'a str, start: TextStart<'_>) -> (Option<String>, Option<&'a str>) {
+        let split = split_reasoning(text, &ReasoningMarks::default(), start);
         (split.reasoning(), split.answer)
+    }
+
+    fn mark(open: &str, close: &str) -> ReasoningMark {
+        ReasoningMark { open: open.into(), close: close.into() }
+    }
+
+    fn think() -> ReasoningMark {
+        mark("<think>", "</think>")
     }
 
     /// Text, its thought, its answer.
@@ -419,7 +543,54 @@ mod tests {
         ("<think>a</think>Close it with </think>.", Some("a"), Some("Close it with </think>.")),
         ("<think>a</think>b <think>c</think>", Some("a"), Some("b <think>c</think>")),
         ("<think>the mark `</think>` ends it</think>b", Some("the mark `</think>` ends it"), Some("b")),
+        (
+            "18. In HTML I close with </reasoning> as in XML.",
+            None,
+            Some("18. In HTML I close with </reasoning> as in XML."),
+        ),
+        ("The tags are a </think> b", None, Some("The tags are a </think> b")),
+        ("The tag </think> is last.\n</think>\n7", Some("The tag </think> is last."), Some("7")),
+        // Closing marks that are repeated, or that close nothing.
+        ("<think>a</think></think>b", Some("a"), Some("b")),
+        ("<think></think></think></think>18", None, Some("18")),
+        ("</think> </think>\n</think>18", None, Some("18")),
+        ("<think>a</think>7</think>", Some("a"), Some("7")),
+        ("<think>a</think>7\n</think>\n</think>\n", Some("a"), Some("7")),
+        ("<think>a</think>7 <think>b</think>", Some("a"), Some("7 <think>b</think>")),
+        ("<think>a</think> 18 </thinking> 3", Some("a"), Some("18 </thinking> 3")),
+        // What may stand before the first mark.
+        ("\u{feff}<think>a</think>b", Some("a"), Some("b")),
+        ("\u{200b} \u{feff}\n<think>a", Some("a"), None),
+        (".<think>maybe 18", Some("maybe 18"), None),
+        ("**<think>** maybe 18 </think> 3", Some("** maybe 18"), Some("3")),
+        ("assistant\n<think>a</think>b", Some("a"), Some("b")),
+        ("<|im_start|>assistant\n<think>maybe 18", Some("maybe 18"), None),
+        ("<|start_header_id|>assistant<|end_header_id|>\n\n<think>a</think>b", Some("a"), Some("b")),
+        ("x <think>18", Some("18"), Some("x")),
+        ("x<think>a</think>b", Some("a"), Some("b")),
+        ("7 <think>a</think>", Some("a"), Some("7")),
+        ("I <b>think</b> 7", None, Some("I <b>think</b> 7")),
+        ("So: <think>a</think>b", None, Some("So: <think>a</think>b")),
+        ("\"<think>\" opens it.", None, Some("\"<think>\" opens it.")),
+        ("`<think>` opens it.", None, Some("`<think>` opens it.")),
         // Channels.
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>{\"x\":1}<|return|>",
+            Some("a"),
+            Some("{\"x\":1}"),
+        ),
+        ("\u{feff}<|channel|>final<|constrain|>json<|message|>[1]", None, Some("[1]")),
+        (
+            "<|channel|>analysis<|message|>I write <|channel|>final<|message|>18 later<|end|>",
+            Some("I write <|channel|>final<|message|>18 later"),
+            None,
+        ),
+        (
+            "<|channel|>commentary to=f <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>b",
+            Some("{}"),
+            Some("b"),
+        ),
+        ("<|channel|>final<|end|><|start|>assistant<|channel|>analysis<|message|>a", Some("a"), None),
         (
             "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>",
             Some("a"),
@@ -431,17 +602,24 @@ mod tests {
 
     #[test]
     fn thought_and_answer_are_told_apart() {
+        let n_with_thought = REPLIES.iter().filter(|(_, thought, _)| thought.is_some()).count();
+        assert!(n_with_thought >= 40, "{n_with_thought}");
         for &(text, thought, answer) in REPLIES {
-            assert_eq!(split(text, false), (thought.map(str::to_owned), answer), "{text}");
+            assert_eq!(split(text, TextStart::Unknown), (thought.map(str::to_owned), answer), "{text}");
         }
     }
 
     #[test]
     fn an_answer_that_was_split_off_is_its_own_answer() {
         for &(text, _, answer) in REPLIES {
-            // A thought shown as an example after a thought is the one text that reads differently without it.
-            if let Some(answer) = answer.filter(|answer| !answer.starts_with("Close it with </think>")) {
-                assert_eq!(split(answer, false), (None, Some(answer)), "{text}");
+            // A mark shown as an example after a thought is the one text that reads differently without it.
+            let is_example = |answer: &&str| {
+                ["Close it with </think>", "18 </thinking>", "b <think>", "7 <think>"]
+                    .iter()
+                    .any(|example| answer.starts_with(example))
+            };
+            if let Some(answer) = answer.filter(|answer| !is_example(answer)) {
+                assert_eq!(split(answer, TextStart::Unknown), (None, Some(answer)), "{text}");
             }
         }
     }
@@ -454,14 +632,51 @@ mod tests {
             ("a", Some("a"), None),
             ("", None, None),
             ("the form is <think>x</think> so b", Some("the form is <think>x"), Some("so b")),
+            (
+                "Known tags are </thought> and so on. 5.</think>\n3",
+                Some("Known tags are </thought> and so on. 5."),
+                Some("3"),
+            ),
+            ("a </thought> 18", Some("a </thought> 18"), None),
+            ("so x[/think] 18 and on", Some("so x[/think] 18 and on"), None),
+            ("<thinking>a</thinking>18</think>b", Some("<thinking>a</thinking>18"), Some("b")),
+            ("18</think>", Some("18"), None),
+            ("</think></think>18", None, Some("18")),
             ("```\n</think>\nb", Some("```"), Some("b")),
             ("a</think><think>b</think>c", Some("a\n\nb"), Some("c")),
             ("a</think><think>b", Some("a\n\nb"), None),
             ("a<|end|><|start|>assistant<|channel|>final<|message|>b", Some("a"), Some("b")),
             ("[[2]] perhaps, or", Some("[[2]] perhaps, or"), None),
         ] {
-            assert_eq!(split(text, true), (thought.map(str::to_owned), answer), "{text}");
+            let opened = match text.contains("<|end|>") {
+                true => mark("<|channel|>analysis<|message|>", "<|end|>"),
+                false => think(),
+            };
+            let found = split(text, TextStart::Inside(&opened));
+            assert_eq!(found, (thought.map(str::to_owned), answer), "{text}");
         }
+        let square = mark("[think]", "[/think]");
+        let found = split("a</think> 18 [/THINK] 3", TextStart::Inside(&square));
+        assert_eq!(found, (Some("a</think> 18".into()), Some("3")));
+    }
+
+    #[test]
+    fn where_the_prompt_opened_none_a_stray_mark_at_the_end_closes_nothing() {
+        for (text, thought, answer) in [
+            ("The answer is 7.</think>", None, Some("The answer is 7.")),
+            ("7\n</think>\n\n</think>\n", None, Some("7")),
+            ("7</reasoning></think>", None, Some("7")),
+            ("</think>", None, Some("")),
+            ("a</think>\n\nb", Some("a"), Some("b")),
+            ("a</think>b</think>", Some("a"), Some("b")),
+            ("Close it with `</think>`", None, Some("Close it with `</think>`")),
+            ("<think>a</think>", Some("a"), None),
+            ("  7\n", None, Some("  7\n")),
+        ] {
+            assert_eq!(split(text, TextStart::Outside), (thought.map(str::to_owned), answer), "{text}");
+        }
+        // A server may have opened one.
+        assert_eq!(split("perhaps [[2]]</think>", TextStart::Unknown).1, None);
     }
 
     #[test]
@@ -475,25 +690,34 @@ mod tests {
             ("<|im_start|>user\nWhat is <think>?<|im_end|>\n<|im_start|>assistant\n", false),
             ("", false),
         ] {
-            assert_eq!(marks.are_open_at_end(prompt), expected, "{prompt}");
+            let opened = marks.opened_at_end(prompt);
+            assert_eq!(opened.is_some(), expected, "{prompt}");
+            assert_eq!(TextStart::after(opened.as_ref()) != TextStart::Outside, expected, "{prompt}");
         }
     }
 
     #[test]
     fn further_marks_come_from_a_recipe_or_a_template() {
-        let mark = |open: &str, close: &str| ReasoningMark { open: open.into(), close: close.into() };
         let further = [mark("<Plan>", "</Plan>"), mark("", "x"), mark("|", "|")];
         let marks = ReasoningMarks::default().with(&further);
-        let found = split_reasoning("<plan>a</plan>b", &marks, false);
+        let found = split_reasoning("<plan>a</plan>b", &marks, TextStart::Unknown);
         assert_eq!((found.reasoning().as_deref(), found.answer), (Some("a"), Some("b")));
-        assert_eq!(split_reasoning("||b", &marks, false).answer, Some("||b"));
+        assert_eq!(split_reasoning("||b", &marks, TextStart::Unknown).answer, Some("||b"));
 
         let template =
             "{% if x %}<deep_thought>{{ m.r }}</deep_thought>{% endif %}<tool>{{ t }}</tool> [/INST]";
         let marks = ReasoningMarks::default().declared_by(template);
-        assert_eq!(split_reasoning("<deep_thought>a</deep_thought>b", &marks, false).answer, Some("b"));
-        assert_eq!(split_reasoning("<tool>a</tool>b", &marks, false).answer, Some("<tool>a</tool>b"));
-        assert!(marks.are_open_at_end("assistant\n<deep_thought>\n") && marks.contains("</deep_thought>"));
+        assert_eq!(
+            split_reasoning("<deep_thought>a</deep_thought>b", &marks, TextStart::Unknown).answer,
+            Some("b")
+        );
+        assert_eq!(
+            split_reasoning("<tool>a</tool>b", &marks, TextStart::Unknown).answer,
+            Some("<tool>a</tool>b")
+        );
+        let opened = marks.opened_at_end("assistant\n<deep_thought>\n");
+        assert_eq!(opened, Some(mark("<deep_thought>", "</deep_thought>")));
+        assert!(marks.contains("</deep_thought>"));
     }
 
     #[test]
@@ -524,8 +748,9 @@ mod tests {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 text.push_str(pieces[(state >> 33) as usize % pieces.len()]);
             }
-            for starts_inside in [false, true] {
-                let found = split_reasoning(&text, &ReasoningMarks::default(), starts_inside);
+            let think = think();
+            for start in [TextStart::Unknown, TextStart::Outside, TextStart::Inside(&think)] {
+                let found = split_reasoning(&text, &ReasoningMarks::default(), start);
                 let n_bytes: usize = found.thoughts.iter().chain(&found.answer).map(|part| part.len()).sum();
                 assert!(n_bytes <= text.len(), "{text}");
                 assert!(

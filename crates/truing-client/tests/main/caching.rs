@@ -98,6 +98,87 @@ fn failures_are_not_kept() {
     assert_eq!(texts(&mut model, &[request("x")]), ["now"]);
 }
 
+/// A reply of some content and end.
+fn ends(content: &str, finish: &str) -> Act {
+    json(
+        200,
+        &format!(r#"{{"choices":[{{"message":{{"content":"{content}"}},"finish_reason":"{finish}"}}]}}"#),
+    )
+}
+
+#[test]
+fn a_reply_without_an_answer_is_asked_again_by_the_next_run_and_one_that_was_cut_is_not() {
+    for (content, finish, is_kept) in [
+        ("", "stop", false),
+        (" \\n", "stop", false),
+        ("<think>a</think>", "stop", false),
+        ("<think>a", "stop", false),
+        ("<think>a", "length", true),
+        ("", "length", true),
+        ("", "content_filter", true),
+        ("b", "stop", true),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c");
+        let setup = setup(vec![ends(content, finish), says("now")], |_| {});
+        let first = texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]);
+        let next = texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]);
+        let expected = if is_kept { first } else { vec!["now".to_owned()] };
+        assert_eq!(next, expected, "{content} {finish}");
+        assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Replay), &[request("x")]), expected);
+        assert_eq!(setup.server.asked().len(), if is_kept { 1 } else { 2 }, "{content} {finish}");
+    }
+}
+
+#[test]
+fn a_reply_without_an_answer_in_an_old_cache_makes_way_and_is_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c");
+    let setup = setup(vec![ends("", "stop"), says("now")], |_| {});
+    // A recording keeps whatever came, as older versions did.
+    assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Record), &[request("x")]), [""]);
+    assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Replay), &[request("x")]), [""]);
+    assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]), ["now"]);
+    assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]), ["now"]);
+    assert_eq!(setup.server.asked().len(), 2);
+}
+
+/// As ranks do that share a judge's cache: each has its own connection, and all begin with a file that is not there.
+#[test]
+fn ranks_that_share_a_file_lose_no_reply_and_never_find_it_locked() {
+    const N_RANKS: usize = 6;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c");
+    let setup = setup(vec![Act::Count], |_| {});
+    let requests: Vec<ChatRequest> = (0..60).map(|i| request(&i.to_string())).collect();
+    let begin = std::sync::Barrier::new(N_RANKS);
+    let seen: Vec<Vec<(usize, String)>> = std::thread::scope(|scope| {
+        let ranks: Vec<_> = (0..N_RANKS)
+            .map(|rank| {
+                let (begin, path, setup, requests) = (&begin, &path, &setup, &requests);
+                scope.spawn(move || {
+                    begin.wait();
+                    let mut model = cached(setup, path, CacheMode::Live);
+                    // Shares overlap: every request is of two ranks.
+                    let is_mine = |i: &usize| i % N_RANKS == rank || (i + 1) % N_RANKS == rank;
+                    let mine: Vec<usize> = (0..requests.len()).filter(is_mine).collect();
+                    let asked: Vec<ChatRequest> = mine.iter().map(|&i| requests[i].clone()).collect();
+                    mine.into_iter().zip(texts(&mut model, &asked)).collect()
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert_eq!(ReplyCache::open(&path).unwrap().len().unwrap(), 60);
+    let n_asked = setup.server.asked().len();
+    let kept = texts(&mut cached(&setup, &path, CacheMode::Live), &requests);
+    assert_eq!(setup.server.asked().len(), n_asked, "every reply is kept");
+    for (i, text) in seen.iter().flatten() {
+        let others = seen.iter().flatten().filter(|(other, _)| other == i);
+        assert!(*text == kept[*i] || others.clone().any(|(_, other)| *other == kept[*i]), "{i}: {text}");
+    }
+}
+
 #[test]
 fn two_at_once_share_the_file_and_see_the_same() {
     let folder = tempfile::tempdir().unwrap();
@@ -121,8 +202,9 @@ fn two_at_once_share_the_file_and_see_the_same() {
 fn the_file_holds_no_key_and_other_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");
-    let setup = setup(vec![says("ok")], |_| {});
-    texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]);
+    let setup = setup(vec![says(&format!("You sent Bearer {KEY}. [[5]]"))], |_| {});
+    let found = texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]);
+    assert_eq!(found, ["You sent Bearer [key]. [[5]]"]);
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes()));

@@ -80,6 +80,49 @@ fn cases() -> Vec<Case> {
             "insufficient_quota",
         ),
         case(
+            "429 quota in words",
+            json(
+                429,
+                r#"{"error":"You exceeded your current quota, please check your plan and billing details."}"#,
+            ),
+            (QuotaExhausted, Everything),
+            1,
+            0.0,
+            "exceeded your current quota",
+        ),
+        case(
+            "429 quota in Chinese",
+            json(429, r#"{"error":{"code":"1113","message":"账户余额不足，请充值"}}"#),
+            (QuotaExhausted, Everything),
+            1,
+            0.0,
+            "余额不足",
+        ),
+        case(
+            "200 quota",
+            json(200, r#"{"error":{"message":"none left","code":"insufficient_quota"}}"#),
+            (QuotaExhausted, Everything),
+            1,
+            0.0,
+            "none left",
+        ),
+        case(
+            "200 quota in a stream",
+            Act::Events("data: {\"error\":{\"message\":\"Insufficient balance\"}}\n\n".into()),
+            (QuotaExhausted, Everything),
+            1,
+            0.0,
+            "Insufficient balance",
+        ),
+        case(
+            "200 refused form",
+            json(200, r#"{"error":{"message":"bad seed","code":400}}"#),
+            (Refused, Form),
+            1,
+            0.0,
+            "bad seed",
+        ),
+        case(
             "429 billing",
             error(429, "billing_not_active"),
             (QuotaExhausted, Everything),
@@ -202,25 +245,85 @@ fn what_refuses_everything_is_not_asked_a_hundred_times() {
     }
 }
 
-#[test]
-fn refusals_of_single_requests_among_answers_end_nothing() {
-    let no = json(400, r#"{"error":{"message":"no such role"}}"#);
-    let script: Vec<Act> = std::iter::once(says("yes")).chain(std::iter::repeat_n(no, 30)).collect();
+/// What becomes of requests that are asked one after the other: how many were sent, and which refusals are of everything.
+fn in_turn(script: Vec<Act>, n_requests: usize) -> (usize, Vec<bool>) {
     let mut setup = setup(script, |settings| settings.max_concurrency = 1);
-    let requests: Vec<ChatRequest> = (0..31).map(|i| request(&i.to_string())).collect();
+    let requests: Vec<ChatRequest> = (0..n_requests).map(|i| request(&i.to_string())).collect();
     let results = setup.client.chat_all(&requests, &mut |_, _| ControlFlow::Continue(()));
-    assert_eq!(setup.server.asked().len(), 31);
-    assert!(results[1..].iter().all(|result| result.as_ref().is_err_and(|error| !error.is_permanent())));
+    let is_permanent = results.iter().map(|result| result.as_ref().is_err_and(ChatError::is_permanent));
+    (setup.server.asked().len(), is_permanent.collect())
+}
+
+fn refused(words: &str) -> Act {
+    json(400, &serde_json::json!({ "error": { "message": words } }).to_string())
 }
 
 #[test]
-fn refusals_in_different_words_are_of_each_request_alone() {
-    let no = |i: usize| json(400, &format!(r#"{{"error":{{"message":"bad word {i}"}}}}"#));
-    let mut setup = setup((0..20).map(no).collect(), |settings| settings.max_concurrency = 1);
-    let requests: Vec<ChatRequest> = (0..20).map(|i| request(&i.to_string())).collect();
-    let results = setup.client.chat_all(&requests, &mut |_, _| ControlFlow::Continue(()));
-    assert_eq!(setup.server.asked().len(), 20);
-    assert!(results.iter().all(|result| result.as_ref().is_err_and(|error| !error.is_permanent())));
+fn refusals_of_single_requests_among_answers_end_nothing() {
+    let script: Vec<Act> =
+        (0..30).map(|i| if i % 4 == 0 { says("yes") } else { refused("no such role") }).collect();
+    assert_eq!(in_turn(script, 30), (30, vec![false; 30]));
+}
+
+#[test]
+fn refusals_in_a_row_end_it_whatever_was_answered_before() {
+    let script = vec![says("yes"), says("yes"), refused("no such role")];
+    let (n_asked, is_permanent) = in_turn(script, 40);
+    assert_eq!(n_asked, 2 + 5);
+    assert_eq!(is_permanent, (0..40).map(|i| i >= 6).collect::<Vec<_>>());
+    // Ids do not make words differ.
+    let script = (0..40).map(|i| refused(&format!("unsupported (request req_{i}a)"))).collect();
+    assert_eq!(in_turn(script, 40).0, 5);
+}
+
+#[test]
+fn refusals_in_different_words_are_of_each_request_alone_up_to_a_point() {
+    let words: Vec<String> = (0..30_u8).map(|i| format!("bad word {}", char::from(b'A' + i))).collect();
+    let script: Vec<Act> = words.iter().map(|words| refused(words)).collect();
+    let (n_asked, is_permanent) = in_turn(script, 30);
+    assert_eq!((n_asked, is_permanent[18], is_permanent[19]), (20, false, true));
+}
+
+#[test]
+fn a_key_that_the_server_repeats_is_in_no_answer_and_no_message() {
+    let body = |message: &str| {
+        json(200, &format!(r#"{{"choices":[{{"message":{message},"finish_reason":"stop"}}]}}"#))
+    };
+    let pieces: String = ["you sent sk-very", "-secr", "et-42 a", "nd sk-", "very"]
+        .iter()
+        .map(|piece| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{piece}\"}}}}]}}\n\n"))
+        .chain(std::iter::once("data: [DONE]\n\n".to_owned()))
+        .collect();
+    let escaped: String = KEY.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
+    for (act, text) in [
+        (
+            body(&format!(r#"{{"content":"Bearer {KEY}. [[5]]","reasoning":"{KEY}?"}}"#)),
+            "Bearer [key]. [[5]]",
+        ),
+        (body(&format!(r#"{{"content":"{escaped}"}}"#)), "[key]"),
+        (Act::Events(pieces), "you sent [key] and sk-very"),
+    ] {
+        let setup = setup(vec![act], |_| {});
+        let reply = setup.client.ask(&request("x"), None).unwrap();
+        assert_eq!(reply.text, text);
+        assert!(!reply.reasoning.unwrap_or_default().contains(KEY));
+        let (answer, heard) = setup.listen();
+        assert_eq!((answer.unwrap().as_str(), heard.as_str()), (text, text));
+    }
+    // Where a message is shortened, a key may be cut in two.
+    for n in 270..300 {
+        let long = format!("{} {KEY}", "x".repeat(n));
+        let escaped = format!("{} {escaped}", "x".repeat(n));
+        for act in [
+            json(200, &format!(r#"{{"error":{{"message":"{long}"}}}}"#)),
+            json(401, &format!(r#"{{"error":{{"message":"{escaped}"}}}}"#)),
+            json(401, &format!(r#"{{"error":{{"message":"{long}"}}}}"#)),
+        ] {
+            let setup = setup(vec![act], |settings| settings.max_retries = 0);
+            let text = setup.ask().unwrap_err().to_string();
+            assert!(!text.contains(&KEY[..6]), "{text}");
+        }
+    }
 }
 
 #[test]

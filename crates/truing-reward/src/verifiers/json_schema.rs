@@ -1,6 +1,6 @@
 //! 1 when the completion is JSON that is valid against a schema (drafts 4 to 2020-12, formats checked), 0 otherwise.
 //!
-//! Patterns are Rust's regular expressions, so no pattern takes exponential time. Schemas of rows refer to nothing
+//! Patterns are Rust's regular expressions, so no pattern takes exponential time; `\<` and `\>` are signs, as in JavaScript's. Schemas of rows refer to nothing
 //! outside themselves: neither files nor addresses are opened.
 
 use std::collections::HashMap;
@@ -14,6 +14,7 @@ use truing_types::{Unscored, UnscoredReason};
 
 use crate::RewardError;
 use crate::completion::{Completion, RewardFunction};
+use crate::verifiers::python_regex;
 
 /// Settings of [`JsonSchema`]: the schema comes from one of three places.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -57,12 +58,13 @@ struct Compiled {
 
 impl Compiled {
     fn new(schema: Value) -> Result<Self, String> {
-        let schema = match schema {
+        let mut schema = match schema {
             Value::String(text) => {
                 serde_json::from_str(&text).map_err(|error| format!("is no JSON: {error}"))?
             }
             other => other,
         };
+        translate_patterns(&mut schema);
         let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
         compiler.set_default_draft(Draft::V2020_12);
         compiler.enable_format_assertions();
@@ -75,6 +77,31 @@ impl Compiled {
 
     fn is_valid(&self, text: &str) -> bool {
         serde_json::from_str(text).is_ok_and(|value| self.schemas.validate(&value, self.index).is_ok())
+    }
+}
+
+/// Patterns with `\<` and `\>` as JSON Schema reads them. Values that a schema only compares with stay as they are.
+fn translate_patterns(schema: &mut Value) {
+    match schema {
+        Value::Array(parts) => parts.iter_mut().for_each(translate_patterns),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match (key.as_str(), value) {
+                    ("const" | "enum" | "default" | "examples", _) => {}
+                    ("pattern", Value::String(pattern)) => {
+                        *pattern = python_regex::translated(pattern).into_owned();
+                    }
+                    ("patternProperties", Value::Object(patterns)) => {
+                        let old = std::mem::take(patterns);
+                        let translated = |pattern: String| python_regex::translated(&pattern).into_owned();
+                        patterns.extend(old.into_iter().map(|(pattern, part)| (translated(pattern), part)));
+                        patterns.values_mut().for_each(translate_patterns);
+                    }
+                    (_, value) => translate_patterns(value),
+                }
+            }
+        }
+        _ => {}
     }
 }
 
@@ -255,6 +282,25 @@ mod tests {
             score(column, "3", json!({"shape": {"$ref": "#/$defs/n", "$defs": {"n": {"minimum": 3}}}})),
             Ok(1.0)
         );
+    }
+
+    #[test]
+    fn escaped_brackets_in_patterns_are_signs() {
+        let schema = json!({
+            "type": "object",
+            "properties": {"a": {"pattern": r"^\<b\>$"}, "pattern": {"const": {"pattern": r"\<"}}},
+            "patternProperties": {r"^\<": {"type": "number"}},
+            "additionalProperties": false,
+        });
+        for (text, expect) in [
+            (r#"{"a": "<b>"}"#, 1.0),
+            (r#"{"a": "b"}"#, 0.0),
+            (r#"{"<x": 3}"#, 1.0),
+            (r#"{"<x": "3"}"#, 0.0),
+            (r#"{"pattern": {"pattern": "\\<"}}"#, 1.0),
+        ] {
+            assert_eq!(score(json!({"schema": schema.clone()}), text, json!({})), Ok(expect), "{text}");
+        }
     }
 
     #[test]

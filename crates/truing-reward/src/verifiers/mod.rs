@@ -8,5 +8,6 @@ pub mod json_schema;
 pub mod language;
 pub mod length;
 pub mod math_answer;
+mod python_regex;
 pub mod repetition;
 mod sentences;

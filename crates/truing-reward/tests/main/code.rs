@@ -56,6 +56,36 @@ fn is_ready() -> bool {
     has_python && has(Level::Namespaces)
 }
 
+/// What an interpreter runs when it starts, such as a `sitecustomize.py` beside it, runs inside of the sandbox, also when it is
+/// only asked where it is.
+#[test]
+fn the_interpreter_is_looked_at_in_the_sandbox_too() {
+    if !is_ready() {
+        return;
+    }
+    // Programs have a `/tmp` of their own.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let environment = folder.path().join("environment");
+    let run = |program: &Path, arguments: &[&str]| Command::new(program).args(arguments).output().unwrap();
+    let made =
+        run(Path::new("python3"), &["-m", "venv", "--without-pip", &environment.display().to_string()]);
+    if !made.status.success() {
+        eprintln!("skipped: there is no module venv");
+        return;
+    }
+    let interpreter = environment.join("bin/python3");
+    let asked = ["-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"];
+    let packages = String::from_utf8(run(&interpreter, &asked).stdout).unwrap();
+    let escaped = folder.path().join("escaped");
+    let writes = format!("try:\n    open({escaped:?}, 'w').write('x')\nexcept OSError:\n    pass\n");
+    std::fs::write(Path::new(packages.trim()).join("sitecustomize.py"), writes).unwrap();
+    let config = CodeConfig { interpreter: interpreter.display().to_string(), ..quick() };
+    let found = score_with(&child(), config, "def f(): return 1", &asserts(&["assert f() == 1"]));
+    assert!(!escaped.exists() && found == Ok(1.0), "{found:?}");
+    run(&interpreter, &["-I", "-c", ""]);
+    assert!(escaped.exists(), "it would write outside of it");
+}
+
 fn asserts(lines: &[&str]) -> Value {
     json!({ "test_list": lines })
 }

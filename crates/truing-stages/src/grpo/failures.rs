@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use truing_reward::ScoredCompletion;
 use truing_train::checkpoint::TrainerState;
-use truing_types::{Event, UnscoredReason};
+use truing_types::{Event, RowOrigin, UnscoredReason};
 
 use super::run::Running;
-use super::state::PromptState;
+use super::state::{PromptState, UnscoredCount};
 use crate::StageError;
 
 /// Steps in a row with rewards but without differences between them, after which that is said.
@@ -35,7 +35,7 @@ pub(super) struct Watch {
     last_problem: Option<String>,
     /// Where the run stood before the steps of which nothing could be scored. The weights are still the same.
     settled: Option<(TrainerState, PromptState)>,
-    /// Warnings that were given; each is given once.
+    /// What was warned of; of each once.
     told: BTreeSet<String>,
     /// Whether the step being taken has a group with different rewards.
     pub(super) has_signal: bool,
@@ -48,12 +48,36 @@ impl Watch {
     }
 }
 
+/// What completions were scored for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// To learn from, in a step.
+    Step(u64),
+    Evaluation,
+}
+
+impl Looked {
+    fn name(self) -> String {
+        match self {
+            Self::Step(step) => format!("step {step}"),
+            Self::Evaluation => "the evaluation".into(),
+        }
+    }
+
+    /// The same for every step.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Step(_) => "steps",
+            Self::Evaluation => "evaluations",
+        }
+    }
+}
+
 /// Which of some completions could not be scored, and why.
 pub(super) struct Unscoring {
     n_completions: usize,
     n_scored: usize,
-    /// By reason, how often, and the first in words.
-    reasons: BTreeMap<UnscoredReason, (usize, String)>,
+    reasons: BTreeMap<UnscoredReason, UnscoredCount>,
     /// Rewards that no completion has.
     dead: Vec<DeadReward>,
 }
@@ -68,16 +92,17 @@ struct DeadReward {
 }
 
 impl Unscoring {
-    pub(super) fn of<'a>(scored: impl Iterator<Item = &'a ScoredCompletion>) -> Self {
+    /// Of completions with the rows that they are of.
+    pub(super) fn of<'a>(scored: impl Iterator<Item = (&'a RowOrigin, &'a ScoredCompletion)>) -> Self {
         let mut found = Self { n_completions: 0, n_scored: 0, reasons: BTreeMap::new(), dead: Vec::new() };
         let mut parts: BTreeMap<&str, Option<DeadReward>> = BTreeMap::new();
-        for one in scored {
+        for (origin, one) in scored {
             found.n_completions += 1;
             match &one.total {
                 Ok(_) => found.n_scored += 1,
                 Err(unscored) => {
-                    let first = || (0, unscored.detail.clone());
-                    found.reasons.entry(unscored.reason).or_insert_with(first).0 += 1;
+                    let first = || UnscoredCount { n: 0, first: located(origin, &unscored.detail) };
+                    found.reasons.entry(unscored.reason).or_insert_with(first).n += 1;
                 }
             }
             for (name, part) in &one.parts {
@@ -89,7 +114,7 @@ impl Unscoring {
                         dead.is_only_reason &= dead.reason == unscored.reason;
                     }
                     (Err(unscored), None) => {
-                        let (reason, detail) = (unscored.reason, unscored.detail.clone());
+                        let (reason, detail) = (unscored.reason, located(origin, &unscored.detail));
                         let dead =
                             DeadReward { name: name.clone(), n: 1, reason, detail, is_only_reason: true };
                         parts.insert(name, Some(dead));
@@ -121,45 +146,90 @@ impl Unscoring {
             0 => format!("none of {n} completions could be scored"),
             n_scored => format!("{} of {n} completions could not be scored", n - n_scored),
         };
-        let reasons: Vec<String> = self
-            .reasons
-            .iter()
-            .map(|(reason, (n, detail))| format!("{} ({n}): {detail}", reason.as_str()))
-            .collect();
-        format!("{how_many}: {}", reasons.join("; "))
+        format!("{how_many}: {}", reasons_text(&self.reasons))
     }
 
-    /// What should be said of rewards that failed while others did not.
-    fn warnings(&self) -> Vec<String> {
-        let text = |dead: &DeadReward| {
-            let DeadReward { name, n, reason, detail, .. } = dead;
-            format!(
-                "`{name}` could not be computed for any of its {n} completions: {}: {detail}",
-                reason.as_str()
-            )
+    /// What should be said, each with a key of what it is about.
+    fn warnings(&self) -> Vec<(String, String)> {
+        let key = |reasons: &mut dyn Iterator<Item = &UnscoredReason>| {
+            reasons.map(|reason| reason.as_str()).collect::<Vec<_>>().join(" ")
         };
-        self.dead.iter().map(text).collect()
+        if self.is_total() {
+            return vec![(format!("all {}", key(&mut self.reasons.keys())), self.text())];
+        }
+        let some = self.reasons.iter().map(|(reason, UnscoredCount { n, first })| {
+            let text = format!(
+                "{n} of {} completions have no reward and are not learnt from: {}: {first}",
+                self.n_completions,
+                reason.as_str()
+            );
+            (format!("some {}", reason.as_str()), text)
+        });
+        let is_said = |dead: &&DeadReward| !self.reasons.contains_key(&dead.reason);
+        let dead = self.dead.iter().filter(is_said).map(|dead| {
+            let DeadReward { name, n, reason, detail, .. } = dead;
+            let reason = reason.as_str();
+            let text =
+                format!("`{name}` could not be computed for any of its {n} completions: {reason}: {detail}");
+            (format!("dead {name} {reason}"), text)
+        });
+        some.chain(dead).collect()
+    }
+
+    /// Adds them to those of the whole run.
+    pub(super) fn add_to(&self, prompts: &mut PromptState) {
+        prompts.n_completions += self.n_completions as u64;
+        for (reason, count) in &self.reasons {
+            match prompts.unscored.get_mut(reason) {
+                Some(known) => known.n += count.n,
+                None => drop(prompts.unscored.insert(*reason, count.clone())),
+            }
+        }
     }
 }
 
+/// What happened, with its row where that is not said yet.
+fn located(origin: &RowOrigin, detail: &str) -> String {
+    let origin = origin.to_string();
+    if detail.contains(&origin) { detail.to_owned() } else { format!("{origin}: {detail}") }
+}
+
+fn reasons_text(reasons: &BTreeMap<UnscoredReason, UnscoredCount>) -> String {
+    let text = |(reason, count): (&UnscoredReason, &UnscoredCount)| {
+        format!("{} ({}): {}", reason.as_str(), count.n, count.first)
+    };
+    reasons.iter().map(text).collect::<Vec<_>>().join("; ")
+}
+
+/// How many completions of a run have no reward, and why; `None` where all have one.
+fn unscored_text(prompts: &PromptState) -> Option<String> {
+    let n: u64 = prompts.unscored.values().map(|count| count.n).sum();
+    let text = format!(
+        "{n} of {} completions have no reward: {}",
+        prompts.n_completions,
+        reasons_text(&prompts.unscored)
+    );
+    (n > 0).then_some(text)
+}
+
 impl Running<'_> {
-    /// Says what could not be scored. `what` is what was scored, for instance a step.
+    /// Says what could not be scored: of each reason the first row.
     ///
     /// # Errors
     /// [`StageError::Unscored`], where by policy the run ends here.
     pub(super) fn look_at<'a>(
         &mut self,
-        what: &str,
-        scored: impl Iterator<Item = &'a ScoredCompletion>,
+        looked: Looked,
+        scored: impl Iterator<Item = (&'a RowOrigin, &'a ScoredCompletion)>,
     ) -> Result<Unscoring, StageError> {
+        let what = looked.name();
         let found = Unscoring::of(scored);
         if found.will_not_pass() && self.plan.config.on_unscored_step == OnUnscoredStep::Stop {
             let problem = format!("{what}: {}", found.text());
             return Err(StageError::Unscored { problem, saved: String::new() });
         }
-        let warnings = if found.is_total() { vec![found.text()] } else { found.warnings() };
-        for warning in warnings {
-            if self.watch.told.insert(warning.clone()) {
+        for (key, warning) in found.warnings() {
+            if self.watch.told.insert(format!("{} {key}", looked.kind())) {
                 self.events.emit(Event::Warning(format!("{what}: {warning}")));
             }
         }
@@ -187,10 +257,14 @@ impl Running<'_> {
             watch.n_flat_in_a_row = if has_signal { 0 } else { watch.n_flat_in_a_row + 1 };
             if watch.n_flat_in_a_row == FLAT_STEPS {
                 let first = step + 1 - FLAT_STEPS as u64;
-                self.events.emit(Event::Warning(format!(
-                    "steps {first} to {step} had nothing to learn from: in each group all rewards were equal \
-                     (`frac_reward_zero_std`); are the prompts too hard or too easy, or does a reward not tell completions apart?"
-                )));
+                let why = match unscored_text(&self.prompts) {
+                    None => "in each group all rewards were equal (`frac_reward_zero_std`); are the prompts too hard or too \
+                             easy, or does a reward not tell completions apart?"
+                        .into(),
+                    Some(text) => format!("in each group rewards were missing or equal; in all steps so far {text}"),
+                };
+                let text = format!("steps {first} to {step} had nothing to learn from: {why}");
+                self.events.emit(Event::Warning(text));
             }
             return Ok(());
         }
@@ -241,16 +315,33 @@ impl Running<'_> {
             return Ok(None);
         }
         if n_scored_steps > 0 {
-            let text = "nothing was learnt: in every step all rewards of each group were equal (`frac_reward_zero_std`), \
-                        and the saved model is the one that the run began with";
-            return Ok(Some(text.into()));
+            let why = match unscored_text(&self.prompts) {
+                None => "in every step all rewards of each group were equal (`frac_reward_zero_std`)".into(),
+                Some(text) => format!("{text}; in each group the other rewards were equal or single"),
+            };
+            let text =
+                format!("nothing was learnt: {why}. The saved model is the one that the run began with");
+            return Ok(Some(text));
         }
         let last = self.watch.last_problem.clone().unwrap_or_else(|| "no completion could be scored".into());
         let problem = format!("nothing was learnt, because no step had a reward: {last}");
         match self.plan.config.on_unscored_step {
             OnUnscoredStep::Stop => Err(self.end_unscored(problem)?),
-            OnUnscoredStep::Warn => Ok(Some(problem)),
+            OnUnscoredStep::Warn => {
+                Ok(Some(format!("{problem}. The saved model is the one that the run began with")))
+            }
         }
+    }
+
+    /// What of the run the model has not learnt from, for the end of a run that has learnt something.
+    pub(super) fn not_learnt_from(&self) -> Option<String> {
+        let PromptState { n_learnt_steps, n_unscored_steps, .. } = self.prompts;
+        let text = unscored_text(&self.prompts).filter(|_| n_learnt_steps > 0)?;
+        let steps = match n_unscored_steps {
+            0 => String::new(),
+            n => format!("{n} of {} steps had no reward at all and changed nothing; ", self.state.step),
+        };
+        Some(format!("the model has not learnt from all that was drawn: {steps}{text}"))
     }
 }
 
@@ -274,6 +365,7 @@ mod tests {
     fn what_waiting_does_not_mend_is_told_apart() {
         use UnscoredReason::{JudgeFailed, JudgeRefused, MissingReference, NoSandbox};
         let ok = || scored(&[("a", Ok(1.0))], Ok(1.0));
+        let origin = RowOrigin { source: "a.jsonl".into(), line: 3 };
         let only = |reason| scored(&[("a", Err(reason))], Err(reason));
         let optional = |reason| scored(&[("a", Err(reason)), ("b", Ok(1.0))], Ok(1.0));
         for (completions, will_not_pass, is_total, n_warnings) in [
@@ -282,20 +374,33 @@ mod tests {
             (vec![only(MissingReference)], false, true, 1),
             (vec![only(JudgeRefused)], true, true, 1),
             // An account that runs dry in the middle of a step.
-            (vec![ok(), only(JudgeRefused)], true, false, 0),
+            (vec![ok(), only(JudgeRefused)], true, false, 1),
+            (vec![ok(), only(MissingReference), only(JudgeFailed), only(JudgeFailed)], false, false, 2),
             (vec![optional(JudgeRefused), optional(JudgeRefused)], false, false, 1),
             (vec![only(NoSandbox), only(NoSandbox)], true, true, 1),
-            (vec![ok(), only(NoSandbox)], false, false, 0),
+            (vec![ok(), only(NoSandbox)], false, false, 1),
             (vec![only(NoSandbox), only(JudgeFailed)], false, true, 1),
             (Vec::new(), false, false, 0),
         ] {
-            let found = Unscoring::of(completions.iter());
+            let found = Unscoring::of(completions.iter().map(|one| (&origin, one)));
             assert_eq!(found.will_not_pass(), will_not_pass, "{completions:?}");
             assert_eq!((found.is_total(), found.warnings().len()), (is_total, n_warnings), "{completions:?}");
         }
         let mixed = [only(JudgeFailed), only(JudgeFailed), only(MissingReference)];
+        let expected = "none of 3 completions could be scored: missing_reference (1): a.jsonl:3: why; \
+                        judge_failed (2): a.jsonl:3: why";
+        let found = Unscoring::of(mixed.iter().map(|one| (&origin, one)));
+        assert_eq!(found.text(), expected);
+        let some = [ok(), only(MissingReference)];
+        let found = Unscoring::of(some.iter().map(|one| (&origin, one)));
         let expected =
-            "none of 3 completions could be scored: missing_reference (1): why; judge_failed (2): why";
-        assert_eq!(Unscoring::of(mixed.iter()).text(), expected);
+            "1 of 2 completions have no reward and are not learnt from: missing_reference: a.jsonl:3: why";
+        assert_eq!(found.warnings(), [("some missing_reference".into(), expected.into())]);
+        let mut state = PromptState::default();
+        assert_eq!(unscored_text(&state), None);
+        found.add_to(&mut state);
+        found.add_to(&mut state);
+        let expected = "2 of 4 completions have no reward: missing_reference (2): a.jsonl:3: why";
+        assert_eq!(unscored_text(&state).as_deref(), Some(expected));
     }
 }

@@ -254,6 +254,7 @@ fn record(config: &GrpoConfig, model: &ModelFiles, reports: &[DataReport]) -> Re
         .map(|path| ("model", path))
         .chain(reward_model.into_iter().map(|path| ("reward_model", path)))
         .chain(judge.into_iter().map(|path| ("judge", path)))
+        .chain(config.reward.iter().filter_map(|reward| Some(("reward", reward.file()?.to_path_buf()))))
         .chain(data);
     Ok(RunInputs {
         versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),

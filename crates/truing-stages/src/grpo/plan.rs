@@ -317,6 +317,16 @@ fn check_sources(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageEr
     }
 }
 
+/// Refuses rows that a reward is meant for and will never score.
+fn check_rows(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
+    for reward in &config.reward {
+        for prompt in inputs.prompts.iter().chain(&inputs.eval) {
+            reward.check_row(&prompt.row.columns, &prompt.origin)?;
+        }
+    }
+    Ok(())
+}
+
 /// Checks the settings that no other step looks at.
 fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
@@ -332,6 +342,7 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     }
     Rewards::check(&config.reward)?;
     check_sources(config, inputs)?;
+    check_rows(config, inputs)?;
     if let Some(judge) = &config.judge {
         judge.verdict.check()?;
         judge.model.check("judge.model")?;

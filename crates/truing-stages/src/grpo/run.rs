@@ -15,7 +15,7 @@ use truing_train::Trainer;
 use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{Communicator, Event, EventSink, ReasoningMarks, TokenId, dealt};
 
-use super::failures::Watch;
+use super::failures::{Looked, Watch};
 use super::judge_reward::JudgeReward;
 use super::model_reward::ModelReward;
 use super::packs::SampledPolicy;
@@ -262,7 +262,12 @@ impl Running<'_> {
         }
         let (drawn, scored): (Vec<_>, Vec<_>) =
             gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?.into_iter().unzip();
-        let looked = self.look_at("the evaluation", scored.iter().flatten());
+        let of_rows = inputs
+            .eval
+            .iter()
+            .zip(&scored)
+            .flat_map(|(prompt, scored)| scored.iter().map(move |scored| (&prompt.origin, scored)));
+        let looked = self.look_at(Looked::Evaluation, of_rows);
         self.save_if_unscored(looked)?;
         let mut by_category: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut n_unscored = 0;
@@ -327,9 +332,6 @@ impl Running<'_> {
     fn finish(mut self) -> Result<GrpoOutcome, StageError> {
         let config = &self.plan.config;
         let nothing_learnt = self.nothing_learnt()?;
-        if let Some(text) = &nothing_learnt {
-            self.events.emit(Event::Warning(text.clone()));
-        }
         if config.load_best_model_at_end {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
@@ -341,6 +343,10 @@ impl Running<'_> {
             let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
             model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
         })?;
+        // The last words of a run are what its model is worth.
+        for text in nothing_learnt.clone().into_iter().chain(self.not_learnt_from()) {
+            self.events.emit(Event::Warning(text));
+        }
         Ok(GrpoOutcome::Finished { model, metrics: self.record.into_last_metrics(), nothing_learnt })
     }
 }

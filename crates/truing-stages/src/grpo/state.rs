@@ -6,7 +6,7 @@ use std::fs;
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 use truing_store::{CommittedDirectory, StagedDirectory};
-use truing_types::Seed;
+use truing_types::{Seed, UnscoredReason};
 
 use crate::StageError;
 
@@ -26,6 +26,23 @@ pub(super) struct PromptState {
     /// Steps in which some group had different rewards, so that there was something to learn.
     #[serde(default = "one")]
     pub(super) n_learnt_steps: u64,
+    /// Steps in which no completion had a reward.
+    #[serde(default)]
+    pub(super) n_unscored_steps: u64,
+    /// Completions of all steps, and those of them that have no reward, by reason.
+    #[serde(default)]
+    pub(super) n_completions: u64,
+    #[serde(default)]
+    pub(super) unscored: BTreeMap<UnscoredReason, UnscoredCount>,
+}
+
+/// Completions without a reward for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UnscoredCount {
+    pub(super) n: u64,
+    /// The first one's row and what happened.
+    pub(super) first: String,
 }
 
 fn one() -> u64 {

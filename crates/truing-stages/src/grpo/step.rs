@@ -5,15 +5,17 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rand_chacha::rand_core::Rng;
-use truing_generate::{SampleRequest, SampledCompletion, SampledIds, opens_thought, sample};
+use truing_generate::{SampleRequest, SampledCompletion, SampledIds, opened_thought, sample};
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
 use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
 use truing_types::{
-    Event, FinishReason, Rollout, SamplingOptions, Seed, Unscored, UnscoredReason, all_gather_dealt, dealt,
+    Event, FinishReason, ReasoningMark, Rollout, SamplingOptions, Seed, TextStart, Unscored, UnscoredReason,
+    all_gather_dealt, dealt,
 };
 
+use super::failures::Looked;
 use super::packs::{self, CompletionPack, Sequence};
 use super::run::Running;
 use super::state::PromptState;
@@ -181,15 +183,17 @@ impl Running<'_> {
             self.events.emit(Event::PhaseStarted { phase: "asking the judge".into(), total: None });
         }
         let tokenizer = self.inputs.renderer.tokenizer();
-        let starts_inside: Vec<bool> = prompts
+        let opened: Vec<Option<ReasoningMark>> =
+            prompts.iter().map(|prompt| opened_thought(tokenizer, &self.marks, &prompt.tokens)).collect();
+        let starts: Vec<TextStart<'_>> = opened
             .iter()
             .zip(drawn)
-            .flat_map(|(prompt, completions)| {
-                let is_inside = opens_thought(tokenizer, &self.marks, &prompt.tokens);
-                std::iter::repeat_n(is_inside, completions.len())
+            .flat_map(|(opened, completions)| {
+                let n_asked = completions.iter().filter(|one| one.text_error.is_none()).count();
+                std::iter::repeat_n(TextStart::after(opened.as_ref()), n_asked)
             })
             .collect();
-        let mut scored = self.rewards.score_after(&asked, &starts_inside).into_iter();
+        let mut scored = self.rewards.score_after(&asked, &starts).into_iter();
         if self.judge_counts.is_some() {
             self.events.emit(Event::PhaseFinished);
         }
@@ -233,9 +237,14 @@ impl Running<'_> {
             // From here on every rank knows the groups of all.
             let groups: Vec<(Vec<SampledCompletion>, Vec<ScoredCompletion>)> =
                 gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?;
-            let all_scored = groups.iter().flat_map(|(_, scored)| scored);
-            let unscoring = self.look_at(&format!("step {step}"), all_scored)?;
+            let origin = |place: u32| &inputs.prompts[place as usize].origin;
+            let all_scored = places
+                .iter()
+                .zip(&groups)
+                .flat_map(|(&place, (_, scored))| scored.iter().map(move |scored| (origin(place), scored)));
+            let unscoring = self.look_at(Looked::Step(step), all_scored)?;
             is_unscored &= unscoring.is_total();
+            unscoring.add_to(&mut prompt_state);
             for (&prompt, (completions, scored)) in places.iter().zip(groups) {
                 let group = Group { prompt, completions, scored };
                 let rewards: Vec<f64> = group.rewards().into_iter().flatten().collect();
@@ -296,6 +305,7 @@ impl Running<'_> {
             .sum();
         let has_signal = self.watch.has_signal;
         prompt_state.n_scored_steps += u64::from(!is_unscored);
+        prompt_state.n_unscored_steps += u64::from(is_unscored);
         prompt_state.n_learnt_steps += u64::from(has_signal);
         let n_tokens = (n_drawn + n_prompts) as u64;
         Ok(Some(StepRecord { metrics, prompts: prompt_state, n_tokens, is_unscored, has_signal }))

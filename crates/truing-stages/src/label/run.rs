@@ -1,5 +1,6 @@
 //! The work: ask judge by judge; add up votes; write labels, what is in doubt, what has none, and the summary.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -81,7 +82,16 @@ pub fn run(
     answers.judges = counts;
     let rows = assign(plan, inputs, &answers);
     if rows.iter().all(|row| row.labels.is_empty()) {
-        let reason = answers.judges.first().map_or("", |judge| main_reason(&judge.failures)).to_owned();
+        let failed = answers.judges.iter().map(|judge| main_reason(&judge.failures));
+        let reason = failed.into_iter().find(|reason| !reason.is_empty()).map(str::to_owned);
+        // Replies that could be read and name nothing of the set are no failures.
+        let reason = reason.unwrap_or_else(|| {
+            let mut why: BTreeMap<String, usize> = BTreeMap::new();
+            rows.iter().flat_map(|row| row.unlabelled.values()).for_each(|reason| {
+                *why.entry(reason.clone()).or_default() += 1;
+            });
+            main_reason(&why).to_owned()
+        });
         return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
     }
     let summary = summarise(plan, inputs, &answers, &rows);

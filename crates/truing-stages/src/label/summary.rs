@@ -8,7 +8,7 @@ use super::config::LabelJudge;
 use super::outcome::{Answers, AssignedLabel, LabelledBy, LabelledPrompt, named};
 use super::plan::{LabelInputs, LabelPlan, nearest};
 use crate::agreement::{Agreement, agreement};
-use crate::judging::main_reason;
+use crate::judging::{is_half_unanswered, main_reason, main_reasons};
 
 /// Unknown labels and combinations that are listed, the most frequent.
 const MOST_LISTED: usize = 500;
@@ -149,6 +149,14 @@ pub struct Comparison {
     pub accuracy: f64,
     /// What would be right always saying the most frequent label.
     pub most_frequent_share: f64,
+}
+
+impl Summary {
+    /// Whether some judge left half of what it was asked, or more, without a reply that can be read.
+    #[must_use]
+    pub fn is_half_unanswered(&self) -> bool {
+        self.judges.iter().any(|judge| is_half_unanswered(judge.n_replies, judge.n_failed))
+    }
 }
 
 pub(super) fn summarise(
@@ -346,14 +354,17 @@ fn warnings(plan: &LabelPlan, inputs: &LabelInputs, judges: &[JudgeSummary]) -> 
             let reason = main_reason(&judge.failures);
             warnings.push(format!("{name} gave no reply that can be read: {reason}"));
         } else if judge.n_failed > 0 {
-            warnings
-                .push(format!("{name} gave no reply that can be read on {} of {n_asked}", judge.n_failed));
+            warnings.push(format!(
+                "{name} gave no reply that can be read on {} of {n_asked}: {}",
+                judge.n_failed,
+                main_reasons(&judge.failures)
+            ));
         }
         let dimensions_of_reply = if config.per_dimension { 1 } else { plan.dimensions.len() };
-        let share = judge.n_without_label as f64 / (judge.n_replies * dimensions_of_reply).max(1) as f64;
+        let (n, n_answers) = (judge.n_without_label, judge.n_replies * dimensions_of_reply);
+        let share = n as f64 / n_answers.max(1) as f64;
         if judge.n_replies >= FEWEST_TO_WARN && share >= OF_LITTLE_USE {
-            let percent = 100.0 * share;
-            warnings.push(format!("{name} names no label of the set in {percent:.0} of 100 answers"));
+            warnings.push(format!("{name} names no label of the set in {n} of {n_answers} answers"));
         }
     }
     if config.judge.len() == 1 && config.n_votes == 1 && plan.n_calls > 0 {

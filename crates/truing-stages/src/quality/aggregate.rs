@@ -11,7 +11,7 @@ use super::config::{Dimension, QualityJudge};
 use super::plan::{QualityInputs, QualityPlan, QualityPrompt};
 use super::verdict::Verdict;
 use crate::agreement::{Agreement, agreement};
-use crate::judging::main_reason;
+use crate::judging::{is_half_unanswered, main_reason, main_reasons};
 use crate::rows::PromptSource;
 
 /// Standard errors that a strength lies from its bucket's mean where it is told apart from it: 95 of 100.
@@ -293,6 +293,14 @@ fn normal_probability(z: f64) -> f64 {
     1.0 - (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt() * polynomial
 }
 
+impl Summary {
+    /// Whether some judge left half of what it was asked, or more, without a verdict.
+    #[must_use]
+    pub fn is_half_unanswered(&self) -> bool {
+        self.judges.iter().any(|judge| is_half_unanswered(judge.n_verdicts, judge.n_unscored))
+    }
+}
+
 fn summarise(
     plan: &QualityPlan,
     scores: &[PromptScore],
@@ -375,8 +383,9 @@ fn warnings_about(judge: &JudgeSummary) -> Vec<String> {
     } else if judge.n_unscored > 0 {
         let all = judge.n_verdicts + judge.n_unscored;
         warnings.push(format!(
-            "{name} gave no verdict on {} of {all} comparisons, which are left out",
-            judge.n_unscored
+            "{name} gave no verdict on {} of {all} comparisons, which are left out: {}",
+            judge.n_unscored,
+            main_reasons(&judge.unscored)
         ));
     }
     if judge.n_verdicts < FEWEST_TO_WARN {
@@ -387,11 +396,12 @@ fn warnings_about(judge: &JudgeSummary) -> Vec<String> {
     if goes_by_place {
         let percent = 100.0 * judge.first_share.unwrap_or_default();
         warnings.push(format!(
-            "{name} goes by the place: where it decides, {percent:.0} of 100 times for what stands first"
+            "{name} goes by the place: where it decides, it is for what stands first in {percent:.0} % of its calls"
         ));
     } else if judge.equal_share.is_some_and(|share| share >= SAYS_NOTHING) {
-        let percent = 100.0 * judge.equal_share.unwrap_or_default();
-        warnings.push(format!("{name} tells nothing apart: {percent:.0} of 100 verdicts are draws"));
+        let n_draws = (judge.equal_share.unwrap_or_default() * judge.n_verdicts as f64).round();
+        let n = judge.n_verdicts;
+        warnings.push(format!("{name} tells nothing apart: {n_draws} of {n} verdicts are draws"));
     }
     warnings
 }

@@ -72,7 +72,8 @@ pub fn run(
     })?;
     let Some(unscored) = asked else { return Ok(QualityOutcome::Interrupted) };
     if !comparisons.iter().any(|comparison| comparison.pairs.iter().any(Option::is_some)) {
-        let reason = unscored.first().map_or("", main_reason).to_owned();
+        let reasons = unscored.iter().map(main_reason);
+        let reason = reasons.into_iter().find(|reason| !reason.is_empty()).unwrap_or_default().to_owned();
         return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
     }
     let (scores, summary) = aggregate(plan, inputs, &comparisons, unscored);

@@ -164,6 +164,86 @@ fn a_judge_that_goes_down_in_the_middle_leaves_the_steps_before_it_safe() {
     assert!(policies::everything(straight.path()) == policies::everything(folder.path()));
 }
 
+/// Fails on every second answer, by its letters, in the words of a server.
+fn fails_on_some() -> Scripted {
+    let good = judge();
+    Scripted::new(move |text| {
+        let n = text.chars().filter(char::is_ascii_lowercase).count();
+        if n % 2 == 0 {
+            good.answer(text)
+        } else {
+            Err(truing_types::ChatError::Failed("status 400: the seed is odd".into()))
+        }
+    })
+}
+
+#[test]
+fn completions_without_a_reward_beside_others_are_warned_of_at_once_and_counted_at_the_end() {
+    let overrides = [JUDGED, "max_steps=3", "save_steps=1", "judge.verdict.max_failures_in_a_row=99"];
+    let straight = policies::folder();
+    let (ended, warnings) = run_and_listen(straight.path(), &overrides, Start::Fresh, &fails_on_some());
+    assert!(matches!(ended, Ok(GrpoOutcome::Finished { nothing_learnt: None, .. })), "{ended:?}");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let first = &warnings[0];
+    assert!(first.starts_with("step 1: ") && first.contains(" of 12 completions have no reward"), "{first}");
+    assert!(first.contains("prompts.jsonl:") && first.contains("status 400: the seed is odd"), "{first}");
+    let unscored = |record: &std::collections::BTreeMap<String, f64>| record["unscored/judge_failed"];
+    let n: f64 = policies::metrics(straight.path()).iter().map(unscored).sum();
+    let total =
+        format!("the model has not learnt from all that was drawn: {n} of 36 completions have no reward: ");
+    assert!(warnings[1].starts_with(&total) && warnings[1].contains("status 400"), "{}", warnings[1]);
+
+    // A run that is resumed counts from its beginning.
+    let folder = policies::folder();
+    let second = |event: &Event| matches!(event, Event::Metrics { step: 2, .. });
+    run(folder.path(), &overrides, Start::Fresh, Some(fails_on_some().open()), second).unwrap();
+    let (ended, resumed) = run_and_listen(folder.path(), &overrides, Start::Resume, &fails_on_some());
+    assert!(ended.is_ok(), "{ended:?}");
+    let without_folder = |text: &str, folder: &Path| text.replace(&folder.display().to_string(), "");
+    assert_eq!(
+        without_folder(resumed.last().unwrap(), folder.path()),
+        without_folder(&warnings[1], straight.path())
+    );
+}
+
+#[test]
+fn a_run_that_learnt_nothing_for_want_of_rewards_says_so_in_the_server_s_words() {
+    let folder = policies::folder();
+    let n = std::cell::Cell::new(0);
+    // One answer of each group of 4.
+    let mostly_refuses = Scripted::new(move |_| {
+        n.set(n.get() + 1);
+        let refused = || Err(truing_types::ChatError::Failed("status 400: no such parameter".into()));
+        if n.get() % 4 == 1 { Ok("[[5]]".into()) } else { refused() }
+    });
+    let overrides = [JUDGED, "reward=[]", "max_steps=3"];
+    let (ended, warnings) = run_and_listen(folder.path(), &overrides, Start::Fresh, &mostly_refuses);
+    let Ok(GrpoOutcome::Finished { nothing_learnt: Some(text), .. }) = ended else { panic!("{ended:?}") };
+    assert!(text.starts_with("nothing was learnt: 27 of 36 completions have no reward"), "{text}");
+    assert!(text.contains("status 400: no such parameter"), "{text}");
+    assert_eq!(warnings.last(), Some(&text), "it is the last word");
+    let flat = warnings.iter().find(|warning| warning.starts_with("steps 1 to 3")).unwrap();
+    assert!(flat.contains("status 400: no such parameter"), "{flat}");
+}
+
+#[test]
+fn a_run_that_continues_without_rewards_says_in_the_end_how_much_it_learnt_from() {
+    let folder = policies::folder();
+    let (n, good) = (std::cell::Cell::new(0), judge());
+    let runs_dry = Scripted::new(move |text| {
+        n.set(n.get() + 1);
+        let refused = || Err(truing_types::ChatError::Refused("status 429: insufficient quota".into()));
+        if n.get() <= 12 { good.answer(text) } else { refused() }
+    });
+    let overrides = [JUDGED, "max_steps=4", "on_unscored_step=warn"];
+    let (ended, warnings) = run_and_listen(folder.path(), &overrides, Start::Fresh, &runs_dry);
+    assert!(matches!(ended, Ok(GrpoOutcome::Finished { nothing_learnt: None, .. })), "{ended:?}");
+    let last = warnings.last().unwrap();
+    assert!(last.contains("3 of 4 steps had no reward at all and changed nothing"), "{last}");
+    assert!(last.contains("36 of 48 completions have no reward: judge_refused (36)"), "{last}");
+    assert!(last.contains("status 429: insufficient quota"), "{last}");
+}
+
 #[test]
 fn a_judge_that_refuses_everything_ends_the_run_in_its_first_step() {
     let words = "status 429: The balance of this account is used up.";
@@ -210,7 +290,8 @@ fn an_optional_judge_that_fails_is_left_out_and_told() {
     assert!(ended.is_ok(), "{ended:?}");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(
-        warnings[0].contains("`judge` could not be computed for any of its 12 completions"),
+        warnings[0].contains("`judge` could not be computed for any of its 12 completions")
+            && warnings[0].contains("prompts.jsonl:"),
         "{warnings:?}"
     );
     let record = policies::metrics(folder.path()).remove(0);

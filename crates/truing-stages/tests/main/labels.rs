@@ -396,6 +396,39 @@ fn judges_that_fail_or_answer_outside_the_set_leave_prompts_without_a_label_that
 }
 
 #[test]
+fn refusals_beside_answers_are_told_in_the_server_s_words_and_are_no_success() {
+    let refuses_code = |n_of: usize| {
+        let n = Cell::new(0);
+        Scripted::new(move |text| {
+            n.set(n.get() + 1);
+            match n.get() % n_of {
+                0 => Ok(answer(text)),
+                _ => Err(ChatError::Failed("status 400: no such parameter".into())),
+            }
+        })
+    };
+    for (n_of, n_failed) in [(2, 3), (1, 0), (3, 4)] {
+        let folder = folder();
+        let (summary, _) = run(folder.path(), RECIPE, &[], vec![refuses_code(n_of).open()]).unwrap();
+        assert_eq!(summary.judges[0].n_failed, n_failed);
+        assert_eq!(summary.is_half_unanswered(), n_failed >= 3);
+        let expected = format!(
+            "one gave no reply that can be read on {n_failed} of 6: the model failed: status 400: no such parameter ({n_failed})"
+        );
+        assert_eq!(summary.warnings.contains(&expected), n_failed > 0, "{:?}", summary.warnings);
+    }
+}
+
+#[test]
+fn replies_that_name_no_label_are_quoted_where_there_is_no_other_reason() {
+    let folder = folder();
+    let judge = Scripted::says("I cannot tell");
+    let error = run(folder.path(), RECIPE, &["dimensions=[\"ability\"]"], vec![judge.open()]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.ends_with("gave a single verdict: one: `I cannot tell` is no label"), "{text}");
+}
+
+#[test]
 fn an_unreadable_reply_is_a_ballot_without_a_label() {
     let folder = folder();
     let recipe = format!("{RECIPE}{SECOND}");

@@ -280,6 +280,79 @@ fn a_reward_for_a_source_that_the_run_does_not_have_is_refused() {
     }
 }
 
+const IFEVAL: &str = "reward=[{kind={ifeval={}}}]";
+
+/// Rows of instructions: ids and kwargs.
+fn write_instructions(folder: &Path, rows: &[(&str, &str)]) {
+    let row = |(i, (ids, kwargs)): (usize, &(&str, &str))| {
+        format!("{{\"prompt\": \"Say {i}.\", \"instruction_id_list\": {ids}, \"kwargs\": {kwargs}}}\n")
+    };
+    fs::write(folder.join("prompts.jsonl"), rows.iter().enumerate().map(row).collect::<String>()).unwrap();
+}
+
+#[test]
+fn an_instruction_that_is_not_known_is_refused_by_the_plan_with_its_row_and_the_nearest() {
+    let folder = folder();
+    let plan = |reward: &str| {
+        let config = GrpoConfig::from_toml(RECIPE, &folder.path().join("recipe.toml"), &[reward.to_owned()])?;
+        let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
+        GrpoPlan::resolve(config, &inputs, &MACHINE)
+    };
+    let good = (r#"["punctuation:no_comma"]"#, "[{}]");
+    write_instructions(folder.path(), &[good, (r#"["ES:punctuation:no_comma"]"#, "[{}]")]);
+    assert!(plan(IFEVAL).is_ok());
+    for (ids, expected) in [
+        (r#"["keywords:letter_freqency"]"#, "the nearest known ids are `keywords:letter_frequency`"),
+        (r#"["de:punctuation:no_comma"]"#, "no rules are known for `de`"),
+    ] {
+        write_instructions(folder.path(), &[good, (ids, "[{}]")]);
+        let error = plan(IFEVAL).unwrap_err().to_string();
+        assert!(error.contains("prompts.jsonl:2: reward `ifeval`: `") && error.contains(expected), "{error}");
+        assert!(plan("reward=[{kind={ifeval={}}, optional=true}]").is_ok());
+    }
+}
+
+#[test]
+fn a_row_that_cannot_be_scored_is_named_at_once_and_counted_at_the_end() {
+    let folder = folder();
+    let good = (r#"["punctuation:no_comma"]"#, "[{}]");
+    write_instructions(folder.path(), &[good, (good.0, "null"), good]);
+    let overrides = [IFEVAL, "max_steps=2"];
+    let (_, seen) = run(folder.path(), &overrides, Start::Fresh, never).unwrap();
+    let warnings: Vec<String> = seen
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Warning(text) => Some(text),
+            _ => None,
+        })
+        .collect();
+    assert!(warnings[0].starts_with("step 1: 4 of 12 completions have no reward"), "{warnings:?}");
+    assert!(warnings[0].contains("prompts.jsonl:2: the row has no list `kwargs`"), "{warnings:?}");
+    let last = warnings.last().unwrap();
+    assert!(last.contains("8 of 24 completions have no reward: missing_reference (8): "), "{last}");
+    assert!(last.contains("prompts.jsonl:2: the row has no list `kwargs`"), "{last}");
+}
+
+#[test]
+fn a_schema_file_that_changed_is_another_run() {
+    let folder = folder();
+    let schema = folder.path().join("schema.json");
+    fs::write(&schema, "{\"type\": \"object\"}").unwrap();
+    let reward = format!(
+        "reward=[{{kind={{format={{pattern=\"[a-m]\"}}}}}}, {{kind={{json_schema={{file=\"{}\"}}}}}}]",
+        schema.display()
+    );
+    let first = |event: &Event| matches!(event, Event::Metrics { step: 1, .. });
+    run(folder.path(), &[&reward], Start::Fresh, first).unwrap();
+    let inputs = fs::read_to_string(folder.path().join("run/inputs.json")).unwrap();
+    assert!(inputs.contains("schema.json"), "{inputs}");
+    fs::write(&schema, "{\"type\": \"array\"}").unwrap();
+    let error = run(folder.path(), &[&reward], Start::Resume, never).unwrap_err();
+    assert!(matches!(error, StageError::InputsChanged { .. }), "{error}");
+    fs::write(&schema, "{\"type\": \"object\"}").unwrap();
+    run(folder.path(), &[&reward], Start::Resume, never).unwrap();
+}
+
 /// A head of 300 rows over a tokenizer of 259 tokens, as Qwen's is padded: the rows past the tokens are never drawn, and what
 /// the trainer computes is over the same tokens. So the run is that of a head without these rows.
 #[test]

@@ -213,12 +213,30 @@ fn a_judge_that_calls_everything_equal_is_named() {
     let folder = folder();
     let (summary, scores) =
         run(folder.path(), RECIPE, vec![Scripted::new(|_| Ok(verdicts("C"))).open()]).unwrap();
-    assert!(summary.warnings[0].starts_with("one tells nothing apart: 100 of 100"), "{:?}", summary.warnings);
+    let n = summary.judges[0].n_verdicts;
+    let expected = format!("one tells nothing apart: {n} of {n} verdicts are draws");
+    assert_eq!((n, &summary.warnings[0]), (27 * 4, &expected));
     assert!(
         scores
             .iter()
             .all(|score| score["quality"]["win_rate"] == 0.5 && score["quality"]["label"] == "equal")
     );
+}
+
+#[test]
+fn refusals_beside_verdicts_are_told_in_the_server_s_words() {
+    let folder = folder();
+    let (n, rule) = (Cell::new(0), good());
+    let judge = Scripted::new(move |text| {
+        n.set(n.get() + 1);
+        let refused = || Err(truing_types::ChatError::Failed("status 400: no such parameter".into()));
+        if n.get() % 4 == 0 { refused() } else { rule.answer(text) }
+    });
+    let (summary, _) = run(folder.path(), RECIPE, vec![judge.open()]).unwrap();
+    let warning = &summary.warnings[0];
+    assert!(warning.starts_with("one gave no verdict on "), "{warning}");
+    assert!(warning.contains("status 400: no such parameter"), "{warning}");
+    assert_eq!(summary.is_half_unanswered(), 2 * summary.judges[0].n_unscored >= 27 * 4);
 }
 
 #[test]

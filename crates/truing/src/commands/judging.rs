@@ -38,8 +38,8 @@ pub(crate) struct Questions {
     pub(crate) completion_tokens: u64,
 }
 
-/// Says what it will cost, asks the judges, says how it ended. `work` gives a summary and its files' main one, unless it was
-/// stopped; `what` is what that file holds.
+/// Says what it will cost, asks the judges, says how it ended. `work` gives its files' main one, a summary and how it
+/// ended, unless it was stopped; `what` is what that file holds.
 pub(crate) fn run<'a, Summary: Serialize>(
     arguments: &JudgeArguments,
     questions: &Questions,
@@ -49,7 +49,7 @@ pub(crate) fn run<'a, Summary: Serialize>(
         Vec<OpenChatModel>,
         &mut dyn EventSink,
         &AtomicBool,
-    ) -> Result<Option<(PathBuf, Summary)>, StageError>,
+    ) -> Result<Option<(PathBuf, Summary, Outcome)>, StageError>,
     print: impl FnOnce(&Summary, &Context) -> anyhow::Result<()>,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
@@ -68,14 +68,14 @@ pub(crate) fn run<'a, Summary: Serialize>(
     let found = work(judges, events.as_mut(), &stop).map_err(with_advice)?;
     drop(events);
     match found {
-        Some((path, summary)) => {
+        Some((path, summary, outcome)) => {
             if arguments.json {
                 printer.json(&finished(what, &path, &summary))?;
             } else {
                 print(&summary, context)?;
                 printer.line(format_args!("{what}  {}", path.display()))?;
             }
-            Ok(Outcome::Fine)
+            Ok(outcome)
         }
         None => {
             if arguments.json {
@@ -86,6 +86,12 @@ pub(crate) fn run<'a, Summary: Serialize>(
             Ok(Outcome::Interrupted)
         }
     }
+}
+
+/// How a run ended whose judges left so much unanswered: its file is there, but it is no success where a judge left half of its
+/// calls, or more.
+pub(crate) fn outcome(is_half_unanswered: bool) -> Outcome {
+    if is_half_unanswered { Outcome::Finding } else { Outcome::Fine }
 }
 
 /// What to do where the folder is of another run.

@@ -48,7 +48,10 @@ fn judge(recipe: &RecipeArguments, arguments: &JudgeArguments, context: &Context
     let judges = plan.config.judge.iter().map(|judge| &judge.model);
     let work = |judges, events: &mut dyn EventSink, stop: &AtomicBool| {
         Ok(match label::run(&plan, &inputs, judges, events, stop)? {
-            LabelOutcome::Finished { labels, summary } => Some((labels, summary)),
+            LabelOutcome::Finished { labels, summary } => {
+                let outcome = judging::outcome(summary.is_half_unanswered());
+                Some((labels, summary, outcome))
+            }
             LabelOutcome::Interrupted => None,
         })
     };

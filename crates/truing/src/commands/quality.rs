@@ -48,7 +48,10 @@ fn judge(recipe: &RecipeArguments, arguments: &JudgeArguments, context: &Context
     let judges = plan.config.judge.iter().map(|judge| &judge.model);
     let work = |judges, events: &mut dyn EventSink, stop: &AtomicBool| {
         Ok(match quality::run(&plan, &inputs, judges, events, stop)? {
-            QualityOutcome::Finished { scores, summary } => Some((scores, summary)),
+            QualityOutcome::Finished { scores, summary } => {
+                let outcome = judging::outcome(summary.is_half_unanswered());
+                Some((scores, summary, outcome))
+            }
             QualityOutcome::Interrupted => None,
         })
     };

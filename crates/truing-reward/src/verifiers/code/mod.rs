@@ -16,7 +16,8 @@
 //! are equal.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -120,20 +121,35 @@ impl Code {
         Ok(Self { config, launcher, python: None })
     }
 
-    /// Asks the interpreter where it is, and lets programs read what it needs.
+    /// Asks the interpreter where it is, in the sandbox, and lets programs read what it needs.
+    ///
+    /// A script that only starts an interpreter, as pyenv's are, needs processes of its own, which the sandbox does not
+    /// allow: it is run outside, and the interpreter that it starts is asked in the sandbox.
     fn find_python(&mut self) -> Result<PathBuf, String> {
-        let question = "import sys; print(sys.executable, sys.prefix, sys.base_prefix, sep='\\n')";
-        let found = Command::new(&self.config.interpreter).args(["-I", "-c", question]).output();
-        let output = found.map_err(|error| error.to_string())?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        let mut path = located(&self.config.interpreter)?;
+        if is_script(&path) {
+            let found = Command::new(&path).args(["-I", "-c", "import sys; print(sys.executable)"]).output();
+            let output = found.map_err(|error| error.to_string())?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+            }
+            path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         }
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let mut paths = text.lines().map(PathBuf::from);
+        // Its limits are not those of the programs.
+        let mut probe = Launcher::new(self.launcher.program.clone(), Limits::default());
+        probe.allow_unsandboxed = self.launcher.allow_unsandboxed;
+        probe.readable = prefixes(&path);
+        let question = "import sys; print(sys.executable, sys.prefix, sys.base_prefix, sep='\\n')";
+        let command = [&path.to_string_lossy(), "-I", "-B", "-c", question].map(ToString::to_string);
+        let output = probe.run(&command, "").map_err(|error| error.to_string())?;
+        if output.ending != Ending::Succeeded {
+            let said = output.stderr.trim();
+            return Err(format!("in the sandbox it ended as {:?}: {said}", output.ending));
+        }
+        let mut paths = output.stdout.lines().map(PathBuf::from);
         let python = paths.next().ok_or("it does not say where it is")?;
-        for path in paths {
-            let is_new = !path.starts_with("/usr") && path.parent().is_some();
-            if is_new && !self.launcher.readable.contains(&path) {
+        for path in probe.readable.into_iter().chain(paths) {
+            if is_to_be_opened(&path) && !self.launcher.readable.contains(&path) {
                 self.launcher.readable.push(path);
             }
         }
@@ -207,6 +223,54 @@ impl RewardFunction for Code {
         let lost = || Err(Unscored::new(UnscoredReason::Failed, "the thread that ran it broke"));
         (0..completions.len()).map(|i| scored.remove(&i).unwrap_or_else(lost)).collect()
     }
+}
+
+/// The path of a program: the one given, or the first of its name in `PATH`.
+fn located(program: &str) -> Result<PathBuf, String> {
+    let given = Path::new(program);
+    if given.components().count() > 1 {
+        return std::path::absolute(given).map_err(|error| error.to_string());
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let mut found = std::env::split_paths(&folders).map(|folder| folder.join(given));
+    found.find(|path| path.is_file()).ok_or_else(|| "there is no such program in `PATH`".to_owned())
+}
+
+fn is_script(path: &Path) -> bool {
+    let mut beginning = [0; 2];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut beginning));
+    read.is_ok() && &beginning == b"#!"
+}
+
+/// What an interpreter has to read to start: the folder above its own, at each link that leads to it, and that of the
+/// interpreter that its virtual environment is made from.
+fn prefixes(interpreter: &Path) -> Vec<PathBuf> {
+    const MOST_LINKS: usize = 16;
+    let mut found: Vec<PathBuf> = Vec::new();
+    let mut path = interpreter.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        let prefix = path.parent().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
+        let made_from = std::fs::read_to_string(prefix.join("pyvenv.cfg")).unwrap_or_default();
+        let homes = made_from.lines().filter_map(|line| line.split_once('='));
+        let homes = homes.filter(|(key, _)| key.trim() == "home").map(|(_, home)| PathBuf::from(home.trim()));
+        found.extend(homes.filter_map(|home| home.parent().map(Path::to_path_buf)));
+        found.push(prefix);
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        // A relative link is read from its folder.
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    found.extend(
+        interpreter.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_path_buf())),
+    );
+    found.retain(|path| is_to_be_opened(path));
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Whether a folder is more than what every program may read, and not everything.
+fn is_to_be_opened(path: &Path) -> bool {
+    !path.starts_with("/usr") && path.parent().is_some() && path.is_absolute() && path.is_dir()
 }
 
 /// What the tests' process is told: the program, the tests, and what belongs to the row.

@@ -101,3 +101,22 @@ pub(super) fn find(locale: Locale, id: &str) -> Result<&'static Entry, String> {
     groups.dedup();
     Err(groups.iter().map(|group| format!("{group}:...")).collect::<Vec<_>>().join(", "))
 }
+
+/// The ids of some languages that are most like a text, the likeliest first. With `is_prefixed` they have their language
+/// before them.
+pub(super) fn nearest(text: &str, locales: &[Locale], is_prefixed: bool) -> Vec<String> {
+    const MOST: usize = 3;
+    let named = |locale: &Locale| {
+        let code = locale.code();
+        let name = move |entry: &Entry| match is_prefixed {
+            true => format!("{code}:{}", entry.id),
+            false => entry.id.to_owned(),
+        };
+        of(*locale).map(name).collect::<Vec<_>>()
+    };
+    let text = text.to_lowercase();
+    let mut known: Vec<(usize, String)> =
+        locales.iter().flat_map(named).map(|id| (strsim::damerau_levenshtein(&id, &text), id)).collect();
+    known.sort();
+    known.into_iter().take(MOST).map(|(_, id)| id).collect()
+}

@@ -10,7 +10,7 @@ use super::catalogue;
 use super::counting as text_of;
 use super::locale::Locale;
 use super::settings::Settings;
-use crate::verifiers::language;
+use crate::verifiers::{language, python_regex};
 
 /// How a count is bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,8 +86,9 @@ pub(super) fn pattern(text: &str) -> Regex {
     Regex::new(text).unwrap()
 }
 
-/// The text as a regular expression where it is one, letter by letter otherwise.
+/// The text as a regular expression where it is one, letter by letter otherwise. It was written for Python.
 pub(super) fn ignoring_case(text: &str) -> Regex {
+    let text = &*python_regex::translated(text);
     let build = |text: &str| RegexBuilder::new(text).case_insensitive(true).build();
     build(text).or_else(|_| build(&regex::escape(text))).unwrap_or_else(|_| pattern("$^"))
 }

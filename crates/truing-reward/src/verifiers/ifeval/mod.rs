@@ -2,8 +2,8 @@
 //! the verdicts of the published checker, and those of M-IFEval (Dussolle et al. 2025, arXiv 2502.04688) for Spanish,
 //! French and Japanese; Chinese by the same rules on characters. Strict and loose.
 //!
-//! An id may have its language before it (`es:punctuation:no_comma`); without one, a column of the row names it, as in
-//! Multi-IF, or it is English. An id or language that is not known leaves the row without a score, and so does a
+//! An id may have its language before it (`es:punctuation:no_comma`, in upper or lower case); without one, a column of the row
+//! names it, as in Multi-IF, or it is English, also where the column is empty. An id or language that is not known leaves the row without a score, and so does a
 //! setting that the instruction does not have or that is of another type. Nothing is scored by the rule of another
 //! language. Not known are: `ja:detectable_format:nominal_ending` (it needs parts of speech), Chinese
 //! `constrained_response` (no answers are published) and rules of upper and lower case for Chinese and Japanese.
@@ -103,6 +103,48 @@ impl RewardFunction for Ifeval {
     }
 }
 
+/// Checks that the ids of a row's `instruction_id_list` are known, in the language that stands before them, before anything is
+/// drawn. What else may be wrong with a row is found when it is scored.
+///
+/// # Errors
+/// The first id that is not known, with the nearest known ones.
+pub fn check_ids(columns: &Map<String, Value>, config: &IfevalConfig) -> Result<(), String> {
+    let ids = columns.get("instruction_id_list").and_then(Value::as_array);
+    let of_row = language_of(columns, &config.language_column);
+    for id in ids.into_iter().flatten() {
+        let Some(text) = id.as_str() else { continue };
+        let prefix = prefix_of(text).map(|(prefix, _)| prefix);
+        let (locales, problem) = match (locale_of(id, &config.language_column, of_row), prefix) {
+            (Ok((locale, id)), _) if catalogue::find(locale, id).is_ok() => continue,
+            (Ok((locale, _)), _) => {
+                let problem = format!("`{text}` is not an instruction that is known in `{}`", locale.code());
+                (vec![locale], problem)
+            }
+            (Err(unscored), Some(_)) => (Locale::ALL.to_vec(), unscored.detail),
+            // A language that only a column names leaves the row without a score.
+            (Err(_), None) => continue,
+        };
+        let nearest = catalogue::nearest(text, &locales, prefix.is_some()).join("`, `");
+        return Err(format!("{problem}; the nearest known ids are `{nearest}`"));
+    }
+    Ok(())
+}
+
+/// What a row says of its language; nothing where the text is empty.
+fn language_of<'a>(columns: &'a Map<String, Value>, column: &str) -> Option<&'a Value> {
+    let is_said = |language: &&Value| match language {
+        Value::Null => false,
+        Value::String(text) => !text.trim().is_empty(),
+        _ => true,
+    };
+    columns.get(column).filter(is_said)
+}
+
+/// The language before an id, and the rest of it.
+fn prefix_of(id: &str) -> Option<(&str, &str)> {
+    id.split_once(':').filter(|(_, rest)| rest.contains(':'))
+}
+
 /// Checks every instruction of a row: its id without a language and whether it is followed, in the row's order.
 ///
 /// # Errors
@@ -134,11 +176,11 @@ fn check_row_in(
         Mode::Strict => vec![response.to_owned()],
         Mode::Loose => loosened(response),
     };
-    let of_row = |column: &str| columns.get(column).filter(|language| !language.is_null());
+    let of_row = language_of(columns, language_column);
     ids.iter()
         .zip(kwargs)
         .map(|(id, kwargs)| {
-            let (locale, id) = locale_of(id, language_column, of_row(language_column))?;
+            let (locale, id) = locale_of(id, language_column, of_row)?;
             let instruction = Instruction::parse(locale, id, &*settings_of(id, kwargs)?)?;
             let is_followed =
                 responses.iter().any(|text| !text.trim().is_empty() && instruction.is_followed_by(text));
@@ -156,10 +198,8 @@ fn locale_of<'a>(id: &'a Value, column: &str, of_row: Option<&Value>) -> Result<
     let known = || Locale::ALL.map(Locale::code).join("`, `");
     let text =
         id.as_str().ok_or_else(|| bad_row(format!("`instruction_id_list` has {id}, expected texts")))?;
-    if text.matches(':').count() == 2
-        && let Some((prefix, rest)) = text.split_once(':')
-    {
-        let locale = Locale::ALL.into_iter().find(|locale| locale.code() == prefix);
+    if let Some((prefix, rest)) = prefix_of(text) {
+        let locale = Locale::find(prefix);
         let unknown =
             || bad_row(format!("`{text}`: no rules are known for `{prefix}`, only for `{}`", known()));
         return Ok((locale.ok_or_else(unknown)?, rest));
@@ -324,6 +364,65 @@ mod tests {
             assert!(!check_row(&row, text, Mode::Strict).unwrap()[0].1);
             assert!(check_row(&row, text, Mode::Loose).unwrap()[0].1, "{text}");
         }
+    }
+
+    fn row(columns: Value) -> Map<String, Value> {
+        serde_json::from_value(columns).unwrap()
+    }
+
+    #[test]
+    fn a_language_is_read_in_any_case_and_may_be_empty() {
+        for (columns, is_followed) in [
+            (json!({"instruction_id_list": ["ES:punctuation:no_comma"], "kwargs": [{}]}), false),
+            (
+                json!({"instruction_id_list": ["Es:punctuation:no_comma"], "kwargs": [{}], "language": "x"}),
+                false,
+            ),
+            (json!({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}], "language": ""}), false),
+            (
+                json!({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}], "language": " "}),
+                false,
+            ),
+            (
+                json!({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}], "language": null}),
+                false,
+            ),
+            (
+                json!({"instruction_id_list": ["ES:punctuation:no_comma"], "kwargs": [{}], "language": "ja"}),
+                true,
+            ),
+            (json!({"instruction_id_list": ["JA:punctuation:no_comma"], "kwargs": [{}]}), false),
+        ] {
+            // A Japanese comma is none in Spanish.
+            let text = if is_followed { "一、二" } else { "one, 一、二" };
+            let found = check_row(&row(columns.clone()), text, Mode::Strict).unwrap();
+            assert_eq!(found, [("punctuation:no_comma".to_owned(), is_followed)], "{columns}");
+            assert_eq!(check_ids(&row(columns.clone()), &IfevalConfig::default()), Ok(()), "{columns}");
+        }
+    }
+
+    #[test]
+    fn ids_that_are_not_known_are_found_beforehand_with_the_nearest() {
+        let check = |columns: Value| check_ids(&row(columns), &IfevalConfig::default());
+        let ids = |ids: &[&str]| check(json!({"instruction_id_list": ids, "kwargs": []}));
+        assert_eq!(ids(&["punctuation:no_comma", "zh:startend:quotation"]), Ok(()));
+        let error = ids(&["punctuation:no_comma", "keywords:letter_freqency"]).unwrap_err();
+        let expected = "`keywords:letter_freqency` is not an instruction that is known in `en`; \
+                        the nearest known ids are `keywords:letter_frequency`, ";
+        assert!(error.starts_with(expected), "{error}");
+        let error = ids(&["de:punctuation:no_comma"]).unwrap_err();
+        let expected = "`de:punctuation:no_comma`: no rules are known for `de`, only for `en`, `es`, `fr`, `ja`, `zh`; \
+                        the nearest known ids are `";
+        assert!(error.starts_with(expected) && error.contains("`es:punctuation:no_comma`"), "{error}");
+        let error = ids(&["ja:detectable_format:nominal_ending"]).unwrap_err();
+        assert!(error.contains("is not an instruction that is known in `ja`"), "{error}");
+        assert!(error.contains("`ja:detectable_format:"), "{error}");
+        // These are found when they are scored.
+        assert_eq!(check(json!({})), Ok(()));
+        assert_eq!(
+            check(json!({"instruction_id_list": ["punctuation:no_comma"], "language": "Hindi"})),
+            Ok(())
+        );
     }
 
     #[test]
