@@ -20,9 +20,10 @@ WARM_UP = 1
 N_PAIRS = 24
 
 
-def recipe(folder, options, text):
+def recipe(folder, options, stage, text):
     path = folder / "recipe.toml"
     path.write_text(f"""
+stage = "{stage}"
 model_name_or_path = "{options.work / 'model'}"
 output_dir = "{folder / 'run'}"
 lr_scheduler_type = "constant"
@@ -36,7 +37,7 @@ save_steps = 1000
 def run_truing(options, command, text):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        path = recipe(folder, options, text)
+        path = recipe(folder, options, {"reward": "reward_model"}.get(command[0], command[0]), text)
         finished = running.run([options.truing, *command, path, "--threads", options.threads])
         rows = running.json_lines((folder / "run" / "metrics.jsonl").read_text())
     return [row for row in rows if "step_time" in row], finished

@@ -59,6 +59,7 @@ def train_with_truing(options, folder):
     with tempfile.TemporaryDirectory() as inner:
         inner = pathlib.Path(inner)
         (inner / "recipe.toml").write_text(f"""
+stage = "embed"
 model_name_or_path = "{options.model}"
 output_dir = "{inner / 'run'}"
 train_data = "{folder / 'triplets.jsonl'}"

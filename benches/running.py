@@ -59,6 +59,7 @@ def truing_recipe(folder, *, model, data, pack, steps, packs_a_step=1, learning_
     """Writes a recipe that does what peers/sft_trl.py does, and nothing besides."""
     recipe = folder / "recipe.toml"
     recipe.write_text(f"""
+stage = "sft"
 model_name_or_path = "{model}"
 output_dir = "{folder / 'run'}"
 max_steps = {steps}

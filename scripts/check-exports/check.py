@@ -117,6 +117,7 @@ ROWS = [
     for i in range(16)
 ]
 RECIPE = """
+stage = "{stage}"
 model_name_or_path = "{base}"
 output_dir = "{output}"
 seed = 1
@@ -135,7 +136,8 @@ LORA = f"[lora]\nrank = 4\nalpha = 8.0\ntargets = {json.dumps(TARGETS)}\n"
 
 def train(command, base, output, data, lora=False, more=""):
     recipe = scratch / f"{output.name}.toml"
-    recipe.write_text(RECIPE.format(base=base, output=output, data=data, more=more, lora=LORA if lora else ""))
+    stage = {"reward": "reward_model", "label": "classifier"}.get(command[0], command[0])
+    recipe.write_text(RECIPE.format(stage=stage, base=base, output=output, data=data, more=more, lora=LORA if lora else ""))
     run(*command, "train", recipe) if command != ["sft"] else run("sft", recipe)
     return output / "model"
 

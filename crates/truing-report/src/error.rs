@@ -27,6 +27,12 @@ pub enum ReportError {
         /// The file that every run has.
         missing: &'static str,
     },
+    /// A run of a version that did not write which stage ran.
+    #[error("{}: missing field `stage`; an older version made this run: add the field, for instance \"stage\": \"sft\"", path.display())]
+    NoStage {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file of the run that does not say what it should.
     #[error("{}:{line}: {reason}", path.display())]
     BadRecord {

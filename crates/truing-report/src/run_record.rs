@@ -13,7 +13,8 @@ use truing_types::{ClassifierEvaluation, Evaluation, Pipeline, RewardDiagnostics
 
 use crate::ReportError;
 use crate::examples::{RolloutExamples, read_examples};
-use crate::names;
+
+const INPUTS: &str = "inputs.json";
 
 /// Figures of one optimiser step or evaluation.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -114,8 +115,11 @@ impl RunRecord {
     /// When the folder holds no run, or a file of it cannot be understood.
     pub fn read(folder: &Path) -> Result<Self, ReportError> {
         let Some(pipeline) = read_json::<Pipeline>(&folder.join(Pipeline::FILE_NAME))? else {
-            let mut stage = read_stage(folder, "sft")?;
-            stage.kind = kind_of(&stage).to_owned();
+            let mut stage = read_stage(folder, "")?;
+            let Some(name) = stage.inputs.stage.clone() else {
+                return Err(ReportError::NoStage { path: folder.join(INPUTS) });
+            };
+            stage.kind = name;
             let name = folder.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
             return Ok(Self { title: name, stages: vec![stage], ..Self::default() });
         };
@@ -135,22 +139,6 @@ impl RunRecord {
     }
 }
 
-/// What a stage that stands alone did, as its figures tell.
-fn kind_of(stage: &StageRecord) -> &'static str {
-    let has = |name: &str| stage.metrics.iter().any(|row| row.values.contains_key(name));
-    if stage.classification.is_some() || stage.recipe.lines().any(|line| line == "[classifier]") {
-        "classifier"
-    } else if has(names::REWARD) {
-        "grpo"
-    } else if has(names::REWARDS_ACCURACIES) {
-        "dpo"
-    } else if has(names::ACCURACY) {
-        "reward_model"
-    } else {
-        "sft"
-    }
-}
-
 fn read_stage(folder: &Path, kind: &str) -> Result<StageRecord, ReportError> {
     let recipe_name = "recipe.resolved.toml";
     let Some(recipe) = read_text(&folder.join(recipe_name))? else {
@@ -160,9 +148,7 @@ fn read_stage(folder: &Path, kind: &str) -> Result<StageRecord, ReportError> {
         kind: kind.to_owned(),
         folder: folder.to_owned(),
         recipe,
-        inputs: read_json::<InputsFile>(&folder.join("inputs.json"))?
-            .map(RunInputs::from)
-            .unwrap_or_default(),
+        inputs: read_json::<InputsFile>(&folder.join(INPUTS))?.map(RunInputs::from).unwrap_or_default(),
         metrics: read_metrics(&folder.join("metrics.jsonl"))?,
         plan: read_json(&folder.join("plan.json"))?,
         examples: read_examples(&folder.join("rollouts"))?,
@@ -174,6 +160,7 @@ fn read_stage(folder: &Path, kind: &str) -> Result<StageRecord, ReportError> {
 /// `inputs.json` with its format version, which the store checks and a page does not need.
 #[derive(Deserialize)]
 struct InputsFile {
+    stage: Option<String>,
     versions: BTreeMap<String, String>,
     seeds: BTreeMap<String, u64>,
     files: Vec<truing_store::InputFile>,
@@ -181,7 +168,7 @@ struct InputsFile {
 
 impl From<InputsFile> for RunInputs {
     fn from(file: InputsFile) -> Self {
-        Self { versions: file.versions, seeds: file.seeds, files: file.files }
+        Self { stage: file.stage, versions: file.versions, seeds: file.seeds, files: file.files }
     }
 }
 

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use truing_store::atomic;
 use truing_text::RenderOptions;
 use truing_train::PlanRow;
-use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink};
+use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink, StageName};
 
 use crate::encoder_training::{self, EncoderParts, EncoderPlan, EncoderSettings, SampleLengths, StepSize};
 use crate::ranks::on_first_rank;
@@ -148,7 +148,7 @@ pub fn load(
     options: RenderOptions,
     events: &mut dyn EventSink,
 ) -> Result<ClassifierInputs, StageError> {
-    config.refuse_tables_but("classifier")?;
+    config.check_stage(StageName::Classifier)?;
     config.classifier.clone().unwrap_or_default().check()?;
     inputs::load(config, options, events)
 }

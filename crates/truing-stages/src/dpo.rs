@@ -13,7 +13,7 @@ use truing_cpu::CpuEngine;
 use truing_data::{ResponseBatch, ResponseDataset};
 use truing_text::RenderOptions;
 use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
-use truing_types::{BatchError, Communicator, EventSink};
+use truing_types::{BatchError, Communicator, EventSink, StageName};
 
 use crate::responses::{Compared, ResponseInputs, Wanted};
 use crate::training::opening::Opened;
@@ -108,7 +108,7 @@ pub fn load(
     options: RenderOptions,
     events: &mut dyn EventSink,
 ) -> Result<ResponseInputs, StageError> {
-    config.refuse_tables_but("preference")?;
+    config.check_stage(StageName::Dpo)?;
     let settings = config.preference.clone().unwrap_or_default();
     settings.check()?;
     let wanted = Wanted {

@@ -5,7 +5,7 @@ use truing_model::{EngineError, ModelError};
 use truing_store::StoreError;
 use truing_text::TextError;
 use truing_train::{CheckpointError, PlanError, TrainError};
-use truing_types::{BatchError, CommunicationError, RowOrigin};
+use truing_types::{BatchError, CommunicationError, RowOrigin, StageName};
 
 use crate::RecipeError;
 use crate::wording::counted;
@@ -41,6 +41,14 @@ pub enum StageError {
         found: String,
         /// What was expected.
         expected: String,
+    },
+    /// A recipe of another stage than the one that is run.
+    #[error("the recipe says stage = \"{found}\", which `{}` runs; this is stage \"{expected}\"", found.info().command)]
+    OtherStage {
+        /// The recipe's stage.
+        found: StageName,
+        /// The stage that is run.
+        expected: StageName,
     },
     /// Two settings that exclude each other.
     #[error("`{first}` and `{second}` cannot both be given: {reason}")]

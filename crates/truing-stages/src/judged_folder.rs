@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use truing_model::ModelFiles;
-use truing_store::{Digest, InputFile, RunDirectory, RunInputs, StoreError};
-use truing_types::{Event, EventSink};
+use truing_store::{Digest, RunDirectory, RunInputs, StoreError};
+use truing_types::{Event, EventSink, StageName};
 
 use crate::StageError;
 use crate::chat::ChatModelConfig;
@@ -20,6 +20,7 @@ pub(crate) const CORRECTIONS: &str = "corrections";
 
 /// What a run that asks judges is made from.
 pub(crate) struct JudgedInputs<'a> {
+    pub(crate) stage: StageName,
     pub(crate) seed: u64,
     pub(crate) judges: Vec<&'a ChatModelConfig>,
     /// Every file that rows were read from, those whose rows were all left out too.
@@ -40,14 +41,7 @@ impl JudgedInputs<'_> {
         }
         files.extend(self.data.iter().map(|file| ("data", PathBuf::from(&**file))));
         files.extend(self.others.iter().map(|&(role, path)| (role, path.to_path_buf())));
-        Ok(RunInputs {
-            versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
-            seeds: [("run".to_owned(), self.seed)].into(),
-            files: files
-                .iter()
-                .map(|(role, path)| InputFile::of(role, path))
-                .collect::<Result<_, StoreError>>()?,
-        })
+        opening::run_inputs(self.stage, self.seed, files)
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+use truing_types::{STAGES, StageName};
 
 /// How serde's message for an unknown key begins.
 const UNKNOWN: &str = "unknown field";
@@ -30,6 +31,22 @@ pub enum RecipeError {
         key: String,
         /// The known key that is most like it.
         nearest: Option<String>,
+    },
+    /// No `stage`.
+    #[error("{}: missing key `stage`; add this line at the top: stage = \"{likely}\"", path.display())]
+    MissingStage {
+        /// The file.
+        path: PathBuf,
+        /// The stage that its keys are of.
+        likely: StageName,
+    },
+    /// A recipe of another stage.
+    #[error("{place}: this is a recipe of stage \"{found}\"; run it with `{}`", found.info().command)]
+    OtherStage {
+        /// Where it says so.
+        place: RecipePlace,
+        /// Its stage.
+        found: StageName,
     },
     /// A value that does not fit its key, or text that is not TOML.
     #[error("{place}: {reason}")]
@@ -79,12 +96,17 @@ fn nearest_hint(nearest: Option<&str>) -> String {
 /// The settings of a stage. Every field has a default, so that a file may leave out what an override gives;
 /// what has no sensible default is checked by the plan.
 pub trait Recipe: Serialize + DeserializeOwned {
+    /// What recipes of this kind may be for.
+    const STAGES: &'static [StageName];
     /// Settings of this recipe that decide no result, beside those of every recipe (`FREE`). A setting inside a table is
     /// `table.key`, one of every entry of a list `list.*.key`.
     const FREE: &'static [&'static str] = &[];
     /// Settings that name a file whose content is compared by digest, beside those of every recipe (`FILES`): its name
     /// decides (rewards are chosen by it), its folder does not.
     const FILES: &'static [&'static str] = &[];
+
+    /// What this recipe is for.
+    fn stage(&self) -> StageName;
 
     /// Makes the file's relative paths relative to the folder that the file is in.
     fn resolve_paths(&mut self, folder: &Path);
@@ -178,19 +200,62 @@ fn at(place: &mut Value, path: &str, change: &mut dyn FnMut(&mut Table, &str)) {
 /// # Errors
 /// When text is not TOML, a key is unknown, or a value does not fit; the error names the line or the override.
 pub fn parse<R: Recipe>(text: &str, path: &Path, overrides: &[String]) -> Result<R, RecipeError> {
+    // Before anything else: the keys of another stage's recipe would all be unknown.
+    let (stage, place) = stage_and_line(text, path)?;
+    if !R::STAGES.contains(&stage) {
+        return Err(RecipeError::OtherStage { place, found: stage });
+    }
     let mut recipe: R = read_toml(text, path)?;
     recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
     for typed in overrides {
         recipe = apply_override(&recipe, typed)
             .map_err(|reason| RecipeError::new(RecipePlace::Override(typed.clone()), &reason))?;
+        if !R::STAGES.contains(&recipe.stage()) {
+            let place = RecipePlace::Override(typed.clone());
+            return Err(RecipeError::OtherStage { place, found: recipe.stage() });
+        }
     }
     Ok(recipe)
+}
+
+/// Reads what a recipe is for, and nothing else of it.
+///
+/// # Errors
+/// When the text is not TOML, or its stage is missing or unknown.
+pub fn stage_of(text: &str, path: &Path) -> Result<StageName, RecipeError> {
+    stage_and_line(text, path).map(|(stage, _)| stage)
+}
+
+fn stage_and_line(text: &str, path: &Path) -> Result<(StageName, RecipePlace), RecipeError> {
+    #[derive(Deserialize)]
+    struct Key {
+        stage: Option<toml::Spanned<String>>,
+    }
+    let Key { stage } = read_toml(text, path)?;
+    let Some(stage) = stage else {
+        let table: Table = read_toml(text, path)?;
+        let likely = StageName::likely(|key| table.contains_key(key)).unwrap_or(StageName::Sft);
+        return Err(RecipeError::MissingStage { path: path.to_path_buf(), likely });
+    };
+    let place = RecipePlace::Line { path: path.to_path_buf(), line: line_of(text, stage.span().start) };
+    match StageName::from_name(stage.get_ref()) {
+        Some(found) => Ok((found, place)),
+        None => {
+            let known = STAGES.map(|info| format!("\"{}\"", info.name)).join(", ");
+            let reason = format!("unknown stage \"{}\": expected one of {known}", stage.get_ref());
+            Err(RecipeError::Invalid { place, reason })
+        }
+    }
+}
+
+fn line_of(text: &str, byte: usize) -> usize {
+    1 + text[..byte].matches('\n').count()
 }
 
 /// Reads any TOML file, with errors as [`parse`] has them.
 pub(crate) fn read_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, RecipeError> {
     toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        let line = error.span().map_or(1, |span| line_of(text, span.start));
         RecipeError::new(RecipePlace::Line { path: path.to_path_buf(), line }, error.message())
     })
 }
@@ -263,11 +328,11 @@ impl RecipeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     struct Example {
+        stage: Option<StageName>,
         learning_rate: f64,
         output_dir: PathBuf,
         name: Option<String>,
@@ -289,14 +354,20 @@ mod tests {
     }
 
     impl Recipe for Example {
+        const STAGES: &'static [StageName] = &[StageName::Sft, StageName::Dpo];
         const FREE: &'static [&'static str] = &["name", "lora.rank", "not.there"];
+
+        fn stage(&self) -> StageName {
+            self.stage.unwrap_or(StageName::Sft)
+        }
 
         fn resolve_paths(&mut self, folder: &Path) {
             self.output_dir = folder.join(&self.output_dir);
         }
     }
 
-    const TEXT: &str = "learning_rate = 1e-5\noutput_dir = \"runs/a\"\n\n[[data]]\npath = \"a.jsonl\"\n";
+    const TEXT: &str =
+        "stage = \"sft\"\nlearning_rate = 1e-5\noutput_dir = \"runs/a\"\n\n[[data]]\npath = \"a.jsonl\"\n";
 
     fn read(text: &str, overrides: &[&str]) -> Result<Example, String> {
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
@@ -334,21 +405,52 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_says_its_stage_and_is_run_by_its_command() {
+        for (text, expected) in [
+            (
+                "learning_rate = 1\n[preference]\n",
+                "recipes/r.toml: missing key `stage`; add this line at the top: stage = \"dpo\"",
+            ),
+            (
+                "name = \"a\"\n",
+                "recipes/r.toml: missing key `stage`; add this line at the top: stage = \"sft\"",
+            ),
+            (
+                "num_generations = 3\nstage = \"grpo\"\n",
+                "recipes/r.toml:2: this is a recipe of stage \"grpo\"; run it with `truing grpo`",
+            ),
+            (
+                "stage = \"ppo\"\n",
+                "recipes/r.toml:1: unknown stage \"ppo\": expected one of \"select\", \"embed\", \"label\", \"quality\", \
+                 \"grpo\", \"classifier\", \"dpo\", \"reward_model\", \"sft\"",
+            ),
+        ] {
+            assert_eq!(read(text, &[]).unwrap_err(), expected);
+        }
+        assert_eq!(
+            read(TEXT, &["stage=grpo"]).unwrap_err(),
+            "--set stage=grpo: this is a recipe of stage \"grpo\"; run it with `truing grpo`"
+        );
+        assert_eq!(read(TEXT, &["stage=dpo"]).unwrap().stage, Some(StageName::Dpo));
+        assert_eq!(stage_of("stage = \"select\"\n[selection]\n", Path::new("r.toml")), Ok(StageName::Select));
+    }
+
+    #[test]
     fn mistakes_name_line_key_and_the_nearest_known_key() {
         for (text, overrides, expected) in [
             (
-                "learning_rate = 1\nlerning_rate = 2\n",
+                "stage = \"sft\"\nlearning_rate = 1\nlerning_rate = 2\n",
                 &[][..],
-                "recipes/r.toml:2: unknown key `lerning_rate`; the nearest known key is `learning_rate`",
+                "recipes/r.toml:3: unknown key `lerning_rate`; the nearest known key is `learning_rate`",
             ),
             (
-                "[[data]]\npath = \"a\"\n\n[[data]]\nwieght = 1\n",
+                "stage = \"sft\"\n[[data]]\npath = \"a\"\n\n[[data]]\nwieght = 1\n",
                 &[],
-                "recipes/r.toml:5: unknown key `wieght`; the nearest known key is `weight`",
+                "recipes/r.toml:6: unknown key `wieght`; the nearest known key is `weight`",
             ),
-            ("[lora]\nzzz = 1\n", &[], "recipes/r.toml:2: unknown key `zzz`"),
+            ("stage = \"dpo\"\n[lora]\nzzz = 1\n", &[], "recipes/r.toml:3: unknown key `zzz`"),
             (
-                "\nlearning_rate = \"fast\"\n",
+                "stage = \"sft\"\nlearning_rate = \"fast\"\n",
                 &[],
                 "recipes/r.toml:2: invalid type: string \"fast\", expected a number",
             ),

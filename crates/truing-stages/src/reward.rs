@@ -13,7 +13,7 @@ use truing_data::{ResponseBatch, ResponseDataset};
 use truing_model::HeadOutput;
 use truing_text::RenderOptions;
 use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
-use truing_types::{BatchError, Communicator, EventSink};
+use truing_types::{BatchError, Communicator, EventSink, StageName};
 
 use crate::responses::{Compared, ResponseInputs, Wanted};
 use crate::training::opening::Opened;
@@ -126,7 +126,7 @@ pub fn load(
     options: RenderOptions,
     events: &mut dyn EventSink,
 ) -> Result<ResponseInputs, StageError> {
-    config.refuse_tables_but("reward_model")?;
+    config.check_stage(StageName::RewardModel)?;
     let settings = config.reward_model.clone().unwrap_or_default();
     settings.check()?;
     let wanted = Wanted {

@@ -32,6 +32,9 @@ pub struct RunDirectory {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunInputs {
+    /// The stage that ran; missing in folders of versions that did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
     /// Names and versions of the programs and libraries that matter.
     pub versions: BTreeMap<String, String>,
     /// Seeds by purpose.
@@ -301,6 +304,7 @@ mod tests {
 
     fn inputs() -> RunInputs {
         RunInputs {
+            stage: Some("sft".into()),
             versions: [("truing".to_owned(), "0.1.0".to_owned())].into(),
             seeds: [("run".to_owned(), 7)].into(),
             files: vec![InputFile {

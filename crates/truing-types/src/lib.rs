@@ -19,6 +19,7 @@ mod reward_diagnostics;
 mod rollout;
 mod seed;
 mod selection;
+mod stage;
 
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
 pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions};
@@ -41,3 +42,4 @@ pub use selection::{
     Decision, DroppedRow, LayerCount, Projection, PromptDecision, PromptMap, SelectionLayer,
     SelectionSummary, TemplatePiece, TemplateRow,
 };
+pub use stage::{STAGES, StageInfo, StageName};

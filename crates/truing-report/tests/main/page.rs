@@ -11,12 +11,18 @@ use truing_types::{
     RewardDiagnostics, RewardEvaluation, ScoreEvaluation, Seed, ShareInterval, SourceDiagnostics,
 };
 
+/// `inputs.json` of a run without files.
+fn inputs_of(stage: &str) -> String {
+    json!({"format_version": 1, "stage": stage, "versions": {}, "seeds": {}, "files": []}).to_string()
+}
+
 /// A folder as the quickstart leaves it: figures of a made-up run of `n_steps` steps.
 fn write_pipeline(folder: &Path, n_steps: u64) {
     let sft = folder.join("sft");
     let data = folder.join("train.jsonl");
     fs::write(&data, "{}\n").unwrap();
     let inputs = RunInputs {
+        stage: Some("sft".into()),
         versions: [("truing".into(), "0.1.0".into())].into(),
         seeds: [("run".into(), 17)].into(),
         files: vec![InputFile::of("data", &data).unwrap()],
@@ -227,6 +233,11 @@ fn a_reward_models_page_tells_what_its_scores_are_worth() {
         metrics += &format!("{row}\n");
     }
     fs::write(folder.path().join("recipe.resolved.toml"), "seed = 1\n").unwrap();
+    let inputs = folder.path().join("inputs.json");
+    fs::write(&inputs, r#"{"format_version":1,"versions":{},"seeds":{},"files":[]}"#).unwrap();
+    let text = RunRecord::read(folder.path()).unwrap_err().to_string();
+    assert!(text.contains("inputs.json: missing field `stage`"), "{text}");
+    fs::write(&inputs, inputs_of("reward_model")).unwrap();
     fs::write(folder.path().join("metrics.jsonl"), metrics).unwrap();
     let line = |step: u64| serde_json::to_string(&evaluation(step)).unwrap();
     let lines: Vec<String> = [0, 50, 100, 150, 200].map(line).into();
@@ -324,6 +335,7 @@ fn classifier_evaluation() -> ClassifierEvaluation {
 fn a_classifiers_page_tells_what_its_labels_are_worth() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("recipe.resolved.toml"), "seed = 1\n[classifier]\n").unwrap();
+    fs::write(folder.path().join("inputs.json"), inputs_of("classifier")).unwrap();
     fs::write(folder.path().join("metrics.jsonl"), "{\"step\":1,\"loss\":0.7}\n").unwrap();
     let begun = RunRecord::read(folder.path()).unwrap();
     assert_eq!((begun.stages[0].kind.as_str(), &begun.stages[0].classification), ("classifier", &None));

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use truing_data::OnBadRow;
 use truing_model::{SaveDtype, TrainableSpec};
 use truing_train::{EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind, TripletPack};
-use truing_types::{Communicator, EventSink};
+use truing_types::{Communicator, EventSink, StageName};
 
 use crate::encoder_training::{self, EncoderParts, EncoderSettings, EncoderWorkload, StepSize};
 use crate::recipe::{self, Recipe, RecipeError};
@@ -37,6 +37,8 @@ pub enum EmbeddingLossKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbedTrainConfig {
+    /// What the recipe is for. Every recipe says it.
+    pub stage: StageName,
     /// An encoder's directory, or a name that the program finds.
     pub model_name_or_path: String,
     /// Folder of the run: metrics, checkpoints, and the model in `model/`.
@@ -127,6 +129,7 @@ pub struct EmbedTrainConfig {
 impl Default for EmbedTrainConfig {
     fn default() -> Self {
         Self {
+            stage: StageName::Embed,
             model_name_or_path: String::new(),
             output_dir: PathBuf::new(),
             train_data: PathBuf::new(),
@@ -167,7 +170,12 @@ impl Default for EmbedTrainConfig {
 }
 
 impl Recipe for EmbedTrainConfig {
+    const STAGES: &'static [StageName] = &[StageName::Embed];
     const FREE: &'static [&'static str] = &["train_data", "eval_data"];
+
+    fn stage(&self) -> StageName {
+        self.stage
+    }
 
     fn resolve_paths(&mut self, folder: &Path) {
         let own = [&mut self.output_dir, &mut self.train_data].into_iter().chain(&mut self.eval_data);

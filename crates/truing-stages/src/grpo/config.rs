@@ -11,7 +11,7 @@ use truing_reward::shaping::ShapingConfig;
 use truing_train::{
     Aggregation, Credit, CreditRule, KlInLoss, KlReading, Policy, RatioLevel, Scale, ScheduleKind,
 };
-use truing_types::{ExcludedTokens, ReasoningMark};
+use truing_types::{ExcludedTokens, ReasoningMark, StageName};
 
 use super::failures::OnUnscoredStep;
 use super::judge_reward::JudgeReward;
@@ -27,6 +27,8 @@ use crate::training::{Layers, LoraConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrpoConfig {
+    /// What the recipe is for. Every recipe says it.
+    pub stage: StageName,
     /// A model directory, a `.gguf` file, or a name that the program finds.
     pub model_name_or_path: String,
     /// Folder of the run: metrics, rollouts, checkpoints, and the model in `model/`.
@@ -304,6 +306,7 @@ pub enum LossType {
 impl Default for GrpoConfig {
     fn default() -> Self {
         Self {
+            stage: StageName::Grpo,
             model_name_or_path: String::new(),
             output_dir: PathBuf::new(),
             data_dir: PathBuf::new(),
@@ -393,6 +396,7 @@ impl Default for GrpoConfig {
 }
 
 impl Recipe for GrpoConfig {
+    const STAGES: &'static [StageName] = &[StageName::Grpo];
     const FREE: &'static [&'static str] = &[
         "eval_temperature",
         "eval_num_generations",
@@ -413,6 +417,10 @@ impl Recipe for GrpoConfig {
         let judge = self.judge.as_ref();
         let judge = judge.map(|judge| JudgeReward { model: judge.model.decisive(), ..judge.clone() });
         recipe::decisive(&Self { judge, ..self.clone() })
+    }
+
+    fn stage(&self) -> StageName {
+        self.stage
     }
 
     fn resolve_paths(&mut self, folder: &Path) {

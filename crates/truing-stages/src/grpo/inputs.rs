@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use truing_data::{Dataset, HeldOut, SourceConfig, read_prompts, split_held_out};
 use truing_model::ModelFiles;
-use truing_store::{Digest, InputFile, RunInputs};
+use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
 use truing_types::{Event, EventSink, PromptRow, RowOrigin, Seed, TokenId};
 
@@ -256,11 +256,7 @@ fn record(config: &GrpoConfig, model: &ModelFiles, reports: &[DataReport]) -> Re
         .chain(judge.into_iter().map(|path| ("judge", path)))
         .chain(config.reward.iter().filter_map(|reward| Some(("reward", reward.file()?.to_path_buf()))))
         .chain(data);
-    Ok(RunInputs {
-        versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
-        seeds: [("run".to_owned(), config.seed)].into(),
-        files: files.map(|(role, path)| InputFile::of(role, &path)).collect::<Result<_, _>>()?,
-    })
+    opening::run_inputs(config.stage, config.seed, files)
 }
 
 /// Fowler, Noll and Vo's hash (FNV-1a) of a prompt.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
-use truing_types::PromptRow;
+use truing_types::{PromptRow, StageName};
 
 use crate::chat::ChatModelConfig;
 use crate::recipe::{self, Recipe, RecipeError};
@@ -19,6 +19,8 @@ pub(super) const REVIEW: &str = "review.jsonl";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LabelConfig {
+    /// What the recipe is for. Every recipe says it.
+    pub stage: StageName,
     /// Folder of the labels.
     pub output_dir: PathBuf,
     /// Folder that the paths of the data are relative to; the recipe's folder when left out.
@@ -112,6 +114,7 @@ impl LabelJudge {
 impl Default for LabelConfig {
     fn default() -> Self {
         Self {
+            stage: StageName::Label,
             output_dir: PathBuf::new(),
             data_dir: PathBuf::new(),
             seed: 0,
@@ -139,6 +142,7 @@ impl Default for LabelConfig {
 }
 
 impl Recipe for LabelConfig {
+    const STAGES: &'static [StageName] = &[StageName::Label];
     // What is made of the replies may change; who is asked what may not.
     const FREE: &'static [&'static str] =
         &["corrections", "min_confidence", "min_count", "max_failures_in_a_row", "judge.*.weight"];
@@ -154,6 +158,10 @@ impl Recipe for LabelConfig {
         recipe::decisive(&decisive)
     }
 
+    fn stage(&self) -> StageName {
+        self.stage
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {
@@ -167,17 +175,6 @@ impl Recipe for LabelConfig {
 }
 
 impl LabelConfig {
-    /// Keys that no other stage's recipe has.
-    pub const OWN_KEYS: [&str; 7] = [
-        "label_set",
-        "n_votes",
-        "min_confidence",
-        "min_count",
-        "per_dimension",
-        "corrections",
-        "on_unknown_label",
-    ];
-
     /// Reads a recipe and the overrides on top of it (see [`recipe::parse`]). Judges without a cache share one in
     /// `output_dir`.
     ///

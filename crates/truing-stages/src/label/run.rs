@@ -59,6 +59,7 @@ pub fn run(
     let label_set = config.label_set.iter().map(|path| ("label_set", path.as_path()));
     let corrections = config.corrections.iter().map(|path| (CORRECTIONS, path.as_path()));
     let record = JudgedInputs {
+        stage: config.stage,
         seed: config.seed,
         judges: config.judge.iter().map(|judge| &judge.model).collect(),
         data: &inputs.report.files,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
+use truing_types::StageName;
 
 use crate::chat::ChatModelConfig;
 use crate::recipe::{self, Recipe, RecipeError};
@@ -14,6 +15,8 @@ use crate::{StageError, judging};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QualityConfig {
+    /// What the recipe is for. Every recipe says it.
+    pub stage: StageName,
     /// Folder of the scores.
     pub output_dir: PathBuf,
     /// Folder that the paths of the data are relative to; the recipe's folder when left out.
@@ -131,6 +134,7 @@ pub enum Calls {
 impl Default for QualityConfig {
     fn default() -> Self {
         Self {
+            stage: StageName::Quality,
             output_dir: PathBuf::new(),
             data_dir: PathBuf::new(),
             seed: 0,
@@ -151,6 +155,7 @@ impl Default for QualityConfig {
 }
 
 impl Recipe for QualityConfig {
+    const STAGES: &'static [StageName] = &[StageName::Quality];
     // What is made of the verdicts may change; who is asked what may not.
     const FREE: &'static [&'static str] = &["prior_deviation", "max_failures_in_a_row"];
 
@@ -162,6 +167,10 @@ impl Recipe for QualityConfig {
         let mut decisive = self.clone();
         decisive.judge.iter_mut().for_each(|judge| judge.model = judge.model.decisive());
         recipe::decisive(&decisive)
+    }
+
+    fn stage(&self) -> StageName {
+        self.stage
     }
 
     fn resolve_paths(&mut self, folder: &Path) {

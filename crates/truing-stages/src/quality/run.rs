@@ -53,6 +53,7 @@ pub fn run(
     let config = &plan.config;
     let folder = &config.output_dir;
     let record = JudgedInputs {
+        stage: config.stage,
         seed: config.seed,
         judges: config.judge.iter().map(|judge| &judge.model).collect(),
         data: &inputs.report.files,

@@ -11,6 +11,7 @@ use truing_prompts::duplicates::NearDuplicateOptions;
 use truing_prompts::selection::SelectionOptions;
 use truing_prompts::templates::TemplateOptions;
 use truing_prompts::triplets::TripletOptions;
+use truing_types::StageName;
 
 use crate::embed::train::EmbeddingLossKind;
 use crate::recipe::{self, Recipe, RecipeError};
@@ -21,6 +22,8 @@ use crate::recipe::{self, Recipe, RecipeError};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectConfig {
+    /// What the recipe is for. Every recipe says it.
+    pub stage: StageName,
     /// Folder of the run: the chosen rows, what became of every row, templates, triplets, vectors and the page.
     pub output_dir: PathBuf,
     /// Folder that the paths of the data are relative to; the recipe's folder when left out.
@@ -176,6 +179,7 @@ pub struct MapConfig {
 impl Default for SelectConfig {
     fn default() -> Self {
         Self {
+            stage: StageName::Select,
             output_dir: PathBuf::new(),
             data_dir: PathBuf::new(),
             seed: 0,
@@ -253,8 +257,13 @@ impl Default for MapConfig {
 }
 
 impl Recipe for SelectConfig {
+    const STAGES: &'static [StageName] = &[StageName::Select];
     const FREE: &'static [&'static str] = &["embedding.model_name_or_path", "embedding.vectors"];
     const FILES: &'static [&'static str] = &["evaluation_data.*.path"];
+
+    fn stage(&self) -> StageName {
+        self.stage
+    }
 
     fn resolve_paths(&mut self, folder: &Path) {
         if !self.output_dir.as_os_str().is_empty() {

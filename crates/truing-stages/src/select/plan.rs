@@ -11,11 +11,11 @@ use truing_prompts::selection::{SelectionOptions, Target, select};
 use truing_prompts::templates::mine_templates;
 use truing_prompts::tokens::TokenPool;
 use truing_prompts::triplets::{TripletOptions, mine_triplets};
-use truing_store::{Digest, InputFile, RunDirectory, RunInputs};
+use truing_store::{Digest, RunDirectory, RunInputs};
 use truing_types::PromptRow;
 
 use super::SelectConfig;
-use crate::training::resume;
+use crate::training::{opening, resume};
 use crate::{Machine, StageError, recipe};
 
 /// A selection that can begin.
@@ -109,11 +109,7 @@ impl SelectPlan {
         let vectors = config.embedding.vectors.iter().cloned().map(|path| ("vectors", path));
         let evaluation = paths(&config.evaluation_data)?.into_iter().map(|path| ("evaluation", path));
         let files = model.chain(data).chain(vectors).chain(evaluation);
-        Ok(RunInputs {
-            versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
-            seeds: [("run".to_owned(), config.seed)].into(),
-            files: files.map(|(role, path)| InputFile::of(role, &path)).collect::<Result<_, _>>()?,
-        })
+        opening::run_inputs(config.stage, config.seed, files)
     }
 
     /// What decides a model's vectors, but for the texts.
@@ -232,7 +228,7 @@ fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
             expected: "an encoder: `task_embedding` teaches no other".into(),
         });
     }
-    Ok(crate::training::opening::model_files(&ModelFiles::open(path)?))
+    Ok(opening::model_files(&ModelFiles::open(path)?))
 }
 
 pub(super) fn decontamination_options(config: &SelectConfig) -> DecontaminationOptions {

@@ -6,7 +6,7 @@ use truing_data::{Dataset, DatasetBuilder, HeldOut, OnBadRow, SourceConfig, read
 use truing_model::ModelFiles;
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions};
-use truing_types::{Event, EventSink, RowOrigin, Seed, TrainingRow};
+use truing_types::{Event, EventSink, RowOrigin, Seed, StageName, TrainingRow};
 
 use crate::StageError;
 use crate::row_report::{DataReport, SkippedRow};
@@ -46,7 +46,7 @@ impl SftInputs {
         options: RenderOptions,
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
-        config.refuse_tables_but("")?;
+        config.check_stage(StageName::Sft)?;
         let (model, renderer) = opening::open(config, Opened::LanguageModel, options)?;
         let (mut train, train_report) = read(config, &config.data, &renderer, "data", events)?;
         let (mut eval, mut eval_report) = (None, None);

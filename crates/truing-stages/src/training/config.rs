@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use truing_data::{LongSamplePolicy, OnBadRow, SourceConfig};
 use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
 use truing_train::{LayersPerSegment, OptimizerConfig, ScheduleKind};
+use truing_types::StageName;
 
 use crate::StageError;
 use crate::classifier::ClassifierConfig;
@@ -20,6 +21,8 @@ use crate::reward::RewardModelConfig;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingConfig {
+    /// What the recipe is for. Every recipe says it.
+    pub stage: StageName,
     /// A model directory, a `.gguf` file, or a name that the program finds.
     pub model_name_or_path: String,
     /// Folder of the run: metrics, checkpoints, and the model in `model/`.
@@ -202,6 +205,7 @@ impl<'de> Deserialize<'de> for Layers {
 impl Default for TrainingConfig {
     fn default() -> Self {
         Self {
+            stage: StageName::Sft,
             model_name_or_path: String::new(),
             output_dir: PathBuf::new(),
             data_dir: PathBuf::new(),
@@ -251,7 +255,13 @@ impl Default for TrainingConfig {
 }
 
 impl Recipe for TrainingConfig {
+    const STAGES: &'static [StageName] =
+        &[StageName::Sft, StageName::Dpo, StageName::RewardModel, StageName::Classifier];
     const FILES: &'static [&'static str] = &["chat_template", "classifier.label_set"];
+
+    fn stage(&self) -> StageName {
+        self.stage
+    }
 
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
@@ -287,21 +297,26 @@ impl TrainingConfig {
         recipe::to_toml(self)
     }
 
-    /// Checks that no table of another stage stands in the recipe.
+    /// Checks that the recipe is for `expected`, and that it holds no table of another stage.
     ///
     /// # Errors
-    /// [`StageError::BadSetting`] naming the table.
-    pub(crate) fn refuse_tables_but(&self, allowed: &str) -> Result<(), StageError> {
+    /// [`StageError::OtherStage`]; [`StageError::BadSetting`] naming the table.
+    pub(crate) fn check_stage(&self, expected: StageName) -> Result<(), StageError> {
+        if self.stage != expected {
+            return Err(StageError::OtherStage { found: self.stage, expected });
+        }
         let tables = [
-            ("preference", self.preference.is_some()),
-            ("reward_model", self.reward_model.is_some()),
-            ("classifier", self.classifier.is_some()),
+            ("preference", StageName::Dpo, self.preference.is_some()),
+            ("reward_model", StageName::RewardModel, self.reward_model.is_some()),
+            ("classifier", StageName::Classifier, self.classifier.is_some()),
         ];
-        match tables.into_iter().find(|&(name, is_there)| is_there && name != allowed) {
-            Some((key, _)) => Err(StageError::BadSetting {
+        match tables.into_iter().find(|&(_, stage, is_there)| is_there && stage != expected) {
+            Some((key, stage, _)) => Err(StageError::BadSetting {
                 key,
                 found: "a table".into(),
-                expected: "none; it belongs to another stage".into(),
+                expected: format!(
+                    "none in a recipe with stage = \"{expected}\"; it belongs to stage = \"{stage}\""
+                ),
             }),
             None => Ok(()),
         }

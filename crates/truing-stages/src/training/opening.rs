@@ -8,6 +8,7 @@ use std::sync::Arc;
 use truing_model::ModelFiles;
 use truing_store::{Digest, InputFile, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions};
+use truing_types::StageName;
 
 use super::TrainingConfig;
 use crate::{StageError, model};
@@ -108,10 +109,23 @@ pub(crate) fn record_of(
     let model = model.into_iter().map(|path| ("model", path));
     let data = paths(train).into_iter().map(|path| ("data", path));
     let evaluation = eval.map(paths).unwrap_or_default().into_iter().map(|path| ("evaluation", path));
-    let files = model.chain(data).chain(evaluation).map(|(role, path)| InputFile::of(role, &path));
+    run_inputs(config.stage, config.seed, model.chain(data).chain(evaluation))
+}
+
+/// What `inputs.json` of a run says: stage, versions, seed, and the digests of all files, given with their roles.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(crate) fn run_inputs<'a>(
+    stage: StageName,
+    seed: u64,
+    files: impl IntoIterator<Item = (&'a str, PathBuf)>,
+) -> Result<RunInputs, StageError> {
+    let files = files.into_iter().map(|(role, path)| InputFile::of(role, &path));
     Ok(RunInputs {
+        stage: Some(stage.to_string()),
         versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
-        seeds: [("run".to_owned(), config.seed)].into(),
+        seeds: [("run".to_owned(), seed)].into(),
         files: files.collect::<Result<_, _>>()?,
     })
 }

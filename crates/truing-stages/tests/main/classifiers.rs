@@ -23,6 +23,7 @@ use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 use crate::{embeddings, qualities};
 
 pub(crate) const RECIPE: &str = r#"
+stage = "classifier"
 model_name_or_path = "model"
 output_dir = "run"
 seed = 3

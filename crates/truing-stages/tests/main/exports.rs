@@ -24,6 +24,7 @@ use crate::preferences;
 use crate::setup::{Events, MACHINE, Ticks, is_metrics_of, never};
 
 const RECIPE: &str = r#"
+stage = "sft"
 model_name_or_path = "model"
 output_dir = "run"
 seed = 5
@@ -83,6 +84,15 @@ fn run(
         ],
         Stage::Dpo | Stage::Reward => Vec::new(),
     };
+    all.push(
+        match stage {
+            Stage::Sft => "stage=sft",
+            Stage::Classifier => "stage=classifier",
+            Stage::Dpo => "stage=dpo",
+            Stage::Reward => "stage=reward_model",
+        }
+        .into(),
+    );
     // What is given beside a recipe counts from the working directory.
     all.extend(overrides.iter().map(|setting| match setting.strip_prefix("output_dir=") {
         Some(name) => format!("output_dir={}", folder.join(name).display()),

@@ -17,6 +17,7 @@ use truing_types::{ChatError, Silent};
 use crate::scripted::Scripted;
 
 pub(crate) const RECIPE: &str = r#"
+stage = "label"
 output_dir = "labels"
 label_set = "set.toml"
 n_votes = 1

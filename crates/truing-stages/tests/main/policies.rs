@@ -20,6 +20,7 @@ use crate::tiny_model;
 
 /// The shorter the better: what a tiny model can learn in a few steps.
 pub(crate) const RECIPE: &str = r#"
+stage = "grpo"
 model_name_or_path = "model"
 output_dir = "run"
 seed = 11

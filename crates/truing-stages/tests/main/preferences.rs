@@ -21,6 +21,7 @@ use truing_types::{Event, RewardDiagnostics, RewardEvaluation, Silent};
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 
 pub(crate) const RECIPE: &str = r#"
+stage = "dpo"
 model_name_or_path = "model"
 output_dir = "runs/a"
 seed = 5
@@ -63,6 +64,16 @@ pub(crate) enum Stage {
     Reward,
 }
 
+impl Stage {
+    /// The override that makes a recipe one of this stage.
+    pub(crate) fn setting(self) -> &'static str {
+        match self {
+            Stage::Dpo => "stage=dpo",
+            Stage::Reward => "stage=reward_model",
+        }
+    }
+}
+
 pub(crate) fn run(
     stage: Stage,
     folder: &Path,
@@ -70,7 +81,7 @@ pub(crate) fn run(
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
 ) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
-    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let overrides: Vec<String> = [stage.setting()].iter().chain(overrides).map(ToString::to_string).collect();
     let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
     let options = RenderOptions::default();
     let stop = AtomicBool::new(false);

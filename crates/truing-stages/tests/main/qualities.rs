@@ -17,6 +17,7 @@ use truing_types::Silent;
 use crate::scripted::Scripted;
 
 pub(crate) const RECIPE: &str = r#"
+stage = "quality"
 output_dir = "scores"
 n_anchors = 4
 [[data]]

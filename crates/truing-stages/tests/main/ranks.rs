@@ -61,6 +61,7 @@ fn work(
     let (probe, options) = (Ticks::default(), RenderOptions::default());
     let typed: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let training = |text: &str| TrainingConfig::from_toml(text, &folder.join("recipe.toml"), &typed);
+    let typed_for = |setting: &str| [&[setting.to_owned()], &typed[..]].concat();
     let outcome = match stage {
         Stage::Sft => {
             let config = training(setup::RECIPE)?;
@@ -69,7 +70,9 @@ fn work(
             sft::run(&plan, &inputs, start, communicator, &probe, &mut events, &stop)?
         }
         Stage::Dpo | Stage::Reward => {
-            let config = training(preferences::RECIPE)?;
+            let setting = if stage == Stage::Dpo { "stage=dpo" } else { "stage=reward_model" };
+            let path = folder.join("recipe.toml");
+            let config = TrainingConfig::from_toml(preferences::RECIPE, &path, &typed_for(setting))?;
             let load = if stage == Stage::Dpo { dpo::load } else { reward::load };
             let run = if stage == Stage::Dpo { dpo::run } else { reward::run };
             let inputs = load(&config, options, &mut Silent)?;

@@ -6,12 +6,13 @@ use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::{LabelConfig, load_label_set};
 use truing_stages::quality::QualityConfig;
+use truing_stages::recipe::stage_of;
 use truing_stages::responses::ResponseInputs;
 use truing_stages::select::SelectConfig;
 use truing_stages::training::{TrainingConfig, TrainingPlan};
 use truing_stages::{StageError, dpo, reward};
 use truing_text::RenderOptions;
-use truing_types::{EventSink, Silent};
+use truing_types::{EventSink, Silent, StageName};
 
 use crate::setup;
 
@@ -43,9 +44,9 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
-        let tables: toml::Table = toml::from_str(&text).unwrap();
+        let stage = stage_of(&text, &path).unwrap();
         n_recipes += 1;
-        if LabelConfig::OWN_KEYS.iter().any(|&key| tables.contains_key(key)) {
+        if stage == StageName::Label {
             let config = LabelConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
             let printed = LabelConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
             assert_eq!(printed, config);
@@ -53,7 +54,7 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             load_label_set(config.label_set.as_deref()).unwrap();
             continue;
         }
-        if tables.get("judge").is_some_and(toml::Value::is_array) {
+        if stage == StageName::Quality {
             let config =
                 QualityConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
             let printed =
@@ -62,19 +63,19 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             config.check().unwrap();
             continue;
         }
-        if tables.contains_key("selection") {
+        if stage == StageName::Select {
             let config = SelectConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
             let printed = SelectConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
             assert_eq!(printed, config);
             continue;
         }
-        if tables.contains_key("num_generations") {
+        if stage == StageName::Grpo {
             let config = GrpoConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
             let printed = GrpoConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
             assert_eq!(printed, config);
             continue;
         }
-        if tables.contains_key("train_data") {
+        if stage == StageName::Embed {
             let config =
                 EmbedTrainConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
             let printed =

@@ -169,7 +169,12 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
     let data = "[[data]]\npath = \"rows.jsonl\"\n";
     check(
         |changes| {
-            TrainingConfig::from_toml(&format!("chat_template = \"c.jinja\"\n{data}"), path, changes).unwrap()
+            TrainingConfig::from_toml(
+                &format!("stage = \"sft\"\nchat_template = \"c.jinja\"\n{data}"),
+                path,
+                changes,
+            )
+            .unwrap()
         },
         &[&trained[..], &["logging_steps=9", "chat_template=elsewhere/c.jinja"]].concat(),
         &[
@@ -181,7 +186,7 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
             "max_length=9",
         ],
     );
-    let reward = "reward_model = { model_name_or_path = \"reward/model\" }\n";
+    let reward = "stage = \"grpo\"\nreward_model = { model_name_or_path = \"reward/model\" }\n";
     let judge = "[judge.model.server]\nbase_url = \"http://a/v1\"\nmodel = \"m\"\n";
     check(
         |changes| GrpoConfig::from_toml(&format!("{reward}{data}{judge}"), path, changes).unwrap(),
@@ -194,7 +199,9 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
         &["seed=9", "beta=0.5", "reward_model.weight=2", "judge.model.server.model=n", "algorithm=dapo"],
     );
     check(
-        |changes| EmbedTrainConfig::from_toml("train_data = \"t.jsonl\"", path, changes).unwrap(),
+        |changes| {
+            EmbedTrainConfig::from_toml("stage = \"embed\"\ntrain_data = \"t.jsonl\"", path, changes).unwrap()
+        },
         &[
             "output_dir=x",
             "model_name_or_path=x",
@@ -210,13 +217,13 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
     );
     let of_judge = ["judge.0.model.server.base_url=http://b/v1", "judge.0.model.cache=c"];
     check(
-        |changes| LabelConfig::from_toml(&judged, path, changes).unwrap(),
+        |changes| LabelConfig::from_toml(&format!("stage = \"label\"\n{judged}"), path, changes).unwrap(),
         &[&places[..], &of_judge, &["corrections=c.jsonl", "min_confidence=0.9", "judge.0.weight=2"]]
             .concat(),
         &["seed=9", "n_votes=9", "judge.0.model.server.model=n", "per_dimension=true", "temperature=0.1"],
     );
     check(
-        |changes| QualityConfig::from_toml(&judged, path, changes).unwrap(),
+        |changes| QualityConfig::from_toml(&format!("stage = \"quality\"\n{judged}"), path, changes).unwrap(),
         &[&places[..], &of_judge, &["prior_deviation=9"]].concat(),
         &["seed=9", "n_anchors=9", "judge.0.model.server.model=n", "calls=separate"],
     );

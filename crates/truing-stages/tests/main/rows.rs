@@ -158,7 +158,7 @@ fn a_classifier_lists_rows_that_cannot_be_read_and_rows_whose_columns_cannot_be_
 
 fn embed_config(folder: &Path, train_data: &str, overrides: &[&str]) -> EmbedTrainConfig {
     let text = format!(
-        "model_name_or_path = \"model\"\noutput_dir = \"run\"\ntrain_data = \"{train_data}\"\nsave_steps = 1\n\
+        "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\ntrain_data = \"{train_data}\"\nsave_steps = 1\n\
          batch_size = 8\nthreads = 2\n"
     );
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();

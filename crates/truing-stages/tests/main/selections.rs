@@ -79,6 +79,7 @@ pub(crate) fn write_pool(folder: &Path) -> usize {
 }
 
 const RECIPE: &str = r#"
+stage = "select"
 output_dir = "run"
 quality_column = "quality"
 label_columns = ["task"]

@@ -68,6 +68,7 @@ pub(crate) fn folder() -> TempDir {
 }
 
 pub(crate) const RECIPE: &str = r#"
+stage = "sft"
 model_name_or_path = "model"
 output_dir = "run"
 seed = 3

@@ -2,10 +2,10 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use truing_stages::StageError;
-use truing_stages::label::LabelConfig;
 use truing_stages::training::{TrainingInputs, TrainingPlan};
+use truing_stages::{StageError, recipe};
 use truing_train::{Amount, PlanRow, SegmentChoice};
+use truing_types::StageName;
 
 use super::training::{self, RecipeArguments, Stage};
 use super::{classifier, dpo, embed, grpo, label, quality, reward, select, sft};
@@ -25,25 +25,19 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Makes the plan of whatever stage the recipe is for, and prints it.
+/// Makes the plan of the stage that the recipe names, and prints it.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    let text = training::read_recipe(&arguments.recipe.recipe)?;
-    let tables = toml::from_str::<toml::Table>(&text).unwrap_or_default();
     let (recipe, as_json) = (&arguments.recipe, arguments.json);
-    let has_judges = tables.get("judge").is_some_and(toml::Value::is_array);
-    let is_label = LabelConfig::OWN_KEYS.iter().any(|&key| tables.contains_key(key));
-    match () {
-        () if tables.contains_key("selection") => select::show_recipe(recipe, as_json, context),
-        () if tables.contains_key("train_data") => embed::show_recipe(recipe, as_json, context),
-        () if is_label => label::show_recipe(recipe, as_json, context),
-        () if has_judges => quality::show_recipe(recipe, as_json, context),
-        () if ["reward", "judge", "num_generations"].iter().any(|&key| tables.contains_key(key)) => {
-            grpo::show_recipe(recipe, as_json, context)
-        }
-        () if tables.contains_key("classifier") => classifier::show_recipe(recipe, as_json, context),
-        () if tables.contains_key("preference") => show_recipe(&dpo::STAGE, recipe, as_json, context),
-        () if tables.contains_key("reward_model") => show_recipe(&reward::STAGE, recipe, as_json, context),
-        () => show_recipe(&sft::STAGE, recipe, as_json, context),
+    match recipe::stage_of(&training::read_recipe(&recipe.recipe)?, &recipe.recipe)? {
+        StageName::Select => select::show_recipe(recipe, as_json, context),
+        StageName::Label => label::show_recipe(recipe, as_json, context),
+        StageName::Quality => quality::show_recipe(recipe, as_json, context),
+        StageName::Embed => embed::show_recipe(recipe, as_json, context),
+        StageName::Classifier => classifier::show_recipe(recipe, as_json, context),
+        StageName::Sft => show_recipe(&sft::STAGE, recipe, as_json, context),
+        StageName::Dpo => show_recipe(&dpo::STAGE, recipe, as_json, context),
+        StageName::RewardModel => show_recipe(&reward::STAGE, recipe, as_json, context),
+        StageName::Grpo => grpo::show_recipe(recipe, as_json, context),
     }
 }
 

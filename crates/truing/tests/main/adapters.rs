@@ -9,6 +9,7 @@ use crate::command::run;
 use crate::tiny_model;
 
 const RECIPE: &str = r#"
+stage = "reward_model"
 model_name_or_path = "model"
 output_dir = "run"
 max_length = 256

@@ -30,7 +30,7 @@ fn texts_become_a_file_of_vectors() {
     let wrong = ["embed", "--model", &model, "--data", &data, "--output", "vectors.bin"];
     run(home.path(), wrong).expect_status(2).expect_stderr(&[".npy or .jsonl"]);
     let recipe = path("recipe.toml");
-    fs::write(&recipe, "train_dta = \"x\"\n").unwrap();
+    fs::write(&recipe, "stage = \"embed\"\ntrain_dta = \"x\"\n").unwrap();
     run(home.path(), ["embed", "train", &recipe])
         .expect_status(2)
         .expect_stderr(&["unknown key `train_dta`; the nearest known key is `train_data`"]);

@@ -37,7 +37,11 @@ fn write_rows(path: &Path, rows: impl Iterator<Item = Value>) {
 #[track_caller]
 fn check_peak(folder: &Path, stage: &str, recipe: &str) {
     let path = folder.join("recipe.toml");
-    fs::write(&path, format!("model_name_or_path = \"model\"\noutput_dir = \"run\"\n{recipe}")).unwrap();
+    fs::write(
+        &path,
+        format!("stage = \"{stage}\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n{recipe}"),
+    )
+    .unwrap();
     run(folder, ["--threads", "2", stage, path.to_str().unwrap()]).expect_status(0);
     let plan: Value = serde_json::from_slice(&fs::read(folder.join("run/plan.json")).unwrap()).unwrap();
     let predicted = plan["peak_bytes"].as_f64().unwrap();

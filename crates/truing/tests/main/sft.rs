@@ -30,7 +30,7 @@ impl Workshop {
             })
             .collect();
         fs::write(folder.path().join("songs.jsonl"), rows).unwrap();
-        let recipe = "model_name_or_path = \"model\"\noutput_dir = \"run\"\nseed = 3\nmax_length = 256\n\
+        let recipe = "stage = \"sft\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\nseed = 3\nmax_length = 256\n\
                       packs_per_step = 2\nmax_steps = 12\nlearning_rate = 1e-3\neval_fraction = 0.1\neval_steps = 4\n\
                       save_steps = 3\n\n[[data]]\npath = \"songs.jsonl\"\n";
         fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
@@ -65,7 +65,7 @@ fn an_unknown_key_names_line_and_nearest_key() {
     let text = fs::read_to_string(&recipe).unwrap().replace("learning_rate", "lerning_rate");
     fs::write(&recipe, text).unwrap();
     run(workshop.home(), workshop.on_recipe("sft", &[])).expect_status(2).expect_stderr(&[
-        "recipe.toml:7: unknown key `lerning_rate`; the nearest known key is `learning_rate`",
+        "recipe.toml:8: unknown key `lerning_rate`; the nearest known key is `learning_rate`",
     ]);
     assert!(!workshop.path("run").exists());
 }

@@ -8,7 +8,7 @@ use truing_data::{
     split_held_out,
 };
 use truing_model::EncoderFiles;
-use truing_store::{InputFile, RunInputs};
+use truing_store::RunInputs;
 use truing_text::{SentenceTokenizer, Tokenizer};
 use truing_train::{EmbeddingLoss, EncoderObjective, TripletGroups, TripletPack};
 use truing_types::{Event, EventSink, RowOrigin, Seed, TokenId};
@@ -18,6 +18,7 @@ use crate::embed::{encoder_tokenizer, pack_texts};
 use crate::encoder_training::{self, EncoderPlan, SampleLengths};
 use crate::row_report::{DataReport, SkippedRow, passed_over};
 use crate::rows::key_of;
+use crate::training::opening;
 use crate::wording::counted;
 use crate::{Machine, StageError};
 
@@ -127,12 +128,8 @@ impl EmbedTrainInputs {
         let evaluation =
             config.eval_data.iter().map(|path| data_files(path)).collect::<Result<Vec<_>, _>>()?;
         let evaluation = evaluation.into_iter().flatten().map(|path| ("evaluation", path));
-        let files = weights.chain(data).chain(evaluation).map(|(role, path)| InputFile::of(role, &path));
-        let record = RunInputs {
-            versions: [("truing".to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into(),
-            seeds: [("run".to_owned(), config.seed)].into(),
-            files: files.collect::<Result<_, _>>()?,
-        };
+        let files = weights.chain(data).chain(evaluation);
+        let record = opening::run_inputs(config.stage, config.seed, files)?;
         if n_cut > 0 {
             let n_cut = counted(n_cut as u64, "text is", "texts are");
             events.emit(Event::Note(format!("{n_cut} longer than the model reads and cut")));

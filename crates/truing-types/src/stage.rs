@@ -1,0 +1,133 @@
+//! The stages of an alignment run, by the names that recipes, run folders and the command line share.
+
+use serde::{Deserialize, Serialize};
+
+/// What a recipe is for: the value of its key `stage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageName {
+    /// Prompt selection.
+    Select,
+    /// Labels by language models.
+    Label,
+    /// Quality scores by comparisons of a language model.
+    Quality,
+    /// Training of an embedding model.
+    Embed,
+    /// Training of a classifier or scorer.
+    Classifier,
+    /// Supervised fine-tuning.
+    Sft,
+    /// Direct preference optimisation and its variants.
+    Dpo,
+    /// Training of a reward model.
+    RewardModel,
+    /// Group relative policy optimisation.
+    Grpo,
+}
+
+/// A stage as users meet it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageInfo {
+    /// Its name.
+    pub stage: StageName,
+    /// The name as a recipe writes it.
+    pub name: &'static str,
+    /// The command that runs it.
+    pub command: &'static str,
+    /// Keys that only recipes of this stage and of later ones in [`STAGES`] have. They find the stage of a recipe without
+    /// `stage`.
+    own_keys: &'static [&'static str],
+}
+
+/// All stages. A recipe without `stage` is of the first one that has one of its keys.
+pub const STAGES: [StageInfo; 9] = [
+    info(StageName::Select, "select", "truing select", &["selection"]),
+    info(StageName::Embed, "embed", "truing embed train", &["train_data"]),
+    info(
+        StageName::Label,
+        "label",
+        "truing label",
+        &["label_set", "n_votes", "min_confidence", "per_dimension", "corrections"],
+    ),
+    info(
+        StageName::Quality,
+        "quality",
+        "truing quality",
+        &["n_anchors", "bucket_column", "calls", "prior_deviation"],
+    ),
+    info(StageName::Grpo, "grpo", "truing grpo", &["reward", "num_generations", "judge"]),
+    info(StageName::Classifier, "classifier", "truing label train", &["classifier"]),
+    info(StageName::Dpo, "dpo", "truing dpo", &["preference"]),
+    info(StageName::RewardModel, "reward_model", "truing reward train", &["reward_model"]),
+    info(StageName::Sft, "sft", "truing sft", &["model_name_or_path"]),
+];
+
+const fn info(
+    stage: StageName,
+    name: &'static str,
+    command: &'static str,
+    own_keys: &'static [&'static str],
+) -> StageInfo {
+    StageInfo { stage, name, command, own_keys }
+}
+
+impl StageName {
+    /// The stage as users meet it.
+    #[must_use]
+    pub fn info(self) -> StageInfo {
+        let found = STAGES.into_iter().find(|info| info.stage == self);
+        found.unwrap_or(STAGES[STAGES.len() - 1])
+    }
+
+    /// The name as a recipe writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.info().name
+    }
+
+    /// The stage that a recipe writes as `name`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        STAGES.into_iter().find(|info| info.name == name).map(|info| info.stage)
+    }
+
+    /// The stage that a recipe without `stage` is most likely for, by its keys.
+    #[must_use]
+    pub fn likely(has_key: impl Fn(&str) -> bool) -> Option<Self> {
+        let has_own_key = |info: &StageInfo| info.own_keys.iter().any(|key| has_key(key));
+        STAGES.into_iter().find(has_own_key).map(|info| info.stage)
+    }
+}
+
+impl std::fmt::Display for StageName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_is_listed_once_under_its_serialized_name() {
+        for info in STAGES {
+            assert_eq!(STAGES.iter().filter(|other| other.stage == info.stage).count(), 1);
+            assert_eq!(serde_json::to_value(info.stage).unwrap(), info.name);
+            assert_eq!(StageName::from_name(info.name), Some(info.stage));
+            assert_eq!(info.stage.to_string(), info.name);
+        }
+        assert_eq!(StageName::from_name("ppo"), None);
+    }
+
+    #[test]
+    fn the_stage_of_a_recipe_without_one_is_found_by_its_keys() {
+        let likely = |keys: &[&str]| StageName::likely(|key| keys.contains(&key));
+        assert_eq!(likely(&["model_name_or_path", "data"]), Some(StageName::Sft));
+        assert_eq!(likely(&["model_name_or_path", "preference"]), Some(StageName::Dpo));
+        assert_eq!(likely(&["model_name_or_path", "reward", "judge"]), Some(StageName::Grpo));
+        assert_eq!(likely(&["selection", "data"]), Some(StageName::Select));
+        assert_eq!(likely(&["output_dir"]), None);
+    }
+}
