@@ -349,7 +349,7 @@ fn a_schema_file_that_changed_is_another_run() {
     assert!(inputs.contains("schema.json"), "{inputs}");
     fs::write(&schema, "{\"type\": \"array\"}").unwrap();
     let error = run(folder.path(), &[&reward], Start::Resume, never).unwrap_err();
-    assert!(matches!(error, StageError::InputsChanged { .. }), "{error}");
+    assert!(matches!(error, StageError::FileChanged { .. }), "{error}");
     fs::write(&schema, "{\"type\": \"object\"}").unwrap();
     run(folder.path(), &[&reward], Start::Resume, never).unwrap();
 }
