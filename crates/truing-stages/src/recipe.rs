@@ -10,6 +10,8 @@ use truing_types::{STAGES, StageName};
 
 /// How serde's message for an unknown key begins.
 const UNKNOWN: &str = "unknown field";
+/// How serde's message for a key that stands there under two names begins.
+const DUPLICATE: &str = "duplicate field `";
 /// What serde says of what it expected, and what that is to a reader of TOML.
 const EXPECTED: [(&str, &str); 5] = [
     ("f64", "a number"),
@@ -289,7 +291,18 @@ fn apply_override<R: Recipe>(recipe: &R, typed: &str) -> Result<R, String> {
             table.remove(key);
         }
     }
-    root.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+    match root.clone().try_into::<R>() {
+        Ok(recipe) => Ok(recipe),
+        Err(error) => {
+            // An alias was typed: the setting stands there under its own name too, which serde's message quotes.
+            let own_name = error.message().strip_prefix(DUPLICATE).and_then(|rest| rest.strip_suffix('`'));
+            let (Some(own_name), Value::Table(table)) = (own_name, walk(&mut root, tables)?) else {
+                return Err(error.message().to_owned());
+            };
+            table.remove(own_name);
+            root.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+        }
+    }
 }
 
 fn walk<'a>(root: &'a mut Value, tables: &str) -> Result<&'a mut Value, String> {
@@ -350,6 +363,7 @@ mod tests {
     #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     struct Lora {
+        #[serde(alias = "r")]
         rank: usize,
     }
 
@@ -383,6 +397,11 @@ mod tests {
         let example = example.unwrap();
         assert_eq!((example.learning_rate, example.name.as_deref()), (2e-4, Some("plain text")));
         assert_eq!((example.data[0].weight, example.lora), (3.0, Some(Lora { rank: 8 })));
+        assert_eq!(
+            read(TEXT, &["lora.rank=8", "lora.r=4"]).unwrap().lora,
+            Some(Lora { rank: 4 }),
+            "an alias"
+        );
         assert_eq!(example.output_dir, Path::new("here"), "an override's path is not the recipe's");
         assert_eq!(read(TEXT, &[]).unwrap().output_dir, Path::new("recipes/runs/a"));
         assert_eq!(read(TEXT, &["name=x", "name="]).unwrap().name, None);
@@ -400,7 +419,8 @@ mod tests {
     #[test]
     fn what_decides_no_result_is_no_part_of_the_decisive_settings() {
         let example = read(TEXT, &["lora.rank=8", "data.0.path=far/away/a.jsonl", "name=x"]).unwrap();
-        let expected = "learning_rate = 1e-5\ndata = [{path = \"a.jsonl\", weight = 0.0}]\nlora = {}";
+        let expected =
+            "stage = \"sft\"\nlearning_rate = 1e-5\ndata = [{path = \"a.jsonl\", weight = 0.0}]\nlora = {}";
         assert_eq!(example.decisive(), toml::from_str(expected).unwrap());
     }
 

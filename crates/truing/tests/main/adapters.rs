@@ -82,7 +82,11 @@ fn an_adapter_is_called_one_and_generates_scores_and_is_inspected() {
 
     let [output, data] = [("output_dir", "songs"), ("data.0.path", "songs.jsonl")]
         .map(|(key, name)| format!("{key}={}", path(folder.path(), name)));
-    run(folder.path(), ["sft", &recipe, "--set", &output, "--set", &data]).expect_status(0);
+    run(folder.path(), ["sft", &recipe, "--set", &output, "--set", &data])
+        .expect_status(2)
+        .expect_stderr(&["the recipe says stage = \"reward_model\", which `truing reward train` runs"]);
+    let settings = ["--set", "stage=sft", "--set", &output, "--set", &data];
+    run(folder.path(), ["sft", &recipe].into_iter().chain(settings)).expect_status(0);
     let adapter = path(folder.path(), "songs/model");
     let arguments = ["generate", "--model", &adapter, "--max-new-tokens", "4", "Hello"];
     run(folder.path(), arguments).expect_status(0).expect_stderr(&["is an adapter", "merged into the base"]);
