@@ -120,6 +120,33 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
     assert!(n_recipes >= 9);
 }
 
+/// A recipe in the documentation: a block of TOML that says its stage.
+#[test]
+fn the_recipes_of_the_documentation_parse() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let pages = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut n_recipes = 0;
+    for path in pages.chain([root.join("README.md")]).filter(|path| path.is_file()) {
+        let page = fs::read_to_string(&path).unwrap();
+        let blocks = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for text in blocks.filter(|text| text.lines().any(|line| line.starts_with("stage = "))) {
+            n_recipes += 1;
+            let parsed = match stage_of(text, &path).unwrap() {
+                StageName::Select => SelectConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Label => LabelConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Quality => QualityConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Embed => EmbedTrainConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Grpo => GrpoConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Classifier | StageName::Sft | StageName::Dpo | StageName::RewardModel => {
+                    TrainingConfig::from_toml(text, &path, &[]).map(drop)
+                }
+            };
+            parsed.unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+    assert!(n_recipes >= 3, "{n_recipes}");
+}
+
 /// Steps on rows that have the recipe's columns.
 fn plan_of_classifier(mut config: TrainingConfig, settings: &ClassifierConfig) -> u64 {
     let folder = setup::folder();
