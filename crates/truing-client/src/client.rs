@@ -370,7 +370,7 @@ impl Inner {
                 return Ok(self.reply(answer, FinishReason::Cancelled));
             }
             if self.now() >= deadline {
-                return Err(Failure::new(FailureKind::Timeout, "the stream goes on beyond the deadline"));
+                return Err(Failure::new(FailureKind::Timeout, "the stream exceeds the deadline"));
             }
         }
         self.finish(parser.finish()?, shown)

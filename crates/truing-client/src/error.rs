@@ -47,7 +47,7 @@ pub enum ClientError {
         reason: String,
     },
     /// The wait was broken off from outside.
-    #[error("broken off while waiting to ask {url}")]
+    #[error("interrupted while waiting to call {url}")]
     Interrupted {
         /// What was to be asked.
         url: String,

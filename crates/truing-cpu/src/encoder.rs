@@ -284,7 +284,7 @@ impl EncoderEngine for CpuEncoder {
             return Err(EngineError::SequenceTooLong { n_tokens, n_positions });
         }
         if batch.prefixes().iter().any(Option::is_some) {
-            return Err(EngineError::Unsupported("a text of an encoder goes on from no other".into()));
+            return Err(EngineError::Unsupported("an encoder's sequence cannot continue another one".into()));
         }
         self.inner.pool.prepare(batch.n_tokens());
         Ok(DeviceBatch::of(batch))

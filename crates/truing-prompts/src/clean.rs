@@ -376,7 +376,7 @@ mod tests {
         let all = CleanOptions::default;
         check(
             CleanOptions { languages: vec!["xx".into()], ..all() },
-            "`languages` is `xx`, expected codes of ISO 639-3 that can be told, such as eng, cmn, jpn, rus, spa",
+            "`languages` is `xx`, expected ISO 639-3 codes of detectable languages, such as eng, cmn, jpn, rus, spa",
         );
         #[expect(clippy::reversed_empty_ranges, reason = "the bad option")]
         let empty = 9..=3;

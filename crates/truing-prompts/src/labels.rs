@@ -67,7 +67,7 @@ pub enum LabelSetError {
         dimension: String,
     },
     /// A name of which nothing is left without punctuation.
-    #[error("dimension `{dimension}`: `{name}` is no name, expected letters or digits")]
+    #[error("dimension `{dimension}`: `{name}` is not a valid name, expected letters or digits")]
     NoName {
         /// The dimension.
         dimension: String,
@@ -87,7 +87,7 @@ pub enum LabelSetError {
         second: String,
     },
     /// A parent that is no label of the dimension.
-    #[error("dimension `{dimension}`: the parent `{parent}` of `{label}` is no label of it")]
+    #[error("dimension `{dimension}`: the parent `{parent}` of `{label}` is not one of its labels")]
     UnknownParent {
         /// The dimension.
         dimension: String,
@@ -395,10 +395,10 @@ mod tests {
             (&["a", "b=x", "c=X!"][..], "dimension `kind`: `X!` means both `b` and `c`"),
             (&["a=a"], "dimension `kind`: `a` means both `a` and `a`"),
             (&["a", "A"], "dimension `kind`: `A` means both `a` and `A`"),
-            (&["a<b"], "dimension `kind`: the parent `b` of `a` is no label of it"),
+            (&["a<b"], "dimension `kind`: the parent `b` of `a` is not one of its labels"),
             (&["a<a"], "dimension `kind`: `a` is its own ancestor: a -> a"),
             (&["x<a", "a<b", "b<a"], "dimension `kind`: `a` is its own ancestor: a -> b -> a"),
-            (&["a", "..."], "dimension `kind`: `...` is no name, expected letters or digits"),
+            (&["a", "..."], "dimension `kind`: `...` is not a valid name, expected letters or digits"),
             (&[], "dimension `kind` has no label, expected at least one `[[dimension.label]]`"),
         ] {
             assert_eq!(set(labels).unwrap_err(), expected);

@@ -62,7 +62,7 @@ pub fn draw_map(
         format!("All {} rows.", ids.len())
     } else {
         format!(
-            "{} of {} rows, drawn by seed from each cluster in proportion to its size.",
+            "{} of {} rows, sampled from each cluster in proportion to its size, by seed.",
             shown.len(),
             ids.len()
         )

@@ -114,7 +114,7 @@ fn completeness(stage: &StageRecord) -> Option<HealthNote> {
     let taken = stage.last_step();
     (taken < planned).then(|| HealthNote {
         level: Level::Look,
-        text: format!("The run stopped after {taken} of {planned} steps; `--resume` goes on from there."),
+        text: format!("The run stopped after {taken} of {planned} steps; `--resume` continues from there."),
     })
 }
 

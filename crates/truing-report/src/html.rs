@@ -170,7 +170,7 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
         ),
         "reward_evaluation" => (
             "Reward model, evaluated",
-            "Responses whose order, and perhaps whose scores, are known were scored: what the scores are worth.",
+            "Responses with a known order, and perhaps known scores, were scored to measure how good the reward model is.",
         ),
         "classifier" => (
             "Classifier",

@@ -230,7 +230,7 @@ impl RewardKind {
         };
         match (self, asked, counts_tokens) {
             (_, Some(Reads::Answer), Some(reward)) => {
-                let reason = "is `answer`, but it counts tokens as they were drawn: expected `whole`".into();
+                let reason = "is `answer`, but it counts sampled tokens: expected `whole`".into();
                 Err(RewardError::BadSetting { reward, key: "reads", reason })
             }
             (_, Some(reads), _) => Ok(reads),

@@ -17,7 +17,7 @@ pub enum StageError {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// A setting without which nothing can be done.
-    #[error("the recipe says no `{key}`: expected {expected}")]
+    #[error("missing setting `{key}`: expected {expected}")]
     MissingSetting {
         /// The key.
         key: &'static str,
@@ -61,19 +61,19 @@ pub enum StageError {
         reason: &'static str,
     },
     /// A run that was made with other settings, so that going on would be another run.
-    #[error("the run was begun with another recipe: {} changed", keys.join(", "))]
+    #[error("the run was started with another recipe: {} changed", keys.join(", "))]
     RecipeChanged {
         /// The settings that differ.
         keys: Vec<String>,
     },
     /// A run whose data or model changed since.
-    #[error("the run was begun on other data or another model than `{}` describes now", path.display())]
+    #[error("the run was started on other data or another model than `{}` describes now", path.display())]
     InputsChanged {
         /// The run's resolved recipe.
         path: PathBuf,
     },
     /// A file whose content is another one than when the run was begun.
-    #[error("`{}` ({role}) is not what it was when the run was begun", path.display())]
+    #[error("`{}` ({role}) has changed since the run was started", path.display())]
     FileChanged {
         /// What it is read as: `model`, `data`, `evaluation`.
         role: String,
@@ -246,7 +246,7 @@ pub enum StageError {
 /// A label in the data that the label set does not know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{origin}: `{column}` is `{found}`, which is no label of `{dimension}`{}",
+    "{origin}: `{column}` is `{found}`, which is not a label of `{dimension}`{}",
     nearest.as_ref().map_or_else(String::new, |nearest| format!("; the nearest is `{nearest}`"))
 )]
 pub struct UnknownLabelError {

@@ -315,7 +315,7 @@ fn step_into<'a>(place: &'a mut Value, key: &str) -> Result<&'a mut Value, Strin
         Value::Array(list) => {
             let n_entries = list.len();
             let entry = key.parse::<usize>().ok().and_then(|idx| list.get_mut(idx));
-            entry.ok_or_else(|| format!("`{key}` is no place in a list of {n_entries}, counted from 0"))
+            entry.ok_or_else(|| format!("`{key}` is not an index into a list of {n_entries}, counted from 0"))
         }
         other => Err(format!("`{key}` cannot be looked up in a {}", other.type_str())),
     }
@@ -484,7 +484,7 @@ mod tests {
             (
                 TEXT,
                 &["data.4.weight=1"],
-                "--set data.4.weight=1: `4` is no place in a list of 1, counted from 0",
+                "--set data.4.weight=1: `4` is not an index into a list of 1, counted from 0",
             ),
             (TEXT, &["learning_rate.x=1"], "--set learning_rate.x=1: `x` cannot be looked up in a float"),
         ] {

@@ -231,7 +231,7 @@ impl GgufVocabulary {
         }
         for (name, _) in &self.chat_templates {
             if name.is_empty() || name.contains(['/', '\\', '\0']) || name.starts_with('.') {
-                return Err(bad("tokenizer.chat_templates", &format!("`{name}` is no template name")));
+                return Err(bad("tokenizer.chat_templates", &format!("`{name}` is not a template name")));
             }
         }
         Ok(())

@@ -202,15 +202,12 @@ impl SpanFinder<'_> {
             return Ok(content_start);
         };
         let Some(at) = before.rfind(header.as_str()) else {
-            return Err(not_found(
-                index,
-                &format!("no `{}` stands before the content", header.escape_debug()),
-            ));
+            return Err(not_found(index, &format!("no `{}` before the content", header.escape_debug())));
         };
         let start = at + header.len();
         match &self.shape.end_of_turn {
             Some(mark) if before[start..].contains(mark.as_str()) => {
-                Err(not_found(index, "another turn stands between the header and the content"))
+                Err(not_found(index, "another turn is between the header and the content"))
             }
             _ => Ok(start),
         }

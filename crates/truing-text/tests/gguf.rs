@@ -184,7 +184,7 @@ fn bad_vocabularies_name_the_field() {
     );
     check(
         |v| v.chat_templates[0].0 = "../x".into(),
-        "GGUF vocabulary: `tokenizer.chat_templates`: `../x` is no template name",
+        "GGUF vocabulary: `tokenizer.chat_templates`: `../x` is not a template name",
     );
     check(|v| v.model = "bert".into(), "GGUF tokenizer model `bert` is not supported; known: gpt2, llama");
     let mut vocabulary = as_gguf(&tiny().files()[0].1, "chameleon");

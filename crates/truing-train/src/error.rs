@@ -47,7 +47,7 @@ pub enum TrainError {
     #[error("every parameter is frozen: nothing learns")]
     NothingLearns,
     /// The caller broke the step off; nothing was changed.
-    #[error("the step was broken off")]
+    #[error("the step was interrupted")]
     BrokenOff,
     /// The engine failed.
     #[error(transparent)]

@@ -71,7 +71,9 @@ pub enum BatchError {
         index: usize,
     },
     /// A prefix that is not an earlier sequence without a prefix of its own.
-    #[error("sequence {index} goes on from sequence {prefix}, which is not an earlier one that stands alone")]
+    #[error(
+        "sequence {index} continues sequence {prefix}, which is not an earlier sequence without a prefix of its own"
+    )]
     BadPrefix {
         /// Its place in the pack.
         index: usize,

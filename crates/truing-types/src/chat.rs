@@ -98,7 +98,7 @@ pub enum ChatError {
     #[error("the request cannot be served: {0}")]
     BadRequest(String),
     /// The caller broke off before this request was asked.
-    #[error("broken off before it was asked")]
+    #[error("interrupted before the call")]
     BrokenOff,
     /// The model failed. Another request, or the same one later, may be answered.
     #[error("the model failed: {0}")]

@@ -67,7 +67,7 @@ pub(crate) fn surroundings(
         Some(name) => {
             let key = Environment::api_key(name)
                 .with_context(|| format!("the environment has no `{name}`, which `api_key_env` names"))
-                .hint(|| format!("`export {name}=...` before the run; the key itself stands in no recipe"))?;
+                .hint(|| format!("`export {name}=...` before the run; a key is never written in a recipe"))?;
             Some(ApiKey::new(&key).with_context(|| format!("the key in `{name}` cannot be used"))?)
         }
         None => None,

@@ -33,9 +33,9 @@ pub(crate) struct Context {
     pub(crate) n_threads: usize,
 }
 
-/// Fine-tunes language models, and proves that it did so rightly.
+/// Aligns language models: prompt selection, SFT, reward models, DPO, GRPO; with checks of correctness.
 ///
-/// Exit status: 0 fine; 1 a finding or a negative result (a proof that fails, a plan that cannot fit);
+/// Exit status: 0 fine; 1 a finding or a negative result (a check that fails, a plan that does not fit);
 /// 2 an error; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "truing", version, arg_required_else_help = true)]

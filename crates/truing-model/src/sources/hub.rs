@@ -328,7 +328,7 @@ impl Hub<'_> {
         let response = self.get(url, from).map_err(|error| Attempt::Again { error, brought_bytes: false })?;
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             fs::remove_file(part).map_err(disk)?;
-            return Err(again("the server cannot go on where the file was cut off".to_owned(), false));
+            return Err(again("the server cannot resume an interrupted download".to_owned(), false));
         }
         check_status(url, response.status())?;
         // A server that does not continue from where it was asked sends the whole file.

@@ -9,7 +9,7 @@ use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
     name: "preference_accuracy",
-    title: "Preferred answers told apart",
+    title: "Preference accuracy",
     caption: "How often the better answer of a pair got the higher score. Half is chance.",
     draw,
 };

@@ -9,7 +9,7 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "reward",
     title: "Reward",
-    caption: "Mean reward of the completions drawn before each step, and on prompts that are never trained on. It should rise while KL and length stay in bounds.",
+    caption: "Mean reward of each step's rollouts, and on prompts that are never trained on. It should rise while KL and length stay in bounds.",
     draw,
 };
 

@@ -69,7 +69,7 @@ impl Compiled {
         compiler.set_default_draft(Draft::V2020_12);
         compiler.enable_format_assertions();
         compiler.use_loader(Box::new(NothingElse));
-        let no_schema = |error| format!("is no schema: {error:#}");
+        let no_schema = |error| format!("is not a valid schema: {error:#}");
         compiler.add_resource(ADDRESS, schema).map_err(no_schema)?;
         let index = compiler.compile(ADDRESS, &mut schemas).map_err(no_schema)?;
         Ok(Self { schemas, index })
@@ -120,7 +120,7 @@ impl JsonSchema {
     /// Reads and compiles the schema.
     ///
     /// # Errors
-    /// When not exactly one place is named, or what is found there is no schema.
+    /// When not exactly one place is named, or what is found there is not a valid schema.
     pub fn new(config: JsonSchemaConfig) -> Result<Self, RewardError> {
         let bad = |key: &'static str, reason: String| RewardError::BadSetting {
             reward: "json_schema",
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(reason(json!({})), "missing_reference: a.jsonl:2: the row has no `shape`");
         assert!(
             reason(json!({"shape": {"type": 3}}))
-                .starts_with("bad_reference: a.jsonl:2: `shape` is no schema")
+                .starts_with("bad_reference: a.jsonl:2: `shape` is not a valid schema")
         );
         assert!(reason(json!({"shape": "{"})).starts_with("bad_reference: a.jsonl:2: `shape` is no JSON"));
         let elsewhere = format!("file://{}", file.path().display());
@@ -316,11 +316,11 @@ mod tests {
         );
         assert!(
             refused(json!({"schema": {"type": "objekt"}}))
-                .starts_with("reward `json_schema`: `schema` is no schema")
+                .starts_with("reward `json_schema`: `schema` is not a valid schema")
         );
         assert!(
             refused(json!({"schema": {"pattern": "("}}))
-                .starts_with("reward `json_schema`: `schema` is no schema")
+                .starts_with("reward `json_schema`: `schema` is not a valid schema")
         );
     }
 }

@@ -79,7 +79,7 @@ impl Language {
             Wanted::Column(column) => {
                 let text = column_text(completion, column)?;
                 find(&text).ok_or_else(|| {
-                    let detail = format!("`{column}` is `{text}`, expected a language that can be told");
+                    let detail = format!("`{column}` is `{text}`, expected a detectable language");
                     unscored(UnscoredReason::BadReference, detail)
                 })?
             }
@@ -392,7 +392,7 @@ mod tests {
         let column = json!({"column": "lang"});
         assert_eq!(
             reason(column.clone(), ENGLISH, json!({"lang": "tlh"})),
-            "bad_reference: a.jsonl:2: `lang` is `tlh`, expected a language that can be told"
+            "bad_reference: a.jsonl:2: `lang` is `tlh`, expected a detectable language"
         );
         assert_eq!(reason(column, ENGLISH, json!({})), "missing_reference: a.jsonl:2: the row has no `lang`");
         let refused =

@@ -87,7 +87,7 @@ pub struct PredictionSummary {
 /// How a file is predicted.
 #[derive(Debug, Clone, Default)]
 pub struct PredictionOptions {
-    /// Say also what a row says already.
+    /// Overwrite labels that a row has already.
     pub overwrite: bool,
     /// Write the probability of every label.
     pub probabilities: bool,

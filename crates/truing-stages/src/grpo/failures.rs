@@ -341,7 +341,7 @@ impl Running<'_> {
             0 => String::new(),
             n => format!("{n} of {} steps had no reward at all and changed nothing; ", self.state.step),
         };
-        Some(format!("the model has not learnt from all that was drawn: {steps}{text}"))
+        Some(format!("not all rollouts were used for training: {steps}{text}"))
     }
 }
 

@@ -237,10 +237,10 @@ impl GrpoPlan {
         rows.extend(self.memory.rows());
         rows.extend([
             row("of it the frozen reference", Amount::Bytes(self.reference_bytes)),
-            row("of it the 8-bit copy that draws", Amount::Bytes(self.compressed_bytes)),
+            row("of which int8 rollout weights", Amount::Bytes(self.compressed_bytes)),
             row("of it the reference's top tokens", Amount::Bytes(self.top_token_bytes)),
-            row("keys and values while drawing", Amount::Bytes(self.cache_bytes)),
-            row("all while drawing", Amount::Bytes(self.generating_bytes())),
+            row("KV cache during generation", Amount::Bytes(self.cache_bytes)),
+            row("total during generation", Amount::Bytes(self.generating_bytes())),
         ]);
         rows
     }

@@ -137,7 +137,7 @@ impl Running<'_> {
         let mut done = 0;
         let total = (requests.len() * n_samples) as u64;
         let phase = match purpose {
-            Purpose::Train { step, .. } => format!("step {step} of {}: drawing", self.plan.n_steps),
+            Purpose::Train { step, .. } => format!("step {step} of {}: sampling rollouts", self.plan.n_steps),
             Purpose::Evaluate => "evaluating".to_owned(),
         };
         events.emit(Event::PhaseStarted { phase, total: Some(total) });
@@ -350,7 +350,7 @@ impl Running<'_> {
         let mut parts: Vec<Vec<ComparedPack>> = Vec::new();
         let n_trained = sequences.iter().map(Vec::len).sum::<usize>() as u64;
         self.events.emit(Event::PhaseStarted {
-            phase: format!("step {step} of {}: comparing", plan.n_steps),
+            phase: format!("step {step} of {}: computing log-probabilities", plan.n_steps),
             total: Some(n_trained),
         });
         let mut n_done = 0;
@@ -594,7 +594,7 @@ impl Running<'_> {
         let mut n_updates = 0;
         let n_packs: usize = parts.iter().map(Vec::len).sum();
         self.events.emit(Event::PhaseStarted {
-            phase: format!("step {step} of {}: learning", self.plan.n_steps),
+            phase: format!("step {step} of {}: updating the policy", self.plan.n_steps),
             total: Some((n_packs * config.num_iterations) as u64),
         });
         let mut n_done = 0;

@@ -225,7 +225,7 @@ impl LabelConfig {
         }
         let is_drawn = self.temperature.is_finite() && self.temperature > 0.0;
         if self.n_votes > 1 && !is_drawn {
-            let expected = "above 0: several votes of a judge are drawn";
+            let expected = "above 0: several votes of a judge are sampled";
             return bad("temperature", self.temperature.to_string(), expected);
         }
         if self.compare && self.columns.is_empty() {

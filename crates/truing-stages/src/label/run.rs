@@ -222,7 +222,7 @@ impl Asking<'_, '_, '_> {
             counts.n_unknown_labels += said.unknown.len();
             if said.labels.is_empty() {
                 let problem = match said.unknown.first() {
-                    Some(text) => format!("`{text}` is no label"),
+                    Some(text) => format!("`{text}` is not a label"),
                     None => "a reply without this dimension".into(),
                 };
                 answers.has_problem(question.prompt, dimension, self.judge, problem);

@@ -396,12 +396,12 @@ fn warnings_about(judge: &JudgeSummary) -> Vec<String> {
     if goes_by_place {
         let percent = 100.0 * judge.first_share.unwrap_or_default();
         warnings.push(format!(
-            "{name} goes by the place: where it decides, it is for what stands first in {percent:.0} % of its calls"
+            "{name} has a position bias: it prefers the first prompt in {percent:.0} % of the calls that it decides"
         ));
     } else if judge.equal_share.is_some_and(|share| share >= SAYS_NOTHING) {
         let n_draws = (judge.equal_share.unwrap_or_default() * judge.n_verdicts as f64).round();
         let n = judge.n_verdicts;
-        warnings.push(format!("{name} tells nothing apart: {n_draws} of {n} verdicts are draws"));
+        warnings.push(format!("{name} does not separate the prompts: {n_draws} of {n} verdicts are draws"));
     }
     warnings
 }

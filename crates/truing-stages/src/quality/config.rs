@@ -74,13 +74,13 @@ impl QualityJudge {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
-    /// Whether one knows what is wanted.
+    /// Whether it is clear what is wanted.
     Clarity,
-    /// Whether somebody needs it.
+    /// Whether it serves a real need.
     Practicality,
-    /// Whether it takes something to answer it.
+    /// How demanding it is to answer.
     Complexity,
-    /// Whether it is out of the ordinary.
+    /// How unusual it is.
     Novelty,
 }
 
@@ -99,22 +99,20 @@ impl Dimension {
         }
     }
 
-    /// What a judge is told that it means.
+    /// The definition that the judge's prompt gives.
     #[must_use]
     pub fn definition(self) -> &'static str {
         match self {
             Self::Clarity => {
-                "which one leaves less to guess: what is wanted, for whom, in what form, with everything at hand that the \
-                 task needs"
+                "which prompt states more clearly what is wanted (content, audience, format) and includes all the material that \
+                 the task needs"
             }
-            Self::Practicality => {
-                "which one is closer to what people really need help with, at work, in study or in daily life"
-            }
+            Self::Practicality => "which prompt is closer to a real need at work, in study or in daily life",
             Self::Complexity => {
-                "which one takes more to answer well: knowledge, several steps of thought, conditions to be met together"
+                "which prompt needs more to be answered well: knowledge, reasoning in several steps, constraints to satisfy"
             }
             Self::Novelty => {
-                "which one is less like what one has seen a hundred times, in its subject, its angle or its demands"
+                "which prompt is less common in its subject, its perspective or its requirements"
             }
         }
     }

@@ -396,7 +396,8 @@ name = "x"
     strange[7]["labels"]["kind"] = json!("secnd");
     write(folder.path(), &strange);
     let error = load(folder.path(), &settings).unwrap_err().to_string();
-    let told = "rows.jsonl:8: `labels.kind` is `secnd`, which is no label of `Kind`; the nearest is `second`";
+    let told =
+        "rows.jsonl:8: `labels.kind` is `secnd`, which is not a label of `Kind`; the nearest is `second`";
     assert!(error.ends_with(told), "{error}");
     let named = [settings[0], settings[1], "classifier.dimensions=[\"mood\"]"];
     let error = load(folder.path(), &named).unwrap_err().to_string();

@@ -276,7 +276,7 @@ fn what_cannot_be_meant_is_refused() {
     };
     check(&["batch_size=0"], "`batch_size` is 0: expected 1 or more");
     check(&["triplet_margin=-1"], "`triplet_margin` is -1: expected a number above 0");
-    check(&["train_data="], "the recipe says no `train_data`");
+    check(&["train_data="], "missing setting `train_data`");
     check(&["memory_gib=0.001"], "which one triplet needs");
     check(&["eval_fraction=0", "load_best_model_at_end=true"], "`load_best_model_at_end` is true");
     check(&["eval_data=x.jsonl"], "`eval_fraction` and `eval_data` cannot both be given");

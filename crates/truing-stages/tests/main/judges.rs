@@ -64,7 +64,7 @@ fn a_judged_run_that_is_broken_off_goes_on_bit_for_bit_and_asks_nothing_twice() 
     let folder = policies::folder();
     let cache = folder.path().join("replies.sqlite");
     let judge = judge();
-    let is_learning = |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with("step 2 of 3: learning"));
+    let is_learning = |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with("step 2 of 3: updating the policy"));
     let outcome =
         run(folder.path(), &overrides, Start::Fresh, Some(judge.cached(&cache)), is_learning).unwrap();
     assert!(matches!(outcome, GrpoOutcome::Interrupted { .. }), "{outcome:?}");
@@ -189,8 +189,7 @@ fn completions_without_a_reward_beside_others_are_warned_of_at_once_and_counted_
     assert!(first.contains("prompts.jsonl:") && first.contains("status 400: the seed is odd"), "{first}");
     let unscored = |record: &std::collections::BTreeMap<String, f64>| record["unscored/judge_failed"];
     let n: f64 = policies::metrics(straight.path()).iter().map(unscored).sum();
-    let total =
-        format!("the model has not learnt from all that was drawn: {n} of 36 completions have no reward: ");
+    let total = format!("not all rollouts were used for training: {n} of 36 completions have no reward: ");
     assert!(warnings[1].starts_with(&total) && warnings[1].contains("status 400"), "{}", warnings[1]);
 
     // A run that is resumed counts from its beginning.

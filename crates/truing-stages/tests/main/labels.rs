@@ -426,7 +426,7 @@ fn replies_that_name_no_label_are_quoted_where_there_is_no_other_reason() {
     let judge = Scripted::says("I cannot tell");
     let error = run(folder.path(), RECIPE, &["dimensions=[\"ability\"]"], vec![judge.open()]).unwrap_err();
     let text = error.to_string();
-    assert!(text.ends_with("gave a single verdict: one: `I cannot tell` is no label"), "{text}");
+    assert!(text.ends_with("gave a single verdict: one: `I cannot tell` is not a label"), "{text}");
 }
 
 #[test]
@@ -495,7 +495,7 @@ fn labels_of_the_data_that_the_set_does_not_know_are_errors_or_added() {
     fs::write(folder.path().join("prompts.jsonl"), rows).unwrap();
     let error = plan(folder.path(), RECIPE, &["columns.ability=category"]).unwrap_err().to_string();
     let expected = format!(
-        "{}:2: `category` is `mathematic`, which is no label of `ability`; the nearest is `mathematics`",
+        "{}:2: `category` is `mathematic`, which is not a label of `ability`; the nearest is `mathematics`",
         folder.path().join("prompts.jsonl").display()
     );
     assert_eq!(error, expected);
@@ -543,7 +543,7 @@ fn a_corrected_review_wins_and_asks_nothing_anew() {
     assert!(refused.starts_with("`corrections` is the review file of this very run"), "{refused}");
     fs::write(&corrected, "{\"prompt\": \"code 1\", \"labels\": {\"ability\": \"codes\"}}\n").unwrap();
     let wrong = plan(folder.path(), &recipe, &[&path]).unwrap_err().to_string();
-    assert!(wrong.ends_with("corrected.jsonl:1: `labels.ability` is `codes`, which is no label of `ability`; the nearest is `code`"), "{wrong}");
+    assert!(wrong.ends_with("corrected.jsonl:1: `labels.ability` is `codes`, which is not a label of `ability`; the nearest is `code`"), "{wrong}");
 }
 
 #[test]
@@ -589,13 +589,13 @@ fn recipes_that_make_no_sense_are_refused() {
         (&["n_votes=0"][..], "`n_votes` is 0: expected at least 1"),
         (
             &["n_votes=2", "temperature=0"],
-            "`temperature` is 0: expected above 0: several votes of a judge are drawn",
+            "`temperature` is 0: expected above 0: several votes of a judge are sampled",
         ),
         (&["min_confidence=1.5"], "`min_confidence` is 1.5: expected a number from 0 to 1"),
         (&["judge.0.weight=0"], "`judge.weight` is 0: expected a number above 0"),
         (
             &["compare=true"],
-            "the recipe says no `columns`: expected the columns with labels that `compare` compares with",
+            "missing setting `columns`: expected the columns with labels that `compare` compares with",
         ),
         (
             &["columns.mood=x"],

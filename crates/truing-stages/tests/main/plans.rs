@@ -58,9 +58,9 @@ fn epochs_and_steps_bound_each_other() {
 #[test]
 fn what_cannot_work_is_refused_with_the_key_and_what_was_expected() {
     for (overrides, expected) in [
-        (&["model_name_or_path="][..], "the recipe says no `model_name_or_path`: expected"),
-        (&["data=[]"], "the recipe says no `data`: expected at least one [[data]] table"),
-        (&["output_dir="], "the recipe says no `output_dir`"),
+        (&["model_name_or_path="][..], "missing setting `model_name_or_path`: expected"),
+        (&["data=[]"], "missing setting `data`: expected at least one [[data]] table"),
+        (&["output_dir="], "missing setting `output_dir`"),
         (&["learning_rate=0"], "`learning_rate` is 0: expected a number above 0"),
         (
             &["max_length=100000"],

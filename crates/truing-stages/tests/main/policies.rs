@@ -113,9 +113,9 @@ fn interrupted_anywhere_and_resumed_draws_the_same_tokens_and_ends_with_the_same
     assert!(!expected.2.is_empty());
     let phase = |wanted: &'static str| move |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with(wanted));
     let stops: [StopWhen; 4] = [
-        Box::new(phase("step 1 of 4: drawing")),
-        Box::new(phase("step 3 of 4: comparing")),
-        Box::new(phase("step 3 of 4: learning")),
+        Box::new(phase("step 1 of 4: sampling rollouts")),
+        Box::new(phase("step 3 of 4: computing log-probabilities")),
+        Box::new(phase("step 3 of 4: updating the policy")),
         Box::new(|event| matches!(event, Event::Metrics { step: 3, .. })),
     ];
     for (i, stop_when) in stops.into_iter().enumerate() {
@@ -157,8 +157,7 @@ fn rollouts_of_8_bits_are_weighted_and_resumed_bit_for_bit() {
     assert_ne!(first["grad_norm"], halved["grad_norm"]);
 
     let folder = folder();
-    let stop =
-        |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase == "step 3 of 4: drawing");
+    let stop = |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase == "step 3 of 4: sampling rollouts");
     let (outcome, _) = run(folder.path(), &overrides, Start::Fresh, stop).unwrap();
     assert!(matches!(outcome, GrpoOutcome::Interrupted { step: 2 }), "{outcome:?}");
     let resumed: Vec<&str> =

@@ -80,7 +80,7 @@ fn verdicts(letter: &str) -> String {
 /// Prefers the higher level; levels next to each other are equal to it.
 pub(crate) fn good() -> Scripted {
     Scripted::new(|text| {
-        let (first, second) = (level(text, "task_a"), level(text, "task_b"));
+        let (first, second) = (level(text, "prompt_a"), level(text, "prompt_b"));
         let letter = if first.abs_diff(second) <= 1 {
             "C"
         } else if first > second {

@@ -356,7 +356,7 @@ fn a_stop_on_one_rank_ends_all_at_the_same_step_and_any_number_of_ranks_resumes(
     };
     let stop_drawing: StopWhen = |rank| match rank {
         1 => Box::new(
-            |event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with("step 3 of 4: drawing")),
+            |event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with("step 3 of 4: sampling rollouts")),
         ),
         _ => Box::new(never),
     };
@@ -412,7 +412,7 @@ fn an_error_of_the_first_rank_reaches_all_and_none_waits_for_ever() {
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
         let taken = format!("`{}` already holds a run", run.display());
         assert_eq!(go(&["max_steps=1"], Start::Fresh), [taken.clone(), format!("rank 0 failed: {taken}")]);
-        let changed = "the run was begun with another recipe: max_steps changed".to_owned();
+        let changed = "the run was started with another recipe: max_steps changed".to_owned();
         assert_eq!(
             go(&["max_steps=2"], Start::Resume),
             [changed.clone(), format!("rank 0 failed: {changed}")]

@@ -239,7 +239,7 @@ fn a_file_that_gains_bad_rows_alone_is_refused_by_a_resume() {
     fs::write(&rows, format!("{text}not json\n{{\"messages\": 7}}\n")).unwrap();
     let error = setup::run(folder.path(), &[SKIP], Start::Resume, never).unwrap_err();
     assert!(
-        error.to_string().ends_with("rows.jsonl` (data) is not what it was when the run was begun"),
+        error.to_string().ends_with("rows.jsonl` (data) has changed since the run was started"),
         "{error}"
     );
     assert!(fs::read(folder.path().join("run/inputs.json")).unwrap() == inputs);

@@ -98,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
             Line::Seed(seed) => sampling.seed = seed,
             Line::Help => printer.note(HELP),
             Line::Quit => return Ok(Outcome::Fine),
-            Line::Unknown(text) => printer.note(format_args!("`{text}` is no command; /help lists them")),
+            Line::Unknown(text) => printer.note(format_args!("`{text}` is not a command; /help lists them")),
         }
     }
 }
@@ -135,7 +135,7 @@ fn reply(
             printer.line("")?;
             match reply.finish_reason {
                 FinishReason::Length => printer.note("(cut off at --max-new-tokens)"),
-                FinishReason::Cancelled => printer.note("(broken off)"),
+                FinishReason::Cancelled => printer.note("(interrupted)"),
                 FinishReason::ContentFilter | FinishReason::Refusal | FinishReason::ToolCalls => {
                     printer.note("(the model gave no answer)");
                 }

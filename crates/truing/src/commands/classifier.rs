@@ -23,7 +23,7 @@ use crate::{Context, interrupt, machine, progress};
 /// A classifier of prompts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LabelCommand {
-    /// Train a classifier on labelled rows: an encoder or a decoder, as a recipe says.
+    /// Train a classifier on labelled rows: an encoder or a decoder.
     Train(training::Arguments),
     /// Label rows with a trained classifier.
     Predict(PredictArguments),
@@ -32,7 +32,7 @@ pub(crate) enum LabelCommand {
 /// A scorer of prompts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScoreCommand {
-    /// Train a scorer on rows with scores: an encoder or a decoder, as a recipe says.
+    /// Train a scorer on rows with scores: an encoder or a decoder.
     Train(training::Arguments),
     /// Score rows with a trained scorer.
     Score(PredictArguments),
@@ -53,7 +53,7 @@ pub(crate) struct PredictArguments {
     /// Where the rows go, with `labels`, `confidence` and `scores` added: a .jsonl file.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Say also what a row says already.
+    /// Overwrite labels that a row has already.
     #[arg(long)]
     overwrite: bool,
     /// Write the probability of every label.

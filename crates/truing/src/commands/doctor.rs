@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Also ask the hub whether it can be reached. Nothing else of this command uses a network.
+    /// Also check whether the hub can be reached. Nothing else in this command uses the network.
     #[arg(long)]
     hub: bool,
     /// Skip the measurements, which take a few seconds.

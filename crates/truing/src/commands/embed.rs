@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 /// What else there is to do with embeddings.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Fine-tune an encoder on triplets, as a recipe says.
+    /// Train an embedding model on triplets.
     Train(training::Arguments),
 }
 

@@ -116,7 +116,7 @@ fn finish(outcome: &GrpoOutcome, folder: &Path, as_json: bool, context: &Context
             if as_json {
                 printer.json(&json!({ "status": "interrupted", "step": step, "report": page }))?;
             } else {
-                printer.line(format_args!("stopped after step {step}; --resume goes on from there"))?;
+                printer.line(format_args!("stopped after step {step}; --resume continues from there"))?;
             }
             Ok(Outcome::Interrupted)
         }

@@ -26,11 +26,11 @@ pub(crate) struct Arguments {
 /// What can be looked at.
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Show how one row becomes tokens: which are special, which carry loss, and what to be wary of.
+    /// Show how one row becomes tokens: special tokens, tokens with loss, warnings.
     Conversation(conversation::Arguments),
-    /// Show what a data set holds: lengths, tokens that carry loss, how well it packs, bad rows.
+    /// Show statistics of a dataset: lengths, tokens with loss, packing, invalid rows.
     Data(data::Arguments),
-    /// Show what a model directory or .gguf file holds: architecture, tensors, tokenizer, chat template.
+    /// Show a model directory or .gguf file: architecture, tensors, tokenizer, chat template.
     Model(model::Arguments),
 }
 
@@ -40,7 +40,7 @@ struct SourceArguments {
     /// A file or folder of rows, in any format that training takes.
     #[arg(long, short, value_name = "PATH", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Name of the rows' format, where the first row does not tell.
+    /// Format of the rows, if it cannot be detected from the first row.
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
     /// Where a column of the format is found, for instance `prompt=question` or `completion=instances.0.output`.

@@ -21,7 +21,7 @@ use crate::{Context, asking, interrupt, progress};
 /// arguments alone, not by those of a struct around it.
 #[derive(Debug, Args)]
 pub(crate) struct JudgeArguments {
-    /// Print what it will cost and ask nothing.
+    /// Print the cost and call no model.
     #[arg(long)]
     plan: bool,
     /// Print one JSON object at the end.
@@ -62,7 +62,7 @@ pub(crate) fn run<'a, Summary: Serialize>(
         "about {} tokens of prompts and at most {} of replies, less what is in the cache",
         questions.prompt_tokens, questions.completion_tokens
     ));
-    let stop = interrupt::stop_flag("stopping: every reply is kept, the same command goes on")?;
+    let stop = interrupt::stop_flag("stopping: all replies are kept; run the same command to continue")?;
     let mut events = progress::for_this_terminal(&printer);
     let judges = open(judges, &stop, events.as_mut(), context)?;
     let found = work(judges, events.as_mut(), &stop).map_err(with_advice)?;
@@ -81,7 +81,7 @@ pub(crate) fn run<'a, Summary: Serialize>(
             if arguments.json {
                 printer.json(&json!({ "status": "interrupted" }))?;
             } else {
-                printer.line("stopped; the same command goes on, and asks nothing twice")?;
+                printer.line("stopped; run the same command to continue; no call is repeated")?;
             }
             Ok(Outcome::Interrupted)
         }

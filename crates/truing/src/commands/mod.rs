@@ -31,41 +31,40 @@ use crate::outcome::Outcome;
 /// What can be asked of `truing`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Fine-tune a small model on data that comes with truing, train a reward model and a policy, and see what it
-    /// learnt. About a quarter of an hour.
+    /// Run SFT, a reward model and GRPO on a small model and bundled data; compare before and after. About 15 minutes.
     Quickstart(quickstart::Arguments),
-    /// Fine-tune a model on conversations, as a recipe says.
+    /// Fine-tune a model on conversations (SFT).
     Sft(training::Arguments),
-    /// Train on preferences without a reward model (DPO and its family), as a recipe says.
+    /// Train on preferences without a reward model (DPO, IPO, SimPO, ORPO, KTO and others).
     Dpo(training::Arguments),
-    /// Train a reward model, score with it, tell what it is worth.
+    /// Train, apply or evaluate a reward model.
     #[command(subcommand)]
     Reward(reward::Command),
-    /// Train a policy by reinforcement learning: groups of its own completions, scored, as a recipe says.
+    /// Train a policy with reinforcement learning (GRPO, RLOO, DAPO, GSPO and others).
     Grpo(training::Arguments),
-    /// Label prompts by what they ask for: language models vote, as a recipe says; or train and use a classifier.
+    /// Label prompts with votes of language models, or train and use a classifier.
     Label(label::Arguments),
-    /// Judge how good prompts are: compared with anchors by language models, as a recipe says; or train and use a scorer.
+    /// Score the quality of prompts by comparisons of language models, or train and use a scorer.
     Quality(quality::Arguments),
-    /// Look at the completions that a policy run drew and scored.
+    /// Show the rollouts of a GRPO run: completions, rewards, advantages.
     Rollouts(rollouts::Arguments),
-    /// Choose few and different prompts out of many, with the reason for every one kept or dropped.
+    /// Clean, deduplicate, decontaminate and select prompts; every dropped row has its reason.
     Select(select::Arguments),
-    /// Make vectors of texts, or teach an encoder which texts belong together.
+    /// Embed texts, or train an embedding model.
     Embed(embed::Arguments),
-    /// Print what a recipe will take, before any work: memory, every k, time.
+    /// Print the cost of a recipe before running it: memory, checkpointing, steps, time.
     Plan(plan::Arguments),
-    /// Prove on your model and data that packing, checkpointing and micro-batches change no result.
+    /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
     Prove(prove::Arguments),
-    /// Look at a conversation, a data set or a model before any work is done with it.
+    /// Inspect a conversation, a dataset or a model.
     Inspect(inspect::Arguments),
-    /// Talk to a model.
+    /// Chat with a model in the terminal.
     Chat(chat::Arguments),
     /// Continue prompts, one or many.
     Generate(generate::Arguments),
-    /// Tell what this machine can do for a run, and what to fix.
+    /// Check this machine: CPU, memory, models, network; and say what to fix.
     Doctor(doctor::Arguments),
-    /// Write a run's HTML page anew from its folder.
+    /// Write a run's HTML report again from its folder.
     Report(report::Arguments),
 }
 

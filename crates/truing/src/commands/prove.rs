@@ -23,16 +23,16 @@ use crate::table::{Align, Table};
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Rows to prove it on: a file or folder in any format that training takes.
+    /// Rows to check with: a file or folder in any training format.
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
-    /// Name of the data's format, where its first row does not tell.
+    /// Format of the data, if it cannot be detected from the first row.
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
-    /// Sequences of the pack that everything is tried on.
+    /// Sequences in the pack that is checked.
     #[arg(long, value_name = "N", default_value_t = 6)]
     sequences: usize,
-    /// Longer sequences are passed over, to keep the proof short.
+    /// Longer sequences are skipped, to keep the check short.
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     max_length: usize,
     /// Print one JSON object.

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// Folder for everything that is made.
     #[arg(long, short, value_name = "FOLDER", default_value = "runs/quickstart")]
     output: PathBuf,
-    /// Go on where an earlier one stopped.
+    /// Continue an interrupted quickstart.
     #[arg(long)]
     resume: bool,
     /// Take only this many steps in every stage.
@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     drop(events);
     let outcome = match outcome {
         Err(error @ QuickstartError::FolderInUse { .. }) => {
-            return Err(error).hint(|| "--resume goes on with it, --output names another folder".into());
+            return Err(error).hint(|| "--resume continues it; --output names another folder".into());
         }
         other => other?,
     };
@@ -116,7 +116,7 @@ fn finish(
         if arguments.json {
             printer.json(&json!({ "status": "interrupted", "report": page }))?;
         } else {
-            printer.line("stopped; `truing quickstart --resume` goes on")?;
+            printer.line("stopped; `truing quickstart --resume` continues")?;
         }
         return Ok(Outcome::Interrupted);
     };

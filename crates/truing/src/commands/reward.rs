@@ -25,11 +25,11 @@ pub(crate) const STAGE: Stage<ResponseInputs> = Stage { load: reward::load, run:
 /// What to do with a reward model.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Train a reward model on preferences, as a recipe says.
+    /// Train a reward model on preferences.
     Train(training::Arguments),
     /// Score every response of preference files; one JSON object a line.
     Score(ScoreArguments),
-    /// Tell how well a reward model orders responses, source by source.
+    /// Evaluate a reward model: accuracy on preference pairs, calibration, by source.
     Evaluate(EvaluateArguments),
 }
 
@@ -41,10 +41,10 @@ pub(crate) struct Files {
     /// Files with preferences.
     #[arg(required = true)]
     data: Vec<PathBuf>,
-    /// The files' format, where the first row does not tell it.
+    /// Format of the files, if it cannot be detected from the first row.
     #[arg(long)]
     format: Option<String>,
-    /// Rows with more tokens than this over all responses are left out.
+    /// Skip rows with more tokens than this over all responses.
     #[arg(long, default_value_t = 4096)]
     max_length: u32,
     /// Read only this many rows of each file.

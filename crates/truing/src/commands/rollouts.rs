@@ -186,7 +186,7 @@ fn show(rollout: &Rollout, context: &Context) -> anyhow::Result<Outcome> {
     printer.line("")?;
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
     table.row(["row".to_owned(), rollout.origin.to_string()]);
-    table.row(["drawn before step".to_owned(), rollout.step.to_string()]);
+    table.row(["sampled before step".to_owned(), rollout.step.to_string()]);
     table.row(["tokens".to_owned(), format!("{}, {}", rollout.tokens.len(), ending(rollout.finish_reason))]);
     table.row(["reward".to_owned(), number(rollout.reward)]);
     for (name, reward) in &rollout.rewards {

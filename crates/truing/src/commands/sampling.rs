@@ -9,7 +9,7 @@ use truing_types::SamplingOptions;
 enum Weights {
     /// The model itself.
     F32,
-    /// A copy in 8 bits: faster, and nearly the same model.
+    /// An int8 copy: faster, nearly the same outputs.
     Int8,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct SamplingArguments {
     /// Most tokens of a reply.
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_new_tokens: usize,
-    /// Weights that new tokens are computed with; prompts are always read with the model itself.
+    /// Weights used to generate tokens; prompts are always processed with the full model.
     #[arg(long, value_name = "WEIGHTS", value_enum, default_value_t = Weights::F32)]
     weights: Weights,
 }

@@ -23,7 +23,7 @@ const N_TEMPLATE_LINES: usize = 40;
 pub(crate) struct Arguments {
     #[command(flatten)]
     recipe: RecipeArguments,
-    /// Go on with a run that was broken off; start where the folder holds no run yet.
+    /// Continue an interrupted run; start the run if the folder holds none.
     #[arg(long)]
     resume: bool,
     /// Print one JSON object at the end.
@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
             Ok(Outcome::Interrupted)
         }
         SelectOutcome::Interrupted => {
-            context.printer.line("stopped; --resume goes on from there")?;
+            context.printer.line("stopped; --resume continues from there")?;
             Ok(Outcome::Interrupted)
         }
     }

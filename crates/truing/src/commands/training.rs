@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// Print the plan and do nothing.
     #[arg(long, conflicts_with = "resume")]
     pub(crate) plan: bool,
-    /// Go on from the newest good checkpoint; start where the folder holds no run yet.
+    /// Continue from the newest complete checkpoint; start the run if the folder holds none.
     #[arg(long)]
     pub(crate) resume: bool,
     /// Print one JSON object at the end.
@@ -144,7 +144,7 @@ pub(crate) fn no_recipe(example: &str) -> anyhow::Error {
 pub(crate) fn with_advice(error: StageError, folder: &Path, resume: bool) -> anyhow::Error {
     let go_on = || {
         format!(
-            "{} holds the run; --resume goes on with it, `--set output_dir=...` begins another",
+            "{} holds the run; --resume continues it; `--set output_dir=...` starts another",
             folder.display()
         )
     };
@@ -207,7 +207,7 @@ pub(crate) fn finish(
             if as_json {
                 printer.json(&json!({ "status": "interrupted", "step": step, "report": page }))?;
             } else {
-                printer.line(format_args!("stopped after step {step}; --resume goes on from there"))?;
+                printer.line(format_args!("stopped after step {step}; --resume continues from there"))?;
             }
             Ok(Outcome::Interrupted)
         }
