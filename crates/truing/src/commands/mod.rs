@@ -62,7 +62,7 @@ pub(crate) enum Command {
     Chat(chat::Arguments),
     /// Continue prompts, one or many.
     Generate(generate::Arguments),
-    /// Check this machine: CPU, memory, models, network; and say what to fix.
+    /// Check this machine: processor, memory, caches, Python; and say what to fix.
     Doctor(doctor::Arguments),
     /// Write a run's HTML report again from its folder.
     Report(report::Arguments),
