@@ -364,12 +364,16 @@ fn count_unquoted(lower: &str, mark: &str) -> usize {
     lower.match_indices(mark).filter(|(at, _)| !is_quoted(lower, &(*at..at + mark.len()))).count()
 }
 
-/// Whether quotes stand directly around it.
+/// Whether quotes stand directly around it. A quote that opens and closes alike is no opening one right after a word or the end
+/// of a sentence: `"yes"</think>"yes"` are two quotations, one before the mark and one after it.
 fn is_quoted(text: &str, range: &Range<usize>) -> bool {
     const QUOTES: [(char, char); 8] =
         [('`', '`'), ('"', '"'), ('\'', '\''), ('“', '”'), ('‘', '’'), ('«', '»'), ('„', '“'), ('「', '」')];
-    let (before, after) = (text[..range.start].chars().next_back(), text[range.end..].chars().next());
-    before.zip(after).is_some_and(|pair| QUOTES.contains(&pair))
+    let mut before = text[..range.start].chars().rev();
+    let (Some(open), Some(close)) = (before.next(), text[range.end..].chars().next()) else { return false };
+    let ends_a_quotation =
+        open == close && before.next().is_some_and(|c| c.is_alphanumeric() || ".,;!?…。！？".contains(c));
+    QUOTES.contains(&(open, close)) && !ends_a_quotation
 }
 
 /// Blocks between fences that are closed, and code between backticks of one line.
@@ -510,6 +514,13 @@ mod tests {
         ("<|begin_of_thought|>a<|end_of_thought|>b", Some("a"), Some("b")),
         ("<|START_THINKING|>a<|END_THINKING|>b", Some("a"), Some("b")),
         ("<think>日本</think>答え", Some("日本"), Some("答え")),
+        // A mark between two quotations is not in quotes; one that is quoted is.
+        ("<think>say \"yes\"</think>\"yes\"", Some("say \"yes\""), Some("\"yes\"")),
+        ("<think>so 'yes'</think>'yes'", Some("so 'yes'"), Some("'yes'")),
+        ("<think>`x`</think>`y`", Some("`x`"), Some("`y`")),
+        ("<think>He says \"go.\"</think>\"go\"", Some("He says \"go.\""), Some("\"go\"")),
+        ("<think>I end with \"</think>\" later.</think>7", Some("I end with \"</think>\" later."), Some("7")),
+        ("<think>Write (`</think>`) last.</think>7", Some("Write (`</think>`) last."), Some("7")),
         // Several.
         ("<think>a</think><think>b</think>c", Some("a\n\nb"), Some("c")),
         ("<think>a</think>\n<thinking>b</thinking>\nc", Some("a\n\nb"), Some("c")),
