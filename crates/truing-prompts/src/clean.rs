@@ -181,7 +181,7 @@ impl Cleaner {
             options.max_word_characters,
             "at least 1",
         )?;
-        let expected = "codes of ISO 639-3 that can be told, such as eng, cmn, jpn, rus, spa";
+        let expected = "ISO 639-3 codes of detectable languages, such as eng, cmn, jpn, rus, spa";
         let find = |code: &String| {
             Lang::from_code(code.to_lowercase()).ok_or_else(|| PromptsError::BadOption {
                 option: "languages",

@@ -309,7 +309,7 @@ fn the_page_counts_every_row_and_names_every_reason() {
         "All 8 clusters",
         "All 6 templates",
         "All 550 dropped rows.",
-        "300 of 1000 rows, drawn by seed",
+        "300 of 1000 rows, sampled from each cluster",
         "target size",
         "<span class=\"slot\">2</span>",
     ] {

@@ -401,8 +401,8 @@ mod tests {
         let set = small_set();
         let question = Question { prompt: 0, dimensions: vec![0, 1] };
         let text = text(&LabelConfig::default(), &set, &question, "{form} 1 + 1?");
-        let expected = "ability: What to do. One label.\n- knowledge Q&A\n- reasoning: Think.\n  - mathematics\n- code\n\n\
-                        language:  One label or several.\n- English\n- C++\n- C\n";
+        let expected = "ability: What to do. Choose one label.\n- knowledge Q&A\n- reasoning: Think.\n  - mathematics\n- code\n\n\
+                        language:  Choose one or more labels.\n- English\n- C++\n- C\n";
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("<prompt>\n{form} 1 + 1?\n</prompt>"), "{text}");
         assert!(

@@ -375,7 +375,7 @@ fn judges_that_fail_or_answer_outside_the_set_leave_prompts_without_a_label_that
     assert_eq!(rows[0]["labels"], json!({ "language": ["English"] }));
     assert_eq!(
         rows[0]["unlabelled"]["ability"],
-        "one: `dance` is no label; two: the model failed: the server is down"
+        "one: `dance` is not a label; two: the model failed: the server is down"
     );
     let unlabelled = lines(&folder.path().join("labels/unlabelled.jsonl"));
     assert_eq!((unlabelled.len(), summary.n_unlabelled, summary.dimensions[0].n_unlabelled), (6, 6, 6));

@@ -215,7 +215,7 @@ fn a_judge_that_calls_everything_equal_is_named() {
     let (summary, scores) =
         run(folder.path(), RECIPE, vec![Scripted::new(|_| Ok(verdicts("C"))).open()]).unwrap();
     let n = summary.judges[0].n_verdicts;
-    let expected = format!("one tells nothing apart: {n} of {n} verdicts are draws");
+    let expected = format!("one does not separate the prompts: {n} of {n} verdicts are draws");
     assert_eq!((n, &summary.warnings[0]), (27 * 4, &expected));
     assert!(
         scores
@@ -245,7 +245,7 @@ fn a_judge_that_likes_what_stands_first_is_named_and_decides_nothing() {
     let folder = folder();
     let (summary, scores) =
         run(folder.path(), RECIPE, vec![Scripted::new(|_| Ok(verdicts("A"))).open()]).unwrap();
-    assert!(summary.warnings[0].starts_with("one goes by the place"), "{:?}", summary.warnings);
+    assert!(summary.warnings[0].starts_with("one has a position bias"), "{:?}", summary.warnings);
     let judge = &summary.judges[0];
     assert_eq!((judge.first_share, judge.order_agreement.unwrap().share), (Some(1.0), 0.0));
     assert!(scores.iter().all(|score| score["quality"]["win_rate"] == 0.5));

@@ -98,7 +98,7 @@ pub(crate) fn outcome(is_half_unanswered: bool) -> Outcome {
 fn with_advice(error: StageError) -> anyhow::Error {
     match error {
         StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } => {
-            let hint = "`--set output_dir=...` begins another run; `--set judge.0.model.cache=FOLDER/replies.sqlite` lets \
+            let hint = "`--set output_dir=...` starts another run; `--set judge.0.model.cache=FOLDER/replies.sqlite` lets \
                         it use the replies that the first one paid for"
                 .to_owned();
             anyhow::Error::new(Hinted { source: error.into(), hint })

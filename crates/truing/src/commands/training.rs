@@ -150,18 +150,18 @@ pub(crate) fn with_advice(error: StageError, folder: &Path, resume: bool) -> any
     };
     let hint = match &error {
         StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } | StageError::FileChanged { .. } => {
-            "--resume needs the recipe, data and model of the beginning; `--set output_dir=...` begins another run"
+            "--resume needs the recipe, data and model of its start; `--set output_dir=...` starts another run"
                 .to_owned()
         }
         StageError::Store(StoreError::RunExists { .. }) => go_on(),
         StageError::Store(StoreError::Locked { .. }) => {
-            "wait until that process has ended, or stop it; `--set output_dir=...` begins another run".to_owned()
+            "wait until that process has ended, or stop it; `--set output_dir=...` starts another run".to_owned()
         }
         StageError::Store(
             StoreError::NotARun { .. } | StoreError::Occupied { .. } | StoreError::NotADirectory { .. },
         ) => "`--set output_dir=...` names another folder".to_owned(),
         StageError::Store(StoreError::Foreign { .. }) if resume => {
-            "without --resume a run begins there".to_owned()
+            "without --resume a run starts there".to_owned()
         }
         _ if folder.join("recipe.resolved.toml").is_file() => go_on(),
         _ => return error.into(),

@@ -93,7 +93,7 @@ fn a_folder_that_cannot_be_used_is_told_with_what_to_do() {
     fs::write(workshop.path("run/thesis.tex"), "").unwrap();
     run(workshop.home(), workshop.on_recipe("sft", &["--resume"]))
         .expect_status(2)
-        .expect_stderr(&["such as `thesis.tex`", "hint: without --resume a run begins there"]);
+        .expect_stderr(&["such as `thesis.tex`", "hint: without --resume a run starts there"]);
     fs::remove_dir_all(workshop.path("run")).unwrap();
     fs::write(workshop.path("run"), "a file").unwrap();
     let elsewhere = "hint: `--set output_dir=...` names another folder";
@@ -123,7 +123,7 @@ fn a_folder_that_cannot_be_used_is_told_with_what_to_do() {
         .expect_stderr(&["holds no run yet: it starts from the beginning"]);
     run(workshop.home(), workshop.on_recipe("sft", &[]))
         .expect_status(2)
-        .expect_stderr(&["already holds a run", "--resume goes on with it"]);
+        .expect_stderr(&["already holds a run", "--resume continues it"]);
     let lock = truing_store::RunDirectory::open(&workshop.path("run")).unwrap();
     run(workshop.home(), workshop.on_recipe("sft", &["--resume"]))
         .expect_status(2)
@@ -225,7 +225,7 @@ fn an_interrupted_run_saves_says_so_and_resumes() {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(130), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("--resume goes on from there"), "{text}");
+    assert!(text.contains("--resume continues from there"), "{text}");
     assert!(!workshop.path("run/model").exists() && workshop.path("run/report.html").exists());
     run(workshop.home(), [arguments, vec!["--resume".into()]].concat()).expect_status(0);
     assert_eq!(steps_of(&metrics, "loss"), (1..=400).collect::<Vec<_>>());

@@ -80,7 +80,7 @@ fn a_chat_follows_lines_and_commands() {
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert!(stderr.contains("`/nonsense` is no command"), "{stderr}");
+    assert!(stderr.contains("`/nonsense` is not a command"), "{stderr}");
     assert_eq!(stderr.matches("cut off at --max-new-tokens").count(), 2, "{stderr}");
     assert!(!output.stdout.is_empty());
 }
