@@ -49,6 +49,12 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
     if matches!(parse(&with), Answer::Text(_)) { Context::Refused } else { Context::With(with) }
 }
 
+/// Whether the words before an answer deny it.
+pub(super) fn is_denied(line: &str) -> bool {
+    let kept = without_openers(line);
+    kept.ends_with(char::is_alphabetic) && matches!(prose(line, kept), Before::Other)
+}
+
 enum Before {
     Plain,
     Minus,
