@@ -33,6 +33,7 @@ static FOREIGN: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)(?:答案|答え|正解)(?:应该|应当|应|就|肯定|确实|也)*\s*(?P<no>不是|并非|不为|不等于)?\s*(?:(?:是|为|為|は|即)\s*[:\u{ff1a}]?|等于|[:\u{ff1a}=])?",
         r"|答\s*[:\u{ff1a}]",
+        r"|(?:정답|답)은\s*|\bответ[*_]*\s*[:\u{2014}][\s*_]*",
         r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?(?:\b(?:es|est|ist)\b|\s[\u{e9}\u{e8}]\s|:)",
     ))
 });
@@ -69,9 +70,9 @@ static CONFIRMED: LazyLock<Regex> = LazyLock::new(|| {
 static ASIDE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)\b(?:if|unless|had\s+(?:she|he|they|we|it|the)|were\s+(?:she|he|they|we|it|the)|without|suppose|assuming|in\s+(?:which|that)\s+case|common|mistake|error|na(?:i|\x{ef})ve|tempting",
-        r"|previous|previously|old|initial|initially|earlier|the\s+example|comparison|estimate|part\s*\(|(?:second|other|next|following)\s+(?:question|part|problem)|student|students|others",
-        r"|expect(?:ed)?|note\s+that|note\s*:|check\b[^.]*:|sanity|digits?|might|may|could)\b",
-        r"|\b\w+['\u{2019}]s\s+answer",
+        r"|previous|previously|old|initial|initially|earlier|the\s+example|comparison|estimate|(?:second|other|next|following)\s+(?:question|part|problem)|student|students|others",
+        r"|expect(?:ed)?|note\s+that|sanity|digits?|might|may|could)\b",
+        r"|\b\w+['\u{2019}]s\s+answer|\bnote\s*:|\bcheck\b[^.]*:|\bpart\s*\(",
     ))
 });
 /// What corrects a denial in its own sentence.
@@ -124,6 +125,42 @@ pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
         Marked::Refused => None,
         Marked::Nothing => unmarked(text).filter(|_| !marked_only),
     }
+}
+
+/// The letter that a text chooses of several.
+pub(super) fn choice(text: &str) -> Option<String> {
+    static CHOSEN: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?:\b(?:correct|right|best)\s+(?:option|choice|answer)\s+is|\b(?:option|choice)\s+is|\bI\s+(?:choose|pick|select)|故选|故選)\s*[:\u{ff1a}]?[\s*_$]*(?P<letter>\(?[A-Z](?:[).:][^\n]*|[\s*.\u{3002}]*$))",
+        )
+    });
+    match marked(text) {
+        Marked::Found(answer) => letter_of(&answer),
+        Marked::Refused => None,
+        Marked::Nothing => {
+            let line = text.trim().lines().next_back()?;
+            let line = tail(line, MOST);
+            let chosen = CHOSEN.captures_iter(line).last().and_then(|found| found.name("letter"));
+            letter_of(chosen.map_or(line, |found| found.as_str()))
+        }
+    }
+}
+
+/// The letter of `D`, `(D)`, `option D`, `D) Paris`.
+pub(super) fn letter_of(answer: &str) -> Option<String> {
+    static LETTER: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z]))[}\s*_$.\u{3002}]*$",
+        )
+    });
+    static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)\b(?:or|and|not|isn|wrong|incorrect|maybe|perhaps)\b|\(?\b[A-Z]\)|\?|=")
+    });
+    let found = LETTER.captures(answer)?;
+    let rest = found.name("x").or_else(|| found.name("y")).map_or("", |rest| rest.as_str());
+    let rest = rest.strip_prefix([')', '.', ':']).unwrap_or(rest);
+    let letter = found.name("a").or_else(|| found.name("b")).or_else(|| found.name("c"))?;
+    (!OTHERS.is_match(rest)).then(|| letter.as_str().to_owned())
 }
 
 /// The marked answer alone.
@@ -186,11 +223,18 @@ fn marked_outside_tags(text: &str) -> Marked {
     let Ok(boxes) = boxes else { return Marked::Refused };
     let hashes = hashed(text).map(|(at, answer)| (at, Some(answer)));
     let explicit = match (joined(text, &boxes), hashes) {
-        (Some(boxed), Some(hashed)) => Some(if boxed.0 > hashed.0 { boxed } else { hashed }),
-        (boxed, hashed) => boxed.or(hashed),
+        (Some(boxed), Some(hashed)) if boxed.0 < hashed.0 => Some((hashed, false)),
+        (Some(boxed), _) => Some((boxed, true)),
+        (None, hashed) => hashed.map(|hashed| (hashed, false)),
     };
-    let Some((at, answer)) = explicit else { return stated(text, false) };
-    match corrected(&text[at..], true) {
+    let Some(((at, answer), is_boxed)) = explicit else {
+        // An empty box marks no answer, and no other number is one.
+        return match stated(text, false) {
+            Marked::Nothing if !boxes.is_empty() => Marked::Refused,
+            found => found,
+        };
+    };
+    match corrected(&text[at..], is_boxed) {
         Some(correction) => correction,
         None => answer.map_or(Marked::Refused, Marked::Found),
     }
@@ -268,12 +312,12 @@ fn corrected(after: &str, is_lead: bool) -> Option<Marked> {
 /// Statements that are looked at, from the last one.
 const N_STATEMENTS: usize = 16;
 /// Bytes of a line or sentence that are looked at.
-const MOST: usize = 1000;
+pub(super) const MOST: usize = 1000;
 /// Bytes at the end of a text without a mark in which its last number is looked for.
 const TAIL: usize = 8000;
 
 /// The start of a text, as far as it is looked at.
-fn head(text: &str) -> &str {
+pub(super) fn head(text: &str) -> &str {
     let mut end = MOST.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -282,7 +326,7 @@ fn head(text: &str) -> &str {
 }
 
 /// The end of a text, of so many bytes.
-fn tail(text: &str, most: usize) -> &str {
+pub(super) fn tail(text: &str, most: usize) -> &str {
     let mut start = text.len().saturating_sub(most);
     while !text.is_char_boundary(start) {
         start += 1;
@@ -297,6 +341,28 @@ fn trimmed(text: &str) -> String {
         return text.to_owned();
     }
     text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim_end_matches(['*', '_']).trim().to_owned()
+}
+
+/// Without spaces and commands for spaces at the ends.
+pub(super) fn without_spaces(mut text: &str) -> &str {
+    const SPACES: [&str; 7] = ["\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\quad"];
+    loop {
+        let trimmed = text.trim();
+        // The space of `\ ` at the end has been trimmed.
+        let trimmed = match trimmed.strip_suffix('\\') {
+            Some(kept) if trimmed.len() < text.len() && !kept.ends_with('\\') => kept,
+            _ => trimmed,
+        };
+        let shorter = SPACES.iter().find_map(|space| {
+            let from_end = trimmed.strip_suffix(space).filter(|kept| !kept.ends_with('\\'));
+            from_end.or_else(|| trimmed.strip_prefix(space))
+        });
+        match shorter {
+            Some(shorter) => text = shorter,
+            None if trimmed.len() == text.len() => return trimmed,
+            None => text = trimmed,
+        }
+    }
 }
 
 /// The contents of boxes with where they start and end; an error where the last one does not close.
@@ -359,18 +425,21 @@ fn closing(text: &str) -> Option<usize> {
 /// The last box, or the last boxes where only "and", "or" and commas stand between them, with what stands around them; the
 /// answer is `None` where that makes of them something else.
 fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<String>)> {
+    static ASSIGNED: LazyLock<Regex> = LazyLock::new(|| pattern(r"(^|[\s$,])[a-z]\s*=\s*$"));
     let (last, before) = boxes.split_last()?;
-    let mut parts = vec![last.2.trim()];
+    let mut parts = vec![without_spaces(last.2)];
     let mut start = last.0;
     for (from, to, content) in before.iter().rev() {
+        let assigned = ASSIGNED.replace(&text[*to..start], "$1");
+        let is_assigned = assigned.len() < start - *to;
         let between =
-            text[*to..start].replace(['$', ' ', '\n', ','], "").replace("\\text", "").replace(['{', '}'], "");
+            assigned.replace(['$', ' ', '\n', ','], "").replace("\\text", "").replace(['{', '}'], "");
         let joins = matches!(between.as_str(), "and" | "or" | "和" | "或" | "、" | "\\quad")
-            || (between.is_empty() && text[*to..start].contains(','));
+            || (between.is_empty() && (text[*to..start].contains(',') || is_assigned));
         if !joins || content.trim().is_empty() || parts.len() >= 64 {
             break;
         }
-        parts.insert(0, content.trim());
+        parts.insert(0, without_spaces(content));
         start = *from;
     }
     let answer = if parts.len() == 1 { parts[0].to_owned() } else { parts.join(", ") };
@@ -411,7 +480,13 @@ fn stated(text: &str, has_earlier: bool) -> Marked {
         for found in
             CORRECTION.find_iter(text).chain(CUE.find_iter(text)).filter(|found| found.start() >= first)
         {
-            marks.push(Mark { start: found.start(), end: found.end(), denies: false, corrects: true });
+            let said = found.as_str().trim_start_matches(|c: char| !c.is_alphanumeric());
+            marks.push(Mark {
+                start: found.end() - said.len(),
+                end: found.end(),
+                denies: false,
+                corrects: true,
+            });
         }
     }
     marks.sort_unstable_by_key(|mark| (mark.end, mark.corrects));
@@ -432,9 +507,16 @@ fn stated(text: &str, has_earlier: bool) -> Marked {
         let (line, following) = content(&text[mark.end..]);
         let statement = statement(line, following, denies);
         if mark.corrects {
+            let is_about_another = ASIDE.is_match(&line[..sentence_end(line, 0)]);
             has_cue |= CUE.is_match(said) && !CONFIRMED.is_match(&text[mark.end..]);
             match statement {
-                Statement::Says(answer) if is_mathematics(&answer) => return Marked::Found(answer),
+                Statement::Says(answer)
+                    if !is_about_another
+                        && is_mathematics(&answer)
+                        && answer.split_whitespace().count() <= 8 =>
+                {
+                    return Marked::Found(answer);
+                }
                 _ => continue,
             }
         }
@@ -525,6 +607,9 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
         }
     };
     let whole = trimmed(line);
+    if let Some(value) = explained(&whole) {
+        return says(value.to_owned(), "");
+    }
     if is_mathematics(&whole) {
         return says(whole, "");
     }
@@ -557,6 +642,20 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     says(found.unwrap_or(sentence), rest)
 }
 
+/// The value of `18 (9 × 2)` or `18 dollars (9 eggs at $2 each)`, where the bracket only explains it.
+fn explained(text: &str) -> Option<&str> {
+    let (value, bracket) = text.strip_suffix(')')?.rsplit_once(" (")?;
+    let number = super::number(value)?;
+    let starts = bracket.starts_with(|c: char| c.is_ascii_digit() || c == '$' || c == '\\');
+    let explains = if is_mathematics(bracket) {
+        super::number(bracket) == Some(number)
+    } else {
+        !bracket.split(|c: char| !c.is_alphabetic()).any(wording::alters)
+            && !bracket.split(' ').any(|word| numerals::multiplier(word).is_some())
+    };
+    (starts && bracket.contains(' ') && explains).then_some(value)
+}
+
 fn is_mathematics(text: &str) -> bool {
     match parse(text) {
         Answer::Text(_) => false,
@@ -584,6 +683,7 @@ fn spans(text: &str) -> Vec<(usize, usize, &str)> {
         };
         let is_formula = all.as_str().starts_with('\\')
             || !(WORD.is_match(inner.as_str())
+                || inner.as_str().ends_with(['/', '+', '*'])
                 || inner.as_str().ends_with(' ') && !inner.as_str().starts_with(' '));
         if is_formula {
             found.push((all.start(), all.end(), inner.as_str()));
@@ -651,11 +751,64 @@ fn unmarked(text: &str) -> Option<String> {
     if following.starts_with(['?', '\u{ff1f}']) || clause::is_taken_back(following) {
         return None;
     }
-    let formula = trimmed(without_introduction(sentence));
+    static SOLUTIONS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)^(?:the\s+)?(?:two\s+|real\s+)?(?:solutions|roots|zeros)\s+are\s*:?\s*")
+    });
+    let formula = without_introduction(sentence);
+    let formula = trimmed(SOLUTIONS.find(formula).map_or(formula, |found| &formula[found.end()..]));
     if is_mathematics(&formula) {
         return Some(formula);
     }
-    number_said(sentence, false)
+    match of_equation(sentence) {
+        Some(found) => found,
+        None if has_rivals(sentence) => None,
+        None => number_said(sentence, false),
+    }
+}
+
+/// Whether two numbers stand in the last clause of a sentence without an equation, or it only gives the grounds of the one
+/// before it: which of them is the answer is open.
+fn has_rivals(sentence: &str) -> bool {
+    static GROUNDS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)^\W*(?:since|because|as|which|who|where|when|while|whereas|given|each|for)\b")
+    });
+    if sentence.contains('=') || sentence.contains(" equals ") || !spans(sentence).is_empty() {
+        return false;
+    }
+    let n_numbers = |text: &str| pieces(text).iter().filter(|piece| is_bare_number(piece.text)).count();
+    let mark = sentence.rmatch_indices([',', ';']).find(|(at, _)| sentence[at + 1..].starts_with(' '));
+    let start = mark.map_or(0, |(at, _)| at).max(sentence.rfind(" and then ").unwrap_or(0));
+    let (before, clause) = sentence.split_at(start);
+    n_numbers(clause) > 1 || (n_numbers(clause) > 0 && n_numbers(before) > 0 && GROUNDS.is_match(clause))
+}
+
+/// Whether a piece is a number without an operator, `18` or `$1,800`.
+fn is_bare_number(piece: &str) -> bool {
+    piece.contains(is_digit) && piece.chars().all(|c| is_digit(c) || matches!(c, '.' | ',' | '$' | '\\'))
+}
+
+/// What the last equation of a sentence comes to, where numbers follow that are no part of it; the inner `None` where words
+/// beside it change it, the outer one where there is no such equation.
+fn of_equation(sentence: &str) -> Option<Option<String>> {
+    if !spans(sentence).is_empty() {
+        return None;
+    }
+    let at = sentence.rfind('=')?;
+    let pieces = pieces(&sentence[at + 1..]);
+    let last = pieces.iter().rposition(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
+    let first = pieces.iter().position(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
+    let (from, to) = around(&pieces, first);
+    // The words after its value up to the next number: "for 5 apples".
+    let is_group =
+        |piece: &Piece<'_>| piece.text.len() == 3 && piece.text.chars().all(|c| c.is_ascii_digit());
+    if to >= last || from > 1 || pieces[to + 1..=last].iter().all(is_group) {
+        return None;
+    }
+    let after = &sentence[at + 1 + pieces[to].start + pieces[to].text.len()..];
+    let end = after.find(|c: char| is_digit(c) || matches!(c, ',' | ';'))?;
+    let words = after[..end].trim_end_matches(['$', '\\', ' ']);
+    let words = words.rsplit_once(' ').filter(|_| after[..end].ends_with(' ')).map_or("", |(kept, _)| kept);
+    Some(number_said(&format!("{}{words}", &sentence[..sentence.len() - after.len()]), false))
 }
 
 /// Where the last digit is that is in a formula or in an expression; digits within a word are no number.
@@ -731,7 +884,7 @@ fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
         Some((start, end, content)) => {
             let content = content.trim();
             let found = if is_mathematics(content) { content } else { right_side(content).trim() };
-            (start, end, found.to_owned(), false, false)
+            (start, end, with_unit(found, &sentence[end..]), false, false)
         }
         None => {
             let pieces = pieces(sentence);
@@ -748,6 +901,19 @@ fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
     let (before, after) = (&sentence[..start], &sentence[end..]);
     let around = Around { before, after, is_cued, is_equation, has_unit, is_single };
     (!RANGE.is_match(&found) && around.says()).then_some(found)
+}
+
+/// A number with the unit that follows its formula, if it is one.
+fn with_unit(found: &str, after: &str) -> String {
+    let after = after.trim_start_matches([' ', '*', '~']);
+    let word = &after[..after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len())];
+    let is_unit = units::is_known(word) && !matches!(word, "in" | "a" | "as" | "at");
+    let with = format!("{found} {word}");
+    if is_unit && super::number(found).is_some() && !matches!(parse(&with), Answer::Text(_)) {
+        with
+    } else {
+        found.to_owned()
+    }
 }
 
 struct Piece<'a> {
@@ -890,7 +1056,11 @@ fn around(pieces: &[Piece<'_>], at: usize) -> (usize, usize) {
         let adds = matches!(lower.as_str(), "\u{3c0}" | "pi" | "%" | "\u{b0}" | "percent")
             || numerals::multiplier(&lower).is_some()
             || next.text.starts_with(['\\', '\u{221a}', '!', '^'])
-            || (next.text.len() > 1 && units::is_known(next.text) && lower != "in" && last == at);
+            || ((next.text.len() > 1
+                || matches!(next.text, "m" | "g" | "l" | "L" | "h" | "s" if last + 2 == pieces.len()))
+                && units::is_known(next.text)
+                && lower != "in"
+                && last == at);
         if adds {
             last += 1;
         } else if is_operator(next.text) && pieces.get(last + 2).is_some_and(is_operand) {

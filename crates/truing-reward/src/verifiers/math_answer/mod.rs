@@ -100,7 +100,10 @@ impl MathAnswer {
     fn score_one(&self, completion: &Completion<'_>) -> Result<f64, Unscored> {
         let reference = column_text(completion, &self.0.column)?;
         let reference = extract::marked_answer(&reference).unwrap_or_else(|| reference.trim().to_owned());
-        let answer = extract_answer(completion.text, self.0.marked_only).unwrap_or_default();
+        let is_choice = reference.len() == 1 && reference.starts_with(|c: char| c.is_ascii_uppercase());
+        let choice = is_choice.then(|| extract::choice(completion.text)).flatten();
+        let answer =
+            choice.or_else(|| extract_answer(completion.text, self.0.marked_only)).unwrap_or_default();
         match grade_with(&answer, &reference, &self.0) {
             Verdict::Equal => Ok(1.0),
             Verdict::Different => Ok(0.0),
@@ -145,7 +148,7 @@ pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> V
 
 /// Without space and the full stop around it.
 fn trimmed(text: &str) -> &str {
-    let text = text.trim().trim_matches(['*', '"', '`']).trim();
+    let text = extract::without_spaces(text.trim().trim_matches(['*', '"', '`']));
     if text.ends_with("...") { text } else { text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim() }
 }
 
