@@ -1,7 +1,8 @@
 //! The final answer of a computation against a reference: parsed, then compared by structure and exact value.
 //!
-//! *Extraction.* The last `\boxed{...}` (or `\fbox`, or `\boxed 5`) or `####` counts, unless an answer that is stated after
-//! a word of correction follows; otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise,
+//! *Extraction.* The last `\boxed{...}` (or `\fbox`, or `\boxed 5`) or `####` counts (one before a heading is no mark).
+//! "The answer is 18" after it or a correction ("wait, it is 18") replaces it; an aside ("if ..., the answer would be 26")
+//! does not; where it is taken back and no other value can be read, there is no answer. Otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise,
 //! unless `marked_only` is set, the last number together with the expression that it stands in. Boxes with only "and",
 //! "or" or a comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
 //!
