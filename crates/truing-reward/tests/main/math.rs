@@ -396,3 +396,31 @@ fn damaged_rows_of_the_tables_do_not_make_it_panic() {
         assert_ne!(grade(&text, &text), Verdict::Different, "{text:?} differs from itself");
     }
 }
+
+/// Loops that policies fall into: the work must not grow with the square of the length.
+#[test]
+fn long_loops_are_read_in_linear_time() {
+    for piece in [
+        "The answer is ",
+        "The answer is 18. ",
+        "答案是",
+        "_",
+        "*",
+        "** ",
+        "\\boxed{1} and ",
+        "\\boxed{1}, ",
+        "#### 1\n",
+        "#### Step\n",
+        "#",
+        "$1 ",
+        "Wait, it is 5. ",
+        "not 5 but ",
+        "1 + 1 = ",
+        "<answer>",
+    ] {
+        let text = piece.repeat(200_000 / piece.len());
+        for text in [text.clone(), format!("\\boxed{{18}}\n{text}")] {
+            let _ = grade(&extract_answer(&text, false).unwrap_or_default(), "18");
+        }
+    }
+}

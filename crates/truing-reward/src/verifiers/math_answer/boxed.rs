@@ -1,9 +1,44 @@
 //! What stands around a box: a sign, a root, a scale or a denial that changes what the box says.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
+
 use super::clause;
 use super::structure::{Answer, parse};
 use super::wording::{alters, lists};
 use super::{numerals, units};
+
+#[expect(clippy::unwrap_used, reason = "patterns of our own, compiled in a test")]
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).unwrap()
+}
+
+/// Words directly before a box that deny it, bound it or take a part of it.
+static BEFORE_WORDS: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)(?:\bno\s+es|\bn['\u{2019}]est\s+pas|\bnicht|\bне|\bn\x{e3}o\s+\x{e9}|\bnon\s+\x{e8}|\bминус|\bmindestens|\bh\x{f6}chstens|\bau\s+(?:moins|plus)|\bal\s+menos",
+        r"|\banswer\b[^.]*\bat\s+(?:least|most)|^\W*at\s+(?:least|most)|^\W*up\s+to|\bmitad\s+de|\bmoiti\x{e9}\s+de|\bh\x{e4}lfte\s+(?:von|der)|половин\w*(?:\s+от)?|не\s+менее|не\s+более",
+        r"|负|負|不是|并非|不为|至少|至多|最多|大于|小于|超过|不到|不等于|マイナス)\s*$",
+    ))
+});
+/// Words of the sentence before a box by which it is no answer.
+static SUPPOSED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:would\s+have\s+been|might\s+think|refuse|(?:isn['\u{2019}]t|not)\s+true|other\s+student|not\s+even|in\s+the\s+example|for\s+example",
+        r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\bif\b[^.]*\bwould\s+be\s*$",
+    ))
+});
+/// What after a box makes of it another number, a condition or no answer.
+static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)^[\s.,\x22]*(?:(?:es|est|ist|\x{e9}|\x{e8})\s+)?(?:incorrect[oa]|fals[oa]\b|faux\b|fausse\b|falsch\b|неверн|неправильн|errad[oa]\b|equivocad[oa]\b|ではな|ではあり|じゃな|是错|错误|是不对|不对|不正确|は間違|が間違)",
+        r"|^\s*(?:万|萬|亿|億|千|百|倍|的|分之|分の|\u{3c0}|тыс|миллион|mil\b|mille\b|millones|millions?\b\s+d|tausend|millionen)",
+        r"|^\s*and\s+(?:\d|an?\s+(?:half|quarter|third)|half\b|one[\s-]|two[\s-]|three[\s-])",
+        r"|^\s*(?:,\s*(?:or\b|\d)|\{,\}|\.\d|\?|:\s*\d|/\s*\d|[-+\u{2212}*\u{d7}]\s*\d)",
+        r"|^[ \t\x22]*(?:is\s+(?:an?\s+(?:upper|lower)\s+bound|only|what\s+(?:we|you|it))|would\b|format\b|if\b|only\s+(?:if|when)|but\s+(?:it|this|that)\s+is\s+not)",
+    ))
+});
 
 /// What a box says together with what stands around it.
 pub(super) enum Context {
@@ -46,7 +81,17 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
         return Context::Plain;
     }
     let with = format!("{}{content}{suffix}", if is_negative { "-" } else { "" });
+    if suffix.starts_with(' ') && !is_negative && numerals::multiplier(suffix.trim()).is_none() {
+        // A unit that does not fit the content is left out.
+        return if matches!(parse(&with), Answer::Text(_)) { Context::Plain } else { Context::With(with) };
+    }
     if matches!(parse(&with), Answer::Text(_)) { Context::Refused } else { Context::With(with) }
+}
+
+/// Whether the words before an answer deny it.
+pub(super) fn is_denied(line: &str) -> bool {
+    let kept = without_openers(line);
+    kept.ends_with(char::is_alphabetic) && matches!(prose(line, kept), Before::Other)
 }
 
 enum Before {
@@ -68,7 +113,82 @@ fn without_openers(mut text: &str) -> &str {
     }
 }
 
+/// The part of a line in which an equation stands: after the last comma, dollar sign, line break of LaTeX or word.
+fn side_of(text: &str) -> &str {
+    const BREAKS: [&str; 13] = [
+        "$",
+        "\\(",
+        "\\[",
+        "\\\\",
+        ",",
+        ";",
+        ":",
+        "\\implies",
+        "\\Rightarrow",
+        "\\Longrightarrow",
+        "\\iff",
+        "\\quad",
+        "}\\ ",
+    ];
+    let start =
+        BREAKS.iter().filter_map(|mark| text.rfind(mark).map(|at| at + mark.len())).max().unwrap_or(0);
+    &text[start..]
+}
+
+/// Whether a side of an equation computes with one variable, so that the other side is not its value: `2x`, `x^2`, `x + 2`.
+/// Sums of several variables and values of functions are what is asked for.
+fn computes(side: &str) -> bool {
+    static NAMES: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"\\(?:text|mathrm|textbf)\s*\{[^}]*\}|[A-Za-z]\([^()]*\)|_(?:\{[^}]*\}|\w)|&")
+    });
+    static FUNCTIONS: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"\\?(?:sin|cos|tan|cot|log|ln|angle|det|gcd|lcm)"));
+    if FUNCTIONS.is_match(side) {
+        return false;
+    }
+    let bare = NAMES.replace_all(side, "");
+    let bare = bare.trim();
+    let mut letters = Vec::new();
+    let mut rest = bare;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_alphabetic()) {
+        let word: String = rest[at..].chars().take_while(char::is_ascii_alphabetic).collect();
+        if !rest[..at].ends_with('\\') {
+            if word.len() > 2 {
+                return false;
+            }
+            letters.extend(word.chars());
+        }
+        rest = &rest[at + word.len()..];
+    }
+    letters.sort_unstable();
+    letters.dedup();
+    letters.len() == 1 && bare.len() > 1
+}
+
+/// Whether the sides before the equals sign leave the box the value that is asked for.
+fn is_value_of(sides: &str) -> bool {
+    let side = side_of(sides);
+    let sides = || side.split(['=', '\u{2248}']).map(|part| part.rsplit("  ").next().unwrap_or(part));
+    !sides().any(computes)
+        || sides().any(|part| {
+            let part = part.trim().trim_matches('&').trim();
+            part.len() == 1 && part.chars().all(|c| c.is_ascii_alphabetic())
+        })
+}
+
 fn before(text: &str) -> Before {
+    let near = super::extract::tail(text, super::extract::MOST);
+    let near = near.rsplit('\n').next().unwrap_or_default();
+    let bare = without_openers(near);
+    let sentence = bare.rsplit(['.', '?', '!', '\u{3002}']).next().unwrap_or(bare);
+    if near.trim_end_matches(['$', ' ']).ends_with("~~")
+        || near.rfind("<!--") > near.rfind("-->")
+        || BEFORE_WORDS.is_match(bare)
+        || SUPPOSED.is_match(sentence)
+        || is_member(near)
+    {
+        return Before::Other;
+    }
     let is_near = text.trim_end_matches('$').ends_with(['-', '\u{2212}']);
     let line = text.rsplit('\n').next().unwrap_or_default();
     let kept = without_openers(line);
@@ -84,6 +204,7 @@ fn before(text: &str) -> Before {
             }
         }
         '=' if rest.ends_with(['<', '>', '!']) || rest.ends_with("not") => Before::Other,
+        '=' if !is_value_of(rest) => Before::Other,
         '=' => Before::Plain,
         '0'..='9'
         | '^'
@@ -120,6 +241,16 @@ fn before(text: &str) -> Before {
         }
         _ => prose(line, kept),
     }
+}
+
+/// Whether a box is a later member of a tuple, a list or a ratio, or the decimals of a number.
+fn is_member(line: &str) -> bool {
+    static MEMBER: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?:[\d})]\s*,\s*|(?:\$|\\\()\s*[\d.]+\s*:\s*|\}\.|(?:\$|\\\(|=)\s*(?:\\left)?\s*(?:\(|\[|\\\{)\s*)(?:\\?[,; ])*$",
+        )
+    });
+    MEMBER.is_match(line)
 }
 
 /// A brace before the box: of a command that shows what is in it, or of one that computes.
@@ -236,6 +367,13 @@ fn after(rest: &str) -> Option<String> {
     if text.starts_with("<|") || text.starts_with("</") {
         return Some(String::new());
     }
+    if AFTER_WORDS.is_match(super::extract::head(text)) {
+        return None;
+    }
+    if let Some(side) = text.strip_prefix('=') {
+        let side = side.split(['$', '\n', '=', ',', '.', '\\']).next().unwrap_or(side);
+        return (!computes(side)).then(String::new);
+    }
     let in_formula =
         text.len() == rest.len() || !rest[..rest.len() - text.len()].contains(['$', ')', ']', '*']);
     match first {
@@ -249,6 +387,9 @@ fn after(rest: &str) -> Option<String> {
             if matches!(name.as_str(), "text" | "textrm" | "mathrm" | "mbox") {
                 let inner = text[1 + name.len()..].trim_start().strip_prefix('{')?;
                 let inner = inner.split('}').next()?.trim();
+                if AFTER_WORDS.is_match(inner) {
+                    return None;
+                }
                 return suffix(inner);
             }
             if name == "circ" || lists(AFTER, &name) {
@@ -279,6 +420,13 @@ fn after(rest: &str) -> Option<String> {
     }
     if numerals::multiplier(&lower).is_some() {
         return Some(format!(" {lower}"));
+    }
+    // "7 meters", not "7 in total".
+    if word.chars().count() == text.chars().take_while(|c| c.is_alphabetic()).count()
+        && units::is_known(&word)
+        && !matches!(lower.as_str(), "in" | "a" | "as" | "at" | "are")
+    {
+        return Some(format!(" {word}"));
     }
     let goes_on = matches!(lower.as_str(), "but" | "not" | "rather" | "instead" | "other" | "no");
     (goes_on || !alters(&lower)).then(String::new)

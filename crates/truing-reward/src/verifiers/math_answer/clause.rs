@@ -503,7 +503,23 @@ fn is_verb(word: &str) -> bool {
 
 /// A counter or unit of Chinese or Japanese with what is counted, and the end of the sentence.
 fn is_counted_run(run: &str) -> bool {
-    const ENDINGS: [&str; 12] = [
+    const COUNTED: [&str; 12] = [
+        "рублей",
+        "рубля",
+        "рубль",
+        "долларов",
+        "доллара",
+        "яблок",
+        "яблока",
+        "яиц",
+        "원",
+        "달러",
+        "개",
+        "명",
+    ];
+    const ENDINGS: [&str; 14] = [
+        "입니다",
+        "이다",
         "です",
         "だ",
         "である",
@@ -518,7 +534,7 @@ fn is_counted_run(run: &str) -> bool {
         "ある",
     ];
     let run = ENDINGS.iter().find_map(|ending| run.strip_suffix(ending)).unwrap_or(run);
-    run.is_empty() || units::counter(run).is_some()
+    run.is_empty() || COUNTED.contains(&run) || units::counter(run).is_some()
 }
 
 /// Whether what follows an answer takes it back: "is wrong", "No.", "That is not right."

@@ -10,7 +10,7 @@ use super::clause::{self, Around};
 use super::numerals;
 use super::structure::{Answer, parse};
 use super::token::narrow;
-use super::units;
+use super::{units, wording};
 
 #[expect(clippy::unwrap_used, reason = "patterns of our own, compiled in a test")]
 fn pattern(text: &str) -> Regex {
@@ -33,19 +33,47 @@ static FOREIGN: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)(?:答案|答え|正解)(?:应该|应当|应|就|肯定|确实|也)*\s*(?P<no>不是|并非|不为|不等于)?\s*(?:(?:是|为|為|は|即)\s*[:\u{ff1a}]?|等于|[:\u{ff1a}=])?",
         r"|答\s*[:\u{ff1a}]",
+        r"|(?:정답|답)은\s*|\bответ[*_]*\s*[:\u{2014}][\s*_]*",
         r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?(?:\b(?:es|est|ist)\b|\s[\u{e9}\u{e8}]\s|:)",
     ))
 });
-/// "No, it should be", after something else was said.
+/// What replaces an answer that was given before: "no, it should be", "the correct total is".
 static CORRECTION: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:no\s*[,.!\u{2014}\u{2013}-]|no\s+wait\b|(?:wait|actually|correction|sorry|oops|rather|instead)\b)[^.\n]{0,40}?",
+        r"\b(?:it\s+is|it['\u{2019}]s|it\s+should\s+be|that\s+should\s+be|should\s+be|it\s+must\s+be)\s",
+        r"|\b(?:correct|corrected|revised|right|actual|updated)\s+(?:value|total|result|amount|number|sum|count|solution|figure)\b[^.\n]{0,40}?\b(?:is|was|becomes|(?:should|would)\s+(?:be|have\s+been))\b",
+        r"|\banswer\s+should\s+have\s+been\b",
+        r"|(?:^|[.!\n]\s*)(?:so|but)\s+it\s+should\s+be\s",
+    ))
+});
+/// What takes back the answer before it, whether another one follows or not; a new value may stand directly after it.
+static CUE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?im)(?:^|[\n.!?;:,(\u{2014}\u{2013}\u{3002}\u{ff01}\u{ff0c}\u{ff08}]|\s-+|\.\.\.|\b(?:so|hmm|but|oh|and|well|ah)\b)[\s*_]*",
+        r"(?:",
+        r"(?:(?:no|non|nein|нет)\s*(?:[,.!\u{2014}\u{2013}-]|\bwait\b)|wait\b|hold\s+on\b|oops\b|actually\s*,|correction\b|corrected\s*:|(?:i\s+am\s+|i['\u{2019}]m\s+)?sorry\b|i\s+apologi[sz]e\b|my\s+mistake\b|scratch\s+that\b|on\s+second\s+thought\b|(?:edit|typo)\s*:",
+        r"|revised\s*:|espera\b|perd\x{f3}n\b|correcci\x{f3}n\b|attendez\b|pardon\b|warte\b|korrektur\b|подожд\w*|等等|等一下|不对|不對|更正|修正|いや|いえ|訂正|待って)",
+        r"(?:[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}-]*(?:(?:no|non|nein|wait|hold\s+on|espera|attendez|warte|sorry|i\s+meant|i\s+mean|make\s+(?:it|that)|it['\u{2019}]s|it\s+is|that['\u{2019}]s|there\s+are|es\s+ist|es|c['\u{2019}]est|应该是|應該是|是)(?:\b|[\s:\u{ff1a}]|$|\B)))*[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}*_-]*",
+        r"|i\s+(?:have\s+|['\u{2019}]ve\s+)?(?:made|forgot|miscounted|misread|miscalculated)\b",
+        r"|(?:this|that|the|my)\s+(?:\w+\s+)?answer\s+(?:above\s+)?(?:is|was)\s+(?:wrong|incorrect|mistaken|not\s+(?:right|correct)))",
+        r"|算错|錯了|错了|計算ミス|間違え",
+    ))
+});
+/// What follows a cue of a correction that ended in the same answer.
+static CONFIRMED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"(?i)\b(?:no|wait|actually|correction|sorry|oops|rather|instead)\b[^.\n]{0,40}?\b(?:it\s+is|it['\u{2019}]s|it\s+should\s+be|that\s+should\s+be|should\s+be|it\s+must\s+be)\s",
+        r"(?i)\b(?:yes|confirm(?:s|ed)?|checks?\s+out|consistent|matches|is\s+(?:indeed\s+)?(?:right|correct)|verified)\b",
     )
 });
-static CUE: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:wait|no|actually|correction|corrected|sorry|oops|mistake|instead|recheck|error)\b|不对|等等|更正|错了|修正",
-    )
+/// What makes of "the answer is" a remark about another case or another's answer.
+static ASIDE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:if|unless|had\s+(?:she|he|they|we|it|the)|were\s+(?:she|he|they|we|it|the)|without|suppose|assuming|in\s+(?:which|that)\s+case|common|mistake|error|na(?:i|\x{ef})ve|tempting",
+        r"|previous|previously|old|initial|initially|earlier|the\s+example|comparison|estimate|(?:second|other|next|following)\s+(?:question|part|problem)|student|students|others",
+        r"|expect(?:ed)?|note\s+that|sanity|digits?|might|may|could)\b",
+        r"|\b\w+['\u{2019}]s\s+answer|\bnote\s*:|\bcheck\b[^.]*:|\bpart\s*\(",
+    ))
 });
 /// What corrects a denial in its own sentence.
 static BUT: LazyLock<Regex> = LazyLock::new(|| {
@@ -99,6 +127,42 @@ pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
     }
 }
 
+/// The letter that a text chooses of several.
+pub(super) fn choice(text: &str) -> Option<String> {
+    static CHOSEN: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?:\b(?:correct|right|best)\s+(?:option|choice|answer)\s+is|\b(?:option|choice)\s+is|\bI\s+(?:choose|pick|select)|故选|故選)\s*[:\u{ff1a}]?[\s*_$]*(?P<letter>\(?[A-Z](?:[).:][^\n]*|[\s*.\u{3002}]*$))",
+        )
+    });
+    match marked(text) {
+        Marked::Found(answer) => letter_of(&answer),
+        Marked::Refused => None,
+        Marked::Nothing => {
+            let line = text.trim().lines().next_back()?;
+            let line = tail(line, MOST);
+            let chosen = CHOSEN.captures_iter(line).last().and_then(|found| found.name("letter"));
+            letter_of(chosen.map_or(line, |found| found.as_str()))
+        }
+    }
+}
+
+/// The letter of `D`, `(D)`, `option D`, `D) Paris`.
+pub(super) fn letter_of(answer: &str) -> Option<String> {
+    static LETTER: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z]))[}\s*_$.\u{3002}]*$",
+        )
+    });
+    static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)\b(?:or|and|not|isn|wrong|incorrect|maybe|perhaps)\b|\(?\b[A-Z]\)|\?|=")
+    });
+    let found = LETTER.captures(answer)?;
+    let rest = found.name("x").or_else(|| found.name("y")).map_or("", |rest| rest.as_str());
+    let rest = rest.strip_prefix([')', '.', ':']).unwrap_or(rest);
+    let letter = found.name("a").or_else(|| found.name("b")).or_else(|| found.name("c"))?;
+    (!OTHERS.is_match(rest)).then(|| letter.as_str().to_owned())
+}
+
 /// The marked answer alone.
 pub(super) fn marked_answer(text: &str) -> Option<String> {
     match marked(text) {
@@ -111,21 +175,35 @@ fn marked(text: &str) -> Marked {
     match tagged(text) {
         None => marked_outside_tags(text),
         Some(None) => Marked::Refused,
-        Some(Some(inside)) => match marked_outside_tags(inside) {
-            Marked::Nothing => Marked::Found(of_tag(inside)),
-            found => found,
-        },
+        Some(Some((start, end))) => {
+            let inside = &text[start..end];
+            let (before, after) = (&text[..start - OPEN.len()], &text[end + CLOSE.len()..]);
+            let before = tail(before.rsplit('\n').next().unwrap_or_default(), MOST);
+            if boxed::is_denied(before) {
+                return Marked::Refused;
+            }
+            let found = match marked_outside_tags(inside) {
+                Marked::Nothing => Marked::Found(of_tag(inside)),
+                found => found,
+            };
+            match corrected(after, false) {
+                Some(correction) => correction,
+                None => found,
+            }
+        }
     }
 }
 
-/// The text between the last `<answer>` and its `</answer>` (the form of DeepSeek-R1, arXiv 2501.12948); `Some(None)` where the
+const OPEN: &str = "<answer>";
+const CLOSE: &str = "</answer>";
+
+/// Where the text between the last `<answer>` and its `</answer>` starts and ends (the form of DeepSeek-R1, arXiv 2501.12948); `Some(None)` where the
 /// last tag is cut off and no box follows it. Without tags, and where they are only mentioned, there is none.
-fn tagged(text: &str) -> Option<Option<&str>> {
-    const OPEN: &str = "<answer>";
+fn tagged(text: &str) -> Option<Option<(usize, usize)>> {
     let lower = text.to_ascii_lowercase();
     let inside = lower.rfind(OPEN)? + OPEN.len();
-    match lower[inside..].find("</answer>") {
-        Some(end) => Some(Some(&text[inside..inside + end])),
+    match lower[inside..].find(CLOSE) {
+        Some(end) => Some(Some((inside, inside + end))),
         None if lower[inside..].contains("\\boxed") || lower[inside..].contains("####") => None,
         None => Some(None),
     }
@@ -143,27 +221,117 @@ fn of_tag(inside: &str) -> String {
 fn marked_outside_tags(text: &str) -> Marked {
     let boxes = boxes(text);
     let Ok(boxes) = boxes else { return Marked::Refused };
-    let hashes = text.rfind("####").map(|at| (at, first_line(&text[at + 4..])));
-    let hashes = hashes.filter(|(_, answer)| !answer.is_empty()).map(|(at, answer)| (at, Some(answer)));
+    let hashes = hashed(text).map(|(at, answer)| (at, Some(answer)));
     let explicit = match (joined(text, &boxes), hashes) {
-        (Some(boxed), Some(hashed)) => Some(if boxed.0 > hashed.0 { boxed } else { hashed }),
-        (boxed, hashed) => boxed.or(hashed),
+        (Some(boxed), Some(hashed)) if boxed.0 < hashed.0 => Some((hashed, false)),
+        (Some(boxed), _) => Some((boxed, true)),
+        (None, hashed) => hashed.map(|hashed| (hashed, false)),
     };
-    if let Some((at, answer)) = explicit {
-        let after = &text[at..];
-        if let Some(cue) = CUE.find(after)
-            && let Marked::Found(corrected) = stated(&after[cue.start()..], true)
-            && !matches!(parse(&corrected), Answer::Text(_))
-        {
-            return Marked::Found(corrected);
-        }
-        return answer.map_or(Marked::Refused, Marked::Found);
+    let Some(((at, answer), is_boxed)) = explicit else {
+        // An empty box marks no answer, and no other number is one.
+        return match stated(text, false) {
+            Marked::Nothing if !boxes.is_empty() => Marked::Refused,
+            found => found,
+        };
+    };
+    match corrected(&text[at..], is_boxed) {
+        Some(correction) => correction,
+        None => answer.map_or(Marked::Refused, Marked::Found),
     }
-    stated(text, false)
 }
 
-fn first_line(text: &str) -> String {
-    trimmed(text.trim().lines().next().unwrap_or_default())
+/// The answer after the last `####` that marks one, with where it ends. A heading, of which the rest of the line is no
+/// answer, is none.
+fn hashed(text: &str) -> Option<(usize, String)> {
+    static HASHES: LazyLock<Regex> = LazyLock::new(|| pattern(r"#{4,}([^\n#]*)"));
+    static NAME: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?i)^[\s*_]*(?:(?:so|thus|therefore|hence)\b,?\s*)?(?:the\s+)?(?:final\s+|correct\s+)?answer\b[\s*_]*(?:\b(?:is|was)\b|[:=\u{ff1a}])?[\s*_:\u{ff1a}]*",
+        )
+    });
+    static NUMBERED: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\s*_]*\d+\s*[.)]\s+\D"));
+    let mut found: Vec<_> = HASHES.captures_iter(text).filter_map(|found| found.get(1)).collect();
+    let first = found.len().saturating_sub(N_STATEMENTS);
+    for line in found.drain(first..).rev() {
+        let rest = &text[line.end()..];
+        let name = NAME.find(line.as_str()).map_or(0, |name| name.end());
+        let mut end = line.end();
+        let mut answer = trimmed(&line.as_str()[name..]);
+        if answer.is_empty() {
+            let next = rest.trim_start();
+            let next_line = next.lines().next().unwrap_or_default();
+            // `####` alone has its answer on the next line, if a line is an answer by itself.
+            if next_line.starts_with('#') || next_line.contains("\\boxed") {
+                continue;
+            }
+            answer = trimmed(next_line);
+            end = text.len() - next.len() + next_line.len();
+        }
+        if answer.is_empty() || NUMBERED.is_match(&answer) {
+            continue;
+        }
+        let is_last = text[end..].trim().is_empty();
+        if !(is_mathematics(&answer)
+            || is_last && answer.split_whitespace().count() <= 4 && !is_heading(&answer))
+        {
+            let bare = without_bold(&answer);
+            match number_said(&bare, name > 0 || end > line.end())
+                .filter(|_| !bare.contains(": ") || name > 0)
+            {
+                Some(_) => {}
+                None => continue,
+            }
+        }
+        return Some((end, answer));
+    }
+    None
+}
+
+fn is_heading(text: &str) -> bool {
+    const HEADINGS: &str = "\
+        step part case verification solution explanation conclusion check checking summary given \
+        approach method calculation calculations answer note reasoning analysis";
+    text.split(|c: char| !c.is_alphabetic()).any(|word| wording::lists(HEADINGS, &word.to_lowercase()))
+}
+
+/// What follows an answer and replaces it or takes it back; `None` where it stands. `is_lead` where what follows directly has
+/// been read already.
+fn corrected(after: &str, is_lead: bool) -> Option<Marked> {
+    if !is_lead && clause::is_taken_back(head(after)) {
+        return Some(Marked::Refused);
+    }
+    if let Marked::Found(corrected) = stated(after, true)
+        && is_mathematics(&corrected)
+    {
+        return Some(Marked::Found(corrected));
+    }
+    let cue = CUE.find(after)?;
+    (!CONFIRMED.is_match(&after[cue.end()..])).then_some(Marked::Refused)
+}
+
+/// Statements that are looked at, from the last one.
+const N_STATEMENTS: usize = 16;
+/// Bytes of a line or sentence that are looked at.
+pub(super) const MOST: usize = 1000;
+/// Bytes at the end of a text without a mark in which its last number is looked for.
+const TAIL: usize = 8000;
+
+/// The start of a text, as far as it is looked at.
+pub(super) fn head(text: &str) -> &str {
+    let mut end = MOST.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// The end of a text, of so many bytes.
+pub(super) fn tail(text: &str, most: usize) -> &str {
+    let mut start = text.len().saturating_sub(most);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
 }
 
 /// Without markdown's marks and the full stop.
@@ -175,15 +343,40 @@ fn trimmed(text: &str) -> String {
     text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim_end_matches(['*', '_']).trim().to_owned()
 }
 
+/// Without spaces and commands for spaces at the ends.
+pub(super) fn without_spaces(mut text: &str) -> &str {
+    const SPACES: [&str; 7] = ["\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\quad"];
+    loop {
+        let trimmed = text.trim();
+        // The space of `\ ` at the end has been trimmed.
+        let trimmed = match trimmed.strip_suffix('\\') {
+            Some(kept) if trimmed.len() < text.len() && !kept.ends_with('\\') => kept,
+            _ => trimmed,
+        };
+        let shorter = SPACES.iter().find_map(|space| {
+            let from_end = trimmed.strip_suffix(space).filter(|kept| !kept.ends_with('\\'));
+            from_end.or_else(|| trimmed.strip_prefix(space))
+        });
+        match shorter {
+            Some(shorter) => text = shorter,
+            None if trimmed.len() == text.len() => return trimmed,
+            None => text = trimmed,
+        }
+    }
+}
+
 /// The contents of boxes with where they start and end; an error where the last one does not close.
 fn boxes(text: &str) -> Result<Vec<(usize, usize, &str)>, ()> {
     let mut found = Vec::new();
     let mut at = 0;
-    while let Some(start) = ["\\boxed", "\\fbox", "\\framebox"]
-        .iter()
-        .filter_map(|name| text[at..].find(name).map(|start| (at + start, name.len())))
-        .min()
-    {
+    while let Some(slash) = text[at..].find('\\') {
+        let slash = at + slash;
+        let names = ["\\boxed", "\\fbox", "\\framebox"];
+        let Some(name) = names.iter().find(|name| text[slash..].starts_with(**name)) else {
+            at = slash + 1;
+            continue;
+        };
+        let start = (slash, name.len());
         let inner = start.0 + start.1;
         let rest = &text[inner..];
         let spaces = rest.len() - rest.trim_start().len();
@@ -232,18 +425,21 @@ fn closing(text: &str) -> Option<usize> {
 /// The last box, or the last boxes where only "and", "or" and commas stand between them, with what stands around them; the
 /// answer is `None` where that makes of them something else.
 fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<String>)> {
+    static ASSIGNED: LazyLock<Regex> = LazyLock::new(|| pattern(r"(^|[\s$,])[a-z]\s*=\s*$"));
     let (last, before) = boxes.split_last()?;
-    let mut parts = vec![last.2.trim()];
+    let mut parts = vec![without_spaces(last.2)];
     let mut start = last.0;
     for (from, to, content) in before.iter().rev() {
+        let assigned = ASSIGNED.replace(&text[*to..start], "$1");
+        let is_assigned = assigned.len() < start - *to;
         let between =
-            text[*to..start].replace(['$', ' ', '\n', ','], "").replace("\\text", "").replace(['{', '}'], "");
+            assigned.replace(['$', ' ', '\n', ','], "").replace("\\text", "").replace(['{', '}'], "");
         let joins = matches!(between.as_str(), "and" | "or" | "和" | "或" | "、" | "\\quad")
-            || (between.is_empty() && text[*to..start].contains(','));
-        if !joins || content.trim().is_empty() {
+            || (between.is_empty() && (text[*to..start].contains(',') || is_assigned));
+        if !joins || content.trim().is_empty() || parts.len() >= 64 {
             break;
         }
-        parts.insert(0, content.trim());
+        parts.insert(0, without_spaces(content));
         start = *from;
     }
     let answer = if parts.len() == 1 { parts[0].to_owned() } else { parts.join(", ") };
@@ -269,32 +465,68 @@ enum Statement {
 
 /// The last answer that is stated in words.
 fn stated(text: &str, has_earlier: bool) -> Marked {
-    let mut marks: Vec<(usize, bool)> = Vec::new();
+    let mut marks: Vec<Mark> = Vec::new();
     for captures in STATEMENT.captures_iter(text).chain(FOREIGN.captures_iter(text)) {
         let denies = captures.name("no").is_some() || captures.name("not").is_some();
-        marks.extend(captures.get(0).map(|found| {
-            let before = &text[sentence_start(text, found.start())..found.start()];
-            (found.end(), denies || !clause::is_asserted(before) || !clause::is_asserted(found.as_str()))
+        marks.extend(captures.get(0).map(|found| Mark {
+            start: found.start(),
+            end: found.end(),
+            denies,
+            corrects: false,
         }));
     }
     if !marks.is_empty() || has_earlier {
-        let first = marks.iter().map(|mark| mark.0).min().filter(|_| !has_earlier).unwrap_or(0);
-        marks.extend(
-            CORRECTION.find_iter(text).map(|found| (found.end(), false)).filter(|mark| mark.0 > first),
-        );
+        let first = marks.iter().map(|mark| mark.end).min().filter(|_| !has_earlier).unwrap_or(0);
+        for found in
+            CORRECTION.find_iter(text).chain(CUE.find_iter(text)).filter(|found| found.start() >= first)
+        {
+            let said = found.as_str().trim_start_matches(|c: char| !c.is_alphanumeric());
+            marks.push(Mark {
+                start: found.end() - said.len(),
+                end: found.end(),
+                denies: false,
+                corrects: true,
+            });
+        }
     }
-    marks.sort_unstable();
-    let (mut has_denied, mut remark) = (false, None);
-    for (end, denies) in marks.into_iter().rev() {
-        let (line, following) = content(&text[end..]);
-        match statement(line, following, denies) {
-            Statement::Says(answer) => {
-                if !matches!(parse(&answer), Answer::Text(_)) {
+    marks.sort_unstable_by_key(|mark| (mark.end, mark.corrects));
+    let n_marks = marks.len();
+    let (mut has_denied, mut has_cue, mut remark) = (false, false, None);
+    for (at, mark) in marks.into_iter().enumerate().rev().take(N_STATEMENTS) {
+        let said = &text[mark.start..mark.end];
+        let is_later = has_earlier || at > 0;
+        let before = &text[sentence_start(text, mark.start)..mark.start];
+        let is_aside = is_aside(text, before, said, is_later);
+        if is_aside && (mark.corrects || is_later) {
+            has_denied = true;
+            continue;
+        }
+        let denies = mark.denies
+            || is_aside
+            || !mark.corrects && (!clause::is_asserted(before) || !clause::is_asserted(said));
+        let (line, following) = content(&text[mark.end..]);
+        let statement = statement(line, following, denies);
+        if mark.corrects {
+            let is_about_another = ASIDE.is_match(&line[..sentence_end(line, 0)]);
+            has_cue |= CUE.is_match(said) && !CONFIRMED.is_match(&text[mark.end..]);
+            match statement {
+                Statement::Says(answer)
+                    if !is_about_another
+                        && is_mathematics(&answer)
+                        && answer.split_whitespace().count() <= 8 =>
+                {
                     return Marked::Found(answer);
                 }
+                _ => continue,
+            }
+        }
+        match statement {
+            Statement::Says(answer) => {
+                let is_value = !matches!(parse(&answer), Answer::Text(_));
                 let is_short = answer.split_whitespace().count() <= 12;
-                if is_short && !REMARK.is_match(&answer) {
-                    return Marked::Found(answer);
+                if is_value || is_short && !REMARK.is_match(&answer) {
+                    // Taken back by what follows it, and not replaced.
+                    return if has_cue { Marked::Refused } else { Marked::Found(answer) };
                 }
                 remark.get_or_insert(answer);
             }
@@ -304,10 +536,34 @@ fn stated(text: &str, has_earlier: bool) -> Marked {
         }
     }
     match remark {
-        _ if has_denied => Marked::Refused,
+        _ if has_denied || n_marks > N_STATEMENTS => Marked::Refused,
         Some(remark) if !REMARK.is_match(&remark) => Marked::Found(remark),
         _ => Marked::Nothing,
     }
+}
+
+/// Words that lead to an answer.
+struct Mark {
+    start: usize,
+    end: usize,
+    /// Whether they say what the answer is not.
+    denies: bool,
+    /// Whether they correct an answer that was given before.
+    corrects: bool,
+}
+
+/// Whether a statement is about another case or another's answer; a later one also where it says only what would be.
+fn is_aside(text: &str, before: &str, said: &str, is_later: bool) -> bool {
+    static THEN: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\W*(?:then|in\s+(?:that|this)\s+case)\b"));
+    static WOULD: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?i)\b(?:would|could|might)\s+(?:not\s+)?be\b"));
+    let sentence = format!("{before}{said}");
+    if ASIDE.is_match(&sentence) || is_later && WOULD.is_match(said) {
+        return true;
+    }
+    let start = before.as_ptr() as usize - text.as_ptr() as usize;
+    let earlier = text[..start].trim_end().trim_end_matches(['.', '!', '?']);
+    THEN.is_match(&sentence) && ASIDE.is_match(&earlier[sentence_start(earlier, earlier.len())..])
 }
 
 /// The rest of the line, the next line where it is empty, or the formula that is displayed there; and what follows it.
@@ -319,7 +575,8 @@ fn content(rest: &str) -> (&str, &str) {
             return (inner.trim(), following);
         }
     }
-    rest.split_once('\n').unwrap_or((rest, ""))
+    let (line, following) = rest.split_once('\n').unwrap_or((rest, ""));
+    (head(line), head(following))
 }
 
 fn statement(line: &str, following: &str, denies: bool) -> Statement {
@@ -350,6 +607,9 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
         }
     };
     let whole = trimmed(line);
+    if let Some(value) = explained(&whole) {
+        return says(value.to_owned(), "");
+    }
     if is_mathematics(&whole) {
         return says(whole, "");
     }
@@ -382,6 +642,20 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     says(found.unwrap_or(sentence), rest)
 }
 
+/// The value of `18 (9 × 2)` or `18 dollars (9 eggs at $2 each)`, where the bracket only explains it.
+fn explained(text: &str) -> Option<&str> {
+    let (value, bracket) = text.strip_suffix(')')?.rsplit_once(" (")?;
+    let number = super::number(value)?;
+    let starts = bracket.starts_with(|c: char| c.is_ascii_digit() || c == '$' || c == '\\');
+    let explains = if is_mathematics(bracket) {
+        super::number(bracket) == Some(number)
+    } else {
+        !bracket.split(|c: char| !c.is_alphabetic()).any(wording::alters)
+            && !bracket.split(' ').any(|word| numerals::multiplier(word).is_some())
+    };
+    (starts && bracket.contains(' ') && explains).then_some(value)
+}
+
 fn is_mathematics(text: &str) -> bool {
     match parse(text) {
         Answer::Text(_) => false,
@@ -409,6 +683,7 @@ fn spans(text: &str) -> Vec<(usize, usize, &str)> {
         };
         let is_formula = all.as_str().starts_with('\\')
             || !(WORD.is_match(inner.as_str())
+                || inner.as_str().ends_with(['/', '+', '*'])
                 || inner.as_str().ends_with(' ') && !inner.as_str().starts_with(' '));
         if is_formula {
             found.push((all.start(), all.end(), inner.as_str()));
@@ -467,19 +742,73 @@ fn unmarked(text: &str) -> Option<String> {
     static CALCULATION: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"(?is)<<[^<>\n]*>>|<think>.*?</think>|</?(?:b|strong|em|i|p|br)\s*/?>"));
     let text = CALCULATION.replace_all(text, "");
-    let last_digit = last_number(&text)?;
-    let (start, end) = (sentence_start(&text, last_digit), sentence_end(&text, last_digit));
+    let text = tail(&text, TAIL);
+    let last_digit = last_number(text)?;
+    let (start, end) = (sentence_start(text, last_digit), sentence_end(text, last_digit));
     let sentence = without_bold(text[start..end].trim());
     let sentence = sentence.as_ref();
     let following = &text[end..];
     if following.starts_with(['?', '\u{ff1f}']) || clause::is_taken_back(following) {
         return None;
     }
-    let formula = trimmed(without_introduction(sentence));
+    static SOLUTIONS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)^(?:the\s+)?(?:two\s+|real\s+)?(?:solutions|roots|zeros)\s+are\s*:?\s*")
+    });
+    let formula = without_introduction(sentence);
+    let formula = trimmed(SOLUTIONS.find(formula).map_or(formula, |found| &formula[found.end()..]));
     if is_mathematics(&formula) {
         return Some(formula);
     }
-    number_said(sentence, false)
+    match of_equation(sentence) {
+        Some(found) => found,
+        None if has_rivals(sentence) => None,
+        None => number_said(sentence, false),
+    }
+}
+
+/// Whether two numbers stand in the last clause of a sentence without an equation, or it only gives the grounds of the one
+/// before it: which of them is the answer is open.
+fn has_rivals(sentence: &str) -> bool {
+    static GROUNDS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)^\W*(?:since|because|as|which|who|where|when|while|whereas|given|each|for)\b")
+    });
+    if sentence.contains('=') || sentence.contains(" equals ") || !spans(sentence).is_empty() {
+        return false;
+    }
+    let n_numbers = |text: &str| pieces(text).iter().filter(|piece| is_bare_number(piece.text)).count();
+    let mark = sentence.rmatch_indices([',', ';']).find(|(at, _)| sentence[at + 1..].starts_with(' '));
+    let start = mark.map_or(0, |(at, _)| at).max(sentence.rfind(" and then ").unwrap_or(0));
+    let (before, clause) = sentence.split_at(start);
+    n_numbers(clause) > 1 || (n_numbers(clause) > 0 && n_numbers(before) > 0 && GROUNDS.is_match(clause))
+}
+
+/// Whether a piece is a number without an operator, `18` or `$1,800`.
+fn is_bare_number(piece: &str) -> bool {
+    piece.contains(is_digit) && piece.chars().all(|c| is_digit(c) || matches!(c, '.' | ',' | '$' | '\\'))
+}
+
+/// What the last equation of a sentence comes to, where numbers follow that are no part of it; the inner `None` where words
+/// beside it change it, the outer one where there is no such equation.
+fn of_equation(sentence: &str) -> Option<Option<String>> {
+    if !spans(sentence).is_empty() {
+        return None;
+    }
+    let at = sentence.rfind('=')?;
+    let pieces = pieces(&sentence[at + 1..]);
+    let last = pieces.iter().rposition(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
+    let first = pieces.iter().position(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
+    let (from, to) = around(&pieces, first);
+    // The words after its value up to the next number: "for 5 apples".
+    let is_group =
+        |piece: &Piece<'_>| piece.text.len() == 3 && piece.text.chars().all(|c| c.is_ascii_digit());
+    if to >= last || from > 1 || pieces[to + 1..=last].iter().all(is_group) {
+        return None;
+    }
+    let after = &sentence[at + 1 + pieces[to].start + pieces[to].text.len()..];
+    let end = after.find(|c: char| is_digit(c) || matches!(c, ',' | ';'))?;
+    let words = after[..end].trim_end_matches(['$', '\\', ' ']);
+    let words = words.rsplit_once(' ').filter(|_| after[..end].ends_with(' ')).map_or("", |(kept, _)| kept);
+    Some(number_said(&format!("{}{words}", &sentence[..sentence.len() - after.len()]), false))
 }
 
 /// Where the last digit is that is in a formula or in an expression; digits within a word are no number.
@@ -535,8 +864,10 @@ fn is_sentence_end(text: &str, at: usize, letter: char) -> bool {
 }
 
 fn sentence_start(text: &str, before: usize) -> usize {
-    let found = text[..before].char_indices().rev().find(|(at, letter)| is_sentence_end(text, *at, *letter));
-    found.map_or(0, |(at, letter)| at + letter.len_utf8())
+    let floor = before - tail(&text[..before], MOST).len();
+    let mut letters = text[floor..before].char_indices().rev().map(|(at, letter)| (floor + at, letter));
+    let found = letters.find(|(at, letter)| is_sentence_end(text, *at, *letter));
+    found.map_or(floor, |(at, letter)| at + letter.len_utf8())
 }
 
 fn sentence_end(text: &str, after: usize) -> usize {
@@ -553,7 +884,7 @@ fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
         Some((start, end, content)) => {
             let content = content.trim();
             let found = if is_mathematics(content) { content } else { right_side(content).trim() };
-            (start, end, found.to_owned(), false, false)
+            (start, end, with_unit(found, &sentence[end..]), false, false)
         }
         None => {
             let pieces = pieces(sentence);
@@ -570,6 +901,19 @@ fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
     let (before, after) = (&sentence[..start], &sentence[end..]);
     let around = Around { before, after, is_cued, is_equation, has_unit, is_single };
     (!RANGE.is_match(&found) && around.says()).then_some(found)
+}
+
+/// A number with the unit that follows its formula, if it is one.
+fn with_unit(found: &str, after: &str) -> String {
+    let after = after.trim_start_matches([' ', '*', '~']);
+    let word = &after[..after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len())];
+    let is_unit = units::is_known(word) && !matches!(word, "in" | "a" | "as" | "at");
+    let with = format!("{found} {word}");
+    if is_unit && super::number(found).is_some() && !matches!(parse(&with), Answer::Text(_)) {
+        with
+    } else {
+        found.to_owned()
+    }
 }
 
 struct Piece<'a> {
@@ -712,7 +1056,11 @@ fn around(pieces: &[Piece<'_>], at: usize) -> (usize, usize) {
         let adds = matches!(lower.as_str(), "\u{3c0}" | "pi" | "%" | "\u{b0}" | "percent")
             || numerals::multiplier(&lower).is_some()
             || next.text.starts_with(['\\', '\u{221a}', '!', '^'])
-            || (next.text.len() > 1 && units::is_known(next.text) && lower != "in" && last == at);
+            || ((next.text.len() > 1
+                || matches!(next.text, "m" | "g" | "l" | "L" | "h" | "s" if last + 2 == pieces.len()))
+                && units::is_known(next.text)
+                && lower != "in"
+                && last == at);
         if adds {
             last += 1;
         } else if is_operator(next.text) && pieces.get(last + 2).is_some_and(is_operand) {

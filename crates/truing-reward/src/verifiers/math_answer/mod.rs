@@ -1,7 +1,8 @@
 //! The final answer of a computation against a reference: parsed, then compared by structure and exact value.
 //!
-//! *Extraction.* The last `\boxed{...}` (or `\fbox`, or `\boxed 5`) or `####` counts, unless an answer that is stated after
-//! a word of correction follows; otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise,
+//! *Extraction.* The last `\boxed{...}` (or `\fbox`, or `\boxed 5`) or `####` counts (one before a heading is no mark).
+//! "The answer is 18" after it or a correction ("wait, it is 18") replaces it; an aside ("if ..., the answer would be 26")
+//! does not; where it is taken back and no other value can be read, there is no answer. Otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise,
 //! unless `marked_only` is set, the last number together with the expression that it stands in. Boxes with only "and",
 //! "or" or a comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
 //!
@@ -100,7 +101,10 @@ impl MathAnswer {
     fn score_one(&self, completion: &Completion<'_>) -> Result<f64, Unscored> {
         let reference = column_text(completion, &self.0.column)?;
         let reference = extract::marked_answer(&reference).unwrap_or_else(|| reference.trim().to_owned());
-        let answer = extract_answer(completion.text, self.0.marked_only).unwrap_or_default();
+        let is_choice = reference.len() == 1 && reference.starts_with(|c: char| c.is_ascii_uppercase());
+        let choice = is_choice.then(|| extract::choice(completion.text)).flatten();
+        let answer =
+            choice.or_else(|| extract_answer(completion.text, self.0.marked_only)).unwrap_or_default();
         match grade_with(&answer, &reference, &self.0) {
             Verdict::Equal => Ok(1.0),
             Verdict::Different => Ok(0.0),
@@ -145,7 +149,7 @@ pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> V
 
 /// Without space and the full stop around it.
 fn trimmed(text: &str) -> &str {
-    let text = text.trim().trim_matches(['*', '"', '`']).trim();
+    let text = extract::without_spaces(text.trim().trim_matches(['*', '"', '`']));
     if text.ends_with("...") { text } else { text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim() }
 }
 

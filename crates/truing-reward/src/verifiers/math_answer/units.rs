@@ -327,6 +327,11 @@ impl Unit {
         ["USD", "EUR", "GBP", "INR", "\u{a5}"].iter().any(|name| self.dimensions.get(name) == Some(&1))
     }
 
+    /// Whether a number of this unit is written in a base other than ten, and one of the other's without any.
+    pub(super) fn adds_base(&self, other: &Self) -> bool {
+        other.base.is_none() && self.base.as_deref().is_some_and(|base| base != "10")
+    }
+
     /// Whether two units can name the same quantity. A missing unit fits every other.
     pub(super) fn fits(&self, other: &Self) -> bool {
         if self.is_none() || other.is_none() || self == other {
