@@ -241,7 +241,7 @@ fn summary(
     }
     let mut notes = pool.missing(config);
     if config.evaluation_data.is_empty() {
-        notes.push("no evaluation was named: only the text of those that ship was looked for".to_owned());
+        notes.push("no `evaluation_data` given: checked against the bundled evaluation sets only".to_owned());
     }
     if config.task_embedding.is_none() {
         notes.push(

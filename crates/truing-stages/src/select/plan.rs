@@ -57,8 +57,8 @@ impl SelectPlan {
         let config = &self.config;
         let mut parts = vec![format!("read {} source(s) and clean their prompts", config.data.len())];
         parts.push(match config.evaluation_data.len() {
-            0 => "drop exact duplicates; no evaluation is named, so none is looked for".into(),
-            n => format!("drop exact duplicates, and prompts that hold text of {n} evaluation(s)"),
+            0 => "drop exact duplicates, and prompts that hold text of the bundled evaluation sets".into(),
+            n => format!("drop exact duplicates, and prompts that hold text of {n} given or of the bundled evaluation sets"),
         });
         parts
             .push(format!("drop near duplicates (Jaccard of at least {})", config.near_duplicates.threshold));
