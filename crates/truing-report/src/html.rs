@@ -164,10 +164,9 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
             "The model reads conversations and learns to write the assistant's part of them. Samples are packed \
              into full batches without seeing each other; layers are recomputed in segments to save memory.",
         ),
-        "reward_model" => (
-            "Reward model",
-            "A copy of the model learns to score answers as people do, from pairs of a better and a worse one.",
-        ),
+        "reward_model" => {
+            ("Reward model", "A reward model is trained on preference pairs (chosen and rejected responses).")
+        }
         "reward_evaluation" => (
             "Reward model, evaluated",
             "Responses with a known order, and perhaps known scores, were scored to measure how good the reward model is.",

@@ -197,7 +197,7 @@ fn open_local(
 ) -> Result<LocalChat<CpuEngine>, StageError> {
     let files = ModelFiles::open(path)?;
     let renderer = model::renderer(&files, surroundings.render.clone())?;
-    let phase = "loading the model that is asked";
+    let phase = "loading the judge model";
     let engine = resume::load_engine(&files, &grpo::frozen(), surroundings.n_threads, 0, phase, events)?;
     Ok(LocalChat::new(engine, renderer))
 }

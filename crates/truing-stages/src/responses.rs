@@ -243,7 +243,7 @@ impl Reading<'_> {
                 Ok(groups) => {
                     report.n_rows += 1;
                     if groups.is_empty() {
-                        report.note("rows hold nothing to learn from: no order, no score", &origin);
+                        report.note("rows have neither a preference nor a score and are not used", &origin);
                     }
                     for remark in remarks {
                         report.note(remark, &origin);

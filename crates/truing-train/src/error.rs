@@ -41,7 +41,7 @@ pub enum TrainError {
     #[error("no token of the step carries loss")]
     NoLossTokens,
     /// A step of no sample.
-    #[error("the step has nothing to learn from")]
+    #[error("the step has no training signal")]
     NoSamples,
     /// Everything is frozen.
     #[error("every parameter is frozen: nothing learns")]

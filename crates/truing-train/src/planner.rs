@@ -265,7 +265,7 @@ impl StepFlops {
         attention / (attention + 2.0 * projections as f64 * shape.tokens).max(1.0)
     }
 
-    /// Counts the operations of a step.
+    /// Counts the FLOPs of a step.
     ///
     /// A matrix of `p` weights costs `2 p` a token forward, `2 p` for the gradient at its input, and `2 p`
     /// for its own gradient where it learns. Attention costs two products over its pairs forward and five

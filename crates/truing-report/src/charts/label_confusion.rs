@@ -10,7 +10,7 @@ use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
     name: "label_confusion",
-    title: "What is taken for what",
+    title: "Confusion matrix",
     caption: "Texts held out, by true label (row) and predicted label (column): shares of each row. A dark diagonal \
               is a good classifier. Labels that no text has are left out.",
     draw,

@@ -8,7 +8,7 @@ use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
     name: "order_calibration",
-    title: "How sure, and how often right",
+    title: "Calibration of pairs",
     caption: "Pairs by the probability that the difference of their rewards gives to the order (the last evaluation). \
               On the line the model is as sure as it is right; below it, too sure.",
     draw,

@@ -179,7 +179,7 @@ impl EncoderPlan {
     pub fn summary(&self) -> String {
         let kept = match self.keep {
             Keep::Activations => "activations are kept",
-            _ => "layers are computed twice, since their activations do not fit",
+            _ => "layers are recomputed because their activations do not fit in memory",
         };
         let size = match self.settings.step_size {
             StepSize::Samples(n) => format!("{n} {}s", self.lengths.unit),

@@ -73,7 +73,7 @@ pub(crate) fn run<W: EncoderWorkload>(
     if let Some(directory) = checkpoint {
         state = checkpoint::restore(trainer.engine_mut(), &directory)?;
         trainer.resume_at(state.step);
-        events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
+        events.emit(Event::Note(format!("resuming after step {} of {}", state.step, plan.n_steps)));
     }
     let record = RunRecord::open(folder, &state, &[ClassifierEvaluation::LOG_NAME], communicator)?;
     let mut files = parts.tokenizer.files();

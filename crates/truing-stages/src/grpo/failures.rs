@@ -263,7 +263,7 @@ impl Running<'_> {
                         .into(),
                     Some(text) => format!("in each group rewards were missing or equal; in all steps so far {text}"),
                 };
-                let text = format!("steps {first} to {step} had nothing to learn from: {why}");
+                let text = format!("steps {first} to {step} had no training signal: {why}");
                 self.events.emit(Event::Warning(text));
             }
             return Ok(());

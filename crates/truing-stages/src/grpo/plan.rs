@@ -214,7 +214,7 @@ impl GrpoPlan {
         let config = &self.config;
         let mut rows = vec![
             row("parameters of the model", Amount::Count(self.n_parameters)),
-            row("parameters that learn", Amount::Count(self.n_trainable)),
+            row("trainable parameters", Amount::Count(self.n_trainable)),
             row("prompts", Amount::Count(self.n_prompts as u64)),
             row("prompts to evaluate on", Amount::Count(self.n_eval_prompts as u64)),
             row(
@@ -227,18 +227,18 @@ impl GrpoPlan {
         if let Some(judge) = &config.judge {
             let n_completions = config.prompts_per_step * config.num_generations;
             let n_calls = n_completions * judge.verdict.n_calls_per_completion();
-            rows.push(row("calls of the judge a step", Amount::Count(n_calls as u64)));
+            rows.push(row("judge calls per step", Amount::Count(n_calls as u64)));
             let n_calls_at_most = n_calls * judge.verdict.most_replies;
             rows.push(row(
-                "of the judge at most, with unreadable replies",
+                "judge calls per step (max., with retries)",
                 Amount::Count(n_calls_at_most as u64),
             ));
         }
         rows.extend(self.memory.rows());
         rows.extend([
-            row("of it the frozen reference", Amount::Bytes(self.reference_bytes)),
+            row("of which reference model", Amount::Bytes(self.reference_bytes)),
             row("of which int8 rollout weights", Amount::Bytes(self.compressed_bytes)),
-            row("of it the reference's top tokens", Amount::Bytes(self.top_token_bytes)),
+            row("of which top-k log-probabilities of the reference", Amount::Bytes(self.top_token_bytes)),
             row("KV cache during generation", Amount::Bytes(self.cache_bytes)),
             row("total during generation", Amount::Bytes(self.generating_bytes())),
         ]);
@@ -409,7 +409,7 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         c if !positive(f64::from(c.temperature)) => bad(
             "temperature",
             c.temperature.to_string(),
-            "a number above 0; a group of equals teaches nothing",
+            "a number above 0: with greedy decoding all completions of a group are equal and every advantage is 0",
         ),
         // An infinite cap is none.
         c if c.importance_sampling_cap.is_nan() || c.importance_sampling_cap <= 0.0 => {

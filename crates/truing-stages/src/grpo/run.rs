@@ -168,7 +168,7 @@ pub fn run_with_judge(
         state = checkpoint::restore(trainer.engine_mut(), &directory)?;
         prompts = PromptState::read(&directory)?;
         trainer.resume_at(state.step * config.updates_per_step());
-        events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
+        events.emit(Event::Note(format!("resuming after step {} of {}", state.step, plan.n_steps)));
     }
     let record = RunRecord::open(folder, &state, &[], communicator)?;
     let spec = &inputs.model.spec;

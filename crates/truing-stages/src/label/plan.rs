@@ -347,7 +347,7 @@ impl LabelPlan {
         let asked: BTreeSet<usize> = self.questions.iter().map(|question| question.prompt).collect();
         vec![
             count("prompts", self.n_prompts),
-            count("of them with something to ask", asked.len() as u64),
+            count("prompts that need judge calls", asked.len() as u64),
             count("of them too long, shown without their middle", self.n_cut),
             count("dimensions", self.dimensions.len() as u64),
             count("judges", self.config.judge.len() as u64),

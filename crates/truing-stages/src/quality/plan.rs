@@ -173,7 +173,7 @@ impl QualityPlan {
         vec![
             count("prompts", self.buckets.iter().map(|bucket| bucket.members.len() as u64).sum()),
             count("buckets", self.buckets.len() as u64),
-            count("of them too small for anchors", n_small as u64),
+            count("buckets with too few prompts for anchors", n_small as u64),
             count("anchors", self.buckets.iter().map(|bucket| bucket.n_anchors as u64).sum()),
             count("judges", self.config.judge.len() as u64),
             count("comparisons", self.n_comparisons),

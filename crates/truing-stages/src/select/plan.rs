@@ -74,7 +74,7 @@ impl SelectPlan {
                 None => format!("{} epoch(s)", task.num_train_epochs),
             };
             parts.push(format!(
-                "teach the encoder tasks: {length} of {} triplets, and embed again",
+                "fine-tune the encoder on {length} of {} triplets, then embed again",
                 task.batch_size
             ));
         }
@@ -206,7 +206,7 @@ fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
             return Err(StageError::Conflict {
                 first,
                 second,
-                reason: "given vectors come from no encoder that could learn",
+                reason: "`embedding.vectors` gives vectors without an encoder, so there is nothing to fine-tune",
             });
         }
         super::vectors::check_npy(vectors)?;

@@ -230,7 +230,10 @@ impl Pool {
         config: &SelectConfig,
         events: &mut dyn EventSink,
     ) -> Result<(), StageError> {
-        events.emit(Event::PhaseStarted { phase: "looking for text of evaluations".into(), total: None });
+        events.emit(Event::PhaseStarted {
+            phase: "decontaminating against evaluation sets".into(),
+            total: None,
+        });
         let mut index = EvaluationIndex::new(plan::decontamination_options(config))?;
         for shipped in SHIPPED {
             index.add(shipped.name, shipped.questions()?)?;

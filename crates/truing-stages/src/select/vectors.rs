@@ -102,7 +102,7 @@ pub(super) fn train_and_embed(
 ) -> Result<Option<Embedded>, StageError> {
     let triplets = mining::thinned(&mined.triplets.triplets, config.max_triplets_per_template);
     if triplets.is_empty() {
-        let text = "no triplet was mined, so there is nothing to teach the encoder: its vectors are used as they are";
+        let text = "no triplets were mined: the encoder is not fine-tuned, its vectors are used unchanged";
         events.emit(Event::Warning(text.into()));
         return embed(plan, pool, folder, events, stop);
     }

@@ -193,21 +193,21 @@ impl TrainingPlan {
         let packing = self.packing();
         let mut rows = vec![
             row("parameters of the model", Amount::Count(self.n_parameters)),
-            row("parameters that learn", Amount::Count(self.n_trainable)),
+            row("trainable parameters", Amount::Count(self.n_trainable)),
             row("sequences of an epoch", Amount::Count(packing.n_sequences as u64)),
             row("tokens of an epoch", Amount::Count(packing.n_tokens)),
             row("packs of an epoch", Amount::Count(packing.n_packs as u64)),
             row("utilisation, packed", Amount::Share(packing.utilisation)),
-            row("utilisation, padded instead", Amount::Share(packing.padded_utilisation)),
-            row("packs to evaluate on", Amount::Count(self.eval_packs.len() as u64)),
+            row("utilisation without packing (padded)", Amount::Share(packing.padded_utilisation)),
+            row("evaluation packs", Amount::Count(self.eval_packs.len() as u64)),
             row("tokens of the largest pack", Amount::Count(self.memory.tokens_per_pack)),
         ];
         rows.extend(self.memory.rows());
         rows.extend([
             row("tokens of a step", Amount::Count(self.step_shape.tokens.round() as u64)),
             row("loss tokens of a step", Amount::Count(self.step_shape.loss_tokens.round() as u64)),
-            row("operations of a step", Amount::Flops(self.step_flops.total())),
-            row("of them computed twice", Amount::Flops(self.step_flops.recomputed)),
+            row("FLOPs per step", Amount::Flops(self.step_flops.total())),
+            row("of which recomputed", Amount::Flops(self.step_flops.recomputed)),
             row("steps", Amount::Count(self.n_steps)),
         ]);
         if let Some(secs) = self.step_secs {
@@ -229,9 +229,9 @@ impl TrainingPlan {
         let segments = self.memory.chosen.segments;
         let (k, n_layers) = (segments.layers_per_segment, segments.n_layers);
         match segments.n_recomputed_layers() {
-            0 => format!("the activations of all {n_layers} layers fit: nothing is computed twice"),
+            0 => format!("the activations of all {n_layers} layers fit in memory: no recomputation"),
             n => format!(
-                "k = {k}: {n} of {n_layers} layers are computed twice; with fewer the run would not fit"
+                "k = {k}: {n} of {n_layers} layers are recomputed; recomputing fewer would exceed the memory budget"
             ),
         }
     }

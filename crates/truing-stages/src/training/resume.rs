@@ -42,9 +42,8 @@ pub(crate) fn find_checkpoint(
         events.emit(Event::Warning(format!("{path} is damaged and is passed over: {reason}")));
     }
     let Some((_, directory)) = latest.found else {
-        let none =
-            if latest.damaged.is_empty() { "no checkpoint yet" } else { "no checkpoint that is whole" };
-        events.emit(Event::Note(format!("the run has {none} and begins anew")));
+        let none = if latest.damaged.is_empty() { "no checkpoint yet" } else { "no complete checkpoint" };
+        events.emit(Event::Note(format!("the run has {none}; it starts from step 1")));
         return Ok(None);
     };
     check_same_files(&folder.inputs()?, inputs)?;

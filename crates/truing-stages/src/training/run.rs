@@ -125,7 +125,7 @@ pub(crate) fn run<W: Workload>(
     if let Some(directory) = checkpoint {
         state = checkpoint::restore(trainer.engine_mut(), &directory)?;
         trainer.resume_at(state.step);
-        events.emit(Event::Note(format!("going on after step {} of {}", state.step, plan.n_steps)));
+        events.emit(Event::Note(format!("resuming after step {} of {}", state.step, plan.n_steps)));
     }
     let evaluations = [RewardDiagnostics::FILE_NAME, ClassifierEvaluation::LOG_NAME];
     let record = RunRecord::open(folder, &state, &evaluations, communicator)?;

@@ -308,7 +308,7 @@ fn rewards_that_are_all_equal_or_lack_their_column_are_no_success() {
     };
     assert!(text.contains("all rewards of each group were equal") && model.exists(), "{text}");
     assert!(
-        warnings.iter().any(|warning| warning.starts_with("steps 1 to 3 had nothing to learn from")),
+        warnings.iter().any(|warning| warning.starts_with("steps 1 to 3 had no training signal")),
         "{warnings:?}"
     );
     assert_eq!(policies::metrics(folder.path())[0]["groups_used"], 3.0);
@@ -374,7 +374,7 @@ fn the_plan_tells_what_the_judge_will_be_asked() {
         GrpoPlan::resolve(config, &inputs, &MACHINE)
     };
     let rows = plan(&[JUDGED, "judge.verdict.protocol=pairwise"]).unwrap().rows();
-    let calls = rows.iter().find(|row| row.name == "calls of the judge a step").unwrap();
+    let calls = rows.iter().find(|row| row.name == "judge calls per step").unwrap();
     assert_eq!(calls.amount, truing_train::Amount::Count(24));
     let refused = |overrides: &[&str]| plan(overrides).unwrap_err().to_string();
     assert!(refused(&["judge={model={}}"]).contains("judge.model"));

@@ -38,7 +38,7 @@ fn a_plan_says_everything_that_is_decided() {
     {
         assert!(names.iter().any(|n| n == name), "{name} is not in {names:?}");
     }
-    assert!(plan.reason().contains("nothing is computed twice"));
+    assert!(plan.reason().contains("no recomputation"));
     assert_eq!(plan.by_layers_per_segment().len(), 2);
 }
 

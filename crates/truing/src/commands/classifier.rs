@@ -160,7 +160,7 @@ fn print_summary(summary: &PredictionSummary, context: &Context) -> anyhow::Resu
     }
     if summary.n_kept > 0 {
         printer.note(format_args!(
-            "{} labels or scores were there already and are kept; `--overwrite` says them anew",
+            "{} existing labels or scores were kept; use `--overwrite` to replace them",
             summary.n_kept
         ));
     }

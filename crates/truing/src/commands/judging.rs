@@ -140,7 +140,7 @@ pub(crate) fn print_agreement(
 ) -> anyhow::Result<()> {
     let kappa = share(agreement.kappa);
     context.printer.line(format_args!(
-        "{first} and {second} on {dimension}: the same on {:.2} of {}, kappa {kappa}",
+        "{first} and {second} on {dimension}: agreement {:.2} on {} items, Cohen's kappa {kappa}",
         agreement.share, agreement.n
     ))?;
     Ok(())

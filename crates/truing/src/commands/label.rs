@@ -119,7 +119,7 @@ fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {
     }
     for compared in &summary.comparison {
         printer.line(format_args!(
-            "{} on {}: right on {:.2} of {} labels of the data; the most frequent label alone would be on {:.2}",
+            "{} on {}: accuracy {:.2} on {} gold labels (majority baseline {:.2})",
             compared.judge.as_deref().unwrap_or("all votes"),
             compared.dimension,
             compared.accuracy,

@@ -116,7 +116,7 @@ fn print(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
     printer.line("")?;
     let mut ways = Table::new(&[
         ("k", Align::Right),
-        ("layers computed twice", Align::Right),
+        ("recomputed layers", Align::Right),
         ("activations", Align::Right),
         ("peak", Align::Right),
         ("", Align::Left),

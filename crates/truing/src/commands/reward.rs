@@ -182,7 +182,7 @@ fn print_tables(found: &RewardDiagnostics, context: &Context) -> anyhow::Result<
     }
     if !found.calibration.is_empty() {
         printer.line("")?;
-        printer.line(printer.styled(Style::Bold, "calibration: how sure it is, how often it is right"))?;
+        printer.line(printer.styled(Style::Bold, "calibration: predicted probability and accuracy"))?;
         let mut table = Table::new(&[("sure", right), ("right", right), ("pairs", right)]);
         for bin in &found.calibration {
             table.row([share(Some(bin.predicted)), share(Some(bin.observed)), bin.n.to_string()]);
