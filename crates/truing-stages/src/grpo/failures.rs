@@ -319,8 +319,7 @@ impl Running<'_> {
                 None => "in every step all rewards of each group were equal (`frac_reward_zero_std`)".into(),
                 Some(text) => format!("{text}; in each group the other rewards were equal or single"),
             };
-            let text =
-                format!("nothing was learnt: {why}. The saved model is the one that the run began with");
+            let text = format!("nothing was learnt: {why}. Do not use the saved model as a trained one");
             return Ok(Some(text));
         }
         let last = self.watch.last_problem.clone().unwrap_or_else(|| "no completion could be scored".into());

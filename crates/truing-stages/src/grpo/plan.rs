@@ -432,6 +432,10 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         c if c.ptx_coefficient != 0.0 && c.ptx_data.is_empty() => {
             bad("ptx_coefficient", c.ptx_coefficient.to_string(), "[[ptx_data]] beside it")
         }
+        c if c.lora.as_ref().is_some_and(|lora| lora.rank == 0) => bad("lora.rank", "0".into(), "at least 1"),
+        GrpoConfig { lora: Some(lora), .. } if !positive(f64::from(lora.alpha)) => {
+            bad("lora.alpha", lora.alpha.to_string(), "a number above 0")
+        }
         c if c.merge_adapter && c.lora.is_none() => {
             bad("merge_adapter", "true".into(), "a [lora] table beside it")
         }

@@ -79,6 +79,17 @@ impl TrainingPlan {
         let longest = inputs.model().spec.max_position_embeddings;
         check(&config, longest, inputs.eval().is_some())?;
         let (spec, train) = (&inputs.model().spec, inputs.train());
+        if train.lengths().is_empty() {
+            return Err(StageError::BadSetting {
+                key: if config.eval_fraction > 0.0 { "eval_fraction" } else { "data" },
+                found: if config.eval_fraction > 0.0 {
+                    config.eval_fraction.to_string()
+                } else {
+                    "empty".into()
+                },
+                expected: "at least one row to train on; equal rows are held out together".into(),
+            });
+        }
         let trainable = config.trainable();
         let (n_parameters, n_trainable) = check_trainable(spec, &trainable)?;
         let packs_per_step = packs_per_step(&config)?;
@@ -326,6 +337,9 @@ pub(crate) fn check(config: &TrainingConfig, context: usize, has_eval: bool) -> 
             bad("memory_gib", gib.to_string(), "a number above 0")
         }
         c if c.lora.as_ref().is_some_and(|lora| lora.rank == 0) => bad("lora.rank", "0".into(), "at least 1"),
+        TrainingConfig { lora: Some(lora), .. } if !positive(f64::from(lora.alpha)) => {
+            bad("lora.alpha", lora.alpha.to_string(), "a number above 0")
+        }
         c if c.merge_adapter && c.lora.is_none() => {
             bad("merge_adapter", "true".into(), "a [lora] table beside it")
         }
