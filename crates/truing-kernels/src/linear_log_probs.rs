@@ -250,9 +250,13 @@ impl Chunk<'_> {
             let (tokens, log_q) = (&reference.tokens[row.clone()], &reference.log_probs[row]);
             let logits = || tokens.iter().map(|&v| f64::from(self.logits[v as usize * self.width + i]));
             let largest = logits().fold(f64::NEG_INFINITY, f64::max);
-            let log_sum = largest + logits().map(|z| (z - largest).exp()).sum::<f64>().ln();
-            let terms =
-                || logits().zip(log_q).map(|(z, &log_q)| (z - log_sum, z - log_sum - f64::from(log_q)));
+            let log_sum = logits().map(|z| (z - largest).exp()).sum::<f64>().ln();
+            // Rounded as the reference's are: where both have the same logits, the divergence and its gradient are exactly
+            // 0, and no optimizer turns rounding into steps.
+            let terms = || {
+                let log_p = logits().map(|z| f64::from((z - largest - log_sum) as f32));
+                log_p.zip(log_q).map(|(log_p, &log_q)| (log_p, log_p - f64::from(log_q)))
+            };
             let divergence: f64 = terms().map(|(log_p, ratio)| log_p.exp() * ratio).sum();
             for (gradient, (log_p, ratio)) in gradient.iter_mut().zip(terms()) {
                 *gradient = (log_p.exp() * (ratio - divergence)) as f32;
@@ -504,6 +508,7 @@ pub fn linear_log_probs_divergence_backward(
 
 /// The `k` largest logits of each row, the `excluded` ones left out (ascending ranges): tokens by falling logit, the lower
 /// first among equals, and log-probabilities renormalised over them, `[n, k]` each; `hidden: [n, h]`, `head: [vocab, h]`.
+/// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
 ///
 /// Panics when a size does not fit or `k` is not between 1 and the number of rows that are not excluded.
 pub fn linear_top_log_probs(
@@ -522,34 +527,53 @@ pub fn linear_top_log_probs(
     assert!((1..=n_left).contains(&k), "linear_top_log_probs: k is from 1 to {n_left}");
     let mut tokens = vec![0_u32; n * k];
     let mut log_probs = vec![0.0_f32; n * k];
-    let head = MatrixRef::new(head, vocab, h);
     WORKSPACE.with(|scratch| {
-        // Rows of whole vocabularies: a row is then one piece to choose from.
-        let rows_per_chunk = (LOGITS_FLOATS / vocab).clamp(1, MAX_CHUNK);
-        let logits = scratch.floats(rows_per_chunk.min(n.max(1)) * vocab);
-        let chunks = hidden.chunks(rows_per_chunk * h);
-        let results = tokens.chunks_mut(rows_per_chunk * k).zip(log_probs.chunks_mut(rows_per_chunk * k));
-        for (hidden, (tokens, log_probs)) in chunks.zip(results) {
-            let n_rows = hidden.len() / h;
-            let logits = &mut logits[..n_rows * vocab];
-            matmul(MatrixRef::new(hidden, n_rows, h), head.transposed(), logits, Write::Overwrite);
-            for row in logits.chunks_exact_mut(vocab) {
-                for range in excluded {
-                    row[range.start as usize..range.end as usize].fill(f32::NEG_INFINITY);
-                }
-            }
-            let rows =
-                tokens.par_chunks_mut(k).zip(log_probs.par_chunks_mut(k)).zip(logits.par_chunks(vocab));
-            rows.for_each(|((tokens, log_probs), logits)| choose_top(logits, tokens, log_probs));
+        let mut results = tokens.chunks_mut(k).zip(log_probs.chunks_mut(k));
+        let most = tokens_per_chunk(vocab);
+        for Range { start, end } in chunks(n, most) {
+            let width = (end - start).next_multiple_of(MAX_LANES);
+            let parts = Parts::new(most, vocab, h);
+            let (logits, rest) = scratch.floats(parts.total()).split_at_mut(parts.logits);
+            let chunk_hidden = &mut rest[..width * h];
+            let rows = start * h..end * h;
+            chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
+            chunk_hidden[rows.len()..].fill(0.0);
+            let mut chunk = Chunk {
+                head: MatrixRef::new(head, vocab, h),
+                h,
+                vocab,
+                width,
+                targets: &[],
+                logits: &mut logits[..width * vocab],
+                hidden: chunk_hidden,
+            };
+            chunk.multiply(excluded);
+            let logits = &*chunk.logits;
+            let mut of_chunk: Vec<(&mut [u32], &mut [f32])> = results.by_ref().take(end - start).collect();
+            let new_rows = || (vec![0.0; MAX_LANES * vocab], Vec::with_capacity(vocab));
+            of_chunk.par_chunks_mut(MAX_LANES).enumerate().for_each_init(
+                new_rows,
+                |space, (block, results)| {
+                    let (rows, order) = space;
+                    let columns = block * MAX_LANES..block * MAX_LANES + results.len();
+                    for (v, row) in logits.chunks_exact(width).enumerate() {
+                        row[columns.clone()].iter().enumerate().for_each(|(i, &z)| rows[i * vocab + v] = z);
+                    }
+                    for (logits, (tokens, log_probs)) in rows.chunks_exact(vocab).zip(results) {
+                        choose_top(logits, order, tokens, log_probs);
+                    }
+                },
+            );
         }
     });
     (tokens, log_probs)
 }
 
-/// One row of [`linear_top_log_probs`].
-fn choose_top(logits: &[f32], tokens: &mut [u32], log_probs: &mut [f32]) {
+/// One row of [`linear_top_log_probs`]; `order` is working space.
+fn choose_top(logits: &[f32], order: &mut Vec<u32>, tokens: &mut [u32], log_probs: &mut [f32]) {
     let k = tokens.len();
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    order.clear();
+    order.extend(0..logits.len() as u32);
     // NaN sorts above everything and so shows in the result.
     let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     if k < order.len() {
@@ -559,7 +583,7 @@ fn choose_top(logits: &[f32], tokens: &mut [u32], log_probs: &mut [f32]) {
     order.sort_unstable_by(by_logit);
     let largest = f64::from(logits[order[0] as usize]);
     let sum: f64 = order.iter().map(|&v| (f64::from(logits[v as usize]) - largest).exp()).sum();
-    for ((token, log_prob), &v) in tokens.iter_mut().zip(log_probs).zip(&order) {
+    for ((token, log_prob), &v) in tokens.iter_mut().zip(log_probs).zip(&*order) {
         *token = v;
         *log_prob = (f64::from(logits[v as usize]) - largest - sum.ln()) as f32;
     }

@@ -262,3 +262,31 @@ fn excluding_nothing_changes_no_bit() {
     assert_same_bits("log_probs", &plain.log_probs, &with_list.log_probs);
     assert_same_bits("entropies", &plain.entropies, &with_list.entropies);
 }
+
+#[test]
+fn a_policy_that_is_its_own_reference_has_no_divergence_and_no_gradient() {
+    for (n, vocab, h, k) in [(1, 40, 9, 7), (5, 1_300, 64, 50), (40, 4_097, 96, 500), (300, 700, 33, 16)] {
+        let (hidden, head) = (numbers(1, n * h), numbers(2, vocab * h));
+        let targets: Vec<u32> = (0..n as u32).map(|i| i % vocab as u32).collect();
+        at_every_level(|level| {
+            let (tokens, log_q) = linear_top_log_probs(&hidden, &head, h, &[], k);
+            let mut kl = vec![f32::NAN; n];
+            let (mut d_hidden, mut d_head) = (vec![f32::NAN; n * h], vec![0.0; vocab * h]);
+            let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
+            linear_log_probs_divergence_backward(
+                &hidden,
+                &head,
+                &targets,
+                &[],
+                &[],
+                Results::new(n).parts(),
+                Some(Divergence { reference, kl: &mut kl, d_kl: &vec![1.0; n] }),
+                &mut d_hidden,
+                Some(&mut d_head),
+            );
+            let is_zero = |values: &[f32]| values.iter().all(|&value| value == 0.0);
+            assert!(is_zero(&kl), "{level:?}, {n} rows of {vocab}: {kl:?}");
+            assert!(is_zero(&d_hidden) && is_zero(&d_head), "{level:?}, {n} rows of {vocab}");
+        });
+    }
+}

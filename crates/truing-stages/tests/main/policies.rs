@@ -242,6 +242,36 @@ fn with_adapters_the_reference_is_the_policy_without_them() {
     assert!(records[0]["kl"].abs() < 1e-6 && records[1]["kl"] != 0.0, "{records:?}");
 }
 
+/// Rounding is not a training signal: Adam would turn it into steps as large as any other.
+#[test]
+fn equal_rewards_leave_the_weights_as_they_are_whatever_the_kl() {
+    let variants: [&[&str]; 6] = [
+        &[],
+        &["kl_gradient=full"],
+        &["kl_reading=in_outcome"],
+        &["kl_placement=loss", "num_iterations=2"],
+        &["kl=k3", "kl_placement=loss", "num_iterations=2"],
+        &["lora.rank=4", "kl_gradient=full", "share_prompts=false"],
+    ];
+    for variant in variants {
+        let folder = folder();
+        let same = "kind.format.pattern=\"(?s)^.*$\"";
+        let (first, second) = (format!("reward.0.{same}"), format!("reward.1.{same}"));
+        let overrides: Vec<&str> =
+            [&first, &second, "beta=0.5"].into_iter().chain(variant.iter().copied()).collect();
+        finished(folder.path(), &overrides);
+        let records = metrics(folder.path());
+        assert_eq!(records.len(), 4);
+        for record in records {
+            assert_eq!(
+                (record["reward_std"], record["kl"], record["grad_norm"]),
+                (0.0, 0.0, 0.0),
+                "{variant:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn evaluation_is_by_category_and_the_best_is_kept() {
     let folder = folder();
