@@ -115,18 +115,14 @@ impl RunRecord {
     /// When the folder holds no run, or a file of it cannot be understood.
     pub fn read(folder: &Path) -> Result<Self, ReportError> {
         let Some(pipeline) = read_json::<Pipeline>(&folder.join(Pipeline::FILE_NAME))? else {
-            let mut stage = read_stage(folder, "")?;
-            let Some(name) = stage.inputs.stage.clone() else {
-                return Err(ReportError::NoStage { path: folder.join(INPUTS) });
-            };
-            stage.kind = name;
+            let stage = read_stage(folder, None)?;
             let name = folder.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
             return Ok(Self { title: name, stages: vec![stage], ..Self::default() });
         };
         let mut record = Self { title: pipeline.title, model: pipeline.model, ..Self::default() };
         for stage in &pipeline.stages {
             // A stage that has not begun has no folder yet.
-            match read_stage(&folder.join(&stage.folder), &stage.kind) {
+            match read_stage(&folder.join(&stage.folder), Some(&stage.kind)) {
                 Ok(stage) => record.stages.push(stage),
                 Err(ReportError::NoRun { .. }) => {}
                 Err(error) => return Err(error),
@@ -139,16 +135,20 @@ impl RunRecord {
     }
 }
 
-fn read_stage(folder: &Path, kind: &str) -> Result<StageRecord, ReportError> {
+/// `kind` is what a pipeline calls the stage; without a pipeline it is the stage that the run's `inputs.json` names.
+fn read_stage(folder: &Path, kind: Option<&str>) -> Result<StageRecord, ReportError> {
     let recipe_name = "recipe.resolved.toml";
     let Some(recipe) = read_text(&folder.join(recipe_name))? else {
         return Err(ReportError::NoRun { path: folder.to_owned(), missing: recipe_name });
     };
+    let inputs_path = folder.join(INPUTS);
+    let inputs = read_json::<InputsFile>(&inputs_path)?.map(RunInputs::from).unwrap_or_default();
+    let kind = kind.or(inputs.stage.as_deref());
     Ok(StageRecord {
-        kind: kind.to_owned(),
+        kind: kind.ok_or(ReportError::NoStage { path: inputs_path })?.to_owned(),
         folder: folder.to_owned(),
         recipe,
-        inputs: read_json::<InputsFile>(&folder.join(INPUTS))?.map(RunInputs::from).unwrap_or_default(),
+        inputs,
         metrics: read_metrics(&folder.join("metrics.jsonl"))?,
         plan: read_json(&folder.join("plan.json"))?,
         examples: read_examples(&folder.join("rollouts"))?,

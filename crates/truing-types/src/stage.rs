@@ -6,24 +6,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StageName {
+    // In the order of `STAGES`.
     /// Prompt selection.
     Select,
+    /// Training of an embedding model.
+    Embed,
     /// Labels by language models.
     Label,
     /// Quality scores by comparisons of a language model.
     Quality,
-    /// Training of an embedding model.
-    Embed,
+    /// Group relative policy optimisation.
+    Grpo,
     /// Training of a classifier or scorer.
     Classifier,
-    /// Supervised fine-tuning.
-    Sft,
     /// Direct preference optimisation and its variants.
     Dpo,
     /// Training of a reward model.
     RewardModel,
-    /// Group relative policy optimisation.
-    Grpo,
+    /// Supervised fine-tuning.
+    Sft,
 }
 
 /// A stage as users meet it.
@@ -35,8 +36,8 @@ pub struct StageInfo {
     pub name: &'static str,
     /// The command that runs it.
     pub command: &'static str,
-    /// Keys that only recipes of this stage and of later ones in [`STAGES`] have. They find the stage of a recipe without
-    /// `stage`.
+    /// Keys that only recipes of this stage and of later ones in [`STAGES`] have. They find the stage of a recipe
+    /// without `stage`.
     own_keys: &'static [&'static str],
 }
 
@@ -76,8 +77,7 @@ impl StageName {
     /// The stage as users meet it.
     #[must_use]
     pub fn info(self) -> StageInfo {
-        let found = STAGES.into_iter().find(|info| info.stage == self);
-        found.unwrap_or(STAGES[STAGES.len() - 1])
+        STAGES[self as usize]
     }
 
     /// The name as a recipe writes it.
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn every_stage_is_listed_once_under_its_serialized_name() {
         for info in STAGES {
-            assert_eq!(STAGES.iter().filter(|other| other.stage == info.stage).count(), 1);
+            assert_eq!(info.stage.info(), info);
             assert_eq!(serde_json::to_value(info.stage).unwrap(), info.name);
             assert_eq!(StageName::from_name(info.name), Some(info.stage));
             assert_eq!(info.stage.to_string(), info.name);
