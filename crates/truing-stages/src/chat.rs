@@ -82,6 +82,17 @@ impl ChatModelConfig {
         }
     }
 
+    /// Replaces the name of a model in this process by the path that `find` returns.
+    ///
+    /// # Errors
+    /// That of `find`.
+    pub fn find<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+        if let Some(name) = &mut self.model_name_or_path {
+            *name = find(&name.to_string_lossy())?;
+        }
+        Ok(())
+    }
+
     /// The settings that decide what is answered: neither how fast nor where it is asked, nor the cache.
     #[must_use]
     pub fn decisive(&self) -> Self {

@@ -18,19 +18,20 @@ mod workload;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use truing_store::atomic;
-use truing_text::RenderOptions;
 use truing_train::PlanRow;
-use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink, StageName};
+use truing_types::{ClassifierEvaluation, Event, EventSink, StageName};
 
 use crate::encoder_training::{self, EncoderParts, EncoderPlan, EncoderSettings, SampleLengths, StepSize};
 use crate::ranks::on_first_rank;
+use crate::training::opening::content_key;
 use crate::training::plan::packs_per_step;
-use crate::training::{self, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan};
-use crate::{Machine, Probe, StageError, recipe};
+use crate::training::{self, TrainingConfig, TrainingPlan};
+use crate::{
+    Ended, Machine, PlanContext, Recipe, RunContext, Stage, StageError, StagePlan, TrainedModel, recipe,
+};
 use inputs::DecoderInputs;
 use workload::ClassifierWorkload;
 
@@ -139,26 +140,8 @@ pub enum ClassifierPlan {
     Decoder(Box<TrainingPlan>),
 }
 
-/// Opens the model and reads the rows.
-///
-/// # Errors
-/// When a setting cannot be meant, the model or a row is unusable, or the rows teach nothing.
-pub fn load(
-    config: &TrainingConfig,
-    options: RenderOptions,
-    events: &mut dyn EventSink,
-) -> Result<ClassifierInputs, StageError> {
-    config.check_stage(StageName::Classifier)?;
-    config.classifier.clone().unwrap_or_default().check()?;
-    inputs::load(config, options, events)
-}
-
 impl ClassifierPlan {
-    /// Makes the plan, or says why there is none. Pure: it opens no file.
-    ///
-    /// # Errors
-    /// When a setting cannot be meant, or the memory does not suffice.
-    pub fn resolve(
+    fn resolve(
         config: TrainingConfig,
         inputs: &ClassifierInputs,
         machine: &Machine,
@@ -180,7 +163,7 @@ impl ClassifierPlan {
             sources: training::TrainingData::sources(&inputs.train).to_vec(),
             n_cut: inputs.n_cut,
         };
-        let digest = encoder_training::digest(&config.decisive_toml(), &inputs.record);
+        let digest = content_key(&config, &inputs.record, None);
         let run = EncoderPlan::resolve(settings, &files.spec, lengths, false, digest, machine)?;
         Ok(Self::Encoder { config: Box::new(config), run: Box::new(run) })
     }
@@ -193,68 +176,87 @@ impl ClassifierPlan {
             Self::Decoder(plan) => &plan.config,
         }
     }
+}
 
-    /// The plan as lines.
-    #[must_use]
-    pub fn rows(&self) -> Vec<PlanRow> {
+impl StagePlan for ClassifierPlan {
+    fn rows(&self) -> Vec<PlanRow> {
         match self {
             Self::Encoder { run, .. } => run.rows(),
             Self::Decoder(plan) => plan.rows(),
         }
     }
 
-    /// In one sentence.
-    #[must_use]
-    pub fn summary(&self) -> String {
+    fn summary(&self) -> String {
         match self {
             Self::Encoder { run, .. } => run.summary(),
-            Self::Decoder(plan) => plan.reason(),
+            Self::Decoder(plan) => plan.summary(),
         }
     }
 }
 
-/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run. A finished run
-/// has `evaluation.json`, what the saved model is worth on the rows held out.
-///
-/// # Errors
-/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
-pub fn run(
-    plan: &ClassifierPlan,
-    inputs: &ClassifierInputs,
-    start: Start,
-    communicator: &dyn Communicator,
-    probe: &dyn Probe,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<TrainingOutcome, StageError> {
-    let workload = ClassifierWorkload::new(inputs);
-    let surroundings = Surroundings { communicator, probe, events, stop };
-    let outcome = match (plan, &inputs.model) {
-        (ClassifierPlan::Encoder { run, .. }, ClassifierModel::Encoder { files, tokenizer }) => {
-            let parts =
-                EncoderParts { model: files, tokenizer, record: &inputs.record, skipped: &inputs.skipped };
-            encoder_training::run(run, parts, workload, start, surroundings)?
-        }
-        (ClassifierPlan::Decoder(plan), ClassifierModel::Decoder { files, renderer }) => {
-            let inputs = DecoderInputs { inputs, files, renderer };
-            training::run(plan, &inputs, workload, start, surroundings)?
-        }
-        (_, model) => {
-            let found = match model {
-                ClassifierModel::Encoder { .. } => "an encoder, and a decoder's plan",
-                ClassifierModel::Decoder { .. } => "a decoder, and an encoder's plan",
-            };
-            let expected = "the inputs that the plan was made of".to_owned();
-            return Err(StageError::BadSetting { key: "model", found: found.into(), expected });
-        }
-    };
-    if matches!(outcome, TrainingOutcome::Finished { .. }) {
-        let config = plan.config();
-        on_first_rank(communicator, || {
-            keep_evaluation(&config.output_dir, config.load_best_model_at_end, events)
-        })?;
+/// Training of a classifier or scorer. A finished run has `evaluation.json`, the accuracy of the saved model on the
+/// held-out rows. `stop` is looked at after every pack.
+#[derive(Debug)]
+pub struct ClassifierStage;
+
+impl Stage for ClassifierStage {
+    const NAME: StageName = StageName::Classifier;
+    type Config = TrainingConfig;
+    type Inputs = ClassifierInputs;
+    type Plan = ClassifierPlan;
+    type Outcome = TrainedModel;
+
+    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ClassifierInputs, StageError> {
+        config.check_stage(Self::NAME)?;
+        config.classifier.clone().unwrap_or_default().check()?;
+        inputs::load(config, context.render.clone(), context.events)
     }
-    Ok(outcome)
+
+    fn plan(
+        config: TrainingConfig,
+        inputs: &ClassifierInputs,
+        machine: &Machine,
+    ) -> Result<ClassifierPlan, StageError> {
+        ClassifierPlan::resolve(config, inputs, machine)
+    }
+
+    fn run(
+        plan: &ClassifierPlan,
+        inputs: &ClassifierInputs,
+        mut context: RunContext<'_>,
+    ) -> Result<Ended<TrainedModel>, StageError> {
+        let workload = ClassifierWorkload::new(inputs);
+        let ended = match (plan, &inputs.model) {
+            (ClassifierPlan::Encoder { run, .. }, ClassifierModel::Encoder { files, tokenizer }) => {
+                let parts = EncoderParts {
+                    model: files,
+                    tokenizer,
+                    record: &inputs.record,
+                    skipped: &inputs.skipped,
+                };
+                encoder_training::run(run, parts, workload, &mut context)?
+            }
+            (ClassifierPlan::Decoder(plan), ClassifierModel::Decoder { files, renderer }) => {
+                let inputs = DecoderInputs { inputs, files, renderer };
+                training::run(plan, &inputs, workload, &mut context)?
+            }
+            (_, model) => {
+                let found = match model {
+                    ClassifierModel::Encoder { .. } => "an encoder, and a decoder's plan",
+                    ClassifierModel::Decoder { .. } => "a decoder, and an encoder's plan",
+                };
+                let expected = "the inputs that the plan was made of".to_owned();
+                return Err(StageError::BadSetting { key: "model", found: found.into(), expected });
+            }
+        };
+        if matches!(ended, Ended::Finished(_)) {
+            let config = plan.config();
+            on_first_rank(context.communicator, || {
+                keep_evaluation(&config.output_dir, config.load_best_model_at_end, context.events)
+            })?;
+        }
+        Ok(ended)
+    }
 }
 
 /// Writes the evaluation of the saved model beside those of all steps.

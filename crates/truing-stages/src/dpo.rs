@@ -11,17 +11,13 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 use truing_cpu::CpuEngine;
 use truing_data::{ResponseBatch, ResponseDataset};
-use truing_text::RenderOptions;
 use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
 use truing_types::{BatchError, Communicator, EventSink, StageName};
 
 use crate::responses::{Compared, ResponseInputs, Wanted};
 use crate::training::opening::Opened;
-use crate::training::{
-    self, Side, Start, Surroundings, TrainingConfig, TrainingInputs as _, TrainingOutcome, TrainingPlan,
-    Workload,
-};
-use crate::{Probe, StageError};
+use crate::training::{self, Side, TrainingConfig, TrainingInputs as _, TrainingPlan, Workload};
+use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 /// The table `[preference]` of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,50 +95,54 @@ impl PreferenceConfig {
     }
 }
 
-/// Opens the model and reads the preferences.
-///
-/// # Errors
-/// When a setting cannot be meant, the model is unusable, or a row is and `on_bad_row` is `error`.
-pub fn load(
-    config: &TrainingConfig,
-    options: RenderOptions,
-    events: &mut dyn EventSink,
-) -> Result<ResponseInputs, StageError> {
-    config.check_stage(StageName::Dpo)?;
-    let settings = config.preference.clone().unwrap_or_default();
-    settings.check()?;
-    let wanted = Wanted {
-        single_verdicts: settings.loss.is_unpaired(),
-        compared: settings.compared,
-        max_responses: None,
-        scores_suffice: false,
-        aspect_weights: Vec::new(),
-        model: Opened::LanguageModel,
-    };
-    ResponseInputs::load(config, &wanted, options, events)
-}
+/// Preference optimisation without a reward model: DPO and its variants. `stop` is looked at after every pack.
+#[derive(Debug)]
+pub struct DpoStage;
 
-/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run.
-///
-/// # Errors
-/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
-pub fn run(
-    plan: &TrainingPlan,
-    inputs: &ResponseInputs,
-    start: Start,
-    communicator: &dyn Communicator,
-    probe: &dyn Probe,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<TrainingOutcome, StageError> {
-    let settings = plan.config.preference.clone().unwrap_or_default();
-    let workload = DirectPreference {
-        objective: settings.objective(),
-        budget: plan.config.max_length,
-        train: Known::default(),
-        eval: Known::default(),
-    };
-    training::run(plan, inputs, workload, start, Surroundings { communicator, probe, events, stop })
+impl Stage for DpoStage {
+    const NAME: StageName = StageName::Dpo;
+    type Config = TrainingConfig;
+    type Inputs = ResponseInputs;
+    type Plan = TrainingPlan;
+    type Outcome = TrainedModel;
+
+    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ResponseInputs, StageError> {
+        config.check_stage(StageName::Dpo)?;
+        let settings = config.preference.clone().unwrap_or_default();
+        settings.check()?;
+        let wanted = Wanted {
+            single_verdicts: settings.loss.is_unpaired(),
+            compared: settings.compared,
+            max_responses: None,
+            scores_suffice: false,
+            aspect_weights: Vec::new(),
+            model: Opened::LanguageModel,
+        };
+        ResponseInputs::load(config, &wanted, context.render.clone(), context.events)
+    }
+
+    fn plan(
+        config: TrainingConfig,
+        inputs: &ResponseInputs,
+        machine: &Machine,
+    ) -> Result<TrainingPlan, StageError> {
+        TrainingPlan::resolve(config, inputs, machine)
+    }
+
+    fn run(
+        plan: &TrainingPlan,
+        inputs: &ResponseInputs,
+        mut context: RunContext<'_>,
+    ) -> Result<Ended<TrainedModel>, StageError> {
+        let settings = plan.config.preference.clone().unwrap_or_default();
+        let workload = DirectPreference {
+            objective: settings.objective(),
+            budget: plan.config.max_length,
+            train: Known::default(),
+            eval: Known::default(),
+        };
+        training::run(plan, inputs, workload, &mut context)
+    }
 }
 
 /// What is known of one side of the data before the first step.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use truing_data::SourceRange;
 use truing_model::{EncoderFiles, SaveDtype, TrainableSpec};
-use truing_store::{Digest, RunInputs};
+use truing_store::RunInputs;
 use truing_text::Tokenizer;
 use truing_train::{EncoderObjective, OptimizerConfig, ScheduleKind};
 use truing_types::ClassifierEvaluation;
@@ -134,11 +134,4 @@ pub(crate) trait EncoderWorkload {
     fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
         Ok(Vec::new())
     }
-}
-
-/// Digest of everything that decides the weights: settings, and all files.
-pub(crate) fn digest(decisive_toml: &str, record: &RunInputs) -> Digest {
-    let files: Vec<String> =
-        record.files.iter().map(|file| format!("{} {}", file.role, file.blake3)).collect();
-    Digest::of_bytes(format!("{decisive_toml}\n{}", files.join("\n")).as_bytes())
 }

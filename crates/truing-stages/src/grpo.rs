@@ -2,7 +2,7 @@
 //! itself, scored, and credited against their group; the KL to the reference is exact over its top tokens.
 //!
 //! [`GrpoConfig`] is what was typed, [`GrpoInputs`] what it names on disk, [`GrpoPlan`] every decision that can be
-//! made before work starts, [`run`] the work, and [`rollouts`] what is kept of it.
+//! made before work starts, [`GrpoStage`] the work, and [`rollouts`] what is kept of it.
 
 mod config;
 mod failures;
@@ -24,4 +24,46 @@ pub use judge_reward::JudgeReward;
 pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
 pub(crate) use plan::frozen;
-pub use run::{GrpoOutcome, run, run_with_judge};
+
+use truing_types::StageName;
+
+use crate::chat::ChatModelConfig;
+use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel};
+
+/// The GRPO stage. `stop` is looked at after every completion and pack. Steps are functions of seed, step and weights: a step
+/// that was interrupted is repeated with the same tokens.
+///
+/// With several ranks the prompts of a step are dealt to them: each samples and scores its share, then every rank knows all
+/// groups, and the packs of the update are dealt. Tokens, rewards and advantages are those of one rank.
+///
+/// Where rewards cannot be computed, the run ends by `on_unscored_step`; it is then saved as it was before.
+#[derive(Debug)]
+pub struct GrpoStage;
+
+impl Stage for GrpoStage {
+    const NAME: StageName = StageName::Grpo;
+    type Config = GrpoConfig;
+    type Inputs = GrpoInputs;
+    type Plan = GrpoPlan;
+    type Outcome = TrainedModel;
+
+    fn load(config: &GrpoConfig, context: &mut PlanContext<'_>) -> Result<GrpoInputs, StageError> {
+        GrpoInputs::load(config, context.render.clone(), context.events)
+    }
+
+    fn plan(config: GrpoConfig, inputs: &GrpoInputs, machine: &Machine) -> Result<GrpoPlan, StageError> {
+        GrpoPlan::resolve(config, inputs, machine)
+    }
+
+    fn chat_models(plan: &GrpoPlan) -> Vec<&ChatModelConfig> {
+        plan.config.judge.iter().map(|judge| &judge.model).collect()
+    }
+
+    fn run(
+        plan: &GrpoPlan,
+        inputs: &GrpoInputs,
+        context: RunContext<'_>,
+    ) -> Result<Ended<TrainedModel>, StageError> {
+        run::run(plan, inputs, context)
+    }
+}

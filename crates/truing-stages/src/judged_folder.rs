@@ -55,7 +55,7 @@ pub(crate) fn open<R: Recipe>(
     inputs: &RunInputs,
     events: &mut dyn EventSink,
 ) -> Result<RunDirectory, StageError> {
-    let text = recipe::to_toml(recipe);
+    let text = recipe.to_toml();
     let folder = match RunDirectory::create(path, &text, inputs) {
         Err(StoreError::RunExists { .. }) => RunDirectory::open(path)?,
         created => return Ok(created?),

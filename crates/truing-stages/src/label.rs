@@ -2,7 +2,7 @@
 //! language models.
 //!
 //! [`LabelConfig`] is what was typed, [`LabelInputs`] the label set, the prompts and the labels that they have already,
-//! [`LabelPlan`] what is asked and what it costs, printable before the first call; [`run`] asks and adds up. Every reply is
+//! [`LabelPlan`] what is asked and what it costs, printable before the first call; [`LabelStage`] asks and adds up. Every reply is
 //! kept: a run that was broken off is begun again with the same recipe, and pays for nothing twice.
 //!
 //! Where the report is silent: all dimensions are asked in one call, several times of each judge; an answer outside the
@@ -22,9 +22,46 @@ pub use config::{LabelConfig, LabelJudge, OnUnknownLabel};
 pub use outcome::{AssignedLabel, LabelledBy, LabelledPrompt};
 pub(crate) use plan::unknown_label;
 pub use plan::{LabelInputs, LabelPlan, LabelPrompt, Question};
-pub use run::{LabelOutcome, run};
+pub use run::LabelOutcome;
 pub use set::{label_set_toml, load_label_set, parse_label_set};
 pub use summary::{
     CombinationCount, Comparison, DimensionSummary, JudgePair, JudgeSummary, LabelCount, RareLabel, Summary,
     UnknownLabel,
 };
+
+use truing_types::StageName;
+
+use crate::chat::ChatModelConfig;
+use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError};
+
+/// The stage. The folder of a run with the same recipe and inputs is used again, however the run begins.
+#[derive(Debug)]
+pub struct LabelStage;
+
+impl Stage for LabelStage {
+    const NAME: StageName = StageName::Label;
+    type Config = LabelConfig;
+    type Inputs = LabelInputs;
+    type Plan = LabelPlan;
+    type Outcome = LabelOutcome;
+
+    fn load(config: &LabelConfig, context: &mut PlanContext<'_>) -> Result<LabelInputs, StageError> {
+        LabelInputs::load(config, context.events)
+    }
+
+    fn plan(config: LabelConfig, inputs: &LabelInputs, _: &Machine) -> Result<LabelPlan, StageError> {
+        LabelPlan::resolve(config, inputs)
+    }
+
+    fn chat_models(plan: &LabelPlan) -> Vec<&ChatModelConfig> {
+        plan.config.judge.iter().map(|judge| &judge.model).collect()
+    }
+
+    fn run(
+        plan: &LabelPlan,
+        inputs: &LabelInputs,
+        context: RunContext<'_>,
+    ) -> Result<Ended<LabelOutcome>, StageError> {
+        run::run(plan, inputs, context)
+    }
+}

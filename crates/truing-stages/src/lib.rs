@@ -20,6 +20,7 @@ pub mod responses;
 pub mod reward;
 pub mod select;
 pub mod sft;
+pub mod stage;
 pub mod training;
 
 mod error;
@@ -37,3 +38,4 @@ pub use machine::{Machine, Probe};
 pub use recipe::{Recipe, RecipeError, RecipePlace};
 pub use row_report::{DataReport, Noted, Notes, SkippedRow};
 pub use rows::PromptSource;
+pub use stage::{Ended, PlanContext, RunContext, Stage, StagePlan, Start, TrainedModel};

@@ -2,7 +2,7 @@
 //! language models, on four dimensions, in both orders; wins are added up and strengths fitted, with their errors.
 //!
 //! [`QualityConfig`] is what was typed, [`QualityInputs`] the prompts, [`QualityPlan`] the buckets, their anchors and what
-//! it will cost, printable before the first call; [`run`] asks and adds up. Every reply is kept: a run that was broken off
+//! it will cost, printable before the first call; [`QualityStage`] asks and adds up. Every reply is kept: a run that was broken off
 //! is begun again with the same recipe, and pays for nothing twice.
 //!
 //! Where the report is silent: both orders are asked, and where a judge contradicts itself it is a draw; anchors are scored
@@ -22,5 +22,42 @@ pub use aggregate::{Comparison, DimensionScore, JudgeSummary, Label, Pair, Promp
 pub use bradley_terry::{Outcome, Strengths, fit};
 pub use config::{Calls, Dimension, QualityConfig, QualityJudge};
 pub use plan::{Bucket, QualityInputs, QualityPlan, QualityPrompt};
-pub use run::{QualityOutcome, run};
+pub use run::QualityOutcome;
 pub use verdict::Verdict;
+
+use truing_types::StageName;
+
+use crate::chat::ChatModelConfig;
+use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError};
+
+/// The stage. The folder of a run with the same recipe and inputs is used again, however the run begins.
+#[derive(Debug)]
+pub struct QualityStage;
+
+impl Stage for QualityStage {
+    const NAME: StageName = StageName::Quality;
+    type Config = QualityConfig;
+    type Inputs = QualityInputs;
+    type Plan = QualityPlan;
+    type Outcome = QualityOutcome;
+
+    fn load(config: &QualityConfig, context: &mut PlanContext<'_>) -> Result<QualityInputs, StageError> {
+        QualityInputs::load(config, context.events)
+    }
+
+    fn plan(config: QualityConfig, inputs: &QualityInputs, _: &Machine) -> Result<QualityPlan, StageError> {
+        QualityPlan::resolve(config, inputs)
+    }
+
+    fn chat_models(plan: &QualityPlan) -> Vec<&ChatModelConfig> {
+        plan.config.judge.iter().map(|judge| &judge.model).collect()
+    }
+
+    fn run(
+        plan: &QualityPlan,
+        inputs: &QualityInputs,
+        context: RunContext<'_>,
+    ) -> Result<Ended<QualityOutcome>, StageError> {
+        run::run(plan, inputs, context)
+    }
+}

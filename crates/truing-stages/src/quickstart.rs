@@ -24,12 +24,16 @@ use truing_types::{
     PipelineStage, SamplingOptions, Seed, TokenizedSample, dealt,
 };
 
-use crate::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
+use crate::grpo::GrpoStage;
 use crate::ranks::{gather_dealt, on_first_rank};
-use crate::sft::{self, SftInputs};
+use crate::reward::RewardModelStage;
+use crate::sft::SftStage;
+use crate::training::TrainingConfig;
 use crate::training::record::{break_if_alone, is_any_stopped};
-use crate::training::{Start, TrainingConfig, TrainingPlan};
-use crate::{Machine, Probe, StageError, model, reward};
+use crate::{
+    Ended, Machine, PlanContext, Probe, Recipe, RunContext, Stage, StageError, StagePlan, Start,
+    TrainedModel, model,
+};
 
 pub use checks::{Check, Grade, read_checks};
 
@@ -78,18 +82,13 @@ pub struct Quickstart<'a> {
     pub resume: bool,
 }
 
-/// How it ended.
+/// What a finished quickstart leaves behind.
 #[derive(Debug, Clone, PartialEq)]
-pub enum QuickstartOutcome {
-    /// Everything is done.
-    Finished {
-        /// The last stage's model.
-        model: PathBuf,
-        /// Before the first stage and after each.
-        evaluations: Vec<Evaluation>,
-    },
-    /// The stop flag was seen; what was done is saved.
-    Interrupted,
+pub struct QuickstartOutcome {
+    /// The last stage's model.
+    pub model: PathBuf,
+    /// Before the first stage and after each.
+    pub evaluations: Vec<Evaluation>,
 }
 
 /// A quickstart that cannot go on.
@@ -156,7 +155,7 @@ pub fn run(
     probe: &dyn Probe,
     events: &mut dyn EventSink,
     stop: &AtomicBool,
-) -> Result<QuickstartOutcome, QuickstartError> {
+) -> Result<Ended<QuickstartOutcome>, QuickstartError> {
     let folder = &quickstart.folder;
     if !quickstart.resume && folder.join(Pipeline::FILE_NAME).exists() {
         return Err(QuickstartError::FolderInUse { folder: folder.clone() });
@@ -168,22 +167,22 @@ pub fn run(
 
     let mut model = quickstart.model.clone();
     let Some(before) = work.evaluate("before", 0, &model, &checks)? else {
-        return Ok(QuickstartOutcome::Interrupted);
+        return Ok(Ended::STOPPED);
     };
     let mut evaluations = vec![before];
     for step in STEPS {
         let Some(next) = (step.run)(&mut work, step, &model)? else {
-            return Ok(QuickstartOutcome::Interrupted);
+            return Ok(Ended::STOPPED);
         };
         if step.makes_policy {
             model = next;
             let Some(after) = work.evaluate(step.kind, evaluations.len(), &model, &checks)? else {
-                return Ok(QuickstartOutcome::Interrupted);
+                return Ok(Ended::STOPPED);
             };
             evaluations.push(after);
         }
     }
-    Ok(QuickstartOutcome::Finished { model, evaluations })
+    Ok(Ended::Finished(QuickstartOutcome { model, evaluations }))
 }
 
 /// Recipe, data and the list of what will be where.
@@ -218,71 +217,55 @@ fn evaluation_file(idx: usize, kind: &str) -> PathBuf {
 
 /// Supervised fine-tuning of the model in `<folder>/sft`.
 fn run_sft(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<PathBuf>, QuickstartError> {
-    let (config, start) = work.training_config(step, model)?;
-    let inputs = SftInputs::load(&config, work.quickstart.render.clone(), work.events)?;
-    let plan = TrainingPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
-    work.events.emit(Event::Note(plan.reason()));
-    let outcome = sft::run(&plan, &inputs, start, work.communicator, work.probe, work.events, work.stop)?;
-    Ok(outcome.into_model())
+    run_stage::<SftStage>(work, step, model, begin_training)
 }
 
 /// A reward model out of the policy in `<folder>/reward`.
 fn run_reward(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<PathBuf>, QuickstartError> {
-    let (config, start) = work.training_config(step, model)?;
-    let inputs = reward::load(&config, work.quickstart.render.clone(), work.events)?;
-    let plan = TrainingPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
-    let outcome = reward::run(&plan, &inputs, start, work.communicator, work.probe, work.events, work.stop)?;
-    Ok(outcome.into_model())
+    run_stage::<RewardModelStage>(work, step, model, begin_training)
 }
 
 /// The policy against the reward model in `<folder>/grpo`.
 fn run_grpo(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<PathBuf>, QuickstartError> {
-    let quickstart = work.quickstart;
-    let (recipe, path, overrides) = work.recipe(step);
-    let mut config = GrpoConfig::from_toml(recipe, &path, &overrides).map_err(StageError::from)?;
-    config.model_name_or_path = model.to_string_lossy().into_owned();
-    config.output_dir = quickstart.folder.join(step.kind);
-    config.merge_adapter |= config.lora.is_some();
-    let start = start_of(&config.output_dir);
-    let inputs = GrpoInputs::load(&config, quickstart.render.clone(), work.events)?;
-    let plan = GrpoPlan::resolve(config, &inputs, &(work.look_at_machine)())?;
-    work.events.emit(Event::Note(plan.summary()));
-    Ok(match grpo::run(&plan, &inputs, start, work.communicator, work.probe, work.events, work.stop)? {
-        GrpoOutcome::Finished { model, .. } => Some(model),
-        GrpoOutcome::Interrupted { .. } => None,
+    run_stage::<GrpoStage>(work, step, model, |config, model, output_dir| {
+        config.model_name_or_path = model.to_string_lossy().into_owned();
+        config.output_dir = output_dir;
+        config.merge_adapter |= config.lora.is_some();
     })
 }
 
-/// A run directory without a recipe has not begun.
-fn start_of(output_dir: &Path) -> Start {
-    if output_dir.join("recipe.resolved.toml").exists() { Start::Resume } else { Start::Fresh }
+/// Sets the model to begin with and the folder. What follows loads a whole model, not adapters.
+fn begin_training(config: &mut TrainingConfig, model: &Path, output_dir: PathBuf) {
+    config.model_name_or_path = model.to_string_lossy().into_owned();
+    config.output_dir = output_dir;
+    config.merge_adapter |= config.lora.is_some();
+}
+
+/// Runs the stage of a step in its folder; `None` when it was stopped. `begin` sets model and folder.
+fn run_stage<S: Stage<Outcome = TrainedModel>>(
+    work: &mut Work<'_>,
+    step: &Step,
+    model: &Path,
+    begin: impl FnOnce(&mut S::Config, &Path, PathBuf),
+) -> Result<Option<PathBuf>, QuickstartError> {
+    let quickstart = work.quickstart;
+    let recipe =
+        quickstart.recipes.iter().find(|(stage, _)| *stage == step.kind).map_or("", |(_, text)| text);
+    let path = quickstart.folder.join(format!("{}.toml", step.kind));
+    let of_stage = quickstart.overrides.iter().filter(|(stage, _)| stage == step.kind);
+    let overrides: Vec<String> = of_stage.map(|(_, change)| change.clone()).collect();
+    let mut config = S::Config::from_toml(recipe, &path, &overrides).map_err(StageError::from)?;
+    begin(&mut config, model, quickstart.folder.join(step.kind));
+    let start = Start::of(config.output_dir());
+    let machine = work.look_at_machine;
+    let mut planning = PlanContext { render: quickstart.render.clone(), machine, events: &mut *work.events };
+    let (plan, inputs) = S::prepare(config, &mut planning)?;
+    work.events.emit(Event::Note(plan.summary()));
+    let context = RunContext::new(start, work.communicator, work.probe, &mut *work.events, work.stop);
+    Ok(S::run(&plan, &inputs, context)?.finished().map(|trained| trained.model))
 }
 
 impl Work<'_> {
-    /// A stage's recipe, where it lies, and what is changed of it.
-    fn recipe(&self, step: &Step) -> (&str, PathBuf, Vec<String>) {
-        let quickstart = self.quickstart;
-        let recipe = quickstart.recipes.iter().find(|(stage, _)| *stage == step.kind);
-        let of_stage = quickstart.overrides.iter().filter(|(stage, _)| stage == step.kind);
-        (
-            recipe.map_or("", |(_, text)| text),
-            quickstart.folder.join(format!("{}.toml", step.kind)),
-            of_stage.map(|(_, change)| change.clone()).collect(),
-        )
-    }
-
-    /// The settings of a stage that trains on fixed samples, and how it begins.
-    fn training_config(&self, step: &Step, model: &Path) -> Result<(TrainingConfig, Start), StageError> {
-        let (recipe, path, overrides) = self.recipe(step);
-        let mut config = TrainingConfig::from_toml(recipe, &path, &overrides)?;
-        config.model_name_or_path = model.to_string_lossy().into_owned();
-        config.output_dir = self.quickstart.folder.join(step.kind);
-        // What follows loads a whole model, not adapters.
-        config.merge_adapter |= config.lora.is_some();
-        let start = start_of(&config.output_dir);
-        Ok((config, start))
-    }
-
     /// Measures a model, or reads what was measured before; `None` when it was stopped.
     fn evaluate(
         &mut self,

@@ -110,21 +110,64 @@ pub trait Recipe: Serialize + DeserializeOwned {
     /// What this recipe is for.
     fn stage(&self) -> StageName;
 
+    /// The run's folder; empty where the recipe names none.
+    fn output_dir(&self) -> &Path;
+
     /// Makes the file's relative paths relative to the folder that the file is in.
     fn resolve_paths(&mut self, folder: &Path);
 
-    /// Reads a recipe as a run's folder holds it.
+    /// Fills in settings whose default follows from other settings.
+    fn fill_in(&mut self) {}
+
+    /// Replaces the name of each model in this process, where one is given, by the path that `find` returns.
     ///
     /// # Errors
-    /// As [`parse`].
-    fn from_resolved(text: &str, path: &Path) -> Result<Self, RecipeError> {
-        parse(text, path, &[])
+    /// The first error of `find`.
+    fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E>;
+
+    /// Reads a recipe and the overrides on top of it; see [`parse`].
+    ///
+    /// # Errors
+    /// When it is not TOML, a key is unknown, or a value does not fit.
+    fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let mut recipe: Self = parse(text, path, overrides)?;
+        recipe.fill_in();
+        Ok(recipe)
+    }
+
+    /// The whole recipe, every default filled in, as TOML.
+    fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("a recipe is made of tables, lists, texts and numbers")
     }
 
     /// The settings that decide the results: the others may change between a run and its resume.
     fn decisive(&self) -> Table {
         decisive(self)
     }
+
+    /// [`decisive`](Self::decisive) as text, for digests.
+    fn decisive_toml(&self) -> String {
+        self.decisive().to_string()
+    }
+}
+
+/// Makes a model's name a path where the recipe's folder has it: a name such as `org/model` looks like a path.
+pub(crate) fn resolve_model(name: &mut String, folder: &Path) {
+    let path = folder.join(&*name);
+    if !name.is_empty() && path.exists() {
+        *name = path.to_string_lossy().into_owned();
+    }
+}
+
+/// Replaces a model's name, where one is given, by the path that `find` returns.
+pub(crate) fn find_model<E>(
+    name: &mut String,
+    find: &mut dyn FnMut(&str) -> Result<PathBuf, E>,
+) -> Result<(), E> {
+    if !name.is_empty() {
+        *name = find(name)?.to_string_lossy().into_owned();
+    }
+    Ok(())
 }
 
 /// Settings that decide no result in any recipe: where files lie (their content is compared by digest), what is logged,
@@ -173,7 +216,7 @@ pub(crate) fn decisive<R: Recipe>(recipe: &R) -> Table {
 
 /// The settings that decide the results, of a recipe as a run's folder holds it.
 pub(crate) fn decisive_of<R: Recipe>(text: &str, path: &Path) -> Result<Table, RecipeError> {
-    Ok(R::from_resolved(text, path)?.decisive())
+    Ok(R::from_toml(text, path, &[])?.decisive())
 }
 
 /// Does something with the table that holds a setting, and the setting's own name.
@@ -260,12 +303,6 @@ pub(crate) fn read_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<
         let line = error.span().map_or(1, |span| line_of(text, span.start));
         RecipeError::new(RecipePlace::Line { path: path.to_path_buf(), line }, error.message())
     })
-}
-
-/// The whole recipe, every default filled in, as TOML.
-#[must_use]
-pub fn to_toml(recipe: &impl Recipe) -> String {
-    toml::to_string_pretty(recipe).expect("a recipe is made of tables, lists, texts and numbers")
 }
 
 fn to_table(recipe: &impl Recipe) -> Table {
@@ -375,8 +412,16 @@ mod tests {
             self.stage.unwrap_or(StageName::Sft)
         }
 
+        fn output_dir(&self) -> &Path {
+            &self.output_dir
+        }
+
         fn resolve_paths(&mut self, folder: &Path) {
             self.output_dir = folder.join(&self.output_dir);
+        }
+
+        fn find_models<E>(&mut self, _: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+            Ok(())
         }
     }
 
@@ -412,7 +457,7 @@ mod tests {
     #[test]
     fn the_printed_recipe_reads_as_itself() {
         let example = read(TEXT, &["lora.rank=8"]).unwrap();
-        let again: Example = toml::from_str(&to_toml(&example)).unwrap();
+        let again: Example = toml::from_str(&example.to_toml()).unwrap();
         assert_eq!(example, again);
     }
 

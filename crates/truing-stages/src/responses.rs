@@ -119,8 +119,8 @@ impl TrainingInputs for ResponseInputs {
         reports.flat_map(|report| &report.skipped).collect()
     }
 
-    fn digest(&self, config: &TrainingConfig) -> Digest {
-        opening::digest(config, self.train.digest(), &self.record)
+    fn samples_digest(&self) -> Option<Digest> {
+        Some(self.train.digest())
     }
 }
 

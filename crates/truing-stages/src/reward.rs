@@ -6,22 +6,17 @@ mod normaliser;
 mod scorer;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
 use truing_model::HeadOutput;
-use truing_text::RenderOptions;
 use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
-use truing_types::{BatchError, Communicator, EventSink, StageName};
+use truing_types::{BatchError, StageName};
 
 use crate::responses::{Compared, ResponseInputs, Wanted};
 use crate::training::opening::Opened;
-use crate::training::{
-    self, EvaluationFindings, Side, Start, Surroundings, TrainingConfig, TrainingOutcome, TrainingPlan,
-    Workload,
-};
-use crate::{Probe, StageError, model};
+use crate::training::{self, EvaluationFindings, Side, TrainingConfig, TrainingPlan, Workload};
+use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel, model};
 
 pub use diagnostics::diagnose;
 pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
@@ -117,52 +112,56 @@ impl RewardModelConfig {
     }
 }
 
-/// Opens the model with a scalar head and reads the preferences.
-///
-/// # Errors
-/// When a setting cannot be meant, the model is unusable, or a row is and `on_bad_row` is `error`.
-pub fn load(
-    config: &TrainingConfig,
-    options: RenderOptions,
-    events: &mut dyn EventSink,
-) -> Result<ResponseInputs, StageError> {
-    config.check_stage(StageName::RewardModel)?;
-    let settings = config.reward_model.clone().unwrap_or_default();
-    settings.check()?;
-    let wanted = Wanted {
-        single_verdicts: false,
-        compared: settings.compared,
-        max_responses: settings.max_responses,
-        scores_suffice: settings.mse_coefficient > 0.0,
-        aspect_weights: settings.aspect_weights.into_iter().collect(),
-        model: Opened::AnyHead,
-    };
-    let mut inputs = ResponseInputs::load(config, &wanted, options, events)?;
-    inputs.model = inputs.model.with_score_head();
-    model::warn_without_padding(&inputs.model, &inputs.renderer, events);
-    Ok(inputs)
-}
+/// Training of a reward model. `stop` is looked at after every pack.
+#[derive(Debug)]
+pub struct RewardModelStage;
 
-/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run.
-///
-/// # Errors
-/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
-pub fn run(
-    plan: &TrainingPlan,
-    inputs: &ResponseInputs,
-    start: Start,
-    communicator: &dyn Communicator,
-    probe: &dyn Probe,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<TrainingOutcome, StageError> {
-    let settings = plan.config.reward_model.clone().unwrap_or_default();
-    let workload = RewardModel {
-        objective: settings.objective(),
-        normaliser: ScoreNormaliser::fit(settings.score_normaliser, &inputs.train),
-        settings,
-    };
-    training::run(plan, inputs, workload, start, Surroundings { communicator, probe, events, stop })
+impl Stage for RewardModelStage {
+    const NAME: StageName = StageName::RewardModel;
+    type Config = TrainingConfig;
+    type Inputs = ResponseInputs;
+    type Plan = TrainingPlan;
+    type Outcome = TrainedModel;
+
+    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<ResponseInputs, StageError> {
+        config.check_stage(StageName::RewardModel)?;
+        let settings = config.reward_model.clone().unwrap_or_default();
+        settings.check()?;
+        let wanted = Wanted {
+            single_verdicts: false,
+            compared: settings.compared,
+            max_responses: settings.max_responses,
+            scores_suffice: settings.mse_coefficient > 0.0,
+            aspect_weights: settings.aspect_weights.into_iter().collect(),
+            model: Opened::AnyHead,
+        };
+        let mut inputs = ResponseInputs::load(config, &wanted, context.render.clone(), context.events)?;
+        inputs.model = inputs.model.with_score_head();
+        model::warn_without_padding(&inputs.model, &inputs.renderer, context.events);
+        Ok(inputs)
+    }
+
+    fn plan(
+        config: TrainingConfig,
+        inputs: &ResponseInputs,
+        machine: &Machine,
+    ) -> Result<TrainingPlan, StageError> {
+        TrainingPlan::resolve(config, inputs, machine)
+    }
+
+    fn run(
+        plan: &TrainingPlan,
+        inputs: &ResponseInputs,
+        mut context: RunContext<'_>,
+    ) -> Result<Ended<TrainedModel>, StageError> {
+        let settings = plan.config.reward_model.clone().unwrap_or_default();
+        let workload = RewardModel {
+            objective: settings.objective(),
+            normaliser: ScoreNormaliser::fit(settings.score_normaliser, &inputs.train),
+            settings,
+        };
+        training::run(plan, inputs, workload, &mut context)
+    }
 }
 
 struct RewardModel {

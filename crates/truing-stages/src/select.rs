@@ -14,15 +14,14 @@ mod pool;
 mod vectors;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 use truing_store::RunDirectory;
-use truing_types::{EventSink, SelectionSummary};
+use truing_types::{SelectionSummary, StageName};
 
-use crate::training::Start;
 use crate::training::folder::nothing_to_resume;
-use crate::{Probe, StageError};
+use crate::{Ended, Machine, PlanContext, Recipe, RunContext, Stage, StageError, Start};
 
 pub use config::{
     ClusterConfig, DecontaminationConfig, DiversityConfig, EmbeddingConfig, MapConfig, SelectConfig,
@@ -45,28 +44,34 @@ pub struct SelectReport {
     pub template_table: String,
 }
 
-/// How a selection ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SelectOutcome {
-    /// It is done.
-    Finished(Box<SelectReport>),
-    /// It was broken off; resuming goes on from the last part that is on disk.
-    Interrupted,
+/// The stage. `stop` is looked at between parts, within training after every pack, and while embedding every some thousand
+/// texts. The pool is read by the run.
+#[derive(Debug)]
+pub struct SelectStage;
+
+impl Stage for SelectStage {
+    const NAME: StageName = StageName::Select;
+    type Config = SelectConfig;
+    type Inputs = ();
+    type Plan = SelectPlan;
+    type Outcome = SelectReport;
+
+    fn load(_: &SelectConfig, _: &mut PlanContext<'_>) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn plan(config: SelectConfig, (): &(), machine: &Machine) -> Result<SelectPlan, StageError> {
+        SelectPlan::resolve(config, *machine)
+    }
+
+    fn run(plan: &SelectPlan, (): &(), context: RunContext<'_>) -> Result<Ended<SelectReport>, StageError> {
+        run(plan, context)
+    }
 }
 
-/// Runs the plan. `stop` is looked at between parts, within training after every pack, and while embedding every some
-/// thousand texts.
-///
-/// # Errors
-/// When the folder cannot be used, a row cannot be read and shall not be skipped, nothing is left to select from, or the
-/// disk fails.
-pub fn run(
-    plan: &SelectPlan,
-    start: Start,
-    probe: &dyn Probe,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<SelectOutcome, StageError> {
+/// From the pool to the selected prompts.
+fn run(plan: &SelectPlan, context: RunContext<'_>) -> Result<Ended<SelectReport>, StageError> {
+    let RunContext { start, probe, events, stop, .. } = context;
     let config = &plan.config;
     let (recipe, inputs) = (config.to_toml(), plan.record()?);
     let begun = match start {
@@ -96,37 +101,37 @@ pub fn run(
     };
     let tokens = pool.drop_near_duplicates(config, events)?;
     if is_stopped() {
-        return Ok(SelectOutcome::Interrupted);
+        return Ok(Ended::STOPPED);
     }
     let templates = mining::find_templates(&tokens, config, events)?;
     let Some(mut embedded) = vectors::embed(plan, &pool, &folder, events, stop)? else {
-        return Ok(SelectOutcome::Interrupted);
+        return Ok(Ended::STOPPED);
     };
     let mined = mining::mine(&templates, &embedded, config, events)?;
     mining::write_triplets(&mined, &pool, &folder, events)?;
     if is_stopped() {
-        return Ok(SelectOutcome::Interrupted);
+        return Ok(Ended::STOPPED);
     }
     if let Some(task_embedding) = &config.task_embedding {
         match vectors::train_and_embed(plan, task_embedding, &mined, &pool, &folder, probe, events, stop)? {
             Some(vectors) => embedded = vectors,
-            None => return Ok(SelectOutcome::Interrupted),
+            None => return Ok(Ended::STOPPED),
         }
     }
     let clusters = mining::cluster(&embedded, config, events)?;
     if is_stopped() {
-        return Ok(SelectOutcome::Interrupted);
+        return Ok(Ended::STOPPED);
     }
     let selection = diversity::select(&pool, &embedded, config, events)?;
     pool.apply(selection.dropped);
     let found =
         output::Found { tokens: &tokens, templates: &templates, clusters: &clusters, vectors: &embedded };
     let summary = output::write(plan, &pool, &found, selection.layers, selection.n_tasks, &folder, events)?;
-    Ok(SelectOutcome::Finished(Box::new(SelectReport {
+    Ok(Ended::Finished(SelectReport {
         selected: folder.path().join(output::SELECTED),
         summary,
         n_templates: templates.templates.len(),
         n_triplets: mined.triplets.triplets.len(),
         template_table: templates.table(&tokens, 3),
-    })))
+    }))
 }

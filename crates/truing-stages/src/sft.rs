@@ -2,25 +2,24 @@
 //! optimiser step, k-layer checkpointing with k from a byte budget.
 //!
 //! [`TrainingConfig`] is what was typed, [`SftInputs`] what it names on disk, [`TrainingPlan`] every decision that can
-//! be made before work starts, and [`run`] the work.
+//! be made before work starts, and [`SftStage`] the work.
 
 mod inputs;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 
 use truing_data::Dataset;
 use truing_model::HeadOutput;
 use truing_train::Sft;
-use truing_types::{BatchError, Communicator, EventSink, PackedBatch};
+use truing_types::{BatchError, PackedBatch, StageName};
 
 use crate::source_names::metric_names;
-use crate::training::{self, EvaluationFindings, Side, Surroundings, Workload};
-use crate::{Probe, StageError};
+use crate::training::{self, EvaluationFindings, Side, Workload};
+use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 pub use crate::row_report::DataReport;
-pub use crate::training::{Layers, LoraConfig, Packed, Start, StepPacks};
-pub use crate::training::{TrainingConfig, TrainingOutcome, TrainingPlan};
+pub use crate::training::{Layers, LoraConfig, Packed, StepPacks};
+pub use crate::training::{TrainingConfig, TrainingPlan};
 pub use inputs::SftInputs;
 
 /// Samples are packs as they are.
@@ -82,18 +81,34 @@ fn losses_by_source(data: &Dataset, answered: &[(&[u32], Vec<f32>)]) -> BTreeMap
     losses
 }
 
-/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run.
-///
-/// # Errors
-/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
-pub fn run(
-    plan: &TrainingPlan,
-    inputs: &SftInputs,
-    start: Start,
-    communicator: &dyn Communicator,
-    probe: &dyn Probe,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<TrainingOutcome, StageError> {
-    training::run(plan, inputs, FineTuning, start, Surroundings { communicator, probe, events, stop })
+/// Supervised fine-tuning. `stop` is looked at after every pack.
+#[derive(Debug)]
+pub struct SftStage;
+
+impl Stage for SftStage {
+    const NAME: StageName = StageName::Sft;
+    type Config = TrainingConfig;
+    type Inputs = SftInputs;
+    type Plan = TrainingPlan;
+    type Outcome = TrainedModel;
+
+    fn load(config: &TrainingConfig, context: &mut PlanContext<'_>) -> Result<SftInputs, StageError> {
+        SftInputs::load(config, context.render.clone(), context.events)
+    }
+
+    fn plan(
+        config: TrainingConfig,
+        inputs: &SftInputs,
+        machine: &Machine,
+    ) -> Result<TrainingPlan, StageError> {
+        TrainingPlan::resolve(config, inputs, machine)
+    }
+
+    fn run(
+        plan: &TrainingPlan,
+        inputs: &SftInputs,
+        mut context: RunContext<'_>,
+    ) -> Result<Ended<TrainedModel>, StageError> {
+        training::run(plan, inputs, FineTuning, &mut context)
+    }
 }

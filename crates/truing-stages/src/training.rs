@@ -31,8 +31,7 @@ use crate::row_report::SkippedRow;
 
 pub use config::{Layers, LoraConfig, Packed, TrainingConfig};
 pub use plan::{StepPacks, TrainingPlan};
-pub use run::{Start, TrainingOutcome};
-pub(crate) use run::{Surroundings, run};
+pub(crate) use run::run;
 
 /// Samples as the packer sees them.
 pub trait TrainingData {
@@ -108,8 +107,10 @@ pub trait TrainingInputs {
     /// Rows that were left out, of all data.
     fn skipped(&self) -> Vec<&SkippedRow>;
 
-    /// Digest of everything that decides the weights: settings, data, model.
-    fn digest(&self, config: &TrainingConfig) -> Digest;
+    /// Digest of the training samples, where the files do not decide them alone.
+    fn samples_digest(&self) -> Option<Digest> {
+        None
+    }
 }
 
 /// Which of the data.

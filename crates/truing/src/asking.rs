@@ -10,7 +10,7 @@ use truing_client::{Access, ApiKey, Clock, ProxyAddress};
 use truing_stages::chat::{ChatModelConfig, ChatSurroundings};
 
 use crate::Context;
-use crate::commands::{model, training};
+use crate::commands::stage;
 use crate::environment::Environment;
 use crate::outcome::WithHint;
 
@@ -47,14 +47,6 @@ impl Clock for SystemClock {
     }
 }
 
-/// Finds a local model that is named, as the models of commands are found.
-pub(crate) fn find_model(config: &mut ChatModelConfig, context: &Context) -> anyhow::Result<()> {
-    if let Some(name) = &mut config.model_name_or_path {
-        *name = model::find(&name.to_string_lossy(), context)?;
-    }
-    Ok(())
-}
-
 /// Gathers what a model needs to be asked. The key is read here, from the variable that the recipe names.
 pub(crate) fn surroundings(
     config: &ChatModelConfig,
@@ -78,7 +70,7 @@ pub(crate) fn surroundings(
     let proxy = proxy.clone().map(|url| ProxyAddress { url, except: environment.no_proxy.clone() });
     Ok(ChatSurroundings {
         access: Access { api_key, proxy, clock: Arc::new(clock) },
-        render: training::render_options(),
+        render: stage::render_options(),
         n_threads: context.n_threads,
         stop: Arc::clone(stop),
     })

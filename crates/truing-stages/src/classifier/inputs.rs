@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use truing_data::{HeldOut, OnBadRow, SourceRange, split_held_out};
 use truing_model::{EncoderFiles, HeadKind, ModelFiles};
-use truing_store::{Digest, RunInputs};
+use truing_store::RunInputs;
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::{ClassificationPack, PartTarget, StepShape, Target};
 use truing_types::{BatchError, Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
@@ -510,9 +510,5 @@ impl TrainingInputs for DecoderInputs<'_> {
 
     fn skipped(&self) -> Vec<&SkippedRow> {
         self.inputs.skipped.iter().collect()
-    }
-
-    fn digest(&self, config: &TrainingConfig) -> Digest {
-        crate::encoder_training::digest(&config.decisive_toml(), &self.inputs.record)
     }
 }

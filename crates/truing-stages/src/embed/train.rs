@@ -6,18 +6,16 @@
 mod plan;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use truing_data::OnBadRow;
 use truing_model::{SaveDtype, TrainableSpec};
 use truing_train::{EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind, TripletPack};
-use truing_types::{Communicator, EventSink, StageName};
+use truing_types::StageName;
 
 use crate::encoder_training::{self, EncoderParts, EncoderSettings, EncoderWorkload, StepSize};
-use crate::recipe::{self, Recipe, RecipeError};
-use crate::training::{Start, Surroundings, TrainingOutcome};
-use crate::{Probe, StageError};
+use crate::recipe::{self, Recipe};
+use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel};
 use plan::TokenizedTriplets;
 
 pub use plan::{EmbedTrainInputs, EmbedTrainPlan};
@@ -177,34 +175,24 @@ impl Recipe for EmbedTrainConfig {
         self.stage
     }
 
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         let own = [&mut self.output_dir, &mut self.train_data].into_iter().chain(&mut self.eval_data);
         for path in own.filter(|path| !path.as_os_str().is_empty()) {
             *path = folder.join(&*path);
         }
-        // A name such as `org/model` looks like a path; it is one where the recipe's folder has it.
-        let path = folder.join(&self.model_name_or_path);
-        if !self.model_name_or_path.is_empty() && path.exists() {
-            self.model_name_or_path = path.to_string_lossy().into_owned();
-        }
+        recipe::resolve_model(&mut self.model_name_or_path, folder);
+    }
+
+    fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+        recipe::find_model(&mut self.model_name_or_path, find)
     }
 }
 
 impl EmbedTrainConfig {
-    /// Reads a recipe and the overrides on top of it; see [`recipe::parse`].
-    ///
-    /// # Errors
-    /// When it is not TOML, a key is unknown, or a value does not fit.
-    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        recipe::parse(text, path, overrides)
-    }
-
-    /// The whole recipe with every default filled in.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        recipe::to_toml(self)
-    }
-
     /// What learns.
     #[must_use]
     pub fn trainable(&self) -> TrainableSpec {
@@ -264,31 +252,43 @@ impl EmbedTrainConfig {
             }
         }
     }
-
-    /// The settings that decide the weights, as TOML.
-    fn decisive_toml(&self) -> String {
-        self.decisive().to_string()
-    }
 }
 
-/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint of the last whole step and ends
-/// the run.
-///
-/// # Errors
-/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
-pub fn run(
-    plan: &EmbedTrainPlan,
-    inputs: &EmbedTrainInputs,
-    start: Start,
-    communicator: &dyn Communicator,
-    probe: &dyn Probe,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<TrainingOutcome, StageError> {
-    let EmbedTrainInputs { model, tokenizer, record, skipped, .. } = inputs;
-    let parts = EncoderParts { model, tokenizer, record, skipped };
-    let surroundings = Surroundings { communicator, probe, events, stop };
-    encoder_training::run(&plan.run, parts, Triplets { plan, inputs }, start, surroundings)
+/// Training of an embedding model. `stop` is looked at after every pack.
+#[derive(Debug)]
+pub struct EmbedStage;
+
+impl Stage for EmbedStage {
+    const NAME: StageName = StageName::Embed;
+    type Config = EmbedTrainConfig;
+    type Inputs = EmbedTrainInputs;
+    type Plan = EmbedTrainPlan;
+    type Outcome = TrainedModel;
+
+    fn load(
+        config: &EmbedTrainConfig,
+        context: &mut PlanContext<'_>,
+    ) -> Result<EmbedTrainInputs, StageError> {
+        EmbedTrainInputs::load(config, context.events)
+    }
+
+    fn plan(
+        config: EmbedTrainConfig,
+        inputs: &EmbedTrainInputs,
+        machine: &Machine,
+    ) -> Result<EmbedTrainPlan, StageError> {
+        EmbedTrainPlan::resolve(config, inputs, machine)
+    }
+
+    fn run(
+        plan: &EmbedTrainPlan,
+        inputs: &EmbedTrainInputs,
+        mut context: RunContext<'_>,
+    ) -> Result<Ended<TrainedModel>, StageError> {
+        let EmbedTrainInputs { model, tokenizer, record, skipped, .. } = inputs;
+        let parts = EncoderParts { model, tokenizer, record, skipped };
+        encoder_training::run(&plan.run, parts, Triplets { plan, inputs }, &mut context)
+    }
 }
 
 struct Triplets<'a> {

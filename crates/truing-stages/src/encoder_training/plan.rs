@@ -10,7 +10,7 @@ use truing_train::{Amount, PlanRow, Schedule, ScheduleKind};
 use truing_types::Seed;
 
 use super::{EncoderSettings, SampleLengths, StepSize};
-use crate::{Machine, StageError};
+use crate::{Machine, StageError, StagePlan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Share of what the machine has left that a run takes unless told otherwise.
@@ -152,9 +152,30 @@ impl EncoderPlan {
         within(self.tokens_per_pack, samples, lengths)
     }
 
+    /// `plan.json` of the run directory.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        let parts: Vec<_> = self
+            .rows()
+            .into_iter()
+            .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
+            .filter_map(|row| match row.amount {
+                Amount::Bytes(bytes) => Some(json!({"name": row.name, "bytes": bytes})),
+                _ => None,
+            })
+            .collect();
+        json!({
+            "peak_bytes": self.peak_bytes,
+            "budget_bytes": self.budget_bytes,
+            "reason": self.summary(),
+            "n_steps": self.n_steps,
+            "parts": parts,
+        })
+    }
+}
+
+impl StagePlan for EncoderPlan {
     /// The plan as lines.
-    #[must_use]
-    pub fn rows(&self) -> Vec<PlanRow> {
+    fn rows(&self) -> Vec<PlanRow> {
         let row = PlanRow::new;
         let unit = self.lengths.unit;
         let count = |name: &str, n: usize| PlanRow::new(name, Amount::Count(n as u64));
@@ -175,8 +196,7 @@ impl EncoderPlan {
     }
 
     /// In one sentence.
-    #[must_use]
-    pub fn summary(&self) -> String {
+    fn summary(&self) -> String {
         let kept = match self.keep {
             Keep::Activations => "activations are kept",
             _ => "layers are recomputed because their activations do not fit in memory",
@@ -186,26 +206,6 @@ impl EncoderPlan {
             StepSize::Tokens(n) => format!("at most {n} tokens"),
         };
         format!("{} steps of {size}; {kept}", self.n_steps)
-    }
-
-    /// `plan.json` of the run directory.
-    pub(super) fn to_json(&self) -> serde_json::Value {
-        let parts: Vec<_> = self
-            .rows()
-            .into_iter()
-            .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
-            .filter_map(|row| match row.amount {
-                Amount::Bytes(bytes) => Some(json!({"name": row.name, "bytes": bytes})),
-                _ => None,
-            })
-            .collect();
-        json!({
-            "peak_bytes": self.peak_bytes,
-            "budget_bytes": self.budget_bytes,
-            "reason": self.summary(),
-            "n_steps": self.n_steps,
-            "parts": parts,
-        })
     }
 }
 

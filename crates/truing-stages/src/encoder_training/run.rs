@@ -15,8 +15,7 @@ use super::{EncoderFindings, EncoderParts, EncoderPlan, EncoderSettings, Encoder
 use crate::embed::load_encoder;
 use crate::training::folder::{OpenedRun, RunOutline};
 use crate::training::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
-use crate::training::{Start, Surroundings, TrainingOutcome};
-use crate::{Probe, StageError};
+use crate::{Ended, Probe, RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -45,10 +44,11 @@ pub(crate) fn run<W: EncoderWorkload>(
     plan: &EncoderPlan,
     parts: EncoderParts<'_>,
     workload: W,
-    start: Start,
-    surroundings: Surroundings<'_>,
-) -> Result<TrainingOutcome, StageError> {
-    let Surroundings { communicator, probe, events, stop } = surroundings;
+    context: &mut RunContext<'_>,
+) -> Result<Ended<TrainedModel>, StageError> {
+    let (start, communicator, probe, stop) =
+        (context.start, context.communicator, context.probe, context.stop);
+    let events = &mut *context.events;
     let settings = &plan.settings;
     let outline = RunOutline {
         output_dir: &settings.output_dir,
@@ -61,7 +61,7 @@ pub(crate) fn run<W: EncoderWorkload>(
     };
     let (folder, checkpoint) = match outline.open(start, communicator, events)? {
         OpenedRun::Finished(model) => {
-            return Ok(TrainingOutcome::Finished { model, metrics: BTreeMap::new() });
+            return Ok(Ended::Finished(TrainedModel::of_earlier_run(model)));
         }
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
@@ -84,7 +84,7 @@ pub(crate) fn run<W: EncoderWorkload>(
 }
 
 impl<'a, W: EncoderWorkload> Running<'a, W> {
-    fn train(mut self) -> Result<TrainingOutcome, StageError> {
+    fn train(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let plan = self.plan;
         if self.state.is_evaluation_due && self.evaluate()?.is_break() {
             return self.interrupted();
@@ -244,13 +244,13 @@ impl<'a, W: EncoderWorkload> Running<'a, W> {
         })
     }
 
-    fn interrupted(mut self) -> Result<TrainingOutcome, StageError> {
+    fn interrupted(mut self) -> Result<Ended<TrainedModel>, StageError> {
         self.events.emit(Event::PhaseFinished);
         self.save_checkpoint()?;
-        Ok(TrainingOutcome::Interrupted { step: self.state.step })
+        Ok(Ended::Interrupted { step: Some(self.state.step) })
     }
 
-    fn finish(mut self) -> Result<TrainingOutcome, StageError> {
+    fn finish(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let settings = self.settings();
         if settings.load_best_model_at_end {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
@@ -260,7 +260,8 @@ impl<'a, W: EncoderWorkload> Running<'a, W> {
         let model = self.record.save_model(&mut *self.events, |staged| {
             Ok(checkpoint::save_encoder_weights(engine, staged.path(), &options)?)
         })?;
-        Ok(TrainingOutcome::Finished { model, metrics: self.record.into_last_metrics() })
+        let metrics = self.record.into_last_metrics();
+        Ok(Ended::Finished(TrainedModel { model, metrics, nothing_learnt: None }))
     }
 
     fn settings(&self) -> &'a EncoderSettings {

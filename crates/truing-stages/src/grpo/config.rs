@@ -16,7 +16,7 @@ use truing_types::{ExcludedTokens, ReasoningMark, StageName};
 use super::failures::OnUnscoredStep;
 use super::judge_reward::JudgeReward;
 use super::model_reward::RewardModelReward;
-use crate::recipe::{self, Recipe, RecipeError};
+use crate::recipe::{self, Recipe};
 use crate::training::{Layers, LoraConfig};
 
 /// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]`, `[reward_model]`, `[judge]`,
@@ -409,10 +409,6 @@ impl Recipe for GrpoConfig {
     ];
     const FILES: &'static [&'static str] = &["ptx_data.*.path"];
 
-    fn from_resolved(text: &str, path: &Path) -> Result<Self, RecipeError> {
-        Self::from_toml(text, path, &[])
-    }
-
     fn decisive(&self) -> Table {
         let judge = self.judge.as_ref();
         let judge = judge.map(|judge| JudgeReward { model: judge.model.decisive(), ..judge.clone() });
@@ -423,21 +419,51 @@ impl Recipe for GrpoConfig {
         self.stage
     }
 
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {
             self.output_dir = folder.join(&self.output_dir);
         }
         if let Some(reward_model) = &mut self.reward_model {
-            reward_model.model_name_or_path = folder.join(&reward_model.model_name_or_path);
+            let path = folder.join(&reward_model.model_name_or_path);
+            if path.exists() {
+                reward_model.model_name_or_path = path;
+            }
         }
         if let Some(judge) = &mut self.judge {
             judge.model.resolve_paths(folder);
         }
-        let path = folder.join(&self.model_name_or_path);
-        if !self.model_name_or_path.is_empty() && path.exists() {
-            self.model_name_or_path = path.to_string_lossy().into_owned();
+        recipe::resolve_model(&mut self.model_name_or_path, folder);
+    }
+
+    /// Fills in the algorithm's preset.
+    fn fill_in(&mut self) {
+        let preset = self.algorithm.preset();
+        self.beta.get_or_insert(preset.beta);
+        self.kl.get_or_insert(preset.kl);
+        self.kl_placement.get_or_insert(preset.placement);
+        self.credit.get_or_insert(preset.credit);
+        self.scale_rewards.get_or_insert(preset.scale);
+        let low = *self.epsilon.get_or_insert(preset.clip.0);
+        let is_symmetric = preset.clip.0 == preset.clip.1;
+        self.epsilon_high.get_or_insert(if is_symmetric { low } else { preset.clip.1 });
+        self.loss_type.get_or_insert(preset.loss_type);
+        self.importance_sampling_level.get_or_insert(preset.level);
+        self.dynamic_sampling.get_or_insert(preset.dynamic_sampling);
+        self.mask_truncated_completions.get_or_insert(preset.masks_truncated);
+    }
+
+    fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+        recipe::find_model(&mut self.model_name_or_path, find)?;
+        if let Some(reward_model) = &mut self.reward_model {
+            let name = &mut reward_model.model_name_or_path;
+            *name = find(&name.to_string_lossy())?;
         }
+        self.judge.iter_mut().try_for_each(|judge| judge.model.find(find))
     }
 }
 
@@ -500,38 +526,6 @@ impl Algorithm {
 }
 
 impl GrpoConfig {
-    /// Reads a recipe and the overrides on top of it (see [`recipe::parse`]), then fills in the preset.
-    ///
-    /// # Errors
-    /// When it is not TOML, a key is unknown, or a value does not fit.
-    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        let mut config: Self = recipe::parse(text, path, overrides)?;
-        config.fill_in_preset();
-        Ok(config)
-    }
-
-    fn fill_in_preset(&mut self) {
-        let preset = self.algorithm.preset();
-        self.beta.get_or_insert(preset.beta);
-        self.kl.get_or_insert(preset.kl);
-        self.kl_placement.get_or_insert(preset.placement);
-        self.credit.get_or_insert(preset.credit);
-        self.scale_rewards.get_or_insert(preset.scale);
-        let low = *self.epsilon.get_or_insert(preset.clip.0);
-        let is_symmetric = preset.clip.0 == preset.clip.1;
-        self.epsilon_high.get_or_insert(if is_symmetric { low } else { preset.clip.1 });
-        self.loss_type.get_or_insert(preset.loss_type);
-        self.importance_sampling_level.get_or_insert(preset.level);
-        self.dynamic_sampling.get_or_insert(preset.dynamic_sampling);
-        self.mask_truncated_completions.get_or_insert(preset.masks_truncated);
-    }
-
-    /// The whole recipe with every default and the preset filled in.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        recipe::to_toml(self)
-    }
-
     /// What learns.
     #[must_use]
     pub fn trainable(&self) -> TrainableSpec {
@@ -617,10 +611,5 @@ impl GrpoConfig {
     #[must_use]
     pub fn updates_per_step(&self) -> u64 {
         (self.num_iterations * self.minibatches) as u64
-    }
-
-    /// The settings that decide the weights, as TOML.
-    pub(crate) fn decisive_toml(&self) -> String {
-        self.decisive().to_string()
     }
 }

@@ -130,19 +130,9 @@ impl GrpoInputs {
         Ok(Self { model, renderer, prompts, eval, ptx, n_too_long, skipped, record })
     }
 
-    /// Digest of everything that decides the weights: settings, prompts, model.
-    #[must_use]
-    pub fn digest(&self, config: &GrpoConfig) -> Digest {
-        let files: Vec<String> = self
-            .record
-            .files
-            .iter()
-            .filter(|file| file.role != "evaluation")
-            .map(|file| file.blake3.to_string())
-            .collect();
-        let prompts = digest_of_prompts(&self.prompts).to_string();
-        let all = [config.decisive_toml(), files.join(" "), prompts];
-        Digest::of_bytes(all.join("\n").as_bytes())
+    /// Digest of what the policy and the rewards read, prompt by prompt.
+    pub(super) fn prompts_digest(&self) -> Digest {
+        digest_of_prompts(&self.prompts)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Every decision of a policy run that can be made before work starts, checked and printable.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use serde_json::json;
 use truing_cpu::CpuEngine;
@@ -14,7 +13,8 @@ use truing_train::{
 };
 
 use super::{GrpoConfig, GrpoInputs, KlKind, inputs};
-use crate::{Machine, StageError};
+use crate::training::opening::content_key;
+use crate::{Machine, StageError, StagePlan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Share of what the machine has left that a run takes unless told otherwise.
@@ -51,8 +51,6 @@ pub struct GrpoPlan {
     pub n_threads: usize,
     /// Digest of everything that decides the weights.
     pub digest: Digest,
-    /// The binary that starts the sandbox of a `code` reward; the program that makes the plan says which.
-    pub sandbox_program: Option<PathBuf>,
     n_parameters: u64,
     n_trainable: u64,
     n_prompts: usize,
@@ -154,7 +152,7 @@ impl GrpoPlan {
         let n_updates = n_steps * config.updates_per_step();
         let warmup_steps = (config.warmup_ratio * n_updates as f64).ceil() as u64;
         Ok(Self {
-            digest: inputs.digest(&config),
+            digest: content_key(&config, &inputs.record, Some(inputs.prompts_digest())),
             schedule: Schedule {
                 kind: config.lr_scheduler_type,
                 peak: config.learning_rate,
@@ -178,7 +176,6 @@ impl GrpoPlan {
             top_token_bytes,
             cache_bytes,
             n_threads,
-            sandbox_program: None,
             n_parameters,
             n_trainable,
             n_prompts,
@@ -207,9 +204,21 @@ impl GrpoPlan {
         self.memory.chosen.peak_bytes.max(self.generating_bytes())
     }
 
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        json!({
+            "peak_bytes": self.peak_bytes(),
+            "budget_bytes": self.memory.budget_bytes,
+            "layers_per_segment": self.memory.chosen.segments.layers_per_segment,
+            "n_steps": self.n_steps,
+            "reference_bytes": self.reference_bytes,
+            "cache_bytes": self.cache_bytes,
+        })
+    }
+}
+
+impl StagePlan for GrpoPlan {
     /// The plan as lines.
-    #[must_use]
-    pub fn rows(&self) -> Vec<PlanRow> {
+    fn rows(&self) -> Vec<PlanRow> {
         let row = PlanRow::new;
         let config = &self.config;
         let mut rows = vec![
@@ -246,24 +255,12 @@ impl GrpoPlan {
     }
 
     /// What is run, in one sentence.
-    #[must_use]
-    pub fn summary(&self) -> String {
+    fn summary(&self) -> String {
         let config = &self.config;
         format!(
             "{} steps of {} prompts x {} completions from {}",
             self.n_steps, config.prompts_per_step, config.num_generations, self.sources
         )
-    }
-
-    pub(super) fn to_json(&self) -> serde_json::Value {
-        json!({
-            "peak_bytes": self.peak_bytes(),
-            "budget_bytes": self.memory.budget_bytes,
-            "layers_per_segment": self.memory.chosen.segments.layers_per_segment,
-            "n_steps": self.n_steps,
-            "reference_bytes": self.reference_bytes,
-            "cache_bytes": self.cache_bytes,
-        })
     }
 }
 

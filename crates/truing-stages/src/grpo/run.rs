@@ -1,7 +1,6 @@
 //! The work: load, then draw, score, credit and learn step by step, with evaluations and checkpoints; save.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -29,29 +28,10 @@ use crate::ranks::gather_dealt;
 use crate::reward::RewardScorer;
 use crate::training::folder::{OpenedRun, RunOutline};
 use crate::training::record::{EVALUATION_PREFIX, RunRecord, is_any_stopped};
-use crate::training::{Start, resume};
-use crate::{Probe, StageError, model, recipe};
+use crate::training::resume;
+use crate::{Ended, Probe, Recipe, RunContext, StageError, TrainedModel, model, recipe};
 
 const GIB: f64 = (1_u64 << 30) as f64;
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum GrpoOutcome {
-    /// All steps were taken and the model is saved.
-    Finished {
-        /// Its directory.
-        model: PathBuf,
-        /// The last value of every metric.
-        metrics: BTreeMap<String, f64>,
-        /// Why the model learnt nothing, where it did not.
-        nothing_learnt: Option<String>,
-    },
-    /// The stop flag was seen; a resume goes on from `step`.
-    Interrupted {
-        /// Steps that are safe.
-        step: u64,
-    },
-}
 
 /// Everything a run holds while it goes on.
 pub(super) struct Running<'a> {
@@ -78,42 +58,14 @@ pub(super) struct Running<'a> {
     pub(super) watch: Watch,
 }
 
-/// Runs the plan. `stop` is looked at after every completion and pack: a set flag saves a checkpoint of the last whole
-/// step and ends the run. Steps are functions of seed, step and weights: one that was broken off is made again
-/// with the same tokens.
-///
-/// With several ranks the prompts of a step are dealt to them: each draws and scores its share, then every rank knows all
-/// groups, and the packs of the update are dealt. Tokens, rewards and advantages are those of one rank.
-///
-/// # Errors
-/// When the folder cannot be used, numbers break (naming step and rows), the disk fails, or by `on_unscored_step` where
-/// rewards cannot be computed; the run is then saved as it was before.
-pub fn run(
+/// The work of [`GrpoStage`](super::GrpoStage).
+pub(super) fn run(
     plan: &GrpoPlan,
     inputs: &GrpoInputs,
-    start: Start,
-    communicator: &dyn Communicator,
-    probe: &dyn Probe,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<GrpoOutcome, StageError> {
-    run_with_judge(plan, inputs, start, communicator, probe, events, stop, None)
-}
-
-/// Runs a plan whose recipe has a `[judge]`, handed in by the program, which knows keys and clocks.
-///
-/// # Errors
-/// As [`run`], and when the recipe has a judge and none is handed in, or the other way round.
-pub fn run_with_judge(
-    plan: &GrpoPlan,
-    inputs: &GrpoInputs,
-    start: Start,
-    communicator: &dyn Communicator,
-    probe: &dyn Probe,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-    judge: Option<OpenChatModel>,
-) -> Result<GrpoOutcome, StageError> {
+    context: RunContext<'_>,
+) -> Result<Ended<TrainedModel>, StageError> {
+    let RunContext { start, communicator, probe, events, stop, mut chat_models, sandbox_program } = context;
+    let judge = chat_models.pop();
     let config = &plan.config;
     if config.judge.is_some() != judge.is_some() {
         let expected = "the model of the recipe's [judge], and none where there is no such table";
@@ -131,7 +83,7 @@ pub fn run_with_judge(
     };
     let (folder, checkpoint) = match outline.open(start, communicator, events)? {
         OpenedRun::Finished(model) => {
-            return Ok(GrpoOutcome::Finished { model, metrics: BTreeMap::new(), nothing_learnt: None });
+            return Ok(Ended::Finished(TrainedModel::of_earlier_run(model)));
         }
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
@@ -143,7 +95,7 @@ pub fn run_with_judge(
         true => Some(load(&frozen(), "loading the reference", events)?),
         false => None,
     };
-    let mut rewards = Rewards::new(&config.reward, plan.sandbox_program.as_deref())?;
+    let mut rewards = Rewards::new(&config.reward, sandbox_program)?;
     let marks = marks_of(inputs.renderer.tokenizer()).with(&config.reasoning_marks);
     rewards.set_reasoning_marks(marks.clone());
     if let Some(settings) = &config.reward_model {
@@ -197,7 +149,7 @@ pub fn run_with_judge(
 }
 
 impl Running<'_> {
-    fn train(mut self) -> Result<GrpoOutcome, StageError> {
+    fn train(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let config = &self.plan.config;
         if self.state.is_evaluation_due && !self.evaluate()? {
             return self.interrupted();
@@ -323,13 +275,13 @@ impl Running<'_> {
         })
     }
 
-    fn interrupted(mut self) -> Result<GrpoOutcome, StageError> {
+    fn interrupted(mut self) -> Result<Ended<TrainedModel>, StageError> {
         self.events.emit(Event::PhaseFinished);
         self.save_checkpoint()?;
-        Ok(GrpoOutcome::Interrupted { step: self.state.step })
+        Ok(Ended::Interrupted { step: Some(self.state.step) })
     }
 
-    fn finish(mut self) -> Result<GrpoOutcome, StageError> {
+    fn finish(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let config = &self.plan.config;
         let nothing_learnt = self.nothing_learnt()?;
         if config.load_best_model_at_end {
@@ -347,6 +299,7 @@ impl Running<'_> {
         for text in nothing_learnt.clone().into_iter().chain(self.not_learnt_from()) {
             self.events.emit(Event::Warning(text));
         }
-        Ok(GrpoOutcome::Finished { model, metrics: self.record.into_last_metrics(), nothing_learnt })
+        let metrics = self.record.into_last_metrics();
+        Ok(Ended::Finished(TrainedModel { model, metrics, nothing_learnt }))
     }
 }

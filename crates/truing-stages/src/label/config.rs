@@ -9,7 +9,7 @@ use truing_data::{OnBadRow, SourceConfig};
 use truing_types::{PromptRow, StageName};
 
 use crate::chat::ChatModelConfig;
-use crate::recipe::{self, Recipe, RecipeError};
+use crate::recipe::{self, Recipe};
 use crate::{StageError, judging};
 
 /// Rows whose labels are in doubt, in the run's folder.
@@ -148,10 +148,6 @@ impl Recipe for LabelConfig {
         &["corrections", "min_confidence", "min_count", "max_failures_in_a_row", "judge.*.weight"];
     const FILES: &'static [&'static str] = &["label_set"];
 
-    fn from_resolved(text: &str, path: &Path) -> Result<Self, RecipeError> {
-        Self::from_toml(text, path, &[])
-    }
-
     fn decisive(&self) -> Table {
         let mut decisive = self.clone();
         decisive.judge.iter_mut().for_each(|judge| judge.model = judge.model.decisive());
@@ -160,6 +156,10 @@ impl Recipe for LabelConfig {
 
     fn stage(&self) -> StageName {
         self.stage
+    }
+
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
@@ -172,26 +172,22 @@ impl Recipe for LabelConfig {
         }
         self.judge.iter_mut().for_each(|judge| judge.model.resolve_paths(folder));
     }
+
+    /// Judges without a cache share one in `output_dir`.
+    fn fill_in(&mut self) {
+        judging::share_cache(self.judge.iter_mut().map(|judge| &mut judge.model), &self.output_dir);
+    }
+
+    fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+        self.judge.iter_mut().try_for_each(|judge| {
+            // The summary calls a judge by the name that the recipe gives its model.
+            judge.name.get_or_insert(judge.model.name());
+            judge.model.find(find)
+        })
+    }
 }
 
 impl LabelConfig {
-    /// Reads a recipe and the overrides on top of it (see [`recipe::parse`]). Judges without a cache share one in
-    /// `output_dir`.
-    ///
-    /// # Errors
-    /// When it is not TOML, a key is unknown, or a value does not fit.
-    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        let mut config: Self = recipe::parse(text, path, overrides)?;
-        judging::share_cache(config.judge.iter_mut().map(|judge| &mut judge.model), &config.output_dir);
-        Ok(config)
-    }
-
-    /// The whole recipe with every default filled in.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        recipe::to_toml(self)
-    }
-
     /// Checks everything that can be checked without the label set and the prompts.
     ///
     /// # Errors

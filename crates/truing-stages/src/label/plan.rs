@@ -12,11 +12,11 @@ use truing_types::{Event, EventSink, RowOrigin};
 use super::config::{LabelConfig, OnUnknownLabel};
 use super::questions;
 use super::set::load_label_set;
-use crate::StageError;
 use crate::error::UnknownLabelError;
 use crate::judging::BYTES_PER_TOKEN;
 use crate::row_report::DataReport;
 use crate::rows::value_at;
+use crate::{StageError, StagePlan};
 
 /// Similarity (Jaro-Winkler) from which a label is named as the nearest.
 const NEAR: f64 = 0.6;
@@ -339,10 +339,11 @@ impl LabelPlan {
             config,
         })
     }
+}
 
+impl StagePlan for LabelPlan {
     /// The plan as lines.
-    #[must_use]
-    pub fn rows(&self) -> Vec<PlanRow> {
+    fn rows(&self) -> Vec<PlanRow> {
         let count = |name: &str, n: u64| PlanRow::new(name, Amount::Count(n));
         let asked: BTreeSet<usize> = self.questions.iter().map(|question| question.prompt).collect();
         vec![
@@ -359,8 +360,7 @@ impl LabelPlan {
     }
 
     /// What is run, in one sentence.
-    #[must_use]
-    pub fn summary(&self) -> String {
+    fn summary(&self) -> String {
         format!(
             "{} prompts in {} dimensions, {} calls of {} judges",
             self.n_prompts,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use truing_prompts::labels::Ballot;
 use truing_reward::asking::Unanswered;
 use truing_store::atomic;
-use truing_types::{ChatModel, ChatRequest, Event, EventSink};
+use truing_types::{ChatModel, ChatRequest, Event};
 
 use super::config::{LabelConfig, LabelJudge, REVIEW};
 use super::outcome::{Answers, JudgeCounts, LabelledPrompt, ReviewedPrompt, assign};
@@ -15,28 +15,22 @@ use super::plan::{LabelInputs, LabelPlan, Question};
 use super::questions::{self, Reader, Said};
 use super::set::label_set_toml;
 use super::summary::{Summary, summarise};
-use crate::StageError;
-use crate::chat::OpenChatModel;
 use crate::judged_folder::{self, CORRECTIONS, JudgedInputs};
 use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use crate::row_report::write_skipped;
 use crate::rows::write_lines;
+use crate::{Ended, Recipe, RunContext, StageError};
 
 /// Questions that are asked at a time.
 const QUESTIONS_OF_A_CHUNK: usize = 64;
 
-/// How a run ended.
+/// What a finished run leaves behind.
 #[derive(Debug, Clone, PartialEq)]
-pub enum LabelOutcome {
-    /// Everything was asked that could be.
-    Finished {
-        /// One [`LabelledPrompt`] a line, in the order of the files.
-        labels: PathBuf,
-        /// The run in numbers, also in `summary.json`.
-        summary: Box<Summary>,
-    },
-    /// The stop flag was seen; what was answered is kept.
-    Interrupted,
+pub struct LabelOutcome {
+    /// One [`LabelledPrompt`] a line, in the order of the files.
+    pub labels: PathBuf,
+    /// The run in numbers, also in `summary.json`.
+    pub summary: Box<Summary>,
 }
 
 /// Asks `judges`, in the recipe's order, and writes `labels.jsonl`, `review.jsonl`, `unlabelled.jsonl`, `summary.json`,
@@ -46,13 +40,12 @@ pub enum LabelOutcome {
 /// # Errors
 /// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, no prompt has a label in the end,
 /// or the disk fails.
-pub fn run(
+pub(super) fn run(
     plan: &LabelPlan,
     inputs: &LabelInputs,
-    judges: Vec<OpenChatModel>,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<LabelOutcome, StageError> {
+    context: RunContext<'_>,
+) -> Result<Ended<LabelOutcome>, StageError> {
+    let RunContext { events, stop, chat_models: judges, .. } = context;
     let config = &plan.config;
     let folder = &config.output_dir;
     let write_error = |source| StageError::Write { path: folder.clone(), source };
@@ -79,7 +72,7 @@ pub fn run(
         let asking = Asking { plan, inputs, reader: &reader, judge, at_work };
         asking.ask_all(model, stop, &mut answers)
     })?;
-    let Some(counts) = asked else { return Ok(LabelOutcome::Interrupted) };
+    let Some(counts) = asked else { return Ok(Ended::STOPPED) };
     answers.judges = counts;
     let rows = assign(plan, inputs, &answers);
     if rows.iter().all(|row| row.labels.is_empty()) {
@@ -103,7 +96,7 @@ pub fn run(
     summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
     let labels = folder.join(LabelledPrompt::FILE_NAME);
     events.emit(Event::Saved { what: "labels".into(), path: labels.clone() });
-    Ok(LabelOutcome::Finished { labels, summary: Box::new(summary) })
+    Ok(Ended::Finished(LabelOutcome { labels, summary: Box::new(summary) }))
 }
 
 fn write(config: &LabelConfig, rows: &[LabelledPrompt], summary: &Summary) -> Result<(), StageError> {

@@ -8,7 +8,7 @@ use truing_data::{OnBadRow, SourceConfig};
 use truing_types::StageName;
 
 use crate::chat::ChatModelConfig;
-use crate::recipe::{self, Recipe, RecipeError};
+use crate::recipe::{self, Recipe};
 use crate::{StageError, judging};
 
 /// One flat table, then `[[data]]` and `[[judge]]`.
@@ -157,10 +157,6 @@ impl Recipe for QualityConfig {
     // What is made of the verdicts may change; who is asked what may not.
     const FREE: &'static [&'static str] = &["prior_deviation", "max_failures_in_a_row"];
 
-    fn from_resolved(text: &str, path: &Path) -> Result<Self, RecipeError> {
-        Self::from_toml(text, path, &[])
-    }
-
     fn decisive(&self) -> Table {
         let mut decisive = self.clone();
         decisive.judge.iter_mut().for_each(|judge| judge.model = judge.model.decisive());
@@ -171,6 +167,10 @@ impl Recipe for QualityConfig {
         self.stage
     }
 
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {
@@ -178,26 +178,22 @@ impl Recipe for QualityConfig {
         }
         self.judge.iter_mut().for_each(|judge| judge.model.resolve_paths(folder));
     }
+
+    /// Judges without a cache share one in `output_dir`.
+    fn fill_in(&mut self) {
+        judging::share_cache(self.judge.iter_mut().map(|judge| &mut judge.model), &self.output_dir);
+    }
+
+    fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+        self.judge.iter_mut().try_for_each(|judge| {
+            // The summary calls a judge by the name that the recipe gives its model.
+            judge.name.get_or_insert(judge.model.name());
+            judge.model.find(find)
+        })
+    }
 }
 
 impl QualityConfig {
-    /// Reads a recipe and the overrides on top of it (see [`recipe::parse`]). Judges without a cache share one in
-    /// `output_dir`.
-    ///
-    /// # Errors
-    /// When it is not TOML, a key is unknown, or a value does not fit.
-    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        let mut config: Self = recipe::parse(text, path, overrides)?;
-        judging::share_cache(config.judge.iter_mut().map(|judge| &mut judge.model), &config.output_dir);
-        Ok(config)
-    }
-
-    /// The whole recipe with every default filled in.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        recipe::to_toml(self)
-    }
-
     /// Checks everything that can be checked without the prompts.
     ///
     /// # Errors

@@ -11,10 +11,10 @@ use truing_types::{Event, EventSink, RowOrigin, Seed};
 
 use super::config::{Calls, QualityConfig};
 use super::questions;
-use crate::StageError;
 use crate::judging::BYTES_PER_TOKEN;
 use crate::row_report::DataReport;
 use crate::rows::value_at;
+use crate::{StageError, StagePlan};
 
 /// The bucket of rows without a label.
 const UNLABELLED: &str = "(no label)";
@@ -164,10 +164,11 @@ impl QualityPlan {
             config,
         })
     }
+}
 
+impl StagePlan for QualityPlan {
     /// The plan as lines.
-    #[must_use]
-    pub fn rows(&self) -> Vec<PlanRow> {
+    fn rows(&self) -> Vec<PlanRow> {
         let count = |name: &str, n: u64| PlanRow::new(name, Amount::Count(n));
         let n_small = self.buckets.iter().filter(|bucket| bucket.is_small()).count();
         vec![
@@ -184,8 +185,7 @@ impl QualityPlan {
     }
 
     /// What is run, in one sentence.
-    #[must_use]
-    pub fn summary(&self) -> String {
+    fn summary(&self) -> String {
         format!(
             "{} comparisons in {} buckets, {} calls of {} judges",
             self.n_comparisons,

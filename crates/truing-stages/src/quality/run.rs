@@ -6,35 +6,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_reward::asking::Unanswered;
 use truing_store::atomic;
-use truing_types::{ChatModel, ChatRequest, Event, EventSink};
+use truing_types::{ChatModel, ChatRequest, Event};
 
 use super::aggregate::{Comparison, Pair, PromptScore, Summary, aggregate};
 use super::config::{Dimension, QualityConfig, QualityJudge};
 use super::plan::{QualityInputs, QualityPlan};
 use super::questions;
 use super::verdict::Verdict;
-use crate::StageError;
-use crate::chat::OpenChatModel;
 use crate::judged_folder::{self, JudgedInputs};
 use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use crate::row_report::write_skipped;
 use crate::rows::write_lines;
+use crate::{Ended, Recipe, RunContext, StageError};
 
 /// Comparisons that are put together at a time.
 const COMPARISONS_OF_A_CHUNK: usize = 128;
 
-/// How a run ended.
+/// What a finished run leaves behind.
 #[derive(Debug, Clone, PartialEq)]
-pub enum QualityOutcome {
-    /// Everything was asked that could be.
-    Finished {
-        /// One JSON object a prompt, in the order of the files.
-        scores: PathBuf,
-        /// The run in numbers, also in `summary.json`.
-        summary: Summary,
-    },
-    /// The stop flag was seen; what was answered is kept.
-    Interrupted,
+pub struct QualityOutcome {
+    /// One JSON object a prompt, in the order of the files.
+    pub scores: PathBuf,
+    /// The run in numbers, also in `summary.json`.
+    pub summary: Summary,
 }
 
 /// Asks `judges`, in the recipe's order, and writes `scores.jsonl`, `summary.json`, `recipe.resolved.toml`
@@ -43,13 +37,12 @@ pub enum QualityOutcome {
 /// # Errors
 /// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, none gives a single verdict, or
 /// the disk fails.
-pub fn run(
+pub(super) fn run(
     plan: &QualityPlan,
     inputs: &QualityInputs,
-    judges: Vec<OpenChatModel>,
-    events: &mut dyn EventSink,
-    stop: &AtomicBool,
-) -> Result<QualityOutcome, StageError> {
+    context: RunContext<'_>,
+) -> Result<Ended<QualityOutcome>, StageError> {
+    let RunContext { events, stop, chat_models: judges, .. } = context;
     let config = &plan.config;
     let folder = &config.output_dir;
     let record = JudgedInputs {
@@ -71,7 +64,7 @@ pub fn run(
         let mut unscored = BTreeMap::new();
         asking.ask_all(model, stop, &mut comparisons, &mut unscored).then_some(unscored)
     })?;
-    let Some(unscored) = asked else { return Ok(QualityOutcome::Interrupted) };
+    let Some(unscored) = asked else { return Ok(Ended::STOPPED) };
     if !comparisons.iter().any(|comparison| comparison.pairs.iter().any(Option::is_some)) {
         let reasons = unscored.iter().map(main_reason);
         let reason = reasons.into_iter().find(|reason| !reason.is_empty()).unwrap_or_default().to_owned();
@@ -86,7 +79,7 @@ pub fn run(
     atomic::write_json(&folder.join("summary.json"), &summary)?;
     summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
     events.emit(Event::Saved { what: "scores".into(), path: path.clone() });
-    Ok(QualityOutcome::Finished { scores: path, summary })
+    Ok(Ended::Finished(QualityOutcome { scores: path, summary }))
 }
 
 /// One judge at work.

@@ -14,7 +14,7 @@ use truing_prompts::triplets::TripletOptions;
 use truing_types::StageName;
 
 use crate::embed::train::EmbeddingLossKind;
-use crate::recipe::{self, Recipe, RecipeError};
+use crate::recipe::{self, Recipe};
 
 /// A few settings of the run, then a table for each part in the order in which they are taken.
 ///
@@ -265,6 +265,10 @@ impl Recipe for SelectConfig {
         self.stage
     }
 
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         if !self.output_dir.as_os_str().is_empty() {
             self.output_dir = folder.join(&self.output_dir);
@@ -273,29 +277,15 @@ impl Recipe for SelectConfig {
         if let Some(vectors) = &mut self.embedding.vectors {
             *vectors = folder.join(&*vectors);
         }
-        // A name such as `org/model` looks like a path; it is one where the recipe's folder has it.
-        let path = folder.join(&self.embedding.model_name_or_path);
-        if !self.embedding.model_name_or_path.is_empty() && path.exists() {
-            self.embedding.model_name_or_path = path.to_string_lossy().into_owned();
-        }
+        recipe::resolve_model(&mut self.embedding.model_name_or_path, folder);
+    }
+
+    fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+        recipe::find_model(&mut self.embedding.model_name_or_path, find)
     }
 }
 
 impl SelectConfig {
-    /// Reads a recipe and the overrides on top of it; see [`recipe::parse`].
-    ///
-    /// # Errors
-    /// When it is not TOML, a key is unknown, or a value does not fit.
-    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        recipe::parse(text, path, overrides)
-    }
-
-    /// The whole recipe with every default filled in.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        recipe::to_toml(self)
-    }
-
     /// A source with its path in the data's folder.
     pub(super) fn source(&self, source: &SourceConfig) -> SourceConfig {
         SourceConfig { path: self.data_dir.join(&source.path), ..source.clone() }

@@ -12,11 +12,12 @@ use truing_prompts::templates::mine_templates;
 use truing_prompts::tokens::TokenPool;
 use truing_prompts::triplets::{TripletOptions, mine_triplets};
 use truing_store::{Digest, RunDirectory, RunInputs};
+use truing_train::PlanRow;
 use truing_types::PromptRow;
 
 use super::SelectConfig;
 use crate::training::{opening, resume};
-use crate::{Machine, StageError, recipe};
+use crate::{Machine, Recipe, StageError, StagePlan, recipe};
 
 /// A selection that can begin.
 #[derive(Debug)]
@@ -126,6 +127,17 @@ impl SelectPlan {
         let decisive = |text: &str| recipe::decisive_of::<SelectConfig>(text, &folder.recipe_path());
         resume::check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&self.config.to_toml())?)?;
         resume::check_same_files(&folder.inputs()?, &self.record()?)
+    }
+}
+
+impl StagePlan for SelectPlan {
+    /// Empty: what the parts take depends on the pool, which the run reads.
+    fn rows(&self) -> Vec<PlanRow> {
+        Vec::new()
+    }
+
+    fn summary(&self) -> String {
+        self.parts().join("; ")
     }
 }
 

@@ -12,11 +12,10 @@ use truing_types::{Event, EventSink};
 use super::mining::{self, Mined};
 use super::pool::Pool;
 use super::{SelectPlan, TaskEmbeddingConfig};
-use crate::embed::train::{self, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use crate::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use crate::embed::vectors::{NpyFile, UnfinishedVectors, VectorWriter};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::training::{Start, TrainingOutcome};
-use crate::{Probe, StageError};
+use crate::{Ended, Probe, RunContext, Stage, StageError, Start};
 
 /// Vectors of the encoder as it is.
 const BASE_VECTORS: &str = "vectors.npy";
@@ -124,13 +123,11 @@ pub(super) fn train_and_embed(
         ..EmbedTrainConfig::default()
     };
     let inputs = EmbedTrainInputs::load(&config, events)?;
-    let is_begun = config.output_dir.join("recipe.resolved.toml").exists();
-    let start = if is_begun { Start::Resume } else { Start::Fresh };
+    let start = Start::of(&config.output_dir);
     let train_plan = EmbedTrainPlan::resolve(config, &inputs, &plan.machine)?;
-    let model = match train::run(&train_plan, &inputs, start, &Solo, probe, events, stop)? {
-        TrainingOutcome::Finished { model, .. } => model,
-        TrainingOutcome::Interrupted { .. } => return Ok(None),
-    };
+    let context = RunContext::new(start, &Solo, probe, events, stop);
+    let Ended::Finished(trained) = EmbedStage::run(&train_plan, &inputs, context)? else { return Ok(None) };
+    let model = trained.model;
     let weights = Digest::of_file(&model.join("model.safetensors"))?;
     let max_tokens = plan.config.embedding.max_tokens;
     let digest = Digest::of_bytes(format!("{weights}\n{max_tokens:?}\n{}", texts_digest(pool)).as_bytes());

@@ -95,8 +95,8 @@ impl TrainingInputs for SftInputs {
         reports.flat_map(|report| &report.skipped).collect()
     }
 
-    fn digest(&self, config: &TrainingConfig) -> Digest {
-        opening::digest(config, self.train.digest(), &self.record)
+    fn samples_digest(&self) -> Option<Digest> {
+        Some(self.train.digest())
     }
 }
 

@@ -11,7 +11,7 @@ use truing_types::StageName;
 use crate::StageError;
 use crate::classifier::ClassifierConfig;
 use crate::dpo::PreferenceConfig;
-use crate::recipe::{self, Recipe, RecipeError};
+use crate::recipe::{self, Recipe};
 use crate::reward::RewardModelConfig;
 
 /// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`, and the table of the stage where it has settings of
@@ -263,6 +263,10 @@ impl Recipe for TrainingConfig {
         self.stage
     }
 
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         self.data_dir = folder.join(&self.data_dir);
         if !self.output_dir.as_os_str().is_empty() {
@@ -274,29 +278,15 @@ impl Recipe for TrainingConfig {
         if let Some(set) = self.classifier.as_mut().and_then(|classifier| classifier.label_set.as_mut()) {
             *set = folder.join(&*set);
         }
-        // A name such as `org/model` looks like a path; it is one where the recipe's folder has it.
-        let path = folder.join(&self.model_name_or_path);
-        if !self.model_name_or_path.is_empty() && path.exists() {
-            self.model_name_or_path = path.to_string_lossy().into_owned();
-        }
+        recipe::resolve_model(&mut self.model_name_or_path, folder);
+    }
+
+    fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+        recipe::find_model(&mut self.model_name_or_path, find)
     }
 }
 
 impl TrainingConfig {
-    /// Reads a recipe and the overrides on top of it; see [`recipe::parse`].
-    ///
-    /// # Errors
-    /// When it is not TOML, a key is unknown, or a value does not fit.
-    pub fn from_toml(text: &str, path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        recipe::parse(text, path, overrides)
-    }
-
-    /// The whole recipe with every default filled in.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        recipe::to_toml(self)
-    }
-
     /// Checks that the recipe is for `expected`, and that it holds no table of another stage.
     ///
     /// # Errors
@@ -343,10 +333,5 @@ impl TrainingConfig {
             weight_decay: self.weight_decay as f32,
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
         }
-    }
-
-    /// The settings that decide the weights, as TOML.
-    pub(crate) fn decisive_toml(&self) -> String {
-        self.decisive().to_string()
     }
 }

@@ -8,11 +8,10 @@ use toml::Table;
 use truing_store::{CommittedDirectory, Digest, RunDirectory, RunInputs, atomic};
 use truing_types::{Communicator, Event, EventSink};
 
-use super::Start;
 use super::resume::{check_same_recipe, find_checkpoint};
 use crate::ranks::on_first_rank;
 use crate::row_report::{SkippedRow, write_skipped};
-use crate::{RecipeError, StageError};
+use crate::{RecipeError, StageError, Start};
 
 /// Reads the settings that decide the results out of a recipe's text.
 pub(crate) type DecisiveOf = fn(&str, &Path) -> Result<Table, RecipeError>;

@@ -11,7 +11,7 @@ use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::StageName;
 
 use super::TrainingConfig;
-use crate::{StageError, model};
+use crate::{Recipe, StageError, model};
 
 /// Checks what the recipe says of data and model.
 ///
@@ -135,10 +135,18 @@ pub(crate) fn model_files(model: &ModelFiles) -> Vec<PathBuf> {
     model.weight_files()
 }
 
-/// Digest of everything that decides the weights: settings, data, model.
-pub(crate) fn digest(config: &TrainingConfig, data: Digest, record: &RunInputs) -> Digest {
-    let models = record.files.iter().filter(|file| file.role == "model");
-    let models: Vec<String> = models.map(|file| file.blake3.to_string()).collect();
-    let all = [config.decisive_toml(), data.to_string(), models.join(" ")];
-    Digest::of_bytes(all.join("\n").as_bytes())
+/// The engine that computes, as the content key names it.
+const ENGINE: &str = "cpu f32";
+/// Counts changes of what the content key is made of.
+const KEY_VERSION: u32 = 2;
+
+/// The content key of a run: a digest of everything that decides its results. These are the engine, the stage with the
+/// settings that decide results ([`Recipe::decisive`]), the contents of all input files but those it is only evaluated
+/// on, and the samples that were made of them, where a stage can tell.
+pub(crate) fn content_key(recipe: &impl Recipe, inputs: &RunInputs, samples: Option<Digest>) -> Digest {
+    let mut parts = vec![format!("{KEY_VERSION} {ENGINE}"), recipe.decisive_toml()];
+    let deciding = inputs.files.iter().filter(|file| file.role != "evaluation");
+    parts.extend(deciding.map(|file| format!("{} {}", file.role, file.blake3)));
+    parts.extend(samples.map(|samples| samples.to_string()));
+    Digest::of_bytes(parts.join("\n").as_bytes())
 }

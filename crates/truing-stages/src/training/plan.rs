@@ -11,8 +11,9 @@ use truing_train::{
 };
 use truing_types::Seed;
 
+use super::opening::content_key;
 use super::{LoraConfig, Packed, TrainingConfig, TrainingData, TrainingInputs};
-use crate::{Machine, StageError};
+use crate::{Machine, StageError, StagePlan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Share of what the machine has left that a run takes unless told otherwise.
@@ -136,7 +137,7 @@ impl TrainingPlan {
         })?;
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
         Ok(Self {
-            digest: inputs.digest(&config),
+            digest: content_key(&config, inputs.record(), inputs.samples_digest()),
             schedule: schedule(&config, n_steps),
             optimizer: config.optimizer(),
             trainable,
@@ -197,9 +198,41 @@ impl TrainingPlan {
             .sum()
     }
 
-    /// The plan as lines: model, data, memory, work.
+    /// The best way for every k, for a table.
     #[must_use]
-    pub fn rows(&self) -> Vec<PlanRow> {
+    pub fn by_layers_per_segment(&self) -> &[SegmentChoice] {
+        &self.memory.by_layers_per_segment
+    }
+
+    /// `plan.json` of the run directory.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let parts: Vec<_> = self
+            .memory
+            .rows()
+            .iter()
+            .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
+            .filter_map(|row| match row.amount {
+                Amount::Bytes(bytes) => Some(json!({"name": row.name, "bytes": bytes})),
+                _ => None,
+            })
+            .collect();
+        let segments = self.memory.chosen.segments;
+        json!({
+            "peak_bytes": self.memory.chosen.peak_bytes,
+            "budget_bytes": self.memory.budget_bytes,
+            "layers_per_segment": segments.layers_per_segment,
+            "n_recomputed_layers": segments.n_recomputed_layers(),
+            "reason": self.summary(),
+            "n_steps": self.n_steps,
+            "flops_per_step": self.step_flops.total(),
+            "parts": parts,
+        })
+    }
+}
+
+impl StagePlan for TrainingPlan {
+    /// The plan as lines: model, data, memory, work.
+    fn rows(&self) -> Vec<PlanRow> {
         let row = PlanRow::new;
         let packing = self.packing();
         let mut rows = vec![
@@ -228,15 +261,8 @@ impl TrainingPlan {
         rows
     }
 
-    /// The best way for every k, for a table.
-    #[must_use]
-    pub fn by_layers_per_segment(&self) -> &[SegmentChoice] {
-        &self.memory.by_layers_per_segment
-    }
-
     /// The chosen k and why, in one sentence.
-    #[must_use]
-    pub fn reason(&self) -> String {
+    fn summary(&self) -> String {
         let segments = self.memory.chosen.segments;
         let (k, n_layers) = (segments.layers_per_segment, segments.n_layers);
         match segments.n_recomputed_layers() {
@@ -245,31 +271,6 @@ impl TrainingPlan {
                 "k = {k}: {n} of {n_layers} layers are recomputed; recomputing fewer would exceed the memory budget"
             ),
         }
-    }
-
-    /// `plan.json` of the run directory.
-    pub(crate) fn to_json(&self) -> serde_json::Value {
-        let parts: Vec<_> = self
-            .memory
-            .rows()
-            .iter()
-            .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
-            .filter_map(|row| match row.amount {
-                Amount::Bytes(bytes) => Some(json!({"name": row.name, "bytes": bytes})),
-                _ => None,
-            })
-            .collect();
-        let segments = self.memory.chosen.segments;
-        json!({
-            "peak_bytes": self.memory.chosen.peak_bytes,
-            "budget_bytes": self.memory.budget_bytes,
-            "layers_per_segment": segments.layers_per_segment,
-            "n_recomputed_layers": segments.n_recomputed_layers(),
-            "reason": self.reason(),
-            "n_steps": self.n_steps,
-            "flops_per_step": self.step_flops.total(),
-            "parts": parts,
-        })
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEngine;
@@ -21,47 +20,9 @@ use super::{
     DataOf, EvaluationFindings, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload,
 };
 use crate::model::{self, BesideWeights};
-use crate::{Probe, StageError, recipe};
+use crate::{Ended, Probe, Recipe, RunContext, StageError, TrainedModel, recipe};
 
 const GIB: f64 = (1_u64 << 30) as f64;
-
-/// How a run begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// In a folder that holds no run yet.
-    Fresh,
-    /// From the newest good checkpoint of the folder's run. Where there is no run yet, because the folder is missing, empty
-    /// or of a run that was killed before its first file, the run starts.
-    Resume,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TrainingOutcome {
-    /// All steps were taken and the model is saved.
-    Finished {
-        /// Its directory.
-        model: PathBuf,
-        /// The last line of metrics.
-        metrics: BTreeMap<String, f64>,
-    },
-    /// The stop flag was seen; a resume goes on from `step`.
-    Interrupted {
-        /// Steps that are safe.
-        step: u64,
-    },
-}
-
-impl TrainingOutcome {
-    /// The saved model, where the run was finished.
-    #[must_use]
-    pub fn into_model(self) -> Option<PathBuf> {
-        match self {
-            Self::Finished { model, .. } => Some(model),
-            Self::Interrupted { .. } => None,
-        }
-    }
-}
 
 /// Everything a run holds while it goes on.
 struct Running<'a, W: Workload> {
@@ -87,10 +48,11 @@ pub(crate) fn run<W: Workload>(
     plan: &TrainingPlan,
     inputs: &W::Inputs,
     mut workload: W,
-    start: Start,
-    surroundings: Surroundings<'_>,
-) -> Result<TrainingOutcome, StageError> {
-    let Surroundings { communicator, probe, events, stop } = surroundings;
+    context: &mut RunContext<'_>,
+) -> Result<Ended<TrainedModel>, StageError> {
+    let (start, communicator, probe, stop) =
+        (context.start, context.communicator, context.probe, context.stop);
+    let events = &mut *context.events;
     let config = &plan.config;
     let recipe = config.to_toml();
     let outline = RunOutline {
@@ -104,7 +66,7 @@ pub(crate) fn run<W: Workload>(
     };
     let (folder, checkpoint) = match outline.open(start, communicator, events)? {
         OpenedRun::Finished(model) => {
-            return Ok(TrainingOutcome::Finished { model, metrics: BTreeMap::new() });
+            return Ok(Ended::Finished(TrainedModel::of_earlier_run(model)));
         }
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
@@ -117,7 +79,7 @@ pub(crate) fn run<W: Workload>(
         events,
     )?;
     if workload.begin(&mut engine, inputs, folder.path(), communicator, events, stop)?.is_break() {
-        return Ok(TrainingOutcome::Interrupted { step: 0 });
+        return Ok(Ended::Interrupted { step: Some(0) });
     }
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
     let mut state = TrainerState::start(config.seed, plan.digest);
@@ -145,16 +107,8 @@ pub(crate) fn run<W: Workload>(
     running.train()
 }
 
-/// What a run works with besides its plan.
-pub(crate) struct Surroundings<'a> {
-    pub(crate) communicator: &'a dyn Communicator,
-    pub(crate) probe: &'a dyn Probe,
-    pub(crate) events: &'a mut dyn EventSink,
-    pub(crate) stop: &'a AtomicBool,
-}
-
 impl<W: Workload> Running<'_, W> {
-    fn train(mut self) -> Result<TrainingOutcome, StageError> {
+    fn train(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let plan = self.plan;
         if self.state.is_evaluation_due && self.evaluate()?.is_break() {
             return self.interrupted();
@@ -364,13 +318,13 @@ impl<W: Workload> Running<'_, W> {
         })
     }
 
-    fn interrupted(mut self) -> Result<TrainingOutcome, StageError> {
+    fn interrupted(mut self) -> Result<Ended<TrainedModel>, StageError> {
         self.events.emit(Event::PhaseFinished);
         self.save_checkpoint()?;
-        Ok(TrainingOutcome::Interrupted { step: self.state.step })
+        Ok(Ended::Interrupted { step: Some(self.state.step) })
     }
 
-    fn finish(mut self) -> Result<TrainingOutcome, StageError> {
+    fn finish(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let config = &self.plan.config;
         if config.load_best_model_at_end {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
@@ -386,7 +340,8 @@ impl<W: Workload> Running<'_, W> {
             // The last steps are kept, so that a resume can save them otherwise, for instance with another dtype.
             self.save_checkpoint()?;
         }
-        Ok(TrainingOutcome::Finished { model: saved?, metrics: self.record.into_last_metrics() })
+        let metrics = self.record.into_last_metrics();
+        Ok(Ended::Finished(TrainedModel { model: saved?, metrics, nothing_learnt: None }))
     }
 }
 

@@ -1,26 +1,25 @@
 //! `truing label train` and `truing quality train` on a tiny encoder and a tiny decoder: what can be learnt is learnt and
 //! what cannot is not, interrupted runs end with the same bits, and a saved model says the same.
 
+use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
+use crate::{embeddings, qualities};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::{EncoderFiles, HeadKind, ModelFiles};
 use truing_parallel::Solo;
-use truing_stages::StageError;
 use truing_stages::classifier::{
-    self, Answer, Classifier, ClassifierInputs, ClassifierPlan, ClassifierSpec, OutputSpec, PredictionOptions,
+    self, Answer, Classifier, ClassifierInputs, ClassifierPlan, ClassifierSpec, ClassifierStage, OutputSpec,
+    PredictionOptions,
 };
-use truing_stages::training::{Start, TrainingConfig, TrainingOutcome};
+use truing_stages::training::TrainingConfig;
+use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
 use truing_types::{ClassifierEvaluation, Event, Silent};
-
-use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
-use crate::{embeddings, qualities};
 
 pub(crate) const RECIPE: &str = r#"
 stage = "classifier"
@@ -101,8 +100,8 @@ pub(crate) const ALL: [&str; 1] = ["classifier.dimensions=[\"kind\", \"traits\"]
 fn load(folder: &Path, overrides: &[&str]) -> Result<(ClassifierPlan, ClassifierInputs), StageError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
-    let inputs = classifier::load(&config, RenderOptions::default(), &mut Silent)?;
-    Ok((ClassifierPlan::resolve(config, &inputs, &MACHINE)?, inputs))
+    let inputs = setup::load::<ClassifierStage>(&config, &mut Silent)?;
+    Ok((ClassifierStage::plan(config, &inputs, &MACHINE)?, inputs))
 }
 
 pub(crate) fn run(
@@ -110,14 +109,18 @@ pub(crate) fn run(
     overrides: &[&str],
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
-) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
+) -> Result<(Ended<TrainedModel>, Vec<Event>), StageError> {
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
-    let inputs = classifier::load(&config, RenderOptions::default(), &mut events)?;
-    let plan = ClassifierPlan::resolve(config, &inputs, &MACHINE)?;
-    let outcome = classifier::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
+    let inputs = setup::load::<ClassifierStage>(&config, &mut events)?;
+    let plan = ClassifierStage::plan(config, &inputs, &MACHINE)?;
+    let outcome = ClassifierStage::run(
+        &plan,
+        &inputs,
+        RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop),
+    )?;
     Ok((outcome, events.seen))
 }
 
@@ -149,7 +152,7 @@ fn what_texts_say_is_learnt_and_the_saved_model_says_it_again() {
         let folder = model.folder();
         write(folder.path(), &rows(model));
         let (outcome, _) = run(folder.path(), &[ALL[0], "num_train_epochs=15"], Start::Fresh, never).unwrap();
-        let path = outcome.into_model().unwrap();
+        let path = outcome.finished().unwrap().model;
         let found = evaluation(folder.path());
         for (dimension, name) in found.dimensions.iter().zip(["kind", "traits"]) {
             assert_eq!((dimension.name.as_str(), dimension.accuracy), (name, Some(1.0)), "{model:?}");
@@ -208,7 +211,11 @@ fn a_plan_is_not_run_with_the_inputs_of_another_model() {
         [0, 1].map(|i| load(folders[i].path(), &ALL).unwrap());
     for (plan, inputs) in [(&encoder_plan, &decoder), (&decoder_plan, &encoder)] {
         let stop = AtomicBool::new(false);
-        let error = classifier::run(plan, inputs, Start::Fresh, &Solo, &Ticks::default(), &mut Silent, &stop);
+        let error = ClassifierStage::run(
+            plan,
+            inputs,
+            RunContext::new(Start::Fresh, &Solo, &Ticks::default(), &mut Silent, &stop),
+        );
         let error = error.unwrap_err().to_string();
         assert!(error.contains("the inputs that the plan was made of"), "{error}");
     }
@@ -245,7 +252,7 @@ fn a_run_that_is_stopped_anywhere_goes_on_bit_for_bit() {
             write(broken.path(), &rows(model));
             let stops = is_metrics_of(stop_step);
             let (outcome, _) = run(broken.path(), &settings, Start::Fresh, stops).unwrap();
-            assert!(matches!(outcome, TrainingOutcome::Interrupted { .. }), "{outcome:?}");
+            assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
             assert!(!broken.path().join("run").join(ClassifierEvaluation::FILE_NAME).exists());
             run(broken.path(), &settings, Start::Resume, never).unwrap();
             let [a, b] = [&broken, &whole].map(|folder| weights(&folder.path().join("run/model")));
@@ -273,7 +280,7 @@ fn a_file_is_predicted_row_by_row_and_nothing_of_it_is_lost() {
     let folder = Model::Encoder.folder();
     write(folder.path(), &rows(Model::Encoder));
     let (outcome, _) = run(folder.path(), &[ALL[0], "max_steps=2"], Start::Fresh, never).unwrap();
-    let path = outcome.into_model().unwrap();
+    let path = outcome.finished().unwrap().model;
     let mut classifier = Classifier::open(&path, RenderOptions::default(), 2, &mut Silent).unwrap();
     let (data, output) = (folder.path().join("new.jsonl"), folder.path().join("out.jsonl"));
     // More rows than are read at a time.
@@ -508,7 +515,7 @@ fn labels_that_only_the_evaluation_has_are_told_and_left_out() {
     let config = TrainingConfig::from_toml(RECIPE, &folder.path().join("recipe.toml"), &overrides).unwrap();
     let stop = AtomicBool::new(false);
     let mut told = Events { seen: events, stop: &stop, stop_when: Box::new(never) };
-    classifier::load(&config, RenderOptions::default(), &mut told).unwrap();
+    setup::load::<ClassifierStage>(&config, &mut told).unwrap();
     let warning = "the evaluation data: 1 labels are not learnt and are left out: kind=unheard of";
     assert!(told.seen.contains(&Event::Warning(warning.into())), "{:?}", told.seen);
     assert_eq!(evaluation(folder.path()).dimensions[0].n_texts, 7);
@@ -530,7 +537,7 @@ fn what_judges_say_is_distilled_into_a_scorer() {
         "num_train_epochs=40",
     ];
     let (outcome, _) = run(folder.path(), &settings, Start::Fresh, never).unwrap();
-    let path = outcome.into_model().unwrap();
+    let path = outcome.finished().unwrap().model;
     let spec = ClassifierSpec::open(&path).unwrap();
     assert!(matches!(spec.parts[0].outputs, OutputSpec::Score { deviation, .. } if deviation > 0.5));
     let found = evaluation(folder.path()).scores.remove(0);
@@ -559,12 +566,12 @@ fn a_classifier_of_the_same_outputs_is_trained_further_with_its_head() {
         let folder = model.folder();
         write(folder.path(), &rows(model));
         let (outcome, _) = run(folder.path(), &[ALL[0], "max_steps=2"], Start::Fresh, never).unwrap();
-        let begun = outcome.into_model().unwrap();
+        let begun = outcome.finished().unwrap().model;
         let [from, output] =
             [("model_name_or_path", begun.clone()), ("output_dir", folder.path().join("again"))]
                 .map(|(key, path)| format!("{key}={}", path.display()));
         let settings = [ALL[0], &from, &output, "max_steps=1", "learning_rate=1e-60"];
-        let again = run(folder.path(), &settings, Start::Fresh, never).unwrap().0.into_model().unwrap();
+        let again = run(folder.path(), &settings, Start::Fresh, never).unwrap().0.finished().unwrap().model;
         let texts: Vec<String> = (0..20).map(|i| model.text(i % 2, i)).collect();
         let [before, after] = [&begun, &again].map(|path| {
             Classifier::open(path, RenderOptions::default(), 2, &mut Silent).unwrap().predict(&texts).unwrap()

@@ -1,21 +1,18 @@
 //! Embedding and learning to, on a tiny BERT: files in order, runs, interrupts, resumes, what is saved.
 
+use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use truing_model::{EncoderFiles, Pooling};
 use truing_parallel::Solo;
-use truing_stages::StageError;
-use truing_stages::embed::train::{self, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use truing_stages::embed::{EmbedOptions, EmbedOutcome, Embedder};
-use truing_stages::training::{Start, TrainingOutcome};
+use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start, TrainedModel};
 use truing_types::{Event, Silent};
-
-use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 
 /// Words of the tiny tokenizer besides its special tokens; the fixture's vocabulary is 96.
 const N_WORDS: usize = 92;
@@ -156,12 +153,12 @@ pub(crate) fn run(
     config: EmbedTrainConfig,
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
-) -> Result<TrainingOutcome, StageError> {
+) -> Result<Ended<TrainedModel>, StageError> {
     let inputs = EmbedTrainInputs::load(&config, &mut Silent)?;
     let plan = EmbedTrainPlan::resolve(config, &inputs, &MACHINE)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
-    train::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)
+    EmbedStage::run(&plan, &inputs, RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop))
 }
 
 fn metrics(folder: &Path) -> Vec<BTreeMap<String, f64>> {
@@ -184,7 +181,7 @@ fn every_loss_learns_what_belongs_together_and_the_model_is_whole() {
     ] {
         let folder = folder();
         let outcome = run(config(folder.path(), settings), Start::Fresh, never).unwrap();
-        let model = outcome.into_model().unwrap();
+        let model = outcome.finished().unwrap().model;
         let evaluations: Vec<BTreeMap<String, f64>> =
             metrics(folder.path()).into_iter().filter(|record| record.contains_key("eval_loss")).collect();
         let (first, last) = (&evaluations[0], evaluations.last().unwrap());
@@ -223,9 +220,9 @@ fn a_run_that_is_stopped_anywhere_goes_on_bit_for_bit() {
     for stop_step in [1, 3, 8] {
         let broken = folder();
         let outcome = run(config(broken.path(), &settings), Start::Fresh, is_metrics_of(stop_step)).unwrap();
-        assert!(matches!(outcome, TrainingOutcome::Interrupted { .. }), "{outcome:?}");
+        assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
         let outcome = run(config(broken.path(), &settings), Start::Resume, never).unwrap();
-        assert!(matches!(outcome, TrainingOutcome::Finished { .. }));
+        assert!(matches!(outcome, Ended::Finished(_)));
         assert_eq!(bytes(broken.path()), bytes(whole.path()), "stopped at {stop_step}");
         assert_eq!(metrics(broken.path()), metrics(whole.path()), "stopped at {stop_step}");
     }
@@ -248,7 +245,7 @@ fn packs_and_recomputation_change_nothing() {
         let inputs = EmbedTrainInputs::load(&config, &mut Silent).unwrap();
         let plan = EmbedTrainPlan::resolve(config.clone(), &inputs, &MACHINE).unwrap();
         assert_eq!(plan.run.tokens_per_pack < 200, !memory.ends_with("=1"), "{}", plan.run.tokens_per_pack);
-        let model = run(config, Start::Fresh, never).unwrap().into_model().unwrap();
+        let model = run(config, Start::Fresh, never).unwrap().finished().unwrap().model;
         let files = EncoderFiles::open(&model).unwrap();
         let mut all = Vec::new();
         files

@@ -1,27 +1,27 @@
 //! What is saved works elsewhere, and here again: score heads beside adapters, padding tokens, adapters that are trained
 //! further, values that a dtype cannot hold.
 
+use crate::policies;
+use crate::preferences;
+use crate::setup::{self, Events, Ticks, is_metrics_of, never};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::weights::SafetensorsFile;
 use truing_model::{HeadKind, ModelFiles, Tensor, is_adapter};
 use truing_parallel::Solo;
-use truing_stages::classifier::{self, Classifier, ClassifierPlan};
-use truing_stages::reward::RewardScorer;
-use truing_stages::training::{Start, TrainingConfig, TrainingOutcome, TrainingPlan};
-use truing_stages::{StageError, dpo, reward, sft};
+use truing_stages::classifier::{self, Classifier, ClassifierStage};
+use truing_stages::dpo::DpoStage;
+use truing_stages::reward::{RewardModelStage, RewardScorer};
+use truing_stages::sft::SftStage;
+use truing_stages::training::TrainingConfig;
+use truing_stages::{Ended, Recipe, RunContext, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
 use truing_types::{Event, Silent};
-
-use crate::policies;
-use crate::preferences;
-use crate::setup::{Events, MACHINE, Ticks, is_metrics_of, never};
 
 const RECIPE: &str = r#"
 stage = "sft"
@@ -74,7 +74,7 @@ fn run(
     overrides: &[&str],
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
-) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
+) -> Result<(Ended<TrainedModel>, Vec<Event>), StageError> {
     let mut all: Vec<String> = match stage {
         Stage::Sft => vec!["data=[{path=\"rows.jsonl\"}]".into()],
         Stage::Classifier => vec![
@@ -107,35 +107,20 @@ fn run(
     let config = TrainingConfig::from_toml(&recipe, &folder.join("recipe.toml"), &all)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
-    let (options, probe) = (RenderOptions::default(), Ticks::default());
+    let probe = Ticks::default();
+    let context = RunContext::new(start, &Solo, &probe, &mut events, &stop);
     let outcome = match stage {
-        Stage::Sft => {
-            let inputs = sft::SftInputs::load(&config, options, &mut events)?;
-            let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
-            sft::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?
-        }
-        Stage::Dpo => {
-            let inputs = dpo::load(&config, options, &mut events)?;
-            let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
-            dpo::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?
-        }
-        Stage::Reward => {
-            let inputs = reward::load(&config, options, &mut events)?;
-            let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
-            reward::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?
-        }
-        Stage::Classifier => {
-            let inputs = classifier::load(&config, options, &mut events)?;
-            let plan = ClassifierPlan::resolve(config, &inputs, &MACHINE)?;
-            classifier::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?
-        }
+        Stage::Sft => setup::run_stage::<SftStage>(config, context)?,
+        Stage::Dpo => setup::run_stage::<DpoStage>(config, context)?,
+        Stage::Reward => setup::run_stage::<RewardModelStage>(config, context)?,
+        Stage::Classifier => setup::run_stage::<ClassifierStage>(config, context)?,
     };
     Ok((outcome, events.seen))
 }
 
 fn finished(stage: Stage, folder: &Path, overrides: &[&str]) -> (PathBuf, Vec<Event>) {
     let (outcome, events) = run(stage, folder, overrides, Start::Fresh, never).unwrap();
-    (outcome.into_model().unwrap(), events)
+    (outcome.finished().unwrap().model, events)
 }
 
 fn metrics(run: &Path) -> Vec<BTreeMap<String, f64>> {
@@ -237,9 +222,9 @@ fn an_interrupted_run_with_adapters_and_a_head_ends_with_the_same_bits() {
             let folder = folder();
             let (outcome, _) =
                 run(stage, folder.path(), &[], Start::Fresh, is_metrics_of(last_step)).unwrap();
-            assert_eq!(outcome, TrainingOutcome::Interrupted { step: last_step });
+            assert_eq!(outcome, Ended::Interrupted { step: Some(last_step) });
             let (outcome, _) = run(stage, folder.path(), &["threads=1"], Start::Resume, never).unwrap();
-            let found = outcome.into_model().unwrap();
+            let found = outcome.finished().unwrap().model;
             assert!(
                 adapter_bytes(&expected) == adapter_bytes(&found),
                 "{stage:?} stopped after step {last_step}"
@@ -351,7 +336,7 @@ fn training_continues_on_an_adapters_own_weights() {
         let more = [&from[..], "output_dir=again", "max_steps=3"];
         run(second, folder.path(), &more, Start::Fresh, is_metrics_of(2)).unwrap();
         let (outcome, _) = run(second, folder.path(), &more, Start::Resume, never).unwrap();
-        assert!(adapter_bytes(&further) == adapter_bytes(&outcome.into_model().unwrap()), "{second:?}");
+        assert!(adapter_bytes(&further) == adapter_bytes(&outcome.finished().unwrap().model), "{second:?}");
     }
 }
 
@@ -432,7 +417,7 @@ fn a_value_that_f16_cannot_hold_stops_the_save_and_loses_no_step() {
     assert!(!folder.path().join("run/model").exists());
     let settings = ["no lora", "max_steps=2", "learning_rate=1e-60", "save_dtype=bf16"];
     let (outcome, events) = run(Stage::Sft, folder.path(), &settings, Start::Resume, never).unwrap();
-    assert!(outcome.into_model().unwrap().join("config.json").is_file());
+    assert!(outcome.finished().unwrap().model.join("config.json").is_file());
     let steps =
         events.iter().filter(|e| matches!(e, Event::Metrics { values, .. } if values.contains_key("loss")));
     assert_eq!(steps.count(), 0, "no step is made again");

@@ -1,5 +1,9 @@
 //! Language models as judges of a policy's completions, and the client against truing's own model behind a server.
 
+use crate::policies;
+use crate::scripted::{Scripted, Stopped};
+use crate::setup::{self, Events, MACHINE, Ticks, never};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -7,24 +11,17 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-use serde_json::{Value, json};
 use truing_client::{Access, CacheMode, ClientSettings, OpenAiClient};
 use truing_generate::LocalChat;
 use truing_model::{ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
-use truing_stages::StageError;
 use truing_stages::chat::{ChatModelConfig, ChatSurroundings, OpenChatModel};
-use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan};
-use truing_stages::training::Start;
+use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoPlan, GrpoStage};
+use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, StagePlan as _, Start, TrainedModel};
 use truing_text::RenderOptions;
 use truing_types::{
     ChatModel, ChatRequest, Conversation, Event, Message, Role, SamplingOptions, Seed, Silent,
 };
-
-use crate::policies;
-use crate::scripted::{Scripted, Stopped};
-use crate::setup::{self, Events, MACHINE, Ticks, never};
 
 const JUDGED: &str = r#"judge={model={server={base_url="http://127.0.0.1:9/v1",model="m"}}}"#;
 
@@ -43,14 +40,21 @@ fn run(
     start: Start,
     judge: Option<OpenChatModel>,
     stop_when: impl Fn(&Event) -> bool + 'static,
-) -> Result<GrpoOutcome, StageError> {
+) -> Result<Ended<TrainedModel>, StageError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = GrpoConfig::from_toml(policies::RECIPE, &folder.join("recipe.toml"), &overrides)?;
     let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
     let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
-    grpo::run_with_judge(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop, judge)
+    GrpoStage::run(
+        &plan,
+        &inputs,
+        RunContext {
+            chat_models: judge.into_iter().collect(),
+            ..RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop)
+        },
+    )
 }
 
 #[test]
@@ -67,7 +71,7 @@ fn a_judged_run_that_is_broken_off_goes_on_bit_for_bit_and_asks_nothing_twice() 
     let is_learning = |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase.starts_with("step 2 of 3: updating the policy"));
     let outcome =
         run(folder.path(), &overrides, Start::Fresh, Some(judge.cached(&cache)), is_learning).unwrap();
-    assert!(matches!(outcome, GrpoOutcome::Interrupted { .. }), "{outcome:?}");
+    assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
     run(folder.path(), &overrides, Start::Resume, Some(judge.cached(&cache)), never).unwrap();
     let found = policies::everything(folder.path());
     assert!(expected.0 == found.0, "the weights differ");
@@ -82,7 +86,7 @@ fn while_the_judge_is_asked_the_run_can_be_stopped_and_nothing_is_learnt() {
     let asks =
         |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase == "asking the judge");
     let outcome = run(folder.path(), &[JUDGED], Start::Fresh, Some(judge().open()), asks).unwrap();
-    assert_eq!(outcome, GrpoOutcome::Interrupted { step: 0 });
+    assert_eq!(outcome, Ended::Interrupted { step: Some(0) });
 }
 
 /// Runs to its end, whatever that is, and keeps what was said.
@@ -91,7 +95,7 @@ fn run_and_listen(
     overrides: &[&str],
     start: Start,
     judge: &Scripted,
-) -> (Result<GrpoOutcome, StageError>, Vec<String>) {
+) -> (Result<Ended<TrainedModel>, StageError>, Vec<String>) {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = GrpoConfig::from_toml(policies::RECIPE, &folder.join("recipe.toml"), &overrides).unwrap();
     let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent).unwrap();
@@ -100,8 +104,14 @@ fn run_and_listen(
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(never) };
     let judge = has_judge.then(|| judge.open());
-    let ended =
-        grpo::run_with_judge(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop, judge);
+    let ended = GrpoStage::run(
+        &plan,
+        &inputs,
+        RunContext {
+            chat_models: judge.into_iter().collect(),
+            ..RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop)
+        },
+    );
     let warnings = events.seen.into_iter().filter_map(|event| match event {
         Event::Warning(text) => Some(text),
         _ => None,
@@ -109,7 +119,7 @@ fn run_and_listen(
     (ended, warnings.collect())
 }
 
-fn ended_with(ended: Result<GrpoOutcome, StageError>) -> String {
+fn ended_with(ended: Result<Ended<TrainedModel>, StageError>) -> String {
     match ended {
         Err(error @ StageError::Unscored { .. }) => error.to_string(),
         other => panic!("{other:?}"),
@@ -138,7 +148,7 @@ fn a_judge_that_is_down_is_told_at_once_and_ends_the_run_after_some_steps() {
 
     // Once it is up again, the run takes these steps as if nothing had happened.
     let (ended, _) = run_and_listen(folder.path(), &long, Start::Resume, &judge());
-    assert!(matches!(ended, Ok(GrpoOutcome::Finished { nothing_learnt: None, .. })), "{ended:?}");
+    assert!(matches!(ended, Ok(Ended::Finished(TrainedModel { nothing_learnt: None, .. }))), "{ended:?}");
     let straight = policies::folder();
     run(straight.path(), &long, Start::Fresh, Some(judge().open()), never).unwrap();
     assert!(policies::everything(straight.path()) == policies::everything(folder.path()));
@@ -182,7 +192,7 @@ fn completions_without_a_reward_beside_others_are_warned_of_at_once_and_counted_
     let overrides = [JUDGED, "max_steps=3", "save_steps=1", "judge.verdict.max_failures_in_a_row=99"];
     let straight = policies::folder();
     let (ended, warnings) = run_and_listen(straight.path(), &overrides, Start::Fresh, &fails_on_some());
-    assert!(matches!(ended, Ok(GrpoOutcome::Finished { nothing_learnt: None, .. })), "{ended:?}");
+    assert!(matches!(ended, Ok(Ended::Finished(TrainedModel { nothing_learnt: None, .. }))), "{ended:?}");
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     let first = &warnings[0];
     assert!(first.starts_with("step 1: ") && first.contains(" of 12 completions have no reward"), "{first}");
@@ -217,7 +227,9 @@ fn a_run_that_learnt_nothing_for_want_of_rewards_says_so_in_the_server_s_words()
     });
     let overrides = [JUDGED, "reward=[]", "max_steps=3"];
     let (ended, warnings) = run_and_listen(folder.path(), &overrides, Start::Fresh, &mostly_refuses);
-    let Ok(GrpoOutcome::Finished { nothing_learnt: Some(text), .. }) = ended else { panic!("{ended:?}") };
+    let Ok(Ended::Finished(TrainedModel { nothing_learnt: Some(text), .. })) = ended else {
+        panic!("{ended:?}")
+    };
     assert!(text.starts_with("nothing was learnt: 27 of 36 completions have no reward"), "{text}");
     assert!(text.contains("status 400: no such parameter"), "{text}");
     assert_eq!(warnings.last(), Some(&text), "it is the last word");
@@ -236,7 +248,7 @@ fn a_run_that_continues_without_rewards_says_in_the_end_how_much_it_learnt_from(
     });
     let overrides = [JUDGED, "max_steps=4", "on_unscored_step=warn"];
     let (ended, warnings) = run_and_listen(folder.path(), &overrides, Start::Fresh, &runs_dry);
-    assert!(matches!(ended, Ok(GrpoOutcome::Finished { nothing_learnt: None, .. })), "{ended:?}");
+    assert!(matches!(ended, Ok(Ended::Finished(TrainedModel { nothing_learnt: None, .. }))), "{ended:?}");
     let last = warnings.last().unwrap();
     assert!(last.contains("3 of 4 steps had no reward at all and changed nothing"), "{last}");
     assert!(last.contains("36 of 48 completions have no reward: judge_refused (36)"), "{last}");
@@ -260,7 +272,9 @@ fn a_judge_that_refuses_everything_ends_the_run_in_its_first_step() {
     let folder = policies::folder();
     let warn = [JUDGED, "max_steps=4", "on_unscored_step=warn"];
     let (ended, warnings) = run_and_listen(folder.path(), &warn, Start::Fresh, &Scripted::refuses(words));
-    let Ok(GrpoOutcome::Finished { nothing_learnt: Some(text), .. }) = ended else { panic!("{ended:?}") };
+    let Ok(Ended::Finished(TrainedModel { nothing_learnt: Some(text), .. })) = ended else {
+        panic!("{ended:?}")
+    };
     assert!(text.contains("nothing was learnt") && text.contains(words), "{text}");
     assert!(warnings[0].contains(words), "{warnings:?}");
 }
@@ -303,7 +317,7 @@ fn rewards_that_are_all_equal_or_lack_their_column_are_no_success() {
     let folder = policies::folder();
     let equal = ["reward=[{kind={length={at_most=99}}}]", "max_steps=4"];
     let (ended, warnings) = run_and_listen(folder.path(), &equal, Start::Fresh, &nobody);
-    let Ok(GrpoOutcome::Finished { nothing_learnt: Some(text), model, .. }) = ended else {
+    let Ok(Ended::Finished(TrainedModel { nothing_learnt: Some(text), model, .. })) = ended else {
         panic!("{ended:?}")
     };
     assert!(text.contains("all rewards of each group were equal") && model.exists(), "{text}");
@@ -336,7 +350,7 @@ fn an_evaluation_without_a_reward_is_said_and_is_never_the_best() {
     let first =
         |event: &Event| matches!(event, Event::Metrics { step: 1, values } if values.contains_key("loss"));
     let ended = run(folder.path(), &overrides, Start::Fresh, None, first).unwrap();
-    assert!(matches!(ended, GrpoOutcome::Interrupted { .. }), "{ended:?}");
+    assert!(matches!(ended, Ended::Interrupted { .. }), "{ended:?}");
     let (ended, warnings) = run_and_listen(folder.path(), &overrides, Start::Resume, &Scripted::fails());
     assert!(ended.is_ok(), "{ended:?}");
     assert!(warnings.iter().any(|warning| warning.starts_with("the evaluation: none of 2")), "{warnings:?}");

@@ -1,20 +1,19 @@
 //! `truing label` with judges that answer by a rule: good ones, and each kind of bad one.
 
+use crate::scripted::Scripted;
+use crate::setup;
+use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use serde_json::{Value, json};
 use tempfile::TempDir;
-use truing_stages::StageError;
 use truing_stages::chat::OpenChatModel;
-use truing_stages::label::{self, LabelConfig, LabelInputs, LabelOutcome, LabelPlan, Summary};
+use truing_stages::label::{self, LabelConfig, LabelInputs, LabelOutcome, LabelPlan, LabelStage, Summary};
+use truing_stages::{Ended, Recipe, Stage, StageError};
 use truing_types::{ChatError, Silent};
-
-use crate::scripted::Scripted;
 
 pub(crate) const RECIPE: &str = r#"
 stage = "label"
@@ -81,9 +80,9 @@ pub(crate) fn run(
     judges: Vec<OpenChatModel>,
 ) -> Result<(Summary, Vec<Value>), StageError> {
     let (plan, inputs) = plan(folder, recipe, overrides)?;
-    match label::run(&plan, &inputs, judges, &mut Silent, &AtomicBool::new(false))? {
-        LabelOutcome::Finished { labels, summary } => Ok((*summary, lines(&labels))),
-        LabelOutcome::Interrupted => panic!("nobody stopped it"),
+    match LabelStage::run(&plan, &inputs, setup::judged(judges, &mut Silent, &AtomicBool::new(false)))? {
+        Ended::Finished(LabelOutcome { labels, summary }) => Ok((*summary, lines(&labels))),
+        Ended::Interrupted { .. } => panic!("nobody stopped it"),
     }
 }
 
@@ -206,8 +205,10 @@ fn a_run_that_is_broken_off_goes_on_and_asks_nothing_twice() {
             if n.get() > 5 { Err(ChatError::BrokenOff) } else { Ok(answer(text)) }
         }
     });
-    let outcome = label::run(&plan, &inputs, vec![interrupting.cached(&cache)], &mut Silent, &stop).unwrap();
-    assert_eq!(outcome, LabelOutcome::Interrupted);
+    let outcome =
+        LabelStage::run(&plan, &inputs, setup::judged(vec![interrupting.cached(&cache)], &mut Silent, &stop))
+            .unwrap();
+    assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
     assert!(FILES.iter().all(|file| !folder.path().join("labels").join(file).exists()));
     let resumed = good();
     run(folder.path(), RECIPE, &overrides, vec![resumed.cached(&cache)]).unwrap();

@@ -1,6 +1,7 @@
 use std::fs;
 
 use truing_stages::StageError;
+use truing_stages::StagePlan as _;
 use truing_train::PlanError;
 
 use crate::setup;
@@ -38,7 +39,7 @@ fn a_plan_says_everything_that_is_decided() {
     {
         assert!(names.iter().any(|n| n == name), "{name} is not in {names:?}");
     }
-    assert!(plan.reason().contains("no recomputation"));
+    assert!(plan.summary().contains("no recomputation"));
     assert_eq!(plan.by_layers_per_segment().len(), 2);
 }
 

@@ -1,22 +1,19 @@
 //! `truing grpo` on a tiny model: it learns what is rewarded, every algorithm runs, and a run that is interrupted
 //! anywhere ends with the same tokens and the same bits.
 
+use crate::setup::{self, Events, MACHINE, Ticks, never};
+use crate::tiny_model;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-
 use tempfile::TempDir;
 use truing_parallel::Solo;
-use truing_stages::StageError;
-use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan, rollouts};
-use truing_stages::training::Start;
+use truing_stages::grpo::{GrpoConfig, GrpoInputs, GrpoPlan, GrpoStage, rollouts};
+use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
 use truing_types::{Event, FinishReason, Rollout, Silent};
-
-use crate::setup::{self, Events, MACHINE, Ticks, never};
-use crate::tiny_model;
 
 /// The shorter the better: what a tiny model can learn in a few steps.
 pub(crate) const RECIPE: &str = r#"
@@ -61,14 +58,15 @@ pub(crate) fn run(
     overrides: &[&str],
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
-) -> Result<(GrpoOutcome, Vec<Event>), StageError> {
+) -> Result<(Ended<TrainedModel>, Vec<Event>), StageError> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = GrpoConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
     let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut events)?;
     let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
-    let outcome = grpo::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
+    let outcome =
+        GrpoStage::run(&plan, &inputs, RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop))?;
     Ok((outcome, events.seen))
 }
 
@@ -121,11 +119,11 @@ fn interrupted_anywhere_and_resumed_draws_the_same_tokens_and_ends_with_the_same
     for (i, stop_when) in stops.into_iter().enumerate() {
         let folder = folder();
         let (outcome, _) = run(folder.path(), &overrides, Start::Fresh, stop_when).unwrap();
-        assert!(matches!(outcome, GrpoOutcome::Interrupted { .. }), "stop {i}: {outcome:?}");
+        assert!(matches!(outcome, Ended::Interrupted { .. }), "stop {i}: {outcome:?}");
         let resumed: Vec<&str> =
             overrides.iter().copied().chain(["threads=1", "generation_batch_size=5"]).collect();
         let (outcome, _) = run(folder.path(), &resumed, Start::Resume, never).unwrap();
-        assert!(matches!(outcome, GrpoOutcome::Finished { .. }));
+        assert!(matches!(outcome, Ended::Finished(_)));
         let found = everything(folder.path());
         assert!(expected.0 == found.0, "stop {i}: the weights differ");
         assert!(expected.2 == found.2, "stop {i}: the completions differ");
@@ -159,7 +157,7 @@ fn rollouts_of_8_bits_are_weighted_and_resumed_bit_for_bit() {
     let folder = folder();
     let stop = |event: &Event| matches!(event, Event::PhaseStarted { phase, .. } if phase == "step 3 of 4: sampling rollouts");
     let (outcome, _) = run(folder.path(), &overrides, Start::Fresh, stop).unwrap();
-    assert!(matches!(outcome, GrpoOutcome::Interrupted { step: 2 }), "{outcome:?}");
+    assert!(matches!(outcome, Ended::Interrupted { step: Some(2) }), "{outcome:?}");
     let resumed: Vec<&str> =
         overrides.iter().copied().chain(["threads=1", "generation_batch_size=2"]).collect();
     run(folder.path(), &resumed, Start::Resume, never).unwrap();
@@ -433,7 +431,7 @@ fn an_evaluation_without_a_score_is_reported_and_never_the_best() {
     ];
     let stop = |event: &Event| matches!(event, Event::Metrics { step: 3, .. });
     let (outcome, events) = run(folder.path(), &overrides, Start::Fresh, stop).unwrap();
-    assert!(matches!(outcome, GrpoOutcome::Interrupted { .. }), "{outcome:?}");
+    assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
     let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("none of 1 completions could be scored"));
     assert!(events.iter().any(warned), "{events:?}");
     for entry in fs::read_dir(folder.path().join("run/checkpoints")).unwrap() {
@@ -441,7 +439,7 @@ fn an_evaluation_without_a_score_is_reported_and_never_the_best() {
         assert!(state.contains("\"best\": null") && !state.contains("\"loss\""), "{state}");
     }
     let (outcome, _) = run(folder.path(), &overrides, Start::Resume, never).unwrap();
-    assert!(matches!(outcome, GrpoOutcome::Finished { .. }));
+    assert!(matches!(outcome, Ended::Finished(_)));
 }
 
 /// With the KL in the outcome a completion that is cut off and carries no loss has no part in its group's mean.

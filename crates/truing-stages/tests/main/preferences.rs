@@ -1,24 +1,23 @@
 //! `truing dpo` and `truing reward` on a tiny model: every loss runs, interrupted runs end with the same bits, and what
 //! can be learnt is learnt.
 
+use crate::setup::{self, Events, Ticks, is_metrics_of, never};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-
-use serde_json::Value;
 use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::{HeadKind, ModelFiles};
 use truing_parallel::Solo;
-use truing_stages::reward::{RewardScorer, ScoreNormaliser};
-use truing_stages::training::{Start, TrainingConfig, TrainingOutcome, TrainingPlan};
-use truing_stages::{StageError, dpo, reward};
+use truing_stages::dpo::DpoStage;
+use truing_stages::reward::{RewardModelStage, RewardScorer, ScoreNormaliser};
+use truing_stages::training::TrainingConfig;
+use truing_stages::{Ended, Recipe, RunContext, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
 use truing_types::{Event, RewardDiagnostics, RewardEvaluation, Silent};
-
-use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 
 pub(crate) const RECIPE: &str = r#"
 stage = "dpo"
@@ -80,21 +79,16 @@ pub(crate) fn run(
     overrides: &[&str],
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
-) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
+) -> Result<(Ended<TrainedModel>, Vec<Event>), StageError> {
     let overrides: Vec<String> = [stage.setting()].iter().chain(overrides).map(ToString::to_string).collect();
     let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
-    let options = RenderOptions::default();
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
-    let inputs = match stage {
-        Stage::Dpo => dpo::load(&config, options, &mut events)?,
-        Stage::Reward => reward::load(&config, options, &mut events)?,
-    };
-    let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
     let probe = Ticks::default();
+    let context = RunContext::new(start, &Solo, &probe, &mut events, &stop);
     let outcome = match stage {
-        Stage::Dpo => dpo::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?,
-        Stage::Reward => reward::run(&plan, &inputs, start, &Solo, &probe, &mut events, &stop)?,
+        Stage::Dpo => setup::run_stage::<DpoStage>(config, context)?,
+        Stage::Reward => setup::run_stage::<RewardModelStage>(config, context)?,
     };
     Ok((outcome, events.seen))
 }
@@ -191,7 +185,7 @@ fn interrupted_and_resumed_gives_the_same_bits() {
             let folder = folder();
             let (outcome, _) =
                 run(stage, folder.path(), &[more], Start::Fresh, is_metrics_of(last_step)).unwrap();
-            assert_eq!(outcome, TrainingOutcome::Interrupted { step: last_step });
+            assert_eq!(outcome, Ended::Interrupted { step: Some(last_step) });
             run(stage, folder.path(), &[more, "threads=1"], Start::Resume, never).unwrap();
             let found = folder.path().join("runs/a");
             assert!(

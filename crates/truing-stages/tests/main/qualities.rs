@@ -1,20 +1,21 @@
 //! `truing quality` with judges that answer by a rule: good ones, and each kind of bad one.
 
+use crate::scripted::Scripted;
+use crate::setup;
+use serde_json::Value;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use serde_json::Value;
 use tempfile::TempDir;
-use truing_stages::StageError;
 use truing_stages::chat::OpenChatModel;
-use truing_stages::quality::{self, QualityConfig, QualityInputs, QualityOutcome, QualityPlan, Summary};
+use truing_stages::quality::{
+    QualityConfig, QualityInputs, QualityOutcome, QualityPlan, QualityStage, Summary,
+};
+use truing_stages::{Ended, Recipe, Stage, StageError};
 use truing_types::Silent;
-
-use crate::scripted::Scripted;
 
 pub(crate) const RECIPE: &str = r#"
 stage = "quality"
@@ -56,12 +57,12 @@ pub(crate) fn run(
     judges: Vec<OpenChatModel>,
 ) -> Result<(Summary, Vec<Value>), StageError> {
     let (plan, inputs) = plan(folder, recipe, &[])?;
-    match quality::run(&plan, &inputs, judges, &mut Silent, &AtomicBool::new(false))? {
-        QualityOutcome::Finished { scores, summary } => {
+    match QualityStage::run(&plan, &inputs, setup::judged(judges, &mut Silent, &AtomicBool::new(false)))? {
+        Ended::Finished(QualityOutcome { scores, summary }) => {
             let text = fs::read_to_string(scores).unwrap();
             Ok((summary, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()))
         }
-        QualityOutcome::Interrupted => panic!("nobody stopped it"),
+        Ended::Interrupted { .. } => panic!("nobody stopped it"),
     }
 }
 
@@ -151,7 +152,12 @@ fn the_plan_tells_every_call_before_the_first() {
     let (separate, inputs) = plan(folder.path(), RECIPE, &["calls=separate"]).unwrap();
     assert_eq!(separate.n_calls, 4 * 54);
     let judge = Scripted::says("So [[A]]");
-    quality::run(&separate, &inputs, vec![judge.open()], &mut Silent, &AtomicBool::new(false)).unwrap();
+    QualityStage::run(
+        &separate,
+        &inputs,
+        setup::judged(vec![judge.open()], &mut Silent, &AtomicBool::new(false)),
+    )
+    .unwrap();
     assert_eq!(judge.asked().len(), 4 * 54);
 }
 
@@ -174,8 +180,10 @@ fn a_run_that_is_broken_off_goes_on_and_asks_nothing_twice() {
         reply.map(|reply| reply.text)
     });
     let (plan, inputs) = plan(folder.path(), RECIPE, &[]).unwrap();
-    let outcome = quality::run(&plan, &inputs, vec![judge.cached(&cache)], &mut Silent, &stop).unwrap();
-    assert_eq!(outcome, QualityOutcome::Interrupted);
+    let outcome =
+        QualityStage::run(&plan, &inputs, setup::judged(vec![judge.cached(&cache)], &mut Silent, &stop))
+            .unwrap();
+    assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
     assert!(!folder.path().join("scores/scores.jsonl").exists());
     run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap();
     let asked = judge.asked();
@@ -259,8 +267,12 @@ fn judges_that_fail_or_talk_nonsense_are_an_error_that_says_so_and_cost_little()
     ] {
         let folder = folder();
         let (plan, inputs) = plan(folder.path(), RECIPE, &["max_failures_in_a_row=5"]).unwrap();
-        let error = quality::run(&plan, &inputs, vec![judge.open()], &mut Silent, &AtomicBool::new(false))
-            .unwrap_err();
+        let error = QualityStage::run(
+            &plan,
+            &inputs,
+            setup::judged(vec![judge.open()], &mut Silent, &AtomicBool::new(false)),
+        )
+        .unwrap_err();
         let text = error.to_string();
         assert!(
             text.starts_with("none of 1 judges gave a single verdict") && text.contains(reason),
@@ -313,7 +325,9 @@ fn a_judge_that_refuses_everything_ends_the_run_and_what_it_answered_is_paid_for
     });
     let (plan, inputs) = plan(folder.path(), RECIPE, &[]).unwrap();
     let stop = AtomicBool::new(false);
-    let error = quality::run(&plan, &inputs, vec![judge.cached(&cache)], &mut Silent, &stop).unwrap_err();
+    let error =
+        QualityStage::run(&plan, &inputs, setup::judged(vec![judge.cached(&cache)], &mut Silent, &stop))
+            .unwrap_err();
     let text = error.to_string();
     assert!(text.contains("the judge `one` refuses every request: status 402: nothing left"), "{text}");
     assert_eq!(judge.asked().len(), 21);

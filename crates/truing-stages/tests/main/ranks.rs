@@ -1,28 +1,26 @@
 //! Every training stage on several ranks: the weights, the metrics and what evaluations find are those of one rank, and one
 //! rank alone writes the run's folder.
 
+use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
+use crate::{classifiers, embeddings, policies, preferences};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-
-use serde_json::Value;
 use tempfile::TempDir;
 use truing_model::weights::SafetensorsFile;
 use truing_parallel::{Solo, thread_world};
-use truing_stages::StageError;
-use truing_stages::classifier::{self, ClassifierPlan};
-use truing_stages::embed::train::{self, EmbedTrainInputs, EmbedTrainPlan};
-use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoOutcome, GrpoPlan, rollouts};
-use truing_stages::sft::{self, SftInputs};
-use truing_stages::training::{Start, TrainingConfig, TrainingOutcome, TrainingPlan};
-use truing_stages::{dpo, reward};
-use truing_text::RenderOptions;
+use truing_stages::classifier::ClassifierStage;
+use truing_stages::dpo::DpoStage;
+use truing_stages::embed::train::EmbedStage;
+use truing_stages::grpo::{GrpoConfig, GrpoStage, rollouts};
+use truing_stages::reward::RewardModelStage;
+use truing_stages::sft::SftStage;
+use truing_stages::training::TrainingConfig;
+use truing_stages::{Ended, Recipe, RunContext, Stage as _, StageError, Start, TrainedModel};
 use truing_types::{Communicator, Event, Silent};
-
-use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
-use crate::{classifiers, embeddings, policies, preferences};
 
 /// Adam divides a gradient by its own size: where that is rounding, so would be the step.
 const STEADY: &str = "adam_epsilon=1e-3";
@@ -58,55 +56,39 @@ fn work(
     let stop = AtomicBool::new(false);
     let stop_when = stop_when(communicator.rank().0);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when };
-    let (probe, options) = (Ticks::default(), RenderOptions::default());
+    let probe = Ticks::default();
     let typed: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    let training = |text: &str| TrainingConfig::from_toml(text, &folder.join("recipe.toml"), &typed);
-    let typed_for = |setting: &str| [&[setting.to_owned()], &typed[..]].concat();
-    let outcome = match stage {
-        Stage::Sft => {
-            let config = training(setup::RECIPE)?;
-            let inputs = SftInputs::load(&config, options, &mut Silent)?;
-            let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
-            sft::run(&plan, &inputs, start, communicator, &probe, &mut events, &stop)?
-        }
-        Stage::Dpo | Stage::Reward => {
-            let setting = if stage == Stage::Dpo { "stage=dpo" } else { "stage=reward_model" };
-            let path = folder.join("recipe.toml");
-            let config = TrainingConfig::from_toml(preferences::RECIPE, &path, &typed_for(setting))?;
-            let load = if stage == Stage::Dpo { dpo::load } else { reward::load };
-            let run = if stage == Stage::Dpo { dpo::run } else { reward::run };
-            let inputs = load(&config, options, &mut Silent)?;
-            let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
-            run(&plan, &inputs, start, communicator, &probe, &mut events, &stop)?
+    let path = folder.join("recipe.toml");
+    let training = |text: &str, stage: &str| {
+        TrainingConfig::from_toml(text, &path, &[&[format!("stage={stage}")], &typed[..]].concat())
+    };
+    let context = RunContext::new(start, communicator, &probe, &mut events, &stop);
+    let ended = match stage {
+        Stage::Sft => setup::run_stage::<SftStage>(training(setup::RECIPE, "sft")?, context)?,
+        Stage::Dpo => setup::run_stage::<DpoStage>(training(preferences::RECIPE, "dpo")?, context)?,
+        Stage::Reward => {
+            setup::run_stage::<RewardModelStage>(training(preferences::RECIPE, "reward_model")?, context)?
         }
         Stage::Classifier => {
-            let config = training(classifiers::RECIPE)?;
-            let inputs = classifier::load(&config, options, &mut Silent)?;
-            let plan = ClassifierPlan::resolve(config, &inputs, &MACHINE)?;
-            classifier::run(&plan, &inputs, start, communicator, &probe, &mut events, &stop)?
+            setup::run_stage::<ClassifierStage>(training(classifiers::RECIPE, "classifier")?, context)?
         }
         Stage::Embed => {
             // The settings write the data that they name: not while another rank reads them.
             let writing = WRITING.lock().unwrap();
             let config = embeddings::config(folder, overrides);
-            let inputs = EmbedTrainInputs::load(&config, &mut Silent)?;
+            let inputs = setup::load::<EmbedStage>(&config, &mut Silent)?;
             drop(writing);
-            let plan = EmbedTrainPlan::resolve(config, &inputs, &MACHINE)?;
-            train::run(&plan, &inputs, start, communicator, &probe, &mut events, &stop)?
+            let plan = EmbedStage::plan(config, &inputs, &MACHINE)?;
+            EmbedStage::run(&plan, &inputs, context)?
         }
         Stage::Grpo => {
-            let config = GrpoConfig::from_toml(policies::RECIPE, &folder.join("recipe.toml"), &typed)?;
-            let inputs = GrpoInputs::load(&config, options, &mut Silent)?;
-            let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
-            return Ok(match grpo::run(&plan, &inputs, start, communicator, &probe, &mut events, &stop)? {
-                GrpoOutcome::Finished { model, .. } => Ok(model),
-                GrpoOutcome::Interrupted { step } => Err(step),
-            });
+            let config = GrpoConfig::from_toml(policies::RECIPE, &path, &typed)?;
+            setup::run_stage::<GrpoStage>(config, context)?
         }
     };
-    Ok(match outcome {
-        TrainingOutcome::Finished { model, .. } => Ok(model),
-        TrainingOutcome::Interrupted { step } => Err(step),
+    Ok(match ended {
+        Ended::Finished(TrainedModel { model, .. }) => Ok(model),
+        Ended::Interrupted { step } => Err(step.unwrap_or_default()),
     })
 }
 

@@ -1,20 +1,18 @@
+use crate::setup;
 use std::fs;
 use std::path::Path;
-
-use truing_stages::classifier::{self, ClassifierConfig, ClassifierPlan};
+use truing_stages::classifier::{ClassifierConfig, ClassifierPlan, ClassifierStage};
+use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::{LabelConfig, load_label_set};
 use truing_stages::quality::QualityConfig;
 use truing_stages::recipe::stage_of;
-use truing_stages::responses::ResponseInputs;
+use truing_stages::reward::RewardModelStage;
 use truing_stages::select::SelectConfig;
 use truing_stages::training::{TrainingConfig, TrainingPlan};
-use truing_stages::{StageError, dpo, reward};
-use truing_text::RenderOptions;
-use truing_types::{EventSink, Silent, StageName};
-
-use crate::setup;
+use truing_stages::{Recipe, Stage, StageError};
+use truing_types::{Silent, StageName};
 
 /// A row for each of the layouts that a recipe can name.
 fn rows_for(format: Option<&str>) -> String {
@@ -111,8 +109,8 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             fs::write(config.data_dir.join(&source.path), rows).unwrap();
         }
         let n_steps = match (&config.preference, &config.reward_model) {
-            (Some(_), _) => steps_of(config, dpo::load),
-            (_, Some(_)) => steps_of(config, reward::load),
+            (Some(_), _) => steps_of::<DpoStage>(config),
+            (_, Some(_)) => steps_of::<RewardModelStage>(config),
             _ => setup::plan(config).map(|(plan, _)| plan.n_steps),
         };
         assert!(n_steps.unwrap_or_else(|error| panic!("{}: {error}", path.display())) > 0);
@@ -166,19 +164,18 @@ fn plan_of_classifier(mut config: TrainingConfig, settings: &ClassifierConfig) -
         let rows: String = (0..60).map(row).collect();
         fs::write(config.data_dir.join(&source.path), rows).unwrap();
     }
-    let inputs = classifier::load(&config, RenderOptions::default(), &mut Silent).unwrap();
-    match ClassifierPlan::resolve(config, &inputs, &setup::MACHINE).unwrap() {
+    let inputs = setup::load::<ClassifierStage>(&config, &mut Silent).unwrap();
+    match ClassifierStage::plan(config, &inputs, &setup::MACHINE).unwrap() {
         ClassifierPlan::Decoder(plan) => plan.n_steps,
         ClassifierPlan::Encoder { .. } => panic!("the tiny model is a decoder"),
     }
 }
 
-fn steps_of(
+fn steps_of<S: Stage<Config = TrainingConfig, Plan = TrainingPlan>>(
     config: TrainingConfig,
-    load: fn(&TrainingConfig, RenderOptions, &mut dyn EventSink) -> Result<ResponseInputs, StageError>,
 ) -> Result<u64, StageError> {
-    let inputs = load(&config, RenderOptions::default(), &mut Silent)?;
-    Ok(TrainingPlan::resolve(config, &inputs, &setup::MACHINE)?.n_steps)
+    let inputs = setup::load::<S>(&config, &mut Silent)?;
+    Ok(S::plan(config, &inputs, &setup::MACHINE)?.n_steps)
 }
 
 /// The recipes plan on the real files they were written for, where those are at hand.

@@ -1,24 +1,20 @@
 //! What `--resume` finds: runs that were killed while their folder was made, folders of something else, settings and places
 //! that changed.
 
+use crate::embeddings;
+use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-
 use toml::Table;
 use truing_parallel::Solo;
-use truing_stages::StageError;
-use truing_stages::embed::train::{self, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::LabelConfig;
 use truing_stages::quality::QualityConfig;
-use truing_stages::recipe::Recipe;
-use truing_stages::sft::{Start, TrainingOutcome};
 use truing_stages::training::TrainingConfig;
+use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start};
 use truing_types::{Event, Silent};
-
-use crate::embeddings;
-use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 
 fn model_bytes(run: &Path) -> Vec<u8> {
     fs::read(run.join("model/model.safetensors")).unwrap()
@@ -55,7 +51,7 @@ fn a_run_killed_at_any_of_its_first_files_is_resumed_from_the_start() {
             (false, _) => {}
         }
         let (outcome, events) = setup::run(folder.path(), &[], Start::Resume, never).unwrap();
-        assert!(matches!(outcome, TrainingOutcome::Finished { .. }));
+        assert!(matches!(outcome, Ended::Finished(_)));
         let is_told = |event: &Event| matches!(event, Event::Note(text) if text.contains("it starts from the beginning") || text.contains("no checkpoint yet"));
         assert!(events.iter().any(is_told), "{n_files} files, half: {is_half}");
         assert!(model_bytes(&expected) == model_bytes(&run), "{n_files} files, half: {is_half}");
@@ -108,14 +104,14 @@ fn a_run_that_was_moved_and_has_less_memory_is_resumed() {
         let plan = EmbedTrainPlan::resolve(config, &inputs, &MACHINE).unwrap();
         let stop = AtomicBool::new(false);
         let mut events = Events { seen: Vec::new(), stop: &stop, stop_when };
-        train::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)
+        EmbedStage::run(&plan, &inputs, RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop))
     };
     let straight = embeddings::folder();
     run(embeddings::config(straight.path(), &[]), Start::Fresh, Box::new(never)).unwrap();
     let folder = embeddings::folder();
     let outcome =
         run(embeddings::config(folder.path(), &[]), Start::Fresh, Box::new(is_metrics_of(3))).unwrap();
-    assert_eq!(outcome, TrainingOutcome::Interrupted { step: 3 });
+    assert_eq!(outcome, Ended::Interrupted { step: Some(3) });
     let changed = [
         "memory_gib=1",
         "threads=1",

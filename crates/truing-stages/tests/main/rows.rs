@@ -1,19 +1,16 @@
 //! What becomes of rows, in every stage that reads any: rows left out are all listed in the run's folder, odd rows and
 //! what a template does not show are counted with the first place, and changed files are another run.
 
-use std::fs;
-use std::path::Path;
-
-use serde_json::{Value, json};
-use truing_stages::embed::train::EmbedTrainConfig;
-use truing_stages::training::Start;
-use truing_stages::{SkippedRow, StageError};
-use truing_types::{Decision, Event, SelectionLayer};
-
 use crate::classifiers::{self, Model};
 use crate::preferences::{self, Stage};
 use crate::setup::{self, is_metrics_of, never};
 use crate::{embeddings, labels, policies, qualities, selections};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use truing_stages::embed::train::EmbedTrainConfig;
+use truing_stages::{Recipe, SkippedRow, StageError, Start};
+use truing_types::{Decision, Event, SelectionLayer};
 
 /// Neither a row of any kind nor JSON; more of them than any message shows.
 fn append_bad_rows(path: &Path) {

@@ -1,16 +1,13 @@
+use crate::setup::{self, is_metrics_of, never};
+use serde_json::Value;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
-
-use serde_json::Value;
 use truing_model::adapters::{merge_lora, open_adapter};
 use truing_model::{ModelError, ModelFiles, SaveDtype, SaveOptions, save_pretrained};
-use truing_stages::StageError;
-use truing_stages::sft::{Start, TrainingOutcome};
+use truing_stages::{Ended, StageError, Start, TrainedModel};
 use truing_types::Event;
-
-use crate::setup::{self, is_metrics_of, never};
 
 fn model_bytes(run: &Path) -> Vec<u8> {
     fs::read(run.join("model/model.safetensors")).unwrap()
@@ -34,7 +31,7 @@ fn a_run_lowers_the_loss_and_leaves_a_complete_folder() {
     let folder = setup::folder();
     let (outcome, events) = setup::run(folder.path(), &[], Start::Fresh, never).unwrap();
     let run = folder.path().join("run");
-    assert!(matches!(&outcome, TrainingOutcome::Finished { model, .. } if *model == run.join("model")));
+    assert!(matches!(&outcome, Ended::Finished(TrainedModel { model, .. }) if *model == run.join("model")));
     let losses: Vec<f64> = metrics(&run).iter().filter_map(|record| record["eval_loss"].as_f64()).collect();
     assert!(losses.len() >= 2 && losses.last() < losses.first(), "{losses:?}");
     for file in [
@@ -73,7 +70,7 @@ fn a_run_lowers_the_loss_and_leaves_a_complete_folder() {
     let again = setup::run(folder.path(), &[], Start::Fresh, never).unwrap_err();
     assert!(matches!(again, StageError::Store(_)), "a finished run is not overwritten: {again}");
     let (resumed, _) = setup::run(folder.path(), &[], Start::Resume, never).unwrap();
-    assert!(matches!(resumed, TrainingOutcome::Finished { .. }));
+    assert!(matches!(resumed, Ended::Finished(_)));
 }
 
 /// With several sources to evaluate on each has its loss: what it would be alone.
@@ -118,7 +115,7 @@ fn interrupted_anywhere_and_resumed_gives_the_same_bits_and_metrics() {
     for last_step in [1, 4, 5] {
         let folder = setup::folder();
         let (outcome, _) = setup::run(folder.path(), &[], Start::Fresh, is_metrics_of(last_step)).unwrap();
-        assert_eq!(outcome, TrainingOutcome::Interrupted { step: last_step });
+        assert_eq!(outcome, Ended::Interrupted { step: Some(last_step) });
         // Fewer threads and other segments must not matter either.
         let overrides = ["threads=1", "layers_per_segment=1", "memory_gib=1"];
         setup::run(folder.path(), &overrides, Start::Resume, never).unwrap();
@@ -136,7 +133,7 @@ fn a_step_broken_off_between_packs_is_taken_again() {
     let stop_inside_step_4 =
         |event: &Event| matches!(event, Event::Progress { note, .. } if note.starts_with("step 4 "));
     let (outcome, _) = setup::run(folder.path(), &[], Start::Fresh, stop_inside_step_4).unwrap();
-    assert_eq!(outcome, TrainingOutcome::Interrupted { step: 3 });
+    assert_eq!(outcome, Ended::Interrupted { step: Some(3) });
     setup::run(folder.path(), &[], Start::Resume, never).unwrap();
     assert!(model_bytes(&straight.path().join("run")) == model_bytes(&folder.path().join("run")));
 }
@@ -159,17 +156,17 @@ fn an_evaluation_is_logged_once_however_often_it_is_interrupted() {
     // Twice after the evaluation before the first step; then inside and after the evaluation of step 4.
     for start in [Start::Fresh, Start::Resume] {
         let outcome = run_until(start, Box::new(is_evaluation_of(0)));
-        assert_eq!(outcome, TrainingOutcome::Interrupted { step: 0 });
+        assert_eq!(outcome, Ended::Interrupted { step: Some(0) });
     }
     let is_after_step_4 = Cell::new(false);
     let inside = move |event: &Event| {
         is_after_step_4.set(is_after_step_4.get() || is_metrics_of(4)(event));
         is_after_step_4.get() && is_evaluating(event)
     };
-    assert_eq!(run_until(Start::Resume, Box::new(inside)), TrainingOutcome::Interrupted { step: 4 });
+    assert_eq!(run_until(Start::Resume, Box::new(inside)), Ended::Interrupted { step: Some(4) });
     for _ in 0..2 {
         let outcome = run_until(Start::Resume, Box::new(is_evaluation_of(4)));
-        assert_eq!(outcome, TrainingOutcome::Interrupted { step: 4 });
+        assert_eq!(outcome, Ended::Interrupted { step: Some(4) });
     }
     run_until(Start::Resume, Box::new(never));
     assert!(model_bytes(&expected) == model_bytes(&run));
@@ -276,7 +273,7 @@ fn a_run_that_only_gets_worse_ends_with_its_last_weights() {
         "eval_steps=1",
     ];
     let (outcome, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
-    assert!(matches!(outcome, TrainingOutcome::Finished { .. }));
+    assert!(matches!(outcome, Ended::Finished(_)));
     let losses: Vec<f64> = events
         .iter()
         .filter_map(|event| match event {
@@ -318,7 +315,7 @@ fn an_evaluation_whose_loss_is_not_finite_is_said_and_the_run_goes_on() {
     let (outcome, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
     let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("eval.jsonl:1") && text.ends_with("this evaluation cannot be the best"));
     assert_eq!(events.iter().filter(|event| warned(event)).count(), 2, "at steps 4 and 5: {events:?}");
-    assert!(outcome.into_model().unwrap().join("config.json").is_file());
+    assert!(outcome.finished().unwrap().model.join("config.json").is_file());
     let lines = metrics(&folder.path().join("run"));
     assert_eq!(lines.len(), 5, "every step is logged: {lines:?}");
     assert!(lines.iter().all(|line| !format!("{line:?}").contains("eval_loss")), "{lines:?}");

@@ -1,32 +1,20 @@
 //! Prompt selection on a small pool whose templates, duplicates and vectors are known.
 
+use crate::setup::NoProbe;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-
-use serde_json::{Value, json};
+use truing_parallel::Solo;
 use truing_stages::label::{AssignedLabel, LabelledPrompt};
-use truing_stages::select::{self, SelectConfig, SelectOutcome, SelectPlan, SelectReport};
-use truing_stages::training::Start;
-use truing_stages::{Machine, Probe, PromptSource, StageError};
+use truing_stages::select::{SelectConfig, SelectPlan, SelectReport, SelectStage};
+use truing_stages::{Ended, Machine, PromptSource, Recipe, RunContext, Stage, StageError, Start};
 use truing_types::{Decision, PromptDecision, SelectionLayer, Silent};
 
 const MACHINE: Machine =
     Machine { n_threads: 2, available_bytes: 1 << 32, resident_bytes: 0, gigaflops: None };
-
-struct NoProbe;
-
-impl Probe for NoProbe {
-    fn elapsed_secs(&self) -> f64 {
-        0.0
-    }
-
-    fn peak_resident_bytes(&self) -> Option<u64> {
-        None
-    }
-}
 
 const ANIMALS: [&str; 16] = [
     "otter", "heron", "badger", "lynx", "viper", "falcon", "beetle", "salmon", "weasel", "raven", "marten",
@@ -98,9 +86,13 @@ pub(crate) fn run_in(folder: &Path, overrides: &[&str], start: Start) -> Result<
     let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
     let config = SelectConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
     let plan = SelectPlan::resolve(config, MACHINE)?;
-    match select::run(&plan, start, &NoProbe, &mut Silent, &AtomicBool::new(false))? {
-        SelectOutcome::Finished(report) => Ok(*report),
-        SelectOutcome::Interrupted => panic!("nothing stops it"),
+    match SelectStage::run(
+        &plan,
+        &(),
+        RunContext::new(start, &Solo, &NoProbe, &mut Silent, &AtomicBool::new(false)),
+    )? {
+        Ended::Finished(report) => Ok(report),
+        Ended::Interrupted { .. } => panic!("nothing stops it"),
     }
 }
 

@@ -1,19 +1,20 @@
 //! A tiny model, a few rows, and a machine that never changes.
 
+use crate::tiny_model;
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-
 use tempfile::TempDir;
 use truing_parallel::Solo;
-use truing_stages::sft::{self, SftInputs, Start, TrainingConfig, TrainingOutcome, TrainingPlan};
-use truing_stages::{Machine, Probe, StageError};
+use truing_stages::chat::OpenChatModel;
+use truing_stages::sft::{SftInputs, SftStage, TrainingConfig, TrainingPlan};
+use truing_stages::{
+    Ended, Machine, PlanContext, Probe, Recipe, RunContext, Stage, StageError, Start, TrainedModel,
+};
 use truing_text::RenderOptions;
 use truing_types::{Event, EventSink, Silent};
-
-use crate::tiny_model;
 
 pub(crate) const MACHINE: Machine =
     Machine { n_threads: 2, available_bytes: 1 << 32, resident_bytes: 1 << 20, gigaflops: Some(1.0) };
@@ -46,6 +47,19 @@ impl EventSink for Events<'_> {
             self.stop.store(true, Ordering::Relaxed);
         }
         self.seen.push(event);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct NoProbe;
+
+impl Probe for NoProbe {
+    fn elapsed_secs(&self) -> f64 {
+        0.0
+    }
+
+    fn peak_resident_bytes(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -100,13 +114,14 @@ pub(crate) fn run(
     overrides: &[&str],
     start: Start,
     stop_when: impl Fn(&Event) -> bool + 'static,
-) -> Result<(TrainingOutcome, Vec<Event>), StageError> {
+) -> Result<(Ended<TrainedModel>, Vec<Event>), StageError> {
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
     let config = config(folder, overrides);
     let inputs = SftInputs::load(&config, RenderOptions::default(), &mut events)?;
     let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
-    let outcome = sft::run(&plan, &inputs, start, &Solo, &Ticks::default(), &mut events, &stop)?;
+    let outcome =
+        SftStage::run(&plan, &inputs, RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop))?;
     Ok((outcome, events.seen))
 }
 
@@ -116,4 +131,32 @@ pub(crate) fn is_metrics_of(step: u64) -> impl Fn(&Event) -> bool + 'static {
 
 pub(crate) fn never(_: &Event) -> bool {
     false
+}
+
+/// Reads what a recipe names.
+pub(crate) fn load<S: Stage>(
+    config: &S::Config,
+    events: &mut dyn EventSink,
+) -> Result<S::Inputs, StageError> {
+    let mut context = PlanContext { render: RenderOptions::default(), machine: &|| MACHINE, events };
+    S::load(config, &mut context)
+}
+
+/// What a stage that asks judges runs with.
+pub(crate) fn judged<'a>(
+    judges: Vec<OpenChatModel>,
+    events: &'a mut dyn EventSink,
+    stop: &'a AtomicBool,
+) -> RunContext<'a> {
+    RunContext { chat_models: judges, ..RunContext::new(Start::Fresh, &Solo, &NoProbe, events, stop) }
+}
+
+/// Reads what a recipe names, plans and runs it.
+pub(crate) fn run_stage<S: Stage>(
+    config: S::Config,
+    context: RunContext<'_>,
+) -> Result<Ended<S::Outcome>, StageError> {
+    let inputs = load::<S>(&config, &mut *context.events)?;
+    let plan = S::plan(config, &inputs, &MACHINE)?;
+    S::run(&plan, &inputs, context)
 }

@@ -1,30 +1,27 @@
 //! What `truing label` and `truing quality` have in common once there are labels or scores: a classifier or scorer
 //! trained on them, and put to work on other rows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 use truing_data::SourceConfig;
-use truing_parallel::Solo;
-use truing_stages::classifier::{
-    self, Classifier, ClassifierInputs, ClassifierPlan, PredictionOptions, PredictionSummary,
-};
-use truing_stages::training::{TrainingConfig, TrainingOutcome};
+use truing_stages::TrainedModel;
+use truing_stages::classifier::{Classifier, ClassifierStage, PredictionOptions, PredictionSummary};
 use truing_types::{ClassifierEvaluation, DimensionEvaluation, ScoreEvaluation};
 
-use super::training::{self, RecipeArguments, render_options};
-use super::{model, plan};
+use super::model;
+use super::stage::{self, StageCommand, finish_training, render_options};
 use crate::outcome::Outcome;
 use crate::printer::Style;
 use crate::table::{Align, Table};
-use crate::{Context, interrupt, machine, progress};
+use crate::{Context, interrupt, progress};
 
 /// A classifier of prompts.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LabelCommand {
     /// Train a classifier on labelled rows: an encoder or a decoder.
-    Train(training::Arguments),
+    Train(stage::Arguments),
     /// Label rows with a trained classifier.
     Predict(PredictArguments),
 }
@@ -33,7 +30,7 @@ pub(crate) enum LabelCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScoreCommand {
     /// Train a scorer on rows with scores: an encoder or a decoder.
-    Train(training::Arguments),
+    Train(stage::Arguments),
     /// Score rows with a trained scorer.
     Score(PredictArguments),
 }
@@ -67,7 +64,7 @@ pub(crate) struct PredictArguments {
 /// Runs a command of `truing label`.
 pub(crate) fn run_label(command: &LabelCommand, context: &mut Context) -> anyhow::Result<Outcome> {
     match command {
-        LabelCommand::Train(arguments) => train(arguments, context),
+        LabelCommand::Train(arguments) => stage::run::<ClassifierStage>(arguments, context),
         LabelCommand::Predict(arguments) => predict(arguments, context),
     }
 }
@@ -75,61 +72,23 @@ pub(crate) fn run_label(command: &LabelCommand, context: &mut Context) -> anyhow
 /// Runs a command of `truing quality`.
 pub(crate) fn run_score(command: &ScoreCommand, context: &mut Context) -> anyhow::Result<Outcome> {
     match command {
-        ScoreCommand::Train(arguments) => train(arguments, context),
+        ScoreCommand::Train(arguments) => stage::run::<ClassifierStage>(arguments, context),
         ScoreCommand::Score(arguments) => predict(arguments, context),
     }
 }
 
-fn train(arguments: &training::Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    let (plan, inputs) = match prepare(&arguments.recipe, context) {
-        Ok(prepared) => prepared,
-        Err(error) => return plan::refuse(error, arguments.json, context),
-    };
-    if arguments.plan {
-        return plan::show_rows(plan.rows(), &plan.summary(), arguments.json, context);
+impl StageCommand for ClassifierStage {
+    fn finish(
+        trained: TrainedModel,
+        folder: &Path,
+        as_json: bool,
+        context: &Context,
+    ) -> anyhow::Result<Outcome> {
+        if !as_json && let Ok(text) = std::fs::read_to_string(folder.join(ClassifierEvaluation::FILE_NAME)) {
+            print_evaluation(&serde_json::from_str(&text)?, context)?;
+        }
+        finish_training(&trained, &[], folder, as_json, context)
     }
-    let folder = plan.config().output_dir.clone();
-    context.printer.note(plan.summary());
-    let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
-    let outcome = training::watched(&folder, arguments.resume, context, |start, probe, events| {
-        classifier::run(&plan, &inputs, start, &Solo, probe, events, &stop)
-    })?;
-    if matches!(outcome, TrainingOutcome::Finished { .. })
-        && !arguments.json
-        && let Ok(text) = std::fs::read_to_string(folder.join(ClassifierEvaluation::FILE_NAME))
-    {
-        print_evaluation(&serde_json::from_str(&text)?, context)?;
-    }
-    training::finish(&outcome, &folder, arguments.json, context)
-}
-
-/// Prints the plan of a recipe.
-pub(crate) fn show_recipe(
-    recipe: &RecipeArguments,
-    as_json: bool,
-    context: &Context,
-) -> anyhow::Result<Outcome> {
-    match prepare(recipe, context) {
-        Ok((plan, _)) => plan::show_rows(plan.rows(), &plan.summary(), as_json, context),
-        Err(error) => plan::refuse(error, as_json, context),
-    }
-}
-
-fn prepare(
-    arguments: &RecipeArguments,
-    context: &Context,
-) -> anyhow::Result<(ClassifierPlan, ClassifierInputs)> {
-    let path = &arguments.recipe;
-    let text = training::read_recipe(path)?;
-    let mut config = TrainingConfig::from_toml(&text, path, &arguments.overrides)?;
-    if !config.model_name_or_path.is_empty() {
-        let found = model::find(&config.model_name_or_path, context)?;
-        config.model_name_or_path = found.to_string_lossy().into_owned();
-    }
-    let mut events = progress::for_this_terminal(&context.printer);
-    let inputs = classifier::load(&config, render_options(), events.as_mut())?;
-    let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
-    Ok((ClassifierPlan::resolve(config, &inputs, &machine)?, inputs))
 }
 
 fn predict(arguments: &PredictArguments, context: &Context) -> anyhow::Result<Outcome> {

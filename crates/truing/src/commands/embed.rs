@@ -1,20 +1,20 @@
 //! `truing embed`: texts to vectors, with an encoder or any decoder; and `truing embed train`: teaching an encoder what
 //! belongs together.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use truing_model::Pooling;
 use truing_model::sources::DEFAULT_ENCODER;
-use truing_parallel::Solo;
-use truing_stages::embed::train::{self, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use truing_stages::TrainedModel;
+use truing_stages::embed::train::EmbedStage;
 use truing_stages::embed::{EmbedOptions, Embedder};
 
-use super::training::{self, RecipeArguments};
-use super::{model, plan};
+use super::model;
+use super::stage::{self, StageCommand, finish_training};
 use crate::outcome::{Outcome, WithHint};
-use crate::{Context, interrupt, machine, progress};
+use crate::{Context, progress};
 
 /// Arguments of `truing embed`.
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Train an embedding model on triplets.
-    Train(training::Arguments),
+    Train(stage::Arguments),
 }
 
 /// A model, texts, and where the vectors go.
@@ -76,7 +76,7 @@ enum PoolingArgument {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     match &arguments.command {
-        Some(Command::Train(arguments)) => run_training(arguments, context),
+        Some(Command::Train(arguments)) => stage::run::<EmbedStage>(arguments, context),
         None => embed(&arguments.embed, context),
     }
 }
@@ -127,48 +127,13 @@ fn embed(arguments: &EmbedArguments, context: &Context) -> anyhow::Result<Outcom
     Ok(Outcome::Fine)
 }
 
-fn run_training(arguments: &training::Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    let (plan, inputs) = match prepare(&arguments.recipe, context) {
-        Ok(prepared) => prepared,
-        Err(error) => return plan::refuse(error, arguments.json, context),
-    };
-    if arguments.plan {
-        return plan::show_rows(plan.run.rows(), &plan.run.summary(), arguments.json, context);
+impl StageCommand for EmbedStage {
+    fn finish(
+        trained: TrainedModel,
+        folder: &Path,
+        as_json: bool,
+        context: &Context,
+    ) -> anyhow::Result<Outcome> {
+        finish_training(&trained, &[], folder, as_json, context)
     }
-    let folder = plan.config.output_dir.clone();
-    context.printer.note(plan.run.summary());
-    let stop = interrupt::stop_flag("stopping: the run is saved as it was after the last whole step")?;
-    let outcome = training::watched(&folder, arguments.resume, context, |start, probe, events| {
-        train::run(&plan, &inputs, start, &Solo, probe, events, &stop)
-    })?;
-    training::finish(&outcome, &folder, arguments.json, context)
-}
-
-/// Prints the plan of a recipe.
-pub(crate) fn show_recipe(
-    recipe: &RecipeArguments,
-    as_json: bool,
-    context: &Context,
-) -> anyhow::Result<Outcome> {
-    match prepare(recipe, context) {
-        Ok((plan, _)) => plan::show_rows(plan.run.rows(), &plan.run.summary(), as_json, context),
-        Err(error) => plan::refuse(error, as_json, context),
-    }
-}
-
-fn prepare(
-    arguments: &RecipeArguments,
-    context: &Context,
-) -> anyhow::Result<(EmbedTrainPlan, EmbedTrainInputs)> {
-    let path = &arguments.recipe;
-    let text = training::read_recipe(path)?;
-    let mut config = EmbedTrainConfig::from_toml(&text, path, &arguments.overrides)?;
-    if !config.model_name_or_path.is_empty() {
-        let found = model::find(&config.model_name_or_path, context)?;
-        config.model_name_or_path = found.to_string_lossy().into_owned();
-    }
-    let mut events = progress::for_this_terminal(&context.printer);
-    let inputs = EmbedTrainInputs::load(&config, events.as_mut())?;
-    let machine = machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
-    Ok((EmbedTrainPlan::resolve(config, &inputs, &machine)?, inputs))
 }

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use truing_data::{Render, SourceConfig};
 use truing_text::{ChatRenderer, WithoutLoss};
 
-use super::training::render_options;
+use super::stage::render_options;
 use crate::Context;
 use crate::outcome::Outcome;
 

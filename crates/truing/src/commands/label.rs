@@ -1,19 +1,19 @@
 //! `truing label`: prompts labelled by what they ask for, by language models with votes, as a recipe says; or by a
 //! classifier that was trained on such labels.
 
-use std::sync::atomic::AtomicBool;
+use std::path::Path;
 
 use clap::Args;
-use truing_stages::label::{self, LabelConfig, LabelInputs, LabelOutcome, LabelPlan, Summary};
-use truing_types::EventSink;
+use serde_json::json;
+use truing_stages::label::{LabelOutcome, LabelPlan, LabelStage, Summary};
+use truing_stages::{StageError, StagePlan};
 
 use super::classifier::{self, LabelCommand};
-use super::judging::{self, JudgeArguments, Questions, share};
-use super::plan;
-use super::training::{self, RecipeArguments, no_recipe};
+use super::judging::{self, share};
+use super::stage::{self, RecipeArguments, RunArguments, StageCommand, no_recipe};
+use crate::Context;
 use crate::outcome::Outcome;
 use crate::table::{Align, Table};
-use crate::{Context, progress};
 
 /// Arguments of `truing label`.
 #[derive(Debug, Args)]
@@ -24,68 +24,42 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     recipe: Option<RecipeArguments>,
     #[command(flatten)]
-    judge: JudgeArguments,
+    run: RunArguments,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     match (&arguments.command, &arguments.recipe) {
         (Some(command), _) => classifier::run_label(command, context),
-        (None, Some(recipe)) => judge(recipe, &arguments.judge, context),
+        (None, Some(recipe)) => stage::run_recipe::<LabelStage>(recipe, &arguments.run, context),
         (None, None) => Err(no_recipe("truing label recipes/label.toml")),
     }
 }
 
-/// Reads the recipe, says what it will cost, asks, writes the labels.
-fn judge(recipe: &RecipeArguments, arguments: &JudgeArguments, context: &Context) -> anyhow::Result<Outcome> {
-    let (plan, inputs) = prepare(recipe, context)?;
-    let questions = Questions {
-        rows: plan.rows(),
-        summary: plan.summary(),
-        prompt_tokens: plan.prompt_tokens,
-        completion_tokens: plan.completion_tokens,
-    };
-    let judges = plan.config.judge.iter().map(|judge| &judge.model);
-    let work = |judges, events: &mut dyn EventSink, stop: &AtomicBool| {
-        Ok(match label::run(&plan, &inputs, judges, events, stop)? {
-            LabelOutcome::Finished { labels, summary } => {
-                let outcome = judging::outcome(summary.is_half_unanswered());
-                Some((labels, summary, outcome))
-            }
-            LabelOutcome::Interrupted => None,
-        })
-    };
-    judging::run(
-        arguments,
-        &questions,
-        judges,
-        "labels",
-        work,
-        |summary, context| print(summary, context),
-        context,
-    )
-}
+impl StageCommand for LabelStage {
+    const STOPPING: &'static str = judging::STOPPING;
+    const STOPPED: &'static str = judging::STOPPED;
+    const TRAINS: bool = false;
 
-/// Prints the plan of a recipe.
-pub(crate) fn show_recipe(
-    recipe: &RecipeArguments,
-    as_json: bool,
-    context: &Context,
-) -> anyhow::Result<Outcome> {
-    let (plan, _) = prepare(recipe, context)?;
-    plan::show_rows(plan.rows(), &plan.summary(), as_json, context)
-}
-
-fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(LabelPlan, LabelInputs)> {
-    let path = &arguments.recipe;
-    let text = training::read_recipe(path)?;
-    let mut config = LabelConfig::from_toml(&text, path, &arguments.overrides)?;
-    for judge in &mut config.judge {
-        judging::prepare(&mut judge.name, &mut judge.model, context)?;
+    fn announce(plan: &LabelPlan, context: &Context) {
+        context.printer.note(plan.summary());
+        judging::announce_tokens(plan.prompt_tokens, plan.completion_tokens, context);
     }
-    let mut events = progress::for_this_terminal(&context.printer);
-    let inputs = LabelInputs::load(&config, events.as_mut())?;
-    Ok((LabelPlan::resolve(config, &inputs)?, inputs))
+
+    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
+        judging::advice(error)
+    }
+
+    fn finish(outcome: LabelOutcome, _: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+        let LabelOutcome { labels, summary } = outcome;
+        if as_json {
+            context.printer.json(&json!({ "status": "finished", "summary": summary, "labels": labels }))?;
+        } else {
+            print(&summary, context)?;
+            context.printer.line(format_args!("labels  {}", labels.display()))?;
+        }
+        Ok(judging::outcome(summary.is_half_unanswered()))
+    }
 }
 
 fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {

@@ -21,9 +21,13 @@ mod rollouts;
 mod sampling;
 mod select;
 mod sft;
-pub(crate) mod training;
+pub(crate) mod stage;
 
 use clap::Subcommand;
+use truing_stages::dpo::DpoStage;
+use truing_stages::grpo::GrpoStage;
+use truing_stages::select::SelectStage;
+use truing_stages::sft::SftStage;
 
 use crate::Context;
 use crate::outcome::Outcome;
@@ -34,14 +38,14 @@ pub(crate) enum Command {
     /// Run SFT, a reward model and GRPO on a small model and bundled data; compare before and after. About 15 minutes.
     Quickstart(quickstart::Arguments),
     /// Fine-tune a model on conversations (SFT).
-    Sft(training::Arguments),
+    Sft(stage::Arguments),
     /// Train on preferences without a reward model (DPO, IPO, SimPO, ORPO, KTO and others).
-    Dpo(training::Arguments),
+    Dpo(stage::Arguments),
     /// Train, apply or evaluate a reward model.
     #[command(subcommand)]
     Reward(reward::Command),
     /// Train a policy with reinforcement learning (GRPO, RLOO, DAPO, GSPO and others).
-    Grpo(training::Arguments),
+    Grpo(stage::Arguments),
     /// Label prompts with votes of language models, or train and use a classifier.
     Label(label::Arguments),
     /// Score the quality of prompts by comparisons of language models, or train and use a scorer.
@@ -49,7 +53,7 @@ pub(crate) enum Command {
     /// Show the rollouts of a GRPO run: completions, rewards, advantages.
     Rollouts(rollouts::Arguments),
     /// Clean, deduplicate, decontaminate and select prompts; every dropped row has its reason.
-    Select(select::Arguments),
+    Select(stage::Arguments),
     /// Embed texts, or train an embedding model.
     Embed(embed::Arguments),
     /// Print the cost of a recipe before running it: memory, checkpointing, steps, time.
@@ -73,14 +77,14 @@ impl Command {
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<Outcome> {
         match self {
             Self::Quickstart(arguments) => quickstart::run(arguments, context),
-            Self::Sft(arguments) => sft::run(arguments, context),
-            Self::Dpo(arguments) => dpo::run(arguments, context),
+            Self::Sft(arguments) => stage::run::<SftStage>(arguments, context),
+            Self::Dpo(arguments) => stage::run::<DpoStage>(arguments, context),
             Self::Reward(command) => reward::run(command, context),
-            Self::Grpo(arguments) => grpo::run(arguments, context),
+            Self::Grpo(arguments) => stage::run::<GrpoStage>(arguments, context),
             Self::Label(arguments) => label::run(arguments, context),
             Self::Quality(arguments) => quality::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
-            Self::Select(arguments) => select::run(arguments, context),
+            Self::Select(arguments) => stage::run::<SelectStage>(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Prove(arguments) => prove::run(arguments, context),

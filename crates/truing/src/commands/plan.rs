@@ -2,13 +2,21 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use truing_stages::training::{TrainingInputs, TrainingPlan};
-use truing_stages::{StageError, recipe};
-use truing_train::{Amount, PlanRow, SegmentChoice};
+use truing_stages::classifier::ClassifierStage;
+use truing_stages::dpo::DpoStage;
+use truing_stages::embed::train::EmbedStage;
+use truing_stages::grpo::GrpoStage;
+use truing_stages::label::LabelStage;
+use truing_stages::quality::QualityStage;
+use truing_stages::reward::RewardModelStage;
+use truing_stages::select::SelectStage;
+use truing_stages::sft::SftStage;
+use truing_stages::training::TrainingPlan;
+use truing_stages::{StagePlan, recipe};
+use truing_train::{Amount, SegmentChoice};
 use truing_types::StageName;
 
-use super::training::{self, RecipeArguments, Stage};
-use super::{classifier, dpo, embed, grpo, label, quality, reward, select, sft};
+use super::stage::{RecipeArguments, read_recipe, show_recipe};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::Style;
@@ -28,83 +36,22 @@ pub(crate) struct Arguments {
 /// Makes the plan of the stage that the recipe names, and prints it.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let (recipe, as_json) = (&arguments.recipe, arguments.json);
-    match recipe::stage_of(&training::read_recipe(&recipe.recipe)?, &recipe.recipe)? {
-        StageName::Select => select::show_recipe(recipe, as_json, context),
-        StageName::Label => label::show_recipe(recipe, as_json, context),
-        StageName::Quality => quality::show_recipe(recipe, as_json, context),
-        StageName::Embed => embed::show_recipe(recipe, as_json, context),
-        StageName::Classifier => classifier::show_recipe(recipe, as_json, context),
-        StageName::Sft => show_recipe(&sft::STAGE, recipe, as_json, context),
-        StageName::Dpo => show_recipe(&dpo::STAGE, recipe, as_json, context),
-        StageName::RewardModel => show_recipe(&reward::STAGE, recipe, as_json, context),
-        StageName::Grpo => grpo::show_recipe(recipe, as_json, context),
+    let named = &recipe.recipe;
+    match recipe::stage_of(&read_recipe(named)?, named)? {
+        StageName::Select => show_recipe::<SelectStage>(recipe, as_json, context),
+        StageName::Label => show_recipe::<LabelStage>(recipe, as_json, context),
+        StageName::Quality => show_recipe::<QualityStage>(recipe, as_json, context),
+        StageName::Embed => show_recipe::<EmbedStage>(recipe, as_json, context),
+        StageName::Classifier => show_recipe::<ClassifierStage>(recipe, as_json, context),
+        StageName::Sft => show_recipe::<SftStage>(recipe, as_json, context),
+        StageName::Dpo => show_recipe::<DpoStage>(recipe, as_json, context),
+        StageName::RewardModel => show_recipe::<RewardModelStage>(recipe, as_json, context),
+        StageName::Grpo => show_recipe::<GrpoStage>(recipe, as_json, context),
     }
 }
 
-/// Prints the plan of a recipe; a recipe that cannot fit is a finding, with what would.
-fn show_recipe<I: TrainingInputs>(
-    stage: &Stage<I>,
-    recipe: &RecipeArguments,
-    as_json: bool,
-    context: &Context,
-) -> anyhow::Result<Outcome> {
-    match training::prepare(stage.load, recipe, context) {
-        Ok((plan, _)) => show(&plan, as_json, context),
-        Err(error) => refuse(error, as_json, context),
-    }
-}
-
-/// Prints a plan.
-pub(crate) fn show(plan: &TrainingPlan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
-    if as_json {
-        context.printer.json(&to_json(plan))?
-    } else {
-        print(plan, context)?
-    }
-    Ok(Outcome::Fine)
-}
-
-/// Prints the plan of a stage that is lines and a sentence.
-pub(crate) fn show_rows(
-    rows: Vec<PlanRow>,
-    summary: &str,
-    as_json: bool,
-    context: &Context,
-) -> anyhow::Result<Outcome> {
-    if as_json {
-        let rows: serde_json::Map<String, Value> =
-            rows.into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
-        context.printer.json(&json!({ "rows": rows }))?;
-        return Ok(Outcome::Fine);
-    }
-    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
-    for row in rows {
-        table.row([row.name, amount_text(row.amount)]);
-    }
-    for line in table.lines() {
-        context.printer.line(line)?;
-    }
-    context.printer.line("")?;
-    context.printer.line(context.printer.styled(Style::Bold, summary))?;
-    Ok(Outcome::Fine)
-}
-
-/// Says what would fit, where `error` is that a run does not; hands every other error on.
-pub(crate) fn refuse(error: anyhow::Error, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
-    let Some(refusal @ StageError::DoesNotFit { source, hints }) = error.downcast_ref() else {
-        return Err(error);
-    };
-    if as_json {
-        let text = source.to_string();
-        context.printer.json(&json!({ "fits": false, "reason": text, "would_fit": hints }))?;
-    } else {
-        context.printer.line(context.printer.styled(Style::Red, "this run does not fit"))?;
-        context.printer.line(refusal)?;
-    }
-    Ok(Outcome::Finding)
-}
-
-fn print(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
+/// Prints the plan of a decoder's training, with every choice of k.
+pub(super) fn print(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
     let printer = &context.printer;
     let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
     for row in plan.rows() {
@@ -147,11 +94,12 @@ fn print(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
         printer.line(line)?;
     }
     printer.line("")?;
-    printer.line(printer.styled(Style::Bold, plan.reason()))?;
+    printer.line(printer.styled(Style::Bold, plan.summary()))?;
     Ok(())
 }
 
-fn to_json(plan: &TrainingPlan) -> Value {
+/// The same as one JSON object.
+pub(super) fn to_json(plan: &TrainingPlan) -> Value {
     let rows: serde_json::Map<String, Value> =
         plan.rows().into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
     let ways: Vec<Value> = plan
@@ -173,7 +121,7 @@ fn to_json(plan: &TrainingPlan) -> Value {
         "peak_bytes": plan.memory.chosen.peak_bytes,
         "budget_bytes": plan.memory.budget_bytes,
         "n_steps": plan.n_steps,
-        "reason": plan.reason(),
+        "reason": plan.summary(),
         "rows": rows,
         "by_layers_per_segment": ways,
     })

@@ -11,7 +11,7 @@ use truing_stages::prove::{Proof, prove};
 use truing_types::TokenizedSample;
 
 use super::model::{self, ModelArguments};
-use super::training::render_options;
+use super::stage::render_options;
 use crate::Context;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::{Printer, Style};

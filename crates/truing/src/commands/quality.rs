@@ -1,19 +1,19 @@
 //! `truing quality`: prompts compared with anchors by language models, as a recipe says; or scored by a model that was
 //! trained on such scores.
 
-use std::sync::atomic::AtomicBool;
+use std::path::Path;
 
 use clap::Args;
-use truing_stages::quality::{self, QualityConfig, QualityInputs, QualityOutcome, QualityPlan, Summary};
-use truing_types::EventSink;
+use serde_json::json;
+use truing_stages::quality::{QualityOutcome, QualityPlan, QualityStage, Summary};
+use truing_stages::{StageError, StagePlan};
 
 use super::classifier::{self, ScoreCommand};
-use super::judging::{self, JudgeArguments, Questions, share};
-use super::plan;
-use super::training::{self, RecipeArguments, no_recipe};
+use super::judging::{self, share};
+use super::stage::{self, RecipeArguments, RunArguments, StageCommand, no_recipe};
+use crate::Context;
 use crate::outcome::Outcome;
 use crate::table::{Align, Table};
-use crate::{Context, progress};
 
 /// Arguments of `truing quality`.
 #[derive(Debug, Args)]
@@ -24,60 +24,47 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     recipe: Option<RecipeArguments>,
     #[command(flatten)]
-    judge: JudgeArguments,
+    run: RunArguments,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     match (&arguments.command, &arguments.recipe) {
         (Some(command), _) => classifier::run_score(command, context),
-        (None, Some(recipe)) => judge(recipe, &arguments.judge, context),
+        (None, Some(recipe)) => stage::run_recipe::<QualityStage>(recipe, &arguments.run, context),
         (None, None) => Err(no_recipe("truing quality recipes/quality.toml")),
     }
 }
 
-/// Reads the recipe, says what it will cost, asks, writes the scores.
-fn judge(recipe: &RecipeArguments, arguments: &JudgeArguments, context: &Context) -> anyhow::Result<Outcome> {
-    let (plan, inputs) = prepare(recipe, context)?;
-    let questions = Questions {
-        rows: plan.rows(),
-        summary: plan.summary(),
-        prompt_tokens: plan.prompt_tokens,
-        completion_tokens: plan.completion_tokens,
-    };
-    let judges = plan.config.judge.iter().map(|judge| &judge.model);
-    let work = |judges, events: &mut dyn EventSink, stop: &AtomicBool| {
-        Ok(match quality::run(&plan, &inputs, judges, events, stop)? {
-            QualityOutcome::Finished { scores, summary } => {
-                let outcome = judging::outcome(summary.is_half_unanswered());
-                Some((scores, summary, outcome))
-            }
-            QualityOutcome::Interrupted => None,
-        })
-    };
-    judging::run(arguments, &questions, judges, "scores", work, print, context)
-}
+impl StageCommand for QualityStage {
+    const STOPPING: &'static str = judging::STOPPING;
+    const STOPPED: &'static str = judging::STOPPED;
+    const TRAINS: bool = false;
 
-/// Prints the plan of a recipe.
-pub(crate) fn show_recipe(
-    recipe: &RecipeArguments,
-    as_json: bool,
-    context: &Context,
-) -> anyhow::Result<Outcome> {
-    let (plan, _) = prepare(recipe, context)?;
-    plan::show_rows(plan.rows(), &plan.summary(), as_json, context)
-}
-
-fn prepare(arguments: &RecipeArguments, context: &Context) -> anyhow::Result<(QualityPlan, QualityInputs)> {
-    let path = &arguments.recipe;
-    let text = training::read_recipe(path)?;
-    let mut config = QualityConfig::from_toml(&text, path, &arguments.overrides)?;
-    for judge in &mut config.judge {
-        judging::prepare(&mut judge.name, &mut judge.model, context)?;
+    fn announce(plan: &QualityPlan, context: &Context) {
+        context.printer.note(plan.summary());
+        judging::announce_tokens(plan.prompt_tokens, plan.completion_tokens, context);
     }
-    let mut events = progress::for_this_terminal(&context.printer);
-    let inputs = QualityInputs::load(&config, events.as_mut())?;
-    Ok((QualityPlan::resolve(config, &inputs)?, inputs))
+
+    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
+        judging::advice(error)
+    }
+
+    fn finish(
+        outcome: QualityOutcome,
+        _: &Path,
+        as_json: bool,
+        context: &Context,
+    ) -> anyhow::Result<Outcome> {
+        let QualityOutcome { scores, summary } = outcome;
+        if as_json {
+            context.printer.json(&json!({ "status": "finished", "summary": summary, "scores": scores }))?;
+        } else {
+            print(&summary, context)?;
+            context.printer.line(format_args!("scores  {}", scores.display()))?;
+        }
+        Ok(judging::outcome(summary.is_half_unanswered()))
+    }
 }
 
 fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use truing_parallel::Solo;
+use truing_stages::Ended;
 use truing_stages::quickstart::{self, Quickstart, QuickstartError, QuickstartOutcome};
 
 use super::model::ModelArguments;
-use super::training::render_options;
+use super::stage::render_options;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::Style;
 use crate::progress::{self, FanOut};
@@ -102,17 +103,17 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     }
     let page = folder.join("report.html");
     truing_report::write_report(folder, &page)?;
-    finish(&outcome, arguments, context, &page)
+    finish(outcome, arguments, context, &page)
 }
 
 fn finish(
-    outcome: &QuickstartOutcome,
+    ended: Ended<QuickstartOutcome>,
     arguments: &Arguments,
     context: &Context,
     page: &std::path::Path,
 ) -> anyhow::Result<Outcome> {
     let printer = &context.printer;
-    let QuickstartOutcome::Finished { model, evaluations } = outcome else {
+    let Ended::Finished(QuickstartOutcome { model, evaluations }) = ended else {
         if arguments.json {
             printer.json(&json!({ "status": "interrupted", "report": page }))?;
         } else {
@@ -128,7 +129,7 @@ fn finish(
     }
     let mut table =
         Table::new(&[("", Align::Left), ("held-out loss", Align::Right), ("answers right", Align::Right)]);
-    for evaluation in evaluations {
+    for evaluation in &evaluations {
         table.row([
             evaluation.label.clone(),
             evaluation.heldout_loss.map_or_else(String::new, |loss| format!("{loss:.3}")),

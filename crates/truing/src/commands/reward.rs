@@ -5,28 +5,49 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use serde_json::Value;
 use truing_data::SourceConfig;
 use truing_report::{RunRecord, StageRecord};
-use truing_stages::responses::ResponseInputs;
-use truing_stages::reward::{self, RewardScorer};
+use truing_stages::TrainedModel;
+use truing_stages::reward::{self, RewardModelStage, RewardScorer};
+use truing_stages::training::TrainingPlan;
 use truing_types::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
 
 use super::model;
-use super::training::{self, Stage, render_options};
+use super::plan;
+use super::stage::{self, StageCommand, finish_training, render_options};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::Style;
 use crate::progress;
 use crate::table::{Align, Table};
 
-/// The stage.
-pub(crate) const STAGE: Stage<ResponseInputs> = Stage { load: reward::load, run: reward::run };
+impl StageCommand for RewardModelStage {
+    const STOPPING: &'static str = "stopping: the run is saved after this pack";
+
+    fn print_plan(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
+        plan::print(plan, context)
+    }
+
+    fn plan_json(plan: &TrainingPlan) -> Value {
+        plan::to_json(plan)
+    }
+
+    fn finish(
+        trained: TrainedModel,
+        folder: &Path,
+        as_json: bool,
+        context: &Context,
+    ) -> anyhow::Result<Outcome> {
+        finish_training(&trained, &[], folder, as_json, context)
+    }
+}
 
 /// What to do with a reward model.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Train a reward model on preferences.
-    Train(training::Arguments),
+    Train(stage::Arguments),
     /// Score every response of preference files; one JSON object a line.
     Score(ScoreArguments),
     /// Evaluate a reward model: accuracy on preference pairs, calibration, by source.
@@ -78,7 +99,7 @@ pub(crate) struct EvaluateArguments {
 /// Runs the command.
 pub(crate) fn run(command: &Command, context: &mut Context) -> anyhow::Result<Outcome> {
     match command {
-        Command::Train(arguments) => training::run(&STAGE, arguments, context),
+        Command::Train(arguments) => stage::run::<RewardModelStage>(arguments, context),
         Command::Score(arguments) => score(arguments, context),
         Command::Evaluate(arguments) => evaluate(arguments, context),
     }

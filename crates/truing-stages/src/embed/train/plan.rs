@@ -10,17 +10,17 @@ use truing_data::{
 use truing_model::EncoderFiles;
 use truing_store::RunInputs;
 use truing_text::{SentenceTokenizer, Tokenizer};
-use truing_train::{EmbeddingLoss, EncoderObjective, TripletGroups, TripletPack};
+use truing_train::{EmbeddingLoss, EncoderObjective, PlanRow, TripletGroups, TripletPack};
 use truing_types::{Event, EventSink, RowOrigin, Seed, TokenId};
 
 use super::EmbedTrainConfig;
 use crate::embed::{encoder_tokenizer, pack_texts};
-use crate::encoder_training::{self, EncoderPlan, SampleLengths};
+use crate::encoder_training::{EncoderPlan, SampleLengths};
 use crate::row_report::{DataReport, SkippedRow, passed_over};
 use crate::rows::key_of;
-use crate::training::opening;
+use crate::training::opening::{self, content_key};
 use crate::wording::counted;
-use crate::{Machine, StageError};
+use crate::{Machine, StageError, StagePlan};
 
 /// Triplets that are tokenized at a time.
 const TRIPLETS_AT_A_TIME: usize = 2048;
@@ -217,7 +217,7 @@ impl EmbedTrainPlan {
             sources: vec![SourceRange { name: "train".into(), weight: 1.0, samples: 0..n_triplets }],
             n_cut: inputs.n_cut,
         };
-        let digest = encoder_training::digest(&config.decisive_toml(), &inputs.record);
+        let digest = content_key(&config, &inputs.record, None);
         let (settings, spec) = (config.run_settings(), &inputs.model.spec);
         let run = EncoderPlan::resolve(settings, spec, lengths, loss.couples_packs(), digest, machine)?;
         Ok(Self { config, loss, run })
@@ -284,4 +284,14 @@ fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {
         });
     }
     Ok(())
+}
+
+impl StagePlan for EmbedTrainPlan {
+    fn rows(&self) -> Vec<PlanRow> {
+        self.run.rows()
+    }
+
+    fn summary(&self) -> String {
+        self.run.summary()
+    }
 }

@@ -1,0 +1,192 @@
+//! What a stage is: a recipe becomes a plan, and the plan becomes a finished run.
+//!
+//! The command line, `truing plan`, the quickstart and the tests run every stage through [`Stage`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use truing_text::RenderOptions;
+use truing_train::PlanRow;
+use truing_types::{Communicator, EventSink, StageName};
+
+use crate::chat::{ChatModelConfig, OpenChatModel};
+use crate::{Machine, Probe, Recipe, StageError};
+
+/// How a run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// In a folder that holds no run yet.
+    Fresh,
+    /// From the newest complete checkpoint of the folder's run. Where there is no run yet, because the folder is missing,
+    /// empty or of a run that was killed before its first file, the run starts.
+    Resume,
+}
+
+impl Start {
+    /// A resume where the folder holds a run, a fresh start otherwise.
+    pub(crate) fn of(output_dir: &Path) -> Self {
+        if output_dir.join("recipe.resolved.toml").exists() { Self::Resume } else { Self::Fresh }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ended<T> {
+    /// All work is done.
+    Finished(T),
+    /// The stop flag was set. What was done is saved, and a resume continues from there.
+    Interrupted {
+        /// Optimiser steps that are saved; `None` for a stage without steps.
+        step: Option<u64>,
+    },
+}
+
+impl<T> Ended<T> {
+    /// A run of a stage without optimiser steps that was stopped.
+    pub(crate) const STOPPED: Self = Self::Interrupted { step: None };
+
+    /// The result of a finished run.
+    #[must_use]
+    pub fn finished(self) -> Option<T> {
+        match self {
+            Self::Finished(outcome) => Some(outcome),
+            Self::Interrupted { .. } => None,
+        }
+    }
+}
+
+/// What a stage that trains leaves behind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainedModel {
+    /// The directory of the saved model or adapter.
+    pub model: PathBuf,
+    /// The last value of every metric; empty where the run was finished before.
+    pub metrics: BTreeMap<String, f64>,
+    /// Why the model learnt nothing, where it did not.
+    pub nothing_learnt: Option<String>,
+}
+
+impl TrainedModel {
+    /// The model of a run that was finished before.
+    pub(crate) fn of_earlier_run(model: PathBuf) -> Self {
+        Self { model, metrics: BTreeMap::new(), nothing_learnt: None }
+    }
+}
+
+/// What a stage plans with.
+pub struct PlanContext<'a> {
+    /// How chat templates are rendered.
+    pub render: RenderOptions,
+    /// Looks at the machine. Called once the inputs are read, because they take memory.
+    pub machine: &'a dyn Fn() -> Machine,
+    /// Progress and warnings.
+    pub events: &'a mut dyn EventSink,
+}
+
+/// What a stage runs with, besides its plan.
+pub struct RunContext<'a> {
+    /// How the run begins.
+    pub start: Start,
+    /// The ranks of the run.
+    pub communicator: &'a dyn Communicator,
+    /// Clock and memory.
+    pub probe: &'a dyn Probe,
+    /// Progress, metrics and warnings.
+    pub events: &'a mut dyn EventSink,
+    /// Set from outside to stop the run. What was done is saved.
+    pub stop: &'a AtomicBool,
+    /// The models of [`Stage::chat_models`], opened, in the same order.
+    pub chat_models: Vec<OpenChatModel>,
+    /// A program that answers to the sandbox's child arguments; needed for rewards that run code.
+    pub sandbox_program: Option<&'a Path>,
+}
+
+impl std::fmt::Debug for PlanContext<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PlanContext").field("render", &self.render).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for RunContext<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunContext").field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl<'a> RunContext<'a> {
+    /// Without chat models and sandbox.
+    pub fn new(
+        start: Start,
+        communicator: &'a dyn Communicator,
+        probe: &'a dyn Probe,
+        events: &'a mut dyn EventSink,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        Self { start, communicator, probe, events, stop, chat_models: Vec::new(), sandbox_program: None }
+    }
+}
+
+/// Every decision that can be made before work starts.
+pub trait StagePlan {
+    /// The plan as a table.
+    fn rows(&self) -> Vec<PlanRow>;
+
+    /// The plan in one sentence.
+    fn summary(&self) -> String;
+}
+
+/// A stage of the system.
+pub trait Stage {
+    /// Its name in recipes.
+    const NAME: StageName;
+    /// Its settings.
+    type Config: Recipe;
+    /// What it reads before it plans.
+    type Inputs;
+    /// What it will do.
+    type Plan: StagePlan;
+    /// What a finished run leaves behind.
+    type Outcome;
+
+    /// Reads what the recipe names. Models are opened but not loaded.
+    ///
+    /// # Errors
+    /// When a setting is missing or invalid, or a model, a file or a row is unusable.
+    fn load(config: &Self::Config, context: &mut PlanContext<'_>) -> Result<Self::Inputs, StageError>;
+
+    /// Makes the plan.
+    ///
+    /// # Errors
+    /// When a setting is missing or invalid, or the memory does not suffice.
+    fn plan(config: Self::Config, inputs: &Self::Inputs, machine: &Machine)
+    -> Result<Self::Plan, StageError>;
+
+    /// The chat models that a run calls, and that its [`RunContext`] has to hold.
+    fn chat_models(_plan: &Self::Plan) -> Vec<&ChatModelConfig> {
+        Vec::new()
+    }
+
+    /// Runs the plan in the folder that the recipe names.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, numbers are not finite, a model or server fails for good, or the disk fails.
+    fn run(
+        plan: &Self::Plan,
+        inputs: &Self::Inputs,
+        context: RunContext<'_>,
+    ) -> Result<Ended<Self::Outcome>, StageError>;
+
+    /// [`load`](Self::load), then [`plan`](Self::plan).
+    ///
+    /// # Errors
+    /// Those of both.
+    fn prepare(
+        config: Self::Config,
+        context: &mut PlanContext<'_>,
+    ) -> Result<(Self::Plan, Self::Inputs), StageError> {
+        let inputs = Self::load(&config, context)?;
+        let plan = Self::plan(config, &inputs, &(context.machine)())?;
+        Ok((plan, inputs))
+    }
+}

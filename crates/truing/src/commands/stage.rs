@@ -1,0 +1,323 @@
+//! What every command does that runs a stage: recipe, plan, work, page.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::{Map, Value, json};
+use truing_model::is_adapter;
+use truing_parallel::Solo;
+use truing_stages::{
+    Ended, PlanContext, Probe, Recipe, RunContext, Stage, StageError, StagePlan, Start, TrainedModel,
+};
+use truing_store::StoreError;
+use truing_text::RenderOptions;
+use truing_types::EventSink;
+
+use super::{model, plan};
+use crate::outcome::{Hinted, Outcome, WithHint};
+use crate::printer::Style;
+use crate::progress::{self, FanOut};
+use crate::recorder::TensorBoard;
+use crate::table::{Align, Table};
+use crate::{Context, asking, interrupt, machine};
+
+/// A recipe and what is changed of it.
+#[derive(Debug, Args)]
+pub(crate) struct RecipeArguments {
+    /// The recipe, a TOML file.
+    pub(crate) recipe: PathBuf,
+    /// Change a setting, for instance `--set learning_rate=2e-5` or `--set data.0.path=mine.jsonl`. May be given
+    /// several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+/// What is done with a recipe. Apart from [`RecipeArguments`], because clap finds out by a struct's own arguments whether
+/// an optional one is given.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Print the plan and do nothing.
+    #[arg(long, conflicts_with = "resume")]
+    plan: bool,
+    /// Continue an interrupted run; start the run if the folder holds none.
+    #[arg(long)]
+    resume: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of a command that does nothing but run its stage.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+/// A stage as its command needs it.
+pub(crate) trait StageCommand: Stage {
+    /// Printed when the user stops the run.
+    const STOPPING: &'static str = "stopping: the run is saved as it was after the last whole step";
+    /// Printed at the end of a stopped run without steps.
+    const STOPPED: &'static str = "stopped; --resume continues from there";
+    /// Whether the stage trains: its metrics go to TensorBoard files, and a stopped run has a report as well.
+    const TRAINS: bool = true;
+
+    /// Prints a plan.
+    fn print_plan(plan: &Self::Plan, context: &Context) -> anyhow::Result<()> {
+        let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+        for row in plan.rows() {
+            table.row([row.name, plan::amount_text(row.amount)]);
+        }
+        for line in table.lines() {
+            context.printer.line(line)?;
+        }
+        context.printer.line("")?;
+        Ok(context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?)
+    }
+
+    /// A plan as one JSON object.
+    fn plan_json(plan: &Self::Plan) -> Value {
+        let rows: Map<String, Value> =
+            plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+        json!({ "rows": rows })
+    }
+
+    /// Says what is about to be done.
+    fn announce(plan: &Self::Plan, context: &Context) {
+        context.printer.note(plan.summary());
+    }
+
+    /// What to do about a run that cannot start or continue.
+    fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
+        advice(error, folder, resume)
+    }
+
+    /// Writes the page of a finished run and prints how it ended.
+    fn finish(
+        outcome: Self::Outcome,
+        folder: &Path,
+        as_json: bool,
+        context: &Context,
+    ) -> anyhow::Result<Outcome>;
+}
+
+/// Reads the recipe, plans, runs, and says how it ended.
+pub(crate) fn run<S: StageCommand>(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    run_recipe::<S>(&arguments.recipe, &arguments.run, context)
+}
+
+/// [`run`] for a command whose recipe is optional.
+pub(crate) fn run_recipe<S: StageCommand>(
+    recipe: &RecipeArguments,
+    arguments: &RunArguments,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let (plan, inputs, folder) = match prepare::<S>(recipe, context) {
+        Ok(prepared) => prepared,
+        Err(error) => return refuse(error, arguments.json, context),
+    };
+    if arguments.plan {
+        return show::<S>(&plan, arguments.json, context);
+    }
+    S::announce(&plan, context);
+    let stop = interrupt::stop_flag(S::STOPPING)?;
+    let mut sinks: Vec<Box<dyn EventSink>> = vec![progress::for_this_terminal(&context.printer)];
+    let mut recording_error = None;
+    if S::TRAINS {
+        let (tensor_board, error) = TensorBoard::new(&folder.join("events"));
+        sinks.push(Box::new(tensor_board));
+        recording_error = Some(error);
+    }
+    let mut events = FanOut(sinks);
+    let mut chat_models = Vec::new();
+    for config in S::chat_models(&plan) {
+        let surroundings = asking::surroundings(config, &stop, context)?;
+        chat_models.push(config.open(&surroundings, &mut events)?);
+    }
+    let probe = machine::ProcessProbe::new();
+    let start = if arguments.resume { Start::Resume } else { Start::Fresh };
+    // This binary starts itself again as the sandbox's child.
+    let program = std::env::current_exe().ok();
+    let run_context = RunContext {
+        chat_models,
+        sandbox_program: program.as_deref(),
+        ..RunContext::new(start, &Solo, &probe as &dyn Probe, &mut events, &stop)
+    };
+    let ended = S::run(&plan, &inputs, run_context).map_err(|error| {
+        match S::advice(&error, &folder, arguments.resume) {
+            Some(hint) => anyhow::Error::new(Hinted { source: error.into(), hint }),
+            None => error.into(),
+        }
+    })?;
+    drop(events);
+    if let Some(error) = recording_error.and_then(|error| error.borrow_mut().take()) {
+        context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
+    }
+    match ended {
+        Ended::Finished(outcome) => S::finish(outcome, &folder, arguments.json, context),
+        Ended::Interrupted { step } => interrupted::<S>(step, &folder, arguments.json, context),
+    }
+}
+
+fn interrupted<S: StageCommand>(
+    step: Option<u64>,
+    folder: &Path,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let mut fields = json!({ "status": "interrupted" });
+    if S::TRAINS {
+        fields["report"] = json!(write_report(folder)?);
+    }
+    if let Some(step) = step {
+        fields["step"] = step.into();
+    }
+    match step {
+        _ if as_json => context.printer.json(&fields)?,
+        Some(step) => {
+            context.printer.line(format_args!("stopped after step {step}; --resume continues from there"))?;
+        }
+        None => context.printer.line(S::STOPPED)?,
+    }
+    Ok(Outcome::Interrupted)
+}
+
+/// Makes the plan of a recipe and prints it; a recipe that cannot fit is a finding, with what would.
+pub(crate) fn show_recipe<S: StageCommand>(
+    recipe: &RecipeArguments,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    match prepare::<S>(recipe, context) {
+        Ok((plan, ..)) => show::<S>(&plan, as_json, context),
+        Err(error) => refuse(error, as_json, context),
+    }
+}
+
+fn show<S: StageCommand>(plan: &S::Plan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    if as_json {
+        context.printer.json(&S::plan_json(plan))?;
+    } else {
+        S::print_plan(plan, context)?;
+    }
+    Ok(Outcome::Fine)
+}
+
+/// Says what would fit, where `error` is that a run does not; hands every other error on.
+fn refuse(error: anyhow::Error, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let Some(refusal @ StageError::DoesNotFit { source, hints }) = error.downcast_ref() else {
+        return Err(error);
+    };
+    if as_json {
+        let text = source.to_string();
+        context.printer.json(&json!({ "fits": false, "reason": text, "would_fit": hints }))?;
+    } else {
+        context.printer.line(context.printer.styled(Style::Red, "this run does not fit"))?;
+        context.printer.line(refusal)?;
+    }
+    Ok(Outcome::Finding)
+}
+
+/// Reads recipe, models and data, and makes the plan; returns it with the inputs and the run's folder.
+fn prepare<S: StageCommand>(
+    arguments: &RecipeArguments,
+    context: &Context,
+) -> anyhow::Result<(S::Plan, S::Inputs, PathBuf)> {
+    let path = &arguments.recipe;
+    let mut config = S::Config::from_toml(&read_recipe(path)?, path, &arguments.overrides)?;
+    config.find_models(&mut |name| model::find(name, context))?;
+    let folder = config.output_dir().to_path_buf();
+    let mut events = progress::for_this_terminal(&context.printer);
+    let machine = || machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
+    let mut planning = PlanContext { render: render_options(), machine: &machine, events: events.as_mut() };
+    let (plan, inputs) = S::prepare(config, &mut planning)?;
+    Ok((plan, inputs, folder))
+}
+
+/// The text of a recipe.
+pub(crate) fn read_recipe(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}", path.display()))
+        .hint(|| "a recipe is a TOML file; the folder `recipes/` has examples".into())
+}
+
+/// A command that was given neither a recipe nor a subcommand.
+pub(crate) fn no_recipe(example: &str) -> anyhow::Error {
+    let source = anyhow::anyhow!("a recipe is needed");
+    anyhow::Error::new(Hinted { source, hint: example.to_owned() })
+}
+
+/// What to do about a run that cannot start or continue.
+fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
+    let resume_hint = || {
+        format!(
+            "{} holds the run; --resume continues it; `--set output_dir=...` starts another",
+            folder.display()
+        )
+    };
+    Some(match error {
+        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } | StageError::FileChanged { .. } => {
+            "--resume needs the recipe, data and model of its start; `--set output_dir=...` starts another run"
+                .to_owned()
+        }
+        StageError::Store(StoreError::RunExists { .. }) => resume_hint(),
+        StageError::Store(StoreError::Locked { .. }) => {
+            "wait until that process has ended, or stop it; `--set output_dir=...` starts another run".to_owned()
+        }
+        StageError::Store(
+            StoreError::NotARun { .. } | StoreError::Occupied { .. } | StoreError::NotADirectory { .. },
+        ) => "`--set output_dir=...` names another folder".to_owned(),
+        StageError::Store(StoreError::Foreign { .. }) if resume => {
+            "without --resume a run starts there".to_owned()
+        }
+        _ if folder.join("recipe.resolved.toml").is_file() => resume_hint(),
+        _ => return None,
+    })
+}
+
+/// Templates that print today's date get one that never changes, Llama 3's own default: a run that is resumed on
+/// another day, or made again, shall read the same texts.
+pub(crate) fn render_options() -> RenderOptions {
+    let date = jiff::civil::date(2024, 7, 26);
+    RenderOptions { now: Some(date.at(0, 0, 0, 0)), ..RenderOptions::default() }
+}
+
+/// Writes the page of a run.
+fn write_report(folder: &Path) -> anyhow::Result<PathBuf> {
+    let page = folder.join("report.html");
+    truing_report::write_report(folder, &page)?;
+    Ok(page)
+}
+
+/// Writes the page of a run that trained a model, and prints where everything is. `more` are further lines, with names.
+pub(crate) fn finish_training(
+    trained: &TrainedModel,
+    more: &[(&str, String)],
+    folder: &Path,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let page = write_report(folder)?;
+    let printer = &context.printer;
+    let TrainedModel { model, metrics, nothing_learnt } = trained;
+    if as_json {
+        printer.json(&json!({
+            "status": "finished", "model": model, "report": page, "metrics": metrics,
+            "nothing_learnt": nothing_learnt,
+        }))?;
+    } else {
+        let kind = if is_adapter(model) { "adapter" } else { "model" };
+        let own = [(kind, model.display().to_string()), ("report", page.display().to_string())];
+        let lines: Vec<_> = own.iter().chain(more).collect();
+        let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, text) in lines {
+            printer.line(format_args!("{name:<width$}  {text}"))?;
+        }
+    }
+    Ok(if nothing_learnt.is_some() { Outcome::Finding } else { Outcome::Fine })
+}
