@@ -272,8 +272,8 @@ fn chinese_groups(run: &str, start: Option<&BigRational>) -> Option<BigRational>
     Some(total + group + rest)
 }
 
-/// The factor that a word after a number stands for: English, Indian, Spanish, French, German, Portuguese and Italian. A word
-/// that stands for different powers in different languages (`billones`) has none.
+/// The factor that a word after a number stands for: English, Indian, Spanish, French, German, Portuguese and
+/// Italian. A word that stands for different powers in different languages (`billones`) has none.
 pub(super) fn multiplier(word: &str) -> Option<BigRational> {
     Some(match word {
         "dozen" | "dozens" => BigRational::from_integer(12.into()),

@@ -685,8 +685,8 @@ impl Lexer {
     }
 }
 
-/// `0.1666...` and `0.142857142857...`: what digits go on to if the last of them repeat, one digit three times or a longer
-/// period twice.
+/// `0.1666...` and `0.142857142857...`: what digits go on to if the last of them repeat, one digit three times
+/// or a longer period twice.
 fn endless(digits: &str, places: usize) -> Option<BigRational> {
     let fraction: Vec<char> = digits.chars().skip(digits.len().checked_sub(places)?).collect();
     for period in 1..=12.min(fraction.len()) {

@@ -361,8 +361,8 @@ impl Unit {
         }
     }
 
-    /// What stands after a number, if it is a unit or a counted thing.
-    /// Things that no table knows are in the plural, unless `is_single` says that there is one of them or a part of one.
+    /// What stands after a number, if it is a unit or a counted thing. Things that no table knows are in the
+    /// plural, unless `is_single` says that there is one of them or a part of one.
     pub(super) fn parse(tokens: &[Token], is_single: bool) -> Option<Self> {
         let tokens = strip_brackets(tokens);
         if tokens.len() > 14 {

@@ -27,7 +27,8 @@ pub(super) fn alters(word: &str) -> bool {
     lists(ALTERING, &lower) || is_ordinal_fraction(&lower)
 }
 
-/// Whether words before a colon or an equals sign name the value after it, as "Total cost" does and "at least" does not.
+/// Whether words before a colon or an equals sign name the value after it, as "Total cost" does and "at least"
+/// does not.
 pub(super) fn is_name<'a>(words: impl Iterator<Item = &'a str>) -> bool {
     let words: Vec<String> = words.map(str::to_lowercase).collect();
     let bounds = words
