@@ -8,11 +8,7 @@ use super::clause;
 use super::structure::{Answer, parse};
 use super::wording::{alters, lists};
 use super::{numerals, units};
-
-#[expect(clippy::unwrap_used, reason = "patterns of our own, compiled in a test")]
-fn pattern(text: &str) -> Regex {
-    Regex::new(text).unwrap()
-}
+use crate::verifiers::pattern::pattern;
 
 /// Words directly before a box that deny it, bound it or take a part of it.
 static BEFORE_WORDS: LazyLock<Regex> = LazyLock::new(|| {
@@ -135,8 +131,8 @@ fn side_of(text: &str) -> &str {
     &text[start..]
 }
 
-/// Whether a side of an equation computes with one variable, so that the other side is not its value: `2x`, `x^2`, `x + 2`.
-/// Sums of several variables and values of functions are what is asked for.
+/// Whether a side of an equation computes with one variable, so that the other side is not its value: `2x`,
+/// `x^2`, `x + 2`. Sums of several variables and values of functions are what is asked for.
 fn computes(side: &str) -> bool {
     static NAMES: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"\\(?:text|mathrm|textbf)\s*\{[^}]*\}|[A-Za-z]\([^()]*\)|_(?:\{[^}]*\}|\w)|&")

@@ -1,8 +1,9 @@
 //! Whether the words around a number leave it what the text says.
 //!
-//! A number is an answer where everything between the cue before it ("the answer is", "=", a verb such as "makes") and the end
-//! of its clause is known: articles and the like before it, a unit or counted things and where or when they are after it. Any
-//! other word beside the number makes of it a part of a text, which equals no number.
+//! A number is an answer where everything between the cue before it ("the answer is", "=", a verb such as
+//! "makes") and the end of its clause is known: articles and the like before it, a unit or counted things and
+//! where or when they are after it. Any other word beside the number makes of it a part of a text, which equals
+//! no number.
 
 use std::sync::LazyLock;
 
@@ -11,11 +12,7 @@ use regex::Regex;
 use super::numerals;
 use super::units;
 use super::wording::{self, alters, is_plural, lists};
-
-#[expect(clippy::unwrap_used, reason = "patterns of our own, compiled in a test")]
-fn pattern(text: &str) -> Regex {
-    Regex::new(text).unwrap()
-}
+use crate::verifiers::pattern::pattern;
 
 /// A word, number or mark of running text.
 #[derive(Debug, Clone, PartialEq)]
