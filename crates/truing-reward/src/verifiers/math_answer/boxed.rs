@@ -32,6 +32,7 @@ static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
         r"|^\s*(?:万|萬|亿|億|千|百|倍|的|分之|分の|\u{3c0}|тыс|миллион|mil\b|mille\b|millones|millions?\b\s+d|tausend|millionen)",
         r"|^\s*and\s+(?:\d|an?\s+(?:half|quarter|third)|half\b|one[\s-]|two[\s-]|three[\s-])",
         r"|^\s*(?:,\s*(?:or\b|\d)|\{,\}|\.\d|\?|:\s*\d|/\s*\d|[-+\u{2212}*\u{d7}]\s*\d)",
+        r"|^[$\\) ]*[;,]\s*now\s+\d|^[ \t]*\w+\s+short\s+of\b|^[^.\n]{0,60}\bbut\s+the\s+(?:question|problem)\s+(?:asks|wants|is\s+about)\b",
         r"|^[ \t\x22]*(?:is\s+(?:an?\s+(?:upper|lower)\s+bound|only|what\s+(?:we|you|it))|would\b|format\b|if\b|only\s+(?:if|when)|but\s+(?:it|this|that)\s+is\s+not)",
     ))
 });
@@ -67,6 +68,9 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
     };
     let rest = &text[end..];
     if clause::is_taken_back(rest) {
+        return Context::Refused;
+    }
+    if super::statement::is_rate_of_another(rest, content) {
         return Context::Refused;
     }
     // A residue names its modulus.

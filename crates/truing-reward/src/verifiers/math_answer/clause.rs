@@ -74,7 +74,8 @@ const SUBJECT: &str = "\
 /// Words that cast doubt on all that their sentence says.
 const DOUBT: &str = "\
     doubt doubts doubtful nobody unlikely impossible untrue deny denies suppose supposing assume \
-    assuming guess pretend reject exclude refute mistaken say says claim claims";
+    assuming guess pretend reject exclude refute mistaken mistake tempting tempted naive naively say says \
+    claim claims";
 
 /// Words that lead on from a number and its unit to where, when and for what.
 const TAILS: &str = "\
@@ -195,8 +196,8 @@ fn precedes_equation(before: &str) -> bool {
 }
 
 /// Whether what stands before a number leads to it.
-fn leads_to(before: &str, is_cued: bool) -> bool {
-    let parts = parts(before);
+fn leads_to(before_text: &str, is_cued: bool) -> bool {
+    let parts = parts(before_text);
     if parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word))) {
         return false;
     }
@@ -227,6 +228,12 @@ fn leads_to(before: &str, is_cued: bool) -> bool {
                 }
                 "with" => matches!(before, "left" | "him" | "her" | "them" | "us" | "up"),
                 "for" | "in" | "at" | "into" => !subject.contains(&Part::Number),
+                // "18 then 20"
+                "then" if is_cued => !subject.contains(&Part::Number),
+                "then" => {
+                    let earlier = before_text.rfind("then").map_or("", |at| &before_text[..at]);
+                    !earlier.trim_end().ends_with(|c: char| c.is_ascii_digit())
+                }
                 "up" | "down" | "off" | "out" | "back" => {
                     is_cue(before, &subject[..subject.len().saturating_sub(1)])
                 }
@@ -242,7 +249,12 @@ fn leads_to(before: &str, is_cued: bool) -> bool {
         Part::Mark(',') => {
             is_plain_subject(subject) && !subject.contains(&Part::Number) && subject.len() <= 6 && !is_cued
         }
-        Part::Mark('=' | '\u{2248}' | '\u{2192}' | '\u{21d2}') => is_plain_subject(subject),
+        Part::Mark('=' | '\u{2248}' | '\u{2192}' | '\u{21d2}') => {
+            let name = clause(subject);
+            let is_other =
+                !name.contains(&Part::Number) && wording::names_another(name.iter().filter_map(Part::word));
+            is_plain_subject(subject) && !is_other
+        }
         Part::Run(run) => is_run_cue(run, is_cued && end == 1),
         Part::Mark(_) | Part::Number => false,
     }
@@ -545,5 +557,11 @@ pub(super) fn is_taken_back(after: &str) -> bool {
             r"(?:(?:not|n['\u{2019}]t)\s+(?:be\s+)?(?:right|correct|true|possible|valid|it\b|an?\s+answer|the\s+(?:\w+\s+)?answer)|isn['\u{2019}]t\s+(?:right|correct|the)|wrong|incorrect|false\b|mistaken|impossible|错|不对))",
         ))
     });
-    DENIAL.is_match(after)
+    static HEDGE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^[\s,;$*_)\]}\\]*(?:but|though|although|or)\s+(?:(?:it|this|that|\$?\d[\d.,]*)\s+)?",
+            r"(?:could|might|may)\s+(?:also|(?:just\s+)?as\s+well|equally|well)\b",
+        ))
+    });
+    DENIAL.is_match(after) || HEDGE.is_match(after)
 }

@@ -8,6 +8,7 @@ use super::boxed::{self, Context};
 use super::sentence::{is_mathematics, number_said, unmarked, without_bold};
 use super::statement::{N_STATEMENTS, QUALIFIED, corrected, stated};
 use super::structure::{Answer, parse};
+use super::turns::reply;
 use super::wording;
 use crate::verifiers::pattern::pattern;
 
@@ -27,6 +28,7 @@ pub(super) enum Marked {
 /// there are none and marks are not required, the last number with the whole expression that it stands in.
 #[must_use]
 pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
+    let text = &*reply(text);
     match marked(text) {
         Marked::Found(answer) => Some(answer),
         Marked::Refused => None,
@@ -41,6 +43,7 @@ pub(super) fn choice(text: &str) -> Option<String> {
             r"(?:\b(?:correct|right|best)\s+(?:option|choice|answer)\s+is|\b(?:option|choice)\s+is|\bI\s+(?:choose|pick|select)|故选|故選)\s*[:\u{ff1a}]?[\s*_$]*(?P<letter>\(?[A-Z](?:[).:][^\n]*|[\s*.\u{3002}]*$))",
         )
     });
+    let text = &*reply(text);
     match marked(text) {
         Marked::Found(answer) => letter_of(&answer),
         Marked::Refused => None,
@@ -78,7 +81,7 @@ pub(super) fn marked_answer(text: &str) -> Option<String> {
     }
 }
 
-fn marked(text: &str) -> Marked {
+pub(super) fn marked(text: &str) -> Marked {
     match tagged(text) {
         None => marked_outside_tags(text),
         Some(None) => Marked::Refused,
@@ -93,7 +96,11 @@ fn marked(text: &str) -> Marked {
                 Marked::Nothing => Marked::Found(of_tag(inside)),
                 found => found,
             };
-            match corrected(after, false) {
+            let said = match &found {
+                Marked::Found(answer) => Some(answer.as_str()),
+                Marked::Nothing | Marked::Refused => None,
+            };
+            match corrected(said, after, false) {
                 Some(correction) => correction,
                 None => found,
             }
@@ -142,7 +149,7 @@ fn marked_outside_tags(text: &str) -> Marked {
             found => found,
         };
     };
-    match corrected(&text[at..], is_boxed) {
+    match corrected(answer.as_deref(), &text[at..], is_boxed) {
         Some(correction) => correction,
         None => answer.map_or(Marked::Refused, Marked::Found),
     }

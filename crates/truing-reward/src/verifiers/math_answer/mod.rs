@@ -56,6 +56,7 @@ mod sentence;
 mod statement;
 mod structure;
 mod token;
+mod turns;
 mod units;
 mod wording;
 

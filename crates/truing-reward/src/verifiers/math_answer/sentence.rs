@@ -1,5 +1,6 @@
 //! The number that a sentence says, read with the expression that it stands in.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -7,8 +8,9 @@ use regex::Regex;
 use num_traits::Signed;
 
 use super::clause::{self, Around};
-use super::extract::{MOST, tail, trimmed};
+use super::extract::{MOST, head, tail, trimmed};
 use super::pieces::{Piece, around, is_digit, is_expression, pieces, tidied};
+use super::statement::CUE;
 use super::structure::{Answer, parse};
 use super::units;
 use crate::verifiers::pattern::pattern;
@@ -99,7 +101,8 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     static CALCULATION: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"(?is)<<[^<>\n]*>>|<think>.*?</think>|</?(?:b|strong|em|i|p|br)\s*/?>"));
     let text = CALCULATION.replace_all(text, "");
-    let text = tail(&text, TAIL);
+    let text = without_confidence(tail(&text, TAIL));
+    let text = text.as_ref();
     let last_digit = last_number(text)?;
     let (start, end) = (sentence_start(text, last_digit), sentence_end(text, last_digit));
     let sentence = without_bold(text[start..end].trim());
@@ -107,6 +110,16 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     let following = &text[end..];
     if following.starts_with(['?', '\u{ff1f}']) || clause::is_taken_back(following) {
         return None;
+    }
+    if is_option(text, last_digit)
+        || ABOUT.is_match(sentence)
+        || GIVES_UP.is_match(sentence)
+        || GIVES_UP.is_match(head(following))
+    {
+        return None;
+    }
+    if let Some(corrected) = replaced(sentence) {
+        return number_said(corrected, true).filter(|found| is_mathematics(found));
     }
     static SOLUTIONS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"(?i)^(?:the\s+)?(?:two\s+|real\s+)?(?:solutions|roots|zeros)\s+are\s*:?\s*")
@@ -121,6 +134,51 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
         None if has_rivals(sentence) => None,
         None => number_said(sentence, false),
     }
+}
+
+/// A sentence about the problem, the answer or the attempt, whose numbers are no answer.
+static ABOUT: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:the|this|my)\s+(?:answer|question|problem)\s+(?:has|had|contains|consists|takes|took|lies|starts|begins|asks|mentions|gives|states|says)\b",
+        r"|\b(?:the|this|my)\s+solution\s+(?:takes|took)\b",
+        r"|\bways?\s+to\s+(?:read|interpret|understand|answer|approach|phrase)\b",
+        r"|\bfound\s+nothing\b|\btempt(?:ing|ed)\b|\bI\s+(?:have\s+)?(?:tried|spent|attempted|guessed)\b",
+    ))
+});
+/// Words by which a text gives no answer.
+static GIVES_UP: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:I|we)\s+(?:\w+\s+)?(?:cannot|can\s+not|can['\u{2019}]t|could\s+not|couldn['\u{2019}]t|am\s+unable\s+to|are\s+unable\s+to|do\s+not\s+know\s+how\s+to|don['\u{2019}]t\s+know\s+how\s+to)\s+(?:answer|solve|determine|find|decide|tell|say|compute|calculate|conclude|continue)\b",
+        r"|\b(?:cannot|can['\u{2019}]t)\s+be\s+(?:answered|solved|determined|decided|computed|calculated)\b|\bimpossible\s+to\s+(?:answer|solve|determine|say|tell)\b",
+        r"|\b(?:not\s+enough|insufficient)\s+(?:information|data)\b|\b(?:we\s+are|we['\u{2019}]re|I\s+am|I['\u{2019}]m)\s+stuck\b|\b(?:I|we)\s+give\s+up\b",
+    ))
+});
+
+/// Whether a number stands in a list of options, of which none is chosen there.
+fn is_option(text: &str, at: usize) -> bool {
+    static OPTIONS: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?m)^[ \t*_(]*A[*_]*\s*[.):]\s[^\n]*\n[ \t*_(]*B[*_]*\s*[.):]\s"));
+    static OPTION: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[ \t*_(]*[B-J][*_]*\s*[.):]\s"));
+    let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    OPTION.is_match(&text[line..]) && OPTIONS.is_match(text)
+}
+
+/// What follows the last "sorry", "no" or "wait" of a sentence, where numbers stand before and after it.
+fn replaced(sentence: &str) -> Option<&str> {
+    let cue = CUE.find_iter(sentence).last()?;
+    let rest = &sentence[cue.end()..];
+    (sentence[..cue.start()].contains(is_digit) && rest.contains(is_digit)).then_some(rest)
+}
+
+/// Without "I am 90% sure" and the like after a number.
+pub(super) fn without_confidence(text: &str) -> Cow<'_, str> {
+    static CONFIDENCE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)(?P<kept>\d[^\n]{0,80}?)[\s,;\u{2014}\u{2013}-]+\(?(?:(?:and|but|though)\s+)?(?:I\s+am\s+|I['\u{2019}]m\s+|with\s+|at\s+)?",
+            r"(?:(?:only|about|around|roughly|a|just)\s+)*\d+(?:\.\d+)?\s*\\?%\s*(?:sure|certain|confident|confidence|certainty)\b\)?",
+        ))
+    });
+    CONFIDENCE.replace_all(text, "$kept")
 }
 
 /// Whether two numbers stand in the last clause of a sentence without an equation, or it only gives the grounds
@@ -140,7 +198,7 @@ fn has_rivals(sentence: &str) -> bool {
 }
 
 /// Whether a piece is a number without an operator, `18` or `$1,800`.
-fn is_bare_number(piece: &str) -> bool {
+pub(super) fn is_bare_number(piece: &str) -> bool {
     piece.contains(is_digit) && piece.chars().all(|c| is_digit(c) || matches!(c, '.' | ',' | '$' | '\\'))
 }
 
@@ -183,7 +241,7 @@ fn last_number(text: &str) -> Option<usize> {
 }
 
 /// Without what is struck out and without the asterisks of bold text; those between two numbers are an operator.
-pub(super) fn without_bold(text: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn without_bold(text: &str) -> Cow<'_, str> {
     static BOLD: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"(?P<before>^|[\s(:$])\*\*(?P<first>\S)|(?P<last>\S)\*\*(?P<after>$|[\s.,:;!?)])")
     });
@@ -256,6 +314,10 @@ pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
     let is_single = super::number(&found).is_some_and(|value| value.abs() <= num_traits::One::one());
     // From one number to another, not their difference: no answer.
     let (before, after) = (&sentence[..start], &sentence[end..]);
+    // `18...` has decimals that are left out.
+    if after.starts_with("..") || after.starts_with('\u{2026}') {
+        return None;
+    }
     let around = Around { before, after, is_cued, is_equation, has_unit, is_single };
     (!RANGE.is_match(&found) && around.says()).then_some(found)
 }

@@ -1,5 +1,6 @@
 //! The answer that a text states in words: "the answer is", "Final answer:", corrections and denials.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -8,7 +9,11 @@ use regex::Regex;
 use super::clause;
 use super::extract::{Marked, head, trimmed};
 use super::numerals;
-use super::sentence::{is_mathematics, number_said, sentence_end, sentence_start, within_math, without_bold};
+use super::pieces::{is_digit, pieces};
+use super::sentence::{
+    is_bare_number, is_mathematics, number_said, sentence_end, sentence_start, within_math, without_bold,
+    without_confidence,
+};
 use super::structure::{Answer, parse};
 use super::wording;
 use crate::verifiers::pattern::pattern;
@@ -44,7 +49,7 @@ static CORRECTION: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 /// What takes back the answer before it, whether another one follows or not; a new value may stand directly after it.
-static CUE: LazyLock<Regex> = LazyLock::new(|| {
+pub(super) static CUE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?im)(?:^|[\n.!?;:,(\u{2014}\u{2013}\u{3002}\u{ff01}\u{ff0c}\u{ff08}]|\s-+|\.\.\.|\b(?:so|hmm|but|oh|and|well|ah)\b)[\s*_]*",
         r"(?:",
@@ -103,8 +108,11 @@ pub(super) const N_STATEMENTS: usize = 16;
 
 /// What follows an answer and replaces it or takes it back; `None` where it stands. `is_lead` where what
 /// follows directly has been read already.
-pub(super) fn corrected(after: &str, is_lead: bool) -> Option<Marked> {
+pub(super) fn corrected(answer: Option<&str>, after: &str, is_lead: bool) -> Option<Marked> {
     if !is_lead && clause::is_taken_back(head(after)) {
+        return Some(Marked::Refused);
+    }
+    if answer.is_some_and(|answer| is_refuted(answer, after)) {
         return Some(Marked::Refused);
     }
     if let Marked::Found(corrected) = stated(after, true)
@@ -114,6 +122,23 @@ pub(super) fn corrected(after: &str, is_lead: bool) -> Option<Marked> {
     }
     let cue = CUE.find(after)?;
     (!CONFIRMED.is_match(&after[cue.end()..])).then_some(Marked::Refused)
+}
+
+/// Whether a check after an answer finds that it does not hold.
+fn is_refuted(answer: &str, after: &str) -> bool {
+    static REFUTED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)(?:\b(?:so|therefore|thus|hence),?\s+there\s+(?:is|are)\s+no\s+(?:(?:real|such|integer)\s+)?(?:solutions?|answers?)\b",
+            r"|\b(?:however|but),?\s+(?:this|it|that)\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b",
+            r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b)",
+        ))
+    });
+    REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| match found.name("value") {
+        Some(value) => {
+            super::number(value.as_str()).is_some_and(|value| super::number(answer) == Some(value))
+        }
+        None => true,
+    })
 }
 
 enum Statement {
@@ -133,7 +158,7 @@ pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
         marks.extend(captures.get(0).map(|found| Mark {
             start: found.start(),
             end: found.end(),
-            denies,
+            denies: denies || is_option(found.as_str(), &text[found.end()..]),
             corrects: false,
         }));
     }
@@ -167,7 +192,7 @@ pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
         let denies = mark.denies
             || is_aside
             || !mark.corrects && (!clause::is_asserted(before) || !clause::is_asserted(said));
-        let (line, following) = content(&text[mark.end..]);
+        let (line, following) = content(text, mark.end);
         let statement = statement(line, following, denies);
         if mark.corrects {
             let is_about_another = ASIDE.is_match(&line[..sentence_end(line, 0)]);
@@ -187,6 +212,9 @@ pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
             Statement::Says(answer) => {
                 let is_value = !matches!(parse(&answer), Answer::Text(_));
                 let is_short = answer.split_whitespace().count() <= 12;
+                if is_value && is_refuted(&answer, head(&text[mark.end..])) {
+                    return Marked::Refused;
+                }
                 if is_value || is_short && !REMARK.is_match(&answer) {
                     // Taken back by what follows it, and not replaced.
                     return if has_cue { Marked::Refused } else { Marked::Found(answer) };
@@ -203,6 +231,13 @@ pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
         Some(remark) if !REMARK.is_match(&remark) => Marked::Found(remark),
         _ => Marked::Nothing,
     }
+}
+
+/// Whether `A:` is the first of several options, of which a `B:` on the next line is the second.
+fn is_option(said: &str, after: &str) -> bool {
+    static SECOND: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\s*_>(-]*B[*_]*\s*[:\u{ff1a}.)]"));
+    said.chars().filter(|letter| letter.is_alphabetic()).eq(['A'])
+        && head(after).split_once('\n').is_some_and(|(_, next)| SECOND.is_match(next))
 }
 
 /// Words that lead to an answer.
@@ -231,8 +266,20 @@ fn is_aside(text: &str, before: Range<usize>, said: &str, is_later: bool) -> boo
 }
 
 /// The rest of the line, the next line where it is empty, or the formula that is displayed there; and what follows it.
-fn content(rest: &str) -> (&str, &str) {
-    let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '*' | '_' | '`' | '>'));
+fn content(text: &str, start: usize) -> (&str, &str) {
+    let without_marks = |text: &str, from: usize| {
+        let rest =
+            text[from..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '*' | '_' | '`'));
+        text.len() - rest.len()
+    };
+    let mut at = without_marks(text, start);
+    // At the start of a line `>` quotes; elsewhere it says that the answer is greater.
+    while text[at..].starts_with('>')
+        && text[..at].trim_end_matches([' ', '\t', '*', '_', '`', '>']).ends_with('\n')
+    {
+        at = without_marks(text, at + 1);
+    }
+    let rest = &text[at..];
     for (open, close) in [("$$", "$$"), ("\\[", "\\]")] {
         if let Some(inner) = rest.strip_prefix(open) {
             let (inner, following) = inner.split_once(close).unwrap_or((inner, ""));
@@ -255,6 +302,8 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
         };
     }
     let line = without_bold(line.trim());
+    let line = without_confidence(&line);
+    let line = restated(&line);
     let line = line.as_ref();
     if line.is_empty() {
         return Statement::Nothing;
@@ -282,7 +331,9 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
         if within_math(line, end.start()) {
             continue;
         }
-        if end.as_str().starts_with(['?', '\u{ff1f}']) {
+        let kept = line[..end.start()].trim_end_matches('.');
+        let is_left_out = kept.len() + 2 <= end.start() && kept.ends_with(is_digit);
+        if end.as_str().starts_with(['?', '\u{ff1f}']) || is_left_out {
             return Statement::Denies;
         }
         let first = trimmed(&line[..end.start()]);
@@ -295,6 +346,9 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     if sentence.is_empty() {
         return Statement::Nothing;
     }
+    if LEFT_OUT.is_match(&whole) || is_rate_of_another(rest, &sentence) {
+        return Statement::Denies;
+    }
     if sentence != whole && is_mathematics(&sentence) {
         return says(sentence, rest);
     }
@@ -302,14 +356,75 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
         return says(sentence, rest);
     }
     // Where other words stand beside the number, all of it is a text.
-    let found = number_said(&sentence, true);
+    let found = number_said(&sentence, true).or_else(|| priced(&sentence).map(str::to_owned));
     says(found.unwrap_or(sentence), rest)
 }
 
-/// The value of `18 (9 × 2)` or `18 dollars (9 eggs at $2 each)`, where the bracket only explains it.
+/// A whole number with its decimals left out, `18...`.
+static LEFT_OUT: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^[\s$(*_\\-]*\d[\d,]*\s?(?:\.\.\.|\u{2026}|\\l?dots)"));
+
+/// Whether an answer is a rate or a part from which what follows it computes another value: "18 per week, so 36 over
+/// two weeks".
+pub(super) fn is_rate_of_another(after: &str, answer: &str) -> bool {
+    static LEADS_ON: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^[\s$*_)\]\\]*(?:[a-z]+\s+)?(?:(?:per|a|an|each|every)\b[^.\n,;=]{0,30})?",
+            r",\s+(?:so|making|giving|which\s+(?:is|makes|gives))\b(?P<rest>[^\n;]*)",
+        ))
+    });
+    let after = head(after);
+    let Some(rest) = LEADS_ON.captures(after).and_then(|found| found.name("rest")) else { return false };
+    let rest = rest.as_str();
+    let clause = &rest[..sentence_end(rest, 0)];
+    let last = pieces(clause).into_iter().rfind(|piece| is_bare_number(piece.text));
+    match (last.and_then(|last| super::number(last.text)), super::number(answer)) {
+        (Some(other), Some(value)) => other != value,
+        _ => false,
+    }
+}
+
+/// The price in "$18 for 9 eggs".
+fn priced(sentence: &str) -> Option<&str> {
+    static PRICED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^(?P<value>\\?\$\s?\d[\d,]*(?:\.\d+)?|\d[\d,]*(?:\.\d+)?\s+(?:dollars|cents|euros|pounds))\s+for\s+",
+            r"(?:(?:the|all|her|his|their)\s+)*\d+\s+(?P<things>[a-z]+)(?:\s+at\s+\\?\$?\d[\d,]*(?:\.\d+)?\s+(?:each|apiece))?$",
+        ))
+    });
+    let found = PRICED.captures(sentence)?;
+    let things = found.name("things")?.as_str();
+    let is_counted = wording::is_plural(things) && !wording::alters(things);
+    found.name("value").filter(|_| is_counted).map(|value| value.as_str())
+}
+
+/// A line in which a number in words stands before the same one in digits, without the words: "eighteen (18) eggs".
+fn restated(line: &str) -> Cow<'_, str> {
+    static RESTATED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)^(?P<words>[a-z]+(?:[ -][a-z]+){0,8}) \((?P<digits>\d[\d.,]*)\)(?P<rest>.*)$")
+    });
+    let Some(found) = RESTATED.captures(line) else { return line.into() };
+    let part = |name: &str| found.name(name).map_or("", |part| part.as_str());
+    let (words, digits) = (super::number(part("words")), super::number(part("digits")));
+    if words.is_some() && words == digits {
+        format!("{}{}", part("digits"), part("rest")).into()
+    } else {
+        line.into()
+    }
+}
+
+/// The value of `18 (9 × 2)`, `18 (eighteen)`, `7 (out of 10)` or `18 dollars (9 eggs at $2 each)`, where the bracket
+/// only explains it.
 fn explained(text: &str) -> Option<&str> {
+    static OUT_OF: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?i)^out\s+of\s+\d[\d,]*(?:\s+[a-z]+){0,2}$"));
     let (value, bracket) = text.strip_suffix(')')?.rsplit_once(" (")?;
     let number = super::number(value)?;
+    if OUT_OF.is_match(bracket)
+        || !bracket.contains(is_digit) && super::number(bracket) == Some(number.clone())
+    {
+        return Some(value);
+    }
     let starts = bracket.starts_with(|c: char| c.is_ascii_digit() || c == '$' || c == '\\');
     let explains = if is_mathematics(bracket) {
         super::number(bracket) == Some(number)

@@ -663,13 +663,15 @@ impl Lexer {
             return Some(());
         }
         if let Some(dots) = self.dots() {
-            self.at += dots;
-            if !is_whole {
-                let places = usize::try_from(decimals).ok()?;
-                value = endless(&digits, places)?;
-                self.push(Kind::Number(NumberToken { value, digits, decimals: 0, is_whole }));
-                return Some(());
+            // `18...` has decimals that are left out.
+            if is_whole {
+                return None;
             }
+            self.at += dots;
+            let places = usize::try_from(decimals).ok()?;
+            value = endless(&digits, places)?;
+            self.push(Kind::Number(NumberToken { value, digits, decimals: 0, is_whole }));
+            return Some(());
         }
         self.push(Kind::Number(NumberToken { value, digits, decimals, is_whole }));
         Some(())
