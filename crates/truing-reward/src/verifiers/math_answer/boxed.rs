@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::clause;
+use super::statement::is_rate_of_another;
 use super::structure::{Answer, parse};
 use super::wording::{alters, lists};
 use super::{numerals, units};
@@ -36,6 +37,10 @@ static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
         r"|^[ \t\x22]*(?:is\s+(?:an?\s+(?:upper|lower)\s+bound|only|what\s+(?:we|you|it))|would\b|format\b|if\b|only\s+(?:if|when)|but\s+(?:it|this|that)\s+is\s+not)",
     ))
 });
+
+/// A rate that begins after a box: "dollars per day", "each".
+static RATE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)^[\s$*_)\]\\]*(?:[a-z]+\s+)?(?:per|a|an|each|every)\b"));
 
 /// What a box says together with what stands around it.
 pub(super) enum Context {
@@ -70,7 +75,7 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
     if clause::is_taken_back(rest) {
         return Context::Refused;
     }
-    if super::statement::is_rate_of_another(rest, content) {
+    if RATE.is_match(rest) && is_rate_of_another(rest, content) {
         return Context::Refused;
     }
     // A residue names its modulus.

@@ -237,6 +237,11 @@ fn leads_to(before_text: &str, is_cued: bool) -> bool {
                 "up" | "down" | "off" | "out" | "back" => {
                     is_cue(before, &subject[..subject.len().saturating_sub(1)])
                 }
+                "is" | "was" | "are" | "were" if !is_cued => {
+                    let name = clause(subject);
+                    name.contains(&Part::Number)
+                        || !wording::names_another(name.iter().filter_map(Part::word))
+                }
                 word => is_cue(word, subject),
             };
             fits && is_plain_subject(&parts[..end])
@@ -410,7 +415,7 @@ impl Around<'_> {
         }
         const HEDGES: &str = "\
             or maybe perhaps possibly alternatively wrong incorrect false mistaken impossible oder ou \
-            unless doubt";
+            unless doubt mistake";
         if rest.iter().any(|part| match part {
             Part::Word(word) => lists(HEDGES, word),
             Part::Run(run) => run.contains("可能") || run.contains("或") || run.contains("也许"),
@@ -561,6 +566,7 @@ pub(super) fn is_taken_back(after: &str) -> bool {
         pattern(concat!(
             r"(?i)^[\s,;$*_)\]}\\]*(?:but|though|although|or)\s+(?:(?:it|this|that|\$?\d[\d.,]*)\s+)?",
             r"(?:could|might|may)\s+(?:also|(?:just\s+)?as\s+well|equally|well)\b",
+            r"|^[\s,;.$*_()\[\]}\\]*(?:not\s+really|just\s+kidding)\b",
         ))
     });
     DENIAL.is_match(after) || HEDGE.is_match(after)

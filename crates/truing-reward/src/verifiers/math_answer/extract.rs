@@ -6,7 +6,7 @@ use regex::Regex;
 
 use super::boxed::{self, Context};
 use super::sentence::{is_mathematics, number_said, unmarked, without_bold};
-use super::statement::{N_STATEMENTS, QUALIFIED, corrected, stated};
+use super::statement::{N_STATEMENTS, QUALIFIED, clarified, corrected, stated};
 use super::structure::{Answer, parse};
 use super::turns::reply;
 use super::wording;
@@ -127,6 +127,9 @@ fn tagged(text: &str) -> Option<Option<(usize, usize)>> {
 /// What stands between tags as an answer: all of it where it can be read or is qualified, else its last number.
 fn of_tag(inside: &str) -> String {
     let all = trimmed(inside);
+    if let Some(value) = clarified(&all) {
+        return value;
+    }
     match parse(&all) {
         Answer::Text(_) if !QUALIFIED.is_match(&all) => number_said(&all, true).unwrap_or(all),
         _ => all,

@@ -6,16 +6,22 @@
 //! Otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise, unless `marked_only`
 //! is set, the last number together with the expression that it stands in. Boxes with only "and", "or" or a
 //! comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
+//! A text that continues with another question after its answer (`Q:`, `Human:`, the marks of chat templates)
+//! counts up to there.
 //!
 //! *Words around it.* A number in a sentence is its answer only where known words lead to it and a unit or
 //! counted things follow it (`clause`): "half of 18", "16 or 18" and "18 squared" are texts, which equal no
 //! number. What stands around a box counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is
-//! 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`" and "`\boxed{18}` is wrong" give no answer. A right
-//! answer in unusual words is refused rather than a wrong one accepted.
+//! 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`" and "`\boxed{18}` is wrong" give no answer. Neither do
+//! "Upper bound: 18", "the answer has 18 digits" and "18 per week, so 36 in two". "I am 90% sure" after an answer
+//! and a bracket that explains or repeats it ("eighteen (18)", "7 (out of 10)") are left out. An exclamation mark
+//! after the end of a formula or of bold text (`$\boxed{18}$!`, `**18**!`) is punctuation; directly after a number
+//! (`18!`) it is a factorial. A right answer in unusual words is refused rather than a wrong one accepted.
 //!
 //! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions,
 //! equations, inequalities, ratios and matrices; full-width forms, Chinese numerals and English number words
-//! are read too. What cannot be read is text: it equals the same text only, without regard to case, spaces and
+//! with simple fractions ("two and a half") are read too. `18...` leaves out decimals and is no number; `0.333...`
+//! is one third. What cannot be read is text: it equals the same text only, without regard to case, spaces and
 //! punctuation.
 //!
 //! *Comparison.* A normal form over rational numbers, variables, π, e, i and roots decides exactly. Where
@@ -27,8 +33,8 @@
 //! - Percent: `50%` equals `50%`, `50` and `0.5`; `0.5` does not equal `50`.
 //! - Units: a missing unit fits, a different one does not (`5 cm` and `5 m`); known units are converted
 //!   (`60 min` is `1 h`). Counted things that no table knows are in the plural (`5 apples`, not `5 inverse`).
-//!   Words of scale are read (`3 dozens` is 36, `5 millones` is 5000000); other words that compute make of the
-//!   whole a text.
+//!   `5倍`, five times as much, is not `5`, but `5` answers `5倍`. Words of scale are read (`3 dozens` is 36,
+//!   `5 millones` is 5000000); other words that compute make of the whole a text.
 //! - Decimals: with `float_rounding = 6` (the default) a decimal with at least six decimals and six significant
 //!   digits equals what rounds to it (`0.333333` is `1/3`, `0.333` is not). A decimal with nine decimals or
 //!   more also equals what is within a relative 1e-9 and an absolute 1e-8 of it, as printed floats do

@@ -139,7 +139,7 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
 /// A sentence about the problem, the answer or the attempt, whose numbers are no answer.
 static ABOUT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:the|this|my)\s+(?:answer|question|problem)\s+(?:has|had|contains|consists|takes|took|lies|starts|begins|asks|mentions|gives|states|says)\b",
+        r"(?i)\b(?:the|this|my)\s+(?:answer|question|problem)\s+(?:has|had|contains|consists|takes|took|lies|starts|begins|ends|asks|mentions|gives|states|says)\b",
         r"|\b(?:the|this|my)\s+solution\s+(?:takes|took)\b",
         r"|\bways?\s+to\s+(?:read|interpret|understand|answer|approach|phrase)\b",
         r"|\bfound\s+nothing\b|\btempt(?:ing|ed)\b|\bI\s+(?:have\s+)?(?:tried|spent|attempted|guessed)\b",

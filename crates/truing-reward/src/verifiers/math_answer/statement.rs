@@ -76,6 +76,12 @@ static ASIDE: LazyLock<Regex> = LazyLock::new(|| {
         r"|\b\w+['\u{2019}]s\s+answer|\bnote\s*:|\bcheck\b[^.]*:|\bpart\s*\(",
     ))
 });
+/// What makes of "the answer is" a statement about a part or a bound of the answer.
+static OF_ANSWER: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:bound|limit|estimate|guess|digit|length|size|part|factor|multiple)s?\s+(?:of|on|for|in)\s+(?:the|my|our|your)\s+(?:\w+\s+)?$",
+    )
+});
 /// What corrects a denial in its own sentence.
 static BUT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
@@ -191,6 +197,7 @@ pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
         }
         let denies = mark.denies
             || is_aside
+            || OF_ANSWER.is_match(before)
             || !mark.corrects && (!clause::is_asserted(before) || !clause::is_asserted(said));
         let (line, following) = content(text, mark.end);
         let statement = statement(line, following, denies);
@@ -301,7 +308,7 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
             _ => Statement::Denies,
         };
     }
-    let line = without_bold(line.trim());
+    let line = without_bold(without_exclamation(line.trim()));
     let line = without_confidence(&line);
     let line = restated(&line);
     let line = line.as_ref();
@@ -337,7 +344,7 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
             return Statement::Denies;
         }
         let first = trimmed(&line[..end.start()]);
-        // "St. 5" goes on, "18. So" does not.
+        // "St. 5" continues, "18. So" does not.
         if !first.is_empty() {
             (sentence, rest) = (first, &line[end.start()..]);
             break;
@@ -358,6 +365,21 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     // Where other words stand beside the number, all of it is a text.
     let found = number_said(&sentence, true).or_else(|| priced(&sentence).map(str::to_owned));
     says(found.unwrap_or(sentence), rest)
+}
+
+/// Without an exclamation mark after the end of a formula or of bold text, where no factorial stands.
+fn without_exclamation(line: &str) -> &str {
+    let closed = ["$", "\\)", "\\]", "**", "*"];
+    line.strip_suffix('!').filter(|line| closed.iter().any(|mark| line.ends_with(mark))).unwrap_or(line)
+}
+
+/// The value of a text that says it together with an explanation, a price or the same in words.
+pub(super) fn clarified(text: &str) -> Option<String> {
+    if let Some(value) = explained(text).or_else(|| priced(text)) {
+        return Some(value.to_owned());
+    }
+    let restated = restated(text);
+    (restated != text && is_mathematics(&restated)).then(|| restated.into_owned())
 }
 
 /// A whole number with its decimals left out, `18...`.

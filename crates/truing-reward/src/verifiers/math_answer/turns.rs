@@ -1,4 +1,4 @@
-//! The reply of a text that goes on with further turns of a conversation or further examples.
+//! The reply of a text that continues with further turns of a conversation or further examples.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::extract::{Marked, marked};
-use super::sentence::unmarked;
+use super::sentence::{is_mathematics, unmarked};
 use super::statement::N_STATEMENTS;
 use crate::verifiers::pattern::pattern;
 
@@ -22,7 +22,7 @@ static CONCLUDES: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(?i)=|\b(?:so|therefore|thus|hence|total|altogether)\b"));
 /// Marks of chat templates around a reply or a solution.
 static SPECIAL: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"<\|[A-Za-z_]{2,40}\|>|<(?:start|end)_of_turn>|</s>\s*$"));
+    LazyLock::new(|| pattern(r"<\|[A-Za-z_]{4,40}\|>|<(?:start|end)_of_turn>|</s>\s*$"));
 
 /// A text up to the first question that it asks after it has given an answer, without the marks of chat templates.
 pub(super) fn reply(text: &str) -> Cow<'_, str> {
@@ -38,7 +38,9 @@ fn has_answer(text: &str) -> bool {
         Marked::Refused => false,
         Marked::Nothing => {
             let asks = TURN.is_match(&text);
-            !asks && CONCLUDES.is_match(&text) && unmarked(&text).is_some()
+            let concludes =
+                || CONCLUDES.is_match(&text) || text.trim().lines().next_back().is_some_and(is_mathematics);
+            !asks && concludes() && unmarked(&text).is_some()
         }
     }
 }
