@@ -20,6 +20,10 @@ static TURN: LazyLock<Regex> = LazyLock::new(|| {
 /// Words by which a text without a marked answer has come to one.
 static CONCLUDES: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(?i)=|\b(?:so|therefore|thus|hence|total|altogether)\b"));
+/// Words by which a text without a marked answer only repeats what is known, before it repeats the question.
+static PREMISES: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"(?i)\b(?:given|suppose|let|known?|facts?|information|data|restate|rephrase|recap)\b")
+});
 /// Marks of chat templates around a reply or a solution.
 static SPECIAL: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"<\|[A-Za-z_]{4,40}\|>|<(?:start|end)_of_turn>|</s>\s*$"));
@@ -40,7 +44,7 @@ fn has_answer(text: &str) -> bool {
             let asks = TURN.is_match(&text);
             let concludes =
                 || CONCLUDES.is_match(&text) || text.trim().lines().next_back().is_some_and(is_mathematics);
-            !asks && concludes() && unmarked(&text).is_some()
+            !asks && !PREMISES.is_match(&text) && concludes() && unmarked(&text).is_some()
         }
     }
 }
