@@ -1,11 +1,12 @@
 //! 1 when the completion is the reference, white space around both cut off; 0 otherwise.
 //!
-//! With `contained`, the reference has to stand somewhere in the completion as words and numbers of its own: `cat`
-//! is not in `concatenate`, nor `5` in `15`, `-5`, `5.2`, `5,000`, `5 000`, `5/6`, `5:30`, `5%`, `5kg` or `5万`. A comma
-//! directly between digits counts as a part of the number, so `5` is not in `4,5` but it is in `4, 5`. Between letters of
-//! scripts that write without spaces between words (Chinese, Japanese, Thai and so on), and in Korean, where particles
-//! follow a word directly, a word ends anywhere; words in katakana end where katakana ends, and numerals where the
-//! numeral ends (`五` is not in `十五`). That the text denies the reference ("not B") is not seen.
+//! With `contained`, the reference has to stand somewhere in the completion as words and numbers of its own:
+//! `cat` is not in `concatenate`, nor `5` in `15`, `-5`, `5.2`, `5,000`, `5 000`, `5/6`, `5:30`, `5%`, `5kg` or
+//! `5万`. A comma directly between digits counts as a part of the number, so `5` is not in `4,5` but it is in
+//! `4, 5`. Between letters of scripts that write without spaces between words (Chinese, Japanese, Thai and so
+//! on), and in Korean, where particles follow a word directly, a word ends anywhere; words in katakana end
+//! where katakana ends, and numerals where the numeral ends (`五` is not in `十五`). That the text denies the
+//! reference ("not B") is not seen.
 
 use std::sync::LazyLock;
 
