@@ -12,7 +12,8 @@ use crate::verifiers::python_regex;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FormatConfig {
-    /// A regular expression of Rust's `regex`. It may match anywhere; `^` and `$` anchor it, `(?s)` lets `.` cross lines.
+    /// A regular expression of Rust's `regex`. It may match anywhere; `^` and `$` anchor it, `(?s)` lets `.`
+    /// cross lines.
     pub pattern: String,
 }
 

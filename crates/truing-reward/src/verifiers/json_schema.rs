@@ -1,7 +1,8 @@
 //! 1 when the completion is JSON that is valid against a schema (drafts 4 to 2020-12, formats checked), 0 otherwise.
 //!
-//! Patterns are Rust's regular expressions, so no pattern takes exponential time; `\<` and `\>` are signs, as in JavaScript's. Schemas of rows refer to nothing
-//! outside themselves: neither files nor addresses are opened.
+//! Patterns are Rust's regular expressions, so no pattern takes exponential time; `\<` and `\>` are signs, as
+//! in JavaScript's. Schemas of rows refer to nothing outside themselves: neither files nor addresses are
+//! opened.
 
 use std::collections::HashMap;
 use std::error::Error;

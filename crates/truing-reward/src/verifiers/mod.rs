@@ -8,6 +8,7 @@ pub mod json_schema;
 pub mod language;
 pub mod length;
 pub mod math_answer;
+mod pattern;
 mod python_regex;
 pub mod repetition;
 mod sentences;

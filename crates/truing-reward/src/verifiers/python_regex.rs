@@ -1,7 +1,7 @@
 //! Regular expressions that were written for Python: where the `regex` crate reads an escape in another way.
 //!
-//! Most differences are errors there, so that nobody misses them. `\<` and `\>` are none: to Python they are the signs `<` and `>`, to
-//! the crate the beginning and the end of a word.
+//! Most differences are errors there, so that nobody misses them. `\<` and `\>` are none: to Python they are
+//! the signs `<` and `>`, to the crate the beginning and the end of a word.
 
 use std::borrow::Cow;
 

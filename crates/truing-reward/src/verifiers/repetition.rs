@@ -1,6 +1,6 @@
-//! 0 for a completion whose n-grams are all different, falling to -1 where hardly any is new: minus the share of
-//! n-grams of words that have stood before. Where a thought was never closed, so that there is no answer, the thought is read:
-//! going round in circles is why most of them have no end.
+//! 0 for a completion whose n-grams are all different, falling to -1 where hardly any is new: minus the share
+//! of n-grams of words that have stood before. Where a thought was never closed, so that there is no answer,
+//! the thought is read: going round in circles is why most of them have no end.
 
 use std::collections::HashSet;
 

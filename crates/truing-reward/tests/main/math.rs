@@ -417,6 +417,14 @@ fn long_loops_are_read_in_linear_time() {
         "not 5 but ",
         "1 + 1 = ",
         "<answer>",
+        "Q: 1\n",
+        "Question: How many?\nAnswer: 18\n",
+        "so 18, sorry, ",
+        "18, I am 10% ",
+        "\\boxed{18} per day, so 36. ",
+        "<|im_end|>",
+        "A: 1\nB: 2\n",
+        "18 does not satisfy it. ",
     ] {
         let text = piece.repeat(200_000 / piece.len());
         for text in [text.clone(), format!("\\boxed{{18}}\n{text}")] {

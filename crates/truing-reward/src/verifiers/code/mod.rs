@@ -4,11 +4,11 @@
 //! Rows are read as HumanEval's (`prompt`, `test`, `entry_point`; Chen et al. 2021, arXiv 2107.03374) or as MBPP's
 //! (`test_list`, `test_setup_code`; Austin et al. 2021, arXiv 2108.07732); tests may also be functions `test_...`.
 //!
-//! The tests run in an interpreter of their own, which asks the program for results through pipes: `tests.py` there,
-//! `program.py` here, `codec.py` between them. The program is in another process that is never told a test and can
-//! neither read nor signal the first. What comes over is built anew from built-in types, so comparing it runs nothing of
-//! the program's; the tests' built-in functions, modules and the prompt's helpers are the real ones. Whatever a program
-//! does, it only ever gives answers.
+//! The tests run in an interpreter of their own, which asks the program for results through pipes: `tests.py`
+//! there, `program.py` here, `codec.py` between them. The program is in another process that never receives a
+//! test and can neither read nor signal the first. What comes over is built anew from built-in types, so
+//! comparing it runs nothing of the program's; the tests' built-in functions, modules and the prompt's helpers
+//! are the real ones. Whatever a program does, it only ever gives answers.
 //!
 //! Not covered: arguments are handed over by value, so what a program changes in them is seen only where it returns
 //! nothing; attributes that are lists are copies; exceptions of the program's own classes and classes that the tests

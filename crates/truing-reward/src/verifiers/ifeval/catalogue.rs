@@ -102,8 +102,8 @@ pub(super) fn find(locale: Locale, id: &str) -> Result<&'static Entry, String> {
     Err(groups.iter().map(|group| format!("{group}:...")).collect::<Vec<_>>().join(", "))
 }
 
-/// The ids of some languages that are most like a text, the likeliest first. With `is_prefixed` they have their language
-/// before them.
+/// The ids of some languages that are most like a text, the likeliest first. With `is_prefixed` they have their
+/// language before them.
 pub(super) fn nearest(text: &str, locales: &[Locale], is_prefixed: bool) -> Vec<String> {
     const MOST: usize = 3;
     let named = |locale: &Locale| {

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::instruction::pattern;
 use super::locale::Locale;
+use crate::verifiers::pattern::pattern;
 use crate::verifiers::sentences;
 
 static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"\w+"));
@@ -36,8 +36,8 @@ pub(super) fn count_sentences(text: &str, locale: Locale) -> usize {
     }
 }
 
-/// Sentences of Chinese and Japanese: up to a mark or the end of a line. In Japanese what stands between quotation marks
-/// or parentheses belongs to the sentence around it.
+/// Sentences of Chinese and Japanese: up to a mark or the end of a line. In Japanese what stands between
+/// quotation marks or parentheses belongs to the sentence around it.
 fn wide_sentences(text: &str, locale: Locale) -> usize {
     let (mut n, mut depth, mut has_letters) = (0, 0_usize, false);
     let mut letters = text.chars().peekable();

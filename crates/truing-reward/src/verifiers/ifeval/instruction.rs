@@ -10,6 +10,7 @@ use super::catalogue;
 use super::counting as text_of;
 use super::locale::Locale;
 use super::settings::Settings;
+use crate::verifiers::pattern::pattern;
 use crate::verifiers::{language, python_regex};
 
 /// How a count is bounded.
@@ -79,11 +80,6 @@ enum Rule {
 pub(super) struct Instruction {
     locale: Locale,
     rule: Rule,
-}
-
-#[expect(clippy::unwrap_used, reason = "patterns of our own, compiled in a test")]
-pub(super) fn pattern(text: &str) -> Regex {
-    Regex::new(text).unwrap()
 }
 
 /// The text as a regular expression where it is one, letter by letter otherwise. It was written for Python.

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::instruction::{Bound, pattern};
+use super::instruction::Bound;
+use crate::verifiers::pattern::pattern;
 
 /// The language of an instruction: the prefix of its id, English where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,17 +2,18 @@
 //! the verdicts of the published checker, and those of M-IFEval (Dussolle et al. 2025, arXiv 2502.04688) for Spanish,
 //! French and Japanese; Chinese by the same rules on characters. Strict and loose.
 //!
-//! An id may have its language before it (`es:punctuation:no_comma`, in upper or lower case); without one, a column of the row
-//! names it, as in Multi-IF, or it is English, also where the column is empty. An id or language that is not known leaves the row without a score, and so does a
-//! setting that the instruction does not have or that is of another type. Nothing is scored by the rule of another
-//! language. Not known are: `ja:detectable_format:nominal_ending` (it needs parts of speech), Chinese
-//! `constrained_response` (no answers are published) and rules of upper and lower case for Chinese and Japanese.
+//! An id may have its language before it (`es:punctuation:no_comma`, in upper or lower case); without one, a
+//! column of the row names it, as in Multi-IF, or it is English, also where the column is empty. An id or
+//! language that is not known leaves the row without a score, and so does a setting that the instruction does
+//! not have or that is of another type. Nothing is scored by the rule of another language. Not known are:
+//! `ja:detectable_format:nominal_ending` (it needs parts of speech), Chinese `constrained_response` (no answers
+//! are published) and rules of upper and lower case for Chinese and Japanese.
 //!
-//! The checker's own ways are kept, odd ones included: keywords are regular expressions, and a language that cannot
-//! be told counts as right. Languages are told by other means than langdetect. Where a text is too short to tell, it
-//! counts as right too. Of 1256 stored verdicts of the published checker 1250 are the same (`tests/main.rs`); the others
-//! are of one to nine words, which langdetect decides by a guess. In Chinese and Japanese a keyword counts also inside a
-//! longer word; the checker of M-IFEval cuts texts into words first.
+//! The checker's own ways are kept, odd ones included: keywords are regular expressions, and a language that
+//! cannot be detected counts as right. Languages are detected by other means than langdetect. Where a text is too short
+//! to decide, it counts as right too. Of 1256 stored verdicts of the published checker 1250 are the same
+//! (`tests/main.rs`); the others are of one to nine words, which langdetect decides by a guess. In Chinese and
+//! Japanese a keyword counts also inside a longer word; the checker of M-IFEval cuts texts into words first.
 
 mod catalogue;
 mod counting;
@@ -103,8 +104,8 @@ impl RewardFunction for Ifeval {
     }
 }
 
-/// Checks that the ids of a row's `instruction_id_list` are known, in the language that stands before them, before anything is
-/// drawn. What else may be wrong with a row is found when it is scored.
+/// Checks that the ids of a row's `instruction_id_list` are known, in the language that stands before them,
+/// before anything is drawn. What else may be wrong with a row is found when it is scored.
 ///
 /// # Errors
 /// The first id that is not known, with the nearest known ones.

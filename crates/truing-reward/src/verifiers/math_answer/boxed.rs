@@ -5,14 +5,11 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::clause;
+use super::statement::is_rate_of_another;
 use super::structure::{Answer, parse};
 use super::wording::{alters, lists};
 use super::{numerals, units};
-
-#[expect(clippy::unwrap_used, reason = "patterns of our own, compiled in a test")]
-fn pattern(text: &str) -> Regex {
-    Regex::new(text).unwrap()
-}
+use crate::verifiers::pattern::pattern;
 
 /// Words directly before a box that deny it, bound it or take a part of it.
 static BEFORE_WORDS: LazyLock<Regex> = LazyLock::new(|| {
@@ -36,9 +33,14 @@ static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
         r"|^\s*(?:万|萬|亿|億|千|百|倍|的|分之|分の|\u{3c0}|тыс|миллион|mil\b|mille\b|millones|millions?\b\s+d|tausend|millionen)",
         r"|^\s*and\s+(?:\d|an?\s+(?:half|quarter|third)|half\b|one[\s-]|two[\s-]|three[\s-])",
         r"|^\s*(?:,\s*(?:or\b|\d)|\{,\}|\.\d|\?|:\s*\d|/\s*\d|[-+\u{2212}*\u{d7}]\s*\d)",
+        r"|^[$\\) ]*[;,]\s*now\s+\d|^[ \t]*\w+\s+short\s+of\b|^[^.\n]{0,60}\bbut\s+the\s+(?:question|problem)\s+(?:asks|wants|is\s+about)\b",
         r"|^[ \t\x22]*(?:is\s+(?:an?\s+(?:upper|lower)\s+bound|only|what\s+(?:we|you|it))|would\b|format\b|if\b|only\s+(?:if|when)|but\s+(?:it|this|that)\s+is\s+not)",
     ))
 });
+
+/// A rate that begins after a box: "dollars per day", "each".
+static RATE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)^[\s$*_)\]\\]*(?:[a-z]+\s+)?(?:per|a|an|each|every)\b"));
 
 /// What a box says together with what stands around it.
 pub(super) enum Context {
@@ -71,6 +73,9 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
     };
     let rest = &text[end..];
     if clause::is_taken_back(rest) {
+        return Context::Refused;
+    }
+    if RATE.is_match(rest) && is_rate_of_another(rest, content) {
         return Context::Refused;
     }
     // A residue names its modulus.
@@ -135,8 +140,8 @@ fn side_of(text: &str) -> &str {
     &text[start..]
 }
 
-/// Whether a side of an equation computes with one variable, so that the other side is not its value: `2x`, `x^2`, `x + 2`.
-/// Sums of several variables and values of functions are what is asked for.
+/// Whether a side of an equation computes with one variable, so that the other side is not its value: `2x`,
+/// `x^2`, `x + 2`. Sums of several variables and values of functions are what is asked for.
 fn computes(side: &str) -> bool {
     static NAMES: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"\\(?:text|mathrm|textbf)\s*\{[^}]*\}|[A-Za-z]\([^()]*\)|_(?:\{[^}]*\}|\w)|&")

@@ -1,8 +1,9 @@
 //! Whether the words around a number leave it what the text says.
 //!
-//! A number is an answer where everything between the cue before it ("the answer is", "=", a verb such as "makes") and the end
-//! of its clause is known: articles and the like before it, a unit or counted things and where or when they are after it. Any
-//! other word beside the number makes of it a part of a text, which equals no number.
+//! A number is an answer where everything between the cue before it ("the answer is", "=", a verb such as
+//! "makes") and the end of its clause is known: articles and the like before it, a unit or counted things and
+//! where or when they are after it. Any other word beside the number makes of it a part of a text, which equals
+//! no number.
 
 use std::sync::LazyLock;
 
@@ -11,11 +12,7 @@ use regex::Regex;
 use super::numerals;
 use super::units;
 use super::wording::{self, alters, is_plural, lists};
-
-#[expect(clippy::unwrap_used, reason = "patterns of our own, compiled in a test")]
-fn pattern(text: &str) -> Regex {
-    Regex::new(text).unwrap()
-}
+use crate::verifiers::pattern::pattern;
 
 /// A word, number or mark of running text.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +74,8 @@ const SUBJECT: &str = "\
 /// Words that cast doubt on all that their sentence says.
 const DOUBT: &str = "\
     doubt doubts doubtful nobody unlikely impossible untrue deny denies suppose supposing assume \
-    assuming guess pretend reject exclude refute mistaken say says claim claims";
+    assuming guess pretend reject exclude refute mistaken mistake tempting tempted naive naively say says \
+    claim claims";
 
 /// Words that lead on from a number and its unit to where, when and for what.
 const TAILS: &str = "\
@@ -198,8 +196,8 @@ fn precedes_equation(before: &str) -> bool {
 }
 
 /// Whether what stands before a number leads to it.
-fn leads_to(before: &str, is_cued: bool) -> bool {
-    let parts = parts(before);
+fn leads_to(before_text: &str, is_cued: bool) -> bool {
+    let parts = parts(before_text);
     if parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word))) {
         return false;
     }
@@ -230,8 +228,19 @@ fn leads_to(before: &str, is_cued: bool) -> bool {
                 }
                 "with" => matches!(before, "left" | "him" | "her" | "them" | "us" | "up"),
                 "for" | "in" | "at" | "into" => !subject.contains(&Part::Number),
+                // "18 then 20"
+                "then" if is_cued => !subject.contains(&Part::Number),
+                "then" => {
+                    let earlier = before_text.rfind("then").map_or("", |at| &before_text[..at]);
+                    !earlier.trim_end().ends_with(|c: char| c.is_ascii_digit())
+                }
                 "up" | "down" | "off" | "out" | "back" => {
                     is_cue(before, &subject[..subject.len().saturating_sub(1)])
+                }
+                "is" | "was" | "are" | "were" if !is_cued => {
+                    let name = clause(subject);
+                    name.contains(&Part::Number)
+                        || !wording::names_another(name.iter().filter_map(Part::word))
                 }
                 word => is_cue(word, subject),
             };
@@ -245,7 +254,12 @@ fn leads_to(before: &str, is_cued: bool) -> bool {
         Part::Mark(',') => {
             is_plain_subject(subject) && !subject.contains(&Part::Number) && subject.len() <= 6 && !is_cued
         }
-        Part::Mark('=' | '\u{2248}' | '\u{2192}' | '\u{21d2}') => is_plain_subject(subject),
+        Part::Mark('=' | '\u{2248}' | '\u{2192}' | '\u{21d2}') => {
+            let name = clause(subject);
+            let is_other =
+                !name.contains(&Part::Number) && wording::names_another(name.iter().filter_map(Part::word));
+            is_plain_subject(subject) && !is_other
+        }
         Part::Run(run) => is_run_cue(run, is_cued && end == 1),
         Part::Mark(_) | Part::Number => false,
     }
@@ -401,7 +415,7 @@ impl Around<'_> {
         }
         const HEDGES: &str = "\
             or maybe perhaps possibly alternatively wrong incorrect false mistaken impossible oder ou \
-            unless doubt";
+            unless doubt mistake";
         if rest.iter().any(|part| match part {
             Part::Word(word) => lists(HEDGES, word),
             Part::Run(run) => run.contains("可能") || run.contains("或") || run.contains("也许"),
@@ -548,5 +562,12 @@ pub(super) fn is_taken_back(after: &str) -> bool {
             r"(?:(?:not|n['\u{2019}]t)\s+(?:be\s+)?(?:right|correct|true|possible|valid|it\b|an?\s+answer|the\s+(?:\w+\s+)?answer)|isn['\u{2019}]t\s+(?:right|correct|the)|wrong|incorrect|false\b|mistaken|impossible|错|不对))",
         ))
     });
-    DENIAL.is_match(after)
+    static HEDGE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^[\s,;$*_)\]}\\]*(?:but|though|although|or)\s+(?:(?:it|this|that|\$?\d[\d.,]*)\s+)?",
+            r"(?:could|might|may)\s+(?:also|(?:just\s+)?as\s+well|equally|well)\b",
+            r"|^[\s,;.$*_()\[\]}\\]*(?:not\s+really|just\s+kidding)\b",
+        ))
+    });
+    DENIAL.is_match(after) || HEDGE.is_match(after)
 }

@@ -221,7 +221,7 @@ impl Comparison<'_> {
     }
 
     fn values(&self, answer: &Value, reference: &Value) -> bool {
-        if !answer.unit.fits(&reference.unit) || answer.unit.adds_base(&reference.unit) {
+        if !answer.unit.fits(&reference.unit) || answer.unit.adds_meaning(&reference.unit) {
             return false;
         }
         let with = |value: &Value, factor: Option<&BigRational>, percent: bool| {

@@ -1,41 +1,52 @@
 //! The final answer of a computation against a reference: parsed, then compared by structure and exact value.
 //!
-//! *Extraction.* The last `\boxed{...}` (or `\fbox`, or `\boxed 5`) or `####` counts (one before a heading is no mark).
-//! "The answer is 18" after it or a correction ("wait, it is 18") replaces it; an aside ("if ..., the answer would be 26")
-//! does not; where it is taken back and no other value can be read, there is no answer. Otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise,
-//! unless `marked_only` is set, the last number together with the expression that it stands in. Boxes with only "and",
-//! "or" or a comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
+//! *Extraction.* The last `\boxed{...}` (or `\fbox`, or `\boxed 5`) or `####` counts (one before a heading is
+//! no mark). "The answer is 18" after it or a correction ("wait, it is 18") replaces it; an aside ("if ..., the
+//! answer would be 26") does not; where it is taken back and no other value can be read, there is no answer.
+//! Otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise, unless `marked_only`
+//! is set, the last number together with the expression that it stands in. Boxes with only "and", "or" or a
+//! comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
+//! A text that continues with another question after its answer (`Q:`, `Human:`, the marks of chat templates)
+//! counts up to there.
 //!
-//! *Words around it.* A number in a sentence is its answer only where known words lead to it and a unit or counted things
-//! follow it (`clause`): "half of 18", "16 or 18" and "18 squared" are texts, which equal no number. What stands around a box
-//! counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`"
-//! and "`\boxed{18}` is wrong" give no answer. A right answer in unusual words is refused rather than a wrong one accepted.
+//! *Words around it.* A number in a sentence is its answer only where known words lead to it and a unit or
+//! counted things follow it (`clause`): "half of 18", "16 or 18" and "18 squared" are texts, which equal no
+//! number. What stands around a box counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is
+//! 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`" and "`\boxed{18}` is wrong" give no answer. Neither do
+//! "Upper bound: 18", "the answer has 18 digits" and "18 per week, so 36 in two". "I am 90% sure" after an answer
+//! and a bracket that explains or repeats it ("eighteen (18)", "7 (out of 10)") are left out. An exclamation mark
+//! after the end of a formula or of bold text (`$\boxed{18}$!`, `**18**!`) is punctuation; directly after a number
+//! (`18!`) it is a factorial. A right answer in unusual words is refused rather than a wrong one accepted.
 //!
-//! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions, equations,
-//! inequalities, ratios and matrices; full-width forms, Chinese numerals and English number words are read too. What cannot
-//! be read is text: it equals the same text only, without regard to case, spaces and punctuation.
+//! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions,
+//! equations, inequalities, ratios and matrices; full-width forms, Chinese numerals and English number words
+//! with simple fractions ("two and a half") are read too. `18...` leaves out decimals and is no number; `0.333...`
+//! is one third. What cannot be read is text: it equals the same text only, without regard to case, spaces and
+//! punctuation.
 //!
-//! *Comparison.* A normal form over rational numbers, variables, π, e, i and roots decides exactly. Where functions or
-//! general powers are left, both sides are evaluated at fixed points, four with positive variables and sixteen with every
-//! combination of signs of four variables, and have to agree to 1e-11; sums of roots are evaluated to 240 binary digits. What
-//! cannot be resolved is not equal, nor is anything that computes with infinity. A bare number never equals an expression of
-//! another value.
+//! *Comparison.* A normal form over rational numbers, variables, π, e, i and roots decides exactly. Where
+//! functions or general powers are left, both sides are evaluated at fixed points, four with positive variables
+//! and sixteen with every combination of signs of four variables, and have to agree to 1e-11; sums of roots are
+//! evaluated to 240 binary digits. What cannot be resolved is not equal, nor is anything that computes with
+//! infinity. A bare number never equals an expression of another value.
 //!
 //! - Percent: `50%` equals `50%`, `50` and `0.5`; `0.5` does not equal `50`.
-//! - Units: a missing unit fits, a different one does not (`5 cm` and `5 m`); known units are converted (`60 min` is `1 h`).
-//!   Counted things that no table knows are in the plural (`5 apples`, not `5 inverse`). Words of scale are read (`3 dozens`
-//!   is 36, `5 millones` is 5000000); other words that compute make of the whole a text.
-//! - Decimals: with `float_rounding = 6` (the default) a decimal with at least six decimals and six significant digits
-//!   equals what rounds to it (`0.333333` is `1/3`, `0.333` is not). A decimal with nine decimals or more also equals what is
-//!   within a relative 1e-9 and an absolute 1e-8 of it, as printed floats do (`18.000000001` is `18`). 0 switches both off;
-//!   `tolerance` adds a relative tolerance for all numbers.
+//! - Units: a missing unit fits, a different one does not (`5 cm` and `5 m`); known units are converted
+//!   (`60 min` is `1 h`). Counted things that no table knows are in the plural (`5 apples`, not `5 inverse`).
+//!   `5倍`, five times as much, is not `5`, but `5` answers `5倍`. Words of scale are read (`3 dozens` is 36,
+//!   `5 millones` is 5000000); other words that compute make of the whole a text.
+//! - Decimals: with `float_rounding = 6` (the default) a decimal with at least six decimals and six significant
+//!   digits equals what rounds to it (`0.333333` is `1/3`, `0.333` is not). A decimal with nine decimals or
+//!   more also equals what is within a relative 1e-9 and an absolute 1e-8 of it, as printed floats do
+//!   (`18.000000001` is `18`). 0 switches both off; `tolerance` adds a relative tolerance for all numbers.
 //! - `x = 5` equals `5`; an equation equals its multiples; `x >= 4` equals `[4, ∞)`, both ways round.
 //! - Sets and lists ignore order; tuples do not. A list without brackets equals a tuple in the same order.
 //!
-//! The verdicts are those of the Python package math-verify on its own kinds of cases, except on purpose in these: a
-//! different unit, base of numerals or variable is different; `\sqrt12` is the root of 12, not twice that of 1; `2 + 1 = 4`
-//! is not 4, as its sides disagree; decimals below 1e-6 are not all the same; "the answer is not 7" is not 7; an inequality
-//! that is solved for its variable also equals an interval as the reference; `0.\overline{3}` is one third; `30°` is π/6.
+//! The verdicts are those of the Python package math-verify on its own kinds of cases, except on purpose in
+//! these: a different unit, base of numerals or variable is different; `\sqrt12` is the root of 12, not twice
+//! that of 1; `2 + 1 = 4` is not 4, as its sides disagree; decimals below 1e-6 are not all the same; "the
+//! answer is not 7" is not 7; an inequality that is solved for its variable also equals an interval as the
+//! reference; `0.\overline{3}` is one third; `30°` is π/6.
 
 mod algebra;
 mod boxed;
@@ -46,8 +57,12 @@ mod extract;
 mod numerals;
 mod numeric;
 mod parse;
+mod pieces;
+mod sentence;
+mod statement;
 mod structure;
 mod token;
+mod turns;
 mod units;
 mod wording;
 
@@ -77,7 +92,8 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MathAnswerConfig {
-    /// Column of the prompt's row that holds the reference: an answer, or a solution with a marked one (`#### N`, `\boxed{N}`).
+    /// Column of the prompt's row that holds the reference: an answer, or a solution with a marked one
+    /// (`#### N`, `\boxed{N}`).
     pub column: String,
     /// Count only answers that are marked as such, not just a last number.
     pub marked_only: bool,

@@ -272,8 +272,8 @@ fn chinese_groups(run: &str, start: Option<&BigRational>) -> Option<BigRational>
     Some(total + group + rest)
 }
 
-/// The factor that a word after a number stands for: English, Indian, Spanish, French, German, Portuguese and Italian. A word
-/// that stands for different powers in different languages (`billones`) has none.
+/// The factor that a word after a number stands for: English, Indian, Spanish, French, German, Portuguese and
+/// Italian. A word that stands for different powers in different languages (`billones`) has none.
 pub(super) fn multiplier(word: &str) -> Option<BigRational> {
     Some(match word {
         "dozen" | "dozens" => BigRational::from_integer(12.into()),
@@ -289,6 +289,39 @@ pub(super) fn multiplier(word: &str) -> Option<BigRational> {
         "trillion" | "trillions" => ten(12),
         _ => return None,
     })
+}
+
+/// A fraction or mixed number in English words: "half", "three quarters", "two and a half". Only numerators of one
+/// word are read: "twenty one hundredths" is 0.21 or 0.2.
+pub(super) fn english_fraction(words: &[String]) -> Option<BigRational> {
+    const SINGULAR: [&str; 10] =
+        ["half", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "quarter"];
+    let (denominator, numerator) = words.split_last()?;
+    let place = |name: &str| SINGULAR.iter().position(|known| *known == name);
+    let plural = match denominator.as_str() {
+        "halves" => Some(0),
+        word => word.strip_suffix('s').and_then(place),
+    };
+    let parts = |at: usize| if at == 9 { 4 } else { at as u32 + 2 };
+    let (above, below, whole) = match (place(denominator), plural, numerator) {
+        (Some(0), _, []) => (1, 2, &numerator[..0]),
+        (Some(at), _, [whole @ .., count]) if matches!(count.as_str(), "one" | "a") => (1, parts(at), whole),
+        (_, Some(at), [whole @ .., count]) => {
+            let count = english(std::slice::from_ref(count))?;
+            let count = u32::try_from(count.to_integer()).ok().filter(|count| (2..20).contains(count))?;
+            (count, parts(at), whole)
+        }
+        _ => return None,
+    };
+    let fraction = BigRational::new(above.into(), below.into());
+    match whole {
+        [] => Some(fraction),
+        [whole @ .., and] if and == "and" && fraction < BigRational::one() => {
+            let whole = english(whole).filter(|whole| *whole < ten(2))?;
+            Some(whole + fraction)
+        }
+        _ => None,
+    }
 }
 
 /// A whole number in English words.

@@ -215,19 +215,21 @@ fn negative(tokens: &[Token]) -> Option<Vec<Token>> {
     starts.then(|| [&[sign], rest].concat())
 }
 
-/// `thirty-two`
+/// `thirty-two`, `two-thirds`, `one and a half`
 fn hyphenated(tokens: &[Token]) -> Option<BigRational> {
-    tokens[0].word()?;
-    let words = tokens
-        .iter()
-        .filter(|token| token.spaced || !token.is('-'))
-        .map(|token| token.word().map(str::to_lowercase));
-    numerals::english(&words.collect::<Option<Vec<_>>>()?)
+    let word = |token: &Token| match &token.kind {
+        Kind::Letter(letter) if letter == "a" => Some(letter.clone()),
+        _ => token.word().map(str::to_lowercase),
+    };
+    word(&tokens[0])?;
+    let words = tokens.iter().filter(|token| token.spaced || !token.is('-')).map(word);
+    let words = words.collect::<Option<Vec<_>>>()?;
+    numerals::english(&words).or_else(|| numerals::english_fraction(&words))
 }
 
 fn words(tokens: &[Token]) -> Answer {
     let all: Vec<String> = tokens.iter().filter_map(Token::word).map(str::to_lowercase).collect();
-    if let Some(number) = numerals::english(&all) {
+    if let Some(number) = numerals::english(&all).or_else(|| numerals::english_fraction(&all)) {
         return Answer::Value(bare(Expr::Number(number)));
     }
     if let [sign, rest @ ..] = &all[..]
@@ -663,7 +665,11 @@ fn with_suffix(tokens: &[Token], currency: &Unit) -> Option<Value> {
             Kind::Word(_) | Kind::Currency(_) | Kind::Symbol('%') => true,
             // $18/day, $18 a day
             Kind::Symbol('/') => is_unit_next(suffix),
-            Kind::Letter(name) if name == "a" && suffix[0].spaced => is_unit_next(suffix),
+            Kind::Letter(name) if name == "a" && suffix[0].spaced => {
+                is_unit_next(suffix)
+                    || is_literal(body)
+                        && suffix[1..].first().and_then(Token::word).is_some_and(super::units::is_known)
+            }
             // sin 30° is not an angle.
             Kind::Symbol('\u{b0}') => !body.iter().any(is_function),
             Kind::Letter(name) => super::units::letter(name) && suffix[0].spaced && is_literal(body),

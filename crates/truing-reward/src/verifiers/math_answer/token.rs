@@ -663,13 +663,15 @@ impl Lexer {
             return Some(());
         }
         if let Some(dots) = self.dots() {
-            self.at += dots;
-            if !is_whole {
-                let places = usize::try_from(decimals).ok()?;
-                value = endless(&digits, places)?;
-                self.push(Kind::Number(NumberToken { value, digits, decimals: 0, is_whole }));
-                return Some(());
+            // `18...` has decimals that are left out.
+            if is_whole {
+                return None;
             }
+            self.at += dots;
+            let places = usize::try_from(decimals).ok()?;
+            value = endless(&digits, places)?;
+            self.push(Kind::Number(NumberToken { value, digits, decimals: 0, is_whole }));
+            return Some(());
         }
         self.push(Kind::Number(NumberToken { value, digits, decimals, is_whole }));
         Some(())
@@ -685,8 +687,8 @@ impl Lexer {
     }
 }
 
-/// `0.1666...` and `0.142857142857...`: what digits go on to if the last of them repeat, one digit three times or a longer
-/// period twice.
+/// `0.1666...` and `0.142857142857...`: what digits go on to if the last of them repeat, one digit three times
+/// or a longer period twice.
 fn endless(digits: &str, places: usize) -> Option<BigRational> {
     let fraction: Vec<char> = digits.chars().skip(digits.len().checked_sub(places)?).collect();
     for period in 1..=12.min(fraction.len()) {

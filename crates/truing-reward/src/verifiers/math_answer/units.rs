@@ -90,6 +90,9 @@ const COUNTERS: &[&str] = &[
     "巻", "回", "頭", "羽", "杯", "倍",
 ];
 
+/// "Times as much" in Chinese and Japanese.
+const MULTIPLE: &str = "倍";
+
 /// Words that change what a number says: with one of them the text is more than a number.
 const MEANINGFUL: &[&str] = &[
     "or",
@@ -210,6 +213,13 @@ const MEANINGFUL: &[&str] = &[
     "maybe",
     "perhaps",
     "only",
+    "fails",
+    "works",
+    "holds",
+    "seems",
+    "lacks",
+    "exceeds",
+    "equals",
 ];
 
 /// Trailing words that add nothing to a unit.
@@ -327,9 +337,12 @@ impl Unit {
         ["USD", "EUR", "GBP", "INR", "\u{a5}"].iter().any(|name| self.dimensions.get(name) == Some(&1))
     }
 
-    /// Whether a number of this unit is written in a base other than ten, and one of the other's without any.
-    pub(super) fn adds_base(&self, other: &Self) -> bool {
+    /// Whether a number of this unit is written in a base other than ten or is a multiple, and one of the other's
+    /// is neither.
+    pub(super) fn adds_meaning(&self, other: &Self) -> bool {
+        let is_multiple = |unit: &Self| unit.counted.as_deref().is_some_and(|it| it.starts_with(MULTIPLE));
         other.base.is_none() && self.base.as_deref().is_some_and(|base| base != "10")
+            || is_multiple(self) && !is_multiple(other)
     }
 
     /// Whether two units can name the same quantity. A missing unit fits every other.
@@ -361,8 +374,8 @@ impl Unit {
         }
     }
 
-    /// What stands after a number, if it is a unit or a counted thing.
-    /// Things that no table knows are in the plural, unless `is_single` says that there is one of them or a part of one.
+    /// What stands after a number, if it is a unit or a counted thing. Things that no table knows are in the
+    /// plural, unless `is_single` says that there is one of them or a part of one.
     pub(super) fn parse(tokens: &[Token], is_single: bool) -> Option<Self> {
         let tokens = strip_brackets(tokens);
         if tokens.len() > 14 {
@@ -464,6 +477,9 @@ impl Unit {
             return None;
         }
         let counter_only = words.len() == 1 && COUNTERS.contains(&words[0]);
+        if words == [MULTIPLE] {
+            return Some(Self { counted: Some(MULTIPLE.to_owned()), ..Self::default() });
+        }
         if counter_only {
             return Some(Self::default());
         }

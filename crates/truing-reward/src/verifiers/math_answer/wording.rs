@@ -27,13 +27,27 @@ pub(super) fn alters(word: &str) -> bool {
     lists(ALTERING, &lower) || is_ordinal_fraction(&lower)
 }
 
-/// Whether words before a colon or an equals sign name the value after it, as "Total cost" does and "at least" does not.
+/// Words before a colon or an equals sign by which the value after it is another one than the answer.
+const OTHERS: &str = "\
+    bound bounds attempt attempts step guess guesses estimate confidence certainty iteration example \
+    hint";
+
+/// Whether words before a colon or an equals sign name the value after it, as "Total cost" does and "at least"
+/// does not.
 pub(super) fn is_name<'a>(words: impl Iterator<Item = &'a str>) -> bool {
     let words: Vec<String> = words.map(str::to_lowercase).collect();
     let bounds = words
         .windows(2)
         .any(|pair| matches!([pair[0].as_str(), pair[1].as_str()], ["at", "least" | "most"] | ["up", "to"]));
-    !bounds && !words.iter().any(|word| alters(word))
+    !bounds && !names_another(words.iter().map(String::as_str)) && !words.iter().any(|word| alters(word))
+}
+
+/// Whether words in lower case name a bound, an attempt or the like.
+pub(super) fn names_another<'a>(words: impl Iterator<Item = &'a str>) -> bool {
+    let words: Vec<&str> = words.collect();
+    let has = |any: &[&str]| words.iter().any(|word| any.contains(word));
+    words.iter().any(|word| lists(OTHERS, word))
+        || has(&["upper", "lower"]) && has(&["limit", "estimate", "end"])
 }
 
 /// A sign that is written as a word.

@@ -1,0 +1,336 @@
+//! The number that a sentence says, read with the expression that it stands in.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use num_traits::Signed;
+
+use super::clause::{self, Around};
+use super::extract::{MOST, head, tail, trimmed};
+use super::pieces::{Piece, around, is_digit, is_expression, pieces, tidied};
+use super::statement::CUE;
+use super::structure::{Answer, parse};
+use super::units;
+use crate::verifiers::pattern::pattern;
+
+static RANGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d[\d.,]*[-\u{2013}]\d[\d.,]*%?$"));
+static SPAN: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|(?s:\\\[(.+?)\\\])"));
+
+/// Bytes at the end of a text without a mark in which its last number is looked for.
+const TAIL: usize = 8000;
+
+pub(super) fn is_mathematics(text: &str) -> bool {
+    match parse(text) {
+        Answer::Text(_) => false,
+        // "18, which is what she makes" is a sentence.
+        Answer::List { members, .. } => {
+            let n_texts = members.iter().filter(|member| matches!(member, Answer::Text(_))).count();
+            n_texts == 0 || n_texts == members.len()
+        }
+        _ => true,
+    }
+}
+
+pub(super) fn within_math(text: &str, at: usize) -> bool {
+    spans(text).iter().any(|(start, end, _)| (*start..*end).contains(&at))
+}
+
+/// Formulas between dollar signs or LaTeX's brackets; what has words in it lies between two prices.
+pub(super) fn spans(text: &str) -> Vec<(usize, usize, &str)> {
+    static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:^|[^\\a-zA-Z{])[a-zA-Z]{3,}"));
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(captures) = SPAN.captures_at(text, at) {
+        let (Some(all), Some(inner)) = (captures.get(0), captures.iter().skip(1).flatten().next()) else {
+            break;
+        };
+        let is_formula = all.as_str().starts_with('\\')
+            || !(WORD.is_match(inner.as_str())
+                || inner.as_str().ends_with(['/', '+', '*'])
+                || inner.as_str().ends_with(' ') && !inner.as_str().starts_with(' '));
+        if is_formula {
+            found.push((all.start(), all.end(), inner.as_str()));
+            at = all.end();
+        } else {
+            at = all.start() + 1;
+        }
+    }
+    found
+}
+
+/// Whether the side of an equation is more than a name or an arithmetic of plain numbers: the other side is
+/// then not its value (`x^2 = 2`, `2x = 18`, `√3 = 3`), and the equation has to be read as a whole.
+fn is_compound(side: &str) -> bool {
+    const FUNCTIONS: [&str; 7] = ["sqrt", "log", "ln", "sin", "cos", "tan", "pi"];
+    if side.contains(['^', '|', '!', '\u{221a}', '\u{3c0}', '\u{b2}', '\u{b3}']) {
+        return true;
+    }
+    let is_word = |c: char| c.is_ascii_alphabetic();
+    let words = || side.split(|c: char| !is_word(c)).filter(|word| !word.is_empty());
+    let has_variable = words().any(|word| word.len() == 1);
+    let has_more =
+        side.contains(|c: char| c.is_ascii_digit() || "+-*/()\u{2212}\u{d7}\u{f7}\u{b7}".contains(c));
+    words().any(|word| FUNCTIONS.contains(&word)) || has_variable && has_more
+}
+
+/// What an equation comes to: the part after its last equals sign.
+fn right_side(text: &str) -> &str {
+    static TIMES: LazyLock<Regex> = LazyLock::new(|| pattern(r"(\d)\s+x\s+([$\d])"));
+    let is_compound = |side: &str| is_compound(&TIMES.replace_all(side, "$1 * $2"));
+    let at = text.rfind(['=', '\u{2248}', '\u{ff1d}']).filter(|at| {
+        !text[*at..].contains(['}', ')'])
+            || text[..*at].matches('(').count() == text[..*at].matches(')').count()
+    });
+    match at {
+        Some(at)
+            if !text[..at].ends_with(['<', '>', '!', '\u{2260}'])
+                && !text[..at].split(['=', '\u{2248}', '\u{ff1d}']).any(is_compound) =>
+        {
+            let rest = text[at..].trim_start_matches(['=', '\u{2248}', '\u{ff1d}', ' ']);
+            if rest.is_empty() { text } else { rest }
+        }
+        _ => text,
+    }
+}
+
+/// The last number of a text, with the expression and the sentence that it stands in, if they say it.
+pub(super) fn unmarked(text: &str) -> Option<String> {
+    static CALCULATION: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?is)<<[^<>\n]*>>|<think>.*?</think>|</?(?:b|strong|em|i|p|br)\s*/?>"));
+    let text = CALCULATION.replace_all(text, "");
+    let text = without_confidence(tail(&text, TAIL));
+    let text = text.as_ref();
+    let last_digit = last_number(text)?;
+    let (start, end) = (sentence_start(text, last_digit), sentence_end(text, last_digit));
+    let sentence = without_bold(text[start..end].trim());
+    let sentence = sentence.as_ref();
+    let following = &text[end..];
+    if following.starts_with(['?', '\u{ff1f}']) || clause::is_taken_back(following) {
+        return None;
+    }
+    if is_option(text, last_digit)
+        || ABOUT.is_match(sentence)
+        || GIVES_UP.is_match(sentence)
+        || GIVES_UP.is_match(head(following))
+    {
+        return None;
+    }
+    if let Some(corrected) = replaced(sentence) {
+        return number_said(corrected, true).filter(|found| is_mathematics(found));
+    }
+    static SOLUTIONS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)^(?:the\s+)?(?:two\s+|real\s+)?(?:solutions|roots|zeros)\s+are\s*:?\s*")
+    });
+    let formula = without_introduction(sentence);
+    let formula = trimmed(SOLUTIONS.find(formula).map_or(formula, |found| &formula[found.end()..]));
+    if is_mathematics(&formula) {
+        return Some(formula);
+    }
+    match of_equation(sentence) {
+        Some(found) => found,
+        None if has_rivals(sentence) => None,
+        None => number_said(sentence, false),
+    }
+}
+
+/// A sentence about the problem, the answer or the attempt, whose numbers are no answer.
+static ABOUT: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:the|this|my)\s+(?:answer|question|problem)\s+(?:has|had|contains|consists|takes|took|lies|starts|begins|ends|asks|mentions|gives|states|says)\b",
+        r"|\b(?:the|this|my)\s+solution\s+(?:takes|took)\b",
+        r"|\bways?\s+to\s+(?:read|interpret|understand|answer|approach|phrase)\b",
+        r"|\bfound\s+nothing\b|\btempt(?:ing|ed)\b|\bI\s+(?:have\s+)?(?:tried|spent|attempted|guessed)\b",
+    ))
+});
+/// Words by which a text gives no answer.
+static GIVES_UP: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:I|we)\s+(?:\w+\s+)?(?:cannot|can\s+not|can['\u{2019}]t|could\s+not|couldn['\u{2019}]t|am\s+unable\s+to|are\s+unable\s+to|do\s+not\s+know\s+how\s+to|don['\u{2019}]t\s+know\s+how\s+to)\s+(?:answer|solve|determine|find|decide|tell|say|compute|calculate|conclude|continue)\b",
+        r"|\b(?:cannot|can['\u{2019}]t)\s+be\s+(?:answered|solved|determined|decided|computed|calculated)\b|\bimpossible\s+to\s+(?:answer|solve|determine|say|tell)\b",
+        r"|\b(?:not\s+enough|insufficient)\s+(?:information|data)\b|\b(?:we\s+are|we['\u{2019}]re|I\s+am|I['\u{2019}]m)\s+stuck\b|\b(?:I|we)\s+give\s+up\b",
+    ))
+});
+
+/// Whether a number stands in a list of options, of which none is chosen there.
+fn is_option(text: &str, at: usize) -> bool {
+    static OPTIONS: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?m)^[ \t*_(]*A[*_]*\s*[.):]\s[^\n]*\n[ \t*_(]*B[*_]*\s*[.):]\s"));
+    static OPTION: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[ \t*_(]*[B-J][*_]*\s*[.):]\s"));
+    let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    OPTION.is_match(&text[line..]) && OPTIONS.is_match(text)
+}
+
+/// What follows the last "sorry", "no" or "wait" of a sentence, where numbers stand before and after it.
+fn replaced(sentence: &str) -> Option<&str> {
+    let cue = CUE.find_iter(sentence).last()?;
+    let rest = &sentence[cue.end()..];
+    (sentence[..cue.start()].contains(is_digit) && rest.contains(is_digit)).then_some(rest)
+}
+
+/// Without "I am 90% sure" and the like after a number.
+pub(super) fn without_confidence(text: &str) -> Cow<'_, str> {
+    static CONFIDENCE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)(?P<kept>\d[^\n]{0,80}?)[\s,;\u{2014}\u{2013}-]+\(?(?:(?:and|but|though)\s+)?(?:I\s+am\s+|I['\u{2019}]m\s+|with\s+|at\s+)?",
+            r"(?:(?:only|about|around|roughly|a|just)\s+)*\d+(?:\.\d+)?\s*\\?%\s*(?:sure|certain|confident|confidence|certainty)\b\)?",
+        ))
+    });
+    CONFIDENCE.replace_all(text, "$kept")
+}
+
+/// Whether two numbers stand in the last clause of a sentence without an equation, or it only gives the grounds
+/// of the one before it: which of them is the answer is open.
+fn has_rivals(sentence: &str) -> bool {
+    static GROUNDS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)^\W*(?:since|because|as|which|who|where|when|while|whereas|given|each|for)\b")
+    });
+    if sentence.contains('=') || sentence.contains(" equals ") || !spans(sentence).is_empty() {
+        return false;
+    }
+    let n_numbers = |text: &str| pieces(text).iter().filter(|piece| is_bare_number(piece.text)).count();
+    let mark = sentence.rmatch_indices([',', ';']).find(|(at, _)| sentence[at + 1..].starts_with(' '));
+    let start = mark.map_or(0, |(at, _)| at).max(sentence.rfind(" and then ").unwrap_or(0));
+    let (before, clause) = sentence.split_at(start);
+    n_numbers(clause) > 1 || (n_numbers(clause) > 0 && n_numbers(before) > 0 && GROUNDS.is_match(clause))
+}
+
+/// Whether a piece is a number without an operator, `18` or `$1,800`.
+pub(super) fn is_bare_number(piece: &str) -> bool {
+    piece.contains(is_digit) && piece.chars().all(|c| is_digit(c) || matches!(c, '.' | ',' | '$' | '\\'))
+}
+
+/// What the last equation of a sentence comes to, where numbers follow that are no part of it; the inner `None`
+/// where words beside it change it, the outer one where there is no such equation.
+fn of_equation(sentence: &str) -> Option<Option<String>> {
+    if !spans(sentence).is_empty() {
+        return None;
+    }
+    let at = sentence.rfind('=')?;
+    let pieces = pieces(&sentence[at + 1..]);
+    let last = pieces.iter().rposition(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
+    let first = pieces.iter().position(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
+    let (from, to) = around(&pieces, first);
+    // The words after its value up to the next number: "for 5 apples".
+    let is_group =
+        |piece: &Piece<'_>| piece.text.len() == 3 && piece.text.chars().all(|c| c.is_ascii_digit());
+    if to >= last || from > 1 || pieces[to + 1..=last].iter().all(is_group) {
+        return None;
+    }
+    let after = &sentence[at + 1 + pieces[to].start + pieces[to].text.len()..];
+    let end = after.find(|c: char| is_digit(c) || matches!(c, ',' | ';'))?;
+    let words = after[..end].trim_end_matches(['$', '\\', ' ']);
+    let words = words.rsplit_once(' ').filter(|_| after[..end].ends_with(' ')).map_or("", |(kept, _)| kept);
+    Some(number_said(&format!("{}{words}", &sentence[..sentence.len() - after.len()]), false))
+}
+
+/// Where the last digit is that is in a formula or in an expression; digits within a word are no number.
+fn last_number(text: &str) -> Option<usize> {
+    let of_formula = spans(text)
+        .into_iter()
+        .filter_map(|(start, end, _)| text[start..end].rfind(is_digit).map(|at| start + at))
+        .next_back();
+    let of_piece = pieces(text)
+        .into_iter()
+        .filter(|piece| is_expression(piece.text))
+        .filter_map(|piece| piece.text.rfind(is_digit).map(|at| piece.start + at))
+        .next_back();
+    of_formula.max(of_piece)
+}
+
+/// Without what is struck out and without the asterisks of bold text; those between two numbers are an operator.
+pub(super) fn without_bold(text: &str) -> Cow<'_, str> {
+    static BOLD: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?P<before>^|[\s(:$])\*\*(?P<first>\S)|(?P<last>\S)\*\*(?P<after>$|[\s.,:;!?)])")
+    });
+    static STRUCK: LazyLock<Regex> = LazyLock::new(|| pattern(r"~~[^~\n]*~~"));
+    match BOLD.replace_all(text, "$before$first$last$after") {
+        text if text.contains("~~") => STRUCK.replace_all(&text, "").into_owned().into(),
+        text => text,
+    }
+}
+
+/// Without "so", "therefore, we get" and the like.
+fn without_introduction(sentence: &str) -> &str {
+    static INTRODUCTION: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?i)^(?:(?:so|thus|hence|therefore|then|finally|now|and|in\s+total|we\s+(?:get|have|find|obtain)|this\s+(?:gives|is))\b[,:]?\s*){1,3}",
+        )
+    });
+    INTRODUCTION.find(sentence).map_or(sentence, |found| &sentence[found.end()..])
+}
+
+/// Whether a sentence ends at a letter.
+fn is_sentence_end(text: &str, at: usize, letter: char) -> bool {
+    let next =
+        text[at + letter.len_utf8()..].trim_start_matches(['*', '_', '"', ')', '\u{201d}']).chars().next();
+    match letter {
+        '\n' | '\u{3002}' | '\u{ff01}' | '\u{ff1f}' | '\u{ff1b}' => true,
+        '.' | '?' => next.is_none_or(char::is_whitespace),
+        // A factorial ends no sentence.
+        '!' => {
+            next.is_none_or(char::is_whitespace)
+                && !text[..at].trim_end().ends_with(|c: char| c.is_ascii_digit() || c == ')')
+        }
+        _ => false,
+    }
+}
+
+pub(super) fn sentence_start(text: &str, before: usize) -> usize {
+    let floor = before - tail(&text[..before], MOST).len();
+    let mut letters = text[floor..before].char_indices().rev().map(|(at, letter)| (floor + at, letter));
+    let found = letters.find(|(at, letter)| is_sentence_end(text, *at, *letter));
+    found.map_or(floor, |(at, letter)| at + letter.len_utf8())
+}
+
+pub(super) fn sentence_end(text: &str, after: usize) -> usize {
+    let found = text[after..].char_indices().find(|(at, letter)| is_sentence_end(text, after + at, *letter));
+    found.map_or(text.len(), |(at, _)| after + at)
+}
+
+/// The last number of a sentence with the whole expression around it, where the words beside it let it be what
+/// the sentence says. Digits within a word are no number.
+pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
+    let last_digit = sentence.rfind(is_digit)?;
+    let span = spans(sentence).into_iter().find(|(start, end, _)| (*start..*end).contains(&last_digit));
+    let (start, end, found, is_equation, has_unit) = match span {
+        Some((start, end, content)) => {
+            let content = content.trim();
+            let found = if is_mathematics(content) { content } else { right_side(content).trim() };
+            (start, end, with_unit(found, &sentence[end..]), false, false)
+        }
+        None => {
+            let pieces = pieces(sentence);
+            let at = pieces.iter().rposition(|p| p.text.contains(is_digit) && is_expression(p.text))?;
+            let (first, last) = around(&pieces, at);
+            let (start, end) = (pieces[first].start, pieces[last].start + pieces[last].text.len());
+            let all = &sentence[start..end];
+            let side = right_side(all);
+            (start, end, tidied(side), side.len() < all.len(), last > at)
+        }
+    };
+    let is_single = super::number(&found).is_some_and(|value| value.abs() <= num_traits::One::one());
+    // From one number to another, not their difference: no answer.
+    let (before, after) = (&sentence[..start], &sentence[end..]);
+    // `18...` has decimals that are left out.
+    if after.starts_with("..") || after.starts_with('\u{2026}') {
+        return None;
+    }
+    let around = Around { before, after, is_cued, is_equation, has_unit, is_single };
+    (!RANGE.is_match(&found) && around.says()).then_some(found)
+}
+
+/// A number with the unit that follows its formula, if it is one.
+fn with_unit(found: &str, after: &str) -> String {
+    let after = after.trim_start_matches([' ', '*', '~']);
+    let word = &after[..after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len())];
+    let is_unit = units::is_known(word) && !matches!(word, "in" | "a" | "as" | "at");
+    let with = format!("{found} {word}");
+    if is_unit && super::number(found).is_some() && !matches!(parse(&with), Answer::Text(_)) {
+        with
+    } else {
+        found.to_owned()
+    }
+}
