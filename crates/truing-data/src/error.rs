@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use truing_types::RowOrigin;
 
 use crate::packing::PackingError;
+use crate::readers;
 use crate::turns::TurnProblem;
 
 /// What is wrong with one row.
@@ -140,13 +141,13 @@ pub enum DataError {
     /// A folder without data files.
     #[error(
         "`{}` holds no data file{}; expected names that end in .jsonl, .json, .ndjson, .txt (also .gz, .zst) or .parquet",
-        path.display(), but_not_read(passed_over)
+        path.display(), but_unread(unread)
     )]
     NoDataFiles {
         /// The folder.
         path: PathBuf,
-        /// Files that are not read although their endings would do: hidden ones, and descriptions of data sets.
-        passed_over: Vec<PathBuf>,
+        /// Files that it holds and that are not read.
+        unread: Vec<PathBuf>,
     },
     /// No row at all.
     #[error("`{}` holds no rows", path.display())]
@@ -247,9 +248,8 @@ fn bad_rows(rows: &[RowError], has_more: bool) -> String {
     text
 }
 
-fn but_not_read(passed_over: &[PathBuf]) -> String {
-    let Some(first) = passed_over.first() else { return String::new() };
-    format!(" (`{}` is hidden or describes a data set, and is not read)", first.display())
+fn but_unread(unread: &[PathBuf]) -> String {
+    readers::describe_unread(unread).map_or_else(String::new, |files| format!("; {files}"))
 }
 
 fn quoted(names: &[String]) -> String {

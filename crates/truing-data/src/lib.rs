@@ -42,6 +42,7 @@ pub use source::{
 pub use source_row::SourceRow;
 pub use statistics::{LengthHistogram, LengthSummary, SourceStatistics};
 pub use texts::{
-    TEXT_FIELDS, TextRow, TextRows, Triplet, data_files, passed_over_files, read_texts, read_triplets,
+    TEXT_FIELDS, TextRow, TextRows, Triplet, data_files, describe_unread, read_texts, read_triplets,
+    unread_files,
 };
 pub use turns::{OnRoleOrder, TurnProblem, TurnRole};

@@ -27,8 +27,8 @@ const MAX_ROWS_SEARCHED: u64 = 100_000;
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// A file (JSON Lines, a JSON list or, as `.txt`, a text a line, each plain, gzip or zstd; Parquet), or a folder of
-    /// them read in name order; files whose names begin with a dot are not read, nor descriptions of data sets such as
-    /// `dataset_info.json`.
+    /// them read in name order. Files of a folder with other endings, hidden files, descriptions of data sets such as
+    /// `dataset_info.json` and subfolders are not read; a note names them.
     pub path: PathBuf,
     /// A name out of [`FORMATS`](crate::FORMATS); left out, it is told by the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -328,12 +328,12 @@ pub fn read_rows_as<Row: SourceRow>(
         skipped: SkippedRows::default(),
         remarks: Vec::new(),
         opened: Vec::new(),
-        passed_over: readers::passed_over(&config.path)?,
+        unread: readers::unread(&config.path)?,
         n_seen: 0,
         n_good: 0,
     };
     if !rows.open_next()? {
-        return Err(DataError::NoDataFiles { path: config.path.clone(), passed_over: Vec::new() });
+        return Err(DataError::NoDataFiles { path: config.path.clone(), unread: Vec::new() });
     }
     Ok(rows)
 }
@@ -394,7 +394,7 @@ pub struct Rows<Row: SourceRow = TrainingRow> {
     skipped: SkippedRows,
     remarks: Vec<RowRemark>,
     opened: Vec<PathBuf>,
-    passed_over: Vec<PathBuf>,
+    unread: Vec<PathBuf>,
     n_seen: u64,
     n_good: usize,
 }
@@ -434,10 +434,10 @@ impl<Row: SourceRow> Rows<Row> {
         of_row.map(|row| (row.remark, row.message))
     }
 
-    /// Files of the source's folder that are not read: hidden ones, and descriptions of data sets.
+    /// Files of the source's folder that are not read, as [`unread_files`](crate::unread_files) finds them.
     #[must_use]
-    pub fn passed_over(&self) -> &[PathBuf] {
-        &self.passed_over
+    pub fn unread(&self) -> &[PathBuf] {
+        &self.unread
     }
 
     /// The files opened so far, in that order, with what the format reads beside them.
