@@ -13,6 +13,7 @@ mod dataset;
 mod error;
 mod formats;
 mod json;
+mod loss_weight;
 mod mix;
 mod packing;
 mod readers;

@@ -21,6 +21,7 @@ use crate::DataError;
 use crate::columns::{Columns, Fields, text as text_of};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::{parse_nested, type_name};
+use crate::loss_weight::parse_weight;
 use crate::readers::{self, RawRows};
 use crate::source::Render;
 use crate::tools::Tools;
@@ -177,34 +178,6 @@ fn parse_content(content: &Value, field: &str) -> Result<String, RowProblem> {
         joined.push_str(text_of(text, &text_field)?);
     }
     Ok(joined)
-}
-
-/// The loss weight of a turn: a number in `weight` or `loss_weight`, or `true`/`false` in `loss`.
-fn parse_weight(message: &Map<String, Value>, at: &str) -> Result<Option<f32>, RowProblem> {
-    let mut weight = None;
-    for key in ["weight", "loss_weight", "loss"] {
-        let Some(value) = entry(message, key) else { continue };
-        let field = format!("{at}.{key}");
-        if weight.is_some() {
-            let kind = RowErrorKind::BadValue("a second loss weight of this message".to_owned());
-            return Err(RowProblem::new(field, kind, "one of `weight`, `loss_weight`, `loss`"));
-        }
-        let number = match value {
-            Value::Bool(carries_loss) => f64::from(u8::from(*carries_loss)),
-            Value::Number(number) => number.as_f64().unwrap_or(f64::NAN),
-            other => {
-                let kind = RowErrorKind::WrongType(type_name(other));
-                return Err(RowProblem::new(field, kind, "a number, or true or false"));
-            }
-        };
-        let as_f32 = number as f32;
-        if !(number >= 0.0 && as_f32.is_finite()) {
-            let kind = RowErrorKind::BadValue(number.to_string());
-            return Err(RowProblem::new(field, kind, "a finite number, 0 or more"));
-        }
-        weight = Some(as_f32);
-    }
-    Ok(weight)
 }
 
 /// A turn of the assistant that is learnt must say or do something: white space and invisible characters are nothing.

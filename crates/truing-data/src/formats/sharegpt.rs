@@ -6,10 +6,11 @@ use serde_json::Value;
 use truing_types::{Message, Role, TrainingRow};
 
 use super::{
-    Format, check_turn, conversation, entry, list, object, open_lines, optional, parse_weight, required,
+    Format, check_turn, conversation, entry, list, object, open_lines, optional, required,
 };
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
+use crate::loss_weight::parse_weight;
 use crate::source::Render;
 use crate::tools::Tools;
 
