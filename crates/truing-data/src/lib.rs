@@ -15,6 +15,7 @@ mod formats;
 mod json;
 mod loss_weight;
 mod mix;
+mod numbers;
 mod packing;
 mod readers;
 mod responses;

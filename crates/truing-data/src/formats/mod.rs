@@ -232,8 +232,7 @@ pub(crate) fn unquoted<'a>(
     expected: &'static str,
 ) -> Result<std::borrow::Cow<'a, Value>, RowProblem> {
     let Value::String(text) = value else { return Ok(std::borrow::Cow::Borrowed(value)) };
-    parse_nested(text).map(std::borrow::Cow::Owned).map_err(|reason| {
-        let kind = RowErrorKind::BadValue(format!("a string that is not JSON ({reason})"));
-        RowProblem::new(field, kind, expected)
-    })
+    parse_nested(text)
+        .map(std::borrow::Cow::Owned)
+        .map_err(|found| RowProblem::new(field, RowErrorKind::BadValue(found), expected))
 }
