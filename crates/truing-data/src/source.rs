@@ -122,15 +122,19 @@ pub struct Remarked {
     pub message: Option<usize>,
 }
 
-/// A [`Remark`] about one row.
-struct RowRemark {
-    remark: Remark,
-    origin: RowOrigin,
-    message: Option<usize>,
+/// Rows that a [`Remark`] holds for.
+#[derive(Default)]
+struct RemarkedRows {
+    n_rows: u64,
+    /// The first of them, with their messages.
+    listed: Vec<(RowOrigin, Option<usize>)>,
 }
 
 /// Fields of a row that hold pictures or sounds beside the text.
 const MEDIA: [&str; 6] = ["images", "image", "videos", "video", "audios", "audio"];
+/// Rows of each remark that are remembered; the others are counted.
+const MAX_REMARKED_ROWS: usize = 1_000;
+
 
 impl SourceConfig {
     /// A source with every setting at its default.
@@ -326,7 +330,8 @@ pub fn read_rows_as<Row: SourceRow>(
         columns,
         on_bad_row,
         skipped: SkippedRows::default(),
-        remarks: Vec::new(),
+        remarks: BTreeMap::new(),
+        remarks_of_last: Vec::new(),
         opened: Vec::new(),
         unread: readers::unread(&config.path)?,
         n_seen: 0,
@@ -392,7 +397,8 @@ pub struct Rows<Row: SourceRow = TrainingRow> {
     columns: Columns,
     on_bad_row: OnBadRow,
     skipped: SkippedRows,
-    remarks: Vec<RowRemark>,
+    remarks: BTreeMap<Remark, RemarkedRows>,
+    remarks_of_last: Vec<(Remark, Option<usize>)>,
     opened: Vec<PathBuf>,
     unread: Vec<PathBuf>,
     n_seen: u64,
@@ -412,26 +418,27 @@ impl<Row: SourceRow> Rows<Row> {
         self.remarks_without(|_| false)
     }
 
-    /// The same without rows that were left out after they were handed out.
+    /// The same without rows that were left out after they were handed out. Of each remark the first thousand rows are
+    /// looked at; rows behind them are counted whether they were left out or not.
     #[must_use]
     pub fn remarks_without(&self, is_left_out: impl Fn(&RowOrigin) -> bool) -> BTreeMap<Remark, Remarked> {
         let mut counted = BTreeMap::new();
-        for RowRemark { remark, origin, message } in
-            self.remarks.iter().filter(|row| !is_left_out(&row.origin))
-        {
-            let first = || Remarked { n_rows: 0, first: origin.clone(), message: *message };
-            counted.entry(*remark).or_insert_with(first).n_rows += 1;
+        for (&remark, RemarkedRows { n_rows, listed }) in &self.remarks {
+            let n_left_out = listed.iter().filter(|(origin, _)| is_left_out(origin)).count() as u64;
+            let first = listed.iter().find(|(origin, _)| !is_left_out(origin)).or(listed.first());
+            if let Some((first, message)) = first.filter(|_| *n_rows > n_left_out) {
+                let remarked =
+                    Remarked { n_rows: n_rows - n_left_out, first: first.clone(), message: *message };
+                counted.insert(remark, remarked);
+            }
         }
         counted
     }
 
-    /// What is unusual about one row, with the message that it is about, counted from 0.
-    pub fn remarks_of<'a>(
-        &'a self,
-        origin: &'a RowOrigin,
-    ) -> impl Iterator<Item = (Remark, Option<usize>)> + 'a {
-        let of_row = self.remarks.iter().filter(move |row| row.origin == *origin);
-        of_row.map(|row| (row.remark, row.message))
+    /// What is unusual about the row handed out last, with the message that it is about, counted from 0.
+    #[must_use]
+    pub fn remarks_of_last(&self) -> &[(Remark, Option<usize>)] {
+        &self.remarks_of_last
     }
 
     /// Files of the source's folder that are not read, as [`unread_files`](crate::unread_files) finds them.
@@ -512,7 +519,12 @@ impl<Row: SourceRow> Rows<Row> {
     }
 
     fn remark(&mut self, remark: Remark, origin: &RowOrigin, message: Option<usize>) {
-        self.remarks.push(RowRemark { remark, origin: origin.clone(), message });
+        self.remarks_of_last.push((remark, message));
+        let rows = self.remarks.entry(remark).or_default();
+        rows.n_rows += 1;
+        if rows.listed.len() < MAX_REMARKED_ROWS {
+            rows.listed.push((origin.clone(), message));
+        }
     }
 
     /// Whether a row with this problem is left out although bad rows are errors.
@@ -525,6 +537,7 @@ impl<Row: SourceRow> Rows<Row> {
         let mut rows = vec![first];
         let last = self.n_seen + MAX_ROWS_SEARCHED;
         let mut has_more = true;
+        self.remarks_of_last.clear();
         while rows.len() < MAX_SHOWN_ROWS && self.n_seen < last {
             match self.next_raw() {
                 Ok(Some((origin, row))) => match self.parse(&origin, row) {
