@@ -155,7 +155,7 @@ pub enum DataError {
         /// The file or folder.
         path: PathBuf,
     },
-    /// The first row has the fields of no known format.
+    /// None of the first rows has the fields of a known format.
     #[error(
         "`{}`: no known format has the fields {}; expected one of: {known}; or name `format` and `columns`",
         path.display(), quoted(fields)

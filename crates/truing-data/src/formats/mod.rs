@@ -53,7 +53,7 @@ pub struct FormatColumn {
     pub is_required: bool,
 }
 
-/// Every format, in the order in which they are tried on the first row.
+/// Every format, in the order in which they are tried on a row.
 pub static FORMATS: &[Format] =
     &[messages::FORMAT, sharegpt::FORMAT, alpaca::FORMAT, prompt_completion::FORMAT, text::FORMAT];
 
