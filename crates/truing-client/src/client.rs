@@ -223,7 +223,7 @@ impl Inner {
             let started = *started.get_or_insert(self.now());
             let deadline = started + Duration::from_secs_f64(self.settings.deadline_secs);
             self.count_call(attempt > 0);
-            let failure = match self.attempt(&body, is_streamed, deadline, &mut shown) {
+            let failure = match self.attempt(&body, is_streamed, request.sampling.max_new_tokens, deadline, &mut shown) {
                 Ok(reply) => {
                     self.standing(|standing| *standing = Standing::default());
                     return Ok(self.settle(reply, estimated));
@@ -333,6 +333,7 @@ impl Inner {
         &self,
         body: &str,
         is_streamed: bool,
+        max_tokens: usize,
         deadline: Duration,
         shown: &mut Shown<'_>,
     ) -> Result<ChatReply, Failure> {
@@ -357,7 +358,7 @@ impl Inner {
         if !has_events {
             let mut bytes = Vec::new();
             while reader.read(&mut bytes)? {}
-            return self.finish(parse_answer(&bytes)?, shown);
+            return self.finish(parse_answer(&bytes)?, max_tokens, shown);
         }
         let mut parser = StreamParser::default();
         let mut text = String::new();
@@ -373,7 +374,7 @@ impl Inner {
                 return Err(Failure::new(FailureKind::Timeout, "the stream exceeds the deadline"));
             }
         }
-        self.finish(parser.finish()?, shown)
+        self.finish(parser.finish()?, max_tokens, shown)
     }
 
     fn check_status(&self, response: Response<Body>) -> Result<Response<Body>, Failure> {
@@ -426,7 +427,12 @@ impl Inner {
         }
     }
 
-    fn finish(&self, answer: Answer, shown: &mut Shown<'_>) -> Result<ChatReply, Failure> {
+    fn finish(
+        &self,
+        answer: Answer,
+        max_tokens: usize,
+        shown: &mut Shown<'_>,
+    ) -> Result<ChatReply, Failure> {
         let answer = self.without_key(answer);
         // Nothing follows, so there is nothing to break off.
         let _ = shown.show(&answer.text)?;
@@ -434,7 +440,7 @@ impl Inner {
             let problem = "a stream was cut off after more text had been shown than the whole answer has";
             return Err(Failure::new(FailureKind::Inconsistent, problem));
         }
-        let reason = answer.finish();
+        let reason = answer.finish(max_tokens);
         Ok(self.reply(answer, reason))
     }
 
