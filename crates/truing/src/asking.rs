@@ -45,6 +45,10 @@ impl Clock for SystemClock {
             }
         }
     }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
 }
 
 /// Finds a local model that is named, as the models of commands are found.

@@ -62,7 +62,7 @@ pub(crate) fn run<'a, Summary: Serialize>(
         "about {} tokens of prompts and at most {} of replies, less what is in the cache",
         questions.prompt_tokens, questions.completion_tokens
     ));
-    let stop = interrupt::stop_flag("stopping: all replies are kept; run the same command to continue")?;
+    let stop = interrupt::stop_flag("stopping: replies that come within 5 s are kept; run the same command to continue")?;
     let mut events = progress::for_this_terminal(&printer);
     let judges = open(judges, &stop, events.as_mut(), context)?;
     let found = work(judges, events.as_mut(), &stop).map_err(with_advice)?;
@@ -81,7 +81,7 @@ pub(crate) fn run<'a, Summary: Serialize>(
             if arguments.json {
                 printer.json(&json!({ "status": "interrupted" }))?;
             } else {
-                printer.line("stopped; run the same command to continue; no call is repeated")?;
+                printer.line("stopped; run the same command to continue; all replies that came are kept")?;
             }
             Ok(Outcome::Interrupted)
         }
