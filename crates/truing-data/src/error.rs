@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use truing_types::RowOrigin;
+use truing_types::{RowOrigin, counted};
 
 use crate::packing::PackingError;
 use crate::readers;
@@ -204,7 +204,7 @@ pub enum DataError {
     #[error(
         "{} longer than {max_length} tokens, the first {origin} with {n_tokens}; expected \
          shorter ones, a larger `max_length`, or `long_samples` = drop, truncate or split",
-        if *n_samples == 1 { "1 sample is".to_owned() } else { format!("{n_samples} samples are") }
+        counted(*n_samples as u64, "sample is", "samples are")
     )]
     LongSamples {
         /// How many.
@@ -235,12 +235,11 @@ impl DataError {
 }
 
 fn bad_rows(rows: &[RowError], has_more: bool) -> String {
-    let mut text = match rows {
-        [only] if !has_more => return only.to_string(),
-        [_] => "1 bad row and perhaps more:".to_owned(),
-        _ if has_more => format!("{} bad rows and perhaps more:", rows.len()),
-        _ => format!("{} bad rows:", rows.len()),
-    };
+    if let ([only], false) = (rows, has_more) {
+        return only.to_string();
+    }
+    let mut text = counted(rows.len() as u64, "bad row", "bad rows");
+    text.push_str(if has_more { " and perhaps more:" } else { ":" });
     for row in rows {
         text.push_str("\n  ");
         text.push_str(&row.to_string());

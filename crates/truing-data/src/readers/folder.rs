@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use truing_types::counted;
+
 use super::stem;
 use crate::DataError;
 
@@ -100,6 +102,9 @@ fn is_beside_data(file: &Path) -> bool {
 
 /// Says how many files are not read, why, and which: `3 files are not read (csv, xz): data/a.csv, data/b.xz, ...`.
 pub(crate) fn describe_unread<P: AsRef<Path>>(files: &[P]) -> Option<String> {
+    if files.is_empty() {
+        return None;
+    }
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for file in files {
         *kinds.entry(kind_of(file.as_ref())).or_default() += 1;
@@ -117,12 +122,8 @@ pub(crate) fn describe_unread<P: AsRef<Path>>(files: &[P]) -> Option<String> {
     if files.len() > MAX_NAMED {
         names.push("...".to_owned());
     }
-    let n_files = match files.len() {
-        0 => return None,
-        1 => "1 file is".to_owned(),
-        n if n >= MAX_UNREAD => format!("{n} files or more are"),
-        n => format!("{n} files are"),
-    };
+    let many = if files.len() < MAX_UNREAD { "files are" } else { "files or more are" };
+    let n_files = counted(files.len() as u64, "file is", many);
     Some(format!("{n_files} not read ({}): {}", kinds.join(", "), names.join(", ")))
 }
 
