@@ -62,7 +62,9 @@ pub(crate) fn run<'a, Summary: Serialize>(
         "about {} tokens of prompts and at most {} of replies, less what is in the cache",
         questions.prompt_tokens, questions.completion_tokens
     ));
-    let stop = interrupt::stop_flag("stopping: replies that come within 5 s are kept; run the same command to continue")?;
+    let stop = interrupt::stop_flag(
+        "stopping: replies that come within 5 s are kept; run the same command to continue",
+    )?;
     let mut events = progress::for_this_terminal(&printer);
     let judges = open(judges, &stop, events.as_mut(), context)?;
     let found = work(judges, events.as_mut(), &stop).map_err(with_advice)?;
@@ -97,7 +99,9 @@ pub(crate) fn outcome(is_half_unanswered: bool) -> Outcome {
 /// What to do where the folder is of another run.
 fn with_advice(error: StageError) -> anyhow::Error {
     match error {
-        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } => {
+        StageError::RecipeChanged { .. }
+        | StageError::InputsChanged { .. }
+        | StageError::FileChanged { .. } => {
             let hint = "`--set output_dir=...` starts another run; `--set judge.0.model.cache=FOLDER/replies.sqlite` lets \
                         it use the replies that the first one paid for"
                 .to_owned();
