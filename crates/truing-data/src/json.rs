@@ -1,5 +1,5 @@
-//! JSON as rows need it: nothing is guessed. `serde_json` keeps the last of two equal keys, and rounds numbers that are
-//! larger or finer than it can hold; here the former is an error, and so is the latter in tools and their calls.
+//! JSON as rows need it: nothing is guessed. `serde_json` keeps the last of two equal keys; here that is an error. It rounds
+//! numbers that are larger or finer than it can hold; [`numbers`](crate::numbers) says what becomes of them here.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 
 use crate::error::{RowErrorKind, RowProblem};
-use crate::numbers::{KEPT_NUMBER, first_rounded};
+use crate::numbers::{KEPT_NUMBER, first_rounded, large_integers};
 
 const EXPECTED_ROW: &str = "one JSON object a row";
 
@@ -20,13 +20,21 @@ pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, RowProble
     let Parsed { value, duplicate, has_floats } = parse(text);
     match (value, duplicate) {
         (_, Some(key)) => Err(RowProblem::new(key, RowErrorKind::DuplicateKey, "every key once")),
-        (Ok(Value::Object(row)), _) => match has_floats.then(|| first_rounded(text, false)).flatten() {
-            None => Ok(row),
-            Some(rounded) => {
-                let kind = RowErrorKind::BadValue(rounded.to_string());
-                Err(RowProblem::new(rounded.path, kind, KEPT_NUMBER))
+        (Ok(Value::Object(mut row)), _) => {
+            if !has_floats {
+                return Ok(row);
             }
-        },
+            if let Some(rounded) = first_rounded(text, false) {
+                let kind = RowErrorKind::BadValue(rounded.to_string());
+                return Err(RowProblem::new(rounded.path, kind, KEPT_NUMBER));
+            }
+            for (column, number) in large_integers(text) {
+                if let Some(value) = row.get_mut(column) {
+                    *value = Value::from(number);
+                }
+            }
+            Ok(row)
+        }
         (Ok(other), _) => Err(RowProblem::new("", RowErrorKind::WrongType(type_name(&other)), EXPECTED_ROW)),
         (Err(error), _) => Err(whole(not_json(text, &error))),
     }
@@ -220,10 +228,13 @@ mod tests {
         check_refused(
             br#"{"messages": [{"tool_calls": [{"name": "pay", "arguments": {"wei": 100000000000000000000}}]}]}"#,
             "`messages[0].tool_calls[0].arguments.wei` is the number 100000000000000000000, which would be rounded; \
-             expected an integer of 64 bits, a number of at most 17 digits, or a string",
+             expected an integer of 64 bits, a number of at most 15 digits, or a string",
         );
-        // Elsewhere it reaches no text.
-        assert!(parse_object(br#"{"id": 100000000000000000000, "tools": [{"maximum": 1e5}]}"#).is_ok());
+        // A column keeps its digits as a text.
+        let row =
+            parse_object(br#"{"answer": 100000000000000000000, "score": 0.1, "tools": [{"maximum": 1e5}]}"#);
+        let row = row.unwrap();
+        assert_eq!((&row["answer"], &row["score"]), (&"100000000000000000000".into(), &0.1.into()));
         assert_eq!(
             parse_nested(r#"{"share": 0.1000000000000000055}"#).unwrap_err(),
             "a string with the number 0.1000000000000000055, which would be rounded"

@@ -2,8 +2,13 @@
 //! in most programs. Where a number reaches the text that is trained on, in tools and their calls, it must not change: a
 //! model would learn another amount or identifier than the one written down.
 //!
+//! A column of a row may hold an integer of more than 64 bits, such as the answer to a calculation. It becomes a text of the
+//! same digits, which rewards compare like any other answer.
+//!
 //! A double may be spelled differently in the text (`1e5` as `100000.0`), as Python, and so transformers, would write it. Its
 //! value is the same.
+
+use std::ops::ControlFlow;
 
 /// Fields whose numbers reach the rendered text.
 const RENDERED: [&str; 6] = ["tool_calls", "function_call", "tools", "functions", "arguments", "parameters"];
@@ -24,9 +29,10 @@ impl std::fmt::Display for Rounded {
 }
 
 /// What a number must be, so that it is kept as it is.
-pub(crate) const KEPT_NUMBER: &str = "an integer of 64 bits, a number of at most 17 digits, or a string";
+pub(crate) const KEPT_NUMBER: &str = "an integer of 64 bits, a number of at most 15 digits, or a string";
 
 /// Where a walk through a JSON text stands.
+#[derive(Clone, Copy)]
 enum Step<'a> {
     Key(&'a str),
     Index(usize),
@@ -35,6 +41,35 @@ enum Step<'a> {
 /// The first number of a JSON text that would be rounded, in tools and calls or, with `is_rendered`, anywhere. The text has
 /// been parsed before: it is valid.
 pub(crate) fn first_rounded(json: &str, is_rendered: bool) -> Option<Rounded> {
+    let mut first = None;
+    walk(json, |path, number| {
+        let is_in_tools = || path.iter().any(|step| matches!(step, Step::Key(key) if RENDERED.contains(key)));
+        if (is_rendered || is_in_tools()) && !is_kept(number) {
+            first = Some(Rounded { path: written(path), number: shortened(number) });
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    first
+}
+
+/// The columns of a row that hold integers of more than 64 bits, with their digits. The row has been parsed before.
+pub(crate) fn large_integers(row: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    walk(row, |path, number| {
+        if let &[Step::Key(column)] = path
+            && is_integer(number)
+            && !is_kept(number)
+        {
+            found.push((column, number));
+        }
+        ControlFlow::Continue(())
+    });
+    found
+}
+
+/// Visits the numbers of a JSON text with their places, in order.
+fn walk<'a>(json: &'a str, mut visit: impl FnMut(&[Step<'a>], &'a str) -> ControlFlow<()>) {
     let bytes = json.as_bytes();
     let mut path: Vec<Step<'_>> = Vec::new();
     let mut expects_key = false;
@@ -71,19 +106,13 @@ pub(crate) fn first_rounded(json: &str, is_rendered: bool) -> Option<Rounded> {
                 {
                     at += 1;
                 }
-                let number = &json[start..at];
-                let is_shown = || {
-                    is_rendered
-                        || path.iter().any(|step| matches!(step, Step::Key(key) if RENDERED.contains(key)))
-                };
-                if is_shown() && !is_kept(number) {
-                    return Some(Rounded { path: written(&path), number: shortened(number) });
+                if visit(&path, &json[start..at]).is_break() {
+                    return;
                 }
             }
             _ => {}
         }
     }
-    None
 }
 
 /// The place behind the closing quote of a string whose content begins at `at`.
@@ -118,14 +147,19 @@ fn shortened(number: &str) -> String {
     if number.len() <= MOST { number.to_owned() } else { format!("{}...", &number[..MOST]) }
 }
 
-/// Whether a number has the same value after it was read: an integer of 64 bits, or a double whose shortest form denotes the
-/// number as it is written.
+fn is_integer(number: &str) -> bool {
+    !number.contains(['.', 'e', 'E'])
+}
+
+/// Whether a number has the same value after it was read: an integer of 64 bits, or a double that is written in its shortest
+/// form or with 17 digits, as C's `%.17g` does.
 fn is_kept(number: &str) -> bool {
-    if !number.contains(['.', 'e', 'E']) {
+    if is_integer(number) {
         return number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
     }
     let Ok(read) = number.parse::<f64>() else { return false };
-    digits_and_exponent(number) == digits_and_exponent(&format!("{read:e}"))
+    let found = digits_and_exponent(number);
+    [format!("{read:e}"), format!("{read:.16e}")].iter().any(|form| digits_and_exponent(form) == found)
 }
 
 /// The digits without zeros at either end, and the power of ten of the last one; equal for equal numbers, whatever their sign.
@@ -162,6 +196,8 @@ mod tests {
             "12.5e-3",
             "0.1",
             "0.30000000000000004",
+            "0.33333333333333331",
+            "0.10000000000000001",
             "100000000000000000000.0",
             "5e-324",
         ] {
@@ -175,9 +211,20 @@ mod tests {
             "9007199254740993.0",
             "1e-400",
             "123456789.123456789123",
+            "0.1234567890123456789",
         ] {
             assert!(!is_kept(number), "{number}");
         }
+    }
+
+    #[test]
+    fn large_integers_of_columns_are_found() {
+        let row = r#"{"answer": 18446744073709551616, "n": 3, "x": 1e30, "deep": [18446744073709551616], "low":
+            -99999999999999999999}"#;
+        assert_eq!(
+            large_integers(row),
+            [("answer", "18446744073709551616"), ("low", "-99999999999999999999")]
+        );
     }
 
     #[test]
