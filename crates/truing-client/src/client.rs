@@ -1,7 +1,6 @@
 //! The client: one request is sent, again where that may help, until it is answered or given up; many go side by side.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -11,20 +10,17 @@ use truing_types::{
     ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMarks, TextStart,
     split_reasoning,
 };
-use ureq::http::{Response, StatusCode, header};
-use ureq::{Agent, Body, Proxy};
+use ureq::http::StatusCode;
+use ureq::{Agent, Proxy};
 
+use crate::exchange::{Exchange, Piece, Refused, Unfinished};
 use crate::rate::TokenBucket;
 use crate::refusal;
 use crate::request::{self, Fingerprint};
 use crate::response::{Answer, AnswerError, StreamParser, error_names, error_text, parse_answer};
 use crate::retry;
-use crate::settings::{Access, ClientSettings, ProxyAddress};
+use crate::settings::{Access, ApiKey, ClientSettings, ProxyAddress};
 use crate::{ClientError, Counts, FailureKind, FailureScope};
-
-const BUFFER_BYTES: usize = 1 << 14;
-/// As much of an error page as is read; the message is at its beginning.
-const MOST_ERROR_BYTES: u64 = 1 << 16;
 
 /// Gets each piece of text as it appears, and may break off.
 pub type OnText<'a> = &'a mut dyn FnMut(&str) -> ControlFlow<()>;
@@ -66,7 +62,7 @@ fn wording(problem: &str) -> String {
 }
 
 /// An attempt that did not succeed.
-struct Failure {
+pub(crate) struct Failure {
     kind: FailureKind,
     scope: FailureScope,
     problem: String,
@@ -74,7 +70,7 @@ struct Failure {
 }
 
 impl Failure {
-    fn new(kind: FailureKind, problem: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: FailureKind, problem: impl Into<String>) -> Self {
         let scope = if kind.may_pass() { FailureScope::Passing } else { FailureScope::Request };
         Self { kind, scope, problem: problem.into(), retry_after: None }
     }
@@ -171,8 +167,11 @@ impl OpenAiClient {
     /// Once the server refuses everything (the key, the account, the model, or so many requests in a row), nothing more is
     /// sent, and every later request is [`ClientError::NotAsked`].
     ///
+    /// Once the clock says that the process stops ([`Clock::is_stopped`](crate::Clock::is_stopped)), an answer has five
+    /// seconds left to come; a request that has none by then is [`ClientError::Interrupted`], and so is every later one.
+    ///
     /// # Errors
-    /// When it was given up or not asked; the error never holds the key.
+    /// When it was given up, interrupted or not asked; the error never holds the key.
     pub fn ask(&self, request: &ChatRequest, on_text: Option<OnText<'_>>) -> Result<ChatReply, ClientError> {
         self.0.ask(request, on_text)
     }
@@ -220,16 +219,22 @@ impl Inner {
             }
             // Another request may have been refused for good while this one waited.
             self.check_standing()?;
+            if self.access.clock.is_stopped() {
+                return Err(self.interrupted());
+            }
             let started = *started.get_or_insert(self.now());
             let deadline = started + Duration::from_secs_f64(self.settings.deadline_secs);
             self.count_call(attempt > 0);
-            let failure = match self.attempt(&body, is_streamed, deadline, &mut shown) {
-                Ok(reply) => {
-                    self.standing(|standing| *standing = Standing::default());
-                    return Ok(self.settle(reply, estimated));
-                }
-                Err(failure) => failure,
-            };
+            let failure =
+                match self.attempt(&body, is_streamed, request.sampling.max_new_tokens, deadline, &mut shown)
+                {
+                    Ok(reply) => {
+                        self.standing(|standing| *standing = Standing::default());
+                        return Ok(self.settle(reply, estimated));
+                    }
+                    Err(Unfinished::Failed(failure)) => failure,
+                    Err(Unfinished::Stopped) => return Err(self.interrupted()),
+                };
             let wait = failure.retry_after.unwrap_or_else(|| retry::backoff(attempt, identity));
             attempt += 1;
             let is_in_time = self.now() + wait < deadline;
@@ -247,8 +252,12 @@ impl Inner {
     fn sleep(&self, wait: Duration) -> Result<(), ClientError> {
         match wait.is_zero() || self.access.clock.sleep(wait).is_continue() {
             true => Ok(()),
-            false => Err(ClientError::Interrupted { url: self.url.clone() }),
+            false => Err(self.interrupted()),
         }
+    }
+
+    fn interrupted(&self) -> ClientError {
+        ClientError::Interrupted { url: self.url.clone() }
     }
 
     fn take_tokens(&self, n_tokens: u64) -> Result<(), ClientError> {
@@ -328,65 +337,62 @@ impl Inner {
         ClientError::Unanswered { url: self.url.clone(), kind: failure.kind, problem, attempts, scope }
     }
 
-    /// One request over the network.
+    /// One request over the network. It is sent and read in a thread of its own, so that this one can stop waiting.
     fn attempt(
         &self,
         body: &str,
         is_streamed: bool,
+        max_tokens: usize,
         deadline: Duration,
         shown: &mut Shown<'_>,
-    ) -> Result<ChatReply, Failure> {
+    ) -> Result<ChatReply, Unfinished> {
         // The deadline holds for the last attempt too.
         let left = deadline.saturating_sub(self.now()).max(Duration::from_millis(1));
-        let timeout = self.settings.timeout().min(left);
-        let config = self.agent.post(&self.url).config().timeout_recv_response(Some(timeout));
-        let config = match is_streamed {
-            true => config.timeout_per_read(Some(timeout)),
-            false => config.timeout_global(Some(timeout)),
+        let exchange = Exchange {
+            agent: self.agent.clone(),
+            url: self.url.clone(),
+            authorization: self.access.api_key.as_ref().map(ApiKey::header),
+            body: body.to_owned(),
+            is_streamed,
+            timeout: self.settings.timeout().min(left),
+            most_bytes: self.settings.max_response_bytes,
         };
-        let mut request = config.build().header(header::CONTENT_TYPE, "application/json");
-        if let Some(key) = &self.access.api_key {
-            request = request.header(header::AUTHORIZATION, key.header());
-        }
-        let response = request.send(body).map_err(|error| transport_failure(&error))?;
-        let response = self.check_status(response)?;
-        let content_type = header_text(&response, header::CONTENT_TYPE).unwrap_or_default();
-        // What came decides, not what was asked for: some servers know no streams, some only streams.
-        let has_events = content_type.trim_start().starts_with("text/event-stream");
-        let mut reader = Bounded::new(response, self.settings.max_response_bytes);
+        let mut pieces = exchange.start(Arc::clone(&self.access.clock))?;
+        let has_events = match pieces.next()? {
+            Some(Piece::Refused(refused)) => return Err(self.refusal(refused).into()),
+            Some(Piece::Begun { has_events }) => has_events,
+            Some(Piece::Bytes(_)) | None => {
+                return Err(Failure::new(FailureKind::CutOff, "no answer came").into());
+            }
+        };
         if !has_events {
             let mut bytes = Vec::new();
-            while reader.read(&mut bytes)? {}
-            return self.finish(parse_answer(&bytes)?, shown);
+            while let Some(Piece::Bytes(more)) = pieces.next()? {
+                bytes.extend(more);
+            }
+            return Ok(self.finish(parse_answer(&bytes)?, max_tokens, shown)?);
         }
         let mut parser = StreamParser::default();
         let mut text = String::new();
-        let mut bytes = Vec::new();
-        while !parser.is_done() && reader.read(&mut bytes)? {
+        while !parser.is_done()
+            && let Some(Piece::Bytes(bytes)) = pieces.next()?
+        {
             text.push_str(&parser.push(&bytes)?);
-            bytes.clear();
             if shown.show(&self.without_key_so_far(&text))?.is_break() {
                 let answer = self.without_key(Answer { text, ..Answer::default() });
                 return Ok(self.reply(answer, FinishReason::Cancelled));
             }
             if self.now() >= deadline {
-                return Err(Failure::new(FailureKind::Timeout, "the stream exceeds the deadline"));
+                return Err(Failure::new(FailureKind::Timeout, "the stream exceeds the deadline").into());
             }
         }
-        self.finish(parser.finish()?, shown)
+        Ok(self.finish(parser.finish()?, max_tokens, shown)?)
     }
 
-    fn check_status(&self, response: Response<Body>) -> Result<Response<Body>, Failure> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let retry_after = header_text(&response, header::RETRY_AFTER)
-            .and_then(|text| retry::retry_after(text, self.access.clock.unix_secs()));
-        let place = header_text(&response, header::LOCATION).unwrap_or_default().to_owned();
-        let mut body = Vec::new();
-        // The status is known; what cannot be read of its reasons is left out.
-        let _ = response.into_body().into_reader().take(MOST_ERROR_BYTES).read_to_end(&mut body);
+    fn refusal(&self, refused: Refused) -> Failure {
+        let Refused { status, retry_after, place, body } = refused;
+        let retry_after =
+            retry_after.and_then(|text| retry::retry_after(&text, self.access.clock.unix_secs()));
         // Before the text is shortened, which could cut a key in two.
         let body = match &self.access.api_key {
             Some(key) => key.redact(&String::from_utf8_lossy(&body)).into_bytes(),
@@ -404,7 +410,7 @@ impl Inner {
             _ if said.is_empty() => format!("status {status}"),
             _ => format!("status {status}: {said}"),
         };
-        Err(Failure { kind, scope, problem, retry_after })
+        Failure { kind, scope, problem, retry_after }
     }
 
     /// An answer that repeats the key is used and kept without it.
@@ -426,7 +432,7 @@ impl Inner {
         }
     }
 
-    fn finish(&self, answer: Answer, shown: &mut Shown<'_>) -> Result<ChatReply, Failure> {
+    fn finish(&self, answer: Answer, max_tokens: usize, shown: &mut Shown<'_>) -> Result<ChatReply, Failure> {
         let answer = self.without_key(answer);
         // Nothing follows, so there is nothing to break off.
         let _ = shown.show(&answer.text)?;
@@ -434,7 +440,7 @@ impl Inner {
             let problem = "a stream was cut off after more text had been shown than the whole answer has";
             return Err(Failure::new(FailureKind::Inconsistent, problem));
         }
-        let reason = answer.finish();
+        let reason = answer.finish(max_tokens);
         Ok(self.reply(answer, reason))
     }
 
@@ -454,60 +460,6 @@ impl Inner {
             n_prompt_tokens: answer.n_prompt_tokens,
             n_completion_tokens: answer.n_completion_tokens,
         }
-    }
-}
-
-fn header_text(response: &Response<Body>, name: header::HeaderName) -> Option<&str> {
-    response.headers().get(name).and_then(|value| value.to_str().ok())
-}
-
-fn transport_failure(error: &ureq::Error) -> Failure {
-    match error {
-        ureq::Error::Timeout(phase) => Failure::new(FailureKind::Timeout, format!("timed out: {phase}")),
-        other => Failure::new(FailureKind::Connection, other.to_string()),
-    }
-}
-
-/// The body of an answer, up to the longest that is taken.
-struct Bounded {
-    reader: Box<dyn Read>,
-    announced: Option<u64>,
-    n_read: u64,
-    most: u64,
-    buffer: Vec<u8>,
-}
-
-impl Bounded {
-    fn new(response: Response<Body>, most: u64) -> Self {
-        let announced = header_text(&response, header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
-        let reader = Box::new(response.into_body().into_reader());
-        Self { reader, announced, n_read: 0, most, buffer: vec![0; BUFFER_BYTES] }
-    }
-
-    /// Appends what comes next; false at the end.
-    fn read(&mut self, bytes: &mut Vec<u8>) -> Result<bool, Failure> {
-        let n = loop {
-            match self.reader.read(&mut self.buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.failure(&error)),
-                Ok(n) => break n,
-            }
-        };
-        self.n_read += n as u64;
-        if self.n_read.max(self.announced.unwrap_or(0)) > self.most {
-            let problem = format!("the answer is longer than `max_response_bytes = {}`", self.most);
-            return Err(Failure::new(FailureKind::TooLong, problem));
-        }
-        bytes.extend_from_slice(&self.buffer[..n]);
-        Ok(n > 0)
-    }
-
-    fn failure(&self, error: &io::Error) -> Failure {
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
-        let is_timeout =
-            matches!(inner, Some(ureq::Error::Timeout(_))) || error.kind() == io::ErrorKind::TimedOut;
-        let kind = if is_timeout { FailureKind::Timeout } else { FailureKind::CutOff };
-        Failure::new(kind, format!("the answer broke off after {} bytes: {error}", self.n_read))
     }
 }
 

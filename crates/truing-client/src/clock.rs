@@ -1,4 +1,5 @@
-//! Time as the client needs it, handed in: the program gives the machine's, tests one that does not wait.
+//! Time as the client needs it, and the wish to stop, handed in: the program gives the machine's, tests one that does not
+//! wait.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -13,4 +14,9 @@ pub trait Clock: Send + Sync {
 
     /// Waits. Breaks when the wait was broken off: what waits is then not done.
     fn sleep(&self, duration: Duration) -> ControlFlow<()>;
+
+    /// Whether the process is asked to stop. Nothing new is then asked, and answers that are under way have a few seconds left.
+    fn is_stopped(&self) -> bool {
+        false
+    }
 }

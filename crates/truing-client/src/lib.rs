@@ -17,6 +17,7 @@ mod client;
 mod clock;
 mod counts;
 mod error;
+mod exchange;
 mod rate;
 mod refusal;
 mod request;

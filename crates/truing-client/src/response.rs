@@ -3,6 +3,11 @@
 //! reasons that are not known end a turn; usage may be missing; further fields do not matter. An answer without its end is
 //! none.
 //!
+//! Finish reasons are read in the words of OpenAI, Mistral, DeepSeek, Zhipu, Anthropic, Bedrock, Gemini and Cohere, in any
+//! letter case: gateways pass on the words of the model behind them. OpenAI's chat completions always give a reason in a
+//! whole answer, and null only in the pieces of a stream; some other servers leave it out, or null, in every answer. An answer
+//! that came whole without a reason therefore counts as ended, unless it used up the tokens that it was allowed.
+//!
 //! Reasoning that a server sends apart from the answer is kept apart: `reasoning_content` (DeepSeek, vLLM, SGLang),
 //! `reasoning` (OpenRouter, vLLM), `reasoning_details` (OpenRouter), and parts of the content of type `thinking` or
 //! `reasoning` (Mistral, Anthropic).
@@ -63,19 +68,51 @@ pub enum AnswerError {
 }
 
 impl Answer {
-    /// Why it ended.
+    /// Why it ended, where it was allowed `max_tokens`.
     #[must_use]
-    pub fn finish(&self) -> FinishReason {
+    pub fn finish(&self, max_tokens: usize) -> FinishReason {
         let has_text = !self.text.trim().is_empty();
-        match self.finish_reason.as_deref() {
-            Some("length" | "max_tokens" | "max_output_tokens" | "model_length") => FinishReason::Length,
-            Some("content_filter" | "safety" | "sensitive") => FinishReason::ContentFilter,
+        match self.reason().as_deref() {
+            Some(
+                "length"
+                | "max_tokens"
+                | "max_output_tokens"
+                | "max_completion_tokens"
+                | "max_new_tokens"
+                | "max_length"
+                | "model_length"
+                | "model_context_window_exceeded"
+                | "error_limit",
+            ) => FinishReason::Length,
+            Some(
+                "content_filter"
+                | "content_filtered"
+                | "safety"
+                | "image_safety"
+                | "sensitive"
+                | "recitation"
+                | "blocklist"
+                | "prohibited_content"
+                | "spii"
+                | "language"
+                | "guardrail_intervened"
+                | "error_toxic",
+            ) => FinishReason::ContentFilter,
             Some("refusal") => FinishReason::Refusal,
             _ if !self.refusal.is_empty() && !has_text => FinishReason::Refusal,
-            Some("tool_calls" | "function_call" | "tool_use") => FinishReason::ToolCalls,
+            Some("tool_calls" | "tool_call" | "function_call" | "tool_use") => FinishReason::ToolCalls,
             _ if self.has_tool_calls && !has_text => FinishReason::ToolCalls,
+            None if self.n_completion_tokens >= max_tokens.max(1) => FinishReason::Length,
             _ => FinishReason::EndOfTurn,
         }
+    }
+
+    /// The server's word for why it ended, in lower case and without the name of an enumeration before it
+    /// (`FinishReason.MAX_TOKENS`); none where it is empty.
+    fn reason(&self) -> Option<String> {
+        let reason = self.finish_reason.as_deref()?.trim();
+        let word = reason.rsplit('.').next().unwrap_or(reason);
+        (!word.is_empty()).then(|| word.to_lowercase().replace('-', "_"))
     }
 
     /// Takes in a message or a piece of one. False where it has no text, no reasoning and no refusal.
@@ -107,14 +144,22 @@ impl Answer {
             let said = error["message"].as_str().map_or_else(|| error.to_string(), str::to_owned);
             return Err(AnswerError::Reported { said: shortened(&said), names: names_of(choice) });
         }
-        match self.finish_reason.as_deref() {
+        match self.reason().as_deref() {
             Some("error") => {
                 let said = "the reply ended in an error".into();
                 Err(AnswerError::Reported { said, names: Vec::new() })
             }
-            Some(reason @ ("abort" | "aborted" | "insufficient_system_resource")) => {
-                Err(AnswerError::CutOff(format!("the server ended it with `{reason}`")))
-            }
+            Some(
+                reason @ ("abort"
+                | "aborted"
+                | "cancelled"
+                | "canceled"
+                | "user_cancel"
+                | "timeout"
+                | "network_error"
+                | "malformed_function_call"
+                | "insufficient_system_resource"),
+            ) => Err(AnswerError::CutOff(format!("the server ended it with `{reason}`"))),
             _ => Ok(self),
         }
     }
@@ -383,7 +428,7 @@ mod tests {
             (r#"{"choices":[{"text":"old"}]}"#, "old", FinishReason::EndOfTurn),
         ] {
             let answer = parse_answer(body.as_bytes()).unwrap();
-            assert_eq!((answer.text.as_str(), answer.finish()), (text, finish), "{body}");
+            assert_eq!((answer.text.as_str(), answer.finish(16)), (text, finish), "{body}");
         }
         let answer = parse_answer(
             br#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":5,"completion_tokens":2}}"#,
@@ -446,12 +491,26 @@ mod tests {
             ),
             (r#"{"message":{"content":"x","refusal":null},"finish_reason":"stop"}"#, FinishReason::EndOfTurn),
             (r#"{"message":{"content":"x"},"finish_reason":"max_tokens"}"#, FinishReason::Length),
+            (r#"{"message":{"content":"x"},"finish_reason":"MAX_TOKENS"}"#, FinishReason::Length),
+            (
+                r#"{"message":{"content":"x"},"finish_reason":"FinishReason.MAX_TOKENS"}"#,
+                FinishReason::Length,
+            ),
+            (r#"{"message":{"content":"x"},"finish_reason":"Length"}"#, FinishReason::Length),
+            (r#"{"message":{"content":"x"},"finish_reason":"SAFETY"}"#, FinishReason::ContentFilter),
+            (r#"{"message":{"content":"x"},"finish_reason":"RECITATION"}"#, FinishReason::ContentFilter),
+            (r#"{"message":{"content":"x"},"finish_reason":"content-filter"}"#, FinishReason::ContentFilter),
+            (r#"{"message":{"content":"x"},"finish_reason":"STOP"}"#, FinishReason::EndOfTurn),
+            (r#"{"message":{"content":"x"},"finish_reason":"COMPLETE"}"#, FinishReason::EndOfTurn),
+            (r#"{"message":{"content":null},"finish_reason":"TOOL_CALL"}"#, FinishReason::ToolCalls),
         ] {
             let answer = parse_answer(format!(r#"{{"choices":[{choice}]}}"#).as_bytes()).unwrap();
-            assert_eq!(answer.finish(), expected, "{choice}");
+            assert_eq!(answer.finish(16), expected, "{choice}");
         }
         for choice in [
             r#"{"message":{"content":"x"},"finish_reason":"abort"}"#,
+            r#"{"message":{"content":"x"},"finish_reason":"TIMEOUT"}"#,
+            r#"{"message":{"content":"x"},"finish_reason":"ERROR"}"#,
             r#"{"message":{"content":"x"},"finish_reason":"insufficient_system_resource"}"#,
             r#"{"message":{"content":"x"},"finish_reason":"error"}"#,
             r#"{"message":{"content":"x"},"finish_reason":"stop","error":{"message":"lost","code":502}}"#,
@@ -461,6 +520,24 @@ mod tests {
             let piece = format!("data: {{\"choices\":[{delta}]}}\n\ndata: [DONE]\n\n");
             assert!(read(piece.as_bytes(), 5).is_err(), "{delta}");
         }
+    }
+
+    /// Some servers give no reason; the tokens they count say whether the reply was cut.
+    #[test]
+    fn an_answer_without_a_reason_has_ended_unless_it_used_up_its_tokens() {
+        for reason in ["", r#","finish_reason":null"#, r#","finish_reason":"""#] {
+            for (usage, expected) in [
+                ("", FinishReason::EndOfTurn),
+                (r#","usage":{"completion_tokens":15}"#, FinishReason::EndOfTurn),
+                (r#","usage":{"completion_tokens":16}"#, FinishReason::Length),
+            ] {
+                let body = format!(r#"{{"choices":[{{"message":{{"content":"x"}}{reason}}}]{usage}}}"#);
+                assert_eq!(parse_answer(body.as_bytes()).unwrap().finish(16), expected, "{body}");
+            }
+        }
+        // A reason that is given is believed.
+        let body = r#"{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}],"usage":{"completion_tokens":16}}"#;
+        assert_eq!(parse_answer(body.as_bytes()).unwrap().finish(16), FinishReason::EndOfTurn);
     }
 
     #[test]

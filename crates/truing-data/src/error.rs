@@ -3,9 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use truing_types::RowOrigin;
+use truing_types::{RowOrigin, counted};
 
 use crate::packing::PackingError;
+use crate::readers;
 use crate::turns::TurnProblem;
 
 /// What is wrong with one row.
@@ -140,13 +141,13 @@ pub enum DataError {
     /// A folder without data files.
     #[error(
         "`{}` holds no data file{}; expected names that end in .jsonl, .json, .ndjson, .txt (also .gz, .zst) or .parquet",
-        path.display(), but_not_read(passed_over)
+        path.display(), but_unread(unread)
     )]
     NoDataFiles {
         /// The folder.
         path: PathBuf,
-        /// Files that are not read although their endings would do: hidden ones, and descriptions of data sets.
-        passed_over: Vec<PathBuf>,
+        /// Files that it holds and that are not read.
+        unread: Vec<PathBuf>,
     },
     /// No row at all.
     #[error("`{}` holds no rows", path.display())]
@@ -154,7 +155,7 @@ pub enum DataError {
         /// The file or folder.
         path: PathBuf,
     },
-    /// The first row has the fields of no known format.
+    /// None of the first rows has the fields of a known format.
     #[error(
         "`{}`: no known format has the fields {}; expected one of: {known}; or name `format` and `columns`",
         path.display(), quoted(fields)
@@ -203,7 +204,7 @@ pub enum DataError {
     #[error(
         "{} longer than {max_length} tokens, the first {origin} with {n_tokens}; expected \
          shorter ones, a larger `max_length`, or `long_samples` = drop, truncate or split",
-        if *n_samples == 1 { "1 sample is".to_owned() } else { format!("{n_samples} samples are") }
+        counted(*n_samples as u64, "sample is", "samples are")
     )]
     LongSamples {
         /// How many.
@@ -234,12 +235,11 @@ impl DataError {
 }
 
 fn bad_rows(rows: &[RowError], has_more: bool) -> String {
-    let mut text = match rows {
-        [only] if !has_more => return only.to_string(),
-        [_] => "1 bad row and perhaps more:".to_owned(),
-        _ if has_more => format!("{} bad rows and perhaps more:", rows.len()),
-        _ => format!("{} bad rows:", rows.len()),
-    };
+    if let ([only], false) = (rows, has_more) {
+        return only.to_string();
+    }
+    let mut text = counted(rows.len() as u64, "bad row", "bad rows");
+    text.push_str(if has_more { " and perhaps more:" } else { ":" });
     for row in rows {
         text.push_str("\n  ");
         text.push_str(&row.to_string());
@@ -247,9 +247,8 @@ fn bad_rows(rows: &[RowError], has_more: bool) -> String {
     text
 }
 
-fn but_not_read(passed_over: &[PathBuf]) -> String {
-    let Some(first) = passed_over.first() else { return String::new() };
-    format!(" (`{}` is hidden or describes a data set, and is not read)", first.display())
+fn but_unread(unread: &[PathBuf]) -> String {
+    readers::describe_unread(unread).map_or_else(String::new, |files| format!("; {files}"))
 }
 
 fn quoted(names: &[String]) -> String {

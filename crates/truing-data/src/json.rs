@@ -1,12 +1,14 @@
-//! JSON as rows need it: nothing is guessed. `serde_json` keeps the last of two equal keys; here that is an error.
+//! JSON as rows need it: nothing is guessed. `serde_json` keeps the last of two equal keys; here that is an error. It rounds
+//! numbers that are larger or finer than it can hold; [`numbers`](crate::numbers) says what becomes of them here.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::error::{RowErrorKind, RowProblem};
+use crate::numbers::{KEPT_NUMBER, first_rounded, large_integers};
 
 const EXPECTED_ROW: &str = "one JSON object a row";
 
@@ -15,30 +17,63 @@ pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, RowProble
     let whole = |kind| RowProblem::new("", kind, EXPECTED_ROW);
     let text = std::str::from_utf8(bytes)
         .map_err(|e| whole(RowErrorKind::NotUtf8 { column: e.valid_up_to() + 1 }))?;
-    let duplicate = RefCell::new(None);
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let parsed = Strict { duplicate: &duplicate }
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value));
-    match (parsed, duplicate.into_inner()) {
+    let Parsed { value, duplicate, has_floats } = parse(text);
+    match (value, duplicate) {
         (_, Some(key)) => Err(RowProblem::new(key, RowErrorKind::DuplicateKey, "every key once")),
-        (Ok(Value::Object(row)), _) => Ok(row),
+        (Ok(Value::Object(mut row)), _) => {
+            if !has_floats {
+                return Ok(row);
+            }
+            if let Some(rounded) = first_rounded(text, false) {
+                let kind = RowErrorKind::BadValue(rounded.to_string());
+                return Err(RowProblem::new(rounded.path, kind, KEPT_NUMBER));
+            }
+            for (column, number) in large_integers(text) {
+                if let Some(value) = row.get_mut(column) {
+                    *value = Value::from(number);
+                }
+            }
+            Ok(row)
+        }
         (Ok(other), _) => Err(RowProblem::new("", RowErrorKind::WrongType(type_name(&other)), EXPECTED_ROW)),
         (Err(error), _) => Err(whole(not_json(text, &error))),
     }
 }
 
 /// Parses a JSON text kept inside a string, for example the `tools` of many data sets.
+///
+/// # Errors
+/// What the string is instead, for [`RowErrorKind::BadValue`].
 pub(crate) fn parse_nested(text: &str) -> Result<Value, String> {
-    let duplicate = RefCell::new(None);
+    let Parsed { value, duplicate, has_floats } = parse(text);
+    match (value, duplicate) {
+        (_, Some(key)) => {
+            Err(format!("a string that is not JSON (the key `{key}` appears twice in one object)"))
+        }
+        (Err(error), _) => Err(format!("a string that is not JSON ({error})")),
+        (Ok(value), _) => match has_floats.then(|| first_rounded(text, true)).flatten() {
+            None => Ok(value),
+            Some(rounded) => Err(format!("a string with {rounded}")),
+        },
+    }
+}
+
+/// What a JSON text holds.
+struct Parsed {
+    value: serde_json::Result<Value>,
+    /// The first key that an object has twice.
+    duplicate: Option<String>,
+    /// Whether it holds numbers that are no integers of 64 bits.
+    has_floats: bool,
+}
+
+fn parse(text: &str) -> Parsed {
+    let (duplicate, has_floats) = (RefCell::new(None), Cell::new(false));
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let parsed = Strict { duplicate: &duplicate }
+    let value = Strict { duplicate: &duplicate, has_floats: &has_floats }
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value));
-    match duplicate.into_inner() {
-        Some(key) => Err(format!("the key `{key}` appears twice in one object")),
-        None => parsed.map_err(|e| e.to_string()),
-    }
+    Parsed { value, duplicate: duplicate.into_inner(), has_floats: has_floats.get() }
 }
 
 /// A JSON type with its article, for messages.
@@ -72,10 +107,11 @@ fn not_json(text: &str, error: &serde_json::Error) -> RowErrorKind {
     RowErrorKind::NotJson { column, reason }
 }
 
-/// Builds a [`Value`] and notes the first key that an object has twice.
+/// Builds a [`Value`], and notes the first key that an object has twice, and whether there are floating-point numbers.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     duplicate: &'a RefCell<Option<String>>,
+    has_floats: &'a Cell<bool>,
 }
 
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
@@ -110,6 +146,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        self.has_floats.set(true);
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
@@ -184,6 +221,25 @@ mod tests {
         assert!(parse_object(br#"{"a": 1e999}"#).unwrap_err().to_string().contains("out of range"));
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
         assert!(parse_object(deep.as_bytes()).unwrap_err().to_string().contains("recursion limit"));
+    }
+
+    #[test]
+    fn a_number_of_a_call_that_would_be_rounded_is_refused() {
+        check_refused(
+            br#"{"messages": [{"tool_calls": [{"name": "pay", "arguments": {"wei": 100000000000000000000}}]}]}"#,
+            "`messages[0].tool_calls[0].arguments.wei` is the number 100000000000000000000, which would be rounded; \
+             expected an integer of 64 bits, a number of at most 15 digits, or a string",
+        );
+        // A column keeps its digits as a text.
+        let row =
+            parse_object(br#"{"answer": 100000000000000000000, "score": 0.1, "tools": [{"maximum": 1e5}]}"#);
+        let row = row.unwrap();
+        assert_eq!((&row["answer"], &row["score"]), (&"100000000000000000000".into(), &0.1.into()));
+        assert_eq!(
+            parse_nested(r#"{"share": 0.1000000000000000055}"#).unwrap_err(),
+            "a string with the number 0.1000000000000000055, which would be rounded"
+        );
+        assert!(parse_nested(r#"{"share": 0.1, "n": 1.0}"#).is_ok());
     }
 
     #[test]

@@ -13,7 +13,9 @@ mod dataset;
 mod error;
 mod formats;
 mod json;
+mod loss_weight;
 mod mix;
+mod numbers;
 mod packing;
 mod readers;
 mod responses;
@@ -42,6 +44,7 @@ pub use source::{
 pub use source_row::SourceRow;
 pub use statistics::{LengthHistogram, LengthSummary, SourceStatistics};
 pub use texts::{
-    TEXT_FIELDS, TextRow, TextRows, Triplet, data_files, passed_over_files, read_texts, read_triplets,
+    TEXT_FIELDS, TextRow, TextRows, Triplet, data_files, describe_unread, read_texts, read_triplets,
+    unread_files,
 };
 pub use turns::{OnRoleOrder, TurnProblem, TurnRole};

@@ -21,16 +21,18 @@ use crate::turns::{OnRoleOrder, TurnProblem};
 const MAX_SHOWN_ROWS: usize = 20;
 /// How far behind the first bad row more of them are looked for.
 const MAX_ROWS_SEARCHED: u64 = 100_000;
+/// Rows at the beginning of a source that its format is detected from.
+const N_ROWS_DETECTED: usize = 100;
 
 /// Where training rows come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// A file (JSON Lines, a JSON list or, as `.txt`, a text a line, each plain, gzip or zstd; Parquet), or a folder of
-    /// them read in name order; files whose names begin with a dot are not read, nor descriptions of data sets such as
-    /// `dataset_info.json`.
+    /// them read in name order. Files of a folder with other endings, hidden files, descriptions of data sets such as
+    /// `dataset_info.json` and subfolders are not read; a note names them.
     pub path: PathBuf,
-    /// A name out of [`FORMATS`](crate::FORMATS); left out, it is told by the first row.
+    /// A name out of [`FORMATS`](crate::FORMATS). When left out, it is the one that most of the first rows can be read as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
     /// Where the format's columns are found, for example `{ prompt = "question", completion = "answer" }`. Paths
@@ -122,12 +124,16 @@ pub struct Remarked {
     pub message: Option<usize>,
 }
 
-/// A [`Remark`] about one row.
-struct RowRemark {
-    remark: Remark,
-    origin: RowOrigin,
-    message: Option<usize>,
+/// Rows that a [`Remark`] holds for.
+#[derive(Default)]
+struct RemarkedRows {
+    n_rows: u64,
+    /// The first of them, with their messages.
+    listed: Vec<(RowOrigin, Option<usize>)>,
 }
+
+/// Rows of each remark that are remembered; the others are counted.
+const MAX_REMARKED_ROWS: usize = 1_000;
 
 /// Fields of a row that hold pictures or sounds beside the text.
 const MEDIA: [&str; 6] = ["images", "image", "videos", "video", "audios", "audio"];
@@ -220,22 +226,40 @@ impl SourceConfig {
     }
 
     /// The first format that a row has the columns of.
-    fn detect<Row: SourceRow>(
-        &self,
-        columns: &Columns,
-        path: &Path,
-        row: &Map<String, Value>,
-    ) -> Result<&'static Format<Row>, DataError> {
-        let fields = Fields { row, columns, pads_nulls: false };
+    fn format_of<Row: SourceRow>(&self, fields: Fields<'_>) -> Option<&'static Format<Row>> {
         let fits_settings = |format: &&Format<Row>| {
             (self.prompt_template.is_none() || format.takes_prompt_template)
                 && (self.render.is_none() || format.takes_render)
         };
-        let Some(format) = Row::formats().iter().filter(fits_settings).find(|format| (format.detect)(fields))
-        else {
+        Row::formats().iter().filter(fits_settings).find(|format| (format.detect)(fields))
+    }
+
+    /// The format of some rows: the one that most of them can be read as, so that no single bad row decides it. Where none
+    /// can be read, it is the first format that a row has the columns of.
+    fn detect<'a, Row: SourceRow>(
+        &self,
+        columns: &Columns,
+        path: &Path,
+        rows: impl IntoIterator<Item = (&'a Map<String, Value>, bool)>,
+    ) -> Result<&'static Format<Row>, DataError> {
+        // In the order in which they are met: of two that fit equally many rows, the first counts.
+        let mut fitting: Vec<(&'static Format<Row>, u64)> = Vec::new();
+        let mut first = None;
+        for (row, pads_nulls) in rows {
+            first = first.or(Some(row));
+            let fields = Fields { row, columns, pads_nulls };
+            let Some(format) = self.format_of(fields) else { continue };
+            let is_read = (format.parse)(fields, self.render.unwrap_or_default()).is_ok();
+            match fitting.iter_mut().find(|(known, _)| known.name == format.name) {
+                Some((_, n_read)) => *n_read += u64::from(is_read),
+                None => fitting.push((format, u64::from(is_read))),
+            }
+        }
+        let most = fitting.iter().map(|(_, n_read)| *n_read).max();
+        let Some((format, _)) = fitting.into_iter().find(|(_, n_read)| Some(*n_read) == most) else {
             return Err(DataError::UndetectedFormat {
                 path: path.to_path_buf(),
-                fields: row.keys().cloned().collect(),
+                fields: first.into_iter().flat_map(Map::keys).cloned().collect(),
                 known: Row::formats().iter().map(described).collect::<Vec<_>>().join(", "),
             });
         };
@@ -321,19 +345,21 @@ pub fn read_rows_as<Row: SourceRow>(
     let mut rows = Rows {
         config: config.clone(),
         current: None,
+        read_ahead: VecDeque::new(),
         files: readers::files(&config.path)?.into(),
         format,
         columns,
         on_bad_row,
         skipped: SkippedRows::default(),
-        remarks: Vec::new(),
+        remarks: BTreeMap::new(),
+        remarks_of_last: Vec::new(),
         opened: Vec::new(),
-        passed_over: readers::passed_over(&config.path)?,
+        unread: readers::unread(&config.path)?,
         n_seen: 0,
         n_good: 0,
     };
     if !rows.open_next()? {
-        return Err(DataError::NoDataFiles { path: config.path.clone(), passed_over: Vec::new() });
+        return Err(DataError::NoDataFiles { path: config.path.clone(), unread: Vec::new() });
     }
     Ok(rows)
 }
@@ -357,7 +383,7 @@ pub fn parse_row_as<Row: SourceRow>(
 ) -> Result<Row, DataError> {
     let (format, columns) = config.resolve::<Row>()?;
     let parsed = parse_object(line).map(|object| {
-        let detected = || config.detect(&columns, Path::new(&*origin.source), &object);
+        let detected = || config.detect(&columns, Path::new(&*origin.source), [(&object, false)]);
         let format = format.map_or_else(detected, Ok)?;
         let fields = Fields { row: &object, columns: &columns, pads_nulls: false };
         Ok::<_, DataError>((format.parse)(fields, config.render.unwrap_or_default()))
@@ -387,14 +413,17 @@ fn with_system<Row: SourceRow>(mut row: Row, config: &SourceConfig) -> Row {
 pub struct Rows<Row: SourceRow = TrainingRow> {
     config: SourceConfig,
     current: Option<(Arc<str>, RawRows)>,
+    /// Rows of the current file that were read to detect the format.
+    read_ahead: VecDeque<Result<RawRow, DataError>>,
     files: VecDeque<PathBuf>,
     format: Option<&'static Format<Row>>,
     columns: Columns,
     on_bad_row: OnBadRow,
     skipped: SkippedRows,
-    remarks: Vec<RowRemark>,
+    remarks: BTreeMap<Remark, RemarkedRows>,
+    remarks_of_last: Vec<(Remark, Option<usize>)>,
     opened: Vec<PathBuf>,
-    passed_over: Vec<PathBuf>,
+    unread: Vec<PathBuf>,
     n_seen: u64,
     n_good: usize,
 }
@@ -412,32 +441,33 @@ impl<Row: SourceRow> Rows<Row> {
         self.remarks_without(|_| false)
     }
 
-    /// The same without rows that were left out after they were handed out.
+    /// The same without rows that were left out after they were handed out. Of each remark the first thousand rows are
+    /// looked at; rows behind them are counted whether they were left out or not.
     #[must_use]
     pub fn remarks_without(&self, is_left_out: impl Fn(&RowOrigin) -> bool) -> BTreeMap<Remark, Remarked> {
         let mut counted = BTreeMap::new();
-        for RowRemark { remark, origin, message } in
-            self.remarks.iter().filter(|row| !is_left_out(&row.origin))
-        {
-            let first = || Remarked { n_rows: 0, first: origin.clone(), message: *message };
-            counted.entry(*remark).or_insert_with(first).n_rows += 1;
+        for (&remark, RemarkedRows { n_rows, listed }) in &self.remarks {
+            let n_left_out = listed.iter().filter(|(origin, _)| is_left_out(origin)).count() as u64;
+            let first = listed.iter().find(|(origin, _)| !is_left_out(origin)).or(listed.first());
+            if let Some((first, message)) = first.filter(|_| *n_rows > n_left_out) {
+                let remarked =
+                    Remarked { n_rows: n_rows - n_left_out, first: first.clone(), message: *message };
+                counted.insert(remark, remarked);
+            }
         }
         counted
     }
 
-    /// What is unusual about one row, with the message that it is about, counted from 0.
-    pub fn remarks_of<'a>(
-        &'a self,
-        origin: &'a RowOrigin,
-    ) -> impl Iterator<Item = (Remark, Option<usize>)> + 'a {
-        let of_row = self.remarks.iter().filter(move |row| row.origin == *origin);
-        of_row.map(|row| (row.remark, row.message))
+    /// What is unusual about the row handed out last, with the message that it is about, counted from 0.
+    #[must_use]
+    pub fn remarks_of_last(&self) -> &[(Remark, Option<usize>)] {
+        &self.remarks_of_last
     }
 
-    /// Files of the source's folder that are not read: hidden ones, and descriptions of data sets.
+    /// Files of the source's folder that are not read, as [`unread_files`](crate::unread_files) finds them.
     #[must_use]
-    pub fn passed_over(&self) -> &[PathBuf] {
-        &self.passed_over
+    pub fn unread(&self) -> &[PathBuf] {
+        &self.unread
     }
 
     /// The files opened so far, in that order, with what the format reads beside them.
@@ -455,7 +485,7 @@ impl<Row: SourceRow> Rows<Row> {
     /// The next row that is JSON, or its problem; `None` at the end of the last file.
     fn next_raw(&mut self) -> Result<Option<(RowOrigin, RawRow)>, DataError> {
         while let Some((source, rows)) = &mut self.current {
-            if let Some(row) = rows.next() {
+            if let Some(row) = self.read_ahead.pop_front().or_else(|| rows.next()) {
                 let row = row?;
                 self.n_seen += 1;
                 return Ok(Some((RowOrigin { source: source.clone(), line: row.number }, row)));
@@ -487,7 +517,7 @@ impl<Row: SourceRow> Rows<Row> {
         };
         let format = match self.format {
             Some(format) => format,
-            None => self.config.detect(&self.columns, Path::new(&*origin.source), &object)?,
+            None => self.detect(origin, &object, row.pads_nulls)?,
         };
         self.format = Some(format);
         let fields = Fields { row: &object, columns: &self.columns, pads_nulls: row.pads_nulls };
@@ -502,6 +532,7 @@ impl<Row: SourceRow> Rows<Row> {
             let expected = "turns of user and assistant by turns, each with content (see `on_role_order`)";
             return Ok(Err(RowProblem::new("", RowErrorKind::Turns { problem, message }, expected)));
         }
+        self.remarks_of_last.clear();
         for (problem, message) in problems {
             self.remark(Remark::Turns(problem), origin, Some(message));
         }
@@ -511,8 +542,32 @@ impl<Row: SourceRow> Rows<Row> {
         Ok(Ok(row))
     }
 
+    /// The format of the current file, by this row and those that follow.
+    fn detect(
+        &mut self,
+        origin: &RowOrigin,
+        object: &Map<String, Value>,
+        pads_nulls: bool,
+    ) -> Result<&'static Format<Row>, DataError> {
+        if let Some((_, rows)) = &mut self.current {
+            let n_missing = (N_ROWS_DETECTED - 1).saturating_sub(self.read_ahead.len());
+            self.read_ahead.extend(rows.take(n_missing));
+        }
+        let following = self.read_ahead.iter().filter_map(|row| {
+            let row = row.as_ref().ok()?;
+            Some((row.object.as_ref().ok()?, row.pads_nulls))
+        });
+        let rows = std::iter::once((object, pads_nulls)).chain(following);
+        self.config.detect(&self.columns, Path::new(&*origin.source), rows)
+    }
+
     fn remark(&mut self, remark: Remark, origin: &RowOrigin, message: Option<usize>) {
-        self.remarks.push(RowRemark { remark, origin: origin.clone(), message });
+        self.remarks_of_last.push((remark, message));
+        let rows = self.remarks.entry(remark).or_default();
+        rows.n_rows += 1;
+        if rows.listed.len() < MAX_REMARKED_ROWS {
+            rows.listed.push((origin.clone(), message));
+        }
     }
 
     /// Whether a row with this problem is left out although bad rows are errors.

@@ -13,7 +13,7 @@ pub trait SourceRow: Sized + sealed::Sealed + 'static {
     /// Whether [`system`](crate::SourceConfig::system) may go before its prompt.
     const TAKES_SYSTEM: bool;
 
-    /// The formats it is read from, in the order in which they are tried on the first row.
+    /// The formats it is read from, in the order in which they are tried on a row.
     fn formats() -> &'static [Format<Self>];
 
     /// The conversation that a system prompt is put before.

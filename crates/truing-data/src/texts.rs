@@ -52,12 +52,19 @@ pub fn data_files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     readers::files(path)
 }
 
-/// The files of a folder that look like data and are not read: hidden ones, and descriptions of data sets.
+/// The files of a folder that are not read, sorted by path: names with other endings, hidden files, descriptions of data
+/// sets, and every file of a subfolder. At most 10,000 are collected.
 ///
 /// # Errors
 /// When the folder cannot be listed.
-pub fn passed_over_files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
-    readers::passed_over(path)
+pub fn unread_files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    readers::unread(path)
+}
+
+/// Says how many files are not read, why, and which; `None` where there are none.
+#[must_use]
+pub fn describe_unread<P: AsRef<Path>>(files: &[P]) -> Option<String> {
+    readers::describe_unread(files)
 }
 
 /// Rows of triplets, of a file or of all files of a folder: objects with `anchor`, `positive` and `negative`, and if they

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use truing_types::counted;
+
 use crate::adapters::{AdapterFiles, EMBEDDING, HEAD, OpeningAdapter, is_adapter};
 use crate::families::{ConfigFile, decoder_from_gguf, spec_from_config, with_head};
 use crate::weights::SafetensorsFiles;
@@ -365,14 +367,13 @@ pub(crate) fn notice_of_unused(unused: &[String], path: &Path) -> Option<String>
     }
     (!unused.is_empty()).then(|| {
         format!(
-            "{}: {} no place in this architecture and {} not loaded: {}",
+            "{}: {} not loaded: {}",
             path.display(),
-            if unused.len() == 1 {
-                "1 tensor in the files has".to_owned()
-            } else {
-                format!("{} tensors in the files have", unused.len())
-            },
-            if unused.len() == 1 { "is" } else { "are" },
+            counted(
+                unused.len() as u64,
+                "tensor in the files has no place in this architecture and is",
+                "tensors in the files have no place in this architecture and are",
+            ),
             names.join(", ")
         )
     })

@@ -82,7 +82,7 @@ fn answer_of(reply: &ChatReply, max_tokens: usize) -> Result<&str, Unanswered> {
         (FinishReason::Cancelled, _) => Err(ChatError::BrokenOff.into()),
         (FinishReason::EndOfTurn | FinishReason::StopText, Some(answer)) => Ok(answer),
         (FinishReason::EndOfTurn | FinishReason::StopText, None) => {
-            match reply.text.is_empty() && reply.reasoning.is_none() {
+            match reply.text.trim().is_empty() && reply.reasoning.is_none() {
                 true => no_answer("the reply is empty".into()),
                 false => no_answer("the reply is a thought without an answer".into()),
             }
@@ -296,6 +296,7 @@ mod tests {
             ("[[7]] no", None, Refusal, Err("the model refused: `[[7]] no`"), 1),
             ("", None, ToolCalls, Err("the model called a tool instead of answering"), 1),
             ("", None, EndOfTurn, Err("the reply is empty"), 1),
+            (" \n\t", None, EndOfTurn, Err("the reply is empty"), 1),
             (
                 "<think>[[2]]</think>Good.",
                 None,

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use truing_model::ModelFiles;
-use truing_store::{Digest, RunDirectory, RunInputs, StoreError};
+use truing_store::{RunDirectory, RunInputs, StoreError};
 use truing_types::{Event, EventSink, StageName};
 
 use crate::StageError;
 use crate::chat::ChatModelConfig;
 use crate::recipe::{self, Recipe};
 use crate::training::opening;
-use crate::training::resume::check_same_recipe;
+use crate::training::resume::{check_same_files, check_same_recipe};
 
 /// The role of files whose change only adds to a run.
 pub(crate) const CORRECTIONS: &str = "corrections";
@@ -62,13 +62,11 @@ pub(crate) fn open<R: Recipe>(
     };
     let decisive = |text: &str| recipe::decisive_of::<R>(text, &folder.recipe_path());
     check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&text)?)?;
-    let digests = |inputs: &RunInputs| -> Vec<(String, Digest)> {
-        let decisive = inputs.files.iter().filter(|file| file.role != CORRECTIONS);
-        decisive.map(|file| (file.role.clone(), file.blake3)).collect()
+    let without_corrections = |mut inputs: RunInputs| {
+        inputs.files.retain(|file| file.role != CORRECTIONS);
+        inputs
     };
-    if digests(&folder.inputs()?) != digests(inputs) {
-        return Err(StageError::InputsChanged { path: folder.recipe_path() });
-    }
+    check_same_files(&without_corrections(folder.inputs()?), &without_corrections(inputs.clone()))?;
     events
         .emit(Event::Note(format!("{} holds this run already: its replies are used again", path.display())));
     Ok(folder)

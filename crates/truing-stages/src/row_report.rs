@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use truing_data::{LongSampleReport, OnBadRow, RowError, Rows, SourceRow};
+use truing_data::{LongSampleReport, OnBadRow, RowError, Rows, SourceRow, describe_unread};
 use truing_text::TextError;
 use truing_types::{Conversation, Event, EventSink, Role, RowOrigin};
 
@@ -128,8 +128,8 @@ pub struct DataReport {
     pub notes: Notes,
     /// The files read.
     pub files: BTreeSet<Arc<str>>,
-    /// Files of folders that look like data and are not read.
-    pub passed_over: BTreeSet<Arc<str>>,
+    /// Files of folders that are not read.
+    pub unread: BTreeSet<Arc<str>>,
 }
 
 impl DataReport {
@@ -144,7 +144,7 @@ impl DataReport {
         let left_out: BTreeSet<(&str, u64)> =
             self.skipped.iter().map(|row| (row.path.as_str(), row.line)).collect();
         self.notes.add_remarks(rows, |origin| left_out.contains(&(&*origin.source, origin.line)));
-        self.passed_over.extend(rows.passed_over().iter().map(|file| Arc::from(&*file.to_string_lossy())));
+        self.unread.extend(rows.unread().iter().map(|file| Arc::from(&*file.to_string_lossy())));
         self.files.extend(rows.files().iter().map(|file| Arc::from(&*file.to_string_lossy())));
     }
 
@@ -184,7 +184,8 @@ impl DataReport {
 
     /// Says what a person should know.
     pub(crate) fn warn(&self, what: &str, events: &mut dyn EventSink) {
-        if let Some(text) = passed_over(&self.passed_over) {
+        let unread: Vec<&str> = self.unread.iter().map(|file| &**file).collect();
+        if let Some(text) = describe_unread(&unread) {
             events.emit(Event::Note(format!("{what}: {text}")));
         }
         let mut warn = |text: String| events.emit(Event::Warning(text));
@@ -215,17 +216,6 @@ impl DataReport {
             warn(format!("{what}: {remark} ({noted})"));
         }
     }
-}
-
-/// Says which files of folders are not read.
-pub(crate) fn passed_over<'a>(files: impl IntoIterator<Item = &'a Arc<str>>) -> Option<String> {
-    let files: Vec<&Arc<str>> = files.into_iter().collect();
-    let first = files.first()?;
-    let n = counted(files.len() as u64, "file of a folder is", "files of folders are");
-    Some(format!(
-        "{n} not read, hidden or describing a data set: {first}{}",
-        if files.len() > 1 { ", ..." } else { "" }
-    ))
 }
 
 /// Whether an error would be met in every row, so that skipping rows leaves none.

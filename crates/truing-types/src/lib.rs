@@ -20,6 +20,7 @@ mod rollout;
 mod seed;
 mod selection;
 mod stage;
+mod wording;
 
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
 pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions};
@@ -43,3 +44,4 @@ pub use selection::{
     SelectionSummary, TemplatePiece, TemplateRow,
 };
 pub use stage::{STAGES, StageInfo, StageName};
+pub use wording::counted;

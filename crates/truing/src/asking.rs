@@ -45,6 +45,10 @@ impl Clock for SystemClock {
             }
         }
     }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
 }
 
 /// Gathers what a model needs to be asked. The key is read here, from the variable that the recipe names.

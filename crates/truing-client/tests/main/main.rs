@@ -8,3 +8,4 @@ mod failures;
 mod limits;
 mod misbehaving;
 mod server;
+mod stopping;

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(crate) enum Act {
     SlowHeaders,
     /// Begins an answer and says no more until the client has gone.
     SlowBody(String),
+    /// Waits so long before it does what follows.
+    After(Duration, Box<Act>),
     /// Closes without a word.
     Drop,
     /// Answers with the number of the request, to tell replies apart.
@@ -115,6 +118,13 @@ impl Server {
         let done = || self.state.lock().unwrap().n_running -= 1;
         let act = script[(n - 1).min(script.len() - 1)].clone();
         let act = if let Act::Count = act { says(&n.to_string()) } else { act };
+        let act = match act {
+            Act::After(delay, act) => {
+                std::thread::sleep(delay);
+                *act
+            }
+            act => act,
+        };
         let mut bytes = Vec::new();
         let mut waits = false;
         match act {
@@ -150,7 +160,7 @@ impl Server {
                     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{body}"
                 )?;
             }
-            Act::Drop | Act::Count => {}
+            Act::Drop | Act::Count | Act::After(..) => {}
         }
         // Before the last byte: the client may see it before this thread goes on.
         if !waits {
@@ -195,6 +205,8 @@ pub(crate) struct JumpingClock {
     pub(crate) slept: Mutex<Vec<Duration>>,
     /// Sleeps that are granted; the next one is broken off.
     pub(crate) breaks_off_after: Option<usize>,
+    /// The process is asked to stop.
+    pub(crate) is_stopped: AtomicBool,
 }
 
 /// Sun, 06 Nov 1994 08:49:37 GMT.
@@ -217,6 +229,10 @@ impl Clock for JumpingClock {
         slept.push(duration);
         *self.now.lock().unwrap() += duration;
         ControlFlow::Continue(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::DataError;
 use crate::columns::{Columns, Fields, text as text_of};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::{parse_nested, type_name};
+use crate::loss_weight::parse_weight;
 use crate::readers::{self, RawRows};
 use crate::source::Render;
 use crate::tools::Tools;
@@ -52,7 +53,7 @@ pub struct FormatColumn {
     pub is_required: bool,
 }
 
-/// Every format, in the order in which they are tried on the first row.
+/// Every format, in the order in which they are tried on a row.
 pub static FORMATS: &[Format] =
     &[messages::FORMAT, sharegpt::FORMAT, alpaca::FORMAT, prompt_completion::FORMAT, text::FORMAT];
 
@@ -179,34 +180,6 @@ fn parse_content(content: &Value, field: &str) -> Result<String, RowProblem> {
     Ok(joined)
 }
 
-/// The loss weight of a turn: a number in `weight` or `loss_weight`, or `true`/`false` in `loss`.
-fn parse_weight(message: &Map<String, Value>, at: &str) -> Result<Option<f32>, RowProblem> {
-    let mut weight = None;
-    for key in ["weight", "loss_weight", "loss"] {
-        let Some(value) = entry(message, key) else { continue };
-        let field = format!("{at}.{key}");
-        if weight.is_some() {
-            let kind = RowErrorKind::BadValue("a second loss weight of this message".to_owned());
-            return Err(RowProblem::new(field, kind, "one of `weight`, `loss_weight`, `loss`"));
-        }
-        let number = match value {
-            Value::Bool(carries_loss) => f64::from(u8::from(*carries_loss)),
-            Value::Number(number) => number.as_f64().unwrap_or(f64::NAN),
-            other => {
-                let kind = RowErrorKind::WrongType(type_name(other));
-                return Err(RowProblem::new(field, kind, "a number, or true or false"));
-            }
-        };
-        let as_f32 = number as f32;
-        if !(number >= 0.0 && as_f32.is_finite()) {
-            let kind = RowErrorKind::BadValue(number.to_string());
-            return Err(RowProblem::new(field, kind, "a finite number, 0 or more"));
-        }
-        weight = Some(as_f32);
-    }
-    Ok(weight)
-}
-
 /// A turn of the assistant that is learnt must say or do something: white space and invisible characters are nothing.
 fn check_turn(message: &Message, content_field: &str) -> Result<(), RowProblem> {
     if turns::is_blank_and_learnt(message) {
@@ -259,8 +232,7 @@ pub(crate) fn unquoted<'a>(
     expected: &'static str,
 ) -> Result<std::borrow::Cow<'a, Value>, RowProblem> {
     let Value::String(text) = value else { return Ok(std::borrow::Cow::Borrowed(value)) };
-    parse_nested(text).map(std::borrow::Cow::Owned).map_err(|reason| {
-        let kind = RowErrorKind::BadValue(format!("a string that is not JSON ({reason})"));
-        RowProblem::new(field, kind, expected)
-    })
+    parse_nested(text)
+        .map(std::borrow::Cow::Owned)
+        .map_err(|found| RowProblem::new(field, RowErrorKind::BadValue(found), expected))
 }

@@ -5,11 +5,10 @@
 use serde_json::Value;
 use truing_types::{Message, Role, TrainingRow};
 
-use super::{
-    Format, check_turn, conversation, entry, list, object, open_lines, optional, parse_weight, required,
-};
+use super::{Format, check_turn, conversation, entry, list, object, open_lines, optional, required};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
+use crate::loss_weight::parse_weight;
 use crate::source::Render;
 use crate::tools::Tools;
 
@@ -80,9 +79,9 @@ pub(super) fn parse_turn(turn: &Value, at: &str, tools: &Tools) -> Result<Messag
 
 /// A call written as text: one `{"name", "arguments"}` or a list of them.
 fn called(value: &str, field: &str, tools: &Tools) -> Result<Message, RowProblem> {
-    let calls = super::parse_nested(value).map_err(|reason| {
-        let kind = RowErrorKind::BadValue(format!("a string that is not JSON ({reason})"));
-        RowProblem::new(field, kind, "a call: {\"name\": ..., \"arguments\": {...}}")
+    let calls = super::parse_nested(value).map_err(|found| {
+        let expected = "a call: {\"name\": ..., \"arguments\": {...}}";
+        RowProblem::new(field, RowErrorKind::BadValue(found), expected)
     })?;
     let calls = if calls.is_object() { Value::Array(vec![calls]) } else { calls };
     let mut message = Message::new(Role::Assistant, "");

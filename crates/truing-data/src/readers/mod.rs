@@ -1,16 +1,18 @@
 //! Rows out of files, one at a time: JSON Lines and JSON lists (plain, gzip, zstd; told by their first bytes, not
 //! their names), Parquet, and plain text with a row a line (told by its name, `.txt`).
 
+mod folder;
 mod json_list;
 mod lines;
 mod parquet;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
+pub(crate) use self::folder::{describe_unread, files, unread};
 use self::lines::{LineKind, LineRows};
 use crate::DataError;
 use crate::error::RowProblem;
@@ -79,47 +81,4 @@ pub(crate) fn open(path: &Path) -> Result<RawRows, DataError> {
 fn stem(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name).to_owned()
-}
-
-/// Files that the datasets library keeps beside data.
-const BESIDE_DATA: [&str; 4] =
-    ["config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"];
-
-/// The data files behind a path: itself, or those of a folder in name order.
-pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let (passed_over, files): (Vec<_>, Vec<_>) =
-        files_of_data_kind(path)?.into_iter().partition(|file| is_passed_over(file));
-    if files.is_empty() {
-        return Err(DataError::NoDataFiles { path: path.to_path_buf(), passed_over });
-    }
-    Ok(files)
-}
-
-/// The files of a folder that look like data and are not read: hidden ones (of editors and file systems), and those that
-/// describe a data set. The datasets library passes them over as well.
-pub(crate) fn passed_over(path: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let files = if path.is_dir() { files_of_data_kind(path)? } else { Vec::new() };
-    Ok(files.into_iter().filter(|file| is_passed_over(file)).collect())
-}
-
-fn is_passed_over(file: &Path) -> bool {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with('.') || BESIDE_DATA.contains(&&*name)
-}
-
-fn files_of_data_kind(path: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(DataError::io("list", path))? {
-        let file = entry.map_err(DataError::io("list", path))?.path();
-        let name = stem(&file);
-        let kinds = [".jsonl", ".json", ".ndjson", ".parquet", ".txt"];
-        if file.is_file() && kinds.iter().any(|kind| name.ends_with(kind)) {
-            files.push(file);
-        }
-    }
-    files.sort();
-    Ok(files)
 }

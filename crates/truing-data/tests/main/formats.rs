@@ -224,7 +224,7 @@ fn bad_conversations_say_what_is_wrong() {
     );
     check_refused(
         r#"{"messages": [{"role": "assistant", "content": "x", "weight": 1, "loss": true}]}"#,
-        "`messages[0].loss` is a second loss weight of this message; expected one of `weight`, `loss_weight`, `loss`",
+        "`messages[0].loss` is a second loss weight of this message; expected one of `weight`, `loss_weight`, `loss`, `train`, `training`, `masked`",
     );
     check_refused(
         r#"{"messages": [{"role": "assistant", "content": "x"}], "tools": "[{"}"#,

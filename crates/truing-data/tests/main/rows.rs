@@ -174,3 +174,31 @@ fn a_damaged_parquet_file_never_panics() {
         }
     }
 }
+
+/// The first row may be the bad one, also one that another format fits.
+#[test]
+fn the_format_is_that_of_most_of_the_first_rows() {
+    let good = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    for bad in [
+        r#"{"note": "made on Monday"}"#,
+        r#"{"text": "made on Monday"}"#,
+        r#"{"messages": null, "prompt": "a", "completion": "b"}"#,
+        r#"{"messages": [{"from": "human"}]}"#,
+        r#"{"conversations": []}"#,
+    ] {
+        let text = format!("{bad}\n{good}\n{good}\n");
+        let (rows, skipped) = read_text(text.as_bytes(), |_| {});
+        let lines: Vec<u64> = skipped.iter().map(|row| row.origin.line).collect();
+        assert_eq!((rows.len(), lines), (2, vec![1]), "{bad}");
+    }
+    // Of two formats that fit equally many rows, the first counts.
+    let (rows, skipped) = read_text(format!("{{\"text\": \"x\"}}\n{good}\n").as_bytes(), |_| {});
+    assert_eq!((rows.len(), skipped[0].origin.line), (1, 2));
+    // A file that breaks while the format is detected still gives the rows before.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.json");
+    std::fs::write(&path, format!("[{good}, {good}, {{")).unwrap();
+    let found: Vec<bool> =
+        read_rows(&SourceConfig::new(&path), OnBadRow::Skip).unwrap().map(|row| row.is_ok()).collect();
+    assert_eq!(found, [true, true, false]);
+}

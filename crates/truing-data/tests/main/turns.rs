@@ -172,21 +172,36 @@ fn remarks_are_counted_without_rows_that_were_left_out_later() {
     let folder = tempfile::tempdir().unwrap();
     let mut rows =
         read_rows(&write(&folder, &["uua", "ua", "uua", "uua"].map(conversation)), OnBadRow::Error).unwrap();
-    assert_eq!(rows.by_ref().count(), 4);
     let repeated = Remark::Turns(TurnProblem::Repeated(TurnRole::User));
+    rows.next();
+    assert_eq!(rows.remarks_of_last(), [(repeated, Some(1))]);
+    rows.next();
+    assert_eq!(rows.remarks_of_last(), []);
+    assert_eq!(rows.by_ref().count(), 2);
     assert_eq!(rows.remarks()[&repeated].n_rows, 3);
     let found = rows.remarks_without(|origin| origin.line == 1);
     assert_eq!((found[&repeated].n_rows, found[&repeated].first.line), (2, 3));
     assert!(rows.remarks_without(|_| true).is_empty());
-    let origin = found[&repeated].first.clone();
-    assert_eq!(rows.remarks_of(&origin).collect::<Vec<_>>(), [(repeated, Some(1))]);
+}
+
+/// However many odd rows there are, a bounded number of them is remembered.
+#[test]
+fn remarks_are_counted_behind_the_rows_that_are_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = read_rows(&write(&folder, &vec![conversation("uua"); 1_500]), OnBadRow::Error).unwrap();
+    assert_eq!(rows.by_ref().filter(Result::is_ok).count(), 1_500);
+    let repeated = Remark::Turns(TurnProblem::Repeated(TurnRole::User));
+    assert_eq!(rows.remarks()[&repeated].n_rows, 1_500);
+    let found = rows.remarks_without(|origin| origin.line <= 3);
+    assert_eq!((found[&repeated].n_rows, found[&repeated].first.line), (1_497, 4));
+    assert_eq!(rows.remarks_without(|_| true)[&repeated].n_rows, 500);
 }
 
 #[test]
-fn hidden_files_and_descriptions_of_data_sets_are_passed_over() {
+fn files_of_a_folder_that_are_not_read_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let hidden = ["._a.jsonl", ".cache.jsonl.gz", "config.json", "dataset_info.json"];
-    for name in hidden.iter().chain(&["notes.md"]) {
+    let unread = ["._a.jsonl", ".cache.jsonl.gz", "config.json", "dataset_info.json", "notes.md"];
+    for name in unread {
         std::fs::write(folder.path().join(name), "{\"text\": \"no\"}\n").unwrap();
     }
     std::fs::create_dir(folder.path().join(".ipynb_checkpoints")).unwrap();
@@ -194,7 +209,9 @@ fn hidden_files_and_descriptions_of_data_sets_are_passed_over() {
     let config = SourceConfig::new(folder.path());
     let error = read_rows(&config, OnBadRow::Error).unwrap_err().to_string();
     assert!(
-        error.contains("holds no data file (`") && error.contains("._a.jsonl` is hidden or describes"),
+        error.contains("holds no data file; 6 files are not read (hidden, description of a data set, md): ")
+            && error.contains("._a.jsonl, ")
+            && error.contains("; expected names that end in .jsonl"),
         "{error}"
     );
     std::fs::write(folder.path().join("a.jsonl"), "{\"text\": \"yes\"}\n").unwrap();
@@ -203,7 +220,17 @@ fn hidden_files_and_descriptions_of_data_sets_are_passed_over() {
     let names = |paths: &[std::path::PathBuf]| -> Vec<String> {
         paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
     };
-    assert_eq!(names(rows.passed_over()), hidden);
+    assert_eq!(
+        names(rows.unread()),
+        [
+            "._a.jsonl",
+            ".cache.jsonl.gz",
+            ".ipynb_checkpoints",
+            "config.json",
+            "dataset_info.json",
+            "notes.md"
+        ]
+    );
     // A file that is named is meant.
     let named = SourceConfig::new(folder.path().join("._a.jsonl"));
     assert_eq!(read_rows(&named, OnBadRow::Error).unwrap().count(), 1);

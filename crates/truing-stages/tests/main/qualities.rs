@@ -308,7 +308,7 @@ fn a_run_s_folder_is_its_own_and_continues_with_the_same_inputs_alone() {
     let text = fs::read_to_string(&prompts).unwrap();
     fs::write(&prompts, text.replace("level 9", "level 90")).unwrap();
     let error = run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap_err();
-    assert!(matches!(&error, StageError::InputsChanged { .. }), "{error}");
+    assert!(matches!(&error, StageError::FileChanged { path, .. } if *path == prompts), "{error}");
     assert!(judge.asked().is_empty());
 }
 

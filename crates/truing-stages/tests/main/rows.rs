@@ -272,17 +272,21 @@ fn rows_that_the_template_refuses_are_in_no_remark() {
 }
 
 #[test]
-fn hidden_files_of_a_folder_are_said_not_to_be_read() {
+fn files_of_a_folder_that_are_not_read_are_named() {
     let folder = setup::folder();
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::rename(folder.path().join("rows.jsonl"), folder.path().join("data/rows.jsonl")).unwrap();
-    fs::write(folder.path().join("data/._rows.jsonl"), "not json").unwrap();
+    fs::create_dir(folder.path().join("data/test")).unwrap();
+    for name in ["._rows.jsonl", "rows.csv", "test/rows.jsonl"] {
+        fs::write(folder.path().join("data").join(name), "not json").unwrap();
+    }
     let overrides = ["max_steps=1", "data=[{path=\"data\"}]"];
     let (_, events) = setup::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
-    let is_said = |event: &Event| matches!(event, Event::Note(text) if text.starts_with("the training data: 1 file of a folder is not read") && text.ends_with("._rows.jsonl"));
+    let start = "the training data: 3 files are not read (csv, hidden, in a subfolder): ";
+    let is_said = |event: &Event| matches!(event, Event::Note(text) if text.starts_with(start) && text.ends_with("test/rows.jsonl"));
     assert!(events.iter().any(is_said), "{events:?}");
     let inputs = fs::read_to_string(folder.path().join("run/inputs.json")).unwrap();
-    assert!(!inputs.contains("._rows"));
+    assert_eq!(inputs.matches("rows.").count(), 1, "{inputs}");
 }
 
 /// What `truing quality` writes has null for a prompt that no judge compared with another.

@@ -40,7 +40,7 @@ struct SourceArguments {
     /// A file or folder of rows, in any format that training takes.
     #[arg(long, short, value_name = "PATH", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Format of the rows, if it cannot be detected from the first row.
+    /// Format of the rows, if it cannot be detected from the first rows.
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
     /// Where a column of the format is found, for instance `prompt=question` or `completion=instances.0.output`.

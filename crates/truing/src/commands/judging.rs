@@ -7,9 +7,10 @@ use crate::Context;
 use crate::outcome::Outcome;
 
 /// Printed when the user stops the run.
-pub(crate) const STOPPING: &str = "stopping: all replies are kept; run the same command to continue";
+pub(crate) const STOPPING: &str =
+    "stopping: replies that come within 5 s are kept; run the same command to continue";
 /// Printed at the end of a stopped run.
-pub(crate) const STOPPED: &str = "stopped; run the same command to continue; no call is repeated";
+pub(crate) const STOPPED: &str = "stopped; run the same command to continue; all replies that came are kept";
 
 /// Says how many tokens the judges read and write.
 pub(crate) fn announce_tokens(prompt_tokens: u64, completion_tokens: u64, context: &Context) {

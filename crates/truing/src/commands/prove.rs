@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     /// Rows to check with: a file or folder in any training format.
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
-    /// Format of the data, if it cannot be detected from the first row.
+    /// Format of the data, if it cannot be detected from the first rows.
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
     /// Sequences in the pack that is checked.

@@ -62,7 +62,7 @@ pub(crate) struct Files {
     /// Files with preferences.
     #[arg(required = true)]
     data: Vec<PathBuf>,
-    /// Format of the files, if it cannot be detected from the first row.
+    /// Format of the files, if it cannot be detected from the first rows.
     #[arg(long)]
     format: Option<String>,
     /// Skip rows with more tokens than this over all responses.

@@ -23,7 +23,7 @@ use crate::json::type_name;
 use crate::tools::Tools;
 use crate::turns;
 
-/// Every format of ranked responses, in the order in which they are tried on the first row.
+/// Every format of ranked responses, in the order in which they are tried on a row.
 pub static PREFERENCE_FORMATS: &[Format<PreferenceRow>] = &[
     hh_rlhf::FORMAT,
     pair::FORMAT,

@@ -15,7 +15,7 @@ use crate::json::type_name;
 use crate::tools::Tools;
 use crate::turns::is_blank_text;
 
-/// Every format of prompts, in the order in which they are tried on the first row.
+/// Every format of prompts, in the order in which they are tried on a row.
 pub static PROMPT_FORMATS: &[Format<PromptRow>] = &[prompt::FORMAT];
 
 pub(super) const TURNS: &str = "a string, a turn {\"role\": ..., \"content\": ...}, or a list of turns";

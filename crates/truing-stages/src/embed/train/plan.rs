@@ -1,11 +1,10 @@
 //! What a run on triplets reads, and every decision that can be made before work starts.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use truing_data::{
-    DataError, HeldOut, OnBadRow, SourceRange, Triplet, data_files, passed_over_files, read_triplets,
-    split_held_out,
+    DataError, HeldOut, OnBadRow, SourceRange, Triplet, data_files, describe_unread, read_triplets,
+    split_held_out, unread_files,
 };
 use truing_model::EncoderFiles;
 use truing_store::RunInputs;
@@ -16,7 +15,7 @@ use truing_types::{Event, EventSink, RowOrigin, Seed, TokenId};
 use super::EmbedTrainConfig;
 use crate::embed::{encoder_tokenizer, pack_texts};
 use crate::encoder_training::{EncoderPlan, SampleLengths};
-use crate::row_report::{DataReport, SkippedRow, passed_over};
+use crate::row_report::{DataReport, SkippedRow};
 use crate::rows::key_of;
 use crate::training::opening::{self, content_key};
 use crate::wording::counted;
@@ -136,10 +135,9 @@ impl EmbedTrainInputs {
         }
         let mut not_read = Vec::new();
         for path in std::iter::once(&config.train_data).chain(&config.eval_data) {
-            let files = passed_over_files(path)?;
-            not_read.extend(files.iter().map(|file| Arc::<str>::from(&*file.to_string_lossy())));
+            not_read.extend(unread_files(path)?);
         }
-        if let Some(text) = passed_over(&not_read) {
+        if let Some(text) = describe_unread(&not_read) {
             events.emit(Event::Note(text));
         }
         Ok(Self { model, tokenizer, train, eval, record, skipped, n_cut })

@@ -141,13 +141,13 @@ struct Found {
     remarks: Vec<String>,
 }
 
-/// What the reader has remarked about a row.
-fn remarks_of(rows: &Rows, origin: &RowOrigin) -> Vec<String> {
-    let text = |(remark, message): (Remark, Option<usize>)| match message {
+/// What the reader has remarked about the row that it handed out last.
+fn remarks_of_last(rows: &Rows) -> Vec<String> {
+    let text = |(remark, message): &(Remark, Option<usize>)| match message {
         Some(message) => format!("message {message}: {remark}"),
         None => remark.to_string(),
     };
-    rows.remarks_of(origin).map(text).collect()
+    rows.remarks_of_last().iter().map(text).collect()
 }
 
 fn find_row(arguments: &Arguments) -> anyhow::Result<Found> {
@@ -159,7 +159,7 @@ fn find_row(arguments: &Arguments) -> anyhow::Result<Found> {
             let (row, origin) = found?;
             last = last.max(origin.line);
             if arguments.row.is_none_or(|wanted| wanted == origin.line) {
-                let remarks = remarks_of(&rows, &origin);
+                let remarks = remarks_of_last(&rows);
                 return Ok(Found { row, origin, format: rows.format().map(|format| format.name), remarks });
             }
         }

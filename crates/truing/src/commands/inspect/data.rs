@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use truing_data::{
     Dataset, DatasetBuilder, LengthHistogram, LengthSummary, LongSamplePolicy, OnBadRow, Packing,
-    PackingReport, PackingStrategy, SourceStatistics, epoch_order, read_rows,
+    PackingReport, PackingStrategy, SourceStatistics, describe_unread, epoch_order, read_rows,
 };
 use truing_stages::Notes;
 use truing_text::ChatRenderer;
@@ -62,8 +62,8 @@ struct Findings {
     notes: Notes,
     n_bad_rows: u64,
     bad_rows: Vec<String>,
-    /// Files of folders that are not read: hidden ones, and descriptions of data sets.
-    passed_over: Vec<String>,
+    /// Files of folders that are not read.
+    unread: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,8 +85,8 @@ struct Gathered {
     bad_rows: Vec<String>,
     /// Rows that could be read and not rendered.
     unrendered: BTreeSet<(Arc<str>, u64)>,
-    /// Files of folders that look like data and are not read.
-    passed_over: Vec<String>,
+    /// Files of folders that are not read.
+    unread: Vec<String>,
 }
 
 /// Reads, renders, packs and counts.
@@ -127,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         notes: gathered.notes,
         n_bad_rows: gathered.n_bad_rows,
         bad_rows: gathered.bad_rows,
-        passed_over: gathered.passed_over,
+        unread: gathered.unread,
     };
     if arguments.json {
         context.printer.json(&findings)?;
@@ -168,7 +168,7 @@ impl Gathered {
             let is_unrendered =
                 |origin: &RowOrigin| unrendered.contains(&(origin.source.clone(), origin.line));
             self.notes.add_remarks(&rows, is_unrendered);
-            self.passed_over.extend(rows.passed_over().iter().map(|file| file.display().to_string()));
+            self.unread.extend(rows.unread().iter().map(|file| file.display().to_string()));
             self.formats.push((rows.format().map(|format| format.name), self.n_bad_rows - n_bad_before));
         }
         events.emit(Event::PhaseFinished);
@@ -269,9 +269,8 @@ fn print(findings: &Findings, printer: Printer) -> anyhow::Result<()> {
         };
         printer.line(printer.styled(Style::Yellow, text))?;
     }
-    for file in &findings.passed_over {
-        let text = format!("note: {file} is hidden or describes a data set, and is not read");
-        printer.line(printer.styled(Style::Yellow, text))?;
+    if let Some(text) = describe_unread(&findings.unread) {
+        printer.line(printer.styled(Style::Yellow, format!("note: {text}")))?;
     }
     for (note, noted) in findings.notes.iter() {
         let text = format!("note: {note} ({noted})");
