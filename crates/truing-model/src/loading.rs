@@ -262,6 +262,14 @@ impl ModelFiles {
         of_adapter.filter(|path| path.join("tokenizer.json").is_file()).or(of_base)
     }
 
+    /// The files that decide what the model computes, reads and writes: configuration, tokenizer and weights.
+    #[must_use]
+    pub fn deciding_files(&self) -> Vec<PathBuf> {
+        let folder = (self.kind == ModelKind::Directory).then(|| self.base_path());
+        let described = folder.iter().flat_map(|folder| described_files(folder));
+        described.chain(self.weight_files()).collect()
+    }
+
     /// The files that decide the weights.
     #[must_use]
     pub fn weight_files(&self) -> Vec<PathBuf> {
@@ -377,6 +385,26 @@ pub(crate) fn notice_of_unused(unused: &[String], path: &Path) -> Option<String>
             names.join(", ")
         )
     })
+}
+
+/// Files of a model's directory, beside its weights, that decide what it computes, reads and writes: those that are there.
+pub(crate) fn described_files(folder: &Path) -> Vec<PathBuf> {
+    const NAMES: [&str; 13] = [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "vocab.txt",
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+        "classifier.json",
+    ];
+    NAMES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
 }
 
 /// A configuration that ties the head to the embedding is wrong where the files hold another head. That one is used

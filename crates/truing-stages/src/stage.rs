@@ -3,9 +3,13 @@
 //! The command line, `truing plan`, the quickstart and the tests run every stage through [`Stage`].
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use serde::{Deserialize, Serialize};
+use truing_store::{RunDirectory, atomic};
 use truing_text::RenderOptions;
 use truing_train::PlanRow;
 use truing_types::{Communicator, EventSink, StageName};
@@ -57,20 +61,42 @@ impl<T> Ended<T> {
 }
 
 /// What a stage that trains leaves behind.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainedModel {
     /// The directory of the saved model or adapter.
     pub model: PathBuf,
-    /// The last value of every metric; empty where the run was finished before.
+    /// The last value of every metric.
     pub metrics: BTreeMap<String, f64>,
     /// Why the model learnt nothing, where it did not.
     pub nothing_learnt: Option<String>,
 }
 
+/// What a finished run's `outcome.json` says of it, so that a later call gives the same answer.
+#[derive(Serialize, Deserialize)]
+struct SavedOutcome {
+    metrics: BTreeMap<String, f64>,
+    nothing_learnt: Option<String>,
+}
+
 impl TrainedModel {
-    /// The model of a run that was finished before.
-    pub(crate) fn of_earlier_run(model: PathBuf) -> Self {
-        Self { model, metrics: BTreeMap::new(), nothing_learnt: None }
+    /// Writes `outcome.json` in the run's folder.
+    pub(crate) fn save_outcome(&self, folder: &Path) -> Result<(), StageError> {
+        let (metrics, nothing_learnt) = (self.metrics.clone(), self.nothing_learnt.clone());
+        let outcome = SavedOutcome { metrics, nothing_learnt };
+        Ok(atomic::write_json(&RunDirectory::outcome_path(folder), &outcome)?)
+    }
+
+    /// The model of a run that was finished before. Runs of earlier versions have no `outcome.json`.
+    pub(crate) fn of_finished_run(folder: &Path, model: PathBuf) -> Result<Self, StageError> {
+        let path = RunDirectory::outcome_path(folder);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => b"{\"metrics\": {}}".to_vec(),
+            Err(source) => return Err(StageError::Read { path, source }),
+        };
+        let SavedOutcome { metrics, nothing_learnt } = serde_json::from_slice(&bytes)
+            .map_err(|error| StageError::Read { path, source: error.into() })?;
+        Ok(Self { model, metrics, nothing_learnt })
     }
 }
 

@@ -17,8 +17,40 @@ const METRICS: &str = "metrics.jsonl";
 const EVENTS: &str = "events";
 const CHECKPOINTS: &str = "checkpoints";
 const MODEL: &str = "model";
-/// Files of a run that another one in the same folder would overwrite.
-const WOULD_BE_OVERWRITTEN: [&str; 3] = [METRICS, CHECKPOINTS, MODEL];
+const OUTCOME: &str = "outcome.json";
+/// Everything that a run of any stage writes in its folder after its recipe. A folder that holds one of them and no run is
+/// refused: it may be the user's data, even the data of this run.
+const WOULD_BE_OVERWRITTEN: [&str; 27] = [
+    METRICS,
+    CHECKPOINTS,
+    MODEL,
+    "plan.json",
+    OUTCOME,
+    "skipped.jsonl",
+    "report.html",
+    "rollouts",
+    "diagnostics.jsonl",
+    "evaluation.json",
+    "evaluations.jsonl",
+    // Selection.
+    "selected.jsonl",
+    "decisions.jsonl",
+    "templates.jsonl",
+    "triplets.jsonl",
+    "encoder_triplets.jsonl",
+    "encoder",
+    "vectors.npy",
+    "task_vectors.npy",
+    "map.json",
+    "coverage.html",
+    "summary.json",
+    // Labels and quality scores.
+    "labels.jsonl",
+    "review.jsonl",
+    "unlabelled.jsonl",
+    "label_set.toml",
+    "scores.jsonl",
+];
 const FORMAT_VERSION: u32 = 1;
 
 /// A run's folder, locked against other processes while this value lives.
@@ -108,6 +140,12 @@ impl RunDirectory {
             Some(name) => Err(StoreError::Occupied { path: path.to_path_buf(), name: name.to_owned() }),
             None => Ok(()),
         }
+    }
+
+    /// The file that says how a finished run ended.
+    #[must_use]
+    pub fn outcome_path(path: &Path) -> PathBuf {
+        path.join(OUTCOME)
     }
 
     /// Opens the folder of a run that was created before.

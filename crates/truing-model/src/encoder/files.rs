@@ -142,6 +142,17 @@ impl EncoderFiles {
         self.contradictions().into_iter().chain(unused).collect()
     }
 
+    /// The files that decide what the encoder computes and reads: configuration, tokenizer and weights.
+    #[must_use]
+    pub fn deciding_files(&self) -> Vec<PathBuf> {
+        let mut files = crate::loading::described_files(&self.path);
+        if self.transformer_path != self.path {
+            files.extend(crate::loading::described_files(&self.transformer_path));
+        }
+        files.extend(self.weight_files().map(Path::to_path_buf));
+        files
+    }
+
     /// Every file of weights.
     pub fn weight_files(&self) -> impl Iterator<Item = &Path> {
         let all = [Some(&self.weights), self.output_weights.as_ref()];

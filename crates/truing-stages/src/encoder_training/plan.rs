@@ -6,7 +6,7 @@ use truing_data::epoch_order;
 use truing_model::engine::EngineMemory;
 use truing_model::{EncoderEngine, EncoderSpec, Keep};
 use truing_store::Digest;
-use truing_train::{Amount, PlanRow, Schedule, ScheduleKind};
+use truing_train::{Amount, PlanError, PlanRow, Schedule, ScheduleKind};
 use truing_types::Seed;
 
 use super::{EncoderSettings, SampleLengths, StepSize};
@@ -86,12 +86,19 @@ impl EncoderPlan {
             let fitting = sizes.fitting_tokens(&memory, keep, budget_bytes);
             (fitting >= largest_sample).then_some((keep, fitting.min(wanted)))
         }) else {
-            let needed = sizes.peak_bytes(&memory, Keep::Input, largest_sample) as f64 / GIB;
-            return Err(StageError::BadSetting {
-                key: "memory_gib",
-                found: format!("{:.2}", budget_bytes as f64 / GIB),
-                expected: format!("at least {needed:.2}, which one {} needs", lengths.unit),
-            });
+            let fitting = sizes.fitting_tokens(&memory, Keep::Input, budget_bytes);
+            let source = PlanError::DoesNotFit {
+                needed_bytes: sizes.peak_bytes(&memory, Keep::Input, largest_sample),
+                budget_bytes,
+                tokens_per_pack: largest_sample,
+                fitting_tokens_per_pack: Some(fitting).filter(|&tokens| tokens > 0),
+            };
+            // A pack holds at least one sample.
+            let hint = format!(
+                "the longest {} has {largest_sample} tokens; shorter ones would need less",
+                lengths.unit
+            );
+            return Err(StageError::DoesNotFit { source, hints: vec![hint] });
         };
         let share = |ratio: f64| (ratio * n_steps as f64).ceil() as u64;
         let is_wsd = settings.lr_scheduler_type == ScheduleKind::Wsd;

@@ -60,9 +60,7 @@ pub(crate) fn run<W: EncoderWorkload>(
         skipped: parts.skipped.iter().collect(),
     };
     let (folder, checkpoint) = match outline.open(start, communicator, events)? {
-        OpenedRun::Finished(model) => {
-            return Ok(Ended::Finished(TrainedModel::of_earlier_run(model)));
-        }
+        OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
     let seed = Seed(settings.seed);
@@ -260,8 +258,11 @@ impl<'a, W: EncoderWorkload> Running<'a, W> {
         let model = self.record.save_model(&mut *self.events, |staged| {
             Ok(checkpoint::save_encoder_weights(engine, staged.path(), &options)?)
         })?;
-        let metrics = self.record.into_last_metrics();
-        Ok(Ended::Finished(TrainedModel { model, metrics, nothing_learnt: None }))
+        let nothing_learnt = self.record.nothing_learnt()?;
+        if let Some(reason) = &nothing_learnt {
+            self.events.emit(Event::Warning(reason.clone()));
+        }
+        Ok(Ended::Finished(self.record.end(model, nothing_learnt)?))
     }
 
     fn settings(&self) -> &'a EncoderSettings {

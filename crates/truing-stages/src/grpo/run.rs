@@ -82,9 +82,7 @@ pub(super) fn run(
         skipped: inputs.skipped.iter().collect(),
     };
     let (folder, checkpoint) = match outline.open(start, communicator, events)? {
-        OpenedRun::Finished(model) => {
-            return Ok(Ended::Finished(TrainedModel::of_earlier_run(model)));
-        }
+        OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
     let load = |trainable: &TrainableSpec, phase: &str, events: &mut dyn EventSink| {
@@ -299,7 +297,6 @@ impl Running<'_> {
         for text in nothing_learnt.clone().into_iter().chain(self.not_learnt_from()) {
             self.events.emit(Event::Warning(text));
         }
-        let metrics = self.record.into_last_metrics();
-        Ok(Ended::Finished(TrainedModel { model, metrics, nothing_learnt }))
+        Ok(Ended::Finished(self.record.end(model, nothing_learnt)?))
     }
 }

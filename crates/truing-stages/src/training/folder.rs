@@ -8,10 +8,10 @@ use toml::Table;
 use truing_store::{CommittedDirectory, Digest, RunDirectory, RunInputs, atomic};
 use truing_types::{Communicator, Event, EventSink};
 
-use super::resume::{check_same_recipe, find_checkpoint};
+use super::resume::{check_same_files, check_same_recipe, find_checkpoint};
 use crate::ranks::on_first_rank;
 use crate::row_report::{SkippedRow, write_skipped};
-use crate::{RecipeError, StageError, Start};
+use crate::{RecipeError, StageError, Start, TrainedModel};
 
 /// Reads the settings that decide the results out of a recipe's text.
 pub(crate) type DecisiveOf = fn(&str, &Path) -> Result<Table, RecipeError>;
@@ -52,8 +52,8 @@ impl RunFolder {
 
 /// How a run begins.
 pub(crate) enum OpenedRun {
-    /// It was finished before: its model.
-    Finished(PathBuf),
+    /// It was finished before.
+    Finished(TrainedModel),
     /// It takes steps, from a checkpoint or from the start.
     Open { folder: RunFolder, checkpoint: Option<CommittedDirectory> },
 }
@@ -62,7 +62,7 @@ pub(crate) enum OpenedRun {
 #[derive(Serialize, Deserialize)]
 struct Found {
     path: PathBuf,
-    model: Option<PathBuf>,
+    model: Option<TrainedModel>,
     checkpoint: Option<PathBuf>,
 }
 
@@ -77,10 +77,16 @@ impl RunOutline<'_> {
         let (mut directory, mut checkpoint) = (None, None);
         let found = on_first_rank(communicator, || {
             let opened = self.open_here(start, events)?;
-            let model = Some(opened.model_path()).filter(|model| start == Start::Resume && model.exists());
-            if let Some(model) = &model {
-                events.emit(Event::Note(format!("the run is finished: {} is saved", model.display())));
-            } else {
+            let path = Some(opened.model_path()).filter(|model| start == Start::Resume && model.exists());
+            let model = match path {
+                Some(path) => {
+                    check_same_files(&opened.inputs()?, self.inputs)?;
+                    events.emit(Event::Note(format!("the run is finished: {} is saved", path.display())));
+                    Some(TrainedModel::of_finished_run(opened.path(), path)?)
+                }
+                None => None,
+            };
+            if model.is_none() {
                 // First, so that a resume that is refused leaves the record of the run as it is.
                 if start == Start::Resume {
                     checkpoint = find_checkpoint(self.digest, self.inputs, &opened, events)?;

@@ -130,9 +130,9 @@ pub(crate) fn run_inputs<'a>(
     })
 }
 
-/// The files that hold a model's weights.
+/// The files of a model that decide results: configuration, tokenizer and weights.
 pub(crate) fn model_files(model: &ModelFiles) -> Vec<PathBuf> {
-    model.weight_files()
+    model.deciding_files()
 }
 
 /// The engine that computes, as the content key names it.

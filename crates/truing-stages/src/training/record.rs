@@ -1,6 +1,7 @@
 //! What every run keeps in its folder while it goes on, whatever learns: metrics, evaluations, checkpoints, the model.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +14,8 @@ use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{CommunicationError, Communicator, Event, EventSink};
 
 use super::folder::RunFolder;
-use crate::StageError;
 use crate::ranks::{is_first, on_first_rank};
+use crate::{StageError, TrainedModel};
 
 /// Before the number of every checkpoint's folder.
 pub(crate) const CHECKPOINT: &str = "checkpoint-";
@@ -65,9 +66,40 @@ impl<'a> RunRecord<'a> {
         self.folder.path()
     }
 
-    /// The last value of every metric.
-    pub(crate) fn into_last_metrics(self) -> BTreeMap<String, f64> {
-        self.last_metrics
+    /// Ends the run: `outcome.json` says how.
+    pub(crate) fn end(
+        self,
+        model: PathBuf,
+        nothing_learnt: Option<String>,
+    ) -> Result<TrainedModel, StageError> {
+        let folder = self.path().to_path_buf();
+        let trained = TrainedModel { model, metrics: self.last_metrics, nothing_learnt };
+        on_first_rank(self.communicator, || trained.save_outcome(&folder))?;
+        Ok(trained)
+    }
+
+    /// Why the run has learnt nothing, where the gradient was 0 in every step that was logged.
+    pub(crate) fn nothing_learnt(&self) -> Result<Option<String>, StageError> {
+        on_first_rank(self.communicator, || {
+            let Some(directory) = self.folder.directory() else { return Ok(None) };
+            let path = directory.metrics_path();
+            let text = fs::read_to_string(&path)
+                .map_err(|source| StageError::Read { path: path.clone(), source })?;
+            let mut n_steps = 0;
+            for line in text.lines() {
+                let values: Map<String, Value> = serde_json::from_str(line)
+                    .map_err(|error| StageError::Read { path: path.clone(), source: error.into() })?;
+                match values.get("grad_norm").and_then(Value::as_f64) {
+                    Some(0.0) => n_steps += 1,
+                    Some(_) => return Ok(None),
+                    None => {}
+                }
+            }
+            Ok((n_steps > 0).then(|| {
+                "nothing was learnt: the gradient was 0 in every step (`grad_norm`). Do not use the saved model as a trained one"
+                    .to_owned()
+            }))
+        })
     }
 
     /// Appends a line of metrics. A mean of nothing, for instance of scores where no response has one, is left out.

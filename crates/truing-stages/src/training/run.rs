@@ -65,9 +65,7 @@ pub(crate) fn run<W: Workload>(
         skipped: inputs.skipped(),
     };
     let (folder, checkpoint) = match outline.open(start, communicator, events)? {
-        OpenedRun::Finished(model) => {
-            return Ok(Ended::Finished(TrainedModel::of_earlier_run(model)));
-        }
+        OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
     let mut engine = load_engine(
@@ -340,8 +338,12 @@ impl<W: Workload> Running<'_, W> {
             // The last steps are kept, so that a resume can save them otherwise, for instance with another dtype.
             self.save_checkpoint()?;
         }
-        let metrics = self.record.into_last_metrics();
-        Ok(Ended::Finished(TrainedModel { model: saved?, metrics, nothing_learnt: None }))
+        let model = saved?;
+        let nothing_learnt = self.record.nothing_learnt()?;
+        if let Some(reason) = &nothing_learnt {
+            self.events.emit(Event::Warning(reason.clone()));
+        }
+        Ok(Ended::Finished(self.record.end(model, nothing_learnt)?))
     }
 }
 

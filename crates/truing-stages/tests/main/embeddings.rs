@@ -211,6 +211,20 @@ fn every_loss_learns_what_belongs_together_and_the_model_is_whole() {
     }
 }
 
+/// Triplets that the model tells apart already give no gradient: the saved model is the one that the run began with.
+#[test]
+fn a_run_without_a_gradient_has_learnt_nothing_and_says_so() {
+    let folder = folder();
+    let config = config(folder.path(), &["triplet_margin=1e-6", "eval_fraction=0", "max_steps=3"]);
+    let row = "{\"anchor\": \"one two\", \"positive\": \"one two\", \"negative\": \"nine ten nine\"}\n";
+    fs::write(&config.train_data, row.repeat(8)).unwrap();
+    for start in [Start::Fresh, Start::Resume] {
+        let trained = run(config.clone(), start, never).unwrap().finished().unwrap();
+        let reason = trained.nothing_learnt.unwrap();
+        assert!(reason.starts_with("nothing was learnt: the gradient was 0 in every step"), "{reason}");
+    }
+}
+
 #[test]
 fn a_run_that_is_stopped_anywhere_goes_on_bit_for_bit() {
     let whole = folder();
@@ -274,7 +288,7 @@ fn what_cannot_be_meant_is_refused() {
     check(&["batch_size=0"], "`batch_size` is 0: expected 1 or more");
     check(&["triplet_margin=-1"], "`triplet_margin` is -1: expected a number above 0");
     check(&["train_data="], "missing setting `train_data`");
-    check(&["memory_gib=0.001"], "which one triplet needs");
+    check(&["memory_gib=0.001"], "; the longest triplet has ");
     check(&["eval_fraction=0", "load_best_model_at_end=true"], "`load_best_model_at_end` is true");
     check(&["eval_data=x.jsonl"], "`eval_fraction` and `eval_data` cannot both be given");
     fs::write(

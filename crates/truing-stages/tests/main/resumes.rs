@@ -224,3 +224,55 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
         &["seed=9", "n_anchors=9", "judge.0.model.server.model=n", "calls=separate"],
     );
 }
+
+/// A later call says of a finished run what the first one said, and refuses other data.
+#[test]
+fn a_finished_run_ends_the_same_way_again_and_refuses_changed_data() {
+    let folder = setup::folder();
+    let first =
+        setup::run(folder.path(), &["max_steps=2"], Start::Fresh, never).unwrap().0.finished().unwrap();
+    assert!(first.metrics.contains_key("loss") && first.nothing_learnt.is_none());
+    let again =
+        setup::run(folder.path(), &["max_steps=2"], Start::Resume, never).unwrap().0.finished().unwrap();
+    assert_eq!(first, again);
+    let rows = folder.path().join("rows.jsonl");
+    let text = fs::read_to_string(&rows).unwrap();
+    fs::write(&rows, text.replacen("very", "really", 1)).unwrap();
+    let error = setup::run(folder.path(), &["max_steps=2"], Start::Resume, never).unwrap_err();
+    assert!(
+        matches!(&error, StageError::FileChanged { path, .. } if path.ends_with("rows.jsonl")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_model_whose_configuration_or_tokenizer_changed_is_another_model() {
+    for (name, before, after) in
+        [("config.json", "\"rms_norm_eps\"", "\"other\": 1, \"rms_norm_eps\""), ("tokenizer.json", "{", "{ ")]
+    {
+        let folder = setup::folder();
+        setup::run(folder.path(), &[], Start::Fresh, is_metrics_of(3)).unwrap();
+        let path = folder.path().join("model").join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(before), "{text}");
+        fs::write(&path, text.replacen(before, after, 1)).unwrap();
+        let error = setup::run(folder.path(), &[], Start::Resume, never).unwrap_err();
+        assert!(matches!(&error, StageError::FileChanged { path, .. } if path.ends_with(name)), "{error}");
+    }
+}
+
+/// A folder without a run may hold the user's data under a name that a run writes, even the data of that run.
+#[test]
+fn a_run_overwrites_no_file_that_it_did_not_write() {
+    for name in
+        ["plan.json", "skipped.jsonl", "selected.jsonl", "labels.jsonl", "scores.jsonl", "outcome.json"]
+    {
+        let folder = setup::folder();
+        fs::create_dir(folder.path().join("run")).unwrap();
+        let path = folder.path().join("run").join(name);
+        fs::write(&path, "mine").unwrap();
+        let error = setup::run(folder.path(), &["max_steps=1"], Start::Fresh, never).unwrap_err().to_string();
+        assert!(error.contains(&format!("already holds `{name}`")), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+}

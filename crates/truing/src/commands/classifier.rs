@@ -11,6 +11,7 @@ use truing_stages::classifier::{Classifier, ClassifierStage, PredictionOptions, 
 use truing_types::{ClassifierEvaluation, DimensionEvaluation, ScoreEvaluation};
 
 use super::model;
+use super::output::check_is_no_input;
 use super::stage::{self, StageCommand, finish_training, render_options};
 use crate::outcome::Outcome;
 use crate::printer::Style;
@@ -92,6 +93,7 @@ impl StageCommand for ClassifierStage {
 }
 
 fn predict(arguments: &PredictArguments, context: &Context) -> anyhow::Result<Outcome> {
+    check_is_no_input(&arguments.output, [arguments.data.as_path()])?;
     let path = model::find(&arguments.model, context)?;
     let mut events = progress::for_this_terminal(&context.printer);
     let mut classifier = Classifier::open(&path, render_options(), context.n_threads, events.as_mut())?;

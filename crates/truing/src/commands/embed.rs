@@ -12,6 +12,7 @@ use truing_stages::embed::train::EmbedStage;
 use truing_stages::embed::{EmbedOptions, Embedder};
 
 use super::model;
+use super::output::check_is_no_input;
 use super::stage::{self, StageCommand, finish_training};
 use crate::outcome::{Outcome, WithHint};
 use crate::{Context, progress};
@@ -86,6 +87,7 @@ fn embed(arguments: &EmbedArguments, context: &Context) -> anyhow::Result<Outcom
         return Err(anyhow::anyhow!("`--data` and `--output` are needed"))
             .hint(|| "truing embed --data texts.jsonl --output vectors.npy".into());
     };
+    check_is_no_input(output, [data.as_path()])?;
     let path = model::find(&arguments.model, context)?;
     let pooling = arguments.pooling.map(|pooling| match pooling {
         PoolingArgument::Mean => Pooling::Mean,

@@ -15,7 +15,7 @@ impl StageCommand for GrpoStage {
     fn plan_json(plan: &GrpoPlan) -> Value {
         let rows: Map<String, Value> =
             plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
-        json!({ "peak_bytes": plan.peak_bytes(), "rows": rows })
+        json!({ "fits": true, "peak_bytes": plan.peak_bytes(), "rows": rows })
     }
 
     fn finish(

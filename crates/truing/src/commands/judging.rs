@@ -19,10 +19,10 @@ pub(crate) fn announce_tokens(prompt_tokens: u64, completion_tokens: u64, contex
     ));
 }
 
-/// How a run ended whose judges left so much unanswered: its file is there, but it is no success where a judge left half of its
-/// calls, or more.
-pub(crate) fn outcome(is_half_unanswered: bool) -> Outcome {
-    if is_half_unanswered { Outcome::Finding } else { Outcome::Fine }
+/// How a finished run ended: its file is there, but it is no success where a judge left half of its calls or more
+/// unanswered, or where the answers say nothing.
+pub(crate) fn outcome(says_little: bool) -> Outcome {
+    if says_little { Outcome::Finding } else { Outcome::Fine }
 }
 
 /// What to do about a folder that holds another run. The same command continues a run, so nothing else is advised.

@@ -11,6 +11,7 @@ mod inspect;
 mod judging;
 mod label;
 pub(crate) mod model;
+mod output;
 mod plan;
 mod prove;
 mod quality;

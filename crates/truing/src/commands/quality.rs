@@ -63,7 +63,9 @@ impl StageCommand for QualityStage {
             print(&summary, context)?;
             context.printer.line(format_args!("scores  {}", scores.display()))?;
         }
-        Ok(judging::outcome(summary.is_half_unanswered()))
+        // Draws alone give every prompt the same score.
+        let is_all_draws = summary.judges.iter().all(|judge| judge.equal_share == Some(1.0));
+        Ok(judging::outcome(summary.is_half_unanswered() || is_all_draws))
     }
 }
 

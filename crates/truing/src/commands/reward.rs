@@ -14,6 +14,7 @@ use truing_stages::training::TrainingPlan;
 use truing_types::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
 
 use super::model;
+use super::output::check_is_no_input;
 use super::plan;
 use super::stage::{self, StageCommand, finish_training, render_options};
 use crate::Context;
@@ -122,6 +123,9 @@ fn score_files(files: &Files, context: &Context) -> anyhow::Result<ScoredFiles> 
 }
 
 fn score(arguments: &ScoreArguments, context: &Context) -> anyhow::Result<Outcome> {
+    if let Some(output) = &arguments.output {
+        check_is_no_input(output, arguments.files.data.iter().map(PathBuf::as_path))?;
+    }
     let (scored, _) = score_files(&arguments.files, context)?;
     let mut text = Vec::new();
     for one in &scored {
@@ -139,6 +143,9 @@ fn score(arguments: &ScoreArguments, context: &Context) -> anyhow::Result<Outcom
 }
 
 fn evaluate(arguments: &EvaluateArguments, context: &Context) -> anyhow::Result<Outcome> {
+    if let Some(report) = &arguments.report {
+        check_is_no_input(report, arguments.files.data.iter().map(PathBuf::as_path))?;
+    }
     let (_, found) = score_files(&arguments.files, context)?;
     let printer = &context.printer;
     if let Some(page) = &arguments.report {

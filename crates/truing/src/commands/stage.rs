@@ -84,7 +84,7 @@ pub(crate) trait StageCommand: Stage {
     fn plan_json(plan: &Self::Plan) -> Value {
         let rows: Map<String, Value> =
             plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
-        json!({ "rows": rows })
+        json!({ "fits": true, "rows": rows })
     }
 
     /// Says what is about to be done.
