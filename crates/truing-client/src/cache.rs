@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_store::Digest;
 use truing_types::{ChatReply, FinishReason, TokenId};
@@ -20,7 +21,7 @@ const WITHOUT_ANSWER: &str = "WHERE trim(json_extract(replies.reply, '$.text'), 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a cache is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheMode {
     /// Replies that are there are used; others are asked for and kept.

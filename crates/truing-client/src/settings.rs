@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use truing_types::ReasoningMark;
@@ -13,7 +14,7 @@ use ureq::http::Uri;
 use crate::{ClientError, Clock};
 
 /// A server that speaks OpenAI's chat completions, and how hard it may be asked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSettings {
     /// Address up to the version, for instance `https://host/v1`; `/chat/completions` is added.
@@ -86,7 +87,7 @@ impl Default for ClientSettings {
 }
 
 /// The field that limits a reply's tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenLimitField {
     /// What nearly every server understands.

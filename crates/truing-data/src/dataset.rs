@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_store::Digest;
 use truing_types::{BatchError, PackedBatch, RowOrigin, Seed, TokenId, TokenizedSample};
@@ -16,7 +17,7 @@ use crate::statistics::{LengthSummary, SourceStatistics};
 const MAX_LISTED_ROWS: usize = 1_000;
 
 /// What happens to a sample that is longer than a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LongSamplePolicy {
     /// Stop and say so.

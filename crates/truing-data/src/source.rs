@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use truing_types::{Message, PreferenceRow, PromptRow, Role, RowOrigin, TrainingRow, UnpairedRow};
@@ -25,7 +26,7 @@ const MAX_ROWS_SEARCHED: u64 = 100_000;
 const N_ROWS_DETECTED: usize = 100;
 
 /// Where training rows come from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// A file (JSON Lines, a JSON list or, as `.txt`, a text a line, each plain, gzip or zstd; Parquet), or a folder of
@@ -72,7 +73,7 @@ fn is_default(on_role_order: &OnRoleOrder) -> bool {
 }
 
 /// How a prompt and a completion given as strings are shown to the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Render {
     /// As they are.
@@ -83,7 +84,7 @@ pub enum Render {
 }
 
 /// What happens when a row is bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadRow {
     /// Stop, naming up to 20 of them.

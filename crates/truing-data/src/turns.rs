@@ -1,11 +1,12 @@
 //! Conversations whose turns come in an order that chat templates and training do not expect, and turns that say
 //! nothing. None of it makes a row unreadable: what happens to such rows is a setting of the source.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::{Message, Role};
 
 /// What happens to a row whose turns have a [`TurnProblem`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnRoleOrder {
     /// The row is used; each kind of problem is counted and reported with the first row that has it.

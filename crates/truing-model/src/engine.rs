@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::{CommunicationError, Communicator, ExcludedTokens, PackedBatch, TargetTokens, TokenId};
 
@@ -167,7 +168,7 @@ pub enum ParameterTensor {
 }
 
 /// The weights that decoding multiplies with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecodingWeights {
     /// The weights themselves.

@@ -21,7 +21,9 @@ use crate::{DecoderSpec, HeadKind, ModelError, ParameterSpec};
 const CHUNK_VALUES: usize = 1 << 18;
 
 /// How values are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum SaveDtype {
     /// 32-bit floats: exactly what was trained.

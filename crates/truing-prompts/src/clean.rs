@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 use whatlang::{Detector, Lang};
@@ -19,7 +20,7 @@ use crate::PromptsError;
 use crate::error::check_option;
 
 /// Which Unicode normal form (UAX 15) prompts are brought to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalisation {
     /// As they come.
@@ -32,7 +33,7 @@ pub enum Normalisation {
 }
 
 /// What a prompt must be.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CleanOptions {
     /// The normal form.

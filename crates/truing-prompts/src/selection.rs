@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::Seed;
 
@@ -35,7 +36,7 @@ use crate::duplicates::best_first;
 use crate::error::{check_length, check_option};
 
 /// How to select.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectionOptions {
     /// Thresholds of the layers, increasing.

@@ -35,6 +35,7 @@ mod skeleton;
 mod support;
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::PromptsError;
@@ -53,7 +54,7 @@ pub const GAP: u32 = u32::MAX;
 pub const MAX_ROW_TOKENS: usize = 2048;
 
 /// The thresholds of the rules.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TemplateOptions {
     /// Least number of prompts, and of different fillers, that make a template.

@@ -15,6 +15,7 @@
 use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::Seed;
 
@@ -25,7 +26,7 @@ use crate::lcs::{LcsMatcher, ShareOf};
 use crate::templates::TemplateSet;
 
 /// The thresholds of the rules.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TripletOptions {
     /// Least LCS of a positive's and the anchor's fixed text, as a share of the longer.

@@ -10,6 +10,7 @@
 
 use std::ops::ControlFlow;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use truing_types::{
@@ -64,7 +65,7 @@ First explain the main differences in two or three sentences. Then end your repl
 [[A]] if answer A is better, [[B]] if answer B is better, [[C]] if they are equally good.";
 
 /// What a judge is asked, and how it is read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgeConfig {
     /// What it is asked for.
@@ -88,7 +89,7 @@ pub struct JudgeConfig {
 }
 
 /// The kinds of verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgeProtocol {
     /// A number: `[[7]]`, or JSON with a `score`.

@@ -19,7 +19,7 @@ use crate::verifiers::math_answer::{MathAnswer, MathAnswerConfig};
 use crate::verifiers::repetition::{Repetition, RepetitionConfig};
 
 /// A `[[reward]]` table of a recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardConfig {
     /// Its name in metrics; the kind's when left out.
@@ -56,7 +56,7 @@ fn one() -> f64 {
 }
 
 /// The part of a completion that a reward reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reads {
     /// What follows the thought. A thought that is never closed has no answer.
@@ -67,7 +67,7 @@ pub enum Reads {
 }
 
 /// What a reward computes, with its settings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardKind {
     /// The final answer of a computation.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{RewardError, Rewards, ScoredCompletion};
@@ -14,7 +15,7 @@ use crate::{RewardError, Rewards, ScoredCompletion};
 const LEAST_DEVIATION: f64 = 1e-9;
 
 /// The table `[shaping]` of a policy's recipe.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShapingConfig {
     /// Rewards below or above are cut, for instance `[-5.0, 5.0]`.
@@ -31,7 +32,7 @@ pub struct ShapingConfig {
 }
 
 /// The completions that a reward's mean and deviation are taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Standardise {
     /// Rewards stay as they are.
@@ -44,7 +45,7 @@ pub enum Standardise {
 }
 
 /// What is standardised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StandardiseOn {
     /// The sum.

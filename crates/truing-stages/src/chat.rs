@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_client::{
     Access, CacheMode, CachedChat, ClientError, ClientSettings, Counts, CountsSnapshot, Fingerprint,
@@ -24,7 +25,7 @@ use crate::training::{opening, resume};
 use crate::{StageError, grpo, model};
 
 /// The table of a recipe that names a model to ask: a path, or a server.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChatModelConfig {
     /// A model in this process.

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_store::atomic;
 use truing_train::PlanRow;
@@ -41,7 +42,7 @@ pub use predictor::{Answer, Classifier, Prediction, PredictionOptions, Predictio
 
 /// The table `[classifier]` of a recipe: what is learnt of each row. Rows as `truing label` writes them need nothing of
 /// it; other columns are named.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierConfig {
     /// Dimensions out of a row's `labels`. Left out, all of them; none where `columns` or `scores` name others.
@@ -79,7 +80,7 @@ pub struct ClassifierConfig {
 }
 
 /// What happens to labels that are seen too seldom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RareLabels {
     /// They are not learnt.

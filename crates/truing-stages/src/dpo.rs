@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_cpu::CpuEngine;
 use truing_data::{ResponseBatch, ResponseDataset};
@@ -20,11 +21,12 @@ use crate::training::{self, Side, TrainingConfig, TrainingInputs as _, TrainingP
 use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 /// The table `[preference]` of a recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreferenceConfig {
     /// Which loss.
     #[serde(alias = "loss_type")]
+    #[schemars(extend("x-aliases" = ["loss_type"]))]
     pub loss: PreferenceLoss,
     /// Strength of the pull to the reference (DPO 0.1; SimPO wants 2 or more); weight of the odds ratio in ORPO.
     pub beta: f64,

@@ -1,15 +1,22 @@
 //! Recipes: one TOML file a run, with the names people know, and `--set a.b=c` on top. Unknown keys are errors
 //! that say where they stand and which known key is nearest.
 
+mod reference;
+mod schema;
+
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use truing_types::{STAGES, StageName};
 
-/// How serde's message for an unknown key begins.
-const UNKNOWN: &str = "unknown field";
+use schema::UnknownKey;
+
+pub use reference::reference_of;
+pub use schema::schema_of;
+
 /// How serde's message for a key that stands there under two names begins.
 const DUPLICATE: &str = "duplicate field `";
 /// What serde says of what it expected, and what that is to a reader of TOML.
@@ -97,7 +104,7 @@ fn nearest_hint(nearest: Option<&str>) -> String {
 
 /// The settings of a stage. Every field has a default, so that a file may leave out what an override gives;
 /// what has no sensible default is checked by the plan.
-pub trait Recipe: Serialize + DeserializeOwned {
+pub trait Recipe: Serialize + DeserializeOwned + JsonSchema {
     /// What recipes of this kind may be for.
     const STAGES: &'static [StageName];
     /// Settings of this recipe that decide no result, beside those of every recipe (`FREE`). A setting inside a table is
@@ -252,9 +259,13 @@ pub fn parse<R: Recipe>(text: &str, path: &Path, overrides: &[String]) -> Result
     }
     let mut recipe: R = read_toml(text, path)?;
     recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
+    let schema = schema_of::<R>();
     for typed in overrides {
-        recipe = apply_override(&recipe, typed)
-            .map_err(|reason| RecipeError::new(RecipePlace::Override(typed.clone()), &reason))?;
+        let place = || RecipePlace::Override(typed.clone());
+        recipe = apply_override(&recipe, typed, &schema).map_err(|error| match error {
+            OverrideError::UnknownKey(unknown) => RecipeError::unknown(place(), unknown),
+            OverrideError::Invalid(reason) => RecipeError::invalid(place(), &reason),
+        })?;
         if !R::STAGES.contains(&recipe.stage()) {
             let place = RecipePlace::Override(typed.clone());
             return Err(RecipeError::OtherStage { place, found: recipe.stage() });
@@ -276,9 +287,9 @@ fn stage_and_line(text: &str, path: &Path) -> Result<(StageName, RecipePlace), R
     struct Key {
         stage: Option<toml::Spanned<String>>,
     }
-    let Key { stage } = read_toml(text, path)?;
+    let Key { stage } = from_text(text, path)?;
     let Some(stage) = stage else {
-        let table: Table = read_toml(text, path)?;
+        let table: Table = from_text(text, path)?;
         let likely = StageName::likely(|key| table.contains_key(key)).unwrap_or(StageName::Sft);
         return Err(RecipeError::MissingStage { path: path.to_path_buf(), likely });
     };
@@ -298,10 +309,19 @@ fn line_of(text: &str, byte: usize) -> usize {
 }
 
 /// Reads any TOML file, with errors as [`parse`] has them.
-pub(crate) fn read_toml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, RecipeError> {
+pub(crate) fn read_toml<T: DeserializeOwned + JsonSchema>(text: &str, path: &Path) -> Result<T, RecipeError> {
+    let table: Table = from_text(text, path)?;
+    if let Some(unknown) = schema::unknown_key(&schema_of::<T>(), &table) {
+        let line = line_of(text, schema::position(text, &unknown.path).unwrap_or(0));
+        return Err(RecipeError::unknown(RecipePlace::Line { path: path.to_path_buf(), line }, unknown));
+    }
+    from_text(text, path)
+}
+
+fn from_text<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, RecipeError> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(text, span.start));
-        RecipeError::new(RecipePlace::Line { path: path.to_path_buf(), line }, error.message())
+        RecipeError::invalid(RecipePlace::Line { path: path.to_path_buf(), line }, error.message())
     })
 }
 
@@ -309,8 +329,24 @@ fn to_table(recipe: &impl Recipe) -> Table {
     Table::try_from(recipe).expect("a recipe is made of tables, lists, texts and numbers")
 }
 
-fn apply_override<R: Recipe>(recipe: &R, typed: &str) -> Result<R, String> {
-    let (keys, value) = typed.split_once('=').ok_or("expected `key=value`")?;
+/// An override that cannot be applied.
+enum OverrideError {
+    UnknownKey(UnknownKey),
+    Invalid(String),
+}
+
+impl From<String> for OverrideError {
+    fn from(reason: String) -> Self {
+        Self::Invalid(reason)
+    }
+}
+
+fn apply_override<R: Recipe>(
+    recipe: &R,
+    typed: &str,
+    schema: &serde_json::Value,
+) -> Result<R, OverrideError> {
+    let (keys, value) = typed.split_once('=').ok_or_else(|| "expected `key=value`".to_owned())?;
     let as_toml = toml::from_str::<Table>(&format!("value = {value}")).ok();
     let as_toml = as_toml.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
     let mut root = Value::try_from(recipe).map_err(|error| error.to_string())?;
@@ -318,15 +354,11 @@ fn apply_override<R: Recipe>(recipe: &R, typed: &str) -> Result<R, String> {
     let place = walk(&mut root, tables)?;
     let is_given_back = value.trim().is_empty() && place.is_table();
     *step_into(place, key)? = as_toml.unwrap_or_else(|| Value::String(value.trim().to_owned()));
-    if is_given_back {
-        // With a value, whatever it is, an unknown key shows itself; without one the default holds.
-        match root.clone().try_into::<R>() {
-            Err(error) if error.message().starts_with(UNKNOWN) => return Err(error.message().to_owned()),
-            _ => {}
-        }
-        if let Value::Table(table) = walk(&mut root, tables)? {
-            table.remove(key);
-        }
+    if let Some(unknown) = root.as_table().and_then(|table| schema::unknown_key(schema, table)) {
+        return Err(OverrideError::UnknownKey(unknown));
+    }
+    if is_given_back && let Value::Table(table) = walk(&mut root, tables)? {
+        table.remove(key);
     }
     match root.clone().try_into::<R>() {
         Ok(recipe) => Ok(recipe),
@@ -334,10 +366,10 @@ fn apply_override<R: Recipe>(recipe: &R, typed: &str) -> Result<R, String> {
             // An alias was typed: the setting stands there under its own name too, which serde's message quotes.
             let own_name = error.message().strip_prefix(DUPLICATE).and_then(|rest| rest.strip_suffix('`'));
             let (Some(own_name), Value::Table(table)) = (own_name, walk(&mut root, tables)?) else {
-                return Err(error.message().to_owned());
+                return Err(error.message().to_owned().into());
             };
             table.remove(own_name);
-            root.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+            Ok(root.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?)
         }
     }
 }
@@ -359,19 +391,18 @@ fn step_into<'a>(place: &'a mut Value, key: &str) -> Result<&'a mut Value, Strin
 }
 
 impl RecipeError {
-    /// Finds the key and the known keys in serde's message for an unknown field.
-    fn new(place: RecipePlace, message: &str) -> Self {
-        let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
-        match quoted.next() {
-            Some(key) if message.starts_with(UNKNOWN) => {
-                let similarity = |known: &String| strsim::jaro_winkler(&key, known);
-                let nearest = quoted
-                    .max_by(|left, right| similarity(left).total_cmp(&similarity(right)))
-                    .filter(|known| similarity(known) > 0.7);
-                Self::UnknownKey { place, key, nearest }
-            }
-            _ => Self::Invalid { place, reason: in_words(message.trim()).replace('\n', "; ") },
-        }
+    fn unknown(place: RecipePlace, UnknownKey { mut path, known }: UnknownKey) -> Self {
+        let key = path.pop().unwrap_or_default();
+        let similarity = |known: &String| strsim::jaro_winkler(&key, known);
+        let nearest = known
+            .into_iter()
+            .max_by(|left, right| similarity(left).total_cmp(&similarity(right)))
+            .filter(|known| similarity(known) > 0.7);
+        Self::UnknownKey { place, key, nearest }
+    }
+
+    fn invalid(place: RecipePlace, message: &str) -> Self {
+        Self::Invalid { place, reason: in_words(message.trim()).replace('\n', "; ") }
     }
 }
 
@@ -379,7 +410,7 @@ impl RecipeError {
 mod tests {
     use super::*;
 
-    #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     struct Example {
         stage: Option<StageName>,
@@ -390,17 +421,18 @@ mod tests {
         lora: Option<Lora>,
     }
 
-    #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     struct Source {
         path: String,
         weight: f64,
     }
 
-    #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
+    #[derive(Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     struct Lora {
         #[serde(alias = "r")]
+        #[schemars(extend("x-aliases" = ["r"]))]
         rank: usize,
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{
     HeldOut, OnBadRow, PREFERENCE_FORMATS, ResponseDataset, ResponseDatasetBuilder, ResponseGroup, Rows,
@@ -20,7 +21,7 @@ use crate::training::opening::{self, Opened};
 use crate::training::{TrainingConfig, TrainingInputs};
 
 /// Which responses of a ranking are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compared {
     /// Every response with every worse one.

@@ -7,6 +7,7 @@ mod scorer;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
 use truing_model::HeadOutput;
@@ -23,7 +24,7 @@ pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
 pub use scorer::{RewardScorer, Scored};
 
 /// The table `[reward_model]` of a recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewardModelConfig {
     /// Weight of the squared error to absolute scores (the report's alpha, whose value it does not state); 0 is plain
@@ -48,7 +49,7 @@ pub struct RewardModelConfig {
 }
 
 /// What the squared error is a mean over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MseOver {
     /// All pairs of the step; the errors of both responses of each are summed, so that one of a ranking of k counts k - 1

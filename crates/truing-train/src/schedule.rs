@@ -1,10 +1,11 @@
 //! Learning-rate schedules in closed form: a step's rate is a pure function of its number, so a resumed run
 //! needs no scheduler state.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The shape after warm-up, under the names that transformers uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
     /// The peak throughout.

@@ -1,9 +1,10 @@
 //! The stages of an alignment run, by the names that recipes, run folders and the command line share.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a recipe is for: the value of its key `stage`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StageName {
     // In the order of `STAGES`.

@@ -10,6 +10,8 @@ mod outcome;
 mod printer;
 mod progress;
 mod recorder;
+#[cfg(test)]
+mod reference;
 mod table;
 mod time_left;
 mod units;

@@ -1,13 +1,14 @@
 //! Hierarchical clustering of up to some thousand rows: every merge with its height, by nearest-neighbour chains
 //! (Murtagh 1983), which need as many steps as there are pairs.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_kernels::{MatrixRef, Write, matmul};
 
 use super::Vectors;
 
 /// The distance between two clusters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Linkage {
     /// Of their nearest rows: clusters grow along chains.

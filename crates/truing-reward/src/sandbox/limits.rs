@@ -1,9 +1,10 @@
 //! Resource limits of the sandboxed process.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a sandboxed program may use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Wall-clock time, in milliseconds.

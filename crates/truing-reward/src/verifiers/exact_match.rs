@@ -11,6 +11,7 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::{Unscored, UnscoredReason};
 
@@ -18,7 +19,7 @@ use crate::completion::{Completion, RewardFunction, column_text};
 use crate::verifiers::pattern::pattern;
 
 /// Settings of [`ExactMatch`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExactMatchConfig {
     /// Column of the prompt's row that holds the reference.

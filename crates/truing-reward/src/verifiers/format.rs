@@ -1,6 +1,7 @@
 //! 1 when the completion matches a pattern, 0 otherwise.
 
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::Unscored;
 
@@ -9,7 +10,7 @@ use crate::completion::{Completion, RewardFunction};
 use crate::verifiers::python_regex;
 
 /// Settings of [`Format`].
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FormatConfig {
     /// A regular expression of Rust's `regex`. It may match anywhere; `^` and `$` anchor it, `(?s)` lets `.`

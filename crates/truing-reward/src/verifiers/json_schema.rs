@@ -18,7 +18,7 @@ use crate::completion::{Completion, RewardFunction};
 use crate::verifiers::python_regex;
 
 /// Settings of [`JsonSchema`]: the schema comes from one of three places.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JsonSchemaConfig {
     /// The schema itself, as a table or as a text that is JSON.

@@ -13,6 +13,7 @@
 
 use std::sync::LazyLock;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::{Unscored, UnscoredReason};
 use whatlang::{Detector, Lang, Script};
@@ -21,7 +22,7 @@ use crate::RewardError;
 use crate::completion::{Completion, RewardFunction, column_text};
 
 /// Settings of [`Language`]: the wanted language is fixed, or stands in each row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LanguageConfig {
     /// ISO 639-1, for instance `en`; what follows a dash (`pt-BR`) makes no difference.

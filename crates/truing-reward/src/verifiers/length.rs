@@ -1,6 +1,7 @@
 //! 1 within a range of lengths, falling to 0 over a slope outside; and the soft punishment of overlong completions
 //! (DAPO, arXiv 2503.14476, Eq. 13).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::Unscored;
 
@@ -8,7 +9,7 @@ use crate::RewardError;
 use crate::completion::{Completion, RewardFunction};
 
 /// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Tokens as drawn.
@@ -31,7 +32,7 @@ impl Unit {
 }
 
 /// Settings of [`Length`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LengthConfig {
     /// What is counted.
@@ -93,7 +94,7 @@ impl RewardFunction for Length {
 }
 
 /// Settings of [`Overlong`].
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OverlongConfig {
     /// Most tokens of a completion.

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::Unscored;
 
@@ -11,7 +12,7 @@ use crate::RewardError;
 use crate::completion::{Completion, RewardFunction};
 
 /// Settings of [`Repetition`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RepetitionConfig {
     /// Words of an n-gram.

@@ -170,7 +170,7 @@ pub(super) fn load(
         )));
     }
     let weights = match &model {
-        ClassifierModel::Encoder { files, .. } => files.weight_files().map(Into::into).collect(),
+        ClassifierModel::Encoder { files, .. } => files.deciding_files(),
         ClassifierModel::Decoder { files, .. } => opening::model_files(files),
     };
     let record = opening::record_of(config, weights, &files, eval_files.as_ref())?;

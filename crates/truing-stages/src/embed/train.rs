@@ -7,6 +7,7 @@ mod plan;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::OnBadRow;
 use truing_model::{SaveDtype, TrainableSpec};
@@ -21,7 +22,7 @@ use plan::TokenizedTriplets;
 pub use plan::{EmbedTrainInputs, EmbedTrainPlan};
 
 /// Which loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EmbeddingLossKind {
     /// `max(0, d(a, p) - d(a, n) + triplet_margin)`.
@@ -32,7 +33,7 @@ pub enum EmbeddingLossKind {
 }
 
 /// One flat table, under the names of sentence-transformers and transformers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbedTrainConfig {
     /// What the recipe is for. Every recipe says it.
@@ -75,6 +76,7 @@ pub struct EmbedTrainConfig {
     pub max_steps: Option<u64>,
     /// Triplets of an optimiser step.
     #[serde(alias = "per_device_train_batch_size")]
+    #[schemars(extend("x-aliases" = ["per_device_train_batch_size"]))]
     pub batch_size: usize,
     /// Highest learning rate.
     pub learning_rate: f64,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
@@ -24,7 +25,7 @@ use crate::training::{Layers, LoraConfig};
 ///
 /// `algorithm` fills in every setting of its own that the recipe leaves out. The report states neither beta, gamma,
 /// the clipping range, learning rate, batch sizes, lengths nor temperature: those defaults are ours.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrpoConfig {
     /// What the recipe is for. Every recipe says it.
@@ -238,7 +239,7 @@ pub struct GrpoConfig {
 
 /// Presets. Each fills in `beta`, `kl`, `kl_placement`, `credit`, `scale_rewards`, `epsilon`, `epsilon_high`,
 /// `loss_type`, `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
     /// The report's form (arXiv 2410.14940, 2.1): exact KL over the reference's top 500 in the token-level reward.
@@ -259,7 +260,7 @@ pub enum Algorithm {
 }
 
 /// How the KL is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlKind {
     /// The exact sum over the reference's `kl_top_k` most likely tokens.
@@ -271,7 +272,7 @@ pub enum KlKind {
 }
 
 /// Where the KL enters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlPlacement {
     /// The reward, token by token.
@@ -281,7 +282,7 @@ pub enum KlPlacement {
 }
 
 /// The gradient of an exact KL in the reward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlGradient {
     /// Through later rewards, and the direct one at each token: together the whole gradient of the objective.
@@ -292,7 +293,7 @@ pub enum KlGradient {
 }
 
 /// How the tokens' losses become one, under TRL's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossType {
     /// The mean over completions of each one's mean.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_reward::ScoredCompletion;
 use truing_train::checkpoint::TrainerState;
@@ -16,7 +17,7 @@ use crate::StageError;
 const FLAT_STEPS: usize = 3;
 
 /// What happens where rewards cannot be computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnscoredStep {
     /// The run ends with an error: at once where waiting does not help, otherwise after some steps in a row.
@@ -316,6 +317,11 @@ impl Running<'_> {
         }
         if n_scored_steps > 0 {
             let why = match unscored_text(&self.prompts) {
+                None if self.plan.config.mask_truncated_completions == Some(true) => {
+                    "in every step the rewards of each group were equal (`frac_reward_zero_std`), or its completions were \
+                     truncated and masked (`mask_truncated_completions`)"
+                        .into()
+                }
                 None => "in every step all rewards of each group were equal (`frac_reward_zero_std`)".into(),
                 Some(text) => format!("{text}; in each group the other rewards were equal or single"),
             };

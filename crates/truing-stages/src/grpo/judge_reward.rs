@@ -1,5 +1,6 @@
 //! A language model as a reward of a policy's run.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_reward::Reads;
 use truing_reward::judge::JudgeConfig;
@@ -7,7 +8,7 @@ use truing_reward::judge::JudgeConfig;
 use crate::chat::ChatModelConfig;
 
 /// The table `[judge]` of a policy's recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeReward {
     /// Its weight in the sum.

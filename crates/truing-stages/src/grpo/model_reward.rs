@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_reward::{Completion, Reads, RewardFunction};
 use truing_types::{Conversation, Message, Role, Unscored, UnscoredReason};
@@ -9,7 +10,7 @@ use truing_types::{Conversation, Message, Role, Unscored, UnscoredReason};
 use crate::reward::RewardScorer;
 
 /// The table `[reward_model]` of a policy's recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardModelReward {
     /// A directory that `truing reward train` has saved.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
@@ -16,7 +17,7 @@ use crate::{StageError, judging};
 pub(super) const REVIEW: &str = "review.jsonl";
 
 /// One flat table, then `[columns]`, `[[data]]` and `[[judge]]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LabelConfig {
     /// What the recipe is for. Every recipe says it.
@@ -74,7 +75,7 @@ pub struct LabelConfig {
 }
 
 /// A label in the data that the set does not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnknownLabel {
     /// Stop, naming the row and the nearest label.
@@ -85,7 +86,7 @@ pub enum OnUnknownLabel {
 }
 
 /// One judge.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LabelJudge {
     /// Its name in the summary; the model's when left out.

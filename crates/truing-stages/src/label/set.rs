@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_prompts::labels::{Dimension, LabelSet};
 
@@ -13,7 +14,7 @@ const DEFAULT: &str = include_str!("../../../../recipes/data/labels.toml");
 const DEFAULT_NAME: &str = "the label set of truing";
 
 /// `[[dimension]]` tables, each with `[[dimension.label]]` tables.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LabelFile {
     #[serde(rename = "dimension", default)]

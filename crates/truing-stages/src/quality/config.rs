@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
@@ -12,7 +13,7 @@ use crate::recipe::{self, Recipe};
 use crate::{StageError, judging};
 
 /// One flat table, then `[[data]]` and `[[judge]]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct QualityConfig {
     /// What the recipe is for. Every recipe says it.
@@ -52,7 +53,7 @@ pub struct QualityConfig {
 }
 
 /// One judge.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct QualityJudge {
     /// Its name in the summary; the model's when left out.
@@ -71,7 +72,7 @@ impl QualityJudge {
 }
 
 /// What a prompt is judged by (report 3.1.3; the definitions are ours).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
     /// Whether it is clear what is wanted.
@@ -119,7 +120,7 @@ impl Dimension {
 }
 
 /// How dimensions are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Calls {
     /// All in one call.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::ResponseDataset;
 
@@ -15,7 +16,7 @@ use crate::source_names::{file_names, find_name};
 pub(super) const FILE: &str = "reward_model.json";
 
 /// How scores become comparable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalisation {
     /// By mean and deviation of each source.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{OnBadRow, SourceConfig};
 use truing_prompts::clean::CleanOptions;
@@ -19,7 +20,7 @@ use crate::recipe::{self, Recipe};
 /// A few settings of the run, then a table for each part in the order in which they are taken.
 ///
 /// The report states no threshold and no rule of this: all defaults are ours.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectConfig {
     /// What the recipe is for. Every recipe says it.
@@ -71,7 +72,7 @@ pub struct SelectConfig {
 }
 
 /// Exact n-grams of words that prompt and evaluation share.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecontaminationConfig {
     /// Words in a row.
@@ -81,7 +82,7 @@ pub struct DecontaminationConfig {
 }
 
 /// Vectors of prompts, made here or elsewhere.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddingConfig {
     /// An encoder's directory, any decoder, or a name that the program finds.
@@ -95,7 +96,7 @@ pub struct EmbeddingConfig {
 }
 
 /// Two grains of clusters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterConfig {
     /// Coarse clusters; about the square root of a quarter of the rows when left out.
@@ -109,7 +110,7 @@ pub struct ClusterConfig {
 
 /// The encoder's training on mined triplets. Its run lies in `encoder/`; every setting of `truing embed train` that is not
 /// here has its default.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskEmbeddingConfig {
     /// The loss.
@@ -133,7 +134,7 @@ pub struct TaskEmbeddingConfig {
 }
 
 /// The layers of the selection.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiversityConfig {
     /// Prompts to keep.
@@ -167,7 +168,7 @@ pub struct DiversityConfig {
 }
 
 /// The prompts on a plane.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MapConfig {
     /// Most prompts on it; 0 makes none.

@@ -230,8 +230,7 @@ fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
     }
     let path: &std::path::Path = name.as_ref();
     if EncoderFiles::is_encoder(path) {
-        let files = EncoderFiles::open(path)?;
-        return Ok(files.weights().files().iter().map(|file| file.path.clone()).collect());
+        return Ok(EncoderFiles::open(path)?.deciding_files());
     }
     if config.task_embedding.is_some() {
         return Err(StageError::BadSetting {

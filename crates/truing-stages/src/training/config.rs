@@ -1,7 +1,9 @@
 //! The settings of every stage that trains on a fixed set of samples, under the names people know.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use truing_data::{LongSamplePolicy, OnBadRow, SourceConfig};
 use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
@@ -18,7 +20,7 @@ use crate::reward::RewardModelConfig;
 /// its own: `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`, `[classifier]` for
 /// `truing label train` and `truing quality train`. Where the report states no
 /// value the default is ours, and the printed recipe shows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingConfig {
     /// What the recipe is for. Every recipe says it.
@@ -132,7 +134,7 @@ pub struct TrainingConfig {
 }
 
 /// How samples are put into packs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Packed {
     /// As many samples a pack as fit ("packing on batch" of the report).
@@ -143,16 +145,18 @@ pub enum Packed {
 }
 
 /// Low-rank adaptation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
     /// Inner width.
     #[serde(alias = "r")]
+    #[schemars(extend("x-aliases" = ["r"]))]
     pub rank: usize,
     /// The product is scaled by `alpha / rank`.
     pub alpha: f32,
     /// Projections to adapt by their last name; all of a block when left out.
     #[serde(alias = "target_modules")]
+    #[schemars(extend("x-aliases" = ["target_modules"]))]
     pub targets: Vec<String>,
 }
 
@@ -173,6 +177,16 @@ impl Serialize for Layers {
             LayersPerSegment::Auto => serializer.serialize_str("auto"),
             LayersPerSegment::Fixed(k) => serializer.serialize_u64(k as u64),
         }
+    }
+}
+
+impl JsonSchema for Layers {
+    fn schema_name() -> Cow<'static, str> {
+        "Layers".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1 }] })
     }
 }
 

@@ -7,7 +7,7 @@ use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::{LabelConfig, load_label_set};
 use truing_stages::quality::QualityConfig;
-use truing_stages::recipe::stage_of;
+use truing_stages::recipe::{reference_of, stage_of};
 use truing_stages::reward::RewardModelStage;
 use truing_stages::select::SelectConfig;
 use truing_stages::training::{TrainingConfig, TrainingPlan};
@@ -201,3 +201,35 @@ fn the_recipes_plan_on_their_real_data() {
         assert!(plan.packing().utilisation > 0.95);
     }
 }
+
+/// `TRUING_WRITE_REFERENCE=1 cargo test -p truing-stages` writes the page anew.
+#[test]
+fn the_reference_of_recipes_is_fresh() {
+    let sections = [
+        reference_of::<TrainingConfig>("Training: SFT, preferences, reward models, classifiers"),
+        reference_of::<GrpoConfig>("Reinforcement learning"),
+        reference_of::<SelectConfig>("Prompt selection"),
+        reference_of::<LabelConfig>("Labels"),
+        reference_of::<QualityConfig>("Quality scores"),
+        reference_of::<EmbedTrainConfig>("Embedding models"),
+    ];
+    let fresh = format!("{REFERENCE_HEAD}{}", sections.concat());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/recipes.md");
+    if std::env::var_os("TRUING_WRITE_REFERENCE").is_some() {
+        fs::write(&path, &fresh).unwrap();
+    }
+    let differing = "docs/recipes.md is not what the settings say: TRUING_WRITE_REFERENCE=1 writes it anew";
+    assert!(fs::read_to_string(&path).unwrap_or_default() == fresh, "{differing}");
+}
+
+const REFERENCE_HEAD: &str = "\
+# Recipe reference
+
+Every key of every recipe: its type, its default and its meaning. This page is generated from the program's settings.
+
+A recipe is a TOML file. Keys without a table come first, tables such as `[lora]` and `[[data]]` after them. Relative paths
+are relative to the recipe's folder. `--set key=value` changes a setting for one run, `--set data.0.path=...` one of a list's
+first entry. Unknown keys are errors that name the nearest known key. The last column says what may differ between a run and
+its `--resume`; all other settings decide the results and have to stay as they were.
+
+";

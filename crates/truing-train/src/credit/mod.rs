@@ -10,6 +10,7 @@ mod group_normalised;
 mod leave_one_out;
 mod normalised_over_batch;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One completion as credit sees it.
@@ -27,7 +28,7 @@ pub struct ScoredRollout {
 pub type Advantages = Vec<Option<Vec<f32>>>;
 
 /// The rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CreditRule {
     /// Reward less the group's mean (GRPO, arXiv 2402.03300; with [`Scale::None`] Dr. GRPO, 2503.20783).
@@ -41,7 +42,7 @@ pub enum CreditRule {
 }
 
 /// What a group's centred rewards are divided by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scale {
     /// Deviation with the divisor n: the report states none, and numpy's default is this.
@@ -54,7 +55,7 @@ pub enum Scale {
 }
 
 /// How the KL divergence enters the token-level reward (`method`: "KL kept in the token-level reward").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlReading {
     /// Each token is rewarded with `-beta kl_t`, the last with the normalised outcome as well; the advantage is

@@ -14,6 +14,7 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use truing_types::PackedBatch;
@@ -26,7 +27,7 @@ const PAIRWISE_EPS: f64 = 1e-6;
 const SHORTEST: f64 = 1e-8;
 
 /// How far two vectors are apart, under sentence-transformers' names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EmbeddingDistance {
     /// `1 - cos`.

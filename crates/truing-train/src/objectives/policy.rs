@@ -29,6 +29,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_model::{HeadGradient, HeadOutput, HeadRequest, TopLogProbs};
 use truing_types::{ExcludedTokens, PackedBatch};
@@ -73,7 +74,7 @@ impl TrainingPack for PolicyPack {
 }
 
 /// How the tokens' losses become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Aggregation {
     /// The mean over completions of each one's mean (GRPO).
@@ -86,7 +87,7 @@ pub enum Aggregation {
 }
 
 /// What the probability ratio is taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RatioLevel {
     /// Each token.

@@ -12,6 +12,7 @@ mod simpo;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_model::{HeadGradient, HeadOutput, HeadRequest};
 use truing_types::{ExcludedTokens, PackedBatch};
@@ -19,7 +20,7 @@ use truing_types::{ExcludedTokens, PackedBatch};
 use super::{Objective, TrainingPack, WeightedSum};
 
 /// Which loss. The names are TRL's where it has one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PreferenceLoss {
     /// DPO; with label smoothing the conservative form (Mitchell 2023).

@@ -23,6 +23,7 @@ mod settings;
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use truing_types::{Unscored, UnscoredReason};
@@ -37,7 +38,7 @@ pub fn instruction_ids(locale: Locale) -> impl Iterator<Item = &'static str> {
 }
 
 /// How much is forgiven.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The response as it is.
@@ -48,7 +49,7 @@ pub enum Mode {
 }
 
 /// How a row's instructions become one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Aggregate {
     /// The share that is followed: a group then differs even where none follows all.
@@ -59,7 +60,7 @@ pub enum Aggregate {
 }
 
 /// Settings of [`Ifeval`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct IfevalConfig {
     /// How much is forgiven.

@@ -67,6 +67,7 @@ mod units;
 mod wording;
 
 use num_rational::BigRational;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_types::{Unscored, UnscoredReason};
 
@@ -89,7 +90,7 @@ pub enum Verdict {
 }
 
 /// Settings of [`MathAnswer`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MathAnswerConfig {
     /// Column of the prompt's row that holds the reference: an answer, or a solution with a marked one

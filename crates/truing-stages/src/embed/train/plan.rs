@@ -122,7 +122,7 @@ impl EmbedTrainInputs {
                 expected: "at least one".into(),
             });
         }
-        let weights = model.weight_files().map(|path| ("model", path.to_path_buf()));
+        let weights = model.deciding_files().into_iter().map(|path| ("model", path));
         let data = data_files(&config.train_data)?.into_iter().map(|path| ("data", path));
         let evaluation =
             config.eval_data.iter().map(|path| data_files(path)).collect::<Result<Vec<_>, _>>()?;

@@ -1,0 +1,143 @@
+//! The JSON schema of a recipe, and the keys of a recipe that are not in it.
+
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::Value as Json;
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+/// Names of a setting that are read beside its own, in its schema.
+const ALIASES: &str = "x-aliases";
+
+/// The JSON schema of a recipe (draft 2020-12), without references.
+#[must_use]
+pub fn schema_of<R: JsonSchema>() -> Json {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<R>().to_value()
+}
+
+/// A key that the schema does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnknownKey {
+    /// Keys and indices from the root to the key.
+    pub(super) path: Vec<String>,
+    /// All keys that the schema has in its place.
+    pub(super) known: Vec<String>,
+}
+
+/// A key of a recipe that its schema does not have.
+pub(super) fn unknown_key(schema: &Json, recipe: &Table) -> Option<UnknownKey> {
+    let mut path = Vec::new();
+    let known = in_table(&[schema], recipe, &mut path)?;
+    Some(UnknownKey { path, known })
+}
+
+/// The keys known in the place of an unknown one; `path` is then the path to it.
+fn in_table(alternatives: &[&Json], table: &Table, path: &mut Vec<String>) -> Option<Vec<String>> {
+    let objects: Vec<&Json> =
+        alternatives.iter().flat_map(|schema| flatten(schema)).filter(|schema| is_object(schema)).collect();
+    // A table whose keys are free, such as one of columns.
+    let free: Vec<&Json> = objects.iter().filter_map(|schema| free_values(schema)).collect();
+    if objects.is_empty() || objects.iter().any(|schema| schema.get("properties").is_none()) {
+        return table.iter().find_map(|(key, value)| in_value(&free, key.clone(), value, path));
+    }
+    for (key, value) in table {
+        let of_key: Vec<&Json> = objects.iter().filter_map(|schema| property(schema, key)).collect();
+        if of_key.is_empty() {
+            path.push(key.clone());
+            let mut known: Vec<String> = Vec::new();
+            for name in objects.iter().flat_map(|schema| names(schema)) {
+                if !known.contains(&name) {
+                    known.push(name);
+                }
+            }
+            return Some(known);
+        }
+        if let Some(known) = in_value(&of_key, key.clone(), value, path) {
+            return Some(known);
+        }
+    }
+    None
+}
+
+fn in_value(
+    alternatives: &[&Json],
+    key: String,
+    value: &Value,
+    path: &mut Vec<String>,
+) -> Option<Vec<String>> {
+    path.push(key);
+    let found = match value {
+        Value::Table(table) => in_table(alternatives, table, path),
+        Value::Array(list) => {
+            let items: Vec<&Json> = alternatives
+                .iter()
+                .flat_map(|schema| flatten(schema))
+                .filter_map(|schema| schema.get("items"))
+                .collect();
+            list.iter().enumerate().find_map(|(idx, entry)| in_value(&items, idx.to_string(), entry, path))
+        }
+        _ => None,
+    };
+    if found.is_none() {
+        path.pop();
+    }
+    found
+}
+
+/// A schema's alternatives: itself where it has none.
+pub(super) fn flatten(schema: &Json) -> Vec<&Json> {
+    match ["anyOf", "oneOf"].iter().find_map(|key| schema.get(key)?.as_array()) {
+        Some(alternatives) => alternatives.iter().flat_map(flatten).collect(),
+        None => vec![schema],
+    }
+}
+
+/// Whether a schema is of tables.
+pub(super) fn is_object(schema: &Json) -> bool {
+    match schema.get("type") {
+        Some(Json::String(name)) => name == "object",
+        Some(Json::Array(names)) => names.iter().any(|name| name == "object"),
+        _ => schema.get("properties").is_some(),
+    }
+}
+
+/// The schema of the values of a table whose keys are free.
+pub(super) fn free_values(schema: &Json) -> Option<&Json> {
+    schema.get("additionalProperties").filter(|values| values.is_object())
+}
+
+fn property<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
+    let properties = schema.get("properties")?.as_object()?;
+    properties.get(key).or_else(|| properties.values().find(|found| aliases(found).any(|alias| alias == key)))
+}
+
+/// The names that a setting is read under beside its own.
+pub(super) fn aliases(property: &Json) -> impl Iterator<Item = &str> {
+    property.get(ALIASES).and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str)
+}
+
+fn names(schema: &Json) -> Vec<String> {
+    let properties = schema.get("properties").and_then(Json::as_object).into_iter().flatten();
+    properties
+        .flat_map(|(key, property)| std::iter::once(key.as_str()).chain(aliases(property)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The byte at which a key stands in a recipe's text.
+pub(super) fn position(text: &str, path: &[String]) -> Option<usize> {
+    let (last, parents) = path.split_last()?;
+    let document = DeTable::parse(text).ok()?;
+    let mut at = document.get_ref();
+    let mut parents = parents.iter();
+    while let Some(key) = parents.next() {
+        let mut value = at.get(key.as_str())?.get_ref();
+        while let DeValue::Array(list) = value {
+            value = list.get(parents.next()?.parse::<usize>().ok()?)?.get_ref();
+        }
+        let DeValue::Table(table) = value else { return None };
+        at = table;
+    }
+    at.get_key_value(last.as_str()).map(|(key, _)| key.span().start)
+}
