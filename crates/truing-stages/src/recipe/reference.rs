@@ -186,7 +186,7 @@ impl Writer {
             || matches!(path, "data_dir" | "train_data" | "eval_data");
         if is_file {
             "may move, same content"
-        } else if self.free.iter().any(|pattern| covers(pattern)) {
+        } else if self.free.iter().any(covers) {
             "may change"
         } else {
             ""
