@@ -5,12 +5,13 @@ use truing_cpu::CpuEncoder;
 use truing_data::epoch_order;
 use truing_model::engine::EngineMemory;
 use truing_model::{EncoderEngine, EncoderSpec, Keep};
+use truing_run::{Machine, RunError};
 use truing_store::Digest;
 use truing_train::{Amount, PlanRow, Schedule, ScheduleKind};
 use truing_types::Seed;
 
 use super::{EncoderSettings, SampleLengths, StepSize};
-use crate::{Machine, StageError, StagePlan};
+use crate::{StageError, StagePlan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Share of what the machine has left that a run takes unless told otherwise.
@@ -87,11 +88,12 @@ impl EncoderPlan {
             (fitting >= largest_sample).then_some((keep, fitting.min(wanted)))
         }) else {
             let needed = sizes.peak_bytes(&memory, Keep::Input, largest_sample) as f64 / GIB;
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "memory_gib",
                 found: format!("{:.2}", budget_bytes as f64 / GIB),
                 expected: format!("at least {needed:.2}, which one {} needs", lengths.unit),
-            });
+            }
+            .into());
         };
         let share = |ratio: f64| (ratio * n_steps as f64).ceil() as u64;
         let is_wsd = settings.lr_scheduler_type == ScheduleKind::Wsd;
