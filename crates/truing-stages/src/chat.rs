@@ -15,13 +15,13 @@ use truing_client::{
 };
 use truing_cpu::CpuEngine;
 use truing_generate::LocalChat;
-use truing_model::ModelFiles;
+use truing_model::{ModelFiles, TrainableSpec};
 use truing_run::{RunError, inputs, model};
 use truing_store::{Digest, InputFile};
 use truing_text::RenderOptions;
 use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, ReasoningMark};
 
-use crate::{StageError, grpo};
+use crate::StageError;
 
 /// The table of a recipe that names a model to ask: a path, or a server.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -216,7 +216,8 @@ fn open_local(
     let files = ModelFiles::open(path)?;
     let renderer = model::renderer(&files, surroundings.render.clone())?;
     let phase = "loading the judge model";
-    let engine = model::announce_and_load(&files, &grpo::frozen(), surroundings.n_threads, 0, phase, events)?;
+    let engine =
+        model::announce_and_load(&files, &TrainableSpec::frozen(), surroundings.n_threads, 0, phase, events)?;
     Ok(LocalChat::new(engine, renderer))
 }
 

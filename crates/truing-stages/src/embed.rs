@@ -111,8 +111,7 @@ impl Embedder {
     /// # Errors
     /// When it is no model, or an option does not go with it.
     pub fn open(path: &Path, options: EmbedOptions, events: &mut dyn EventSink) -> Result<Self, StageError> {
-        // Nothing learns, so no gradient takes memory: every name begins with nothing.
-        let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
+        let frozen = TrainableSpec::frozen();
         if EncoderFiles::is_encoder(path) {
             return Self::open_encoder(path, options, &frozen, events);
         }

@@ -23,7 +23,6 @@ pub use inputs::{GrpoInputs, Prompt};
 pub use judge_reward::JudgeReward;
 pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
-pub(crate) use plan::frozen;
 
 use truing_run::{Ended, Machine};
 use truing_types::StageName;

@@ -314,8 +314,7 @@ impl Work<'_> {
             dealt(packs.len(), self.communicator).map(|place| packs[place].clone()).collect();
         let (events, stop, communicator) = (&mut *self.events, self.stop, self.communicator);
         let break_if = |stop: &AtomicBool| break_if_alone(stop, communicator.world_size());
-        // Every name begins with nothing: no parameter learns, and no gradient takes memory.
-        let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
+        let frozen = TrainableSpec::frozen();
         let mut engine =
             model::load_engine(&files, &frozen, (self.look_at_machine)().n_threads, Seed(0), &mut |_| ())?;
 

@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use truing_cpu::{CpuEncoder, CpuEngine};
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
-use truing_model::{EncoderEngine, EncoderFiles, Engine, HeadKind, HeadRequest, Keep, ModelFiles};
+use truing_model::{
+    EncoderEngine, EncoderFiles, Engine, HeadKind, HeadRequest, Keep, ModelFiles, TrainableSpec,
+};
 use truing_run::rows::prompt_text;
 use truing_run::{RunError, model};
 use truing_store::atomic;
@@ -19,8 +21,8 @@ use truing_types::{Event, EventSink, PackedBatch, PromptRow, RowOrigin, Seed};
 
 use super::layout::{ClassifierSpec, OutputSpec, PartSpec, largest, sigmoid, softmax};
 use super::texts::TextReader;
+use crate::StageError;
 use crate::embed::{encoder_tokenizer, load_encoder, pack_texts, packs_by_length};
-use crate::{StageError, grpo};
 
 /// Rows that are read and sorted by length together.
 const ROWS_AT_A_TIME: usize = 2048;
@@ -105,7 +107,7 @@ impl Classifier {
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
         let spec = ClassifierSpec::open(path)?;
-        let frozen = grpo::frozen();
+        let frozen = TrainableSpec::frozen();
         let (reader, engine, n_outputs) = if EncoderFiles::is_encoder(path) {
             let files = EncoderFiles::open(path)?;
             let sentences = encoder_tokenizer(&files, Some(spec.max_tokens))?.1;

@@ -78,20 +78,22 @@ impl GrpoPlan {
             |gib| (gib * GIB) as u64,
         );
         let reference_bytes = if loads_reference(&config, inputs) {
-            CpuEngine::memory(spec, &frozen()).parameter_bytes
+            CpuEngine::memory(spec, &TrainableSpec::frozen()).parameter_bytes
         } else {
             0
         };
         let reward_model_bytes = match &config.reward_model {
             Some(reward_model) => {
                 let spec = ModelFiles::open(&reward_model.model_name_or_path)?.spec;
-                CpuEngine::memory(&spec, &frozen()).parameter_bytes
+                CpuEngine::memory(&spec, &TrainableSpec::frozen()).parameter_bytes
             }
             None => 0,
         };
         let judge_bytes =
             match config.judge.as_ref().and_then(|judge| judge.model.model_name_or_path.as_ref()) {
-                Some(path) => CpuEngine::memory(&ModelFiles::open(path)?.spec, &frozen()).parameter_bytes,
+                Some(path) => {
+                    CpuEngine::memory(&ModelFiles::open(path)?.spec, &TrainableSpec::frozen()).parameter_bytes
+                }
                 None => 0,
             };
         let n_completions = config.prompts_per_step * config.num_generations;
@@ -269,11 +271,6 @@ impl StagePlan for GrpoPlan {
 /// further do not, for its policy began with them.
 pub(super) fn loads_reference(config: &GrpoConfig, inputs: &GrpoInputs) -> bool {
     config.needs_reference() && (config.lora.is_none() || inputs.model.adapter.is_some())
-}
-
-/// A model of which nothing learns.
-pub(crate) fn frozen() -> TrainableSpec {
-    TrainableSpec { lora: None, frozen: vec![String::new()] }
 }
 
 fn count_parameters(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64, u64), StageError> {

@@ -22,7 +22,7 @@ use super::failures::{Looked, Watch};
 use super::judge_reward::JudgeReward;
 use super::model_reward::ModelReward;
 use super::packs::SampledPolicy;
-use super::plan::{frozen, loads_reference};
+use super::plan::loads_reference;
 use super::state::PromptState;
 use super::step::Purpose;
 use super::tally::{self, Metrics};
@@ -92,7 +92,7 @@ pub(super) fn run(
     };
     let engine = load(&plan.trainable, "loading the model", events)?;
     let reference = match loads_reference(config, inputs) {
-        true => Some(load(&frozen(), "loading the reference", events)?),
+        true => Some(load(&TrainableSpec::frozen(), "loading the reference", events)?),
         false => None,
     };
     let mut rewards = Rewards::new(&config.reward, sandbox_program)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use truing_cpu::CpuEngine;
 use truing_data::{ResponseBatch, ResponseDataset, SourceConfig};
-use truing_model::{Engine, HeadKind, HeadRequest, ModelFiles};
+use truing_model::{Engine, HeadKind, HeadRequest, ModelFiles, TrainableSpec};
 use truing_run::results::RewardDiagnostics;
 use truing_run::{RunError, model};
 use truing_text::{ChatRenderer, RenderOptions};
@@ -13,9 +13,9 @@ use truing_train::segments;
 use truing_types::{Conversation, Event, EventSink, Message, PackedBatch, RowOrigin, Seed, TokenId};
 
 use super::{ScoreNormaliser, diagnose};
+use crate::StageError;
 use crate::responses::{self, tokenize};
 use crate::sft::DataReport;
-use crate::{StageError, grpo};
 
 /// Tokens of a pack when only scoring.
 const BUDGET: usize = 2048;
@@ -70,7 +70,7 @@ impl RewardScorer {
             .into());
         }
         let renderer = model::renderer_of_any_head(&files, options)?;
-        let frozen = grpo::frozen();
+        let frozen = TrainableSpec::frozen();
         let engine = model::announce_and_load(
             &files,
             &frozen,
