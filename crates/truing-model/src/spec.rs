@@ -161,6 +161,12 @@ pub struct TrainableSpec {
 }
 
 impl TrainableSpec {
+    /// Nothing learns, and no gradient takes memory: the empty prefix begins every name.
+    #[must_use]
+    pub fn frozen() -> Self {
+        Self { lora: None, frozen: vec![String::new()] }
+    }
+
     /// Whether a parameter learns.
     #[must_use]
     pub fn is_trainable(&self, parameter: &ParameterSpec) -> bool {

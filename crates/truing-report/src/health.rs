@@ -345,7 +345,7 @@ fn speed(stage: &StageRecord) -> Option<HealthNote> {
 mod tests {
     use super::*;
     use crate::run_record::{MetricsRow, PlanRecord};
-    use truing_types::{RewardDiagnostics, RewardEvaluation, ShareInterval, SourceDiagnostics};
+    use truing_run::results::{RewardDiagnostics, RewardEvaluation, ShareInterval, SourceDiagnostics};
 
     fn stage(name: &str, values: &[f64]) -> StageRecord {
         let row = |(idx, value): (usize, &f64)| MetricsRow {

@@ -5,10 +5,11 @@ use std::path::Path;
 use askama::Template;
 use plotly::Plot;
 use serde_json::{Value, json};
-use truing_store::{InputFile, atomic};
-use truing_types::{
-    DimensionEvaluation, Evaluation, RewardEvaluation, ScoreEvaluation, ShareInterval, SourceDiagnostics,
+use truing_run::results::{
+    DimensionEvaluation, Evaluation, GradedAnswer, RewardEvaluation, ScoreEvaluation, ShareInterval,
+    SourceDiagnostics,
 };
+use truing_store::{InputFile, atomic};
 
 use crate::ReportError;
 use crate::charts::CHARTS;
@@ -91,7 +92,7 @@ struct Question<'a> {
     prompt: &'a str,
     expected: &'a str,
     /// In the order of the evaluations; a question that one of them lacks is left open.
-    answers: Vec<Option<&'a truing_types::GradedAnswer>>,
+    answers: Vec<Option<&'a GradedAnswer>>,
     class: &'static str,
 }
 
@@ -399,7 +400,7 @@ fn facts(stage: &StageRecord) -> Vec<(&'static str, String)> {
 /// The questions of the last evaluation in their order, each with its answer in every evaluation.
 fn questions(evaluations: &[Evaluation]) -> Vec<Question<'_>> {
     let Some(last) = evaluations.last() else { return Vec::new() };
-    let question = |of: &'_ truing_types::GradedAnswer| -> Vec<Option<&truing_types::GradedAnswer>> {
+    let question = |of: &'_ GradedAnswer| -> Vec<Option<&GradedAnswer>> {
         evaluations.iter().map(|e| e.answers.iter().find(|answer| answer.id == of.id)).collect()
     };
     last.answers

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use truing_run::results::{ClassifierEvaluation, Evaluation, Pipeline, RewardDiagnostics, RewardEvaluation};
 use truing_store::RunInputs;
-use truing_types::{ClassifierEvaluation, Evaluation, Pipeline, RewardDiagnostics, RewardEvaluation};
 
 use crate::ReportError;
 use crate::examples::{RolloutExamples, read_examples};

@@ -16,13 +16,13 @@ use truing_client::{
 };
 use truing_cpu::CpuEngine;
 use truing_generate::LocalChat;
-use truing_model::ModelFiles;
+use truing_model::{ModelFiles, TrainableSpec};
+use truing_run::{RunError, inputs, model};
 use truing_store::{Digest, InputFile};
 use truing_text::RenderOptions;
 use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, ReasoningMark};
 
-use crate::training::{opening, resume};
-use crate::{StageError, grpo, model};
+use crate::StageError;
 
 /// The table of a recipe that names a model to ask: a path, or a server.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -121,24 +121,31 @@ impl ChatModelConfig {
     /// When it names no model, or two, or a setting cannot be meant.
     pub fn check(&self, key: &'static str) -> Result<(), StageError> {
         match (&self.model_name_or_path, &self.server) {
-            (Some(_), Some(_)) => Err(StageError::Conflict {
-                first: "model_name_or_path",
-                second: "server",
-                reason: "a model is here or elsewhere",
-            }),
-            (None, None) => Err(StageError::MissingSetting {
-                key,
-                expected: "a model: `model_name_or_path`, or a `server` with `base_url` and `model`",
-            }),
-            (_, Some(server)) => Ok(server.check()?),
-            (Some(_), None) => Ok(()),
-        }?;
+            (Some(_), Some(_)) => {
+                return Err(RunError::Conflict {
+                    first: "model_name_or_path",
+                    second: "server",
+                    reason: "a model is here or elsewhere",
+                }
+                .into());
+            }
+            (None, None) => {
+                return Err(RunError::MissingSetting {
+                    key,
+                    expected: "a model: `model_name_or_path`, or a `server` with `base_url` and `model`",
+                }
+                .into());
+            }
+            (_, Some(server)) => server.check()?,
+            (Some(_), None) => {}
+        }
         match self.mode == CacheMode::Live || self.cache.is_some() {
             true => Ok(()),
-            false => Err(StageError::MissingSetting {
+            false => Err(RunError::MissingSetting {
                 key: "cache",
                 expected: "a file, where `mode` is record or replay",
-            }),
+            }
+            .into()),
         }
     }
 
@@ -182,7 +189,7 @@ impl ChatModelConfig {
         });
         let Some(path) = &self.cache else { return Ok(OpenChatModel { model: stoppable, counts }) };
         if let Some(folder) = path.parent() {
-            let source = |source| StageError::Write { path: path.clone(), source };
+            let source = |source| RunError::Write { path: path.clone(), source };
             std::fs::create_dir_all(folder).map_err(source)?;
         }
         let cache = Arc::new(ReplyCache::open(path)?);
@@ -193,7 +200,7 @@ impl ChatModelConfig {
 
 /// A local model's replies depend on its files, not on where they lie.
 fn local_fingerprint(path: &Path) -> Result<Fingerprint, StageError> {
-    let files = opening::model_files(&ModelFiles::open(path)?);
+    let files = inputs::model_files(&ModelFiles::open(path)?);
     let digests = files
         .iter()
         .map(|file| Ok(InputFile::of("model", file)?.blake3.to_string()))
@@ -210,7 +217,8 @@ fn open_local(
     let files = ModelFiles::open(path)?;
     let renderer = model::renderer(&files, surroundings.render.clone())?;
     let phase = "loading the judge model";
-    let engine = resume::load_engine(&files, &grpo::frozen(), surroundings.n_threads, 0, phase, events)?;
+    let engine =
+        model::announce_and_load(&files, &TrainableSpec::frozen(), surroundings.n_threads, 0, phase, events)?;
     Ok(LocalChat::new(engine, renderer))
 }
 

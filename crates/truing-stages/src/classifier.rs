@@ -21,18 +21,18 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_run::inputs::content_key;
+use truing_run::ranks::on_first_rank;
+use truing_run::results::ClassifierEvaluation;
+use truing_run::{Ended, Machine, Recipe, RunError, recipe};
 use truing_store::atomic;
 use truing_train::PlanRow;
-use truing_types::{ClassifierEvaluation, Event, EventSink, StageName};
+use truing_types::{Event, EventSink, StageName};
 
 use crate::encoder_training::{self, EncoderParts, EncoderPlan, EncoderSettings, SampleLengths, StepSize};
-use crate::ranks::on_first_rank;
-use crate::training::opening::content_key;
 use crate::training::plan::packs_per_step;
 use crate::training::{self, TrainingConfig, TrainingPlan};
-use crate::{
-    Ended, Machine, PlanContext, Recipe, RunContext, Stage, StageError, StagePlan, TrainedModel, recipe,
-};
+use crate::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel};
 use inputs::DecoderInputs;
 use workload::ClassifierWorkload;
 
@@ -111,7 +111,7 @@ impl Default for ClassifierConfig {
 impl ClassifierConfig {
     fn check(&self) -> Result<(), StageError> {
         let bad = |key, found: String, expected: &str| {
-            Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+            Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
         };
         let names = || self.dimensions.iter().chain(self.columns.keys()).chain(self.scores.keys());
         if let Some(twice) = names().find(|name| names().filter(|other| other == name).count() > 1) {
@@ -247,7 +247,7 @@ impl Stage for ClassifierStage {
                     ClassifierModel::Decoder { .. } => "a decoder, and an encoder's plan",
                 };
                 let expected = "the inputs that the plan was made of".to_owned();
-                return Err(StageError::BadSetting { key: "model", found: found.into(), expected });
+                return Err(RunError::BadSetting { key: "model", found: found.into(), expected }.into());
             }
         };
         if matches!(ended, Ended::Finished(_)) {
@@ -267,14 +267,14 @@ fn keep_evaluation(folder: &Path, of_best: bool, events: &mut dyn EventSink) -> 
         Ok(text) => text,
         // There was nothing to evaluate on.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(StageError::Read { path: log, source }),
+        Err(source) => return Err(RunError::Read { path: log, source }.into()),
     };
     let mut all = Vec::new();
     for (line, text) in text.lines().enumerate() {
         all.push(serde_json::from_str::<ClassifierEvaluation>(text).map_err(|error| {
             let reason = format!("line {}: {error}", line + 1);
             let source = io::Error::new(ErrorKind::InvalidData, reason);
-            StageError::Read { path: log.clone(), source }
+            RunError::Read { path: log.clone(), source }
         })?);
     }
     let mut all = all.into_iter();
@@ -292,7 +292,7 @@ fn keep_evaluation(folder: &Path, of_best: bool, events: &mut dyn EventSink) -> 
 }
 
 fn encoder_settings(config: &TrainingConfig) -> Result<EncoderSettings, StageError> {
-    let none = |key, found: &str| StageError::BadSetting {
+    let none = |key, found: &str| RunError::BadSetting {
         key,
         found: found.to_owned(),
         expected: "nothing of the kind: the model is an encoder".into(),
@@ -307,7 +307,7 @@ fn encoder_settings(config: &TrainingConfig) -> Result<EncoderSettings, StageErr
         ("layers_per_segment", "a number", config.layers_per_segment != default.layers_per_segment),
     ] {
         if is_set {
-            return Err(none(key, found));
+            return Err(none(key, found).into());
         }
     }
     Ok(EncoderSettings {

@@ -12,13 +12,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_cpu::CpuEngine;
 use truing_data::{ResponseBatch, ResponseDataset};
+use truing_run::{Ended, Machine, RunError};
 use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
 use truing_types::{BatchError, Communicator, EventSink, StageName};
 
 use crate::responses::{Compared, ResponseInputs, Wanted};
 use crate::training::opening::Opened;
 use crate::training::{self, Side, TrainingConfig, TrainingInputs as _, TrainingPlan, Workload};
-use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel};
+use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 /// The table `[preference]` of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -76,7 +77,7 @@ impl PreferenceConfig {
 
     fn check(&self) -> Result<(), StageError> {
         let bad = |key, found: f64, expected: &str| {
-            Err(StageError::BadSetting { key, found: found.to_string(), expected: expected.to_owned() })
+            Err(RunError::BadSetting { key, found: found.to_string(), expected: expected.to_owned() }.into())
         };
         let not_negative = |value: f64| value.is_finite() && value >= 0.0;
         match self {

@@ -11,10 +11,11 @@ use serde::Serialize;
 use truing_cpu::{CpuEncoder, CpuEngine, CpuOptions, EncoderLoader};
 use truing_data::read_texts;
 use truing_model::{EncoderEngine, EncoderFiles, Engine, Keep, ModelFiles, Pooling, Tensor, TrainableSpec};
+use truing_run::{RunError, model};
 use truing_text::{SentenceTokenizer, SentenceTokens, Tokenizer};
 use truing_types::{Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
 
-use crate::{StageError, model};
+use crate::StageError;
 use vectors::VectorWriter;
 
 /// Texts that are read and sorted by length together.
@@ -110,8 +111,7 @@ impl Embedder {
     /// # Errors
     /// When it is no model, or an option does not go with it.
     pub fn open(path: &Path, options: EmbedOptions, events: &mut dyn EventSink) -> Result<Self, StageError> {
-        // Nothing learns, so no gradient takes memory: every name begins with nothing.
-        let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
+        let frozen = TrainableSpec::frozen();
         if EncoderFiles::is_encoder(path) {
             return Self::open_encoder(path, options, &frozen, events);
         }
@@ -139,11 +139,12 @@ impl Embedder {
     ) -> Result<Self, StageError> {
         let files = EncoderFiles::open(path)?;
         if let Some(pooling) = options.pooling.filter(|pooling| *pooling != files.spec.pooling) {
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "pooling",
                 found: format!("{pooling:?}").to_lowercase(),
                 expected: format!("{:?}, which the model was made with", files.spec.pooling).to_lowercase(),
-            });
+            }
+            .into());
         }
         let tokenizer = encoder_tokenizer(&files, options.max_tokens)?.1;
         let engine = load_encoder(&files, frozen, options.n_threads, Seed::default(), events)?;

@@ -11,14 +11,14 @@ use std::path::PathBuf;
 
 use truing_data::SourceRange;
 use truing_model::{EncoderFiles, SaveDtype, TrainableSpec};
+use truing_run::SkippedRow;
+use truing_run::folder::DecisiveOf;
+use truing_run::results::ClassifierEvaluation;
 use truing_store::RunInputs;
 use truing_text::Tokenizer;
 use truing_train::{EncoderObjective, OptimizerConfig, ScheduleKind};
-use truing_types::ClassifierEvaluation;
 
 use crate::StageError;
-use crate::row_report::SkippedRow;
-use crate::training::folder::DecisiveOf;
 
 pub use plan::EncoderPlan;
 pub(crate) use run::run;

@@ -2,9 +2,8 @@
 //! trained on says nothing.
 
 use serde_json::Value;
+use truing_run::RunError;
 use truing_types::RowOrigin;
-
-use crate::StageError;
 
 /// An evaluation that comes with the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +39,8 @@ impl ShippedEvaluation {
     ///
     /// # Errors
     /// When a line is no such row.
-    pub fn questions(&self) -> Result<Vec<String>, StageError> {
-        let unreadable = |place: usize, line: &str| StageError::BadColumn {
+    pub fn questions(&self) -> Result<Vec<String>, RunError> {
+        let unreadable = |place: usize, line: &str| RunError::BadColumn {
             origin: RowOrigin { source: self.name.into(), line: place as u64 + 1 },
             column: "prompt".into(),
             found: line.to_owned(),

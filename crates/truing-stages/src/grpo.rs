@@ -23,12 +23,12 @@ pub use inputs::{GrpoInputs, Prompt};
 pub use judge_reward::JudgeReward;
 pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
-pub(crate) use plan::frozen;
 
+use truing_run::{Ended, Machine};
 use truing_types::StageName;
 
 use crate::chat::ChatModelConfig;
-use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel};
+use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 /// The GRPO stage. `stop` is looked at after every completion and pack. Steps are functions of seed, step and weights: a step
 /// that was interrupted is repeated with the same tokens.

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use truing_model::ModelFiles;
+use truing_run::resume::{check_same_files, check_same_recipe};
+use truing_run::{Recipe, inputs, recipe};
 use truing_store::{RunDirectory, RunInputs, StoreError};
 use truing_types::{Event, EventSink, StageName};
 
 use crate::StageError;
 use crate::chat::ChatModelConfig;
-use crate::recipe::{self, Recipe};
-use crate::training::opening;
-use crate::training::resume::{check_same_files, check_same_recipe};
 
 /// The role of files whose change only adds to a run.
 pub(crate) const CORRECTIONS: &str = "corrections";
@@ -36,12 +35,12 @@ impl JudgedInputs<'_> {
         let local = self.judges.iter().filter(|judge| judge.server.is_none());
         for path in local.filter_map(|judge| judge.model_name_or_path.as_ref()) {
             files.extend(
-                opening::model_files(&ModelFiles::open(path)?).into_iter().map(|path| ("judge", path)),
+                inputs::model_files(&ModelFiles::open(path)?).into_iter().map(|path| ("judge", path)),
             );
         }
         files.extend(self.data.iter().map(|file| ("data", PathBuf::from(&**file))));
         files.extend(self.others.iter().map(|&(role, path)| (role, path.to_path_buf())));
-        opening::run_inputs(self.stage, self.seed, files)
+        Ok(inputs::run_inputs(self.stage, self.seed, files)?)
     }
 }
 

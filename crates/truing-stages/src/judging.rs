@@ -6,6 +6,7 @@ use std::path::Path;
 
 use truing_client::Counts;
 use truing_reward::asking::{Unanswered, ask_readable};
+use truing_run::RunError;
 use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, Event, EventSink};
 
 use crate::StageError;
@@ -173,10 +174,11 @@ pub(crate) fn main_reason(reasons: &BTreeMap<String, usize>) -> &str {
 pub(crate) fn check_names(names: &[String]) -> Result<(), StageError> {
     match names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
         None => Ok(()),
-        Some((_, twice)) => Err(StageError::BadSetting {
+        Some((_, twice)) => Err(RunError::BadSetting {
             key: "judge.name",
             found: twice.clone(),
             expected: "a name of its own for each judge".into(),
-        }),
+        }
+        .into()),
     }
 }

@@ -10,12 +10,9 @@ pub mod encoder_training;
 pub mod evaluations;
 pub mod grpo;
 pub mod label;
-pub mod machine;
-pub mod model;
 pub mod prove;
 pub mod quality;
 pub mod quickstart;
-pub mod recipe;
 pub mod responses;
 pub mod reward;
 pub mod select;
@@ -26,16 +23,12 @@ pub mod training;
 mod error;
 mod judged_folder;
 mod judging;
-mod ranks;
-mod row_report;
-mod rows;
-mod source_names;
 mod statistics;
 mod wording;
 
 pub use error::{StageError, UnknownLabelError};
-pub use machine::{Machine, Probe};
-pub use recipe::{Recipe, RecipeError, RecipePlace};
-pub use row_report::{DataReport, Noted, Notes, SkippedRow};
-pub use rows::PromptSource;
-pub use stage::{Ended, PlanContext, RunContext, Stage, StagePlan, Start, TrainedModel};
+pub use stage::{PlanContext, RunContext, Stage, StagePlan};
+pub use truing_run::{
+    DataReport, Ended, Machine, Noted, Notes, Probe, PromptSource, Recipe, RecipeError, RecipePlace,
+    RunError, SkippedRow, Start, TrainedModel, model, recipe,
+};

@@ -25,10 +25,11 @@ pub use plan::{Bucket, QualityInputs, QualityPlan, QualityPrompt};
 pub use run::QualityOutcome;
 pub use verdict::Verdict;
 
+use truing_run::{Ended, Machine};
 use truing_types::StageName;
 
 use crate::chat::ChatModelConfig;
-use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError};
+use crate::{PlanContext, RunContext, Stage, StageError};
 
 /// The stage. The folder of a run with the same recipe and inputs is used again, however the run begins.
 #[derive(Debug)]

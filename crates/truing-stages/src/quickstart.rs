@@ -16,24 +16,23 @@ use std::sync::atomic::AtomicBool;
 use truing_data::{OnBadRow, SourceConfig, read_rows};
 use truing_generate::LocalChat;
 use truing_model::{ModelFiles, TrainableSpec};
+use truing_run::ranks::{gather_dealt, on_first_rank};
+use truing_run::record::{break_if_alone, is_any_stopped};
+use truing_run::results::{Evaluation, Pipeline, PipelineStage};
+use truing_run::{Ended, Machine, Probe, Recipe, RunError, Start, model};
 use truing_store::{StoreError, atomic};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_train::{Sft, TrainError, gradients};
 use truing_types::{
-    ChatError, ChatModel, ChatRequest, Communicator, Evaluation, Event, EventSink, PackedBatch, Pipeline,
-    PipelineStage, SamplingOptions, Seed, TokenizedSample, dealt,
+    ChatError, ChatModel, ChatRequest, Communicator, Event, EventSink, PackedBatch, SamplingOptions, Seed,
+    TokenizedSample, dealt,
 };
 
 use crate::grpo::GrpoStage;
-use crate::ranks::{gather_dealt, on_first_rank};
 use crate::reward::RewardModelStage;
 use crate::sft::SftStage;
 use crate::training::TrainingConfig;
-use crate::training::record::{break_if_alone, is_any_stopped};
-use crate::{
-    Ended, Machine, PlanContext, Probe, Recipe, RunContext, Stage, StageError, StagePlan, Start,
-    TrainedModel, model,
-};
+use crate::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel};
 
 pub use checks::{Check, Grade, read_checks};
 
@@ -125,6 +124,9 @@ pub enum QuickstartError {
     /// A stage failed.
     #[error(transparent)]
     Stage(#[from] StageError),
+    /// Its folder or model.
+    #[error(transparent)]
+    Run(#[from] RunError),
 }
 
 impl From<StoreError> for QuickstartError {
@@ -254,7 +256,7 @@ fn run_stage<S: Stage<Outcome = TrainedModel>>(
     let path = quickstart.folder.join(format!("{}.toml", step.kind));
     let of_stage = quickstart.overrides.iter().filter(|(stage, _)| stage == step.kind);
     let overrides: Vec<String> = of_stage.map(|(_, change)| change.clone()).collect();
-    let mut config = S::Config::from_toml(recipe, &path, &overrides).map_err(StageError::from)?;
+    let mut config = S::Config::from_toml(recipe, &path, &overrides).map_err(RunError::from)?;
     begin(&mut config, model, quickstart.folder.join(step.kind));
     let start = Start::of(config.output_dir());
     let machine = work.look_at_machine;
@@ -275,10 +277,10 @@ impl Work<'_> {
         checks: &[Check],
     ) -> Result<Option<Evaluation>, QuickstartError> {
         let path = self.quickstart.folder.join(evaluation_file(idx, kind));
-        let kept = on_first_rank(self.communicator, || match fs::read(&path) {
+        let kept = on_first_rank::<_, RunError>(self.communicator, || match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StageError::Read { path: path.clone(), source }),
+            Err(source) => Err(RunError::Read { path: path.clone(), source }),
         })?;
         if let Some(bytes) = kept {
             let evaluation = serde_json::from_slice(&bytes);
@@ -288,7 +290,7 @@ impl Work<'_> {
         }
         let label = if idx == 0 { kind.to_owned() } else { format!("after {kind}") };
         let Some(evaluation) = self.measure(&label, model, checks)? else { return Ok(None) };
-        on_first_rank(self.communicator, || Ok(atomic::write_json(&path, &evaluation)?))?;
+        on_first_rank::<_, RunError>(self.communicator, || Ok(atomic::write_json(&path, &evaluation)?))?;
         self.events.emit(Event::Note(format!(
             "{label}: held-out loss {:.3}, {} of {} answers right",
             evaluation.heldout_loss.unwrap_or(f64::NAN),
@@ -305,15 +307,14 @@ impl Work<'_> {
         path: &Path,
         checks: &[Check],
     ) -> Result<Option<Evaluation>, QuickstartError> {
-        let files = ModelFiles::open(path).map_err(StageError::from)?;
+        let files = ModelFiles::open(path).map_err(RunError::from)?;
         let renderer = model::renderer(&files, self.quickstart.render.clone())?;
         let packs = self.heldout_packs(&renderer)?;
         let packs: Vec<PackedBatch> =
             dealt(packs.len(), self.communicator).map(|place| packs[place].clone()).collect();
         let (events, stop, communicator) = (&mut *self.events, self.stop, self.communicator);
         let break_if = |stop: &AtomicBool| break_if_alone(stop, communicator.world_size());
-        // Every name begins with nothing: no parameter learns, and no gradient takes memory.
-        let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
+        let frozen = TrainableSpec::frozen();
         let mut engine =
             model::load_engine(&files, &frozen, (self.look_at_machine)().n_threads, Seed(0), &mut |_| ())?;
 
@@ -351,7 +352,7 @@ impl Work<'_> {
             events.emit(Event::Progress { done: answers.len() as u64, note });
         }
         events.emit(Event::PhaseFinished);
-        if is_any_stopped(stop, communicator).map_err(StageError::from)? {
+        if is_any_stopped(stop, communicator).map_err(RunError::from)? {
             return Ok(None);
         }
         let answers = gather_dealt(communicator, answers)?;

@@ -9,6 +9,7 @@ use truing_data::{
     SourceConfig, SourceRow, TokenizedResponse, read_preferences, read_unpaired,
 };
 use truing_model::ModelFiles;
+use truing_run::{DataReport, SkippedRow};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
 use truing_types::{
@@ -16,7 +17,6 @@ use truing_types::{
 };
 
 use crate::StageError;
-use crate::row_report::{DataReport, SkippedRow};
 use crate::training::opening::{self, Opened};
 use crate::training::{TrainingConfig, TrainingInputs};
 
@@ -254,7 +254,7 @@ impl Reading<'_> {
                         builder.push(group);
                     }
                 }
-                Err(error) => report.skip(self.config.on_bad_row, error.into())?,
+                Err(error) => report.skip(self.config.on_bad_row, StageError::from(error))?,
             }
             if report.n_rows.is_multiple_of(256) {
                 events.emit(Event::Progress { done: report.n_rows, note: format!("{} rows", report.n_rows) });

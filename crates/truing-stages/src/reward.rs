@@ -11,13 +11,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
 use truing_model::HeadOutput;
+use truing_run::{Ended, Machine, RunError, model};
 use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
 use truing_types::{BatchError, StageName};
 
 use crate::responses::{Compared, ResponseInputs, Wanted};
 use crate::training::opening::Opened;
 use crate::training::{self, EvaluationFindings, Side, TrainingConfig, TrainingPlan, Workload};
-use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel, model};
+use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 pub use diagnostics::diagnose;
 pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
@@ -89,7 +90,7 @@ impl RewardModelConfig {
 
     fn check(&self) -> Result<(), StageError> {
         let bad = |key, found: String, expected: &str| {
-            Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+            Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
         };
         let not_negative = |value: f64| value.is_finite() && value >= 0.0;
         match self {

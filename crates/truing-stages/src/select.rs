@@ -17,11 +17,13 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
+use truing_run::folder::nothing_to_resume;
+use truing_run::results::SelectionSummary;
+use truing_run::{Ended, Machine, Recipe, Start};
 use truing_store::RunDirectory;
-use truing_types::{SelectionSummary, StageName};
+use truing_types::StageName;
 
-use crate::training::folder::nothing_to_resume;
-use crate::{Ended, Machine, PlanContext, Recipe, RunContext, Stage, StageError, Start};
+use crate::{PlanContext, RunContext, Stage, StageError};
 
 pub use config::{
     ClusterConfig, DecontaminationConfig, DiversityConfig, EmbeddingConfig, MapConfig, SelectConfig,

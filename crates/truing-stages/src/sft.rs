@@ -10,17 +10,18 @@ use std::collections::BTreeMap;
 
 use truing_data::Dataset;
 use truing_model::HeadOutput;
+use truing_run::source_names::metric_names;
+use truing_run::{Ended, Machine};
 use truing_train::Sft;
 use truing_types::{BatchError, PackedBatch, StageName};
 
-use crate::source_names::metric_names;
 use crate::training::{self, EvaluationFindings, Side, Workload};
-use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel};
+use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
-pub use crate::row_report::DataReport;
 pub use crate::training::{Layers, LoraConfig, Packed, StepPacks};
 pub use crate::training::{TrainingConfig, TrainingPlan};
 pub use inputs::SftInputs;
+pub use truing_run::DataReport;
 
 /// Samples are packs as they are.
 struct FineTuning;

@@ -2,103 +2,16 @@
 //!
 //! The command line, `truing plan`, the quickstart and the tests run every stage through [`Stage`].
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use serde::{Deserialize, Serialize};
-use truing_store::{RunDirectory, atomic};
+use truing_run::{Ended, Machine, Probe, Recipe, Start};
 use truing_text::RenderOptions;
 use truing_train::PlanRow;
 use truing_types::{Communicator, EventSink, StageName};
 
+use crate::StageError;
 use crate::chat::{ChatModelConfig, OpenChatModel};
-use crate::{Machine, Probe, Recipe, StageError};
-
-/// How a run begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// In a folder that holds no run yet.
-    Fresh,
-    /// From the newest complete checkpoint of the folder's run. Where there is no run yet, because the folder is missing,
-    /// empty or of a run that was killed before its first file, the run starts.
-    Resume,
-}
-
-impl Start {
-    /// A resume where the folder holds a run, a fresh start otherwise.
-    pub(crate) fn of(output_dir: &Path) -> Self {
-        if output_dir.join("recipe.resolved.toml").exists() { Self::Resume } else { Self::Fresh }
-    }
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Ended<T> {
-    /// All work is done.
-    Finished(T),
-    /// The stop flag was set. What was done is saved, and a resume continues from there.
-    Interrupted {
-        /// Optimiser steps that are saved; `None` for a stage without steps.
-        step: Option<u64>,
-    },
-}
-
-impl<T> Ended<T> {
-    /// A run of a stage without optimiser steps that was stopped.
-    pub(crate) const STOPPED: Self = Self::Interrupted { step: None };
-
-    /// The result of a finished run.
-    #[must_use]
-    pub fn finished(self) -> Option<T> {
-        match self {
-            Self::Finished(outcome) => Some(outcome),
-            Self::Interrupted { .. } => None,
-        }
-    }
-}
-
-/// What a stage that trains leaves behind.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TrainedModel {
-    /// The directory of the saved model or adapter.
-    pub model: PathBuf,
-    /// The last value of every metric.
-    pub metrics: BTreeMap<String, f64>,
-    /// Why the model learnt nothing, where it did not.
-    pub nothing_learnt: Option<String>,
-}
-
-/// What a finished run's `outcome.json` says of it, so that a later call gives the same answer.
-#[derive(Serialize, Deserialize)]
-struct SavedOutcome {
-    metrics: BTreeMap<String, f64>,
-    nothing_learnt: Option<String>,
-}
-
-impl TrainedModel {
-    /// Writes `outcome.json` in the run's folder.
-    pub(crate) fn save_outcome(&self, folder: &Path) -> Result<(), StageError> {
-        let (metrics, nothing_learnt) = (self.metrics.clone(), self.nothing_learnt.clone());
-        let outcome = SavedOutcome { metrics, nothing_learnt };
-        Ok(atomic::write_json(&RunDirectory::outcome_path(folder), &outcome)?)
-    }
-
-    /// The model of a run that was finished before. Runs of earlier versions have no `outcome.json`.
-    pub(crate) fn of_finished_run(folder: &Path, model: PathBuf) -> Result<Self, StageError> {
-        let path = RunDirectory::outcome_path(folder);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => b"{\"metrics\": {}}".to_vec(),
-            Err(source) => return Err(StageError::Read { path, source }),
-        };
-        let SavedOutcome { metrics, nothing_learnt } = serde_json::from_slice(&bytes)
-            .map_err(|error| StageError::Read { path, source: error.into() })?;
-        Ok(Self { model, metrics, nothing_learnt })
-    }
-}
 
 /// What a stage plans with.
 pub struct PlanContext<'a> {

@@ -6,11 +6,8 @@
 //! from them).
 
 mod config;
-pub(crate) mod folder;
 pub(crate) mod opening;
 pub(crate) mod plan;
-pub(crate) mod record;
-pub(crate) mod resume;
 mod run;
 
 use std::collections::BTreeMap;
@@ -21,13 +18,14 @@ use std::sync::atomic::AtomicBool;
 use truing_cpu::CpuEngine;
 use truing_data::{Dataset, ResponseDataset, SourceRange};
 use truing_model::{HeadOutput, ModelFiles};
+use truing_run::SkippedRow;
+use truing_run::results::{ClassifierEvaluation, RewardDiagnostics};
 use truing_store::{Digest, RunInputs};
 use truing_text::ChatRenderer;
 use truing_train::{Objective, StepShape};
-use truing_types::{BatchError, ClassifierEvaluation, Communicator, EventSink, RewardDiagnostics};
+use truing_types::{BatchError, Communicator, EventSink};
 
 use crate::StageError;
-use crate::row_report::SkippedRow;
 
 pub use config::{Layers, LoraConfig, Packed, TrainingConfig};
 pub use plan::{StepPacks, TrainingPlan};

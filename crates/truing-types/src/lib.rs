@@ -5,43 +5,30 @@
 
 mod batch;
 mod chat;
-mod classifier_evaluation;
 mod communicator;
 mod conversation;
-mod evaluation;
 mod events;
 mod excluded;
-mod interval;
 mod preference;
+mod prompt_map;
 mod reasoning;
 mod reward;
-mod reward_diagnostics;
 mod rollout;
 mod seed;
-mod selection;
 mod stage;
 mod wording;
 
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
 pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions};
-pub use classifier_evaluation::{ClassifierEvaluation, DimensionEvaluation, LabelMetrics, ScoreEvaluation};
 pub use communicator::{CommunicationError, Communicator, Rank, all_gather_dealt, dealt, in_dealt_order};
 pub use conversation::{Conversation, Message, Role, TrainingRow};
-pub use evaluation::{Evaluation, GradedAnswer, Pipeline, PipelineStage};
 pub use events::{Event, EventSink, Silent};
 pub use excluded::ExcludedTokens;
-pub use interval::ShareInterval;
 pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
+pub use prompt_map::{Projection, PromptMap};
 pub use reasoning::{ReasoningMark, ReasoningMarks, SplitText, TextStart, split_reasoning};
 pub use reward::{Unscored, UnscoredReason};
-pub use reward_diagnostics::{
-    CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, SourceDiagnostics,
-};
 pub use rollout::Rollout;
 pub use seed::Seed;
-pub use selection::{
-    Decision, DroppedRow, LayerCount, Projection, PromptDecision, PromptMap, SelectionLayer,
-    SelectionSummary, TemplatePiece, TemplateRow,
-};
 pub use stage::{STAGES, StageInfo, StageName};
 pub use wording::counted;

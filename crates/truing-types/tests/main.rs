@@ -9,9 +9,10 @@ use serde_json::Value;
 
 /// Every crate of the workspace and its layer. A crate may depend on crates of lower layers.
 const LAYERS: &[(&str, u8)] = &[
-    ("truing", 5),
-    ("truing-stages", 4),
-    ("truing-report", 4),
+    ("truing", 6),
+    ("truing-stages", 5),
+    ("truing-report", 5),
+    ("truing-run", 4),
     ("truing-train", 3),
     ("truing-generate", 3),
     ("truing-reward", 3),

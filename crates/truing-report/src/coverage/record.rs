@@ -6,7 +6,8 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use truing_types::{PromptDecision, PromptMap, SelectionLayer, SelectionSummary, TemplateRow};
+use truing_run::results::{PromptDecision, SelectionLayer, SelectionSummary, TemplateRow};
+use truing_types::PromptMap;
 
 use super::tally::Tally;
 use crate::ReportError;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BinaryHeap};
 
 use rand_chacha::rand_core::Rng;
-use truing_types::{PromptDecision, Seed, SelectionLayer};
+use truing_run::results::{PromptDecision, SelectionLayer};
+use truing_types::Seed;
 
 /// Templates that a cluster remembers, of the most frequent ones.
 const EXAMPLES_OF_A_CLUSTER: usize = 3;

@@ -11,10 +11,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use truing_prompts::map::{MapOptions, draw_map};
 use truing_report::{CoverageLimits, CoverageRecord, ReportError, render_coverage, write_report};
-use truing_types::{
-    Decision, DroppedRow, LayerCount, PromptDecision, RowOrigin, Seed, SelectionLayer, SelectionSummary,
-    TemplatePiece, TemplateRow,
+use truing_run::results::{
+    Decision, DroppedRow, LayerCount, PromptDecision, SelectionLayer, SelectionSummary, TemplatePiece,
+    TemplateRow,
 };
+use truing_types::{RowOrigin, Seed};
 
 const ABILITIES: [&str; 4] = ["text generation", "code", "knowledge Q&A", "logical <reasoning>"];
 const FIXED: [&str; 6] = [

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde_json::json;
 use truing_report::{ReportError, RunRecord, StageRecord, render, write_report};
-use truing_store::{InputFile, RunDirectory, RunInputs};
-use truing_types::{
+use truing_run::results::{
     CalibrationBin, ClassifierEvaluation, DimensionEvaluation, LabelMetrics, LengthAndReward,
-    RewardDiagnostics, RewardEvaluation, ScoreEvaluation, Seed, ShareInterval, SourceDiagnostics,
+    RewardDiagnostics, RewardEvaluation, ScoreEvaluation, ShareInterval, SourceDiagnostics,
 };
+use truing_store::{InputFile, RunDirectory, RunInputs};
+use truing_types::Seed;
 
 /// `inputs.json` of a run without files.
 fn inputs_of(stage: &str) -> String {

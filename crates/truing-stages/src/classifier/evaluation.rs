@@ -1,9 +1,9 @@
 //! What outputs are worth where the targets are known.
 
-use truing_train::{PartTarget, Target};
-use truing_types::{
+use truing_run::results::{
     CalibrationBin, ClassifierEvaluation, DimensionEvaluation, LabelMetrics, ScoreEvaluation, ShareInterval,
 };
+use truing_train::{PartTarget, Target};
 
 use super::layout::{ClassifierSpec, OutputSpec, PartSpec, largest, sigmoid, softmax};
 use crate::statistics::{pearson, spearman};

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use truing_data::{HeldOut, OnBadRow, SourceRange, split_held_out};
 use truing_model::{EncoderFiles, HeadKind, ModelFiles};
+use truing_run::model::warn_without_padding;
+use truing_run::{DataReport, RunError, SkippedRow, inputs};
 use truing_store::RunInputs;
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::{ClassificationPack, PartTarget, StepShape, Target};
@@ -18,8 +20,6 @@ use super::texts::TextReader;
 use super::{ClassifierConfig, RareLabels};
 use crate::StageError;
 use crate::embed::encoder_tokenizer;
-use crate::model::warn_without_padding;
-use crate::row_report::{DataReport, SkippedRow};
 use crate::statistics::mean_and_deviation;
 use crate::training::{TrainingConfig, TrainingData, TrainingInputs, opening};
 use crate::wording::counted;
@@ -157,11 +157,12 @@ pub(super) fn load(
     without_text.warn("the data", events);
     skipped.append(&mut without_text.skipped);
     if train.tokens.is_empty() {
-        return Err(StageError::BadSetting {
+        return Err(RunError::BadSetting {
             key: "data",
             found: "no row with a label or score that is certain enough".into(),
             expected: "at least one".into(),
-        });
+        }
+        .into());
     }
     if n_cut > 0 {
         events.emit(Event::Note(format!(
@@ -171,7 +172,7 @@ pub(super) fn load(
     }
     let weights = match &model {
         ClassifierModel::Encoder { files, .. } => files.deciding_files(),
-        ClassifierModel::Decoder { files, .. } => opening::model_files(files),
+        ClassifierModel::Decoder { files, .. } => inputs::model_files(files),
     };
     let record = opening::record_of(config, weights, &files, eval_files.as_ref())?;
     Ok(ClassifierInputs {
@@ -217,13 +218,14 @@ impl Learnt<'_> {
             parts.push(PartSpec { name: name.clone(), outputs: self.score(name)? });
         }
         if parts.is_empty() {
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "data",
                 found: "rows without `labels`".into(),
                 expected:
                     "labels by dimension, or columns named in `[classifier.columns]` or `[classifier.scores]`"
                         .into(),
-            });
+            }
+            .into());
         }
         Ok(parts)
     }
@@ -272,11 +274,12 @@ impl Learnt<'_> {
                 [only] => format!("the one label `{only}`"),
                 _ => "no label".to_owned(),
             };
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "data",
                 found: format!("rows to learn from with {found} of `{name}` that is frequent enough"),
                 expected: "labels to tell apart (see `classifier.min_count`)".into(),
-            });
+            }
+            .into());
         }
         if has_several {
             return Ok(OutputSpec::SeveralLabels { labels });
@@ -296,20 +299,22 @@ impl Learnt<'_> {
         if deviation > 0.0 {
             return Ok(OutputSpec::Score { mean, deviation });
         }
-        Err(StageError::BadSetting {
+        Err(RunError::BadSetting {
             key: "classifier.scores",
             found: format!("`{name}`, which is {mean} in every row to learn from"),
             expected: "scores that differ".into(),
-        })
+        }
+        .into())
     }
 }
 
 fn no_row_has(what: &str, name: &str) -> StageError {
-    StageError::BadSetting {
+    RunError::BadSetting {
         key: "classifier",
         found: format!("a table that names `{name}`, of which no row to learn from has {what}"),
         expected: "what some row has, and is certain enough".into(),
     }
+    .into()
 }
 
 fn listed(names: &[&str]) -> String {
@@ -418,7 +423,7 @@ impl Targets<'_> {
             let texts: Vec<&str> = part.iter().map(|row| row.text.as_str()).collect();
             for (text, row) in self.reader.read(&texts)?.into_iter().zip(part) {
                 if text.tokens.is_empty() {
-                    let error = StageError::BadColumn {
+                    let error = RunError::BadColumn {
                         origin: row.origin.clone(),
                         column: "prompt".into(),
                         found: "a text without a token".into(),

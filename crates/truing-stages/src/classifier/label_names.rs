@@ -1,6 +1,7 @@
 //! What a label of the data is called: its name in the label set, if there is one.
 
 use truing_prompts::labels::LabelSet;
+use truing_run::RunError;
 use truing_types::RowOrigin;
 
 use super::ClassifierConfig;
@@ -21,11 +22,12 @@ impl LabelNames {
         let mut names = settings.dimensions.iter().chain(settings.columns.keys());
         if let Some(unknown) = names.find(|name| set.dimension_idx(name).is_none()) {
             let known: Vec<&str> = set.dimensions().iter().map(|dimension| dimension.name.as_str()).collect();
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "classifier",
                 found: format!("a table that names `{unknown}`, which {} does not have", path.display()),
                 expected: format!("one of {}", known.join(", ")),
-            });
+            }
+            .into());
         }
         Ok(Self { set: Some(set) })
     }

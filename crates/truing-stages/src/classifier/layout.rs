@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use truing_run::RunError;
 use truing_train::{Classification, OutputPart, PartKind};
 
 use crate::StageError;
@@ -87,23 +88,23 @@ impl ClassifierSpec {
     /// When there is none, or it cannot be understood.
     pub fn open(directory: &Path) -> Result<Self, StageError> {
         let path = directory.join(FILE);
-        let bad = |found: String| StageError::BadSetting {
+        let bad = |found: String| RunError::BadSetting {
             key: "the model",
             found: format!("{} ({found})", path.display()),
             expected: "a classifier or scorer, as `truing label train` or `truing quality train` saves it"
                 .into(),
         };
         if !path.is_file() {
-            return Err(bad("no such file".into()));
+            return Err(bad("no such file".into()).into());
         }
-        let text = std::fs::read(&path).map_err(|source| StageError::Read { path: path.clone(), source })?;
+        let text = std::fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
         let spec: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         if spec.format_version != FORMAT_VERSION {
-            return Err(bad(format!("format version {}", spec.format_version)));
+            return Err(bad(format!("format version {}", spec.format_version)).into());
         }
         let is_empty = |part: &PartSpec| part.labels().is_some_and(<[String]>::is_empty);
         if spec.parts.is_empty() || spec.parts.iter().any(is_empty) {
-            return Err(bad("a part without outputs".into()));
+            return Err(bad("a part without outputs".into()).into());
         }
         Ok(spec)
     }
@@ -119,7 +120,7 @@ impl ClassifierSpec {
 
     pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
         let mut text =
-            serde_json::to_vec_pretty(self).map_err(|source| StageError::Json { name: FILE, source })?;
+            serde_json::to_vec_pretty(self).map_err(|source| RunError::Json { name: FILE, source })?;
         text.push(b'\n');
         Ok(text)
     }

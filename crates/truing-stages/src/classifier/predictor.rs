@@ -9,7 +9,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use truing_cpu::{CpuEncoder, CpuEngine};
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
-use truing_model::{EncoderEngine, EncoderFiles, Engine, HeadKind, HeadRequest, Keep, ModelFiles};
+use truing_model::{
+    EncoderEngine, EncoderFiles, Engine, HeadKind, HeadRequest, Keep, ModelFiles, TrainableSpec,
+};
+use truing_run::rows::prompt_text;
+use truing_run::{RunError, model};
 use truing_store::atomic;
 use truing_text::{RenderOptions, SentenceTokens};
 use truing_train::segments;
@@ -17,10 +21,8 @@ use truing_types::{Event, EventSink, PackedBatch, PromptRow, RowOrigin, Seed};
 
 use super::layout::{ClassifierSpec, OutputSpec, PartSpec, largest, sigmoid, softmax};
 use super::texts::TextReader;
+use crate::StageError;
 use crate::embed::{encoder_tokenizer, load_encoder, pack_texts, packs_by_length};
-use crate::rows::prompt_text;
-use crate::training::resume;
-use crate::{StageError, grpo, model};
 
 /// Rows that are read and sorted by length together.
 const ROWS_AT_A_TIME: usize = 2048;
@@ -105,7 +107,7 @@ impl Classifier {
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
         let spec = ClassifierSpec::open(path)?;
-        let frozen = grpo::frozen();
+        let frozen = TrainableSpec::frozen();
         let (reader, engine, n_outputs) = if EncoderFiles::is_encoder(path) {
             let files = EncoderFiles::open(path)?;
             let sentences = encoder_tokenizer(&files, Some(spec.max_tokens))?.1;
@@ -120,7 +122,8 @@ impl Classifier {
                 return Err(other_outputs(path, "a language model", spec.n_outputs()));
             };
             let phase = "loading the model";
-            let engine = resume::load_engine(&files, &frozen, n_threads, Seed::default().0, phase, events)?;
+            let engine =
+                model::announce_and_load(&files, &frozen, n_threads, Seed::default().0, phase, events)?;
             (reader, ClassifierEngine::Decoder(Box::new(engine)), n_outputs)
         };
         if n_outputs != spec.n_outputs() {
@@ -150,12 +153,13 @@ impl Classifier {
     /// The head's outputs, in the texts' order `[n_texts, n_outputs]`.
     fn outputs(&mut self, texts: &[SentenceTokens], origins: &[RowOrigin]) -> Result<Vec<f32>, StageError> {
         if let Some(idx) = texts.iter().position(|text| text.tokens.is_empty()) {
-            return Err(StageError::BadColumn {
+            return Err(RunError::BadColumn {
                 origin: origins[idx].clone(),
                 column: "prompt".into(),
                 found: "a text without a token".into(),
                 expected: "something to read",
-            });
+            }
+            .into());
         }
         let width = self.spec.n_outputs();
         let mut outputs = vec![0.0; texts.len() * width];
@@ -183,7 +187,7 @@ impl Classifier {
         events: &mut dyn EventSink,
         stop: &AtomicBool,
     ) -> Result<Option<PredictionSummary>, StageError> {
-        let write_error = |source| StageError::Write { path: output.to_path_buf(), source };
+        let write_error = |source| RunError::Write { path: output.to_path_buf(), source };
         let mut writer = atomic::Writer::new(output)?;
         let (mut summary, mut sums) = (PredictionSummary::default(), BTreeMap::new());
         events.emit(Event::PhaseStarted { phase: "reading and predicting".into(), total: None });
@@ -227,11 +231,12 @@ impl Classifier {
 }
 
 fn other_outputs(path: &Path, found: &str, n_outputs: usize) -> StageError {
-    StageError::BadSetting {
+    RunError::BadSetting {
         key: "the model",
         found: format!("{} ({found})", path.display()),
         expected: format!("{n_outputs} outputs, as its classifier.json says"),
     }
+    .into()
 }
 
 impl ClassifierEngine {
@@ -341,11 +346,12 @@ fn object_in<'a>(
     }
     match value {
         Value::Object(fields) => Ok(fields),
-        other => Err(StageError::BadColumn {
+        other => Err(RunError::BadColumn {
             origin: origin.clone(),
             column: field.to_owned(),
             found: other.to_string(),
             expected: "an object, or no such field, so that what is predicted has a place",
-        }),
+        }
+        .into()),
     }
 }

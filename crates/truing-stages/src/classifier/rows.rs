@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use truing_data::{SourceConfig, SourceRange, read_prompts};
+use truing_run::rows::{key_of, prompt_text, value_at};
+use truing_run::{DataReport, RunError, unread_parts};
 use truing_types::{Event, EventSink, RowOrigin};
 
 use super::ClassifierConfig;
 use super::label_names::LabelNames;
 use crate::StageError;
-use crate::row_report::{DataReport, unread_parts};
-use crate::rows::{key_of, prompt_text, value_at};
 use crate::training::TrainingConfig;
 
 /// One row.
@@ -190,10 +190,11 @@ fn labels_of(origin: &RowOrigin, path: &str, value: &Value) -> Result<Option<Vec
 }
 
 fn bad_column(origin: &RowOrigin, column: &str, found: Option<&Value>, expected: &'static str) -> StageError {
-    StageError::BadColumn {
+    RunError::BadColumn {
         origin: origin.clone(),
         column: column.to_owned(),
         found: found.map_or("missing".to_owned(), Value::to_string),
         expected,
     }
+    .into()
 }

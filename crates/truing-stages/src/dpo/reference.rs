@@ -11,13 +11,14 @@ use truing_data::{
     DataError, LongSamplePolicy, Packing, PackingStrategy, ResponseBatch, ResponseDataset, ResponseGroup,
 };
 use truing_model::Engine;
+use truing_run::RunError;
+use truing_run::ranks::{gather_dealt, on_first_rank};
+use truing_run::record::{break_if_alone, is_any_stopped};
 use truing_store::{Digest, StoreError, atomic};
 use truing_train::segments;
 use truing_types::{Communicator, Event, EventSink, Seed, dealt};
 
 use crate::StageError;
-use crate::ranks::{gather_dealt, on_first_rank};
-use crate::training::record::{break_if_alone, is_any_stopped};
 
 /// Folder beside the runs that all of them share.
 const FOLDER: &str = "reference_log_probs";
@@ -44,7 +45,7 @@ impl Cache<'_> {
         let digest = Digest::of_bytes(format!("{}\n{}", self.models.join(" "), data.digest()).as_bytes());
         let folder = self.run.parent().unwrap_or(self.run).join(FOLDER);
         let path = folder.join(format!("{digest}.json"));
-        let kept = on_first_rank(self.communicator, || {
+        let kept = on_first_rank(self.communicator, || -> Result<_, StageError> {
             let kept = read(&path, data, events)?;
             if kept.is_some() {
                 let note = format!("the reference's log-probabilities are in {}", path.display());
@@ -56,9 +57,8 @@ impl Cache<'_> {
             return Ok(kept);
         }
         let Some(found) = self.compute(engine, data, events, stop)? else { return Ok(None) };
-        on_first_rank(self.communicator, || {
-            fs::create_dir_all(&folder)
-                .map_err(|source| StageError::Write { path: folder.clone(), source })?;
+        on_first_rank(self.communicator, || -> Result<(), StageError> {
+            fs::create_dir_all(&folder).map_err(|source| RunError::Write { path: folder.clone(), source })?;
             let json = serde_json::to_vec(&found)
                 .map_err(|source| StoreError::Json { path: path.clone(), source })?;
             Ok(atomic::write(&path, &json)?)
@@ -115,7 +115,7 @@ fn read(
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(StageError::Read { path: path.to_path_buf(), source }),
+        Err(source) => return Err(RunError::Read { path: path.to_path_buf(), source }.into()),
     };
     let fits = |found: &Vec<Vec<f64>>| {
         found.len() == data.groups().len()

@@ -11,12 +11,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::OnBadRow;
 use truing_model::{SaveDtype, TrainableSpec};
+use truing_run::{Ended, Machine, Recipe, recipe};
 use truing_train::{EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind, TripletPack};
 use truing_types::StageName;
 
 use crate::encoder_training::{self, EncoderParts, EncoderSettings, EncoderWorkload, StepSize};
-use crate::recipe::{self, Recipe};
-use crate::{Ended, Machine, PlanContext, RunContext, Stage, StageError, TrainedModel};
+use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 use plan::TokenizedTriplets;
 
 pub use plan::{EmbedTrainInputs, EmbedTrainPlan};

@@ -5,9 +5,8 @@ use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use truing_run::RunError;
 use truing_store::{Digest, atomic};
-
-use crate::StageError;
 
 /// NumPy aligns the data to this many bytes.
 const NPY_ALIGNMENT: usize = 64;
@@ -34,12 +33,12 @@ struct Line<'a> {
 
 impl VectorWriter {
     /// Begins a file for `n_rows` vectors of `width`; its name's ending says which kind.
-    pub(crate) fn create(path: &Path, n_rows: usize, width: usize) -> Result<Self, StageError> {
+    pub(crate) fn create(path: &Path, n_rows: usize, width: usize) -> Result<Self, RunError> {
         let kind = match path.extension().and_then(|extension| extension.to_str()) {
             Some("npy") => Kind::Npy,
             Some("jsonl") => Kind::JsonLines,
             _ => {
-                return Err(StageError::BadSetting {
+                return Err(RunError::BadSetting {
                     key: "output",
                     found: path.display().to_string(),
                     expected: "a name that ends in .npy or .jsonl".into(),
@@ -54,12 +53,12 @@ impl VectorWriter {
         Ok(writer)
     }
 
-    pub(crate) fn write(&mut self, line: u64, vector: &[f32]) -> Result<(), StageError> {
+    pub(crate) fn write(&mut self, line: u64, vector: &[f32]) -> Result<(), RunError> {
         let bytes = match self.kind {
             Kind::Npy => vector.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Kind::JsonLines => {
                 let mut text = serde_json::to_vec(&Line { line, vector })
-                    .map_err(|error| StageError::Write { path: self.path.clone(), source: error.into() })?;
+                    .map_err(|error| RunError::Write { path: self.path.clone(), source: error.into() })?;
                 text.push(b'\n');
                 text
             }
@@ -67,12 +66,12 @@ impl VectorWriter {
         self.put(&bytes)
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), StageError> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), RunError> {
         let path = self.path.clone();
-        self.file.write_all(bytes).map_err(|source| StageError::Write { path, source })
+        self.file.write_all(bytes).map_err(|source| RunError::Write { path, source })
     }
 
-    pub(crate) fn finish(self) -> Result<(), StageError> {
+    pub(crate) fn finish(self) -> Result<(), RunError> {
         Ok(self.file.commit()?)
     }
 }
@@ -92,10 +91,10 @@ impl UnfinishedVectors {
         digest: Digest,
         width: usize,
         n_together: usize,
-    ) -> Result<(Self, Vec<f32>), StageError> {
+    ) -> Result<(Self, Vec<f32>), RunError> {
         let (read, write) = (
-            |source| StageError::Read { path: path.to_path_buf(), source },
-            |source| StageError::Write { path: path.to_path_buf(), source },
+            |source| RunError::Read { path: path.to_path_buf(), source },
+            |source| RunError::Write { path: path.to_path_buf(), source },
         );
         let mut options = File::options();
         let mut file =
@@ -116,15 +115,15 @@ impl UnfinishedVectors {
     }
 
     /// Adds rows.
-    pub(crate) fn append(&mut self, values: &[f32]) -> Result<(), StageError> {
+    pub(crate) fn append(&mut self, values: &[f32]) -> Result<(), RunError> {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
-        written.map_err(|source| StageError::Write { path: self.path.clone(), source })
+        written.map_err(|source| RunError::Write { path: self.path.clone(), source })
     }
 
     /// The work is done and kept elsewhere.
-    pub(crate) fn remove(self) -> Result<(), StageError> {
-        std::fs::remove_file(&self.path).map_err(|source| StageError::Write { path: self.path, source })
+    pub(crate) fn remove(self) -> Result<(), RunError> {
+        std::fs::remove_file(&self.path).map_err(|source| RunError::Write { path: self.path, source })
     }
 }
 
@@ -156,9 +155,9 @@ pub(crate) struct NpyFile {
 
 impl NpyFile {
     /// Reads the header.
-    pub(crate) fn open(path: &Path) -> Result<Self, StageError> {
-        let failed = |source| StageError::Read { path: path.to_path_buf(), source };
-        let unusable = |found: &str| StageError::BadSetting {
+    pub(crate) fn open(path: &Path) -> Result<Self, RunError> {
+        let failed = |source| RunError::Read { path: path.to_path_buf(), source };
+        let unusable = |found: &str| RunError::BadSetting {
             key: "vectors",
             found: format!("{} ({found})", path.display()),
             expected: "a .npy of little-endian f32 with two dimensions, in C order".into(),
@@ -189,8 +188,8 @@ impl NpyFile {
     }
 
     /// All vectors and their width.
-    pub(crate) fn read_all(mut self) -> Result<(Vec<f32>, usize), StageError> {
-        let failed = |source| StageError::Read { path: self.path.clone(), source };
+    pub(crate) fn read_all(mut self) -> Result<(Vec<f32>, usize), RunError> {
+        let failed = |source| RunError::Read { path: self.path.clone(), source };
         let mut values = Vec::with_capacity(self.n_rows.saturating_mul(self.width).min(1 << 28));
         let mut row = vec![0; self.width * 4];
         for _ in 0..self.n_rows {

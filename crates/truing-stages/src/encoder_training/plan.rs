@@ -5,12 +5,13 @@ use truing_cpu::CpuEncoder;
 use truing_data::epoch_order;
 use truing_model::engine::EngineMemory;
 use truing_model::{EncoderEngine, EncoderSpec, Keep};
+use truing_run::Machine;
 use truing_store::Digest;
 use truing_train::{Amount, PlanError, PlanRow, Schedule, ScheduleKind};
 use truing_types::Seed;
 
 use super::{EncoderSettings, SampleLengths, StepSize};
-use crate::{Machine, StageError, StagePlan};
+use crate::{StageError, StagePlan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Share of what the machine has left that a run takes unless told otherwise.

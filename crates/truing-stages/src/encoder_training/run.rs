@@ -6,16 +6,18 @@ use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEncoder;
 use truing_model::encoder::EncoderSaveOptions;
+use truing_run::folder::{OpenedRun, RunOutline};
+use truing_run::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
+use truing_run::results::ClassifierEvaluation;
+use truing_run::{Ended, Probe};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{EncoderTrainer, StepOutcome, TrainError};
-use truing_types::{ClassifierEvaluation, Communicator, Event, EventSink, Seed, all_gather_dealt, dealt};
+use truing_types::{Communicator, Event, EventSink, Seed, all_gather_dealt, dealt};
 
 use super::plan::StepSamples;
 use super::{EncoderFindings, EncoderParts, EncoderPlan, EncoderSettings, EncoderWorkload, PackOf};
 use crate::embed::load_encoder;
-use crate::training::folder::{OpenedRun, RunOutline};
-use crate::training::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
-use crate::{Ended, Probe, RunContext, StageError, TrainedModel};
+use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -168,7 +170,7 @@ impl<'a, W: EncoderWorkload> Running<'a, W> {
     }
 
     fn log(&mut self, values: BTreeMap<String, f64>) -> Result<(), StageError> {
-        self.record.log(self.state.step, values, &mut *self.events)
+        Ok(self.record.log(self.state.step, values, &mut *self.events)?)
     }
 
     /// Measures on the samples to evaluate on; breaks when it was stopped.
@@ -255,7 +257,7 @@ impl<'a, W: EncoderWorkload> Running<'a, W> {
         }
         let options = save_options(settings, &self.parts, &self.files);
         let engine = self.trainer.engine();
-        let model = self.record.save_model(&mut *self.events, |staged| {
+        let model = self.record.save_model(&mut *self.events, |staged| -> Result<(), StageError> {
             Ok(checkpoint::save_encoder_weights(engine, staged.path(), &options)?)
         })?;
         let nothing_learnt = self.record.nothing_learnt()?;

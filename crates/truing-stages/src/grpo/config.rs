@@ -9,6 +9,7 @@ use truing_data::{OnBadRow, SourceConfig};
 use truing_model::{DecodingWeights, LoraSpec, SaveDtype, TrainableSpec};
 use truing_reward::RewardConfig;
 use truing_reward::shaping::ShapingConfig;
+use truing_run::{Recipe, recipe};
 use truing_train::{
     Aggregation, Credit, CreditRule, KlInLoss, KlReading, Policy, RatioLevel, Scale, ScheduleKind,
 };
@@ -17,7 +18,6 @@ use truing_types::{ExcludedTokens, ReasoningMark, StageName};
 use super::failures::OnUnscoredStep;
 use super::judge_reward::JudgeReward;
 use super::model_reward::RewardModelReward;
-use crate::recipe::{self, Recipe};
 use crate::training::{Layers, LoraConfig};
 
 /// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]`, `[reward_model]`, `[judge]`,

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use truing_data::{Dataset, HeldOut, SourceConfig, read_prompts, split_held_out};
 use truing_model::ModelFiles;
+use truing_run::{DataReport, RunError, SkippedRow, inputs, model};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
 use truing_types::{Event, EventSink, PromptRow, RowOrigin, Seed, TokenId};
 
 use super::GrpoConfig;
-use crate::row_report::{DataReport, SkippedRow};
+use crate::StageError;
 use crate::sft::SftInputs;
-use crate::training::{TrainingConfig, opening};
-use crate::{StageError, model};
+use crate::training::TrainingConfig;
 
 /// Everything a plan looks at.
 #[derive(Debug)]
@@ -75,15 +75,15 @@ impl GrpoInputs {
     ) -> Result<Self, StageError> {
         if config.model_name_or_path.is_empty() {
             let expected = "a model directory, a .gguf file or a name";
-            return Err(StageError::MissingSetting { key: "model_name_or_path", expected });
+            return Err(RunError::MissingSetting { key: "model_name_or_path", expected }.into());
         }
         if config.data.is_empty() {
             let expected = "at least one [[data]] table with a `path`";
-            return Err(StageError::MissingSetting { key: "data", expected });
+            return Err(RunError::MissingSetting { key: "data", expected }.into());
         }
         if config.eval_fraction > 0.0 && !config.eval_data.is_empty() {
             let reason = "rows are held out of `data`, or there are others";
-            return Err(StageError::Conflict { first: "eval_fraction", second: "eval_data", reason });
+            return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
         }
         let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
         model::continues_adapter(&model, &config.trainable())?;
@@ -114,11 +114,9 @@ impl GrpoInputs {
         }
         if prompts.is_empty() {
             let expected = "prompts of at most `max_prompt_length` tokens".into();
-            return Err(StageError::BadSetting {
-                key: "data",
-                found: "without a usable row".into(),
-                expected,
-            });
+            return Err(
+                RunError::BadSetting { key: "data", found: "without a usable row".into(), expected }.into()
+            );
         }
         let (ptx, ptx_report) = match config.uses_ptx() {
             true => read_ptx(config, options, events)?,
@@ -180,7 +178,7 @@ impl Reading<'_> {
                     Ok(rendered) => rendered,
                     Err(source) => {
                         let error = TextError::Row { origin, source: Box::new(source) };
-                        report.skip(self.config.on_bad_row, error.into())?;
+                        report.skip(self.config.on_bad_row, StageError::from(error))?;
                         continue;
                     }
                 };
@@ -229,24 +227,24 @@ fn read_ptx(
 
 fn record(config: &GrpoConfig, model: &ModelFiles, reports: &[DataReport]) -> Result<RunInputs, StageError> {
     let reward_model = match &config.reward_model {
-        Some(reward_model) => opening::model_files(&ModelFiles::open(&reward_model.model_name_or_path)?),
+        Some(reward_model) => inputs::model_files(&ModelFiles::open(&reward_model.model_name_or_path)?),
         None => Vec::new(),
     };
     let judge = match config.judge.as_ref().and_then(|judge| judge.model.model_name_or_path.as_ref()) {
-        Some(path) => opening::model_files(&ModelFiles::open(path)?),
+        Some(path) => inputs::model_files(&ModelFiles::open(path)?),
         None => Vec::new(),
     };
     let data = reports
         .iter()
         .flat_map(|report| report.files.iter().map(|file| (report.role, PathBuf::from(&**file))));
-    let files = opening::model_files(model)
+    let files = inputs::model_files(model)
         .into_iter()
         .map(|path| ("model", path))
         .chain(reward_model.into_iter().map(|path| ("reward_model", path)))
         .chain(judge.into_iter().map(|path| ("judge", path)))
         .chain(config.reward.iter().filter_map(|reward| Some(("reward", reward.file()?.to_path_buf()))))
         .chain(data);
-    opening::run_inputs(config.stage, config.seed, files)
+    Ok(inputs::run_inputs(config.stage, config.seed, files)?)
 }
 
 /// Fowler, Noll and Vo's hash (FNV-1a) of a prompt.

@@ -7,14 +7,15 @@ use truing_cpu::CpuEngine;
 use truing_model::engine::EngineMemory;
 use truing_model::{DecoderSpec, DecodingWeights, Engine, ModelFiles, ParameterSpec, TrainableSpec};
 use truing_reward::{Rewards, is_source};
+use truing_run::inputs::content_key;
+use truing_run::{Machine, RunError};
 use truing_store::Digest;
 use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, TrainError, plan_segments,
 };
 
 use super::{GrpoConfig, GrpoInputs, KlKind, inputs};
-use crate::training::opening::content_key;
-use crate::{Machine, StageError, StagePlan};
+use crate::{StageError, StagePlan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Share of what the machine has left that a run takes unless told otherwise.
@@ -77,20 +78,22 @@ impl GrpoPlan {
             |gib| (gib * GIB) as u64,
         );
         let reference_bytes = if loads_reference(&config, inputs) {
-            CpuEngine::memory(spec, &frozen()).parameter_bytes
+            CpuEngine::memory(spec, &TrainableSpec::frozen()).parameter_bytes
         } else {
             0
         };
         let reward_model_bytes = match &config.reward_model {
             Some(reward_model) => {
                 let spec = ModelFiles::open(&reward_model.model_name_or_path)?.spec;
-                CpuEngine::memory(&spec, &frozen()).parameter_bytes
+                CpuEngine::memory(&spec, &TrainableSpec::frozen()).parameter_bytes
             }
             None => 0,
         };
         let judge_bytes =
             match config.judge.as_ref().and_then(|judge| judge.model.model_name_or_path.as_ref()) {
-                Some(path) => CpuEngine::memory(&ModelFiles::open(path)?.spec, &frozen()).parameter_bytes,
+                Some(path) => {
+                    CpuEngine::memory(&ModelFiles::open(path)?.spec, &TrainableSpec::frozen()).parameter_bytes
+                }
                 None => 0,
             };
         let n_completions = config.prompts_per_step * config.num_generations;
@@ -270,11 +273,6 @@ pub(super) fn loads_reference(config: &GrpoConfig, inputs: &GrpoInputs) -> bool 
     config.needs_reference() && (config.lora.is_none() || inputs.model.adapter.is_some())
 }
 
-/// A model of which nothing learns.
-pub(crate) fn frozen() -> TrainableSpec {
-    TrainableSpec { lora: None, frozen: vec![String::new()] }
-}
-
 fn count_parameters(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64, u64), StageError> {
     let mut parameters = spec.parameters();
     if let Some(lora) = &trainable.lora {
@@ -309,7 +307,7 @@ fn check_sources(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageEr
                 "the name of a file of `data` or `eval_data`, or the end of its path in whole folders: {}",
                 known.into_iter().collect::<Vec<_>>().join(", ")
             );
-            Err(StageError::BadSetting { key, found: entry.clone(), expected })
+            Err(RunError::BadSetting { key, found: entry.clone(), expected }.into())
         }
     }
 }
@@ -327,15 +325,15 @@ fn check_rows(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError
 /// Checks the settings that no other step looks at.
 fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
-        Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+        Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
     };
     if config.output_dir.as_os_str().is_empty() {
         let expected = "a folder for the run";
-        return Err(StageError::MissingSetting { key: "output_dir", expected });
+        return Err(RunError::MissingSetting { key: "output_dir", expected }.into());
     }
     if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
         let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a [reward_model] or a [judge]";
-        return Err(StageError::MissingSetting { key: "reward", expected });
+        return Err(RunError::MissingSetting { key: "reward", expected }.into());
     }
     Rewards::check(&config.reward)?;
     check_sources(config, inputs)?;

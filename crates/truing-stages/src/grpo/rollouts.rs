@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use truing_run::RunError;
 use truing_store::atomic;
 use truing_types::Rollout;
 
@@ -27,7 +28,7 @@ pub fn path_of(run: &Path, step: u64) -> PathBuf {
 /// When the disk is full or fails.
 pub fn write(run: &Path, step: u64, rollouts: &[Rollout]) -> Result<(), StageError> {
     let path = path_of(run, step);
-    let failed = |source| StageError::Write { path: path.clone(), source };
+    let failed = |source| RunError::Write { path: path.clone(), source };
     fs::create_dir_all(run.join(FOLDER)).map_err(failed)?;
     let mut encoder = zstd::Encoder::new(Vec::new(), COMPRESSION_LEVEL).map_err(failed)?;
     for rollout in rollouts {
@@ -43,7 +44,7 @@ pub fn write(run: &Path, step: u64, rollouts: &[Rollout]) -> Result<(), StageErr
 /// When the folder cannot be read.
 pub fn steps(run: &Path) -> Result<Vec<u64>, StageError> {
     let folder = run.join(FOLDER);
-    let failed = |source| StageError::Read { path: folder.clone(), source };
+    let failed = |source| RunError::Read { path: folder.clone(), source };
     let mut steps = Vec::new();
     for entry in fs::read_dir(&folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
@@ -61,7 +62,7 @@ pub fn steps(run: &Path) -> Result<Vec<u64>, StageError> {
 /// When the file is missing or damaged; the error names file and line.
 pub fn read(run: &Path, step: u64) -> Result<Vec<Rollout>, StageError> {
     let path = path_of(run, step);
-    let failed = |source| StageError::Read { path: path.clone(), source };
+    let failed = |source| RunError::Read { path: path.clone(), source };
     let decoder = zstd::Decoder::new(File::open(&path).map_err(failed)?).map_err(failed)?;
     let mut rollouts = Vec::new();
     for (line_idx, line) in BufReader::new(decoder).lines().enumerate() {

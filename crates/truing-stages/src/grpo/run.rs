@@ -10,6 +10,10 @@ use truing_generate::{end_tokens, excluded_tokens, marks_of};
 use truing_model::{SaveOptions, TrainableSpec};
 use truing_reward::Rewards;
 use truing_reward::judge::Judge;
+use truing_run::folder::{OpenedRun, RunOutline};
+use truing_run::ranks::gather_dealt;
+use truing_run::record::{EVALUATION_PREFIX, RunRecord, is_any_stopped};
+use truing_run::{Ended, Probe, Recipe, RunError, model, recipe};
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{Communicator, Event, EventSink, ReasoningMarks, TokenId, dealt};
@@ -18,18 +22,14 @@ use super::failures::{Looked, Watch};
 use super::judge_reward::JudgeReward;
 use super::model_reward::ModelReward;
 use super::packs::SampledPolicy;
-use super::plan::{frozen, loads_reference};
+use super::plan::loads_reference;
 use super::state::PromptState;
 use super::step::Purpose;
 use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
 use crate::chat::OpenChatModel;
-use crate::ranks::gather_dealt;
 use crate::reward::RewardScorer;
-use crate::training::folder::{OpenedRun, RunOutline};
-use crate::training::record::{EVALUATION_PREFIX, RunRecord, is_any_stopped};
-use crate::training::resume;
-use crate::{Ended, Probe, Recipe, RunContext, StageError, TrainedModel, model, recipe};
+use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -69,7 +69,7 @@ pub(super) fn run(
     let config = &plan.config;
     if config.judge.is_some() != judge.is_some() {
         let expected = "the model of the recipe's [judge], and none where there is no such table";
-        return Err(StageError::MissingSetting { key: "judge", expected });
+        return Err(RunError::MissingSetting { key: "judge", expected }.into());
     }
     let recipe = config.to_toml();
     let outline = RunOutline {
@@ -86,11 +86,11 @@ pub(super) fn run(
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
     let load = |trainable: &TrainableSpec, phase: &str, events: &mut dyn EventSink| {
-        resume::load_engine(&inputs.model, trainable, plan.n_threads, config.seed, phase, events)
+        model::announce_and_load(&inputs.model, trainable, plan.n_threads, config.seed, phase, events)
     };
     let engine = load(&plan.trainable, "loading the model", events)?;
     let reference = match loads_reference(config, inputs) {
-        true => Some(load(&frozen(), "loading the reference", events)?),
+        true => Some(load(&TrainableSpec::frozen(), "loading the reference", events)?),
         false => None,
     };
     let mut rewards = Rewards::new(&config.reward, sandbox_program)?;
@@ -192,7 +192,7 @@ impl Running<'_> {
     }
 
     fn log(&mut self, values: Metrics) -> Result<(), StageError> {
-        self.record.log(self.state.step, values, &mut *self.events)
+        Ok(self.record.log(self.state.step, values, &mut *self.events)?)
     }
 
     /// Draws and scores on the held-out prompts; false when it was stopped.
@@ -269,7 +269,7 @@ impl Running<'_> {
             let options = model::save_options(&inputs.model, &files);
             let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
             checkpoint::save(trainer.engine(), state, staged, &options, Some(&*base_model))?;
-            prompts.save(staged)
+            Ok(prompts.save(staged)?)
         })
     }
 

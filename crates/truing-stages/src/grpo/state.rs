@@ -5,10 +5,9 @@ use std::fs;
 
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
+use truing_run::RunError;
 use truing_store::{CommittedDirectory, StagedDirectory};
 use truing_types::{Seed, UnscoredReason};
-
-use crate::StageError;
 
 const FILE: &str = "prompts.json";
 
@@ -50,15 +49,15 @@ fn one() -> u64 {
 }
 
 impl PromptState {
-    pub(super) fn read(checkpoint: &CommittedDirectory) -> Result<Self, StageError> {
+    pub(super) fn read(checkpoint: &CommittedDirectory) -> Result<Self, RunError> {
         let path = checkpoint.path().join(FILE);
-        let failed = |source| StageError::Read { path: path.clone(), source };
+        let failed = |source| RunError::Read { path: path.clone(), source };
         let bytes = fs::read(&path).map_err(failed)?;
         serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))
     }
 
-    pub(super) fn save(&self, staged: &mut StagedDirectory) -> Result<(), StageError> {
-        let json = serde_json::to_vec(self).map_err(|source| StageError::Json { name: FILE, source })?;
+    pub(super) fn save(&self, staged: &mut StagedDirectory) -> Result<(), RunError> {
+        let json = serde_json::to_vec(self).map_err(|source| RunError::Json { name: FILE, source })?;
         Ok(staged.write(FILE, &json)?)
     }
 

@@ -9,6 +9,8 @@ use truing_generate::{SampleRequest, SampledCompletion, SampledIds, opened_thoug
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
+use truing_run::ranks::{gather_dealt, on_first_rank};
+use truing_run::record::break_if_alone;
 use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
 use truing_types::{
     Event, FinishReason, ReasoningMark, Rollout, SamplingOptions, Seed, TextStart, Unscored, UnscoredReason,
@@ -21,8 +23,6 @@ use super::run::Running;
 use super::state::PromptState;
 use super::tally::{self, Metrics};
 use super::{KlKind, Prompt, rollouts};
-use crate::ranks::{gather_dealt, on_first_rank};
-use crate::training::record::break_if_alone;
 use crate::{StageError, chat};
 
 /// The completions of one prompt.

@@ -7,10 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
+use truing_run::{Recipe, RunError, recipe};
 use truing_types::{PromptRow, StageName};
 
 use crate::chat::ChatModelConfig;
-use crate::recipe::{self, Recipe};
 use crate::{StageError, judging};
 
 /// Rows whose labels are in doubt, in the run's folder.
@@ -195,9 +195,9 @@ impl LabelConfig {
     /// When a setting is missing or cannot be meant.
     pub fn check(&self) -> Result<(), StageError> {
         let bad = |key, found: String, expected: &str| {
-            Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+            Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
         };
-        let missing = |key, expected| Err(StageError::MissingSetting { key, expected });
+        let missing = |key, expected| Err(RunError::MissingSetting { key, expected }.into());
         if self.output_dir.as_os_str().is_empty() {
             return missing("output_dir", "a folder for the labels");
         }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use truing_prompts::labels::{Ballot, LabelSet, tally};
+use truing_run::RunError;
+use truing_run::rows::PromptSource;
 
 use super::plan::{LabelInputs, LabelPlan};
 use crate::StageError;
-use crate::rows::PromptSource;
 
 /// The field that says where a row came from.
 const ORIGIN: &str = "origin";
@@ -69,7 +70,7 @@ impl LabelledPrompt {
     /// When it cannot be written as JSON.
     pub fn to_row(&self) -> Result<Map<String, Value>, StageError> {
         let mut row = self.columns.clone();
-        let failed = |source| StageError::Json { name: Self::FILE_NAME, source };
+        let failed = |source| RunError::Json { name: Self::FILE_NAME, source };
         let fields: Map<String, Value> =
             serde_json::to_value(self).and_then(serde_json::from_value).map_err(failed)?;
         for (field, value) in fields {

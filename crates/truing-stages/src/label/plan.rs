@@ -6,6 +6,8 @@ use serde_json::{Map, Value};
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
 use truing_prompts::labels::LabelSet;
 use truing_reward::asking::question_text;
+use truing_run::rows::value_at;
+use truing_run::{DataReport, RunError};
 use truing_train::{Amount, PlanRow};
 use truing_types::{Event, EventSink, RowOrigin};
 
@@ -14,8 +16,6 @@ use super::questions;
 use super::set::load_label_set;
 use crate::error::UnknownLabelError;
 use crate::judging::BYTES_PER_TOKEN;
-use crate::row_report::DataReport;
-use crate::rows::value_at;
 use crate::{StageError, StagePlan};
 
 /// Similarity (Jaro-Winkler) from which a label is named as the nearest.
@@ -106,16 +106,16 @@ fn carried(
 }
 
 /// The dimensions of `columns`.
-fn columns<'a>(config: &'a LabelConfig, set: &LabelSet) -> Result<Vec<(usize, &'a str)>, StageError> {
+fn columns<'a>(config: &'a LabelConfig, set: &LabelSet) -> Result<Vec<(usize, &'a str)>, RunError> {
     let dimension =
         |(name, column): (&String, &'a String)| Ok((dimension_of(set, "columns", name)?, column.as_str()));
     config.columns.iter().map(dimension).collect()
 }
 
-fn dimension_of(set: &LabelSet, key: &'static str, name: &str) -> Result<usize, StageError> {
+fn dimension_of(set: &LabelSet, key: &'static str, name: &str) -> Result<usize, RunError> {
     set.dimension_idx(name).ok_or_else(|| {
         let names: Vec<&str> = set.dimensions().iter().map(|dimension| dimension.name.as_str()).collect();
-        StageError::BadSetting {
+        RunError::BadSetting {
             key,
             found: format!("`{name}`"),
             expected: format!("a dimension of the label set: {}", names.join(", ")),
@@ -177,12 +177,13 @@ impl Place<'_> {
     }
 
     fn bad(&self, value: &Value, expected: &'static str) -> StageError {
-        StageError::BadColumn {
+        RunError::BadColumn {
             origin: self.origin.clone(),
             column: self.column.to_owned(),
             found: value.to_string(),
             expected,
         }
+        .into()
     }
 }
 
@@ -257,9 +258,9 @@ fn correct(
 fn corrected_labels<'a>(
     columns: &'a Map<String, Value>,
     origin: &RowOrigin,
-) -> Result<&'a Map<String, Value>, StageError> {
+) -> Result<&'a Map<String, Value>, RunError> {
     let found = columns.get("labels");
-    found.and_then(Value::as_object).ok_or_else(|| StageError::BadColumn {
+    found.and_then(Value::as_object).ok_or_else(|| RunError::BadColumn {
         origin: origin.clone(),
         column: "labels".into(),
         found: found.map_or("nothing".to_owned(), Value::to_string),
@@ -306,7 +307,7 @@ impl LabelPlan {
         config.check()?;
         if inputs.prompts.is_empty() {
             let (found, expected) = ("without a prompt".into(), "at least one prompt".into());
-            return Err(StageError::BadSetting { key: "data", found, expected });
+            return Err(RunError::BadSetting { key: "data", found, expected }.into());
         }
         let named = config.dimensions.iter().map(|name| dimension_of(&inputs.set, "dimensions", name));
         let mut dimensions: Vec<usize> = named.collect::<Result<BTreeSet<_>, _>>()?.into_iter().collect();

@@ -6,6 +6,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 use truing_prompts::labels::{Dimension, LabelSet};
 use truing_reward::asking::fill_in;
+use truing_run::RunError;
 use truing_types::{ChatRequest, Conversation, Message, Role, SamplingOptions};
 
 use super::config::LabelConfig;
@@ -145,7 +146,7 @@ impl<'a> Reader<'a> {
             let pattern = Regex::new(&format!(
                 r#"(?i)(?:^|[^\p{{L}}\p{{N}}]){name}["'*`_]*\s*[:=]\s*["'*`_]*?{value}"#
             ));
-            pattern.map_err(|_| StageError::BadSetting {
+            pattern.map_err(|_| RunError::BadSetting {
                 key: "label_set",
                 found: format!("a dimension whose name has {} characters", dimension.name.chars().count()),
                 expected: "a name short enough to be looked for in replies".into(),

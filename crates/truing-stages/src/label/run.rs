@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_prompts::labels::Ballot;
 use truing_reward::asking::Unanswered;
+use truing_run::rows::write_lines;
+use truing_run::{Ended, Recipe, RunError, write_skipped};
 use truing_store::atomic;
 use truing_types::{ChatModel, ChatRequest, Event};
 
@@ -17,9 +19,7 @@ use super::set::label_set_toml;
 use super::summary::{Summary, summarise};
 use crate::judged_folder::{self, CORRECTIONS, JudgedInputs};
 use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
-use crate::row_report::write_skipped;
-use crate::rows::write_lines;
-use crate::{Ended, Recipe, RunContext, StageError};
+use crate::{RunContext, StageError};
 
 /// Questions that are asked at a time.
 const QUESTIONS_OF_A_CHUNK: usize = 64;
@@ -48,7 +48,7 @@ pub(super) fn run(
     let RunContext { events, stop, chat_models: judges, .. } = context;
     let config = &plan.config;
     let folder = &config.output_dir;
-    let write_error = |source| StageError::Write { path: folder.clone(), source };
+    let write_error = |source| RunError::Write { path: folder.clone(), source };
     let label_set = config.label_set.iter().map(|path| ("label_set", path.as_path()));
     let corrections = config.corrections.iter().map(|path| (CORRECTIONS, path.as_path()));
     let record = JudgedInputs {

@@ -5,8 +5,9 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_prompts::labels::{Dimension, LabelSet};
+use truing_run::{RunError, recipe};
 
-use crate::{StageError, recipe};
+use crate::StageError;
 
 /// The set that is taken when a recipe names none.
 const DEFAULT: &str = include_str!("../../../../recipes/data/labels.toml");
@@ -29,7 +30,7 @@ pub fn load_label_set(path: Option<&Path>) -> Result<LabelSet, StageError> {
     match path {
         None => parse_label_set(DEFAULT, Path::new(DEFAULT_NAME)),
         Some(path) => {
-            let read_error = |source| StageError::Read { path: path.to_path_buf(), source };
+            let read_error = |source| RunError::Read { path: path.to_path_buf(), source };
             parse_label_set(&std::fs::read_to_string(path).map_err(read_error)?, path)
         }
     }

@@ -6,10 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
+use truing_run::{Recipe, RunError, recipe};
 use truing_types::StageName;
 
 use crate::chat::ChatModelConfig;
-use crate::recipe::{self, Recipe};
 use crate::{StageError, judging};
 
 /// One flat table, then `[[data]]` and `[[judge]]`.
@@ -201,21 +201,20 @@ impl QualityConfig {
     /// When a setting is missing or cannot be meant.
     pub fn check(&self) -> Result<(), StageError> {
         let bad = |key, found: String, expected: &str| {
-            Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+            Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
         };
         if self.output_dir.as_os_str().is_empty() {
-            return Err(StageError::MissingSetting {
-                key: "output_dir",
-                expected: "a folder for the scores",
-            });
+            return Err(
+                RunError::MissingSetting { key: "output_dir", expected: "a folder for the scores" }.into()
+            );
         }
         if self.data.is_empty() {
             let expected = "at least one [[data]] table with a `path`";
-            return Err(StageError::MissingSetting { key: "data", expected });
+            return Err(RunError::MissingSetting { key: "data", expected }.into());
         }
         if self.judge.is_empty() {
             let expected = "at least one [[judge]] table with a `model`";
-            return Err(StageError::MissingSetting { key: "judge", expected });
+            return Err(RunError::MissingSetting { key: "judge", expected }.into());
         }
         let counts = [
             ("n_anchors", self.n_anchors),

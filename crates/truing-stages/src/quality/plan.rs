@@ -6,14 +6,14 @@ use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value};
 use truing_data::{SourceConfig, read_prompts};
 use truing_reward::asking::question_text;
+use truing_run::rows::value_at;
+use truing_run::{DataReport, RunError};
 use truing_train::{Amount, PlanRow};
 use truing_types::{Event, EventSink, RowOrigin, Seed};
 
 use super::config::{Calls, QualityConfig};
 use super::questions;
 use crate::judging::BYTES_PER_TOKEN;
-use crate::row_report::DataReport;
-use crate::rows::value_at;
 use crate::{StageError, StagePlan};
 
 /// The bucket of rows without a label.
@@ -134,11 +134,12 @@ impl QualityPlan {
             .collect();
         let n_comparisons = buckets.iter().map(|bucket| bucket.pairs().count() as u64).sum();
         if n_comparisons == 0 {
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "data",
                 found: format!("{} prompts in {} buckets", inputs.prompts.len(), buckets.len()),
                 expected: "two prompts in one bucket".into(),
-            });
+            }
+            .into());
         }
         let calls_of_order = match config.calls {
             Calls::Together => 1,

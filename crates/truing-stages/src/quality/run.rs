@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_reward::asking::Unanswered;
+use truing_run::rows::write_lines;
+use truing_run::{Ended, Recipe, write_skipped};
 use truing_store::atomic;
 use truing_types::{ChatModel, ChatRequest, Event};
 
@@ -15,9 +17,7 @@ use super::questions;
 use super::verdict::Verdict;
 use crate::judged_folder::{self, JudgedInputs};
 use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
-use crate::row_report::write_skipped;
-use crate::rows::write_lines;
-use crate::{Ended, Recipe, RunContext, StageError};
+use crate::{RunContext, StageError};
 
 /// Comparisons that are put together at a time.
 const COMPARISONS_OF_A_CHUNK: usize = 128;

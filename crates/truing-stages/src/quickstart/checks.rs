@@ -5,7 +5,8 @@ use std::path::Path;
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use truing_types::{Conversation, GradedAnswer, Message};
+use truing_run::results::GradedAnswer;
+use truing_types::{Conversation, Message};
 
 use super::QuickstartError;
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use truing_data::ResponseDataset;
-use truing_types::{CalibrationBin, LengthAndReward, RewardDiagnostics, ShareInterval, SourceDiagnostics};
+use truing_run::results::{
+    CalibrationBin, LengthAndReward, RewardDiagnostics, ShareInterval, SourceDiagnostics,
+};
+use truing_run::source_names::metric_names;
 
 use super::ScoreNormaliser;
-use crate::source_names::metric_names;
 use crate::statistics::{mean_and_deviation, pearson, spearman};
 
 const N_BINS: usize = 10;

@@ -8,9 +8,8 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::ResponseDataset;
-
-use crate::StageError;
-use crate::source_names::{file_names, find_name};
+use truing_run::RunError;
+use truing_run::source_names::{file_names, find_name};
 
 /// The file in the model's directory.
 pub(super) const FILE: &str = "reward_model.json";
@@ -91,18 +90,18 @@ impl ScoreNormaliser {
     ///
     /// # Errors
     /// When the file is there and cannot be read.
-    pub fn open(model: &Path) -> Result<Self, StageError> {
+    pub fn open(model: &Path) -> Result<Self, RunError> {
         let path = model.join(FILE);
         if !path.is_file() {
             return Ok(Self { kind: Normalisation::None, ..Self::default() });
         }
-        let failed = |source| StageError::Read { path: path.clone(), source };
+        let failed = |source| RunError::Read { path: path.clone(), source };
         let bytes = fs::read(&path).map_err(failed)?;
         serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))
     }
 
-    pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
-        serde_json::to_vec_pretty(self).map_err(|source| StageError::Json { name: FILE, source })
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, RunError> {
+        serde_json::to_vec_pretty(self).map_err(|source| RunError::Json { name: FILE, source })
     }
 }
 

@@ -5,18 +5,17 @@ use std::path::Path;
 use serde::Serialize;
 use truing_cpu::CpuEngine;
 use truing_data::{ResponseBatch, ResponseDataset, SourceConfig};
-use truing_model::{Engine, HeadKind, HeadRequest, ModelFiles};
+use truing_model::{Engine, HeadKind, HeadRequest, ModelFiles, TrainableSpec};
+use truing_run::results::RewardDiagnostics;
+use truing_run::{RunError, model};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_train::segments;
-use truing_types::{
-    Conversation, Event, EventSink, Message, PackedBatch, RewardDiagnostics, RowOrigin, Seed, TokenId,
-};
+use truing_types::{Conversation, Event, EventSink, Message, PackedBatch, RowOrigin, Seed, TokenId};
 
 use super::{ScoreNormaliser, diagnose};
+use crate::StageError;
 use crate::responses::{self, tokenize};
 use crate::sft::DataReport;
-use crate::training::resume;
-use crate::{StageError, grpo};
 
 /// Tokens of a pack when only scoring.
 const BUDGET: usize = 2048;
@@ -63,16 +62,23 @@ impl RewardScorer {
     ) -> Result<Self, StageError> {
         let files = ModelFiles::open(path)?;
         if files.spec.head != (HeadKind::Score { n_outputs: 1 }) {
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "the reward model",
                 found: format!("{} ({})", path.display(), files.spec.architecture),
                 expected: "a model with a scalar head, as `truing reward train` saves it".into(),
-            });
+            }
+            .into());
         }
-        let renderer = crate::model::renderer_of_any_head(&files, options)?;
-        let frozen = grpo::frozen();
-        let engine =
-            resume::load_engine(&files, &frozen, n_threads, Seed(0).0, "loading the reward model", events)?;
+        let renderer = model::renderer_of_any_head(&files, options)?;
+        let frozen = TrainableSpec::frozen();
+        let engine = model::announce_and_load(
+            &files,
+            &frozen,
+            n_threads,
+            Seed(0).0,
+            "loading the reward model",
+            events,
+        )?;
         let normaliser = ScoreNormaliser::open(path)?;
         let (vocab_size, max_length) = (files.spec.vocab_size, files.spec.max_position_embeddings);
         Ok(Self { engine, renderer, normaliser, vocab_size, max_length })

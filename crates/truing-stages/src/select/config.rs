@@ -12,10 +12,10 @@ use truing_prompts::duplicates::NearDuplicateOptions;
 use truing_prompts::selection::SelectionOptions;
 use truing_prompts::templates::TemplateOptions;
 use truing_prompts::triplets::TripletOptions;
+use truing_run::{Recipe, recipe};
 use truing_types::StageName;
 
 use crate::embed::train::EmbeddingLossKind;
-use crate::recipe::{self, Recipe};
 
 /// A few settings of the run, then a table for each part in the order in which they are taken.
 ///

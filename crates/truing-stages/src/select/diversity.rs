@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use truing_prompts::selection::{Selection, Target, select as select_rows};
-use truing_types::{DroppedRow, Event, EventSink, LayerCount, SelectionLayer};
+use truing_run::results::{DroppedRow, LayerCount, SelectionLayer};
+use truing_types::{Event, EventSink};
 
 use super::pool::{Pool, standing_in};
 use super::vectors::Embedded;

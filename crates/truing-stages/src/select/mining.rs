@@ -8,6 +8,7 @@ use truing_prompts::clustering::{CoarseAndFine, KmeansOptions, coarse_and_fine};
 use truing_prompts::templates::{TemplateSet, mine_templates};
 use truing_prompts::tokens::TokenPool;
 use truing_prompts::triplets::{Triplet, Triplets, mine_triplets};
+use truing_run::RunError;
 use truing_store::{RunDirectory, atomic};
 use truing_types::{Event, EventSink};
 
@@ -107,7 +108,7 @@ pub(super) fn thinned(triplets: &[Triplet], most: usize) -> Vec<Triplet> {
 
 pub(super) fn write(path: &std::path::Path, triplets: &[Triplet], pool: &Pool) -> Result<(), StageError> {
     let alive = pool.alive();
-    let failed = |source| StageError::Write { path: path.to_path_buf(), source };
+    let failed = |source| RunError::Write { path: path.to_path_buf(), source };
     let mut writer = atomic::Writer::new(path)?;
     for triplet in triplets {
         let ids = [triplet.anchor, triplet.positive, triplet.negative].map(|row| alive[row as usize]);

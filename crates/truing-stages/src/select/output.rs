@@ -10,19 +10,20 @@ use truing_prompts::clustering::CoarseAndFine;
 use truing_prompts::map::{MapOptions, draw_map};
 use truing_prompts::templates::{Template, TemplateSet};
 use truing_prompts::tokens::{END, START, TokenPool, Vocabulary, join};
-use truing_store::{RunDirectory, StoreError, atomic};
-use truing_types::{
-    Decision, DroppedRow, Event, EventSink, LayerCount, PromptDecision, PromptMap, RowOrigin, SelectionLayer,
-    SelectionSummary, TemplatePiece, TemplateRow,
+use truing_run::results::{
+    Decision, DroppedRow, LayerCount, PromptDecision, SelectionLayer, SelectionSummary, TemplatePiece,
+    TemplateRow,
 };
+use truing_run::rows::write_lines;
+use truing_run::{RunError, write_skipped};
+use truing_store::{RunDirectory, StoreError, atomic};
+use truing_types::{Event, EventSink, PromptMap, RowOrigin};
 
 use super::SelectPlan;
 use super::pool::Pool;
 use super::vectors::Embedded;
 use crate::StageError;
 use crate::evaluations::SHIPPED;
-use crate::row_report::write_skipped;
-use crate::rows::write_lines;
 
 /// The chosen rows, as they were read.
 pub(super) const SELECTED: &str = "selected.jsonl";
@@ -186,7 +187,7 @@ fn pieces(template: &Template, vocabulary: &Vocabulary) -> Vec<TemplatePiece> {
 
 /// The sources are read once more, so that the pool never holds its rows' other columns.
 fn write_selected(plan: &SelectPlan, pool: &Pool, path: &Path) -> Result<(), StageError> {
-    let failed = |source| StageError::Write { path: path.to_path_buf(), source };
+    let failed = |source| RunError::Write { path: path.to_path_buf(), source };
     let mut writer = atomic::Writer::new(path)?;
     let left_out: HashSet<(&str, u64)> =
         pool.report.skipped.iter().map(|row| (row.path.as_str(), row.line)).collect();
@@ -198,7 +199,7 @@ fn write_selected(plan: &SelectPlan, pool: &Pool, path: &Path) -> Result<(), Sta
                 continue;
             }
             let Some(known) = rows.next().filter(|known| known.origin == origin) else {
-                return Err(StageError::InputsChanged { path: plan.config.data_dir.join(&source.path) });
+                return Err(RunError::InputsChanged { path: plan.config.data_dir.join(&source.path) }.into());
             };
             if known.dropped.is_none() {
                 serde_json::to_writer(&mut writer, &row.columns).map_err(|error| failed(error.into()))?;

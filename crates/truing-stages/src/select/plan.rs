@@ -11,13 +11,13 @@ use truing_prompts::selection::{SelectionOptions, Target, select};
 use truing_prompts::templates::mine_templates;
 use truing_prompts::tokens::TokenPool;
 use truing_prompts::triplets::{TripletOptions, mine_triplets};
+use truing_run::{Machine, Recipe, RunError, inputs, recipe, resume};
 use truing_store::{Digest, RunDirectory, RunInputs};
 use truing_train::PlanRow;
 use truing_types::PromptRow;
 
 use super::SelectConfig;
-use crate::training::{opening, resume};
-use crate::{Machine, Recipe, StageError, StagePlan, recipe};
+use crate::{StageError, StagePlan};
 
 /// A selection that can begin.
 #[derive(Debug)]
@@ -37,11 +37,13 @@ impl SelectPlan {
     /// When a setting is missing, cannot be meant or excludes another, or a file cannot be used.
     pub fn resolve(config: SelectConfig, machine: Machine) -> Result<Self, StageError> {
         if config.output_dir.as_os_str().is_empty() {
-            return Err(StageError::MissingSetting { key: "output_dir", expected: "a folder for the run" });
+            return Err(
+                RunError::MissingSetting { key: "output_dir", expected: "a folder for the run" }.into()
+            );
         }
         if config.data.is_empty() {
             let expected = "at least one [[data]] table with a `path`";
-            return Err(StageError::MissingSetting { key: "data", expected });
+            return Err(RunError::MissingSetting { key: "data", expected }.into());
         }
         for source in config.data.iter().chain(&config.evaluation_data) {
             config.source(source).check_as::<PromptRow>()?;
@@ -110,7 +112,7 @@ impl SelectPlan {
         let vectors = config.embedding.vectors.iter().cloned().map(|path| ("vectors", path));
         let evaluation = paths(&config.evaluation_data)?.into_iter().map(|path| ("evaluation", path));
         let files = model.chain(data).chain(vectors).chain(evaluation);
-        opening::run_inputs(config.stage, config.seed, files)
+        Ok(inputs::run_inputs(config.stage, config.seed, files)?)
     }
 
     /// What decides a model's vectors, but for the texts.
@@ -126,7 +128,7 @@ impl SelectPlan {
     pub(super) fn check_same_run(&self, folder: &RunDirectory) -> Result<(), StageError> {
         let decisive = |text: &str| recipe::decisive_of::<SelectConfig>(text, &folder.recipe_path());
         resume::check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&self.config.to_toml())?)?;
-        resume::check_same_files(&folder.inputs()?, &self.record()?)
+        Ok(resume::check_same_files(&folder.inputs()?, &self.record()?)?)
     }
 }
 
@@ -151,7 +153,9 @@ fn check_target(config: &SelectConfig) -> Result<(), StageError> {
     let given: Vec<&'static str> =
         given.iter().filter(|(_, is_given)| *is_given).map(|(key, _)| *key).collect();
     if let [first, second, ..] = given[..] {
-        return Err(StageError::Conflict { first, second, reason: "each says how many prompts are kept" });
+        return Err(
+            RunError::Conflict { first, second, reason: "each says how many prompts are kept" }.into()
+        );
     }
     let column = selection.quota_column.as_deref();
     if column.is_some() == selection.quotas.is_empty() {
@@ -159,14 +163,15 @@ fn check_target(config: &SelectConfig) -> Result<(), StageError> {
             Some(_) => ("selection.quotas", "a number for each value of `selection.quota_column`"),
             None => ("selection.quota_column", "the column that `selection.quotas` are for"),
         };
-        return Err(StageError::MissingSetting { key, expected });
+        return Err(RunError::MissingSetting { key, expected }.into());
     }
     if let Some(column) = column.filter(|column| !config.label_columns.iter().any(|known| known == column)) {
-        return Err(StageError::BadSetting {
+        return Err(RunError::BadSetting {
             key: "selection.quota_column",
             found: format!("`{column}`"),
             expected: format!("one of `label_columns`: {:?}", config.label_columns),
-        });
+        }
+        .into());
     }
     Ok(())
 }
@@ -182,7 +187,7 @@ fn check_options(config: &SelectConfig) -> Result<(), StageError> {
     mine_triplets(&templates, &nothing, Vectors::new(&[], 1)?, &triplet_options(config))?;
     let clusters = &config.clusters;
     if clusters.n_coarse == Some(0) || clusters.rows_per_fine_cluster == 0 {
-        return Err(StageError::BadSetting {
+        return Err(RunError::BadSetting {
             key: if clusters.n_coarse == Some(0) {
                 "clusters.n_coarse"
             } else {
@@ -190,7 +195,8 @@ fn check_options(config: &SelectConfig) -> Result<(), StageError> {
             },
             found: "0".into(),
             expected: "at least 1".into(),
-        });
+        }
+        .into());
     }
     let target = match (config.selection.target_size, config.selection.target_ratio) {
         (Some(size), _) => Target::Size(size),
@@ -207,39 +213,38 @@ fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
     if let Some(vectors) = &embedding.vectors {
         if !name.is_empty() {
             let (first, second) = ("embedding.model_name_or_path", "embedding.vectors");
-            return Err(StageError::Conflict {
-                first,
-                second,
-                reason: "vectors are made, or they are given",
-            });
+            return Err(
+                RunError::Conflict { first, second, reason: "vectors are made, or they are given" }.into()
+            );
         }
         if config.task_embedding.is_some() {
             let (first, second) = ("embedding.vectors", "task_embedding");
-            return Err(StageError::Conflict {
+            return Err(RunError::Conflict {
                 first,
                 second,
                 reason: "`embedding.vectors` gives vectors without an encoder, so there is nothing to fine-tune",
-            });
+            }.into());
         }
         super::vectors::check_npy(vectors)?;
         return Ok(Vec::new());
     }
     if name.is_empty() {
         let expected = "an encoder's or a decoder's folder or name; or `embedding.vectors`";
-        return Err(StageError::MissingSetting { key: "embedding.model_name_or_path", expected });
+        return Err(RunError::MissingSetting { key: "embedding.model_name_or_path", expected }.into());
     }
     let path: &std::path::Path = name.as_ref();
     if EncoderFiles::is_encoder(path) {
         return Ok(EncoderFiles::open(path)?.deciding_files());
     }
     if config.task_embedding.is_some() {
-        return Err(StageError::BadSetting {
+        return Err(RunError::BadSetting {
             key: "embedding.model_name_or_path",
             found: format!("a decoder ({name})"),
             expected: "an encoder: `task_embedding` teaches no other".into(),
-        });
+        }
+        .into());
     }
-    Ok(opening::model_files(&ModelFiles::open(path)?))
+    Ok(inputs::model_files(&ModelFiles::open(path)?))
 }
 
 pub(super) fn decontamination_options(config: &SelectConfig) -> DecontaminationOptions {

@@ -9,13 +9,14 @@ use truing_prompts::clean::Cleaner;
 use truing_prompts::decontamination::EvaluationIndex;
 use truing_prompts::duplicates::{ExactDuplicates, near_duplicates};
 use truing_prompts::tokens::TokenPool;
-use truing_types::{DroppedRow, Event, EventSink, PromptRow, RowOrigin, SelectionLayer};
+use truing_run::results::{DroppedRow, SelectionLayer};
+use truing_run::rows::{prompt_text, value_at};
+use truing_run::{DataReport, RunError};
+use truing_types::{Event, EventSink, PromptRow, RowOrigin};
 
 use super::{SelectConfig, plan};
 use crate::StageError;
 use crate::evaluations::SHIPPED;
-use crate::row_report::DataReport;
-use crate::rows::{prompt_text, value_at};
 
 /// Rows that are cleaned side by side.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -88,25 +89,27 @@ pub(super) fn read_and_clean(config: &SelectConfig, events: &mut dyn EventSink) 
         && !pool.rows.is_empty()
         && pool.rows.iter().all(|row| row.quality.is_none())
     {
-        return Err(StageError::BadSetting {
+        return Err(RunError::BadSetting {
             key: "quality_column",
             found: format!("`{column}`, which has a value in no row"),
             expected: "a column with numbers".into(),
-        });
+        }
+        .into());
     }
     for missing in pool.missing(config) {
         events.emit(Event::Warning(missing));
     }
     if pool.alive().is_empty() {
         let (n_rows, n_unreadable) = (pool.rows.len(), pool.report.skipped.len());
-        return Err(StageError::BadSetting {
+        return Err(RunError::BadSetting {
             key: "data",
             found: format!(
                 "{n_rows} rows, {n_unreadable} of them unreadable, and none that `clean` lets pass{}",
                 pool.first_reason()
             ),
             expected: "at least one prompt".into(),
-        });
+        }
+        .into());
     }
     Ok(pool)
 }
@@ -151,12 +154,13 @@ fn quality(columns: &Map<String, Value>, path: &str, origin: &RowOrigin) -> Resu
     match found.as_f64() {
         // A number that single precision does not hold is still above every row without one.
         Some(quality) => Ok(Some((quality as f32).clamp(NO_QUALITY.next_up(), f32::MAX))),
-        None => Err(StageError::BadColumn {
+        None => Err(RunError::BadColumn {
             origin: origin.clone(),
             column: path.to_owned(),
             found: found.to_string(),
             expected: "a number or null (`quality_column`)",
-        }),
+        }
+        .into()),
     }
 }
 
@@ -261,7 +265,7 @@ impl Pool {
         events.emit(Event::PhaseFinished);
         self.evaluation_report.warn("the evaluations", events);
         if self.alive().is_empty() {
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "data",
                 found: format!(
                     "{} prompts, of which evaluations leave none{}",
@@ -269,7 +273,8 @@ impl Pool {
                     self.first_reason()
                 ),
                 expected: "at least one prompt that stays".into(),
-            });
+            }
+            .into());
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_parallel::Solo;
 use truing_prompts::clustering::Vectors;
+use truing_run::{Ended, Probe, RunError, Start};
 use truing_store::{Digest, RunDirectory, atomic};
 use truing_types::{Event, EventSink};
 
@@ -15,7 +16,7 @@ use super::{SelectPlan, TaskEmbeddingConfig};
 use crate::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use crate::embed::vectors::{NpyFile, UnfinishedVectors, VectorWriter};
 use crate::embed::{EmbedOptions, Embedder};
-use crate::{Ended, Probe, RunContext, Stage, StageError, Start};
+use crate::{RunContext, Stage, StageError};
 
 /// Vectors of the encoder as it is.
 const BASE_VECTORS: &str = "vectors.npy";
@@ -49,7 +50,8 @@ impl Embedded {
 
 /// Whether given vectors can be read at all.
 pub(super) fn check_npy(path: &Path) -> Result<(), StageError> {
-    NpyFile::open(path).map(|_| ())
+    NpyFile::open(path)?;
+    Ok(())
 }
 
 /// The vectors that the recipe names. `None` when it was broken off.
@@ -79,11 +81,12 @@ fn given(path: &Path, pool: &Pool) -> Result<Embedded, StageError> {
     let (data, width) = NpyFile::open(path)?.read_all()?;
     let (n_rows, n_vectors) = (pool.rows.len(), data.len().checked_div(width).unwrap_or(0));
     if n_rows != n_vectors {
-        return Err(StageError::BadSetting {
+        return Err(RunError::BadSetting {
             key: "embedding.vectors",
             found: format!("{n_vectors} vectors"),
             expected: format!("{n_rows}: one for each row of `data` that can be read"),
-        });
+        }
+        .into());
     }
     Ok(Embedded { data, width }.rows(&pool.alive()))
 }

@@ -4,12 +4,12 @@ use std::iter;
 
 use truing_data::{Dataset, DatasetBuilder, HeldOut, OnBadRow, SourceConfig, read_rows};
 use truing_model::ModelFiles;
+use truing_run::{DataReport, SkippedRow};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{Event, EventSink, RowOrigin, Seed, StageName, TrainingRow};
 
 use crate::StageError;
-use crate::row_report::{DataReport, SkippedRow};
 use crate::training::opening::{self, Opened};
 use crate::training::{TrainingConfig, TrainingInputs};
 
@@ -159,7 +159,7 @@ fn take(
                 }
                 builder.push(&rendered.sample);
             }
-            Err(error) => report.skip(on_bad_row, error.into())?,
+            Err(error) => report.skip(on_bad_row, StageError::from(error))?,
         }
     }
     Ok(())

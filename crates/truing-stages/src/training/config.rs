@@ -7,13 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use truing_data::{LongSamplePolicy, OnBadRow, SourceConfig};
 use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
+use truing_run::{Recipe, RunError, recipe};
 use truing_train::{LayersPerSegment, OptimizerConfig, ScheduleKind};
 use truing_types::StageName;
 
 use crate::StageError;
 use crate::classifier::ClassifierConfig;
 use crate::dpo::PreferenceConfig;
-use crate::recipe::{self, Recipe};
 use crate::reward::RewardModelConfig;
 
 /// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`, and the table of the stage where it has settings of
@@ -304,10 +304,10 @@ impl TrainingConfig {
     /// Checks that the recipe is for `expected`, and that it holds no table of another stage.
     ///
     /// # Errors
-    /// [`StageError::OtherStage`]; [`StageError::BadSetting`] naming the table.
+    /// [`RunError::OtherStage`]; [`RunError::BadSetting`] naming the table.
     pub(crate) fn check_stage(&self, expected: StageName) -> Result<(), StageError> {
         if self.stage != expected {
-            return Err(StageError::OtherStage { found: self.stage, expected });
+            return Err(RunError::OtherStage { found: self.stage, expected }.into());
         }
         let tables = [
             ("preference", StageName::Dpo, self.preference.is_some()),
@@ -315,13 +315,14 @@ impl TrainingConfig {
             ("classifier", StageName::Classifier, self.classifier.is_some()),
         ];
         match tables.into_iter().find(|&(_, stage, is_there)| is_there && stage != expected) {
-            Some((key, stage, _)) => Err(StageError::BadSetting {
+            Some((key, stage, _)) => Err(RunError::BadSetting {
                 key,
                 found: "a table".into(),
                 expected: format!(
                     "none in a recipe with stage = \"{expected}\"; it belongs to stage = \"{stage}\""
                 ),
-            }),
+            }
+            .into()),
             None => Ok(()),
         }
     }

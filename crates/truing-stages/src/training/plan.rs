@@ -4,6 +4,8 @@ use serde_json::json;
 use truing_cpu::CpuEngine;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
 use truing_model::{DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
+use truing_run::inputs::content_key;
+use truing_run::{Machine, RunError};
 use truing_store::Digest;
 use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, ScheduleKind, SegmentChoice,
@@ -11,9 +13,8 @@ use truing_train::{
 };
 use truing_types::Seed;
 
-use super::opening::content_key;
 use super::{LoraConfig, Packed, TrainingConfig, TrainingData, TrainingInputs};
-use crate::{Machine, StageError, StagePlan};
+use crate::{StageError, StagePlan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Share of what the machine has left that a run takes unless told otherwise.
@@ -81,7 +82,7 @@ impl TrainingPlan {
         check(&config, longest, inputs.eval().is_some())?;
         let (spec, train) = (&inputs.model().spec, inputs.train());
         if train.lengths().is_empty() {
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: if config.eval_fraction > 0.0 { "eval_fraction" } else { "data" },
                 found: if config.eval_fraction > 0.0 {
                     config.eval_fraction.to_string()
@@ -89,7 +90,8 @@ impl TrainingPlan {
                     "empty".into()
                 },
                 expected: "at least one row to train on; equal rows are held out together".into(),
-            });
+            }
+            .into());
         }
         let trainable = config.trainable();
         let (n_parameters, n_trainable) = check_trainable(spec, &trainable)?;
@@ -296,11 +298,11 @@ fn does_not_fit(source: PlanError, fits_with_lora: bool) -> StageError {
 /// Checks the settings that no other step looks at. `context` is the most tokens that the model sees.
 pub(crate) fn check(config: &TrainingConfig, context: usize, has_eval: bool) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
-        Err(StageError::BadSetting { key, found, expected: expected.to_owned() })
+        Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
     };
     if config.output_dir.as_os_str().is_empty() {
         let expected = "a folder for the run";
-        return Err(StageError::MissingSetting { key: "output_dir", expected });
+        return Err(RunError::MissingSetting { key: "output_dir", expected }.into());
     }
     let positive = |value: f64| value.is_finite() && value > 0.0;
     let share = |value: f64| (0.0..=1.0).contains(&value);
@@ -362,11 +364,12 @@ fn check_trainable(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64
     let mut parameters = spec.parameters();
     for prefix in &trainable.frozen {
         if !parameters.iter().any(|parameter| parameter.name.starts_with(prefix.as_str())) {
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "freeze",
                 found: format!("`{prefix}`"),
                 expected: "the beginning of a parameter's name, for instance `model.embed_tokens`".into(),
-            });
+            }
+            .into());
         }
     }
     if let Some(lora) = &trainable.lora {
@@ -400,7 +403,7 @@ pub(crate) fn packs_per_step(config: &TrainingConfig) -> Result<usize, StageErro
         Some(_) => ("tokens_per_step", "at least 1".to_owned()),
         None => ("packs_per_step", "at least 1".to_owned()),
     };
-    Err(StageError::BadSetting { key, found: "0".into(), expected })
+    Err(RunError::BadSetting { key, found: "0".into(), expected }.into())
 }
 
 fn strategy(config: &TrainingConfig) -> PackingStrategy {

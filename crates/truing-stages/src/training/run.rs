@@ -6,21 +6,19 @@ use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEngine;
 use truing_model::SaveOptions;
+use truing_run::folder::{OpenedRun, RunOutline};
+use truing_run::model::BesideWeights;
+use truing_run::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
+use truing_run::results::{ClassifierEvaluation, RewardDiagnostics, RewardEvaluation};
+use truing_run::{Ended, Probe, Recipe, model, recipe};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{Measures, StepOutcome, TrainError, Trainer};
-use truing_types::{
-    ClassifierEvaluation, Communicator, Event, EventSink, RewardDiagnostics, RewardEvaluation,
-    all_gather_dealt,
-};
+use truing_types::{Communicator, Event, EventSink, all_gather_dealt};
 
-use super::folder::{OpenedRun, RunOutline};
-use super::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
-use super::resume::load_engine;
 use super::{
     DataOf, EvaluationFindings, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload,
 };
-use crate::model::{self, BesideWeights};
-use crate::{Ended, Probe, Recipe, RunContext, StageError, TrainedModel, recipe};
+use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -68,7 +66,7 @@ pub(crate) fn run<W: Workload>(
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
-    let mut engine = load_engine(
+    let mut engine = model::announce_and_load(
         inputs.model(),
         &plan.trainable,
         plan.n_threads,
@@ -228,7 +226,7 @@ impl<W: Workload> Running<'_, W> {
     }
 
     fn log(&mut self, values: BTreeMap<String, f64>) -> Result<(), StageError> {
-        self.record.log(self.state.step, values, &mut *self.events)
+        Ok(self.record.log(self.state.step, values, &mut *self.events)?)
     }
 
     /// Measures on the evaluation packs; breaks when it was stopped.
@@ -328,11 +326,11 @@ impl<W: Workload> Running<'_, W> {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
         let (inputs, workload, engine) = (self.inputs, &self.workload, self.trainer.engine());
-        let saved = self.record.save_model(&mut *self.events, |staged| {
+        let saved = self.record.save_model(&mut *self.events, |staged| -> Result<(), StageError> {
             let beside = beside_weights(inputs, workload)?;
             let options = SaveOptions { dtype: config.save_dtype, ..beside.options(inputs.model()) };
             let base_model = model::base_of(inputs.model(), &config.model_name_or_path);
-            model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
+            Ok(model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)?)
         });
         if saved.is_err() && !config.load_best_model_at_end {
             // The last steps are kept, so that a resume can save them otherwise, for instance with another dtype.
@@ -348,5 +346,5 @@ impl<W: Workload> Running<'_, W> {
 }
 
 fn beside_weights<W: Workload>(inputs: &W::Inputs, workload: &W) -> Result<BesideWeights, StageError> {
-    BesideWeights::new(inputs.model(), inputs.renderer(), workload.files()?, workload.output_names())
+    Ok(BesideWeights::new(inputs.model(), inputs.renderer(), workload.files()?, workload.output_names())?)
 }

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::{EncoderFiles, HeadKind, ModelFiles};
 use truing_parallel::Solo;
+use truing_run::results::ClassifierEvaluation;
 use truing_stages::classifier::{
     self, Answer, Classifier, ClassifierInputs, ClassifierPlan, ClassifierSpec, ClassifierStage, OutputSpec,
     PredictionOptions,
@@ -19,7 +20,7 @@ use truing_stages::classifier::{
 use truing_stages::training::TrainingConfig;
 use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
-use truing_types::{ClassifierEvaluation, Event, Silent};
+use truing_types::{Event, Silent};
 
 pub(crate) const RECIPE: &str = r#"
 stage = "classifier"

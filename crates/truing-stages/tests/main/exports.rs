@@ -19,7 +19,7 @@ use truing_stages::dpo::DpoStage;
 use truing_stages::reward::{RewardModelStage, RewardScorer};
 use truing_stages::sft::SftStage;
 use truing_stages::training::TrainingConfig;
-use truing_stages::{Ended, Recipe, RunContext, StageError, Start, TrainedModel};
+use truing_stages::{Ended, Recipe, RunContext, RunError, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
 use truing_types::{Event, Silent};
 
@@ -442,7 +442,7 @@ fn a_model_without_a_language_model_head_is_refused_at_opening() {
         for stage in [Stage::Sft, Stage::Dpo] {
             let error =
                 run(stage, folder.path(), &[&from, "output_dir=none"], Start::Fresh, never).unwrap_err();
-            assert!(matches!(error, StageError::NotALanguageModel { .. }), "{error}");
+            assert!(matches!(error, StageError::Run(RunError::NotALanguageModel { .. })), "{error}");
             let text = error.to_string();
             assert!(
                 text.contains(what) && text.contains("no language-model head") && text.contains(instead),

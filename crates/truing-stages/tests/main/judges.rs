@@ -432,7 +432,7 @@ fn rewards_are_shaped_before_they_are_learnt_from_and_reported_as_they_were() {
 fn local_chat(folder: &Path) -> LocalChat<truing_cpu::CpuEngine> {
     let files = ModelFiles::open(&folder.join("model")).unwrap();
     let renderer = truing_stages::model::renderer(&files, RenderOptions::default()).unwrap();
-    let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
+    let frozen = TrainableSpec::frozen();
     let engine = truing_stages::model::load_engine(&files, &frozen, 1, Seed(0), &mut |_| {}).unwrap();
     LocalChat::new(engine, renderer)
 }

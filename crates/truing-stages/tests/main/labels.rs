@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use truing_stages::chat::OpenChatModel;
 use truing_stages::label::{self, LabelConfig, LabelInputs, LabelOutcome, LabelPlan, LabelStage, Summary};
-use truing_stages::{Ended, Recipe, Stage, StageError};
+use truing_stages::{Ended, Recipe, RunError, Stage, StageError};
 use truing_types::{ChatError, Silent};
 
 pub(crate) const RECIPE: &str = r#"
@@ -247,17 +247,23 @@ fn a_run_s_folder_is_its_own_and_continues_with_the_same_inputs_alone() {
     let labels = fs::read(run_folder.join("labels.jsonl")).unwrap();
 
     let error = run(folder.path(), RECIPE, &["n_votes=3"], vec![asked.cached(&cache)]).unwrap_err();
-    assert!(matches!(&error, StageError::RecipeChanged { keys } if keys == &["n_votes"]), "{error}");
+    assert!(
+        matches!(&error, StageError::Run(RunError::RecipeChanged { keys }) if keys == &["n_votes"]),
+        "{error}"
+    );
     let prompts = folder.path().join("prompts.jsonl");
     let text = fs::read_to_string(&prompts).unwrap();
     fs::write(&prompts, text.replace("code 1", "code 7")).unwrap();
     let error = run(folder.path(), RECIPE, &[], vec![asked.cached(&cache)]).unwrap_err();
-    let is_of = |role: &str, changed: &Path| matches!(&error, StageError::FileChanged { role: found, path } if found == role && path == changed);
+    let is_of = |role: &str, changed: &Path| matches!(&error, StageError::Run(RunError::FileChanged { role: found, path }) if found == role && path == changed);
     assert!(is_of("data", &prompts), "{error}");
     fs::write(&prompts, text).unwrap();
     fs::write(folder.path().join("set.toml"), SET.replace("\"logic\"", "\"proofs\"")).unwrap();
     let error = run(folder.path(), RECIPE, &[], vec![asked.cached(&cache)]).unwrap_err();
-    assert!(matches!(&error, StageError::FileChanged { role, .. } if role == "label_set"), "{error}");
+    assert!(
+        matches!(&error, StageError::Run(RunError::FileChanged { role, .. }) if role == "label_set"),
+        "{error}"
+    );
     fs::write(folder.path().join("set.toml"), SET).unwrap();
 
     let lock = truing_store::RunDirectory::open(&run_folder).unwrap();

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use truing_parallel::Solo;
 use truing_stages::grpo::{GrpoConfig, GrpoInputs, GrpoPlan, GrpoStage, rollouts};
-use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start, TrainedModel};
+use truing_stages::{Ended, Recipe, RunContext, RunError, Stage, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
 use truing_types::{Event, FinishReason, Rollout, Silent};
 
@@ -376,7 +376,7 @@ fn a_schema_file_that_changed_is_another_run() {
     assert!(inputs.contains("schema.json"), "{inputs}");
     fs::write(&schema, "{\"type\": \"array\"}").unwrap();
     let error = run(folder.path(), &[&reward], Start::Resume, never).unwrap_err();
-    assert!(matches!(error, StageError::FileChanged { .. }), "{error}");
+    assert!(matches!(error, StageError::Run(RunError::FileChanged { .. })), "{error}");
     fs::write(&schema, "{\"type\": \"object\"}").unwrap();
     run(folder.path(), &[&reward], Start::Resume, never).unwrap();
 }

@@ -12,12 +12,13 @@ use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::{HeadKind, ModelFiles};
 use truing_parallel::Solo;
+use truing_run::results::{RewardDiagnostics, RewardEvaluation};
 use truing_stages::dpo::DpoStage;
 use truing_stages::reward::{RewardModelStage, RewardScorer, ScoreNormaliser};
 use truing_stages::training::TrainingConfig;
 use truing_stages::{Ended, Recipe, RunContext, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
-use truing_types::{Event, RewardDiagnostics, RewardEvaluation, Silent};
+use truing_types::{Event, Silent};
 
 pub(crate) const RECIPE: &str = r#"
 stage = "dpo"

@@ -14,7 +14,7 @@ use truing_stages::chat::OpenChatModel;
 use truing_stages::quality::{
     QualityConfig, QualityInputs, QualityOutcome, QualityPlan, QualityStage, Summary,
 };
-use truing_stages::{Ended, Recipe, Stage, StageError};
+use truing_stages::{Ended, Recipe, RunError, Stage, StageError};
 use truing_types::Silent;
 
 pub(crate) const RECIPE: &str = r#"
@@ -300,7 +300,10 @@ fn a_run_s_folder_is_its_own_and_continues_with_the_same_inputs_alone() {
     run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap();
     let changed = RECIPE.replace("n_anchors = 4", "n_anchors = 3");
     let error = run(folder.path(), &changed, vec![judge.cached(&cache)]).unwrap_err();
-    assert!(matches!(&error, StageError::RecipeChanged { keys } if keys == &["n_anchors"]), "{error}");
+    assert!(
+        matches!(&error, StageError::Run(RunError::RecipeChanged { keys }) if keys == &["n_anchors"]),
+        "{error}"
+    );
     let lock = truing_store::RunDirectory::open(&run_folder).unwrap();
     let error = run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap_err().to_string();
     assert!(error.contains("is in use by another process"), "{error}");
@@ -308,7 +311,10 @@ fn a_run_s_folder_is_its_own_and_continues_with_the_same_inputs_alone() {
     let text = fs::read_to_string(&prompts).unwrap();
     fs::write(&prompts, text.replace("level 9", "level 90")).unwrap();
     let error = run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap_err();
-    assert!(matches!(&error, StageError::FileChanged { path, .. } if *path == prompts), "{error}");
+    assert!(
+        matches!(&error, StageError::Run(RunError::FileChanged { path, .. }) if *path == prompts),
+        "{error}"
+    );
     assert!(judge.asked().is_empty());
 }
 

@@ -13,7 +13,7 @@ use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::LabelConfig;
 use truing_stages::quality::QualityConfig;
 use truing_stages::training::TrainingConfig;
-use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start};
+use truing_stages::{Ended, Recipe, RunContext, RunError, Stage, StageError, Start};
 use truing_types::{Event, Silent};
 
 fn model_bytes(run: &Path) -> Vec<u8> {
@@ -92,7 +92,7 @@ fn a_recipe_of_a_run_that_cannot_be_read_is_an_error_and_no_equal_recipe() {
     let recipe = folder.path().join("run/recipe.resolved.toml");
     fs::write(&recipe, "learning_rate = = 1\n").unwrap();
     let error = setup::run(folder.path(), &[], Start::Resume, never).unwrap_err();
-    assert!(matches!(&error, StageError::Recipe(_)), "{error}");
+    assert!(matches!(&error, StageError::Run(RunError::Recipe(_))), "{error}");
     assert!(error.to_string().contains("recipe.resolved.toml:1"), "{error}");
 }
 

@@ -8,9 +8,10 @@ use crate::{embeddings, labels, policies, qualities, selections};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use truing_run::results::{Decision, SelectionLayer};
 use truing_stages::embed::train::EmbedTrainConfig;
-use truing_stages::{Recipe, SkippedRow, StageError, Start};
-use truing_types::{Decision, Event, SelectionLayer};
+use truing_stages::{Recipe, RunError, SkippedRow, StageError, Start};
+use truing_types::Event;
 
 /// Neither a row of any kind nor JSON; more of them than any message shows.
 fn append_bad_rows(path: &Path) {
@@ -141,7 +142,7 @@ fn a_classifier_lists_rows_that_cannot_be_read_and_rows_whose_columns_cannot_be_
         rows[2]["stars"] = "five".into();
         classifiers::write(folder.path(), &rows);
         let error = classifiers::run(folder.path(), &["max_steps=1"], Start::Fresh, never).unwrap_err();
-        assert!(matches!(error, StageError::BadColumn { .. }), "{error}");
+        assert!(matches!(error, StageError::Run(RunError::BadColumn { .. })), "{error}");
         append_bad_rows(&folder.path().join("rows.jsonl"));
         let overrides = [SKIP, "max_steps=1"];
         let (_, events) = classifiers::run(folder.path(), &overrides, Start::Fresh, never).unwrap();
@@ -191,7 +192,10 @@ fn an_encoder_s_run_lists_rows_that_cannot_be_read_and_reads_folders() {
     let before = fs::read_to_string(&changed).unwrap();
     fs::write(&changed, before.replacen("w1", "w2", 1)).unwrap();
     let error = embeddings::run(config(&["memory_gib=1"]), Start::Resume, never).unwrap_err();
-    assert!(matches!(&error, StageError::FileChanged { path, .. } if *path == changed), "{error}");
+    assert!(
+        matches!(&error, StageError::Run(RunError::FileChanged { path, .. }) if *path == changed),
+        "{error}"
+    );
     fs::write(&changed, before).unwrap();
     embeddings::run(config(&["memory_gib=1"]), Start::Resume, never).unwrap();
 }
@@ -364,7 +368,7 @@ fn a_changed_file_of_a_folder_is_other_data_for_a_policy() {
     fs::write(data.join("b.jsonl"), text.replacen("\"answer\": \"3\"", "\"answer\": \"4\"", 1)).unwrap();
     let error = policies::run(folder.path(), &overrides, Start::Resume, never).unwrap_err();
     assert!(
-        matches!(&error, StageError::FileChanged { role, path } if role == "data" && path.ends_with("b.jsonl")),
+        matches!(&error, StageError::Run(RunError::FileChanged { role, path }) if role == "data" && path.ends_with("b.jsonl")),
         "{error}"
     );
     fs::write(data.join("b.jsonl"), text).unwrap();
@@ -372,7 +376,10 @@ fn a_changed_file_of_a_folder_is_other_data_for_a_policy() {
     let text = fs::read_to_string(eval.join("c.jsonl")).unwrap();
     fs::write(eval.join("c.jsonl"), text.replacen("77", "78", 1)).unwrap();
     let error = policies::run(folder.path(), &overrides, Start::Resume, never).unwrap_err();
-    assert!(matches!(&error, StageError::FileChanged { role, .. } if role == "evaluation"), "{error}");
+    assert!(
+        matches!(&error, StageError::Run(RunError::FileChanged { role, .. }) if role == "evaluation"),
+        "{error}"
+    );
     fs::write(eval.join("c.jsonl"), text).unwrap();
     policies::run(folder.path(), &overrides, Start::Resume, never).unwrap();
 }
@@ -397,7 +404,10 @@ fn a_changed_file_of_a_folder_is_other_data_for_a_selection() {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{text}{{\"prompt\": \"one more\"}}\n")).unwrap();
         let error = selections::run_in(folder.path(), &overrides, Start::Resume).unwrap_err();
-        assert!(matches!(&error, StageError::FileChanged { path: found, .. } if *found == path), "{error}");
+        assert!(
+            matches!(&error, StageError::Run(RunError::FileChanged { path: found, .. }) if *found == path),
+            "{error}"
+        );
         fs::write(&path, text).unwrap();
     }
 }

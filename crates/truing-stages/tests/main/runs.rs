@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use truing_model::adapters::{merge_lora, open_adapter};
 use truing_model::{ModelError, ModelFiles, SaveDtype, SaveOptions, save_pretrained};
-use truing_stages::{Ended, StageError, Start, TrainedModel};
+use truing_stages::{Ended, RunError, StageError, Start, TrainedModel};
 use truing_types::Event;
 
 fn model_bytes(run: &Path) -> Vec<u8> {
@@ -68,7 +68,10 @@ fn a_run_lowers_the_loss_and_leaves_a_complete_folder() {
         assert!(named(name), "no metric is called {name}");
     }
     let again = setup::run(folder.path(), &[], Start::Fresh, never).unwrap_err();
-    assert!(matches!(again, StageError::Store(_)), "a finished run is not overwritten: {again}");
+    assert!(
+        matches!(again, StageError::Run(RunError::Store(_))),
+        "a finished run is not overwritten: {again}"
+    );
     let (resumed, _) = setup::run(folder.path(), &[], Start::Resume, never).unwrap();
     assert!(matches!(resumed, Ended::Finished(_)));
 }
@@ -196,18 +199,21 @@ fn a_resume_with_another_recipe_or_other_data_is_refused() {
     let folder = setup::folder();
     setup::run(folder.path(), &[], Start::Fresh, is_metrics_of(3)).unwrap();
     let error = setup::run(folder.path(), &["learning_rate=1e-4", "seed=4"], Start::Resume, never);
-    let Err(StageError::RecipeChanged { keys }) = error else { panic!("{error:?}") };
+    let Err(StageError::Run(RunError::RecipeChanged { keys })) = error else { panic!("{error:?}") };
     assert_eq!(keys, ["learning_rate", "seed"]);
     let rows = folder.path().join("rows.jsonl");
     let text = fs::read_to_string(&rows).unwrap();
     fs::write(&rows, text.replace("very", "quite")).unwrap();
     let error = setup::run(folder.path(), &[], Start::Resume, never);
-    let is_of_rows = |error: &StageError| matches!(error, StageError::FileChanged { role, path } if role == "data" && *path == rows);
+    let is_of_rows = |error: &StageError| matches!(error, StageError::Run(RunError::FileChanged { role, path }) if role == "data" && *path == rows);
     assert!(is_of_rows(error.as_ref().unwrap_err()), "{error:?}");
     fs::write(&rows, text).unwrap();
     setup::run(folder.path(), &[], Start::Resume, never).unwrap();
     let error = setup::run(folder.path(), &["learning_rate=1e-4"], Start::Resume, never);
-    assert!(matches!(error, Err(StageError::RecipeChanged { .. })), "a finished run: {error:?}");
+    assert!(
+        matches!(error, Err(StageError::Run(RunError::RecipeChanged { .. }))),
+        "a finished run: {error:?}"
+    );
 }
 
 #[test]

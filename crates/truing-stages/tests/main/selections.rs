@@ -8,10 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use truing_parallel::Solo;
+use truing_run::results::{Decision, PromptDecision, SelectionLayer};
 use truing_stages::label::{AssignedLabel, LabelledPrompt};
 use truing_stages::select::{SelectConfig, SelectPlan, SelectReport, SelectStage};
-use truing_stages::{Ended, Machine, PromptSource, Recipe, RunContext, Stage, StageError, Start};
-use truing_types::{Decision, PromptDecision, SelectionLayer, Silent};
+use truing_stages::{Ended, Machine, PromptSource, Recipe, RunContext, RunError, Stage, StageError, Start};
+use truing_types::Silent;
 
 const MACHINE: Machine =
     Machine { n_threads: 2, available_bytes: 1 << 32, resident_bytes: 0, gigaflops: None };
@@ -196,10 +197,10 @@ fn equal_input_gives_an_equal_selection_and_a_resume_changes_nothing() {
     run_in(folder.path(), &["selection.target_ratio=0.3"], Start::Resume).unwrap();
     assert_eq!(first, read(folder.path()));
     let changed = run_in(folder.path(), &["selection.target_ratio=0.4"], Start::Resume).unwrap_err();
-    assert!(matches!(changed, StageError::RecipeChanged { .. }), "{changed}");
+    assert!(matches!(changed, StageError::Run(RunError::RecipeChanged { .. })), "{changed}");
     fs::write(folder.path().join("pool.jsonl"), "{\"prompt\": \"another pool altogether\"}\n").unwrap();
     let changed = run_in(folder.path(), &["selection.target_ratio=0.3"], Start::Resume).unwrap_err();
-    assert!(matches!(changed, StageError::FileChanged { .. }), "{changed}");
+    assert!(matches!(changed, StageError::Run(RunError::FileChanged { .. })), "{changed}");
 }
 
 /// A recipe is mostly named by a path relative to where the program runs.

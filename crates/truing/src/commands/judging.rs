@@ -1,7 +1,7 @@
 //! What the commands share that ask judges: `truing label` and `truing quality`.
 
-use truing_stages::StageError;
 use truing_stages::agreement::Agreement;
+use truing_stages::{RunError, StageError};
 
 use crate::Context;
 use crate::outcome::Outcome;
@@ -28,7 +28,9 @@ pub(crate) fn outcome(says_little: bool) -> Outcome {
 /// What to do about a folder that holds another run. The same command continues a run, so nothing else is advised.
 pub(crate) fn advice(error: &StageError) -> Option<String> {
     match error {
-        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } | StageError::FileChanged { .. } => Some(
+        StageError::Run(
+            RunError::RecipeChanged { .. } | RunError::InputsChanged { .. } | RunError::FileChanged { .. },
+        ) => Some(
             "`--set output_dir=...` starts another run; `--set judge.0.model.cache=FOLDER/replies.sqlite` lets \
              it use the replies that the first one paid for"
                 .to_owned(),

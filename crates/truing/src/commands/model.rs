@@ -46,8 +46,7 @@ impl ModelArguments {
         let now = jiff::Zoned::now().datetime();
         let options = RenderOptions { now: Some(now), ..RenderOptions::default() };
         let renderer = truing_stages::model::renderer(&files, options)?;
-        // Every name begins with nothing.
-        let frozen = TrainableSpec { lora: None, frozen: vec![String::new()] };
+        let frozen = TrainableSpec::frozen();
         let mut engine = load_engine(context, &files, &frozen)?;
         engine.set_decoding_weights(weights);
         Ok(LocalChat::new(engine, renderer))

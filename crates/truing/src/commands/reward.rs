@@ -8,10 +8,10 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 use truing_data::SourceConfig;
 use truing_report::{RunRecord, StageRecord};
+use truing_run::results::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
 use truing_stages::TrainedModel;
 use truing_stages::reward::{self, RewardModelStage, RewardScorer};
 use truing_stages::training::TrainingPlan;
-use truing_types::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
 
 use super::model;
 use super::output::check_is_no_input;

@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use truing_model::is_adapter;
 use truing_parallel::Solo;
 use truing_stages::{
-    Ended, PlanContext, Probe, Recipe, RunContext, Stage, StageError, StagePlan, Start, TrainedModel,
+    Ended, PlanContext, Probe, Recipe, RunContext, RunError, Stage, StageError, StagePlan, Start,
+    TrainedModel,
 };
 use truing_store::StoreError;
 use truing_text::RenderOptions;
@@ -261,18 +262,20 @@ fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
         )
     };
     Some(match error {
-        StageError::RecipeChanged { .. } | StageError::InputsChanged { .. } | StageError::FileChanged { .. } => {
+        StageError::Run(
+            RunError::RecipeChanged { .. } | RunError::InputsChanged { .. } | RunError::FileChanged { .. },
+        ) => {
             "--resume needs the recipe, data and model of its start; `--set output_dir=...` starts another run"
                 .to_owned()
         }
-        StageError::Store(StoreError::RunExists { .. }) => resume_hint(),
-        StageError::Store(StoreError::Locked { .. }) => {
+        StageError::Run(RunError::Store(StoreError::RunExists { .. })) => resume_hint(),
+        StageError::Run(RunError::Store(StoreError::Locked { .. })) => {
             "wait until that process has ended, or stop it; `--set output_dir=...` starts another run".to_owned()
         }
-        StageError::Store(
+        StageError::Run(RunError::Store(
             StoreError::NotARun { .. } | StoreError::Occupied { .. } | StoreError::NotADirectory { .. },
-        ) => "`--set output_dir=...` names another folder".to_owned(),
-        StageError::Store(StoreError::Foreign { .. }) if resume => {
+        )) => "`--set output_dir=...` names another folder".to_owned(),
+        StageError::Run(RunError::Store(StoreError::Foreign { .. })) if resume => {
             "without --resume a run starts there".to_owned()
         }
         _ if folder.join("recipe.resolved.toml").is_file() => resume_hint(),

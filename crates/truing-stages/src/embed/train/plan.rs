@@ -7,6 +7,9 @@ use truing_data::{
     split_held_out, unread_files,
 };
 use truing_model::EncoderFiles;
+use truing_run::inputs::content_key;
+use truing_run::rows::key_of;
+use truing_run::{DataReport, Machine, RunError, SkippedRow, inputs};
 use truing_store::RunInputs;
 use truing_text::{SentenceTokenizer, Tokenizer};
 use truing_train::{EmbeddingLoss, EncoderObjective, PlanRow, TripletGroups, TripletPack};
@@ -15,11 +18,8 @@ use truing_types::{Event, EventSink, RowOrigin, Seed, TokenId};
 use super::EmbedTrainConfig;
 use crate::embed::{encoder_tokenizer, pack_texts};
 use crate::encoder_training::{EncoderPlan, SampleLengths};
-use crate::row_report::{DataReport, SkippedRow};
-use crate::rows::key_of;
-use crate::training::opening::{self, content_key};
 use crate::wording::counted;
-use crate::{Machine, StageError, StagePlan};
+use crate::{StageError, StagePlan};
 
 /// Triplets that are tokenized at a time.
 const TRIPLETS_AT_A_TIME: usize = 2048;
@@ -89,12 +89,12 @@ impl EmbedTrainInputs {
             ("train_data", config.train_data.as_os_str().is_empty(), "a file of triplets"),
         ] {
             if is_missing {
-                return Err(StageError::MissingSetting { key, expected });
+                return Err(RunError::MissingSetting { key, expected }.into());
             }
         }
         if config.eval_fraction > 0.0 && config.eval_data.is_some() {
             let reason = "rows are held out of `train_data`, or there are others";
-            return Err(StageError::Conflict { first: "eval_fraction", second: "eval_data", reason });
+            return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
         }
         let model = EncoderFiles::open(config.model_name_or_path.as_ref())?;
         let (tokenizer, sentences) = encoder_tokenizer(&model, config.max_seq_length)?;
@@ -116,11 +116,12 @@ impl EmbedTrainInputs {
             train = train.chosen(&split.train);
         }
         if train.len() == 0 {
-            return Err(StageError::BadSetting {
+            return Err(RunError::BadSetting {
                 key: "train_data",
                 found: format!("{} with no triplet left to learn from", config.train_data.display()),
                 expected: "at least one".into(),
-            });
+            }
+            .into());
         }
         let weights = model.deciding_files().into_iter().map(|path| ("model", path));
         let data = data_files(&config.train_data)?.into_iter().map(|path| ("data", path));
@@ -128,7 +129,7 @@ impl EmbedTrainInputs {
             config.eval_data.iter().map(|path| data_files(path)).collect::<Result<Vec<_>, _>>()?;
         let evaluation = evaluation.into_iter().flatten().map(|path| ("evaluation", path));
         let files = weights.chain(data).chain(evaluation);
-        let record = opening::run_inputs(config.stage, config.seed, files)?;
+        let record = inputs::run_inputs(config.stage, config.seed, files)?;
         if n_cut > 0 {
             let n_cut = counted(n_cut as u64, "text is", "texts are");
             events.emit(Event::Note(format!("{n_cut} longer than the model reads and cut")));
@@ -271,15 +272,16 @@ fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {
         ("save_total_limit", config.save_total_limit > 0, config.save_total_limit.to_string(), "1 or more"),
     ] {
         if !is_fine {
-            return Err(StageError::BadSetting { key, found, expected: expected.to_owned() });
+            return Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into());
         }
     }
     if config.load_best_model_at_end && config.eval_data.is_none() && config.eval_fraction == 0.0 {
-        return Err(StageError::BadSetting {
+        return Err(RunError::BadSetting {
             key: "load_best_model_at_end",
             found: "true".into(),
             expected: "false, where there is nothing to evaluate on".into(),
-        });
+        }
+        .into());
     }
     Ok(())
 }

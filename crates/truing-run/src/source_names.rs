@@ -33,7 +33,7 @@ fn shortest<'a>(
 }
 
 /// Names for metrics: the file's without its endings, then with them, then with as many folders as it takes.
-pub(crate) fn metric_names<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, String> {
+pub fn metric_names<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, String> {
     shortest(paths, |level, path| match level {
         0 => last_parts(path, 1).split('.').next().unwrap_or_default().to_owned(),
         n => last_parts(path, n),
@@ -41,13 +41,13 @@ pub(crate) fn metric_names<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTre
 }
 
 /// Names to be looked up later by another path of the same file: the file's, with as many folders as it takes.
-pub(crate) fn file_names<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, String> {
+pub fn file_names<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeMap<&'a str, String> {
     shortest(paths, |level, path| last_parts(path, level + 1))
 }
 
 /// The name out of [`file_names`] that means a path: the longest that the path ends with, or the only one that ends with the
 /// path.
-pub(crate) fn find_name<'n>(names: impl Iterator<Item = &'n str> + Clone, path: &str) -> Option<&'n str> {
+pub fn find_name<'n>(names: impl Iterator<Item = &'n str> + Clone, path: &str) -> Option<&'n str> {
     let ends_with = |path: &str, end: &str| {
         let mut of_path = parts(path);
         parts(end).next().is_some() && parts(end).all(|part| of_path.next() == Some(part))

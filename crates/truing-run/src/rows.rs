@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use truing_store::{Digest, atomic};
 use truing_types::{Conversation, Role, RowOrigin};
 
-use crate::StageError;
+use crate::RunError;
 
 /// Where a prompt came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +28,13 @@ impl PromptSource {
 }
 
 /// What is asked: every turn but the assistant's, one below the other.
-pub(crate) fn prompt_text(prompt: &Conversation) -> String {
+pub fn prompt_text(prompt: &Conversation) -> String {
     let asked = prompt.messages.iter().filter(|message| message.role != Role::Assistant);
     asked.map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n\n")
 }
 
 /// The value of a column; `a.b` reaches inside where no column has the whole name. Null is none.
-pub(crate) fn value_at<'a>(columns: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+pub fn value_at<'a>(columns: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     let (mut parts, first) = (path.split('.'), columns.get(path));
     let inner = || {
         let mut value = columns.get(parts.next()?)?;
@@ -50,14 +50,14 @@ pub(crate) fn value_at<'a>(columns: &'a Map<String, Value>, path: &str) -> Optio
 }
 
 /// A number that equal texts share, and others do not.
-pub(crate) fn key_of(text: &str) -> u64 {
+pub fn key_of(text: &str) -> u64 {
     let digest = Digest::of_bytes(text.as_bytes());
     u64::from_le_bytes(digest.as_bytes().first_chunk::<8>().copied().unwrap_or_default())
 }
 
 /// Replaces a file by one JSON object a row.
-pub(crate) fn write_lines<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), StageError> {
-    let failed = |source| StageError::Write { path: path.to_path_buf(), source };
+pub fn write_lines<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), RunError> {
+    let failed = |source| RunError::Write { path: path.to_path_buf(), source };
     let mut writer = atomic::Writer::new(path)?;
     for row in rows {
         serde_json::to_writer(&mut writer, row).map_err(|error| failed(error.into()))?;

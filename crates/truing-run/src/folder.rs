@@ -8,54 +8,64 @@ use toml::Table;
 use truing_store::{CommittedDirectory, Digest, RunDirectory, RunInputs, atomic};
 use truing_types::{Communicator, Event, EventSink};
 
-use super::resume::{check_same_files, check_same_recipe, find_checkpoint};
 use crate::ranks::on_first_rank;
-use crate::row_report::{SkippedRow, write_skipped};
-use crate::{RecipeError, StageError, Start, TrainedModel};
+use crate::resume::{check_same_files, check_same_recipe, find_checkpoint};
+use crate::{RecipeError, RunError, SkippedRow, Start, TrainedModel, write_skipped};
 
 /// Reads the settings that decide the results out of a recipe's text.
-pub(crate) type DecisiveOf = fn(&str, &Path) -> Result<Table, RecipeError>;
+pub type DecisiveOf = fn(&str, &Path) -> Result<Table, RecipeError>;
 
 /// A run as its folder records it.
-pub(crate) struct RunOutline<'r> {
-    pub(crate) output_dir: &'r Path,
+pub struct RunOutline<'r> {
+    /// Where the folder is, or will be.
+    pub output_dir: &'r Path,
     /// The whole recipe as TOML.
-    pub(crate) recipe: &'r str,
-    pub(crate) decisive_of: DecisiveOf,
-    pub(crate) inputs: &'r RunInputs,
+    pub recipe: &'r str,
+    /// What of it decides the results.
+    pub decisive_of: DecisiveOf,
+    /// What the run is made from.
+    pub inputs: &'r RunInputs,
     /// Digest of everything that decides the weights.
-    pub(crate) digest: Digest,
+    pub digest: Digest,
     /// `plan.json`.
-    pub(crate) plan: serde_json::Value,
+    pub plan: serde_json::Value,
     /// Rows that were left out.
-    pub(crate) skipped: Vec<&'r SkippedRow>,
+    pub skipped: Vec<&'r SkippedRow>,
 }
 
 /// A run's folder, on every rank.
 #[derive(Debug)]
-pub(crate) struct RunFolder {
+pub struct RunFolder {
     path: PathBuf,
     /// Held by the first rank alone.
     directory: Option<RunDirectory>,
 }
 
 impl RunFolder {
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The locked folder, on the first rank.
-    pub(crate) fn directory(&self) -> Option<&RunDirectory> {
+    #[must_use]
+    pub fn directory(&self) -> Option<&RunDirectory> {
         self.directory.as_ref()
     }
 }
 
 /// How a run begins.
-pub(crate) enum OpenedRun {
+pub enum OpenedRun {
     /// It was finished before.
     Finished(TrainedModel),
     /// It takes steps, from a checkpoint or from the start.
-    Open { folder: RunFolder, checkpoint: Option<CommittedDirectory> },
+    Open {
+        /// The run's folder.
+        folder: RunFolder,
+        /// Where it continues; `None` at the start.
+        checkpoint: Option<CommittedDirectory>,
+    },
 }
 
 /// What the first rank found, for the others.
@@ -68,14 +78,14 @@ struct Found {
 
 impl RunOutline<'_> {
     /// Creates the run's folder, or opens it for a resume. A resume where nothing was begun yet starts the run.
-    pub(crate) fn open(
+    pub fn open(
         &self,
         start: Start,
         communicator: &dyn Communicator,
         events: &mut dyn EventSink,
-    ) -> Result<OpenedRun, StageError> {
+    ) -> Result<OpenedRun, RunError> {
         let (mut directory, mut checkpoint) = (None, None);
-        let found = on_first_rank(communicator, || {
+        let found = on_first_rank(communicator, || -> Result<_, RunError> {
             let opened = self.open_here(start, events)?;
             let path = Some(opened.model_path()).filter(|model| start == Start::Resume && model.exists());
             let model = match path {
@@ -112,7 +122,7 @@ impl RunOutline<'_> {
         Ok(OpenedRun::Open { folder: RunFolder { path: found.path, directory }, checkpoint })
     }
 
-    fn open_here(&self, start: Start, events: &mut dyn EventSink) -> Result<RunDirectory, StageError> {
+    fn open_here(&self, start: Start, events: &mut dyn EventSink) -> Result<RunDirectory, RunError> {
         if start == Start::Fresh {
             return Ok(RunDirectory::create(self.output_dir, self.recipe, self.inputs)?);
         }
@@ -129,6 +139,6 @@ impl RunOutline<'_> {
 }
 
 /// Says that a resume starts a run.
-pub(crate) fn nothing_to_resume(folder: &Path) -> Event {
+pub fn nothing_to_resume(folder: &Path) -> Event {
     Event::Note(format!("{} holds no run yet: it starts from the beginning", folder.display()))
 }

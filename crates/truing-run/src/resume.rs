@@ -1,41 +1,21 @@
 //! What every run does to begin again where it stood.
 
 use toml::Table;
-use truing_cpu::CpuEngine;
-use truing_model::{ModelFiles, TrainableSpec};
 use truing_store::{CommittedDirectory, Digest, InputFile, RunDirectory, RunInputs, latest_valid};
 use truing_train::TrainerState;
-use truing_types::{Event, EventSink, Seed};
+use truing_types::{Event, EventSink};
 
-use super::record::CHECKPOINT;
-use crate::{StageError, model};
-
-/// Loads a model, one tensor at a time, and says what a user should know of its files.
-pub(crate) fn load_engine(
-    files: &ModelFiles,
-    trainable: &TrainableSpec,
-    n_threads: usize,
-    seed: u64,
-    phase: &str,
-    events: &mut dyn EventSink,
-) -> Result<CpuEngine, StageError> {
-    model::announce(files, trainable, events);
-    let n_tensors = files.spec.parameters().len() as u64;
-    events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(n_tensors) });
-    let on_tensor = &mut |done| events.emit(Event::Progress { done, note: String::new() });
-    let engine = model::load_engine(files, trainable, n_threads, Seed(seed), on_tensor)?;
-    events.emit(Event::PhaseFinished);
-    Ok(engine)
-}
+use crate::RunError;
+use crate::record::CHECKPOINT;
 
 /// The newest checkpoint that verifies, of a run that had the same inputs: the same files, bit for bit, wherever they
 /// lie, and the same of everything else that decides the weights.
-pub(crate) fn find_checkpoint(
+pub fn find_checkpoint(
     digest: Digest,
     inputs: &RunInputs,
     folder: &RunDirectory,
     events: &mut dyn EventSink,
-) -> Result<Option<CommittedDirectory>, StageError> {
+) -> Result<Option<CommittedDirectory>, RunError> {
     let latest = latest_valid(&folder.checkpoints_path(), CHECKPOINT)?;
     for damaged in &latest.damaged {
         let (path, reason) = (damaged.path.display(), &damaged.reason);
@@ -48,14 +28,14 @@ pub(crate) fn find_checkpoint(
     };
     check_same_files(&folder.inputs()?, inputs)?;
     if TrainerState::read(&directory)?.recipe_digest != digest {
-        return Err(StageError::InputsChanged { path: folder.recipe_path() });
+        return Err(RunError::InputsChanged { path: folder.recipe_path() });
     }
     Ok(Some(directory))
 }
 
 /// Refuses to resume where a file has another content, or there are other files. Rows that are not used count as well: what
 /// the run's folder says of them would no longer be true.
-pub(crate) fn check_same_files(before: &RunInputs, now: &RunInputs) -> Result<(), StageError> {
+pub fn check_same_files(before: &RunInputs, now: &RunInputs) -> Result<(), RunError> {
     let contents = |inputs: &RunInputs| -> Vec<(String, Digest)> {
         inputs.files.iter().map(|file| (file.role.clone(), file.blake3)).collect()
     };
@@ -70,12 +50,12 @@ pub(crate) fn check_same_files(before: &RunInputs, now: &RunInputs) -> Result<()
     let gone = || before.files.iter().find(|file| !is_in(file, &contents_now));
     // Otherwise their order, or how often they are named.
     let Some(file) = changed.or_else(gone).or(now.files.last()) else { return Ok(()) };
-    Err(StageError::FileChanged { role: file.role.clone(), path: file.path.clone() })
+    Err(RunError::FileChanged { role: file.role.clone(), path: file.path.clone() })
 }
 
 /// Refuses to resume where a setting that decides the results has changed. Both hold those settings alone.
-pub(crate) fn check_same_recipe(before: &Table, now: &Table) -> Result<(), StageError> {
+pub fn check_same_recipe(before: &Table, now: &Table) -> Result<(), RunError> {
     let all_keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
     let keys: Vec<String> = all_keys.filter(|key| before.get(*key) != now.get(*key)).cloned().collect();
-    if keys.is_empty() { Ok(()) } else { Err(StageError::RecipeChanged { keys }) }
+    if keys.is_empty() { Ok(()) } else { Err(RunError::RecipeChanged { keys }) }
 }

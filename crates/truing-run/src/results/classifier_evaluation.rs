@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ShareInterval;
-use crate::interval::interval_or_half_width;
-
-use crate::CalibrationBin;
+use super::interval::{ShareInterval, interval_or_half_width};
+use super::reward_diagnostics::CalibrationBin;
 
 /// One label in numbers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! What every run keeps in its folder while it goes on, whatever learns: metrics, evaluations, checkpoints, the model.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -13,17 +14,17 @@ use truing_store::{CommittedDirectory, MetricsLog, StagedDirectory, prune};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_types::{CommunicationError, Communicator, Event, EventSink};
 
-use super::folder::RunFolder;
+use crate::folder::RunFolder;
 use crate::ranks::{is_first, on_first_rank};
-use crate::{StageError, TrainedModel};
+use crate::{RunError, TrainedModel};
 
 /// Before the number of every checkpoint's folder.
-pub(crate) const CHECKPOINT: &str = "checkpoint-";
+pub const CHECKPOINT: &str = "checkpoint-";
 /// Before the name of every metric of an evaluation.
-pub(crate) const EVALUATION_PREFIX: &str = "eval_";
+pub const EVALUATION_PREFIX: &str = "eval_";
 
 /// What a run keeps. The first rank writes it; errors of the first rank reach all.
-pub(crate) struct RunRecord<'a> {
+pub struct RunRecord<'a> {
     folder: RunFolder,
     communicator: &'a dyn Communicator,
     /// On the first rank.
@@ -35,18 +36,18 @@ pub(crate) struct RunRecord<'a> {
 
 impl<'a> RunRecord<'a> {
     /// Continues from `state`: what was logged after it, in the metrics and in the files named `evaluations`, is cut off.
-    pub(crate) fn open(
+    pub fn open(
         folder: RunFolder,
         state: &TrainerState,
         evaluations: &[&str],
         communicator: &'a dyn Communicator,
-    ) -> Result<Self, StageError> {
+    ) -> Result<Self, RunError> {
         // An evaluation that is due may have been logged already by a process that ended before it was saved.
         let is_made_again = |values: &Map<String, Value>| {
             state.is_evaluation_due && values.keys().any(|name| name.starts_with(EVALUATION_PREFIX))
         };
         let mut log = None;
-        on_first_rank(communicator, || {
+        on_first_rank(communicator, || -> Result<(), RunError> {
             let Some(directory) = folder.directory() else { return Ok(()) };
             let cut = MetricsLog::truncate_after(&directory.metrics_path(), state.step, is_made_again)?;
             log = Some(cut.0);
@@ -62,16 +63,15 @@ impl<'a> RunRecord<'a> {
     }
 
     /// The run's folder.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Ends the run: `outcome.json` says how.
-    pub(crate) fn end(
-        self,
-        model: PathBuf,
-        nothing_learnt: Option<String>,
-    ) -> Result<TrainedModel, StageError> {
+    ///
+    /// # Errors
+    /// When the file cannot be written, or a peer is lost.
+    pub fn end(self, model: PathBuf, nothing_learnt: Option<String>) -> Result<TrainedModel, RunError> {
         let folder = self.path().to_path_buf();
         let trained = TrainedModel { model, metrics: self.last_metrics, nothing_learnt };
         on_first_rank(self.communicator, || trained.save_outcome(&folder))?;
@@ -79,16 +79,19 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Why the run has learnt nothing, where the gradient was 0 in every step that was logged.
-    pub(crate) fn nothing_learnt(&self) -> Result<Option<String>, StageError> {
+    ///
+    /// # Errors
+    /// When the metrics cannot be read, or a peer is lost.
+    pub fn nothing_learnt(&self) -> Result<Option<String>, RunError> {
         on_first_rank(self.communicator, || {
             let Some(directory) = self.folder.directory() else { return Ok(None) };
             let path = directory.metrics_path();
-            let text = fs::read_to_string(&path)
-                .map_err(|source| StageError::Read { path: path.clone(), source })?;
+            let text =
+                fs::read_to_string(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
             let mut n_steps = 0;
             for line in text.lines() {
                 let values: Map<String, Value> = serde_json::from_str(line)
-                    .map_err(|error| StageError::Read { path: path.clone(), source: error.into() })?;
+                    .map_err(|error| RunError::Read { path: path.clone(), source: error.into() })?;
                 match values.get("grad_norm").and_then(Value::as_f64) {
                     Some(0.0) => n_steps += 1,
                     Some(_) => return Ok(None),
@@ -103,12 +106,12 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Appends a line of metrics. A mean of nothing, for instance of scores where no response has one, is left out.
-    pub(crate) fn log(
+    pub fn log(
         &mut self,
         step: u64,
         mut values: BTreeMap<String, f64>,
         events: &mut dyn EventSink,
-    ) -> Result<(), StageError> {
+    ) -> Result<(), RunError> {
         values.retain(|_, value| value.is_finite());
         if let Some(log) = &mut self.log {
             let mut record = Map::new();
@@ -122,7 +125,7 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Appends what an evaluation found out to a file of the folder.
-    pub(crate) fn log_evaluation(&self, file_name: &str, record: &impl Serialize) -> Result<(), StageError> {
+    pub fn log_evaluation(&self, file_name: &str, record: &impl Serialize) -> Result<(), RunError> {
         if is_first(self.communicator) {
             let mut log = MetricsLog::open(&self.path().join(file_name))?;
             log.append(record)?;
@@ -132,23 +135,23 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Saves a checkpoint, unless there is one of this step, and removes those that are too many.
-    pub(crate) fn save_checkpoint(
+    pub fn save_checkpoint<E: Error + From<RunError>>(
         &mut self,
         state: &TrainerState,
         n_kept: usize,
         events: &mut dyn EventSink,
-        write: impl FnOnce(&mut StagedDirectory) -> Result<(), StageError>,
-    ) -> Result<(), StageError> {
+        write: impl FnOnce(&mut StagedDirectory) -> Result<(), E>,
+    ) -> Result<(), E> {
         if self.saved_step == state.step {
             return Ok(());
         }
-        on_first_rank(self.communicator, || {
+        on_first_rank(self.communicator, || -> Result<(), E> {
             let Some(directory) = self.folder.directory() else { return Ok(()) };
             let checkpoints = directory.checkpoints_path();
             let path = checkpoints.join(format!("{CHECKPOINT}{}", state.step));
             self.save("checkpoint", "saving a checkpoint", &path, events, write)?;
             let best: Vec<u64> = state.best.iter().map(|best| best.step).collect();
-            prune(&checkpoints, CHECKPOINT, n_kept, &best)?;
+            prune(&checkpoints, CHECKPOINT, n_kept, &best).map_err(RunError::from)?;
             Ok(())
         })?;
         self.saved_step = state.step;
@@ -156,11 +159,11 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Saves the model of a run that has come to its end.
-    pub(crate) fn save_model(
+    pub fn save_model<E: Error + From<RunError>>(
         &mut self,
         events: &mut dyn EventSink,
-        write: impl FnOnce(&mut StagedDirectory) -> Result<(), StageError>,
-    ) -> Result<PathBuf, StageError> {
+        write: impl FnOnce(&mut StagedDirectory) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
         on_first_rank(self.communicator, || {
             let path = self.path().join("model");
             self.save("model", "saving the weights", &path, events, write)?;
@@ -168,21 +171,21 @@ impl<'a> RunRecord<'a> {
         })
     }
 
-    fn save(
+    fn save<E: Error + From<RunError>>(
         &self,
         what: &str,
         phase: &str,
         path: &Path,
         events: &mut dyn EventSink,
-        write: impl FnOnce(&mut StagedDirectory) -> Result<(), StageError>,
-    ) -> Result<(), StageError> {
+        write: impl FnOnce(&mut StagedDirectory) -> Result<(), E>,
+    ) -> Result<(), E> {
         events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: None });
         if let Some(log) = &self.log {
-            log.sync()?;
+            log.sync().map_err(RunError::from)?;
         }
-        let mut staged = StagedDirectory::begin(path)?;
+        let mut staged = StagedDirectory::begin(path).map_err(RunError::from)?;
         write(&mut staged)?;
-        staged.commit()?;
+        staged.commit().map_err(RunError::from)?;
         events.emit(Event::PhaseFinished);
         let what = if what == "model" && is_adapter(path) { "adapter" } else { what };
         events.emit(Event::Saved { what: what.to_owned(), path: path.to_path_buf() });
@@ -191,14 +194,14 @@ impl<'a> RunRecord<'a> {
 
     /// Gives a model the weights of the best evaluation. Those before the first step are in no checkpoint, nor are those of
     /// a run that was not asked for them until it was resumed.
-    pub(crate) fn restore_best(
+    pub fn restore_best(
         &self,
         store: &mut impl ParameterStore,
         state: &TrainerState,
         events: &mut dyn EventSink,
-    ) -> Result<(), StageError> {
+    ) -> Result<(), RunError> {
         let Some(best) = state.best.filter(|best| best.step != state.step) else { return Ok(()) };
-        let found = on_first_rank(self.communicator, || {
+        let found = on_first_rank(self.communicator, || -> Result<_, RunError> {
             let Some(directory) = self.folder.directory() else { return Ok(None) };
             let path = directory.checkpoints_path().join(format!("{CHECKPOINT}{}", best.step));
             Ok(Some(path).filter(|path| path.exists()))
@@ -221,7 +224,7 @@ impl<'a> RunRecord<'a> {
 }
 
 /// Whether any rank was told to stop.
-pub(crate) fn is_any_stopped(
+pub fn is_any_stopped(
     stop: &AtomicBool,
     communicator: &dyn Communicator,
 ) -> Result<bool, CommunicationError> {
@@ -232,7 +235,7 @@ pub(crate) fn is_any_stopped(
 
 /// A rank that breaks a step off by itself would leave the others waiting; with peers the flag is looked at between steps,
 /// by all at once.
-pub(crate) fn break_if_alone(stop: &AtomicBool, world_size: usize) -> ControlFlow<()> {
+pub fn break_if_alone(stop: &AtomicBool, world_size: usize) -> ControlFlow<()> {
     if world_size == 1 && stop.load(Ordering::Relaxed) {
         ControlFlow::Break(())
     } else {

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use truing_data::{LongSampleReport, OnBadRow, RowError, Rows, SourceRow, describe_unread};
 use truing_text::TextError;
-use truing_types::{Conversation, Event, EventSink, Role, RowOrigin};
+use truing_types::{Conversation, Event, EventSink, Role, RowOrigin, counted};
 
-use crate::StageError;
 use crate::rows::write_lines;
-use crate::wording::counted;
+use crate::{AsRunError, RunError};
 
 /// A row that was left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +47,7 @@ impl SkippedRow {
 
 impl SkippedRow {
     /// What is wrong, with the field that it is wrong with.
-    pub(crate) fn reason_with_field(&self) -> String {
+    pub fn reason_with_field(&self) -> String {
         match self.field.as_str() {
             "" => self.reason.clone(),
             field => format!("`{field}` {}", self.reason),
@@ -134,12 +133,12 @@ pub struct DataReport {
 
 impl DataReport {
     /// Of rows that are read as `role`.
-    pub(crate) fn of(role: &'static str) -> Self {
+    pub fn of(role: &'static str) -> Self {
         Self { role, ..Self::default() }
     }
 
     /// Takes over what the reader of a source found out, once it has come to its end.
-    pub(crate) fn end_source<Row: SourceRow>(&mut self, rows: &Rows<Row>) {
+    pub fn end_source<Row: SourceRow>(&mut self, rows: &Rows<Row>) {
         self.skip_rows(&rows.skipped().rows);
         let left_out: BTreeSet<(&str, u64)> =
             self.skipped.iter().map(|row| (row.path.as_str(), row.line)).collect();
@@ -149,7 +148,7 @@ impl DataReport {
     }
 
     /// Leaves rows out that could not be read.
-    pub(crate) fn skip_rows(&mut self, rows: &[RowError]) {
+    pub fn skip_rows(&mut self, rows: &[RowError]) {
         self.skipped.extend(rows.iter().map(|RowError { origin, problem }| {
             let reason = format!("{}; expected {}", problem.kind, problem.expected);
             SkippedRow::new(self.role, origin, &problem.field, reason)
@@ -160,12 +159,12 @@ impl DataReport {
     ///
     /// # Errors
     /// The error itself, where bad rows are errors or every row would have it.
-    pub(crate) fn skip(&mut self, on_bad_row: OnBadRow, error: StageError) -> Result<(), StageError> {
-        let skipped = match &error {
-            StageError::Text(TextError::Row { origin, source }) if !is_of_every_row(source) => {
+    pub fn skip<E: AsRunError>(&mut self, on_bad_row: OnBadRow, error: E) -> Result<(), E> {
+        let skipped = match error.as_run_error() {
+            Some(RunError::Text(TextError::Row { origin, source })) if !is_of_every_row(source) => {
                 SkippedRow::new(self.role, origin, "", source.to_string())
             }
-            StageError::BadColumn { origin, column, found, expected } => {
+            Some(RunError::BadColumn { origin, column, found, expected }) => {
                 SkippedRow::new(self.role, origin, column, format!("is {found}; expected {expected}"))
             }
             _ => return Err(error),
@@ -178,12 +177,12 @@ impl DataReport {
     }
 
     /// Counts a remark about a row.
-    pub(crate) fn note(&mut self, remark: impl Into<String>, origin: &RowOrigin) {
+    pub fn note(&mut self, remark: impl Into<String>, origin: &RowOrigin) {
         self.notes.add(remark.into(), origin);
     }
 
     /// Says what a person should know.
-    pub(crate) fn warn(&self, what: &str, events: &mut dyn EventSink) {
+    pub fn warn(&self, what: &str, events: &mut dyn EventSink) {
         let unread: Vec<&str> = self.unread.iter().map(|file| &**file).collect();
         if let Some(text) = describe_unread(&unread) {
             events.emit(Event::Note(format!("{what}: {text}")));
@@ -231,18 +230,18 @@ fn is_of_every_row(error: &TextError) -> bool {
 }
 
 /// Lists rows that were left out in a run's folder; a run without such rows has no list.
-pub(crate) fn write_skipped<'a>(
+pub fn write_skipped<'a>(
     folder: &Path,
     skipped: impl IntoIterator<Item = &'a SkippedRow>,
     events: &mut dyn EventSink,
-) -> Result<(), StageError> {
+) -> Result<(), RunError> {
     let rows: Vec<&SkippedRow> = skipped.into_iter().collect();
     let path = folder.join(SkippedRow::FILE_NAME);
     if rows.is_empty() {
         // A list of an earlier start, whose rows have been mended since.
         return match std::fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(StageError::Write { path, source })
+                Err(RunError::Write { path, source })
             }
             _ => Ok(()),
         };
@@ -256,7 +255,7 @@ pub(crate) fn write_skipped<'a>(
 }
 
 /// Parts of a conversation that are lost where only the texts of its turns are read, without the assistant's.
-pub(crate) fn unread_parts(conversation: &Conversation) -> Vec<&'static str> {
+pub fn unread_parts(conversation: &Conversation) -> Vec<&'static str> {
     let turns = &conversation.messages;
     let mut unread = Vec::new();
     if !conversation.tools.is_empty() {
@@ -276,7 +275,7 @@ mod tests {
         RowOrigin { source: "a.jsonl".into(), line }
     }
 
-    fn row_error(source: TextError) -> StageError {
+    fn row_error(source: TextError) -> RunError {
         TextError::Row { origin: origin(7), source: Box::new(source) }.into()
     }
 
@@ -284,7 +283,7 @@ mod tests {
     fn a_row_is_left_out_for_its_own_errors_only() {
         let mut report = DataReport::of("data");
         report.skip(OnBadRow::Skip, row_error(TextError::NoAssistantTurn)).unwrap();
-        let column = StageError::BadColumn {
+        let column = RunError::BadColumn {
             origin: origin(9),
             column: "score".into(),
             found: "\"high\"".into(),
@@ -301,7 +300,7 @@ mod tests {
         );
         assert!(report.skip(OnBadRow::Error, row_error(TextError::NoAssistantTurn)).is_err());
         assert!(report.skip(OnBadRow::Skip, row_error(TextError::NoChatTemplate)).is_err(), "no row has one");
-        let other = StageError::MissingSetting { key: "data", expected: "rows" };
+        let other = RunError::MissingSetting { key: "data", expected: "rows" };
         assert!(report.skip(OnBadRow::Skip, other).is_err());
         assert_eq!(report.skipped.len(), 2);
     }

@@ -159,7 +159,7 @@ pub trait Recipe: Serialize + DeserializeOwned + JsonSchema {
 }
 
 /// Makes a model's name a path where the recipe's folder has it: a name such as `org/model` looks like a path.
-pub(crate) fn resolve_model(name: &mut String, folder: &Path) {
+pub fn resolve_model(name: &mut String, folder: &Path) {
     let path = folder.join(&*name);
     if !name.is_empty() && path.exists() {
         *name = path.to_string_lossy().into_owned();
@@ -167,10 +167,7 @@ pub(crate) fn resolve_model(name: &mut String, folder: &Path) {
 }
 
 /// Replaces a model's name, where one is given, by the path that `find` returns.
-pub(crate) fn find_model<E>(
-    name: &mut String,
-    find: &mut dyn FnMut(&str) -> Result<PathBuf, E>,
-) -> Result<(), E> {
+pub fn find_model<E>(name: &mut String, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
     if !name.is_empty() {
         *name = find(name)?.to_string_lossy().into_owned();
     }
@@ -201,7 +198,7 @@ const FREE: &[&str] = &[
 const FILES: &[&str] = &["data.*.path", "eval_data.*.path"];
 
 /// The settings of a recipe without those that decide no result.
-pub(crate) fn decisive<R: Recipe>(recipe: &R) -> Table {
+pub fn decisive<R: Recipe>(recipe: &R) -> Table {
     let mut root = Value::Table(to_table(recipe));
     for key in FREE.iter().chain(R::FREE) {
         at(&mut root, key, &mut |table, key| drop(table.remove(key)));
@@ -222,7 +219,7 @@ pub(crate) fn decisive<R: Recipe>(recipe: &R) -> Table {
 }
 
 /// The settings that decide the results, of a recipe as a run's folder holds it.
-pub(crate) fn decisive_of<R: Recipe>(text: &str, path: &Path) -> Result<Table, RecipeError> {
+pub fn decisive_of<R: Recipe>(text: &str, path: &Path) -> Result<Table, RecipeError> {
     Ok(R::from_toml(text, path, &[])?.decisive())
 }
 
@@ -309,7 +306,7 @@ fn line_of(text: &str, byte: usize) -> usize {
 }
 
 /// Reads any TOML file, with errors as [`parse`] has them.
-pub(crate) fn read_toml<T: DeserializeOwned + JsonSchema>(text: &str, path: &Path) -> Result<T, RecipeError> {
+pub fn read_toml<T: DeserializeOwned + JsonSchema>(text: &str, path: &Path) -> Result<T, RecipeError> {
     let table: Table = from_text(text, path)?;
     if let Some(unknown) = schema::unknown_key(&schema_of::<T>(), &table) {
         let line = line_of(text, schema::position(text, &unknown.path).unwrap_or(0));

@@ -8,12 +8,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use truing_types::{CommunicationError, Communicator, Rank, in_dealt_order};
 
-use crate::StageError;
+use crate::RunError;
 
 const FIRST: Rank = Rank(0);
 
 /// Whether this is the rank that writes the run's folder.
-pub(crate) fn is_first(communicator: &dyn Communicator) -> bool {
+pub fn is_first(communicator: &dyn Communicator) -> bool {
     communicator.rank() == FIRST
 }
 
@@ -21,19 +21,19 @@ pub(crate) fn is_first(communicator: &dyn Communicator) -> bool {
 /// the work is done.
 ///
 /// # Errors
-/// That of the work, as [`StageError::OtherRank`] on other ranks; or when a peer is lost.
-pub(crate) fn on_first_rank<T: Serialize + DeserializeOwned>(
+/// That of the work, as [`RunError::OtherRank`] on other ranks; or when a peer is lost.
+pub fn on_first_rank<T: Serialize + DeserializeOwned, E: Error + From<RunError>>(
     communicator: &dyn Communicator,
-    work: impl FnOnce() -> Result<T, StageError>,
-) -> Result<T, StageError> {
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
     if communicator.world_size() == 1 {
         return work();
     }
     if !is_first(communicator) {
         let mut message = Vec::new();
-        communicator.broadcast_bytes(&mut message, FIRST)?;
+        communicator.broadcast_bytes(&mut message, FIRST).map_err(RunError::from)?;
         let result: Result<T, String> = decode(&message, FIRST)?;
-        return result.map_err(|reason| StageError::OtherRank { rank: FIRST.0, reason });
+        return result.map_err(|reason| RunError::OtherRank { rank: FIRST.0, reason }.into());
     }
     let result = work();
     // A result that cannot be sent is an error of every rank.
@@ -45,7 +45,7 @@ pub(crate) fn on_first_rank<T: Serialize + DeserializeOwned>(
             (Err(error), message)
         }
     };
-    communicator.broadcast_bytes(&mut message, FIRST)?;
+    communicator.broadcast_bytes(&mut message, FIRST).map_err(RunError::from)?;
     result
 }
 
@@ -53,10 +53,10 @@ pub(crate) fn on_first_rank<T: Serialize + DeserializeOwned>(
 ///
 /// # Errors
 /// When an item cannot be sent or a peer is lost.
-pub(crate) fn gather_dealt<T: Serialize + DeserializeOwned>(
+pub fn gather_dealt<T: Serialize + DeserializeOwned>(
     communicator: &dyn Communicator,
     mine: Vec<T>,
-) -> Result<Vec<T>, StageError> {
+) -> Result<Vec<T>, RunError> {
     if communicator.world_size() == 1 {
         return Ok(mine);
     }
@@ -65,14 +65,14 @@ pub(crate) fn gather_dealt<T: Serialize + DeserializeOwned>(
     Ok(in_dealt_order(by_rank.collect::<Result<Vec<Vec<T>>, _>>()?))
 }
 
-fn encode(value: &impl Serialize) -> Result<Vec<u8>, StageError> {
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, RunError> {
     let mut bytes = Vec::new();
     ciborium::into_writer(value, &mut bytes)
-        .map_err(|error| StageError::Message { reason: error.to_string() })?;
+        .map_err(|error| RunError::Message { reason: error.to_string() })?;
     Ok(bytes)
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8], rank: Rank) -> Result<T, StageError> {
+fn decode<T: DeserializeOwned>(bytes: &[u8], rank: Rank) -> Result<T, RunError> {
     ciborium::from_reader(bytes)
         .map_err(|_| CommunicationError::Malformed { rank: rank.0, n_bytes: bytes.len() }.into())
 }
@@ -113,7 +113,7 @@ mod tests {
             let found = on_ranks(n_ranks, |communicator| {
                 on_first_rank(communicator, || {
                     assert_eq!(communicator.rank().0, 0);
-                    Ok((7_u64, Some("x".to_owned()), f64::NEG_INFINITY))
+                    Ok::<_, RunError>((7_u64, Some("x".to_owned()), f64::NEG_INFINITY))
                 })
                 .unwrap()
             });
@@ -126,7 +126,7 @@ mod tests {
         let found = on_ranks(3, |communicator| {
             let failed = || {
                 let source = std::io::Error::other("the disk is gone");
-                Err::<u8, _>(StageError::Write { path: "metrics.jsonl".into(), source })
+                Err::<u8, _>(RunError::Write { path: "metrics.jsonl".into(), source })
             };
             on_first_rank(communicator, failed).unwrap_err().to_string()
         });

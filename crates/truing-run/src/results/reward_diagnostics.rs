@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ShareInterval;
-use crate::interval::interval_or_half_width;
+use super::interval::{ShareInterval, interval_or_half_width};
 
 /// A source in numbers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -13,19 +13,18 @@ use truing_model::{
 };
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::checkpoint;
-use truing_types::{Event, EventSink, Seed, TokenId};
+use truing_types::{Event, EventSink, Seed, TokenId, counted};
 
-use crate::StageError;
-use crate::wording::counted;
+use crate::RunError;
 
 /// Tokenizer and chat template of an open language model.
 ///
 /// # Errors
 /// When the model is a reward model or classifier, has no tokenizer, or it cannot be used.
-pub fn renderer(files: &ModelFiles, options: RenderOptions) -> Result<ChatRenderer, StageError> {
+pub fn renderer(files: &ModelFiles, options: RenderOptions) -> Result<ChatRenderer, RunError> {
     match files.spec.head {
         HeadKind::LanguageModel => renderer_of_any_head(files, options),
-        HeadKind::Score { n_outputs } => Err(StageError::NotALanguageModel {
+        HeadKind::Score { n_outputs } => Err(RunError::NotALanguageModel {
             path: files.path.clone(),
             architecture: files.spec.architecture.clone(),
             n_outputs,
@@ -37,7 +36,7 @@ pub fn renderer(files: &ModelFiles, options: RenderOptions) -> Result<ChatRender
 ///
 /// # Errors
 /// When it has no tokenizer, or it cannot be used.
-pub fn renderer_of_any_head(files: &ModelFiles, options: RenderOptions) -> Result<ChatRenderer, StageError> {
+pub fn renderer_of_any_head(files: &ModelFiles, options: RenderOptions) -> Result<ChatRenderer, RunError> {
     Ok(ChatRenderer::new(tokenizer(files)?, options)?)
 }
 
@@ -45,7 +44,7 @@ pub fn renderer_of_any_head(files: &ModelFiles, options: RenderOptions) -> Resul
 ///
 /// # Errors
 /// When it has no tokenizer, or it cannot be used.
-pub fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, StageError> {
+pub fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, RunError> {
     Ok(match (files.tokenizer_directory(), files.gguf()) {
         (None, Some(gguf)) => Tokenizer::from_gguf(gguf)?,
         (directory, _) => Tokenizer::from_dir(directory.unwrap_or(&files.path))?,
@@ -57,10 +56,10 @@ pub fn tokenizer(files: &ModelFiles) -> Result<Tokenizer, StageError> {
 ///
 /// # Errors
 /// When there is an adapter and a `[lora]` of another shape, or parameters in the adapter that `[lora]` would not train.
-pub fn continues_adapter(files: &ModelFiles, trainable: &TrainableSpec) -> Result<bool, StageError> {
+pub fn continues_adapter(files: &ModelFiles, trainable: &TrainableSpec) -> Result<bool, RunError> {
     let (Some(adapter), Some(lora)) = (&files.adapter, &trainable.lora) else { return Ok(false) };
     if !lora.is_same(&adapter.lora) {
-        return Err(StageError::BadSetting {
+        return Err(RunError::BadSetting {
             key: "lora",
             found: describe_lora(lora),
             expected: format!(
@@ -75,7 +74,7 @@ pub fn continues_adapter(files: &ModelFiles, trainable: &TrainableSpec) -> Resul
     let is_score = |name: &str| parameters.iter().any(|p| p.name == name && p.role == ParameterRole::Score);
     match adapter.whole_parameters().find(|name| !is_score(name)) {
         None => Ok(true),
-        Some(name) => Err(StageError::BadSetting {
+        Some(name) => Err(RunError::BadSetting {
             key: "lora",
             found: "a table".into(),
             expected: format!(
@@ -129,7 +128,7 @@ pub fn announce(files: &ModelFiles, trainable: &TrainableSpec, events: &mut dyn 
 }
 
 /// Says so where batches of a reward model or classifier cannot be padded.
-pub(crate) fn warn_without_padding(files: &ModelFiles, renderer: &ChatRenderer, events: &mut dyn EventSink) {
+pub fn warn_without_padding(files: &ModelFiles, renderer: &ChatRenderer, events: &mut dyn EventSink) {
     if renderer.padding(files.spec.vocab_size).is_none() {
         let warning = "the tokenizer has no token that can pad batches (one that never ends a conversation), so \
                        `pad_token_id` will be null and transformers will score one conversation at a time; to score \
@@ -140,7 +139,7 @@ pub(crate) fn warn_without_padding(files: &ModelFiles, renderer: &ChatRenderer, 
 
 /// What the saved adapter names as its base: the model that was opened, or of a continued adapter that one's base. A model out
 /// of a cache goes by its name; any other by its whole path, which means the same from every folder.
-pub(crate) fn base_of<'a>(files: &'a ModelFiles, configured: &'a str) -> Cow<'a, str> {
+pub fn base_of<'a>(files: &'a ModelFiles, configured: &'a str) -> Cow<'a, str> {
     let base = files.base_path();
     match (hub_name(base), std::fs::canonicalize(base), &files.adapter) {
         (Some(name), ..) => Cow::Owned(name),
@@ -152,7 +151,7 @@ pub(crate) fn base_of<'a>(files: &'a ModelFiles, configured: &'a str) -> Cow<'a,
 
 /// What is saved beside the weights.
 #[derive(Debug)]
-pub(crate) struct BesideWeights {
+pub struct BesideWeights {
     files: Vec<(String, Vec<u8>)>,
     output_names: Vec<String>,
     pad_token_id: Option<TokenId>,
@@ -160,12 +159,12 @@ pub(crate) struct BesideWeights {
 
 impl BesideWeights {
     /// The tokenizer's files, which name a fit padding token where a score head is saved, and those of the workload.
-    pub(crate) fn new(
+    pub fn new(
         model: &ModelFiles,
         renderer: &ChatRenderer,
         more: Vec<(String, Vec<u8>)>,
         output_names: Vec<String>,
-    ) -> Result<Self, StageError> {
+    ) -> Result<Self, RunError> {
         let pad_token_id = match model.spec.head {
             HeadKind::Score { .. } => renderer.padding(model.spec.vocab_size),
             HeadKind::LanguageModel => None,
@@ -178,7 +177,8 @@ impl BesideWeights {
         Ok(Self { files, output_names, pad_token_id })
     }
 
-    pub(crate) fn options<'a>(&'a self, model: &'a ModelFiles) -> SaveOptions<'a> {
+    /// How [`save_model`] saves the weights and these files.
+    pub fn options<'a>(&'a self, model: &'a ModelFiles) -> SaveOptions<'a> {
         SaveOptions {
             output_names: &self.output_names,
             pad_token_id: self.pad_token_id,
@@ -198,7 +198,7 @@ pub fn load_engine(
     n_threads: usize,
     seed: Seed,
     on_tensor: &mut dyn FnMut(u64),
-) -> Result<CpuEngine, StageError> {
+) -> Result<CpuEngine, RunError> {
     let options = CpuOptions { n_threads, seed };
     let mut loader = Loader::new(files.spec.clone(), trainable.clone(), options)?;
     let mut n_done = 0;
@@ -206,13 +206,31 @@ pub fn load_engine(
         loader.put(&parameter.name, &shape, values)?;
         n_done += 1;
         on_tensor(n_done);
-        Ok::<_, StageError>(())
+        Ok::<_, RunError>(())
     };
     match continues_adapter(files, trainable)? {
         true => files.load_weights_and_adapter(put)?,
         false => files.load_weights(put)?,
     }
     Ok(loader.finish()?)
+}
+
+/// Loads a model, one tensor at a time, and says what a user should know of its files.
+pub fn announce_and_load(
+    files: &ModelFiles,
+    trainable: &TrainableSpec,
+    n_threads: usize,
+    seed: u64,
+    phase: &str,
+    events: &mut dyn EventSink,
+) -> Result<CpuEngine, RunError> {
+    announce(files, trainable, events);
+    let n_tensors = files.spec.parameters().len() as u64;
+    events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(n_tensors) });
+    let on_tensor = &mut |done| events.emit(Event::Progress { done, note: String::new() });
+    let engine = load_engine(files, trainable, n_threads, Seed(seed), on_tensor)?;
+    events.emit(Event::PhaseFinished);
+    Ok(engine)
 }
 
 /// What is written beside the weights so that the directory is a whole model.
@@ -236,14 +254,14 @@ pub fn save_model(
     options: &SaveOptions<'_>,
     base_model: &str,
     merge_adapter: bool,
-) -> Result<(), StageError> {
+) -> Result<(), RunError> {
     match &engine.trainable().lora {
         Some(lora) if merge_adapter => {
             let read = |name: &str| {
                 let found = engine.parameters().iter().position(|parameter| parameter.name == name);
                 found.map(|idx| engine.read(idx, ParameterTensor::Value)).transpose()
             };
-            let merged = |parameter: &ParameterSpec| -> Result<Cow<'_, [f32]>, StageError> {
+            let merged = |parameter: &ParameterSpec| -> Result<Cow<'_, [f32]>, RunError> {
                 let name = &parameter.name;
                 let missing = || EngineError::MissingParameter { name: name.clone() };
                 let values = read(name)?.ok_or_else(missing)?;

@@ -6,14 +6,13 @@
 //! | [`PromptDecision::FILE_NAME`] | one [`PromptDecision`] a line, in row order |
 //! | [`TemplateRow::FILE_NAME`] | one [`TemplateRow`] a line |
 //! | [`SelectionSummary::FILE_NAME`] | the [`SelectionSummary`] |
-//! | [`PromptMap::FILE_NAME`] | the [`PromptMap`], where vectors were at hand |
+//! | [`PromptMap::FILE_NAME`](truing_types::PromptMap::FILE_NAME) | the map, where vectors were at hand |
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use crate::RowOrigin;
+use truing_types::RowOrigin;
 
 /// A step of the selection that drops rows, in the order in which they are taken.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -215,35 +214,6 @@ pub struct SelectionSummary {
 impl SelectionSummary {
     /// Name of the file in the run folder.
     pub const FILE_NAME: &'static str = "summary.json";
-}
-
-/// One way to lay the prompts out on a plane.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Projection {
-    /// `PCA`, `t-SNE`.
-    pub name: String,
-    /// How it was made, and how far it can be trusted, in a sentence.
-    pub about: String,
-    /// Where each prompt of the map lies.
-    pub points: Vec<[f32; 2]>,
-}
-
-/// Prompts on a plane.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PromptMap {
-    /// Which prompts are shown, in a sentence.
-    pub sampling: String,
-    /// The prompts, by [`PromptDecision::id`].
-    pub ids: Vec<u64>,
-    /// Points in the order of `ids`.
-    pub projections: Vec<Projection>,
-}
-
-impl PromptMap {
-    /// Name of the file in the run folder.
-    pub const FILE_NAME: &'static str = "map.json";
 }
 
 #[cfg(test)]

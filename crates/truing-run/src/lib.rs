@@ -1,0 +1,27 @@
+//! What every run shares, whatever its stage does: the recipe, the machine, the folder with its record and its resume, the
+//! work of several ranks, the report on the rows that were read, models on disk, and the results that are left behind.
+//!
+//! No stage is known here.
+
+pub mod folder;
+pub mod inputs;
+pub mod model;
+pub mod ranks;
+pub mod recipe;
+pub mod record;
+pub mod results;
+pub mod resume;
+pub mod rows;
+pub mod source_names;
+
+mod error;
+mod machine;
+mod row_report;
+mod start;
+
+pub use error::{AsRunError, RunError};
+pub use machine::{Machine, Probe};
+pub use recipe::{Recipe, RecipeError, RecipePlace};
+pub use row_report::{DataReport, Noted, Notes, SkippedRow, unread_parts, write_skipped};
+pub use rows::PromptSource;
+pub use start::{Ended, Start, TrainedModel};
