@@ -5,7 +5,7 @@ use truing_data::{
     FORMATS, Format, OnBadRow, PREFERENCE_FORMATS, PROMPT_FORMATS, Render, SourceConfig, SourceRow,
     UNPAIRED_FORMATS, read_preferences, read_rows, read_rows_as,
 };
-use truing_types::{Conversation, Message, Role, TrainingRow};
+use truing_types::{Conversation, Message, Role, TrainingRow, UnpairedRow};
 
 use crate::{fixture, read, read_text};
 
@@ -195,6 +195,32 @@ fn scores_and_ranks_that_do_not_fit_the_responses_are_refused() {
         row["prompt"] = json!("a");
         assert_eq!(ranked(&row), Err(problem), "{row}");
     }
+}
+
+#[test]
+fn a_verdict_may_be_a_string() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    let verdict = |label: serde_json::Value| {
+        let row = json!({"prompt": "a", "completion": "b", "label": label});
+        std::fs::write(&path, row.to_string()).unwrap();
+        let row = read_rows_as::<UnpairedRow>(&SourceConfig::new(&path), OnBadRow::Skip);
+        let mut rows = row.unwrap();
+        match rows.next() {
+            Some(row) => Ok(row.unwrap().0.is_desirable),
+            None => Err(rows.skipped().rows[0].problem.to_string()),
+        }
+    };
+    for label in [json!("true"), json!("True"), json!("TRUE"), json!(true), json!(1)] {
+        assert_eq!(verdict(label.clone()), Ok(true), "{label}");
+    }
+    for label in [json!("false"), json!("False"), json!(false), json!(0.0)] {
+        assert_eq!(verdict(label.clone()), Ok(false), "{label}");
+    }
+    let expected = "expected true or false, as such or as a string, or 1 or 0";
+    assert_eq!(verdict(json!("good")), Err(format!("`label` is \"good\"; {expected}")));
+    assert_eq!(verdict(json!(2)), Err(format!("`label` is 2; {expected}")));
+    assert_eq!(verdict(json!([true])), Err(format!("`label` is a list; {expected}")));
 }
 
 #[test]
