@@ -366,6 +366,10 @@ fn bad_conversations_say_what_is_wrong() {
         "`messages[0].loss` is a second loss weight of this message; expected one of `weight`, `loss_weight`, `loss`, `train`, `training`, `masked`",
     );
     check_refused(
+        r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], "train": false}"#,
+        "`train` is false, a loss mask of the whole row, which is not read; expected no mask beside the messages: say in each turn what is learnt, with `weight` (a number) or `train` (true or false), and remove this column",
+    );
+    check_refused(
         r#"{"messages": [{"role": "assistant", "content": "x"}], "tools": "[{"}"#,
         "`tools` is a string that is not JSON (EOF while parsing an object at line 1 column 2); expected a list of tool descriptions, or a string that holds one",
     );
