@@ -43,6 +43,18 @@ impl<'a> Fields<'a> {
         RowProblem::new(self.path(column), RowErrorKind::Missing, expected)
     }
 
+    /// Whether a field of the row is named in the source's settings, or holds what is named there.
+    pub(crate) fn is_named(&self, key: &str) -> bool {
+        let is_in =
+            |path: &str| path == key || path.strip_prefix(key).is_some_and(|inside| inside.starts_with('.'));
+        let template = self.columns.prompt_template.iter().flat_map(|template| &template.pieces);
+        let mut in_template = template.filter_map(|piece| match piece {
+            Piece::Field(path) => Some(path.as_str()),
+            Piece::Text(_) => None,
+        });
+        self.columns.mapping.values().any(|path| is_in(path)) || in_template.any(is_in)
+    }
+
     /// A text that may be left out.
     pub(crate) fn optional_text(&self, column: &'a str) -> Result<Option<&'a str>, RowProblem> {
         self.get(column).map(|value| text(value, self.path(column))).transpose()

@@ -228,7 +228,8 @@ mod tests {
         check_refused(
             br#"{"messages": [{"tool_calls": [{"name": "pay", "arguments": {"wei": 100000000000000000000}}]}]}"#,
             "`messages[0].tool_calls[0].arguments.wei` is the number 100000000000000000000, which would be rounded; \
-             expected an integer of 64 bits, a number of at most 15 digits, or a string",
+             expected an integer of 64 bits, a decimal number of at most 15 significant digits, one of 16 or 17 as a \
+             double is written out, or a string",
         );
         // A column keeps its digits as a text.
         let row =

@@ -29,7 +29,8 @@ impl std::fmt::Display for Rounded {
 }
 
 /// What a number must be, so that it is kept as it is.
-pub(crate) const KEPT_NUMBER: &str = "an integer of 64 bits, a number of at most 15 digits, or a string";
+pub(crate) const KEPT_NUMBER: &str = "an integer of 64 bits, a decimal number of at most 15 significant digits, one of 16 \
+                                      or 17 as a double is written out, or a string";
 
 /// Where a walk through a JSON text stands.
 #[derive(Clone, Copy)]
@@ -152,7 +153,8 @@ fn is_integer(number: &str) -> bool {
 }
 
 /// Whether a number has the same value after it was read: an integer of 64 bits, or a double that is written in its shortest
-/// form or with 17 digits, as C's `%.17g` does.
+/// form (every decimal number of at most 15 significant digits is) or with 17 digits, as C's `%.17g` does. Other numbers of
+/// 16 digits and more, such as `48.856613999999997`, would be written back as another decimal number.
 fn is_kept(number: &str) -> bool {
     if is_integer(number) {
         return number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
@@ -200,6 +202,8 @@ mod tests {
             "0.10000000000000001",
             "100000000000000000000.0",
             "5e-324",
+            "48.8566139999999",
+            "9007199254740992.0",
         ] {
             assert!(is_kept(number), "{number}");
         }
@@ -211,6 +215,7 @@ mod tests {
             "9007199254740993.0",
             "1e-400",
             "123456789.123456789123",
+            "48.856613999999997",
             "0.1234567890123456789",
         ] {
             assert!(!is_kept(number), "{number}");

@@ -14,6 +14,7 @@ use crate::error::{DataError, RowError, RowErrorKind, RowProblem};
 use crate::formats::preference::mt_bench;
 use crate::formats::{Format, open_lines};
 use crate::json::parse_object;
+use crate::loss_weight;
 use crate::readers::{self, RawRow, RawRows};
 use crate::source_row::SourceRow;
 use crate::turns::{OnRoleOrder, TurnProblem};
@@ -268,6 +269,15 @@ impl SourceConfig {
         Ok(format)
     }
 
+    /// Reads a row, and refuses a loss mask beside what is learnt.
+    fn parse<Row: SourceRow>(&self, format: &Format<Row>, fields: Fields<'_>) -> Result<Row, RowProblem> {
+        let row = (format.parse)(fields, self.render.unwrap_or_default())?;
+        if Row::IS_LEARNT {
+            loss_weight::check_row(fields)?;
+        }
+        Ok(row)
+    }
+
     fn check_columns<Row>(&self, format: &'static Format<Row>) -> Result<(), DataError> {
         let names: Vec<_> = format.columns.iter().map(|c| c.name).collect();
         match self.columns.keys().find(|column| !names.contains(&column.as_str())) {
@@ -387,7 +397,7 @@ pub fn parse_row_as<Row: SourceRow>(
         let detected = || config.detect(&columns, Path::new(&*origin.source), [(&object, false)]);
         let format = format.map_or_else(detected, Ok)?;
         let fields = Fields { row: &object, columns: &columns, pads_nulls: false };
-        Ok::<_, DataError>((format.parse)(fields, config.render.unwrap_or_default()))
+        Ok::<_, DataError>(config.parse(format, fields))
     });
     let row = match parsed {
         Ok(row) => row?,
@@ -522,7 +532,7 @@ impl<Row: SourceRow> Rows<Row> {
         };
         self.format = Some(format);
         let fields = Fields { row: &object, columns: &self.columns, pads_nulls: row.pads_nulls };
-        let row = match (format.parse)(fields, self.config.render.unwrap_or_default()) {
+        let row = match self.config.parse(format, fields) {
             Ok(row) => with_system(row, &self.config),
             Err(problem) => return Ok(Err(problem)),
         };

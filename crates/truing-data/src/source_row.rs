@@ -13,6 +13,10 @@ pub trait SourceRow: Sized + sealed::Sealed + 'static {
     /// Whether [`system`](crate::SourceConfig::system) may go before its prompt.
     const TAKES_SYSTEM: bool;
 
+    /// Whether it is trained on as it stands, so that a loss mask in it must be followed. Of a prompt, every column is kept
+    /// for rewards.
+    const IS_LEARNT: bool;
+
     /// The formats it is read from, in the order in which they are tried on a row.
     fn formats() -> &'static [Format<Self>];
 
@@ -33,6 +37,7 @@ mod sealed {
 
 impl SourceRow for TrainingRow {
     const TAKES_SYSTEM: bool = false;
+    const IS_LEARNT: bool = true;
 
     fn formats() -> &'static [Format] {
         FORMATS
@@ -52,6 +57,7 @@ impl SourceRow for TrainingRow {
 
 impl SourceRow for PreferenceRow {
     const TAKES_SYSTEM: bool = true;
+    const IS_LEARNT: bool = true;
 
     fn formats() -> &'static [Format<Self>] {
         PREFERENCE_FORMATS
@@ -80,6 +86,7 @@ impl SourceRow for PreferenceRow {
 
 impl SourceRow for UnpairedRow {
     const TAKES_SYSTEM: bool = true;
+    const IS_LEARNT: bool = true;
 
     fn formats() -> &'static [Format<Self>] {
         UNPAIRED_FORMATS
@@ -102,6 +109,7 @@ impl SourceRow for UnpairedRow {
 
 impl SourceRow for PromptRow {
     const TAKES_SYSTEM: bool = true;
+    const IS_LEARNT: bool = false;
 
     fn formats() -> &'static [Format<Self>] {
         PROMPT_FORMATS

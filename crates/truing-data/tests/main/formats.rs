@@ -5,7 +5,7 @@ use truing_data::{
     FORMATS, Format, OnBadRow, PREFERENCE_FORMATS, PROMPT_FORMATS, Render, SourceConfig, SourceRow,
     UNPAIRED_FORMATS, read_preferences, read_rows, read_rows_as,
 };
-use truing_types::{Conversation, Message, Role, TrainingRow};
+use truing_types::{Conversation, Message, Role, TrainingRow, UnpairedRow};
 
 use crate::{fixture, read, read_text};
 
@@ -82,6 +82,145 @@ fn the_responses_of_a_prompt_in_help_steer_become_one_row() {
     assert_eq!((said, &rows[0].ranks), (vec!["y", "x"], &vec![0, 1]));
     assert_eq!(rows[0].responses[0].score, Some(4.0));
     assert_eq!(rows[1].ranks, [0, 0], "a tie");
+}
+
+/// A preference row alone in a file: its responses from best to worst with ranks and scores, or what is wrong with it.
+fn ranked(row: &serde_json::Value) -> Result<Vec<(String, u32, Option<f64>)>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, row.to_string()).unwrap();
+    let mut rows = read_preferences(&SourceConfig::new(&path), OnBadRow::Skip).unwrap();
+    match rows.next() {
+        Some(row) => {
+            let row = row.unwrap().0;
+            let responses = row.responses.iter().zip(&row.ranks);
+            Ok(responses.map(|(r, rank)| (r.messages[0].content.clone(), *rank, r.score)).collect())
+        }
+        None => Err(rows.skipped().rows[0].problem.to_string()),
+    }
+}
+
+#[test]
+fn scores_and_ranks_beside_the_responses_order_them() {
+    let row = |column: &str, numbers: serde_json::Value| {
+        let mut row = json!({"prompt": "a", "responses": ["x", "y", "z"]});
+        row[column] = numbers;
+        ranked(&row)
+    };
+    let expect = |responses: [(&str, u32, Option<f64>); 3]| {
+        Ok(responses.map(|(said, rank, score)| (said.to_owned(), rank, score)).to_vec())
+    };
+    for column in ["scores", "rewards", "ratings", "score", "reward", "rating"] {
+        let found = row(column, json!([1, 5, 2.5]));
+        let expected = [("y", 0, Some(5.0)), ("z", 1, Some(2.5)), ("x", 2, Some(1.0))];
+        assert_eq!(found, expect(expected), "{column}");
+    }
+    let tied = [("x", 0, Some(3.0)), ("z", 0, Some(3.0)), ("y", 1, Some(-1.0))];
+    assert_eq!(row("scores", json!([3, -1, 3])), expect(tied));
+    // A number beside the responses is the row's own.
+    assert_eq!(row("score", json!(4)), expect([("x", 0, None), ("y", 1, None), ("z", 2, None)]));
+    assert_eq!(row("scores", json!(null)), row("score", json!(4)));
+    for column in ["ranks", "rank"] {
+        let found = row(column, json!([3, 1, 2]));
+        assert_eq!(found, expect([("y", 0, None), ("z", 1, None), ("x", 2, None)]), "{column}");
+    }
+    // By rank and by place the same.
+    assert_eq!(row("ranking", json!([2, 1, 3])), expect([("y", 0, None), ("x", 1, None), ("z", 2, None)]));
+    assert_eq!(row("ranking", json!([2, 1, 1])), expect([("y", 0, None), ("z", 0, None), ("x", 1, None)]));
+    let inside = |key: &str| {
+        let response = |said: &str, n: u32| json!({"content": said, key: n});
+        ranked(&json!({"prompt": "a", "responses": [response("x", 2), response("y", 1)]})).unwrap()
+    };
+    assert_eq!(inside("rank")[0].0, "y");
+    assert_eq!(inside("reward")[0], ("x".into(), 0, Some(2.0)));
+    // Given ranks decide, and the scores are kept.
+    let both = json!({"prompt": "a", "responses": ["x", "y"], "ranks": [1, 2], "scores": [1, 5]});
+    assert_eq!(ranked(&both).unwrap()[0], ("x".into(), 0, Some(1.0)));
+}
+
+#[test]
+fn scores_and_ranks_that_do_not_fit_the_responses_are_refused() {
+    let scores = "expected one number for each response, the largest for the best";
+    for (row, problem) in [
+        (
+            json!({"responses": ["x", "y"], "scores": [1]}),
+            format!("`scores` is a list of 1 for 2 responses; {scores}"),
+        ),
+        (
+            json!({"responses": ["x", "y"], "ratings": [1, 2, 3]}),
+            format!("`ratings` is a list of 3 for 2 responses; {scores}"),
+        ),
+        (
+            json!({"responses": ["x", "y"], "rewards": [1, null]}),
+            "`rewards[1]` is null; expected a finite number".into(),
+        ),
+        (
+            json!({"responses": ["x", "y"], "scores": ["good", "bad"]}),
+            "`scores[0]` is \"good\"; expected a finite number".into(),
+        ),
+        (
+            json!({"responses": ["x", "y"], "scores": [true, false]}),
+            "`scores[0]` is a boolean; expected a finite number".into(),
+        ),
+        (
+            json!({"responses": ["x", "y"], "scores": {"x": 1, "y": 2}}),
+            format!("`scores` is an object; {scores}"),
+        ),
+        (
+            json!({"responses": ["x", "y"], "scores": [1, 2], "rewards": [2, 1]}),
+            "`rewards` is beside `scores`; expected one list of scores, or its name in the source: \
+             columns = { scores = \"...\" }"
+                .into(),
+        ),
+        (
+            json!({"responses": [{"content": "x", "score": 1}, {"content": "y", "score": 2}], "scores": [1, 2]}),
+            "`scores` is beside scores inside the responses; expected scores in one of both".into(),
+        ),
+        (
+            json!({"responses": [{"content": "x", "rank": 1}, {"content": "y"}]}),
+            "`responses` is a list with 1 ranks; expected a rank for every response, or none".into(),
+        ),
+        (
+            json!({"responses": [{"content": "x", "score": 1}, {"content": "y"}]}),
+            "`responses` is a list with 1 scores; expected a score for every response, none, or `ranks`".into(),
+        ),
+        (
+            json!({"responses": ["x", "y", "z"], "ranking": [2, 0, 1]}),
+            "`ranking` is [2,0,1], ranks or the places of the responses in order; expected `ranks`, one number for \
+             each response, the smallest for the best"
+                .into(),
+        ),
+    ] {
+        let mut row = row;
+        row["prompt"] = json!("a");
+        assert_eq!(ranked(&row), Err(problem), "{row}");
+    }
+}
+
+#[test]
+fn a_verdict_may_be_a_string() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    let verdict = |label: serde_json::Value| {
+        let row = json!({"prompt": "a", "completion": "b", "label": label});
+        std::fs::write(&path, row.to_string()).unwrap();
+        let row = read_rows_as::<UnpairedRow>(&SourceConfig::new(&path), OnBadRow::Skip);
+        let mut rows = row.unwrap();
+        match rows.next() {
+            Some(row) => Ok(row.unwrap().0.is_desirable),
+            None => Err(rows.skipped().rows[0].problem.to_string()),
+        }
+    };
+    for label in [json!("true"), json!("True"), json!("TRUE"), json!(true), json!(1)] {
+        assert_eq!(verdict(label.clone()), Ok(true), "{label}");
+    }
+    for label in [json!("false"), json!("False"), json!(false), json!(0.0)] {
+        assert_eq!(verdict(label.clone()), Ok(false), "{label}");
+    }
+    let expected = "expected true or false, as such or as a string, or 1 or 0";
+    assert_eq!(verdict(json!("good")), Err(format!("`label` is \"good\"; {expected}")));
+    assert_eq!(verdict(json!(2)), Err(format!("`label` is 2; {expected}")));
+    assert_eq!(verdict(json!([true])), Err(format!("`label` is a list; {expected}")));
 }
 
 #[test]
@@ -225,6 +364,10 @@ fn bad_conversations_say_what_is_wrong() {
     check_refused(
         r#"{"messages": [{"role": "assistant", "content": "x", "weight": 1, "loss": true}]}"#,
         "`messages[0].loss` is a second loss weight of this message; expected one of `weight`, `loss_weight`, `loss`, `train`, `training`, `masked`",
+    );
+    check_refused(
+        r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], "train": false}"#,
+        "`train` is false, a loss mask of the whole row, which is not read; expected no mask beside the messages: say in each turn what is learnt, with `weight` (a number) or `train` (true or false), and remove this column",
     );
     check_refused(
         r#"{"messages": [{"role": "assistant", "content": "x"}], "tools": "[{"}"#,

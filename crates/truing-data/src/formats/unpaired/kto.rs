@@ -1,5 +1,6 @@
 //! KTO's rows: `{"prompt", "completion", "label": true}`. The completion may be the last turn of `messages` or
-//! `conversations`; the verdict may be called `kto_tag`, and be 0 or 1.
+//! `conversations`; the verdict may be called `kto_tag`, and be 0 or 1, or `"true"` or
+//! `"false"` as a string.
 
 use serde_json::Value;
 use truing_types::{Conversation, Role, UnpairedRow};
@@ -36,12 +37,11 @@ pub(super) const FORMAT: Format<UnpairedRow> = Format {
     parse,
 };
 
-const LABEL: &str = "true or false, or 1 or 0";
+const LABEL: &str = "true or false, as such or as a string, or 1 or 0";
 
 fn detect(fields: Fields<'_>) -> bool {
-    let label = fields.get(label_column(fields));
     let has_turns = ["messages", "conversations"].iter().any(|column| fields.get(column).is_some());
-    label.is_some_and(|v| v.is_boolean() || v.is_number())
+    fields.get(label_column(fields)).is_some()
         && (has_turns || fields.get(completion_column(fields)).is_some())
 }
 
@@ -71,6 +71,11 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<UnpairedRow, RowProblem> {
         Some(Value::Number(label)) if label.as_f64() == Some(0.0) => false,
         Some(Value::Number(label)) => {
             return Err(RowProblem::new(field, RowErrorKind::BadValue(label.to_string()), LABEL));
+        }
+        Some(Value::String(label)) if label.trim().eq_ignore_ascii_case("true") => true,
+        Some(Value::String(label)) if label.trim().eq_ignore_ascii_case("false") => false,
+        Some(Value::String(label)) => {
+            return Err(RowProblem::new(field, RowErrorKind::BadValue(format!("{label:?}")), LABEL));
         }
         Some(other) => return Err(RowProblem::new(field, RowErrorKind::WrongType(type_name(other)), LABEL)),
     };
