@@ -1,8 +1,10 @@
 //! 1 when the completion is the reference, white space around both cut off; 0 otherwise.
 //!
 //! With `contained`, the reference has to stand somewhere in the completion as words and numbers of its own:
-//! `cat` is not in `concatenate`, nor `5` in `15`, `-5`, `5.2`, `5,000`, `5 000`, `5/6`, `5:30`, `5%`, `5kg` or
-//! `5万`. A comma directly between digits counts as a part of the number, so `5` is not in `4,5` but it is in
+//! `cat` is not in `concatenate`, nor `5` in `15`, `-5`, `5.2`, `5,000`, `5 000`, `5/6`, `5:30`, `5%`, `5 %`, `5kg` or
+//! `5万`. Symbols that make another name or number belong to it: `C` is not in `C++` or `C#`, `B` not in `B+` or `B-52`,
+//! and `5` not in `+5`, `5!` (a factorial), `5+`, `5×10`, `5*3` or `√5`. Spaces around such a symbol make a formula, and
+//! `5` is in `5 × 10`. A comma directly between digits counts as a part of the number, so `5` is not in `4,5` but it is in
 //! `4, 5`. Between letters of scripts that write without spaces between words (Chinese, Japanese, Thai and so
 //! on), and in Korean, where particles follow a word directly, a word ends anywhere; words in katakana end
 //! where katakana ends, and numerals where the numeral ends (`五` is not in `十五`). That the text denies the
@@ -154,12 +156,15 @@ fn starts_at(before: &str, rest: &str, reference: &str) -> bool {
     if joins(last, first) {
         return false;
     }
-    // `-5` of `3-5` and `.5` of `2.5`
-    if is_within_number(first) && second.is_some_and(is_digit) {
+    // `-5` of `3-5`, `+5` of `3+5` and `.5` of `2.5`
+    if (is_within_number(first) || first == '+') && second.is_some_and(is_digit) {
         return !(last.is_alphanumeric() || last == ')');
     }
+    if is_operator_before(before, last) {
+        return false;
+    }
     if is_digit(first) {
-        let is_sign = matches!(last, '-' | '\u{2212}' | '\u{2010}' | '\u{2011}' | '\u{2013}');
+        let is_sign = is_dash(last) || matches!(last, '+' | '\u{b1}' | '\u{2213}');
         let is_point = last == '.' && !last_but_one.is_some_and(char::is_alphabetic);
         let is_power = last == '^';
         let is_part = is_within_number(last) && last_but_one.is_some_and(is_digit);
@@ -187,14 +192,75 @@ fn ends_at(text: &str, after: &str) -> bool {
         return !is_digit(first);
     }
     if is_digit(last) {
-        let is_percent = matches!(first, '%' | '\u{ff05}' | '\u{2030}') || after.starts_with("\\%");
+        let unit = after.trim_start_matches([' ', '\u{a0}', '\u{2009}', '\u{202f}']);
+        let is_percent =
+            unit.starts_with(['%', '\u{ff05}', '\u{2030}', '\u{2031}']) || unit.starts_with("\\%");
         let is_part = is_within_number(first) && second.is_some_and(is_digit);
-        let is_power = first == '^';
-        return !(is_percent || is_part || is_power || is_group(after));
+        let is_power = matches!(first, '^' | '\u{207a}' | '\u{207b}');
+        let is_factorial = matches!(first, '!' | '\u{ff01}');
+        let is_open = first == '+';
+        return !(is_percent
+            || is_part
+            || is_power
+            || is_factorial
+            || is_open
+            || is_operator_after(after)
+            || is_group(after));
+    }
+    // `C++` and `C#`, and `C+` of `C++`
+    let is_name = last.is_alphanumeric() || matches!(last, '+' | '#');
+    if is_name && matches!(first, '+' | '#' | '\u{266f}' | '\u{266d}' | '\u{2032}' | '\u{2033}') {
+        return false;
+    }
+    // `C++` of `C++11`
+    let ends_in_name_symbol = || text.trim_end_matches(['+', '#']).ends_with(char::is_alphanumeric);
+    if matches!(last, '+' | '#') && first.is_alphanumeric() && ends_in_name_symbol() {
+        return false;
+    }
+    // `B-52`, and the mark `B-`
+    if last.is_alphabetic() && is_dash(first) {
+        let is_mark = !last_but_one.is_some_and(char::is_alphanumeric)
+            && second.is_none_or(|second| matches!(second, '.' | ',' | ';' | ')' | '*'));
+        return !(second.is_some_and(is_digit) || is_mark);
+    }
+    if last.is_alphanumeric() && is_operator_after(after) {
+        return false;
     }
     // "Can" is not said by "can't".
     let is_negated = matches!(first, '\'' | '\u{2019}') && second.is_some_and(|c| matches!(c, 't' | 'T'));
     !(is_negated && last.is_alphabetic() && !following.next().is_some_and(char::is_alphabetic))
+}
+
+fn is_dash(letter: char) -> bool {
+    matches!(letter, '-' | '\u{2212}' | '\u{2010}' | '\u{2011}' | '\u{2013}')
+}
+
+/// Signs that compute with what stands directly beside them.
+const OPERATORS: [char; 7] = ['\u{d7}', '\u{f7}', '\u{b7}', '\u{22c5}', '\u{2219}', '*', '&'];
+
+/// Whether a text starts with an operator and the number or name that it joins. `*` and `**` also stand around bold text:
+/// one computes where a letter or digit follows it, two where a digit does.
+fn is_operator_after(after: &str) -> bool {
+    const COMMANDS: [&str; 4] = ["\\times", "\\cdot", "\\div", "\\pm"];
+    let next = |n: usize| after.chars().nth(n);
+    match next(0) {
+        Some('*') if next(1) == Some('*') => next(2).is_some_and(is_digit),
+        Some('*' | '&') => next(1).is_some_and(|c| c.is_ascii_alphanumeric()),
+        Some(first) if OPERATORS.contains(&first) => next(1).is_some_and(|c| c.is_alphanumeric() || c == '('),
+        _ => COMMANDS.iter().any(|command| after.starts_with(command)),
+    }
+}
+
+/// Whether a text ends with the number or name that an operator at its end joins, or with a root.
+fn is_operator_before(before: &str, last: char) -> bool {
+    let earlier = |n: usize| before.chars().rev().nth(n);
+    match last {
+        '\u{221a}' | '\u{221b}' | '\u{221c}' => true,
+        '*' if earlier(1) == Some('*') => earlier(2).is_some_and(is_digit),
+        '*' | '&' => earlier(1).is_some_and(|c| c.is_ascii_alphanumeric()),
+        '+' => earlier(1).is_some_and(|c| c.is_ascii_alphanumeric() || c == ')'),
+        last => OPERATORS.contains(&last) && earlier(1).is_some_and(|c| c.is_alphanumeric() || c == ')'),
+    }
 }
 
 /// Whether a text starts with a space and a group of three digits, the rest of `5 000`.
@@ -219,9 +285,23 @@ mod tests {
         for (reference, texts) in [
             (
                 "1",
-                &["1", "It is 1.", "(1)", "1, 2 and 3", "**1**", "$1$", "x = 1", "No.1", "1!", "11 or 1"][..],
+                &["1", "It is 1.", "(1)", "1, 2 and 3", "**1**", "$1$", "x = 1", "No.1", "1 !", "11 or 1"][..],
             ),
-            ("5", &["4, 5", "$5", "5$", "5 kg", "5. Then", "答案是5。", "共5个", "5-year plan", "- 5", "+5"]),
+            (
+                "5",
+                &["4, 5", "$5", "5$", "5 kg", "5. Then", "答案是5。", "共5个", "5-year plan", "- 5", "+ 5"],
+            ),
+            (
+                "5",
+                &["**5**", "*5*", "**5**!", "5 × 10", "5 percent", "5 kg!", "5 + 3", "<b>5</b>", "答案**5**"],
+            ),
+            ("+5", &["+5", "x = +5."]),
+            ("5!", &["5!", "is 5!."]),
+            ("C", &["C", "**C**", "C.", "C!", "C - Paris", "C) 5", "C & D", "Sol-C", "Vitamin C"]),
+            ("C#", &["in C#."]),
+            ("B+", &["B+", "a B+."]),
+            ("B", &["B - Paris", "B-Paris", "B-side"]),
+            ("AT&T", &["AT&T."]),
             ("5", &["-- 5", "chapter 5 of 20", "5?", "2000 5", "5 1000", "5°"]),
             ("200", &["200 people", "in 2019 200 people", "1 of 200"]),
             ("-5", &["-5", "x = -5", "(-5)", "it is -5."]),
@@ -289,6 +369,37 @@ mod tests {
                     "-5 and 15",
                 ],
             ),
+            (
+                "5",
+                &[
+                    "5 %",
+                    "5\u{a0}%",
+                    "5 \\%",
+                    "5!",
+                    "5!=120",
+                    "5×10",
+                    "10×5",
+                    "5·3",
+                    "3*5",
+                    "5*3",
+                    "5**2",
+                    "2**5",
+                    "+5",
+                    "x+5",
+                    "3+5",
+                    "5+3",
+                    "5+",
+                    "±5",
+                    "√5",
+                    "5\\times10",
+                    "5⁻¹",
+                ],
+            ),
+            ("+5", &["3+5", "x+5", "+52"]),
+            ("C", &["C++", "C#", "C♯", "A+C", "C+D", "C&A", "A&C", "C×D", "C′"]),
+            ("C+", &["C++"]),
+            ("C++", &["C++11"]),
+            ("B", &["B+", "B-52", "a B-.", "B-", "B\u{2212}"]),
             ("200", &["1 200", "12 200 people", "1,200", "1200"]),
             ("-5", &["3-5", "x-5", "-52", "-5.5", "(2)-5"]),
             (".5", &["2.5", "0.5", ".55"]),

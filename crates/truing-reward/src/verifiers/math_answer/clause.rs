@@ -444,6 +444,8 @@ impl Around<'_> {
                     return ends && n_unknown == 0;
                 }
                 "square" | "cubic" | "sq" if next.is_some_and(units::is_known) => continue,
+                // "18 fewer" leaves open than what.
+                "less" | "fewer" if next.is_none() => return false,
                 // "15 more than Ann" says by how many, where no question is answered in so many words.
                 "more" | "less" | "fewer" if n_unknown == 0 && !(self.is_cued && words.contains(&"than")) => {
                     continue;
@@ -485,6 +487,10 @@ impl Around<'_> {
             times squared cubed either short oder ou invalid modulo mod doubtful unlikely half quarter \
             third";
         let tail = &words[at..];
+        // "18 years ago" is a time, not a duration.
+        if tail.first() == Some(&"ago") {
+            return false;
+        }
         let is_denied = tail.windows(2).any(|pair| {
             pair[0] == "not"
                 && matches!(pair[1], "right" | "correct" | "the" | "it" | "possible" | "true" | "an")

@@ -63,6 +63,13 @@ pub(super) fn has_value(answer: &Answer) -> bool {
     }
 }
 
+/// Whether a value is a part of one, and not written as a decimal.
+fn is_proper_fraction(value: &Value) -> bool {
+    let rational = normal(&value.expression).and_then(|value| value.rational());
+    value.decimal.is_none()
+        && rational.is_some_and(|value| !value.is_integer() && value.abs() < BigRational::one())
+}
+
 /// Compares an answer with the reference.
 pub(super) struct Comparison<'a> {
     pub(super) config: &'a MathAnswerConfig,
@@ -239,7 +246,8 @@ impl Comparison<'_> {
             }
             let (share, _) = with(if answer.is_percent { answer } else { reference }, None, true);
             let own = if answer.is_percent { answer } else { reference };
-            return self.constants(&own.expression, own.decimal, &other.expression, other.decimal)
+            return !is_proper_fraction(own)
+                && self.constants(&own.expression, own.decimal, &other.expression, other.decimal)
                 || self.constants(&share, None, &other.expression, other.decimal);
         }
         // 60 minutes are one hour; a number without a unit is in the other's.

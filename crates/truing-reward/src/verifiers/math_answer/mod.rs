@@ -13,7 +13,7 @@
 //! counted things follow it (`clause`): "half of 18", "16 or 18" and "18 squared" are texts, which equal no
 //! number. What stands around a box counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is
 //! 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`" and "`\boxed{18}` is wrong" give no answer. Neither do
-//! "Upper bound: 18", "the answer has 18 digits" and "18 per week, so 36 in two". "I am 90% sure" after an answer
+//! "Upper bound: 18", "18 years ago", "18 fewer", "the answer has 18 digits" and "18 per week, so 36 in two". "I am 90% sure" after an answer
 //! and a bracket that explains or repeats it ("eighteen (18)", "7 (out of 10)") are left out. An exclamation mark
 //! after the end of a formula or of bold text (`$\boxed{18}$!`, `**18**!`) is punctuation; directly after a number
 //! (`18!`) it is a factorial. A right answer in unusual words is refused rather than a wrong one accepted.
@@ -30,11 +30,13 @@
 //! evaluated to 240 binary digits. What cannot be resolved is not equal, nor is anything that computes with
 //! infinity. A bare number never equals an expression of another value.
 //!
-//! - Percent: `50%` equals `50%`, `50` and `0.5`; `0.5` does not equal `50`.
+//! - Percent: `50%` equals `50%`, `50` and `0.5`; `0.5` does not equal `50`, nor `3/4 %` the fraction `3/4`.
 //! - Units: a missing unit fits, a different one does not (`5 cm` and `5 m`); known units are converted
 //!   (`60 min` is `1 h`). Counted things that no table knows are in the plural (`5 apples`, not `5 inverse`).
 //!   `5倍`, five times as much, is not `5`, but `5` answers `5倍`. Words of scale are read (`3 dozens` is 36,
 //!   `5 millones` is 5000000); other words that compute make of the whole a text.
+//! - Bases: a missing base fits as a missing unit does, because the question asks for it (`1010` answers `1010_2`); an
+//!   answer with a base is not the number without one (`10_2` is not `10`), nor one in another base (`101_2`, `101_3`).
 //! - Decimals: with `float_rounding = 6` (the default) a decimal with at least six decimals and six significant
 //!   digits equals what rounds to it (`0.333333` is `1/3`, `0.333` is not). A decimal with nine decimals or
 //!   more also equals what is within a relative 1e-9 and an absolute 1e-8 of it, as printed floats do

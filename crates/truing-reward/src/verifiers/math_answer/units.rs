@@ -176,6 +176,7 @@ const MEANINGFUL: &[&str] = &[
     "after",
     "until",
     "till",
+    "ago",
     "about",
     "double",
     "triple",
