@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use truing_ask::{ChatModelConfig, OpenChatModel};
 use truing_run::{Ended, Machine, Probe, Recipe, Start};
 use truing_text::RenderOptions;
 use truing_train::PlanRow;
 use truing_types::{Communicator, EventSink, StageName};
 
 use crate::StageError;
-use crate::chat::{ChatModelConfig, OpenChatModel};
 
 /// What a stage that trains leaves behind.
 #[derive(Debug, Clone, PartialEq)]

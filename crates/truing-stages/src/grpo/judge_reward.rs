@@ -1,10 +1,9 @@
 //! A language model as a reward of a policy's run.
 
 use serde::{Deserialize, Serialize};
+use truing_ask::ChatModelConfig;
 use truing_reward::Reads;
 use truing_reward::judge::JudgeConfig;
-
-use crate::chat::ChatModelConfig;
 
 /// The table `[judge]` of a policy's recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
