@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use truing_ask::AskError;
 use truing_data::{DataError, PackingError};
 use truing_model::{EngineError, ModelError};
 use truing_run::{AsRunError, RecipeError, RunError};
@@ -14,6 +15,9 @@ pub enum StageError {
     /// What every run shares: its recipe, its folder, its model, the other ranks.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A model that is asked.
+    #[error(transparent)]
+    Ask(AskError),
     /// The memory does not suffice, and what would help.
     #[error("{source}{}", hints.iter().map(|hint| format!("; {hint}")).collect::<String>())]
     DoesNotFit {
@@ -67,19 +71,6 @@ pub enum StageError {
     /// A reward that cannot be used.
     #[error(transparent)]
     Reward(#[from] truing_reward::RewardError),
-    /// A model that is asked, or its cache.
-    #[error(transparent)]
-    Client(Box<truing_client::ClientError>),
-    /// A judge whose server refuses everything.
-    #[error(
-        "the judge `{name}` refuses every request: {reason}; its replies so far are kept, run the same command to continue"
-    )]
-    JudgeRefused {
-        /// Its name.
-        name: String,
-        /// Why, in the server's words.
-        reason: String,
-    },
     /// Completions that could not be scored, so that a run would learn nothing.
     #[error("{problem}; {saved}")]
     Unscored {
@@ -122,6 +113,15 @@ impl AsRunError for StageError {
         match self {
             Self::Run(error) => Some(error),
             _ => None,
+        }
+    }
+}
+
+impl From<AskError> for StageError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Run(error) => Self::Run(error),
+            error => Self::Ask(error),
         }
     }
 }

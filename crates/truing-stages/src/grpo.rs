@@ -24,10 +24,10 @@ pub use judge_reward::JudgeReward;
 pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
 
+use truing_ask::ChatModelConfig;
 use truing_run::{Ended, Machine};
 use truing_types::StageName;
 
-use crate::chat::ChatModelConfig;
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 /// The GRPO stage. `stop` is looked at after every completion and pack. Steps are functions of seed, step and weights: a step

@@ -29,10 +29,10 @@ pub use summary::{
     UnknownLabel,
 };
 
+use truing_ask::ChatModelConfig;
 use truing_run::{Ended, Machine};
 use truing_types::StageName;
 
-use crate::chat::ChatModelConfig;
 use crate::{PlanContext, RunContext, Stage, StageError};
 
 /// The stage. The folder of a run with the same recipe and inputs is used again, however the run begins.

@@ -1,8 +1,6 @@
 //! One readable straight-line program per stage, and the recipes that describe them. No command line and no
 //! terminal here.
 
-pub mod agreement;
-pub mod chat;
 pub mod classifier;
 pub mod dpo;
 pub mod embed;
@@ -21,8 +19,6 @@ pub mod stage;
 pub mod training;
 
 mod error;
-mod judged_folder;
-mod judging;
 mod statistics;
 mod wording;
 

@@ -17,18 +17,18 @@ mod questions;
 mod run;
 mod verdict;
 
-pub use crate::agreement::{Agreement, agreement};
 pub use aggregate::{Comparison, DimensionScore, JudgeSummary, Label, Pair, PromptScore, Summary, aggregate};
 pub use bradley_terry::{Outcome, Strengths, fit};
 pub use config::{Calls, Dimension, QualityConfig, QualityJudge};
 pub use plan::{Bucket, QualityInputs, QualityPlan, QualityPrompt};
 pub use run::QualityOutcome;
+pub use truing_ask::{Agreement, agreement};
 pub use verdict::Verdict;
 
+use truing_ask::ChatModelConfig;
 use truing_run::{Ended, Machine};
 use truing_types::StageName;
 
-use crate::chat::ChatModelConfig;
 use crate::{PlanContext, RunContext, Stage, StageError};
 
 /// The stage. The folder of a run with the same recipe and inputs is used again, however the run begins.

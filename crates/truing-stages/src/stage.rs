@@ -5,13 +5,13 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use truing_ask::{ChatModelConfig, OpenChatModel};
 use truing_run::{Ended, Machine, Probe, Recipe, Start};
 use truing_text::RenderOptions;
 use truing_train::PlanRow;
 use truing_types::{Communicator, EventSink, StageName};
 
 use crate::StageError;
-use crate::chat::{ChatModelConfig, OpenChatModel};
 
 /// What a stage plans with.
 pub struct PlanContext<'a> {

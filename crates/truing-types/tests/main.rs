@@ -9,8 +9,9 @@ use serde_json::Value;
 
 /// Every crate of the workspace and its layer. A crate may depend on crates of lower layers.
 const LAYERS: &[(&str, u8)] = &[
-    ("truing", 6),
-    ("truing-stages", 5),
+    ("truing", 7),
+    ("truing-stages", 6),
+    ("truing-ask", 5),
     ("truing-report", 5),
     ("truing-run", 4),
     ("truing-train", 3),

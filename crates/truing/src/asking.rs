@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use truing_ask::{ChatModelConfig, ChatSurroundings};
 use truing_client::{Access, ApiKey, Clock, ProxyAddress};
-use truing_stages::chat::{ChatModelConfig, ChatSurroundings};
 
 use crate::Context;
 use crate::commands::stage;

@@ -2,10 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_ask::ChatModelConfig;
 use truing_reward::Reads;
 use truing_reward::judge::JudgeConfig;
-
-use crate::chat::ChatModelConfig;
 
 /// The table `[judge]` of a policy's recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

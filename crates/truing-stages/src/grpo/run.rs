@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use truing_ask::OpenChatModel;
 use truing_client::{Counts, CountsSnapshot};
 use truing_cpu::CpuEngine;
 use truing_generate::{end_tokens, excluded_tokens, marks_of};
@@ -27,7 +28,6 @@ use super::state::PromptState;
 use super::step::Purpose;
 use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
-use crate::chat::OpenChatModel;
 use crate::reward::RewardScorer;
 use crate::{RunContext, StageError, TrainedModel};
 

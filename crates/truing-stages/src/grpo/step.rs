@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rand_chacha::rand_core::Rng;
+use truing_ask::chat;
 use truing_generate::{SampleRequest, SampledCompletion, SampledIds, opened_thought, sample};
 use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
@@ -23,7 +24,7 @@ use super::run::Running;
 use super::state::PromptState;
 use super::tally::{self, Metrics};
 use super::{KlKind, Prompt, rollouts};
-use crate::{StageError, chat};
+use crate::StageError;
 
 /// The completions of one prompt.
 #[derive(Debug, Clone)]

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
+use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
 use truing_run::{Recipe, RunError, recipe};
 use truing_types::{PromptRow, StageName};
 
-use crate::chat::ChatModelConfig;
-use crate::{StageError, judging};
+use crate::StageError;
 
 /// Rows whose labels are in doubt, in the run's folder.
 pub(super) const REVIEW: &str = "review.jsonl";
@@ -242,7 +242,7 @@ impl LabelConfig {
         }
         judging::check_names(&self.judge.iter().map(LabelJudge::name).collect::<Vec<_>>())?;
         self.data.iter().try_for_each(|source| self.source(source).check_as::<PromptRow>())?;
-        self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))
+        Ok(self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))?)
     }
 
     /// A source with its path in the data's folder.

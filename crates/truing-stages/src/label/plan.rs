@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
+use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
 use truing_prompts::labels::LabelSet;
 use truing_reward::asking::question_text;
@@ -15,7 +16,6 @@ use super::config::{LabelConfig, OnUnknownLabel};
 use super::questions;
 use super::set::load_label_set;
 use crate::error::UnknownLabelError;
-use crate::judging::BYTES_PER_TOKEN;
 use crate::{StageError, StagePlan};
 
 /// Similarity (Jaro-Winkler) from which a label is named as the nearest.

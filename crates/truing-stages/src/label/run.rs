@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use truing_ask::judged_folder::{self, CORRECTIONS, JudgedInputs};
+use truing_ask::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use truing_prompts::labels::Ballot;
 use truing_reward::asking::Unanswered;
 use truing_run::rows::write_lines;
@@ -17,8 +19,6 @@ use super::plan::{LabelInputs, LabelPlan, Question};
 use super::questions::{self, Reader, Said};
 use super::set::label_set_toml;
 use super::summary::{Summary, summarise};
-use crate::judged_folder::{self, CORRECTIONS, JudgedInputs};
-use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use crate::{RunContext, StageError};
 
 /// Questions that are asked at a time.

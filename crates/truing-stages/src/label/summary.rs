@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use truing_ask::judging::{is_half_unanswered, main_reason, main_reasons};
+use truing_ask::{Agreement, agreement};
 
 use super::config::LabelJudge;
 use super::outcome::{Answers, AssignedLabel, LabelledBy, LabelledPrompt, named};
 use super::plan::{LabelInputs, LabelPlan, nearest};
-use crate::agreement::{Agreement, agreement};
-use crate::judging::{is_half_unanswered, main_reason, main_reasons};
 
 /// Unknown labels and combinations that are listed, the most frequent.
 const MOST_LISTED: usize = 500;

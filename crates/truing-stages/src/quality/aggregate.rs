@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use truing_ask::judging::{is_half_unanswered, main_reason, main_reasons};
+use truing_ask::{Agreement, agreement};
 use truing_run::rows::PromptSource;
 
 use super::bradley_terry::{Outcome, Strengths, fit};
 use super::config::{Dimension, QualityJudge};
 use super::plan::{QualityInputs, QualityPlan, QualityPrompt};
 use super::verdict::Verdict;
-use crate::agreement::{Agreement, agreement};
-use crate::judging::{is_half_unanswered, main_reason, main_reasons};
 
 /// Standard errors that a strength lies from its bucket's mean where it is told apart from it: 95 of 100.
 const TOLD_APART: f64 = 1.96;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
+use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
 use truing_run::{Recipe, RunError, recipe};
 use truing_types::StageName;
 
-use crate::chat::ChatModelConfig;
-use crate::{StageError, judging};
+use crate::StageError;
 
 /// One flat table, then `[[data]]` and `[[judge]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -250,6 +250,6 @@ impl QualityConfig {
         }
         let names: Vec<String> = self.judge.iter().map(QualityJudge::name).collect();
         judging::check_names(&names)?;
-        self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))
+        Ok(self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))?)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rand_chacha::rand_core::Rng;
 use serde_json::{Map, Value};
+use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_data::{SourceConfig, read_prompts};
 use truing_reward::asking::question_text;
 use truing_run::rows::value_at;
@@ -13,7 +14,6 @@ use truing_types::{Event, EventSink, RowOrigin, Seed};
 
 use super::config::{Calls, QualityConfig};
 use super::questions;
-use crate::judging::BYTES_PER_TOKEN;
 use crate::{StageError, StagePlan};
 
 /// The bucket of rows without a label.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use truing_ask::judged_folder::{self, JudgedInputs};
+use truing_ask::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use truing_reward::asking::Unanswered;
 use truing_run::rows::write_lines;
 use truing_run::{Ended, Recipe, write_skipped};
@@ -15,8 +17,6 @@ use super::config::{Dimension, QualityConfig, QualityJudge};
 use super::plan::{QualityInputs, QualityPlan};
 use super::questions;
 use super::verdict::Verdict;
-use crate::judged_folder::{self, JudgedInputs};
-use crate::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use crate::{RunContext, StageError};
 
 /// Comparisons that are put together at a time.

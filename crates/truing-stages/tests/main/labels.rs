@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
-use truing_stages::chat::OpenChatModel;
+use truing_ask::OpenChatModel;
 use truing_stages::label::{self, LabelConfig, LabelInputs, LabelOutcome, LabelPlan, LabelStage, Summary};
 use truing_stages::{Ended, Recipe, RunError, Stage, StageError};
 use truing_types::{ChatError, Silent};

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
-use truing_stages::chat::OpenChatModel;
+use truing_ask::OpenChatModel;
 use truing_stages::quality::{
     QualityConfig, QualityInputs, QualityOutcome, QualityPlan, QualityStage, Summary,
 };

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use truing_ask::OpenChatModel;
 use truing_client::{CacheMode, CachedChat, Clock, Counts, Fingerprint, ReplyCache};
-use truing_stages::chat::OpenChatModel;
 use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason};
 
 type Rule = Arc<dyn Fn(&str) -> Result<String, ChatError>>;

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
+use truing_ask::OpenChatModel;
 use truing_parallel::Solo;
-use truing_stages::chat::OpenChatModel;
 use truing_stages::sft::{SftInputs, SftStage, TrainingConfig, TrainingPlan};
 use truing_stages::{
     Ended, Machine, PlanContext, Probe, Recipe, RunContext, Stage, StageError, Start, TrainedModel,

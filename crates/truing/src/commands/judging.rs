@@ -1,6 +1,6 @@
 //! What the commands share that ask judges: `truing label` and `truing quality`.
 
-use truing_stages::agreement::Agreement;
+use truing_ask::Agreement;
 use truing_stages::{RunError, StageError};
 
 use crate::Context;

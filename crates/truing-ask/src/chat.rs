@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_client::{
-    Access, CacheMode, CachedChat, ClientError, ClientSettings, Counts, CountsSnapshot, Fingerprint,
-    OpenAiClient, ReplyCache,
+    Access, CacheMode, CachedChat, ClientSettings, Counts, CountsSnapshot, Fingerprint, OpenAiClient,
+    ReplyCache,
 };
 use truing_cpu::CpuEngine;
 use truing_generate::LocalChat;
@@ -22,7 +22,7 @@ use truing_store::{Digest, InputFile};
 use truing_text::RenderOptions;
 use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, ReasoningMark};
 
-use crate::StageError;
+use crate::AskError;
 
 /// The table of a recipe that names a model to ask: a path, or a server.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -119,7 +119,7 @@ impl ChatModelConfig {
     ///
     /// # Errors
     /// When it names no model, or two, or a setting cannot be meant.
-    pub fn check(&self, key: &'static str) -> Result<(), StageError> {
+    pub fn check(&self, key: &'static str) -> Result<(), AskError> {
         match (&self.model_name_or_path, &self.server) {
             (Some(_), Some(_)) => {
                 return Err(RunError::Conflict {
@@ -157,7 +157,7 @@ impl ChatModelConfig {
         &self,
         surroundings: &ChatSurroundings,
         events: &mut dyn EventSink,
-    ) -> Result<OpenChatModel, StageError> {
+    ) -> Result<OpenChatModel, AskError> {
         self.check("model")?;
         let clock = Arc::clone(&surroundings.access.clock);
         let (fingerprint, counts) = match (&self.server, &self.model_name_or_path) {
@@ -199,12 +199,12 @@ impl ChatModelConfig {
 }
 
 /// A local model's replies depend on its files, not on where they lie.
-fn local_fingerprint(path: &Path) -> Result<Fingerprint, StageError> {
+fn local_fingerprint(path: &Path) -> Result<Fingerprint, RunError> {
     let files = inputs::model_files(&ModelFiles::open(path)?);
     let digests = files
         .iter()
         .map(|file| Ok(InputFile::of("model", file)?.blake3.to_string()))
-        .collect::<Result<Vec<String>, StageError>>()?;
+        .collect::<Result<Vec<String>, RunError>>()?;
     let digest = Digest::of_bytes(digests.join(" ").as_bytes());
     Ok(Fingerprint { model: format!("local {digest}"), extra: serde_json::Map::new() })
 }
@@ -213,7 +213,7 @@ fn open_local(
     path: &Path,
     surroundings: &ChatSurroundings,
     events: &mut dyn EventSink,
-) -> Result<LocalChat<CpuEngine>, StageError> {
+) -> Result<LocalChat<CpuEngine>, RunError> {
     let files = ModelFiles::open(path)?;
     let renderer = model::renderer(&files, surroundings.render.clone())?;
     let phase = "loading the judge model";
@@ -289,11 +289,7 @@ impl ChatModel for Stoppable {
 
 /// What was asked between two moments, under names for metrics.
 #[must_use]
-pub(crate) fn count_metrics(
-    prefix: &str,
-    before: &CountsSnapshot,
-    now: &CountsSnapshot,
-) -> Vec<(String, f64)> {
+pub fn count_metrics(prefix: &str, before: &CountsSnapshot, now: &CountsSnapshot) -> Vec<(String, f64)> {
     let numbers = |counts: &CountsSnapshot| {
         [
             ("calls", counts.calls),
@@ -308,10 +304,4 @@ pub(crate) fn count_metrics(
     differences
         .map(|((name, now), (_, before))| (format!("{prefix}/{name}"), (now - before) as f64))
         .collect()
-}
-
-impl From<ClientError> for StageError {
-    fn from(source: ClientError) -> Self {
-        Self::Client(Box::new(source))
-    }
 }

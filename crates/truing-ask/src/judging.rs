@@ -9,26 +9,25 @@ use truing_reward::asking::{Unanswered, ask_readable};
 use truing_run::RunError;
 use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, Event, EventSink};
 
-use crate::StageError;
-use crate::chat::{ChatModelConfig, OpenChatModel};
+use crate::{AskError, ChatModelConfig, OpenChatModel};
 
 /// Bytes of a token, for estimates.
-pub(crate) const BYTES_PER_TOKEN: u64 = 4;
+pub const BYTES_PER_TOKEN: u64 = 4;
 
 /// Why there is no answer where a judge was given up.
-pub(crate) const NOT_ASKED: &str = "not asked, after too many failures in a row";
+pub const NOT_ASKED: &str = "not asked, after too many failures in a row";
 
 /// How a judge is asked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub struct Patience {
     /// Replies to one request until one can be read.
-    pub(crate) most_replies: usize,
+    pub most_replies: usize,
     /// Failures in a row after which a judge is asked no more.
-    pub(crate) max_failures_in_a_row: usize,
+    pub max_failures_in_a_row: usize,
 }
 
 /// One judge at work. Where it keeps failing, or cannot be read, it is given up; where it refuses everything, the run ends.
-pub(crate) struct AtWork<'a> {
+pub struct AtWork<'a> {
     patience: Patience,
     /// In its words, why every further request would fail.
     refusal: Option<String>,
@@ -43,22 +42,25 @@ impl<'a> AtWork<'a> {
         Self { patience, refusal: None, events, n_done: 0, n_failed_in_a_row: 0, n_unread_in_a_row: 0 }
     }
 
-    pub(crate) fn is_given_up(&self) -> bool {
+    /// Whether the judge is asked no more.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
         self.n_failed_in_a_row.max(self.n_unread_in_a_row) >= self.patience.max_failures_in_a_row
     }
 
     /// Whether the judge refuses everything.
-    pub(crate) fn is_refused(&self) -> bool {
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
         self.refusal.is_some()
     }
 
     /// Takes down whether the judge could be read on one thing.
-    pub(crate) fn was_read(&mut self, is_read: bool) {
+    pub fn was_read(&mut self, is_read: bool) {
         self.n_unread_in_a_row = if is_read { 0 } else { self.n_unread_in_a_row + 1 };
     }
 
     /// Asks some requests; `read` is given a request's place and the reply.
-    pub(crate) fn ask<V>(
+    pub fn ask<V>(
         &mut self,
         model: &mut dyn ChatModel,
         requests: Vec<ChatRequest>,
@@ -90,14 +92,14 @@ impl<'a> AtWork<'a> {
 ///
 /// # Errors
 /// When a judge refuses everything: its key, account or model, or every request. What was answered is kept.
-pub(crate) fn ask_each<T>(
+pub fn ask_each<T>(
     judges: Vec<OpenChatModel>,
     names: &[String],
     n_calls: u64,
     patience: Patience,
     events: &mut dyn EventSink,
     mut ask: impl FnMut(usize, &mut dyn ChatModel, &mut AtWork<'_>) -> Option<T>,
-) -> Result<Option<Vec<T>>, StageError> {
+) -> Result<Option<Vec<T>>, AskError> {
     let mut found = Vec::with_capacity(judges.len());
     for (judge, (mut open, name)) in judges.into_iter().zip(names).enumerate() {
         let total = Some(n_calls / names.len() as u64);
@@ -108,7 +110,7 @@ pub(crate) fn ask_each<T>(
         events.emit(Event::PhaseFinished);
         note_counts(name, &open.counts, events);
         if let Some(reason) = refusal {
-            return Err(StageError::JudgeRefused { name: name.clone(), reason });
+            return Err(AskError::JudgeRefused { name: name.clone(), reason });
         }
         let Some(of_one) = of_one else { return Ok(None) };
         found.push(of_one);
@@ -117,7 +119,7 @@ pub(crate) fn ask_each<T>(
 }
 
 /// Judges without a cache share one in the run's folder.
-pub(crate) fn share_cache<'a>(models: impl Iterator<Item = &'a mut ChatModelConfig>, output_dir: &Path) {
+pub fn share_cache<'a>(models: impl Iterator<Item = &'a mut ChatModelConfig>, output_dir: &Path) {
     for model in models {
         model.cache.get_or_insert_with(|| output_dir.join("replies.sqlite"));
     }
@@ -138,7 +140,8 @@ fn note_counts(name: &str, counts: &Counts, events: &mut dyn EventSink) {
 }
 
 /// Kinds of failure to be counted; what differs from call to call is left out. `expected` is what a reply should hold.
-pub(crate) fn reason(error: &Unanswered, expected: &str) -> String {
+#[must_use]
+pub fn reason(error: &Unanswered, expected: &str) -> String {
     match error {
         Unanswered::Failed(ChatError::BrokenOff) => NOT_ASKED.into(),
         Unanswered::Failed(error) => error.to_string(),
@@ -149,7 +152,8 @@ pub(crate) fn reason(error: &Unanswered, expected: &str) -> String {
 }
 
 /// The most frequent reasons with their counts.
-pub(crate) fn main_reasons(reasons: &BTreeMap<String, usize>) -> String {
+#[must_use]
+pub fn main_reasons(reasons: &BTreeMap<String, usize>) -> String {
     const MOST: usize = 3;
     let mut sorted: Vec<(&String, usize)> = reasons.iter().map(|(reason, &n)| (reason, n)).collect();
     sorted.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
@@ -160,25 +164,29 @@ pub(crate) fn main_reasons(reasons: &BTreeMap<String, usize>) -> String {
 }
 
 /// Whether a judge that was asked so much left half of it, or more, unanswered.
-pub(crate) fn is_half_unanswered(n_answered: usize, n_unanswered: usize) -> bool {
+#[must_use]
+pub fn is_half_unanswered(n_answered: usize, n_unanswered: usize) -> bool {
     n_unanswered > 0 && n_unanswered >= n_answered
 }
 
 /// The most frequent reason that says something.
-pub(crate) fn main_reason(reasons: &BTreeMap<String, usize>) -> &str {
+#[must_use]
+pub fn main_reason(reasons: &BTreeMap<String, usize>) -> &str {
     let told = reasons.iter().max_by_key(|(reason, n)| (reason.as_str() != NOT_ASKED, **n));
     told.map_or("", |(reason, _)| reason)
 }
 
 /// Judges are told apart by their names.
-pub(crate) fn check_names(names: &[String]) -> Result<(), StageError> {
+///
+/// # Errors
+/// When two have the same.
+pub fn check_names(names: &[String]) -> Result<(), RunError> {
     match names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
         None => Ok(()),
         Some((_, twice)) => Err(RunError::BadSetting {
             key: "judge.name",
             found: twice.clone(),
             expected: "a name of its own for each judge".into(),
-        }
-        .into()),
+        }),
     }
 }

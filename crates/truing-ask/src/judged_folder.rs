@@ -7,30 +7,36 @@ use std::sync::Arc;
 
 use truing_model::ModelFiles;
 use truing_run::resume::{check_same_files, check_same_recipe};
-use truing_run::{Recipe, inputs, recipe};
+use truing_run::{Recipe, RunError, inputs, recipe};
 use truing_store::{RunDirectory, RunInputs, StoreError};
 use truing_types::{Event, EventSink, StageName};
 
-use crate::StageError;
-use crate::chat::ChatModelConfig;
+use crate::ChatModelConfig;
 
 /// The role of files whose change only adds to a run.
-pub(crate) const CORRECTIONS: &str = "corrections";
+pub const CORRECTIONS: &str = "corrections";
 
 /// What a run that asks judges is made from.
-pub(crate) struct JudgedInputs<'a> {
-    pub(crate) stage: StageName,
-    pub(crate) seed: u64,
-    pub(crate) judges: Vec<&'a ChatModelConfig>,
+#[derive(Debug)]
+pub struct JudgedInputs<'a> {
+    /// The stage that asks.
+    pub stage: StageName,
+    /// The run's seed.
+    pub seed: u64,
+    /// The judges.
+    pub judges: Vec<&'a ChatModelConfig>,
     /// Every file that rows were read from, those whose rows were all left out too.
-    pub(crate) data: &'a BTreeSet<Arc<str>>,
+    pub data: &'a BTreeSet<Arc<str>>,
     /// Role and path of other files.
-    pub(crate) others: Vec<(&'static str, &'a Path)>,
+    pub others: Vec<(&'static str, &'a Path)>,
 }
 
 impl JudgedInputs<'_> {
     /// Versions, seed and digests of all files: those that the rows come from, judges in this process, and others.
-    pub(crate) fn record(&self) -> Result<RunInputs, StageError> {
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn record(&self) -> Result<RunInputs, RunError> {
         let mut files: Vec<(&str, PathBuf)> = Vec::new();
         let local = self.judges.iter().filter(|judge| judge.server.is_none());
         for path in local.filter_map(|judge| judge.model_name_or_path.as_ref()) {
@@ -40,7 +46,7 @@ impl JudgedInputs<'_> {
         }
         files.extend(self.data.iter().map(|file| ("data", PathBuf::from(&**file))));
         files.extend(self.others.iter().map(|&(role, path)| (role, path.to_path_buf())));
-        Ok(inputs::run_inputs(self.stage, self.seed, files)?)
+        inputs::run_inputs(self.stage, self.seed, files)
     }
 }
 
@@ -48,12 +54,12 @@ impl JudgedInputs<'_> {
 ///
 /// # Errors
 /// When the recipe or an input changed, another process is at work there, or the disk fails.
-pub(crate) fn open<R: Recipe>(
+pub fn open<R: Recipe>(
     path: &Path,
     recipe: &R,
     inputs: &RunInputs,
     events: &mut dyn EventSink,
-) -> Result<RunDirectory, StageError> {
+) -> Result<RunDirectory, RunError> {
     let text = recipe.to_toml();
     let folder = match RunDirectory::create(path, &text, inputs) {
         Err(StoreError::RunExists { .. }) => RunDirectory::open(path)?,

@@ -1,0 +1,29 @@
+use truing_client::ClientError;
+use truing_run::RunError;
+
+/// A model that cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Its settings, files or weights.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A model that is asked, or its cache.
+    #[error(transparent)]
+    Client(Box<ClientError>),
+    /// A judge whose server refuses everything.
+    #[error(
+        "the judge `{name}` refuses every request: {reason}; its replies so far are kept, run the same command to continue"
+    )]
+    JudgeRefused {
+        /// Its name.
+        name: String,
+        /// Why, in the server's words.
+        reason: String,
+    },
+}
+
+impl From<ClientError> for AskError {
+    fn from(source: ClientError) -> Self {
+        Self::Client(Box::new(source))
+    }
+}
