@@ -158,8 +158,8 @@ fn error_of(operation: Operation, lengths: &[(usize, usize)]) -> CommunicationEr
 
 #[test]
 fn buffers_that_do_not_fit_are_an_error_on_every_rank() {
-    let cases: [(usize, [(usize, usize); 2], (usize, usize, usize)); 8] = [
-        // (operation, (send, receive) of both ranks, (rank, expected, found))
+    // (operation, (send, receive) of both ranks, (rank, expected, found))
+    for (i, lengths, (rank, expected, found)) in [
         (0, [(4, 4), (6, 6)], (1, 4, 6)),
         (0, [(4, 4), (4, 2)], (1, 4, 2)),
         (0, [(5, 5), (5, 5)], (0, 4, 5)),
@@ -168,8 +168,7 @@ fn buffers_that_do_not_fit_are_an_error_on_every_rank() {
         (1, [(2, 2), (2, 4)], (0, 4, 2)),
         (2, [(4, 2), (6, 3)], (1, 4, 6)),
         (2, [(2, 2), (4, 2)], (0, 4, 2)),
-    ];
-    for (i, lengths, (rank, expected, found)) in cases {
+    ] {
         let (operation, run) = OPERATIONS[i];
         let mismatch = CommunicationError::LengthMismatch { operation, rank, expected, found };
         assert_eq!(error_of(run, &lengths), mismatch);
