@@ -57,7 +57,8 @@ impl ReplyCache {
     /// # Errors
     /// When it cannot be opened or is no cache of this version.
     pub fn open(path: &Path) -> Result<Self, ClientError> {
-        let failed = |source| ClientError::Cache { path: path.to_path_buf(), source };
+        let failed =
+            |error: rusqlite::Error| ClientError::Cache { path: path.to_path_buf(), source: error.into() };
         let connection = Connection::open(path).map_err(failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())).map_err(failed)?;
@@ -190,8 +191,8 @@ impl ReplyCache {
         Ok(self.len()? == 0)
     }
 
-    fn failed(&self, source: rusqlite::Error) -> ClientError {
-        ClientError::Cache { path: self.path.clone(), source }
+    fn failed(&self, error: rusqlite::Error) -> ClientError {
+        ClientError::Cache { path: self.path.clone(), source: error.into() }
     }
 
     /// SQLite is consistent whatever panics beside it.

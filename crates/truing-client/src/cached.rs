@@ -8,7 +8,7 @@ use truing_store::Digest;
 use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason};
 
 use crate::cache::{CacheMode, ReplyCache};
-use crate::request::{Fingerprint, canonical_request, key_of};
+use crate::request::{Fingerprint, canonical_request};
 use crate::{ClientError, Clock, Counts};
 
 /// Any model, in this process or elsewhere, with a cache before it: equal requests are asked once, also by the next run.
@@ -59,7 +59,7 @@ impl CachedChat {
 
     fn canonical(&self, request: &ChatRequest) -> Canonical {
         let text = canonical_request(&self.fingerprint, request);
-        Canonical { key: key_of(&text), text }
+        Canonical { key: Digest::of_bytes(text.as_bytes()), text }
     }
 
     /// What the cache has; an error where it alone may answer and cannot.

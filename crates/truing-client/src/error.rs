@@ -59,7 +59,7 @@ pub enum ClientError {
         path: PathBuf,
         /// Why not.
         #[source]
-        source: rusqlite::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A cache that another version of truing made.
     #[error("{}: a cache of replies of version {found}, expected {expected}", path.display())]

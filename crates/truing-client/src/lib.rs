@@ -4,14 +4,16 @@
 //! | to do | use |
 //! |---|---|
 //! | ask a server, one request or many side by side | [`OpenAiClient`] |
-//! | never ask the same twice, record and replay | [`CachedChat`] over a [`ReplyCache`] |
+//! | never ask the same twice, record and replay | `CachedChat` over a `ReplyCache` (feature `cache`, on by default) |
 //! | tell what was asked and what it cost | [`Counts`] |
 //!
 //! Not here: what is asked and what a reply means (the judge of `truing-reward`, the stages), models in this process,
 //! other protocols than chat completions. Key, proxy and clock are handed in with [`Access`]; nothing here reads the
 //! environment.
 
+#[cfg(feature = "cache")]
 mod cache;
+#[cfg(feature = "cache")]
 mod cached;
 mod client;
 mod clock;
@@ -25,7 +27,9 @@ pub mod response;
 mod retry;
 mod settings;
 
+#[cfg(feature = "cache")]
 pub use cache::{CacheMode, ReplyCache};
+#[cfg(feature = "cache")]
 pub use cached::CachedChat;
 pub use client::{OnText, OpenAiClient};
 pub use clock::Clock;

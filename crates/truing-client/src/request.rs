@@ -1,7 +1,6 @@
 //! What is sent, and the canonical form under which a reply is kept.
 
 use serde_json::{Map, Value, json};
-use truing_store::Digest;
 use truing_types::{ChatRequest, Conversation, SamplingOptions};
 
 use crate::ClientSettings;
@@ -112,11 +111,6 @@ pub fn canonical_request(model: &Fingerprint, request: &ChatRequest) -> String {
         },
     });
     sorted(whole).to_string()
-}
-
-/// The key of a canonical request.
-pub(crate) fn key_of(canonical: &str) -> Digest {
-    Digest::of_bytes(canonical.as_bytes())
 }
 
 fn sorted(value: Value) -> Value {

@@ -5,52 +5,63 @@
 //! whoever came first. Ranks that meet in different collectives get an error, so that a program whose ranks have
 //! parted is found by its test.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use truing_types::{CommunicationError, Communicator, Rank};
 
-/// One rank of a [`thread_world`]. Dropping it tells the others that this peer has left.
+/// One rank of a [`thread_world`], or of a group split from one. Dropping it tells the others that this peer has left.
 #[derive(Debug)]
 pub struct ThreadRank {
     rank: usize,
-    world: Arc<World>,
+    size: usize,
+    meeting: Arc<Meeting>,
 }
 
-#[derive(Debug)]
-struct World {
-    size: usize,
+/// Where the ranks of a world or of a group meet.
+#[derive(Debug, Default)]
+struct Meeting {
     exchange: Mutex<Exchange>,
     changed: Condvar,
 }
 
 /// One exchange at a time: first everybody brings, then everybody takes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Exchange {
-    brought: Vec<Option<Brought>>,
+    brought: BTreeMap<usize, Brought>,
     gathered: Option<Arc<Vec<Brought>>>,
     n_taken: usize,
     is_broken: bool,
 }
 
-/// What one rank brings to a collective: numbers or bytes, the other empty.
-#[derive(Debug, Clone)]
+/// What one rank brings to a collective. What the collective does not use is empty.
+#[derive(Debug, Default)]
 struct Brought {
     operation: &'static str,
     numbers: Vec<f64>,
+    /// How many numbers the rank has room for.
+    n_receive: usize,
     bytes: Vec<u8>,
+    /// A colour, and a place where the ranks of this colour can meet: the first of them provides it.
+    group: Option<(usize, Arc<Meeting>)>,
+}
+
+/// How long the buffers of a collective have to be, on every rank.
+#[derive(Debug, Clone, Copy)]
+struct Lengths {
+    send: usize,
+    receive: usize,
 }
 
 /// Makes `world_size` ranks, to be moved into one thread each.
 #[must_use]
 pub fn thread_world(world_size: usize) -> Vec<ThreadRank> {
-    let exchange = Exchange { brought: vec![None; world_size], gathered: None, n_taken: 0, is_broken: false };
-    let world = World { size: world_size, exchange: Mutex::new(exchange), changed: Condvar::new() };
-    let world = Arc::new(world);
-    (0..world_size).map(|rank| ThreadRank { rank, world: Arc::clone(&world) }).collect()
+    let meeting = Arc::new(Meeting::default());
+    (0..world_size).map(|rank| ThreadRank { rank, size: world_size, meeting: Arc::clone(&meeting) }).collect()
 }
 
-impl World {
-    // A rank that panicked leaves the exchange as it was; its drop marks the world as broken.
+impl Meeting {
+    // A rank that panicked leaves the exchange as it was; its drop marks the meeting as broken.
     fn lock(&self) -> MutexGuard<'_, Exchange> {
         self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,19 +75,19 @@ impl ThreadRank {
     /// Brings something and returns everybody's, in rank order.
     fn exchange(&self, mine: Brought) -> Result<Arc<Vec<Brought>>, CommunicationError> {
         let operation = mine.operation;
-        let mut exchange = self.world.lock();
+        let mut exchange = self.meeting.lock();
         // The previous exchange must have been taken by all before this rank may bring again.
         while exchange.gathered.is_some() && !exchange.is_broken {
-            exchange = self.world.wait(exchange);
+            exchange = self.meeting.wait(exchange);
         }
         if exchange.is_broken {
             return Err(CommunicationError::PeerLost { operation });
         }
-        exchange.brought[self.rank] = Some(mine);
-        if exchange.brought.iter().all(Option::is_some) {
-            let gathered = exchange.brought.iter_mut().filter_map(Option::take).collect();
+        exchange.brought.insert(self.rank, mine);
+        if exchange.brought.len() == self.size {
+            let gathered = std::mem::take(&mut exchange.brought).into_values().collect();
             exchange.gathered = Some(Arc::new(gathered));
-            self.world.changed.notify_all();
+            self.meeting.changed.notify_all();
         }
         let gathered = loop {
             if let Some(gathered) = &exchange.gathered {
@@ -85,13 +96,13 @@ impl ThreadRank {
             if exchange.is_broken {
                 return Err(CommunicationError::PeerLost { operation });
             }
-            exchange = self.world.wait(exchange);
+            exchange = self.meeting.wait(exchange);
         };
         exchange.n_taken += 1;
-        if exchange.n_taken == self.world.size {
+        if exchange.n_taken == self.size {
             exchange.gathered = None;
             exchange.n_taken = 0;
-            self.world.changed.notify_all();
+            self.meeting.changed.notify_all();
         }
         drop(exchange);
         let operation = gathered[0].operation;
@@ -105,32 +116,47 @@ impl ThreadRank {
         }
     }
 
-    /// Brings as many numbers as every other rank.
+    /// Brings numbers, with room for `n_receive` of them. `lengths` derives from rank 0's lengths what those of every
+    /// rank have to be.
     fn gather(
         &self,
         operation: &'static str,
         numbers: Vec<f64>,
+        n_receive: usize,
+        lengths: impl Fn(Lengths) -> Lengths,
     ) -> Result<Arc<Vec<Brought>>, CommunicationError> {
-        let gathered = self.exchange(Brought { operation, numbers, bytes: Vec::new() })?;
-        let expected = gathered[0].numbers.len();
-        match gathered.iter().position(|brought| brought.numbers.len() != expected) {
-            Some(rank) => Err(CommunicationError::LengthMismatch {
-                operation,
-                rank,
-                expected,
-                found: gathered[rank].numbers.len(),
-            }),
-            None => Ok(gathered),
+        let gathered = self.exchange(Brought { operation, numbers, n_receive, ..Brought::default() })?;
+        let expected = lengths(gathered[0].lengths());
+        for (rank, brought) in gathered.iter().enumerate() {
+            let found = brought.lengths();
+            for (expected, found) in [(expected.send, found.send), (expected.receive, found.receive)] {
+                if expected != found {
+                    return Err(CommunicationError::LengthMismatch { operation, rank, expected, found });
+                }
+            }
         }
+        Ok(gathered)
+    }
+
+    /// Brings as many numbers as every other rank, and takes as many.
+    fn gather_equal(
+        &self,
+        operation: &'static str,
+        numbers: Vec<f64>,
+    ) -> Result<Arc<Vec<Brought>>, CommunicationError> {
+        let n_receive = numbers.len();
+        self.gather(operation, numbers, n_receive, |first| first)
     }
 
     fn sum(&self, operation: &'static str, values: Vec<f64>) -> Result<Vec<f64>, CommunicationError> {
-        let gathered = self.gather(operation, values)?;
-        let mut sum = gathered[0].numbers.clone();
-        for brought in &gathered[1..] {
-            sum.iter_mut().zip(&brought.numbers).for_each(|(total, value)| *total += value);
-        }
-        Ok(sum)
+        let gathered = self.gather_equal(operation, values)?;
+        Ok(sum_in_rank_order(&gathered, 0, gathered[0].numbers.len()))
+    }
+}
+
+impl Brought {
+    fn lengths(&self) -> Lengths {
+        Lengths { send: self.numbers.len(), receive: self.n_receive }
     }
 }
 
@@ -140,12 +166,12 @@ impl Communicator for ThreadRank {
     }
 
     fn world_size(&self) -> usize {
-        self.world.size
+        self.size
     }
 
     fn all_reduce_sum(&self, values: &mut [f32]) -> Result<(), CommunicationError> {
-        let sum = self.sum("all_reduce_sum", values.iter().map(|&v| f64::from(v)).collect())?;
-        values.iter_mut().zip(sum).for_each(|(value, total)| *value = total as f32);
+        let sum = self.sum("all_reduce_sum", doubles(values))?;
+        copy_singles(values, &sum);
         Ok(())
     }
 
@@ -156,34 +182,100 @@ impl Communicator for ThreadRank {
     }
 
     fn broadcast(&self, values: &mut [f32], root: Rank) -> Result<(), CommunicationError> {
-        let gathered = self.gather("broadcast", values.iter().map(|&v| f64::from(v)).collect())?;
-        values.iter_mut().zip(&gathered[root.0].numbers).for_each(|(value, &from)| *value = from as f32);
+        let gathered = self.gather_equal("broadcast", doubles(values))?;
+        copy_singles(values, &gathered[root.0].numbers);
         Ok(())
     }
 
     fn broadcast_bytes(&self, bytes: &mut Vec<u8>, root: Rank) -> Result<(), CommunicationError> {
         let mine = if self.rank == root.0 { std::mem::take(bytes) } else { Vec::new() };
-        let gathered =
-            self.exchange(Brought { operation: "broadcast_bytes", numbers: Vec::new(), bytes: mine })?;
+        let operation = "broadcast_bytes";
+        let gathered = self.exchange(Brought { operation, bytes: mine, ..Brought::default() })?;
         bytes.clone_from(&gathered[root.0].bytes);
         Ok(())
     }
 
     fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CommunicationError> {
         let (operation, bytes) = ("all_gather_bytes", bytes.to_vec());
-        let gathered = self.exchange(Brought { operation, numbers: Vec::new(), bytes })?;
+        let gathered = self.exchange(Brought { operation, bytes, ..Brought::default() })?;
         Ok(gathered.iter().map(|brought| brought.bytes.clone()).collect())
     }
 
+    fn all_to_all(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError> {
+        let whole_blocks = |first: Lengths| {
+            let n_values = first.receive / self.size * self.size;
+            Lengths { send: n_values, receive: n_values }
+        };
+        let gathered = self.gather("all_to_all", doubles(send), receive.len(), whole_blocks)?;
+        let n_block = receive.len() / self.size;
+        for (rank, brought) in gathered.iter().enumerate() {
+            let meant_for_me = &brought.numbers[self.rank * n_block..][..n_block];
+            copy_singles(&mut receive[rank * n_block..][..n_block], meant_for_me);
+        }
+        Ok(())
+    }
+
+    fn all_gather(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError> {
+        let one_to_all = |first: Lengths| Lengths { send: first.send, receive: first.send * self.size };
+        let gathered = self.gather("all_gather", doubles(send), receive.len(), one_to_all)?;
+        for (rank, brought) in gathered.iter().enumerate() {
+            copy_singles(&mut receive[rank * send.len()..][..send.len()], &brought.numbers);
+        }
+        Ok(())
+    }
+
+    fn reduce_scatter_sum(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError> {
+        let all_to_one = |first: Lengths| Lengths { send: first.receive * self.size, receive: first.receive };
+        let gathered = self.gather("reduce_scatter_sum", doubles(send), receive.len(), all_to_one)?;
+        let sum = sum_in_rank_order(&gathered, self.rank * receive.len(), receive.len());
+        copy_singles(receive, &sum);
+        Ok(())
+    }
+
+    fn gather_bytes(&self, bytes: &[u8], root: Rank) -> Result<Option<Vec<Vec<u8>>>, CommunicationError> {
+        let (operation, bytes) = ("gather_bytes", bytes.to_vec());
+        let gathered = self.exchange(Brought { operation, bytes, ..Brought::default() })?;
+        Ok((self.rank == root.0).then(|| gathered.iter().map(|brought| brought.bytes.clone()).collect()))
+    }
+
+    fn split(&self, colour: usize) -> Result<Arc<dyn Communicator>, CommunicationError> {
+        let group = Some((colour, Arc::default()));
+        let gathered = self.exchange(Brought { operation: "split", group, ..Brought::default() })?;
+        let of_this_colour = |(rank, brought): (usize, &'_ Brought)| match &brought.group {
+            Some((its, meeting)) if *its == colour => Some((rank, Arc::clone(meeting))),
+            _ => None,
+        };
+        let members: Vec<_> = gathered.iter().enumerate().filter_map(of_this_colour).collect();
+        let rank = members.partition_point(|(rank, _)| *rank < self.rank);
+        Ok(Arc::new(Self { rank, size: members.len(), meeting: Arc::clone(&members[0].1) }))
+    }
+
     fn barrier(&self) -> Result<(), CommunicationError> {
-        self.gather("barrier", Vec::new()).map(drop)
+        self.exchange(Brought { operation: "barrier", ..Brought::default() }).map(drop)
     }
 }
 
 impl Drop for ThreadRank {
     fn drop(&mut self) {
-        let mut exchange = self.world.lock();
+        let mut exchange = self.meeting.lock();
         exchange.is_broken = true;
-        self.world.changed.notify_all();
+        self.meeting.changed.notify_all();
     }
+}
+
+/// The element-wise sum of `n_values` numbers of every rank, from the number at `first`.
+fn sum_in_rank_order(gathered: &[Brought], first: usize, n_values: usize) -> Vec<f64> {
+    let mut sum = gathered[0].numbers[first..][..n_values].to_vec();
+    for brought in &gathered[1..] {
+        sum.iter_mut().zip(&brought.numbers[first..]).for_each(|(total, value)| *total += value);
+    }
+    sum
+}
+
+fn doubles(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+fn copy_singles(to: &mut [f32], from: &[f64]) {
+    to.iter_mut().zip(from).for_each(|(value, &number)| *value = number as f32);
 }

@@ -1,14 +1,16 @@
 //! The door to other ranks. Implementations live in `truing-parallel`; nothing here is a collective algorithm.
 
+use std::sync::Arc;
+
 /// A process's number among its peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Rank(pub usize);
 
 /// A collective that did not complete. The policy is fail-stop: report, exit, restart from the checkpoint.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum CommunicationError {
-    /// Ranks called with buffers of different lengths.
-    #[error("{operation}: rank {rank} brought {found} elements, expected {expected}")]
+    /// Ranks called with buffers of different lengths, or with two buffers that do not fit together.
+    #[error("{operation}: rank {rank} has a buffer of {found} elements, expected {expected}")]
     LengthMismatch {
         /// The collective.
         operation: &'static str,
@@ -18,6 +20,14 @@ pub enum CommunicationError {
         expected: usize,
         /// Elements found.
         found: usize,
+    },
+    /// The world cannot be divided into sequence groups of this size.
+    #[error("{world_size} ranks cannot be divided into sequence groups of {sequence_size}")]
+    UnevenGroups {
+        /// Number of ranks.
+        world_size: usize,
+        /// Ranks wanted in each sequence group.
+        sequence_size: usize,
     },
     /// A peer is gone.
     #[error("{operation}: a peer left before the operation completed")]
@@ -77,6 +87,37 @@ pub trait Communicator: Send + Sync {
     /// # Errors
     /// When a peer is lost.
     fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CommunicationError>;
+    /// Exchanges equal blocks. `send` has one block for each rank, in rank order. `receive` is as long and becomes
+    /// the blocks that were meant for this rank, in the order of the ranks that sent them.
+    ///
+    /// # Errors
+    /// When a peer is lost, when lengths differ, or when they are not a multiple of the number of ranks.
+    fn all_to_all(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError>;
+    /// Fills `receive` with `send` of every rank, in rank order. `receive` has the length of `send` times the number
+    /// of ranks.
+    ///
+    /// # Errors
+    /// When a peer is lost, or when lengths differ or do not fit together.
+    fn all_gather(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError>;
+    /// Fills `receive` with this rank's block of the element-wise sum of `send` over ranks. `send` has one block for
+    /// each rank, in rank order, and a block has the length of `receive`. Equals
+    /// [`all_reduce_sum`](Self::all_reduce_sum) of `send` bit for bit.
+    ///
+    /// # Errors
+    /// When a peer is lost, or when lengths differ or do not fit together.
+    fn reduce_scatter_sum(&self, send: &[f32], receive: &mut [f32]) -> Result<(), CommunicationError>;
+    /// The bytes of every rank, in rank order, on `root`, and `None` on the other ranks. Lengths may differ.
+    ///
+    /// # Errors
+    /// When a peer is lost.
+    fn gather_bytes(&self, bytes: &[u8], root: Rank) -> Result<Option<Vec<Vec<u8>>>, CommunicationError>;
+    /// The group of the ranks that call with the same `colour`, numbered from 0 in rank order. Every rank of this
+    /// communicator has to call. A group's collectives are independent of this communicator's and of other groups',
+    /// and dropping the group leaves it.
+    ///
+    /// # Errors
+    /// When a peer is lost.
+    fn split(&self, colour: usize) -> Result<Arc<dyn Communicator>, CommunicationError>;
     /// Waits until every rank is here.
     ///
     /// # Errors

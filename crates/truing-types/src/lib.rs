@@ -9,6 +9,7 @@ mod communicator;
 mod conversation;
 mod events;
 mod excluded;
+mod groups;
 mod preference;
 mod prompt_map;
 mod reasoning;
@@ -24,6 +25,7 @@ pub use communicator::{CommunicationError, Communicator, Rank, all_gather_dealt,
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use events::{Event, EventSink, Silent};
 pub use excluded::ExcludedTokens;
+pub use groups::Groups;
 pub use preference::{PreferenceRow, PromptRow, RankedResponse, UnpairedRow};
 pub use prompt_map::{Projection, PromptMap};
 pub use reasoning::{ReasoningMark, ReasoningMarks, SplitText, TextStart, split_reasoning};

@@ -4,6 +4,10 @@
 mod folder;
 mod json_list;
 mod lines;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "without_parquet.rs"]
 mod parquet;
 
 use std::fs::File;

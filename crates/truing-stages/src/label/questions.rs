@@ -433,4 +433,34 @@ mod tests {
         let single = request(&config(1), String::new(), 0).sampling;
         assert_eq!((single.temperature, single.seed), (0.0, 0));
     }
+
+    #[test]
+    fn any_reply_names_labels_of_the_set_or_what_is_unknown() {
+        let words =
+            r#"{ } [ ] " ' : , / 、 ** ` （ ： \u00 null 7 ability language Language math C++ english ß"#;
+        let others = [" ", "\n", " (", " – ", "knowledge Q&A", "é\u{301}"];
+        let pieces: Vec<&str> = words.split(' ').chain(others).collect();
+        let set = small_set();
+        let reader = Reader::new(&set).unwrap();
+        let mut state = 7_u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let mut n_read = 0;
+        for _ in 0..5000 {
+            let reply: String = (0..below(14)).map(|_| pieces[below(pieces.len())]).collect();
+            for dimensions in [&[0, 1][..], &[0], &[1]] {
+                let Some(said) = reader.read(&reply, dimensions) else { continue };
+                n_read += 1;
+                assert_eq!(said.len(), dimensions.len(), "{reply:?}");
+                for (said, &dimension) in said.iter().zip(dimensions) {
+                    let dimension = &set.dimensions()[dimension];
+                    assert!(said.labels.iter().all(|&label| label < dimension.labels.len()), "{reply:?}");
+                    assert!(dimension.multiple || said.labels.len() < 2, "{reply:?}");
+                }
+            }
+        }
+        assert!(n_read > 5000, "{n_read}");
+    }
 }

@@ -135,4 +135,27 @@ mod tests {
         assert_eq!(asked.sampling.temperature, 0.0);
         assert_eq!(frame_bytes(&config) + 3 + "one {second}".len(), text.len());
     }
+
+    #[test]
+    fn any_reply_has_a_verdict_for_every_dimension_or_none() {
+        let words = "[[ ]] [ ] [[A]] [[b]] [[tie]] C : clarity Novelty CLARITY ** İ ß";
+        let pieces: Vec<&str> = words.split(' ').chain([" ", "\n", "\r"]).collect();
+        let mut state = 7_u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let mut n_read = 0;
+        for _ in 0..5000 {
+            let reply: String = (0..below(14)).map(|_| pieces[below(pieces.len())]).collect();
+            for dimensions in [&[Clarity, Novelty][..], &[Novelty]] {
+                if let Some(verdicts) = read(&reply, dimensions) {
+                    n_read += 1;
+                    assert_eq!(verdicts.len(), dimensions.len(), "{reply:?}");
+                    assert!(reply.contains("[["), "{reply:?}");
+                }
+            }
+        }
+        assert!(n_read > 500, "{n_read}");
+    }
 }

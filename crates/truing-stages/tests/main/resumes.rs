@@ -240,7 +240,7 @@ fn a_finished_run_ends_the_same_way_again_and_refuses_changed_data() {
     fs::write(&rows, text.replacen("very", "really", 1)).unwrap();
     let error = setup::run(folder.path(), &["max_steps=2"], Start::Resume, never).unwrap_err();
     assert!(
-        matches!(&error, StageError::FileChanged { path, .. } if path.ends_with("rows.jsonl")),
+        matches!(&error, StageError::Run(RunError::FileChanged { path, .. }) if path.ends_with("rows.jsonl")),
         "{error}"
     );
 }
@@ -257,7 +257,10 @@ fn a_model_whose_configuration_or_tokenizer_changed_is_another_model() {
         assert!(text.contains(before), "{text}");
         fs::write(&path, text.replacen(before, after, 1)).unwrap();
         let error = setup::run(folder.path(), &[], Start::Resume, never).unwrap_err();
-        assert!(matches!(&error, StageError::FileChanged { path, .. } if path.ends_with(name)), "{error}");
+        assert!(
+            matches!(&error, StageError::Run(RunError::FileChanged { path, .. }) if path.ends_with(name)),
+            "{error}"
+        );
     }
 }
 

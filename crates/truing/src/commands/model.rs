@@ -43,7 +43,7 @@ impl ModelArguments {
     /// print the date get today's.
     pub(crate) fn open(&self, weights: DecodingWeights, context: &Context) -> anyhow::Result<OpenModel> {
         let files = open(&self.find(context)?)?;
-        let now = jiff::Zoned::now().datetime();
+        let now = jiff::ZonedDateTime::now().datetime();
         let options = RenderOptions { now: Some(now), ..RenderOptions::default() };
         let renderer = truing_stages::model::renderer(&files, options)?;
         let frozen = TrainableSpec::frozen();

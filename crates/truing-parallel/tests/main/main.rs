@@ -1,10 +1,23 @@
 //! Every implementation of `Communicator` answers the same questions the same way.
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+mod blocks;
+mod groups;
+
+use std::sync::Arc;
 use std::thread;
 
 use truing_parallel::{Solo, thread_world};
 use truing_types::{CommunicationError, Communicator, Rank, all_gather_dealt, dealt};
+
+/// Runs `body` on every rank of a world of threads, and returns the results in rank order.
+fn on_every_rank<T: Send>(world_size: usize, body: impl Fn(Arc<dyn Communicator>) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let start = |rank| scope.spawn(|| body(Arc::new(rank)));
+        let ranks: Vec<_> = thread_world(world_size).into_iter().map(start).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
 
 /// What each rank must find, run on all ranks of a world at once.
 fn check(communicator: &dyn Communicator) {
@@ -47,6 +60,8 @@ fn check(communicator: &dyn Communicator) {
         }
     }
     communicator.all_reduce_sum(&mut []).unwrap();
+    blocks::check(communicator);
+    groups::check(communicator);
 }
 
 #[test]
@@ -57,11 +72,7 @@ fn a_world_of_one_conforms() {
 #[test]
 fn worlds_of_threads_conform() {
     for size in [1, 2, 3, 4] {
-        thread::scope(|scope| {
-            for rank in thread_world(size) {
-                scope.spawn(move || check(&rank));
-            }
-        });
+        on_every_rank(size, |rank| check(&*rank));
     }
 }
 
@@ -81,39 +92,21 @@ fn a_lost_peer_is_an_error_and_not_a_hang() {
 
 #[test]
 fn buffers_of_different_lengths_are_an_error_on_every_rank() {
-    thread::scope(|scope| {
-        for rank in thread_world(2) {
-            scope.spawn(move || {
-                let mut values = vec![0.0; 1 + rank.rank().0];
-                let found = rank.all_reduce_sum(&mut values);
-                let expected = CommunicationError::LengthMismatch {
-                    operation: "all_reduce_sum",
-                    rank: 1,
-                    expected: 1,
-                    found: 2,
-                };
-                assert_eq!(found, Err(expected));
-            });
-        }
+    let found = on_every_rank(2, |communicator| {
+        communicator.all_reduce_sum(&mut vec![0.0; 1 + communicator.rank().0])
     });
+    let (operation, rank, expected, found_length) = ("all_reduce_sum", 1, 1, 2);
+    let mismatch = CommunicationError::LengthMismatch { operation, rank, expected, found: found_length };
+    assert_eq!(found, [Err(mismatch.clone()), Err(mismatch)]);
 }
 
 #[test]
 fn ranks_in_different_collectives_are_an_error_on_every_rank() {
-    thread::scope(|scope| {
-        for rank in thread_world(2) {
-            scope.spawn(move || {
-                let found = match rank.rank().0 {
-                    0 => rank.barrier(),
-                    _ => rank.broadcast_bytes(&mut Vec::new(), Rank(0)),
-                };
-                let expected = CommunicationError::OperationMismatch {
-                    operation: "barrier",
-                    rank: 1,
-                    found: "broadcast_bytes",
-                };
-                assert_eq!(found, Err(expected));
-            });
-        }
+    let found = on_every_rank(2, |communicator| match communicator.rank().0 {
+        0 => communicator.barrier(),
+        _ => communicator.broadcast_bytes(&mut Vec::new(), Rank(0)),
     });
+    let (operation, rank) = ("barrier", 1);
+    let mismatch = CommunicationError::OperationMismatch { operation, rank, found: "broadcast_bytes" };
+    assert_eq!(found, [Err(mismatch.clone()), Err(mismatch)]);
 }
