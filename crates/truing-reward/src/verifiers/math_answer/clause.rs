@@ -487,10 +487,6 @@ impl Around<'_> {
             times squared cubed either short oder ou invalid modulo mod doubtful unlikely half quarter \
             third";
         let tail = &words[at..];
-        // "18 years ago" is a time, not a duration.
-        if tail.first() == Some(&"ago") {
-            return false;
-        }
         let is_denied = tail.windows(2).any(|pair| {
             pair[0] == "not"
                 && matches!(pair[1], "right" | "correct" | "the" | "it" | "possible" | "true" | "an")

@@ -13,7 +13,7 @@
 //! counted things follow it (`clause`): "half of 18", "16 or 18" and "18 squared" are texts, which equal no
 //! number. What stands around a box counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is
 //! 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`" and "`\boxed{18}` is wrong" give no answer. Neither do
-//! "Upper bound: 18", "18 years ago", "18 fewer", "the answer has 18 digits" and "18 per week, so 36 in two". "I am 90% sure" after an answer
+//! "Upper bound: 18", "18 fewer", "the answer has 18 digits" and "18 per week, so 36 in two". "I am 90% sure" after an answer
 //! and a bracket that explains or repeats it ("eighteen (18)", "7 (out of 10)") are left out. An exclamation mark
 //! after the end of a formula or of bold text (`$\boxed{18}$!`, `**18**!`) is punctuation; directly after a number
 //! (`18!`) it is a factorial. A right answer in unusual words is refused rather than a wrong one accepted.

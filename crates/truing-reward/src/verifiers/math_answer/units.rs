@@ -176,7 +176,6 @@ const MEANINGFUL: &[&str] = &[
     "after",
     "until",
     "till",
-    "ago",
     "about",
     "double",
     "triple",
