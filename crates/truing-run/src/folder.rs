@@ -78,6 +78,9 @@ struct Found {
 
 impl RunOutline<'_> {
     /// Creates the run's folder, or opens it for a resume. A resume where nothing was begun yet starts the run.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, its recipe or files have changed, the disk fails, or a peer is lost.
     pub fn open(
         &self,
         start: Start,

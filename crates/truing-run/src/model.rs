@@ -159,6 +159,9 @@ pub struct BesideWeights {
 
 impl BesideWeights {
     /// The tokenizer's files, which name a fit padding token where a score head is saved, and those of the workload.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot be written with its padding token.
     pub fn new(
         model: &ModelFiles,
         renderer: &ChatRenderer,
@@ -216,6 +219,9 @@ pub fn load_engine(
 }
 
 /// Loads a model, one tensor at a time, and says what a user should know of its files.
+///
+/// # Errors
+/// When a tensor cannot be read, or a LoRA target is no projection of the model.
 pub fn announce_and_load(
     files: &ModelFiles,
     trainable: &TrainableSpec,

@@ -36,6 +36,9 @@ pub struct RunRecord<'a> {
 
 impl<'a> RunRecord<'a> {
     /// Continues from `state`: what was logged after it, in the metrics and in the files named `evaluations`, is cut off.
+    ///
+    /// # Errors
+    /// When a file cannot be cut or a peer is lost.
     pub fn open(
         folder: RunFolder,
         state: &TrainerState,
@@ -106,6 +109,9 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Appends a line of metrics. A mean of nothing, for instance of scores where no response has one, is left out.
+    ///
+    /// # Errors
+    /// When the disk fails.
     pub fn log(
         &mut self,
         step: u64,
@@ -125,6 +131,9 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Appends what an evaluation found out to a file of the folder.
+    ///
+    /// # Errors
+    /// When the disk fails.
     pub fn log_evaluation(&self, file_name: &str, record: &impl Serialize) -> Result<(), RunError> {
         if is_first(self.communicator) {
             let mut log = MetricsLog::open(&self.path().join(file_name))?;
@@ -135,6 +144,9 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Saves a checkpoint, unless there is one of this step, and removes those that are too many.
+    ///
+    /// # Errors
+    /// Those of `write`; when the disk fails or a peer is lost.
     pub fn save_checkpoint<E: Error + From<RunError>>(
         &mut self,
         state: &TrainerState,
@@ -159,6 +171,9 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Saves the model of a run that has come to its end.
+    ///
+    /// # Errors
+    /// Those of `write`; when the disk fails or a peer is lost.
     pub fn save_model<E: Error + From<RunError>>(
         &mut self,
         events: &mut dyn EventSink,
@@ -194,6 +209,9 @@ impl<'a> RunRecord<'a> {
 
     /// Gives a model the weights of the best evaluation. Those before the first step are in no checkpoint, nor are those of
     /// a run that was not asked for them until it was resumed.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be read or a peer is lost.
     pub fn restore_best(
         &self,
         store: &mut impl ParameterStore,
@@ -224,6 +242,9 @@ impl<'a> RunRecord<'a> {
 }
 
 /// Whether any rank was told to stop.
+///
+/// # Errors
+/// When a peer is lost.
 pub fn is_any_stopped(
     stop: &AtomicBool,
     communicator: &dyn Communicator,

@@ -10,6 +10,9 @@ use crate::record::CHECKPOINT;
 
 /// The newest checkpoint that verifies, of a run that had the same inputs: the same files, bit for bit, wherever they
 /// lie, and the same of everything else that decides the weights.
+///
+/// # Errors
+/// When files or settings have changed since, or the disk fails.
 pub fn find_checkpoint(
     digest: Digest,
     inputs: &RunInputs,
@@ -35,6 +38,9 @@ pub fn find_checkpoint(
 
 /// Refuses to resume where a file has another content, or there are other files. Rows that are not used count as well: what
 /// the run's folder says of them would no longer be true.
+///
+/// # Errors
+/// [`RunError::FileChanged`], naming one of them.
 pub fn check_same_files(before: &RunInputs, now: &RunInputs) -> Result<(), RunError> {
     let contents = |inputs: &RunInputs| -> Vec<(String, Digest)> {
         inputs.files.iter().map(|file| (file.role.clone(), file.blake3)).collect()
@@ -54,6 +60,9 @@ pub fn check_same_files(before: &RunInputs, now: &RunInputs) -> Result<(), RunEr
 }
 
 /// Refuses to resume where a setting that decides the results has changed. Both hold those settings alone.
+///
+/// # Errors
+/// [`RunError::RecipeChanged`], naming the settings.
 pub fn check_same_recipe(before: &Table, now: &Table) -> Result<(), RunError> {
     let all_keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
     let keys: Vec<String> = all_keys.filter(|key| before.get(*key) != now.get(*key)).cloned().collect();

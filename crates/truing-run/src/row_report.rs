@@ -230,6 +230,9 @@ fn is_of_every_row(error: &TextError) -> bool {
 }
 
 /// Lists rows that were left out in a run's folder; a run without such rows has no list.
+///
+/// # Errors
+/// When the list cannot be written or removed.
 pub fn write_skipped<'a>(
     folder: &Path,
     skipped: impl IntoIterator<Item = &'a SkippedRow>,

@@ -56,6 +56,9 @@ pub fn key_of(text: &str) -> u64 {
 }
 
 /// Replaces a file by one JSON object a row.
+///
+/// # Errors
+/// When the disk fails.
 pub fn write_lines<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), RunError> {
     let failed = |source| RunError::Write { path: path.to_path_buf(), source };
     let mut writer = atomic::Writer::new(path)?;
