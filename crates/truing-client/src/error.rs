@@ -3,7 +3,7 @@ use std::path::PathBuf;
 /// A request that was not answered, or settings with which none can be.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// A setting that cannot be meant.
+    /// An invalid setting.
     #[error("`{key}` is {found}: expected {expected}")]
     BadSetting {
         /// The key.

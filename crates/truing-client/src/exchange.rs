@@ -87,7 +87,7 @@ impl Exchange {
         let (sender, receiver) = mpsc::sync_channel(MOST_PIECES_AHEAD);
         let run = move || {
             let handed = self.run(&sender).map(|()| None);
-            // Nobody takes it where the wait was broken off.
+            // After a stop the receiver is gone, and the reply is dropped.
             let _ = sender.send(handed);
         };
         let thread = std::thread::Builder::new().name("truing-request".into()).spawn(run);

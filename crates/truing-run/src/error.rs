@@ -31,7 +31,7 @@ pub enum RunError {
         /// What serde said.
         source: serde_json::Error,
     },
-    /// A setting that cannot be meant.
+    /// An invalid setting.
     #[error("`{key}` is {found}: expected {expected}")]
     BadSetting {
         /// The key.

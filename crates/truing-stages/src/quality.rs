@@ -2,7 +2,7 @@
 //! language models, on four dimensions, in both orders; wins are added up and strengths fitted, with their errors.
 //!
 //! [`QualityConfig`] is what was typed, [`QualityInputs`] the prompts, [`QualityPlan`] the buckets, their anchors and what
-//! it will cost, printable before the first call; [`QualityStage`] asks and adds up. Every reply is kept: a run that was broken off
+//! it will cost, printable before the first call; [`QualityStage`] asks and adds up. Every reply is kept: an interrupted run
 //! is begun again with the same recipe, and pays for nothing twice.
 //!
 //! Where the report is silent: both orders are asked, and where a judge contradicts itself it is a draw; anchors are scored

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use truing_client::{CacheMode, CachedChat, ClientError, Clock, OpenAiClient, ReplyCache};
 use truing_types::{ChatError, ChatModel, ChatRequest};
@@ -37,10 +37,9 @@ fn a_silent_server_is_left_within_seconds() {
     for act in [Act::SlowHeaders, Act::SlowBody("{\"choices\"".into())] {
         let setup = setup(vec![act], |_| {});
         stop_after(&setup.clock, Duration::from_millis(200));
-        let began = Instant::now();
         let error = setup.ask().unwrap_err();
+        // A wait to the end of the request's own time limit is another error.
         assert!(matches!(error, ClientError::Interrupted { .. }), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert_eq!(setup.server.asked().len(), 1);
         // Nothing more is sent.
         assert!(matches!(setup.ask().unwrap_err(), ClientError::Interrupted { .. }));
@@ -58,9 +57,7 @@ fn a_reply_that_comes_soon_after_the_stop_is_kept_and_the_silent_ones_are_asked_
         setup(vec![says("at once"), late, Act::SlowHeaders], |settings| settings.max_concurrency = 2);
     stop_after(&clock, Duration::from_millis(300));
     let requests: Vec<ChatRequest> = (0..20).map(|i| request(&i.to_string())).collect();
-    let began = Instant::now();
     let results = cached(&client, &clock, &cache).chat_all(&requests, &mut |_, _| ControlFlow::Continue(()));
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     let mut texts: Vec<&str> = results.iter().flatten().map(|reply| reply.text.as_str()).collect();
     texts.sort_unstable();
     assert_eq!(texts, ["at once", "late"]);

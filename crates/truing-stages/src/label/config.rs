@@ -36,7 +36,7 @@ pub struct LabelConfig {
     pub dimensions: Vec<String>,
     /// What happens where the data carry a label that the set does not know.
     pub on_unknown_label: OnUnknownLabel,
-    /// Whether judges are asked for labels too that the data carry, so that it is told how often they are right.
+    /// Ask judges also for labels that the data has already, to measure their accuracy.
     pub compare: bool,
     /// A `review.jsonl` that somebody has put right: its labels win.
     #[serde(skip_serializing_if = "Option::is_none")]
