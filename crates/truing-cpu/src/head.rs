@@ -1,38 +1,74 @@
-//! The final norm and the head: token log-probabilities, the exact KL from a reference, and scores.
+//! The final norm and the head: token log-probabilities, the exact KL from a reference, scores, and vectors.
 
 use truing_kernels::{
-    Divergence, LogProbRows, ReferenceRows, Write, linear_log_probs_divergence_backward,
-    linear_log_probs_divergence_forward, linear_top_log_probs, rms_norm_backward, scatter_add_rows,
+    AttentionSpan, Divergence, LogProbRows, ReferenceRows, linear_log_probs_divergence_backward,
+    linear_log_probs_divergence_forward, linear_top_log_probs, scatter_add_rows, spans_of,
 };
-use truing_model::{HeadGradient, HeadOutput, HeadRequest, TokenLogProbs, TopLogProbs};
+use truing_model::{
+    EngineError, HeadGradient, HeadKind, HeadOutput, HeadRequest, HostTopLogProbs, Pooling, TokenLogProbs,
+    TopLogProbs,
+};
 use truing_types::ExcludedTokens;
 
-use crate::engine::Inner;
+use crate::encoder::pooling;
+use crate::engine::{Body, Inner};
 
 impl Inner {
-    pub(crate) fn head(&mut self, hidden: &[f32], request: &HeadRequest<'_>) -> HeadOutput {
-        let (chosen, mut normed) = self.normed_rows(hidden, request.rows());
-        let weight = &self.parameters.values[self.head];
-        let mut output = HeadOutput::default();
+    /// Refuses what the model cannot answer, and gradients of another size.
+    pub(crate) fn check_request(&self, request: &HeadRequest<'_>) -> Result<(), EngineError> {
         match request {
-            HeadRequest::Scores { .. } => output.scores = scores(&normed, weight, self.spec.hidden_size),
-            HeadRequest::LogProbs { targets, temperature, excluded, reference } => {
-                truing_kernels::scale(&mut normed, temperature.recip());
-                let HeadOutput { tokens, kl, .. } = &mut output;
-                *tokens = TokenLogProbs::with_len(targets.rows.len());
-                linear_log_probs_divergence_forward(
-                    &normed,
-                    weight,
-                    &targets.tokens,
-                    excluded.ranges(),
-                    rows_of(tokens),
-                    divergence(*reference, kl, &[]),
-                );
+            HeadRequest::Vectors { .. } => Ok(()),
+            HeadRequest::LogProbs { targets, excluded, reference, .. } => {
+                let decoder = self.body.decoder()?;
+                decoder.check_tokens(&targets.tokens)?;
+                decoder.check_excluded(excluded)?;
+                decoder.check_language_model()?;
+                match reference {
+                    Some(TopLogProbs::Device(_)) => Err(EngineError::Unsupported(
+                        "the reference's log-probabilities are in the memory of another device".into(),
+                    )),
+                    _ => Ok(()),
+                }
             }
+            HeadRequest::Scores { .. } => match self.body.decoder()?.spec.head {
+                HeadKind::Score { .. } => Ok(()),
+                head @ HeadKind::LanguageModel => Err(EngineError::WrongHead { head }),
+            },
         }
-        self.pool.give(chosen);
-        self.pool.give(normed);
-        output
+    }
+
+    pub(crate) fn head(
+        &mut self,
+        hidden: &[f32],
+        request: &HeadRequest<'_>,
+    ) -> Result<HeadOutput, EngineError> {
+        if let Some(request) = VectorRequest::of(request) {
+            let (vectors, _) = self.vectors(hidden, &request);
+            return Ok(HeadOutput { vectors, ..HeadOutput::default() });
+        }
+        let Self { parameters, pool, body, .. } = self;
+        let decoder = body.decoder()?;
+        let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, request.rows());
+        let weight = &parameters.values[decoder.head];
+        let mut output = HeadOutput::default();
+        if let HeadRequest::LogProbs { targets, temperature, excluded, reference } = request {
+            truing_kernels::scale(&mut normed, temperature.recip());
+            let HeadOutput { tokens, kl, .. } = &mut output;
+            *tokens = TokenLogProbs::with_len(targets.rows.len());
+            linear_log_probs_divergence_forward(
+                &normed,
+                weight,
+                &targets.tokens,
+                excluded.ranges(),
+                rows_of(tokens),
+                divergence(reference.as_ref(), kl, &[]),
+            );
+        } else {
+            output.scores = scores(&normed, weight, decoder.spec.hidden_size);
+        }
+        pool.give(chosen);
+        pool.give(normed);
+        Ok(output)
     }
 
     pub(crate) fn head_backward(
@@ -40,56 +76,125 @@ impl Inner {
         hidden: Vec<f32>,
         request: &HeadRequest<'_>,
         gradient: &HeadGradient,
-    ) -> (HeadOutput, Vec<f32>) {
-        let width = self.spec.hidden_size;
+    ) -> Result<(HeadOutput, Vec<f32>), EngineError> {
+        if let Some(request) = VectorRequest::of(request) {
+            return self.vectors_backward(hidden, &request, &gradient.vectors);
+        }
+        let Self { parameters, pool, body, .. } = self;
+        let decoder = body.decoder()?;
+        let width = decoder.spec.hidden_size;
         let rows = request.rows();
-        let (chosen, mut normed) = self.normed_rows(&hidden, rows);
-        let mut d_normed = self.pool.take(rows.len(), width);
+        let (chosen, mut normed) = decoder.normed_rows(parameters, pool, &hidden, rows);
+        let mut d_normed = pool.take(rows.len(), width);
         let mut output = HeadOutput::default();
-        let d_head = &mut self.parameters.gradients[self.head];
+        let d_head = &mut parameters.gradients[decoder.head];
         let d_head = if d_head.is_empty() { None } else { Some(&mut d_head[..]) };
-        let weight = &self.parameters.values[self.head];
-        match request {
-            HeadRequest::Scores { .. } => {
-                output.scores = scores(&normed, weight, width);
-                scores_backward(&normed, weight, width, &gradient.scores, &mut d_normed, d_head);
-            }
-            HeadRequest::LogProbs { targets, temperature, excluded, reference } => {
-                truing_kernels::scale(&mut normed, temperature.recip());
-                let HeadOutput { tokens, kl, .. } = &mut output;
-                *tokens = TokenLogProbs::with_len(rows.len());
-                linear_log_probs_divergence_backward(
-                    &normed,
-                    weight,
-                    &targets.tokens,
-                    excluded.ranges(),
-                    &gradient.log_probs,
-                    rows_of(tokens),
-                    divergence(*reference, kl, &gradient.kl),
-                    &mut d_normed,
-                    d_head,
-                );
-                truing_kernels::scale(&mut d_normed, temperature.recip());
-            }
+        let weight = &parameters.values[decoder.head];
+        if let HeadRequest::LogProbs { targets, temperature, excluded, reference } = request {
+            truing_kernels::scale(&mut normed, temperature.recip());
+            let HeadOutput { tokens, kl, .. } = &mut output;
+            *tokens = TokenLogProbs::with_len(rows.len());
+            linear_log_probs_divergence_backward(
+                &normed,
+                weight,
+                &targets.tokens,
+                excluded.ranges(),
+                &gradient.log_probs,
+                rows_of(tokens),
+                divergence(reference.as_ref(), kl, &gradient.kl),
+                &mut d_normed,
+                d_head,
+            );
+            truing_kernels::scale(&mut d_normed, temperature.recip());
+        } else {
+            output.scores = scores(&normed, weight, width);
+            scores_backward(&normed, weight, width, &gradient.scores, &mut d_normed, d_head);
         }
         let mut d_chosen = normed;
-        let d_weight = &mut self.parameters.gradients[self.final_norm];
-        rms_norm_backward(
-            &chosen,
-            &self.parameters.values[self.final_norm],
-            self.spec.rms_norm_eps,
-            &d_normed,
-            &mut d_chosen,
-            Write::Overwrite,
-            if d_weight.is_empty() { None } else { Some(d_weight) },
-        );
+        decoder.final_norm_backward(parameters, &chosen, &d_normed, &mut d_chosen);
         let mut d_hidden = hidden;
         truing_kernels::fill(&mut d_hidden, 0.0);
         scatter_add_rows(&d_chosen, width, rows, &mut d_hidden);
         for buffer in [chosen, d_normed, d_chosen] {
-            self.pool.give(buffer);
+            pool.give(buffer);
         }
-        (output, d_hidden)
+        Ok((output, d_hidden))
+    }
+
+    /// Vectors before and after the normalisation: what is answered `[n_sequences, width]`, and the pooled hidden states
+    /// `[n_sequences, hidden]`.
+    fn vectors(&mut self, hidden: &[f32], request: &VectorRequest) -> (Vec<f32>, Vec<f32>) {
+        let Self { parameters, pool, body, .. } = self;
+        let (normed, hidden_size) = match body {
+            Body::Encoder(encoder) => (encoder.final_norm(parameters, pool, hidden), encoder.spec.hidden_size),
+            Body::Decoder(decoder) => (decoder.final_norm(parameters, pool, hidden), decoder.spec.hidden_size),
+        };
+        let pooled = pooling::pool(&normed, &request.spans, hidden_size, request.pooling);
+        pool.give(normed);
+        let mut vectors = self.outputs(&pooled);
+        if request.is_normalized {
+            pooling::normalize(&mut vectors, self.vector_width());
+        }
+        (vectors, pooled)
+    }
+
+    /// What the output layer makes of pooled vectors; without a layer the same.
+    fn outputs(&self, pooled: &[f32]) -> Vec<f32> {
+        match self.body.output_layer() {
+            Some(output) => output.forward(&self.parameters, pooled, self.spec.hidden_size()),
+            None => pooled.to_vec(),
+        }
+    }
+
+    fn vectors_backward(
+        &mut self,
+        hidden: Vec<f32>,
+        request: &VectorRequest,
+        d_vectors: &[f32],
+    ) -> Result<(HeadOutput, Vec<f32>), EngineError> {
+        let (vectors, pooled) = self.vectors(&hidden, request);
+        let hidden_size = self.spec.hidden_size();
+        let mut d_vectors = match d_vectors {
+            [] => vec![0.0; vectors.len()],
+            given if given.len() == vectors.len() => given.to_vec(),
+            other => {
+                return Err(EngineError::ShapeMismatch {
+                    name: "the gradient of the vectors".into(),
+                    expected: vec![request.spans.len(), self.vector_width()],
+                    found: vec![other.len()],
+                });
+            }
+        };
+        if request.is_normalized {
+            pooling::normalize_backward(&self.outputs(&pooled), self.vector_width(), &mut d_vectors);
+        }
+        let Self { parameters, pool, body, .. } = self;
+        let d_pooled = match body.output_layer() {
+            Some(output) => output.backward(parameters, &pooled, hidden_size, &d_vectors),
+            None => d_vectors,
+        };
+        let n_tokens = hidden.len() / hidden_size;
+        let mut d_normed = pool.take(n_tokens, hidden_size);
+        pooling::pool_backward(&d_pooled, &request.spans, hidden_size, request.pooling, &mut d_normed);
+        let d_hidden = match body {
+            Body::Encoder(encoder) => encoder.final_norm_backward(parameters, pool, &hidden, &d_normed),
+            Body::Decoder(decoder) => {
+                let mut d_hidden = pool.take(n_tokens, hidden_size);
+                decoder.final_norm_backward(parameters, &hidden, &d_normed, &mut d_hidden);
+                d_hidden
+            }
+        };
+        pool.give(d_normed);
+        pool.give(hidden);
+        Ok((HeadOutput { vectors, ..HeadOutput::default() }, d_hidden))
+    }
+
+    /// Length of a vector.
+    fn vector_width(&self) -> usize {
+        match &self.body {
+            Body::Encoder(encoder) => encoder.spec.width(),
+            Body::Decoder(decoder) => decoder.spec.hidden_size,
+        }
     }
 
     pub(crate) fn top_log_probs(
@@ -99,16 +204,38 @@ impl Inner {
         temperature: f32,
         excluded: &ExcludedTokens,
         k: usize,
-    ) -> TopLogProbs {
-        let (chosen, mut normed) = self.normed_rows(hidden, rows);
+    ) -> Result<TopLogProbs, EngineError> {
+        let Self { parameters, pool, body, .. } = self;
+        let decoder = body.decoder()?;
+        let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, rows);
         truing_kernels::scale(&mut normed, temperature.recip());
-        let k = k.clamp(1, self.spec.vocab_size - excluded.len());
-        let weight = &self.parameters.values[self.head];
+        let k = k.clamp(1, decoder.spec.vocab_size - excluded.len());
+        let weight = &parameters.values[decoder.head];
         let (tokens, log_probs) =
-            linear_top_log_probs(&normed, weight, self.spec.hidden_size, excluded.ranges(), k);
-        self.pool.give(chosen);
-        self.pool.give(normed);
-        TopLogProbs { k, tokens, log_probs }
+            linear_top_log_probs(&normed, weight, decoder.spec.hidden_size, excluded.ranges(), k);
+        pool.give(chosen);
+        pool.give(normed);
+        Ok(HostTopLogProbs { k, tokens, log_probs }.into())
+    }
+}
+
+/// A [`HeadRequest::Vectors`] as the pooling wants it.
+struct VectorRequest {
+    spans: Vec<AttentionSpan>,
+    pooling: Pooling,
+    is_normalized: bool,
+}
+
+impl VectorRequest {
+    fn of(request: &HeadRequest<'_>) -> Option<Self> {
+        match request {
+            HeadRequest::Vectors { cumulative_lengths, pooling, is_normalized } => Some(Self {
+                spans: spans_of(cumulative_lengths),
+                pooling: *pooling,
+                is_normalized: *is_normalized,
+            }),
+            HeadRequest::LogProbs { .. } | HeadRequest::Scores { .. } => None,
+        }
     }
 }
 
@@ -118,7 +245,7 @@ fn divergence<'a>(
     kl: &'a mut Vec<f32>,
     d_kl: &'a [f32],
 ) -> Option<Divergence<'a>> {
-    let TopLogProbs { k, tokens, log_probs } = reference?;
+    let HostTopLogProbs { k, tokens, log_probs } = reference?.host()?;
     kl.resize(tokens.len() / (*k).max(1), 0.0);
     Some(Divergence { reference: ReferenceRows { k: *k, tokens, log_probs }, kl, d_kl })
 }

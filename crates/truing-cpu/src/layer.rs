@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Norms and the feed-forward's activation are cheap and are computed again in the backward; the results of
-//! matrix products are kept. So a kept layer holds `x, q, k, v, attention, x_mid, gate, up` and the
+//! matrix products are saved. So a saved layer holds `x, q, k, v, attention, x_mid, gate, up` and the
 //! attention's row normalisers, and nothing else.
 
 use std::ops::Range;
@@ -16,12 +16,13 @@ use truing_kernels::{
     rotary_backward, rotary_forward, scatter_add_rows, span_attention_backward, span_attention_forward,
     swiglu_backward_in_place, swiglu_forward,
 };
-use truing_model::{DecoderSpec, EngineError, Keep, TrainableSpec};
+use truing_model::{DecoderSpec, EngineError, SaveActivations, TrainableSpec};
 
+use crate::batch::{DeviceBatch, KeyRun};
 use crate::buffers::BufferPool;
-use crate::engine::{DeviceBatch, KeyRun};
 use crate::linear::Linear;
 use crate::parameters::Parameters;
+use crate::segment::{SavedAttention, SavedBlock};
 
 /// Indices and options of one block.
 #[derive(Debug)]
@@ -43,9 +44,9 @@ pub(crate) struct Layer {
     pub(crate) inner: usize,
 }
 
-/// What one layer keeps for its backward, all `[n_tokens, ...]`.
+/// What one layer saves for its backward, all `[n_tokens, ...]`.
 #[derive(Debug)]
-pub(crate) struct KeptLayer {
+pub(crate) struct SavedLayer {
     x: Vec<f32>,
     /// Before the head norm and the rotation where there is a head norm (both are computed again), after the
     /// rotation otherwise.
@@ -59,37 +60,13 @@ pub(crate) struct KeptLayer {
     up: Vec<f32>,
 }
 
-/// The attention's results alone.
-#[derive(Debug)]
-pub(crate) struct KeptAttention {
-    /// `[n_tokens, q_width]`.
-    pub(crate) attention: Vec<f32>,
-    /// `[n_heads, n_tokens]`, of a batch with prefixes run by run.
-    pub(crate) log_sum_exp: Vec<f32>,
-}
-
-impl KeptAttention {
-    pub(crate) fn release(self, pool: &mut BufferPool) {
-        pool.give(self.attention);
-        pool.give(self.log_sum_exp);
-    }
-}
-
-/// What a block's forward leaves behind.
-#[derive(Debug)]
-pub(crate) enum LeftBehind {
-    Nothing,
-    Attention(KeptAttention),
-    Everything(KeptLayer),
-}
-
-impl KeptLayer {
-    fn release_all_but_attention(self, pool: &mut BufferPool) -> KeptAttention {
+impl SavedLayer {
+    fn release_all_but_attention(self, pool: &mut BufferPool) -> SavedAttention {
         let Self { x, q, k, v, attention, log_sum_exp, x_mid, gate, up } = self;
         for buffer in [x, q, k, v, x_mid, gate, up] {
             pool.give(buffer);
         }
-        KeptAttention { attention, log_sum_exp }
+        SavedAttention { attention, log_sum_exp }
     }
 }
 
@@ -147,8 +124,8 @@ impl Layer {
         self.attention.n_kv_heads * self.attention.head_dim
     }
 
-    /// `x` `[n_tokens, hidden]` to the block's output, and what `keep` asks for ([`Keep::Input`] is the
-    /// segment's business and leaves nothing here). Attention that is `given` is not computed again.
+    /// `x` `[n_tokens, hidden]` to the block's output, and what `save` asks for ([`SaveActivations::Input`] is
+    /// the segment's work and saves nothing here). Attention that is `given` is not computed again.
     pub(crate) fn forward(
         &self,
         parameters: &Parameters,
@@ -156,13 +133,13 @@ impl Layer {
         rotary: &RotaryTable,
         batch: &DeviceBatch,
         x: Vec<f32>,
-        keep: Keep,
-        given: Option<KeptAttention>,
-    ) -> (Vec<f32>, LeftBehind) {
+        save: SaveActivations,
+        given: Option<SavedAttention>,
+    ) -> (Vec<f32>, SavedBlock<SavedLayer>) {
         let n_tokens = batch.n_tokens();
         let [mut q, mut k, v] = self.project(parameters, pool, &x);
-        let raw = match (self.qk_norms.is_some(), keep) {
-            (true, Keep::Activations) => {
+        let raw = match (self.qk_norms.is_some(), save) {
+            (true, SaveActivations::Everything) => {
                 Some((pool.copy(&q, self.q_width()), pool.copy(&k, self.kv_width())))
             }
             _ => None,
@@ -171,7 +148,7 @@ impl Layer {
         rotary_forward(rotary, &batch.positions, &mut q, self.attention.n_heads);
         rotary_forward(rotary, &batch.positions, &mut k, self.attention.n_kv_heads);
 
-        let KeptAttention { attention, log_sum_exp } = given.unwrap_or_else(|| {
+        let SavedAttention { attention, log_sum_exp } = given.unwrap_or_else(|| {
             let mut attention = pool.take(n_tokens, self.q_width());
             let mut log_sum_exp = pool.take(n_tokens, self.attention.n_heads);
             match &batch.key_runs {
@@ -202,7 +179,7 @@ impl Layer {
                     }
                 }
             }
-            KeptAttention { attention, log_sum_exp }
+            SavedAttention { attention, log_sum_exp }
         });
         let mut x_mid = pool.copy(&x, self.hidden);
         self.o.forward(parameters, pool, &attention, &mut x_mid, Write::Add);
@@ -218,16 +195,16 @@ impl Layer {
             pool.give(std::mem::replace(&mut q, raw_q));
             pool.give(std::mem::replace(&mut k, raw_k));
         }
-        let kept = KeptLayer { x, q, k, v, attention, log_sum_exp, x_mid, gate, up };
-        let left = if keep == Keep::Activations {
-            LeftBehind::Everything(kept)
+        let saved = SavedLayer { x, q, k, v, attention, log_sum_exp, x_mid, gate, up };
+        let left = if save == SaveActivations::Everything {
+            SavedBlock::Everything(saved)
         } else {
-            let kept = kept.release_all_but_attention(pool);
-            if keep == Keep::InputAndAttention {
-                LeftBehind::Attention(kept)
+            let saved = saved.release_all_but_attention(pool);
+            if save == SaveActivations::InputAndAttention {
+                SavedBlock::Attention(saved)
             } else {
-                kept.release(pool);
-                LeftBehind::Nothing
+                saved.release(pool);
+                SavedBlock::Nothing
             }
         };
         (y, left)
@@ -240,10 +217,10 @@ impl Layer {
         pool: &mut BufferPool,
         rotary: &RotaryTable,
         batch: &DeviceBatch,
-        kept: KeptLayer,
+        saved: SavedLayer,
         d_x: &mut [f32],
     ) {
-        let KeptLayer { x, q, k, v, attention, log_sum_exp, x_mid, gate, up } = kept;
+        let SavedLayer { x, q, k, v, attention, log_sum_exp, x_mid, gate, up } = saved;
         self.feed_forward_backward(parameters, pool, &x_mid, gate, up, d_x);
         pool.give(x_mid);
 

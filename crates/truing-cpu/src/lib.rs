@@ -1,12 +1,14 @@
-//! The CPU engine: layers, segments, the head and the KV cache, out of `truing-kernels`.
+//! The CPU engine: decoders and encoders, segments, the head and the KV cache, out of `truing-kernels`.
 //!
 //! Single precision throughout. Memory comes from reused buffers. The number of threads never changes a
 //! result. Nothing here knows a tokenizer or a loss.
 
+mod batch;
 mod buffers;
 mod cache;
 mod compressed;
 mod decode;
+mod decoder;
 mod encoder;
 mod engine;
 mod head;
@@ -14,7 +16,8 @@ mod layer;
 mod linear;
 mod memory;
 mod parameters;
+mod segment;
 
+pub use batch::DeviceBatch;
 pub use cache::KvCache;
-pub use encoder::{CpuEncoder, EncoderLoader, KeptEncoding};
-pub use engine::{CpuEngine, CpuOptions, DeviceBatch, Hidden, KeptSegment, Loader};
+pub use engine::{CpuEngine, Hidden, Logits, SavedActivations};

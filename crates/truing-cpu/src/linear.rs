@@ -5,6 +5,7 @@ use truing_kernels::{
     Finish, MatrixRef, RowProduct, RowWeight, Write, add_bias, bias_backward, gelu_forward_in_place, matmul,
     matmul_finished, multiply_rows, scale,
 };
+use truing_model::Adapters;
 
 use crate::buffers::BufferPool;
 use crate::parameters::Parameters;
@@ -60,7 +61,7 @@ impl Linear {
         let x = MatrixRef::new(x, n_rows, self.n_in);
         let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
         let bias = self.bias.map(|bias| &parameters.values[bias][..]);
-        let Some(adapter) = self.adapter.as_ref().filter(|_| parameters.are_adapters_enabled) else {
+        let Some(adapter) = self.adapter.as_ref().filter(|_| parameters.adapters == Adapters::Enabled) else {
             let finish = bias.map_or(Finish::Nothing, Finish::Bias);
             return matmul_finished(x, weight.transposed(), y, write, finish);
         };
@@ -114,7 +115,7 @@ impl Linear {
             .collect();
         multiply_rows(x, n_in, &mut products);
         for (projection, y) in projections.into_iter().zip(outputs) {
-            if let Some(adapter) = projection.adapter.as_ref().filter(|_| parameters.are_adapters_enabled) {
+            if let Some(adapter) = projection.adapter.as_ref().filter(|_| parameters.adapters == Adapters::Enabled) {
                 let mut reduced = pool.take(n_rows, adapter.rank);
                 let weight = RowWeight::F32(&parameters.values[adapter.a]);
                 multiply_rows(

@@ -4,14 +4,20 @@
 use truing_kernels::{
     attention_workspace_bytes_per_key, linear_log_probs_workspace_bytes, matmul_workspace_bytes,
 };
-use truing_model::engine::EngineMemory;
-use truing_model::{DecoderSpec, EncoderSpec, ParameterSpec, TrainableSpec};
+use truing_model::{DecoderSpec, EncoderSpec, EngineMemory, ModelSpec, ParameterSpec, TrainableSpec};
 
 use crate::compressed::compressed_bytes;
 
 const FLOAT_BYTES: u64 = 4;
 
-pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory {
+pub(crate) fn engine_memory(spec: &ModelSpec, trainable: &TrainableSpec) -> EngineMemory {
+    match spec {
+        ModelSpec::Decoder(spec) => decoder_memory(spec, trainable),
+        ModelSpec::Encoder(spec) => encoder_memory(spec, trainable),
+    }
+}
+
+fn decoder_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory {
     let mut parameters = spec.parameters();
     if let Some(lora) = &trainable.lora {
         parameters.extend(spec.lora_parameters(lora));
@@ -52,12 +58,13 @@ pub(crate) fn engine_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> En
         // hidden (then d_hidden), target rows, normed rows (then their gradient), d_rows
         head_bytes_per_token: 4 * hidden * FLOAT_BYTES,
         head_fixed_bytes: linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) as u64,
+        cache_bytes_per_token: 2 * kv * spec.n_layers as u64 * FLOAT_BYTES,
         compressed_bytes: compressed_bytes(spec, &parameters),
         fixed_bytes: matmul_workspace_bytes(widest) as u64,
     }
 }
 
-pub(crate) fn encoder_memory(spec: &EncoderSpec, trainable: &TrainableSpec) -> EngineMemory {
+fn encoder_memory(spec: &EncoderSpec, trainable: &TrainableSpec) -> EngineMemory {
     let parameters = spec.parameters();
     let bytes = |chosen: &dyn Fn(&ParameterSpec) -> bool| {
         parameters.iter().filter(|p| chosen(p)).map(|p| p.n_elements() as u64).sum::<u64>() * FLOAT_BYTES
@@ -66,6 +73,7 @@ pub(crate) fn encoder_memory(spec: &EncoderSpec, trainable: &TrainableSpec) -> E
     let (hidden, inner, heads) =
         (spec.hidden_size as u64, spec.intermediate_size as u64, spec.n_heads as u64);
     EngineMemory {
+        cache_bytes_per_token: 0,
         compressed_bytes: 0,
         parameter_bytes: bytes(&|_| true),
         gradient_bytes,

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use truing_kernels::{AdamwStep, RowWeight, adamw, sum_of_squares};
-use truing_model::engine::{OptimizerStep, ParameterTensor};
-use truing_model::{DecoderSpec, DecodingWeights, EngineError, ParameterSpec, TrainableSpec};
+use truing_model::engine::ADAMW_STATE_NAMES;
+use truing_model::{
+    Adapters, DecoderSpec, DecodingWeights, EngineError, OptimizerStep, ParameterSpec, ParameterTensor, TrainableSpec,
+};
 use truing_types::Communicator;
 
 use crate::compressed::CompressedWeights;
@@ -22,30 +24,14 @@ pub(crate) struct Parameters {
     pub(crate) trainable: TrainableSpec,
     is_trainable: Vec<bool>,
     by_name: HashMap<String, usize>,
-    /// Whether projections add their adapters.
-    pub(crate) are_adapters_enabled: bool,
+    /// Whether projections add their adapters, in the pass that runs.
+    pub(crate) adapters: Adapters,
     /// The copy that decoding reads, once it was asked for.
     compressed: Option<CompressedWeights>,
     pub(crate) decoding_weights: DecodingWeights,
 }
 
 impl Parameters {
-    /// All parameters of a decoder and its adapters, without values yet.
-    pub(crate) fn of_decoder(spec: &DecoderSpec, trainable: TrainableSpec) -> Result<Self, EngineError> {
-        let mut specs = spec.parameters();
-        if let Some(lora) = &trainable.lora {
-            for target in &lora.targets {
-                let weight = format!(".{target}.weight");
-                if !specs.iter().any(|p| p.layer.is_some() && p.shape.len() == 2 && p.name.ends_with(&weight))
-                {
-                    return Err(EngineError::UnknownLoraTarget { target: target.clone() });
-                }
-            }
-            specs.extend(spec.lora_parameters(lora));
-        }
-        Ok(Self::new(specs, trainable))
-    }
-
     /// These parameters, without values yet.
     pub(crate) fn new(specs: Vec<ParameterSpec>, trainable: TrainableSpec) -> Self {
         let n = specs.len();
@@ -58,7 +44,7 @@ impl Parameters {
             first_moments: vec![Vec::new(); n],
             second_moments: vec![Vec::new(); n],
             trainable,
-            are_adapters_enabled: true,
+            adapters: Adapters::Enabled,
             compressed: None,
             decoding_weights: DecodingWeights::F32,
         }
@@ -81,27 +67,17 @@ impl Parameters {
         self.find(name).ok_or_else(|| EngineError::MissingParameter { name: name.to_owned() })
     }
 
-    pub(crate) fn first_without_values(&self) -> Option<&str> {
-        let idx = self.values.iter().position(Vec::is_empty)?;
-        Some(&self.specs[idx].name)
-    }
-
     pub(crate) fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    /// Chooses what [`row_weight`](Self::row_weight) hands out. A copy that was made is kept.
-    pub(crate) fn set_decoding_weights(&mut self, spec: &DecoderSpec, weights: DecodingWeights) {
+    /// Chooses what [`row_weight`](Self::row_weight) hands out. The copy in 8 bits is made when first asked for, and what has
+    /// changed since is compressed again.
+    pub(crate) fn choose_decoding_weights(&mut self, spec: &DecoderSpec, weights: DecodingWeights) {
         self.decoding_weights = weights;
-        if weights == DecodingWeights::Int8 && self.compressed.is_none() {
-            self.compressed = Some(CompressedWeights::new(spec, &self.specs));
-        }
-        self.refresh_decoding_weights();
-    }
-
-    /// Compresses what has changed since, where decoding reads the copy.
-    pub(crate) fn refresh_decoding_weights(&mut self) {
-        if let (DecodingWeights::Int8, Some(compressed)) = (self.decoding_weights, &mut self.compressed) {
+        if weights == DecodingWeights::Int8 {
+            let specs = &self.specs;
+            let compressed = self.compressed.get_or_insert_with(|| CompressedWeights::new(spec, specs));
             compressed.refresh(&self.values);
         }
     }
@@ -149,6 +125,7 @@ impl Parameters {
     }
 
     pub(crate) fn optimizer_step(&mut self, step: &OptimizerStep) {
+        let OptimizerStep::AdamW(step) = step;
         for idx in 0..self.specs.len() {
             if self.gradients[idx].is_empty() {
                 continue;
@@ -186,8 +163,10 @@ impl Parameters {
         Ok(match tensor {
             ParameterTensor::Value => &self.values[idx],
             ParameterTensor::Gradient => &self.gradients[idx],
-            ParameterTensor::FirstMoment => &self.first_moments[idx],
-            ParameterTensor::SecondMoment => &self.second_moments[idx],
+            ParameterTensor::OptimizerState(name) => match moment(name)? {
+                Moment::First => &self.first_moments[idx],
+                Moment::Second => &self.second_moments[idx],
+            },
         })
     }
 
@@ -221,10 +200,25 @@ impl Parameters {
         let slot = match tensor {
             ParameterTensor::Value => &mut self.values[idx],
             ParameterTensor::Gradient => &mut self.gradients[idx],
-            ParameterTensor::FirstMoment => &mut self.first_moments[idx],
-            ParameterTensor::SecondMoment => &mut self.second_moments[idx],
+            ParameterTensor::OptimizerState(name) => match moment(name)? {
+                Moment::First => &mut self.first_moments[idx],
+                Moment::Second => &mut self.second_moments[idx],
+            },
         };
         *slot = values;
         Ok(())
+    }
+}
+
+enum Moment {
+    First,
+    Second,
+}
+
+fn moment(name: &'static str) -> Result<Moment, EngineError> {
+    match ADAMW_STATE_NAMES.iter().position(|known| *known == name) {
+        Some(0) => Ok(Moment::First),
+        Some(1) => Ok(Moment::Second),
+        _ => Err(EngineError::UnknownOptimizerState { name }),
     }
 }

@@ -1,10 +1,8 @@
 //! A text encoder as data: BERT with a pooling on top, as sentence-transformers keeps them. One vector a text.
 //!
-//! What it is not: a decoder. There is no head, no cache and no causality, and no segment of it is asked for alone; so it
-//! has a specification and an engine trait of its own, beside [`DecoderSpec`](crate::DecoderSpec) and
-//! [`Engine`](crate::Engine).
+//! It has no cache and no causality, and its head makes vectors ([`HeadRequest::Vectors`](crate::HeadRequest::Vectors)); so
+//! it has a specification of its own, beside [`DecoderSpec`](crate::DecoderSpec). The [`Engine`](crate::Engine) is the same.
 
-mod engine;
 mod files;
 mod saving;
 
@@ -12,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{ParameterRole, ParameterSpec};
 
-pub use engine::EncoderEngine;
 pub use files::EncoderFiles;
 pub use saving::{EncoderSaveOptions, in_output_layer, save_sentence_transformer};
 

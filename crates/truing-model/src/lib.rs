@@ -8,20 +8,25 @@ mod error;
 pub mod families;
 pub mod gguf;
 mod loading;
+mod model_spec;
+pub mod sampling;
 pub mod saving;
 pub mod sources;
 pub mod spec;
 pub mod weights;
 
 pub use adapters::{AdapterFiles, is_adapter};
-pub use encoder::{EncoderEngine, EncoderFiles, EncoderSpec, Pooling};
+pub use encoder::{EncoderFiles, EncoderSpec, Pooling};
 pub use engine::{
-    DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep, ParameterStore,
-    TokenLogProbs, TopLogProbs,
+    AdamWStep, Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
+    DeviceTopLogProbs, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, OptimizerStep, ParameterStore, ParameterTensor, PutWeight,
+    SampleStep, SaveActivations, TokenLogProbs, TopLogProbs, WeightSource,
 };
 pub use error::ModelError;
 pub use gguf::GgufFile;
 pub use loading::{LoadedModel, ModelFiles, ModelKind};
+pub use model_spec::{ModelSpec, initial_values};
+pub use sampling::{SampledToken, Sampler, SamplingError};
 pub use saving::{SaveDtype, SaveOptions, save_pretrained};
 pub use sources::find_model;
 pub use spec::{DecoderSpec, HeadKind, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};

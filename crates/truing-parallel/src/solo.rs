@@ -2,11 +2,19 @@
 
 use std::sync::Arc;
 
-use truing_types::{CommunicationError, Communicator, Rank};
+use truing_types::{CommunicationError, Communicator, Groups, Rank};
 
 /// A single process. Not a special case for callers: they reduce through it like through any other.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Solo;
+
+impl Solo {
+    /// The groups of a single process.
+    #[must_use]
+    pub fn groups() -> Groups {
+        Groups { world: Arc::new(Self), data: Arc::new(Self), sequence: Arc::new(Self) }
+    }
+}
 
 impl Communicator for Solo {
     fn rank(&self) -> Rank {

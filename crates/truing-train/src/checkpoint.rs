@@ -21,10 +21,9 @@ use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Deserializer, Serialize};
 use truing_model::adapters::save_adapter;
 use truing_model::encoder::{EncoderSaveOptions, OUTPUT_LAYER, in_output_layer, save_sentence_transformer};
-use truing_model::engine::ParameterTensor;
 use truing_model::weights::SafetensorsFile;
 use truing_model::{
-    EncoderEngine, Engine, EngineError, ModelError, ParameterSpec, ParameterStore, SaveDtype, SaveOptions,
+    Engine, EngineError, ModelError, ParameterSpec, ParameterStore, ParameterTensor, SaveDtype, SaveOptions,
     save_pretrained,
 };
 use truing_store::{CommittedDirectory, Digest, StagedDirectory};
@@ -187,8 +186,37 @@ impl TrainerState {
     }
 }
 
-/// Writes weights, moments and state into a directory in the making, which is then a model directory too, or
-/// with LoRA an adapter's (`base_model` is what PEFT should load it onto).
+/// How a model is saved, by its kind.
+#[derive(Debug, Clone)]
+pub enum ModelSaveOptions<'a> {
+    /// A decoder, for transformers, or with LoRA its adapter, for PEFT.
+    Decoder {
+        /// The directory's other files, number type and shards.
+        options: SaveOptions<'a>,
+        /// What PEFT should load an adapter onto.
+        base_model: Option<&'a str>,
+    },
+    /// An encoder, for sentence-transformers.
+    Encoder(EncoderSaveOptions<'a>),
+}
+
+impl ModelSaveOptions<'_> {
+    /// The same with exact weights in one file, as checkpoints have them.
+    fn exact(&self) -> Self {
+        match self.clone() {
+            Self::Decoder { options, base_model } => Self::Decoder {
+                options: SaveOptions { dtype: SaveDtype::F32, max_shard_bytes: u64::MAX, ..options },
+                base_model,
+            },
+            Self::Encoder(options) => {
+                Self::Encoder(EncoderSaveOptions { dtype: SaveDtype::F32, ..options })
+            }
+        }
+    }
+}
+
+/// Writes weights, optimiser state and the trainer's state into a directory in the making, which is then a model directory
+/// too, or with LoRA an adapter's.
 ///
 /// # Errors
 /// When the disk is full or fails.
@@ -196,26 +224,9 @@ pub fn save<E: Engine>(
     engine: &E,
     state: &TrainerState,
     staged: &StagedDirectory,
-    options: &SaveOptions<'_>,
-    base_model: Option<&str>,
+    options: &ModelSaveOptions<'_>,
 ) -> Result<(), CheckpointError> {
-    let exact = SaveOptions { dtype: SaveDtype::F32, max_shard_bytes: u64::MAX, ..options.clone() };
-    save_weights(engine, staged.path(), &exact, base_model)?;
-    save_moments_and_state(engine, state, staged)
-}
-
-/// The same of an encoder: a directory for sentence-transformers too.
-///
-/// # Errors
-/// When the disk is full or fails.
-pub fn save_encoder<E: EncoderEngine>(
-    engine: &E,
-    state: &TrainerState,
-    staged: &StagedDirectory,
-    options: &EncoderSaveOptions<'_>,
-) -> Result<(), CheckpointError> {
-    let exact = EncoderSaveOptions { dtype: SaveDtype::F32, ..*options };
-    save_encoder_weights(engine, staged.path(), &exact)?;
+    save_weights(engine, staged.path(), &options.exact())?;
     save_moments_and_state(engine, state, staged)
 }
 
@@ -224,9 +235,13 @@ fn save_moments_and_state<E: ParameterStore>(
     state: &TrainerState,
     staged: &StagedDirectory,
 ) -> Result<(), CheckpointError> {
+    let state_names = engine.optimizer_state_names();
     let moments = learning(engine)
         .flat_map(|(parameter_idx, name)| {
-            MOMENTS.map(|(suffix, tensor)| (format!("{name}.{suffix}"), parameter_idx, tensor))
+            let tensor = move |&state: &&'static str| {
+                (format!("{name}.{state}"), parameter_idx, ParameterTensor::OptimizerState(state))
+            };
+            state_names.iter().map(tensor)
         })
         .collect();
     write_tensors(engine, moments, &staged.path().join(OPTIMIZER))?;
@@ -239,30 +254,25 @@ fn save_moments_and_state<E: ParameterStore>(
 /// Writes the weights alone: a model directory, or with LoRA an adapter's.
 ///
 /// # Errors
-/// When the disk is full or fails.
+/// When the model is of another kind than the options, or the disk is full or fails.
 pub fn save_weights<E: Engine>(
     engine: &E,
     directory: &Path,
-    options: &SaveOptions<'_>,
-    base_model: Option<&str>,
+    options: &ModelSaveOptions<'_>,
 ) -> Result<(), CheckpointError> {
     let values = |parameter: &ParameterSpec| values_of(engine, parameter);
-    match &engine.trainable().lora {
-        Some(lora) => save_adapter(directory, engine.spec(), lora, base_model, options, values),
-        None => save_pretrained(directory, engine.spec(), options, values),
+    match (options, &engine.trainable().lora) {
+        (ModelSaveOptions::Decoder { options, base_model }, Some(lora)) => {
+            save_adapter(directory, engine.spec().decoder()?, lora, *base_model, options, values)
+        }
+        (ModelSaveOptions::Decoder { options, .. }, None) => {
+            save_pretrained(directory, engine.spec().decoder()?, options, values)
+        }
+        (ModelSaveOptions::Encoder(options), _) => {
+            engine.spec().encoder()?;
+            save_sentence_transformer(directory, options, values)
+        }
     }
-}
-
-/// Writes an encoder's weights alone, as a sentence-transformers directory.
-///
-/// # Errors
-/// When the disk is full or fails.
-pub fn save_encoder_weights<E: EncoderEngine>(
-    engine: &E,
-    directory: &Path,
-    options: &EncoderSaveOptions<'_>,
-) -> Result<(), CheckpointError> {
-    save_sentence_transformer(directory, options, |parameter| values_of(engine, parameter))
 }
 
 fn values_of<'a, E: ParameterStore>(
@@ -288,8 +298,9 @@ pub fn restore<E: ParameterStore>(
     let moments = SafetensorsFile::open(checkpoint.path().join(OPTIMIZER))?;
     let learning: Vec<(usize, String)> = learning(engine).collect();
     for (parameter_idx, name) in learning {
-        for (suffix, tensor) in MOMENTS {
-            copy_into(engine, &moments, &format!("{name}.{suffix}"), parameter_idx, tensor)?;
+        for &state in engine.optimizer_state_names() {
+            let tensor = ParameterTensor::OptimizerState(state);
+            copy_into(engine, &moments, &format!("{name}.{state}"), parameter_idx, tensor)?;
         }
     }
     Ok(state)
@@ -311,9 +322,6 @@ pub fn restore_weights<E: ParameterStore>(
     }
     Ok(())
 }
-
-const MOMENTS: [(&str, ParameterTensor); 2] =
-    [("first_moment", ParameterTensor::FirstMoment), ("second_moment", ParameterTensor::SecondMoment)];
 
 /// The files of the weights, and names and indices of what is in them. Without LoRA frozen parameters are in them
 /// too, so that the directory is a whole model. An encoder's output layer has a file of its own.

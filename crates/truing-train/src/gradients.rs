@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use truing_model::{Engine, HeadOutput, HeadRequest};
-use truing_types::{Communicator, PackedBatch, RowOrigin};
+use truing_model::{Adapters, Engine, HeadGradient, HeadOutput, HeadRequest};
+use truing_types::{Communicator, PackedBatch, RowOrigin, all_gather_dealt, dealt};
 
 use crate::TrainError;
 use crate::objectives::{Objective, TrainingPack, WeightedSum};
@@ -52,11 +52,23 @@ impl<'a, O: Objective + ?Sized> Tally<'a, O> {
     }
 
     fn add(&mut self, pack_idx: usize, pack: &O::Pack, request: &HeadRequest<'_>, output: &HeadOutput) {
-        let measured = self.objective.measure(pack, request, output);
-        for (sum, share) in self.sums.iter_mut().zip(measured) {
-            sum.numerator += share.numerator;
-            sum.denominator += share.denominator;
+        self.add_sums(self.objective.measure(pack, request, output));
+        self.count(pack_idx, pack, request, output);
+    }
+
+    /// All packs of a step together.
+    fn add_step(&mut self, packs: &[O::Pack], outputs: &[HeadOutput]) {
+        self.add_sums(self.objective.measure_step(packs, outputs));
+        for (pack_idx, (pack, output)) in packs.iter().zip(outputs).enumerate() {
+            self.count(pack_idx, pack, &self.objective.request(pack), output);
         }
+    }
+
+    fn add_sums(&mut self, shares: Vec<WeightedSum>) {
+        self.sums.iter_mut().zip(shares).for_each(|(sum, share)| sum.add(share));
+    }
+
+    fn count(&mut self, pack_idx: usize, pack: &O::Pack, request: &HeadRequest<'_>, output: &HeadOutput) {
         self.n_tokens += pack.batch().n_tokens() as u64;
         self.n_loss_tokens += request.rows().len() as u64;
         if self.non_finite.is_none() {
@@ -90,7 +102,7 @@ fn rows_with_non_finite_output(
 ) -> Vec<RowOrigin> {
     let n_rows = request.rows().len().max(1);
     let is_finite = |i: usize| {
-        [&output.tokens.log_probs, &output.kl, &output.scores].iter().all(|values| {
+        [&output.tokens.log_probs, &output.kl, &output.scores, &output.vectors].iter().all(|values| {
             let n_of_a_row = values.len() / n_rows;
             values[i * n_of_a_row..(i + 1) * n_of_a_row].iter().all(|value| value.is_finite())
         })
@@ -117,11 +129,10 @@ pub fn step_denominators<O: Objective + ?Sized>(
     objective: &O,
     communicator: &dyn Communicator,
 ) -> Result<Vec<f64>, TrainError> {
-    let mut totals: Vec<f64> = Vec::new();
-    for pack in packs {
-        let shares = objective.denominators(pack, &objective.request(pack));
-        totals.resize(shares.len(), 0.0);
-        totals.iter_mut().zip(shares).for_each(|(total, share)| *total += share);
+    let mut totals = sum_of_denominators(packs, objective);
+    if objective.couples_packs() {
+        // Every rank has the packs of all.
+        return if totals.iter().any(|&total| total > 0.0) { Ok(totals) } else { Err(TrainError::NoLossTokens) };
     }
     // A rank without a pack does not know the number of parts: it learns it from those that have one.
     let mut n_parts = [totals.len() as f64, f64::from(u8::from(!packs.is_empty()))];
@@ -133,7 +144,17 @@ pub fn step_denominators<O: Objective + ?Sized>(
     if totals.iter().any(|&total| total > 0.0) { Ok(totals) } else { Err(TrainError::NoLossTokens) }
 }
 
-/// Forward and backward of one pack; adds to the gradients.
+fn sum_of_denominators<O: Objective + ?Sized>(packs: &[O::Pack], objective: &O) -> Vec<f64> {
+    let mut totals: Vec<f64> = Vec::new();
+    for pack in packs {
+        let shares = objective.denominators(pack, &objective.request(pack));
+        totals.resize(shares.len(), 0.0);
+        totals.iter_mut().zip(shares).for_each(|(total, share)| *total += share);
+    }
+    totals
+}
+
+/// Forward and backward of one pack; adds to the gradients. A gradient that is known already is taken as it is.
 fn accumulate_pack<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     plan: &SegmentPlan,
@@ -141,10 +162,11 @@ fn accumulate_pack<E: Engine, O: Objective + ?Sized>(
     request: &HeadRequest<'_>,
     objective: &O,
     denominators: &[f64],
+    known: Option<HeadGradient>,
 ) -> Result<HeadOutput, TrainError> {
     let batch = engine.upload(pack.batch())?;
-    let (hidden, kept) = segments::forward(engine, &batch, plan)?;
-    let gradient = match objective.constant_gradient(pack, request, denominators) {
+    let (hidden, saved) = segments::forward(engine, &batch, plan)?;
+    let gradient = match known.or_else(|| objective.constant_gradient(pack, request, denominators)) {
         Some(gradient) => gradient,
         None => {
             let output = engine.head(&hidden, request)?;
@@ -152,15 +174,15 @@ fn accumulate_pack<E: Engine, O: Objective + ?Sized>(
         }
     };
     let (output, d_hidden) = engine.head_backward(hidden, request, &gradient)?;
-    segments::backward(engine, &batch, kept, d_hidden)?;
+    segments::backward(engine, &batch, saved, d_hidden)?;
     Ok(output)
 }
 
 /// Zeroes the gradients, runs every pack forward and backward, and sums gradients and measures over the
-/// ranks. `on_pack` is called after each pack and may break the step off; the weights are untouched.
+/// ranks. `on_pack` is called after each pack and may stop the step; the weights are untouched.
 ///
 /// # Errors
-/// When no token carries loss, the engine fails, a peer is lost, or `on_pack` broke off.
+/// When no token carries loss, the engine fails, a peer is lost, or `on_pack` stopped the step.
 pub fn accumulate_gradients<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     plan: &SegmentPlan,
@@ -170,41 +192,99 @@ pub fn accumulate_gradients<E: Engine, O: Objective + ?Sized>(
     on_pack: &mut dyn FnMut(&PackedBatch) -> ControlFlow<()>,
 ) -> Result<Measures, TrainError> {
     let denominators = step_denominators(packs, objective, communicator)?;
-    engine.zero_gradients();
+    engine.zero_gradients()?;
     let mut tally = Tally::new(objective);
-    for (pack_idx, pack) in packs.iter().enumerate() {
+    let coupled = if objective.couples_packs() {
+        Some(coupled_gradients(engine, packs, objective, &denominators, communicator, &mut tally)?)
+    } else {
+        None
+    };
+    let mine: Vec<usize> = match &coupled {
+        Some(_) => dealt(packs.len(), communicator).collect(),
+        None => (0..packs.len()).collect(),
+    };
+    for pack_idx in mine {
+        let pack = &packs[pack_idx];
         let request = objective.request(pack);
-        let output = accumulate_pack(engine, plan, pack, &request, objective, &denominators)?;
-        tally.add(pack_idx, pack, &request, &output);
+        let known = coupled.as_ref().map(|gradients| gradients[pack_idx].clone());
+        let output = accumulate_pack(engine, plan, pack, &request, objective, &denominators, known)?;
+        if coupled.is_none() {
+            tally.add(pack_idx, pack, &request, &output);
+        }
         if on_pack(pack.batch()).is_break() {
             return Err(TrainError::BrokenOff);
         }
     }
     let measures = tally.reduce(communicator)?;
-    engine.reduce_gradients(communicator)?;
+    engine.reduce_gradients()?;
     Ok(measures)
 }
 
-/// Runs every pack forward only.
-///
-/// # Errors
-/// When no token carries loss, the engine fails, a peer is lost, or `on_pack` broke off.
-pub fn evaluate<E: Engine, O: Objective + ?Sized>(
+/// The gradients at the heads of all packs of a step whose loss couples them. All packs run forward without saving anything,
+/// then the loss sees all of them at once; the packs run again with their gradient (Gao et al. 2021, "GradCache", arXiv
+/// 2101.06983). So the batch of the loss is not bounded by memory, and the gradient is the same. Every rank computes the
+/// packs that are dealt to it, and gets the vectors of all: in-batch negatives do not depend on the number of ranks.
+fn coupled_gradients<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     packs: &[O::Pack],
     objective: &O,
+    denominators: &[f64],
     communicator: &dyn Communicator,
-    on_pack: &mut dyn FnMut(&O::Pack, &HeadOutput) -> ControlFlow<()>,
+    tally: &mut Tally<'_, O>,
+) -> Result<Vec<HeadGradient>, TrainError> {
+    let mut mine = Vec::new();
+    for pack_idx in dealt(packs.len(), communicator) {
+        mine.push(answer(engine, &packs[pack_idx], objective)?.vectors);
+    }
+    let vectors = all_gather_dealt(communicator, mine)?;
+    let outputs: Vec<HeadOutput> =
+        vectors.into_iter().map(|vectors| HeadOutput { vectors, ..HeadOutput::default() }).collect();
+    // Measures are summed over the ranks: one of them brings those of all packs.
+    if communicator.rank().0 == 0 {
+        tally.add_step(packs, &outputs);
+    }
+    Ok(objective.gradients_of_step(packs, &outputs, denominators))
+}
+
+/// What the head answers about a pack; nothing is saved for a backward.
+fn answer<E: Engine, O: Objective + ?Sized>(
+    engine: &mut E,
+    pack: &O::Pack,
+    objective: &O,
+) -> Result<HeadOutput, TrainError> {
+    let batch = engine.upload(pack.batch())?;
+    let hidden = segments::forward_only(engine, &batch, Adapters::Enabled)?;
+    Ok(engine.head(&hidden, &objective.request(pack))?)
+}
+
+/// Runs every pack of some steps forward only. A step's packs are all on this rank.
+///
+/// # Errors
+/// When no token carries loss, the engine fails, a peer is lost, or `on_step` stopped it.
+pub fn evaluate<E: Engine, O: Objective + ?Sized>(
+    engine: &mut E,
+    steps: &[Vec<O::Pack>],
+    objective: &O,
+    communicator: &dyn Communicator,
+    on_step: &mut dyn FnMut(&[HeadOutput]) -> ControlFlow<()>,
 ) -> Result<Measures, TrainError> {
-    step_denominators(packs, objective, communicator)?;
+    let mut totals: Vec<f64> = Vec::new();
+    for packs in steps {
+        let shares = sum_of_denominators(packs, objective);
+        totals.resize(shares.len().max(totals.len()), 0.0);
+        totals.iter_mut().zip(shares).for_each(|(total, share)| *total += share);
+    }
+    let mut has_loss = [f64::from(u8::from(totals.iter().any(|&total| total > 0.0)))];
+    communicator.all_reduce_sum_f64(&mut has_loss)?;
+    if has_loss[0] == 0.0 {
+        return Err(TrainError::NoLossTokens);
+    }
     let mut tally = Tally::new(objective);
-    for (pack_idx, pack) in packs.iter().enumerate() {
-        let request = objective.request(pack);
-        let batch = engine.upload(pack.batch())?;
-        let hidden = segments::forward_only(engine, &batch)?;
-        let output = engine.head(&hidden, &request)?;
-        tally.add(pack_idx, pack, &request, &output);
-        if on_pack(pack, &output).is_break() {
+    for packs in steps {
+        let outputs: Vec<HeadOutput> =
+            packs.iter().map(|pack| answer(engine, pack, objective)).collect::<Result<_, _>>()?;
+        tally.add_step(packs, &outputs);
+        if on_step(&outputs).is_break() {
             return Err(TrainError::BrokenOff);
         }
     }
@@ -212,21 +292,26 @@ pub fn evaluate<E: Engine, O: Objective + ?Sized>(
 }
 
 /// Finds the first pack, and in it the sequences, whose gradient is not finite although its loss is, by
-/// running them one by one. Slow, and only for the message of a run that has already failed.
+/// running them one by one. Slow, and only for the message of a run that has already failed. Where the loss couples packs
+/// there is no pack to blame.
 pub(crate) fn find_non_finite_gradient<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     plan: &SegmentPlan,
     packs: &[O::Pack],
     objective: &O,
-    denominators: &[f64],
+    communicator: &dyn Communicator,
 ) -> Result<Option<NonFinitePack>, TrainError> {
+    if objective.couples_packs() {
+        return Ok(None);
+    }
+    let denominators = step_denominators(packs, objective, communicator)?;
     for (pack_idx, pack) in packs.iter().enumerate() {
-        if has_finite_gradient(engine, plan, pack, objective, denominators)? {
+        if has_finite_gradient(engine, plan, pack, objective, &denominators)? {
             continue;
         }
         let mut rows = Vec::new();
         for piece in objective.pieces(pack) {
-            if !has_finite_gradient(engine, plan, &piece, objective, denominators)? {
+            if !has_finite_gradient(engine, plan, &piece, objective, &denominators)? {
                 rows.extend_from_slice(piece.batch().origins());
             }
         }
@@ -245,7 +330,7 @@ fn has_finite_gradient<E: Engine, O: Objective + ?Sized>(
     objective: &O,
     denominators: &[f64],
 ) -> Result<bool, TrainError> {
-    engine.zero_gradients();
-    accumulate_pack(engine, plan, pack, &objective.request(pack), objective, denominators)?;
-    Ok(engine.gradient_norm().is_finite())
+    engine.zero_gradients()?;
+    accumulate_pack(engine, plan, pack, &objective.request(pack), objective, denominators, None)?;
+    Ok(engine.gradient_norm()?.is_finite())
 }

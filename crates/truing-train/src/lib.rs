@@ -3,7 +3,6 @@
 
 pub mod checkpoint;
 pub mod credit;
-pub mod encoder_trainer;
 pub mod gradients;
 pub mod objectives;
 pub mod planner;
@@ -13,16 +12,14 @@ pub mod trainer;
 
 mod error;
 
-pub use checkpoint::{BestEvaluation, CheckpointError, TrainerState};
+pub use checkpoint::{BestEvaluation, CheckpointError, ModelSaveOptions, TrainerState};
 pub use credit::{Credit, CreditRule, KlReading, Scale, ScoredRollout};
-pub use encoder_trainer::EncoderTrainer;
 pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
 pub use objectives::{
-    Aggregation, Classification, ClassificationPack, EmbeddingDistance, EmbeddingLoss, EncoderObjective,
-    KlInLoss, MseDenominator, Objective, OutputPart, PartKind, PartTarget, Policy, PolicyPack,
+    Aggregation, Classification, ClassificationPack, Embedding, EmbeddingDistance, EmbeddingLoss, KlInLoss, MseDenominator, Objective, OutputPart, PartKind, PartTarget, Policy, PolicyPack,
     PolicyPackKind, Preference, PreferenceLoss, PreferencePack, RatioLevel, ResponseLogProbs, ResponsePair,
-    Reward, RewardPack, RewardPair, Sft, Target, TrainingPack, TripletGroups, TripletPack, TripletVectors,
+    Reward, RewardPack, RewardPair, SequenceHead, Sft, Target, TrainingPack, TripletGroups, TripletPack, TripletVectors,
     WeightedSum, response_log_probs,
 };
 pub use planner::{

@@ -404,6 +404,7 @@ mod tests {
             workspace_bytes_per_token: 5,
             head_bytes_per_token: 3,
             head_fixed_bytes: 50,
+            cache_bytes_per_token: 0,
             compressed_bytes: 0,
             fixed_bytes: 100,
         }

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use truing_model::{Engine, EngineError, Keep};
+use truing_model::{Adapters, Engine, EngineError, SaveActivations};
 
 /// How the layers are cut into segments, and which segments keep their activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,16 +70,16 @@ impl SegmentPlan {
         self.n_layers - self.n_recomputed_layers()
     }
 
-    fn keep(&self, segment_idx: usize) -> Keep {
+    fn save(&self, segment_idx: usize) -> SaveActivations {
         match (segment_idx < self.n_recomputed(), self.keeps_attention) {
-            (true, false) => Keep::Input,
-            (true, true) => Keep::InputAndAttention,
-            (false, _) => Keep::Activations,
+            (true, false) => SaveActivations::Input,
+            (true, true) => SaveActivations::InputAndAttention,
+            (false, _) => SaveActivations::Everything,
         }
     }
 }
 
-/// Embedding and all segments; returns the last hidden states and what the backward needs.
+/// Embedding and all segments with the adapters; returns the last hidden states and what the backward needs.
 ///
 /// # Errors
 /// As the engine fails.
@@ -87,41 +87,45 @@ pub fn forward<E: Engine>(
     engine: &mut E,
     batch: &E::Batch,
     plan: &SegmentPlan,
-) -> Result<(E::Hidden, Vec<E::Kept>), EngineError> {
+) -> Result<(E::Hidden, Vec<E::Saved>), EngineError> {
     let mut hidden = engine.embed(batch)?;
-    let mut kept = Vec::with_capacity(plan.n_segments());
+    let mut saved = Vec::with_capacity(plan.n_segments());
     for segment_idx in 0..plan.n_segments() {
-        let (output, left) =
-            engine.segment_forward(batch, plan.layers(segment_idx), hidden, plan.keep(segment_idx))?;
+        let (layers, save) = (plan.layers(segment_idx), plan.save(segment_idx));
+        let (output, of_segment) = engine.segment_forward(batch, layers, hidden, save, Adapters::Enabled)?;
         hidden = output;
-        kept.push(left);
+        saved.push(of_segment);
     }
-    Ok((hidden, kept))
+    Ok((hidden, saved))
 }
 
-/// The same without anything kept, where there will be no backward.
+/// The same without anything saved, where there will be no backward.
 ///
 /// # Errors
 /// As the engine fails.
-pub fn forward_only<E: Engine>(engine: &mut E, batch: &E::Batch) -> Result<E::Hidden, EngineError> {
+pub fn forward_only<E: Engine>(
+    engine: &mut E,
+    batch: &E::Batch,
+    adapters: Adapters,
+) -> Result<E::Hidden, EngineError> {
     let hidden = engine.embed(batch)?;
-    let all_layers = 0..engine.spec().n_layers;
-    Ok(engine.segment_forward(batch, all_layers, hidden, Keep::Nothing)?.0)
+    let all_layers = 0..engine.spec().n_layers();
+    Ok(engine.segment_forward(batch, all_layers, hidden, SaveActivations::Nothing, adapters)?.0)
 }
 
-/// All segments backward in reverse order, then the embedding. What a segment kept is freed as it is used.
+/// All segments backward in reverse order, then the embedding. What a segment saved is freed as it is used.
 ///
 /// # Errors
 /// As the engine fails.
 pub fn backward<E: Engine>(
     engine: &mut E,
     batch: &E::Batch,
-    mut kept: Vec<E::Kept>,
+    mut saved: Vec<E::Saved>,
     d_hidden: E::Hidden,
 ) -> Result<(), EngineError> {
     let mut gradient = d_hidden;
-    while let Some(left) = kept.pop() {
-        gradient = engine.segment_backward(batch, left, gradient)?;
+    while let Some(of_segment) = saved.pop() {
+        gradient = engine.segment_backward(batch, of_segment, gradient)?;
     }
     engine.embed_backward(batch, gradient)
 }
@@ -148,7 +152,7 @@ mod tests {
     #[test]
     fn only_the_last_segments_keep_their_activations() {
         let plan = SegmentPlan { n_layers: 30, layers_per_segment: 4, n_kept: 3, keeps_attention: false };
-        let kept: Vec<bool> = (0..plan.n_segments()).map(|s| plan.keep(s) == Keep::Activations).collect();
+        let kept: Vec<bool> = (0..plan.n_segments()).map(|s| plan.save(s) == SaveActivations::Everything).collect();
         assert_eq!(kept, [false, false, false, false, false, true, true, true]);
         assert_eq!((plan.n_recomputed_layers(), plan.n_kept_layers()), (20, 10));
         let everything = SegmentPlan::keep_everything(30);

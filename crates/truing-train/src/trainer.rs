@@ -3,8 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use truing_model::engine::OptimizerStep;
-use truing_model::{Engine, HeadOutput};
+use truing_model::{AdamWStep, Engine, HeadOutput, OptimizerStep};
 use truing_types::{Communicator, PackedBatch};
 
 use crate::gradients::{self, Measures, NonFinitePack};
@@ -35,10 +34,10 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// What the engine is told in one step, counted from 1.
+    /// One step, counted from 1.
     #[must_use]
     pub fn step(&self, step: u64, learning_rate: f64, grad_norm: f64) -> OptimizerStep {
-        OptimizerStep {
+        OptimizerStep::AdamW(AdamWStep {
             step,
             learning_rate: learning_rate as f32,
             beta1: self.beta1,
@@ -46,7 +45,7 @@ impl OptimizerConfig {
             epsilon: self.epsilon,
             weight_decay: self.weight_decay,
             gradient_scale: clip_scale(grad_norm, self.max_grad_norm),
-        }
+        })
     }
 }
 
@@ -118,11 +117,13 @@ impl<E: Engine> Trainer<E> {
         self.steps_taken = steps_taken;
     }
 
-    /// Takes one optimiser step on this rank's packs. `on_pack` is called after each and may break off.
+    /// Takes one optimiser step on this rank's packs; where the objective couples the packs of a step
+    /// ([`Objective::couples_packs`]), on those of all ranks, which are then the same on every rank. `on_pack` is called
+    /// after each pack that this rank computes, and may stop the step.
     ///
     /// # Errors
     /// When a loss or the gradient's norm is not finite (naming pack and rows), the engine fails, a peer is
-    /// lost, or `on_pack` broke off. The weights and moments are then as they were.
+    /// lost, or `on_pack` stopped the step. The weights and moments are then as they were.
     pub fn step<O: Objective + ?Sized>(
         &mut self,
         packs: &[O::Pack],
@@ -137,31 +138,32 @@ impl<E: Engine> Trainer<E> {
         if !measures.loss.is_finite() {
             return Err(TrainError::non_finite(step, Quantity::Loss, measures.non_finite));
         }
-        let grad_norm = engine.gradient_norm();
+        let grad_norm = engine.gradient_norm()?;
         if !grad_norm.is_finite() {
-            let denominators = gradients::step_denominators(packs, objective, communicator)?;
             let found =
-                gradients::find_non_finite_gradient(engine, segments, packs, objective, &denominators)?;
+                gradients::find_non_finite_gradient(engine, segments, packs, objective, communicator)?;
             return Err(TrainError::non_finite(step, Quantity::GradientNorm, found));
         }
         let learning_rate = self.schedule.learning_rate(step);
-        engine.optimizer_step(&self.optimizer.step(step, learning_rate, grad_norm));
+        engine.optimizer_step(&self.optimizer.step(step, learning_rate, grad_norm))?;
         self.steps_taken = step;
         Ok(StepOutcome { step, measures, grad_norm, learning_rate })
     }
 
-    /// The objective over packs that are not learnt from.
+    /// The objective over packs that are not learnt from. Each entry of `steps` is the packs of one step, all of them on one
+    /// rank: an objective that couples packs sees those of a step together. `on_step` gets what the head answered about
+    /// them, and may stop the evaluation.
     ///
     /// # Errors
-    /// When the loss is not finite, the engine fails, a peer is lost, or `on_pack` broke off.
+    /// When the loss is not finite, the engine fails, a peer is lost, or `on_step` stopped it.
     pub fn evaluate<O: Objective + ?Sized>(
         &mut self,
-        packs: &[O::Pack],
+        steps: &[Vec<O::Pack>],
         objective: &O,
         communicator: &dyn Communicator,
-        on_pack: &mut dyn FnMut(&O::Pack, &HeadOutput) -> ControlFlow<()>,
+        on_step: &mut dyn FnMut(&[HeadOutput]) -> ControlFlow<()>,
     ) -> Result<Measures, TrainError> {
-        let measures = gradients::evaluate(&mut self.engine, packs, objective, communicator, on_pack)?;
+        let measures = gradients::evaluate(&mut self.engine, steps, objective, communicator, on_step)?;
         if measures.loss.is_finite() {
             Ok(measures)
         } else {

@@ -8,24 +8,24 @@
 //! y     = m + down(gelu(up m))
 //! ```
 //!
-//! So every norm's input is kept and its output, which is cheap, is computed again. A kept block holds `x, q, k, v,
+//! So every norm's input is saved and its output, which is cheap, is computed again. A saved block holds `x, q, k, v,
 //! attention, x_mid`, `up` before its activation and the attention's row normalisers, and nothing else.
 
 use truing_kernels::{
     AttentionShape, Causality, Write, gelu_backward_in_place, gelu_forward, layer_norm_backward,
     layer_norm_forward, span_attention_backward, span_attention_forward,
 };
-use truing_model::{EncoderSpec, EngineError, Keep};
+use truing_model::{EncoderSpec, EngineError, SaveActivations};
 
+use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
-use crate::engine::DeviceBatch;
-use crate::layer::KeptAttention;
 use crate::linear::Linear;
 use crate::parameters::Parameters;
+use crate::segment::{SavedAttention, SavedBlock};
 
 /// Indices of a layer norm's two parameters.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Norm {
+pub(crate) struct Norm {
     weight: usize,
     bias: usize,
     eps: f32,
@@ -42,7 +42,7 @@ impl Norm {
 
     /// The norm of what goes into a block: the embeddings' before the first, the output norm of the one before it
     /// otherwise.
-    pub(super) fn before_layer(
+    pub(crate) fn before_layer(
         spec: &EncoderSpec,
         parameters: &Parameters,
         layer: usize,
@@ -54,13 +54,13 @@ impl Norm {
         Self::find(parameters, &name, spec.layer_norm_eps)
     }
 
-    pub(super) fn forward(&self, parameters: &Parameters, x: &[f32], out: &mut [f32]) {
+    pub(crate) fn forward(&self, parameters: &Parameters, x: &[f32], out: &mut [f32]) {
         let values = &parameters.values;
         layer_norm_forward(x, &values[self.weight], &values[self.bias], self.eps, out);
     }
 
     /// Overwrites `d_x`.
-    pub(super) fn backward(&self, parameters: &mut Parameters, x: &[f32], d_out: &[f32], d_x: &mut [f32]) {
+    pub(crate) fn backward(&self, parameters: &mut Parameters, x: &[f32], d_out: &[f32], d_x: &mut [f32]) {
         let weight = &parameters.values[self.weight];
         // The two indices differ: a parameter has one name.
         let d_parameters = match parameters.gradients.get_disjoint_mut([self.weight, self.bias]) {
@@ -73,7 +73,7 @@ impl Norm {
 
 /// Indices and sizes of one block.
 #[derive(Debug)]
-pub(super) struct EncoderLayer {
+pub(crate) struct EncoderLayer {
     norm_before: Norm,
     norm_attention: Norm,
     q: Linear,
@@ -89,7 +89,7 @@ pub(super) struct EncoderLayer {
 
 /// Everything a block's backward needs, all `[n_tokens, ...]`.
 #[derive(Debug)]
-pub(super) struct KeptLayer {
+pub(crate) struct SavedLayer {
     x: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
@@ -101,17 +101,8 @@ pub(super) struct KeptLayer {
     up: Vec<f32>,
 }
 
-/// What a block's forward leaves behind.
-#[derive(Debug)]
-pub(super) enum LeftBehind {
-    Nothing,
-    /// The block's input, and its attention results where they were to be kept.
-    Input(Vec<f32>, Option<KeptAttention>),
-    Everything(Box<KeptLayer>),
-}
-
 impl EncoderLayer {
-    pub(super) fn find(
+    pub(crate) fn find(
         spec: &EncoderSpec,
         parameters: &Parameters,
         layer: usize,
@@ -143,65 +134,42 @@ impl EncoderLayer {
         })
     }
 
-    /// `x` `[n_tokens, hidden]`, not normed yet, to the block's sum, and what `keep` asks for.
-    pub(super) fn forward(
+    /// `x` `[n_tokens, hidden]`, not normed yet, to the block's sum, and what `save` asks for. Attention that is `given` is
+    /// not computed again.
+    pub(crate) fn forward(
         &self,
         parameters: &Parameters,
         pool: &mut BufferPool,
         batch: &DeviceBatch,
         x: Vec<f32>,
-        keep: Keep,
-    ) -> (Vec<f32>, LeftBehind) {
-        let (y, kept) = self.run(parameters, pool, batch, x, keep == Keep::Activations, None);
-        let left = match keep {
-            Keep::Activations => LeftBehind::Everything(Box::new(kept)),
-            Keep::Nothing => {
-                kept.release_all(pool);
-                LeftBehind::Nothing
-            }
-            Keep::Input | Keep::InputAndAttention => {
-                let KeptLayer { x, q, k, v, attention, log_sum_exp, x_mid, up } = kept;
-                [q, k, v, x_mid, up].into_iter().for_each(|buffer| pool.give(buffer));
-                let results = KeptAttention { attention, log_sum_exp };
-                if keep == Keep::Input {
-                    results.release(pool);
-                    LeftBehind::Input(x, None)
-                } else {
-                    LeftBehind::Input(x, Some(results))
-                }
-            }
-        };
-        (y, left)
+        save: SaveActivations,
+        given: Option<SavedAttention>,
+    ) -> (Vec<f32>, SavedBlock<Box<SavedLayer>>) {
+        let saves_all = save == SaveActivations::Everything;
+        let (y, layer) = self.run(parameters, pool, batch, x, saves_all, given);
+        if saves_all {
+            return (y, SavedBlock::Everything(Box::new(layer)));
+        }
+        let SavedLayer { x, q, k, v, attention, log_sum_exp, x_mid, up } = layer;
+        [x, q, k, v, x_mid, up].into_iter().for_each(|buffer| pool.give(buffer));
+        let results = SavedAttention { attention, log_sum_exp };
+        if save == SaveActivations::InputAndAttention {
+            return (y, SavedBlock::Attention(results));
+        }
+        results.release(pool);
+        (y, SavedBlock::Nothing)
     }
 
-    /// What was left behind, with the rest computed again. Nothing comes of nothing: the engine has refused that.
-    pub(super) fn everything(
-        &self,
-        parameters: &Parameters,
-        pool: &mut BufferPool,
-        batch: &DeviceBatch,
-        left: LeftBehind,
-    ) -> KeptLayer {
-        let (x, given) = match left {
-            LeftBehind::Everything(kept) => return *kept,
-            LeftBehind::Input(x, given) => (x, given),
-            LeftBehind::Nothing => (pool.take(batch.n_tokens(), self.hidden), None),
-        };
-        let (y, kept) = self.run(parameters, pool, batch, x, true, given);
-        pool.give(y);
-        kept
-    }
-
-    /// The block. Without `keeps_up` the activation is made in place, and what is handed back as `up` is of no use.
+    /// The block. Without `saves_up` the activation is made in place, and what is handed back as `up` is of no use.
     fn run(
         &self,
         parameters: &Parameters,
         pool: &mut BufferPool,
         batch: &DeviceBatch,
         x: Vec<f32>,
-        keeps_up: bool,
-        given: Option<KeptAttention>,
-    ) -> (Vec<f32>, KeptLayer) {
+        saves_up: bool,
+        given: Option<SavedAttention>,
+    ) -> (Vec<f32>, SavedLayer) {
         let n_tokens = batch.n_tokens();
         let mut normed = pool.take(n_tokens, self.hidden);
         self.norm_before.forward(parameters, &x, &mut normed);
@@ -210,12 +178,12 @@ impl EncoderLayer {
             projection.forward(parameters, pool, &normed, &mut y, Write::Overwrite);
             y
         });
-        let KeptAttention { attention, log_sum_exp } = given.unwrap_or_else(|| {
+        let SavedAttention { attention, log_sum_exp } = given.unwrap_or_else(|| {
             let mut attention = pool.take(n_tokens, self.hidden);
             let mut log_sum_exp = pool.take(n_tokens, self.attention.n_heads);
             let (shape, spans) = (&self.attention, &batch.spans);
             span_attention_forward(shape, spans, &q, &k, &v, &mut attention, &mut log_sum_exp);
-            KeptAttention { attention, log_sum_exp }
+            SavedAttention { attention, log_sum_exp }
         });
         let mut x_mid = normed;
         self.o.forward(parameters, pool, &attention, &mut x_mid, Write::Add);
@@ -223,7 +191,7 @@ impl EncoderLayer {
         let mut y = pool.take(n_tokens, self.hidden);
         self.norm_attention.forward(parameters, &x_mid, &mut y);
         let mut up = pool.take(n_tokens, self.inner);
-        if keeps_up {
+        if saves_up {
             self.up.forward(parameters, pool, &y, &mut up, Write::Overwrite);
             let mut activation = pool.take(n_tokens, self.inner);
             gelu_forward(&up, &mut activation);
@@ -233,19 +201,19 @@ impl EncoderLayer {
             self.up.forward_gelu(parameters, pool, &y, &mut up);
             self.down.forward(parameters, pool, &up, &mut y, Write::Add);
         }
-        (y, KeptLayer { x, q, k, v, attention, log_sum_exp, x_mid, up })
+        (y, SavedLayer { x, q, k, v, attention, log_sum_exp, x_mid, up })
     }
 
     /// Adds the block's gradients; turns the gradient at its sum into the one at its input.
-    pub(super) fn backward(
+    pub(crate) fn backward(
         &self,
         parameters: &mut Parameters,
         pool: &mut BufferPool,
         batch: &DeviceBatch,
-        kept: KeptLayer,
+        saved: SavedLayer,
         d_y: Vec<f32>,
     ) -> Vec<f32> {
-        let KeptLayer { x, q, k, v, attention, log_sum_exp, x_mid, up } = kept;
+        let SavedLayer { x, q, k, v, attention, log_sum_exp, x_mid, up } = saved;
         let n_tokens = batch.n_tokens();
         let d_mid = self.feed_forward_backward(parameters, pool, x_mid, up, d_y);
 
@@ -312,12 +280,5 @@ impl EncoderLayer {
         pool.give(x_mid);
         pool.give(d_normed);
         d_mid
-    }
-}
-
-impl KeptLayer {
-    fn release_all(self, pool: &mut BufferPool) {
-        let Self { x, q, k, v, attention, log_sum_exp, x_mid, up } = self;
-        [x, q, k, v, attention, log_sum_exp, x_mid, up].into_iter().for_each(|buffer| pool.give(buffer));
     }
 }

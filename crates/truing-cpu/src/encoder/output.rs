@@ -8,19 +8,19 @@ use crate::parameters::Parameters;
 
 /// Indices of the layer's parameters.
 #[derive(Debug)]
-pub(super) struct OutputLayer {
+pub(crate) struct OutputLayer {
     weight: usize,
     bias: usize,
 }
 
 impl OutputLayer {
-    pub(super) fn find(parameters: &Parameters) -> Result<Self, EngineError> {
+    pub(crate) fn find(parameters: &Parameters) -> Result<Self, EngineError> {
         let find = |part: &str| parameters.require(&format!("{OUTPUT_LAYER}.linear.{part}"));
         Ok(Self { weight: find("weight")?, bias: find("bias")? })
     }
 
     /// Outputs `[n_sequences, n_outputs]` of `pooled` `[n_sequences, width]`.
-    pub(super) fn forward(&self, parameters: &Parameters, pooled: &[f32], width: usize) -> Vec<f32> {
+    pub(crate) fn forward(&self, parameters: &Parameters, pooled: &[f32], width: usize) -> Vec<f32> {
         let bias = &parameters.values[self.bias];
         let mut outputs = scores(pooled, &parameters.values[self.weight], width);
         for row in outputs.chunks_exact_mut(bias.len()) {
@@ -30,7 +30,7 @@ impl OutputLayer {
     }
 
     /// Adds the parameters' gradients; hands back that at the pooled vectors `[n_sequences, width]`.
-    pub(super) fn backward(
+    pub(crate) fn backward(
         &self,
         parameters: &mut Parameters,
         pooled: &[f32],

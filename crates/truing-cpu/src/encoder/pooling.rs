@@ -30,7 +30,7 @@ pub(crate) fn pool(hidden: &[f32], spans: &[AttentionSpan], width: usize, poolin
 }
 
 /// Overwrites `d_hidden` `[n_tokens, width]` from `d_vectors` `[n_sequences, width]`.
-pub(super) fn pool_backward(
+pub(crate) fn pool_backward(
     d_vectors: &[f32],
     spans: &[AttentionSpan],
     width: usize,
@@ -61,7 +61,7 @@ fn norm(vector: &[f32]) -> f64 {
 }
 
 /// Divides every vector by its Euclidean norm.
-pub(super) fn normalize(vectors: &mut [f32], width: usize) {
+pub(crate) fn normalize(vectors: &mut [f32], width: usize) {
     for vector in vectors.chunks_exact_mut(width) {
         let inverse = 1.0 / norm(vector).max(SHORTEST);
         vector.iter_mut().for_each(|x| *x = (f64::from(*x) * inverse) as f32);
@@ -69,7 +69,7 @@ pub(super) fn normalize(vectors: &mut [f32], width: usize) {
 }
 
 /// With `e = v / |v|` and `d` the gradient at e: `d` becomes `(d - e (e · d)) / |v|`, the gradient at v `[_, width]`.
-pub(super) fn normalize_backward(vectors: &[f32], width: usize, d: &mut [f32]) {
+pub(crate) fn normalize_backward(vectors: &[f32], width: usize, d: &mut [f32]) {
     for (vector, d) in vectors.chunks_exact(width).zip(d.chunks_exact_mut(width)) {
         let norm = norm(vector);
         let inverse = 1.0 / norm.max(SHORTEST);

@@ -11,14 +11,13 @@
 //! A text may lack a part: it is then in neither sum of that part, so each part has a denominator of its own, and both
 //! sums run over the whole step before one division. Everything runs in f64: it is little beside the model.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use truing_model::{HeadGradient, HeadOutput, HeadRequest};
 use truing_types::PackedBatch;
 
-use super::{EncoderObjective, Objective, TrainingPack, WeightedSum};
+use super::{Objective, SequenceHead, TrainingPack, WeightedSum};
 
 /// What a part's outputs mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +82,7 @@ impl TrainingPack for ClassificationPack {
 /// The objective.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Classification {
+    head: SequenceHead,
     parts: Vec<OutputPart>,
     n_outputs: usize,
     /// Two a part: loss and accuracy, the latter of labels alone.
@@ -148,18 +148,18 @@ impl OutputPart {
 }
 
 impl Classification {
-    /// Of these parts, which lie one after the other.
+    /// Of these parts, which lie one after the other, on the outputs of a head.
     ///
     /// # Panics
     /// When they do not.
     #[must_use]
-    pub fn new(parts: Vec<OutputPart>) -> Self {
+    pub fn new(parts: Vec<OutputPart>, head: SequenceHead) -> Self {
         let n_outputs = parts.iter().fold(0, |end, part| {
             assert_eq!(part.outputs.start, end, "parts lie one after the other");
             part.outputs.end
         });
         let names = |part: &OutputPart| ["loss", "accuracy"].map(|metric| format!("{}_{metric}", part.name));
-        Self { metric_names: parts.iter().flat_map(names).collect(), n_outputs, parts }
+        Self { head, metric_names: parts.iter().flat_map(names).collect(), n_outputs, parts }
     }
 
     /// Outputs of a text.
@@ -181,9 +181,9 @@ impl Classification {
     }
 
     /// The gradient at `outputs` `[n_texts, n_outputs]`.
-    fn gradient_of<'a>(
+    fn gradient_of(
         &self,
-        targets: impl Iterator<Item = &'a Vec<PartTarget>>,
+        targets: &[Vec<PartTarget>],
         outputs: &[f32],
         denominators: &[f64],
     ) -> Vec<f32> {
@@ -200,11 +200,7 @@ impl Classification {
         gradient.into_iter().map(|d| d as f32).collect()
     }
 
-    fn measure_of<'a>(
-        &self,
-        targets: impl Iterator<Item = &'a Vec<PartTarget>>,
-        outputs: &[f32],
-    ) -> Vec<WeightedSum> {
+    fn measure_of(&self, targets: &[Vec<PartTarget>], outputs: &[f32]) -> Vec<WeightedSum> {
         let mut sums = vec![WeightedSum::default(); self.metric_names.len()];
         for (outputs, targets) in outputs.chunks_exact(self.n_outputs).zip(targets) {
             for ((part, target), sums) in self.parts.iter().zip(targets).zip(sums.chunks_exact_mut(2)) {
@@ -234,8 +230,7 @@ impl Objective for Classification {
     type Pack = ClassificationPack;
 
     fn request<'a>(&self, pack: &'a ClassificationPack) -> HeadRequest<'a> {
-        let last_rows = pack.batch.cumulative_lengths().iter().skip(1).map(|end| end - 1);
-        HeadRequest::Scores { rows: Cow::Owned(last_rows.collect()) }
+        self.head.request(&pack.batch)
     }
 
     fn denominators(&self, pack: &ClassificationPack, _request: &HeadRequest<'_>) -> Vec<f64> {
@@ -249,8 +244,7 @@ impl Objective for Classification {
         output: &HeadOutput,
         denominators: &[f64],
     ) -> HeadGradient {
-        let scores = self.gradient_of(pack.targets.iter(), &output.scores, denominators);
-        HeadGradient { scores, ..HeadGradient::default() }
+        self.head.gradient(self.gradient_of(&pack.targets, self.head.values(output), denominators))
     }
 
     fn metric_names(&self) -> Vec<&str> {
@@ -263,31 +257,7 @@ impl Objective for Classification {
         _request: &HeadRequest<'_>,
         output: &HeadOutput,
     ) -> Vec<WeightedSum> {
-        self.measure_of(pack.targets.iter(), &output.scores)
-    }
-
-    fn loss(&self, means: &BTreeMap<String, f64>) -> f64 {
-        self.total(means)
-    }
-}
-
-impl EncoderObjective for Classification {
-    type Pack = ClassificationPack;
-
-    fn denominators(&self, pack: &ClassificationPack) -> Vec<f64> {
-        self.denominators_of(pack)
-    }
-
-    fn gradient(&self, packs: &[ClassificationPack], outputs: &[f32], denominators: &[f64]) -> Vec<f32> {
-        self.gradient_of(packs.iter().flat_map(|pack| &pack.targets), outputs, denominators)
-    }
-
-    fn metric_names(&self) -> Vec<&str> {
-        Objective::metric_names(self)
-    }
-
-    fn measure(&self, packs: &[ClassificationPack], outputs: &[f32]) -> Vec<WeightedSum> {
-        self.measure_of(packs.iter().flat_map(|pack| &pack.targets), outputs)
+        self.measure_of(&pack.targets, self.head.values(output))
     }
 
     fn loss(&self, means: &BTreeMap<String, f64>) -> f64 {
@@ -313,15 +283,21 @@ fn sigmoid(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use truing_model::Pooling;
     use truing_types::RowOrigin;
 
     fn objective() -> Classification {
+        objective_on(SequenceHead::LastTokenScores)
+    }
+
+    fn objective_on(head: SequenceHead) -> Classification {
         let part = |name: &str, kind, outputs| OutputPart { name: name.into(), kind, outputs };
-        Classification::new(vec![
+        let parts = vec![
             part("ability", PartKind::OneLabel, 0..3),
             part("language", PartKind::SeveralLabels, 3..5),
             part("quality", PartKind::Score, 5..6),
-        ])
+        ];
+        Classification::new(parts, head)
     }
 
     fn pack_of(targets: Vec<Vec<PartTarget>>) -> ClassificationPack {
@@ -347,7 +323,7 @@ mod tests {
     }
 
     fn loss(objective: &Classification, pack: &ClassificationPack, outputs: &[f32]) -> f64 {
-        let sums = EncoderObjective::measure(objective, std::slice::from_ref(pack), outputs);
+        let sums = objective.measure_of(&pack.targets, outputs);
         let means = sums.iter().map(|sum| sum.numerator / sum.denominator);
         let names = objective.metric_names.iter().cloned();
         objective.total(&names.zip(means).collect())
@@ -358,8 +334,7 @@ mod tests {
         let (objective, (pack, outputs)) = (objective(), example());
         let denominators = objective.denominators_of(&pack);
         assert_eq!(denominators, [1.5, 1.25, 1.75]);
-        let packs = std::slice::from_ref(&pack);
-        let gradient = EncoderObjective::gradient(&objective, packs, &outputs, &denominators);
+        let gradient = objective.gradient_of(&pack.targets, &outputs, &denominators);
         for (i, &closed_form) in gradient.iter().enumerate() {
             let moved = |by: f32| {
                 let mut outputs = outputs.clone();
@@ -374,8 +349,14 @@ mod tests {
         let output = HeadOutput { scores: outputs.clone(), ..HeadOutput::default() };
         let request = objective.request(&pack);
         assert_eq!(request.rows(), [1, 3, 5], "the last row of each text");
-        let of_head = Objective::gradient(&objective, &pack, &request, &output, &denominators).scores;
-        assert_eq!(of_head, gradient, "decoders and encoders have the same loss");
+        let of_scores = objective.gradient(&pack, &request, &output, &denominators);
+        let pooled = objective_on(SequenceHead::Vectors { pooling: Pooling::Mean, is_normalized: false });
+        let output = HeadOutput { vectors: outputs.clone(), ..HeadOutput::default() };
+        let request = pooled.request(&pack);
+        assert_eq!(request.rows(), [0, 2, 4], "the first row of each text");
+        let of_vectors = pooled.gradient(&pack, &request, &output, &denominators);
+        assert_eq!((&of_scores.scores, of_scores.vectors.len()), (&gradient, 0));
+        assert_eq!((&of_vectors.vectors, of_vectors.scores.len()), (&gradient, 0), "the same loss on either head");
     }
 
     #[test]
@@ -402,16 +383,14 @@ mod tests {
     #[test]
     fn the_gradient_does_not_depend_on_how_a_step_is_cut() {
         let (objective, (pack, outputs)) = (objective(), example());
-        let whole = std::slice::from_ref(&pack);
         let denominators = objective.denominators_of(&pack);
-        let together = EncoderObjective::gradient(&objective, whole, &outputs, &denominators);
+        let together = objective.gradient_of(&pack.targets, &outputs, &denominators);
         let apart: Vec<f32> = pack
             .targets
             .iter()
             .zip(outputs.chunks(6))
             .flat_map(|(targets, outputs)| {
-                let one = [pack_of(vec![targets.clone()])];
-                EncoderObjective::gradient(&objective, &one, outputs, &denominators)
+                objective.gradient_of(std::slice::from_ref(targets), outputs, &denominators)
             })
             .collect();
         assert_eq!(together, apart);
@@ -427,7 +406,7 @@ mod tests {
         let pack = pack_of(vec![targets(0, &[0]), targets(1, &[0, 1]), targets(2, &[])]);
         let row = [1.0, 1.0, 0.5, 2.0, -1.0, 0.0];
         let outputs = [row; 3].concat();
-        let sums = EncoderObjective::measure(&objective, std::slice::from_ref(&pack), &outputs);
+        let sums = objective.measure_of(&pack.targets, &outputs);
         let accuracy = |part: usize| (sums[2 * part + 1].numerator, sums[2 * part + 1].denominator);
         assert_eq!(accuracy(0), (1.0, 3.0), "of equals the first");
         assert_eq!(accuracy(1), (1.0, 3.0));
@@ -439,7 +418,7 @@ mod tests {
         let (objective, (pack, mut outputs)) = (objective(), example());
         for i in [0, 3, 11] {
             let kept = std::mem::replace(&mut outputs[i], f32::NAN);
-            let sums = EncoderObjective::measure(&objective, std::slice::from_ref(&pack), &outputs);
+            let sums = objective.measure_of(&pack.targets, &outputs);
             assert!(sums.iter().any(|sum| sum.numerator.is_nan()), "output {i}");
             outputs[i] = kept;
         }

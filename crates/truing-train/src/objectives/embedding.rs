@@ -17,9 +17,10 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use truing_model::{HeadGradient, HeadOutput, HeadRequest};
 use truing_types::PackedBatch;
 
-use super::{EncoderObjective, TrainingPack, WeightedSum};
+use super::{Objective, SequenceHead, TrainingPack, WeightedSum};
 
 /// Added to every difference before the Euclidean norm, as `torch.nn.functional.pairwise_distance` does.
 const PAIRWISE_EPS: f64 = 1e-6;
@@ -93,7 +94,13 @@ pub struct TripletVectors<'a> {
 /// Names of what is measured, the loss first.
 const METRICS: [&str; 4] = ["loss", "accuracy", "margin", "active"];
 
-impl TripletVectors<'_> {
+impl<'a> TripletVectors<'a> {
+    /// All vectors of the triplets of `groups`.
+    #[must_use]
+    pub fn of(values: &'a [f32], groups: &'a [TripletGroups]) -> Self {
+        Self { values, width: values.len() / (3 * groups.len()).max(1), groups }
+    }
+
     /// Number of triplets.
     #[must_use]
     pub fn n_triplets(&self) -> usize {
@@ -194,42 +201,81 @@ impl EmbeddingLoss {
     }
 }
 
-impl EncoderObjective for EmbeddingLoss {
+/// The objective: a loss on the vectors of an encoder, or of a pooled decoder.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Embedding {
+    /// The loss.
+    pub loss: EmbeddingLoss,
+    /// Where the vectors come from.
+    pub head: SequenceHead,
+}
+
+impl Embedding {
+    /// Vectors of all texts of some packs `[3 n_triplets, width]`.
+    fn values(&self, outputs: &[HeadOutput]) -> Vec<f32> {
+        outputs.iter().flat_map(|output| self.head.values(output)).copied().collect()
+    }
+}
+
+impl Objective for Embedding {
     type Pack = TripletPack;
 
-    fn couples_packs(&self) -> bool {
-        matches!(self, Self::MultipleNegativesRanking { .. })
+    fn request<'a>(&self, pack: &'a TripletPack) -> HeadRequest<'a> {
+        self.head.request(&pack.batch)
     }
 
-    fn denominators(&self, pack: &TripletPack) -> Vec<f64> {
+    fn couples_packs(&self) -> bool {
+        matches!(self.loss, EmbeddingLoss::MultipleNegativesRanking { .. })
+    }
+
+    fn denominators(&self, pack: &TripletPack, _request: &HeadRequest<'_>) -> Vec<f64> {
         vec![pack.groups.len() as f64]
     }
 
-    fn gradient(&self, packs: &[TripletPack], values: &[f32], denominators: &[f64]) -> Vec<f32> {
-        let groups = groups(packs);
-        self.gradient(
-            TripletVectors { values, width: width(&groups, values), groups: &groups },
-            denominators[0],
-        )
+    fn gradient(
+        &self,
+        pack: &TripletPack,
+        _request: &HeadRequest<'_>,
+        output: &HeadOutput,
+        denominators: &[f64],
+    ) -> HeadGradient {
+        let vectors = TripletVectors::of(self.head.values(output), &pack.groups);
+        self.head.gradient(self.loss.gradient(vectors, denominators[0]))
+    }
+
+    fn gradients_of_step(
+        &self,
+        packs: &[TripletPack],
+        outputs: &[HeadOutput],
+        denominators: &[f64],
+    ) -> Vec<HeadGradient> {
+        let (values, groups) = (self.values(outputs), groups(packs));
+        let gradient = self.loss.gradient(TripletVectors::of(&values, &groups), denominators[0]);
+        let mut rest = &gradient[..];
+        let of_pack = |output: &HeadOutput| {
+            let (mine, after) = rest.split_at(self.head.values(output).len());
+            rest = after;
+            self.head.gradient(mine.to_vec())
+        };
+        outputs.iter().map(of_pack).collect()
     }
 
     fn metric_names(&self) -> Vec<&str> {
         METRICS.to_vec()
     }
 
-    fn measure(&self, packs: &[TripletPack], values: &[f32]) -> Vec<WeightedSum> {
-        let groups = groups(packs);
-        self.measure(TripletVectors { values, width: width(&groups, values), groups: &groups }).to_vec()
+    fn measure(&self, pack: &TripletPack, _request: &HeadRequest<'_>, output: &HeadOutput) -> Vec<WeightedSum> {
+        self.loss.measure(TripletVectors::of(self.head.values(output), &pack.groups)).to_vec()
+    }
+
+    fn measure_step(&self, packs: &[TripletPack], outputs: &[HeadOutput]) -> Vec<WeightedSum> {
+        let (values, groups) = (self.values(outputs), groups(packs));
+        self.loss.measure(TripletVectors::of(&values, &groups)).to_vec()
     }
 }
 
 fn groups(packs: &[TripletPack]) -> Vec<TripletGroups> {
     packs.iter().flat_map(|pack| pack.groups.iter().copied()).collect()
-}
-
-/// Length of a vector.
-fn width(groups: &[TripletGroups], values: &[f32]) -> usize {
-    values.len() / (3 * groups.len()).max(1)
 }
 
 impl EmbeddingDistance {

@@ -27,7 +27,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,7 +63,7 @@ pub struct PolicyPack {
     pub importance_weights: Vec<f32>,
     /// The reference's most likely tokens `[n_targets, k]`, for the exact KL. The largest part of a pack by far, so it is shared
     /// by all updates that learn from it.
-    pub reference: Option<Arc<TopLogProbs>>,
+    pub reference: Option<TopLogProbs>,
 }
 
 impl TrainingPack for PolicyPack {
@@ -225,7 +224,7 @@ impl Objective for Policy {
             targets: Cow::Owned(pack.batch.targets()),
             temperature: self.temperature,
             excluded: self.excluded.clone(),
-            reference: pack.reference.as_deref(),
+            reference: pack.reference.clone(),
         }
     }
 
@@ -386,7 +385,7 @@ mod tests {
             entropies: vec![1.0; 4],
             is_argmax: vec![true; 4],
         };
-        (pack, HeadOutput { tokens, kl: vec![0.1, 0.3, 0.0, 0.25], scores: Vec::new() })
+        (pack, HeadOutput { tokens, kl: vec![0.1, 0.3, 0.0, 0.25], ..HeadOutput::default() })
     }
 
     fn loss(objective: &Policy, pack: &PolicyPack, output: &HeadOutput) -> f64 {

@@ -3,7 +3,7 @@
 //!
 //! Vocabulary of 3 tokens, completions of 2; a table of logits for each beginning is all there is to learn.
 
-use truing_model::{HeadOutput, TokenLogProbs, TopLogProbs};
+use truing_model::{HeadOutput, HostTopLogProbs, TokenLogProbs};
 use truing_train::{
     Aggregation, Credit, CreditRule, KlInLoss, KlReading, Objective, Policy, PolicyPack, PolicyPackKind,
     Scale, ScoredRollout,
@@ -112,7 +112,7 @@ fn estimate_weighted(
     let weights = [0.0, 1.0, 1.0];
     let origin = || RowOrigin { source: "table".into(), line: 1 };
     let all: Vec<u32> = (0..VOCAB as u32).collect();
-    let reference = TopLogProbs {
+    let reference = HostTopLogProbs {
         k: VOCAB,
         tokens: token_states.iter().flat_map(|_| all.clone()).collect(),
         log_probs: token_states
@@ -135,7 +135,7 @@ fn estimate_weighted(
     let output = HeadOutput {
         tokens: TokenLogProbs { log_probs: of(&table), ..TokenLogProbs::with_len(n_targets) },
         kl: token_states.iter().map(|&(state, _)| kl(&table, state) as f32).collect(),
-        scores: Vec::new(),
+        ..HeadOutput::default()
     };
     let request = objective.request(&pack);
     let denominators = objective.denominators(&pack, &request);

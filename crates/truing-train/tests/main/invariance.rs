@@ -1,11 +1,12 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::thread;
 
 use truing_model::TrainableSpec;
 use truing_model::engine::ParameterTensor;
 use truing_parallel::{Solo, thread_world};
 use truing_train::{Measures, SegmentPlan, Sft};
-use truing_types::{Communicator, PackedBatch};
+use truing_types::{Communicator, Groups, PackedBatch};
 
 use crate::model::{self, N_LAYERS, deviation, gradients, lora, pack, samples};
 
@@ -66,8 +67,9 @@ fn two_ranks_take_the_same_step_as_one() {
                 let packs: Vec<PackedBatch> =
                     packs.iter().skip(rank.rank().0).step_by(world_size).cloned().collect();
                 scope.spawn(move || {
-                    let mut engine = model::engine(TrainableSpec::default());
-                    gradients(&mut engine, &plan, &packs, &rank)
+                    let groups = Groups::new(Arc::new(rank), 1).unwrap();
+                    let mut engine = model::engine_on(&model::spec(), TrainableSpec::default(), &groups);
+                    gradients(&mut engine, &plan, &packs, &*groups.data)
                 })
             });
             let ranks: Vec<_> = ranks.collect();
@@ -84,17 +86,18 @@ fn two_ranks_take_the_same_step_as_one() {
 #[test]
 fn a_few_steps_lower_the_loss_and_evaluation_agrees_with_training() {
     let packs = pack(&samples(12), 6);
+    let steps: Vec<Vec<PackedBatch>> = packs.iter().map(|pack| vec![pack.clone()]).collect();
     for trainable in [TrainableSpec::default(), lora()] {
         let mut trainer = model::trainer(trainable, SegmentPlan::checkpoint(N_LAYERS, 2));
         let on_pack = &mut |_: &PackedBatch| ControlFlow::Continue(());
-        let before = trainer.evaluate(&packs, &Sft, &Solo, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let before = trainer.evaluate(&steps, &Sft, &Solo, &mut |_| ControlFlow::Continue(())).unwrap();
         let first = trainer.step(&packs, &Sft, &Solo, on_pack).unwrap();
         same_measures(&before, &first.measures);
         assert_eq!((first.step, first.learning_rate), (1, 5e-3));
         for _ in 0..7 {
             trainer.step(&packs, &Sft, &Solo, on_pack).unwrap();
         }
-        let after = trainer.evaluate(&packs, &Sft, &Solo, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let after = trainer.evaluate(&steps, &Sft, &Solo, &mut |_| ControlFlow::Continue(())).unwrap();
         assert!(after.loss < before.loss - 0.01, "{} after {}", after.loss, before.loss);
     }
 }

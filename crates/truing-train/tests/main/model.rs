@@ -3,11 +3,14 @@
 use std::ops::ControlFlow;
 
 use rand_chacha::rand_core::Rng;
-use truing_cpu::{CpuEngine, CpuOptions, Loader};
-use truing_model::engine::ParameterTensor;
-use truing_model::{DecoderSpec, LoraSpec, ParameterRole, ParameterStore, TrainableSpec};
+use truing_cpu::CpuEngine;
+use truing_model::engine::PutWeight;
+use truing_model::{
+    DecoderSpec, Engine, EngineOptions, LoraSpec, ParameterRole, ParameterStore, ParameterTensor, TrainableSpec,
+};
+use truing_parallel::Solo;
 use truing_train::{Measures, OptimizerConfig, Schedule, ScheduleKind, SegmentPlan, Sft, Trainer};
-use truing_types::{Communicator, PackedBatch, RowOrigin, Seed, TokenizedSample};
+use truing_types::{Communicator, Groups, PackedBatch, RowOrigin, Seed, TokenizedSample};
 
 pub(crate) const N_LAYERS: usize = 5;
 const VOCAB: usize = 61;
@@ -53,16 +56,21 @@ pub(crate) fn engine(trainable: TrainableSpec) -> CpuEngine {
 }
 
 pub(crate) fn engine_of(spec: &DecoderSpec, trainable: TrainableSpec) -> CpuEngine {
-    let mut loader =
-        Loader::new(spec.clone(), trainable, CpuOptions { n_threads: 2, seed: Seed(3) }).unwrap();
-    for (idx, parameter) in spec.parameters().iter().enumerate() {
-        let mut generator = Seed(7).generator("weights", &[idx as u64]);
-        let scale = if parameter.role == ParameterRole::Norm { 0.1 } else { 0.3 };
-        let centre = if parameter.role == ParameterRole::Norm { 1.0 } else { 0.0 };
-        let values = (0..parameter.n_elements()).map(|_| centre + scale * uniform(&mut generator)).collect();
-        loader.put(&parameter.name, &parameter.shape, values).unwrap();
-    }
-    loader.finish().unwrap()
+    engine_on(spec, trainable, &Solo::groups())
+}
+
+pub(crate) fn engine_on(spec: &DecoderSpec, trainable: TrainableSpec, groups: &Groups) -> CpuEngine {
+    let options = EngineOptions { n_threads: 2, seed: Seed(3), ..EngineOptions::default() };
+    let mut weights = |put: &mut PutWeight<'_>| {
+        spec.parameters().iter().enumerate().try_for_each(|(idx, parameter)| {
+            let mut generator = Seed(7).generator("weights", &[idx as u64]);
+            let scale = if parameter.role == ParameterRole::Norm { 0.1 } else { 0.3 };
+            let centre = if parameter.role == ParameterRole::Norm { 1.0 } else { 0.0 };
+            let values = (0..parameter.n_elements()).map(|_| centre + scale * uniform(&mut generator));
+            put(&parameter.name, &parameter.shape, values.collect())
+        })
+    };
+    CpuEngine::load(spec.clone().into(), trainable, &options, groups, &mut weights).unwrap()
 }
 
 /// Sequences of 1 to 17 tokens; about two thirds of the tokens carry loss, some of them half.

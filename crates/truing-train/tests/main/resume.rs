@@ -1,14 +1,18 @@
 use std::ops::ControlFlow;
 
 use truing_cpu::CpuEngine;
-use truing_model::engine::ParameterTensor;
-use truing_model::{SaveOptions, TrainableSpec};
+use truing_model::engine::ADAMW_STATE_NAMES;
+use truing_model::{ParameterTensor, SaveOptions, TrainableSpec};
 use truing_parallel::Solo;
 use truing_store::{CommittedDirectory, Digest, StagedDirectory};
-use truing_train::checkpoint::{self, CheckpointError, TrainerState};
+use truing_train::checkpoint::{self, CheckpointError, ModelSaveOptions, TrainerState};
 use truing_train::{SegmentPlan, Sft, Trainer};
 
 use crate::model::{self, N_LAYERS, lora, pack, samples};
+
+fn options() -> ModelSaveOptions<'static> {
+    ModelSaveOptions::Decoder { options: SaveOptions::default(), base_model: None }
+}
 
 fn take_steps(trainer: &mut Trainer<CpuEngine>, n_steps: usize) {
     let packs = pack(&samples(24), 3);
@@ -34,7 +38,7 @@ fn resumed_weights_and_moments_equal_the_uninterrupted_ones_bit_for_bit() {
         let mut state = TrainerState::start(5, Digest::of_bytes(b"recipe"));
         state.step = 3;
         assert!(state.note_evaluation(2.5) && !state.note_evaluation(2.75));
-        checkpoint::save(first.engine(), &state, &staged, &SaveOptions::default(), None).unwrap();
+        checkpoint::save(first.engine(), &state, &staged, &options()).unwrap();
         staged.commit().unwrap();
         drop(first);
 
@@ -44,7 +48,8 @@ fn resumed_weights_and_moments_equal_the_uninterrupted_ones_bit_for_bit() {
         assert_eq!(restored, state);
         second.resume_at(restored.step);
         take_steps(&mut second, 4);
-        for tensor in [ParameterTensor::Value, ParameterTensor::FirstMoment, ParameterTensor::SecondMoment] {
+        let moments = ADAMW_STATE_NAMES.map(ParameterTensor::OptimizerState);
+        for tensor in [ParameterTensor::Value].into_iter().chain(moments) {
             let expected = model::read_all(straight.engine(), tensor);
             assert_eq!(expected, model::read_all(second.engine(), tensor), "{tensor:?}");
         }
@@ -57,7 +62,7 @@ fn a_checkpoint_of_another_model_is_refused() {
     let target = folder.path().join("checkpoint-1");
     let staged = StagedDirectory::begin(&target).unwrap();
     let state = TrainerState::start(5, Digest::of_bytes(b"recipe"));
-    checkpoint::save(&model::engine(lora()), &state, &staged, &SaveOptions::default(), None).unwrap();
+    checkpoint::save(&model::engine(lora()), &state, &staged, &options()).unwrap();
     let directory = staged.commit().unwrap();
     let mut wider = lora();
     wider.lora.as_mut().unwrap().rank = 6;

@@ -1,4 +1,4 @@
-//! One token out of a distribution: repetition penalty, temperature, top-k, top-p (Holtzman et al. 2020, arXiv
+//! Sampling one token from a distribution: repetition penalty, temperature, top-k, top-p (Holtzman et al. 2020, arXiv
 //! 1904.09751), min-p.
 //!
 //! In that order, as transformers does: logits are divided by the temperature, the k highest are kept, of these the
@@ -9,29 +9,51 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use truing_types::{SamplingOptions, Seed, TokenId};
 
-use crate::GenerateError;
+/// A sampling option outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("sampling option `{option}` is {found}, expected {expected}")]
+pub struct SamplingError {
+    /// The option.
+    pub option: &'static str,
+    /// Its value.
+    pub found: String,
+    /// What it may be.
+    pub expected: &'static str,
+}
 
-/// A token, and what the model thought of it.
+/// A sampled token, and its log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DrawnToken {
+pub struct SampledToken {
     /// The token.
     pub token: TokenId,
     /// Natural logarithm of its probability under the model itself: temperature 1, nothing cut off. The same
     /// number that the trainer computes.
     pub log_prob: f32,
-    /// The same under the distribution that it was drawn from: penalty, temperature and cuts. 0 where the most
+    /// The same under the distribution that it was sampled from: penalty, temperature and cuts. 0 where the most
     /// likely token is taken.
     pub sampling_log_prob: f32,
 }
 
-/// Draws tokens; the same options give the same tokens.
+/// What shapes the distribution that a token is sampled from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SamplerOptions {
+    /// Divides the logits; 0 takes the most likely token.
+    pub temperature: f64,
+    /// Keep only the k most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f64,
+    /// Keep only tokens whose probability is at least this share of the most likely one's; 0 keeps all.
+    pub min_p: f64,
+    /// Logits of tokens that have occurred are divided by this where positive, multiplied where negative; 1 does nothing.
+    pub repetition_penalty: f32,
+}
+
+/// Samples tokens; the same options and indices give the same tokens. This is the reference for engines that sample on a
+/// device: they read [`Sampler::options`] and take one [`Sampler::uniform`] number a token.
 #[derive(Debug, Clone)]
 pub struct Sampler {
-    temperature: f64,
-    top_k: usize,
-    top_p: f64,
-    min_p: f64,
-    repetition_penalty: f32,
+    options: SamplerOptions,
     generator: ChaCha8Rng,
     /// `(token, unnormalised probability)` by ascending token; kept so that no memory is asked for.
     candidates: Vec<(TokenId, f64)>,
@@ -46,18 +68,18 @@ impl Sampler {
     ///
     /// # Errors
     /// When an option lies outside its range.
-    pub fn new(options: &SamplingOptions) -> Result<Self, GenerateError> {
+    pub fn new(options: &SamplingOptions) -> Result<Self, SamplingError> {
         Self::keyed(options, &[])
     }
 
-    /// The same for one of many replies, each of which draws its own numbers by its indices.
+    /// The same for one of many replies, each of which has its own random numbers by its indices.
     ///
     /// # Errors
     /// When an option lies outside its range.
-    pub fn keyed(options: &SamplingOptions, indices: &[u64]) -> Result<Self, GenerateError> {
+    pub fn keyed(options: &SamplingOptions, indices: &[u64]) -> Result<Self, SamplingError> {
         let check = |is_good: bool, option, found: &dyn std::fmt::Display, expected| match is_good {
             true => Ok(()),
-            false => Err(GenerateError::BadOption { option, found: found.to_string(), expected }),
+            false => Err(SamplingError { option, found: found.to_string(), expected }),
         };
         let SamplingOptions { temperature, top_k, top_p, .. } = *options;
         check(
@@ -83,20 +105,33 @@ impl Sampler {
             "a number above 0",
         )?;
         Ok(Self {
-            temperature: f64::from(temperature),
-            min_p: f64::from(min_p),
-            repetition_penalty,
+            options: SamplerOptions {
+                temperature: f64::from(temperature),
+                top_k,
+                top_p: f64::from(top_p),
+                min_p: f64::from(min_p),
+                repetition_penalty,
+            },
             penalised: Vec::new(),
-            top_k,
-            top_p: f64::from(top_p),
             generator: Seed(options.seed).generator("draw tokens", indices),
             candidates: Vec::new(),
             sorting: Vec::new(),
         })
     }
 
-    /// Draws one token from logits `[vocab]`; `None` when they hold a NaN or no finite value.
-    pub fn draw(&mut self, logits: &[f32]) -> Option<DrawnToken> {
+    /// What shapes the distribution.
+    #[must_use]
+    pub fn options(&self) -> &SamplerOptions {
+        &self.options
+    }
+
+    /// The next random number, uniform in [0, 1): one for each token that is not simply the most likely.
+    pub fn uniform(&mut self) -> f64 {
+        uniform(&mut self.generator)
+    }
+
+    /// Samples one token from logits `[vocab]`; `None` when they hold a NaN or no finite value.
+    pub fn sample(&mut self, logits: &[f32]) -> Option<SampledToken> {
         let mut best = 0;
         let mut has_nan = false;
         for (token, &logit) in logits.iter().enumerate() {
@@ -111,9 +146,9 @@ impl Sampler {
         }
         let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
         let (token, sampling_log_prob) =
-            if self.temperature == 0.0 { (best, 0.0) } else { self.draw_one(logits, highest) };
+            if self.options.temperature == 0.0 { (best, 0.0) } else { self.sample_one(logits, highest) };
         let log_prob = f64::from(logits[token]) - highest - total.ln();
-        Some(DrawnToken {
+        Some(SampledToken {
             token: token as TokenId,
             log_prob: log_prob as f32,
             sampling_log_prob: sampling_log_prob as f32,
@@ -121,9 +156,9 @@ impl Sampler {
     }
 
     /// The same after some tokens, which the repetition penalty looks at.
-    pub fn draw_after(&mut self, logits: &[f32], history: &[TokenId]) -> Option<DrawnToken> {
-        if self.repetition_penalty == 1.0 {
-            return self.draw(logits);
+    pub fn sample_after(&mut self, logits: &[f32], history: &[TokenId]) -> Option<SampledToken> {
+        if self.options.repetition_penalty == 1.0 {
+            return self.sample(logits);
         }
         let mut penalised = std::mem::take(&mut self.penalised);
         penalised.clear();
@@ -131,35 +166,35 @@ impl Sampler {
         for &token in history {
             // From the original: a token that occurred twice is penalised once.
             if let Some(&logit) = logits.get(token as usize) {
-                let penalty = self.repetition_penalty;
+                let penalty = self.options.repetition_penalty;
                 penalised[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
             }
         }
-        let drawn = self.draw(&penalised);
+        let sampled = self.sample(&penalised);
         self.penalised = penalised;
         let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
-        drawn.map(|drawn| DrawnToken {
-            log_prob: (f64::from(logits[drawn.token as usize]) - highest - total.ln()) as f32,
-            ..drawn
+        sampled.map(|sampled| SampledToken {
+            log_prob: (f64::from(logits[sampled.token as usize]) - highest - total.ln()) as f32,
+            ..sampled
         })
     }
 
     /// The lowest logit that top-k keeps, and how many tokens with just that logit it keeps.
     fn top_k_threshold(&mut self, logits: &[f32]) -> Option<(f32, usize)> {
-        if self.top_k == 0 || self.top_k >= logits.len() {
+        if self.options.top_k == 0 || self.options.top_k >= logits.len() {
             return None;
         }
         self.sorting.clear();
         self.sorting.extend_from_slice(logits);
         let (above, &mut threshold, _) =
-            self.sorting.select_nth_unstable_by(self.top_k - 1, |a, b| b.total_cmp(a));
+            self.sorting.select_nth_unstable_by(self.options.top_k - 1, |a, b| b.total_cmp(a));
         let n_above = above.iter().filter(|&&logit| logit > threshold).count();
-        Some((threshold, self.top_k - n_above))
+        Some((threshold, self.options.top_k - n_above))
     }
 
     /// A token and its log-probability among those that were left.
-    fn draw_one(&mut self, logits: &[f32], highest: f64) -> (usize, f64) {
+    fn sample_one(&mut self, logits: &[f32], highest: f64) -> (usize, f64) {
         let keep = self.top_k_threshold(logits);
         let candidates = &mut self.candidates;
         candidates.clear();
@@ -171,32 +206,30 @@ impl Sampler {
                 }
                 n_equal_left -= usize::from(logit == threshold);
             }
-            let probability = ((f64::from(logit) - highest) / self.temperature).exp();
+            let probability = ((f64::from(logit) - highest) / self.options.temperature).exp();
             if probability > 0.0 {
                 candidates.push((token as TokenId, probability));
             }
         }
-        if self.top_p < 1.0 {
+        if self.options.top_p < 1.0 {
             let total: f64 = candidates.iter().map(|candidate| candidate.1).sum();
             // All tokens below this together stay below 1 - p, so the others reach p without them.
-            let negligible = total * (1.0 - self.top_p) / candidates.len() as f64;
+            let negligible = total * (1.0 - self.options.top_p) / candidates.len() as f64;
             candidates.retain(|candidate| candidate.1 >= negligible);
             candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             let mut reached = 0.0;
             let needed = candidates.iter().position(|candidate| {
                 reached += candidate.1;
-                reached >= self.top_p * total
+                reached >= self.options.top_p * total
             });
             candidates.truncate(needed.map_or(candidates.len(), |last| last + 1));
         }
-        if self.min_p > 0.0 {
+        if self.options.min_p > 0.0 {
             // The likeliest has the unnormalised probability 1.
-            candidates.retain(|candidate| candidate.1 >= self.min_p);
+            candidates.retain(|candidate| candidate.1 >= self.options.min_p);
         }
         let total: f64 = candidates.iter().map(|candidate| candidate.1).sum();
-        // 53 random bits: uniform in [0, 1).
-        let uniform = (self.generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let mut left = uniform * total;
+        let mut left = uniform(&mut self.generator) * total;
         for &(token, probability) in candidates.iter() {
             left -= probability;
             if left < 0.0 {
@@ -208,6 +241,11 @@ impl Sampler {
             .last()
             .map_or((0, 0.0), |&(token, probability)| (token as usize, (probability / total).ln()))
     }
+}
+
+/// 53 random bits.
+fn uniform(generator: &mut ChaCha8Rng) -> f64 {
+    (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -222,7 +260,7 @@ mod tests {
         let mut sampler = Sampler::new(options).unwrap();
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..n {
-            counts[sampler.draw(logits).unwrap().token as usize] += 1.0 / n as f64;
+            counts[sampler.sample(logits).unwrap().token as usize] += 1.0 / n as f64;
         }
         counts
     }
@@ -238,10 +276,10 @@ mod tests {
     #[test]
     fn greedy_takes_the_highest_and_the_lower_id_among_equals() {
         let mut sampler = Sampler::new(&options(0.0, 0, 1.0)).unwrap();
-        let drawn = sampler.draw(&[1.0, 3.0, 3.0, 2.0]).unwrap();
-        assert_eq!(drawn.token, 1);
+        let sampled = sampler.sample(&[1.0, 3.0, 3.0, 2.0]).unwrap();
+        assert_eq!(sampled.token, 1);
         let total = 1f32.exp() + 2.0 * 3f32.exp() + 2f32.exp();
-        assert!((drawn.log_prob - (3.0 - total.ln())).abs() < 1e-6);
+        assert!((sampled.log_prob - (3.0 - total.ln())).abs() < 1e-6);
     }
 
     #[test]
@@ -263,11 +301,11 @@ mod tests {
         let logits = [0.4f32.ln(), 0.3f32.ln(), 0.2f32.ln(), 0.1f32.ln()];
         let mut sampler = Sampler::new(&options(1.0, 2, 1.0)).unwrap();
         for _ in 0..20 {
-            let drawn = sampler.draw(&logits).unwrap();
-            let [plain, cut] = [[0.4f32, 0.3], [4.0 / 7.0, 3.0 / 7.0]].map(|p| p[drawn.token as usize].ln());
-            assert!((drawn.log_prob - plain).abs() < 1e-6 && (drawn.sampling_log_prob - cut).abs() < 1e-6);
+            let sampled = sampler.sample(&logits).unwrap();
+            let [plain, cut] = [[0.4f32, 0.3], [4.0 / 7.0, 3.0 / 7.0]].map(|p| p[sampled.token as usize].ln());
+            assert!((sampled.log_prob - plain).abs() < 1e-6 && (sampled.sampling_log_prob - cut).abs() < 1e-6);
         }
-        let greedy = Sampler::new(&options(0.0, 0, 1.0)).unwrap().draw(&logits).unwrap();
+        let greedy = Sampler::new(&options(0.0, 0, 1.0)).unwrap().sample(&logits).unwrap();
         assert_eq!(greedy.sampling_log_prob, 0.0);
     }
 
@@ -276,11 +314,11 @@ mod tests {
         let penalty = SamplingOptions { repetition_penalty: 2.0, ..options(0.0, 0, 1.0) };
         let mut sampler = Sampler::new(&penalty).unwrap();
         let logits = [3.0, 1.9, -1.0];
-        assert_eq!(sampler.draw_after(&logits, &[]).unwrap().token, 0);
-        let drawn = sampler.draw_after(&logits, &[0, 0, 2]).unwrap();
+        assert_eq!(sampler.sample_after(&logits, &[]).unwrap().token, 0);
+        let sampled = sampler.sample_after(&logits, &[0, 0, 2]).unwrap();
         let total: f32 = logits.iter().map(|z: &f32| z.exp()).sum();
-        assert_eq!(drawn.token, 1);
-        assert!((drawn.log_prob - (1.9 - total.ln())).abs() < 1e-6);
+        assert_eq!(sampled.token, 1);
+        assert!((sampled.log_prob - (1.9 - total.ln())).abs() < 1e-6);
     }
 
     #[test]
@@ -294,20 +332,20 @@ mod tests {
         let logits: Vec<f32> = (0..100).map(|n| (n % 7) as f32 / 3.0).collect();
         let draw = |seed| {
             let mut sampler = Sampler::new(&SamplingOptions { seed, ..options(1.0, 0, 0.9) }).unwrap();
-            (0..20).map(|_| sampler.draw(&logits).unwrap().token).collect::<Vec<_>>()
+            (0..20).map(|_| sampler.sample(&logits).unwrap().token).collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
     }
 
     #[test]
-    fn nothing_is_drawn_from_what_is_no_distribution() {
+    fn nothing_is_sampled_from_what_is_no_distribution() {
         let mut sampler = Sampler::new(&options(1.0, 0, 1.0)).unwrap();
-        assert_eq!(sampler.draw(&[0.0, f32::NAN]), None);
-        assert_eq!(sampler.draw(&[f32::NAN, 0.0]), None);
-        assert_eq!(sampler.draw(&[f32::NEG_INFINITY; 3]), None);
-        assert_eq!(sampler.draw(&[f32::INFINITY, 0.0]), None);
-        assert_eq!(sampler.draw(&[]), None);
+        assert_eq!(sampler.sample(&[0.0, f32::NAN]), None);
+        assert_eq!(sampler.sample(&[f32::NAN, 0.0]), None);
+        assert_eq!(sampler.sample(&[f32::NEG_INFINITY; 3]), None);
+        assert_eq!(sampler.sample(&[f32::INFINITY, 0.0]), None);
+        assert_eq!(sampler.sample(&[]), None);
     }
 
     #[test]

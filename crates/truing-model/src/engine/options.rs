@@ -1,0 +1,135 @@
+//! How an engine is loaded, what it needs, and what it guarantees.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use truing_types::Seed;
+
+/// The number format that an engine computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeDtype {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bfloat16 with sums and master weights in single precision.
+    Bf16,
+}
+
+/// How an engine is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineOptions {
+    /// Which of several devices of the engine's kind.
+    pub device_idx: usize,
+    /// The number format.
+    pub dtype: ComputeDtype,
+    /// Threads on the host; 0 takes one per available core. Never changes a result.
+    pub n_threads: usize,
+    /// Draws what no file holds: new adapters and heads.
+    pub seed: Seed,
+}
+
+/// What an engine states of its own results. Tests and `truing prove` ask it instead of assuming what the CPU does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guarantees {
+    /// The same calls give the same bits: a resumed run is bit-equal to one that was never stopped.
+    pub is_deterministic: bool,
+    /// A sequence's results do not depend, in any bit, on what else is in the pack or decoded beside it.
+    pub is_batch_invariant: bool,
+    /// The most by which a log-probability while decoding differs from that of a forward pass over the same tokens.
+    pub decoding_log_prob_tolerance: f64,
+    /// The most by which a log-probability differs from that in double precision, on models with weights of the size of
+    /// 0.02 to 0.2.
+    pub log_prob_tolerance: f64,
+    /// The most by which a gradient differs from that in double precision, as a share of its Euclidean norm.
+    pub gradient_tolerance: f64,
+}
+
+/// One step of an optimiser.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum OptimizerStep {
+    /// AdamW.
+    AdamW(AdamWStep),
+}
+
+/// One AdamW step (Loshchilov and Hutter 2019, arXiv 1711.05101), decoupled decay.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWStep {
+    /// Step number counted from 1, for the bias corrections.
+    pub step: u64,
+    /// Learning rate of this step.
+    pub learning_rate: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+    /// Decoupled weight decay; norms and biases are spared.
+    pub weight_decay: f32,
+    /// Every gradient is multiplied by this first (clipping).
+    pub gradient_scale: f32,
+}
+
+/// Which of a parameter's tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ParameterTensor {
+    /// The weights.
+    Value,
+    /// The accumulated gradient.
+    Gradient,
+    /// A tensor of the optimiser, by its name ([`optimizer_state_names`](super::ParameterStore::optimizer_state_names)).
+    OptimizerState(&'static str),
+}
+
+/// AdamW's state in checkpoints: the first and the second moment.
+pub const ADAMW_STATE_NAMES: [&str; 2] = ["first_moment", "second_moment"];
+
+/// The weights that decoding multiplies with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DecodingWeights {
+    /// The weights themselves.
+    #[default]
+    F32,
+    /// A copy in 8 bits: another model, near the first, that is decoded faster. Adapters are added in full.
+    Int8,
+}
+
+/// Whether low-rank adapters take part in a forward pass. Without them a LoRA policy is its own reference model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Adapters {
+    /// They do.
+    #[default]
+    Enabled,
+    /// The base model alone.
+    Disabled,
+}
+
+/// The bytes an engine needs, as a linear model of the batch. Multiply-out is the planner's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineMemory {
+    /// All weights, adapters included.
+    pub parameter_bytes: u64,
+    /// Gradients of what learns.
+    pub gradient_bytes: u64,
+    /// Optimiser state of what learns.
+    pub optimizer_bytes: u64,
+    /// A segment's saved input, per token.
+    pub segment_input_bytes_per_token: u64,
+    /// One layer's attention results, per token.
+    pub attention_bytes_per_token: u64,
+    /// One layer's saved activations, per token (its input included).
+    pub layer_bytes_per_token: u64,
+    /// Live beside the saved activations while one layer runs forward or backward, per token.
+    pub workspace_bytes_per_token: u64,
+    /// Live while the head runs, per token of the batch.
+    pub head_bytes_per_token: u64,
+    /// What the head works in, for a batch of any size; kept once it has run.
+    pub head_fixed_bytes: u64,
+    /// Keys and values of one token of a running sequence, over all layers.
+    pub cache_bytes_per_token: u64,
+    /// The 8-bit copy of the weights, where decoding uses one; not part of any other line.
+    pub compressed_bytes: u64,
+    /// What else the engine holds, such as packing buffers of its threads.
+    pub fixed_bytes: u64,
+}
