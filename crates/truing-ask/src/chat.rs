@@ -14,13 +14,15 @@ use truing_client::{
     Access, CacheMode, CachedChat, ClientSettings, Counts, CountsSnapshot, Fingerprint, OpenAiClient,
     ReplyCache,
 };
-use truing_cpu::CpuEngine;
 use truing_generate::LocalChat;
-use truing_model::{ModelFiles, TrainableSpec};
+use truing_model::{Engine, EngineOptions, ModelFiles, TrainableSpec};
+use truing_parallel::Solo;
 use truing_run::{RunError, inputs, model};
 use truing_store::{Digest, InputFile};
 use truing_text::RenderOptions;
-use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, ReasoningMark};
+use truing_types::{
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, ReasoningMark, Seed,
+};
 
 use crate::AskError;
 
@@ -149,11 +151,11 @@ impl ChatModelConfig {
         }
     }
 
-    /// Opens the model, loading weights where it is a local one. In replay nothing is loaded and nothing asked.
+    /// Opens the model, loading weights into an engine where it is a local one. In replay nothing is loaded and nothing asked.
     ///
     /// # Errors
     /// When the model or the cache cannot be used.
-    pub fn open(
+    pub fn open<E: Engine + 'static>(
         &self,
         surroundings: &ChatSurroundings,
         events: &mut dyn EventSink,
@@ -177,7 +179,7 @@ impl ChatModelConfig {
             }
             (None, _) => {
                 let path = self.model_name_or_path.as_deref().unwrap_or(Path::new(""));
-                let local = open_local(path, surroundings, events)?;
+                let local = open_local::<E>(path, surroundings, events)?;
                 (Box::new(local.with_reasoning_marks(&self.reasoning_marks)), counts)
             }
         };
@@ -209,17 +211,18 @@ fn local_fingerprint(path: &Path) -> Result<Fingerprint, RunError> {
     Ok(Fingerprint { model: format!("local {digest}"), extra: serde_json::Map::new() })
 }
 
-fn open_local(
+fn open_local<E: Engine>(
     path: &Path,
     surroundings: &ChatSurroundings,
     events: &mut dyn EventSink,
-) -> Result<LocalChat<CpuEngine>, RunError> {
-    let files = ModelFiles::open(path)?;
+) -> Result<LocalChat<E>, AskError> {
+    let files = ModelFiles::open(path).map_err(RunError::from)?;
     let renderer = model::renderer(&files, surroundings.render.clone())?;
     let phase = "loading the judge model";
-    let engine =
-        model::announce_and_load(&files, &TrainableSpec::frozen(), surroundings.n_threads, 0, phase, events)?;
-    Ok(LocalChat::new(engine, renderer))
+    let options = EngineOptions::with_threads(surroundings.n_threads, Seed::default());
+    let frozen = TrainableSpec::frozen();
+    let engine = model::announce_and_load(&files, &frozen, &options, &Solo::groups(), phase, events)?;
+    Ok(LocalChat::new(engine, renderer)?)
 }
 
 /// Stands where nothing may be asked.

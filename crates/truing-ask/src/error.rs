@@ -1,4 +1,5 @@
 use truing_client::ClientError;
+use truing_generate::GenerateError;
 use truing_run::RunError;
 
 /// A model that cannot be asked.
@@ -10,6 +11,9 @@ pub enum AskError {
     /// A model that is asked, or its cache.
     #[error(transparent)]
     Client(Box<ClientError>),
+    /// A local model that does not decode.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     /// A judge whose server refuses everything.
     #[error(
         "the judge `{name}` refuses every request: {reason}; its replies so far are kept, run the same command to continue"

@@ -200,7 +200,9 @@ impl Engine for CpuEngine {
                 let decoder = Decoder::find(decoder.clone(), &parameters.trainable, &parameters)?;
                 Body::Decoder(Box::new(decoder))
             }
-            ModelSpec::Encoder(encoder) => Body::Encoder(Box::new(Encoder::find(encoder.clone(), &parameters)?)),
+            ModelSpec::Encoder(encoder) => {
+                Body::Encoder(Box::new(Encoder::find(encoder.clone(), &parameters)?))
+            }
         };
         let threads = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build();
         let threads =

@@ -126,8 +126,12 @@ impl Inner {
     fn vectors(&mut self, hidden: &[f32], request: &VectorRequest) -> (Vec<f32>, Vec<f32>) {
         let Self { parameters, pool, body, .. } = self;
         let (normed, hidden_size) = match body {
-            Body::Encoder(encoder) => (encoder.final_norm(parameters, pool, hidden), encoder.spec.hidden_size),
-            Body::Decoder(decoder) => (decoder.final_norm(parameters, pool, hidden), decoder.spec.hidden_size),
+            Body::Encoder(encoder) => {
+                (encoder.final_norm(parameters, pool, hidden), encoder.spec.hidden_size)
+            }
+            Body::Decoder(decoder) => {
+                (decoder.final_norm(parameters, pool, hidden), decoder.spec.hidden_size)
+            }
         };
         let pooled = pooling::pool(&normed, &request.spans, hidden_size, request.pooling);
         pool.give(normed);

@@ -115,7 +115,9 @@ impl Linear {
             .collect();
         multiply_rows(x, n_in, &mut products);
         for (projection, y) in projections.into_iter().zip(outputs) {
-            if let Some(adapter) = projection.adapter.as_ref().filter(|_| parameters.adapters == Adapters::Enabled) {
+            if let Some(adapter) =
+                projection.adapter.as_ref().filter(|_| parameters.adapters == Adapters::Enabled)
+            {
                 let mut reduced = pool.take(n_rows, adapter.rank);
                 let weight = RowWeight::F32(&parameters.values[adapter.a]);
                 multiply_rows(

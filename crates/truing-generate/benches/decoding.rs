@@ -15,43 +15,20 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use truing_cpu::{CpuEngine, CpuOptions, Loader};
-use truing_generate::{SampleRequest, SampledIds, sample};
+use truing_cpu::CpuEngine;
+use truing_generate::{DecodingOptions, SampleRequest, SampledIds, sample};
 use truing_model::{
-    DecodingWeights, Engine, EngineError, ModelError, ModelFiles, ParameterStore, TrainableSpec,
+    ComputeDtype, DecodingWeights, Engine, EngineOptions, ModelFiles, ParameterStore, TrainableSpec,
 };
+use truing_parallel::Solo;
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{Conversation, ExcludedTokens, Message, Role, SamplingOptions, TokenId};
 
-#[derive(Debug)]
-#[expect(dead_code, reason = "shown when loading fails")]
-enum Failure {
-    Model(ModelError),
-    Engine(EngineError),
-}
-
-impl From<ModelError> for Failure {
-    fn from(error: ModelError) -> Self {
-        Self::Model(error)
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        Self::Engine(error)
-    }
-}
-
 fn load(path: &Path, n_threads: usize) -> CpuEngine {
     let model = ModelFiles::open(path).unwrap();
-    let options = CpuOptions { n_threads, ..CpuOptions::default() };
-    let mut loader = Loader::new(model.spec.clone(), TrainableSpec::default(), options).unwrap();
-    model
-        .load_weights::<Failure>(|parameter, tensor| {
-            Ok(loader.put(&parameter.name, &parameter.shape, tensor.values)?)
-        })
-        .unwrap();
-    loader.finish().unwrap()
+    let options = EngineOptions { n_threads, ..EngineOptions::default() };
+    let (spec, trainable) = (model.spec.clone().into(), TrainableSpec::default());
+    CpuEngine::load(spec, trainable, &options, &Solo::groups(), &mut model.weight_source()).unwrap()
 }
 
 fn prompts(renderer: &ChatRenderer, path: &Path) -> Vec<Vec<TokenId>> {
@@ -81,14 +58,20 @@ struct Alone {
     fastest_step: f64,
 }
 
-fn engine_alone(engine: &mut CpuEngine, prompts: &[Vec<TokenId>], n_new: usize) -> Alone {
+fn engine_alone(
+    engine: &mut CpuEngine,
+    prompts: &[Vec<TokenId>],
+    n_new: usize,
+    weights: DecodingWeights,
+) -> Alone {
     let mut alone = Alone { reading: 0.0, fastest_reading: 0.0, decoding: 0.0, fastest_step: f64::INFINITY };
     let mut tokens = Vec::new();
     let mut caches = Vec::new();
     for prompt in prompts {
         let start = Instant::now();
-        let mut cache = engine.new_cache(prompt.len() + n_new);
-        tokens.push(highest(&engine.extend(&mut cache, prompt).unwrap()));
+        let mut cache = engine.new_cache(prompt.len() + n_new).unwrap();
+        let logits = engine.extend(&mut cache, prompt, weights).unwrap();
+        tokens.push(highest(&engine.read_logits(&logits).unwrap()));
         caches.push(cache);
         let seconds = start.elapsed().as_secs_f64();
         alone.reading += seconds;
@@ -97,7 +80,8 @@ fn engine_alone(engine: &mut CpuEngine, prompts: &[Vec<TokenId>], n_new: usize) 
     for _ in 1..n_new {
         let start = Instant::now();
         let mut borrowed: Vec<_> = caches.iter_mut().collect();
-        let logits = engine.extend_each(&mut borrowed, &tokens).unwrap();
+        let logits = engine.extend_each(&mut borrowed, &tokens, weights).unwrap();
+        let logits = engine.read_logits(&logits).unwrap();
         tokens = logits.chunks(logits.len() / tokens.len()).map(highest).collect();
         let seconds = start.elapsed().as_secs_f64();
         alone.decoding += seconds;
@@ -112,6 +96,7 @@ fn with_sampler(
     renderer: &ChatRenderer,
     prompts: &[Vec<TokenId>],
     n_new: usize,
+    weights: DecodingWeights,
 ) -> f64 {
     let request = |(row, prompt): (usize, &Vec<TokenId>)| SampleRequest {
         prompt: prompt.clone(),
@@ -121,10 +106,11 @@ fn with_sampler(
     let requests: Vec<_> = prompts.iter().enumerate().map(request).collect();
     let options = SamplingOptions { max_new_tokens: n_new, temperature: 1.0, ..Default::default() };
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
+    let decoding = DecodingOptions { max_batch: prompts.len(), weights, shares_beginnings: false };
     let start = Instant::now();
     // No end tokens: every completion is as long as it may be.
     let ids = SampledIds { end: &[], excluded: &ExcludedTokens::none() };
-    sample(engine, renderer.tokenizer(), &requests, &options, ids, prompts.len(), go_on).unwrap().unwrap();
+    sample(engine, renderer.tokenizer(), &requests, &options, ids, decoding, go_on).unwrap().unwrap();
     start.elapsed().as_secs_f64()
 }
 
@@ -140,7 +126,7 @@ fn main() {
     let mut engine = load(Path::new(model), n_threads);
     let renderer = ChatRenderer::load(Path::new(model), RenderOptions::default()).unwrap();
     let all = prompts(&renderer, Path::new(rows));
-    let memory = CpuEngine::memory(engine.spec(), engine.trainable());
+    let memory = CpuEngine::memory(engine.spec(), engine.trainable(), ComputeDtype::F32);
     let kinds = rest.get(3).map_or("f32,int8", String::as_str);
     for (kind, batch) in batches.split(',').flat_map(|batch| kinds.split(',').map(move |kind| (kind, batch)))
     {
@@ -148,12 +134,11 @@ fn main() {
             "int8" => (DecodingWeights::Int8, memory.compressed_bytes as f64),
             _ => (DecodingWeights::F32, memory.parameter_bytes as f64),
         };
-        engine.set_decoding_weights(weights);
         let batch: usize = batch.parse().unwrap();
         let prompts = &all[..batch];
-        engine_alone(&mut engine, &prompts[..1], 2);
-        let alone = engine_alone(&mut engine, prompts, n_new);
-        let sampling = with_sampler(&mut engine, &renderer, prompts, n_new);
+        engine_alone(&mut engine, &prompts[..1], 2, weights);
+        let alone = engine_alone(&mut engine, prompts, n_new, weights);
+        let sampling = with_sampler(&mut engine, &renderer, prompts, n_new, weights);
         let n_prompt: usize = prompts.iter().map(Vec::len).sum();
         let steps = (n_new - 1) as f64;
         println!(

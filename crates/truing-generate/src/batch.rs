@@ -1,17 +1,20 @@
-//! Many completions at once: groups of completions of a prompt, decoded side by side, refilled as they end.
+//! Many completions at once: groups of completions of a prompt, decoded side by side; a place that becomes free is taken by
+//! the next.
 //!
 //! A prompt is read once for its whole group. Token in, token out: nothing is turned into text and back. A
 //! completion's tokens depend on prompt, options and indices alone, not on what else runs beside it.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use truing_model::Engine;
+use truing_model::{DecodingWeights, Engine, SampleStep, SampledToken, Sampler};
 use truing_text::{ChatRenderer, StreamDecoder, Tokenizer};
 use truing_types::{ExcludedTokens, FinishReason, ReasoningMarks, SamplingOptions, TokenId};
 
-use crate::{GenerateError, Sampler, StopTexts, mark_tokens};
+use crate::{GenerateError, StopTexts, mark_tokens};
 
 /// A prompt and how many completions of it are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,23 +77,26 @@ pub struct SampledIds<'a> {
     pub excluded: &'a ExcludedTokens,
 }
 
-/// A prompt, and how its completions are drawn.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Job<'a> {
-    pub(crate) prompt: &'a [TokenId],
-    pub(crate) n_samples: usize,
-    pub(crate) options: &'a SamplingOptions,
-    /// Of one of many completions: with the options' seed and its place in the group these decide what is drawn. Of a reply
-    /// the seed decides alone.
-    pub(crate) seed_indices: Option<&'a [u64]>,
+/// A prompt, and how its completions are sampled.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The prompt as the model sees it.
+    pub prompt: Vec<TokenId>,
+    /// Completions wanted.
+    pub n_samples: usize,
+    /// How they are sampled.
+    pub options: Arc<SamplingOptions>,
+    /// Of one of many completions: with the options' seed and its index in the group these decide what is sampled. Without
+    /// them the seed decides alone.
+    pub seed_indices: Option<Vec<u64>>,
 }
 
-impl Job<'_> {
-    fn sampler(&self, place: usize) -> Result<Sampler, GenerateError> {
-        match self.seed_indices {
-            Some(indices) => Sampler::keyed(self.options, &[indices, &[place as u64]].concat()),
-            None => Sampler::new(self.options),
-        }
+impl Job {
+    fn sampler(&self, sample_idx: usize) -> Result<Sampler, GenerateError> {
+        Ok(match &self.seed_indices {
+            Some(indices) => Sampler::keyed(&self.options, &[indices, &[sample_idx as u64][..]].concat())?,
+            None => Sampler::new(&self.options)?,
+        })
     }
 
     /// Tokens that a cache must hold.
@@ -100,10 +106,10 @@ impl Job<'_> {
 }
 
 /// A completion on its way.
-struct Running<'a, C> {
+struct Running<C> {
     job_idx: usize,
     sample_idx: usize,
-    options: &'a SamplingOptions,
+    options: Arc<SamplingOptions>,
     cache: C,
     sampler: Sampler,
     /// Prompt and completion.
@@ -119,16 +125,157 @@ struct Running<'a, C> {
     failure: Option<GenerateError>,
 }
 
-/// A prompt that has been read, whose group is not yet wholly begun.
-struct ReadPrompt<C> {
+/// A prompt that has been read, and whose group is not yet wholly begun.
+struct ReadPrompt<E: Engine> {
     job_idx: usize,
-    cache: C,
-    logits: Vec<f32>,
+    job: Job,
+    cache: E::Cache,
+    logits: E::Logits,
     n_begun: usize,
 }
 
-/// Draws all completions, at most `max_batch` at a time. `on_done` hears of each as it ends (request, place in the
-/// group, completion) and may break off; then there is no result.
+/// A completion that has ended, or why there is none.
+#[derive(Debug)]
+pub struct Finished {
+    /// The job, as [`DecodingLoop::admit`] numbered it.
+    pub job_idx: usize,
+    /// The completion's index in its group. A job whose prompt cannot be read fails once, at index 0.
+    pub sample_idx: usize,
+    /// The completion.
+    pub result: Result<SampledCompletion, GenerateError>,
+}
+
+/// How a [`DecodingLoop`] decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodingOptions {
+    /// Most completions that are decoded side by side.
+    pub max_batch: usize,
+    /// The weights that new tokens are multiplied with. Prompts are always read with the weights themselves.
+    pub weights: DecodingWeights,
+    /// Read a prompt only from where it differs from the one before it.
+    pub shares_beginnings: bool,
+}
+
+/// Continuous batching: jobs are admitted at any time, every step samples one token of each running completion, and the
+/// place of one that ends is taken by the next. A completion's tokens depend on its job alone, not on what runs beside it.
+///
+/// [`sample`] and [`LocalChat`](crate::LocalChat) drive it until nothing is left; a server admits as requests arrive.
+pub struct DecodingLoop<'a, E: Engine> {
+    tokenizer: &'a Tokenizer,
+    ids: SampledIds<'a>,
+    options: DecodingOptions,
+    n_admitted: usize,
+    waiting: VecDeque<(usize, Job)>,
+    prompt: Option<ReadPrompt<E>>,
+    read_before: Option<(Vec<TokenId>, E::Cache)>,
+    running: Vec<Running<E::Cache>>,
+}
+
+impl<'a, E: Engine> DecodingLoop<'a, E> {
+    /// A loop with nothing to do yet.
+    #[must_use]
+    pub fn new(tokenizer: &'a Tokenizer, ids: SampledIds<'a>, options: DecodingOptions) -> Self {
+        Self {
+            tokenizer,
+            ids,
+            options,
+            n_admitted: 0,
+            waiting: VecDeque::new(),
+            prompt: None,
+            read_before: None,
+            running: Vec::new(),
+        }
+    }
+
+    /// Adds a job behind those that wait; returns its number, counted from 0.
+    pub fn admit(&mut self, job: Job) -> usize {
+        let job_idx = self.n_admitted;
+        self.n_admitted += 1;
+        if job.n_samples > 0 {
+            self.waiting.push_back((job_idx, job));
+        }
+        job_idx
+    }
+
+    /// Drops a job with all of its completions; nothing of it will finish.
+    pub fn cancel(&mut self, job_idx: usize) {
+        self.waiting.retain(|(idx, _)| *idx != job_idx);
+        self.running.retain(|one| one.job_idx != job_idx);
+        self.prompt = self.prompt.take().filter(|read| read.job_idx != job_idx);
+    }
+
+    /// Whether nothing waits and nothing runs.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.prompt.is_none() && self.waiting.is_empty()
+    }
+
+    /// Begins completions while there is room, then samples one token of each; returns those that have ended.
+    ///
+    /// # Errors
+    /// When the engine fails: what was on its way is lost.
+    pub fn step(&mut self, engine: &mut E) -> Result<Vec<Finished>, GenerateError> {
+        let context_length = engine.spec().decoder()?.max_position_embeddings;
+        let mut finished = self.begin(engine, context_length)?;
+        let mut still_running = Vec::with_capacity(self.running.len());
+        for one in self.running.drain(..) {
+            if one.is_over(context_length) {
+                let (job_idx, sample_idx) = (one.job_idx, one.sample_idx);
+                finished.push(Finished { job_idx, sample_idx, result: one.finish() });
+            } else {
+                still_running.push(one);
+            }
+        }
+        self.running = still_running;
+        if self.running.is_empty() {
+            return Ok(finished);
+        }
+        let tokens: Vec<TokenId> =
+            self.running.iter().filter_map(|one| one.history.last().copied()).collect();
+        let mut caches: Vec<&mut E::Cache> = self.running.iter_mut().map(|one| &mut one.cache).collect();
+        let logits = engine.extend_each(&mut caches, &tokens, self.options.weights)?;
+        let rows = self.running.iter_mut().enumerate();
+        let mut steps: Vec<SampleStep<'_>> = rows
+            .map(|(row, one)| SampleStep { row, sampler: &mut one.sampler, history: &one.history })
+            .collect();
+        let sampled = engine.sample(&logits, self.ids.excluded, &mut steps)?;
+        let end_tokens = self.ids.end;
+        self.running.par_iter_mut().zip(sampled).for_each(|(one, sampled)| one.take_in(sampled, end_tokens));
+        Ok(finished)
+    }
+
+    /// Fills the places that are free; returns jobs that cannot be begun.
+    fn begin(&mut self, engine: &mut E, context_length: usize) -> Result<Vec<Finished>, GenerateError> {
+        let mut failed = Vec::new();
+        while self.running.len() < self.options.max_batch.max(1) {
+            let mut reading = match self.prompt.take() {
+                Some(read) => read,
+                None => {
+                    let Some((job_idx, job)) = self.waiting.pop_front() else { break };
+                    if let Err(error) = check(&job, context_length) {
+                        failed.push(Finished { job_idx, sample_idx: 0, result: Err(error) });
+                        continue;
+                    }
+                    let shares = self.options.shares_beginnings;
+                    let capacity = if shares { context_length } else { job.capacity(context_length) };
+                    read(engine, job_idx, job, capacity, self.read_before.take())?
+                }
+            };
+            let next = begin(engine, self.tokenizer, self.ids, &reading)?;
+            self.running.push(next);
+            reading.n_begun += 1;
+            if reading.n_begun < reading.job.n_samples {
+                self.prompt = Some(reading);
+            } else if self.options.shares_beginnings {
+                self.read_before = Some((reading.job.prompt, reading.cache));
+            }
+        }
+        Ok(failed)
+    }
+}
+
+/// Samples all completions, at most `max_batch` at a time. `on_done` gets each as it ends (request, index in the
+/// group, completion) and may stop the rest; then there is no result.
 ///
 /// # Errors
 /// When an option lies outside its range, a prompt is empty or leaves no room, or the engine fails.
@@ -138,126 +285,35 @@ pub fn sample<E: Engine>(
     requests: &[SampleRequest],
     options: &SamplingOptions,
     ids: SampledIds<'_>,
-    max_batch: usize,
+    decoding: DecodingOptions,
     on_done: &mut dyn FnMut(usize, usize, &SampledCompletion) -> ControlFlow<()>,
-) -> Result<Option<Vec<Vec<SampledCompletion>>>, GenerateError>
-where
-    E::Cache: Send,
-{
+) -> Result<Option<Vec<Vec<SampledCompletion>>>, GenerateError> {
     let mut done: Vec<Vec<Option<SampledCompletion>>> =
         requests.iter().map(|request| vec![None; request.n_samples]).collect();
-    let jobs: Vec<Job<'_>> = requests
-        .iter()
-        .map(|SampleRequest { prompt, n_samples, seed_indices }| Job {
-            prompt,
+    let options = Arc::new(options.clone());
+    let mut decoding = DecodingLoop::new(tokenizer, ids, decoding);
+    for SampleRequest { prompt, n_samples, seed_indices } in requests {
+        decoding.admit(Job {
+            prompt: prompt.clone(),
             n_samples: *n_samples,
-            options,
-            seed_indices: Some(seed_indices),
-        })
-        .collect();
-    let mut failure = None;
-    let flow =
-        decode(engine, tokenizer, &jobs, ids, max_batch, false, &mut |i, place, result| match result {
-            Ok(completion) => {
-                let flow = on_done(i, place, &completion);
-                done[i][place] = Some(completion);
-                flow
-            }
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-    match failure {
-        Some(error) => Err(error),
-        None if flow.is_break() => Ok(None),
-        None => Ok(Some(done.into_iter().map(|group| group.into_iter().flatten().collect()).collect())),
-    }
-}
-
-/// Draws the completions of all jobs side by side, at most `max_batch` at a time. `on_done` gets each completion, or why
-/// there is none, with its job and place; a job whose prompt cannot be read fails once, at place 0. With
-/// `shares_beginnings` a prompt is read from where it differs from the one read before it.
-///
-/// # Errors
-/// When the engine fails: what was on its way is lost.
-pub(crate) fn decode<E: Engine>(
-    engine: &mut E,
-    tokenizer: &Tokenizer,
-    jobs: &[Job<'_>],
-    ids: SampledIds<'_>,
-    max_batch: usize,
-    shares_beginnings: bool,
-    on_done: &mut dyn FnMut(usize, usize, Result<SampledCompletion, GenerateError>) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>, GenerateError>
-where
-    E::Cache: Send,
-{
-    let context_length = engine.spec().max_position_embeddings;
-    let largest = jobs.iter().map(|job| job.capacity(context_length)).max().unwrap_or(0);
-    let wanted = jobs.iter().enumerate().filter(|(_, job)| job.n_samples > 0);
-    let mut waiting = wanted.collect::<Vec<_>>().into_iter();
-    let mut prompt: Option<ReadPrompt<E::Cache>> = None;
-    let mut read_before: Option<(usize, E::Cache)> = None;
-    let mut running: Vec<Running<'_, E::Cache>> = Vec::new();
-    loop {
-        while running.len() < max_batch.max(1) {
-            if prompt.is_none() {
-                let Some((job_idx, job)) = waiting.next() else { break };
-                if let Err(error) = check(job, context_length) {
-                    if on_done(job_idx, 0, Err(error)).is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                    continue;
-                }
-                let capacity = if shares_beginnings { largest } else { job.capacity(context_length) };
-                let before = read_before.take().map(|(before, cache)| (jobs[before].prompt, cache));
-                let mut read = read(engine, job_idx, job, capacity, before)?;
-                ids.excluded.mask(&mut read.logits);
-                prompt = Some(read);
-            }
-            let Some(read) = &mut prompt else { break };
-            let job = &jobs[read.job_idx];
-            let mut next = begin(engine, tokenizer, read, job)?;
-            next.take_in(&read.logits, ids.end);
-            read.n_begun += 1;
-            if read.n_begun == job.n_samples {
-                let finished = prompt.take();
-                read_before = finished.filter(|_| shares_beginnings).map(|read| (read.job_idx, read.cache));
-            }
-            running.push(next);
-        }
-        let mut still_running = Vec::with_capacity(running.len());
-        for one in running {
-            if one.is_over(context_length) {
-                let (job_idx, sample_idx) = (one.job_idx, one.sample_idx);
-                if on_done(job_idx, sample_idx, one.finish()).is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
-            } else {
-                still_running.push(one);
-            }
-        }
-        running = still_running;
-        if running.is_empty() {
-            if prompt.is_none() && waiting.len() == 0 {
-                return Ok(ControlFlow::Continue(()));
-            }
-            continue;
-        }
-        let tokens: Vec<TokenId> = running.iter().filter_map(|one| one.history.last().copied()).collect();
-        let mut caches: Vec<&mut E::Cache> = running.iter_mut().map(|one| &mut one.cache).collect();
-        let mut logits = engine.extend_each(&mut caches, &tokens)?;
-        let vocab_size = logits.len() / running.len();
-        running.par_iter_mut().zip(logits.par_chunks_mut(vocab_size)).for_each(|(one, logits)| {
-            ids.excluded.mask(logits);
-            one.take_in(logits, ids.end);
+            options: Arc::clone(&options),
+            seed_indices: Some(seed_indices.clone()),
         });
     }
+    while !decoding.is_idle() {
+        for Finished { job_idx, sample_idx, result } in decoding.step(engine)? {
+            let completion = result?;
+            if on_done(job_idx, sample_idx, &completion).is_break() {
+                return Ok(None);
+            }
+            done[job_idx][sample_idx] = Some(completion);
+        }
+    }
+    Ok(Some(done.into_iter().map(|group| group.into_iter().flatten().collect()).collect()))
 }
 
 /// Whether a job can be begun at all.
-fn check(job: &Job<'_>, context_length: usize) -> Result<(), GenerateError> {
+fn check(job: &Job, context_length: usize) -> Result<(), GenerateError> {
     let n_prompt_tokens = job.prompt.len();
     if n_prompt_tokens == 0 {
         return Err(GenerateError::EmptyPrompt);
@@ -272,37 +328,42 @@ fn check(job: &Job<'_>, context_length: usize) -> Result<(), GenerateError> {
 fn read<E: Engine>(
     engine: &mut E,
     job_idx: usize,
-    job: &Job<'_>,
+    job: Job,
     capacity: usize,
-    before: Option<(&[TokenId], E::Cache)>,
-) -> Result<ReadPrompt<E::Cache>, GenerateError> {
+    before: Option<(Vec<TokenId>, E::Cache)>,
+) -> Result<ReadPrompt<E>, GenerateError> {
     let (mut cache, n_shared) = match before {
         Some((tokens, mut cache)) => {
-            let n_alike = tokens.iter().zip(job.prompt).take_while(|(one, other)| one == other).count();
+            let n_alike = tokens.iter().zip(&job.prompt).take_while(|(one, other)| one == other).count();
             // The last token is always read: its logits are what the completion begins with.
             let n_shared = n_alike.min(job.prompt.len() - 1);
-            engine.truncate_cache(&mut cache, n_shared);
+            engine.truncate_cache(&mut cache, n_shared)?;
             (cache, n_shared)
         }
-        None => (engine.new_cache(capacity), 0),
+        None => (engine.new_cache(capacity)?, 0),
     };
-    let logits = engine.extend(&mut cache, &job.prompt[n_shared..])?;
-    Ok(ReadPrompt { job_idx, cache, logits, n_begun: 0 })
+    let logits = engine.extend(&mut cache, &job.prompt[n_shared..], DecodingWeights::F32)?;
+    Ok(ReadPrompt { job_idx, job, cache, logits, n_begun: 0 })
 }
 
-fn begin<'a, E: Engine>(
-    engine: &E,
+/// Begins the next completion of a prompt, with its first token.
+fn begin<E: Engine>(
+    engine: &mut E,
     tokenizer: &Tokenizer,
-    read: &ReadPrompt<E::Cache>,
-    job: &Job<'a>,
-) -> Result<Running<'a, E::Cache>, GenerateError> {
-    Ok(Running {
+    ids: SampledIds<'_>,
+    read: &ReadPrompt<E>,
+) -> Result<Running<E::Cache>, GenerateError> {
+    let job = &read.job;
+    let mut sampler = job.sampler(read.n_begun)?;
+    let step = SampleStep { row: 0, sampler: &mut sampler, history: &job.prompt };
+    let first = engine.sample(&read.logits, ids.excluded, &mut [step])?.pop().flatten();
+    let mut running = Running {
         job_idx: read.job_idx,
         sample_idx: read.n_begun,
-        options: job.options,
-        cache: engine.fork_cache(&read.cache),
-        sampler: job.sampler(read.n_begun)?,
-        history: job.prompt.to_vec(),
+        options: Arc::clone(&job.options),
+        cache: engine.fork_cache(&read.cache)?,
+        sampler,
+        history: job.prompt.clone(),
         n_prompt: job.prompt.len(),
         log_probs: Vec::new(),
         sampling_log_probs: Vec::new(),
@@ -313,32 +374,31 @@ fn begin<'a, E: Engine>(
         text_error: None,
         finish_reason: None,
         failure: None,
-    })
+    };
+    running.take_in(first, ids.end);
+    Ok(running)
 }
 
-impl<C> Running<'_, C> {
-    /// Draws the next token out of the logits after the last one.
-    fn take_in(&mut self, logits: &[f32], end_tokens: &[TokenId]) {
-        self.failure = self.try_to_take_in(logits, end_tokens).err();
-    }
-
-    fn try_to_take_in(&mut self, logits: &[f32], end_tokens: &[TokenId]) -> Result<(), GenerateError> {
-        let position = self.history.len() - 1;
-        let drawn = self.sampler.draw_after(logits, &self.history);
-        let drawn = drawn.ok_or(GenerateError::NotANumber { position })?;
-        self.history.push(drawn.token);
-        self.log_probs.push(drawn.log_prob);
-        self.sampling_log_probs.push(drawn.sampling_log_prob);
-        if end_tokens.contains(&drawn.token) {
+impl<C> Running<C> {
+    /// Takes the next token; none where the logits were no distribution.
+    fn take_in(&mut self, sampled: Option<SampledToken>, end_tokens: &[TokenId]) {
+        let Some(sampled) = sampled else {
+            self.failure = Some(GenerateError::NotANumber { position: self.history.len() - 1 });
+            return;
+        };
+        self.history.push(sampled.token);
+        self.log_probs.push(sampled.log_prob);
+        self.sampling_log_probs.push(sampled.sampling_log_prob);
+        if end_tokens.contains(&sampled.token) {
             self.finish_reason = Some(FinishReason::EndOfTurn);
-            return Ok(());
+            return;
         }
-        let piece = match self.decoder.push(drawn.token) {
+        let piece = match self.decoder.push(sampled.token) {
             Ok(piece) => piece,
             Err(error) => {
                 self.text_error = Some(error.to_string());
                 self.finish_reason = Some(FinishReason::Cancelled);
-                return Ok(());
+                return;
             }
         };
         let (decided, found) = self.stops.push(&piece);
@@ -348,7 +408,6 @@ impl<C> Running<'_, C> {
         } else if self.log_probs.len() >= self.options.max_new_tokens {
             self.finish_reason = Some(FinishReason::Length);
         }
-        Ok(())
     }
 
     fn is_over(&self, context_length: usize) -> bool {

@@ -2,10 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use truing_model::Engine;
+use truing_model::{DecodingWeights, Engine, SampleStep, SampledToken, Sampler};
 use truing_types::{FinishReason, SamplingOptions, TokenId};
 
-use crate::{DrawnToken, GenerateError, SampledIds, Sampler};
+use crate::{GenerateError, SampledIds};
 
 /// One running sequence: an engine's cache and the tokens in it.
 pub struct Session<E: Engine> {
@@ -15,10 +15,10 @@ pub struct Session<E: Engine> {
     context_length: usize,
 }
 
-/// What was drawn.
+/// What was sampled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generated {
-    /// The tokens as drawn, an end token included.
+    /// The tokens as sampled, an end token included.
     pub tokens: Vec<TokenId>,
     /// Log-probability of each under the model, before temperature and cuts `[n_tokens]`.
     pub log_probs: Vec<f32>,
@@ -30,9 +30,12 @@ pub struct Generated {
 
 impl<E: Engine> Session<E> {
     /// An empty sequence with room for the model's whole context.
-    pub fn new(engine: &E) -> Self {
-        let context_length = engine.spec().max_position_embeddings;
-        Self { cache: engine.new_cache(context_length), tokens: Vec::new(), context_length }
+    ///
+    /// # Errors
+    /// When the model does not decode, or the device has no room.
+    pub fn new(engine: &mut E) -> Result<Self, GenerateError> {
+        let context_length = engine.spec().decoder()?.max_position_embeddings;
+        Ok(Self { cache: engine.new_cache(context_length)?, tokens: Vec::new(), context_length })
     }
 
     /// The tokens read so far.
@@ -41,12 +44,12 @@ impl<E: Engine> Session<E> {
         &self.tokens
     }
 
-    /// Makes the sequence equal to `prompt` and returns the logits after it `[vocab]`, and how many of its
+    /// Makes the sequence equal to `prompt` and returns the logits after it (one row), and how many of its
     /// tokens did not have to be read again.
     ///
     /// # Errors
     /// When the prompt is empty or leaves no room, or the engine fails.
-    pub fn read(&mut self, engine: &mut E, prompt: &[TokenId]) -> Result<(Vec<f32>, usize), GenerateError> {
+    pub fn read(&mut self, engine: &mut E, prompt: &[TokenId]) -> Result<(E::Logits, usize), GenerateError> {
         if prompt.is_empty() {
             return Err(GenerateError::EmptyPrompt);
         }
@@ -59,28 +62,33 @@ impl<E: Engine> Session<E> {
         // The last token is always read: its logits are wanted.
         let shared = self.tokens.iter().zip(prompt).take_while(|(held, wanted)| held == wanted).count();
         let shared = shared.min(prompt.len() - 1);
-        engine.truncate_cache(&mut self.cache, shared);
+        engine.truncate_cache(&mut self.cache, shared)?;
         self.tokens.truncate(shared);
-        let logits = self.extend(engine, &prompt[shared..])?;
+        let logits = self.extend(engine, &prompt[shared..], DecodingWeights::F32)?;
         Ok((logits, shared))
     }
 
-    fn extend(&mut self, engine: &mut E, tokens: &[TokenId]) -> Result<Vec<f32>, GenerateError> {
-        match engine.extend(&mut self.cache, tokens) {
+    fn extend(
+        &mut self,
+        engine: &mut E,
+        tokens: &[TokenId],
+        weights: DecodingWeights,
+    ) -> Result<E::Logits, GenerateError> {
+        match engine.extend(&mut self.cache, tokens, weights) {
             Ok(logits) => {
                 self.tokens.extend_from_slice(tokens);
                 Ok(logits)
             }
             Err(error) => {
                 // What a failed call left behind is unknown.
-                engine.truncate_cache(&mut self.cache, self.tokens.len());
+                engine.truncate_cache(&mut self.cache, self.tokens.len())?;
                 Err(error.into())
             }
         }
     }
 }
 
-/// Reads a prompt and draws tokens until one that ends a reply, `max_new_tokens`, the end of the context, or
+/// Reads a prompt and samples tokens, multiplied with `weights`, until one that ends a reply, `max_new_tokens`, the end of the context, or
 /// until `on_token` breaks off.
 ///
 /// # Errors
@@ -91,7 +99,8 @@ pub fn generate<E: Engine>(
     prompt: &[TokenId],
     options: &SamplingOptions,
     ids: SampledIds<'_>,
-    on_token: &mut dyn FnMut(DrawnToken) -> Result<ControlFlow<()>, GenerateError>,
+    weights: DecodingWeights,
+    on_token: &mut dyn FnMut(SampledToken) -> Result<ControlFlow<()>, GenerateError>,
 ) -> Result<Generated, GenerateError> {
     let mut sampler = Sampler::new(options)?;
     let (mut logits, n_reused_tokens) = session.read(engine, prompt)?;
@@ -103,16 +112,16 @@ pub fn generate<E: Engine>(
     };
     loop {
         let position = session.tokens.len() - 1;
-        ids.excluded.mask(&mut logits);
-        let drawn =
-            sampler.draw_after(&logits, &session.tokens).ok_or(GenerateError::NotANumber { position })?;
-        generated.tokens.push(drawn.token);
-        generated.log_probs.push(drawn.log_prob);
-        if ids.end.contains(&drawn.token) {
+        let step = SampleStep { row: 0, sampler: &mut sampler, history: &session.tokens };
+        let sampled = engine.sample(&logits, ids.excluded, &mut [step])?.pop().flatten();
+        let sampled = sampled.ok_or(GenerateError::NotANumber { position })?;
+        generated.tokens.push(sampled.token);
+        generated.log_probs.push(sampled.log_prob);
+        if ids.end.contains(&sampled.token) {
             generated.finish_reason = FinishReason::EndOfTurn;
             return Ok(generated);
         }
-        if on_token(drawn)?.is_break() {
+        if on_token(sampled)?.is_break() {
             generated.finish_reason = FinishReason::Cancelled;
             return Ok(generated);
         }
@@ -120,6 +129,6 @@ pub fn generate<E: Engine>(
         if generated.tokens.len() >= options.max_new_tokens || is_full {
             return Ok(generated);
         }
-        logits = session.extend(engine, &[drawn.token])?;
+        logits = session.extend(engine, &[sampled.token], weights)?;
     }
 }

@@ -1,21 +1,14 @@
 //! What can go wrong while tokens are drawn.
 
-use truing_model::EngineError;
+use truing_model::{EngineError, SamplingError};
 use truing_text::TextError;
 
 /// A reply that could not be drawn.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
     /// A sampling option outside its range.
-    #[error("sampling option `{option}` is {found}, expected {expected}")]
-    BadOption {
-        /// The option.
-        option: &'static str,
-        /// Its value.
-        found: String,
-        /// What it may be.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    BadOption(#[from] SamplingError),
     /// A prompt without tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,

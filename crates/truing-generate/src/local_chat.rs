@@ -1,18 +1,19 @@
 //! A model in this process that one can talk to.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use truing_model::Engine;
+use truing_model::{DecodingWeights, Engine};
 use truing_text::{ChatRenderer, StreamDecoder};
 use truing_types::{
     ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, ExcludedTokens, FinishReason, ReasoningMark,
     ReasoningMarks, SamplingOptions, TextStart, TokenId, split_reasoning,
 };
 
-use crate::batch::{Job, decode};
+use crate::batch::{DecodingLoop, DecodingOptions, Finished, Job, SampledCompletion};
 use crate::{
-    GenerateError, SampledCompletion, SampledIds, Session, StopTexts, end_tokens, excluded_tokens, generate,
-    mark_tokens, marks_of, opened_thought,
+    GenerateError, SampledIds, Session, StopTexts, end_tokens, excluded_tokens, generate, mark_tokens,
+    marks_of, opened_thought,
 };
 
 /// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
@@ -29,6 +30,7 @@ pub struct LocalChat<E: Engine> {
     end_tokens: Vec<TokenId>,
     excluded: ExcludedTokens,
     marks: ReasoningMarks,
+    weights: DecodingWeights,
 }
 
 /// A reply with what only a local model can tell.
@@ -45,12 +47,24 @@ pub struct LocalReply {
 impl<E: Engine> LocalChat<E> {
     /// A chat with nothing read yet. Replies end at the model's end-of-sequence tokens, the tokenizer's, and
     /// the token that ends a turn in the template.
-    pub fn new(engine: E, renderer: ChatRenderer) -> Self {
-        let end_tokens = end_tokens(&engine.spec().eos_token_ids, &renderer);
-        let excluded = excluded_tokens(renderer.tokenizer(), engine.spec().vocab_size, &end_tokens);
-        let session = Session::new(&engine);
+    ///
+    /// # Errors
+    /// When the model does not decode.
+    pub fn new(mut engine: E, renderer: ChatRenderer) -> Result<Self, GenerateError> {
+        let spec = engine.spec().decoder()?;
+        let end_tokens = end_tokens(&spec.eos_token_ids, &renderer);
+        let excluded = excluded_tokens(renderer.tokenizer(), spec.vocab_size, &end_tokens);
+        let session = Session::new(&mut engine)?;
         let marks = marks_of(renderer.tokenizer());
-        Self { engine, renderer, session, end_tokens, excluded, marks }
+        let weights = DecodingWeights::default();
+        Ok(Self { engine, renderer, session, end_tokens, excluded, marks, weights })
+    }
+
+    /// Decodes with these weights; prompts are read with the weights themselves.
+    #[must_use]
+    pub fn with_decoding_weights(mut self, weights: DecodingWeights) -> Self {
+        self.weights = weights;
+        self
     }
 
     /// Takes further marks for those of a thought, beside the known ones and those of the chat template.
@@ -66,9 +80,12 @@ impl<E: Engine> LocalChat<E> {
     }
 
     /// The engine, to be changed. Weights that change make what was read stale, so the sequence is forgotten.
-    pub fn engine_mut(&mut self) -> &mut E {
-        self.session = Session::new(&self.engine);
-        &mut self.engine
+    ///
+    /// # Errors
+    /// When the device has no room for an empty sequence.
+    pub fn engine_mut(&mut self) -> Result<&mut E, GenerateError> {
+        self.session = Session::new(&mut self.engine)?;
+        Ok(&mut self.engine)
     }
 
     /// How conversations become tokens.
@@ -153,8 +170,9 @@ impl<E: Engine> LocalChat<E> {
             prompt,
             sampling,
             SampledIds { end: &self.end_tokens, excluded: &self.excluded },
-            &mut |drawn| {
-                let (decided, found) = stops.push(&decoder.push(drawn.token)?);
+            self.weights,
+            &mut |sampled| {
+                let (decided, found) = stops.push(&decoder.push(sampled.token)?);
                 is_stopped = found;
                 let flow = show(&decided, &mut text);
                 Ok(if found { ControlFlow::Break(()) } else { flow })
@@ -189,10 +207,7 @@ impl<E: Engine> LocalChat<E> {
     }
 }
 
-impl<E: Engine> ChatModel for LocalChat<E>
-where
-    E::Cache: Send,
-{
+impl<E: Engine> ChatModel for LocalChat<E> {
     fn chat(
         &mut self,
         request: &ChatRequest,
@@ -223,49 +238,63 @@ where
                 }
             }
         }
-        let jobs: Vec<Job<'_>> = prompts
-            .iter()
-            .map(|(place, prompt)| Job {
-                prompt,
-                n_samples: 1,
-                options: &requests[*place].sampling,
-                seed_indices: None,
-            })
-            .collect();
-        let (tokenizer, marks) = (self.renderer.tokenizer(), &self.marks);
-        let on_done = &mut |job: usize, _: usize, result: Result<SampledCompletion, GenerateError>| {
-            let (place, prompt) = &prompts[job];
-            let result = result.map_err(chat_error).and_then(|completion| {
-                if let Some(reason) = completion.text_error {
-                    return Err(ChatError::Failed(reason.into()));
-                }
-                let opened = opened_thought(tokenizer, marks, prompt);
-                let (text, reasoning) = split(completion.text, marks, opened);
-                Ok(ChatReply {
-                    text,
-                    reasoning,
-                    n_completion_tokens: completion.tokens.len(),
-                    tokens: completion.tokens,
-                    finish_reason: completion.finish_reason,
-                    n_prompt_tokens: prompt.len(),
-                })
-            });
-            let flow = on_result(*place, &result);
-            results[*place] = Some(result);
-            flow
-        };
         let ids = SampledIds { end: &self.end_tokens, excluded: &self.excluded };
-        let decoded = decode(&mut self.engine, tokenizer, &jobs, ids, REPLIES_AT_A_TIME, true, on_done);
-        if let Err(error) = decoded {
-            // One failure is told of every request that it took with it.
-            let reason = error.to_string();
-            for (place, result) in results.iter_mut().enumerate().filter(|(_, result)| result.is_none()) {
-                let failed = Err(ChatError::Failed(reason.clone().into()));
-                let _ = on_result(place, &failed);
-                *result = Some(failed);
+        let options =
+            DecodingOptions { max_batch: REPLIES_AT_A_TIME, weights: self.weights, shares_beginnings: true };
+        let mut decoding = DecodingLoop::new(self.renderer.tokenizer(), ids, options);
+        for (place, prompt) in &prompts {
+            decoding.admit(Job {
+                prompt: prompt.clone(),
+                n_samples: 1,
+                options: Arc::new(requests[*place].sampling.clone()),
+                seed_indices: None,
+            });
+        }
+        while !decoding.is_idle() {
+            let finished = match decoding.step(&mut self.engine) {
+                Ok(finished) => finished,
+                Err(error) => {
+                    // The failure is that of every request that it took with it.
+                    let reason = error.to_string();
+                    for (place, result) in results.iter_mut().enumerate().filter(|(_, r)| r.is_none()) {
+                        let failed = Err(ChatError::Failed(reason.clone().into()));
+                        let _ = on_result(place, &failed);
+                        *result = Some(failed);
+                    }
+                    break;
+                }
+            };
+            for Finished { job_idx, result, .. } in finished {
+                let (place, prompt) = &prompts[job_idx];
+                let result = self.reply_of(result, prompt);
+                let flow = on_result(*place, &result);
+                results[*place] = Some(result);
+                if flow.is_break() {
+                    return all_or_broken_off(results);
+                }
             }
         }
         all_or_broken_off(results)
+    }
+}
+
+impl<E: Engine> LocalChat<E> {
+    /// A completion as a reply.
+    fn reply_of(&self, result: Result<SampledCompletion, GenerateError>, prompt: &[TokenId]) -> ChatResult {
+        let completion = result.map_err(chat_error)?;
+        if let Some(reason) = completion.text_error {
+            return Err(ChatError::Failed(reason.into()));
+        }
+        let opened = opened_thought(self.renderer.tokenizer(), &self.marks, prompt);
+        let (text, reasoning) = split(completion.text, &self.marks, opened);
+        Ok(ChatReply {
+            text,
+            reasoning,
+            n_completion_tokens: completion.tokens.len(),
+            tokens: completion.tokens,
+            finish_reason: completion.finish_reason,
+            n_prompt_tokens: prompt.len(),
+        })
     }
 }
 

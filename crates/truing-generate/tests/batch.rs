@@ -2,8 +2,13 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
-use truing_generate::{GenerateError, SampleRequest, SampledCompletion, SampledIds, excluded_tokens, sample};
+use truing_generate::{
+    DecodingLoop, DecodingOptions, Finished, GenerateError, Job, SampleRequest, SampledCompletion,
+    SampledIds, excluded_tokens, sample,
+};
+use truing_model::DecodingWeights;
 use truing_text::{SpecialTokens, Tokenizer};
 use truing_types::{ExcludedTokens, FinishReason, SamplingOptions, TokenId};
 
@@ -29,6 +34,10 @@ fn babbler() -> Parrot {
     })
 }
 
+fn at_most(max_batch: usize) -> DecodingOptions {
+    DecodingOptions { max_batch, weights: DecodingWeights::F32, shares_beginnings: false }
+}
+
 fn draw(
     requests: &[SampleRequest],
     max_batch: usize,
@@ -36,10 +45,11 @@ fn draw(
 ) -> Vec<Vec<SampledCompletion>> {
     let mut order = Vec::new();
     let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
-    let drawn = sample(&mut babbler(), &tokenizer(), requests, options, ids, max_batch, &mut |i, j, _| {
-        order.push((i, j));
-        ControlFlow::Continue(())
-    });
+    let drawn =
+        sample(&mut babbler(), &tokenizer(), requests, options, ids, at_most(max_batch), &mut |i, j, _| {
+            order.push((i, j));
+            ControlFlow::Continue(())
+        });
     let drawn = drawn.unwrap().unwrap();
     order.sort_unstable();
     let expected: Vec<(usize, usize)> =
@@ -78,10 +88,15 @@ fn a_prompt_is_read_once_for_its_group() {
     let mut parrot = Parrot::saying(100, 40, vec![11, 12, 0]);
     let requests = [request(&[3; 40], 8, 0)];
     let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
-    let drawn =
-        sample(&mut parrot, &tokenizer(), &requests, &SamplingOptions::default(), ids, 8, &mut |_, _, _| {
-            ControlFlow::Continue(())
-        });
+    let drawn = sample(
+        &mut parrot,
+        &tokenizer(),
+        &requests,
+        &SamplingOptions::default(),
+        ids,
+        at_most(8),
+        &mut |_, _, _| ControlFlow::Continue(()),
+    );
     assert!(drawn.unwrap().unwrap()[0].iter().all(|completion| completion.tokens == [11, 12, 0]));
     assert_eq!(parrot.n_read, 40 + 8 * 2);
 }
@@ -94,9 +109,10 @@ fn stop_texts_cut_the_text_and_leave_the_tokens() {
     let mut parrot = Parrot::saying(100, 1, answer.clone());
     let options = SamplingOptions { stop: vec!["STOP".into()], ..Default::default() };
     let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
-    let drawn = sample(&mut parrot, &tokenizer, &[request(&[3], 1, 0)], &options, ids, 4, &mut |_, _, _| {
-        ControlFlow::Continue(())
-    });
+    let drawn =
+        sample(&mut parrot, &tokenizer, &[request(&[3], 1, 0)], &options, ids, at_most(4), &mut |_, _, _| {
+            ControlFlow::Continue(())
+        });
     let completion = drawn.unwrap().unwrap().remove(0).remove(0);
     assert_eq!((completion.text.as_str(), completion.finish_reason), ("one two ", FinishReason::StopText));
     assert!(completion.tokens.len() < n && answer.starts_with(&completion.tokens));
@@ -109,7 +125,15 @@ fn prompts_without_room_are_refused_and_breaking_off_gives_nothing() {
         let mut parrot = Parrot::new(10, |_| one_hot(4));
         let options = SamplingOptions { max_new_tokens: 3, ..Default::default() };
         let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
-        sample(&mut parrot, &tokenizer, &[request(prompt, 2, 0)], &options, ids, 4, &mut |_, _, _| flow)
+        sample(
+            &mut parrot,
+            &tokenizer,
+            &[request(prompt, 2, 0)],
+            &options,
+            ids,
+            at_most(4),
+            &mut |_, _, _| flow,
+        )
     };
     assert!(matches!(run(&[], ControlFlow::Continue(())), Err(GenerateError::EmptyPrompt)));
     let full = run(&[1; 10], ControlFlow::Continue(()));
@@ -151,7 +175,7 @@ fn rows_without_a_token_are_sampled_as_if_the_head_did_not_have_them() {
     ] {
         let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
         let ids = SampledIds { end: &[0], excluded: &excluded };
-        let drawn = sample(&mut padded_babbler(437), &tokenizer, &requests, &options, ids, 3, go_on);
+        let drawn = sample(&mut padded_babbler(437), &tokenizer, &requests, &options, ids, at_most(3), go_on);
         let drawn = drawn.unwrap().unwrap();
         assert!(drawn.iter().flatten().all(|one| one.tokens.iter().all(|&token| token < 400)));
         assert_eq!(drawn, draw(&requests, 3, &options), "{options:?}");
@@ -171,8 +195,15 @@ fn an_end_token_that_the_tokenizer_lacks_still_ends_a_completion() {
     .with_rows(437);
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
     let ids = SampledIds { end: &[410], excluded: &excluded };
-    let drawn =
-        sample(&mut parrot, &tokenizer, &[request(&[3], 1, 0)], &SamplingOptions::default(), ids, 1, go_on);
+    let drawn = sample(
+        &mut parrot,
+        &tokenizer,
+        &[request(&[3], 1, 0)],
+        &SamplingOptions::default(),
+        ids,
+        at_most(1),
+        go_on,
+    );
     let one = drawn.unwrap().unwrap().remove(0).remove(0);
     assert_eq!((one.tokens, one.finish_reason), (vec![410], FinishReason::EndOfTurn));
     assert_eq!(one.text_error, None);
@@ -192,7 +223,8 @@ fn a_token_without_text_ends_its_completion_and_not_the_others() {
     .with_rows(437);
     let options = SamplingOptions { max_new_tokens: 5, ..Default::default() };
     let requests = [request(&[5], 2, 1), request(&[9], 2, 2)];
-    let drawn = sample(&mut parrot, &tokenizer(), &requests, &options, ids, 3, go_on).unwrap().unwrap();
+    let drawn =
+        sample(&mut parrot, &tokenizer(), &requests, &options, ids, at_most(3), go_on).unwrap().unwrap();
     for one in &drawn[0] {
         assert_eq!((one.tokens.len(), &one.text_error), (5, &None));
     }
@@ -200,5 +232,43 @@ fn a_token_without_text_ends_its_completion_and_not_the_others() {
         assert_eq!((&one.tokens[..], one.finish_reason), (&[50, 50, 410][..], FinishReason::Cancelled));
         assert_eq!(one.log_probs.len(), 3);
         assert_eq!(one.text_error.as_deref(), Some("token 410 is outside the vocabulary of 400"));
+    }
+}
+
+/// Jobs that arrive while others run get what they get alone, and a job that is cancelled leaves nothing behind.
+#[test]
+fn jobs_can_be_admitted_and_cancelled_while_others_run() {
+    let options = SamplingOptions { max_new_tokens: 12, temperature: 1.0, seed: 5, ..Default::default() };
+    let requests: Vec<_> = (0..6_u32).map(|i| request(&[3, 7 + i], 2, u64::from(i))).collect();
+    let alone = draw(&requests, 1, &options);
+    let (tokenizer, excluded) = (tokenizer(), ExcludedTokens::none());
+    let ids = SampledIds { end: &[0], excluded: &excluded };
+    let mut engine = babbler();
+    let mut decoding = DecodingLoop::new(&tokenizer, ids, at_most(3));
+    assert!(decoding.is_idle());
+    let options = Arc::new(options);
+    let job = |request: &SampleRequest| Job {
+        prompt: request.prompt.clone(),
+        n_samples: request.n_samples,
+        options: Arc::clone(&options),
+        seed_indices: Some(request.seed_indices.clone()),
+    };
+    let (mut found, mut next) = (Vec::new(), 0);
+    while next < requests.len() || !decoding.is_idle() {
+        if next < requests.len() {
+            assert_eq!(decoding.admit(job(&requests[next])), next);
+            next += 1;
+            if next == 3 {
+                decoding.cancel(1);
+            }
+        }
+        found.extend(decoding.step(&mut engine).unwrap());
+    }
+    found.sort_by_key(|finished| (finished.job_idx, finished.sample_idx));
+    let expected: Vec<_> = (0..6).filter(|job| *job != 1).flat_map(|job| [(job, 0), (job, 1)]).collect();
+    let indices: Vec<_> = found.iter().map(|one| (one.job_idx, one.sample_idx)).collect();
+    assert_eq!(indices, expected, "all but the cancelled job");
+    for Finished { job_idx, sample_idx, result } in found {
+        assert_eq!(result.unwrap(), alone[job_idx][sample_idx], "job {job_idx}, completion {sample_idx}");
     }
 }

@@ -34,7 +34,7 @@ fn reply(answer: &str, change: impl Fn(&mut SamplingOptions)) -> (LocalReply, Ve
     let mut request = ask(&[(Role::User, "question")]);
     change(&mut request.sampling);
     let n_prompt = renderer().prompt(&request.conversation).unwrap().len();
-    let mut chat = LocalChat::new(Parrot::saying(1000, n_prompt, tokens(answer)), renderer());
+    let mut chat = LocalChat::new(Parrot::saying(1000, n_prompt, tokens(answer)), renderer()).unwrap();
     let mut pieces = Vec::new();
     let reply = chat
         .reply(&request, &mut |piece| {
@@ -59,7 +59,7 @@ fn a_turn_ends_at_its_end_token_which_is_not_shown() {
 
 #[test]
 fn end_tokens_come_from_the_model_the_tokenizer_and_the_template() {
-    let chat = LocalChat::new(Parrot::new(10, |_| one_hot(0)), renderer());
+    let chat = LocalChat::new(Parrot::new(10, |_| one_hot(0)), renderer()).unwrap();
     assert_eq!(chat.end_tokens(), [0, 2]);
 }
 
@@ -91,7 +91,7 @@ fn the_next_turn_reads_only_what_is_new() {
     let n_first = renderer().prompt(&first.conversation).unwrap().len();
     let parrot =
         Parrot::new(1000, move |so_far| one_hot(answer.get(so_far.len() - n_first).copied().unwrap_or(0)));
-    let mut chat = LocalChat::new(parrot, renderer());
+    let mut chat = LocalChat::new(parrot, renderer()).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     assert_eq!(chat.chat(&first, &mut silent).unwrap().text, "four");
     let n_read = chat.engine().n_read;
@@ -101,7 +101,7 @@ fn the_next_turn_reads_only_what_is_new() {
     assert!(reply.n_reused_tokens > n_first, "{}", reply.n_reused_tokens);
     assert_eq!(chat.engine().n_read - n_read, n_second - reply.n_reused_tokens);
     // Weights that change make the cache stale.
-    chat.engine_mut().n_read = 0;
+    chat.engine_mut().unwrap().n_read = 0;
     assert_eq!(chat.reply(&second, &mut silent).unwrap().n_reused_tokens, 0);
 }
 
@@ -114,7 +114,7 @@ fn babbler() -> LocalChat<Parrot> {
         logits[2] = 4.5;
         logits
     });
-    LocalChat::new(parrot, renderer())
+    LocalChat::new(parrot, renderer()).unwrap()
 }
 
 #[test]
@@ -171,14 +171,14 @@ fn many_requests_are_answered_as_each_alone() {
 
 #[test]
 fn breaking_off_is_cancelling() {
-    let mut chat = LocalChat::new(Parrot::new(1000, |_| one_hot(50)), renderer());
+    let mut chat = LocalChat::new(Parrot::new(1000, |_| one_hot(50)), renderer()).unwrap();
     let reply = chat.chat(&ask(&[(Role::User, "q")]), &mut |_| ControlFlow::Break(())).unwrap();
     assert_eq!((reply.tokens.len(), reply.finish_reason), (1, FinishReason::Cancelled));
 }
 
 #[test]
 fn requests_that_cannot_be_served_say_why() {
-    let mut chat = LocalChat::new(Parrot::new(8, |_| one_hot(50)), renderer());
+    let mut chat = LocalChat::new(Parrot::new(8, |_| one_hot(50)), renderer()).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     let error = chat.chat(&ask(&[]), &mut silent).unwrap_err();
     assert_eq!(error.to_string(), "the request cannot be served: the conversation is empty");
@@ -193,7 +193,7 @@ fn requests_that_cannot_be_served_say_why() {
 fn raw_texts_are_continued() {
     let answer = tokens(" rolls<|im_end|>");
     let n_prompt = tokens("the wheel").len();
-    let mut chat = LocalChat::new(Parrot::saying(100, n_prompt, answer), renderer());
+    let mut chat = LocalChat::new(Parrot::saying(100, n_prompt, answer), renderer()).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     let reply = chat.complete("the wheel", &SamplingOptions::default(), &mut silent).unwrap();
     assert_eq!(reply.reply.text, " rolls");
@@ -206,7 +206,7 @@ fn a_tokenizer_without_template_continues_texts_only() {
     let files = renderer().tokenizer().files().into_iter().filter(|(name, _)| !name.ends_with(".jinja"));
     let tokenizer = Tokenizer::from_files(files.collect()).unwrap();
     let renderer = ChatRenderer::new(tokenizer, RenderOptions::default()).unwrap();
-    let mut chat = LocalChat::new(Parrot::new(100, |_| one_hot(2)), renderer);
+    let mut chat = LocalChat::new(Parrot::new(100, |_| one_hot(2)), renderer).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     assert!(chat.complete("x", &SamplingOptions::default(), &mut silent).is_ok());
     let error = chat.chat(&ask(&[(Role::User, "q")]), &mut silent).unwrap_err();
@@ -225,7 +225,7 @@ fn split_reply(renderer: &ChatRenderer, answer: &str) -> (String, Option<String>
             logits[tokens.get(so_far.len() - n_prompt).copied().unwrap_or(2) as usize] = 20.0;
             logits
         });
-        LocalChat::new(parrot.with_rows(410), renderer.clone())
+        LocalChat::new(parrot.with_rows(410), renderer.clone()).unwrap()
     };
     let alone = chat().chat(&request, &mut |_| ControlFlow::Continue(())).unwrap();
     let many = chat().chat_all(&[request], &mut |_, _| ControlFlow::Continue(())).remove(0).unwrap();

@@ -3,20 +3,20 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use truing_model::engine::{EngineMemory, OptimizerStep, ParameterStore, ParameterTensor};
 use truing_model::spec::ParameterSpec;
 use truing_model::{
-    DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep,
-    TopLogProbs, TrainableSpec,
+    Adapters, ComputeDtype, DecoderSpec, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions,
+    Guarantees, HeadGradient, HeadOutput, HeadRequest, ModelSpec, OptimizerStep, ParameterStore,
+    ParameterTensor, SampleStep, SampledToken, SaveActivations, TopLogProbs, TrainableSpec, WeightSource,
 };
-use truing_types::{Communicator, ExcludedTokens, PackedBatch, TokenId};
+use truing_types::{ExcludedTokens, Groups, PackedBatch, TokenId};
 
 /// Logits `[vocab]` after the tokens so far.
 type NextLogits = dyn Fn(&[TokenId]) -> Vec<f32>;
 
 /// Says what `next` says, and remembers every token that it had to read.
 pub(crate) struct Parrot {
-    spec: DecoderSpec,
+    spec: ModelSpec,
     trainable: TrainableSpec,
     next: Box<NextLogits>,
     pub(crate) n_read: usize,
@@ -47,12 +47,14 @@ impl Parrot {
             bos_token_id: None,
             eos_token_ids: vec![0],
         };
-        Self { spec, trainable: TrainableSpec::default(), next: Box::new(next), n_read: 0 }
+        Self { spec: spec.into(), trainable: TrainableSpec::default(), next: Box::new(next), n_read: 0 }
     }
 
     /// The same with a head of another number of rows, which is what `next` has to return.
     pub(crate) fn with_rows(mut self, n_rows: usize) -> Self {
-        self.spec.vocab_size = n_rows;
+        if let ModelSpec::Decoder(spec) = &mut self.spec {
+            spec.vocab_size = n_rows;
+        }
         self
     }
 
@@ -80,19 +82,19 @@ impl ParameterStore for Parrot {
         &[]
     }
 
-    fn zero_gradients(&mut self) {
+    fn zero_gradients(&mut self) -> Result<(), EngineError> {
         unreachable!("decoding trains nothing")
     }
 
-    fn reduce_gradients(&mut self, _: &dyn Communicator) -> Result<(), EngineError> {
+    fn reduce_gradients(&mut self) -> Result<(), EngineError> {
         unreachable!("decoding trains nothing")
     }
 
-    fn gradient_norm(&mut self) -> f64 {
+    fn gradient_norm(&mut self) -> Result<f64, EngineError> {
         unreachable!("decoding trains nothing")
     }
 
-    fn optimizer_step(&mut self, _: &OptimizerStep) {
+    fn optimizer_step(&mut self, _: &OptimizerStep) -> Result<(), EngineError> {
         unreachable!("decoding trains nothing")
     }
 
@@ -108,45 +110,83 @@ impl ParameterStore for Parrot {
 impl Engine for Parrot {
     type Batch = ();
     type Hidden = ();
-    type Kept = ();
+    type Saved = ();
     type Cache = Vec<TokenId>;
+    /// One row for each sequence.
+    type Logits = Vec<Vec<f32>>;
 
-    fn memory(_: &DecoderSpec, _: &TrainableSpec) -> EngineMemory {
+    fn memory(_: &ModelSpec, _: &TrainableSpec, _: ComputeDtype) -> EngineMemory {
         EngineMemory::default()
     }
-    fn spec(&self) -> &DecoderSpec {
+    fn load(
+        _: ModelSpec,
+        _: TrainableSpec,
+        _: &EngineOptions,
+        _: &Groups,
+        _: &mut dyn WeightSource,
+    ) -> Result<Self, EngineError> {
+        unreachable!("a parrot has no weights")
+    }
+    fn guarantees(&self) -> Guarantees {
+        unreachable!("nothing is proven of a parrot")
+    }
+    fn spec(&self) -> &ModelSpec {
         &self.spec
     }
-    fn new_cache(&self, _: usize) -> Vec<TokenId> {
-        Vec::new()
+    fn new_cache(&mut self, _: usize) -> Result<Vec<TokenId>, EngineError> {
+        Ok(Vec::new())
     }
     fn cache_len(&self, cache: &Vec<TokenId>) -> usize {
         cache.len()
     }
-    fn truncate_cache(&self, cache: &mut Vec<TokenId>, n_tokens: usize) {
+    fn truncate_cache(&mut self, cache: &mut Vec<TokenId>, n_tokens: usize) -> Result<(), EngineError> {
         cache.truncate(n_tokens);
+        Ok(())
     }
-    fn fork_cache(&self, cache: &Vec<TokenId>) -> Vec<TokenId> {
-        cache.clone()
+    fn fork_cache(&mut self, cache: &Vec<TokenId>) -> Result<Vec<TokenId>, EngineError> {
+        Ok(cache.clone())
     }
     fn extend_each(
         &mut self,
         caches: &mut [&mut Vec<TokenId>],
         tokens: &[TokenId],
-    ) -> Result<Vec<f32>, EngineError> {
+        weights: DecodingWeights,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         let mut logits = Vec::new();
         for (cache, token) in caches.iter_mut().zip(tokens) {
-            logits.extend(self.extend(cache, &[*token])?);
+            logits.extend(self.extend(cache, &[*token], weights)?);
         }
         Ok(logits)
     }
-    fn extend(&mut self, cache: &mut Vec<TokenId>, tokens: &[TokenId]) -> Result<Vec<f32>, EngineError> {
-        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.spec.vocab_size) {
-            return Err(EngineError::TokenOutOfRange { token, vocab_size: self.spec.vocab_size });
+    fn extend(
+        &mut self,
+        cache: &mut Vec<TokenId>,
+        tokens: &[TokenId],
+        _: DecodingWeights,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        let vocab_size = self.spec.vocab_size();
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            return Err(EngineError::TokenOutOfRange { token, vocab_size });
         }
         self.n_read += tokens.len();
         cache.extend_from_slice(tokens);
-        Ok((self.next)(cache))
+        Ok(vec![(self.next)(cache)])
+    }
+    fn sample(
+        &mut self,
+        logits: &Vec<Vec<f32>>,
+        excluded: &ExcludedTokens,
+        steps: &mut [SampleStep<'_>],
+    ) -> Result<Vec<Option<SampledToken>>, EngineError> {
+        let sample = |step: &mut SampleStep<'_>| {
+            let mut row = logits[step.row].clone();
+            excluded.mask(&mut row);
+            step.sampler.sample_after(&row, step.history)
+        };
+        Ok(steps.iter_mut().map(sample).collect())
+    }
+    fn read_logits(&mut self, logits: &Vec<Vec<f32>>) -> Result<Vec<f32>, EngineError> {
+        Ok(logits.concat())
     }
 
     fn upload(&mut self, _: &PackedBatch) -> Result<(), EngineError> {
@@ -160,7 +200,8 @@ impl Engine for Parrot {
         (): &(),
         _: Range<usize>,
         (): (),
-        _: Keep,
+        _: SaveActivations,
+        _: Adapters,
     ) -> Result<((), ()), EngineError> {
         unreachable!("decoding trains nothing")
     }
@@ -190,12 +231,6 @@ impl Engine for Parrot {
         _: usize,
     ) -> Result<TopLogProbs, EngineError> {
         unreachable!("decoding trains nothing")
-    }
-    fn enable_adapters(&mut self, _: bool) {
-        unreachable!("decoding trains nothing")
-    }
-    fn set_decoding_weights(&mut self, _: DecodingWeights) {
-        unreachable!("a parrot has no weights")
     }
     fn logits(&mut self, (): &(), _: &[u32]) -> Result<Vec<f32>, EngineError> {
         unreachable!("decoding trains nothing")

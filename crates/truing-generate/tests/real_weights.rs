@@ -5,35 +5,19 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use truing_cpu::{CpuEngine, CpuOptions, Loader};
-use truing_generate::{LocalChat, SampleRequest, SampledIds, Session, end_tokens, excluded_tokens, sample};
-use truing_model::{
-    DecodingWeights, Engine, EngineError, HeadRequest, Keep, ModelError, ModelFiles, TrainableSpec,
+use truing_cpu::CpuEngine;
+use truing_generate::{
+    DecodingOptions, LocalChat, SampleRequest, SampledIds, Session, end_tokens, excluded_tokens, sample,
 };
+use truing_model::{
+    Adapters, DecodingWeights, Engine, EngineOptions, HeadRequest, ModelFiles, SaveActivations, TrainableSpec,
+};
+use truing_parallel::Solo;
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{
     ChatModel, ChatRequest, Conversation, ExcludedTokens, Message, PackedBatch, Role, RowOrigin,
     SamplingOptions, TokenId,
 };
-
-#[derive(Debug)]
-#[expect(dead_code, reason = "shown when loading fails")]
-enum Failure {
-    Model(ModelError),
-    Engine(EngineError),
-}
-
-impl From<ModelError> for Failure {
-    fn from(error: ModelError) -> Self {
-        Self::Model(error)
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        Self::Engine(error)
-    }
-}
 
 fn from_environment(variable: &str) -> Option<PathBuf> {
     let found = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.exists());
@@ -43,16 +27,15 @@ fn from_environment(variable: &str) -> Option<PathBuf> {
     found
 }
 
+fn at_most(max_batch: usize) -> DecodingOptions {
+    DecodingOptions { max_batch, weights: DecodingWeights::F32, shares_beginnings: false }
+}
+
 fn load(path: &std::path::Path) -> CpuEngine {
     let model = ModelFiles::open(path).unwrap();
-    let mut loader =
-        Loader::new(model.spec.clone(), TrainableSpec::default(), CpuOptions::default()).unwrap();
-    model
-        .load_weights::<Failure>(|parameter, tensor| {
-            Ok(loader.put(&parameter.name, &parameter.shape, tensor.values)?)
-        })
-        .unwrap();
-    loader.finish().unwrap()
+    let (spec, options) = (model.spec.clone().into(), EngineOptions::default());
+    let trainable = TrainableSpec::default();
+    CpuEngine::load(spec, trainable, &options, &Solo::groups(), &mut model.weight_source()).unwrap()
 }
 
 fn numbers(pairs: &Value) -> Vec<(TokenId, f32)> {
@@ -75,16 +58,18 @@ fn smollm2_reads_and_writes_as_the_references_do() {
     for row in &rows {
         let prompt: Vec<TokenId> = serde_json::from_value(row["prompt_ids"].clone()).unwrap();
         assert_eq!(renderer.tokenizer().encode_prompt(row["prompt"].as_str().unwrap()).unwrap(), prompt);
-        let mut session = Session::new(&engine);
+        let mut session = Session::new(&mut engine).unwrap();
         let (logits, _) = session.read(&mut engine, &prompt).unwrap();
+        let logits = engine.read_logits(&logits).unwrap();
         for (token, expected) in numbers(&row["f32_last_top10_logits"]) {
             largest = largest.max((logits[token as usize] - expected).abs());
         }
         // One token at a time gives the same as all at once, and the log-probabilities of the prompt.
-        let mut session = Session::new(&engine);
+        let mut session = Session::new(&mut engine).unwrap();
         let expected: Vec<f32> = serde_json::from_value(row["f32_prompt_logprobs"].clone()).unwrap();
         for (at, expected) in expected.iter().enumerate() {
             let (logits, n_reused) = session.read(&mut engine, &prompt[..=at]).unwrap();
+            let logits = engine.read_logits(&logits).unwrap();
             assert_eq!(n_reused, at);
             let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
             let log_prob = f64::from(logits[prompt[at + 1] as usize]) - total.ln();
@@ -94,7 +79,7 @@ fn smollm2_reads_and_writes_as_the_references_do() {
     println!("largest difference to the float32 reference: {largest:e}");
     assert!(largest < 1e-3, "{largest}");
 
-    let mut chat = LocalChat::new(engine, renderer);
+    let mut chat = LocalChat::new(engine, renderer).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     for row in &rows {
         let expected: Vec<TokenId> = serde_json::from_value(row["greedy_ids"].clone()).unwrap();
@@ -140,15 +125,16 @@ fn what_is_sampled_is_what_the_trainer_computes() {
                 SampleRequest { prompt, n_samples: 3, seed_indices: vec![i as u64] }
             })
             .collect();
-    let ends = end_tokens(&engine.spec().eos_token_ids.clone(), &renderer);
+    let ends = end_tokens(&engine.spec().decoder().unwrap().eos_token_ids.clone(), &renderer);
     let options = SamplingOptions { max_new_tokens: 48, temperature: 1.0, seed: 1, ..Default::default() };
-    let excluded = excluded_tokens(renderer.tokenizer(), engine.spec().vocab_size, &ends);
+    let excluded = excluded_tokens(renderer.tokenizer(), engine.spec().vocab_size(), &ends);
     let draw = |engine: &mut CpuEngine, requests: &[SampleRequest], max_batch: usize| {
         let started = std::time::Instant::now();
         let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
         let ids = SampledIds { end: &ends, excluded: &excluded };
-        let drawn =
-            sample(engine, renderer.tokenizer(), requests, &options, ids, max_batch, go_on).unwrap().unwrap();
+        let drawn = sample(engine, renderer.tokenizer(), requests, &options, ids, at_most(max_batch), go_on)
+            .unwrap()
+            .unwrap();
         let n_tokens: usize = drawn.iter().flatten().map(|completion| completion.tokens.len()).sum();
         let secs = started.elapsed().as_secs_f64();
         println!("{max_batch} at once: {n_tokens} tokens, {:.0} tokens a second", n_tokens as f64 / secs);
@@ -161,8 +147,9 @@ fn what_is_sampled_is_what_the_trainer_computes() {
     let endless = SamplingOptions { max_new_tokens: 400, ..options.clone() };
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
     let ids = SampledIds { end: &[], excluded: &excluded };
-    let long_one =
-        sample(&mut engine, renderer.tokenizer(), &[long], &endless, ids, 1, go_on).unwrap().unwrap();
+    let long_one = sample(&mut engine, renderer.tokenizer(), &[long], &endless, ids, at_most(1), go_on)
+        .unwrap()
+        .unwrap();
     let all = requests.iter().zip(&together).chain(requests[2..].iter().zip(&long_one));
     let mut largest: f32 = 0.0;
     for (request, completion) in all.flat_map(|(request, group)| group.iter().map(move |one| (request, one)))
@@ -174,8 +161,11 @@ fn what_is_sampled_is_what_the_trainer_computes() {
         let pack = PackedBatch::new([(&tokens[..], &weights[..], origin)]).unwrap();
         let batch = engine.upload(&pack).unwrap();
         let hidden = engine.embed(&batch).unwrap();
-        let layers = 0..engine.spec().n_layers;
-        let (hidden, _) = engine.segment_forward(&batch, layers, hidden, Keep::Nothing).unwrap();
+        let layers = 0..engine.spec().n_layers();
+        let (hidden, _) = {
+            let (save, adapters) = (SaveActivations::Nothing, Adapters::Enabled);
+            engine.segment_forward(&batch, layers, hidden, save, adapters).unwrap()
+        };
         let request = HeadRequest::LogProbs {
             targets: Cow::Owned(pack.targets()),
             temperature: 1.0,
@@ -220,25 +210,28 @@ fn decoding_with_8_bits_stays_near_the_model() {
     let requests: Vec<_> = texts.iter().enumerate().map(request).collect();
     let options = SamplingOptions { max_new_tokens: 64, temperature: 1.0, seed: 2, ..Default::default() };
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
-    engine.set_decoding_weights(DecodingWeights::Int8);
+    let int8 = DecodingOptions { weights: DecodingWeights::Int8, ..at_most(8) };
     let ids = SampledIds { end: &[], excluded: &ExcludedTokens::none() };
     let drawn =
-        sample(&mut engine, renderer.tokenizer(), &requests, &options, ids, 8, go_on).unwrap().unwrap();
+        sample(&mut engine, renderer.tokenizer(), &requests, &options, ids, int8, go_on).unwrap().unwrap();
 
     // The same tokens again with both weights, for whole distributions.
     let (mut differences, mut divergences, mut likeliest) = (Vec::new(), Vec::new(), 0);
     for (request, group) in requests.iter().zip(&drawn) {
-        let mut caches = [(); 2].map(|()| engine.new_cache(request.prompt.len() + options.max_new_tokens));
+        let n_tokens = request.prompt.len() + options.max_new_tokens;
+        let mut caches = [(); 2].map(|()| engine.new_cache(n_tokens).unwrap());
         for cache in &mut caches {
-            engine.extend(cache, &request.prompt).unwrap();
+            engine.extend(cache, &request.prompt, DecodingWeights::F32).unwrap();
         }
         let [mut plain_cache, mut int8_cache] = caches;
         let completion = &group[0];
         for (at, &token) in completion.tokens[..completion.tokens.len() - 1].iter().enumerate() {
-            engine.set_decoding_weights(DecodingWeights::F32);
-            let plain = log_softmax(&engine.extend(&mut plain_cache, &[token]).unwrap());
-            engine.set_decoding_weights(DecodingWeights::Int8);
-            let int8 = log_softmax(&engine.extend(&mut int8_cache, &[token]).unwrap());
+            let mut after = |cache: &mut _, weights| {
+                let logits = engine.extend(cache, &[token], weights).unwrap();
+                log_softmax(&engine.read_logits(&logits).unwrap())
+            };
+            let plain = after(&mut plain_cache, DecodingWeights::F32);
+            let int8 = after(&mut int8_cache, DecodingWeights::Int8);
             let next = completion.tokens[at + 1] as usize;
             assert!(
                 (int8[next] as f32 - completion.log_probs[at + 1]).abs() < 1e-4,

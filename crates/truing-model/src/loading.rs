@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use truing_types::counted;
 
 use crate::adapters::{AdapterFiles, EMBEDDING, HEAD, OpeningAdapter, is_adapter};
+use crate::engine::PutWeight;
 use crate::families::{ConfigFile, decoder_from_gguf, spec_from_config, with_head};
 use crate::weights::SafetensorsFiles;
-use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, ParameterRole, ParameterSpec, Tensor, Weights};
+use crate::{
+    DecoderSpec, GgufFile, HeadKind, ModelError, ParameterRole, ParameterSpec, Tensor, WeightSource, Weights,
+};
 
 /// How a model is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,6 +316,13 @@ impl ModelFiles {
             }
             put(parameter, tensor)
         })
+    }
+
+    /// [`load_weights`](Self::load_weights) for an engine.
+    pub fn weight_source(&self) -> impl WeightSource {
+        |put: &mut PutWeight<'_>| {
+            self.load_weights(|parameter, tensor| put(&parameter.name, &tensor.shape, tensor.values))
+        }
     }
 
     /// The same with the adapter's own parameters after those of the base instead of merged into them, to train them

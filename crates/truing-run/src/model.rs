@@ -3,17 +3,16 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use truing_cpu::{CpuEngine, CpuOptions, Loader};
 use truing_model::adapters::add_lora_product;
-use truing_model::engine::ParameterTensor;
+use truing_model::engine::PutWeight;
 use truing_model::sources::hub_name;
 use truing_model::{
-    Engine, EngineError, HeadKind, LoraSpec, ModelFiles, ModelKind, ParameterRole, ParameterSpec,
-    ParameterStore, SaveOptions, Tensor, TrainableSpec, save_pretrained,
+    EncoderFiles, Engine, EngineError, EngineOptions, HeadKind, LoraSpec, ModelFiles, ModelKind,
+    ParameterRole, ParameterSpec, ParameterTensor, SaveOptions, Tensor, TrainableSpec, save_pretrained,
 };
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
-use truing_train::checkpoint;
-use truing_types::{Event, EventSink, Seed, TokenId, counted};
+use truing_train::checkpoint::{self, ModelSaveOptions};
+use truing_types::{Event, EventSink, Groups, TokenId, counted};
 
 use crate::RunError;
 
@@ -190,51 +189,79 @@ impl BesideWeights {
     }
 }
 
-/// Loads the weights into the engine, one tensor at a time. `on_tensor` gets the number of tensors done. An adapter is
+/// Loads the weights into an engine, one tensor at a time. `on_tensor` gets the number of tensors done. An adapter is
 /// merged into its base, unless [`continues_adapter`].
 ///
 /// # Errors
 /// When a tensor cannot be read, or a LoRA target is no projection of the model.
-pub fn load_engine(
+pub fn load_engine<E: Engine>(
     files: &ModelFiles,
     trainable: &TrainableSpec,
-    n_threads: usize,
-    seed: Seed,
+    options: &EngineOptions,
+    groups: &Groups,
     on_tensor: &mut dyn FnMut(u64),
-) -> Result<CpuEngine, RunError> {
-    let options = CpuOptions { n_threads, seed };
-    let mut loader = Loader::new(files.spec.clone(), trainable.clone(), options)?;
+) -> Result<E, RunError> {
+    let continues = continues_adapter(files, trainable)?;
     let mut n_done = 0;
-    let put = |parameter: &ParameterSpec, Tensor { shape, values }: Tensor| {
-        loader.put(&parameter.name, &shape, values)?;
-        n_done += 1;
-        on_tensor(n_done);
-        Ok::<_, RunError>(())
+    let mut weights = |put: &mut PutWeight<'_>| {
+        let put = |parameter: &ParameterSpec, Tensor { shape, values }: Tensor| {
+            put(&parameter.name, &shape, values)?;
+            n_done += 1;
+            on_tensor(n_done);
+            Ok(())
+        };
+        if continues { files.load_weights_and_adapter(put) } else { files.load_weights(put) }
     };
-    match continues_adapter(files, trainable)? {
-        true => files.load_weights_and_adapter(put)?,
-        false => files.load_weights(put)?,
-    }
-    Ok(loader.finish()?)
+    Ok(E::load(files.spec.clone().into(), trainable.clone(), options, groups, &mut weights)?)
 }
 
 /// Loads a model, one tensor at a time, and says what a user should know of its files.
 ///
 /// # Errors
 /// When a tensor cannot be read, or a LoRA target is no projection of the model.
-pub fn announce_and_load(
+pub fn announce_and_load<E: Engine>(
     files: &ModelFiles,
     trainable: &TrainableSpec,
-    n_threads: usize,
-    seed: u64,
+    options: &EngineOptions,
+    groups: &Groups,
     phase: &str,
     events: &mut dyn EventSink,
-) -> Result<CpuEngine, RunError> {
+) -> Result<E, RunError> {
     announce(files, trainable, events);
     let n_tensors = files.spec.parameters().len() as u64;
     events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(n_tensors) });
     let on_tensor = &mut |done| events.emit(Event::Progress { done, note: String::new() });
-    let engine = load_engine(files, trainable, n_threads, Seed(seed), on_tensor)?;
+    let engine = load_engine(files, trainable, options, groups, on_tensor)?;
+    events.emit(Event::PhaseFinished);
+    Ok(engine)
+}
+
+/// Loads a text encoder, one tensor at a time, and says what a user should know of its files.
+///
+/// # Errors
+/// When a tensor cannot be read, or adapters are asked for.
+pub fn load_encoder<E: Engine>(
+    files: &EncoderFiles,
+    trainable: &TrainableSpec,
+    options: &EngineOptions,
+    groups: &Groups,
+    events: &mut dyn EventSink,
+) -> Result<E, RunError> {
+    for notice in files.notices() {
+        events.emit(Event::Warning(notice));
+    }
+    let n_tensors = files.spec.parameters().len() as u64;
+    events.emit(Event::PhaseStarted { phase: "loading the model".into(), total: Some(n_tensors) });
+    let mut done = 0;
+    let mut weights = |put: &mut PutWeight<'_>| {
+        files.load_weights(|parameter, Tensor { shape, values }| {
+            put(&parameter.name, &shape, values)?;
+            done += 1;
+            events.emit(Event::Progress { done, note: String::new() });
+            Ok(())
+        })
+    };
+    let engine = E::load(files.spec.clone().into(), trainable.clone(), options, groups, &mut weights)?;
     events.emit(Event::PhaseFinished);
     Ok(engine)
 }
@@ -254,8 +281,8 @@ pub fn save_options<'a>(files: &'a ModelFiles, tokenizer_files: &'a [(String, Ve
 ///
 /// # Errors
 /// When a value does not fit into the dtype, or the disk is full or fails.
-pub fn save_model(
-    engine: &CpuEngine,
+pub fn save_model<E: Engine>(
+    engine: &E,
     directory: &Path,
     options: &SaveOptions<'_>,
     base_model: &str,
@@ -282,8 +309,12 @@ pub fn save_model(
                     _ => Ok(values),
                 }
             };
-            save_pretrained(directory, engine.spec(), options, merged)
+            save_pretrained(directory, engine.spec().decoder()?, options, merged)
         }
-        _ => Ok(checkpoint::save_weights(engine, directory, options, Some(base_model))?),
+        _ => {
+            let options =
+                ModelSaveOptions::Decoder { options: options.clone(), base_model: Some(base_model) };
+            Ok(checkpoint::save_weights(engine, directory, &options)?)
+        }
     }
 }

@@ -3,8 +3,7 @@
 //! small scorer (its Quality-7B). One stage for all: a head's outputs cut into parts, of which each is a dimension of
 //! labels or a score. One recipe for both models: what kind `model_name_or_path` names decides the rest.
 //!
-//! Decoders run through [`training`], encoders through [`encoder_training`]; this module has what is the classifier's
-//! own: rows, labels, targets, evaluation, prediction.
+//! Both run through [`training`]; this module has what is the classifier's own: rows, labels, targets, evaluation, prediction.
 
 mod evaluation;
 mod inputs;
@@ -21,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_model::Engine;
 use truing_run::inputs::content_key;
 use truing_run::ranks::on_first_rank;
 use truing_run::results::ClassifierEvaluation;
@@ -29,11 +29,11 @@ use truing_store::atomic;
 use truing_train::PlanRow;
 use truing_types::{Event, EventSink, StageName};
 
-use crate::encoder_training::{self, EncoderParts, EncoderPlan, EncoderSettings, SampleLengths, StepSize};
 use crate::training::plan::packs_per_step;
-use crate::training::{self, TrainingConfig, TrainingPlan};
+use crate::training::{
+    self, EncoderPlan, EncoderSettings, SampleLengths, StepSize, TrainingConfig, TrainingPlan,
+};
 use crate::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel};
-use inputs::DecoderInputs;
 use workload::ClassifierWorkload;
 
 pub use inputs::{ClassifierInputs, ClassifierModel, LabelledData};
@@ -142,17 +142,13 @@ pub enum ClassifierPlan {
 }
 
 impl ClassifierPlan {
-    fn resolve(
+    fn resolve<E: Engine>(
         config: TrainingConfig,
         inputs: &ClassifierInputs,
         machine: &Machine,
     ) -> Result<Self, StageError> {
-        let files = match &inputs.model {
-            ClassifierModel::Encoder { files, .. } => files,
-            ClassifierModel::Decoder { files, renderer } => {
-                let inputs = DecoderInputs { inputs, files, renderer };
-                return Ok(Self::Decoder(Box::new(TrainingPlan::resolve(config, &inputs, machine)?)));
-            }
+        let ClassifierModel::Encoder { files, .. } = &inputs.model else {
+            return Ok(Self::Decoder(Box::new(TrainingPlan::resolve::<E, _>(config, inputs, machine)?)));
         };
         // Texts are cut to what the model reads, so no length is too long for it.
         training::plan::check(&config, usize::MAX, inputs.eval.is_some())?;
@@ -165,7 +161,7 @@ impl ClassifierPlan {
             n_cut: inputs.n_cut,
         };
         let digest = content_key(&config, &inputs.record, None);
-        let run = EncoderPlan::resolve(settings, &files.spec, lengths, false, digest, machine)?;
+        let run = EncoderPlan::resolve::<E>(settings, &files.spec, lengths, false, digest, machine)?;
         Ok(Self::Encoder { config: Box::new(config), run: Box::new(run) })
     }
 
@@ -213,46 +209,31 @@ impl Stage for ClassifierStage {
         inputs::load(config, context.render.clone(), context.events)
     }
 
-    fn plan(
+    fn plan<E: Engine>(
         config: TrainingConfig,
         inputs: &ClassifierInputs,
         machine: &Machine,
     ) -> Result<ClassifierPlan, StageError> {
-        ClassifierPlan::resolve(config, inputs, machine)
+        ClassifierPlan::resolve::<E>(config, inputs, machine)
     }
 
-    fn run(
+    fn run<E: Engine + 'static>(
         plan: &ClassifierPlan,
         inputs: &ClassifierInputs,
         mut context: RunContext<'_>,
     ) -> Result<Ended<TrainedModel>, StageError> {
         let workload = ClassifierWorkload::new(inputs);
-        let ended = match (plan, &inputs.model) {
-            (ClassifierPlan::Encoder { run, .. }, ClassifierModel::Encoder { files, tokenizer }) => {
-                let parts = EncoderParts {
-                    model: files,
-                    tokenizer,
-                    record: &inputs.record,
-                    skipped: &inputs.skipped,
-                };
-                encoder_training::run(run, parts, workload, &mut context)?
+        let ended = match plan {
+            ClassifierPlan::Encoder { run, .. } => {
+                training::run::<E, _, _>(&**run, inputs, workload, &mut context)?
             }
-            (ClassifierPlan::Decoder(plan), ClassifierModel::Decoder { files, renderer }) => {
-                let inputs = DecoderInputs { inputs, files, renderer };
-                training::run(plan, &inputs, workload, &mut context)?
-            }
-            (_, model) => {
-                let found = match model {
-                    ClassifierModel::Encoder { .. } => "an encoder, and a decoder's plan",
-                    ClassifierModel::Decoder { .. } => "a decoder, and an encoder's plan",
-                };
-                let expected = "the inputs that the plan was made of".to_owned();
-                return Err(RunError::BadSetting { key: "model", found: found.into(), expected }.into());
+            ClassifierPlan::Decoder(plan) => {
+                training::run::<E, _, _>(&**plan, inputs, workload, &mut context)?
             }
         };
         if matches!(ended, Ended::Finished(_)) {
             let config = plan.config();
-            on_first_rank(context.communicator, || {
+            on_first_rank(&*context.groups.data, || {
                 keep_evaluation(&config.output_dir, config.load_best_model_at_end, context.events)
             })?;
         }
@@ -312,6 +293,7 @@ fn encoder_settings(config: &TrainingConfig) -> Result<EncoderSettings, StageErr
     }
     Ok(EncoderSettings {
         output_dir: config.output_dir.clone(),
+        model_name: config.model_name_or_path.clone(),
         recipe: config.to_toml(),
         decisive_of: recipe::decisive_of::<TrainingConfig>,
         seed: config.seed,

@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicBool;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use truing_cpu::CpuEngine;
 use truing_data::{ResponseBatch, ResponseDataset};
+use truing_model::Engine;
 use truing_run::{Ended, Machine, RunError};
 use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
 use truing_types::{BatchError, Communicator, EventSink, StageName};
@@ -124,15 +124,15 @@ impl Stage for DpoStage {
         ResponseInputs::load(config, &wanted, context.render.clone(), context.events)
     }
 
-    fn plan(
+    fn plan<E: Engine>(
         config: TrainingConfig,
         inputs: &ResponseInputs,
         machine: &Machine,
     ) -> Result<TrainingPlan, StageError> {
-        TrainingPlan::resolve(config, inputs, machine)
+        TrainingPlan::resolve::<E, _>(config, inputs, machine)
     }
 
-    fn run(
+    fn run<E: Engine + 'static>(
         plan: &TrainingPlan,
         inputs: &ResponseInputs,
         mut context: RunContext<'_>,
@@ -144,7 +144,7 @@ impl Stage for DpoStage {
             train: Known::default(),
             eval: Known::default(),
         };
-        training::run(plan, inputs, workload, &mut context)
+        training::run::<E, _, _>(plan, inputs, workload, &mut context)
     }
 }
 
@@ -182,9 +182,9 @@ impl Workload for DirectPreference {
         &self.objective
     }
 
-    fn begin(
+    fn begin<E: Engine>(
         &mut self,
-        engine: &mut CpuEngine,
+        engine: &mut E,
         inputs: &ResponseInputs,
         run: &Path,
         communicator: &dyn Communicator,
@@ -222,9 +222,9 @@ impl Workload for DirectPreference {
     }
 
     /// KTO's reference point: the mean log-ratio of the step's mismatched responses, 0 or more.
-    fn prepare(
+    fn prepare<E: Engine>(
         &mut self,
-        engine: &mut CpuEngine,
+        engine: &mut E,
         _data: &ResponseDataset,
         side: Side,
         packs: &[&Vec<u32>],

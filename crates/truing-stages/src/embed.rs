@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
-use truing_cpu::{CpuEncoder, CpuEngine, CpuOptions, EncoderLoader};
 use truing_data::read_texts;
-use truing_model::{EncoderEngine, EncoderFiles, Engine, Keep, ModelFiles, Pooling, Tensor, TrainableSpec};
+use truing_model::{Adapters, EncoderFiles, Engine, EngineOptions, ModelFiles, Pooling, TrainableSpec};
+use truing_parallel::Solo;
 use truing_run::{RunError, model};
 use truing_text::{SentenceTokenizer, SentenceTokens, Tokenizer};
-use truing_types::{Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
+use truing_train::{SequenceHead, segments};
+use truing_types::{BatchError, Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
 
 use crate::StageError;
 use vectors::VectorWriter;
@@ -41,15 +42,11 @@ pub struct EmbedOptions {
 
 /// Makes vectors of texts.
 #[derive(Debug)]
-pub struct Embedder {
+pub struct Embedder<E> {
     tokenizer: SentenceTokenizer,
-    engine: EmbeddingEngine,
-}
-
-#[derive(Debug)]
-enum EmbeddingEngine {
-    Encoder(Box<CpuEncoder>),
-    Decoder { engine: Box<CpuEngine>, pooling: Pooling, normalize: bool },
+    engine: E,
+    head: SequenceHead,
+    width: usize,
 }
 
 /// What embedding a file came to.
@@ -65,47 +62,30 @@ pub struct EmbedOutcome {
     pub n_cut: usize,
 }
 
-/// Loads an encoder, one tensor at a time. `seed` draws an output layer that no file holds.
-///
-/// # Errors
-/// When a tensor cannot be read or nothing of it learns.
-pub fn load_encoder(
-    files: &EncoderFiles,
-    trainable: &TrainableSpec,
-    n_threads: usize,
-    seed: Seed,
-    events: &mut dyn EventSink,
-) -> Result<CpuEncoder, StageError> {
-    for notice in files.notices() {
-        events.emit(Event::Warning(notice));
-    }
-    let n_tensors = files.spec.parameters().len() as u64;
-    events.emit(Event::PhaseStarted { phase: "loading the model".into(), total: Some(n_tensors) });
-    let options = CpuOptions { n_threads, seed };
-    let mut loader = EncoderLoader::new(files.spec.clone(), trainable.clone(), options)?;
-    let mut done = 0;
-    files.load_weights(|parameter, Tensor { shape, values }| {
-        loader.put(&parameter.name, &shape, values)?;
-        done += 1;
-        events.emit(Event::Progress { done, note: String::new() });
-        Ok::<_, StageError>(())
-    })?;
-    events.emit(Event::PhaseFinished);
-    Ok(loader.finish()?)
+/// What the head makes of every sequence of a batch `[n_sequences, width]`.
+pub(crate) fn sequence_values<E: Engine>(
+    engine: &mut E,
+    batch: &PackedBatch,
+    head: SequenceHead,
+) -> Result<Vec<f32>, StageError> {
+    let device = engine.upload(batch)?;
+    let hidden = segments::forward_only(engine, &device, Adapters::Enabled)?;
+    let output = engine.head(&hidden, &head.request(batch))?;
+    Ok(head.values(&output).to_vec())
 }
 
 /// Texts' tokens joined into a pack in the order given; nothing in it carries loss.
 pub(crate) fn pack_texts<'a>(
     texts: impl IntoIterator<Item = (&'a [TokenId], RowOrigin)>,
-) -> Result<PackedBatch, StageError> {
+) -> Result<PackedBatch, BatchError> {
     let texts: Vec<_> = texts.into_iter().collect();
     let longest = texts.iter().map(|(tokens, _)| tokens.len()).max().unwrap_or(0);
     let weights = vec![0.0; longest];
     let sequences = texts.iter().map(|(tokens, origin)| (*tokens, &weights[..tokens.len()], origin.clone()));
-    Ok(PackedBatch::new(sequences)?)
+    PackedBatch::new(sequences)
 }
 
-impl Embedder {
+impl<E: Engine> Embedder<E> {
     /// Opens a model directory or a `.gguf` file.
     ///
     /// # Errors
@@ -120,14 +100,16 @@ impl Embedder {
         model::announce(&files, &frozen, events);
         let longest = files.spec.max_position_embeddings;
         let max_tokens = options.max_tokens.unwrap_or(DECODER_MAX_TOKENS).min(longest);
-        let engine = model::load_engine(&files, &frozen, options.n_threads, Seed::default(), &mut |_| {})?;
+        let engine_options = EngineOptions::with_threads(options.n_threads, Seed::default());
+        let engine = model::load_engine(&files, &frozen, &engine_options, &Solo::groups(), &mut |_| {})?;
         Ok(Self {
             tokenizer: SentenceTokenizer::new(&tokenizer, max_tokens, false)?,
-            engine: EmbeddingEngine::Decoder {
-                engine: Box::new(engine),
+            engine,
+            head: SequenceHead::Vectors {
                 pooling: options.pooling.unwrap_or_default(),
-                normalize: options.normalize,
+                is_normalized: options.normalize,
             },
+            width: files.spec.hidden_size,
         })
     }
 
@@ -147,17 +129,16 @@ impl Embedder {
             .into());
         }
         let tokenizer = encoder_tokenizer(&files, options.max_tokens)?.1;
-        let engine = load_encoder(&files, frozen, options.n_threads, Seed::default(), events)?;
-        Ok(Self { tokenizer, engine: EmbeddingEngine::Encoder(Box::new(engine)) })
+        let engine_options = EngineOptions::with_threads(options.n_threads, Seed::default());
+        let engine = model::load_encoder(&files, frozen, &engine_options, &Solo::groups(), events)?;
+        let (head, width) = (SequenceHead::of_encoder(&files.spec), files.spec.width());
+        Ok(Self { tokenizer, engine, head, width })
     }
 
     /// Length of a vector.
     #[must_use]
     pub fn width(&self) -> usize {
-        match &self.engine {
-            EmbeddingEngine::Encoder(engine) => engine.spec().width(),
-            EmbeddingEngine::Decoder { engine, .. } => engine.spec().hidden_size,
-        }
+        self.width
     }
 
     /// The vectors of texts in their order `[n_texts, width]`, and what it came to. `on_tokens` gets the number of tokens
@@ -201,23 +182,7 @@ impl Embedder {
             return Ok(vec![0.0; pack.len() * width]);
         }
         let batch = pack_texts(texts)?;
-        match &mut self.engine {
-            EmbeddingEngine::Encoder(engine) => {
-                let batch = engine.upload(&batch)?;
-                Ok(engine.encode(&batch, Keep::Nothing)?.0)
-            }
-            EmbeddingEngine::Decoder { engine, pooling, normalize } => {
-                let batch = engine.upload(&batch)?;
-                let hidden = engine.embed(&batch)?;
-                let n_layers = engine.spec().n_layers;
-                let (hidden, _) = engine.segment_forward(&batch, 0..n_layers, hidden, Keep::Nothing)?;
-                let mut vectors = engine.pool(&batch, hidden, *pooling)?;
-                if *normalize {
-                    normalize_rows(&mut vectors, width);
-                }
-                Ok(vectors)
-            }
-        }
+        sequence_values(&mut self.engine, &batch, self.head)
     }
 
     /// Embeds a file's texts into a file: `.npy` of f32 `[n_texts, width]`, or `.jsonl` with `line` and `vector`.
@@ -299,16 +264,6 @@ pub(crate) fn packs_by_length(texts: &[SentenceTokens]) -> Vec<Vec<usize>> {
         }
     }
     packs
-}
-
-/// Divides every vector by its Euclidean norm, where it has one.
-fn normalize_rows(vectors: &mut [f32], width: usize) {
-    for vector in vectors.chunks_exact_mut(width) {
-        let norm = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        if norm > 0.0 {
-            vector.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
 
 use truing_ask::ChatModelConfig;
+use truing_model::Engine;
 use truing_run::{Ended, Machine};
 use truing_types::StageName;
 
@@ -51,19 +52,23 @@ impl Stage for GrpoStage {
         GrpoInputs::load(config, context.render.clone(), context.events)
     }
 
-    fn plan(config: GrpoConfig, inputs: &GrpoInputs, machine: &Machine) -> Result<GrpoPlan, StageError> {
-        GrpoPlan::resolve(config, inputs, machine)
+    fn plan<E: Engine>(
+        config: GrpoConfig,
+        inputs: &GrpoInputs,
+        machine: &Machine,
+    ) -> Result<GrpoPlan, StageError> {
+        GrpoPlan::resolve::<E>(config, inputs, machine)
     }
 
     fn chat_models(plan: &GrpoPlan) -> Vec<&ChatModelConfig> {
         plan.config.judge.iter().map(|judge| &judge.model).collect()
     }
 
-    fn run(
+    fn run<E: Engine + 'static>(
         plan: &GrpoPlan,
         inputs: &GrpoInputs,
         context: RunContext<'_>,
     ) -> Result<Ended<TrainedModel>, StageError> {
-        run::run(plan, inputs, context)
+        run::run::<E>(plan, inputs, context)
     }
 }

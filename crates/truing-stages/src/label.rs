@@ -30,6 +30,7 @@ pub use summary::{
 };
 
 use truing_ask::ChatModelConfig;
+use truing_model::Engine;
 use truing_run::{Ended, Machine};
 use truing_types::StageName;
 
@@ -50,7 +51,11 @@ impl Stage for LabelStage {
         LabelInputs::load(config, context.events)
     }
 
-    fn plan(config: LabelConfig, inputs: &LabelInputs, _: &Machine) -> Result<LabelPlan, StageError> {
+    fn plan<E: Engine>(
+        config: LabelConfig,
+        inputs: &LabelInputs,
+        _: &Machine,
+    ) -> Result<LabelPlan, StageError> {
         LabelPlan::resolve(config, inputs)
     }
 
@@ -58,7 +63,7 @@ impl Stage for LabelStage {
         plan.config.judge.iter().map(|judge| &judge.model).collect()
     }
 
-    fn run(
+    fn run<E: Engine + 'static>(
         plan: &LabelPlan,
         inputs: &LabelInputs,
         context: RunContext<'_>,

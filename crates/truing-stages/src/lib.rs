@@ -4,7 +4,6 @@
 pub mod classifier;
 pub mod dpo;
 pub mod embed;
-pub mod encoder_training;
 pub mod evaluations;
 pub mod grpo;
 pub mod label;

@@ -5,8 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use truing_model::engine::ParameterTensor;
-use truing_model::{Engine, EngineError};
+use truing_model::{Adapters, Engine, EngineError, ParameterTensor};
 use truing_train::segments::forward_only;
 use truing_train::{Measures, SegmentPlan, Sft, TrainError, accumulate_gradients};
 use truing_types::{BatchError, Communicator, Event, EventSink, PackedBatch, RowOrigin, TokenizedSample};
@@ -86,7 +85,7 @@ pub fn prove<E: Engine>(
     events.emit(Event::PhaseFinished);
 
     phase("gradients of the pack", events);
-    let n_layers = engine.spec().n_layers;
+    let n_layers = engine.spec().n_layers();
     let whole = SegmentPlan::keep_everything(n_layers);
     let pack = [PackedBatch::from_samples(samples.iter().copied())?];
     let reference = Reference::compute(engine, &whole, &pack, communicator)?;
@@ -139,7 +138,7 @@ fn packs_of(samples: &[&TokenizedSample], size: usize) -> Result<Vec<PackedBatch
 /// (a) Every token of one sequence is replaced; the logits of all others must keep every bit.
 fn isolation<E: Engine>(engine: &mut E, samples: &[&TokenizedSample]) -> Result<Proof, ProveError> {
     const ROWS_AT_ONCE: usize = 64;
-    let vocab_size = engine.spec().vocab_size;
+    let vocab_size = engine.spec().vocab_size();
     let original = PackedBatch::from_samples(samples.iter().copied())?;
     let mut perturbed_sequences = vec![0, samples.len() / 2, samples.len() - 1];
     perturbed_sequences.dedup();
@@ -198,7 +197,7 @@ fn origin_of(batch: &PackedBatch, row: u32) -> &RowOrigin {
 
 fn hidden_states<E: Engine>(engine: &mut E, batch: &PackedBatch) -> Result<E::Hidden, EngineError> {
     let device = engine.upload(batch)?;
-    forward_only(engine, &device)
+    forward_only(engine, &device, Adapters::Enabled)
 }
 
 /// Loss and gradients that others are compared with.
@@ -222,7 +221,7 @@ impl Reference {
         communicator: &dyn Communicator,
     ) -> Result<Self, ProveError> {
         let measures = gradients_of(engine, plan, packs, communicator)?;
-        let norm = engine.gradient_norm();
+        let norm = engine.gradient_norm()?;
         let trainable = engine.trainable();
         let gradients = engine
             .parameters()

@@ -26,6 +26,7 @@ pub use truing_ask::{Agreement, agreement};
 pub use verdict::Verdict;
 
 use truing_ask::ChatModelConfig;
+use truing_model::Engine;
 use truing_run::{Ended, Machine};
 use truing_types::StageName;
 
@@ -46,7 +47,11 @@ impl Stage for QualityStage {
         QualityInputs::load(config, context.events)
     }
 
-    fn plan(config: QualityConfig, inputs: &QualityInputs, _: &Machine) -> Result<QualityPlan, StageError> {
+    fn plan<E: Engine>(
+        config: QualityConfig,
+        inputs: &QualityInputs,
+        _: &Machine,
+    ) -> Result<QualityPlan, StageError> {
         QualityPlan::resolve(config, inputs)
     }
 
@@ -54,7 +59,7 @@ impl Stage for QualityStage {
         plan.config.judge.iter().map(|judge| &judge.model).collect()
     }
 
-    fn run(
+    fn run<E: Engine + 'static>(
         plan: &QualityPlan,
         inputs: &QualityInputs,
         context: RunContext<'_>,

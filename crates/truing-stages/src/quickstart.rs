@@ -15,7 +15,8 @@ use std::sync::atomic::AtomicBool;
 
 use truing_data::{OnBadRow, SourceConfig, read_rows};
 use truing_generate::LocalChat;
-use truing_model::{ModelFiles, TrainableSpec};
+use truing_model::{Engine, EngineOptions, ModelFiles, TrainableSpec};
+use truing_parallel::Solo;
 use truing_run::ranks::{gather_dealt, on_first_rank};
 use truing_run::record::{break_if_alone, is_any_stopped};
 use truing_run::results::{Evaluation, Pipeline, PipelineStage};
@@ -24,7 +25,7 @@ use truing_store::{StoreError, atomic};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_train::{Sft, TrainError, gradients};
 use truing_types::{
-    ChatError, ChatModel, ChatRequest, Communicator, Event, EventSink, PackedBatch, SamplingOptions, Seed,
+    ChatError, ChatModel, ChatRequest, Event, EventSink, Groups, PackedBatch, SamplingOptions, Seed,
     TokenizedSample, dealt,
 };
 
@@ -53,11 +54,13 @@ struct Step {
 }
 
 /// The stages in order. The evaluation after a stage carries its name.
-const STEPS: &[Step] = &[
-    Step { kind: "sft", makes_policy: true, run: run_sft },
-    Step { kind: "reward", makes_policy: false, run: run_reward },
-    Step { kind: "grpo", makes_policy: true, run: run_grpo },
-];
+fn steps<E: Engine + 'static>() -> [Step; 3] {
+    [
+        Step { kind: "sft", makes_policy: true, run: run_sft::<E> },
+        Step { kind: "reward", makes_policy: false, run: run_reward::<E> },
+        Step { kind: "grpo", makes_policy: true, run: run_grpo::<E> },
+    ]
+}
 
 /// What the quickstart is made from.
 #[derive(Debug, Clone)]
@@ -139,7 +142,7 @@ impl From<StoreError> for QuickstartError {
 struct Work<'a> {
     quickstart: &'a Quickstart<'a>,
     look_at_machine: &'a dyn Fn() -> Machine,
-    communicator: &'a dyn Communicator,
+    groups: &'a Groups,
     probe: &'a dyn Probe,
     events: &'a mut dyn EventSink,
     stop: &'a AtomicBool,
@@ -150,10 +153,10 @@ struct Work<'a> {
 ///
 /// # Errors
 /// When the folder is in use, the model or a file of the folder is unusable, or a stage fails.
-pub fn run(
+pub fn run<E: Engine + 'static>(
     quickstart: &Quickstart<'_>,
     look_at_machine: &dyn Fn() -> Machine,
-    communicator: &dyn Communicator,
+    groups: &Groups,
     probe: &dyn Probe,
     events: &mut dyn EventSink,
     stop: &AtomicBool,
@@ -162,23 +165,24 @@ pub fn run(
     if !quickstart.resume && folder.join(Pipeline::FILE_NAME).exists() {
         return Err(QuickstartError::FolderInUse { folder: folder.clone() });
     }
-    on_first_rank(communicator, || write_files(quickstart))?;
+    let steps = steps::<E>();
+    on_first_rank(&*groups.data, || write_files(quickstart, &steps))?;
     let checks = quickstart.data.iter().find(|(path, _)| *path == CHECKS).map_or(&[][..], |(_, bytes)| bytes);
     let checks = read_checks(&folder.join(CHECKS), checks)?;
-    let mut work = Work { quickstart, look_at_machine, communicator, probe, events, stop };
+    let mut work = Work { quickstart, look_at_machine, groups, probe, events, stop };
 
     let mut model = quickstart.model.clone();
-    let Some(before) = work.evaluate("before", 0, &model, &checks)? else {
+    let Some(before) = work.evaluate::<E>("before", 0, &model, &checks)? else {
         return Ok(Ended::STOPPED);
     };
     let mut evaluations = vec![before];
-    for step in STEPS {
+    for step in &steps {
         let Some(next) = (step.run)(&mut work, step, &model)? else {
             return Ok(Ended::STOPPED);
         };
         if step.makes_policy {
             model = next;
-            let Some(after) = work.evaluate(step.kind, evaluations.len(), &model, &checks)? else {
+            let Some(after) = work.evaluate::<E>(step.kind, evaluations.len(), &model, &checks)? else {
                 return Ok(Ended::STOPPED);
             };
             evaluations.push(after);
@@ -188,17 +192,17 @@ pub fn run(
 }
 
 /// Recipe, data and the list of what will be where.
-fn write_files(quickstart: &Quickstart<'_>) -> Result<(), StageError> {
+fn write_files(quickstart: &Quickstart<'_>, steps: &[Step]) -> Result<(), StageError> {
     let folder = &quickstart.folder;
     for path in [folder.join("data"), folder.join("evaluations")] {
         fs::create_dir_all(&path).map_err(|source| StoreError::Io { action: "create", path, source })?;
     }
-    let policies = STEPS.iter().filter(|step| step.makes_policy).map(|step| step.kind);
+    let policies = steps.iter().filter(|step| step.makes_policy).map(|step| step.kind);
     let kinds = std::iter::once("before").chain(policies);
     let pipeline = Pipeline {
         title: "Quickstart".into(),
         model: quickstart.model_name.clone(),
-        stages: STEPS
+        stages: steps
             .iter()
             .map(|step| PipelineStage { kind: step.kind.into(), folder: step.kind.into() })
             .collect(),
@@ -218,18 +222,30 @@ fn evaluation_file(idx: usize, kind: &str) -> PathBuf {
 }
 
 /// Supervised fine-tuning of the model in `<folder>/sft`.
-fn run_sft(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<PathBuf>, QuickstartError> {
-    run_stage::<SftStage>(work, step, model, begin_training)
+fn run_sft<E: Engine + 'static>(
+    work: &mut Work<'_>,
+    step: &Step,
+    model: &Path,
+) -> Result<Option<PathBuf>, QuickstartError> {
+    run_stage::<E, SftStage>(work, step, model, begin_training)
 }
 
 /// A reward model out of the policy in `<folder>/reward`.
-fn run_reward(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<PathBuf>, QuickstartError> {
-    run_stage::<RewardModelStage>(work, step, model, begin_training)
+fn run_reward<E: Engine + 'static>(
+    work: &mut Work<'_>,
+    step: &Step,
+    model: &Path,
+) -> Result<Option<PathBuf>, QuickstartError> {
+    run_stage::<E, RewardModelStage>(work, step, model, begin_training)
 }
 
 /// The policy against the reward model in `<folder>/grpo`.
-fn run_grpo(work: &mut Work<'_>, step: &Step, model: &Path) -> Result<Option<PathBuf>, QuickstartError> {
-    run_stage::<GrpoStage>(work, step, model, |config, model, output_dir| {
+fn run_grpo<E: Engine + 'static>(
+    work: &mut Work<'_>,
+    step: &Step,
+    model: &Path,
+) -> Result<Option<PathBuf>, QuickstartError> {
+    run_stage::<E, GrpoStage>(work, step, model, |config, model, output_dir| {
         config.model_name_or_path = model.to_string_lossy().into_owned();
         config.output_dir = output_dir;
         config.merge_adapter |= config.lora.is_some();
@@ -244,7 +260,7 @@ fn begin_training(config: &mut TrainingConfig, model: &Path, output_dir: PathBuf
 }
 
 /// Runs the stage of a step in its folder; `None` when it was stopped. `begin` sets model and folder.
-fn run_stage<S: Stage<Outcome = TrainedModel>>(
+fn run_stage<E: Engine + 'static, S: Stage<Outcome = TrainedModel>>(
     work: &mut Work<'_>,
     step: &Step,
     model: &Path,
@@ -261,15 +277,15 @@ fn run_stage<S: Stage<Outcome = TrainedModel>>(
     let start = Start::of(config.output_dir());
     let machine = work.look_at_machine;
     let mut planning = PlanContext { render: quickstart.render.clone(), machine, events: &mut *work.events };
-    let (plan, inputs) = S::prepare(config, &mut planning)?;
+    let (plan, inputs) = S::prepare::<E>(config, &mut planning)?;
     work.events.emit(Event::Note(plan.summary()));
-    let context = RunContext::new(start, work.communicator, work.probe, &mut *work.events, work.stop);
-    Ok(S::run(&plan, &inputs, context)?.finished().map(|trained| trained.model))
+    let context = RunContext::new(start, work.groups, work.probe, &mut *work.events, work.stop);
+    Ok(S::run::<E>(&plan, &inputs, context)?.finished().map(|trained| trained.model))
 }
 
 impl Work<'_> {
     /// Measures a model, or reads what was measured before; `None` when it was stopped.
-    fn evaluate(
+    fn evaluate<E: Engine>(
         &mut self,
         kind: &str,
         idx: usize,
@@ -277,7 +293,7 @@ impl Work<'_> {
         checks: &[Check],
     ) -> Result<Option<Evaluation>, QuickstartError> {
         let path = self.quickstart.folder.join(evaluation_file(idx, kind));
-        let kept = on_first_rank::<_, RunError>(self.communicator, || match fs::read(&path) {
+        let kept = on_first_rank::<_, RunError>(&*self.groups.data, || match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(RunError::Read { path: path.clone(), source }),
@@ -289,8 +305,8 @@ impl Work<'_> {
                 .map_err(|source| QuickstartError::DamagedEvaluation { path, source });
         }
         let label = if idx == 0 { kind.to_owned() } else { format!("after {kind}") };
-        let Some(evaluation) = self.measure(&label, model, checks)? else { return Ok(None) };
-        on_first_rank::<_, RunError>(self.communicator, || Ok(atomic::write_json(&path, &evaluation)?))?;
+        let Some(evaluation) = self.measure::<E>(&label, model, checks)? else { return Ok(None) };
+        on_first_rank::<_, RunError>(&*self.groups.data, || Ok(atomic::write_json(&path, &evaluation)?))?;
         self.events.emit(Event::Note(format!(
             "{label}: held-out loss {:.3}, {} of {} answers right",
             evaluation.heldout_loss.unwrap_or(f64::NAN),
@@ -301,7 +317,7 @@ impl Work<'_> {
     }
 
     /// Held-out loss, then greedy answers; packs and questions are dealt to the ranks.
-    fn measure(
+    fn measure<E: Engine>(
         &mut self,
         label: &str,
         path: &Path,
@@ -311,19 +327,21 @@ impl Work<'_> {
         let renderer = model::renderer(&files, self.quickstart.render.clone())?;
         let packs = self.heldout_packs(&renderer)?;
         let packs: Vec<PackedBatch> =
-            dealt(packs.len(), self.communicator).map(|place| packs[place].clone()).collect();
-        let (events, stop, communicator) = (&mut *self.events, self.stop, self.communicator);
+            dealt(packs.len(), &*self.groups.data).map(|place| packs[place].clone()).collect();
+        let (events, stop, communicator) = (&mut *self.events, self.stop, &*self.groups.data);
         let break_if = |stop: &AtomicBool| break_if_alone(stop, communicator.world_size());
         let frozen = TrainableSpec::frozen();
-        let mut engine =
-            model::load_engine(&files, &frozen, (self.look_at_machine)().n_threads, Seed(0), &mut |_| ())?;
+        let options = EngineOptions::with_threads((self.look_at_machine)().n_threads, Seed(0));
+        let mut engine: E = model::load_engine(&files, &frozen, &options, &Solo::groups(), &mut |_| ())?;
 
         let n_tokens = packs.iter().map(|pack| pack.n_tokens() as u64).sum();
         let phase = format!("held-out loss {label}");
         events.emit(Event::PhaseStarted { phase, total: Some(n_tokens) });
         let mut n_done = 0;
-        let measures = gradients::evaluate(&mut engine, &packs, &Sft, communicator, &mut |pack, _| {
-            n_done += pack.n_tokens() as u64;
+        let steps: Vec<Vec<PackedBatch>> = packs.into_iter().map(|pack| vec![pack]).collect();
+        let mut sizes = steps.iter().flatten().map(|pack| pack.n_tokens() as u64);
+        let measures = gradients::evaluate(&mut engine, &steps, &Sft, communicator, &mut |_| {
+            n_done += sizes.next().unwrap_or_default();
             events.emit(Event::Progress { done: n_done, note: String::new() });
             break_if(stop)
         });
@@ -337,7 +355,7 @@ impl Work<'_> {
         let mine: Vec<&Check> = dealt(checks.len(), communicator).map(|place| &checks[place]).collect();
         let total = Some(mine.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("answers {label}"), total });
-        let mut chat = LocalChat::new(engine, renderer);
+        let mut chat = LocalChat::new(engine, renderer).map_err(StageError::from)?;
         let sampling = SamplingOptions { max_new_tokens: MAX_ANSWER_TOKENS, ..SamplingOptions::default() };
         let mut answers = Vec::with_capacity(mine.len());
         for check in mine {

@@ -18,7 +18,7 @@ use truing_types::{
 
 use crate::StageError;
 use crate::training::opening::{self, Opened};
-use crate::training::{TrainingConfig, TrainingInputs};
+use crate::training::{ModelToTrain, TrainingConfig, TrainingInputs};
 
 /// Which responses of a ranking are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -95,12 +95,8 @@ impl ResponseInputs {
 impl TrainingInputs for ResponseInputs {
     type Data = ResponseDataset;
 
-    fn model(&self) -> &ModelFiles {
-        &self.model
-    }
-
-    fn renderer(&self) -> &ChatRenderer {
-        &self.renderer
+    fn model(&self) -> ModelToTrain<'_> {
+        ModelToTrain::Decoder { files: &self.model, renderer: &self.renderer }
     }
 
     fn train(&self) -> &ResponseDataset {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
-use truing_model::HeadOutput;
+use truing_model::{Engine, HeadOutput};
 use truing_run::{Ended, Machine, RunError, model};
 use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
 use truing_types::{BatchError, StageName};
@@ -143,15 +143,15 @@ impl Stage for RewardModelStage {
         Ok(inputs)
     }
 
-    fn plan(
+    fn plan<E: Engine>(
         config: TrainingConfig,
         inputs: &ResponseInputs,
         machine: &Machine,
     ) -> Result<TrainingPlan, StageError> {
-        TrainingPlan::resolve(config, inputs, machine)
+        TrainingPlan::resolve::<E, _>(config, inputs, machine)
     }
 
-    fn run(
+    fn run<E: Engine + 'static>(
         plan: &TrainingPlan,
         inputs: &ResponseInputs,
         mut context: RunContext<'_>,
@@ -162,7 +162,7 @@ impl Stage for RewardModelStage {
             normaliser: ScoreNormaliser::fit(settings.score_normaliser, &inputs.train),
             settings,
         };
-        training::run(plan, inputs, workload, &mut context)
+        training::run::<E, _, _>(plan, inputs, workload, &mut context)
     }
 }
 
@@ -216,7 +216,7 @@ impl Workload for RewardModel {
         &self,
         data: &ResponseDataset,
         _loss: f64,
-        answered: &[(&[u32], Vec<f32>)],
+        answered: &[(Vec<u32>, Vec<f32>)],
     ) -> EvaluationFindings {
         let found = diagnose(data, answered, &self.normaliser);
         EvaluationFindings {

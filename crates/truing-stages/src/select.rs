@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
+use truing_model::Engine;
 use truing_run::folder::nothing_to_resume;
 use truing_run::results::SelectionSummary;
 use truing_run::{Ended, Machine, Recipe, Start};
@@ -62,17 +63,24 @@ impl Stage for SelectStage {
         Ok(())
     }
 
-    fn plan(config: SelectConfig, (): &(), machine: &Machine) -> Result<SelectPlan, StageError> {
+    fn plan<E: Engine>(config: SelectConfig, (): &(), machine: &Machine) -> Result<SelectPlan, StageError> {
         SelectPlan::resolve(config, *machine)
     }
 
-    fn run(plan: &SelectPlan, (): &(), context: RunContext<'_>) -> Result<Ended<SelectReport>, StageError> {
-        run(plan, context)
+    fn run<E: Engine + 'static>(
+        plan: &SelectPlan,
+        (): &(),
+        context: RunContext<'_>,
+    ) -> Result<Ended<SelectReport>, StageError> {
+        run::<E>(plan, context)
     }
 }
 
 /// From the pool to the selected prompts.
-fn run(plan: &SelectPlan, context: RunContext<'_>) -> Result<Ended<SelectReport>, StageError> {
+fn run<E: Engine + 'static>(
+    plan: &SelectPlan,
+    context: RunContext<'_>,
+) -> Result<Ended<SelectReport>, StageError> {
     let RunContext { start, probe, events, stop, .. } = context;
     let config = &plan.config;
     let (recipe, inputs) = (config.to_toml(), plan.record()?);
@@ -106,7 +114,7 @@ fn run(plan: &SelectPlan, context: RunContext<'_>) -> Result<Ended<SelectReport>
         return Ok(Ended::STOPPED);
     }
     let templates = mining::find_templates(&tokens, config, events)?;
-    let Some(mut embedded) = vectors::embed(plan, &pool, &folder, events, stop)? else {
+    let Some(mut embedded) = vectors::embed::<E>(plan, &pool, &folder, events, stop)? else {
         return Ok(Ended::STOPPED);
     };
     let mined = mining::mine(&templates, &embedded, config, events)?;
@@ -115,7 +123,16 @@ fn run(plan: &SelectPlan, context: RunContext<'_>) -> Result<Ended<SelectReport>
         return Ok(Ended::STOPPED);
     }
     if let Some(task_embedding) = &config.task_embedding {
-        match vectors::train_and_embed(plan, task_embedding, &mined, &pool, &folder, probe, events, stop)? {
+        match vectors::train_and_embed::<E>(
+            plan,
+            task_embedding,
+            &mined,
+            &pool,
+            &folder,
+            probe,
+            events,
+            stop,
+        )? {
             Some(vectors) => embedded = vectors,
             None => return Ok(Ended::STOPPED),
         }

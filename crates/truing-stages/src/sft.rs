@@ -9,7 +9,7 @@ mod inputs;
 use std::collections::BTreeMap;
 
 use truing_data::Dataset;
-use truing_model::HeadOutput;
+use truing_model::{Engine, HeadOutput};
 use truing_run::source_names::metric_names;
 use truing_run::{Ended, Machine};
 use truing_train::Sft;
@@ -18,7 +18,7 @@ use truing_types::{BatchError, PackedBatch, StageName};
 use crate::training::{self, EvaluationFindings, Side, Workload};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
-pub use crate::training::{Layers, LoraConfig, Packed, StepPacks};
+pub use crate::training::{Layers, LoraConfig, Packed, RunPlan, StepPacks};
 pub use crate::training::{TrainingConfig, TrainingPlan};
 pub use inputs::SftInputs;
 pub use truing_run::DataReport;
@@ -46,7 +46,7 @@ impl Workload for FineTuning {
         &self,
         data: &Dataset,
         _loss: f64,
-        answered: &[(&[u32], Vec<f32>)],
+        answered: &[(Vec<u32>, Vec<f32>)],
     ) -> EvaluationFindings {
         EvaluationFindings { metrics: losses_by_source(data, answered), ..EvaluationFindings::default() }
     }
@@ -54,12 +54,12 @@ impl Workload for FineTuning {
 
 /// Where there are several sources: the loss of each, and their mean, in which a small source counts as much as a large
 /// one.
-fn losses_by_source(data: &Dataset, answered: &[(&[u32], Vec<f32>)]) -> BTreeMap<String, f64> {
+fn losses_by_source(data: &Dataset, answered: &[(Vec<u32>, Vec<f32>)]) -> BTreeMap<String, f64> {
     let names = metric_names(data.sources().iter().map(|source| &*source.name));
     let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
     for (samples, log_probs) in answered {
         let mut log_probs = log_probs.iter();
-        for &sample_idx in *samples {
+        for &sample_idx in samples {
             let source = data.sources().iter().find(|source| source.samples.contains(&(sample_idx as usize)));
             let name = source.and_then(|source| names.get(&*source.name));
             let sum = sums.entry(name.map_or("", String::as_str)).or_default();
@@ -97,19 +97,19 @@ impl Stage for SftStage {
         SftInputs::load(config, context.render.clone(), context.events)
     }
 
-    fn plan(
+    fn plan<E: Engine>(
         config: TrainingConfig,
         inputs: &SftInputs,
         machine: &Machine,
     ) -> Result<TrainingPlan, StageError> {
-        TrainingPlan::resolve(config, inputs, machine)
+        TrainingPlan::resolve::<E, _>(config, inputs, machine)
     }
 
-    fn run(
+    fn run<E: Engine + 'static>(
         plan: &TrainingPlan,
         inputs: &SftInputs,
         mut context: RunContext<'_>,
     ) -> Result<Ended<TrainedModel>, StageError> {
-        training::run(plan, inputs, FineTuning, &mut context)
+        training::run::<E, _, _>(plan, inputs, FineTuning, &mut context)
     }
 }

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use truing_ask::{ChatModelConfig, OpenChatModel};
+use truing_model::Engine;
 use truing_run::{Ended, Machine, Probe, Recipe, Start};
 use truing_text::RenderOptions;
 use truing_train::PlanRow;
-use truing_types::{Communicator, EventSink, StageName};
+use truing_types::{EventSink, Groups, StageName};
 
 use crate::StageError;
 
@@ -28,7 +29,7 @@ pub struct RunContext<'a> {
     /// How the run begins.
     pub start: Start,
     /// The ranks of the run.
-    pub communicator: &'a dyn Communicator,
+    pub groups: &'a Groups,
     /// Clock and memory.
     pub probe: &'a dyn Probe,
     /// Progress, metrics and warnings.
@@ -57,12 +58,12 @@ impl<'a> RunContext<'a> {
     /// Without chat models and sandbox.
     pub fn new(
         start: Start,
-        communicator: &'a dyn Communicator,
+        groups: &'a Groups,
         probe: &'a dyn Probe,
         events: &'a mut dyn EventSink,
         stop: &'a AtomicBool,
     ) -> Self {
-        Self { start, communicator, probe, events, stop, chat_models: Vec::new(), sandbox_program: None }
+        Self { start, groups, probe, events, stop, chat_models: Vec::new(), sandbox_program: None }
     }
 }
 
@@ -94,23 +95,26 @@ pub trait Stage {
     /// When a setting is missing or invalid, or a model, a file or a row is unusable.
     fn load(config: &Self::Config, context: &mut PlanContext<'_>) -> Result<Self::Inputs, StageError>;
 
-    /// Makes the plan.
+    /// Makes the plan for an engine.
     ///
     /// # Errors
     /// When a setting is missing or invalid, or the memory does not suffice.
-    fn plan(config: Self::Config, inputs: &Self::Inputs, machine: &Machine)
-    -> Result<Self::Plan, StageError>;
+    fn plan<E: Engine>(
+        config: Self::Config,
+        inputs: &Self::Inputs,
+        machine: &Machine,
+    ) -> Result<Self::Plan, StageError>;
 
     /// The chat models that a run calls, and that its [`RunContext`] has to hold.
     fn chat_models(_plan: &Self::Plan) -> Vec<&ChatModelConfig> {
         Vec::new()
     }
 
-    /// Runs the plan in the folder that the recipe names.
+    /// Runs the plan on an engine, in the folder that the recipe names.
     ///
     /// # Errors
     /// When the folder cannot be used, numbers are not finite, a model or server fails for good, or the disk fails.
-    fn run(
+    fn run<E: Engine + 'static>(
         plan: &Self::Plan,
         inputs: &Self::Inputs,
         context: RunContext<'_>,
@@ -120,12 +124,12 @@ pub trait Stage {
     ///
     /// # Errors
     /// Those of both.
-    fn prepare(
+    fn prepare<E: Engine>(
         config: Self::Config,
         context: &mut PlanContext<'_>,
     ) -> Result<(Self::Plan, Self::Inputs), StageError> {
         let inputs = Self::load(&config, context)?;
-        let plan = Self::plan(config, &inputs, &(context.machine)())?;
+        let plan = Self::plan::<E>(config, &inputs, &(context.machine)())?;
         Ok((plan, inputs))
     }
 }

@@ -1,35 +1,41 @@
-//! Training on a fixed set of samples, whatever is learnt from them: packs, steps, evaluations, checkpoints, the saved
+//! Training on a fixed set of samples, of decoders and of text encoders: packs, steps, evaluations, checkpoints, the saved
 //! model.
 //!
 //! [`TrainingConfig`] is what was typed, [`TrainingPlan`] every decision that can be made before work starts. A stage
 //! brings its [`TrainingInputs`] (what it has read) and its workload (how samples become packs, and what is learnt
-//! from them).
+//! from them). Deviation from the trainers of transformers and sentence-transformers: no dropout, so that a step is a
+//! function of weights and data.
 
 mod config;
+pub(crate) mod encoder_plan;
+mod model;
 pub(crate) mod opening;
 pub(crate) mod plan;
 mod run;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use truing_cpu::CpuEngine;
 use truing_data::{Dataset, ResponseDataset, SourceRange};
-use truing_model::{HeadOutput, ModelFiles};
+use truing_model::{Engine, HeadOutput};
 use truing_run::SkippedRow;
 use truing_run::results::{ClassifierEvaluation, RewardDiagnostics};
 use truing_store::{Digest, RunInputs};
-use truing_text::ChatRenderer;
 use truing_train::{Objective, StepShape};
 use truing_types::{BatchError, Communicator, EventSink};
 
 use crate::StageError;
 
 pub use config::{Layers, LoraConfig, Packed, TrainingConfig};
-pub use plan::{StepPacks, TrainingPlan};
+pub use encoder_plan::EncoderPlan;
+pub(crate) use encoder_plan::{EncoderSettings, SampleLengths, StepSize};
+pub use model::ModelToTrain;
+pub use plan::TrainingPlan;
 pub(crate) use run::run;
+pub use steps::{RunPlan, RunSettings, StepPacks};
 
 /// Samples as the packer sees them.
 pub trait TrainingData {
@@ -88,10 +94,7 @@ pub trait TrainingInputs {
     type Data: TrainingData;
 
     /// The model, not loaded yet.
-    fn model(&self) -> &ModelFiles;
-
-    /// Its tokenizer and template.
-    fn renderer(&self) -> &ChatRenderer;
+    fn model(&self) -> ModelToTrain<'_>;
 
     /// What is trained on.
     fn train(&self) -> &Self::Data;
@@ -150,9 +153,9 @@ pub(crate) trait Workload {
     fn pack(&self, data: &DataOf<Self>, side: Side, samples: &[u32]) -> Result<PackOf<Self>, BatchError>;
 
     /// Before the first step, with the weights as they were loaded; breaks when it was stopped.
-    fn begin(
+    fn begin<E: Engine>(
         &mut self,
-        _engine: &mut CpuEngine,
+        _engine: &mut E,
         _inputs: &Self::Inputs,
         _run: &Path,
         _communicator: &dyn Communicator,
@@ -163,9 +166,9 @@ pub(crate) trait Workload {
     }
 
     /// Before the packs of a step, or of an evaluation, are made.
-    fn prepare(
+    fn prepare<E: Engine>(
         &mut self,
-        _engine: &mut CpuEngine,
+        _engine: &mut E,
         _data: &DataOf<Self>,
         _side: Side,
         _packs: &[&Vec<u32>],
@@ -182,12 +185,12 @@ pub(crate) trait Workload {
         Vec::new()
     }
 
-    /// What the evaluation's packs `(samples, what was kept)`, those of all ranks, say beyond the objective's own metrics.
+    /// What the evaluation's steps `(samples, what was kept)`, those of all ranks, say beyond the objective's own metrics.
     fn evaluation_findings(
         &self,
         _data: &DataOf<Self>,
         _loss: f64,
-        _answered: &[(&[u32], Vec<f32>)],
+        _answered: &[(Vec<u32>, Vec<f32>)],
     ) -> EvaluationFindings {
         EvaluationFindings::default()
     }

@@ -208,9 +208,7 @@ impl ModelSaveOptions<'_> {
                 options: SaveOptions { dtype: SaveDtype::F32, max_shard_bytes: u64::MAX, ..options },
                 base_model,
             },
-            Self::Encoder(options) => {
-                Self::Encoder(EncoderSaveOptions { dtype: SaveDtype::F32, ..options })
-            }
+            Self::Encoder(options) => Self::Encoder(EncoderSaveOptions { dtype: SaveDtype::F32, ..options }),
         }
     }
 }

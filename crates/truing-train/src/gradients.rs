@@ -132,7 +132,11 @@ pub fn step_denominators<O: Objective + ?Sized>(
     let mut totals = sum_of_denominators(packs, objective);
     if objective.couples_packs() {
         // Every rank has the packs of all.
-        return if totals.iter().any(|&total| total > 0.0) { Ok(totals) } else { Err(TrainError::NoLossTokens) };
+        return if totals.iter().any(|&total| total > 0.0) {
+            Ok(totals)
+        } else {
+            Err(TrainError::NoLossTokens)
+        };
     }
     // A rank without a pack does not know the number of parts: it learns it from those that have one.
     let mut n_parts = [totals.len() as f64, f64::from(u8::from(!packs.is_empty()))];

@@ -17,10 +17,11 @@ pub use credit::{Credit, CreditRule, KlReading, Scale, ScoredRollout};
 pub use error::{Quantity, TrainError};
 pub use gradients::{Measures, NonFinitePack, accumulate_gradients};
 pub use objectives::{
-    Aggregation, Classification, ClassificationPack, Embedding, EmbeddingDistance, EmbeddingLoss, KlInLoss, MseDenominator, Objective, OutputPart, PartKind, PartTarget, Policy, PolicyPack,
-    PolicyPackKind, Preference, PreferenceLoss, PreferencePack, RatioLevel, ResponseLogProbs, ResponsePair,
-    Reward, RewardPack, RewardPair, SequenceHead, Sft, Target, TrainingPack, TripletGroups, TripletPack, TripletVectors,
-    WeightedSum, response_log_probs,
+    Aggregation, Classification, ClassificationPack, Embedding, EmbeddingDistance, EmbeddingLoss, KlInLoss,
+    MseDenominator, Objective, OutputPart, PartKind, PartTarget, Policy, PolicyPack, PolicyPackKind,
+    Preference, PreferenceLoss, PreferencePack, RatioLevel, ResponseLogProbs, ResponsePair, Reward,
+    RewardPack, RewardPair, SequenceHead, Sft, Target, TrainingPack, TripletGroups, TripletPack,
+    TripletVectors, WeightedSum, response_log_probs,
 };
 pub use planner::{
     Amount, LayersPerSegment, MemoryPlan, PlanError, PlanRow, SegmentChoice, StepFlops, StepShape,

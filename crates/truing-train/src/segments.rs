@@ -152,7 +152,8 @@ mod tests {
     #[test]
     fn only_the_last_segments_keep_their_activations() {
         let plan = SegmentPlan { n_layers: 30, layers_per_segment: 4, n_kept: 3, keeps_attention: false };
-        let kept: Vec<bool> = (0..plan.n_segments()).map(|s| plan.save(s) == SaveActivations::Everything).collect();
+        let kept: Vec<bool> =
+            (0..plan.n_segments()).map(|s| plan.save(s) == SaveActivations::Everything).collect();
         assert_eq!(kept, [false, false, false, false, false, true, true, true]);
         assert_eq!((plan.n_recomputed_layers(), plan.n_kept_layers()), (20, 10));
         let everything = SegmentPlan::keep_everything(30);

@@ -141,8 +141,8 @@ impl ChatError {
     }
 }
 
-/// Anything that continues a conversation.
-pub trait ChatModel {
+/// Anything that continues a conversation. It can be moved to another thread.
+pub trait ChatModel: Send {
     /// Writes the next assistant turn. `on_text` gets each piece of text as it appears and may break off.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod asking;
 mod commands;
 mod environment;
 mod interrupt;
+mod local_engine;
 mod machine;
 mod outcome;
 mod printer;

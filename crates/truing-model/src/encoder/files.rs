@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::saving::in_output_layer;
 use super::{EncoderSpec, OUTPUT_LAYER, Pooling};
+use crate::engine::PutWeight;
 use crate::families::{ConfigFile, LARGEST_SIZE, MOST_LAYERS};
 use crate::weights::SafetensorsFiles;
-use crate::{ModelError, ParameterRole, ParameterSpec, Tensor};
+use crate::{ModelError, ParameterRole, ParameterSpec, Tensor, WeightSource};
 
 const MODULES: &str = "modules.json";
 const TRANSFORMER_CONFIG: &str = "sentence_bert_config.json";
@@ -114,6 +115,13 @@ impl EncoderFiles {
         self.places.iter().try_for_each(|(parameter, name)| put(parameter, self.weights.read(name)?))?;
         let Some(files) = &self.output_weights else { return Ok(()) };
         self.output_places.iter().try_for_each(|(parameter, name)| put(parameter, files.read(name)?))
+    }
+
+    /// [`load_weights`](Self::load_weights) for an engine.
+    pub fn weight_source(&self) -> impl WeightSource {
+        |put: &mut PutWeight<'_>| {
+            self.load_weights(|parameter, tensor| put(&parameter.name, &tensor.shape, tensor.values))
+        }
     }
 
     /// The same body with a new output layer of `n_outputs` on the pooled vector, which is not divided by its norm. No

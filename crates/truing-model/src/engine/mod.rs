@@ -125,8 +125,9 @@ pub struct SampleStep<'a> {
 /// `segment_forward` for each segment, `head_backward`, `segment_backward` for each segment in reverse,
 /// `embed_backward`; then `reduce_gradients`, `gradient_norm`, `optimizer_step`. Gradients accumulate.
 ///
-/// An engine may queue its work; it synchronises where a value is handed to the host.
-pub trait Engine: ParameterStore + Sized {
+/// An engine may queue its work; it synchronises where a value is handed to the host. It can be moved to another thread, as a
+/// server does.
+pub trait Engine: ParameterStore + Send + Sized {
     /// Tokens, positions and cumulative lengths where the engine wants them.
     type Batch;
     /// Hidden states `[total, hidden]`.

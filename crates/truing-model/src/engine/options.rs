@@ -28,6 +28,14 @@ pub struct EngineOptions {
     pub seed: Seed,
 }
 
+impl EngineOptions {
+    /// Single precision on this many threads; 0 takes one per available core.
+    #[must_use]
+    pub fn with_threads(n_threads: usize, seed: Seed) -> Self {
+        Self { n_threads, seed, ..Self::default() }
+    }
+}
+
 /// What an engine states of its own results. Tests and `truing prove` ask it instead of assuming what the CPU does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guarantees {

@@ -10,7 +10,7 @@ use truing_run::model::warn_without_padding;
 use truing_run::{DataReport, RunError, SkippedRow, inputs};
 use truing_store::RunInputs;
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
-use truing_train::{ClassificationPack, PartTarget, StepShape, Target};
+use truing_train::{ClassificationPack, PartTarget, SequenceHead, StepShape, Target};
 use truing_types::{BatchError, Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
 
 use super::label_names::LabelNames;
@@ -21,7 +21,7 @@ use super::{ClassifierConfig, RareLabels};
 use crate::StageError;
 use crate::embed::encoder_tokenizer;
 use crate::statistics::mean_and_deviation;
-use crate::training::{TrainingConfig, TrainingData, TrainingInputs, opening};
+use crate::training::{ModelToTrain, TrainingConfig, TrainingData, TrainingInputs, opening};
 use crate::wording::counted;
 
 /// What rare labels are called together.
@@ -482,38 +482,40 @@ impl TrainingData for LabelledData {
     }
 }
 
-/// The inputs of a decoder's run.
-#[derive(Debug)]
-pub(super) struct DecoderInputs<'a> {
-    pub(super) inputs: &'a ClassifierInputs,
-    pub(super) files: &'a ModelFiles,
-    pub(super) renderer: &'a ChatRenderer,
+impl ClassifierModel {
+    /// Where its outputs come from.
+    #[must_use]
+    pub fn head(&self) -> SequenceHead {
+        match self {
+            Self::Encoder { files, .. } => SequenceHead::of_encoder(&files.spec),
+            Self::Decoder { .. } => SequenceHead::LastTokenScores,
+        }
+    }
 }
 
-impl TrainingInputs for DecoderInputs<'_> {
+impl TrainingInputs for ClassifierInputs {
     type Data = LabelledData;
 
-    fn model(&self) -> &ModelFiles {
-        self.files
-    }
-
-    fn renderer(&self) -> &ChatRenderer {
-        self.renderer
+    fn model(&self) -> ModelToTrain<'_> {
+        match &self.model {
+            ClassifierModel::Encoder { files, tokenizer } => ModelToTrain::Encoder { files, tokenizer },
+            ClassifierModel::Decoder { files, renderer } => ModelToTrain::Decoder { files, renderer },
+        }
     }
 
     fn train(&self) -> &LabelledData {
-        &self.inputs.train
+        &self.train
     }
 
     fn eval(&self) -> Option<&LabelledData> {
-        self.inputs.eval.as_ref()
+        self.eval.as_ref()
     }
 
     fn record(&self) -> &RunInputs {
-        &self.inputs.record
+        &self.record
     }
 
     fn skipped(&self) -> Vec<&SkippedRow> {
-        self.inputs.skipped.iter().collect()
+        self.skipped.iter().collect()
     }
 }

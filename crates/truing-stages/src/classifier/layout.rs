@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use truing_run::RunError;
-use truing_train::{Classification, OutputPart, PartKind};
+use truing_train::{Classification, OutputPart, PartKind, SequenceHead};
 
 use crate::StageError;
 
@@ -131,9 +131,9 @@ impl ClassifierSpec {
         self.parts.iter().map(PartSpec::n_outputs).sum()
     }
 
-    /// The loss on the outputs.
+    /// The loss on the outputs of a head.
     #[must_use]
-    pub fn objective(&self) -> Classification {
+    pub fn objective(&self, head: SequenceHead) -> Classification {
         let mut end = 0;
         let parts = self.parts.iter().map(|part| {
             let start = end;
@@ -145,7 +145,7 @@ impl ClassifierSpec {
             };
             OutputPart { name: part.name.clone(), kind, outputs: start..end }
         });
-        Classification::new(parts.collect())
+        Classification::new(parts.collect(), head)
     }
 
     /// A name for each output: the labels, or `dimension=label` where there are several parts.

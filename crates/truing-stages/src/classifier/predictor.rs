@@ -7,38 +7,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use truing_cpu::{CpuEncoder, CpuEngine};
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
-use truing_model::{
-    EncoderEngine, EncoderFiles, Engine, HeadKind, HeadRequest, Keep, ModelFiles, TrainableSpec,
-};
+use truing_model::{EncoderFiles, Engine, EngineOptions, HeadKind, ModelFiles, TrainableSpec};
+use truing_parallel::Solo;
 use truing_run::rows::prompt_text;
 use truing_run::{RunError, model};
 use truing_store::atomic;
 use truing_text::{RenderOptions, SentenceTokens};
-use truing_train::segments;
-use truing_types::{Event, EventSink, PackedBatch, PromptRow, RowOrigin, Seed};
+use truing_train::SequenceHead;
+use truing_types::{Event, EventSink, PromptRow, RowOrigin, Seed};
 
 use super::layout::{ClassifierSpec, OutputSpec, PartSpec, largest, sigmoid, softmax};
 use super::texts::TextReader;
 use crate::StageError;
-use crate::embed::{encoder_tokenizer, load_encoder, pack_texts, packs_by_length};
+use crate::embed::{encoder_tokenizer, pack_texts, packs_by_length, sequence_values};
 
 /// Rows that are read and sorted by length together.
 const ROWS_AT_A_TIME: usize = 2048;
 
 /// A classifier or scorer, loaded.
 #[derive(Debug)]
-pub struct Classifier {
+pub struct Classifier<E> {
     spec: ClassifierSpec,
     reader: TextReader,
-    engine: ClassifierEngine,
-}
-
-#[derive(Debug)]
-enum ClassifierEngine {
-    Encoder(Box<CpuEncoder>),
-    Decoder(Box<CpuEngine>),
+    engine: E,
+    head: SequenceHead,
 }
 
 /// What a model says of one part of a text.
@@ -95,7 +88,7 @@ pub struct PredictionOptions {
     pub probabilities: bool,
 }
 
-impl Classifier {
+impl<E: Engine> Classifier<E> {
     /// Opens the directory of a classifier or scorer.
     ///
     /// # Errors
@@ -108,12 +101,14 @@ impl Classifier {
     ) -> Result<Self, StageError> {
         let spec = ClassifierSpec::open(path)?;
         let frozen = TrainableSpec::frozen();
-        let (reader, engine, n_outputs) = if EncoderFiles::is_encoder(path) {
+        let engine_options = EngineOptions::with_threads(n_threads, Seed::default());
+        let (reader, engine, n_outputs, head) = if EncoderFiles::is_encoder(path) {
             let files = EncoderFiles::open(path)?;
             let sentences = encoder_tokenizer(&files, Some(spec.max_tokens))?.1;
-            let engine = load_encoder(&files, &frozen, n_threads, Seed::default(), events)?;
-            let engine = ClassifierEngine::Encoder(Box::new(engine));
-            (TextReader::Sentences(Box::new(sentences)), engine, files.spec.n_outputs.unwrap_or(0))
+            let engine = model::load_encoder(&files, &frozen, &engine_options, &Solo::groups(), events)?;
+            let (reader, head) =
+                (TextReader::Sentences(Box::new(sentences)), SequenceHead::of_encoder(&files.spec));
+            (reader, engine, files.spec.n_outputs.unwrap_or(0), head)
         } else {
             let files = ModelFiles::open(path)?;
             let renderer = model::renderer_of_any_head(&files, options)?;
@@ -122,14 +117,14 @@ impl Classifier {
                 return Err(other_outputs(path, "a language model", spec.n_outputs()));
             };
             let phase = "loading the model";
-            let engine =
-                model::announce_and_load(&files, &frozen, n_threads, Seed::default().0, phase, events)?;
-            (reader, ClassifierEngine::Decoder(Box::new(engine)), n_outputs)
+            let groups = Solo::groups();
+            let engine = model::announce_and_load(&files, &frozen, &engine_options, &groups, phase, events)?;
+            (reader, engine, n_outputs, SequenceHead::LastTokenScores)
         };
         if n_outputs != spec.n_outputs() {
             return Err(other_outputs(path, &format!("{n_outputs} outputs"), spec.n_outputs()));
         }
-        Ok(Self { spec, reader, engine })
+        Ok(Self { spec, reader, engine, head })
     }
 
     /// What its outputs mean.
@@ -165,7 +160,7 @@ impl Classifier {
         let mut outputs = vec![0.0; texts.len() * width];
         for pack in packs_by_length(texts) {
             let batch = pack_texts(pack.iter().map(|&idx| (&texts[idx].tokens[..], origins[idx].clone())))?;
-            let found = self.engine.outputs(&batch)?;
+            let found = sequence_values(&mut self.engine, &batch, self.head)?;
             for (&idx, row) in pack.iter().zip(found.chunks_exact(width)) {
                 outputs[idx * width..(idx + 1) * width].copy_from_slice(row);
             }
@@ -237,24 +232,6 @@ fn other_outputs(path: &Path, found: &str, n_outputs: usize) -> StageError {
         expected: format!("{n_outputs} outputs, as its classifier.json says"),
     }
     .into()
-}
-
-impl ClassifierEngine {
-    fn outputs(&mut self, batch: &PackedBatch) -> Result<Vec<f32>, StageError> {
-        match self {
-            Self::Encoder(engine) => {
-                let device = engine.upload(batch)?;
-                Ok(engine.encode(&device, Keep::Nothing)?.0)
-            }
-            Self::Decoder(engine) => {
-                let device = engine.upload(batch)?;
-                let hidden = segments::forward_only(engine.as_mut(), &device)?;
-                let last_rows = batch.cumulative_lengths().iter().skip(1).map(|end| end - 1);
-                let request = HeadRequest::Scores { rows: last_rows.collect::<Vec<_>>().into() };
-                Ok(engine.head(&hidden, &request)?.scores)
-            }
-        }
-    }
 }
 
 impl ClassifierSpec {

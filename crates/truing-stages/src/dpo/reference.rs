@@ -6,11 +6,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use truing_cpu::CpuEngine;
 use truing_data::{
     DataError, LongSamplePolicy, Packing, PackingStrategy, ResponseBatch, ResponseDataset, ResponseGroup,
 };
-use truing_model::Engine;
+use truing_model::{Adapters, Engine};
 use truing_run::RunError;
 use truing_run::ranks::{gather_dealt, on_first_rank};
 use truing_run::record::{break_if_alone, is_any_stopped};
@@ -35,9 +34,9 @@ pub(super) struct Cache<'a> {
 
 impl Cache<'_> {
     /// Summed log-probability of each response, by group; `None` when it was stopped.
-    pub(super) fn log_probs(
+    pub(super) fn log_probs<E: Engine>(
         &self,
-        engine: &mut CpuEngine,
+        engine: &mut E,
         data: &ResponseDataset,
         events: &mut dyn EventSink,
         stop: &AtomicBool,
@@ -67,9 +66,9 @@ impl Cache<'_> {
     }
 
     /// Each rank computes the packs that are dealt to it.
-    fn compute(
+    fn compute<E: Engine>(
         &self,
-        engine: &mut CpuEngine,
+        engine: &mut E,
         data: &ResponseDataset,
         events: &mut dyn EventSink,
         stop: &AtomicBool,
@@ -139,15 +138,15 @@ pub(super) fn n_targets(group: &ResponseGroup) -> impl Iterator<Item = usize> + 
 }
 
 /// Summed log-probability of each response of some groups, under the engine's present weights.
-pub(super) fn summed_log_probs(
-    engine: &mut CpuEngine,
+pub(super) fn summed_log_probs<E: Engine>(
+    engine: &mut E,
     data: &ResponseDataset,
     groups: &[u32],
 ) -> Result<Vec<f64>, StageError> {
     let ResponseBatch { batch, .. } = data.batch(groups)?;
     let targets = batch.targets();
     let device = engine.upload(&batch)?;
-    let hidden = segments::forward_only(engine, &device)?;
+    let hidden = segments::forward_only(engine, &device, Adapters::Enabled)?;
     let log_probs = engine.log_probs(&hidden, &targets)?.log_probs;
     let mut weighted =
         targets.weights.iter().zip(&log_probs).map(|(&weight, &p)| f64::from(weight) * f64::from(p));

@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::OnBadRow;
-use truing_model::{SaveDtype, TrainableSpec};
+use truing_model::{Engine, SaveDtype, TrainableSpec};
 use truing_run::{Ended, Machine, Recipe, recipe};
-use truing_train::{EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind, TripletPack};
-use truing_types::StageName;
+use truing_train::{
+    Embedding, EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind, SequenceHead, TripletPack,
+};
+use truing_types::{BatchError, StageName};
 
-use crate::encoder_training::{self, EncoderParts, EncoderSettings, EncoderWorkload, StepSize};
+use crate::training::{self, EncoderSettings, Side, StepSize, Workload};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 use plan::TokenizedTriplets;
 
@@ -201,10 +203,11 @@ impl EmbedTrainConfig {
         TrainableSpec { lora: None, frozen: self.freeze.clone() }
     }
 
-    /// What the run is told.
+    /// Settings of the run.
     fn run_settings(&self) -> EncoderSettings {
         EncoderSettings {
             output_dir: self.output_dir.clone(),
+            model_name: self.model_name_or_path.clone(),
             recipe: self.to_toml(),
             decisive_of: recipe::decisive_of::<Self>,
             seed: self.seed,
@@ -274,47 +277,43 @@ impl Stage for EmbedStage {
         EmbedTrainInputs::load(config, context.events)
     }
 
-    fn plan(
+    fn plan<E: Engine>(
         config: EmbedTrainConfig,
         inputs: &EmbedTrainInputs,
         machine: &Machine,
     ) -> Result<EmbedTrainPlan, StageError> {
-        EmbedTrainPlan::resolve(config, inputs, machine)
+        EmbedTrainPlan::resolve::<E>(config, inputs, machine)
     }
 
-    fn run(
+    fn run<E: Engine + 'static>(
         plan: &EmbedTrainPlan,
         inputs: &EmbedTrainInputs,
         mut context: RunContext<'_>,
     ) -> Result<Ended<TrainedModel>, StageError> {
-        let EmbedTrainInputs { model, tokenizer, record, skipped, .. } = inputs;
-        let parts = EncoderParts { model, tokenizer, record, skipped };
-        encoder_training::run(&plan.run, parts, Triplets { plan, inputs }, &mut context)
+        let head = SequenceHead::of_encoder(&inputs.model.spec);
+        let workload = Triplets { objective: Embedding { loss: plan.loss, head } };
+        training::run::<E, _, _>(&plan.run, inputs, workload, &mut context)
     }
 }
 
-struct Triplets<'a> {
-    plan: &'a EmbedTrainPlan,
-    inputs: &'a EmbedTrainInputs,
+struct Triplets {
+    objective: Embedding,
 }
 
-impl EncoderWorkload for Triplets<'_> {
-    type Data = TokenizedTriplets;
-    type Objective = EmbeddingLoss;
+impl Workload for Triplets {
+    type Inputs = EmbedTrainInputs;
+    type Objective = Embedding;
 
-    fn objective(&self) -> &EmbeddingLoss {
-        &self.plan.loss
+    fn objective(&self) -> &Embedding {
+        &self.objective
     }
 
-    fn train(&self) -> &TokenizedTriplets {
-        &self.inputs.train
-    }
-
-    fn eval(&self) -> Option<&TokenizedTriplets> {
-        self.inputs.eval.as_ref()
-    }
-
-    fn pack(&self, data: &TokenizedTriplets, triplets: &[u32]) -> Result<TripletPack, StageError> {
+    fn pack(
+        &self,
+        data: &TokenizedTriplets,
+        _side: Side,
+        triplets: &[u32],
+    ) -> Result<TripletPack, BatchError> {
         data.pack(triplets)
     }
 }

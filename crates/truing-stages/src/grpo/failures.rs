@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_model::Engine;
 use truing_reward::ScoredCompletion;
 use truing_train::checkpoint::TrainerState;
 use truing_types::{Event, RowOrigin, UnscoredReason};
@@ -213,7 +214,7 @@ fn unscored_text(prompts: &PromptState) -> Option<String> {
     (n > 0).then_some(text)
 }
 
-impl Running<'_> {
+impl<E: Engine> Running<'_, E> {
     /// Says what could not be scored: of each reason the first row.
     ///
     /// # Errors

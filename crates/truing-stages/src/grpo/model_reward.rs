@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_model::Engine;
 use truing_reward::{Completion, Reads, RewardFunction};
 use truing_types::{Conversation, Message, Role, Unscored, UnscoredReason};
 
@@ -32,12 +33,12 @@ fn one() -> f64 {
     1.0
 }
 
-pub(super) struct ModelReward {
-    pub(super) scorer: RewardScorer,
+pub(super) struct ModelReward<E> {
+    pub(super) scorer: RewardScorer<E>,
     pub(super) clip: Option<[f64; 2]>,
 }
 
-impl RewardFunction for ModelReward {
+impl<E: Engine> RewardFunction for ModelReward<E> {
     fn name(&self) -> &'static str {
         "reward_model"
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use truing_model::{Engine, EngineError, HeadRequest, TopLogProbs};
+use truing_model::{Adapters, Engine, EngineError, HeadRequest, TopLogProbs};
 use truing_train::{PolicyPack, PolicyPackKind, segments};
 use truing_types::{BatchError, ExcludedTokens, PackedBatch, RowOrigin, TokenId};
 
@@ -101,9 +101,10 @@ pub(super) fn top_log_probs<E: Engine>(
     pack: &PackedBatch,
     policy: &SampledPolicy,
     k: usize,
+    adapters: Adapters,
 ) -> Result<TopLogProbs, EngineError> {
     let batch = engine.upload(pack)?;
-    let hidden = segments::forward_only(engine, &batch)?;
+    let hidden = segments::forward_only(engine, &batch, adapters)?;
     engine.top_log_probs(&hidden, &pack.targets().rows, policy.temperature, &policy.excluded, k)
 }
 
@@ -113,14 +114,15 @@ pub(super) fn log_probs<E: Engine>(
     pack: &PackedBatch,
     policy: &SampledPolicy,
     reference: Option<&TopLogProbs>,
+    adapters: Adapters,
 ) -> Result<(Vec<f32>, Vec<f32>), EngineError> {
     let batch = engine.upload(pack)?;
-    let hidden = segments::forward_only(engine, &batch)?;
+    let hidden = segments::forward_only(engine, &batch, adapters)?;
     let request = HeadRequest::LogProbs {
         targets: Cow::Owned(pack.targets()),
         temperature: policy.temperature,
         excluded: policy.excluded.clone(),
-        reference,
+        reference: reference.cloned(),
     };
     let output = engine.head(&hidden, &request)?;
     Ok((output.tokens.log_probs, output.kl))
@@ -136,6 +138,6 @@ pub(super) fn ptx_pack(batch: PackedBatch, reference: TopLogProbs) -> PolicyPack
         old_log_probs: Vec::new(),
         reference_log_probs: Vec::new(),
         importance_weights: Vec::new(),
-        reference: Some(reference.into()),
+        reference: Some(reference),
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use truing_cpu::CpuEngine;
-use truing_model::engine::EngineMemory;
-use truing_model::{DecoderSpec, DecodingWeights, Engine, ModelFiles, ParameterSpec, TrainableSpec};
+use truing_model::{
+    ComputeDtype, DecoderSpec, DecodingWeights, Engine, ModelFiles, ParameterSpec, TrainableSpec,
+};
 use truing_reward::{Rewards, is_source};
 use truing_run::inputs::content_key;
 use truing_run::{Machine, RunError};
@@ -64,7 +64,11 @@ impl GrpoPlan {
     ///
     /// # Errors
     /// When a setting cannot be meant or the memory does not suffice.
-    pub fn resolve(config: GrpoConfig, inputs: &GrpoInputs, machine: &Machine) -> Result<Self, StageError> {
+    pub fn resolve<E: Engine>(
+        config: GrpoConfig,
+        inputs: &GrpoInputs,
+        machine: &Machine,
+    ) -> Result<Self, StageError> {
         check(&config, inputs)?;
         let spec = &inputs.model.spec;
         let trainable = config.trainable();
@@ -77,23 +81,15 @@ impl GrpoPlan {
             || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
             |gib| (gib * GIB) as u64,
         );
-        let reference_bytes = if loads_reference(&config, inputs) {
-            CpuEngine::memory(spec, &TrainableSpec::frozen()).parameter_bytes
-        } else {
-            0
-        };
+        let reference_bytes =
+            if loads_reference(&config, inputs) { frozen_bytes::<E>(spec.clone()) } else { 0 };
         let reward_model_bytes = match &config.reward_model {
-            Some(reward_model) => {
-                let spec = ModelFiles::open(&reward_model.model_name_or_path)?.spec;
-                CpuEngine::memory(&spec, &TrainableSpec::frozen()).parameter_bytes
-            }
+            Some(reward_model) => frozen_bytes::<E>(ModelFiles::open(&reward_model.model_name_or_path)?.spec),
             None => 0,
         };
         let judge_bytes =
             match config.judge.as_ref().and_then(|judge| judge.model.model_name_or_path.as_ref()) {
-                Some(path) => {
-                    CpuEngine::memory(&ModelFiles::open(path)?.spec, &TrainableSpec::frozen()).parameter_bytes
-                }
+                Some(path) => frozen_bytes::<E>(ModelFiles::open(path)?.spec),
                 None => 0,
             };
         let n_completions = config.prompts_per_step * config.num_generations;
@@ -111,7 +107,7 @@ impl GrpoPlan {
         let longest_prompt = inputs.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
         let longest = longest_prompt + config.max_completion_length;
         let n_running = config.generation_batch_size.min(n_completions);
-        let token_bytes = 2 * spec.n_layers * spec.n_kv_heads * spec.head_dim * size_of::<f32>();
+        let mut engine = E::memory(&spec.clone().into(), &trainable, ComputeDtype::default());
         // A prompt's blocks are shared by its completions, but for the last one, which each copies to write on. The prompt
         // that the next completions go on from is held beside the running ones.
         let blocks = |n_tokens: usize| n_tokens.div_ceil(CACHE_BLOCK) * CACHE_BLOCK;
@@ -123,8 +119,7 @@ impl GrpoPlan {
         let n_prompts_running = n_running.div_ceil(n_of_prompt) + 1;
         let n_cached = n_prompts_running * blocks(longest_prompt)
             + n_running * blocks(config.max_completion_length + CACHE_BLOCK - 1);
-        let cache_bytes = (n_cached * token_bytes) as u64;
-        let mut engine: EngineMemory = CpuEngine::memory(spec, &trainable);
+        let cache_bytes = n_cached as u64 * engine.cache_bytes_per_token;
         let compressed_bytes = match config.rollout_weights {
             DecodingWeights::F32 => 0,
             DecodingWeights::Int8 => engine.compressed_bytes,
@@ -217,6 +212,11 @@ impl GrpoPlan {
             "cache_bytes": self.cache_bytes,
         })
     }
+}
+
+/// Bytes of the weights of a model that does not learn.
+fn frozen_bytes<E: Engine>(spec: DecoderSpec) -> u64 {
+    E::memory(&spec.into(), &TrainableSpec::frozen(), ComputeDtype::default()).parameter_bytes
 }
 
 impl StagePlan for GrpoPlan {

@@ -6,9 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use truing_ask::OpenChatModel;
 use truing_client::{Counts, CountsSnapshot};
-use truing_cpu::CpuEngine;
 use truing_generate::{end_tokens, excluded_tokens, marks_of};
-use truing_model::{SaveOptions, TrainableSpec};
+use truing_model::{Engine, EngineOptions, SaveOptions, TrainableSpec};
 use truing_reward::Rewards;
 use truing_reward::judge::Judge;
 use truing_run::folder::{OpenedRun, RunOutline};
@@ -16,8 +15,8 @@ use truing_run::ranks::gather_dealt;
 use truing_run::record::{EVALUATION_PREFIX, RunRecord, is_any_stopped};
 use truing_run::{Ended, Probe, Recipe, RunError, model, recipe};
 use truing_train::Trainer;
-use truing_train::checkpoint::{self, TrainerState};
-use truing_types::{Communicator, Event, EventSink, ReasoningMarks, TokenId, dealt};
+use truing_train::checkpoint::{self, ModelSaveOptions, TrainerState};
+use truing_types::{Communicator, Event, EventSink, ReasoningMarks, Seed, TokenId, dealt};
 
 use super::failures::{Looked, Watch};
 use super::judge_reward::JudgeReward;
@@ -34,7 +33,7 @@ use crate::{RunContext, StageError, TrainedModel};
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// Everything a run holds while it goes on.
-pub(super) struct Running<'a> {
+pub(super) struct Running<'a, E: Engine> {
     pub(super) plan: &'a GrpoPlan,
     pub(super) inputs: &'a GrpoInputs,
     pub(super) communicator: &'a dyn Communicator,
@@ -42,9 +41,9 @@ pub(super) struct Running<'a> {
     pub(super) events: &'a mut dyn EventSink,
     pub(super) stop: &'a AtomicBool,
     pub(super) record: RunRecord<'a>,
-    pub(super) trainer: Trainer<CpuEngine>,
+    pub(super) trainer: Trainer<E>,
     /// The frozen model, where it is not the policy without its adapters.
-    pub(super) reference: Option<CpuEngine>,
+    pub(super) reference: Option<E>,
     pub(super) rewards: Rewards,
     /// What the judge was asked, and as it stood when last written down.
     pub(super) judge_counts: Option<(Arc<Counts>, CountsSnapshot)>,
@@ -59,12 +58,13 @@ pub(super) struct Running<'a> {
 }
 
 /// The work of [`GrpoStage`](super::GrpoStage).
-pub(super) fn run(
+pub(super) fn run<E: Engine + 'static>(
     plan: &GrpoPlan,
     inputs: &GrpoInputs,
     context: RunContext<'_>,
 ) -> Result<Ended<TrainedModel>, StageError> {
-    let RunContext { start, communicator, probe, events, stop, mut chat_models, sandbox_program } = context;
+    let RunContext { start, groups, probe, events, stop, mut chat_models, sandbox_program } = context;
+    let communicator = &*groups.data;
     let judge = chat_models.pop();
     let config = &plan.config;
     if config.judge.is_some() != judge.is_some() {
@@ -86,7 +86,8 @@ pub(super) fn run(
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
     let load = |trainable: &TrainableSpec, phase: &str, events: &mut dyn EventSink| {
-        model::announce_and_load(&inputs.model, trainable, plan.n_threads, config.seed, phase, events)
+        let options = EngineOptions::with_threads(plan.n_threads, Seed(config.seed));
+        model::announce_and_load::<E>(&inputs.model, trainable, &options, groups, phase, events)
     };
     let engine = load(&plan.trainable, "loading the model", events)?;
     let reference = match loads_reference(config, inputs) {
@@ -98,7 +99,7 @@ pub(super) fn run(
     rewards.set_reasoning_marks(marks.clone());
     if let Some(settings) = &config.reward_model {
         let options = inputs.renderer.options().clone();
-        let scorer = RewardScorer::open(&settings.model_name_or_path, options, plan.n_threads, events)?;
+        let scorer = RewardScorer::<E>::open(&settings.model_name_or_path, options, plan.n_threads, events)?;
         let function = ModelReward { scorer, clip: settings.clip };
         rewards.add(None, settings.weight, &[], false, settings.reads, Box::new(function))?;
     }
@@ -146,7 +147,7 @@ pub(super) fn run(
     running.train()
 }
 
-impl Running<'_> {
+impl<E: Engine> Running<'_, E> {
     fn train(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let config = &self.plan.config;
         if self.state.is_evaluation_due && !self.evaluate()? {
@@ -268,7 +269,8 @@ impl Running<'_> {
             let files = inputs.renderer.tokenizer().files();
             let options = model::save_options(&inputs.model, &files);
             let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
-            checkpoint::save(trainer.engine(), state, staged, &options, Some(&*base_model))?;
+            let options = ModelSaveOptions::Decoder { options, base_model: Some(&*base_model) };
+            checkpoint::save(trainer.engine(), state, staged, &options)?;
             Ok(prompts.save(staged)?)
         })
     }

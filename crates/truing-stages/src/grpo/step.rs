@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use rand_chacha::rand_core::Rng;
 use truing_ask::chat;
-use truing_generate::{SampleRequest, SampledCompletion, SampledIds, opened_thought, sample};
-use truing_model::{DecodingWeights, Engine as _, EngineError, TopLogProbs};
+use truing_generate::{
+    DecodingOptions, SampleRequest, SampledCompletion, SampledIds, opened_thought, sample,
+};
+use truing_model::{Adapters, DecodingWeights, Engine, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
 use truing_run::ranks::{gather_dealt, on_first_rank};
@@ -88,9 +89,9 @@ pub(super) enum Purpose {
 }
 
 /// A pack of completions, and the reference's top tokens where the update needs them.
-type ComparedPack = (CompletionPack, Option<Arc<TopLogProbs>>);
+type ComparedPack = (CompletionPack, Option<TopLogProbs>);
 
-impl Running<'_> {
+impl<E: Engine> Running<'_, E> {
     /// Draws completions of this rank's prompts; `None` when the stop flag was seen.
     pub(super) fn draw(
         &mut self,
@@ -133,7 +134,6 @@ impl Running<'_> {
         if let Some(reference) = &mut self.reference {
             reference.release_working_memory();
         }
-        self.trainer.engine_mut().set_decoding_weights(weights);
         let (events, stop, world_size) = (&mut *self.events, self.stop, self.communicator.world_size());
         let mut done = 0;
         let total = (requests.len() * n_samples) as u64;
@@ -148,7 +148,7 @@ impl Running<'_> {
             &requests,
             &options,
             SampledIds { end: &self.end_tokens, excluded: &self.policy.excluded },
-            config.generation_batch_size,
+            DecodingOptions { max_batch: config.generation_batch_size, weights, shares_beginnings: false },
             &mut |_, _, _| {
                 done += 1;
                 events.emit(Event::Progress { done, note: String::new() });
@@ -406,24 +406,27 @@ impl Running<'_> {
 
     /// What policy and reference say of a pack, as [`take_down`] reads it, and the reference's top tokens where the update
     /// needs them.
-    fn compare(&mut self, pack: &CompletionPack) -> Result<(Vec<f32>, Option<Arc<TopLogProbs>>), StageError> {
+    fn compare(&mut self, pack: &CompletionPack) -> Result<(Vec<f32>, Option<TopLogProbs>), StageError> {
         let config = &self.plan.config;
         let (policy, k) = (&self.policy.clone(), config.kl_top_k);
         let (mut top, mut reference_log_probs) = (None, Vec::new());
         match config.kl() {
             KlKind::ExactTopK => {
-                top =
-                    Some(self.ask_reference(|engine| packs::top_log_probs(engine, &pack.batch, policy, k))?);
+                top = Some(self.ask_reference(|engine, adapters| {
+                    packs::top_log_probs(engine, &pack.batch, policy, k, adapters)
+                })?);
             }
             KlKind::K3 => {
-                let said =
-                    self.ask_reference(|engine| packs::log_probs(engine, &pack.batch, policy, None))?;
+                let said = self.ask_reference(|engine, adapters| {
+                    packs::log_probs(engine, &pack.batch, policy, None, adapters)
+                })?;
                 reference_log_probs = said.0;
             }
             KlKind::None => {}
         }
+        let engine = self.trainer.engine_mut();
         let (log_probs, mut kl) =
-            packs::log_probs(self.trainer.engine_mut(), &pack.batch, policy, top.as_ref())?;
+            packs::log_probs(engine, &pack.batch, policy, top.as_ref(), Adapters::Enabled)?;
         if config.kl() == KlKind::K3 {
             let k3 = |(&reference, &policy): (&f32, &f32)| {
                 let log_ratio = reference - policy;
@@ -432,24 +435,18 @@ impl Running<'_> {
             kl = reference_log_probs.iter().zip(&log_probs).map(k3).collect();
         }
         let is_needed = matches!(config.policy().kl, KlInLoss::Exact(_));
-        let top = top.filter(|_| is_needed).map(Arc::new);
+        let top = top.filter(|_| is_needed);
         Ok(([log_probs, kl, reference_log_probs].concat(), top))
     }
 
     /// Asks the frozen model: a second engine, or the policy without its adapters.
     fn ask_reference<R>(
         &mut self,
-        ask: impl FnOnce(&mut truing_cpu::CpuEngine) -> Result<R, EngineError>,
+        ask: impl FnOnce(&mut E, Adapters) -> Result<R, EngineError>,
     ) -> Result<R, EngineError> {
         match &mut self.reference {
-            Some(reference) => ask(reference),
-            None => {
-                let engine = self.trainer.engine_mut();
-                engine.enable_adapters(false);
-                let answer = ask(engine);
-                engine.enable_adapters(true);
-                answer
-            }
+            Some(reference) => ask(reference, Adapters::Enabled),
+            None => ask(self.trainer.engine_mut(), Adapters::Disabled),
         }
     }
 
@@ -649,7 +646,9 @@ impl Running<'_> {
             .collect();
         for place in dealt(drawn.len(), self.communicator) {
             let batch = data.batch(&[drawn[place]])?;
-            let top = self.ask_reference(|engine| packs::top_log_probs(engine, &batch, policy, k))?;
+            let top = self.ask_reference(|engine, adapters| {
+                packs::top_log_probs(engine, &batch, policy, k, adapters)
+            })?;
             packs.push(packs::ptx_pack(batch, top));
         }
         Ok(packs)
@@ -722,11 +721,7 @@ fn take_down(pack: &CompletionPack, said: &[f32], compared: &mut [Compared]) {
     }
 }
 
-fn policy_pack(
-    pack: &CompletionPack,
-    reference: Option<Arc<TopLogProbs>>,
-    compared: &[Compared],
-) -> PolicyPack {
+fn policy_pack(pack: &CompletionPack, reference: Option<TopLogProbs>, compared: &[Compared]) -> PolicyPack {
     let join = |values: fn(&Compared) -> &Vec<f32>| -> Vec<f32> {
         pack.completions.iter().flat_map(|&(idx, _)| values(&compared[idx]).iter().copied()).collect()
     };

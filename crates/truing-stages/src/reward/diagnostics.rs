@@ -28,16 +28,16 @@ struct Rated {
 
 /// From the scores `(groups, one score a response)` of a data set's packs.
 #[must_use]
-pub fn diagnose(
+pub fn diagnose<S: AsRef<[u32]>>(
     data: &ResponseDataset,
-    scored: &[(&[u32], Vec<f32>)],
+    scored: &[(S, Vec<f32>)],
     normaliser: &ScoreNormaliser,
 ) -> RewardDiagnostics {
     let names = metric_names(data.sources().iter().map(|source| &*source.name));
     let mut by_source: BTreeMap<String, Vec<Vec<Rated>>> = BTreeMap::new();
     for (groups, scores) in scored {
         let mut scores = scores.iter();
-        for &group_idx in *groups {
+        for &group_idx in groups.as_ref() {
             let group = &data.groups()[group_idx as usize];
             let source = data.source_of(group_idx as usize).map_or("", |source| &*source.name);
             let rated = group.responses.iter().zip(scores.by_ref()).map(|(response, &reward)| Rated {

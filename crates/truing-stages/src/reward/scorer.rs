@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use serde::Serialize;
-use truing_cpu::CpuEngine;
 use truing_data::{ResponseBatch, ResponseDataset, SourceConfig};
-use truing_model::{Engine, HeadKind, HeadRequest, ModelFiles, TrainableSpec};
+use truing_model::{Adapters, Engine, EngineOptions, HeadKind, HeadRequest, ModelFiles, TrainableSpec};
+use truing_parallel::Solo;
 use truing_run::results::RewardDiagnostics;
 use truing_run::{RunError, model};
 use truing_text::{ChatRenderer, RenderOptions};
@@ -22,8 +22,8 @@ const BUDGET: usize = 2048;
 
 /// A reward model, loaded.
 #[derive(Debug)]
-pub struct RewardScorer {
-    engine: CpuEngine,
+pub struct RewardScorer<E> {
+    engine: E,
     renderer: ChatRenderer,
     normaliser: ScoreNormaliser,
     vocab_size: usize,
@@ -49,7 +49,7 @@ pub struct Scored {
     pub score: Option<f64>,
 }
 
-impl RewardScorer {
+impl<E: Engine> RewardScorer<E> {
     /// Opens a reward model's directory.
     ///
     /// # Errors
@@ -71,14 +71,9 @@ impl RewardScorer {
         }
         let renderer = model::renderer_of_any_head(&files, options)?;
         let frozen = TrainableSpec::frozen();
-        let engine = model::announce_and_load(
-            &files,
-            &frozen,
-            n_threads,
-            Seed(0).0,
-            "loading the reward model",
-            events,
-        )?;
+        let options = EngineOptions::with_threads(n_threads, Seed(0));
+        let phase = "loading the reward model";
+        let engine = model::announce_and_load(&files, &frozen, &options, &Solo::groups(), phase, events)?;
         let normaliser = ScoreNormaliser::open(path)?;
         let (vocab_size, max_length) = (files.spec.vocab_size, files.spec.max_position_embeddings);
         Ok(Self { engine, renderer, normaliser, vocab_size, max_length })
@@ -139,7 +134,7 @@ impl RewardScorer {
 
     fn scores(&mut self, batch: &PackedBatch, rows: Vec<u32>) -> Result<Vec<f32>, StageError> {
         let device = self.engine.upload(batch)?;
-        let hidden = segments::forward_only(&mut self.engine, &device)?;
+        let hidden = segments::forward_only(&mut self.engine, &device, Adapters::Enabled)?;
         Ok(self.engine.head(&hidden, &HeadRequest::Scores { rows: rows.into() })?.scores)
     }
 

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use truing_model::Engine;
 use truing_parallel::Solo;
 use truing_prompts::clustering::Vectors;
 use truing_run::{Ended, Probe, RunError, Start};
@@ -55,7 +56,7 @@ pub(super) fn check_npy(path: &Path) -> Result<(), StageError> {
 }
 
 /// The vectors that the recipe names. `None` when it was broken off.
-pub(super) fn embed(
+pub(super) fn embed<E: Engine>(
     plan: &SelectPlan,
     pool: &Pool,
     folder: &RunDirectory,
@@ -73,7 +74,7 @@ pub(super) fn embed(
         return Ok(Some(vectors));
     }
     let model = embedding.model_name_or_path.as_ref();
-    embed_with(model, embedding.max_tokens, digest, &path, plan, pool, events, stop)
+    embed_with::<E>(model, embedding.max_tokens, digest, &path, plan, pool, events, stop)
 }
 
 /// One vector for every row that could be read; those of rows that are left.
@@ -92,7 +93,7 @@ fn given(path: &Path, pool: &Pool) -> Result<Embedded, StageError> {
 }
 
 /// Trains the encoder on the mined triplets and embeds with it. `None` when it was broken off.
-pub(super) fn train_and_embed(
+pub(super) fn train_and_embed<E: Engine + 'static>(
     plan: &SelectPlan,
     config: &TaskEmbeddingConfig,
     mined: &Mined,
@@ -106,7 +107,7 @@ pub(super) fn train_and_embed(
     if triplets.is_empty() {
         let text = "no triplets were mined: the encoder is not fine-tuned, its vectors are used unchanged";
         events.emit(Event::Warning(text.into()));
-        return embed(plan, pool, folder, events, stop);
+        return embed::<E>(plan, pool, folder, events, stop);
     }
     let train_data = folder.path().join(ENCODER_TRIPLETS);
     mining::write(&train_data, &triplets, pool)?;
@@ -127,9 +128,12 @@ pub(super) fn train_and_embed(
     };
     let inputs = EmbedTrainInputs::load(&config, events)?;
     let start = Start::of(&config.output_dir);
-    let train_plan = EmbedTrainPlan::resolve(config, &inputs, &plan.machine)?;
-    let context = RunContext::new(start, &Solo, probe, events, stop);
-    let Ended::Finished(trained) = EmbedStage::run(&train_plan, &inputs, context)? else { return Ok(None) };
+    let train_plan = EmbedTrainPlan::resolve::<E>(config, &inputs, &plan.machine)?;
+    let groups = Solo::groups();
+    let context = RunContext::new(start, &groups, probe, events, stop);
+    let Ended::Finished(trained) = EmbedStage::run::<E>(&train_plan, &inputs, context)? else {
+        return Ok(None);
+    };
     let model = trained.model;
     let weights = Digest::of_file(&model.join("model.safetensors"))?;
     let max_tokens = plan.config.embedding.max_tokens;
@@ -138,11 +142,11 @@ pub(super) fn train_and_embed(
     if let Some(vectors) = kept(&path, digest)? {
         return Ok(Some(vectors));
     }
-    embed_with(&model, max_tokens, digest, &path, plan, pool, events, stop)
+    embed_with::<E>(&model, max_tokens, digest, &path, plan, pool, events, stop)
 }
 
 /// `None` when it was broken off: what was embedded until then is kept, and taken up again by the same work.
-fn embed_with(
+fn embed_with<E: Engine>(
     model: &Path,
     max_tokens: Option<usize>,
     digest: Digest,
@@ -153,7 +157,7 @@ fn embed_with(
     stop: &AtomicBool,
 ) -> Result<Option<Embedded>, StageError> {
     let options = EmbedOptions { max_tokens, n_threads: plan.n_threads(), ..EmbedOptions::default() };
-    let mut embedder = Embedder::open(model, options, events)?;
+    let mut embedder = Embedder::<E>::open(model, options, events)?;
     let (width, alive) = (embedder.width(), pool.alive());
     events.emit(Event::PhaseStarted { phase: "embedding".into(), total: Some(alive.len() as u64) });
     let unfinished = path.with_extension("unfinished");

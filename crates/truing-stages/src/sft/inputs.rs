@@ -11,7 +11,7 @@ use truing_types::{Event, EventSink, RowOrigin, Seed, StageName, TrainingRow};
 
 use crate::StageError;
 use crate::training::opening::{self, Opened};
-use crate::training::{TrainingConfig, TrainingInputs};
+use crate::training::{ModelToTrain, TrainingConfig, TrainingInputs};
 
 /// Rows rendered at a time, on all threads.
 const ROWS_AT_A_TIME: usize = 2048;
@@ -70,12 +70,8 @@ impl SftInputs {
 impl TrainingInputs for SftInputs {
     type Data = Dataset;
 
-    fn model(&self) -> &ModelFiles {
-        &self.model
-    }
-
-    fn renderer(&self) -> &ChatRenderer {
-        &self.renderer
+    fn model(&self) -> ModelToTrain<'_> {
+        ModelToTrain::Decoder { files: &self.model, renderer: &self.renderer }
     }
 
     fn train(&self) -> &Dataset {

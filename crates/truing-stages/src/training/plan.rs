@@ -1,19 +1,20 @@
 //! Every decision of a training run that can be made before work starts, checked and printable.
 
 use serde_json::json;
-use truing_cpu::CpuEngine;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
-use truing_model::{DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
+use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
 use truing_run::inputs::content_key;
-use truing_run::{Machine, RunError};
+use truing_run::{Machine, Recipe, RunError, recipe};
 use truing_store::Digest;
 use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, ScheduleKind, SegmentChoice,
-    StepFlops, StepShape, TrainError, plan_segments,
+    SegmentPlan, StepFlops, StepShape, TrainError, plan_segments,
 };
 use truing_types::Seed;
 
-use super::{LoraConfig, Packed, TrainingConfig, TrainingData, TrainingInputs};
+use super::{
+    LoraConfig, Packed, RunPlan, RunSettings, StepPacks, TrainingConfig, TrainingData, TrainingInputs,
+};
 use crate::{StageError, StagePlan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -55,32 +56,19 @@ pub struct TrainingPlan {
     n_trainable: u64,
 }
 
-/// Where an optimiser step's packs lie.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepPacks<'a> {
-    /// The epoch, counted from 0.
-    pub epoch: usize,
-    /// Samples of each pack.
-    pub packs: &'a [Vec<u32>],
-    /// Epochs done once the step is.
-    pub epochs_done: f64,
-    /// Whether it is its epoch's last.
-    pub ends_epoch: bool,
-}
-
 impl TrainingPlan {
     /// Makes the plan, or says why there is none. Pure: it opens no file.
     ///
     /// # Errors
     /// When a setting cannot be meant, samples do not fit, or the memory does not suffice.
-    pub fn resolve<I: TrainingInputs>(
+    pub fn resolve<E: Engine, I: TrainingInputs>(
         config: TrainingConfig,
         inputs: &I,
         machine: &Machine,
     ) -> Result<Self, StageError> {
-        let longest = inputs.model().spec.max_position_embeddings;
-        check(&config, longest, inputs.eval().is_some())?;
-        let (spec, train) = (&inputs.model().spec, inputs.train());
+        let model = inputs.model().spec();
+        let (spec, train) = (model.decoder()?, inputs.train());
+        check(&config, spec.max_position_embeddings, inputs.eval().is_some())?;
         if train.lengths().is_empty() {
             return Err(RunError::BadSetting {
                 key: if config.eval_fraction > 0.0 { "eval_fraction" } else { "data" },
@@ -121,7 +109,7 @@ impl TrainingPlan {
             |gib| (gib * GIB) as u64,
         );
         let memory_of = |trainable: &TrainableSpec| {
-            let mut memory = CpuEngine::memory(spec, trainable);
+            let mut memory = E::memory(&model, trainable, ComputeDtype::default());
             memory.fixed_bytes += machine.resident_bytes;
             memory
         };
@@ -158,46 +146,10 @@ impl TrainingPlan {
         })
     }
 
-    /// The packs of one step, counted from 1.
-    #[must_use]
-    pub fn packs_of(&self, step: u64) -> StepPacks<'_> {
-        let mut before = 0;
-        for (epoch, packing) in self.epochs.iter().enumerate() {
-            let n_steps = packing.packs.len().div_ceil(self.packs_per_step) as u64;
-            if step <= before + n_steps {
-                let first = (step - before - 1) as usize * self.packs_per_step;
-                let end = (first + self.packs_per_step).min(packing.packs.len());
-                return StepPacks {
-                    epoch,
-                    packs: &packing.packs[first..end],
-                    epochs_done: epoch as f64 + (step - before) as f64 / n_steps as f64,
-                    ends_epoch: step == before + n_steps,
-                };
-            }
-            before += n_steps;
-        }
-        StepPacks {
-            epoch: self.epochs.len(),
-            packs: &[],
-            epochs_done: self.epochs.len() as f64,
-            ends_epoch: true,
-        }
-    }
-
     /// What packing makes of the first epoch.
     #[must_use]
     pub fn packing(&self) -> &PackingReport {
         &self.epochs[0].report
-    }
-
-    /// Tokens from one step (counted from 1) to the end of the run.
-    #[must_use]
-    pub fn tokens_from(&self, step: u64, lengths: &[u32]) -> u64 {
-        (step..=self.n_steps)
-            .flat_map(|step| self.packs_of(step).packs)
-            .flatten()
-            .map(|&sample| u64::from(lengths[sample as usize]))
-            .sum()
     }
 
     /// The best way for every k, for a table.
@@ -205,9 +157,81 @@ impl TrainingPlan {
     pub fn by_layers_per_segment(&self) -> &[SegmentChoice] {
         &self.memory.by_layers_per_segment
     }
+}
 
-    /// `plan.json` of the run directory.
-    pub(crate) fn to_json(&self) -> serde_json::Value {
+impl RunPlan for TrainingPlan {
+    fn settings(&self) -> RunSettings<'_> {
+        let config = &self.config;
+        RunSettings {
+            output_dir: &config.output_dir,
+            recipe: config.to_toml().into(),
+            decisive_of: recipe::decisive_of::<TrainingConfig>,
+            model_name: &config.model_name_or_path,
+            seed: config.seed,
+            eval_steps: config.eval_steps,
+            eval_on_start: config.eval_on_start,
+            save_steps: config.save_steps,
+            save_total_limit: config.save_total_limit,
+            keep_best: config.keep_best,
+            load_best_model_at_end: config.load_best_model_at_end,
+            logging_steps: config.logging_steps,
+            save_dtype: config.save_dtype,
+            merge_adapter: config.merge_adapter,
+            pack_capacity: Some(config.max_length),
+        }
+    }
+
+    fn trainable(&self) -> &TrainableSpec {
+        &self.trainable
+    }
+
+    fn segments(&self) -> SegmentPlan {
+        self.memory.chosen.segments
+    }
+
+    fn optimizer(&self) -> OptimizerConfig {
+        self.optimizer
+    }
+
+    fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+
+    fn n_steps(&self) -> u64 {
+        self.n_steps
+    }
+
+    fn n_threads(&self) -> usize {
+        self.n_threads
+    }
+
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn packs_of(&self, step: u64) -> StepPacks<'_> {
+        let mut before = 0;
+        for (epoch, packing) in self.epochs.iter().enumerate() {
+            let n_steps = packing.packs.len().div_ceil(self.packs_per_step) as u64;
+            if step <= before + n_steps {
+                let first = (step - before - 1) as usize * self.packs_per_step;
+                let end = (first + self.packs_per_step).min(packing.packs.len());
+                return StepPacks {
+                    packs: packing.packs[first..end].into(),
+                    epochs_done: epoch as f64 + (step - before) as f64 / n_steps as f64,
+                    ends_epoch: step == before + n_steps,
+                };
+            }
+            before += n_steps;
+        }
+        StepPacks { packs: Vec::new().into(), epochs_done: self.epochs.len() as f64, ends_epoch: true }
+    }
+
+    fn eval_steps(&self) -> Vec<Vec<Vec<u32>>> {
+        self.eval_packs.iter().map(|pack| vec![pack.clone()]).collect()
+    }
+
+    fn to_json(&self) -> serde_json::Value {
         let parts: Vec<_> = self
             .memory
             .rows()

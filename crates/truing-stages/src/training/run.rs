@@ -4,61 +4,62 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
-use truing_cpu::CpuEngine;
-use truing_model::SaveOptions;
+use truing_model::{Engine, EngineOptions};
 use truing_run::folder::{OpenedRun, RunOutline};
-use truing_run::model::BesideWeights;
 use truing_run::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
 use truing_run::results::{ClassifierEvaluation, RewardDiagnostics, RewardEvaluation};
-use truing_run::{Ended, Probe, Recipe, model, recipe};
+use truing_run::{Ended, Probe};
 use truing_train::checkpoint::{self, TrainerState};
-use truing_train::{Measures, StepOutcome, TrainError, Trainer};
-use truing_types::{Communicator, Event, EventSink, all_gather_dealt};
+use truing_train::{Measures, Objective as _, StepOutcome, TrainError, Trainer};
+use truing_types::{Communicator, Event, EventSink, Seed, all_gather_dealt, dealt};
 
-use super::{
-    DataOf, EvaluationFindings, PackOf, Side, TrainingConfig, TrainingInputs, TrainingPlan, Workload,
-};
+use super::model::Saving;
+use super::{DataOf, EvaluationFindings, PackOf, RunPlan, RunSettings, Side, TrainingInputs, Workload};
 use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// Everything a run holds while it goes on.
-struct Running<'a, W: Workload> {
-    plan: &'a TrainingPlan,
+/// Everything that a run holds.
+struct Running<'a, E: Engine, P, W: Workload> {
+    plan: &'a P,
+    settings: RunSettings<'a>,
     inputs: &'a W::Inputs,
     workload: W,
     /// Tokens of each training sample.
     lengths: Vec<u32>,
+    /// Steps of an evaluation, each as packs.
+    eval_steps: Vec<Vec<Vec<u32>>>,
     communicator: &'a dyn Communicator,
     probe: &'a dyn Probe,
     events: &'a mut dyn EventSink,
     stop: &'a AtomicBool,
     record: RunRecord<'a>,
-    trainer: Trainer<CpuEngine>,
+    trainer: Trainer<E>,
     state: TrainerState,
+    saving: Saving<'a>,
 }
 
-/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint and ends the run.
+/// Runs the plan. `stop` is looked at after every pack: a set flag saves a checkpoint of the last whole step and ends the
+/// run.
 ///
 /// # Errors
-/// When the folder cannot be used, numbers break (naming step and rows), or the disk fails.
-pub(crate) fn run<W: Workload>(
-    plan: &TrainingPlan,
+/// When the folder cannot be used, numbers are not finite (naming step and rows), or the disk fails.
+pub(crate) fn run<E: Engine, P: RunPlan, W: Workload>(
+    plan: &P,
     inputs: &W::Inputs,
     mut workload: W,
     context: &mut RunContext<'_>,
 ) -> Result<Ended<TrainedModel>, StageError> {
-    let (start, communicator, probe, stop) =
-        (context.start, context.communicator, context.probe, context.stop);
+    let (start, groups, probe, stop) = (context.start, context.groups, context.probe, context.stop);
+    let communicator = &*groups.data;
     let events = &mut *context.events;
-    let config = &plan.config;
-    let recipe = config.to_toml();
+    let settings = plan.settings();
     let outline = RunOutline {
-        output_dir: &config.output_dir,
-        recipe: &recipe,
-        decisive_of: recipe::decisive_of::<TrainingConfig>,
+        output_dir: settings.output_dir,
+        recipe: &settings.recipe,
+        decisive_of: settings.decisive_of,
         inputs: inputs.record(),
-        digest: plan.digest,
+        digest: plan.digest(),
         plan: plan.to_json(),
         skipped: inputs.skipped(),
     };
@@ -66,30 +67,32 @@ pub(crate) fn run<W: Workload>(
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
-    let mut engine = model::announce_and_load(
-        inputs.model(),
-        &plan.trainable,
-        plan.n_threads,
-        config.seed,
-        "loading the model",
-        events,
-    )?;
+    let options = EngineOptions::with_threads(plan.n_threads(), Seed(settings.seed));
+    let mut engine: E = inputs.model().load(plan.trainable(), &options, groups, events)?;
     if workload.begin(&mut engine, inputs, folder.path(), communicator, events, stop)?.is_break() {
         return Ok(Ended::Interrupted { step: Some(0) });
     }
-    let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
-    let mut state = TrainerState::start(config.seed, plan.digest);
-    state.is_evaluation_due = config.eval_on_start;
+    let mut trainer = Trainer::new(engine, plan.segments(), plan.optimizer(), plan.schedule())?;
+    let mut state = TrainerState::start(settings.seed, plan.digest());
+    state.is_evaluation_due = settings.eval_on_start;
     if let Some(directory) = checkpoint {
         state = checkpoint::restore(trainer.engine_mut(), &directory)?;
         trainer.resume_at(state.step);
-        events.emit(Event::Note(format!("resuming after step {} of {}", state.step, plan.n_steps)));
+        events.emit(Event::Note(format!("resuming after step {} of {}", state.step, plan.n_steps())));
     }
     let evaluations = [RewardDiagnostics::FILE_NAME, ClassifierEvaluation::LOG_NAME];
     let record = RunRecord::open(folder, &state, &evaluations, communicator)?;
+    let saving = Saving {
+        model: inputs.model(),
+        name: settings.model_name,
+        files: workload.files()?,
+        output_names: workload.output_names(),
+    };
     let running = Running {
         lengths: super::TrainingData::lengths(inputs.train()),
+        eval_steps: if inputs.eval().is_some() { plan.eval_steps() } else { Vec::new() },
         plan,
+        settings,
         inputs,
         workload,
         communicator,
@@ -99,11 +102,12 @@ pub(crate) fn run<W: Workload>(
         record,
         trainer,
         state,
+        saving,
     };
     running.train()
 }
 
-impl<W: Workload> Running<'_, W> {
+impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
     fn train(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let plan = self.plan;
         if self.state.is_evaluation_due && self.evaluate()?.is_break() {
@@ -111,7 +115,7 @@ impl<W: Workload> Running<'_, W> {
         }
         self.start_training_phase();
         let mut n_done = 0;
-        while self.state.step < plan.n_steps {
+        while self.state.step < plan.n_steps() {
             let started = self.probe.elapsed_secs();
             let Some(outcome) = self.step(&mut n_done)? else { return self.interrupted() };
             let secs = self.probe.elapsed_secs() - started;
@@ -119,23 +123,23 @@ impl<W: Workload> Running<'_, W> {
             self.state.step = outcome.step;
             self.state.epoch = step_packs.epochs_done;
             self.state.n_tokens += outcome.measures.n_tokens;
-            let is_last = outcome.step == plan.n_steps;
-            if is_last || outcome.step.is_multiple_of(plan.config.logging_steps) {
-                self.log_step(&outcome, step_packs.packs, secs)?;
+            let is_last = outcome.step == plan.n_steps();
+            if is_last || outcome.step.is_multiple_of(self.settings.logging_steps) {
+                self.log_step(&outcome, &step_packs.packs, secs)?;
             }
             let is_due = |every: Option<u64>| {
                 every.map_or(step_packs.ends_epoch, |steps| outcome.step.is_multiple_of(steps))
             };
-            if is_last || is_due(plan.config.eval_steps) {
+            if is_last || is_due(self.settings.eval_steps) {
                 if self.evaluate()?.is_break() {
                     return self.interrupted();
                 }
-                if !is_last && !plan.eval_packs.is_empty() {
+                if !is_last && !self.eval_steps.is_empty() {
                     self.start_training_phase();
                     n_done = 0;
                 }
             }
-            if !is_last && is_due(plan.config.save_steps) {
+            if !is_last && is_due(self.settings.save_steps) {
                 self.save_checkpoint()?;
             }
         }
@@ -156,14 +160,17 @@ impl<W: Workload> Running<'_, W> {
             return Ok(None);
         }
         let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
-        let mine: Vec<&Vec<u32>> = plan.packs_of(step).packs.iter().skip(rank).step_by(world_size).collect();
+        let all = plan.packs_of(step).packs;
+        let mine: Vec<&Vec<u32>> = all.iter().skip(rank).step_by(world_size).collect();
         self.prepare(Side::Train, &mine)?;
-        let packs = self.packs(Side::Train, &mine)?;
+        // Where the loss couples the packs of a step, every rank knows all of them.
+        let known = if self.workload.objective().couples_packs() { all.iter().collect() } else { mine };
+        let packs = self.packs(Side::Train, &known)?;
         let (events, stop) = (&mut self.events, self.stop);
         let objective = self.workload.objective();
         let result = self.trainer.step(&packs, objective, self.communicator, &mut |pack| {
             *n_done += (pack.n_tokens() * world_size) as u64;
-            let note = format!("step {step} of {}", plan.n_steps);
+            let note = format!("step {step} of {}", plan.n_steps());
             events.emit(Event::Progress { done: *n_done, note });
             break_if_alone(stop, world_size)
         });
@@ -202,7 +209,6 @@ impl<W: Workload> Running<'_, W> {
     fn log_step(&mut self, outcome: &StepOutcome, packs: &[Vec<u32>], secs: f64) -> Result<(), StageError> {
         let n_tokens = outcome.measures.n_tokens as f64;
         let n_samples: usize = packs.iter().map(Vec::len).sum();
-        let allocated = packs.len() as f64 * f64::from(self.plan.config.max_length);
         let mut values = outcome.measures.means.clone();
         values.extend(
             [
@@ -213,11 +219,14 @@ impl<W: Workload> Running<'_, W> {
                 ("num_tokens", self.state.n_tokens as f64),
                 ("tokens_per_second", n_tokens / secs.max(1e-9)),
                 ("samples_per_second", n_samples as f64 / secs.max(1e-9)),
-                ("utilisation", n_tokens / allocated),
                 ("step_time", secs),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
+        if let Some(capacity) = self.settings.pack_capacity {
+            let allocated = packs.len() as f64 * f64::from(capacity);
+            values.insert("utilisation".into(), n_tokens / allocated);
+        }
         if let Some(bytes) = self.probe.peak_resident_bytes() {
             values.insert("peak_memory_gib".into(), bytes as f64 / GIB);
         }
@@ -231,21 +240,25 @@ impl<W: Workload> Running<'_, W> {
 
     /// Measures on the evaluation packs; breaks when it was stopped.
     fn evaluate(&mut self) -> Result<ControlFlow<()>, StageError> {
-        if self.plan.eval_packs.is_empty() {
+        if self.eval_steps.is_empty() {
+            self.state.is_evaluation_due = false;
             return Ok(ControlFlow::Continue(()));
         }
         self.state.is_evaluation_due = true;
-        let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
-        let all = &self.plan.eval_packs;
-        let mine: Vec<&Vec<u32>> = all.iter().skip(rank).step_by(world_size).collect();
+        let (all, world_size) = (self.eval_steps.clone(), self.communicator.world_size());
+        let mine: Vec<&Vec<Vec<u32>>> = dealt(all.len(), self.communicator).map(|step| &all[step]).collect();
         self.events.emit(Event::PhaseStarted { phase: "evaluating".into(), total: Some(mine.len() as u64) });
-        self.prepare(Side::Evaluation, &mine)?;
-        let packs = self.packs(Side::Evaluation, &mine)?;
+        let samples: Vec<&Vec<u32>> = mine.iter().copied().flatten().collect();
+        self.prepare(Side::Evaluation, &samples)?;
+        let mut steps = Vec::with_capacity(mine.len());
+        for packs in mine {
+            steps.push(self.packs(Side::Evaluation, &packs.iter().collect::<Vec<_>>())?);
+        }
         let (events, stop) = (&mut self.events, self.stop);
         let mut kept = Vec::new();
         let (workload, objective) = (&self.workload, self.workload.objective());
-        let result = self.trainer.evaluate(&packs, objective, self.communicator, &mut |_, output| {
-            kept.push(workload.kept(output));
+        let result = self.trainer.evaluate(&steps, objective, self.communicator, &mut |outputs| {
+            kept.push(outputs.iter().flat_map(|output| workload.kept(output)).collect());
             events.emit(Event::Progress { done: kept.len() as u64, note: String::new() });
             break_if_alone(stop, world_size)
         });
@@ -267,10 +280,10 @@ impl<W: Workload> Running<'_, W> {
         values.insert(format!("{EVALUATION_PREFIX}loss"), measures.loss);
         self.workload.derive_metrics(EVALUATION_PREFIX, &mut values);
         if let Some(eval) = self.inputs.eval() {
-            // Every rank finds the same, in all packs.
+            // Every rank finds the same, in all steps.
             let kept = all_gather_dealt(self.communicator, kept)?;
-            let answered: Vec<(&[u32], Vec<f32>)> =
-                all.iter().map(|samples| &samples[..]).zip(kept).collect();
+            let answered: Vec<(Vec<u32>, Vec<f32>)> =
+                all.iter().map(|packs| packs.concat()).zip(kept).collect();
             let EvaluationFindings { metrics, diagnostics, evaluation } =
                 self.workload.evaluation_findings(eval, measures.loss, &answered);
             values.extend(
@@ -288,7 +301,7 @@ impl<W: Workload> Running<'_, W> {
         }
         self.log(values)?;
         let is_best = self.state.note_evaluation(measures.loss);
-        let keeps_best = self.plan.config.keep_best || self.plan.config.load_best_model_at_end;
+        let keeps_best = self.settings.keep_best || self.settings.load_best_model_at_end;
         if is_best && keeps_best && self.state.step > 0 {
             self.save_checkpoint()?;
         }
@@ -304,13 +317,9 @@ impl<W: Workload> Running<'_, W> {
     }
 
     fn save_checkpoint(&mut self) -> Result<(), StageError> {
-        let Self { plan, inputs, workload, trainer, state, .. } = self;
-        let config = &plan.config;
-        self.record.save_checkpoint(state, config.save_total_limit, &mut *self.events, |staged| {
-            let beside = beside_weights(*inputs, workload)?;
-            let options = beside.options(inputs.model());
-            let base_model = model::base_of(inputs.model(), &config.model_name_or_path);
-            Ok(checkpoint::save(trainer.engine(), state, staged, &options, Some(&*base_model))?)
+        let Self { settings, trainer, state, saving, .. } = self;
+        self.record.save_checkpoint(state, settings.save_total_limit, &mut *self.events, |staged| {
+            saving.checkpoint(trainer.engine(), state, staged)
         })
     }
 
@@ -321,18 +330,15 @@ impl<W: Workload> Running<'_, W> {
     }
 
     fn finish(mut self) -> Result<Ended<TrainedModel>, StageError> {
-        let config = &self.plan.config;
-        if config.load_best_model_at_end {
+        let (of_best, dtype) = (self.settings.load_best_model_at_end, self.settings.save_dtype);
+        if of_best {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
-        let (inputs, workload, engine) = (self.inputs, &self.workload, self.trainer.engine());
+        let (saving, engine, merges) = (&self.saving, self.trainer.engine(), self.settings.merge_adapter);
         let saved = self.record.save_model(&mut *self.events, |staged| -> Result<(), StageError> {
-            let beside = beside_weights(inputs, workload)?;
-            let options = SaveOptions { dtype: config.save_dtype, ..beside.options(inputs.model()) };
-            let base_model = model::base_of(inputs.model(), &config.model_name_or_path);
-            Ok(model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)?)
+            saving.model(engine, staged, dtype, merges)
         });
-        if saved.is_err() && !config.load_best_model_at_end {
+        if saved.is_err() && !of_best {
             // The last steps are kept, so that a resume can save them otherwise, for instance with another dtype.
             self.save_checkpoint()?;
         }
@@ -343,8 +349,4 @@ impl<W: Workload> Running<'_, W> {
         }
         Ok(Ended::Finished(self.record.end(model, nothing_learnt)?))
     }
-}
-
-fn beside_weights<W: Workload>(inputs: &W::Inputs, workload: &W) -> Result<BesideWeights, StageError> {
-    Ok(BesideWeights::new(inputs.model(), inputs.renderer(), workload.files()?, workload.output_names())?)
 }

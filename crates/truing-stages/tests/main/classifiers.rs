@@ -2,6 +2,7 @@
 //! what cannot is not, interrupted runs end with the same bits, and a saved model says the same.
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
+use crate::setup::{Cpu, SOLO};
 use crate::{embeddings, qualities};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -11,7 +12,6 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::{EncoderFiles, HeadKind, ModelFiles};
-use truing_parallel::Solo;
 use truing_run::results::ClassifierEvaluation;
 use truing_stages::classifier::{
     self, Answer, Classifier, ClassifierInputs, ClassifierPlan, ClassifierSpec, ClassifierStage, OutputSpec,
@@ -102,7 +102,7 @@ fn load(folder: &Path, overrides: &[&str]) -> Result<(ClassifierPlan, Classifier
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
     let inputs = setup::load::<ClassifierStage>(&config, &mut Silent)?;
-    Ok((ClassifierStage::plan(config, &inputs, &MACHINE)?, inputs))
+    Ok((ClassifierStage::plan::<Cpu>(config, &inputs, &MACHINE)?, inputs))
 }
 
 pub(crate) fn run(
@@ -116,11 +116,11 @@ pub(crate) fn run(
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = TrainingConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
     let inputs = setup::load::<ClassifierStage>(&config, &mut events)?;
-    let plan = ClassifierStage::plan(config, &inputs, &MACHINE)?;
-    let outcome = ClassifierStage::run(
+    let plan = ClassifierStage::plan::<Cpu>(config, &inputs, &MACHINE)?;
+    let outcome = ClassifierStage::run::<Cpu>(
         &plan,
         &inputs,
-        RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop),
+        RunContext::new(start, &SOLO, &Ticks::default(), &mut events, &stop),
     )?;
     Ok((outcome, events.seen))
 }
@@ -185,7 +185,8 @@ fn what_texts_say_is_learnt_and_the_saved_model_says_it_again() {
                 );
             }
         }
-        let mut classifier = Classifier::open(&path, RenderOptions::default(), 1, &mut Silent).unwrap();
+        let mut classifier =
+            Classifier::<Cpu>::open(&path, RenderOptions::default(), 1, &mut Silent).unwrap();
         let texts: Vec<String> = (0..6).map(|i| model.text(i % 2, 500 + i)).collect();
         for (i, prediction) in classifier.predict(&texts).unwrap().into_iter().enumerate() {
             let [(_, kind), (_, traits), (_, worth)] = &prediction.answers[..] else { panic!("three parts") };
@@ -212,10 +213,10 @@ fn a_plan_is_not_run_with_the_inputs_of_another_model() {
         [0, 1].map(|i| load(folders[i].path(), &ALL).unwrap());
     for (plan, inputs) in [(&encoder_plan, &decoder), (&decoder_plan, &encoder)] {
         let stop = AtomicBool::new(false);
-        let error = ClassifierStage::run(
+        let error = ClassifierStage::run::<Cpu>(
             plan,
             inputs,
-            RunContext::new(Start::Fresh, &Solo, &Ticks::default(), &mut Silent, &stop),
+            RunContext::new(Start::Fresh, &SOLO, &Ticks::default(), &mut Silent, &stop),
         );
         let error = error.unwrap_err().to_string();
         assert!(error.contains("the inputs that the plan was made of"), "{error}");
@@ -282,7 +283,7 @@ fn a_file_is_predicted_row_by_row_and_nothing_of_it_is_lost() {
     write(folder.path(), &rows(Model::Encoder));
     let (outcome, _) = run(folder.path(), &[ALL[0], "max_steps=2"], Start::Fresh, never).unwrap();
     let path = outcome.finished().unwrap().model;
-    let mut classifier = Classifier::open(&path, RenderOptions::default(), 2, &mut Silent).unwrap();
+    let mut classifier = Classifier::<Cpu>::open(&path, RenderOptions::default(), 2, &mut Silent).unwrap();
     let (data, output) = (folder.path().join("new.jsonl"), folder.path().join("out.jsonl"));
     // More rows than are read at a time.
     let row =
@@ -495,7 +496,8 @@ fn what_cannot_be_learnt_is_refused() {
         error.contains("`lora` is a table: expected nothing of the kind: the model is an encoder"),
         "{error}"
     );
-    let error = Classifier::open(&folder.path().join("model"), RenderOptions::default(), 1, &mut Silent);
+    let error =
+        Classifier::<Cpu>::open(&folder.path().join("model"), RenderOptions::default(), 1, &mut Silent);
     assert!(error.unwrap_err().to_string().contains("expected a classifier or scorer"));
 }
 
@@ -546,7 +548,7 @@ fn what_judges_say_is_distilled_into_a_scorer() {
         found.spearman > Some(0.5),
         "what the judges meant is found in prompts they did not see: {found:?}"
     );
-    let mut scorer = Classifier::open(&path, RenderOptions::default(), 1, &mut Silent).unwrap();
+    let mut scorer = Classifier::<Cpu>::open(&path, RenderOptions::default(), 1, &mut Silent).unwrap();
     let (source, output) =
         (SourceConfig::new(folder.path().join("prompts.jsonl")), folder.path().join("scored.jsonl"));
     let (options, stop) = (PredictionOptions::default(), AtomicBool::new(false));
@@ -575,7 +577,10 @@ fn a_classifier_of_the_same_outputs_is_trained_further_with_its_head() {
         let again = run(folder.path(), &settings, Start::Fresh, never).unwrap().0.finished().unwrap().model;
         let texts: Vec<String> = (0..20).map(|i| model.text(i % 2, i)).collect();
         let [before, after] = [&begun, &again].map(|path| {
-            Classifier::open(path, RenderOptions::default(), 2, &mut Silent).unwrap().predict(&texts).unwrap()
+            Classifier::<Cpu>::open(path, RenderOptions::default(), 2, &mut Silent)
+                .unwrap()
+                .predict(&texts)
+                .unwrap()
         });
         assert_eq!(before, after, "{model:?}: nothing learnt, nothing changed");
     }

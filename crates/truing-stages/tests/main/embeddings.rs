@@ -1,6 +1,7 @@
 //! Embedding and learning to, on a tiny BERT: files in order, runs, interrupts, resumes, what is saved.
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
+use crate::setup::{Cpu, SOLO};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use truing_model::{EncoderFiles, Pooling};
-use truing_parallel::Solo;
 use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use truing_stages::embed::{EmbedOptions, EmbedOutcome, Embedder};
 use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start, TrainedModel};
@@ -89,7 +89,7 @@ fn a_file_becomes_vectors_in_its_order() {
     fs::write(&data, texts.iter().map(|t| json!({"prompt": t}).to_string() + "\n").collect::<String>())
         .unwrap();
     let options = EmbedOptions { n_threads: 2, ..EmbedOptions::default() };
-    let mut embedder = Embedder::open(&folder.path().join("model"), options, &mut Silent).unwrap();
+    let mut embedder = Embedder::<Cpu>::open(&folder.path().join("model"), options, &mut Silent).unwrap();
     let (npy, lines) = (folder.path().join("v.npy"), folder.path().join("v.jsonl"));
     let outcome = embedder.embed_file(&data, None, &npy, &mut Silent).unwrap();
     let n_cut = texts.iter().filter(|text| text.split(' ').count() + 2 > 32).count();
@@ -112,7 +112,8 @@ fn a_file_becomes_vectors_in_its_order() {
     assert!(error.contains("texts.jsonl:1: `nope` is missing"), "{error}");
     assert_eq!(vectors_of_npy(&npy, 24), all, "a failed run leaves the old file");
     let wrong = EmbedOptions { pooling: Some(Pooling::Cls), ..options };
-    let error = Embedder::open(&folder.path().join("model"), wrong, &mut Silent).unwrap_err().to_string();
+    let error =
+        Embedder::<Cpu>::open(&folder.path().join("model"), wrong, &mut Silent).unwrap_err().to_string();
     assert_eq!(error, "`pooling` is cls: expected mean, which the model was made with");
 }
 
@@ -122,7 +123,7 @@ fn a_decoder_gives_vectors_too() {
     let model = folder.path().join("model");
     let embed = |pooling, normalize, texts: &[&str]| {
         let options = EmbedOptions { pooling, normalize, n_threads: 1, ..EmbedOptions::default() };
-        let mut embedder = Embedder::open(&model, options, &mut Silent).unwrap();
+        let mut embedder = Embedder::<Cpu>::open(&model, options, &mut Silent).unwrap();
         embedder.embed(texts, &mut |_| {}).unwrap()
     };
     let (mean, outcome) = embed(Some(Pooling::Mean), false, &["hello", "", "hello world"]);
@@ -155,10 +156,14 @@ pub(crate) fn run(
     stop_when: impl Fn(&Event) -> bool + 'static,
 ) -> Result<Ended<TrainedModel>, StageError> {
     let inputs = EmbedTrainInputs::load(&config, &mut Silent)?;
-    let plan = EmbedTrainPlan::resolve(config, &inputs, &MACHINE)?;
+    let plan = EmbedTrainPlan::resolve::<Cpu>(config, &inputs, &MACHINE)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
-    EmbedStage::run(&plan, &inputs, RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop))
+    EmbedStage::run::<Cpu>(
+        &plan,
+        &inputs,
+        RunContext::new(start, &SOLO, &Ticks::default(), &mut events, &stop),
+    )
 }
 
 fn metrics(folder: &Path) -> Vec<BTreeMap<String, f64>> {
@@ -202,7 +207,7 @@ fn every_loss_learns_what_belongs_together_and_the_model_is_whole() {
             pooler(&EncoderFiles::open(&before).unwrap()),
             "others would draw a new one"
         );
-        let mut embedder = Embedder::open(&model, EmbedOptions::default(), &mut Silent).unwrap();
+        let mut embedder = Embedder::<Cpu>::open(&model, EmbedOptions::default(), &mut Silent).unwrap();
         let n_kinds = if settings.len() == 3 { 20 } else { 2 };
         let texts = [(0, 901), (0, 902), (1, 903)].map(|(kind, seed)| sentence((kind, n_kinds), seed, 6));
         let (v, _) = embedder.embed(&texts, &mut |_| {}).unwrap();
@@ -257,7 +262,7 @@ fn packs_and_recomputation_change_nothing() {
         // Adam divides a gradient by its own size: where that is rounding, so would be the step.
         config.adam_epsilon = 1e-3;
         let inputs = EmbedTrainInputs::load(&config, &mut Silent).unwrap();
-        let plan = EmbedTrainPlan::resolve(config.clone(), &inputs, &MACHINE).unwrap();
+        let plan = EmbedTrainPlan::resolve::<Cpu>(config.clone(), &inputs, &MACHINE).unwrap();
         assert_eq!(plan.run.tokens_per_pack < 200, !memory.ends_with("=1"), "{}", plan.run.tokens_per_pack);
         let model = run(config, Start::Fresh, never).unwrap().finished().unwrap().model;
         let files = EncoderFiles::open(&model).unwrap();

@@ -4,6 +4,7 @@
 use crate::policies;
 use crate::preferences;
 use crate::setup::{self, Events, Ticks, is_metrics_of, never};
+use crate::setup::{Cpu, SOLO};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,6 @@ use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::weights::SafetensorsFile;
 use truing_model::{HeadKind, ModelFiles, Tensor, is_adapter};
-use truing_parallel::Solo;
 use truing_stages::classifier::{self, Classifier, ClassifierStage};
 use truing_stages::dpo::DpoStage;
 use truing_stages::reward::{RewardModelStage, RewardScorer};
@@ -108,7 +108,7 @@ fn run(
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
     let probe = Ticks::default();
-    let context = RunContext::new(start, &Solo, &probe, &mut events, &stop);
+    let context = RunContext::new(start, &SOLO, &probe, &mut events, &stop);
     let outcome = match stage {
         Stage::Sft => setup::run_stage::<SftStage>(config, context)?,
         Stage::Dpo => setup::run_stage::<DpoStage>(config, context)?,
@@ -143,7 +143,7 @@ fn score_weight(directory: &Path) -> Tensor {
 
 /// Every response's reward under a saved model.
 fn rewards(model: &Path, folder: &Path) -> Vec<f64> {
-    let mut scorer = RewardScorer::open(model, RenderOptions::default(), 2, &mut Silent).unwrap();
+    let mut scorer = RewardScorer::<Cpu>::open(model, RenderOptions::default(), 2, &mut Silent).unwrap();
     let sources = [SourceConfig::new(folder.join("pairs.jsonl"))];
     let (scored, _, _) = scorer.score_files(&sources, 256, &mut Silent).unwrap();
     scored.into_iter().map(|one| one.reward).collect()
@@ -153,7 +153,7 @@ fn rewards(model: &Path, folder: &Path) -> Vec<f64> {
 fn predictions(model: &Path) -> Vec<classifier::Prediction> {
     let texts: Vec<String> =
         (0..40).map(|i| format!("{} {}", ["yes", "no"][i % 2], "x".repeat(i % 11))).collect();
-    let mut classifier = Classifier::open(model, RenderOptions::default(), 2, &mut Silent).unwrap();
+    let mut classifier = Classifier::<Cpu>::open(model, RenderOptions::default(), 2, &mut Silent).unwrap();
     classifier.predict(&texts).unwrap()
 }
 

@@ -3,6 +3,7 @@
 use crate::policies;
 use crate::scripted::{Scripted, Stopped};
 use crate::setup::{self, Events, MACHINE, Ticks, never};
+use crate::setup::{Cpu, SOLO};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,8 +15,7 @@ use std::sync::atomic::AtomicBool;
 use truing_ask::{ChatModelConfig, ChatSurroundings, OpenChatModel};
 use truing_client::{Access, CacheMode, ClientSettings, OpenAiClient};
 use truing_generate::LocalChat;
-use truing_model::{ModelFiles, TrainableSpec};
-use truing_parallel::Solo;
+use truing_model::{EngineOptions, ModelFiles, TrainableSpec};
 use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoPlan, GrpoStage};
 use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, StagePlan as _, Start, TrainedModel};
 use truing_text::RenderOptions;
@@ -44,15 +44,15 @@ fn run(
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     let config = GrpoConfig::from_toml(policies::RECIPE, &folder.join("recipe.toml"), &overrides)?;
     let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
-    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
+    let plan = GrpoPlan::resolve::<Cpu>(config, &inputs, &MACHINE)?;
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
-    GrpoStage::run(
+    GrpoStage::run::<Cpu>(
         &plan,
         &inputs,
         RunContext {
             chat_models: judge.into_iter().collect(),
-            ..RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop)
+            ..RunContext::new(start, &SOLO, &Ticks::default(), &mut events, &stop)
         },
     )
 }
@@ -100,16 +100,16 @@ fn run_and_listen(
     let config = GrpoConfig::from_toml(policies::RECIPE, &folder.join("recipe.toml"), &overrides).unwrap();
     let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent).unwrap();
     let has_judge = config.judge.is_some();
-    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE).unwrap();
+    let plan = GrpoPlan::resolve::<Cpu>(config, &inputs, &MACHINE).unwrap();
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(never) };
     let judge = has_judge.then(|| judge.open());
-    let ended = GrpoStage::run(
+    let ended = GrpoStage::run::<Cpu>(
         &plan,
         &inputs,
         RunContext {
             chat_models: judge.into_iter().collect(),
-            ..RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop)
+            ..RunContext::new(start, &SOLO, &Ticks::default(), &mut events, &stop)
         },
     );
     let warnings = events.seen.into_iter().filter_map(|event| match event {
@@ -385,7 +385,7 @@ fn the_plan_tells_what_the_judge_will_be_asked() {
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
         let config = GrpoConfig::from_toml(policies::RECIPE, &folder.path().join("r.toml"), &overrides)?;
         let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
-        GrpoPlan::resolve(config, &inputs, &MACHINE)
+        GrpoPlan::resolve::<Cpu>(config, &inputs, &MACHINE)
     };
     let rows = plan(&[JUDGED, "judge.verdict.protocol=pairwise"]).unwrap().rows();
     let calls = rows.iter().find(|row| row.name == "judge calls per step").unwrap();
@@ -429,12 +429,19 @@ fn rewards_are_shaped_before_they_are_learnt_from_and_reported_as_they_were() {
     assert!(plain.0 != shaped.0, "something else was learnt");
 }
 
-fn local_chat(folder: &Path) -> LocalChat<truing_cpu::CpuEngine> {
+fn local_chat(folder: &Path) -> LocalChat<Cpu> {
     let files = ModelFiles::open(&folder.join("model")).unwrap();
     let renderer = truing_stages::model::renderer(&files, RenderOptions::default()).unwrap();
     let frozen = TrainableSpec::frozen();
-    let engine = truing_stages::model::load_engine(&files, &frozen, 1, Seed(0), &mut |_| {}).unwrap();
-    LocalChat::new(engine, renderer)
+    let engine = truing_stages::model::load_engine::<Cpu>(
+        &files,
+        &frozen,
+        &EngineOptions::with_threads(1, Seed(0)),
+        &SOLO,
+        &mut |_| {},
+    )
+    .unwrap();
+    LocalChat::new(engine, renderer).unwrap()
 }
 
 /// Serves a model in the shape of chat completions, one request after the other.
@@ -540,7 +547,7 @@ fn a_local_model_is_asked_through_the_same_door_and_its_replies_are_kept() {
         ..ChatModelConfig::default()
     };
     let ask = |config: &ChatModelConfig, surroundings: &ChatSurroundings| {
-        let mut open = config.open(surroundings, &mut Silent).unwrap();
+        let mut open = config.open::<Cpu>(surroundings, &mut Silent).unwrap();
         let results = open.model.chat_all(&requests(), &mut |_, _| ControlFlow::Continue(()));
         (results, open.counts.snapshot().cache_hits)
     };

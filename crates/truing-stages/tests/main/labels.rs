@@ -2,6 +2,7 @@
 
 use crate::scripted::Scripted;
 use crate::setup;
+use crate::setup::Cpu;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -80,7 +81,8 @@ pub(crate) fn run(
     judges: Vec<OpenChatModel>,
 ) -> Result<(Summary, Vec<Value>), StageError> {
     let (plan, inputs) = plan(folder, recipe, overrides)?;
-    match LabelStage::run(&plan, &inputs, setup::judged(judges, &mut Silent, &AtomicBool::new(false)))? {
+    match LabelStage::run::<Cpu>(&plan, &inputs, setup::judged(judges, &mut Silent, &AtomicBool::new(false)))?
+    {
         Ended::Finished(LabelOutcome { labels, summary }) => Ok((*summary, lines(&labels))),
         Ended::Interrupted { .. } => panic!("nobody stopped it"),
     }
@@ -205,9 +207,12 @@ fn a_run_that_is_broken_off_goes_on_and_asks_nothing_twice() {
             if n.get() > 5 { Err(ChatError::BrokenOff) } else { Ok(answer(text)) }
         }
     });
-    let outcome =
-        LabelStage::run(&plan, &inputs, setup::judged(vec![interrupting.cached(&cache)], &mut Silent, &stop))
-            .unwrap();
+    let outcome = LabelStage::run::<Cpu>(
+        &plan,
+        &inputs,
+        setup::judged(vec![interrupting.cached(&cache)], &mut Silent, &stop),
+    )
+    .unwrap();
     assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
     assert!(FILES.iter().all(|file| !folder.path().join("labels").join(file).exists()));
     let resumed = good();

@@ -2,6 +2,7 @@ use std::fs;
 
 use truing_stages::StageError;
 use truing_stages::StagePlan as _;
+use truing_stages::training::RunPlan as _;
 use truing_train::PlanError;
 
 use crate::setup;
@@ -31,8 +32,8 @@ fn a_plan_says_everything_that_is_decided() {
     assert_eq!(visited, inputs.train.n_samples());
     assert_eq!(inputs.train.n_samples() + inputs.eval.as_ref().unwrap().n_samples(), 40);
     let last = plan.packs_of(steps_an_epoch);
-    assert!(last.ends_epoch && last.epochs_done == 1.0 && last.epoch == 0);
-    assert_eq!(plan.packs_of(steps_an_epoch + 1).epoch, 1);
+    assert!(last.ends_epoch && last.epochs_done == 1.0);
+    assert!(plan.packs_of(steps_an_epoch + 1).epochs_done > 1.0);
     let names: Vec<String> = plan.rows().into_iter().map(|row| row.name).collect();
     for name in
         ["parameters", "gradients", "optimizer", "activations", "head", "peak", "steps", "time of the run"]

@@ -2,6 +2,7 @@
 //! anywhere ends with the same tokens and the same bits.
 
 use crate::setup::{self, Events, MACHINE, Ticks, never};
+use crate::setup::{Cpu, SOLO};
 use crate::tiny_model;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +10,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
-use truing_parallel::Solo;
 use truing_stages::grpo::{GrpoConfig, GrpoInputs, GrpoPlan, GrpoStage, rollouts};
 use truing_stages::{Ended, Recipe, RunContext, RunError, Stage, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;
@@ -64,9 +64,12 @@ pub(crate) fn run(
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
     let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut events)?;
-    let plan = GrpoPlan::resolve(config, &inputs, &MACHINE)?;
-    let outcome =
-        GrpoStage::run(&plan, &inputs, RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop))?;
+    let plan = GrpoPlan::resolve::<Cpu>(config, &inputs, &MACHINE)?;
+    let outcome = GrpoStage::run::<Cpu>(
+        &plan,
+        &inputs,
+        RunContext::new(start, &SOLO, &Ticks::default(), &mut events, &stop),
+    )?;
     Ok((outcome, events.seen))
 }
 
@@ -297,7 +300,7 @@ fn a_reward_for_a_source_that_the_run_does_not_have_is_refused() {
         let overrides = [reward, r#"eval_data=[{path="other.jsonl"}]"#.to_owned()];
         let config = GrpoConfig::from_toml(RECIPE, &folder.path().join("recipe.toml"), &overrides)?;
         let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
-        GrpoPlan::resolve(config, &inputs, &MACHINE)
+        GrpoPlan::resolve::<Cpu>(config, &inputs, &MACHINE)
     };
     for entry in ["prompts.jsonl", "other.jsonl", "./prompts.jsonl"] {
         assert!(plan(entry).is_ok(), "{entry}");
@@ -324,7 +327,7 @@ fn an_instruction_that_is_not_known_is_refused_by_the_plan_with_its_row_and_the_
     let plan = |reward: &str| {
         let config = GrpoConfig::from_toml(RECIPE, &folder.path().join("recipe.toml"), &[reward.to_owned()])?;
         let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
-        GrpoPlan::resolve(config, &inputs, &MACHINE)
+        GrpoPlan::resolve::<Cpu>(config, &inputs, &MACHINE)
     };
     let good = (r#"["punctuation:no_comma"]"#, "[{}]");
     write_instructions(folder.path(), &[good, (r#"["ES:punctuation:no_comma"]"#, "[{}]")]);

@@ -2,6 +2,7 @@
 //! can be learnt is learnt.
 
 use crate::setup::{self, Events, Ticks, is_metrics_of, never};
+use crate::setup::{Cpu, SOLO};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +12,6 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::{HeadKind, ModelFiles};
-use truing_parallel::Solo;
 use truing_run::results::{RewardDiagnostics, RewardEvaluation};
 use truing_stages::dpo::DpoStage;
 use truing_stages::reward::{RewardModelStage, RewardScorer, ScoreNormaliser};
@@ -86,7 +86,7 @@ pub(crate) fn run(
     let stop = AtomicBool::new(false);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
     let probe = Ticks::default();
-    let context = RunContext::new(start, &Solo, &probe, &mut events, &stop);
+    let context = RunContext::new(start, &SOLO, &probe, &mut events, &stop);
     let outcome = match stage {
         Stage::Dpo => setup::run_stage::<DpoStage>(config, context)?,
         Stage::Reward => setup::run_stage::<RewardModelStage>(config, context)?,
@@ -224,7 +224,7 @@ fn a_reward_model_learns_the_order_and_the_scores_and_scores_as_it_was_evaluated
     assert_eq!(config["architectures"][0], "LlamaForSequenceClassification");
     let normaliser = ScoreNormaliser::open(&model).unwrap();
     assert!((normaliser.all.unwrap().center - 5.0).abs() < 0.5, "scores lie around 5");
-    let mut scorer = RewardScorer::open(&model, RenderOptions::default(), 2, &mut Silent).unwrap();
+    let mut scorer = RewardScorer::<Cpu>::open(&model, RenderOptions::default(), 2, &mut Silent).unwrap();
     let sources = [SourceConfig::new(folder.path().join("pairs.jsonl"))];
     let (scored, diagnostics, report) = scorer.score_files(&sources, 256, &mut Silent).unwrap();
     assert_eq!((scored.len(), report.n_rows), (80, 40));
@@ -274,6 +274,6 @@ fn what_cannot_be_meant_is_refused_with_its_key() {
         assert!(error.contains(expected), "{overrides:?}: {error}");
     }
     let model = folder.path().join("model");
-    let error = RewardScorer::open(&model, RenderOptions::default(), 1, &mut Silent).unwrap_err();
+    let error = RewardScorer::<Cpu>::open(&model, RenderOptions::default(), 1, &mut Silent).unwrap_err();
     assert!(error.to_string().contains("scalar head"), "{error}");
 }

@@ -3,20 +3,20 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use truing_cpu::{CpuEngine, DeviceBatch, Hidden, KeptSegment, KvCache};
-use truing_model::engine::{EngineMemory, OptimizerStep, ParameterStore, ParameterTensor};
+use truing_cpu::{CpuEngine, DeviceBatch, Hidden, KvCache, Logits, SavedActivations};
 use truing_model::{
-    DecoderSpec, DecodingWeights, Engine, EngineError, HeadGradient, HeadOutput, HeadRequest, Keep,
-    ModelFiles, ParameterSpec, TopLogProbs, TrainableSpec,
+    Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
+    HeadGradient, HeadOutput, HeadRequest, ModelFiles, ModelSpec, OptimizerStep, ParameterSpec,
+    ParameterStore, ParameterTensor, SampleStep, SampledToken, SaveActivations, TopLogProbs, TrainableSpec,
+    WeightSource,
 };
 use truing_parallel::Solo;
 use truing_stages::model::load_engine;
 use truing_stages::prove::{ProveError, prove};
-use truing_types::{
-    Communicator, ExcludedTokens, PackedBatch, RowOrigin, Seed, Silent, TokenId, TokenizedSample,
-};
+use truing_types::{ExcludedTokens, Groups, PackedBatch, RowOrigin, Seed, Silent, TokenId, TokenizedSample};
 
 use crate::setup;
+use crate::setup::{Cpu, SOLO};
 
 /// What an engine, or a trainer above it, may get wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,20 +47,20 @@ impl ParameterStore for Flawed {
         self.engine.parameters()
     }
 
-    fn zero_gradients(&mut self) {
-        self.engine.zero_gradients();
+    fn zero_gradients(&mut self) -> Result<(), EngineError> {
+        self.engine.zero_gradients()
     }
 
-    fn reduce_gradients(&mut self, communicator: &dyn Communicator) -> Result<(), EngineError> {
-        self.engine.reduce_gradients(communicator)
+    fn reduce_gradients(&mut self) -> Result<(), EngineError> {
+        self.engine.reduce_gradients()
     }
 
-    fn gradient_norm(&mut self) -> f64 {
+    fn gradient_norm(&mut self) -> Result<f64, EngineError> {
         self.engine.gradient_norm()
     }
 
-    fn optimizer_step(&mut self, step: &OptimizerStep) {
-        self.engine.optimizer_step(step);
+    fn optimizer_step(&mut self, step: &OptimizerStep) -> Result<(), EngineError> {
+        self.engine.optimizer_step(step)
     }
 
     fn read(&self, parameter_idx: usize, tensor: ParameterTensor) -> Result<Cow<'_, [f32]>, EngineError> {
@@ -80,14 +80,30 @@ impl ParameterStore for Flawed {
 impl Engine for Flawed {
     type Batch = DeviceBatch;
     type Hidden = Hidden;
-    type Kept = (Range<usize>, Keep, KeptSegment);
+    type Saved = (Range<usize>, SaveActivations, SavedActivations);
     type Cache = KvCache;
+    type Logits = Logits;
 
-    fn memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory {
-        CpuEngine::memory(spec, trainable)
+    fn memory(spec: &ModelSpec, trainable: &TrainableSpec, dtype: ComputeDtype) -> EngineMemory {
+        CpuEngine::memory(spec, trainable, dtype)
     }
 
-    fn spec(&self) -> &DecoderSpec {
+    fn load(
+        spec: ModelSpec,
+        trainable: TrainableSpec,
+        options: &EngineOptions,
+        groups: &Groups,
+        weights: &mut dyn WeightSource,
+    ) -> Result<Self, EngineError> {
+        let engine = CpuEngine::load(spec, trainable, options, groups, weights)?;
+        Ok(Self { engine, flaw: Flaw::None })
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.engine.guarantees()
+    }
+
+    fn spec(&self) -> &ModelSpec {
         self.engine.spec()
     }
 
@@ -108,20 +124,21 @@ impl Engine for Flawed {
         batch: &DeviceBatch,
         layers: Range<usize>,
         input: Hidden,
-        keep: Keep,
-    ) -> Result<(Hidden, Self::Kept), EngineError> {
-        let (output, kept) = self.engine.segment_forward(batch, layers.clone(), input, keep)?;
-        Ok((output, (layers, keep, kept)))
+        save: SaveActivations,
+        adapters: Adapters,
+    ) -> Result<(Hidden, Self::Saved), EngineError> {
+        let (output, saved) = self.engine.segment_forward(batch, layers.clone(), input, save, adapters)?;
+        Ok((output, (layers, save, saved)))
     }
 
     fn segment_backward(
         &mut self,
         batch: &DeviceBatch,
-        (layers, keep, kept): Self::Kept,
+        (layers, save, saved): Self::Saved,
         d_output: Hidden,
     ) -> Result<Hidden, EngineError> {
-        let d_input = self.engine.segment_backward(batch, kept, d_output)?;
-        if self.flaw == Flaw::RecomputedTwice && keep == Keep::Input {
+        let d_input = self.engine.segment_backward(batch, saved, d_output)?;
+        if self.flaw == Flaw::RecomputedTwice && save == SaveActivations::Input {
             let name = format!("model.layers.{}.mlp.down_proj.weight", layers.start);
             let idx = self.parameters().iter().position(|parameter| parameter.name == name).unwrap();
             let gradient = self.engine.read(idx, ParameterTensor::Gradient)?;
@@ -165,44 +182,55 @@ impl Engine for Flawed {
         self.engine.top_log_probs(hidden, rows, temperature, excluded, k)
     }
 
-    fn enable_adapters(&mut self, are_enabled: bool) {
-        self.engine.enable_adapters(are_enabled);
-    }
-
-    fn set_decoding_weights(&mut self, weights: DecodingWeights) {
-        self.engine.set_decoding_weights(weights);
-    }
-
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.engine.logits(hidden, rows)
     }
 
-    fn new_cache(&self, capacity: usize) -> KvCache {
+    fn new_cache(&mut self, capacity: usize) -> Result<KvCache, EngineError> {
         self.engine.new_cache(capacity)
     }
 
-    fn fork_cache(&self, cache: &KvCache) -> KvCache {
+    fn fork_cache(&mut self, cache: &KvCache) -> Result<KvCache, EngineError> {
         self.engine.fork_cache(cache)
-    }
-
-    fn extend_each(
-        &mut self,
-        caches: &mut [&mut KvCache],
-        tokens: &[TokenId],
-    ) -> Result<Vec<f32>, EngineError> {
-        self.engine.extend_each(caches, tokens)
     }
 
     fn cache_len(&self, cache: &KvCache) -> usize {
         self.engine.cache_len(cache)
     }
 
-    fn truncate_cache(&self, cache: &mut KvCache, n_tokens: usize) {
-        self.engine.truncate_cache(cache, n_tokens);
+    fn truncate_cache(&mut self, cache: &mut KvCache, n_tokens: usize) -> Result<(), EngineError> {
+        self.engine.truncate_cache(cache, n_tokens)
     }
 
-    fn extend(&mut self, cache: &mut KvCache, tokens: &[TokenId]) -> Result<Vec<f32>, EngineError> {
-        self.engine.extend(cache, tokens)
+    fn extend(
+        &mut self,
+        cache: &mut KvCache,
+        tokens: &[TokenId],
+        weights: DecodingWeights,
+    ) -> Result<Logits, EngineError> {
+        self.engine.extend(cache, tokens, weights)
+    }
+
+    fn extend_each(
+        &mut self,
+        caches: &mut [&mut KvCache],
+        tokens: &[TokenId],
+        weights: DecodingWeights,
+    ) -> Result<Logits, EngineError> {
+        self.engine.extend_each(caches, tokens, weights)
+    }
+
+    fn sample(
+        &mut self,
+        logits: &Logits,
+        excluded: &ExcludedTokens,
+        steps: &mut [SampleStep<'_>],
+    ) -> Result<Vec<Option<SampledToken>>, EngineError> {
+        self.engine.sample(logits, excluded, steps)
+    }
+
+    fn read_logits(&mut self, logits: &Logits) -> Result<Vec<f32>, EngineError> {
+        self.engine.read_logits(logits)
     }
 }
 
@@ -227,7 +255,14 @@ fn samples(n_samples: usize) -> Vec<TokenizedSample> {
 fn verdicts(flaw: Flaw) -> Vec<(String, bool)> {
     let folder = setup::folder();
     let files = ModelFiles::open(&folder.path().join("model")).unwrap();
-    let engine = load_engine(&files, &TrainableSpec::default(), 1, Seed(0), &mut |_| ()).unwrap();
+    let engine = load_engine::<Cpu>(
+        &files,
+        &TrainableSpec::default(),
+        &EngineOptions::with_threads(1, Seed(0)),
+        &SOLO,
+        &mut |_| (),
+    )
+    .unwrap();
     let proofs = prove(&mut Flawed { engine, flaw }, &samples(5), &Solo, &mut Silent).unwrap();
     let mut verdicts: Vec<(String, bool)> = Vec::new();
     for proof in proofs {
@@ -259,7 +294,14 @@ fn each_flaw_breaks_its_own_claims_and_no_others() {
 fn one_sequence_proves_nothing() {
     let folder = setup::folder();
     let files = ModelFiles::open(&folder.path().join("model")).unwrap();
-    let mut engine = load_engine(&files, &TrainableSpec::default(), 1, Seed(0), &mut |_| ()).unwrap();
+    let mut engine = load_engine::<Cpu>(
+        &files,
+        &TrainableSpec::default(),
+        &EngineOptions::with_threads(1, Seed(0)),
+        &SOLO,
+        &mut |_| (),
+    )
+    .unwrap();
     let mut samples = samples(2);
     samples[1].loss_weights.fill(0.0);
     let error = prove(&mut engine, &samples, &Solo, &mut Silent).unwrap_err();

@@ -2,6 +2,7 @@
 
 use crate::scripted::Scripted;
 use crate::setup;
+use crate::setup::Cpu;
 use serde_json::Value;
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -57,7 +58,11 @@ pub(crate) fn run(
     judges: Vec<OpenChatModel>,
 ) -> Result<(Summary, Vec<Value>), StageError> {
     let (plan, inputs) = plan(folder, recipe, &[])?;
-    match QualityStage::run(&plan, &inputs, setup::judged(judges, &mut Silent, &AtomicBool::new(false)))? {
+    match QualityStage::run::<Cpu>(
+        &plan,
+        &inputs,
+        setup::judged(judges, &mut Silent, &AtomicBool::new(false)),
+    )? {
         Ended::Finished(QualityOutcome { scores, summary }) => {
             let text = fs::read_to_string(scores).unwrap();
             Ok((summary, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()))
@@ -152,7 +157,7 @@ fn the_plan_tells_every_call_before_the_first() {
     let (separate, inputs) = plan(folder.path(), RECIPE, &["calls=separate"]).unwrap();
     assert_eq!(separate.n_calls, 4 * 54);
     let judge = Scripted::says("So [[A]]");
-    QualityStage::run(
+    QualityStage::run::<Cpu>(
         &separate,
         &inputs,
         setup::judged(vec![judge.open()], &mut Silent, &AtomicBool::new(false)),
@@ -180,9 +185,12 @@ fn a_run_that_is_broken_off_goes_on_and_asks_nothing_twice() {
         reply.map(|reply| reply.text)
     });
     let (plan, inputs) = plan(folder.path(), RECIPE, &[]).unwrap();
-    let outcome =
-        QualityStage::run(&plan, &inputs, setup::judged(vec![judge.cached(&cache)], &mut Silent, &stop))
-            .unwrap();
+    let outcome = QualityStage::run::<Cpu>(
+        &plan,
+        &inputs,
+        setup::judged(vec![judge.cached(&cache)], &mut Silent, &stop),
+    )
+    .unwrap();
     assert!(matches!(outcome, Ended::Interrupted { .. }), "{outcome:?}");
     assert!(!folder.path().join("scores/scores.jsonl").exists());
     run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap();
@@ -267,7 +275,7 @@ fn judges_that_fail_or_talk_nonsense_are_an_error_that_says_so_and_cost_little()
     ] {
         let folder = folder();
         let (plan, inputs) = plan(folder.path(), RECIPE, &["max_failures_in_a_row=5"]).unwrap();
-        let error = QualityStage::run(
+        let error = QualityStage::run::<Cpu>(
             &plan,
             &inputs,
             setup::judged(vec![judge.open()], &mut Silent, &AtomicBool::new(false)),
@@ -331,9 +339,12 @@ fn a_judge_that_refuses_everything_ends_the_run_and_what_it_answered_is_paid_for
     });
     let (plan, inputs) = plan(folder.path(), RECIPE, &[]).unwrap();
     let stop = AtomicBool::new(false);
-    let error =
-        QualityStage::run(&plan, &inputs, setup::judged(vec![judge.cached(&cache)], &mut Silent, &stop))
-            .unwrap_err();
+    let error = QualityStage::run::<Cpu>(
+        &plan,
+        &inputs,
+        setup::judged(vec![judge.cached(&cache)], &mut Silent, &stop),
+    )
+    .unwrap_err();
     let text = error.to_string();
     assert!(text.contains("the judge `one` refuses every request: status 402: nothing left"), "{text}");
     assert_eq!(judge.asked().len(), 21);

@@ -2,16 +2,17 @@
 //! rank alone writes the run's folder.
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
+use crate::setup::{Cpu, SOLO};
 use crate::{classifiers, embeddings, policies, preferences};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use tempfile::TempDir;
 use truing_model::weights::SafetensorsFile;
-use truing_parallel::{Solo, thread_world};
+use truing_parallel::thread_world;
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
@@ -20,7 +21,7 @@ use truing_stages::reward::RewardModelStage;
 use truing_stages::sft::SftStage;
 use truing_stages::training::TrainingConfig;
 use truing_stages::{Ended, Recipe, RunContext, Stage as _, StageError, Start, TrainedModel};
-use truing_types::{Communicator, Event, Silent};
+use truing_types::{Event, Groups, Silent};
 
 /// Adam divides a gradient by its own size: where that is rounding, so would be the step.
 const STEADY: &str = "adam_epsilon=1e-3";
@@ -50,11 +51,11 @@ fn work(
     folder: &Path,
     overrides: &[&str],
     start: Start,
-    communicator: &dyn Communicator,
+    groups: &Groups,
     stop_when: StopWhen,
 ) -> Result<Result<PathBuf, u64>, StageError> {
     let stop = AtomicBool::new(false);
-    let stop_when = stop_when(communicator.rank().0);
+    let stop_when = stop_when(groups.data.rank().0);
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when };
     let probe = Ticks::default();
     let typed: Vec<String> = overrides.iter().map(ToString::to_string).collect();
@@ -62,7 +63,7 @@ fn work(
     let training = |text: &str, stage: &str| {
         TrainingConfig::from_toml(text, &path, &[&[format!("stage={stage}")], &typed[..]].concat())
     };
-    let context = RunContext::new(start, communicator, &probe, &mut events, &stop);
+    let context = RunContext::new(start, groups, &probe, &mut events, &stop);
     let ended = match stage {
         Stage::Sft => setup::run_stage::<SftStage>(training(setup::RECIPE, "sft")?, context)?,
         Stage::Dpo => setup::run_stage::<DpoStage>(training(preferences::RECIPE, "dpo")?, context)?,
@@ -78,8 +79,8 @@ fn work(
             let config = embeddings::config(folder, overrides);
             let inputs = setup::load::<EmbedStage>(&config, &mut Silent)?;
             drop(writing);
-            let plan = EmbedStage::plan(config, &inputs, &MACHINE)?;
-            EmbedStage::run(&plan, &inputs, context)?
+            let plan = EmbedStage::plan::<Cpu>(config, &inputs, &MACHINE)?;
+            EmbedStage::run::<Cpu>(&plan, &inputs, context)?
         }
         Stage::Grpo => {
             let config = GrpoConfig::from_toml(policies::RECIPE, &path, &typed)?;
@@ -106,7 +107,8 @@ fn on_ranks(
             .into_iter()
             .map(|rank| {
                 scope.spawn(move || {
-                    let found = work(stage, folder, overrides, start, &rank, stop_when);
+                    let groups = Groups::new(Arc::new(rank), 1).unwrap();
+                    let found = work(stage, folder, overrides, start, &groups, stop_when);
                     found.map_err(|error| error.to_string())
                 })
             })
@@ -197,7 +199,7 @@ fn same_weights(expected: &Path, found: &Path) {
 /// Runs a stage on one rank and on `n_ranks`, and compares everything that they leave. Gives both folders.
 fn check(n_ranks: usize, stage: Stage, folder: impl Fn() -> TempDir, overrides: &[&str]) -> [TempDir; 2] {
     let (alone, together) = (folder(), folder());
-    let model = work(stage, alone.path(), overrides, Start::Fresh, &Solo, nobody_stops).unwrap().unwrap();
+    let model = work(stage, alone.path(), overrides, Start::Fresh, &SOLO, nobody_stops).unwrap().unwrap();
     let outcomes = on_ranks(n_ranks, stage, together.path(), overrides, Start::Fresh, nobody_stops);
     let [expected, found] = [&alone, &together].map(|folder| run_folder(stage, folder.path()));
     let saved = found.join("model");
@@ -349,7 +351,7 @@ fn a_stop_on_one_rank_ends_all_at_the_same_step_and_any_number_of_ranks_resumes(
     ] {
         let overrides = ["learning_rate=1e-3", STEADY];
         let straight = folder();
-        work(stage, straight.path(), &overrides, Start::Fresh, &Solo, nobody_stops).unwrap().unwrap();
+        work(stage, straight.path(), &overrides, Start::Fresh, &SOLO, nobody_stops).unwrap().unwrap();
         for n_ranks in [1, 2, 3] {
             let folder = folder();
             let outcomes = on_ranks(2, stage, folder.path(), &overrides, Start::Fresh, stop_when);
@@ -411,13 +413,16 @@ fn a_rank_that_fails_is_a_lost_peer_and_not_a_hang() {
         let second = ranks.pop().unwrap();
         let first = ranks.pop().unwrap();
         let first = scope.spawn(move || {
-            work(Stage::Sft, folder, &[], Start::Fresh, &first, nobody_stops).unwrap_err().to_string()
+            let groups = Groups::new(Arc::new(first), 1).unwrap();
+            work(Stage::Sft, folder, &[], Start::Fresh, &groups, nobody_stops).unwrap_err().to_string()
         });
-        scope.spawn(|| {
+        let is_over = &is_over;
+        scope.spawn(move || {
+            let groups = Groups::new(Arc::new(second), 1).unwrap();
             // Its data cannot be read.
             let overrides = ["data.0.path=missing.jsonl"];
-            work(Stage::Sft, folder, &overrides, Start::Fresh, &second, nobody_stops).unwrap_err();
-            drop(second);
+            work(Stage::Sft, folder, &overrides, Start::Fresh, &groups, nobody_stops).unwrap_err();
+            drop(groups);
             is_over.store(true, Ordering::Relaxed);
         });
         assert!(first.join().unwrap().contains("a peer left before the operation completed"));

@@ -1,4 +1,5 @@
 use crate::setup;
+use crate::setup::Cpu;
 use std::fs;
 use std::path::Path;
 use truing_stages::classifier::{ClassifierConfig, ClassifierPlan, ClassifierStage};
@@ -165,7 +166,7 @@ fn plan_of_classifier(mut config: TrainingConfig, settings: &ClassifierConfig) -
         fs::write(config.data_dir.join(&source.path), rows).unwrap();
     }
     let inputs = setup::load::<ClassifierStage>(&config, &mut Silent).unwrap();
-    match ClassifierStage::plan(config, &inputs, &setup::MACHINE).unwrap() {
+    match ClassifierStage::plan::<Cpu>(config, &inputs, &setup::MACHINE).unwrap() {
         ClassifierPlan::Decoder(plan) => plan.n_steps,
         ClassifierPlan::Encoder { .. } => panic!("the tiny model is a decoder"),
     }
@@ -175,7 +176,7 @@ fn steps_of<S: Stage<Config = TrainingConfig, Plan = TrainingPlan>>(
     config: TrainingConfig,
 ) -> Result<u64, StageError> {
     let inputs = setup::load::<S>(&config, &mut Silent)?;
-    Ok(S::plan(config, &inputs, &setup::MACHINE)?.n_steps)
+    Ok(S::plan::<Cpu>(config, &inputs, &setup::MACHINE)?.n_steps)
 }
 
 /// The recipes plan on the real files they were written for, where those are at hand.

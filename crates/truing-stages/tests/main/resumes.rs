@@ -3,11 +3,11 @@
 
 use crate::embeddings;
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
+use crate::setup::{Cpu, SOLO};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use toml::Table;
-use truing_parallel::Solo;
 use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::LabelConfig;
@@ -101,10 +101,14 @@ fn a_recipe_of_a_run_that_cannot_be_read_is_an_error_and_no_equal_recipe() {
 fn a_run_that_was_moved_and_has_less_memory_is_resumed() {
     let run = |config: EmbedTrainConfig, start, stop_when: Box<dyn Fn(&Event) -> bool>| {
         let inputs = EmbedTrainInputs::load(&config, &mut Silent).unwrap();
-        let plan = EmbedTrainPlan::resolve(config, &inputs, &MACHINE).unwrap();
+        let plan = EmbedTrainPlan::resolve::<Cpu>(config, &inputs, &MACHINE).unwrap();
         let stop = AtomicBool::new(false);
         let mut events = Events { seen: Vec::new(), stop: &stop, stop_when };
-        EmbedStage::run(&plan, &inputs, RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop))
+        EmbedStage::run::<Cpu>(
+            &plan,
+            &inputs,
+            RunContext::new(start, &SOLO, &Ticks::default(), &mut events, &stop),
+        )
     };
     let straight = embeddings::folder();
     run(embeddings::config(straight.path(), &[]), Start::Fresh, Box::new(never)).unwrap();

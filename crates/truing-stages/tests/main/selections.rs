@@ -1,13 +1,13 @@
 //! Prompt selection on a small pool whose templates, duplicates and vectors are known.
 
 use crate::setup::NoProbe;
+use crate::setup::{Cpu, SOLO};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use truing_parallel::Solo;
 use truing_run::results::{Decision, PromptDecision, SelectionLayer};
 use truing_stages::label::{AssignedLabel, LabelledPrompt};
 use truing_stages::select::{SelectConfig, SelectPlan, SelectReport, SelectStage};
@@ -87,10 +87,10 @@ pub(crate) fn run_in(folder: &Path, overrides: &[&str], start: Start) -> Result<
     let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
     let config = SelectConfig::from_toml(RECIPE, &folder.join("recipe.toml"), &overrides)?;
     let plan = SelectPlan::resolve(config, MACHINE)?;
-    match SelectStage::run(
+    match SelectStage::run::<Cpu>(
         &plan,
         &(),
-        RunContext::new(start, &Solo, &NoProbe, &mut Silent, &AtomicBool::new(false)),
+        RunContext::new(start, &SOLO, &NoProbe, &mut Silent, &AtomicBool::new(false)),
     )? {
         Ended::Finished(report) => Ok(report),
         Ended::Interrupted { .. } => panic!("nothing stops it"),

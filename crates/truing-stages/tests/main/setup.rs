@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use truing_ask::OpenChatModel;
@@ -14,7 +15,13 @@ use truing_stages::{
     Ended, Machine, PlanContext, Probe, Recipe, RunContext, Stage, StageError, Start, TrainedModel,
 };
 use truing_text::RenderOptions;
-use truing_types::{Event, EventSink, Silent};
+use truing_types::{Event, EventSink, Groups, Silent};
+
+/// The engine of these tests.
+pub(crate) type Cpu = truing_cpu::CpuEngine;
+
+/// The groups of a single process.
+pub(crate) static SOLO: LazyLock<Groups> = LazyLock::new(Solo::groups);
 
 pub(crate) const MACHINE: Machine =
     Machine { n_threads: 2, available_bytes: 1 << 32, resident_bytes: 1 << 20, gigaflops: Some(1.0) };
@@ -105,7 +112,7 @@ pub(crate) fn config(folder: &Path, overrides: &[&str]) -> TrainingConfig {
 
 pub(crate) fn plan(config: TrainingConfig) -> Result<(TrainingPlan, SftInputs), StageError> {
     let inputs = SftInputs::load(&config, RenderOptions::default(), &mut Silent)?;
-    Ok((TrainingPlan::resolve(config, &inputs, &MACHINE)?, inputs))
+    Ok((TrainingPlan::resolve::<Cpu, _>(config, &inputs, &MACHINE)?, inputs))
 }
 
 /// Runs the recipe until `stop_when` or its end.
@@ -119,9 +126,12 @@ pub(crate) fn run(
     let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(stop_when) };
     let config = config(folder, overrides);
     let inputs = SftInputs::load(&config, RenderOptions::default(), &mut events)?;
-    let plan = TrainingPlan::resolve(config, &inputs, &MACHINE)?;
-    let outcome =
-        SftStage::run(&plan, &inputs, RunContext::new(start, &Solo, &Ticks::default(), &mut events, &stop))?;
+    let plan = TrainingPlan::resolve::<Cpu, _>(config, &inputs, &MACHINE)?;
+    let outcome = SftStage::run::<Cpu>(
+        &plan,
+        &inputs,
+        RunContext::new(start, &SOLO, &Ticks::default(), &mut events, &stop),
+    )?;
     Ok((outcome, events.seen))
 }
 
@@ -148,7 +158,7 @@ pub(crate) fn judged<'a>(
     events: &'a mut dyn EventSink,
     stop: &'a AtomicBool,
 ) -> RunContext<'a> {
-    RunContext { chat_models: judges, ..RunContext::new(Start::Fresh, &Solo, &NoProbe, events, stop) }
+    RunContext { chat_models: judges, ..RunContext::new(Start::Fresh, &SOLO, &NoProbe, events, stop) }
 }
 
 /// Reads what a recipe names, plans and runs it.
@@ -157,6 +167,6 @@ pub(crate) fn run_stage<S: Stage>(
     context: RunContext<'_>,
 ) -> Result<Ended<S::Outcome>, StageError> {
     let inputs = load::<S>(&config, &mut *context.events)?;
-    let plan = S::plan(config, &inputs, &MACHINE)?;
-    S::run(&plan, &inputs, context)
+    let plan = S::plan::<Cpu>(config, &inputs, &MACHINE)?;
+    S::run::<Cpu>(&plan, &inputs, context)
 }

@@ -181,12 +181,7 @@ impl Classification {
     }
 
     /// The gradient at `outputs` `[n_texts, n_outputs]`.
-    fn gradient_of(
-        &self,
-        targets: &[Vec<PartTarget>],
-        outputs: &[f32],
-        denominators: &[f64],
-    ) -> Vec<f32> {
+    fn gradient_of(&self, targets: &[Vec<PartTarget>], outputs: &[f32], denominators: &[f64]) -> Vec<f32> {
         let mut gradient = vec![0.0_f64; outputs.len()];
         let rows = outputs.chunks_exact(self.n_outputs).zip(gradient.chunks_exact_mut(self.n_outputs));
         for ((outputs, gradient), targets) in rows.zip(targets) {
@@ -356,7 +351,11 @@ mod tests {
         assert_eq!(request.rows(), [0, 2, 4], "the first row of each text");
         let of_vectors = pooled.gradient(&pack, &request, &output, &denominators);
         assert_eq!((&of_scores.scores, of_scores.vectors.len()), (&gradient, 0));
-        assert_eq!((&of_vectors.vectors, of_vectors.scores.len()), (&gradient, 0), "the same loss on either head");
+        assert_eq!(
+            (&of_vectors.vectors, of_vectors.scores.len()),
+            (&gradient, 0),
+            "the same loss on either head"
+        );
     }
 
     #[test]

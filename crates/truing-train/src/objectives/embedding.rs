@@ -126,6 +126,12 @@ impl<'a> TripletVectors<'a> {
 }
 
 impl EmbeddingLoss {
+    /// Whether the loss of a triplet depends on the other triplets of its step.
+    #[must_use]
+    pub fn couples_triplets(&self) -> bool {
+        matches!(self, Self::MultipleNegativesRanking { .. })
+    }
+
     /// Sums over the triplets: the loss; whether the positive is nearer than the negative; by
     /// how much in the loss's distance (cosine for in-batch negatives); whether the triplet has a gradient.
     #[must_use]
@@ -225,7 +231,7 @@ impl Objective for Embedding {
     }
 
     fn couples_packs(&self) -> bool {
-        matches!(self.loss, EmbeddingLoss::MultipleNegativesRanking { .. })
+        self.loss.couples_triplets()
     }
 
     fn denominators(&self, pack: &TripletPack, _request: &HeadRequest<'_>) -> Vec<f64> {
@@ -264,7 +270,12 @@ impl Objective for Embedding {
         METRICS.to_vec()
     }
 
-    fn measure(&self, pack: &TripletPack, _request: &HeadRequest<'_>, output: &HeadOutput) -> Vec<WeightedSum> {
+    fn measure(
+        &self,
+        pack: &TripletPack,
+        _request: &HeadRequest<'_>,
+        output: &HeadOutput,
+    ) -> Vec<WeightedSum> {
         self.loss.measure(TripletVectors::of(self.head.values(output), &pack.groups)).to_vec()
     }
 

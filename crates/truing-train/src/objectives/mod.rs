@@ -9,7 +9,9 @@ mod reward;
 mod sft;
 
 pub use classification::{Classification, ClassificationPack, OutputPart, PartKind, PartTarget, Target};
-pub use embedding::{Embedding, EmbeddingDistance, EmbeddingLoss, TripletGroups, TripletPack, TripletVectors};
+pub use embedding::{
+    Embedding, EmbeddingDistance, EmbeddingLoss, TripletGroups, TripletPack, TripletVectors,
+};
 pub use policy::{Aggregation, KlInLoss, Policy, PolicyPack, PolicyPackKind, RatioLevel};
 pub use preference::{
     Preference, PreferenceLoss, PreferencePack, ResponseLogProbs, ResponsePair, response_log_probs,

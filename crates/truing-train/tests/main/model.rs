@@ -6,7 +6,8 @@ use rand_chacha::rand_core::Rng;
 use truing_cpu::CpuEngine;
 use truing_model::engine::PutWeight;
 use truing_model::{
-    DecoderSpec, Engine, EngineOptions, LoraSpec, ParameterRole, ParameterStore, ParameterTensor, TrainableSpec,
+    DecoderSpec, Engine, EngineOptions, LoraSpec, ParameterRole, ParameterStore, ParameterTensor,
+    TrainableSpec,
 };
 use truing_parallel::Solo;
 use truing_train::{Measures, OptimizerConfig, Schedule, ScheduleKind, SegmentPlan, Sft, Trainer};

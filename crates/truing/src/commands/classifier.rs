@@ -13,6 +13,7 @@ use truing_stages::classifier::{Classifier, ClassifierStage, PredictionOptions, 
 use super::model;
 use super::output::check_is_no_input;
 use super::stage::{self, StageCommand, finish_training, render_options};
+use crate::local_engine::LocalEngine;
 use crate::outcome::Outcome;
 use crate::printer::Style;
 use crate::table::{Align, Table};
@@ -96,7 +97,8 @@ fn predict(arguments: &PredictArguments, context: &Context) -> anyhow::Result<Ou
     check_is_no_input(&arguments.output, [arguments.data.as_path()])?;
     let path = model::find(&arguments.model, context)?;
     let mut events = progress::for_this_terminal(&context.printer);
-    let mut classifier = Classifier::open(&path, render_options(), context.n_threads, events.as_mut())?;
+    let mut classifier =
+        Classifier::<LocalEngine>::open(&path, render_options(), context.n_threads, events.as_mut())?;
     let columns = arguments.field.iter().map(|field| ("prompt".to_owned(), field.clone())).collect();
     let source = SourceConfig { columns, ..SourceConfig::new(&arguments.data) };
     let options =

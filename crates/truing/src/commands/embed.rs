@@ -14,6 +14,7 @@ use truing_stages::embed::{EmbedOptions, Embedder};
 use super::model;
 use super::output::check_is_no_input;
 use super::stage::{self, StageCommand, finish_training};
+use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
 use crate::{Context, progress};
 
@@ -101,7 +102,7 @@ fn embed(arguments: &EmbedArguments, context: &Context) -> anyhow::Result<Outcom
         n_threads: context.n_threads,
     };
     let mut events = progress::for_this_terminal(&context.printer);
-    let mut embedder = Embedder::open(&path, options, events.as_mut())?;
+    let mut embedder = Embedder::<LocalEngine>::open(&path, options, events.as_mut())?;
     let started = std::time::Instant::now();
     let outcome = embedder.embed_file(data, arguments.field.as_deref(), output, events.as_mut())?;
     let seconds = started.elapsed().as_secs_f64();

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use truing_cpu::CpuEngine;
 use truing_generate::LocalChat;
 use truing_model::sources::{self, DEFAULT_MODEL, DownloadProgress, FindOptions};
-use truing_model::{DecodingWeights, Engine as _, ModelFiles, TrainableSpec};
+use truing_model::{DecodingWeights, EngineOptions, ModelFiles, TrainableSpec};
+use truing_parallel::Solo;
 use truing_text::RenderOptions;
 use truing_types::{Event, EventSink, Seed};
 
 use crate::Context;
+use crate::local_engine::LocalEngine;
 use crate::outcome::WithHint;
 use crate::progress;
 use crate::units;
@@ -36,7 +37,7 @@ impl ModelArguments {
 }
 
 /// A model that one can talk to.
-pub(crate) type OpenModel = LocalChat<CpuEngine>;
+pub(crate) type OpenModel = LocalChat<LocalEngine>;
 
 impl ModelArguments {
     /// Finds and loads the model for talking: nothing in it learns, so no gradient takes memory. Templates that
@@ -47,9 +48,8 @@ impl ModelArguments {
         let options = RenderOptions { now: Some(now), ..RenderOptions::default() };
         let renderer = truing_stages::model::renderer(&files, options)?;
         let frozen = TrainableSpec::frozen();
-        let mut engine = load_engine(context, &files, &frozen)?;
-        engine.set_decoding_weights(weights);
-        Ok(LocalChat::new(engine, renderer))
+        let engine = load_engine(context, &files, &frozen)?;
+        Ok(LocalChat::new(engine, renderer)?.with_decoding_weights(weights))
     }
 }
 
@@ -114,15 +114,15 @@ pub(crate) fn load_engine(
     context: &Context,
     files: &ModelFiles,
     trainable: &TrainableSpec,
-) -> anyhow::Result<CpuEngine> {
+) -> anyhow::Result<LocalEngine> {
     let mut events = progress::for_this_terminal(&context.printer);
     truing_stages::model::announce(files, trainable, events.as_mut());
     let total = files.spec.parameters().len() as u64;
     events.emit(Event::PhaseStarted { phase: "loading the model".into(), total: Some(total) });
-    let engine =
-        truing_stages::model::load_engine(files, trainable, context.n_threads, Seed(0), &mut |done| {
-            events.emit(Event::Progress { done, note: String::new() });
-        })?;
+    let options = EngineOptions::with_threads(context.n_threads, Seed(0));
+    let on_tensor = &mut |done| events.emit(Event::Progress { done, note: String::new() });
+    let groups = Solo::groups();
+    let engine = truing_stages::model::load_engine(files, trainable, &options, &groups, on_tensor)?;
     events.emit(Event::PhaseFinished);
     Ok(engine)
 }

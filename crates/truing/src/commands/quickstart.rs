@@ -10,6 +10,7 @@ use truing_stages::quickstart::{self, Quickstart, QuickstartError, QuickstartOut
 
 use super::model::ModelArguments;
 use super::stage::render_options;
+use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::Style;
 use crate::progress::{self, FanOut};
@@ -90,7 +91,9 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let (tensor_board, recording_error) = TensorBoard::new(&folder.join("sft").join("events"));
     let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
     let probe = machine::ProcessProbe::new();
-    let outcome = quickstart::run(&quickstart, &look_at_machine, &Solo, &probe, &mut events, &stop);
+    let groups = Solo::groups();
+    let outcome =
+        quickstart::run::<LocalEngine>(&quickstart, &look_at_machine, &groups, &probe, &mut events, &stop);
     drop(events);
     let outcome = match outcome {
         Err(error @ QuickstartError::FolderInUse { .. }) => {

@@ -18,6 +18,7 @@ use super::output::check_is_no_input;
 use super::plan;
 use super::stage::{self, StageCommand, finish_training, render_options};
 use crate::Context;
+use crate::local_engine::LocalEngine;
 use crate::outcome::Outcome;
 use crate::printer::Style;
 use crate::progress;
@@ -111,7 +112,8 @@ type ScoredFiles = (Vec<reward::Scored>, RewardDiagnostics);
 fn score_files(files: &Files, context: &Context) -> anyhow::Result<ScoredFiles> {
     let path = model::find(&files.model, context)?;
     let mut events = progress::for_this_terminal(&context.printer);
-    let mut scorer = RewardScorer::open(&path, render_options(), context.n_threads, events.as_mut())?;
+    let mut scorer =
+        RewardScorer::<LocalEngine>::open(&path, render_options(), context.n_threads, events.as_mut())?;
     let source = |path: &PathBuf| SourceConfig {
         format: files.format.clone(),
         max_samples: files.max_samples,

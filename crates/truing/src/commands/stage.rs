@@ -17,6 +17,7 @@ use truing_text::RenderOptions;
 use truing_types::EventSink;
 
 use super::{model, plan};
+use crate::local_engine::LocalEngine;
 use crate::outcome::{Hinted, Outcome, WithHint};
 use crate::printer::Style;
 use crate::progress::{self, FanOut};
@@ -138,18 +139,19 @@ pub(crate) fn run_recipe<S: StageCommand>(
     let mut chat_models = Vec::new();
     for config in S::chat_models(&plan) {
         let surroundings = asking::surroundings(config, &stop, context)?;
-        chat_models.push(config.open(&surroundings, &mut events)?);
+        chat_models.push(config.open::<LocalEngine>(&surroundings, &mut events)?);
     }
     let probe = machine::ProcessProbe::new();
     let start = if arguments.resume { Start::Resume } else { Start::Fresh };
     // This binary starts itself again as the sandbox's child.
     let program = std::env::current_exe().ok();
+    let groups = Solo::groups();
     let run_context = RunContext {
         chat_models,
         sandbox_program: program.as_deref(),
-        ..RunContext::new(start, &Solo, &probe as &dyn Probe, &mut events, &stop)
+        ..RunContext::new(start, &groups, &probe as &dyn Probe, &mut events, &stop)
     };
-    let ended = S::run(&plan, &inputs, run_context).map_err(|error| {
+    let ended = S::run::<LocalEngine>(&plan, &inputs, run_context).map_err(|error| {
         match S::advice(&error, &folder, arguments.resume) {
             Some(hint) => anyhow::Error::new(Hinted { source: error.into(), hint }),
             None => error.into(),
@@ -236,7 +238,7 @@ fn prepare<S: StageCommand>(
     let mut events = progress::for_this_terminal(&context.printer);
     let machine = || machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
     let mut planning = PlanContext { render: render_options(), machine: &machine, events: events.as_mut() };
-    let (plan, inputs) = S::prepare(config, &mut planning)?;
+    let (plan, inputs) = S::prepare::<LocalEngine>(config, &mut planning)?;
     Ok((plan, inputs, folder))
 }
 

@@ -6,18 +6,18 @@ use truing_data::{
     DataError, HeldOut, OnBadRow, SourceRange, Triplet, data_files, describe_unread, read_triplets,
     split_held_out, unread_files,
 };
-use truing_model::EncoderFiles;
+use truing_model::{EncoderFiles, Engine};
 use truing_run::inputs::content_key;
 use truing_run::rows::key_of;
 use truing_run::{DataReport, Machine, RunError, SkippedRow, inputs};
 use truing_store::RunInputs;
 use truing_text::{SentenceTokenizer, Tokenizer};
-use truing_train::{EmbeddingLoss, EncoderObjective, PlanRow, TripletGroups, TripletPack};
-use truing_types::{Event, EventSink, RowOrigin, Seed, TokenId};
+use truing_train::{EmbeddingLoss, PlanRow, StepShape, TripletGroups, TripletPack};
+use truing_types::{BatchError, Event, EventSink, RowOrigin, Seed, TokenId};
 
 use super::EmbedTrainConfig;
 use crate::embed::{encoder_tokenizer, pack_texts};
-use crate::encoder_training::{EncoderPlan, SampleLengths};
+use crate::training::{EncoderPlan, ModelToTrain, SampleLengths, TrainingData, TrainingInputs};
 use crate::wording::counted;
 use crate::{StageError, StagePlan};
 
@@ -26,11 +26,12 @@ const TRIPLETS_AT_A_TIME: usize = 2048;
 
 /// Triplets as tokens.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct TokenizedTriplets {
+pub struct TokenizedTriplets {
     /// Anchor, positive, negative.
     tokens: Vec<[Vec<TokenId>; 3]>,
     groups: Vec<TripletGroups>,
     origins: Vec<RowOrigin>,
+    sources: Vec<SourceRange>,
 }
 
 impl TokenizedTriplets {
@@ -39,13 +40,18 @@ impl TokenizedTriplets {
     }
 
     /// Tokens of each triplet.
-    fn lengths(&self) -> Vec<u64> {
-        let of_triplet = |texts: &[Vec<TokenId>; 3]| texts.iter().map(|text| text.len() as u64).sum();
-        self.tokens.iter().map(of_triplet).collect()
+    fn token_counts(&self) -> Vec<u64> {
+        self.lengths().into_iter().map(u64::from).collect()
+    }
+
+    /// Says that all of them are one source.
+    fn as_one_source(mut self) -> Self {
+        self.sources = vec![SourceRange { name: "train".into(), weight: 1.0, samples: 0..self.len() }];
+        self
     }
 
     /// Three texts a triplet, one after the other.
-    pub(super) fn pack(&self, triplets: &[u32]) -> Result<TripletPack, StageError> {
+    pub(super) fn pack(&self, triplets: &[u32]) -> Result<TripletPack, BatchError> {
         let batch = pack_texts(triplets.iter().flat_map(|&triplet| {
             let origin = &self.origins[triplet as usize];
             self.tokens[triplet as usize].iter().map(|text| (&text[..], origin.clone()))
@@ -59,7 +65,52 @@ impl TokenizedTriplets {
             tokens: triplets.iter().map(|&i| self.tokens[i as usize].clone()).collect(),
             groups: triplets.iter().map(|&i| self.groups[i as usize]).collect(),
             origins: triplets.iter().map(|&i| self.origins[i as usize].clone()).collect(),
+            sources: Vec::new(),
         }
+    }
+}
+
+impl TrainingData for TokenizedTriplets {
+    fn lengths(&self) -> Vec<u32> {
+        let of_triplet = |texts: &[Vec<TokenId>; 3]| texts.iter().map(|text| text.len() as u32).sum();
+        self.tokens.iter().map(of_triplet).collect()
+    }
+
+    fn sources(&self) -> &[SourceRange] {
+        &self.sources
+    }
+
+    fn shape(&self, sample: usize) -> StepShape {
+        let lengths = self.tokens[sample].iter().map(|text| text.len() as f64);
+        StepShape {
+            tokens: lengths.clone().sum(),
+            loss_tokens: 3.0,
+            attention_pairs: lengths.map(|n| n * n).sum(),
+        }
+    }
+}
+
+impl TrainingInputs for EmbedTrainInputs {
+    type Data = TokenizedTriplets;
+
+    fn model(&self) -> ModelToTrain<'_> {
+        ModelToTrain::Encoder { files: &self.model, tokenizer: &self.tokenizer }
+    }
+
+    fn train(&self) -> &TokenizedTriplets {
+        &self.train
+    }
+
+    fn eval(&self) -> Option<&TokenizedTriplets> {
+        self.eval.as_ref()
+    }
+
+    fn record(&self) -> &RunInputs {
+        &self.record
+    }
+
+    fn skipped(&self) -> Vec<&SkippedRow> {
+        self.skipped.iter().collect()
     }
 }
 
@@ -141,6 +192,7 @@ impl EmbedTrainInputs {
         if let Some(text) = describe_unread(&not_read) {
             events.emit(Event::Note(text));
         }
+        let (train, eval) = (train.as_one_source(), eval.map(TokenizedTriplets::as_one_source));
         Ok(Self { model, tokenizer, train, eval, record, skipped, n_cut })
     }
 }
@@ -202,23 +254,24 @@ impl EmbedTrainPlan {
     ///
     /// # Errors
     /// When a setting cannot be meant, or the memory does not suffice.
-    pub fn resolve(
+    pub fn resolve<E: Engine>(
         config: EmbedTrainConfig,
         inputs: &EmbedTrainInputs,
         machine: &Machine,
     ) -> Result<Self, StageError> {
         check(&config)?;
-        let (loss, n_triplets) = (config.embedding_loss(), inputs.train.len());
+        let loss = config.embedding_loss();
         let lengths = SampleLengths {
             unit: "triplet",
-            train: inputs.train.lengths(),
-            eval: inputs.eval.as_ref().map(TokenizedTriplets::lengths).unwrap_or_default(),
-            sources: vec![SourceRange { name: "train".into(), weight: 1.0, samples: 0..n_triplets }],
+            train: inputs.train.token_counts(),
+            eval: inputs.eval.as_ref().map(TokenizedTriplets::token_counts).unwrap_or_default(),
+            sources: inputs.train.sources.clone(),
             n_cut: inputs.n_cut,
         };
         let digest = content_key(&config, &inputs.record, None);
         let (settings, spec) = (config.run_settings(), &inputs.model.spec);
-        let run = EncoderPlan::resolve(settings, spec, lengths, loss.couples_packs(), digest, machine)?;
+        let run =
+            EncoderPlan::resolve::<E>(settings, spec, lengths, loss.couples_triplets(), digest, machine)?;
         Ok(Self { config, loss, run })
     }
 }

@@ -1,16 +1,18 @@
-//! Every decision of a run that can be made before work starts.
+//! Every decision of a run of a text encoder that can be made before work starts. A step is a number of samples, or as many as
+//! hold some tokens; it is cut into packs by what fits in memory.
+
+use std::path::PathBuf;
 
 use serde_json::json;
-use truing_cpu::CpuEncoder;
-use truing_data::epoch_order;
-use truing_model::engine::EngineMemory;
-use truing_model::{EncoderEngine, EncoderSpec, Keep};
+use truing_data::{SourceRange, epoch_order};
+use truing_model::{ComputeDtype, EncoderSpec, Engine, EngineMemory, SaveDtype, TrainableSpec};
 use truing_run::Machine;
+use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
-use truing_train::{Amount, PlanError, PlanRow, Schedule, ScheduleKind};
+use truing_train::{Amount, OptimizerConfig, PlanError, PlanRow, Schedule, ScheduleKind, SegmentPlan};
 use truing_types::Seed;
 
-use super::{EncoderSettings, SampleLengths, StepSize};
+use super::{RunPlan, RunSettings, StepPacks};
 use crate::{StageError, StagePlan};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -22,13 +24,13 @@ const TOKENS_PER_PACK: u64 = 4096;
 /// A run as it will be.
 #[derive(Debug)]
 pub struct EncoderPlan {
-    pub(super) settings: EncoderSettings,
+    settings: EncoderSettings,
     /// Learning rate by step.
     pub schedule: Schedule,
     /// Optimiser steps of the run.
     pub n_steps: u64,
-    /// What layers leave behind for their backward.
-    pub keep: Keep,
+    /// Which layers save their activations; the others are computed again.
+    pub segments: SegmentPlan,
     /// Most tokens of a pack; a sample is never cut.
     pub tokens_per_pack: u64,
     /// Predicted peak memory.
@@ -46,15 +48,62 @@ pub struct EncoderPlan {
     memory: EngineMemory,
 }
 
-/// A step's samples.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct StepSamples {
-    /// Samples of each pack.
-    pub(super) packs: Vec<Vec<u32>>,
-    /// Epochs done once the step is.
-    pub(super) epochs_done: f64,
-    /// Whether it is its epoch's last.
-    pub(super) ends_epoch: bool,
+/// Settings of a run of an encoder, from any recipe.
+#[derive(Debug, Clone)]
+pub(crate) struct EncoderSettings {
+    pub(crate) output_dir: PathBuf,
+    /// The model's name or path in the recipe.
+    pub(crate) model_name: String,
+    /// The whole recipe as TOML.
+    pub(crate) recipe: String,
+    /// The settings of a recipe's text that decide the weights.
+    pub(crate) decisive_of: DecisiveOf,
+    pub(crate) seed: u64,
+    pub(crate) num_train_epochs: f64,
+    pub(crate) max_steps: Option<u64>,
+    pub(crate) step_size: StepSize,
+    pub(crate) learning_rate: f64,
+    pub(crate) lr_scheduler_type: ScheduleKind,
+    pub(crate) warmup_ratio: f64,
+    pub(crate) warmup_steps: Option<u64>,
+    pub(crate) min_lr_ratio: f64,
+    pub(crate) decay_ratio: f64,
+    pub(crate) optimizer: OptimizerConfig,
+    pub(crate) trainable: TrainableSpec,
+    pub(crate) eval_steps: Option<u64>,
+    pub(crate) eval_on_start: bool,
+    pub(crate) save_steps: Option<u64>,
+    pub(crate) save_total_limit: usize,
+    pub(crate) keep_best: bool,
+    pub(crate) load_best_model_at_end: bool,
+    pub(crate) logging_steps: u64,
+    pub(crate) save_dtype: SaveDtype,
+    pub(crate) threads: Option<usize>,
+    pub(crate) memory_gib: Option<f64>,
+}
+
+/// How many samples an optimiser step has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StepSize {
+    /// This many.
+    Samples(usize),
+    /// As many as hold this many tokens.
+    Tokens(u64),
+}
+
+/// Samples as the planner sees them.
+#[derive(Debug)]
+pub(crate) struct SampleLengths {
+    /// What one is called: `triplet`, `text`.
+    pub(crate) unit: &'static str,
+    /// Tokens of each sample that is learnt from, over all its texts.
+    pub(crate) train: Vec<u64>,
+    /// Of each that is evaluated on; empty for none.
+    pub(crate) eval: Vec<u64>,
+    /// The sources of the first, each a range of samples.
+    pub(crate) sources: Vec<SourceRange>,
+    /// Texts that lost their end.
+    pub(crate) n_cut: usize,
 }
 
 impl EncoderPlan {
@@ -63,7 +112,7 @@ impl EncoderPlan {
     ///
     /// # Errors
     /// When the memory does not suffice.
-    pub(crate) fn resolve(
+    pub(crate) fn resolve<E: Engine>(
         settings: EncoderSettings,
         spec: &EncoderSpec,
         lengths: SampleLengths,
@@ -72,7 +121,8 @@ impl EncoderPlan {
         machine: &Machine,
     ) -> Result<Self, StageError> {
         let (epochs, n_steps) = epochs(&settings, &lengths);
-        let memory = CpuEncoder::memory(spec, &settings.trainable);
+        let model = spec.clone().into();
+        let memory = E::memory(&model, &settings.trainable, ComputeDtype::default());
         let budget_bytes = settings.memory_gib.map_or_else(
             || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
             |gib| (gib * GIB) as u64,
@@ -83,13 +133,14 @@ impl EncoderPlan {
         let largest_step = epochs.iter().flatten().map(tokens_of).max().unwrap_or(0);
         let wanted = if couples_packs { largest_step } else { largest_step.min(TOKENS_PER_PACK) };
         let wanted = wanted.max(largest_sample);
-        let Some((keep, tokens_per_pack)) = [Keep::Activations, Keep::Input].into_iter().find_map(|keep| {
-            let fitting = sizes.fitting_tokens(&memory, keep, budget_bytes);
-            (fitting >= largest_sample).then_some((keep, fitting.min(wanted)))
+        let plans = [SegmentPlan::keep_everything(spec.n_layers), SegmentPlan::checkpoint(spec.n_layers, 1)];
+        let Some((segments, tokens_per_pack)) = plans.into_iter().find_map(|segments| {
+            let fitting = sizes.fitting_tokens(&memory, &segments, budget_bytes);
+            (fitting >= largest_sample).then_some((segments, fitting.min(wanted)))
         }) else {
-            let fitting = sizes.fitting_tokens(&memory, Keep::Input, budget_bytes);
+            let fitting = sizes.fitting_tokens(&memory, &plans[1], budget_bytes);
             let source = PlanError::DoesNotFit {
-                needed_bytes: sizes.peak_bytes(&memory, Keep::Input, largest_sample),
+                needed_bytes: sizes.peak_bytes(&memory, &plans[1], largest_sample),
                 budget_bytes,
                 tokens_per_pack: largest_sample,
                 fitting_tokens_per_pack: Some(fitting).filter(|&tokens| tokens > 0),
@@ -116,9 +167,9 @@ impl EncoderPlan {
                 total_steps: n_steps,
             },
             n_steps,
-            keep,
+            segments,
             tokens_per_pack,
-            peak_bytes: sizes.peak_bytes(&memory, keep, tokens_per_pack),
+            peak_bytes: sizes.peak_bytes(&memory, &segments, tokens_per_pack),
             budget_bytes,
             n_threads: settings.threads.unwrap_or(machine.n_threads),
             digest,
@@ -130,38 +181,87 @@ impl EncoderPlan {
         })
     }
 
-    /// The packs of one step, counted from 1.
-    pub(super) fn packs_of(&self, step: u64) -> StepSamples {
+    fn cut_into_packs(&self, samples: &[u32], lengths: &[u64]) -> Vec<Vec<u32>> {
+        within(self.tokens_per_pack, samples, lengths)
+    }
+}
+
+impl RunPlan for EncoderPlan {
+    fn settings(&self) -> RunSettings<'_> {
+        let settings = &self.settings;
+        RunSettings {
+            output_dir: &settings.output_dir,
+            recipe: settings.recipe.as_str().into(),
+            decisive_of: settings.decisive_of,
+            model_name: &settings.model_name,
+            seed: settings.seed,
+            eval_steps: settings.eval_steps,
+            eval_on_start: settings.eval_on_start,
+            save_steps: settings.save_steps,
+            save_total_limit: settings.save_total_limit,
+            keep_best: settings.keep_best,
+            load_best_model_at_end: settings.load_best_model_at_end,
+            logging_steps: settings.logging_steps,
+            save_dtype: settings.save_dtype,
+            merge_adapter: false,
+            pack_capacity: None,
+        }
+    }
+
+    fn trainable(&self) -> &TrainableSpec {
+        &self.settings.trainable
+    }
+
+    fn segments(&self) -> SegmentPlan {
+        self.segments
+    }
+
+    fn optimizer(&self) -> OptimizerConfig {
+        self.settings.optimizer
+    }
+
+    fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+
+    fn n_steps(&self) -> u64 {
+        self.n_steps
+    }
+
+    fn n_threads(&self) -> usize {
+        self.n_threads
+    }
+
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn packs_of(&self, step: u64) -> StepPacks<'_> {
         let mut before = 0;
         for (epoch, steps) in self.epochs.iter().enumerate() {
             let n_steps = steps.len() as u64;
             if step <= before + n_steps {
                 let in_epoch = step - before;
-                return StepSamples {
-                    packs: self.cut_into_packs(&steps[in_epoch as usize - 1], &self.lengths.train),
+                let packs = self.cut_into_packs(&steps[in_epoch as usize - 1], &self.lengths.train);
+                return StepPacks {
+                    packs: packs.into(),
                     epochs_done: epoch as f64 + in_epoch as f64 / n_steps as f64,
                     ends_epoch: in_epoch == n_steps,
                 };
             }
             before += n_steps;
         }
-        StepSamples { packs: Vec::new(), epochs_done: self.epochs.len() as f64, ends_epoch: true }
+        StepPacks { packs: Vec::new().into(), epochs_done: self.epochs.len() as f64, ends_epoch: true }
     }
 
-    /// Steps of an evaluation, each in packs.
-    pub(super) fn eval_packs(&self) -> Vec<Vec<Vec<u32>>> {
+    fn eval_steps(&self) -> Vec<Vec<Vec<u32>>> {
         let eval = &self.lengths.eval;
         let all: Vec<u32> = (0..eval.len() as u32).collect();
         let steps = steps_of(self.settings.step_size, &all, eval);
         steps.iter().map(|step| self.cut_into_packs(step, eval)).collect()
     }
 
-    fn cut_into_packs(&self, samples: &[u32], lengths: &[u64]) -> Vec<Vec<u32>> {
-        within(self.tokens_per_pack, samples, lengths)
-    }
-
-    /// `plan.json` of the run directory.
-    pub(super) fn to_json(&self) -> serde_json::Value {
+    fn to_json(&self) -> serde_json::Value {
         let parts: Vec<_> = self
             .rows()
             .into_iter()
@@ -205,8 +305,8 @@ impl StagePlan for EncoderPlan {
 
     /// In one sentence.
     fn summary(&self) -> String {
-        let kept = match self.keep {
-            Keep::Activations => "activations are kept",
+        let kept = match self.segments.n_recomputed_layers() {
+            0 => "activations are kept",
             _ => "layers are recomputed because their activations do not fit in memory",
         };
         let size = match self.settings.step_size {
@@ -280,10 +380,10 @@ impl Sizes {
         store + memory.fixed_bytes + self.resident_bytes
     }
 
-    fn bytes_per_token(&self, memory: &EngineMemory, keep: Keep) -> u64 {
+    fn bytes_per_token(&self, memory: &EngineMemory, segments: &SegmentPlan) -> u64 {
         let always = memory.workspace_bytes_per_token + memory.head_bytes_per_token;
-        match keep {
-            Keep::Activations => always + self.n_layers * memory.layer_bytes_per_token,
+        match segments.n_recomputed_layers() {
+            0 => always + self.n_layers * memory.layer_bytes_per_token,
             // One layer at a time is computed again.
             _ => {
                 let inputs = self.n_layers * memory.segment_input_bytes_per_token;
@@ -292,11 +392,11 @@ impl Sizes {
         }
     }
 
-    fn fitting_tokens(&self, memory: &EngineMemory, keep: Keep, budget_bytes: u64) -> u64 {
-        budget_bytes.saturating_sub(self.fixed_bytes(memory)) / self.bytes_per_token(memory, keep)
+    fn fitting_tokens(&self, memory: &EngineMemory, segments: &SegmentPlan, budget_bytes: u64) -> u64 {
+        budget_bytes.saturating_sub(self.fixed_bytes(memory)) / self.bytes_per_token(memory, segments)
     }
 
-    fn peak_bytes(&self, memory: &EngineMemory, keep: Keep, tokens: u64) -> u64 {
-        self.fixed_bytes(memory) + tokens * self.bytes_per_token(memory, keep)
+    fn peak_bytes(&self, memory: &EngineMemory, segments: &SegmentPlan, tokens: u64) -> u64 {
+        self.fixed_bytes(memory) + tokens * self.bytes_per_token(memory, segments)
     }
 }

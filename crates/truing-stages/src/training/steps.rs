@@ -1,0 +1,90 @@
+//! What a run asks of a plan, of whatever kind the model and the batches are.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use truing_model::{SaveDtype, TrainableSpec};
+use truing_run::folder::DecisiveOf;
+use truing_store::Digest;
+use truing_train::{OptimizerConfig, Schedule, SegmentPlan};
+
+/// The packs of an optimiser step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepPacks<'a> {
+    /// Samples of each pack.
+    pub packs: Cow<'a, [Vec<u32>]>,
+    /// Epochs done once the step is.
+    pub epochs_done: f64,
+    /// Whether it is its epoch's last.
+    pub ends_epoch: bool,
+}
+
+/// Where a run writes, and how often it logs, evaluates and saves.
+#[derive(Debug, Clone)]
+pub struct RunSettings<'a> {
+    /// Folder of the run.
+    pub output_dir: &'a Path,
+    /// The whole recipe as TOML.
+    pub recipe: Cow<'a, str>,
+    /// The settings of a recipe's text that decide the weights.
+    pub decisive_of: DecisiveOf,
+    /// The model's name or path in the recipe.
+    pub model_name: &'a str,
+    /// The run's seed.
+    pub seed: u64,
+    /// Steps between evaluations; at the end of every epoch when absent.
+    pub eval_steps: Option<u64>,
+    /// Evaluate before the first step as well.
+    pub eval_on_start: bool,
+    /// Steps between checkpoints; at the end of every epoch when absent.
+    pub save_steps: Option<u64>,
+    /// Newest checkpoints kept.
+    pub save_total_limit: usize,
+    /// Keep the checkpoint with the lowest evaluation loss.
+    pub keep_best: bool,
+    /// Save the best weights instead of the last.
+    pub load_best_model_at_end: bool,
+    /// Steps between lines of metrics.
+    pub logging_steps: u64,
+    /// Number type of the saved model.
+    pub save_dtype: SaveDtype,
+    /// With LoRA: save the whole model.
+    pub merge_adapter: bool,
+    /// Tokens that a pack can hold, where packs are to be filled.
+    pub pack_capacity: Option<u32>,
+}
+
+/// A plan as a training run sees it.
+pub trait RunPlan {
+    /// Where the run writes, and how often.
+    fn settings(&self) -> RunSettings<'_>;
+    /// What learns.
+    fn trainable(&self) -> &TrainableSpec;
+    /// Which segments save their activations.
+    fn segments(&self) -> SegmentPlan;
+    /// Optimiser without what changes by step.
+    fn optimizer(&self) -> OptimizerConfig;
+    /// Learning rate by step.
+    fn schedule(&self) -> Schedule;
+    /// Optimiser steps of the run.
+    fn n_steps(&self) -> u64;
+    /// Threads to compute with.
+    fn n_threads(&self) -> usize;
+    /// Digest of everything that decides the weights.
+    fn digest(&self) -> Digest;
+    /// `plan.json` of the run directory.
+    fn to_json(&self) -> serde_json::Value;
+    /// The packs of one step, counted from 1.
+    fn packs_of(&self, step: u64) -> StepPacks<'_>;
+    /// Steps of an evaluation, each as packs. An objective that couples packs sees those of a step together.
+    fn eval_steps(&self) -> Vec<Vec<Vec<u32>>>;
+
+    /// Tokens from one step (counted from 1) to the end of the run.
+    fn tokens_from(&self, step: u64, lengths: &[u32]) -> u64 {
+        let tokens_of = |step| {
+            let packs = self.packs_of(step).packs;
+            packs.iter().flatten().map(|&sample| u64::from(lengths[sample as usize])).sum::<u64>()
+        };
+        (step..=self.n_steps()).map(tokens_of).sum()
+    }
+}
