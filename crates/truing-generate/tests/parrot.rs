@@ -12,7 +12,7 @@ use truing_model::{
 use truing_types::{ExcludedTokens, Groups, PackedBatch, TokenId};
 
 /// Logits `[vocab]` after the tokens so far.
-type NextLogits = dyn Fn(&[TokenId]) -> Vec<f32>;
+type NextLogits = dyn Fn(&[TokenId]) -> Vec<f32> + Send;
 
 /// Says what `next` says, and remembers every token that it had to read.
 pub(crate) struct Parrot {
@@ -23,7 +23,7 @@ pub(crate) struct Parrot {
 }
 
 impl Parrot {
-    pub(crate) fn new(context_length: usize, next: impl Fn(&[TokenId]) -> Vec<f32> + 'static) -> Self {
+    pub(crate) fn new(context_length: usize, next: impl Fn(&[TokenId]) -> Vec<f32> + Send + 'static) -> Self {
         let spec = DecoderSpec {
             architecture: "Parrot".into(),
             vocab_size: 400,
