@@ -131,7 +131,12 @@ impl Decoder {
     }
 
     /// The final norm of every row `[n_tokens, hidden]`.
-    pub(crate) fn final_norm(&self, parameters: &Parameters, pool: &mut BufferPool, hidden: &[f32]) -> Vec<f32> {
+    pub(crate) fn final_norm(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        hidden: &[f32],
+    ) -> Vec<f32> {
         let width = self.spec.hidden_size;
         let mut normed = pool.take(hidden.len() / width, width);
         let norm = &parameters.values[self.final_norm];
@@ -257,11 +262,7 @@ impl Decoder {
         let norm = &parameters.values[self.final_norm];
         rms_norm_forward(hidden, norm, self.spec.rms_norm_eps, &mut normed);
         let mut logits = vec![0.0; n_rows * self.spec.vocab_size];
-        multiply_rows(
-            &normed,
-            width,
-            &mut [RowProduct { weight, y: &mut logits, write: Write::Overwrite }],
-        );
+        multiply_rows(&normed, width, &mut [RowProduct { weight, y: &mut logits, write: Write::Overwrite }]);
         pool.give(normed);
         logits
     }

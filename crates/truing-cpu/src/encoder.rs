@@ -13,8 +13,8 @@ use crate::parameters::Parameters;
 use crate::segment::{Blocks, SavedAttention, SavedBlock};
 use layer::{EncoderLayer, Norm};
 
-pub(crate) use output::OutputLayer;
 pub(crate) use layer::SavedLayer;
+pub(crate) use output::OutputLayer;
 
 /// Everything of an encoder but its parameters.
 #[derive(Debug)]
@@ -84,7 +84,12 @@ impl Encoder {
     }
 
     /// The norm of the last block's sum `[n_tokens, hidden]`.
-    pub(crate) fn final_norm(&self, parameters: &Parameters, pool: &mut BufferPool, hidden: &[f32]) -> Vec<f32> {
+    pub(crate) fn final_norm(
+        &self,
+        parameters: &Parameters,
+        pool: &mut BufferPool,
+        hidden: &[f32],
+    ) -> Vec<f32> {
         let width = self.spec.hidden_size;
         let mut normed = pool.take(hidden.len() / width, width);
         self.final_norm.forward(parameters, hidden, &mut normed);

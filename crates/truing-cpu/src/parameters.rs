@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use truing_kernels::{AdamwStep, RowWeight, adamw, sum_of_squares};
 use truing_model::engine::ADAMW_STATE_NAMES;
 use truing_model::{
-    Adapters, DecoderSpec, DecodingWeights, EngineError, OptimizerStep, ParameterSpec, ParameterTensor, TrainableSpec,
+    Adapters, DecoderSpec, DecodingWeights, EngineError, OptimizerStep, ParameterSpec, ParameterTensor,
+    TrainableSpec,
 };
 use truing_types::Communicator;
 

@@ -2,6 +2,8 @@
 //! found, and the [`Engine`] that computes them. How it is computed is not known here.
 
 pub mod adapters;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod encoder;
 pub mod engine;
 mod error;
@@ -18,9 +20,10 @@ pub mod weights;
 pub use adapters::{AdapterFiles, is_adapter};
 pub use encoder::{EncoderFiles, EncoderSpec, Pooling};
 pub use engine::{
-    AdamWStep, Adapters, ComputeDtype, DecodingWeights, Engine, EngineError, EngineMemory, EngineOptions, Guarantees,
-    DeviceTopLogProbs, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, OptimizerStep, ParameterStore, ParameterTensor, PutWeight,
-    SampleStep, SaveActivations, TokenLogProbs, TopLogProbs, WeightSource,
+    AdamWStep, Adapters, ComputeDtype, DecodingWeights, DeviceTopLogProbs, Engine, EngineError, EngineMemory,
+    EngineOptions, Guarantees, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, OptimizerStep,
+    ParameterStore, ParameterTensor, PutWeight, SampleStep, SaveActivations, TokenLogProbs, TopLogProbs,
+    WeightSource,
 };
 pub use error::ModelError;
 pub use gguf::GgufFile;

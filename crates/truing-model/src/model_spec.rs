@@ -36,7 +36,9 @@ impl ModelSpec {
     pub fn encoder(&self) -> Result<&EncoderSpec, EngineError> {
         match self {
             Self::Encoder(spec) => Ok(spec),
-            Self::Decoder(_) => Err(EngineError::WrongKind { found: "a decoder", needed: "run as an encoder" }),
+            Self::Decoder(_) => {
+                Err(EngineError::WrongKind { found: "a decoder", needed: "run as an encoder" })
+            }
         }
     }
 

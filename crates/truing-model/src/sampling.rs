@@ -302,8 +302,11 @@ mod tests {
         let mut sampler = Sampler::new(&options(1.0, 2, 1.0)).unwrap();
         for _ in 0..20 {
             let sampled = sampler.sample(&logits).unwrap();
-            let [plain, cut] = [[0.4f32, 0.3], [4.0 / 7.0, 3.0 / 7.0]].map(|p| p[sampled.token as usize].ln());
-            assert!((sampled.log_prob - plain).abs() < 1e-6 && (sampled.sampling_log_prob - cut).abs() < 1e-6);
+            let [plain, cut] =
+                [[0.4f32, 0.3], [4.0 / 7.0, 3.0 / 7.0]].map(|p| p[sampled.token as usize].ln());
+            assert!(
+                (sampled.log_prob - plain).abs() < 1e-6 && (sampled.sampling_log_prob - cut).abs() < 1e-6
+            );
         }
         let greedy = Sampler::new(&options(0.0, 0, 1.0)).unwrap().sample(&logits).unwrap();
         assert_eq!(greedy.sampling_log_prob, 0.0);
