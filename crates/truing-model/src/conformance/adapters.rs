@@ -66,7 +66,7 @@ pub fn gradients_of_adapters_are_slopes<E: Engine>() {
     }
 }
 
-/// Without its adapters a model is its base model, whatever passes ran before.
+/// Without its adapters a model is its base model, also after passes with them.
 pub fn disabled_adapters_leave_the_base_model<E: Engine>() {
     for case in decoders::<E>() {
         let mut plain: E = case.load();

@@ -2,7 +2,7 @@
 //!
 //! A crate with an engine runs all of them in its tests with one line; each check becomes a `#[test]` of its own:
 //!
-//! ```ignore
+//! ```text
 //! truing_model::conformance_tests!(CpuEngine);
 //! ```
 //!
