@@ -19,7 +19,7 @@ for source in fuzz/fuzz_targets/*.rs; do
     target=$(basename "$source" .rs)
     case $target in
         gguf) seeds=crates/truing-model/tests/fixtures/gguf ;;
-        safetensors_header | config_json) seeds=crates/truing-cpu/tests/fixtures ;;
+        safetensors_header | config_json) seeds=crates/truing-model/conformance ;;
         chat_template) seeds=crates/truing-text/tests/fixtures ;;
         jsonl_row) seeds=crates/truing-data/tests/fixtures ;;
         *) seeds= ;;

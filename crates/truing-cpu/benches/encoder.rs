@@ -11,10 +11,13 @@
 
 use std::time::Instant;
 
-use truing_cpu::{CpuEncoder, CpuOptions, EncoderLoader};
+use truing_cpu::{CpuEngine, DeviceBatch, Hidden, SavedActivations};
 use truing_kernels::measure_peak_gflops;
-use truing_model::engine::OptimizerStep;
-use truing_model::{EncoderEngine, EncoderSpec, Keep, ParameterRole, ParameterStore, Pooling, TrainableSpec};
+use truing_model::{
+    AdamWStep, Adapters, EncoderSpec, Engine, EngineOptions, HeadGradient, HeadRequest, OptimizerStep,
+    ParameterRole, ParameterStore, Pooling, PutWeight, SaveActivations, TrainableSpec,
+};
+use truing_parallel::Solo;
 use truing_types::{PackedBatch, RowOrigin};
 
 fn spec() -> EncoderSpec {
@@ -35,18 +38,20 @@ fn spec() -> EncoderSpec {
     }
 }
 
-fn encoder() -> CpuEncoder {
-    let mut loader = EncoderLoader::new(spec(), TrainableSpec::default(), CpuOptions::default()).unwrap();
-    let mut state = 1_u32;
-    for parameter in spec().parameters() {
-        let values = (0..parameter.n_elements()).map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let unit = (state >> 8) as f32 / (1 << 24) as f32 - 0.5;
-            if parameter.role == ParameterRole::Norm { 1.0 } else { 0.1 * unit }
-        });
-        loader.put(&parameter.name, &parameter.shape, values.collect()).unwrap();
-    }
-    loader.finish().unwrap()
+fn encoder() -> CpuEngine {
+    let mut weights = |put: &mut PutWeight<'_>| {
+        let mut state = 1_u32;
+        spec().parameters().iter().try_for_each(|parameter| {
+            let values = (0..parameter.n_elements()).map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let unit = (state >> 8) as f32 / (1 << 24) as f32 - 0.5;
+                if parameter.role == ParameterRole::Norm { 1.0 } else { 0.1 * unit }
+            });
+            put(&parameter.name, &parameter.shape, values.collect())
+        })
+    };
+    let (trainable, options) = (TrainableSpec::default(), EngineOptions::default());
+    CpuEngine::load(spec().into(), trainable, &options, &Solo::groups(), &mut weights).unwrap()
 }
 
 fn batch(n_tokens: usize, sequence: usize) -> PackedBatch {
@@ -84,13 +89,16 @@ fn main() {
     let arguments: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
     let argument = |idx: usize, default: usize| arguments.get(idx).copied().unwrap_or(default);
     let (sequence, n_repeats, step_tokens) = (argument(0, 55), argument(1, 5), argument(2, 4192));
-    let mut encoder = encoder();
+    let (mut encoder, spec) = (encoder(), spec());
     let peak = measure_peak_gflops();
     println!("peak {peak:.0} GFLOP/s, {} threads, sequences of {sequence} tokens", encoder.n_threads());
     for n_tokens in [256, 512, 1024, 2048, 4096, 8192] {
-        let batch = encoder.upload(&batch(n_tokens, sequence)).unwrap();
+        let batch = batch(n_tokens, sequence);
+        let device = encoder.upload(&batch).unwrap();
+        let request = HeadRequest::vectors(&batch, &spec);
         let seconds = best_seconds(n_repeats, || {
-            encoder.encode(&batch, Keep::Nothing).unwrap();
+            let (hidden, _) = run_blocks(&mut encoder, &device, SaveActivations::Nothing);
+            encoder.head(&hidden, &request).unwrap();
         });
         let rate = forward_flops(n_tokens, sequence) / seconds / 1e9;
         println!(
@@ -100,20 +108,25 @@ fn main() {
             100.0 * rate / peak
         );
     }
-    let batch = encoder.upload(&batch(step_tokens, 87)).unwrap();
-    let d_vectors = vec![1e-3; batch_vectors(&mut encoder, &batch)];
-    for keep in [Keep::Activations, Keep::Input] {
+    let batch = batch(step_tokens, 87);
+    let device = encoder.upload(&batch).unwrap();
+    let request = HeadRequest::vectors(&batch, &spec);
+    let vectors = vec![1e-3; batch.n_sequences() * spec.width()];
+    let gradient = HeadGradient { vectors, ..HeadGradient::default() };
+    for save in [SaveActivations::Everything, SaveActivations::Input] {
         let mut parts = [0.0_f64; 4];
         let seconds = best_seconds(n_repeats, || {
             let mut marks = vec![Instant::now()];
-            encoder.zero_gradients();
+            encoder.zero_gradients().unwrap();
             marks.push(Instant::now());
-            let (_, kept) = encoder.encode(&batch, keep).unwrap();
+            let (hidden, saved) = run_blocks(&mut encoder, &device, save);
             marks.push(Instant::now());
-            encoder.backward(&batch, kept, &d_vectors).unwrap();
+            let (_, d_hidden) = encoder.head_backward(hidden, &request, &gradient).unwrap();
+            let d_input = encoder.segment_backward(&device, saved, d_hidden).unwrap();
+            encoder.embed_backward(&device, d_input).unwrap();
             marks.push(Instant::now());
-            let norm = encoder.gradient_norm();
-            encoder.optimizer_step(&OptimizerStep {
+            let norm = encoder.gradient_norm().unwrap();
+            let step = AdamWStep {
                 step: 1,
                 learning_rate: 1e-6,
                 beta1: 0.9,
@@ -121,16 +134,17 @@ fn main() {
                 epsilon: 1e-8,
                 weight_decay: 0.0,
                 gradient_scale: (1.0 / norm) as f32,
-            });
+            };
+            encoder.optimizer_step(&OptimizerStep::AdamW(step)).unwrap();
             marks.push(Instant::now());
             for (part, pair) in parts.iter_mut().zip(marks.windows(2)) {
                 *part = (pair[1] - pair[0]).as_secs_f64();
             }
         });
-        let passes = if keep == Keep::Activations { 3.0 } else { 4.0 };
+        let passes = if save == SaveActivations::Everything { 3.0 } else { 4.0 };
         let rate = passes * forward_flops(step_tokens, 87) / seconds / 1e9;
         println!(
-            "step of {step_tokens} tokens, {keep:?}: {:.0} ms, {rate:.0} GFLOP/s, {:.1} % of peak (last: zero {:.0}, \
+            "step of {step_tokens} tokens, {save:?}: {:.0} ms, {rate:.0} GFLOP/s, {:.1} % of peak (last: zero {:.0}, \
              forward {:.0}, backward {:.0}, norm and optimiser {:.0} ms)",
             1e3 * seconds,
             100.0 * rate / peak,
@@ -146,6 +160,12 @@ fn main() {
     }
 }
 
-fn batch_vectors(encoder: &mut CpuEncoder, batch: &truing_cpu::DeviceBatch) -> usize {
-    encoder.encode(batch, Keep::Nothing).unwrap().0.len()
+fn run_blocks(
+    encoder: &mut CpuEngine,
+    device: &DeviceBatch,
+    save: SaveActivations,
+) -> (Hidden, SavedActivations) {
+    let hidden = encoder.embed(device).unwrap();
+    let n_layers = encoder.spec().n_layers();
+    encoder.segment_forward(device, 0..n_layers, hidden, save, Adapters::Enabled).unwrap()
 }

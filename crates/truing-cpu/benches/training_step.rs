@@ -1,6 +1,6 @@
 //! One training step of a model of SmolLM2-135M's shape with made-up weights, part by part.
 //!
-//! `cargo bench -p truing-cpu --bench training_step -- [TOKENS] [LAYERS_PER_SEGMENT] [KEPT] [SEQUENCE] [LOSS_SHARE] [STEPS]`
+//! `cargo bench -p truing-cpu --bench training_step -- [TOKENS] [LAYERS_PER_SEGMENT] [WHOLE] [SEQUENCE] [LOSS_SHARE] [STEPS]`
 //! (1024 tokens, all layers in one segment, sequences of 170 tokens, 60 % of tokens with loss).
 
 #![allow(
@@ -11,9 +11,12 @@
 
 use std::time::Instant;
 
-use truing_cpu::{CpuEngine, CpuOptions, Loader};
-use truing_model::engine::OptimizerStep;
-use truing_model::{DecoderSpec, Engine, Keep, ParameterRole, ParameterStore, TrainableSpec};
+use truing_cpu::CpuEngine;
+use truing_model::{
+    AdamWStep, Adapters, DecoderSpec, Engine, EngineOptions, OptimizerStep, ParameterRole, ParameterStore,
+    PutWeight, SaveActivations, TrainableSpec,
+};
+use truing_parallel::Solo;
 use truing_types::{PackedBatch, RowOrigin};
 
 fn spec() -> DecoderSpec {
@@ -43,17 +46,19 @@ fn spec() -> DecoderSpec {
 }
 
 fn engine() -> CpuEngine {
-    let mut loader = Loader::new(spec(), TrainableSpec::default(), CpuOptions::default()).unwrap();
-    let mut state = 1_u32;
-    for parameter in spec().parameters() {
-        let values = (0..parameter.n_elements()).map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let unit = (state >> 8) as f32 / (1 << 24) as f32 - 0.5;
-            if parameter.role == ParameterRole::Norm { 1.0 } else { 0.1 * unit }
-        });
-        loader.put(&parameter.name, &parameter.shape, values.collect()).unwrap();
-    }
-    loader.finish().unwrap()
+    let mut weights = |put: &mut PutWeight<'_>| {
+        let mut state = 1_u32;
+        spec().parameters().iter().try_for_each(|parameter| {
+            let values = (0..parameter.n_elements()).map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let unit = (state >> 8) as f32 / (1 << 24) as f32 - 0.5;
+                if parameter.role == ParameterRole::Norm { 1.0 } else { 0.1 * unit }
+            });
+            put(&parameter.name, &parameter.shape, values.collect())
+        })
+    };
+    let (trainable, options) = (TrainableSpec::default(), EngineOptions::default());
+    CpuEngine::load(spec().into(), trainable, &options, &Solo::groups(), &mut weights).unwrap()
 }
 
 fn main() {
@@ -61,7 +66,7 @@ fn main() {
     let argument = |idx: usize, default: f64| arguments.get(idx).copied().unwrap_or(default);
     let n_tokens = argument(0, 1024.0) as usize;
     let layers_per_segment = argument(1, 30.0) as usize;
-    let n_kept = argument(2, 1.0) as usize;
+    let n_whole = argument(2, 1.0) as usize;
     let sequence = argument(3, 170.0) as usize;
     let loss_share = argument(4, 0.6);
     let n_steps = argument(5, 4.0) as u64;
@@ -87,28 +92,30 @@ fn main() {
 
     for step in 1..=n_steps {
         let mut marks = vec![("start", Instant::now())];
-        engine.zero_gradients();
+        engine.zero_gradients().unwrap();
         marks.push(("zero gradients", Instant::now()));
         let device = engine.upload(&batch).unwrap();
         let mut hidden = engine.embed(&device).unwrap();
-        let mut kept = Vec::new();
+        let mut all_saved = Vec::new();
         for (idx, layers) in segments.iter().enumerate() {
-            let keep = if idx + n_kept >= segments.len() { Keep::Activations } else { Keep::Input };
-            let (output, segment) = engine.segment_forward(&device, layers.clone(), hidden, keep).unwrap();
+            let is_whole = idx + n_whole >= segments.len();
+            let save = if is_whole { SaveActivations::Everything } else { SaveActivations::Input };
+            let (output, saved) =
+                engine.segment_forward(&device, layers.clone(), hidden, save, Adapters::Enabled).unwrap();
             hidden = output;
-            kept.push(segment);
+            all_saved.push(saved);
         }
         marks.push(("layers forward", Instant::now()));
         let (_, mut d_hidden) = engine.log_probs_backward(hidden, &targets, &d_log_probs).unwrap();
         marks.push(("head forward and backward", Instant::now()));
-        for segment in kept.into_iter().rev() {
-            d_hidden = engine.segment_backward(&device, segment, d_hidden).unwrap();
+        for saved in all_saved.into_iter().rev() {
+            d_hidden = engine.segment_backward(&device, saved, d_hidden).unwrap();
         }
         marks.push(("layers backward", Instant::now()));
         engine.embed_backward(&device, d_hidden).unwrap();
-        let norm = engine.gradient_norm();
+        let norm = engine.gradient_norm().unwrap();
         marks.push(("norm", Instant::now()));
-        engine.optimizer_step(&OptimizerStep {
+        let step_of_adamw = AdamWStep {
             step,
             learning_rate: 1e-5,
             beta1: 0.9,
@@ -116,14 +123,15 @@ fn main() {
             epsilon: 1e-8,
             weight_decay: 0.0,
             gradient_scale: (1.0 / norm) as f32,
-        });
+        };
+        engine.optimizer_step(&OptimizerStep::AdamW(step_of_adamw)).unwrap();
         marks.push(("optimiser", Instant::now()));
 
         let seconds = |a: usize, b: usize| (marks[b].1 - marks[a].1).as_secs_f64();
         let total = seconds(0, marks.len() - 1);
         let layer_flops = 2.0 * (spec().n_parameters() - 49_152 * 576) as f64 * n_tokens as f64;
         let head_flops = 2.0 * (49_152 * 576) as f64 * targets.rows.len() as f64;
-        let n_again = segments.iter().rev().skip(n_kept).map(|s| s.len()).sum::<usize>() as f64 / 30.0;
+        let n_again = segments.iter().rev().skip(n_whole).map(|s| s.len()).sum::<usize>() as f64 / 30.0;
         let attention_flops = lengths.iter().map(|&l| 2.0 * (l * l) as f64 * 576.0 * 30.0).sum::<f64>();
         let flops = (3.0 + n_again) * layer_flops + 3.0 * head_flops + (3.5 + n_again) * attention_flops;
         println!(

@@ -37,6 +37,35 @@ impl Inner {
         }
     }
 
+    /// Refuses gradients of another size than the answer; an empty one is zero.
+    pub(crate) fn check_gradient(
+        &self,
+        request: &HeadRequest<'_>,
+        gradient: &HeadGradient,
+    ) -> Result<(), EngineError> {
+        let n_rows = request.rows().len();
+        let check = |name: &str, d: &[f32], width: usize| match d.len() {
+            0 => Ok(()),
+            found if found == n_rows * width => Ok(()),
+            found => Err(EngineError::ShapeMismatch {
+                name: format!("the gradient of the {name}"),
+                expected: vec![n_rows, width],
+                found: vec![found],
+            }),
+        };
+        match request {
+            HeadRequest::LogProbs { .. } => {
+                check("log-probabilities", &gradient.log_probs, 1)?;
+                check("KL divergences", &gradient.kl, 1)
+            }
+            HeadRequest::Scores { .. } => match self.body.decoder()?.spec.head {
+                HeadKind::Score { n_outputs } => check("scores", &gradient.scores, n_outputs),
+                HeadKind::LanguageModel => Ok(()),
+            },
+            HeadRequest::Vectors { .. } => check("vectors", &gradient.vectors, self.vector_width()),
+        }
+    }
+
     pub(crate) fn head(
         &mut self,
         hidden: &[f32],
@@ -160,14 +189,7 @@ impl Inner {
         let hidden_size = self.spec.hidden_size();
         let mut d_vectors = match d_vectors {
             [] => vec![0.0; vectors.len()],
-            given if given.len() == vectors.len() => given.to_vec(),
-            other => {
-                return Err(EngineError::ShapeMismatch {
-                    name: "the gradient of the vectors".into(),
-                    expected: vec![request.spans.len(), self.vector_width()],
-                    found: vec![other.len()],
-                });
-            }
+            given => given.to_vec(),
         };
         if request.is_normalized {
             pooling::normalize_backward(&self.outputs(&pooled), self.vector_width(), &mut d_vectors);

@@ -48,6 +48,11 @@ impl Linear {
         })
     }
 
+    /// The adapter, where there is one and the pass that runs uses it, forward or backward.
+    fn active_adapter(&self, parameters: &Parameters) -> Option<&Adapter> {
+        self.adapter.as_ref().filter(|_| parameters.adapters == Adapters::Enabled)
+    }
+
     /// Writes or adds `[n_rows, n_out]` from `x` `[n_rows, n_in]`.
     pub(crate) fn forward(
         &self,
@@ -61,7 +66,7 @@ impl Linear {
         let x = MatrixRef::new(x, n_rows, self.n_in);
         let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
         let bias = self.bias.map(|bias| &parameters.values[bias][..]);
-        let Some(adapter) = self.adapter.as_ref().filter(|_| parameters.adapters == Adapters::Enabled) else {
+        let Some(adapter) = self.active_adapter(parameters) else {
             let finish = bias.map_or(Finish::Nothing, Finish::Bias);
             return matmul_finished(x, weight.transposed(), y, write, finish);
         };
@@ -115,9 +120,7 @@ impl Linear {
             .collect();
         multiply_rows(x, n_in, &mut products);
         for (projection, y) in projections.into_iter().zip(outputs) {
-            if let Some(adapter) =
-                projection.adapter.as_ref().filter(|_| parameters.adapters == Adapters::Enabled)
-            {
+            if let Some(adapter) = projection.active_adapter(parameters) {
                 let mut reduced = pool.take(n_rows, adapter.rank);
                 let weight = RowWeight::F32(&parameters.values[adapter.a]);
                 multiply_rows(
@@ -154,7 +157,7 @@ impl Linear {
         let d_y = MatrixRef::new(d_y, n_rows, self.n_out);
         let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
         matmul(d_y, weight, d_x, write);
-        if let Some(adapter) = &self.adapter {
+        if let Some(adapter) = self.active_adapter(parameters) {
             let d_reduced = adapter.reduce_gradient(parameters, pool, d_y, n_rows, self.n_out);
             let a = MatrixRef::new(&parameters.values[adapter.a], adapter.rank, self.n_in);
             matmul(MatrixRef::new(&d_reduced, n_rows, adapter.rank), a, d_x, Write::Add);
@@ -182,7 +185,7 @@ impl Linear {
         if let Some(d_weight) = parameters.gradient(self.weight) {
             matmul(d_y.transposed(), x, d_weight, Write::Add);
         }
-        let Some(adapter) = &self.adapter else { return };
+        let Some(adapter) = self.active_adapter(parameters) else { return };
         if !parameters.gradients[adapter.b].is_empty() {
             let reduced = adapter.reduce(parameters, pool, x, n_rows, self.n_in);
             let reduced_matrix = MatrixRef::new(&reduced, n_rows, adapter.rank);

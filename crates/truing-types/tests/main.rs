@@ -30,8 +30,14 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// The edges allowed inside a layer, each with its reason.
-const NEIGHBOURS: &[(&str, &str, &str)] =
-    &[("truing-model", "truing-store", "weights are cached and written through the store's atomic files")];
+const NEIGHBOURS: &[(&str, &str, &str)] = &[
+    ("truing-model", "truing-store", "weights are cached and written through the store's atomic files"),
+    (
+        "truing-model",
+        "truing-parallel",
+        "the conformance suite of engines (optional) runs two ranks as threads",
+    ),
+];
 
 /// What talks to a person or decides about the process. Only the binary does.
 const BINARY_ONLY: &[&str] = &["clap", "indicatif", "ctrlc", "anyhow"];

@@ -181,7 +181,8 @@ pub trait Engine: ParameterStore + Send + Sized {
         save: SaveActivations,
         adapters: Adapters,
     ) -> Result<(Self::Hidden, Self::Saved), EngineError>;
-    /// Adds the gradients of a segment's parameters and returns the gradient at its input.
+    /// Adds the gradients of a segment's parameters and returns the gradient at its input. Adapters take part as they did in the
+    /// segment's forward pass; without, they get no gradient.
     ///
     /// # Errors
     /// When nothing was saved, or the device fails.
@@ -281,7 +282,8 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// multiplied with `weights`; several at once (a prompt) are always read with the weights themselves.
     ///
     /// # Errors
-    /// When the cache is full or a token lies outside the vocabulary.
+    /// When there is no token, the cache is full, a token lies outside the vocabulary, or the engine has no such weights; the
+    /// cache is not changed then.
     fn extend(
         &mut self,
         cache: &mut Self::Cache,
@@ -294,7 +296,8 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// weights.
     ///
     /// # Errors
-    /// When a cache is full or a token lies outside the vocabulary; no cache is changed then.
+    /// When there are more or fewer tokens than caches, a cache is full, a token lies outside the vocabulary, or the engine has
+    /// no such weights; no cache is changed then.
     fn extend_each(
         &mut self,
         caches: &mut [&mut Self::Cache],
@@ -305,7 +308,7 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// sampler alone. `None` where the logits are no distribution.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When there is no such row, or the device fails.
     fn sample(
         &mut self,
         logits: &Self::Logits,

@@ -36,20 +36,30 @@ impl EngineOptions {
     }
 }
 
-/// What an engine states of its own results. Tests and `truing prove` ask it instead of assuming what the CPU does.
+/// What an engine states of its own results, in the number format that it was loaded with. Tests and `truing prove` ask it
+/// instead of assuming what the CPU does. The conformance suite (feature `conformance`) checks each statement.
+///
+/// Tolerances hold for models like those of the suite, whose weights have deviations of 0.15 to 0.7.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guarantees {
-    /// The same calls give the same bits: a resumed run is bit-equal to one that was never stopped.
+    /// The same computation gives the same bits: a resumed run is bit-equal to one that was never stopped. Neither the number
+    /// of threads, nor the division of the blocks into segments, nor what these save, changes a bit; and a head gives
+    /// the same results with and without its backward pass.
     pub is_deterministic: bool,
-    /// A sequence's results do not depend, in any bit, on what else is in the pack or decoded beside it.
+    /// No bit of a sequence's results depends on the tokens of the other sequences in its pack, nor, while decoding, on which
+    /// others run beside it. In a pack with other lengths, or alone, its results are the same to the tolerances below:
+    /// products of other sizes may be summed in another order.
     pub is_batch_invariant: bool,
     /// The most by which a log-probability while decoding differs from that of a forward pass over the same tokens.
     pub decoding_log_prob_tolerance: f64,
-    /// The most by which a log-probability differs from that in double precision, on models with weights of the size of
-    /// 0.02 to 0.2.
+    /// The most by which a log-probability differs from that in double precision.
     pub log_prob_tolerance: f64,
-    /// The most by which a gradient differs from that in double precision, as a share of its Euclidean norm.
+    /// The most by which the gradient of a parameter differs from that in double precision (Euclidean norm of the
+    /// difference), as a share of its own norm, or of a hundredth of the norm of all gradients where that is larger.
     pub gradient_tolerance: f64,
+    /// The most by which the vector of a sequence differs from that in double precision (Euclidean norm of the
+    /// difference), as a share of its norm.
+    pub vector_tolerance: f64,
 }
 
 /// One step of an optimiser.
@@ -136,7 +146,8 @@ pub struct EngineMemory {
     pub head_fixed_bytes: u64,
     /// Keys and values of one token of a running sequence, over all layers.
     pub cache_bytes_per_token: u64,
-    /// The 8-bit copy of the weights, where decoding uses one; not part of any other line.
+    /// The 8-bit copy of the weights, where decoding uses one; not part of any other line. 0 where the engine makes none:
+    /// it then refuses [`DecodingWeights::Int8`].
     pub compressed_bytes: u64,
     /// What else the engine holds, such as packing buffers of its threads.
     pub fixed_bytes: u64,

@@ -18,9 +18,9 @@ fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// A tiny random model that transformers saved; shared with the CPU engine's tests.
+/// A tiny random model that transformers saved; shared with the conformance suite.
 fn tiny_model(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../truing-cpu/tests/fixtures").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("conformance").join(name)
 }
 
 /// A copy of a tiny model's config.json and weights that a test may spoil.

@@ -3,7 +3,7 @@
     cargo build --release -p truing-model --example resave
     HF_HUB_OFFLINE=1 python check_saved.py target/release/examples/resave [SMOLLM2.gguf smollm2_logits.jsonl]
 
-Every tiny model of `truing-cpu/tests/fixtures` is written again with its own and with a fresh config, whole and in
+Every tiny model of `truing-model/conformance` is written again with its own and with a fresh config, whole and in
 shards, and must give the same logits bit for bit; with a random PEFT adapter, merged and written again, the same to
 1e-5. The GGUF file is turned into a directory whose logits must be those of the reference file to its four decimals.
 """
@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 resave, *reference = sys.argv[1:]
-fixtures = Path(__file__).parents[3] / "truing-cpu/tests/fixtures"
+fixtures = Path(__file__).parents[3] / "truing-model/conformance"
 tokens = torch.arange(40)[None] * 7 % 96
 
 

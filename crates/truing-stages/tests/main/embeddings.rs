@@ -21,7 +21,7 @@ const N_WORDS: usize = 92;
 pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
-    let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../truing-cpu/tests/fixtures/bert_mean");
+    let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../truing-model/conformance/bert_mean");
     fs::create_dir_all(model.join("1_Pooling")).unwrap();
     for name in [
         "config.json",
