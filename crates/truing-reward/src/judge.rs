@@ -344,16 +344,15 @@ impl RewardFunction for Judge {
 mod tests {
     use super::*;
     use serde_json::{Map, json};
-    use std::cell::RefCell;
-    use std::rc::Rc;
+    use std::sync::{Arc, Mutex};
     use truing_types::{ChatReply, FinishReason, RowOrigin};
 
-    type Answer = Box<dyn Fn(&ChatRequest) -> Result<String, ChatError>>;
+    type Answer = Box<dyn Fn(&ChatRequest) -> Result<String, ChatError> + Send>;
 
     /// Answers by a rule, and keeps what it was asked.
     struct Scripted {
         answer: Answer,
-        asked: Rc<RefCell<Vec<ChatRequest>>>,
+        asked: Arc<Mutex<Vec<ChatRequest>>>,
     }
 
     impl ChatModel for Scripted {
@@ -362,7 +361,7 @@ mod tests {
             request: &ChatRequest,
             _: &mut dyn FnMut(&str) -> ControlFlow<()>,
         ) -> Result<ChatReply, ChatError> {
-            self.asked.borrow_mut().push(request.clone());
+            self.asked.lock().unwrap().push(request.clone());
             let text = (self.answer)(request)?;
             let finish_reason = FinishReason::EndOfTurn;
             Ok(ChatReply {
@@ -379,10 +378,10 @@ mod tests {
     fn judged(
         config: JudgeConfig,
         texts: &[&str],
-        answer: impl Fn(&ChatRequest) -> Result<String, ChatError> + 'static,
+        answer: impl Fn(&ChatRequest) -> Result<String, ChatError> + Send + 'static,
     ) -> (Vec<Result<f64, Unscored>>, Vec<ChatRequest>) {
-        let asked = Rc::default();
-        let model = Scripted { answer: Box::new(answer), asked: Rc::clone(&asked) };
+        let asked = Arc::default();
+        let model = Scripted { answer: Box::new(answer), asked: Arc::clone(&asked) };
         let mut judge = Judge::new(config, Box::new(model)).unwrap();
         let prompt =
             Conversation { messages: vec![Message::new(Role::User, "Say {answer}.")], tools: Vec::new() };
@@ -398,7 +397,7 @@ mod tests {
         };
         let completions: Vec<Completion<'_>> = texts.iter().map(|&text| completion(text)).collect();
         let scores = judge.score(&completions);
-        let asked = asked.borrow().clone();
+        let asked = asked.lock().unwrap().clone();
         (scores, asked)
     }
 
@@ -500,8 +499,8 @@ mod tests {
 
     #[test]
     fn the_judge_sees_the_answer_and_is_not_asked_where_there_is_none() {
-        let asked = Rc::default();
-        let model = Scripted { answer: Box::new(|_| Ok("[[10]]".into())), asked: Rc::clone(&asked) };
+        let asked = Arc::default();
+        let model = Scripted { answer: Box::new(|_| Ok("[[10]]".into())), asked: Arc::clone(&asked) };
         let mut rewards = crate::Rewards::default();
         let judge = Judge::new(JudgeConfig::default(), Box::new(model)).unwrap();
         rewards.add(None, 1.0, &[], false, crate::Reads::Answer, Box::new(judge)).unwrap();
@@ -517,8 +516,8 @@ mod tests {
         };
         let scored = rewards.score(&[completion("<think>secret</think>\nsaid"), completion("<think>secret")]);
         assert_eq!((&scored[0].total, &scored[1].total), (&Ok(1.0), &Ok(0.0)));
-        assert_eq!(asked.borrow().len(), 1);
-        let question = text(&asked.borrow()[0]).to_owned();
+        assert_eq!(asked.lock().unwrap().len(), 1);
+        let question = text(&asked.lock().unwrap()[0]).to_owned();
         assert!(question.contains("<answer>\nsaid\n</answer>") && !question.contains("secret"), "{question}");
     }
 
