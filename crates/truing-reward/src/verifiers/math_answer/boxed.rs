@@ -26,6 +26,21 @@ static SUPPOSED: LazyLock<Regex> = LazyLock::new(|| {
         r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\bif\b[^.]*\bwould\s+be\s*$",
     ))
 });
+/// What before a box rejects it as an answer.
+static REJECTED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:reject|discard|exclude|eliminate|dismiss|ignore|disregard|rule\s+out)(?:s|ed|d)?\b\s*(?:the\s+\w+\s*)?(?:[\s$\\(]*[a-z]\s*=)?[\s$\\(*]*$",
+        r"|\b(?:extraneous|rejected|discarded|excluded|spurious|invalid)\b[^,;]*$",
+    ))
+});
+/// A sentence about a box that says something else of it than that it is the answer: "is too large", "does not work".
+static SAID_OF_BOX: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)^[\s$*_)\]}\\\x22]*(?:[a-z]+\s+)?(?:(?:is|are|was|were|seems?|looks?)\s+(?:too|out|outside|already|still|invalid|extraneous|rejected|excluded|negative|larger|smaller|greater|less|more|close|near|n['\u{2019}]t|no\b|not\b|never|an?\s+(?:guess|estimate|bound|typo|wrong|trap|distractor|extraneous))",
+        r"|(?:does|do|did|would|could|should|can|will)\s*(?:not|n['\u{2019}]t)|cannot|can['\u{2019}]t|fails?\b|exceeds?\b|contradicts?\b|violates?\b)",
+        r"|^[\s$*_)\]}\\]*[,;]?\s*(?:but|however|although|though|except|yet)\b[^.\n]{0,60}\b(?:not|no|never|too|wrong|fails?|impossible|invalid|\w+n['\u{2019}]t)\b",
+    ))
+});
 /// What after a box makes of it another number, a condition or no answer.
 static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
@@ -72,7 +87,7 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
         Before::Other => return Context::Refused,
     };
     let rest = &text[end..];
-    if clause::is_taken_back(rest) {
+    if clause::is_taken_back(rest) || closes_too_much(&text[..start], rest) {
         return Context::Refused;
     }
     if RATE.is_match(rest) && is_rate_of_another(rest, content) {
@@ -91,6 +106,26 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
         return if matches!(parse(&with), Answer::Text(_)) { Context::Plain } else { Context::With(with) };
     }
     if matches!(parse(&with), Answer::Text(_)) { Context::Refused } else { Context::With(with) }
+}
+
+/// Whether more braces close directly after a box than were open before it.
+fn closes_too_much(before: &str, rest: &str) -> bool {
+    let n_closing =
+        rest.chars().take_while(|letter| matches!(letter, '}' | ' ')).filter(|c| *c == '}').count();
+    if n_closing == 0 {
+        return false;
+    }
+    let (mut n_open, mut is_escaped) = (0_usize, false);
+    for letter in before.chars() {
+        match letter {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '{' => n_open += 1,
+            '}' => n_open = n_open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    n_closing > n_open
 }
 
 /// Whether the words before an answer deny it.
@@ -190,7 +225,10 @@ fn before(text: &str) -> Before {
         || near.rfind("<!--") > near.rfind("-->")
         || BEFORE_WORDS.is_match(bare)
         || SUPPOSED.is_match(sentence)
+        || REJECTED.is_match(sentence)
+        || clause::is_of_another(sentence)
         || is_member(near)
+        || is_later_part(text, near)
     {
         return Before::Other;
     }
@@ -246,6 +284,18 @@ fn before(text: &str) -> Before {
         }
         _ => prose(line, kept),
     }
+}
+
+/// Whether the label of a later part stands before a box, and that of the first part before it: "(a) 17 (b)".
+fn is_later_part(text: &str, near: &str) -> bool {
+    static LATER: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?:^|[\s$*,;])(?:[Pp]art\s*)?(?:\(?(?:[b-h]|[2-9]|ii|iii|iv)\)|(?:[2-9]|ii|iii|iv)\.)[\s:.$*]*$",
+        )
+    });
+    static FIRST: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?m)(?:^|[\s$*,;])(?:[Pp]art\s*)?(?:\(?(?:a|1|i)\)|(?:1|i)\.)"));
+    LATER.is_match(near) && FIRST.is_match(text)
 }
 
 /// Whether a box is a later member of a tuple, a list or a ratio, or the decimals of a number.
@@ -372,7 +422,7 @@ fn after(rest: &str) -> Option<String> {
     if text.starts_with("<|") || text.starts_with("</") {
         return Some(String::new());
     }
-    if AFTER_WORDS.is_match(super::extract::head(text)) {
+    if AFTER_WORDS.is_match(super::extract::head(text)) || SAID_OF_BOX.is_match(super::extract::head(rest)) {
         return None;
     }
     if let Some(side) = text.strip_prefix('=') {
