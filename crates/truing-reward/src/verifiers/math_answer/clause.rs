@@ -232,7 +232,8 @@ fn leads_to(before_text: &str, is_cued: bool) -> bool {
                 "with" => matches!(before, "left" | "him" | "her" | "them" | "us" | "up"),
                 "for" | "in" | "at" | "into" => {
                     let is_when = matches!(before, "is" | "was" | "are" | "were") || subject.is_empty();
-                    const WISHES: &str = "hopes hoped asks asked aims aimed wishes wished waits waited looks looked";
+                    const WISHES: &str =
+                        "hopes hoped asks asked aims aimed wishes wished waits waited looks looked";
                     !subject.contains(&Part::Number) && !is_when && !lists(WISHES, before)
                 }
                 // "18 then 20"
@@ -578,9 +579,10 @@ fn is_conditional(tail: &[&str], is_cued: bool) -> bool {
             next.chars().count() == 1 && next != "a"
                 || lists("even odd any some positive negative large small most values integer", next)
         }
-        Some("and") => {
-            lists("up above under older younger upward upwards over more beyond counting something some a then below", next)
-        }
+        Some("and") => lists(
+            "up above under older younger upward upwards over more beyond counting something some a then below",
+            next,
+        ),
         Some("each") => next == "way",
         _ => false,
     }
@@ -658,5 +660,21 @@ pub(super) fn is_taken_back(after: &str) -> bool {
             r"|^[\s,;.$*_()\[\]}\\]*(?:not\s+really|just\s+kidding)\b",
         ))
     });
-    DENIAL.is_match(after) || HEDGE.is_match(after)
+    // The answer seems wrong, or it is not yet one.
+    static DOUBTED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^[\s.!?,;:*_\x22)\]}$\\]*(?:(?:but|however|oh|hmm+|wait|and|which|still|yet)\b[\s,.!]*)*",
+            r"(?:(?:that|this|it)\s+(?:can['\u{2019}]?t|cannot|can\s+not|could\s*n['\u{2019}]t|does\s*n['\u{2019}]t|does\s+not|do\s+not|don['\u{2019}]t)\s+(?:be\s+(?:right|correct|true|it)\b|look|seem|sound|work|fit|make\s+sense|satisfy)",
+            r"|(?:that|this|it)\s+(?:seems|looks|sounds|is|feels)\s+(?:too|off|wrong|odd|strange|suspicious|unlikely|impossible)\b",
+            r"|(?:that|this|it|which)?\s*(?:contradicts|violates)\b|actually,?\s+(?:it\s+(?:is|['\u{2019}]s)\s+|it['\u{2019}]s\s+)?\$?\d)",
+        ))
+    });
+    static UNFINISHED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^[\s.!*_\x22)\]}$\\]*(?:(?:now|then|next|finally|lastly|afterwards)\b[^.\n]{0,30}|(?:we|you|i)\s+(?:still|now|then|must|need|have|next)\b[^.\n]{0,30}|(?:it|this)\s+(?:remains|must|has|needs|still)\b[^.\n]{0,30}|(?:remember|do\s+not\s+forget|don['\u{2019}]t\s+forget)\s+to\b[^.\n]{0,20})",
+            r"\b(?:doubl(?:e|ed|ing)|halv(?:e|ed|ing)|divid(?:e|ed|ing)|multipl(?:y|ied|ying)|subtract(?:ed|ing)?|add(?:ed|ing)?|take\s+away|round(?:ed)?|convert(?:ed)?|squared?|negate)\b",
+            r"|^[\s.!*_\x22)\]}$\\]*(?:but|however)\b[^.\n]{0,80}\b(?:must|needs?|needed|requires?|required|ha(?:s|ve)\s+to|cannot|\w+n['\u{2019}]t)\b",
+        ))
+    });
+    DENIAL.is_match(after) || HEDGE.is_match(after) || DOUBTED.is_match(after) || UNFINISHED.is_match(after)
 }

@@ -335,6 +335,9 @@ fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<S
     let mut parts = vec![without_spaces(last.2)];
     let mut start = last.0;
     for (from, to, content) in before.iter().rev() {
+        if is_range(&text[*to..start]) {
+            return Some((last.1, None));
+        }
         if !is_join(&text[*to..start]) || content.trim().is_empty() || parts.len() >= 64 {
             break;
         }
@@ -356,6 +359,12 @@ fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<S
         Context::Refused => None,
     };
     Some((last.1, answer))
+}
+
+/// Whether what stands between two boxes makes of them the ends of a range.
+fn is_range(between: &str) -> bool {
+    let between = between.replace(['$', ' ', '\n', '{', '}'], "").replace("\\text", "");
+    matches!(between.as_str(), "to" | "through" | "until" | "-" | "--" | "\u{2013}" | "\u{2014}")
 }
 
 /// Whether what stands between two boxes leaves them parts of one answer.

@@ -116,7 +116,9 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     {
         return None;
     }
-    if is_option(text, last_digit)
+    let line = text[..last_digit].rfind('\n').map_or(0, |end| end + 1);
+    if text[line..].trim_start().starts_with('#')
+        || is_option(text, last_digit)
         || is_item(text, last_digit)
         || PREMISE.is_match(sentence)
         || clause::is_of_another(sentence)
