@@ -49,6 +49,18 @@ pub struct LongSampleReport {
     pub without_loss: Vec<RowOrigin>,
 }
 
+impl LongSampleReport {
+    /// The error of a data set in which no sample is left.
+    pub(crate) fn nothing_left(&self) -> DataError {
+        DataError::NothingToLearn {
+            n_rows: self.n_samples as u64,
+            n_unused: 0,
+            n_long: self.n_long,
+            n_without_loss: self.n_without_loss,
+        }
+    }
+}
+
 /// The samples of one source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SourceRange {
@@ -383,7 +395,7 @@ impl DatasetBuilder {
             });
         }
         if self.dataset.n_samples() == 0 {
-            return Err(DataError::NothingToLearn { n_samples: self.report.n_samples });
+            return Err(self.report.nothing_left());
         }
         Ok((self.dataset, self.report))
     }
@@ -479,7 +491,11 @@ mod tests {
         assert!(report.without_loss.iter().map(|o| o.line).eq([1, 2]));
         let mut builder = Dataset::builder(4, LongSamplePolicy::Drop);
         builder.push(&samples[0]);
-        assert!(matches!(builder.finish(), Err(DataError::NothingToLearn { n_samples: 1 })));
+        let error = builder.finish().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "nothing is left to train on: of 1 row that was read, 1 without a token that carries loss"
+        );
     }
 
     #[test]

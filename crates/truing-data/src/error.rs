@@ -1,6 +1,6 @@
 //! Everything that can be wrong with training data, with file, line, field and what was expected.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 use truing_types::{RowOrigin, counted};
@@ -223,10 +223,16 @@ pub enum DataError {
         n_tokens: usize,
     },
     /// Nothing is left to train on.
-    #[error("no sample with a token that carries loss is left, of {n_samples} that were read")]
+    #[error("nothing is left to train on: {}", nothing_left(*.n_rows, *.n_unused, *.n_long, *.n_without_loss))]
     NothingToLearn {
-        /// Samples seen.
-        n_samples: usize,
+        /// Rows read, the ones left out included; samples, where rows are not known.
+        n_rows: u64,
+        /// Rows of which no sample was made: they cannot be read, or have nothing to compare.
+        n_unused: u64,
+        /// Samples that are too long.
+        n_long: usize,
+        /// Samples without a token that carries loss.
+        n_without_loss: usize,
     },
     /// Sequences that cannot be packed.
     #[error(transparent)]
@@ -263,4 +269,22 @@ fn quoted(names: &[String]) -> String {
 
 fn did_you_mean(nearest: &Option<&'static str>) -> String {
     nearest.map_or_else(String::new, |name| format!("did you mean `{name}`? "))
+}
+
+/// What became of the rows where none is left.
+fn nothing_left(n_rows: u64, n_unused: u64, n_long: usize, n_without_loss: usize) -> String {
+    let mut text = match n_rows {
+        0 => "no row was read".to_owned(),
+        1 => "of 1 row that was read".to_owned(),
+        _ => format!("of {n_rows} rows that were read"),
+    };
+    let parts = [
+        (n_unused, "cannot be used"),
+        (n_long as u64, "too long"),
+        (n_without_loss as u64, "without a token that carries loss"),
+    ];
+    for (n, what) in parts.into_iter().filter(|(n, _)| *n > 0) {
+        let _ = write!(text, ", {n} {what}");
+    }
+    text
 }

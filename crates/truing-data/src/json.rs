@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 
 use crate::error::{RowErrorKind, RowProblem};
-use crate::numbers::{KEPT_NUMBER, first_rounded, large_integers};
+use crate::numbers::{KEPT_NUMBER, first_rounded, rounded_columns};
 
 const EXPECTED_ROW: &str = "one JSON object a row";
 
@@ -28,7 +28,7 @@ pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, RowProble
                 let kind = RowErrorKind::BadValue(rounded.to_string());
                 return Err(RowProblem::new(rounded.path, kind, KEPT_NUMBER));
             }
-            for (column, number) in large_integers(text) {
+            for (column, number) in rounded_columns(text) {
                 if let Some(value) = row.get_mut(column) {
                     *value = Value::from(number);
                 }

@@ -33,6 +33,7 @@ pub use formats::prompts::PROMPT_FORMATS;
 pub use formats::unpaired::UNPAIRED_FORMATS;
 pub use formats::{FORMATS, Format, FormatColumn};
 pub use mix::{HeldOut, Split, epoch_order, split_held_out};
+pub use numbers::number_of;
 pub use packing::{Packing, PackingError, PackingReport, PackingStrategy, pack_best_fit_decreasing};
 pub use responses::{
     ResponseBatch, ResponseDataset, ResponseDatasetBuilder, ResponseGroup, TokenizedResponse,

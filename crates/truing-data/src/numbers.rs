@@ -2,13 +2,16 @@
 //! in most programs. Where a number reaches the text that is trained on, in tools and their calls, it must not change: a
 //! model would learn another amount or identifier than the one written down.
 //!
-//! A column of a row may hold an integer of more than 64 bits, such as the answer to a calculation. It becomes a text of the
-//! same digits, which rewards compare like any other answer.
+//! A column of a row may hold an integer of more than 64 bits or a decimal number of more digits than a double keeps, such as
+//! the answer to a calculation. It becomes a text of the same digits, which rewards compare like any other answer, and which
+//! scores read as a number.
 //!
 //! A double may be spelled differently in the text (`1e5` as `100000.0`), as Python, and so transformers, would write it. Its
 //! value is the same.
 
 use std::ops::ControlFlow;
+
+use serde_json::Value;
 
 /// Fields whose numbers reach the rendered text.
 const RENDERED: [&str; 6] = ["tool_calls", "function_call", "tools", "functions", "arguments", "parameters"];
@@ -54,12 +57,11 @@ pub(crate) fn first_rounded(json: &str, is_rendered: bool) -> Option<Rounded> {
     first
 }
 
-/// The columns of a row that hold integers of more than 64 bits, with their digits. The row has been parsed before.
-pub(crate) fn large_integers(row: &str) -> Vec<(&str, &str)> {
+/// The columns of a row that hold numbers which would be rounded, with their digits. The row has been parsed before.
+pub(crate) fn rounded_columns(row: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     walk(row, |path, number| {
         if let &[Step::Key(column)] = path
-            && is_integer(number)
             && !is_kept(number)
         {
             found.push((column, number));
@@ -67,6 +69,17 @@ pub(crate) fn large_integers(row: &str) -> Vec<(&str, &str)> {
         ControlFlow::Continue(())
     });
     found
+}
+
+/// The number of a column: a JSON number, or the digits of one that was kept as text because it would be rounded.
+#[must_use]
+pub fn number_of(value: &Value) -> Option<f64> {
+    let digits = |text: &str| text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && !is_kept(text);
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) if digits(text) => text.parse().ok(),
+        _ => None,
+    }
 }
 
 /// Visits the numbers of a JSON text with their places, in order.
@@ -223,13 +236,27 @@ mod tests {
     }
 
     #[test]
-    fn large_integers_of_columns_are_found() {
+    fn columns_whose_numbers_would_be_rounded_are_found() {
         let row = r#"{"answer": 18446744073709551616, "n": 3, "x": 1e30, "deep": [18446744073709551616], "low":
-            -99999999999999999999}"#;
+            -99999999999999999999, "fine": 0.12345678901234567891, "y": 0.1}"#;
         assert_eq!(
-            large_integers(row),
-            [("answer", "18446744073709551616"), ("low", "-99999999999999999999")]
+            rounded_columns(row),
+            [
+                ("answer", "18446744073709551616"),
+                ("low", "-99999999999999999999"),
+                ("fine", "0.12345678901234567891")
+            ]
         );
+    }
+
+    #[test]
+    fn digits_that_were_kept_are_read_as_a_number_and_other_texts_are_not() {
+        let text = |text: &str| Value::from(text);
+        assert_eq!(number_of(&text("0.12345678901234567891")), Some(0.123_456_789_012_345_68));
+        assert_eq!(number_of(&Value::from(0.5)), Some(0.5));
+        for other in ["0.5", "3", "", "-", "1e", "many", "inf"] {
+            assert_eq!(number_of(&text(other)), None, "{other}");
+        }
     }
 
     #[test]

@@ -297,7 +297,7 @@ impl ResponseDatasetBuilder {
             });
         }
         if self.dataset.groups.is_empty() {
-            return Err(DataError::NothingToLearn { n_samples: self.report.n_samples });
+            return Err(self.report.nothing_left());
         }
         Ok((self.dataset, self.report))
     }
@@ -374,7 +374,7 @@ mod tests {
         ));
         assert!(matches!(
             build(5, LongSamplePolicy::Drop, long()).finish(),
-            Err(DataError::NothingToLearn { .. })
+            Err(DataError::NothingToLearn { n_rows: 1, n_unused: 0, n_long: 1, n_without_loss: 0 })
         ));
         let (cut, report) = build(5, LongSamplePolicy::Truncate, long()).finish().unwrap();
         assert_eq!(cut.groups()[0].responses[0].tokens, [3]);

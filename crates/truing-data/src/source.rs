@@ -32,7 +32,8 @@ const N_ROWS_DETECTED: usize = 100;
 pub struct SourceConfig {
     /// A file (JSON Lines, a JSON list or, as `.txt`, a text a line, each plain, gzip or zstd; Parquet), or a folder of
     /// them read in name order. Files of a folder with other endings, hidden files, descriptions of data sets such as
-    /// `dataset_info.json` and subfolders are not read; a note names them.
+    /// `dataset_info.json`, subfolders and, beside a train split, files named by another split (`test-*`, `validation-*`)
+    /// are not read; a note names them.
     pub path: PathBuf,
     /// A name out of [`FORMATS`](crate::FORMATS). When left out, it is the one that most of the first rows can be read as.
     #[serde(default, skip_serializing_if = "Option::is_none")]

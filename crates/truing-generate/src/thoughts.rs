@@ -6,8 +6,11 @@ use truing_types::{ReasoningMark, ReasoningMarks, TokenId};
 /// Tokens at the end of a prompt that a mark may take.
 const MOST_TOKENS_OF_A_MARK: usize = 16;
 
-/// The opening mark of a thought that a prompt ends in, as with some chat templates, so that what is drawn begins inside the
-/// thought.
+/// Tokens of a template's beginning of a turn, the first words of a thought included.
+const MOST_TOKENS_OF_A_TURN: usize = 1024;
+
+/// The opening mark of a thought that a prompt ends in or inside of, as with some chat templates, so that what is drawn
+/// begins inside the thought.
 #[must_use]
 pub fn opened_thought(
     tokenizer: &Tokenizer,
@@ -15,7 +18,18 @@ pub fn opened_thought(
     prompt: &[TokenId],
 ) -> Option<ReasoningMark> {
     let end = &prompt[prompt.len().saturating_sub(MOST_TOKENS_OF_A_MARK)..];
-    marks.opened_at_end(&tokenizer.decode(end, false).ok()?)
+    let at_end = marks.opened_at_end(&tokenizer.decode(end, false).ok()?);
+    at_end.or_else(|| {
+        let of_turns: Vec<TokenId> = tokenizer
+            .special_tokens()
+            .filter(|(_, text)| !marks.contains(text))
+            .map(|(token, _)| token)
+            .collect();
+        let is_of_turns = |token: &TokenId| of_turns.contains(token);
+        let start = prompt.iter().rposition(is_of_turns).map_or(0, |at| at + 1);
+        let start = start.max(prompt.len().saturating_sub(MOST_TOKENS_OF_A_TURN));
+        marks.opened_in_turn(&tokenizer.decode(&prompt[start..], false).ok()?)
+    })
 }
 
 /// The known marks, and those that the tokenizer's chat templates declare.

@@ -245,6 +245,14 @@ fn a_thought_comes_apart_from_the_answer() {
     let opening = renderer().with_template(&opening).unwrap();
     assert_eq!(split_reply(&opening, "hm</think>yes"), text("yes", Some("hm")));
     assert_eq!(split_reply(&opening, "hm, cut"), text("", Some("hm, cut")));
+    // One that writes the first words of the thought too, and one that closes it.
+    let begun = |words: &str| {
+        let turn = format!("{template}{{% if add_generation_prompt %}}<think>\n{words}{{% endif %}}");
+        renderer().with_template(&turn).unwrap()
+    };
+    assert_eq!(split_reply(&begun("Okay, "), "hm</think>yes"), text("yes", Some("hm")));
+    assert_eq!(split_reply(&begun("Okay, "), "hm, cut"), text("", Some("hm, cut")));
+    assert_eq!(split_reply(&begun("</think>So "), "yes"), text("yes", None));
     let own = renderer().with_template(&format!("{template}{{# <my_thought>..</my_thought> #}}")).unwrap();
     assert_eq!(split_reply(&own, "<my_thought>hm</my_thought>yes"), text("yes", Some("hm")));
     assert_eq!(split_reply(&renderer(), "<my_thought>hm</my_thought>yes").1, None);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use truing_data::{LongSampleReport, OnBadRow, RowError, Rows, SourceRow, describe_unread};
+use truing_data::{DataError, LongSampleReport, OnBadRow, RowError, Rows, SourceRow, describe_unread};
 use truing_text::TextError;
 use truing_types::{Conversation, Event, EventSink, Role, RowOrigin, counted};
 
@@ -106,6 +106,12 @@ impl Notes {
         }
     }
 
+    /// How often a remark was made.
+    #[must_use]
+    pub fn count(&self, remark: &str) -> u64 {
+        self.0.get(remark).map_or(0, |noted| noted.n_times)
+    }
+
     /// Every remark, in the order of their texts.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Noted)> {
         self.0.iter().map(|(remark, noted)| (remark.as_str(), noted))
@@ -145,6 +151,20 @@ impl DataReport {
         self.notes.add_remarks(rows, |origin| left_out.contains(&(&*origin.source, origin.line)));
         self.unread.extend(rows.unread().iter().map(|file| Arc::from(&*file.to_string_lossy())));
         self.files.extend(rows.files().iter().map(|file| Arc::from(&*file.to_string_lossy())));
+    }
+
+    /// An error of a data set in which no sample is left, with the rows of this report: also those that were left out or gave
+    /// no sample before the data set was made. `n_unused` counts the latter.
+    #[must_use]
+    pub fn completed(&self, error: DataError, n_unused: u64) -> DataError {
+        match error {
+            DataError::NothingToLearn { n_long, n_without_loss, .. } => {
+                let n_skipped = self.skipped.len() as u64;
+                let (n_rows, n_unused) = (self.n_rows + n_skipped, n_unused + n_skipped);
+                DataError::NothingToLearn { n_rows, n_unused, n_long, n_without_loss }
+            }
+            error => error,
+        }
     }
 
     /// Leaves rows out that could not be read.

@@ -178,6 +178,9 @@ fn tokenize_with_notes(
     Ok((TokenizedResponse { tokens, loss_weights, ..TokenizedResponse::default() }, rendered.notes))
 }
 
+/// What is said of rows that give no group.
+const UNUSED: &str = "rows have neither a preference nor a score and are not used";
+
 /// Remarks about a row's responses, each once: most are about the prompt that they share.
 type Remarks = BTreeSet<String>;
 
@@ -218,7 +221,8 @@ impl Reading<'_> {
                 })?;
             }
         }
-        let (dataset, long) = builder.finish()?;
+        let n_unused = report.notes.count(UNUSED);
+        let (dataset, long) = builder.finish().map_err(|error| report.completed(error, n_unused))?;
         report.long = long;
         events.emit(Event::PhaseFinished);
         report.warn(what, events);
@@ -240,7 +244,7 @@ impl Reading<'_> {
                 Ok(groups) => {
                     report.n_rows += 1;
                     if groups.is_empty() {
-                        report.note("rows have neither a preference nor a score and are not used", &origin);
+                        report.note(UNUSED, &origin);
                     }
                     for remark in remarks {
                         report.note(remark, &origin);

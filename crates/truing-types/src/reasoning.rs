@@ -111,6 +111,23 @@ impl ReasoningMarks {
         self.0.iter().chain(std::iter::once(&channel)).find(|mark| end.ends_with(&mark.open)).cloned()
     }
 
+    /// The mark of a thought that the beginning of an assistant's turn opens and leaves open, as where a chat template
+    /// also writes the first words of the thought. `turn` is the end of the prompt, from the last special token on that
+    /// is no mark of a thought; where a template has no special tokens, all of the prompt. The role may stand before the
+    /// mark; a mark further on, for instance in a question, opens nothing.
+    #[must_use]
+    pub fn opened_in_turn(&self, turn: &str) -> Option<ReasoningMark> {
+        let turn = turn.to_ascii_lowercase();
+        let mark_at = |mark: &ReasoningMark| turn.rfind(&mark.open).map(|at| at + mark.open.len());
+        let (mark, inside) =
+            self.0.iter().filter_map(|mark| Some((mark, mark_at(mark)?))).max_by_key(|found| found.1)?;
+        let before = turn[..inside - mark.open.len()].trim();
+        let is_at_start = before.is_empty() || ROLES.iter().any(|role| before.ends_with(role));
+        let is_closed =
+            turn[inside..].contains(&mark.close) || ROLES.iter().any(|role| turn[inside..].contains(role));
+        (is_at_start && !is_closed).then(|| mark.clone())
+    }
+
     /// Whether a text names one of the marks.
     #[must_use]
     pub fn occur_in(&self, text: &str) -> bool {
@@ -705,6 +722,23 @@ mod tests {
             let opened = marks.opened_at_end(prompt);
             assert_eq!(opened.is_some(), expected, "{prompt}");
             assert_eq!(TextStart::after(opened.as_ref()) != TextStart::Outside, expected, "{prompt}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_may_begin_a_thought() {
+        let marks = ReasoningMarks::default();
+        for (turn, expected) in [
+            ("assistant\n<think>\nOkay, let me", true),
+            ("\n\n<THINK>I have to", true),
+            ("User: What is 2 + 2?\nAssistant: <think>\nWe add", true),
+            ("assistant\n<think>\n\n</think>\n\nThe answer", false),
+            ("assistant\nThe mark <think> opens", false),
+            ("User: What is <think>?\nAssistant: It is", false),
+            ("User: <think> hard\nAssistant:", false),
+            ("assistant\n", false),
+        ] {
+            assert_eq!(marks.opened_in_turn(turn).is_some(), expected, "{turn}");
         }
     }
 

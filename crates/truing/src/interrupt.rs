@@ -1,46 +1,70 @@
-//! Ctrl-C and termination. For a run, the first asks for a stop between steps and the second ends the process;
-//! for a conversation, it breaks off the reply that is being written, or ends the process where none is.
+//! Ctrl-C and termination. Before a run begins they end the process with [`INTERRUPTED`]. For a run, the first asks for a
+//! stop between steps and the second ends the process; for a conversation, it stops the reply that is being written,
+//! or ends the process where none is.
 
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::outcome::INTERRUPTED;
 
-/// A flag that Ctrl-C sets. `promise` says on stderr what will happen before the command ends. A second Ctrl-C
-/// ends the process at once; whatever was saved last is what a resume finds.
+/// What a signal does.
+enum Response {
+    /// Ends the process: nothing is lost.
+    End,
+    /// Sets the flag of a run, and says on stderr what will happen; the second one ends the process.
+    Stop { flag: Arc<AtomicBool>, promise: &'static str },
+    /// Stops a reply.
+    Reply(ReplyInterrupt),
+}
+
+static RESPONSE: Mutex<Response> = Mutex::new(Response::End);
+
+/// Handles Ctrl-C and termination from here on.
 ///
 /// # Errors
 /// When the process already has a handler.
-pub(crate) fn stop_flag(promise: &'static str) -> anyhow::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&flag);
-    ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::SeqCst) {
-            end_process();
+pub(crate) fn install() -> anyhow::Result<()> {
+    ctrlc::set_handler(|| match &*RESPONSE.lock().unwrap_or_else(PoisonError::into_inner) {
+        Response::End => end_process(),
+        Response::Stop { flag, promise } => {
+            if flag.swap(true, Ordering::SeqCst) {
+                end_process();
+            }
+            // Nobody reads stderr: the flag is set all the same.
+            let _ = writeln!(std::io::stderr(), "\n{promise} (again: stop at once)");
         }
-        // Nobody reads stderr: the flag is set all the same.
-        let _ = writeln!(std::io::stderr(), "\n{promise} (again: stop at once)");
+        Response::Reply(interrupt) => {
+            let is_replying = interrupt.is_replying.load(Ordering::SeqCst);
+            if !is_replying || interrupt.is_interrupted.swap(true, Ordering::SeqCst) {
+                end_process();
+            }
+        }
     })?;
-    Ok(flag)
+    Ok(())
+}
+
+fn respond(response: Response) {
+    *RESPONSE.lock().unwrap_or_else(PoisonError::into_inner) = response;
+}
+
+/// A flag that Ctrl-C sets. `promise` says on stderr what will happen before the command ends. A second Ctrl-C
+/// ends the process at once; whatever was saved last is what a resume finds.
+pub(crate) fn stop_flag(promise: &'static str) -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    respond(Response::Stop { flag: Arc::clone(&flag), promise });
+    flag
 }
 
 /// Ctrl-C during a conversation.
-///
-/// # Errors
-/// When the process already has a handler.
-pub(crate) fn for_replies() -> anyhow::Result<ReplyInterrupt> {
+pub(crate) fn for_replies() -> ReplyInterrupt {
     let interrupt = ReplyInterrupt::default();
-    let seen = interrupt.clone();
-    ctrlc::set_handler(move || {
-        if !seen.is_replying.load(Ordering::SeqCst) || seen.is_interrupted.swap(true, Ordering::SeqCst) {
-            end_process();
-        }
-    })?;
-    Ok(interrupt)
+    respond(Response::Reply(interrupt.clone()));
+    interrupt
 }
 
-/// Whether a reply is being written, and whether it was broken off.
+/// Whether a reply is being written, and whether it was interrupted.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ReplyInterrupt {
     is_replying: Arc<AtomicBool>,
@@ -60,7 +84,7 @@ impl ReplyInterrupt {
 }
 
 impl RunningReply<'_> {
-    /// Whether the user broke it off.
+    /// Whether the user interrupted it.
     pub(crate) fn is_interrupted(&self) -> bool {
         self.0.is_interrupted.load(Ordering::SeqCst)
     }

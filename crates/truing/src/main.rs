@@ -85,7 +85,7 @@ fn sandbox_child() -> Option<ExitCode> {
 fn run(cli: &Cli) -> ExitCode {
     let environment = Environment::read();
     let printer = Printer::new(cli.quiet, environment.no_color);
-    let outcome = start(cli, environment, printer);
+    let outcome = interrupt::install().and_then(|()| start(cli, environment, printer));
     match outcome {
         Ok(outcome) => ExitCode::from(outcome.status()),
         Err(error) if outcome::is_broken_pipe(&error) => ExitCode::from(outcome::FINE),

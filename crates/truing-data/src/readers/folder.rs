@@ -1,5 +1,7 @@
 //! The files of a data folder: those that are read, in name order, and those that are not, which are reported. Subfolders
-//! are not read: they often hold other splits or other formats, and a test split must never be trained on by accident.
+//! are not read: they often hold other splits or other formats, and a test split must never be trained on by accident. For
+//! the same reason a folder with files of a train split (`train-00000.parquet`, `gsm8k_train.jsonl`) is read without those of
+//! its other splits (`test-*`, `validation-*`). A file that is named itself is read, of whichever split it is.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +31,8 @@ pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     }
     let mut files = entries(path)?;
     files.retain(|file| is_read(file));
+    let has_train = has_train(&files);
+    files.retain(|file| !(has_train && is_held_out(file)));
     if files.is_empty() {
         return Err(DataError::NoDataFiles { path: path.to_path_buf(), unread: unread(path)? });
     }
@@ -43,9 +47,11 @@ pub(crate) fn unread(path: &Path) -> Result<Vec<PathBuf>, DataError> {
         return Ok(unread);
     }
     let mut subfolders = Vec::new();
-    for entry in entries(path)? {
+    let entries_here = entries(path)?;
+    let has_train = has_train(&entries_here);
+    for entry in entries_here {
         match () {
-            () if is_read(&entry) => {}
+            () if is_read(&entry) && !(has_train && is_held_out(&entry)) => {}
             () if is_entered(&entry) => subfolders.push(entry),
             () => unread.push(entry),
         }
@@ -75,6 +81,39 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     }
     entries.sort();
     Ok(entries)
+}
+
+/// The splits that the name of a file speaks of, at its beginning or its end: `train-00000-of-00002`, `gsm8k_test`.
+fn split_of(file: &Path) -> Option<&'static str> {
+    const SPLITS: [(&str, &str); 11] = [
+        ("train", "train"),
+        ("training", "train"),
+        ("test", "test"),
+        ("testing", "test"),
+        ("eval", "test"),
+        ("evaluation", "test"),
+        ("heldout", "test"),
+        ("valid", "validation"),
+        ("validation", "validation"),
+        ("val", "validation"),
+        ("dev", "validation"),
+    ];
+    let name = stem(file).to_lowercase();
+    let name = DATA_ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
+    let words: Vec<&str> =
+        name.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty() && *word != "of").collect();
+    let split = |word: &&str| SPLITS.iter().find(|(known, _)| known == word).map(|(_, split)| *split);
+    words.first().and_then(split).or_else(|| words.last().and_then(split))
+}
+
+/// Whether one of a folder's files is of a train split.
+fn has_train(files: &[PathBuf]) -> bool {
+    files.iter().any(|file| is_read(file) && split_of(file) == Some("train"))
+}
+
+/// Whether a file is of a split that is not trained on.
+fn is_held_out(file: &Path) -> bool {
+    split_of(file).is_some_and(|split| split != "train")
 }
 
 fn is_read(file: &Path) -> bool {
@@ -143,7 +182,9 @@ fn kind_of(file: &Path) -> String {
     }
     let name = stem(file);
     if DATA_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
-        return "in a subfolder".to_owned();
+        let folder = file.parent().and_then(|folder| entries(folder).ok()).unwrap_or_default();
+        let is_other_split = is_held_out(file) && has_train(&folder);
+        return if is_other_split { "of another split" } else { "in a subfolder" }.to_owned();
     }
     match file.extension() {
         Some(extension) => extension.to_string_lossy().to_lowercase(),
@@ -229,6 +270,42 @@ mod tests {
         ];
         assert_eq!(kinds, expected);
         assert!(unread(&folder.path().join("a.jsonl")).unwrap().is_empty(), "a file that is named is meant");
+    }
+
+    #[test]
+    fn a_folder_with_a_train_split_is_read_without_its_other_splits() {
+        let folder = folder(&[
+            "train-00000-of-00002.jsonl",
+            "train-00001-of-00002.jsonl",
+            "test-00000-of-00001.jsonl",
+            "validation.jsonl.gz",
+            "gsm8k_test.jsonl",
+            "dev.jsonl",
+            "contest.jsonl",
+            "testimonials.jsonl",
+        ]);
+        let read = [
+            "contest.jsonl",
+            "testimonials.jsonl",
+            "train-00000-of-00002.jsonl",
+            "train-00001-of-00002.jsonl",
+        ];
+        assert_eq!(names(&folder, &files(folder.path()).unwrap()), read);
+        let left = unread(folder.path()).unwrap();
+        assert_eq!(
+            names(&folder, &left),
+            ["dev.jsonl", "gsm8k_test.jsonl", "test-00000-of-00001.jsonl", "validation.jsonl.gz"]
+        );
+        assert!(left.iter().all(|file| kind_of(file) == "of another split"));
+        let named = folder.path().join("dev.jsonl");
+        assert_eq!(files(&named).unwrap(), [named]);
+    }
+
+    #[test]
+    fn a_folder_without_a_train_split_is_read_as_a_whole() {
+        let folder = folder(&["test.jsonl", "validation.jsonl", "a.jsonl"]);
+        assert_eq!(files(folder.path()).unwrap().len(), 3);
+        assert!(unread(folder.path()).unwrap().is_empty());
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl ClassifierConfig {
         }
         let number = |path: &str| match value_at(columns, path) {
             None => Ok(None),
-            Some(value) => match value.as_f64() {
+            Some(value) => match truing_data::number_of(value) {
                 Some(number) => Ok(Some(number)),
                 None => Err(bad_column(&origin, path, Some(value), "a number")),
             },

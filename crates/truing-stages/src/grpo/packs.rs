@@ -61,6 +61,33 @@ pub(super) fn pack(
     Ok(packs)
 }
 
+/// The groups of a step, as far as the sizes of its packs depend on them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GroupSizes {
+    pub(super) n_groups: usize,
+    /// Completions of a group.
+    pub(super) n_completions: usize,
+    /// Tokens of a prompt, and of a completion.
+    pub(super) prompt: usize,
+    pub(super) completion: usize,
+}
+
+/// Tokens of the largest pack that [`pack`] makes of a step whose groups are all of these sizes.
+pub(super) fn largest_pack(sizes: GroupSizes, budget: usize, share_prompts: bool) -> usize {
+    let (mut largest, mut n_tokens, mut group) = (0, 0, None);
+    for place in 0..sizes.n_groups * sizes.n_completions {
+        let own = Some(place / sizes.n_completions);
+        let cost = |group| sizes.completion + if share_prompts && group == own { 0 } else { sizes.prompt };
+        if n_tokens > 0 && n_tokens + cost(group) > budget {
+            (n_tokens, group) = (0, None);
+        }
+        n_tokens += cost(group);
+        group = own;
+        largest = largest.max(n_tokens);
+    }
+    largest
+}
+
 /// Tokens, loss weights, the row, and the prompt's place in the pack.
 type Part = (Vec<TokenId>, Vec<f32>, RowOrigin, Option<usize>);
 
@@ -139,5 +166,40 @@ pub(super) fn ptx_pack(batch: PackedBatch, reference: TopLogProbs) -> PolicyPack
         reference_log_probs: Vec::new(),
         importance_weights: Vec::new(),
         reference: Some(reference),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_pack_is_as_large_as_planned() {
+        let origin = RowOrigin { source: "a.jsonl".into(), line: 1 };
+        for (n_groups, n_completions, n_prompt, n_completion, budget) in [
+            (4, 64, 96, 8, 200),
+            (4, 64, 96, 8, 2048),
+            (1, 8, 96, 12, 150),
+            (3, 5, 10, 7, 64),
+            (2, 2, 50, 50, 20),
+        ] {
+            for share_prompts in [true, false] {
+                let (prompt, completion) = (vec![1; n_prompt], vec![2; n_completion]);
+                let sequences: Vec<Sequence<'_>> = (0..n_groups * n_completions)
+                    .map(|idx| Sequence {
+                        prompt: &prompt,
+                        completion: &completion,
+                        origin: &origin,
+                        idx,
+                        group: idx / n_completions,
+                    })
+                    .collect();
+                let packs = pack(&sequences, budget, share_prompts).unwrap();
+                let found = packs.iter().map(|pack| pack.batch.n_tokens()).max();
+                let sizes =
+                    GroupSizes { n_groups, n_completions, prompt: n_prompt, completion: n_completion };
+                assert_eq!(Some(largest_pack(sizes, budget, share_prompts)), found, "{sizes:?}");
+            }
+        }
     }
 }

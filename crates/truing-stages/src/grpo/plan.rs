@@ -14,6 +14,7 @@ use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, TrainError, plan_segments,
 };
 
+use super::packs::{self, GroupSizes};
 use super::{GrpoConfig, GrpoInputs, KlKind, inputs};
 use crate::{StageError, StagePlan};
 
@@ -22,6 +23,8 @@ const GIB: f64 = (1_u64 << 30) as f64;
 const DEFAULT_MEMORY_SHARE: f64 = 0.8;
 /// Tokens of a block of cached keys and values.
 const CACHE_BLOCK: usize = 64;
+/// Lengths of prompts that packs are planned with.
+const MOST_LENGTHS: usize = 16;
 /// Bytes of one of the reference's top tokens with its log-probability.
 const TOP_TOKEN_BYTES: u64 = 8;
 
@@ -126,13 +129,7 @@ impl GrpoPlan {
         };
         let models_bytes = reference_bytes + reward_model_bytes + judge_bytes + compressed_bytes;
         engine.fixed_bytes += machine.resident_bytes + models_bytes + top_token_bytes;
-        // All completions of a step in one pack, at most.
-        let all = if config.share_prompts {
-            config.prompts_per_step * longest_prompt + n_completions * config.max_completion_length
-        } else {
-            n_completions * longest
-        };
-        let tokens_per_pack = config.max_tokens_per_pack.max(longest).min(all) as u64;
+        let tokens_per_pack = largest_pack(&config, inputs) as u64;
         let tokens = tokens_per_pack as f64;
         let shape = StepShape { tokens, loss_tokens: tokens, attention_pairs: tokens * longest as f64 / 2.0 };
         let memory = plan_segments(
@@ -265,6 +262,35 @@ impl StagePlan for GrpoPlan {
             self.n_steps, config.prompts_per_step, config.num_generations, self.sources
         )
     }
+}
+
+/// Tokens of the largest pack to plan for. A pack holds whole completions, and often the next one, or the next prompt with its
+/// first completion, leaves a part of the budget unused. Which part depends on the lengths: those of the prompts are known,
+/// and the completions are taken to be all of one length between half of the most and the most.
+fn largest_pack(config: &GrpoConfig, inputs: &GrpoInputs) -> usize {
+    let mut prompts: Vec<usize> = inputs.prompts.iter().map(|prompt| prompt.tokens.len()).collect();
+    prompts.sort_unstable();
+    let longest = prompts.last().copied().unwrap_or(0);
+    prompts.dedup();
+    // Of many lengths, a few that are spread over all of them.
+    let step = prompts.len().div_ceil(MOST_LENGTHS).max(1);
+    let lengths = prompts.into_iter().rev().step_by(step);
+    let most = config.max_completion_length;
+    let completions = (0..=4).map(|eighths| (most - most * eighths / 8).max(1));
+    lengths
+        .flat_map(|prompt| {
+            completions.clone().map(move |completion| GroupSizes {
+                n_groups: config.prompts_per_step,
+                n_completions: config.num_generations,
+                prompt,
+                completion,
+            })
+        })
+        .map(|sizes| packs::largest_pack(sizes, config.max_tokens_per_pack, config.share_prompts))
+        .max()
+        .unwrap_or(0)
+        // A completion that fits into no pack has one of its own.
+        .max(if config.max_tokens_per_pack < longest + most { longest + most } else { 0 })
 }
 
 /// Whether the reference is a model of its own. New adapters switched off give it; those of an adapter that is trained

@@ -151,7 +151,7 @@ fn label(columns: &Map<String, Value>, path: &str) -> Option<String> {
 /// A row without a value has no quality, as a prompt has that no judge could compare.
 fn quality(columns: &Map<String, Value>, path: &str, origin: &RowOrigin) -> Result<Option<f32>, StageError> {
     let Some(found) = value_at(columns, path) else { return Ok(None) };
-    match found.as_f64() {
+    match truing_data::number_of(found) {
         // A number that single precision does not hold is still above every row without one.
         Some(quality) => Ok(Some((quality as f32).clamp(NO_QUALITY.next_up(), f32::MAX))),
         None => Err(RunError::BadColumn {

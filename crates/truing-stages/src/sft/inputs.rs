@@ -132,7 +132,7 @@ fn read(
         }
         report.end_source(&rows);
     }
-    let (dataset, long) = builder.finish()?;
+    let (dataset, long) = builder.finish().map_err(|error| report.completed(error, 0))?;
     report.long = long;
     events.emit(Event::PhaseFinished);
     report.warn(what, events);

@@ -465,3 +465,25 @@ fn completions_without_loss_do_not_enter_a_mean_that_the_kl_is_part_of() {
     }
     assert!(n_cut > 0, "some completion was cut off");
 }
+
+#[test]
+fn the_share_of_updates_that_decay_is_a_setting() {
+    let folder = folder();
+    let overrides = [
+        "lr_scheduler_type=wsd",
+        "decay_ratio=0.75",
+        "warmup_ratio=0",
+        "min_lr_ratio=0",
+        "learning_rate=3e-3",
+    ];
+    finished(folder.path(), &overrides);
+    let rates: Vec<f64> =
+        metrics(folder.path()).iter().filter_map(|record| record.get("learning_rate").copied()).collect();
+    // The decay takes the last three of four updates, and begins at the peak.
+    let expected = [3e-3, 3e-3, 2e-3, 1e-3];
+    assert!(
+        rates.len() == 4
+            && rates.iter().zip(expected).all(|(rate, expected)| (rate - expected).abs() < 1e-12),
+        "{rates:?}"
+    );
+}

@@ -72,7 +72,7 @@ impl<'a> Line<'a> {
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let mut sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
     let mut model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
-    let interrupt = interrupt::for_replies()?;
+    let interrupt = interrupt::for_replies();
     let printer = context.printer;
     let mut conversation = Conversation::default();
     set_system(&mut conversation, arguments.system.as_deref().unwrap_or(""));

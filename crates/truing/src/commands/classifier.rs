@@ -103,7 +103,7 @@ fn predict(arguments: &PredictArguments, context: &Context) -> anyhow::Result<Ou
     let source = SourceConfig { columns, ..SourceConfig::new(&arguments.data) };
     let options =
         PredictionOptions { overwrite: arguments.overwrite, probabilities: arguments.probabilities };
-    let stop = interrupt::stop_flag("stopping: nothing is written")?;
+    let stop = interrupt::stop_flag("stopping: nothing is written");
     let summary = classifier.predict_file(&source, &arguments.output, &options, events.as_mut(), &stop)?;
     drop(events);
     let Some(summary) = summary else { return Ok(Outcome::Interrupted) };

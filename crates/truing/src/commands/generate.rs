@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
     let (prompts, are_many) = read_prompts(arguments)?;
     let mut model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
-    let interrupt = interrupt::for_replies()?;
+    let interrupt = interrupt::for_replies();
     let as_json = arguments.json || are_many;
     for (index, prompt) in prompts.iter().enumerate() {
         let reply = answer(

@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     };
     let gigaflops = machine::measure_step_gigaflops();
     let look_at_machine = || machine::for_stages(context.n_threads, gigaflops);
-    let stop = interrupt::stop_flag("stopping: what was done is saved")?;
+    let stop = interrupt::stop_flag("stopping: what was done is saved");
     let (tensor_board, recording_error) = TensorBoard::new(&folder.join("sft").join("events"));
     let mut events = FanOut(vec![progress::for_this_terminal(&context.printer), Box::new(tensor_board)]);
     let probe = machine::ProcessProbe::new();

@@ -127,7 +127,7 @@ pub(crate) fn run_recipe<S: StageCommand>(
         return show::<S>(&plan, arguments.json, context);
     }
     S::announce(&plan, context);
-    let stop = interrupt::stop_flag(S::STOPPING)?;
+    let stop = interrupt::stop_flag(S::STOPPING);
     let mut sinks: Vec<Box<dyn EventSink>> = vec![progress::for_this_terminal(&context.printer)];
     let mut recording_error = None;
     if S::TRAINS {
@@ -280,9 +280,32 @@ fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
         StageError::Run(RunError::Store(StoreError::Foreign { .. })) if resume => {
             "without --resume a run starts there".to_owned()
         }
+        // A resume has just found it so.
+        StageError::Run(error) if is_damage(error) => {
+            format!("{} is damaged; `--set output_dir=...` starts another run", folder.display())
+        }
         _ if folder.join("recipe.resolved.toml").is_file() => resume_hint(),
         _ => return None,
     })
+}
+
+/// Whether a file of a run's folder is missing or is not what was saved.
+fn is_damage(error: &RunError) -> bool {
+    match error {
+        RunError::Checkpoint(_) | RunError::Json { .. } | RunError::Read { .. } => true,
+        RunError::Store(error) => matches!(
+            error,
+            StoreError::MissingManifest { .. }
+                | StoreError::BadManifest { .. }
+                | StoreError::UnknownFormatVersion { .. }
+                | StoreError::MissingFile { .. }
+                | StoreError::SizeMismatch { .. }
+                | StoreError::DigestMismatch { .. }
+                | StoreError::BadMetricsLine { .. }
+                | StoreError::Json { .. }
+        ),
+        _ => false,
+    }
 }
 
 /// Templates that print today's date get one that never changes, Llama 3's own default: a run that is resumed on

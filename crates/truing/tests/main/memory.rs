@@ -57,7 +57,7 @@ fn check_peak(folder: &Path, stage: &str, recipe: &str) {
 }
 
 #[track_caller]
-fn check_group_size(n_generations: usize) {
+fn check_group_size(n_generations: usize, prompts_per_step: usize) {
     let folder = tempfile::tempdir().unwrap();
     write_with(&folder.path().join("model"), SIZES);
     write_rows(&folder.path().join("prompts.jsonl"), (0..4).map(|i| json!({ "prompt": letters(i, 960) })));
@@ -65,7 +65,7 @@ fn check_group_size(n_generations: usize) {
         folder.path(),
         "grpo",
         &format!(
-            "num_generations = {n_generations}\nprompts_per_step = 1\nmax_prompt_length = 1100\n\
+            "num_generations = {n_generations}\nprompts_per_step = {prompts_per_step}\nmax_prompt_length = 1100\n\
              max_completion_length = 8\nmax_steps = 3\nmax_tokens_per_pack = 2048\ngeneration_batch_size = 32\n\
              learning_rate = 1e-4\n[[data]]\npath = \"prompts.jsonl\"\n\
              [[reward]]\nkind = {{ format = {{ pattern = \"[a-m]\" }} }}\n"
@@ -75,12 +75,18 @@ fn check_group_size(n_generations: usize) {
 
 #[test]
 fn the_predicted_peak_of_grpo_holds_for_8_completions_of_a_prompt() {
-    check_group_size(8);
+    check_group_size(8, 1);
 }
 
 #[test]
 fn the_predicted_peak_of_grpo_holds_for_64_completions_of_a_prompt() {
-    check_group_size(64);
+    check_group_size(64, 1);
+}
+
+/// A pack holds one group: the next prompt finds no room in it.
+#[test]
+fn the_predicted_peak_of_grpo_holds_for_64_completions_of_4_prompts() {
+    check_group_size(64, 4);
 }
 
 #[test]

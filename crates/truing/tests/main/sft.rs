@@ -231,6 +231,62 @@ fn an_interrupted_run_saves_says_so_and_resumes() {
     assert_eq!(steps_of(&metrics, "loss"), (1..=400).collect::<Vec<_>>());
 }
 
+/// Sends a signal to a process of its own.
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    assert!(Command::new("/bin/sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+#[test]
+#[cfg(unix)]
+fn a_termination_ends_as_ctrl_c_does_before_and_during_the_work() {
+    let workshop = Workshop::new();
+    // A recipe that is a pipe: the command waits for it before any work begins.
+    let pipe = workshop.path("waiting.toml");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for name in ["TERM", "INT"] {
+        let child = truing(workshop.home())
+            .args(["sft", pipe.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Opened for writing as soon as the command reads it: by then it handles signals.
+        let _writer = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        signal(&child, name);
+        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130), "{name}");
+    }
+    let metrics = workshop.path("run/metrics.jsonl");
+    let mut child = truing(workshop.home())
+        .args(workshop.on_recipe("sft", &["--set", "max_steps=4000"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while steps_of(&metrics, "loss").is_empty() && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    signal(&child, "TERM");
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+}
+
+#[test]
+fn a_damaged_run_is_not_said_to_continue() {
+    let workshop = Workshop::new();
+    let arguments = workshop.on_recipe("sft", &["--set", "max_steps=4"]);
+    run(workshop.home(), &arguments).expect_status(0);
+    for entry in fs::read_dir(workshop.path("run")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "json") {
+            fs::write(path, "{").unwrap();
+        }
+    }
+    let refused = run(workshop.home(), [arguments, vec!["--resume".into()]].concat()).expect_status(2);
+    assert!(refused.stderr.contains("is damaged; `--set output_dir"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("--resume continues it"), "{}", refused.stderr);
+}
+
 #[test]
 fn every_claim_is_proved_on_a_tiny_model() {
     let workshop = Workshop::new();

@@ -26,6 +26,37 @@ static SUPPOSED: LazyLock<Regex> = LazyLock::new(|| {
         r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\bif\b[^.]*\bwould\s+be\s*$",
     ))
 });
+/// What before a box rejects it as an answer.
+static REJECTED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:reject|discard|exclude|eliminate|dismiss|ignore|disregard|rule\s+out)(?:s|ed|d)?\b\s*(?:the\s+\w+\s*)?(?:[\s$\\(]*[a-z]\s*=)?[\s$\\(*]*$",
+        r"|\b(?:extraneous|rejected|discarded|excluded|spurious|invalid)\b[^,;]*$",
+    ))
+});
+/// A sentence about a box that says something else of it than that it is the answer: "is too large", "does not work".
+static SAID_OF_BOX: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)^[\s$*_)\]}\\\x22]*(?:[a-z]+\s+)?(?:(?:is|are|was|were|seems?|looks?)\s+(?:too|out|outside|already|still|invalid|extraneous|rejected|excluded|negative|larger|smaller|greater|less|more|close|near|n['\u{2019}]t|no\b|not\b|never|an?\s+(?:guess|estimate|bound|typo|wrong|trap|distractor|extraneous))",
+        r"|(?:does|do|did|would|could|should|can|will)\s*(?:not|n['\u{2019}]t)|cannot|can['\u{2019}]t|fails?\b|exceeds?\b|contradicts?\b|violates?\b)",
+        r"|^[\s$*_)\]}\\]*[,;]?\s*(?:but|however|although|though|except|yet)\b[^.\n]{0,60}\b(?:not|no|never|too|wrong|fails?|impossible|invalid|\w+n['\u{2019}]t)\b",
+    ))
+});
+/// What a sentence may say of a box with a verb: that it is the answer.
+static IS_ANSWER: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)^(?:is|are|was)\s+(?:(?:indeed|therefore|thus|also|exactly|then|clearly)\s+)*(?:the|our|my|your|this|correct|right|it\b|what\s+(?:we|was|is)\b|(?:an?\s+)?(?:valid|possible|integer|positive|whole|prime)\b)",
+    )
+});
+/// What a verb after a box makes of it, where it does not say that it is the answer.
+static OTHER_VERB: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"(?i)^(?:is|was|must|should|would|could|may|might|can|will|needs?|has\s+to|have\s+to)\b")
+});
+/// Words by which a sentence says of a box that it is something else than the answer.
+static NOT_ANSWER: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:wrong|incorrect|false|bound|previous|guess|half|twice|double|triple|not|never|example|estimate|old|initial|intermediate|sub|partial|first\s+(?:part|step|guess)|other|opposite|negative|square|reciprocal|trap|distractor|mistake|if|unless|when)\b",
+    )
+});
 /// What after a box makes of it another number, a condition or no answer.
 static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
@@ -34,6 +65,9 @@ static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
         r"|^\s*and\s+(?:\d|an?\s+(?:half|quarter|third)|half\b|one[\s-]|two[\s-]|three[\s-])",
         r"|^\s*(?:,\s*(?:or\b|\d)|\{,\}|\.\d|\?|:\s*\d|/\s*\d|[-+\u{2212}*\u{d7}]\s*\d)",
         r"|^[$\\) ]*[;,]\s*now\s+\d|^[ \t]*\w+\s+short\s+of\b|^[^.\n]{0,60}\bbut\s+the\s+(?:question|problem)\s+(?:asks|wants|is\s+about)\b",
+        r"|^\s*(?:(?:to|through|until|till)\s+[$\\]*\d|out\s+of\b|(?:less|fewer|greater|larger|smaller)\b|(?:[a-z]+\s+){0,2}ago\b|(?:[a-z]+\s+)?more\b[^.\n]{0,40}\bthan\b)",
+        r"|^\s*\([^)\n]*\b(?:or|wrong|incorrect|false|maybe|perhaps|mod|not\s+(?:the|an?|my|yet|final|it|right|correct|sure|certain))\b",
+        r"|^[$\\) ]*,\s*(?:(?:is|are|equals|gives|makes)\b|(?:then|now|next)\s+(?:we\s+)?(?:divid|multipl|subtract|add|doubl|halv|tak|round|convert|squar))",
         r"|^[ \t\x22]*(?:is\s+(?:an?\s+(?:upper|lower)\s+bound|only|what\s+(?:we|you|it))|would\b|format\b|if\b|only\s+(?:if|when)|but\s+(?:it|this|that)\s+is\s+not)",
     ))
 });
@@ -72,7 +106,7 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
         Before::Other => return Context::Refused,
     };
     let rest = &text[end..];
-    if clause::is_taken_back(rest) {
+    if clause::is_taken_back(rest) || closes_too_much(&text[..start], rest) {
         return Context::Refused;
     }
     if RATE.is_match(rest) && is_rate_of_another(rest, content) {
@@ -91,6 +125,26 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
         return if matches!(parse(&with), Answer::Text(_)) { Context::Plain } else { Context::With(with) };
     }
     if matches!(parse(&with), Answer::Text(_)) { Context::Refused } else { Context::With(with) }
+}
+
+/// Whether more braces close directly after a box than were open before it.
+fn closes_too_much(before: &str, rest: &str) -> bool {
+    let n_closing =
+        rest.chars().take_while(|letter| matches!(letter, '}' | ' ')).filter(|c| *c == '}').count();
+    if n_closing == 0 {
+        return false;
+    }
+    let (mut n_open, mut is_escaped) = (0_usize, false);
+    for letter in before.chars() {
+        match letter {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '{' => n_open += 1,
+            '}' => n_open = n_open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    n_closing > n_open
 }
 
 /// Whether the words before an answer deny it.
@@ -148,8 +202,9 @@ fn computes(side: &str) -> bool {
     });
     static FUNCTIONS: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"\\?(?:sin|cos|tan|cot|log|ln|angle|det|gcd|lcm)"));
+    static LOGARITHM: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\?(?:ln|log)\s*\(?\s*[a-z]\s*\)?\s*$"));
     if FUNCTIONS.is_match(side) {
-        return false;
+        return LOGARITHM.is_match(side);
     }
     let bare = NAMES.replace_all(side, "");
     let bare = bare.trim();
@@ -190,7 +245,10 @@ fn before(text: &str) -> Before {
         || near.rfind("<!--") > near.rfind("-->")
         || BEFORE_WORDS.is_match(bare)
         || SUPPOSED.is_match(sentence)
+        || REJECTED.is_match(sentence)
+        || clause::is_of_another(sentence)
         || is_member(near)
+        || is_later_part(text, near)
     {
         return Before::Other;
     }
@@ -203,8 +261,8 @@ fn before(text: &str) -> Before {
         '-' | '\u{2212}' | '\u{2013}' | '\u{2014}' => {
             let is_sign = is_near || rest.ends_with('=');
             match without_openers(rest).chars().last() {
-                _ if !is_sign => Before::Plain,
                 Some(letter) if letter.is_ascii_digit() || matches!(letter, ')' | '}') => Before::Other,
+                _ if !is_sign => Before::Plain,
                 _ => Before::Minus,
             }
         }
@@ -246,6 +304,18 @@ fn before(text: &str) -> Before {
         }
         _ => prose(line, kept),
     }
+}
+
+/// Whether the label of a later part stands before a box, and that of the first part before it: "(a) 17 (b)".
+fn is_later_part(text: &str, near: &str) -> bool {
+    static LATER: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?:^|[\s$*,;])(?:[Pp]art\s*)?(?:\(?(?:[b-h]|[2-9]|ii|iii|iv)\)|(?:[2-9]|ii|iii|iv)\.)[\s:.$*]*$",
+        )
+    });
+    static FIRST: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?m)(?:^|[\s$*,;])(?:[Pp]art\s*)?(?:\(?(?:a|1|i)\)|(?:1|i)\.)"));
+    LATER.is_match(near) && FIRST.is_match(text)
 }
 
 /// Whether a box is a later member of a tuple, a list or a ratio, or the decimals of a number.
@@ -333,7 +403,7 @@ fn prose(line: &str, kept: &str) -> Before {
         None => Before::Plain,
         Some(word) if is_negation(word) => Before::Other,
         Some(&"but") if words.iter().any(|word| is_negation(word)) => Before::Plain,
-        Some(&"or") if line.contains("\\boxed") => Before::Other,
+        Some(&("or" | "to" | "through" | "until")) if line.contains("\\boxed") => Before::Other,
         Some(&("or" | "rather" | "instead" | "other")) => Before::Plain,
         Some(&("minus" | "negative")) if n_verbs == 0 => Before::Minus,
         // "The square root is": what was computed, not what is still to be done.
@@ -372,7 +442,12 @@ fn after(rest: &str) -> Option<String> {
     if text.starts_with("<|") || text.starts_with("</") {
         return Some(String::new());
     }
-    if AFTER_WORDS.is_match(super::extract::head(text)) {
+    if AFTER_WORDS.is_match(super::extract::head(text)) || SAID_OF_BOX.is_match(super::extract::head(rest)) {
+        return None;
+    }
+    let sentence = super::extract::head(text);
+    let sentence = &sentence[..sentence.find(['.', '\n', ';', ',']).unwrap_or(sentence.len())];
+    if OTHER_VERB.is_match(sentence) && (!IS_ANSWER.is_match(sentence) || NOT_ANSWER.is_match(sentence)) {
         return None;
     }
     if let Some(side) = text.strip_prefix('=') {
@@ -432,6 +507,11 @@ fn after(rest: &str) -> Option<String> {
         && !matches!(lower.as_str(), "in" | "a" | "as" | "at" | "are")
     {
         return Some(format!(" {word}"));
+    }
+    if matches!(lower.as_str(), "square" | "cubic") {
+        let unit = text[word.len()..].trim_start();
+        let unit = &unit[..unit.find(|c: char| !c.is_alphabetic()).unwrap_or(unit.len())];
+        return suffix(&format!("{word} {unit}"));
     }
     let goes_on = matches!(lower.as_str(), "but" | "not" | "rather" | "instead" | "other" | "no");
     (goes_on || !alters(&lower)).then(String::new)

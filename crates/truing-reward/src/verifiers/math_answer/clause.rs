@@ -54,7 +54,10 @@ const CUES: &str = "\
     gathered serves served fills worth average averages contribute contributes contributed donated \
     raised charges charged sends sent visited watched played slept sleeps lays laid grew returned \
     delivered printed i.e sind sont son sono s\u{e3}o earning making giving leaving totaling totalling \
-    costing paying saving getting spending reaching weighing";
+    costing paying saving getting spending reaching weighing es hay tiene tienen gana ganan paga pagan cuesta \
+    cuestan queda quedan paie paient co\u{fb}te co\u{fb}tent gagne gagnent reste restent hat haben zahlt zahlen \
+    kostet kosten verdient verdienen bleiben bleibt ha hanno costa costano restano tem t\u{ea}m h\u{e1} custa \
+    custam ganha ganham restam";
 
 /// Nouns after which "of" leads to their own number.
 const AMOUNTS: &str = "\
@@ -81,13 +84,13 @@ const DOUBT: &str = "\
 const TAILS: &str = "\
     in at per a an each every for of on from after during to with because since which that by when as \
     who while left total altogether overall remaining and away long tall wide deep high old apiece daily \
-    weekly monthly yearly annually together back this today now so before until he she they it is are \
+    weekly monthly yearly annually together back this today now so until he she they it is are \
     was were will would the his her their its combined between among across into remain remains can do \
     did had has have must should available through below out inside here there all exactly via if than";
 
 fn parts(text: &str) -> Vec<Part> {
     let letters: Vec<char> = text.chars().map(super::token::narrow).collect();
-    let is_latin = |letter: char| letter.is_alphabetic() && letter < '\u{250}';
+    let is_latin = wording::is_latin_letter;
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(&letter) = letters.get(at) {
@@ -227,7 +230,12 @@ fn leads_to(before_text: &str, is_cued: bool) -> bool {
                             && matches!(verb, "adds" | "add" | "comes" | "sums"))
                 }
                 "with" => matches!(before, "left" | "him" | "her" | "them" | "us" | "up"),
-                "for" | "in" | "at" | "into" => !subject.contains(&Part::Number),
+                "for" | "in" | "at" | "into" => {
+                    let is_when = matches!(before, "is" | "was" | "are" | "were") || subject.is_empty();
+                    const WISHES: &str =
+                        "hopes hoped asks asked aims aimed wishes wished waits waited looks looked";
+                    !subject.contains(&Part::Number) && !is_when && !lists(WISHES, before)
+                }
                 // "18 then 20"
                 "then" if is_cued => !subject.contains(&Part::Number),
                 "then" => {
@@ -271,7 +279,7 @@ fn is_cue(word: &str, before: &[Part]) -> bool {
     const OTHERS: &str = "\
         exceed exclud reject doubt avoid discard eliminat deni deny refut disprov dismiss halv doubl \
         tripl squar divid multipl subtract negat invert lack miss fail rul differ surpass outnumber \
-        includ precede follow contradict approach";
+        includ precede follow contradict approach want wish hope expect ask tried tries request demand aim plan";
     if lists(CUES, word) {
         return true;
     }
@@ -334,10 +342,35 @@ fn is_plain_subject(parts: &[Part]) -> bool {
     })
 }
 
-/// Whether the text before a cue leaves what the cue says: it neither denies, doubts, supposes nor computes with it.
+/// Whether the text before a cue leaves what the cue says: it neither denies, doubts, supposes nor computes with it, and
+/// does not give it as another's.
 pub(super) fn is_asserted(before: &str) -> bool {
     let parts = parts(before);
-    !parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word))) && is_plain_subject(&parts)
+    !is_of_another(before)
+        && !parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word)))
+        && is_plain_subject(&parts)
+}
+
+/// Whether a sentence gives what follows as what somebody else says: "Tom thinks", "according to the textbook".
+pub(super) fn is_of_another(sentence: &str) -> bool {
+    static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)\b(?:thinks|says|claims|believes|argues|insists|guesses|answers|suggests|maintains|asserts)\b(?:\s+that)?[\s,:\x22\u{201c}]*(?:the\s|it\s|\x22|\u{201c}|[$\\\d]|$)",
+            r"|\b(?:he|she|they|someone|somebody|student|students|people|friend|teacher|textbook|book|manual|key)\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested|told\s+\w+|(?:would\s+)?(?:answer|say|think))\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
+            r"|\baccording\s+to\s+(?:him|her|them|my|some|a\s|the\s+(?:text)?book|the\s+(?:teacher|student|manual|key|answer\s+key|internet|author))",
+            r"|\b(?:textbook|manual|answer\s+key|solution\s+key|calculator)\s+(?:gives|has|shows|lists|states)\b",
+        ))
+    });
+    // Names begin with a capital.
+    static NAMED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"\b[A-Z][a-z]+\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested|told\s+\w+)\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
+        )
+    });
+    static ACCORDING: LazyLock<Regex> = LazyLock::new(|| pattern(r"[Aa]ccording\s+to\s+[A-Z]"));
+    let sentence = sentence.rsplit(';').next().unwrap_or(sentence);
+    let sentence = sentence.rsplit(", but ").next().unwrap_or(sentence);
+    OTHERS.is_match(sentence) || NAMED.is_match(sentence) || ACCORDING.is_match(sentence)
 }
 
 fn is_run_barred(letter: char) -> bool {
@@ -401,6 +434,13 @@ fn is_run_cue(run: &str, is_whole: bool) -> bool {
         && run.ends_with(|c| ENDINGS.contains(c))
 }
 
+/// Verbs after which "18 more" is all that is needed.
+static NEEDS: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:needs?|needed|requires?|required|must|ha(?:s|ve|d)\s+to|should|takes?|left|remain\w*|buy|earn|save|still)\b",
+    )
+});
+
 impl Around<'_> {
     /// Whether what stands after the number leaves it: a unit, counted things, and then where, when and for what.
     fn follows(&self) -> bool {
@@ -423,6 +463,14 @@ impl Around<'_> {
         }) {
             return false;
         }
+        // ", not 17" confirms it, ", not the number" does not.
+        let denied = rest.iter().skip(1).position(|part| !matches!(part, Part::Mark(_)));
+        if let Some(at) = denied
+            && rest[at + 1].word() == Some("not")
+            && rest.get(at + 2).is_some_and(|next| *next != Part::Number)
+        {
+            return false;
+        }
         match clause.first() {
             None => return true,
             Some(Part::Run(run)) => return clause.len() == 1 && is_counted_run(run),
@@ -438,18 +486,28 @@ impl Around<'_> {
             let next = words.get(at).copied();
             match *word {
                 "a" | "an" => break,
+                "base" => return false,
+                // "18 is the answer", not "18 is even".
+                "is" | "was" if at == 1 && !self.is_cued => {
+                    return words[1..].iter().any(|word| lists("answer result total solution", word))
+                        && !words[1..].iter().any(|word| alters(word) || lists("old previous", word));
+                }
                 "times" => {
                     let ends =
                         next.is_none_or(|next| matches!(next, "a" | "per" | "each" | "every" | "in" | "to"));
                     return ends && n_unknown == 0;
                 }
                 "square" | "cubic" | "sq" if next.is_some_and(units::is_known) => continue,
-                // "18 fewer" leaves open than what.
-                "less" | "fewer" if next.is_none() => return false,
-                // "15 more than Ann" says by how many, where no question is answered in so many words.
-                "more" | "less" | "fewer" if n_unknown == 0 && !(self.is_cued && words.contains(&"than")) => {
+                // "15 more than Ann" says by how many; "needs 18 more hours" is what is needed.
+                "more"
+                    if n_unknown == 0
+                        && !words.iter().any(|word| matches!(*word, "than" | "as"))
+                        && (self.is_cued || NEEDS.is_match(self.before)) =>
+                {
                     continue;
                 }
+                "more" | "less" | "fewer" => return false,
+                "percent" | "percentage" if next == Some("of") => return false,
                 "percent" | "percentage" => continue,
                 word if word.chars().count() == 1 => {
                     if !units::is_known(word) {
@@ -473,6 +531,8 @@ impl Around<'_> {
                     n_unknown = 0;
                     break;
                 }
+                // After a unit nothing is counted any more.
+                _ if self.has_unit && at == 1 => return false,
                 _ => n_unknown += 1,
             }
             if n_unknown > 3 && !self.has_unit {
@@ -485,8 +545,18 @@ impl Around<'_> {
         const TURNS: &str = "\
             or if unless wrong incorrect false mistaken impossible maybe perhaps possibly minus plus \
             times squared cubed either short oder ou invalid modulo mod doubtful unlikely half quarter \
-            third";
+            third unknown undefined unclear binary hex octal hexadecimal";
         let tail = &words[at..];
+        // "two days ago" is when; "18 days ago" is no number of days.
+        let is_past = at < words.len()
+            && tail.last() == Some(&"ago")
+            && numerals::english(&[words[at].to_owned()]).is_some();
+        if tail.first().is_some_and(|word| !lists(TAILS, word)) && !is_past {
+            return false;
+        }
+        if !self.is_cued && tail.contains(&"not") || is_conditional(tail, self.is_cued) {
+            return false;
+        }
         let is_denied = tail.windows(2).any(|pair| {
             pair[0] == "not"
                 && matches!(pair[1], "right" | "correct" | "the" | "it" | "possible" | "true" | "an")
@@ -496,6 +566,25 @@ impl Around<'_> {
         !is_denied
             && !is_compared
             && !tail.iter().any(|word| lists(TURNS, word) || numerals::multiplier(word).is_some())
+    }
+}
+
+/// Whether words after a number say for which case it holds, or that there is more: "when x is even", "and up".
+fn is_conditional(tail: &[&str], is_cued: bool) -> bool {
+    let next = tail.get(1).copied().unwrap_or_default();
+    match tail.first().copied() {
+        Some("when" | "whenever") => true,
+        Some("where" | "if") => is_cued,
+        Some("for") => {
+            next.chars().count() == 1 && next != "a"
+                || lists("even odd any some positive negative large small most values integer", next)
+        }
+        Some("and") => lists(
+            "up above under older younger upward upwards over more beyond counting something some a then below",
+            next,
+        ),
+        Some("each") => next == "way",
+        _ => false,
     }
 }
 
@@ -571,5 +660,21 @@ pub(super) fn is_taken_back(after: &str) -> bool {
             r"|^[\s,;.$*_()\[\]}\\]*(?:not\s+really|just\s+kidding)\b",
         ))
     });
-    DENIAL.is_match(after) || HEDGE.is_match(after)
+    // The answer seems wrong, or it is not yet one.
+    static DOUBTED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^[\s.!?,;:*_\x22)\]}$\\]*(?:(?:but|however|oh|hmm+|wait|and|which|still|yet)\b[\s,.!]*)*",
+            r"(?:(?:that|this|it)\s+(?:can['\u{2019}]?t|cannot|can\s+not|could\s*n['\u{2019}]t|does\s*n['\u{2019}]t|does\s+not|do\s+not|don['\u{2019}]t)\s+(?:be\s+(?:right|correct|true|it)\b|look|seem|sound|work|fit|make\s+sense|satisfy)",
+            r"|(?:that|this|it)\s+(?:seems|looks|sounds|is|feels)\s+(?:too|off|wrong|odd|strange|suspicious|unlikely|impossible)\b",
+            r"|(?:that|this|it|which)?\s*(?:contradicts|violates)\b|actually,?\s+(?:it\s+(?:is|['\u{2019}]s)\s+|it['\u{2019}]s\s+)?\$?\d)",
+        ))
+    });
+    static UNFINISHED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^[\s.!*_\x22)\]}$\\]*(?:(?:now|then|next|finally|lastly|afterwards)\b[^.\n]{0,30}|(?:we|you|i)\s+(?:still|now|then|must|need|have|next)\b[^.\n]{0,30}|(?:it|this)\s+(?:remains|must|has|needs|still)\b[^.\n]{0,30}|(?:remember|do\s+not\s+forget|don['\u{2019}]t\s+forget)\s+to\b[^.\n]{0,20})",
+            r"\b(?:doubl(?:e|ed|ing)|halv(?:e|ed|ing)|divid(?:e|ed|ing)|multipl(?:y|ied|ying)|subtract(?:ed|ing)?|add(?:ed|ing)?|take\s+away|round(?:ed)?|convert(?:ed)?|squared?|negate)\b",
+            r"|^[\s.!*_\x22)\]}$\\]*(?:but|however)\b[^.\n]{0,80}\b(?:must|needs?|needed|requires?|required|ha(?:s|ve)\s+to|cannot|\w+n['\u{2019}]t)\b",
+        ))
+    });
+    DENIAL.is_match(after) || HEDGE.is_match(after) || DOUBTED.is_match(after) || UNFINISHED.is_match(after)
 }

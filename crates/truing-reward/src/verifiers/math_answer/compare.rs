@@ -63,11 +63,10 @@ pub(super) fn has_value(answer: &Answer) -> bool {
     }
 }
 
-/// Whether a value is a part of one, and not written as a decimal.
+/// Whether a value is a part of one.
 fn is_proper_fraction(value: &Value) -> bool {
     let rational = normal(&value.expression).and_then(|value| value.rational());
-    value.decimal.is_none()
-        && rational.is_some_and(|value| !value.is_integer() && value.abs() < BigRational::one())
+    rational.is_some_and(|value| !value.is_integer() && value.abs() < BigRational::one())
 }
 
 /// Compares an answer with the reference.
@@ -132,8 +131,15 @@ impl Comparison<'_> {
             }
             (Answer::Set(a), Answer::Set(b)) => self.unordered(a, b, true),
             (Answer::Set(a), Answer::List { members: b, .. })
-            | (Answer::List { members: a, .. }, Answer::Set(b)) => self.unordered(a, b, true),
-            (Answer::List { members: a, .. }, Answer::List { members: b, .. }) => self.unordered(a, b, false),
+            | (Answer::List { members: a, .. }, Answer::Set(b)) => self.unordered(a, b, false),
+            (
+                Answer::List { members: a, is_choice: is_choice_a },
+                Answer::List { members: b, is_choice: is_choice_b },
+            ) => {
+                // Between inequalities "and" and "or" are different.
+                let are_relations = a.iter().chain(b).any(|member| matches!(member, Answer::Chain(..)));
+                (is_choice_a == is_choice_b || !are_relations) && self.unordered(a, b, false)
+            }
             // A set of one member and that member.
             (Answer::Set(members), other @ Answer::Value(_)) => {
                 members.len() == 1 && self.same(&members[0], other)
@@ -144,16 +150,6 @@ impl Comparison<'_> {
             (Answer::Union(a), Answer::Union(b)) => self.unordered(a, b, false),
             (Answer::Operation(a, left), Answer::Operation(b, right)) => a == b && self.ordered(left, right),
             (Answer::Ratio(a), Answer::Ratio(b)) => ratios(a, b),
-            (Answer::Ratio(a), Answer::Value(b)) | (Answer::Value(b), Answer::Ratio(a)) => match &a[..] {
-                [above, below] => {
-                    let quotient = Expr::quotient(above.expression.clone(), below.expression.clone());
-                    !is_clock(a)
-                        && b.unit.is_none()
-                        && !b.is_percent
-                        && same_expression(&quotient, &b.expression)
-                }
-                _ => false,
-            },
             (Answer::Matrix(a), Answer::Matrix(b)) => {
                 a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.ordered(a, b))
             }
@@ -275,8 +271,7 @@ impl Comparison<'_> {
             };
             return same_expression(&in_radians(answer), &in_radians(reference));
         }
-        // Choices are letters, whatever their case.
-        matches!((&a, &b), (Expr::Variable(a), Expr::Variable(b)) if is_choice(a) && a.eq_ignore_ascii_case(b))
+        false
     }
 
     fn constants(&self, a: &Expr, a_decimal: Option<Decimal>, b: &Expr, b_decimal: Option<Decimal>) -> bool {
@@ -345,8 +340,17 @@ impl Comparison<'_> {
     }
 }
 
-fn is_choice(name: &str) -> bool {
-    name.len() == 1 && "abcdeABCDE".contains(name)
+/// Whether two answers are the letter of the same choice, in upper or lower case.
+pub(super) fn same_choice(a: &Answer, b: &Answer) -> bool {
+    let letter = |answer: &Answer| match answer {
+        Answer::Value(Value { expression: Expr::Variable(name), .. })
+            if name.len() == 1 && "abcdeABCDE".contains(name.as_str()) =>
+        {
+            Some(name.to_ascii_lowercase())
+        }
+        _ => None,
+    };
+    letter(a).is_some_and(|a| letter(b) == Some(a))
 }
 
 fn is_infinite(answer: &Answer) -> bool {
@@ -505,6 +509,7 @@ fn solved(sides: &[Expr], relations: &[Relation]) -> Option<Answer> {
     Some(Answer::Interval { low, high, low_closed, high_closed })
 }
 
+/// Whether numbers with a colon between them are written as a time or a duration is, `7:30` or `14:60`.
 fn is_clock(values: &[Value]) -> bool {
     let whole = |value: &Value| match &value.expression {
         Expr::Number(number) if number.is_integer() => number.to_i64(),
@@ -512,14 +517,14 @@ fn is_clock(values: &[Value]) -> bool {
     };
     match values {
         [hours, minutes, ..] => {
-            whole(hours).is_some_and(|hours| (0..24).contains(&hours))
-                && whole(minutes).is_some_and(|minutes| (10..60).contains(&minutes) || minutes == 0)
+            whole(hours).is_some_and(|hours| (0..100).contains(&hours))
+                && whole(minutes).is_some_and(|minutes| (10..100).contains(&minutes) || minutes == 0)
         }
         _ => false,
     }
 }
 
-/// 3:2 is 6:4, but 10:20 may be a time of day and then is not 5:10.
+/// 3:2 is 6:4, but 10:20 may be a time and then is not 5:10.
 fn ratios(a: &[Value], b: &[Value]) -> bool {
     if a.len() != b.len() {
         return false;

@@ -10,6 +10,7 @@ use super::statement::{N_STATEMENTS, QUALIFIED, clarified, corrected, stated};
 use super::structure::{Answer, parse};
 use super::turns::reply;
 use super::wording;
+use super::{Verdict, grade};
 use crate::verifiers::pattern::pattern;
 
 /// What the marks of a text give as its answer.
@@ -100,9 +101,14 @@ pub(super) fn marked(text: &str) -> Marked {
                 Marked::Found(answer) => Some(answer.as_str()),
                 Marked::Nothing | Marked::Refused => None,
             };
-            match corrected(said, after, false) {
-                Some(correction) => correction,
-                None => found,
+            match (corrected(said, after, false), marked_outside_tags(after)) {
+                (Some(correction), _) => correction,
+                (None, Marked::Found(later))
+                    if said.is_none_or(|said| grade(&later, said) != Verdict::Equal) =>
+                {
+                    Marked::Refused
+                }
+                (None, _) => found,
             }
         }
     }
@@ -321,25 +327,27 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// The last box, or the last boxes where only "and", "or" and commas stand between them, with what stands
-/// around them; the answer is `None` where that makes of them something else.
+/// The last box, or the last boxes where only "and", "or", commas, the labels of parts ("(b)", "Part 2:", "x =") or
+/// nothing stands between them, with what stands around them; the answer is `None` where that makes of them something
+/// else. The same box twice is one.
 fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<String>)> {
-    static ASSIGNED: LazyLock<Regex> = LazyLock::new(|| pattern(r"(^|[\s$,])[a-z]\s*=\s*$"));
     let (last, before) = boxes.split_last()?;
     let mut parts = vec![without_spaces(last.2)];
     let mut start = last.0;
     for (from, to, content) in before.iter().rev() {
-        let assigned = ASSIGNED.replace(&text[*to..start], "$1");
-        let is_assigned = assigned.len() < start - *to;
-        let between =
-            assigned.replace(['$', ' ', '\n', ','], "").replace("\\text", "").replace(['{', '}'], "");
-        let joins = matches!(between.as_str(), "and" | "or" | "和" | "或" | "、" | "\\quad")
-            || (between.is_empty() && (text[*to..start].contains(',') || is_assigned));
-        if !joins || content.trim().is_empty() || parts.len() >= 64 {
+        if is_range(&text[*to..start]) {
+            return Some((last.1, None));
+        }
+        if !is_join(&text[*to..start]) || content.trim().is_empty() || parts.len() >= 64 {
             break;
         }
         parts.insert(0, without_spaces(content));
         start = *from;
+    }
+    let (first, rest) = parts.split_first()?;
+    if rest.iter().all(|part| part == first) {
+        parts.truncate(1);
+        start = last.0;
     }
     let answer = if parts.len() == 1 { parts[0].to_owned() } else { parts.join(", ") };
     if answer.is_empty() {
@@ -351,4 +359,27 @@ fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<S
         Context::Refused => None,
     };
     Some((last.1, answer))
+}
+
+/// Whether what stands between two boxes makes of them the ends of a range.
+fn is_range(between: &str) -> bool {
+    let between = between.replace(['$', ' ', '\n', '{', '}'], "").replace("\\text", "");
+    matches!(between.as_str(), "to" | "through" | "until" | "-" | "--" | "\u{2013}" | "\u{2014}")
+}
+
+/// Whether what stands between two boxes leaves them parts of one answer.
+fn is_join(between: &str) -> bool {
+    static LABEL: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)(?:^|[\s$,;.])(?:\\?[a-z](?:_\{?\w\}?)?\s*=",
+            r"|(?:(?:part|question|problem|case|item|answer)\s*)?(?:\([a-z0-9]{1,3}\)|[a-z0-9][.):](?:\s|$)|[ivx]{1,4}[.):])",
+            r"|(?:part|question|problem|case|item|answer)\s+[a-z0-9]{1,2}\s*[:.)]?",
+            r"|(?:[a-z]+\s+)?(?:length|width|height|area|perimeter|volume|radius|diameter|sum|product|mean|median|mode|range|minimum|maximum|min|max|first|second|third|other|x|y|z)\s*(?::|=|is\b))",
+            r"[\s*$:]*$",
+        ))
+    });
+    let label = LABEL.replace(between, "");
+    let bare = label.replace("\\text", "").replace("\\quad", "").replace("\\qquad", "");
+    let bare = bare.replace(['$', ' ', '\n', ',', ';', '/', '{', '}', '*', '\\', '-'], "");
+    matches!(bare.as_str(), "" | "." | "and" | "or" | "和" | "或" | "、" | "()" | "[]" | "][" | ")(")
 }

@@ -30,13 +30,14 @@
 //! evaluated to 240 binary digits. What cannot be resolved is not equal, nor is anything that computes with
 //! infinity. A bare number never equals an expression of another value.
 //!
-//! - Percent: `50%` equals `50%`, `50` and `0.5`; `0.5` does not equal `50`, nor `3/4 %` the fraction `3/4`.
+//! - Percent: `50%` equals `50%`, `50` and `0.5`; `0.5` does not equal `50`, nor `3/4 %` or `0.75%` the fraction `3/4`.
 //! - Units: a missing unit fits, a different one does not (`5 cm` and `5 m`); known units are converted
 //!   (`60 min` is `1 h`). Counted things that no table knows are in the plural (`5 apples`, not `5 inverse`).
 //!   `5倍`, five times as much, is not `5`, but `5` answers `5倍`. Words of scale are read (`3 dozens` is 36,
 //!   `5 millones` is 5000000); other words that compute make of the whole a text.
-//! - Bases: a missing base fits as a missing unit does, because the question asks for it (`1010` answers `1010_2`); an
-//!   answer with a base is not the number without one (`10_2` is not `10`), nor one in another base (`101_2`, `101_3`).
+//! - Bases: `101_2` is neither `101`, whichever of them is the reference, nor `101_3`; only base ten may be left out.
+//! - Ratios: `3:2` is `6:4`, but no fraction (`1:2`, `1/2`). What may be a time is compared digit by digit (`7:30`, `14:60`).
+//! - Letters: `c` is not `C`; a choice in brackets may be in either case (`(C)`, `c`).
 //! - Decimals: with `float_rounding = 6` (the default) a decimal with at least six decimals and six significant
 //!   digits equals what rounds to it (`0.333333` is `1/3`, `0.333` is not). A decimal with nine decimals or
 //!   more also equals what is within a relative 1e-9 and an absolute 1e-8 of it, as printed floats do
@@ -162,7 +163,12 @@ pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> V
     if answer.is_empty() {
         return Verdict::Different;
     }
-    let is_equal = answer == reference || Comparison { config }.same(&structure::parse(answer), &wanted);
+    let found = structure::parse(answer);
+    // In brackets a letter is a choice, in upper or lower case; without them it may be a variable.
+    let is_choice = [answer, reference].iter().any(|text| text.contains('('));
+    let is_equal = answer == reference
+        || Comparison { config }.same(&found, &wanted)
+        || is_choice && compare::same_choice(&found, &wanted);
     if is_equal { Verdict::Equal } else { Verdict::Different }
 }
 

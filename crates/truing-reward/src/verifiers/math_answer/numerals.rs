@@ -4,6 +4,8 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::{One, Zero};
 
+use super::wording::lists;
+
 /// Numerator and denominator of a fraction that is one character.
 pub(super) fn vulgar_fraction(letter: char) -> Option<(u32, u32)> {
     Some(match letter {
@@ -272,14 +274,32 @@ fn chinese_groups(run: &str, start: Option<&BigRational>) -> Option<BigRational>
     Some(total + group + rest)
 }
 
-/// The factor that a word after a number stands for: English, Indian, Spanish, French, German, Portuguese and
-/// Italian. A word that stands for different powers in different languages (`billones`) has none.
+/// A thousand in Polish, Czech, Slovak, Vietnamese, Russian, Ukrainian, Bulgarian, Dutch, Swedish, Danish, Finnish,
+/// Hungarian, Romanian, Indonesian and Greek.
+const THOUSAND: &str = "\
+    tysi\u{105}c tysi\u{105}ce tysi\u{119}cy tis\u{ed}c tis\u{ed}ce tis\u{ed}ci tisic tisice ngh\u{ec}n ng\u{e0}n тысяча тысячи \
+    тысяч тыс тисяча тисячі тисяч хиляда хиляди duizend tusen tusind tuhat tuhatta ezer mii ribu χίλια χιλιάδες";
+/// A million in the same languages and Turkish.
+const MILLION: &str = "\
+    milion miliony milion\u{f3}w milion\u{16f} mili\u{f3}n mili\u{f3}ny mili\u{f3}nov tri\u{1ec7}u миллион миллиона миллионов млн \
+    мільйон мільйона мільйони мільйонів милион милиона miljoen miljon miljoner  millioner miljoona \
+    miljoonaa milli\u{f3} milioane juta milyon εκατομμύρια εκατομμύριο";
+/// A thousand millions in the same languages.
+const MILLIARD: &str = "\
+    miliard miliardy miliard\u{f3}w miliard\u{16f} t\u{1ef7} миллиард миллиарда миллиардов млрд мільярд мільярди мільярдів \
+    miljard miljarder milliarder miljardi miljardia milli\u{e1}rd miliarde miliar milyar";
+
+/// The factor that a word after a number stands for: English, Indian, and the words for thousands, millions and
+/// milliards of other languages. A word that stands for different powers in different languages (`billones`) has none.
 pub(super) fn multiplier(word: &str) -> Option<BigRational> {
     Some(match word {
         "dozen" | "dozens" => BigRational::from_integer(12.into()),
         "tens" => ten(1),
         "hundred" | "hundreds" => ten(2),
         "thousand" | "thousands" | "mil" | "mille" | "mila" | "tausend" => ten(3),
+        word if lists(THOUSAND, word) => ten(3),
+        word if lists(MILLION, word) => ten(6),
+        word if lists(MILLIARD, word) => ten(9),
         "lakh" | "lakhs" => ten(5),
         "million" | "millions" | "mill\u{f3}n" | "millones" | "millionen" | "milh\u{e3}o"
         | "milh\u{f5}es" | "milione" | "milioni" => ten(6),

@@ -108,10 +108,20 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     let sentence = without_bold(text[start..end].trim());
     let sentence = sentence.as_ref();
     let following = &text[end..];
-    if following.starts_with(['?', '\u{ff1f}']) || clause::is_taken_back(following) {
+    let is_left_out = sentence.ends_with("..") || sentence.ends_with('\u{2026}');
+    if is_left_out
+        || gives_grounds(sentence)
+        || following.starts_with(['?', '\u{ff1f}'])
+        || clause::is_taken_back(following)
+    {
         return None;
     }
-    if is_option(text, last_digit)
+    let line = text[..last_digit].rfind('\n').map_or(0, |end| end + 1);
+    if text[line..].trim_start().starts_with('#')
+        || is_option(text, last_digit)
+        || is_item(text, last_digit)
+        || PREMISE.is_match(sentence)
+        || clause::is_of_another(sentence)
         || ABOUT.is_match(sentence)
         || GIVES_UP.is_match(sentence)
         || GIVES_UP.is_match(head(following))
@@ -162,6 +172,47 @@ fn is_option(text: &str, at: usize) -> bool {
     let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
     OPTION.is_match(&text[line..]) && OPTIONS.is_match(text)
 }
+
+/// Whether a number stands alone in an item of a list: `1. 18`, `(b) 18`, or `- 18` below another such line.
+fn is_item(text: &str, at: usize) -> bool {
+    static ITEM: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?m)^[ \t]*(?:(?P<bullet>[-*\u{2022}])|\(?(?:\d{1,2}|[A-Za-z]|[ivx]{1,4})[.)])[ \t]+(?P<item>[^\n]*)",
+        )
+    });
+    let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    let Some(found) =
+        ITEM.captures(&text[start..]).filter(|found| found.get(0).is_some_and(|all| all.start() == 0))
+    else {
+        return false;
+    };
+    let item = found.name("item").map_or("", |item| item.as_str());
+    let is_alone = !item.contains('=') && is_mathematics(&trimmed(&without_bold(item)));
+    let has_other = || ITEM.find(&text[..start]).is_some();
+    is_alone && (found.name("bullet").is_none() || has_other())
+}
+
+/// Whether the last number of a sentence stands in the grounds or the check of one before it: "15 (since 15 + 3 = 18)".
+fn gives_grounds(sentence: &str) -> bool {
+    static GROUNDS: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?i)\b(?:since|because|check(?:ing)?|verif(?:y|ying|ication))\b"));
+    GROUNDS.find_iter(sentence).last().is_some_and(|found| {
+        sentence[..found.start()].contains(is_digit) && sentence[found.end()..].contains(is_digit)
+    })
+}
+
+/// A sentence that says what is known or what is still to be done, whose numbers are no answer.
+static PREMISE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:originally|initially|at\s+first|at\s+the\s+(?:start|beginning)|to\s+(?:start|begin)\s+with|(?:starts?|started|begins?|began)\s+(?:out\s+)?(?:with|at|from)",
+        r"|(?:we\s+(?:know|are\s+(?:given|told)|have\s+to|need\s+to|must|should|can|could|then|now|next|will)|it\s+is\s+(?:given|known)|given\s+(?:that|is|are)|the\s+(?:problem|question)\s+(?:says|states|tells|gives))",
+        r"|(?:guess(?:ed)?|(?:some|most|many|other)\s+(?:people|students)\s+(?:would\s+)?(?:answer|say|think|get))",
+        r"|probably|likely|presumably|apparently|supposedly|extraneous|short|lacks?|missing|away\s+from|off\s+by)\b",
+        r"|\b(?:used\s+to|no\s+longer)\b|\b(?:one|another)\s+(?:such\s+|possible\s+|of\s+the\s+)*(?:solution|root|value|option|answer|candidate|possibility)s?\b|\bpossible\s+(?:value|answer|solution|option)s?\b",
+        r"|^\W*(?:let|suppose|assume|recall|consider|next|note|imagine|remark|check|checking|verify|verification|proof|sanity|to\s+(?:check|verify|confirm))\b",
+        r"|^\W*(?:before|without|excluding|not\s+counting|ignoring|besides|apart\s+from|except)\b",
+    ))
+});
 
 /// What follows the last "sorry", "no" or "wait" of a sentence, where numbers stand before and after it.
 fn replaced(sentence: &str) -> Option<&str> {
@@ -314,12 +365,23 @@ pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
     let is_single = super::number(&found).is_some_and(|value| value.abs() <= num_traits::One::one());
     // From one number to another, not their difference: no answer.
     let (before, after) = (&sentence[..start], &sentence[end..]);
-    // `18...` has decimals that are left out.
-    if after.starts_with("..") || after.starts_with('\u{2026}') {
+    // `18...` has decimals that are left out; "18% of the total" is another number.
+    if after.starts_with("..")
+        || after.starts_with('\u{2026}')
+        || is_share(&found) && SHARE_OF.is_match(after)
+    {
         return None;
     }
     let around = Around { before, after, is_cued, is_equation, has_unit, is_single };
     (!RANGE.is_match(&found) && around.says()).then_some(found)
+}
+
+/// "of the total" after a percentage.
+static SHARE_OF: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^[\s$*)]*of\b"));
+
+/// Whether a number is written as a percentage.
+fn is_share(number: &str) -> bool {
+    number.ends_with('%') || number.to_lowercase().ends_with("percent")
 }
 
 /// A number with the unit that follows its formula, if it is one.

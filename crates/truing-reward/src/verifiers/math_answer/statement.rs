@@ -79,7 +79,7 @@ static ASIDE: LazyLock<Regex> = LazyLock::new(|| {
 /// What makes of "the answer is" a statement about a part or a bound of the answer.
 static OF_ANSWER: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"(?i)\b(?:bound|limit|estimate|guess|digit|length|size|part|factor|multiple)s?\s+(?:of|on|for|in)\s+(?:the|my|our|your)\s+(?:\w+\s+)?$",
+        r"(?i)\b(?:bound|limit|estimate|guess|digit|length|size|part|factor|multiple)s?\s+(?:of|on|for|in)\s+(?:the|my|our|your)\s+(?:\w+\s+)?$|\b(?:one|another|other|possible)\s+(?:possible\s+|correct\s+)?$",
     )
 });
 /// What corrects a denial in its own sentence.

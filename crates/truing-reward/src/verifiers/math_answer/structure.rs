@@ -1,7 +1,10 @@
 //! What an answer is: a value, a tuple, a set, an interval, a relation, a matrix or plain text.
 
+use std::sync::LazyLock;
+
 use num_rational::BigRational;
 use num_traits::{One, Signed};
+use regex::Regex;
 
 use super::expression::{Expr, Function};
 use super::numerals;
@@ -9,6 +12,7 @@ use super::parse::{expression, is_variables};
 use super::token::{Kind, ROW, Relation, SET_CLOSE, SET_OPEN, Token, tokens};
 use super::units::Unit;
 use super::wording;
+use crate::verifiers::pattern::pattern;
 
 /// Lists within lists.
 const MAX_DEPTH: usize = 6;
@@ -71,6 +75,13 @@ pub(super) enum Answer {
 
 /// Reads an answer. What cannot be read as mathematics is text.
 pub(super) fn parse(text: &str) -> Answer {
+    // A dash between two numbers is a range; a hyphen or minus sign subtracts.
+    static RANGE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"^[\s$]*\d[\d.,]*\s*(?:[\u{2013}\u{2014}]|--+)\s*\$?\d[\d.,]*\s*%?[\s$]*$")
+    });
+    if RANGE.is_match(text) {
+        return Answer::Text(plain(text));
+    }
     let found = tokens(text).filter(|tokens| !tokens.is_empty()).and_then(|tokens| answer(&tokens, 0));
     found.unwrap_or_else(|| Answer::Text(plain(text)))
 }

@@ -6,6 +6,7 @@ use num_traits::Zero;
 
 use super::numerals;
 use super::units;
+use super::wording::is_latin_letter;
 
 /// Longer texts are no answers.
 const MAX_CHARS: usize = 1500;
@@ -279,7 +280,7 @@ impl Lexer {
             '.' if self.peek(1).is_some_and(|next| next.is_ascii_digit()) => self.number()?,
             '\\' => self.command()?,
             'a'..='z' | 'A'..='Z' => self.word(),
-            '\u{c0}'..='\u{24f}' if letter.is_alphabetic() => self.word(),
+            _ if !letter.is_ascii() && is_latin_letter(letter) => self.word(),
             '$' => {
                 self.at += 1;
                 if self.dollar_is_currency {
@@ -417,7 +418,7 @@ impl Lexer {
 
     fn word(&mut self) {
         let start = self.at;
-        while self.peek(0).is_some_and(|c| c.is_alphabetic() && c < '\u{250}') {
+        while self.peek(0).is_some_and(is_latin_letter) {
             self.at += 1;
         }
         let run: String = self.text[start..self.at].iter().collect();
@@ -633,6 +634,11 @@ impl Lexer {
             is_whole = fraction == 0;
         } else if rest.get(length) == Some(&'.') {
             let fraction: String = rest[length + 1..].iter().take_while(|c| c.is_ascii_digit()).collect();
+            let next = rest[length + 1..].iter().find(|letter| !letter.is_whitespace());
+            if fraction.is_empty() && next.is_some_and(char::is_ascii_digit) {
+                // `1. 18` is the first item of a list.
+                return None;
+            }
             if !fraction.is_empty() || rest.get(length + 1).is_none_or(|next| !next.is_alphanumeric()) {
                 length += 1 + fraction.len();
                 decimals = fraction.len() as i64;

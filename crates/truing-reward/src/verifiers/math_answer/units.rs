@@ -337,12 +337,12 @@ impl Unit {
         ["USD", "EUR", "GBP", "INR", "\u{a5}"].iter().any(|name| self.dimensions.get(name) == Some(&1))
     }
 
-    /// Whether a number of this unit is written in a base other than ten or is a multiple, and one of the other's
-    /// is neither.
+    /// Whether only a number of this unit is a multiple, or the two are written in different bases. Ten is the base of a
+    /// number that names none.
     pub(super) fn adds_meaning(&self, other: &Self) -> bool {
         let is_multiple = |unit: &Self| unit.counted.as_deref().is_some_and(|it| it.starts_with(MULTIPLE));
-        other.base.is_none() && self.base.as_deref().is_some_and(|base| base != "10")
-            || is_multiple(self) && !is_multiple(other)
+        let base = |unit: &Self| unit.base.clone().filter(|base| base != "10");
+        base(self) != base(other) || is_multiple(self) && !is_multiple(other)
     }
 
     /// Whether two units can name the same quantity. A missing unit fits every other.
@@ -489,7 +489,7 @@ impl Unit {
             .filter(|word| !["of", "the", "in", "per", "a"].contains(&word.as_str()))
             .filter(|word| !FILLERS.contains(&word.as_str()))
             .collect();
-        let is_counted = |word: &&str| !word.is_ascii() || wording::is_plural(word) || is_known(word);
+        let is_counted = |word: &&str| !wording::is_latin(word) || wording::is_plural(word) || is_known(word);
         let has_single = is_single && kept.iter().all(|word| !word.ends_with("ed"));
         if !kept.is_empty() && !has_single && !words.iter().any(is_counted) {
             return None;

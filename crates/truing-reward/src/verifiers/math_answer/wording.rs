@@ -10,7 +10,7 @@ const ALTERING: &str = "\
     log exponent wrong incorrect false mistaken mistake error untrue impossible invalid than less fewer \
     greater larger smaller under above below beyond exceeds exceed but rather instead other otherwise \
     either or unless whether maybe perhaps possibly unlikely doubt doubtful hardly barely nearly almost \
-    might may versus choose point score scores short nunca jamais nicht kein keine nie niemals pas menos moins \
+    might may versus choose point score scores short ago bps basis ppm binary hex hexadecimal octal nunca jamais nicht kein keine nie niemals pas menos moins \
     meno mas m\u{e1}s mais pi\u{f9} oder ou mitad moiti\u{e9} h\u{e4}lfte metade met\u{e0} doble doppelt \
     doppelte doppio dobro ra\u{ed}z raiz racine wurzel radice cuadrado carr\u{e9} quadrat quadrado \
     quadrato hoch fois veces vezes volte mal mayor menor maior maggiore minore gr\u{f6}\u{df}er kleiner \
@@ -30,7 +30,7 @@ pub(super) fn alters(word: &str) -> bool {
 /// Words before a colon or an equals sign by which the value after it is another one than the answer.
 const OTHERS: &str = "\
     bound bounds attempt attempts step guess guesses estimate confidence certainty iteration example \
-    hint";
+    hint hypothesis conjecture assumption";
 
 /// Whether words before a colon or an equals sign name the value after it, as "Total cost" does and "at least"
 /// does not.
@@ -78,10 +78,16 @@ pub(super) fn is_plural(word: &str) -> bool {
         || (lower.len() > 2
             && lower.ends_with('s')
             && !["ss", "us", "is"].iter().any(|ending| lower.ends_with(ending))
-            && !matches!(lower.as_str(), "always" | "sometimes" | "perhaps" | "times" | "towards"))
+            && !matches!(lower.as_str(), "always" | "sometimes" | "perhaps" | "times")
+            && !lower.ends_with("wards"))
+}
+
+/// Whether a letter is Latin, with or without diacritics.
+pub(super) fn is_latin_letter(letter: char) -> bool {
+    letter.is_alphabetic() && (letter < '\u{250}' || ('\u{1e00}'..='\u{1eff}').contains(&letter))
 }
 
 /// Whether a word is of Latin letters, with or without diacritics.
 pub(super) fn is_latin(word: &str) -> bool {
-    word.chars().all(|letter| letter.is_alphabetic() && letter < '\u{250}')
+    word.chars().all(is_latin_letter)
 }
