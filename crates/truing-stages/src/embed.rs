@@ -2,7 +2,6 @@
 //! encoded some thousand at a time, the longest together with the longest.
 
 pub mod train;
-pub(crate) mod vectors;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,13 +9,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use truing_cpu::{CpuEncoder, CpuEngine, CpuOptions, EncoderLoader};
 use truing_data::read_texts;
+use truing_data::vectors::VectorWriter;
 use truing_model::{EncoderEngine, EncoderFiles, Engine, Keep, ModelFiles, Pooling, Tensor, TrainableSpec};
 use truing_run::{RunError, model};
 use truing_text::{SentenceTokenizer, SentenceTokens, Tokenizer};
 use truing_types::{Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
 
 use crate::StageError;
-use vectors::VectorWriter;
 
 /// Texts that are read and sorted by length together.
 const TEXTS_AT_A_TIME: usize = 2048;

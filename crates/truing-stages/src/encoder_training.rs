@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use truing_data::SourceRange;
+use truing_eval::classifier::ClassifierEvaluation;
 use truing_model::{EncoderFiles, SaveDtype, TrainableSpec};
 use truing_run::SkippedRow;
 use truing_run::folder::DecisiveOf;
-use truing_run::results::ClassifierEvaluation;
 use truing_store::RunInputs;
 use truing_text::Tokenizer;
 use truing_train::{EncoderObjective, OptimizerConfig, ScheduleKind};

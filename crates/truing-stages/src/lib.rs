@@ -5,10 +5,8 @@ pub mod classifier;
 pub mod dpo;
 pub mod embed;
 pub mod encoder_training;
-pub mod evaluations;
 pub mod grpo;
 pub mod label;
-pub mod prove;
 pub mod quality;
 pub mod quickstart;
 pub mod responses;
@@ -19,7 +17,6 @@ pub mod stage;
 pub mod training;
 
 mod error;
-mod statistics;
 mod wording;
 
 pub use error::{StageError, UnknownLabelError};

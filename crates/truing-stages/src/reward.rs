@@ -1,8 +1,6 @@
 //! The reward model (report 2.1, Eq. 1): a scalar head, Bradley-Terry on pairs, a squared error to normalised absolute
 //! scores. Both sides of a pair lie in one pack, and the prompt that they share is computed once.
 
-mod diagnostics;
-mod normaliser;
 mod scorer;
 
 use std::collections::BTreeMap;
@@ -10,6 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
+use truing_eval::reward::{Normalisation, ScoreNormaliser, diagnose};
 use truing_model::HeadOutput;
 use truing_run::{Ended, Machine, RunError, model};
 use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
@@ -20,8 +19,6 @@ use crate::training::opening::Opened;
 use crate::training::{self, EvaluationFindings, Side, TrainingConfig, TrainingPlan, Workload};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
-pub use diagnostics::diagnose;
-pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
 pub use scorer::{RewardScorer, Scored};
 
 /// The table `[reward_model]` of a recipe.
@@ -227,6 +224,6 @@ impl Workload for RewardModel {
     }
 
     fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
-        Ok(vec![(normaliser::FILE.to_owned(), self.normaliser.to_json()?)])
+        Ok(vec![(ScoreNormaliser::FILE_NAME.to_owned(), self.normaliser.to_json()?)])
     }
 }

@@ -17,9 +17,10 @@ use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEngine;
 use truing_data::{Dataset, ResponseDataset, SourceRange};
+use truing_eval::classifier::ClassifierEvaluation;
+use truing_eval::reward::RewardDiagnostics;
 use truing_model::{HeadOutput, ModelFiles};
 use truing_run::SkippedRow;
-use truing_run::results::{ClassifierEvaluation, RewardDiagnostics};
 use truing_store::{Digest, RunInputs};
 use truing_text::ChatRenderer;
 use truing_train::{Objective, StepShape};

@@ -7,6 +7,7 @@ pub mod encoder_trainer;
 pub mod gradients;
 pub mod objectives;
 pub mod planner;
+pub mod prove;
 pub mod schedule;
 pub mod segments;
 pub mod trainer;

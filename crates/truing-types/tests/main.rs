@@ -11,8 +11,9 @@ use serde_json::Value;
 const LAYERS: &[(&str, u8)] = &[
     ("truing", 7),
     ("truing-stages", 6),
+    ("truing-report", 6),
     ("truing-ask", 5),
-    ("truing-report", 5),
+    ("truing-eval", 5),
     ("truing-run", 4),
     ("truing-train", 3),
     ("truing-generate", 3),
@@ -25,6 +26,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing-model", 1),
     ("truing-kernels", 1),
     ("truing-parallel", 1),
+    ("truing-statistics", 1),
     ("truing-store", 1),
     ("truing-types", 0),
 ];

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use truing_cpu::{CpuEncoder, CpuEngine};
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
+use truing_eval::classifier::{Answer, ClassifierSpec, Prediction};
 use truing_model::{
     EncoderEngine, EncoderFiles, Engine, HeadKind, HeadRequest, Keep, ModelFiles, TrainableSpec,
 };
@@ -19,7 +20,6 @@ use truing_text::{RenderOptions, SentenceTokens};
 use truing_train::segments;
 use truing_types::{Event, EventSink, PackedBatch, PromptRow, RowOrigin, Seed};
 
-use super::layout::{ClassifierSpec, OutputSpec, PartSpec, largest, sigmoid, softmax};
 use super::texts::TextReader;
 use crate::StageError;
 use crate::embed::{encoder_tokenizer, load_encoder, pack_texts, packs_by_length};
@@ -39,36 +39,6 @@ pub struct Classifier {
 enum ClassifierEngine {
     Encoder(Box<CpuEncoder>),
     Decoder(Box<CpuEngine>),
-}
-
-/// What a model says of one part of a text.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// The most likely label.
-    Label {
-        /// Its name.
-        label: String,
-        /// Its probability.
-        confidence: f64,
-    },
-    /// The labels that are more likely than not.
-    Labels {
-        /// Their names.
-        labels: Vec<String>,
-        /// Probability of the least certain answer, of those about every label.
-        confidence: f64,
-    },
-    /// A score in the unit of those learnt from.
-    Score(f64),
-}
-
-/// What a model says of a text, part by part.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Prediction {
-    /// Name and answer.
-    pub answers: Vec<(String, Answer)>,
-    /// Probability of every label, by dimension.
-    pub probabilities: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
 /// What predicting a file came to.
@@ -253,44 +223,6 @@ impl ClassifierEngine {
                 let request = HeadRequest::Scores { rows: last_rows.collect::<Vec<_>>().into() };
                 Ok(engine.head(&hidden, &request)?.scores)
             }
-        }
-    }
-}
-
-impl ClassifierSpec {
-    /// What a text's outputs say.
-    fn read(&self, outputs: &[f32]) -> Prediction {
-        let (mut answers, mut probabilities) = (Vec::new(), BTreeMap::new());
-        for (part, outputs) in self.cut(outputs) {
-            if let Some(labels) = part.labels() {
-                let of_labels = match part.outputs {
-                    OutputSpec::OneLabel { .. } => softmax(outputs),
-                    _ => outputs.iter().map(|&y| sigmoid(y)).collect(),
-                };
-                probabilities.insert(part.name.clone(), labels.iter().cloned().zip(of_labels).collect());
-            }
-            answers.push((part.name.clone(), part.answer(outputs)));
-        }
-        Prediction { answers, probabilities }
-    }
-}
-
-impl PartSpec {
-    fn answer(&self, outputs: &[f32]) -> Answer {
-        match &self.outputs {
-            OutputSpec::OneLabel { labels, .. } => {
-                let place = largest(outputs);
-                Answer::Label { label: labels[place].clone(), confidence: softmax(outputs)[place] }
-            }
-            OutputSpec::SeveralLabels { labels } => {
-                let said = labels.iter().zip(outputs).filter(|(_, y)| **y > 0.0);
-                let certainty = outputs.iter().map(|&y| sigmoid(y.abs()));
-                Answer::Labels {
-                    labels: said.map(|(label, _)| label.clone()).collect(),
-                    confidence: certainty.fold(1.0, f64::min),
-                }
-            }
-            OutputSpec::Score { mean, deviation } => Answer::Score(f64::from(outputs[0]) * deviation + mean),
         }
     }
 }

@@ -1,12 +1,11 @@
 //! What a run learns from labelled texts, on either kind of model.
 
+use truing_eval::classifier::{ClassifierSpec, evaluate};
 use truing_model::HeadOutput;
 use truing_train::{Classification, ClassificationPack};
 use truing_types::BatchError;
 
-use super::evaluation::evaluate;
 use super::inputs::{ClassifierInputs, DecoderInputs, LabelledData};
-use super::layout;
 use crate::StageError;
 use crate::encoder_training::{EncoderFindings, EncoderWorkload};
 use crate::training::{EvaluationFindings, Side, Workload};
@@ -22,7 +21,7 @@ impl<'a> ClassifierWorkload<'a> {
     }
 
     fn own_files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
-        Ok(vec![(layout::FILE.to_owned(), self.inputs.spec.to_json()?)])
+        Ok(vec![(ClassifierSpec::FILE_NAME.to_owned(), self.inputs.spec.to_json()?)])
     }
 }
 

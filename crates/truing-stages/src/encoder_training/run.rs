@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEncoder;
+use truing_eval::classifier::ClassifierEvaluation;
 use truing_model::encoder::EncoderSaveOptions;
 use truing_run::folder::{OpenedRun, RunOutline};
 use truing_run::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
-use truing_run::results::ClassifierEvaluation;
 use truing_run::{Ended, Probe};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{EncoderTrainer, StepOutcome, TrainError};

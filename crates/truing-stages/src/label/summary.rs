@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use truing_ask::judging::{is_half_unanswered, main_reason, main_reasons};
-use truing_ask::{Agreement, agreement};
+use truing_statistics::{Agreement, agreement};
 
 use super::config::LabelJudge;
 use super::outcome::{Answers, AssignedLabel, LabelledBy, LabelledPrompt, named};

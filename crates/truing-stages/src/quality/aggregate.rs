@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use truing_ask::judging::{is_half_unanswered, main_reason, main_reasons};
-use truing_ask::{Agreement, agreement};
 use truing_run::rows::PromptSource;
+use truing_statistics::bradley_terry::{Outcome, Strengths, fit};
+use truing_statistics::{Agreement, agreement, normal_probability};
 
-use super::bradley_terry::{Outcome, Strengths, fit};
 use super::config::{Dimension, QualityJudge};
 use super::plan::{QualityInputs, QualityPlan, QualityPrompt};
 use super::verdict::Verdict;
@@ -283,16 +283,6 @@ fn prompt_score(
     }
 }
 
-/// Probability that a standard normal number is below `z`, for z of 0 or more (Abramowitz and Stegun 1964, 26.2.17; within
-/// 7.5e-8).
-fn normal_probability(z: f64) -> f64 {
-    let t = 1.0 / (1.0 + 0.231_641_9 * z);
-    let polynomial = [1.330_274_429, -1.821_255_978, 1.781_477_937, -0.356_563_782, 0.319_381_530]
-        .into_iter()
-        .fold(0.0, |sum, factor| (sum + factor) * t);
-    1.0 - (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt() * polynomial
-}
-
 impl Summary {
     /// Whether some judge left half of what it was asked, or more, without a verdict.
     #[must_use]
@@ -436,14 +426,6 @@ fn judge_pairs(dimensions: &[Dimension], names: &[String], comparisons: &[Compar
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_normal_distribution_has_its_known_values() {
-        for (z, expected) in [(0.0, 0.5), (1.0, 0.841_344_746), (1.96, 0.975_002_105), (3.0, 0.998_650_102)] {
-            assert!((normal_probability(z) - expected).abs() < 1e-7, "{z}: {}", normal_probability(z));
-        }
-        assert!(normal_probability(40.0) <= 1.0);
-    }
 
     #[test]
     fn who_contradicts_himself_says_equal() {

@@ -5,14 +5,13 @@ use std::path::Path;
 use serde::Serialize;
 use truing_cpu::CpuEngine;
 use truing_data::{ResponseBatch, ResponseDataset, SourceConfig};
+use truing_eval::reward::{RewardDiagnostics, ScoreNormaliser, diagnose};
 use truing_model::{Engine, HeadKind, HeadRequest, ModelFiles, TrainableSpec};
-use truing_run::results::RewardDiagnostics;
 use truing_run::{RunError, model};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_train::segments;
 use truing_types::{Conversation, Event, EventSink, Message, PackedBatch, RowOrigin, Seed, TokenId};
 
-use super::{ScoreNormaliser, diagnose};
 use crate::StageError;
 use crate::responses::{self, tokenize};
 use crate::sft::DataReport;

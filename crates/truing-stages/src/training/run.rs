@@ -5,11 +5,12 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 use truing_cpu::CpuEngine;
+use truing_eval::classifier::ClassifierEvaluation;
+use truing_eval::reward::{RewardDiagnostics, RewardEvaluation};
 use truing_model::SaveOptions;
 use truing_run::folder::{OpenedRun, RunOutline};
 use truing_run::model::BesideWeights;
 use truing_run::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
-use truing_run::results::{ClassifierEvaluation, RewardDiagnostics, RewardEvaluation};
 use truing_run::{Ended, Probe, Recipe, model, recipe};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{Measures, StepOutcome, TrainError, Trainer};

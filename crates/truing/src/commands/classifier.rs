@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use truing_data::SourceConfig;
-use truing_run::results::{ClassifierEvaluation, DimensionEvaluation, ScoreEvaluation};
+use truing_eval::classifier::{ClassifierEvaluation, DimensionEvaluation, ScoreEvaluation};
 use truing_stages::TrainedModel;
 use truing_stages::classifier::{Classifier, ClassifierStage, PredictionOptions, PredictionSummary};
 

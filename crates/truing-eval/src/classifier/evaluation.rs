@@ -1,20 +1,24 @@
-//! What outputs are worth where the targets are known.
+//! How right outputs are where the targets are known.
 
-use truing_run::results::{
-    CalibrationBin, ClassifierEvaluation, DimensionEvaluation, LabelMetrics, ScoreEvaluation, ShareInterval,
-};
+use truing_statistics::{ShareInterval, pearson, ranks, spearman};
 use truing_train::{PartTarget, Target};
 
-use super::layout::{ClassifierSpec, OutputSpec, PartSpec, largest, sigmoid, softmax};
-use crate::statistics::{pearson, spearman};
+use super::answer::{largest, sigmoid, softmax};
+use super::{
+    ClassifierEvaluation, ClassifierSpec, DimensionEvaluation, LabelMetrics, OutputSpec, PartSpec,
+    ScoreEvaluation,
+};
+use crate::reward::CalibrationBin;
 
 const N_BINS: usize = 10;
 const N_LEVELS: usize = 3;
 /// Texts whose pairs are compared; of more, these are spread evenly.
 const MOST_COMPARED: usize = 2000;
 
-/// From the outputs `(texts, their outputs)` of an evaluation.
-pub(super) fn evaluate<S: AsRef<[u32]>>(
+/// Compares outputs with targets. `targets` has those of each text, part by part; `outputs` has packs, each with the
+/// numbers of its texts and their outputs `[n_texts, n_outputs]`.
+#[must_use]
+pub fn evaluate<S: AsRef<[u32]>>(
     spec: &ClassifierSpec,
     targets: &[Vec<PartTarget>],
     outputs: &[(S, Vec<f32>)],
@@ -224,7 +228,7 @@ fn score(name: &str, mean: f64, mut pairs: Vec<(f64, f64)>) -> ScoreEvaluation {
 /// Which third of all each value is in. Equal values are in one third, that of their middle.
 fn levels(values: &[f64]) -> Vec<usize> {
     let n = values.len();
-    let ranks = crate::statistics::ranks(values);
+    let ranks = ranks(values);
     ranks
         .iter()
         .map(|rank| ((rank + 0.5) * N_LEVELS as f64 / n as f64) as usize)

@@ -1,22 +1,22 @@
-//! How far two who were asked the same agree.
+//! Inter-annotator agreement.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Agreement of two lists of answers to the same questions.
+/// Agreement of two annotators on the questions that both answered.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Agreement {
     /// Questions that both have answered.
     pub n: usize,
     /// Share on which they say the same.
     pub share: f64,
-    /// The share beyond chance (Cohen 1960); none where chance alone explains everything, as with one who always says
-    /// the same.
+    /// Cohen's kappa (1960): the share beyond chance. `None` if chance alone explains everything, as with an annotator
+    /// who always says the same.
     pub kappa: Option<f64>,
 }
 
-/// Compares answers pair by pair; `None` where nobody was asked the same.
+/// Compares the two answers to each question; `None` without a question.
 #[must_use]
 pub fn agreement<Answer: Ord + Clone>(
     pairs: impl IntoIterator<Item = (Answer, Answer)>,

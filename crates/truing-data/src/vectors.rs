@@ -1,24 +1,26 @@
-//! Vectors into a file, row by row: NumPy's `.npy` (version 1.0 of its format) or JSON Lines; and out of a `.npy`.
+//! Files of vectors: written row by row as NumPy's `.npy` (version 1.0 of its format) or JSON Lines, and read from a `.npy`.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use truing_run::RunError;
 use truing_store::{Digest, atomic};
+
+use crate::DataError;
 
 /// NumPy aligns the data to this many bytes.
 const NPY_ALIGNMENT: usize = 64;
 
-/// A file of vectors in the making. Dropped before [`VectorWriter::finish`], it leaves nothing.
-pub(crate) struct VectorWriter {
+/// A file of vectors that is being written. Dropped before [`VectorWriter::finish`], it leaves nothing.
+#[derive(Debug)]
+pub struct VectorWriter {
     path: PathBuf,
     file: atomic::Writer,
     kind: Kind,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Kind {
     Npy,
     JsonLines,
@@ -32,17 +34,16 @@ struct Line<'a> {
 }
 
 impl VectorWriter {
-    /// Begins a file for `n_rows` vectors of `width`; its name's ending says which kind.
-    pub(crate) fn create(path: &Path, n_rows: usize, width: usize) -> Result<Self, RunError> {
+    /// Begins a file for `n_rows` vectors of `width`; its extension decides the format.
+    ///
+    /// # Errors
+    /// If the extension is neither `.npy` nor `.jsonl`, or the file cannot be created.
+    pub fn create(path: &Path, n_rows: usize, width: usize) -> Result<Self, DataError> {
         let kind = match path.extension().and_then(|extension| extension.to_str()) {
             Some("npy") => Kind::Npy,
             Some("jsonl") => Kind::JsonLines,
             _ => {
-                return Err(RunError::BadSetting {
-                    key: "output",
-                    found: path.display().to_string(),
-                    expected: "a name that ends in .npy or .jsonl".into(),
-                });
+                return Err(DataError::UnknownVectorFile { path: path.to_path_buf() });
             }
         };
         let file = atomic::Writer::new(path)?;
@@ -53,12 +54,16 @@ impl VectorWriter {
         Ok(writer)
     }
 
-    pub(crate) fn write(&mut self, line: u64, vector: &[f32]) -> Result<(), RunError> {
+    /// Writes the next vector `[width]`, of the row at `line` of the data (counted from 1).
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn write(&mut self, line: u64, vector: &[f32]) -> Result<(), DataError> {
         let bytes = match self.kind {
             Kind::Npy => vector.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Kind::JsonLines => {
                 let mut text = serde_json::to_vec(&Line { line, vector })
-                    .map_err(|error| RunError::Write { path: self.path.clone(), source: error.into() })?;
+                    .map_err(|error| DataError::io("write", &self.path)(error.into()))?;
                 text.push(b'\n');
                 text
             }
@@ -66,36 +71,41 @@ impl VectorWriter {
         self.put(&bytes)
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), RunError> {
-        let path = self.path.clone();
-        self.file.write_all(bytes).map_err(|source| RunError::Write { path, source })
+    fn put(&mut self, bytes: &[u8]) -> Result<(), DataError> {
+        self.file.write_all(bytes).map_err(DataError::io("write", &self.path))
     }
 
-    pub(crate) fn finish(self) -> Result<(), RunError> {
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn finish(self) -> Result<(), DataError> {
         Ok(self.file.commit()?)
     }
 }
 
-/// Vectors of a work that may be broken off: a digest of what they are of, then rows of f32. Rows are added and synced some
-/// at a time; what a crash has left of the last ones is never read.
-pub(crate) struct UnfinishedVectors {
+/// Vectors of a computation that may be interrupted: a digest of its inputs, then rows of f32. Rows are appended and synced
+/// in parts; a part that a crash left incomplete is never read.
+#[derive(Debug)]
+pub struct UnfinishedVectors {
     path: PathBuf,
     file: File,
 }
 
 impl UnfinishedVectors {
-    /// Goes on with a file of the same digest, or begins it. Also hands back the rows that it has; `n_together` rows are
-    /// there all or not at all.
-    pub(crate) fn open(
+    /// Continues a file of the same digest, or begins a new one. Also returns the values of the rows that it holds
+    /// `[n, width]`; `n_together` rows are kept all or not at all.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn open(
         path: &Path,
         digest: Digest,
         width: usize,
         n_together: usize,
-    ) -> Result<(Self, Vec<f32>), RunError> {
-        let (read, write) = (
-            |source| RunError::Read { path: path.to_path_buf(), source },
-            |source| RunError::Write { path: path.to_path_buf(), source },
-        );
+    ) -> Result<(Self, Vec<f32>), DataError> {
+        let (read, write) =
+            (|source| DataError::io("read", path)(source), |source| DataError::io("write", path)(source));
         let mut options = File::options();
         let mut file =
             options.read(true).write(true).create(true).truncate(false).open(path).map_err(write)?;
@@ -114,16 +124,22 @@ impl UnfinishedVectors {
         Ok((Self { path: path.to_path_buf(), file }, values))
     }
 
-    /// Adds rows.
-    pub(crate) fn append(&mut self, values: &[f32]) -> Result<(), RunError> {
+    /// Appends rows `[n, width]` and syncs them.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn append(&mut self, values: &[f32]) -> Result<(), DataError> {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
-        written.map_err(|source| RunError::Write { path: self.path.clone(), source })
+        written.map_err(DataError::io("write", &self.path))
     }
 
-    /// The work is done and kept elsewhere.
-    pub(crate) fn remove(self) -> Result<(), RunError> {
-        std::fs::remove_file(&self.path).map_err(|source| RunError::Write { path: self.path, source })
+    /// Removes the file: its vectors are complete and saved elsewhere.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(self) -> Result<(), DataError> {
+        std::fs::remove_file(&self.path).map_err(DataError::io("remove", &self.path))
     }
 }
 
@@ -146,7 +162,8 @@ fn npy_header(n_rows: usize, width: usize) -> Vec<u8> {
 }
 
 /// An open `.npy` of f32 `[n_rows, width]`, its header read.
-pub(crate) struct NpyFile {
+#[derive(Debug)]
+pub struct NpyFile {
     path: PathBuf,
     file: BufReader<File>,
     n_rows: usize,
@@ -155,13 +172,12 @@ pub(crate) struct NpyFile {
 
 impl NpyFile {
     /// Reads the header.
-    pub(crate) fn open(path: &Path) -> Result<Self, RunError> {
-        let failed = |source| RunError::Read { path: path.to_path_buf(), source };
-        let unusable = |found: &str| RunError::BadSetting {
-            key: "vectors",
-            found: format!("{} ({found})", path.display()),
-            expected: "a .npy of little-endian f32 with two dimensions, in C order".into(),
-        };
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not such a `.npy`.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let failed = |source| DataError::io("read", path)(source);
+        let unusable = |found: &str| DataError::BadNpy { path: path.to_path_buf(), found: found.to_owned() };
         let mut file = BufReader::new(File::open(path).map_err(failed)?);
         let mut fixed = [0; 8];
         file.read_exact(&mut fixed).map_err(failed)?;
@@ -187,9 +203,12 @@ impl NpyFile {
         Ok(Self { path: path.to_path_buf(), n_rows: *n_rows, width: *width, file })
     }
 
-    /// All vectors and their width.
-    pub(crate) fn read_all(mut self) -> Result<(Vec<f32>, usize), RunError> {
-        let failed = |source| RunError::Read { path: self.path.clone(), source };
+    /// All vectors `[n_rows, width]`, and their width.
+    ///
+    /// # Errors
+    /// If the file cannot be read or ends early.
+    pub fn read_all(mut self) -> Result<(Vec<f32>, usize), DataError> {
+        let failed = |source| DataError::io("read", &self.path)(source);
         let mut values = Vec::with_capacity(self.n_rows.saturating_mul(self.width).min(1 << 28));
         let mut row = vec![0; self.width * 4];
         for _ in 0..self.n_rows {
@@ -217,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn unfinished_work_goes_on_where_its_last_whole_part_ends() {
+    fn an_interrupted_file_continues_after_its_last_whole_part() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.unfinished");
         let open = |of: &[u8]| UnfinishedVectors::open(&path, Digest::of_bytes(of), 2, 2).unwrap();

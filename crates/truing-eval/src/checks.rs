@@ -1,14 +1,25 @@
 //! Questions whose answers a program can grade. White space around an answer is cut off; nothing else is forgiven.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use truing_run::results::GradedAnswer;
 use truing_types::{Conversation, Message};
 
-use super::QuickstartError;
+use crate::pipeline::GradedAnswer;
+
+/// A line that is not a question.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}:{line}: {reason}", path.display())]
+pub struct BadCheck {
+    /// The file.
+    pub path: PathBuf,
+    /// Counted from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub reason: String,
+}
 
 /// One question.
 #[derive(Debug, Clone, Deserialize)]
@@ -66,12 +77,12 @@ fn pattern<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Regex, D
 ///
 /// # Errors
 /// When a line is not a question; the error names file and line.
-pub fn read_checks(path: &Path, bytes: &[u8]) -> Result<Vec<Check>, QuickstartError> {
+pub fn read_checks(path: &Path, bytes: &[u8]) -> Result<Vec<Check>, BadCheck> {
     let lines = bytes.split(|&byte| byte == b'\n').enumerate();
     lines
         .filter(|(_, line)| !line.trim_ascii().is_empty())
         .map(|(idx, line)| {
-            serde_json::from_slice(line).map_err(|error| QuickstartError::BadCheck {
+            serde_json::from_slice(line).map_err(|error| BadCheck {
                 path: path.to_owned(),
                 line: idx + 1,
                 reason: error.to_string(),

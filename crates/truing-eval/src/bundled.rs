@@ -1,13 +1,12 @@
-//! Evaluations that come with the program. No selection keeps their text, whatever its recipe says: a score on what was
-//! trained on says nothing.
+//! Evaluation sets that ship with the program. No selection keeps their text: a score on training data says nothing.
 
 use serde_json::Value;
 use truing_run::RunError;
 use truing_types::RowOrigin;
 
-/// An evaluation that comes with the program.
+/// An evaluation set that ships with the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ShippedEvaluation {
+pub struct BundledEvaluation {
     /// The file's name.
     pub name: &'static str,
     /// One JSON object a line, with a `prompt` (a text or messages) or `messages`.
@@ -15,26 +14,26 @@ pub struct ShippedEvaluation {
 }
 
 /// All of them.
-pub const SHIPPED: [ShippedEvaluation; 4] = [
-    ShippedEvaluation {
+pub const BUNDLED: [BundledEvaluation; 4] = [
+    BundledEvaluation {
         name: "quickstart/heldout.jsonl",
         rows: include_str!("../../../quickstart/heldout.jsonl"),
     },
-    ShippedEvaluation {
+    BundledEvaluation {
         name: "quickstart/heldout_prompts.jsonl",
         rows: include_str!("../../../quickstart/heldout_prompts.jsonl"),
     },
-    ShippedEvaluation {
+    BundledEvaluation {
         name: "quickstart/checks.jsonl",
         rows: include_str!("../../../quickstart/checks.jsonl"),
     },
-    ShippedEvaluation {
+    BundledEvaluation {
         name: "recipes/data/ifeval_prompts_held_out.jsonl",
         rows: include_str!("../../../recipes/data/ifeval_prompts_held_out.jsonl"),
     },
 ];
 
-impl ShippedEvaluation {
+impl BundledEvaluation {
     /// What each item asks: every turn but the assistant's.
     ///
     /// # Errors
@@ -65,11 +64,11 @@ fn question(line: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::SHIPPED;
+    use super::BUNDLED;
 
     #[test]
-    fn every_item_that_ships_can_be_read() {
-        for evaluation in SHIPPED {
+    fn every_bundled_item_can_be_read() {
+        for evaluation in BUNDLED {
             let questions = evaluation.questions().unwrap();
             assert_eq!(questions.len(), evaluation.rows.lines().count());
             assert!(questions.iter().all(|question| !question.trim().is_empty()), "{}", evaluation.name);

@@ -6,10 +6,6 @@ use serde::{Deserialize, Serialize};
 use truing_run::RunError;
 use truing_train::{Classification, OutputPart, PartKind};
 
-use crate::StageError;
-
-/// Beside the weights.
-pub(super) const FILE: &str = "classifier.json";
 const FORMAT_VERSION: u32 = 1;
 
 /// The outputs of a head, part by part.
@@ -76,6 +72,9 @@ impl PartSpec {
 }
 
 impl ClassifierSpec {
+    /// The file beside the weights.
+    pub const FILE_NAME: &'static str = "classifier.json";
+
     /// Of these parts.
     #[must_use]
     pub fn new(max_tokens: usize, parts: Vec<PartSpec>) -> Self {
@@ -86,8 +85,8 @@ impl ClassifierSpec {
     ///
     /// # Errors
     /// When there is none, or it cannot be understood.
-    pub fn open(directory: &Path) -> Result<Self, StageError> {
-        let path = directory.join(FILE);
+    pub fn open(directory: &Path) -> Result<Self, RunError> {
+        let path = directory.join(Self::FILE_NAME);
         let bad = |found: String| RunError::BadSetting {
             key: "the model",
             found: format!("{} ({found})", path.display()),
@@ -95,22 +94,23 @@ impl ClassifierSpec {
                 .into(),
         };
         if !path.is_file() {
-            return Err(bad("no such file".into()).into());
+            return Err(bad("no such file".into()));
         }
         let text = std::fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
         let spec: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         if spec.format_version != FORMAT_VERSION {
-            return Err(bad(format!("format version {}", spec.format_version)).into());
+            return Err(bad(format!("format version {}", spec.format_version)));
         }
         let is_empty = |part: &PartSpec| part.labels().is_some_and(<[String]>::is_empty);
         if spec.parts.is_empty() || spec.parts.iter().any(is_empty) {
-            return Err(bad("a part without outputs".into()).into());
+            return Err(bad("a part without outputs".into()));
         }
         Ok(spec)
     }
 
     /// Whether the outputs mean the same in both: names, kinds and labels in the same order.
-    pub(super) fn has_the_outputs_of(&self, other: &Self) -> bool {
+    #[must_use]
+    pub fn has_the_outputs_of(&self, other: &Self) -> bool {
         let kind = |part: &PartSpec| std::mem::discriminant(&part.outputs);
         let is_same = |(a, b): (&PartSpec, &PartSpec)| {
             a.name == b.name && kind(a) == kind(b) && a.labels() == b.labels()
@@ -118,9 +118,13 @@ impl ClassifierSpec {
         self.parts.len() == other.parts.len() && self.parts.iter().zip(&other.parts).all(is_same)
     }
 
-    pub(super) fn to_json(&self) -> Result<Vec<u8>, StageError> {
-        let mut text =
-            serde_json::to_vec_pretty(self).map_err(|source| RunError::Json { name: FILE, source })?;
+    /// The file's content.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>, RunError> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|source| RunError::Json { name: Self::FILE_NAME, source })?;
         text.push(b'\n');
         Ok(text)
     }
@@ -163,7 +167,7 @@ impl ClassifierSpec {
     }
 
     /// A text's outputs, part by part.
-    pub(super) fn cut<'a>(&'a self, outputs: &'a [f32]) -> impl Iterator<Item = (&'a PartSpec, &'a [f32])> {
+    pub(super) fn split<'a>(&'a self, outputs: &'a [f32]) -> impl Iterator<Item = (&'a PartSpec, &'a [f32])> {
         let mut rest = outputs;
         self.parts.iter().map(move |part| {
             let (own, after) = rest.split_at(part.n_outputs());
@@ -171,23 +175,4 @@ impl ClassifierSpec {
             (part, own)
         })
     }
-}
-
-/// Probabilities of labels of which one holds.
-pub(super) fn softmax(logits: &[f32]) -> Vec<f64> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = logits.iter().map(|&y| f64::from(y - largest).exp()).collect();
-    let total: f64 = powers.iter().sum();
-    powers.iter().map(|power| power / total).collect()
-}
-
-/// Probability that a label holds, of labels of which each holds or not.
-pub(super) fn sigmoid(logit: f32) -> f64 {
-    1.0 / (1.0 + (-f64::from(logit)).exp())
-}
-
-/// Place of the largest, of equals the first.
-pub(super) fn largest(values: &[f32]) -> usize {
-    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    values.iter().position(|&value| value == largest).unwrap_or(0)
 }

@@ -1,15 +1,12 @@
-//! What a reward model's scores are worth on data whose order, and perhaps whose scores, are known.
+//! Diagnostics of a reward model's scores on data whose order, and perhaps whose scores, are known.
 
 use std::collections::BTreeMap;
 
 use truing_data::ResponseDataset;
-use truing_run::results::{
-    CalibrationBin, LengthAndReward, RewardDiagnostics, ShareInterval, SourceDiagnostics,
-};
 use truing_run::source_names::metric_names;
+use truing_statistics::{ShareInterval, mean_and_deviation, pearson, spearman};
 
-use super::ScoreNormaliser;
-use crate::statistics::{mean_and_deviation, pearson, spearman};
+use super::{CalibrationBin, LengthAndReward, RewardDiagnostics, ScoreNormaliser, SourceDiagnostics};
 
 const N_BINS: usize = 10;
 /// Responses whose length and reward are kept for a plot.
@@ -215,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn order_length_scores_and_ties_are_told_apart() {
+    fn order_length_scores_and_ties_are_kept_apart() {
         let data = data();
         let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data);
         let scored = [(&[0_u32][..], vec![2.0, -1.0, 0.0]), (&[1, 2], vec![0.5, 1.5, 0.25, 0.0])];

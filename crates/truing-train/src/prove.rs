@@ -7,9 +7,10 @@ use std::ops::ControlFlow;
 
 use truing_model::engine::ParameterTensor;
 use truing_model::{Engine, EngineError};
-use truing_train::segments::forward_only;
-use truing_train::{Measures, SegmentPlan, Sft, TrainError, accumulate_gradients};
 use truing_types::{BatchError, Communicator, Event, EventSink, PackedBatch, RowOrigin, TokenizedSample};
+
+use crate::segments::forward_only;
+use crate::{Measures, SegmentPlan, Sft, TrainError, accumulate_gradients};
 
 /// Largest deviation that single-precision rounding explains, as a share of a parameter's gradient.
 const GRADIENT_TOLERANCE: f64 = 1e-4;

@@ -1,10 +1,11 @@
-//! What a reward model's scores are worth, in numbers: written by the stage after each evaluation, read by the report.
+//! The accuracy of a reward model's scores: written by the stage after each evaluation, read by the report.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use truing_statistics::ShareInterval;
 
-use super::interval::{ShareInterval, interval_or_half_width};
+use crate::interval::interval_or_half_width;
 
 /// A source in numbers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

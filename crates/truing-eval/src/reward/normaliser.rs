@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 use truing_data::ResponseDataset;
 use truing_run::RunError;
 use truing_run::source_names::{file_names, find_name};
-
-/// The file in the model's directory.
-pub(super) const FILE: &str = "reward_model.json";
+use truing_statistics::mean_and_deviation;
 
 /// How scores become comparable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +48,9 @@ pub struct ScoreNormaliser {
 }
 
 impl ScoreNormaliser {
+    /// The file in the model's directory.
+    pub const FILE_NAME: &'static str = "reward_model.json";
+
     /// Looks at the scores of a data set.
     #[must_use]
     pub fn fit(kind: Normalisation, data: &ResponseDataset) -> Self {
@@ -91,7 +92,7 @@ impl ScoreNormaliser {
     /// # Errors
     /// When the file is there and cannot be read.
     pub fn open(model: &Path) -> Result<Self, RunError> {
-        let path = model.join(FILE);
+        let path = model.join(Self::FILE_NAME);
         if !path.is_file() {
             return Ok(Self { kind: Normalisation::None, ..Self::default() });
         }
@@ -100,8 +101,12 @@ impl ScoreNormaliser {
         serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))
     }
 
-    pub(super) fn to_json(&self) -> Result<Vec<u8>, RunError> {
-        serde_json::to_vec_pretty(self).map_err(|source| RunError::Json { name: FILE, source })
+    /// The file's content.
+    ///
+    /// # Errors
+    /// If it cannot be written as JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>, RunError> {
+        serde_json::to_vec_pretty(self).map_err(|source| RunError::Json { name: Self::FILE_NAME, source })
     }
 }
 
@@ -109,13 +114,9 @@ fn scale_of(kind: Normalisation, scores: &[f64]) -> Option<SourceScale> {
     if scores.is_empty() {
         return None;
     }
-    let n = scores.len() as f64;
     let (center, scale) = match kind {
         Normalisation::None => (0.0, 1.0),
-        Normalisation::ZScore => {
-            let mean = scores.iter().sum::<f64>() / n;
-            (mean, (scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / n).sqrt())
-        }
+        Normalisation::ZScore => mean_and_deviation(scores),
         Normalisation::MinMax => {
             let low = scores.iter().copied().fold(f64::INFINITY, f64::min);
             let high = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -195,7 +196,7 @@ mod tests {
     fn it_is_stored_with_the_model() {
         let folder = tempfile::tempdir().unwrap();
         let normaliser = ScoreNormaliser::fit(Normalisation::ZScore, &data(&[("a", &[1.0, 2.0])]));
-        fs::write(folder.path().join(FILE), normaliser.to_json().unwrap()).unwrap();
+        fs::write(folder.path().join(ScoreNormaliser::FILE_NAME), normaliser.to_json().unwrap()).unwrap();
         assert_eq!(ScoreNormaliser::open(folder.path()).unwrap(), normaliser);
     }
 }

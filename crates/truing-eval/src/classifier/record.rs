@@ -1,12 +1,12 @@
-//! What a classifier or scorer of texts is worth on texts that it has not learnt from: written by its stage, read by the
-//! report.
+//! The accuracy of a classifier or scorer on held-out texts: written by its stage, read by the report.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use truing_statistics::ShareInterval;
 
-use super::interval::{ShareInterval, interval_or_half_width};
-use super::reward_diagnostics::CalibrationBin;
+use crate::interval::interval_or_half_width;
+use crate::reward::CalibrationBin;
 
 /// One label in numbers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
