@@ -1,4 +1,7 @@
+use std::path::PathBuf;
+
 use truing_client::ClientError;
+use truing_prompts::labels::LabelSetError;
 use truing_run::RunError;
 
 /// A model that cannot be asked.
@@ -10,6 +13,14 @@ pub enum AskError {
     /// A model that is asked, or its cache.
     #[error(transparent)]
     Client(Box<ClientError>),
+    /// A label set that contradicts itself.
+    #[error("{}: {source}", path.display())]
+    LabelSet {
+        /// Its file.
+        path: PathBuf,
+        /// The dimension or label that is wrong.
+        source: Box<LabelSetError>,
+    },
     /// A judge whose server refuses everything.
     #[error(
         "the judge `{name}` refuses every request: {reason}; its replies so far are kept, run the same command to continue"

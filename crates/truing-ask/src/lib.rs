@@ -4,6 +4,8 @@
 pub mod chat;
 pub mod judged_folder;
 pub mod judging;
+pub mod labels;
+pub mod quality;
 
 mod error;
 

@@ -1,8 +1,7 @@
-use std::path::PathBuf;
-
 use truing_ask::AskError;
 use truing_data::{DataError, PackingError};
 use truing_model::{EngineError, ModelError};
+use truing_prompts::labels::UnknownLabelError;
 use truing_run::{AsRunError, RecipeError, RunError};
 use truing_store::StoreError;
 use truing_text::TextError;
@@ -39,14 +38,6 @@ pub enum StageError {
     /// A label in the data that the label set does not know.
     #[error(transparent)]
     UnknownLabel(Box<UnknownLabelError>),
-    /// A label set that contradicts itself.
-    #[error("{}: {source}", path.display())]
-    LabelSet {
-        /// Its file.
-        path: PathBuf,
-        /// In which dimension, at which label.
-        source: Box<truing_prompts::labels::LabelSetError>,
-    },
     /// Selecting prompts.
     #[error(transparent)]
     Prompts(#[from] truing_prompts::PromptsError),
@@ -89,23 +80,10 @@ pub enum StageError {
     },
 }
 
-/// A label in the data that the label set does not know.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{origin}: `{column}` is `{found}`, which is not a label of `{dimension}`{}",
-    nearest.as_ref().map_or_else(String::new, |nearest| format!("; the nearest is `{nearest}`"))
-)]
-pub struct UnknownLabelError {
-    /// The row.
-    pub origin: RowOrigin,
-    /// The column.
-    pub column: String,
-    /// What it holds.
-    pub found: String,
-    /// The dimension.
-    pub dimension: String,
-    /// The label that is most like it.
-    pub nearest: Option<String>,
+impl From<UnknownLabelError> for StageError {
+    fn from(error: UnknownLabelError) -> Self {
+        Self::UnknownLabel(Box::new(error))
+    }
 }
 
 impl AsRunError for StageError {

@@ -19,7 +19,7 @@ pub mod training;
 mod error;
 mod wording;
 
-pub use error::{StageError, UnknownLabelError};
+pub use error::StageError;
 pub use stage::{PlanContext, RunContext, Stage, StagePlan};
 pub use truing_run::{
     DataReport, Ended, Machine, Noted, Notes, Probe, PromptSource, Recipe, RecipeError, RecipePlace,

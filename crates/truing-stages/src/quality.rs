@@ -9,18 +9,13 @@
 //! too, by the same comparisons; a bucket with no more prompts than anchors compares all with all. Not here: what buckets
 //! are (a column says), and the small scorer that is trained on the labels.
 
-mod aggregate;
 mod config;
 mod plan;
-mod questions;
 mod run;
-mod verdict;
 
-pub use aggregate::{Comparison, DimensionScore, JudgeSummary, Label, Pair, PromptScore, Summary, aggregate};
-pub use config::{Calls, Dimension, QualityConfig, QualityJudge};
-pub use plan::{Bucket, QualityInputs, QualityPlan, QualityPrompt};
+pub use config::{QualityConfig, QualityJudge};
+pub use plan::{QualityInputs, QualityPlan};
 pub use run::QualityOutcome;
-pub use verdict::Verdict;
 
 use truing_ask::ChatModelConfig;
 use truing_run::{Ended, Machine};

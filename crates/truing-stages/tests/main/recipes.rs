@@ -1,11 +1,12 @@
 use crate::setup;
 use std::fs;
 use std::path::Path;
+use truing_ask::labels::load_label_set;
 use truing_stages::classifier::{ClassifierConfig, ClassifierPlan, ClassifierStage};
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::grpo::GrpoConfig;
-use truing_stages::label::{LabelConfig, load_label_set};
+use truing_stages::label::LabelConfig;
 use truing_stages::quality::QualityConfig;
 use truing_stages::recipe::{reference_of, stage_of};
 use truing_stages::reward::RewardModelStage;

@@ -1,4 +1,4 @@
-//! What judges said, and what it comes to for each prompt.
+//! The judges' votes, and the labels that they come to for each prompt.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,7 @@ use truing_prompts::labels::{Ballot, LabelSet, tally};
 use truing_run::RunError;
 use truing_run::rows::PromptSource;
 
-use super::plan::{LabelInputs, LabelPlan};
-use crate::StageError;
+use super::Labelling;
 
 /// The field that says where a row came from.
 const ORIGIN: &str = "origin";
@@ -68,7 +67,7 @@ impl LabelledPrompt {
     ///
     /// # Errors
     /// When it cannot be written as JSON.
-    pub fn to_row(&self) -> Result<Map<String, Value>, StageError> {
+    pub fn to_row(&self) -> Result<Map<String, Value>, RunError> {
         let mut row = self.columns.clone();
         let failed = |source| RunError::Json { name: Self::FILE_NAME, source };
         let fields: Map<String, Value> =
@@ -85,17 +84,20 @@ impl LabelledPrompt {
 
 /// A prompt whose labels are in doubt: a line of `review.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct ReviewedPrompt<'a> {
+pub struct ReviewedPrompt<'a> {
     /// The prompt with its labels, to be put right there.
     #[serde(flatten)]
-    pub(super) row: Map<String, Value>,
+    pub row: Map<String, Value>,
     /// By dimension, what the doubt is.
-    pub(super) review: BTreeMap<&'a str, String>,
+    pub review: BTreeMap<&'a str, String>,
 }
 
 impl<'a> ReviewedPrompt<'a> {
     /// The prompts with a dimension below a confidence, the least certain first.
-    pub(super) fn in_doubt(rows: &'a [LabelledPrompt], min_confidence: f64) -> Result<Vec<Self>, StageError> {
+    ///
+    /// # Errors
+    /// When a row cannot be written as JSON.
+    pub fn in_doubt(rows: &'a [LabelledPrompt], min_confidence: f64) -> Result<Vec<Self>, RunError> {
         let lowest = |row: &LabelledPrompt| row.confidence.values().copied().fold(1.0, f64::min);
         let mut doubtful: Vec<&LabelledPrompt> =
             rows.iter().filter(|row| lowest(row) < min_confidence).collect();
@@ -115,12 +117,15 @@ impl<'a> ReviewedPrompt<'a> {
 
 /// A judge's replies, counted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct JudgeCounts {
-    pub(super) n_replies: usize,
+pub struct JudgeCounts {
+    /// Replies that could be read.
+    pub n_replies: usize,
     /// Dimensions of replies without a label of the set.
-    pub(super) n_without_label: usize,
-    pub(super) n_unknown_labels: usize,
-    pub(super) failures: BTreeMap<String, usize>,
+    pub n_without_label: usize,
+    /// Names in these replies that are not labels of the set.
+    pub n_unknown_labels: usize,
+    /// Why there was no reply that could be read, by how often.
+    pub failures: BTreeMap<String, usize>,
 }
 
 /// What was said of one dimension of one prompt.
@@ -133,37 +138,42 @@ struct Slot {
 
 /// Everything that was said.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub struct Answers {
     /// By prompt and dimension.
     slots: Vec<Vec<Slot>>,
     /// By dimension, how often each was named.
-    pub(super) unknown: Vec<BTreeMap<String, usize>>,
-    pub(super) judges: Vec<JudgeCounts>,
+    pub unknown: Vec<BTreeMap<String, usize>>,
+    /// The judges.
+    pub judges: Vec<JudgeCounts>,
 }
 
 impl Answers {
-    pub(super) fn new(inputs: &LabelInputs) -> Self {
-        let n_dimensions = inputs.set.dimensions().len();
+    /// No answer yet, to any of `n_prompts` prompts.
+    #[must_use]
+    pub fn new(set: &LabelSet, n_prompts: usize) -> Self {
+        let n_dimensions = set.dimensions().len();
         Self {
-            slots: vec![vec![Slot::default(); n_dimensions]; inputs.prompts.len()],
+            slots: vec![vec![Slot::default(); n_dimensions]; n_prompts],
             unknown: vec![BTreeMap::new(); n_dimensions],
             judges: Vec::new(),
         }
     }
 
-    pub(super) fn add(&mut self, prompt: usize, dimension: usize, judge: usize, ballot: Ballot) {
+    /// Adds a judge's ballot on a dimension of a prompt.
+    pub fn add(&mut self, prompt: usize, dimension: usize, judge: usize, ballot: Ballot) {
         self.slots[prompt][dimension].ballots.push((judge, ballot));
     }
 
-    /// One problem of a judge is enough to say why there is no label.
-    pub(super) fn has_problem(&mut self, prompt: usize, dimension: usize, judge: usize, problem: String) {
+    /// Records why a judge gave no label. The first reason of each judge is kept.
+    pub fn has_problem(&mut self, prompt: usize, dimension: usize, judge: usize, problem: String) {
         let problems = &mut self.slots[prompt][dimension].problems;
         if problems.iter().all(|(known, _)| *known != judge) {
             problems.push((judge, problem));
         }
     }
 
-    pub(super) fn add_unknown(&mut self, dimension: usize, texts: Vec<String>) {
+    /// Counts names that are not labels of the set.
+    pub fn add_unknown(&mut self, dimension: usize, texts: Vec<String>) {
         for text in texts {
             let text: String = text.to_lowercase().chars().take(MOST_CHARACTERS).collect();
             *self.unknown[dimension].entry(text).or_default() += 1;
@@ -171,7 +181,8 @@ impl Answers {
     }
 
     /// The label of a dimension that one judge, or all of them, vote for.
-    pub(super) fn decided(
+    #[must_use]
+    pub fn decided(
         &self,
         set: &LabelSet,
         prompt: usize,
@@ -185,7 +196,8 @@ impl Answers {
     }
 
     /// Whether a judge was asked a dimension of a prompt and answered in any way.
-    pub(super) fn was_asked(&self, prompt: usize, dimension: usize, judge: Option<usize>) -> bool {
+    #[must_use]
+    pub fn was_asked(&self, prompt: usize, dimension: usize, judge: Option<usize>) -> bool {
         let slot = &self.slots[prompt][dimension];
         let of_judge = |found: usize| judge.is_none_or(|judge| judge == found);
         slot.ballots.iter().any(|(found, _)| of_judge(*found))
@@ -193,47 +205,60 @@ impl Answers {
     }
 }
 
-/// Corrections win over the data's labels, and those over votes.
-pub(super) fn assign(plan: &LabelPlan, inputs: &LabelInputs, answers: &Answers) -> Vec<LabelledPrompt> {
-    (0..inputs.prompts.len()).map(|place| labelled(plan, inputs, answers, place)).collect()
-}
-
-fn labelled(plan: &LabelPlan, inputs: &LabelInputs, answers: &Answers, place: usize) -> LabelledPrompt {
-    let (set, prompt) = (&inputs.set, &inputs.prompts[place]);
-    let mut row = LabelledPrompt {
-        columns: prompt.columns.clone(),
-        labels: BTreeMap::new(),
-        confidence: BTreeMap::new(),
-        votes: BTreeMap::new(),
-        labelled_by: BTreeMap::new(),
-        origin: PromptSource::of(&prompt.origin),
-        unlabelled: BTreeMap::new(),
-    };
-    for &dimension in &plan.dimensions {
-        let name = &set.dimensions()[dimension].name;
-        let slot = &answers.slots[place][dimension];
-        let ballots: Vec<Ballot> = slot.ballots.iter().map(|(_, ballot)| ballot.clone()).collect();
-        let tally = tally(set, dimension, &ballots);
-        if !tally.counts.is_empty() {
-            let counts = tally.counts.iter();
-            let votes = counts.map(|&(label, n)| (set.name(dimension, label).to_owned(), n)).collect();
-            row.votes.insert(name.clone(), votes);
-        }
-        let known = [(&prompt.corrected, LabelledBy::Correction), (&prompt.carried, LabelledBy::Column)];
-        let known = known.into_iter().find_map(|(labels, by)| Some((labels[dimension].clone()?, 1.0, by)));
-        let voted = || tally.decision.map(|found| (found.labels, found.confidence, LabelledBy::Judges));
-        match known.or_else(voted) {
-            Some((labels, confidence, by)) => {
-                row.labels.insert(name.clone(), named(set, dimension, &labels));
-                row.confidence.insert(name.clone(), confidence);
-                row.labelled_by.insert(name.clone(), by);
-            }
-            None => {
-                row.unlabelled.insert(name.clone(), why_not(plan, slot));
-            }
-        }
+impl Labelling<'_> {
+    /// Every prompt with its labels. Corrections take precedence over the data's labels, and those over votes.
+    #[must_use]
+    pub fn assign(&self, answers: &Answers) -> Vec<LabelledPrompt> {
+        (0..self.prompts.len()).map(|prompt_idx| self.labelled(answers, prompt_idx)).collect()
     }
-    row
+
+    fn labelled(&self, answers: &Answers, prompt_idx: usize) -> LabelledPrompt {
+        let (set, prompt) = (self.set, &self.prompts[prompt_idx]);
+        let mut row = LabelledPrompt {
+            columns: prompt.columns.clone(),
+            labels: BTreeMap::new(),
+            confidence: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            labelled_by: BTreeMap::new(),
+            origin: PromptSource::of(&prompt.origin),
+            unlabelled: BTreeMap::new(),
+        };
+        for &dimension in self.dimensions {
+            let name = &set.dimensions()[dimension].name;
+            let slot = &answers.slots[prompt_idx][dimension];
+            let ballots: Vec<Ballot> = slot.ballots.iter().map(|(_, ballot)| ballot.clone()).collect();
+            let tally = tally(set, dimension, &ballots);
+            if !tally.counts.is_empty() {
+                let counts = tally.counts.iter();
+                let votes = counts.map(|&(label, n)| (set.name(dimension, label).to_owned(), n)).collect();
+                row.votes.insert(name.clone(), votes);
+            }
+            let known = [(&prompt.corrected, LabelledBy::Correction), (&prompt.carried, LabelledBy::Column)];
+            let known =
+                known.into_iter().find_map(|(labels, by)| Some((labels[dimension].clone()?, 1.0, by)));
+            let voted = || tally.decision.map(|found| (found.labels, found.confidence, LabelledBy::Judges));
+            match known.or_else(voted) {
+                Some((labels, confidence, by)) => {
+                    row.labels.insert(name.clone(), named(set, dimension, &labels));
+                    row.confidence.insert(name.clone(), confidence);
+                    row.labelled_by.insert(name.clone(), by);
+                }
+                None => {
+                    row.unlabelled.insert(name.clone(), self.why_not(slot));
+                }
+            }
+        }
+        row
+    }
+
+    fn why_not(&self, slot: &Slot) -> String {
+        if slot.problems.is_empty() {
+            return "no judge was asked".into();
+        }
+        let reasons =
+            slot.problems.iter().map(|(judge, problem)| format!("{}: {problem}", self.judges[*judge].0));
+        reasons.collect::<Vec<_>>().join("; ")
+    }
 }
 
 pub(super) fn named(set: &LabelSet, dimension: usize, labels: &[usize]) -> AssignedLabel {
@@ -242,15 +267,4 @@ pub(super) fn named(set: &LabelSet, dimension: usize, labels: &[usize]) -> Assig
         true => AssignedLabel::Several(names.collect()),
         false => AssignedLabel::One(names.next().unwrap_or_default()),
     }
-}
-
-fn why_not(plan: &LabelPlan, slot: &Slot) -> String {
-    if slot.problems.is_empty() {
-        return "no judge was asked".into();
-    }
-    let told = slot
-        .problems
-        .iter()
-        .map(|(judge, problem)| format!("{}: {problem}", plan.config.judge[*judge].name()));
-    told.collect::<Vec<_>>().join("; ")
 }

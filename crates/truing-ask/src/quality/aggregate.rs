@@ -1,29 +1,27 @@
-//! Verdicts added up: a prompt's share of wins and its strength on each dimension, with errors; and what the judges are
-//! worth. A comparison without a verdict is left out and counted, never a draw.
+//! Verdicts added up: a prompt's share of wins and its strength on each dimension, with errors; and the judges' agreement
+//! and bias. A comparison without a verdict is left out and counted, never a draw.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use truing_ask::judging::{is_half_unanswered, main_reason, main_reasons};
 use truing_run::rows::PromptSource;
 use truing_statistics::bradley_terry::{Outcome, Strengths, fit};
 use truing_statistics::{Agreement, agreement, normal_probability};
 
-use super::config::{Dimension, QualityJudge};
-use super::plan::{QualityInputs, QualityPlan, QualityPrompt};
-use super::verdict::Verdict;
+use super::{Bucket, Dimension, QualityPrompt, Verdict};
+use crate::judging::{is_half_unanswered, main_reason, main_reasons};
 
-/// Standard errors that a strength lies from its bucket's mean where it is told apart from it: 95 of 100.
-const TOLD_APART: f64 = 1.96;
+/// Standard errors that a strength lies from its bucket's mean to differ from it with 95 % confidence.
+const DISTINGUISHED: f64 = 1.96;
 /// A judge with fewer comparisons is not warned of.
 const FEWEST_TO_WARN: usize = 10;
-/// A judge that calls this share equal tells nothing.
+/// A judge that calls this share equal separates nothing.
 const SAYS_NOTHING: f64 = 0.95;
 /// A judge that prefers one place this often, where it decides, goes by the place.
 const GOES_BY_PLACE: f64 = 0.8;
 
-/// One judge's word on a sample against an anchor on one dimension, in both orders, each seen from the sample.
+/// One judge's verdicts on a sample against an anchor on one dimension, in both orders, each seen from the sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pair {
     /// Where the sample stood first.
@@ -40,7 +38,7 @@ impl Pair {
     }
 }
 
-/// One judge's word on a sample against an anchor.
+/// One judge's verdicts on a sample against an anchor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
     /// Place of the judge in the recipe.
@@ -61,7 +59,7 @@ pub struct Comparison {
 pub enum Label {
     /// Above it.
     Better,
-    /// Not told apart from it.
+    /// Not distinguishable from it.
     Equal,
     /// Below it.
     Worse,
@@ -120,7 +118,7 @@ impl PromptScore {
     }
 }
 
-/// What a judge is worth.
+/// One judge in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct JudgeSummary {
     /// Its name.
@@ -179,33 +177,141 @@ pub struct Summary {
     pub judges: Vec<JudgeSummary>,
     /// Their agreement.
     pub agreement: Vec<JudgePair>,
-    /// What one should know before the scores are used.
+    /// What to know before the scores are used.
     pub warnings: Vec<String>,
 }
 
-/// Adds up. `unscored` holds, by judge, why comparisons have no verdict.
-#[must_use]
-pub fn aggregate(
-    plan: &QualityPlan,
-    inputs: &QualityInputs,
-    comparisons: &[Comparison],
-    unscored: Vec<BTreeMap<String, usize>>,
-) -> (Vec<PromptScore>, Summary) {
-    let mut scores: Vec<Option<PromptScore>> = inputs.prompts.iter().map(|_| None).collect();
-    for (bucket_idx, bucket) in plan.buckets.iter().enumerate() {
-        let of_bucket: Vec<&Comparison> =
-            comparisons.iter().filter(|comparison| comparison.bucket == bucket_idx).collect();
-        let dimensions: Vec<OnDimension> = (0..plan.config.dimensions.len())
-            .map(|dimension| on_dimension(plan, bucket_idx, dimension, &of_bucket))
-            .collect();
-        for (member, &place) in bucket.members.iter().enumerate() {
-            let is_anchor = !bucket.is_small() && member < bucket.n_anchors;
-            scores[place] = Some(prompt_score(plan, &inputs.prompts[place], is_anchor, member, &dimensions));
+/// What verdicts were asked on, and of whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Compared<'a> {
+    /// The prompts.
+    pub prompts: &'a [QualityPrompt],
+    /// The buckets, with their members as numbers of `prompts`.
+    pub buckets: &'a [Bucket],
+    /// The dimensions.
+    pub dimensions: &'a [Dimension],
+    /// The judges' names.
+    pub judges: &'a [String],
+    /// Anchors of a bucket that is large enough.
+    pub n_anchors: usize,
+    /// Deviation of the prior of strengths, on the log-odds scale.
+    pub prior_deviation: f64,
+}
+
+impl Compared<'_> {
+    /// Adds up. `unscored` holds, by judge, why comparisons have no verdict.
+    #[must_use]
+    pub fn aggregate(
+        &self,
+        comparisons: &[Comparison],
+        unscored: Vec<BTreeMap<String, usize>>,
+    ) -> (Vec<PromptScore>, Summary) {
+        let mut scores: Vec<Option<PromptScore>> = self.prompts.iter().map(|_| None).collect();
+        for (bucket_idx, bucket) in self.buckets.iter().enumerate() {
+            let of_bucket: Vec<&Comparison> =
+                comparisons.iter().filter(|comparison| comparison.bucket == bucket_idx).collect();
+            let dimensions: Vec<OnDimension> = (0..self.dimensions.len())
+                .map(|dimension| on_dimension(bucket, dimension, &of_bucket, self.prior_deviation))
+                .collect();
+            for (member, &prompt_idx) in bucket.members.iter().enumerate() {
+                let is_anchor = !bucket.is_small() && member < bucket.n_anchors;
+                scores[prompt_idx] = Some(self.prompt_score(prompt_idx, is_anchor, member, &dimensions));
+            }
+        }
+        let scores: Vec<PromptScore> = scores.into_iter().flatten().collect();
+        let summary = self.summarise(&scores, comparisons, unscored);
+        (scores, summary)
+    }
+
+    fn prompt_score(
+        &self,
+        prompt_idx: usize,
+        is_anchor: bool,
+        member: usize,
+        dimensions: &[OnDimension],
+    ) -> PromptScore {
+        let prompt = &self.prompts[prompt_idx];
+        let score = |(dimension, found): (&Dimension, &OnDimension)| {
+            let (won, n_comparisons) = found.wins[member];
+            (n_comparisons > 0).then(|| {
+                let score = DimensionScore {
+                    win_rate: won / n_comparisons as f64,
+                    strength: found.strengths.values[member],
+                    standard_error: found.strengths.standard_errors[member],
+                    n_comparisons,
+                };
+                (dimension.as_str(), score)
+            })
+        };
+        let dimensions: BTreeMap<_, _> = self.dimensions.iter().zip(dimensions).filter_map(score).collect();
+        let mean = |value: fn(&DimensionScore) -> f64| {
+            let n = dimensions.len();
+            (n > 0).then(|| dimensions.values().map(value).sum::<f64>() / n as f64)
+        };
+        let (strength, standard_error) = (mean(|score| score.strength), mean(|score| score.standard_error));
+        let distance = strength.zip(standard_error).map(|(strength, error)| strength / error);
+        PromptScore {
+            columns: prompt.columns.clone(),
+            origin: PromptSource::of(&prompt.origin),
+            bucket: prompt.bucket.clone(),
+            is_anchor,
+            win_rate: mean(|score| score.win_rate),
+            strength,
+            standard_error,
+            confidence: distance.map(|distance| normal_probability(distance.abs())),
+            label: distance.map(|distance| match distance {
+                above if above > DISTINGUISHED => Label::Better,
+                below if below < -DISTINGUISHED => Label::Worse,
+                _ => Label::Equal,
+            }),
+            dimensions,
         }
     }
-    let scores: Vec<PromptScore> = scores.into_iter().flatten().collect();
-    let summary = summarise(plan, &scores, comparisons, unscored);
-    (scores, summary)
+
+    fn summarise(
+        &self,
+        scores: &[PromptScore],
+        comparisons: &[Comparison],
+        unscored: Vec<BTreeMap<String, usize>>,
+    ) -> Summary {
+        let judges: Vec<JudgeSummary> = self
+            .judges
+            .iter()
+            .zip(unscored)
+            .enumerate()
+            .map(|(judge, (name, unscored))| judge_summary(judge, name, comparisons, unscored))
+            .collect();
+        let buckets: Vec<BucketSummary> = self
+            .buckets
+            .iter()
+            .map(|bucket| BucketSummary {
+                name: bucket.name.clone(),
+                n_prompts: bucket.members.len(),
+                n_anchors: bucket.n_anchors,
+                is_small: bucket.is_small(),
+            })
+            .collect();
+        let mut warnings: Vec<String> = judges.iter().flat_map(warnings_about).collect();
+        let small: Vec<&str> =
+            buckets.iter().filter(|bucket| bucket.is_small).map(|bucket| bucket.name.as_str()).collect();
+        if !small.is_empty() {
+            warnings.push(format!(
+            "{} of {} buckets have no more than `n_anchors = {}` prompts; there all were compared with all: {}",
+            small.len(),
+            buckets.len(),
+            self.n_anchors,
+            small.join(", ")
+        ));
+        }
+        Summary {
+            n_prompts: scores.len(),
+            n_unscored: scores.iter().filter(|score| score.win_rate.is_none()).count(),
+            agreement: judge_pairs(self.dimensions, self.judges, comparisons),
+            buckets,
+            judges,
+            warnings,
+        }
+    }
 }
 
 /// One dimension in one bucket.
@@ -216,12 +322,11 @@ struct OnDimension {
 }
 
 fn on_dimension(
-    plan: &QualityPlan,
-    bucket: usize,
+    bucket: &Bucket,
     dimension: usize,
     comparisons: &[&Comparison],
+    prior_deviation: f64,
 ) -> OnDimension {
-    let bucket = &plan.buckets[bucket];
     let outcome = |comparison: &&Comparison| {
         let share = comparison.pairs[dimension]?.verdict().share();
         Some(Outcome { first: comparison.sample, second: comparison.anchor, share })
@@ -234,53 +339,8 @@ fn on_dimension(
             wins[member].1 += 1;
         }
     }
-    let strengths = fit(bucket.members.len(), bucket.n_anchors, &outcomes, plan.config.prior_deviation);
+    let strengths = fit(bucket.members.len(), bucket.n_anchors, &outcomes, prior_deviation);
     OnDimension { strengths, wins }
-}
-
-fn prompt_score(
-    plan: &QualityPlan,
-    prompt: &QualityPrompt,
-    is_anchor: bool,
-    member: usize,
-    dimensions: &[OnDimension],
-) -> PromptScore {
-    let score = |(dimension, found): (&Dimension, &OnDimension)| {
-        let (won, n_comparisons) = found.wins[member];
-        (n_comparisons > 0).then(|| {
-            let score = DimensionScore {
-                win_rate: won / n_comparisons as f64,
-                strength: found.strengths.values[member],
-                standard_error: found.strengths.standard_errors[member],
-                n_comparisons,
-            };
-            (dimension.as_str(), score)
-        })
-    };
-    let dimensions: BTreeMap<_, _> =
-        plan.config.dimensions.iter().zip(dimensions).filter_map(score).collect();
-    let mean = |value: fn(&DimensionScore) -> f64| {
-        let n = dimensions.len();
-        (n > 0).then(|| dimensions.values().map(value).sum::<f64>() / n as f64)
-    };
-    let (strength, standard_error) = (mean(|score| score.strength), mean(|score| score.standard_error));
-    let distance = strength.zip(standard_error).map(|(strength, error)| strength / error);
-    PromptScore {
-        columns: prompt.columns.clone(),
-        origin: PromptSource::of(&prompt.origin),
-        bucket: prompt.bucket.clone(),
-        is_anchor,
-        win_rate: mean(|score| score.win_rate),
-        strength,
-        standard_error,
-        confidence: distance.map(|distance| normal_probability(distance.abs())),
-        label: distance.map(|distance| match distance {
-            above if above > TOLD_APART => Label::Better,
-            below if below < -TOLD_APART => Label::Worse,
-            _ => Label::Equal,
-        }),
-        dimensions,
-    }
 }
 
 impl Summary {
@@ -288,51 +348,6 @@ impl Summary {
     #[must_use]
     pub fn is_half_unanswered(&self) -> bool {
         self.judges.iter().any(|judge| is_half_unanswered(judge.n_verdicts, judge.n_unscored))
-    }
-}
-
-fn summarise(
-    plan: &QualityPlan,
-    scores: &[PromptScore],
-    comparisons: &[Comparison],
-    unscored: Vec<BTreeMap<String, usize>>,
-) -> Summary {
-    let names: Vec<String> = plan.config.judge.iter().map(QualityJudge::name).collect();
-    let judges: Vec<JudgeSummary> = names
-        .iter()
-        .zip(unscored)
-        .enumerate()
-        .map(|(judge, (name, unscored))| judge_summary(judge, name, comparisons, unscored))
-        .collect();
-    let buckets: Vec<BucketSummary> = plan
-        .buckets
-        .iter()
-        .map(|bucket| BucketSummary {
-            name: bucket.name.clone(),
-            n_prompts: bucket.members.len(),
-            n_anchors: bucket.n_anchors,
-            is_small: bucket.is_small(),
-        })
-        .collect();
-    let mut warnings: Vec<String> = judges.iter().flat_map(warnings_about).collect();
-    let small: Vec<&str> =
-        buckets.iter().filter(|bucket| bucket.is_small).map(|bucket| bucket.name.as_str()).collect();
-    if !small.is_empty() {
-        warnings.push(format!(
-            "{} of {} buckets have no more than `n_anchors = {}` prompts; there all were compared with all: {}",
-            small.len(),
-            buckets.len(),
-            plan.config.n_anchors,
-            small.join(", ")
-        ));
-    }
-    Summary {
-        n_prompts: scores.len(),
-        n_unscored: scores.iter().filter(|score| score.win_rate.is_none()).count(),
-        agreement: judge_pairs(&plan.config.dimensions, &names, comparisons),
-        buckets,
-        judges,
-        warnings,
     }
 }
 
@@ -428,7 +443,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_contradicts_himself_says_equal() {
+    fn a_judge_that_contradicts_itself_calls_both_equal() {
         let pair = |sample_first, anchor_first| Pair { sample_first, anchor_first }.verdict();
         assert_eq!(pair(Verdict::Better, Verdict::Better), Verdict::Better);
         assert_eq!(pair(Verdict::Better, Verdict::Worse), Verdict::Equal);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use truing_prompts::labels::{Dimension, LabelSet};
 use truing_run::{RunError, recipe};
 
-use crate::StageError;
+use crate::AskError;
 
 /// The set that is taken when a recipe names none.
 const DEFAULT: &str = include_str!("../../../../recipes/data/labels.toml");
@@ -26,7 +26,7 @@ struct LabelFile {
 ///
 /// # Errors
 /// When the file cannot be read, is not TOML, has an unknown key, or its labels contradict each other.
-pub fn load_label_set(path: Option<&Path>) -> Result<LabelSet, StageError> {
+pub fn load_label_set(path: Option<&Path>) -> Result<LabelSet, AskError> {
     match path {
         None => parse_label_set(DEFAULT, Path::new(DEFAULT_NAME)),
         Some(path) => {
@@ -40,10 +40,10 @@ pub fn load_label_set(path: Option<&Path>) -> Result<LabelSet, StageError> {
 ///
 /// # Errors
 /// As [`load_label_set`].
-pub fn parse_label_set(text: &str, path: &Path) -> Result<LabelSet, StageError> {
-    let file: LabelFile = recipe::read_toml(text, path)?;
+pub fn parse_label_set(text: &str, path: &Path) -> Result<LabelSet, AskError> {
+    let file: LabelFile = recipe::read_toml(text, path).map_err(RunError::from)?;
     LabelSet::new(file.dimensions)
-        .map_err(|source| StageError::LabelSet { path: path.to_path_buf(), source: Box::new(source) })
+        .map_err(|source| AskError::LabelSet { path: path.to_path_buf(), source: Box::new(source) })
 }
 
 /// The set as TOML that reads as itself.

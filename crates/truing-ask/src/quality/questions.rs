@@ -1,10 +1,9 @@
-//! What a judge is asked about two prompts, and how its reply is read.
+//! The question to a judge about two prompts, and the reading of its reply.
 
 use truing_reward::asking::{fill_in, last_bracketed};
 use truing_types::{ChatRequest, Conversation, Message, Role, SamplingOptions};
 
-use super::config::{Calls, Dimension, QualityConfig};
-use super::verdict::Verdict;
+use super::{Calls, Dimension, Verdict};
 
 const PROMPT: &str = "\
 Compare two user prompts as training data for an assistant. Judge the prompts themselves, not possible answers to them. \
@@ -26,7 +25,8 @@ better, [[B]] if prompt B is better, [[C]] if they are equal:
 {form}";
 
 /// The reminder after a reply that cannot be read.
-pub(super) fn reminder(dimensions: &[Dimension]) -> String {
+#[must_use]
+pub fn reminder(dimensions: &[Dimension]) -> String {
     format!("Your reply does not contain a verdict in the required format. Write only:\n{}", form(dimensions))
 }
 
@@ -35,47 +35,62 @@ fn form(dimensions: &[Dimension]) -> String {
     dimensions.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The dimensions that each call asks about.
-pub(super) fn calls(config: &QualityConfig) -> Vec<Vec<Dimension>> {
-    match config.calls {
-        Calls::Together => vec![config.dimensions.clone()],
-        Calls::Separate => config.dimensions.iter().map(|&dimension| vec![dimension]).collect(),
+/// How judges are asked to compare two prompts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ComparisonForm<'a> {
+    /// What is compared.
+    pub dimensions: &'a [Dimension],
+    /// Whether one call asks about all dimensions.
+    pub calls: Calls,
+    /// The question's text, with the places `{first}`, `{second}` and `{dimensions}`; the default text if `None`.
+    pub prompt: Option<&'a str>,
+    /// Most tokens of a reply.
+    pub max_new_tokens: usize,
+}
+
+impl ComparisonForm<'_> {
+    /// The dimensions that each call asks about.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Vec<Dimension>> {
+        match self.calls {
+            Calls::Together => vec![self.dimensions.to_vec()],
+            Calls::Separate => self.dimensions.iter().map(|&dimension| vec![dimension]).collect(),
+        }
     }
-}
 
-/// Bytes of a call beside the two prompts, the longest.
-pub(super) fn frame_bytes(config: &QualityConfig) -> usize {
-    let frame = |dimensions: &Vec<Dimension>| {
-        request(config, dimensions, "", "").conversation.messages[0].content.len()
-    };
-    calls(config).iter().map(frame).max().unwrap_or(0)
-}
+    /// Bytes of a call beside the two prompts, the longest.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        let frame = |dimensions: &Vec<Dimension>| {
+            self.request(dimensions, "", "").conversation.messages[0].content.len()
+        };
+        self.calls().iter().map(frame).max().unwrap_or(0)
+    }
 
-/// One call, in one order.
-pub(super) fn request(
-    config: &QualityConfig,
-    dimensions: &[Dimension],
-    first: &str,
-    second: &str,
-) -> ChatRequest {
-    let definition = |dimension: &Dimension| format!("- {}: {}", dimension.as_str(), dimension.definition());
-    let definitions = dimensions.iter().map(definition).collect::<Vec<_>>().join("\n");
-    let values = [
-        ("first", first),
-        ("second", second),
-        ("dimensions", definitions.as_str()),
-        ("form", &form(dimensions)),
-    ];
-    let text = fill_in(config.prompt.as_deref().unwrap_or(PROMPT), &values);
-    ChatRequest {
-        conversation: Conversation { messages: vec![Message::new(Role::User, text)], tools: Vec::new() },
-        sampling: SamplingOptions { max_new_tokens: config.max_new_tokens, ..SamplingOptions::default() },
+    /// One call about some dimensions, in one order of the prompts.
+    #[must_use]
+    pub fn request(&self, dimensions: &[Dimension], first: &str, second: &str) -> ChatRequest {
+        let definition =
+            |dimension: &Dimension| format!("- {}: {}", dimension.as_str(), dimension.definition());
+        let definitions = dimensions.iter().map(definition).collect::<Vec<_>>().join("\n");
+        let values = [
+            ("first", first),
+            ("second", second),
+            ("dimensions", definitions.as_str()),
+            ("form", &form(dimensions)),
+        ];
+        let text = fill_in(self.prompt.unwrap_or(PROMPT), &values);
+        ChatRequest {
+            conversation: Conversation { messages: vec![Message::new(Role::User, text)], tools: Vec::new() },
+            sampling: SamplingOptions { max_new_tokens: self.max_new_tokens, ..SamplingOptions::default() },
+        }
     }
 }
 
 /// The verdicts of a reply on what stood first; `None` unless every dimension has one. The last line that names a
 /// dimension counts. Where one dimension is asked, its name may be left out.
-pub(super) fn read(reply: &str, dimensions: &[Dimension]) -> Option<Vec<Verdict>> {
+#[must_use]
+pub fn read_verdicts(reply: &str, dimensions: &[Dimension]) -> Option<Vec<Verdict>> {
     let lines: Vec<(String, Option<&str>)> =
         reply.lines().map(|line| (line.to_lowercase(), last_bracketed(line))).collect();
     let of_dimension = |dimension: &Dimension| {
@@ -115,16 +130,17 @@ mod tests {
             ("[[A]] [[B]]", None),
             ("", None),
         ] {
-            assert_eq!(read(reply, &[Clarity, Novelty]), expected, "{reply}");
+            assert_eq!(read_verdicts(reply, &[Clarity, Novelty]), expected, "{reply}");
         }
-        assert_eq!(read("So: [[B]]", &[Novelty]), Some(vec![Worse]));
-        assert_eq!(read("novelty: [[A]] for once. [[B]]?", &[Novelty]), Some(vec![Worse]));
+        assert_eq!(read_verdicts("So: [[B]]", &[Novelty]), Some(vec![Worse]));
+        assert_eq!(read_verdicts("novelty: [[A]] for once. [[B]]?", &[Novelty]), Some(vec![Worse]));
     }
 
     #[test]
     fn the_prompts_stand_in_their_order_and_fill_no_places() {
-        let config = QualityConfig::default();
-        let asked = request(&config, &config.dimensions, "one {second}", "two");
+        let (dimensions, calls) = (&Dimension::ALL[..], Calls::Together);
+        let form = ComparisonForm { dimensions, calls, prompt: None, max_new_tokens: 400 };
+        let asked = form.request(dimensions, "one {second}", "two");
         let text = &asked.conversation.messages[0].content;
         assert!(
             text.contains("<prompt_a>\none {second}\n</prompt_a>\n\n<prompt_b>\ntwo\n</prompt_b>"),
@@ -133,7 +149,7 @@ mod tests {
         assert!(Dimension::ALL.iter().all(|dimension| text.contains(dimension.definition())));
         assert!(text.ends_with("novelty: [[A]], [[B]] or [[C]]"));
         assert_eq!(asked.sampling.temperature, 0.0);
-        assert_eq!(frame_bytes(&config) + 3 + "one {second}".len(), text.len());
+        assert_eq!(form.frame_bytes() + 3 + "one {second}".len(), text.len());
     }
 
     #[test]
@@ -149,7 +165,7 @@ mod tests {
         for _ in 0..5000 {
             let reply: String = (0..below(14)).map(|_| pieces[below(pieces.len())]).collect();
             for dimensions in [&[Clarity, Novelty][..], &[Novelty]] {
-                if let Some(verdicts) = read(&reply, dimensions) {
+                if let Some(verdicts) = read_verdicts(&reply, dimensions) {
                     n_read += 1;
                     assert_eq!(verdicts.len(), dimensions.len(), "{reply:?}");
                     assert!(reply.contains("[["), "{reply:?}");

@@ -1,4 +1,4 @@
-//! What a judge says of two prompts.
+//! The verdict of a judge on two prompts.
 
 use serde::Serialize;
 
