@@ -1,6 +1,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use truing_data::DataError;
 use truing_model::{EngineError, ModelError};
 use truing_store::StoreError;
 use truing_text::TextError;
@@ -108,6 +109,19 @@ pub enum RunError {
         /// What it should hold.
         expected: &'static str,
     },
+    /// The tokenizer makes a token that the model has no embedding for.
+    #[error("{origin}: token {token} is outside the model's vocabulary of {vocab_size}")]
+    TokenOutsideVocabulary {
+        /// The first row that has it.
+        origin: RowOrigin,
+        /// The token's id.
+        token: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// Rows of data.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// Tokenizer and chat template.
     #[error(transparent)]
     Text(#[from] TextError),

@@ -11,6 +11,7 @@ pub mod recipe;
 pub mod record;
 pub mod resume;
 pub mod rows;
+pub mod samples;
 pub mod selection;
 pub mod source_names;
 

@@ -6,7 +6,7 @@ use truing_run::{AsRunError, RecipeError, RunError};
 use truing_store::StoreError;
 use truing_text::TextError;
 use truing_train::{CheckpointError, PlanError, TrainError};
-use truing_types::{BatchError, CommunicationError, RowOrigin};
+use truing_types::{BatchError, CommunicationError};
 
 /// A stage that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -25,25 +25,12 @@ pub enum StageError {
         /// What would fit.
         hints: Vec<String>,
     },
-    /// The tokenizer makes a token that the model has no embedding for.
-    #[error("{origin}: token {token} is outside the model's vocabulary of {vocab_size}")]
-    TokenOutsideVocabulary {
-        /// The first row that has it.
-        origin: RowOrigin,
-        /// The token's id.
-        token: u32,
-        /// Rows of the embedding.
-        vocab_size: usize,
-    },
     /// A label in the data that the label set does not know.
     #[error(transparent)]
     UnknownLabel(Box<UnknownLabelError>),
     /// Selecting prompts.
     #[error(transparent)]
     Prompts(#[from] truing_prompts::PromptsError),
-    /// Training data.
-    #[error(transparent)]
-    Data(#[from] DataError),
     /// Packing.
     #[error(transparent)]
     Packing(#[from] PackingError),
@@ -117,6 +104,7 @@ macro_rules! through_run_error {
 
 through_run_error!(
     RecipeError,
+    DataError,
     TextError,
     ModelError,
     EngineError,

@@ -4,17 +4,16 @@ use std::path::Path;
 
 use serde::Serialize;
 use truing_cpu::CpuEngine;
-use truing_data::{ResponseBatch, ResponseDataset, SourceConfig};
+use truing_data::{LongSamplePolicy, OnBadRow, ResponseBatch, ResponseDataset, SourceConfig};
 use truing_eval::reward::{RewardDiagnostics, ScoreNormaliser, diagnose};
 use truing_model::{Engine, HeadKind, HeadRequest, ModelFiles, TrainableSpec};
-use truing_run::{RunError, model};
+use truing_run::samples::{ResponseOptions, RowReader, tokenize};
+use truing_run::{DataReport, RunError, model};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_train::segments;
 use truing_types::{Conversation, Event, EventSink, Message, PackedBatch, RowOrigin, Seed, TokenId};
 
 use crate::StageError;
-use crate::responses::{self, tokenize};
-use crate::sft::DataReport;
 
 /// Tokens of a pack when only scoring.
 const BUDGET: usize = 2048;
@@ -152,8 +151,16 @@ impl RewardScorer {
         max_length: u32,
         events: &mut dyn EventSink,
     ) -> Result<(Vec<Scored>, RewardDiagnostics, DataReport), StageError> {
-        let (data, report) =
-            responses::read_for_evaluation(sources, max_length, &self.renderer, self.vocab_size, events)?;
+        let reader = RowReader {
+            data_dir: Path::new(""),
+            on_bad_row: OnBadRow::Skip,
+            max_length,
+            long_samples: LongSamplePolicy::Drop,
+            renderer: &self.renderer,
+            vocab_size: self.vocab_size,
+        };
+        let options = ResponseOptions { keep_scored: true, ..ResponseOptions::default() };
+        let (data, report) = reader.responses(sources, &options, "data", "the preferences", events)?;
         let packs = in_order(&data, BUDGET.max(max_length as usize));
         events.emit(Event::PhaseStarted { phase: "scoring".into(), total: Some(data.groups().len() as u64) });
         let mut outputs = Vec::new();
