@@ -6,7 +6,7 @@ use truing_model::{EngineError, ModelError};
 use truing_store::StoreError;
 use truing_text::TextError;
 use truing_train::CheckpointError;
-use truing_types::{CommunicationError, RowOrigin, StageName, counted};
+use truing_types::{BatchError, CommunicationError, RowOrigin, StageName, counted};
 
 use crate::RecipeError;
 
@@ -122,6 +122,9 @@ pub enum RunError {
     /// Rows of data.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A pack.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
     /// Tokenizer and chat template.
     #[error(transparent)]
     Text(#[from] TextError),

@@ -8,9 +8,7 @@
 
 mod inputs;
 mod label_names;
-mod predictor;
 mod rows;
-mod texts;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -35,7 +33,6 @@ use inputs::DecoderInputs;
 use workload::ClassifierWorkload;
 
 pub use inputs::{ClassifierInputs, ClassifierModel, LabelledData};
-pub use predictor::{Classifier, PredictionOptions, PredictionSummary};
 
 /// The table `[classifier]` of a recipe: what is learnt of each row. Rows as `truing label` writes them need nothing of
 /// it; other columns are named.

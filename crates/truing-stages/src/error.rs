@@ -40,9 +40,6 @@ pub enum StageError {
     /// Training.
     #[error(transparent)]
     Train(#[from] TrainError),
-    /// A pack.
-    #[error(transparent)]
-    Batch(#[from] BatchError),
     /// Drawing completions.
     #[error(transparent)]
     Generate(#[from] truing_generate::GenerateError),
@@ -105,6 +102,7 @@ macro_rules! through_run_error {
 through_run_error!(
     RecipeError,
     DataError,
+    BatchError,
     TextError,
     ModelError,
     EngineError,

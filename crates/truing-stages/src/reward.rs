@@ -1,8 +1,6 @@
 //! The reward model (report 2.1, Eq. 1): a scalar head, Bradley-Terry on pairs, a squared error to normalised absolute
 //! scores. Both sides of a pair lie in one pack, and the prompt that they share is computed once.
 
-mod scorer;
-
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -19,8 +17,6 @@ use crate::responses::ResponseInputs;
 use crate::training::opening::Opened;
 use crate::training::{self, EvaluationFindings, Side, TrainingConfig, TrainingPlan, Workload};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
-
-pub use scorer::{RewardScorer, Scored};
 
 /// The table `[reward_model]` of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -9,9 +9,10 @@ use serde_json::Value;
 
 /// Every crate of the workspace and its layer. A crate may depend on crates of lower layers.
 const LAYERS: &[(&str, u8)] = &[
-    ("truing", 7),
-    ("truing-stages", 6),
+    ("truing", 8),
+    ("truing-stages", 7),
     ("truing-report", 6),
+    ("truing-predict", 6),
     ("truing-ask", 5),
     ("truing-eval", 5),
     ("truing-run", 4),

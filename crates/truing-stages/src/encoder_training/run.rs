@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use truing_cpu::CpuEncoder;
 use truing_eval::classifier::ClassifierEvaluation;
 use truing_model::encoder::EncoderSaveOptions;
+use truing_predict::load_encoder;
 use truing_run::folder::{OpenedRun, RunOutline};
 use truing_run::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
 use truing_run::{Ended, Probe};
@@ -16,7 +17,6 @@ use truing_types::{Communicator, Event, EventSink, Seed, all_gather_dealt, dealt
 
 use super::plan::StepSamples;
 use super::{EncoderFindings, EncoderParts, EncoderPlan, EncoderSettings, EncoderWorkload, PackOf};
-use crate::embed::load_encoder;
 use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;

@@ -13,9 +13,8 @@ use truing_data::SourceConfig;
 use truing_eval::classifier::{Answer, ClassifierEvaluation, ClassifierSpec, OutputSpec};
 use truing_model::{EncoderFiles, HeadKind, ModelFiles};
 use truing_parallel::Solo;
-use truing_stages::classifier::{
-    self, Classifier, ClassifierInputs, ClassifierPlan, ClassifierStage, PredictionOptions,
-};
+use truing_predict::{Classifier, PredictionOptions};
+use truing_stages::classifier::{self, ClassifierInputs, ClassifierPlan, ClassifierStage};
 use truing_stages::training::TrainingConfig;
 use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;

@@ -7,8 +7,9 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use truing_data::SourceConfig;
 use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
+use truing_predict::{RewardScorer, Scored};
 use truing_report::{RunRecord, StageRecord};
-use truing_stages::reward::{self, RewardModelStage, RewardScorer};
+use truing_stages::reward::RewardModelStage;
 
 use super::model;
 use super::output::check_is_no_input;
@@ -81,7 +82,7 @@ pub(crate) fn run(command: &Command, context: &mut Context) -> anyhow::Result<Ou
     }
 }
 
-type ScoredFiles = (Vec<reward::Scored>, RewardDiagnostics);
+type ScoredFiles = (Vec<Scored>, RewardDiagnostics);
 
 fn score_files(files: &Files, context: &Context) -> anyhow::Result<ScoredFiles> {
     let path = model::find(&files.model, context)?;

@@ -20,9 +20,8 @@ use truing_text::{RenderOptions, SentenceTokens};
 use truing_train::segments;
 use truing_types::{Event, EventSink, PackedBatch, PromptRow, RowOrigin, Seed};
 
-use super::texts::TextReader;
-use crate::StageError;
 use crate::embed::{encoder_tokenizer, load_encoder, pack_texts, packs_by_length};
+use crate::texts::TextReader;
 
 /// Rows that are read and sorted by length together.
 const ROWS_AT_A_TIME: usize = 2048;
@@ -75,7 +74,7 @@ impl Classifier {
         options: RenderOptions,
         n_threads: usize,
         events: &mut dyn EventSink,
-    ) -> Result<Self, StageError> {
+    ) -> Result<Self, RunError> {
         let spec = ClassifierSpec::open(path)?;
         let frozen = TrainableSpec::frozen();
         let (reader, engine, n_outputs) = if EncoderFiles::is_encoder(path) {
@@ -112,7 +111,7 @@ impl Classifier {
     ///
     /// # Errors
     /// When a text cannot be tokenized, has no token, or the engine fails.
-    pub fn predict<T: AsRef<str> + Sync>(&mut self, texts: &[T]) -> Result<Vec<Prediction>, StageError> {
+    pub fn predict<T: AsRef<str> + Sync>(&mut self, texts: &[T]) -> Result<Vec<Prediction>, RunError> {
         let origins: Vec<RowOrigin> =
             (1..=texts.len() as u64).map(|line| RowOrigin { source: "texts".into(), line }).collect();
         let tokens = self.reader.read(texts)?;
@@ -121,15 +120,14 @@ impl Classifier {
     }
 
     /// The head's outputs, in the texts' order `[n_texts, n_outputs]`.
-    fn outputs(&mut self, texts: &[SentenceTokens], origins: &[RowOrigin]) -> Result<Vec<f32>, StageError> {
+    fn outputs(&mut self, texts: &[SentenceTokens], origins: &[RowOrigin]) -> Result<Vec<f32>, RunError> {
         if let Some(idx) = texts.iter().position(|text| text.tokens.is_empty()) {
             return Err(RunError::BadColumn {
                 origin: origins[idx].clone(),
                 column: "prompt".into(),
                 found: "a text without a token".into(),
                 expected: "something to read",
-            }
-            .into());
+            });
         }
         let width = self.spec.n_outputs();
         let mut outputs = vec![0.0; texts.len() * width];
@@ -156,7 +154,7 @@ impl Classifier {
         options: &PredictionOptions,
         events: &mut dyn EventSink,
         stop: &AtomicBool,
-    ) -> Result<Option<PredictionSummary>, StageError> {
+    ) -> Result<Option<PredictionSummary>, RunError> {
         let write_error = |source| RunError::Write { path: output.to_path_buf(), source };
         let mut writer = atomic::Writer::new(output)?;
         let (mut summary, mut sums) = (PredictionSummary::default(), BTreeMap::new());
@@ -200,17 +198,16 @@ impl Classifier {
     }
 }
 
-fn other_outputs(path: &Path, found: &str, n_outputs: usize) -> StageError {
+fn other_outputs(path: &Path, found: &str, n_outputs: usize) -> RunError {
     RunError::BadSetting {
         key: "the model",
         found: format!("{} ({found})", path.display()),
         expected: format!("{n_outputs} outputs, as its classifier.json says"),
     }
-    .into()
 }
 
 impl ClassifierEngine {
-    fn outputs(&mut self, batch: &PackedBatch) -> Result<Vec<f32>, StageError> {
+    fn outputs(&mut self, batch: &PackedBatch) -> Result<Vec<f32>, RunError> {
         match self {
             Self::Encoder(engine) => {
                 let device = engine.upload(batch)?;
@@ -234,7 +231,7 @@ fn add_to(
     options: &PredictionOptions,
     origin: &RowOrigin,
     summary: &mut PredictionSummary,
-) -> Result<Map<String, Value>, StageError> {
+) -> Result<Map<String, Value>, RunError> {
     for (name, answer) in &prediction.answers {
         let (field, value, confidence) = match answer {
             Answer::Label { label, confidence } => ("labels", json!(label), Some(*confidence)),
@@ -271,7 +268,7 @@ fn object_in<'a>(
     row: &'a mut Map<String, Value>,
     field: &str,
     origin: &RowOrigin,
-) -> Result<&'a mut Map<String, Value>, StageError> {
+) -> Result<&'a mut Map<String, Value>, RunError> {
     let value = row.entry(field).or_insert(Value::Null);
     if value.is_null() {
         *value = Value::Object(Map::new());
@@ -283,7 +280,6 @@ fn object_in<'a>(
             column: field.to_owned(),
             found: other.to_string(),
             expected: "an object, or no such field, so that what is predicted has a place",
-        }
-        .into()),
+        }),
     }
 }

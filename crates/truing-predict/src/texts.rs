@@ -3,27 +3,34 @@
 
 use rayon::prelude::*;
 use truing_model::ModelFiles;
+use truing_run::RunError;
 use truing_text::{ChatRenderer, SentenceTokenizer, SentenceTokens, TextError};
 use truing_types::{Conversation, Message, Role};
 
-use crate::StageError;
-
 /// Makes tokens of texts.
 #[derive(Debug)]
-pub(super) enum TextReader {
+pub enum TextReader {
     /// Special tokens around it; a long text loses its end.
     Sentences(Box<SentenceTokenizer>),
     /// Through the chat template; a long text loses its middle, so that instructions at either end stay.
-    Chat { renderer: Box<ChatRenderer>, max_tokens: usize },
+    Chat {
+        /// Tokenizer and template.
+        renderer: Box<ChatRenderer>,
+        /// Most tokens of a text.
+        max_tokens: usize,
+    },
 }
 
 impl TextReader {
     /// Of a decoder. Texts have at most `max_tokens` tokens.
-    pub(super) fn of_decoder(
+    ///
+    /// # Errors
+    /// When the chat template cannot be rendered.
+    pub fn of_decoder(
         files: &ModelFiles,
         renderer: &ChatRenderer,
         max_tokens: usize,
-    ) -> Result<Self, StageError> {
+    ) -> Result<Self, RunError> {
         let max_tokens = max_tokens.min(files.spec.max_position_embeddings);
         let probe = renderer.prompt(&asked("probe"));
         match probe {
@@ -38,7 +45,10 @@ impl TextReader {
     }
 
     /// Tokens of texts, in their order.
-    pub(super) fn read<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<SentenceTokens>, StageError> {
+    ///
+    /// # Errors
+    /// When a text cannot be tokenized.
+    pub fn read<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<SentenceTokens>, RunError> {
         match self {
             Self::Sentences(tokenizer) => Ok(tokenizer.encode_many(texts)?),
             Self::Chat { renderer, max_tokens } => {

@@ -13,8 +13,6 @@ use truing_text::{ChatRenderer, RenderOptions};
 use truing_train::segments;
 use truing_types::{Conversation, Event, EventSink, Message, PackedBatch, RowOrigin, Seed, TokenId};
 
-use crate::StageError;
-
 /// Tokens of a pack when only scoring.
 const BUDGET: usize = 2048;
 
@@ -57,15 +55,14 @@ impl RewardScorer {
         options: RenderOptions,
         n_threads: usize,
         events: &mut dyn EventSink,
-    ) -> Result<Self, StageError> {
+    ) -> Result<Self, RunError> {
         let files = ModelFiles::open(path)?;
         if files.spec.head != (HeadKind::Score { n_outputs: 1 }) {
             return Err(RunError::BadSetting {
                 key: "the reward model",
                 found: format!("{} ({})", path.display(), files.spec.architecture),
                 expected: "a model with a scalar head, as `truing reward train` saves it".into(),
-            }
-            .into());
+            });
         }
         let renderer = model::renderer_of_any_head(&files, options)?;
         let frozen = TrainableSpec::frozen();
@@ -96,7 +93,7 @@ impl RewardScorer {
     pub fn score(
         &mut self,
         asked: &[(&Conversation, &[Message])],
-    ) -> Result<Vec<Result<f64, String>>, StageError> {
+    ) -> Result<Vec<Result<f64, String>>, RunError> {
         let origin = RowOrigin { source: "completions".into(), line: 0 };
         let mut results: Vec<Result<f64, String>> = Vec::with_capacity(asked.len());
         let mut sequences: Vec<(usize, Vec<TokenId>)> = Vec::new();
@@ -135,7 +132,7 @@ impl RewardScorer {
         Ok(results)
     }
 
-    fn scores(&mut self, batch: &PackedBatch, rows: Vec<u32>) -> Result<Vec<f32>, StageError> {
+    fn scores(&mut self, batch: &PackedBatch, rows: Vec<u32>) -> Result<Vec<f32>, RunError> {
         let device = self.engine.upload(batch)?;
         let hidden = segments::forward_only(&mut self.engine, &device)?;
         Ok(self.engine.head(&hidden, &HeadRequest::Scores { rows: rows.into() })?.scores)
@@ -150,7 +147,7 @@ impl RewardScorer {
         sources: &[SourceConfig],
         max_length: u32,
         events: &mut dyn EventSink,
-    ) -> Result<(Vec<Scored>, RewardDiagnostics, DataReport), StageError> {
+    ) -> Result<(Vec<Scored>, RewardDiagnostics, DataReport), RunError> {
         let reader = RowReader {
             data_dir: Path::new(""),
             on_bad_row: OnBadRow::Skip,
