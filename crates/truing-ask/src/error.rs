@@ -1,5 +1,8 @@
+use std::path::PathBuf;
+
 use truing_client::ClientError;
 use truing_generate::GenerateError;
+use truing_prompts::labels::LabelSetError;
 use truing_run::RunError;
 
 /// A model that cannot be asked.
@@ -14,6 +17,14 @@ pub enum AskError {
     /// A local model that does not decode.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// A label set that contradicts itself.
+    #[error("{}: {source}", path.display())]
+    LabelSet {
+        /// Its file.
+        path: PathBuf,
+        /// The dimension or label that is wrong.
+        source: Box<LabelSetError>,
+    },
     /// A judge whose server refuses everything.
     #[error(
         "the judge `{name}` refuses every request: {reason}; its replies so far are kept, run the same command to continue"

@@ -1,13 +1,13 @@
 //! Asking language models, in this process or on a server: the table of a recipe that names one, many judges in turn with
-//! their failures counted, the folder of a run that asks them, and how far they agree.
+//! their failures counted, and the folder of a run that asks them.
 
-pub mod agreement;
 pub mod chat;
 pub mod judged_folder;
 pub mod judging;
+pub mod labels;
+pub mod quality;
 
 mod error;
 
-pub use agreement::{Agreement, agreement};
 pub use chat::{ChatModelConfig, ChatSurroundings, OpenChatModel};
 pub use error::AskError;

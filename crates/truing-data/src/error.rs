@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
+use truing_store::StoreError;
 use truing_types::{RowOrigin, counted};
 
 use crate::packing::PackingError;
@@ -234,6 +235,23 @@ pub enum DataError {
         /// Samples without a token that carries loss.
         n_without_loss: usize,
     },
+    /// A file of vectors in an unknown format.
+    #[error("`{}` cannot be a file of vectors: expected a name that ends in .npy or .jsonl", path.display())]
+    UnknownVectorFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A `.npy` that cannot be read as vectors.
+    #[error("`{}` ({found}): expected a .npy of little-endian f32 with two dimensions, in C order", path.display())]
+    BadNpy {
+        /// The file.
+        path: PathBuf,
+        /// Its header, or what it is.
+        found: String,
+    },
+    /// A file that cannot be replaced at once.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Sequences that cannot be packed.
     #[error(transparent)]
     Packing(#[from] PackingError),

@@ -26,6 +26,8 @@ mod texts;
 mod tools;
 mod turns;
 
+pub mod vectors;
+
 pub use dataset::{Dataset, DatasetBuilder, LongSamplePolicy, LongSampleReport, SampleRef, SourceRange};
 pub use error::{DataError, RowError, RowErrorKind, RowProblem};
 pub use formats::preference::PREFERENCE_FORMATS;

@@ -11,11 +11,15 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_types::RowOrigin;
 use unicode_normalization::UnicodeNormalization;
 
 pub use votes::{Ballot, Decision, Tally, tally};
 
-/// One thing that is told of a prompt.
+/// Similarity (Jaro-Winkler) from which a label is named as the nearest.
+const NEAR: f64 = 0.6;
+
+/// One property of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dimension {
@@ -107,6 +111,25 @@ pub enum LabelSetError {
         /// From it to itself.
         path: Vec<String>,
     },
+}
+
+/// A label in the data that the label set does not know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{origin}: `{column}` is `{found}`, which is not a label of `{dimension}`{}",
+    nearest.as_ref().map_or_else(String::new, |nearest| format!("; the nearest is `{nearest}`"))
+)]
+pub struct UnknownLabelError {
+    /// The row.
+    pub origin: RowOrigin,
+    /// The column.
+    pub column: String,
+    /// What it holds.
+    pub found: String,
+    /// The dimension.
+    pub dimension: String,
+    /// The label that is most like it.
+    pub nearest: Option<String>,
 }
 
 /// Dimensions whose labels are known by name.
@@ -232,6 +255,43 @@ impl LabelSet {
         let mut candidates = std::iter::once(first).chain(self.ancestors(dimension_idx, first));
         candidates
             .find(|&candidate| labels.iter().all(|&label| self.is_kind_of(dimension_idx, label, candidate)))
+    }
+
+    /// The label that a text is most like by its name or a synonym, if any is near.
+    ///
+    /// # Panics
+    /// When there is no such dimension.
+    #[must_use]
+    pub fn nearest(&self, dimension_idx: usize, text: &str) -> Option<&str> {
+        let text = text.to_lowercase();
+        let likeness = |name: &String| strsim::jaro_winkler(&name.to_lowercase(), &text);
+        let labels = self.dimensions[dimension_idx].labels.iter().map(|label| {
+            let of_names = std::iter::once(&label.name).chain(&label.synonyms).map(likeness);
+            (of_names.fold(0.0, f64::max), label.name.as_str())
+        });
+        let near = labels.filter(|(likeness, _)| *likeness >= NEAR);
+        near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+    }
+
+    /// The error about a label in the data that this set does not have.
+    ///
+    /// # Panics
+    /// When there is no such dimension.
+    #[must_use]
+    pub fn unknown(
+        &self,
+        dimension_idx: usize,
+        origin: &RowOrigin,
+        column: &str,
+        found: String,
+    ) -> UnknownLabelError {
+        UnknownLabelError {
+            origin: origin.clone(),
+            column: column.to_owned(),
+            nearest: self.nearest(dimension_idx, &found).map(str::to_owned),
+            found,
+            dimension: self.dimensions[dimension_idx].name.clone(),
+        }
     }
 
     /// Adds a label without synonyms or parent, or hands back the one that the name means already.

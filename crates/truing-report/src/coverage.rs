@@ -1,5 +1,5 @@
 //! The coverage page of a prompt selection: what was kept, what was dropped and why, and what the pool covers before
-//! and after. Made from the files of [`truing_run::results::PromptDecision`] and its neighbours in the run folder.
+//! and after. Made from the files of [`truing_run::selection::PromptDecision`] and its neighbours in the run folder.
 //!
 //! The decisions are read twice, line by line: once to count every row and to draw which ones are shown, once to fetch
 //! the text of those. So memory and page stay small however large the pool is; every figure is over all rows, every
@@ -12,7 +12,7 @@ mod tally;
 
 use std::path::Path;
 
-use truing_run::results::{PromptDecision, SelectionSummary};
+use truing_run::selection::{PromptDecision, SelectionSummary};
 use truing_store::atomic;
 
 use crate::ReportError;

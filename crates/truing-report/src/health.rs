@@ -345,7 +345,8 @@ fn speed(stage: &StageRecord) -> Option<HealthNote> {
 mod tests {
     use super::*;
     use crate::run_record::{MetricsRow, PlanRecord};
-    use truing_run::results::{RewardDiagnostics, RewardEvaluation, ShareInterval, SourceDiagnostics};
+    use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
+    use truing_statistics::ShareInterval;
 
     fn stage(name: &str, values: &[f64]) -> StageRecord {
         let row = |(idx, value): (usize, &f64)| MetricsRow {

@@ -5,10 +5,10 @@ use std::path::Path;
 use askama::Template;
 use plotly::Plot;
 use serde_json::{Value, json};
-use truing_run::results::{
-    DimensionEvaluation, Evaluation, GradedAnswer, RewardEvaluation, ScoreEvaluation, ShareInterval,
-    SourceDiagnostics,
-};
+use truing_eval::classifier::{DimensionEvaluation, ScoreEvaluation};
+use truing_eval::pipeline::{Evaluation, GradedAnswer};
+use truing_eval::reward::{RewardEvaluation, SourceDiagnostics};
+use truing_statistics::ShareInterval;
 use truing_store::{InputFile, atomic};
 
 use crate::ReportError;

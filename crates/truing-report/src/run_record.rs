@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use truing_run::results::{ClassifierEvaluation, Evaluation, Pipeline, RewardDiagnostics, RewardEvaluation};
+use truing_eval::classifier::ClassifierEvaluation;
+use truing_eval::pipeline::{Evaluation, Pipeline};
+use truing_eval::reward::{RewardDiagnostics, RewardEvaluation};
 use truing_store::RunInputs;
 
 use crate::ReportError;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_statistics::mean_and_deviation;
 
 use crate::{RewardError, Rewards, ScoredCompletion};
 
@@ -140,14 +141,6 @@ fn standardised(values: &[Option<f64>], places: &[String]) -> Vec<Option<f64>> {
         value.map(|value| if deviation > LEAST_DEVIATION { (value - mean) / deviation } else { 0.0 })
     };
     values.iter().zip(places).map(z_score).collect()
-}
-
-/// Mean and population deviation.
-fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
-    let n = values.len().max(1) as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (mean, (squares / n).sqrt())
 }
 
 /// Sums of parts that were standardised one by one. Where there was no sum, there is none.

@@ -1,11 +1,12 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use truing_data::DataError;
 use truing_model::{EngineError, ModelError};
 use truing_store::StoreError;
 use truing_text::TextError;
 use truing_train::CheckpointError;
-use truing_types::{CommunicationError, RowOrigin, StageName, counted};
+use truing_types::{BatchError, CommunicationError, RowOrigin, StageName, counted};
 
 use crate::RecipeError;
 
@@ -108,6 +109,22 @@ pub enum RunError {
         /// What it should hold.
         expected: &'static str,
     },
+    /// The tokenizer makes a token that the model has no embedding for.
+    #[error("{origin}: token {token} is outside the model's vocabulary of {vocab_size}")]
+    TokenOutsideVocabulary {
+        /// The first row that has it.
+        origin: RowOrigin,
+        /// The token's id.
+        token: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// Rows of data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A pack.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
     /// Tokenizer and chat template.
     #[error(transparent)]
     Text(#[from] TextError),

@@ -1,5 +1,5 @@
 //! What every run shares, whatever its stage does: the recipe, the machine, the folder with its record and its resume, the
-//! work of several ranks, the report on the rows that were read, models on disk, and the results that are left behind.
+//! work of several ranks, the report on the rows that were read, models on disk, and the record of a selection that the report reads.
 //!
 //! No stage is known here.
 
@@ -9,9 +9,10 @@ pub mod model;
 pub mod ranks;
 pub mod recipe;
 pub mod record;
-pub mod results;
 pub mod resume;
 pub mod rows;
+pub mod samples;
+pub mod selection;
 pub mod source_names;
 
 mod error;

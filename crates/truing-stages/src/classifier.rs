@@ -5,13 +5,9 @@
 //!
 //! Both run through [`training`]; this module has what is the classifier's own: rows, labels, targets, evaluation, prediction.
 
-mod evaluation;
 mod inputs;
 mod label_names;
-mod layout;
-mod predictor;
 mod rows;
-mod texts;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -20,10 +16,10 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_eval::classifier::ClassifierEvaluation;
 use truing_model::Engine;
 use truing_run::inputs::content_key;
 use truing_run::ranks::on_first_rank;
-use truing_run::results::ClassifierEvaluation;
 use truing_run::{Ended, Machine, Recipe, RunError, recipe};
 use truing_store::atomic;
 use truing_train::PlanRow;
@@ -37,8 +33,6 @@ use crate::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel}
 use workload::ClassifierWorkload;
 
 pub use inputs::{ClassifierInputs, ClassifierModel, LabelledData};
-pub use layout::{ClassifierSpec, OutputSpec, PartSpec};
-pub use predictor::{Answer, Classifier, Prediction, PredictionOptions, PredictionSummary};
 
 /// The table `[classifier]` of a recipe: what is learnt of each row. Rows as `truing label` writes them need nothing of
 /// it; other columns are named.

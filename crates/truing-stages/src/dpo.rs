@@ -12,11 +12,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
 use truing_model::Engine;
+use truing_run::samples::{Compared, ResponseOptions};
 use truing_run::{Ended, Machine, RunError};
 use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
 use truing_types::{BatchError, Communicator, EventSink, StageName};
 
-use crate::responses::{Compared, ResponseInputs, Wanted};
+use crate::responses::ResponseInputs;
 use crate::training::opening::Opened;
 use crate::training::{self, Side, TrainingConfig, TrainingInputs as _, TrainingPlan, Workload};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
@@ -113,15 +114,13 @@ impl Stage for DpoStage {
         config.check_stage(StageName::Dpo)?;
         let settings = config.preference.clone().unwrap_or_default();
         settings.check()?;
-        let wanted = Wanted {
+        let responses = ResponseOptions {
             single_verdicts: settings.loss.is_unpaired(),
             compared: settings.compared,
-            max_responses: None,
-            scores_suffice: false,
-            aspect_weights: Vec::new(),
-            model: Opened::LanguageModel,
+            ..ResponseOptions::default()
         };
-        ResponseInputs::load(config, &wanted, context.render.clone(), context.events)
+        let render = context.render.clone();
+        ResponseInputs::load(config, Opened::LanguageModel, &responses, render, context.events)
     }
 
     fn plan<E: Engine>(

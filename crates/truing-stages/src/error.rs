@@ -1,13 +1,12 @@
-use std::path::PathBuf;
-
 use truing_ask::AskError;
 use truing_data::{DataError, PackingError};
 use truing_model::{EngineError, ModelError};
+use truing_prompts::labels::UnknownLabelError;
 use truing_run::{AsRunError, RecipeError, RunError};
 use truing_store::StoreError;
 use truing_text::TextError;
 use truing_train::{CheckpointError, PlanError, TrainError};
-use truing_types::{BatchError, CommunicationError, RowOrigin};
+use truing_types::{BatchError, CommunicationError};
 
 /// A stage that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -26,33 +25,12 @@ pub enum StageError {
         /// What would fit.
         hints: Vec<String>,
     },
-    /// The tokenizer makes a token that the model has no embedding for.
-    #[error("{origin}: token {token} is outside the model's vocabulary of {vocab_size}")]
-    TokenOutsideVocabulary {
-        /// The first row that has it.
-        origin: RowOrigin,
-        /// The token's id.
-        token: u32,
-        /// Rows of the embedding.
-        vocab_size: usize,
-    },
     /// A label in the data that the label set does not know.
     #[error(transparent)]
     UnknownLabel(Box<UnknownLabelError>),
-    /// A label set that contradicts itself.
-    #[error("{}: {source}", path.display())]
-    LabelSet {
-        /// Its file.
-        path: PathBuf,
-        /// In which dimension, at which label.
-        source: Box<truing_prompts::labels::LabelSetError>,
-    },
     /// Selecting prompts.
     #[error(transparent)]
     Prompts(#[from] truing_prompts::PromptsError),
-    /// Training data.
-    #[error(transparent)]
-    Data(#[from] DataError),
     /// Packing.
     #[error(transparent)]
     Packing(#[from] PackingError),
@@ -62,9 +40,6 @@ pub enum StageError {
     /// Training.
     #[error(transparent)]
     Train(#[from] TrainError),
-    /// A pack.
-    #[error(transparent)]
-    Batch(#[from] BatchError),
     /// Drawing completions.
     #[error(transparent)]
     Generate(#[from] truing_generate::GenerateError),
@@ -89,23 +64,10 @@ pub enum StageError {
     },
 }
 
-/// A label in the data that the label set does not know.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{origin}: `{column}` is `{found}`, which is not a label of `{dimension}`{}",
-    nearest.as_ref().map_or_else(String::new, |nearest| format!("; the nearest is `{nearest}`"))
-)]
-pub struct UnknownLabelError {
-    /// The row.
-    pub origin: RowOrigin,
-    /// The column.
-    pub column: String,
-    /// What it holds.
-    pub found: String,
-    /// The dimension.
-    pub dimension: String,
-    /// The label that is most like it.
-    pub nearest: Option<String>,
+impl From<UnknownLabelError> for StageError {
+    fn from(error: UnknownLabelError) -> Self {
+        Self::UnknownLabel(Box::new(error))
+    }
 }
 
 impl AsRunError for StageError {
@@ -139,6 +101,8 @@ macro_rules! through_run_error {
 
 through_run_error!(
     RecipeError,
+    DataError,
+    BatchError,
     TextError,
     ModelError,
     EngineError,

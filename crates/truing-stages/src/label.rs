@@ -11,23 +11,12 @@
 //! costs confidence. A dimension without a single vote has no label and says why, never a default.
 
 mod config;
-mod outcome;
 mod plan;
-mod questions;
 mod run;
-mod set;
-mod summary;
 
 pub use config::{LabelConfig, LabelJudge, OnUnknownLabel};
-pub use outcome::{AssignedLabel, LabelledBy, LabelledPrompt};
-pub(crate) use plan::unknown_label;
-pub use plan::{LabelInputs, LabelPlan, LabelPrompt, Question};
+pub use plan::{LabelInputs, LabelPlan};
 pub use run::LabelOutcome;
-pub use set::{label_set_toml, load_label_set, parse_label_set};
-pub use summary::{
-    CombinationCount, Comparison, DimensionSummary, JudgePair, JudgeSummary, LabelCount, RareLabel, Summary,
-    UnknownLabel,
-};
 
 use truing_ask::ChatModelConfig;
 use truing_model::Engine;

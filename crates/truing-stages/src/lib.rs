@@ -4,10 +4,8 @@
 pub mod classifier;
 pub mod dpo;
 pub mod embed;
-pub mod evaluations;
 pub mod grpo;
 pub mod label;
-pub mod prove;
 pub mod quality;
 pub mod quickstart;
 pub mod responses;
@@ -18,10 +16,9 @@ pub mod stage;
 pub mod training;
 
 mod error;
-mod statistics;
 mod wording;
 
-pub use error::{StageError, UnknownLabelError};
+pub use error::StageError;
 pub use stage::{PlanContext, RunContext, Stage, StagePlan};
 pub use truing_run::{
     DataReport, Ended, Machine, Noted, Notes, Probe, PromptSource, Recipe, RecipeError, RecipePlace,

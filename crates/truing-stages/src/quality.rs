@@ -9,21 +9,13 @@
 //! too, by the same comparisons; a bucket with no more prompts than anchors compares all with all. Not here: what buckets
 //! are (a column says), and the small scorer that is trained on the labels.
 
-mod aggregate;
-mod bradley_terry;
 mod config;
 mod plan;
-mod questions;
 mod run;
-mod verdict;
 
-pub use aggregate::{Comparison, DimensionScore, JudgeSummary, Label, Pair, PromptScore, Summary, aggregate};
-pub use bradley_terry::{Outcome, Strengths, fit};
-pub use config::{Calls, Dimension, QualityConfig, QualityJudge};
-pub use plan::{Bucket, QualityInputs, QualityPlan, QualityPrompt};
+pub use config::{QualityConfig, QualityJudge};
+pub use plan::{QualityInputs, QualityPlan};
 pub use run::QualityOutcome;
-pub use truing_ask::{Agreement, agreement};
-pub use verdict::Verdict;
 
 use truing_ask::ChatModelConfig;
 use truing_model::Engine;

@@ -6,20 +6,19 @@
 //! policy, and `pipeline.json`, which says what is where. What is there already is not done again, so a resume is the same
 //! program once more.
 
-mod checks;
-
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use truing_data::{OnBadRow, SourceConfig, read_rows};
+use truing_eval::checks::{BadCheck, Check, read_checks};
+use truing_eval::pipeline::{Evaluation, Pipeline, PipelineStage};
 use truing_generate::LocalChat;
 use truing_model::{Engine, EngineOptions, ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
 use truing_run::ranks::{gather_dealt, on_first_rank};
 use truing_run::record::{break_if_alone, is_any_stopped};
-use truing_run::results::{Evaluation, Pipeline, PipelineStage};
 use truing_run::{Ended, Machine, Probe, Recipe, RunError, Start, model};
 use truing_store::{StoreError, atomic};
 use truing_text::{ChatRenderer, RenderOptions};
@@ -34,8 +33,6 @@ use crate::reward::RewardModelStage;
 use crate::sft::SftStage;
 use crate::training::TrainingConfig;
 use crate::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel};
-
-pub use checks::{Check, Grade, read_checks};
 
 /// The answers asked for are short; more than this is a model that does not stop.
 const MAX_ANSWER_TOKENS: usize = 64;
@@ -102,16 +99,9 @@ pub enum QuickstartError {
         /// The folder.
         folder: PathBuf,
     },
-    /// A line that is no question.
-    #[error("{}:{line}: {reason}", path.display())]
-    BadCheck {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong.
-        reason: String,
-    },
+    /// A line that is not a question.
+    #[error(transparent)]
+    Check(#[from] BadCheck),
     /// A file of an earlier run that is no longer what it was.
     #[error("{} is damaged; delete it and resume", path.display())]
     DamagedEvaluation {

@@ -1,28 +1,22 @@
 //! The reward model (report 2.1, Eq. 1): a scalar head, Bradley-Terry on pairs, a squared error to normalised absolute
 //! scores. Both sides of a pair lie in one pack, and the prompt that they share is computed once.
 
-mod diagnostics;
-mod normaliser;
-mod scorer;
-
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_data::{ResponseBatch, ResponseDataset};
+use truing_eval::reward::{Normalisation, ScoreNormaliser, diagnose};
 use truing_model::{Engine, HeadOutput};
+use truing_run::samples::{Compared, ResponseOptions};
 use truing_run::{Ended, Machine, RunError, model};
 use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
 use truing_types::{BatchError, StageName};
 
-use crate::responses::{Compared, ResponseInputs, Wanted};
+use crate::responses::ResponseInputs;
 use crate::training::opening::Opened;
 use crate::training::{self, EvaluationFindings, Side, TrainingConfig, TrainingPlan, Workload};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
-
-pub use diagnostics::diagnose;
-pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
-pub use scorer::{RewardScorer, Scored};
 
 /// The table `[reward_model]` of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -129,15 +123,16 @@ impl Stage for RewardModelStage {
         config.check_stage(StageName::RewardModel)?;
         let settings = config.reward_model.clone().unwrap_or_default();
         settings.check()?;
-        let wanted = Wanted {
+        let responses = ResponseOptions {
             single_verdicts: false,
             compared: settings.compared,
             max_responses: settings.max_responses,
-            scores_suffice: settings.mse_coefficient > 0.0,
+            keep_scored: settings.mse_coefficient > 0.0,
             aspect_weights: settings.aspect_weights.into_iter().collect(),
-            model: Opened::AnyHead,
+            seed: config.seed,
         };
-        let mut inputs = ResponseInputs::load(config, &wanted, context.render.clone(), context.events)?;
+        let render = context.render.clone();
+        let mut inputs = ResponseInputs::load(config, Opened::AnyHead, &responses, render, context.events)?;
         inputs.model = inputs.model.with_score_head();
         model::warn_without_padding(&inputs.model, &inputs.renderer, context.events);
         Ok(inputs)
@@ -227,6 +222,6 @@ impl Workload for RewardModel {
     }
 
     fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
-        Ok(vec![(normaliser::FILE.to_owned(), self.normaliser.to_json()?)])
+        Ok(vec![(ScoreNormaliser::FILE_NAME.to_owned(), self.normaliser.to_json()?)])
     }
 }

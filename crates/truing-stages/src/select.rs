@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 use truing_model::Engine;
 use truing_run::folder::nothing_to_resume;
-use truing_run::results::SelectionSummary;
+use truing_run::selection::SelectionSummary;
 use truing_run::{Ended, Machine, Recipe, Start};
 use truing_store::RunDirectory;
 use truing_types::StageName;

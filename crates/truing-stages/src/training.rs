@@ -20,9 +20,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use truing_data::{Dataset, ResponseDataset, SourceRange};
+use truing_eval::classifier::ClassifierEvaluation;
+use truing_eval::reward::RewardDiagnostics;
 use truing_model::{Engine, HeadOutput};
 use truing_run::SkippedRow;
-use truing_run::results::{ClassifierEvaluation, RewardDiagnostics};
 use truing_store::{Digest, RunInputs};
 use truing_train::{Objective, StepShape};
 use truing_types::{BatchError, Communicator, EventSink};

@@ -6,6 +6,7 @@ pub mod credit;
 pub mod gradients;
 pub mod objectives;
 pub mod planner;
+pub mod prove;
 pub mod schedule;
 pub mod segments;
 pub mod trainer;

@@ -9,10 +9,12 @@ use serde_json::Value;
 
 /// Every crate of the workspace and its layer. A crate may depend on crates of lower layers.
 const LAYERS: &[(&str, u8)] = &[
-    ("truing", 7),
-    ("truing-stages", 6),
+    ("truing", 8),
+    ("truing-stages", 7),
+    ("truing-report", 6),
+    ("truing-predict", 6),
     ("truing-ask", 5),
-    ("truing-report", 5),
+    ("truing-eval", 5),
     ("truing-run", 4),
     ("truing-train", 3),
     ("truing-generate", 3),
@@ -25,6 +27,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing-model", 1),
     ("truing-kernels", 1),
     ("truing-parallel", 1),
+    ("truing-statistics", 1),
     ("truing-store", 1),
     ("truing-types", 0),
 ];

@@ -4,7 +4,7 @@ use plotly::common::{DashType, ErrorData, ErrorType, HoverInfo, Line, Marker, Mo
 use plotly::layout::{Axis, AxisType};
 use plotly::{Plot, Scatter};
 
-use truing_run::results::ShareInterval;
+use truing_statistics::ShareInterval;
 
 use super::{BLUE, Chart, GREY, plain, plot};
 use crate::run_record::StageRecord;

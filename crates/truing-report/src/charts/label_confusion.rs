@@ -3,7 +3,7 @@
 use plotly::common::{ColorScale, ColorScalePalette};
 use plotly::layout::{Axis, AxisType};
 use plotly::{HeatMap, Plot};
-use truing_run::results::DimensionEvaluation;
+use truing_eval::classifier::DimensionEvaluation;
 
 use super::{Chart, plot};
 use crate::run_record::StageRecord;

@@ -27,7 +27,7 @@ mod tokens_per_second;
 use plotly::common::{DashType, HoverInfo, Line, LineShape, Marker, Mode};
 use plotly::layout::{Axis, Layout, Legend, Margin};
 use plotly::{Plot, Scatter};
-use truing_run::results::DimensionEvaluation;
+use truing_eval::classifier::DimensionEvaluation;
 
 use crate::run_record::StageRecord;
 

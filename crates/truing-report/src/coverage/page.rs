@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use askama::Template;
 use serde_json::{Value, json};
-use truing_run::results::{DroppedRow, PromptDecision, TemplatePiece, TemplateRow};
+use truing_run::selection::{DroppedRow, PromptDecision, TemplatePiece, TemplateRow};
 
 use super::charts::{self, CoverageChart};
 use super::record::CoverageRecord;

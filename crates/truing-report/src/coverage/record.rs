@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use truing_run::results::{PromptDecision, SelectionLayer, SelectionSummary, TemplateRow};
+use truing_run::selection::{PromptDecision, SelectionLayer, SelectionSummary, TemplateRow};
 use truing_types::PromptMap;
 
 use super::tally::Tally;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BinaryHeap};
 
 use rand_chacha::rand_core::Rng;
-use truing_run::results::{PromptDecision, SelectionLayer};
+use truing_run::selection::{PromptDecision, SelectionLayer};
 use truing_types::Seed;
 
 /// Templates that a cluster remembers, of the most frequent ones.

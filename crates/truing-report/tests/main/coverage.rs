@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use truing_prompts::map::{MapOptions, draw_map};
 use truing_report::{CoverageLimits, CoverageRecord, ReportError, render_coverage, write_report};
-use truing_run::results::{
+use truing_run::selection::{
     Decision, DroppedRow, LayerCount, PromptDecision, SelectionLayer, SelectionSummary, TemplatePiece,
     TemplateRow,
 };

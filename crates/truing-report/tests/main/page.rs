@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use truing_report::{ReportError, RunRecord, StageRecord, render, write_report};
-use truing_run::results::{
-    CalibrationBin, ClassifierEvaluation, DimensionEvaluation, LabelMetrics, LengthAndReward,
-    RewardDiagnostics, RewardEvaluation, ScoreEvaluation, ShareInterval, SourceDiagnostics,
+use truing_eval::classifier::{ClassifierEvaluation, DimensionEvaluation, LabelMetrics, ScoreEvaluation};
+use truing_eval::reward::{
+    CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, SourceDiagnostics,
 };
+use truing_report::{ReportError, RunRecord, StageRecord, render, write_report};
+use truing_statistics::ShareInterval;
 use truing_store::{InputFile, RunDirectory, RunInputs};
 use truing_types::Seed;
 

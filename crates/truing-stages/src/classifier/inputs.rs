@@ -5,22 +5,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use truing_data::{HeldOut, OnBadRow, SourceRange, split_held_out};
+use truing_eval::classifier::{ClassifierSpec, OutputSpec, PartSpec};
 use truing_model::{EncoderFiles, HeadKind, ModelFiles};
+use truing_predict::{TextReader, encoder_tokenizer};
 use truing_run::model::warn_without_padding;
 use truing_run::{DataReport, RunError, SkippedRow, inputs};
+use truing_statistics::mean_and_deviation;
 use truing_store::RunInputs;
 use truing_text::{ChatRenderer, RenderOptions, Tokenizer};
 use truing_train::{ClassificationPack, PartTarget, SequenceHead, StepShape, Target};
 use truing_types::{BatchError, Event, EventSink, PackedBatch, RowOrigin, Seed, TokenId};
 
 use super::label_names::LabelNames;
-use super::layout::{ClassifierSpec, OutputSpec, PartSpec};
 use super::rows::{LabelledRow, LabelledRows};
-use super::texts::TextReader;
 use super::{ClassifierConfig, RareLabels};
 use crate::StageError;
-use crate::embed::encoder_tokenizer;
-use crate::statistics::mean_and_deviation;
 use crate::training::{ModelToTrain, TrainingConfig, TrainingData, TrainingInputs, opening};
 use crate::wording::counted;
 

@@ -1,12 +1,12 @@
 //! What a label of the data is called: its name in the label set, if there is one.
 
+use truing_ask::labels::load_label_set;
 use truing_prompts::labels::LabelSet;
 use truing_run::RunError;
 use truing_types::RowOrigin;
 
 use super::ClassifierConfig;
 use crate::StageError;
-use crate::label::{load_label_set, unknown_label};
 
 /// The labels of a set, or whatever the data says.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl LabelNames {
                 let Some(idx) = set.dimension_idx(dimension) else { return Ok(None) };
                 let name = |label: String| match set.resolve(idx, &label) {
                     Some(known) => Ok(set.name(idx, known).to_owned()),
-                    None => Err(unknown_label(set, idx, origin, column, label)),
+                    None => Err(set.unknown(idx, origin, column, label)),
                 };
                 written.into_iter().map(name).collect::<Result<_, _>>()?
             }

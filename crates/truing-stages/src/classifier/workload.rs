@@ -1,12 +1,11 @@
 //! What a run learns from labelled texts, on an encoder or a decoder.
 
+use truing_eval::classifier::{ClassifierSpec, evaluate};
 use truing_model::HeadOutput;
 use truing_train::{Classification, ClassificationPack};
 use truing_types::BatchError;
 
-use super::evaluation::evaluate;
 use super::inputs::{ClassifierInputs, LabelledData};
-use super::layout;
 use crate::StageError;
 use crate::training::{EvaluationFindings, Side, Workload};
 
@@ -57,7 +56,7 @@ impl Workload for ClassifierWorkload<'_> {
     }
 
     fn files(&self) -> Result<Vec<(String, Vec<u8>)>, StageError> {
-        Ok(vec![(layout::FILE.to_owned(), self.inputs.spec.to_json()?)])
+        Ok(vec![(ClassifierSpec::FILE_NAME.to_owned(), self.inputs.spec.to_json()?)])
     }
 
     fn output_names(&self) -> Vec<String> {

@@ -188,7 +188,7 @@ impl Reading<'_> {
                 }
                 if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.vocab_size) {
                     let vocab_size = self.vocab_size;
-                    return Err(StageError::TokenOutsideVocabulary { origin, token, vocab_size });
+                    return Err(RunError::TokenOutsideVocabulary { origin, token, vocab_size }.into());
                 }
                 if tokens.len() > self.config.max_prompt_length {
                     self.n_too_long += 1;

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_model::Engine;
+use truing_predict::RewardScorer;
 use truing_reward::{Completion, Reads, RewardFunction};
 use truing_types::{Conversation, Message, Role, Unscored, UnscoredReason};
-
-use crate::reward::RewardScorer;
 
 /// The table `[reward_model]` of a policy's recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

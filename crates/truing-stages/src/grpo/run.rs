@@ -8,6 +8,7 @@ use truing_ask::OpenChatModel;
 use truing_client::{Counts, CountsSnapshot};
 use truing_generate::{end_tokens, excluded_tokens, marks_of};
 use truing_model::{Engine, EngineOptions, SaveOptions, TrainableSpec};
+use truing_predict::RewardScorer;
 use truing_reward::Rewards;
 use truing_reward::judge::Judge;
 use truing_run::folder::{OpenedRun, RunOutline};
@@ -27,7 +28,6 @@ use super::state::PromptState;
 use super::step::Purpose;
 use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
-use crate::reward::RewardScorer;
 use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
+use truing_ask::labels::LabelForm;
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
 use truing_run::{Recipe, RunError, recipe};
@@ -243,6 +244,18 @@ impl LabelConfig {
         judging::check_names(&self.judge.iter().map(LabelJudge::name).collect::<Vec<_>>())?;
         self.data.iter().try_for_each(|source| self.source(source).check_as::<PromptRow>())?;
         Ok(self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))?)
+    }
+
+    /// How judges are asked.
+    pub(super) fn form(&self) -> LabelForm<'_> {
+        LabelForm {
+            prompt: self.prompt.as_deref(),
+            max_prompt_characters: self.max_prompt_characters,
+            n_votes: self.n_votes,
+            temperature: self.temperature,
+            seed: self.seed,
+            max_new_tokens: self.max_new_tokens,
+        }
     }
 
     /// A source with its path in the data's folder.

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
 use truing_ask::judging::BYTES_PER_TOKEN;
+use truing_ask::labels::{LabelPrompt, Question, load_label_set};
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
 use truing_prompts::labels::LabelSet;
 use truing_reward::asking::question_text;
@@ -13,28 +14,7 @@ use truing_train::{Amount, PlanRow};
 use truing_types::{Event, EventSink, RowOrigin};
 
 use super::config::{LabelConfig, OnUnknownLabel};
-use super::questions;
-use super::set::load_label_set;
-use crate::error::UnknownLabelError;
 use crate::{StageError, StagePlan};
-
-/// Similarity (Jaro-Winkler) from which a label is named as the nearest.
-const NEAR: f64 = 0.6;
-
-/// One prompt to be labelled.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LabelPrompt {
-    /// As a judge reads it.
-    pub text: String,
-    /// Its row.
-    pub columns: Map<String, Value>,
-    /// Where it came from.
-    pub origin: RowOrigin,
-    /// Labels that its row carries, by dimension.
-    pub carried: Vec<Option<Vec<usize>>>,
-    /// Labels that a corrected review file gives it, by dimension.
-    pub corrected: Vec<Option<Vec<usize>>>,
-}
 
 /// Everything a plan looks at.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,7 +151,7 @@ impl Place<'_> {
                 set.add(dimension, &text).map_err(|_| self.bad(value, "a label with letters or digits"))
             }
             (None, OnUnknownLabel::Error) => {
-                Err(unknown_label(set, dimension, self.origin, self.column, text))
+                Err(set.unknown(dimension, self.origin, self.column, text).into())
             }
         }
     }
@@ -185,34 +165,6 @@ impl Place<'_> {
         }
         .into()
     }
-}
-
-/// What is said of a label that a set does not have.
-pub(crate) fn unknown_label(
-    set: &LabelSet,
-    dimension: usize,
-    origin: &RowOrigin,
-    column: &str,
-    found: String,
-) -> StageError {
-    StageError::UnknownLabel(Box::new(UnknownLabelError {
-        origin: origin.clone(),
-        column: column.to_owned(),
-        nearest: nearest(set, dimension, &found).map(str::to_owned),
-        found,
-        dimension: set.dimensions()[dimension].name.clone(),
-    }))
-}
-
-/// The label that a text is most like, by its names.
-pub(super) fn nearest<'a>(set: &'a LabelSet, dimension: usize, text: &str) -> Option<&'a str> {
-    let text = text.to_lowercase();
-    let likeness = |name: &String| strsim::jaro_winkler(&name.to_lowercase(), &text);
-    let labels = set.dimensions()[dimension].labels.iter().map(|label| {
-        let of_names = std::iter::once(&label.name).chain(&label.synonyms).map(likeness);
-        (of_names.fold(0.0, f64::max), label.name.as_str())
-    });
-    labels.filter(|(likeness, _)| *likeness >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
 }
 
 /// Gives prompts the labels of `corrections`; hands back how many of its rows are of no prompt here.
@@ -268,15 +220,6 @@ fn corrected_labels<'a>(
     })
 }
 
-/// What every judge is asked of one prompt in one call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
-    /// Place of the prompt among the inputs.
-    pub prompt: usize,
-    /// The dimensions.
-    pub dimensions: Vec<usize>,
-}
-
 /// A run as it will be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelPlan {
@@ -319,14 +262,11 @@ impl LabelPlan {
             inputs.prompts[question.prompt].text.chars().count() > config.max_prompt_characters
         };
         let cut: BTreeSet<usize> = questions.iter().filter(is_long).map(|question| question.prompt).collect();
-        let bytes: u64 = questions
-            .iter()
-            .map(|question| {
-                let text =
-                    questions::text(&config, &inputs.set, question, &inputs.prompts[question.prompt].text);
-                text.len() as u64
-            })
-            .sum();
+        let form = config.form();
+        let text = |question: &Question| {
+            form.text(&inputs.set, &question.dimensions, &inputs.prompts[question.prompt].text)
+        };
+        let bytes: u64 = questions.iter().map(|question| text(question).len() as u64).sum();
         let n_samples = (config.n_votes * config.judge.len()) as u64;
         let n_calls = questions.len() as u64 * n_samples;
         Ok(Self {
@@ -339,6 +279,28 @@ impl LabelPlan {
             questions,
             config,
         })
+    }
+}
+
+impl LabelPlan {
+    /// What the settings and the data say about how far the labels can be trusted.
+    pub(super) fn warnings(&self, inputs: &LabelInputs) -> Vec<String> {
+        let (config, mut warnings) = (&self.config, Vec::new());
+        if config.judge.len() == 1 && config.n_votes == 1 && self.n_calls > 0 {
+            warnings.push(
+                "one judge with one vote: a confidence of 1 says nothing, and little is reviewed".into(),
+            );
+        }
+        if self.n_cut > 0 {
+            let (n, most) = (self.n_cut, config.max_prompt_characters);
+            warnings
+                .push(format!("{n} prompts of more than {most} characters were shown without their middle"));
+        }
+        if inputs.n_stray_corrections > 0 {
+            let n = inputs.n_stray_corrections;
+            warnings.push(format!("{n} corrections are of prompts that are not in the data"));
+        }
+        warnings
     }
 }
 

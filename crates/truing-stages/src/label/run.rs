@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_ask::judged_folder::{self, CORRECTIONS, JudgedInputs};
 use truing_ask::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
+use truing_ask::labels::{
+    self, Answers, JudgeCounts, LabelReader, LabelledPrompt, Labelling, ParsedLabels, Question,
+    ReviewedPrompt, Summary, SummaryOptions, label_set_toml,
+};
 use truing_prompts::labels::Ballot;
 use truing_reward::asking::Unanswered;
 use truing_run::rows::write_lines;
@@ -13,12 +17,8 @@ use truing_run::{Ended, Recipe, RunError, write_skipped};
 use truing_store::atomic;
 use truing_types::{ChatModel, ChatRequest, Event};
 
-use super::config::{LabelConfig, LabelJudge, REVIEW};
-use super::outcome::{Answers, JudgeCounts, LabelledPrompt, ReviewedPrompt, assign};
-use super::plan::{LabelInputs, LabelPlan, Question};
-use super::questions::{self, Reader, Said};
-use super::set::label_set_toml;
-use super::summary::{Summary, summarise};
+use super::config::{LabelConfig, REVIEW};
+use super::plan::{LabelInputs, LabelPlan};
 use crate::{RunContext, StageError};
 
 /// Questions that are asked at a time.
@@ -63,9 +63,11 @@ pub(super) fn run(
     let set = label_set_toml(&inputs.set).map_err(|error| write_error(std::io::Error::other(error)))?;
     atomic::write(&folder.join("label_set.toml"), set.as_bytes())?;
     write_skipped(folder, &inputs.report.skipped, events)?;
-    let reader = Reader::new(&inputs.set)?;
-    let mut answers = Answers::new(inputs);
-    let names: Vec<String> = config.judge.iter().map(LabelJudge::name).collect();
+    let reader = LabelReader::new(&inputs.set)?;
+    let mut answers = Answers::new(&inputs.set, inputs.prompts.len());
+    let judged_by: Vec<(String, f64)> =
+        config.judge.iter().map(|judge| (judge.name(), judge.weight)).collect();
+    let names: Vec<String> = judged_by.iter().map(|(name, _)| name.clone()).collect();
     let patience =
         Patience { most_replies: config.most_replies, max_failures_in_a_row: config.max_failures_in_a_row };
     let asked = ask_each(judges, &names, plan.n_calls, patience, events, |judge, model, at_work| {
@@ -74,7 +76,13 @@ pub(super) fn run(
     })?;
     let Some(counts) = asked else { return Ok(Ended::STOPPED) };
     answers.judges = counts;
-    let rows = assign(plan, inputs, &answers);
+    let labelling = Labelling {
+        set: &inputs.set,
+        prompts: &inputs.prompts,
+        dimensions: &plan.dimensions,
+        judges: &judged_by,
+    };
+    let rows = labelling.assign(&answers);
     if rows.iter().all(|row| row.labels.is_empty()) {
         let failed = answers.judges.iter().map(|judge| main_reason(&judge.failures));
         let reason = failed.into_iter().find(|reason| !reason.is_empty()).map(str::to_owned);
@@ -88,7 +96,15 @@ pub(super) fn run(
         });
         return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
     }
-    let summary = summarise(plan, inputs, &answers, &rows);
+    let options = SummaryOptions {
+        min_confidence: config.min_confidence,
+        min_count: config.min_count,
+        compare: config.compare,
+        per_dimension: config.per_dimension,
+        n_cut: plan.n_cut,
+    };
+    let mut summary = labelling.summarise(&answers, &rows, &options);
+    summary.warnings.extend(plan.warnings(inputs));
     // What may differ between a run and its continuation is recorded as it was for these labels.
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
@@ -114,7 +130,7 @@ fn write(config: &LabelConfig, rows: &[LabelledPrompt], summary: &Summary) -> Re
 struct Asking<'a, 'w, 'e> {
     plan: &'a LabelPlan,
     inputs: &'a LabelInputs,
-    reader: &'a Reader<'a>,
+    reader: &'a LabelReader<'a>,
     judge: usize,
     at_work: &'w mut AtWork<'e>,
 }
@@ -161,7 +177,7 @@ impl Asking<'_, '_, '_> {
     ) {
         let Some(Question { dimensions, .. }) = questions.first() else { return };
         let n_votes = self.plan.config.n_votes;
-        let reminder = questions::reminder(&self.inputs.set, dimensions);
+        let reminder = labels::reminder(&self.inputs.set, dimensions);
         let reader = self.reader;
         let read = |_: usize, reply: &str| reader.read(reply, dimensions);
         let replies = self.at_work.ask(model, self.requests(questions), &reminder, read);
@@ -173,11 +189,11 @@ impl Asking<'_, '_, '_> {
 
     /// Every vote of every question.
     fn requests(&self, questions: &[Question]) -> Vec<ChatRequest> {
-        let config = &self.plan.config;
+        let form = self.plan.config.form();
         let votes = |question: &Question| {
             let prompt = &self.inputs.prompts[question.prompt].text;
-            let text = questions::text(config, &self.inputs.set, question, prompt);
-            (0..config.n_votes).map(|vote| questions::request(config, text.clone(), vote)).collect::<Vec<_>>()
+            let text = form.text(&self.inputs.set, &question.dimensions, prompt);
+            (0..form.n_votes).map(|vote| form.request(text.clone(), vote)).collect::<Vec<_>>()
         };
         questions.iter().flat_map(votes).collect()
     }
@@ -186,7 +202,7 @@ impl Asking<'_, '_, '_> {
     fn take(
         &self,
         question: &Question,
-        reply: Result<Vec<Said>, Unanswered>,
+        reply: Result<Vec<ParsedLabels>, Unanswered>,
         answers: &mut Answers,
         counts: &mut JudgeCounts,
     ) {

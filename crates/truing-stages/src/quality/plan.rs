@@ -2,35 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use rand_chacha::rand_core::Rng;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use truing_ask::judging::BYTES_PER_TOKEN;
+use truing_ask::quality::{Bucket, Calls, QualityPrompt};
 use truing_data::{SourceConfig, read_prompts};
 use truing_reward::asking::question_text;
 use truing_run::rows::value_at;
 use truing_run::{DataReport, RunError};
 use truing_train::{Amount, PlanRow};
-use truing_types::{Event, EventSink, RowOrigin, Seed};
+use truing_types::{Event, EventSink, Seed};
 
-use super::config::{Calls, QualityConfig};
-use super::questions;
+use super::config::QualityConfig;
 use crate::{StageError, StagePlan};
 
 /// The bucket of rows without a label.
 const UNLABELLED: &str = "(no label)";
-
-/// One prompt to be judged.
-#[derive(Debug, Clone, PartialEq)]
-pub struct QualityPrompt {
-    /// As a judge reads it.
-    pub text: String,
-    /// Its row.
-    pub columns: Map<String, Value>,
-    /// Its bucket's label.
-    pub bucket: String,
-    /// Where it came from.
-    pub origin: RowOrigin,
-}
 
 /// Everything a plan looks at.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -73,33 +59,6 @@ impl QualityInputs {
     }
 }
 
-/// Prompts that are compared with each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bucket {
-    /// Its label.
-    pub name: String,
-    /// Places among the inputs' prompts, the anchors first, each part in the order of the files.
-    pub members: Vec<usize>,
-    /// How many of them are anchors.
-    pub n_anchors: usize,
-}
-
-impl Bucket {
-    /// Whether it has too few prompts for anchors: all are compared with all.
-    #[must_use]
-    pub fn is_small(&self) -> bool {
-        self.n_anchors == self.members.len()
-    }
-
-    /// Who meets whom, as places among the members; the second is always an anchor.
-    pub fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let samples =
-            if self.is_small() { 0..self.members.len() } else { self.n_anchors..self.members.len() };
-        let opponents = move |sample: usize| if self.is_small() { 0..sample } else { 0..self.n_anchors };
-        samples.flat_map(move |sample| opponents(sample).map(move |anchor| (sample, anchor)))
-    }
-}
-
 /// A run as it will be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QualityPlan {
@@ -130,7 +89,7 @@ impl QualityPlan {
         }
         let buckets: Vec<Bucket> = by_name
             .into_iter()
-            .map(|(name, members)| draw_anchors(name, members, config.n_anchors, Seed(config.seed)))
+            .map(|(name, members)| Bucket::sample_anchors(name, members, config.n_anchors, Seed(config.seed)))
             .collect();
         let n_comparisons = buckets.iter().map(|bucket| bucket.pairs().count() as u64).sum();
         if n_comparisons == 0 {
@@ -146,7 +105,7 @@ impl QualityPlan {
             Calls::Separate => config.dimensions.len() as u64,
         };
         let n_calls = n_comparisons * 2 * calls_of_order * config.judge.len() as u64;
-        let frame_bytes = questions::frame_bytes(&config) as u64;
+        let frame_bytes = config.form().frame_bytes() as u64;
         let length =
             |bucket: &Bucket, member: usize| inputs.prompts[bucket.members[member]].text.len() as u64;
         let bytes_of_pairs: u64 = buckets
@@ -194,51 +153,5 @@ impl StagePlan for QualityPlan {
             self.n_calls,
             self.config.judge.len()
         )
-    }
-}
-
-/// Anchors by seed and the bucket's name: other buckets and their sizes change nothing.
-fn draw_anchors(name: &str, mut members: Vec<usize>, n_anchors: usize, seed: Seed) -> Bucket {
-    let n_anchors = n_anchors.min(members.len());
-    if n_anchors < members.len() {
-        let mut generator = seed.generator(&format!("anchors of {name}"), &[]);
-        for place in 0..n_anchors {
-            let left = (members.len() - place) as u64;
-            members.swap(place, place + (generator.next_u64() % left) as usize);
-        }
-        members[..n_anchors].sort_unstable();
-        members[n_anchors..].sort_unstable();
-    }
-    Bucket { name: name.to_owned(), members, n_anchors }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn every_sample_meets_every_anchor_once() {
-        let bucket = draw_anchors("x", (100..150).collect(), 30, Seed(1));
-        assert_eq!((bucket.n_anchors, bucket.is_small()), (30, false));
-        let pairs: Vec<_> = bucket.pairs().collect();
-        assert_eq!(pairs.len(), 20 * 30);
-        assert!(pairs.iter().all(|&(sample, anchor)| sample >= 30 && anchor < 30));
-        assert_eq!(pairs.iter().collect::<BTreeSet<_>>().len(), pairs.len());
-        let members: BTreeSet<_> = bucket.members.iter().collect();
-        assert_eq!(members.len(), 50);
-        assert_eq!(draw_anchors("x", (100..150).collect(), 30, Seed(1)), bucket);
-        assert_ne!(draw_anchors("x", (100..150).collect(), 30, Seed(2)).members, bucket.members);
-        assert_ne!(draw_anchors("y", (100..150).collect(), 30, Seed(1)).members, bucket.members);
-    }
-
-    #[test]
-    fn a_small_bucket_compares_all_with_all() {
-        for (n, n_pairs) in [(1, 0), (2, 1), (7, 21), (30, 435)] {
-            let bucket = draw_anchors("x", (0..n).collect(), 30, Seed(1));
-            assert!(bucket.is_small());
-            assert_eq!(bucket.pairs().count(), n_pairs);
-            assert!(bucket.pairs().all(|(one, other)| other < one));
-        }
     }
 }

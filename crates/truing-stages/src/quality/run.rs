@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_ask::judged_folder::{self, JudgedInputs};
 use truing_ask::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
+use truing_ask::quality::{
+    Compared, Comparison, Dimension, Pair, PromptScore, Summary, Verdict, read_verdicts, reminder,
+};
 use truing_reward::asking::Unanswered;
 use truing_run::rows::write_lines;
 use truing_run::{Ended, Recipe, write_skipped};
 use truing_store::atomic;
 use truing_types::{ChatModel, ChatRequest, Event};
 
-use super::aggregate::{Comparison, Pair, PromptScore, Summary, aggregate};
-use super::config::{Dimension, QualityConfig, QualityJudge};
+use super::config::QualityJudge;
 use super::plan::{QualityInputs, QualityPlan};
-use super::questions;
-use super::verdict::Verdict;
 use crate::{RunContext, StageError};
 
 /// Comparisons that are put together at a time.
@@ -70,7 +70,15 @@ pub(super) fn run(
         let reason = reasons.into_iter().find(|reason| !reason.is_empty()).unwrap_or_default().to_owned();
         return Err(StageError::NoVerdicts { n_judges: config.judge.len(), reason });
     }
-    let (scores, summary) = aggregate(plan, inputs, &comparisons, unscored);
+    let compared = Compared {
+        prompts: &inputs.prompts,
+        buckets: &plan.buckets,
+        dimensions: &config.dimensions,
+        judges: &names,
+        n_anchors: config.n_anchors,
+        prior_deviation: config.prior_deviation,
+    };
+    let (scores, summary) = compared.aggregate(&comparisons, unscored);
     // What may differ between a run and its continuation is recorded as it was for these scores.
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
@@ -135,23 +143,23 @@ impl Asking<'_, '_, '_> {
         unscored: &mut BTreeMap<String, usize>,
     ) -> Vec<Comparison> {
         let (calls, requests) = self.questions(bucket_idx, pairs);
-        let reminder = questions::reminder(&self.plan.config.dimensions);
-        let read = |place: usize, reply: &str| questions::read(reply, &calls[place].dimensions);
+        let reminder = reminder(&self.plan.config.dimensions);
+        let read = |place: usize, reply: &str| read_verdicts(reply, &calls[place].dimensions);
         let answers = self.at_work.ask(model, requests, &reminder, read);
         self.put_together(bucket_idx, pairs, &calls, answers, unscored)
     }
 
     /// The calls of some comparisons with their requests.
     fn questions(&self, bucket_idx: usize, pairs: &[(usize, usize)]) -> (Vec<Call>, Vec<ChatRequest>) {
-        let config: &QualityConfig = &self.plan.config;
+        let form = self.plan.config.form();
         let bucket = &self.plan.buckets[bucket_idx];
         let text = |member: usize| self.inputs.prompts[bucket.members[member]].text.as_str();
         let (mut calls, mut requests) = (Vec::new(), Vec::new());
         for (comparison, &(sample, anchor)) in pairs.iter().enumerate() {
-            for dimensions in questions::calls(config) {
+            for dimensions in form.calls() {
                 for anchor_first in [false, true] {
                     let (first, second) = if anchor_first { (anchor, sample) } else { (sample, anchor) };
-                    requests.push(questions::request(config, &dimensions, text(first), text(second)));
+                    requests.push(form.request(&dimensions, text(first), text(second)));
                     calls.push(Call { comparison, dimensions: dimensions.clone(), anchor_first });
                 }
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use truing_prompts::selection::{Selection, Target, select as select_rows};
-use truing_run::results::{DroppedRow, LayerCount, SelectionLayer};
+use truing_run::selection::{DroppedRow, LayerCount, SelectionLayer};
 use truing_types::{Event, EventSink};
 
 use super::pool::{Pool, standing_in};

@@ -6,15 +6,16 @@ use std::path::Path;
 
 use serde_json::Value;
 use truing_data::read_prompts;
+use truing_eval::bundled::BUNDLED;
 use truing_prompts::clustering::CoarseAndFine;
 use truing_prompts::map::{MapOptions, draw_map};
 use truing_prompts::templates::{Template, TemplateSet};
 use truing_prompts::tokens::{END, START, TokenPool, Vocabulary, join};
-use truing_run::results::{
+use truing_run::rows::write_lines;
+use truing_run::selection::{
     Decision, DroppedRow, LayerCount, PromptDecision, SelectionLayer, SelectionSummary, TemplatePiece,
     TemplateRow,
 };
-use truing_run::rows::write_lines;
 use truing_run::{RunError, write_skipped};
 use truing_store::{RunDirectory, StoreError, atomic};
 use truing_types::{Event, EventSink, PromptMap, RowOrigin};
@@ -23,7 +24,6 @@ use super::SelectPlan;
 use super::pool::Pool;
 use super::vectors::Embedded;
 use crate::StageError;
-use crate::evaluations::SHIPPED;
 
 /// The chosen rows, as they were read.
 pub(super) const SELECTED: &str = "selected.jsonl";
@@ -221,7 +221,7 @@ fn summary(
     let config = &plan.config;
     let mut counted: BTreeMap<SelectionLayer, (u64, Option<f64>)> = BTreeMap::new();
     let always = [SelectionLayer::Unreadable, SelectionLayer::ExactDuplicate, SelectionLayer::NearDuplicate];
-    let shipped = SHIPPED.iter().map(|evaluation| evaluation.name.to_owned());
+    let shipped = BUNDLED.iter().map(|evaluation| evaluation.name.to_owned());
     let named = config.evaluation_data.iter();
     let named = named.map(|source| config.source(source).path.to_string_lossy().into_owned());
     let evaluations =

@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use truing_data::read_prompts;
+use truing_eval::bundled::BUNDLED;
 use truing_prompts::clean::Cleaner;
 use truing_prompts::decontamination::EvaluationIndex;
 use truing_prompts::duplicates::{ExactDuplicates, near_duplicates};
 use truing_prompts::tokens::TokenPool;
-use truing_run::results::{DroppedRow, SelectionLayer};
 use truing_run::rows::{prompt_text, value_at};
+use truing_run::selection::{DroppedRow, SelectionLayer};
 use truing_run::{DataReport, RunError};
 use truing_types::{Event, EventSink, PromptRow, RowOrigin};
 
 use super::{SelectConfig, plan};
 use crate::StageError;
-use crate::evaluations::SHIPPED;
 
 /// Rows that are cleaned side by side.
 const ROWS_AT_A_TIME: usize = 4096;
@@ -239,7 +239,7 @@ impl Pool {
             total: None,
         });
         let mut index = EvaluationIndex::new(plan::decontamination_options(config))?;
-        for shipped in SHIPPED {
+        for shipped in BUNDLED {
             index.add(shipped.name, shipped.questions()?)?;
         }
         for source in &config.evaluation_data {

@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use truing_data::vectors::{NpyFile, UnfinishedVectors, VectorWriter};
 use truing_model::Engine;
 use truing_parallel::Solo;
+use truing_predict::{EmbedOptions, Embedder};
 use truing_prompts::clustering::Vectors;
 use truing_run::{Ended, Probe, RunError, Start};
 use truing_store::{Digest, RunDirectory, atomic};
@@ -15,8 +17,6 @@ use super::mining::{self, Mined};
 use super::pool::Pool;
 use super::{SelectPlan, TaskEmbeddingConfig};
 use crate::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
-use crate::embed::vectors::{NpyFile, UnfinishedVectors, VectorWriter};
-use crate::embed::{EmbedOptions, Embedder};
 use crate::{RunContext, Stage, StageError};
 
 /// Vectors of the encoder as it is.

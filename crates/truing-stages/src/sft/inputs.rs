@@ -2,19 +2,16 @@
 
 use std::iter;
 
-use truing_data::{Dataset, DatasetBuilder, HeldOut, OnBadRow, SourceConfig, read_rows};
+use truing_data::{Dataset, HeldOut};
 use truing_model::ModelFiles;
 use truing_run::{DataReport, SkippedRow};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions};
-use truing_types::{Event, EventSink, RowOrigin, Seed, StageName, TrainingRow};
+use truing_types::{EventSink, Seed, StageName};
 
 use crate::StageError;
 use crate::training::opening::{self, Opened};
 use crate::training::{ModelToTrain, TrainingConfig, TrainingInputs};
-
-/// Rows rendered at a time, on all threads.
-const ROWS_AT_A_TIME: usize = 2048;
 
 /// Everything a plan looks at.
 #[derive(Debug)]
@@ -48,18 +45,16 @@ impl SftInputs {
     ) -> Result<Self, StageError> {
         config.check_stage(StageName::Sft)?;
         let (model, renderer) = opening::open(config, Opened::LanguageModel, options)?;
-        let (mut train, train_report) = read(config, &config.data, &renderer, "data", events)?;
+        let reader = opening::row_reader(config, &renderer, model.spec.vocab_size);
+        let (mut train, train_report) = reader.samples(&config.data, "data", "the training data", events)?;
         let (mut eval, mut eval_report) = (None, None);
         if config.eval_fraction > 0.0 {
             let split = train.split(HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
             train = split.0;
             eval = Some(split.1).filter(|held_out| held_out.n_samples() > 0);
         } else if !config.eval_data.is_empty() {
-            let found = read(config, &config.eval_data, &renderer, "evaluation", events)?;
+            let found = reader.samples(&config.eval_data, "evaluation", "the evaluation data", events)?;
             (eval, eval_report) = (Some(found.0), Some(found.1));
-        }
-        for dataset in iter::once(&train).chain(&eval) {
-            check_tokens(dataset, model.spec.vocab_size)?;
         }
         let eval_files = eval_report.as_ref().map(|report| &report.files);
         let record = opening::record(config, &model, &train_report.files, eval_files)?;
@@ -94,69 +89,4 @@ impl TrainingInputs for SftInputs {
     fn samples_digest(&self) -> Option<Digest> {
         Some(self.train.digest())
     }
-}
-
-/// A tokenizer may be larger than the embedding, for instance where special tokens were added to one alone.
-fn check_tokens(dataset: &Dataset, vocab_size: usize) -> Result<(), StageError> {
-    for sample in dataset.samples() {
-        if let Some(&token) = sample.tokens().iter().find(|&&token| token as usize >= vocab_size) {
-            let origin = sample.origin();
-            return Err(StageError::TokenOutsideVocabulary { origin, token, vocab_size });
-        }
-    }
-    Ok(())
-}
-
-fn read(
-    config: &TrainingConfig,
-    sources: &[SourceConfig],
-    renderer: &ChatRenderer,
-    role: &'static str,
-    events: &mut dyn EventSink,
-) -> Result<(Dataset, DataReport), StageError> {
-    let what = if role == "evaluation" { "the evaluation data" } else { "the training data" };
-    events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
-    let mut builder = Dataset::builder(config.max_length, config.long_samples);
-    let mut report = DataReport::of(role);
-    for source in sources {
-        let source = SourceConfig { path: config.data_dir.join(&source.path), ..source.clone() };
-        builder.begin_source(source.path.to_string_lossy(), source.weight);
-        let mut rows = read_rows(&source, config.on_bad_row)?;
-        loop {
-            let chunk: Vec<_> = rows.by_ref().take(ROWS_AT_A_TIME).collect::<Result<_, _>>()?;
-            if chunk.is_empty() {
-                break;
-            }
-            take(&mut report, &chunk, renderer, config.on_bad_row, &mut builder)?;
-            events.emit(Event::Progress { done: report.n_rows, note: format!("{} rows", report.n_rows) });
-        }
-        report.end_source(&rows);
-    }
-    let (dataset, long) = builder.finish().map_err(|error| report.completed(error, 0))?;
-    report.long = long;
-    events.emit(Event::PhaseFinished);
-    report.warn(what, events);
-    Ok((dataset, report))
-}
-
-fn take(
-    report: &mut DataReport,
-    rows: &[(TrainingRow, RowOrigin)],
-    renderer: &ChatRenderer,
-    on_bad_row: OnBadRow,
-    builder: &mut DatasetBuilder,
-) -> Result<(), StageError> {
-    for ((_, origin), rendered) in rows.iter().zip(renderer.training_many(rows)) {
-        match rendered {
-            Ok(rendered) => {
-                report.n_rows += 1;
-                for note in rendered.notes {
-                    report.note(note.without_message_number(), origin);
-                }
-                builder.push(&rendered.sample);
-            }
-            Err(error) => report.skip(on_bad_row, StageError::from(error))?,
-        }
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use truing_model::ModelFiles;
+use truing_run::samples::RowReader;
 use truing_run::{RunError, inputs, model};
 use truing_store::RunInputs;
 use truing_text::{ChatRenderer, RenderOptions};
@@ -80,6 +81,22 @@ pub(crate) fn open(
         renderer = renderer.with_template(&source)?;
     }
     Ok((model, renderer))
+}
+
+/// Reads the recipe's rows for a model of `vocab_size` tokens.
+pub(crate) fn row_reader<'a>(
+    config: &'a TrainingConfig,
+    renderer: &'a ChatRenderer,
+    vocab_size: usize,
+) -> RowReader<'a> {
+    RowReader {
+        data_dir: &config.data_dir,
+        on_bad_row: config.on_bad_row,
+        max_length: config.max_length,
+        long_samples: config.long_samples,
+        renderer,
+        vocab_size,
+    }
 }
 
 /// Versions, seeds and digests of all files.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
+use truing_eval::classifier::ClassifierEvaluation;
+use truing_eval::reward::{RewardDiagnostics, RewardEvaluation};
 use truing_model::{Engine, EngineOptions};
 use truing_run::folder::{OpenedRun, RunOutline};
 use truing_run::record::{EVALUATION_PREFIX, RunRecord, break_if_alone, is_any_stopped};
-use truing_run::results::{ClassifierEvaluation, RewardDiagnostics, RewardEvaluation};
 use truing_run::{Ended, Probe};
 use truing_train::checkpoint::{self, TrainerState};
 use truing_train::{Measures, Objective as _, StepOutcome, TrainError, Trainer};

@@ -11,12 +11,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use truing_data::SourceConfig;
+use truing_eval::classifier::{Answer, ClassifierEvaluation, ClassifierSpec, OutputSpec};
 use truing_model::{EncoderFiles, HeadKind, ModelFiles};
-use truing_run::results::ClassifierEvaluation;
-use truing_stages::classifier::{
-    self, Answer, Classifier, ClassifierInputs, ClassifierPlan, ClassifierSpec, ClassifierStage, OutputSpec,
-    PredictionOptions,
-};
+use truing_predict::{Classifier, PredictionOptions};
+use truing_stages::classifier::{self, ClassifierInputs, ClassifierPlan, ClassifierStage};
 use truing_stages::training::TrainingConfig;
 use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start, TrainedModel};
 use truing_text::RenderOptions;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use truing_model::{EncoderFiles, Pooling};
+use truing_predict::{EmbedOptions, EmbedOutcome, Embedder};
 use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
-use truing_stages::embed::{EmbedOptions, EmbedOutcome, Embedder};
 use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, Start, TrainedModel};
 use truing_types::{Event, Silent};
 

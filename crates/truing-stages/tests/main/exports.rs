@@ -14,9 +14,10 @@ use tempfile::TempDir;
 use truing_data::SourceConfig;
 use truing_model::weights::SafetensorsFile;
 use truing_model::{HeadKind, ModelFiles, Tensor, is_adapter};
-use truing_stages::classifier::{self, Classifier, ClassifierStage};
+use truing_predict::{Classifier, RewardScorer};
+use truing_stages::classifier::ClassifierStage;
 use truing_stages::dpo::DpoStage;
-use truing_stages::reward::{RewardModelStage, RewardScorer};
+use truing_stages::reward::RewardModelStage;
 use truing_stages::sft::SftStage;
 use truing_stages::training::TrainingConfig;
 use truing_stages::{Ended, Recipe, RunContext, RunError, StageError, Start, TrainedModel};
@@ -150,7 +151,7 @@ fn rewards(model: &Path, folder: &Path) -> Vec<f64> {
 }
 
 /// What a saved classifier says of every text.
-fn predictions(model: &Path) -> Vec<classifier::Prediction> {
+fn predictions(model: &Path) -> Vec<truing_eval::classifier::Prediction> {
     let texts: Vec<String> =
         (0..40).map(|i| format!("{} {}", ["yes", "no"][i % 2], "x".repeat(i % 11))).collect();
     let mut classifier = Classifier::<Cpu>::open(model, RenderOptions::default(), 2, &mut Silent).unwrap();

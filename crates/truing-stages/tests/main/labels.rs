@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use truing_ask::OpenChatModel;
-use truing_stages::label::{self, LabelConfig, LabelInputs, LabelOutcome, LabelPlan, LabelStage, Summary};
+use truing_ask::labels::{Summary, parse_label_set};
+use truing_stages::label::{LabelConfig, LabelInputs, LabelOutcome, LabelPlan, LabelStage};
 use truing_stages::{Ended, Recipe, RunError, Stage, StageError};
 use truing_types::{ChatError, Silent};
 
@@ -130,8 +131,8 @@ fn a_judge_s_labels_are_written_with_votes_and_sources() {
         assert!(folder.path().join("labels").join(file).is_file(), "{file}");
     }
     let set = fs::read_to_string(folder.path().join("labels/label_set.toml")).unwrap();
-    let known = label::parse_label_set(SET, Path::new("set.toml")).unwrap();
-    assert_eq!(label::parse_label_set(&set, Path::new("written.toml")).unwrap(), known);
+    let known = parse_label_set(SET, Path::new("set.toml")).unwrap();
+    assert_eq!(parse_label_set(&set, Path::new("written.toml")).unwrap(), known);
 }
 
 #[test]

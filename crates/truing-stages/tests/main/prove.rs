@@ -12,7 +12,7 @@ use truing_model::{
 };
 use truing_parallel::Solo;
 use truing_stages::model::load_engine;
-use truing_stages::prove::{ProveError, prove};
+use truing_train::prove::{ProveError, prove};
 use truing_types::{ExcludedTokens, Groups, PackedBatch, RowOrigin, Seed, Silent, TokenId, TokenizedSample};
 
 use crate::setup;

@@ -8,7 +8,7 @@ use crate::{embeddings, labels, policies, qualities, selections};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
-use truing_run::results::{Decision, SelectionLayer};
+use truing_run::selection::{Decision, SelectionLayer};
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::{Recipe, RunError, SkippedRow, StageError, Start};
 use truing_types::Event;

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use truing_run::results::{Decision, PromptDecision, SelectionLayer};
-use truing_stages::label::{AssignedLabel, LabelledPrompt};
+use truing_ask::labels::{AssignedLabel, LabelledPrompt};
+use truing_run::selection::{Decision, PromptDecision, SelectionLayer};
 use truing_stages::select::{SelectConfig, SelectPlan, SelectReport, SelectStage};
 use truing_stages::{Ended, Machine, PromptSource, Recipe, RunContext, RunError, Stage, StageError, Start};
 use truing_types::Silent;
@@ -144,7 +144,7 @@ fn text_of_evaluations_that_ship_is_never_kept() {
     let n = write_pool(folder.path());
     let pool = folder.path().join("pool.jsonl");
     let mut rows = fs::read_to_string(&pool).unwrap();
-    let item = &truing_stages::evaluations::SHIPPED[3].questions().unwrap()[0];
+    let item = &truing_eval::bundled::BUNDLED[3].questions().unwrap()[0];
     rows.push_str(&format!(
         "{}\n",
         json!({"prompt": format!("Please. {item}"), "task": "x", "quality": 9.0})

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use truing_data::SourceConfig;
-use truing_run::results::{ClassifierEvaluation, DimensionEvaluation, ScoreEvaluation};
+use truing_eval::classifier::{ClassifierEvaluation, DimensionEvaluation, ScoreEvaluation};
+use truing_predict::{Classifier, PredictionOptions, PredictionSummary};
 use truing_stages::TrainedModel;
-use truing_stages::classifier::{Classifier, ClassifierStage, PredictionOptions, PredictionSummary};
+use truing_stages::classifier::ClassifierStage;
 
 use super::model;
 use super::output::check_is_no_input;

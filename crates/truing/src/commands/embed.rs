@@ -7,9 +7,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use truing_model::Pooling;
 use truing_model::sources::DEFAULT_ENCODER;
+use truing_predict::{EmbedOptions, Embedder};
 use truing_stages::TrainedModel;
 use truing_stages::embed::train::EmbedStage;
-use truing_stages::embed::{EmbedOptions, Embedder};
 
 use super::model;
 use super::output::check_is_no_input;

@@ -1,7 +1,7 @@
 //! What the commands share that ask judges: `truing label` and `truing quality`.
 
-use truing_ask::Agreement;
 use truing_stages::{RunError, StageError};
+use truing_statistics::Agreement;
 
 use crate::Context;
 use crate::outcome::Outcome;

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use clap::Args;
 use serde_json::json;
-use truing_stages::label::{LabelOutcome, LabelPlan, LabelStage, Summary};
+use truing_ask::labels::Summary;
+use truing_stages::label::{LabelOutcome, LabelPlan, LabelStage};
 use truing_stages::{StageError, StagePlan};
 
 use super::classifier::{self, LabelCommand};

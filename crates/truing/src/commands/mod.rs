@@ -3,7 +3,6 @@
 mod chat;
 mod classifier;
 mod doctor;
-mod dpo;
 mod embed;
 mod generate;
 mod grpo;
@@ -21,8 +20,8 @@ mod reward;
 mod rollouts;
 mod sampling;
 mod select;
-mod sft;
 pub(crate) mod stage;
+mod training;
 
 use clap::Subcommand;
 use truing_stages::dpo::DpoStage;

@@ -7,7 +7,7 @@ use serde_json::json;
 use truing_data::{OnBadRow, SourceConfig, read_rows};
 use truing_model::{ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
-use truing_stages::prove::{Proof, prove};
+use truing_train::prove::{Proof, prove};
 use truing_types::TokenizedSample;
 
 use super::model::{self, ModelArguments};

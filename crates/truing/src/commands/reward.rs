@@ -1,49 +1,25 @@
-//! `truing reward`: train a reward model, score responses with it, tell what its scores are worth.
+//! `truing reward`: train a reward model, score responses with it, evaluate it.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use serde_json::Value;
 use truing_data::SourceConfig;
+use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
+use truing_predict::{RewardScorer, Scored};
 use truing_report::{RunRecord, StageRecord};
-use truing_run::results::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
-use truing_stages::TrainedModel;
-use truing_stages::reward::{self, RewardModelStage, RewardScorer};
-use truing_stages::training::TrainingPlan;
+use truing_stages::reward::RewardModelStage;
 
 use super::model;
 use super::output::check_is_no_input;
-use super::plan;
-use super::stage::{self, StageCommand, finish_training, render_options};
+use super::stage::{self, render_options};
 use crate::Context;
 use crate::local_engine::LocalEngine;
 use crate::outcome::Outcome;
 use crate::printer::Style;
 use crate::progress;
 use crate::table::{Align, Table};
-
-impl StageCommand for RewardModelStage {
-    const STOPPING: &'static str = "stopping: the run is saved after this pack";
-
-    fn print_plan(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
-        plan::print(plan, context)
-    }
-
-    fn plan_json(plan: &TrainingPlan) -> Value {
-        plan::to_json(plan)
-    }
-
-    fn finish(
-        trained: TrainedModel,
-        folder: &Path,
-        as_json: bool,
-        context: &Context,
-    ) -> anyhow::Result<Outcome> {
-        finish_training(&trained, &[], folder, as_json, context)
-    }
-}
 
 /// What to do with a reward model.
 #[derive(Debug, Subcommand)]
@@ -107,7 +83,7 @@ pub(crate) fn run(command: &Command, context: &mut Context) -> anyhow::Result<Ou
     }
 }
 
-type ScoredFiles = (Vec<reward::Scored>, RewardDiagnostics);
+type ScoredFiles = (Vec<Scored>, RewardDiagnostics);
 
 fn score_files(files: &Files, context: &Context) -> anyhow::Result<ScoredFiles> {
     let path = model::find(&files.model, context)?;

@@ -7,6 +7,7 @@ use truing_data::{
     split_held_out, unread_files,
 };
 use truing_model::{EncoderFiles, Engine};
+use truing_predict::{encoder_tokenizer, pack_texts};
 use truing_run::inputs::content_key;
 use truing_run::rows::key_of;
 use truing_run::{DataReport, Machine, RunError, SkippedRow, inputs};
@@ -16,7 +17,6 @@ use truing_train::{EmbeddingLoss, PlanRow, StepShape, TripletGroups, TripletPack
 use truing_types::{BatchError, Event, EventSink, RowOrigin, Seed, TokenId};
 
 use super::EmbedTrainConfig;
-use crate::embed::{encoder_tokenizer, pack_texts};
 use crate::training::{EncoderPlan, ModelToTrain, SampleLengths, TrainingData, TrainingInputs};
 use crate::wording::counted;
 use crate::{StageError, StagePlan};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
+use truing_eval::classifier::ClassifierSpec;
 use truing_model::encoder::OUTPUT_LAYER;
 use truing_model::sources::DEFAULT_MODEL;
 use truing_model::weights::{SafetensorsFile, SafetensorsFiles};
@@ -14,7 +15,6 @@ use truing_model::{
     AdapterFiles, DecoderSpec, EncoderFiles, EncoderSpec, GgufFile, LoraSpec, ModelError, ModelFiles,
     RopeScaling, is_adapter,
 };
-use truing_stages::classifier::ClassifierSpec;
 use truing_text::{ChatTemplate, Tokenizer};
 
 use crate::Context;
@@ -190,7 +190,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let mut note = |error: anyhow::Error| problems.push(one_sentence(&error));
     let tensors = list_tensors(&path).map_err(|error| note(error.into())).unwrap_or_default();
     let found = ModelSpec::open(&path).map_err(|error| note(error.into())).ok();
-    let classifier = path.join("classifier.json").is_file().then(|| ClassifierSpec::open(&path));
+    let classifier = path.join(ClassifierSpec::FILE_NAME).is_file().then(|| ClassifierSpec::open(&path));
     let classifier = classifier.and_then(|spec| spec.map_err(|error| note(error.into())).ok());
     let of_model = found.as_ref().and_then(|found| found.tokenizer_directory.clone());
     let tokenizer_folder = of_model.unwrap_or_else(|| transformer_folder(&path));

@@ -1,0 +1,9 @@
+//! Reward models: the scales of their scores, and diagnostics on responses whose order, and perhaps scores, are known.
+
+mod diagnostics;
+mod normaliser;
+mod record;
+
+pub use diagnostics::diagnose;
+pub use normaliser::{Normalisation, ScoreNormaliser, SourceScale};
+pub use record::{CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, SourceDiagnostics};

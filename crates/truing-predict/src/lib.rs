@@ -1,0 +1,11 @@
+//! Trained models at work: texts to vectors, to labels and scores, responses to rewards.
+
+mod classifier;
+mod embed;
+mod reward;
+mod texts;
+
+pub use classifier::{Classifier, PredictionOptions, PredictionSummary};
+pub use embed::{EmbedOptions, EmbedOutcome, Embedder, encoder_tokenizer, pack_texts};
+pub use reward::{RewardScorer, Scored};
+pub use texts::TextReader;

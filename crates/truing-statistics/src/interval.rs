@@ -1,0 +1,97 @@
+//! A confidence interval of a share.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The bounds of a 95 % confidence interval of a share, each between 0 and 1. Written as `[low, high]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShareInterval {
+    /// Lower bound.
+    pub low: f64,
+    /// Upper bound.
+    pub high: f64,
+}
+
+impl ShareInterval {
+    /// Wilson's score interval of `share` among `n` independent trials (Wilson 1927); `None` without trials. Its middle is
+    /// drawn towards one half, so that its bounds lie at different distances from `share` and never beyond 0 and 1.
+    #[must_use]
+    pub fn wilson(share: f64, n: f64) -> Option<Self> {
+        const Z: f64 = 1.959_963_984_540_054;
+        if !(share.is_finite() && n > 0.0) {
+            return None;
+        }
+        let z2 = Z * Z / n;
+        let middle = (share + z2 / 2.0) / (1.0 + z2);
+        let half = Z * (share * (1.0 - share) / n + z2 / (4.0 * n)).max(0.0).sqrt() / (1.0 + z2);
+        // Rounding may leave the last digit beyond the share, where that is a bound itself.
+        Some(Self { low: (middle - half).clamp(0.0, share), high: (middle + half).clamp(share, 1.0) })
+    }
+
+    /// The bounds as percentages with one decimal, as `83.9 to 100.0`.
+    #[must_use]
+    pub fn percent(self) -> String {
+        format!("{:.1} to {:.1}", 100.0 * self.low, 100.0 * self.high)
+    }
+}
+
+impl fmt::Display for ShareInterval {
+    /// The bounds in brackets with three decimals, as `[0.839, 1.000]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{:.3}, {:.3}]", self.low, self.high)
+    }
+}
+
+impl Serialize for ShareInterval {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        [self.low, self.high].serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ShareInterval {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let [low, high] = <[f64; 2]>::deserialize(deserializer)?;
+        Ok(Self { low, high })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_wilsons() {
+        // 81 of 263 and 15 of 148 as Newcombe printed them (1998, table I); the others by the formula.
+        for (n_right, n, low, high) in [
+            (81.0, 263.0, 0.2553, 0.3662),
+            (15.0, 148.0, 0.0624, 0.1605),
+            (0.0, 20.0, 0.0, 0.1611),
+            (20.0, 20.0, 0.8389, 1.0),
+            (3.0, 3.0, 0.4385, 1.0),
+            (1.0, 2.0, 0.0945, 0.9055),
+        ] {
+            let found = ShareInterval::wilson(n_right / n, n).unwrap();
+            assert!(
+                (found.low - low).abs() < 1e-4 && (found.high - high).abs() < 1e-4,
+                "{n_right}/{n}: {found}"
+            );
+        }
+    }
+
+    #[test]
+    fn bounds_stay_within_0_and_1_around_the_share() {
+        for n in 1..200 {
+            for n_right in 0..=n {
+                let share = f64::from(n_right) / f64::from(n);
+                let ShareInterval { low, high } = ShareInterval::wilson(share, f64::from(n)).unwrap();
+                assert!(
+                    0.0 <= low && low <= share && share <= high && high <= 1.0 && low < high,
+                    "{n_right}/{n}"
+                );
+            }
+        }
+        assert_eq!(ShareInterval::wilson(0.5, 0.0), None);
+        assert_eq!(ShareInterval::wilson(f64::NAN, 3.0), None);
+    }
+}

@@ -1,0 +1,44 @@
+//! `truing sft`, `truing dpo` and `truing reward train`: the stages that train on fixed samples, which plan, print and end
+//! alike.
+
+use std::path::Path;
+
+use serde_json::Value;
+use truing_stages::dpo::DpoStage;
+use truing_stages::reward::RewardModelStage;
+use truing_stages::sft::SftStage;
+use truing_stages::training::TrainingPlan;
+use truing_stages::{Stage, TrainedModel};
+
+use super::plan;
+use super::stage::{StageCommand, finish_training};
+use crate::Context;
+use crate::outcome::Outcome;
+
+/// A stage whose plan is a [`TrainingPlan`] and nothing else.
+pub(crate) trait TrainingStage: Stage<Plan = TrainingPlan, Outcome = TrainedModel> {}
+
+impl TrainingStage for SftStage {}
+impl TrainingStage for DpoStage {}
+impl TrainingStage for RewardModelStage {}
+
+impl<S: TrainingStage> StageCommand for S {
+    const STOPPING: &'static str = "stopping: the run is saved after this pack";
+
+    fn print_plan(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
+        plan::print(plan, context)
+    }
+
+    fn plan_json(plan: &TrainingPlan) -> Value {
+        plan::to_json(plan)
+    }
+
+    fn finish(
+        trained: TrainedModel,
+        folder: &Path,
+        as_json: bool,
+        context: &Context,
+    ) -> anyhow::Result<Outcome> {
+        finish_training(&trained, &[], folder, as_json, context)
+    }
+}
