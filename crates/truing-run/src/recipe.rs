@@ -104,7 +104,7 @@ fn nearest_hint(nearest: Option<&str>) -> String {
 
 /// The settings of a stage. Every field has a default, so that a file may leave out what an override gives;
 /// what has no sensible default is checked by the plan.
-pub trait Recipe: Serialize + DeserializeOwned + JsonSchema {
+pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
     /// What recipes of this kind may be for.
     const STAGES: &'static [StageName];
     /// Settings of this recipe that decide no result, beside those of every recipe (`FREE`). A setting inside a table is
@@ -254,7 +254,7 @@ pub fn parse<R: Recipe>(text: &str, path: &Path, overrides: &[String]) -> Result
     if !R::STAGES.contains(&stage) {
         return Err(RecipeError::OtherStage { place, found: stage });
     }
-    let mut recipe: R = read_toml(text, path)?;
+    let mut recipe: R = read_recipe(text, path)?;
     recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
     let schema = schema_of::<R>();
     for typed in overrides {
@@ -315,6 +315,51 @@ pub fn read_toml<T: DeserializeOwned + JsonSchema>(text: &str, path: &Path) -> R
     from_text(text, path)
 }
 
+/// Reads a recipe's text on top of the recipe's own defaults, so that sections which several recipes share have the defaults
+/// of each.
+fn read_recipe<R: Recipe>(text: &str, path: &Path) -> Result<R, RecipeError> {
+    let table: Table = from_text(text, path)?;
+    let schema = schema_of::<R>();
+    let invalid = |key: &[String], message: &str| {
+        let line = line_of(text, schema::position(text, key).unwrap_or(0));
+        RecipeError::invalid(RecipePlace::Line { path: path.to_path_buf(), line }, message)
+    };
+    if let Some(unknown) = schema::unknown_key(&schema, &table) {
+        let line = line_of(text, schema::position(text, &unknown.path).unwrap_or(0));
+        return Err(RecipeError::unknown(RecipePlace::Line { path: path.to_path_buf(), line }, unknown));
+    }
+    let mut whole = to_table(&R::default());
+    let mut seen = Vec::new();
+    for (key, value) in &table {
+        let name = schema::own_name(&schema, key);
+        if seen.contains(&name) {
+            return Err(invalid(std::slice::from_ref(key), &format!("{DUPLICATE}{name}`")));
+        }
+        whole.insert(name.to_owned(), value.clone());
+        seen.push(name);
+    }
+    let error = match Value::Table(whole).try_into::<R>() {
+        Ok(recipe) => return Ok(recipe),
+        Err(error) => error,
+    };
+    // The text itself names the line, but for the keys of shared sections: of those, the key that alone does not fit.
+    if let Err(error) = toml::from_str::<R>(text)
+        && let Some(span) = error.span()
+        && span.start > 0
+    {
+        let place = RecipePlace::Line { path: path.to_path_buf(), line: line_of(text, span.start) };
+        return Err(RecipeError::invalid(place, error.message()));
+    }
+    for (key, value) in table {
+        let mut alone = to_table(&R::default());
+        alone.insert(schema::own_name(&schema, &key).to_owned(), value);
+        if let Err(error) = Value::Table(alone).try_into::<R>() {
+            return Err(invalid(&[key], error.message()));
+        }
+    }
+    Err(invalid(&[], error.message()))
+}
+
 fn from_text<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, RecipeError> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(text, span.start));
@@ -354,8 +399,16 @@ fn apply_override<R: Recipe>(
     if let Some(unknown) = root.as_table().and_then(|table| schema::unknown_key(schema, table)) {
         return Err(OverrideError::UnknownKey(unknown));
     }
-    if is_given_back && let Value::Table(table) = walk(&mut root, tables)? {
-        table.remove(key);
+    if is_given_back {
+        let default = if tables.is_empty() {
+            to_table(&R::default()).remove(schema::own_name(schema, key))
+        } else {
+            None
+        };
+        if let Value::Table(table) = walk(&mut root, tables)? {
+            table.remove(key);
+            table.extend(default.map(|default| (schema::own_name(schema, key).to_owned(), default)));
+        }
     }
     match root.clone().try_into::<R>() {
         Ok(recipe) => Ok(recipe),

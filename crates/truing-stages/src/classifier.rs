@@ -228,7 +228,7 @@ impl Stage for ClassifierStage {
         if matches!(ended, Ended::Finished(_)) {
             let config = plan.config();
             on_first_rank(&*context.groups.data, || {
-                keep_evaluation(&config.output_dir, config.load_best_model_at_end, context.events)
+                keep_evaluation(&config.output_dir, config.checkpoint.load_best_model_at_end, context.events)
             })?;
         }
         Ok(ended)
@@ -291,26 +291,13 @@ fn encoder_settings(config: &TrainingConfig) -> Result<EncoderSettings, StageErr
         recipe: config.to_toml(),
         decisive_of: recipe::decisive_of::<TrainingConfig>,
         seed: config.seed,
-        num_train_epochs: config.num_train_epochs,
-        max_steps: config.max_steps,
         step_size: StepSize::Tokens(packs_per_step(config)? as u64 * u64::from(config.max_length)),
-        learning_rate: config.learning_rate,
-        lr_scheduler_type: config.lr_scheduler_type,
-        warmup_ratio: config.warmup_ratio,
-        warmup_steps: config.warmup_steps,
-        min_lr_ratio: config.min_lr_ratio,
-        decay_ratio: config.decay_ratio,
-        optimizer: config.optimizer(),
-        trainable: config.trainable(),
-        eval_steps: config.eval_steps,
-        eval_on_start: config.eval_on_start,
-        save_steps: config.save_steps,
-        save_total_limit: config.save_total_limit,
-        keep_best: config.keep_best,
-        load_best_model_at_end: config.load_best_model_at_end,
+        schedule: config.schedule.clone(),
+        optimizer: config.optimizer.clone(),
+        evaluation: config.evaluation.clone(),
+        checkpoint: config.checkpoint.clone(),
+        resources: config.resources.clone(),
         logging_steps: config.logging_steps,
-        save_dtype: config.save_dtype,
-        threads: config.threads,
-        memory_gib: config.memory_gib,
+        trainable: config.trainable(),
     })
 }

@@ -12,6 +12,7 @@ mod model;
 pub(crate) mod opening;
 pub(crate) mod plan;
 mod run;
+pub(crate) mod settings;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,9 @@ pub(crate) use encoder_plan::{EncoderSettings, SampleLengths, StepSize};
 pub use model::ModelToTrain;
 pub use plan::TrainingPlan;
 pub(crate) use run::run;
+pub use settings::{
+    CheckpointSettings, EvaluationSettings, OptimizerSettings, ResourceSettings, ScheduleSettings,
+};
 pub use steps::{RunPlan, RunSettings, StepPacks};
 
 /// Samples as the packer sees them.

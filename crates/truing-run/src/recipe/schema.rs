@@ -112,6 +112,21 @@ fn property<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
     properties.get(key).or_else(|| properties.values().find(|found| aliases(found).any(|alias| alias == key)))
 }
 
+/// The name that a key of the recipe's root has in its settings: the key itself unless it is an alias.
+pub(super) fn own_name<'a>(schema: &'a Json, key: &'a str) -> &'a str {
+    let roots = flatten(schema).into_iter().filter_map(|schema| schema.get("properties")?.as_object());
+    for properties in roots {
+        if properties.contains_key(key) {
+            return key;
+        }
+        let named = properties.iter().find(|(_, property)| aliases(property).any(|alias| alias == key));
+        if let Some((name, _)) = named {
+            return name;
+        }
+    }
+    key
+}
+
 /// The names that a setting is read under beside its own.
 pub(super) fn aliases(property: &Json) -> impl Iterator<Item = &str> {
     property.get(ALIASES).and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str)

@@ -106,9 +106,10 @@ pub(super) fn load(
     let all = LabelledRows::read(config, &settings, &labels, &config.data, "data", what, events)?;
     let mut skipped = all.report.skipped.clone();
     let mut eval_files = None;
-    let (train, eval) = if config.eval_fraction > 0.0 {
+    let (train, eval) = if config.evaluation.eval_fraction > 0.0 {
         let keys: Vec<u64> = all.rows.iter().map(|row| row.key).collect();
-        let split = split_held_out(&keys, HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
+        let split =
+            split_held_out(&keys, HeldOut::Fraction(config.evaluation.eval_fraction), Seed(config.seed));
         (all.chosen(&split.train), Some(all.chosen(&split.held_out)))
     } else if config.eval_data.is_empty() {
         (all, None)

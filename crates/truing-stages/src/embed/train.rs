@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use truing_data::OnBadRow;
 use truing_model::{Engine, SaveDtype, TrainableSpec};
 use truing_run::{Ended, Machine, Recipe, recipe};
-use truing_train::{
-    Embedding, EmbeddingDistance, EmbeddingLoss, OptimizerConfig, ScheduleKind, SequenceHead, TripletPack,
-};
+use truing_train::{Embedding, EmbeddingDistance, EmbeddingLoss, ScheduleKind, SequenceHead, TripletPack};
 use truing_types::{BatchError, StageName};
 
-use crate::training::{self, EncoderSettings, Side, StepSize, Workload};
+use crate::training::{
+    self, CheckpointSettings, EncoderSettings, EvaluationSettings, OptimizerSettings, ResourceSettings,
+    ScheduleSettings, Side, StepSize, Workload,
+};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 use plan::TokenizedTriplets;
 
@@ -36,7 +37,7 @@ pub enum EmbeddingLossKind {
 
 /// One flat table, under the names of sentence-transformers and transformers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct EmbedTrainConfig {
     /// What the recipe is for. Every recipe says it.
     pub stage: StageName,
@@ -50,8 +51,21 @@ pub struct EmbedTrainConfig {
     /// Triplets to evaluate on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_data: Option<PathBuf>,
-    /// Share of `train_data` kept from training and evaluated on instead. Rows with equal anchors stay together.
-    pub eval_fraction: f64,
+    /// Length of the run, and the learning rate by step.
+    #[serde(flatten)]
+    pub schedule: ScheduleSettings,
+    /// AdamW and clipping.
+    #[serde(flatten)]
+    pub optimizer: OptimizerSettings,
+    /// What is evaluated, and when.
+    #[serde(flatten)]
+    pub evaluation: EvaluationSettings,
+    /// What is saved, and when.
+    #[serde(flatten)]
+    pub checkpoint: CheckpointSettings,
+    /// What the run may use of the machine.
+    #[serde(flatten)]
+    pub resources: ResourceSettings,
     /// What happens to rows that cannot be read.
     pub on_bad_row: OnBadRow,
     /// Decides the order of the data and what is held out.
@@ -71,72 +85,50 @@ pub struct EmbedTrainConfig {
     /// Factor on the cosines of in-batch negatives.
     pub scale: f64,
 
-    /// Passes over the data.
-    pub num_train_epochs: f64,
-    /// Optimiser steps instead of epochs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_steps: Option<u64>,
     /// Triplets of an optimiser step.
     #[serde(alias = "per_device_train_batch_size")]
     #[schemars(extend("x-aliases" = ["per_device_train_batch_size"]))]
     pub batch_size: usize,
-    /// Highest learning rate.
-    pub learning_rate: f64,
-    /// Shape of the schedule after warm-up.
-    pub lr_scheduler_type: ScheduleKind,
-    /// Share of the steps that warm up.
-    pub warmup_ratio: f64,
-    /// Where the decay ends, as a share of `learning_rate`.
-    pub min_lr_ratio: f64,
-    /// Share of the steps in which a `wsd` schedule decays.
-    pub decay_ratio: f64,
-    /// Decoupled weight decay; norms and biases are spared.
-    pub weight_decay: f64,
-    /// Decay of Adam's first moment.
-    pub adam_beta1: f64,
-    /// Decay of Adam's second moment.
-    pub adam_beta2: f64,
-    /// Added to the root of Adam's second moment.
-    pub adam_epsilon: f64,
-    /// Largest norm of the gradient; 0 never clips.
-    pub max_grad_norm: f64,
-    /// Parameters whose name starts with one of these do not learn, for instance `embeddings.`.
-    pub freeze: Vec<String>,
 
-    /// Steps between evaluations; at the end of every epoch when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_steps: Option<u64>,
-    /// Evaluate before the first step as well.
-    pub eval_on_start: bool,
-    /// Steps between checkpoints; at the end of every epoch when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub save_steps: Option<u64>,
-    /// Newest checkpoints kept.
-    pub save_total_limit: usize,
-    /// The saved model is the one with the lowest evaluation loss, not the last.
-    pub load_best_model_at_end: bool,
     /// Steps between lines of metrics.
     pub logging_steps: u64,
-    /// Number type of the saved model; checkpoints are always exact.
-    pub save_dtype: SaveDtype,
-
-    /// Threads; the program's choice when left out. They never change a result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-    /// Memory the run may use, in GiB; a share of what is available when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_gib: Option<f64>,
 }
 
 impl Default for EmbedTrainConfig {
     fn default() -> Self {
         Self {
+            schedule: ScheduleSettings {
+                num_train_epochs: 1.0,
+                max_steps: None,
+                learning_rate: 2e-5,
+                lr_scheduler_type: ScheduleKind::Linear,
+                warmup_ratio: 0.1,
+                warmup_steps: None,
+                min_lr_ratio: 0.0,
+                decay_ratio: 0.1,
+            },
+            optimizer: OptimizerSettings {
+                weight_decay: 0.0,
+                adam_beta1: 0.9,
+                adam_beta2: 0.999,
+                adam_epsilon: 1e-8,
+                max_grad_norm: 1.0,
+                freeze: Vec::new(),
+            },
+            evaluation: EvaluationSettings { eval_fraction: 0.0, eval_steps: None, eval_on_start: true },
+            checkpoint: CheckpointSettings {
+                save_steps: None,
+                save_total_limit: 2,
+                keep_best: false,
+                load_best_model_at_end: false,
+                save_dtype: SaveDtype::F32,
+            },
+            resources: ResourceSettings::default(),
             stage: StageName::Embed,
             model_name_or_path: String::new(),
             output_dir: PathBuf::new(),
             train_data: PathBuf::new(),
             eval_data: None,
-            eval_fraction: 0.0,
             on_bad_row: OnBadRow::default(),
             seed: 0,
             max_seq_length: None,
@@ -144,29 +136,8 @@ impl Default for EmbedTrainConfig {
             distance_metric: EmbeddingDistance::default(),
             triplet_margin: None,
             scale: 20.0,
-            num_train_epochs: 1.0,
-            max_steps: None,
             batch_size: 16,
-            learning_rate: 2e-5,
-            lr_scheduler_type: ScheduleKind::Linear,
-            warmup_ratio: 0.1,
-            min_lr_ratio: 0.0,
-            decay_ratio: 0.1,
-            weight_decay: 0.0,
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_epsilon: 1e-8,
-            max_grad_norm: 1.0,
-            freeze: Vec::new(),
-            eval_steps: None,
-            eval_on_start: true,
-            save_steps: None,
-            save_total_limit: 2,
-            load_best_model_at_end: false,
             logging_steps: 1,
-            save_dtype: SaveDtype::F32,
-            threads: None,
-            memory_gib: None,
         }
     }
 }
@@ -200,7 +171,7 @@ impl EmbedTrainConfig {
     /// What learns.
     #[must_use]
     pub fn trainable(&self) -> TrainableSpec {
-        TrainableSpec { lora: None, frozen: self.freeze.clone() }
+        TrainableSpec { lora: None, frozen: self.optimizer.freeze.clone() }
     }
 
     /// Settings of the run.
@@ -211,33 +182,14 @@ impl EmbedTrainConfig {
             recipe: self.to_toml(),
             decisive_of: recipe::decisive_of::<Self>,
             seed: self.seed,
-            num_train_epochs: self.num_train_epochs,
-            max_steps: self.max_steps,
             step_size: StepSize::Samples(self.batch_size),
-            learning_rate: self.learning_rate,
-            lr_scheduler_type: self.lr_scheduler_type,
-            warmup_ratio: self.warmup_ratio,
-            warmup_steps: None,
-            min_lr_ratio: self.min_lr_ratio,
-            decay_ratio: self.decay_ratio,
-            optimizer: OptimizerConfig {
-                beta1: self.adam_beta1 as f32,
-                beta2: self.adam_beta2 as f32,
-                epsilon: self.adam_epsilon as f32,
-                weight_decay: self.weight_decay as f32,
-                max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
-            },
-            trainable: self.trainable(),
-            eval_steps: self.eval_steps,
-            eval_on_start: self.eval_on_start,
-            save_steps: self.save_steps,
-            save_total_limit: self.save_total_limit,
-            keep_best: false,
-            load_best_model_at_end: self.load_best_model_at_end,
+            schedule: self.schedule.clone(),
+            optimizer: self.optimizer.clone(),
+            evaluation: self.evaluation.clone(),
+            checkpoint: self.checkpoint.clone(),
+            resources: self.resources.clone(),
             logging_steps: self.logging_steps,
-            save_dtype: self.save_dtype,
-            threads: self.threads,
-            memory_gib: self.memory_gib,
+            trainable: self.trainable(),
         }
     }
 

@@ -18,7 +18,10 @@ use truing_types::{ExcludedTokens, ReasoningMark, StageName};
 use super::failures::OnUnscoredStep;
 use super::judge_reward::JudgeReward;
 use super::model_reward::RewardModelReward;
-use crate::training::{Layers, LoraConfig};
+use crate::training::{
+    CheckpointSettings, EvaluationSettings, Layers, LoraConfig, OptimizerSettings, ResourceSettings,
+    ScheduleSettings,
+};
 
 /// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]`, `[reward_model]`, `[judge]`,
 /// `[shaping]` and `[lora]`.
@@ -26,7 +29,7 @@ use crate::training::{Layers, LoraConfig};
 /// `algorithm` fills in every setting of its own that the recipe leaves out. The report states neither beta, gamma,
 /// the clipping range, learning rate, batch sizes, lengths nor temperature: those defaults are ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct GrpoConfig {
     /// What the recipe is for. Every recipe says it.
     pub stage: StageName,
@@ -134,11 +137,21 @@ pub struct GrpoConfig {
     /// Steps in a row of which no completion could be scored that end the run.
     pub max_unscored_steps: usize,
 
-    /// Passes over the prompts.
-    pub num_train_epochs: f64,
-    /// Steps instead of epochs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_steps: Option<u64>,
+    /// Length of the run, and the learning rate by step.
+    #[serde(flatten)]
+    pub schedule: ScheduleSettings,
+    /// AdamW and clipping.
+    #[serde(flatten)]
+    pub optimizer: OptimizerSettings,
+    /// What is evaluated, and when.
+    #[serde(flatten)]
+    pub evaluation: EvaluationSettings,
+    /// What is saved, and when.
+    #[serde(flatten)]
+    pub checkpoint: CheckpointSettings,
+    /// What the run may use of the machine.
+    #[serde(flatten)]
+    pub resources: ResourceSettings,
     /// Passes over the completions of a step.
     pub num_iterations: usize,
     /// Parts that the completions of a step are learnt from one after the other.
@@ -148,36 +161,6 @@ pub struct GrpoConfig {
     /// Compute the prompt of a group once for all its completions, not once for each.
     pub share_prompts: bool,
 
-    /// Highest learning rate.
-    pub learning_rate: f64,
-    /// Shape of the schedule after warm-up.
-    pub lr_scheduler_type: ScheduleKind,
-    /// Share of the updates that warm up.
-    pub warmup_ratio: f64,
-    /// Share of the updates that decay, with `lr_scheduler_type = "wsd"`.
-    pub decay_ratio: f64,
-    /// Where the decay ends, as a share of `learning_rate`.
-    pub min_lr_ratio: f64,
-    /// Decoupled weight decay; norms and biases are spared.
-    pub weight_decay: f64,
-    /// Decay of Adam's first moment.
-    pub adam_beta1: f64,
-    /// Decay of Adam's second moment.
-    pub adam_beta2: f64,
-    /// Added to the root of Adam's second moment.
-    pub adam_epsilon: f64,
-    /// Largest norm of the gradient; 0 never clips.
-    pub max_grad_norm: f64,
-    /// Parameters whose name starts with one of these do not learn.
-    pub freeze: Vec<String>,
-
-    /// Share of the rows of `data` kept from training and evaluated on instead.
-    pub eval_fraction: f64,
-    /// Steps between evaluations; only at the end when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_steps: Option<u64>,
-    /// Evaluate before the first step as well.
-    pub eval_on_start: bool,
     /// Temperature of the evaluation; 0 takes the most likely tokens.
     pub eval_temperature: f32,
     /// Completions of a prompt in the evaluation.
@@ -185,29 +168,13 @@ pub struct GrpoConfig {
     /// Column that says a prompt's category, for the evaluation's rewards by category.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub category_column: Option<String>,
-    /// Steps between checkpoints.
-    pub save_steps: u64,
-    /// Newest checkpoints kept.
-    pub save_total_limit: usize,
-    /// Save a checkpoint whenever the evaluation's reward is the best so far, and keep it.
-    pub keep_best: bool,
-    /// The saved model is the best one, not the last.
-    pub load_best_model_at_end: bool,
     /// Keep every completion with its numbers in `rollouts/`.
     pub keep_rollouts: bool,
-    /// Number type of the saved model; checkpoints are always exact.
-    pub save_dtype: SaveDtype,
     /// With LoRA: save the whole model with the adapters merged in, not the adapters alone.
     pub merge_adapter: bool,
 
     /// What happens to rows that cannot be read.
     pub on_bad_row: OnBadRow,
-    /// Threads; the program's choice when left out. They never change a result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-    /// Memory the run may use, in GiB; a share of what is available when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_gib: Option<f64>,
     /// Layers of a checkpointed segment, or `"auto"`. It never changes a result.
     pub layers_per_segment: Layers,
 
@@ -307,6 +274,33 @@ pub enum LossType {
 impl Default for GrpoConfig {
     fn default() -> Self {
         Self {
+            schedule: ScheduleSettings {
+                num_train_epochs: 1.0,
+                max_steps: None,
+                learning_rate: 1e-6,
+                lr_scheduler_type: ScheduleKind::Constant,
+                warmup_ratio: 0.0,
+                warmup_steps: None,
+                min_lr_ratio: 0.0,
+                decay_ratio: 0.1,
+            },
+            optimizer: OptimizerSettings {
+                weight_decay: 0.0,
+                adam_beta1: 0.9,
+                adam_beta2: 0.999,
+                adam_epsilon: 1e-8,
+                max_grad_norm: 1.0,
+                freeze: Vec::new(),
+            },
+            evaluation: EvaluationSettings { eval_fraction: 0.0, eval_steps: None, eval_on_start: false },
+            checkpoint: CheckpointSettings {
+                save_steps: Some(20),
+                save_total_limit: 2,
+                keep_best: false,
+                load_best_model_at_end: false,
+                save_dtype: SaveDtype::Bf16,
+            },
+            resources: ResourceSettings::default(),
             stage: StageName::Grpo,
             model_name_or_path: String::new(),
             output_dir: PathBuf::new(),
@@ -349,39 +343,16 @@ impl Default for GrpoConfig {
             pass_reward: 1.0,
             on_unscored_step: OnUnscoredStep::default(),
             max_unscored_steps: 3,
-            num_train_epochs: 1.0,
-            max_steps: None,
             num_iterations: 1,
             minibatches: 1,
             max_tokens_per_pack: 2048,
             share_prompts: true,
-            learning_rate: 1e-6,
-            lr_scheduler_type: ScheduleKind::Constant,
-            warmup_ratio: 0.0,
-            decay_ratio: 0.1,
-            min_lr_ratio: 0.0,
-            weight_decay: 0.0,
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_epsilon: 1e-8,
-            max_grad_norm: 1.0,
-            freeze: Vec::new(),
-            eval_fraction: 0.0,
-            eval_steps: None,
-            eval_on_start: false,
             eval_temperature: 0.0,
             eval_num_generations: 1,
             category_column: None,
-            save_steps: 20,
-            save_total_limit: 2,
-            keep_best: false,
-            load_best_model_at_end: false,
             keep_rollouts: true,
-            save_dtype: SaveDtype::Bf16,
             merge_adapter: false,
             on_bad_row: OnBadRow::default(),
-            threads: None,
-            memory_gib: None,
             layers_per_segment: Layers::default(),
             lora: None,
             reasoning_marks: Vec::new(),
@@ -535,7 +506,7 @@ impl GrpoConfig {
             alpha: lora.alpha,
             targets: lora.targets.clone(),
         });
-        TrainableSpec { lora, frozen: self.freeze.clone() }
+        TrainableSpec { lora, frozen: self.optimizer.freeze.clone() }
     }
 
     /// How the KL is measured.

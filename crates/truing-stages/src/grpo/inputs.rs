@@ -81,7 +81,7 @@ impl GrpoInputs {
             let expected = "at least one [[data]] table with a `path`";
             return Err(RunError::MissingSetting { key: "data", expected }.into());
         }
-        if config.eval_fraction > 0.0 && !config.eval_data.is_empty() {
+        if config.evaluation.eval_fraction > 0.0 && !config.eval_data.is_empty() {
             let reason = "rows are held out of `data`, or there are others";
             return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
         }
@@ -94,10 +94,11 @@ impl GrpoInputs {
         let what = "the prompts to evaluate on";
         let (mut eval, evaluation) = reading.read(&config.eval_data, "evaluation", what, events)?;
         let n_too_long = reading.n_too_long;
-        if config.eval_fraction > 0.0 {
+        if config.evaluation.eval_fraction > 0.0 {
             // Equal prompts fall on the same side.
             let keys: Vec<u64> = prompts.iter().map(|prompt| key_of(&prompt.tokens)).collect();
-            let split = split_held_out(&keys, HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
+            let split =
+                split_held_out(&keys, HeldOut::Fraction(config.evaluation.eval_fraction), Seed(config.seed));
             let held_out: BTreeSet<u32> = split.held_out.iter().copied().collect();
             let mut kept = Vec::new();
             for (idx, prompt) in prompts.into_iter().enumerate() {

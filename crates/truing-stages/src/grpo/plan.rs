@@ -16,11 +16,9 @@ use truing_train::{
 
 use super::packs::{self, GroupSizes};
 use super::{GrpoConfig, GrpoInputs, KlKind, inputs};
+use crate::training::settings;
 use crate::{StageError, StagePlan};
 
-const GIB: f64 = (1_u64 << 30) as f64;
-/// Share of what the machine has left that a run takes unless told otherwise.
-const DEFAULT_MEMORY_SHARE: f64 = 0.8;
 /// Tokens of a block of cached keys and values.
 const CACHE_BLOCK: usize = 64;
 /// Lengths of prompts that packs are planned with.
@@ -77,13 +75,10 @@ impl GrpoPlan {
         let trainable = config.trainable();
         let (n_parameters, n_trainable) = count_parameters(spec, &trainable)?;
         let n_prompts = inputs.prompts.len();
-        let steps = config.num_train_epochs * n_prompts as f64 / config.prompts_per_step as f64;
-        let n_steps = config.max_steps.unwrap_or((steps.ceil() as u64).max(1));
-        let n_threads = config.threads.unwrap_or(machine.n_threads);
-        let budget_bytes = config.memory_gib.map_or_else(
-            || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
-            |gib| (gib * GIB) as u64,
-        );
+        let steps = config.schedule.num_train_epochs * n_prompts as f64 / config.prompts_per_step as f64;
+        let n_steps = config.schedule.max_steps.unwrap_or((steps.ceil() as u64).max(1));
+        let n_threads = config.resources.n_threads(machine);
+        let budget_bytes = config.resources.budget_bytes(machine);
         let reference_bytes =
             if loads_reference(&config, inputs) { frozen_bytes::<E>(spec.clone()) } else { 0 };
         let reward_model_bytes = match &config.reward_model {
@@ -145,24 +140,10 @@ impl GrpoPlan {
             hints: vec!["a smaller `max_tokens_per_pack`, or a `[lora]` table, takes less".into()],
         })?;
         let n_updates = n_steps * config.updates_per_step();
-        let warmup_steps = (config.warmup_ratio * n_updates as f64).ceil() as u64;
         Ok(Self {
             digest: content_key(&config, &inputs.record, Some(inputs.prompts_digest())),
-            schedule: Schedule {
-                kind: config.lr_scheduler_type,
-                peak: config.learning_rate,
-                min_ratio: config.min_lr_ratio,
-                warmup_steps: warmup_steps.min(n_updates),
-                decay_steps: (config.decay_ratio * n_updates as f64).ceil() as u64,
-                total_steps: n_updates,
-            },
-            optimizer: OptimizerConfig {
-                beta1: config.adam_beta1 as f32,
-                beta2: config.adam_beta2 as f32,
-                epsilon: config.adam_epsilon as f32,
-                weight_decay: config.weight_decay as f32,
-                max_grad_norm: (config.max_grad_norm > 0.0).then_some(config.max_grad_norm),
-            },
+            schedule: config.schedule.schedule(n_updates),
+            optimizer: config.optimizer.config(),
             trainable,
             n_steps,
             memory,
@@ -374,6 +355,14 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     let positive = |value: f64| value.is_finite() && value > 0.0;
     let not_negative = |value: f64| value.is_finite() && value >= 0.0;
     let context = inputs.model.spec.max_position_embeddings;
+    settings::check(
+        &config.schedule,
+        &config.optimizer,
+        &config.evaluation,
+        &config.checkpoint,
+        &config.resources,
+        !inputs.eval.is_empty(),
+    )?;
     let counts = [
         ("num_generations", config.num_generations, 2),
         ("prompts_per_step", config.prompts_per_step, 1),
@@ -388,11 +377,6 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         ("eval_num_generations", config.eval_num_generations, 1),
         ("max_unscored_steps", config.max_unscored_steps, 1),
         ("ptx_samples_per_update", config.ptx_samples_per_update, 1),
-        ("save_total_limit", config.save_total_limit, 1),
-        ("save_steps", config.save_steps as usize, 1),
-        ("eval_steps", config.eval_steps.unwrap_or(1) as usize, 1),
-        ("max_steps", config.max_steps.unwrap_or(1) as usize, 1),
-        ("threads", config.threads.unwrap_or(1), 1),
     ];
     if let Some((key, found, least)) = counts.into_iter().find(|(_, found, least)| found < least) {
         return bad(key, found.to_string(), &format!("at least {least}"));
@@ -403,21 +387,12 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         ("epsilon", config.epsilon.unwrap_or_default()),
         ("epsilon_high", config.epsilon_high.unwrap_or_default()),
         ("advantage_epsilon", config.advantage_epsilon),
-        ("weight_decay", config.weight_decay),
-        ("max_grad_norm", config.max_grad_norm),
         ("eval_temperature", f64::from(config.eval_temperature)),
     ];
     if let Some((key, found)) = numbers.into_iter().find(|(_, found)| !not_negative(*found)) {
         return bad(key, found.to_string(), "0 or more");
     }
-    let shares = [
-        ("eval_fraction", config.eval_fraction),
-        ("warmup_ratio", config.warmup_ratio),
-        ("decay_ratio", config.decay_ratio),
-        ("min_lr_ratio", config.min_lr_ratio),
-        ("min_p", f64::from(config.min_p)),
-        ("top_p", f64::from(config.top_p)),
-    ];
+    let shares = [("min_p", f64::from(config.min_p)), ("top_p", f64::from(config.top_p))];
     if let Some((key, found)) = shares.into_iter().find(|(_, found)| !(0.0..=1.0).contains(found)) {
         return bad(key, found.to_string(), "a share from 0 to 1");
     }
@@ -441,12 +416,6 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
             "int8".into(),
             "`temperature = 1`, or no `top_k`, `top_p` and `min_p`: the policy's probabilities are not kept otherwise",
         ),
-        c if !positive(c.learning_rate) => {
-            bad("learning_rate", c.learning_rate.to_string(), "a number above 0")
-        }
-        c if c.max_steps.is_none() && !positive(c.num_train_epochs) => {
-            bad("num_train_epochs", c.num_train_epochs.to_string(), "a number above 0")
-        }
         c if c.minibatches > c.prompts_per_step => {
             bad("minibatches", c.minibatches.to_string(), "at most `prompts_per_step`: a group is not cut")
         }
@@ -459,10 +428,6 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         }
         c if c.merge_adapter && c.lora.is_none() => {
             bad("merge_adapter", "true".into(), "a [lora] table beside it")
-        }
-        c if (c.keep_best || c.load_best_model_at_end) && inputs.eval.is_empty() => {
-            let key = if c.keep_best { "keep_best" } else { "load_best_model_at_end" };
-            bad(key, "true".into(), "something to evaluate on: `eval_fraction` or [[eval_data]]")
         }
         _ => Ok(()),
     }

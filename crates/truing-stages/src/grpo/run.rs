@@ -113,7 +113,7 @@ pub(super) fn run<E: Engine + 'static>(
     }
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
     let mut state = TrainerState::start(config.seed, plan.digest);
-    state.is_evaluation_due = config.eval_on_start;
+    state.is_evaluation_due = config.evaluation.eval_on_start;
     let mut prompts = PromptState::default();
     if let Some(directory) = checkpoint {
         state = checkpoint::restore(trainer.engine_mut(), &directory)?;
@@ -175,12 +175,15 @@ impl<E: Engine> Running<'_, E> {
             self.take_down(record.is_unscored, record.has_signal, before)?;
             let step = self.state.step;
             let is_last = step == self.plan.n_steps;
-            if (is_last || config.eval_steps.is_some_and(|every| step.is_multiple_of(every)))
+            if (is_last || config.evaluation.eval_steps.is_some_and(|every| step.is_multiple_of(every)))
                 && !self.evaluate()?
             {
                 return self.interrupted();
             }
-            if !is_last && step.is_multiple_of(config.save_steps) && !self.watch.is_in_doubt() {
+            if !is_last
+                && config.checkpoint.save_steps.is_some_and(|every| step.is_multiple_of(every))
+                && !self.watch.is_in_doubt()
+            {
                 self.save_checkpoint()?;
             }
         }
@@ -256,7 +259,10 @@ impl<E: Engine> Running<'_, E> {
         let mean = tally::mean_and_deviation(&all).map(|(mean, _)| mean);
         // The trainer's state knows losses, of which the lowest is the best; it notes only finite ones.
         let is_best = self.state.note_evaluation(mean.map_or(f64::NAN, |reward| -reward));
-        if is_best && (config.keep_best || config.load_best_model_at_end) && self.state.step > 0 {
+        if is_best
+            && (config.checkpoint.keep_best || config.checkpoint.load_best_model_at_end)
+            && self.state.step > 0
+        {
             self.save_checkpoint()?;
         }
         Ok(true)
@@ -265,7 +271,7 @@ impl<E: Engine> Running<'_, E> {
     pub(super) fn save_checkpoint(&mut self) -> Result<(), StageError> {
         let Self { plan, inputs, trainer, state, prompts, .. } = self;
         let config = &plan.config;
-        self.record.save_checkpoint(state, config.save_total_limit, &mut *self.events, |staged| {
+        self.record.save_checkpoint(state, config.checkpoint.save_total_limit, &mut *self.events, |staged| {
             let files = inputs.renderer.tokenizer().files();
             let options = model::save_options(&inputs.model, &files);
             let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
@@ -284,14 +290,16 @@ impl<E: Engine> Running<'_, E> {
     fn finish(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let config = &self.plan.config;
         let nothing_learnt = self.nothing_learnt()?;
-        if config.load_best_model_at_end {
+        if config.checkpoint.load_best_model_at_end {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }
         let (inputs, engine) = (self.inputs, self.trainer.engine());
         let model = self.record.save_model(&mut *self.events, |staged| {
             let files = inputs.renderer.tokenizer().files();
-            let options =
-                SaveOptions { dtype: config.save_dtype, ..model::save_options(&inputs.model, &files) };
+            let options = SaveOptions {
+                dtype: config.checkpoint.save_dtype,
+                ..model::save_options(&inputs.model, &files)
+            };
             let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
             model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
         })?;

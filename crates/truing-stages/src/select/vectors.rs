@@ -17,6 +17,7 @@ use super::mining::{self, Mined};
 use super::pool::Pool;
 use super::{SelectPlan, TaskEmbeddingConfig};
 use crate::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
+use crate::training::{EvaluationSettings, ResourceSettings, ScheduleSettings};
 use crate::{RunContext, Stage, StageError};
 
 /// Vectors of the encoder as it is.
@@ -111,20 +112,24 @@ pub(super) fn train_and_embed<E: Engine + 'static>(
     }
     let train_data = folder.path().join(ENCODER_TRIPLETS);
     mining::write(&train_data, &triplets, pool)?;
+    let defaults = EmbedTrainConfig::default();
     let config = EmbedTrainConfig {
         model_name_or_path: plan.config.embedding.model_name_or_path.clone(),
         output_dir: folder.path().join(ENCODER),
         train_data,
         seed: plan.config.seed,
-        eval_fraction: config.eval_fraction,
         max_seq_length: config.max_seq_length,
         loss: config.loss,
         batch_size: config.batch_size,
-        num_train_epochs: config.num_train_epochs,
-        max_steps: config.max_steps,
-        learning_rate: config.learning_rate,
-        threads: Some(plan.n_threads()),
-        ..EmbedTrainConfig::default()
+        schedule: ScheduleSettings {
+            num_train_epochs: config.num_train_epochs,
+            max_steps: config.max_steps,
+            learning_rate: config.learning_rate,
+            ..defaults.schedule
+        },
+        evaluation: EvaluationSettings { eval_fraction: config.eval_fraction, ..defaults.evaluation },
+        resources: ResourceSettings { threads: Some(plan.n_threads()), ..defaults.resources },
+        ..defaults
     };
     let inputs = EmbedTrainInputs::load(&config, events)?;
     let start = Start::of(&config.output_dir);

@@ -48,8 +48,8 @@ impl SftInputs {
         let reader = opening::row_reader(config, &renderer, model.spec.vocab_size);
         let (mut train, train_report) = reader.samples(&config.data, "data", "the training data", events)?;
         let (mut eval, mut eval_report) = (None, None);
-        if config.eval_fraction > 0.0 {
-            let split = train.split(HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
+        if config.evaluation.eval_fraction > 0.0 {
+            let split = train.split(HeldOut::Fraction(config.evaluation.eval_fraction), Seed(config.seed));
             train = split.0;
             eval = Some(split.1).filter(|held_out| held_out.n_samples() > 0);
         } else if !config.eval_data.is_empty() {

@@ -8,20 +8,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use truing_data::{LongSamplePolicy, OnBadRow, SourceConfig};
 use truing_model::{LoraSpec, SaveDtype, TrainableSpec};
 use truing_run::{Recipe, RunError, recipe};
-use truing_train::{LayersPerSegment, OptimizerConfig, ScheduleKind};
+use truing_train::{LayersPerSegment, ScheduleKind};
 use truing_types::StageName;
 
 use crate::StageError;
 use crate::classifier::ClassifierConfig;
 use crate::dpo::PreferenceConfig;
 use crate::reward::RewardModelConfig;
+use crate::training::{
+    CheckpointSettings, EvaluationSettings, OptimizerSettings, ResourceSettings, ScheduleSettings,
+};
 
 /// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`, and the table of the stage where it has settings of
 /// its own: `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`, `[classifier]` for
 /// `truing label train` and `truing quality train`. Where the report states no
 /// value the default is ours, and the printed recipe shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct TrainingConfig {
     /// What the recipe is for. Every recipe says it.
     pub stage: StageName,
@@ -42,76 +45,36 @@ pub struct TrainingConfig {
     pub long_samples: LongSamplePolicy,
     /// What happens to rows that cannot be read or rendered.
     pub on_bad_row: OnBadRow,
-    /// Share of the rows of `data` kept from training and evaluated on instead.
-    pub eval_fraction: f64,
+    /// Length of the run, and the learning rate by step.
+    #[serde(flatten)]
+    pub schedule: ScheduleSettings,
+    /// AdamW and clipping.
+    #[serde(flatten)]
+    pub optimizer: OptimizerSettings,
+    /// What is evaluated, and when.
+    #[serde(flatten)]
+    pub evaluation: EvaluationSettings,
+    /// What is saved, and when.
+    #[serde(flatten)]
+    pub checkpoint: CheckpointSettings,
+    /// What the run may use of the machine.
+    #[serde(flatten)]
+    pub resources: ResourceSettings,
     /// A Jinja file instead of the model's own chat template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
 
-    /// Passes over the data (report: 2 to 6 by model size).
-    pub num_train_epochs: f64,
-    /// Optimiser steps instead of epochs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_steps: Option<u64>,
     /// Packs of one optimiser step, over all ranks (gradient accumulation).
     pub packs_per_step: usize,
     /// Tokens of one optimiser step instead: as many packs as hold them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_step: Option<u64>,
 
-    /// Highest learning rate (report: 1e-5).
-    pub learning_rate: f64,
-    /// Shape of the schedule after warm-up.
-    pub lr_scheduler_type: ScheduleKind,
-    /// Share of the steps that warm up.
-    pub warmup_ratio: f64,
-    /// Number of steps that warm up, instead of the share.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup_steps: Option<u64>,
-    /// Where the decay ends, as a share of `learning_rate`.
-    pub min_lr_ratio: f64,
-    /// Share of the steps in which a `wsd` schedule decays.
-    pub decay_ratio: f64,
-    /// Decoupled weight decay; norms and biases are spared (report: used, value not stated).
-    pub weight_decay: f64,
-    /// Decay of Adam's first moment.
-    pub adam_beta1: f64,
-    /// Decay of Adam's second moment.
-    pub adam_beta2: f64,
-    /// Added to the root of Adam's second moment.
-    pub adam_epsilon: f64,
-    /// Largest norm of the gradient; 0 never clips.
-    pub max_grad_norm: f64,
-    /// Parameters whose name starts with one of these do not learn, for instance `model.embed_tokens`.
-    pub freeze: Vec<String>,
-
-    /// Steps between evaluations; at the end of every epoch when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_steps: Option<u64>,
-    /// Evaluate before the first step as well.
-    pub eval_on_start: bool,
-    /// Steps between checkpoints; at the end of every epoch when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub save_steps: Option<u64>,
-    /// Newest checkpoints kept.
-    pub save_total_limit: usize,
-    /// Save a checkpoint whenever the evaluation loss is the best so far, and keep it.
-    pub keep_best: bool,
-    /// The saved model is the best one, not the last.
-    pub load_best_model_at_end: bool,
     /// Steps between lines of metrics.
     pub logging_steps: u64,
-    /// Number type of the saved model; checkpoints are always exact.
-    pub save_dtype: SaveDtype,
     /// With LoRA: save the whole model with the adapters merged in, not the adapters alone.
     pub merge_adapter: bool,
 
-    /// Threads; the program's choice when left out. They never change a result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threads: Option<usize>,
-    /// Memory the run may use, in GiB; a share of what is available when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_gib: Option<f64>,
     /// Layers of a checkpointed segment (k of the report), or `"auto"`. It never changes a result.
     pub layers_per_segment: Layers,
 
@@ -219,6 +182,33 @@ impl<'de> Deserialize<'de> for Layers {
 impl Default for TrainingConfig {
     fn default() -> Self {
         Self {
+            schedule: ScheduleSettings {
+                num_train_epochs: 2.0,
+                max_steps: None,
+                learning_rate: 1e-5,
+                lr_scheduler_type: ScheduleKind::Cosine,
+                warmup_ratio: 0.03,
+                warmup_steps: None,
+                min_lr_ratio: 0.0,
+                decay_ratio: 0.1,
+            },
+            optimizer: OptimizerSettings {
+                weight_decay: 0.1,
+                adam_beta1: 0.9,
+                adam_beta2: 0.999,
+                adam_epsilon: 1e-8,
+                max_grad_norm: 1.0,
+                freeze: Vec::new(),
+            },
+            evaluation: EvaluationSettings { eval_fraction: 0.0, eval_steps: None, eval_on_start: false },
+            checkpoint: CheckpointSettings {
+                save_steps: None,
+                save_total_limit: 2,
+                keep_best: false,
+                load_best_model_at_end: false,
+                save_dtype: SaveDtype::Bf16,
+            },
+            resources: ResourceSettings::default(),
             stage: StageName::Sft,
             model_name_or_path: String::new(),
             output_dir: PathBuf::new(),
@@ -228,35 +218,11 @@ impl Default for TrainingConfig {
             packing: Packed::default(),
             long_samples: LongSamplePolicy::default(),
             on_bad_row: OnBadRow::default(),
-            eval_fraction: 0.0,
             chat_template: None,
-            num_train_epochs: 2.0,
-            max_steps: None,
             packs_per_step: 8,
             tokens_per_step: None,
-            learning_rate: 1e-5,
-            lr_scheduler_type: ScheduleKind::Cosine,
-            warmup_ratio: 0.03,
-            warmup_steps: None,
-            min_lr_ratio: 0.0,
-            decay_ratio: 0.1,
-            weight_decay: 0.1,
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_epsilon: 1e-8,
-            max_grad_norm: 1.0,
-            freeze: Vec::new(),
-            eval_steps: None,
-            eval_on_start: false,
-            save_steps: None,
-            save_total_limit: 2,
-            keep_best: false,
-            load_best_model_at_end: false,
             logging_steps: 1,
-            save_dtype: SaveDtype::Bf16,
             merge_adapter: false,
-            threads: None,
-            memory_gib: None,
             layers_per_segment: Layers::default(),
             lora: None,
             preference: None,
@@ -335,18 +301,6 @@ impl TrainingConfig {
             alpha: lora.alpha,
             targets: lora.targets.clone(),
         });
-        TrainableSpec { lora, frozen: self.freeze.clone() }
-    }
-
-    /// The optimiser without what changes by step.
-    #[must_use]
-    pub fn optimizer(&self) -> OptimizerConfig {
-        OptimizerConfig {
-            beta1: self.adam_beta1 as f32,
-            beta2: self.adam_beta2 as f32,
-            epsilon: self.adam_epsilon as f32,
-            weight_decay: self.weight_decay as f32,
-            max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
-        }
+        TrainableSpec { lora, frozen: self.optimizer.freeze.clone() }
     }
 }

@@ -5,19 +5,19 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use truing_data::{SourceRange, epoch_order};
-use truing_model::{ComputeDtype, EncoderSpec, Engine, EngineMemory, SaveDtype, TrainableSpec};
+use truing_model::{ComputeDtype, EncoderSpec, Engine, EngineMemory, TrainableSpec};
 use truing_run::Machine;
 use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
-use truing_train::{Amount, OptimizerConfig, PlanError, PlanRow, Schedule, ScheduleKind, SegmentPlan};
+use truing_train::{Amount, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentPlan};
 use truing_types::Seed;
 
-use super::{RunPlan, RunSettings, StepPacks};
+use super::{
+    CheckpointSettings, EvaluationSettings, OptimizerSettings, ResourceSettings, RunPlan, RunSettings,
+    ScheduleSettings, StepPacks,
+};
 use crate::{StageError, StagePlan};
 
-const GIB: f64 = (1_u64 << 30) as f64;
-/// Share of what the machine has left that a run takes unless told otherwise.
-const DEFAULT_MEMORY_SHARE: f64 = 0.8;
 /// Tokens of a pack where the loss is a sum over samples and packs cost nothing.
 const TOKENS_PER_PACK: u64 = 4096;
 
@@ -59,27 +59,14 @@ pub(crate) struct EncoderSettings {
     /// The settings of a recipe's text that decide the weights.
     pub(crate) decisive_of: DecisiveOf,
     pub(crate) seed: u64,
-    pub(crate) num_train_epochs: f64,
-    pub(crate) max_steps: Option<u64>,
     pub(crate) step_size: StepSize,
-    pub(crate) learning_rate: f64,
-    pub(crate) lr_scheduler_type: ScheduleKind,
-    pub(crate) warmup_ratio: f64,
-    pub(crate) warmup_steps: Option<u64>,
-    pub(crate) min_lr_ratio: f64,
-    pub(crate) decay_ratio: f64,
-    pub(crate) optimizer: OptimizerConfig,
-    pub(crate) trainable: TrainableSpec,
-    pub(crate) eval_steps: Option<u64>,
-    pub(crate) eval_on_start: bool,
-    pub(crate) save_steps: Option<u64>,
-    pub(crate) save_total_limit: usize,
-    pub(crate) keep_best: bool,
-    pub(crate) load_best_model_at_end: bool,
+    pub(crate) schedule: ScheduleSettings,
+    pub(crate) optimizer: OptimizerSettings,
+    pub(crate) evaluation: EvaluationSettings,
+    pub(crate) checkpoint: CheckpointSettings,
+    pub(crate) resources: ResourceSettings,
     pub(crate) logging_steps: u64,
-    pub(crate) save_dtype: SaveDtype,
-    pub(crate) threads: Option<usize>,
-    pub(crate) memory_gib: Option<f64>,
+    pub(crate) trainable: TrainableSpec,
 }
 
 /// How many samples an optimiser step has.
@@ -123,10 +110,7 @@ impl EncoderPlan {
         let (epochs, n_steps) = epochs(&settings, &lengths);
         let model = spec.clone().into();
         let memory = E::memory(&model, &settings.trainable, ComputeDtype::default());
-        let budget_bytes = settings.memory_gib.map_or_else(
-            || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
-            |gib| (gib * GIB) as u64,
-        );
+        let budget_bytes = settings.resources.budget_bytes(machine);
         let sizes = Sizes { n_layers: spec.n_layers as u64, resident_bytes: machine.resident_bytes };
         let largest_sample = lengths.train.iter().chain(&lengths.eval).copied().max().unwrap_or(0);
         let tokens_of = |step: &Vec<u32>| step.iter().map(|&i| lengths.train[i as usize]).sum::<u64>();
@@ -152,26 +136,14 @@ impl EncoderPlan {
             );
             return Err(StageError::DoesNotFit { source, hints: vec![hint] });
         };
-        let share = |ratio: f64| (ratio * n_steps as f64).ceil() as u64;
-        let is_wsd = settings.lr_scheduler_type == ScheduleKind::Wsd;
         Ok(Self {
-            schedule: Schedule {
-                kind: settings.lr_scheduler_type,
-                peak: settings.learning_rate,
-                min_ratio: settings.min_lr_ratio,
-                warmup_steps: settings
-                    .warmup_steps
-                    .unwrap_or_else(|| share(settings.warmup_ratio))
-                    .min(n_steps),
-                decay_steps: if is_wsd { share(settings.decay_ratio) } else { 0 },
-                total_steps: n_steps,
-            },
+            schedule: settings.schedule.schedule(n_steps),
             n_steps,
             segments,
             tokens_per_pack,
             peak_bytes: sizes.peak_bytes(&memory, &segments, tokens_per_pack),
             budget_bytes,
-            n_threads: settings.threads.unwrap_or(machine.n_threads),
+            n_threads: settings.resources.n_threads(machine),
             digest,
             epochs,
             n_parameters: spec.n_parameters() as u64,
@@ -195,14 +167,9 @@ impl RunPlan for EncoderPlan {
             decisive_of: settings.decisive_of,
             model_name: &settings.model_name,
             seed: settings.seed,
-            eval_steps: settings.eval_steps,
-            eval_on_start: settings.eval_on_start,
-            save_steps: settings.save_steps,
-            save_total_limit: settings.save_total_limit,
-            keep_best: settings.keep_best,
-            load_best_model_at_end: settings.load_best_model_at_end,
+            evaluation: &settings.evaluation,
+            checkpoint: &settings.checkpoint,
             logging_steps: settings.logging_steps,
-            save_dtype: settings.save_dtype,
             merge_adapter: false,
             pack_capacity: None,
         }
@@ -217,7 +184,7 @@ impl RunPlan for EncoderPlan {
     }
 
     fn optimizer(&self) -> OptimizerConfig {
-        self.settings.optimizer
+        self.settings.optimizer.config()
     }
 
     fn schedule(&self) -> Schedule {
@@ -319,10 +286,10 @@ impl StagePlan for EncoderPlan {
 
 /// Samples of every step of as many epochs as the run needs, and its number of steps.
 fn epochs(settings: &EncoderSettings, lengths: &SampleLengths) -> (Vec<Vec<Vec<u32>>>, u64) {
-    let wanted = settings.num_train_epochs;
+    let wanted = settings.schedule.num_train_epochs;
     let (mut epochs, mut n_steps): (Vec<Vec<Vec<u32>>>, u64) = (Vec::new(), 0);
     loop {
-        let is_enough = match settings.max_steps {
+        let is_enough = match settings.schedule.max_steps {
             Some(most) => n_steps >= most,
             None => epochs.len() as f64 >= wanted,
         };
@@ -338,7 +305,7 @@ fn epochs(settings: &EncoderSettings, lengths: &SampleLengths) -> (Vec<Vec<Vec<u
     let whole = first(wanted as usize);
     let begun = epochs.get(wanted as usize).map_or(0, Vec::len) as f64;
     let of_epochs = ((whole + wanted.fract() * begun).round() as u64).max(1);
-    (epochs, settings.max_steps.unwrap_or(of_epochs))
+    (epochs, settings.schedule.max_steps.unwrap_or(of_epochs))
 }
 
 fn steps_of(size: StepSize, samples: &[u32], lengths: &[u64]) -> Vec<Vec<u32>> {

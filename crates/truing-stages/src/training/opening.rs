@@ -35,15 +35,8 @@ pub(crate) fn check(config: &TrainingConfig) -> Result<(), StageError> {
         }
         .into());
     }
-    if !(0.0..1.0).contains(&config.eval_fraction) {
-        return Err(RunError::BadSetting {
-            key: "eval_fraction",
-            found: config.eval_fraction.to_string(),
-            expected: "0 or more and less than 1".into(),
-        }
-        .into());
-    }
-    if config.eval_fraction > 0.0 && !config.eval_data.is_empty() {
+    config.evaluation.check()?;
+    if config.evaluation.eval_fraction > 0.0 && !config.eval_data.is_empty() {
         let reason = "rows are held out of `data`, or there are others";
         return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
     }

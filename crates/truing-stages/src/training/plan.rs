@@ -7,19 +7,16 @@ use truing_run::inputs::content_key;
 use truing_run::{Machine, Recipe, RunError, recipe};
 use truing_store::Digest;
 use truing_train::{
-    Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, ScheduleKind, SegmentChoice,
-    SegmentPlan, StepFlops, StepShape, TrainError, plan_segments,
+    Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentChoice, SegmentPlan, StepFlops,
+    StepShape, TrainError, plan_segments,
 };
 use truing_types::Seed;
 
 use super::{
-    LoraConfig, Packed, RunPlan, RunSettings, StepPacks, TrainingConfig, TrainingData, TrainingInputs,
+    EvaluationSettings, LoraConfig, Packed, RunPlan, RunSettings, StepPacks, TrainingConfig, TrainingData,
+    TrainingInputs, settings,
 };
 use crate::{StageError, StagePlan};
-
-const GIB: f64 = (1_u64 << 30) as f64;
-/// Share of what the machine has left that a run takes unless told otherwise.
-const DEFAULT_MEMORY_SHARE: f64 = 0.8;
 
 /// A run as it will be.
 #[derive(Debug)]
@@ -71,9 +68,9 @@ impl TrainingPlan {
         check(&config, spec.max_position_embeddings, inputs.eval().is_some())?;
         if train.lengths().is_empty() {
             return Err(RunError::BadSetting {
-                key: if config.eval_fraction > 0.0 { "eval_fraction" } else { "data" },
-                found: if config.eval_fraction > 0.0 {
-                    config.eval_fraction.to_string()
+                key: if config.evaluation.eval_fraction > 0.0 { "eval_fraction" } else { "data" },
+                found: if config.evaluation.eval_fraction > 0.0 {
+                    config.evaluation.eval_fraction.to_string()
                 } else {
                     "empty".into()
                 },
@@ -86,13 +83,14 @@ impl TrainingPlan {
         let packs_per_step = packs_per_step(&config)?;
         let epochs = pack_epochs(&config, train, packs_per_step)?;
         let steps_of = |epoch: &Packing| epoch.packs.len().div_ceil(packs_per_step) as u64;
-        let n_steps = match config.max_steps {
+        let n_steps = match config.schedule.max_steps {
             Some(max_steps) => max_steps,
             None => {
-                let whole = epochs.iter().take(config.num_train_epochs as usize).map(steps_of).sum::<u64>();
-                let rest = epochs
-                    .get(config.num_train_epochs as usize)
-                    .map_or(0.0, |epoch| (config.num_train_epochs.fract() * steps_of(epoch) as f64).round());
+                let whole =
+                    epochs.iter().take(config.schedule.num_train_epochs as usize).map(steps_of).sum::<u64>();
+                let rest = epochs.get(config.schedule.num_train_epochs as usize).map_or(0.0, |epoch| {
+                    (config.schedule.num_train_epochs.fract() * steps_of(epoch) as f64).round()
+                });
                 (whole + rest as u64).max(1)
             }
         };
@@ -103,11 +101,8 @@ impl TrainingPlan {
         };
         let largest_pack: u64 = epochs.iter().filter_map(largest_of).max().unwrap_or(0);
 
-        let n_threads = config.threads.unwrap_or(machine.n_threads);
-        let budget_bytes = config.memory_gib.map_or_else(
-            || machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
-            |gib| (gib * GIB) as u64,
-        );
+        let n_threads = config.resources.n_threads(machine);
+        let budget_bytes = config.resources.budget_bytes(machine);
         let memory_of = |trainable: &TrainableSpec| {
             let mut memory = E::memory(&model, trainable, ComputeDtype::default());
             memory.fixed_bytes += machine.resident_bytes;
@@ -128,8 +123,8 @@ impl TrainingPlan {
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
         Ok(Self {
             digest: content_key(&config, inputs.record(), inputs.samples_digest()),
-            schedule: schedule(&config, n_steps),
-            optimizer: config.optimizer(),
+            schedule: config.schedule.schedule(n_steps),
+            optimizer: config.optimizer.config(),
             trainable,
             epochs,
             packs_per_step,
@@ -168,14 +163,9 @@ impl RunPlan for TrainingPlan {
             decisive_of: recipe::decisive_of::<TrainingConfig>,
             model_name: &config.model_name_or_path,
             seed: config.seed,
-            eval_steps: config.eval_steps,
-            eval_on_start: config.eval_on_start,
-            save_steps: config.save_steps,
-            save_total_limit: config.save_total_limit,
-            keep_best: config.keep_best,
-            load_best_model_at_end: config.load_best_model_at_end,
+            evaluation: &config.evaluation,
+            checkpoint: &config.checkpoint,
             logging_steps: config.logging_steps,
-            save_dtype: config.save_dtype,
             merge_adapter: config.merge_adapter,
             pack_capacity: Some(config.max_length),
         }
@@ -328,41 +318,22 @@ pub(crate) fn check(config: &TrainingConfig, context: usize, has_eval: bool) -> 
         let expected = "a folder for the run";
         return Err(RunError::MissingSetting { key: "output_dir", expected }.into());
     }
+    settings::check(
+        &config.schedule,
+        &config.optimizer,
+        &config.evaluation,
+        &config.checkpoint,
+        &config.resources,
+        has_eval,
+    )?;
     let positive = |value: f64| value.is_finite() && value > 0.0;
-    let share = |value: f64| (0.0..=1.0).contains(&value);
     match config {
         c if c.max_length as usize > context => bad(
             "max_length",
             c.max_length.to_string(),
             &format!("at most the model's context of {context} tokens"),
         ),
-        c if !positive(c.learning_rate) => {
-            bad("learning_rate", c.learning_rate.to_string(), "a number above 0")
-        }
-        c if c.max_steps.is_none() && !positive(c.num_train_epochs) => {
-            bad("num_train_epochs", c.num_train_epochs.to_string(), "a number above 0")
-        }
-        c if c.max_steps == Some(0) => bad("max_steps", "0".into(), "at least 1"),
         c if c.logging_steps == 0 => bad("logging_steps", "0".into(), "at least 1"),
-        c if c.save_steps == Some(0) => bad("save_steps", "0".into(), "at least 1"),
-        c if c.eval_steps == Some(0) => bad("eval_steps", "0".into(), "at least 1"),
-        c if c.save_total_limit == 0 => bad("save_total_limit", "0".into(), "at least 1"),
-        c if c.threads == Some(0) => bad("threads", "0".into(), "at least 1"),
-        c if !share(c.warmup_ratio) => bad("warmup_ratio", c.warmup_ratio.to_string(), "a share from 0 to 1"),
-        c if !share(c.min_lr_ratio) => bad("min_lr_ratio", c.min_lr_ratio.to_string(), "a share from 0 to 1"),
-        c if !share(c.decay_ratio) => bad("decay_ratio", c.decay_ratio.to_string(), "a share from 0 to 1"),
-        c if !(c.weight_decay >= 0.0 && c.weight_decay.is_finite()) => {
-            bad("weight_decay", c.weight_decay.to_string(), "0 or more")
-        }
-        c if !(0.0..1.0).contains(&c.adam_beta1) => bad("adam_beta1", c.adam_beta1.to_string(), "0 to 1"),
-        c if !(0.0..1.0).contains(&c.adam_beta2) => bad("adam_beta2", c.adam_beta2.to_string(), "0 to 1"),
-        c if !positive(c.adam_epsilon) => bad("adam_epsilon", c.adam_epsilon.to_string(), "a number above 0"),
-        c if c.max_grad_norm.is_nan() || c.max_grad_norm < 0.0 => {
-            bad("max_grad_norm", c.max_grad_norm.to_string(), "0 or more")
-        }
-        TrainingConfig { memory_gib: Some(gib), .. } if !positive(*gib) => {
-            bad("memory_gib", gib.to_string(), "a number above 0")
-        }
         c if c.lora.as_ref().is_some_and(|lora| lora.rank == 0) => bad("lora.rank", "0".into(), "at least 1"),
         TrainingConfig { lora: Some(lora), .. } if !positive(f64::from(lora.alpha)) => {
             bad("lora.alpha", lora.alpha.to_string(), "a number above 0")
@@ -370,15 +341,15 @@ pub(crate) fn check(config: &TrainingConfig, context: usize, has_eval: bool) -> 
         c if c.merge_adapter && c.lora.is_none() => {
             bad("merge_adapter", "true".into(), "a [lora] table beside it")
         }
-        c if (c.keep_best || c.load_best_model_at_end) && !has_eval => {
-            let key = if c.keep_best { "keep_best" } else { "load_best_model_at_end" };
-            bad(key, "true".into(), "something to evaluate on: `eval_fraction` or [[eval_data]]")
+        TrainingConfig { evaluation: EvaluationSettings { eval_steps: Some(steps), .. }, .. }
+            if !has_eval =>
+        {
+            bad(
+                "eval_steps",
+                steps.to_string(),
+                "something to evaluate on beside it: `eval_fraction` or [[eval_data]]",
+            )
         }
-        TrainingConfig { eval_steps: Some(steps), .. } if !has_eval => bad(
-            "eval_steps",
-            steps.to_string(),
-            "something to evaluate on beside it: `eval_fraction` or [[eval_data]]",
-        ),
         _ => Ok(()),
     }
 }
@@ -447,9 +418,9 @@ fn pack_epochs(
     let mut epochs: Vec<Packing> = Vec::new();
     let mut n_steps = 0;
     loop {
-        let is_enough = match config.max_steps {
+        let is_enough = match config.schedule.max_steps {
             Some(max_steps) => n_steps >= max_steps,
-            None => epochs.len() as f64 >= config.num_train_epochs,
+            None => epochs.len() as f64 >= config.schedule.num_train_epochs,
         };
         if is_enough && !epochs.is_empty() {
             return Ok(epochs);
@@ -474,22 +445,6 @@ fn pack_in_order(config: &TrainingConfig, data: &impl TrainingData) -> Result<Ve
         0,
     )?;
     Ok(packing.packs)
-}
-
-fn schedule(config: &TrainingConfig, n_steps: u64) -> Schedule {
-    let share = |ratio: f64| (ratio * n_steps as f64).ceil() as u64;
-    Schedule {
-        kind: config.lr_scheduler_type,
-        peak: config.learning_rate,
-        min_ratio: config.min_lr_ratio,
-        warmup_steps: config.warmup_steps.unwrap_or_else(|| share(config.warmup_ratio)).min(n_steps),
-        decay_steps: if config.lr_scheduler_type == ScheduleKind::Wsd {
-            share(config.decay_ratio)
-        } else {
-            0
-        },
-        total_steps: n_steps,
-    }
 }
 
 /// The mean step of the first epoch.

@@ -75,7 +75,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload>(
     }
     let mut trainer = Trainer::new(engine, plan.segments(), plan.optimizer(), plan.schedule())?;
     let mut state = TrainerState::start(settings.seed, plan.digest());
-    state.is_evaluation_due = settings.eval_on_start;
+    state.is_evaluation_due = settings.evaluation.eval_on_start;
     if let Some(directory) = checkpoint {
         state = checkpoint::restore(trainer.engine_mut(), &directory)?;
         trainer.resume_at(state.step);
@@ -131,7 +131,7 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
             let is_due = |every: Option<u64>| {
                 every.map_or(step_packs.ends_epoch, |steps| outcome.step.is_multiple_of(steps))
             };
-            if is_last || is_due(self.settings.eval_steps) {
+            if is_last || is_due(self.settings.evaluation.eval_steps) {
                 if self.evaluate()?.is_break() {
                     return self.interrupted();
                 }
@@ -140,7 +140,7 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
                     n_done = 0;
                 }
             }
-            if !is_last && is_due(self.settings.save_steps) {
+            if !is_last && is_due(self.settings.checkpoint.save_steps) {
                 self.save_checkpoint()?;
             }
         }
@@ -302,7 +302,8 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
         }
         self.log(values)?;
         let is_best = self.state.note_evaluation(measures.loss);
-        let keeps_best = self.settings.keep_best || self.settings.load_best_model_at_end;
+        let keeps_best =
+            self.settings.checkpoint.keep_best || self.settings.checkpoint.load_best_model_at_end;
         if is_best && keeps_best && self.state.step > 0 {
             self.save_checkpoint()?;
         }
@@ -319,9 +320,12 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
 
     fn save_checkpoint(&mut self) -> Result<(), StageError> {
         let Self { settings, trainer, state, saving, .. } = self;
-        self.record.save_checkpoint(state, settings.save_total_limit, &mut *self.events, |staged| {
-            saving.checkpoint(trainer.engine(), state, staged)
-        })
+        self.record.save_checkpoint(
+            state,
+            settings.checkpoint.save_total_limit,
+            &mut *self.events,
+            |staged| saving.checkpoint(trainer.engine(), state, staged),
+        )
     }
 
     fn interrupted(mut self) -> Result<Ended<TrainedModel>, StageError> {
@@ -331,7 +335,8 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
     }
 
     fn finish(mut self) -> Result<Ended<TrainedModel>, StageError> {
-        let (of_best, dtype) = (self.settings.load_best_model_at_end, self.settings.save_dtype);
+        let (of_best, dtype) =
+            (self.settings.checkpoint.load_best_model_at_end, self.settings.checkpoint.save_dtype);
         if of_best {
             self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
         }

@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use truing_model::{SaveDtype, TrainableSpec};
+use truing_model::TrainableSpec;
 use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
 use truing_train::{OptimizerConfig, Schedule, SegmentPlan};
+
+use super::{CheckpointSettings, EvaluationSettings};
 
 /// The packs of an optimiser step.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,22 +34,12 @@ pub struct RunSettings<'a> {
     pub model_name: &'a str,
     /// The run's seed.
     pub seed: u64,
-    /// Steps between evaluations; at the end of every epoch when absent.
-    pub eval_steps: Option<u64>,
-    /// Evaluate before the first step as well.
-    pub eval_on_start: bool,
-    /// Steps between checkpoints; at the end of every epoch when absent.
-    pub save_steps: Option<u64>,
-    /// Newest checkpoints kept.
-    pub save_total_limit: usize,
-    /// Keep the checkpoint with the lowest evaluation loss.
-    pub keep_best: bool,
-    /// Save the best weights instead of the last.
-    pub load_best_model_at_end: bool,
+    /// What is evaluated, and when.
+    pub evaluation: &'a EvaluationSettings,
+    /// What is saved, and when.
+    pub checkpoint: &'a CheckpointSettings,
     /// Steps between lines of metrics.
     pub logging_steps: u64,
-    /// Number type of the saved model.
-    pub save_dtype: SaveDtype,
     /// With LoRA: save the whole model.
     pub merge_adapter: bool,
     /// Tokens that a pack can hold, where packs are to be filled.

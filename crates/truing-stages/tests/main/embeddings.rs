@@ -260,7 +260,7 @@ fn packs_and_recomputation_change_nothing() {
         let mut config = config(folder.path(), &settings.map(|s: &str| s));
         config.batch_size = 30;
         // Adam divides a gradient by its own size: where that is rounding, so would be the step.
-        config.adam_epsilon = 1e-3;
+        config.optimizer.adam_epsilon = 1e-3;
         let inputs = EmbedTrainInputs::load(&config, &mut Silent).unwrap();
         let plan = EmbedTrainPlan::resolve::<Cpu>(config.clone(), &inputs, &MACHINE).unwrap();
         assert_eq!(plan.run.tokens_per_pack < 200, !memory.ends_with("=1"), "{}", plan.run.tokens_per_pack);

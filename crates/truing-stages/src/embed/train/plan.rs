@@ -17,6 +17,7 @@ use truing_train::{EmbeddingLoss, PlanRow, StepShape, TripletGroups, TripletPack
 use truing_types::{BatchError, Event, EventSink, RowOrigin, Seed, TokenId};
 
 use super::EmbedTrainConfig;
+use crate::training::settings;
 use crate::training::{EncoderPlan, ModelToTrain, SampleLengths, TrainingData, TrainingInputs};
 use crate::wording::counted;
 use crate::{StageError, StagePlan};
@@ -143,7 +144,7 @@ impl EmbedTrainInputs {
                 return Err(RunError::MissingSetting { key, expected }.into());
             }
         }
-        if config.eval_fraction > 0.0 && config.eval_data.is_some() {
+        if config.evaluation.eval_fraction > 0.0 && config.eval_data.is_some() {
             let reason = "rows are held out of `train_data`, or there are others";
             return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
         }
@@ -161,8 +162,9 @@ impl EmbedTrainInputs {
         let mut eval = None;
         if let Some(path) = &config.eval_data {
             eval = Some(read("evaluation", path)?.0);
-        } else if config.eval_fraction > 0.0 {
-            let split = split_held_out(&keys, HeldOut::Fraction(config.eval_fraction), Seed(config.seed));
+        } else if config.evaluation.eval_fraction > 0.0 {
+            let split =
+                split_held_out(&keys, HeldOut::Fraction(config.evaluation.eval_fraction), Seed(config.seed));
             eval = Some(train.chosen(&split.held_out)).filter(|held_out| held_out.len() > 0);
             train = train.chosen(&split.train);
         }
@@ -277,64 +279,26 @@ impl EmbedTrainPlan {
 }
 
 fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {
-    let is_share = |x: f64| (0.0..=1.0).contains(&x);
+    let has_eval = config.eval_data.is_some() || config.evaluation.eval_fraction > 0.0;
+    settings::check(
+        &config.schedule,
+        &config.optimizer,
+        &config.evaluation,
+        &config.checkpoint,
+        &config.resources,
+        has_eval,
+    )?;
     let is_positive = |x: f64| x.is_finite() && x > 0.0;
-    let is_zero_or_more = |x: f64| x.is_finite() && x >= 0.0;
-    let found = |x: f64| x.to_string();
-    let steps = |steps: Option<u64>| steps.map_or_else(String::new, |steps| steps.to_string());
     let margin = config.triplet_margin.unwrap_or(1.0);
     for (key, is_fine, found, expected) in [
-        (
-            "eval_fraction",
-            (0.0..1.0).contains(&config.eval_fraction),
-            found(config.eval_fraction),
-            "0 or more and less than 1",
-        ),
-        ("triplet_margin", is_positive(margin), found(margin), "a number above 0"),
-        ("scale", is_positive(config.scale), found(config.scale), "a number above 0"),
-        (
-            "num_train_epochs",
-            is_positive(config.num_train_epochs),
-            found(config.num_train_epochs),
-            "a number above 0",
-        ),
-        ("max_steps", config.max_steps != Some(0), steps(config.max_steps), "1 or more"),
-        ("batch_size", config.batch_size > 0, config.batch_size.to_string(), "1 or more"),
-        ("learning_rate", is_zero_or_more(config.learning_rate), found(config.learning_rate), "0 or more"),
-        ("warmup_ratio", is_share(config.warmup_ratio), found(config.warmup_ratio), "0 to 1"),
-        ("min_lr_ratio", is_share(config.min_lr_ratio), found(config.min_lr_ratio), "0 to 1"),
-        ("decay_ratio", is_share(config.decay_ratio), found(config.decay_ratio), "0 to 1"),
-        ("weight_decay", is_zero_or_more(config.weight_decay), found(config.weight_decay), "0 or more"),
-        (
-            "adam_beta1",
-            (0.0..1.0).contains(&config.adam_beta1),
-            found(config.adam_beta1),
-            "0 or more and less than 1",
-        ),
-        (
-            "adam_beta2",
-            (0.0..1.0).contains(&config.adam_beta2),
-            found(config.adam_beta2),
-            "0 or more and less than 1",
-        ),
-        ("adam_epsilon", is_positive(config.adam_epsilon), found(config.adam_epsilon), "a number above 0"),
-        ("max_grad_norm", is_zero_or_more(config.max_grad_norm), found(config.max_grad_norm), "0 or more"),
-        ("eval_steps", config.eval_steps != Some(0), steps(config.eval_steps), "1 or more"),
-        ("save_steps", config.save_steps != Some(0), steps(config.save_steps), "1 or more"),
-        ("logging_steps", config.logging_steps > 0, config.logging_steps.to_string(), "1 or more"),
-        ("save_total_limit", config.save_total_limit > 0, config.save_total_limit.to_string(), "1 or more"),
+        ("triplet_margin", is_positive(margin), margin.to_string(), "a number above 0"),
+        ("scale", is_positive(config.scale), config.scale.to_string(), "a number above 0"),
+        ("batch_size", config.batch_size > 0, config.batch_size.to_string(), "at least 1"),
+        ("logging_steps", config.logging_steps > 0, config.logging_steps.to_string(), "at least 1"),
     ] {
         if !is_fine {
             return Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into());
         }
-    }
-    if config.load_best_model_at_end && config.eval_data.is_none() && config.eval_fraction == 0.0 {
-        return Err(RunError::BadSetting {
-            key: "load_best_model_at_end",
-            found: "true".into(),
-            expected: "false, where there is nothing to evaluate on".into(),
-        }
-        .into());
     }
     Ok(())
 }

@@ -1,0 +1,235 @@
+//! Sections of settings that every recipe of a training stage has, under the names of transformers and TRL. In a recipe their
+//! keys stand in the one flat table; each recipe has its own defaults.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use truing_model::SaveDtype;
+use truing_run::{Machine, RunError};
+use truing_train::{OptimizerConfig, Schedule, ScheduleKind};
+
+const GIB: f64 = (1_u64 << 30) as f64;
+/// Share of the machine's available memory that a run takes by default.
+const DEFAULT_MEMORY_SHARE: f64 = 0.8;
+
+/// Length of the run, and the learning rate by step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScheduleSettings {
+    /// Passes over the data.
+    pub num_train_epochs: f64,
+    /// Steps instead of epochs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Shape of the schedule after warm-up.
+    pub lr_scheduler_type: ScheduleKind,
+    /// Share of the optimiser steps that warm up.
+    pub warmup_ratio: f64,
+    /// Number of optimiser steps that warm up, instead of the share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
+    /// Where the decay ends, as a share of `learning_rate`.
+    pub min_lr_ratio: f64,
+    /// Share of the optimiser steps in which a `wsd` schedule decays.
+    pub decay_ratio: f64,
+}
+
+/// AdamW, clipping, and what it does not train.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OptimizerSettings {
+    /// Decoupled weight decay; norms and biases are spared.
+    pub weight_decay: f64,
+    /// Decay of Adam's first moment.
+    pub adam_beta1: f64,
+    /// Decay of Adam's second moment.
+    pub adam_beta2: f64,
+    /// Added to the root of Adam's second moment.
+    pub adam_epsilon: f64,
+    /// Largest norm of the gradient; 0 never clips.
+    pub max_grad_norm: f64,
+    /// Parameters whose name starts with one of these are frozen, for instance `model.embed_tokens`.
+    pub freeze: Vec<String>,
+}
+
+/// What is evaluated, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EvaluationSettings {
+    /// Share of the training rows that are held out for evaluation. Equal rows stay together.
+    pub eval_fraction: f64,
+    /// Steps between evaluations. By default at the end of every epoch; in GRPO at the end only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<u64>,
+    /// Evaluate before the first step as well.
+    pub eval_on_start: bool,
+}
+
+/// What is saved, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckpointSettings {
+    /// Steps between checkpoints. Without it at the end of every epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub save_steps: Option<u64>,
+    /// Newest checkpoints kept.
+    pub save_total_limit: usize,
+    /// Save a checkpoint whenever the evaluation is the best so far, and keep it.
+    pub keep_best: bool,
+    /// The saved model is the best one, not the last.
+    pub load_best_model_at_end: bool,
+    /// Number type of the saved model; checkpoints are always exact.
+    pub save_dtype: SaveDtype,
+}
+
+/// What a run may use of the machine. Never changes a result.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ResourceSettings {
+    /// Threads; by default one per available core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Memory the run may use, in GiB; by default 80 % of what is available.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_gib: Option<f64>,
+}
+
+impl ScheduleSettings {
+    /// The learning rate by step of a run of `n_steps` optimiser steps.
+    #[must_use]
+    pub fn schedule(&self, n_steps: u64) -> Schedule {
+        let share = |ratio: f64| (ratio * n_steps as f64).ceil() as u64;
+        Schedule {
+            kind: self.lr_scheduler_type,
+            peak: self.learning_rate,
+            min_ratio: self.min_lr_ratio,
+            warmup_steps: self.warmup_steps.unwrap_or_else(|| share(self.warmup_ratio)).min(n_steps),
+            decay_steps: match self.lr_scheduler_type {
+                ScheduleKind::Wsd => share(self.decay_ratio),
+                _ => 0,
+            },
+            total_steps: n_steps,
+        }
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        if self.max_steps.is_none() {
+            require_positive("num_train_epochs", self.num_train_epochs)?;
+        }
+        require_steps("max_steps", self.max_steps)?;
+        require_positive("learning_rate", self.learning_rate)?;
+        require_share("warmup_ratio", self.warmup_ratio)?;
+        require_share("min_lr_ratio", self.min_lr_ratio)?;
+        require_share("decay_ratio", self.decay_ratio)
+    }
+}
+
+impl OptimizerSettings {
+    /// The optimiser without what changes by step.
+    #[must_use]
+    pub fn config(&self) -> OptimizerConfig {
+        OptimizerConfig {
+            beta1: self.adam_beta1 as f32,
+            beta2: self.adam_beta2 as f32,
+            epsilon: self.adam_epsilon as f32,
+            weight_decay: self.weight_decay as f32,
+            max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
+        }
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        require(self.weight_decay.is_finite() && self.weight_decay >= 0.0, || {
+            ("weight_decay", self.weight_decay.to_string(), "0 or more")
+        })?;
+        for (key, beta) in [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+            require((0.0..1.0).contains(&beta), || (key, beta.to_string(), "0 or more and less than 1"))?;
+        }
+        require_positive("adam_epsilon", self.adam_epsilon)?;
+        require(!self.max_grad_norm.is_nan() && self.max_grad_norm >= 0.0, || {
+            ("max_grad_norm", self.max_grad_norm.to_string(), "0 or more")
+        })
+    }
+}
+
+impl EvaluationSettings {
+    pub(crate) fn check(&self) -> Result<(), RunError> {
+        require((0.0..1.0).contains(&self.eval_fraction), || {
+            ("eval_fraction", self.eval_fraction.to_string(), "0 or more and less than 1")
+        })?;
+        require_steps("eval_steps", self.eval_steps)
+    }
+}
+
+impl CheckpointSettings {
+    fn check(&self, has_eval: bool) -> Result<(), RunError> {
+        require_steps("save_steps", self.save_steps)?;
+        require(self.save_total_limit > 0, || ("save_total_limit", "0".into(), "at least 1"))?;
+        for (key, is_set) in
+            [("keep_best", self.keep_best), ("load_best_model_at_end", self.load_best_model_at_end)]
+        {
+            let expected = "something to evaluate on: `eval_fraction` or `eval_data`";
+            require(has_eval || !is_set, || (key, "true".into(), expected))?;
+        }
+        Ok(())
+    }
+}
+
+impl ResourceSettings {
+    /// Threads to compute with.
+    #[must_use]
+    pub fn n_threads(&self, machine: &Machine) -> usize {
+        self.threads.unwrap_or(machine.n_threads)
+    }
+
+    /// Bytes that the process may hold at its peak.
+    #[must_use]
+    pub fn budget_bytes(&self, machine: &Machine) -> u64 {
+        match self.memory_gib {
+            Some(gib) => (gib * GIB) as u64,
+            None => machine.resident_bytes + (machine.available_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64,
+        }
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        require(self.threads != Some(0), || ("threads", "0".into(), "at least 1"))?;
+        self.memory_gib.map_or(Ok(()), |gib| require_positive("memory_gib", gib))
+    }
+}
+
+/// Checks all sections. `has_eval` says whether there is anything to evaluate on.
+///
+/// # Errors
+/// [`RunError::BadSetting`] naming the key, what was found and what was expected.
+pub(crate) fn check(
+    schedule: &ScheduleSettings,
+    optimizer: &OptimizerSettings,
+    evaluation: &EvaluationSettings,
+    checkpoint: &CheckpointSettings,
+    resources: &ResourceSettings,
+    has_eval: bool,
+) -> Result<(), RunError> {
+    schedule.check()?;
+    optimizer.check()?;
+    evaluation.check()?;
+    checkpoint.check(has_eval)?;
+    resources.check()
+}
+
+fn require(
+    is_good: bool,
+    problem: impl FnOnce() -> (&'static str, String, &'static str),
+) -> Result<(), RunError> {
+    if is_good {
+        return Ok(());
+    }
+    let (key, found, expected) = problem();
+    Err(RunError::BadSetting { key, found, expected: expected.to_owned() })
+}
+
+fn require_positive(key: &'static str, value: f64) -> Result<(), RunError> {
+    require(value.is_finite() && value > 0.0, || (key, value.to_string(), "a number above 0"))
+}
+
+fn require_share(key: &'static str, value: f64) -> Result<(), RunError> {
+    require((0.0..=1.0).contains(&value), || (key, value.to_string(), "a share from 0 to 1"))
+}
+
+fn require_steps(key: &'static str, steps: Option<u64>) -> Result<(), RunError> {
+    require(steps != Some(0), || (key, "0".into(), "at least 1"))
+}
