@@ -15,7 +15,7 @@ use truing_types::{STAGES, StageName};
 use schema::UnknownKey;
 
 pub use reference::reference_of;
-pub use schema::schema_of;
+pub use schema::{recipe_schema_of, schema_of};
 
 /// How serde's message for a key that stands there under two names begins.
 const DUPLICATE: &str = "duplicate field `";
@@ -256,7 +256,7 @@ pub fn parse<R: Recipe>(text: &str, path: &Path, overrides: &[String]) -> Result
     }
     let mut recipe: R = read_recipe(text, path)?;
     recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
-    let schema = schema_of::<R>();
+    let schema = recipe_schema_of::<R>();
     for typed in overrides {
         let place = || RecipePlace::Override(typed.clone());
         recipe = apply_override(&recipe, typed, &schema).map_err(|error| match error {
@@ -319,7 +319,7 @@ pub fn read_toml<T: DeserializeOwned + JsonSchema>(text: &str, path: &Path) -> R
 /// of each.
 fn read_recipe<R: Recipe>(text: &str, path: &Path) -> Result<R, RecipeError> {
     let table: Table = from_text(text, path)?;
-    let schema = schema_of::<R>();
+    let schema = recipe_schema_of::<R>();
     let invalid = |key: &[String], message: &str| {
         let line = line_of(text, schema::position(text, key).unwrap_or(0));
         RecipeError::invalid(RecipePlace::Line { path: path.to_path_buf(), line }, message)
@@ -618,5 +618,90 @@ mod tests {
             assert_eq!(read(text, overrides).unwrap_err(), expected);
         }
         assert!(read("learning_rate = = 2\n", &[]).unwrap_err().starts_with("recipes/r.toml:1: "));
+    }
+
+    /// A section that several recipes share: without defaults of its own.
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    struct Section {
+        #[serde(alias = "lr")]
+        #[schemars(extend("x-aliases" = ["lr"]))]
+        learning_rate: f64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max_steps: Option<u64>,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(default)]
+    struct Sectioned {
+        stage: StageName,
+        seed: u64,
+        #[serde(flatten)]
+        section: Section,
+        lora: Option<Lora>,
+    }
+
+    impl Default for Sectioned {
+        fn default() -> Self {
+            let section = Section { learning_rate: 0.5, max_steps: None };
+            Self { stage: StageName::Sft, seed: 7, section, lora: None }
+        }
+    }
+
+    impl Recipe for Sectioned {
+        const STAGES: &'static [StageName] = &[StageName::Sft];
+
+        fn stage(&self) -> StageName {
+            self.stage
+        }
+
+        fn output_dir(&self) -> &Path {
+            Path::new("")
+        }
+
+        fn resolve_paths(&mut self, _: &Path) {}
+
+        fn find_models<E>(&mut self, _: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_shared_section_has_the_defaults_of_its_recipe() {
+        let read = |text: &str, overrides: &[&str]| {
+            let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+            let text = format!("stage = \"sft\"\n{text}");
+            parse::<Sectioned>(&text, Path::new("r.toml"), &overrides).map_err(|error| error.to_string())
+        };
+        let section = |text: &str, overrides: &[&str]| {
+            let Section { learning_rate, max_steps } = read(text, overrides).unwrap().section;
+            (learning_rate, max_steps)
+        };
+        assert_eq!(section("", &[]), (0.5, None));
+        assert_eq!(section("max_steps = 3\n[lora]\nr = 4\n", &[]), (0.5, Some(3)));
+        assert_eq!(section("lr = 2\n", &[]), (2.0, None), "an alias, and a whole number for a float");
+        assert_eq!(section("lr = 2\nmax_steps = 3\n", &["learning_rate=", "max_steps="]), (0.5, None));
+        assert_eq!(section("", &["lr=3"]), (3.0, None));
+        let whole = read("lr = 2\n", &[]).unwrap();
+        assert_eq!(parse::<Sectioned>(&whole.to_toml(), Path::new("r.toml"), &[]), Ok(whole));
+        for (text, expected) in [
+            (
+                "seed = 1\nmax_steps = \"many\"\n",
+                "r.toml:3: invalid type: string \"many\", expected a whole number of 0 or more",
+            ),
+            (
+                "max_steps = 4\nseed = -1\n",
+                "r.toml:3: invalid value: integer `-1`, expected a whole number of 0 or more",
+            ),
+            ("max_stepz = 4\n", "r.toml:2: unknown key `max_stepz`; the nearest known key is `max_steps`"),
+            ("lr = 1\nlearning_rate = 2\n", "r.toml:3: duplicate field `learning_rate`"),
+            (
+                "[lora]\nrank = 1.5\n",
+                "r.toml:3: invalid type: floating point `1.5`, expected a whole number of 0 or more",
+            ),
+        ] {
+            assert_eq!(read(text, &[]).unwrap_err(), expected);
+        }
+        let schema = recipe_schema_of::<Sectioned>();
+        assert_eq!(schema["properties"]["learning_rate"]["default"], 0.5);
     }
 }

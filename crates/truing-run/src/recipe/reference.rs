@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use serde_json::Value as Json;
 use truing_types::StageName;
 
-use super::schema::{aliases, flatten, free_values, is_object, schema_of};
+use super::schema::{aliases, flatten, free_values, is_object, recipe_schema_of};
 use super::{FILES, FREE, Recipe};
 
 /// One section of the reference: the recipes of one type of settings. `title` is its heading.
 #[must_use]
 pub fn reference_of<R: Recipe>(title: &str) -> String {
-    let schema = schema_of::<R>();
+    let schema = recipe_schema_of::<R>();
     let own = R::STAGES.iter().map(|stage| {
         let info = stage.info();
         format!("`stage = \"{}\"` (`{}`)", info.name, info.command)

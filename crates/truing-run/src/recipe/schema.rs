@@ -6,6 +6,8 @@ use serde_json::Value as Json;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use super::Recipe;
+
 /// Names of a setting that are read beside its own, in its schema.
 const ALIASES: &str = "x-aliases";
 
@@ -14,6 +16,22 @@ const ALIASES: &str = "x-aliases";
 pub fn schema_of<R: JsonSchema>() -> Json {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<R>().to_value()
+}
+
+/// The JSON schema of a recipe's settings with the defaults of this recipe. Sections that several recipes share have none of
+/// their own.
+#[must_use]
+pub fn recipe_schema_of<R: Recipe>() -> Json {
+    let mut schema = schema_of::<R>();
+    let defaults = serde_json::to_value(R::default()).unwrap_or_default();
+    if let Some(properties) = schema.get_mut("properties").and_then(Json::as_object_mut) {
+        for (key, property) in properties {
+            if let (Some(property), Some(default)) = (property.as_object_mut(), defaults.get(key)) {
+                property.entry("default").or_insert_with(|| default.clone());
+            }
+        }
+    }
+    schema
 }
 
 /// A key that the schema does not have.

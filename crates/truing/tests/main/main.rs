@@ -5,6 +5,7 @@ mod adapters;
 mod basics;
 mod command;
 mod embed;
+mod errors;
 mod inspect;
 mod judging;
 mod memory;

@@ -1,0 +1,92 @@
+//! The main errors as a user reads them, word for word: `tests/approved/errors.txt` is what the program prints.
+//!
+//! `TRUING_WRITE_REFERENCE=1 cargo test -p truing` writes the file anew; a change of it is to be read like one of the code.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use crate::command::run_inside;
+use crate::tiny_model;
+
+const HEADER: &str = "stage = \"sft\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n";
+const DATA: &str = "[[data]]\npath = \"rows.jsonl\"\n";
+
+/// What is wrong, and the command that meets it.
+const CASES: [(&str, &[&str]); 24] = [
+    ("an unknown command", &["reprot"]),
+    ("a recipe that is not there", &["sft", "missing.toml"]),
+    ("a recipe without its stage", &["sft", "no_stage.toml"]),
+    ("a recipe of another stage", &["grpo", "recipe.toml"]),
+    ("text that is not TOML", &["sft", "not_toml.toml"]),
+    ("an unknown key", &["sft", "unknown_key.toml"]),
+    ("a value of the wrong type", &["sft", "wrong_type.toml"]),
+    ("a value out of its range", &["sft", "recipe.toml", "--set", "adam_beta2=1.5"]),
+    ("an override without a value", &["sft", "recipe.toml", "--set", "seed"]),
+    ("an override of an unknown key", &["sft", "recipe.toml", "--set", "lora.rnk=8"]),
+    ("two settings that exclude each other", &["sft", "recipe.toml", "--set", "keep_best=true"]),
+    ("a model that is not found", &["sft", "recipe.toml", "--set", "model_name_or_path=nobody/nothing"]),
+    ("a folder without a model", &["inspect", "model", "empty"]),
+    ("data that is not there", &["sft", "recipe.toml", "--set", "data.0.path=missing.jsonl"]),
+    ("a row that is not JSON", &["sft", "recipe.toml", "--set", "data.0.path=broken.jsonl"]),
+    ("a row of no known format", &["sft", "recipe.toml", "--set", "data.0.path=other.jsonl"]),
+    ("a format that does not exist", &["sft", "recipe.toml", "--set", "data.0.format=alpaka"]),
+    ("data without a token to learn from", &["sft", "recipe.toml", "--set", "data.0.path=silent.jsonl"]),
+    ("a budget that is too small", &["sft", "recipe.toml", "--set", "memory_gib=0.001"]),
+    ("a projection that the model does not have", &["sft", "recipe.toml", "--set", "lora.targets=[\"query\"]"]),
+    ("a folder that holds something else", &["sft", "recipe.toml", "--set", "output_dir=full"]),
+    ("a reward without its setting", &["grpo", "policy.toml"]),
+    ("a report of no run", &["report", "empty"]),
+    ("a language model where a classifier is needed", &["label", "predict", "model", "rows.jsonl", "-o", "out.jsonl"]),
+];
+
+fn prepare(home: &Path) {
+    let write = |name: &str, text: &str| fs::write(home.join(name), text).unwrap();
+    tiny_model::write(&home.join("model"));
+    fs::create_dir(home.join("empty")).unwrap();
+    fs::create_dir(home.join("full")).unwrap();
+    write("full/metrics.jsonl", "{}\n");
+    let row = |answer: &str| {
+        format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"2 + 3?\"}}, {{\"role\": \"assistant\", \"content\": \
+             \"{answer}\"}}]}}\n"
+        )
+    };
+    write("rows.jsonl", &row("5").repeat(6));
+    write("broken.jsonl", &format!("{}{{\"messages\": [\n", row("5")));
+    write("other.jsonl", "{\"question_text\": \"2 + 3?\", \"solution_text\": \"5\"}\n");
+    write("silent.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"2 + 3?\"}]}\n");
+    write("recipe.toml", &format!("{HEADER}{DATA}"));
+    write("no_stage.toml", "model_name_or_path = \"model\"\n[preference]\nbeta = 0.1\n");
+    write("not_toml.toml", "stage = \"sft\"\nlearning_rate = = 1\n");
+    write("unknown_key.toml", &format!("{HEADER}learning_rat = 1e-5\n{DATA}"));
+    write("wrong_type.toml", &format!("{HEADER}seed = 3\nlearning_rate = \"fast\"\n{DATA}"));
+    write("policy.toml", "stage = \"grpo\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n[[data]]\npath = \"rows.jsonl\"\n");
+}
+
+#[test]
+fn the_main_errors_are_those_approved() {
+    let home = tempfile::tempdir().unwrap();
+    prepare(home.path());
+    let mut printed = String::new();
+    for (what, arguments) in CASES {
+        let finished = run_inside(home.path(), arguments);
+        let shown = arguments.iter().map(|a| if a.contains(['[', ' ']) { format!("'{a}'") } else { (*a).to_owned() });
+        let shown: Vec<String> = shown.collect();
+        let folder = home.path().to_string_lossy();
+        writeln!(printed, "# {what}\n$ truing {}", shown.join(" ")).unwrap();
+        printed.push_str(&finished.stdout.replace(&*folder, "FOLDER"));
+        printed.push_str(&finished.stderr.replace(&*folder, "FOLDER"));
+        writeln!(printed, "exit status {}\n", finished.status.unwrap()).unwrap();
+    }
+    assert!(!home.path().join("run").exists(), "nothing is left behind");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/approved/errors.txt");
+    if std::env::var_os("TRUING_WRITE_REFERENCE").is_some() {
+        fs::write(&path, &printed).unwrap();
+    }
+    let approved = fs::read_to_string(&path).unwrap_or_default();
+    for (approved, printed) in approved.split("\n\n").zip(printed.split("\n\n")) {
+        assert_eq!(approved, printed, "TRUING_WRITE_REFERENCE=1 writes tests/approved/errors.txt anew");
+    }
+    assert_eq!(approved.len(), printed.len());
+}
