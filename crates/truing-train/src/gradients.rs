@@ -198,14 +198,16 @@ pub fn accumulate_gradients<E: Engine, O: Objective + ?Sized>(
     let denominators = step_denominators(packs, objective, communicator)?;
     engine.zero_gradients()?;
     let mut tally = Tally::new(objective);
-    let coupled = if objective.couples_packs() {
+    let couples_packs = objective.couples_packs();
+    // A single pack has nothing to be coupled with.
+    let coupled = if couples_packs && packs.len() > 1 {
         Some(coupled_gradients(engine, packs, objective, &denominators, communicator, &mut tally)?)
     } else {
         None
     };
-    let mine: Vec<usize> = match &coupled {
-        Some(_) => dealt(packs.len(), communicator).collect(),
-        None => (0..packs.len()).collect(),
+    let mine: Vec<usize> = match couples_packs {
+        true => dealt(packs.len(), communicator).collect(),
+        false => (0..packs.len()).collect(),
     };
     for pack_idx in mine {
         let pack = &packs[pack_idx];
