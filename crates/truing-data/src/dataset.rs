@@ -13,9 +13,6 @@ use crate::DataError;
 use crate::mix::{HeldOut, Split, split_held_out};
 use crate::statistics::{LengthSummary, SourceStatistics};
 
-/// Most rows listed by name in a report; all are counted.
-const MAX_LISTED_ROWS: usize = 1_000;
-
 /// What happens to a sample that is longer than a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -327,7 +324,7 @@ impl DatasetBuilder {
             return;
         }
         self.report.n_long += 1;
-        if self.report.long.len() < MAX_LISTED_ROWS {
+        if self.report.long.len() < crate::MAX_LISTED_ROWS {
             self.report.long.push((sample.origin.clone(), n_tokens));
         }
         match self.policy {
@@ -355,7 +352,7 @@ impl DatasetBuilder {
         let weights = &sample.loss_weights[range];
         if !weights.iter().skip(1).any(|&w| w != 0.0) {
             self.report.n_without_loss += 1;
-            if self.report.without_loss.len() < MAX_LISTED_ROWS {
+            if self.report.without_loss.len() < crate::MAX_LISTED_ROWS {
                 self.report.without_loss.push(sample.origin.clone());
             }
             return;

@@ -28,6 +28,9 @@ mod turns;
 
 pub mod vectors;
 
+/// Rows of each kind that a report lists; of the others it has only the number.
+pub const MAX_LISTED_ROWS: usize = 1_000;
+
 pub use dataset::{Dataset, DatasetBuilder, LongSamplePolicy, LongSampleReport, SampleRef, SourceRange};
 pub use error::{DataError, RowError, RowErrorKind, RowProblem};
 pub use formats::preference::PREFERENCE_FORMATS;

@@ -11,9 +11,6 @@ use crate::DataError;
 use crate::dataset::{LongSamplePolicy, LongSampleReport, SourceRange};
 use crate::mix::{HeldOut, Split, split_held_out};
 
-/// Most rows listed by name in a report; all are counted.
-const MAX_LISTED_ROWS: usize = 1_000;
-
 /// One response after the group's common beginning.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TokenizedResponse {
@@ -261,7 +258,7 @@ impl ResponseDatasetBuilder {
         let n_tokens = group.n_tokens();
         if n_tokens > self.max_length {
             self.report.n_long += 1;
-            if self.report.long.len() < MAX_LISTED_ROWS {
+            if self.report.long.len() < crate::MAX_LISTED_ROWS {
                 self.report.long.push((group.origin.clone(), n_tokens));
             }
             let room = self.max_length.saturating_sub(group.prefix.len()) / group.responses.len().max(1);

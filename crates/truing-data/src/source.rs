@@ -7,7 +7,9 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use truing_types::{Message, PreferenceRow, PromptRow, Role, RowOrigin, TrainingRow, UnpairedRow};
+use truing_types::{
+    Message, PreferenceRow, PromptRow, Role, RowOrigin, TrainingRow, UnpairedRow, nearest_name,
+};
 
 use crate::columns::{Columns, Fields, PromptTemplate};
 use crate::error::{DataError, RowError, RowErrorKind, RowProblem};
@@ -219,7 +221,7 @@ impl SourceConfig {
             self.columns.keys().find(|c| !formats.iter().flat_map(|f| f.columns).any(|k| k.name == *c))
         {
             let names: Vec<_> = formats.iter().flat_map(|f| f.columns).map(|c| c.name).collect();
-            let nearest = nearest(found, &names);
+            let nearest = nearest_name(found, names.iter().copied());
             let known = names.join(", ");
             return Err(DataError::UnknownColumn { format: "any", found: found.clone(), nearest, known });
         }
@@ -286,7 +288,7 @@ impl SourceConfig {
             Some(found) => Err(DataError::UnknownColumn {
                 format: format.name,
                 found: found.clone(),
-                nearest: nearest(found, &names),
+                nearest: nearest_name(found, names.iter().copied()),
                 known: names.join(", "),
             }),
         }
@@ -298,16 +300,10 @@ fn find_format<Row: SourceRow>(name: &str) -> Result<&'static Format<Row>, DataE
         let names: Vec<_> = Row::formats().iter().map(|format| format.name).collect();
         DataError::UnknownFormat {
             found: name.to_owned(),
-            nearest: nearest(name, &names),
+            nearest: nearest_name(name, names.iter().copied()),
             known: names.join(", "),
         }
     })
-}
-
-fn nearest(found: &str, known: &[&'static str]) -> Option<&'static str> {
-    let closeness = |name: &str| strsim::jaro_winkler(found, name);
-    let best = known.iter().copied().max_by(|a, b| closeness(a).total_cmp(&closeness(b)))?;
-    (closeness(best) > 0.8).then_some(best)
 }
 
 /// Opens a source of training rows.

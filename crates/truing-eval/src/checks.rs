@@ -62,7 +62,7 @@ pub enum Grade {
         #[serde(deserialize_with = "pattern")]
         pattern: Regex,
     },
-    /// The text stands in the answer.
+    /// The answer contains the text.
     Contains {
         /// The text.
         text: String,

@@ -19,7 +19,7 @@ const TEXTS_AT_A_TIME: usize = 2048;
 /// Tokens of a pack: enough that products of matrices run at their full rate, few enough that what passes between them
 /// stays in the caches.
 const TOKENS_PER_PACK: usize = 2048;
-/// Tokens of a text beyond which a decoder does not read, where it is not told otherwise.
+/// Tokens of a text that a decoder reads, unless an option says otherwise.
 const DECODER_MAX_TOKENS: usize = 2048;
 
 /// How texts are embedded, where the model does not say or shall not.

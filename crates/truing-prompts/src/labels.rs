@@ -11,13 +11,10 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use truing_types::RowOrigin;
+use truing_types::{RowOrigin, nearest_name};
 use unicode_normalization::UnicodeNormalization;
 
 pub use votes::{Ballot, Decision, Tally, tally};
-
-/// Similarity (Jaro-Winkler) from which a label is named as the nearest.
-const NEAR: f64 = 0.6;
 
 /// One property of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -51,6 +48,13 @@ pub struct Label {
     /// The label that it is a kind of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+}
+
+impl Label {
+    /// Its name and its synonyms.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.name).chain(&self.synonyms).map(String::as_str)
+    }
 }
 
 /// What is wrong with a label set.
@@ -263,14 +267,9 @@ impl LabelSet {
     /// When there is no such dimension.
     #[must_use]
     pub fn nearest(&self, dimension_idx: usize, text: &str) -> Option<&str> {
-        let text = text.to_lowercase();
-        let likeness = |name: &String| strsim::jaro_winkler(&name.to_lowercase(), &text);
-        let labels = self.dimensions[dimension_idx].labels.iter().map(|label| {
-            let of_names = std::iter::once(&label.name).chain(&label.synonyms).map(likeness);
-            (of_names.fold(0.0, f64::max), label.name.as_str())
-        });
-        let near = labels.filter(|(likeness, _)| *likeness >= NEAR);
-        near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+        let labels = &self.dimensions[dimension_idx].labels;
+        let nearest = nearest_name(text, labels.iter().flat_map(Label::names))?;
+        labels.iter().find(|label| label.names().any(|name| name == nearest)).map(|label| label.name.as_str())
     }
 
     /// The error about a label in the data that this set does not have.

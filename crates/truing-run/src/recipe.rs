@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-use truing_types::{STAGES, StageName};
+use truing_types::{STAGES, StageName, nearest_name};
 
 use schema::UnknownKey;
 
@@ -443,11 +443,7 @@ fn step_into<'a>(place: &'a mut Value, key: &str) -> Result<&'a mut Value, Strin
 impl RecipeError {
     fn unknown(place: RecipePlace, UnknownKey { mut path, known }: UnknownKey) -> Self {
         let key = path.pop().unwrap_or_default();
-        let similarity = |known: &String| strsim::jaro_winkler(&key, known);
-        let nearest = known
-            .into_iter()
-            .max_by(|left, right| similarity(left).total_cmp(&similarity(right)))
-            .filter(|known| similarity(known) > 0.7);
+        let nearest = nearest_name(&key, known.iter().map(String::as_str)).map(str::to_owned);
         Self::UnknownKey { place, key, nearest }
     }
 

@@ -50,7 +50,7 @@ pub fn value_at<'a>(columns: &'a Map<String, Value>, path: &str) -> Option<&'a V
 }
 
 /// A number that equal texts share, and others do not.
-pub fn key_of(text: &str) -> u64 {
+pub fn text_key(text: &str) -> u64 {
     let digest = Digest::of_bytes(text.as_bytes());
     u64::from_le_bytes(digest.as_bytes().first_chunk::<8>().copied().unwrap_or_default())
 }

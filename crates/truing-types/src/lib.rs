@@ -33,4 +33,4 @@ pub use reward::{Unscored, UnscoredReason};
 pub use rollout::Rollout;
 pub use seed::Seed;
 pub use stage::{STAGES, StageInfo, StageName};
-pub use wording::counted;
+pub use wording::{counted, nearest_name};

@@ -6,13 +6,35 @@ pub fn counted(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
+/// Similarity (Jaro-Winkler) above which a name is suggested for another.
+const NEAR: f64 = 0.7;
+
+/// The known name that `found` is most like, if any is near: what a person may have meant. Case does not count.
+#[must_use]
+pub fn nearest_name<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let found = found.to_lowercase();
+    let similarities =
+        known.into_iter().map(|name| (strsim::jaro_winkler(&found, &name.to_lowercase()), name));
+    let near = similarities.filter(|(similarity, _)| *similarity > NEAR);
+    near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::counted;
+    use super::{counted, nearest_name};
 
     #[test]
     fn one_is_no_plural() {
         let rows = |n| counted(n, "row is", "rows are");
         assert_eq!([rows(0), rows(1), rows(2)], ["0 rows are", "1 row is", "2 rows are"]);
+    }
+
+    #[test]
+    fn a_misspelt_name_has_its_nearest_and_a_strange_one_has_none() {
+        let known = ["learning_rate", "max_length", "warmup_steps"];
+        assert_eq!(nearest_name("learnig_rate", known), Some("learning_rate"));
+        assert_eq!(nearest_name("Max-Length", known), Some("max_length"));
+        assert_eq!(nearest_name("zzz", known), None);
+        assert_eq!(nearest_name("x", []), None);
     }
 }

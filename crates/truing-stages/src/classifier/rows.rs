@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use truing_data::{SourceConfig, SourceRange, read_prompts};
-use truing_run::rows::{key_of, prompt_text, value_at};
+use truing_run::rows::{prompt_text, text_key, value_at};
 use truing_run::{DataReport, RunError, unread_parts};
 use truing_types::{Event, EventSink, RowOrigin};
 
@@ -157,9 +157,9 @@ impl ClassifierConfig {
             confidence.extend(number(&path)?.map(|confidence| (name.clone(), confidence)));
         }
         let key = match &self.group_column {
-            None => key_of(&text),
+            None => text_key(&text),
             Some(path) => match value_at(columns, path) {
-                Some(value) => key_of(&value.to_string()),
+                Some(value) => text_key(&value.to_string()),
                 None => {
                     return Err(bad_column(&origin, path, None, "what rows are grouped by (`group_column`)"));
                 }

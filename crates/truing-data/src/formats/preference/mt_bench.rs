@@ -69,12 +69,12 @@ fn open(path: &Path, columns: &Columns) -> Result<RawRows, DataError> {
         let name = name_of(&file);
         if name.starts_with("question.") {
             each_row(&file, |row| {
-                questions.insert(key_of(row, "question_id")?, texts(row.get("turns"), "turns")?);
+                questions.insert(identifier(row, "question_id")?, texts(row.get("turns"), "turns")?);
                 Ok(())
             })?;
         } else if name.starts_with("answer_") {
             each_row(&file, |row| {
-                let key = (key_of(row, "model_id")?, key_of(row, "question_id")?);
+                let key = (identifier(row, "model_id")?, identifier(row, "question_id")?);
                 let turns = row.get("choices").and_then(|choices| choices.get(0)?.get("turns"));
                 answers.insert(key, texts(turns, "choices[0].turns")?);
                 Ok(())
@@ -125,7 +125,7 @@ fn each_row(
 }
 
 /// An identifier: a text or a number.
-fn key_of(row: &Map<String, Value>, key: &str) -> Result<String, RowProblem> {
+fn identifier(row: &Map<String, Value>, key: &str) -> Result<String, RowProblem> {
     match row.get(key) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(Value::Number(number)) => Ok(number.to_string()),
@@ -153,7 +153,7 @@ fn judgment(row: &Map<String, Value>, columns: &Columns) -> Result<(String, Stri
     };
     let score = fields.get("score").ok_or_else(|| fields.missing("score", "a number"))?;
     let score = super::number(score, fields.path("score"))?;
-    Ok((key_of(row, fields.path("question_id"))?, key_of(row, fields.path("model"))?, turn, score))
+    Ok((identifier(row, fields.path("question_id"))?, identifier(row, fields.path("model"))?, turn, score))
 }
 
 /// A ranked list of the judged answers.

@@ -9,7 +9,7 @@ use truing_data::{
 use truing_model::{EncoderFiles, Engine};
 use truing_predict::{encoder_tokenizer, pack_texts};
 use truing_run::inputs::content_key;
-use truing_run::rows::key_of;
+use truing_run::rows::text_key;
 use truing_run::{DataReport, Machine, RunError, SkippedRow, inputs};
 use truing_store::RunInputs;
 use truing_text::{SentenceTokenizer, Tokenizer};
@@ -227,9 +227,9 @@ fn tokenize(
         let mut tokenized = tokenizer.encode_many(&texts)?.into_iter();
         *n_cut += tokenized.as_slice().iter().filter(|text| text.is_cut).count();
         for row in rows {
-            keys.push(key_of(&row.anchor));
+            keys.push(text_key(&row.anchor));
             let [anchor, negative] =
-                [&row.group, &row.negative_group].map(|group| group.as_deref().map(key_of));
+                [&row.group, &row.negative_group].map(|group| group.as_deref().map(text_key));
             all.groups.push(TripletGroups { anchor, negative });
             all.tokens.push([(); 3].map(|()| tokenized.next().unwrap_or_default().tokens));
             all.origins.push(row.origin);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 use truing_data::{
-    Dataset, DatasetBuilder, LengthHistogram, LengthSummary, LongSamplePolicy, OnBadRow, Packing,
-    PackingReport, PackingStrategy, SourceStatistics, describe_unread, epoch_order, read_rows,
+    Dataset, DatasetBuilder, LengthHistogram, LengthSummary, LongSamplePolicy, MAX_LISTED_ROWS, OnBadRow,
+    Packing, PackingReport, PackingStrategy, SourceStatistics, describe_unread, epoch_order, read_rows,
 };
 use truing_stages::Notes;
 use truing_text::ChatRenderer;
@@ -24,8 +24,6 @@ use crate::units::count;
 
 /// Rows rendered at a time, on all threads.
 const ROWS_AT_A_TIME: usize = 2048;
-/// Bad rows kept by name; all are counted.
-const MAX_LISTED_ROWS: usize = 1000;
 /// Bad rows printed without `--json`.
 const MAX_PRINTED_ROWS: usize = 20;
 /// Characters of the longest bar.
