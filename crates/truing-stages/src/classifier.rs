@@ -217,12 +217,20 @@ impl Stage for ClassifierStage {
         mut context: RunContext<'_>,
     ) -> Result<Ended<TrainedModel>, StageError> {
         let workload = ClassifierWorkload::new(inputs);
-        let ended = match plan {
-            ClassifierPlan::Encoder { run, .. } => {
+        let ended = match (plan, &inputs.model) {
+            (ClassifierPlan::Encoder { run, .. }, ClassifierModel::Encoder { .. }) => {
                 training::run::<E, _, _>(&**run, inputs, workload, &mut context)?
             }
-            ClassifierPlan::Decoder(plan) => {
+            (ClassifierPlan::Decoder(plan), ClassifierModel::Decoder { .. }) => {
                 training::run::<E, _, _>(&**plan, inputs, workload, &mut context)?
+            }
+            (_, model) => {
+                let found = match model {
+                    ClassifierModel::Encoder { .. } => "an encoder, and a decoder's plan",
+                    ClassifierModel::Decoder { .. } => "a decoder, and an encoder's plan",
+                };
+                let expected = "the inputs that the plan was made of".to_owned();
+                return Err(RunError::BadSetting { key: "model", found: found.into(), expected }.into());
             }
         };
         if matches!(ended, Ended::Finished(_)) {

@@ -33,11 +33,17 @@ const CASES: [(&str, &[&str]); 24] = [
     ("a format that does not exist", &["sft", "recipe.toml", "--set", "data.0.format=alpaka"]),
     ("data without a token to learn from", &["sft", "recipe.toml", "--set", "data.0.path=silent.jsonl"]),
     ("a budget that is too small", &["sft", "recipe.toml", "--set", "memory_gib=0.001"]),
-    ("a projection that the model does not have", &["sft", "recipe.toml", "--set", "lora.targets=[\"query\"]"]),
+    (
+        "a projection that the model does not have",
+        &["sft", "recipe.toml", "--set", "lora.targets=[\"query\"]"],
+    ),
     ("a folder that holds something else", &["sft", "recipe.toml", "--set", "output_dir=full"]),
     ("a reward without its setting", &["grpo", "policy.toml"]),
     ("a report of no run", &["report", "empty"]),
-    ("a language model where a classifier is needed", &["label", "predict", "model", "rows.jsonl", "-o", "out.jsonl"]),
+    (
+        "a language model where a classifier is needed",
+        &["label", "predict", "model", "rows.jsonl", "-o", "out.jsonl"],
+    ),
 ];
 
 fn prepare(home: &Path) {
@@ -61,7 +67,10 @@ fn prepare(home: &Path) {
     write("not_toml.toml", "stage = \"sft\"\nlearning_rate = = 1\n");
     write("unknown_key.toml", &format!("{HEADER}learning_rat = 1e-5\n{DATA}"));
     write("wrong_type.toml", &format!("{HEADER}seed = 3\nlearning_rate = \"fast\"\n{DATA}"));
-    write("policy.toml", "stage = \"grpo\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n[[data]]\npath = \"rows.jsonl\"\n");
+    write(
+        "policy.toml",
+        "stage = \"grpo\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n[[data]]\npath = \"rows.jsonl\"\n",
+    );
 }
 
 #[test]
@@ -71,7 +80,8 @@ fn the_main_errors_are_those_approved() {
     let mut printed = String::new();
     for (what, arguments) in CASES {
         let finished = run_inside(home.path(), arguments);
-        let shown = arguments.iter().map(|a| if a.contains(['[', ' ']) { format!("'{a}'") } else { (*a).to_owned() });
+        let shown =
+            arguments.iter().map(|a| if a.contains(['[', ' ']) { format!("'{a}'") } else { (*a).to_owned() });
         let shown: Vec<String> = shown.collect();
         let folder = home.path().to_string_lossy();
         writeln!(printed, "# {what}\n$ truing {}", shown.join(" ")).unwrap();
