@@ -458,7 +458,7 @@ fn after(rest: &str) -> Option<String> {
         text.len() == rest.len() || !rest[..rest.len() - text.len()].contains(['$', ')', ']', '*']);
     match first {
         '%' => return Some("%".into()),
-        '\u{b0}' => return Some("\u{b0}".into()),
+        '\u{b0}' => return Some(degrees(&text['\u{b0}'.len_utf8()..])),
         '\\' => {
             let name: String = text[1..].chars().take_while(char::is_ascii_alphabetic).collect();
             if text.starts_with("\\%") {
@@ -470,14 +470,16 @@ fn after(rest: &str) -> Option<String> {
                 if AFTER_WORDS.is_match(inner) {
                     return None;
                 }
-                return suffix(inner);
+                let unit = units::leading(text);
+                return if is_several(&unit) { Some(format!(" {unit}")) } else { suffix(inner) };
             }
             if name == "circ" || lists(AFTER, &name) {
                 return None;
             }
             return Some(String::new());
         }
-        '^' if text.starts_with("^\\circ") || text.starts_with("^{\\circ}") => return Some("^\\circ".into()),
+        '^' if text.starts_with("^\\circ") => return Some(degrees(&text["^\\circ".len()..])),
+        '^' if text.starts_with("^{\\circ}") => return Some(degrees(&text["^{\\circ}".len()..])),
         '^' | '_' | '/' | '*' | '+' | '<' | '|' | '!' | '\u{d7}' | '\u{f7}' | '\u{b7}' | '\u{2264}'
         | '\u{2265}'
             if in_formula =>
@@ -495,6 +497,10 @@ fn after(rest: &str) -> Option<String> {
         return Some(String::new());
     }
     let lower = word.to_lowercase();
+    let unit = units::leading(text);
+    if is_several(&unit) && !is_other_word(&lower) {
+        return Some(format!(" {unit}"));
+    }
     if !is_spaced && in_formula {
         return units::is_known(&word).then(|| format!(" {word}"));
     }
@@ -504,17 +510,30 @@ fn after(rest: &str) -> Option<String> {
     // "7 meters", not "7 in total".
     if word.chars().count() == text.chars().take_while(|c| c.is_alphabetic()).count()
         && units::is_known(&word)
-        && !matches!(lower.as_str(), "in" | "a" | "as" | "at" | "are")
+        && !is_other_word(&lower)
     {
         return Some(format!(" {word}"));
     }
-    if matches!(lower.as_str(), "square" | "cubic") {
-        let unit = text[word.len()..].trim_start();
-        let unit = &unit[..unit.find(|c: char| !c.is_alphabetic()).unwrap_or(unit.len())];
-        return suffix(&format!("{word} {unit}"));
-    }
     let goes_on = matches!(lower.as_str(), "but" | "not" | "rather" | "instead" | "other" | "no");
     (goes_on || !alters(&lower)).then(String::new)
+}
+
+/// A degree sign with the letter of a scale of temperature after it.
+fn degrees(rest: &str) -> String {
+    static SCALE: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"^(?:\\[,; ]|\s|\\(?:text|mathrm)\s*\{\s*)*(?P<scale>[CF])\b"));
+    let scale = SCALE.captures(rest).map_or(String::new(), |found| found["scale"].to_owned());
+    format!("\u{b0}{scale}")
+}
+
+/// Whether a unit is more than one word.
+fn is_several(unit: &str) -> bool {
+    unit.contains(|letter: char| !letter.is_alphabetic())
+}
+
+/// Names of units that are other words more often.
+fn is_other_word(word: &str) -> bool {
+    matches!(word, "in" | "a" | "as" | "at" | "are")
 }
 
 /// Text after the box inside of its formula: a unit is read with it, other words stand for themselves.

@@ -120,6 +120,7 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     if text[line..].trim_start().starts_with('#')
         || is_option(text, last_digit)
         || is_item(text, last_digit)
+        || is_label(text, last_digit)
         || PREMISE.is_match(sentence)
         || clause::is_of_another(sentence)
         || ABOUT.is_match(sentence)
@@ -171,6 +172,17 @@ fn is_option(text: &str, at: usize) -> bool {
     static OPTION: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[ \t*_(]*[B-J][*_]*\s*[.):]\s"));
     let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
     OPTION.is_match(&text[line..]) && OPTIONS.is_match(text)
+}
+
+/// Whether a number is the label of an item or a step, `3. Subtract`.
+fn is_label(text: &str, at: usize) -> bool {
+    static LABEL: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"^[\s*_>#(\[-]*(?:[Ss]tep\s+)?\d{1,3}[*_]*\s*(?:[.):\]]|\s[-\u{2013}\u{2014}])[)*_]*[ \t]+[*_\x22]*[A-Za-z]{2}",
+        )
+    });
+    let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    LABEL.find(&text[start..]).is_some_and(|label| start + label.end() > at)
 }
 
 /// Whether a number stands alone in an item of a list: `1. 18`, `(b) 18`, or `- 18` below another such line.
@@ -386,13 +398,11 @@ fn is_share(number: &str) -> bool {
 
 /// A number with the unit that follows its formula, if it is one.
 fn with_unit(found: &str, after: &str) -> String {
-    let after = after.trim_start_matches([' ', '*', '~']);
-    let word = &after[..after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len())];
-    let is_unit = units::is_known(word) && !matches!(word, "in" | "a" | "as" | "at");
-    let with = format!("{found} {word}");
-    if is_unit && super::number(found).is_some() && !matches!(parse(&with), Answer::Text(_)) {
-        with
-    } else {
-        found.to_owned()
+    let unit = units::leading(after.trim_start_matches([' ', '*', '~']));
+    let is_unit = !unit.is_empty() && !matches!(unit.as_str(), "in" | "a" | "as" | "at");
+    let with = format!("{found} {unit}");
+    match (parse(found), parse(&with)) {
+        (Answer::Value(bare), Answer::Value(_)) if is_unit && !bare.expression.has_variables() => with,
+        _ => found.to_owned(),
     }
 }

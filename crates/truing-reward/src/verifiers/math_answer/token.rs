@@ -385,7 +385,7 @@ impl Lexer {
         }
         let run: String = self.text[start..end].iter().collect();
         if let Some(found) = numerals::chinese(&run, None) {
-            let rest = &run[found.length..];
+            let rest = run[found.length..].trim_end_matches("です");
             if rest.is_empty() || units::counter(rest).is_some() {
                 self.numeral(found.value, found.is_percent);
                 self.at = start + run[..found.length].chars().count();
@@ -632,6 +632,11 @@ impl Lexer {
         if let Some((european, fraction, used)) = numerals::european(rest).filter(|_| commas) {
             (digits, length, decimals) = (european, used, fraction as i64);
             is_whole = fraction == 0;
+        } else if let Some(fraction) = numerals::braced_decimals(rest, length) {
+            length += 3 + fraction.len();
+            decimals = fraction.len() as i64;
+            is_whole = false;
+            digits += &fraction;
         } else if rest.get(length) == Some(&'.') {
             let fraction: String = rest[length + 1..].iter().take_while(|c| c.is_ascii_digit()).collect();
             let next = rest[length + 1..].iter().find(|letter| !letter.is_whitespace());

@@ -1,12 +1,15 @@
 //! Units, currencies, counters and counted things beside a number.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use num_rational::BigRational;
 use num_traits::One;
+use regex::Regex;
 
 use super::token::{Kind, Token};
 use super::wording;
+use crate::verifiers::pattern::pattern;
 
 /// What a number counts or measures. Empty where the text names nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -19,6 +22,8 @@ pub(super) struct Unit {
     pub(super) counted: Option<String>,
     /// The base that a subscript names.
     pub(super) base: Option<String>,
+    /// Whether the number is that of several units, as in "4 h 30 min".
+    pub(super) is_mixed: bool,
 }
 
 /// Names, base unit, and what one is in base units as numerator and denominator.
@@ -273,6 +278,43 @@ pub(super) fn is_known(word: &str) -> bool {
     row(word).is_some()
 }
 
+/// The units that a text starts with, with their exponents and what they are divided by: `km/h`, `square feet`,
+/// `miles per hour`; LaTeX's braces and commands for text are left out. Empty where it starts with no unit.
+pub(super) fn leading(text: &str) -> String {
+    static SHOWN: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"\\(?:text|textrm|textbf|mathrm|mbox|left|right)\b|\\[,;:!()\[\]]|\\ |[~${}*]")
+    });
+    static FACTOR: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^(?P<by>\s*(?:/|\\cdot\b|\u{b7})\s*|\s+(?:per|an?)\s+|\s+)?(?:(?:square|cubic|sq|cu)\s+)?",
+            r"(?P<unit>[a-z]+)(?:\s?\^\s?-?\d|[\u{b2}\u{b3}])?",
+        ))
+    });
+    static PAST: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s+ago\b"));
+    let mut end = text.len().min(120);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let spaces = |found: &regex::Captures<'_>| if found[0].starts_with('\\') { " " } else { "" }.to_owned();
+    let shown = SHOWN.replace_all(&text[..end], spaces);
+    let shown = shown.trim_start();
+    let mut end = 0;
+    while let Some(found) = FACTOR.captures(&shown[end..]) {
+        let by = found.name("by").map_or("", |by| by.as_str());
+        let rest = &shown[end + found[0].len()..];
+        // "5 minutes a day" divides, "5 minutes in" and "5 days a week ago" do not.
+        if (end == 0) != by.is_empty()
+            || end > 0 && by.trim().is_empty()
+            || !is_known(&found["unit"])
+            || PAST.is_match(rest)
+        {
+            break;
+        }
+        end += found[0].len();
+    }
+    shown[..end].trim().to_owned()
+}
+
 /// What a counter or unit directly after a Chinese numeral is, with the thing that it counts.
 pub(super) fn counter(text: &str) -> Option<&str> {
     if row(text).is_some() {
@@ -330,6 +372,7 @@ impl Unit {
         };
         self.counted = self.counted.or(other.counted);
         self.base = self.base.or(other.base);
+        self.is_mixed |= other.is_mixed;
         self
     }
 
@@ -347,7 +390,11 @@ impl Unit {
 
     /// Whether two units can name the same quantity. A missing unit fits every other.
     pub(super) fn fits(&self, other: &Self) -> bool {
-        if self.is_none() || other.is_none() || self == other {
+        if self.is_none() || other.is_none() {
+            // 4 h 30 min have no number of their own.
+            return !self.is_mixed && !other.is_mixed;
+        }
+        if self == other {
             return true;
         }
         if self.base.is_some() || other.base.is_some() {
