@@ -152,6 +152,9 @@ impl Comparison<'_> {
             (Answer::Ratio(a), Answer::Ratio(b)) => ratios(a, b),
             // "2 to 3" is a ratio only where one is wanted.
             (Answer::Text(text), Answer::Ratio(ratio)) | (Answer::Ratio(ratio), Answer::Text(text)) => {
+                if afternoon(ratio).is_some_and(|time| time == *text) {
+                    return true;
+                }
                 let part = |part: &str| Some(Value::bare(Expr::integer(part.parse().ok()?)));
                 let parts = text.split("to").map(part).collect::<Option<Vec<_>>>();
                 !is_clock(ratio) && parts.is_some_and(|parts| ratios(&parts, ratio))
@@ -466,6 +469,13 @@ fn pieces(answer: &Answer) -> Option<Vec<Answer>> {
             [Answer::Reals, Answer::Set(points)] => between(points),
             _ => None,
         },
+        // x ≠ 2
+        Answer::Chain(sides, relations) if relations[..] == [Relation::NotEqual] => match &sides[..] {
+            [Expr::Variable(_), point] | [point, Expr::Variable(_)] if !point.has_variables() => {
+                between(&[Answer::Value(Value::bare(point.clone()))])
+            }
+            _ => None,
+        },
         answer => as_interval(answer).map(|interval| vec![interval]),
     }
 }
@@ -544,6 +554,18 @@ fn is_clock(values: &[Value]) -> bool {
         }
         _ => false,
     }
+}
+
+/// `3:30 pm` of `15:30`, which is only a time of the afternoon.
+fn afternoon(values: &[Value]) -> Option<String> {
+    let [hour, minute] = values else { return None };
+    let whole = |value: &Value| match &value.expression {
+        Expr::Number(number) if number.is_integer() => number.to_i64(),
+        _ => None,
+    };
+    let (hour, minute) = (whole(hour)?, whole(minute)?);
+    let is_time = (13..24).contains(&hour) && (0..60).contains(&minute);
+    is_time.then(|| format!("{}:{minute:02} pm", hour - 12))
 }
 
 /// 3:2 is 6:4, but 10:20 may be a time and then is not 5:10.

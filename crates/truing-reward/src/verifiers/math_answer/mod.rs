@@ -2,7 +2,8 @@
 //!
 //! *Extraction.* The last `\boxed{...}` (or `\fbox`, or `\boxed 5`) or `####` counts (one before a heading is
 //! no mark). "The answer is 18" after it or a correction ("wait, it is 18") replaces it; an aside ("if ..., the
-//! answer would be 26") does not; where it is taken back and no other value can be read, there is no answer.
+//! answer would be 26") does not; where it is taken back and no other value can be read, or the text gives up after
+//! it, there is no answer.
 //! Otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise, unless `marked_only`
 //! is set, the last number together with the expression that it stands in. Boxes with only "and", "or" or a
 //! comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
@@ -20,9 +21,9 @@
 //!
 //! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions,
 //! equations, inequalities, ratios and matrices; full-width forms, Chinese numerals and English number words
-//! with simple fractions ("two and a half") are read too, before a unit also ("five dollars"). `18...` leaves out decimals and is no number; `0.333...`
-//! is one third. What cannot be read is text: it equals the same text only, without regard to case, spaces and
-//! punctuation.
+//! with simple fractions ("two and a half") are read too, before a unit also ("five dollars"). `18...` leaves out
+//! decimals and is no number; `0.333...` is one third. What cannot be read is text: it equals the same text only,
+//! without regard to case, spaces and punctuation.
 //!
 //! *Comparison.* A normal form over rational numbers, variables, π, e, i and roots decides exactly. Where
 //! functions or general powers are left, both sides are evaluated at fixed points, four with positive variables
@@ -37,7 +38,7 @@
 //!   `5 millones` is 5000000); other words that compute make of the whole a text.
 //!   A number of several units ("4 h 30 min") is compared with other durations and lengths, but with no bare number.
 //!   What is written with π is in radians: `(π/3)°` is not `π/3`.
-//! - Times and dates: `7:45 PM` is "7:45 p.m.", "March 5th" is "5 March"; they equal nothing else.
+//! - Times and dates: `7:45 PM` is "7:45 p.m." and `19:45`, "March 5th" is "5 March"; they equal nothing else.
 //! - Bases: `101_2`, "101 in base 2", is neither `101`, whichever of them is the reference, nor `101_3`; only base ten
 //!   may be left out.
 //! - Ratios: `3:2` is `6:4`, but no fraction (`1:2`, `1/2`). What may be a time is compared digit by digit (`7:30`, `14:60`).

@@ -11,8 +11,8 @@ use super::extract::{Marked, head, trimmed};
 use super::numerals;
 use super::pieces::{is_digit, pieces};
 use super::sentence::{
-    is_bare_number, is_mathematics, number_said, sentence_end, sentence_start, within_math, without_bold,
-    without_confidence,
+    gives_up, is_bare_number, is_mathematics, number_said, sentence_end, sentence_start, within_math,
+    without_bold, without_confidence,
 };
 use super::structure::{Answer, parse};
 use super::wording;
@@ -130,7 +130,7 @@ pub(super) fn corrected(answer: Option<&str>, after: &str, is_lead: bool) -> Opt
     (!CONFIRMED.is_match(&after[cue.end()..])).then_some(Marked::Refused)
 }
 
-/// Whether a check after an answer finds that it does not hold.
+/// Whether a check after an answer finds that it does not hold, or the text gives up.
 fn is_refuted(answer: &str, after: &str) -> bool {
     static REFUTED: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
@@ -139,6 +139,9 @@ fn is_refuted(answer: &str, after: &str) -> bool {
             r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b)",
         ))
     });
+    if gives_up(head(after)) {
+        return true;
+    }
     REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| match found.name("value") {
         Some(value) => {
             super::number(value.as_str()).is_some_and(|value| super::number(answer) == Some(value))

@@ -300,6 +300,12 @@ fn hyphenated(tokens: &[Token]) -> Option<BigRational> {
 
 /// `five dollars`, `twenty-five percent`: a number in words before its unit.
 fn in_words(tokens: &[Token]) -> Option<Value> {
+    if let [sign, rest @ ..] = tokens
+        && sign.word().is_some_and(wording::is_minus)
+    {
+        let value = in_words(rest)?;
+        return Some(Value { expression: Expr::Negative(Box::new(value.expression)), ..value });
+    }
     let n_words = (1..tokens.len()).rev().find(|n| hyphenated(&tokens[..*n]).is_some())?;
     let value = hyphenated(&tokens[..n_words])?;
     let (is_whole, digits) = (value.is_integer(), value.to_integer().to_string());
@@ -742,7 +748,13 @@ fn decimal(tokens: &[Token]) -> Option<Decimal> {
 
 /// A value with a unit, a percent sign, a multiplier ("million") or a base after it.
 fn with_suffix(tokens: &[Token], currency: &Unit) -> Option<Value> {
-    if let [Token { kind: Kind::Number(number), .. }, rest @ ..] = tokens
+    let unbracketed = match tokens {
+        [open, number, close, rest @ ..] if open.is('(') && close.is(')') => {
+            &[std::slice::from_ref(number), rest].concat()
+        }
+        tokens => tokens,
+    };
+    if let [Token { kind: Kind::Number(number), .. }, rest @ ..] = unbracketed
         && number.is_whole
         && let Some(base) = base(rest)
     {
