@@ -23,7 +23,7 @@ static BEFORE_WORDS: LazyLock<Regex> = LazyLock::new(|| {
 static SUPPOSED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)\b(?:would\s+have\s+been|might\s+think|refuse|(?:isn['\u{2019}]t|not)\s+true|other\s+student|not\s+even|in\s+the\s+example|for\s+example",
-        r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\bif\b[^.]*\bwould\s+be\s*$",
+        r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\b(?:instructions?|prompt|template)\s+(?:say|ask|want|require|tell)s?\b[^,;:]*$|^\W*(?:write|put|give|state)\b[^,;]*\b(?:format|form)[\s:$\\(*]*$|\b(?:like|such\s+as)[\s:$\\(*]*$|\bif\b[^.]*\bwould\s+be\s*$",
     ))
 });
 /// What before a box rejects it as an answer.
@@ -72,6 +72,11 @@ static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 
+/// The base of the number in a box, after it: `_2`, "in base two".
+static BASE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"(?i)^(?:_\{?\s*(?:\\text\s*\{)?|[\s$*)\]\\]*\(?(?:in\s+)?base[\s$-]+)(?P<base>\d+|[a-z]+)")
+});
+
 /// A rate that begins after a box: "dollars per day", "each".
 static RATE: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(?i)^[\s$*_)\]\\]*(?:[a-z]+\s+)?(?:per|a|an|each|every)\b"));
@@ -115,6 +120,17 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
     // A residue names its modulus.
     let is_residue = text[..start].rsplit('\n').next().is_some_and(|line| line.contains("equiv"));
     let rest = if is_residue && rest.trim_start().starts_with("\\pmod") { "" } else { rest };
+    if matches!(parse(content), Answer::Value(value) if !value.unit.dimensions.is_empty()) {
+        let with = format!("{content} {}", units::leading(rest, true));
+        if with.len() > content.len() + 1 && !is_negative && !matches!(parse(&with), Answer::Text(_)) {
+            return Context::With(with);
+        }
+    }
+    if let Some(base) = BASE.captures(rest) {
+        let with = format!("{content} base {}", &base["base"]);
+        let is_number = !is_negative && !matches!(parse(&with), Answer::Text(_));
+        return if is_number { Context::With(with) } else { Context::Refused };
+    }
     let Some(suffix) = after(rest) else { return Context::Refused };
     if suffix.is_empty() && !is_negative {
         return Context::Plain;
@@ -458,7 +474,7 @@ fn after(rest: &str) -> Option<String> {
         text.len() == rest.len() || !rest[..rest.len() - text.len()].contains(['$', ')', ']', '*']);
     match first {
         '%' => return Some("%".into()),
-        '\u{b0}' => return Some("\u{b0}".into()),
+        '\u{b0}' => return Some(degrees(&text['\u{b0}'.len_utf8()..])),
         '\\' => {
             let name: String = text[1..].chars().take_while(char::is_ascii_alphabetic).collect();
             if text.starts_with("\\%") {
@@ -470,14 +486,16 @@ fn after(rest: &str) -> Option<String> {
                 if AFTER_WORDS.is_match(inner) {
                     return None;
                 }
-                return suffix(inner);
+                let unit = units::leading(text, false);
+                return if is_several(&unit) { Some(format!(" {unit}")) } else { suffix(inner) };
             }
             if name == "circ" || lists(AFTER, &name) {
                 return None;
             }
             return Some(String::new());
         }
-        '^' if text.starts_with("^\\circ") || text.starts_with("^{\\circ}") => return Some("^\\circ".into()),
+        '^' if text.starts_with("^\\circ") => return Some(degrees(&text["^\\circ".len()..])),
+        '^' if text.starts_with("^{\\circ}") => return Some(degrees(&text["^{\\circ}".len()..])),
         '^' | '_' | '/' | '*' | '+' | '<' | '|' | '!' | '\u{d7}' | '\u{f7}' | '\u{b7}' | '\u{2264}'
         | '\u{2265}'
             if in_formula =>
@@ -495,6 +513,10 @@ fn after(rest: &str) -> Option<String> {
         return Some(String::new());
     }
     let lower = word.to_lowercase();
+    let unit = units::leading(text, false);
+    if is_several(&unit) && !is_other_word(&lower) {
+        return Some(format!(" {unit}"));
+    }
     if !is_spaced && in_formula {
         return units::is_known(&word).then(|| format!(" {word}"));
     }
@@ -504,29 +526,41 @@ fn after(rest: &str) -> Option<String> {
     // "7 meters", not "7 in total".
     if word.chars().count() == text.chars().take_while(|c| c.is_alphabetic()).count()
         && units::is_known(&word)
-        && !matches!(lower.as_str(), "in" | "a" | "as" | "at" | "are")
+        && !is_other_word(&lower)
     {
         return Some(format!(" {word}"));
     }
-    if matches!(lower.as_str(), "square" | "cubic") {
-        let unit = text[word.len()..].trim_start();
-        let unit = &unit[..unit.find(|c: char| !c.is_alphabetic()).unwrap_or(unit.len())];
-        return suffix(&format!("{word} {unit}"));
-    }
     let goes_on = matches!(lower.as_str(), "but" | "not" | "rather" | "instead" | "other" | "no");
     (goes_on || !alters(&lower)).then(String::new)
+}
+
+/// A degree sign with the letter of a scale of temperature after it.
+fn degrees(rest: &str) -> String {
+    static SCALE: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"^(?:\\[,; ]|\s|\\(?:text|mathrm)\s*\{\s*)*(?P<scale>[CF])\b"));
+    let scale = SCALE.captures(rest).map_or(String::new(), |found| found["scale"].to_owned());
+    format!("\u{b0}{scale}")
+}
+
+/// Whether a unit is more than one word.
+fn is_several(unit: &str) -> bool {
+    unit.contains(|letter: char| !letter.is_alphabetic())
+}
+
+/// Names of units that are other words more often.
+fn is_other_word(word: &str) -> bool {
+    matches!(word, "in" | "a" | "as" | "at" | "are")
 }
 
 /// Text after the box inside of its formula: a unit is read with it, other words stand for themselves.
 fn suffix(inner: &str) -> Option<String> {
     let words: Vec<&str> =
         inner.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).collect();
-    let is_area = matches!(words[..], ["square" | "cubic", unit] if units::is_known(unit));
-    if !is_area && words.iter().any(|word| alters(word)) {
+    if words.iter().any(|word| alters(word)) {
         return None;
     }
     let is_unit = words
         .first()
         .is_some_and(|word| units::is_known(word) || numerals::multiplier(&word.to_lowercase()).is_some());
-    Some(if is_unit || is_area { format!("\\text{{ {inner}}}") } else { String::new() })
+    Some(if is_unit { format!("\\text{{ {inner}}}") } else { String::new() })
 }

@@ -345,7 +345,8 @@ fn is_plain_subject(parts: &[Part]) -> bool {
 /// Whether the text before a cue leaves what the cue says: it neither denies, doubts, supposes nor computes with it, and
 /// does not give it as another's.
 pub(super) fn is_asserted(before: &str) -> bool {
-    let parts = parts(before);
+    let own = before.rsplit(';').next().unwrap_or(before);
+    let parts = parts(own);
     !is_of_another(before)
         && !parts.iter().any(|part| part.word().is_some_and(|word| lists(DOUBT, word)))
         && is_plain_subject(&parts)

@@ -82,7 +82,7 @@ impl Comparison<'_> {
             return found;
         }
         if let (Some(a), Some(b)) = (pieces(answer), pieces(reference))
-            && (is_relation(answer) != is_relation(reference) || matches!(answer, Answer::Union(_)))
+            && (is_relation(answer) != is_relation(reference) || is_union(answer) || is_union(reference))
         {
             return self.unordered(&a, &b, false);
         }
@@ -150,6 +150,15 @@ impl Comparison<'_> {
             (Answer::Union(a), Answer::Union(b)) => self.unordered(a, b, false),
             (Answer::Operation(a, left), Answer::Operation(b, right)) => a == b && self.ordered(left, right),
             (Answer::Ratio(a), Answer::Ratio(b)) => ratios(a, b),
+            // "2 to 3" is a ratio only where one is wanted.
+            (Answer::Text(text), Answer::Ratio(ratio)) | (Answer::Ratio(ratio), Answer::Text(text)) => {
+                if afternoon(ratio).is_some_and(|time| time == *text) {
+                    return true;
+                }
+                let part = |part: &str| Some(Value::bare(Expr::integer(part.parse().ok()?)));
+                let parts = text.split("to").map(part).collect::<Option<Vec<_>>>();
+                !is_clock(ratio) && parts.is_some_and(|parts| ratios(&parts, ratio))
+            }
             (Answer::Matrix(a), Answer::Matrix(b)) => {
                 a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.ordered(a, b))
             }
@@ -251,25 +260,22 @@ impl Comparison<'_> {
         let scale = |value: &Value| {
             value.unit.factor.clone().filter(|_| both && answer.unit.factor != reference.unit.factor)
         };
+        let one_in_degrees = answer.unit.is_degree() != reference.unit.is_degree();
         let (a, a_decimal) = with(answer, scale(answer).as_ref(), false);
         let (b, b_decimal) = with(reference, scale(reference).as_ref(), false);
-        if self.constants(&a, a_decimal, &b, b_decimal) {
+        // What is written with π is in radians: (π/3)° is not π/3.
+        let in_radians = one_in_degrees && (a.has_pi() || b.has_pi());
+        if !in_radians && self.constants(&a, a_decimal, &b, b_decimal) {
             return true;
         }
-        if answer.unit.is_degree() != reference.unit.is_degree()
-            && (answer.unit.is_none() || reference.unit.is_none())
-        {
+        if one_in_degrees && (answer.unit.is_none() || reference.unit.is_none()) {
             // 30° is pi/6.
-            let in_radians = |value: &Value| {
-                let turned = value.unit.is_degree();
-                let degree = Expr::quotient(Expr::Pi, Expr::integer(180));
-                if turned {
-                    Expr::Product(vec![value.expression.clone(), degree])
-                } else {
-                    value.expression.clone()
-                }
+            let degree = Expr::quotient(Expr::Pi, Expr::integer(180));
+            let turned = |value: &Value| match value.unit.is_degree() {
+                true => Expr::Product(vec![value.expression.clone(), degree.clone()]),
+                false => value.expression.clone(),
             };
-            return same_expression(&in_radians(answer), &in_radians(reference));
+            return same_expression(&turned(answer), &turned(reference));
         }
         false
     }
@@ -427,13 +433,12 @@ fn unwrapped(answer: &Answer) -> std::borrow::Cow<'_, Answer> {
     if !constant || values.iter().any(|value| !same_expression(value, last)) {
         return Cow::Borrowed(answer);
     }
-    let value = Answer::Value(Value {
-        expression: last.clone(),
-        unit: Default::default(),
-        is_percent: false,
-        decimal: None,
-    });
+    let value = Answer::Value(Value::bare(last.clone()));
     Cow::Owned(name.map_or(value.clone(), |name| Answer::Assigned(name, Box::new(value))))
+}
+
+fn is_union(answer: &Answer) -> bool {
+    matches!(answer, Answer::Union(_) | Answer::Operation('\u{2216}', _))
 }
 
 fn is_relation(answer: &Answer) -> bool {
@@ -460,22 +465,49 @@ fn pieces(answer: &Answer) -> Option<Vec<Answer>> {
         Answer::Union(members) | Answer::List { members, is_choice: true } => {
             members.iter().map(as_interval).collect()
         }
+        Answer::Operation('\u{2216}', operands) => match &operands[..] {
+            [Answer::Reals, Answer::Set(points)] => between(points),
+            _ => None,
+        },
+        // x ≠ 2
+        Answer::Chain(sides, relations) if relations[..] == [Relation::NotEqual] => match &sides[..] {
+            [Expr::Variable(_), point] | [point, Expr::Variable(_)] if !point.has_variables() => {
+                between(&[Answer::Value(Value::bare(point.clone()))])
+            }
+            _ => None,
+        },
         answer => as_interval(answer).map(|interval| vec![interval]),
     }
+}
+
+/// The open intervals that all real numbers are without some points.
+fn between(points: &[Answer]) -> Option<Vec<Answer>> {
+    let place = |point: &Answer| match point {
+        Answer::Value(value) if value.unit.is_none() && !value.is_percent => {
+            normal(&value.expression)?.rational()
+        }
+        _ => None,
+    };
+    let mut places = points.iter().map(place).collect::<Option<Vec<_>>>()?;
+    places.sort_unstable();
+    places.dedup();
+    let mut ends = vec![Expr::Negative(Box::new(Expr::Infinity))];
+    ends.extend(places.into_iter().map(Expr::Number));
+    ends.push(Expr::Infinity);
+    let end = |end: &Expr| Box::new(Answer::Value(Value::bare(end.clone())));
+    let open = |pair: &[Expr]| Answer::Interval {
+        low: end(&pair[0]),
+        high: end(&pair[1]),
+        low_closed: false,
+        high_closed: false,
+    };
+    Some(ends.windows(2).map(open).collect())
 }
 
 /// `x >= 4` and `4 <= x < 5` as intervals.
 fn solved(sides: &[Expr], relations: &[Relation]) -> Option<Answer> {
     let at = sides.iter().position(|side| matches!(side, Expr::Variable(_)))?;
-    let value = |expression: &Expr| {
-        let unit = Default::default();
-        Box::new(Answer::Value(Value {
-            expression: expression.clone(),
-            unit,
-            is_percent: false,
-            decimal: None,
-        }))
-    };
+    let value = |expression: &Expr| Box::new(Answer::Value(Value::bare(expression.clone())));
     let (mut low, mut high) = (None, None);
     for (side, relation, is_left) in [
         at.checked_sub(1).map(|left| (left, left, true)),
@@ -522,6 +554,18 @@ fn is_clock(values: &[Value]) -> bool {
         }
         _ => false,
     }
+}
+
+/// `3:30 pm` of `15:30`, which is only a time of the afternoon.
+fn afternoon(values: &[Value]) -> Option<String> {
+    let [hour, minute] = values else { return None };
+    let whole = |value: &Value| match &value.expression {
+        Expr::Number(number) if number.is_integer() => number.to_i64(),
+        _ => None,
+    };
+    let (hour, minute) = (whole(hour)?, whole(minute)?);
+    let is_time = (13..24).contains(&hour) && (0..60).contains(&minute);
+    is_time.then(|| format!("{}:{minute:02} pm", hour - 12))
 }
 
 /// 3:2 is 6:4, but 10:20 may be a time and then is not 5:10.

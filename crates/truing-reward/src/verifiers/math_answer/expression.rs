@@ -108,18 +108,31 @@ impl Expr {
         }
     }
 
+    /// Whether it or a part of it fulfils a condition.
+    pub(super) fn any(&self, wanted: &impl Fn(&Self) -> bool) -> bool {
+        wanted(self)
+            || match self {
+                Self::Sum(parts) | Self::Product(parts) | Self::Call(_, parts) => {
+                    parts.iter().any(|part| part.any(wanted))
+                }
+                Self::Quotient(a, b) | Self::Power(a, b) | Self::Root(a, b) => a.any(wanted) || b.any(wanted),
+                Self::Negative(inner) => inner.any(wanted),
+                Self::Number(_)
+                | Self::Variable(_)
+                | Self::Pi
+                | Self::Euler
+                | Self::Imaginary
+                | Self::Infinity => false,
+            }
+    }
+
     /// Whether a variable occurs in it.
     pub(super) fn has_variables(&self) -> bool {
-        match self {
-            Self::Variable(_) => true,
-            Self::Number(_) | Self::Pi | Self::Euler | Self::Imaginary | Self::Infinity => false,
-            Self::Sum(parts) | Self::Product(parts) | Self::Call(_, parts) => {
-                parts.iter().any(Self::has_variables)
-            }
-            Self::Quotient(a, b) | Self::Power(a, b) | Self::Root(a, b) => {
-                a.has_variables() || b.has_variables()
-            }
-            Self::Negative(inner) => inner.has_variables(),
-        }
+        self.any(&|part| matches!(part, Self::Variable(_)))
+    }
+
+    /// Whether π occurs in it.
+    pub(super) fn has_pi(&self) -> bool {
+        self.any(&|part| *part == Self::Pi)
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn choice(text: &str) -> Option<String> {
 pub(super) fn letter_of(answer: &str) -> Option<String> {
     static LETTER: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+)?(?:\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z]))[}\s*_$.\u{3002}]*$",
+            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+|选项|選項)?(?:(?P<d>[A-Ea-e])\)|\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z]))[}\s*_$.\u{3002}]*$",
         )
     });
     static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
@@ -70,8 +70,9 @@ pub(super) fn letter_of(answer: &str) -> Option<String> {
     let found = LETTER.captures(answer)?;
     let rest = found.name("x").or_else(|| found.name("y")).map_or("", |rest| rest.as_str());
     let rest = rest.strip_prefix([')', '.', ':']).unwrap_or(rest);
-    let letter = found.name("a").or_else(|| found.name("b")).or_else(|| found.name("c"))?;
-    (!OTHERS.is_match(rest)).then(|| letter.as_str().to_owned())
+    let letter = found.name("a").or_else(|| found.name("b")).or_else(|| found.name("c"));
+    let letter = letter.or_else(|| found.name("d"))?;
+    (!OTHERS.is_match(rest)).then(|| letter.as_str().to_uppercase())
 }
 
 /// The marked answer alone.

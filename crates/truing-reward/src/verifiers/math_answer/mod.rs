@@ -2,7 +2,8 @@
 //!
 //! *Extraction.* The last `\boxed{...}` (or `\fbox`, or `\boxed 5`) or `####` counts (one before a heading is
 //! no mark). "The answer is 18" after it or a correction ("wait, it is 18") replaces it; an aside ("if ..., the
-//! answer would be 26") does not; where it is taken back and no other value can be read, there is no answer.
+//! answer would be 26") does not; where it is taken back and no other value can be read, or the text gives up after
+//! it, there is no answer.
 //! Otherwise the last "the answer is", "Final answer:", `A:`, 答案是 and the like; otherwise, unless `marked_only`
 //! is set, the last number together with the expression that it stands in. Boxes with only "and", "or" or a
 //! comma between them are one list. A box that never closes is no answer, nor is "the answer is not 18".
@@ -13,16 +14,16 @@
 //! counted things follow it (`clause`): "half of 18", "16 or 18" and "18 squared" are texts, which equal no
 //! number. What stands around a box counts too (`boxed`): `-\boxed{18}` is -18, `\boxed{18} million` is
 //! 18000000, and `\sqrt{\boxed{18}}`, "not `\boxed{18}`" and "`\boxed{18}` is wrong" give no answer. Neither do
-//! "Upper bound: 18", "18 fewer", "the answer has 18 digits" and "18 per week, so 36 in two". "I am 90% sure" after an answer
+//! "Upper bound: 18", "18 fewer", "3. Subtract the rest", "the answer has 18 digits" and "18 per week, so 36 in two". "I am 90% sure" after an answer
 //! and a bracket that explains or repeats it ("eighteen (18)", "7 (out of 10)") are left out. An exclamation mark
 //! after the end of a formula or of bold text (`$\boxed{18}$!`, `**18**!`) is punctuation; directly after a number
 //! (`18!`) it is a factorial. A right answer in unusual words is refused rather than a wrong one accepted.
 //!
 //! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions,
 //! equations, inequalities, ratios and matrices; full-width forms, Chinese numerals and English number words
-//! with simple fractions ("two and a half") are read too. `18...` leaves out decimals and is no number; `0.333...`
-//! is one third. What cannot be read is text: it equals the same text only, without regard to case, spaces and
-//! punctuation.
+//! with simple fractions ("two and a half") are read too, before a unit also ("five dollars"). `18...` leaves out
+//! decimals and is no number; `0.333...` is one third. What cannot be read is text: it equals the same text only,
+//! without regard to case, spaces and punctuation.
 //!
 //! *Comparison.* A normal form over rational numbers, variables, π, e, i and roots decides exactly. Where
 //! functions or general powers are left, both sides are evaluated at fixed points, four with positive variables
@@ -35,9 +36,14 @@
 //!   (`60 min` is `1 h`). Counted things that no table knows are in the plural (`5 apples`, not `5 inverse`).
 //!   `5倍`, five times as much, is not `5`, but `5` answers `5倍`. Words of scale are read (`3 dozens` is 36,
 //!   `5 millones` is 5000000); other words that compute make of the whole a text.
-//! - Bases: `101_2` is neither `101`, whichever of them is the reference, nor `101_3`; only base ten may be left out.
+//!   A number of several units ("4 h 30 min") is compared with other durations and lengths, but with no bare number.
+//!   What is written with π is in radians: `(π/3)°` is not `π/3`.
+//! - Times and dates: `7:45 PM` is "7:45 p.m." and `19:45`, "March 5th" is "5 March"; they equal nothing else.
+//! - Bases: `101_2`, "101 in base 2", is neither `101`, whichever of them is the reference, nor `101_3`; only base ten
+//!   may be left out.
 //! - Ratios: `3:2` is `6:4`, but no fraction (`1:2`, `1/2`). What may be a time is compared digit by digit (`7:30`, `14:60`).
 //! - Letters: `c` is not `C`; a choice in brackets may be in either case (`(C)`, `c`).
+//! - Commas: `0{,}25` and, after "la respuesta es" and the like, `3,5` are decimals; elsewhere `3,5` is a list.
 //! - Decimals: with `float_rounding = 6` (the default) a decimal with at least six decimals and six significant
 //!   digits equals what rounds to it (`0.333333` is `1/3`, `0.333` is not). A decimal with nine decimals or
 //!   more also equals what is within a relative 1e-9 and an absolute 1e-8 of it, as printed floats do
@@ -53,6 +59,7 @@
 
 mod algebra;
 mod boxed;
+mod calendar;
 mod clause;
 mod compare;
 mod expression;

@@ -115,6 +115,14 @@ pub(super) fn european(text: &[char]) -> Option<(String, usize, usize)> {
     Some((digits, decimals, end))
 }
 
+/// The decimals of `0{,}25`: after a comma in braces that does not separate thousands.
+pub(super) fn braced_decimals(text: &[char], at: usize) -> Option<String> {
+    let rest = text.get(at..)?.strip_prefix(&['{', ',', '}'])?;
+    let digits: String = rest.iter().take_while(|c| c.is_ascii_digit()).collect();
+    let separates = digits.len() == 3 && text[0] != '0';
+    (!digits.is_empty() && !separates).then_some(digits)
+}
+
 /// The exponent of `1.2e3` and its length.
 pub(super) fn exponent(text: &[char]) -> Option<(i64, usize)> {
     let mut at = 1;
@@ -187,19 +195,23 @@ pub(super) fn chinese(text: &str, start: Option<&BigRational>) -> Option<Numeral
             let (value, length) = chinese_whole(rest, None)?;
             return Some(Numeral { value, is_percent: true, length: length + "百分之".len() });
         }
-    } else if !text.starts_with(|c| chinese_power(c).is_some()) {
-        return None;
     }
-    let (value, length) = chinese_whole(text, start)?;
-    if let Some(rest) = text[length..].strip_prefix("分之")
-        && let Some((above, more)) = chinese_whole(rest, None)
+    // 3分の2 and 三分之二 are two thirds.
+    let parts = |text: &str| ["分之", "分の"].iter().find_map(|parts| text.strip_prefix(parts)).map(str::len);
+    let (value, length) = match start {
+        Some(start) if parts(text).is_some() => (start.clone(), 0),
+        Some(_) if !text.starts_with(|c| chinese_power(c).is_some()) => return None,
+        start => chinese_whole(text, start)?,
+    };
+    if let Some(left) = parts(&text[length..])
         && !value.is_zero()
     {
-        return Some(Numeral {
-            value: above / value,
-            is_percent: false,
-            length: length + "分之".len() + more,
-        });
+        let rest = &text[text.len() - left..];
+        let n_digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let digits =
+            rest[..n_digits].parse::<BigInt>().ok().map(|it| (BigRational::from_integer(it), n_digits));
+        let (above, more) = digits.or_else(|| chinese_whole(rest, None))?;
+        return Some(Numeral { value: above / value, is_percent: false, length: text.len() - left + more });
     }
     Some(Numeral { value, is_percent: false, length })
 }
@@ -377,11 +389,15 @@ pub(super) fn english(words: &[String]) -> Option<BigRational> {
     if words.last().is_some_and(|word| word == "and") {
         return None;
     }
-    for word in words {
-        let found = SMALL.iter().position(|known| known == word).map(|at| at as u32);
+    for (at, word) in words.iter().enumerate() {
+        let word_is_last = at + 1 == words.len();
+        let is_one = word == "a" && at == 0 && !word_is_last;
+        let word = if is_one { "one" } else { word.as_str() };
+        let found = SMALL.iter().position(|known| *known == word).map(|at| at as u32);
         let found =
-            found.or_else(|| TENS.iter().position(|known| known == word).map(|at| 10 * (at as u32 + 2)));
-        match (found, word.as_str()) {
+            found.or_else(|| TENS.iter().position(|known| *known == word).map(|at| 10 * (at as u32 + 2)));
+        match (found, word) {
+            (None, "dozen") if word_is_last && total.is_zero() && group > 0 => group *= 12,
             // A smaller one after a larger one: twenty, three; never three, twenty.
             (Some(value), _)
                 if last == u32::MAX

@@ -472,6 +472,11 @@ fn constant(name: String) -> Expr {
     }
 }
 
+/// Short words that are no products of variables.
+const NOT_VARIABLES: &str = "\
+    or and not no to if is of the for per at an by th st nd rd am mod more less than left eggs up yes \
+    all none dne even odd only true then from plus with when but nor";
+
 /// Whether a word is a product of variables rather than a word or a unit.
 pub(super) fn is_variables(word: &str) -> bool {
     word.len() <= 4
@@ -480,47 +485,6 @@ pub(super) fn is_variables(word: &str) -> bool {
         && !wording::alters(word)
         // Differentials are no products.
         && !matches!(word, "dx" | "dy" | "dz" | "dt" | "du" | "dv")
-        && !matches!(
-            word.to_ascii_lowercase().as_str(),
-            "or" | "and"
-                | "not"
-                | "no"
-                | "to"
-                | "if"
-                | "is"
-                | "of"
-                | "the"
-                | "for"
-                | "per"
-                | "at"
-                | "by"
-                | "th"
-                | "st"
-                | "nd"
-                | "rd"
-                | "am"
-                | "mod"
-                | "more"
-                | "less"
-                | "than"
-                | "left"
-                | "eggs"
-                | "up"
-                | "yes"
-                | "all"
-                | "none"
-                | "dne"
-                | "even"
-                | "odd"
-                | "only"
-                | "true"
-                | "then"
-                | "from"
-                | "plus"
-                | "with"
-                | "when"
-                | "but"
-                | "nor"
-        )
+        && !wording::lists(NOT_VARIABLES, &word.to_ascii_lowercase())
         && word.chars().all(|c| c.is_ascii_lowercase() || word.len() <= 3)
 }

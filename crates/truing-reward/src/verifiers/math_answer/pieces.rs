@@ -153,7 +153,7 @@ pub(super) fn around(pieces: &[Piece<'_>], at: usize) -> (usize, usize) {
             || next.text.starts_with(['\\', '\u{221a}', '!', '^'])
             || ((next.text.len() > 1
                 || matches!(next.text, "m" | "g" | "l" | "L" | "h" | "s" if last + 2 == pieces.len()))
-                && units::is_known(next.text)
+                && units::is_known(next.text.trim_end_matches(['\u{b2}', '\u{b3}']))
                 && lower != "in"
                 && last == at);
         if adds {

@@ -100,7 +100,15 @@ fn right_side(text: &str) -> &str {
 pub(super) fn unmarked(text: &str) -> Option<String> {
     static CALCULATION: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"(?is)<<[^<>\n]*>>|<think>.*?</think>|</?(?:b|strong|em|i|p|br)\s*/?>"));
+    // The lines of an aligned formula are lines.
+    static ALIGNED: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"\\(?:begin|end)\{(?:align|aligned|gather|gathered)\*?\}|\\\\"));
     let text = CALCULATION.replace_all(text, "");
+    let text = if text.contains("\\begin{align") || text.contains("\\begin{gather") {
+        ALIGNED.replace_all(&text, "\n").replace('&', "").into()
+    } else {
+        text
+    };
     let text = without_confidence(tail(&text, TAIL));
     let text = text.as_ref();
     let last_digit = last_number(text)?;
@@ -120,11 +128,12 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     if text[line..].trim_start().starts_with('#')
         || is_option(text, last_digit)
         || is_item(text, last_digit)
+        || is_label(text, last_digit)
         || PREMISE.is_match(sentence)
         || clause::is_of_another(sentence)
         || ABOUT.is_match(sentence)
-        || GIVES_UP.is_match(sentence)
-        || GIVES_UP.is_match(head(following))
+        || gives_up(sentence)
+        || gives_up(head(following))
     {
         return None;
     }
@@ -158,11 +167,22 @@ static ABOUT: LazyLock<Regex> = LazyLock::new(|| {
 /// Words by which a text gives no answer.
 static GIVES_UP: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:I|we)\s+(?:\w+\s+)?(?:cannot|can\s+not|can['\u{2019}]t|could\s+not|couldn['\u{2019}]t|am\s+unable\s+to|are\s+unable\s+to|do\s+not\s+know\s+how\s+to|don['\u{2019}]t\s+know\s+how\s+to)\s+(?:answer|solve|determine|find|decide|tell|say|compute|calculate|conclude|continue)\b",
+        r"(?i)\b(?:I|we)\s+(?:\w+\s+)?(?:cannot|can\s+not|can['\u{2019}]t|could\s+not|couldn['\u{2019}]t|am\s+unable\s+to|are\s+unable\s+to|was\s+unable\s+to|were\s+unable\s+to|am\s+not\s+able\s+to|was\s+not\s+able\s+to|failed\s+to|do\s+not\s+know\s+how\s+to|don['\u{2019}]t\s+know\s+how\s+to)\s+(?:answer|solve|determine|find|decide|tell|say|compute|calculate|conclude|continue)\b",
         r"|\b(?:cannot|can['\u{2019}]t)\s+be\s+(?:answered|solved|determined|decided|computed|calculated)\b|\bimpossible\s+to\s+(?:answer|solve|determine|say|tell)\b",
+        r"|\b(?:I|we)\s+(?:do\s+not|don['\u{2019}]t)\s+know\s+(?:the\s+(?:\w+\s+)?(?:answer|solution)|what\s+the\s+answer|if|whether)\b|\b(?:I|we)\s+have\s+no\s+idea\b",
         r"|\b(?:not\s+enough|insufficient)\s+(?:information|data)\b|\b(?:we\s+are|we['\u{2019}]re|I\s+am|I['\u{2019}]m)\s+stuck\b|\b(?:I|we)\s+give\s+up\b",
     ))
 });
+
+/// Whether a text gives up: it gives no answer, or takes back the one before it. "I cannot find a mistake" does not.
+pub(super) fn gives_up(text: &str) -> bool {
+    static SEARCH: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?i)^\s+(?:an?|any|other|another|more|the)\s+(?:\w+\s+)?(?:mistakes?|errors?|flaws?|other|others|better|smaller|larger|more|counterexamples?)\b|^\s+(?:any|other|another|more)\b",
+        )
+    });
+    GIVES_UP.find_iter(text).any(|found| !SEARCH.is_match(&text[found.end()..]))
+}
 
 /// Whether a number stands in a list of options, of which none is chosen there.
 fn is_option(text: &str, at: usize) -> bool {
@@ -171,6 +191,17 @@ fn is_option(text: &str, at: usize) -> bool {
     static OPTION: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[ \t*_(]*[B-J][*_]*\s*[.):]\s"));
     let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
     OPTION.is_match(&text[line..]) && OPTIONS.is_match(text)
+}
+
+/// Whether a number is the label of an item or a step, `3. Subtract`.
+fn is_label(text: &str, at: usize) -> bool {
+    static LABEL: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"^[\s*_>#(\[-]*(?:[Ss]tep\s+)?\d{1,3}[*_]*\s*(?:[.):\]]|\s[-\u{2013}\u{2014}])[)*_]*[ \t]+[*_\x22]*[A-Za-z]{2}",
+        )
+    });
+    let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    LABEL.find(&text[start..]).is_some_and(|label| start + label.end() > at)
 }
 
 /// Whether a number stands alone in an item of a list: `1. 18`, `(b) 18`, or `- 18` below another such line.
@@ -386,13 +417,12 @@ fn is_share(number: &str) -> bool {
 
 /// A number with the unit that follows its formula, if it is one.
 fn with_unit(found: &str, after: &str) -> String {
-    let after = after.trim_start_matches([' ', '*', '~']);
-    let word = &after[..after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len())];
-    let is_unit = units::is_known(word) && !matches!(word, "in" | "a" | "as" | "at");
-    let with = format!("{found} {word}");
-    if is_unit && super::number(found).is_some() && !matches!(parse(&with), Answer::Text(_)) {
-        with
-    } else {
-        found.to_owned()
+    let has_unit = matches!(parse(found), Answer::Value(value) if !value.unit.dimensions.is_empty());
+    let unit = units::leading(after.trim_start_matches([' ', '*', '~']), has_unit);
+    let is_unit = !unit.is_empty() && !matches!(unit.as_str(), "in" | "a" | "as" | "at");
+    let with = format!("{found} {unit}");
+    match (parse(found), parse(&with)) {
+        (Answer::Value(bare), Answer::Value(_)) if is_unit && !bare.expression.has_variables() => with,
+        _ => found.to_owned(),
     }
 }

@@ -11,8 +11,8 @@ use super::extract::{Marked, head, trimmed};
 use super::numerals;
 use super::pieces::{is_digit, pieces};
 use super::sentence::{
-    is_bare_number, is_mathematics, number_said, sentence_end, sentence_start, within_math, without_bold,
-    without_confidence,
+    gives_up, is_bare_number, is_mathematics, number_said, sentence_end, sentence_start, within_math,
+    without_bold, without_confidence,
 };
 use super::structure::{Answer, parse};
 use super::wording;
@@ -35,7 +35,7 @@ static FOREIGN: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)(?:答案|答え|正解)(?:应该|应当|应|就|肯定|确实|也)*\s*(?P<no>不是|并非|不为|不等于)?\s*(?:(?:是|为|為|は|即)\s*[:\u{ff1a}]?|等于|[:\u{ff1a}=])?",
         r"|答\s*[:\u{ff1a}]",
         r"|(?:정답|답)은\s*|\bответ[*_]*\s*[:\u{2014}][\s*_]*",
-        r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?(?:\b(?:es|est|ist)\b|\s[\u{e9}\u{e8}]\s|:)",
+        r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?(?:\b(?:es|est|ist|lautet)\b|\s[\u{e9}\u{e8}]\s|:)",
     ))
 });
 /// What replaces an answer that was given before: "no, it should be", "the correct total is".
@@ -85,7 +85,7 @@ static OF_ANSWER: LazyLock<Regex> = LazyLock::new(|| {
 /// What corrects a denial in its own sentence.
 static BUT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"(?i)(?:\bbut(?:\s+rather)?|\bit\s+is|\bit['\u{2019}]s|\brather|\binstead|\bit\s+should\s+be|而是|应该是|[,\u{ff0c}]\s*是)\s*[:\u{ff1a}]?\s*",
+        r"(?i)(?:\bbut(?:\s+rather)?|\bit\s+is|\bit['\u{2019}]s|\brather|\binstead|\bit\s+should\s+be|\bsino|\bsondern|\bmais|\bbens\x{ec}|而是|应该是|[,\u{ff0c}]\s*是)\s*[:\u{ff1a}]?\s*",
     )
 });
 /// Where a statement ends.
@@ -130,7 +130,7 @@ pub(super) fn corrected(answer: Option<&str>, after: &str, is_lead: bool) -> Opt
     (!CONFIRMED.is_match(&after[cue.end()..])).then_some(Marked::Refused)
 }
 
-/// Whether a check after an answer finds that it does not hold.
+/// Whether a check after an answer finds that it does not hold, or the text gives up.
 fn is_refuted(answer: &str, after: &str) -> bool {
     static REFUTED: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
@@ -139,6 +139,9 @@ fn is_refuted(answer: &str, after: &str) -> bool {
             r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b)",
         ))
     });
+    if gives_up(head(after)) {
+        return true;
+    }
     REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| match found.name("value") {
         Some(value) => {
             super::number(value.as_str()).is_some_and(|value| super::number(answer) == Some(value))
@@ -200,6 +203,8 @@ pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
             || OF_ANSWER.is_match(before)
             || !mark.corrects && (!clause::is_asserted(before) || !clause::is_asserted(said));
         let (line, following) = content(text, mark.end);
+        let line = if EUROPEAN.is_match(said) { with_point(line) } else { line.into() };
+        let line = line.as_ref();
         let statement = statement(line, following, denies);
         if mark.corrects {
             let is_about_another = ASIDE.is_match(&line[..sentence_end(line, 0)]);
@@ -295,6 +300,20 @@ fn content(text: &str, start: usize) -> (&str, &str) {
     }
     let (line, following) = rest.split_once('\n').unwrap_or((rest, ""));
     (head(line), head(following))
+}
+
+/// Words for "answer" in languages that write a comma before decimals.
+static EUROPEAN: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?i)\b(?:respuesta|r\x{e9}ponse|resposta|antwort|risposta|ответ)\b"));
+
+/// A line that starts with a number with a decimal comma, `3,5`, with a point in its place. Three decimals may be thousands.
+fn with_point(line: &str) -> Cow<'_, str> {
+    static COMMA: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"^(?P<whole>[$*\s]*[-\u{2212}]?\d+),(?P<decimals>\d{1,2}|\d{4,})(?P<rest>[^\d,]|[.,](?:\D|$)|$)",
+        )
+    });
+    COMMA.replace(line, "$whole.$decimals$rest")
 }
 
 fn statement(line: &str, following: &str, denies: bool) -> Statement {

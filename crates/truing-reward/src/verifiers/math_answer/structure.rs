@@ -1,15 +1,17 @@
 //! What an answer is: a value, a tuple, a set, an interval, a relation, a matrix or plain text.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use num_rational::BigRational;
 use num_traits::{One, Signed};
 use regex::Regex;
 
+use super::calendar;
 use super::expression::{Expr, Function};
 use super::numerals;
 use super::parse::{expression, is_variables};
-use super::token::{Kind, ROW, Relation, SET_CLOSE, SET_OPEN, Token, tokens};
+use super::token::{Kind, NumberToken, ROW, Relation, SET_CLOSE, SET_OPEN, Token, tokens};
 use super::units::Unit;
 use super::wording;
 use crate::verifiers::pattern::pattern;
@@ -36,6 +38,13 @@ pub(super) struct Value {
     pub(super) is_percent: bool,
     /// Set where the whole value is one decimal number.
     pub(super) decimal: Option<Decimal>,
+}
+
+impl Value {
+    /// A value without a unit.
+    pub(super) fn bare(expression: Expr) -> Self {
+        Self { expression, unit: Unit::default(), is_percent: false, decimal: None }
+    }
 }
 
 /// An answer, parsed.
@@ -82,13 +91,49 @@ pub(super) fn parse(text: &str) -> Answer {
     if RANGE.is_match(text) {
         return Answer::Text(plain(text));
     }
+    if let Some(found) = calendar::time(text).or_else(|| calendar::date(text)) {
+        return Answer::Text(found);
+    }
+    let text = &*turned_brackets(text);
     let found = tokens(text).filter(|tokens| !tokens.is_empty()).and_then(|tokens| answer(&tokens, 0));
     found.unwrap_or_else(|| Answer::Text(plain(text)))
+}
+
+/// `]2,5[` and `[2,5[` with round brackets where a square one is turned around; else the text as it is.
+fn turned_brackets(text: &str) -> Cow<'_, str> {
+    let mut turned = String::new();
+    let (mut start, mut any) = (None, false);
+    for (at, letter) in text.char_indices() {
+        match (letter, start) {
+            ('[' | ']', None) => {
+                start = Some(at + 1);
+                any |= letter == ']';
+                turned.push(if letter == ']' { '(' } else { '[' });
+            }
+            ('[' | ']', Some(from)) => {
+                let inner = text[from..at].trim_end_matches("\\right").trim_end_matches("\\left");
+                let is_pair = |mark: char| {
+                    inner.split_once(mark).is_some_and(|(low, high)| {
+                        !high.contains(mark) && !low.trim().is_empty() && !high.trim().is_empty()
+                    })
+                };
+                if !(is_pair(';') || is_pair(',')) {
+                    return text.into();
+                }
+                start = None;
+                any |= letter == '[';
+                turned.push(if letter == '[' { ')' } else { ']' });
+            }
+            _ => turned.push(letter),
+        }
+    }
+    if any && start.is_none() { turned.into() } else { text.into() }
 }
 
 /// Letters and digits in lower case, commands for text and space left out.
 pub(super) fn plain(text: &str) -> String {
     let text: String = text.chars().map(super::token::narrow).collect();
+    let text = if text.contains("mod") { residue(&text) } else { text };
     const DROPPED: [&str; 13] = [
         "\\text",
         "\\textbf",
@@ -123,6 +168,18 @@ pub(super) fn plain(text: &str) -> String {
         }
     }
     kept
+}
+
+/// A congruence with its modulus written as ` mod 5`, without brackets.
+fn residue(text: &str) -> String {
+    static MODULUS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"\\pmod\s*(?:\{(?P<a>[^{}]*)\}|(?P<b>\d))",
+            r"|\(\s*(?:\\(?:text|mathrm|operatorname)\s*\{\s*)?\\?b?mod\b\s*\}?(?P<c>[^()]*)\)",
+            r"|\\b?mod\b(?P<d>)",
+        ))
+    });
+    MODULUS.replace_all(&text.replace('\u{2261}', "\\equiv "), " mod $a$b$c$d").into_owned()
 }
 
 /// The places of tokens outside of all brackets that fulfil a condition.
@@ -180,12 +237,15 @@ fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
         return answer(&negative, depth + 1);
     }
     if tokens.iter().all(|token| token.word().is_some()) && !tokens.is_empty() {
-        return Some(words(tokens));
+        return in_words(tokens).map(Answer::Value).or_else(|| Some(words(tokens)));
     }
     if let Some(number) = hyphenated(tokens) {
-        return Some(Answer::Value(bare(Expr::Number(number))));
+        return Some(Answer::Value(Value::bare(Expr::Number(number))));
     }
-    list(tokens, depth)
+    mixed(tokens)
+        .or_else(|| in_words(tokens))
+        .map(Answer::Value)
+        .or_else(|| list(tokens, depth))
         .or_else(|| relation(tokens, depth))
         .or_else(|| set_operation(tokens, depth))
         .or_else(|| bracketed(tokens, depth))
@@ -238,16 +298,70 @@ fn hyphenated(tokens: &[Token]) -> Option<BigRational> {
     numerals::english(&words).or_else(|| numerals::english_fraction(&words))
 }
 
+/// `five dollars`, `twenty-five percent`: a number in words before its unit.
+fn in_words(tokens: &[Token]) -> Option<Value> {
+    if let [sign, rest @ ..] = tokens
+        && sign.word().is_some_and(wording::is_minus)
+    {
+        let value = in_words(rest)?;
+        return Some(Value { expression: Expr::Negative(Box::new(value.expression)), ..value });
+    }
+    let n_words = (1..tokens.len()).rev().find(|n| hyphenated(&tokens[..*n]).is_some())?;
+    let value = hyphenated(&tokens[..n_words])?;
+    let (is_whole, digits) = (value.is_integer(), value.to_integer().to_string());
+    let kind = Kind::Number(NumberToken { value, digits, decimals: 0, is_whole });
+    let unit = &tokens[n_words..];
+    let is_named = unit[0].word().is_some_and(|word| !is_variables(word));
+    let number = Token { kind, spaced: tokens[0].spaced };
+    single_value(&[&[number], unit].concat()).filter(|_| is_named && unit[0].spaced)
+}
+
+/// `4 h 30 min`, `5 feet and 8 inches`: numbers of smaller and smaller units of one quantity.
+fn mixed(tokens: &[Token]) -> Option<Value> {
+    let is_number = |at: &usize| matches!(tokens[*at].kind, Kind::Number(_));
+    let starts: Vec<usize> = (0..tokens.len()).filter(is_number).collect();
+    if starts.first() != Some(&0) || !(2..=4).contains(&starts.len()) {
+        return None;
+    }
+    let part = |at: usize| {
+        let end = starts.get(at + 1).copied().unwrap_or(tokens.len());
+        let part = &tokens[starts[at]..end];
+        let is_joined = at + 1 < starts.len() && part.last()?.word() == Some("and");
+        let part = if is_joined { &part[..part.len() - 1] } else { part };
+        match &part.get(1)?.kind {
+            Kind::Word(word) if super::units::is_known(word) => {}
+            Kind::Letter(name) if super::units::letter(name) => {}
+            _ => return None,
+        }
+        let value = single_value(part)?;
+        let Expr::Number(number) = value.expression else { return None };
+        (value.unit.dimensions.len() == 1 && value.unit.counted.is_none()).then_some((number, value.unit))
+    };
+    let parts = (0..starts.len()).map(part).collect::<Option<Vec<_>>>()?;
+    let size = |unit: &Unit| unit.factor.clone().unwrap_or_else(BigRational::one);
+    let falls = parts.windows(2).all(|pair| {
+        let (larger, smaller) = (&pair[0].1, &pair[1].1);
+        larger.dimensions == smaller.dimensions
+            && pair[0].0.is_integer()
+            && &pair[1].0 * size(smaller) < size(larger)
+            && size(larger) > size(smaller)
+    });
+    let unit = Unit { is_mixed: true, ..parts.last()?.1.clone() };
+    let total: BigRational = parts.iter().map(|(number, unit)| number * size(unit)).sum();
+    let expression = Expr::Number(total / size(&unit));
+    falls.then(|| Value { unit, ..Value::bare(expression) })
+}
+
 fn words(tokens: &[Token]) -> Answer {
     let all: Vec<String> = tokens.iter().filter_map(Token::word).map(str::to_lowercase).collect();
     if let Some(number) = numerals::english(&all).or_else(|| numerals::english_fraction(&all)) {
-        return Answer::Value(bare(Expr::Number(number)));
+        return Answer::Value(Value::bare(Expr::Number(number)));
     }
     if let [sign, rest @ ..] = &all[..]
         && wording::is_minus(sign)
         && let Some(number) = numerals::english(rest)
     {
-        return Answer::Value(bare(Expr::Number(-number)));
+        return Answer::Value(Value::bare(Expr::Number(-number)));
     }
     // Several capitals are a name, of points or of people.
     let is_name = tokens[0].word().is_some_and(|word| word.chars().all(char::is_uppercase));
@@ -257,7 +371,7 @@ fn words(tokens: &[Token]) -> Answer {
         && all[0].chars().all(|c| "abcxyz".contains(c))
         && let Some(found) = expression(tokens)
     {
-        return Answer::Value(bare(found));
+        return Answer::Value(Value::bare(found));
     }
     if all == ["empty", "set"] {
         return Answer::Set(Vec::new());
@@ -293,10 +407,6 @@ fn without_label(mut tokens: &[Token]) -> &[Token] {
         .take_while(|token| token.word().is_some_and(|word| NOTHING.contains(&word.to_lowercase().as_str())))
         .count();
     if n_words > 0 && tokens.len() > n_words { &tokens[n_words..] } else { tokens }
-}
-
-fn bare(expression: Expr) -> Value {
-    Value { expression, unit: Unit::default(), is_percent: false, decimal: None }
 }
 
 fn members(parts: &[&[Token]], depth: usize) -> Option<Vec<Answer>> {
@@ -468,15 +578,7 @@ fn evaluated(sides: &[&[Token]]) -> Option<Answer> {
 }
 
 fn mentions(expression: &Expr, name: &str) -> bool {
-    match expression {
-        Expr::Variable(other) => other == name,
-        Expr::Sum(parts) | Expr::Product(parts) | Expr::Call(_, parts) => {
-            parts.iter().any(|part| mentions(part, name))
-        }
-        Expr::Quotient(a, b) | Expr::Power(a, b) | Expr::Root(a, b) => mentions(a, name) || mentions(b, name),
-        Expr::Negative(inner) => mentions(inner, name),
-        _ => false,
-    }
+    expression.any(&|part| matches!(part, Expr::Variable(other) if other == name))
 }
 
 fn set_operation(tokens: &[Token], depth: usize) -> Option<Answer> {
@@ -646,25 +748,18 @@ fn decimal(tokens: &[Token]) -> Option<Decimal> {
 
 /// A value with a unit, a percent sign, a multiplier ("million") or a base after it.
 fn with_suffix(tokens: &[Token], currency: &Unit) -> Option<Value> {
-    if let [Token { kind: Kind::Number(number), .. }, underscore, rest @ ..] = tokens
-        && underscore.is('_')
+    let unbracketed = match tokens {
+        [open, number, close, rest @ ..] if open.is('(') && close.is(')') => {
+            &[std::slice::from_ref(number), rest].concat()
+        }
+        tokens => tokens,
+    };
+    if let [Token { kind: Kind::Number(number), .. }, rest @ ..] = unbracketed
         && number.is_whole
+        && let Some(base) = base(rest)
     {
-        let base: String = rest
-            .iter()
-            .filter_map(|token| match &token.kind {
-                Kind::Number(number) => Some(number.digits.clone()),
-                Kind::Word(word) => numerals::english(&[word.to_lowercase()]).map(|n| n.to_string()),
-                _ => None,
-            })
-            .collect();
-        let is_base = !base.is_empty()
-            && rest.len() <= 3
-            && rest
-                .iter()
-                .all(|t| matches!(t.kind, Kind::Number(_) | Kind::Word(_) | Kind::Symbol('{' | '}')));
-        let unit = Unit { base: is_base.then_some(base), ..Unit::default() };
-        return is_base.then(|| Value { unit, ..bare(Expr::Number(number.value.clone())) });
+        let unit = Unit { base: Some(base), ..Unit::default() };
+        return Some(Value { unit, ..Value::bare(Expr::Number(number.value.clone())) });
     }
     let is_unit_next = |suffix: &[Token]| {
         suffix.get(1).and_then(Token::word).is_some_and(super::units::is_known) && !currency.is_none()
@@ -700,6 +795,27 @@ fn with_suffix(tokens: &[Token], currency: &Unit) -> Option<Value> {
         return None;
     }
     suffixed(&tokens[..open], suffix, currency)
+}
+
+/// The base of a number before `_2`, `_{two}`, `in base 2` or `(base 2)`.
+fn base(tokens: &[Token]) -> Option<String> {
+    let is_word = |token: &Token, word: &str| token.word().is_some_and(|it| it.eq_ignore_ascii_case(word));
+    let rest = match tokens {
+        [underscore, rest @ ..] if underscore.is('_') => rest,
+        [open, base, rest @ .., close] if open.is('(') && is_word(base, "base") && close.is(')') => rest,
+        [into, base, rest @ ..] if is_word(into, "in") && is_word(base, "base") => rest,
+        [base, rest @ ..] if is_word(base, "base") => rest,
+        _ => return None,
+    };
+    let rest = match rest {
+        [open, rest @ .., close] if open.is('{') && close.is('}') => rest,
+        rest => rest,
+    };
+    match rest {
+        [Token { kind: Kind::Number(number), .. }] => Some(number.digits.clone()),
+        [token] => numerals::english(&[token.word()?.to_lowercase()]).map(|base| base.to_string()),
+        _ => None,
+    }
 }
 
 fn suffixed(body: &[Token], mut suffix: &[Token], currency: &Unit) -> Option<Value> {

@@ -6,7 +6,7 @@ use num_traits::Zero;
 
 use super::numerals;
 use super::units;
-use super::wording::is_latin_letter;
+use super::wording::{is_latin_letter, lists};
 
 /// Longer texts are no answers.
 const MAX_CHARS: usize = 1500;
@@ -89,110 +89,23 @@ pub(super) const SET_CLOSE: char = '\u{2984}';
 pub(super) const ROW: char = '\n';
 
 /// Commands without meaning for the value.
-const COSMETIC: [&str; 34] = [
-    "left",
-    "right",
-    "big",
-    "Big",
-    "bigg",
-    "Bigg",
-    "bigl",
-    "bigr",
-    "Bigl",
-    "Bigr",
-    "biggl",
-    "biggr",
-    "Biggl",
-    "Biggr",
-    "middle",
-    "displaystyle",
-    "textstyle",
-    "scriptstyle",
-    "limits",
-    "nolimits",
-    "quad",
-    "qquad",
-    "hspace",
-    "hfill",
-    "rm",
-    "bf",
-    "it",
-    "mathstrut",
-    "strut",
-    "nonumber",
-    "thinspace",
-    "enspace",
-    "small",
-    "large",
-];
+const COSMETIC: &str = "\
+    left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle \
+    textstyle scriptstyle limits nolimits quad qquad hspace hfill rm bf it mathstrut strut nonumber \
+    thinspace enspace small large";
 /// Commands whose argument is text.
-const TEXT: [&str; 13] = [
-    "text",
-    "textrm",
-    "textbf",
-    "textit",
-    "textsf",
-    "texttt",
-    "mbox",
-    "hbox",
-    "mathrm",
-    "mathsf",
-    "operatorname",
-    "emph",
-    "textnormal",
-];
+const TEXT: &str = "\
+    text textrm textbf textit textsf texttt mbox hbox mathrm mathsf operatorname emph textnormal";
 /// Commands that only change how their argument looks.
-const STYLE: [&str; 11] = [
-    "mathbf",
-    "mathit",
-    "mathcal",
-    "boldsymbol",
-    "bm",
-    "boxed",
-    "fbox",
-    "underline",
-    "mathnormal",
-    "ensuremath",
-    "displaylines",
-];
-const GREEK: [&str; 30] = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "varepsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "vartheta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "rho",
-    "sigma",
-    "tau",
-    "upsilon",
-    "phi",
-    "varphi",
-    "chi",
-    "psi",
-    "omega",
-    "Gamma",
-    "Delta",
-    "Theta",
-    "Omega",
-    "ell",
-];
+const STYLE: &str = "\
+    mathbf mathit mathcal boldsymbol bm boxed fbox underline mathnormal ensuremath displaylines";
+const GREEK: &str = "\
+    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho \
+    sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Omega ell";
 /// Names with a meaning of their own, in LaTeX and in plain text.
-const NAMES: [&str; 37] = [
-    "pi", "sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "tg", "ctg", "arcsin", "arccos", "arctan",
-    "asin", "acos", "atan", "sinh", "cosh", "tanh", "ln", "lg", "log", "exp", "abs", "floor", "ceil", "frac",
-    "binom", "lfloor", "rfloor", "lceil", "rceil", "infty", "overline", "emptyset", "pm", "mp",
-];
+const NAMES: &str = "\
+    pi sqrt sin cos tan cot sec csc tg ctg arcsin arccos arctan asin acos atan sinh cosh tanh ln lg log \
+    exp abs floor ceil frac binom lfloor rfloor lceil rceil infty overline emptyset pm mp";
 
 pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
     let letters: Vec<char> = text.chars().map(narrow).collect();
@@ -290,6 +203,12 @@ impl Lexer {
                 }
             }
             '*' if self.peek(1) == Some('*') => self.symbol('^', 2),
+            '\u{27e8}' => self.symbol('(', 1),
+            '\u{27e9}' => self.symbol(')', 1),
+            // `5!=120` is the equation of a factorial.
+            '!' if !self.spaced && matches!(self.found.last(), Some(Token { kind: Kind::Number(_), .. })) => {
+                self.symbol('!', 1);
+            }
             '<' | '>' | '!' | '=' if self.peek(1) == Some('=') => {
                 let relation = match letter {
                     '<' => Relation::LessEqual,
@@ -385,7 +304,7 @@ impl Lexer {
         }
         let run: String = self.text[start..end].iter().collect();
         if let Some(found) = numerals::chinese(&run, None) {
-            let rest = &run[found.length..];
+            let rest = run[found.length..].trim_end_matches("です");
             if rest.is_empty() || units::counter(rest).is_some() {
                 self.numeral(found.value, found.is_percent);
                 self.at = start + run[..found.length].chars().count();
@@ -435,7 +354,7 @@ impl Lexer {
             "infinity" | "inf" | "oo" => self.name("infty"),
             "sqrt" | "pi" => self.name(&lower),
             "us" if self.peek(0) == Some('$') => {}
-            _ if NAMES.contains(&run.as_str()) && run != "frac" && run != "abs" => self.name(&run),
+            _ if lists(NAMES, &run) && run != "frac" && run != "abs" => self.name(&run),
             _ => self.push(Kind::Word(run)),
         }
     }
@@ -490,7 +409,7 @@ impl Lexer {
             let is_unit = after_number && units::letter(trimmed);
             let kind = if is_unit { Kind::Word(trimmed.into()) } else { Kind::Letter(trimmed.into()) };
             self.push(kind);
-        } else if NAMES.contains(&trimmed) {
+        } else if lists(NAMES, trimmed) {
             self.name(trimmed);
         } else {
             // What is inside is read like the rest, as words of its own.
@@ -533,13 +452,13 @@ impl Lexer {
                 self.at += 1;
                 // \left. and \right. show nothing.
             }
-            _ if COSMETIC.contains(&name) => {
+            _ if lists(COSMETIC, name) => {
                 if name == "hspace" {
                     self.argument()?;
                 }
             }
-            _ if TEXT.contains(&name) => self.text_command()?,
-            _ if STYLE.contains(&name) => {
+            _ if lists(TEXT, name) => self.text_command()?,
+            _ if lists(STYLE, name) => {
                 let content = self.argument()?;
                 self.splice(&content);
             }
@@ -561,8 +480,11 @@ impl Lexer {
             "rbrace" => self.symbol(SET_CLOSE, 0),
             "lbrack" => self.symbol('[', 0),
             "rbrack" => self.symbol(']', 0),
-            "lparen" => self.symbol('(', 0),
-            "rparen" => self.symbol(')', 0),
+            "lparen" | "langle" => self.symbol('(', 0),
+            "rparen" | "rangle" => self.symbol(')', 0),
+            "color" | "textcolor" => {
+                self.argument()?;
+            }
             "mid" | "vert" | "lvert" | "rvert" => self.push(Kind::Symbol('|')),
             "colon" => self.push(Kind::Symbol(':')),
             "prime" => self.push(Kind::Symbol('\'')),
@@ -600,8 +522,8 @@ impl Lexer {
                 self.name("endmatrix");
             }
             "lfloor" | "rfloor" | "lceil" | "rceil" => self.name(name),
-            _ if NAMES.contains(&name) => self.name(name),
-            _ if GREEK.contains(&name) => self.push(Kind::Letter(name.to_owned())),
+            _ if lists(NAMES, name) => self.name(name),
+            _ if lists(GREEK, name) => self.push(Kind::Letter(name.to_owned())),
             _ => return None,
         }
         Some(())
@@ -632,6 +554,11 @@ impl Lexer {
         if let Some((european, fraction, used)) = numerals::european(rest).filter(|_| commas) {
             (digits, length, decimals) = (european, used, fraction as i64);
             is_whole = fraction == 0;
+        } else if let Some(fraction) = numerals::braced_decimals(rest, length) {
+            length += 3 + fraction.len();
+            decimals = fraction.len() as i64;
+            is_whole = false;
+            digits += &fraction;
         } else if rest.get(length) == Some(&'.') {
             let fraction: String = rest[length + 1..].iter().take_while(|c| c.is_ascii_digit()).collect();
             let next = rest[length + 1..].iter().find(|letter| !letter.is_whitespace());

@@ -1,12 +1,15 @@
 //! Units, currencies, counters and counted things beside a number.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use num_rational::BigRational;
 use num_traits::One;
+use regex::Regex;
 
 use super::token::{Kind, Token};
-use super::wording;
+use super::wording::{self, lists};
+use crate::verifiers::pattern::pattern;
 
 /// What a number counts or measures. Empty where the text names nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -19,24 +22,26 @@ pub(super) struct Unit {
     pub(super) counted: Option<String>,
     /// The base that a subscript names.
     pub(super) base: Option<String>,
+    /// Whether the number is that of several units, as in "4 h 30 min".
+    pub(super) is_mixed: bool,
 }
 
 /// Names, base unit, and what one is in base units as numerator and denominator.
 type Row = (&'static [&'static str], &'static str, i64, i64);
 
 const TABLE: &[Row] = &[
-    (&["m", "meter", "metre", "米", "公尺", "メートル"], "m", 1, 1),
-    (&["cm", "centimeter", "centimetre", "厘米", "公分", "センチ", "センチメートル"], "m", 1, 100),
-    (&["mm", "millimeter", "millimetre", "毫米"], "m", 1, 1000),
+    (&["m", "meter", "metre", "米", "м", "公尺", "メートル"], "m", 1, 1),
+    (&["cm", "centimeter", "centimetre", "厘米", "см", "公分", "センチ", "センチメートル"], "m", 1, 100),
+    (&["mm", "millimeter", "millimetre", "毫米", "мм"], "m", 1, 1000),
     (&["dm", "decimeter", "decimetre", "分米"], "m", 1, 10),
-    (&["km", "kilometer", "kilometre", "千米", "公里", "キロメートル"], "m", 1000, 1),
+    (&["km", "kilometer", "kilometre", "千米", "км", "公里", "キロメートル"], "m", 1000, 1),
     (&["nm", "nanometer", "nanometre"], "m", 1, 1_000_000_000),
     (&["in", "inch", "inche", "英寸"], "m", 254, 10_000),
     (&["ft", "foot", "feet", "英尺", "フィート"], "m", 3048, 10_000),
     (&["yd", "yard", "码"], "m", 9144, 10_000),
     (&["mi", "mile", "英里", "マイル"], "m", 1_609_344, 1000),
-    (&["g", "gram", "gramme", "克", "グラム"], "g", 1, 1),
-    (&["kg", "kilogram", "kilogramme", "kilo", "千克", "公斤", "キロ", "キログラム"], "g", 1000, 1),
+    (&["g", "gram", "gramme", "г", "克", "グラム"], "g", 1, 1),
+    (&["kg", "kilogram", "kilogramme", "kilo", "кг", "千克", "公斤", "キロ", "キログラム"], "g", 1000, 1),
     (&["mg", "milligram", "毫克"], "g", 1, 1000),
     (&["lb", "pound", "磅", "ポンド"], "lb", 1, 1),
     (&["oz", "ounce", "盎司", "オンス"], "oz", 1, 1),
@@ -67,6 +72,7 @@ const TABLE: &[Row] = &[
     (&["n", "newton"], "newton", 1, 1),
     (&["j", "joule"], "joule", 1, 1),
     (&["kj", "kilojoule"], "joule", 1000, 1),
+    (&["kwh"], "joule", 3_600_000, 1),
     (&["w", "watt"], "watt", 1, 1),
     (&["kw", "kilowatt"], "watt", 1000, 1),
     (&["v", "volt"], "volt", 1, 1),
@@ -94,151 +100,14 @@ const COUNTERS: &[&str] = &[
 const MULTIPLE: &str = "倍";
 
 /// Words that change what a number says: with one of them the text is more than a number.
-const MEANINGFUL: &[&str] = &[
-    "or",
-    "and",
-    "more",
-    "less",
-    "fewer",
-    "greater",
-    "larger",
-    "smaller",
-    "higher",
-    "lower",
-    "above",
-    "below",
-    "under",
-    "over",
-    "than",
-    "least",
-    "most",
-    "not",
-    "no",
-    "non",
-    "negative",
-    "minus",
-    "plus",
-    "times",
-    "factorial",
-    "squared",
-    "cubed",
-    "square",
-    "cube",
-    "power",
-    "root",
-    "half",
-    "halves",
-    "third",
-    "quarter",
-    "fourth",
-    "fifth",
-    "sixth",
-    "seventh",
-    "eighth",
-    "ninth",
-    "tenth",
-    "hundredth",
-    "thousandth",
-    "mod",
-    "modulo",
-    "remainder",
-    "base",
-    "infinity",
-    "choose",
-    "to",
-    "from",
-    "between",
-    "through",
-    "if",
-    "unless",
-    "when",
-    "where",
-    "for",
-    "except",
-    "without",
-    "but",
-    "either",
-    "neither",
-    "nor",
-    "never",
-    "wrong",
-    "incorrect",
-    "then",
-    "divided",
-    "multiplied",
-    "by",
-    "percent",
-    "point",
-    "up",
-    "down",
-    "past",
-    "before",
-    "after",
-    "until",
-    "till",
-    "about",
-    "double",
-    "triple",
-    "twice",
-    "instead",
-    "rather",
-    "isn",
-    "aren",
-    "doesn",
-    "versus",
-    "is",
-    "are",
-    "was",
-    "be",
-    "th",
-    "st",
-    "nd",
-    "rd",
-    "pm",
-    "am",
-    "bc",
-    "ad",
-    "other",
-    "others",
-    "else",
-    "maximum",
-    "minimum",
-    "max",
-    "modulus",
-    "wait",
-    "actually",
-    "false",
-    "true",
-    "possibly",
-    "maybe",
-    "perhaps",
-    "only",
-    "fails",
-    "works",
-    "holds",
-    "seems",
-    "lacks",
-    "exceeds",
-    "equals",
-];
+const MEANINGFUL: &str = "\
+    and more higher lower over least most power remainder base infinity to from between through if when \
+    where for then by percent up down past before after until till about is are was be th st nd rd pm am \
+    bc ad others else maximum minimum max wait actually true only fails works holds seems lacks equals";
 
 /// Trailing words that add nothing to a unit.
-const FILLERS: &[&str] = &[
-    "long",
-    "tall",
-    "wide",
-    "deep",
-    "high",
-    "old",
-    "away",
-    "each",
-    "total",
-    "altogether",
-    "exactly",
-    "overall",
-    "left",
-    "remaining",
-];
+const FILLERS: &str = "\
+    long tall wide deep high old away each total altogether exactly overall left remaining";
 
 const SINGLE: &str = "mgshlLNJWVK";
 
@@ -271,6 +140,45 @@ fn row(word: &str) -> Option<&'static Row> {
 /// Whether a word is a unit or a currency of the table.
 pub(super) fn is_known(word: &str) -> bool {
     row(word).is_some()
+}
+
+/// The units that a text starts with, with their exponents and what they are divided by: `km/h`, `square feet`,
+/// `miles per hour`; LaTeX's braces and commands for text are left out. Where the number before it has a unit already,
+/// only what divides or multiplies that one is read. Empty where there is none.
+pub(super) fn leading(text: &str, has_unit: bool) -> String {
+    static SHOWN: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"\\(?:text|textrm|textbf|mathrm|mbox|left|right)\b|\\[,;:!()\[\]]|\\ |[~${}*]")
+    });
+    static FACTOR: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^(?P<by>\s*(?:/|\\cdot\b|\u{b7})\s*|\s+(?:per|an?)\s+|\s+)?(?:(?:square|cubic|sq|cu)\s+)?",
+            r"(?P<unit>[a-z]+)(?:\s?\^\s?-?\d|[\u{b2}\u{b3}]|\s+(?:squared|cubed)\b)?",
+        ))
+    });
+    static PAST: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s+ago\b"));
+    let mut end = text.len().min(120);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let spaces = |found: &regex::Captures<'_>| if found[0].starts_with('\\') { " " } else { "" }.to_owned();
+    let shown = SHOWN.replace_all(&text[..end], spaces);
+    let shown = if has_unit { format!(" {}", shown.trim_start()) } else { shown.trim_start().to_owned() };
+    let mut end = 0;
+    while let Some(found) = FACTOR.captures(&shown[end..]) {
+        let by = found.name("by").map_or("", |by| by.as_str());
+        let rest = &shown[end + found[0].len()..];
+        // "5 minutes a day" divides, "5 minutes in" and "5 days a week ago" do not.
+        let is_first = end == 0 && !has_unit;
+        if is_first != by.is_empty()
+            || !is_first && by.trim().is_empty()
+            || !is_known(&found["unit"])
+            || PAST.is_match(rest)
+        {
+            break;
+        }
+        end += found[0].len();
+    }
+    shown[..end].trim().replace(" squared", "^2").replace(" cubed", "^3")
 }
 
 /// What a counter or unit directly after a Chinese numeral is, with the thing that it counts.
@@ -330,6 +238,7 @@ impl Unit {
         };
         self.counted = self.counted.or(other.counted);
         self.base = self.base.or(other.base);
+        self.is_mixed |= other.is_mixed;
         self
     }
 
@@ -347,7 +256,11 @@ impl Unit {
 
     /// Whether two units can name the same quantity. A missing unit fits every other.
     pub(super) fn fits(&self, other: &Self) -> bool {
-        if self.is_none() || other.is_none() || self == other {
+        if self.is_none() || other.is_none() {
+            // 4 h 30 min have no number of their own.
+            return !self.is_mixed && !other.is_mixed;
+        }
+        if self == other {
             return true;
         }
         if self.base.is_some() || other.base.is_some() {
@@ -416,11 +329,7 @@ impl Unit {
                 }
                 Kind::Letter(name) if letter(name) || (n_units > 0 && name == "h") => name,
                 Kind::Word(word) => match word.to_lowercase().as_str() {
-                    "per" | "every" => {
-                        sign = -1;
-                        continue;
-                    }
-                    "an" if n_units > 0 => {
+                    "per" | "every" | "an" => {
                         sign = -1;
                         continue;
                     }
@@ -434,7 +343,7 @@ impl Unit {
                     }
                     "squared" | "cubed" => return None,
                     "in" if n_units > 0 && tokens.len() > at => continue,
-                    filler if n_units > 0 && FILLERS.contains(&filler) => continue,
+                    filler if n_units > 0 && lists(FILLERS, filler) => continue,
                     "of" if n_units > 0 => {
                         // "cups of flour"
                         let rest = &tokens[at..];
@@ -487,7 +396,7 @@ impl Unit {
             .iter()
             .map(|word| singular(word))
             .filter(|word| !["of", "the", "in", "per", "a"].contains(&word.as_str()))
-            .filter(|word| !FILLERS.contains(&word.as_str()))
+            .filter(|word| !lists(FILLERS, word))
             .collect();
         let is_counted = |word: &&str| !wording::is_latin(word) || wording::is_plural(word) || is_known(word);
         let has_single = is_single && kept.iter().all(|word| !word.ends_with("ed"));
@@ -505,9 +414,9 @@ fn is_plain(word: &str) -> bool {
         let lower = word.to_ascii_lowercase();
         let short = word.len() < 3 && !["of", "in", "a"].contains(&lower.as_str()) && row(word).is_none();
         return !short
-            && !MEANINGFUL.contains(&lower.as_str())
-            && !MEANINGFUL.contains(&singular(word).as_str())
-            && !wording::alters(&lower)
+            && ![lower.as_str(), &singular(word)]
+                .iter()
+                .any(|it| lists(MEANINGFUL, it) || wording::alters(it))
             && super::numerals::multiplier(&lower).is_none()
             && super::numerals::english(&[lower]).is_none();
     }
