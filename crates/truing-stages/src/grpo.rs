@@ -9,7 +9,6 @@ mod failures;
 mod inputs;
 mod judge_reward;
 mod model_reward;
-mod packs;
 mod plan;
 pub mod rollouts;
 mod run;

@@ -7,7 +7,6 @@ pub mod embed;
 pub mod grpo;
 pub mod label;
 pub mod quality;
-pub mod quickstart;
 pub mod responses;
 pub mod reward;
 pub mod select;

@@ -2,6 +2,7 @@
 //! and its checkpoints. Nothing here knows users' files, terminals or devices.
 
 pub mod checkpoint;
+pub mod completion_packs;
 pub mod credit;
 pub mod gradients;
 pub mod objectives;

@@ -10,6 +10,7 @@ mod machine;
 mod outcome;
 mod printer;
 mod progress;
+mod quickstart;
 mod recorder;
 #[cfg(test)]
 mod reference;

@@ -10,11 +10,11 @@ use truing_reward::{Rewards, is_source};
 use truing_run::inputs::content_key;
 use truing_run::{Machine, RunError};
 use truing_store::Digest;
+use truing_train::completion_packs::{self as packs, GroupSizes};
 use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, TrainError, plan_segments,
 };
 
-use super::packs::{self, GroupSizes};
 use super::{GrpoConfig, GrpoInputs, KlKind, inputs};
 use crate::training::settings;
 use crate::{StageError, StagePlan};

@@ -17,12 +17,12 @@ use truing_run::record::{EVALUATION_PREFIX, RunRecord, is_any_stopped};
 use truing_run::{Ended, Probe, Recipe, RunError, model, recipe};
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, ModelSaveOptions, TrainerState};
+use truing_train::completion_packs::SampledPolicy;
 use truing_types::{Communicator, Event, EventSink, ReasoningMarks, Seed, TokenId, dealt};
 
 use super::failures::{Looked, Watch};
 use super::judge_reward::JudgeReward;
 use super::model_reward::ModelReward;
-use super::packs::SampledPolicy;
 use super::plan::loads_reference;
 use super::state::PromptState;
 use super::step::Purpose;

@@ -13,6 +13,7 @@ use truing_reward::shaping::Shaped;
 use truing_reward::{Completion, ScoredCompletion};
 use truing_run::ranks::{gather_dealt, on_first_rank};
 use truing_run::record::break_if_alone;
+use truing_train::completion_packs::{self as packs, CompletionPack, Sequence};
 use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, PolicyPackKind, ScoredRollout, TrainError};
 use truing_types::{
     Event, FinishReason, ReasoningMark, Rollout, SamplingOptions, Seed, TextStart, Unscored, UnscoredReason,
@@ -20,7 +21,6 @@ use truing_types::{
 };
 
 use super::failures::Looked;
-use super::packs::{self, CompletionPack, Sequence};
 use super::run::Running;
 use super::state::PromptState;
 use super::tally::{self, Metrics};

@@ -6,7 +6,6 @@ use clap::Args;
 use serde_json::json;
 use truing_parallel::Solo;
 use truing_stages::Ended;
-use truing_stages::quickstart::{self, Quickstart, QuickstartError, QuickstartOutcome};
 
 use super::model::ModelArguments;
 use super::stage::render_options;
@@ -14,6 +13,7 @@ use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::Style;
 use crate::progress::{self, FanOut};
+use crate::quickstart::{self, Quickstart, QuickstartError, QuickstartOutcome};
 use crate::recorder::TensorBoard;
 use crate::table::{Align, Table};
 use crate::{Context, interrupt, machine};

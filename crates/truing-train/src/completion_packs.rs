@@ -1,42 +1,53 @@
-//! From groups of completions to packs, and what policy and reference say of them.
+//! Packs of GRPO's completions: how groups become packs, and the log-probabilities of policy and reference on them.
 
 use std::borrow::Cow;
 
 use truing_model::{Adapters, Engine, EngineError, HeadRequest, TopLogProbs};
-use truing_train::{PolicyPack, PolicyPackKind, segments};
 use truing_types::{BatchError, ExcludedTokens, PackedBatch, RowOrigin, TokenId};
+
+use crate::segments;
+use crate::{PolicyPack, PolicyPackKind};
 
 /// The distribution that completions are sampled from, and that learns: the model's at a temperature, over the tokens that
 /// can be sampled.
 #[derive(Debug, Clone)]
-pub(super) struct SampledPolicy {
-    pub(super) temperature: f32,
-    pub(super) excluded: ExcludedTokens,
+pub struct SampledPolicy {
+    /// Divides the logits.
+    pub temperature: f32,
+    /// Tokens that are never sampled.
+    pub excluded: ExcludedTokens,
 }
 
 /// A completion to be packed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sequence<'a> {
-    pub(super) prompt: &'a [TokenId],
-    pub(super) completion: &'a [TokenId],
-    pub(super) origin: &'a RowOrigin,
-    /// Place in the step's list of completions.
-    pub(super) idx: usize,
+pub struct Sequence<'a> {
+    /// Tokens of the prompt.
+    pub prompt: &'a [TokenId],
+    /// Tokens of the completion.
+    pub completion: &'a [TokenId],
+    /// The prompt's row.
+    pub origin: &'a RowOrigin,
+    /// Index in the step's list of completions.
+    pub idx: usize,
     /// Completions of one prompt have the same.
-    pub(super) group: usize,
+    pub group: usize,
 }
 
 /// A pack and the completions in it, in the order of their targets.
 #[derive(Debug, Clone)]
-pub(super) struct CompletionPack {
-    pub(super) batch: PackedBatch,
-    /// `(place in the step's list, number of targets)`.
-    pub(super) completions: Vec<(usize, usize)>,
+pub struct CompletionPack {
+    /// The tokens.
+    pub batch: PackedBatch,
+    /// `(index in the step's list, number of targets)`.
+    pub completions: Vec<(usize, usize)>,
 }
 
 /// Packs completions in their order, each pack within `budget` tokens where that is possible at all. With
 /// `share_prompts` a prompt stands once in a pack for all its completions there.
-pub(super) fn pack(
+///
+/// # Errors
+/// When a sequence has no token.
+pub fn pack(
     sequences: &[Sequence<'_>],
     budget: usize,
     share_prompts: bool,
@@ -63,17 +74,20 @@ pub(super) fn pack(
 
 /// The groups of a step, as far as the sizes of its packs depend on them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct GroupSizes {
-    pub(super) n_groups: usize,
+pub struct GroupSizes {
+    /// Groups of the step.
+    pub n_groups: usize,
     /// Completions of a group.
-    pub(super) n_completions: usize,
-    /// Tokens of a prompt, and of a completion.
-    pub(super) prompt: usize,
-    pub(super) completion: usize,
+    pub n_completions: usize,
+    /// Tokens of a prompt.
+    pub prompt: usize,
+    /// Tokens of a completion.
+    pub completion: usize,
 }
 
 /// Tokens of the largest pack that [`pack`] makes of a step whose groups are all of these sizes.
-pub(super) fn largest_pack(sizes: GroupSizes, budget: usize, share_prompts: bool) -> usize {
+#[must_use]
+pub fn largest_pack(sizes: GroupSizes, budget: usize, share_prompts: bool) -> usize {
     let (mut largest, mut n_tokens, mut group) = (0, 0, None);
     for place in 0..sizes.n_groups * sizes.n_completions {
         let own = Some(place / sizes.n_completions);
@@ -123,7 +137,10 @@ fn one_pack(sequences: &[Sequence<'_>], share_prompts: bool) -> Result<Completio
 }
 
 /// The reference's most likely tokens at every target of a pack.
-pub(super) fn top_log_probs<E: Engine>(
+///
+/// # Errors
+/// As the engine fails.
+pub fn top_log_probs<E: Engine>(
     engine: &mut E,
     pack: &PackedBatch,
     policy: &SampledPolicy,
@@ -136,7 +153,10 @@ pub(super) fn top_log_probs<E: Engine>(
 }
 
 /// Log-probabilities of every target of a pack, and the KL from a reference where one is given.
-pub(super) fn log_probs<E: Engine>(
+///
+/// # Errors
+/// As the engine fails.
+pub fn log_probs<E: Engine>(
     engine: &mut E,
     pack: &PackedBatch,
     policy: &SampledPolicy,
@@ -155,8 +175,9 @@ pub(super) fn log_probs<E: Engine>(
     Ok((output.tokens.log_probs, output.kl))
 }
 
-/// A pack of fine-tuning data with the reference's word on it.
-pub(super) fn ptx_pack(batch: PackedBatch, reference: TopLogProbs) -> PolicyPack {
+/// A pack of fine-tuning data with the reference's top tokens.
+#[must_use]
+pub fn ptx_pack(batch: PackedBatch, reference: TopLogProbs) -> PolicyPack {
     PolicyPack {
         kind: PolicyPackKind::Ptx,
         completions: vec![0; batch.targets().rows.len()],

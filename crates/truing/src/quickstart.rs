@@ -20,6 +20,11 @@ use truing_parallel::Solo;
 use truing_run::ranks::{gather_dealt, on_first_rank};
 use truing_run::record::{break_if_alone, is_any_stopped};
 use truing_run::{Ended, Machine, Probe, Recipe, RunError, Start, model};
+use truing_stages::grpo::GrpoStage;
+use truing_stages::reward::RewardModelStage;
+use truing_stages::sft::SftStage;
+use truing_stages::training::TrainingConfig;
+use truing_stages::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel};
 use truing_store::{StoreError, atomic};
 use truing_text::{ChatRenderer, RenderOptions};
 use truing_train::{Sft, TrainError, gradients};
@@ -27,12 +32,6 @@ use truing_types::{
     ChatError, ChatModel, ChatRequest, Event, EventSink, Groups, PackedBatch, SamplingOptions, Seed,
     TokenizedSample, dealt,
 };
-
-use crate::grpo::GrpoStage;
-use crate::reward::RewardModelStage;
-use crate::sft::SftStage;
-use crate::training::TrainingConfig;
-use crate::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel};
 
 /// The answers asked for are short; more than this is a model that does not stop.
 const MAX_ANSWER_TOKENS: usize = 64;
@@ -61,38 +60,38 @@ fn steps<E: Engine + 'static>() -> [Step; 3] {
 
 /// What the quickstart is made from.
 #[derive(Debug, Clone)]
-pub struct Quickstart<'a> {
+pub(crate) struct Quickstart<'a> {
     /// Where everything goes.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// The model's directory or file.
-    pub model: PathBuf,
+    pub(crate) model: PathBuf,
     /// What the page calls it.
-    pub model_name: String,
+    pub(crate) model_name: String,
     /// `(stage, recipe)`; paths in it are relative to `folder`, where it is written as `<stage>.toml`.
-    pub recipes: &'a [(&'a str, &'a str)],
+    pub(crate) recipes: &'a [(&'a str, &'a str)],
     /// `(stage, change)`, as after `--set` for that stage's recipe.
-    pub overrides: Vec<(String, String)>,
+    pub(crate) overrides: Vec<(String, String)>,
     /// `(path below folder, content)`: what the recipes name, `data/heldout.jsonl` for the held-out loss, and
     /// `data/checks.jsonl` with questions that a program grades (see [`Check`]).
-    pub data: &'a [(&'a str, &'a [u8])],
+    pub(crate) data: &'a [(&'a str, &'a [u8])],
     /// How conversations are rendered.
-    pub render: RenderOptions,
+    pub(crate) render: RenderOptions,
     /// Go on with what the folder holds.
-    pub resume: bool,
+    pub(crate) resume: bool,
 }
 
 /// What a finished quickstart leaves behind.
 #[derive(Debug, Clone, PartialEq)]
-pub struct QuickstartOutcome {
+pub(crate) struct QuickstartOutcome {
     /// The last stage's model.
-    pub model: PathBuf,
+    pub(crate) model: PathBuf,
     /// Before the first stage and after each.
-    pub evaluations: Vec<Evaluation>,
+    pub(crate) evaluations: Vec<Evaluation>,
 }
 
 /// A quickstart that cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum QuickstartError {
+pub(crate) enum QuickstartError {
     /// The folder is in use by an earlier one.
     #[error("{} holds a quickstart already", folder.display())]
     FolderInUse {
@@ -143,7 +142,7 @@ struct Work<'a> {
 ///
 /// # Errors
 /// When the folder is in use, the model or a file of the folder is unusable, or a stage fails.
-pub fn run<E: Engine + 'static>(
+pub(crate) fn run<E: Engine + 'static>(
     quickstart: &Quickstart<'_>,
     look_at_machine: &dyn Fn() -> Machine,
     groups: &Groups,
