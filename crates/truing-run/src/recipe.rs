@@ -689,7 +689,7 @@ mod tests {
                 "r.toml:3: invalid value: integer `-1`, expected a whole number of 0 or more",
             ),
             ("max_stepz = 4\n", "r.toml:2: unknown key `max_stepz`; the nearest known key is `max_steps`"),
-            ("lr = 1\nlearning_rate = 2\n", "r.toml:3: duplicate field `learning_rate`"),
+            ("lr = 1\nlearning_rate = 2\n", "r.toml:2: duplicate field `learning_rate`"),
             (
                 "[lora]\nrank = 1.5\n",
                 "r.toml:3: invalid type: floating point `1.5`, expected a whole number of 0 or more",

@@ -283,14 +283,14 @@ fn packs_and_recomputation_change_nothing() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused() {
+fn invalid_settings_are_refused() {
     let folder = folder();
     let check = |settings: &[&str], expected: &str| {
         let error = run(config(folder.path(), settings), Start::Fresh, never).unwrap_err().to_string();
         assert!(error.contains(expected), "{settings:?}: {error}");
         assert!(!folder.path().join("run").exists(), "nothing is begun");
     };
-    check(&["batch_size=0"], "`batch_size` is 0: expected 1 or more");
+    check(&["batch_size=0"], "`batch_size` is 0: expected at least 1");
     check(&["triplet_margin=-1"], "`triplet_margin` is -1: expected a number above 0");
     check(&["train_data="], "missing setting `train_data`");
     check(&["memory_gib=0.001"], "; the longest triplet has ");

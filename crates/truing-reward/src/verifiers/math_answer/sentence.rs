@@ -396,16 +396,25 @@ pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
     let is_single = super::number(&found).is_some_and(|value| value.abs() <= num_traits::One::one());
     // From one number to another, not their difference: no answer.
     let (before, after) = (&sentence[..start], &sentence[end..]);
-    // `18...` has decimals that are left out; "18% of the total" is another number.
+    // `18...` has decimals that are left out; "18% of the total" is another number; "step 18" is a name.
     if after.starts_with("..")
         || after.starts_with('\u{2026}')
         || is_share(&found) && SHARE_OF.is_match(after)
+        || NAMED.is_match(before)
     {
         return None;
     }
     let around = Around { before, after, is_cued, is_equation, has_unit, is_single };
     (!RANGE.is_match(&found) && around.says()).then_some(found)
 }
+
+/// A word before a number that is the name of a part of the text: "proceed to step 4", "by equation (4)".
+static NAMED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:steps?|questions?|problems?|exercises?|equations?|footnotes?|notes?|theorems?|lemmas?|attempts?|appendix|figures?|sections?|versions?)",
+        r"\s*(?:no\.|number|\x23)?\s*[(*$]*$",
+    ))
+});
 
 /// "of the total" after a percentage.
 static SHARE_OF: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^[\s$*)]*of\b"));
