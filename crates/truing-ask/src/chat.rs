@@ -30,19 +30,19 @@ use crate::AskError;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChatModelConfig {
-    /// A model in this process.
+    /// A model that runs in this process: a path or a name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_name_or_path: Option<PathBuf>,
-    /// File of replies; without it everything is asked again, also by a resumed run.
+    /// SQLite file that keeps the replies. Without it, a resumed run sends all requests again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-    /// What the cache is for.
+    /// Use of the cache.
     pub mode: CacheMode,
-    /// A model on a server.
+    /// A model on an OpenAI-compatible server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ClientSettings>,
-    /// Marks of a thought in the model's text beside the known ones, for instance
-    /// `[{ open = "<plan>", close = "</plan>" }]`. What stands between them is no part of the reply.
+    /// Tags around the reasoning of the model, in addition to the known ones. Example:
+    /// `[{ open = "<plan>", close = "</plan>" }]`. The text between them is not part of the reply.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasoning_marks: Vec<ReasoningMark>,
 }

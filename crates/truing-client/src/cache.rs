@@ -24,12 +24,12 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheMode {
-    /// Replies that are there are used; others are asked for and kept.
+    /// Use cached replies; request the others and cache them.
     #[default]
     Live,
-    /// Everything is asked anew and replaces what was there.
+    /// Send every request and replace cached replies.
     Record,
-    /// Nothing is asked: a reply that is not there is an error.
+    /// Send no request; a reply that is not cached is an error.
     Replay,
 }
 

@@ -17,47 +17,48 @@ use crate::{ClientError, Clock};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSettings {
-    /// Address up to the version, for instance `https://host/v1`; `/chat/completions` is added.
+    /// Address including the version, for instance `https://host/v1`. `/chat/completions` is appended.
     pub base_url: String,
     /// The model's name on the server.
     pub model: String,
-    /// NAME of the environment variable that holds the key; none when left out. The key itself stands in no recipe.
+    /// NAME of the environment variable that holds the API key. Default: no key. A recipe never contains the key
+    /// itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
-    /// Requests under way at the same time.
+    /// Maximum number of concurrent requests.
     pub max_concurrency: usize,
-    /// Requests begun in a minute; no limit when left out.
+    /// Maximum requests started per minute. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests_per_minute: Option<u32>,
-    /// Tokens of a minute, prompts and replies; no limit when left out. A request counts its estimate (a token for
-    /// four bytes, and `max_new_tokens`) until the server tells.
+    /// Maximum tokens per minute, prompts and replies together. Default: no limit. A request counts with an estimate
+    /// (one token per four bytes of the prompt, plus `max_new_tokens`) until the server reports its usage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_minute: Option<u32>,
-    /// Longest wait for a whole answer; of a stream, for its beginning and for each piece.
+    /// Timeout of an attempt, in seconds; for streams, until the first piece and between pieces.
     pub timeout_secs: f64,
-    /// Longest wait for a connection.
+    /// Timeout of connecting, in seconds.
     pub connect_timeout_secs: f64,
-    /// Longest time from a request's first attempt to the end of its last.
+    /// Maximum time of a request with all retries, in seconds.
     pub deadline_secs: f64,
-    /// Times that a request is sent again.
+    /// Maximum retries of a request.
     pub max_retries: u32,
-    /// Nothing more is asked once the server has refused this many requests in a row in the same words (status 400 or 422;
-    /// numbers and ids in them do not count), or four times as many in whatever words. An answer begins the count anew.
-    /// Refusals of the key, the account or the model end it at once.
+    /// Stop sending requests after this many consecutive refusals (status 400 or 422) with the same message, apart from
+    /// numbers and ids, or after four times as many with any messages. An answer resets the count. A refusal of the
+    /// key, the account or the model stops at once.
     pub max_refusals_in_a_row: u32,
-    /// Longest answer.
+    /// Maximum size of an answer, in bytes.
     pub max_response_bytes: u64,
-    /// Answers come as streams where their text is shown as it appears.
+    /// Stream answers whose text is shown while it is generated.
     pub stream: bool,
-    /// Tell the server the seed. Where it is not told, it still tells replies apart in the cache.
+    /// Send the seed to the server. The cache distinguishes replies by the seed in either case.
     pub send_seed: bool,
-    /// What the server calls the limit of a reply.
+    /// Name of the request field that limits the tokens of a reply.
     pub token_limit_field: TokenLimitField,
     /// Marks of a thought in the model's text beside the known ones. A recipe has them beside the server's table, where they
     /// hold for local models too.
     #[serde(skip)]
     pub reasoning_marks: Vec<ReasoningMark>,
-    /// Further fields of every request, for instance `{ response_format = { type = "json_object" } }`.
+    /// Additional fields of every request, for instance `{ response_format = { type = "json_object" } }`.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub extra: Map<String, Value>,
 }
@@ -90,10 +91,10 @@ impl Default for ClientSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenLimitField {
-    /// What nearly every server understands.
+    /// The name that most servers understand.
     #[default]
     MaxTokens,
-    /// What OpenAI's reasoning models want.
+    /// The name that OpenAI's reasoning models need.
     MaxCompletionTokens,
 }
 

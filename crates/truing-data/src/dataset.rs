@@ -17,15 +17,15 @@ use crate::statistics::{LengthSummary, SourceStatistics};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LongSamplePolicy {
-    /// Stop and say so.
+    /// Stop with an error.
     #[default]
     Error,
-    /// Leave it out.
+    /// Drop the sample.
     Drop,
-    /// Keep its beginning.
+    /// Keep the beginning.
     Truncate,
-    /// Cut it into pieces that are trained on one by one. Each begins with the last token of the one before, so
-    /// that every token is still a target once.
+    /// Cut the sample into pieces that are trained on one by one. Each piece begins with the last token of the one
+    /// before, so that every token is a target once.
     Split,
 }
 

@@ -32,38 +32,38 @@ const N_ROWS_DETECTED: usize = 100;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// A file (JSON Lines, a JSON list or, as `.txt`, a text a line, each plain, gzip or zstd; Parquet), or a folder of
-    /// them read in name order. Files of a folder with other endings, hidden files, descriptions of data sets such as
-    /// `dataset_info.json`, subfolders and, beside a train split, files named by another split (`test-*`, `validation-*`)
-    /// are not read; a note names them.
+    /// A file or a folder: JSON Lines, a JSON list, or plain text with one row per line (`.txt`), each also as gzip or
+    /// zstd; or Parquet. The files of a folder are read in name order. Files with other endings, hidden files,
+    /// descriptions such as `dataset_info.json`, subfolders and, beside a train split, files of other splits (`test-*`,
+    /// `validation-*`) are not read; a note names them.
     pub path: PathBuf,
-    /// A name out of [`FORMATS`](crate::FORMATS). When left out, it is the one that most of the first rows can be read as.
+    /// Name of the row format, for instance `messages` or `alpaca`. Default: the format that most of the first 100 rows
+    /// fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
-    /// Where the format's columns are found, for example `{ prompt = "question", completion = "answer" }`. Paths
-    /// such as `instances.0.output` reach inside.
+    /// Mapping of the format's columns to fields of the file, for example
+    /// `{ prompt = "question", completion = "answer" }`. Paths such as `instances.0.output` name nested fields.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
-    /// Makes the prompt of several fields, for example `"{instruction}\n\n{instances.0.input}"`.
+    /// Builds the prompt from several fields, for example `"{instruction}\n\n{instances.0.input}"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_template: Option<String>,
-    /// Whether two strings are a chat or raw text (`prompt_completion` only); raw when left out.
+    /// How a prompt and a completion given as strings are rendered (`prompt_completion` only). Default: `"raw"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub render: Option<Render>,
-    /// A system prompt for rows that have none; for preference, unpaired and prompt rows.
+    /// System prompt of rows that have none (preference, unpaired and prompt rows).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// What happens to rows whose turns come in an unexpected order (the assistant first, two turns of one role in a row,
-    /// a system turn after others, a tool's result without a call, a last turn that is not the assistant's) or that have
-    /// a blank turn: `warn`, `error` or `skip`. A blank turn of the assistant that would be learnt is a bad row whatever
-    /// this says; of preferences that is a response preferred to another, or one that is desirable. A response that is
-    /// only ever the worse one may be blank: it is learnt to be worse.
+    /// What to do with rows whose turns are in an unexpected order (assistant first, two turns of one role in a row, a
+    /// system turn after others, a tool result without a call, no assistant turn at the end) or that have a blank turn.
+    /// Independent of this key, a blank assistant turn that would be trained on is an invalid row, and so is a blank
+    /// response that is preferred or desirable. A response that is only ever the worse one may be blank.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_role_order: OnRoleOrder,
     /// How often an epoch visits each sample: 2 twice, 0.5 every other epoch.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Read only this many good rows from the beginning.
+    /// Read only this many valid rows from the beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_samples: Option<usize>,
 }
@@ -80,21 +80,21 @@ fn is_default(on_role_order: &OnRoleOrder) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Render {
-    /// As they are.
+    /// As raw text.
     #[default]
     Raw,
-    /// As a user's and an assistant's turn through the chat template.
+    /// As a user turn and an assistant turn, through the chat template.
     Chat,
 }
 
-/// What happens when a row is bad.
+/// What to do with invalid rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadRow {
-    /// Stop, naming up to 20 of them.
+    /// Stop with an error that names up to 20 of them.
     #[default]
     Error,
-    /// Go on; they are counted and listed.
+    /// Drop them; they are counted, and listed in `skipped.jsonl`.
     Skip,
 }
 

@@ -9,12 +9,12 @@ use truing_types::{Message, Role};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnRoleOrder {
-    /// The row is used; each kind of problem is counted and reported with the first row that has it.
+    /// Use the row; each kind of problem is counted, and reported with the first row that has it.
     #[default]
     Warn,
-    /// The row is bad: `on_bad_row` decides.
+    /// Treat the row as invalid: `on_bad_row` decides.
     Error,
-    /// The row is left out, counted and listed, whatever `on_bad_row` says.
+    /// Drop the row, independent of `on_bad_row`. It is counted and listed.
     Skip,
 }
 

@@ -26,12 +26,12 @@ const CHUNK_VALUES: usize = 1 << 18;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum SaveDtype {
-    /// 32-bit floats: exactly what was trained.
+    /// float32: the trained values exactly.
     F32,
-    /// The upper half of an f32, rounded to nearest even.
+    /// bfloat16, rounded to nearest even.
     #[default]
     Bf16,
-    /// IEEE half precision.
+    /// float16 (IEEE half precision).
     F16,
 }
 

@@ -23,12 +23,13 @@ use crate::error::check_option;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalisation {
-    /// As they come.
+    /// None.
     None,
-    /// Letters and their marks composed; nothing that can be seen changes.
+    /// NFC: letters and their marks are composed; the visible text does not change.
     #[default]
     Nfc,
-    /// Compatibility characters (full-width letters, ligatures, circled digits) become plain ones as well.
+    /// NFKC: compatibility characters (full-width letters, ligatures, circled digits) are replaced by plain ones as
+    /// well.
     Nfkc,
 }
 
@@ -36,19 +37,20 @@ pub enum Normalisation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CleanOptions {
-    /// The normal form.
+    /// Unicode normalisation.
     pub normalisation: Normalisation,
-    /// Languages to keep, ISO 639-3 (`eng`, `cmn`); empty keeps all.
+    /// Languages to keep, as ISO 639-3 (`eng`, `cmn`). Empty: all.
     pub languages: Vec<String>,
-    /// Shorter texts have no known language.
+    /// Minimum letters of a text for detecting its language.
     pub min_letters_for_language: usize,
-    /// Characters after cleaning, ends included.
+    /// Range of the length in characters after cleaning, both ends included: `{ start = 4, end = 32768 }` (the
+    /// default).
     pub characters: RangeInclusive<usize>,
-    /// Least share of letters and digits among the characters that are not white space.
+    /// Minimum fraction of letters and digits among the characters that are not white space.
     pub min_letter_share: f64,
-    /// Most characters of one word: longer ones are encoded data.
+    /// Maximum characters of a word. Longer ones are taken for encoded data.
     pub max_word_characters: usize,
-    /// Largest share of lines that repeat an earlier line, of prompts with at least [`MIN_LINES`] lines.
+    /// Maximum fraction of lines that repeat an earlier line, in prompts with at least 8 lines.
     pub max_repeated_line_share: f64,
 }
 

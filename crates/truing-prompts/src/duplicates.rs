@@ -122,11 +122,11 @@ pub fn jaccard(a: &[u64], b: &[u64]) -> f64 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NearDuplicateOptions {
-    /// Least Jaccard coefficient.
+    /// Minimum Jaccard similarity of near duplicates.
     pub threshold: f64,
-    /// Tokens of a shingle.
+    /// Tokens per shingle.
     pub shingle_tokens: usize,
-    /// Of the hash functions.
+    /// Random seed of the hash functions.
     pub seed: Seed,
 }
 

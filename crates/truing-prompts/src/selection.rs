@@ -43,7 +43,7 @@ pub struct SelectionOptions {
     pub thresholds: Vec<f32>,
     /// Factor between thresholds past the last one listed.
     pub growth: f32,
-    /// The distance between clusters.
+    /// Linkage: the distance between clusters.
     pub linkage: Linkage,
     /// Rows whose mean cosine is that of two vectors so far apart are one task; 0 does not look for tasks.
     pub task_distance: f32,
@@ -52,7 +52,7 @@ pub struct SelectionOptions {
     pub task_exponent: f32,
     /// Most rows of a block.
     pub block_rows: usize,
-    /// Of the blocks.
+    /// Random seed of the blocks.
     pub seed: Seed,
 }
 

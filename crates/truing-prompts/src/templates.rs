@@ -57,15 +57,17 @@ pub const MAX_ROW_TOKENS: usize = 2048;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TemplateOptions {
-    /// Least number of prompts, and of different fillers, that make a template.
+    /// Minimum prompts of a template, and minimum different fillers of its slots.
     pub min_prompts: usize,
-    /// Least LCS of two skeletons as a share of the longer for them to be one template.
+    /// Two skeletons are one template if their longest common subsequence (LCS) is at least this fraction of the longer
+    /// one.
     pub min_similarity: f64,
-    /// Least share of a group that must hold a token for it to be fixed text.
+    /// A token is fixed text of a template if at least this fraction of its prompts contains it.
     pub min_agreement: f64,
-    /// Least number of fixed tokens.
+    /// Minimum fixed tokens of a template.
     pub min_fixed_tokens: usize,
-    /// Words, in lower case, of which a template must hold one. A word of Chinese is a run of characters.
+    /// Instruction words, in lower case. A template has to contain at least one. A Chinese word is a sequence of
+    /// characters.
     pub instruction_words: Vec<String>,
 }
 

@@ -29,13 +29,13 @@ use crate::templates::TemplateSet;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TripletOptions {
-    /// Least LCS of a positive's and the anchor's fixed text, as a share of the longer.
+    /// Minimum LCS of the fixed texts of a positive and the anchor, as a fraction of the longer one.
     pub min_positive_share: f64,
-    /// Largest LCS of a negative's and the anchor's fixed text, as a share of the shorter.
+    /// Maximum LCS of the fixed texts of a negative and the anchor, as a fraction of the shorter one.
     pub max_negative_share: f64,
-    /// Rows drawn for each anchor and side, of which the hardest is taken.
+    /// Candidates sampled per anchor for the positive and for the negative; the hardest is taken.
     pub n_candidates: usize,
-    /// Of the draws.
+    /// Random seed of the candidates.
     pub seed: Seed,
 }
 

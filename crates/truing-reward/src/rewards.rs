@@ -22,24 +22,24 @@ use crate::verifiers::repetition::{Repetition, RepetitionConfig};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardConfig {
-    /// Its name in metrics; the kind's when left out.
+    /// Name in metrics. Default: the name of the kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Factor in the sum.
+    /// Weight in the sum.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Only rows of these sources: a file's name, or the end of its path in whole folders (`math/train.jsonl`). All
-    /// when left out.
+    /// Apply only to prompts of these sources: a file name, or the end of a path in whole folders (`math/train.jsonl`).
+    /// Default: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
-    /// Left out of the sum where it cannot be computed, instead of leaving the completion without a reward.
+    /// If this reward cannot be computed, omit it from the sum instead of leaving the completion unscored.
     #[serde(default)]
     pub optional: bool,
-    /// The part of a completion that is read. When left out it is the answer, without the thought before it; but the whole
-    /// for `overlong`, for a `length` in tokens, and for a `format` whose pattern names the mark of a thought.
+    /// The part of a completion that is read. Default: the answer without the reasoning; for `overlong`, `length` in
+    /// tokens, and a `format` whose pattern names a reasoning tag, the whole completion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<Reads>,
-    /// What is computed: one key, for instance `math_answer = { column = "answer" }`.
+    /// The kind of reward with its settings, for instance `{ math_answer = { column = "answer" } }`.
     pub kind: RewardKind,
 }
 
@@ -59,10 +59,10 @@ fn one() -> f64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reads {
-    /// What follows the thought. A thought that is never closed has no answer.
+    /// The text after the reasoning. Reasoning that is never closed has no answer.
     #[default]
     Answer,
-    /// Thought, marks and answer as they were written.
+    /// Reasoning, tags and answer.
     Whole,
 }
 
@@ -70,25 +70,25 @@ pub enum Reads {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardKind {
-    /// The final answer of a computation.
+    /// 1 if the final answer of a mathematical problem equals the reference.
     MathAnswer(MathAnswerConfig),
-    /// The instructions of IFEval.
+    /// The fraction of a prompt's IFEval instructions that are followed.
     Ifeval(IfevalConfig),
-    /// A reference, letter by letter.
+    /// 1 if the completion equals the reference.
     ExactMatch(ExactMatchConfig),
-    /// A pattern.
+    /// 1 if a regular expression matches.
     Format(FormatConfig),
-    /// A range of lengths.
+    /// 1 inside a range of lengths.
     Length(LengthConfig),
-    /// The soft punishment of overlong completions.
+    /// DAPO's soft penalty of overlong completions.
     Overlong(OverlongConfig),
-    /// A punishment of saying the same again.
+    /// A penalty of repeated n-grams.
     Repetition(RepetitionConfig),
-    /// JSON that is valid against a schema.
+    /// 1 for JSON that is valid against a schema.
     JsonSchema(JsonSchemaConfig),
-    /// A language.
+    /// 1 if the completion is in the wanted language.
     Language(LanguageConfig),
-    /// A program that passes tests.
+    /// 1 for a Python program that passes tests, in a sandbox.
     Code(CodeConfig),
 }
 

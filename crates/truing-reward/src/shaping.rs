@@ -19,16 +19,16 @@ const LEAST_DEVIATION: f64 = 1e-9;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShapingConfig {
-    /// Rewards below or above are cut, for instance `[-5.0, 5.0]`.
+    /// Clip rewards to this range, for instance `[-5.0, 5.0]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<[f64; 2]>,
-    /// Most that a long completion loses: a correct one loses this times the logistic function of its length's z-score
-    /// among the correct ones of its group (Arora and Zanette 2025, arXiv 2502.04463, with their alpha); others lose
-    /// nothing. 0 takes nothing.
+    /// Length penalty (alpha of Arora and Zanette 2025, arXiv 2502.04463). A correct completion loses this times the
+    /// logistic function of the z-score of its length among the correct completions of its group. Others lose nothing.
+    /// 0 turns it off.
     pub length_penalty: f64,
-    /// Whether rewards are brought to mean 0 and deviation 1, and among which completions.
+    /// Standardise rewards to mean 0 and standard deviation 1.
     pub standardise: Standardise,
-    /// What is standardised.
+    /// What `standardise` applies to.
     pub standardise_on: StandardiseOn,
 }
 
@@ -36,24 +36,24 @@ pub struct ShapingConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Standardise {
-    /// Rewards stay as they are.
+    /// No.
     #[default]
     None,
-    /// All of the step.
+    /// Over all completions of the step.
     Batch,
-    /// Those of the step whose prompts come from the same file.
+    /// Over the completions of the step whose prompts are from the same file.
     Source,
 }
 
-/// What is standardised.
+/// What `standardise` applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StandardiseOn {
-    /// The sum.
+    /// The weighted sum of the rewards.
     #[default]
     Total,
-    /// Each part before its weight, so that weights mean the same whatever a part's unit; the sum of that is cut and
-    /// shortened.
+    /// Each reward before its weight, so that weights do not depend on its unit. `clip` and `length_penalty` apply to
+    /// the sum.
     Parts,
 }
 

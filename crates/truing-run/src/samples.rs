@@ -20,7 +20,7 @@ const ROWS_AT_A_TIME: usize = 2048;
 pub struct RowReader<'a> {
     /// The folder that the sources' paths are relative to.
     pub data_dir: &'a Path,
-    /// What happens to rows that cannot be read or rendered.
+    /// What to do with invalid rows: rows that cannot be read or rendered.
     pub on_bad_row: OnBadRow,
     /// Most tokens of a sample.
     pub max_length: u32,

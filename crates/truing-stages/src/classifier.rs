@@ -39,36 +39,36 @@ pub use inputs::{ClassifierInputs, ClassifierModel, LabelledData};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierConfig {
-    /// Dimensions out of a row's `labels`. Left out, all of them; none where `columns` or `scores` name others.
+    /// Dimensions of the rows' `labels` to learn. Default: all, or none if `columns` or `scores` is set.
     pub dimensions: Vec<String>,
-    /// Dimensions whose labels are columns: name and column, for instance `{ ability = "category" }`. Paths such as
-    /// `meta.category` reach inside.
+    /// Further dimensions, each with the column of its label: `{ ability = "category" }`. Paths such as `meta.category`
+    /// name nested fields.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
-    /// Scores: name and column with a number, for instance `{ quality = "quality" }`.
+    /// Scores to learn (regression), each with the column of its number: `{ quality = "quality.strength" }`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub scores: BTreeMap<String, String>,
-    /// A file of labels (see `truing label`): a label of the data is learnt by its name there, which it may be called by or by
-    /// a synonym; one that is not there is an error. Left out, labels are learnt as they are written.
+    /// A label set (as in `truing label`) that maps names and synonyms in the data to its labels. A label outside it is
+    /// an error. Default: labels are used as they are written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_set: Option<PathBuf>,
-    /// Where the confidence of a dimension or a score is, if not in `confidence.<name>`.
+    /// Column of the confidence of a dimension or score. Default: `confidence.<name>`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub confidences: BTreeMap<String, String>,
-    /// Dimensions of which a text may have several labels at once. Left out, those of which the label set says so; without
-    /// one, those of which some row has.
+    /// Dimensions in which a text may have several labels (multi-label). Default: as the label set says; without one,
+    /// those in which a row has several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multiple: Option<Vec<String>>,
-    /// Labels and scores that are less certain are not learnt from, where a confidence is known.
+    /// Labels and scores with a known confidence below this are not used.
     pub min_confidence: f64,
-    /// A row's confidence is its weight.
+    /// Use the confidence of a label or score as its loss weight.
     pub weight_by_confidence: bool,
-    /// Labels of fewer rows to learn from are rare.
+    /// Labels with fewer training rows than this are rare.
     pub min_count: usize,
-    /// What happens to rare labels.
+    /// What to do with rare labels.
     pub rare_labels: RareLabels,
-    /// Rows with the same value of this column are on one side of `eval_fraction`, for instance a task or a template; those
-    /// with the same text when left out.
+    /// Rows with the same value in this column, for instance a task or a template, are held out by `eval_fraction`
+    /// together. Default: rows with the same text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group_column: Option<String>,
 }
@@ -77,10 +77,10 @@ pub struct ClassifierConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RareLabels {
-    /// They are not learnt.
+    /// They are dropped.
     #[default]
     Drop,
-    /// They are one label, `other`.
+    /// They are replaced by one label, `other`.
     Other,
 }
 

@@ -26,23 +26,24 @@ use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreferenceConfig {
-    /// Which loss.
+    /// The loss. Names follow TRL.
     #[serde(alias = "loss_type")]
     #[schemars(extend("x-aliases" = ["loss_type"]))]
     pub loss: PreferenceLoss,
-    /// Strength of the pull to the reference (DPO 0.1; SimPO wants 2 or more); weight of the odds ratio in ORPO.
+    /// Strength of the constraint to the reference model (SimPO needs 2 or more); in ORPO the weight of the odds-ratio
+    /// term.
     pub beta: f64,
-    /// Share of labels taken to be flipped (`sigmoid`, `robust`).
+    /// Assumed fraction of flipped labels (`sigmoid`, `robust`).
     pub label_smoothing: f64,
     /// Target margin of SimPO.
     pub simpo_gamma: f64,
-    /// Weight of the better response's mean negative log-likelihood beside the loss (RPO).
+    /// Weight of the mean negative log-likelihood of the chosen response, added to the loss (RPO).
     pub rpo_alpha: f64,
-    /// KTO's weight of wanted responses.
+    /// KTO: weight of desirable responses.
     pub desirable_weight: f64,
-    /// KTO's weight of unwanted ones.
+    /// KTO: weight of undesirable responses.
     pub undesirable_weight: f64,
-    /// Which responses of a ranking are compared.
+    /// Pairs that are made of a ranking.
     pub compared: Compared,
 }
 

@@ -22,23 +22,23 @@ use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewardModelConfig {
-    /// Weight of the squared error to absolute scores (the report's alpha, whose value it does not state); 0 is plain
+    /// Weight of the squared error to absolute scores (alpha of Eq. 1; the report states no value). 0 is plain
     /// Bradley-Terry.
     pub mse_coefficient: f64,
-    /// What the squared error is a mean over: all pairs, as Eq. 1 is written, or the responses that have a score.
+    /// Denominator of the squared error.
     pub mse_denominator: MseOver,
-    /// Weight of the squared sum of a pair's rewards, which keeps the scale from drifting.
+    /// Weight of the squared sum of a pair's rewards, which keeps their mean near 0 (TRL's key).
     pub center_rewards_coefficient: f64,
-    /// Whether a row's margin counts.
+    /// Use the margins of the rows.
     pub use_margins: bool,
-    /// How absolute scores of a source become comparable with those of others.
+    /// Normalisation of absolute scores, for each source. It is saved with the model.
     pub score_normaliser: Normalisation,
-    /// A score made of scores by aspect, for instance `{ helpfulness = 0.7, correctness = 0.3 }`.
+    /// Compute a score as the weighted sum of several aspects, for instance `{ helpfulness = 0.7, correctness = 0.3 }`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub aspect_weights: BTreeMap<String, f64>,
-    /// Which responses of a ranking are compared.
+    /// Pairs that are made of a ranking.
     pub compared: Compared,
-    /// At most this many responses of a prompt, drawn by seed and row.
+    /// Maximum responses per prompt. A random sample is used if there are more. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_responses: Option<usize>,
 }
@@ -47,11 +47,10 @@ pub struct RewardModelConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MseOver {
-    /// All pairs of the step; the errors of both responses of each are summed, so that one of a ranking of k counts k - 1
-    /// times.
+    /// The number of pairs, as in Eq. 1. A response counts in each of its pairs, k - 1 times in a ranking of k.
     #[default]
     Pairs,
-    /// The step's responses that have a score.
+    /// The number of responses that have a score.
     Scored,
 }
 

@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// The peak throughout.
+    /// The peak learning rate in every step.
     #[serde(alias = "constant_with_warmup")]
     Constant,
-    /// A straight line from the peak down to the minimum.
+    /// Linear decay from the peak to the minimum.
     Linear,
-    /// Half a cosine wave from the peak down to the minimum (Loshchilov and Hutter 2017, arXiv 1608.03983).
+    /// Cosine decay from the peak to the minimum (Loshchilov and Hutter 2017, arXiv 1608.03983).
     #[default]
     #[serde(alias = "cosine_with_min_lr")]
     Cosine,
-    /// Warm-up, stable, decay: the peak, then a straight line over the last [`Schedule::decay_steps`].
+    /// Warm-up, stable, decay: the peak, then a linear decay in the last steps (`decay_ratio`).
     #[serde(alias = "warmup_stable_decay")]
     Wsd,
 }

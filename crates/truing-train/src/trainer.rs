@@ -21,7 +21,7 @@ pub struct OptimizerConfig {
     pub beta2: f32,
     /// Added to the root of the second moment.
     pub epsilon: f32,
-    /// Decoupled weight decay; norms and biases are spared.
+    /// Decoupled weight decay; norms and biases are excluded.
     pub weight_decay: f32,
     /// Gradients with a larger Euclidean norm are scaled down to it; `None` never clips.
     pub max_grad_norm: Option<f64>,

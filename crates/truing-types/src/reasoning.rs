@@ -32,9 +32,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReasoningMark {
-    /// Before the thought, for instance `<think>`.
+    /// Opening tag, for instance `<think>`.
     pub open: String,
-    /// After it, for instance `</think>`.
+    /// Closing tag, for instance `</think>`.
     pub close: String,
 }
 

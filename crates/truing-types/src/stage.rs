@@ -12,15 +12,15 @@ pub enum StageName {
     Select,
     /// Training of an embedding model.
     Embed,
-    /// Labels by language models.
+    /// Prompt labels by LLM judges.
     Label,
-    /// Quality scores by comparisons of a language model.
+    /// Prompt quality scores by LLM judges.
     Quality,
-    /// Group relative policy optimisation.
+    /// Reinforcement learning with GRPO and its variants.
     Grpo,
     /// Training of a classifier or scorer.
     Classifier,
-    /// Direct preference optimisation and its variants.
+    /// Training on preferences with DPO and its variants.
     Dpo,
     /// Training of a reward model.
     RewardModel,

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
-    /// Whether it is clear what is wanted.
+    /// Whether the request is clear.
     Clarity,
-    /// Whether it serves a real need.
+    /// Whether the request serves a real need.
     Practicality,
     /// How demanding it is to answer.
     Complexity,
@@ -55,9 +55,9 @@ impl Dimension {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Calls {
-    /// All in one call.
+    /// One call for all dimensions.
     #[default]
     Together,
-    /// Each in its own: as many calls more, and no dimension colours another.
+    /// One call per dimension: more calls, but one dimension does not influence the judgement of another.
     Separate,
 }

@@ -16,12 +16,12 @@ use truing_statistics::mean_and_deviation;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalisation {
-    /// By mean and deviation of each source.
+    /// Mean 0 and standard deviation 1 in each source.
     #[default]
     ZScore,
-    /// From -1 to 1 between the least and the greatest of each source.
+    /// From -1 for the lowest to 1 for the highest score of each source.
     MinMax,
-    /// Not at all.
+    /// No normalisation.
     None,
 }
 

@@ -82,7 +82,7 @@ pub struct AdamWStep {
     pub beta2: f32,
     /// Added to the root of the second moment.
     pub epsilon: f32,
-    /// Decoupled weight decay; norms and biases are spared.
+    /// Decoupled weight decay; norms and biases are excluded.
     pub weight_decay: f32,
     /// Every gradient is multiplied by this first (clipping).
     pub gradient_scale: f32,
@@ -106,10 +106,10 @@ pub const ADAMW_STATE_NAMES: [&str; 2] = ["first_moment", "second_moment"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecodingWeights {
-    /// The weights themselves.
+    /// The float32 weights.
     #[default]
     F32,
-    /// A copy in 8 bits: another model, near the first, that is decoded faster. Adapters are added in full.
+    /// An 8-bit copy of the weights, which decodes faster with slightly different outputs. Adapters stay in float32.
     Int8,
 }
 

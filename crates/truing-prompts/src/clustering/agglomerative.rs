@@ -11,18 +11,17 @@ use super::Vectors;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Linkage {
-    /// Of their nearest rows: clusters grow along chains.
+    /// Distance of the nearest rows. Clusters can grow along chains.
     Single,
-    /// Of their farthest rows: no two rows of a cluster are farther apart than its threshold.
+    /// Distance of the farthest rows: no two rows of a cluster are farther apart than the threshold.
     Complete,
-    /// The mean over all pairs of rows.
+    /// Mean distance over all pairs of rows.
     Average,
-    /// The mean cosine over all pairs of rows, as the distance of two rows of that cosine. Of means of vectors of length 1
-    /// it is what it is of their rows, so that layers lose nothing; vectors must be of length 1, or such means.
+    /// Mean cosine over all pairs of rows, as the distance of two unit vectors with that cosine. It is exact for means
+    /// of unit vectors too, so that layers lose nothing. Vectors must have length 1, or be such means.
     MeanCosine,
-    /// What merging adds to the squared distances from the clusters' means (Ward 1963), as a distance: that of the means
-    /// times `sqrt(2 a b / (a + b))` for clusters of `a` and `b` rows. Between two rows it is Euclidean. A stray row
-    /// joins its neighbours before two large clusters become one. The default.
+    /// Ward's method (Ward 1963): the distance of the means times `sqrt(2 a b / (a + b))` for clusters of `a` and `b`
+    /// rows. Between two rows it is Euclidean. Single rows join their neighbours before two large clusters merge.
     #[default]
     Ward,
 }

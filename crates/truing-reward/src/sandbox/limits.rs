@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Wall-clock time, in milliseconds.
+    /// Wall-clock time in milliseconds.
     pub wall_millis: u64,
-    /// Processor time, in whole seconds.
+    /// CPU time in seconds.
     pub cpu_secs: u64,
     /// Address space, in bytes.
     pub memory_bytes: u64,
-    /// Longest file, and size of `/tmp`, in bytes.
+    /// Maximum size of a file, and of `/tmp`, in bytes.
     pub file_bytes: u64,
     /// Open files.
     pub open_files: u64,
-    /// Processes and threads. No program can start a process; threads are counted where there are namespaces.
+    /// Processes and threads. A program cannot start processes. Threads are counted only with namespaces.
     pub processes: u64,
-    /// Most bytes of each output stream that are kept.
+    /// Bytes of each output stream that are kept.
     pub output_bytes: usize,
 }
 

@@ -24,11 +24,11 @@ use crate::verifiers::pattern::pattern;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExactMatchConfig {
-    /// Column of the prompt's row that holds the reference.
+    /// Column with the reference.
     pub column: String,
-    /// Upper and lower case are the same.
+    /// Ignore upper and lower case.
     pub ignore_case: bool,
-    /// The reference has only to stand somewhere in the completion, not within a longer word or number.
+    /// The completion only has to contain the reference, not within a longer word or number.
     pub contained: bool,
 }
 

@@ -13,8 +13,8 @@ use crate::verifiers::python_regex;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FormatConfig {
-    /// A regular expression of Rust's `regex`. It may match anywhere; `^` and `$` anchor it, `(?s)` lets `.`
-    /// cross lines.
+    /// A regular expression in the syntax of Rust's `regex`. It may match anywhere; `^` and `$` anchor it, and with
+    /// `(?s)` `.` also matches line breaks.
     pub pattern: String,
 }
 

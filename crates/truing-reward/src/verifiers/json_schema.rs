@@ -21,16 +21,17 @@ use crate::verifiers::python_regex;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JsonSchemaConfig {
-    /// The schema itself, as a table or as a text that is JSON.
+    /// The schema, as a table or as a JSON string.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<Value>,
-    /// File of the schema.
+    /// File with the schema.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// Column of the prompt's row that holds it.
+    /// Column with the schema of the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// The last closed ```` ```json ```` fence counts, whatever stands around it; otherwise nothing may.
+    /// Read the last closed ```` ```json ```` block and ignore the text around it. Otherwise the whole answer has to be
+    /// JSON.
     pub anywhere: bool,
 }
 

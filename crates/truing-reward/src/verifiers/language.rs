@@ -25,14 +25,14 @@ use crate::completion::{Completion, RewardFunction, column_text};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LanguageConfig {
-    /// ISO 639-1, for instance `en`; what follows a dash (`pt-BR`) makes no difference.
+    /// Language as ISO 639-1, for instance `en`. A region (`pt-BR`) is ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// Column of the prompt's row that names it.
+    /// Column with the language of the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// Texts with fewer letters are too short to tell, unless the script does. Letters count as bytes of UTF-8: one of
-    /// Chinese says as much as three of English.
+    /// Minimum letters for detecting the language, unless the script identifies it; shorter texts are unscored. Letters
+    /// count as UTF-8 bytes: a Chinese character counts as three.
     pub min_letters: usize,
 }
 

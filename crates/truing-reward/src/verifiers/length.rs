@@ -8,14 +8,14 @@ use truing_types::Unscored;
 use crate::RewardError;
 use crate::completion::{Completion, RewardFunction};
 
-/// What is counted.
+/// Unit of the length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
-    /// Tokens as drawn.
+    /// Tokens as sampled.
     #[default]
     Tokens,
-    /// Pieces between white space.
+    /// Words between white space.
     Words,
     /// Characters.
     Characters,
@@ -35,14 +35,14 @@ impl Unit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LengthConfig {
-    /// What is counted.
+    /// Unit of the length.
     pub unit: Unit,
-    /// Shortest length that gets 1.
+    /// Minimum length with reward 1.
     pub at_least: usize,
-    /// Longest length that gets 1; none when left out.
+    /// Maximum length with reward 1. Default: no maximum.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_most: Option<usize>,
-    /// Over this many units outside the range the reward falls to 0; 0 falls at once.
+    /// The reward falls linearly to 0 over this many units outside the range. 0: it is 0 at once.
     pub slope: usize,
 }
 
@@ -97,9 +97,9 @@ impl RewardFunction for Length {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OverlongConfig {
-    /// Most tokens of a completion.
+    /// Maximum tokens of a completion.
     pub max_tokens: usize,
-    /// Tokens before that at which the punishment begins.
+    /// The penalty begins this many tokens before `max_tokens`.
     pub cache: usize,
 }
 

@@ -15,7 +15,7 @@ use crate::completion::{Completion, RewardFunction};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RepetitionConfig {
-    /// Words of an n-gram.
+    /// Words per n-gram.
     pub n_words: usize,
 }
 

@@ -21,10 +21,10 @@ use crate::{DataReport, RunError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compared {
-    /// Every response with every worse one.
+    /// Each response with every worse one.
     #[default]
     All,
-    /// The best with the worst.
+    /// The best response with the worst.
     BestAndWorst,
 }
 

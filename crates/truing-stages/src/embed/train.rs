@@ -24,14 +24,14 @@ use plan::TokenizedTriplets;
 
 pub use plan::{EmbedTrainInputs, EmbedTrainPlan};
 
-/// Which loss.
+/// The loss, under the names of sentence-transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EmbeddingLossKind {
     /// `max(0, d(a, p) - d(a, n) + triplet_margin)`.
     #[default]
     Triplet,
-    /// Every anchor against all positives and negatives of its batch (InfoNCE).
+    /// Every anchor against all positives and negatives of its batch: in-batch negatives (InfoNCE).
     MultipleNegativesRanking,
 }
 
@@ -39,16 +39,16 @@ pub enum EmbeddingLossKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EmbedTrainConfig {
-    /// What the recipe is for. Every recipe says it.
+    /// The stage that the recipe configures. Required.
     pub stage: StageName,
-    /// An encoder's directory, or a name that the program finds.
+    /// An encoder's directory, or the name of a model (`org/name`).
     pub model_name_or_path: String,
-    /// Folder of the run: metrics, checkpoints, and the model in `model/`.
+    /// Output folder of the run: metrics, checkpoints, and the model in `model/`.
     pub output_dir: PathBuf,
-    /// Triplets: rows with `anchor`, `positive` and `negative`; with `group` (of anchor and positive) and `negative_group`
-    /// texts of the anchor's own group are not among its in-batch negatives. A file, or a folder of them.
+    /// Triplets, a file or a folder: rows with `anchor`, `positive` and `negative`. Optional `group` (of anchor and
+    /// positive) and `negative_group`: texts of the anchor's own group are not used as its in-batch negatives.
     pub train_data: PathBuf,
-    /// Triplets to evaluate on.
+    /// Evaluation triplets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_data: Option<PathBuf>,
     /// Length of the run, and the learning rate by step.
@@ -68,21 +68,20 @@ pub struct EmbedTrainConfig {
     pub resources: ResourceSettings,
     /// What happens to rows that cannot be read.
     pub on_bad_row: OnBadRow,
-    /// Decides the order of the data and what is held out.
+    /// Random seed of the data order and the held-out split.
     pub seed: u64,
-    /// Tokens of the longest text, special ones included; the model's own when left out. Longer ones are cut.
+    /// Maximum tokens of a text, special tokens included; longer ones are truncated. Default: the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_seq_length: Option<usize>,
 
     /// The loss.
     pub loss: EmbeddingLossKind,
-    /// How the triplet loss measures distances.
+    /// Distance of the triplet loss.
     pub distance_metric: EmbeddingDistance,
-    /// By how much the negative shall be farther away than the positive; 0.5 for cosine and 5 for Euclidean distances
-    /// when left out.
+    /// Margin of the triplet loss. Default: 0.5 for cosine, 5 for Euclidean distance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub triplet_margin: Option<f64>,
-    /// Factor on the cosines of in-batch negatives.
+    /// Factor on the cosine similarities of in-batch negatives (inverse temperature).
     pub scale: f64,
 
     /// Triplets of an optimiser step.

@@ -26,115 +26,115 @@ use crate::training::{
 /// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]`, `[reward_model]`, `[judge]`,
 /// `[shaping]` and `[lora]`.
 ///
-/// `algorithm` fills in every setting of its own that the recipe leaves out. The report states neither beta, gamma,
-/// the clipping range, learning rate, batch sizes, lengths nor temperature: those defaults are ours.
+/// `algorithm` sets every key without a default that the recipe does not set. The report states no beta, gamma,
+/// clipping range, learning rate, batch size, length or temperature; those defaults are ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GrpoConfig {
-    /// What the recipe is for. Every recipe says it.
+    /// The stage that the recipe configures. Required.
     pub stage: StageName,
-    /// A model directory, a `.gguf` file, or a name that the program finds.
+    /// A model directory, a `.gguf` file, or the name of a model (`org/name`).
     pub model_name_or_path: String,
-    /// Folder of the run: metrics, rollouts, checkpoints, and the model in `model/`.
+    /// Output folder of the run: metrics, rollouts, checkpoints, and the model in `model/`.
     pub output_dir: PathBuf,
-    /// Folder that the paths of the data are relative to; the recipe's folder when left out.
+    /// Folder that the paths of the data are relative to. Default: the recipe's folder.
     pub data_dir: PathBuf,
-    /// Decides the order of the prompts, what is drawn, and fresh adapters.
+    /// Random seed of the order of the prompts, the held-out split, sampling, and the initialisation of adapters.
     pub seed: u64,
-    /// The preset; every setting it fills in can be given beside it.
+    /// A preset of the settings below that have no default. Each of them can also be set in the recipe.
     pub algorithm: Algorithm,
 
-    /// Completions of a prompt (report: `n_sample` = 3).
+    /// Completions per prompt, the group size (report: `n_sample` = 3).
     pub num_generations: usize,
-    /// Prompts of a step.
+    /// Prompts per step.
     pub prompts_per_step: usize,
-    /// Longest prompt in tokens; longer ones are left out and counted.
+    /// Maximum tokens of a prompt. Longer prompts are dropped and counted.
     pub max_prompt_length: usize,
-    /// Most tokens of a completion.
+    /// Maximum tokens of a completion.
     pub max_completion_length: usize,
-    /// Divides the logits when drawing; the policy that learns is the same tempered distribution.
+    /// Sampling temperature. The policy that is trained is the distribution at this temperature.
     pub temperature: f32,
-    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    /// Nucleus sampling: sample from the smallest set of tokens whose probability reaches this. 1 turns it off.
     pub top_p: f32,
-    /// Keep only the k most likely tokens; 0 keeps all.
+    /// Sample from the k most likely tokens. 0 turns it off.
     pub top_k: usize,
-    /// Keep only tokens of at least this share of the most likely one's probability; 0 keeps all.
+    /// Sample only tokens whose probability is at least this fraction of the most likely token's. 0 turns it off.
     pub min_p: f32,
-    /// Texts that end a completion.
+    /// Strings that end a completion.
     pub stop: Vec<String>,
-    /// Completions decoded side by side. It never changes a result.
+    /// Completions decoded in parallel. It never changes a result.
     pub generation_batch_size: usize,
-    /// Weights that completions are drawn with while learning; evaluations always take `f32`. `int8` is faster, and
-    /// another policy: each token's loss is weighted by how much more likely the policy itself makes it.
+    /// Weights that rollouts are sampled with; evaluations always use `f32`. `int8` is faster, but samples from a
+    /// slightly different policy. The loss of each token is corrected by its importance weight, the ratio of the two
+    /// policies' probabilities.
     pub rollout_weights: DecodingWeights,
-    /// Most that such a weight may be (truncated importance sampling; TRL's `vllm_importance_sampling_cap`).
+    /// Maximum of these importance weights (truncated importance sampling; TRL's `vllm_importance_sampling_clip_max`,
+    /// formerly `vllm_importance_sampling_cap`).
     pub importance_sampling_cap: f64,
 
-    /// Weight of the KL from the reference.
+    /// Coefficient of the KL divergence from the reference model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta: Option<f64>,
-    /// How the KL is measured.
+    /// Estimator of the KL divergence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<KlKind>,
-    /// Tokens of the reference that the exact KL is taken over (report: 500).
+    /// Number of the reference's most likely tokens in the exact KL (report: 500).
     pub kl_top_k: usize,
     /// Whether the KL is part of the reward or of the loss (report: the token-level reward).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_placement: Option<KlPlacement>,
-    /// How a KL in the reward enters it.
+    /// How a KL in the reward is combined with the outcome reward.
     pub kl_reading: KlReading,
-    /// Whether a KL in the reward also has its direct gradient, which a number in a reward does not carry.
+    /// Whether a KL in the reward is also differentiated directly. As a term of the reward alone it is a constant.
     pub kl_gradient: KlGradient,
-    /// Weight of the KL from the reference on `ptx_data` (gamma). It is a penalty: the report prints it with a plus
-    /// in an objective that is maximised, here it is subtracted.
+    /// Coefficient of the KL divergence from the reference on `ptx_data` (gamma of the report). It is a penalty: the
+    /// report adds the term to an objective that is maximised; here it is subtracted.
     pub ptx_coefficient: f64,
-    /// Fine-tuning samples for each update.
+    /// Samples of `ptx_data` per optimiser update.
     pub ptx_samples_per_update: usize,
 
-    /// How rewards become advantages.
+    /// The advantage estimator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credit: Option<CreditRule>,
-    /// What a group's centred rewards are divided by; the report does not say which deviation.
+    /// Divisor of the centred rewards of a group. The report does not say which standard deviation it uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale_rewards: Option<Scale>,
-    /// Added to the deviation.
+    /// Added to the standard deviation.
     pub advantage_epsilon: f64,
-    /// Ratios are cut below 1 less this.
+    /// Lower clipping bound: probability ratios are clipped at `1 - epsilon`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
-    /// Ratios are cut above 1 plus this.
+    /// Upper clipping bound: probability ratios are clipped at `1 + epsilon_high`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epsilon_high: Option<f64>,
-    /// How the tokens' losses become one.
+    /// How the losses of the tokens are averaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_type: Option<LossType>,
-    /// What the probability ratio is taken over.
+    /// Level of the probability ratio.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub importance_sampling_level: Option<RatioLevel>,
-    /// Draw further prompts in place of groups whose rewards are all equal (DAPO).
+    /// Replace groups whose rewards are all equal by further prompts (DAPO).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamic_sampling: Option<bool>,
-    /// Most rounds of drawing in a step with `dynamic_sampling`.
+    /// Maximum sampling rounds per step with `dynamic_sampling`.
     pub max_resample_rounds: usize,
-    /// Completions that were cut off by `max_completion_length` carry no loss. Their rewards still enter their group's mean,
-    /// unless `kl_reading = "in_outcome"`, for which their KL would be needed.
+    /// Completions that were cut at `max_completion_length` have no loss. Their rewards still count in the mean of
+    /// their group, except with `kl_reading = "in_outcome"`, which would need their KL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_truncated_completions: Option<bool>,
-    /// Leave out groups whose mean reward is below this.
+    /// Drop groups whose mean reward is below this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_group_reward: Option<f64>,
-    /// Leave out groups whose mean reward is above this.
+    /// Drop groups whose mean reward is above this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_group_reward: Option<f64>,
-    /// Pass over prompts of which all or none of the completions passed when last drawn.
+    /// Skip prompts of which all or none of the completions passed the last time they were sampled.
     pub curriculum: bool,
-    /// A completion passes where its reward is at least this.
+    /// A completion passes if its reward is at least this.
     pub pass_reward: f64,
-    /// What happens where rewards cannot be computed: `stop` ends the run with an error at once where waiting does not help (the
-    /// judge's server refuses key, account or every request; nothing to run code in), and after `max_unscored_steps` steps in
-    /// a row without a single reward; `warn` goes on.
+    /// What to do if rewards cannot be computed.
     pub on_unscored_step: OnUnscoredStep,
-    /// Steps in a row of which no completion could be scored that end the run.
+    /// With `on_unscored_step = "stop"`: number of consecutive steps without a single reward that ends the run.
     pub max_unscored_steps: usize,
 
     /// Length of the run, and the learning rate by step.
@@ -154,18 +154,18 @@ pub struct GrpoConfig {
     pub resources: ResourceSettings,
     /// Passes over the completions of a step.
     pub num_iterations: usize,
-    /// Parts that the completions of a step are learnt from one after the other.
+    /// Minibatches that the completions of a step are divided into, with one optimiser update each.
     pub minibatches: usize,
-    /// Token budget of a pack.
+    /// Token budget of a training pack.
     pub max_tokens_per_pack: usize,
-    /// Compute the prompt of a group once for all its completions, not once for each.
+    /// Compute the prompt of a group once for all its completions (prefix sharing).
     pub share_prompts: bool,
 
     /// Temperature of the evaluation; 0 takes the most likely tokens.
     pub eval_temperature: f32,
-    /// Completions of a prompt in the evaluation.
+    /// Completions per prompt in evaluations.
     pub eval_num_generations: usize,
-    /// Column that says a prompt's category, for the evaluation's rewards by category.
+    /// Column with the category of a prompt. Evaluations report the mean reward of each category.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub category_column: Option<String>,
     /// Keep every completion with its numbers in `rollouts/`.
@@ -173,34 +173,35 @@ pub struct GrpoConfig {
     /// With LoRA: save the whole model with the adapters merged in, not the adapters alone.
     pub merge_adapter: bool,
 
-    /// What happens to rows that cannot be read.
+    /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
     /// Layers of a checkpointed segment, or `"auto"`. It never changes a result.
     pub layers_per_segment: Layers,
 
-    /// Low-rank adapters instead of all weights; the reference is then the model with them switched off.
+    /// Train LoRA adapters instead of all weights. The reference model is then the model with its adapters disabled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
-    /// Marks of a thought in completions beside the known ones and the chat template's, for instance
-    /// `[{ open = "<plan>", close = "</plan>" }]`. Rewards read what follows the thought.
+    /// Tags around the reasoning of a completion, in addition to the known ones and those of the chat template.
+    /// Example: `[{ open = "<plan>", close = "</plan>" }]`. Rewards read the answer that follows the reasoning.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reasoning_marks: Vec<ReasoningMark>,
-    /// Prompts to learn from.
+    /// Training prompts.
     pub data: Vec<SourceConfig>,
-    /// Prompts to evaluate on.
+    /// Evaluation prompts.
     pub eval_data: Vec<SourceConfig>,
-    /// Fine-tuning data that the policy should stay near the reference on.
+    /// SFT data on which the KL divergence from the reference is penalised (`ptx_coefficient`).
     pub ptx_data: Vec<SourceConfig>,
-    /// A reward model's word on what a completion is worth.
+    /// A trained reward model as a reward.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<RewardModelReward>,
-    /// A language model's word on it.
+    /// An LLM judge as a reward.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeReward>,
-    /// What happens to the rewards of a step before they are learnt from.
+    /// Changes to the rewards of a step before advantages are computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shaping: Option<ShapingConfig>,
-    /// What a completion is worth.
+    /// Rewards that a program computes. The reward of a completion is the weighted sum of these tables,
+    /// `[reward_model]` and `[judge]`.
     pub reward: Vec<RewardConfig>,
 }
 
@@ -209,32 +210,33 @@ pub struct GrpoConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
-    /// The report's form (arXiv 2410.14940, 2.1): exact KL over the reference's top 500 in the token-level reward.
+    /// The Baichuan report's GRPO (arXiv 2410.14940, 2.1): exact KL over the reference's 500 most likely tokens, in the
+    /// token-level reward.
     #[default]
     Report,
-    /// DeepSeekMath's (arXiv 2402.03300): k3 in the loss.
+    /// DeepSeekMath's GRPO (arXiv 2402.03300): k3 estimate of the KL, in the loss.
     Grpo,
-    /// Leave-one-out baseline, KL in the reward (arXiv 2402.14740).
+    /// RLOO (arXiv 2402.14740): leave-one-out baseline, KL in the reward.
     Rloo,
-    /// Group baseline, one deviation for the batch (arXiv 2501.03262).
+    /// REINFORCE++ with baseline (arXiv 2501.03262): mean of the group, standard deviation of the batch.
     ReinforcePlusPlus,
-    /// No division by deviation or length, no KL (arXiv 2503.20783).
+    /// Dr. GRPO (arXiv 2503.20783): no division by the standard deviation or the length, no KL.
     DrGrpo,
-    /// Clip higher, token mean, dynamic sampling, no KL (arXiv 2503.14476).
+    /// DAPO (arXiv 2503.14476): clip-higher, mean over tokens, dynamic sampling, no KL.
     Dapo,
-    /// One ratio a sequence (arXiv 2507.18071).
+    /// GSPO (arXiv 2507.18071): one probability ratio per completion.
     Gspo,
 }
 
-/// How the KL is measured.
+/// Estimator of the KL divergence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlKind {
     /// The exact sum over the reference's `kl_top_k` most likely tokens.
     ExactTopK,
-    /// The estimator k3 of the token drawn.
+    /// The k3 estimator on the sampled token.
     K3,
-    /// Not at all; no reference is loaded.
+    /// No KL. No reference model is loaded.
     None,
 }
 
@@ -242,9 +244,9 @@ pub enum KlKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlPlacement {
-    /// The reward, token by token.
+    /// In the reward of each token.
     Reward,
-    /// The loss.
+    /// In the loss.
     Loss,
 }
 
@@ -252,22 +254,23 @@ pub enum KlPlacement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlGradient {
-    /// Through later rewards, and the direct one at each token: together the whole gradient of the objective.
+    /// The KL counts in the reward and is also differentiated at each token. Together this is the exact gradient of the
+    /// objective.
     #[default]
     Full,
-    /// Only as a number in the reward.
+    /// The KL counts in the reward only.
     RewardOnly,
 }
 
-/// How the tokens' losses become one, under TRL's names.
+/// How the losses of the tokens are averaged, under TRL's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossType {
-    /// The mean over completions of each one's mean.
+    /// Mean over the tokens of each completion, then over completions.
     Grpo,
-    /// The mean over all tokens.
+    /// Mean over all tokens of the step.
     Dapo,
-    /// The sum over tokens by `max_completion_length`, the mean over completions.
+    /// Sum over the tokens of each completion divided by `max_completion_length`, then the mean over completions.
     DrGrpo,
 }
 
@@ -509,7 +512,7 @@ impl GrpoConfig {
         TrainableSpec { lora, frozen: self.optimizer.freeze.clone() }
     }
 
-    /// How the KL is measured.
+    /// Estimator of the KL divergence.
     #[must_use]
     pub fn kl(&self) -> KlKind {
         self.kl.unwrap_or(self.algorithm.preset().kl)
@@ -531,7 +534,7 @@ impl GrpoConfig {
         self.kl() != KlKind::None && self.kl_placement.unwrap_or(KlPlacement::Reward) == KlPlacement::Reward
     }
 
-    /// How rewards become advantages.
+    /// The advantage estimator.
     #[must_use]
     pub fn credit(&self) -> Credit {
         let beta = self.beta.unwrap_or_default();

@@ -17,14 +17,16 @@ use crate::StageError;
 /// Steps in a row with rewards but without differences between them, after which that is said.
 const FLAT_STEPS: usize = 3;
 
-/// What happens where rewards cannot be computed.
+/// What to do if rewards cannot be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnscoredStep {
-    /// The run ends with an error: at once where waiting does not help, otherwise after some steps in a row.
+    /// The run ends with an error. It ends at once if waiting cannot help (the judge's server refuses the key, the
+    /// account or every request; there is no sandbox to run code in), otherwise after `max_unscored_steps` consecutive
+    /// steps without a reward.
     #[default]
     Stop,
-    /// It goes on with a warning.
+    /// The run continues with a warning.
     Warn,
 }
 

@@ -10,22 +10,23 @@ use truing_reward::judge::JudgeConfig;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeReward {
-    /// Its weight in the sum.
+    /// Weight in the sum.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Only rows whose file's name ends with one of these; all when left out.
+    /// Apply only to prompts of these sources: a file name, or the end of a path in whole folders (`math/train.jsonl`).
+    /// Default: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
-    /// Left out of the sum where it fails, instead of leaving the completion without a reward.
+    /// If the judge fails, omit its reward from the sum instead of leaving the completion unscored.
     #[serde(default)]
     pub optional: bool,
-    /// The part of a completion that the judge sees: the answer without the thought before it, or the whole.
+    /// The part of a completion that the judge sees.
     #[serde(default)]
     pub reads: Reads,
-    /// What it is asked, and how it is read.
+    /// The request, and how the verdict is read.
     #[serde(default)]
     pub verdict: JudgeConfig,
-    /// Who is asked. With a `cache` a resumed run gets the verdicts it had.
+    /// The judge. With a `cache`, a resumed run reuses its verdicts.
     pub model: ChatModelConfig,
 }
 

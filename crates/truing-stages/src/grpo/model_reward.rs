@@ -13,17 +13,17 @@ use truing_types::{Conversation, Message, Role, Unscored, UnscoredReason};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardModelReward {
-    /// A directory that `truing reward train` has saved.
+    /// A reward model that `truing reward train` has saved: a directory, or a name.
     pub model_name_or_path: PathBuf,
-    /// Its weight in the sum.
+    /// Weight in the sum.
     #[serde(default = "one")]
     pub weight: f64,
-    /// The part of a completion that the model scores. Most reward models were trained on answers alone; one that was trained
-    /// on responses with their thoughts needs `whole`.
+    /// The part of a completion that the model scores. Most reward models are trained on answers alone; one that was
+    /// trained on responses with reasoning needs `whole`.
     #[serde(default)]
     pub reads: Reads,
-    /// Rewards below or above are cut, for instance `[-3.0, 3.0]`: what the model was never trained on shall not count
-    /// without end.
+    /// Clip the model's scores to this range, for instance `[-3.0, 3.0]`. It limits the effect of completions unlike
+    /// those that the model was trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<[f64; 2]>,
 }

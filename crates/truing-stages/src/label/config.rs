@@ -21,56 +21,56 @@ pub(super) const REVIEW: &str = "review.jsonl";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LabelConfig {
-    /// What the recipe is for. Every recipe says it.
+    /// The stage that the recipe configures. Required.
     pub stage: StageName,
-    /// Folder of the labels.
+    /// Output folder of the run.
     pub output_dir: PathBuf,
-    /// Folder that the paths of the data are relative to; the recipe's folder when left out.
+    /// Folder that the paths of the data are relative to. Default: the recipe's folder.
     pub data_dir: PathBuf,
-    /// Of the samples that are drawn.
+    /// Random seed of the judges' samples.
     pub seed: u64,
-    /// TOML file of the label set; the one that truing brings when left out.
+    /// TOML file of the label set. Default: the bundled one, `recipes/data/labels.toml`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_set: Option<PathBuf>,
-    /// The dimensions to label; all of the set when left out.
+    /// Dimensions to label. Default: all of the set.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dimensions: Vec<String>,
-    /// What happens where the data carry a label that the set does not know.
+    /// What to do with a label in the data that is not in the label set.
     pub on_unknown_label: OnUnknownLabel,
-    /// Ask judges also for labels that the data has already, to measure their accuracy.
+    /// Also ask the judges for labels that the data already has, to measure their accuracy.
     pub compare: bool,
-    /// A `review.jsonl` that somebody has put right: its labels win.
+    /// A corrected copy of `review.jsonl`. Its labels take precedence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corrections: Option<PathBuf>,
-    /// Whether each dimension has a call of its own: more calls, and easier ones.
+    /// One call per dimension: more calls, each easier for small judges.
     pub per_dimension: bool,
-    /// Samples of each judge for each call.
+    /// Samples per judge and call.
     pub n_votes: usize,
-    /// Of the samples, where there are several; a single one is the judge's most likely answer.
+    /// Sampling temperature with `n_votes` of 2 or more. A single sample is decoded greedily.
     pub temperature: f32,
-    /// Rows with a dimension below this go to `review.jsonl`.
+    /// Rows with a dimension below this confidence are listed in `review.jsonl`.
     pub min_confidence: f64,
     /// Labels of fewer prompts are listed as the long tail.
     pub min_count: usize,
-    /// Longer prompts are shown to judges without their middle.
+    /// Longer prompts are shown to the judges with the middle cut out.
     pub max_prompt_characters: usize,
-    /// Our text's replacement: it holds `{prompt}`, `{dimensions}` and `{form}`.
+    /// Prompt template that replaces the built-in one. It contains `{prompt}`, `{dimensions}` and `{form}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// Most tokens of a reply.
+    /// Maximum tokens of a reply, reasoning included.
     pub max_new_tokens: usize,
-    /// Replies that are asked for until one can be read.
+    /// Maximum requests for one answer: an unreadable reply is requested again.
     pub most_replies: usize,
-    /// A judge that fails, or cannot be read, this often in a row is asked no more.
+    /// A judge is no longer used after this many consecutive failures or unreadable replies.
     pub max_failures_in_a_row: usize,
-    /// What happens to rows that cannot be read.
+    /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
-    /// Columns of the data that carry labels, by dimension. `a.b` reaches inside.
+    /// Dimensions whose labels are already columns of the data: `{ ability = "category" }`. `a.b` names nested fields.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
     /// The prompts.
     pub data: Vec<SourceConfig>,
-    /// Who labels.
+    /// The judges.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub judge: Vec<LabelJudge>,
 }
@@ -79,10 +79,10 @@ pub struct LabelConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnknownLabel {
-    /// Stop, naming the row and the nearest label.
+    /// Stop with an error that names the row and the nearest label.
     #[default]
     Error,
-    /// The set grows by it, and the judges know it too.
+    /// Add it to the label set, also in the judges' prompts.
     Add,
 }
 
@@ -90,12 +90,12 @@ pub enum OnUnknownLabel {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LabelJudge {
-    /// Its name in the summary; the model's when left out.
+    /// Name in the summary. Default: the model's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The weight of its votes.
+    /// Weight of its votes.
     pub weight: f64,
-    /// Who is asked. Without a `cache` it is `replies.sqlite` in `output_dir`.
+    /// The model. Default of its `cache`: `replies.sqlite` in `output_dir`.
     pub model: ChatModelConfig,
 }
 

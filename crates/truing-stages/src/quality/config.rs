@@ -17,39 +17,41 @@ use crate::StageError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct QualityConfig {
-    /// What the recipe is for. Every recipe says it.
+    /// The stage that the recipe configures. Required.
     pub stage: StageName,
-    /// Folder of the scores.
+    /// Output folder of the run.
     pub output_dir: PathBuf,
-    /// Folder that the paths of the data are relative to; the recipe's folder when left out.
+    /// Folder that the paths of the data are relative to. Default: the recipe's folder.
     pub data_dir: PathBuf,
-    /// Decides which prompts are anchors.
+    /// Random seed of the choice of anchors.
     pub seed: u64,
-    /// Anchors of a bucket (report: 30).
+    /// Anchors per bucket (report: 30).
     pub n_anchors: usize,
-    /// Column that says a prompt's bucket; paths such as `labels.ability` reach inside. Rows without it are one bucket
-    /// together.
+    /// Column with the bucket of a prompt. Paths such as `labels.ability` name nested fields. Rows without a value form
+    /// one bucket.
     pub bucket_column: String,
-    /// What is judged.
+    /// Dimensions to compare.
     pub dimensions: Vec<Dimension>,
-    /// Whether one call judges all dimensions.
+    /// One call for all dimensions, or one per dimension.
     pub calls: Calls,
-    /// Our text's replacement: it holds `{first}`, `{second}` and `{dimensions}`, and asks for `name: [[A]]`, `[[B]]` or `[[C]]`.
+    /// Prompt template that replaces the built-in one. It contains `{first}`, `{second}` and `{dimensions}`, and asks
+    /// for `name: [[A]]`, `[[B]]` or `[[C]]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// Most tokens of a reply.
+    /// Maximum tokens of a reply, reasoning included.
     pub max_new_tokens: usize,
-    /// Replies that are asked for until one can be read.
+    /// Maximum requests for one answer: an unreadable reply is requested again.
     pub most_replies: usize,
-    /// A judge that fails, or cannot be read, this often in a row is asked no more.
+    /// A judge is no longer used after this many consecutive failures or unreadable replies.
     pub max_failures_in_a_row: usize,
-    /// Deviation of the prior of strengths, on the log-odds scale: 2 lets the best of a bucket win 98 of 100.
+    /// Standard deviation of the prior on strengths, in log-odds. With 2, the best prompt of a bucket wins about 98 of
+    /// 100 comparisons.
     pub prior_deviation: f64,
-    /// What happens to rows that cannot be read.
+    /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
     /// The prompts.
     pub data: Vec<SourceConfig>,
-    /// Who judges.
+    /// The judges.
     pub judge: Vec<QualityJudge>,
 }
 
@@ -57,10 +59,10 @@ pub struct QualityConfig {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct QualityJudge {
-    /// Its name in the summary; the model's when left out.
+    /// Name in the summary. Default: the model's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Who is asked. Without a `cache` it is `replies.sqlite` in `output_dir`.
+    /// The model. Default of its `cache`: `replies.sqlite` in `output_dir`.
     pub model: ChatModelConfig,
 }
 

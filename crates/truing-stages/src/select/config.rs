@@ -17,57 +17,57 @@ use truing_types::StageName;
 
 use crate::embed::train::EmbeddingLossKind;
 
-/// A few settings of the run, then a table for each part in the order in which they are taken.
+/// Settings of the run, then one table per step, in the order in which the steps run.
 ///
-/// The report states no threshold and no rule of this: all defaults are ours.
+/// The report states no thresholds; all defaults are ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelectConfig {
-    /// What the recipe is for. Every recipe says it.
+    /// The stage that the recipe configures. Required.
     pub stage: StageName,
-    /// Folder of the run: the chosen rows, what became of every row, templates, triplets, vectors and the page.
+    /// Output folder of the run: the selected rows, the decision about every row, templates, triplets, vectors and the
+    /// coverage page.
     pub output_dir: PathBuf,
-    /// Folder that the paths of the data are relative to; the recipe's folder when left out.
+    /// Folder that the paths of the data are relative to. Default: the recipe's folder.
     pub data_dir: PathBuf,
-    /// Added to the seed of every table.
+    /// Random seed. It is added to the seed of each table.
     pub seed: u64,
-    /// What happens to rows that cannot be read.
+    /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
-    /// Column with a number that says how good a prompt is: of two equal or near ones the better stays. `a.b` reaches
-    /// inside. A row without a value, or with null, comes after every row with one.
+    /// Column with a quality score: of duplicates and of similar prompts the one with the highest score is kept. `a.b`
+    /// names nested fields. Rows without a value, or with null, come last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality_column: Option<String>,
-    /// Columns whose values are labels, for quotas and for the coverage page.
+    /// Columns with labels, for quotas and the coverage page.
     pub label_columns: Vec<String>,
-    /// Threads of the model that makes vectors, in encoding and in training; the program's choice when left out. Everything
-    /// else takes the program's. They never change a result.
+    /// CPU threads of the embedding model. Default: all. Other steps use `--threads`. It never changes a result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 
-    /// What a prompt must be.
+    /// Filters of single prompts.
     pub clean: CleanOptions,
-    /// When a prompt belongs to an evaluation.
+    /// Removal of prompts that overlap with evaluation data.
     pub decontamination: DecontaminationConfig,
-    /// When two prompts are nearly the same.
+    /// Removal of near duplicates (MinHash).
     pub near_duplicates: NearDuplicateOptions,
-    /// When prompts share a task template.
+    /// Detection of task templates.
     pub templates: TemplateOptions,
-    /// What makes vectors of prompts.
+    /// Embeddings of the prompts.
     pub embedding: EmbeddingConfig,
-    /// Coarse and fine clusters, for the triplets and the page.
+    /// Coarse and fine clusters, for mining triplets and for the coverage page.
     pub clusters: ClusterConfig,
-    /// When two prompts are a hard positive or a hard negative.
+    /// Mining of hard positives and hard negatives.
     pub triplets: TripletOptions,
-    /// Teaches the encoder what a task is, on the pool's own triplets. Without it the vectors are the encoder's as it is.
+    /// Fine-tuning of the encoder on the mined triplets. Without this table the encoder is used as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task_embedding: Option<TaskEmbeddingConfig>,
-    /// How many prompts are kept, and how.
+    /// Selection of a diverse subset.
     pub selection: DiversityConfig,
-    /// The map of the page.
+    /// The map of the coverage page.
     pub map: MapConfig,
-    /// The pool.
+    /// The prompts to select from.
     pub data: Vec<SourceConfig>,
-    /// Evaluations whose text shall not be in the selection, besides those that come with the program.
+    /// Evaluation data to decontaminate against, in addition to the evaluation sets in this repository.
     pub evaluation_data: Vec<SourceConfig>,
 }
 
@@ -75,9 +75,9 @@ pub struct SelectConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecontaminationConfig {
-    /// Words in a row.
+    /// Words per n-gram.
     pub ngram_words: usize,
-    /// Evaluation items with fewer words are not looked for.
+    /// Evaluation items with fewer words are not checked.
     pub min_item_words: usize,
 }
 
@@ -85,12 +85,12 @@ pub struct DecontaminationConfig {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddingConfig {
-    /// An encoder's directory, any decoder, or a name that the program finds.
+    /// An encoder or a causal language model: a path or a name.
     pub model_name_or_path: String,
-    /// Most tokens of a prompt; the model's own when left out.
+    /// Maximum tokens of a prompt; longer ones are truncated. Default: the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
-    /// A `.npy` of f32 with one vector for each row of `data` that can be read, in their order, instead of a model.
+    /// A float32 `.npy` file with one vector per valid row of `data`, in order. It replaces the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vectors: Option<PathBuf>,
 }
@@ -99,12 +99,12 @@ pub struct EmbeddingConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// Coarse clusters; about the square root of a quarter of the rows when left out.
+    /// Number of coarse clusters. Default: about the square root of a quarter of the rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_coarse: Option<usize>,
-    /// Rows of a fine cluster, on average.
+    /// Average rows per fine cluster.
     pub rows_per_fine_cluster: usize,
-    /// Of every draw.
+    /// Random seed of the clustering.
     pub seed: u64,
 }
 
@@ -115,21 +115,21 @@ pub struct ClusterConfig {
 pub struct TaskEmbeddingConfig {
     /// The loss.
     pub loss: EmbeddingLossKind,
-    /// Triplets of an optimiser step.
+    /// Triplets per optimiser step.
     pub batch_size: usize,
-    /// Passes over the triplets.
+    /// Epochs over the triplets.
     pub num_train_epochs: f64,
-    /// Optimiser steps instead of epochs.
+    /// Number of optimiser steps. It replaces `num_train_epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
-    /// Highest learning rate.
+    /// Peak learning rate.
     pub learning_rate: f64,
-    /// Tokens of the longest text in training; longer ones are cut.
+    /// Maximum tokens of a text in training; longer ones are truncated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_seq_length: Option<usize>,
-    /// Share of the triplets kept from training and evaluated on.
+    /// Fraction of the triplets that is held out for evaluation.
     pub eval_fraction: f64,
-    /// Most triplets of one template, so that a template with many prompts is not all that is learnt.
+    /// Maximum triplets per template, so that frequent templates do not dominate.
     pub max_triplets_per_template: usize,
 }
 
@@ -137,33 +137,34 @@ pub struct TaskEmbeddingConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiversityConfig {
-    /// Prompts to keep.
+    /// Number of prompts to keep.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_size: Option<usize>,
-    /// Share of the prompts to keep; of those that cleaning and duplicates have left.
+    /// Fraction of the prompts to keep, of those left after cleaning and deduplication.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_ratio: Option<f64>,
-    /// Prompts to keep of each value of `quota_column`; values that are not named are dropped.
+    /// Number of prompts to keep for each value of `quota_column`. Values that are not listed are dropped.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub quotas: BTreeMap<String, usize>,
-    /// One of `label_columns`.
+    /// The column of `quotas`, one of `label_columns`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota_column: Option<String>,
-    /// Distances of the layers, increasing: Euclidean, between vectors of length 1.
+    /// Distance thresholds of the layers, increasing. Distances are Euclidean, between vectors of length 1.
     pub thresholds: Vec<f32>,
-    /// Factor between distances past the last one listed, where a target is not reached.
+    /// Factor between the thresholds of further layers, if the target is not reached with those listed.
     pub growth: f32,
-    /// The distance between clusters.
+    /// Linkage: the distance between clusters.
     pub linkage: Linkage,
-    /// A target with room for every task is shared among tasks. A task is what lies no farther apart than this on the
-    /// mean: between vectors of length 1, by the mean cosine. 0 does not look for tasks, and merges by nearness alone.
+    /// Prompts whose average distance (by mean cosine, between vectors of length 1) is at most this are one task, and a
+    /// target that has room for every task is shared among the tasks. 0 turns this off: clusters are merged by distance
+    /// alone.
     pub task_distance: f32,
-    /// Tasks get shares in proportion to their sizes to this power: 0 gives each task as much as any other, 1 keeps the
-    /// pool's proportions.
+    /// The share of a task is proportional to its size to this power: 0 gives every task the same share, 1 keeps the
+    /// proportions of the pool.
     pub task_exponent: f32,
-    /// Most rows that are compared with each other at once.
+    /// Maximum rows per block; rows of different blocks are not compared.
     pub block_rows: usize,
-    /// Of the blocks.
+    /// Random seed of the blocks.
     pub seed: u64,
 }
 
@@ -171,9 +172,9 @@ pub struct DiversityConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MapConfig {
-    /// Most prompts on it; 0 makes none.
+    /// Maximum prompts on the map; 0 makes no map.
     pub max_points: usize,
-    /// Of the prompts that are shown.
+    /// Random seed of the prompts that are shown.
     pub seed: u64,
 }
 

@@ -19,31 +19,30 @@ use crate::training::{
     CheckpointSettings, EvaluationSettings, OptimizerSettings, ResourceSettings, ScheduleSettings,
 };
 
-/// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`, and the table of the stage where it has settings of
-/// its own: `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`, `[classifier]` for
-/// `truing label train` and `truing quality train`. Where the report states no
-/// value the default is ours, and the printed recipe shows it.
+/// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`, and the table of the stage, if it has one:
+/// `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`, `[classifier]` for `truing label train`
+/// and `truing quality train`. Where the report states no value, the default is ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TrainingConfig {
-    /// What the recipe is for. Every recipe says it.
+    /// The stage that the recipe configures. Required.
     pub stage: StageName,
-    /// A model directory, a `.gguf` file, or a name that the program finds.
+    /// A model directory, a `.gguf` file, or the name of a model (`org/name`).
     pub model_name_or_path: String,
-    /// Folder of the run: metrics, checkpoints, and the model in `model/`.
+    /// Output folder of the run: metrics, checkpoints, and the model in `model/`.
     pub output_dir: PathBuf,
-    /// Folder that the paths of `data` and `eval_data` are relative to; the recipe's folder when left out.
+    /// Folder that the paths of `data` and `eval_data` are relative to. Default: the recipe's folder.
     pub data_dir: PathBuf,
-    /// Decides the order of the data, what is held out, and fresh adapters.
+    /// Random seed of the data order, the held-out split, and the initialisation of adapters and heads.
     pub seed: u64,
 
-    /// Most tokens of a sample, and the token budget of a pack.
+    /// Maximum tokens of a sample, and token budget of a pack.
     pub max_length: u32,
-    /// How samples are put into packs.
+    /// Sequence packing.
     pub packing: Packed,
-    /// What happens to samples longer than `max_length`.
+    /// What to do with samples longer than `max_length`.
     pub long_samples: LongSamplePolicy,
-    /// What happens to rows that cannot be read or rendered.
+    /// What to do with invalid rows: rows that cannot be read or rendered.
     pub on_bad_row: OnBadRow,
     /// Length of the run, and the learning rate by step.
     #[serde(flatten)]
@@ -66,7 +65,7 @@ pub struct TrainingConfig {
 
     /// Packs of one optimiser step, over all ranks (gradient accumulation).
     pub packs_per_step: usize,
-    /// Tokens of one optimiser step instead: as many packs as hold them.
+    /// Tokens per optimiser step. It replaces `packs_per_step`: a step takes as many packs as hold these tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_step: Option<u64>,
 
@@ -78,7 +77,7 @@ pub struct TrainingConfig {
     /// Layers of a checkpointed segment (k of the report), or `"auto"`. It never changes a result.
     pub layers_per_segment: Layers,
 
-    /// Low-rank adapters instead of all weights.
+    /// Train LoRA adapters instead of all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
     /// The preference loss; only for `truing dpo`.
@@ -90,20 +89,20 @@ pub struct TrainingConfig {
     /// The classifier or scorer; only for `truing label train` and `truing quality train`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classifier: Option<ClassifierConfig>,
-    /// What is trained on.
+    /// Training data.
     pub data: Vec<SourceConfig>,
-    /// What is evaluated on.
+    /// Evaluation data.
     pub eval_data: Vec<SourceConfig>,
 }
 
-/// How samples are put into packs.
+/// Sequence packing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Packed {
-    /// As many samples a pack as fit ("packing on batch" of the report).
+    /// As many samples per pack as fit ("packing on batch" of the report). Samples do not attend to each other.
     #[default]
     BestFitDecreasing,
-    /// One sample a pack. For comparison: it computes the same, slower.
+    /// One sample per pack: the same result, slower.
     None,
 }
 
@@ -111,13 +110,13 @@ pub enum Packed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Inner width.
+    /// Rank of the adapters.
     #[serde(alias = "r")]
     #[schemars(extend("x-aliases" = ["r"]))]
     pub rank: usize,
-    /// The product is scaled by `alpha / rank`.
+    /// The adapter's output is scaled by `alpha / rank`.
     pub alpha: f32,
-    /// Projections to adapt by their last name; all of a block when left out.
+    /// Names of the linear layers with adapters. Default: all of a block.
     #[serde(alias = "target_modules")]
     #[schemars(extend("x-aliases" = ["target_modules"]))]
     pub targets: Vec<String>,

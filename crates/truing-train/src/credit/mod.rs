@@ -31,12 +31,12 @@ pub type Advantages = Vec<Option<Vec<f32>>>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CreditRule {
-    /// Reward less the group's mean (GRPO, arXiv 2402.03300; with [`Scale::None`] Dr. GRPO, 2503.20783).
+    /// Reward minus the mean of the group (GRPO, arXiv 2402.03300; with `scale_rewards = "none"` Dr. GRPO, 2503.20783).
     #[default]
     GroupNormalised,
-    /// Reward less the mean of the others (RLOO, arXiv 2402.14740).
+    /// Reward minus the mean of the other completions of the group (RLOO, arXiv 2402.14740).
     LeaveOneOut,
-    /// Group mean taken off, then divided by the deviation over the whole batch (REINFORCE++ with baseline,
+    /// Reward minus the mean of the group, divided by the standard deviation of the batch (REINFORCE++ with baseline,
     /// arXiv 2501.03262).
     NormalisedOverBatch,
 }
@@ -45,12 +45,13 @@ pub enum CreditRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scale {
-    /// Deviation with the divisor n: the report states none, and numpy's default is this.
+    /// Standard deviation with divisor n, numpy's default.
     #[default]
     PopulationDeviation,
-    /// Deviation with the divisor n - 1; for three samples the advantages are smaller by sqrt(3/2).
+    /// Standard deviation with divisor n - 1, as in TRL. In groups of three, advantages are smaller by a factor of
+    /// sqrt(3/2).
     SampleDeviation,
-    /// Nothing.
+    /// No division.
     None,
 }
 
@@ -58,11 +59,11 @@ pub enum Scale {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlReading {
-    /// Each token is rewarded with `-beta kl_t`, the last with the normalised outcome as well; the advantage is
-    /// the sum from the token to the end.
+    /// Each token has the reward `-beta kl_t`, the last one also the normalised outcome. The advantage of a token is
+    /// the sum from there to the end.
     #[default]
     ReturnToGo,
-    /// `r - beta sum_t kl_t` is normalised over the group; every token has the same advantage.
+    /// `r - beta sum_t kl_t` is normalised over the group. Every token of a completion has the same advantage.
     InOutcome,
 }
 

@@ -34,7 +34,7 @@ pub enum EmbeddingDistance {
     /// `1 - cos`.
     #[default]
     Cosine,
-    /// The norm of the difference.
+    /// Euclidean distance.
     Euclidean,
 }
 

@@ -89,10 +89,10 @@ pub enum Aggregation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RatioLevel {
-    /// Each token.
+    /// One ratio per token.
     #[default]
     Token,
-    /// A completion as a whole: the geometric mean of its tokens' ratios (GSPO).
+    /// One ratio per completion: the geometric mean of its tokens' ratios (GSPO).
     Sequence,
 }
 

@@ -23,22 +23,23 @@ use super::{Objective, TrainingPack, WeightedSum};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PreferenceLoss {
-    /// DPO; with label smoothing the conservative form (Mitchell 2023).
+    /// DPO (Rafailov et al. 2023, arXiv 2305.18290); with `label_smoothing` conservative DPO (Mitchell 2023).
     #[default]
     Sigmoid,
-    /// DPO on log-probabilities a token (length-normalised; Lambert et al. 2024, arXiv 2411.15124).
+    /// Length-normalised DPO: log-probabilities per token (Lambert et al. 2024, arXiv 2411.15124).
     SigmoidNorm,
-    /// DPO unbiased under flipped labels (Chowdhury et al. 2024, arXiv 2403.00409).
+    /// Robust DPO: unbiased if a fraction of the labels is flipped (Chowdhury et al. 2024, arXiv 2403.00409).
     Robust,
-    /// A squared loss (Azar et al. 2023, arXiv 2310.12036).
+    /// IPO: squared loss (Azar et al. 2023, arXiv 2310.12036).
     Ipo,
-    /// A hinge (Zhao et al. 2023, arXiv 2305.10425).
+    /// Hinge loss, as in SLiC (Zhao et al. 2023, arXiv 2305.10425).
     Hinge,
-    /// Mean log-probabilities and a target margin, no reference (Meng et al. 2024, arXiv 2405.14734).
+    /// SimPO: mean log-probabilities and a target margin, no reference model (Meng et al. 2024, arXiv 2405.14734).
     Simpo,
-    /// Odds ratio beside the likelihood of the better response, no reference (Hong et al. 2024, arXiv 2403.07691).
+    /// ORPO: negative log-likelihood of the chosen response plus an odds-ratio term, no reference model (Hong et al.
+    /// 2024, arXiv 2403.07691).
     Orpo,
-    /// Single verdicts (Ethayarajh et al. 2024, arXiv 2402.01306).
+    /// KTO: unpaired responses, each desirable or undesirable (Ethayarajh et al. 2024, arXiv 2402.01306).
     Kto,
 }
 

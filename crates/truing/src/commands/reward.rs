@@ -35,7 +35,7 @@ pub(crate) enum Command {
 /// A model and files.
 #[derive(Debug, Args)]
 pub(crate) struct Files {
-    /// The reward model: a directory, or a name that the program finds.
+    /// The reward model: a directory, or the name of a model (`org/name`).
     model: String,
     /// Files with preferences.
     #[arg(required = true)]

@@ -36,25 +36,25 @@ use crate::sandbox::{Ending, Launcher, Limits};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CodeConfig {
-    /// Column of the tests: a text, or a list of texts. `test` or `test_list` when left out.
+    /// Column with the tests: a string, or a list of strings. Default: `test` or `test_list`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tests_column: Option<String>,
-    /// Column of what runs before the tests, where there is one.
+    /// Column with code that runs before the tests, if the row has it.
     pub setup_column: String,
-    /// Column of the function's name, where there is one: it is given to the tests' `check`.
+    /// Column with the name of the function, if the row has it. It is passed to the tests' `check`.
     pub entry_point_column: String,
-    /// Column of the beginning of the program, where the row has an entry point that it begins.
+    /// Column with the beginning of the program, for rows with an entry point (as in HumanEval).
     pub prompt_column: String,
     /// The Python interpreter.
     pub interpreter: String,
-    /// What a program may use.
+    /// Resource limits of a program.
     pub limits: Limits,
-    /// Run also where this machine allows neither namespaces nor Landlock. Programs can then read and write files, and
+    /// Run even if this machine allows neither namespaces nor Landlock. Programs can then read and write files, and
     /// reach the process that tests them.
     pub allow_unsandboxed: bool,
-    /// A broken limit leaves the completion without a reward instead of giving 0. Programs can learn to break one.
+    /// A program that exceeds a limit is unscored instead of getting 0. A policy can learn to exploit this.
     pub limits_are_unscored: bool,
-    /// Programs that run at the same time.
+    /// Number of programs that run in parallel.
     pub workers: usize,
 }
 

@@ -37,14 +37,15 @@ pub fn instruction_ids(locale: Locale) -> impl Iterator<Item = &'static str> {
     catalogue::of(locale).map(|entry| entry.id)
 }
 
-/// How much is forgiven.
+/// IFEval's strict or loose check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// The response as it is.
+    /// Check the response as it is.
     #[default]
     Strict,
-    /// Also without its first line, its last line, and asterisks: any of the eight will do.
+    /// Also check the response without its first line, its last line and asterisks; one of the eight combinations has
+    /// to pass.
     Loose,
 }
 
@@ -52,10 +53,10 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Aggregate {
-    /// The share that is followed: a group then differs even where none follows all.
+    /// The fraction that is followed. Completions of a group then differ even if none follows all.
     #[default]
     Mean,
-    /// 1 only where all are followed.
+    /// 1 if all are followed, otherwise 0.
     All,
 }
 
@@ -63,12 +64,11 @@ pub enum Aggregate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct IfevalConfig {
-    /// How much is forgiven.
+    /// IFEval's strict or loose check.
     pub mode: Mode,
-    /// How instructions become one number.
+    /// How the results of a prompt's instructions are combined.
     pub aggregate: Aggregate,
-    /// Column that names the language of instructions without a prefix (`zh`, `Chinese`); English where the row has
-    /// none.
+    /// Column with the language (`zh`, `Chinese`) of instruction ids without a language prefix. Default: English.
     pub language_column: String,
 }
 

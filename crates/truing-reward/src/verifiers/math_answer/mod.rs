@@ -103,14 +103,13 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MathAnswerConfig {
-    /// Column of the prompt's row that holds the reference: an answer, or a solution with a marked one
-    /// (`#### N`, `\boxed{N}`).
+    /// Column with the reference: an answer, or a solution with a marked answer (`#### N`, `\boxed{N}`).
     pub column: String,
-    /// Count only answers that are marked as such, not just a last number.
+    /// Accept only marked answers (`\boxed{}`, `####`, "the answer is"), not the number of the last sentence.
     pub marked_only: bool,
-    /// Relative tolerance for numbers; 0 compares exactly, but for `float_rounding`.
+    /// Relative tolerance of numbers. 0 compares exactly, apart from `float_rounding`.
     pub tolerance: f64,
-    /// Decimals from which a decimal number stands for everything that rounds to it; 0 for never.
+    /// A decimal number with at least this many decimals equals every value that rounds to it. 0 turns this off.
     pub float_rounding: u32,
 }
 
