@@ -39,12 +39,12 @@ pub(crate) struct Context {
 
 /// Aligns language models: prompt selection, SFT, reward models, DPO, GRPO; with checks of correctness.
 ///
-/// Exit status: 0 fine; 1 a finding or a negative result (a check that fails, a plan that does not fit);
-/// 2 an error; 130 interrupted.
+/// Exit status: 0 success; 1 a finding or negative result (a check that fails, a plan that does not fit); 2 an error;
+/// 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "truing", version, arg_required_else_help = true)]
 struct Cli {
-    /// Threads to compute with; as many as this process may use when not given. Results never depend on it.
+    /// CPU threads. Default: all that this process may use. It never changes a result.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
     /// Print no progress and no notes, only results and errors.

@@ -16,7 +16,7 @@ pub fn reference_of<R: Recipe>(title: &str) -> String {
         let info = stage.info();
         format!("`stage = \"{}\"` (`{}`)", info.name, info.command)
     });
-    let mut text = format!("## {title}\n\n{}.\n", own.collect::<Vec<_>>().join(", "));
+    let mut text = format!("\n## {title}\n\n{}.\n", own.collect::<Vec<_>>().join(", "));
     if let Some(description) = description(&schema) {
         let _ = write!(text, "\n{description}\n");
     }
@@ -212,10 +212,10 @@ fn type_of(schema: &Json) -> String {
         _ => Vec::new(),
     };
     match names[..] {
-        ["string"] => "text".to_owned(),
-        ["integer"] => "whole number".to_owned(),
+        ["string"] => "string".to_owned(),
+        ["integer"] => "integer".to_owned(),
         ["number"] => "number".to_owned(),
-        ["boolean"] => "true or false".to_owned(),
+        ["boolean"] => "boolean".to_owned(),
         ["array"] => match schema.get("items") {
             Some(items) => {
                 let kinds: Vec<&Json> =
@@ -236,7 +236,7 @@ fn type_of(schema: &Json) -> String {
             None => "table".to_owned(),
         },
         _ if is_object(schema) => "table".to_owned(),
-        _ => "any value".to_owned(),
+        _ => "any".to_owned(),
     }
 }
 

@@ -229,9 +229,8 @@ const REFERENCE_HEAD: &str = "\
 
 Every key of every recipe: its type, its default and its meaning. This page is generated from the program's settings.
 
-A recipe is a TOML file. Keys without a table come first, tables such as `[lora]` and `[[data]]` after them. Relative paths
-are relative to the recipe's folder. `--set key=value` changes a setting for one run, `--set data.0.path=...` one of a list's
-first entry. Unknown keys are errors that name the nearest known key. The last column says what may differ between a run and
-its `--resume`; all other settings decide the results and have to stay as they were.
-
+A recipe is a TOML file. Keys without a table come first, then tables such as `[lora]` and `[[data]]`. Relative paths
+are relative to the recipe's folder. `--set key=value` overrides a setting for one run, `--set data.0.path=...` a
+setting of the first entry of a list. Unknown keys are errors that name the nearest known key. The last column says
+what may differ between a run and its `--resume`; all other settings affect the results and must not change.
 ";

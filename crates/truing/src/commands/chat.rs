@@ -21,7 +21,7 @@ const DEFAULT_TEMPERATURE: f32 = 0.6;
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Instructions that hold for the whole conversation.
+    /// System prompt.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]

@@ -41,19 +41,19 @@ pub(crate) enum ScoreCommand {
 /// A model, rows, and where they go.
 #[derive(Debug, Args)]
 pub(crate) struct PredictArguments {
-    /// A directory that `train` has saved.
+    /// A model that `train` has saved.
     #[arg(long, short, value_name = "PATH|NAME")]
     model: String,
-    /// Rows with prompts: JSON Lines, a JSON list, Parquet, or a .txt file with one a line.
+    /// Rows with prompts: JSON Lines, a JSON list, Parquet, or a .txt file with one prompt per line.
     #[arg(long, short, value_name = "FILE")]
     data: PathBuf,
-    /// The column that holds a row's prompt; the first known one when not given (prompt, messages, instruction, ...).
+    /// Column with the prompt of a row. Default: the first known one (prompt, messages, instruction, ...).
     #[arg(long)]
     field: Option<String>,
-    /// Where the rows go, with `labels`, `confidence` and `scores` added: a .jsonl file.
+    /// Output file (.jsonl): the rows with `labels`, `confidence` and `scores` added.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Overwrite labels that a row has already.
+    /// Replace labels that a row already has.
     #[arg(long)]
     overwrite: bool,
     /// Write the probability of every label.

@@ -38,25 +38,25 @@ enum Command {
 /// A model, texts, and where the vectors go.
 #[derive(Debug, Args)]
 struct EmbedArguments {
-    /// An encoder's or a decoder's directory, a .gguf file, or a name on the Hugging Face hub.
+    /// The directory of an encoder or decoder, a .gguf file, or a name on the Hugging Face hub.
     #[arg(long, short, value_name = "PATH|NAME", default_value = DEFAULT_ENCODER)]
     model: String,
-    /// Rows of texts: JSON Lines, a JSON list or Parquet; or a .txt file with one text a line.
+    /// Rows with texts: JSON Lines, a JSON list, Parquet, or a .txt file with one text per line.
     #[arg(long, short, value_name = "FILE")]
     data: Option<PathBuf>,
-    /// The field that holds a row's text; the first known one when not given (text, prompt, instruction, ...).
+    /// Column with the text of a row. Default: the first known one (text, prompt, instruction, ...).
     #[arg(long)]
     field: Option<String>,
-    /// Where the vectors go: a .npy file, or a .jsonl file with `line` and `vector`.
+    /// Output file: .npy, or .jsonl with `line` and `vector`.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// How a decoder's hidden states become a vector. An encoder's files say it.
+    /// Pooling of a decoder's hidden states. For encoders their files decide.
     #[arg(long, value_enum)]
     pooling: Option<PoolingArgument>,
-    /// Divide a decoder's vectors by their norms. An encoder's files say it.
+    /// Divide a decoder's vectors by their norms. For encoders their files decide.
     #[arg(long)]
     normalize: bool,
-    /// Tokens of the longest text; longer ones are cut. The model's own length when not given (2048 for decoders).
+    /// Maximum tokens of a text; longer ones are truncated. Default: the model's (2048 for decoders).
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Print one JSON object at the end.

@@ -25,24 +25,24 @@ const DEFAULT_TEMPERATURE: f32 = 0.0;
 /// Arguments of `truing generate`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The prompt. Without it and without --file, prompts are read from standard input as JSON lines, each with
-    /// `prompt` (a text) or `messages` (a conversation).
+    /// The prompt. Without it and without --file, prompts are read from standard input as JSON Lines, each with
+    /// `prompt` (a string) or `messages` (a conversation).
     #[arg(conflicts_with = "file")]
     prompt: Option<String>,
-    /// Read the prompt from a file: JSON lines where its name ends in `.jsonl`, one text otherwise.
+    /// Read prompts from a file: JSON Lines if its name ends in `.jsonl`, otherwise the whole file is one prompt.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArguments,
-    /// Give the prompt to the model as it is, without the chat template.
+    /// Use the prompt as it is, without the chat template.
     #[arg(long)]
     raw: bool,
-    /// Instructions that come before the prompt.
+    /// System prompt.
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
     #[command(flatten)]
     sampling: SamplingArguments,
-    /// Print one JSON object a reply, when it is complete.
+    /// Print one JSON object per reply, when it is complete.
     #[arg(long)]
     json: bool,
 }

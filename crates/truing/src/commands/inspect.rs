@@ -43,13 +43,13 @@ struct SourceArguments {
     /// Format of the rows, if it cannot be detected from the first rows.
     #[arg(long, value_name = "NAME")]
     format: Option<String>,
-    /// Where a column of the format is found, for instance `prompt=question` or `completion=instances.0.output`.
+    /// Mapping of a column of the format to a field, for instance `prompt=question` or `completion=instances.0.output`.
     #[arg(long = "column", value_name = "COLUMN=FIELD", value_parser = parse_column)]
     columns: Vec<(String, String)>,
-    /// Makes the prompt of several fields, for instance "{instruction}\n\n{instances.0.input}".
+    /// Builds the prompt from several fields, for instance "{instruction}\n\n{instances.0.input}".
     #[arg(long, value_name = "TEXT")]
     prompt_template: Option<String>,
-    /// Show a prompt and a completion given as strings as a chat, not as raw text.
+    /// Render a prompt and a completion given as strings as a chat, not as raw text.
     #[arg(long)]
     chat: bool,
 }

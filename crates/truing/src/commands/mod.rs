@@ -46,17 +46,17 @@ pub(crate) enum Command {
     Reward(reward::Command),
     /// Train a policy with reinforcement learning (GRPO, RLOO, DAPO, GSPO and others).
     Grpo(stage::Arguments),
-    /// Label prompts with votes of language models, or train and use a classifier.
+    /// Label prompts by votes of LLM judges, or train and use a classifier.
     Label(label::Arguments),
-    /// Score the quality of prompts by comparisons of language models, or train and use a scorer.
+    /// Score the quality of prompts by pairwise comparisons of LLM judges, or train and use a scorer.
     Quality(quality::Arguments),
     /// Show the rollouts of a GRPO run: completions, rewards, advantages.
     Rollouts(rollouts::Arguments),
-    /// Clean, deduplicate, decontaminate and select prompts; every dropped row has its reason.
+    /// Clean, deduplicate, decontaminate and select prompts; every dropped row has a reason.
     Select(stage::Arguments),
     /// Embed texts, or train an embedding model.
     Embed(embed::Arguments),
-    /// Print the cost of a recipe before running it: memory, checkpointing, steps, time.
+    /// Print the cost of a recipe before running it: memory, activation checkpointing, steps, time.
     Plan(plan::Arguments),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
     Prove(prove::Arguments),
@@ -64,11 +64,11 @@ pub(crate) enum Command {
     Inspect(inspect::Arguments),
     /// Chat with a model in the terminal.
     Chat(chat::Arguments),
-    /// Continue prompts, one or many.
+    /// Generate replies to one or many prompts.
     Generate(generate::Arguments),
-    /// Check this machine: processor, memory, caches, Python; and say what to fix.
+    /// Check this machine (processor, memory, caches, Python) and say what to fix.
     Doctor(doctor::Arguments),
-    /// Write a run's HTML report again from its folder.
+    /// Write the HTML report of a run again, from its folder.
     Report(report::Arguments),
 }
 

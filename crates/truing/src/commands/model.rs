@@ -23,8 +23,8 @@ pub(crate) const DEFAULT_HUB: &str = "https://huggingface.co";
 /// The model of a command.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
-    /// A model directory, a .gguf file, or a name on the Hugging Face hub. A path always wins; a name is looked
-    /// for in the caches, then fetched.
+    /// A model directory, a .gguf file, or a name on the Hugging Face hub. A path takes precedence; a name is looked up
+    /// in the caches, then downloaded.
     #[arg(long, short, value_name = "PATH|NAME", default_value = DEFAULT_MODEL)]
     pub(crate) model: String,
 }

@@ -39,17 +39,17 @@ const DATA: [(&str, &[u8]); 6] = [
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// Folder for everything that is made.
+    /// Output folder.
     #[arg(long, short, value_name = "FOLDER", default_value = "runs/quickstart")]
     output: PathBuf,
     /// Continue an interrupted quickstart.
     #[arg(long)]
     resume: bool,
-    /// Take only this many steps in every stage.
+    /// Run at most this many steps in each stage.
     #[arg(long, value_name = "N")]
     max_steps: Option<u64>,
-    /// Change a setting of a stage's recipe, for instance `--set sft.learning_rate=2e-5` or
-    /// `--set grpo.max_steps=30`; without a stage it is the fine-tuning's. May be given several times.
+    /// Override a setting of a stage's recipe, for instance `--set sft.learning_rate=2e-5` or
+    /// `--set grpo.max_steps=30`. Without a stage it applies to `sft`. May be given several times.
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
     overrides: Vec<String>,
     /// Print one JSON object at the end.

@@ -11,9 +11,9 @@ use crate::outcome::{Outcome, WithHint};
 /// Arguments of `truing report`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A run's folder, or the folder of a whole pipeline such as the quickstart's.
+    /// Folder of a run, or of a whole pipeline such as the quickstart's.
     folder: PathBuf,
-    /// Where the page goes; `report.html` in the folder when not given.
+    /// Output file. Default: `report.html` in the folder.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Print one JSON object.

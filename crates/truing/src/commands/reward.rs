@@ -26,7 +26,7 @@ use crate::table::{Align, Table};
 pub(crate) enum Command {
     /// Train a reward model on preferences.
     Train(stage::Arguments),
-    /// Score every response of preference files; one JSON object a line.
+    /// Score every response of preference files; one JSON object per line.
     Score(ScoreArguments),
     /// Evaluate a reward model: accuracy on preference pairs, calibration, by source.
     Evaluate(EvaluateArguments),
@@ -56,7 +56,7 @@ pub(crate) struct Files {
 pub(crate) struct ScoreArguments {
     #[command(flatten)]
     files: Files,
-    /// Write here instead of to the terminal.
+    /// Output file. Default: the terminal.
     #[arg(long, short)]
     output: Option<PathBuf>,
 }
@@ -66,7 +66,7 @@ pub(crate) struct ScoreArguments {
 pub(crate) struct EvaluateArguments {
     #[command(flatten)]
     files: Files,
-    /// Write a page with plots as well.
+    /// Also write an HTML page with plots.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Print one JSON object.

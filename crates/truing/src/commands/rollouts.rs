@@ -20,10 +20,10 @@ const N_SHOWN: usize = 60;
 pub(crate) struct Arguments {
     /// The run's folder.
     run: PathBuf,
-    /// The step; the newest when not given.
+    /// The step. Default: the newest.
     #[arg(long)]
     step: Option<u64>,
-    /// Only completions whose prompt or text holds this, in any case.
+    /// Only completions whose prompt or text contains this, ignoring case.
     #[arg(long)]
     search: Option<String>,
     /// Order of the table, highest first.
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     /// Only the N with the lowest reward.
     #[arg(long, value_name = "N")]
     worst: Option<usize>,
-    /// One completion in full, by its number in the table.
+    /// Show one completion in full, by its number in the table.
     #[arg(long, value_name = "IDX")]
     show: Option<usize>,
 }

@@ -1,52 +1,52 @@
-//! How tokens are drawn: the options that `chat` and `generate` share.
+//! How tokens are sampled: the options that `chat` and `generate` share.
 
 use clap::{Args, ValueEnum};
 use truing_model::DecodingWeights;
 use truing_types::SamplingOptions;
 
-/// Weights that tokens are drawn with.
+/// Weights that tokens are sampled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Weights {
-    /// The model itself.
+    /// The float32 weights.
     F32,
-    /// An int8 copy: faster, nearly the same outputs.
+    /// An 8-bit copy: faster, nearly the same outputs.
     Int8,
 }
 
 /// Sampling options of the command line.
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArguments {
-    /// 0 always takes the most likely token.
+    /// Sampling temperature; 0 decodes greedily. Default: 0.6 in `chat`, 0 in `generate`.
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
-    /// Keep only the K most likely tokens; 0 keeps all.
+    /// Sample from the K most likely tokens; 0 turns it off.
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// Keep the smallest set of tokens whose probability reaches P.
+    /// Nucleus sampling: sample from the smallest set of tokens whose probability reaches P; 1 turns it off.
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
-    /// Keep only tokens at least this share as likely as the likeliest; 0 keeps all.
+    /// Sample only tokens whose probability is at least this fraction of the most likely token's; 0 turns it off.
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     min_p: f32,
-    /// Makes tokens that have occurred less likely; 1 does nothing.
+    /// Repetition penalty: makes tokens that occurred before less likely; 1 turns it off.
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     repetition_penalty: f32,
-    /// Same seed, same tokens.
+    /// Random seed of the sampling.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// A text that ends the reply; may be given several times.
+    /// A string that ends the reply. May be given several times.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Most tokens of a reply.
+    /// Maximum tokens of a reply.
     #[arg(long, value_name = "N", default_value_t = 512)]
     max_new_tokens: usize,
-    /// Weights used to generate tokens; prompts are always processed with the full model.
+    /// Weights used to generate tokens; prompts are always processed with the float32 weights.
     #[arg(long, value_name = "WEIGHTS", value_enum, default_value_t = Weights::F32)]
     weights: Weights,
 }
 
 impl SamplingArguments {
-    /// The weights that tokens are drawn with.
+    /// The weights that tokens are sampled with.
     pub(crate) fn decoding_weights(&self) -> DecodingWeights {
         match self.weights {
             Weights::F32 => DecodingWeights::F32,
@@ -54,7 +54,7 @@ impl SamplingArguments {
         }
     }
 
-    /// The options, checked; `temperature` holds where none was given.
+    /// The options, checked; `temperature` is the default.
     pub(crate) fn options(&self, temperature: f32) -> anyhow::Result<SamplingOptions> {
         let temperature = self.temperature.unwrap_or(temperature);
         anyhow::ensure!(

@@ -30,7 +30,7 @@ use crate::{Context, asking, interrupt, machine};
 pub(crate) struct RecipeArguments {
     /// The recipe, a TOML file.
     pub(crate) recipe: PathBuf,
-    /// Change a setting, for instance `--set learning_rate=2e-5` or `--set data.0.path=mine.jsonl`. May be given
+    /// Override a setting, for instance `--set learning_rate=2e-5` or `--set data.0.path=mine.jsonl`. May be given
     /// several times.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
@@ -40,7 +40,7 @@ pub(crate) struct RecipeArguments {
 /// an optional one is given.
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
-    /// Print the plan and do nothing.
+    /// Print the plan and stop.
     #[arg(long, conflicts_with = "resume")]
     plan: bool,
     /// Continue an interrupted run; start the run if the folder holds none.

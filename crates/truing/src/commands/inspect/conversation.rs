@@ -23,10 +23,10 @@ pub(crate) struct Arguments {
     model: ModelArguments,
     #[command(flatten)]
     source: SourceArguments,
-    /// The row at this line of the file (row number for Parquet and JSON lists); the first good one when not given.
+    /// The row at this line of the file (row number for Parquet and JSON lists). Default: the first valid row.
     #[arg(long, short, value_name = "N")]
     row: Option<u64>,
-    /// Show where a sample would be cut.
+    /// Show where a sample is truncated at this length.
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
     /// List every token with its id and loss weight.

@@ -36,10 +36,10 @@ pub(crate) struct Arguments {
     model: ModelArguments,
     #[command(flatten)]
     source: SourceArguments,
-    /// Most tokens of a sample, and the token budget of a pack.
+    /// Maximum tokens of a sample, and token budget of a pack.
     #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(2..))]
     max_length: u32,
-    /// Decides the order in which samples are visited.
+    /// Random seed of the order of samples.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Print one JSON object.
