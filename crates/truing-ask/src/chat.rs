@@ -127,7 +127,7 @@ impl ChatModelConfig {
                 return Err(RunError::Conflict {
                     first: "model_name_or_path",
                     second: "server",
-                    reason: "a model is here or elsewhere",
+                    reason: "a model runs either in this process or on a server",
                 }
                 .into());
             }

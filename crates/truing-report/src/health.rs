@@ -70,7 +70,10 @@ pub(crate) fn notes_on_run(record: &RunRecord) -> Vec<HealthNote> {
     if !lost.is_empty() {
         notes.push(HealthNote {
             level: Level::Look,
-            text: format!("Right before and wrong now: {}. Fine-tuning can also unteach.", lost.join(", ")),
+            text: format!(
+                "Right before and wrong now: {}. Fine-tuning can also lose abilities.",
+                lost.join(", ")
+            ),
         });
     }
     if (1..100).contains(&after.answers.len()) {
@@ -147,8 +150,8 @@ fn zero_variance(stage: &StageRecord) -> Option<HealthNote> {
     (share > 0.8).then(|| HealthNote {
         level: Level::Look,
         text: format!(
-            "In {:.0} % of the last groups all completions had the same reward: they teach nothing. The prompts are \
-             too easy or too hard.",
+            "In {:.0} % of the last groups all completions had the same reward, which gives no training signal. The \
+             prompts are too easy or too hard.",
             100.0 * share
         ),
     })
@@ -159,8 +162,8 @@ fn divergence(stage: &StageRecord) -> Option<HealthNote> {
     (kl > 0.5).then(|| HealthNote {
         level: Level::Look,
         text: format!(
-            "The policy is {kl:.2} nats a token away from its reference: read the best completions for tricks that \
-             please the reward alone."
+            "The KL divergence from the reference is {kl:.2} nats per token: check the best completions for reward \
+             hacking."
         ),
     })
 }
@@ -183,7 +186,7 @@ fn unscored(stage: &StageRecord) -> Option<HealthNote> {
     (total > 0.0).then(|| HealthNote {
         level: Level::Look,
         text: format!(
-            "{total:.0} completions stayed without a reward and were left out; `truing rollouts` shows why."
+            "{total:.0} completions had no reward and were not trained on; `truing rollouts` shows why."
         ),
     })
 }
@@ -199,7 +202,8 @@ fn order(stage: &StageRecord) -> Option<HealthNote> {
         HealthNote {
             level: Level::Bad,
             text: format!(
-                "The rewards order {figures} as people did, which may be chance: do not optimise for them."
+                "The rewards order {figures} as people did, which may be chance: do not train a policy against this \
+                 model."
             ),
         }
     })
@@ -245,8 +249,8 @@ fn loss_trend(stage: &StageRecord) -> Option<HealthNote> {
         HealthNote {
             level: Level::Bad,
             text: format!(
-                "The training loss did not fall ({first:.2} to {last:.2}). The rate may be too high or too low, or \
-                 no token of the answers carries loss: `truing inspect` shows which do."
+                "The training loss did not fall ({first:.2} to {last:.2}). The learning rate may be too high or too \
+                 low, or no token of the answers carries loss: see `truing inspect conversation`."
             ),
         }
     })
@@ -260,7 +264,7 @@ fn overfitting(stage: &StageRecord) -> Option<HealthNote> {
         level: Level::Look,
         text: format!(
             "The held-out loss was lowest at step {best_step} ({best:.3}) and rose to {last:.3} since: the model \
-             has begun to learn the training set by heart. Fewer epochs, or the best checkpoint instead of the last."
+             overfits. Use fewer epochs, or `load_best_model_at_end`."
         ),
     })
 }
@@ -289,7 +293,7 @@ fn gradient_spikes(stage: &StageRecord) -> Option<HealthNote> {
             level: Level::Look,
             text: format!(
                 "The gradient's norm was more than five times its median ({median:.2}) at {} step(s): {}{}. Clipping \
-                 holds such steps back; look at their rows when there are many.",
+                 limits such steps; if there are many, look at their rows.",
                 spikes.len(),
                 shown.join(", "),
                 if spikes.len() > shown.len() { ", ..." } else { "" }
@@ -335,8 +339,8 @@ fn speed(stage: &StageRecord) -> Option<HealthNote> {
     (last < 0.8 * first).then(|| HealthNote {
         level: Level::Look,
         text: format!(
-            "The run slowed down from {first:.0} to {last:.0} tokens a second: another program, or a processor that \
-             ran hot."
+            "The run slowed down from {first:.0} to {last:.0} tokens per second: another program used the machine, \
+             or the processor was throttled."
         ),
     })
 }

@@ -162,30 +162,30 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
     match kind {
         "sft" => (
             "Supervised fine-tuning",
-            "The model reads conversations and learns to write the assistant's part of them. Samples are packed \
-             into full batches without seeing each other; layers are recomputed in segments to save memory.",
+            "The model is trained on the assistant turns of conversations. Samples are packed without attending to \
+             each other; layers are recomputed in segments to save memory.",
         ),
         "reward_model" => {
             ("Reward model", "A reward model is trained on preference pairs (chosen and rejected responses).")
         }
         "reward_evaluation" => (
             "Reward model, evaluated",
-            "Responses with a known order, and perhaps known scores, were scored to measure how good the reward model is.",
+            "The reward model was evaluated on responses with a known order, and scores where the data has them.",
         ),
         "classifier" => (
             "Classifier",
-            "The model reads texts and learns to say what they are: labels by dimension, scores, or both. What it is worth is \
-             told of texts that it has not learnt from.",
+            "The model is trained to predict labels by dimension, scores, or both. It is measured on texts that it \
+             was not trained on.",
         ),
         "dpo" => (
             "Preference optimisation",
-            "The model learns from pairs directly: the better answer becomes likelier than the worse one, measured \
-             against the model it began as.",
+            "The model is trained on preferences directly: the chosen response becomes more likely than the rejected \
+             one, relative to the reference model.",
         ),
         "grpo" => (
             "Preference alignment",
-            "The model answers each prompt several times; answers that score above their group's mean become \
-             likelier.",
+            "The model answers each prompt several times; answers that score above the mean of their group become \
+             more likely.",
         ),
         _ => ("Stage", ""),
     }
@@ -243,7 +243,7 @@ fn cards(record: &RunRecord) -> Vec<Card> {
     cards.extend(record.stages.iter().flat_map(classifier_cards));
     let mean = |name| mean_over_stages(record, name);
     if let Some(speed) = mean(names::TOKENS_PER_SECOND) {
-        cards.push(Card::plain("speed", format!("{speed:.0}"), "real tokens a second".into()));
+        cards.push(Card::plain("speed", format!("{speed:.0}"), "tokens per second".into()));
     }
     let peak = record.stages.iter().filter_map(|s| s.last(names::PEAK_MEMORY_GIB)).reduce(f64::max);
     if let Some(peak) = peak {
@@ -256,7 +256,7 @@ fn cards(record: &RunRecord) -> Vec<Card> {
         cards.push(Card::plain(
             "packs filled",
             format!("{:.1} %", 100.0 * share),
-            "the rest is unused room".into(),
+            "the rest is empty".into(),
         ));
     }
     cards

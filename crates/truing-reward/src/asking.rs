@@ -29,7 +29,7 @@ pub enum Unanswered {
         end: String,
     },
     /// The last reply is not whole.
-    #[error("the reply was cut at max_tokens ({max_tokens}){}", if *in_thought { ", inside its thought" } else { "" })]
+    #[error("the reply was cut at max_tokens ({max_tokens}){}", if *in_thought { ", inside its reasoning" } else { "" })]
     Cut {
         /// The limit.
         max_tokens: usize,
@@ -84,7 +84,7 @@ fn answer_of(reply: &ChatReply, max_tokens: usize) -> Result<&str, Unanswered> {
         (FinishReason::EndOfTurn | FinishReason::StopText, None) => {
             match reply.text.trim().is_empty() && reply.reasoning.is_none() {
                 true => no_answer("the reply is empty".into()),
-                false => no_answer("the reply is a thought without an answer".into()),
+                false => no_answer("the reply has reasoning but no answer".into()),
             }
         }
     }
@@ -276,8 +276,8 @@ mod tests {
     fn a_verdict_is_in_the_answer_of_a_whole_reply_or_nowhere() {
         use FinishReason::{ContentFilter, EndOfTurn, Length, Refusal, StopText, ToolCalls};
         let cut = "the reply was cut at max_tokens (512)";
-        let cut_in_thought = "the reply was cut at max_tokens (512), inside its thought";
-        let thought = "the reply is a thought without an answer";
+        let cut_in_thought = "the reply was cut at max_tokens (512), inside its reasoning";
+        let thought = "the reply has reasoning but no answer";
         for (text, reasoning, finish_reason, expected, n_asked) in [
             ("[[7]]", None, EndOfTurn, Ok("7"), 1),
             ("[[7]]", None, StopText, Ok("7"), 1),

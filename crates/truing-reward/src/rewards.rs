@@ -109,7 +109,7 @@ pub enum RewardError {
     #[error("reward `code`: no program was given that can start the sandbox")]
     NoSandboxProgram,
     /// Two rewards of one name would be one line of metrics.
-    #[error("two rewards are called `{name}`; give one another `name`")]
+    #[error("two rewards are called `{name}`; set `name` in one of them")]
     SameName {
         /// The name.
         name: String,
@@ -642,7 +642,7 @@ mod tests {
             "reward `length`: `at_most` is 2, below `at_least`, 5"
         );
         let twice = json!([{"kind": {"exact_match": {}}}, {"kind": {"exact_match": {}}}]);
-        assert_eq!(refused(twice), "two rewards are called `exact_match`; give one another `name`");
+        assert_eq!(refused(twice), "two rewards are called `exact_match`; set `name` in one of them");
         assert!(refused(json!([{"kind": {"exact_match": {}}, "weight": 0.0}])).contains("`weight` is 0"));
         for kind in [json!({"overlong": {"max_tokens": 10, "cache": 4}}), json!({"length": {"at_most": 4}})] {
             assert!(refused(json!([{"kind": kind, "reads": "answer"}])).contains("`reads` is `answer`"));

@@ -22,7 +22,7 @@ pub fn find_checkpoint(
     let latest = latest_valid(&folder.checkpoints_path(), CHECKPOINT)?;
     for damaged in &latest.damaged {
         let (path, reason) = (damaged.path.display(), &damaged.reason);
-        events.emit(Event::Warning(format!("{path} is damaged and is passed over: {reason}")));
+        events.emit(Event::Warning(format!("{path} is damaged and skipped: {reason}")));
     }
     let Some((_, directory)) = latest.found else {
         let none = if latest.damaged.is_empty() { "no checkpoint yet" } else { "no complete checkpoint" };

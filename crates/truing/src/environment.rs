@@ -12,7 +12,7 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
     ("HOME", "the user's home folder"),
     ("HF_HOME", "Hugging Face's folder, searched for models that are already there"),
     ("HF_HUB_CACHE", "Hugging Face's model cache; default: hub under HF_HOME"),
-    ("HF_HUB_OFFLINE", "1: never ask a network for a model"),
+    ("HF_HUB_OFFLINE", "1: never use the network for models"),
     ("HF_ENDPOINT", "address of the hub; default: https://huggingface.co"),
     ("HF_TOKEN", "token for models that need one"),
     (

@@ -338,7 +338,8 @@ impl Labelling<'_> {
             let (n, n_answers) = (judge.n_without_label, judge.n_replies * dimensions_of_reply);
             let share = n as f64 / n_answers.max(1) as f64;
             if judge.n_replies >= FEWEST_TO_WARN && share >= OF_LITTLE_USE {
-                warnings.push(format!("{name} names no label of the set in {n} of {n_answers} answers"));
+                warnings
+                    .push(format!("in {n} of {n_answers} answers, {name} gives no label of the label set"));
             }
         }
         warnings

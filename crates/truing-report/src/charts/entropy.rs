@@ -22,7 +22,7 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
     if entropy.is_empty() {
         return None;
     }
-    let mut plot = plot(axis("nats a token"));
+    let mut plot = plot(axis("nats per token"));
     plot.add_trace(line("entropy", &smoothed(&entropy), GREEN, 2.5));
     Some(plot)
 }

@@ -10,8 +10,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "grad_norm",
     title: "Gradient norm",
-    caption: "Length of the gradient before clipping. Even is healthy; lone spikes are odd batches; steady growth \
-              means that the rate is too high.",
+    caption: "Norm of the gradient before clipping. It should stay even. Single spikes come from unusual batches; \
+              steady growth means that the learning rate is too high.",
     draw,
 };
 

@@ -18,7 +18,7 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
     if kl.is_empty() {
         return None;
     }
-    let mut plot = plot(axis("nats a token"));
+    let mut plot = plot(axis("nats per token"));
     plot.add_trace(line("KL", &smoothed(&kl), BLUE, 2.5));
     Some(plot)
 }

@@ -9,8 +9,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "label_calibration",
     title: "Confidence and truth",
-    caption: "Texts held out, by the probability of what is said of them: how much of it is right, one colour a \
-              dimension. Below the line the classifier is too sure of itself.",
+    caption: "Held-out texts, by predicted probability: fraction of correct predictions, one colour per dimension. \
+              Below the line the classifier is overconfident.",
     draw,
 };
 

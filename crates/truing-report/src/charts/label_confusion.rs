@@ -11,8 +11,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "label_confusion",
     title: "Confusion matrix",
-    caption: "Texts held out, by true label (row) and predicted label (column): shares of each row. A dark diagonal \
-              is a good classifier. Labels that no text has are left out.",
+    caption: "Held-out texts, by true label (row) and predicted label (column), as fractions of each row. A good \
+              classifier has a dark diagonal. Labels that no text has are omitted.",
     draw,
 };
 

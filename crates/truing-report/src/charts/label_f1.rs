@@ -10,8 +10,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "label_f1",
     title: "Label by label",
-    caption: "Texts held out. Precision: of those that are said to have the label, how many do. Recall: of those \
-              that have it, how many are found. F1 is their harmonic mean.",
+    caption: "Held-out texts. Precision: fraction of the texts predicted to have the label that have it. Recall: \
+              fraction of the texts with the label that are found. F1 is their harmonic mean.",
     draw,
 };
 

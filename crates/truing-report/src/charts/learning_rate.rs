@@ -10,7 +10,7 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "learning_rate",
     title: "Learning rate",
-    caption: "How far each step may go: warm-up first, so that the optimiser's averages settle, then decay.",
+    caption: "The learning rate of each step: warm-up, then decay.",
     draw,
 };
 

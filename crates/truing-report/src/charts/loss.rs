@@ -10,9 +10,9 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "loss",
     title: "Loss",
-    caption: "What training lowers; in fine-tuning the mean surprise about each token to be written, in nats. Of a \
-              policy it is a surrogate whose value says little. Pale: each step. Bold: averaged. Dots: data it never \
-              trains on.",
+    caption: "The training loss; in fine-tuning the mean negative log-likelihood per loss token, in nats. In policy \
+              training it is a surrogate whose value says little. Pale: each step. Bold: smoothed. Dots: held-out \
+              data.",
     draw,
 };
 
@@ -22,7 +22,7 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
     if training.is_empty() && held_out.is_empty() {
         return None;
     }
-    let mut plot = plot(axis(if stage.kind == "sft" { "nats a token" } else { "loss" }));
+    let mut plot = plot(axis(if stage.kind == "sft" { "nats per token" } else { "loss" }));
     if training.len() >= 20 {
         plot.add_trace(line("each step", &training, BLUE, 1.0).opacity(0.35).show_legend(false));
         plot.add_trace(line("training", &smoothed(&training), BLUE, 2.5));

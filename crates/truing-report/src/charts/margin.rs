@@ -9,7 +9,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "margin",
     title: "Margin between the answers",
-    caption: "Mean distance between the scores of the better and the worse answer. A margin that keeps growing while accuracy does not is a sign of overfitting.",
+    caption: "Mean difference between the scores of the chosen and the rejected response. A margin that keeps \
+              growing while accuracy does not is a sign of overfitting.",
     draw,
 };
 

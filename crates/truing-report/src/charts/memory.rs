@@ -11,7 +11,7 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "memory",
     title: "Memory",
-    caption: "Most memory that the process has held so far, and what the planner predicted before any work.",
+    caption: "Peak memory of the process so far, and the prediction of the planner.",
     draw,
 };
 

@@ -9,8 +9,8 @@ use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
     name: "memory_parts",
-    title: "Where the memory goes",
-    caption: "The planner's table: what each part of the predicted peak is for.",
+    title: "Predicted memory by part",
+    caption: "The parts of the planner's predicted peak.",
     draw,
 };
 

@@ -9,8 +9,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "order_calibration",
     title: "Calibration of pairs",
-    caption: "Pairs by the probability that the difference of their rewards gives to the order (the last evaluation). \
-              On the line the model is as sure as it is right; below it, too sure.",
+    caption: "Pairs by predicted probability of their order, from the difference of their rewards (the last \
+              evaluation). On the line the model is calibrated; below it, overconfident.",
     draw,
 };
 

@@ -8,8 +8,9 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "predicted_scores",
     title: "Predicted and given scores of texts",
-    caption: "Texts held out, by tenths of their predicted score: mean prediction and mean of the given scores, one \
-              colour a score. On the line the scorer says what the judges said; a flat line says nothing.",
+    caption: "Held-out texts, by tenths of their predicted score: mean prediction and mean of the given scores, one \
+              colour per score. On the line predictions equal the given scores; a flat line means that the scorer \
+              predicts nothing.",
     draw,
 };
 

@@ -10,7 +10,7 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "preference_accuracy",
     title: "Preference accuracy",
-    caption: "How often the better answer of a pair got the higher score. Half is chance.",
+    caption: "Fraction of pairs in which the chosen response got the higher score. 0.5 is chance.",
     draw,
 };
 

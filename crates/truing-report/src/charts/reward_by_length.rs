@@ -10,7 +10,7 @@ pub(super) const CHART: Chart = Chart {
     name: "reward_by_length",
     title: "Reward and length",
     caption: "Some responses of the last evaluation, evenly spread over the data; r is the correlation over all of a \
-              source's responses. A strong one says that the model may pay for length.",
+              source's responses. A high correlation means that the model may reward length.",
     draw,
 };
 

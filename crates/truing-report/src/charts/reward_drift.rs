@@ -10,8 +10,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "reward_drift",
     title: "Drift of the rewards",
-    caption: "Mean reward over training; bars are one deviation of the held-out rewards to either side. A mean that \
-              wanders, or bars that grow, are held by `center_rewards_coefficient`.",
+    caption: "Mean reward over training; bars are one deviation of the held-out rewards to either side. \
+              `center_rewards_coefficient` limits a drifting mean and growing bars.",
     draw,
 };
 

@@ -8,8 +8,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "score_calibration",
     title: "Predicted and given scores",
-    caption: "Responses with an absolute score, by tenths of their reward: mean of the reward in the score's unit, mean \
-              of the scores (the last evaluation). On the line the model says what people said.",
+    caption: "Responses with an absolute score, by tenths of their reward: mean of the reward in the score's unit, \
+              mean of the scores (the last evaluation). On the line the rewards equal the given scores.",
     draw,
 };
 

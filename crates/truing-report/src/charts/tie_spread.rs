@@ -10,8 +10,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "tie_spread",
     title: "Differences of pairs and of ties",
-    caption: "Mean absolute difference of two rewards, where people preferred one response and where they found both \
-              equal (the last evaluation). Equal ones should lie closer.",
+    caption: "Mean absolute difference of two rewards, for pairs with a preference and for ties (the last \
+              evaluation). Ties should be closer together.",
     draw,
 };
 

@@ -10,8 +10,7 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "token_accuracy",
     title: "Token accuracy",
-    caption: "How often the right next token was the model's first choice. It moves with the loss, and is easier \
-              to picture.",
+    caption: "Fraction of loss tokens that were the model's most likely token.",
     draw,
 };
 

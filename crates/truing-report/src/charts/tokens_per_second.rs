@@ -10,8 +10,8 @@ use crate::run_record::StageRecord;
 pub(super) const CHART: Chart = Chart {
     name: "tokens_per_second",
     title: "Speed",
-    caption: "Real tokens a second, forward and backward, without padding. A fall during the run means that \
-              something else wanted the machine, or that it ran hot.",
+    caption: "Tokens per second, forward and backward, without padding. A fall during the run means that another \
+              program used the machine, or that the processor was throttled.",
     draw,
 };
 

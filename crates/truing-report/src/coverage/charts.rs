@@ -102,7 +102,7 @@ fn lengths(record: &CoverageRecord) -> CoverageChart {
     CoverageChart {
         name: "length".into(),
         title: "Length".into(),
-        caption: "Characters of a prompt; every two bars double it.".into(),
+        caption: "Characters per prompt, on a logarithmic axis: two bars are a factor of 2.".into(),
         plot: standing(&bars, "characters"),
     }
 }

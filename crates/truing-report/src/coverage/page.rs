@@ -145,8 +145,8 @@ fn notes(record: &CoverageRecord) -> Vec<String> {
     let (summary, all) = (&record.summary, record.tally.all);
     if (summary.n_rows, summary.n_kept) != (all.before, all.after) {
         notes.push(format!(
-            "The summary tells of {} rows of which {} were kept, the decisions of {} and {}: the folder is not of \
-             one piece.",
+            "summary.json has {} rows of which {} were kept, decisions.jsonl {} and {}: the files of this folder do \
+             not belong together.",
             summary.n_rows, summary.n_kept, all.before, all.after
         ));
     }
@@ -236,8 +236,8 @@ fn dropped_rule(record: &CoverageRecord) -> String {
         return format!("All {} dropped rows.", grouped(n_dropped));
     }
     format!(
-        "{} of {} dropped rows: every layer has the same room, a small one is shown whole, and within a layer the rows \
-         are drawn at random with a fixed seed. All are in decisions.jsonl.",
+        "{} of {} dropped rows: the rows are divided equally among the layers, small layers are shown in full, and \
+         within a layer rows are sampled with a fixed seed. All are in decisions.jsonl.",
         grouped(record.dropped.len() as u64),
         grouped(n_dropped)
     )

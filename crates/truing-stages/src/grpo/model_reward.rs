@@ -64,7 +64,7 @@ impl<E: Engine> RewardFunction for ModelReward<E> {
     }
     /// Its scores have no lowest one.
     fn score_without_answer(&mut self, _: &Completion<'_>) -> Result<f64, Unscored> {
-        let detail = "the thought was never closed, and a reward model cannot score what is not there";
+        let detail = "the reasoning was never closed, so there is no answer to score";
         Err(Unscored::new(UnscoredReason::Unparsed, detail))
     }
 }

@@ -246,7 +246,8 @@ fn summary(
     }
     if config.task_embedding.is_none() {
         notes.push(
-            "the encoder was not taught here: unless it was taught tasks before, near means near in topic"
+            "the encoder was not fine-tuned in this run: unless it was trained on tasks before, distances measure \
+             topics, not tasks"
                 .to_owned(),
         );
     }

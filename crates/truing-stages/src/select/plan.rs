@@ -240,7 +240,7 @@ fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {
         return Err(RunError::BadSetting {
             key: "embedding.model_name_or_path",
             found: format!("a decoder ({name})"),
-            expected: "an encoder: `task_embedding` teaches no other".into(),
+            expected: "an encoder: `task_embedding` fine-tunes no other model".into(),
         }
         .into());
     }

@@ -71,7 +71,7 @@ pub(super) fn embed<E: Engine>(
     let path = folder.path().join(BASE_VECTORS);
     let digest = Digest::of_bytes(format!("{}\n{}", plan.model_digest()?, texts_digest(pool)).as_bytes());
     if let Some(vectors) = kept(&path, digest)? {
-        events.emit(Event::Note(format!("the vectors of {} are used again", path.display())));
+        events.emit(Event::Note(format!("reusing the vectors of {}", path.display())));
         return Ok(Some(vectors));
     }
     let model = embedding.model_name_or_path.as_ref();

@@ -282,7 +282,7 @@ fn a_judge_that_refuses_everything_ends_the_run_in_its_first_step() {
 #[test]
 fn a_judge_that_is_cut_gives_no_verdict() {
     for (judge, reason, n_asked) in [
-        (Scripted::cut("<think>\nA first guess would be [[2]], but"), "(512), inside its thought", 12),
+        (Scripted::cut("<think>\nA first guess would be [[2]], but"), "(512), inside its reasoning", 12),
         (Scripted::cut("Well [[7]]"), "cut at max_tokens (512)", 24),
         (Scripted::says("<think>[[2]]"), "a thought without an answer", 12),
     ] {

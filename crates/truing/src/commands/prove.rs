@@ -104,7 +104,7 @@ fn print(proofs: &[Proof], printer: &Printer) -> anyhow::Result<()> {
     printer.line("")?;
     let failing: Vec<&Proof> = proofs.iter().filter(|proof| !proof.holds()).collect();
     if failing.is_empty() {
-        printer.line(printer.styled(Style::Green, "every claim holds on this model and data"))?;
+        printer.line(printer.styled(Style::Green, "all checks hold on this model and data"))?;
     }
     for proof in failing {
         let text = format!(
