@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::numbers::{KEPT_NUMBER, first_rounded, rounded_columns};
 
-const EXPECTED_ROW: &str = "one JSON object a row";
+const EXPECTED_ROW: &str = "one JSON object per row";
 
 /// Parses one row: a JSON object.
 pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, RowProblem> {
@@ -192,26 +192,29 @@ mod tests {
     fn every_kind_of_non_json_is_named() {
         check_refused(
             br#"{"a": NaN}"#,
-            "not JSON at byte 7 of the row: `NaN` is no JSON value; expected one JSON object a row",
+            "not JSON at byte 7 of the row: `NaN` is no JSON value; expected one JSON object per row",
         );
         check_refused(
             br#"{"a": -Infinity}"#,
-            "not JSON at byte 8 of the row: `Infinity` is no JSON value; expected one JSON object a row",
+            "not JSON at byte 8 of the row: `Infinity` is no JSON value; expected one JSON object per row",
         );
         check_refused(
             br#"{"a": True}"#,
-            "not JSON at byte 7 of the row: `True` is no JSON value; expected one JSON object a row",
+            "not JSON at byte 7 of the row: `True` is no JSON value; expected one JSON object per row",
         );
         check_refused(
             br#"{"a": "x"#,
-            "not JSON at byte 8 of the row: EOF while parsing a string; expected one JSON object a row",
+            "not JSON at byte 8 of the row: EOF while parsing a string; expected one JSON object per row",
         );
         check_refused(
             br#"{"a": 1} {"a": 2}"#,
-            "not JSON at byte 10 of the row: trailing characters; expected one JSON object a row",
+            "not JSON at byte 10 of the row: trailing characters; expected one JSON object per row",
         );
-        check_refused(br#"["a"]"#, "is a list; expected one JSON object a row");
-        check_refused(b"{\"a\": \"\xff\"}", "not UTF-8 at byte 8 of the row; expected one JSON object a row");
+        check_refused(br#"["a"]"#, "is a list; expected one JSON object per row");
+        check_refused(
+            b"{\"a\": \"\xff\"}",
+            "not UTF-8 at byte 8 of the row; expected one JSON object per row",
+        );
         check_refused(
             br#"{"a": {"b": 1, "b": 2}}"#,
             "`b` appears twice in one object; expected every key once",

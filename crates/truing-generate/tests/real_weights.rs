@@ -137,7 +137,7 @@ fn what_is_sampled_is_what_the_trainer_computes() {
             .unwrap();
         let n_tokens: usize = drawn.iter().flatten().map(|completion| completion.tokens.len()).sum();
         let secs = started.elapsed().as_secs_f64();
-        println!("{max_batch} at once: {n_tokens} tokens, {:.0} tokens a second", n_tokens as f64 / secs);
+        println!("{max_batch} at once: {n_tokens} tokens, {:.0} tokens per second", n_tokens as f64 / secs);
         drawn
     };
     let together = draw(&mut engine, &requests, 9);

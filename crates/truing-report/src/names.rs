@@ -10,7 +10,7 @@ pub const LEARNING_RATE: &str = "learning_rate";
 pub const MEAN_TOKEN_ACCURACY: &str = "mean_token_accuracy";
 /// Tokens seen so far.
 pub const NUM_TOKENS: &str = "num_tokens";
-/// Real tokens a second of this step.
+/// Real tokens per second of this step.
 pub const TOKENS_PER_SECOND: &str = "tokens_per_second";
 /// Share of a pack that is tokens, not unused room.
 pub const UTILISATION: &str = "utilisation";

@@ -55,7 +55,7 @@ pub fn text_key(text: &str) -> u64 {
     u64::from_le_bytes(digest.as_bytes().first_chunk::<8>().copied().unwrap_or_default())
 }
 
-/// Replaces a file by one JSON object a row.
+/// Replaces a file by one JSON object per row.
 ///
 /// # Errors
 /// When the disk fails.

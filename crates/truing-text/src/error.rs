@@ -161,8 +161,8 @@ pub enum TextError {
     },
     /// The template's generation blocks cannot be matched with weighted messages.
     #[error(
-        "the template marks {spans} generation blocks for {messages} assistant turns; \
-         per-message weights need one block a turn"
+        "the template marks {spans} generation blocks for {messages} assistant turns; per-message weights need one \
+         block per turn"
     )]
     SpansDoNotMatchTurns {
         /// Blocks rendered.

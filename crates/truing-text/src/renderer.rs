@@ -73,7 +73,7 @@ impl std::fmt::Display for RenderNote {
         match self {
             Self::DoubleBos => write!(f, "two beginning-of-sequence tokens: one was taken away"),
             Self::NoBos => {
-                write!(f, "the template writes no beginning-of-sequence token, but the tokenizer wants one")
+                write!(f, "the template writes no beginning-of-sequence token, but the tokenizer expects one")
             }
             Self::EndOfTurnWithoutLoss { message } => {
                 write!(f, "message {message}: its end-of-turn token carries no loss")

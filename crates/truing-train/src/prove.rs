@@ -104,7 +104,8 @@ pub fn prove<E: Engine>(
         let plan = SegmentPlan::checkpoint(n_layers, layers_per_segment);
         let deviation = reference.compare(engine, &plan, &pack, communicator)?;
         let trial = format!("segments of {layers_per_segment} of {n_layers} layers against none");
-        proofs.extend(deviation.proofs("gradients do not depend on k", &trial));
+        proofs
+            .extend(deviation.proofs("gradients do not depend on the number of layers per segment", &trial));
         events.emit(Event::PhaseFinished);
     }
 
@@ -115,7 +116,7 @@ pub fn prove<E: Engine>(
         phase(&format!("gradients in {} micro-batches", packs.len()), events);
         let deviation = reference.compare(engine, &whole, &packs, communicator)?;
         let trial = format!("{} micro-batches against one", packs.len());
-        proofs.extend(deviation.proofs("nor on the cut into micro-batches", &trial));
+        proofs.extend(deviation.proofs("gradients do not depend on micro-batches", &trial));
         events.emit(Event::PhaseFinished);
     }
     Ok(proofs)
@@ -179,7 +180,7 @@ fn isolation<E: Engine>(engine: &mut E, samples: &[&TokenizedSample]) -> Result<
         }
     }
     Ok(Proof {
-        claim: "one sequence of a pack cannot be seen by another".into(),
+        claim: "packed sequences are isolated".into(),
         trial: format!(
             "{} of {} sequences changed in turn, {n_logits} logits of the others compared bit by bit",
             perturbed_sequences.len(),

@@ -187,7 +187,7 @@ mod tests {
         let cut = "broken: the list is cut off; expected a JSON list of objects: `[{...}, {...}]`";
         check_rows("[{\"a\":1}", &[cut]);
         check_rows("[{\"a\":1},{\"b\"", &[r#"{"a":1}"#, cut]);
-        check_rows("[1]", &["bad: is a number; expected one JSON object a row"]);
+        check_rows("[1]", &["bad: is a number; expected one JSON object per row"]);
         check_rows(
             "[{\"a\":1},]",
             &[r#"{"a":1}"#, "bad: is empty; expected a JSON list of objects: `[{...}, {...}]`"],

@@ -101,7 +101,7 @@ impl<R: BufRead> Iterator for LineRows<R> {
             }
             let object = if n_bytes > MAX_ROW_BYTES {
                 let kind = RowErrorKind::TooLong { limit: MAX_ROW_BYTES };
-                Err(RowProblem::new("", kind, "one row a line"))
+                Err(RowProblem::new("", kind, "one row per line"))
             } else {
                 let without_end = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
                 self.kind.parse(without_end)

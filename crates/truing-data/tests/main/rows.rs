@@ -89,10 +89,10 @@ fn skipped_rows_are_counted_and_listed_with_line_field_and_reason() {
     assert_eq!(
         messages,
         [
-            "2: not JSON at byte 2 of the row: expected ident; expected one JSON object a row",
+            "2: not JSON at byte 2 of the row: expected ident; expected one JSON object per row",
             "3: `text` is a number; expected a string",
             "4: `text` is missing; expected a string",
-            "6: not UTF-8 at byte 10 of the row; expected one JSON object a row",
+            "6: not UTF-8 at byte 10 of the row; expected one JSON object per row",
         ]
     );
 }

@@ -20,7 +20,7 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
     if speeds.is_empty() {
         return None;
     }
-    let mut plot = plot(axis("tokens a second").range_mode(RangeMode::ToZero));
+    let mut plot = plot(axis("tokens per second").range_mode(RangeMode::ToZero));
     plot.add_trace(line("speed", &speeds, GREEN, 2.0).show_legend(false));
     Some(plot)
 }

@@ -234,10 +234,10 @@ impl Engine for Flawed {
     }
 }
 
-const ISOLATION: &str = "one sequence of a pack cannot be seen by another";
+const ISOLATION: &str = "packed sequences are isolated";
 const PACKED: &str = "packed equals unpacked";
-const SEGMENTS: &str = "gradients do not depend on k";
-const MICRO_BATCHES: &str = "nor on the cut into micro-batches";
+const SEGMENTS: &str = "gradients do not depend on the number of layers per segment";
+const MICRO_BATCHES: &str = "gradients do not depend on micro-batches";
 
 fn samples(n_samples: usize) -> Vec<TokenizedSample> {
     let sample = |idx: usize| {

@@ -134,7 +134,7 @@ fn identifier(row: &Map<String, Value>, key: &str) -> Result<String, RowProblem>
 }
 
 fn texts(value: Option<&Value>, field: &str) -> Result<Vec<String>, RowProblem> {
-    const EXPECTED: &str = "a list of strings, one a turn";
+    const EXPECTED: &str = "a list of strings, one per turn";
     let value = value.ok_or_else(|| RowProblem::new(field, RowErrorKind::Missing, EXPECTED))?;
     let turns = list(value, field, EXPECTED)?;
     turns.iter().map(|turn| Ok(crate::columns::text(turn, field)?.to_owned())).collect()
