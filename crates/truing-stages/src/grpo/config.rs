@@ -26,8 +26,10 @@ use crate::training::{
 /// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]`, `[reward_model]`, `[judge]`,
 /// `[shaping]` and `[lora]`.
 ///
-/// `algorithm` sets every key without a default that the recipe does not set. The report states no beta, gamma,
-/// clipping range, learning rate, batch size, length or temperature; those defaults are ours.
+/// `algorithm` sets `beta`, `kl`, `kl_placement`, `credit`, `scale_rewards`, `epsilon`, `epsilon_high`, `loss_type`,
+/// `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`, unless the recipe sets them. The
+/// report states no beta, gamma, clipping range, learning rate, batch size, length or temperature; those defaults are
+/// ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GrpoConfig {
@@ -41,7 +43,7 @@ pub struct GrpoConfig {
     pub data_dir: PathBuf,
     /// Random seed of the order of the prompts, the held-out split, sampling, and the initialisation of adapters.
     pub seed: u64,
-    /// A preset of the settings below that have no default. Each of them can also be set in the recipe.
+    /// A preset of the keys listed above. Each of them can also be set in the recipe.
     pub algorithm: Algorithm,
 
     /// Completions per prompt, the group size (report: `n_sample` = 3).
