@@ -120,7 +120,7 @@ impl ChatModelConfig {
     /// Checks the settings before any work. `key` names the table.
     ///
     /// # Errors
-    /// When it names no model, or two, or a setting cannot be meant.
+    /// When it names no model, or two, or a setting is invalid.
     pub fn check(&self, key: &'static str) -> Result<(), AskError> {
         match (&self.model_name_or_path, &self.server) {
             (Some(_), Some(_)) => {

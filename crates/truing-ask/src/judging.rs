@@ -176,7 +176,7 @@ pub fn main_reason(reasons: &BTreeMap<String, usize>) -> &str {
     told.map_or("", |(reason, _)| reason)
 }
 
-/// Judges are told apart by their names.
+/// Judges are distinguished by their names.
 ///
 /// # Errors
 /// When two have the same.

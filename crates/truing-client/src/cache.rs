@@ -195,7 +195,7 @@ impl ReplyCache {
         ClientError::Cache { path: self.path.clone(), source: error.into() }
     }
 
-    /// SQLite is consistent whatever panics beside it.
+    /// SQLite stays consistent if another thread panics.
     fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }

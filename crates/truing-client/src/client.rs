@@ -52,7 +52,7 @@ struct Standing {
     in_a_row: BTreeMap<String, u32>,
 }
 
-/// Refusals in whatever words after which nothing more is asked, for each one of `max_refusals_in_a_row`.
+/// Refusals with any messages after which no more requests are sent, for each one of `max_refusals_in_a_row`.
 const MOST_IN_ANY_WORDS: u32 = 4;
 
 /// The words of a refusal that do not differ from request to request: those with a digit are left out.
@@ -118,7 +118,7 @@ impl OpenAiClient {
     /// A client; it sends nothing yet.
     ///
     /// # Errors
-    /// When a setting cannot be meant, or the proxy's address is none.
+    /// When a setting is invalid, or the proxy's address is none.
     pub fn new(settings: ClientSettings, access: Access) -> Result<Self, ClientError> {
         settings.check()?;
         let proxy = match &access.proxy {
@@ -299,8 +299,8 @@ impl Inner {
         }
     }
 
-    /// Takes down a failure that asking again does not help. The first refusal of everything ends the asking; so do some
-    /// refusals in a row in the same words, and more of them in whatever words.
+    /// Takes down a failure that asking again does not help. The first refusal of everything ends the asking; so do
+    /// some refusals in a row in the same words, and more of them with any messages.
     fn take_refusal(&self, scope: FailureScope, problem: &str) {
         let most = self.settings.max_refusals_in_a_row;
         self.standing(|standing| match scope {
@@ -495,7 +495,7 @@ impl ChatModel for OpenAiClient {
         let mut results: Vec<ChatResult> = requests.iter().map(|_| Err(ChatError::BrokenOff)).collect();
         let (next, is_broken_off) = (AtomicUsize::new(0), AtomicBool::new(false));
         let n_workers = self.0.settings.max_concurrency.min(requests.len());
-        // Nothing is handed over before it is taken: once the caller breaks off, a worker is at most one request ahead.
+        // Nothing is handed over before it is taken: once the caller stops, a worker is at most one request ahead.
         let (sender, receiver) = mpsc::sync_channel(0);
         std::thread::scope(|scope| {
             for _ in 0..n_workers {

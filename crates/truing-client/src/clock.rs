@@ -12,7 +12,7 @@ pub trait Clock: Send + Sync {
     /// Time since some fixed moment; it never goes back.
     fn elapsed(&self) -> Duration;
 
-    /// Waits. Breaks when the wait was broken off: what waits is then not done.
+    /// Waits. Breaks if the wait was interrupted: the caller must not continue.
     fn sleep(&self, duration: Duration) -> ControlFlow<()>;
 
     /// Whether the process is asked to stop. Nothing new is then asked, and answers that are under way have a few seconds left.

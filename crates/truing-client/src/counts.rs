@@ -53,7 +53,7 @@ impl Counts {
         *self.lock().failures.entry(kind.as_str()).or_default() += 1;
     }
 
-    /// Numbers stay whole whatever panics between two of them.
+    /// The numbers stay consistent if a thread panics between two of them.
     fn lock(&self) -> MutexGuard<'_, CountsSnapshot> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

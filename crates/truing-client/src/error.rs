@@ -13,7 +13,7 @@ pub enum ClientError {
         /// What was expected.
         expected: &'static str,
     },
-    /// A key that no header can carry. The key itself is not told.
+    /// A key that no header can carry. The message does not contain the key.
     #[error("the API key holds characters other than visible ASCII, or none at all")]
     BadApiKey,
     /// A request that a limit will never let through.
@@ -46,7 +46,7 @@ pub enum ClientError {
         /// The refusal, in words.
         reason: String,
     },
-    /// The wait was broken off from outside.
+    /// The wait was interrupted.
     #[error("interrupted while waiting to call {url}")]
     Interrupted {
         /// What was to be asked.

@@ -52,7 +52,7 @@ const ACCOUNT_WORDS: [&str; 24] = [
     "配额已用完",
     "欠费",
 ];
-/// A 429 with these words is passing, whatever it says of a quota.
+/// A 429 with these words is temporary, even if it mentions a quota.
 const WAIT_WORDS: [&str; 9] = [
     "retry in",
     "retry after",
@@ -118,7 +118,7 @@ impl Said<'_> {
         self.has(&ACCOUNT, &[]) || self.has(&[], &ACCOUNT_WORDS) && !(may_wait && is_to_wait())
     }
 
-    /// What the words alone say, whatever the status.
+    /// What the message alone says, for any status.
     fn classify(&self) -> Option<(FailureKind, FailureScope)> {
         Some(match () {
             () if self.is_of_account(false) => (FailureKind::QuotaExhausted, FailureScope::Everything),

@@ -31,9 +31,9 @@ pub struct Answer {
     pub has_tool_calls: bool,
     /// The server's word for why it ended.
     pub finish_reason: Option<String>,
-    /// Tokens of the prompt; 0 where it is not told.
+    /// Tokens of the prompt; 0 if the server does not report them.
     pub n_prompt_tokens: usize,
-    /// Tokens of the reply; 0 where it is not told.
+    /// Tokens of the reply; 0 if the server does not report them.
     pub n_completion_tokens: usize,
 }
 

@@ -116,7 +116,7 @@ impl ClientSettings {
     /// Checks what a plan can check before any request.
     ///
     /// # Errors
-    /// When a setting cannot be meant.
+    /// When a setting is invalid.
     pub fn check(&self) -> Result<(), ClientError> {
         let bad = |key, found: String, expected| Err(ClientError::BadSetting { key, found, expected });
         let uri = self.base_url.parse::<Uri>().ok();
@@ -172,7 +172,7 @@ impl ClientSettings {
     }
 }
 
-/// What stands in place of a key.
+/// The replacement of a key in messages.
 const HIDDEN: &str = "[key]";
 /// Characters of a key that tell something of it.
 const LEAST_TELLING: usize = 6;
@@ -200,7 +200,7 @@ impl ApiKey {
         format!("Bearer {}", self.0)
     }
 
-    /// A text without the key, whatever a server repeats.
+    /// The text without the key, even if a server repeats it.
     pub(crate) fn redact(&self, text: &str) -> String {
         text.replace(&self.0, HIDDEN)
     }
@@ -216,7 +216,7 @@ impl ApiKey {
         }
     }
 
-    /// Whether it is worth hiding in what a model says. Local servers take anything for a key, such as `EMPTY` or `1`, and
+    /// Whether to hide it in the text of a model. Local servers take anything for a key, such as `EMPTY` or `1`, and
     /// these are words of an answer too.
     pub(crate) fn is_secret(&self) -> bool {
         self.0.len() >= SHORTEST_SECRET

@@ -12,7 +12,7 @@ pub struct DeviceBatch {
     pub(crate) positions: Vec<u32>,
     /// Where each sequence's tokens lie.
     pub(crate) spans: Vec<AttentionSpan>,
-    /// Where sequences go on from others and keys are copied; `None` where every token is one key in its place.
+    /// Where sequences continue others and keys are copied; `None` where every token is one key in its place.
     pub(crate) key_runs: Option<Vec<KeyRun>>,
 }
 

@@ -1,5 +1,5 @@
 //! A copy of the weights in 8 bits, for decoding: projections and the language-model head, a quarter of the bytes that
-//! every new token streams from memory. Embeddings, norms, biases and adapters stay as they are, and so does whatever
+//! every new token streams from memory. Embeddings, norms, biases and adapters stay as they are, and so does everything that
 //! reads a prompt or learns: none of it ever sees the copy.
 
 use truing_kernels::Int8Matrix;

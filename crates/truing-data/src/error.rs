@@ -128,7 +128,7 @@ pub enum DataError {
     BadRows {
         /// The first of them.
         rows: Vec<RowError>,
-        /// The search was broken off before the end of the data.
+        /// The search was stopped before the end of the data.
         has_more: bool,
     },
     /// Not a file that is read here.

@@ -8,8 +8,8 @@
 //! | `train`, `training` | true: learnt | Axolotl (`message_field_training`) |
 //! | `masked` | true: not learnt | torchtune |
 //!
-//! Other keys that look like a mask make the row bad: a turn that somebody masked must not be learnt, and `mask` or
-//! `loss_mask` mean the opposite of each other in different tools.
+//! Other keys that look like a mask make the row bad: a masked turn must not be trained on, and `mask` or `loss_mask`
+//! mean the opposite of each other in different tools.
 //!
 //! Beside the messages of a row, nothing of this is read: no two tools agree what a mask of the whole row means. There, a
 //! key that leaves something out of the loss, or that weighs the row, makes the row bad: a list of flags or of weights such

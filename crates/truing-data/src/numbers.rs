@@ -177,7 +177,7 @@ fn is_kept(number: &str) -> bool {
     [format!("{read:e}"), format!("{read:.16e}")].iter().any(|form| digits_and_exponent(form) == found)
 }
 
-/// The digits without zeros at either end, and the power of ten of the last one; equal for equal numbers, whatever their sign.
+/// The digits without zeros at either end, and the power of ten of the last one; equal for equal numbers of any sign.
 fn digits_and_exponent(number: &str) -> (String, i64) {
     let number = number.trim_start_matches('-');
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));

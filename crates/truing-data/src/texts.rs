@@ -67,9 +67,9 @@ pub fn describe_unread<P: AsRef<Path>>(files: &[P]) -> Option<String> {
     readers::describe_unread(files)
 }
 
-/// Rows of triplets, of a file or of all files of a folder: objects with `anchor`, `positive` and `negative`, and if they
-/// like `group` and `negative_group`, of any type. After a bad row ([`DataError::BadRows`]) the rows go on; any other
-/// error ends them.
+/// Rows of triplets, of a file or of all files of a folder: objects with `anchor`, `positive` and `negative`, and if
+/// they like `group` and `negative_group`, of any type. After a bad row ([`DataError::BadRows`]) reading continues; any
+/// other error ends them.
 ///
 /// # Errors
 /// When a file cannot be opened; later, when a row cannot be read or misses a field.

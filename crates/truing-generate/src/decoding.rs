@@ -88,8 +88,8 @@ impl<E: Engine> Session<E> {
     }
 }
 
-/// Reads a prompt and samples tokens, multiplied with `weights`, until one that ends a reply, `max_new_tokens`, the end of the context, or
-/// until `on_token` breaks off.
+/// Reads a prompt and samples tokens, multiplied with `weights`, until one that ends a reply, `max_new_tokens`, the end
+/// of the context, or until `on_token` stops it.
 ///
 /// # Errors
 /// When an option lies outside its range, the prompt is empty or too long, or the engine fails.

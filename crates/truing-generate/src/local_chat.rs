@@ -311,7 +311,7 @@ fn chat_error(error: GenerateError) -> ChatError {
     }
 }
 
-/// What was not asked was broken off.
+/// Requests that were not sent were interrupted.
 fn all_or_broken_off(results: Vec<Option<ChatResult>>) -> Vec<ChatResult> {
     results.into_iter().map(|result| result.unwrap_or(Err(ChatError::BrokenOff))).collect()
 }

@@ -1,8 +1,8 @@
 //! The innermost product: a tile of C held in registers while k runs.
 //!
 //! A tile is up to [`TILE_ROWS`] rows by `TILE_VECTORS` vectors: 6 x 64 in 24 of AVX-512's 32 registers, 6 x 16 in 12
-//! of AVX2's 16. A step of k loads a row of B (4 vectors), broadcasts 6 elements of A and makes 24 fused
-//! multiply-adds. Every element of C is one chain of additions in the order of k, whatever the tile.
+//! of AVX2's 16. A step of k loads a row of B (4 vectors), broadcasts 6 elements of A and makes 24 fused multiply-adds.
+//! Every element of C is one chain of additions in the order of k, for any tile.
 
 #![allow(unsafe_code, reason = "raw pointers into blocks whose bounds the callers keep")]
 
@@ -148,8 +148,8 @@ pub(crate) struct RowBlock {
     pub(crate) next: [*const f32; 2],
 }
 
-/// `ROWS` rows of `x` against `COLUMNS` rows of weights, all contiguous in k: each sum is one chain of vectors, then its
-/// lanes, whatever the block.
+/// `ROWS` rows of `x` against `COLUMNS` rows of weights, all contiguous in k: each sum is one chain of vectors, then
+/// its lanes, for any block.
 #[inline(always)]
 unsafe fn row_block<S: Simd, const ROWS: usize, const COLUMNS: usize>(
     simd: S,

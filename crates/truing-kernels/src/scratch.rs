@@ -17,7 +17,7 @@ impl Scratch {
         Scratch(Vec::new())
     }
 
-    /// `len` floats from the start of a cache line, holding whatever the last use left.
+    /// `len` floats from the start of a cache line, with the contents of the last use.
     pub(crate) fn floats(&mut self, len: usize) -> &mut [f32] {
         if self.0.len() < len + FLOATS_PER_LINE {
             // The old numbers are of no use, so they are freed before the new buffer is made.

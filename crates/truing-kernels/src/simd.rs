@@ -422,12 +422,12 @@ mod x86 {
         }
         #[inline(always)]
         fn prefetch(self, at: *const f32) {
-            // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
+            // SAFETY: a prefetch reads nothing, for any address; every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
         #[inline(always)]
         fn prefetch_stream(self, at: *const f32) {
-            // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
+            // SAFETY: a prefetch reads nothing, for any address; every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
         }
         intrinsic! {
@@ -519,12 +519,12 @@ mod x86 {
         }
         #[inline(always)]
         fn prefetch(self, at: *const f32) {
-            // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
+            // SAFETY: a prefetch reads nothing, for any address; every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
         #[inline(always)]
         fn prefetch_stream(self, at: *const f32) {
-            // SAFETY: a prefetch reads nothing, whatever the address; every x86-64 has it.
+            // SAFETY: a prefetch reads nothing, for any address; every x86-64 has it.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
         }
         intrinsic! {

@@ -58,7 +58,7 @@ const SCORE_SUFFIX: &str = "ForSequenceClassification";
 /// How language models end.
 const LANGUAGE_MODEL_SUFFIX: &str = "ForCausalLM";
 
-/// The family of an `architectures[0]`, whatever its head.
+/// The family of an `architectures[0]`, with any head.
 #[must_use]
 pub fn find_family(architecture: &str) -> Option<&'static Family> {
     let name = |suffix: &str| architecture.strip_suffix(suffix);

@@ -4,7 +4,7 @@
 //! The file is laid out as magic, version, counts, metadata, tensor table, padding, data. It is read through
 //! buffers, never mapped, so a file that shrinks meanwhile gives an error. Nothing is allocated by a count
 //! that the file's length does not back. Names and values stay as the file has them; what they mean for a
-//! model family is told in [`crate::families`].
+//! model family is recognised in [`crate::families`].
 
 mod blocks;
 

@@ -222,7 +222,7 @@ impl ModelFiles {
         }
     }
 
-    /// The same body with a new head of `n_outputs` numbers, whatever head it had. No file holds the new one.
+    /// The same body with a new head of `n_outputs` numbers, which replaces the old one. No file holds the new one.
     #[must_use]
     pub fn with_new_outputs(mut self, n_outputs: usize) -> Self {
         let head = HeadKind::Score { n_outputs };

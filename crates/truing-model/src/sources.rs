@@ -160,7 +160,7 @@ pub fn find_model(
     }
     let advice = "give the path of a model directory or of a GGUF file, check the name and the network, name a \
                   mirror of the hub, or give a token where the model asks for one; a download that was cut off \
-                  goes on where it stopped";
+                  continues where it stopped";
     Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: advice.to_owned() })
 }
 
@@ -189,7 +189,7 @@ pub fn names_base_of_hub(path: &Path) -> bool {
 }
 
 /// The path itself. Of an adapter whose base is named and not on disk, the base is found as any model is, and the adapter
-/// stands in the cache once more, as one of that path.
+/// is in the cache once more, under that path.
 fn with_base_on_disk(
     path: &Path,
     options: &FindOptions,

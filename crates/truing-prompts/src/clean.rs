@@ -3,7 +3,7 @@
 //! One prompt at a time, so a pool of any size passes in constant memory. Nothing is rewritten but characters that look
 //! alike (Unicode normalisation), controls that cannot be seen, and the ends of lines and text.
 //!
-//! Languages are told by `whatlang` from letter trigrams and scripts. It is sure of long texts only: below
+//! Languages are detected by `whatlang` from letter trigrams and scripts. It is sure of long texts only: below
 //! [`CleanOptions::min_letters_for_language`] letters (as bytes of UTF-8) a prompt's language is unknown, and unknown
 //! is kept, for a wrong guess would drop what is short rather than what is foreign.
 
@@ -56,7 +56,7 @@ pub struct CleanOptions {
 
 /// Lines from which repetition is judged: lists and dialogues repeat a line or two.
 pub const MIN_LINES: usize = 8;
-/// Characters at a prompt's beginning that its language is told from.
+/// Characters at the beginning of a prompt that its language is detected from.
 const LANGUAGE_SAMPLE: usize = 2000;
 
 impl Default for CleanOptions {

@@ -124,7 +124,7 @@ impl EvaluationIndex {
     }
 
     /// The first text, longest n-grams first, that the prompt shares with an evaluation. An n-gram that several items
-    /// hold is told of the first.
+    /// hold is given for the first.
     pub fn find(&self, prompt: &str) -> Option<Contamination> {
         // A word that no evaluation holds ends every n-gram: u32::MAX is no word's number.
         let words: Vec<u32> = crate::tokens::split(prompt)

@@ -1,4 +1,4 @@
-//! Prompts told twice, and nearly twice.
+//! Exact and near duplicates of prompts.
 //!
 //! Exact duplicates are equal but for letter case and white space; they are found one prompt at a time, by digest.
 //!

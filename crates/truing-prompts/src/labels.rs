@@ -63,7 +63,7 @@ pub enum LabelSetError {
     /// Nothing to label by.
     #[error("no dimension, expected at least one `[[dimension]]` with `[[dimension.label]]` tables")]
     NoDimension,
-    /// Two dimensions that cannot be told apart.
+    /// Two dimensions with the same name.
     #[error("dimension `{name}` is there twice: names count without case and punctuation")]
     DimensionTwice {
         /// Its name.
@@ -188,14 +188,14 @@ impl LabelSet {
         &self.dimensions
     }
 
-    /// The place of a dimension, by its name whatever its case and punctuation.
+    /// The place of a dimension, by its name, ignoring case and punctuation.
     #[must_use]
     pub fn dimension_idx(&self, name: &str) -> Option<usize> {
         let name = plain(name);
         self.dimensions.iter().position(|dimension| plain(&dimension.name) == name)
     }
 
-    /// The label that a text means in a dimension: its name or a synonym, whatever case and punctuation.
+    /// The label that a text means in a dimension: its name or a synonym, ignoring case and punctuation.
     ///
     /// # Panics
     /// When there is no such dimension.
@@ -204,7 +204,7 @@ impl LabelSet {
         self.by_name[dimension_idx].get(&plain(text)).copied()
     }
 
-    /// The labels whose name or synonym stands in a text as whole words, in the order of the set. What stands inside a longer
+    /// The labels whose name or synonym is in a text as whole words, in the order of the set. What is inside a longer
     /// name of the text is none: "prose poem" is no "poem".
     ///
     /// # Panics

@@ -26,7 +26,7 @@ impl ShareOf {
 
     /// The least length whose share reaches `share`.
     pub fn least_length(self, share: f64, a: usize, b: usize) -> usize {
-        // A share that was made from a length must ask for that length again, whatever the rounding.
+        // A share that was computed from a length must give that length again, in spite of rounding.
         (share * self.whole(a, b) as f64 - 1e-9).ceil().max(0.0) as usize
     }
 

@@ -4,7 +4,7 @@
 //! | step | module |
 //! |---|---|
 //! | made regular or turned away | [`clean`] |
-//! | told twice, nearly twice | [`duplicates`] |
+//! | duplicates, near duplicates | [`duplicates`] |
 //! | text of an evaluation | [`decontamination`] |
 //! | numbered words | [`tokens`] |
 //! | what two prompts have in common | [`lcs`] |
@@ -16,8 +16,8 @@
 //! | names for what is asked, and votes on them | [`labels`] |
 //!
 //! Sections 3.1.1 to 3.1.3 of the Baichuan Alignment Technical Report (arXiv 2410.14940) name these steps and leave
-//! their rules open; each module states the rules it takes. Equal input and seed give equal output whatever the number
-//! of threads.
+//! their rules open; each module states the rules it takes. Equal input and seed give equal output for any number of
+//! threads.
 
 pub mod clean;
 pub mod clustering;

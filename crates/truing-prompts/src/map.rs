@@ -1,7 +1,7 @@
 //! Vectors laid out on a plane: principal components, and t-SNE for neighbourhoods. Pure functions over
 //! `[n, dim]` numbers; what the vectors stand for, and who looks at them, is not known here.
 //!
-//! Equal input gives equal output whatever the number of threads: t-SNE begins at the principal components and not at
+//! Equal input gives equal output for any number of threads: t-SNE begins at the principal components and not at
 //! random, its neighbours are exact, and its parallel sums, whose order is not fixed, run on one thread.
 
 use bhtsne::{Neighbor, tSNE};

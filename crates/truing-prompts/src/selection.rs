@@ -4,7 +4,7 @@
 //! sequence of thresholds, each layer clustering the survivors of the one before. What the report leaves open:
 //!
 //! - The distance is Euclidean between vectors of length 1, so a threshold `t` is a cosine of `1 - t^2 / 2`. Under Ward's
-//!   linkage that holds between single rows; a survivor stands in the next layer for all its rows, at their mean and with
+//!   linkage that holds between single rows; a survivor represents all its rows in the next layer, at their mean and with
 //!   their number, and large clusters must be nearer than that. Under the other linkages a survivor is one row again.
 //! - Of a cluster survives the row of the highest quality, then the lowest row.
 //! - A layer clusters in blocks: k-means clusters of its survivors, cut to [`SelectionOptions::block_rows`]. The cost of
@@ -342,7 +342,7 @@ impl<'a> Run<'a> {
             if cluster.len() <= most {
                 blocks.push(cluster);
             } else if cluster.len() == rows.len() {
-                // Equal rows cannot be told apart; any cut of them is as good.
+                // Equal rows cannot be distinguished; any cut of them is as good.
                 blocks.extend(cluster.chunks(most).map(<[u32]>::to_vec));
             } else {
                 blocks.extend(self.blocks(&cluster, Seed(seed.0.wrapping_add(1)))?);

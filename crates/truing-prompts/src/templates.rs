@@ -172,7 +172,7 @@ impl TemplateSet {
         entry
     }
 
-    /// What stands in the slots of a row's template; `None` for a row without one.
+    /// The contents of the slots of a row's template; `None` for a row without one.
     pub fn fillers(&self, pool: &TokenPool, row: usize) -> Option<Vec<String>> {
         let template = &self.templates[self.template_of_row[row]? as usize];
         let tokens = skeleton::view(pool.row(row));

@@ -439,7 +439,7 @@ pub(crate) fn plotly_script() -> String {
     scripts
 }
 
-/// JSON that cannot end the script element it stands in.
+/// JSON that cannot end the script element that contains it.
 pub(crate) fn json_for_script(value: &Value) -> String {
     value.to_string().replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }

@@ -1,4 +1,4 @@
-//! A run made visible: TensorBoard events while it goes on, one self-contained HTML page when it is over.
+//! A run made visible: TensorBoard events during the run, one self-contained HTML page at its end.
 //!
 //! Everything is read from the run directory; live processes are not known here.
 //!

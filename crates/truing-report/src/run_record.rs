@@ -186,7 +186,7 @@ fn read_diagnostics(path: &Path) -> Result<Vec<RewardEvaluation>, ReportError> {
     whole_lines(&text).map(read).collect()
 }
 
-/// Lines with their numbers. A last one cut off half-way belongs to a run that goes on.
+/// Lines with their numbers. A last line that is cut off belongs to a run in progress.
 fn whole_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.split_inclusive('\n')
         .enumerate()

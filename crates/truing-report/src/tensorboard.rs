@@ -1,4 +1,4 @@
-//! Scalars as TensorBoard reads them: an event file, appended as a run goes on and cut back when it is resumed.
+//! Scalars as TensorBoard reads them: an event file, appended during a run and truncated when it is resumed.
 //!
 //! A file is a row of TFRecords (TensorFlow, `lib/io/record_writer.h`): length as little-endian u64, masked
 //! CRC-32C of those eight bytes, payload, masked CRC-32C of the payload. A payload is one `Event`

@@ -1,8 +1,8 @@
 //! Asking a model for an answer that a program can read: where it cannot, the model is reminded of the form, and asked
 //! again. Which model it is, and whether a cache stands before it, is not known here.
 //!
-//! A verdict is read from the answer alone, never from the thought before it. A reply that was cut at its limit, withheld by a
-//! filter, refused or that calls a tool has no verdict, whatever it says.
+//! A verdict is read from the answer alone, never from the thought before it. A reply that was cut at its limit,
+//! withheld by a filter, refused or that calls a tool has no verdict, even if its text has one.
 
 use std::ops::ControlFlow;
 
@@ -102,10 +102,10 @@ fn read_reply<V>(
 }
 
 /// Asks many requests and reads the replies, each up to `most_replies` times: an unreadable reply is handed back to the
-/// model with `reminder`. That is another request, so that a cache, or a model at temperature 0, does not repeat itself. So is
-/// an answer that was cut; but not a thought that was cut, which would only be thought and paid for again.
-/// `on_result` is told each result with its request's place, and whether that request is settled by it: readable, failed or
-/// asked often enough.
+/// model with `reminder`. That is another request, so that a cache, or a model at temperature 0, does not repeat
+/// itself. So is an answer that was cut; but not a thought that was cut, which would only be thought and paid for
+/// again. `on_result` gets each result with the index of its request, and whether that request is settled by it:
+/// readable, failed or asked often enough.
 pub fn ask_readable<V>(
     model: &mut dyn ChatModel,
     mut requests: Vec<ChatRequest>,
@@ -162,7 +162,7 @@ fn end_of(text: &str) -> String {
     line.chars().skip(skipped).collect()
 }
 
-/// What stands in the last pair of double brackets: verdicts as `[[B]]` or `[[7]]` (the form of MT-Bench, arXiv
+/// The text in the last pair of double brackets: verdicts as `[[B]]` or `[[7]]` (the form of MT-Bench, arXiv
 /// 2306.05685). The last one counts: a model that quotes the task or thinks aloud ends with its verdict.
 #[must_use]
 pub fn last_bracketed(text: &str) -> Option<&str> {

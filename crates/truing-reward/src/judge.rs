@@ -5,7 +5,7 @@
 //! form again; what stays unread, and a judge that fails, leave the completion [`Unscored`]. A reply that was cut is no
 //! verdict, and no verdict is read from a thought. The judge sees a completion's answer without its thought; a completion without
 //! an answer gets the lowest score, and nobody is asked. Not covered: a completion
-//! that talks to the judge. It stands between marks, the judge is told so, and only the end of the judge's own reply is
+//! that talks to the judge. It is between tags, the prompt says so, and only the end of the judge's own reply is
 //! read, but a weak judge can be talked round; look at rollouts with the highest rewards.
 
 use std::ops::ControlFlow;
@@ -335,7 +335,7 @@ impl RewardFunction for Judge {
         asked.into_iter().map(combine).collect()
     }
 
-    /// What was not answered is worth nothing, and that need not be asked.
+    /// A completion without an answer gets the lowest reward without a request.
     fn score_without_answer(&mut self, completion: &Completion<'_>) -> Result<f64, Unscored> {
         self.config.requests(completion).map(|_| 0.0)
     }

@@ -1,5 +1,5 @@
-//! What a completion is worth. A reward is a number or [`Unscored`](truing_types::Unscored) with its reason, never a
-//! silent 0.
+//! Rewards of completions. A reward is a number or [`Unscored`](truing_types::Unscored) with its reason, never a silent
+//! 0.
 //!
 //! A completion's thought is split off in one place, [`Rewards::score`], by the rules of
 //! [`split_reasoning`](truing_types::split_reasoning). Each reward reads the answer or the whole ([`Reads`]).

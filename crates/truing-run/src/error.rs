@@ -10,7 +10,7 @@ use truing_types::{BatchError, CommunicationError, RowOrigin, StageName, counted
 
 use crate::RecipeError;
 
-/// What can go wrong in every run, whatever its stage does: settings, files and rows, the folder, the model, other ranks.
+/// Errors of all runs: settings, files and rows, the folder, the model, other ranks.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The recipe cannot be understood.
@@ -60,7 +60,7 @@ pub enum RunError {
         /// Why not.
         reason: &'static str,
     },
-    /// A run that was made with other settings, so that going on would be another run.
+    /// A run that was made with other settings, so that continuing it would be another run.
     #[error("the run was started with another recipe: {} changed", keys.join(", "))]
     RecipeChanged {
         /// The settings that differ.

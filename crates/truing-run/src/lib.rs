@@ -1,5 +1,5 @@
-//! What every run shares, whatever its stage does: the recipe, the machine, the folder with its record and its resume, the
-//! work of several ranks, the report on the rows that were read, models on disk, and the record of a selection that the report reads.
+//! What all runs share: the recipe, the machine, the folder with its record and its resume, the work of several ranks,
+//! the report on the rows that were read, models on disk, and the record of a selection that the report reads.
 //!
 //! No stage is known here.
 

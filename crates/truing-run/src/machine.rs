@@ -1,4 +1,4 @@
-//! What a stage is told about the machine and the time. Libraries look at neither themselves.
+//! The machine and the time, as arguments of a stage. Libraries read neither themselves.
 
 /// What a run may use.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -31,7 +31,7 @@ pub fn renderer(files: &ModelFiles, options: RenderOptions) -> Result<ChatRender
     }
 }
 
-/// Tokenizer and chat template of an open model, whatever its head is: of one that shall score, or get a new head.
+/// Tokenizer and chat template of an open model with any head: of one that shall score, or get a new head.
 ///
 /// # Errors
 /// When it has no tokenizer, or it cannot be used.

@@ -1,4 +1,4 @@
-//! What every run keeps in its folder while it goes on, whatever learns: metrics, evaluations, checkpoints, the model.
+//! What every run saves in its folder: metrics, evaluations, checkpoints, the model.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -241,7 +241,7 @@ impl<'a> RunRecord<'a> {
     }
 }
 
-/// Whether any rank was told to stop.
+/// Whether the stop flag of any rank is set.
 ///
 /// # Errors
 /// When a peer is lost.

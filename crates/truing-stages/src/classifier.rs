@@ -73,7 +73,7 @@ pub struct ClassifierConfig {
     pub group_column: Option<String>,
 }
 
-/// What happens to labels that are seen too seldom.
+/// What to do with rare labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RareLabels {

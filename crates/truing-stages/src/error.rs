@@ -8,7 +8,7 @@ use truing_text::TextError;
 use truing_train::{CheckpointError, PlanError, TrainError};
 use truing_types::{BatchError, CommunicationError};
 
-/// A stage that cannot go on.
+/// An error that ends a stage.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// What every run shares: its recipe, its folder, its model, the other ranks.
@@ -51,7 +51,7 @@ pub enum StageError {
     Unscored {
         /// What happened, with the reason.
         problem: String,
-        /// What is safe, and how to go on.
+        /// What is saved, and how to continue.
         saved: String,
     },
     /// Judges of which none can be used.

@@ -1,7 +1,7 @@
 //! Prompt selection (report 3.1.1 and 3.1.2): a pool of prompts goes in, a smaller and more diverse one comes out, with
 //! the reason for every row kept or dropped.
 //!
-//! Read and clean, drop what is told twice or belongs to an evaluation, find the task templates, embed, mine triplets of
+//! Read and clean, drop duplicates and what belongs to an evaluation, find the task templates, embed, mine triplets of
 //! tasks and topics, teach the encoder what a task is, and cluster layer by layer until as many prompts are left as were
 //! asked for. [`SelectConfig`] is what was typed, [`SelectPlan`] every check that can be made before work starts.
 

@@ -1,4 +1,4 @@
-//! One JSON object a line, appended as a run goes on and cut back when it is resumed.
+//! One JSON object per line, appended during a run and truncated when it is resumed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -471,7 +471,7 @@ mod tests {
             fs::create_dir(parent.path().join(name)).unwrap();
             let error = RunDirectory::create(parent.path(), "", &inputs()).unwrap_err();
             assert!(matches!(&error, StoreError::Occupied { name: found, .. } if found == name), "{error}");
-            // A resume has no run to go on with, and a new one has no room.
+            // A resume has no run to continue, and a new run would overwrite files.
             fs::remove_file(parent.path().join(LOCK)).unwrap();
             let error = RunDirectory::open_or_create(parent.path(), "", &inputs(), &[]).unwrap_err();
             assert!(matches!(&error, StoreError::Occupied { name: found, .. } if found == name), "{error}");

@@ -148,7 +148,7 @@ pub enum TextError {
     /// Raw text has to end with a token that the tokenizer does not name.
     #[error("the tokenizer names no end-of-sequence token, which raw texts must end with")]
     NoEosToken,
-    /// The tokens of a message cannot be told from the others.
+    /// The tokens of a message cannot be distinguished from the others.
     #[error(
         "message {message}: its place in the rendered text cannot be found ({reason}); \
          mark it in the template with {{% generation %}} ... {{% endgeneration %}}"

@@ -1,9 +1,9 @@
 //! What a template does not show of a conversation. It is found by rendering: where other tools, another call or another
 //! text give the same rendered text, the model never sees them.
 //!
-//! A conversation is rendered once more with a mark in place of everything that could be shown. A mark that stands in
-//! the text is shown. What has no mark there is changed alone, and is an omission only when the text stays the same. What
-//! a template shows depends on the shape of a conversation (its roles, which fields its turns have, and which arguments
+//! A conversation is rendered once more with a mark in place of everything that could be shown. A mark that is in the
+//! text is shown. What has no mark there is changed alone, and is an omission only when the text stays the same. What a
+//! template shows depends on the shape of a conversation (its roles, which fields its turns have, and which arguments
 //! its calls have), so that each shape is rendered once.
 //!
 //! Which part of a turn's text is shown may depend on that text (its length, a mark in it), so that every text is looked

@@ -253,7 +253,7 @@ impl ChatRenderer {
     /// completion and end token; or on a whole text. See [`crate`] for how the tokens are found.
     ///
     /// # Errors
-    /// [`TextError::Row`] around whatever went wrong.
+    /// [`TextError::Row`] with the cause.
     ///
     /// [`Message::weight`]: truing_types::Message::weight
     pub fn training(&self, row: &TrainingRow, origin: RowOrigin) -> Result<RenderedSample, TextError> {
@@ -265,7 +265,7 @@ impl ChatRenderer {
             TrainingRow::Text(text) => self.raw_text("", text, "text"),
         };
         let rendered = rendered.and_then(|mut rendered| {
-            // A first token has no predecessor and is never a target, whatever its weight.
+            // A first token has no predecessor and is never a target, even with a weight.
             if rendered.loss_weights.iter().skip(1).any(|&weight| weight > 0.0) {
                 return Ok(rendered);
             }

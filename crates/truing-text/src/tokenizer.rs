@@ -1,4 +1,4 @@
-//! One tokenizer type of our own around the `tokenizers` library, whatever file it came from.
+//! One tokenizer type of our own around the `tokenizers` library, from any file.
 //!
 //! Everything is built from a set of files as a model directory holds them; a GGUF file is first turned into
 //! such a set (see [`crate::gguf`]). So what is used here and what is saved for others is the same thing.

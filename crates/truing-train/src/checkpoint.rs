@@ -53,7 +53,7 @@ pub struct TrainerState {
     /// The best evaluation so far.
     #[serde(default, deserialize_with = "best_if_finite")]
     pub best: Option<BestEvaluation>,
-    /// The evaluation after this step was broken off and is to be made before the next.
+    /// The evaluation after this step was interrupted and has to run before the next step.
     pub is_evaluation_due: bool,
     /// The run's seed.
     pub seed: u64,

@@ -22,7 +22,7 @@ impl std::fmt::Display for Quantity {
     }
 }
 
-/// Training that cannot go on.
+/// An error that ends training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// NaN or infinity; the weights are those of the step before.

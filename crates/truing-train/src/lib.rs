@@ -1,5 +1,5 @@
-//! Training, whatever the algorithm and the device: objectives, segments, the planner, schedules, the trainer
-//! and its checkpoints. Nothing here knows users' files, terminals or devices.
+//! Training, independent of algorithm and device: objectives, segments, the planner, schedules, the trainer and its
+//! checkpoints. Nothing here knows users' files, terminals or devices.
 
 pub mod checkpoint;
 pub mod completion_packs;

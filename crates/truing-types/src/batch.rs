@@ -54,7 +54,7 @@ pub struct PackedBatch {
     cumulative_lengths: Vec<u32>,
     loss_weights: Vec<f32>,
     origins: Vec<RowOrigin>,
-    /// Sequence that each sequence goes on from `[n_sequences]`.
+    /// Sequence that each sequence continues `[n_sequences]`.
     prefixes: Vec<Option<u32>>,
 }
 
@@ -201,7 +201,7 @@ impl PackedBatch {
         &self.origins
     }
 
-    /// The earlier sequence that each one goes on from `[n_sequences]`.
+    /// The earlier sequence that each one continues `[n_sequences]`.
     #[must_use]
     pub fn prefixes(&self) -> &[Option<u32>] {
         &self.prefixes

@@ -156,8 +156,8 @@ pub trait ChatModel: Send {
     /// Asks many requests: one result for each, in their order. A result depends on its request alone, not on what is
     /// asked beside it, so a model may answer several at a time; here it is one after the other.
     ///
-    /// `on_result` gets each result as it arrives, in any order, with the place of its request. Once it breaks off,
-    /// requests that were not yet asked are [`ChatError::BrokenOff`]. After a permanent failure they are
+    /// `on_result` gets each result as it arrives, in any order, with the place of its request. Once it stops, requests
+    /// that were not yet asked are [`ChatError::BrokenOff`]. After a permanent failure they are
     /// [`ChatError::NotAsked`].
     fn chat_all(
         &mut self,

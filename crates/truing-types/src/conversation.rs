@@ -89,7 +89,7 @@ pub struct Conversation {
     pub tools: Vec<Value>,
 }
 
-/// One row of training data, whatever its file format was.
+/// One row of training data of any file format.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TrainingRow {
     /// Rendered through the model's chat template. A prompt and completion given as messages are one too:

@@ -10,7 +10,7 @@
 //!   marks that are repeated directly after it belong to it.
 //! - A text may begin inside a thought, because the chat template has written the opening mark. Where the prompt is known,
 //!   [`TextStart`] says with which mark, and only that one's closing mark ends it. Servers do not say so. A closing mark without
-//!   an opening one therefore ends a thought that began with the text, unless it stands in quotes, in code or in the middle of
+//!   an opening one therefore ends a thought that began with the text, unless it is in quotes, in code or in the middle of
 //!   a sentence (a space before it, a space and a small letter after it).
 //! - A closing mark without an opening one at the end of a text: where the prompt is known to open no thought, it closes
 //!   nothing, and what stands before it is the answer. Where the prompt is not known, all of the text is thought: a verdict

@@ -49,8 +49,8 @@ fn respond(response: Response) {
     *RESPONSE.lock().unwrap_or_else(PoisonError::into_inner) = response;
 }
 
-/// A flag that Ctrl-C sets. `promise` says on stderr what will happen before the command ends. A second Ctrl-C
-/// ends the process at once; whatever was saved last is what a resume finds.
+/// A flag that Ctrl-C sets. `promise` says on stderr what will happen before the command ends. A second Ctrl-C ends the
+/// process at once; a resume finds what was saved last.
 pub(crate) fn stop_flag(promise: &'static str) -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     respond(Response::Stop { flag: Arc::clone(&flag), promise });

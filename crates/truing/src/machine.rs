@@ -63,7 +63,7 @@ pub(crate) fn measure_step_gigaflops() -> f64 {
     STEP_SHARE * truing_kernels::measure_matmul_gflops()
 }
 
-/// What a stage is told about this machine as it is now. Where the system does not tell its memory, all is allowed.
+/// This machine as it is now, for a stage. If the system does not report its memory, all is allowed.
 pub(crate) fn for_stages(n_threads: usize, gigaflops: f64) -> Machine {
     Machine {
         n_threads,

@@ -1,4 +1,4 @@
-//! How a command ends, and what the shell is told.
+//! How a command ends, and its exit status.
 
 use std::io;
 

@@ -1,5 +1,4 @@
-//! Shows events while work goes on: bars on a terminal, a plain line every few seconds elsewhere.
-//! All of it goes to stderr.
+//! Shows events during work: bars on a terminal, a plain line every few seconds elsewhere. All of it goes to stderr.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -53,7 +52,7 @@ impl EventSink for WarningsOnly {
     }
 }
 
-/// Bars, one a phase that is going on; a phase inside another stands below it.
+/// Bars, one per running phase; a phase inside another is below it.
 struct Bars {
     printer: Printer,
     screen: MultiProgress,
@@ -97,7 +96,7 @@ impl Bars {
         Self { printer, screen, phases: Vec::new() }
     }
 
-    /// Begins a phase, or goes on with the one of that name (training after an evaluation).
+    /// Begins a phase, or continues the one of that name (training after an evaluation).
     fn begin(&mut self, phase: String, total: Option<u64>) {
         if let Some(place) = self.phases.iter().position(|known| known.bar.prefix() == phase) {
             for inner in self.phases.drain(place + 1..) {

@@ -89,7 +89,7 @@ pub(crate) struct QuickstartOutcome {
     pub(crate) evaluations: Vec<Evaluation>,
 }
 
-/// A quickstart that cannot go on.
+/// An error that ends the quickstart.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QuickstartError {
     /// The folder is in use by an earlier one.

@@ -1,5 +1,5 @@
-//! How long a phase will still take, told honestly: from work done (tokens, where a phase counts them), not
-//! from steps of different size; smoothed; and in words where there is nothing to tell.
+//! The remaining time of a phase, estimated from work done (tokens, where a phase counts them), not from steps of
+//! different size; smoothed; and in words where there is nothing to tell.
 
 use std::fmt;
 
@@ -48,7 +48,7 @@ impl Estimator {
         }
     }
 
-    /// The same work goes on after a break, with `remaining` units ahead that are counted from 0 again. The pace is
+    /// The same work continues after a pause, with `remaining` units ahead that are counted from 0 again. The pace is
     /// kept, and so is what was done before.
     pub(crate) fn go_on(&mut self, remaining: u64, now: f64) {
         self.total = self.total.max(remaining);

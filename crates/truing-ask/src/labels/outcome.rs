@@ -85,7 +85,7 @@ impl LabelledPrompt {
 /// A prompt whose labels are in doubt: a line of `review.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReviewedPrompt<'a> {
-    /// The prompt with its labels, to be put right there.
+    /// The prompt with its labels, to be corrected there.
     #[serde(flatten)]
     pub row: Map<String, Value>,
     /// By dimension, what the doubt is.

@@ -1,5 +1,5 @@
-//! Rows out of files, one at a time: JSON Lines and JSON lists (plain, gzip, zstd; told by their first bytes, not
-//! their names), Parquet, and plain text with a row a line (told by its name, `.txt`).
+//! Rows out of files, one at a time: JSON Lines and JSON lists (plain, gzip, zstd; recognised by their first bytes, not
+//! their names), Parquet, and plain text with one row per line (recognised by its name, `.txt`).
 
 mod folder;
 mod json_list;
@@ -36,7 +36,7 @@ pub(crate) struct RawRow {
 }
 
 impl RawRow {
-    /// A row whose nulls were written by somebody.
+    /// A row whose nulls are in the data, not added by Arrow.
     pub(crate) fn new(number: u64, object: Result<Map<String, Value>, RowProblem>) -> Self {
         Self { number, object, pads_nulls: false }
     }
@@ -45,7 +45,7 @@ impl RawRow {
 /// The rows of a file. An error ends them.
 pub(crate) type RawRows = Box<dyn Iterator<Item = Result<RawRow, DataError>> + Send>;
 
-/// Opens a data file, whatever its kind.
+/// Opens a data file of any kind.
 pub(crate) fn open(path: &Path) -> Result<RawRows, DataError> {
     let mut file = File::open(path).map_err(DataError::io("open", path))?;
     let mut magic = Vec::new();

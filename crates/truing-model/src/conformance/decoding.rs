@@ -82,7 +82,7 @@ fn add_decoding_errors<E: Engine>(engine: &mut E, tokens: &[TokenId], name: &str
         let n_piece = 5.min(tokens.len());
         let logits = engine.extend(&mut cache, &tokens[2..n_piece], weights).unwrap();
         add(engine, &logits, n_piece, "after truncation at token");
-        // Both go on without seeing each other.
+        // Both continue without seeing each other.
         let mut fork = engine.fork_cache(&cache).unwrap();
         engine.extend(&mut cache, &[tokens[0]], weights).unwrap();
         let logits = engine.extend(&mut fork, &tokens[n_piece..=n_piece], weights).unwrap();

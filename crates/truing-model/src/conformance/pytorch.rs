@@ -308,7 +308,8 @@ pub fn three_steps_of_an_encoder_are_those_of_pytorch<E: Engine>() {
 /// Vectors of MiniLM (all-MiniLM-L6-v2) against those of sentence-transformers: `token_ids` and `vectors` of each
 /// text. Not part of [`check`](super::check), as the weights are not part of the repository.
 ///
-/// # Panics When a vector differs by more than [`vector_tolerance`](crate::Guarantees::vector_tolerance), and the
+/// # Panics
+/// When a vector differs by more than [`vector_tolerance`](crate::Guarantees::vector_tolerance), and the
 /// reference's digits.
 pub fn vectors_of_minilm<E: Engine>(model: &std::path::Path, token_ids: &[Vec<TokenId>], vectors: &[f32]) {
     let files = EncoderFiles::open(model).unwrap();

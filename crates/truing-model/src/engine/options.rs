@@ -24,7 +24,7 @@ pub struct EngineOptions {
     pub dtype: ComputeDtype,
     /// Threads on the host; 0 takes one per available core. Never changes a result.
     pub n_threads: usize,
-    /// Draws what no file holds: new adapters and heads.
+    /// Seed of what no file holds: new adapters and heads.
     pub seed: Seed,
 }
 

@@ -1,5 +1,5 @@
 //! A decoder out of a GGUF file: metadata `{architecture}.*`, tensor names, and the row order of the query and
-//! key projections. Biases and tied heads are told by which tensors are there.
+//! key projections. Biases and tied heads are recognised by the tensors that are there.
 
 use super::{ConfigFile, Family, GgufRotary, MOST_LAYERS};
 use crate::{DecoderSpec, GgufFile, ModelError, RopeScaling, Tensor};

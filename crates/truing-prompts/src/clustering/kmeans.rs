@@ -447,7 +447,7 @@ impl<'a> Lloyd<'a> {
         (n_changed, in_doubt)
     }
 
-    /// Brings rows to their nearest centroids, whatever they were; how many changed.
+    /// Assigns rows to their nearest centroids; returns how many changed.
     fn compare_with_all(&mut self, rows: &[u32]) -> usize {
         let mut n_changed = 0;
         for rows in rows.chunks(BLOCK_ROWS) {

@@ -148,7 +148,7 @@ impl CoverageRecord {
     }
 }
 
-/// The first characters of a text, and an ellipsis where it goes on.
+/// The first characters of a text, and an ellipsis if it is longer.
 fn beginning(text: &str, n_characters: usize) -> String {
     match text.char_indices().nth(n_characters) {
         Some((end, _)) => format!("{}…", text[..end].trim_end()),

@@ -30,7 +30,7 @@ impl Counts {
     }
 }
 
-/// At most so many rows, each as likely as any other, whatever their order: those with the smallest drawn numbers.
+/// At most so many rows, each as likely as any other, in any order: those with the smallest random numbers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Draw {
     room: usize,

@@ -130,7 +130,7 @@ fn drop_capabilities() {
     }
 }
 
-/// A process that runs a function. An error there is one here, told through a pipe that closes at `exec`, so that no
+/// A process that runs a function. An error there is returned here, through a pipe that closes at `exec`, so that no
 /// program can pretend to it.
 struct Forked {
     id: libc::pid_t,
@@ -140,7 +140,7 @@ struct Forked {
 impl Forked {
     fn start(function: impl FnOnce() -> io::Result<i32>) -> io::Result<Self> {
         let (errors, mut writer) = io::pipe()?;
-        // SAFETY: this process has one thread, so the child may go on as usual.
+        // SAFETY: this process has one thread, so the child may continue as usual.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {

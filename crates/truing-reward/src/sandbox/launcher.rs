@@ -28,7 +28,7 @@ pub struct Launcher {
     pub limits: Limits,
     /// Directories that it may read, besides the system's libraries.
     pub readable: Vec<PathBuf>,
-    /// Run also where nothing shuts a program off from files. It can then read, write and fake whatever it likes.
+    /// Run even if nothing isolates a program from files. It can then read, write and fake anything.
     pub allow_unsandboxed: bool,
     isolation: OnceLock<Isolation>,
 }
@@ -72,7 +72,7 @@ pub enum SandboxError {
     Io(#[from] io::Error),
 }
 
-/// What a child is told.
+/// The message to a child process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChildSpec {

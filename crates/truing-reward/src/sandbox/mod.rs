@@ -19,8 +19,8 @@
 //! named; a limit on processes and threads. With Landlock alone, modes, owners, times and attributes of files are closed
 //! by the system call filter, since Landlock does not guard them.
 //!
-//! What of this a machine allows is found out and told ([`isolation`]). Nothing runs where neither namespaces nor
-//! Landlock shut a program off from files, unless it is told to.
+//! [`isolation`] finds out what of this a machine allows. Nothing runs where neither namespaces nor Landlock shut a
+//! program off from files, unless a setting allows it.
 //!
 //! Not covered: flaws of the kernel, and timing attacks. Pipes hold up to 1 MiB each beside the address space (half as
 //! many as `open_files`). With Landlock alone, a program can ask whether a path exists, how long the file is and when it

@@ -94,7 +94,7 @@ fn set_attributes(path: &Path, attr_set: u64) -> io::Result<()> {
     // SAFETY: `mount_attr` is plain integers, for which zero is valid.
     let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
     attributes.attr_set = attr_set;
-    // SAFETY: the path is a live C string and the structure is as long as told.
+    // SAFETY: the path is a live C string and the structure has the given length.
     check(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

@@ -1,4 +1,4 @@
-//! 1 when a completion is in the wanted language, 0 when it is in another; unscored where neither can be told.
+//! 1 when a completion is in the wanted language, 0 when it is in another; unscored if neither can be detected.
 //!
 //! The languages of `LANGUAGES` are detected by the trigrams and alphabets of `whatlang`; Swahili, which it
 //! does not know, and short English by their function words. A text in another language is only found where the
@@ -21,7 +21,7 @@ use whatlang::{Detector, Lang, Script};
 use crate::RewardError;
 use crate::completion::{Completion, RewardFunction, column_text};
 
-/// Settings of [`Language`]: the wanted language is fixed, or stands in each row.
+/// Settings of [`Language`]: the wanted language is fixed, or a column of each row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LanguageConfig {
@@ -56,7 +56,7 @@ enum Wanted {
 }
 
 impl Language {
-    /// Checks that the language can be told.
+    /// Checks that the language can be detected.
     ///
     /// # Errors
     /// When it cannot, or not exactly one of `language` and `column` is given.
@@ -118,7 +118,7 @@ pub(crate) fn may_be(text: &str, wanted: &str) -> bool {
     !is_script_of_another(text, wanted) && is_in(text, wanted) != Some(false)
 }
 
-/// Whether a text is in a language; `None` where that cannot be told.
+/// Whether a text is in a language; `None` if that cannot be detected.
 fn is_in(text: &str, wanted: &str) -> Option<bool> {
     match detect(text)? {
         (found, _) if found == wanted => Some(true),
@@ -132,7 +132,7 @@ fn is_in(text: &str, wanted: &str) -> Option<bool> {
 const LEAST_WITHOUT_KANA: usize = 30;
 /// Share of a text's letters that a language has to have in its script.
 const LEAST_SHARE_OF_SCRIPT: f64 = 0.05;
-/// Where the detector's confidence is at least this, it is wrong in one of a hundred texts, whatever their length.
+/// Where the detector's confidence is at least this, it is wrong in one of a hundred texts, of any length.
 const SURE: f64 = 0.5;
 
 /// Letters, as bytes of UTF-8, after which the detector's word is taken, however sure it is: otherwise a long text that
@@ -181,7 +181,7 @@ fn is_script_of_another(text: &str, wanted: &str) -> bool {
     all > 0 && (own as f64) < LEAST_SHARE_OF_SCRIPT * all as f64
 }
 
-/// The language that a tag names (`de`, `pt-BR`, `zh_TW`), if it can be told.
+/// The language that a tag names (`de`, `pt-BR`, `zh_TW`), if it is known.
 pub(crate) fn find(tag: &str) -> Option<&'static str> {
     let code = tag.trim().split(['-', '_']).next().unwrap_or_default().to_lowercase();
     known().into_iter().find(|known| *known == code)

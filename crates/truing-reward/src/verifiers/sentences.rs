@@ -1,7 +1,7 @@
 //! Counting sentences as a Punkt splitter does (Kiss and Strunk 2006, "Unsupervised Multilingual Sentence Boundary
 //! Detection"), which IFEval's checker uses.
 //!
-//! Its rules are kept: a full stop ends a sentence whatever follows, unless it belongs to an abbreviation, an ellipsis,
+//! Its rules are kept: a full stop ends a sentence before any text, unless it belongs to an abbreviation, an ellipsis,
 //! an initial or a number; then the next word decides. What it learnt from newspapers (which words are abbreviations,
 //! which begin sentences) is short lists of our own here, for English, Spanish and French.
 

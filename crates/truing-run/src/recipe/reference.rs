@@ -31,7 +31,7 @@ pub fn reference_of<R: Recipe>(title: &str) -> String {
     writer.text
 }
 
-/// A table that is written after the one that it stands in.
+/// A table that is written after its parent.
 struct Nested<'a> {
     /// As a recipe writes it: `[lora]`, `[[data]]`, `kind = { format = { ... } }`.
     heading: String,

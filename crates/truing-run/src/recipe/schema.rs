@@ -158,7 +158,7 @@ fn names(schema: &Json) -> Vec<String> {
         .collect()
 }
 
-/// The byte at which a key stands in a recipe's text.
+/// The byte offset of a key in a recipe's text.
 pub(super) fn position(text: &str, path: &[String]) -> Option<usize> {
     let (last, parents) = path.split_last()?;
     let document = DeTable::parse(text).ok()?;

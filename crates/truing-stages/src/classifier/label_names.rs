@@ -8,7 +8,7 @@ use truing_types::RowOrigin;
 use super::ClassifierConfig;
 use crate::StageError;
 
-/// The labels of a set, or whatever the data says.
+/// The labels of a set, or those of the data.
 #[derive(Debug)]
 pub(super) struct LabelNames {
     set: Option<LabelSet>,

@@ -240,7 +240,7 @@ mod tests {
         );
         let one_after_the_other = groups(&[(1, 10), (2, 11), (3, 12), (1, 20), (2, 21), (3, 22)]);
         assert_eq!(of_other_prompts(&one_after_the_other), [1, 2, 3, 4, 5, 0]);
-        // The same responses are used, whatever the order of the rows.
+        // The same responses are used in any order of the rows.
         let used = |groups: &[ResponseGroup]| {
             let mut used: Vec<u32> =
                 of_other_prompts(groups).iter().map(|&other| groups[other].responses[0].tokens[0]).collect();

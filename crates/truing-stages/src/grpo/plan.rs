@@ -64,7 +64,7 @@ impl GrpoPlan {
     /// Makes the plan, or says why there is none. It opens no file but the reward model's headers.
     ///
     /// # Errors
-    /// When a setting cannot be meant or the memory does not suffice.
+    /// When a setting is invalid or the memory does not suffice.
     pub fn resolve<E: Engine>(
         config: GrpoConfig,
         inputs: &GrpoInputs,
@@ -106,8 +106,8 @@ impl GrpoPlan {
         let longest = longest_prompt + config.max_completion_length;
         let n_running = config.generation_batch_size.min(n_completions);
         let mut engine = E::memory(&spec.clone().into(), &trainable, ComputeDtype::default());
-        // A prompt's blocks are shared by its completions, but for the last one, which each copies to write on. The prompt
-        // that the next completions go on from is held beside the running ones.
+        // A prompt's blocks are shared by its completions, but for the last one, which each copies to write on. The
+        // prompt that the next completions continue is held beside the running ones.
         let blocks = |n_tokens: usize| n_tokens.div_ceil(CACHE_BLOCK) * CACHE_BLOCK;
         // Held-out prompts may have fewer completions each.
         let n_of_prompt = match inputs.eval.is_empty() {

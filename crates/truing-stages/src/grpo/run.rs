@@ -32,7 +32,7 @@ use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// Everything a run holds while it goes on.
+/// The state of a run in progress.
 pub(super) struct Running<'a, E: Engine> {
     pub(super) plan: &'a GrpoPlan,
     pub(super) inputs: &'a GrpoInputs,
@@ -190,7 +190,7 @@ impl<E: Engine> Running<'_, E> {
         self.finish()
     }
 
-    /// Whether any rank was told to stop.
+    /// Whether the stop flag of any rank is set.
     pub(super) fn is_stopped(&self) -> Result<bool, StageError> {
         Ok(is_any_stopped(self.stop, self.communicator)?)
     }
@@ -303,7 +303,7 @@ impl<E: Engine> Running<'_, E> {
             let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
             model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
         })?;
-        // The last words of a run are what its model is worth.
+        // A run ends with the evaluation of its model.
         for text in nothing_learnt.clone().into_iter().chain(self.not_learnt_from()) {
             self.events.emit(Event::Warning(text));
         }

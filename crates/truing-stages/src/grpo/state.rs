@@ -1,4 +1,4 @@
-//! Where a run stands in its prompts, and what it has seen of each: all that a resume needs besides seed and step.
+//! The position of a run in its prompts, and what it has seen of each: all that a resume needs besides seed and step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

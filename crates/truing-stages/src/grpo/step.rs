@@ -205,7 +205,7 @@ impl<E: Engine> Running<'_, E> {
         drawn.iter().map(|completions| completions.iter().filter_map(&mut of_one).collect()).collect()
     }
 
-    /// One whole step; `None` when it was broken off, and then nothing has changed.
+    /// One whole step; `None` if it was interrupted, and then nothing has changed.
     pub(super) fn step(&mut self) -> Result<Option<StepRecord>, StageError> {
         let (plan, inputs) = (self.plan, self.inputs);
         let config = &plan.config;
@@ -230,7 +230,8 @@ impl<E: Engine> Running<'_, E> {
             let between = self.probe.elapsed_secs();
             let scored = self.score(&prompts, &drawn);
             if self.is_stopped()? {
-                // A judge may have been broken off: what is unscored for that alone is not learnt from.
+                // A judge may have been interrupted: completions that are unscored for that reason alone are not
+                // trained on.
                 return Ok(None);
             }
             scoring += self.probe.elapsed_secs() - between;
@@ -312,8 +313,8 @@ impl<E: Engine> Running<'_, E> {
         Ok(Some(StepRecord { metrics, prompts: prompt_state, n_tokens, is_unscored, has_signal }))
     }
 
-    /// Compares with the reference, credits, and updates the policy; `None` when it was broken off before the
-    /// first update.
+    /// Compares with the reference, credits, and updates the policy; `None` if it was interrupted before the first
+    /// update.
     fn learn(
         &mut self,
         groups: &[Group],
@@ -570,8 +571,8 @@ impl<E: Engine> Running<'_, E> {
         }
     }
 
-    /// All updates of the step. False when it was broken off before the first; later the step is finished, so that
-    /// the weights always stand at a step's border.
+    /// All updates of the step. False if it was interrupted before the first; later the step is finished, so that the
+    /// weights always stand at a step's border.
     fn update(
         &mut self,
         parts: &[Vec<ComparedPack>],

@@ -245,7 +245,7 @@ impl LabelPlan {
     /// Puts together what is asked, and counts.
     ///
     /// # Errors
-    /// When a setting cannot be meant, or there is no prompt.
+    /// When a setting is invalid, or there is no prompt.
     pub fn resolve(config: LabelConfig, inputs: &LabelInputs) -> Result<Self, StageError> {
         config.check()?;
         if inputs.prompts.is_empty() {
@@ -334,8 +334,9 @@ impl StagePlan for LabelPlan {
     }
 }
 
-/// Asked is what a row does not carry, or everything where judges are compared. A prompt that was put right in everything
-/// is not asked at all; one that was put right in part is asked as before, so that its replies are known already.
+/// Asked is what a row does not carry, or everything where judges are compared. A prompt that was corrected in every
+/// dimension is not asked about; one that was corrected in part is asked about as before, so that its replies are in
+/// the cache.
 fn questions(config: &LabelConfig, dimensions: &[usize], prompts: &[LabelPrompt]) -> Vec<Question> {
     let mut questions = Vec::new();
     for (place, prompt) in prompts.iter().enumerate() {

@@ -152,7 +152,7 @@ impl QualityConfig {
     /// Checks everything that can be checked without the prompts.
     ///
     /// # Errors
-    /// When a setting is missing or cannot be meant.
+    /// When a setting is missing or invalid.
     pub fn check(&self) -> Result<(), StageError> {
         let bad = |key, found: String, expected: &str| {
             Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())

@@ -80,7 +80,7 @@ impl QualityPlan {
     /// Draws anchors and counts.
     ///
     /// # Errors
-    /// When a setting cannot be meant, or there is nothing to compare.
+    /// When a setting is invalid, or there is nothing to compare.
     pub fn resolve(config: QualityConfig, inputs: &QualityInputs) -> Result<Self, StageError> {
         config.check()?;
         let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();

@@ -34,7 +34,7 @@ impl SelectPlan {
     /// Checks settings, files and model.
     ///
     /// # Errors
-    /// When a setting is missing, cannot be meant or excludes another, or a file cannot be used.
+    /// When a setting is missing, invalid, or excludes another, or a file cannot be used.
     pub fn resolve(config: SelectConfig, machine: Machine) -> Result<Self, StageError> {
         if config.output_dir.as_os_str().is_empty() {
             return Err(

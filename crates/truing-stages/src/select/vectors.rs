@@ -56,7 +56,7 @@ pub(super) fn check_npy(path: &Path) -> Result<(), StageError> {
     Ok(())
 }
 
-/// The vectors that the recipe names. `None` when it was broken off.
+/// The vectors that the recipe names. `None` if it was interrupted.
 pub(super) fn embed<E: Engine>(
     plan: &SelectPlan,
     pool: &Pool,
@@ -93,7 +93,7 @@ fn given(path: &Path, pool: &Pool) -> Result<Embedded, StageError> {
     Ok(Embedded { data, width }.rows(&pool.alive()))
 }
 
-/// Trains the encoder on the mined triplets and embeds with it. `None` when it was broken off.
+/// Trains the encoder on the mined triplets and embeds with it. `None` if it was interrupted.
 pub(super) fn train_and_embed<E: Engine + 'static>(
     plan: &SelectPlan,
     config: &TaskEmbeddingConfig,
@@ -150,7 +150,7 @@ pub(super) fn train_and_embed<E: Engine + 'static>(
     embed_with::<E>(&model, max_tokens, digest, &path, plan, pool, events, stop)
 }
 
-/// `None` when it was broken off: what was embedded until then is kept, and taken up again by the same work.
+/// `None` if it was interrupted: what was embedded until then is kept, and taken up again by the same work.
 fn embed_with<E: Engine>(
     model: &Path,
     max_tokens: Option<usize>,

@@ -17,7 +17,7 @@ use crate::StageError;
 /// Checks what the recipe says of data and model.
 ///
 /// # Errors
-/// When a setting is missing or cannot be meant.
+/// When a setting is missing or invalid.
 pub(crate) fn check(config: &TrainingConfig) -> Result<(), StageError> {
     if config.model_name_or_path.is_empty() {
         let expected = "a model directory, a .gguf file or a name";
@@ -55,7 +55,7 @@ pub(crate) enum Opened {
 /// Checks the recipe and opens the model with its tokenizer and template.
 ///
 /// # Errors
-/// When a setting is missing or cannot be meant, or the model is unusable.
+/// When a setting is missing or invalid, or the model is unusable.
 pub(crate) fn open(
     config: &TrainingConfig,
     wanted: Opened,

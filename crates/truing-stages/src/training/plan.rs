@@ -57,7 +57,7 @@ impl TrainingPlan {
     /// Makes the plan, or says why there is none. Pure: it opens no file.
     ///
     /// # Errors
-    /// When a setting cannot be meant, samples do not fit, or the memory does not suffice.
+    /// When a setting is invalid, samples do not fit, or the memory does not suffice.
     pub fn resolve<E: Engine, I: TrainingInputs>(
         config: TrainingConfig,
         inputs: &I,

@@ -153,7 +153,7 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
         self.events.emit(Event::PhaseStarted { phase: "training".into(), total: Some(total) });
     }
 
-    /// One optimiser step on this rank's packs; `None` when it was broken off by the stop flag.
+    /// One optimiser step on this rank's packs; `None` if it was interrupted by the stop flag.
     fn step(&mut self, n_done: &mut u64) -> Result<Option<StepOutcome>, StageError> {
         let plan = self.plan;
         let step = self.state.step + 1;

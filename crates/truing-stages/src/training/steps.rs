@@ -1,4 +1,4 @@
-//! What a run asks of a plan, of whatever kind the model and the batches are.
+//! What a run needs of a plan, for any kind of model and batches.
 
 use std::borrow::Cow;
 use std::path::Path;

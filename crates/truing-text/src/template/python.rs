@@ -37,7 +37,7 @@ fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// Jinja2's `sequence` test: whatever has a length and can be indexed.
+/// Jinja2's `sequence` test: a value that has a length and can be indexed.
 fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
 }

@@ -42,7 +42,7 @@ impl WeightedSum {
     }
 }
 
-/// A pack to learn from: the tokens, and whatever an objective knows of its sequences beside them.
+/// A training pack: the tokens, and what an objective needs to know of its sequences.
 pub trait TrainingPack {
     /// The tokens.
     fn batch(&self) -> &PackedBatch;

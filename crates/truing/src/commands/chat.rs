@@ -109,7 +109,7 @@ fn set_system(conversation: &mut Conversation, text: &str) {
     }
 }
 
-/// Streams the next turn and adds it to the conversation, also where it was broken off.
+/// Streams the next turn and adds it to the conversation, also if it was interrupted.
 fn reply(
     model: &mut dyn ChatModel,
     conversation: &mut Conversation,
@@ -146,7 +146,7 @@ fn reply(
             conversation.messages.push(Message { reasoning_content: reply.reasoning, ..turn });
         }
         Err(error) => {
-            // The turn that could not be answered is taken back, so that the conversation can go on.
+            // The turn that could not be answered is taken back, so that the conversation can continue.
             conversation.messages.pop();
             printer.print_error(&anyhow::Error::new(error));
         }

@@ -144,7 +144,7 @@ fn share(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{share:.3}"))
 }
 
-/// Prints what the saved model is worth on the rows held out.
+/// Prints the evaluation of the saved model on the held-out rows.
 fn print_evaluation(evaluation: &ClassifierEvaluation, context: &Context) -> anyhow::Result<()> {
     let printer = &context.printer;
     for dimension in &evaluation.dimensions {

@@ -200,7 +200,7 @@ fn ask_hub(environment: &Environment) -> HubAnswer {
     }
 }
 
-/// One sentence for each thing that stands in the way of a good run.
+/// One sentence for each problem that would disturb a run.
 fn what_to_fix(findings: &Findings) -> Vec<String> {
     let mut advice = Vec::new();
     if findings.architecture == "x86_64" && !findings.processor_features.contains(&"avx2") {

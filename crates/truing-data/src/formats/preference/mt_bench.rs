@@ -2,9 +2,9 @@
 //! (`question_id`, `model`, `turn`, `score`); `question.jsonl` and the answers `answer_*.jsonl` lie beside it, plain
 //! or compressed. Each question and turn is one row of all the models' answers, at the line of its first judgment.
 //!
-//! Several judgments of an answer are averaged; a score of -1 is a judgment that could not be read and is left out.
-//! In the second turn every model goes on from its own first answer, so its response holds that answer (without
-//! loss) and the second question before what is judged.
+//! Several judgments of an answer are averaged; a score of -1 is a judgment that could not be read and is left out. In
+//! the second turn every model continues its own first answer, so its response holds that answer (without loss) and the
+//! second question before what is judged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

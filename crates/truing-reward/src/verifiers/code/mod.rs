@@ -274,7 +274,7 @@ fn is_to_be_opened(path: &Path) -> bool {
     !path.starts_with("/usr") && path.parent().is_some() && path.is_absolute() && path.is_dir()
 }
 
-/// What the tests' process is told: the program, the tests, and what belongs to the row.
+/// The input of the tests' process: the program, the tests, and the columns of the row.
 fn assemble(config: &CodeConfig, completion: &Completion<'_>) -> Result<Value, Unscored> {
     let text = |name: &str| completion.columns.get(name).and_then(Value::as_str);
     let tests = tests(config, completion)?;
@@ -326,7 +326,7 @@ fn tests(config: &CodeConfig, completion: &Completion<'_>) -> Result<String, Uns
     }
 }
 
-/// What stands in the last closed fence that is not marked as another language; otherwise the whole text.
+/// The text of the last closed fence that is not marked as another language; otherwise the whole text.
 fn extract_code(text: &str) -> String {
     let mut last = None;
     let mut open: Option<(bool, String)> = None;

@@ -255,7 +255,7 @@ impl EmbedTrainPlan {
     /// Makes the plan, or says why there is none. Pure: it opens no file.
     ///
     /// # Errors
-    /// When a setting cannot be meant, or the memory does not suffice.
+    /// When a setting is invalid, or the memory does not suffice.
     pub fn resolve<E: Engine>(
         config: EmbedTrainConfig,
         inputs: &EmbedTrainInputs,

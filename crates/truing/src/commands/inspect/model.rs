@@ -95,7 +95,7 @@ impl AdapterFindings {
     }
 }
 
-/// What opening a model told.
+/// What opening a model found.
 struct Opened {
     spec: ModelSpec,
     unused_tensors: Vec<String>,
