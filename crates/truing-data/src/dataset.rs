@@ -13,7 +13,7 @@ use crate::DataError;
 use crate::mix::{HeldOut, Split, split_held_out};
 use crate::statistics::{LengthSummary, SourceStatistics};
 
-/// What happens to a sample that is longer than a pack.
+/// What to do with a sample that is longer than a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LongSamplePolicy {

@@ -66,7 +66,7 @@ pub struct EmbedTrainConfig {
     /// What the run may use of the machine.
     #[serde(flatten)]
     pub resources: ResourceSettings,
-    /// What happens to rows that cannot be read.
+    /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
     /// Random seed of the data order and the held-out split.
     pub seed: u64,
@@ -84,7 +84,7 @@ pub struct EmbedTrainConfig {
     /// Factor on the cosine similarities of in-batch negatives (inverse temperature).
     pub scale: f64,
 
-    /// Triplets of an optimiser step.
+    /// Triplets per optimiser step.
     #[serde(alias = "per_device_train_batch_size")]
     #[schemars(extend("x-aliases" = ["per_device_train_batch_size"]))]
     pub batch_size: usize,

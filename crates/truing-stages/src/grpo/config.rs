@@ -154,7 +154,7 @@ pub struct GrpoConfig {
     /// What the run may use of the machine.
     #[serde(flatten)]
     pub resources: ResourceSettings,
-    /// Passes over the completions of a step.
+    /// Epochs over the completions of a step.
     pub num_iterations: usize,
     /// Minibatches that the completions of a step are divided into, with one optimiser update each.
     pub minibatches: usize,
@@ -163,21 +163,21 @@ pub struct GrpoConfig {
     /// Compute the prompt of a group once for all its completions (prefix sharing).
     pub share_prompts: bool,
 
-    /// Temperature of the evaluation; 0 takes the most likely tokens.
+    /// Sampling temperature of evaluations; 0 decodes greedily.
     pub eval_temperature: f32,
     /// Completions per prompt in evaluations.
     pub eval_num_generations: usize,
     /// Column with the category of a prompt. Evaluations report the mean reward of each category.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub category_column: Option<String>,
-    /// Keep every completion with its numbers in `rollouts/`.
+    /// Save every completion with its rewards and advantages in `rollouts/`.
     pub keep_rollouts: bool,
-    /// With LoRA: save the whole model with the adapters merged in, not the adapters alone.
+    /// With LoRA: save the whole model with the adapter merged in, not the adapter alone.
     pub merge_adapter: bool,
 
     /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
-    /// Layers of a checkpointed segment, or `"auto"`. It never changes a result.
+    /// Layers per activation checkpoint, or `"auto"`. It never changes a result.
     pub layers_per_segment: Layers,
 
     /// Train LoRA adapters instead of all weights. The reference model is then the model with its adapters disabled.

@@ -59,22 +59,22 @@ pub struct TrainingConfig {
     /// What the run may use of the machine.
     #[serde(flatten)]
     pub resources: ResourceSettings,
-    /// A Jinja file instead of the model's own chat template.
+    /// A Jinja file that replaces the model's chat template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
 
-    /// Packs of one optimiser step, over all ranks (gradient accumulation).
+    /// Packs per optimiser step, over all ranks (gradient accumulation).
     pub packs_per_step: usize,
     /// Tokens per optimiser step. It replaces `packs_per_step`: a step takes as many packs as hold these tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_step: Option<u64>,
 
-    /// Steps between lines of metrics.
+    /// Steps between lines of `metrics.jsonl`.
     pub logging_steps: u64,
-    /// With LoRA: save the whole model with the adapters merged in, not the adapters alone.
+    /// With LoRA: save the whole model with the adapter merged in, not the adapter alone.
     pub merge_adapter: bool,
 
-    /// Layers of a checkpointed segment (k of the report), or `"auto"`. It never changes a result.
+    /// Layers per activation checkpoint (k of the report), or `"auto"`. It never changes a result.
     pub layers_per_segment: Layers,
 
     /// Train LoRA adapters instead of all weights.

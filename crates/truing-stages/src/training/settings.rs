@@ -1,5 +1,5 @@
-//! Sections of settings that every recipe of a training stage has, under the names of transformers and TRL. In a recipe their
-//! keys stand in the one flat table; each recipe has its own defaults.
+//! Sections of settings that every recipe of a training stage has, under the names of transformers and TRL. In a recipe
+//! their keys are in the one flat table; each recipe has its own defaults.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,78 +14,78 @@ const DEFAULT_MEMORY_SHARE: f64 = 0.8;
 /// Length of the run, and the learning rate by step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ScheduleSettings {
-    /// Passes over the data.
+    /// Epochs over the data.
     pub num_train_epochs: f64,
-    /// Steps instead of epochs.
+    /// Number of steps. It replaces `num_train_epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
-    /// Highest learning rate.
+    /// Peak learning rate.
     pub learning_rate: f64,
-    /// Shape of the schedule after warm-up.
+    /// Learning-rate schedule after warm-up.
     pub lr_scheduler_type: ScheduleKind,
-    /// Share of the optimiser steps that warm up.
+    /// Warm-up as a fraction of the optimiser steps.
     pub warmup_ratio: f64,
-    /// Number of optimiser steps that warm up, instead of the share.
+    /// Warm-up in optimiser steps. It replaces `warmup_ratio`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<u64>,
-    /// Where the decay ends, as a share of `learning_rate`.
+    /// Final learning rate as a fraction of `learning_rate`.
     pub min_lr_ratio: f64,
-    /// Share of the optimiser steps in which a `wsd` schedule decays.
+    /// Fraction of the optimiser steps in which the `wsd` schedule decays.
     pub decay_ratio: f64,
 }
 
 /// AdamW, clipping, and what it does not train.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OptimizerSettings {
-    /// Decoupled weight decay; norms and biases are spared.
+    /// Decoupled weight decay; norms and biases are excluded.
     pub weight_decay: f64,
-    /// Decay of Adam's first moment.
+    /// Decay rate of Adam's first moment.
     pub adam_beta1: f64,
-    /// Decay of Adam's second moment.
+    /// Decay rate of Adam's second moment.
     pub adam_beta2: f64,
-    /// Added to the root of Adam's second moment.
+    /// Added to the square root of Adam's second moment.
     pub adam_epsilon: f64,
-    /// Largest norm of the gradient; 0 never clips.
+    /// Maximum gradient norm (clipping); 0 turns clipping off.
     pub max_grad_norm: f64,
-    /// Parameters whose name starts with one of these are frozen, for instance `model.embed_tokens`.
+    /// Prefixes of the names of parameters that are not trained, for instance `model.embed_tokens`.
     pub freeze: Vec<String>,
 }
 
 /// What is evaluated, and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EvaluationSettings {
-    /// Share of the training rows that are held out for evaluation. Equal rows stay together.
+    /// Fraction of the training rows that is held out for evaluation. Equal rows stay together.
     pub eval_fraction: f64,
-    /// Steps between evaluations. By default at the end of every epoch; in GRPO at the end only.
+    /// Steps between evaluations. Default: at the end of each epoch; in GRPO only at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_steps: Option<u64>,
-    /// Evaluate before the first step as well.
+    /// Also evaluate before the first step.
     pub eval_on_start: bool,
 }
 
 /// What is saved, and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckpointSettings {
-    /// Steps between checkpoints. Without it at the end of every epoch.
+    /// Steps between checkpoints. Default: at the end of each epoch; in GRPO 20.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_steps: Option<u64>,
-    /// Newest checkpoints kept.
+    /// Number of newest checkpoints to keep.
     pub save_total_limit: usize,
-    /// Save a checkpoint whenever the evaluation is the best so far, and keep it.
+    /// Also keep the checkpoint with the best evaluation.
     pub keep_best: bool,
-    /// The saved model is the best one, not the last.
+    /// Save the best checkpoint as the model, not the last one.
     pub load_best_model_at_end: bool,
-    /// Number type of the saved model; checkpoints are always exact.
+    /// Number format of the saved model. Checkpoints are always exact.
     pub save_dtype: SaveDtype,
 }
 
 /// What a run may use of the machine. Never changes a result.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceSettings {
-    /// Threads; by default one per available core.
+    /// CPU threads. Default: one per available core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    /// Memory the run may use, in GiB; by default 80 % of what is available.
+    /// Memory budget in GiB. Default: 80 % of what is available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_gib: Option<f64>,
 }
