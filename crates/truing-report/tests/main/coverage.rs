@@ -422,7 +422,10 @@ fn a_bare_selection_has_a_page_and_damage_is_named() {
     let line = serde_json::to_string(&row).unwrap();
     fs::write(folder.path().join("decisions.jsonl"), format!("{line}\n")).unwrap();
     let html = render_coverage(&read().unwrap()).unwrap();
-    assert!(html.contains("the files of this folder do not belong together"), "summary and decisions disagree");
+    assert!(
+        html.contains("the files of this folder do not belong together"),
+        "summary and decisions disagree"
+    );
     assert!(html.len() < 6_000_000, "a prompt of 200 KB is cut to its beginning");
 
     fs::write(folder.path().join("decisions.jsonl"), format!("{line}\n{{\"id\": 2}}\n")).unwrap();
