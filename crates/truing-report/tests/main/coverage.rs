@@ -381,7 +381,7 @@ fn a_large_pool_gives_a_small_page_that_says_what_it_shows() {
     println!("100,000 rows: {size} bytes in {:.2} s", started.elapsed().as_secs_f64());
     assert!(size < 15_000_000, "{size} bytes");
     let html = fs::read_to_string(&page).unwrap();
-    assert!(html.contains("5,000 of 55,000 dropped rows: every layer has the same room"));
+    assert!(html.contains("5,000 of 55,000 dropped rows: the rows are divided equally among the layers"));
     let data = script_data(&html, "coverage");
     let mut by_layer: BTreeMap<&str, usize> = BTreeMap::new();
     for id in data["dropped"].as_array().unwrap() {

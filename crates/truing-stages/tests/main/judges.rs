@@ -284,7 +284,7 @@ fn a_judge_that_is_cut_gives_no_verdict() {
     for (judge, reason, n_asked) in [
         (Scripted::cut("<think>\nA first guess would be [[2]], but"), "(512), inside its reasoning", 12),
         (Scripted::cut("Well [[7]]"), "cut at max_tokens (512)", 24),
-        (Scripted::says("<think>[[2]]"), "a thought without an answer", 12),
+        (Scripted::says("<think>[[2]]"), "reasoning but no answer", 12),
     ] {
         let folder = policies::folder();
         let (ended, _) = run_and_listen(folder.path(), &[JUDGED, "max_steps=1"], Start::Fresh, &judge);

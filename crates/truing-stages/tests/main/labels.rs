@@ -152,7 +152,7 @@ fn neither_a_cut_reply_nor_a_thought_is_a_vote() {
     let folder = folder();
     let thought = Scripted::says("<think>{\"ability\": \"code\", \"language\": \"English\"}");
     let cut = Scripted::cut("{\"ability\": \"code\", \"language\": \"English\"}");
-    for (judge, reason) in [(thought, "a thought without an answer"), (cut, "cut at max_tokens")] {
+    for (judge, reason) in [(thought, "reasoning but no answer"), (cut, "cut at max_tokens")] {
         let recipe = format!("{RECIPE}{SECOND}");
         let (summary, rows) = run(folder.path(), &recipe, &[], vec![judge.open(), good().open()]).unwrap();
         // The other judge's vote is the only one.

@@ -360,7 +360,7 @@ fn a_reply_that_was_cut_is_no_verdict() {
     assert!(error.contains("cut at max_tokens"), "{error}");
     let thought = "<think>clarity: [[A]]\npracticality: [[A]]\ncomplexity: [[A]]\nnovelty: [[A]]</think>";
     let error = run(folder.path(), RECIPE, vec![Scripted::says(thought).open()]).unwrap_err().to_string();
-    assert!(error.contains("a thought without an answer"), "{error}");
+    assert!(error.contains("reasoning but no answer"), "{error}");
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl TokenizedTriplets {
     }
 
     /// Says that all of them are one source.
-    fn as_one_source(mut self) -> Self {
+    fn with_one_source(mut self) -> Self {
         self.sources = vec![SourceRange { name: "train".into(), weight: 1.0, samples: 0..self.len() }];
         self
     }
@@ -194,7 +194,7 @@ impl EmbedTrainInputs {
         if let Some(text) = describe_unread(&not_read) {
             events.emit(Event::Note(text));
         }
-        let (train, eval) = (train.as_one_source(), eval.map(TokenizedTriplets::as_one_source));
+        let (train, eval) = (train.with_one_source(), eval.map(TokenizedTriplets::with_one_source));
         Ok(Self { model, tokenizer, train, eval, record, skipped, n_cut })
     }
 }
