@@ -246,7 +246,7 @@ pub enum DataError {
     BadNpy {
         /// The file.
         path: PathBuf,
-        /// Its header, or what it is.
+        /// Its header, or what was found instead of an array file.
         found: String,
     },
     /// A file that cannot be replaced at once.

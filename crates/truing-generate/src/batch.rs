@@ -275,7 +275,7 @@ impl<'a, E: Engine> DecodingLoop<'a, E> {
 }
 
 /// Samples all completions, at most `max_batch` at a time. `on_done` gets each as it ends (request, index in the
-/// group, completion) and may stop the rest; then there is no result.
+/// group, completion) and may cancel the rest; the function then returns `None`.
 ///
 /// # Errors
 /// When an option lies outside its range, a prompt is empty or leaves no room, or the engine fails.

@@ -81,7 +81,7 @@ impl ModelSpec {
     /// The same with the adapters of `trainable`.
     ///
     /// # Errors
-    /// When a LoRA target is no projection of the model, or the model is an encoder, which has no adapters here.
+    /// When a LoRA target is not a projection of the model, or the model is an encoder, which has no adapters here.
     pub fn parameters_with(&self, trainable: &TrainableSpec) -> Result<Vec<ParameterSpec>, EngineError> {
         let mut parameters = self.parameters();
         let Some(lora) = &trainable.lora else { return Ok(parameters) };

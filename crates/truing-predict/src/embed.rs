@@ -87,7 +87,7 @@ impl<E: Engine> Embedder<E> {
     /// Opens a model directory or a `.gguf` file.
     ///
     /// # Errors
-    /// When it is no model, or an option does not go with it.
+    /// When the path holds no model, or the model does not support one of the options.
     pub fn open(path: &Path, options: EmbedOptions, events: &mut dyn EventSink) -> Result<Self, RunError> {
         let frozen = TrainableSpec::frozen();
         if EncoderFiles::is_encoder(path) {

@@ -6,7 +6,7 @@
 //! kept: an interrupted run continues with the same recipe, and pays for no reply twice.
 //!
 //! Where the report is silent: all dimensions are asked in one call, several times of each judge; an answer outside the
-//! label set is no vote, and is kept for whoever tends the set; the result of the votes is in
+//! label set is not a vote, and is listed for the authors of the set; the result of the votes is in
 //! [`truing_prompts::labels`]. A judge that fails has no ballot; one that answers without a label has an empty one, which
 //! costs confidence. A dimension without a single vote has no label and says why, never a default.
 

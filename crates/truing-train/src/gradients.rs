@@ -299,7 +299,7 @@ pub fn evaluate<E: Engine, O: Objective + ?Sized>(
 
 /// Finds the first pack, and in it the sequences, whose gradient is not finite although its loss is, by
 /// running them one by one. Slow, and only for the message of a run that has already failed. Where the loss couples packs
-/// there is no pack to blame.
+/// no single pack is the cause.
 pub(crate) fn find_non_finite_gradient<E: Engine, O: Objective + ?Sized>(
     engine: &mut E,
     plan: &SegmentPlan,

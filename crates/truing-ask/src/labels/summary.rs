@@ -111,7 +111,7 @@ pub struct JudgeSummary {
     pub n_replies: usize,
     /// Dimensions of these replies without a label of the set.
     pub n_without_label: usize,
-    /// Names in these replies that are no label of the set.
+    /// Names in these replies that are not labels of the set.
     pub n_unknown_labels: usize,
     /// Votes without a reply that could be read.
     pub n_failed: usize,

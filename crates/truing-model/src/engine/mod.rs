@@ -41,7 +41,7 @@ pub type PutWeight<'a> = dyn FnMut(&str, &[usize], Vec<f32>) -> Result<(), Engin
 
 /// Where an engine gets its weights from.
 pub trait WeightSource {
-    /// Hands over every parameter that there is, one at a time, so that no model is in memory twice.
+    /// Passes every stored parameter to the engine, one at a time, so that the model is never in memory twice.
     ///
     /// # Errors
     /// When a tensor cannot be read ([`EngineError::Weights`]), or `put` fails.
@@ -144,8 +144,8 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// Loads a model. What no file holds starts as [`initial_values`](crate::initial_values) says.
     ///
     /// # Errors
-    /// When the device or the number format is not to be had, a parameter is missing or has another shape, a LoRA target
-    /// is no projection of the model, or the weights cannot be read.
+    /// When the device or the number format is not available, a parameter is missing or has another shape, a LoRA target
+    /// is not a projection of the model, or the weights cannot be read.
     fn load(
         spec: ModelSpec,
         trainable: TrainableSpec,
@@ -305,7 +305,7 @@ pub trait Engine: ParameterStore + Send + Sized {
         weights: DecodingWeights,
     ) -> Result<Self::Logits, EngineError>;
     /// Samples one token for each of some sequences, of those that are not excluded. A token depends on its row, history and
-    /// sampler alone. `None` where the logits are no distribution.
+    /// sampler alone. `None` where the logits are not a distribution.
     ///
     /// # Errors
     /// When there is no such row, or the device fails.

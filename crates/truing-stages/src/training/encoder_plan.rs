@@ -14,7 +14,7 @@ use truing_types::Seed;
 
 use super::{
     CheckpointSettings, EvaluationSettings, OptimizerSettings, ResourceSettings, RunPlan, RunSettings,
-    ScheduleSettings, StepPacks,
+    ScheduleSettings, StepPacks, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
@@ -107,7 +107,13 @@ impl EncoderPlan {
         digest: Digest,
         machine: &Machine,
     ) -> Result<Self, StageError> {
-        let (epochs, n_steps) = epochs(&settings, &lengths);
+        let (epochs, n_steps) = settings.schedule.epochs(
+            |epoch| {
+                let order = epoch_order(&lengths.sources, Seed(settings.seed), epoch);
+                Ok::<_, StageError>(steps_of(settings.step_size, &order, &lengths.train))
+            },
+            |steps| steps.len() as u64,
+        )?;
         let model = spec.clone().into();
         let memory = E::memory(&model, &settings.trainable, ComputeDtype::default());
         let budget_bytes = settings.resources.budget_bytes(machine);
@@ -204,21 +210,12 @@ impl RunPlan for EncoderPlan {
     }
 
     fn packs_of(&self, step: u64) -> StepPacks<'_> {
-        let mut before = 0;
-        for (epoch, steps) in self.epochs.iter().enumerate() {
-            let n_steps = steps.len() as u64;
-            if step <= before + n_steps {
-                let in_epoch = step - before;
-                let packs = self.cut_into_packs(&steps[in_epoch as usize - 1], &self.lengths.train);
-                return StepPacks {
-                    packs: packs.into(),
-                    epochs_done: epoch as f64 + in_epoch as f64 / n_steps as f64,
-                    ends_epoch: in_epoch == n_steps,
-                };
-            }
-            before += n_steps;
-        }
-        StepPacks { packs: Vec::new().into(), epochs_done: self.epochs.len() as f64, ends_epoch: true }
+        StepPacks::of_step(
+            step,
+            &self.epochs,
+            |steps| steps.len() as u64,
+            |steps, idx| self.cut_into_packs(&steps[idx], &self.lengths.train).into(),
+        )
     }
 
     fn eval_steps(&self) -> Vec<Vec<Vec<u32>>> {
@@ -229,21 +226,12 @@ impl RunPlan for EncoderPlan {
     }
 
     fn to_json(&self) -> serde_json::Value {
-        let parts: Vec<_> = self
-            .rows()
-            .into_iter()
-            .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
-            .filter_map(|row| match row.amount {
-                Amount::Bytes(bytes) => Some(json!({"name": row.name, "bytes": bytes})),
-                _ => None,
-            })
-            .collect();
         json!({
             "peak_bytes": self.peak_bytes,
             "budget_bytes": self.budget_bytes,
             "reason": self.summary(),
             "n_steps": self.n_steps,
-            "parts": parts,
+            "parts": memory_parts(&self.rows()),
         })
     }
 }
@@ -282,30 +270,6 @@ impl StagePlan for EncoderPlan {
         };
         format!("{} steps of {size}; {kept}", self.n_steps)
     }
-}
-
-/// Samples of every step of as many epochs as the run needs, and its number of steps.
-fn epochs(settings: &EncoderSettings, lengths: &SampleLengths) -> (Vec<Vec<Vec<u32>>>, u64) {
-    let wanted = settings.schedule.num_train_epochs;
-    let (mut epochs, mut n_steps): (Vec<Vec<Vec<u32>>>, u64) = (Vec::new(), 0);
-    loop {
-        let is_enough = match settings.schedule.max_steps {
-            Some(most) => n_steps >= most,
-            None => epochs.len() as f64 >= wanted,
-        };
-        if is_enough && !epochs.is_empty() {
-            break;
-        }
-        let order = epoch_order(&lengths.sources, Seed(settings.seed), epochs.len() as u64);
-        let steps = steps_of(settings.step_size, &order, &lengths.train);
-        n_steps += steps.len() as u64;
-        epochs.push(steps);
-    }
-    let first = |n: usize| epochs.iter().take(n).map(Vec::len).sum::<usize>() as f64;
-    let whole = first(wanted as usize);
-    let begun = epochs.get(wanted as usize).map_or(0, Vec::len) as f64;
-    let of_epochs = ((whole + wanted.fract() * begun).round() as u64).max(1);
-    (epochs, settings.schedule.max_steps.unwrap_or(of_epochs))
 }
 
 fn steps_of(size: StepSize, samples: &[u32], lengths: &[u64]) -> Vec<Vec<u32>> {

@@ -14,7 +14,7 @@ use truing_types::Seed;
 
 use super::{
     EvaluationSettings, LoraConfig, Packed, RunPlan, RunSettings, StepPacks, TrainingConfig, TrainingData,
-    TrainingInputs, settings,
+    TrainingInputs, settings, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
@@ -81,20 +81,14 @@ impl TrainingPlan {
         let trainable = config.trainable();
         let (n_parameters, n_trainable) = check_trainable(spec, &trainable)?;
         let packs_per_step = packs_per_step(&config)?;
-        let epochs = pack_epochs(&config, train, packs_per_step)?;
-        let steps_of = |epoch: &Packing| epoch.packs.len().div_ceil(packs_per_step) as u64;
-        let n_steps = match config.schedule.max_steps {
-            Some(max_steps) => max_steps,
-            None => {
-                let whole =
-                    epochs.iter().take(config.schedule.num_train_epochs as usize).map(steps_of).sum::<u64>();
-                let rest = epochs.get(config.schedule.num_train_epochs as usize).map_or(0.0, |epoch| {
-                    (config.schedule.num_train_epochs.fract() * steps_of(epoch) as f64).round()
-                });
-                (whole + rest as u64).max(1)
-            }
-        };
-        let lengths = train.lengths();
+        let (seed, lengths) = (Seed(config.seed), train.lengths());
+        let (epochs, n_steps) = config.schedule.epochs(
+            |epoch| {
+                let visits = epoch_order(train.sources(), seed, epoch);
+                Packing::of_epoch(&lengths, &visits, config.max_length, strategy(&config), seed, epoch)
+            },
+            |epoch| epoch.packs.len().div_ceil(packs_per_step) as u64,
+        )?;
         let eval_packs = inputs.eval().map_or(Ok(Vec::new()), |eval| pack_in_order(&config, eval))?;
         let largest_of = |packing: &Packing| {
             packing.packs.iter().map(|pack| pack.iter().map(|&i| u64::from(lengths[i as usize])).sum()).max()
@@ -200,21 +194,15 @@ impl RunPlan for TrainingPlan {
     }
 
     fn packs_of(&self, step: u64) -> StepPacks<'_> {
-        let mut before = 0;
-        for (epoch, packing) in self.epochs.iter().enumerate() {
-            let n_steps = packing.packs.len().div_ceil(self.packs_per_step) as u64;
-            if step <= before + n_steps {
-                let first = (step - before - 1) as usize * self.packs_per_step;
-                let end = (first + self.packs_per_step).min(packing.packs.len());
-                return StepPacks {
-                    packs: packing.packs[first..end].into(),
-                    epochs_done: epoch as f64 + (step - before) as f64 / n_steps as f64,
-                    ends_epoch: step == before + n_steps,
-                };
-            }
-            before += n_steps;
-        }
-        StepPacks { packs: Vec::new().into(), epochs_done: self.epochs.len() as f64, ends_epoch: true }
+        StepPacks::of_step(
+            step,
+            &self.epochs,
+            |epoch| epoch.packs.len().div_ceil(self.packs_per_step) as u64,
+            |epoch, idx| {
+                let first = idx * self.packs_per_step;
+                epoch.packs[first..(first + self.packs_per_step).min(epoch.packs.len())].into()
+            },
+        )
     }
 
     fn eval_steps(&self) -> Vec<Vec<Vec<u32>>> {
@@ -222,16 +210,6 @@ impl RunPlan for TrainingPlan {
     }
 
     fn to_json(&self) -> serde_json::Value {
-        let parts: Vec<_> = self
-            .memory
-            .rows()
-            .iter()
-            .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
-            .filter_map(|row| match row.amount {
-                Amount::Bytes(bytes) => Some(json!({"name": row.name, "bytes": bytes})),
-                _ => None,
-            })
-            .collect();
         let segments = self.memory.chosen.segments;
         json!({
             "peak_bytes": self.memory.chosen.peak_bytes,
@@ -241,7 +219,7 @@ impl RunPlan for TrainingPlan {
             "reason": self.summary(),
             "n_steps": self.n_steps,
             "flops_per_step": self.step_flops.total(),
-            "parts": parts,
+            "parts": memory_parts(&self.memory.rows()),
         })
     }
 }
@@ -405,31 +383,6 @@ fn strategy(config: &TrainingConfig) -> PackingStrategy {
     match config.packing {
         Packed::BestFitDecreasing => PackingStrategy::BestFitDecreasing,
         Packed::None => PackingStrategy::OneSequence,
-    }
-}
-
-/// Packs as many epochs as the run needs. Each is a function of seed and epoch, so a resume finds the same.
-fn pack_epochs(
-    config: &TrainingConfig,
-    data: &impl TrainingData,
-    packs_per_step: usize,
-) -> Result<Vec<Packing>, StageError> {
-    let (seed, lengths) = (Seed(config.seed), data.lengths());
-    let mut epochs: Vec<Packing> = Vec::new();
-    let mut n_steps = 0;
-    loop {
-        let is_enough = match config.schedule.max_steps {
-            Some(max_steps) => n_steps >= max_steps,
-            None => epochs.len() as f64 >= config.schedule.num_train_epochs,
-        };
-        if is_enough && !epochs.is_empty() {
-            return Ok(epochs);
-        }
-        let epoch = epochs.len() as u64;
-        let visits = epoch_order(data.sources(), seed, epoch);
-        let packing = Packing::of_epoch(&lengths, &visits, config.max_length, strategy(config), seed, epoch)?;
-        n_steps += packing.packs.len().div_ceil(packs_per_step) as u64;
-        epochs.push(packing);
     }
 }
 

@@ -108,6 +108,36 @@ impl ScheduleSettings {
         }
     }
 
+    /// As many epochs as the run needs, and its number of optimiser steps. `make_epoch` makes the epoch of an index,
+    /// `n_steps_of` counts its optimiser steps. The last epoch may be used in part.
+    ///
+    /// # Errors
+    /// The error of `make_epoch`.
+    pub(crate) fn epochs<T, E>(
+        &self,
+        mut make_epoch: impl FnMut(u64) -> Result<T, E>,
+        n_steps_of: impl Fn(&T) -> u64,
+    ) -> Result<(Vec<T>, u64), E> {
+        let (mut epochs, mut n_steps) = (Vec::new(), 0);
+        loop {
+            let is_enough = match self.max_steps {
+                Some(max_steps) => n_steps >= max_steps,
+                None => epochs.len() as f64 >= self.num_train_epochs,
+            };
+            if is_enough && !epochs.is_empty() {
+                break;
+            }
+            let epoch = make_epoch(epochs.len() as u64)?;
+            n_steps += n_steps_of(&epoch);
+            epochs.push(epoch);
+        }
+        let n_whole = self.num_train_epochs as usize;
+        let whole: u64 = epochs.iter().take(n_whole).map(&n_steps_of).sum();
+        let in_part = epochs.get(n_whole).map_or(0, &n_steps_of);
+        let rest = (self.num_train_epochs.fract() * in_part as f64).round() as u64;
+        Ok((epochs, self.max_steps.unwrap_or((whole + rest).max(1))))
+    }
+
     fn check(&self) -> Result<(), RunError> {
         if self.max_steps.is_none() {
             require_positive("num_train_epochs", self.num_train_epochs)?;

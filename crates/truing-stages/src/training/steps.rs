@@ -6,7 +6,7 @@ use std::path::Path;
 use truing_model::TrainableSpec;
 use truing_run::folder::DecisiveOf;
 use truing_store::Digest;
-use truing_train::{OptimizerConfig, Schedule, SegmentPlan};
+use truing_train::{Amount, OptimizerConfig, PlanRow, Schedule, SegmentPlan};
 
 use super::{CheckpointSettings, EvaluationSettings};
 
@@ -19,6 +19,43 @@ pub struct StepPacks<'a> {
     pub epochs_done: f64,
     /// Whether it is its epoch's last.
     pub ends_epoch: bool,
+}
+
+impl<'a> StepPacks<'a> {
+    /// The packs of optimiser step `step`, counted from 1 over all `epochs`. `n_steps_of` counts the steps of an epoch,
+    /// `packs_of` gives the packs of its step with the given index.
+    pub(crate) fn of_step<T>(
+        step: u64,
+        epochs: &'a [T],
+        n_steps_of: impl Fn(&T) -> u64,
+        packs_of: impl Fn(&'a T, usize) -> Cow<'a, [Vec<u32>]>,
+    ) -> Self {
+        let mut before = 0;
+        for (idx, epoch) in epochs.iter().enumerate() {
+            let n_steps = n_steps_of(epoch);
+            if step <= before + n_steps {
+                let in_epoch = step - before;
+                return Self {
+                    packs: packs_of(epoch, in_epoch as usize - 1),
+                    epochs_done: idx as f64 + in_epoch as f64 / n_steps as f64,
+                    ends_epoch: in_epoch == n_steps,
+                };
+            }
+            before += n_steps;
+        }
+        Self { packs: Cow::Borrowed(&[]), epochs_done: epochs.len() as f64, ends_epoch: true }
+    }
+}
+
+/// The rows of a plan that are parts of its memory, as JSON.
+pub(crate) fn memory_parts(rows: &[PlanRow]) -> Vec<serde_json::Value> {
+    rows.iter()
+        .filter(|row| !matches!(row.name.as_str(), "peak" | "budget"))
+        .filter_map(|row| match row.amount {
+            Amount::Bytes(bytes) => Some(serde_json::json!({"name": row.name, "bytes": bytes})),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Where a run writes, and how often it logs, evaluates and saves.

@@ -548,7 +548,7 @@ impl Around<'_> {
             times squared cubed either short oder ou invalid modulo mod doubtful unlikely half quarter \
             third unknown undefined unclear binary hex octal hexadecimal";
         let tail = &words[at..];
-        // "two days ago" is when; "18 days ago" is no number of days.
+        // "18 days ago" names a time, not a number of days.
         let is_past = at < words.len()
             && tail.last() == Some(&"ago")
             && numerals::english(&[words[at].to_owned()]).is_some();

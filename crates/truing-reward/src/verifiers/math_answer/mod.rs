@@ -22,7 +22,7 @@
 //! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions,
 //! equations, inequalities, ratios and matrices; full-width forms, Chinese numerals and English number words
 //! with simple fractions ("two and a half") are read too, before a unit also ("five dollars"). `18...` leaves out
-//! decimals and is no number; `0.333...` is one third. What cannot be read is text: it equals the same text only,
+//! decimals and is not read as a number; `0.333...` is one third. Anything else is compared as text,
 //! without regard to case, spaces and punctuation.
 //!
 //! *Comparison.* A normal form over rational numbers, variables, π, e, i and roots decides exactly. Where

@@ -472,7 +472,7 @@ fn constant(name: String) -> Expr {
     }
 }
 
-/// Short words that are no products of variables.
+/// Short words that are not products of variables.
 const NOT_VARIABLES: &str = "\
     or and not no to if is of the for per at an by th st nd rd am mod more less than left eggs up yes \
     all none dne even odd only true then from plus with when but nor";
