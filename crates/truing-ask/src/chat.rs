@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_client::{
-    Access, CacheMode, CachedChat, ClientSettings, Counts, CountsSnapshot, Fingerprint, OpenAiClient,
-    ReplyCache,
+    Access, CacheMode, ClientSettings, Clock, Counts, CountsSnapshot, Fingerprint, OpenAiClient,
 };
+#[cfg(feature = "cache")]
+use truing_client::{CachedChat, ReplyCache};
 use truing_generate::LocalChat;
 use truing_model::{Engine, EngineOptions, ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
@@ -32,11 +33,14 @@ use crate::AskError;
 pub struct ChatModelConfig {
     /// A model that runs in this process: a path or a name.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "content"))]
     pub model_name_or_path: Option<PathBuf>,
     /// SQLite file that keeps the replies. Without it, a resumed run sends all requests again.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
     pub cache: Option<PathBuf>,
     /// Use of the cache.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub mode: CacheMode,
     /// A model on an OpenAI-compatible server.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,17 +98,6 @@ impl ChatModelConfig {
             *name = find(&name.to_string_lossy())?;
         }
         Ok(())
-    }
-
-    /// The settings that decide what is answered: neither how fast nor where it is asked, nor the cache.
-    #[must_use]
-    pub fn decisive(&self) -> Self {
-        let server = self.server.as_ref().map(|server| ClientSettings {
-            model: server.model.clone(),
-            extra: server.extra.clone(),
-            ..ClientSettings::default()
-        });
-        Self { server, reasoning_marks: self.reasoning_marks.clone(), ..Self::default() }
     }
 
     /// Its name, for messages.
@@ -189,14 +182,42 @@ impl ChatModelConfig {
             stop: Arc::clone(&surroundings.stop),
             counts: is_local.then(|| Arc::clone(&counts)),
         });
-        let Some(path) = &self.cache else { return Ok(OpenChatModel { model: stoppable, counts }) };
+        match &self.cache {
+            Some(path) => {
+                self.with_cache(path, OpenChatModel { model: stoppable, counts }, fingerprint, clock)
+            }
+            None => Ok(OpenChatModel { model: stoppable, counts }),
+        }
+    }
+
+    #[cfg(feature = "cache")]
+    fn with_cache(
+        &self,
+        path: &Path,
+        opened: OpenChatModel,
+        fingerprint: Fingerprint,
+        clock: Arc<dyn Clock>,
+    ) -> Result<OpenChatModel, AskError> {
         if let Some(folder) = path.parent() {
-            let source = |source| RunError::Write { path: path.clone(), source };
+            let source = |source| RunError::Write { path: path.to_path_buf(), source };
             std::fs::create_dir_all(folder).map_err(source)?;
         }
+        let OpenChatModel { model, counts } = opened;
         let cache = Arc::new(ReplyCache::open(path)?);
-        let cached = CachedChat::new(stoppable, fingerprint, cache, self.mode, clock, Arc::clone(&counts));
+        let cached = CachedChat::new(model, fingerprint, cache, self.mode, clock, Arc::clone(&counts));
         Ok(OpenChatModel { model: Box::new(cached), counts })
+    }
+
+    #[cfg(not(feature = "cache"))]
+    fn with_cache(
+        &self,
+        path: &Path,
+        _: OpenChatModel,
+        _: Fingerprint,
+        _: Arc<dyn Clock>,
+    ) -> Result<OpenChatModel, AskError> {
+        let expected = "no file: truing-ask was built without its feature `cache`".to_owned();
+        Err(RunError::BadSetting { key: "cache", found: path.display().to_string(), expected }.into())
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use truing_model::ModelFiles;
+use truing_run::recipe::Scope;
 use truing_run::resume::{check_same_files, check_same_recipe};
 use truing_run::{Recipe, RunError, inputs, recipe};
 use truing_store::{RunDirectory, RunInputs, StoreError};
@@ -65,7 +66,7 @@ pub fn open<R: Recipe>(
         Err(StoreError::RunExists { .. }) => RunDirectory::open(path)?,
         created => return Ok(created?),
     };
-    let decisive = |text: &str| recipe::decisive_of::<R>(text, &folder.recipe_path());
+    let decisive = |text: &str| recipe::decisive_of::<R>(text, &folder.recipe_path(), Scope::Resume);
     check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&text)?)?;
     let without_corrections = |mut inputs: RunInputs| {
         inputs.files.retain(|file| file.role != CORRECTIONS);

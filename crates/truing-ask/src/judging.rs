@@ -120,7 +120,7 @@ pub fn ask_each<T>(
 
 /// Judges without a cache share one in the run's folder.
 pub fn share_cache<'a>(models: impl Iterator<Item = &'a mut ChatModelConfig>, output_dir: &Path) {
-    for model in models {
+    for model in models.filter(|_| cfg!(feature = "cache")) {
         model.cache.get_or_insert_with(|| output_dir.join("replies.sqlite"));
     }
 }

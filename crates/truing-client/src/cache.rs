@@ -3,15 +3,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, params};
-use schemars::JsonSchema;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 use truing_store::Digest;
 use truing_types::{ChatReply, FinishReason, TokenId};
 
-use crate::ClientError;
+use crate::{CacheMode, ClientError};
 
 const VERSION: i64 = 1;
 /// Rows that hold a reply without an answer.
@@ -19,19 +18,8 @@ const WITHOUT_ANSWER: &str = "WHERE trim(json_extract(replies.reply, '$.text'), 
     AND json_extract(replies.reply, '$.finish_reason') IN ('end_of_turn', 'stop_text')";
 /// How long to wait for another process that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What a cache is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CacheMode {
-    /// Use cached replies; request the others and cache them.
-    #[default]
-    Live,
-    /// Send every request and replace cached replies.
-    Record,
-    /// Send no request; a reply that is not cached is an error.
-    Replay,
-}
+/// How long to wait before a lock is tried again.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// The file of replies. It holds requests and replies in full, and no key.
 #[derive(Debug)]
@@ -51,30 +39,51 @@ struct Kept {
     finish_reason: FinishReason,
 }
 
+/// Repeats an operation while another connection holds the lock, for [`BUSY_TIMEOUT`]. SQLite waits by itself for most
+/// locks; it reports at once those for which waiting could be a deadlock within one connection.
+fn while_busy<T>(mut operation: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let begin = Instant::now();
+    loop {
+        match operation() {
+            Err(error) if is_busy(&error) && begin.elapsed() < BUSY_TIMEOUT => std::thread::sleep(BUSY_PAUSE),
+            result => return result,
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
 impl ReplyCache {
     /// Opens the file, making it where there is none.
     ///
     /// # Errors
     /// When it cannot be opened or is no cache of this version.
     pub fn open(path: &Path) -> Result<Self, ClientError> {
-        let failed =
-            |error: rusqlite::Error| ClientError::Cache { path: path.to_path_buf(), source: error.into() };
-        let connection = Connection::open(path).map_err(failed)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
-        connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())).map_err(failed)?;
-        // A reply that was paid for survives a power cut.
-        connection.pragma_update(None, "synchronous", "full").map_err(failed)?;
+        let connect = || {
+            let connection = Connection::open(path)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            // SQLite never waits for the lock of this switch, whatever the timeout says.
+            while_busy(|| connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())))?;
+            // A reply that was paid for survives a power cut.
+            connection.pragma_update(None, "synchronous", "full")?;
+            Ok(connection)
+        };
+        let connection = connect().map_err(|error: rusqlite::Error| ClientError::Cache {
+            path: path.to_path_buf(),
+            source: error.into(),
+        })?;
         let cache = Self { path: path.to_path_buf(), connection: Mutex::new(connection) };
         cache.make_table()?;
         Ok(cache)
     }
 
     fn make_table(&self) -> Result<(), ClientError> {
-        let mut connection = self.lock();
+        let connection = self.lock();
         // Two processes may begin at the same moment; the second finds the table.
-        let transaction = connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-            .map_err(|source| self.failed(source))?;
+        let begin = || Transaction::new_unchecked(&connection, TransactionBehavior::Immediate);
+        let transaction = while_busy(begin).map_err(|source| self.failed(source))?;
         let read = |row: &rusqlite::Row<'_>| row.get(0);
         let found: i64 = transaction
             .pragma_query_value(None, "user_version", read)
@@ -108,9 +117,8 @@ impl ReplyCache {
     pub fn get(&self, key: &Digest) -> Result<Option<ChatReply>, ClientError> {
         let connection = self.lock();
         let query = "SELECT reply, n_prompt_tokens, n_completion_tokens FROM replies WHERE key = ?1";
-        let row = connection
-            .prepare(query)
-            .and_then(|mut statement| {
+        let row = while_busy(|| {
+            connection.prepare(query).and_then(|mut statement| {
                 let read = |row: &rusqlite::Row<'_>| {
                     let reply: String = row.get(0)?;
                     let kept: Kept = serde_json::from_str(&reply).map_err(|error| {
@@ -124,7 +132,8 @@ impl ReplyCache {
                 };
                 statement.query_row(params![key.to_string()], read).optional()
             })
-            .map_err(|source| self.failed(source))?;
+        })
+        .map_err(|source| self.failed(source))?;
         Ok(row.map(|(kept, n_prompt_tokens, n_completion_tokens)| ChatReply {
             text: kept.text,
             reasoning: kept.reasoning,
@@ -170,7 +179,8 @@ impl ReplyCache {
             unix_secs as i64,
         ];
         let connection = self.lock();
-        let done = connection.prepare(&statement).and_then(|mut statement| statement.execute(values));
+        let insert = || connection.prepare(&statement).and_then(|mut statement| statement.execute(values));
+        let done = while_busy(insert);
         done.map(|_| ()).map_err(|source| self.failed(source))
     }
 
@@ -179,7 +189,9 @@ impl ReplyCache {
     /// # Errors
     /// When the file cannot be read.
     pub fn len(&self) -> Result<u64, ClientError> {
-        let count = self.lock().query_row("SELECT count(*) FROM replies", [], |row| row.get::<_, i64>(0));
+        let connection = self.lock();
+        let count = || connection.query_row("SELECT count(*) FROM replies", [], |row| row.get::<_, i64>(0));
+        let count = while_busy(count);
         count.map(i64::unsigned_abs).map_err(|source| self.failed(source))
     }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use truing_store::Digest;
 use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason};
 
-use crate::cache::{CacheMode, ReplyCache};
+use crate::cache::ReplyCache;
 use crate::request::{Fingerprint, canonical_request};
-use crate::{ClientError, Clock, Counts};
+use crate::{CacheMode, ClientError, Clock, Counts};
 
 /// Any model, in this process or elsewhere, with a cache before it: equal requests are asked once, also by the next run.
 ///

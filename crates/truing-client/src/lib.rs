@@ -28,7 +28,7 @@ mod retry;
 mod settings;
 
 #[cfg(feature = "cache")]
-pub use cache::{CacheMode, ReplyCache};
+pub use cache::ReplyCache;
 #[cfg(feature = "cache")]
 pub use cached::CachedChat;
 pub use client::{OnText, OpenAiClient};
@@ -36,4 +36,4 @@ pub use clock::Clock;
 pub use counts::{Counts, CountsSnapshot};
 pub use error::{ClientError, FailureKind, FailureScope};
 pub use request::{Fingerprint, canonical_request};
-pub use settings::{Access, ApiKey, ClientSettings, ProxyAddress, TokenLimitField};
+pub use settings::{Access, ApiKey, CacheMode, ClientSettings, ProxyAddress, TokenLimitField};

@@ -13,46 +13,73 @@ use ureq::http::Uri;
 
 use crate::{ClientError, Clock};
 
+/// What a cache is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheMode {
+    /// Use cached replies; request the others and cache them.
+    #[default]
+    Live,
+    /// Send every request and replace cached replies.
+    Record,
+    /// Send no request; a reply that is not cached is an error.
+    Replay,
+}
+
 /// A server that speaks OpenAI's chat completions, and how hard it may be asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSettings {
     /// Address including the version, for instance `https://host/v1`. `/chat/completions` is appended.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub base_url: String,
     /// The model's name on the server.
     pub model: String,
     /// NAME of the environment variable that holds the API key. Default: no key. A recipe never contains the key
     /// itself.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
     pub api_key_env: Option<String>,
     /// Maximum number of concurrent requests.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub max_concurrency: usize,
     /// Maximum requests started per minute. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
     pub requests_per_minute: Option<u32>,
     /// Maximum tokens per minute, prompts and replies together. Default: no limit. A request counts with an estimate
     /// (one token per four bytes of the prompt, plus `max_new_tokens`) until the server reports its usage.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
     pub tokens_per_minute: Option<u32>,
     /// Timeout of an attempt, in seconds; for streams, until the first piece and between pieces.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub timeout_secs: f64,
     /// Timeout of connecting, in seconds.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub connect_timeout_secs: f64,
     /// Maximum time of a request with all retries, in seconds.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub deadline_secs: f64,
     /// Maximum retries of a request.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub max_retries: u32,
     /// Stop sending requests after this many consecutive refusals (status 400 or 422) with the same message, apart from
     /// numbers and ids, or after four times as many with any messages. An answer resets the count. A refusal of the
     /// key, the account or the model stops at once.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub max_refusals_in_a_row: u32,
     /// Maximum size of an answer, in bytes.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub max_response_bytes: u64,
     /// Stream answers whose text is shown while it is generated.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub stream: bool,
     /// Send the seed to the server. The cache distinguishes replies by the seed in either case.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub send_seed: bool,
     /// Name of the request field that limits the tokens of a reply.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub token_limit_field: TokenLimitField,
     /// Marks of a thought in the model's text beside the known ones. A recipe has them beside the server's table, where they
     /// hold for local models too.

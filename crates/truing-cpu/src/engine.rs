@@ -161,6 +161,8 @@ impl ParameterStore for CpuEngine {
 }
 
 impl Engine for CpuEngine {
+    const NAME: &'static str = "cpu f32";
+
     type Batch = DeviceBatch;
     type Hidden = Hidden;
     type Saved = SavedActivations;

@@ -36,6 +36,7 @@ pub struct SourceConfig {
     /// zstd; or Parquet. The files of a folder are read in name order. Files with other endings, hidden files,
     /// descriptions such as `dataset_info.json`, subfolders and, beside a train split, files of other splits (`test-*`,
     /// `validation-*`) are not read; a note names them.
+    #[schemars(extend("x-decides" = "name_and_content"))]
     pub path: PathBuf,
     /// Name of the row format, for instance `messages` or `alpaca`. Default: the format that most of the first 100 rows
     /// fit.

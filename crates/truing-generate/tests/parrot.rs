@@ -108,6 +108,8 @@ impl ParameterStore for Parrot {
 }
 
 impl Engine for Parrot {
+    const NAME: &'static str = "parrot";
+
     type Batch = ();
     type Hidden = ();
     type Saved = ();

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use truing_store::{CommittedDirectory, Digest, RunDirectory, RunInputs, atomic};
-use truing_types::{Communicator, Event, EventSink};
+use truing_train::TrainerState;
+use truing_types::{Communicator, Event, EventSink, counted};
 
 use crate::ranks::on_first_rank;
+use crate::recipe::Scope;
 use crate::resume::{check_same_files, check_same_recipe, find_checkpoint};
+use crate::start::n_steps_of_outcome;
 use crate::{RecipeError, RunError, SkippedRow, Start, TrainedModel, write_skipped};
 
-/// Reads the settings that decide the results out of a recipe's text.
-pub type DecisiveOf = fn(&str, &Path) -> Result<Table, RecipeError>;
+/// Reads the settings that decide something out of a recipe's text.
+pub type DecisiveOf = fn(&str, &Path, Scope) -> Result<Table, RecipeError>;
 
 /// A run as its folder records it.
 pub struct RunOutline<'r> {
@@ -25,8 +28,10 @@ pub struct RunOutline<'r> {
     pub decisive_of: DecisiveOf,
     /// What the run is made from.
     pub inputs: &'r RunInputs,
-    /// Digest of everything that decides the weights.
+    /// Digest of everything that decides a step's weights.
     pub digest: Digest,
+    /// Optimiser steps of the run.
+    pub n_steps: u64,
     /// `plan.json`.
     pub plan: serde_json::Value,
     /// Rows that were left out.
@@ -91,18 +96,22 @@ impl RunOutline<'_> {
         let found = on_first_rank(communicator, || -> Result<_, RunError> {
             let opened = self.open_here(start, events)?;
             let path = Some(opened.model_path()).filter(|model| start == Start::Resume && model.exists());
+            let taken = if path.is_some() { n_steps_of_outcome(opened.path())? } else { None };
+            self.check_length(taken)?;
             let model = match path {
-                Some(path) => {
+                Some(path) if taken.is_none_or(|taken| taken == self.n_steps) => {
                     check_same_files(&opened.inputs()?, self.inputs)?;
                     events.emit(Event::Note(format!("the run is finished: {} is saved", path.display())));
                     Some(TrainedModel::of_finished_run(opened.path(), path)?)
                 }
-                None => None,
+                _ => None,
             };
             if model.is_none() {
                 // First, so that a resume that is refused leaves the record of the run as it is.
                 if start == Start::Resume {
                     checkpoint = find_checkpoint(self.digest, self.inputs, &opened, events)?;
+                    let state = checkpoint.as_ref().map(TrainerState::read).transpose()?;
+                    self.check_length(state.map(|state| state.step))?;
                     if checkpoint.is_none() {
                         // All of the run is made from the inputs as they are now.
                         opened.write_inputs(self.inputs)?;
@@ -125,6 +134,13 @@ impl RunOutline<'_> {
         Ok(OpenedRun::Open { folder: RunFolder { path: found.path, directory }, checkpoint })
     }
 
+    /// A run cannot have fewer steps than it has taken.
+    fn check_length(&self, taken: Option<u64>) -> Result<(), RunError> {
+        let Some(taken) = taken.filter(|&taken| taken > self.n_steps) else { return Ok(()) };
+        let expected = format!("at least {taken}: so many have been taken");
+        Err(RunError::BadSetting { key: "max_steps", found: self.n_steps.to_string(), expected })
+    }
+
     fn open_here(&self, start: Start, events: &mut dyn EventSink) -> Result<RunDirectory, RunError> {
         if start == Start::Fresh {
             return Ok(RunDirectory::create(self.output_dir, self.recipe, self.inputs)?);
@@ -135,10 +151,31 @@ impl RunOutline<'_> {
             events.emit(nothing_to_resume(self.output_dir));
             return Ok(directory);
         }
-        let decisive = |text: &str| (self.decisive_of)(text, &directory.recipe_path());
-        check_same_recipe(&decisive(&directory.recipe()?)?, &decisive(self.recipe)?)?;
+        let recipe = directory.recipe()?;
+        let settings = |scope| -> Result<[Table; 2], RunError> {
+            let path = directory.recipe_path();
+            Ok([(self.decisive_of)(&recipe, &path, scope)?, (self.decisive_of)(self.recipe, &path, scope)?])
+        };
+        let [before, now] = settings(Scope::Resume)?;
+        check_same_recipe(&before, &now)?;
+        let [before, now] = settings(Scope::Length)?;
+        if before != now {
+            events.emit(Event::Note(format!(
+                "the length of the run has changed ({} instead of {}): from here on the learning rate follows the \
+                 schedule of a run of {}",
+                length_text(&now),
+                length_text(&before),
+                counted(self.n_steps, "step", "steps"),
+            )));
+            directory.write_recipe(self.recipe)?;
+        }
         Ok(directory)
     }
+}
+
+fn length_text(settings: &Table) -> String {
+    let texts: Vec<String> = settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    texts.join(", ")
 }
 
 /// Says that a resume starts a run.

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use truing_model::ModelFiles;
+use truing_model::{Engine, ModelFiles};
 use truing_store::{Digest, InputFile, RunInputs};
 use truing_types::StageName;
 
+use crate::recipe::Scope;
 use crate::{Recipe, RunError};
 
 /// What `inputs.json` of a run says: stage, versions, seed, and the digests of all files, given with their roles.
@@ -32,19 +33,35 @@ pub fn model_files(model: &ModelFiles) -> Vec<PathBuf> {
     model.deciding_files()
 }
 
-/// The engine that computes, as the content key names it.
-const ENGINE: &str = "cpu f32";
-/// Counts changes of what the content key is made of.
-const KEY_VERSION: u32 = 2;
+/// Counts changes of what the keys are made of.
+const KEY_VERSION: u32 = 3;
 
-/// The content key of a run: a digest of everything that decides its results. These are the engine, the stage with the
-/// settings that decide results ([`Recipe::decisive`]), the contents of all input files but those it is only evaluated
-/// on, and the samples that were made of them, where a stage can tell.
+/// What decides every step of a run, so that one run can continue another: engine, stage, settings
+/// ([`Scope::Resume`]), the contents of all input files but those it is only evaluated on, and the samples that were made
+/// of them, where a stage can tell.
 #[must_use]
-pub fn content_key(recipe: &impl Recipe, inputs: &RunInputs, samples: Option<Digest>) -> Digest {
-    let mut parts = vec![format!("{KEY_VERSION} {ENGINE}"), recipe.decisive_toml()];
-    let deciding = inputs.files.iter().filter(|file| file.role != "evaluation");
-    parts.extend(deciding.map(|file| format!("{} {}", file.role, file.blake3)));
+pub fn resume_key<E: Engine>(recipe: &impl Recipe, inputs: &RunInputs, samples: Option<Digest>) -> Digest {
+    let is_deciding = |file: &&InputFile| file.role != "evaluation";
+    let mut parts = key_parts::<E>(recipe, Scope::Resume, inputs.files.iter().filter(is_deciding));
     parts.extend(samples.map(|samples| samples.to_string()));
     Digest::of_bytes(parts.join("\n").as_bytes())
+}
+
+/// What decides all that a finished run leaves behind: two runs of one content key have equal results. Made of the engine,
+/// the stage, settings ([`Scope::Content`]) and the contents of all input files; never of paths, log settings, threads or
+/// memory budgets.
+#[must_use]
+pub fn content_key<E: Engine>(recipe: &impl Recipe, inputs: &RunInputs) -> Digest {
+    let parts = key_parts::<E>(recipe, Scope::Content, inputs.files.iter());
+    Digest::of_bytes(parts.join("\n").as_bytes())
+}
+
+fn key_parts<'a, E: Engine>(
+    recipe: &impl Recipe,
+    scope: Scope,
+    files: impl Iterator<Item = &'a InputFile>,
+) -> Vec<String> {
+    let mut parts = vec![format!("{KEY_VERSION} {}", E::NAME), recipe.decisive(scope).to_string()];
+    parts.extend(files.map(|file| format!("{} {}", file.role, file.blake3)));
+    parts
 }

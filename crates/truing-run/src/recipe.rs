@@ -1,6 +1,7 @@
 //! Recipes: one TOML file a run, with the names people know, and `--set a.b=c` on top. Unknown keys are errors
 //! that say where they stand and which known key is nearest.
 
+mod decisive;
 mod reference;
 mod schema;
 
@@ -14,6 +15,7 @@ use truing_types::{STAGES, StageName, nearest_name};
 
 use schema::UnknownKey;
 
+pub use decisive::Scope;
 pub use reference::reference_of;
 pub use schema::{recipe_schema_of, schema_of};
 
@@ -107,13 +109,6 @@ fn nearest_hint(nearest: Option<&str>) -> String {
 pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
     /// What recipes of this kind may be for.
     const STAGES: &'static [StageName];
-    /// Settings of this recipe that decide no result, beside those of every recipe (`FREE`). A setting inside a table is
-    /// `table.key`, one of every entry of a list `list.*.key`.
-    const FREE: &'static [&'static str] = &[];
-    /// Settings that name a file whose content is compared by digest, beside those of every recipe (`FILES`): its name
-    /// decides (rewards are chosen by it), its folder does not.
-    const FILES: &'static [&'static str] = &[];
-
     /// What this recipe is for.
     fn stage(&self) -> StageName;
 
@@ -147,14 +142,18 @@ pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
         toml::to_string_pretty(self).expect("a recipe is made of tables, lists, texts and numbers")
     }
 
-    /// The settings that decide the results: the others may change between a run and its resume.
-    fn decisive(&self) -> Table {
-        decisive(self)
+    /// The settings that decide what `scope` is about, as their schemas declare it. They hold no path of a folder.
+    fn decisive(&self, scope: Scope) -> Table {
+        let mut table = to_table(self);
+        decisive::keep_decisive(&[&schema_of::<Self>()], &mut table, scope);
+        table
     }
 
-    /// [`decisive`](Self::decisive) as text, for digests.
-    fn decisive_toml(&self) -> String {
-        self.decisive().to_string()
+    /// Settings whose schema declares something unknown of what they decide. Empty, or a mistake in the program.
+    fn unknown_declarations() -> Vec<String> {
+        let mut found = Vec::new();
+        decisive::unknown_declarations(&schema_of::<Self>(), "", &mut found);
+        found
     }
 }
 
@@ -174,69 +173,12 @@ pub fn find_model<E>(name: &mut String, find: &mut dyn FnMut(&str) -> Result<Pat
     Ok(())
 }
 
-/// Settings that decide no result in any recipe: where files lie (their content is compared by digest), what is logged,
-/// evaluated and kept, and what it is computed with.
-const FREE: &[&str] = &[
-    "output_dir",
-    "data_dir",
-    "model_name_or_path",
-    "threads",
-    "memory_gib",
-    "layers_per_segment",
-    "eval_steps",
-    "eval_on_start",
-    "save_steps",
-    "save_total_limit",
-    "keep_best",
-    "load_best_model_at_end",
-    "logging_steps",
-    "save_dtype",
-    "merge_adapter",
-];
-
-/// Settings of every recipe that name a file whose content is compared by digest.
-const FILES: &[&str] = &["data.*.path", "eval_data.*.path"];
-
-/// The settings of a recipe without those that decide no result.
-pub fn decisive<R: Recipe>(recipe: &R) -> Table {
-    let mut root = Value::Table(to_table(recipe));
-    for key in FREE.iter().chain(R::FREE) {
-        at(&mut root, key, &mut |table, key| drop(table.remove(key)));
-    }
-    for key in FILES.iter().chain(R::FILES) {
-        at(&mut root, key, &mut |table, key| {
-            if let Some(Value::String(path)) = table.get_mut(key)
-                && let Some(name) = Path::new(path).file_name()
-            {
-                *path = name.to_string_lossy().into_owned();
-            }
-        });
-    }
-    match root {
-        Value::Table(table) => table,
-        _ => Table::new(),
-    }
-}
-
-/// The settings that decide the results, of a recipe as a run's folder holds it.
-pub fn decisive_of<R: Recipe>(text: &str, path: &Path) -> Result<Table, RecipeError> {
-    Ok(R::from_toml(text, path, &[])?.decisive())
-}
-
-/// Does something with the table that holds a setting, and the setting's own name.
-fn at(place: &mut Value, path: &str, change: &mut dyn FnMut(&mut Table, &str)) {
-    match (place, path.split_once('.')) {
-        (Value::Table(table), None) => change(table, path),
-        (Value::Table(table), Some((key, rest))) => {
-            if let Some(inner) = table.get_mut(key) {
-                at(inner, rest, change);
-            }
-        }
-        (Value::Array(list), Some(("*", rest))) => {
-            list.iter_mut().for_each(|entry| at(entry, rest, change));
-        }
-        _ => {}
-    }
+/// [`Recipe::decisive`] of a recipe as its run's folder holds it.
+///
+/// # Errors
+/// When the text is not a recipe of this type.
+pub fn decisive_of<R: Recipe>(text: &str, path: &Path, scope: Scope) -> Result<Table, RecipeError> {
+    Ok(R::from_toml(text, path, &[])?.decisive(scope))
 }
 
 /// Reads a recipe, then the overrides in their order. Paths in the file are relative to its folder, paths in
@@ -454,6 +396,8 @@ impl RecipeError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[derive(Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -461,15 +405,38 @@ mod tests {
     struct Example {
         stage: Option<StageName>,
         learning_rate: f64,
+        #[schemars(extend("x-decides" = "length"))]
+        max_steps: Option<u64>,
+        #[schemars(extend("x-decides" = "nothing"))]
         output_dir: PathBuf,
+        #[schemars(extend("x-decides" = "outcome"))]
         name: Option<String>,
         data: Vec<Source>,
         lora: Option<Lora>,
+        kind: Option<Kind>,
+        named: BTreeMap<String, Source>,
+    }
+
+    /// Alternatives, with settings in one of them.
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    enum Kind {
+        Plain,
+        Model(Model),
+    }
+
+    #[derive(Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(default, deny_unknown_fields)]
+    struct Model {
+        #[schemars(extend("x-decides" = "content"))]
+        path: String,
+        temperature: f64,
     }
 
     #[derive(Debug, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     struct Source {
+        #[schemars(extend("x-decides" = "name_and_content"))]
         path: String,
         weight: f64,
     }
@@ -478,14 +445,12 @@ mod tests {
     #[serde(default, deny_unknown_fields)]
     struct Lora {
         #[serde(alias = "r")]
-        #[schemars(extend("x-aliases" = ["r"]))]
+        #[schemars(extend("x-aliases" = ["r"], "x-decides" = "nothing"))]
         rank: usize,
     }
 
     impl Recipe for Example {
         const STAGES: &'static [StageName] = &[StageName::Sft, StageName::Dpo];
-        const FREE: &'static [&'static str] = &["name", "lora.rank", "not.there"];
-
         fn stage(&self) -> StageName {
             self.stage.unwrap_or(StageName::Sft)
         }
@@ -540,11 +505,41 @@ mod tests {
     }
 
     #[test]
-    fn what_decides_no_result_is_no_part_of_the_decisive_settings() {
-        let example = read(TEXT, &["lora.rank=8", "data.0.path=far/away/a.jsonl", "name=x"]).unwrap();
-        let expected =
-            "stage = \"sft\"\nlearning_rate = 1e-5\ndata = [{path = \"a.jsonl\", weight = 0.0}]\nlora = {}";
-        assert_eq!(example.decisive(), toml::from_str(expected).unwrap());
+    fn settings_decide_what_their_schema_declares() {
+        let example = read(
+            TEXT,
+            &[
+                "lora.rank=8",
+                "data.0.path=far/away/a.jsonl",
+                "name=x",
+                "max_steps=7",
+                "kind={model = {path = \"m\", temperature = 0.5}}",
+                "named={first = {path = \"b/c.jsonl\"}}",
+            ],
+        );
+        let example = example.unwrap();
+        let resumed = "stage = \"sft\"\nlearning_rate = 1e-5\ndata = [{path = \"a.jsonl\", weight = 0.0}]\nlora = {}\n\
+                       kind = {model = {temperature = 0.5}}\nnamed = {first = {path = \"c.jsonl\", weight = 0.0}}\n";
+        assert_eq!(example.decisive(Scope::Resume), toml::from_str(resumed).unwrap());
+        let whole = format!("name = \"x\"\nmax_steps = 7\n{resumed}");
+        assert_eq!(example.decisive(Scope::Content), toml::from_str(&whole).unwrap());
+        assert_eq!(example.decisive(Scope::Length), toml::from_str("max_steps = 7").unwrap());
+        let plain = read(TEXT, &["kind=plain"]).unwrap().decisive(Scope::Resume);
+        assert_eq!(plain["kind"].as_str(), Some("plain"), "an alternative without settings is kept");
+    }
+
+    #[test]
+    fn an_unknown_declaration_is_found() {
+        #[derive(JsonSchema)]
+        struct Misspelled {
+            #[expect(dead_code, reason = "only its schema is read")]
+            #[schemars(extend("x-decides" = "nothin"))]
+            path: String,
+        }
+        let mut found = Vec::new();
+        decisive::unknown_declarations(&schema_of::<Vec<Misspelled>>(), "list", &mut found);
+        assert_eq!(found, ["list.path"]);
+        assert!(Example::unknown_declarations().is_empty());
     }
 
     #[test]

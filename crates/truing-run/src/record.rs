@@ -70,14 +70,19 @@ impl<'a> RunRecord<'a> {
         self.folder.path()
     }
 
-    /// Ends the run: `outcome.json` says how.
+    /// Ends the run after `n_steps` optimiser steps: `outcome.json` says how.
     ///
     /// # Errors
     /// When the file cannot be written, or a peer is lost.
-    pub fn end(self, model: PathBuf, nothing_learnt: Option<String>) -> Result<TrainedModel, RunError> {
+    pub fn end(
+        self,
+        model: PathBuf,
+        nothing_learnt: Option<String>,
+        n_steps: u64,
+    ) -> Result<TrainedModel, RunError> {
         let folder = self.path().to_path_buf();
         let trained = TrainedModel { model, metrics: self.last_metrics, nothing_learnt };
-        on_first_rank(self.communicator, || trained.save_outcome(&folder))?;
+        on_first_rank(self.communicator, || trained.save_outcome(&folder, n_steps))?;
         Ok(trained)
     }
 

@@ -68,18 +68,21 @@ pub struct TrainedModel {
 /// What a finished run's `outcome.json` says of it, so that a later call gives the same answer.
 #[derive(Serialize, Deserialize)]
 struct SavedOutcome {
+    /// Optimiser steps that were taken; runs of earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    n_steps: Option<u64>,
     metrics: BTreeMap<String, f64>,
     nothing_learnt: Option<String>,
 }
 
 impl TrainedModel {
-    /// Writes `outcome.json` in the run's folder.
+    /// Writes `outcome.json` of a run of `n_steps` optimiser steps in the run's folder.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save_outcome(&self, folder: &Path) -> Result<(), RunError> {
+    pub fn save_outcome(&self, folder: &Path, n_steps: u64) -> Result<(), RunError> {
         let (metrics, nothing_learnt) = (self.metrics.clone(), self.nothing_learnt.clone());
-        let outcome = SavedOutcome { metrics, nothing_learnt };
+        let outcome = SavedOutcome { n_steps: Some(n_steps), metrics, nothing_learnt };
         Ok(atomic::write_json(&RunDirectory::outcome_path(folder), &outcome)?)
     }
 
@@ -88,14 +91,22 @@ impl TrainedModel {
     /// # Errors
     /// When the file cannot be read.
     pub fn of_finished_run(folder: &Path, model: PathBuf) -> Result<Self, RunError> {
-        let path = RunDirectory::outcome_path(folder);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => b"{\"metrics\": {}}".to_vec(),
-            Err(source) => return Err(RunError::Read { path, source }),
-        };
-        let SavedOutcome { metrics, nothing_learnt } =
-            serde_json::from_slice(&bytes).map_err(|error| RunError::Read { path, source: error.into() })?;
+        let SavedOutcome { metrics, nothing_learnt, .. } = saved_outcome(folder)?;
         Ok(Self { model, metrics, nothing_learnt })
     }
+}
+
+/// Optimiser steps of a run that was finished before; `None` where its version did not record them, or it has not ended.
+pub(crate) fn n_steps_of_outcome(folder: &Path) -> Result<Option<u64>, RunError> {
+    Ok(saved_outcome(folder)?.n_steps)
+}
+
+fn saved_outcome(folder: &Path) -> Result<SavedOutcome, RunError> {
+    let path = RunDirectory::outcome_path(folder);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => b"{\"metrics\": {}}".to_vec(),
+        Err(source) => return Err(RunError::Read { path, source }),
+    };
+    serde_json::from_slice(&bytes).map_err(|error| RunError::Read { path, source: error.into() })
 }

@@ -10,6 +10,7 @@ mod label_names;
 mod rows;
 mod workload;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -18,9 +19,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_eval::classifier::ClassifierEvaluation;
 use truing_model::Engine;
-use truing_run::inputs::content_key;
+use truing_run::inputs::resume_key;
 use truing_run::ranks::on_first_rank;
 use truing_run::{Ended, Machine, Recipe, RunError, recipe};
+use truing_store::RunInputs;
 use truing_store::atomic;
 use truing_train::PlanRow;
 use truing_types::{Event, EventSink, StageName};
@@ -51,6 +53,7 @@ pub struct ClassifierConfig {
     /// A label set (as in `truing label`) that maps names and synonyms in the data to its labels. A label outside it is
     /// an error. Default: labels are used as they are written.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "name_and_content"))]
     pub label_set: Option<PathBuf>,
     /// Column of the confidence of a dimension or score. Default: `confidence.<name>`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -154,7 +157,7 @@ impl ClassifierPlan {
             sources: training::TrainingData::sources(&inputs.train).to_vec(),
             n_cut: inputs.n_cut,
         };
-        let digest = content_key(&config, &inputs.record, None);
+        let digest = resume_key::<E>(&config, &inputs.record, None);
         let run = EncoderPlan::resolve::<E>(settings, &files.spec, lengths, false, digest, machine)?;
         Ok(Self::Encoder { config: Box::new(config), run: Box::new(run) })
     }
@@ -209,6 +212,17 @@ impl Stage for ClassifierStage {
         machine: &Machine,
     ) -> Result<ClassifierPlan, StageError> {
         ClassifierPlan::resolve::<E>(config, inputs, machine)
+    }
+
+    fn config(plan: &ClassifierPlan) -> &Self::Config {
+        plan.config()
+    }
+
+    fn record<'a>(
+        _: &ClassifierPlan,
+        inputs: &'a ClassifierInputs,
+    ) -> Result<Cow<'a, RunInputs>, StageError> {
+        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn run<E: Engine + 'static>(

@@ -3,6 +3,7 @@
 
 mod reference;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -14,6 +15,7 @@ use truing_data::{ResponseBatch, ResponseDataset};
 use truing_model::Engine;
 use truing_run::samples::{Compared, ResponseOptions};
 use truing_run::{Ended, Machine, RunError};
+use truing_store::RunInputs;
 use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
 use truing_types::{BatchError, Communicator, EventSink, StageName};
 
@@ -130,6 +132,14 @@ impl Stage for DpoStage {
         machine: &Machine,
     ) -> Result<TrainingPlan, StageError> {
         TrainingPlan::resolve::<E, _>(config, inputs, machine)
+    }
+
+    fn config(plan: &TrainingPlan) -> &Self::Config {
+        &plan.config
+    }
+
+    fn record<'a>(_: &TrainingPlan, inputs: &'a ResponseInputs) -> Result<Cow<'a, RunInputs>, StageError> {
+        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn run<E: Engine + 'static>(

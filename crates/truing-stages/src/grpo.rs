@@ -4,12 +4,15 @@
 //! [`GrpoConfig`] is what was typed, [`GrpoInputs`] what it names on disk, [`GrpoPlan`] every decision that can be
 //! made before work starts, [`GrpoStage`] the work, and [`rollouts`] what is kept of it.
 
+mod columns;
 mod config;
 mod failures;
 mod inputs;
 mod judge_reward;
+mod learn;
 mod model_reward;
 mod plan;
+mod rollout_groups;
 pub mod rollouts;
 mod run;
 mod state;
@@ -23,9 +26,11 @@ pub use judge_reward::JudgeReward;
 pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
 
+use std::borrow::Cow;
 use truing_ask::ChatModelConfig;
 use truing_model::Engine;
 use truing_run::{Ended, Machine};
+use truing_store::RunInputs;
 use truing_types::StageName;
 
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
@@ -57,6 +62,14 @@ impl Stage for GrpoStage {
         machine: &Machine,
     ) -> Result<GrpoPlan, StageError> {
         GrpoPlan::resolve::<E>(config, inputs, machine)
+    }
+
+    fn config(plan: &GrpoPlan) -> &Self::Config {
+        &plan.config
+    }
+
+    fn record<'a>(_: &GrpoPlan, inputs: &'a GrpoInputs) -> Result<Cow<'a, RunInputs>, StageError> {
+        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn chat_models(plan: &GrpoPlan) -> Vec<&ChatModelConfig> {

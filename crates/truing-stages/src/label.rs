@@ -18,9 +18,11 @@ pub use config::{LabelConfig, LabelJudge, OnUnknownLabel};
 pub use plan::{LabelInputs, LabelPlan};
 pub use run::LabelOutcome;
 
+use std::borrow::Cow;
 use truing_ask::ChatModelConfig;
 use truing_model::Engine;
 use truing_run::{Ended, Machine};
+use truing_store::RunInputs;
 use truing_types::StageName;
 
 use crate::{PlanContext, RunContext, Stage, StageError};
@@ -46,6 +48,14 @@ impl Stage for LabelStage {
         _: &Machine,
     ) -> Result<LabelPlan, StageError> {
         LabelPlan::resolve(config, inputs)
+    }
+
+    fn config(plan: &LabelPlan) -> &Self::Config {
+        &plan.config
+    }
+
+    fn record<'a>(plan: &LabelPlan, inputs: &'a LabelInputs) -> Result<Cow<'a, RunInputs>, StageError> {
+        plan.record(inputs).map(Cow::Owned)
     }
 
     fn chat_models(plan: &LabelPlan) -> Vec<&ChatModelConfig> {

@@ -17,9 +17,11 @@ pub use config::{QualityConfig, QualityJudge};
 pub use plan::{QualityInputs, QualityPlan};
 pub use run::QualityOutcome;
 
+use std::borrow::Cow;
 use truing_ask::ChatModelConfig;
 use truing_model::Engine;
 use truing_run::{Ended, Machine};
+use truing_store::RunInputs;
 use truing_types::StageName;
 
 use crate::{PlanContext, RunContext, Stage, StageError};
@@ -45,6 +47,14 @@ impl Stage for QualityStage {
         _: &Machine,
     ) -> Result<QualityPlan, StageError> {
         QualityPlan::resolve(config, inputs)
+    }
+
+    fn config(plan: &QualityPlan) -> &Self::Config {
+        &plan.config
+    }
+
+    fn record<'a>(plan: &QualityPlan, inputs: &'a QualityInputs) -> Result<Cow<'a, RunInputs>, StageError> {
+        plan.record(inputs).map(Cow::Owned)
     }
 
     fn chat_models(plan: &QualityPlan) -> Vec<&ChatModelConfig> {

@@ -1,6 +1,7 @@
 //! The reward model (report 2.1, Eq. 1): a scalar head, Bradley-Terry on pairs, a squared error to normalised absolute
 //! scores. Both sides of a pair lie in one pack, and the prompt that they share is computed once.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -10,6 +11,7 @@ use truing_eval::reward::{Normalisation, ScoreNormaliser, diagnose};
 use truing_model::{Engine, HeadOutput};
 use truing_run::samples::{Compared, ResponseOptions};
 use truing_run::{Ended, Machine, RunError, model};
+use truing_store::RunInputs;
 use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
 use truing_types::{BatchError, StageName};
 
@@ -143,6 +145,14 @@ impl Stage for RewardModelStage {
         machine: &Machine,
     ) -> Result<TrainingPlan, StageError> {
         TrainingPlan::resolve::<E, _>(config, inputs, machine)
+    }
+
+    fn config(plan: &TrainingPlan) -> &Self::Config {
+        &plan.config
+    }
+
+    fn record<'a>(_: &TrainingPlan, inputs: &'a ResponseInputs) -> Result<Cow<'a, RunInputs>, StageError> {
+        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn run<E: Engine + 'static>(

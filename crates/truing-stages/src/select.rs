@@ -13,6 +13,7 @@ mod plan;
 mod pool;
 mod vectors;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
@@ -22,6 +23,7 @@ use truing_run::folder::nothing_to_resume;
 use truing_run::selection::SelectionSummary;
 use truing_run::{Ended, Machine, Recipe, Start};
 use truing_store::RunDirectory;
+use truing_store::RunInputs;
 use truing_types::StageName;
 
 use crate::{PlanContext, RunContext, Stage, StageError};
@@ -65,6 +67,14 @@ impl Stage for SelectStage {
 
     fn plan<E: Engine>(config: SelectConfig, (): &(), machine: &Machine) -> Result<SelectPlan, StageError> {
         SelectPlan::resolve(config, *machine)
+    }
+
+    fn config(plan: &SelectPlan) -> &Self::Config {
+        &plan.config
+    }
+
+    fn record<'a>(plan: &SelectPlan, _: &'a ()) -> Result<Cow<'a, RunInputs>, StageError> {
+        plan.record().map(Cow::Owned)
     }
 
     fn run<E: Engine + 'static>(

@@ -6,12 +6,14 @@
 
 mod inputs;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use truing_data::Dataset;
 use truing_model::{Engine, HeadOutput};
 use truing_run::source_names::metric_names;
 use truing_run::{Ended, Machine};
+use truing_store::RunInputs;
 use truing_train::Sft;
 use truing_types::{BatchError, PackedBatch, StageName};
 
@@ -103,6 +105,14 @@ impl Stage for SftStage {
         machine: &Machine,
     ) -> Result<TrainingPlan, StageError> {
         TrainingPlan::resolve::<E, _>(config, inputs, machine)
+    }
+
+    fn config(plan: &TrainingPlan) -> &Self::Config {
+        &plan.config
+    }
+
+    fn record<'a>(_: &TrainingPlan, inputs: &'a SftInputs) -> Result<Cow<'a, RunInputs>, StageError> {
+        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn run<E: Engine + 'static>(

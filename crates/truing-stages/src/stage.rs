@@ -2,12 +2,15 @@
 //!
 //! The command line, `truing plan`, the quickstart and the tests run every stage through [`Stage`].
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use truing_ask::{ChatModelConfig, OpenChatModel};
 use truing_model::Engine;
+use truing_run::inputs::content_key;
 use truing_run::{Ended, Machine, Probe, Recipe, Start};
+use truing_store::{Digest, RunInputs};
 use truing_text::RenderOptions;
 use truing_train::PlanRow;
 use truing_types::{EventSink, Groups, StageName};
@@ -104,6 +107,23 @@ pub trait Stage {
         inputs: &Self::Inputs,
         machine: &Machine,
     ) -> Result<Self::Plan, StageError>;
+
+    /// The recipe of a plan.
+    fn config(plan: &Self::Plan) -> &Self::Config;
+
+    /// The files that the run is made from, with their digests.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    fn record<'a>(plan: &Self::Plan, inputs: &'a Self::Inputs) -> Result<Cow<'a, RunInputs>, StageError>;
+
+    /// What decides all that the finished run leaves behind ([`content_key`]).
+    ///
+    /// # Errors
+    /// That of [`record`](Self::record).
+    fn content_key<E: Engine>(plan: &Self::Plan, inputs: &Self::Inputs) -> Result<Digest, StageError> {
+        Ok(content_key::<E>(Self::config(plan), &*Self::record(plan, inputs)?))
+    }
 
     /// The chat models that a run calls, and that its [`RunContext`] has to hold.
     fn chat_models(_plan: &Self::Plan) -> Vec<&ChatModelConfig> {

@@ -43,7 +43,7 @@ pub(crate) struct Context {
 /// 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "truing", version, arg_required_else_help = true)]
-struct Cli {
+pub(crate) struct Cli {
     /// CPU threads. Default: all that this process may use. It never changes a result.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,

@@ -220,3 +220,36 @@ fn the_file_holds_no_key_and_other_files_are_refused() {
     let error = ReplyCache::open(&newer).unwrap_err();
     assert!(matches!(error, ClientError::CacheVersion { found: 99, expected: 1, .. }), "{error}");
 }
+
+#[test]
+fn many_connections_that_open_a_new_file_at_once_all_get_it() {
+    const N_CONNECTIONS: usize = 8;
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..30 {
+        let path = folder.path().join(round.to_string());
+        let begin = std::sync::Barrier::new(N_CONNECTIONS);
+        std::thread::scope(|scope| {
+            for _ in 0..N_CONNECTIONS {
+                scope.spawn(|| {
+                    begin.wait();
+                    // Dropped at once: the last connection that closes removes the write-ahead file while others open it.
+                    assert!(ReplyCache::open(&path).unwrap().is_empty().unwrap());
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_file_whose_mode_cannot_be_switched_yet_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c");
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| ReplyCache::open(&path).map(|cache| cache.len().unwrap()));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        other.execute_batch("COMMIT").unwrap();
+        assert_eq!(opening.join().unwrap().unwrap(), 0);
+    });
+}

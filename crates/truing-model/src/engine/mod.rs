@@ -128,6 +128,9 @@ pub struct SampleStep<'a> {
 /// An engine may queue its work; it synchronises where a value is handed to the host. It can be moved to another thread, as a
 /// server does.
 pub trait Engine: ParameterStore + Send + Sized {
+    /// Device and number format, as content keys name them. Another name means that equal results are not promised.
+    const NAME: &'static str;
+
     /// Tokens, positions and cumulative lengths where the engine wants them.
     type Batch;
     /// Hidden states `[total, hidden]`.

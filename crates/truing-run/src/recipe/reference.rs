@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use serde_json::Value as Json;
 use truing_types::StageName;
 
+use super::Recipe;
+use super::decisive::Decides;
 use super::schema::{aliases, flatten, free_values, is_object, recipe_schema_of};
-use super::{FILES, FREE, Recipe};
 
 /// One section of the reference: the recipes of one type of settings. `title` is its heading.
 #[must_use]
@@ -20,14 +21,8 @@ pub fn reference_of<R: Recipe>(title: &str) -> String {
     if let Some(description) = description(&schema) {
         let _ = write!(text, "\n{description}\n");
     }
-    let mut writer = Writer {
-        stages: R::STAGES,
-        free: [FREE, R::FREE].concat(),
-        files: [FILES, R::FILES].concat(),
-        written: Vec::new(),
-        text,
-    };
-    writer.table(&[&schema], "", "");
+    let mut writer = Writer { stages: R::STAGES, written: Vec::new(), text };
+    writer.table(&[&schema], "");
     writer.text
 }
 
@@ -35,56 +30,45 @@ pub fn reference_of<R: Recipe>(title: &str) -> String {
 struct Nested<'a> {
     /// As a recipe writes it: `[lora]`, `[[data]]`, `kind = { format = { ... } }`.
     heading: String,
-    /// Its keys' path, with `*` for an entry of a list.
-    path: String,
+    /// As `--set` names it, without the indices of lists.
+    shown: String,
     schemas: Vec<&'a Json>,
     description: Option<String>,
 }
 
 struct Writer {
     stages: &'static [StageName],
-    free: Vec<&'static str>,
-    files: Vec<&'static str>,
     /// Headings of the tables so far, with their settings.
     written: Vec<(String, Vec<Json>)>,
     text: String,
 }
 
 impl Writer {
-    /// The keys of a table, then those of the tables in it. `path` is that of the table, `shown` how a recipe names it.
-    fn table(&mut self, schemas: &[&Json], path: &str, shown: &str) {
+    /// The keys of a table, then those of the tables in it. `shown` is how a recipe names the table.
+    fn table(&mut self, schemas: &[&Json], shown: &str) {
         self.text.push_str("\n| key | type | default | meaning | on `--resume` |\n|---|---|---|---|---|\n");
         let mut nested = Vec::new();
         for schema in schemas {
             for (key, property) in schema.get("properties").and_then(Json::as_object).into_iter().flatten() {
-                self.row(key, property, path, shown, &mut nested);
+                self.row(key, property, shown, &mut nested);
             }
         }
-        for Nested { heading, path, schemas, description } in nested {
+        for Nested { heading, shown, schemas, description } in nested {
             let _ = write!(self.text, "\n### {heading}\n");
             if let Some(description) = description {
                 let _ = write!(self.text, "\n{description}\n");
             }
-            let shown = path.replace(".*", "");
             let settings: Vec<Json> = schemas.iter().map(|schema| schema["properties"].clone()).collect();
             if let Some((first, _)) = self.written.iter().find(|(_, earlier)| *earlier == settings) {
                 let _ = write!(self.text, "\nThe keys are those of {first}.\n");
                 continue;
             }
             self.written.push((heading, settings));
-            self.table(&schemas, &path, &shown);
+            self.table(&schemas, &shown);
         }
     }
 
-    fn row<'a>(
-        &mut self,
-        key: &str,
-        property: &'a Json,
-        path: &str,
-        shown: &str,
-        nested: &mut Vec<Nested<'a>>,
-    ) {
-        let own_path = join(path, key);
+    fn row<'a>(&mut self, key: &str, property: &'a Json, shown: &str, nested: &mut Vec<Nested<'a>>) {
         let own_shown = join(shown, key);
         let kinds: Vec<&Json> = flatten(property).into_iter().filter(|schema| !is_null(schema)).collect();
         let items: Vec<&Json> =
@@ -106,7 +90,7 @@ impl Writer {
                     {
                         nested.push(Nested {
                             heading: format!("`{own_shown} = {{ {variant} = {{ ... }} }}`"),
-                            path: join(&own_path, variant),
+                            shown: join(&own_shown, variant),
                             schemas,
                             description: description(schema),
                         });
@@ -116,14 +100,14 @@ impl Writer {
         } else if !own_tables.is_empty() {
             nested.push(Nested {
                 heading: format!("`[{own_shown}]`"),
-                path: own_path.clone(),
+                shown: own_shown.clone(),
                 schemas: own_tables.clone(),
                 description: description(property),
             });
         } else if !tables(&items).is_empty() {
             nested.push(Nested {
                 heading: format!("`[[{own_shown}]]`"),
-                path: format!("{own_path}.*"),
+                shown: own_shown.clone(),
                 schemas: tables(&items),
                 description: description(property),
             });
@@ -135,7 +119,7 @@ impl Writer {
             self.type_name(key, &kinds, is_variant),
             default_of(property),
             self.meaning(key, property, &kinds),
-            self.resume(&own_path).to_owned(),
+            Decides::of(property).map_or("", Decides::on_resume).to_owned(),
         ];
         let _ = writeln!(self.text, "| {} |", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
     }
@@ -176,21 +160,6 @@ impl Writer {
             }
         }
         text
-    }
-
-    /// Whether a setting may change between a run and its resume.
-    fn resume(&self, path: &str) -> &'static str {
-        let covers = |pattern: &&str| path == *pattern || path.starts_with(&format!("{pattern}."));
-        let is_file = self.files.contains(&path)
-            || path.ends_with("model_name_or_path")
-            || matches!(path, "data_dir" | "train_data" | "eval_data");
-        if is_file {
-            "may move, same content"
-        } else if self.free.iter().any(covers) {
-            "may change"
-        } else {
-            ""
-        }
     }
 }
 

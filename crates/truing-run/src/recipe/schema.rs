@@ -125,7 +125,8 @@ pub(super) fn free_values(schema: &Json) -> Option<&Json> {
     schema.get("additionalProperties").filter(|values| values.is_object())
 }
 
-fn property<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
+/// The schema of a table's setting, also under an alias.
+pub(super) fn property<'a>(schema: &'a Json, key: &str) -> Option<&'a Json> {
     let properties = schema.get("properties")?.as_object()?;
     properties.get(key).or_else(|| properties.values().find(|found| aliases(found).any(|alias| alias == key)))
 }

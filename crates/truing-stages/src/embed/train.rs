@@ -5,6 +5,7 @@
 
 mod plan;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use truing_data::OnBadRow;
 use truing_model::{Engine, SaveDtype, TrainableSpec};
 use truing_run::{Ended, Machine, Recipe, recipe};
+use truing_store::RunInputs;
 use truing_train::{Embedding, EmbeddingDistance, EmbeddingLoss, ScheduleKind, SequenceHead, TripletPack};
 use truing_types::{BatchError, StageName};
 
@@ -42,14 +44,18 @@ pub struct EmbedTrainConfig {
     /// The stage that the recipe configures. Required.
     pub stage: StageName,
     /// An encoder's directory, or the name of a model (`org/name`).
+    #[schemars(extend("x-decides" = "content"))]
     pub model_name_or_path: String,
     /// Output folder of the run: metrics, checkpoints, and the model in `model/`.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub output_dir: PathBuf,
     /// Triplets, a file or a folder: rows with `anchor`, `positive` and `negative`. Optional `group` (of anchor and
     /// positive) and `negative_group`: texts of the anchor's own group are not used as its in-batch negatives.
+    #[schemars(extend("x-decides" = "content"))]
     pub train_data: PathBuf,
     /// Evaluation triplets.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "content"))]
     pub eval_data: Option<PathBuf>,
     /// Length of the run, and the learning rate by step.
     #[serde(flatten)]
@@ -90,6 +96,7 @@ pub struct EmbedTrainConfig {
     pub batch_size: usize,
 
     /// Steps between lines of metrics.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub logging_steps: u64,
 }
 
@@ -143,7 +150,6 @@ impl Default for EmbedTrainConfig {
 
 impl Recipe for EmbedTrainConfig {
     const STAGES: &'static [StageName] = &[StageName::Embed];
-    const FREE: &'static [&'static str] = &["train_data", "eval_data"];
 
     fn stage(&self) -> StageName {
         self.stage
@@ -234,6 +240,17 @@ impl Stage for EmbedStage {
         machine: &Machine,
     ) -> Result<EmbedTrainPlan, StageError> {
         EmbedTrainPlan::resolve::<E>(config, inputs, machine)
+    }
+
+    fn config(plan: &EmbedTrainPlan) -> &Self::Config {
+        &plan.config
+    }
+
+    fn record<'a>(
+        _: &EmbedTrainPlan,
+        inputs: &'a EmbedTrainInputs,
+    ) -> Result<Cow<'a, RunInputs>, StageError> {
+        Ok(Cow::Borrowed(&inputs.record))
     }
 
     fn run<E: Engine + 'static>(

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use toml::Table;
 use truing_data::{OnBadRow, SourceConfig};
 use truing_model::{DecodingWeights, LoraSpec, SaveDtype, TrainableSpec};
 use truing_reward::RewardConfig;
@@ -36,10 +35,13 @@ pub struct GrpoConfig {
     /// The stage that the recipe configures. Required.
     pub stage: StageName,
     /// A model directory, a `.gguf` file, or the name of a model (`org/name`).
+    #[schemars(extend("x-decides" = "content"))]
     pub model_name_or_path: String,
     /// Output folder of the run: metrics, rollouts, checkpoints, and the model in `model/`.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub output_dir: PathBuf,
     /// Folder that the paths of the data are relative to. Default: the recipe's folder.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub data_dir: PathBuf,
     /// Random seed of the order of the prompts, the held-out split, sampling, and the initialisation of adapters.
     pub seed: u64,
@@ -65,6 +67,7 @@ pub struct GrpoConfig {
     /// Strings that end a completion.
     pub stop: Vec<String>,
     /// Completions decoded in parallel. It never changes a result.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub generation_batch_size: usize,
     /// Weights that rollouts are sampled with; evaluations always use `f32`. `int8` is faster, but samples from a
     /// slightly different policy. The loss of each token is corrected by its importance weight, the ratio of the two
@@ -135,8 +138,10 @@ pub struct GrpoConfig {
     /// A completion passes if its reward is at least this.
     pub pass_reward: f64,
     /// What to do if rewards cannot be computed.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub on_unscored_step: OnUnscoredStep,
     /// With `on_unscored_step = "stop"`: number of consecutive steps without a single reward that ends the run.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub max_unscored_steps: usize,
 
     /// Length of the run, and the learning rate by step.
@@ -164,20 +169,26 @@ pub struct GrpoConfig {
     pub share_prompts: bool,
 
     /// Sampling temperature of evaluations; 0 decodes greedily.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub eval_temperature: f32,
     /// Completions per prompt in evaluations.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub eval_num_generations: usize,
     /// Column with the category of a prompt. Evaluations report the mean reward of each category.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "outcome"))]
     pub category_column: Option<String>,
     /// Save every completion with its rewards and advantages in `rollouts/`.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub keep_rollouts: bool,
     /// With LoRA: save the whole model with the adapter merged in, not the adapter alone.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub merge_adapter: bool,
 
     /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
     /// Layers per activation checkpoint, or `"auto"`. It never changes a result.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub layers_per_segment: Layers,
 
     /// Train LoRA adapters instead of all weights. The reference model is then the model with its adapters disabled.
@@ -374,23 +385,6 @@ impl Default for GrpoConfig {
 
 impl Recipe for GrpoConfig {
     const STAGES: &'static [StageName] = &[StageName::Grpo];
-    const FREE: &'static [&'static str] = &[
-        "eval_temperature",
-        "eval_num_generations",
-        "category_column",
-        "generation_batch_size",
-        "keep_rollouts",
-        "on_unscored_step",
-        "max_unscored_steps",
-        "reward_model.model_name_or_path",
-    ];
-    const FILES: &'static [&'static str] = &["ptx_data.*.path"];
-
-    fn decisive(&self) -> Table {
-        let judge = self.judge.as_ref();
-        let judge = judge.map(|judge| JudgeReward { model: judge.model.decisive(), ..judge.clone() });
-        recipe::decisive(&Self { judge, ..self.clone() })
-    }
 
     fn stage(&self) -> StageName {
         self.stage

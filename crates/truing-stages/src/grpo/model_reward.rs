@@ -14,6 +14,7 @@ use truing_types::{Conversation, Message, Role, Unscored, UnscoredReason};
 #[serde(deny_unknown_fields)]
 pub struct RewardModelReward {
     /// A reward model that `truing reward train` has saved: a directory, or a name.
+    #[schemars(extend("x-decides" = "content"))]
     pub model_name_or_path: PathBuf,
     /// Weight in the sum.
     #[serde(default = "one")]

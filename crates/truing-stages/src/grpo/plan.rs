@@ -7,7 +7,7 @@ use truing_model::{
     ComputeDtype, DecoderSpec, DecodingWeights, Engine, ModelFiles, ParameterSpec, TrainableSpec,
 };
 use truing_reward::{Rewards, is_source};
-use truing_run::inputs::content_key;
+use truing_run::inputs::resume_key;
 use truing_run::{Machine, RunError};
 use truing_store::Digest;
 use truing_train::completion_packs::{self as packs, GroupSizes};
@@ -141,7 +141,7 @@ impl GrpoPlan {
         })?;
         let n_updates = n_steps * config.updates_per_step();
         Ok(Self {
-            digest: content_key(&config, &inputs.record, Some(inputs.prompts_digest())),
+            digest: resume_key::<E>(&config, &inputs.record, Some(inputs.prompts_digest())),
             schedule: config.schedule.schedule(n_updates),
             optimizer: config.optimizer.config(),
             trainable,

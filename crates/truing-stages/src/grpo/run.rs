@@ -24,8 +24,8 @@ use super::failures::{Looked, Watch};
 use super::judge_reward::JudgeReward;
 use super::model_reward::ModelReward;
 use super::plan::loads_reference;
+use super::rollout_groups::Purpose;
 use super::state::PromptState;
-use super::step::Purpose;
 use super::tally::{self, Metrics};
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
 use crate::{RunContext, StageError, TrainedModel};
@@ -78,6 +78,7 @@ pub(super) fn run<E: Engine + 'static>(
         decisive_of: recipe::decisive_of::<GrpoConfig>,
         inputs: &inputs.record,
         digest: plan.digest,
+        n_steps: plan.n_steps,
         plan: plan.to_json(),
         skipped: inputs.skipped.iter().collect(),
     };
@@ -307,6 +308,6 @@ impl<E: Engine> Running<'_, E> {
         for text in nothing_learnt.clone().into_iter().chain(self.not_learnt_from()) {
             self.events.emit(Event::Warning(text));
         }
-        Ok(Ended::Finished(self.record.end(model, nothing_learnt)?))
+        Ok(Ended::Finished(self.record.end(model, nothing_learnt, self.state.step)?))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use truing_types::FinishReason;
 
-use super::step::Group;
+use super::rollout_groups::Group;
 
 /// Numbers by name.
 pub(super) type Metrics = BTreeMap<String, f64>;

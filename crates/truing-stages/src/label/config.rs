@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use toml::Table;
 use truing_ask::labels::LabelForm;
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
-use truing_run::{Recipe, RunError, recipe};
+use truing_run::{Recipe, RunError};
 use truing_types::{PromptRow, StageName};
 
 use crate::StageError;
@@ -24,13 +23,16 @@ pub struct LabelConfig {
     /// The stage that the recipe configures. Required.
     pub stage: StageName,
     /// Output folder of the run.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub output_dir: PathBuf,
     /// Folder that the paths of the data are relative to. Default: the recipe's folder.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub data_dir: PathBuf,
     /// Random seed of the judges' samples.
     pub seed: u64,
     /// TOML file of the label set. Default: the bundled one, `recipes/data/labels.toml`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "name_and_content"))]
     pub label_set: Option<PathBuf>,
     /// Dimensions to label. Default: all of the set.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -41,6 +43,7 @@ pub struct LabelConfig {
     pub compare: bool,
     /// A corrected copy of `review.jsonl`. Its labels take precedence.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "content"))]
     pub corrections: Option<PathBuf>,
     /// One call per dimension: more calls, each easier for small judges.
     pub per_dimension: bool,
@@ -49,8 +52,10 @@ pub struct LabelConfig {
     /// Sampling temperature with `n_votes` of 2 or more. A single sample is decoded greedily.
     pub temperature: f32,
     /// Rows with a dimension below this confidence are listed in `review.jsonl`.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub min_confidence: f64,
     /// Labels of fewer prompts are listed as the long tail.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub min_count: usize,
     /// Longer prompts are shown to the judges with the middle cut out.
     pub max_prompt_characters: usize,
@@ -62,6 +67,7 @@ pub struct LabelConfig {
     /// Maximum requests for one answer: an unreadable reply is requested again.
     pub most_replies: usize,
     /// A judge is no longer used after this many consecutive failures or unreadable replies.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub max_failures_in_a_row: usize,
     /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
@@ -94,6 +100,7 @@ pub struct LabelJudge {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Weight of its votes.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub weight: f64,
     /// The model. Default of its `cache`: `replies.sqlite` in `output_dir`.
     pub model: ChatModelConfig,
@@ -145,16 +152,6 @@ impl Default for LabelConfig {
 
 impl Recipe for LabelConfig {
     const STAGES: &'static [StageName] = &[StageName::Label];
-    // What is made of the replies may change; who is asked what may not.
-    const FREE: &'static [&'static str] =
-        &["corrections", "min_confidence", "min_count", "max_failures_in_a_row", "judge.*.weight"];
-    const FILES: &'static [&'static str] = &["label_set"];
-
-    fn decisive(&self) -> Table {
-        let mut decisive = self.clone();
-        decisive.judge.iter_mut().for_each(|judge| judge.model = judge.model.decisive());
-        recipe::decisive(&decisive)
-    }
 
     fn stage(&self) -> StageName {
         self.stage

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
+use truing_ask::judged_folder::{CORRECTIONS, JudgedInputs};
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_ask::labels::{LabelPrompt, Question, load_label_set};
 use truing_data::{OnBadRow, SourceConfig, read_prompts};
@@ -10,6 +11,7 @@ use truing_prompts::labels::LabelSet;
 use truing_reward::asking::question_text;
 use truing_run::rows::value_at;
 use truing_run::{DataReport, RunError};
+use truing_store::RunInputs;
 use truing_train::{Amount, PlanRow};
 use truing_types::{Event, EventSink, RowOrigin};
 
@@ -242,6 +244,24 @@ pub struct LabelPlan {
 }
 
 impl LabelPlan {
+    /// Versions, seed and digests of all files.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn record(&self, inputs: &LabelInputs) -> Result<RunInputs, StageError> {
+        let config = &self.config;
+        let label_set = config.label_set.iter().map(|path| ("label_set", path.as_path()));
+        let corrections = config.corrections.iter().map(|path| (CORRECTIONS, path.as_path()));
+        let record = JudgedInputs {
+            stage: config.stage,
+            seed: config.seed,
+            judges: config.judge.iter().map(|judge| &judge.model).collect(),
+            data: &inputs.report.files,
+            others: label_set.chain(corrections).collect(),
+        };
+        Ok(record.record()?)
+    }
+
     /// Puts together what is asked, and counts.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use truing_ask::judged_folder::{self, CORRECTIONS, JudgedInputs};
+use truing_ask::judged_folder;
 use truing_ask::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use truing_ask::labels::{
     self, Answers, JudgeCounts, LabelReader, LabelledPrompt, Labelling, ParsedLabels, Question,
@@ -49,16 +49,7 @@ pub(super) fn run(
     let config = &plan.config;
     let folder = &config.output_dir;
     let write_error = |source| RunError::Write { path: folder.clone(), source };
-    let label_set = config.label_set.iter().map(|path| ("label_set", path.as_path()));
-    let corrections = config.corrections.iter().map(|path| (CORRECTIONS, path.as_path()));
-    let record = JudgedInputs {
-        stage: config.stage,
-        seed: config.seed,
-        judges: config.judge.iter().map(|judge| &judge.model).collect(),
-        data: &inputs.report.files,
-        others: label_set.chain(corrections).collect(),
-    };
-    let record = record.record()?;
+    let record = plan.record(inputs)?;
     let run = judged_folder::open(folder, config, &record, events)?;
     let set = label_set_toml(&inputs.set).map_err(|error| write_error(std::io::Error::other(error)))?;
     atomic::write(&folder.join("label_set.toml"), set.as_bytes())?;

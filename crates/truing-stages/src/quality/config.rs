@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use toml::Table;
 use truing_ask::quality::{Calls, ComparisonForm, Dimension};
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
-use truing_run::{Recipe, RunError, recipe};
+use truing_run::{Recipe, RunError};
 use truing_types::StageName;
 
 use crate::StageError;
@@ -20,8 +19,10 @@ pub struct QualityConfig {
     /// The stage that the recipe configures. Required.
     pub stage: StageName,
     /// Output folder of the run.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub output_dir: PathBuf,
     /// Folder that the paths of the data are relative to. Default: the recipe's folder.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub data_dir: PathBuf,
     /// Random seed of the choice of anchors.
     pub seed: u64,
@@ -43,9 +44,11 @@ pub struct QualityConfig {
     /// Maximum requests for one answer: an unreadable reply is requested again.
     pub most_replies: usize,
     /// A judge is no longer used after this many consecutive failures or unreadable replies.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub max_failures_in_a_row: usize,
     /// Standard deviation of the prior on strengths, in log-odds. With 2, the best prompt of a bucket wins about 98 of
     /// 100 comparisons.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub prior_deviation: f64,
     /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
@@ -99,14 +102,6 @@ impl Default for QualityConfig {
 
 impl Recipe for QualityConfig {
     const STAGES: &'static [StageName] = &[StageName::Quality];
-    // What is made of the verdicts may change; who is asked what may not.
-    const FREE: &'static [&'static str] = &["prior_deviation", "max_failures_in_a_row"];
-
-    fn decisive(&self) -> Table {
-        let mut decisive = self.clone();
-        decisive.judge.iter_mut().for_each(|judge| judge.model = judge.model.decisive());
-        recipe::decisive(&decisive)
-    }
 
     fn stage(&self) -> StageName {
         self.stage

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use truing_ask::judged_folder::JudgedInputs;
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_ask::quality::{Bucket, Calls, QualityPrompt};
 use truing_data::{SourceConfig, read_prompts};
 use truing_reward::asking::question_text;
 use truing_run::rows::value_at;
 use truing_run::{DataReport, RunError};
+use truing_store::RunInputs;
 use truing_train::{Amount, PlanRow};
 use truing_types::{Event, EventSink, Seed};
 
@@ -77,6 +79,22 @@ pub struct QualityPlan {
 }
 
 impl QualityPlan {
+    /// Versions, seed and digests of all files.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn record(&self, inputs: &QualityInputs) -> Result<RunInputs, StageError> {
+        let config = &self.config;
+        let record = JudgedInputs {
+            stage: config.stage,
+            seed: config.seed,
+            judges: config.judge.iter().map(|judge| &judge.model).collect(),
+            data: &inputs.report.files,
+            others: Vec::new(),
+        };
+        Ok(record.record()?)
+    }
+
     /// Draws anchors and counts.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use truing_ask::judged_folder::{self, JudgedInputs};
+use truing_ask::judged_folder;
 use truing_ask::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
 use truing_ask::quality::{
     Compared, Comparison, Dimension, Pair, PromptScore, Summary, Verdict, read_verdicts, reminder,
@@ -45,14 +45,7 @@ pub(super) fn run(
     let RunContext { events, stop, chat_models: judges, .. } = context;
     let config = &plan.config;
     let folder = &config.output_dir;
-    let record = JudgedInputs {
-        stage: config.stage,
-        seed: config.seed,
-        judges: config.judge.iter().map(|judge| &judge.model).collect(),
-        data: &inputs.report.files,
-        others: Vec::new(),
-    };
-    let record = record.record()?;
+    let record = plan.record(inputs)?;
     let run = judged_folder::open(folder, config, &record, events)?;
     write_skipped(folder, &inputs.report.skipped, events)?;
     let mut comparisons = Vec::new();

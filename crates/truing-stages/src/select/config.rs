@@ -27,8 +27,10 @@ pub struct SelectConfig {
     pub stage: StageName,
     /// Output folder of the run: the selected rows, the decision about every row, templates, triplets, vectors and the
     /// coverage page.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub output_dir: PathBuf,
     /// Folder that the paths of the data are relative to. Default: the recipe's folder.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub data_dir: PathBuf,
     /// Random seed. It is added to the seed of each table.
     pub seed: u64,
@@ -42,6 +44,7 @@ pub struct SelectConfig {
     pub label_columns: Vec<String>,
     /// CPU threads of the embedding model. Default: all. Other steps use `--threads`. It never changes a result.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
     pub threads: Option<usize>,
 
     /// Filters of single prompts.
@@ -86,12 +89,14 @@ pub struct DecontaminationConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddingConfig {
     /// An encoder or a causal language model: a path or a name.
+    #[schemars(extend("x-decides" = "content"))]
     pub model_name_or_path: String,
     /// Maximum tokens of a prompt; longer ones are truncated. Default: the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
     /// A float32 `.npy` file with one vector per valid row of `data`, in order. It replaces the model.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "content"))]
     pub vectors: Option<PathBuf>,
 }
 
@@ -260,8 +265,6 @@ impl Default for MapConfig {
 
 impl Recipe for SelectConfig {
     const STAGES: &'static [StageName] = &[StageName::Select];
-    const FREE: &'static [&'static str] = &["embedding.model_name_or_path", "embedding.vectors"];
-    const FILES: &'static [&'static str] = &["evaluation_data.*.path"];
 
     fn stage(&self) -> StageName {
         self.stage

@@ -11,6 +11,7 @@ use truing_prompts::selection::{SelectionOptions, Target, select};
 use truing_prompts::templates::mine_templates;
 use truing_prompts::tokens::TokenPool;
 use truing_prompts::triplets::{TripletOptions, mine_triplets};
+use truing_run::recipe::Scope;
 use truing_run::{Machine, Recipe, RunError, inputs, recipe, resume};
 use truing_store::{Digest, RunDirectory, RunInputs};
 use truing_train::PlanRow;
@@ -126,7 +127,8 @@ impl SelectPlan {
 
     /// A run is resumed with the recipe and the files that it was begun with.
     pub(super) fn check_same_run(&self, folder: &RunDirectory) -> Result<(), StageError> {
-        let decisive = |text: &str| recipe::decisive_of::<SelectConfig>(text, &folder.recipe_path());
+        let decisive =
+            |text: &str| recipe::decisive_of::<SelectConfig>(text, &folder.recipe_path(), Scope::Resume);
         resume::check_same_recipe(&decisive(&folder.recipe()?)?, &decisive(&self.config.to_toml())?)?;
         Ok(resume::check_same_files(&folder.inputs()?, &self.record()?)?)
     }

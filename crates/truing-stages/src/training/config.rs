@@ -28,10 +28,13 @@ pub struct TrainingConfig {
     /// The stage that the recipe configures. Required.
     pub stage: StageName,
     /// A model directory, a `.gguf` file, or the name of a model (`org/name`).
+    #[schemars(extend("x-decides" = "content"))]
     pub model_name_or_path: String,
     /// Output folder of the run: metrics, checkpoints, and the model in `model/`.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub output_dir: PathBuf,
     /// Folder that the paths of `data` and `eval_data` are relative to. Default: the recipe's folder.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub data_dir: PathBuf,
     /// Random seed of the data order, the held-out split, and the initialisation of adapters and heads.
     pub seed: u64,
@@ -61,6 +64,7 @@ pub struct TrainingConfig {
     pub resources: ResourceSettings,
     /// A Jinja file that replaces the model's chat template.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "name_and_content"))]
     pub chat_template: Option<PathBuf>,
 
     /// Packs per optimiser step, over all ranks (gradient accumulation).
@@ -70,11 +74,14 @@ pub struct TrainingConfig {
     pub tokens_per_step: Option<u64>,
 
     /// Steps between lines of `metrics.jsonl`.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub logging_steps: u64,
     /// With LoRA: save the whole model with the adapter merged in, not the adapter alone.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub merge_adapter: bool,
 
     /// Layers per activation checkpoint (k of the report), or `"auto"`. It never changes a result.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub layers_per_segment: Layers,
 
     /// Train LoRA adapters instead of all weights.
@@ -236,7 +243,6 @@ impl Default for TrainingConfig {
 impl Recipe for TrainingConfig {
     const STAGES: &'static [StageName] =
         &[StageName::Sft, StageName::Dpo, StageName::RewardModel, StageName::Classifier];
-    const FILES: &'static [&'static str] = &["chat_template", "classifier.label_set"];
 
     fn stage(&self) -> StageName {
         self.stage

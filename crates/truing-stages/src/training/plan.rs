@@ -3,7 +3,7 @@
 use serde_json::json;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
 use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
-use truing_run::inputs::content_key;
+use truing_run::inputs::resume_key;
 use truing_run::{Machine, Recipe, RunError, recipe};
 use truing_store::Digest;
 use truing_train::{
@@ -116,7 +116,7 @@ impl TrainingPlan {
         })?;
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
         Ok(Self {
-            digest: content_key(&config, inputs.record(), inputs.samples_digest()),
+            digest: resume_key::<E>(&config, inputs.record(), inputs.samples_digest()),
             schedule: config.schedule.schedule(n_steps),
             optimizer: config.optimizer.config(),
             trainable,

@@ -61,6 +61,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload>(
         decisive_of: settings.decisive_of,
         inputs: inputs.record(),
         digest: plan.digest(),
+        n_steps: plan.n_steps(),
         plan: plan.to_json(),
         skipped: inputs.skipped(),
     };
@@ -353,6 +354,6 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
         if let Some(reason) = &nothing_learnt {
             self.events.emit(Event::Warning(reason.clone()));
         }
-        Ok(Ended::Finished(self.record.end(model, nothing_learnt)?))
+        Ok(Ended::Finished(self.record.end(model, nothing_learnt, self.state.step)?))
     }
 }

@@ -15,9 +15,11 @@ const DEFAULT_MEMORY_SHARE: f64 = 0.8;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ScheduleSettings {
     /// Epochs over the data.
+    #[schemars(extend("x-decides" = "length"))]
     pub num_train_epochs: f64,
     /// Number of steps. It replaces `num_train_epochs`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "length"))]
     pub max_steps: Option<u64>,
     /// Peak learning rate.
     pub learning_rate: f64,
@@ -58,8 +60,10 @@ pub struct EvaluationSettings {
     pub eval_fraction: f64,
     /// Steps between evaluations. Default: at the end of each epoch; in GRPO only at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "outcome"))]
     pub eval_steps: Option<u64>,
     /// Also evaluate before the first step.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub eval_on_start: bool,
 }
 
@@ -68,14 +72,19 @@ pub struct EvaluationSettings {
 pub struct CheckpointSettings {
     /// Steps between checkpoints. Default: at the end of each epoch; in GRPO 20.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
     pub save_steps: Option<u64>,
     /// Number of newest checkpoints to keep.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub save_total_limit: usize,
     /// Also keep the checkpoint with the best evaluation.
+    #[schemars(extend("x-decides" = "nothing"))]
     pub keep_best: bool,
     /// Save the best checkpoint as the model, not the last one.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub load_best_model_at_end: bool,
     /// Number format of the saved model. Checkpoints are always exact.
+    #[schemars(extend("x-decides" = "outcome"))]
     pub save_dtype: SaveDtype,
 }
 
@@ -84,9 +93,11 @@ pub struct CheckpointSettings {
 pub struct ResourceSettings {
     /// CPU threads. Default: one per available core.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
     pub threads: Option<usize>,
     /// Memory budget in GiB. Default: 80 % of what is available.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "nothing"))]
     pub memory_gib: Option<f64>,
 }
 

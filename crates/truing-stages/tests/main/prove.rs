@@ -78,6 +78,8 @@ impl ParameterStore for Flawed {
 }
 
 impl Engine for Flawed {
+    const NAME: &'static str = "flawed";
+
     type Batch = DeviceBatch;
     type Hidden = Hidden;
     type Saved = (Range<usize>, SaveActivations, SavedActivations);

@@ -7,11 +7,14 @@ use crate::setup::{Cpu, SOLO};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use toml::Table;
+use truing_cpu::CpuEngine;
+use truing_run::recipe::Scope;
 use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::LabelConfig;
 use truing_stages::quality::QualityConfig;
+use truing_stages::select::SelectConfig;
+use truing_stages::sft::SftStage;
 use truing_stages::training::TrainingConfig;
 use truing_stages::{Ended, Recipe, RunContext, RunError, Stage, StageError, Start};
 use truing_types::{Event, Silent};
@@ -140,93 +143,193 @@ fn a_run_that_was_moved_and_has_less_memory_is_resumed() {
     assert!(model_bytes(&straight.path().join("run")) == model_bytes(&folder.path().join("moved-run")));
 }
 
-/// A recipe's decisive settings with one change.
-fn decisive<R: Recipe>(read: impl Fn(&[String]) -> R, change: &str) -> Table {
-    read(&[change.to_owned()]).decisive()
+/// Changes that decide nothing, those that decide only what a finished run leaves behind, and those that decide its steps.
+struct Changes<'a> {
+    nothing: &'a [&'a str],
+    outcome: &'a [&'a str],
+    results: &'a [&'a str],
 }
 
-fn check<R: Recipe>(read: impl Fn(&[String]) -> R, free: &[&str], decides: &[&str]) {
-    let before = read(&[]).decisive();
-    for change in free {
-        assert_eq!(before, decisive(&read, change), "{change} decides nothing");
-    }
-    for change in decides {
-        assert_ne!(before, decisive(&read, change), "{change} decides the result");
+fn check<R: Recipe>(read: impl Fn(&[String]) -> R, changes: &Changes<'_>) {
+    assert_eq!(R::unknown_declarations(), [""; 0]);
+    let before = read(&[]);
+    for (changes, resumes, is_equal) in
+        [(changes.nothing, true, true), (changes.outcome, true, false), (changes.results, false, false)]
+    {
+        for change in changes {
+            let after = read(&[(*change).to_owned()]);
+            let is_same = |scope| before.decisive(scope) == after.decisive(scope);
+            assert_eq!(is_same(Scope::Resume), resumes, "{change}: whether a run can be resumed");
+            assert_eq!(is_same(Scope::Content), is_equal, "{change}: whether the outcome is the same");
+        }
     }
 }
 
 #[test]
 fn every_recipe_knows_the_settings_that_decide_its_results() {
     let places = ["output_dir=x", "data_dir=elsewhere", "data.0.path=elsewhere/rows.jsonl"];
-    let trained = [
-        &places[..],
-        &["model_name_or_path=x", "threads=1", "memory_gib=0.5", "layers_per_segment=2", "eval_steps=7"],
-        &["eval_on_start=true", "save_steps=7", "save_total_limit=9", "keep_best=true", "save_dtype=f16"],
-        &["load_best_model_at_end=true", "merge_adapter=true"],
-    ]
-    .concat();
+    let machine =
+        ["model_name_or_path=x", "threads=1", "memory_gib=0.5", "save_steps=7", "save_total_limit=9"];
+    let trained = [&places[..], &machine, &["keep_best=true", "layers_per_segment=2"]].concat();
+    let saved = [
+        "max_steps=9",
+        "num_train_epochs=9",
+        "eval_steps=7",
+        "eval_on_start=true",
+        "save_dtype=f16",
+        "load_best_model_at_end=true",
+    ];
+    let saved = [&saved[..], &["merge_adapter=true"]].concat();
     let path = Path::new("recipes/r.toml");
     let data = "[[data]]\npath = \"rows.jsonl\"\n";
+    let recipe = format!("stage = \"sft\"\nchat_template = \"c.jinja\"\n{data}");
     check(
-        |changes| {
-            TrainingConfig::from_toml(
-                &format!("stage = \"sft\"\nchat_template = \"c.jinja\"\n{data}"),
-                path,
-                changes,
-            )
-            .unwrap()
+        |changes| TrainingConfig::from_toml(&recipe, path, changes).unwrap(),
+        &Changes {
+            nothing: &[&trained[..], &["logging_steps=9", "chat_template=elsewhere/c.jinja"]].concat(),
+            outcome: &saved,
+            results: &[
+                "seed=9",
+                "learning_rate=9",
+                "data.0.path=other.jsonl",
+                "data.0.weight=2",
+                "chat_template=other.jinja",
+                "lora.rank=3",
+                "max_length=9",
+            ],
         },
-        &[&trained[..], &["logging_steps=9", "chat_template=elsewhere/c.jinja"]].concat(),
-        &[
-            "seed=9",
-            "learning_rate=9",
-            "data.0.path=other.jsonl",
-            "data.0.weight=2",
-            "lora.rank=3",
-            "max_length=9",
-        ],
+    );
+    let recipe = "stage = \"classifier\"\nclassifier.label_set = \"labels.toml\"\n";
+    check(
+        |changes| TrainingConfig::from_toml(recipe, path, changes).unwrap(),
+        &Changes {
+            nothing: &["classifier.label_set=elsewhere/labels.toml"],
+            outcome: &[],
+            results: &["classifier.label_set=other.toml"],
+        },
     );
     let reward = "stage = \"grpo\"\nreward_model = { model_name_or_path = \"reward/model\" }\n";
     let judge = "[judge.model.server]\nbase_url = \"http://a/v1\"\nmodel = \"m\"\n";
     check(
         |changes| GrpoConfig::from_toml(&format!("{reward}{data}{judge}"), path, changes).unwrap(),
-        &[
-            &trained[..],
-            &["reward_model.model_name_or_path=elsewhere/model", "generation_batch_size=2"],
-            &["judge.model.server.base_url=http://b/v1", "judge.model.cache=c", "keep_rollouts=false"],
-        ]
-        .concat(),
-        &["seed=9", "beta=0.5", "reward_model.weight=2", "judge.model.server.model=n", "algorithm=dapo"],
+        &Changes {
+            nothing: &[
+                &trained[..],
+                &["reward_model.model_name_or_path=elsewhere/model", "generation_batch_size=2"],
+                &["judge.model.server.base_url=http://b/v1", "judge.model.server.timeout_secs=3"],
+                &["judge.model.cache=c", "judge.model.mode=record", "keep_rollouts=false"],
+            ]
+            .concat(),
+            outcome: &[&saved[..], &["eval_temperature=1", "eval_num_generations=2"]].concat(),
+            results: &[
+                "seed=9",
+                "beta=0.5",
+                "reward_model.weight=2",
+                "judge.model.server.model=n",
+                "judge.model.server.extra.top_k=1",
+                "algorithm=dapo",
+            ],
+        },
     );
     check(
         |changes| {
             EmbedTrainConfig::from_toml("stage = \"embed\"\ntrain_data = \"t.jsonl\"", path, changes).unwrap()
         },
-        &[
-            "output_dir=x",
-            "model_name_or_path=x",
-            "train_data=y",
-            "threads=1",
-            "memory_gib=1",
-            "logging_steps=9",
-        ],
-        &["seed=9", "loss=multiple_negatives_ranking", "batch_size=3"],
+        &Changes {
+            nothing: &[&machine[..], &["output_dir=x", "train_data=y", "eval_data=z", "logging_steps=9"]]
+                .concat(),
+            outcome: &["max_steps=9", "eval_steps=7", "eval_on_start=false", "save_dtype=f16"],
+            results: &["seed=9", "loss=multiple_negatives_ranking", "batch_size=3"],
+        },
+    );
+    check(
+        |changes| SelectConfig::from_toml(&format!("stage = \"select\"\n{data}"), path, changes).unwrap(),
+        &Changes {
+            nothing: &[&places[..], &["threads=1", "embedding.model_name_or_path=x", "embedding.vectors=y"]]
+                .concat(),
+            outcome: &[],
+            results: &["seed=9", "selection.target_size=9", "embedding.max_tokens=8", "map.max_points=9"],
+        },
     );
     let judged = format!(
         "{data}[[judge]]\nname = \"a\"\n[judge.model.server]\nbase_url = \"http://a/v1\"\nmodel = \"m\"\n"
     );
-    let of_judge = ["judge.0.model.server.base_url=http://b/v1", "judge.0.model.cache=c"];
+    let of_judge =
+        ["judge.0.model.server.base_url=http://b/v1", "judge.0.model.cache=c", "corrections=c.jsonl"];
     check(
         |changes| LabelConfig::from_toml(&format!("stage = \"label\"\n{judged}"), path, changes).unwrap(),
-        &[&places[..], &of_judge, &["corrections=c.jsonl", "min_confidence=0.9", "judge.0.weight=2"]]
-            .concat(),
-        &["seed=9", "n_votes=9", "judge.0.model.server.model=n", "per_dimension=true", "temperature=0.1"],
+        &Changes {
+            nothing: &[&places[..], &of_judge].concat(),
+            outcome: &["min_confidence=0.9", "judge.0.weight=2"],
+            results: &[
+                "seed=9",
+                "n_votes=9",
+                "judge.0.model.server.model=n",
+                "per_dimension=true",
+                "temperature=0.1",
+            ],
+        },
     );
     check(
         |changes| QualityConfig::from_toml(&format!("stage = \"quality\"\n{judged}"), path, changes).unwrap(),
-        &[&places[..], &of_judge, &["prior_deviation=9"]].concat(),
-        &["seed=9", "n_anchors=9", "judge.0.model.server.model=n", "calls=separate"],
+        &Changes {
+            nothing: &[&places[..], &of_judge[..2]].concat(),
+            outcome: &["prior_deviation=9"],
+            results: &["seed=9", "n_anchors=9", "judge.0.model.server.model=n", "calls=separate"],
+        },
     );
+}
+
+/// Equal contents under other paths have the same key; another row, another setting of the saved model, another one.
+#[test]
+fn a_content_key_depends_on_contents_and_on_what_the_finished_run_leaves_behind() {
+    let folder = setup::folder();
+    let key = |changes: &[&str]| {
+        let (plan, inputs) = setup::plan(setup::config(folder.path(), changes)).unwrap();
+        SftStage::content_key::<CpuEngine>(&plan, &inputs).unwrap()
+    };
+    let before = key(&[]);
+    assert_eq!(before, key(&["output_dir=elsewhere", "threads=1", "memory_gib=3", "logging_steps=2"]));
+    let moved = folder.path().join("moved");
+    fs::create_dir(&moved).unwrap();
+    fs::copy(folder.path().join("rows.jsonl"), moved.join("rows.jsonl")).unwrap();
+    assert_eq!(before, key(&["data.0.path=moved/rows.jsonl"]));
+    assert_ne!(before, key(&["save_dtype=f16"]), "the saved model");
+    assert_ne!(before, key(&["seed=8"]));
+    let rows = folder.path().join("rows.jsonl");
+    let text = fs::read_to_string(&rows).unwrap();
+    fs::write(&rows, text.replacen("very", "really", 1)).unwrap();
+    assert_ne!(before, key(&[]), "a changed row");
+}
+
+/// A run of a constant learning rate that is extended is the longer run, wherever it stood; no run is shortened.
+#[test]
+fn a_resume_may_raise_the_number_of_steps() {
+    let constant = ["lr_scheduler_type=constant", "warmup_ratio=0"];
+    let run = |folder: &Path, n: &str, start, stop: Box<dyn Fn(&Event) -> bool>| {
+        setup::run(folder, &[&constant[..], &[n]].concat(), start, stop)
+    };
+    let straight = setup::folder();
+    run(straight.path(), "max_steps=7", Start::Fresh, Box::new(never)).unwrap();
+    for stopped_at in [2, 3, 5] {
+        let folder = setup::folder();
+        let stop = is_metrics_of(stopped_at);
+        run(folder.path(), "max_steps=5", Start::Fresh, Box::new(stop)).unwrap();
+        let (outcome, events) = run(folder.path(), "max_steps=7", Start::Resume, Box::new(never)).unwrap();
+        assert!(matches!(outcome, Ended::Finished(_)), "stopped at {stopped_at}");
+        let [expected, found] = [straight.path(), folder.path()].map(|path| path.join("run"));
+        assert!(model_bytes(&expected) == model_bytes(&found), "stopped at {stopped_at}");
+        let note = "max_steps = 7, num_train_epochs = 2.0 instead of max_steps = 5, num_train_epochs = 2.0";
+        let is_told = |event: &Event| matches!(event, Event::Note(text) if text.contains(note));
+        assert!(events.iter().any(is_told), "{events:?}");
+        let recipe = fs::read_to_string(found.join("recipe.resolved.toml")).unwrap();
+        assert!(recipe.contains("max_steps = 7"), "{recipe}");
+        for fewer in ["max_steps=6", "max_steps=1"] {
+            let error = run(folder.path(), fewer, Start::Resume, Box::new(never)).unwrap_err().to_string();
+            assert!(error.contains("expected at least 7: so many have been taken"), "{error}");
+            assert!(model_bytes(&expected) == model_bytes(&found));
+        }
+    }
 }
 
 /// A later call says of a finished run what the first one said, and refuses other data.

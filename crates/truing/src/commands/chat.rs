@@ -2,8 +2,12 @@
 
 use std::io::{self, BufRead};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use clap::Args;
+use rustyline::DefaultEditor;
+use rustyline::config::Configurer as _;
+use rustyline::error::ReadlineError;
 use truing_types::{ChatModel, ChatRequest, Conversation, FinishReason, Message, Role, SamplingOptions};
 
 use super::model::ModelArguments;
@@ -11,7 +15,7 @@ use super::sampling::SamplingArguments;
 use crate::Context;
 use crate::interrupt::{self, ReplyInterrupt};
 use crate::outcome::Outcome;
-use crate::printer::{Printer, Style};
+use crate::printer::Printer;
 
 /// A little variety, as one expects of a conversation.
 const DEFAULT_TEMPERATURE: f32 = 0.6;
@@ -32,7 +36,7 @@ const HELP: &str = "\
 /reset          forget the conversation, keep the system message
 /system TEXT    set the system message and forget the conversation; without TEXT there is none
 /seed N         draw with another seed
-/quit           leave (or Ctrl-D); Ctrl-C breaks a reply off";
+/quit           leave (or Ctrl-D); Ctrl-C stops a reply";
 
 /// What a line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +72,58 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Lines of history that are kept.
+const MAX_HISTORY: usize = 1000;
+
+/// Where the turns come from.
+enum Input {
+    /// A terminal, with line editing and history. A paste is one turn, however long.
+    Editor { editor: Box<DefaultEditor>, history: Option<PathBuf> },
+    /// A pipe, one turn per line.
+    Pipe(io::Lines<io::StdinLock<'static>>),
+}
+
+impl Input {
+    fn open(context: &Context) -> anyhow::Result<Self> {
+        if !(context.printer.stdout_is_terminal() && io::IsTerminal::is_terminal(&io::stdin())) {
+            return Ok(Self::Pipe(io::stdin().lock().lines()));
+        }
+        let mut editor = Box::new(DefaultEditor::new()?);
+        editor.set_max_history_size(MAX_HISTORY)?;
+        editor.set_auto_add_history(true);
+        let history = context.environment.model_cache.as_ref().map(|cache| cache.join("chat_history"));
+        if let Some(path) = history.as_ref().filter(|path| path.exists())
+            && let Err(error) = editor.load_history(path)
+        {
+            context.printer.note(format_args!("{} cannot be read: {error}", path.display()));
+        }
+        Ok(Self::Editor { editor, history })
+    }
+
+    /// The next line; `None` at the end of the input. Ctrl-C on a terminal gives an empty line.
+    fn next(&mut self) -> anyhow::Result<Option<String>> {
+        match self {
+            Self::Pipe(lines) => Ok(lines.next().transpose()?),
+            Self::Editor { editor, .. } => match editor.readline("> ") {
+                Ok(line) => Ok(Some(line)),
+                Err(ReadlineError::Interrupted) => Ok(Some(String::new())),
+                Err(ReadlineError::Eof) => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        if let Self::Editor { editor, history: Some(path) } = self {
+            // A history that cannot be kept is no reason to fail a conversation that has ended.
+            let _ = path.parent().map(std::fs::create_dir_all);
+            let _ = editor.save_history(path);
+        }
+    }
+}
+
 /// Loads the model and talks until the input ends.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let mut sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
@@ -77,13 +133,9 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let mut conversation = Conversation::default();
     set_system(&mut conversation, arguments.system.as_deref().unwrap_or(""));
     printer.note("/help lists the commands, /quit leaves");
-    let mut lines = io::stdin().lock().lines();
+    let mut input = Input::open(context)?;
     loop {
-        if printer.stdout_is_terminal() {
-            printer.text(printer.styled(Style::Cyan, "> "))?;
-        }
-        let Some(line) = lines.next() else { return Ok(Outcome::Fine) };
-        let line = line?;
+        let Some(line) = input.next()? else { return Ok(Outcome::Fine) };
         match Line::parse(&line) {
             Line::Turn(text) => {
                 conversation.messages.push(Message::new(Role::User, text));

@@ -2,6 +2,7 @@
 
 mod chat;
 mod classifier;
+mod completions;
 mod doctor;
 mod embed;
 mod generate;
@@ -21,6 +22,7 @@ mod rollouts;
 mod sampling;
 mod select;
 pub(crate) mod stage;
+mod stages;
 mod training;
 
 use clap::Subcommand;
@@ -36,40 +38,81 @@ use crate::outcome::Outcome;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run SFT, a reward model and GRPO on a small model and bundled data; compare before and after. About 15 minutes.
+    #[command(after_help = "Example: truing quickstart --output-dir runs/quickstart")]
     Quickstart(quickstart::Arguments),
+    /// Run a recipe of any stage: its key `stage` names it.
+    #[command(after_help = "Example: truing run recipes/tiny.toml --set learning_rate=2e-5")]
+    Run(stage::Arguments),
     /// Fine-tune a model on conversations (SFT).
+    #[command(
+        after_help = "Examples:\n  truing sft recipes/tiny.toml --plan\n  truing sft recipes/tiny.toml\n  truing sft recipes/tiny.toml --resume --set max_steps=200"
+    )]
     Sft(stage::Arguments),
     /// Train on preferences without a reward model (DPO, IPO, SimPO, ORPO, KTO and others).
+    #[command(after_help = "Example: truing dpo recipes/dpo.toml --set preference.beta=0.05")]
     Dpo(stage::Arguments),
     /// Train, apply or evaluate a reward model.
     #[command(subcommand)]
     Reward(reward::Command),
     /// Train a policy with reinforcement learning (GRPO, RLOO, DAPO, GSPO and others).
+    #[command(after_help = "Example: truing grpo recipes/grpo_ifeval.toml --set num_generations=8")]
     Grpo(stage::Arguments),
     /// Label prompts by votes of LLM judges, or train and use a classifier.
+    #[command(
+        after_help = "Examples:\n  truing label recipes/label.toml --plan\n  truing label train recipes/label_encoder.toml"
+    )]
     Label(label::Arguments),
     /// Score the quality of prompts by pairwise comparisons of LLM judges, or train and use a scorer.
+    #[command(
+        after_help = "Examples:\n  truing quality recipes/quality.toml --plan\n  truing quality train recipes/quality_scorer.toml"
+    )]
     Quality(quality::Arguments),
     /// Show the rollouts of a GRPO run: completions, rewards, advantages.
+    #[command(after_help = "Example: truing rollouts runs/grpo_ifeval")]
     Rollouts(rollouts::Arguments),
     /// Clean, deduplicate, decontaminate and select prompts; every dropped row has a reason.
+    #[command(after_help = "Example: truing select recipes/select.toml --set selection.target_size=1000")]
     Select(stage::Arguments),
     /// Embed texts, or train an embedding model.
+    #[command(
+        after_help = "Examples:\n  truing embed --data prompts.jsonl -o vectors.npy\n  truing embed train recipes/embed.toml"
+    )]
     Embed(embed::Arguments),
     /// Print the cost of a recipe before running it: memory, activation checkpointing, steps, time.
+    #[command(after_help = "Example: truing plan recipes/tiny.toml --set memory_gib=4")]
     Plan(plan::Arguments),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
+    #[command(after_help = "Example: truing prove --data quickstart/train.jsonl")]
     Prove(prove::Arguments),
     /// Inspect a conversation, a dataset or a model.
+    #[command(
+        after_help = "Examples:\n  truing inspect data --data quickstart/train.jsonl\n  truing inspect conversation --data quickstart/train.jsonl\n  truing inspect model --model runs/tiny/model"
+    )]
     Inspect(inspect::Arguments),
     /// Chat with a model in the terminal.
+    #[command(
+        after_help = "Example: truing chat --model runs/tiny/model --system \"Answer in one sentence.\""
+    )]
     Chat(chat::Arguments),
     /// Generate replies to one or many prompts.
+    #[command(
+        after_help = "Examples:\n  truing generate --model runs/tiny/model \"Name three colours.\"\n  truing generate --file prompts.jsonl --json"
+    )]
     Generate(generate::Arguments),
     /// Check this machine (processor, memory, caches, Python) and say what to fix.
+    #[command(after_help = "Example: truing doctor")]
     Doctor(doctor::Arguments),
     /// Write the HTML report of a run again, from its folder.
+    #[command(after_help = "Example: truing report runs/tiny")]
     Report(report::Arguments),
+    /// Print the completion script of a shell.
+    #[command(
+        after_help = "Example: truing completions bash > ~/.local/share/bash-completion/completions/truing"
+    )]
+    Completions(completions::CompletionArguments),
+    /// Write the man pages of all commands to a folder.
+    #[command(after_help = "Example: truing man ~/.local/share/man/man1")]
+    Man(completions::ManArguments),
 }
 
 impl Command {
@@ -77,6 +120,7 @@ impl Command {
     pub(crate) fn run(&self, context: &mut Context) -> anyhow::Result<Outcome> {
         match self {
             Self::Quickstart(arguments) => quickstart::run(arguments, context),
+            Self::Run(arguments) => stages::run(arguments, context),
             Self::Sft(arguments) => stage::run::<SftStage>(arguments, context),
             Self::Dpo(arguments) => stage::run::<DpoStage>(arguments, context),
             Self::Reward(command) => reward::run(command, context),
@@ -93,6 +137,8 @@ impl Command {
             Self::Generate(arguments) => generate::run(arguments, context),
             Self::Doctor(arguments) => doctor::run(arguments, context),
             Self::Report(arguments) => report::run(arguments, context),
+            Self::Completions(arguments) => completions::completions(arguments, context),
+            Self::Man(arguments) => completions::man(arguments, context),
         }
     }
 }

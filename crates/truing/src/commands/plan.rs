@@ -2,21 +2,12 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use truing_stages::classifier::ClassifierStage;
-use truing_stages::dpo::DpoStage;
-use truing_stages::embed::train::EmbedStage;
-use truing_stages::grpo::GrpoStage;
-use truing_stages::label::LabelStage;
-use truing_stages::quality::QualityStage;
-use truing_stages::reward::RewardModelStage;
-use truing_stages::select::SelectStage;
-use truing_stages::sft::SftStage;
+use truing_stages::StagePlan;
 use truing_stages::training::TrainingPlan;
-use truing_stages::{StagePlan, recipe};
 use truing_train::{Amount, SegmentChoice};
-use truing_types::StageName;
 
-use super::stage::{RecipeArguments, read_recipe, show_recipe};
+use super::stage::RecipeArguments;
+use super::stages;
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::printer::Style;
@@ -35,19 +26,7 @@ pub(crate) struct Arguments {
 
 /// Makes the plan of the stage that the recipe names, and prints it.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    let (recipe, as_json) = (&arguments.recipe, arguments.json);
-    let named = &recipe.recipe;
-    match recipe::stage_of(&read_recipe(named)?, named)? {
-        StageName::Select => show_recipe::<SelectStage>(recipe, as_json, context),
-        StageName::Label => show_recipe::<LabelStage>(recipe, as_json, context),
-        StageName::Quality => show_recipe::<QualityStage>(recipe, as_json, context),
-        StageName::Embed => show_recipe::<EmbedStage>(recipe, as_json, context),
-        StageName::Classifier => show_recipe::<ClassifierStage>(recipe, as_json, context),
-        StageName::Sft => show_recipe::<SftStage>(recipe, as_json, context),
-        StageName::Dpo => show_recipe::<DpoStage>(recipe, as_json, context),
-        StageName::RewardModel => show_recipe::<RewardModelStage>(recipe, as_json, context),
-        StageName::Grpo => show_recipe::<GrpoStage>(recipe, as_json, context),
-    }
+    (stages::of_recipe(&arguments.recipe)?.show)(&arguments.recipe, arguments.json, context)
 }
 
 /// Prints the plan of a decoder's training, with every choice of k.

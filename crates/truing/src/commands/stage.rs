@@ -55,9 +55,9 @@ pub(crate) struct RunArguments {
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    recipe: RecipeArguments,
+    pub(crate) recipe: RecipeArguments,
     #[command(flatten)]
-    run: RunArguments,
+    pub(crate) run: RunArguments,
 }
 
 /// A stage as its command needs it.
@@ -124,7 +124,7 @@ pub(crate) fn run_recipe<S: StageCommand>(
         Err(error) => return refuse(error, arguments.json, context),
     };
     if arguments.plan {
-        return show::<S>(&plan, arguments.json, context);
+        return show::<S>(&plan, &inputs, arguments.json, context);
     }
     S::announce(&plan, context);
     let stop = interrupt::stop_flag(S::STOPPING);
@@ -197,14 +197,21 @@ pub(crate) fn show_recipe<S: StageCommand>(
     context: &Context,
 ) -> anyhow::Result<Outcome> {
     match prepare::<S>(recipe, context) {
-        Ok((plan, ..)) => show::<S>(&plan, as_json, context),
+        Ok((plan, inputs, _)) => show::<S>(&plan, &inputs, as_json, context),
         Err(error) => refuse(error, as_json, context),
     }
 }
 
-fn show<S: StageCommand>(plan: &S::Plan, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+fn show<S: StageCommand>(
+    plan: &S::Plan,
+    inputs: &S::Inputs,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
     if as_json {
-        context.printer.json(&S::plan_json(plan))?;
+        let mut fields = S::plan_json(plan);
+        fields["content_key"] = json!(S::content_key::<LocalEngine>(plan, inputs)?.to_string());
+        context.printer.json(&fields)?;
     } else {
         S::print_plan(plan, context)?;
     }

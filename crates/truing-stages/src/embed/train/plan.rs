@@ -8,7 +8,7 @@ use truing_data::{
 };
 use truing_model::{EncoderFiles, Engine};
 use truing_predict::{encoder_tokenizer, pack_texts};
-use truing_run::inputs::content_key;
+use truing_run::inputs::resume_key;
 use truing_run::rows::text_key;
 use truing_run::{DataReport, Machine, RunError, SkippedRow, inputs};
 use truing_store::RunInputs;
@@ -270,7 +270,7 @@ impl EmbedTrainPlan {
             sources: inputs.train.sources.clone(),
             n_cut: inputs.n_cut,
         };
-        let digest = content_key(&config, &inputs.record, None);
+        let digest = resume_key::<E>(&config, &inputs.record, None);
         let (settings, spec) = (config.run_settings(), &inputs.model.spec);
         let run =
             EncoderPlan::resolve::<E>(settings, spec, lengths, loss.couples_triplets(), digest, machine)?;

@@ -1,0 +1,374 @@
+//! Learning from the groups of a step: compare with the reference, compute advantages, update the policy.
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+
+use rand_chacha::rand_core::Rng;
+use truing_generate::SampledCompletion;
+use truing_model::{Adapters, DecodingWeights, Engine, EngineError, TopLogProbs};
+use truing_reward::shaping::Shaped;
+use truing_run::record::break_if_alone;
+use truing_train::completion_packs::{self as packs, CompletionPack, Sequence};
+use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, ScoredRollout, TrainError};
+use truing_types::{Event, FinishReason, Seed, all_gather_dealt, dealt};
+
+use super::KlKind;
+use super::columns::{Columns, ComparedTargets, policy_pack};
+use super::rollout_groups::Group;
+use super::run::Running;
+use super::tally::{self, Metrics};
+use crate::StageError;
+
+impl<E: Engine> Running<'_, E> {
+    /// Compares with the reference, credits, and updates the policy; `None` if it was interrupted before the first
+    /// update.
+    pub(super) fn learn(
+        &mut self,
+        groups: &[&Group],
+        metrics: &mut Metrics,
+    ) -> Result<Option<Columns>, StageError> {
+        let (plan, inputs) = (self.plan, self.inputs);
+        let config = &plan.config;
+        let step = self.state.step + 1;
+        let masks = config.mask_truncated_completions.unwrap_or(false);
+        let mut sequences: Vec<Vec<Sequence<'_>>> = Vec::new();
+        let mut n_completions = 0;
+        for (group_idx, group) in groups.iter().enumerate() {
+            let prompt = &inputs.prompts[group.prompt as usize];
+            let rewards = group.rewards();
+            let has_credit = (0..rewards.len())
+                .filter(|&i| rewards[i].is_some() && self.enters_mean(&group.completions[i]))
+                .count()
+                >= 2;
+            let takes_part = |i: usize| {
+                let is_cut = group.completions[i].finish_reason == FinishReason::Length;
+                has_credit && rewards[i].is_some() && !(masks && is_cut)
+            };
+            let of_group = (0..group.completions.len()).filter(|&i| takes_part(i)).map(|i| Sequence {
+                prompt: &prompt.tokens,
+                completion: &group.completions[i].tokens,
+                origin: &prompt.origin,
+                idx: n_completions + i,
+                group: group_idx,
+            });
+            sequences.push(of_group.collect());
+            n_completions += group.completions.len();
+        }
+        let mut columns = Columns::new(n_completions);
+        let per_part = groups.len().div_ceil(config.minibatches).max(1);
+        let mut parts: Vec<Vec<(PolicyPack, Range<usize>)>> = Vec::new();
+        let n_trained = sequences.iter().map(Vec::len).sum::<usize>() as u64;
+        self.events.emit(Event::PhaseStarted {
+            phase: format!("step {step} of {}: computing log-probabilities", plan.n_steps),
+            total: Some(n_trained),
+        });
+        let mut n_done = 0;
+        for part in sequences.chunks(per_part) {
+            let flat: Vec<Sequence<'_>> = part.iter().flatten().copied().collect();
+            let packs = packs::pack(&flat, config.max_tokens_per_pack, config.share_prompts)?;
+            if packs.is_empty() {
+                continue;
+            }
+            let (mut references, mut compared) = (Vec::new(), Vec::new());
+            for place in dealt(packs.len(), self.communicator) {
+                if break_if_alone(self.stop, self.communicator.world_size()).is_break() {
+                    return Ok(None);
+                }
+                let (of_pack, reference) = self.compare(&packs[place])?;
+                n_done += packs[place].completions.len() as u64;
+                self.events.emit(Event::Progress { done: n_done, note: String::new() });
+                compared.push(of_pack);
+                references.push((place, reference));
+            }
+            // Every rank has the columns of all packs, and keeps the packs that it has compared.
+            let mut references = references.into_iter().peekable();
+            let mut mine = Vec::new();
+            let compared = all_gather_dealt(self.communicator, compared)?;
+            for (place, (pack, compared)) in packs.into_iter().zip(compared).enumerate() {
+                let range = columns.append(&pack, &compared);
+                if let Some((_, reference)) = references.next_if(|(mine, _)| *mine == place) {
+                    mine.push((policy_pack(pack, reference), range));
+                }
+            }
+            parts.push(mine);
+        }
+        if let Some(reference) = &mut self.reference {
+            reference.release_working_memory();
+        }
+        self.events.emit(Event::PhaseFinished);
+        if self.is_stopped()? {
+            return Ok(None);
+        }
+        let rewards = self.shape(groups, metrics);
+        let mut at = 0;
+        for (group, sequences) in groups.iter().zip(&sequences) {
+            let of_group: Vec<f64> =
+                rewards[at..at + group.completions.len()].iter().flatten().copied().collect();
+            at += group.completions.len();
+            self.watch.has_signal |=
+                !sequences.is_empty() && of_group.windows(2).any(|pair| pair[0] != pair[1]);
+        }
+        self.credit(groups, &rewards, &mut columns);
+        self.weigh(groups, &mut columns);
+        self.measure(groups, &columns, metrics);
+        let parts = parts.into_iter().map(|part| {
+            let filled = part.into_iter().map(|(mut pack, range)| {
+                columns.fill(&mut pack, &range);
+                pack
+            });
+            filled.collect()
+        });
+        let mut parts: Vec<Vec<PolicyPack>> = parts.collect();
+        if n_trained > 0 && !self.update(&mut parts, metrics)? {
+            return Ok(None);
+        }
+        Ok(Some(columns))
+    }
+
+    /// What policy and reference say of a pack, and the reference's top tokens where the update needs them.
+    fn compare(
+        &mut self,
+        pack: &CompletionPack,
+    ) -> Result<(ComparedTargets, Option<TopLogProbs>), StageError> {
+        let config = &self.plan.config;
+        let (policy, k) = (&self.policy.clone(), config.kl_top_k);
+        let (mut top, mut reference_log_probs) = (None, Vec::new());
+        match config.kl() {
+            KlKind::ExactTopK => {
+                top = Some(self.ask_reference(|engine, adapters| {
+                    packs::top_log_probs(engine, &pack.batch, policy, k, adapters)
+                })?);
+            }
+            KlKind::K3 => {
+                (reference_log_probs, _) = self.ask_reference(|engine, adapters| {
+                    packs::log_probs(engine, &pack.batch, policy, None, adapters)
+                })?;
+            }
+            KlKind::None => {}
+        }
+        let engine = self.trainer.engine_mut();
+        let (log_probs, mut kl) =
+            packs::log_probs(engine, &pack.batch, policy, top.as_ref(), Adapters::Enabled)?;
+        if config.kl() == KlKind::K3 {
+            let k3 = |(&reference, &policy): (&f32, &f32)| {
+                let log_ratio = reference - policy;
+                log_ratio.exp_m1() - log_ratio
+            };
+            kl = reference_log_probs.iter().zip(&log_probs).map(k3).collect();
+        }
+        let is_needed = matches!(config.policy().kl, KlInLoss::Exact(_));
+        let top = top.filter(|_| is_needed);
+        Ok(([log_probs, kl, reference_log_probs].concat(), top))
+    }
+
+    /// Asks the frozen model: a second engine, or the policy without its adapters.
+    fn ask_reference<R>(
+        &mut self,
+        ask: impl FnOnce(&mut E, Adapters) -> Result<R, EngineError>,
+    ) -> Result<R, EngineError> {
+        match &mut self.reference {
+            Some(reference) => ask(reference, Adapters::Enabled),
+            None => ask(self.trainer.engine_mut(), Adapters::Disabled),
+        }
+    }
+
+    /// The rewards that are learnt from, of all completions in order.
+    fn shape(&self, groups: &[&Group], metrics: &mut Metrics) -> Vec<Option<f64>> {
+        let config = &self.plan.config;
+        let Some(shaping) = config.shaping.as_ref().filter(|shaping| !shaping.is_nothing()) else {
+            return groups.iter().flat_map(|group| group.rewards()).collect();
+        };
+        let completions: Vec<Shaped<'_>> = groups
+            .iter()
+            .enumerate()
+            .flat_map(|(group_idx, group)| {
+                let origin = &self.inputs.prompts[group.prompt as usize].origin;
+                group.scored.iter().zip(&group.completions).map(move |(scored, completion)| Shaped {
+                    scored,
+                    n_tokens: completion.tokens.len(),
+                    source: &origin.source,
+                    group: group_idx,
+                })
+            })
+            .collect();
+        let shaped = shaping.shape(&self.rewards, &completions, config.pass_reward);
+        let values: Vec<f64> = shaped.iter().copied().flatten().collect();
+        if let Some((mean, deviation)) = tally::mean_and_deviation(&values) {
+            metrics.insert("shaped_reward".into(), mean);
+            metrics.insert("shaped_reward/std".into(), deviation);
+        }
+        shaped
+    }
+
+    /// Whether a completion's reward enters the mean of its group. One that was cut off and carries no loss does, as in TRL,
+    /// but not where the KL is part of the outcome: its KL is not computed, so that its outcome would lack what the
+    /// others' have.
+    fn enters_mean(&self, completion: &SampledCompletion) -> bool {
+        let config = &self.plan.config;
+        let credit = config.credit();
+        let has_kl = credit.kl_reading == KlReading::InOutcome && credit.kl_coefficient != 0.0;
+        let is_masked = config.mask_truncated_completions.unwrap_or(false)
+            && completion.finish_reason == FinishReason::Length;
+        !(has_kl && is_masked)
+    }
+
+    fn credit(&self, groups: &[&Group], rewards: &[Option<f64>], columns: &mut Columns) {
+        let mut next = 0;
+        let mut rollouts = Vec::new();
+        for group in groups {
+            let of_group = group.completions.iter().map(|completion| {
+                let reward = rewards[next].filter(|_| self.enters_mean(completion));
+                let kl = columns.part(&columns.kl, next).to_vec();
+                next += 1;
+                ScoredRollout { reward, kl, n_tokens: completion.tokens.len() }
+            });
+            rollouts.push(of_group.collect::<Vec<_>>());
+        }
+        let advantages = self.plan.config.credit().assign(&rollouts);
+        for (idx, advantages) in advantages.into_iter().flatten().enumerate() {
+            let range = columns.range(idx);
+            if let Some(advantages) = advantages.filter(|advantages| advantages.len() == range.len()) {
+                columns.advantages[range].copy_from_slice(&advantages);
+            }
+        }
+    }
+
+    /// Truncated importance weights of what the int8 copy has sampled: how much likelier the policy itself makes each
+    /// token, at most `importance_sampling_cap` (Ionides 2008; for samplers of another precision, Yao et al. 2025).
+    fn weigh(&self, groups: &[&Group], columns: &mut Columns) {
+        let config = &self.plan.config;
+        if config.rollout_weights == DecodingWeights::F32 {
+            return;
+        }
+        columns.importance_weights = vec![1.0; columns.old_log_probs.len()];
+        for (idx, completion) in groups.iter().flat_map(|group| &group.completions).enumerate() {
+            let range = columns.range(idx);
+            let weights = &mut columns.importance_weights[range.clone()];
+            let pairs = columns.old_log_probs[range].iter().zip(self.drawn_log_probs(completion));
+            for (weight, (&policy, &drawn)) in weights.iter_mut().zip(pairs) {
+                let ratio = (f64::from(policy) - f64::from(drawn)).exp();
+                *weight = ratio.min(config.importance_sampling_cap) as f32;
+            }
+        }
+    }
+
+    /// Log-probabilities of a completion under the tempered policy that it was drawn from, nothing cut off.
+    fn drawn_log_probs<'a>(&self, completion: &'a SampledCompletion) -> &'a [f32] {
+        if self.plan.config.temperature == 1.0 {
+            &completion.log_probs
+        } else {
+            &completion.sampling_log_probs
+        }
+    }
+
+    /// KL, and how far the sampler was from the trainer.
+    fn measure(&self, groups: &[&Group], columns: &Columns, metrics: &mut Metrics) {
+        let config = &self.plan.config;
+        let kl: Vec<f64> = columns.kl.iter().map(|&kl| kl.into()).collect();
+        if let Some((mean, _)) = tally::mean_and_deviation(&kl) {
+            metrics.insert("kl".into(), mean);
+        }
+        if !config.knows_drawn_policy() {
+            return;
+        }
+        let completions = groups.iter().flat_map(|group| &group.completions);
+        let differences: Vec<f64> = completions
+            .enumerate()
+            .flat_map(|(idx, completion)| {
+                let drawn = self.drawn_log_probs(completion);
+                let trained = columns.part(&columns.old_log_probs, idx);
+                drawn.iter().zip(trained).map(|(&a, &b)| f64::from((a - b).abs()))
+            })
+            .collect();
+        if let Some((mean, _)) = tally::mean_and_deviation(&differences) {
+            let most = differences.iter().copied().fold(0.0, f64::max);
+            metrics.insert("sampling/sampling_logp_difference/mean".into(), mean);
+            metrics.insert("sampling/sampling_logp_difference/max".into(), most);
+        }
+        let weights: Vec<f64> = columns.importance_weights.iter().map(|&weight| weight.into()).collect();
+        if let Some((mean, _)) = tally::mean_and_deviation(&weights) {
+            let most = weights.iter().copied().fold(0.0, f64::max);
+            let least = weights.iter().copied().fold(f64::INFINITY, f64::min);
+            metrics.insert("sampling/importance_sampling_ratio/min".into(), least);
+            metrics.insert("sampling/importance_sampling_ratio/mean".into(), mean);
+            metrics.insert("sampling/importance_sampling_ratio/max".into(), most);
+        }
+    }
+
+    /// All updates of the step. False if it was interrupted before the first; later the step is finished, so that the
+    /// weights always stand at a step's border.
+    fn update(&mut self, parts: &mut [Vec<PolicyPack>], metrics: &mut Metrics) -> Result<bool, StageError> {
+        let config = &self.plan.config;
+        let objective = Policy { excluded: self.policy.excluded.clone(), ..config.policy() };
+        let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        let mut add = |name: &str, value: f64| {
+            if value.is_finite() {
+                let sum = sums.entry(name.to_owned()).or_default();
+                *sum = (sum.0 + value, sum.1 + 1.0);
+            }
+        };
+        let step = self.state.step + 1;
+        let first_update = self.state.step * config.updates_per_step();
+        let mut n_updates = 0;
+        let n_packs: usize = parts.iter().map(Vec::len).sum();
+        self.events.emit(Event::PhaseStarted {
+            phase: format!("step {step} of {}: updating the policy", self.plan.n_steps),
+            total: Some((n_packs * config.num_iterations) as u64),
+        });
+        let mut n_done = 0;
+        for _ in 0..config.num_iterations {
+            for part in &mut *parts {
+                let n_packs = part.len();
+                part.extend(self.ptx_packs(first_update + n_updates)?);
+                let (events, stop, communicator) = (&mut *self.events, self.stop, self.communicator);
+                let result = self.trainer.step(part, &objective, communicator, &mut |_| {
+                    n_done += 1;
+                    events.emit(Event::Progress { done: n_done, note: String::new() });
+                    match n_updates {
+                        0 => break_if_alone(stop, communicator.world_size()),
+                        _ => ControlFlow::Continue(()),
+                    }
+                });
+                part.truncate(n_packs);
+                let outcome = match result {
+                    Ok(outcome) => outcome,
+                    Err(TrainError::BrokenOff) => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                };
+                n_updates += 1;
+                outcome.measures.means.iter().for_each(|(name, &value)| add(name, value));
+                add("loss", outcome.measures.loss);
+                add("grad_norm", outcome.grad_norm);
+                add("learning_rate", outcome.learning_rate);
+            }
+        }
+        self.events.emit(Event::PhaseFinished);
+        for (name, (sum, n)) in sums {
+            let is_absent = name == "kl_loss" && objective.kl == KlInLoss::None;
+            // The KL before the updates is the one that the rewards were given with.
+            if !(is_absent || name == "kl") {
+                metrics.insert(name, sum / n);
+            }
+        }
+        Ok(true)
+    }
+
+    fn ptx_packs(&mut self, update: u64) -> Result<Vec<PolicyPack>, StageError> {
+        let (config, inputs) = (&self.plan.config, self.inputs);
+        let Some(data) = &inputs.ptx else { return Ok(Vec::new()) };
+        let mut generator = Seed(config.seed).generator("ptx", &[update]);
+        let (policy, k) = (&self.policy.clone(), config.kl_top_k);
+        let mut packs = Vec::new();
+        let drawn: Vec<u32> = (0..config.ptx_samples_per_update)
+            .map(|_| (generator.next_u64() % data.n_samples() as u64) as u32)
+            .collect();
+        for place in dealt(drawn.len(), self.communicator) {
+            let batch = data.batch(&[drawn[place]])?;
+            let top = self.ask_reference(|engine, adapters| {
+                packs::top_log_probs(engine, &batch, policy, k, adapters)
+            })?;
+            packs.push(packs::ptx_pack(batch, top));
+        }
+        Ok(packs)
+    }
+}

@@ -1,0 +1,172 @@
+//! Sampling and scoring: the groups of a step, and the completions of an evaluation.
+
+use truing_generate::{
+    DecodingOptions, SampleRequest, SampledCompletion, SampledIds, opened_thought, sample,
+};
+use truing_model::{DecodingWeights, Engine};
+use truing_reward::{Completion, ScoredCompletion};
+use truing_run::record::break_if_alone;
+use truing_types::{Event, ReasoningMark, SamplingOptions, TextStart, Unscored, UnscoredReason};
+
+use super::run::Running;
+use super::{Prompt, tally};
+use crate::StageError;
+
+/// The completions of one prompt.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    /// Place among the run's prompts.
+    pub(super) prompt: u32,
+    pub(super) completions: Vec<SampledCompletion>,
+    pub(super) scored: Vec<ScoredCompletion>,
+}
+
+impl Group {
+    pub(super) fn rewards(&self) -> Vec<Option<f64>> {
+        self.scored.iter().map(|scored| scored.total.as_ref().ok().copied()).collect()
+    }
+
+    /// Whether there are rewards to be compared.
+    pub(super) fn has_credit(&self) -> bool {
+        self.rewards().iter().flatten().count() >= 2
+    }
+
+    /// Whether all its rewards are equal.
+    pub(super) fn is_all_equal(&self) -> bool {
+        let rewards: Vec<f64> = self.rewards().into_iter().flatten().collect();
+        rewards.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    pub(super) fn mean_reward(&self) -> Option<f64> {
+        let rewards: Vec<f64> = self.rewards().into_iter().flatten().collect();
+        tally::mean_and_deviation(&rewards).map(|(mean, _)| mean)
+    }
+}
+
+/// What is drawn for: each has its own random numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Train { step: u64, round: u64 },
+    Evaluate,
+}
+
+impl<E: Engine> Running<'_, E> {
+    /// Draws completions of this rank's prompts; `None` when the stop flag was seen.
+    pub(super) fn draw(
+        &mut self,
+        prompts: &[&Prompt],
+        places: &[u32],
+        purpose: Purpose,
+    ) -> Result<Option<Vec<Vec<SampledCompletion>>>, StageError> {
+        let config = &self.plan.config;
+        let (temperature, n_samples, indices) = match purpose {
+            Purpose::Train { step, round } => {
+                (config.temperature, config.num_generations, vec![0, step, round])
+            }
+            Purpose::Evaluate => (config.eval_temperature, config.eval_num_generations, vec![1]),
+        };
+        let options = SamplingOptions {
+            max_new_tokens: config.max_completion_length,
+            temperature,
+            top_k: config.top_k,
+            top_p: config.top_p,
+            min_p: config.min_p,
+            repetition_penalty: 1.0,
+            seed: config.seed,
+            stop: config.stop.clone(),
+        };
+        let requests: Vec<SampleRequest> = prompts
+            .iter()
+            .zip(places)
+            .map(|(prompt, &place)| SampleRequest {
+                prompt: prompt.tokens.clone(),
+                n_samples,
+                seed_indices: indices.iter().copied().chain([u64::from(place)]).collect(),
+            })
+            .collect();
+        let weights = match purpose {
+            Purpose::Train { .. } => config.rollout_weights,
+            Purpose::Evaluate => DecodingWeights::F32,
+        };
+        // Keys and values take the place of the last step's activations.
+        self.trainer.engine_mut().release_working_memory();
+        if let Some(reference) = &mut self.reference {
+            reference.release_working_memory();
+        }
+        let (events, stop, world_size) = (&mut *self.events, self.stop, self.communicator.world_size());
+        let mut done = 0;
+        let total = (requests.len() * n_samples) as u64;
+        let phase = match purpose {
+            Purpose::Train { step, .. } => format!("step {step} of {}: sampling rollouts", self.plan.n_steps),
+            Purpose::Evaluate => "evaluating".to_owned(),
+        };
+        events.emit(Event::PhaseStarted { phase, total: Some(total) });
+        let drawn = sample(
+            self.trainer.engine_mut(),
+            self.inputs.renderer.tokenizer(),
+            &requests,
+            &options,
+            SampledIds { end: &self.end_tokens, excluded: &self.policy.excluded },
+            DecodingOptions { max_batch: config.generation_batch_size, weights, shares_beginnings: false },
+            &mut |_, _, _| {
+                done += 1;
+                events.emit(Event::Progress { done, note: String::new() });
+                break_if_alone(stop, world_size)
+            },
+        )?;
+        events.emit(Event::PhaseFinished);
+        Ok(drawn)
+    }
+
+    /// Scores each completion of each of this rank's prompts, all in one go: a judge may be asked about many at a time.
+    pub(super) fn score(
+        &mut self,
+        prompts: &[&Prompt],
+        drawn: &[Vec<SampledCompletion>],
+    ) -> Vec<Vec<ScoredCompletion>> {
+        let asked: Vec<Completion<'_>> = prompts
+            .iter()
+            .zip(drawn)
+            .flat_map(|(prompt, completions)| {
+                let with_text = completions.iter().filter(|completion| completion.text_error.is_none());
+                with_text.map(|completion| Completion {
+                    prompt: &prompt.row.prompt,
+                    text: &completion.text,
+                    n_tokens: completion.tokens.len(),
+                    finish_reason: completion.finish_reason,
+                    columns: &prompt.row.columns,
+                    origin: &prompt.origin,
+                })
+            })
+            .collect();
+        if self.judge_counts.is_some() {
+            self.events.emit(Event::PhaseStarted { phase: "asking the judge".into(), total: None });
+        }
+        let tokenizer = self.inputs.renderer.tokenizer();
+        let opened: Vec<Option<ReasoningMark>> =
+            prompts.iter().map(|prompt| opened_thought(tokenizer, &self.marks, &prompt.tokens)).collect();
+        let starts: Vec<TextStart<'_>> = opened
+            .iter()
+            .zip(drawn)
+            .flat_map(|(opened, completions)| {
+                let n_asked = completions.iter().filter(|one| one.text_error.is_none()).count();
+                std::iter::repeat_n(TextStart::after(opened.as_ref()), n_asked)
+            })
+            .collect();
+        let mut scored = self.rewards.score_after(&asked, &starts).into_iter();
+        if self.judge_counts.is_some() {
+            self.events.emit(Event::PhaseFinished);
+        }
+        let mut of_one = |completion: &SampledCompletion| match &completion.text_error {
+            None => scored.next(),
+            Some(reason) => Some(without_text(reason)),
+        };
+        drawn.iter().map(|completions| completions.iter().filter_map(&mut of_one).collect()).collect()
+    }
+}
+
+/// A completion whose tokens could not be turned into text: no reward looks at it.
+fn without_text(reason: &str) -> ScoredCompletion {
+    let unscored = Unscored::new(UnscoredReason::Failed, format!("the completion has no text: {reason}"));
+    ScoredCompletion { parts: [("text".to_owned(), Err(unscored.clone()))].into(), total: Err(unscored) }
+}
