@@ -156,6 +156,8 @@ impl<E: Engine> Running<'_, E> {
             },
         )?;
         events.emit(Event::PhaseFinished);
+        // And activations that of keys and values.
+        self.trainer.engine_mut().release_working_memory();
         Ok(drawn)
     }
 
