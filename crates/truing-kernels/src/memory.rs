@@ -55,9 +55,9 @@ pub fn return_large_buffers_when_freed() {
 
 /// Returns to the system what the process has freed and the allocator still holds, in whole pages, wherever it lies.
 ///
-/// Buffers below 1 MiB that were freed stay in the arenas of the allocator, between others that are in use: measured, all
-/// blocks of a cache of keys and values that came and went before the activations did. Call it where much was freed and other
-/// sizes are asked for next. Does nothing with another C library.
+/// Buffers below 1 MiB that were freed can stay in the arenas of the allocator, between others that are in use, such as the
+/// blocks of a cache of keys and values. Call it where much was freed and other sizes are asked for next. Does nothing with
+/// another C library.
 pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: gives up pages that hold nothing. The result only says whether there were any.
