@@ -1,30 +1,67 @@
 //! Keys and values of one running sequence, in blocks that sequences with a common beginning share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use truing_kernels::{CACHE_BLOCK, CacheBlock, CachedSequence};
+
+/// Blocks of sequences that have ended, for those that run. An engine's caches share one list. Were they freed instead, the
+/// allocator would keep each in the arena of the thread that has asked for it, where the other threads do not look.
+#[derive(Debug, Default)]
+pub(crate) struct FreeBlocks(Mutex<Vec<CacheBlock>>);
+
+impl FreeBlocks {
+    /// A block with unspecified content.
+    fn take(&self, kv_width: usize, head_dim: usize) -> CacheBlock {
+        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        free.unwrap_or_else(|| CacheBlock::new(kv_width, head_dim))
+    }
+
+    /// Takes back those that no other sequence has.
+    fn give(&self, blocks: impl Iterator<Item = Arc<CacheBlock>>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(blocks.filter_map(Arc::into_inner));
+    }
+
+    /// Frees all.
+    pub(crate) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+    }
+}
 
 /// Per layer, the blocks of the tokens so far. A copy shares all blocks; a block that is written while it is shared
 /// is copied first, which only ever happens to the last.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     layers: Vec<Vec<Arc<CacheBlock>>>,
+    free: Arc<FreeBlocks>,
     kv_width: usize,
     head_dim: usize,
     pub(crate) n_cached: usize,
     pub(crate) capacity: usize,
 }
 
+impl Drop for KvCache {
+    fn drop(&mut self) {
+        self.free.give(self.layers.drain(..).flatten());
+    }
+}
+
 impl KvCache {
-    pub(crate) fn new(n_layers: usize, kv_width: usize, head_dim: usize, capacity: usize) -> Self {
-        Self { layers: vec![Vec::new(); n_layers], kv_width, head_dim, n_cached: 0, capacity }
+    pub(crate) fn new(
+        n_layers: usize,
+        kv_width: usize,
+        head_dim: usize,
+        capacity: usize,
+        free: Arc<FreeBlocks>,
+    ) -> Self {
+        Self { layers: vec![Vec::new(); n_layers], free, kv_width, head_dim, n_cached: 0, capacity }
     }
 
     /// Forgets all tokens after the first `n_tokens`, so that a prompt's shared beginning is not read twice.
     pub fn truncate(&mut self, n_tokens: usize) {
         if n_tokens < self.n_cached {
+            let n_blocks = n_tokens.div_ceil(CACHE_BLOCK);
             for blocks in &mut self.layers {
-                blocks.truncate(n_tokens.div_ceil(CACHE_BLOCK));
+                self.free.give(blocks.drain(n_blocks.min(blocks.len())..));
             }
             self.n_cached = n_tokens;
         }
@@ -33,14 +70,25 @@ impl KvCache {
     /// Writes rows `[n, kv_width]` of one layer after the tokens so far; `n_cached` is the caller's to move once all
     /// layers have theirs.
     pub(crate) fn append(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
-        let (width, blocks) = (self.kv_width, &mut self.layers[layer]);
+        let Self { layers, free, head_dim, .. } = self;
+        let (width, blocks) = (self.kv_width, &mut layers[layer]);
         let rows = keys.chunks_exact(width).zip(values.chunks_exact(width));
         for (position, (key, value)) in (self.n_cached..).zip(rows) {
-            let (block, row) = (position / CACHE_BLOCK, position % CACHE_BLOCK);
-            if block == blocks.len() {
-                blocks.push(Arc::new(CacheBlock::new(width, self.head_dim)));
+            let (idx, row) = (position / CACHE_BLOCK, position % CACHE_BLOCK);
+            if idx == blocks.len() {
+                blocks.push(Arc::new(free.take(width, *head_dim)));
             }
-            Arc::make_mut(&mut blocks[block]).write(row, key, value);
+            let block = &mut blocks[idx];
+            if let Some(own) = Arc::get_mut(block) {
+                own.write(row, key, value);
+            } else {
+                let mut own = free.take(width, *head_dim);
+                own.copy_from(block);
+                own.write(row, key, value);
+                let shared = std::mem::replace(block, Arc::new(own));
+                // The others may have left it meanwhile.
+                free.give(std::iter::once(shared));
+            }
         }
     }
 
@@ -79,7 +127,7 @@ mod tests {
 
     #[test]
     fn copies_share_blocks_until_they_part() {
-        let mut cache = KvCache::new(1, 2, 1, 1000);
+        let mut cache = KvCache::new(1, 2, 1, 1000, Arc::default());
         grown(&mut cache, CACHE_BLOCK + 5);
         let mut other = cache.clone();
         let shared =
@@ -102,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_was_cut_off_is_written_anew() {
-        let mut cache = KvCache::new(1, 2, 1, 1000);
+        let mut cache = KvCache::new(1, 2, 1, 1000, Arc::default());
         grown(&mut cache, 3 * CACHE_BLOCK);
         let whole = cache.clone();
         cache.truncate(CACHE_BLOCK + 1);

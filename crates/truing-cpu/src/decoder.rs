@@ -15,7 +15,7 @@ use crate::parameters::Parameters;
 use crate::segment::{Blocks, SavedAttention, SavedBlock};
 
 /// Longest piece of a prompt that is read at once; bounds the memory of a long prompt.
-const PREFILL_TOKENS: usize = 512;
+pub(crate) const PREFILL_TOKENS: usize = 512;
 
 /// Everything of a decoder but its parameters.
 #[derive(Debug)]

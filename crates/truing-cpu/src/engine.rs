@@ -16,7 +16,7 @@ use truing_types::{Communicator, ExcludedTokens, Groups, PackedBatch, TokenId};
 
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
-use crate::cache::KvCache;
+use crate::cache::{FreeBlocks, KvCache};
 use crate::decoder::{Decoder, check_tokens};
 use crate::encoder::{self, Encoder, OutputLayer};
 use crate::layer;
@@ -72,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) parameters: Parameters,
     pub(crate) body: Body,
     pub(crate) pool: BufferPool,
+    free_blocks: Arc<FreeBlocks>,
 }
 
 /// What a model consists of, besides its parameters.
@@ -209,7 +210,8 @@ impl Engine for CpuEngine {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build();
         let threads =
             threads.map_err(|error| EngineError::Device(format!("threads cannot be started: {error}")))?;
-        let inner = Inner { spec, parameters, body, pool: BufferPool::default() };
+        let inner =
+            Inner { spec, parameters, body, pool: BufferPool::default(), free_blocks: Arc::default() };
         Ok(Self { threads, communicator: Arc::clone(&groups.data), inner })
     }
 
@@ -360,11 +362,15 @@ impl Engine for CpuEngine {
 
     fn release_working_memory(&mut self) {
         self.inner.pool = BufferPool::default();
+        self.inner.free_blocks.clear();
+        truing_kernels::release_attention_workspace();
+        truing_kernels::return_freed_memory();
     }
 
     fn new_cache(&mut self, capacity: usize) -> Result<KvCache, EngineError> {
-        let spec = &self.inner.body.decoder()?.spec;
-        Ok(KvCache::new(spec.n_layers, spec.kv_width(), spec.head_dim, capacity))
+        let Inner { body, free_blocks, .. } = &self.inner;
+        let spec = &body.decoder()?.spec;
+        Ok(KvCache::new(spec.n_layers, spec.kv_width(), spec.head_dim, capacity, Arc::clone(free_blocks)))
     }
 
     fn cache_len(&self, cache: &KvCache) -> usize {

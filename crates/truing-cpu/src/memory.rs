@@ -7,6 +7,7 @@ use truing_kernels::{
 use truing_model::{DecoderSpec, EncoderSpec, EngineMemory, ModelSpec, ParameterSpec, TrainableSpec};
 
 use crate::compressed::compressed_bytes;
+use crate::decoder::PREFILL_TOKENS;
 
 const FLOAT_BYTES: u64 = 4;
 
@@ -43,6 +44,10 @@ fn decoder_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory
     let head_norms = if spec.qk_norm { 2 * q + 2 * kv } else { 0 };
     let key_copies = 4 * kv;
     let pooled = 4 * hidden + inner + own_width + 2 * kv + key_copies + head_norms;
+    // x, x_mid, y; q, attention, with head norms a norm's result; k, v, with head norms one more; log_sum_exp; gate, up,
+    // activation. The norms are over before y is made.
+    let norm_result = if spec.qk_norm { q + kv } else { 0 };
+    let forward = 3 * hidden + 2 * q + 2 * kv + norm_result + heads + 3 * inner;
     // What the attention's kernel packs, for at most as many keys at a time as there are tokens.
     let packed = attention_workspace_bytes_per_key(spec.n_kv_heads, spec.head_dim) as u64;
     let widest = spec.hidden_size.max(spec.intermediate_size).max(spec.q_width()).max(spec.vocab_size);
@@ -55,6 +60,10 @@ fn decoder_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory
         attention_bytes_per_token: (q + heads) * FLOAT_BYTES,
         layer_bytes_per_token: kept * FLOAT_BYTES,
         workspace_bytes_per_token: pooled * FLOAT_BYTES + packed,
+        forward_bytes_per_token: forward * FLOAT_BYTES,
+        // Copies of keys and values; keys and values packed.
+        forward_bytes_per_key: 4 * kv * FLOAT_BYTES,
+        tokens_per_prompt_piece: PREFILL_TOKENS as u64,
         // hidden (then d_hidden), target rows, normed rows (then their gradient), d_rows
         head_bytes_per_token: 4 * hidden * FLOAT_BYTES,
         head_fixed_bytes: linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) as u64,
@@ -75,6 +84,11 @@ fn encoder_memory(spec: &EncoderSpec, trainable: &TrainableSpec) -> EngineMemory
     EngineMemory {
         cache_bytes_per_token: 0,
         compressed_bytes: 0,
+        // x, x_mid, y; q, k, v, attention; log_sum_exp; up
+        forward_bytes_per_token: (7 * hidden + heads + inner) * FLOAT_BYTES,
+        // Keys and values packed.
+        forward_bytes_per_key: 2 * hidden * FLOAT_BYTES,
+        tokens_per_prompt_piece: 0,
         parameter_bytes: bytes(&|_| true),
         gradient_bytes,
         optimizer_bytes: 2 * gradient_bytes,

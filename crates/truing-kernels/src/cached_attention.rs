@@ -74,6 +74,12 @@ impl CacheBlock {
         }
     }
 
+    /// Takes over all of another block of the same shape.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.keys.copy_from_slice(&other.keys);
+        self.values.copy_from_slice(&other.values);
+    }
+
     /// Reads the first tokens' keys and values `[n, n_kv_heads, head_dim]`, as many as fit into `keys`.
     pub fn read(&self, keys: &mut [f32], values: &mut [f32]) {
         let (d, kv_width) = (self.head_dim, self.keys.len() / CACHE_BLOCK);

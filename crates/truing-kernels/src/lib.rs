@@ -45,7 +45,7 @@ pub use linear_log_probs::{
 pub use matmul::{
     Finish, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_finished, matmul_workspace_bytes,
 };
-pub use memory::{return_large_buffers_when_freed, zeroed};
+pub use memory::{return_freed_memory, return_large_buffers_when_freed, zeroed};
 pub use rate::{measure_matmul_gflops, measure_peak_gflops};
 pub use rms_norm::{rms_norm_backward, rms_norm_forward};
 pub use rotary::{RotaryTable, rotary_backward, rotary_forward};
@@ -53,8 +53,9 @@ pub use row_products::{RowProduct, RowWeight, multiply_rows};
 pub use simd::{SimdLevel, with_simd_level};
 pub use swiglu::{swiglu_backward, swiglu_backward_in_place, swiglu_forward};
 pub use varlen_attention::{
-    AttentionShape, AttentionSpan, Causality, attention_workspace_bytes_per_key, span_attention_backward,
-    span_attention_forward, spans_of, varlen_attention_backward, varlen_attention_forward,
+    AttentionShape, AttentionSpan, Causality, attention_workspace_bytes_per_key, release_attention_workspace,
+    span_attention_backward, span_attention_forward, spans_of, varlen_attention_backward,
+    varlen_attention_forward,
 };
 pub use vector::{
     add_assign, all_finite, copy, fill, gather_add_rows, gather_rows, scale, scatter_add_rows, sum_of_squares,

@@ -52,6 +52,11 @@ impl Stock {
         Stock(Mutex::new(Vec::new()))
     }
 
+    /// Frees the buffers that nobody uses.
+    pub(crate) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+    }
+
     /// Runs `work` with a buffer that nobody else uses meanwhile.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> R {
         let mut scratch = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();

@@ -263,6 +263,11 @@ fn pack_blocks<'a>(
     Blocks { data: to, n_blocks, block_floats }
 }
 
+/// Frees what attention keeps for the next call. It is as large as the largest batch so far, and made anew when needed.
+pub fn release_attention_workspace() {
+    PACKED.clear();
+}
+
 /// Most bytes that [`span_attention_forward`] and [`span_attention_backward`] use beside their arguments, for each key of
 /// sequences whose lengths are whole blocks of keys; they are kept for the next call. Backward needs more: keys (twice) and
 /// values packed, and the parts of their gradients that each range of queries makes. Of the ranges of a causal sequence,

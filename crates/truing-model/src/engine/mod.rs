@@ -260,7 +260,8 @@ pub trait Engine: ParameterStore + Send + Sized {
     /// When the model has no language-model head, or the device fails.
     fn logits(&mut self, hidden: &Self::Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError>;
 
-    /// Gives back what is kept from batch to batch only to save time: before a phase that needs the memory otherwise.
+    /// Gives back what is kept from batch to batch, or from one sequence's cache for the next, only to save time: before
+    /// a phase that needs the memory otherwise.
     fn release_working_memory(&mut self) {}
 
     /// Room for a sequence of at most `capacity` tokens.

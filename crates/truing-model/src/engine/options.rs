@@ -140,6 +140,12 @@ pub struct EngineMemory {
     pub layer_bytes_per_token: u64,
     /// Live beside the saved activations while one layer runs forward or backward, per token.
     pub workspace_bytes_per_token: u64,
+    /// Live while layers run forward and nothing is saved, per token, but for what is counted by key.
+    pub forward_bytes_per_token: u64,
+    /// The same, per key: copies of keys and values, and what attention packs.
+    pub forward_bytes_per_key: u64,
+    /// Most tokens of a prompt that decoding reads at once.
+    pub tokens_per_prompt_piece: u64,
     /// Live while the head runs, per token of the batch.
     pub head_bytes_per_token: u64,
     /// What the head works in, for a batch of any size; kept once it has run.

@@ -23,6 +23,8 @@ use crate::{StageError, StagePlan};
 const CACHE_BLOCK: usize = 64;
 /// Lengths of prompts that packs are planned with.
 const MOST_LENGTHS: usize = 16;
+/// Bytes of a logit while a token is sampled.
+const LOGIT_BYTES: u64 = 4;
 /// Bytes of one of the reference's top tokens with its log-probability.
 const TOP_TOKEN_BYTES: u64 = 8;
 
@@ -49,6 +51,10 @@ pub struct GrpoPlan {
     pub top_token_bytes: u64,
     /// Keys and values while completions are drawn. Not at the same time as activations.
     pub cache_bytes: u64,
+    /// What decoding works in, and its logits, beside the keys and values.
+    pub decoding_bytes: u64,
+    /// What policy and reference work in while they are compared, where the reference is a model of its own.
+    pub comparing_bytes: u64,
     /// Threads to compute with.
     pub n_threads: usize,
     /// Digest of everything that decides the weights.
@@ -118,6 +124,11 @@ impl GrpoPlan {
         let n_cached = n_prompts_running * blocks(longest_prompt)
             + n_running * blocks(config.max_completion_length + CACHE_BLOCK - 1);
         let cache_bytes = n_cached as u64 * engine.cache_bytes_per_token;
+        // The running completions have a row of logits each; so has the prompt that the next ones continue.
+        let n_rows = (longest_prompt as u64).min(engine.tokens_per_prompt_piece).max(n_running as u64);
+        let decoding_bytes = n_rows * engine.forward_bytes_per_token
+            + longest_prompt as u64 * engine.forward_bytes_per_key
+            + (n_running as u64 + 1) * spec.vocab_size as u64 * LOGIT_BYTES;
         let compressed_bytes = match config.rollout_weights {
             DecodingWeights::F32 => 0,
             DecodingWeights::Int8 => engine.compressed_bytes,
@@ -125,6 +136,14 @@ impl GrpoPlan {
         let models_bytes = reference_bytes + reward_model_bytes + judge_bytes + compressed_bytes;
         engine.fixed_bytes += machine.resident_bytes + models_bytes + top_token_bytes;
         let tokens_per_pack = largest_pack(&config, inputs) as u64;
+        // Both keep what they work in until all packs are compared.
+        let comparing_bytes = match loads_reference(&config, inputs) {
+            true => {
+                let of_token = engine.forward_bytes_per_token + engine.forward_bytes_per_key;
+                2 * of_token * tokens_per_pack
+            }
+            false => 0,
+        };
         let tokens = tokens_per_pack as f64;
         let shape = StepShape { tokens, loss_tokens: tokens, attention_pairs: tokens * longest as f64 / 2.0 };
         let memory = plan_segments(
@@ -151,6 +170,8 @@ impl GrpoPlan {
             compressed_bytes,
             top_token_bytes,
             cache_bytes,
+            decoding_bytes,
+            comparing_bytes,
             n_threads,
             n_parameters,
             n_trainable,
@@ -161,23 +182,28 @@ impl GrpoPlan {
         })
     }
 
-    /// Memory while completions are drawn: everything that stays, and the caches.
-    #[must_use]
-    pub fn generating_bytes(&self) -> u64 {
+    /// Memory that no phase of a step gives back.
+    fn lasting_bytes(&self) -> u64 {
         let memory = &self.memory.memory;
         memory.parameter_bytes
             + memory.gradient_bytes
             + memory.optimizer_bytes
             + memory.fixed_bytes
             + memory.head_fixed_bytes
-            - self.top_token_bytes
-            + self.cache_bytes
     }
 
-    /// The most memory of the run, as planned.
+    /// Memory while completions are drawn: everything that stays, the caches, and what decoding works in.
+    #[must_use]
+    pub fn generating_bytes(&self) -> u64 {
+        self.lasting_bytes() - self.top_token_bytes + self.cache_bytes + self.decoding_bytes
+    }
+
+    /// The most memory of the run, as planned: that of the phase of a step which needs the most. Each gives back what the
+    /// next one does not need.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
-        self.memory.chosen.peak_bytes.max(self.generating_bytes())
+        let comparing = self.lasting_bytes() + self.comparing_bytes;
+        self.memory.chosen.peak_bytes.max(self.generating_bytes()).max(comparing)
     }
 
     pub(super) fn to_json(&self) -> serde_json::Value {
@@ -261,7 +287,8 @@ fn largest_pack(config: &GrpoConfig, inputs: &GrpoInputs) -> usize {
     lengths
         .flat_map(|prompt| {
             completions.clone().map(move |completion| GroupSizes {
-                n_groups: config.prompts_per_step,
+                // An update has packs of its own.
+                n_groups: config.prompts_per_step.div_ceil(config.minibatches.max(1)),
                 n_completions: config.num_generations,
                 prompt,
                 completion,

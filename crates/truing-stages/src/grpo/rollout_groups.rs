@@ -115,6 +115,8 @@ impl<E: Engine> Running<'_, E> {
             },
         )?;
         events.emit(Event::PhaseFinished);
+        // Activations take the place of keys and values.
+        self.trainer.engine_mut().release_working_memory();
         Ok(drawn)
     }
 

@@ -56,19 +56,31 @@ fn check_peak(folder: &Path, stage: &str, recipe: &str) {
     );
 }
 
+/// Runs GRPO on prompts of these lengths; `settings` are lines of the recipe.
 #[track_caller]
-fn check_group_size(n_generations: usize, prompts_per_step: usize) {
+fn check_grpo(prompts: &[usize], settings: &str) {
     let folder = tempfile::tempdir().unwrap();
     write_with(&folder.path().join("model"), SIZES);
-    write_rows(&folder.path().join("prompts.jsonl"), (0..4).map(|i| json!({ "prompt": letters(i, 960) })));
+    let row = |(i, &len)| json!({ "prompt": letters(i, len) });
+    write_rows(&folder.path().join("prompts.jsonl"), prompts.iter().enumerate().map(row));
     check_peak(
         folder.path(),
         "grpo",
         &format!(
-            "num_generations = {n_generations}\nprompts_per_step = {prompts_per_step}\nmax_prompt_length = 1100\n\
-             max_completion_length = 8\nmax_steps = 3\nmax_tokens_per_pack = 2048\ngeneration_batch_size = 32\n\
+            "{settings}\nmax_prompt_length = 1100\nmax_tokens_per_pack = 2048\ngeneration_batch_size = 32\n\
              learning_rate = 1e-4\n[[data]]\npath = \"prompts.jsonl\"\n\
              [[reward]]\nkind = {{ format = {{ pattern = \"[a-m]\" }} }}\n"
+        ),
+    );
+}
+
+#[track_caller]
+fn check_group_size(n_generations: usize, prompts_per_step: usize) {
+    check_grpo(
+        &[960; 4],
+        &format!(
+            "num_generations = {n_generations}\nprompts_per_step = {prompts_per_step}\n\
+             max_completion_length = 8\nmax_steps = 3"
         ),
     );
 }
@@ -87,6 +99,26 @@ fn the_predicted_peak_of_grpo_holds_for_64_completions_of_a_prompt() {
 #[test]
 fn the_predicted_peak_of_grpo_holds_for_64_completions_of_4_prompts() {
     check_group_size(64, 4);
+}
+
+/// Two groups would find room in one pack, but each belongs to an update of its own.
+#[test]
+fn the_predicted_peak_of_grpo_holds_for_minibatches() {
+    check_grpo(
+        &[960; 4],
+        "num_generations = 4\nprompts_per_step = 2\nmax_completion_length = 8\nmax_steps = 2\n\
+         num_iterations = 2\nminibatches = 2",
+    );
+}
+
+/// Nothing but the adapters has gradients: what decoding works in is a large part.
+#[test]
+fn the_predicted_peak_of_grpo_holds_for_adapters() {
+    check_grpo(
+        &[960; 4],
+        "num_generations = 8\nprompts_per_step = 1\nmax_completion_length = 8\nmax_steps = 2\n\
+         lora = { r = 8 }",
+    );
 }
 
 #[test]
