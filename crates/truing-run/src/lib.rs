@@ -13,6 +13,7 @@ pub mod resume;
 pub mod rows;
 pub mod samples;
 pub mod selection;
+pub mod settings;
 pub mod source_names;
 
 mod error;

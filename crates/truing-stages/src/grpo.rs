@@ -4,7 +4,6 @@
 //! [`GrpoConfig`] is what was typed, [`GrpoInputs`] what it names on disk, [`GrpoPlan`] every decision that can be
 //! made before work starts, [`GrpoStage`] the work, and [`rollouts`] what is kept of it.
 
-mod columns;
 mod config;
 mod failures;
 mod inputs;
@@ -12,6 +11,7 @@ mod judge_reward;
 mod learn;
 mod model_reward;
 mod plan;
+mod rewards;
 mod rollout_groups;
 pub mod rollouts;
 mod run;
@@ -25,6 +25,7 @@ pub use inputs::{GrpoInputs, Prompt};
 pub use judge_reward::JudgeReward;
 pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
+pub use rewards::{OpenedRewards, RewardResources};
 
 use std::borrow::Cow;
 use truing_ask::ChatModelConfig;

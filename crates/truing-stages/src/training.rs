@@ -12,7 +12,6 @@ mod model;
 pub(crate) mod opening;
 pub(crate) mod plan;
 mod run;
-pub(crate) mod settings;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -37,10 +36,10 @@ pub(crate) use encoder_plan::{EncoderSettings, SampleLengths, StepSize};
 pub use model::ModelToTrain;
 pub use plan::TrainingPlan;
 pub(crate) use run::run;
-pub use settings::{
+pub use steps::{RunPlan, RunSettings, StepPacks};
+pub use truing_run::settings::{
     CheckpointSettings, EvaluationSettings, OptimizerSettings, ResourceSettings, ScheduleSettings,
 };
-pub use steps::{RunPlan, RunSettings, StepPacks};
 
 /// Samples as the packer sees them.
 pub trait TrainingData {

@@ -2,6 +2,7 @@
 //! checkpoints. Nothing here knows users' files, terminals or devices.
 
 pub mod checkpoint;
+pub mod completion_columns;
 pub mod completion_packs;
 pub mod credit;
 pub mod gradients;

@@ -8,12 +8,12 @@ use truing_generate::SampledCompletion;
 use truing_model::{Adapters, DecodingWeights, Engine, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_run::record::break_if_alone;
+use truing_train::completion_columns::{Columns, ComparedTargets, policy_pack};
 use truing_train::completion_packs::{self as packs, CompletionPack, Sequence};
 use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, ScoredRollout, TrainError};
 use truing_types::{Event, FinishReason, Seed, all_gather_dealt, dealt};
 
 use super::KlKind;
-use super::columns::{Columns, ComparedTargets, policy_pack};
 use super::rollout_groups::Group;
 use super::run::Running;
 use super::tally::{self, Metrics};

@@ -8,6 +8,7 @@ use truing_model::{
 };
 use truing_reward::{Rewards, is_source};
 use truing_run::inputs::resume_key;
+use truing_run::settings;
 use truing_run::{Machine, RunError};
 use truing_store::Digest;
 use truing_train::completion_packs::{self as packs, GroupSizes};
@@ -16,7 +17,6 @@ use truing_train::{
 };
 
 use super::{GrpoConfig, GrpoInputs, KlKind, inputs};
-use crate::training::settings;
 use crate::{StageError, StagePlan};
 
 /// Tokens of a block of cached keys and values.

@@ -4,26 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use truing_ask::OpenChatModel;
 use truing_client::{Counts, CountsSnapshot};
 use truing_generate::{end_tokens, excluded_tokens, marks_of};
 use truing_model::{Engine, EngineOptions, SaveOptions, TrainableSpec};
-use truing_predict::RewardScorer;
 use truing_reward::Rewards;
-use truing_reward::judge::Judge;
 use truing_run::folder::{OpenedRun, RunOutline};
 use truing_run::ranks::gather_dealt;
 use truing_run::record::{EVALUATION_PREFIX, RunRecord, is_any_stopped};
-use truing_run::{Ended, Probe, Recipe, RunError, model, recipe};
+use truing_run::{Ended, Probe, Recipe, model, recipe};
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, ModelSaveOptions, TrainerState};
 use truing_train::completion_packs::SampledPolicy;
 use truing_types::{Communicator, Event, EventSink, ReasoningMarks, Seed, TokenId, dealt};
 
 use super::failures::{Looked, Watch};
-use super::judge_reward::JudgeReward;
-use super::model_reward::ModelReward;
 use super::plan::loads_reference;
+use super::rewards::{OpenedRewards, RewardResources};
 use super::rollout_groups::Purpose;
 use super::state::PromptState;
 use super::tally::{self, Metrics};
@@ -67,10 +63,6 @@ pub(super) fn run<E: Engine + 'static>(
     let communicator = &*groups.data;
     let judge = chat_models.pop();
     let config = &plan.config;
-    if config.judge.is_some() != judge.is_some() {
-        let expected = "the model of the recipe's [judge], and none where there is no such table";
-        return Err(RunError::MissingSetting { key: "judge", expected }.into());
-    }
     let recipe = config.to_toml();
     let outline = RunOutline {
         output_dir: &config.output_dir,
@@ -95,23 +87,18 @@ pub(super) fn run<E: Engine + 'static>(
         true => Some(load(&TrainableSpec::frozen(), "loading the reference", events)?),
         false => None,
     };
-    let mut rewards = Rewards::new(&config.reward, sandbox_program)?;
     let marks = marks_of(inputs.renderer.tokenizer()).with(&config.reasoning_marks);
-    rewards.set_reasoning_marks(marks.clone());
-    if let Some(settings) = &config.reward_model {
-        let options = inputs.renderer.options().clone();
-        let scorer = RewardScorer::<E>::open(&settings.model_name_or_path, options, plan.n_threads, events)?;
-        let function = ModelReward { scorer, clip: settings.clip };
-        rewards.add(None, settings.weight, &[], false, settings.reads, Box::new(function))?;
-    }
-    let mut judge_counts = None;
-    if let (Some(settings), Some(OpenChatModel { model, counts })) = (&config.judge, judge) {
-        let function = Box::new(Judge::new(settings.verdict.clone(), model)?);
-        let JudgeReward { weight, sources, optional, reads, .. } = settings;
-        rewards.add(None, *weight, sources, *optional, *reads, function)?;
+    let resources = RewardResources {
+        render: inputs.renderer.options().clone(),
+        marks: marks.clone(),
+        n_threads: plan.n_threads,
+        sandbox_program,
+    };
+    let OpenedRewards { rewards, judge_counts } = OpenedRewards::open::<E>(config, judge, resources, events)?;
+    let judge_counts = judge_counts.map(|counts| {
         let now = counts.snapshot();
-        judge_counts = Some((counts, now));
-    }
+        (counts, now)
+    });
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
     let mut state = TrainerState::start(config.seed, plan.digest);
     state.is_evaluation_due = config.evaluation.eval_on_start;
@@ -203,7 +190,7 @@ impl<E: Engine> Running<'_, E> {
     /// Draws and scores on the held-out prompts; false when it was stopped.
     fn evaluate(&mut self) -> Result<bool, StageError> {
         let (config, inputs) = (&self.plan.config, self.inputs);
-        if inputs.eval.is_empty() {
+        if inputs.eval.is_empty() || !config.evaluation.is_on() {
             return Ok(true);
         }
         self.state.is_evaluation_due = true;

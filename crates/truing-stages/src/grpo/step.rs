@@ -5,9 +5,9 @@ use truing_generate::SampledCompletion;
 use truing_model::Engine;
 use truing_reward::ScoredCompletion;
 use truing_run::ranks::{gather_dealt, on_first_rank};
+use truing_train::completion_columns::Columns;
 use truing_types::{Rollout, Seed, dealt};
 
-use super::columns::Columns;
 use super::failures::Looked;
 use super::rollout_groups::{Group, Purpose};
 use super::run::Running;

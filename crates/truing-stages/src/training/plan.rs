@@ -4,7 +4,7 @@ use serde_json::json;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
 use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
 use truing_run::inputs::resume_key;
-use truing_run::{Machine, Recipe, RunError, recipe};
+use truing_run::{Machine, Recipe, RunError, recipe, settings};
 use truing_store::Digest;
 use truing_train::{
     Amount, MemoryPlan, OptimizerConfig, PlanError, PlanRow, Schedule, SegmentChoice, SegmentPlan, StepFlops,
@@ -14,7 +14,7 @@ use truing_types::Seed;
 
 use super::{
     EvaluationSettings, LoraConfig, Packed, RunPlan, RunSettings, StepPacks, TrainingConfig, TrainingData,
-    TrainingInputs, settings, steps::memory_parts,
+    TrainingInputs, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
@@ -319,7 +319,7 @@ pub(crate) fn check(config: &TrainingConfig, context: usize, has_eval: bool) -> 
         c if c.merge_adapter && c.lora.is_none() => {
             bad("merge_adapter", "true".into(), "a [lora] table beside it")
         }
-        TrainingConfig { evaluation: EvaluationSettings { eval_steps: Some(steps), .. }, .. }
+        TrainingConfig { evaluation: EvaluationSettings { eval_steps: Some(steps @ 1..), .. }, .. }
             if !has_eval =>
         {
             bad(

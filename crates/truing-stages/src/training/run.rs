@@ -92,7 +92,10 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload>(
     };
     let running = Running {
         lengths: super::TrainingData::lengths(inputs.train()),
-        eval_steps: if inputs.eval().is_some() { plan.eval_steps() } else { Vec::new() },
+        eval_steps: match inputs.eval().is_some() && settings.evaluation.is_on() {
+            true => plan.eval_steps(),
+            false => Vec::new(),
+        },
         plan,
         settings,
         inputs,

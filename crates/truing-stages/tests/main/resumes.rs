@@ -332,6 +332,22 @@ fn a_resume_may_raise_the_number_of_steps() {
     }
 }
 
+#[test]
+fn evaluations_can_be_turned_off() {
+    let n_evaluations = |changes: &[&str]| {
+        let folder = setup::folder();
+        setup::run(folder.path(), changes, Start::Fresh, never).unwrap();
+        let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+        metrics.lines().filter(|line| line.contains("\"eval_loss\"")).count()
+    };
+    assert!(n_evaluations(&[]) > 0);
+    assert_eq!(n_evaluations(&["eval_steps=0", "eval_on_start=true"]), 0);
+    let folder = setup::folder();
+    let error = setup::run(folder.path(), &["eval_steps=0", "keep_best=true"], Start::Fresh, never);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("`keep_best` is true: expected evaluations"), "{error}");
+}
+
 /// A later call says of a finished run what the first one said, and refuses other data.
 #[test]
 fn a_finished_run_ends_the_same_way_again_and_refuses_changed_data() {

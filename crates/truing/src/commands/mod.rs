@@ -20,6 +20,7 @@ mod report;
 mod reward;
 mod rollouts;
 mod sampling;
+mod score;
 mod select;
 pub(crate) mod stage;
 mod stages;
@@ -70,6 +71,11 @@ pub(crate) enum Command {
     /// Show the rollouts of a GRPO run: completions, rewards, advantages.
     #[command(after_help = "Example: truing rollouts runs/grpo_ifeval")]
     Rollouts(rollouts::Arguments),
+    /// Apply the rewards of a GRPO recipe (verifiers, a reward model, a judge) to given responses.
+    #[command(
+        after_help = "Example: truing score recipes/grpo_gsm8k.toml --data responses.jsonl -o scores.jsonl"
+    )]
+    Score(score::Arguments),
     /// Clean, deduplicate, decontaminate and select prompts; every dropped row has a reason.
     #[command(after_help = "Example: truing select recipes/select.toml --set selection.target_size=1000")]
     Select(stage::Arguments),
@@ -128,6 +134,7 @@ impl Command {
             Self::Label(arguments) => label::run(arguments, context),
             Self::Quality(arguments) => quality::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
+            Self::Score(arguments) => score::run(arguments, context),
             Self::Select(arguments) => stage::run::<SelectStage>(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),

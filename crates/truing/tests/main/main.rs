@@ -9,6 +9,7 @@ mod errors;
 mod inspect;
 mod judging;
 mod memory;
+mod score;
 mod sft;
 mod talk;
 mod tiny_model;

@@ -10,6 +10,7 @@ use truing_model::{EncoderFiles, Engine};
 use truing_predict::{encoder_tokenizer, pack_texts};
 use truing_run::inputs::resume_key;
 use truing_run::rows::text_key;
+use truing_run::settings;
 use truing_run::{DataReport, Machine, RunError, SkippedRow, inputs};
 use truing_store::RunInputs;
 use truing_text::{SentenceTokenizer, Tokenizer};
@@ -17,7 +18,6 @@ use truing_train::{EmbeddingLoss, PlanRow, StepShape, TripletGroups, TripletPack
 use truing_types::{BatchError, Event, EventSink, RowOrigin, Seed, TokenId};
 
 use super::EmbedTrainConfig;
-use crate::training::settings;
 use crate::training::{EncoderPlan, ModelToTrain, SampleLengths, TrainingData, TrainingInputs};
 use crate::wording::counted;
 use crate::{StageError, StagePlan};

@@ -4,8 +4,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_model::SaveDtype;
-use truing_run::{Machine, RunError};
 use truing_train::{OptimizerConfig, Schedule, ScheduleKind};
+
+use crate::{Machine, RunError};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 /// Share of the machine's available memory that a run takes by default.
@@ -58,7 +59,7 @@ pub struct OptimizerSettings {
 pub struct EvaluationSettings {
     /// Fraction of the training rows that is held out for evaluation. Equal rows stay together.
     pub eval_fraction: f64,
-    /// Steps between evaluations. Default: at the end of each epoch; in GRPO only at the end.
+    /// Steps between evaluations; 0 turns them off. Default: at the end of each epoch; in GRPO only at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "outcome"))]
     pub eval_steps: Option<u64>,
@@ -124,7 +125,7 @@ impl ScheduleSettings {
     ///
     /// # Errors
     /// The error of `make_epoch`.
-    pub(crate) fn epochs<T, E>(
+    pub fn epochs<T, E>(
         &self,
         mut make_epoch: impl FnMut(u64) -> Result<T, E>,
         n_steps_of: impl Fn(&T) -> u64,
@@ -189,11 +190,20 @@ impl OptimizerSettings {
 }
 
 impl EvaluationSettings {
-    pub(crate) fn check(&self) -> Result<(), RunError> {
+    /// Whether there are evaluations at all.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.eval_steps != Some(0)
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`RunError::BadSetting`] naming the key.
+    pub fn check(&self) -> Result<(), RunError> {
         require((0.0..1.0).contains(&self.eval_fraction), || {
             ("eval_fraction", self.eval_fraction.to_string(), "0 or more and less than 1")
-        })?;
-        require_steps("eval_steps", self.eval_steps)
+        })
     }
 }
 
@@ -204,7 +214,7 @@ impl CheckpointSettings {
         for (key, is_set) in
             [("keep_best", self.keep_best), ("load_best_model_at_end", self.load_best_model_at_end)]
         {
-            let expected = "something to evaluate on: `eval_fraction` or `eval_data`";
+            let expected = "evaluations: `eval_fraction` or `eval_data`, and `eval_steps` other than 0";
             require(has_eval || !is_set, || (key, "true".into(), expected))?;
         }
         Ok(())
@@ -237,7 +247,7 @@ impl ResourceSettings {
 ///
 /// # Errors
 /// [`RunError::BadSetting`] naming the key, what was found and what was expected.
-pub(crate) fn check(
+pub fn check(
     schedule: &ScheduleSettings,
     optimizer: &OptimizerSettings,
     evaluation: &EvaluationSettings,
@@ -248,7 +258,7 @@ pub(crate) fn check(
     schedule.check()?;
     optimizer.check()?;
     evaluation.check()?;
-    checkpoint.check(has_eval)?;
+    checkpoint.check(has_eval && evaluation.is_on())?;
     resources.check()
 }
 

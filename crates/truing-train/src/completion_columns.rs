@@ -1,39 +1,43 @@
-//! What a step knows of the tokens that it trains on: one column a quantity, one entry a token, in the order of the packs.
+//! What a GRPO step knows of the tokens that it trains on: one column per quantity, one entry per token, in the order of the
+//! packs.
 
 use std::ops::Range;
 
-use truing_train::completion_packs::CompletionPack;
-use truing_train::{PolicyPack, PolicyPackKind};
+use truing_model::TopLogProbs;
+
+use crate::completion_packs::CompletionPack;
+use crate::{PolicyPack, PolicyPackKind};
 
 /// The tokens with loss of a step's completions, on every rank. A column is empty where the algorithm does not need it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Columns {
+pub struct Columns {
     /// The entries of each completion, by its index in the step; empty for one without loss.
     ranges: Vec<Range<usize>>,
     /// Log-probabilities under the policy at the beginning of the step.
-    pub(super) old_log_probs: Vec<f32>,
+    pub old_log_probs: Vec<f32>,
     /// Log-probabilities under the reference, for the sampled estimator of the KL.
-    pub(super) reference_log_probs: Vec<f32>,
+    pub reference_log_probs: Vec<f32>,
     /// KL divergence from the reference.
-    pub(super) kl: Vec<f32>,
+    pub kl: Vec<f32>,
     /// Truncated weights of tokens that were sampled from the int8 copy of the policy.
-    pub(super) importance_weights: Vec<f32>,
+    pub importance_weights: Vec<f32>,
     /// Advantages.
-    pub(super) advantages: Vec<f32>,
+    pub advantages: Vec<f32>,
 }
 
 /// What policy and reference say of a pack's targets: log-probabilities under the policy, then the KL and the
 /// log-probabilities under the reference, each of all targets or empty.
-pub(super) type ComparedTargets = Vec<f32>;
+pub type ComparedTargets = Vec<f32>;
 
 impl Columns {
     /// Of a step of so many completions, none of them compared yet.
-    pub(super) fn new(n_completions: usize) -> Self {
+    #[must_use]
+    pub fn new(n_completions: usize) -> Self {
         Self { ranges: vec![0..0; n_completions], ..Self::default() }
     }
 
     /// Appends the targets of the next pack, and returns their entries.
-    pub(super) fn append(&mut self, pack: &CompletionPack, compared: &ComparedTargets) -> Range<usize> {
+    pub fn append(&mut self, pack: &CompletionPack, compared: &ComparedTargets) -> Range<usize> {
         let start = self.old_log_probs.len();
         let mut end = start;
         for &(idx, n_targets) in &pack.completions {
@@ -49,17 +53,19 @@ impl Columns {
     }
 
     /// The entries of a completion.
-    pub(super) fn range(&self, completion_idx: usize) -> Range<usize> {
+    #[must_use]
+    pub fn range(&self, completion_idx: usize) -> Range<usize> {
         self.ranges.get(completion_idx).cloned().unwrap_or_default()
     }
 
     /// A completion's part of a column: empty where the column is.
-    pub(super) fn part<'a>(&self, column: &'a [f32], completion_idx: usize) -> &'a [f32] {
+    #[must_use]
+    pub fn part<'a>(&self, column: &'a [f32], completion_idx: usize) -> &'a [f32] {
         column.get(self.range(completion_idx)).unwrap_or_default()
     }
 
     /// Gives a pack its part of every column.
-    pub(super) fn fill(&self, pack: &mut PolicyPack, range: &Range<usize>) {
+    pub fn fill(&self, pack: &mut PolicyPack, range: &Range<usize>) {
         let part = |column: &[f32]| column.get(range.clone()).unwrap_or_default().to_vec();
         pack.advantages = part(&self.advantages);
         pack.old_log_probs = part(&self.old_log_probs);
@@ -69,7 +75,8 @@ impl Columns {
 }
 
 /// A pack to learn from, before its columns are known.
-pub(super) fn policy_pack(pack: CompletionPack, reference: Option<truing_model::TopLogProbs>) -> PolicyPack {
+#[must_use]
+pub fn policy_pack(pack: CompletionPack, reference: Option<TopLogProbs>) -> PolicyPack {
     let places = pack.completions.iter().enumerate();
     PolicyPack {
         kind: PolicyPackKind::Rollouts,
@@ -95,7 +102,7 @@ mod tests {
         let pack = |completions: &[(usize, usize)]| {
             let sequences: Vec<_> = completions
                 .iter()
-                .map(|&(idx, n)| truing_train::completion_packs::Sequence {
+                .map(|&(idx, n)| crate::completion_packs::Sequence {
                     prompt: &[1, 2],
                     completion: &[3; 4][..n],
                     origin: &origin,
@@ -103,7 +110,7 @@ mod tests {
                     group: 0,
                 })
                 .collect();
-            truing_train::completion_packs::pack(&sequences, 100, true).unwrap().remove(0)
+            crate::completion_packs::pack(&sequences, 100, true).unwrap().remove(0)
         };
         let (first, second) = (pack(&[(2, 3), (0, 1)]), pack(&[(3, 2)]));
         let mut columns = Columns::new(4);

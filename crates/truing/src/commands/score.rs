@@ -1,0 +1,289 @@
+//! `truing score`: the rewards of a GRPO recipe on given responses: verifiers, a reward model, an LLM judge.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use truing_data::{OnBadRow, SourceConfig, read_prompts};
+use truing_generate::marks_of;
+use truing_model::ModelFiles;
+use truing_reward::{Completion, ScoredCompletion};
+use truing_stages::Recipe as _;
+use truing_stages::grpo::{GrpoConfig, OpenedRewards, RewardResources};
+use truing_statistics::{ShareInterval, mean_and_sample_deviation};
+use truing_text::SpecialTokens;
+use truing_types::{FinishReason, PromptRow, ReasoningMarks, RowOrigin};
+
+use super::model;
+use super::output::check_is_no_input;
+use super::stage::{RecipeArguments, read_recipe, render_options};
+use crate::local_engine::LocalEngine;
+use crate::outcome::Outcome;
+use crate::table::{Align, Table};
+use crate::{Context, asking, interrupt, progress};
+
+/// Columns that are read as the response, where `--column` names none.
+const RESPONSE_COLUMNS: [&str; 4] = ["completion", "response", "responses", "output"];
+/// Two-sided 95 % quantile of the normal distribution.
+const QUANTILE: f64 = 1.96;
+
+/// Arguments of `truing score`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Files with a prompt, one or several responses, and what the rewards need (answers, instructions, tests) per row.
+    #[arg(long, required = true, value_name = "FILE", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Column with the response, or a list of responses. Default: `completion`, `response`, `responses` or `output`.
+    #[arg(long, value_name = "NAME")]
+    column: Option<String>,
+    /// Output file, one JSON object per response. Default: the terminal.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print the summary as one JSON object; the scores go to `--output` only.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A row of the data.
+type Row = (PromptRow, RowOrigin);
+
+/// A response to score.
+struct Response {
+    row: usize,
+    text: String,
+    finish_reason: FinishReason,
+}
+
+/// Scores the responses and prints what was found.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    if let Some(output) = &arguments.output {
+        check_is_no_input(output, arguments.data.iter().map(PathBuf::as_path))?;
+    }
+    let path = &arguments.recipe.recipe;
+    let mut config = GrpoConfig::from_toml(&read_recipe(path)?, path, &arguments.recipe.overrides)?;
+    if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
+        bail!("{} has no reward: expected `[[reward]]`, `[reward_model]` or `[judge]`", path.display());
+    }
+    config.find_models(&mut |name| model::find(name, context))?;
+    let (rows, responses) = read(arguments)?;
+    let tokenizer = match config.model_name_or_path.as_str() {
+        "" => None,
+        path => {
+            let files = ModelFiles::open(Path::new(path))?;
+            Some(truing_stages::model::renderer(&files, render_options())?)
+        }
+    };
+    let n_tokens = |text: &str| -> anyhow::Result<usize> {
+        let Some(renderer) = &tokenizer else { return Ok(0) };
+        // The end token counts, as it does in training.
+        Ok(renderer.tokenizer().encode(text, SpecialTokens::AsText)?.len() + 1)
+    };
+    if tokenizer.is_none()
+        && let Some(name) = config.reward.iter().find_map(|reward| reward.kind.counts_tokens())
+    {
+        bail!(
+            "reward `{name}` counts tokens: `model_name_or_path` of the recipe has to name their tokenizer"
+        );
+    }
+    let known = tokenizer.as_ref().map(|renderer| marks_of(renderer.tokenizer()));
+    let marks: ReasoningMarks = known.unwrap_or_default().with(&config.reasoning_marks);
+    let stop = interrupt::stop_flag("stopping");
+    let mut events = progress::for_this_terminal(&context.printer);
+    let judge = match &config.judge {
+        Some(judge) => {
+            let surroundings = asking::surroundings(&judge.model, &stop, context)?;
+            Some(judge.model.open::<LocalEngine>(&surroundings, events.as_mut())?)
+        }
+        None => None,
+    };
+    let program = std::env::current_exe().ok();
+    let resources = RewardResources {
+        render: render_options(),
+        marks,
+        n_threads: context.n_threads,
+        sandbox_program: program.as_deref(),
+    };
+    let OpenedRewards { mut rewards, .. } =
+        OpenedRewards::open::<LocalEngine>(&config, judge, resources, events.as_mut())?;
+    let completions = responses
+        .iter()
+        .map(|response| {
+            let (row, origin) = &rows[response.row];
+            Ok(Completion {
+                prompt: &row.prompt,
+                text: &response.text,
+                n_tokens: n_tokens(&response.text)?,
+                finish_reason: response.finish_reason,
+                columns: &row.columns,
+                origin,
+            })
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let scored = rewards.score(&completions);
+    drop(events);
+    if stop.load(Ordering::Relaxed) {
+        return Ok(Outcome::Interrupted);
+    }
+    let lines = lines(&rows, &responses, &scored);
+    match &arguments.output {
+        Some(path) => truing_store::atomic::write(path, lines.as_bytes())?,
+        None if !arguments.json => context.printer.text(&lines)?,
+        None => {}
+    }
+    summarise(&scored, config.pass_reward, arguments, context)
+}
+
+/// The rows, and their responses in order.
+fn read(arguments: &Arguments) -> anyhow::Result<(Vec<Row>, Vec<Response>)> {
+    let (mut rows, mut responses) = (Vec::new(), Vec::new());
+    for path in &arguments.data {
+        for row in read_prompts(&SourceConfig::new(path), OnBadRow::Error)? {
+            let (row, origin) = row?;
+            let of_row = texts(&row, arguments.column.as_deref()).with_context(|| origin.to_string())?;
+            let finish_reason = match row.columns.get("finish_reason").and_then(Value::as_str) {
+                Some("length") => FinishReason::Length,
+                _ => FinishReason::EndOfTurn,
+            };
+            let row_idx = rows.len();
+            responses.extend(of_row.into_iter().map(|text| Response { row: row_idx, text, finish_reason }));
+            rows.push((row, origin));
+        }
+    }
+    if responses.is_empty() {
+        bail!("the files hold no response to score");
+    }
+    Ok((rows, responses))
+}
+
+/// The responses of a row.
+fn texts(row: &PromptRow, column: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let found = match column {
+        Some(name) => row.columns.get(name).map(|value| (name, value)),
+        None => RESPONSE_COLUMNS.iter().find_map(|&name| Some((name, row.columns.get(name)?))),
+    };
+    let Some((name, value)) = found else {
+        match column {
+            Some(name) => bail!("the row has no column `{name}`"),
+            None => bail!(
+                "the row has none of the columns {}; `--column` names another",
+                RESPONSE_COLUMNS.join(", ")
+            ),
+        }
+    };
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let texts = match value {
+        Value::Array(list) => list.iter().map(text).collect(),
+        value => text(value).map(|text| vec![text]),
+    };
+    texts.with_context(|| format!("`{name}` is {value}: expected a text or a list of texts"))
+}
+
+/// One JSON object per response.
+fn lines(rows: &[Row], responses: &[Response], scored: &[ScoredCompletion]) -> String {
+    let mut text = String::new();
+    let mut response_idx = 0;
+    for (i, (response, scored)) in responses.iter().zip(scored).enumerate() {
+        response_idx = if i > 0 && responses[i - 1].row == response.row { response_idx + 1 } else { 0 };
+        let origin = &rows[response.row].1;
+        let rewards: BTreeMap<&String, f64> =
+            scored.parts.iter().filter_map(|(name, part)| Some((name, *part.as_ref().ok()?))).collect();
+        let unscored: BTreeMap<&String, String> = scored
+            .parts
+            .iter()
+            .filter_map(|(name, part)| Some((name, part.as_ref().err()?.to_string())))
+            .collect();
+        let line = json!({
+            "source": origin.source, "line": origin.line, "response_idx": response_idx,
+            "reward": scored.total.as_ref().ok(), "rewards": rewards, "unscored": unscored,
+        });
+        text.push_str(&line.to_string());
+        text.push('\n');
+    }
+    text
+}
+
+/// Means with 95 % intervals, of the sum and of each reward.
+fn summarise(
+    scored: &[ScoredCompletion],
+    pass_reward: f64,
+    arguments: &Arguments,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let totals: Vec<f64> = scored.iter().filter_map(|one| one.total.as_ref().ok().copied()).collect();
+    let mut parts: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (name, part) in scored.iter().flat_map(|one| &one.parts) {
+        parts.entry(name).or_default().extend(part.as_ref().ok());
+    }
+    let n_passed = totals.iter().filter(|&&reward| reward >= pass_reward).count();
+    let n_unscored = scored.len() - totals.len();
+    let pass_rate = n_passed as f64 / totals.len().max(1) as f64;
+    let interval = ShareInterval::wilson(pass_rate, totals.len() as f64);
+    let all = std::iter::once(("reward", &totals)).chain(parts.iter().map(|(name, values)| (*name, values)));
+    if arguments.json {
+        let mean = |values: &[f64]| {
+            let (mean, half) = mean_and_half_width(values)?;
+            Some(json!({ "mean": mean, "low": mean - half, "high": mean + half, "n": values.len() }))
+        };
+        let rewards: BTreeMap<&str, Option<Value>> = all.map(|(name, values)| (name, mean(values))).collect();
+        context.printer.json(&json!({
+            "n_responses": scored.len(), "n_unscored": n_unscored, "pass_rate": pass_rate,
+            "pass_rate_low": interval.map(|interval| interval.low),
+            "pass_rate_high": interval.map(|interval| interval.high), "rewards": rewards,
+        }))?;
+    } else {
+        let columns =
+            [("", Align::Left), ("mean", Align::Right), ("95 % interval", Align::Left), ("n", Align::Right)];
+        let mut table = Table::new(&columns);
+        for (name, values) in all {
+            let (mean, range) = match mean_and_half_width(values) {
+                Some((mean, half)) => {
+                    (format!("{mean:.3}"), format!("{:.3} to {:.3}", mean - half, mean + half))
+                }
+                None => ("-".to_owned(), "-".to_owned()),
+            };
+            table.row([name.to_owned(), mean, range, values.len().to_string()]);
+        }
+        // The scores are on stdout where no file was named.
+        let to_stdout = arguments.output.is_some();
+        let print = |line: String| match to_stdout {
+            true => context.printer.line(line),
+            false => {
+                context.printer.note(line);
+                Ok(())
+            }
+        };
+        for line in table.lines() {
+            print(line)?;
+        }
+        if let Some(interval) = interval {
+            print(format!(
+                "{n_passed} of {} pass (reward of at least {pass_reward}): {:.1} %, 95 % interval {} %",
+                totals.len(),
+                100.0 * pass_rate,
+                interval.percent()
+            ))?;
+        }
+        if let Some(path) = &arguments.output {
+            print(format!("scores  {}", path.display()))?;
+        }
+    }
+    if n_unscored > 0 {
+        let first = scored.iter().find_map(|one| one.total.as_ref().err());
+        let reason = first.map(ToString::to_string).unwrap_or_default();
+        context
+            .printer
+            .warning(format_args!("{n_unscored} of {} responses have no reward: {reason}", scored.len()));
+    }
+    Ok(if totals.is_empty() { Outcome::Finding } else { Outcome::Fine })
+}
+
+/// A mean, and half of its 95 % interval under the normal approximation.
+fn mean_and_half_width(values: &[f64]) -> Option<(f64, f64)> {
+    let (mean, deviation) = mean_and_sample_deviation(values)?;
+    Some((mean, QUANTILE * deviation / (values.len() as f64).sqrt()))
+}
