@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::clause;
+use super::denial::is_taken_back;
 use super::statement::is_rate_of_another;
 use super::structure::{Answer, parse};
 use super::wording::{alters, lists};
@@ -111,7 +112,7 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
         Before::Other => return Context::Refused,
     };
     let rest = &text[end..];
-    if clause::is_taken_back(rest) || closes_too_much(&text[..start], rest) {
+    if is_taken_back(rest) || closes_too_much(&text[..start], rest) {
         return Context::Refused;
     }
     if RATE.is_match(rest) && is_rate_of_another(rest, content) {

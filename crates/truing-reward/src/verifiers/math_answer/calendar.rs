@@ -12,7 +12,7 @@ fn bare(text: &str) -> Option<String> {
         LazyLock::new(|| pattern(r"(?:\\(?:text|textbf|textrm|mathrm|mbox)\b|\\[,;:! ]|[~\s])+"));
     let is_short = text.len() <= 80 && text.contains(|letter: char| letter.is_ascii_digit());
     is_short.then(|| {
-        let text = text.replace(['{', '}', '$', '.'], "").to_lowercase();
+        let text = text.replace(['{', '}'], " ").replace(['$', '.'], "").to_lowercase();
         COMMANDS.replace_all(&text, " ").trim().to_owned()
     })
 }

@@ -6,6 +6,8 @@ use num_traits::{One, Signed, ToPrimitive, Zero};
 use super::MathAnswerConfig;
 use super::algebra::{Algebra, Fraction};
 use super::expression::Expr;
+use super::intervals::{as_interval, is_infinite, pieces};
+use super::labels::same_name;
 use super::numeric;
 use super::structure::{Answer, Decimal, Value};
 use super::token::Relation;
@@ -13,7 +15,7 @@ use super::token::Relation;
 /// Decimals from which the last binary digits of a printed float are let pass.
 const FLOAT_PLACES: i64 = 9;
 
-fn normal(expression: &Expr) -> Option<Fraction> {
+pub(super) fn normal(expression: &Expr) -> Option<Fraction> {
     Algebra::default().normal(expression).ok()
 }
 
@@ -90,11 +92,12 @@ impl Comparison<'_> {
             (Answer::Value(a), Answer::Value(b)) => self.values(a, b),
             (Answer::Text(a), Answer::Text(b)) => a == b,
             (Answer::Choice(a, left), Answer::Choice(b, right)) => a == b && self.same(left, right),
-            (Answer::Choice(letter, _), Answer::Value(value))
-            | (Answer::Value(value), Answer::Choice(letter, _)) => {
-                value.unit.is_none()
-                    && matches!(&value.expression, Expr::Variable(name) if name.eq_ignore_ascii_case(letter))
-            }
+            (Answer::Choice(letter, said), other) | (other, Answer::Choice(letter, said)) => match other {
+                Answer::Value(Value { expression: Expr::Variable(name), unit, .. }) => {
+                    unit.is_none() && name.eq_ignore_ascii_case(letter)
+                }
+                _ => self.same(said, other),
+            },
             (Answer::Reals, Answer::Reals) => true,
             (Answer::Reals, other) | (other, Answer::Reals) => match as_interval(other) {
                 Some(Answer::Interval { low, high, .. }) => {
@@ -159,6 +162,12 @@ impl Comparison<'_> {
                 let parts = text.split("to").map(part).collect::<Option<Vec<_>>>();
                 !is_clock(ratio) && parts.is_some_and(|parts| ratios(&parts, ratio))
             }
+            // A column or a row is a vector.
+            (Answer::Matrix(rows), Answer::Tuple(members))
+            | (Answer::Tuple(members), Answer::Matrix(rows)) => {
+                let is_vector = rows.len() == 1 || rows.iter().all(|row| row.len() == 1);
+                is_vector && self.ordered(&rows.concat(), members)
+            }
             (Answer::Matrix(a), Answer::Matrix(b)) => {
                 a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.ordered(a, b))
             }
@@ -175,7 +184,7 @@ impl Comparison<'_> {
                     (Some(a), Some(b), Answer::Tuple(left), Answer::Tuple(right)) => {
                         self.same_tuple(&a, left, &b, right)
                     }
-                    _ => a == b && self.same(left, right),
+                    _ => same_name(a, b) && self.same(left, right),
                 };
                 Some(is_same || equations(answer, reference))
             }
@@ -254,6 +263,10 @@ impl Comparison<'_> {
             return !is_proper_fraction(own)
                 && self.constants(&own.expression, own.decimal, &other.expression, other.decimal)
                 || self.constants(&share, None, &other.expression, other.decimal);
+        }
+        // An angle of a name is not the name.
+        if answer.unit.is_degree() != reference.unit.is_degree() && answer.expression.has_variables() {
+            return false;
         }
         // 60 minutes are one hour; a number without a unit is in the other's.
         let both = !answer.unit.dimensions.is_empty() && answer.unit.dimensions == reference.unit.dimensions;
@@ -359,17 +372,6 @@ pub(super) fn same_choice(a: &Answer, b: &Answer) -> bool {
     letter(a).is_some_and(|a| letter(b) == Some(a))
 }
 
-fn is_infinite(answer: &Answer) -> bool {
-    match answer {
-        Answer::Value(value) => match &value.expression {
-            Expr::Infinity => true,
-            Expr::Negative(inner) => **inner == Expr::Infinity,
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
 /// The value of a name; that of `(y,x)` in the order of x, y and z.
 fn by_name(name: &str, inner: &Answer) -> Answer {
     match (names(name), inner) {
@@ -443,102 +445,6 @@ fn is_union(answer: &Answer) -> bool {
 
 fn is_relation(answer: &Answer) -> bool {
     matches!(answer, Answer::Chain(..) | Answer::List { .. })
-}
-
-fn as_interval(answer: &Answer) -> Option<Answer> {
-    match answer {
-        Answer::Interval { .. } => Some(answer.clone()),
-        Answer::Tuple(members) if members.len() == 2 => Some(Answer::Interval {
-            low: Box::new(members[0].clone()),
-            high: Box::new(members[1].clone()),
-            low_closed: false,
-            high_closed: false,
-        }),
-        Answer::Chain(sides, relations) => solved(sides, relations),
-        _ => None,
-    }
-}
-
-/// A set of numbers as its intervals: a union, one interval, or inequalities of one variable that are solved for it.
-fn pieces(answer: &Answer) -> Option<Vec<Answer>> {
-    match answer {
-        Answer::Union(members) | Answer::List { members, is_choice: true } => {
-            members.iter().map(as_interval).collect()
-        }
-        Answer::Operation('\u{2216}', operands) => match &operands[..] {
-            [Answer::Reals, Answer::Set(points)] => between(points),
-            _ => None,
-        },
-        // x ≠ 2
-        Answer::Chain(sides, relations) if relations[..] == [Relation::NotEqual] => match &sides[..] {
-            [Expr::Variable(_), point] | [point, Expr::Variable(_)] if !point.has_variables() => {
-                between(&[Answer::Value(Value::bare(point.clone()))])
-            }
-            _ => None,
-        },
-        answer => as_interval(answer).map(|interval| vec![interval]),
-    }
-}
-
-/// The open intervals that all real numbers are without some points.
-fn between(points: &[Answer]) -> Option<Vec<Answer>> {
-    let place = |point: &Answer| match point {
-        Answer::Value(value) if value.unit.is_none() && !value.is_percent => {
-            normal(&value.expression)?.rational()
-        }
-        _ => None,
-    };
-    let mut places = points.iter().map(place).collect::<Option<Vec<_>>>()?;
-    places.sort_unstable();
-    places.dedup();
-    let mut ends = vec![Expr::Negative(Box::new(Expr::Infinity))];
-    ends.extend(places.into_iter().map(Expr::Number));
-    ends.push(Expr::Infinity);
-    let end = |end: &Expr| Box::new(Answer::Value(Value::bare(end.clone())));
-    let open = |pair: &[Expr]| Answer::Interval {
-        low: end(&pair[0]),
-        high: end(&pair[1]),
-        low_closed: false,
-        high_closed: false,
-    };
-    Some(ends.windows(2).map(open).collect())
-}
-
-/// `x >= 4` and `4 <= x < 5` as intervals.
-fn solved(sides: &[Expr], relations: &[Relation]) -> Option<Answer> {
-    let at = sides.iter().position(|side| matches!(side, Expr::Variable(_)))?;
-    let value = |expression: &Expr| Box::new(Answer::Value(Value::bare(expression.clone())));
-    let (mut low, mut high) = (None, None);
-    for (side, relation, is_left) in [
-        at.checked_sub(1).map(|left| (left, left, true)),
-        (at + 1 < sides.len()).then_some((at + 1, at, false)),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        let bound = &sides[side];
-        if bound.has_variables() {
-            return None;
-        }
-        let (is_low, closed) = match relations[relation] {
-            Relation::Less => (is_left, false),
-            Relation::LessEqual => (is_left, true),
-            Relation::Greater => (!is_left, false),
-            Relation::GreaterEqual => (!is_left, true),
-            _ => return None,
-        };
-        let slot = if is_low { &mut low } else { &mut high };
-        if slot.replace((value(bound), closed)).is_some() {
-            return None;
-        }
-    }
-    if sides.len() > 3 || (sides.len() == 3 && at != 1) {
-        return None;
-    }
-    let below = Expr::Negative(Box::new(Expr::Infinity));
-    let (low, low_closed) = low.unwrap_or_else(|| (value(&below), false));
-    let (high, high_closed) = high.unwrap_or_else(|| (value(&Expr::Infinity), false));
-    Some(Answer::Interval { low, high, low_closed, high_closed })
 }
 
 /// Whether numbers with a colon between them are written as a time or a duration is, `7:30` or `14:60`.

@@ -8,6 +8,7 @@ use regex::Regex;
 use num_traits::Signed;
 
 use super::clause::{self, Around};
+use super::denial::is_taken_back;
 use super::extract::{MOST, head, tail, trimmed};
 use super::pieces::{Piece, around, is_digit, is_expression, pieces, tidied};
 use super::statement::CUE;
@@ -120,7 +121,7 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     if is_left_out
         || gives_grounds(sentence)
         || following.starts_with(['?', '\u{ff1f}'])
-        || clause::is_taken_back(following)
+        || is_taken_back(following)
     {
         return None;
     }

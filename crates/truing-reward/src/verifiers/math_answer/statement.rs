@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::clause;
+use super::denial::is_taken_back;
 use super::extract::{Marked, head, trimmed};
 use super::numerals;
 use super::pieces::{is_digit, pieces};
@@ -115,7 +116,7 @@ pub(super) const N_STATEMENTS: usize = 16;
 /// What follows an answer and replaces it or takes it back; `None` where it stands. `is_lead` where what
 /// follows directly has been read already.
 pub(super) fn corrected(answer: Option<&str>, after: &str, is_lead: bool) -> Option<Marked> {
-    if !is_lead && clause::is_taken_back(head(after)) {
+    if !is_lead && is_taken_back(head(after)) {
         return Some(Marked::Refused);
     }
     if answer.is_some_and(|answer| is_refuted(answer, after)) {
@@ -339,7 +340,7 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     }
     let says = |answer: String, rest: &str| {
         let is_last = rest.trim_matches(|c: char| !c.is_alphanumeric()).is_empty();
-        if clause::is_taken_back(rest) || (is_last && clause::is_taken_back(following)) {
+        if is_taken_back(rest) || (is_last && is_taken_back(following)) {
             Statement::TakesBack
         } else {
             Statement::Says(answer)

@@ -53,7 +53,10 @@ pub(super) fn names_another<'a>(words: impl Iterator<Item = &'a str>) -> bool {
 /// A sign that is written as a word.
 pub(super) fn is_minus(word: &str) -> bool {
     let lower = word.to_lowercase();
-    matches!(lower.as_str(), "minus" | "negative" | "menos" | "moins" | "meno" | "负" | "負" | "マイナス")
+    matches!(
+        lower.as_str(),
+        "minus" | "negative" | "menos" | "moins" | "meno" | "минус" | "负" | "負" | "マイナス"
+    )
 }
 
 /// `twelfths`, `hundredth`, `millionths`
