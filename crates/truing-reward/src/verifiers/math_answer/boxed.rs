@@ -23,8 +23,15 @@ static BEFORE_WORDS: LazyLock<Regex> = LazyLock::new(|| {
 /// Words of the sentence before a box by which it is no answer.
 static SUPPOSED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:would\s+have\s+been|might\s+think|refuse|(?:isn['\u{2019}]t|not)\s+true|other\s+student|not\s+even|in\s+the\s+example|for\s+example",
+        r"(?i)\b(?:would\s+have\s+been|might\s+think|refuse|(?:isn['\u{2019}]t|not)\s+true|no\s+(?:solution|answer)s?\b[^.]*\bbut|(?:form|format|template|instructions?|prompt|task)\s+(?:requires?|demands?|forces|wants)|other\s+student|not\s+even|in\s+the\s+example|for\s+example",
         r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\b(?:instructions?|prompt|template)\s+(?:say|ask|want|require|tell)s?\b[^,;:]*$|^\W*(?:write|put|give|state)\b[^,;]*\b(?:format|form)[\s:$\\(*]*$|\b(?:like|such\s+as)[\s:$\\(*]*$|\bif\b[^.]*\bwould\s+be\s*$",
+    ))
+});
+/// A name before a box that makes of it a guess or a bound.
+static GUESSED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:(?P<fit>best|closest|final|greatest|least|sharp|tight|tightest|optimal)\s+)?(?:(?:lower|upper|rough|first|initial|quick)\s+)*",
+        r"(?:guess|estimate|bound|conjecture|attempt)(?:\s+(?:is|was|of|gives|gave))?[\s:$\\(*]*$",
     ))
 });
 /// What before a box rejects it as an answer.
@@ -67,6 +74,7 @@ static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
         r"|^\s*(?:,\s*(?:or\b|\d)|\{,\}|\.\d|\?|:\s*\d|/\s*\d|[-+\u{2212}*\u{d7}]\s*\d)",
         r"|^[$\\) ]*[;,]\s*now\s+\d|^[ \t]*\w+\s+short\s+of\b|^[^.\n]{0,60}\bbut\s+the\s+(?:question|problem)\s+(?:asks|wants|is\s+about)\b",
         r"|^\s*(?:(?:to|through|until|till)\s+[$\\]*\d|out\s+of\b|(?:less|fewer|greater|larger|smaller)\b|(?:[a-z]+\s+){0,2}ago\b|(?:[a-z]+\s+)?more\b[^.\n]{0,40}\bthan\b)",
+        r"|^[\s$]*(?:[a-z]+\s+)?(?:longer|shorter|older|younger|taller|higher|lower|farther|further|faster|slower|heavier|lighter|wider|deeper|cheaper|later|earlier)\s+than\b[^\n]{0,40}\d",
         r"|^\s*\([^)\n]*\b(?:or|wrong|incorrect|false|maybe|perhaps|mod|not\s+(?:the|an?|my|yet|final|it|right|correct|sure|certain))\b",
         r"|^[$\\) ]*,\s*(?:(?:is|are|equals|gives|makes)\b|(?:then|now|next)\s+(?:we\s+)?(?:divid|multipl|subtract|add|doubl|halv|tak|round|convert|squar))",
         r"|^[ \t\x22]*(?:is\s+(?:an?\s+(?:upper|lower)\s+bound|only|what\s+(?:we|you|it))|would\b|format\b|if\b|only\s+(?:if|when)|but\s+(?:it|this|that)\s+is\s+not)",
@@ -263,6 +271,7 @@ fn before(text: &str) -> Before {
         || BEFORE_WORDS.is_match(bare)
         || SUPPOSED.is_match(sentence)
         || REJECTED.is_match(sentence)
+        || GUESSED.captures(sentence).is_some_and(|found| found.name("fit").is_none())
         || clause::is_of_another(sentence)
         || is_member(near)
         || is_later_part(text, near)

@@ -41,7 +41,7 @@ pub(super) fn date(text: &str) -> Option<String> {
         let day = |name: &str| format!(r"(?:the )?(?P<{name}>\d{{1,2}})(?:st|nd|rd|th)?");
         let month = |name: &str| {
             format!(
-                r"(?P<{name}>january|february|march|april|may|june|july|august|september|october|november|december)"
+                r"(?P<{name}>january|february|march|april|may|june|july|august|september|october|november|december|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)"
             )
         };
         let (first, second) = (
@@ -53,6 +53,27 @@ pub(super) fn date(text: &str) -> Option<String> {
     let bare = bare(text)?;
     let found = DATE.captures(&bare)?;
     let either = |a, b| format!("{}{}", part(&found, a), part(&found, b));
-    let date = format!("{} {} {}", either("day", "number"), either("month", "name"), part(&found, "year"));
+    let date =
+        format!("{} {} {}", either("day", "number"), full(&either("month", "name")), part(&found, "year"));
     Some(date.trim_end().to_owned())
+}
+
+/// The whole name of a month.
+fn full(month: &str) -> String {
+    const MONTHS: [&str; 12] = [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+    ];
+    let found = MONTHS.iter().find(|name| month.len() >= 3 && name.starts_with(&month[..3]));
+    found.map_or_else(|| month.to_owned(), |name| (*name).to_owned())
 }

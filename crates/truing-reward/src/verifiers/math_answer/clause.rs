@@ -209,6 +209,10 @@ fn leads_to(before_text: &str, is_cued: bool) -> bool {
     loop {
         match parts[..end].last() {
             None => return true,
+            // "Elle a": she has.
+            Some(Part::Word(word)) if word == "a" && is_french_subject(&parts[..end - 1]) => {
+                return is_plain_subject(&parts[..end]);
+            }
             Some(Part::Word(word)) if lists(FILLERS, word) => end -= 1,
             Some(_) => break,
         }
@@ -272,6 +276,11 @@ fn leads_to(before_text: &str, is_cued: bool) -> bool {
         Part::Run(run) => is_run_cue(run, is_cued && end == 1),
         Part::Mark(_) | Part::Number => false,
     }
+}
+
+/// Whether words end with a French pronoun before "a".
+fn is_french_subject(before: &[Part]) -> bool {
+    before.last().and_then(Part::word).is_some_and(|word| lists("elle il on", word))
 }
 
 /// Whether a word leads to a number: one that is known to, or a verb by its ending or by what stands before it.
@@ -338,7 +347,7 @@ fn is_plain_subject(parts: &[Part]) -> bool {
         }
         Part::Word(word) => !lists(SUBJECT, word),
         Part::Mark(mark) => !matches!(mark, '\u{2260}' | '\u{b1}' | '\\'),
-        Part::Run(run) => !run.contains(is_run_barred),
+        Part::Run(run) => !run.contains(is_run_barred) && !lists(RUSSIAN_BARRED, &run.to_lowercase()),
         Part::Number => true,
     })
 }
@@ -360,6 +369,7 @@ pub(super) fn is_of_another(sentence: &str) -> bool {
             r"(?i)\b(?:thinks|says|claims|believes|argues|insists|guesses|answers|suggests|maintains|asserts)\b(?:\s+that)?[\s,:\x22\u{201c}]*(?:the\s|it\s|\x22|\u{201c}|[$\\\d]|$)",
             r"|\b(?:he|she|they|someone|somebody|student|students|people|friend|teacher|textbook|book|manual|key)\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested|told\s+\w+|(?:would\s+)?(?:answer|say|think))\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
             r"|\baccording\s+to\s+(?:him|her|them|my|some|a\s|the\s+(?:text)?book|the\s+(?:teacher|student|manual|key|answer\s+key|internet|author))",
+            r"|\b(?:my|another|one|some)\s+(?:friends?|classmates?|students?|teacher|colleague|tutor)\s+(?:gets?|got|obtains?|obtained|had|found)\s+[$\\]*(?:\d[\d.,]*[\s.$]*)?$",
             r"|\b(?:textbook|manual|answer\s+key|solution\s+key|calculator)\s+(?:gives|has|shows|lists|states)\b",
         ))
     });
@@ -374,6 +384,14 @@ pub(super) fn is_of_another(sentence: &str) -> bool {
     let sentence = sentence.rsplit(", but ").next().unwrap_or(sentence);
     OTHERS.is_match(sentence) || NAMED.is_match(sentence) || ACCORDING.is_match(sentence)
 }
+
+/// Russian words that lead to a number.
+const RUSSIAN_CUES: &str = "\
+    неё него них нас меня вас всего осталось стало будет итого равно равен равна составляет стоит получил получила \
+    получили получаем имеет значит";
+/// Russian words that deny their clause or compute with its number.
+const RUSSIAN_BARRED: &str = "\
+    не нет ни если около почти больше меньше более менее половина дважды вдвое минус или либо возможно якобы";
 
 fn is_run_barred(letter: char) -> bool {
     "不非没沒无無未负負根或至倍除减減乘半か".contains(letter)
@@ -424,6 +442,9 @@ fn is_run_cue(run: &str, is_whole: bool) -> bool {
         "もしかし",
     ];
     const ENDINGS: &str = "是为為有了得共赚要需花用付买卖剩下过走跑吃给达重长出成於于はがをもで計计";
+    if lists(RUSSIAN_CUES, &run.to_lowercase()) {
+        return true;
+    }
     let mut rest = run;
     while let Some(part) = PARTS.iter().find(|part| rest.starts_with(**part)) {
         rest = &rest[part.len()..];
@@ -435,6 +456,13 @@ fn is_run_cue(run: &str, is_whole: bool) -> bool {
         && !BARRED.iter().any(|barred| run.contains(barred))
         && run.ends_with(|c| ENDINGS.contains(c))
 }
+
+/// German verbs before a number of things.
+static GERMAN: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:hat|haben|zahlt|zahlen|kostet|kosten|verdient|verdienen|bleiben|bleibt|sind)(?:\s+(?:also|insgesamt|noch|somit|damit|genau))*\s+$",
+    )
+});
 
 /// Verbs after which "18 more" is all that is needed.
 static NEEDS: LazyLock<Regex> = LazyLock::new(|| {
@@ -541,7 +569,9 @@ impl Around<'_> {
                 return false;
             }
         }
-        if n_unknown > 0 && !(self.is_single && n_unknown <= 2) && !self.has_unit {
+        // German nouns have no ending in common in the plural.
+        let is_german = n_unknown == 1 && at == words.len() && at == 1 && GERMAN.is_match(self.before);
+        if n_unknown > 0 && !(self.is_single && n_unknown <= 2) && !self.has_unit && !is_german {
             return false;
         }
         const TURNS: &str = "\

@@ -109,7 +109,14 @@ impl Comparison<'_> {
             // (1, 2) without its brackets.
             (Answer::Tuple(a), Answer::List { members: b, is_choice: false })
             | (Answer::List { members: a, is_choice: false }, Answer::Tuple(b)) => {
-                self.ordered(&bare_members(a), &bare_members(b))
+                let has_names = |members: &[Answer]| {
+                    let names = assignments(members).map(|(mut names, _)| {
+                        names.sort_unstable();
+                        names
+                    });
+                    names.is_none_or(|names| names.windows(2).all(|pair| pair[0] != pair[1]))
+                };
+                has_names(a) && has_names(b) && self.ordered(&bare_members(a), &bare_members(b))
             }
             (
                 Answer::Interval { low, high, low_closed, high_closed },
@@ -142,6 +149,11 @@ impl Comparison<'_> {
                 // Between inequalities "and" and "or" are different.
                 let are_relations = a.iter().chain(b).any(|member| matches!(member, Answer::Chain(..)));
                 (is_choice_a == is_choice_b || !are_relations) && self.unordered(a, b, false)
+            }
+            // `3/5 or 60%` says one value twice.
+            (Answer::List { members, is_choice: true }, other @ Answer::Value(_))
+            | (other @ Answer::Value(_), Answer::List { members, is_choice: true }) => {
+                members.iter().all(|member| matches!(member, Answer::Value(_)) && self.same(member, other))
             }
             // A set of one member and that member.
             (Answer::Set(members), other @ Answer::Value(_)) => {
@@ -255,7 +267,9 @@ impl Comparison<'_> {
         };
         if answer.is_percent != reference.is_percent {
             let other = if answer.is_percent { reference } else { answer };
-            if !other.unit.is_none() {
+            let own = if answer.is_percent { answer } else { reference };
+            let is_share = own.unit.counted.as_deref().is_some_and(|thing| thing.starts_with("of "));
+            if !other.unit.is_none() || is_share {
                 return false;
             }
             let (share, _) = with(if answer.is_percent { answer } else { reference }, None, true);

@@ -51,6 +51,14 @@ fn choice(text: &str) -> Option<Answer> {
     }
 }
 
+/// Whether a line gives the answers of several parts, each of them a value.
+pub(super) fn is_parts(line: &str) -> bool {
+    match parts(line.trim()) {
+        Some(Answer::Tuple(members)) => members.iter().all(|member| !matches!(member, Answer::Text(_))),
+        _ => false,
+    }
+}
+
 /// `(a) 3 (b) 4`, `(i) x = 2, (ii) 5`: the answers of all parts, in the order of their labels.
 fn parts(text: &str) -> Option<Answer> {
     static STYLED: LazyLock<Regex> = LazyLock::new(|| {
@@ -94,14 +102,34 @@ fn parts(text: &str) -> Option<Answer> {
     order.into_iter().map(content).collect::<Option<Vec<_>>>().map(Answer::Tuple)
 }
 
+/// The label directly before a box, as it is read in an answer: `x =`, `(a)`, `width:`.
+pub(super) fn before(text: &str) -> Option<String> {
+    static LABEL: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?:^|[^A-Za-z\\])(?:(?P<name>[A-Za-z](?:_\{?\w\}?)?)\s*=|\((?P<part>[a-h]|[1-9]|i{1,3}|iv)\)\s*[:.]?",
+            r"|(?P<word>[A-Za-z]{3,})\}?\s*(?:=|:|\s(?:is|was)\b)\}?)[\s$*\\({]*$",
+        ))
+    });
+    let found = LABEL.captures(text)?;
+    let part = |name: &str| found.name(name).map(|part| part.as_str());
+    part("name")
+        .map(|name| format!("{name} ="))
+        .or_else(|| part("part").map(|part| format!("({part})")))
+        .or_else(|| part("word").map(|word| format!("\\text{{{word}}}:")))
+}
+
 /// `\int_0^1 x\,dx = \frac12`, `\lim_{x \to 0} f(x) = 3`, `\frac{dy}{dx} = 2x`, `\vec{v} = (1, 2)`: what stands before
 /// the equals sign only names the value.
 fn named(text: &str) -> Option<Answer> {
     static NAME: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"^(?:\\(?:i{1,3}nt|oint|lim|sum|prod|det|angle|triangle|dim|deg|Pr|vec|overrightarrow|hat|bar|overline)(?:[^a-zA-Z]|$)",
+            r"^(?:\\(?:i{1,3}nt|oint|lim|sum|prod|det|triangle|dim|deg|Pr)(?:[^a-zA-Z]|$)",
             r"|\\[dt]?frac\s*\{\s*(?:d|\\mathrm\s*\{\s*d\s*\}|\\partial)\s*\^?\{?\d?\}?\s*[a-z]?\s*\}\s*\{\s*(?:d|\\mathrm\s*\{\s*d\s*\}|\\partial)\s*[a-z]",
-            r"|d[a-z]\s*/\s*d[a-z]\b|\\(?:mathbb|mathrm|operatorname|text)\s*\{\s*(?:E|P|Var|Pr|rank|tr|det|Area|area)\s*\}\s*(?:\\left)?\s*[(\[]|[A-Za-z]\([^()=]*\)\s*$|[A-Z]\^)",
+            r"|d[a-z]\s*/\s*d[a-z]\b|\\(?:mathbb|mathrm|operatorname|text)\s*\{\s*(?:E|P|Var|Pr|rank|tr|det|Area|area)\s*\}\s*(?:\\left)?\s*[(\[]",
+            // f'(x), f^{-1}(x), f(g(2)), (f \circ g)(x), P(A \cap B), E[X]
+            r"|(?:[fgh]|\(\s*[fgh]\s*\\circ\s*[fgh]\s*\))(?:'{1,3}|\^\{?-1\}?|\^\{?\(\w\)\}?)?(?:\\left)?\(.*\)$",
+            r"|[PE](?:\\left)?[(\[][A-Z|,\s\\{}a-z^']*(?:\\right)?[)\]]$|\\?\|\s*(?:\\vec|\\overrightarrow|[A-Z]\s*(?:\\cup|\\cap|\\setminus)).*\|$",
+            r"|[A-Z]\^)",
         ))
     });
     let text = text.trim().trim_matches('$').trim();
@@ -116,7 +144,11 @@ fn named(text: &str) -> Option<Answer> {
     // What the matrix of a product is: `A^{-1}`, but no other power.
     match parse(value) {
         Answer::Text(_) => None,
-        inner if !name.contains('^') || name.starts_with('\\') || matches!(inner, Answer::Matrix(_)) => {
+        inner
+            if !name.contains('^')
+                || !name.starts_with(char::is_uppercase)
+                || matches!(inner, Answer::Matrix(_)) =>
+        {
             Some(Answer::Assigned(plain(name), Box::new(inner)))
         }
         _ => None,
@@ -158,20 +190,28 @@ fn ordinal(text: &str) -> Option<Answer> {
     (found["ending"] == *ending).then(|| Answer::Text(format!("{number}{ending}")))
 }
 
-/// Whether two names can be those of the same value. A name in words begins with a colon; beside a variable it says
-/// nothing.
+/// Whether two names can be those of the same value. Beside a name in words a variable says nothing, and `x_1` is a
+/// value of `x`.
 pub(super) fn same_name(a: &str, b: &str) -> bool {
-    let (Some(left), Some(right)) = (a.strip_prefix(':'), b.strip_prefix(':')) else {
-        return a == b || a.starts_with(':') || b.starts_with(':');
+    let is_worded = |name: &str| {
+        name.starts_with(':') || name.chars().count() > 2 && name.chars().all(|c| c.is_ascii_alphabetic())
     };
-    let words = |name: &str| -> Vec<String> {
-        name.split(' ')
-            .filter(|word| !lists(NEUTRAL, word))
-            .map(|word| word.trim_end_matches('s').to_owned())
-            .collect()
-    };
-    let (left, right) = (words(left), words(right));
-    left.iter().all(|word| right.contains(word)) || right.iter().all(|word| left.contains(word))
+    match (is_worded(a), is_worded(b)) {
+        (false, false) => {
+            a == b
+                || a.split_once('_').is_some_and(|(a, _)| a == b)
+                || b.split_once('_').is_some_and(|(b, _)| a == b)
+        }
+        (true, true) => {
+            let words = |name: &str| -> Vec<String> {
+                let words = name.trim_start_matches(':').split(' ').filter(|word| !lists(NEUTRAL, word));
+                words.map(|word| word.trim_end_matches('s').to_lowercase()).collect()
+            };
+            let (left, right) = (words(a), words(b));
+            left.iter().all(|word| right.contains(word)) || right.iter().all(|word| left.contains(word))
+        }
+        _ => true,
+    }
 }
 
 /// The name of a value in words, by which values of other names differ from it; `None` where the words only say that it is

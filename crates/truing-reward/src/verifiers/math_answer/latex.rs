@@ -124,7 +124,13 @@ impl Lexer {
             "div" => self.push(Kind::Symbol('/')),
             "pm" => self.push(Kind::Symbol('\u{b1}')),
             "mp" => self.push(Kind::Symbol('\u{2213}')),
-            "circ" | "degree" | "degrees" => self.degree(),
+            "circ" | "degree" | "degrees" => self.degree()?,
+            "angle" => self.angle()?,
+            "vec" | "overrightarrow" | "hat" | "widehat" | "bar" => {
+                let content = self.argument()?;
+                let is_name = content.len() <= 3 && content.chars().all(|c| c.is_ascii_alphabetic());
+                is_name.then(|| self.push(Kind::Letter(format!("{name} {content}"))))?;
+            }
             "cup" => self.push(Kind::Symbol('\u{222a}')),
             "cap" => self.push(Kind::Symbol('\u{2229}')),
             "setminus" | "backslash" => self.push(Kind::Symbol('\u{2216}')),
@@ -181,8 +187,29 @@ impl Lexer {
         Some(())
     }
 
-    /// `^\circ` and `^{\circ}` as one sign.
-    fn degree(&mut self) {
+    /// `\angle ABC` as one name.
+    fn angle(&mut self) -> Option<()> {
+        while self.peek(0).is_some_and(|c| c.is_whitespace() || c == '{') {
+            self.at += 1;
+        }
+        let mut name = String::from('\u{2220}');
+        while let Some(letter) = self.peek(0).filter(char::is_ascii_alphanumeric) {
+            name.push(letter);
+            self.at += 1;
+        }
+        if self.peek(0) == Some('}') {
+            self.at += 1;
+        }
+        (name.chars().count() > 1).then(|| self.push(Kind::Letter(name)))
+    }
+
+    /// `^\circ` and `^{\circ}` as one sign; between two functions it composes them.
+    fn degree(&mut self) -> Option<()> {
+        let is_raised = self.found.last().is_some_and(|last| last.is('^') || last.is('{'));
+        let composes = self.found.last().is_some_and(|last| matches!(last.kind, Kind::Letter(_)));
+        if composes && !is_raised {
+            return None;
+        }
         if self.found.last().is_some_and(|last| last.is('{'))
             && self.found.iter().rev().nth(1).is_some_and(|before| before.is('^'))
         {
@@ -195,5 +222,6 @@ impl Lexer {
             self.found.pop();
         }
         self.push(Kind::Symbol('\u{b0}'));
+        Some(())
     }
 }

@@ -73,6 +73,7 @@ mod latex;
 mod number_words;
 mod numerals;
 mod numeric;
+mod parameters;
 mod parse;
 mod pieces;
 mod plain;
@@ -136,6 +137,12 @@ impl MathAnswer {
     fn score_one(&self, completion: &Completion<'_>) -> Result<f64, Unscored> {
         let reference = column_text(completion, &self.0.column)?;
         let reference = extract::marked_answer(&reference).unwrap_or_else(|| reference.trim().to_owned());
+        if let Some(verdict) = extract::truth(&reference) {
+            let found = extract::truth_said(completion.text);
+            if !self.0.marked_only && found.is_some() {
+                return Ok(f64::from(found == Some(verdict)));
+            }
+        }
         let is_choice = reference.len() == 1 && reference.starts_with(|c: char| c.is_ascii_uppercase());
         let choice = is_choice.then(|| extract::choice(completion.text)).flatten();
         let answer =
@@ -182,14 +189,18 @@ pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> V
     // In brackets a letter is a choice, in upper or lower case; without them it may be a variable.
     let is_choice = [answer, reference].iter().any(|text| text.contains('('));
     let is_equal = answer == reference
+        || plain::same_prose(answer, reference)
         || Comparison { config }.same(&found, &wanted)
-        || is_choice && compare::same_choice(&found, &wanted);
+        || is_choice && compare::same_choice(&found, &wanted)
+        || parameters::renamed(&found, &wanted)
+            .is_some_and(|renamed| Comparison { config }.same(&renamed, &wanted));
     if is_equal { Verdict::Equal } else { Verdict::Different }
 }
 
 /// Without space and the full stop around it.
 fn trimmed(text: &str) -> &str {
     let text = extract::without_spaces(text.trim().trim_matches(['*', '"', '`']));
+    let text = text.trim_end_matches(extract::CHECK_MARKS).trim_end();
     if text.ends_with("...") { text } else { text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim() }
 }
 

@@ -222,6 +222,13 @@ fn chinese_whole(text: &str, start: Option<&BigRational>) -> Option<(BigRational
         .find(|c: char| !(is_numeral(c) || (start.is_some() && c.is_ascii_digit())))
         .unwrap_or(text.len());
     let mut run = &text[..length];
+    // 5千米 are five kilometres.
+    if start.is_some() && text[length..].starts_with(['米', '克', '瓦', '卡', '焦', '赫', '伏']) {
+        run = run.strip_suffix('千').unwrap_or(run);
+    }
+    if start.is_some() && run.is_empty() {
+        return None;
+    }
     run = run.trim_end_matches('点');
     if run.is_empty() || run.starts_with('点') || run.chars().count() > 24 {
         return None;

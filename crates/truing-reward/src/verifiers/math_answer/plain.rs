@@ -28,6 +28,9 @@ pub(super) fn plain(text: &str) -> String {
     ];
     let text = DROPPED.iter().rev().fold(text, |text, command| text.replace(command, " "));
     let text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac");
+    static ARTICLE: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?i)^[\s{$]*(?:the|an?)\s+(?P<word>[a-z]{3})"));
+    let text = ARTICLE.replace(&text, "$word");
     let letters: Vec<char> = text.chars().collect();
     let mut kept = String::new();
     for (at, letter) in letters.iter().enumerate() {
@@ -57,4 +60,18 @@ fn residue(text: &str) -> String {
         ))
     });
     MODULUS.replace_all(&text.replace('\u{2261}', "\\equiv "), " mod $a$b$c$d").into_owned()
+}
+
+/// Whether two texts are the same words, in upper or lower case; one word may be a product of variables.
+pub(super) fn same_prose(a: &str, b: &str) -> bool {
+    let bare = |text: &str| text.replace("\\text", " ").replace(['{', '}', '$'], " ");
+    let is_prose = |text: &str| {
+        text.split_whitespace().filter(|word| word.len() > 2).count() > 0
+            && text.split_whitespace().count() > 1
+            && text.chars().all(|c| c.is_alphabetic() || c.is_whitespace())
+    };
+    let (a, b) = (bare(a), bare(b));
+    is_prose(&a)
+        && is_prose(&b)
+        && a.split_whitespace().map(str::to_lowercase).eq(b.split_whitespace().map(str::to_lowercase))
 }

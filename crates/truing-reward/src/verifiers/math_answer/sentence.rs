@@ -10,6 +10,7 @@ use num_traits::Signed;
 use super::clause::{self, Around};
 use super::denial::is_taken_back;
 use super::extract::{MOST, head, tail, trimmed};
+use super::labels;
 use super::pieces::{Piece, around, is_digit, is_expression, pieces, tidied};
 use super::statement::CUE;
 use super::structure::{Answer, parse};
@@ -112,6 +113,10 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     };
     let text = without_confidence(tail(&text, TAIL));
     let text = text.as_ref();
+    let last_line = head(text.trim().lines().next_back().unwrap_or_default());
+    if labels::is_parts(last_line) {
+        return Some(last_line.trim().to_owned());
+    }
     let last_digit = last_number(text)?;
     let (start, end) = (sentence_start(text, last_digit), sentence_end(text, last_digit));
     let sentence = without_bold(text[start..end].trim());
@@ -398,7 +403,9 @@ pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
     // From one number to another, not their difference: no answer.
     let (before, after) = (&sentence[..start], &sentence[end..]);
     // `18...` has decimals that are left out; "18% of the total" is another number; "step 18" is a name.
+    static CITED: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[\d+\]$"));
     if after.starts_with("..")
+        || !is_cued && CITED.is_match(&found)
         || after.starts_with('\u{2026}')
         || is_share(&found) && SHARE_OF.is_match(after)
         || NAMED.is_match(before)

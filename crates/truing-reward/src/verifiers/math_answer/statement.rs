@@ -37,6 +37,7 @@ static FOREIGN: LazyLock<Regex> = LazyLock::new(|| {
         r"|答\s*[:\u{ff1a}]",
         r"|(?:정답|답)은\s*|\bответ[*_]*\s*[:\u{2014}][\s*_]*",
         r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?(?:\b(?:es|est|ist|lautet)\b|\s[\u{e9}\u{e8}]\s|:)",
+        r"|\b(?:die\s+l\x{f6}sung|das\s+ergebnis|la\s+soluci\x{f3}n|el\s+resultado|le\s+r\x{e9}sultat|o\s+resultado|il\s+risultato)(?:\s+final)?\s*(?:(?:es|est|ist|lautet)\b|\s[\x{e9}\x{e8}]\s|:)",
     ))
 });
 /// What replaces an answer that was given before: "no, it should be", "the correct total is".
@@ -140,7 +141,21 @@ fn is_refuted(answer: &str, after: &str) -> bool {
             r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b)",
         ))
     });
-    if gives_up(head(after)) {
+    // What is asked for is something else than what was found.
+    static ASKED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)\b(?:but|however|though|yet|wait)\b[^.\n]{0,20}\b(?:question|problem)\s+(?:(?:actually|really)\s+)?",
+            r"(?:asks?|asked|wants?|wanted|requires?|is\s+asking)\b",
+        ))
+    });
+    // A check that fails.
+    static FAILED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)\b(?:check(?:ing)?|verif(?:y|ying|ication)|substitut\w+|plugging|sanity)\b[^.\n]{0,120}",
+            r"\b(?:which|this|that|it|they|sides?|totals?|results?)\s+(?:(?:does|do|did)\s*(?:not|n['\u{2019}]t)\s+(?:match|agree|equal|satisfy|hold|work|fit|check|add\s+up)|contradict(?:s|ion)|mismatch|fails)\b",
+        ))
+    });
+    if gives_up(head(after)) || FAILED.is_match(head(after)) || ASKED.is_match(head(after)) {
         return true;
     }
     REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| match found.name("value") {
@@ -304,8 +319,11 @@ fn content(text: &str, start: usize) -> (&str, &str) {
 }
 
 /// Words for "answer" in languages that write a comma before decimals.
-static EUROPEAN: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?i)\b(?:respuesta|r\x{e9}ponse|resposta|antwort|risposta|ответ)\b"));
+static EUROPEAN: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:respuesta|r\x{e9}ponse|resposta|antwort|risposta|ответ|l\x{f6}sung|ergebnis|soluci\x{f3}n|resultado|r\x{e9}sultat|risultato)\b",
+    )
+});
 
 /// A line that starts with a number with a decimal comma, `3,5`, with a point in its place. Three decimals may be thousands.
 fn with_point(line: &str) -> Cow<'_, str> {

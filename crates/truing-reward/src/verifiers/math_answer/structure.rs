@@ -98,9 +98,24 @@ pub(super) fn parse(text: &str) -> Answer {
     if let Some(found) = labels::labelled(text) {
         return found;
     }
-    let text = &*turned_brackets(text);
+    let repeating = repeating(text);
+    let text = &*turned_brackets(&repeating);
     let found = tokens(text).filter(|tokens| !tokens.is_empty()).and_then(|tokens| answer(&tokens, 0));
     found.unwrap_or_else(|| Answer::Text(plain(text)))
+}
+
+/// `0.\dot{3}` and `0.(3)` with a line over what repeats.
+fn repeating(text: &str) -> Cow<'_, str> {
+    static DOTTED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?P<start>\d\.\d*)\\dot\s*\{?(?P<a>\d)\}?(?:(?P<b>\d*)\\dot\s*\{?(?P<c>\d)\}?)?")
+    });
+    static BRACKET: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"^(?P<start>[\s$-]*\d+\.)\((?P<a>\d{1,9})\)(?P<rest>[\s$]*)$"));
+    if text.contains("\\dot") {
+        DOTTED.replace_all(text, "$start\\overline{$a$b$c}")
+    } else {
+        BRACKET.replace(text, "$start\\overline{$a}$rest")
+    }
 }
 
 /// `]2,5[` and `[2,5[` with round brackets where a square one is turned around; else the text as it is.
@@ -255,6 +270,16 @@ fn words(tokens: &[Token]) -> Answer {
     Answer::Text(plain(&all.join(" ")))
 }
 
+/// Whether after the colon of a label another label follows, as in "length: 7, width: 5".
+fn has_other_label(tokens: &[Token]) -> bool {
+    let is_join = |token: &Token| token.is(',') || token.is(';') || token.word() == Some("and");
+    tokens.windows(3).enumerate().any(|(at, three)| {
+        three[2].is(':')
+            && (three[1].word().is_some()
+                || matches!(three[1].kind, Kind::Letter(_)) && is_join(&three[0]) && at > 0)
+    })
+}
+
 /// Leaves out "Answer:", "≈" and "=" before a value; what "Profit:" names is a value of that name.
 fn without_label(mut tokens: &[Token]) -> (Option<String>, &[Token]) {
     let is_label = |token: &Token| token.word().is_some();
@@ -262,6 +287,7 @@ fn without_label(mut tokens: &[Token]) -> (Option<String>, &[Token]) {
     let is_name = wording::is_name(tokens[..n_words].iter().filter_map(Token::word));
     if n_words > 0
         && is_name
+        && !has_other_label(&tokens[n_words..])
         && tokens.get(n_words).is_some_and(|token| token.is(':'))
         && tokens.len() > n_words + 1
     {
@@ -320,11 +346,11 @@ fn list(tokens: &[Token], depth: usize) -> Option<Answer> {
     let parts: Vec<&[Token]> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     let members = members(&parts, depth)?;
     let is_choice = places.iter().any(|place| joins(&tokens[*place], "or"));
-    Some(Answer::List { members: same_name(members), is_choice })
+    Some(Answer::List { members: with_name(members), is_choice })
 }
 
-/// `x = 1, 2` and `x = 1, x = 2` list the values of one variable.
-fn same_name(members: Vec<Answer>) -> Vec<Answer> {
+/// `x = 1, 2` lists two values of one variable.
+fn with_name(members: Vec<Answer>) -> Vec<Answer> {
     let Some(Answer::Assigned(name, _)) = members.first() else { return members };
     let name = name.clone();
     let fits = members.iter().skip(1).all(|member| match member {
@@ -332,16 +358,11 @@ fn same_name(members: Vec<Answer>) -> Vec<Answer> {
         Answer::Value(value) => !value.expression.has_variables(),
         _ => false,
     });
-    if !fits {
-        return members;
-    }
-    members
-        .into_iter()
-        .map(|member| match member {
-            Answer::Assigned(_, inner) => *inner,
-            member => member,
-        })
-        .collect()
+    let named = |member| match member {
+        member @ Answer::Value(_) => Answer::Assigned(name.clone(), Box::new(member)),
+        member => member,
+    };
+    if fits { members.into_iter().map(named).collect() } else { members }
 }
 
 /// The name on the left of an assignment: `x`, `f(x)`, `(x, y)`, or words; words say nothing.
@@ -373,6 +394,11 @@ fn assigned_name(tokens: &[Token]) -> Option<String> {
                 .collect();
             plain.then(|| format!("{name}{arguments}"))
         }
+        // The measure of an angle.
+        [measure, angle] if matches!(&measure.kind, Kind::Letter(m) if m == "m") => match &angle.kind {
+            Kind::Letter(name) if name.starts_with('\u{2220}') => Some(name.clone()),
+            _ => None,
+        },
         [name, underscore, ..] if underscore.is('_') && matches!(name.kind, Kind::Letter(_)) => {
             match expression(tokens)? {
                 Expr::Variable(name) => Some(name),

@@ -291,7 +291,9 @@ impl Lexer {
             end += 1;
         }
         let run: String = self.text[start..end].iter().collect();
-        if let Some(found) = numerals::chinese(&run, None) {
+        let is_unit = self.found.last().is_some_and(|last| matches!(last.kind, Kind::Number(_)));
+        let is_unit = is_unit && units::is_known(&run);
+        if let Some(found) = numerals::chinese(&run, None).filter(|_| !is_unit) {
             let rest = run[found.length..].trim_end_matches("です");
             if rest.is_empty() || units::counter(rest).is_some() {
                 self.numeral(found.value, found.is_percent);

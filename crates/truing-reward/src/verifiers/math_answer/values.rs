@@ -231,9 +231,13 @@ fn suffixed(body: &[Token], mut suffix: &[Token], currency: &Unit) -> Option<Val
     };
     if is_percent {
         suffix = &suffix[1..];
-        // 18 percent of something is another number.
+        // 18 percent of something is a share, and no number.
         if suffix.first().and_then(Token::word) == Some("of") {
-            return None;
+            let words: Vec<&str> = suffix.iter().filter_map(Token::word).collect();
+            let unit = Unit { counted: Some(words.join(" ").to_lowercase()), ..Unit::default() };
+            let is_plain = words.len() == suffix.len() && !words.iter().any(|word| wording::alters(word));
+            let expression = expression(body).filter(|_| is_plain && words.len() > 1)?;
+            return Some(Value { unit, is_percent, ..Value::bare(expression) });
         }
         (suffix.is_empty() || suffix[0].word().is_some()).then_some(())?;
     }

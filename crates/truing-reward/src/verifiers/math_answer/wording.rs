@@ -30,7 +30,7 @@ pub(super) fn alters(word: &str) -> bool {
 /// Words before a colon or an equals sign by which the value after it is another one than the answer.
 const OTHERS: &str = "\
     bound bounds attempt attempts step guess guesses estimate confidence certainty iteration example \
-    hint hypothesis conjecture assumption";
+    hint hypothesis conjecture assumption difficulty rating";
 
 /// Whether words before a colon or an equals sign name the value after it, as "Total cost" does and "at least"
 /// does not.
