@@ -425,7 +425,10 @@ impl Algebra {
         self.product(&outside, &Fraction::atom(power)).map(Some)
     }
 
-    fn call(&mut self, function: Function, arguments: Vec<Fraction>) -> Result<Fraction> {
+    fn call(&mut self, function: Function, mut arguments: Vec<Fraction>) -> Result<Fraction> {
+        if function.is_symmetric() {
+            arguments.sort_unstable();
+        }
         let numbers: Option<Vec<BigRational>> = arguments.iter().map(Fraction::rational).collect();
         if let Some(value) = numbers.and_then(|numbers| of_numbers(function, &numbers)) {
             return bounded(value?).map(Fraction::number);
@@ -436,6 +439,13 @@ impl Algebra {
                 if let Some(found) = self.binomial(argument, arguments.get(1))? {
                     return Ok(found);
                 }
+                let Some(below) = arguments.get(1) else { return Err(Failure::Undefined) };
+                let minus = Fraction { above: below.above.scaled(&-BigRational::one()), ..below.clone() };
+                let rest = self.sum(argument, &minus)?;
+                let [all, chosen, rest] = [argument.clone(), below.clone(), rest]
+                    .map(|count| self.call(Function::Factorial, vec![count]));
+                let orders = self.product(&chosen?, &rest?)?;
+                return self.quotient(&all?, &orders);
             }
             Function::Ln => {
                 if let Some(found) = self.logarithm(argument)? {

@@ -223,13 +223,16 @@ fn side_of(text: &str) -> &str {
 /// `x^2`, `x + 2`. Sums of several variables and values of functions are what is asked for.
 fn computes(side: &str) -> bool {
     static NAMES: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(r"\\(?:text|mathrm|textbf)\s*\{[^}]*\}|[A-Za-z]\([^()]*\)|_(?:\{[^}]*\}|\w)|&")
+        pattern(r"\\(?:text|mathrm|textbf)\s*\{[^}]*\}|[A-Za-z]'*\([^()]*\)|_(?:\{[^}]*\}|\w)|&")
     });
     static FUNCTIONS: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"\\?(?:sin|cos|tan|cot|log|ln|angle|det|gcd|lcm)"));
-    static LOGARITHM: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\?(?:ln|log)\s*\(?\s*[a-z]\s*\)?\s*$"));
+    static LOGARITHM: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"\\?(?:ln|log)\s*(?:_\s*(?:\{\w+\}|\w))?\s*\(?\s*[a-z]\s*\)?\s*$"));
     if FUNCTIONS.is_match(side) {
-        return LOGARITHM.is_match(side);
+        // A multiple of a function or angle is not the function.
+        let side = side.trim_start_matches(['&', ' ', '$']);
+        return LOGARITHM.is_match(side) || side.starts_with(|c: char| c.is_ascii_digit() || c == '-');
     }
     let bare = NAMES.replace_all(side, "");
     let bare = bare.trim();
@@ -252,6 +255,12 @@ fn computes(side: &str) -> bool {
 
 /// Whether the sides before the equals sign leave the box the value that is asked for.
 fn is_value_of(sides: &str) -> bool {
+    // (x, y)
+    static TUPLE: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*(?:\\right)?\)[\s$&]*$"));
+    if TUPLE.is_match(sides) {
+        return true;
+    }
     let side = side_of(sides);
     let sides = || side.split(['=', '\u{2248}']).map(|part| part.rsplit("  ").next().unwrap_or(part));
     !sides().any(computes)
@@ -464,7 +473,9 @@ fn after(rest: &str) -> Option<String> {
             None => break,
         }
     }
-    let Some(first) = text.chars().next() else { return Some(String::new()) };
+    if text.is_empty() {
+        return Some(String::new());
+    }
     if text.starts_with("<|") || text.starts_with("</") {
         return Some(String::new());
     }
@@ -480,8 +491,14 @@ fn after(rest: &str) -> Option<String> {
         let side = side.split(['$', '\n', '=', ',', '.', '\\']).next().unwrap_or(side);
         return (!computes(side)).then(String::new);
     }
-    let in_formula =
-        text.len() == rest.len() || !rest[..rest.len() - text.len()].contains(['$', ')', ']', '*']);
+    let is_inside = !rest[..rest.len() - text.len()].contains(['$', ')', ']', '*']);
+    after_marks(text, text.len() == rest.len() || is_inside, is_spaced)
+}
+
+/// What a text says after a box, spaces and closing marks left out: a sign or a word. `in_formula` where the formula of
+/// the box goes on.
+fn after_marks(text: &str, in_formula: bool, is_spaced: bool) -> Option<String> {
+    let first = text.chars().next()?;
     match first {
         '%' => return Some("%".into()),
         '\u{b0}' => return Some(degrees(&text['\u{b0}'.len_utf8()..])),

@@ -6,7 +6,7 @@ use num_traits::{One, Signed, ToPrimitive, Zero};
 use super::MathAnswerConfig;
 use super::algebra::{Algebra, Fraction};
 use super::expression::Expr;
-use super::intervals::{as_interval, is_infinite, pieces};
+use super::intervals::{as_interval, has_absolute, is_infinite, pieces};
 use super::labels::same_name;
 use super::numeric;
 use super::structure::{Answer, Decimal, Value};
@@ -84,7 +84,8 @@ impl Comparison<'_> {
             return found;
         }
         if let (Some(a), Some(b)) = (pieces(answer), pieces(reference))
-            && (is_relation(answer) != is_relation(reference) || is_union(answer) || is_union(reference))
+            && (is_relation(answer) != is_relation(reference)
+                || [answer, reference].into_iter().any(|it| is_union(it) || has_absolute(it)))
         {
             return self.unordered(&a, &b, false);
         }
@@ -99,12 +100,7 @@ impl Comparison<'_> {
                 _ => self.same(said, other),
             },
             (Answer::Reals, Answer::Reals) => true,
-            (Answer::Reals, other) | (other, Answer::Reals) => match as_interval(other) {
-                Some(Answer::Interval { low, high, .. }) => {
-                    is_infinite(&low) && is_infinite(&high) && low != high
-                }
-                _ => false,
-            },
+            (Answer::Reals, other) | (other, Answer::Reals) => is_everything(other),
             (Answer::Tuple(a), Answer::Tuple(b)) => self.ordered(a, b),
             // (1, 2) without its brackets.
             (Answer::Tuple(a), Answer::List { members: b, is_choice: false })
@@ -139,6 +135,32 @@ impl Comparison<'_> {
                     _ => false,
                 }
             }
+            (Answer::Set(_) | Answer::List { .. }, _) | (_, Answer::Set(_) | Answer::List { .. }) => {
+                self.collections(answer, reference)
+            }
+            (Answer::Union(a), Answer::Union(b)) => self.unordered(a, b, false),
+            (Answer::Operation(a, left), Answer::Operation(b, right)) => a == b && self.ordered(left, right),
+            (Answer::Ratio(a), Answer::Ratio(b)) => ratios(a, b),
+            (Answer::Text(text), Answer::Ratio(ratio)) | (Answer::Ratio(ratio), Answer::Text(text)) => {
+                ratio_in_words(text, ratio)
+            }
+            // A column or a row is a vector.
+            (Answer::Matrix(rows), Answer::Tuple(members))
+            | (Answer::Tuple(members), Answer::Matrix(rows)) => {
+                let is_vector = rows.len() == 1 || rows.iter().all(|row| row.len() == 1);
+                is_vector && self.ordered(&rows.concat(), members)
+            }
+            (Answer::Matrix(a), Answer::Matrix(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.ordered(a, b))
+            }
+            (Answer::Chain(a, left), Answer::Chain(b, right)) => chains(a, left, b, right),
+            _ => false,
+        }
+    }
+
+    /// A set or a list without brackets, against another or against a value.
+    fn collections(&self, answer: &Answer, reference: &Answer) -> bool {
+        match (answer, reference) {
             (Answer::Set(a), Answer::Set(b)) => self.unordered(a, b, true),
             (Answer::Set(a), Answer::List { members: b, .. })
             | (Answer::List { members: a, .. }, Answer::Set(b)) => self.unordered(a, b, false),
@@ -162,28 +184,6 @@ impl Comparison<'_> {
             (other @ Answer::Value(_), Answer::Set(members)) => {
                 members.len() == 1 && self.same(other, &members[0])
             }
-            (Answer::Union(a), Answer::Union(b)) => self.unordered(a, b, false),
-            (Answer::Operation(a, left), Answer::Operation(b, right)) => a == b && self.ordered(left, right),
-            (Answer::Ratio(a), Answer::Ratio(b)) => ratios(a, b),
-            // "2 to 3" is a ratio only where one is wanted.
-            (Answer::Text(text), Answer::Ratio(ratio)) | (Answer::Ratio(ratio), Answer::Text(text)) => {
-                if afternoon(ratio).is_some_and(|time| time == *text) {
-                    return true;
-                }
-                let part = |part: &str| Some(Value::bare(Expr::integer(part.parse().ok()?)));
-                let parts = text.split("to").map(part).collect::<Option<Vec<_>>>();
-                !is_clock(ratio) && parts.is_some_and(|parts| ratios(&parts, ratio))
-            }
-            // A column or a row is a vector.
-            (Answer::Matrix(rows), Answer::Tuple(members))
-            | (Answer::Tuple(members), Answer::Matrix(rows)) => {
-                let is_vector = rows.len() == 1 || rows.iter().all(|row| row.len() == 1);
-                is_vector && self.ordered(&rows.concat(), members)
-            }
-            (Answer::Matrix(a), Answer::Matrix(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.ordered(a, b))
-            }
-            (Answer::Chain(a, left), Answer::Chain(b, right)) => chains(a, left, b, right),
             _ => false,
         }
     }
@@ -215,6 +215,16 @@ impl Comparison<'_> {
                         ))
                     }
                 }
+            }
+            // x ∈ [1, 2] against 1 ≤ x ≤ 2
+            (Answer::Assigned(name, inner), Answer::Chain(sides, _))
+            | (Answer::Chain(sides, _), Answer::Assigned(name, inner))
+                if as_interval(inner).is_some() || is_union(inner) =>
+            {
+                let is_own = |part: &Expr| matches!(part, Expr::Variable(other) if other == name);
+                let is_about = sides.iter().any(|side| side.any(&is_own));
+                let other = if matches!(answer, Answer::Chain(..)) { answer } else { reference };
+                Some(is_about && self.same(inner, other))
             }
             (Answer::Assigned(..), Answer::Chain(..)) | (Answer::Chain(..), Answer::Assigned(..)) => {
                 Some(equations(answer, reference))
@@ -506,6 +516,24 @@ fn ratios(a: &[Value], b: &[Value]) -> bool {
             }))
 }
 
+/// Whether an answer is the interval of all real numbers.
+fn is_everything(answer: &Answer) -> bool {
+    match as_interval(answer) {
+        Some(Answer::Interval { low, high, .. }) => is_infinite(&low) && is_infinite(&high) && low != high,
+        _ => false,
+    }
+}
+
+/// "2 to 3" is a ratio where one is wanted, and `15:30` is a time of the afternoon.
+fn ratio_in_words(text: &str, ratio: &[Value]) -> bool {
+    if afternoon(ratio).is_some_and(|time| time == text) {
+        return true;
+    }
+    let part = |part: &str| Some(Value::bare(Expr::integer(part.parse().ok()?)));
+    let parts = text.split("to").map(part).collect::<Option<Vec<_>>>();
+    !is_clock(ratio) && parts.is_some_and(|parts| ratios(&parts, ratio))
+}
+
 /// Left side minus right side of an equation.
 fn equation(answer: &Answer) -> Option<Fraction> {
     let difference =
@@ -535,21 +563,11 @@ fn equations(a: &Answer, b: &Answer) -> bool {
     }
 }
 
-fn flipped(relation: Relation) -> Relation {
-    match relation {
-        Relation::Less => Relation::Greater,
-        Relation::LessEqual => Relation::GreaterEqual,
-        Relation::Greater => Relation::Less,
-        Relation::GreaterEqual => Relation::LessEqual,
-        other => other,
-    }
-}
-
 fn chains(a: &[Expr], left: &[Relation], b: &[Expr], right: &[Relation]) -> bool {
     let sides = |b: &[&Expr], right: &[Relation]| {
         left == right && a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_expression(a, b))
     };
-    let mut backwards: Vec<Relation> = right.iter().map(|relation| flipped(*relation)).collect();
+    let mut backwards: Vec<Relation> = right.iter().map(|relation| relation.flipped()).collect();
     backwards.reverse();
     if sides(&b.iter().collect::<Vec<_>>(), right) || sides(&b.iter().rev().collect::<Vec<_>>(), &backwards) {
         return true;
@@ -563,5 +581,5 @@ fn chains(a: &[Expr], left: &[Relation], b: &[Expr], right: &[Relation]) -> bool
         return false;
     }
     let same_sign = a.above.leads_negative() == b.above.leads_negative();
-    *relation_a == if same_sign { *relation_b } else { flipped(*relation_b) }
+    *relation_a == if same_sign { *relation_b } else { relation_b.flipped() }
 }

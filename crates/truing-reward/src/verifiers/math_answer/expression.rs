@@ -68,6 +68,11 @@ impl Function {
         })
     }
 
+    /// Whether the order of its arguments does not count.
+    pub(super) fn is_symmetric(self) -> bool {
+        matches!(self, Self::Maximum | Self::Minimum | Self::Divisor | Self::Multiple)
+    }
+
     /// What `f^{-1}` means for a trigonometric function.
     pub(super) fn inverse(self) -> Option<Self> {
         match self {

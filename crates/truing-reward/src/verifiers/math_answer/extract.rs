@@ -75,8 +75,8 @@ pub(super) fn truth(word: &str) -> Option<&'static str> {
 pub(super) fn truth_said(text: &str) -> Option<&'static str> {
     static SAID: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
-            r"(?i)^\W*(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:(?:the|this|that)\s+(?:given\s+)?(?:statement|claim|assertion|proposition|equation|inequality|conjecture)\s+is\s+)?",
-            r"(?P<said>true|false|yes|no)\W*$",
+            r"(?i)^\W*(?:(?:since|because|as)\b[^.;\n]{1,200},\s+)?(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:(?:the|this|that)\s+(?:given\s+)?(?:statement|claim|assertion|proposition|equation|inequality|conjecture)\s+is\s+)?",
+            r"(?:(?P<said>true|false|yes|no)|(?P<yes>yes),\s+\w+\s+(?:is|are|does|do|can|will)|(?P<no>no),\s+\w+\s+(?:is|are|does|do|can|will)\s*(?:not|n['\u{2019}]t))\W*$",
         ))
     });
     let text = &*reply(text);
@@ -90,7 +90,9 @@ pub(super) fn truth_said(text: &str) -> Option<&'static str> {
     if text[..start].trim_end().ends_with('?') && start > 0 {
         return None;
     }
-    SAID.captures(&text[start..]).and_then(|found| truth(&found["said"]))
+    let found = SAID.captures(&text[start..])?;
+    let said = found.name("said").or_else(|| found.name("yes")).or_else(|| found.name("no"))?;
+    truth(said.as_str())
 }
 
 /// The letter of `D`, `(D)`, `option D`, `D) Paris`.
@@ -432,6 +434,14 @@ fn is_join(between: &str) -> bool {
             r"[\s*$:]*$",
         ))
     });
+    // "Boys: 3, girls: 4"
+    static NAMED: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?i)^[\s$.}*]*[,;]\s*(?:and\s+)?([a-z]{3,}):[\s$*]*$"));
+    const CORRECTS: &str =
+        "final answer correct corrected total check actually revised new result rather wait";
+    if NAMED.captures(between).is_some_and(|name| !wording::lists(CORRECTS, &name[1].to_lowercase())) {
+        return true;
+    }
     let label = LABEL.replace(between, "");
     let bare = label.replace("\\text", "").replace("\\quad", "").replace("\\qquad", "");
     let bare = bare.replace(['$', ' ', '\n', ',', ';', '/', '{', '}', '*', '\\', '-'], "");

@@ -47,7 +47,17 @@ impl Parser {
         while self.take(',') {
             arguments.push(self.sum()?);
         }
-        (self.take(close) && arguments.len() <= 16).then(|| Expr::Call(function, arguments))
+        (self.take(close) && arguments.len() <= 16).then_some(Expr::Call(function, arguments))
+    }
+
+    /// The arguments of `C(10, 3)` as a binomial coefficient.
+    pub(super) fn combinations(&mut self) -> Option<Expr> {
+        let [open, above, comma, below, close, ..] = self.tokens.get(self.at..)? else { return None };
+        let (above, below) = (above.whole()?.value.clone(), below.whole()?.value.clone());
+        (open.is('(') && comma.is(',') && close.is(')')).then(|| {
+            self.at += 5;
+            Expr::Call(Function::Binomial, vec![Expr::Number(above), Expr::Number(below)])
+        })
     }
 
     fn two_arguments(&mut self, is_binomial: bool) -> Option<Expr> {

@@ -1,7 +1,10 @@
 //! Intervals, and sets of numbers as their intervals.
 
+use num_rational::BigRational;
+use num_traits::Signed;
+
 use super::compare::normal;
-use super::expression::Expr;
+use super::expression::{Expr, Function};
 use super::structure::{Answer, Value};
 use super::token::Relation;
 
@@ -22,7 +25,48 @@ pub(super) fn pieces(answer: &Answer) -> Option<Vec<Answer>> {
             }
             _ => None,
         },
+        Answer::Chain(sides, relations) if has_absolute(answer) => around(sides, relations),
         answer => as_interval(answer).map(|interval| vec![interval]),
+    }
+}
+
+/// Whether an inequality is one of an absolute value.
+pub(super) fn has_absolute(answer: &Answer) -> bool {
+    let absolute = |side: &Expr| matches!(side, Expr::Call(Function::Absolute, _));
+    matches!(answer, Answer::Chain(sides, _) if sides.len() == 2 && sides.iter().any(absolute))
+}
+
+/// `|x - 1| < 2`: what is nearer to a point, or farther from it.
+fn around(sides: &[Expr], relations: &[Relation]) -> Option<Vec<Answer>> {
+    let (inner, bound, relation) = match (sides, relations) {
+        ([Expr::Call(Function::Absolute, inner), bound], [relation]) => (inner, bound, *relation),
+        ([bound, Expr::Call(Function::Absolute, inner)], [relation]) => (inner, bound, relation.flipped()),
+        _ => return None,
+    };
+    let name = std::cell::Cell::new(None);
+    inner[0].any(&|part| {
+        let is_name = matches!(part, Expr::Variable(_));
+        if is_name {
+            name.set(Some(part.clone()));
+        }
+        is_name
+    });
+    let center = Expr::Sum(vec![name.into_inner()?, Expr::Negative(Box::new(inner[0].clone()))]);
+    let center = normal(&center)?.rational()?;
+    let bound = normal(bound)?.rational().filter(BigRational::is_positive)?;
+    let end = |value: BigRational| Box::new(Answer::Value(Value::bare(Expr::Number(value))));
+    let infinite = Box::new(Answer::Value(Value::bare(Expr::Infinity)));
+    let below = Box::new(Answer::Value(Value::bare(Expr::Negative(Box::new(Expr::Infinity)))));
+    let (low, high) = (end(&center - &bound), end(&center + &bound));
+    let closed = matches!(relation, Relation::LessEqual | Relation::GreaterEqual);
+    let interval =
+        |low, high, low_closed, high_closed| Answer::Interval { low, high, low_closed, high_closed };
+    match relation {
+        Relation::Less | Relation::LessEqual => Some(vec![interval(low, high, closed, closed)]),
+        Relation::Greater | Relation::GreaterEqual => {
+            Some(vec![interval(below, low, false, closed), interval(high, infinite, closed, false)])
+        }
+        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::latex::GREEK;
 use super::plain::plain;
 use super::structure::{Answer, parse};
 use super::wording::{alters, lists};
@@ -19,7 +20,23 @@ const NEUTRAL: &str = "\
 
 /// What a text with labels says: a choice, parts in the order of their labels, or the value of a name.
 pub(super) fn labelled(text: &str) -> Option<Answer> {
-    choice(text).or_else(|| parts(text)).or_else(|| named(text)).or_else(|| ordinal(text))
+    choice(text)
+        .or_else(|| parts(text))
+        .or_else(|| named(text))
+        .or_else(|| ordinal(text))
+        .or_else(|| share(text))
+}
+
+/// `3 out of 10`, `1 in 6`: a share of all.
+fn share(text: &str) -> Option<Answer> {
+    static SHARE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"^[\s$]*(?:\\text\s*\{\s*)?(?:(?P<a>\d{1,9})[\s}]*(?:\\text\s*\{)?\s*out\s+of[\s}]*|1[\s}]*(?:\\text\s*\{)?\s*in[\s}]*)(?P<b>\d{1,9})[\s}$]*$",
+        )
+    });
+    let found = SHARE.captures(text)?;
+    let above = found.name("a").map_or("1", |above| above.as_str());
+    Some(parse(&format!("\\frac{{{above}}}{{{}}}", &found["b"])))
 }
 
 /// `(B) 12`, `B) 12`, `\textbf{(B)}\ \frac12`: the letter of a choice with what the choice says.
@@ -128,16 +145,17 @@ fn named(text: &str) -> Option<Answer> {
             r"|d[a-z]\s*/\s*d[a-z]\b|\\(?:mathbb|mathrm|operatorname|text)\s*\{\s*(?:E|P|Var|Pr|rank|tr|det|Area|area)\s*\}\s*(?:\\left)?\s*[(\[]",
             // f'(x), f^{-1}(x), f(g(2)), (f \circ g)(x), P(A \cap B), E[X]
             r"|(?:[fgh]|\(\s*[fgh]\s*\\circ\s*[fgh]\s*\))(?:'{1,3}|\^\{?-1\}?|\^\{?\(\w\)\}?)?(?:\\left)?\(.*\)$",
-            r"|[PE](?:\\left)?[(\[][A-Z|,\s\\{}a-z^']*(?:\\right)?[)\]]$|\\?\|\s*(?:\\vec|\\overrightarrow|[A-Z]\s*(?:\\cup|\\cap|\\setminus)).*\|$",
+            r"|[PE](?:\\left)?[(\[][A-Z|,\s\\{}a-z^'<>=\d\x{2264}\x{2265}]*(?:\\right)?[)\]]$|\\?\|\s*(?:\\vec|\\overrightarrow|[A-Z]\s*(?:\\cup|\\cap|\\setminus)).*\|$",
             r"|[A-Z]\^)",
         ))
     });
     let text = text.trim().trim_matches('$').trim();
     let at = only_equals(text)?;
     let (name, value) = (text[..at].trim(), text[at + 1..].trim());
+    let outside = without_brackets(&name.replace("\\left", "").replace("\\right", ""));
     let is_name = NAME.is_match(name)
-        && !name.contains(['<', '>', '!', '\u{2260}', '\u{2264}', '\u{2265}'])
-        && !["\\ne", "\\le", "\\ge", "\\lt", "\\gt", "\\not"].iter().any(|sign| name.contains(sign));
+        && !outside.contains(['<', '>', '!', '\u{2260}', '\u{2264}', '\u{2265}'])
+        && !["\\ne", "\\le", "\\ge", "\\lt", "\\gt", "\\not"].iter().any(|sign| outside.contains(sign));
     if !is_name || value.is_empty() {
         return None;
     }
@@ -153,6 +171,16 @@ fn named(text: &str) -> Option<Answer> {
         }
         _ => None,
     }
+}
+
+/// A text without what stands in round or square brackets.
+fn without_brackets(text: &str) -> String {
+    let mut depth = 0_i32;
+    let kept = |letter: &char| {
+        depth += i32::from(matches!(letter, '(' | '[')) - i32::from(matches!(letter, ')' | ']'));
+        depth <= 0
+    };
+    text.chars().filter(kept).collect()
 }
 
 /// Where the one equals sign of a text is that stands outside of all brackets.
@@ -194,7 +222,8 @@ fn ordinal(text: &str) -> Option<Answer> {
 /// value of `x`.
 pub(super) fn same_name(a: &str, b: &str) -> bool {
     let is_worded = |name: &str| {
-        name.starts_with(':') || name.chars().count() > 2 && name.chars().all(|c| c.is_ascii_alphabetic())
+        let is_word = name.chars().count() > 2 && name.chars().all(|c| c.is_ascii_alphabetic());
+        name.starts_with(':') || is_word && !lists(GREEK, name)
     };
     match (is_worded(a), is_worded(b)) {
         (false, false) => {

@@ -15,7 +15,7 @@ const TEXT: &str = "\
 /// Commands that only change how their argument looks.
 const STYLE: &str = "\
     mathbf mathit mathcal boldsymbol bm boxed fbox underline mathnormal ensuremath displaylines";
-const GREEK: &str = "\
+pub(super) const GREEK: &str = "\
     alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho \
     sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Omega ell";
 
@@ -99,6 +99,11 @@ impl Lexer {
     }
 
     fn named_command(&mut self, name: &str) -> Option<()> {
+        if let Some(kind) = relation(name).map(Kind::Relation).or_else(|| currency(name).map(Kind::Currency))
+        {
+            self.push(kind);
+            return Some(());
+        }
         match name {
             "left" | "right" if self.peek(0) == Some('.') => {
                 self.at += 1;
@@ -126,11 +131,7 @@ impl Lexer {
             "mp" => self.push(Kind::Symbol('\u{2213}')),
             "circ" | "degree" | "degrees" => self.degree()?,
             "angle" => self.angle()?,
-            "vec" | "overrightarrow" | "hat" | "widehat" | "bar" => {
-                let content = self.argument()?;
-                let is_name = content.len() <= 3 && content.chars().all(|c| c.is_ascii_alphabetic());
-                is_name.then(|| self.push(Kind::Letter(format!("{name} {content}"))))?;
-            }
+            "vec" | "overrightarrow" | "hat" | "widehat" | "bar" => self.accented(name)?,
             "cup" => self.push(Kind::Symbol('\u{222a}')),
             "cap" => self.push(Kind::Symbol('\u{2229}')),
             "setminus" | "backslash" => self.push(Kind::Symbol('\u{2216}')),
@@ -148,17 +149,6 @@ impl Lexer {
             "prime" => self.push(Kind::Symbol('\'')),
             "lor" | "vee" => self.push(Kind::Word("or".into())),
             "land" | "wedge" => self.push(Kind::Word("and".into())),
-            "le" | "leq" | "leqslant" => self.push(Kind::Relation(Relation::LessEqual)),
-            "ge" | "geq" | "geqslant" => self.push(Kind::Relation(Relation::GreaterEqual)),
-            "lt" => self.push(Kind::Relation(Relation::Less)),
-            "gt" => self.push(Kind::Relation(Relation::Greater)),
-            "ne" | "neq" => self.push(Kind::Relation(Relation::NotEqual)),
-            "approx" => self.push(Kind::Relation(Relation::Approximate)),
-            "in" => self.push(Kind::Relation(Relation::In)),
-            "dollar" => self.push(Kind::Currency("USD")),
-            "euro" => self.push(Kind::Currency("EUR")),
-            "pounds" => self.push(Kind::Currency("GBP")),
-            "yen" => self.push(Kind::Currency("\u{a5}")),
             "percent" => self.push(Kind::Symbol('%')),
             "varnothing" => self.name("emptyset"),
             "imath" => self.push(Kind::Letter("i".into())),
@@ -185,6 +175,13 @@ impl Lexer {
             _ => return None,
         }
         Some(())
+    }
+
+    /// `\vec{v}` as one name.
+    fn accented(&mut self, accent: &str) -> Option<()> {
+        let content = self.argument()?;
+        let is_name = content.len() <= 3 && content.chars().all(|c| c.is_ascii_alphabetic());
+        is_name.then(|| self.push(Kind::Letter(format!("{accent} {content}"))))
     }
 
     /// `\angle ABC` as one name.
@@ -224,4 +221,29 @@ impl Lexer {
         self.push(Kind::Symbol('\u{b0}'));
         Some(())
     }
+}
+
+/// The currency of a command.
+fn currency(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "dollar" => "USD",
+        "euro" => "EUR",
+        "pounds" => "GBP",
+        "yen" => "\u{a5}",
+        _ => return None,
+    })
+}
+
+/// The relation of a command.
+fn relation(name: &str) -> Option<Relation> {
+    Some(match name {
+        "le" | "leq" | "leqslant" => Relation::LessEqual,
+        "ge" | "geq" | "geqslant" => Relation::GreaterEqual,
+        "lt" => Relation::Less,
+        "gt" => Relation::Greater,
+        "ne" | "neq" => Relation::NotEqual,
+        "approx" => Relation::Approximate,
+        "in" => Relation::In,
+        _ => return None,
+    })
 }

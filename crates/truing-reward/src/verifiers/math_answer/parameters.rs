@@ -10,6 +10,9 @@ const INTEGERS: [&str; 5] = ["k", "n", "m", "l", "t"];
 /// Names of constants of integration.
 const CONSTANTS: [&str; 5] = ["C", "c", "K", "k", "C_1"];
 
+/// Names of variables of integration.
+const VARIABLES: [&str; 7] = ["x", "t", "u", "y", "z", "s", "theta"];
+
 /// The answer with its parameter named as in the reference, where each of the two has one that the other has not.
 pub(super) fn renamed(answer: &Answer, reference: &Answer) -> Option<Answer> {
     let (own, wanted) = (names(answer), names(reference));
@@ -22,7 +25,8 @@ pub(super) fn renamed(answer: &Answer, reference: &Answer) -> Option<Answer> {
     let are = |known: &[&str]| known.contains(&from.as_str()) && known.contains(&to.as_str());
     let is_period = |answer: &Answer| any(answer, &|part| *part == Expr::Pi) || own.contains("mathbbZ");
     let is_period = is_period(answer) && is_period(reference);
-    let is_integral = || own.len() > 1 && is_added(answer, &from) && is_added(reference, &to);
+    let has_variable = own.iter().any(|name| VARIABLES.contains(&name.as_str()));
+    let is_integral = || has_variable && is_added(answer, &from) && is_added(reference, &to);
     (are(&INTEGERS) && is_period || are(&CONSTANTS) && is_integral()).then(|| with_name(answer, &from, &to))
 }
 
@@ -63,7 +67,7 @@ fn any(answer: &Answer, wanted: &impl Fn(&Expr) -> bool) -> bool {
     found
 }
 
-/// The names of variables in an answer, on the left of an assignment too.
+/// The names of variables in an answer, and of integers on the left of an assignment.
 fn names(answer: &Answer) -> BTreeSet<String> {
     let found = std::cell::RefCell::new(BTreeSet::new());
     any(answer, &|part| {
@@ -78,7 +82,9 @@ fn names(answer: &Answer) -> BTreeSet<String> {
         answer => std::slice::from_ref(answer),
     };
     for member in members {
-        if let Answer::Assigned(name, _) = member {
+        if let Answer::Assigned(name, _) = member
+            && INTEGERS.contains(&name.as_str())
+        {
             found.insert(name.clone());
         }
     }

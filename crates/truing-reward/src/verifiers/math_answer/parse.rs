@@ -120,7 +120,10 @@ impl Parser {
             // Two numbers side by side are no product.
             Kind::Number(_) => {
                 self.at > 0
-                    && matches!(&self.tokens[self.at - 1].kind, Kind::Letter(_) | Kind::Symbol(')' | '}'))
+                    && matches!(
+                        &self.tokens[self.at - 1].kind,
+                        Kind::Letter(_) | Kind::Symbol(')' | '}' | '!')
+                    )
             }
             Kind::Letter(_) => true,
             Kind::Word(word) => is_variables(word),
@@ -136,8 +139,22 @@ impl Parser {
 
     /// A primary with its exponent and signs after it.
     pub(super) fn factor(&mut self) -> Option<Expr> {
+        if let Some(letters) = self.raised_letters() {
+            self.at += 1;
+            let mut factors: Vec<Expr> = letters.chars().map(|letter| constant(letter.to_string())).collect();
+            let last = factors.pop()?;
+            factors.push(self.postfix(last)?);
+            return product(factors);
+        }
         let base = self.primary()?;
         self.postfix(base)
+    }
+
+    /// The letters of `xy` before an exponent or a sign, which belongs to the last of them.
+    fn raised_letters(&self) -> Option<String> {
+        let word = self.peek()?.word().filter(|word| is_variables(word))?;
+        let next = self.tokens.get(self.at + 1)?;
+        (next.is('^') || next.is('!') || next.is('%')).then(|| word.to_owned())
     }
 
     fn postfix(&mut self, mut value: Expr) -> Option<Expr> {
@@ -204,6 +221,7 @@ impl Parser {
         self.at += 1;
         match token.kind {
             Kind::Number(number) => self.number(number),
+            Kind::Letter(name) if name == "C" => self.combinations().or_else(|| self.variable(name)),
             Kind::Letter(name) => self.variable(name),
             Kind::Word(word) if is_variables(&word) => {
                 product(word.chars().map(|letter| constant(letter.to_string())).collect())

@@ -147,7 +147,9 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
         return number_said(corrected, true).filter(|found| is_mathematics(found));
     }
     static SOLUTIONS: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(r"(?i)^(?:the\s+)?(?:two\s+|real\s+)?(?:solutions|roots|zeros)\s+are\s*:?\s*")
+        pattern(
+            r"(?i)^(?:the\s+)?(?:two\s+|real\s+)?(?:solutions|roots|zeros|eigenvalues|answers|values)\s+are\s*:?\s*",
+        )
     });
     let formula = without_introduction(sentence);
     let formula = trimmed(SOLUTIONS.find(formula).map_or(formula, |found| &formula[found.end()..]));
@@ -245,7 +247,7 @@ static PREMISE: LazyLock<Regex> = LazyLock::new(|| {
         r"|(?:we\s+(?:know|are\s+(?:given|told)|have\s+to|need\s+to|must|should|can|could|then|now|next|will)|it\s+is\s+(?:given|known)|given\s+(?:that|is|are)|the\s+(?:problem|question)\s+(?:says|states|tells|gives))",
         r"|(?:guess(?:ed)?|(?:some|most|many|other)\s+(?:people|students)\s+(?:would\s+)?(?:answer|say|think|get))",
         r"|probably|likely|presumably|apparently|supposedly|extraneous|short|lacks?|missing|away\s+from|off\s+by)\b",
-        r"|\b(?:used\s+to|no\s+longer)\b|\b(?:one|another)\s+(?:such\s+|possible\s+|of\s+the\s+)*(?:solution|root|value|option|answer|candidate|possibility)s?\b|\bpossible\s+(?:value|answer|solution|option)s?\b",
+        r"|\b(?:used\s+to|no\s+longer|infinitely\s+many|one\s+such\s+\w+|counterexample)\b|\be\.g\.|\b(?:one|another)\s+(?:such\s+|possible\s+|of\s+the\s+)*(?:solution|root|value|option|answer|candidate|possibility)s?\b|\bpossible\s+(?:value|answer|solution|option)s?\b",
         r"|^\W*(?:let|suppose|assume|recall|consider|next|note|imagine|remark|check|checking|verify|verification|proof|sanity|to\s+(?:check|verify|confirm))\b",
         r"|^\W*(?:before|without|excluding|not\s+counting|ignoring|besides|apart\s+from|except)\b",
     ))
@@ -275,6 +277,16 @@ fn has_rivals(sentence: &str) -> bool {
     static GROUNDS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"(?i)^\W*(?:since|because|as|which|who|where|when|while|whereas|given|each|for)\b")
     });
+    static PAIR: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)\bfirst\b[^.]*\d[^.]*\b(?:second|other)\b[^.]*\d|\bone\b[^.]*\d[^.]*\bthe\s+other\b[^.]*\d",
+            r"|\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d[^.]*\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d",
+            r"|\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d[^.]*\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d",
+        ))
+    });
+    if PAIR.is_match(sentence) && !sentence.contains(" so ") {
+        return true;
+    }
     if sentence.contains('=') || sentence.contains(" equals ") || !spans(sentence).is_empty() {
         return false;
     }
@@ -308,6 +320,9 @@ fn of_equation(sentence: &str) -> Option<Option<String>> {
         return None;
     }
     let after = &sentence[at + 1 + pieces[to].start + pieces[to].text.len()..];
+    if MODULUS.is_match(after) {
+        return Some(None);
+    }
     let end = after.find(|c: char| is_digit(c) || matches!(c, ',' | ';'))?;
     let words = after[..end].trim_end_matches(['$', '\\', ' ']);
     let words = words.rsplit_once(' ').filter(|_| after[..end].ends_with(' ')).map_or("", |(kept, _)| kept);
@@ -356,7 +371,11 @@ fn is_sentence_end(text: &str, at: usize, letter: char) -> bool {
         text[at + letter.len_utf8()..].trim_start_matches(['*', '_', '"', ')', '\u{201d}']).chars().next();
     match letter {
         '\n' | '\u{3002}' | '\u{ff01}' | '\u{ff1f}' | '\u{ff1b}' => true,
-        '.' | '?' => next.is_none_or(char::is_whitespace),
+        '.' | '?' => {
+            let is_short =
+                ["e.g", "i.e", "approx", "resp", "cf"].iter().any(|word| text[..at].ends_with(word));
+            next.is_none_or(char::is_whitespace) && !is_short
+        }
         // A factorial ends no sentence.
         '!' => {
             next.is_none_or(char::is_whitespace)
@@ -409,6 +428,8 @@ pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
         || after.starts_with('\u{2026}')
         || is_share(&found) && SHARE_OF.is_match(after)
         || NAMED.is_match(before)
+        || MODULUS.is_match(after)
+        || is_equation && CASE.is_match(before)
     {
         return None;
     }
@@ -422,6 +443,13 @@ static NAMED: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)\b(?:steps?|questions?|problems?|exercises?|equations?|footnotes?|notes?|theorems?|lemmas?|attempts?|appendix|figures?|sections?|versions?)",
         r"\s*(?:no\.|number|\x23)?\s*[(*$]*$",
     ))
+});
+
+/// A modulus after a number, which is then a residue.
+static MODULUS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^[\s$]*\(?\s*\\?[pb]?mod\b"));
+/// Words before an equation that make of it the case that the sentence is about: "for n = 18".
+static CASE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"(?i)(?:^|[,;]\s)\W*(?:for|when|if|with|taking|setting|trying|try|say)\s+\W*$")
 });
 
 /// "of the total" after a percentage.

@@ -34,7 +34,7 @@ static STATEMENT: LazyLock<Regex> = LazyLock::new(|| {
 static FOREIGN: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)(?:答案|答え|正解)(?:应该|应当|应|就|肯定|确实|也)*\s*(?P<no>不是|并非|不为|不等于)?\s*(?:(?:是|为|為|は|即)\s*[:\u{ff1a}]?|等于|[:\u{ff1a}=])?",
-        r"|答\s*[:\u{ff1a}]",
+        r"|答\s*[:\u{ff1a}]|\b(?:đ|\x{110})áp\s+(?:án|số)\s*(?:cuối\s+cùng\s+)?(?:là\b|:)",
         r"|(?:정답|답)은\s*|\bответ[*_]*\s*[:\u{2014}][\s*_]*",
         r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?(?:\b(?:es|est|ist|lautet)\b|\s[\u{e9}\u{e8}]\s|:)",
         r"|\b(?:die\s+l\x{f6}sung|das\s+ergebnis|la\s+soluci\x{f3}n|el\s+resultado|le\s+r\x{e9}sultat|o\s+resultado|il\s+risultato)(?:\s+final)?\s*(?:(?:es|est|ist|lautet)\b|\s[\x{e9}\x{e8}]\s|:)",
@@ -55,7 +55,7 @@ pub(super) static CUE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?im)(?:^|[\n.!?;:,(\u{2014}\u{2013}\u{3002}\u{ff01}\u{ff0c}\u{ff08}]|\s-+|\.\.\.|\b(?:so|hmm|but|oh|and|well|ah)\b)[\s*_]*",
         r"(?:",
-        r"(?:(?:no|non|nein|нет)\s*(?:[,.!\u{2014}\u{2013}-]|\bwait\b)|wait\b|hold\s+on\b|oops\b|actually\s*,|correction\b|corrected\s*:|(?:i\s+am\s+|i['\u{2019}]m\s+)?sorry\b|i\s+apologi[sz]e\b|my\s+mistake\b|scratch\s+that\b|on\s+second\s+thought\b|(?:edit|typo)\s*:",
+        r"(?:(?:no|non|nein|нет)\s*(?:[,.!\u{2014}\u{2013}-]|\bwait\b)|wait\b|hold\s+on\b|oops\b|actually\s*,|correction\b|corrected\s*:|(?:i\s+am\s+|i['\u{2019}]m\s+)?sorry\b|i\s+apologi[sz]e\b|my\s+mistake\b|scratch\s+that\b|(?:on\s+second\s+thought|(?:up)?on\s+(?:further\s+)?reflection|on\s+closer\s+inspection)\b|(?:edit|typo)\s*:",
         r"|revised\s*:|espera\b|perd\x{f3}n\b|correcci\x{f3}n\b|attendez\b|pardon\b|warte\b|korrektur\b|подожд\w*|等等|等一下|不对|不對|更正|修正|いや|いえ|訂正|待って)",
         r"(?:[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}-]*(?:(?:no|non|nein|wait|hold\s+on|espera|attendez|warte|sorry|i\s+meant|i\s+mean|make\s+(?:it|that)|it['\u{2019}]s|it\s+is|that['\u{2019}]s|there\s+are|es\s+ist|es|c['\u{2019}]est|应该是|應該是|是)(?:\b|[\s:\u{ff1a}]|$|\B)))*[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}*_-]*",
         r"|i\s+(?:have\s+|['\u{2019}]ve\s+)?(?:made|forgot|miscounted|misread|miscalculated)\b",
@@ -175,8 +175,8 @@ enum Statement {
     Nothing,
 }
 
-/// The last answer that is stated in words.
-pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
+/// The places where a text states, denies or corrects an answer, in their order.
+fn marks(text: &str, has_earlier: bool) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     for captures in STATEMENT.captures_iter(text).chain(FOREIGN.captures_iter(text)) {
         let denies = captures.name("no").is_some() || captures.name("not").is_some();
@@ -202,6 +202,12 @@ pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
         }
     }
     marks.sort_unstable_by_key(|mark| (mark.end, mark.corrects));
+    marks
+}
+
+/// The last answer that is stated in words.
+pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
+    let marks = marks(text, has_earlier);
     let n_marks = marks.len();
     let (mut has_denied, mut has_cue, mut remark) = (false, false, None);
     for (at, mark) in marks.into_iter().enumerate().rev().take(N_STATEMENTS) {
@@ -391,7 +397,13 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     if sentence.is_empty() {
         return Statement::Nothing;
     }
-    if LEFT_OUT.is_match(&whole) || is_rate_of_another(rest, &sentence) {
+    // "41 and to question 2 is 42"
+    static SECOND: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?i)\b(?:and|while)\s+(?:(?:the\s+answer\s+)?(?:to|for|of)\s+)?(?:the\s+)?(?:question|part|problem|second|other)\b[^.]*\b(?:is|are)\b",
+        )
+    });
+    if SECOND.is_match(&sentence) || LEFT_OUT.is_match(&whole) || is_rate_of_another(rest, &sentence) {
         return Statement::Denies;
     }
     if sentence != whole && is_mathematics(&sentence) {

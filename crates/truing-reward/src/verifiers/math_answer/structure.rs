@@ -1,6 +1,5 @@
 //! What an answer is: a value, a tuple, a set, an interval, a relation, a matrix or plain text.
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -8,6 +7,7 @@ use regex::Regex;
 use super::calendar;
 use super::expression::Expr;
 use super::labels;
+use super::notation::in_one_notation;
 use super::number_words;
 use super::parse::{expression, is_variables};
 use super::plain::plain;
@@ -98,55 +98,9 @@ pub(super) fn parse(text: &str) -> Answer {
     if let Some(found) = labels::labelled(text) {
         return found;
     }
-    let repeating = repeating(text);
-    let text = &*turned_brackets(&repeating);
+    let text = &*in_one_notation(text);
     let found = tokens(text).filter(|tokens| !tokens.is_empty()).and_then(|tokens| answer(&tokens, 0));
     found.unwrap_or_else(|| Answer::Text(plain(text)))
-}
-
-/// `0.\dot{3}` and `0.(3)` with a line over what repeats.
-fn repeating(text: &str) -> Cow<'_, str> {
-    static DOTTED: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(r"(?P<start>\d\.\d*)\\dot\s*\{?(?P<a>\d)\}?(?:(?P<b>\d*)\\dot\s*\{?(?P<c>\d)\}?)?")
-    });
-    static BRACKET: LazyLock<Regex> =
-        LazyLock::new(|| pattern(r"^(?P<start>[\s$-]*\d+\.)\((?P<a>\d{1,9})\)(?P<rest>[\s$]*)$"));
-    if text.contains("\\dot") {
-        DOTTED.replace_all(text, "$start\\overline{$a$b$c}")
-    } else {
-        BRACKET.replace(text, "$start\\overline{$a}$rest")
-    }
-}
-
-/// `]2,5[` and `[2,5[` with round brackets where a square one is turned around; else the text as it is.
-fn turned_brackets(text: &str) -> Cow<'_, str> {
-    let mut turned = String::new();
-    let (mut start, mut any) = (None, false);
-    for (at, letter) in text.char_indices() {
-        match (letter, start) {
-            ('[' | ']', None) => {
-                start = Some(at + 1);
-                any |= letter == ']';
-                turned.push(if letter == ']' { '(' } else { '[' });
-            }
-            ('[' | ']', Some(from)) => {
-                let inner = text[from..at].trim_end_matches("\\right").trim_end_matches("\\left");
-                let is_pair = |mark: char| {
-                    inner.split_once(mark).is_some_and(|(low, high)| {
-                        !high.contains(mark) && !low.trim().is_empty() && !high.trim().is_empty()
-                    })
-                };
-                if !(is_pair(';') || is_pair(',')) {
-                    return text.into();
-                }
-                start = None;
-                any |= letter == '[';
-                turned.push(if letter == '[' { ')' } else { ']' });
-            }
-            _ => turned.push(letter),
-        }
-    }
-    if any && start.is_none() { turned.into() } else { text.into() }
 }
 
 /// The places of tokens outside of all brackets that fulfil a condition.

@@ -26,6 +26,19 @@ pub(super) enum Relation {
     In,
 }
 
+impl Relation {
+    /// The relation from right to left.
+    pub(super) fn flipped(self) -> Self {
+        match self {
+            Self::Less => Self::Greater,
+            Self::LessEqual => Self::GreaterEqual,
+            Self::Greater => Self::Less,
+            Self::GreaterEqual => Self::LessEqual,
+            other => other,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NumberToken {
     pub(super) value: BigRational,
@@ -122,6 +135,10 @@ pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
 pub(super) fn narrow(letter: char) -> char {
     match letter {
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(letter as u32 - 0xfee0).unwrap_or(letter),
+        // Arabic and Indian digits.
+        '\u{660}'..='\u{669}' => char::from(b'0' + (letter as u32 - 0x660) as u8),
+        '\u{6f0}'..='\u{6f9}' => char::from(b'0' + (letter as u32 - 0x6f0) as u8),
+        '\u{966}'..='\u{96f}' => char::from(b'0' + (letter as u32 - 0x966) as u8),
         '\u{3000}' | '\u{a0}' | '\u{2009}' | '\u{202f}' | '\u{2007}' | '\u{2002}' | '\u{2003}' => ' ',
         '\u{2212}' | '\u{2013}' | '\u{2014}' | '\u{2010}' | '\u{2011}' | '\u{fe63}' => '-',
         '\u{3001}' => ',',
@@ -368,6 +385,12 @@ impl Lexer {
 
     fn number(&mut self) -> Option<()> {
         let rest = &self.text[self.at..];
+        // `0x1F` and `0b101` are numerals of other bases.
+        if let ['0', 'x' | 'X' | 'b' | 'o', next, ..] = rest
+            && next.is_ascii_hexdigit()
+        {
+            return None;
+        }
         let commas = self.depth == 0;
         let (mut digits, mut length) = numerals::grouped(rest, commas);
         let mut decimals = 0_i64;
