@@ -435,6 +435,11 @@ impl Algebra {
         }
         let Some(argument) = arguments.first() else { return Err(Failure::Undefined) };
         match function {
+            Function::Factorial => {
+                if let Some(found) = self.shifted_factorial(argument)? {
+                    return Ok(found);
+                }
+            }
             Function::Binomial => {
                 if let Some(found) = self.binomial(argument, arguments.get(1))? {
                     return Ok(found);
@@ -442,6 +447,9 @@ impl Algebra {
                 let Some(below) = arguments.get(1) else { return Err(Failure::Undefined) };
                 let minus = Fraction { above: below.above.scaled(&-BigRational::one()), ..below.clone() };
                 let rest = self.sum(argument, &minus)?;
+                if let Some(found) = self.binomial(argument, Some(&rest))? {
+                    return Ok(found);
+                }
                 let [all, chosen, rest] = [argument.clone(), below.clone(), rest]
                     .map(|count| self.call(Function::Factorial, vec![count]));
                 let orders = self.product(&chosen?, &rest?)?;
@@ -472,6 +480,21 @@ impl Algebra {
             _ => {}
         }
         Ok(Fraction::atom(Atom::Call(function, arguments)))
+    }
+
+    /// `(n + 2)!` as `(n + 2)(n + 1) n!`, and `(n - 1)!` as `n! / n`.
+    fn shifted_factorial(&mut self, argument: &Fraction) -> Result<Option<Fraction>> {
+        let constant = argument.above.0.get(&Monomial::new()).filter(|_| argument.below == Polynomial::one());
+        let shift = constant.filter(|it| it.is_integer()).and_then(|it| it.to_integer().to_i64());
+        let Some(shift) = shift.filter(|shift| (1..=8).contains(&shift.abs())) else { return Ok(None) };
+        let number = |value: i64| Fraction::number(BigRational::from_integer(value.into()));
+        let bare = self.sum(argument, &number(-shift))?;
+        let mut found = Fraction::atom(Atom::Call(Function::Factorial, vec![bare.clone()]));
+        for at in if shift > 0 { 1..=shift } else { shift + 1..=0 } {
+            let factor = self.sum(&bare, &number(at))?;
+            found = if shift > 0 { self.product(&found, &factor)? } else { self.quotient(&found, &factor)? };
+        }
+        Ok(Some(found))
     }
 
     /// `n` over a small whole number as a polynomial in n.

@@ -15,7 +15,7 @@ use crate::verifiers::pattern::pattern;
 /// Words directly before a box that deny it, bound it or take a part of it.
 static BEFORE_WORDS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)(?:\bno\s+es|\bn['\u{2019}]est\s+pas|\bnicht|\bне|\bn\x{e3}o\s+\x{e9}|\bnon\s+\x{e8}|\bминус|\bmindestens|\bh\x{f6}chstens|\bau\s+(?:moins|plus)|\bal\s+menos",
+        r"(?i)(?:\be\.g\.,?|\bno\s+es|\bn['\u{2019}]est\s+pas|\bnicht|\bне|\bn\x{e3}o\s+\x{e9}|\bnon\s+\x{e8}|\bминус|\bmindestens|\bh\x{f6}chstens|\bau\s+(?:moins|plus)|\bal\s+menos",
         r"|\banswer\b[^.]*\bat\s+(?:least|most)|^\W*at\s+(?:least|most)|^\W*up\s+to|\bmitad\s+de|\bmoiti\x{e9}\s+de|\bh\x{e4}lfte\s+(?:von|der)|половин\w*(?:\s+от)?|не\s+менее|не\s+более",
         r"|负|負|不是|并非|不为|至少|至多|最多|大于|小于|超过|不到|不等于|マイナス)\s*$",
     ))
@@ -23,8 +23,8 @@ static BEFORE_WORDS: LazyLock<Regex> = LazyLock::new(|| {
 /// Words of the sentence before a box by which it is no answer.
 static SUPPOSED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:would\s+have\s+been|might\s+think|refuse|(?:isn['\u{2019}]t|not)\s+true|no\s+(?:solution|answer)s?\b[^.]*\bbut|(?:form|format|template|instructions?|prompt|task)\s+(?:requires?|demands?|forces|wants)|other\s+student|not\s+even|in\s+the\s+example|for\s+example",
-        r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\b(?:instructions?|prompt|template)\s+(?:say|ask|want|require|tell)s?\b[^,;:]*$|^\W*(?:write|put|give|state)\b[^,;]*\b(?:format|form)[\s:$\\(*]*$|\b(?:like|such\s+as)[\s:$\\(*]*$|\bif\b[^.]*\bwould\s+be\s*$",
+        r"(?i)\b(?:would\s+have\s+been|might\s+think|refuse|(?:isn['\u{2019}]t|not)\s+true|no\s+(?:solution|answer)s?\b[^.]*\bbut|(?:template|placeholder|sample)\s+(?:is|looks|reads)|(?:form|format|template|instructions?|prompt|task)\s+(?:requires?|demands?|forces|wants)|other\s+student|not\s+even|in\s+the\s+example|for\s+example",
+        r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\b(?:instructions?|prompt|template)\s+(?:say|ask|want|require|tell)s?\b[^,;:]*$|^\W*(?:write|put|give|state)\b[^,;]*\b(?:format|form)[\s:$\\(*]*$|\b(?:like|such\s+as)[\s:$\\(*]*$|\bif\b[^.]*\bwould\s+be\s*$|^\W*(?:assume|suppose|imagine|pretend)\b[^,;]*$",
     ))
 });
 /// A name before a box that makes of it a guess or a bound.
@@ -46,6 +46,7 @@ static SAID_OF_BOX: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)^[\s$*_)\]}\\\x22]*(?:[a-z]+\s+)?(?:(?:is|are|was|were|seems?|looks?)\s+(?:too|out|outside|already|still|invalid|extraneous|rejected|excluded|negative|larger|smaller|greater|less|more|close|near|n['\u{2019}]t|no\b|not\b|never|an?\s+(?:guess|estimate|bound|typo|wrong|trap|distractor|extraneous))",
         r"|(?:does|do|did|would|could|should|can|will)\s*(?:not|n['\u{2019}]t)|cannot|can['\u{2019}]t|fails?\b|exceeds?\b|contradicts?\b|violates?\b)",
+        r"|^[\s$*_)\]}\\]*,?\s*which\s+(?:\w+\s+){0,3}?(?:discard|reject|exclude|eliminate|ignore|dismiss|rule)(?:d|ed)?\b",
         r"|^[\s$*_)\]}\\]*[,;]?\s*(?:but|however|although|though|except|yet)\b[^.\n]{0,60}\b(?:not|no|never|too|wrong|fails?|impossible|invalid|\w+n['\u{2019}]t)\b",
     ))
 });
@@ -70,6 +71,7 @@ static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)^[\s.,\x22]*(?:(?:es|est|ist|\x{e9}|\x{e8})\s+)?(?:incorrect[oa]|fals[oa]\b|faux\b|fausse\b|falsch\b|неверн|неправильн|errad[oa]\b|equivocad[oa]\b|ではな|ではあり|じゃな|是错|错误|是不对|不对|不正确|は間違|が間違)",
         r"|^\s*(?:万|萬|亿|億|千|百|倍|的|分之|分の|\u{3c0}|тыс|миллион|mil\b|mille\b|millones|millions?\b\s+d|tausend|millionen)",
+        r"|^[\s$*}]*(?:以上|以下|以内|以外|左右|多|不是|并不|并非)|^[^.\n]{0,10}\bbut\b[^.\n]{0,40}\b(?:says|gives|states|claims|has)\s+[$\\]*\d",
         r"|^\s*and\s+(?:\d|an?\s+(?:half|quarter|third)|half\b|one[\s-]|two[\s-]|three[\s-])",
         r"|^\s*(?:,\s*(?:or\b|\d)|\{,\}|\.\d|\?|:\s*\d|/\s*\d|[-+\u{2212}*\u{d7}]\s*\d)",
         r"|^[$\\) ]*[;,]\s*now\s+\d|^[ \t]*\w+\s+short\s+of\b|^[^.\n]{0,60}\bbut\s+the\s+(?:question|problem)\s+(?:asks|wants|is\s+about)\b",
@@ -275,7 +277,7 @@ fn before(text: &str) -> Before {
     let near = near.rsplit('\n').next().unwrap_or_default();
     let bare = without_openers(near);
     let sentence = bare.rsplit(['.', '?', '!', '\u{3002}']).next().unwrap_or(bare);
-    if near.trim_end_matches(['$', ' ']).ends_with("~~")
+    if near.matches("~~").count() % 2 == 1
         || near.rfind("<!--") > near.rfind("-->")
         || BEFORE_WORDS.is_match(bare)
         || SUPPOSED.is_match(sentence)
@@ -537,7 +539,8 @@ fn after_marks(text: &str, in_formula: bool, is_spaced: bool) -> Option<String> 
     }
     let word: String = text.chars().take_while(|c| c.is_alphabetic() && c.is_ascii()).collect();
     if word.is_empty() {
-        return Some(String::new());
+        let run: String = text.chars().take_while(|c| c.is_alphabetic()).collect();
+        return Some(if units::is_known(&run) { format!(" {run}") } else { String::new() });
     }
     let lower = word.to_lowercase();
     let unit = units::leading(text, false);

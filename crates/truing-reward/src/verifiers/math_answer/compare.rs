@@ -456,11 +456,26 @@ fn unwrapped(answer: &Answer) -> std::borrow::Cow<'_, Answer> {
     let values = if name.is_some() { &sides[1..] } else { &sides[..] };
     let Some(last) = values.last() else { return Cow::Borrowed(answer) };
     let constant = values.iter().all(|value| !value.has_variables());
-    if !constant || values.iter().any(|value| !same_expression(value, last)) {
+    let is_rounded = relations.last() == Some(&Relation::Approximate)
+        && values.len() > 1
+        && values[..values.len() - 1].iter().all(|value| same_expression(value, &values[0]))
+        && is_rounded(&values[0], last);
+    if !constant || !is_rounded && values.iter().any(|value| !same_expression(value, last)) {
         return Cow::Borrowed(answer);
     }
+    let last = if is_rounded { &values[0] } else { last };
     let value = Answer::Value(Value::bare(last.clone()));
     Cow::Owned(name.map_or(value.clone(), |name| Answer::Assigned(name, Box::new(value))))
+}
+
+/// Whether a decimal number is a value rounded at its last digit, of which there are at least two after the point.
+fn is_rounded(value: &Expr, decimal: &Expr) -> bool {
+    let (Some(value), Expr::Number(decimal)) = (normal(value), decimal) else { return false };
+    let value = value.rational().or_else(|| BigRational::from_float(numeric::real(&value)?));
+    let power = |places: u32| BigRational::from_integer(num_bigint::BigInt::from(10).pow(places));
+    let places = (2..=12).find(|places| (decimal * power(*places)).is_integer());
+    let (Some(value), Some(places)) = (value, places) else { return false };
+    (value - decimal).abs() * power(places) * BigRational::from_integer(2.into()) <= BigRational::one()
 }
 
 fn is_union(answer: &Answer) -> bool {

@@ -21,7 +21,7 @@ pub(super) fn is_taken_back(after: &str) -> bool {
         pattern(concat!(
             r"(?i)^[\s,;$*_)\]}\\]*(?:but|though|although|or)\s+(?:(?:it|this|that|\$?\d[\d.,]*)\s+)?",
             r"(?:could|might|may)\s+(?:also|(?:just\s+)?as\s+well|equally|well)\b",
-            r"|^[\s,;.$*_()\[\]}\\]*(?:not\s+really|just\s+kidding)\b",
+            r"|^[\s,;.!$*_()\[\]}\\]*(?:not\s+really|just\s+kidding)\b",
         ))
     });
     // The answer seems wrong, or it is not yet one.

@@ -56,8 +56,14 @@ pub(super) fn choice(text: &str) -> Option<String> {
         Marked::Found(answer) => letter_of(&answer),
         Marked::Refused => None,
         Marked::Nothing => {
-            let line = text.trim().lines().next_back()?;
-            let line = tail(line, MOST);
+            let mut lines = text.trim().lines().rev();
+            let line = tail(lines.next()?, MOST);
+            // The last of several options.
+            static OPTION: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\s*_(-]*[A-J][*_]*[.):]"));
+            let before = lines.find(|line| !line.trim().is_empty());
+            if OPTION.is_match(line) && before.is_some_and(|before| OPTION.is_match(before)) {
+                return None;
+            }
             let chosen = CHOSEN.captures_iter(line).last().and_then(|found| found.name("letter"));
             let is_right = RIGHT.captures(line).map(|found| found["letter"].to_owned());
             is_right.or_else(|| letter_of(chosen.map_or(line, |found| found.as_str())))
@@ -99,7 +105,7 @@ pub(super) fn truth_said(text: &str) -> Option<&'static str> {
 pub(super) fn letter_of(answer: &str) -> Option<String> {
     static LETTER: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+|选项|選項)?(?:(?P<d>[A-Ea-e])\)|\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z]))[}\s*_$.\u{3002}]*$",
+            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+|选项|選項)?(?:(?P<d>[A-Ea-e])\)|\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z])(?:\s+\((?P<z>[^()]*)\))?)[}\s*_$.\u{3002}]*$",
         )
     });
     static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
@@ -108,7 +114,11 @@ pub(super) fn letter_of(answer: &str) -> Option<String> {
         )
     });
     let found = LETTER.captures(answer)?;
-    let rest = found.name("x").or_else(|| found.name("y")).map_or("", |rest| rest.as_str());
+    let rest = found
+        .name("x")
+        .or_else(|| found.name("y"))
+        .or_else(|| found.name("z"))
+        .map_or("", |rest| rest.as_str());
     let rest = rest.strip_prefix([')', '.', ':']).unwrap_or(rest);
     let letter = found.name("a").or_else(|| found.name("b")).or_else(|| found.name("c"));
     let letter = letter.or_else(|| found.name("d"))?;

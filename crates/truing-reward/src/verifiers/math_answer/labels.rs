@@ -138,12 +138,12 @@ pub(super) fn before(text: &str) -> Option<String> {
 /// `\int_0^1 x\,dx = \frac12`, `\lim_{x \to 0} f(x) = 3`, `\frac{dy}{dx} = 2x`, `\vec{v} = (1, 2)`: what stands before
 /// the equals sign only names the value.
 fn named(text: &str) -> Option<Answer> {
+    // The fifth line: f'(x), f^{-1}(x), f(g(2)), (f \circ g)(x).
     static NAME: LazyLock<Regex> = LazyLock::new(|| {
         pattern(concat!(
             r"^(?:\\(?:i{1,3}nt|oint|lim|sum|prod|det|triangle|dim|deg|Pr)(?:[^a-zA-Z]|$)",
             r"|\\[dt]?frac\s*\{\s*(?:d|\\mathrm\s*\{\s*d\s*\}|\\partial)\s*\^?\{?\d?\}?\s*[a-z]?\s*\}\s*\{\s*(?:d|\\mathrm\s*\{\s*d\s*\}|\\partial)\s*[a-z]",
             r"|d[a-z]\s*/\s*d[a-z]\b|\\(?:mathbb|mathrm|operatorname|text)\s*\{\s*(?:E|P|Var|Pr|rank|tr|det|Area|area)\s*\}\s*(?:\\left)?\s*[(\[]",
-            // f'(x), f^{-1}(x), f(g(2)), (f \circ g)(x), P(A \cap B), E[X]
             r"|(?:[fgh]|\(\s*[fgh]\s*\\circ\s*[fgh]\s*\))(?:'{1,3}|\^\{?-1\}?|\^\{?\(\w\)\}?)?(?:\\left)?\(.*\)$",
             r"|[PE](?:\\left)?[(\[][A-Z|,\s\\{}a-z^'<>=\d\x{2264}\x{2265}]*(?:\\right)?[)\]]$|\\?\|\s*(?:\\vec|\\overrightarrow|[A-Z]\s*(?:\\cup|\\cap|\\setminus)).*\|$",
             r"|[A-Z]\^)",

@@ -312,7 +312,10 @@ const MILLIARD: &str = "\
 /// milliards of other languages. A word that stands for different powers in different languages (`billones`) has none.
 pub(super) fn multiplier(word: &str) -> Option<BigRational> {
     Some(match word {
-        "dozen" | "dozens" => BigRational::from_integer(12.into()),
+        "dozen" | "dozens" | "douzaine" | "douzaines" | "docena" | "docenas" | "dutzend" | "dozzina"
+        | "dozzine" | "d\u{fa}zia" | "d\u{fa}zias" | "tucet" | "дюжина" | "дюжины" | "дюжин" => {
+            BigRational::from_integer(12.into())
+        }
         "tens" => ten(1),
         "hundred" | "hundreds" => ten(2),
         "thousand" | "thousands" | "mil" | "mille" | "mila" | "tausend" => ten(3),

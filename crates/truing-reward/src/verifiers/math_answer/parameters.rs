@@ -23,11 +23,19 @@ pub(super) fn renamed(answer: &Answer, reference: &Answer) -> Option<Answer> {
     };
     let (from, to) = (only(&own, &wanted)?, only(&wanted, &own)?);
     let are = |known: &[&str]| known.contains(&from.as_str()) && known.contains(&to.as_str());
-    let is_period = |answer: &Answer| any(answer, &|part| *part == Expr::Pi) || own.contains("mathbbZ");
-    let is_period = is_period(answer) && is_period(reference);
+    let is_period = own.contains("mathbbZ") || is_period(answer, &from) && is_period(reference, &to);
     let has_variable = own.iter().any(|name| VARIABLES.contains(&name.as_str()));
     let is_integral = || has_variable && is_added(answer, &from) && is_added(reference, &to);
     (are(&INTEGERS) && is_period || are(&CONSTANTS) && is_integral()).then(|| with_name(answer, &from, &to))
+}
+
+/// Whether a name is multiplied by π.
+fn is_period(answer: &Answer, name: &str) -> bool {
+    let is_name = |part: &Expr| matches!(part, Expr::Variable(other) if other == name);
+    any(answer, &|part| match part {
+        Expr::Product(_) | Expr::Quotient(..) => part.has_pi() && part.any(&is_name),
+        _ => false,
+    })
 }
 
 /// Whether a name is a term of a sum and occurs nowhere else.

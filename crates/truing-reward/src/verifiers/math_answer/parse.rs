@@ -119,7 +119,9 @@ impl Parser {
         match &token.kind {
             // Two numbers side by side are no product.
             Kind::Number(_) => {
+                // `7 R 3` is a quotient with its remainder.
                 self.at > 0
+                    && !(token.spaced && matches!(self.tokens[self.at - 1].kind, Kind::Letter(_)))
                     && matches!(
                         &self.tokens[self.at - 1].kind,
                         Kind::Letter(_) | Kind::Symbol(')' | '}' | '!')

@@ -138,6 +138,7 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
         || PREMISE.is_match(sentence)
         || clause::is_of_another(sentence)
         || ABOUT.is_match(sentence)
+        || names_pair(sentence)
         || gives_up(sentence)
         || gives_up(head(following))
     {
@@ -247,7 +248,7 @@ static PREMISE: LazyLock<Regex> = LazyLock::new(|| {
         r"|(?:we\s+(?:know|are\s+(?:given|told)|have\s+to|need\s+to|must|should|can|could|then|now|next|will)|it\s+is\s+(?:given|known)|given\s+(?:that|is|are)|the\s+(?:problem|question)\s+(?:says|states|tells|gives))",
         r"|(?:guess(?:ed)?|(?:some|most|many|other)\s+(?:people|students)\s+(?:would\s+)?(?:answer|say|think|get))",
         r"|probably|likely|presumably|apparently|supposedly|extraneous|short|lacks?|missing|away\s+from|off\s+by)\b",
-        r"|\b(?:used\s+to|no\s+longer|infinitely\s+many|one\s+such\s+\w+|counterexample)\b|\be\.g\.|\b(?:one|another)\s+(?:such\s+|possible\s+|of\s+the\s+)*(?:solution|root|value|option|answer|candidate|possibility)s?\b|\bpossible\s+(?:value|answer|solution|option)s?\b",
+        r"|\b(?:used\s+to|no\s+longer|infinitely\s+many|if\s+only|wish(?:es|ed)?|one\s+such\s+\w+|counterexample)\b|\be\.g\.|\b(?:one|another)\s+(?:such\s+|possible\s+|of\s+the\s+)*(?:solution|root|value|option|answer|candidate|possibility)s?\b|\bpossible\s+(?:value|answer|solution|option)s?\b",
         r"|^\W*(?:let|suppose|assume|recall|consider|next|note|imagine|remark|check|checking|verify|verification|proof|sanity|to\s+(?:check|verify|confirm))\b",
         r"|^\W*(?:before|without|excluding|not\s+counting|ignoring|besides|apart\s+from|except)\b",
     ))
@@ -271,22 +272,24 @@ pub(super) fn without_confidence(text: &str) -> Cow<'_, str> {
     CONFIDENCE.replace_all(text, "$kept")
 }
 
+/// Whether a sentence gives the numbers of two things: "the first is 18, the second is 20".
+fn names_pair(sentence: &str) -> bool {
+    static PAIR: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)\d[^.]*\bthe\s+other\b[^.]*\d|\bfirst\b[^.]*\d[^.]*\b(?:second|other)\b[^.]*\d|\bone\b[^.]*\d[^.]*\bthe\s+other\b[^.]*\d",
+            r"|\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d[^.]*\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d",
+            r"|\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d[^.]*\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d",
+        ))
+    });
+    PAIR.is_match(sentence) && !sentence.contains(" so ")
+}
+
 /// Whether two numbers stand in the last clause of a sentence without an equation, or it only gives the grounds
 /// of the one before it: which of them is the answer is open.
 fn has_rivals(sentence: &str) -> bool {
     static GROUNDS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"(?i)^\W*(?:since|because|as|which|who|where|when|while|whereas|given|each|for)\b")
     });
-    static PAIR: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(concat!(
-            r"(?i)\bfirst\b[^.]*\d[^.]*\b(?:second|other)\b[^.]*\d|\bone\b[^.]*\d[^.]*\bthe\s+other\b[^.]*\d",
-            r"|\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d[^.]*\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d",
-            r"|\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d[^.]*\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d",
-        ))
-    });
-    if PAIR.is_match(sentence) && !sentence.contains(" so ") {
-        return true;
-    }
     if sentence.contains('=') || sentence.contains(" equals ") || !spans(sentence).is_empty() {
         return false;
     }
@@ -468,6 +471,13 @@ fn with_unit(found: &str, after: &str) -> String {
     let with = format!("{found} {unit}");
     match (parse(found), parse(&with)) {
         (Answer::Value(bare), Answer::Value(_)) if is_unit && !bare.expression.has_variables() => with,
+        // `2 * 8 = 16` and `x = 16` before a unit
+        (Answer::Chain(..), Answer::Value(_) | Answer::Assigned(..)) if is_unit => with,
+        (Answer::Assigned(_, bare), Answer::Assigned(_, with_unit))
+            if is_unit && matches!((&*bare, &*with_unit), (Answer::Value(_), Answer::Value(_))) =>
+        {
+            with
+        }
         _ => found.to_owned(),
     }
 }

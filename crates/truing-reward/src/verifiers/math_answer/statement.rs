@@ -138,7 +138,9 @@ fn is_refuted(answer: &str, after: &str) -> bool {
         pattern(concat!(
             r"(?i)(?:\b(?:so|therefore|thus|hence),?\s+there\s+(?:is|are)\s+no\s+(?:(?:real|such|integer)\s+)?(?:solutions?|answers?)\b",
             r"|\b(?:however|but),?\s+(?:this|it|that)\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b",
-            r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b)",
+            r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b",
+            r"|(?P<failed>\d[\d.,/]*)\$?\s+fails\s+(?:the|this|our)\b",
+            r"|(?P<other>[-\u{2212}]?\d[\d.,/]*)\$?,?\s+is\s+the\s+(?:final\s+|correct\s+|actual\s+)?answer\b)",
         ))
     });
     // What is asked for is something else than what was found.
@@ -158,11 +160,16 @@ fn is_refuted(answer: &str, after: &str) -> bool {
     if gives_up(head(after)) || FAILED.is_match(head(after)) || ASKED.is_match(head(after)) {
         return true;
     }
-    REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| match found.name("value") {
-        Some(value) => {
-            super::number(value.as_str()).is_some_and(|value| super::number(answer) == Some(value))
-        }
-        None => true,
+    let is_answer = |value: regex::Match<'_>| {
+        super::number(value.as_str().trim_end_matches([',', '.']))
+            .map(|value| super::number(answer) == Some(value))
+    };
+    REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| match found.name("other") {
+        Some(other) => is_answer(other) == Some(false),
+        None => found
+            .name("value")
+            .or_else(|| found.name("failed"))
+            .is_none_or(|value| is_answer(value) == Some(true)),
     })
 }
 

@@ -154,6 +154,9 @@ fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
     if let Some(name) = name {
         return Some(Answer::Assigned(name, Box::new(answer(tokens, depth + 1)?)));
     }
+    if let Some((name, place)) = point(tokens) {
+        return Some(Answer::Assigned(name, Box::new(answer(place, depth + 1)?)));
+    }
     if let Some(negative) = negative(tokens) {
         return answer(&negative, depth + 1);
     }
@@ -173,6 +176,16 @@ fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
         .or_else(|| matrix(tokens, depth))
         .or_else(|| ratio(tokens))
         .or_else(|| value(tokens))
+}
+
+/// `A(1, 2)`: a point with its name. `C(5, 2)` is a number of combinations.
+fn point(tokens: &[Token]) -> Option<(String, &[Token])> {
+    let [name, place @ ..] = tokens else { return None };
+    let Kind::Letter(name) = &name.kind else { return None };
+    let is_point = name.len() == 1 && name.starts_with(|c: char| c.is_ascii_uppercase()) && name != "C";
+    let is_place = is_enclosed(place) && place[0].is('(');
+    let commas = || top(&place[1..place.len() - 1], |token| token.is(','));
+    (is_point && is_place && !commas().is_empty()).then(|| (name.clone(), place))
 }
 
 /// `minus 18`, `负5`: with the sign in the place of the word.
@@ -497,6 +510,10 @@ fn bracketed(tokens: &[Token], depth: usize) -> Option<Answer> {
             && (1..=3).contains(&bar)
             && matches!(inner[0].kind, Kind::Letter(_))
         {
+            // {x ∈ Z : x > 2} is no interval.
+            if bar == 3 && !inner[2].is_command("reals") {
+                return None;
+            }
             return answer(&inner[bar + 1..], depth + 1);
         }
         return members(&split(inner, &commas), depth).map(Answer::Set);

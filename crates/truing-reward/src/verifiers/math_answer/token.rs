@@ -276,6 +276,10 @@ impl Lexer {
             '\u{3c0}' | '\u{1d70b}' => self.constant("pi"),
             '\u{2205}' => self.constant("emptyset"),
             '\u{211d}' => self.constant("reals"),
+            '\u{a2}' => {
+                self.at += 1;
+                self.push(Kind::Word("cents".into()));
+            }
             '\u{20ac}' => self.currency("EUR"),
             '\u{a3}' => self.currency("GBP"),
             '\u{a5}' => self.currency("\u{a5}"),

@@ -225,7 +225,18 @@ fn suffixed(body: &[Token], mut suffix: &[Token], currency: &Unit) -> Option<Val
     let is_percent = match suffix.first() {
         Some(token) if token.is('%') => true,
         Some(token) => token.word().is_some_and(|word| {
-            matches!(word.to_lowercase().as_str(), "percent" | "percentage" | "pct" | "パーセント")
+            matches!(
+                word.to_lowercase().as_str(),
+                "percent"
+                    | "percentage"
+                    | "pct"
+                    | "prozent"
+                    | "procent"
+                    | "процент"
+                    | "процента"
+                    | "процентов"
+                    | "パーセント"
+            )
         }),
         None => false,
     };
