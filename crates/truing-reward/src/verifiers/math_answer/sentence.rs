@@ -432,6 +432,7 @@ pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
         || is_share(&found) && SHARE_OF.is_match(after)
         || NAMED.is_match(before)
         || MODULUS.is_match(after)
+        || before.contains('\u{ac}')
         || is_equation && CASE.is_match(before)
     {
         return None;

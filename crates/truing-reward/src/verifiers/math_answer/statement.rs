@@ -140,6 +140,7 @@ fn is_refuted(answer: &str, after: &str) -> bool {
             r"|\b(?:however|but),?\s+(?:this|it|that)\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b",
             r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b",
             r"|(?P<failed>\d[\d.,/]*)\$?\s+fails\s+(?:the|this|our)\b",
+            r"|\bbut\s+(?P<rival>[-\u{2212}]?\d[\d.,/]*)\s+is\s+(?:right|correct)\b",
             r"|(?P<other>[-\u{2212}]?\d[\d.,/]*)\$?,?\s+is\s+the\s+(?:final\s+|correct\s+|actual\s+)?answer\b)",
         ))
     });
@@ -164,12 +165,14 @@ fn is_refuted(answer: &str, after: &str) -> bool {
         super::number(value.as_str().trim_end_matches([',', '.']))
             .map(|value| super::number(answer) == Some(value))
     };
-    REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| match found.name("other") {
-        Some(other) => is_answer(other) == Some(false),
-        None => found
-            .name("value")
-            .or_else(|| found.name("failed"))
-            .is_none_or(|value| is_answer(value) == Some(true)),
+    REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| {
+        match found.name("other").or_else(|| found.name("rival")) {
+            Some(other) => is_answer(other) == Some(false),
+            None => found
+                .name("value")
+                .or_else(|| found.name("failed"))
+                .is_none_or(|value| is_answer(value) == Some(true)),
+        }
     })
 }
 

@@ -396,7 +396,11 @@ impl Lexer {
             return None;
         }
         let commas = self.depth == 0;
-        let (mut digits, mut length) = numerals::grouped(rest, commas);
+        // The digits of a subscript are followed by other numbers: `\log_5 125`.
+        let is_subscript = self.found.last().is_some_and(|last| last.is('_'));
+        let n_digits =
+            if is_subscript { rest.iter().take_while(|c| c.is_ascii_digit()).count() } else { rest.len() };
+        let (mut digits, mut length) = numerals::grouped(&rest[..n_digits], commas);
         let mut decimals = 0_i64;
         let mut is_whole = true;
         if let Some((european, fraction, used)) = numerals::european(rest).filter(|_| commas) {
