@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use num_bigint::BigInt;
-use num_integer::Integer;
 use num_rational::{BigRational, Ratio};
 use num_traits::{One, Signed, ToPrimitive, Zero};
 
+use super::constants::{factors, multiple_of_pi, of_numbers, sine};
 use super::expression::{Expr, Function};
 
 /// Exponents of atoms.
@@ -21,10 +21,6 @@ const MAX_BITS: u64 = 4096;
 const MAX_TERMS: usize = 128;
 /// Products of terms that one comparison may cost.
 const MAX_WORK: usize = 40_000;
-/// Trial divisors when integers are factored; a cofactor above the square of it counts as opaque.
-const MAX_DIVISOR: u64 = 2_000;
-/// Largest whole number whose factorial is computed.
-const MAX_FACTORIAL: u32 = 400;
 
 /// What a term is made of besides its coefficient.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +67,7 @@ pub(super) enum Failure {
     Undefined,
 }
 
-type Result<T> = std::result::Result<T, Failure>;
+pub(super) type Result<T> = std::result::Result<T, Failure>;
 
 impl Polynomial {
     fn constant(value: BigRational) -> Self {
@@ -86,7 +82,7 @@ impl Polynomial {
         Self(terms)
     }
 
-    fn one() -> Self {
+    pub(super) fn one() -> Self {
         Self::constant(BigRational::one())
     }
 
@@ -103,7 +99,7 @@ impl Polynomial {
         }
     }
 
-    fn single(&self) -> Option<(&Monomial, &BigRational)> {
+    pub(super) fn single(&self) -> Option<(&Monomial, &BigRational)> {
         self.0.first_key_value().filter(|_| self.0.len() == 1)
     }
 
@@ -429,13 +425,36 @@ impl Algebra {
         self.product(&outside, &Fraction::atom(power)).map(Some)
     }
 
-    fn call(&mut self, function: Function, arguments: Vec<Fraction>) -> Result<Fraction> {
+    fn call(&mut self, function: Function, mut arguments: Vec<Fraction>) -> Result<Fraction> {
+        if function.is_symmetric() {
+            arguments.sort_unstable();
+        }
         let numbers: Option<Vec<BigRational>> = arguments.iter().map(Fraction::rational).collect();
         if let Some(value) = numbers.and_then(|numbers| of_numbers(function, &numbers)) {
             return bounded(value?).map(Fraction::number);
         }
         let Some(argument) = arguments.first() else { return Err(Failure::Undefined) };
         match function {
+            Function::Factorial => {
+                if let Some(found) = self.shifted_factorial(argument)? {
+                    return Ok(found);
+                }
+            }
+            Function::Binomial => {
+                if let Some(found) = self.binomial(argument, arguments.get(1))? {
+                    return Ok(found);
+                }
+                let Some(below) = arguments.get(1) else { return Err(Failure::Undefined) };
+                let minus = Fraction { above: below.above.scaled(&-BigRational::one()), ..below.clone() };
+                let rest = self.sum(argument, &minus)?;
+                if let Some(found) = self.binomial(argument, Some(&rest))? {
+                    return Ok(found);
+                }
+                let [all, chosen, rest] = [argument.clone(), below.clone(), rest]
+                    .map(|count| self.call(Function::Factorial, vec![count]));
+                let orders = self.product(&chosen?, &rest?)?;
+                return self.quotient(&all?, &orders);
+            }
             Function::Ln => {
                 if let Some(found) = self.logarithm(argument)? {
                     return Ok(found);
@@ -461,6 +480,39 @@ impl Algebra {
             _ => {}
         }
         Ok(Fraction::atom(Atom::Call(function, arguments)))
+    }
+
+    /// `(n + 2)!` as `(n + 2)(n + 1) n!`, and `(n - 1)!` as `n! / n`.
+    fn shifted_factorial(&mut self, argument: &Fraction) -> Result<Option<Fraction>> {
+        let constant = argument.above.0.get(&Monomial::new()).filter(|_| argument.below == Polynomial::one());
+        let shift = constant.filter(|it| it.is_integer()).and_then(|it| it.to_integer().to_i64());
+        let Some(shift) = shift.filter(|shift| (1..=8).contains(&shift.abs())) else { return Ok(None) };
+        let number = |value: i64| Fraction::number(BigRational::from_integer(value.into()));
+        let bare = self.sum(argument, &number(-shift))?;
+        let mut found = Fraction::atom(Atom::Call(Function::Factorial, vec![bare.clone()]));
+        for at in if shift > 0 { 1..=shift } else { shift + 1..=0 } {
+            let factor = self.sum(&bare, &number(at))?;
+            found = if shift > 0 { self.product(&found, &factor)? } else { self.quotient(&found, &factor)? };
+        }
+        Ok(Some(found))
+    }
+
+    /// `n` over a small whole number as a polynomial in n.
+    fn binomial(&mut self, above: &Fraction, below: Option<&Fraction>) -> Result<Option<Fraction>> {
+        let Some(count) = below.and_then(Fraction::rational).filter(BigRational::is_integer) else {
+            return Ok(None);
+        };
+        let Some(count) = count.to_integer().to_i64().filter(|count| (0..=8).contains(count)) else {
+            return Ok(None);
+        };
+        let mut product = one();
+        for at in 0..count {
+            let factor = self.sum(above, &Fraction::number(BigRational::from_integer((-at).into())))?;
+            product = self.product(&product, &factor)?;
+            product =
+                self.quotient(&product, &Fraction::number(BigRational::from_integer((at + 1).into())))?;
+        }
+        Ok(Some(product))
     }
 
     /// The logarithm of a positive constant product, taken apart into logarithms of primes.
@@ -538,101 +590,4 @@ fn reduced(monomial: Monomial) -> Result<(Monomial, BigRational)> {
         }
     }
     Ok((kept, bounded(factor)?))
-}
-
-/// The factors of a positive whole number with their counts.
-fn factors(value: &BigInt) -> Vec<(Atom, i64)> {
-    let mut found = Vec::new();
-    let mut rest = value.clone();
-    let mut divisor = 2_u64;
-    while divisor <= MAX_DIVISOR && !rest.is_one() {
-        if BigInt::from(divisor * divisor) > rest {
-            break;
-        }
-        let mut count = 0;
-        loop {
-            let (quotient, remainder) = rest.div_rem(&BigInt::from(divisor));
-            if !remainder.is_zero() {
-                break;
-            }
-            rest = quotient;
-            count += 1;
-        }
-        if count > 0 {
-            found.push((Atom::Prime(divisor.into()), count));
-        }
-        divisor += if divisor == 2 { 1 } else { 2 };
-    }
-    if rest.is_one() {
-        return found;
-    }
-    let mut count = 1;
-    let root = rest.sqrt();
-    if &root * &root == rest {
-        (rest, count) = (root, 2);
-    } else {
-        let root = rest.cbrt();
-        if &root * &root * &root == rest {
-            (rest, count) = (root, 3);
-        }
-    }
-    let is_prime = rest <= BigInt::from(MAX_DIVISOR * MAX_DIVISOR);
-    found.push((if is_prime { Atom::Prime(rest) } else { Atom::Radical(rest) }, count));
-    found
-}
-
-/// A function of rational numbers whose value is rational.
-fn of_numbers(function: Function, arguments: &[BigRational]) -> Option<Result<BigRational>> {
-    let first = arguments.first()?;
-    let whole = |value: &BigRational| value.is_integer().then(|| value.to_integer().to_u32()).flatten();
-    let small = |value: &BigRational| whole(value).filter(|n| *n <= MAX_FACTORIAL);
-    let product = |values: &mut dyn Iterator<Item = u32>| {
-        BigRational::from_integer(values.fold(BigInt::one(), |product, n| product * n))
-    };
-    Some(Ok(match function {
-        Function::Absolute => first.abs(),
-        Function::Floor => first.floor(),
-        Function::Ceiling => first.ceil(),
-        Function::Factorial => product(&mut (1..=small(first)?)),
-        Function::DoubleFactorial => {
-            let n = small(first)?;
-            product(&mut (1..=n).rev().step_by(2))
-        }
-        Function::Binomial => {
-            let (n, k) = (small(first)?, small(arguments.get(1)?)?);
-            if k > n {
-                return Some(Ok(BigRational::zero()));
-            }
-            product(&mut (n - k + 1..=n)) / product(&mut (1..=k))
-        }
-        Function::Ln if !first.is_positive() => return first.is_zero().then_some(Err(Failure::Undefined)),
-        _ => return None,
-    }))
-}
-
-/// q, where the argument is q times pi.
-fn multiple_of_pi(argument: &Fraction) -> Option<BigRational> {
-    if argument.above.is_zero() {
-        return Some(BigRational::zero());
-    }
-    let (monomial, coefficient) = argument.above.single().filter(|_| argument.below == Polynomial::one())?;
-    (monomial.len() == 1 && monomial.get(&Atom::Pi).is_some_and(One::is_one)).then(|| coefficient.clone())
-}
-
-/// The sine of a multiple of pi/6 or pi/4 (its cosine where asked).
-fn sine(turns: BigRational, is_cosine: bool) -> Option<Expr> {
-    let twelfths = turns * BigRational::from_integer(12.into());
-    let twelfths = twelfths.is_integer().then(|| twelfths.to_integer())?.mod_floor(&24.into()).to_i64()?;
-    let twelfths = (twelfths + if is_cosine { 6 } else { 0 }) % 24;
-    let (sign, at) = if twelfths >= 12 { (-1, twelfths - 12) } else { (1, twelfths) };
-    let root = |n: i64| Expr::Root(Box::new(Expr::integer(2)), Box::new(Expr::integer(n)));
-    let value = match at.min(12 - at) {
-        0 => Expr::integer(0),
-        2 => Expr::quotient(Expr::integer(1), Expr::integer(2)),
-        3 => Expr::quotient(root(2), Expr::integer(2)),
-        4 => Expr::quotient(root(3), Expr::integer(2)),
-        6 => Expr::integer(1),
-        _ => return None,
-    };
-    Some(Expr::Product(vec![Expr::integer(sign), value]))
 }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::clause;
+use super::denial::is_taken_back;
 use super::statement::is_rate_of_another;
 use super::structure::{Answer, parse};
 use super::wording::{alters, lists};
@@ -14,7 +15,7 @@ use crate::verifiers::pattern::pattern;
 /// Words directly before a box that deny it, bound it or take a part of it.
 static BEFORE_WORDS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)(?:\bno\s+es|\bn['\u{2019}]est\s+pas|\bnicht|\bне|\bn\x{e3}o\s+\x{e9}|\bnon\s+\x{e8}|\bминус|\bmindestens|\bh\x{f6}chstens|\bau\s+(?:moins|plus)|\bal\s+menos",
+        r"(?i)(?:\be\.g\.,?|\bno\s+es|\bn['\u{2019}]est\s+pas|\bnicht|\bне|\bn\x{e3}o\s+\x{e9}|\bnon\s+\x{e8}|\bминус|\bmindestens|\bh\x{f6}chstens|\bau\s+(?:moins|plus)|\bal\s+menos",
         r"|\banswer\b[^.]*\bat\s+(?:least|most)|^\W*at\s+(?:least|most)|^\W*up\s+to|\bmitad\s+de|\bmoiti\x{e9}\s+de|\bh\x{e4}lfte\s+(?:von|der)|половин\w*(?:\s+от)?|не\s+менее|не\s+более",
         r"|负|負|不是|并非|不为|至少|至多|最多|大于|小于|超过|不到|不等于|マイナス)\s*$",
     ))
@@ -22,8 +23,15 @@ static BEFORE_WORDS: LazyLock<Regex> = LazyLock::new(|| {
 /// Words of the sentence before a box by which it is no answer.
 static SUPPOSED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:would\s+have\s+been|might\s+think|refuse|(?:isn['\u{2019}]t|not)\s+true|other\s+student|not\s+even|in\s+the\s+example|for\s+example",
-        r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\b(?:instructions?|prompt|template)\s+(?:say|ask|want|require|tell)s?\b[^,;:]*$|^\W*(?:write|put|give|state)\b[^,;]*\b(?:format|form)[\s:$\\(*]*$|\b(?:like|such\s+as)[\s:$\\(*]*$|\bif\b[^.]*\bwould\s+be\s*$",
+        r"(?i)\b(?:would\s+have\s+been|might\s+think|refuse|(?:isn['\u{2019}]t|not)\s+true|no\s+(?:solution|answer)s?\b[^.]*\bbut|(?:template|placeholder|sample)\s+(?:is|looks|reads)|(?:form|format|template|instructions?|prompt|task)\s+(?:requires?|demands?|forces|wants)|other\s+student|not\s+even|in\s+the\s+example|for\s+example",
+        r"|(?:put|write|give)\s+(?:your|the)\s+(?:\w+\s+)?answer)\b|\b(?:instructions?|prompt|template)\s+(?:say|ask|want|require|tell)s?\b[^,;:]*$|^\W*(?:write|put|give|state)\b[^,;]*\b(?:format|form)[\s:$\\(*]*$|\b(?:like|such\s+as)[\s:$\\(*]*$|\bif\b[^.]*\bwould\s+be\s*$|^\W*(?:assume|suppose|imagine|pretend)\b[^,;]*$",
+    ))
+});
+/// A name before a box that makes of it a guess or a bound.
+static GUESSED: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(concat!(
+        r"(?i)\b(?:(?P<fit>best|closest|final|greatest|least|sharp|tight|tightest|optimal)\s+)?(?:(?:lower|upper|rough|first|initial|quick)\s+)*",
+        r"(?:guess|estimate|bound|conjecture|attempt)(?:\s+(?:is|was|of|gives|gave))?[\s:$\\(*]*$",
     ))
 });
 /// What before a box rejects it as an answer.
@@ -38,6 +46,7 @@ static SAID_OF_BOX: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)^[\s$*_)\]}\\\x22]*(?:[a-z]+\s+)?(?:(?:is|are|was|were|seems?|looks?)\s+(?:too|out|outside|already|still|invalid|extraneous|rejected|excluded|negative|larger|smaller|greater|less|more|close|near|n['\u{2019}]t|no\b|not\b|never|an?\s+(?:guess|estimate|bound|typo|wrong|trap|distractor|extraneous))",
         r"|(?:does|do|did|would|could|should|can|will)\s*(?:not|n['\u{2019}]t)|cannot|can['\u{2019}]t|fails?\b|exceeds?\b|contradicts?\b|violates?\b)",
+        r"|^[\s$*_)\]}\\]*,?\s*which\s+(?:\w+\s+){0,3}?(?:discard|reject|exclude|eliminate|ignore|dismiss|rule)(?:d|ed)?\b",
         r"|^[\s$*_)\]}\\]*[,;]?\s*(?:but|however|although|though|except|yet)\b[^.\n]{0,60}\b(?:not|no|never|too|wrong|fails?|impossible|invalid|\w+n['\u{2019}]t)\b",
     ))
 });
@@ -62,10 +71,12 @@ static AFTER_WORDS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)^[\s.,\x22]*(?:(?:es|est|ist|\x{e9}|\x{e8})\s+)?(?:incorrect[oa]|fals[oa]\b|faux\b|fausse\b|falsch\b|неверн|неправильн|errad[oa]\b|equivocad[oa]\b|ではな|ではあり|じゃな|是错|错误|是不对|不对|不正确|は間違|が間違)",
         r"|^\s*(?:万|萬|亿|億|千|百|倍|的|分之|分の|\u{3c0}|тыс|миллион|mil\b|mille\b|millones|millions?\b\s+d|tausend|millionen)",
+        r"|^[\s$*}]*(?:以上|以下|以内|以外|左右|多|不是|并不|并非)|^[^.\n]{0,10}\bbut\b[^.\n]{0,40}\b(?:says|gives|states|claims|has)\s+[$\\]*\d",
         r"|^\s*and\s+(?:\d|an?\s+(?:half|quarter|third)|half\b|one[\s-]|two[\s-]|three[\s-])",
         r"|^\s*(?:,\s*(?:or\b|\d)|\{,\}|\.\d|\?|:\s*\d|/\s*\d|[-+\u{2212}*\u{d7}]\s*\d)",
         r"|^[$\\) ]*[;,]\s*now\s+\d|^[ \t]*\w+\s+short\s+of\b|^[^.\n]{0,60}\bbut\s+the\s+(?:question|problem)\s+(?:asks|wants|is\s+about)\b",
         r"|^\s*(?:(?:to|through|until|till)\s+[$\\]*\d|out\s+of\b|(?:less|fewer|greater|larger|smaller)\b|(?:[a-z]+\s+){0,2}ago\b|(?:[a-z]+\s+)?more\b[^.\n]{0,40}\bthan\b)",
+        r"|^[\s$]*(?:[a-z]+\s+)?(?:longer|shorter|older|younger|taller|higher|lower|farther|further|faster|slower|heavier|lighter|wider|deeper|cheaper|later|earlier)\s+than\b[^\n]{0,40}\d",
         r"|^\s*\([^)\n]*\b(?:or|wrong|incorrect|false|maybe|perhaps|mod|not\s+(?:the|an?|my|yet|final|it|right|correct|sure|certain))\b",
         r"|^[$\\) ]*,\s*(?:(?:is|are|equals|gives|makes)\b|(?:then|now|next)\s+(?:we\s+)?(?:divid|multipl|subtract|add|doubl|halv|tak|round|convert|squar))",
         r"|^[ \t\x22]*(?:is\s+(?:an?\s+(?:upper|lower)\s+bound|only|what\s+(?:we|you|it))|would\b|format\b|if\b|only\s+(?:if|when)|but\s+(?:it|this|that)\s+is\s+not)",
@@ -111,7 +122,7 @@ pub(super) fn context(text: &str, start: usize, end: usize, content: &str) -> Co
         Before::Other => return Context::Refused,
     };
     let rest = &text[end..];
-    if clause::is_taken_back(rest) || closes_too_much(&text[..start], rest) {
+    if is_taken_back(rest) || closes_too_much(&text[..start], rest) {
         return Context::Refused;
     }
     if RATE.is_match(rest) && is_rate_of_another(rest, content) {
@@ -214,13 +225,16 @@ fn side_of(text: &str) -> &str {
 /// `x^2`, `x + 2`. Sums of several variables and values of functions are what is asked for.
 fn computes(side: &str) -> bool {
     static NAMES: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(r"\\(?:text|mathrm|textbf)\s*\{[^}]*\}|[A-Za-z]\([^()]*\)|_(?:\{[^}]*\}|\w)|&")
+        pattern(r"\\(?:text|mathrm|textbf)\s*\{[^}]*\}|[A-Za-z]'*\([^()]*\)|_(?:\{[^}]*\}|\w)|&")
     });
     static FUNCTIONS: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"\\?(?:sin|cos|tan|cot|log|ln|angle|det|gcd|lcm)"));
-    static LOGARITHM: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\?(?:ln|log)\s*\(?\s*[a-z]\s*\)?\s*$"));
+    static LOGARITHM: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"\\?(?:ln|log)\s*(?:_\s*(?:\{\w+\}|\w))?\s*\(?\s*[a-z]\s*\)?\s*$"));
     if FUNCTIONS.is_match(side) {
-        return LOGARITHM.is_match(side);
+        // A multiple of a function or angle is not the function.
+        let side = side.trim_start_matches(['&', ' ', '$']);
+        return LOGARITHM.is_match(side) || side.starts_with(|c: char| c.is_ascii_digit() || c == '-');
     }
     let bare = NAMES.replace_all(side, "");
     let bare = bare.trim();
@@ -243,6 +257,12 @@ fn computes(side: &str) -> bool {
 
 /// Whether the sides before the equals sign leave the box the value that is asked for.
 fn is_value_of(sides: &str) -> bool {
+    // (x, y)
+    static TUPLE: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*(?:\\right)?\)[\s$&]*$"));
+    if TUPLE.is_match(sides) {
+        return true;
+    }
     let side = side_of(sides);
     let sides = || side.split(['=', '\u{2248}']).map(|part| part.rsplit("  ").next().unwrap_or(part));
     !sides().any(computes)
@@ -257,11 +277,12 @@ fn before(text: &str) -> Before {
     let near = near.rsplit('\n').next().unwrap_or_default();
     let bare = without_openers(near);
     let sentence = bare.rsplit(['.', '?', '!', '\u{3002}']).next().unwrap_or(bare);
-    if near.trim_end_matches(['$', ' ']).ends_with("~~")
+    if near.matches("~~").count() % 2 == 1
         || near.rfind("<!--") > near.rfind("-->")
         || BEFORE_WORDS.is_match(bare)
         || SUPPOSED.is_match(sentence)
         || REJECTED.is_match(sentence)
+        || GUESSED.captures(sentence).is_some_and(|found| found.name("fit").is_none())
         || clause::is_of_another(sentence)
         || is_member(near)
         || is_later_part(text, near)
@@ -454,7 +475,9 @@ fn after(rest: &str) -> Option<String> {
             None => break,
         }
     }
-    let Some(first) = text.chars().next() else { return Some(String::new()) };
+    if text.is_empty() {
+        return Some(String::new());
+    }
     if text.starts_with("<|") || text.starts_with("</") {
         return Some(String::new());
     }
@@ -470,8 +493,14 @@ fn after(rest: &str) -> Option<String> {
         let side = side.split(['$', '\n', '=', ',', '.', '\\']).next().unwrap_or(side);
         return (!computes(side)).then(String::new);
     }
-    let in_formula =
-        text.len() == rest.len() || !rest[..rest.len() - text.len()].contains(['$', ')', ']', '*']);
+    let is_inside = !rest[..rest.len() - text.len()].contains(['$', ')', ']', '*']);
+    after_marks(text, text.len() == rest.len() || is_inside, is_spaced)
+}
+
+/// What a text says after a box, spaces and closing marks left out: a sign or a word. `in_formula` where the formula of
+/// the box goes on.
+fn after_marks(text: &str, in_formula: bool, is_spaced: bool) -> Option<String> {
+    let first = text.chars().next()?;
     match first {
         '%' => return Some("%".into()),
         '\u{b0}' => return Some(degrees(&text['\u{b0}'.len_utf8()..])),
@@ -510,7 +539,8 @@ fn after(rest: &str) -> Option<String> {
     }
     let word: String = text.chars().take_while(|c| c.is_alphabetic() && c.is_ascii()).collect();
     if word.is_empty() {
-        return Some(String::new());
+        let run: String = text.chars().take_while(|c| c.is_alphabetic()).collect();
+        return Some(if units::is_known(&run) { format!(" {run}") } else { String::new() });
     }
     let lower = word.to_lowercase();
     let unit = units::leading(text, false);

@@ -12,7 +12,7 @@ fn bare(text: &str) -> Option<String> {
         LazyLock::new(|| pattern(r"(?:\\(?:text|textbf|textrm|mathrm|mbox)\b|\\[,;:! ]|[~\s])+"));
     let is_short = text.len() <= 80 && text.contains(|letter: char| letter.is_ascii_digit());
     is_short.then(|| {
-        let text = text.replace(['{', '}', '$', '.'], "").to_lowercase();
+        let text = text.replace(['{', '}'], " ").replace(['$', '.'], "").to_lowercase();
         COMMANDS.replace_all(&text, " ").trim().to_owned()
     })
 }
@@ -41,7 +41,7 @@ pub(super) fn date(text: &str) -> Option<String> {
         let day = |name: &str| format!(r"(?:the )?(?P<{name}>\d{{1,2}})(?:st|nd|rd|th)?");
         let month = |name: &str| {
             format!(
-                r"(?P<{name}>january|february|march|april|may|june|july|august|september|october|november|december)"
+                r"(?P<{name}>january|february|march|april|may|june|july|august|september|october|november|december|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)"
             )
         };
         let (first, second) = (
@@ -50,9 +50,43 @@ pub(super) fn date(text: &str) -> Option<String> {
         );
         pattern(&format!(r"^(?:{first}|{second})(?:,? (?P<year>\d{{4}}))?$"))
     });
+    static NUMBERS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"^(?:(?P<year>[12]\d{3})-(?P<month>0[1-9]|1[0-2])-(?P<day>[0-3]\d)|\d{1,2}/\d{1,2}/\d{4})$")
+    });
     let bare = bare(text)?;
+    if let Some(found) = NUMBERS.captures(&bare) {
+        let month = part(&found, "month").parse::<usize>().ok().and_then(|month| MONTHS.get(month - 1));
+        return Some(match month {
+            Some(month) => {
+                format!("{} {month} {}", part(&found, "day").trim_start_matches('0'), part(&found, "year"))
+            }
+            None => bare,
+        });
+    }
     let found = DATE.captures(&bare)?;
     let either = |a, b| format!("{}{}", part(&found, a), part(&found, b));
-    let date = format!("{} {} {}", either("day", "number"), either("month", "name"), part(&found, "year"));
+    let date =
+        format!("{} {} {}", either("day", "number"), full(&either("month", "name")), part(&found, "year"));
     Some(date.trim_end().to_owned())
+}
+
+const MONTHS: [&str; 12] = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+];
+
+/// The whole name of a month.
+fn full(month: &str) -> String {
+    let found = MONTHS.iter().find(|name| month.len() >= 3 && name.starts_with(&month[..3]));
+    found.map_or_else(|| month.to_owned(), |name| (*name).to_owned())
 }

@@ -9,14 +9,12 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::numerals;
-use super::units;
-use super::wording::{self, alters, is_plural, lists};
+use super::wording::{self, alters, lists};
 use crate::verifiers::pattern::pattern;
 
 /// A word, number or mark of running text.
 #[derive(Debug, Clone, PartialEq)]
-enum Part {
+pub(super) enum Part {
     Word(String),
     Number,
     Mark(char),
@@ -25,7 +23,7 @@ enum Part {
 }
 
 impl Part {
-    fn word(&self) -> Option<&str> {
+    pub(super) fn word(&self) -> Option<&str> {
         match self {
             Self::Word(word) => Some(word),
             _ => None,
@@ -81,14 +79,14 @@ const DOUBT: &str = "\
     claim claims";
 
 /// Words that lead on from a number and its unit to where, when and for what.
-const TAILS: &str = "\
+pub(super) const TAILS: &str = "\
     in at per a an each every for of on from after during to with because since which that by when as \
     who while left total altogether overall remaining and away long tall wide deep high old apiece daily \
     weekly monthly yearly annually together back this today now so until he she they it is are \
     was were will would the his her their its combined between among across into remain remains can do \
     did had has have must should available through below out inside here there all exactly via if than";
 
-fn parts(text: &str) -> Vec<Part> {
+pub(super) fn parts(text: &str) -> Vec<Part> {
     let letters: Vec<char> = text.chars().map(super::token::narrow).collect();
     let is_latin = wording::is_latin_letter;
     let mut found = Vec::new();
@@ -208,6 +206,10 @@ fn leads_to(before_text: &str, is_cued: bool) -> bool {
     loop {
         match parts[..end].last() {
             None => return true,
+            // "Elle a": she has.
+            Some(Part::Word(word)) if word == "a" && is_french_subject(&parts[..end - 1]) => {
+                return is_plain_subject(&parts[..end]);
+            }
             Some(Part::Word(word)) if lists(FILLERS, word) => end -= 1,
             Some(_) => break,
         }
@@ -271,6 +273,11 @@ fn leads_to(before_text: &str, is_cued: bool) -> bool {
         Part::Run(run) => is_run_cue(run, is_cued && end == 1),
         Part::Mark(_) | Part::Number => false,
     }
+}
+
+/// Whether words end with a French pronoun before "a".
+fn is_french_subject(before: &[Part]) -> bool {
+    before.last().and_then(Part::word).is_some_and(|word| lists("elle il on", word))
 }
 
 /// Whether a word leads to a number: one that is known to, or a verb by its ending or by what stands before it.
@@ -337,7 +344,7 @@ fn is_plain_subject(parts: &[Part]) -> bool {
         }
         Part::Word(word) => !lists(SUBJECT, word),
         Part::Mark(mark) => !matches!(mark, '\u{2260}' | '\u{b1}' | '\\'),
-        Part::Run(run) => !run.contains(is_run_barred),
+        Part::Run(run) => !run.contains(is_run_barred) && !lists(RUSSIAN_BARRED, &run.to_lowercase()),
         Part::Number => true,
     })
 }
@@ -359,6 +366,7 @@ pub(super) fn is_of_another(sentence: &str) -> bool {
             r"(?i)\b(?:thinks|says|claims|believes|argues|insists|guesses|answers|suggests|maintains|asserts)\b(?:\s+that)?[\s,:\x22\u{201c}]*(?:the\s|it\s|\x22|\u{201c}|[$\\\d]|$)",
             r"|\b(?:he|she|they|someone|somebody|student|students|people|friend|teacher|textbook|book|manual|key)\s+(?:said|thought|claimed|believed|argued|insisted|guessed|answered|wrote|suggested|told\s+\w+|(?:would\s+)?(?:answer|say|think))\b(?:\s+(?:that|it|the)\b|[\s,:$\\\x22\u{201c}\d.]*$)",
             r"|\baccording\s+to\s+(?:him|her|them|my|some|a\s|the\s+(?:text)?book|the\s+(?:teacher|student|manual|key|answer\s+key|internet|author))",
+            r"|\b(?:my|another|one|some)\s+(?:friends?|classmates?|students?|teacher|colleague|tutor)\s+(?:gets?|got|obtains?|obtained|had|found)\s+[$\\]*(?:\d[\d.,]*[\s.$]*)?$",
             r"|\b(?:textbook|manual|answer\s+key|solution\s+key|calculator)\s+(?:gives|has|shows|lists|states)\b",
         ))
     });
@@ -373,6 +381,14 @@ pub(super) fn is_of_another(sentence: &str) -> bool {
     let sentence = sentence.rsplit(", but ").next().unwrap_or(sentence);
     OTHERS.is_match(sentence) || NAMED.is_match(sentence) || ACCORDING.is_match(sentence)
 }
+
+/// Russian words that lead to a number.
+const RUSSIAN_CUES: &str = "\
+    неё него них нас меня вас всего осталось стало будет итого равно равен равна составляет стоит получил получила \
+    получили получаем имеет значит";
+/// Russian words that deny their clause or compute with its number.
+const RUSSIAN_BARRED: &str = "\
+    не нет ни если около почти больше меньше более менее половина дважды вдвое минус или либо возможно якобы";
 
 fn is_run_barred(letter: char) -> bool {
     "不非没沒无無未负負根或至倍除减減乘半か".contains(letter)
@@ -423,6 +439,9 @@ fn is_run_cue(run: &str, is_whole: bool) -> bool {
         "もしかし",
     ];
     const ENDINGS: &str = "是为為有了得共赚要需花用付买卖剩下过走跑吃给达重长出成於于はがをもで計计";
+    if lists(RUSSIAN_CUES, &run.to_lowercase()) {
+        return true;
+    }
     let mut rest = run;
     while let Some(part) = PARTS.iter().find(|part| rest.starts_with(**part)) {
         rest = &rest[part.len()..];
@@ -433,249 +452,4 @@ fn is_run_cue(run: &str, is_whole: bool) -> bool {
     !run.contains(is_run_barred)
         && !BARRED.iter().any(|barred| run.contains(barred))
         && run.ends_with(|c| ENDINGS.contains(c))
-}
-
-/// Verbs after which "18 more" is all that is needed.
-static NEEDS: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"(?i)\b(?:needs?|needed|requires?|required|must|ha(?:s|ve|d)\s+to|should|takes?|left|remain\w*|buy|earn|save|still)\b",
-    )
-});
-
-impl Around<'_> {
-    /// Whether what stands after the number leaves it: a unit, counted things, and then where, when and for what.
-    fn follows(&self) -> bool {
-        let parts = parts(self.after);
-        let end = parts
-            .iter()
-            .position(|part| matches!(part, Part::Mark(',' | ';' | '.' | '!' | '-')))
-            .unwrap_or(parts.len());
-        let (clause, rest) = parts.split_at(end);
-        if clause.iter().any(|part| matches!(part, Part::Mark(_) | Part::Number)) {
-            return false;
-        }
-        const HEDGES: &str = "\
-            or maybe perhaps possibly alternatively wrong incorrect false mistaken impossible oder ou \
-            unless doubt mistake";
-        if rest.iter().any(|part| match part {
-            Part::Word(word) => lists(HEDGES, word),
-            Part::Run(run) => run.contains("可能") || run.contains("或") || run.contains("也许"),
-            _ => false,
-        }) {
-            return false;
-        }
-        // ", not 17" confirms it, ", not the number" does not.
-        let denied = rest.iter().skip(1).position(|part| !matches!(part, Part::Mark(_)));
-        if let Some(at) = denied
-            && rest[at + 1].word() == Some("not")
-            && rest.get(at + 2).is_some_and(|next| *next != Part::Number)
-        {
-            return false;
-        }
-        match clause.first() {
-            None => return true,
-            Some(Part::Run(run)) => return clause.len() == 1 && is_counted_run(run),
-            _ => {}
-        }
-        let words: Vec<&str> = clause.iter().filter_map(Part::word).collect();
-        if words.len() < clause.len() {
-            return false;
-        }
-        let (mut n_unknown, mut at) = (0, 0);
-        while let Some(word) = words.get(at) {
-            at += 1;
-            let next = words.get(at).copied();
-            match *word {
-                "a" | "an" => break,
-                "base" => return false,
-                // "18 is the answer", not "18 is even".
-                "is" | "was" if at == 1 && !self.is_cued => {
-                    return words[1..].iter().any(|word| lists("answer result total solution", word))
-                        && !words[1..].iter().any(|word| alters(word) || lists("old previous", word));
-                }
-                "times" => {
-                    let ends =
-                        next.is_none_or(|next| matches!(next, "a" | "per" | "each" | "every" | "in" | "to"));
-                    return ends && n_unknown == 0;
-                }
-                "square" | "cubic" | "sq" if next.is_some_and(units::is_known) => continue,
-                // "15 more than Ann" says by how many; "needs 18 more hours" is what is needed.
-                "more"
-                    if n_unknown == 0
-                        && !words.iter().any(|word| matches!(*word, "than" | "as"))
-                        && (self.is_cued || NEEDS.is_match(self.before)) =>
-                {
-                    continue;
-                }
-                "more" | "less" | "fewer" => return false,
-                "percent" | "percentage" if next == Some("of") => return false,
-                "percent" | "percentage" => continue,
-                word if word.chars().count() == 1 => {
-                    if !units::is_known(word) {
-                        return false;
-                    }
-                    break;
-                }
-                "than" if at > 1 && !self.is_cued => {
-                    at -= 1;
-                    break;
-                }
-                word if alters(word) => return false,
-                word if lists(TAILS, word) => {
-                    at -= 1;
-                    break;
-                }
-                word if units::is_known(word)
-                    || matches!(word, "mph" | "kph" | "rpm")
-                    || (is_plural(word) && !is_verb(word)) =>
-                {
-                    n_unknown = 0;
-                    break;
-                }
-                // After a unit nothing is counted any more.
-                _ if self.has_unit && at == 1 => return false,
-                _ => n_unknown += 1,
-            }
-            if n_unknown > 3 && !self.has_unit {
-                return false;
-            }
-        }
-        if n_unknown > 0 && !(self.is_single && n_unknown <= 2) && !self.has_unit {
-            return false;
-        }
-        const TURNS: &str = "\
-            or if unless wrong incorrect false mistaken impossible maybe perhaps possibly minus plus \
-            times squared cubed either short oder ou invalid modulo mod doubtful unlikely half quarter \
-            third unknown undefined unclear binary hex octal hexadecimal";
-        let tail = &words[at..];
-        // "18 days ago" names a time, not a number of days.
-        let is_past = at < words.len()
-            && tail.last() == Some(&"ago")
-            && numerals::english(&[words[at].to_owned()]).is_some();
-        if tail.first().is_some_and(|word| !lists(TAILS, word)) && !is_past {
-            return false;
-        }
-        if !self.is_cued && tail.contains(&"not") || is_conditional(tail, self.is_cued) {
-            return false;
-        }
-        let is_denied = tail.windows(2).any(|pair| {
-            pair[0] == "not"
-                && matches!(pair[1], "right" | "correct" | "the" | "it" | "possible" | "true" | "an")
-        });
-        let is_compared =
-            self.is_cued && tail.iter().any(|word| matches!(*word, "than" | "less" | "more" | "fewer"));
-        !is_denied
-            && !is_compared
-            && !tail.iter().any(|word| lists(TURNS, word) || numerals::multiplier(word).is_some())
-    }
-}
-
-/// Whether words after a number say for which case it holds, or that there is more: "when x is even", "and up".
-fn is_conditional(tail: &[&str], is_cued: bool) -> bool {
-    let next = tail.get(1).copied().unwrap_or_default();
-    match tail.first().copied() {
-        Some("when" | "whenever") => true,
-        Some("where" | "if") => is_cued,
-        Some("for") => {
-            next.chars().count() == 1 && next != "a"
-                || lists("even odd any some positive negative large small most values integer", next)
-        }
-        Some("and") => lists(
-            "up above under older younger upward upwards over more beyond counting something some a then below",
-            next,
-        ),
-        Some("each") => next == "way",
-        _ => false,
-    }
-}
-
-/// Words that end as plurals do and say something about the number.
-fn is_verb(word: &str) -> bool {
-    matches!(
-        word,
-        "is" | "was"
-            | "has"
-            | "does"
-            | "this"
-            | "divides"
-            | "exceeds"
-            | "equals"
-            | "lacks"
-            | "seems"
-            | "fails"
-            | "plus"
-    )
-}
-
-/// A counter or unit of Chinese or Japanese with what is counted, and the end of the sentence.
-fn is_counted_run(run: &str) -> bool {
-    const COUNTED: [&str; 12] = [
-        "рублей",
-        "рубля",
-        "рубль",
-        "долларов",
-        "доллара",
-        "яблок",
-        "яблока",
-        "яиц",
-        "원",
-        "달러",
-        "개",
-        "명",
-    ];
-    const ENDINGS: [&str; 14] = [
-        "입니다",
-        "이다",
-        "です",
-        "だ",
-        "である",
-        "になります",
-        "となります",
-        "でした",
-        "になる",
-        "となる",
-        "があります",
-        "あります",
-        "います",
-        "ある",
-    ];
-    let run = ENDINGS.iter().find_map(|ending| run.strip_suffix(ending)).unwrap_or(run);
-    run.is_empty() || COUNTED.contains(&run) || units::counter(run).is_some()
-}
-
-/// Whether what follows an answer takes it back: "is wrong", "No.", "That is not right."
-pub(super) fn is_taken_back(after: &str) -> bool {
-    static DENIAL: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(concat!(
-            r"(?i)^[\s.!?,;:*_\x22)\]}$\\\u{3002}\u{ff1f}\u{ff0c}]*",
-            r"(?:(?:but|however|oh|hmm|actually|sorry|oops|wait|and|which)\b[\s,.!]*)*",
-            r"(?:no\b(?:\s*[.!]|\s*$)|no\s*,\s*(?:that|this|it)\b|",
-            r"(?:no[\s,.!]+)?(?:(?:that|this|it|which|the\s+answer|[\d.,]+)\s*)?(?:is|was|['\u{2019}]s|can)?\s*(?:clearly|definitely|simply|just|certainly|obviously)?\s*",
-            r"(?:(?:not|n['\u{2019}]t)\s+(?:be\s+)?(?:right|correct|true|possible|valid|it\b|an?\s+answer|the\s+(?:\w+\s+)?answer)|isn['\u{2019}]t\s+(?:right|correct|the)|wrong|incorrect|false\b|mistaken|impossible|错|不对))",
-        ))
-    });
-    static HEDGE: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(concat!(
-            r"(?i)^[\s,;$*_)\]}\\]*(?:but|though|although|or)\s+(?:(?:it|this|that|\$?\d[\d.,]*)\s+)?",
-            r"(?:could|might|may)\s+(?:also|(?:just\s+)?as\s+well|equally|well)\b",
-            r"|^[\s,;.$*_()\[\]}\\]*(?:not\s+really|just\s+kidding)\b",
-        ))
-    });
-    // The answer seems wrong, or it is not yet one.
-    static DOUBTED: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(concat!(
-            r"(?i)^[\s.!?,;:*_\x22)\]}$\\]*(?:(?:but|however|oh|hmm+|wait|and|which|still|yet)\b[\s,.!]*)*",
-            r"(?:(?:that|this|it)\s+(?:can['\u{2019}]?t|cannot|can\s+not|could\s*n['\u{2019}]t|does\s*n['\u{2019}]t|does\s+not|do\s+not|don['\u{2019}]t)\s+(?:be\s+(?:right|correct|true|it)\b|look|seem|sound|work|fit|make\s+sense|satisfy)",
-            r"|(?:that|this|it)\s+(?:seems|looks|sounds|is|feels)\s+(?:too|off|wrong|odd|strange|suspicious|unlikely|impossible)\b",
-            r"|(?:that|this|it|which)?\s*(?:contradicts|violates)\b|actually,?\s+(?:it\s+(?:is|['\u{2019}]s)\s+|it['\u{2019}]s\s+)?\$?\d)",
-        ))
-    });
-    static UNFINISHED: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(concat!(
-            r"(?i)^[\s.!*_\x22)\]}$\\]*(?:(?:now|then|next|finally|lastly|afterwards)\b[^.\n]{0,30}|(?:we|you|i)\s+(?:still|now|then|must|need|have|next)\b[^.\n]{0,30}|(?:it|this)\s+(?:remains|must|has|needs|still)\b[^.\n]{0,30}|(?:remember|do\s+not\s+forget|don['\u{2019}]t\s+forget)\s+to\b[^.\n]{0,20})",
-            r"\b(?:doubl(?:e|ed|ing)|halv(?:e|ed|ing)|divid(?:e|ed|ing)|multipl(?:y|ied|ying)|subtract(?:ed|ing)?|add(?:ed|ing)?|take\s+away|round(?:ed)?|convert(?:ed)?|squared?|negate)\b",
-            r"|^[\s.!*_\x22)\]}$\\]*(?:but|however)\b[^.\n]{0,80}\b(?:must|needs?|needed|requires?|required|ha(?:s|ve)\s+to|cannot|\w+n['\u{2019}]t)\b",
-        ))
-    });
-    DENIAL.is_match(after) || HEDGE.is_match(after) || DOUBTED.is_match(after) || UNFINISHED.is_match(after)
 }

@@ -6,6 +6,8 @@ use num_traits::{One, Signed, ToPrimitive, Zero};
 use super::MathAnswerConfig;
 use super::algebra::{Algebra, Fraction};
 use super::expression::Expr;
+use super::intervals::{as_interval, has_absolute, is_infinite, pieces};
+use super::labels::same_name;
 use super::numeric;
 use super::structure::{Answer, Decimal, Value};
 use super::token::Relation;
@@ -13,7 +15,7 @@ use super::token::Relation;
 /// Decimals from which the last binary digits of a printed float are let pass.
 const FLOAT_PLACES: i64 = 9;
 
-fn normal(expression: &Expr) -> Option<Fraction> {
+pub(super) fn normal(expression: &Expr) -> Option<Fraction> {
     Algebra::default().normal(expression).ok()
 }
 
@@ -82,7 +84,8 @@ impl Comparison<'_> {
             return found;
         }
         if let (Some(a), Some(b)) = (pieces(answer), pieces(reference))
-            && (is_relation(answer) != is_relation(reference) || is_union(answer) || is_union(reference))
+            && (is_relation(answer) != is_relation(reference)
+                || [answer, reference].into_iter().any(|it| is_union(it) || has_absolute(it)))
         {
             return self.unordered(&a, &b, false);
         }
@@ -90,23 +93,26 @@ impl Comparison<'_> {
             (Answer::Value(a), Answer::Value(b)) => self.values(a, b),
             (Answer::Text(a), Answer::Text(b)) => a == b,
             (Answer::Choice(a, left), Answer::Choice(b, right)) => a == b && self.same(left, right),
-            (Answer::Choice(letter, _), Answer::Value(value))
-            | (Answer::Value(value), Answer::Choice(letter, _)) => {
-                value.unit.is_none()
-                    && matches!(&value.expression, Expr::Variable(name) if name.eq_ignore_ascii_case(letter))
-            }
-            (Answer::Reals, Answer::Reals) => true,
-            (Answer::Reals, other) | (other, Answer::Reals) => match as_interval(other) {
-                Some(Answer::Interval { low, high, .. }) => {
-                    is_infinite(&low) && is_infinite(&high) && low != high
+            (Answer::Choice(letter, said), other) | (other, Answer::Choice(letter, said)) => match other {
+                Answer::Value(Value { expression: Expr::Variable(name), unit, .. }) => {
+                    unit.is_none() && name.eq_ignore_ascii_case(letter)
                 }
-                _ => false,
+                _ => self.same(said, other),
             },
+            (Answer::Reals, Answer::Reals) => true,
+            (Answer::Reals, other) | (other, Answer::Reals) => is_everything(other),
             (Answer::Tuple(a), Answer::Tuple(b)) => self.ordered(a, b),
             // (1, 2) without its brackets.
             (Answer::Tuple(a), Answer::List { members: b, is_choice: false })
             | (Answer::List { members: a, is_choice: false }, Answer::Tuple(b)) => {
-                self.ordered(&bare_members(a), &bare_members(b))
+                let has_names = |members: &[Answer]| {
+                    let names = assignments(members).map(|(mut names, _)| {
+                        names.sort_unstable();
+                        names
+                    });
+                    names.is_none_or(|names| names.windows(2).all(|pair| pair[0] != pair[1]))
+                };
+                has_names(a) && has_names(b) && self.ordered(&bare_members(a), &bare_members(b))
             }
             (
                 Answer::Interval { low, high, low_closed, high_closed },
@@ -129,6 +135,32 @@ impl Comparison<'_> {
                     _ => false,
                 }
             }
+            (Answer::Set(_) | Answer::List { .. }, _) | (_, Answer::Set(_) | Answer::List { .. }) => {
+                self.collections(answer, reference)
+            }
+            (Answer::Union(a), Answer::Union(b)) => self.unordered(a, b, false),
+            (Answer::Operation(a, left), Answer::Operation(b, right)) => a == b && self.ordered(left, right),
+            (Answer::Ratio(a), Answer::Ratio(b)) => ratios(a, b),
+            (Answer::Text(text), Answer::Ratio(ratio)) | (Answer::Ratio(ratio), Answer::Text(text)) => {
+                ratio_in_words(text, ratio)
+            }
+            // A column or a row is a vector.
+            (Answer::Matrix(rows), Answer::Tuple(members))
+            | (Answer::Tuple(members), Answer::Matrix(rows)) => {
+                let is_vector = rows.len() == 1 || rows.iter().all(|row| row.len() == 1);
+                is_vector && self.ordered(&rows.concat(), members)
+            }
+            (Answer::Matrix(a), Answer::Matrix(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.ordered(a, b))
+            }
+            (Answer::Chain(a, left), Answer::Chain(b, right)) => chains(a, left, b, right),
+            _ => false,
+        }
+    }
+
+    /// A set or a list without brackets, against another or against a value.
+    fn collections(&self, answer: &Answer, reference: &Answer) -> bool {
+        match (answer, reference) {
             (Answer::Set(a), Answer::Set(b)) => self.unordered(a, b, true),
             (Answer::Set(a), Answer::List { members: b, .. })
             | (Answer::List { members: a, .. }, Answer::Set(b)) => self.unordered(a, b, false),
@@ -140,6 +172,11 @@ impl Comparison<'_> {
                 let are_relations = a.iter().chain(b).any(|member| matches!(member, Answer::Chain(..)));
                 (is_choice_a == is_choice_b || !are_relations) && self.unordered(a, b, false)
             }
+            // `3/5 or 60%` says one value twice.
+            (Answer::List { members, is_choice: true }, other @ Answer::Value(_))
+            | (other @ Answer::Value(_), Answer::List { members, is_choice: true }) => {
+                members.iter().all(|member| matches!(member, Answer::Value(_)) && self.same(member, other))
+            }
             // A set of one member and that member.
             (Answer::Set(members), other @ Answer::Value(_)) => {
                 members.len() == 1 && self.same(&members[0], other)
@@ -147,22 +184,6 @@ impl Comparison<'_> {
             (other @ Answer::Value(_), Answer::Set(members)) => {
                 members.len() == 1 && self.same(other, &members[0])
             }
-            (Answer::Union(a), Answer::Union(b)) => self.unordered(a, b, false),
-            (Answer::Operation(a, left), Answer::Operation(b, right)) => a == b && self.ordered(left, right),
-            (Answer::Ratio(a), Answer::Ratio(b)) => ratios(a, b),
-            // "2 to 3" is a ratio only where one is wanted.
-            (Answer::Text(text), Answer::Ratio(ratio)) | (Answer::Ratio(ratio), Answer::Text(text)) => {
-                if afternoon(ratio).is_some_and(|time| time == *text) {
-                    return true;
-                }
-                let part = |part: &str| Some(Value::bare(Expr::integer(part.parse().ok()?)));
-                let parts = text.split("to").map(part).collect::<Option<Vec<_>>>();
-                !is_clock(ratio) && parts.is_some_and(|parts| ratios(&parts, ratio))
-            }
-            (Answer::Matrix(a), Answer::Matrix(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| self.ordered(a, b))
-            }
-            (Answer::Chain(a, left), Answer::Chain(b, right)) => chains(a, left, b, right),
             _ => false,
         }
     }
@@ -175,7 +196,7 @@ impl Comparison<'_> {
                     (Some(a), Some(b), Answer::Tuple(left), Answer::Tuple(right)) => {
                         self.same_tuple(&a, left, &b, right)
                     }
-                    _ => a == b && self.same(left, right),
+                    _ => same_name(a, b) && self.same(left, right),
                 };
                 Some(is_same || equations(answer, reference))
             }
@@ -194,6 +215,16 @@ impl Comparison<'_> {
                         ))
                     }
                 }
+            }
+            // x ∈ [1, 2] against 1 ≤ x ≤ 2
+            (Answer::Assigned(name, inner), Answer::Chain(sides, _))
+            | (Answer::Chain(sides, _), Answer::Assigned(name, inner))
+                if as_interval(inner).is_some() || is_union(inner) =>
+            {
+                let is_own = |part: &Expr| matches!(part, Expr::Variable(other) if other == name);
+                let is_about = sides.iter().any(|side| side.any(&is_own));
+                let other = if matches!(answer, Answer::Chain(..)) { answer } else { reference };
+                Some(is_about && self.same(inner, other))
             }
             (Answer::Assigned(..), Answer::Chain(..)) | (Answer::Chain(..), Answer::Assigned(..)) => {
                 Some(equations(answer, reference))
@@ -246,7 +277,9 @@ impl Comparison<'_> {
         };
         if answer.is_percent != reference.is_percent {
             let other = if answer.is_percent { reference } else { answer };
-            if !other.unit.is_none() {
+            let own = if answer.is_percent { answer } else { reference };
+            let is_share = own.unit.counted.as_deref().is_some_and(|thing| thing.starts_with("of "));
+            if !other.unit.is_none() || is_share {
                 return false;
             }
             let (share, _) = with(if answer.is_percent { answer } else { reference }, None, true);
@@ -254,6 +287,10 @@ impl Comparison<'_> {
             return !is_proper_fraction(own)
                 && self.constants(&own.expression, own.decimal, &other.expression, other.decimal)
                 || self.constants(&share, None, &other.expression, other.decimal);
+        }
+        // An angle of a name is not the name.
+        if answer.unit.is_degree() != reference.unit.is_degree() && answer.expression.has_variables() {
+            return false;
         }
         // 60 minutes are one hour; a number without a unit is in the other's.
         let both = !answer.unit.dimensions.is_empty() && answer.unit.dimensions == reference.unit.dimensions;
@@ -359,17 +396,6 @@ pub(super) fn same_choice(a: &Answer, b: &Answer) -> bool {
     letter(a).is_some_and(|a| letter(b) == Some(a))
 }
 
-fn is_infinite(answer: &Answer) -> bool {
-    match answer {
-        Answer::Value(value) => match &value.expression {
-            Expr::Infinity => true,
-            Expr::Negative(inner) => **inner == Expr::Infinity,
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
 /// The value of a name; that of `(y,x)` in the order of x, y and z.
 fn by_name(name: &str, inner: &Answer) -> Answer {
     match (names(name), inner) {
@@ -430,11 +456,26 @@ fn unwrapped(answer: &Answer) -> std::borrow::Cow<'_, Answer> {
     let values = if name.is_some() { &sides[1..] } else { &sides[..] };
     let Some(last) = values.last() else { return Cow::Borrowed(answer) };
     let constant = values.iter().all(|value| !value.has_variables());
-    if !constant || values.iter().any(|value| !same_expression(value, last)) {
+    let is_rounded = relations.last() == Some(&Relation::Approximate)
+        && values.len() > 1
+        && values[..values.len() - 1].iter().all(|value| same_expression(value, &values[0]))
+        && is_rounded(&values[0], last);
+    if !constant || !is_rounded && values.iter().any(|value| !same_expression(value, last)) {
         return Cow::Borrowed(answer);
     }
+    let last = if is_rounded { &values[0] } else { last };
     let value = Answer::Value(Value::bare(last.clone()));
     Cow::Owned(name.map_or(value.clone(), |name| Answer::Assigned(name, Box::new(value))))
+}
+
+/// Whether a decimal number is a value rounded at its last digit, of which there are at least two after the point.
+fn is_rounded(value: &Expr, decimal: &Expr) -> bool {
+    let (Some(value), Expr::Number(decimal)) = (normal(value), decimal) else { return false };
+    let value = value.rational().or_else(|| BigRational::from_float(numeric::real(&value)?));
+    let power = |places: u32| BigRational::from_integer(num_bigint::BigInt::from(10).pow(places));
+    let places = (2..=12).find(|places| (decimal * power(*places)).is_integer());
+    let (Some(value), Some(places)) = (value, places) else { return false };
+    (value - decimal).abs() * power(places) * BigRational::from_integer(2.into()) <= BigRational::one()
 }
 
 fn is_union(answer: &Answer) -> bool {
@@ -443,102 +484,6 @@ fn is_union(answer: &Answer) -> bool {
 
 fn is_relation(answer: &Answer) -> bool {
     matches!(answer, Answer::Chain(..) | Answer::List { .. })
-}
-
-fn as_interval(answer: &Answer) -> Option<Answer> {
-    match answer {
-        Answer::Interval { .. } => Some(answer.clone()),
-        Answer::Tuple(members) if members.len() == 2 => Some(Answer::Interval {
-            low: Box::new(members[0].clone()),
-            high: Box::new(members[1].clone()),
-            low_closed: false,
-            high_closed: false,
-        }),
-        Answer::Chain(sides, relations) => solved(sides, relations),
-        _ => None,
-    }
-}
-
-/// A set of numbers as its intervals: a union, one interval, or inequalities of one variable that are solved for it.
-fn pieces(answer: &Answer) -> Option<Vec<Answer>> {
-    match answer {
-        Answer::Union(members) | Answer::List { members, is_choice: true } => {
-            members.iter().map(as_interval).collect()
-        }
-        Answer::Operation('\u{2216}', operands) => match &operands[..] {
-            [Answer::Reals, Answer::Set(points)] => between(points),
-            _ => None,
-        },
-        // x ≠ 2
-        Answer::Chain(sides, relations) if relations[..] == [Relation::NotEqual] => match &sides[..] {
-            [Expr::Variable(_), point] | [point, Expr::Variable(_)] if !point.has_variables() => {
-                between(&[Answer::Value(Value::bare(point.clone()))])
-            }
-            _ => None,
-        },
-        answer => as_interval(answer).map(|interval| vec![interval]),
-    }
-}
-
-/// The open intervals that all real numbers are without some points.
-fn between(points: &[Answer]) -> Option<Vec<Answer>> {
-    let place = |point: &Answer| match point {
-        Answer::Value(value) if value.unit.is_none() && !value.is_percent => {
-            normal(&value.expression)?.rational()
-        }
-        _ => None,
-    };
-    let mut places = points.iter().map(place).collect::<Option<Vec<_>>>()?;
-    places.sort_unstable();
-    places.dedup();
-    let mut ends = vec![Expr::Negative(Box::new(Expr::Infinity))];
-    ends.extend(places.into_iter().map(Expr::Number));
-    ends.push(Expr::Infinity);
-    let end = |end: &Expr| Box::new(Answer::Value(Value::bare(end.clone())));
-    let open = |pair: &[Expr]| Answer::Interval {
-        low: end(&pair[0]),
-        high: end(&pair[1]),
-        low_closed: false,
-        high_closed: false,
-    };
-    Some(ends.windows(2).map(open).collect())
-}
-
-/// `x >= 4` and `4 <= x < 5` as intervals.
-fn solved(sides: &[Expr], relations: &[Relation]) -> Option<Answer> {
-    let at = sides.iter().position(|side| matches!(side, Expr::Variable(_)))?;
-    let value = |expression: &Expr| Box::new(Answer::Value(Value::bare(expression.clone())));
-    let (mut low, mut high) = (None, None);
-    for (side, relation, is_left) in [
-        at.checked_sub(1).map(|left| (left, left, true)),
-        (at + 1 < sides.len()).then_some((at + 1, at, false)),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        let bound = &sides[side];
-        if bound.has_variables() {
-            return None;
-        }
-        let (is_low, closed) = match relations[relation] {
-            Relation::Less => (is_left, false),
-            Relation::LessEqual => (is_left, true),
-            Relation::Greater => (!is_left, false),
-            Relation::GreaterEqual => (!is_left, true),
-            _ => return None,
-        };
-        let slot = if is_low { &mut low } else { &mut high };
-        if slot.replace((value(bound), closed)).is_some() {
-            return None;
-        }
-    }
-    if sides.len() > 3 || (sides.len() == 3 && at != 1) {
-        return None;
-    }
-    let below = Expr::Negative(Box::new(Expr::Infinity));
-    let (low, low_closed) = low.unwrap_or_else(|| (value(&below), false));
-    let (high, high_closed) = high.unwrap_or_else(|| (value(&Expr::Infinity), false));
-    Some(Answer::Interval { low, high, low_closed, high_closed })
 }
 
 /// Whether numbers with a colon between them are written as a time or a duration is, `7:30` or `14:60`.
@@ -586,6 +531,24 @@ fn ratios(a: &[Value], b: &[Value]) -> bool {
             }))
 }
 
+/// Whether an answer is the interval of all real numbers.
+fn is_everything(answer: &Answer) -> bool {
+    match as_interval(answer) {
+        Some(Answer::Interval { low, high, .. }) => is_infinite(&low) && is_infinite(&high) && low != high,
+        _ => false,
+    }
+}
+
+/// "2 to 3" is a ratio where one is wanted, and `15:30` is a time of the afternoon.
+fn ratio_in_words(text: &str, ratio: &[Value]) -> bool {
+    if afternoon(ratio).is_some_and(|time| time == text) {
+        return true;
+    }
+    let part = |part: &str| Some(Value::bare(Expr::integer(part.parse().ok()?)));
+    let parts = text.split("to").map(part).collect::<Option<Vec<_>>>();
+    !is_clock(ratio) && parts.is_some_and(|parts| ratios(&parts, ratio))
+}
+
 /// Left side minus right side of an equation.
 fn equation(answer: &Answer) -> Option<Fraction> {
     let difference =
@@ -615,21 +578,11 @@ fn equations(a: &Answer, b: &Answer) -> bool {
     }
 }
 
-fn flipped(relation: Relation) -> Relation {
-    match relation {
-        Relation::Less => Relation::Greater,
-        Relation::LessEqual => Relation::GreaterEqual,
-        Relation::Greater => Relation::Less,
-        Relation::GreaterEqual => Relation::LessEqual,
-        other => other,
-    }
-}
-
 fn chains(a: &[Expr], left: &[Relation], b: &[Expr], right: &[Relation]) -> bool {
     let sides = |b: &[&Expr], right: &[Relation]| {
         left == right && a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_expression(a, b))
     };
-    let mut backwards: Vec<Relation> = right.iter().map(|relation| flipped(*relation)).collect();
+    let mut backwards: Vec<Relation> = right.iter().map(|relation| relation.flipped()).collect();
     backwards.reverse();
     if sides(&b.iter().collect::<Vec<_>>(), right) || sides(&b.iter().rev().collect::<Vec<_>>(), &backwards) {
         return true;
@@ -643,5 +596,5 @@ fn chains(a: &[Expr], left: &[Relation], b: &[Expr], right: &[Relation]) -> bool
         return false;
     }
     let same_sign = a.above.leads_negative() == b.above.leads_negative();
-    *relation_a == if same_sign { *relation_b } else { flipped(*relation_b) }
+    *relation_a == if same_sign { *relation_b } else { relation_b.flipped() }
 }

@@ -3,7 +3,7 @@
 use num_bigint::BigInt;
 use num_rational::BigRational;
 
-/// A named function of one argument, except for [`Function::Binomial`].
+/// A named function: of one argument, except for [`Function::Binomial`] and those of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Function {
     Sin,
@@ -26,6 +26,11 @@ pub(super) enum Function {
     Factorial,
     DoubleFactorial,
     Binomial,
+    /// The functions of any number of arguments.
+    Maximum,
+    Minimum,
+    Divisor,
+    Multiple,
 }
 
 impl Function {
@@ -50,6 +55,22 @@ impl Function {
             "ceil" => Self::Ceiling,
             _ => return None,
         })
+    }
+
+    /// The function of any number of arguments of a name.
+    pub(super) fn of_list(name: &str) -> Option<Self> {
+        Some(match name {
+            "max" => Self::Maximum,
+            "min" => Self::Minimum,
+            "gcd" => Self::Divisor,
+            "lcm" => Self::Multiple,
+            _ => return None,
+        })
+    }
+
+    /// Whether the order of its arguments does not count.
+    pub(super) fn is_symmetric(self) -> bool {
+        matches!(self, Self::Maximum | Self::Minimum | Self::Divisor | Self::Multiple)
     }
 
     /// What `f^{-1}` means for a trigonometric function.

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::boxed::{self, Context};
+use super::labels;
 use super::sentence::{is_mathematics, number_said, unmarked, without_bold};
 use super::statement::{N_STATEMENTS, QUALIFIED, clarified, corrected, stated};
 use super::structure::{Answer, parse};
@@ -44,31 +45,80 @@ pub(super) fn choice(text: &str) -> Option<String> {
             r"(?:\b(?:correct|right|best)\s+(?:option|choice|answer)\s+is|\b(?:option|choice)\s+is|\bI\s+(?:choose|pick|select)|故选|故選)\s*[:\u{ff1a}]?[\s*_$]*(?P<letter>\(?[A-Z](?:[).:][^\n]*|[\s*.\u{3002}]*$))",
         )
     });
+    // "Therefore, option B is correct."
+    static RIGHT: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?:^|[.,!]\s+)(?:(?:So|Thus|Hence|Therefore|so|thus|hence|therefore),?\s+)?(?:[Oo]nly\s+)?(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\(?(?P<letter>[A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:option|choice|answer|one))?[.!*\s]*$",
+        )
+    });
     let text = &*reply(text);
     match marked(text) {
         Marked::Found(answer) => letter_of(&answer),
         Marked::Refused => None,
         Marked::Nothing => {
-            let line = text.trim().lines().next_back()?;
-            let line = tail(line, MOST);
+            let mut lines = text.trim().lines().rev();
+            let line = tail(lines.next()?, MOST);
+            // The last of several options.
+            static OPTION: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\s*_(-]*[A-J][*_]*[.):]"));
+            let before = lines.find(|line| !line.trim().is_empty());
+            if OPTION.is_match(line) && before.is_some_and(|before| OPTION.is_match(before)) {
+                return None;
+            }
             let chosen = CHOSEN.captures_iter(line).last().and_then(|found| found.name("letter"));
-            letter_of(chosen.map_or(line, |found| found.as_str()))
+            let is_right = RIGHT.captures(line).map(|found| found["letter"].to_owned());
+            is_right.or_else(|| letter_of(chosen.map_or(line, |found| found.as_str())))
         }
     }
+}
+
+/// What a reference of one word says: true, false, yes or no.
+pub(super) fn truth(word: &str) -> Option<&'static str> {
+    let word = word.trim().trim_start_matches("\\text{").trim_end_matches(['}', '.']);
+    ["true", "false", "yes", "no"].into_iter().find(|known| word.eq_ignore_ascii_case(known))
+}
+
+/// What a text without a mark says in its last sentence: "The statement is false.", "Yes."
+pub(super) fn truth_said(text: &str) -> Option<&'static str> {
+    static SAID: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)^\W*(?:(?:since|because|as)\b[^.;\n]{1,200},\s+)?(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:(?:the|this|that)\s+(?:given\s+)?(?:statement|claim|assertion|proposition|equation|inequality|conjecture)\s+is\s+)?",
+            r"(?:(?P<said>true|false|yes|no)|(?P<yes>yes),\s+\w+\s+(?:is|are|does|do|can|will)|(?P<no>no),\s+\w+\s+(?:is|are|does|do|can|will)\s*(?:not|n['\u{2019}]t))\W*$",
+        ))
+    });
+    let text = &*reply(text);
+    if !matches!(marked(text), Marked::Nothing) {
+        return None;
+    }
+    let text = text.trim();
+    let last = text.trim_end_matches(['.', '*', '!', ' ']);
+    let start = last.rfind(['.', '\n', '?', '!', ';']).map_or(0, |at| at + 1);
+    // "Is it? No." answers itself, and "not 18? Yes." as well.
+    if text[..start].trim_end().ends_with('?') && start > 0 {
+        return None;
+    }
+    let found = SAID.captures(&text[start..])?;
+    let said = found.name("said").or_else(|| found.name("yes")).or_else(|| found.name("no"))?;
+    truth(said.as_str())
 }
 
 /// The letter of `D`, `(D)`, `option D`, `D) Paris`.
 pub(super) fn letter_of(answer: &str) -> Option<String> {
     static LETTER: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+|选项|選項)?(?:(?P<d>[A-Ea-e])\)|\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z]))[}\s*_$.\u{3002}]*$",
+            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+|选项|選項)?(?:(?P<d>[A-Ea-e])\)|\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z])(?:\s+\((?P<z>[^()]*)\))?)[}\s*_$.\u{3002}]*$",
         )
     });
     static OTHERS: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(r"(?i)\b(?:or|and|not|isn|wrong|incorrect|maybe|perhaps)\b|\(?\b[A-Z]\)|\?|=")
+        pattern(
+            r"(?i)\b(?:or|and|not|isn|wrong|incorrect|maybe|perhaps|option|choice)\b|\(?\b[A-Z]\)|\b[B-E][:.]\s|\?|=",
+        )
     });
     let found = LETTER.captures(answer)?;
-    let rest = found.name("x").or_else(|| found.name("y")).map_or("", |rest| rest.as_str());
+    let rest = found
+        .name("x")
+        .or_else(|| found.name("y"))
+        .or_else(|| found.name("z"))
+        .map_or("", |rest| rest.as_str());
     let rest = rest.strip_prefix([')', '.', ':']).unwrap_or(rest);
     let letter = found.name("a").or_else(|| found.name("b")).or_else(|| found.name("c"));
     let letter = letter.or_else(|| found.name("d"))?;
@@ -240,9 +290,14 @@ pub(super) fn tail(text: &str, most: usize) -> &str {
     &text[start..]
 }
 
+/// Marks after an answer that say that it is right.
+pub(super) const CHECK_MARKS: [char; 7] =
+    ['\u{2713}', '\u{2714}', '\u{2705}', '\u{2611}', '\u{fe0f}', '\u{1f389}', ' '];
+
 /// Without markdown's marks and the full stop.
 pub(super) fn trimmed(text: &str) -> String {
-    let text = text.trim().trim_matches(|c: char| matches!(c, '*' | '_' | '`' | '"') || c.is_whitespace());
+    let text = text.trim().trim_end_matches(CHECK_MARKS);
+    let text = text.trim_matches(|c: char| matches!(c, '*' | '_' | '`' | '"') || c.is_whitespace());
     if text.ends_with("...") {
         return text.to_owned();
     }
@@ -334,6 +389,7 @@ fn closing(text: &str) -> Option<usize> {
 fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<String>)> {
     let (last, before) = boxes.split_last()?;
     let mut parts = vec![without_spaces(last.2)];
+    let mut labels = Vec::new();
     let mut start = last.0;
     for (from, to, content) in before.iter().rev() {
         if is_range(&text[*to..start]) {
@@ -343,14 +399,23 @@ fn joined(text: &str, boxes: &[(usize, usize, &str)]) -> Option<(usize, Option<S
             break;
         }
         parts.insert(0, without_spaces(content));
+        labels.insert(0, labels::before(&text[*to..start]));
         start = *from;
     }
+    labels.insert(0, labels::before(tail(&text[..start], MOST)));
     let (first, rest) = parts.split_first()?;
     if rest.iter().all(|part| part == first) {
         parts.truncate(1);
         start = last.0;
     }
-    let answer = if parts.len() == 1 { parts[0].to_owned() } else { parts.join(", ") };
+    let answer = match labels.into_iter().collect::<Option<Vec<String>>>() {
+        _ if parts.len() == 1 => parts[0].to_owned(),
+        Some(labels) if labels.iter().any(|label| *label != labels[0]) => {
+            let labelled = labels.iter().zip(&parts).map(|(label, part)| format!("{label} {part}"));
+            labelled.collect::<Vec<_>>().join(", ")
+        }
+        _ => parts.join(", "),
+    };
     if answer.is_empty() {
         return None;
     }
@@ -379,6 +444,14 @@ fn is_join(between: &str) -> bool {
             r"[\s*$:]*$",
         ))
     });
+    // "Boys: 3, girls: 4"
+    static NAMED: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?i)^[\s$.}*]*[,;]\s*(?:and\s+)?([a-z]{3,}):[\s$*]*$"));
+    const CORRECTS: &str =
+        "final answer correct corrected total check actually revised new result rather wait";
+    if NAMED.captures(between).is_some_and(|name| !wording::lists(CORRECTS, &name[1].to_lowercase())) {
+        return true;
+    }
     let label = LABEL.replace(between, "");
     let bare = label.replace("\\text", "").replace("\\quad", "").replace("\\qquad", "");
     let bare = bare.replace(['$', ' ', '\n', ',', ';', '/', '{', '}', '*', '\\', '-'], "");

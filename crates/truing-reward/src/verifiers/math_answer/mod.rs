@@ -20,8 +20,9 @@
 //! (`18!`) it is a factorial. A right answer in unusual words is refused rather than a wrong one accepted.
 //!
 //! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions,
-//! equations, inequalities, ratios and matrices; full-width forms, Chinese numerals and English number words
-//! with simple fractions ("two and a half") are read too, before a unit also ("five dollars"). `18...` leaves out
+//! equations, inequalities, ratios and matrices; full-width forms, Arabic and Indian digits, Chinese numerals, number
+//! words of English, German, French, Spanish and Russian and English fractions ("two and a half") are read too, before
+//! a unit also ("five dollars"). `18...` leaves out
 //! decimals and is not read as a number; `0.333...` is one third. Anything else is compared as text,
 //! without regard to case, spaces and punctuation.
 //!
@@ -43,6 +44,10 @@
 //!   may be left out.
 //! - Ratios: `3:2` is `6:4`, but no fraction (`1:2`, `1/2`). What may be a time is compared digit by digit (`7:30`, `14:60`).
 //! - Letters: `c` is not `C`; a choice in brackets may be in either case (`(C)`, `c`).
+//! - Labels: `length: 7` is 7, but not `width: 7`; `(a) 3 (b) 4` is a list in this order; `(B) 12` is B and 12; what
+//!   `\int_0^1 2x\,dx`, `P(A)`, `\angle ABC` or `\frac{dy}{dx}` is equal to is its value.
+//! - Free parameters: `\frac{\pi}{6} + 2\pi n` is that with k, `x^2 + c` that with C.
+//! - Shares: `60% of students` is `60%`, but not 60; `3 out of 10` is 0.3. `7th` is not 7.
 //! - Commas: `0{,}25` and, after "la respuesta es" and the like, `3,5` are decimals; elsewhere `3,5` is a list.
 //! - Decimals: with `float_rounding = 6` (the default) a decimal with at least six decimals and six significant
 //!   digits equals what rounds to it (`0.333333` is `1/3`, `0.333` is not). A decimal with nine decimals or
@@ -62,18 +67,30 @@ mod boxed;
 mod calendar;
 mod clause;
 mod compare;
+mod constants;
+mod denial;
 mod expression;
 mod extract;
+mod following;
+mod functions;
+mod intervals;
+mod labels;
+mod latex;
+mod notation;
+mod number_words;
 mod numerals;
 mod numeric;
+mod parameters;
 mod parse;
 mod pieces;
+mod plain;
 mod sentence;
 mod statement;
 mod structure;
 mod token;
 mod turns;
 mod units;
+mod values;
 mod wording;
 
 use num_rational::BigRational;
@@ -127,6 +144,12 @@ impl MathAnswer {
     fn score_one(&self, completion: &Completion<'_>) -> Result<f64, Unscored> {
         let reference = column_text(completion, &self.0.column)?;
         let reference = extract::marked_answer(&reference).unwrap_or_else(|| reference.trim().to_owned());
+        if let Some(verdict) = extract::truth(&reference) {
+            let found = extract::truth_said(completion.text);
+            if !self.0.marked_only && found.is_some() {
+                return Ok(f64::from(found == Some(verdict)));
+            }
+        }
         let is_choice = reference.len() == 1 && reference.starts_with(|c: char| c.is_ascii_uppercase());
         let choice = is_choice.then(|| extract::choice(completion.text)).flatten();
         let answer =
@@ -173,14 +196,18 @@ pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> V
     // In brackets a letter is a choice, in upper or lower case; without them it may be a variable.
     let is_choice = [answer, reference].iter().any(|text| text.contains('('));
     let is_equal = answer == reference
+        || plain::same_prose(answer, reference)
         || Comparison { config }.same(&found, &wanted)
-        || is_choice && compare::same_choice(&found, &wanted);
+        || is_choice && compare::same_choice(&found, &wanted)
+        || parameters::renamed(&found, &wanted)
+            .is_some_and(|renamed| Comparison { config }.same(&renamed, &wanted));
     if is_equal { Verdict::Equal } else { Verdict::Different }
 }
 
 /// Without space and the full stop around it.
 fn trimmed(text: &str) -> &str {
     let text = extract::without_spaces(text.trim().trim_matches(['*', '"', '`']));
+    let text = text.trim_end_matches(extract::CHECK_MARKS).trim_end();
     if text.ends_with("...") { text } else { text.trim_end_matches(['.', '\u{3002}', ',', ';']).trim() }
 }
 

@@ -1,4 +1,4 @@
-//! Digits and numerals: groups of thousands, exponents, Chinese and English number words.
+//! Digits and numerals: groups of thousands, exponents, Chinese numerals, words of scale.
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
@@ -180,7 +180,7 @@ fn chinese_power(letter: char) -> Option<u32> {
     })
 }
 
-fn ten(power: u32) -> BigRational {
+pub(super) fn ten(power: u32) -> BigRational {
     BigRational::from_integer(BigInt::from(10).pow(power))
 }
 
@@ -222,6 +222,13 @@ fn chinese_whole(text: &str, start: Option<&BigRational>) -> Option<(BigRational
         .find(|c: char| !(is_numeral(c) || (start.is_some() && c.is_ascii_digit())))
         .unwrap_or(text.len());
     let mut run = &text[..length];
+    // 5千米 are five kilometres.
+    if start.is_some() && text[length..].starts_with(['米', '克', '瓦', '卡', '焦', '赫', '伏']) {
+        run = run.strip_suffix('千').unwrap_or(run);
+    }
+    if start.is_some() && run.is_empty() {
+        return None;
+    }
     run = run.trim_end_matches('点');
     if run.is_empty() || run.starts_with('点') || run.chars().count() > 24 {
         return None;
@@ -305,7 +312,10 @@ const MILLIARD: &str = "\
 /// milliards of other languages. A word that stands for different powers in different languages (`billones`) has none.
 pub(super) fn multiplier(word: &str) -> Option<BigRational> {
     Some(match word {
-        "dozen" | "dozens" => BigRational::from_integer(12.into()),
+        "dozen" | "dozens" | "douzaine" | "douzaines" | "docena" | "docenas" | "dutzend" | "dozzina"
+        | "dozzine" | "d\u{fa}zia" | "d\u{fa}zias" | "tucet" | "дюжина" | "дюжины" | "дюжин" => {
+            BigRational::from_integer(12.into())
+        }
         "tens" => ten(1),
         "hundred" | "hundreds" => ten(2),
         "thousand" | "thousands" | "mil" | "mille" | "mila" | "tausend" => ten(3),
@@ -321,108 +331,4 @@ pub(super) fn multiplier(word: &str) -> Option<BigRational> {
         "trillion" | "trillions" => ten(12),
         _ => return None,
     })
-}
-
-/// A fraction or mixed number in English words: "half", "three quarters", "two and a half". Only numerators of one
-/// word are read: "twenty one hundredths" is 0.21 or 0.2.
-pub(super) fn english_fraction(words: &[String]) -> Option<BigRational> {
-    const SINGULAR: [&str; 10] =
-        ["half", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "quarter"];
-    let (denominator, numerator) = words.split_last()?;
-    let place = |name: &str| SINGULAR.iter().position(|known| *known == name);
-    let plural = match denominator.as_str() {
-        "halves" => Some(0),
-        word => word.strip_suffix('s').and_then(place),
-    };
-    let parts = |at: usize| if at == 9 { 4 } else { at as u32 + 2 };
-    let (above, below, whole) = match (place(denominator), plural, numerator) {
-        (Some(0), _, []) => (1, 2, &numerator[..0]),
-        (Some(at), _, [whole @ .., count]) if matches!(count.as_str(), "one" | "a") => (1, parts(at), whole),
-        (_, Some(at), [whole @ .., count]) => {
-            let count = english(std::slice::from_ref(count))?;
-            let count = u32::try_from(count.to_integer()).ok().filter(|count| (2..20).contains(count))?;
-            (count, parts(at), whole)
-        }
-        _ => return None,
-    };
-    let fraction = BigRational::new(above.into(), below.into());
-    match whole {
-        [] => Some(fraction),
-        [whole @ .., and] if and == "and" && fraction < BigRational::one() => {
-            let whole = english(whole).filter(|whole| *whole < ten(2))?;
-            Some(whole + fraction)
-        }
-        _ => None,
-    }
-}
-
-/// A whole number in English words.
-pub(super) fn english(words: &[String]) -> Option<BigRational> {
-    const SMALL: [&str; 20] = [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-        "thirteen",
-        "fourteen",
-        "fifteen",
-        "sixteen",
-        "seventeen",
-        "eighteen",
-        "nineteen",
-    ];
-    const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
-    if words.is_empty() || words.len() > 12 {
-        return None;
-    }
-    let (mut total, mut group, mut last) = (BigRational::zero(), 0_u32, u32::MAX);
-    let mut scale: Option<BigRational> = None;
-    if words.last().is_some_and(|word| word == "and") {
-        return None;
-    }
-    for (at, word) in words.iter().enumerate() {
-        let word_is_last = at + 1 == words.len();
-        let is_one = word == "a" && at == 0 && !word_is_last;
-        let word = if is_one { "one" } else { word.as_str() };
-        let found = SMALL.iter().position(|known| *known == word).map(|at| at as u32);
-        let found =
-            found.or_else(|| TENS.iter().position(|known| *known == word).map(|at| 10 * (at as u32 + 2)));
-        match (found, word) {
-            (None, "dozen") if word_is_last && total.is_zero() && group > 0 => group *= 12,
-            // A smaller one after a larger one: twenty, three; never three, twenty.
-            (Some(value), _)
-                if last == u32::MAX
-                    || ((20..100).contains(&last) && (1..10).contains(&value))
-                    || (last >= 100 && value > 0) =>
-            {
-                group += value;
-                last = value;
-            }
-            (None, "hundred") if (1..10).contains(&group) => {
-                group *= 100;
-                last = 100;
-            }
-            (None, "thousand" | "million" | "billion") if group > 0 => {
-                let found = multiplier(word)?;
-                if scale.is_some_and(|before| before <= found) {
-                    return None;
-                }
-                total += BigRational::from_integer(group.into()) * &found;
-                scale = Some(found);
-                (group, last) = (0, 1000);
-            }
-            (None, "and") if last == 100 || last == 1000 => {}
-            _ => return None,
-        }
-    }
-    Some(total + BigRational::from_integer(group.into()))
 }

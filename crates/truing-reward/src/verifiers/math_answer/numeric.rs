@@ -85,6 +85,7 @@ fn atom(atom: &Atom, point: &Point<'_>) -> Option<Complex64> {
         Atom::Infinity => return None,
         Atom::Prime(base) | Atom::Radical(base) => base.to_f64()?.into(),
         Atom::Power(base, exponent) => power(fraction(base, point)?, fraction(exponent, point)?),
+        Atom::Call(_, arguments) if arguments.len() != 1 => return None,
         Atom::Call(function, arguments) => call(*function, fraction(arguments.first()?, point)?)?,
     })
 }

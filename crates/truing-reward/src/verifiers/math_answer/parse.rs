@@ -18,9 +18,9 @@ pub(super) fn expression(tokens: &[Token]) -> Option<Expr> {
     (parser.at == parser.tokens.len()).then_some(found)
 }
 
-struct Parser {
-    tokens: Vec<Token>,
-    at: usize,
+pub(super) struct Parser {
+    pub(super) tokens: Vec<Token>,
+    pub(super) at: usize,
     depth: usize,
     /// Open absolute values: there a bar closes.
     absolute: usize,
@@ -33,22 +33,22 @@ fn negative(inner: Expr) -> Expr {
     }
 }
 
-fn product(mut factors: Vec<Expr>) -> Option<Expr> {
+pub(super) fn product(mut factors: Vec<Expr>) -> Option<Expr> {
     if factors.len() > 1 { Some(Expr::Product(factors)) } else { factors.pop() }
 }
 
 impl Parser {
-    fn peek(&self) -> Option<&Token> {
+    pub(super) fn peek(&self) -> Option<&Token> {
         self.tokens.get(self.at)
     }
 
-    fn take(&mut self, symbol: char) -> bool {
+    pub(super) fn take(&mut self, symbol: char) -> bool {
         let found = self.peek().is_some_and(|token| token.is(symbol));
         self.at += usize::from(found);
         found
     }
 
-    fn nested(&mut self, read: impl FnOnce(&mut Self) -> Option<Expr>) -> Option<Expr> {
+    pub(super) fn nested(&mut self, read: impl FnOnce(&mut Self) -> Option<Expr>) -> Option<Expr> {
         if self.depth >= MAX_DEPTH {
             return None;
         }
@@ -58,7 +58,7 @@ impl Parser {
         found
     }
 
-    fn sum(&mut self) -> Option<Expr> {
+    pub(super) fn sum(&mut self) -> Option<Expr> {
         let mut terms = Vec::new();
         let mut is_negative = false;
         loop {
@@ -100,7 +100,7 @@ impl Parser {
         }
     }
 
-    fn signed_factor(&mut self) -> Option<Expr> {
+    pub(super) fn signed_factor(&mut self) -> Option<Expr> {
         let mut is_negative = false;
         loop {
             if self.take('-') {
@@ -114,13 +114,18 @@ impl Parser {
     }
 
     /// Whether the next token starts another factor of an implicit product.
-    fn continues(&self) -> bool {
+    pub(super) fn continues(&self) -> bool {
         let Some(token) = self.peek() else { return false };
         match &token.kind {
             // Two numbers side by side are no product.
             Kind::Number(_) => {
+                // `7 R 3` is a quotient with its remainder.
                 self.at > 0
-                    && matches!(&self.tokens[self.at - 1].kind, Kind::Letter(_) | Kind::Symbol(')' | '}'))
+                    && !(token.spaced && matches!(self.tokens[self.at - 1].kind, Kind::Letter(_)))
+                    && matches!(
+                        &self.tokens[self.at - 1].kind,
+                        Kind::Letter(_) | Kind::Symbol(')' | '}' | '!')
+                    )
             }
             Kind::Letter(_) => true,
             Kind::Word(word) => is_variables(word),
@@ -135,9 +140,23 @@ impl Parser {
     }
 
     /// A primary with its exponent and signs after it.
-    fn factor(&mut self) -> Option<Expr> {
+    pub(super) fn factor(&mut self) -> Option<Expr> {
+        if let Some(letters) = self.raised_letters() {
+            self.at += 1;
+            let mut factors: Vec<Expr> = letters.chars().map(|letter| constant(letter.to_string())).collect();
+            let last = factors.pop()?;
+            factors.push(self.postfix(last)?);
+            return product(factors);
+        }
         let base = self.primary()?;
         self.postfix(base)
+    }
+
+    /// The letters of `xy` before an exponent or a sign, which belongs to the last of them.
+    fn raised_letters(&self) -> Option<String> {
+        let word = self.peek()?.word().filter(|word| is_variables(word))?;
+        let next = self.tokens.get(self.at + 1)?;
+        (next.is('^') || next.is('!') || next.is('%')).then(|| word.to_owned())
     }
 
     fn postfix(&mut self, mut value: Expr) -> Option<Expr> {
@@ -182,7 +201,7 @@ impl Parser {
         Some(value)
     }
 
-    fn exponent(&mut self) -> Option<Expr> {
+    pub(super) fn exponent(&mut self) -> Option<Expr> {
         let mut is_negative = false;
         while self.take('-') {
             is_negative = !is_negative;
@@ -192,18 +211,19 @@ impl Parser {
         Some(if is_negative { negative(value) } else { value })
     }
 
-    fn group(&mut self, close: char) -> Option<Expr> {
+    pub(super) fn group(&mut self, close: char) -> Option<Expr> {
         let absolute = std::mem::take(&mut self.absolute);
         let inner = self.nested(Self::sum)?;
         self.absolute = absolute;
         self.take(close).then_some(inner)
     }
 
-    fn primary(&mut self) -> Option<Expr> {
+    pub(super) fn primary(&mut self) -> Option<Expr> {
         let token = self.peek()?.clone();
         self.at += 1;
         match token.kind {
             Kind::Number(number) => self.number(number),
+            Kind::Letter(name) if name == "C" => self.combinations().or_else(|| self.variable(name)),
             Kind::Letter(name) => self.variable(name),
             Kind::Word(word) if is_variables(&word) => {
                 product(word.chars().map(|letter| constant(letter.to_string())).collect())
@@ -322,7 +342,7 @@ impl Parser {
     }
 
     /// The argument of a command: a group, or one token.
-    fn argument(&mut self) -> Option<Expr> {
+    pub(super) fn argument(&mut self) -> Option<Expr> {
         if self.take('{') {
             return self.group('}');
         }
@@ -343,114 +363,6 @@ impl Parser {
             }
             _ => None,
         }
-    }
-
-    fn command(&mut self, name: &str) -> Option<Expr> {
-        match name {
-            "pi" => Some(Expr::Pi),
-            "infty" => Some(Expr::Infinity),
-            "frac" | "binom" => self.two_arguments(name == "binom"),
-            "sqrt" => {
-                let mut index = Expr::integer(2);
-                if self.take('[') {
-                    index = self.group(']')?;
-                }
-                let radicand = self.nested(Self::argument)?;
-                Some(Expr::Root(Box::new(index), Box::new(radicand)))
-            }
-            "lfloor" | "lceil" => {
-                let inner = self.nested(Self::sum)?;
-                let close = if name == "lfloor" { "rfloor" } else { "rceil" };
-                self.peek().filter(|token| token.is_command(close))?;
-                self.at += 1;
-                let function = if name == "lfloor" { Function::Floor } else { Function::Ceiling };
-                Some(Expr::Call(function, vec![inner]))
-            }
-            _ => self.nested(|parser| parser.function(name)),
-        }
-    }
-
-    fn two_arguments(&mut self, is_binomial: bool) -> Option<Expr> {
-        let single = self.peek()?.whole().map(|number| number.digits.clone());
-        let (above, below) = match single.as_deref() {
-            // \frac12 is one half; of more digits nobody knows.
-            Some(digits) if digits.len() == 2 => {
-                self.at += 1;
-                let digit = |at: usize| Some(Expr::integer(i64::from(digits.chars().nth(at)?.to_digit(10)?)));
-                (digit(0)?, digit(1)?)
-            }
-            Some(digits) if digits.len() > 2 => return None,
-            _ => {
-                let above = self.nested(Self::argument)?;
-                if self.peek()?.whole().is_some_and(|number| number.digits.len() > 1) {
-                    return None;
-                }
-                (above, self.nested(Self::argument)?)
-            }
-        };
-        Some(if is_binomial {
-            Expr::Call(Function::Binomial, vec![above, below])
-        } else {
-            Expr::quotient(above, below)
-        })
-    }
-
-    /// `\sin^2 x`, `\log_2 8`, `\ln(x)`.
-    fn function(&mut self, name: &str) -> Option<Expr> {
-        let (mut base, mut power) = (None, None);
-        for _ in 0..2 {
-            if self.take('_') {
-                base = Some(self.argument()?);
-            } else if self.take('^') {
-                power = Some(self.exponent()?);
-            }
-        }
-        let argument = self.function_argument()?;
-        let ln = |inner: Expr| Expr::Call(Function::Ln, vec![inner]);
-        let called = match name {
-            "log" | "lg" => Expr::quotient(ln(argument), ln(base.unwrap_or_else(|| Expr::integer(10)))),
-            "exp" if base.is_none() => Expr::power(Expr::Euler, argument),
-            _ => {
-                let function = Function::named(name).filter(|_| base.is_none())?;
-                let is_inverse = power == Some(Expr::integer(-1));
-                match function.inverse().filter(|_| is_inverse) {
-                    Some(inverse) => {
-                        power = None;
-                        Expr::Call(inverse, vec![argument])
-                    }
-                    None => Expr::Call(function, vec![argument]),
-                }
-            }
-        };
-        Some(match power {
-            Some(power) => Expr::power(called, power),
-            None => called,
-        })
-    }
-
-    /// A bracket, or the product that follows up to the next function.
-    fn function_argument(&mut self) -> Option<Expr> {
-        if self.take('(') {
-            return self.group(')');
-        }
-        if self.take('{') {
-            return self.group('}');
-        }
-        let mut factors = vec![self.signed_factor()?];
-        while self.continues() {
-            let is_function = |token: &Token| match &token.kind {
-                Kind::Command(name) => {
-                    Function::named(name).is_some() || matches!(name.as_str(), "log" | "lg" | "exp")
-                }
-                Kind::Symbol('(') => true,
-                _ => false,
-            };
-            if self.peek().is_none_or(is_function) {
-                break;
-            }
-            factors.push(self.factor()?);
-        }
-        product(factors)
     }
 }
 

@@ -53,7 +53,11 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
         // 2万 stays whole.
         let counts = start.is_some_and(|from: usize| {
             text[from..at].ends_with(is_digit)
-                && numerals::chinese(&letter.to_string(), Some(&num_traits::One::one())).is_some()
+                && numerals::chinese(
+                    &text[at..].chars().take(2).collect::<String>(),
+                    Some(&num_traits::One::one()),
+                )
+                .is_some_and(|found| found.length > 0)
         });
         if is_break(letter) && !stays {
             if let Some(from) = start.take() {

@@ -8,7 +8,9 @@ use regex::Regex;
 use num_traits::Signed;
 
 use super::clause::{self, Around};
+use super::denial::is_taken_back;
 use super::extract::{MOST, head, tail, trimmed};
+use super::labels;
 use super::pieces::{Piece, around, is_digit, is_expression, pieces, tidied};
 use super::statement::CUE;
 use super::structure::{Answer, parse};
@@ -111,6 +113,10 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     };
     let text = without_confidence(tail(&text, TAIL));
     let text = text.as_ref();
+    let last_line = head(text.trim().lines().next_back().unwrap_or_default());
+    if labels::is_parts(last_line) {
+        return Some(last_line.trim().to_owned());
+    }
     let last_digit = last_number(text)?;
     let (start, end) = (sentence_start(text, last_digit), sentence_end(text, last_digit));
     let sentence = without_bold(text[start..end].trim());
@@ -120,7 +126,7 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     if is_left_out
         || gives_grounds(sentence)
         || following.starts_with(['?', '\u{ff1f}'])
-        || clause::is_taken_back(following)
+        || is_taken_back(following)
     {
         return None;
     }
@@ -132,6 +138,7 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
         || PREMISE.is_match(sentence)
         || clause::is_of_another(sentence)
         || ABOUT.is_match(sentence)
+        || names_pair(sentence)
         || gives_up(sentence)
         || gives_up(head(following))
     {
@@ -141,7 +148,9 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
         return number_said(corrected, true).filter(|found| is_mathematics(found));
     }
     static SOLUTIONS: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(r"(?i)^(?:the\s+)?(?:two\s+|real\s+)?(?:solutions|roots|zeros)\s+are\s*:?\s*")
+        pattern(
+            r"(?i)^(?:the\s+)?(?:two\s+|real\s+)?(?:solutions|roots|zeros|eigenvalues|answers|values)\s+are\s*:?\s*",
+        )
     });
     let formula = without_introduction(sentence);
     let formula = trimmed(SOLUTIONS.find(formula).map_or(formula, |found| &formula[found.end()..]));
@@ -239,7 +248,7 @@ static PREMISE: LazyLock<Regex> = LazyLock::new(|| {
         r"|(?:we\s+(?:know|are\s+(?:given|told)|have\s+to|need\s+to|must|should|can|could|then|now|next|will)|it\s+is\s+(?:given|known)|given\s+(?:that|is|are)|the\s+(?:problem|question)\s+(?:says|states|tells|gives))",
         r"|(?:guess(?:ed)?|(?:some|most|many|other)\s+(?:people|students)\s+(?:would\s+)?(?:answer|say|think|get))",
         r"|probably|likely|presumably|apparently|supposedly|extraneous|short|lacks?|missing|away\s+from|off\s+by)\b",
-        r"|\b(?:used\s+to|no\s+longer)\b|\b(?:one|another)\s+(?:such\s+|possible\s+|of\s+the\s+)*(?:solution|root|value|option|answer|candidate|possibility)s?\b|\bpossible\s+(?:value|answer|solution|option)s?\b",
+        r"|\b(?:used\s+to|no\s+longer|infinitely\s+many|if\s+only|wish(?:es|ed)?|one\s+such\s+\w+|counterexample)\b|\be\.g\.|\b(?:one|another)\s+(?:such\s+|possible\s+|of\s+the\s+)*(?:solution|root|value|option|answer|candidate|possibility)s?\b|\bpossible\s+(?:value|answer|solution|option)s?\b",
         r"|^\W*(?:let|suppose|assume|recall|consider|next|note|imagine|remark|check|checking|verify|verification|proof|sanity|to\s+(?:check|verify|confirm))\b",
         r"|^\W*(?:before|without|excluding|not\s+counting|ignoring|besides|apart\s+from|except)\b",
     ))
@@ -261,6 +270,18 @@ pub(super) fn without_confidence(text: &str) -> Cow<'_, str> {
         ))
     });
     CONFIDENCE.replace_all(text, "$kept")
+}
+
+/// Whether a sentence gives the numbers of two things: "the first is 18, the second is 20".
+fn names_pair(sentence: &str) -> bool {
+    static PAIR: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)\d[^.]*\bthe\s+other\b[^.]*\d|\bfirst\b[^.]*\d[^.]*\b(?:second|other)\b[^.]*\d|\bone\b[^.]*\d[^.]*\bthe\s+other\b[^.]*\d",
+            r"|\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d[^.]*\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d",
+            r"|\b(?:larger|largest|greatest|greater|upper|maximum|longer|older)\b[^.]*\d[^.]*\b(?:smaller|smallest|least|lower|minimum|shorter|younger)\b[^.]*\d",
+        ))
+    });
+    PAIR.is_match(sentence) && !sentence.contains(" so ")
 }
 
 /// Whether two numbers stand in the last clause of a sentence without an equation, or it only gives the grounds
@@ -302,6 +323,9 @@ fn of_equation(sentence: &str) -> Option<Option<String>> {
         return None;
     }
     let after = &sentence[at + 1 + pieces[to].start + pieces[to].text.len()..];
+    if MODULUS.is_match(after) {
+        return Some(None);
+    }
     let end = after.find(|c: char| is_digit(c) || matches!(c, ',' | ';'))?;
     let words = after[..end].trim_end_matches(['$', '\\', ' ']);
     let words = words.rsplit_once(' ').filter(|_| after[..end].ends_with(' ')).map_or("", |(kept, _)| kept);
@@ -350,7 +374,11 @@ fn is_sentence_end(text: &str, at: usize, letter: char) -> bool {
         text[at + letter.len_utf8()..].trim_start_matches(['*', '_', '"', ')', '\u{201d}']).chars().next();
     match letter {
         '\n' | '\u{3002}' | '\u{ff01}' | '\u{ff1f}' | '\u{ff1b}' => true,
-        '.' | '?' => next.is_none_or(char::is_whitespace),
+        '.' | '?' => {
+            let is_short =
+                ["e.g", "i.e", "approx", "resp", "cf"].iter().any(|word| text[..at].ends_with(word));
+            next.is_none_or(char::is_whitespace) && !is_short
+        }
         // A factorial ends no sentence.
         '!' => {
             next.is_none_or(char::is_whitespace)
@@ -397,10 +425,15 @@ pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
     // From one number to another, not their difference: no answer.
     let (before, after) = (&sentence[..start], &sentence[end..]);
     // `18...` has decimals that are left out; "18% of the total" is another number; "step 18" is a name.
+    static CITED: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[\d+\]$"));
     if after.starts_with("..")
+        || !is_cued && CITED.is_match(&found)
         || after.starts_with('\u{2026}')
         || is_share(&found) && SHARE_OF.is_match(after)
         || NAMED.is_match(before)
+        || MODULUS.is_match(after)
+        || before.contains('\u{ac}')
+        || is_equation && CASE.is_match(before)
     {
         return None;
     }
@@ -414,6 +447,13 @@ static NAMED: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)\b(?:steps?|questions?|problems?|exercises?|equations?|footnotes?|notes?|theorems?|lemmas?|attempts?|appendix|figures?|sections?|versions?)",
         r"\s*(?:no\.|number|\x23)?\s*[(*$]*$",
     ))
+});
+
+/// A modulus after a number, which is then a residue.
+static MODULUS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^[\s$]*\(?\s*\\?[pb]?mod\b"));
+/// Words before an equation that make of it the case that the sentence is about: "for n = 18".
+static CASE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"(?i)(?:^|[,;]\s)\W*(?:for|when|if|with|taking|setting|trying|try|say)\s+\W*$")
 });
 
 /// "of the total" after a percentage.
@@ -432,6 +472,13 @@ fn with_unit(found: &str, after: &str) -> String {
     let with = format!("{found} {unit}");
     match (parse(found), parse(&with)) {
         (Answer::Value(bare), Answer::Value(_)) if is_unit && !bare.expression.has_variables() => with,
+        // `2 * 8 = 16` and `x = 16` before a unit
+        (Answer::Chain(..), Answer::Value(_) | Answer::Assigned(..)) if is_unit => with,
+        (Answer::Assigned(_, bare), Answer::Assigned(_, with_unit))
+            if is_unit && matches!((&*bare, &*with_unit), (Answer::Value(_), Answer::Value(_))) =>
+        {
+            with
+        }
         _ => found.to_owned(),
     }
 }

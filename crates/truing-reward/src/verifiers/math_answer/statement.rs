@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::clause;
+use super::denial::is_taken_back;
 use super::extract::{Marked, head, trimmed};
 use super::numerals;
 use super::pieces::{is_digit, pieces};
@@ -33,9 +34,10 @@ static STATEMENT: LazyLock<Regex> = LazyLock::new(|| {
 static FOREIGN: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?i)(?:答案|答え|正解)(?:应该|应当|应|就|肯定|确实|也)*\s*(?P<no>不是|并非|不为|不等于)?\s*(?:(?:是|为|為|は|即)\s*[:\u{ff1a}]?|等于|[:\u{ff1a}=])?",
-        r"|答\s*[:\u{ff1a}]",
+        r"|答\s*[:\u{ff1a}]|\b(?:đ|\x{110})áp\s+(?:án|số)\s*(?:cuối\s+cùng\s+)?(?:là\b|:)",
         r"|(?:정답|답)은\s*|\bответ[*_]*\s*[:\u{2014}][\s*_]*",
         r"|\b(?:la\s+)?(?:respuesta|r\u{e9}ponse|resposta|antwort|risposta)\b[^.\n]{0,30}?(?:\b(?:es|est|ist|lautet)\b|\s[\u{e9}\u{e8}]\s|:)",
+        r"|\b(?:die\s+l\x{f6}sung|das\s+ergebnis|la\s+soluci\x{f3}n|el\s+resultado|le\s+r\x{e9}sultat|o\s+resultado|il\s+risultato)(?:\s+final)?\s*(?:(?:es|est|ist|lautet)\b|\s[\x{e9}\x{e8}]\s|:)",
     ))
 });
 /// What replaces an answer that was given before: "no, it should be", "the correct total is".
@@ -53,7 +55,7 @@ pub(super) static CUE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
         r"(?im)(?:^|[\n.!?;:,(\u{2014}\u{2013}\u{3002}\u{ff01}\u{ff0c}\u{ff08}]|\s-+|\.\.\.|\b(?:so|hmm|but|oh|and|well|ah)\b)[\s*_]*",
         r"(?:",
-        r"(?:(?:no|non|nein|нет)\s*(?:[,.!\u{2014}\u{2013}-]|\bwait\b)|wait\b|hold\s+on\b|oops\b|actually\s*,|correction\b|corrected\s*:|(?:i\s+am\s+|i['\u{2019}]m\s+)?sorry\b|i\s+apologi[sz]e\b|my\s+mistake\b|scratch\s+that\b|on\s+second\s+thought\b|(?:edit|typo)\s*:",
+        r"(?:(?:no|non|nein|нет)\s*(?:[,.!\u{2014}\u{2013}-]|\bwait\b)|wait\b|hold\s+on\b|oops\b|actually\s*,|correction\b|corrected\s*:|(?:i\s+am\s+|i['\u{2019}]m\s+)?sorry\b|i\s+apologi[sz]e\b|my\s+mistake\b|scratch\s+that\b|(?:on\s+second\s+thought|(?:up)?on\s+(?:further\s+)?reflection|on\s+closer\s+inspection)\b|(?:edit|typo)\s*:",
         r"|revised\s*:|espera\b|perd\x{f3}n\b|correcci\x{f3}n\b|attendez\b|pardon\b|warte\b|korrektur\b|подожд\w*|等等|等一下|不对|不對|更正|修正|いや|いえ|訂正|待って)",
         r"(?:[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}-]*(?:(?:no|non|nein|wait|hold\s+on|espera|attendez|warte|sorry|i\s+meant|i\s+mean|make\s+(?:it|that)|it['\u{2019}]s|it\s+is|that['\u{2019}]s|there\s+are|es\s+ist|es|c['\u{2019}]est|应该是|應該是|是)(?:\b|[\s:\u{ff1a}]|$|\B)))*[\s,.!:\u{2014}\u{2013}\u{ff0c}\u{ff1a}\u{3001}*_-]*",
         r"|i\s+(?:have\s+|['\u{2019}]ve\s+)?(?:made|forgot|miscounted|misread|miscalculated)\b",
@@ -115,7 +117,7 @@ pub(super) const N_STATEMENTS: usize = 16;
 /// What follows an answer and replaces it or takes it back; `None` where it stands. `is_lead` where what
 /// follows directly has been read already.
 pub(super) fn corrected(answer: Option<&str>, after: &str, is_lead: bool) -> Option<Marked> {
-    if !is_lead && clause::is_taken_back(head(after)) {
+    if !is_lead && is_taken_back(head(after)) {
         return Some(Marked::Refused);
     }
     if answer.is_some_and(|answer| is_refuted(answer, after)) {
@@ -136,17 +138,41 @@ fn is_refuted(answer: &str, after: &str) -> bool {
         pattern(concat!(
             r"(?i)(?:\b(?:so|therefore|thus|hence),?\s+there\s+(?:is|are)\s+no\s+(?:(?:real|such|integer)\s+)?(?:solutions?|answers?)\b",
             r"|\b(?:however|but),?\s+(?:this|it|that)\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b",
-            r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b)",
+            r"|(?P<value>\d[\d.,/]*)\$?\s+(?:does\s+not|doesn['\u{2019}]t|fails\s+to)\s+(?:satisfy|work|fit|hold)\b",
+            r"|(?P<failed>\d[\d.,/]*)\$?\s+fails\s+(?:the|this|our)\b",
+            r"|\bbut\s+(?P<rival>[-\u{2212}]?\d[\d.,/]*)\s+is\s+(?:right|correct)\b",
+            r"|(?P<other>[-\u{2212}]?\d[\d.,/]*)\$?,?\s+is\s+the\s+(?:final\s+|correct\s+|actual\s+)?answer\b)",
         ))
     });
-    if gives_up(head(after)) {
+    // What is asked for is something else than what was found.
+    static ASKED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)\b(?:but|however|though|yet|wait)\b[^.\n]{0,20}\b(?:question|problem)\s+(?:(?:actually|really)\s+)?",
+            r"(?:asks?|asked|wants?|wanted|requires?|is\s+asking)\b",
+        ))
+    });
+    // A check that fails.
+    static FAILED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(concat!(
+            r"(?i)\b(?:check(?:ing)?|verif(?:y|ying|ication)|substitut\w+|plugging|sanity)\b[^.\n]{0,120}",
+            r"\b(?:which|this|that|it|they|sides?|totals?|results?)\s+(?:(?:does|do|did)\s*(?:not|n['\u{2019}]t)\s+(?:match|agree|equal|satisfy|hold|work|fit|check|add\s+up)|contradict(?:s|ion)|mismatch|fails)\b",
+        ))
+    });
+    if gives_up(head(after)) || FAILED.is_match(head(after)) || ASKED.is_match(head(after)) {
         return true;
     }
-    REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| match found.name("value") {
-        Some(value) => {
-            super::number(value.as_str()).is_some_and(|value| super::number(answer) == Some(value))
+    let is_answer = |value: regex::Match<'_>| {
+        super::number(value.as_str().trim_end_matches([',', '.']))
+            .map(|value| super::number(answer) == Some(value))
+    };
+    REFUTED.captures_iter(after).take(N_STATEMENTS).any(|found| {
+        match found.name("other").or_else(|| found.name("rival")) {
+            Some(other) => is_answer(other) == Some(false),
+            None => found
+                .name("value")
+                .or_else(|| found.name("failed"))
+                .is_none_or(|value| is_answer(value) == Some(true)),
         }
-        None => true,
     })
 }
 
@@ -159,8 +185,8 @@ enum Statement {
     Nothing,
 }
 
-/// The last answer that is stated in words.
-pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
+/// The places where a text states, denies or corrects an answer, in their order.
+fn marks(text: &str, has_earlier: bool) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     for captures in STATEMENT.captures_iter(text).chain(FOREIGN.captures_iter(text)) {
         let denies = captures.name("no").is_some() || captures.name("not").is_some();
@@ -186,6 +212,12 @@ pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
         }
     }
     marks.sort_unstable_by_key(|mark| (mark.end, mark.corrects));
+    marks
+}
+
+/// The last answer that is stated in words.
+pub(super) fn stated(text: &str, has_earlier: bool) -> Marked {
+    let marks = marks(text, has_earlier);
     let n_marks = marks.len();
     let (mut has_denied, mut has_cue, mut remark) = (false, false, None);
     for (at, mark) in marks.into_iter().enumerate().rev().take(N_STATEMENTS) {
@@ -303,8 +335,11 @@ fn content(text: &str, start: usize) -> (&str, &str) {
 }
 
 /// Words for "answer" in languages that write a comma before decimals.
-static EUROPEAN: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?i)\b(?:respuesta|r\x{e9}ponse|resposta|antwort|risposta|ответ)\b"));
+static EUROPEAN: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(?:respuesta|r\x{e9}ponse|resposta|antwort|risposta|ответ|l\x{f6}sung|ergebnis|soluci\x{f3}n|resultado|r\x{e9}sultat|risultato)\b",
+    )
+});
 
 /// A line that starts with a number with a decimal comma, `3,5`, with a point in its place. Three decimals may be thousands.
 fn with_point(line: &str) -> Cow<'_, str> {
@@ -339,7 +374,7 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     }
     let says = |answer: String, rest: &str| {
         let is_last = rest.trim_matches(|c: char| !c.is_alphanumeric()).is_empty();
-        if clause::is_taken_back(rest) || (is_last && clause::is_taken_back(following)) {
+        if is_taken_back(rest) || (is_last && is_taken_back(following)) {
             Statement::TakesBack
         } else {
             Statement::Says(answer)
@@ -372,7 +407,13 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
     if sentence.is_empty() {
         return Statement::Nothing;
     }
-    if LEFT_OUT.is_match(&whole) || is_rate_of_another(rest, &sentence) {
+    // "41 and to question 2 is 42"
+    static SECOND: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?i)\b(?:and|while)\s+(?:(?:the\s+answer\s+)?(?:to|for|of)\s+)?(?:the\s+)?(?:question|part|problem|second|other)\b[^.]*\b(?:is|are)\b",
+        )
+    });
+    if SECOND.is_match(&sentence) || LEFT_OUT.is_match(&whole) || is_rate_of_another(rest, &sentence) {
         return Statement::Denies;
     }
     if sentence != whole && is_mathematics(&sentence) {

@@ -1,18 +1,19 @@
 //! What an answer is: a value, a tuple, a set, an interval, a relation, a matrix or plain text.
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use num_rational::BigRational;
-use num_traits::{One, Signed};
 use regex::Regex;
 
 use super::calendar;
-use super::expression::{Expr, Function};
-use super::numerals;
+use super::expression::Expr;
+use super::labels;
+use super::notation::in_one_notation;
+use super::number_words;
 use super::parse::{expression, is_variables};
-use super::token::{Kind, NumberToken, ROW, Relation, SET_CLOSE, SET_OPEN, Token, tokens};
+use super::plain::plain;
+use super::token::{Kind, ROW, Relation, SET_CLOSE, SET_OPEN, Token, tokens};
 use super::units::Unit;
+use super::values::{hyphenated, in_words, mixed, value};
 use super::wording;
 use crate::verifiers::pattern::pattern;
 
@@ -94,96 +95,16 @@ pub(super) fn parse(text: &str) -> Answer {
     if let Some(found) = calendar::time(text).or_else(|| calendar::date(text)) {
         return Answer::Text(found);
     }
-    let text = &*turned_brackets(text);
+    if let Some(found) = labels::labelled(text) {
+        return found;
+    }
+    let text = &*in_one_notation(text);
     let found = tokens(text).filter(|tokens| !tokens.is_empty()).and_then(|tokens| answer(&tokens, 0));
     found.unwrap_or_else(|| Answer::Text(plain(text)))
 }
 
-/// `]2,5[` and `[2,5[` with round brackets where a square one is turned around; else the text as it is.
-fn turned_brackets(text: &str) -> Cow<'_, str> {
-    let mut turned = String::new();
-    let (mut start, mut any) = (None, false);
-    for (at, letter) in text.char_indices() {
-        match (letter, start) {
-            ('[' | ']', None) => {
-                start = Some(at + 1);
-                any |= letter == ']';
-                turned.push(if letter == ']' { '(' } else { '[' });
-            }
-            ('[' | ']', Some(from)) => {
-                let inner = text[from..at].trim_end_matches("\\right").trim_end_matches("\\left");
-                let is_pair = |mark: char| {
-                    inner.split_once(mark).is_some_and(|(low, high)| {
-                        !high.contains(mark) && !low.trim().is_empty() && !high.trim().is_empty()
-                    })
-                };
-                if !(is_pair(';') || is_pair(',')) {
-                    return text.into();
-                }
-                start = None;
-                any |= letter == '[';
-                turned.push(if letter == '[' { ')' } else { ']' });
-            }
-            _ => turned.push(letter),
-        }
-    }
-    if any && start.is_none() { turned.into() } else { text.into() }
-}
-
-/// Letters and digits in lower case, commands for text and space left out.
-pub(super) fn plain(text: &str) -> String {
-    let text: String = text.chars().map(super::token::narrow).collect();
-    let text = if text.contains("mod") { residue(&text) } else { text };
-    const DROPPED: [&str; 13] = [
-        "\\text",
-        "\\textbf",
-        "\\mathrm",
-        "\\mathbf",
-        "\\operatorname",
-        "\\left",
-        "\\right",
-        "\\,",
-        "\\!",
-        "\\;",
-        "\\:",
-        "\\ ",
-        "\\displaystyle",
-    ];
-    let text = DROPPED.iter().rev().fold(text, |text, command| text.replace(command, " "));
-    let text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac");
-    let letters: Vec<char> = text.chars().collect();
-    let mut kept = String::new();
-    for (at, letter) in letters.iter().enumerate() {
-        let beside_digit =
-            |at: Option<usize>| at.and_then(|at| letters.get(at)).is_some_and(|c| c.is_ascii_digit());
-        let is_point =
-            matches!(letter, '.' | ',') && beside_digit(at.checked_sub(1)) && beside_digit(Some(at + 1));
-        let is_mark =
-            matches!(letter, '$' | '{' | '}' | '"' | '\'' | '`' | '\u{201c}' | '\u{201d}' | '\u{3002}')
-                || (matches!(letter, '.' | ',' | ';' | '?') && !is_point);
-        // f'(x) is another function than f(x).
-        let is_prime = *letter == '\'' && letters.get(at + 1).is_some_and(|next| matches!(next, '(' | '\''));
-        if is_prime || (!letter.is_whitespace() && !is_mark) {
-            kept.extend(letter.to_lowercase());
-        }
-    }
-    kept
-}
-
-/// A congruence with its modulus written as ` mod 5`, without brackets.
-fn residue(text: &str) -> String {
-    static MODULUS: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(concat!(
-            r"\\pmod\s*(?:\{(?P<a>[^{}]*)\}|(?P<b>\d))",
-            r"|\(\s*(?:\\(?:text|mathrm|operatorname)\s*\{\s*)?\\?b?mod\b\s*\}?(?P<c>[^()]*)\)",
-            r"|\\b?mod\b(?P<d>)",
-        ))
-    });
-    MODULUS.replace_all(&text.replace('\u{2261}', "\\equiv "), " mod $a$b$c$d").into_owned()
-}
-
 /// The places of tokens outside of all brackets that fulfil a condition.
-fn top(tokens: &[Token], wanted: impl Fn(&Token) -> bool) -> Vec<usize> {
+pub(super) fn top(tokens: &[Token], wanted: impl Fn(&Token) -> bool) -> Vec<usize> {
     let mut depth = 0_i32;
     let mut found = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
@@ -199,7 +120,7 @@ fn top(tokens: &[Token], wanted: impl Fn(&Token) -> bool) -> Vec<usize> {
     found
 }
 
-fn split<'a>(tokens: &'a [Token], places: &[usize]) -> Vec<&'a [Token]> {
+pub(super) fn split<'a>(tokens: &'a [Token], places: &[usize]) -> Vec<&'a [Token]> {
     let mut parts = Vec::new();
     let mut start = 0;
     for place in places {
@@ -211,7 +132,7 @@ fn split<'a>(tokens: &'a [Token], places: &[usize]) -> Vec<&'a [Token]> {
 }
 
 /// Whether the first token opens a bracket that the last one closes.
-fn is_enclosed(tokens: &[Token]) -> bool {
+pub(super) fn is_enclosed(tokens: &[Token]) -> bool {
     tokens.len() >= 2 && top(&tokens[..tokens.len() - 1], |_| true).is_empty() && {
         let is_open = |token: &Token| matches!(token.kind, Kind::Symbol('(' | '[' | '{' | SET_OPEN));
         let is_close = |token: &Token| matches!(token.kind, Kind::Symbol(')' | ']' | '}' | SET_CLOSE));
@@ -229,9 +150,12 @@ fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
     if depth > MAX_DEPTH || tokens.is_empty() {
         return None;
     }
-    let tokens = without_label(tokens);
-    if let Some(choice) = choice(tokens, depth) {
-        return Some(choice);
+    let (name, tokens) = without_label(tokens);
+    if let Some(name) = name {
+        return Some(Answer::Assigned(name, Box::new(answer(tokens, depth + 1)?)));
+    }
+    if let Some((name, place)) = point(tokens) {
+        return Some(Answer::Assigned(name, Box::new(answer(place, depth + 1)?)));
     }
     if let Some(negative) = negative(tokens) {
         return answer(&negative, depth + 1);
@@ -254,21 +178,14 @@ fn answer(tokens: &[Token], depth: usize) -> Option<Answer> {
         .or_else(|| value(tokens))
 }
 
-/// `(B) 12`: the letter of a choice with what the choice says.
-fn choice(tokens: &[Token], depth: usize) -> Option<Answer> {
-    let [open, letter, close, rest @ ..] = tokens else { return None };
-    let Kind::Letter(name) = &letter.kind else { return None };
-    let is_choice = open.is('(')
-        && close.is(')')
-        && ["A", "B", "C", "D", "E"].contains(&name.as_str())
-        && matches!(
-            rest.first()?,
-            Token { kind: Kind::Number(_) | Kind::Word(_) | Kind::Currency(_), spaced: true }
-        );
-    if !is_choice || rest.iter().any(|token| token.word().is_some_and(wording::alters)) {
-        return None;
-    }
-    Some(Answer::Choice(name.clone(), Box::new(answer(rest, depth + 1)?)))
+/// `A(1, 2)`: a point with its name. `C(5, 2)` is a number of combinations.
+fn point(tokens: &[Token]) -> Option<(String, &[Token])> {
+    let [name, place @ ..] = tokens else { return None };
+    let Kind::Letter(name) = &name.kind else { return None };
+    let is_point = name.len() == 1 && name.starts_with(|c: char| c.is_ascii_uppercase()) && name != "C";
+    let is_place = is_enclosed(place) && place[0].is('(');
+    let commas = || top(&place[1..place.len() - 1], |token| token.is(','));
+    (is_point && is_place && !commas().is_empty()).then(|| (name.clone(), place))
 }
 
 /// `minus 18`, `负5`: with the sign in the place of the word.
@@ -286,80 +203,14 @@ fn negative(tokens: &[Token]) -> Option<Vec<Token>> {
     starts.then(|| [&[sign], rest].concat())
 }
 
-/// `thirty-two`, `two-thirds`, `one and a half`
-fn hyphenated(tokens: &[Token]) -> Option<BigRational> {
-    let word = |token: &Token| match &token.kind {
-        Kind::Letter(letter) if letter == "a" => Some(letter.clone()),
-        _ => token.word().map(str::to_lowercase),
-    };
-    word(&tokens[0])?;
-    let words = tokens.iter().filter(|token| token.spaced || !token.is('-')).map(word);
-    let words = words.collect::<Option<Vec<_>>>()?;
-    numerals::english(&words).or_else(|| numerals::english_fraction(&words))
-}
-
-/// `five dollars`, `twenty-five percent`: a number in words before its unit.
-fn in_words(tokens: &[Token]) -> Option<Value> {
-    if let [sign, rest @ ..] = tokens
-        && sign.word().is_some_and(wording::is_minus)
-    {
-        let value = in_words(rest)?;
-        return Some(Value { expression: Expr::Negative(Box::new(value.expression)), ..value });
-    }
-    let n_words = (1..tokens.len()).rev().find(|n| hyphenated(&tokens[..*n]).is_some())?;
-    let value = hyphenated(&tokens[..n_words])?;
-    let (is_whole, digits) = (value.is_integer(), value.to_integer().to_string());
-    let kind = Kind::Number(NumberToken { value, digits, decimals: 0, is_whole });
-    let unit = &tokens[n_words..];
-    let is_named = unit[0].word().is_some_and(|word| !is_variables(word));
-    let number = Token { kind, spaced: tokens[0].spaced };
-    single_value(&[&[number], unit].concat()).filter(|_| is_named && unit[0].spaced)
-}
-
-/// `4 h 30 min`, `5 feet and 8 inches`: numbers of smaller and smaller units of one quantity.
-fn mixed(tokens: &[Token]) -> Option<Value> {
-    let is_number = |at: &usize| matches!(tokens[*at].kind, Kind::Number(_));
-    let starts: Vec<usize> = (0..tokens.len()).filter(is_number).collect();
-    if starts.first() != Some(&0) || !(2..=4).contains(&starts.len()) {
-        return None;
-    }
-    let part = |at: usize| {
-        let end = starts.get(at + 1).copied().unwrap_or(tokens.len());
-        let part = &tokens[starts[at]..end];
-        let is_joined = at + 1 < starts.len() && part.last()?.word() == Some("and");
-        let part = if is_joined { &part[..part.len() - 1] } else { part };
-        match &part.get(1)?.kind {
-            Kind::Word(word) if super::units::is_known(word) => {}
-            Kind::Letter(name) if super::units::letter(name) => {}
-            _ => return None,
-        }
-        let value = single_value(part)?;
-        let Expr::Number(number) = value.expression else { return None };
-        (value.unit.dimensions.len() == 1 && value.unit.counted.is_none()).then_some((number, value.unit))
-    };
-    let parts = (0..starts.len()).map(part).collect::<Option<Vec<_>>>()?;
-    let size = |unit: &Unit| unit.factor.clone().unwrap_or_else(BigRational::one);
-    let falls = parts.windows(2).all(|pair| {
-        let (larger, smaller) = (&pair[0].1, &pair[1].1);
-        larger.dimensions == smaller.dimensions
-            && pair[0].0.is_integer()
-            && &pair[1].0 * size(smaller) < size(larger)
-            && size(larger) > size(smaller)
-    });
-    let unit = Unit { is_mixed: true, ..parts.last()?.1.clone() };
-    let total: BigRational = parts.iter().map(|(number, unit)| number * size(unit)).sum();
-    let expression = Expr::Number(total / size(&unit));
-    falls.then(|| Value { unit, ..Value::bare(expression) })
-}
-
 fn words(tokens: &[Token]) -> Answer {
     let all: Vec<String> = tokens.iter().filter_map(Token::word).map(str::to_lowercase).collect();
-    if let Some(number) = numerals::english(&all).or_else(|| numerals::english_fraction(&all)) {
+    if let Some(number) = number_words::whole(&all).or_else(|| number_words::english_fraction(&all)) {
         return Answer::Value(Value::bare(Expr::Number(number)));
     }
     if let [sign, rest @ ..] = &all[..]
         && wording::is_minus(sign)
-        && let Some(number) = numerals::english(rest)
+        && let Some(number) = number_words::whole(rest)
     {
         return Answer::Value(Value::bare(Expr::Number(-number)));
     }
@@ -373,8 +224,12 @@ fn words(tokens: &[Token]) -> Answer {
     {
         return Answer::Value(Value::bare(found));
     }
-    if all == ["empty", "set"] {
+    let phrase = all.join(" ");
+    if matches!(phrase.as_str(), "empty set" | "the empty set" | "no solution" | "no solutions") {
         return Answer::Set(Vec::new());
+    }
+    if matches!(phrase.as_str(), "does not exist" | "doesn t exist" | "dne") {
+        return Answer::Text("dne".to_owned());
     }
     if all == ["all", "real", "numbers"] || all == ["all", "reals"] {
         return Answer::Reals;
@@ -382,17 +237,41 @@ fn words(tokens: &[Token]) -> Answer {
     Answer::Text(plain(&all.join(" ")))
 }
 
-/// Leaves out "Profit:", "≈" and "=" before a value.
-fn without_label(mut tokens: &[Token]) -> &[Token] {
+/// Whether after the colon of a label another label follows, as in "length: 7, width: 5".
+fn has_other_label(tokens: &[Token]) -> bool {
+    let is_join = |token: &Token| token.is(',') || token.is(';') || token.word() == Some("and");
+    tokens.windows(3).enumerate().any(|(at, three)| {
+        three[2].is(':')
+            && (three[1].word().is_some()
+                || matches!(three[1].kind, Kind::Letter(_)) && is_join(&three[0]) && at > 0)
+    })
+}
+
+/// Leaves out "Answer:", "≈" and "=" before a value; what "Profit:" names is a value of that name.
+fn without_label(mut tokens: &[Token]) -> (Option<String>, &[Token]) {
     let is_label = |token: &Token| token.word().is_some();
     let n_words = tokens.iter().take_while(|token| is_label(token)).count();
     let is_name = wording::is_name(tokens[..n_words].iter().filter_map(Token::word));
     if n_words > 0
         && is_name
+        && !has_other_label(&tokens[n_words..])
         && tokens.get(n_words).is_some_and(|token| token.is(':'))
         && tokens.len() > n_words + 1
     {
+        let name = labels::name_of(tokens[..n_words].iter().filter_map(Token::word));
         tokens = &tokens[n_words + 1..];
+        if name.is_some() {
+            return (name, tokens);
+        }
+    }
+    // `x: 2`, but not the ratio `x:2`
+    if let [name, colon, first, ..] = tokens
+        && let Kind::Letter(name) = &name.kind
+        && colon.is(':')
+        && !colon.spaced
+        && first.spaced
+    {
+        return (Some(name.clone()), &tokens[2..]);
     }
     if let [first, rest @ ..] = tokens
         && matches!(first.kind, Kind::Relation(Relation::Approximate | Relation::Equal))
@@ -406,7 +285,7 @@ fn without_label(mut tokens: &[Token]) -> &[Token] {
         .iter()
         .take_while(|token| token.word().is_some_and(|word| NOTHING.contains(&word.to_lowercase().as_str())))
         .count();
-    if n_words > 0 && tokens.len() > n_words { &tokens[n_words..] } else { tokens }
+    (None, if n_words > 0 && tokens.len() > n_words { &tokens[n_words..] } else { tokens })
 }
 
 fn members(parts: &[&[Token]], depth: usize) -> Option<Vec<Answer>> {
@@ -434,11 +313,11 @@ fn list(tokens: &[Token], depth: usize) -> Option<Answer> {
     let parts: Vec<&[Token]> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     let members = members(&parts, depth)?;
     let is_choice = places.iter().any(|place| joins(&tokens[*place], "or"));
-    Some(Answer::List { members: same_name(members), is_choice })
+    Some(Answer::List { members: with_name(members), is_choice })
 }
 
-/// `x = 1, 2` and `x = 1, x = 2` list the values of one variable.
-fn same_name(members: Vec<Answer>) -> Vec<Answer> {
+/// `x = 1, 2` lists two values of one variable.
+fn with_name(members: Vec<Answer>) -> Vec<Answer> {
     let Some(Answer::Assigned(name, _)) = members.first() else { return members };
     let name = name.clone();
     let fits = members.iter().skip(1).all(|member| match member {
@@ -446,16 +325,11 @@ fn same_name(members: Vec<Answer>) -> Vec<Answer> {
         Answer::Value(value) => !value.expression.has_variables(),
         _ => false,
     });
-    if !fits {
-        return members;
-    }
-    members
-        .into_iter()
-        .map(|member| match member {
-            Answer::Assigned(_, inner) => *inner,
-            member => member,
-        })
-        .collect()
+    let named = |member| match member {
+        member @ Answer::Value(_) => Answer::Assigned(name.clone(), Box::new(member)),
+        member => member,
+    };
+    if fits { members.into_iter().map(named).collect() } else { members }
 }
 
 /// The name on the left of an assignment: `x`, `f(x)`, `(x, y)`, or words; words say nothing.
@@ -468,13 +342,18 @@ fn assigned_name(tokens: &[Token]) -> Option<String> {
         },
         [name, inner @ ..] if is_enclosed(inner) && inner[0].is('(') => {
             let Kind::Letter(name) = &name.kind else { return None };
-            let plain = inner[1..inner.len() - 1]
-                .iter()
-                .all(|token| matches!(token.kind, Kind::Letter(_)) || token.is(','));
+            // `f(3)` is a value of f, `x(3)` a product.
+            let is_function = "fghpqFGHPQNSTV".contains(name.as_str());
+            let plain = inner[1..inner.len() - 1].iter().all(|token| {
+                matches!(token.kind, Kind::Letter(_))
+                    || token.is(',')
+                    || is_function && token.whole().is_some()
+            });
             let arguments: String = inner
                 .iter()
                 .map(|token| match &token.kind {
                     Kind::Letter(name) => name.as_str(),
+                    Kind::Number(number) => number.digits.as_str(),
                     Kind::Symbol('(') => "(",
                     Kind::Symbol(')') => ")",
                     _ => ",",
@@ -482,6 +361,11 @@ fn assigned_name(tokens: &[Token]) -> Option<String> {
                 .collect();
             plain.then(|| format!("{name}{arguments}"))
         }
+        // The measure of an angle.
+        [measure, angle] if matches!(&measure.kind, Kind::Letter(m) if m == "m") => match &angle.kind {
+            Kind::Letter(name) if name.starts_with('\u{2220}') => Some(name.clone()),
+            _ => None,
+        },
         [name, underscore, ..] if underscore.is('_') && matches!(name.kind, Kind::Letter(_)) => {
             match expression(tokens)? {
                 Expr::Variable(name) => Some(name),
@@ -526,7 +410,12 @@ fn relation(tokens: &[Token], depth: usize) -> Option<Answer> {
         |relation: &Relation| matches!(relation, Relation::Equal | Relation::Approximate | Relation::In);
     if relations.len() == 1 && names_it(&relations[0]) {
         if is_label(sides[0]) && !sides[0].iter().any(|t| t.word().is_some_and(is_variables)) {
-            return answer(sides[1], depth + 1);
+            let inner = answer(sides[1], depth + 1)?;
+            let name = labels::name_of(sides[0].iter().filter_map(Token::word));
+            return Some(match name {
+                Some(name) => Answer::Assigned(name, Box::new(inner)),
+                None => inner,
+            });
         }
         if is_enclosed(sides[0]) && relations[0] == Relation::Equal {
             // (x, y) = (1, 2)
@@ -621,6 +510,10 @@ fn bracketed(tokens: &[Token], depth: usize) -> Option<Answer> {
             && (1..=3).contains(&bar)
             && matches!(inner[0].kind, Kind::Letter(_))
         {
+            // {x ∈ Z : x > 2} is no interval.
+            if bar == 3 && !inner[2].is_command("reals") {
+                return None;
+            }
             return answer(&inner[bar + 1..], depth + 1);
         }
         return members(&split(inner, &commas), depth).map(Answer::Set);
@@ -655,6 +548,15 @@ fn bracketed(tokens: &[Token], depth: usize) -> Option<Answer> {
 }
 
 fn matrix(tokens: &[Token], depth: usize) -> Option<Answer> {
+    let start = tokens.iter().position(|token| token.is_command("matrix"))?;
+    if start > 0 {
+        let (factor, matrix) = tokens.split_at(start);
+        let factor = match factor {
+            [sign] if sign.is('-') => Expr::integer(-1),
+            factor => expression(factor)?,
+        };
+        return self::matrix(matrix, depth).and_then(|matrix| multiplied(&factor, matrix));
+    }
     let [first, inner @ .., last] = tokens else { return None };
     if !first.is_command("matrix") || !last.is_command("endmatrix") {
         return None;
@@ -670,6 +572,20 @@ fn matrix(tokens: &[Token], depth: usize) -> Option<Answer> {
         .then_some(Answer::Matrix(rows))
 }
 
+/// A matrix with each cell multiplied by a factor before it.
+fn multiplied(factor: &Expr, matrix: Answer) -> Option<Answer> {
+    let Answer::Matrix(rows) = matrix else { return None };
+    let cell = |cell: Answer| match cell {
+        Answer::Value(value) if value.unit.is_none() && !value.is_percent => {
+            let product = Expr::Product(vec![factor.clone(), value.expression]);
+            Some(Answer::Value(Value::bare(product)))
+        }
+        _ => None,
+    };
+    let row = |row: Vec<Answer>| row.into_iter().map(cell).collect::<Option<Vec<_>>>();
+    rows.into_iter().map(row).collect::<Option<Vec<_>>>().map(Answer::Matrix)
+}
+
 fn ratio(tokens: &[Token]) -> Option<Answer> {
     let places = top(tokens, |token| token.is(':'));
     if places.is_empty() || places.len() > 5 {
@@ -680,195 +596,4 @@ fn ratio(tokens: &[Token]) -> Option<Answer> {
         _ => None,
     });
     parts.collect::<Option<Vec<_>>>().map(Answer::Ratio)
-}
-
-/// An expression, what it costs or measures, and both values where it has a plus-minus sign.
-fn value(tokens: &[Token]) -> Option<Answer> {
-    let has_both = tokens.iter().any(|token| token.is('\u{b1}') || token.is('\u{2213}'));
-    if !has_both {
-        return single_value(tokens).map(Answer::Value);
-    }
-    let signed = |upper: char, lower: char| {
-        let tokens: Vec<Token> = tokens
-            .iter()
-            .map(|token| match token.kind {
-                Kind::Symbol('\u{b1}') => Token { kind: Kind::Symbol(upper), ..token.clone() },
-                Kind::Symbol('\u{2213}') => Token { kind: Kind::Symbol(lower), ..token.clone() },
-                _ => token.clone(),
-            })
-            .collect();
-        single_value(&tokens).map(Answer::Value)
-    };
-    Some(Answer::List { members: vec![signed('+', '-')?, signed('-', '+')?], is_choice: true })
-}
-
-fn single_value(tokens: &[Token]) -> Option<Value> {
-    let mut unit = Unit::default();
-    let mut body = tokens.to_vec();
-    // -$5, $-5, USD 5
-    let signs = body.iter().take_while(|token| token.is('-') || token.is('+')).count();
-    match body.get(signs).map(|token| token.kind.clone()) {
-        Some(Kind::Currency(name)) => {
-            unit = Unit::currency(name);
-            body.remove(signs);
-        }
-        Some(Kind::Word(word))
-            if body.len() > signs + 1 && word.len() == 3 && word.to_uppercase() == word =>
-        {
-            if let Some(found) =
-                Unit::parse(&body[signs..=signs], true).filter(|_| super::units::is_known(&word))
-            {
-                unit = found;
-                body.remove(signs);
-            }
-        }
-        _ => {}
-    }
-    if let Some(found) = with_suffix(&body, &unit) {
-        return Some(found);
-    }
-    let expression = expression(&body)?;
-    let decimal = decimal(&body);
-    Some(Value { expression, unit, is_percent: false, decimal })
-}
-
-fn decimal(tokens: &[Token]) -> Option<Decimal> {
-    let body = match tokens {
-        [sign, rest @ ..] if sign.is('-') || sign.is('+') => rest,
-        tokens => tokens,
-    };
-    match body {
-        [Token { kind: Kind::Number(number), .. }] if number.decimals > 0 => Some(Decimal {
-            places: number.decimals,
-            significant: number.digits.trim_start_matches('0').len(),
-        }),
-        _ => None,
-    }
-}
-
-/// A value with a unit, a percent sign, a multiplier ("million") or a base after it.
-fn with_suffix(tokens: &[Token], currency: &Unit) -> Option<Value> {
-    let unbracketed = match tokens {
-        [open, number, close, rest @ ..] if open.is('(') && close.is(')') => {
-            &[std::slice::from_ref(number), rest].concat()
-        }
-        tokens => tokens,
-    };
-    if let [Token { kind: Kind::Number(number), .. }, rest @ ..] = unbracketed
-        && number.is_whole
-        && let Some(base) = base(rest)
-    {
-        let unit = Unit { base: Some(base), ..Unit::default() };
-        return Some(Value { unit, ..Value::bare(Expr::Number(number.value.clone())) });
-    }
-    let is_unit_next = |suffix: &[Token]| {
-        suffix.get(1).and_then(Token::word).is_some_and(super::units::is_known) && !currency.is_none()
-    };
-    let starts = top(tokens, |_| true);
-    for at in starts.into_iter().filter(|at| *at > 0) {
-        let (body, suffix) = tokens.split_at(at);
-        let is_start = match &suffix[0].kind {
-            Kind::Word(_) | Kind::Currency(_) | Kind::Symbol('%') => true,
-            // $18/day, $18 a day
-            Kind::Symbol('/') => is_unit_next(suffix),
-            Kind::Letter(name) if name == "a" && suffix[0].spaced => {
-                is_unit_next(suffix)
-                    || is_literal(body)
-                        && suffix[1..].first().and_then(Token::word).is_some_and(super::units::is_known)
-            }
-            // sin 30° is not an angle.
-            Kind::Symbol('\u{b0}') => !body.iter().any(is_function),
-            Kind::Letter(name) => super::units::letter(name) && suffix[0].spaced && is_literal(body),
-            _ => false,
-        };
-        if !is_start {
-            continue;
-        }
-        if let Some(found) = suffixed(body, suffix, currency) {
-            return Some(found);
-        }
-    }
-    // 5 (dollars)
-    let open = top(&tokens[..tokens.len().min(12)], |_| true).last().map(|at| at + 1)?;
-    let suffix = tokens.get(open..).filter(|suffix| suffix.len() > 2 && is_enclosed(suffix))?;
-    if !suffix[1..suffix.len() - 1].iter().all(|token| token.word().is_some()) {
-        return None;
-    }
-    suffixed(&tokens[..open], suffix, currency)
-}
-
-/// The base of a number before `_2`, `_{two}`, `in base 2` or `(base 2)`.
-fn base(tokens: &[Token]) -> Option<String> {
-    let is_word = |token: &Token, word: &str| token.word().is_some_and(|it| it.eq_ignore_ascii_case(word));
-    let rest = match tokens {
-        [underscore, rest @ ..] if underscore.is('_') => rest,
-        [open, base, rest @ .., close] if open.is('(') && is_word(base, "base") && close.is(')') => rest,
-        [into, base, rest @ ..] if is_word(into, "in") && is_word(base, "base") => rest,
-        [base, rest @ ..] if is_word(base, "base") => rest,
-        _ => return None,
-    };
-    let rest = match rest {
-        [open, rest @ .., close] if open.is('{') && close.is('}') => rest,
-        rest => rest,
-    };
-    match rest {
-        [Token { kind: Kind::Number(number), .. }] => Some(number.digits.clone()),
-        [token] => numerals::english(&[token.word()?.to_lowercase()]).map(|base| base.to_string()),
-        _ => None,
-    }
-}
-
-fn suffixed(body: &[Token], mut suffix: &[Token], currency: &Unit) -> Option<Value> {
-    let mut factor = BigRational::one();
-    while let Some(found) =
-        suffix.first().and_then(Token::word).and_then(|w| numerals::multiplier(&w.to_lowercase()))
-    {
-        factor *= found;
-        suffix = &suffix[1..];
-    }
-    let is_percent = match suffix.first() {
-        Some(token) if token.is('%') => true,
-        Some(token) => token.word().is_some_and(|word| {
-            matches!(word.to_lowercase().as_str(), "percent" | "percentage" | "pct" | "パーセント")
-        }),
-        None => false,
-    };
-    if is_percent {
-        suffix = &suffix[1..];
-        (suffix.is_empty() || suffix[0].word().is_some()).then_some(())?;
-    }
-    let mut found = expression(body)?;
-    let unit = if suffix.is_empty() {
-        Unit::default()
-    } else {
-        Unit::parse(suffix, factor.is_one() && is_single(&found))?
-    };
-    if found.has_variables() && !suffix.is_empty() && unit.dimensions.is_empty() {
-        return None;
-    }
-    let mut decimal = decimal(body);
-    if !factor.is_one() {
-        found = Expr::Product(vec![Expr::Number(factor), found]);
-        decimal = None;
-    }
-    Some(Value { expression: found, unit: currency.clone().with(unit), is_percent, decimal })
-}
-
-/// Whether a value is one or a part of one, as in "1 apple" and "1/2 pizza".
-fn is_single(value: &Expr) -> bool {
-    let normal = super::algebra::Algebra::default().normal(value).ok();
-    normal.and_then(|value| value.rational()).is_some_and(|value| value.abs() <= BigRational::one())
-}
-
-fn is_function(token: &Token) -> bool {
-    matches!(&token.kind, Kind::Command(name) if Function::named(name).is_some())
-}
-
-/// A number without letters or functions: only beside such a one is a single letter a unit.
-fn is_literal(tokens: &[Token]) -> bool {
-    tokens.iter().all(|token| match &token.kind {
-        Kind::Number(_) => true,
-        Kind::Symbol(symbol) => matches!(symbol, '+' | '-' | '*' | '/' | '.' | '^' | '{' | '}'),
-        _ => false,
-    })
 }

@@ -26,6 +26,19 @@ pub(super) enum Relation {
     In,
 }
 
+impl Relation {
+    /// The relation from right to left.
+    pub(super) fn flipped(self) -> Self {
+        match self {
+            Self::Less => Self::Greater,
+            Self::LessEqual => Self::GreaterEqual,
+            Self::Greater => Self::Less,
+            Self::GreaterEqual => Self::LessEqual,
+            other => other,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NumberToken {
     pub(super) value: BigRational,
@@ -88,24 +101,12 @@ pub(super) const SET_CLOSE: char = '\u{2984}';
 /// The end of a matrix row.
 pub(super) const ROW: char = '\n';
 
-/// Commands without meaning for the value.
-const COSMETIC: &str = "\
-    left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle displaystyle \
-    textstyle scriptstyle limits nolimits quad qquad hspace hfill rm bf it mathstrut strut nonumber \
-    thinspace enspace small large";
-/// Commands whose argument is text.
-const TEXT: &str = "\
-    text textrm textbf textit textsf texttt mbox hbox mathrm mathsf operatorname emph textnormal";
-/// Commands that only change how their argument looks.
-const STYLE: &str = "\
-    mathbf mathit mathcal boldsymbol bm boxed fbox underline mathnormal ensuremath displaylines";
-const GREEK: &str = "\
-    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho \
-    sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Omega ell";
 /// Names with a meaning of their own, in LaTeX and in plain text.
-const NAMES: &str = "\
+pub(super) const NAMES: &str = "\
     pi sqrt sin cos tan cot sec csc tg ctg arcsin arccos arctan asin acos atan sinh cosh tanh ln lg log \
     exp abs floor ceil frac binom lfloor rfloor lceil rceil infty overline emptyset pm mp";
+/// Functions of several arguments; before no bracket they are words.
+pub(super) const OF_LISTS: &str = "max min gcd lcm";
 
 pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
     let letters: Vec<char> = text.chars().map(narrow).collect();
@@ -134,6 +135,10 @@ pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
 pub(super) fn narrow(letter: char) -> char {
     match letter {
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(letter as u32 - 0xfee0).unwrap_or(letter),
+        // Arabic and Indian digits.
+        '\u{660}'..='\u{669}' => char::from(b'0' + (letter as u32 - 0x660) as u8),
+        '\u{6f0}'..='\u{6f9}' => char::from(b'0' + (letter as u32 - 0x6f0) as u8),
+        '\u{966}'..='\u{96f}' => char::from(b'0' + (letter as u32 - 0x966) as u8),
         '\u{3000}' | '\u{a0}' | '\u{2009}' | '\u{202f}' | '\u{2007}' | '\u{2002}' | '\u{2003}' => ' ',
         '\u{2212}' | '\u{2013}' | '\u{2014}' | '\u{2010}' | '\u{2011}' | '\u{fe63}' => '-',
         '\u{3001}' => ',',
@@ -144,26 +149,26 @@ pub(super) fn narrow(letter: char) -> char {
     }
 }
 
-struct Lexer {
-    text: Vec<char>,
-    at: usize,
-    found: Vec<Token>,
-    spaced: bool,
+pub(super) struct Lexer {
+    pub(super) text: Vec<char>,
+    pub(super) at: usize,
+    pub(super) found: Vec<Token>,
+    pub(super) spaced: bool,
     /// Open brackets of tuples, intervals and sets: in them a comma separates.
-    depth: usize,
+    pub(super) depth: usize,
     dollar_is_currency: bool,
 }
 
 impl Lexer {
-    fn peek(&self, ahead: usize) -> Option<char> {
+    pub(super) fn peek(&self, ahead: usize) -> Option<char> {
         self.text.get(self.at + ahead).copied()
     }
 
-    fn push(&mut self, kind: Kind) {
+    pub(super) fn push(&mut self, kind: Kind) {
         self.found.push(Token { kind, spaced: std::mem::take(&mut self.spaced) });
     }
 
-    fn symbol(&mut self, symbol: char, length: usize) {
+    pub(super) fn symbol(&mut self, symbol: char, length: usize) {
         match symbol {
             '(' | '[' | SET_OPEN => self.depth += 1,
             ')' | ']' | SET_CLOSE => self.depth = self.depth.saturating_sub(1),
@@ -178,7 +183,7 @@ impl Lexer {
         self.push(Kind::Relation(relation));
     }
 
-    fn name(&mut self, name: &str) {
+    pub(super) fn name(&mut self, name: &str) {
         self.push(Kind::Command(name.to_owned()));
     }
 
@@ -271,6 +276,10 @@ impl Lexer {
             '\u{3c0}' | '\u{1d70b}' => self.constant("pi"),
             '\u{2205}' => self.constant("emptyset"),
             '\u{211d}' => self.constant("reals"),
+            '\u{a2}' => {
+                self.at += 1;
+                self.push(Kind::Word("cents".into()));
+            }
             '\u{20ac}' => self.currency("EUR"),
             '\u{a3}' => self.currency("GBP"),
             '\u{a5}' => self.currency("\u{a5}"),
@@ -290,7 +299,7 @@ impl Lexer {
         self.name(name);
     }
 
-    fn currency(&mut self, name: &'static str) {
+    pub(super) fn currency(&mut self, name: &'static str) {
         self.at += 1;
         self.push(Kind::Currency(name));
     }
@@ -303,7 +312,9 @@ impl Lexer {
             end += 1;
         }
         let run: String = self.text[start..end].iter().collect();
-        if let Some(found) = numerals::chinese(&run, None) {
+        let is_unit = self.found.last().is_some_and(|last| matches!(last.kind, Kind::Number(_)));
+        let is_unit = is_unit && units::is_known(&run);
+        if let Some(found) = numerals::chinese(&run, None).filter(|_| !is_unit) {
             let rest = run[found.length..].trim_end_matches("です");
             if rest.is_empty() || units::counter(rest).is_some() {
                 self.numeral(found.value, found.is_percent);
@@ -355,8 +366,16 @@ impl Lexer {
             "sqrt" | "pi" => self.name(&lower),
             "us" if self.peek(0) == Some('$') => {}
             _ if lists(NAMES, &run) && run != "frac" && run != "abs" => self.name(&run),
+            _ if lists(OF_LISTS, &run) && self.before_bracket() => self.name(&run),
             _ => self.push(Kind::Word(run)),
         }
+    }
+
+    /// Whether a bracket opens next.
+    pub(super) fn before_bracket(&self) -> bool {
+        let rest: String = self.text[self.at..].iter().take(16).collect();
+        let rest = rest.trim_start().trim_start_matches("\\left");
+        rest.starts_with(['(', '[']) || rest.starts_with("\\{")
     }
 
     /// Whether the x that was just read stands between two numbers, with space around it.
@@ -368,187 +387,20 @@ impl Lexer {
             && self.peek(after).is_some_and(|next| next.is_ascii_digit())
     }
 
-    /// The argument of a command as text, braces matched; one character where there are none.
-    fn argument(&mut self) -> Option<String> {
-        while self.peek(0).is_some_and(char::is_whitespace) {
-            self.at += 1;
-        }
-        if self.peek(0)? != '{' {
-            self.at += 1;
-            return Some(self.text[self.at - 1].to_string());
-        }
-        let start = self.at + 1;
-        let mut depth = 0_usize;
-        while let Some(letter) = self.peek(0) {
-            self.at += 1;
-            match letter {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                _ => {}
-            }
-            if depth == 0 {
-                return Some(self.text[start..self.at - 1].iter().collect());
-            }
-        }
-        None
-    }
-
-    /// Puts the argument of a command back into the text as it is.
-    fn splice(&mut self, argument: &str) {
-        self.text.splice(..self.at, argument.chars());
-        self.at = 0;
-    }
-
-    fn text_command(&mut self) -> Option<()> {
-        let content = self.argument()?;
-        let trimmed = content.trim();
-        self.spaced |= content.starts_with(' ');
-        let after_number =
-            self.found.last().is_some_and(|last| matches!(last.kind, Kind::Number(_)) || last.is('}'));
-        if trimmed.len() == 1 && trimmed.chars().all(|c| c.is_ascii_alphabetic()) {
-            let is_unit = after_number && units::letter(trimmed);
-            let kind = if is_unit { Kind::Word(trimmed.into()) } else { Kind::Letter(trimmed.into()) };
-            self.push(kind);
-        } else if lists(NAMES, trimmed) {
-            self.name(trimmed);
-        } else {
-            // What is inside is read like the rest, as words of its own.
-            self.splice(&format!(" {content} "));
-        }
-        Some(())
-    }
-
-    fn command(&mut self) -> Option<()> {
-        self.at += 1;
-        let first = self.peek(0)?;
-        if !first.is_ascii_alphabetic() {
-            match first {
-                '$' => self.currency("USD"),
-                '%' => self.symbol('%', 1),
-                '{' => self.symbol(SET_OPEN, 1),
-                '}' => self.symbol(SET_CLOSE, 1),
-                '\\' => self.symbol(ROW, 1),
-                '&' => self.at += 1,
-                ',' | '!' | ';' | ':' | '>' | ' ' | '(' | ')' | '[' | ']' | '/' | '-' => {
-                    self.spaced = true;
-                    self.at += 1;
-                }
-                '#' | '_' | '|' => return None,
-                _ => return None,
-            }
-            return Some(());
-        }
-        let start = self.at;
-        while self.peek(0).is_some_and(|c| c.is_ascii_alphabetic()) {
-            self.at += 1;
-        }
-        let name: String = self.text[start..self.at].iter().collect();
-        self.named_command(&name)
-    }
-
-    fn named_command(&mut self, name: &str) -> Option<()> {
-        match name {
-            "left" | "right" if self.peek(0) == Some('.') => {
-                self.at += 1;
-                // \left. and \right. show nothing.
-            }
-            _ if lists(COSMETIC, name) => {
-                if name == "hspace" {
-                    self.argument()?;
-                }
-            }
-            _ if lists(TEXT, name) => self.text_command()?,
-            _ if lists(STYLE, name) => {
-                let content = self.argument()?;
-                self.splice(&content);
-            }
-            "mathbb" => match self.argument()?.as_str() {
-                "R" => self.name("reals"),
-                letter => self.push(Kind::Letter(format!("mathbb{letter}"))),
-            },
-            "dfrac" | "tfrac" | "cfrac" | "frac" => self.name("frac"),
-            "dbinom" | "tbinom" => self.name("binom"),
-            "times" | "cdot" | "ast" | "bullet" => self.push(Kind::Symbol('*')),
-            "div" => self.push(Kind::Symbol('/')),
-            "pm" => self.push(Kind::Symbol('\u{b1}')),
-            "mp" => self.push(Kind::Symbol('\u{2213}')),
-            "circ" | "degree" | "degrees" => self.degree(),
-            "cup" => self.push(Kind::Symbol('\u{222a}')),
-            "cap" => self.push(Kind::Symbol('\u{2229}')),
-            "setminus" | "backslash" => self.push(Kind::Symbol('\u{2216}')),
-            "lbrace" => self.symbol(SET_OPEN, 0),
-            "rbrace" => self.symbol(SET_CLOSE, 0),
-            "lbrack" => self.symbol('[', 0),
-            "rbrack" => self.symbol(']', 0),
-            "lparen" | "langle" => self.symbol('(', 0),
-            "rparen" | "rangle" => self.symbol(')', 0),
-            "color" | "textcolor" => {
-                self.argument()?;
-            }
-            "mid" | "vert" | "lvert" | "rvert" => self.push(Kind::Symbol('|')),
-            "colon" => self.push(Kind::Symbol(':')),
-            "prime" => self.push(Kind::Symbol('\'')),
-            "lor" | "vee" => self.push(Kind::Word("or".into())),
-            "land" | "wedge" => self.push(Kind::Word("and".into())),
-            "le" | "leq" | "leqslant" => self.push(Kind::Relation(Relation::LessEqual)),
-            "ge" | "geq" | "geqslant" => self.push(Kind::Relation(Relation::GreaterEqual)),
-            "lt" => self.push(Kind::Relation(Relation::Less)),
-            "gt" => self.push(Kind::Relation(Relation::Greater)),
-            "ne" | "neq" => self.push(Kind::Relation(Relation::NotEqual)),
-            "approx" => self.push(Kind::Relation(Relation::Approximate)),
-            "in" => self.push(Kind::Relation(Relation::In)),
-            "dollar" => self.push(Kind::Currency("USD")),
-            "euro" => self.push(Kind::Currency("EUR")),
-            "pounds" => self.push(Kind::Currency("GBP")),
-            "yen" => self.push(Kind::Currency("\u{a5}")),
-            "percent" => self.push(Kind::Symbol('%')),
-            "varnothing" => self.name("emptyset"),
-            "imath" => self.push(Kind::Letter("i".into())),
-            "dots" | "ldots" | "cdots" => return None,
-            "begin" => {
-                let environment = self.argument()?;
-                if environment == "array" {
-                    self.argument()?;
-                }
-                // Those with bars are determinants.
-                let is_matrix = environment.trim_end_matches('*').ends_with("matrix")
-                    && !environment.starts_with(['v', 'V']);
-                (is_matrix || environment == "array").then(|| self.name("matrix"))?;
-                self.depth += 1;
-            }
-            "end" => {
-                self.argument()?;
-                self.depth = self.depth.saturating_sub(1);
-                self.name("endmatrix");
-            }
-            "lfloor" | "rfloor" | "lceil" | "rceil" => self.name(name),
-            _ if lists(NAMES, name) => self.name(name),
-            _ if lists(GREEK, name) => self.push(Kind::Letter(name.to_owned())),
-            _ => return None,
-        }
-        Some(())
-    }
-
-    /// `^\circ` and `^{\circ}` as one sign.
-    fn degree(&mut self) {
-        if self.found.last().is_some_and(|last| last.is('{'))
-            && self.found.iter().rev().nth(1).is_some_and(|before| before.is('^'))
-        {
-            self.found.pop();
-            if self.peek(0) == Some('}') {
-                self.at += 1;
-            }
-        }
-        if self.found.last().is_some_and(|last| last.is('^')) {
-            self.found.pop();
-        }
-        self.push(Kind::Symbol('\u{b0}'));
-    }
-
     fn number(&mut self) -> Option<()> {
         let rest = &self.text[self.at..];
+        // `0x1F` and `0b101` are numerals of other bases.
+        if let ['0', 'x' | 'X' | 'b' | 'o', next, ..] = rest
+            && next.is_ascii_hexdigit()
+        {
+            return None;
+        }
         let commas = self.depth == 0;
-        let (mut digits, mut length) = numerals::grouped(rest, commas);
+        // The digits of a subscript are followed by other numbers: `\log_5 125`.
+        let is_subscript = self.found.last().is_some_and(|last| last.is('_'));
+        let n_digits =
+            if is_subscript { rest.iter().take_while(|c| c.is_ascii_digit()).count() } else { rest.len() };
+        let (mut digits, mut length) = numerals::grouped(&rest[..n_digits], commas);
         let mut decimals = 0_i64;
         let mut is_whole = true;
         if let Some((european, fraction, used)) = numerals::european(rest).filter(|_| commas) {

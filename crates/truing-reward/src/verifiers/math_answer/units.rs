@@ -30,30 +30,130 @@ pub(super) struct Unit {
 type Row = (&'static [&'static str], &'static str, i64, i64);
 
 const TABLE: &[Row] = &[
-    (&["m", "meter", "metre", "米", "м", "公尺", "メートル"], "m", 1, 1),
-    (&["cm", "centimeter", "centimetre", "厘米", "см", "公分", "センチ", "センチメートル"], "m", 1, 100),
+    (
+        &["m", "meter", "metre", "米", "м", "метр", "метра", "метров", "metro", "mètre", "公尺", "メートル"],
+        "m",
+        1,
+        1,
+    ),
+    (
+        &[
+            "cm",
+            "centimeter",
+            "centimetre",
+            "厘米",
+            "см",
+            "сантиметр",
+            "сантиметров",
+            "centimetro",
+            "centímetro",
+            "centimètre",
+            "zentimeter",
+            "公分",
+            "センチ",
+            "センチメートル",
+        ],
+        "m",
+        1,
+        100,
+    ),
     (&["mm", "millimeter", "millimetre", "毫米", "мм"], "m", 1, 1000),
     (&["dm", "decimeter", "decimetre", "分米"], "m", 1, 10),
-    (&["km", "kilometer", "kilometre", "千米", "км", "公里", "キロメートル"], "m", 1000, 1),
+    (
+        &[
+            "km",
+            "kilometer",
+            "kilometre",
+            "千米",
+            "км",
+            "километр",
+            "километра",
+            "километров",
+            "kilometro",
+            "kilómetro",
+            "kilomètre",
+            "公里",
+            "キロメートル",
+        ],
+        "m",
+        1000,
+        1,
+    ),
     (&["nm", "nanometer", "nanometre"], "m", 1, 1_000_000_000),
     (&["in", "inch", "inche", "英寸"], "m", 254, 10_000),
     (&["ft", "foot", "feet", "英尺", "フィート"], "m", 3048, 10_000),
     (&["yd", "yard", "码"], "m", 9144, 10_000),
     (&["mi", "mile", "英里", "マイル"], "m", 1_609_344, 1000),
-    (&["g", "gram", "gramme", "г", "克", "グラム"], "g", 1, 1),
-    (&["kg", "kilogram", "kilogramme", "kilo", "кг", "千克", "公斤", "キロ", "キログラム"], "g", 1000, 1),
+    (&["g", "gram", "gramme", "г", "грамм", "граммов", "gramo", "克", "グラム"], "g", 1, 1),
+    (
+        &[
+            "kg",
+            "kilogram",
+            "kilogramme",
+            "kilo",
+            "кг",
+            "килограмм",
+            "килограмма",
+            "килограммов",
+            "kilogramo",
+            "kilogramm",
+            "千克",
+            "公斤",
+            "キロ",
+            "キログラム",
+        ],
+        "g",
+        1000,
+        1,
+    ),
     (&["mg", "milligram", "毫克"], "g", 1, 1000),
     (&["lb", "pound", "磅", "ポンド"], "lb", 1, 1),
     (&["oz", "ounce", "盎司", "オンス"], "oz", 1, 1),
     (&["ton", "tonne", "吨", "トン"], "ton", 1, 1),
-    (&["s", "sec", "second", "秒"], "s", 1, 1),
+    (
+        &[
+            "s",
+            "sec",
+            "second",
+            "segundo",
+            "seconde",
+            "sekunde",
+            "sekunden",
+            "секунд",
+            "секунда",
+            "секунды",
+            "秒",
+        ],
+        "s",
+        1,
+        1,
+    ),
     (&["ms", "millisecond", "毫秒"], "s", 1, 1000),
-    (&["min", "minute", "分钟", "分"], "s", 60, 1),
-    (&["h", "hr", "hour", "小时", "時間"], "s", 3600, 1),
-    (&["day", "天", "日"], "s", 86_400, 1),
+    (&["min", "minute", "minuto", "minuten", "минута", "мин", "минут", "минуты", "分钟", "分"], "s", 60, 1),
+    (
+        &[
+            "h",
+            "hr",
+            "hour",
+            "hora",
+            "heure",
+            "stunde",
+            "stunden",
+            "час",
+            "ч",
+            "часа",
+            "часов",
+            "小时",
+            "時間",
+        ],
+        "s",
+        3600,
+        1,
+    ),
+    (&["day", "día", "jour", "tag", "tage", "день", "дней", "дня", "天", "日"], "s", 86_400, 1),
     (&["week", "wk", "周", "星期", "週間"], "s", 604_800, 1),
     (&["month", "个月", "月", "ヶ月", "か月"], "month", 1, 1),
-    (&["yr", "year", "年"], "month", 12, 1),
+    (&["yr", "year", "año", "jahr", "jahre", "лет", "год", "года", "年"], "month", 12, 1),
     (&["yearold", "岁", "歳"], "age", 1, 1),
     (&["l", "liter", "litre", "升", "リットル"], "l", 1, 1),
     (&["ml", "milliliter", "millilitre", "毫升"], "l", 1, 1000),
@@ -63,7 +163,7 @@ const TABLE: &[Row] = &[
     (&["cup", "杯"], "cup", 1, 1),
     (&["acre", "英亩"], "acre", 1, 1),
     (&["hectare", "公顷"], "hectare", 1, 1),
-    (&["degree", "deg", "度"], "degree", 1, 1),
+    (&["degree", "deg", "度", "grado", "grad", "degré", "градус", "градуса", "градусов"], "degree", 1, 1),
     (&["radian", "rad"], "radian", 1, 1),
     (&["celsius"], "celsius", 1, 1),
     (&["fahrenheit"], "fahrenheit", 1, 1),
@@ -86,6 +186,8 @@ const TABLE: &[Row] = &[
     (&["gbp", "英镑"], "GBP", 1, 1),
     (&["yuan", "rmb", "cny", "元", "块", "人民币", "块钱", "yen", "jpy", "日元", "円"], "\u{a5}", 1, 1),
     (&["rupee", "inr"], "INR", 1, 1),
+    (&["рубль", "рубля", "рублей", "руб", "rub", "ruble", "rouble"], "RUB", 1, 1),
+    (&["злотый", "zł", "zloty", "złoty", "złotych", "pln"], "PLN", 1, 1),
 ];
 
 /// Counters of Chinese and Japanese: they say nothing about what is counted.
@@ -243,7 +345,9 @@ impl Unit {
     }
 
     fn is_money(&self) -> bool {
-        ["USD", "EUR", "GBP", "INR", "\u{a5}"].iter().any(|name| self.dimensions.get(name) == Some(&1))
+        ["USD", "EUR", "GBP", "INR", "RUB", "PLN", "\u{a5}"]
+            .iter()
+            .any(|name| self.dimensions.get(name) == Some(&1))
     }
 
     /// Whether only a number of this unit is a multiple, or the two are written in different bases. Ten is the base of a
@@ -418,7 +522,7 @@ fn is_plain(word: &str) -> bool {
                 .iter()
                 .any(|it| lists(MEANINGFUL, it) || wording::alters(it))
             && super::numerals::multiplier(&lower).is_none()
-            && super::numerals::english(&[lower]).is_none();
+            && super::number_words::whole(&[lower]).is_none();
     }
     if wording::is_latin(word) {
         return word.chars().count() > 2

@@ -30,7 +30,7 @@ pub(super) fn alters(word: &str) -> bool {
 /// Words before a colon or an equals sign by which the value after it is another one than the answer.
 const OTHERS: &str = "\
     bound bounds attempt attempts step guess guesses estimate confidence certainty iteration example \
-    hint hypothesis conjecture assumption";
+    hint hypothesis conjecture assumption difficulty rating";
 
 /// Whether words before a colon or an equals sign name the value after it, as "Total cost" does and "at least"
 /// does not.
@@ -53,7 +53,10 @@ pub(super) fn names_another<'a>(words: impl Iterator<Item = &'a str>) -> bool {
 /// A sign that is written as a word.
 pub(super) fn is_minus(word: &str) -> bool {
     let lower = word.to_lowercase();
-    matches!(lower.as_str(), "minus" | "negative" | "menos" | "moins" | "meno" | "负" | "負" | "マイナス")
+    matches!(
+        lower.as_str(),
+        "minus" | "negative" | "menos" | "moins" | "meno" | "минус" | "负" | "負" | "マイナス"
+    )
 }
 
 /// `twelfths`, `hundredth`, `millionths`
