@@ -32,7 +32,8 @@ const N_ROWS_DETECTED: usize = 100;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// A file or a folder: JSON Lines, a JSON list, or plain text with one row per line (`.txt`), each also as gzip or
+    /// A file, a folder, or a data set of the Hugging Face hub (`org/name[/configuration][:split][@revision]`, split
+    /// `train` if not given). Files: JSON Lines, a JSON list, or plain text with one row per line (`.txt`), each also as gzip or
     /// zstd; or Parquet. The files of a folder are read in name order. Files with other endings, hidden files,
     /// descriptions such as `dataset_info.json`, subfolders and, beside a train split, files of other splits (`test-*`,
     /// `validation-*`) are not read; a note names them.

@@ -213,6 +213,18 @@ pub enum ModelError {
         /// What to do.
         advice: String,
     },
+    /// A data set of the hub that is nowhere.
+    #[error(
+        "data set `{reference}` was not found. Looked at:{}\ngive the path of a file or folder, or a data set of the hub as \
+         `organisation/name[/configuration][:split][@revision]`",
+        as_list(looked_at)
+    )]
+    DatasetNotFound {
+        /// What was asked for.
+        reference: String,
+        /// Every place that was tried, and why it failed.
+        looked_at: Vec<String>,
+    },
     /// A download that failed.
     #[error("{url}: {problem}")]
     Download {

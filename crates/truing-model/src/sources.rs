@@ -5,6 +5,7 @@
 //! its files are there; and `content/{sha256}/` for files known by their digest. A revision found in the cache is
 //! not asked for again.
 
+mod datasets;
 mod hub;
 mod wheel;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+pub use datasets::{DatasetReference, find_dataset};
 pub use hub::HubReference;
 
 use crate::adapters::{AdapterConfig, is_adapter};

@@ -127,6 +127,15 @@ pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
     /// The first error of `find`.
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E>;
 
+    /// Replaces each data source that is a data set of the hub by the folder that `find` returns. `find` gets the name of a
+    /// source without a file at its path, and returns `None` where that is no name of a data set.
+    ///
+    /// # Errors
+    /// The first error of `find`.
+    fn find_data<E>(&mut self, _find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
+        Ok(())
+    }
+
     /// Reads a recipe and the overrides on top of it; see [`parse`].
     ///
     /// # Errors
@@ -179,6 +188,20 @@ pub fn find_model<E>(name: &mut String, find: &mut dyn FnMut(&str) -> Result<Pat
 /// When the text is not a recipe of this type.
 pub fn decisive_of<R: Recipe>(text: &str, path: &Path, scope: Scope) -> Result<Table, RecipeError> {
     Ok(R::from_toml(text, path, &[])?.decisive(scope))
+}
+
+/// [`Recipe::find_data`] for the path of a source, which is relative to `data_dir`.
+pub fn find_source<E>(
+    path: &mut PathBuf,
+    data_dir: &Path,
+    find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>,
+) -> Result<(), E> {
+    if !data_dir.join(&*path).exists()
+        && let Some(found) = path.to_str().map(find).transpose()?.flatten()
+    {
+        *path = found;
+    }
+    Ok(())
 }
 
 /// Reads a recipe, then the overrides in their order. Paths in the file are relative to its folder, paths in

@@ -49,7 +49,8 @@ pub struct HubReference {
     pub revision: String,
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether a text can be one part of a path or name.
+pub(super) fn is_name(text: &str) -> bool {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     !text.is_empty() && !text.starts_with('.') && text.chars().all(is_allowed)
 }
@@ -110,29 +111,65 @@ impl HubReference {
     }
 }
 
-/// The models API's answer.
+/// What a repository holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RepositoryKind {
+    Model,
+    Dataset,
+}
+
+impl RepositoryKind {
+    /// Its API.
+    fn api(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+
+    /// Before the repository's name in the address of a file.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Model => "",
+            Self::Dataset => "datasets/",
+        }
+    }
+
+    /// For messages.
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "data set",
+        }
+    }
+}
+
+/// The API's answer on a repository.
 #[derive(Deserialize)]
-struct Repository {
-    sha: String,
-    siblings: Vec<RemoteFile>,
+pub(super) struct Repository {
+    pub(super) sha: String,
+    pub(super) siblings: Vec<RemoteFile>,
 }
 
+/// A file of a repository.
 #[derive(Deserialize, Clone)]
-struct RemoteFile {
+pub(super) struct RemoteFile {
     #[serde(rename = "rfilename")]
-    name: String,
-    size: Option<u64>,
-    lfs: Option<LargeFile>,
+    pub(super) name: String,
+    pub(super) size: Option<u64>,
+    pub(super) lfs: Option<LargeFile>,
 }
 
 #[derive(Deserialize, Clone)]
-struct LargeFile {
+pub(super) struct LargeFile {
     sha256: String,
 }
 
-struct Hub<'a> {
+/// The hub, for repositories of one kind.
+pub(super) struct Hub<'a> {
     agent: Agent,
     options: &'a FindOptions,
+    kind: RepositoryKind,
 }
 
 /// Downloads a model; gives its path and commit.
@@ -141,48 +178,19 @@ pub(super) fn fetch(
     options: &FindOptions,
     progress: &mut dyn FnMut(DownloadProgress<'_>),
 ) -> Result<(PathBuf, String), ModelError> {
-    let agent = Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_connect(Some(options.stall_timeout))
-        .timeout_per_read(Some(options.stall_timeout))
-        .redirect_auth_headers(RedirectAuthHeaders::Never)
-        .user_agent(concat!("truing/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .new_agent();
-    let hub = Hub { agent, options };
-    let repository = hub.list(reference)?;
+    let hub = Hub::new(options, RepositoryKind::Model);
+    let repository = hub.list(&reference.repository, &reference.revision)?;
     let files = choose_files(reference, &repository)?;
     let directory = reference.directory(&options.cache_directory).join(&repository.sha);
-    let io_error = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| ModelError::Io { path, source }
-    };
-    fs::create_dir_all(&directory).map_err(io_error(&directory))?;
-
-    let total_bytes = files.iter().map(|file| file.size).sum::<Option<u64>>();
-    let mut done_bytes = 0;
-    for file in &files {
-        let target = directory.join(&file.name);
-        if !target.exists() {
-            let folder = target.parent().unwrap_or(&directory);
-            fs::create_dir_all(folder).map_err(io_error(folder))?;
-            let url = format!(
-                "{}/{}/resolve/{}/{}",
-                options.hub_endpoint, reference.repository, repository.sha, file.name
-            );
-            hub.download(&url, file, &target, &mut |file_bytes| {
-                let done_bytes = done_bytes + file_bytes;
-                progress(DownloadProgress { file: &file.name, done_bytes, total_bytes });
-            })?;
-        }
-        done_bytes += fs::metadata(&target).map_err(io_error(&target))?.len();
-    }
+    let named: Vec<(&RemoteFile, PathBuf)> =
+        files.iter().map(|file| (file, directory.join(&file.name))).collect();
+    hub.download_all(&reference.repository, &repository.sha, &named, progress)?;
     // What does not open is not remembered.
     let path = reference.model_path(directory);
     check_opens(&path)?;
     let ref_file = reference.ref_file(&options.cache_directory);
     let refs = ref_file.parent().unwrap_or(&options.cache_directory);
-    fs::create_dir_all(refs).map_err(io_error(refs))?;
+    fs::create_dir_all(refs).map_err(|source| ModelError::Io { path: refs.to_path_buf(), source })?;
     atomic::write(&ref_file, repository.sha.as_bytes())?;
     Ok((path, repository.sha))
 }
@@ -231,7 +239,49 @@ fn file_size(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-impl Hub<'_> {
+impl<'a> Hub<'a> {
+    pub(super) fn new(options: &'a FindOptions, kind: RepositoryKind) -> Self {
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(options.stall_timeout))
+            .timeout_per_read(Some(options.stall_timeout))
+            .redirect_auth_headers(RedirectAuthHeaders::Never)
+            .user_agent(concat!("truing/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        Self { agent, options, kind }
+    }
+
+    /// Fetches the files that are not there yet, each to the path beside it.
+    pub(super) fn download_all(
+        &self,
+        repository: &str,
+        commit: &str,
+        files: &[(&RemoteFile, PathBuf)],
+        progress: &mut dyn FnMut(DownloadProgress<'_>),
+    ) -> Result<(), ModelError> {
+        let io_error = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| ModelError::Io { path, source }
+        };
+        let total_bytes = files.iter().map(|(file, _)| file.size).sum::<Option<u64>>();
+        let mut done_bytes = 0;
+        for (file, target) in files {
+            if !target.exists() {
+                let folder = target.parent().unwrap_or(Path::new("."));
+                fs::create_dir_all(folder).map_err(io_error(folder))?;
+                let (endpoint, prefix) = (&self.options.hub_endpoint, self.kind.prefix());
+                let url = format!("{endpoint}/{prefix}{repository}/resolve/{commit}/{}", file.name);
+                self.download(&url, file, target, &mut |file_bytes| {
+                    let done_bytes = done_bytes + file_bytes;
+                    progress(DownloadProgress { file: &file.name, done_bytes, total_bytes });
+                })?;
+            }
+            done_bytes += fs::metadata(target).map_err(io_error(target))?.len();
+        }
+        Ok(())
+    }
+
     fn get(&self, url: &str, from: u64) -> Result<Response<Body>, ModelError> {
         let mut request = self.agent.get(url);
         if let Some(token) = &self.options.hub_token {
@@ -266,19 +316,18 @@ impl Hub<'_> {
         }
     }
 
-    fn list(&self, reference: &HubReference) -> Result<Repository, ModelError> {
-        let HubReference { repository, revision, .. } = reference;
+    /// The files of a repository at a revision.
+    pub(super) fn list(&self, repository: &str, revision: &str) -> Result<Repository, ModelError> {
         let revision = revision.replace('/', "%2F");
-        let url =
-            format!("{}/api/models/{repository}/revision/{revision}?blobs=true", self.options.hub_endpoint);
+        let (endpoint, api) = (&self.options.hub_endpoint, self.kind.api());
+        let url = format!("{endpoint}/api/{api}/{repository}/revision/{revision}?blobs=true");
         self.with_patience(|| {
             let again = |error| Attempt::Again { error, brought_bytes: false };
             let mut response = self.get(&url, 0).map_err(again)?;
-            check_status(&url, response.status())?;
+            check_status(&url, response.status(), self.kind)?;
             let text = response.body_mut().read_to_vec().map_err(|e| again(failed(&url, e.to_string())))?;
-            serde_json::from_slice(&text).map_err(|error| {
-                Attempt::Final(failed(&url, format!("not the answer of a model hub: {error}")))
-            })
+            serde_json::from_slice(&text)
+                .map_err(|error| Attempt::Final(failed(&url, format!("not the answer of a hub: {error}"))))
         })
     }
 
@@ -330,7 +379,7 @@ impl Hub<'_> {
             fs::remove_file(part).map_err(disk)?;
             return Err(again("the server cannot resume an interrupted download".to_owned(), false));
         }
-        check_status(url, response.status())?;
+        check_status(url, response.status(), self.kind)?;
         // A server that does not continue from where it was asked sends the whole file.
         let continues = response.status() == StatusCode::PARTIAL_CONTENT
             && header_text(&response, header::CONTENT_RANGE)
@@ -396,12 +445,15 @@ fn header_text(response: &Response<Body>, name: header::HeaderName) -> Option<&s
     response.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
-fn check_status(url: &str, status: StatusCode) -> Result<(), Attempt> {
+fn check_status(url: &str, status: StatusCode, kind: RepositoryKind) -> Result<(), Attempt> {
+    let noun = kind.noun();
     let is_final = |problem: &str| Err(Attempt::Final(failed(url, format!("{problem} (status {status})"))));
     match status.as_u16() {
         200..=299 => Ok(()),
-        401 | 403 => is_final("the hub wants a token that may read this model, or there is no such model"),
-        404 => is_final("there is no such model, revision or file"),
+        401 | 403 => {
+            is_final(&format!("the hub wants a token that may read this {noun}, or there is no such {noun}"))
+        }
+        404 => is_final(&format!("there is no such {noun}, revision or file")),
         408 | 429 | 500..=599 => {
             let error = failed(url, format!("the hub is busy (status {status})"));
             Err(Attempt::Again { error, brought_bytes: false })

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use truing_model::sources::{FindOptions, FoundModel, ModelOrigin, find_model};
+use truing_model::sources::{
+    DatasetReference, FindOptions, FoundModel, ModelOrigin, find_dataset, find_model,
+};
 use truing_model::{ModelError, ModelFiles};
 
 use crate::loading::write_gguf;
@@ -217,6 +219,61 @@ fn a_model_is_fetched_once_and_then_found_in_the_cache() {
     let again = find(cache.path(), &server).unwrap();
     assert_eq!(again, FoundModel { path: found.path, origin: ModelOrigin::Cache });
     assert_eq!(server.requests("").len(), requests.len());
+}
+
+/// A split is fetched into a folder of its own, continued where it was cut off, and found again without the network.
+#[test]
+fn a_split_of_a_data_set_is_fetched_once_and_then_found_in_the_cache() {
+    let file = |text: &str| text.repeat(1000).into_bytes();
+    let files: Files = [
+        ("data/train_sft-00000-of-00002.parquet", file("a")),
+        ("data/train_sft-00001-of-00002.parquet", file("b")),
+        ("data/test_sft-00000-of-00001.parquet", file("c")),
+        ("README.md", file("d")),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .into();
+    let served = files.clone();
+    let server = Server::start(move |request, n_before| {
+        if request.path.starts_with("/api/datasets/org/chat/revision/v1?") {
+            return listing(&served);
+        }
+        let name = request.path.strip_prefix(&format!("/datasets/org/chat/resolve/{COMMIT}/"));
+        match name.and_then(|name| served.get(name)) {
+            None => Reply::status(404),
+            Some(bytes) if n_before == 0 => {
+                Reply { cut_after: Some(300), ..Reply::part(bytes, request.from) }
+            }
+            Some(bytes) => Reply::part(bytes, request.from),
+        }
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let options = options(cache.path(), &server);
+    let reference = DatasetReference::parse("org/chat:train_sft@v1").unwrap();
+    let mut last = None;
+    let path =
+        find_dataset(&reference, &options, &mut |p| last = Some((p.done_bytes, p.total_bytes))).unwrap();
+    assert_eq!(last, Some((2000, Some(2000))));
+    let mut names: Vec<String> = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["train_sft-00000-of-00002.parquet", "train_sft-00001-of-00002.parquet"]);
+    assert_eq!(std::fs::read(path.join(&names[1])).unwrap(), files["data/train_sft-00001-of-00002.parquet"]);
+    assert_eq!(server.requests("train_sft-00000")[1].from, Some(300));
+    let n_requests = server.requests("").len();
+    let offline = FindOptions { is_offline: true, ..options.clone() };
+    assert_eq!(find_dataset(&reference, &offline, &mut |_| {}).unwrap(), path);
+    assert_eq!(server.requests("").len(), n_requests);
+    let other = DatasetReference::parse("org/chat:dev@v1").unwrap();
+    let error = find_dataset(&other, &options, &mut |_| {}).unwrap_err().to_string();
+    assert!(
+        error.contains("it has no split `dev`; it has `org/chat:test_sft`, `org/chat:train_sft`"),
+        "{error}"
+    );
+    let error = find_dataset(&other, &offline, &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("offline was chosen"), "{error}");
 }
 
 #[test]

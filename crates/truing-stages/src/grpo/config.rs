@@ -428,6 +428,11 @@ impl Recipe for GrpoConfig {
         self.mask_truncated_completions.get_or_insert(preset.masks_truncated);
     }
 
+    fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
+        let mut sources = self.data.iter_mut().chain(&mut self.eval_data).chain(&mut self.ptx_data);
+        sources.try_for_each(|source| recipe::find_source(&mut source.path, &self.data_dir, find))
+    }
+
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
         recipe::find_model(&mut self.model_name_or_path, find)?;
         if let Some(reward_model) = &mut self.reward_model {

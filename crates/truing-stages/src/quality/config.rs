@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use truing_ask::quality::{Calls, ComparisonForm, Dimension};
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
-use truing_run::{Recipe, RunError};
+use truing_run::{Recipe, RunError, recipe};
 use truing_types::StageName;
 
 use crate::StageError;
@@ -122,6 +122,11 @@ impl Recipe for QualityConfig {
     /// Judges without a cache share one in `output_dir`.
     fn fill_in(&mut self) {
         judging::share_cache(self.judge.iter_mut().map(|judge| &mut judge.model), &self.output_dir);
+    }
+
+    fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
+        let mut sources = self.data.iter_mut();
+        sources.try_for_each(|source| recipe::find_source(&mut source.path, &self.data_dir, find))
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {

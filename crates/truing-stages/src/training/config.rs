@@ -266,6 +266,11 @@ impl Recipe for TrainingConfig {
         recipe::resolve_model(&mut self.model_name_or_path, folder);
     }
 
+    fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
+        let mut sources = self.data.iter_mut().chain(&mut self.eval_data);
+        sources.try_for_each(|source| recipe::find_source(&mut source.path, &self.data_dir, find))
+    }
+
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
         recipe::find_model(&mut self.model_name_or_path, find)
     }

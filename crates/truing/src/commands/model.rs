@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use truing_generate::LocalChat;
-use truing_model::sources::{self, DEFAULT_MODEL, DownloadProgress, FindOptions};
+use truing_model::sources::{self, DEFAULT_MODEL, DatasetReference, DownloadProgress, FindOptions};
 use truing_model::{DecodingWeights, EngineOptions, ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
 use truing_text::RenderOptions;
@@ -59,11 +59,32 @@ pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf
     if Path::new(reference).exists() && !sources::names_base_of_hub(Path::new(reference)) {
         return Ok(reference.into());
     }
+    let options = find_options(context)?;
+    let mut events = progress::for_this_terminal(&context.printer);
+    let mut fetching = Fetching { file: None, phase: "fetching the model", events: events.as_mut() };
+    let found = sources::find_model(reference, &options, &mut |progress| fetching.show(progress))?;
+    fetching.finish();
+    Ok(found.path)
+}
+
+/// Finds a data set of the hub, fetching it where need be; `None` where the text is not the name of one.
+pub(crate) fn find_data(name: &str, context: &Context) -> anyhow::Result<Option<PathBuf>> {
+    let Some(reference) = DatasetReference::parse(name) else { return Ok(None) };
+    let options = find_options(context)?;
+    let mut events = progress::for_this_terminal(&context.printer);
+    let mut fetching = Fetching { file: None, phase: "fetching the data set", events: events.as_mut() };
+    let found = sources::find_dataset(&reference, &options, &mut |progress| fetching.show(progress))?;
+    fetching.finish();
+    Ok(Some(found))
+}
+
+/// Where models and data sets are looked for, and how.
+fn find_options(context: &Context) -> anyhow::Result<FindOptions> {
     let environment = &context.environment;
     let cache = environment
         .model_cache
         .clone()
-        .context("no cache folder is known for models")
+        .context("no cache folder is known for models and data sets")
         .hint(|| "set TRUING_CACHE or HOME".into())?;
     let endpoint = environment.hub_endpoint.clone().unwrap_or_else(|| DEFAULT_HUB.into());
     let mut options = FindOptions::new(cache, endpoint.trim_end_matches('/'));
@@ -73,23 +94,20 @@ pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf
     if let Some(python) = environment.find_program(&["python3", "python"]) {
         options.python = python;
     }
-    let mut events = progress::for_this_terminal(&context.printer);
-    let mut fetching = Fetching { file: None, events: events.as_mut() };
-    let found = sources::find_model(reference, &options, &mut |progress| fetching.show(progress))?;
-    fetching.finish();
-    Ok(found.path)
+    Ok(options)
 }
 
 /// Shows a download as one phase.
 struct Fetching<'a> {
     file: Option<String>,
+    phase: &'static str,
     events: &'a mut dyn EventSink,
 }
 
 impl Fetching<'_> {
     fn show(&mut self, progress: DownloadProgress<'_>) {
         if self.file.is_none() {
-            let phase = "fetching the model".to_owned();
+            let phase = self.phase.to_owned();
             self.events.emit(Event::PhaseStarted { phase, total: progress.total_bytes });
         }
         self.file = Some(progress.file.to_owned());

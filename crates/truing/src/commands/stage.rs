@@ -241,6 +241,7 @@ fn prepare<S: StageCommand>(
     let path = &arguments.recipe;
     let mut config = S::Config::from_toml(&read_recipe(path)?, path, &arguments.overrides)?;
     config.find_models(&mut |name| model::find(name, context))?;
+    config.find_data(&mut |name| model::find_data(name, context))?;
     let folder = config.output_dir().to_path_buf();
     let mut events = progress::for_this_terminal(&context.printer);
     let machine = || machine::for_stages(context.n_threads, machine::measure_step_gigaflops());
