@@ -4,6 +4,7 @@
 mod adapters;
 mod basics;
 mod command;
+mod datasets;
 mod embed;
 mod errors;
 mod inspect;
