@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 /// Name and meaning of each variable, for `truing doctor` and the documents.
 pub(crate) const VARIABLES: &[(&str, &str)] = &[
-    ("TRUING_CACHE", "folder of downloaded models; default: truing under the user's cache folder"),
+    ("TRUING_CACHE", "folder of downloaded models and data sets; default: truing under the user's cache folder"),
     ("TRUING_THREADS", "threads to compute with, where --threads is not given"),
     ("XDG_CACHE_HOME", "the user's cache folder; default: .cache under HOME"),
     ("HOME", "the user's home folder"),
     ("HF_HOME", "Hugging Face's folder, searched for models that are already there"),
     ("HF_HUB_CACHE", "Hugging Face's model cache; default: hub under HF_HOME"),
-    ("HF_HUB_OFFLINE", "1: never use the network for models"),
+    ("HF_HUB_OFFLINE", "1: never use the network for models and data sets"),
     ("HF_ENDPOINT", "address of the hub; default: https://huggingface.co"),
     ("HF_TOKEN", "token for models that need one"),
     (
