@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 /// Name and meaning of each variable, for `truing doctor` and the documents.
 pub(crate) const VARIABLES: &[(&str, &str)] = &[
-    ("TRUING_CACHE", "folder of downloaded models and data sets; default: truing under the user's cache folder"),
+    (
+        "TRUING_CACHE",
+        "folder of downloaded models and data sets; default: truing under the user's cache folder",
+    ),
     ("TRUING_THREADS", "threads to compute with, where --threads is not given"),
     ("XDG_CACHE_HOME", "the user's cache folder; default: .cache under HOME"),
     ("HOME", "the user's home folder"),

@@ -7,6 +7,7 @@ mod environment;
 mod interrupt;
 mod local_engine;
 mod machine;
+mod metrics_hook;
 mod outcome;
 mod printer;
 mod progress;

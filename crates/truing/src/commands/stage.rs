@@ -18,6 +18,7 @@ use truing_types::EventSink;
 
 use super::{model, plan};
 use crate::local_engine::LocalEngine;
+use crate::metrics_hook::MetricsHook;
 use crate::outcome::{Hinted, Outcome, WithHint};
 use crate::printer::Style;
 use crate::progress::{self, FanOut};
@@ -49,6 +50,10 @@ pub(crate) struct RunArguments {
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
+    /// Also send metrics to this shell command, for instance to an experiment tracker: one JSON object per line on its
+    /// standard input, `{"step": 1, "metrics": {"loss": 2.1}}`. The variable TRUING_RUN names the run's folder.
+    #[arg(long, value_name = "COMMAND", conflicts_with = "plan")]
+    metrics_command: Option<String>,
 }
 
 /// Arguments of a command that does nothing but run its stage.
@@ -129,7 +134,13 @@ pub(crate) fn run_recipe<S: StageCommand>(
     S::announce(&plan, context);
     let stop = interrupt::stop_flag(S::STOPPING);
     let mut sinks: Vec<Box<dyn EventSink>> = vec![progress::for_this_terminal(&context.printer)];
-    let mut recording_error = None;
+    let (mut recording_error, mut hook_error) = (None, None);
+    if let Some(command) = &arguments.metrics_command {
+        let (hook, error) =
+            MetricsHook::start(command, &folder).context("cannot start `--metrics-command`")?;
+        sinks.push(Box::new(hook));
+        hook_error = Some(error);
+    }
     if S::TRAINS {
         let (tensor_board, error) = TensorBoard::new(&folder.join("events"));
         sinks.push(Box::new(tensor_board));
@@ -160,6 +171,9 @@ pub(crate) fn run_recipe<S: StageCommand>(
     drop(events);
     if let Some(error) = recording_error.and_then(|error| error.borrow_mut().take()) {
         context.printer.warning(format_args!("TensorBoard events are incomplete: {error}"));
+    }
+    if let Some(error) = hook_error.and_then(|error| error.take()) {
+        context.printer.warning(format_args!("the metrics command did not take all metrics: {error}"));
     }
     match ended {
         Ended::Finished(outcome) => S::finish(outcome, &folder, arguments.json, context),
