@@ -22,6 +22,7 @@ use crate::training::{
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 use plan::TokenizedTriplets;
 
+pub(crate) use plan::check;
 pub use plan::{EmbedTrainInputs, EmbedTrainPlan};
 
 /// The loss, under the names of sentence-transformers.
@@ -45,6 +46,8 @@ pub struct EmbedTrainConfig {
     pub model_name_or_path: String,
     /// Output folder of the run: metrics, checkpoints, and the model in `model/`.
     pub output_dir: PathBuf,
+    /// Folder that the paths of `train_data` and `eval_data` are relative to. Default: the recipe's folder.
+    pub data_dir: PathBuf,
     /// Triplets, a file or a folder: rows with `anchor`, `positive` and `negative`. Optional `group` (of anchor and
     /// positive) and `negative_group`: texts of the anchor's own group are not used as its in-batch negatives.
     pub train_data: PathBuf,
@@ -126,6 +129,7 @@ impl Default for EmbedTrainConfig {
             stage: StageName::Embed,
             model_name_or_path: String::new(),
             output_dir: PathBuf::new(),
+            data_dir: PathBuf::new(),
             train_data: PathBuf::new(),
             eval_data: None,
             on_bad_row: OnBadRow::default(),
@@ -154,9 +158,9 @@ impl Recipe for EmbedTrainConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        let own = [&mut self.output_dir, &mut self.train_data].into_iter().chain(&mut self.eval_data);
-        for path in own.filter(|path| !path.as_os_str().is_empty()) {
-            *path = folder.join(&*path);
+        self.data_dir = folder.join(&self.data_dir);
+        if !self.output_dir.as_os_str().is_empty() {
+            self.output_dir = folder.join(&self.output_dir);
         }
         recipe::resolve_model(&mut self.model_name_or_path, folder);
     }

@@ -134,7 +134,7 @@ fn a_run_that_was_moved_and_has_less_memory_is_resumed() {
     }
     config.output_dir = folder.path().join("moved-run");
     let moved = folder.path().join("elsewhere.jsonl");
-    fs::rename(&config.train_data, &moved).unwrap();
+    fs::rename(folder.path().join(&config.train_data), &moved).unwrap();
     config.train_data = moved;
     run(config, Start::Resume, Box::new(never)).unwrap();
     assert!(model_bytes(&straight.path().join("run")) == model_bytes(&folder.path().join("moved-run")));
@@ -206,6 +206,7 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
             "output_dir=x",
             "model_name_or_path=x",
             "train_data=y",
+            "data_dir=elsewhere",
             "threads=1",
             "memory_gib=1",
             "logging_steps=9",
