@@ -5,7 +5,8 @@ padded batch, left and right, the score that truing gives it, within 1e-4. Adapt
 
 Models are tiny and random, in three families whose tokenizers differ in what can pad: padding that is the end of a turn
 (as SmolLM2's), no beginning of sequence and padding that is the end of sequence (as Qwen's base models), none at all
-(as Llama 2's).
+(as Llama 2's). A fourth has a configuration that names another padding token than its tokenizer: adapters, which are loaded
+with it, pad with that one.
 """
 
 import json
@@ -46,14 +47,16 @@ SMALL = dict(
     hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
     max_position_embeddings=512, initializer_range=0.3,
 )
-# Name, configuration, special tokens, named tokens, template, the token that must pad.
+# Name, configuration, special tokens, named tokens, template, the token that must pad, the configuration's own.
 FAMILIES = [
     ("llama", LlamaConfig, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-     dict(bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"), CHAT_ML, "<|endoftext|>"),
+     dict(bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"), CHAT_ML, "<|endoftext|>", "<|im_end|>"),
     ("qwen2", Qwen2Config, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-     dict(eos_token="<|endoftext|>", pad_token="<|endoftext|>"), CHAT_ML, "<|endoftext|>"),
+     dict(eos_token="<|endoftext|>", pad_token="<|endoftext|>"), CHAT_ML, "<|endoftext|>", None),
     ("mistral", MistralConfig, ["<unk>", "<s>", "</s>"],
-     dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>"), LLAMA_2, "<unk>"),
+     dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>"), LLAMA_2, "<unk>", None),
+    ("padded", LlamaConfig, ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>"],
+     dict(bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"), CHAT_ML, "<|endoftext|>", "<pad>"),
 ]  # fmt: skip
 n_checks = 0
 
@@ -90,10 +93,10 @@ def byte_tokenizer(special, names, template):
     return wrapped
 
 
-def make_base(folder, config_class, tokenizer, names):
+def make_base(folder, config_class, tokenizer, names, configured):
     torch.manual_seed(7)
     ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(names[name]) for name in ("bos_token", "eos_token") if name in names}
-    config = config_class(vocab_size=len(tokenizer) + 5, tie_word_embeddings=True, pad_token_id=None, **{"bos_token_id": None, **ids}, **SMALL)
+    config = config_class(vocab_size=len(tokenizer) + 5, tie_word_embeddings=True, pad_token_id=configured and tokenizer.convert_tokens_to_ids(configured), **{"bos_token_id": None, **ids}, **SMALL)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -169,21 +172,23 @@ def conversations(tokenizer):
     ]
 
 
-def scorer(path, num_labels, is_adapter):
+def scorer(path, num_labels, is_adapter, is_told):
     tokenizer = AutoTokenizer.from_pretrained(path)
     if not is_adapter:
         model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32)
         assert model.config.num_labels == num_labels, model.config.num_labels
         assert model.config.pad_token_id == tokenizer.pad_token_id, "model and tokenizer pad alike"
         return model.eval(), tokenizer
+    padding = dict(pad_token_id=tokenizer.pad_token_id) if is_told else {}
     model = AutoPeftModelForSequenceClassification.from_pretrained(
-        path, num_labels=num_labels, dtype=torch.float32, pad_token_id=tokenizer.pad_token_id
+        path, num_labels=num_labels, dtype=torch.float32, **padding
     )
+    assert model.config.pad_token_id == tokenizer.pad_token_id, "model and tokenizer pad alike"
     return model.eval(), tokenizer
 
 
-def check_rewards(what, path, data, padding, is_adapter):
-    model, tokenizer = scorer(path, 1, is_adapter)
+def check_rewards(what, path, data, padding, is_adapter, is_told=True):
+    model, tokenizer = scorer(path, 1, is_adapter, is_told)
     assert tokenizer.pad_token == padding, (tokenizer.pad_token, padding)
     expected = rewards_of_truing(path, data)
     assert max(expected) - min(expected) > 100 * TOLERANCE, "all rewards are the same, which shows nothing"
@@ -199,8 +204,8 @@ def predictions_of_truing(path, data):
     return [[row[label] for label in labels] for row in rows], labels
 
 
-def check_classifier(what, path, data, padding, is_adapter):
-    model, tokenizer = scorer(path, 2, is_adapter)
+def check_classifier(what, path, data, padding, is_adapter, is_told=True):
+    model, tokenizer = scorer(path, 2, is_adapter, is_told)
     assert tokenizer.pad_token == padding, (tokenizer.pad_token, padding)
     expected, labels = predictions_of_truing(path, data)
     if not is_adapter:
@@ -215,23 +220,26 @@ def check_classifier(what, path, data, padding, is_adapter):
         check(f"{what}, {how}", logits.softmax(-1), expected)
 
 
-def check_family(name, config_class, special, names, template, padding):
+def check_family(name, config_class, special, names, template, padding, configured):
     print(name, flush=True)
     base = scratch / name
-    make_base(base, config_class, byte_tokenizer(special, names, template), names)
+    make_base(base, config_class, byte_tokenizer(special, names, template), names, configured)
+    # An adapter takes the configuration's token where it can pad; else whoever loads it says which one does.
+    is_told = configured != "<pad>"
+    of_adapter = padding if is_told else configured
     pairs, texts, rows = scratch / "pairs.jsonl", scratch / "texts.jsonl", scratch / "rows.jsonl"
 
     whole = train(["reward"], base, scratch / f"{name}-reward", pairs)
     check_rewards("reward model", whole, pairs, padding, False)
     adapter = train(["reward"], base, scratch / f"{name}-reward-lora", pairs, lora=True)
-    check_rewards("reward model's adapter", adapter, pairs, padding, True)
+    check_rewards("reward model's adapter", adapter, pairs, of_adapter, True, is_told)
     further = train(["reward"], adapter, scratch / f"{name}-reward-further", pairs, lora=True)
-    check_rewards("the adapter trained further", further, pairs, padding, True)
+    check_rewards("the adapter trained further", further, pairs, of_adapter, True, is_told)
 
     whole = train(["label"], base, scratch / f"{name}-label", texts)
     check_classifier("classifier", whole, texts, padding, False)
     adapter = train(["label"], base, scratch / f"{name}-label-lora", texts, lora=True)
-    check_classifier("classifier's adapter", adapter, texts, padding, True)
+    check_classifier("classifier's adapter", adapter, texts, of_adapter, True, is_told)
 
     adapter = train(["sft"], base, scratch / f"{name}-sft", rows, lora=True)
     merged = train(["sft"], base, scratch / f"{name}-sft-merged", rows, lora=True, more="merge_adapter = true")

@@ -254,8 +254,11 @@ fn a_thought_comes_apart_from_the_answer() {
     assert_eq!(split_reply(&begun("Okay, "), "hm, cut"), text("", Some("hm, cut")));
     assert_eq!(split_reply(&begun("</think>So "), "yes"), text("yes", None));
     let own = renderer().with_template(&format!("{template}{{# <my_thought>..</my_thought> #}}")).unwrap();
-    assert_eq!(split_reply(&own, "<my_thought>hm</my_thought>yes"), text("yes", Some("hm")));
-    assert_eq!(split_reply(&renderer(), "<my_thought>hm</my_thought>yes").1, None);
+    assert_eq!(split_reply(&own, "hm</my_thought>yes"), text("yes", Some("hm")));
+    assert_eq!(split_reply(&renderer(), "hm</my_thought>yes").1, None);
+    // A tag whose name speaks of thinking needs no declaration where it opens the text.
+    assert_eq!(split_reply(&renderer(), "<my_thought>hm</my_thought>yes"), text("yes", Some("hm")));
+    assert_eq!(split_reply(&renderer(), "<my_plan>hm</my_plan>yes").1, None);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use truing_types::counted;
+use truing_types::{TokenId, counted};
 
 use crate::adapters::{AdapterFiles, EMBEDDING, HEAD, OpeningAdapter, is_adapter};
 use crate::engine::PutWeight;
@@ -73,6 +73,13 @@ pub struct LoadedModel {
 }
 
 impl ModelFiles {
+    /// The padding token of config.json, of an adapter its base's.
+    #[must_use]
+    pub fn configured_padding(&self) -> Option<TokenId> {
+        let id = self.config.as_ref()?.fields().get("pad_token_id")?.as_u64()?;
+        TokenId::try_from(id).ok()
+    }
+
     /// Opens a model directory, a directory that holds nothing but one GGUF file, a GGUF file, or an adapter's directory
     /// with the base model that it names.
     ///

@@ -91,7 +91,7 @@ impl<E: Engine> Classifier<E> {
             (reader, engine, n_outputs, SequenceHead::LastTokenScores)
         };
         if n_outputs != spec.n_outputs() {
-            return Err(other_outputs(path, &format!("{n_outputs} outputs"), spec.n_outputs()));
+            return Err(other_outputs(path, &format!("a model of {n_outputs} outputs"), spec.n_outputs()));
         }
         Ok(Self { spec, reader, engine, head })
     }
@@ -194,11 +194,8 @@ impl<E: Engine> Classifier<E> {
 }
 
 fn other_outputs(path: &Path, found: &str, n_outputs: usize) -> RunError {
-    RunError::BadSetting {
-        key: "the model",
-        found: format!("{} ({found})", path.display()),
-        expected: format!("{n_outputs} outputs, as its classifier.json says"),
-    }
+    let problem = format!("is {found}, but its classifier.json is of {n_outputs} outputs");
+    RunError::NotAClassifier { path: path.to_path_buf(), problem }
 }
 
 /// The row with what was said of it.

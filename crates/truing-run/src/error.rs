@@ -97,6 +97,17 @@ pub enum RunError {
         /// Numbers that its head gives.
         n_outputs: usize,
     },
+    /// Not a classifier or scorer, or one whose files do not belong together.
+    #[error(
+        "{} {problem}; expected a classifier or scorer, as `truing label train` or `truing quality train` saves it",
+        path.display()
+    )]
+    NotAClassifier {
+        /// The model, or the file of it that is wrong.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A row's column that cannot be used.
     #[error("{origin}: `{column}` is {found}; expected {expected}")]
     BadColumn {

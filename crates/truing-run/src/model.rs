@@ -126,14 +126,35 @@ pub fn announce(files: &ModelFiles, trainable: &TrainableSpec, events: &mut dyn 
     }
 }
 
-/// Says so where batches of a reward model or classifier cannot be padded.
-pub fn warn_without_padding(files: &ModelFiles, renderer: &ChatRenderer, events: &mut dyn EventSink) {
-    if renderer.padding(files.spec.vocab_size).is_none() {
+/// Says so where batches of a reward model or classifier cannot be padded, or where only the user can say with what.
+pub fn warn_without_padding(
+    files: &ModelFiles,
+    renderer: &ChatRenderer,
+    is_adapter: bool,
+    events: &mut dyn EventSink,
+) {
+    let Some(padding) = score_padding(files, renderer, is_adapter) else {
         let warning = "the tokenizer has no token that can pad batches (one that never ends a conversation), so \
                        `pad_token_id` will be null and transformers will score one conversation at a time; to score \
                        batches, add a padding token to the tokenizer and a row for it to the embedding first";
         events.emit(Event::Warning(warning.into()));
+        return;
+    };
+    if is_adapter && files.configured_padding() != Some(padding) {
+        let of_base = files.configured_padding().map_or_else(|| "none".to_owned(), |id| id.to_string());
+        let token = renderer.tokenizer().token_text(padding).unwrap_or_default();
+        events.emit(Event::Note(format!(
+            "an adapter is loaded with the configuration of its base, whose `pad_token_id` ({of_base}) cannot pad \
+             conversations: load it with `pad_token_id={padding}` (`{token}`, which the saved tokenizer pads with)"
+        )));
     }
+}
+
+/// The token that pads batches of a saved reward model or classifier. With an adapter transformers takes the one of
+/// the base's configuration, so that one is chosen where it can pad.
+fn score_padding(files: &ModelFiles, renderer: &ChatRenderer, is_adapter: bool) -> Option<TokenId> {
+    let preferred = files.configured_padding().filter(|_| is_adapter);
+    renderer.padding_preferring(preferred, files.spec.vocab_size)
 }
 
 /// What the saved adapter names as its base: the model that was opened, or of a continued adapter that one's base. A model out
@@ -158,17 +179,19 @@ pub struct BesideWeights {
 
 impl BesideWeights {
     /// The tokenizer's files, which name a fit padding token where a score head is saved, and those of the workload.
+    /// `is_adapter`: the weights are saved as an adapter.
     ///
     /// # Errors
     /// When the tokenizer cannot be written with its padding token.
     pub fn new(
         model: &ModelFiles,
         renderer: &ChatRenderer,
+        is_adapter: bool,
         more: Vec<(String, Vec<u8>)>,
         output_names: Vec<String>,
     ) -> Result<Self, RunError> {
         let pad_token_id = match model.spec.head {
-            HeadKind::Score { .. } => renderer.padding(model.spec.vocab_size),
+            HeadKind::Score { .. } => score_padding(model, renderer, is_adapter),
             HeadKind::LanguageModel => None,
         };
         let mut files = match pad_token_id {

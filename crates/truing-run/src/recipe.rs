@@ -295,7 +295,10 @@ fn read_recipe<R: Recipe>(text: &str, path: &Path) -> Result<R, RecipeError> {
     }
     let mut whole = to_table(&R::default());
     let mut seen = Vec::new();
-    for (key, value) in &table {
+    // In the order of the text, so that a key that stands there twice is named where it stands the second time.
+    let mut keys: Vec<(&String, &Value)> = table.iter().collect();
+    keys.sort_by_key(|(key, _)| schema::position(text, std::slice::from_ref(*key)));
+    for (key, value) in keys {
         let name = schema::own_name(&schema, key);
         if seen.contains(&name) {
             return Err(invalid(std::slice::from_ref(key), &format!("{DUPLICATE}{name}`")));
@@ -707,7 +710,8 @@ mod tests {
                 "r.toml:3: invalid value: integer `-1`, expected a whole number of 0 or more",
             ),
             ("max_stepz = 4\n", "r.toml:2: unknown key `max_stepz`; the nearest known key is `max_steps`"),
-            ("lr = 1\nlearning_rate = 2\n", "r.toml:2: duplicate field `learning_rate`"),
+            ("lr = 1\nlearning_rate = 2\n", "r.toml:3: duplicate field `learning_rate`"),
+            ("learning_rate = 1\nseed = 2\nlr = 2\n", "r.toml:4: duplicate field `learning_rate`"),
             (
                 "[lora]\nrank = 1.5\n",
                 "r.toml:3: invalid type: floating point `1.5`, expected a whole number of 0 or more",

@@ -223,7 +223,15 @@ impl<'a> RunRecord<'a> {
         state: &TrainerState,
         events: &mut dyn EventSink,
     ) -> Result<(), RunError> {
-        let Some(best) = state.best.filter(|best| best.step != state.step) else { return Ok(()) };
+        let Some(best) = state.best else {
+            let warning = "no evaluation had a result, so no step is the best (`load_best_model_at_end`); the last weights are \
+                           saved";
+            events.emit(Event::Warning(warning.into()));
+            return Ok(());
+        };
+        if best.step == state.step {
+            return Ok(());
+        }
         let found = on_first_rank(self.communicator, || -> Result<_, RunError> {
             let Some(directory) = self.folder.directory() else { return Ok(None) };
             let path = directory.checkpoints_path().join(format!("{CHECKPOINT}{}", best.step));

@@ -148,7 +148,7 @@ impl ClassifierPlan {
             return Ok(Self::Decoder(Box::new(TrainingPlan::resolve::<E, _>(config, inputs, machine)?)));
         };
         // Texts are cut to what the model reads, so no length is too long for it.
-        training::plan::check(&config, usize::MAX, inputs.eval.is_some())?;
+        training::plan::check(&config, inputs.eval.is_some())?;
         let settings = encoder_settings(&config)?;
         let lengths = SampleLengths {
             unit: "text",

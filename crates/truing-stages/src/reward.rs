@@ -135,7 +135,8 @@ impl Stage for RewardModelStage {
         let render = context.render.clone();
         let mut inputs = ResponseInputs::load(config, Opened::AnyHead, &responses, render, context.events)?;
         inputs.model = inputs.model.with_score_head();
-        model::warn_without_padding(&inputs.model, &inputs.renderer, context.events);
+        let is_adapter = config.saves_adapter();
+        model::warn_without_padding(&inputs.model, &inputs.renderer, is_adapter, context.events);
         Ok(inputs)
     }
 

@@ -109,6 +109,26 @@ impl ChatRenderer {
     /// found by rendering one.
     #[must_use]
     pub fn padding(&self, vocab_size: usize) -> Option<TokenId> {
+        self.tokenizer().padding(&self.ends(), vocab_size)
+    }
+
+    /// The same, but `preferred` where it can pad: an adapter is loaded with its base's configuration, whose token counts.
+    #[must_use]
+    pub fn padding_preferring(&self, preferred: Option<TokenId>, vocab_size: usize) -> Option<TokenId> {
+        let ends = self.ends();
+        let tokenizer = self.tokenizer();
+        let fits = |id: &TokenId| {
+            (*id as usize) < vocab_size
+                && !ends.contains(id)
+                && tokenizer.is_special(*id)
+                && tokenizer.bos() != Some(*id)
+                && (tokenizer.eos() != Some(*id) || tokenizer.token_id(END_OF_TEXT) == Some(*id))
+        };
+        preferred.filter(fits).or_else(|| tokenizer.padding(&ends, vocab_size))
+    }
+
+    /// Tokens that may end a conversation.
+    fn ends(&self) -> BTreeSet<TokenId> {
         let turn = |role, text: &str| Message::new(role, text.to_owned());
         let question = vec![turn(Role::User, "a")];
         let answered = vec![turn(Role::User, "a"), turn(Role::Assistant, "b")];
@@ -123,6 +143,6 @@ impl ChatRenderer {
             // A text without a template may be ended by it.
             ends.extend(self.tokenizer().eos());
         }
-        self.tokenizer().padding(&ends, vocab_size)
+        ends
     }
 }

@@ -119,6 +119,29 @@ fn each_family_pads_with_a_token_that_ends_no_conversation() {
 }
 
 #[test]
+fn the_token_of_a_configuration_is_preferred_where_it_can_pad() {
+    let special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>"];
+    let names = json!({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"});
+    let tokenizer = Tokenizer::from_files(files(&special, names, Value::Null)).unwrap();
+    let renderer = ChatRenderer::new(tokenizer.clone(), RenderOptions::default()).unwrap();
+    let renderer = renderer.with_template(&template("<|im_start|>", "<|im_end|>\\n")).unwrap();
+    for (preferred, expected) in [
+        (None, "<|endoftext|>"),
+        (Some("<pad>"), "<pad>"),
+        (Some("<|endoftext|>"), "<|endoftext|>"),
+        // What ends a turn, begins one, is a letter, or is no token at all pads nothing.
+        (Some("<|im_end|>"), "<|endoftext|>"),
+        (Some("<|im_start|>"), "<|endoftext|>"),
+        (Some("a"), "<|endoftext|>"),
+        (Some("none"), "<|endoftext|>"),
+    ] {
+        let id = preferred.map(|token| tokenizer.token_id(token).unwrap_or(99));
+        let found = renderer.padding_preferring(id, VOCAB).and_then(|id| tokenizer.token_text(id));
+        assert_eq!(found.as_deref(), Some(expected), "{preferred:?}");
+    }
+}
+
+#[test]
 fn every_file_that_names_a_padding_token_names_the_chosen_one() {
     let names =
         json!({"bos_token": "<s>", "eos_token": "</s>", "pad_token": {"content": "</s>", "lstrip": false}});

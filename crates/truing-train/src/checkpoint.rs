@@ -55,6 +55,9 @@ pub struct TrainerState {
     pub best: Option<BestEvaluation>,
     /// The evaluation after this step was interrupted and has to run before the next step.
     pub is_evaluation_due: bool,
+    /// Whether any step had a gradient other than 0. Checkpoints of earlier versions do not say.
+    #[serde(default)]
+    pub had_gradient: bool,
     /// The run's seed.
     pub seed: u64,
     /// Digest of everything in the recipe that decides the weights.
@@ -154,6 +157,7 @@ impl TrainerState {
             n_tokens: 0,
             best: None,
             is_evaluation_due: false,
+            had_gradient: false,
             seed,
             recipe_digest,
         }

@@ -19,9 +19,15 @@
 //!   a text in which nothing but white space follows the thought.
 //! - White space between thought and answer belongs to neither. A text without a thought is its own answer, as it is.
 //!
+//! - Marks that are not known open a thought too where they are the first thing in the text and their name speaks of thinking:
+//!   `<name>` with `</name>`, `<|name|>` with `<|/name|>` or `</|name|>`, `[NAME]` with `[/NAME]`. In square brackets the closing
+//!   one has to be there, because a heading may stand in them.
+//!
 //! gpt-oss writes channels instead of marks (`<|channel|>analysis<|message|>...`): `final` is the answer, also where its header has
-//! a format (`final <|constrain|>json`), everything else is thought. A channel that a message only talks about is part of that
-//! message.
+//! a format (`final <|constrain|>json`), everything else is thought. The next channel may follow without an end of the message,
+//! directly after its last word (`...<|channel|>final<|message|>`); a channel that a message only talks about, with a space or
+//! a quote before it, is part of that message. Servers that drop special tokens leave the channels' names alone
+//! (`analysisWe add... assistantfinal4`).
 
 use std::ops::Range;
 
@@ -39,7 +45,7 @@ pub struct ReasoningMark {
 }
 
 /// The marks of the models that are known, in lower case.
-const KNOWN: [(&str, &str); 11] = [
+const KNOWN: [(&str, &str); 24] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -51,7 +57,25 @@ const KNOWN: [(&str, &str); 11] = [
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|start_thinking|>", "<|end_thinking|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<thoughts>", "</thoughts>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<think:opensource>", "</think:opensource>"),
+    ("<ifm|think>", "</ifm|think>"),
+    ("<ifm|think_fast>", "</ifm|think_fast>"),
+    ("<ifm|think_faster>", "</ifm|think_faster>"),
+    ("<|think_start|>", "<|think_end|>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|think|>", "<|/think|>"),
+    ("[unused16]", "[unused17]"),
+    // Gemma names its channel; without the name it is the same thought.
+    ("<|channel>thought", "<channel|>"),
+    ("<|channel>", "<channel|>"),
 ];
+/// Parts of the names of marks that are not known.
+const OF_THINKING: [&str; 4] = ["think", "thought", "reason", "scratchpad"];
+/// Characters that the name of a mark has at most.
+const LONGEST_NAME: usize = 40;
 
 /// The marks that count as a thought's: those of known models, and further ones. Upper and lower case are the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,16 +115,38 @@ impl ReasoningMarks {
             for (at, _) in template.match_indices(before) {
                 let rest = &template[at + before.len()..];
                 let Some(name) = rest.find(after).map(|end| &rest[..end]) else { continue };
-                let is_name =
-                    name.len() <= 40 && !name.contains(|c: char| c.is_whitespace() || "<>[]".contains(c));
-                let is_of_thinking = ["think", "thought", "reason"].iter().any(|word| name.contains(word));
                 let open = format!("{}{name}{after}", &before[..1]);
-                if is_name && is_of_thinking && template.contains(&open) {
+                if is_name_of_thinking(name) && template.contains(&open) {
                     found.push(ReasoningMark { open, close: format!("{before}{name}{after}") });
                 }
             }
         }
         self.with(&found)
+    }
+
+    /// These marks and the one that is the first thing in a text, where its name speaks of thinking and it is not known.
+    fn named_in(&self, lower: &str) -> Option<Self> {
+        let start = lower.trim_start_matches(is_unseen);
+        let without_role = ROLES.iter().find_map(|role| start.strip_prefix(role));
+        let start = without_role.unwrap_or(start).trim_start_matches(is_unseen);
+        if self.0.iter().any(|mark| start.starts_with(&mark.open)) {
+            return None;
+        }
+        let (before, after) = [("<|", "|>"), ("<", ">"), ("[", "]")]
+            .into_iter()
+            .find(|(before, _)| start.starts_with(before))?;
+        let name = &start[before.len()..start.find(after)?];
+        let is_fit = is_name_of_thinking(name) && name.contains(|c: char| c.is_alphabetic());
+        let open = format!("{before}{name}{after}");
+        // A tag that is never closed in a text of its own is a thought that was cut.
+        let closes = [format!("{}/{name}{after}", &before[..1]), format!("{before}/{name}{after}")]
+            .into_iter()
+            .chain((before == "<|").then(|| format!("</|{name}|>")));
+        // A word in brackets may as well be a heading.
+        let is_fit = is_fit && (before != "[" || closes.clone().any(|close| lower.contains(&close)));
+        let close =
+            closes.clone().find(|close| lower.contains(close.as_str())).or_else(|| closes.clone().next())?;
+        is_fit.then(|| self.clone().with(&[ReasoningMark { open, close }]))
     }
 
     /// The mark that a prompt ends in, so that the model's text begins inside a thought.
@@ -122,7 +168,9 @@ impl ReasoningMarks {
         let (mark, inside) =
             self.0.iter().filter_map(|mark| Some((mark, mark_at(mark)?))).max_by_key(|found| found.1)?;
         let before = turn[..inside - mark.open.len()].trim();
-        let is_at_start = before.is_empty() || ROLES.iter().any(|role| before.ends_with(role));
+        // Gemma calls the speaker so, after a special token that is no longer in the turn.
+        let is_at_start =
+            before.is_empty() || before == "model" || ROLES.iter().any(|role| before.ends_with(role));
         let is_closed =
             turn[inside..].contains(&mark.close) || ROLES.iter().any(|role| turn[inside..].contains(role));
         (is_at_start && !is_closed).then(|| mark.clone())
@@ -194,9 +242,12 @@ impl SplitText<'_> {
 pub fn split_reasoning<'a>(text: &'a str, marks: &ReasoningMarks, start: TextStart<'_>) -> SplitText<'a> {
     // Letters of ASCII alone change, so that every place is the same in both.
     let lower = text.to_ascii_lowercase();
-    if let Some(split) = split_channels(text, &lower, start) {
+    let channels = split_channels(text, &lower, start).or_else(|| split_channel_names(text, &lower));
+    if let Some(split) = channels {
         return split;
     }
+    let named = marks.named_in(&lower);
+    let marks = named.as_ref().unwrap_or(marks);
     let mut splitter = Splitter { text, lower: &lower, marks, at: 0, thoughts: Vec::new(), lead: None };
     let is_closed = splitter.take_unopened(start) && splitter.take_thoughts();
     let Splitter { at, thoughts, lead, .. } = splitter;
@@ -271,10 +322,9 @@ impl Splitter<'_, '_> {
 
     /// Skips what may stand before the first opening mark. False where there is none.
     fn skip_lead(&mut self) -> bool {
-        let invisible = |c: char| c.is_whitespace() || c.is_control() || INVISIBLE.contains(&c);
-        let rest = self.lower.trim_start_matches(invisible);
+        let rest = self.lower.trim_start_matches(is_unseen);
         let without_role = ROLES.iter().find_map(|role| rest.strip_prefix(role));
-        let rest = without_role.unwrap_or(rest).trim_start_matches(invisible);
+        let rest = without_role.unwrap_or(rest).trim_start_matches(is_unseen);
         let start = self.lower.len() - rest.len();
         let (mut n_signs, mut n_words) = (0, 0);
         for (offset, letter) in rest.char_indices() {
@@ -290,7 +340,7 @@ impl Splitter<'_, '_> {
             match letter {
                 '`' => return false,
                 _ if letter.is_alphanumeric() => n_words += 1,
-                _ if invisible(letter) => {}
+                _ if is_unseen(letter) => {}
                 _ => n_signs += 1,
             }
             if n_words > 1 || n_words == 1 && n_signs > 0 || n_signs > MOST_SIGNS {
@@ -359,6 +409,18 @@ impl Splitter<'_, '_> {
         let is_followed = || !without_stray_end(&self.text[close.end..], self.marks).trim().is_empty();
         (start != TextStart::Outside || is_followed()).then_some(close)
     }
+}
+
+/// White space and what is as invisible.
+fn is_unseen(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || INVISIBLE.contains(&c)
+}
+
+/// Whether a tag's name, in lower case, is one of a thought.
+fn is_name_of_thinking(name: &str) -> bool {
+    name.len() <= LONGEST_NAME
+        && !name.contains(|c: char| c.is_whitespace() || "<>[]/=\"'`".contains(c))
+        && OF_THINKING.iter().any(|word| name.contains(word))
 }
 
 /// Whether a sentence runs on over a mark: a space before it, a space and a small letter after it.
@@ -431,8 +493,11 @@ fn inline_code(line: &str) -> impl Iterator<Item = Range<usize>> {
 const INVISIBLE: [char; 8] =
     ['\u{feff}', '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2060}', '\u{ad}'];
 /// The speaker, as templates write it and models repeat it.
-const ROLES: [&str; 7] = [
+const ROLES: [&str; 10] = [
     "<|im_start|>assistant",
+    "<|turn>model",
+    "<longcat_assistant>",
+    "<seed:bos>assistant",
     "<|start_header_id|>assistant<|end_header_id|>",
     "<|assistant|>",
     "<start_of_turn>model",
@@ -447,6 +512,7 @@ const START: &str = "<|start|>";
 const CHANNEL: &str = "<|channel|>";
 const MESSAGE: &str = "<|message|>";
 const END: &str = "<|end|>";
+const CHANNEL_NAMES: [&str; 3] = ["analysis", "commentary", "final"];
 const ENDS: [&str; 4] = [END, "<|return|>", "<|call|>", START];
 
 /// A text in gpt-oss's channels; `None` where it is none.
@@ -456,14 +522,15 @@ fn split_channels<'a>(text: &'a str, lower: &str, start: TextStart<'_>) -> Optio
     let after_role =
         after_role.strip_prefix(START).map_or(after_role, |rest| &rest[rest.find(CHANNEL).unwrap_or(0)..]);
     let is_inside = matches!(start, TextStart::Inside(mark) if mark.close == END)
-        && lower.contains(&format!("{END}{START}"));
+        && (lower.contains(&format!("{END}{START}")) || next_channel(lower, 0).is_some());
     if !after_role.starts_with(CHANNEL) && !is_inside {
         return None;
     }
     let mut split = SplitText::default();
     let end_of = |from: usize| {
         let end = ENDS.iter().filter_map(|mark| lower[from..].find(mark)).min();
-        end.map_or(text.len(), |end| from + end)
+        let end = end.map_or(text.len(), |end| from + end);
+        next_channel(lower, from).map_or(end, |next| next.min(end))
     };
     let mut at = 0;
     if is_inside {
@@ -488,6 +555,40 @@ fn split_channels<'a>(text: &'a str, lower: &str, start: TextStart<'_>) -> Optio
         }
     }
     Some(split)
+}
+
+/// Where a channel begins that follows directly after what was said before it.
+fn next_channel(lower: &str, from: usize) -> Option<usize> {
+    lower[from..].match_indices(CHANNEL).map(|(at, _)| from + at).find(|&at| {
+        let header = &lower[at + CHANNEL.len()..];
+        let is_header = CHANNEL_NAMES.iter().any(|name| header.starts_with(name))
+            && header.find(MESSAGE).is_some_and(|end| {
+                !header[..end].contains(CHANNEL) && ENDS.iter().all(|mark| !header[..end].contains(mark))
+            });
+        let before = lower[..at].chars().next_back();
+        is_header && before.is_none_or(|c| c != ' ' && !"`\"'“‘«„「(".contains(c))
+    })
+}
+
+/// A text in gpt-oss's channels without their special tokens: a name, then what was said, and `assistant` before the
+/// next name. `None` where it is none.
+fn split_channel_names<'a>(text: &'a str, lower: &str) -> Option<SplitText<'a>> {
+    const ANALYSIS: &str = "analysis";
+    const FINAL: &str = "assistantfinal";
+    // Words that a thought begins with, so that a text about an analysis and a name in a program are none.
+    const FIRST_WORDS: [&str; 14] = [
+        "we", "the", "user", "i", "let", "need", "it", "this", "first", "okay", "ok", "so", "given",
+        "question",
+    ];
+    let begins = text.strip_prefix(ANALYSIS).filter(|said| said.starts_with(char::is_uppercase))?;
+    let first: String = begins.chars().take_while(|c| c.is_alphabetic()).collect();
+    let answer = lower.find(FINAL).filter(|&at| at >= ANALYSIS.len());
+    if answer.is_none() && !FIRST_WORDS.contains(&&*first.to_ascii_lowercase()) {
+        return None;
+    }
+    let said = answer.map(|at| text[at + FINAL.len()..].trim_start()).filter(|said| !said.is_empty());
+    let thought = &text[ANALYSIS.len()..answer.unwrap_or(text.len())];
+    Some(SplitText { thoughts: vec![thought], answer: said })
 }
 
 #[cfg(test)]
@@ -627,6 +728,60 @@ mod tests {
         ),
         ("<|start|>assistant<|channel|>analysis<|message|>a", Some("a"), None),
         ("<|channel|>final<|message|>b", None, Some("b")),
+        // Without ends of messages.
+        (
+            "<|channel|>analysis<|message|>2 + 2 is 4.<|channel|>final<|message|>4",
+            Some("2 + 2 is 4."),
+            Some("4"),
+        ),
+        ("<|channel|>analysis<|message|>a\n<|channel|>final<|message|>\nb", Some("a"), Some("b")),
+        (
+            "<|channel|>analysis<|message|>a<|channel|>commentary<|message|>c<|channel|>final <|constrain|>json<|message|>[1]",
+            Some("a\n\nc"),
+            Some("[1]"),
+        ),
+        (
+            "<|channel|>analysis<|message|>First `<|channel|>final<|message|>`, I say 18",
+            Some("First `<|channel|>final<|message|>`, I say 18"),
+            None,
+        ),
+        ("<|channel|>analysis<|message|>18.<|channel|>final", Some("18.<|channel|>final"), None),
+        ("<|channel|>analysis<|message|>18.<|channel|>final<|message|>", Some("18."), None),
+        // Without special tokens.
+        ("analysisWe add 2 and 2.assistantfinal4", Some("We add 2 and 2."), Some("4")),
+        ("analysisWe add 2 and 2, so [[4]]", Some("We add 2 and 2, so [[4]]"), None),
+        ("analysisNo calls.assistantfinal", Some("No calls."), None),
+        ("analysis of the text: 4", None, Some("analysis of the text: 4")),
+        ("analysisResult = 4", None, Some("analysisResult = 4")),
+        ("The analysisWe made: assistantfinal4", None, Some("The analysisWe made: assistantfinal4")),
+        // Marks of more families.
+        ("<|channel>thought\na\n<channel|>b", Some("a"), Some("b")),
+        ("<|channel>thought\n<channel|>b", None, Some("b")),
+        ("<|channel>thought\nperhaps 18", Some("perhaps 18"), None),
+        ("<|channel>a<channel|>\n\nb", Some("a"), Some("b")),
+        ("a\n<channel|>b", Some("a"), Some("b")),
+        ("<longcat_think>\na\n</longcat_think>\nb", Some("a"), Some("b")),
+        ("so 18\n</longcat_think>\n3", Some("so 18"), Some("3")),
+        ("<longcat_think>so 18", Some("so 18"), None),
+        ("<mm:think>a</mm:think>b", Some("a"), Some("b")),
+        ("<think:opensource>a</think:opensource>b", Some("a"), Some("b")),
+        ("<ifm|think_fast>a</ifm|think_fast>b", Some("a"), Some("b")),
+        ("<|think_start|>a<|think_end|>b", Some("a"), Some("b")),
+        ("a<|think:end|>b", Some("a"), Some("b")),
+        ("[unused16]a[unused17]b", Some("a"), Some("b")),
+        // Marks whose names speak of thinking.
+        ("<deep_think>a</deep_think>b", Some("a"), Some("b")),
+        ("<Chain_of_Thought>\na\n</Chain_of_Thought>\nb", Some("a"), Some("b")),
+        ("<inner:thoughts>a</inner:thoughts>b", Some("a"), Some("b")),
+        ("[DEEP_THOUGHT]a[/DEEP_THOUGHT]b", Some("a"), Some("b")),
+        ("<|deep_thought|>a<|/deep_thought|>b", Some("a"), Some("b")),
+        ("<deep_think>so 18", Some("so 18"), None),
+        ("[Reasoning] 2 + 2\n[Answer] 4", None, Some("[Reasoning] 2 + 2\n[Answer] 4")),
+        ("<rethinking the='plan'>a</rethinking>b", None, Some("<rethinking the='plan'>a</rethinking>b")),
+        ("`<deep_think>` opens it.", None, Some("`<deep_think>` opens it.")),
+        ("<answer>7</answer>", None, Some("<answer>7</answer>")),
+        ("[I think](http://a.b) so", None, Some("[I think](http://a.b) so")),
+        ("<b>reasons</b>: 7", None, Some("<b>reasons</b>: 7")),
     ];
 
     #[test]
@@ -676,6 +831,8 @@ mod tests {
             ("a</think><think>b", Some("a\n\nb"), None),
             ("a<|end|><|start|>assistant<|channel|>final<|message|>b", Some("a"), Some("b")),
             ("[[2]] perhaps, or", Some("[[2]] perhaps, or"), None),
+            ("a<|channel|>final<|message|>b <|end|>", Some("a"), Some("b ")),
+            ("so <|channel|>final<|message|>b <|end|>", Some("so <|channel|>final<|message|>b"), None),
         ] {
             let opened = match text.contains("<|end|>") {
                 true => mark("<|channel|>analysis<|message|>", "<|end|>"),
@@ -715,6 +872,11 @@ mod tests {
             ("<|im_start|>assistant\n<think>\n", true),
             ("[INST]x[/INST][THINK]", true),
             ("<|start|>assistant<|channel|>analysis<|message|>", true),
+            ("<|turn>model\n<|channel>thought\n", true),
+            ("<|turn>model\n<|channel>thought\n<channel|>", false),
+            ("<longcat_assistant><longcat_think>\n", true),
+            ("<seed:bos>assistant\n<seed:think>", true),
+            ("<|assistant|><|think:start|>", true),
             ("<|im_start|>assistant\n<think>\n\n</think>\n\n", false),
             ("<|im_start|>user\nWhat is <think>?<|im_end|>\n<|im_start|>assistant\n", false),
             ("", false),
@@ -736,6 +898,10 @@ mod tests {
             ("assistant\nThe mark <think> opens", false),
             ("User: What is <think>?\nAssistant: It is", false),
             ("User: <think> hard\nAssistant:", false),
+            ("model\n<|channel>thought\nI add", true),
+            ("model\n<|channel>thought\n<channel|>It is", false),
+            ("Which model\n<think> is", false),
+            ("<longcat_assistant><longcat_think>\nWe add", true),
             ("assistant\n", false),
         ] {
             assert_eq!(marks.opened_in_turn(turn).is_some(), expected, "{turn}");

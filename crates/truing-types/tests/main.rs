@@ -1,8 +1,10 @@
 //! The plan of the house, held against `cargo metadata`: dependencies point down only.
 //!
-//! It lives in the lowest crate because it belongs to no other: it reads manifests, not code.
+//! It lives in the lowest crate because it belongs to no other: it reads manifests, and of the code what must stand in no library.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -128,4 +130,83 @@ fn a_wrong_edge_is_named() {
         Some("truing-stages depends on clap, which only the binary `truing` may know"),
     );
     check("truing", "clap", None);
+}
+
+/// The source files of every crate: the crate's name, the path below its `src/`, the text.
+fn sources() -> Vec<(String, String, String)> {
+    fn walk(crate_name: &str, root: &Path, directory: &Path, found: &mut Vec<(String, String, String)>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(crate_name, root, &path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let place = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                found.push((crate_name.to_owned(), place, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for (name, _) in LAYERS {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("src");
+        walk(name, &root, &root, &mut found);
+    }
+    assert!(found.len() > 300, "{}", found.len());
+    found
+}
+
+/// Places where libraries may look at what they are not given, each with its reason.
+const LOOKS_OUTSIDE: &[(&str, &str, &str)] = &[
+    ("truing-kernels", "rate.rs", "measures the machine's rate"),
+    (
+        "truing-reward",
+        "sandbox/",
+        "ends programs by the wall clock, and sets its own child's working directory",
+    ),
+    ("truing-reward", "bin/", "is a program of its own, for tests"),
+    ("truing-reward", "verifiers/code/", "finds the interpreter through `PATH`"),
+    ("truing-client", "exchange.rs", "ends the wait for a silent server after a stop"),
+];
+
+#[test]
+fn libraries_read_no_environment_no_clock_and_no_file_of_another_crate() {
+    let looks = ["std::env::", "env::var", "env::args", "current_exe", "Instant::now", "SystemTime::now"];
+    let mut errors = Vec::new();
+    for (name, place, text) in sources() {
+        let is_excused = LOOKS_OUTSIDE.iter().any(|(of, path, _)| *of == name && place.starts_with(path));
+        // Tests of a module may.
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            if name != "truing" && !is_excused && looks.iter().any(|look| line.contains(look)) {
+                errors.push(format!("{name}/src/{place}: {}", line.trim()));
+            }
+            let included =
+                line.split_once("include_str!(\"").or_else(|| line.split_once("include_bytes!(\""));
+            if let Some((_, path)) = included
+                && path.starts_with("../../")
+                && !["/quickstart/", "/recipes/"].iter().any(|shared| path.contains(shared))
+            {
+                errors.push(format!("{name}/src/{place} includes a file of another crate: {}", line.trim()));
+            }
+        }
+    }
+    assert!(errors.is_empty(), "\n{}", errors.join("\n"));
+}
+
+#[test]
+fn unsafe_code_is_where_the_architecture_says() {
+    let architecture =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ARCHITECTURE.md"));
+    let architecture = architecture.unwrap();
+    assert!(architecture.contains("`unsafe` code is in two places: `truing-kernels`"), "the statement moved");
+    let is_there = |name: &str, place: &str| {
+        name == "truing-kernels" || name == "truing-reward" && place.starts_with("sandbox/")
+    };
+    for (name, place, text) in sources() {
+        let has_unsafe = text.lines().filter(|line| !line.trim_start().starts_with("//")).any(|line| {
+            ["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern "]
+                .iter()
+                .any(|word| line.contains(word))
+        });
+        assert!(!has_unsafe || is_there(&name, &place), "{name}/src/{place}");
+    }
 }

@@ -61,6 +61,8 @@ fn main() -> ExitCode {
         return status;
     }
     truing_kernels::return_large_buffers_when_freed();
+    // From the first moment on a signal ends the process with the status of an interruption.
+    let handled = interrupt::install();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(refusal) => {
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
         }
     };
     std::panic::set_hook(Box::new(printer::print_panic));
-    std::panic::catch_unwind(|| run(&cli)).unwrap_or(ExitCode::from(outcome::ERROR))
+    std::panic::catch_unwind(|| run(&cli, handled)).unwrap_or(ExitCode::from(outcome::ERROR))
 }
 
 /// The hidden command with which this binary starts itself to run code that a model wrote.
@@ -84,10 +86,10 @@ fn sandbox_child() -> Option<ExitCode> {
     Some(ExitCode::from(u8::try_from(status).unwrap_or(outcome::ERROR)))
 }
 
-fn run(cli: &Cli) -> ExitCode {
+fn run(cli: &Cli, handled: anyhow::Result<()>) -> ExitCode {
     let environment = Environment::read();
     let printer = Printer::new(cli.quiet, environment.no_color);
-    let outcome = interrupt::install().and_then(|()| start(cli, environment, printer));
+    let outcome = handled.and_then(|()| start(cli, environment, printer));
     match outcome {
         Ok(outcome) => ExitCode::from(outcome.status()),
         Err(error) if outcome::is_broken_pipe(&error) => ExitCode::from(outcome::FINE),

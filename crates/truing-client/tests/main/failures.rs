@@ -1,6 +1,7 @@
 //! Every way in which a server fails, in one table: what is reported, how often it is asked, how long it takes at most,
 //! what else is given up with it, and that the key is in none of it.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::ops::ControlFlow;
 
@@ -373,4 +374,156 @@ fn thought_and_answer_come_apart_from_wherever_the_server_puts_them() {
             (text, reasoning, finish)
         );
     }
+}
+
+#[test]
+fn a_name_that_does_not_resolve_and_a_server_without_tls_are_named() {
+    let asked = |url: String| {
+        let setup = setup(vec![says("")], |settings| {
+            settings.base_url = url;
+            settings.max_retries = 1;
+            settings.timeout_secs = 5.0;
+        });
+        let ClientError::Unanswered { kind, scope, attempts, .. } = setup.ask().unwrap_err() else {
+            panic!()
+        };
+        assert_eq!((kind, scope, attempts), (Connection, Passing, 2));
+        setup.ask().unwrap_err().to_string()
+    };
+    let text = asked("http://no-such-host.invalid/v1".into());
+    assert!(text.contains("no-such-host.invalid") && !text.contains(KEY), "{text}");
+
+    // Answers in plain text to the beginning of an encrypted connection.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let text = asked(format!("https://127.0.0.1:{port}/v1"));
+    assert!(text.contains(&port.to_string()) && !text.contains(KEY), "{text}");
+}
+
+/// Whole answers, status 200, that hold no answer: none becomes a text that a verdict could be read from.
+#[test]
+fn an_answer_without_an_answer_is_told_by_its_end() {
+    let message = |message: &str, finish: &str| {
+        json(200, &format!(r#"{{"choices":[{{"message":{message},"finish_reason":"{finish}"}}]}}"#))
+    };
+    let event = |delta: &str, finish: &str| {
+        format!("data: {{\"choices\":[{{\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n")
+    };
+    let call = r#"[{"index":0,"id":"a","type":"function","function":{"name":"grade","arguments":"{\"score\":10}"}}]"#;
+    let stream = |events: &[String]| Act::Events(format!("{}data: [DONE]\n\n", events.concat()));
+    for (name, act, text, reasoning, finish) in [
+        (
+            "a tool call alone",
+            message(&format!(r#"{{"content":null,"tool_calls":{call}}}"#), "tool_calls"),
+            "",
+            None,
+            FinishReason::ToolCalls,
+        ),
+        (
+            "a tool call that ends as a turn",
+            message(&format!(r#"{{"content":"","tool_calls":{call}}}"#), "stop"),
+            "",
+            None,
+            FinishReason::ToolCalls,
+        ),
+        (
+            "a call in the older form",
+            message(r#"{"content":null,"function_call":{"name":"grade","arguments":"{}"}}"#, "function_call"),
+            "",
+            None,
+            FinishReason::ToolCalls,
+        ),
+        (
+            "a tool call in a stream",
+            stream(&[event(&format!(r#"{{"tool_calls":{call}}}"#), "null"), event("{}", "\"tool_calls\"")]),
+            "",
+            None,
+            FinishReason::ToolCalls,
+        ),
+        (
+            "reasoning alone",
+            message(r#"{"content":null,"reasoning_content":"perhaps [[10]]"}"#, "stop"),
+            "",
+            Some("perhaps [[10]]"),
+            FinishReason::EndOfTurn,
+        ),
+        (
+            "reasoning alone, in a stream",
+            stream(&[event(r#"{"reasoning":"perhaps [[10]]"}"#, "null"), event("{}", "\"stop\"")]),
+            "",
+            Some("perhaps [[10]]"),
+            FinishReason::EndOfTurn,
+        ),
+        (
+            "a thought in the text alone",
+            message(r#"{"content":"<longcat_think>perhaps [[10]]"}"#, "stop"),
+            "",
+            Some("perhaps [[10]]"),
+            FinishReason::EndOfTurn,
+        ),
+        ("cut", message(r#"{"content":"[[1"}"#, "length"), "[[1", None, FinishReason::Length),
+        (
+            "cut in a stream",
+            stream(&[event(r#"{"content":"[[1"}"#, "null"), event("{}", "\"length\"")]),
+            "[[1",
+            None,
+            FinishReason::Length,
+        ),
+        (
+            "filtered in a stream",
+            stream(&[event(r#"{"content":"[[1"}"#, "null"), event("{}", "\"content_filter\"")]),
+            "[[1",
+            None,
+            FinishReason::ContentFilter,
+        ),
+    ] {
+        let setup = setup(vec![act], |_| {});
+        let mut heard = String::new();
+        let mut on_text = |piece: &str| {
+            heard.push_str(piece);
+            ControlFlow::Continue(())
+        };
+        let listens = name.contains("stream");
+        let reply = setup.client.ask(&request("x"), listens.then_some(&mut on_text as _)).unwrap();
+        assert_eq!(
+            (reply.text.as_str(), reply.reasoning.as_deref(), reply.finish_reason),
+            (text, reasoning, finish),
+            "{name}"
+        );
+    }
+}
+
+/// Bytes that are no answer, or an answer in an unusual dress.
+#[test]
+fn an_answer_that_is_damaged_is_asked_for_again_and_a_byte_order_mark_does_not_matter() {
+    let answer = |bytes: &[u8]| Act::Answer {
+        status: 200,
+        headers: vec!["Content-Type: application/json".into()],
+        body: bytes.to_vec(),
+    };
+    let whole = r#"{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
+    for (name, act) in [
+        (
+            "no UTF-8",
+            answer(&[&br#"{"choices":[{"message":{"content":""#[..], &[0xff, 0xfe], br#""}}]}"#].concat()),
+        ),
+        ("null", answer(b"null")),
+        ("a text", answer(b"\"hi\"")),
+        ("a list", answer(b"[]")),
+        ("no content", json(204, "")),
+        ("a page in a stream", Act::Events("<html>login</html>".into())),
+    ] {
+        let setup = setup(vec![act, says("hi")], |_| {});
+        assert_eq!(setup.ask().unwrap(), "hi", "{name}");
+        assert_eq!(setup.server.asked().len(), 2, "{name}");
+    }
+    let marked = answer(format!("\u{feff}{whole}").as_bytes());
+    assert_eq!(setup(vec![marked], |_| {}).ask().unwrap(), "hi");
 }

@@ -87,23 +87,20 @@ impl ClassifierSpec {
     /// When there is none, or it cannot be understood.
     pub fn open(directory: &Path) -> Result<Self, RunError> {
         let path = directory.join(Self::FILE_NAME);
-        let bad = |found: String| RunError::BadSetting {
-            key: "the model",
-            found: format!("{} ({found})", path.display()),
-            expected: "a classifier or scorer, as `truing label train` or `truing quality train` saves it"
-                .into(),
-        };
+        let bad = |problem: String| RunError::NotAClassifier { path: path.clone(), problem };
         if !path.is_file() {
-            return Err(bad("no such file".into()));
+            let problem = format!("has no {}", Self::FILE_NAME);
+            return Err(RunError::NotAClassifier { path: directory.to_path_buf(), problem });
         }
         let text = std::fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
-        let spec: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        let spec: Self =
+            serde_json::from_slice(&text).map_err(|error| bad(format!("cannot be understood: {error}")))?;
         if spec.format_version != FORMAT_VERSION {
-            return Err(bad(format!("format version {}", spec.format_version)));
+            return Err(bad(format!("has format version {}, not {FORMAT_VERSION}", spec.format_version)));
         }
         let is_empty = |part: &PartSpec| part.labels().is_some_and(<[String]>::is_empty);
         if spec.parts.is_empty() || spec.parts.iter().any(is_empty) {
-            return Err(bad("a part without outputs".into()));
+            return Err(bad("has a part without outputs".into()));
         }
         Ok(spec)
     }

@@ -201,6 +201,24 @@ fn targets_are_module_names_as_peft_matches_them() {
         let message = refused(json!(["q_proj", name]));
         assert!(message.contains(module) && message.contains("only projections of the blocks"), "{message}");
     }
+    // Patterns are of the whole name.
+    for (pattern, excluded) in [
+        (r".*\.(q_proj|down_proj)", Value::Null),
+        (r"model\.layers\.\d+\.(self_attn\.q_proj|mlp\.down_proj)", Value::Null),
+        (r".*_proj", json!(r".*\.(k|v|o|gate|up)_proj")),
+        ("All-Linear", json!(r".*(k|v|o|gate|up)_proj")),
+    ] {
+        assert_eq!(open(json!(pattern), excluded).unwrap(), ["down_proj", "q_proj"], "{pattern}");
+    }
+    for (pattern, expected) in [
+        ("q_proj", "a pattern that no module's name matches"),
+        (r".*layers\.0\..*q_proj", "on every layer or on none"),
+        (r".*(q_proj|lm_head)", "`lm_head` among others"),
+        (r"(?!x).*q_proj", "a pattern without look-around"),
+    ] {
+        let message = refused(json!(pattern));
+        assert!(message.contains("`target_modules`") && message.contains(expected), "{message}");
+    }
     // The end of a name without a dot before it is another name.
     let message = refused(json!(["proj"]));
     assert!(message.contains(r#"is ["proj"]"#) && message.contains("such as q_proj"), "{message}");
@@ -219,11 +237,15 @@ fn what_changes_the_computation_besides_plain_lora_is_refused() {
         ("alora_invocation_tokens", json!([1, 2]), false),
         ("alora_invocation_tokens", Value::Null, true),
         ("layer_replication", json!([[0, 1], [0, 2]]), false),
-        ("layers_to_transform", json!(1), false),
+        ("use_qalora", Value::Null, true),
+        ("use_some_new_method", json!(true), false),
+        ("use_some_new_method", json!(false), true),
+        ("some_new_config", json!({"a": 1}), false),
+        ("loftq_config", json!({}), true),
+        ("qalora_group_size", json!(16), true),
         ("use_qalora", json!(true), false),
         ("use_qalora", json!(false), true),
         ("rank_pattern", json!({}), true),
-        ("rank_pattern", json!({"q_proj": 4}), false),
     ] {
         write_adapter(adapter.path(), &base.to_string_lossy(), None);
         change_config(adapter.path(), field, value.clone());
@@ -237,6 +259,74 @@ fn what_changes_the_computation_besides_plain_lora_is_refused() {
                 );
             }
         }
+    }
+}
+
+/// Fields that PEFT reads module by module are read where they come to one adapter of the model, and refused by name
+/// where they do not.
+#[test]
+fn patterns_of_ranks_alphas_and_layers_are_read_where_all_modules_come_out_equal() {
+    let base = tiny_model(MODEL);
+    let n_layers = ModelFiles::open(&base).unwrap().spec.n_layers;
+    let all_layers: Vec<usize> = (0..n_layers).collect();
+    let adapter = tempfile::tempdir().unwrap();
+    let open = |fields: &[(&str, Value)]| {
+        // Its tensors have rank 2.
+        write_adapter(adapter.path(), &base.to_string_lossy(), None);
+        for (field, value) in fields {
+            change_config(adapter.path(), field, value.clone());
+        }
+        let files = ModelFiles::open(adapter.path()).map_err(|error| error.to_string())?;
+        let lora = files.adapter.unwrap().lora;
+        Ok::<_, String>((lora.rank, lora.alpha))
+    };
+    for (fields, expected) in [
+        (&[("rank_pattern", json!({"q_proj": 2, "down_proj": 2})), ("r", json!(8))][..], (2, 6.0)),
+        (&[("rank_pattern", json!({r".*\.(q|down)_proj": 2})), ("r", json!(8))], (2, 6.0)),
+        (&[("rank_pattern", json!({"k_proj": 9}))], (2, 6.0)),
+        (&[("alpha_pattern", json!({"q_proj": 3.0, "mlp.down_proj": 3}))], (2, 3.0)),
+        (&[("alpha_pattern", json!({"_proj": 3.0}))], (2, 6.0)),
+        (&[("alpha_pattern", json!({"q_proj": 6, "o_proj": 7}))], (2, 6.0)),
+        (
+            &[("use_rslora", json!(true)), ("r", json!(7)), ("rank_pattern", json!({".*": 2}))],
+            (2, 72.0_f32.sqrt()),
+        ),
+        (&[("layers_to_transform", json!(all_layers))], (2, 6.0)),
+        (&[("layers_to_transform", json!(all_layers)), ("layers_pattern", json!("layers"))], (2, 6.0)),
+        (&[("layers_to_transform", json!(all_layers)), ("layers_pattern", json!(["h", "layers"]))], (2, 6.0)),
+        (&[("layers_to_transform", json!([]))], (2, 6.0)),
+    ] {
+        assert_eq!(open(fields), Ok(expected), "{fields:?}");
+    }
+    for (fields, field, expected) in [
+        (
+            &[("rank_pattern", json!({"q_proj": 4}))][..],
+            "rank_pattern",
+            "2 for `model.layers.0.mlp.down_proj`, 4 for",
+        ),
+        (
+            &[("alpha_pattern", json!({"q_proj": 4}))],
+            "alpha_pattern",
+            "4 for `model.layers.0.self_attn.q_proj`, 6 for",
+        ),
+        (&[("alpha_pattern", json!({"layers.0.self_attn.q_proj": 4}))], "alpha_pattern", "only one value"),
+        (&[("alpha_pattern", json!({"q_proj": 4, ".*": 6}))], "alpha_pattern", "only one value"),
+        (&[("rank_pattern", json!({"(": 4}))], "rank_pattern", "a number for each pattern"),
+        (&[("rank_pattern", json!({".*": 2.5}))], "rank_pattern", "a whole number"),
+        (&[("layers_to_transform", json!(0))], "target_modules", "on every layer or on none"),
+        (&[("layers_to_transform", json!([0]))], "target_modules", "on every layer or on none"),
+        (&[("layers_to_transform", json!("all"))], "layers_to_transform", "indices of layers"),
+        (
+            &[("layers_to_transform", json!(all_layers)), ("layers_pattern", json!("h"))],
+            "target_modules",
+            "projections of the model",
+        ),
+    ] {
+        let message = open(fields).unwrap_err();
+        assert!(
+            message.contains(&format!("field `{field}`")) && message.contains(expected),
+            "{fields:?}: {message}"
+        );
     }
 }
 

@@ -157,8 +157,10 @@ fn adapters_come_back_and_faults_are_named() {
         message("target_modules", "all-linear".into()).contains("k_proj.lora_A.weight"),
         "k_proj is missing"
     );
-    let pattern = message("target_modules", r".*\.q_proj".into());
-    assert!(pattern.contains("a list of module names") && pattern.contains("a pattern is not"), "{pattern}");
+    let pattern = message("target_modules", r"(?!x).*\.q_proj".into());
+    assert!(pattern.contains("a pattern without look-around"), "{pattern}");
+    let number = message("target_modules", 3.into());
+    assert!(number.contains("a list of module names or a pattern"), "{number}");
     let fewer = serde_json::json!(["q_proj"]);
     assert!(message("target_modules", fewer).contains("adapts nothing that this model has"));
     let more = serde_json::json!(["q_proj", "down_proj", "v_proj"]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use truing_data::{HeldOut, OnBadRow, SourceRange, split_held_out};
 use truing_eval::classifier::{ClassifierSpec, OutputSpec, PartSpec};
-use truing_model::{EncoderFiles, HeadKind, ModelFiles};
+use truing_model::{EncoderFiles, EncoderSpec, HeadKind, ModelFiles};
 use truing_predict::{TextReader, encoder_tokenizer};
 use truing_run::model::warn_without_padding;
 use truing_run::{DataReport, RunError, SkippedRow, inputs};
@@ -20,6 +20,7 @@ use super::label_names::LabelNames;
 use super::rows::{LabelledRow, LabelledRows};
 use super::{ClassifierConfig, RareLabels};
 use crate::StageError;
+use crate::training::plan::check_frozen;
 use crate::training::{ModelToTrain, TrainingConfig, TrainingData, TrainingInputs, opening};
 use crate::wording::counted;
 
@@ -86,7 +87,10 @@ pub(super) fn load(
     let settings = config.classifier.clone().unwrap_or_default();
     let path = Path::new(&config.model_name_or_path);
     let (mut model, reader, max_tokens) = if EncoderFiles::is_encoder(path) {
+        super::encoder_settings(config)?;
         let files = EncoderFiles::open(path)?;
+        let with_output = EncoderSpec { n_outputs: Some(1), ..files.spec.clone() };
+        check_frozen(&with_output.parameters(), &config.optimizer.freeze, "embeddings")?;
         let max_tokens = files.spec.max_sequence_length.min(config.max_length as usize);
         let (tokenizer, sentences) = encoder_tokenizer(&files, Some(max_tokens))?;
         (
@@ -135,7 +139,7 @@ pub(super) fn load(
         ClassifierModel::Decoder { files, renderer } => {
             let keeps = is_continued && files.spec.head == (HeadKind::Score { n_outputs });
             let files = if keeps { *files } else { files.with_new_outputs(n_outputs) };
-            warn_without_padding(&files, &renderer, events);
+            warn_without_padding(&files, &renderer, config.saves_adapter(), events);
             ClassifierModel::Decoder { files: Box::new(files), renderer }
         }
     };

@@ -24,6 +24,7 @@ use crate::training::{
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 use plan::TokenizedTriplets;
 
+pub(crate) use plan::check;
 pub use plan::{EmbedTrainInputs, EmbedTrainPlan};
 
 /// The loss, under the names of sentence-transformers.
@@ -49,6 +50,9 @@ pub struct EmbedTrainConfig {
     /// Output folder of the run: metrics, checkpoints, and the model in `model/`.
     #[schemars(extend("x-decides" = "nothing"))]
     pub output_dir: PathBuf,
+    /// Folder that the paths of `train_data` and `eval_data` are relative to. Default: the recipe's folder.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub data_dir: PathBuf,
     /// Triplets, a file or a folder: rows with `anchor`, `positive` and `negative`. Optional `group` (of anchor and
     /// positive) and `negative_group`: texts of the anchor's own group are not used as its in-batch negatives.
     #[schemars(extend("x-decides" = "content"))]
@@ -133,6 +137,7 @@ impl Default for EmbedTrainConfig {
             stage: StageName::Embed,
             model_name_or_path: String::new(),
             output_dir: PathBuf::new(),
+            data_dir: PathBuf::new(),
             train_data: PathBuf::new(),
             eval_data: None,
             on_bad_row: OnBadRow::default(),
@@ -160,9 +165,9 @@ impl Recipe for EmbedTrainConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        let own = [&mut self.output_dir, &mut self.train_data].into_iter().chain(&mut self.eval_data);
-        for path in own.filter(|path| !path.as_os_str().is_empty()) {
-            *path = folder.join(&*path);
+        self.data_dir = folder.join(&self.data_dir);
+        if !self.output_dir.as_os_str().is_empty() {
+            self.output_dir = folder.join(&self.output_dir);
         }
         recipe::resolve_model(&mut self.model_name_or_path, folder);
     }

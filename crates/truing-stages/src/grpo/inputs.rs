@@ -11,7 +11,7 @@ use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
 use truing_types::{Event, EventSink, PromptRow, RowOrigin, Seed, TokenId};
 
-use super::GrpoConfig;
+use super::{GrpoConfig, plan};
 use crate::StageError;
 use crate::sft::SftInputs;
 use crate::training::TrainingConfig;
@@ -85,7 +85,9 @@ impl GrpoInputs {
             let reason = "rows are held out of `data`, or there are others";
             return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
         }
+        plan::check(config, config.evaluation.eval_fraction > 0.0 || !config.eval_data.is_empty())?;
         let model = ModelFiles::open(config.model_name_or_path.as_ref())?;
+        plan::check_with_model(config, &model.spec)?;
         model::continues_adapter(&model, &config.trainable())?;
         let renderer = model::renderer(&model, options.clone())?;
         let mut reading =
@@ -120,7 +122,7 @@ impl GrpoInputs {
             );
         }
         let (ptx, ptx_report) = match config.uses_ptx() {
-            true => read_ptx(config, options, events)?,
+            true => read_ptx(config, &model, options, events)?,
             false => (None, DataReport::of("ptx")),
         };
         let reports = [data, evaluation, ptx_report];
@@ -209,13 +211,15 @@ impl Reading<'_> {
 /// Fine-tuning data, read as fine-tuning reads it.
 fn read_ptx(
     config: &GrpoConfig,
+    model: &ModelFiles,
     options: RenderOptions,
     events: &mut dyn EventSink,
 ) -> Result<(Option<Dataset>, DataReport), StageError> {
     let as_sft = TrainingConfig {
         model_name_or_path: config.model_name_or_path.clone(),
+        output_dir: config.output_dir.clone(),
         data_dir: config.data_dir.clone(),
-        max_length: config.max_tokens_per_pack as u32,
+        max_length: config.max_tokens_per_pack.min(model.spec.max_position_embeddings) as u32,
         on_bad_row: config.on_bad_row,
         data: config.ptx_data.clone(),
         ..TrainingConfig::default()

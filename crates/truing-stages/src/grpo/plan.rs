@@ -3,20 +3,17 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use truing_model::{
-    ComputeDtype, DecoderSpec, DecodingWeights, Engine, ModelFiles, ParameterSpec, TrainableSpec,
-};
+use truing_model::{ComputeDtype, DecoderSpec, DecodingWeights, Engine, ModelFiles, TrainableSpec};
 use truing_reward::{Rewards, is_source};
 use truing_run::inputs::resume_key;
 use truing_run::settings;
 use truing_run::{Machine, RunError};
 use truing_store::Digest;
 use truing_train::completion_packs::{self as packs, GroupSizes};
-use truing_train::{
-    Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, TrainError, plan_segments,
-};
+use truing_train::{Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, plan_segments};
 
 use super::{GrpoConfig, GrpoInputs, KlKind, inputs};
+use crate::training::plan::check_trainable;
 use crate::{StageError, StagePlan};
 
 /// Tokens of a block of cached keys and values.
@@ -76,10 +73,13 @@ impl GrpoPlan {
         inputs: &GrpoInputs,
         machine: &Machine,
     ) -> Result<Self, StageError> {
-        check(&config, inputs)?;
+        check(&config, !inputs.eval.is_empty())?;
+        check_with_model(&config, &inputs.model.spec)?;
+        check_sources(&config, inputs)?;
+        check_rows(&config, inputs)?;
         let spec = &inputs.model.spec;
         let trainable = config.trainable();
-        let (n_parameters, n_trainable) = count_parameters(spec, &trainable)?;
+        let (n_parameters, n_trainable) = check_trainable(spec, &trainable)?;
         let n_prompts = inputs.prompts.len();
         let steps = config.schedule.num_train_epochs * n_prompts as f64 / config.prompts_per_step as f64;
         let n_steps = config.schedule.max_steps.unwrap_or((steps.ceil() as u64).max(1));
@@ -307,21 +307,6 @@ pub(super) fn loads_reference(config: &GrpoConfig, inputs: &GrpoInputs) -> bool 
     config.needs_reference() && (config.lora.is_none() || inputs.model.adapter.is_some())
 }
 
-fn count_parameters(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64, u64), StageError> {
-    let mut parameters = spec.parameters();
-    if let Some(lora) = &trainable.lora {
-        parameters.extend(spec.lora_parameters(lora));
-    }
-    let count = |parameters: &mut dyn Iterator<Item = &ParameterSpec>| -> u64 {
-        parameters.map(|parameter| parameter.n_elements() as u64).sum()
-    };
-    let n_trainable = count(&mut parameters.iter().filter(|parameter| trainable.is_trainable(parameter)));
-    match n_trainable {
-        0 => Err(TrainError::NothingLearns.into()),
-        _ => Ok((count(&mut parameters.iter()), n_trainable)),
-    }
-}
-
 /// Refuses an entry of a reward's `sources` that means no source of the run: its rows would silently get no reward.
 fn check_sources(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     let configured =
@@ -356,8 +341,23 @@ fn check_rows(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError
     Ok(())
 }
 
-/// Checks the settings that no other step looks at.
-fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
+/// Checks the settings that depend on the model.
+pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Result<(), StageError> {
+    let context = spec.max_position_embeddings;
+    if config.max_prompt_length + config.max_completion_length > context {
+        return Err(RunError::BadSetting {
+            key: "max_completion_length",
+            found: config.max_completion_length.to_string(),
+            expected: format!("with `max_prompt_length` at most the model's context of {context} tokens"),
+        }
+        .into());
+    }
+    check_trainable(spec, &config.trainable()).map(drop)
+}
+
+/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything to
+/// evaluate on, as far as is known.
+pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
         Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
     };
@@ -370,8 +370,6 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         return Err(RunError::MissingSetting { key: "reward", expected }.into());
     }
     Rewards::check(&config.reward)?;
-    check_sources(config, inputs)?;
-    check_rows(config, inputs)?;
     if let Some(judge) = &config.judge {
         judge.verdict.check()?;
         judge.model.check("judge.model")?;
@@ -381,14 +379,13 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     }
     let positive = |value: f64| value.is_finite() && value > 0.0;
     let not_negative = |value: f64| value.is_finite() && value >= 0.0;
-    let context = inputs.model.spec.max_position_embeddings;
     settings::check(
         &config.schedule,
         &config.optimizer,
         &config.evaluation,
         &config.checkpoint,
         &config.resources,
-        !inputs.eval.is_empty(),
+        has_eval,
     )?;
     let counts = [
         ("num_generations", config.num_generations, 2),
@@ -424,11 +421,6 @@ fn check(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
         return bad(key, found.to_string(), "a share from 0 to 1");
     }
     match config {
-        c if c.max_prompt_length + c.max_completion_length > context => bad(
-            "max_completion_length",
-            c.max_completion_length.to_string(),
-            &format!("with `max_prompt_length` at most the model's context of {context} tokens"),
-        ),
         c if !positive(f64::from(c.temperature)) => bad(
             "temperature",
             c.temperature.to_string(),

@@ -223,6 +223,9 @@ impl LabelConfig {
         if !(0.0..=1.0).contains(&self.min_confidence) {
             return bad("min_confidence", self.min_confidence.to_string(), "a number from 0 to 1");
         }
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return bad("temperature", self.temperature.to_string(), "0 or more");
+        }
         let is_drawn = self.temperature.is_finite() && self.temperature > 0.0;
         if self.n_votes > 1 && !is_drawn {
             let expected = "above 0: several votes of a judge are sampled";

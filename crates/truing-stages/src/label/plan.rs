@@ -41,6 +41,9 @@ impl LabelInputs {
         config.check()?;
         let mut set = load_label_set(config.label_set.as_deref())?;
         let columns = columns(config, &set)?;
+        for name in &config.dimensions {
+            dimension_of(&set, "dimensions", name)?;
+        }
         events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
         let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
         for source in &config.data {

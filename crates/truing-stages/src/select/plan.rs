@@ -18,7 +18,16 @@ use truing_train::PlanRow;
 use truing_types::PromptRow;
 
 use super::SelectConfig;
-use crate::{StageError, StagePlan};
+use crate::{StageError, StagePlan, embed};
+
+/// Settings of the encoder's training that a recipe can have out of range.
+const TASK_EMBEDDING: [&str; 5] = [
+    "task_embedding.batch_size",
+    "task_embedding.num_train_epochs",
+    "task_embedding.max_steps",
+    "task_embedding.learning_rate",
+    "task_embedding.eval_fraction",
+];
 
 /// A selection that can begin.
 #[derive(Debug)]
@@ -187,6 +196,13 @@ fn check_options(config: &SelectConfig) -> Result<(), StageError> {
     let templates = mine_templates(&tokens, &config.templates)?;
     let nothing = CoarseAndFine { coarse: Vec::new(), fine: Vec::new() };
     mine_triplets(&templates, &nothing, Vectors::new(&[], 1)?, &triplet_options(config))?;
+    if let Some(task) = &config.task_embedding {
+        embed::train::check(&super::vectors::encoder_training(config, task)).map_err(of_task_embedding)?;
+    }
+    if config.threads == Some(0) {
+        let (found, expected) = ("0".to_owned(), "at least 1".to_owned());
+        return Err(RunError::BadSetting { key: "threads", found, expected }.into());
+    }
     let clusters = &config.clusters;
     if clusters.n_coarse == Some(0) || clusters.rows_per_fine_cluster == 0 {
         return Err(RunError::BadSetting {
@@ -207,6 +223,18 @@ fn check_options(config: &SelectConfig) -> Result<(), StageError> {
     };
     select(Vectors::new(&[], 1)?, None, target, &selection_options(config))?;
     Ok(())
+}
+
+/// The keys of the encoder's training as they stand in the recipe of a selection.
+fn of_task_embedding(error: StageError) -> StageError {
+    match error {
+        StageError::Run(RunError::BadSetting { key, found, expected }) => {
+            let key =
+                TASK_EMBEDDING.into_iter().find(|known| known.ends_with(&format!(".{key}"))).unwrap_or(key);
+            RunError::BadSetting { key, found, expected }.into()
+        }
+        error => error,
+    }
 }
 
 fn check_embedding(config: &SelectConfig) -> Result<Vec<PathBuf>, StageError> {

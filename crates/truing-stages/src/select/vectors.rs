@@ -15,7 +15,7 @@ use truing_types::{Event, EventSink};
 
 use super::mining::{self, Mined};
 use super::pool::Pool;
-use super::{SelectPlan, TaskEmbeddingConfig};
+use super::{SelectConfig, SelectPlan, TaskEmbeddingConfig};
 use crate::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use crate::training::{EvaluationSettings, ResourceSettings, ScheduleSettings};
 use crate::{RunContext, Stage, StageError};
@@ -112,24 +112,11 @@ pub(super) fn train_and_embed<E: Engine + 'static>(
     }
     let train_data = folder.path().join(ENCODER_TRIPLETS);
     mining::write(&train_data, &triplets, pool)?;
-    let defaults = EmbedTrainConfig::default();
     let config = EmbedTrainConfig {
-        model_name_or_path: plan.config.embedding.model_name_or_path.clone(),
         output_dir: folder.path().join(ENCODER),
         train_data,
-        seed: plan.config.seed,
-        max_seq_length: config.max_seq_length,
-        loss: config.loss,
-        batch_size: config.batch_size,
-        schedule: ScheduleSettings {
-            num_train_epochs: config.num_train_epochs,
-            max_steps: config.max_steps,
-            learning_rate: config.learning_rate,
-            ..defaults.schedule
-        },
-        evaluation: EvaluationSettings { eval_fraction: config.eval_fraction, ..defaults.evaluation },
-        resources: ResourceSettings { threads: Some(plan.n_threads()), ..defaults.resources },
-        ..defaults
+        resources: ResourceSettings { threads: Some(plan.n_threads()), ..ResourceSettings::default() },
+        ..encoder_training(&plan.config, config)
     };
     let inputs = EmbedTrainInputs::load(&config, events)?;
     let start = Start::of(&config.output_dir);
@@ -148,6 +135,26 @@ pub(super) fn train_and_embed<E: Engine + 'static>(
         return Ok(Some(vectors));
     }
     embed_with::<E>(&model, max_tokens, digest, &path, plan, pool, events, stop)
+}
+
+/// The settings of the encoder's training, but for its files.
+pub(super) fn encoder_training(config: &SelectConfig, task: &TaskEmbeddingConfig) -> EmbedTrainConfig {
+    let defaults = EmbedTrainConfig::default();
+    EmbedTrainConfig {
+        model_name_or_path: config.embedding.model_name_or_path.clone(),
+        seed: config.seed,
+        max_seq_length: task.max_seq_length,
+        loss: task.loss,
+        batch_size: task.batch_size,
+        schedule: ScheduleSettings {
+            num_train_epochs: task.num_train_epochs,
+            max_steps: task.max_steps,
+            learning_rate: task.learning_rate,
+            ..defaults.schedule
+        },
+        evaluation: EvaluationSettings { eval_fraction: task.eval_fraction, ..defaults.evaluation },
+        ..defaults
+    }
 }
 
 /// `None` if it was interrupted: what was embedded until then is kept, and taken up again by the same work.

@@ -303,6 +303,11 @@ impl TrainingConfig {
         }
     }
 
+    /// Whether the trained model is saved as an adapter.
+    pub(crate) fn saves_adapter(&self) -> bool {
+        self.lora.is_some() && !self.merge_adapter
+    }
+
     /// What learns.
     #[must_use]
     pub fn trainable(&self) -> TrainableSpec {

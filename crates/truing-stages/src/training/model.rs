@@ -78,7 +78,8 @@ impl Saving<'_> {
         state: &TrainerState,
         staged: &StagedDirectory,
     ) -> Result<(), StageError> {
-        self.with_options(|options| Ok(checkpoint::save(engine, state, staged, &options)?))
+        let is_adapter = engine.trainable().lora.is_some();
+        self.with_options(is_adapter, |options| Ok(checkpoint::save(engine, state, staged, &options)?))
     }
 
     /// The trained model, with the recipe's number type; with LoRA and `merge_adapter` the whole model.
@@ -89,7 +90,8 @@ impl Saving<'_> {
         dtype: truing_model::SaveDtype,
         merge_adapter: bool,
     ) -> Result<(), StageError> {
-        self.with_options(|options| match options {
+        let is_adapter = engine.trainable().lora.is_some() && !merge_adapter;
+        self.with_options(is_adapter, |options| match options {
             ModelSaveOptions::Decoder { options, base_model } => {
                 let options = SaveOptions { dtype, ..options };
                 let base_model = base_model.unwrap_or_default();
@@ -104,12 +106,13 @@ impl Saving<'_> {
 
     fn with_options(
         &self,
+        is_adapter: bool,
         save: impl FnOnce(ModelSaveOptions<'_>) -> Result<(), StageError>,
     ) -> Result<(), StageError> {
         match self.model {
             ModelToTrain::Decoder { files, renderer } => {
-                let beside =
-                    BesideWeights::new(files, renderer, self.files.clone(), self.output_names.clone())?;
+                let (more, names) = (self.files.clone(), self.output_names.clone());
+                let beside = BesideWeights::new(files, renderer, is_adapter, more, names)?;
                 let base_model: Cow<'_, str> = model::base_of(files, self.name);
                 let options = beside.options(files);
                 save(ModelSaveOptions::Decoder { options, base_model: Some(&*base_model) })

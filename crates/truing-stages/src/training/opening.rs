@@ -5,16 +5,16 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use truing_model::ModelFiles;
+use truing_model::{DecoderSpec, HeadKind, ModelFiles};
 use truing_run::samples::RowReader;
 use truing_run::{RunError, inputs, model};
 use truing_store::RunInputs;
 use truing_text::{ChatRenderer, RenderOptions};
 
-use super::TrainingConfig;
+use super::{TrainingConfig, plan};
 use crate::StageError;
 
-/// Checks what the recipe says of data and model.
+/// Checks the recipe without opening a file.
 ///
 /// # Errors
 /// When a setting is missing or invalid.
@@ -35,12 +35,11 @@ pub(crate) fn check(config: &TrainingConfig) -> Result<(), StageError> {
         }
         .into());
     }
-    config.evaluation.check()?;
     if config.evaluation.eval_fraction > 0.0 && !config.eval_data.is_empty() {
         let reason = "rows are held out of `data`, or there are others";
         return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
     }
-    Ok(())
+    plan::check(config, config.evaluation.eval_fraction > 0.0 || !config.eval_data.is_empty())
 }
 
 /// Which model a stage begins with.
@@ -67,6 +66,12 @@ pub(crate) fn open(
         Opened::LanguageModel => model::renderer(&model, options)?,
         Opened::AnyHead => model::renderer_of_any_head(&model, options)?,
     };
+    // The head of a reward model or classifier is learnt, whatever the model has now.
+    let head = match wanted {
+        Opened::LanguageModel => model.spec.head,
+        Opened::AnyHead => HeadKind::Score { n_outputs: 1 },
+    };
+    plan::check_with_model(config, &DecoderSpec { head, ..model.spec.clone() })?;
     model::continues_adapter(&model, &config.trainable())?;
     if let Some(path) = &config.chat_template {
         let source =

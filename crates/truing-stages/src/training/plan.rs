@@ -65,7 +65,8 @@ impl TrainingPlan {
     ) -> Result<Self, StageError> {
         let model = inputs.model().spec();
         let (spec, train) = (model.decoder()?, inputs.train());
-        check(&config, spec.max_position_embeddings, inputs.eval().is_some())?;
+        check(&config, inputs.eval().is_some())?;
+        check_with_model(&config, spec)?;
         if train.lengths().is_empty() {
             return Err(RunError::BadSetting {
                 key: if config.evaluation.eval_fraction > 0.0 { "eval_fraction" } else { "data" },
@@ -287,8 +288,9 @@ fn does_not_fit(source: PlanError, fits_with_lora: bool) -> StageError {
     StageError::DoesNotFit { source, hints }
 }
 
-/// Checks the settings that no other step looks at. `context` is the most tokens that the model sees.
-pub(crate) fn check(config: &TrainingConfig, context: usize, has_eval: bool) -> Result<(), StageError> {
+/// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything to
+/// evaluate on, as far as is known.
+pub(crate) fn check(config: &TrainingConfig, has_eval: bool) -> Result<(), StageError> {
     let bad = |key, found: String, expected: &str| {
         Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
     };
@@ -305,12 +307,8 @@ pub(crate) fn check(config: &TrainingConfig, context: usize, has_eval: bool) -> 
         has_eval,
     )?;
     let positive = |value: f64| value.is_finite() && value > 0.0;
+    packs_per_step(config)?;
     match config {
-        c if c.max_length as usize > context => bad(
-            "max_length",
-            c.max_length.to_string(),
-            &format!("at most the model's context of {context} tokens"),
-        ),
         c if c.logging_steps == 0 => bad("logging_steps", "0".into(), "at least 1"),
         c if c.lora.as_ref().is_some_and(|lora| lora.rank == 0) => bad("lora.rank", "0".into(), "at least 1"),
         TrainingConfig { lora: Some(lora), .. } if !positive(f64::from(lora.alpha)) => {
@@ -332,19 +330,27 @@ pub(crate) fn check(config: &TrainingConfig, context: usize, has_eval: bool) -> 
     }
 }
 
-/// Checks that every name means something, and counts the parameters: all, and those that learn.
-fn check_trainable(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64, u64), StageError> {
-    let mut parameters = spec.parameters();
-    for prefix in &trainable.frozen {
-        if !parameters.iter().any(|parameter| parameter.name.starts_with(prefix.as_str())) {
-            return Err(RunError::BadSetting {
-                key: "freeze",
-                found: format!("`{prefix}`"),
-                expected: "the beginning of a parameter's name, for instance `model.embed_tokens`".into(),
-            }
-            .into());
+/// Checks the settings that depend on the model.
+pub(crate) fn check_with_model(config: &TrainingConfig, spec: &DecoderSpec) -> Result<(), StageError> {
+    let context = spec.max_position_embeddings;
+    if config.max_length as usize > context {
+        return Err(RunError::BadSetting {
+            key: "max_length",
+            found: config.max_length.to_string(),
+            expected: format!("at most the model's context of {context} tokens"),
         }
+        .into());
     }
+    check_trainable(spec, &config.trainable()).map(drop)
+}
+
+/// Checks that every name means something, and counts the parameters: all, and those that learn.
+pub(crate) fn check_trainable(
+    spec: &DecoderSpec,
+    trainable: &TrainableSpec,
+) -> Result<(u64, u64), StageError> {
+    let mut parameters = spec.parameters();
+    check_frozen(&parameters, &trainable.frozen, "model.embed_tokens")?;
     if let Some(lora) = &trainable.lora {
         for target in &lora.targets {
             let one = LoraSpec { targets: vec![target.clone()], ..lora.clone() };
@@ -362,6 +368,23 @@ fn check_trainable(spec: &DecoderSpec, trainable: &TrainableSpec) -> Result<(u64
         0 => Err(TrainError::NothingLearns.into()),
         _ => Ok((count(&mut parameters.iter()), n_trainable)),
     }
+}
+
+/// Refuses a prefix that no parameter's name begins with. `example` is one that does.
+pub(crate) fn check_frozen(
+    parameters: &[ParameterSpec],
+    frozen: &[String],
+    example: &str,
+) -> Result<(), RunError> {
+    let is_unknown =
+        |prefix: &&String| !parameters.iter().any(|parameter| parameter.name.starts_with(prefix.as_str()));
+    frozen.iter().find(is_unknown).map_or(Ok(()), |prefix| {
+        Err(RunError::BadSetting {
+            key: "freeze",
+            found: format!("`{prefix}`"),
+            expected: format!("the beginning of a parameter's name, for instance `{example}`"),
+        })
+    })
 }
 
 pub(crate) fn packs_per_step(config: &TrainingConfig) -> Result<usize, StageError> {

@@ -128,6 +128,7 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
             self.state.step = outcome.step;
             self.state.epoch = step_packs.epochs_done;
             self.state.n_tokens += outcome.measures.n_tokens;
+            self.state.had_gradient |= outcome.grad_norm != 0.0;
             let is_last = outcome.step == plan.n_steps();
             if is_last || outcome.step.is_multiple_of(self.settings.logging_steps) {
                 self.log_step(&outcome, &step_packs.packs, secs)?;
@@ -353,7 +354,8 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
             self.save_checkpoint()?;
         }
         let model = saved?;
-        let nothing_learnt = self.record.nothing_learnt()?;
+        // Weight decay moves the weights without a gradient too. Not every step is in the metrics.
+        let nothing_learnt = if self.state.had_gradient { None } else { self.record.nothing_learnt()? };
         if let Some(reason) = &nothing_learnt {
             self.events.emit(Event::Warning(reason.clone()));
         }

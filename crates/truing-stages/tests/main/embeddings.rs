@@ -222,11 +222,36 @@ fn a_run_without_a_gradient_has_learnt_nothing_and_says_so() {
     let folder = folder();
     let config = config(folder.path(), &["triplet_margin=1e-6", "eval_fraction=0", "max_steps=3"]);
     let row = "{\"anchor\": \"one two\", \"positive\": \"one two\", \"negative\": \"nine ten nine\"}\n";
-    fs::write(&config.train_data, row.repeat(8)).unwrap();
+    fs::write(folder.path().join(&config.train_data), row.repeat(8)).unwrap();
     for start in [Start::Fresh, Start::Resume] {
         let trained = run(config.clone(), start, never).unwrap().finished().unwrap();
         let reason = trained.nothing_learnt.unwrap();
         assert!(reason.starts_with("nothing was learnt: the gradient was 0 in every step"), "{reason}");
+    }
+    // Weight decay moves the weights all the same, which is no learning.
+    let weights = |run: &str| fs::read(folder.path().join(run).join("model/model.safetensors")).unwrap();
+    let output_dir = folder.path().join("decayed");
+    let mut decayed = EmbedTrainConfig { output_dir, ..config.clone() };
+    decayed.optimizer.weight_decay = 0.5;
+    let trained = run(decayed, Start::Fresh, never).unwrap().finished().unwrap();
+    assert!(trained.nothing_learnt.unwrap().starts_with("nothing was learnt"));
+    assert!(weights("decayed") != weights("run"), "the weights did not move, which shows nothing");
+}
+
+/// Not every step is in the metrics: a checkpoint says whether any step had a gradient.
+#[test]
+fn a_checkpoint_says_whether_any_step_had_a_gradient() {
+    for (margin, expected) in [("triplet_margin=1e-6", false), ("triplet_margin=2.5", true)] {
+        let folder = folder();
+        let settings = [margin, "eval_fraction=0", "max_steps=3", "logging_steps=3", "save_steps=2"];
+        let config = config(folder.path(), &settings);
+        let row = "{\"anchor\": \"one two\", \"positive\": \"one two\", \"negative\": \"nine ten nine\"}\n";
+        fs::write(folder.path().join(&config.train_data), row.repeat(8)).unwrap();
+        let trained = run(config, Start::Fresh, never).unwrap().finished().unwrap();
+        assert_eq!(trained.nothing_learnt.is_none(), expected, "{margin}");
+        let state = folder.path().join("run/checkpoints/checkpoint-2/trainer_state.json");
+        let state: Value = serde_json::from_slice(&fs::read(state).unwrap()).unwrap();
+        assert_eq!(state["had_gradient"], expected, "{margin}");
     }
 }
 

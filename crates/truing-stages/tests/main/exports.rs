@@ -285,6 +285,25 @@ fn saved_scorers_name_a_padding_token_that_ends_no_conversation_in_every_file() 
             assert_eq!((&config["pad_token_id"], &config["bos_token_id"]), (&json!(258), &json!(256)));
         }
     }
+    // An adapter is loaded with its base's configuration: a token that it names is taken where it can pad, else it is said which
+    // one to give.
+    let config = folder.path().join("model/config.json");
+    let before = fs::read_to_string(&config).unwrap();
+    for (of_base, token, id) in [
+        (json!(257), "<|endoftext|>", 258),
+        (json!(258), "<|endoftext|>", 258),
+        (Value::Null, "<|endoftext|>", 258),
+    ] {
+        let mut fields = json_file(config.clone());
+        fields["pad_token_id"] = of_base.clone();
+        fs::write(&config, fields.to_string()).unwrap();
+        let output = format!("output_dir=adapter-{of_base}");
+        let (model, events) = finished(Stage::Reward, folder.path(), &["max_steps=1", &output]);
+        assert_eq!(json_file(model.join("tokenizer_config.json"))["pad_token"], token, "{of_base}");
+        let is_told = |e: &Event| matches!(e, Event::Note(text) if text.contains(&format!("load it with `pad_token_id={id}`")));
+        assert_eq!(events.iter().any(is_told), of_base != json!(id), "{of_base}: {events:?}");
+    }
+    fs::write(&config, before).unwrap();
     // Where no token is fit, that is said, and transformers refuses batches for itself.
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         let path = folder.path().join("model").join(file);

@@ -309,6 +309,17 @@ fn an_optional_judge_that_fails_is_left_out_and_told() {
     );
     let record = policies::metrics(folder.path()).remove(0);
     assert!(record.contains_key("reward") && !record.contains_key("unscored/judge_failed"), "{record:?}");
+    // A server that is down or refuses is told as soon, in its own words, and the other rewards are learnt from.
+    for (judge, words) in [
+        (Scripted::fails(), "the server is down"),
+        (Scripted::refuses("status 401: wrong key"), "status 401: wrong key"),
+    ] {
+        let folder = policies::folder();
+        let (ended, warnings) = run_and_listen(folder.path(), &optional, Start::Fresh, &judge);
+        assert!(matches!(ended, Ok(Ended::Finished(TrainedModel { nothing_learnt: None, .. }))), "{ended:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].starts_with("step 1: `judge`") && warnings[0].contains(words), "{warnings:?}");
+    }
 }
 
 #[test]

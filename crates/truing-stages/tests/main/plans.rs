@@ -1,11 +1,23 @@
 use std::fs;
+use std::path::Path;
 
-use truing_stages::StageError;
-use truing_stages::StagePlan as _;
+use truing_stages::classifier::ClassifierStage;
+use truing_stages::dpo::DpoStage;
+use truing_stages::embed::train::EmbedStage;
+use truing_stages::grpo::GrpoStage;
+use truing_stages::label::LabelStage;
+use truing_stages::quality::QualityStage;
+use truing_stages::reward::RewardModelStage;
+use truing_stages::select::SelectStage;
+use truing_stages::sft::SftStage;
 use truing_stages::training::RunPlan as _;
+use truing_stages::{PlanContext, Recipe as _, Stage, StageError, StagePlan as _};
+use truing_text::RenderOptions;
 use truing_train::PlanError;
+use truing_types::Silent;
 
-use crate::setup;
+use crate::setup::MACHINE;
+use crate::{embeddings, setup};
 
 fn error_of(overrides: &[&str]) -> String {
     let folder = setup::folder();
@@ -145,4 +157,124 @@ fn bad_rows_stop_the_plan_or_are_counted() {
         "{:?}",
         inputs.train_report.skipped
     );
+}
+
+/// The settings of a stage with one change, read on data that does not exist.
+fn refused<S: Stage>(recipe: &str, folder: &Path, change: &str) -> String {
+    let config = S::Config::from_toml(recipe, &folder.join("recipe.toml"), &[change.to_owned()]).unwrap();
+    let mut context =
+        PlanContext { render: RenderOptions::default(), machine: &|| MACHINE, events: &mut Silent };
+    match S::prepare::<setup::Cpu>(config, &mut context) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("{change} is not refused"),
+    }
+}
+
+/// Checks that each change is refused for its key, and that without one the missing data is.
+fn check_before_data<S: Stage>(recipe: &str, folder: &Path, changes: &[&str]) {
+    let untouched = refused::<S>(recipe, folder, "seed=1");
+    assert!(untouched.contains("missing.jsonl"), "{untouched}");
+    for change in changes {
+        let found = refused::<S>(recipe, folder, change);
+        let key = change.split('=').next().unwrap();
+        assert!(found.starts_with(&format!("`{key}` is ")), "{change}: {found}");
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_refused_before_the_data_is_read() {
+    let folder = setup::folder();
+    let folder = folder.path();
+    let common = [
+        "learning_rate=0",
+        "num_train_epochs=-1",
+        "max_steps=0",
+        "warmup_ratio=2",
+        "weight_decay=-1",
+        "adam_beta2=1",
+        "max_grad_norm=-1",
+        "eval_fraction=1",
+        "save_steps=0",
+        "save_total_limit=0",
+        "keep_best=true",
+        "memory_gib=0",
+        "threads=0",
+        "freeze=[\"no.such\"]",
+    ];
+    let decoder =
+        ["max_length=1", "packs_per_step=0", "logging_steps=0", "lora.alpha=0", "merge_adapter=true"];
+    let recipe = |stage: &str| {
+        format!(
+            "stage = \"{stage}\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\n[[data]]\npath = \"missing.jsonl\"\n"
+        )
+    };
+    let trained = [&common[..], &decoder, &["max_length=100000"]].concat();
+    check_before_data::<SftStage>(&recipe("sft"), folder, &trained);
+    check_before_data::<DpoStage>(&recipe("dpo"), folder, &[&trained[..], &["preference.beta=0"]].concat());
+    check_before_data::<RewardModelStage>(
+        &recipe("reward_model"),
+        folder,
+        &[&trained[..], &["reward_model.mse_coefficient=-1"]].concat(),
+    );
+    check_before_data::<ClassifierStage>(
+        &recipe("classifier"),
+        folder,
+        &[&trained[..], &["classifier.min_count=0"]].concat(),
+    );
+    let policy = [
+        "num_generations=1",
+        "temperature=0",
+        "top_p=2",
+        "beta=-1",
+        "minibatches=100",
+        "kl_top_k=0",
+        "max_completion_length=100000",
+        "ptx_coefficient=1",
+        "merge_adapter=true",
+        "lora.alpha=0",
+    ];
+    let rewarded = recipe("grpo") + "[[reward]]\nkind = { format = { pattern = \"a\" } }\n";
+    check_before_data::<GrpoStage>(&rewarded, folder, &[&common[..], &policy].concat());
+
+    let encoder = embeddings::folder();
+    let encoder = encoder.path();
+    let embed = "stage = \"embed\"\nmodel_name_or_path = \"model\"\noutput_dir = \"run\"\ntrain_data = \"missing.jsonl\"\n";
+    let own = ["batch_size=0", "scale=0", "triplet_margin=-1", "logging_steps=0"];
+    check_before_data::<EmbedStage>(embed, encoder, &[&common[..], &own].concat());
+    let own = ["max_length=1", "packs_per_step=0", "classifier.min_confidence=2"];
+    check_before_data::<ClassifierStage>(&recipe("classifier"), encoder, &[&common[..], &own].concat());
+
+    let select = "stage = \"select\"\noutput_dir = \"run\"\n[embedding]\nmodel_name_or_path = \"model\"\n\
+                  [task_embedding]\nbatch_size = 4\n[[data]]\npath = \"missing.jsonl\"\n";
+    let own = [
+        "threads=0",
+        "task_embedding.batch_size=0",
+        "task_embedding.learning_rate=-1",
+        "task_embedding.num_train_epochs=0",
+        "task_embedding.max_steps=0",
+        "task_embedding.eval_fraction=2",
+        "clusters.n_coarse=0",
+    ];
+    // The files of a selection are looked for together with its settings.
+    for change in own {
+        let text = select.replace("missing.jsonl", "rows.jsonl");
+        fs::write(encoder.join("rows.jsonl"), "{\"prompt\": \"a\"}\n").unwrap();
+        let found = refused::<SelectStage>(&text, encoder, change);
+        assert!(
+            found.starts_with(&format!("`{}` is ", change.split('=').next().unwrap())),
+            "{change}: {found}"
+        );
+    }
+    let judge = "[[judge]]\n[judge.model.server]\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n";
+    let asked = |stage: &str| {
+        format!("stage = \"{stage}\"\noutput_dir = \"run\"\n[[data]]\npath = \"missing.jsonl\"\n{judge}")
+    };
+    let own =
+        ["n_votes=0", "min_confidence=2", "temperature=-1", "dimensions=[\"none\"]", "judge.0.weight=0"];
+    for change in own {
+        let found = refused::<LabelStage>(&asked("label"), folder, change);
+        let key = change.split('=').next().unwrap().replace(".0.", ".");
+        assert!(found.starts_with(&format!("`{key}` is ")), "{change}: {found}");
+    }
+    check_before_data::<QualityStage>(&asked("quality"), folder, &["n_anchors=0", "prior_deviation=0"]);
 }

@@ -441,8 +441,43 @@ fn an_evaluation_without_a_score_is_reported_and_never_the_best() {
         let state = fs::read_to_string(entry.unwrap().path().join("trainer_state.json")).unwrap();
         assert!(state.contains("\"best\": null") && !state.contains("\"loss\""), "{state}");
     }
-    let (outcome, _) = run(folder.path(), &overrides, Start::Resume, never).unwrap();
+    // The setting decides no result, so a resume may add it: no step is the best, and that is said.
+    let best = [&overrides[..], &["load_best_model_at_end=true"]].concat();
+    let (outcome, events) = run(folder.path(), &best, Start::Resume, never).unwrap();
     assert!(matches!(outcome, Ended::Finished(_)));
+    let warned = |event: &Event| matches!(event, Event::Warning(text) if text.contains("no step is the best") && text.contains("the last weights are saved"));
+    assert_eq!(events.iter().filter(|event| warned(event)).count(), 1, "{events:?}");
+    let straight = self::folder();
+    fs::write(straight.path().join("eval.jsonl"), "{\"prompt\": \"Say 1.\"}\n").unwrap();
+    finished(straight.path(), &overrides);
+    assert!(everything(straight.path()).0 == everything(folder.path()).0, "the last weights");
+}
+
+/// The `wsd` schedule decays in the share of the updates that the recipe says.
+#[test]
+fn decay_ratio_is_a_share_of_a_policy_s_updates() {
+    let folder = folder();
+    let schedule = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        let config = GrpoConfig::from_toml(RECIPE, &folder.path().join("recipe.toml"), &overrides).unwrap();
+        let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent).unwrap();
+        GrpoPlan::resolve::<Cpu>(config, &inputs, &MACHINE).unwrap().schedule
+    };
+    let wsd = "lr_scheduler_type=wsd";
+    for (overrides, n_updates, decay) in [
+        (&[wsd, "max_steps=8", "decay_ratio=0.25"][..], 8, 2),
+        (&[wsd, "max_steps=8", "decay_ratio=0.25", "num_iterations=2", "minibatches=2"], 32, 8),
+        (&[wsd, "max_steps=8"], 8, 1),
+        (&[wsd, "max_steps=8", "decay_ratio=1"], 8, 8),
+        (&["max_steps=8", "decay_ratio=0.25"], 8, 0),
+    ] {
+        let found = schedule(overrides);
+        assert_eq!((found.total_steps, found.decay_steps), (n_updates, decay), "{overrides:?}");
+    }
+    let decayed = schedule(&[wsd, "max_steps=8", "decay_ratio=0.5", "learning_rate=1.0"]);
+    let rates: Vec<f64> = (1..=8).map(|step| decayed.learning_rate(step)).collect();
+    assert!(rates[..4].iter().all(|&rate| rate == 1.0), "{rates:?}");
+    assert!(rates[4..].windows(2).all(|pair| pair[1] < pair[0]) && rates[4] <= 1.0, "{rates:?}");
 }
 
 /// With the KL in the outcome a completion that is cut off and carries no loss has no part in its group's mean.

@@ -137,7 +137,7 @@ fn a_run_that_was_moved_and_has_less_memory_is_resumed() {
     }
     config.output_dir = folder.path().join("moved-run");
     let moved = folder.path().join("elsewhere.jsonl");
-    fs::rename(&config.train_data, &moved).unwrap();
+    fs::rename(folder.path().join(&config.train_data), &moved).unwrap();
     config.train_data = moved;
     run(config, Start::Resume, Box::new(never)).unwrap();
     assert!(model_bytes(&straight.path().join("run")) == model_bytes(&folder.path().join("moved-run")));
@@ -236,8 +236,11 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
             EmbedTrainConfig::from_toml("stage = \"embed\"\ntrain_data = \"t.jsonl\"", path, changes).unwrap()
         },
         &Changes {
-            nothing: &[&machine[..], &["output_dir=x", "train_data=y", "eval_data=z", "logging_steps=9"]]
-                .concat(),
+            nothing: &[
+                &machine[..],
+                &["output_dir=x", "train_data=y", "data_dir=w", "eval_data=z", "logging_steps=9"],
+            ]
+            .concat(),
             outcome: &["max_steps=9", "eval_steps=7", "eval_on_start=false", "save_dtype=f16"],
             results: &["seed=9", "loss=multiple_negatives_ranking", "batch_size=3"],
         },

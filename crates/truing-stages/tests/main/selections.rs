@@ -138,6 +138,29 @@ fn every_row_is_kept_or_says_who_stands_for_it() {
     assert!(prompts[0]["quality"].is_number(), "columns are kept");
 }
 
+/// Of equal prompts the one of the highest quality stays, wherever it stands; of those the first.
+#[test]
+fn of_exact_duplicates_the_best_stays() {
+    for (qualities, kept) in [([0.0, 9.0], 32), ([9.0, 0.0], 0), ([3.0, 3.0], 0)] {
+        let folder = tempfile::tempdir().unwrap();
+        write_pool(folder.path());
+        let path = folder.path().join("pool.jsonl");
+        let mut rows: Vec<Value> = fs::read_to_string(&path)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        (rows[0]["quality"], rows[32]["quality"]) = (json!(qualities[0]), json!(qualities[1]));
+        fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+        run_in(folder.path(), &["selection.target_size=6"], Start::Fresh).unwrap();
+        let decisions = decisions(folder.path());
+        let other = 32 - kept;
+        assert_eq!(layer_of(&decisions[other]), Some(&SelectionLayer::ExactDuplicate), "{qualities:?}");
+        assert_eq!(decisions[other].decision.dropped().unwrap().stand_in, Some(kept as u64));
+        assert_ne!(layer_of(&decisions[kept]), Some(&SelectionLayer::ExactDuplicate), "{qualities:?}");
+    }
+}
+
 #[test]
 fn text_of_evaluations_that_ship_is_never_kept() {
     let folder = tempfile::tempdir().unwrap();

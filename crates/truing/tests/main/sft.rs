@@ -1,6 +1,7 @@
 //! Fine-tuning, planning and proving on a tiny model: bad recipes, a killed run and its resume.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -269,6 +270,42 @@ fn a_termination_ends_as_ctrl_c_does_before_and_during_the_work() {
     }
     signal(&child, "TERM");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+}
+
+/// Whenever the signal comes: before the folder is made, while the model loads, between steps. What is left can be resumed.
+#[test]
+#[cfg(unix)]
+fn a_termination_at_any_moment_leaves_nothing_or_a_run_that_resumes() {
+    for (i, delay_ms) in [0, 15, 40, 80, 200].into_iter().enumerate() {
+        let workshop = Workshop::new();
+        let arguments = workshop.on_recipe("sft", &["--set", "max_steps=400"]);
+        let pipe = workshop.path("waiting.toml");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let from_pipe: Vec<String> = arguments
+            .iter()
+            .map(|one| if one.ends_with(".toml") { pipe.to_str().unwrap().to_owned() } else { one.clone() })
+            .collect();
+        let recipe = arguments.iter().find(|one| one.ends_with(".toml")).unwrap();
+        let text = fs::read(workshop.home().join(recipe)).unwrap();
+        let child = truing(workshop.home())
+            .args(&from_pipe)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Opened for writing as soon as the command reads it: by then it handles signals.
+        fs::OpenOptions::new().write(true).open(&pipe).unwrap().write_all(&text).unwrap();
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        signal(&child, if i % 2 == 0 { "TERM" } else { "INT" });
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(130), "after {delay_ms} ms: {stderr}");
+        assert!(!workshop.path("run/model").exists());
+        let resumed = [arguments, vec!["--resume".into(), "--set".into(), "max_steps=400".into()]].concat();
+        run(workshop.home(), resumed).expect_status(0);
+        let steps = steps_of(&workshop.path("run/metrics.jsonl"), "loss");
+        assert_eq!(steps, (1..=400).collect::<Vec<_>>(), "after {delay_ms} ms");
+    }
 }
 
 #[test]

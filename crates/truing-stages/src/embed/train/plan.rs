@@ -18,6 +18,7 @@ use truing_train::{EmbeddingLoss, PlanRow, StepShape, TripletGroups, TripletPack
 use truing_types::{BatchError, Event, EventSink, RowOrigin, Seed, TokenId};
 
 use super::EmbedTrainConfig;
+use crate::training::plan::check_frozen;
 use crate::training::{EncoderPlan, ModelToTrain, SampleLengths, TrainingData, TrainingInputs};
 use crate::wording::counted;
 use crate::{StageError, StagePlan};
@@ -148,7 +149,9 @@ impl EmbedTrainInputs {
             let reason = "rows are held out of `train_data`, or there are others";
             return Err(RunError::Conflict { first: "eval_fraction", second: "eval_data", reason }.into());
         }
+        check(config)?;
         let model = EncoderFiles::open(config.model_name_or_path.as_ref())?;
+        check_frozen(&model.spec.parameters(), &config.optimizer.freeze, "embeddings")?;
         let (tokenizer, sentences) = encoder_tokenizer(&model, config.max_seq_length)?;
         let (mut n_cut, mut skipped) = (0, Vec::new());
         let mut read = |role: &'static str, path: &Path| {
@@ -158,9 +161,11 @@ impl EmbedTrainInputs {
             skipped.append(&mut report.skipped);
             Ok::<_, StageError>(read)
         };
-        let (mut train, keys) = read("data", &config.train_data)?;
+        let train_data = config.data_dir.join(&config.train_data);
+        let eval_data = config.eval_data.as_ref().map(|path| config.data_dir.join(path));
+        let (mut train, keys) = read("data", &train_data)?;
         let mut eval = None;
-        if let Some(path) = &config.eval_data {
+        if let Some(path) = &eval_data {
             eval = Some(read("evaluation", path)?.0);
         } else if config.evaluation.eval_fraction > 0.0 {
             let split =
@@ -171,15 +176,14 @@ impl EmbedTrainInputs {
         if train.len() == 0 {
             return Err(RunError::BadSetting {
                 key: "train_data",
-                found: format!("{} with no triplet left to learn from", config.train_data.display()),
+                found: format!("{} with no triplet left to learn from", train_data.display()),
                 expected: "at least one".into(),
             }
             .into());
         }
         let weights = model.deciding_files().into_iter().map(|path| ("model", path));
-        let data = data_files(&config.train_data)?.into_iter().map(|path| ("data", path));
-        let evaluation =
-            config.eval_data.iter().map(|path| data_files(path)).collect::<Result<Vec<_>, _>>()?;
+        let data = data_files(&train_data)?.into_iter().map(|path| ("data", path));
+        let evaluation = eval_data.iter().map(|path| data_files(path)).collect::<Result<Vec<_>, _>>()?;
         let evaluation = evaluation.into_iter().flatten().map(|path| ("evaluation", path));
         let files = weights.chain(data).chain(evaluation);
         let record = inputs::run_inputs(config.stage, config.seed, files)?;
@@ -188,7 +192,7 @@ impl EmbedTrainInputs {
             events.emit(Event::Note(format!("{n_cut} longer than the model reads and cut")));
         }
         let mut not_read = Vec::new();
-        for path in std::iter::once(&config.train_data).chain(&config.eval_data) {
+        for path in std::iter::once(&train_data).chain(&eval_data) {
             not_read.extend(unread_files(path)?);
         }
         if let Some(text) = describe_unread(&not_read) {
@@ -278,7 +282,8 @@ impl EmbedTrainPlan {
     }
 }
 
-fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {
+/// Checks the settings without model and data.
+pub(crate) fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {
     let has_eval = config.eval_data.is_some() || config.evaluation.eval_fraction > 0.0;
     settings::check(
         &config.schedule,
