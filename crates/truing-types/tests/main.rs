@@ -136,13 +136,13 @@ fn a_wrong_edge_is_named() {
 /// The source files of every crate: the crate's name, the path below its `src/`, the text.
 fn sources() -> Vec<(String, String, String)> {
     fn walk(crate_name: &str, root: &Path, directory: &Path, found: &mut Vec<(String, String, String)>) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(directory).expect("a source directory") {
+            let path = entry.expect("an entry of a source directory").path();
             if path.is_dir() {
                 walk(crate_name, root, &path, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let place = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-                found.push((crate_name.to_owned(), place, fs::read_to_string(&path).unwrap()));
+                let place = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
+                found.push((crate_name.to_owned(), place, fs::read_to_string(&path).expect("a source file")));
             }
         }
     }
