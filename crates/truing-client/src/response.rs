@@ -197,6 +197,8 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
 }
 
 fn parse_json(bytes: &[u8]) -> Result<Value, AnswerError> {
+    // Some servers send a byte order mark.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     serde_json::from_slice(bytes).map_err(|error| match error.is_eof() {
         true => AnswerError::CutOff(format!("{} bytes came", bytes.len())),
         false => AnswerError::NotJson { reason: error.to_string(), beginning: excerpt(bytes) },

@@ -34,6 +34,13 @@ pub(crate) enum Act {
     Count,
 }
 
+impl Act {
+    /// Whether the client waits for it until its timeout.
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self, Self::SlowHeaders | Self::SlowBody(_))
+    }
+}
+
 pub(crate) fn json(status: u16, body: &str) -> Act {
     Act::Answer { status, headers: vec!["Content-Type: application/json".into()], body: body.into() }
 }

@@ -8,13 +8,16 @@ use std::time::Duration;
 use truing_client::{CacheMode, CachedChat, ClientError, Clock, OpenAiClient, ReplyCache};
 use truing_types::{ChatError, ChatModel, ChatRequest};
 
-use crate::server::{Act, JumpingClock, Setup, request, says, setup};
+use crate::server::{Act, JumpingClock, Server, Setup, request, says, setup};
 
 /// Asks the clock's process to stop after a while.
-fn stop_after(clock: &Arc<JumpingClock>, delay: Duration) {
-    let clock = Arc::clone(clock);
+/// Sets the stop flag once the server has received so many requests.
+fn stop_at(clock: &Arc<JumpingClock>, server: &Server, n_asked: usize) {
+    let (clock, server) = (Arc::clone(clock), server.clone());
     std::thread::spawn(move || {
-        std::thread::sleep(delay);
+        while server.asked().len() < n_asked {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         clock.is_stopped.store(true, Ordering::Relaxed);
     });
 }
@@ -36,7 +39,7 @@ fn cached(client: &OpenAiClient, clock: &Arc<JumpingClock>, cache: &Arc<ReplyCac
 fn a_silent_server_is_left_within_seconds() {
     for act in [Act::SlowHeaders, Act::SlowBody("{\"choices\"".into())] {
         let setup = setup(vec![act], |_| {});
-        stop_after(&setup.clock, Duration::from_millis(200));
+        stop_at(&setup.clock, &setup.server, 1);
         let error = setup.ask().unwrap_err();
         // A wait to the end of the request's own time limit is another error.
         assert!(matches!(error, ClientError::Interrupted { .. }), "{error}");
@@ -55,7 +58,7 @@ fn a_reply_that_comes_soon_after_the_stop_is_kept_and_the_silent_ones_are_asked_
     let late = Act::After(Duration::from_secs(1), Box::new(says("late")));
     let Setup { server, client, clock } =
         setup(vec![says("at once"), late, Act::SlowHeaders], |settings| settings.max_concurrency = 2);
-    stop_after(&clock, Duration::from_millis(300));
+    stop_at(&clock, &server, 3);
     let requests: Vec<ChatRequest> = (0..20).map(|i| request(&i.to_string())).collect();
     let results = cached(&client, &clock, &cache).chat_all(&requests, &mut |_, _| ControlFlow::Continue(()));
     let mut texts: Vec<&str> = results.iter().flatten().map(|reply| reply.text.as_str()).collect();

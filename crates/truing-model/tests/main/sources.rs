@@ -177,7 +177,6 @@ fn hub(files: Files, change: impl Fn(Reply, &Request, usize) -> Reply + Send + S
 fn options(cache: &Path, server: &Server) -> FindOptions {
     FindOptions {
         retry_wait: Duration::from_millis(1),
-        stall_timeout: Duration::from_millis(400),
         python: "no-such-python".into(),
         ..FindOptions::new(cache, &server.address)
     }
@@ -316,11 +315,12 @@ fn a_server_that_cannot_continue_sends_the_whole_again() {
 #[test]
 fn a_silent_connection_is_taken_up_again() {
     let server = hub(tiny_files(), |reply, _, n_before| match n_before {
-        0 => Reply { pause_in_the_middle: Some(Duration::from_secs(5)), ..reply },
+        0 => Reply { pause_in_the_middle: Some(Duration::from_secs(8)), ..reply },
         _ => reply,
     });
     let cache = tempfile::tempdir().unwrap();
-    assert_is_tiny(&find(cache.path(), &server).unwrap());
+    let options = FindOptions { stall_timeout: Duration::from_secs(2), ..options(cache.path(), &server) };
+    assert_is_tiny(&find_model(MODEL, &options, &mut |_| {}).unwrap());
     let requests = server.requests(".safetensors");
     assert!(requests.len() == 2 && requests[1].from.is_some_and(|from| from > 0), "{requests:?}");
 }
