@@ -37,6 +37,14 @@ fn answers_that_differ_in_form_are_read() {
             FinishReason::EndOfTurn,
         ),
         (
+            json(
+                200,
+                "\u{feff}{\"choices\":[{\"message\":{\"content\":\"marked\"},\"finish_reason\":\"stop\"}]}",
+            ),
+            "marked",
+            FinishReason::EndOfTurn,
+        ),
+        (
             Act::Answer {
                 status: 200,
                 headers: vec!["Content-Type: text/plain".into()],
