@@ -298,11 +298,13 @@ impl<'a> Job<'a> {
 
     // Paths: the tools read them relative to the folder in which they run, a recipe has them relative to itself.
 
-    /// Where the tool would find a path: in its working folder, or else in the folder of the YAML or one above it.
+    /// Where the tool would find a path: in its working folder, or else in the folder of the YAML or one of
+    /// the three above it.
     pub(crate) fn find(&self, path: &str) -> Option<PathBuf> {
         let path = self.expanded(path);
-        let own_folders = self.path.parent().into_iter().flat_map(Path::ancestors);
-        let own_folders = own_folders.filter(|folder| !folder.as_os_str().is_empty());
+        // Not in the root, where `data` is something else.
+        let own_folders =
+            self.options.yaml_folder.ancestors().take(4).filter(|folder| folder.parent().is_some());
         let mut folders = std::iter::once(self.options.working_folder.as_path()).chain(own_folders);
         folders.find_map(|folder| Some(folder.join(&path)).filter(|path| path.exists()))
     }

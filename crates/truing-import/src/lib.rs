@@ -11,7 +11,7 @@
 //!   Where it does not, the recipe has `packing = "none"`, one sample a pack, so that a step has the same samples.
 //! - **Length of pairs.** `max_length` of truing counts a prompt with both responses, so it is twice that of the tool.
 //! - **Paths.** The tools read them relative to the folder in which they run. They are looked for there, then beside the
-//!   YAML and in the folders above it, and written relative to the recipe.
+//!   YAML and in the three folders above it, and written relative to the recipe.
 
 mod axolotl;
 mod data;
@@ -89,9 +89,11 @@ pub struct Options {
     pub stage: Option<SourceStage>,
     /// The number of processes that the tool trained on.
     pub processes: u64,
+    /// The folder of the YAML. What is not in the working folder is looked for there, and in the folders above it.
+    pub yaml_folder: PathBuf,
     /// The folder in which the tool ran: its paths are relative to it.
     pub working_folder: PathBuf,
-    /// The folder that the recipe will be in: its paths are relative to it.
+    /// The folder that the recipe will be in: its paths are relative to it. This and the two above are absolute.
     pub recipe_folder: PathBuf,
     /// The folder that `~` stands for.
     pub home: Option<PathBuf>,
@@ -109,6 +111,7 @@ pub struct Options {
 ///     tool: None,
 ///     stage: None,
 ///     processes: 1,
+///     yaml_folder: folder.clone(),
 ///     working_folder: folder.clone(),
 ///     recipe_folder: folder,
 ///     home: None,

@@ -332,6 +332,8 @@ fn int(text: &str) -> Option<i64> {
         all(rest, |b| matches!(b, b'0' | b'1')).then(|| parsed(rest, 2))??
     } else if let Some(rest) = digits.strip_prefix("0x") {
         all(rest, |b| b.is_ascii_hexdigit()).then(|| parsed(rest, 16))??
+    } else if digits.len() > 1 && digits.bytes().skip(1).all(|b| b == b'_') && digits.starts_with('0') {
+        0
     } else if let Some(rest) = digits.strip_prefix('0') {
         all(rest, |b| matches!(b, b'0'..=b'7')).then(|| parsed(rest, 8))??
     } else if digits.contains(':') {
@@ -355,7 +357,8 @@ fn int(text: &str) -> Option<i64> {
     Some(sign * value)
 }
 
-/// Floats of PyYAML: a point is needed, and a sign in the exponent. `1e-5` is none.
+/// Floats of PyYAML: a point is needed, and a sign in the exponent. `1e-5` is none. Those of base 60 (`1:30.5`) stay
+/// texts.
 fn float(text: &str) -> Option<f64> {
     let (sign, rest) = signed(text);
     match rest {
@@ -415,7 +418,7 @@ mod tests {
             assert_eq!(value(text), Value::Bool(true), "{text}");
         }
         for (text, expected) in
-            [("010", 8), ("0x1F", 31), ("1_000", 1000), ("1:30", 90), ("-5", -5), ("0b11", 3)]
+            [("010", 8), ("0x1F", 31), ("1_000", 1000), ("1:30", 90), ("-5", -5), ("0b11", 3), ("0_", 0)]
         {
             assert_eq!(value(text), Value::Int(expected), "{text}");
         }

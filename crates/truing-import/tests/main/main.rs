@@ -20,6 +20,7 @@ pub(crate) fn options(folder: &Path) -> Options {
         tool: None,
         stage: None,
         processes: 1,
+        yaml_folder: folder.to_path_buf(),
         working_folder: folder.to_path_buf(),
         recipe_folder: folder.to_path_buf(),
         home: Some(PathBuf::from("/home/me")),
