@@ -109,7 +109,7 @@ pub(crate) fn locate(job: &mut Job<'_>, named: &Named<'_>) -> DataSet {
 fn part_of_split<'s>(job: &mut Job<'_>, split: &'s str, named: &Named<'_>, set: &mut DataSet) -> &'s str {
     let Some((name, part)) = split.split_once('[') else { return split };
     match part.strip_suffix(']').and_then(|part| part.strip_prefix(':')?.parse().ok()) {
-        Some(n) if n > 0 => set.max_samples = Some(n),
+        Some(n) if (1..=1_000_000_000_000).contains(&n) => set.max_samples = Some(n),
         _ => {
             let text = format!("the part `[{part}` of a split; `max_samples` takes rows from the beginning");
             job.finding_at(Kind::NoCounterpart, named.key, named.place, text);

@@ -234,6 +234,26 @@ impl<'a> Job<'a> {
         Ok(value)
     }
 
+    /// Says that the keys that nothing has taken yet, and that `applies` to, need nothing.
+    pub(crate) fn skip(&mut self, why: &str, applies: impl Fn(&str) -> bool) {
+        let skipped: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|entry| !entry.is_done && applies(&entry.key))
+            .map(|entry| entry.key.clone())
+            .collect();
+        for key in skipped {
+            if self.take(&key).is_some() {
+                self.not_needed(&key, why);
+            }
+        }
+    }
+
+    /// The keys of the file.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.key.as_str())
+    }
+
     /// Deals with every key that nothing has taken: copies it, or says why it is not in the recipe.
     pub(crate) fn take_the_rest(&mut self) -> Result<()> {
         let rest: Vec<String> =
@@ -259,7 +279,33 @@ impl<'a> Job<'a> {
                 Some(Answer::Key(own, copied)) => self.copy(&key, own, *copied)?,
             }
         }
+        self.name_what_was_read_in_silence();
         Ok(())
+    }
+
+    /// A value that was read without a word has changed nothing: it is off, or does not apply to what the file does.
+    fn name_what_was_read_in_silence(&mut self) {
+        let is_named = |key: &str, finding: &Finding| {
+            finding.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let silent: Vec<(String, &Node)> = self
+            .entries
+            .iter()
+            .filter(|entry| {
+                !entry.node.is_null() && !self.findings.iter().any(|finding| is_named(&entry.key, finding))
+            })
+            .map(|entry| (entry.key.clone(), entry.node))
+            .collect();
+        for (key, node) in silent {
+            if is_off(&key, node) || as_number(node).is_some_and(|value| value <= 0.0) {
+                self.not_needed(&key, "off in the file");
+            } else {
+                match keys::answer(self.tool, &key) {
+                    Some(answer) => self.missing(&key, format!("not used: {answer}")),
+                    None => self.unknown(&key),
+                }
+            }
+        }
     }
 
     fn copy(&mut self, from: &str, own: &str, copied: Copied) -> Result<()> {

@@ -391,7 +391,9 @@ fn data_set(job: &mut Job<'_>, info: &Info, key: &'static str, name: &str, rows:
         }
     };
     set.comment = name.to_owned();
-    if let Some(n) = entry.get("num_samples").and_then(Json::as_u64).filter(|&n| n > 0) {
+    if let Some(n) =
+        entry.get("num_samples").and_then(Json::as_u64).filter(|n| (1..=1_000_000_000_000).contains(n))
+    {
         set.max_samples = Some(n);
         job.finding_at(
             Kind::Changed,

@@ -246,7 +246,7 @@ fn warmup(job: &mut Job<'_>, defaults: &Defaults, updates: u64, kind: WarmUp) ->
             job.note_translated("warmup_steps", "`warmup_ratio`");
         }
         (Some(steps), _) => {
-            let own = (steps / updates.max(1) as f64).ceil() as u64;
+            let own = whole(steps / updates.max(1) as f64);
             job.translated("warmup_steps", "warmup_steps", own.to_string());
             if job.has("warmup_ratio") {
                 job.not_needed("warmup_ratio", "`warmup_steps` replaces it");
@@ -388,7 +388,7 @@ pub(crate) fn saving(job: &mut Job<'_>, default_steps: Option<u64>, is_grpo: boo
 /// A number of steps between two things. `default` is the value if the file has none, and the key it comes from.
 fn interval(job: &mut Job<'_>, key: &'static str, default: Option<(&str, u64)>) -> Result<()> {
     match job.number(key)? {
-        Some(steps) if steps >= 1.0 => job.translated(key, key, (steps.ceil() as u64).to_string()),
+        Some(steps) if steps >= 1.0 => job.translated(key, key, whole(steps).to_string()),
         Some(steps) if steps > 0.0 => {
             job.missing(key, format!("{steps} of the run's steps, whose number is not in the file; `{key}` is a number of steps"));
         }
@@ -398,7 +398,7 @@ fn interval(job: &mut Job<'_>, key: &'static str, default: Option<(&str, u64)>) 
             if from != key
                 && let Some(given) = job.peek(from).and_then(as_number).filter(|&given| given >= 1.0)
             {
-                steps = given as u64;
+                steps = whole(given);
             }
             job.default(key, steps.to_string());
         }
@@ -406,11 +406,16 @@ fn interval(job: &mut Job<'_>, key: &'static str, default: Option<(&str, u64)>) 
     Ok(())
 }
 
+/// A number of steps; one that no run reaches is as good as the most that TOML can write.
+fn whole(steps: f64) -> u64 {
+    steps.ceil().clamp(0.0, 1e15) as u64
+}
+
 /// How often metrics are written, in training on fixed data.
 pub(crate) fn logging(job: &mut Job<'_>) -> Result<()> {
     match job.number("logging_steps")? {
         Some(steps) if steps >= 1.0 => {
-            job.translated("logging_steps", "logging_steps", (steps.ceil() as u64).to_string())
+            job.translated("logging_steps", "logging_steps", whole(steps).to_string())
         }
         Some(_) => {
             job.not_needed("logging_steps", "a fraction of the run there; metrics are written at each step")

@@ -47,10 +47,50 @@ pub(crate) fn import(job: &mut Job<'_>) -> Result<&'static str> {
     rewards(job)?;
     files(job, "data.train_files", "data.train_max_samples", "data")?;
     files(job, "data.val_files", "data.val_max_samples", "eval_data")?;
+    skip_what_is_off(job);
     if !job.recipe.has_list("data") {
         return Err(ImportError::NoData { path: job.path.to_path_buf(), key: "data.train_files" });
     }
     Ok("grpo")
+}
+
+/// A configuration that verl has written itself has all keys. Those of what is off need nothing.
+fn skip_what_is_off(job: &mut Job<'_>) {
+    job.skip("a run is continued with `--resume` on the command line", |key| {
+        key.starts_with("trainer.resume_")
+    });
+    job.skip("it names a class of verl", |key| key == "_target_" || key.ends_with("._target_"));
+    let switches = [".enable", ".enabled"];
+    let off: Vec<String> = job
+        .keys()
+        .filter(|key| job.peek(key).and_then(as_flag) == Some(false))
+        .filter_map(|key| switches.iter().find_map(|switch| Some(format!("{}.", key.strip_suffix(switch)?))))
+        .collect();
+    job.skip("off in the file", |key| off.iter().any(|table| key.starts_with(table.as_str())));
+    let is = |key: &str, value: &str| job.peek(key).and_then(as_text).is_none_or(|text| text == value);
+    let conditions = [
+        (is(&format!("{ACTOR}.policy_loss.loss_mode"), "vanilla"), format!("{ACTOR}.policy_loss.")),
+        (is(&format!("{ACTOR}.policy_loss.loss_mode"), "vanilla"), format!("{ACTOR}.tau_")),
+        (is(&format!("{ACTOR}.optim.lr_scheduler_type"), "constant"), format!("{ACTOR}.optim.num_cycles")),
+        (
+            is(&format!("{ROLLOUT}.agent.default_agent_loop"), "single_turn_agent"),
+            format!("{ROLLOUT}.agent."),
+        ),
+        (is("algorithm.kl_ctrl.type", "fixed"), "algorithm.kl_ctrl.".to_owned()),
+        (is("algorithm.use_pf_ppo", "false"), "algorithm.pf_ppo.".to_owned()),
+        (!job.has("reward.sandbox_fusion.url"), "reward.sandbox_fusion.".to_owned()),
+        (!job.has("sandbox_fusion.url"), "sandbox_fusion.".to_owned()),
+        (!job.recipe.has("lora.rank"), format!("{MODEL}.lora.")),
+        (is("algorithm.rollout_correction.rollout_is", "none"), "algorithm.rollout_correction.".to_owned()),
+        (is("reward.reward_manager.source", "register"), "reward.reward_manager.module.".to_owned()),
+        (is("reward.reward_manager.source", "register"), "reward.reward_manager.source".to_owned()),
+        (is("data.reward_fn_key", "data_source"), "data.reward_fn_key".to_owned()),
+    ];
+    for (is_off, beginning) in conditions {
+        if is_off {
+            job.skip("not used by what the file does", |key| key.starts_with(&beginning));
+        }
+    }
 }
 
 fn model(job: &mut Job<'_>) -> Result<()> {
@@ -245,8 +285,8 @@ fn clipping(job: &mut Job<'_>) -> Result<()> {
             (None, None) => job.default(own, number(0.2)),
         }
     }
-    if base.is_some() {
-        job.note_translated(&both, "`epsilon` and `epsilon_high`");
+    if job.has(&low) && job.has(&high) && base.is_some() {
+        job.not_needed(&both, "`clip_ratio_low` and `clip_ratio_high` replace it");
     }
     if !job.has(&format!("{ACTOR}.clip_ratio_c")) {
         job.missing(
@@ -284,6 +324,17 @@ fn loss(job: &mut Job<'_>, algorithm: &str) -> Result<()> {
         }
     } else if job.take(key).is_some() {
         job.not_needed(key, "it is for `grpo` only");
+    }
+    let key = "algorithm.filter_groups.max_num_gen_batches";
+    if let Some(rounds) = job.integer(key)? {
+        let is_on = job.peek("algorithm.filter_groups.enable").and_then(as_flag) == Some(true);
+        if is_on && rounds > 0 {
+            job.translated(key, "max_resample_rounds", rounds.to_string());
+        } else if is_on {
+            job.changed(key, "no limit there; `max_resample_rounds` is 4 unless it is set");
+        } else {
+            job.not_needed(key, "`filter_groups` is off");
+        }
     }
     let key = format!("{ACTOR}.policy_loss.loss_mode");
     match job.text(&key)?.as_deref() {
@@ -422,6 +473,7 @@ fn rewards(job: &mut Job<'_>) -> Result<()> {
             has_custom = true;
         }
     }
+    let has_manager = job.take("reward.reward_manager.name").is_some();
     for key in ["reward.custom_reward_function.name", "custom_reward_function.name"] {
         if job.take(key).is_some() {
             job.not_needed(key, "there are no rewards in Python");
@@ -434,7 +486,11 @@ fn rewards(job: &mut Job<'_>) -> Result<()> {
     ] {
         let is_on = job.peek(switch).and_then(as_flag) == Some(true);
         if job.take(switch).is_some() {
-            job.note_translated(switch, "the table `[reward_model]`");
+            if is_on {
+                job.note_translated(switch, "the table `[reward_model]`");
+            } else {
+                job.not_needed(switch, "off in the file");
+            }
         }
         let Some(name) = job.text(path)? else { continue };
         if is_on {
@@ -446,6 +502,12 @@ fn rewards(job: &mut Job<'_>) -> Result<()> {
         }
     }
     if has_model || has_custom {
+        if has_manager {
+            job.changed(
+                "reward.reward_manager.name",
+                "rewards are the tables `[[reward]]`, `[reward_model]` and `[judge]`",
+            );
+        }
         return Ok(());
     }
     let kind = "{ math_answer = { column = \"answer\" } }";

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use truing_import::{Options, SourceStage, Tool, counterpart, import};
+use truing_import::{Options, SourceStage, Tool, counterpart, import, keys_of};
 
+use crate::documents::unknown_key;
 use crate::{folder, options};
 
 fn inputs() -> Vec<String> {
@@ -18,10 +19,34 @@ fn inputs() -> Vec<String> {
         .collect()
 }
 
-fn check(text: &str, options: &Options) {
+/// A file is an error, or a recipe of TOML with keys that truing has. If it is whole, its report has all of its keys.
+fn check(text: &str, options: &Options, is_whole: bool) {
     if let Ok(imported) = import(text, Path::new("x.yaml"), options) {
         let parsed: Result<toml::Table, _> = imported.recipe.parse();
-        assert!(parsed.is_ok(), "{parsed:?}\n{}\n{text}", imported.recipe);
+        let recipe = match parsed {
+            Ok(recipe) => recipe,
+            Err(error) => panic!("{error}\n{}\n{text}", imported.recipe),
+        };
+        assert_eq!(unknown_key(imported.stage, &recipe), None, "{}\n{text}", imported.recipe);
+        // Nothing is left out silently. Null is not set.
+        for line in text.lines().filter(|line| is_whole && line.starts_with(|c: char| c.is_ascii_lowercase()))
+        {
+            let Some((key, value)) = line.split_once(": ") else { continue };
+            let is_plain = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            if !is_plain
+                || matches!(value.trim(), "" | "~" | "null")
+                || value.trim_start().starts_with(['#', '&', '*', '!', '{'])
+            {
+                continue;
+            }
+            let is_reported = imported.findings.iter().any(|finding| {
+                finding
+                    .key
+                    .strip_prefix(key)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            });
+            assert!(is_reported, "`{key}` is not in the report:\n{imported}\n{text}");
+        }
         let _ = (imported.to_string(), imported.to_json());
     }
 }
@@ -29,11 +54,8 @@ fn check(text: &str, options: &Options) {
 fn any_options() -> impl Strategy<Value = Options> {
     let tools = prop::option::of(prop::sample::select(Tool::ALL.to_vec()));
     let stages = prop::option::of(prop::sample::select(SourceStage::ALL.map(|(_, stage)| stage).to_vec()));
-    (tools, stages, any::<u64>()).prop_map(|(tool, stage, processes)| Options {
-        tool,
-        stage,
-        processes,
-        ..options(&folder().join("cases/llama_factory_sft"))
+    (tools, stages, prop_oneof![9 => 0_u64..9, 1 => any::<u64>()]).prop_map(|(tool, stage, processes)| {
+        Options { tool, stage, processes, ..options(&folder().join("cases/llama_factory_sft")) }
     })
 }
 
@@ -93,7 +115,28 @@ proptest! {
                 lines[at] = format!("{key}: {value}");
             }
         }
-        check(&lines.join("\n"), &options);
+        check(&lines.join("\n"), &options, true);
+    }
+
+    #[test]
+    fn further_keys(
+        case in any::<prop::sample::Index>(),
+        added in prop::collection::vec((any::<prop::sample::Index>(), value()), 1..5),
+        mut options in any_options(),
+    ) {
+        let inputs = inputs();
+        let mut text = inputs[case.index(inputs.len())].clone();
+        options.tool = None;
+        options.stage = None;
+        let Ok(imported) = import(&text, Path::new("x.yaml"), &options) else { return Ok(()) };
+        let keys: Vec<&str> = keys_of(imported.tool).filter(|key| !key.contains('.')).collect();
+        for (at, value) in added {
+            let Some(key) = keys.get(at.index(keys.len().max(1))) else { continue };
+            if !text.lines().any(|line| line.starts_with(&format!("{key}:"))) {
+                text.push_str(&format!("\n{key}: {value}\n"));
+            }
+        }
+        check(&text, &options, true);
     }
 
     #[test]
@@ -109,12 +152,13 @@ proptest! {
         let at = at.index(text.len());
         let end = (at + n_cut).min(text.len());
         text.splice(at..end, inserted.chars());
-        check(&text.into_iter().collect::<String>(), &options);
+        // A text or a list may now go on over keys.
+        check(&text.into_iter().collect::<String>(), &options, false);
     }
 
     #[test]
     fn any_text(text in "\\PC{0,60}", options in any_options()) {
-        check(&text, &options);
+        check(&text, &options, false);
         let _ = counterpart(&text).map(|found| (found.to_string(), found.meaning(), found.key()));
     }
 }
