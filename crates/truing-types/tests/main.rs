@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("truing-prompts", 2),
     ("truing-text", 2),
     ("truing-model", 1),
+    ("truing-import", 1),
     ("truing-kernels", 1),
     ("truing-parallel", 1),
     ("truing-statistics", 1),
