@@ -89,17 +89,19 @@ pub(crate) fn locate(job: &mut Job<'_>, named: &Named<'_>) -> DataSet {
         return set;
     }
     set.path = named.name.to_owned();
-    if let Some(revision) = named.revision.filter(|revision| *revision != "main") {
-        set.path.push_str(&format!("@{revision}"));
+    if let Some(subset) = named.subset {
+        set.path.push_str(&format!("/{subset}"));
     }
     if let Some(split) = split.filter(|split| *split != "train") {
         set.path.push_str(&format!(":{split}"));
     }
-    let subset = named.subset.map(|subset| format!(" (its part `{subset}`)")).unwrap_or_default();
+    if let Some(revision) = named.revision.filter(|revision| *revision != "main") {
+        set.path.push_str(&format!("@{revision}"));
+    }
     let text = format!(
-        "`{}`{subset} is no file here, so it is a data set of the hub: where it is not found by name, download it and set \
-         `path` to the file or folder",
-        named.name
+        "`{}` is no file here, so it is a data set of the hub, `{}`: its splits are found by the names of its files, not by \
+         the settings of its card",
+        named.name, set.path
     );
     job.finding_at(Kind::Changed, named.key, named.place, text);
     set

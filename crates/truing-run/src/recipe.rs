@@ -34,7 +34,7 @@ const EXPECTED: [(&str, &str); 5] = [
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecipeError {
     /// A key that no setting is called.
-    #[error("{place}: unknown key `{key}`{}", nearest_hint(nearest.as_deref()))]
+    #[error("{place}: unknown key `{key}`{}", key_hint(nearest.as_deref(), counterpart.as_deref()))]
     UnknownKey {
         /// Where it stands.
         place: RecipePlace,
@@ -42,6 +42,8 @@ pub enum RecipeError {
         key: String,
         /// The known key that is most like it.
         nearest: Option<String>,
+        /// What it is here, where it is a key of another tool.
+        counterpart: Option<Box<truing_import::Counterpart>>,
     },
     /// No `stage`.
     #[error("{}: missing key `stage`; add this line at the top: stage = \"{likely}\"", path.display())]
@@ -100,8 +102,12 @@ fn in_words(message: &str) -> String {
     told.unwrap_or_else(|| message.to_owned())
 }
 
-fn nearest_hint(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |nearest| format!("; the nearest known key is `{nearest}`"))
+fn key_hint(nearest: Option<&str>, counterpart: Option<&truing_import::Counterpart>) -> String {
+    match (counterpart, nearest) {
+        (Some(counterpart), _) => format!(": {counterpart}"),
+        (None, Some(nearest)) => format!("; the nearest known key is `{nearest}`"),
+        (None, None) => String::new(),
+    }
 }
 
 /// The settings of a stage. Every field has a default, so that a file may leave out what an override gives;
@@ -412,7 +418,9 @@ impl RecipeError {
     fn unknown(place: RecipePlace, UnknownKey { mut path, known }: UnknownKey) -> Self {
         let key = path.pop().unwrap_or_default();
         let nearest = nearest_name(&key, known.iter().map(String::as_str)).map(str::to_owned);
-        Self::UnknownKey { place, key, nearest }
+        path.push(key.clone());
+        let counterpart = truing_import::counterpart(&path.join(".")).map(Box::new);
+        Self::UnknownKey { place, key, nearest, counterpart }
     }
 
     fn invalid(place: RecipePlace, message: &str) -> Self {
@@ -613,6 +621,12 @@ mod tests {
                 "recipes/r.toml:6: unknown key `wieght`; the nearest known key is `weight`",
             ),
             ("stage = \"dpo\"\n[lora]\nzzz = 1\n", &[], "recipes/r.toml:3: unknown key `zzz`"),
+            (
+                "stage = \"sft\"\nper_device_train_batch_size = 8\n",
+                &[],
+                "recipes/r.toml:2: unknown key `per_device_train_batch_size`: a key of TRL and LLaMA-Factory; in truing a \
+                 step is counted in packs: `packs_per_step` or `tokens_per_step`",
+            ),
             (
                 "stage = \"sft\"\nlearning_rate = \"fast\"\n",
                 &[],

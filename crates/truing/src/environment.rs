@@ -34,6 +34,8 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
 pub(crate) struct Environment {
     /// `TRUING_CACHE`, or `truing` under the user's cache folder; `None` where no home is known.
     pub(crate) model_cache: Option<PathBuf>,
+    /// `HOME`.
+    pub(crate) home: Option<PathBuf>,
     /// `TRUING_THREADS`.
     pub(crate) n_threads: Option<usize>,
     /// Hugging Face's own cache, `.../hub`.
@@ -87,6 +89,7 @@ impl Environment {
         Self {
             model_cache: folder("TRUING_CACHE")
                 .or_else(|| cache_home.as_ref().map(|cache| cache.join("truing"))),
+            home: folder("HOME"),
             n_threads: text("TRUING_THREADS").and_then(|value| value.parse().ok()),
             hugging_face_cache: folder("HF_HUB_CACHE")
                 .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))

@@ -7,6 +7,7 @@ mod doctor;
 mod embed;
 mod generate;
 mod grpo;
+mod import;
 mod inspect;
 mod judging;
 mod label;
@@ -111,6 +112,9 @@ pub(crate) enum Command {
     /// Write the HTML report of a run again, from its folder.
     #[command(after_help = "Example: truing report runs/tiny")]
     Report(report::Arguments),
+    /// Make a recipe of a YAML file of TRL, axolotl, LLaMA-Factory or verl.
+    #[command(after_help = "Example: truing import llama3_lora_sft.yaml -o recipes/llama3.toml")]
+    Import(import::Arguments),
     /// Print the completion script of a shell.
     #[command(
         after_help = "Example: truing completions bash > ~/.local/share/bash-completion/completions/truing"
@@ -144,6 +148,7 @@ impl Command {
             Self::Generate(arguments) => generate::run(arguments, context),
             Self::Doctor(arguments) => doctor::run(arguments, context),
             Self::Report(arguments) => report::run(arguments, context),
+            Self::Import(arguments) => import::run(arguments, context),
             Self::Completions(arguments) => completions::completions(arguments, context),
             Self::Man(arguments) => completions::man(arguments, context),
         }
