@@ -78,7 +78,10 @@ impl Around<'_> {
             at += 1;
             let next = words.get(at).copied();
             match *word {
-                "a" | "an" => break,
+                "a" | "an" => {
+                    at += usize::from(next.is_some_and(units::is_known));
+                    break;
+                }
                 "base" => return Err(false),
                 // "18 is the answer", not "18 is even".
                 "is" | "was" if at == 1 && !self.is_cued => {

@@ -66,6 +66,7 @@ mod algebra;
 mod boxed;
 mod calendar;
 mod clause;
+mod closing;
 mod compare;
 mod constants;
 mod denial;
