@@ -447,7 +447,7 @@ fn is_run_cue(run: &str, is_whole: bool) -> bool {
         "もしかし",
     ];
     const ENDINGS: &str =
-        "是为為有了得共赚要需花用付买卖剩下过走跑吃给达重长高宽深厚远贵行出成於于はがをもで計计";
+        "是为為有了得共赚要需花用付买卖剩下过走跑吃给达重长高宽深厚远贵行回出成於于はがをもで計计";
     if lists(RUSSIAN_CUES, &run.to_lowercase()) {
         return true;
     }

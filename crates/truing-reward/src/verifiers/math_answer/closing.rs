@@ -162,7 +162,7 @@ fn last_part(quantity: &str) -> &str {
 /// The time of day at the end of a sentence, `3:30 PM`.
 fn clock(sentence: &str, is_cued: bool) -> Option<Option<String>> {
     static TIME: LazyLock<Regex> =
-        LazyLock::new(|| pattern(r"(?:^|\s)(?P<time>\d{1,2}:\d\d\s?[AaPp]\.?\s?[Mm]\.?)[\s*.]*$"));
+        LazyLock::new(|| pattern(r"(?:^|\s)(?P<time>\d{1,2}(?::\d\d)?\s?[AaPp]\.?\s?[Mm]\.?)[\s*.]*$"));
     let time = TIME.captures(sentence)?.name("time")?;
     let before = &sentence[..time.start()];
     let is_time = calendar::time(time.as_str()).is_some() && !before.contains(is_digit);
@@ -233,7 +233,8 @@ fn english(sentence: &str) -> Option<Words> {
         }
         // "No one", "this one", "one of them".
         let is_one = at == start && words[at].2 == "one";
-        if !is_one || SAYS_ONE.is_match(sentence) {
+        let is_other = words.get(at + 1).is_some_and(|next| lists("more another of or way day", &next.2));
+        if !is_one || SAYS_ONE.is_match(sentence) && !is_other {
             runs.push((start, at));
         }
         at += 1;

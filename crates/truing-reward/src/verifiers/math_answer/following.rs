@@ -78,6 +78,7 @@ impl Around<'_> {
             at += 1;
             let next = words.get(at).copied();
             match *word {
+                "a" if next.is_none() => return Err(false),
                 "a" | "an" => {
                     at += usize::from(next.is_some_and(units::is_known));
                     break;
@@ -104,7 +105,9 @@ impl Around<'_> {
                     continue;
                 }
                 "more" | "less" | "fewer" => return Err(false),
-                "percent" | "percentage" if next == Some("of") => return Err(false),
+                "percent" | "percentage" if matches!(next, Some("of" | "point" | "points")) => {
+                    return Err(false);
+                }
                 "percent" | "percentage" => continue,
                 word if word.chars().count() == 1 => {
                     if !units::is_known(word) {

@@ -16,6 +16,7 @@ use super::pieces::{Piece, around, is_digit, is_expression, pieces, tidied};
 use super::statement::CUE;
 use super::structure::{Answer, parse};
 use super::units;
+use super::wording;
 use crate::verifiers::pattern::pattern;
 
 static RANGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d[\d.,]*[-\u{2013}]\d[\d.,]*%?$"));
@@ -336,9 +337,6 @@ fn of_equation(sentence: &str) -> Option<Option<String>> {
         )
     });
     let at = sentence.rfind('=')?;
-    if GIVEN.is_match(&sentence[..at]) && sentence[at..].contains([',', ';']) {
-        return None;
-    }
     let pieces = pieces(&sentence[at + 1..]);
     let last = pieces.iter().rposition(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
     let first = pieces.iter().position(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
@@ -348,6 +346,10 @@ fn of_equation(sentence: &str) -> Option<Option<String>> {
         |piece: &Piece<'_>| piece.text.len() == 3 && piece.text.chars().all(|c| c.is_ascii_digit());
     if to >= last || from > 1 || pieces[to + 1..=last].iter().all(is_group) {
         return None;
+    }
+    // After a comma the conclusion follows; without one the value is that of this case.
+    if GIVEN.is_match(&sentence[..at]) {
+        return if sentence[at..].contains([',', ';']) { None } else { Some(None) };
     }
     let after = &sentence[at + 1 + pieces[to].start + pieces[to].text.len()..];
     if MODULUS.is_match(after) {
@@ -505,6 +507,11 @@ fn with_unit(found: &str, after: &str) -> String {
     static INCHES: LazyLock<Regex> = LazyLock::new(|| {
         pattern(r"(?i)^[\s$]*in(?:\.?\s*$|\.?\s+(?:long|wide|tall|deep|high|thick|across|around)\b)")
     });
+    static PERCENT: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?i)^[\s$]*(?:\\?%|per\s?cent\b)(?:$|\s|[^\w\s])"));
+    if PERCENT.is_match(after) && !is_share(found) && matches!(parse(found), Answer::Value(_)) {
+        return format!("{found}%");
+    }
     if INCHES.is_match(after) {
         return format!("{found} in");
     }
@@ -523,6 +530,21 @@ fn with_unit(found: &str, after: &str) -> String {
         {
             with
         }
+        (Answer::Value(_), _) if unit.is_empty() => with_things(found, after),
+        _ => found.to_owned(),
+    }
+}
+
+/// A number with the word for what it counts directly after it: "40 students".
+fn with_things(found: &str, after: &str) -> String {
+    static THING: LazyLock<Regex> = LazyLock::new(|| pattern(r"^ (?P<thing>[a-z]{3,})\b(?:[^-]|$)"));
+    let thing =
+        THING.captures(after).and_then(|found| found.name("thing")).map_or("", |thing| thing.as_str());
+    let with = format!("{found} {thing}");
+    let is_thing =
+        wording::is_plural(thing) && !wording::alters(thing) && !wording::lists(clause::TAILS, thing);
+    match parse(&with) {
+        Answer::Value(value) if is_thing && value.unit.counted.is_some() => with,
         _ => found.to_owned(),
     }
 }
