@@ -145,8 +145,10 @@ fn compound(sentence: &str, is_cued: bool) -> Option<Option<String>> {
     }
     let before = &sentence[..found.start()];
     let number = last_part(found.as_str());
-    let is_other =
-        before.trim_end().ends_with(['-', '\u{2212}', '/', '+', '*', '=']) && !before.ends_with("= ");
+    let is_other = before
+        .trim_end()
+        .ends_with(['-', '\u{2212}', '/', '+', '*', '=', '\u{d7}', '\u{b7}', '\u{f7}', '\u{b1}', '<', '>'])
+        && !before.ends_with("= ");
     let alone = number_said(&format!("{before}{number}{}", &sentence[found.end()..]), is_cued);
     Some(alone.filter(|_| !is_other).map(|_| value))
 }
@@ -165,7 +167,12 @@ fn clock(sentence: &str, is_cued: bool) -> Option<Option<String>> {
         LazyLock::new(|| pattern(r"(?:^|\s)(?P<time>\d{1,2}(?::\d\d)?\s?[AaPp]\.?\s?[Mm]\.?)[\s*.]*$"));
     let time = TIME.captures(sentence)?.name("time")?;
     let before = &sentence[..time.start()];
-    let is_time = calendar::time(time.as_str()).is_some() && !before.contains(is_digit);
+    static PLANNED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)\b(?:should|would|could)\s+have\b|\b(?:scheduled|supposed|expected|planned|due)\b")
+    });
+    let is_time = calendar::time(time.as_str()).is_some()
+        && !before.contains(is_digit)
+        && (is_cued || !PLANNED.is_match(before));
     let alone = number_said(&format!("{before}5"), is_cued);
     Some(alone.filter(|_| is_time).map(|_| time.as_str().to_owned()))
 }
@@ -196,6 +203,11 @@ const NUMERALS: &str = "\
     seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million \
     billion dozen half halves third thirds fourth fourths fifth fifths sixth sixths seventh sevenths eighth \
     eighths ninth ninths tenth tenths quarter quarters";
+
+/// Things of a text, a few of which are no answer.
+const OF_TEXT: &str = "\
+    steps ways methods approaches mistakes errors cases parts things conditions options observations equations \
+    variables unknowns sentences facts questions reasons possibilities steps";
 
 fn english(sentence: &str) -> Option<Words> {
     static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"[A-Za-z]+"));
@@ -241,6 +253,14 @@ fn english(sentence: &str) -> Option<Words> {
     }
     let (start, end) = match runs[..] {
         [] => return None,
+        // "A hundred and seven".
+        [(start, end)]
+            if start > 0
+                && words[start - 1].2 == "a"
+                && lists("hundred thousand million dozen", &words[start].2) =>
+        {
+            (start - 1, end)
+        }
         [run] => run,
         _ => return Some(Words::Unread),
     };
@@ -248,6 +268,10 @@ fn english(sentence: &str) -> Option<Words> {
     let after = sentence[words[end].1..].trim_matches(|c: char| !c.is_alphanumeric());
     let whole = number_words::english(&run);
     let is_whole = whole.is_some();
+    let is_small = whole.as_ref().is_some_and(|value| *value < numerals::ten(1));
+    if is_small && words.get(end + 1).is_some_and(|thing| lists(OF_TEXT, &thing.2)) {
+        return None;
+    }
     let fraction = || number_words::english_fraction(&run).filter(|_| after.is_empty() && run.len() > 1);
     let others = words.iter().enumerate().filter(|(at, _)| !(start..=end).contains(at));
     let is_altered = others.clone().any(|(_, word)| {
