@@ -82,7 +82,7 @@ const DOUBT: &str = "\
 pub(super) const TAILS: &str = "\
     in at per a an each every for of on from after during to with because since which that by when as \
     who while left total altogether overall remaining and away long tall wide deep high old apiece daily \
-    weekly monthly yearly annually together back this today now so until he she they it is are \
+    weekly monthly yearly annually heavy thick together back this today now so until he she they it is are \
     was were will would the his her their its combined between among across into remain remains can do \
     did had has have must should available through below out inside here there all exactly via if than";
 
@@ -418,7 +418,15 @@ fn is_run_cue(run: &str, is_whole: bool) -> bool {
         "需要",
         "全部で",
     ];
-    const BARRED: [&str; 18] = [
+    const BARRED: [&str; 26] = [
+        "零下",
+        "至少",
+        "至多",
+        "不到",
+        "最多",
+        "最少",
+        "将近",
+        "接近",
         "大于",
         "小于",
         "超过",
@@ -438,7 +446,8 @@ fn is_run_cue(run: &str, is_whole: bool) -> bool {
         "たぶん",
         "もしかし",
     ];
-    const ENDINGS: &str = "是为為有了得共赚要需花用付买卖剩下过走跑吃给达重长出成於于はがをもで計计";
+    const ENDINGS: &str =
+        "是为為有了得共赚要需花用付买卖剩下过走跑吃给达重长高宽深厚远贵行回出成於于はがをもで計计";
     if lists(RUSSIAN_CUES, &run.to_lowercase()) {
         return true;
     }
@@ -451,5 +460,5 @@ fn is_run_cue(run: &str, is_whole: bool) -> bool {
     }
     !run.contains(is_run_barred)
         && !BARRED.iter().any(|barred| run.contains(barred))
-        && run.ends_with(|c| ENDINGS.contains(c))
+        && (run.ends_with(|c| ENDINGS.contains(c)) || run.contains('占') && run.ends_with(['的', '占']))
 }

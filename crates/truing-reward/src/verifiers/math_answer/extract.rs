@@ -42,7 +42,7 @@ pub fn extract_answer(text: &str, marked_only: bool) -> Option<String> {
 pub(super) fn choice(text: &str) -> Option<String> {
     static CHOSEN: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            r"(?:\b(?:correct|right|best)\s+(?:option|choice|answer)\s+is|\b(?:option|choice)\s+is|\bI\s+(?:choose|pick|select)|故选|故選)\s*[:\u{ff1a}]?[\s*_$]*(?P<letter>\(?[A-Z](?:[).:][^\n]*|[\s*.\u{3002}]*$))",
+            r"(?:\b(?:correct|right|best)\s+(?:option|choice|answer)\s+is|\b(?:option|choice)\s+is|\bI\s+(?:choose|pick|select)|故选|故選|(?:^|[\s,;:。,;:]|所以|因此|故|答案|最后|最终|于是)(?:应该|应|只能|要)?(?:选择|选))\s*[:\u{ff1a}]?[\s*_$]*(?P<letter>\(?[A-Z](?:[).:][^\n]*|[\s*.\u{3002}]*$))",
         )
     });
     // "Therefore, option B is correct."
@@ -105,7 +105,7 @@ pub(super) fn truth_said(text: &str) -> Option<&'static str> {
 pub(super) fn letter_of(answer: &str) -> Option<String> {
     static LETTER: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+|选项|選項)?(?:(?P<d>[A-Ea-e])\)|\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z])(?:\s+\((?P<z>[^()]*)\))?)[}\s*_$.\u{3002}]*$",
+            r"^[\s*_>$]*(?:\\text(?:bf)?\{)?\s*(?:(?:[Oo]ption|[Cc]hoice)\s+|选项|選項|选择|选)?(?:(?P<d>[A-Ea-e])\)|\((?P<a>[A-Z])\)(?P<x>.*)|(?P<b>[A-Z])(?P<y>[).:]\s*\S.*)|(?P<c>[A-Z])(?:\s+\((?P<z>[^()]*)\))?)[}\s*_$.\u{3002}]*$",
         )
     });
     static OTHERS: LazyLock<Regex> = LazyLock::new(|| {

@@ -78,7 +78,11 @@ impl Around<'_> {
             at += 1;
             let next = words.get(at).copied();
             match *word {
-                "a" | "an" => break,
+                "a" if next.is_none() => return Err(false),
+                "a" | "an" => {
+                    at += usize::from(next.is_some_and(units::is_known));
+                    break;
+                }
                 "base" => return Err(false),
                 // "18 is the answer", not "18 is even".
                 "is" | "was" if at == 1 && !self.is_cued => {
@@ -101,7 +105,9 @@ impl Around<'_> {
                     continue;
                 }
                 "more" | "less" | "fewer" => return Err(false),
-                "percent" | "percentage" if next == Some("of") => return Err(false),
+                "percent" | "percentage" if matches!(next, Some("of" | "point" | "points")) => {
+                    return Err(false);
+                }
                 "percent" | "percentage" => continue,
                 word if word.chars().count() == 1 => {
                     if !units::is_known(word) {

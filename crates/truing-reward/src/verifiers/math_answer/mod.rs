@@ -19,6 +19,11 @@
 //! after the end of a formula or of bold text (`$\boxed{18}$!`, `**18**!`) is punctuation; directly after a number
 //! (`18!`) it is a factorial. A right answer in unusual words is refused rather than a wrong one accepted.
 //!
+//! Without a mark the unit, percent sign or counted thing after the last number comes with it ("5 m long"), as do the
+//! letters of a currency before it, all values of several ("x = 2 and y = 3") and all parts of a quantity ("2 hours
+//! 15 minutes", `3元5角`); where they cannot be read together there is no answer. A number in words is read where the last
+//! sentence has no digits (`closing`).
+//!
 //! *Parsing.* LaTeX and plain notation become numbers, expressions, tuples, sets, lists, intervals, unions,
 //! equations, inequalities, ratios and matrices; full-width forms, Arabic and Indian digits, Chinese numerals, number
 //! words of English, German, French, Spanish and Russian and English fractions ("two and a half") are read too, before
@@ -66,6 +71,7 @@ mod algebra;
 mod boxed;
 mod calendar;
 mod clause;
+mod closing;
 mod compare;
 mod constants;
 mod denial;

@@ -213,6 +213,16 @@ pub(super) fn chinese(text: &str, start: Option<&BigRational>) -> Option<Numeral
         let (above, more) = digits.or_else(|| chinese_whole(rest, None))?;
         return Some(Numeral { value: above / value, is_percent: false, length: text.len() - left + more });
     }
+    // 三又二分之一
+    if let Some(rest) = text[length..].strip_prefix('又').filter(|_| start.is_none() && value.is_integer())
+        && let Some(part) = chinese(rest, None)
+        && !part.is_percent
+        && part.value > BigRational::zero()
+        && part.value < BigRational::one()
+    {
+        let length = length + '又'.len_utf8() + part.length;
+        return Some(Numeral { value: value + part.value, is_percent: false, length });
+    }
     Some(Numeral { value, is_percent: false, length })
 }
 

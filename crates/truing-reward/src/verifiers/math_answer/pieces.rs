@@ -107,8 +107,10 @@ pub(super) fn is_expression(piece: &str) -> bool {
         let is_unit = after_digit && units::is_known(&word) && !before_digit;
         let is_variable = word.len() == 1 && !before_digit && (has_structure || after_digit || word == "e");
         let is_exponent = word.len() == 1 && matches!(word.as_str(), "e" | "E") && after_digit;
+        let is_scale = start > 0 && letters[start - 1] == '\u{b0}' && matches!(word.as_str(), "C" | "F");
         let money = word == "US" && letters.get(at) == Some(&'$');
-        if !(is_command || in_braces || is_name || is_unit || is_variable || is_exponent || money) {
+        if !(is_command || in_braces || is_name || is_unit || is_variable || is_exponent || is_scale || money)
+        {
             return false;
         }
     }

@@ -8,6 +8,7 @@ use regex::Regex;
 use num_traits::Signed;
 
 use super::clause::{self, Around};
+use super::closing;
 use super::denial::is_taken_back;
 use super::extract::{MOST, head, tail, trimmed};
 use super::labels;
@@ -15,6 +16,7 @@ use super::pieces::{Piece, around, is_digit, is_expression, pieces, tidied};
 use super::statement::CUE;
 use super::structure::{Answer, parse};
 use super::units;
+use super::wording;
 use crate::verifiers::pattern::pattern;
 
 static RANGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\d[\d.,]*[-\u{2013}]\d[\d.,]*%?$"));
@@ -117,10 +119,13 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     if labels::is_parts(last_line) {
         return Some(last_line.trim().to_owned());
     }
-    let last_digit = last_number(text)?;
+    let last_digit = match closing::last_in_words(text) {
+        Some(said) => return said,
+        None => last_number(text)?,
+    };
     let (start, end) = (sentence_start(text, last_digit), sentence_end(text, last_digit));
-    let sentence = without_bold(text[start..end].trim());
-    let sentence = sentence.as_ref();
+    let sentence = closing::in_one_notation(&without_bold(text[start..end].trim()));
+    let sentence = sentence.as_str();
     let following = &text[end..];
     let is_left_out = sentence.ends_with("..") || sentence.ends_with('\u{2026}');
     if is_left_out
@@ -157,11 +162,25 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     if is_mathematics(&formula) {
         return Some(formula);
     }
+    if let Some(found) = closing::several(sentence) {
+        return found;
+    }
     match of_equation(sentence) {
         Some(found) => found,
-        None if has_rivals(sentence) => None,
-        None => number_said(sentence, false),
+        None if has_rivals(sentence) => closing::quantity(sentence, false).flatten(),
+        None => closing::said(sentence, false),
     }
+}
+
+/// Whether a sentence neither states what is known nor speaks of others, of the problem or of giving up.
+pub(super) fn is_open_to_numbers(sentence: &str) -> bool {
+    !(sentence.ends_with(['?', '\u{ff1f}', '\u{2026}'])
+        || sentence.ends_with("..")
+        || gives_grounds(sentence)
+        || PREMISE.is_match(sentence)
+        || clause::is_of_another(sentence)
+        || ABOUT.is_match(sentence)
+        || gives_up(sentence))
 }
 
 /// A sentence about the problem, the answer or the attempt, whose numbers are no answer.
@@ -170,7 +189,7 @@ static ABOUT: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)\b(?:the|this|my)\s+(?:answer|question|problem)\s+(?:has|had|contains|consists|takes|took|lies|starts|begins|ends|asks|mentions|gives|states|says)\b",
         r"|\b(?:the|this|my)\s+solution\s+(?:takes|took)\b",
         r"|\bways?\s+to\s+(?:read|interpret|understand|answer|approach|phrase)\b",
-        r"|\bfound\s+nothing\b|\btempt(?:ing|ed)\b|\bI\s+(?:have\s+)?(?:tried|spent|attempted|guessed)\b",
+        r"|\b(?:ends?\s+(?:in|with)|(?:starts?|begins?)\s+with)\s+(?:the\s+digits?\s+)?[$\d]|\bfound\s+nothing\b|\btempt(?:ing|ed)\b|\bI\s+(?:have\s+)?(?:tried|spent|attempted|guessed)\b",
     ))
 });
 /// Words by which a text gives no answer.
@@ -311,6 +330,12 @@ fn of_equation(sentence: &str) -> Option<Option<String>> {
     if !spans(sentence).is_empty() {
         return None;
     }
+    // "With r = 3 and h = 5, the volume is 45."
+    static GIVEN: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?i)(?:^|[,;]\s)\W*(?:so\s+|then\s+)?(?:for|when|if|with|since|because|given|as|taking|setting|at|where|let|substituting)\b[^,;]*$",
+        )
+    });
     let at = sentence.rfind('=')?;
     let pieces = pieces(&sentence[at + 1..]);
     let last = pieces.iter().rposition(|piece| piece.text.contains(is_digit) && is_expression(piece.text))?;
@@ -321,6 +346,10 @@ fn of_equation(sentence: &str) -> Option<Option<String>> {
         |piece: &Piece<'_>| piece.text.len() == 3 && piece.text.chars().all(|c| c.is_ascii_digit());
     if to >= last || from > 1 || pieces[to + 1..=last].iter().all(is_group) {
         return None;
+    }
+    // After a comma the conclusion follows; without one the value is that of this case.
+    if GIVEN.is_match(&sentence[..at]) {
+        return if sentence[at..].contains([',', ';']) { None } else { Some(None) };
     }
     let after = &sentence[at + 1 + pieces[to].start + pieces[to].text.len()..];
     if MODULUS.is_match(after) {
@@ -418,7 +447,8 @@ pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
             let (start, end) = (pieces[first].start, pieces[last].start + pieces[last].text.len());
             let all = &sentence[start..end];
             let side = right_side(all);
-            (start, end, tidied(side), side.len() < all.len(), last > at)
+            let after = &sentence[end..];
+            (start, end, with_unit(&tidied(side), after), side.len() < all.len(), last > at)
         }
     };
     let is_single = super::number(&found).is_some_and(|value| value.abs() <= num_traits::One::one());
@@ -438,7 +468,15 @@ pub(super) fn number_said(sentence: &str, is_cued: bool) -> Option<String> {
         return None;
     }
     let around = Around { before, after, is_cued, is_equation, has_unit, is_single };
-    (!RANGE.is_match(&found) && around.says()).then_some(found)
+    (!RANGE.is_match(&found) && around.says()).then(|| with_currency(before, found))
+}
+
+/// A number with the letters of the currency before it, `USD 40`.
+fn with_currency(before: &str, found: String) -> String {
+    static CODE: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?:^|[\s(])(?P<code>USD|EUR|GBP|RMB|CNY|JPY|INR|PLN|RUB)[\s$]*$"));
+    let with = CODE.captures(before).map(|code| format!("{} {found}", &code["code"]));
+    with.filter(|with| matches!(parse(with), Answer::Value(_))).unwrap_or(found)
 }
 
 /// A word before a number that is the name of a part of the text: "proceed to step 4", "by equation (4)".
@@ -466,8 +504,21 @@ fn is_share(number: &str) -> bool {
 
 /// A number with the unit that follows its formula, if it is one.
 fn with_unit(found: &str, after: &str) -> String {
-    let has_unit = matches!(parse(found), Answer::Value(value) if !value.unit.dimensions.is_empty());
+    static INCHES: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?i)^[\s$]*in(?:\.?\s*$|\.?\s+(?:long|wide|tall|deep|high|thick|across|around)\b)")
+    });
+    static PERCENT: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"(?i)^[\s$]*(?:\\?%|per\s?cent\b)(?:$|\s|[^\w\s])"));
+    if PERCENT.is_match(after) && !is_share(found) && matches!(parse(found), Answer::Value(_)) {
+        return format!("{found}%");
+    }
+    if INCHES.is_match(after) {
+        return format!("{found} in");
+    }
+    let has_unit =
+        is_share(found) || matches!(parse(found), Answer::Value(value) if !value.unit.dimensions.is_empty());
     let unit = units::leading(after.trim_start_matches([' ', '*', '~']), has_unit);
+    let unit = if unit.is_empty() { units::leading_chinese(after).to_owned() } else { unit };
     let is_unit = !unit.is_empty() && !matches!(unit.as_str(), "in" | "a" | "as" | "at");
     let with = format!("{found} {unit}");
     match (parse(found), parse(&with)) {
@@ -479,6 +530,21 @@ fn with_unit(found: &str, after: &str) -> String {
         {
             with
         }
+        (Answer::Value(_), _) if unit.is_empty() => with_things(found, after),
+        _ => found.to_owned(),
+    }
+}
+
+/// A number with the word for what it counts directly after it: "40 students".
+fn with_things(found: &str, after: &str) -> String {
+    static THING: LazyLock<Regex> = LazyLock::new(|| pattern(r"^ (?P<thing>[a-z]{3,})\b(?:[^-]|$)"));
+    let thing =
+        THING.captures(after).and_then(|found| found.name("thing")).map_or("", |thing| thing.as_str());
+    let with = format!("{found} {thing}");
+    let is_thing =
+        wording::is_plural(thing) && !wording::alters(thing) && !wording::lists(clause::TAILS, thing);
+    match parse(&with) {
+        Answer::Value(value) if is_thing && value.unit.counted.is_some() => with,
         _ => found.to_owned(),
     }
 }

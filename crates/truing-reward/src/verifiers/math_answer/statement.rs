@@ -7,13 +7,14 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::clause;
+use super::closing;
 use super::denial::is_taken_back;
 use super::extract::{Marked, head, trimmed};
 use super::numerals;
 use super::pieces::{is_digit, pieces};
 use super::sentence::{
-    gives_up, is_bare_number, is_mathematics, number_said, sentence_end, sentence_start, within_math,
-    without_bold, without_confidence,
+    gives_up, is_bare_number, is_mathematics, sentence_end, sentence_start, within_math, without_bold,
+    without_confidence,
 };
 use super::structure::{Answer, parse};
 use super::wording;
@@ -423,7 +424,7 @@ fn statement(line: &str, following: &str, denies: bool) -> Statement {
         return says(sentence, rest);
     }
     // Where other words stand beside the number, all of it is a text.
-    let found = number_said(&sentence, true).or_else(|| priced(&sentence).map(str::to_owned));
+    let found = closing::said(&sentence, true).or_else(|| priced(&sentence).map(str::to_owned));
     says(found.unwrap_or(sentence), rest)
 }
 

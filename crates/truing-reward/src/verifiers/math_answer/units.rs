@@ -185,6 +185,7 @@ const TABLE: &[Row] = &[
     (&["euro", "eur", "欧元", "ユーロ"], "EUR", 1, 1),
     (&["gbp", "英镑"], "GBP", 1, 1),
     (&["yuan", "rmb", "cny", "元", "块", "人民币", "块钱", "yen", "jpy", "日元", "円"], "\u{a5}", 1, 1),
+    (&["角", "毛"], "\u{a5}", 1, 10),
     (&["rupee", "inr"], "INR", 1, 1),
     (&["рубль", "рубля", "рублей", "руб", "rub", "ruble", "rouble"], "RUB", 1, 1),
     (&["злотый", "zł", "zloty", "złoty", "złotych", "pln"], "PLN", 1, 1),
@@ -209,7 +210,7 @@ const MEANINGFUL: &str = "\
 
 /// Trailing words that add nothing to a unit.
 const FILLERS: &str = "\
-    long tall wide deep high old away each total altogether exactly overall left remaining";
+    long tall wide deep high heavy thick old away each total altogether exactly overall left remaining";
 
 const SINGLE: &str = "mgshlLNJWVK";
 
@@ -285,13 +286,26 @@ pub(super) fn leading(text: &str, has_unit: bool) -> String {
 
 /// What a counter or unit directly after a Chinese numeral is, with the thing that it counts.
 pub(super) fn counter(text: &str) -> Option<&str> {
-    if row(text).is_some() {
+    if row(text).is_some() || is_chinese_unit(text) {
         return Some(text);
     }
     let found =
         COUNTERS.iter().copied().filter(|counter| text.starts_with(counter)).max_by_key(|c| c.len())?;
     let thing = &text[found.len()..];
     (thing.chars().count() <= 4 && !thing.contains(is_barred)).then_some(found)
+}
+
+/// The Chinese unit that a text is up to its first mark; else nothing.
+pub(super) fn leading_chinese(text: &str) -> &str {
+    let text = text.trim_start_matches([' ', '*', '$']);
+    let end = text.find(|c: char| !c.is_alphabetic() || c.is_ascii()).unwrap_or(text.len());
+    if counter(&text[..end]).is_some() { &text[..end] } else { "" }
+}
+
+/// Whether letters are a Chinese unit, `平方米` and `米每秒` as well.
+pub(super) fn is_chinese_unit(text: &str) -> bool {
+    let bare = text.strip_prefix("平方").or_else(|| text.strip_prefix("立方")).unwrap_or(text);
+    !bare.is_ascii() && row(bare).is_some()
 }
 
 /// Characters of Chinese and Japanese that make of a counted thing something else.
@@ -313,6 +327,10 @@ impl Unit {
 
     pub(super) fn is_degree(&self) -> bool {
         self.counted.is_none() && self.dimensions.len() == 1 && self.dimensions.get("degree") == Some(&1)
+    }
+
+    pub(super) fn is_radian(&self) -> bool {
+        self.counted.is_none() && self.dimensions.len() == 1 && self.dimensions.get("radian") == Some(&1)
     }
 
     fn multiply(&mut self, row: &'static Row, exponent: i32) {

@@ -261,6 +261,8 @@ fn suffixed(body: &[Token], mut suffix: &[Token], currency: &Unit) -> Option<Val
     if found.has_variables() && !suffix.is_empty() && unit.dimensions.is_empty() {
         return None;
     }
+    // What is written with π is in radians anyway.
+    let unit = if unit.is_radian() && found.has_pi() { Unit::default() } else { unit };
     let mut decimal = decimal(body);
     if !factor.is_one() {
         found = Expr::Product(vec![Expr::Number(factor), found]);

@@ -10,7 +10,7 @@ const ALTERING: &str = "\
     log exponent wrong incorrect false mistaken mistake error untrue impossible invalid than less fewer \
     greater larger smaller under above below beyond exceeds exceed but rather instead other otherwise \
     either or unless whether maybe perhaps possibly unlikely doubt doubtful hardly barely nearly almost \
-    might may versus choose point score scores short ago bps basis ppm binary hex hexadecimal octal nunca jamais nicht kein keine nie niemals pas menos moins \
+    might may versus choose point score scores short ago bps basis ppm binary hex hexadecimal octal repeating recurring nunca jamais nicht kein keine nie niemals pas menos moins \
     meno mas m\u{e1}s mais pi\u{f9} oder ou mitad moiti\u{e9} h\u{e4}lfte metade met\u{e0} doble doppelt \
     doppelte doppio dobro ra\u{ed}z raiz racine wurzel radice cuadrado carr\u{e9} quadrat quadrado \
     quadrato hoch fois veces vezes volte mal mayor menor maior maggiore minore gr\u{f6}\u{df}er kleiner \
