@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
@@ -42,13 +42,13 @@ struct Kept {
 /// Repeats an operation while another connection holds the lock, for [`BUSY_TIMEOUT`]. SQLite waits by itself for most
 /// locks; it reports at once those for which waiting could be a deadlock within one connection.
 fn while_busy<T>(mut operation: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-    let begin = Instant::now();
-    loop {
+    for _ in 0..BUSY_TIMEOUT.as_millis() / BUSY_PAUSE.as_millis() {
         match operation() {
-            Err(error) if is_busy(&error) && begin.elapsed() < BUSY_TIMEOUT => std::thread::sleep(BUSY_PAUSE),
+            Err(error) if is_busy(&error) => std::thread::sleep(BUSY_PAUSE),
             result => return result,
         }
     }
+    operation()
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {

@@ -84,7 +84,10 @@ fn what_cannot_work_is_refused_with_the_key_and_what_was_expected() {
         (&["packs_per_step=0"], "`packs_per_step` is 0: expected at least 1"),
         (&["warmup_ratio=2"], "`warmup_ratio` is 2: expected a share"),
         (&["eval_fraction=0"], "`eval_steps` is 4: expected something to evaluate on"),
-        (&["eval_fraction=0", "keep_best=true"], "`keep_best` is true: expected something to evaluate on"),
+        (
+            &["eval_fraction=0", "keep_best=true"],
+            "`keep_best` is true: expected evaluations: `eval_fraction` or `eval_data`",
+        ),
         (&["merge_adapter=true"], "`merge_adapter` is true: expected a [lora] table"),
         (&["layers_per_segment=3"], "a segment of 3 layers is asked for, but the model has 2"),
         (&["max_length=40"], "samples are longer than 40 tokens"),

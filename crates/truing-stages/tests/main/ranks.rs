@@ -396,9 +396,9 @@ fn an_error_of_the_first_rank_reaches_all_and_none_waits_for_ever() {
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
         let taken = format!("`{}` already holds a run", run.display());
         assert_eq!(go(&["max_steps=1"], Start::Fresh), [taken.clone(), format!("rank 0 failed: {taken}")]);
-        let changed = "the run was started with another recipe: max_steps changed".to_owned();
+        let changed = "the run was started with another recipe: seed changed".to_owned();
         assert_eq!(
-            go(&["max_steps=2"], Start::Resume),
+            go(&["max_steps=1", "seed=99"], Start::Resume),
             [changed.clone(), format!("rank 0 failed: {changed}")]
         );
     }

@@ -57,7 +57,7 @@ fn what_cannot_be_scored_is_refused() {
     write("none.toml", "stage = \"grpo\"\n");
     write(
         "tokens.toml",
-        "stage = \"grpo\"\n[[reward]]\nkind = { length = { unit = \"tokens\", max = 5 } }\n",
+        "stage = \"grpo\"\n[[reward]]\nkind = { length = { unit = \"tokens\", at_most = 5 } }\n",
     );
     for (arguments, expected) in [
         (["none.toml", "rows.jsonl"], "none.toml has no reward"),
