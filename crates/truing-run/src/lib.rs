@@ -10,6 +10,7 @@ pub mod ranks;
 pub mod recipe;
 pub mod record;
 pub mod resume;
+pub mod rollouts;
 pub mod rows;
 pub mod samples;
 pub mod selection;

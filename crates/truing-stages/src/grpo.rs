@@ -2,7 +2,7 @@
 //! itself, scored, and credited against their group; the KL to the reference is exact over its top tokens.
 //!
 //! [`GrpoConfig`] is what was typed, [`GrpoInputs`] what it names on disk, [`GrpoPlan`] every decision that can be
-//! made before work starts, [`GrpoStage`] the work, and [`rollouts`] what is kept of it.
+//! made before work starts, [`GrpoStage`] the work.
 
 mod config;
 mod failures;
@@ -13,7 +13,6 @@ mod model_reward;
 mod plan;
 mod rewards;
 mod rollout_groups;
-pub mod rollouts;
 mod run;
 mod state;
 mod step;

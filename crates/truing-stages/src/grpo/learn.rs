@@ -8,6 +8,7 @@ use truing_generate::SampledCompletion;
 use truing_model::{Adapters, DecodingWeights, Engine, EngineError, TopLogProbs};
 use truing_reward::shaping::Shaped;
 use truing_run::record::break_if_alone;
+use truing_statistics::mean_and_sample_deviation;
 use truing_train::completion_columns::{Columns, ComparedTargets, policy_pack};
 use truing_train::completion_packs::{self as packs, CompletionPack, Sequence};
 use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, ScoredRollout, TrainError};
@@ -16,7 +17,7 @@ use truing_types::{Event, FinishReason, Seed, all_gather_dealt, dealt};
 use super::KlKind;
 use super::rollout_groups::Group;
 use super::run::Running;
-use super::tally::{self, Metrics};
+use super::tally::Metrics;
 use crate::StageError;
 
 impl<E: Engine> Running<'_, E> {
@@ -193,7 +194,7 @@ impl<E: Engine> Running<'_, E> {
             .collect();
         let shaped = shaping.shape(&self.rewards, &completions, config.pass_reward);
         let values: Vec<f64> = shaped.iter().copied().flatten().collect();
-        if let Some((mean, deviation)) = tally::mean_and_deviation(&values) {
+        if let Some((mean, deviation)) = mean_and_sample_deviation(&values) {
             metrics.insert("shaped_reward".into(), mean);
             metrics.insert("shaped_reward/std".into(), deviation);
         }
@@ -265,7 +266,7 @@ impl<E: Engine> Running<'_, E> {
     fn measure(&self, groups: &[&Group], columns: &Columns, metrics: &mut Metrics) {
         let config = &self.plan.config;
         let kl: Vec<f64> = columns.kl.iter().map(|&kl| kl.into()).collect();
-        if let Some((mean, _)) = tally::mean_and_deviation(&kl) {
+        if let Some((mean, _)) = mean_and_sample_deviation(&kl) {
             metrics.insert("kl".into(), mean);
         }
         if !config.knows_drawn_policy() {
@@ -280,13 +281,13 @@ impl<E: Engine> Running<'_, E> {
                 drawn.iter().zip(trained).map(|(&a, &b)| f64::from((a - b).abs()))
             })
             .collect();
-        if let Some((mean, _)) = tally::mean_and_deviation(&differences) {
+        if let Some((mean, _)) = mean_and_sample_deviation(&differences) {
             let most = differences.iter().copied().fold(0.0, f64::max);
             metrics.insert("sampling/sampling_logp_difference/mean".into(), mean);
             metrics.insert("sampling/sampling_logp_difference/max".into(), most);
         }
         let weights: Vec<f64> = columns.importance_weights.iter().map(|&weight| weight.into()).collect();
-        if let Some((mean, _)) = tally::mean_and_deviation(&weights) {
+        if let Some((mean, _)) = mean_and_sample_deviation(&weights) {
             let most = weights.iter().copied().fold(0.0, f64::max);
             let least = weights.iter().copied().fold(f64::INFINITY, f64::min);
             metrics.insert("sampling/importance_sampling_ratio/min".into(), least);

@@ -6,10 +6,11 @@ use truing_generate::{
 use truing_model::{DecodingWeights, Engine};
 use truing_reward::{Completion, ScoredCompletion};
 use truing_run::record::break_if_alone;
+use truing_statistics::mean_and_sample_deviation;
 use truing_types::{Event, ReasoningMark, SamplingOptions, TextStart, Unscored, UnscoredReason};
 
+use super::Prompt;
 use super::run::Running;
-use super::{Prompt, tally};
 use crate::StageError;
 
 /// The completions of one prompt.
@@ -33,14 +34,18 @@ impl Group {
 
     /// Whether all its rewards are equal.
     pub(super) fn is_all_equal(&self) -> bool {
-        let rewards: Vec<f64> = self.rewards().into_iter().flatten().collect();
-        rewards.windows(2).all(|pair| pair[0] == pair[1])
+        are_equal(&self.rewards().into_iter().flatten().collect::<Vec<_>>())
     }
 
     pub(super) fn mean_reward(&self) -> Option<f64> {
         let rewards: Vec<f64> = self.rewards().into_iter().flatten().collect();
-        tally::mean_and_deviation(&rewards).map(|(mean, _)| mean)
+        mean_and_sample_deviation(&rewards).map(|(mean, _)| mean)
     }
+}
+
+/// Whether all rewards of a group are equal.
+pub(super) fn are_equal(rewards: &[f64]) -> bool {
+    rewards.windows(2).all(|pair| pair[0] == pair[1])
 }
 
 /// What is drawn for: each has its own random numbers.

@@ -12,6 +12,7 @@ use truing_run::folder::{OpenedRun, RunOutline};
 use truing_run::ranks::gather_dealt;
 use truing_run::record::{EVALUATION_PREFIX, RunRecord, is_any_stopped};
 use truing_run::{Ended, Probe, Recipe, model, recipe};
+use truing_statistics::mean_and_sample_deviation;
 use truing_train::Trainer;
 use truing_train::checkpoint::{self, ModelSaveOptions, TrainerState};
 use truing_train::completion_packs::SampledPolicy;
@@ -22,7 +23,7 @@ use super::plan::loads_reference;
 use super::rewards::{OpenedRewards, RewardResources};
 use super::rollout_groups::Purpose;
 use super::state::PromptState;
-use super::tally::{self, Metrics};
+use super::tally::Metrics;
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
 use crate::{RunContext, StageError, TrainedModel};
 
@@ -222,7 +223,7 @@ impl<E: Engine> Running<'_, E> {
         }
         let mut metrics = Metrics::new();
         let mut put = |name: String, rewards: &[f64]| {
-            if let Some((mean, _)) = tally::mean_and_deviation(rewards) {
+            if let Some((mean, _)) = mean_and_sample_deviation(rewards) {
                 let passed = rewards.iter().filter(|&&reward| reward >= config.pass_reward).count();
                 metrics.insert(format!("{EVALUATION_PREFIX}reward{name}"), mean);
                 metrics.insert(
@@ -240,11 +241,11 @@ impl<E: Engine> Running<'_, E> {
             metrics.insert(format!("{EVALUATION_PREFIX}unscored"), n_unscored as f64);
         }
         let lengths: Vec<f64> = drawn.iter().flatten().map(|one| one.tokens.len() as f64).collect();
-        if let Some((mean, _)) = tally::mean_and_deviation(&lengths) {
+        if let Some((mean, _)) = mean_and_sample_deviation(&lengths) {
             metrics.insert(format!("{EVALUATION_PREFIX}completions/mean_length"), mean);
         }
         self.log(metrics)?;
-        let mean = tally::mean_and_deviation(&all).map(|(mean, _)| mean);
+        let mean = mean_and_sample_deviation(&all).map(|(mean, _)| mean);
         // The trainer's state knows losses, of which the lowest is the best; it notes only finite ones.
         let is_best = self.state.note_evaluation(mean.map_or(f64::NAN, |reward| -reward));
         if is_best

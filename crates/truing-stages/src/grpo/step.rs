@@ -5,15 +5,16 @@ use truing_generate::SampledCompletion;
 use truing_model::Engine;
 use truing_reward::ScoredCompletion;
 use truing_run::ranks::{gather_dealt, on_first_rank};
+use truing_run::rollouts;
 use truing_train::completion_columns::Columns;
 use truing_types::{Rollout, Seed, dealt};
 
+use super::Prompt;
 use super::failures::Looked;
 use super::rollout_groups::{Group, Purpose};
 use super::run::Running;
 use super::state::PromptState;
 use super::tally::{self, Metrics};
-use super::{Prompt, rollouts};
 use crate::StageError;
 
 /// What a step leaves behind.

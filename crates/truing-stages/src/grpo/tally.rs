@@ -2,20 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use truing_statistics::mean_and_sample_deviation;
 use truing_types::FinishReason;
 
-use super::rollout_groups::Group;
+use super::rollout_groups::{Group, are_equal};
 
 /// Numbers by name.
 pub(super) type Metrics = BTreeMap<String, f64>;
-
-/// Mean and deviation (divisor n - 1, as TRL's) of some numbers; `None` of none.
-pub(super) fn mean_and_deviation(values: &[f64]) -> Option<(f64, f64)> {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (!values.is_empty()).then(|| (mean, if values.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 }))
-}
 
 /// Rewards, lengths and shares of all groups drawn in a step, used or not. `pass_reward` parts all-equal groups into
 /// high and low.
@@ -23,7 +16,7 @@ pub(super) fn of_groups(groups: &[Group], pass_reward: f64) -> Metrics {
     let mut metrics = Metrics::new();
     let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
     let rewards: Vec<f64> = groups.iter().flat_map(|group| group.rewards().into_iter().flatten()).collect();
-    if let Some((mean, _)) = mean_and_deviation(&rewards) {
+    if let Some((mean, _)) = mean_and_sample_deviation(&rewards) {
         put("reward", mean);
         let passed = rewards.iter().filter(|&&reward| reward >= pass_reward).count();
         put("pass_rate", passed as f64 / rewards.len() as f64);
@@ -32,14 +25,14 @@ pub(super) fn of_groups(groups: &[Group], pass_reward: f64) -> Metrics {
     let scored: Vec<Vec<f64>> = groups.iter().map(of_group).filter(|rewards| !rewards.is_empty()).collect();
     let deviations: Vec<f64> = scored
         .iter()
-        .filter_map(|rewards| mean_and_deviation(rewards))
+        .filter_map(|rewards| mean_and_sample_deviation(rewards))
         .map(|(_, deviation)| deviation)
         .collect();
-    if let Some((mean, _)) = mean_and_deviation(&deviations) {
+    if let Some((mean, _)) = mean_and_sample_deviation(&deviations) {
         put("reward_std", mean);
     }
     if !scored.is_empty() {
-        let equal = scored.iter().filter(|rewards| rewards.windows(2).all(|pair| pair[0] == pair[1]));
+        let equal = scored.iter().filter(|rewards| are_equal(rewards));
         let (high, low): (Vec<_>, Vec<_>) = equal.partition(|rewards| rewards[0] >= pass_reward);
         let n = scored.len() as f64;
         put("frac_reward_zero_std", (high.len() + low.len()) as f64 / n);
@@ -58,7 +51,7 @@ pub(super) fn of_groups(groups: &[Group], pass_reward: f64) -> Metrics {
         }
     }
     for (name, values) in parts {
-        if let Some((mean, deviation)) = mean_and_deviation(&values) {
+        if let Some((mean, deviation)) = mean_and_sample_deviation(&values) {
             put(&format!("rewards/{name}/mean"), mean);
             put(&format!("rewards/{name}/std"), deviation);
         }
@@ -74,13 +67,13 @@ pub(super) fn of_groups(groups: &[Group], pass_reward: f64) -> Metrics {
         .filter(|completion| !is_cut(completion.finish_reason))
         .map(|completion| completion.tokens.len() as f64)
         .collect();
-    if let Some((mean, _)) = mean_and_deviation(&lengths) {
+    if let Some((mean, _)) = mean_and_sample_deviation(&lengths) {
         put("completions/mean_length", mean);
         put("completions/min_length", lengths.iter().copied().fold(f64::INFINITY, f64::min));
         put("completions/max_length", lengths.iter().copied().fold(0.0, f64::max));
         put("completions/clipped_ratio", 1.0 - ended.len() as f64 / lengths.len() as f64);
     }
-    if let Some((mean, _)) = mean_and_deviation(&ended) {
+    if let Some((mean, _)) = mean_and_sample_deviation(&ended) {
         put("completions/mean_terminated_length", mean);
     }
     metrics

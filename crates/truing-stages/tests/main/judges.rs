@@ -380,7 +380,7 @@ fn groups_of_a_prompt_that_is_drawn_again_are_all_kept() {
     let overrides = [JUDGED, "reward=[]", "dynamic_sampling=true", "prompts_per_step=2", "max_steps=1"];
     run(folder.path(), &overrides, Start::Fresh, Some(judge.open()), never).unwrap();
     assert_eq!(judge.asked().len(), 12);
-    let kept = grpo::rollouts::read(&folder.path().join("run"), 1).unwrap();
+    let kept = truing_run::rollouts::read(&folder.path().join("run"), 1).unwrap();
     assert_eq!(kept.len(), 12);
     let of_group = |idx: usize| kept.iter().filter(move |rollout| rollout.prompt_idx == idx);
     assert!((0..3).all(|idx| of_group(idx).count() == 4));

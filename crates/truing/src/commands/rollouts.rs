@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use truing_stages::grpo::rollouts;
+use truing_run::rollouts;
 use truing_types::{FinishReason, Rollout};
 
 use crate::Context;

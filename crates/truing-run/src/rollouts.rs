@@ -4,11 +4,10 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use truing_run::RunError;
 use truing_store::atomic;
 use truing_types::Rollout;
 
-use crate::StageError;
+use crate::RunError;
 
 /// Folder of a run's rollouts.
 pub const FOLDER: &str = "rollouts";
@@ -26,7 +25,7 @@ pub fn path_of(run: &Path, step: u64) -> PathBuf {
 ///
 /// # Errors
 /// When the disk is full or fails.
-pub fn write(run: &Path, step: u64, rollouts: &[Rollout]) -> Result<(), StageError> {
+pub fn write(run: &Path, step: u64, rollouts: &[Rollout]) -> Result<(), RunError> {
     let path = path_of(run, step);
     let failed = |source| RunError::Write { path: path.clone(), source };
     fs::create_dir_all(run.join(FOLDER)).map_err(failed)?;
@@ -42,7 +41,7 @@ pub fn write(run: &Path, step: u64, rollouts: &[Rollout]) -> Result<(), StageErr
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn steps(run: &Path) -> Result<Vec<u64>, StageError> {
+pub fn steps(run: &Path) -> Result<Vec<u64>, RunError> {
     let folder = run.join(FOLDER);
     let failed = |source| RunError::Read { path: folder.clone(), source };
     let mut steps = Vec::new();
@@ -60,7 +59,7 @@ pub fn steps(run: &Path) -> Result<Vec<u64>, StageError> {
 ///
 /// # Errors
 /// When the file is missing or damaged; the error names file and line.
-pub fn read(run: &Path, step: u64) -> Result<Vec<Rollout>, StageError> {
+pub fn read(run: &Path, step: u64) -> Result<Vec<Rollout>, RunError> {
     let path = path_of(run, step);
     let failed = |source| RunError::Read { path: path.clone(), source };
     let decoder = zstd::Decoder::new(File::open(&path).map_err(failed)?).map_err(failed)?;
