@@ -268,7 +268,7 @@ fn bad_rows(rows: &[RowError], has_more: bool) -> String {
     if let ([only], false) = (rows, has_more) {
         return only.to_string();
     }
-    let mut text = counted(rows.len() as u64, "bad row", "bad rows");
+    let mut text = counted(rows.len() as u64, "invalid row", "invalid rows");
     text.push_str(if has_more { " and perhaps more:" } else { ":" });
     for row in rows {
         text.push_str("\n  ");

@@ -45,7 +45,7 @@ const KEYS: [(&str, Meaning); 6] = [
 
 const ONE_KEY: &str = "one of `weight`, `loss_weight`, `loss`, `train`, `training`, `masked`";
 const KNOWN_KEY: &str = "`weight` or `loss_weight` (a number), `loss`, `train` or `training` (true to learn the turn), \
-                         or `masked` (true not to learn it)";
+                         or `masked` (true leaves it out of the loss)";
 
 /// Words of a key that says what is learnt.
 const MASK_WORDS: [&str; 16] = [

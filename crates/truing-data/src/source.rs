@@ -115,7 +115,7 @@ pub enum Remark {
     /// Turns in an unexpected order, or a blank one.
     #[error("{0}")]
     Turns(TurnProblem),
-    /// A field with pictures or sounds, which no model here reads.
+    /// A field with images, audio or video, which no model here reads.
     #[error("`{0}` is not read: models here read text only")]
     Media(&'static str),
 }

@@ -22,9 +22,9 @@ pub(crate) const VARIABLES: &[(&str, &str)] = &[
         "HTTPS_PROXY",
         "proxy to servers of judges behind https; ALL_PROXY where it is not set; lower case counts too",
     ),
-    ("HTTP_PROXY", "the same behind http; this machine is never asked through a proxy"),
+    ("HTTP_PROXY", "the same behind http; requests to this machine never use a proxy"),
     ("ALL_PROXY", "proxy where neither of the two is set"),
-    ("NO_PROXY", "hosts that are asked without a proxy, separated by commas"),
+    ("NO_PROXY", "hosts for which no proxy is used, separated by commas"),
     ("PATH", "where python and pip are looked for"),
     ("NO_COLOR", "any value: no colours"),
 ];

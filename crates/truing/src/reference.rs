@@ -43,3 +43,43 @@ fn the_reference_of_commands_is_fresh() {
         "docs/commands.md is not what the commands print: TRUING_WRITE_REFERENCE=1 writes it anew";
     assert!(std::fs::read_to_string(&path).unwrap_or_default() == fresh, "{differing}");
 }
+
+/// The words of a command line: quoted ones are one word, and what is redirected is not part of it.
+fn words(line: &str) -> Vec<String> {
+    let line = line.split(" > ").next().unwrap_or(line);
+    let mut words = Vec::new();
+    for (i, part) in line.split('"').enumerate() {
+        match i % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    words
+}
+
+/// Every command has an example, and the examples are command lines that it takes.
+#[test]
+fn every_example_of_a_help_is_a_command_line() {
+    fn check(command: &Command, n_checked: &mut usize) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let examples: Vec<&str> =
+            help.lines().filter_map(|line| Some(&line[line.find("truing ")?..])).collect();
+        assert!(!examples.is_empty() || command.has_subcommands(), "{} has no example", command.get_name());
+        for example in examples {
+            let parsed = <Cli as clap::Parser>::try_parse_from(words(example));
+            assert!(
+                parsed.is_ok(),
+                "{example}: {}",
+                parsed.err().map(|error| error.to_string()).unwrap_or_default()
+            );
+            *n_checked += 1;
+        }
+        command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+            .for_each(|sub| check(sub, n_checked));
+    }
+    let mut n_checked = 0;
+    check(&Cli::command(), &mut n_checked);
+    assert!(n_checked > 30, "{n_checked}");
+}

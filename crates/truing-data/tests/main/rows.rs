@@ -113,9 +113,9 @@ fn an_error_shows_up_to_twenty_bad_rows() {
     let one = message(format!("{good}{{}}\n{good}"));
     assert_eq!(one, format!("{}:2: `text` is missing; expected a string", path.display()));
     let two = message(format!("{good}{{}}\n{good}{{}}"));
-    assert!(two.starts_with("2 bad rows:\n  ") && two.contains("rows.jsonl:4: "), "{two}");
+    assert!(two.starts_with("2 invalid rows:\n  ") && two.contains("rows.jsonl:4: "), "{two}");
     let many = message(format!("{good}{}", "{}\n".repeat(50)));
-    assert!(many.starts_with("20 bad rows and perhaps more:\n"), "{many}");
+    assert!(many.starts_with("20 invalid rows and perhaps more:\n"), "{many}");
     assert_eq!(many.lines().count(), 21);
 }
 

@@ -60,7 +60,7 @@ fn odd_rows_are_bad_rows_or_left_out_where_the_source_says_so() {
     config.on_role_order = OnRoleOrder::Error;
     let error = read_rows(&config, OnBadRow::Error).unwrap().find_map(Result::err).unwrap().to_string();
     assert!(
-        error.contains("2 bad rows:") && error.contains("rows.jsonl:2: two `user` turns follow"),
+        error.contains("2 invalid rows:") && error.contains("rows.jsonl:2: two `user` turns follow"),
         "{error}"
     );
     assert!(error.contains("(message 1); expected "), "{error}");

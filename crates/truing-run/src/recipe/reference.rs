@@ -215,7 +215,17 @@ fn default_of(property: &Json) -> String {
         Some(Json::Object(_)) => String::new(),
         Some(Json::Array(list)) if list.iter().any(Json::is_object) => String::new(),
         Some(Json::String(text)) if text.is_empty() => String::new(),
+        Some(Json::Number(number)) => format!("`{}`", number_text(number)),
         Some(value) => format!("`{value}`"),
+    }
+}
+
+/// A number as it is typed: one in single precision without the digits that double precision adds.
+fn number_text(number: &serde_json::Number) -> String {
+    let single = number.as_f64().filter(|_| number.is_f64()).map(|value| (value, value as f32));
+    match single {
+        Some((value, single)) if f64::from(single) == value => format!("{single:?}"),
+        _ => number.to_string(),
     }
 }
 

@@ -39,7 +39,7 @@ pub struct TrainingConfig {
     /// Random seed of the data order, the held-out split, and the initialisation of adapters and heads.
     pub seed: u64,
 
-    /// Maximum tokens of a sample, and token budget of a pack.
+    /// Maximum tokens of a sample, and token budget of a pack. A sample of preferences is the prompt with all its responses.
     pub max_length: u32,
     /// Sequence packing.
     pub packing: Packed,
@@ -69,7 +69,8 @@ pub struct TrainingConfig {
 
     /// Packs per optimiser step, over all ranks (gradient accumulation).
     pub packs_per_step: usize,
-    /// Tokens per optimiser step. It replaces `packs_per_step`: a step takes as many packs as hold these tokens.
+    /// Tokens per optimiser step, over all ranks. It replaces `packs_per_step`: a step takes `tokens_per_step / max_length`
+    /// packs, rounded up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_step: Option<u64>,
 
@@ -109,7 +110,7 @@ pub enum Packed {
     /// As many samples per pack as fit ("packing on batch" of the report). Samples do not attend to each other.
     #[default]
     BestFitDecreasing,
-    /// One sample per pack: the same result, slower.
+    /// One sample per pack. A step of `packs_per_step` packs then has far fewer samples.
     None,
 }
 

@@ -16,7 +16,7 @@ use truing_ask::{ChatModelConfig, ChatSurroundings, OpenChatModel};
 use truing_client::{Access, CacheMode, ClientSettings, OpenAiClient};
 use truing_generate::LocalChat;
 use truing_model::{EngineOptions, ModelFiles, TrainableSpec};
-use truing_stages::grpo::{self, GrpoConfig, GrpoInputs, GrpoPlan, GrpoStage};
+use truing_stages::grpo::{GrpoConfig, GrpoInputs, GrpoPlan, GrpoStage};
 use truing_stages::{Ended, Recipe, RunContext, Stage, StageError, StagePlan as _, Start, TrainedModel};
 use truing_text::RenderOptions;
 use truing_types::{

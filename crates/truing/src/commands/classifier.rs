@@ -24,8 +24,12 @@ use crate::{Context, interrupt, progress};
 #[derive(Debug, Subcommand)]
 pub(crate) enum LabelCommand {
     /// Train a classifier on labelled rows: an encoder or a decoder.
+    #[command(after_help = "Example: truing label train recipes/label_encoder.toml")]
     Train(stage::Arguments),
     /// Label rows with a trained classifier.
+    #[command(
+        after_help = "Example: truing label predict --model runs/labels/model --data prompts.jsonl --output labels.jsonl"
+    )]
     Predict(PredictArguments),
 }
 
@@ -33,8 +37,12 @@ pub(crate) enum LabelCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScoreCommand {
     /// Train a scorer on rows with scores: an encoder or a decoder.
+    #[command(after_help = "Example: truing quality train recipes/quality_scorer.toml")]
     Train(stage::Arguments),
     /// Score rows with a trained scorer.
+    #[command(
+        after_help = "Example: truing quality score --model runs/quality/model --data prompts.jsonl --output scores.jsonl"
+    )]
     Score(PredictArguments),
 }
 

@@ -32,6 +32,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Train an embedding model on triplets.
+    #[command(after_help = "Example: truing embed train recipes/embed.toml")]
     Train(stage::Arguments),
 }
 

@@ -17,10 +17,10 @@ use crate::outcome::{Outcome, WithHint};
 pub(crate) struct Arguments {
     /// The YAML file of the other tool.
     file: PathBuf,
-    /// The tool. Default: the one whose keys the file has.
+    /// The tool. Default: found by the keys of the file.
     #[arg(long)]
     tool: Option<Tool>,
-    /// The trainer, for files of TRL, which do not name it. Default: the one whose keys the file has.
+    /// The trainer, for files of TRL, which do not name it. Default: found by the keys of the file.
     #[arg(long)]
     stage: Option<Stage>,
     /// The number of processes that the tool trained on; a step has the rows of all. verl's files have them already.
@@ -71,9 +71,9 @@ enum Stage {
     Dpo,
     /// `trl kto`.
     Kto,
-    /// ORPO.
+    /// TRL's `ORPOTrainer`.
     Orpo,
-    /// CPO; its loss SimPO.
+    /// TRL's `CPOTrainer`, also with the SimPO loss.
     Cpo,
     /// `trl reward`.
     Reward,

@@ -27,10 +27,13 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Show how one row becomes tokens: special tokens, tokens with loss, warnings.
+    #[command(after_help = "Example: truing inspect conversation --data quickstart/train.jsonl --row 2")]
     Conversation(conversation::Arguments),
     /// Show statistics of a dataset: lengths, tokens with loss, packing, invalid rows.
+    #[command(after_help = "Example: truing inspect data --data quickstart/train.jsonl --max-length 1024")]
     Data(data::Arguments),
     /// Show a model directory or .gguf file: architecture, tensors, tokenizer, chat template.
+    #[command(after_help = "Example: truing inspect model runs/tiny/model")]
     Model(model::Arguments),
 }
 

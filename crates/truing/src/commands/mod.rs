@@ -40,7 +40,7 @@ use crate::outcome::Outcome;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run SFT, a reward model and GRPO on a small model and bundled data; compare before and after. About 15 minutes.
-    #[command(after_help = "Example: truing quickstart --output-dir runs/quickstart")]
+    #[command(after_help = "Example: truing quickstart --output runs/quickstart")]
     Quickstart(quickstart::Arguments),
     /// Run a recipe of any stage: its key `stage` names it.
     #[command(after_help = "Example: truing run recipes/tiny.toml --set learning_rate=2e-5")]
@@ -93,7 +93,7 @@ pub(crate) enum Command {
     Prove(prove::Arguments),
     /// Inspect a conversation, a dataset or a model.
     #[command(
-        after_help = "Examples:\n  truing inspect data --data quickstart/train.jsonl\n  truing inspect conversation --data quickstart/train.jsonl\n  truing inspect model --model runs/tiny/model"
+        after_help = "Examples:\n  truing inspect data --data quickstart/train.jsonl\n  truing inspect conversation --data quickstart/train.jsonl\n  truing inspect model runs/tiny/model"
     )]
     Inspect(inspect::Arguments),
     /// Chat with a model in the terminal.

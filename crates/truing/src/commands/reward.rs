@@ -25,10 +25,17 @@ use crate::table::{Align, Table};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Train a reward model on preferences.
+    #[command(after_help = "Example: truing reward train recipes/reward_model.toml")]
     Train(stage::Arguments),
     /// Score every response of preference files; one JSON object per line.
+    #[command(
+        after_help = "Example: truing reward score runs/reward_model/model pairs.jsonl -o scores.jsonl"
+    )]
     Score(ScoreArguments),
     /// Evaluate a reward model: accuracy on preference pairs, calibration, by source.
+    #[command(
+        after_help = "Example: truing reward evaluate runs/reward_model/model pairs.jsonl --report page.html"
+    )]
     Evaluate(EvaluateArguments),
 }
 

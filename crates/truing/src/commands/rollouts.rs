@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     /// Only the N with the lowest reward.
     #[arg(long, value_name = "N")]
     worst: Option<usize>,
-    /// Show one completion in full, by its number in the table.
+    /// Show one completion in full, by its number in the table, counted from 0.
     #[arg(long, value_name = "IDX")]
     show: Option<usize>,
 }

@@ -38,7 +38,8 @@ pub(crate) struct Arguments {
     /// Files with a prompt, one or several responses, and what the rewards need (answers, instructions, tests) per row.
     #[arg(long, required = true, value_name = "FILE", num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Column with the response, or a list of responses. Default: `completion`, `response`, `responses` or `output`.
+    /// Column with the response, or a list of responses. Default: `completion`, `response`, `responses` or `output`. A
+    /// column `finish_reason` with the value `length` marks a response that was cut.
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
     /// Output file, one JSON object per response. Default: the terminal.

@@ -68,7 +68,7 @@ pub(crate) struct Arguments {
 /// A stage as its command needs it.
 pub(crate) trait StageCommand: Stage {
     /// Printed when the user stops the run.
-    const STOPPING: &'static str = "stopping: the run is saved as it was after the last whole step";
+    const STOPPING: &'static str = "stopping: saving a checkpoint of the last complete step";
     /// Printed at the end of a stopped run without steps.
     const STOPPED: &'static str = "stopped; --resume continues from there";
     /// Whether the stage trains: its metrics go to TensorBoard files, and a stopped run has a report as well.
