@@ -7,7 +7,7 @@ use super::MathAnswerConfig;
 use super::algebra::{Algebra, Fraction};
 use super::expression::Expr;
 use super::intervals::{as_interval, has_absolute, is_infinite, pieces};
-use super::labels::same_name;
+use super::labels::{assignments, have_own_names, names, same_name};
 use super::numeric;
 use super::structure::{Answer, Decimal, Value};
 use super::token::Relation;
@@ -74,6 +74,8 @@ fn is_proper_fraction(value: &Value) -> bool {
 /// Compares an answer with the reference.
 pub(super) struct Comparison<'a> {
     pub(super) config: &'a MathAnswerConfig,
+    /// Whether lists are compared in their order.
+    pub(super) in_order: bool,
 }
 
 impl Comparison<'_> {
@@ -105,13 +107,8 @@ impl Comparison<'_> {
             // (1, 2) without its brackets.
             (Answer::Tuple(a), Answer::List { members: b, is_choice: false })
             | (Answer::List { members: a, is_choice: false }, Answer::Tuple(b)) => {
-                let has_names = |members: &[Answer]| {
-                    let names = assignments(members).map(|(mut names, _)| {
-                        names.sort_unstable();
-                        names
-                    });
-                    names.is_none_or(|names| names.windows(2).all(|pair| pair[0] != pair[1]))
-                };
+                let has_names =
+                    |members: &[Answer]| assignments(members).is_none() || have_own_names(members);
                 has_names(a) && has_names(b) && self.ordered(&bare_members(a), &bare_members(b))
             }
             (
@@ -162,12 +159,17 @@ impl Comparison<'_> {
     fn collections(&self, answer: &Answer, reference: &Answer) -> bool {
         match (answer, reference) {
             (Answer::Set(a), Answer::Set(b)) => self.unordered(a, b, true),
+            (Answer::Set(a), Answer::List { members: b, .. }) if self.in_order => self.ordered(a, b),
             (Answer::Set(a), Answer::List { members: b, .. })
             | (Answer::List { members: a, .. }, Answer::Set(b)) => self.unordered(a, b, false),
             (
                 Answer::List { members: a, is_choice: is_choice_a },
                 Answer::List { members: b, is_choice: is_choice_b },
             ) => {
+                // Values with different names go by their names.
+                if self.in_order && !(have_own_names(a) && have_own_names(b)) {
+                    return self.ordered(a, b);
+                }
                 // Between inequalities "and" and "or" are different.
                 let are_relations = a.iter().chain(b).any(|member| matches!(member, Answer::Chain(..)));
                 (is_choice_a == is_choice_b || !are_relations) && self.unordered(a, b, false)
@@ -426,20 +428,6 @@ fn bare_members(members: &[Answer]) -> Vec<Answer> {
         member => member.clone(),
     };
     members.iter().map(bare).collect()
-}
-
-/// The names of `(x,y)`.
-fn names(name: &str) -> Option<Vec<&str>> {
-    Some(name.strip_prefix('(')?.strip_suffix(')')?.split(',').collect())
-}
-
-/// The names and values of `x = 1, y = 2`.
-fn assignments(members: &[Answer]) -> Option<(Vec<&str>, Vec<Answer>)> {
-    let pairs = members.iter().map(|member| match member {
-        Answer::Assigned(name, inner) => Some((name.as_str(), (**inner).clone())),
-        _ => None,
-    });
-    pairs.collect::<Option<Vec<_>>>().map(|pairs| pairs.into_iter().unzip())
 }
 
 /// A chain of equal values is its value: `2 + 3 = 5`, `x = 2 + 3 = 5`.

@@ -249,3 +249,25 @@ pub(super) fn name_of<'a>(words: impl Iterator<Item = &'a str>) -> Option<String
     let words: Vec<String> = words.map(str::to_lowercase).collect();
     words.iter().any(|word| !lists(NEUTRAL, word)).then(|| format!(":{}", words.join(" ")))
 }
+
+/// The names of `(x,y)`.
+pub(super) fn names(name: &str) -> Option<Vec<&str>> {
+    Some(name.strip_prefix('(')?.strip_suffix(')')?.split(',').collect())
+}
+
+/// Whether all members have names, each its own.
+pub(super) fn have_own_names(members: &[Answer]) -> bool {
+    assignments(members).is_some_and(|(mut names, _)| {
+        names.sort_unstable();
+        names.windows(2).all(|pair| pair[0] != pair[1])
+    })
+}
+
+/// The names and values of `x = 1, y = 2`.
+pub(super) fn assignments(members: &[Answer]) -> Option<(Vec<&str>, Vec<Answer>)> {
+    let pairs = members.iter().map(|member| match member {
+        Answer::Assigned(name, inner) => Some((name.as_str(), (**inner).clone())),
+        _ => None,
+    });
+    pairs.collect::<Option<Vec<_>>>().map(|pairs| pairs.into_iter().unzip())
+}

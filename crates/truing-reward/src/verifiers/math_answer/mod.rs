@@ -59,7 +59,8 @@
 //!   more also equals what is within a relative 1e-9 and an absolute 1e-8 of it, as printed floats do
 //!   (`18.000000001` is `18`). 0 switches both off; `tolerance` adds a relative tolerance for all numbers.
 //! - `x = 5` equals `5`; an equation equals its multiples; `x >= 4` equals `[4, ∞)`, both ways round.
-//! - Sets and lists ignore order; tuples do not. A list without brackets equals a tuple in the same order.
+//! - Sets and lists ignore order; tuples do not, nor do lists where the sentence of the answer or the reference says
+//!   that order matters ("the next two terms", "respectively", 从小到大; `order`). A list without brackets equals a tuple in the same order.
 //!
 //! The verdicts are those of the Python package math-verify on its own kinds of cases, except on purpose in
 //! these: a different unit, base of numerals or variable is different; `\sqrt12` is the root of 12, not twice
@@ -78,6 +79,7 @@ mod denial;
 mod expression;
 mod extract;
 mod following;
+mod formula;
 mod functions;
 mod intervals;
 mod labels;
@@ -86,6 +88,7 @@ mod notation;
 mod number_words;
 mod numerals;
 mod numeric;
+mod order;
 mod parameters;
 mod parse;
 mod pieces;
@@ -148,8 +151,8 @@ pub struct MathAnswer(pub MathAnswerConfig);
 
 impl MathAnswer {
     fn score_one(&self, completion: &Completion<'_>) -> Result<f64, Unscored> {
-        let reference = column_text(completion, &self.0.column)?;
-        let reference = extract::marked_answer(&reference).unwrap_or_else(|| reference.trim().to_owned());
+        let column = column_text(completion, &self.0.column)?;
+        let reference = extract::marked_answer(&column).unwrap_or_else(|| column.trim().to_owned());
         if let Some(verdict) = extract::truth(&reference) {
             let found = extract::truth_said(completion.text);
             if !self.0.marked_only && found.is_some() {
@@ -160,7 +163,8 @@ impl MathAnswer {
         let choice = is_choice.then(|| extract::choice(completion.text)).flatten();
         let answer =
             choice.or_else(|| extract_answer(completion.text, self.0.marked_only)).unwrap_or_default();
-        match grade_with(&answer, &reference, &self.0) {
+        let in_order = order::matters(completion.text, &answer) || order::matters(&column, &reference);
+        match grade_in(&answer, &reference, &self.0, in_order) {
             Verdict::Equal => Ok(1.0),
             Verdict::Different => Ok(0.0),
             Verdict::Unparsed => {
@@ -190,6 +194,12 @@ pub fn grade(answer: &str, reference: &str) -> Verdict {
 /// Compares an answer with a reference.
 #[must_use]
 pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> Verdict {
+    let in_order = [answer, reference].iter().any(|text| order::is_said(text));
+    grade_in(answer, reference, config, in_order)
+}
+
+/// Compares an answer with a reference, lists in their order where that matters.
+fn grade_in(answer: &str, reference: &str, config: &MathAnswerConfig, in_order: bool) -> Verdict {
     let (answer, reference) = (trimmed(answer), trimmed(reference));
     let wanted = structure::parse(reference);
     if !is_readable(reference, &wanted) {
@@ -203,10 +213,10 @@ pub fn grade_with(answer: &str, reference: &str, config: &MathAnswerConfig) -> V
     let is_choice = [answer, reference].iter().any(|text| text.contains('('));
     let is_equal = answer == reference
         || plain::same_prose(answer, reference)
-        || Comparison { config }.same(&found, &wanted)
+        || Comparison { config, in_order }.same(&found, &wanted)
         || is_choice && compare::same_choice(&found, &wanted)
         || parameters::renamed(&found, &wanted)
-            .is_some_and(|renamed| Comparison { config }.same(&renamed, &wanted));
+            .is_some_and(|renamed| Comparison { config, in_order }.same(&renamed, &wanted));
     if is_equal { Verdict::Equal } else { Verdict::Different }
 }
 

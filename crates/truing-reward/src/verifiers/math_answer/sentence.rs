@@ -11,6 +11,7 @@ use super::clause::{self, Around};
 use super::closing;
 use super::denial::is_taken_back;
 use super::extract::{MOST, head, tail, trimmed};
+use super::formula;
 use super::labels;
 use super::pieces::{Piece, around, is_digit, is_expression, pieces, tidied};
 use super::statement::CUE;
@@ -162,7 +163,7 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     if is_mathematics(&formula) {
         return Some(formula);
     }
-    if let Some(found) = closing::several(sentence) {
+    if let Some(found) = formula::said(sentence).or_else(|| closing::several(sentence)) {
         return found;
     }
     match of_equation(sentence) {

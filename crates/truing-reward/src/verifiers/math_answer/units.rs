@@ -31,7 +31,21 @@ type Row = (&'static [&'static str], &'static str, i64, i64);
 
 const TABLE: &[Row] = &[
     (
-        &["m", "meter", "metre", "米", "м", "метр", "метра", "метров", "metro", "mètre", "公尺", "メートル"],
+        &[
+            "m",
+            "meter",
+            "metre",
+            "米",
+            "м",
+            "метр",
+            "метра",
+            "метров",
+            "metro",
+            "mètre",
+            "metrów",
+            "公尺",
+            "メートル",
+        ],
         "m",
         1,
         1,
@@ -49,6 +63,7 @@ const TABLE: &[Row] = &[
             "centímetro",
             "centimètre",
             "zentimeter",
+            "centymetrów",
             "公分",
             "センチ",
             "センチメートル",
@@ -57,7 +72,12 @@ const TABLE: &[Row] = &[
         1,
         100,
     ),
-    (&["mm", "millimeter", "millimetre", "毫米", "мм"], "m", 1, 1000),
+    (
+        &["mm", "millimeter", "millimetre", "millimètre", "milimetrów", "миллиметров", "毫米", "мм"],
+        "m",
+        1,
+        1000,
+    ),
     (&["dm", "decimeter", "decimetre", "分米"], "m", 1, 10),
     (
         &[
@@ -72,6 +92,7 @@ const TABLE: &[Row] = &[
             "kilometro",
             "kilómetro",
             "kilomètre",
+            "kilometrów",
             "公里",
             "キロメートル",
         ],
@@ -81,10 +102,10 @@ const TABLE: &[Row] = &[
     ),
     (&["nm", "nanometer", "nanometre"], "m", 1, 1_000_000_000),
     (&["in", "inch", "inche", "英寸"], "m", 254, 10_000),
-    (&["ft", "foot", "feet", "英尺", "フィート"], "m", 3048, 10_000),
+    (&["ft", "foot", "feet", "fuß", "füße", "英尺", "フィート"], "m", 3048, 10_000),
     (&["yd", "yard", "码"], "m", 9144, 10_000),
     (&["mi", "mile", "英里", "マイル"], "m", 1_609_344, 1000),
-    (&["g", "gram", "gramme", "г", "грамм", "граммов", "gramo", "克", "グラム"], "g", 1, 1),
+    (&["g", "gram", "gramme", "г", "грамм", "граммов", "gramo", "gramów", "克", "グラム"], "g", 1, 1),
     (
         &[
             "kg",
@@ -97,6 +118,7 @@ const TABLE: &[Row] = &[
             "килограммов",
             "kilogramo",
             "kilogramm",
+            "kilogramów",
             "千克",
             "公斤",
             "キロ",
@@ -152,10 +174,10 @@ const TABLE: &[Row] = &[
     ),
     (&["day", "día", "jour", "tag", "tage", "день", "дней", "дня", "天", "日"], "s", 86_400, 1),
     (&["week", "wk", "周", "星期", "週間"], "s", 604_800, 1),
-    (&["month", "个月", "月", "ヶ月", "か月"], "month", 1, 1),
-    (&["yr", "year", "año", "jahr", "jahre", "лет", "год", "года", "年"], "month", 12, 1),
+    (&["month", "месяцев", "miesięcy", "个月", "月", "ヶ月", "か月"], "month", 1, 1),
+    (&["yr", "year", "año", "jahr", "jahre", "année", "лет", "год", "года", "年"], "month", 12, 1),
     (&["yearold", "岁", "歳"], "age", 1, 1),
-    (&["l", "liter", "litre", "升", "リットル"], "l", 1, 1),
+    (&["l", "liter", "litre", "литр", "литров", "litrów", "升", "リットル"], "l", 1, 1),
     (&["ml", "milliliter", "millilitre", "毫升"], "l", 1, 1000),
     (&["gal", "gallon", "加仑", "ガロン"], "gal", 1, 1),
     (&["quart", "qt"], "gal", 1, 4),
@@ -180,8 +202,8 @@ const TABLE: &[Row] = &[
     (&["pa", "pascal"], "pascal", 1, 1),
     (&["mol", "mole"], "mole", 1, 1),
     (&["unit", "单位"], "unit", 1, 1),
-    (&["dollar", "usd", "buck", "美元", "ドル"], "USD", 1, 1),
-    (&["cent", "美分", "セント"], "USD", 1, 100),
+    (&["dollar", "usd", "buck", "доллар", "долларов", "dolarów", "美元", "ドル"], "USD", 1, 1),
+    (&["cent", "центов", "centów", "美分", "セント"], "USD", 1, 100),
     (&["euro", "eur", "欧元", "ユーロ"], "EUR", 1, 1),
     (&["gbp", "英镑"], "GBP", 1, 1),
     (&["yuan", "rmb", "cny", "元", "块", "人民币", "块钱", "yen", "jpy", "日元", "円"], "\u{a5}", 1, 1),
@@ -547,8 +569,8 @@ fn is_plain(word: &str) -> bool {
             && !wording::alters(word)
             && super::numerals::multiplier(&word.to_lowercase()).is_none();
     }
-    // 个苹果, 美元
-    counter(word).is_some()
+    // 个苹果, 美元, яблок
+    counter(word).is_some() || wording::is_foreign_noun(word)
 }
 
 fn strip_brackets(tokens: &[Token]) -> &[Token] {

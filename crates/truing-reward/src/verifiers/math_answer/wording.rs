@@ -14,7 +14,7 @@ const ALTERING: &str = "\
     meno mas m\u{e1}s mais pi\u{f9} oder ou mitad moiti\u{e9} h\u{e4}lfte metade met\u{e0} doble doppelt \
     doppelte doppio dobro ra\u{ed}z raiz racine wurzel radice cuadrado carr\u{e9} quadrat quadrado \
     quadrato hoch fois veces vezes volte mal mayor menor maior maggiore minore gr\u{f6}\u{df}er kleiner \
-    entre zwischen tra halbe";
+    entre zwischen tra halbe mehr weniger wi\u{119}cej mniej";
 
 /// Whether a list of words, with space between them, has a word.
 pub(super) fn lists(words: &str, word: &str) -> bool {
@@ -77,12 +77,49 @@ pub(super) fn is_plural(word: &str) -> bool {
         change kinder eier mele";
     let lower = word.to_lowercase();
     lists(IRREGULAR, &lower)
+        || is_foreign_noun(word)
         || lower.ends_with("men") && lower.len() > 4
         || (lower.len() > 2
             && lower.ends_with('s')
             && !["ss", "us", "is"].iter().any(|ending| lower.ends_with(ending))
             && !matches!(lower.as_str(), "always" | "sometimes" | "perhaps" | "times")
             && !lower.ends_with("wards"))
+}
+
+/// Whether a word of letters outside ASCII is a counted noun of German, French, Polish or Russian by its form. Words of
+/// scale, fractions and units are none.
+pub(super) fn is_foreign_noun(word: &str) -> bool {
+    const OTHERS: &str = "\
+        f\u{fc}\u{df}e f\u{fc}nf zw\u{f6}lf h\u{e4}lfte gr\u{f6}\u{df}e \u{fc}ber milion miliard bilion bilij tryli kwadry \
+        tuzin procent stopni punkt dziesi\u{105}t tysi setek po\u{142} raz \u{107}wier миллион миллиард биллион триллион тысяч \
+        десят сот дюжин процент пункт балл раз половин трет четверт корн степен дол минус квадрат куб част нулей \
+        менее более тем";
+    const POLISH: &str = "\
+        jab\u{142}ka jab\u{142}ek ksi\u{105}\u{17c}ki ksi\u{105}\u{17c}ek dziewcz\u{105}t zwierz\u{105}t kurcz\u{105}t o\u{142}\u{f3}wki jab\u{142}oni \
+        pude\u{142}ek pude\u{142}ka krzese\u{142} ryb\u{119} \u{142}y\u{17c}ek r\u{f3}\u{17c} g\u{119}si \u{15b}liwek \u{142}awek";
+    const RUSSIAN: &str = "\
+        яблок яблока книг книги конфет конфеты монет монеты машин машины роз розы штук штуки человек человека детей \
+        ребят тетрадей карандаша карандашей учеников ученика кур рыб марок марки коробок коробки груш груши слив \
+        ручек ручки игрушек игрушки девочек мальчиков деревьев дерева страниц страницы студентов апельсинов";
+    if word.is_ascii() {
+        return false;
+    }
+    let lower = word.to_lowercase();
+    if OTHERS.split_whitespace().any(|stem| lower.starts_with(stem)) {
+        return false;
+    }
+    if lower.chars().all(|c| ('\u{430}'..='\u{451}').contains(&c)) {
+        return lists(RUSSIAN, &lower) || lower.chars().count() > 4 && lower.ends_with("ов");
+    }
+    // Nouns of German have a capital; those in -tel may be fractions.
+    let is_german = word.starts_with(char::is_uppercase)
+        && word.chars().all(|c| c.is_ascii_alphabetic() || "äöüßÄÖÜ".contains(c))
+        && word.chars().skip(1).all(char::is_lowercase)
+        && word.chars().count() > 3
+        && !lower.ends_with("tel");
+    let is_polish = lists(POLISH, &lower)
+        || lower.chars().count() > 4 && lower.ends_with("\u{f3}w") && lower.chars().all(is_latin_letter);
+    is_german || is_polish || lower.ends_with("eaux")
 }
 
 /// Whether a letter is Latin, with or without diacritics.
