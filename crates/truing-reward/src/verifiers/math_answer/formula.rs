@@ -41,8 +41,7 @@ pub(super) fn said(sentence: &str) -> Option<Option<String>> {
             let at = sentence
                 .match_indices(' ')
                 .map(|(at, _)| at + 1)
-                .filter(|at| LEADS.is_match(&sentence[..*at]))
-                .next_back()?;
+                .rfind(|at| LEADS.is_match(&sentence[..*at]))?;
             (at, sentence[at..].to_owned())
         }
     };

@@ -71,6 +71,7 @@
 mod algebra;
 mod boxed;
 mod calendar;
+mod circumstance;
 mod clause;
 mod closing;
 mod compare;

@@ -13,6 +13,11 @@ pub(super) fn in_one_notation(text: &str) -> String {
     static CHOSEN: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"^[\s$]*\{?\}?[_^]\{?(?P<n>\w{1,4})\}?\s*C_\{?(?P<k>\w{1,4})\}?[\s$]*$"));
     let text = CHOSEN.replace(text, "\\binom{$n}{$k}");
+    // A matrix in square brackets.
+    static ARRAY: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r"(?s)\\left\s*\[\s*(?P<matrix>\\begin\{array\}[^\[\]|]*\\end\{array\})\s*\\right\s*\]")
+    });
+    let text = ARRAY.replace_all(&text, "$matrix");
     let text = unaligned(&text);
     turned_brackets(&repeating(&text)).into_owned()
 }

@@ -7,6 +7,7 @@ use regex::Regex;
 
 use num_traits::Signed;
 
+use super::circumstance;
 use super::clause::{self, Around};
 use super::closing;
 use super::denial::is_taken_back;
@@ -150,6 +151,10 @@ pub(super) fn unmarked(text: &str) -> Option<String> {
     {
         return None;
     }
+    let sentence = match circumstance::before(sentence) {
+        Some(stated) => stated?,
+        None => sentence,
+    };
     if let Some(corrected) = replaced(sentence) {
         return number_said(corrected, true).filter(|found| is_mathematics(found));
     }
