@@ -221,14 +221,19 @@ fn is_meant(sources: &[String], source: &str) -> bool {
 }
 
 impl RewardKind {
-    /// What is read: as the recipe says, or what makes sense.
-    fn reads(&self, asked: Option<Reads>) -> Result<Reads, RewardError> {
-        let counts_tokens = match self {
+    /// The name of a reward that needs the number of tokens of a completion.
+    #[must_use]
+    pub fn counts_tokens(&self) -> Option<&'static str> {
+        match self {
             Self::Overlong(_) => Some("overlong"),
             Self::Length(config) if config.unit == Unit::Tokens => Some("length"),
             _ => None,
-        };
-        match (self, asked, counts_tokens) {
+        }
+    }
+
+    /// What is read: as the recipe says, or what makes sense.
+    fn reads(&self, asked: Option<Reads>) -> Result<Reads, RewardError> {
+        match (self, asked, self.counts_tokens()) {
             (_, Some(Reads::Answer), Some(reward)) => {
                 let reason = "is `answer`, but it counts sampled tokens: expected `whole`".into();
                 Err(RewardError::BadSetting { reward, key: "reads", reason })

@@ -66,6 +66,27 @@ pub enum RunError {
         /// The settings that differ.
         keys: Vec<String>,
     },
+    /// A recipe that plans fewer steps than the run has taken.
+    #[error(
+        "the recipe plans {}, but the run has taken {taken} already: expected a `max_steps` or `num_train_epochs` of as many \
+         steps or more",
+        counted(*planned, "step", "steps")
+    )]
+    TooShort {
+        /// Steps that the recipe plans.
+        planned: u64,
+        /// Steps that the run has taken.
+        taken: u64,
+    },
+    /// A finished run without a checkpoint, which cannot be continued.
+    #[error(
+        "the run is finished after {} and has no checkpoint to continue from: `save_steps` of its recipe saved none",
+        counted(*taken, "step", "steps")
+    )]
+    NothingToExtend {
+        /// Steps that the run has taken.
+        taken: u64,
+    },
     /// A run whose data or model changed since.
     #[error("the run was started on other data or another model than `{}` describes now", path.display())]
     InputsChanged {

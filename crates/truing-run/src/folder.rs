@@ -94,7 +94,7 @@ impl RunOutline<'_> {
     ) -> Result<OpenedRun, RunError> {
         let (mut directory, mut checkpoint) = (None, None);
         let found = on_first_rank(communicator, || -> Result<_, RunError> {
-            let opened = self.open_here(start, events)?;
+            let (opened, length) = self.open_here(start, events)?;
             let path = Some(opened.model_path()).filter(|model| start == Start::Resume && model.exists());
             let taken = if path.is_some() { n_steps_of_outcome(opened.path())? } else { None };
             self.check_length(taken)?;
@@ -112,6 +112,13 @@ impl RunOutline<'_> {
                     checkpoint = find_checkpoint(self.digest, self.inputs, &opened, events)?;
                     let state = checkpoint.as_ref().map(TrainerState::read).transpose()?;
                     self.check_length(state.map(|state| state.step))?;
+                    if let (Some(taken), None) = (taken, &checkpoint) {
+                        return Err(RunError::NothingToExtend { taken });
+                    }
+                    if let Some(length) = length {
+                        events.emit(length);
+                        opened.write_recipe(self.recipe)?;
+                    }
                     if checkpoint.is_none() {
                         // All of the run is made from the inputs as they are now.
                         opened.write_inputs(self.inputs)?;
@@ -136,20 +143,26 @@ impl RunOutline<'_> {
 
     /// A run cannot have fewer steps than it has taken.
     fn check_length(&self, taken: Option<u64>) -> Result<(), RunError> {
-        let Some(taken) = taken.filter(|&taken| taken > self.n_steps) else { return Ok(()) };
-        let expected = format!("at least {taken}: so many have been taken");
-        Err(RunError::BadSetting { key: "max_steps", found: self.n_steps.to_string(), expected })
+        match taken.filter(|&taken| taken > self.n_steps) {
+            Some(taken) => Err(RunError::TooShort { planned: self.n_steps, taken }),
+            None => Ok(()),
+        }
     }
 
-    fn open_here(&self, start: Start, events: &mut dyn EventSink) -> Result<RunDirectory, RunError> {
+    /// The folder, and what is to be said where the recipe changes the length of its run.
+    fn open_here(
+        &self,
+        start: Start,
+        events: &mut dyn EventSink,
+    ) -> Result<(RunDirectory, Option<Event>), RunError> {
         if start == Start::Fresh {
-            return Ok(RunDirectory::create(self.output_dir, self.recipe, self.inputs)?);
+            return Ok((RunDirectory::create(self.output_dir, self.recipe, self.inputs)?, None));
         }
         let (directory, is_new) =
             RunDirectory::open_or_create(self.output_dir, self.recipe, self.inputs, &[])?;
         if is_new {
             events.emit(nothing_to_resume(self.output_dir));
-            return Ok(directory);
+            return Ok((directory, None));
         }
         let recipe = directory.recipe()?;
         let settings = |scope| -> Result<[Table; 2], RunError> {
@@ -159,23 +172,24 @@ impl RunOutline<'_> {
         let [before, now] = settings(Scope::Resume)?;
         check_same_recipe(&before, &now)?;
         let [before, now] = settings(Scope::Length)?;
-        if before != now {
-            events.emit(Event::Note(format!(
+        let length = (before != now).then(|| {
+            Event::Note(format!(
                 "the length of the run has changed ({} instead of {}): from here on the learning rate follows the \
                  schedule of a run of {}",
-                length_text(&now),
-                length_text(&before),
+                changed_settings(&now, &before),
+                changed_settings(&before, &now),
                 counted(self.n_steps, "step", "steps"),
-            )));
-            directory.write_recipe(self.recipe)?;
-        }
-        Ok(directory)
+            ))
+        });
+        Ok((directory, length))
     }
 }
 
-fn length_text(settings: &Table) -> String {
-    let texts: Vec<String> = settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
-    texts.join(", ")
+/// The settings that the other recipe does not have so.
+fn changed_settings(settings: &Table, other: &Table) -> String {
+    let changed = settings.iter().filter(|(key, value)| other.get(*key) != Some(value));
+    let texts: Vec<String> = changed.map(|(key, value)| format!("{key} = {value}")).collect();
+    if texts.is_empty() { "no such setting".to_owned() } else { texts.join(", ") }
 }
 
 /// Says that a resume starts a run.

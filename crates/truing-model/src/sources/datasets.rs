@@ -93,7 +93,10 @@ pub fn find_dataset(
     if let Some(path) = reference.in_cache(&options.cache_directory) {
         return Ok(path);
     }
-    let mut looked_at = vec![format!("the cache `{}`: not there", options.cache_directory.display())];
+    let mut looked_at = vec![
+        "a file or folder of this name: there is none".to_owned(),
+        format!("the cache `{}`: not there", options.cache_directory.display()),
+    ];
     if options.is_offline {
         looked_at.push("the network: not asked, because offline was chosen".to_owned());
     } else {

@@ -67,8 +67,21 @@ fn words_beside_a_number_are_not_overlooked() {
 fn rewards_read_the_answer_after_the_thought() {
     let rows = rows(include_str!("../fixtures/reasoning_completions.jsonl"));
     assert!(rows.len() >= 40);
+    check(&rows);
+}
+
+/// Inputs that went wrong in public reports on other programs, and more of their kinds: expressions against the bare number in
+/// them, another notation of the same value, thoughts in the marks of many families.
+#[test]
+fn what_went_wrong_in_public_reports_is_scored_right() {
+    let rows = rows(include_str!("../fixtures/reported_completions.jsonl"));
+    assert!(rows.len() >= 40);
+    check(&rows);
+}
+
+fn check(rows: &[Value]) {
     let mut wrong = Vec::new();
-    for row in &rows {
+    for row in rows {
         let found =
             score(&row["kind"], row["columns"].as_object().unwrap(), row["completion"].as_str().unwrap());
         if found != Ok(row["want"].as_f64().unwrap()) {

@@ -26,7 +26,7 @@ pub enum Scope {
 pub(super) enum Decides {
     /// The weights of every step, or the data that a stage writes. The default.
     Results,
-    /// `length`: how many steps a run takes. A resume may raise it.
+    /// `length`: how many steps a run takes. A resume may change it, but not below the steps taken.
     Length,
     /// `outcome`: what a finished run writes, but no step. It may change between a run and its resume.
     Outcome,
@@ -56,7 +56,7 @@ impl Decides {
     pub(super) fn on_resume(self) -> &'static str {
         match self {
             Self::Results => "",
-            Self::Length => "may be raised",
+            Self::Length => "may change, not below the steps taken",
             Self::Outcome | Self::Nothing => "may change",
             Self::NameAndContent => "may move, same name and content",
             Self::Content => "may move, same content",

@@ -322,17 +322,27 @@ fn a_resume_may_raise_the_number_of_steps() {
         assert!(matches!(outcome, Ended::Finished(_)), "stopped at {stopped_at}");
         let [expected, found] = [straight.path(), folder.path()].map(|path| path.join("run"));
         assert!(model_bytes(&expected) == model_bytes(&found), "stopped at {stopped_at}");
-        let note = "max_steps = 7, num_train_epochs = 2.0 instead of max_steps = 5, num_train_epochs = 2.0";
+        let note = "(max_steps = 7 instead of max_steps = 5)";
         let is_told = |event: &Event| matches!(event, Event::Note(text) if text.contains(note));
         assert!(events.iter().any(is_told), "{events:?}");
         let recipe = fs::read_to_string(found.join("recipe.resolved.toml")).unwrap();
         assert!(recipe.contains("max_steps = 7"), "{recipe}");
         for fewer in ["max_steps=6", "max_steps=1"] {
             let error = run(folder.path(), fewer, Start::Resume, Box::new(never)).unwrap_err().to_string();
-            assert!(error.contains("expected at least 7: so many have been taken"), "{error}");
+            assert!(error.contains("but the run has taken 7 already"), "{error}");
             assert!(model_bytes(&expected) == model_bytes(&found));
+            let recipe = fs::read_to_string(found.join("recipe.resolved.toml")).unwrap();
+            assert!(recipe.contains("max_steps = 7"), "a refused resume changes nothing: {recipe}");
         }
     }
+    // Without a checkpoint the finished run is not made again from its first step.
+    let folder = setup::folder();
+    let short = [&constant[..], &["max_steps=2"]].concat();
+    setup::run(folder.path(), &short, Start::Fresh, never).unwrap();
+    let before = model_bytes(&folder.path().join("run"));
+    let error = run(folder.path(), "max_steps=7", Start::Resume, Box::new(never)).unwrap_err().to_string();
+    assert!(error.contains("finished after 2 steps and has no checkpoint"), "{error}");
+    assert!(before == model_bytes(&folder.path().join("run")));
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Run(stage::Arguments),
     /// Fine-tune a model on conversations (SFT).
     #[command(
-        after_help = "Examples:\n  truing sft recipes/tiny.toml --plan\n  truing sft recipes/tiny.toml\n  truing sft recipes/tiny.toml --resume --set max_steps=200"
+        after_help = "Examples:\n  truing sft recipes/tiny.toml --plan\n  truing sft recipes/tiny.toml\n  truing sft recipes/tiny.toml --resume"
     )]
     Sft(stage::Arguments),
     /// Train on preferences without a reward model (DPO, IPO, SimPO, ORPO, KTO and others).

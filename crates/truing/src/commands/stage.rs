@@ -253,6 +253,12 @@ fn prepare<S: StageCommand>(
     context: &Context,
 ) -> anyhow::Result<(S::Plan, S::Inputs, PathBuf)> {
     let path = &arguments.recipe;
+    if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        let source = anyhow::anyhow!("{} is not a recipe: recipes are TOML files", path.display());
+        let hint =
+            format!("`truing import {}` makes a recipe of a YAML file of another tool", path.display());
+        return Err(anyhow::Error::new(Hinted { source, hint }));
+    }
     let mut config = S::Config::from_toml(&read_recipe(path)?, path, &arguments.overrides)?;
     config.find_models(&mut |name| model::find(name, context))?;
     config.find_data(&mut |name| model::find_data(name, context))?;
@@ -291,6 +297,9 @@ fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
         ) => {
             "--resume needs the recipe, data and model of its start; `--set output_dir=...` starts another run"
                 .to_owned()
+        }
+        StageError::Run(RunError::TooShort { .. } | RunError::NothingToExtend { .. }) => {
+            "`--set output_dir=...` starts another run".to_owned()
         }
         StageError::Run(RunError::Store(StoreError::RunExists { .. })) => resume_hint(),
         StageError::Run(RunError::Store(StoreError::Locked { .. })) => {
