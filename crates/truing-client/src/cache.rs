@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 use truing_store::Digest;
 use truing_types::{ChatReply, FinishReason, TokenId};
@@ -39,8 +39,7 @@ struct Kept {
     finish_reason: FinishReason,
 }
 
-/// Repeats an operation while another connection holds the lock, for [`BUSY_TIMEOUT`]. SQLite waits by itself for most
-/// locks; it reports at once those for which waiting could be a deadlock within one connection.
+/// Repeats an operation that does not wait for locks by itself, while another connection holds one, for [`BUSY_TIMEOUT`].
 fn while_busy<T>(mut operation: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     for _ in 0..BUSY_TIMEOUT.as_millis() / BUSY_PAUSE.as_millis() {
         match operation() {
@@ -63,9 +62,11 @@ impl ReplyCache {
     pub fn open(path: &Path) -> Result<Self, ClientError> {
         let connect = || {
             let connection = Connection::open(path)?;
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            // SQLite never waits for the lock of this switch, whatever the timeout says.
+            // For one of the locks of this switch SQLite never waits, whatever the timeout says. So it waits for none, and
+            // the switch is tried again: the two would multiply.
+            connection.busy_timeout(Duration::ZERO)?;
             while_busy(|| connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())))?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
             // A reply that was paid for survives a power cut.
             connection.pragma_update(None, "synchronous", "full")?;
             Ok(connection)
@@ -80,10 +81,11 @@ impl ReplyCache {
     }
 
     fn make_table(&self) -> Result<(), ClientError> {
-        let connection = self.lock();
+        let mut connection = self.lock();
         // Two processes may begin at the same moment; the second finds the table.
-        let begin = || Transaction::new_unchecked(&connection, TransactionBehavior::Immediate);
-        let transaction = while_busy(begin).map_err(|source| self.failed(source))?;
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|source| self.failed(source))?;
         let read = |row: &rusqlite::Row<'_>| row.get(0);
         let found: i64 = transaction
             .pragma_query_value(None, "user_version", read)
@@ -117,8 +119,9 @@ impl ReplyCache {
     pub fn get(&self, key: &Digest) -> Result<Option<ChatReply>, ClientError> {
         let connection = self.lock();
         let query = "SELECT reply, n_prompt_tokens, n_completion_tokens FROM replies WHERE key = ?1";
-        let row = while_busy(|| {
-            connection.prepare(query).and_then(|mut statement| {
+        let row = connection
+            .prepare(query)
+            .and_then(|mut statement| {
                 let read = |row: &rusqlite::Row<'_>| {
                     let reply: String = row.get(0)?;
                     let kept: Kept = serde_json::from_str(&reply).map_err(|error| {
@@ -132,8 +135,7 @@ impl ReplyCache {
                 };
                 statement.query_row(params![key.to_string()], read).optional()
             })
-        })
-        .map_err(|source| self.failed(source))?;
+            .map_err(|source| self.failed(source))?;
         Ok(row.map(|(kept, n_prompt_tokens, n_completion_tokens)| ChatReply {
             text: kept.text,
             reasoning: kept.reasoning,
@@ -179,8 +181,7 @@ impl ReplyCache {
             unix_secs as i64,
         ];
         let connection = self.lock();
-        let insert = || connection.prepare(&statement).and_then(|mut statement| statement.execute(values));
-        let done = while_busy(insert);
+        let done = connection.prepare(&statement).and_then(|mut statement| statement.execute(values));
         done.map(|_| ()).map_err(|source| self.failed(source))
     }
 
@@ -189,9 +190,7 @@ impl ReplyCache {
     /// # Errors
     /// When the file cannot be read.
     pub fn len(&self) -> Result<u64, ClientError> {
-        let connection = self.lock();
-        let count = || connection.query_row("SELECT count(*) FROM replies", [], |row| row.get::<_, i64>(0));
-        let count = while_busy(count);
+        let count = self.lock().query_row("SELECT count(*) FROM replies", [], |row| row.get::<_, i64>(0));
         count.map(i64::unsigned_abs).map_err(|source| self.failed(source))
     }
 
