@@ -251,7 +251,7 @@ struct Nobody;
 
 impl ChatModel for Nobody {
     fn chat(
-        &mut self,
+        &self,
         _: &ChatRequest,
         _: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
@@ -281,7 +281,7 @@ fn count(counts: Option<&Counts>, result: &ChatResult) {
 
 impl ChatModel for Stoppable {
     fn chat(
-        &mut self,
+        &self,
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
@@ -294,7 +294,7 @@ impl ChatModel for Stoppable {
     }
 
     fn chat_all(
-        &mut self,
+        &self,
         requests: &[ChatRequest],
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {

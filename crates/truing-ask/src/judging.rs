@@ -62,7 +62,7 @@ impl<'a> AtWork<'a> {
     /// Asks some requests; `read` is given a request's place and the reply.
     pub fn ask<V>(
         &mut self,
-        model: &mut dyn ChatModel,
+        model: &dyn ChatModel,
         requests: Vec<ChatRequest>,
         reminder: &str,
         read: impl Fn(usize, &str) -> Option<V>,
@@ -98,14 +98,14 @@ pub fn ask_each<T>(
     n_calls: u64,
     patience: Patience,
     events: &mut dyn EventSink,
-    mut ask: impl FnMut(usize, &mut dyn ChatModel, &mut AtWork<'_>) -> Option<T>,
+    mut ask: impl FnMut(usize, &dyn ChatModel, &mut AtWork<'_>) -> Option<T>,
 ) -> Result<Option<Vec<T>>, AskError> {
     let mut found = Vec::with_capacity(judges.len());
     for (judge, (mut open, name)) in judges.into_iter().zip(names).enumerate() {
         let total = Some(n_calls / names.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
         let mut at_work = AtWork::new(patience, events);
-        let of_one = ask(judge, open.model.as_mut(), &mut at_work);
+        let of_one = ask(judge, open.model.as_ref(), &mut at_work);
         let refusal = at_work.refusal.take();
         events.emit(Event::PhaseFinished);
         note_counts(name, &open.counts, events);

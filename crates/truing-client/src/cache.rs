@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use truing_store::Digest;
 use truing_types::{ChatReply, FinishReason, TokenId};
 
@@ -35,6 +36,8 @@ struct Kept {
     /// Caches of older versions have none; what they hold in the text is split off when it is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reasoning: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Value>,
     tokens: Vec<TokenId>,
     finish_reason: FinishReason,
 }
@@ -139,6 +142,7 @@ impl ReplyCache {
         Ok(row.map(|(kept, n_prompt_tokens, n_completion_tokens)| ChatReply {
             text: kept.text,
             reasoning: kept.reasoning,
+            tool_calls: kept.tool_calls,
             tokens: kept.tokens,
             finish_reason: kept.finish_reason,
             n_prompt_tokens: usize::try_from(n_prompt_tokens).unwrap_or_default(),
@@ -167,6 +171,7 @@ impl ReplyCache {
         let kept = Kept {
             text: reply.text.clone(),
             reasoning: reply.reasoning.clone(),
+            tool_calls: reply.tool_calls.clone(),
             tokens: reply.tokens.clone(),
             finish_reason: reply.finish_reason,
         };

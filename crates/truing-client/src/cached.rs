@@ -111,7 +111,7 @@ fn lacks_answer(reply: &ChatReply) -> bool {
 
 impl ChatModel for CachedChat {
     fn chat(
-        &mut self,
+        &self,
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
@@ -128,7 +128,7 @@ impl ChatModel for CachedChat {
     }
 
     fn chat_all(
-        &mut self,
+        &self,
         requests: &[ChatRequest],
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {

@@ -420,6 +420,7 @@ impl Inner {
             text: key.redact(&answer.text),
             reasoning: key.redact(&answer.reasoning),
             refusal: key.redact(&answer.refusal),
+            tool_calls: answer.tool_calls.iter().map(|call| key.redact_value(call)).collect(),
             ..answer
         }
     }
@@ -455,6 +456,7 @@ impl Inner {
         ChatReply {
             text: if has_refused { answer.refusal.clone() } else { said.to_owned() },
             reasoning: (!thoughts.is_empty()).then(|| thoughts.join("\n\n")),
+            tool_calls: answer.tool_calls,
             tokens: Vec::new(),
             finish_reason,
             n_prompt_tokens: answer.n_prompt_tokens,
@@ -479,7 +481,7 @@ impl From<ClientError> for ChatError {
 
 impl ChatModel for OpenAiClient {
     fn chat(
-        &mut self,
+        &self,
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
@@ -488,7 +490,7 @@ impl ChatModel for OpenAiClient {
 
     /// Asks up to `max_concurrency` requests side by side.
     fn chat_all(
-        &mut self,
+        &self,
         requests: &[ChatRequest],
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {

@@ -26,6 +26,7 @@ mod request;
 pub mod response;
 mod retry;
 mod settings;
+mod tool_calls;
 
 #[cfg(feature = "cache")]
 pub use cache::ReplyCache;

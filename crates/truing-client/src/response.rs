@@ -15,6 +15,8 @@
 use serde_json::Value;
 use truing_types::FinishReason;
 
+use crate::tool_calls;
+
 /// Characters of a server's words that are repeated in an error.
 const MOST_QUOTED: usize = 300;
 
@@ -27,8 +29,8 @@ pub struct Answer {
     pub reasoning: String,
     /// Why the model declines to answer; empty where it does not.
     pub refusal: String,
-    /// Whether tools are called.
-    pub has_tool_calls: bool,
+    /// Calls of tools in OpenAI's shape.
+    pub tool_calls: Vec<Value>,
     /// The server's word for why it ended.
     pub finish_reason: Option<String>,
     /// Tokens of the prompt; 0 if the server does not report them.
@@ -101,7 +103,7 @@ impl Answer {
             Some("refusal") => FinishReason::Refusal,
             _ if !self.refusal.is_empty() && !has_text => FinishReason::Refusal,
             Some("tool_calls" | "tool_call" | "function_call" | "tool_use") => FinishReason::ToolCalls,
-            _ if self.has_tool_calls && !has_text => FinishReason::ToolCalls,
+            _ if !self.tool_calls.is_empty() && !has_text => FinishReason::ToolCalls,
             None if self.n_completion_tokens >= max_tokens.max(1) => FinishReason::Length,
             _ => FinishReason::EndOfTurn,
         }
@@ -125,11 +127,7 @@ impl Answer {
             details.iter().for_each(|detail| reasoning.push_str(&thought(detail)));
         }
         let refusal = message["refusal"].as_str().unwrap_or_default();
-        let calls = [&message["tool_calls"], &message["function_call"]];
-        self.has_tool_calls |= calls.into_iter().any(|calls| match calls {
-            Value::Array(calls) => !calls.is_empty(),
-            other => other.is_object(),
-        });
+        tool_calls::add(&mut self.tool_calls, message);
         let has_any = text.is_some() || !reasoning.is_empty() || !refusal.is_empty();
         self.text.push_str(&text.unwrap_or_default());
         self.reasoning.push_str(&reasoning);

@@ -232,6 +232,18 @@ impl ApiKey {
         text.replace(&self.0, HIDDEN)
     }
 
+    /// The value without the key in any of its texts.
+    pub(crate) fn redact_value(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => self.redact(text).into(),
+            Value::Array(values) => values.iter().map(|value| self.redact_value(value)).collect(),
+            Value::Object(fields) => {
+                fields.iter().map(|(name, value)| (name.clone(), self.redact_value(value))).collect()
+            }
+            plain => plain.clone(),
+        }
+    }
+
     /// As [`redact`](Self::redact), also where a text was shortened in the middle of the key.
     pub(crate) fn redact_cut(&self, text: &str) -> String {
         const CUT: &str = "...";

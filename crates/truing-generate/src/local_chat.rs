@@ -1,7 +1,7 @@
 //! A model in this process that one can talk to.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use truing_model::{DecodingWeights, Engine};
 use truing_text::{ChatRenderer, StreamDecoder};
@@ -22,15 +22,21 @@ const REPLIES_AT_A_TIME: usize = 8;
 /// An engine, the model's way of writing conversations, and the sequence they last worked on.
 ///
 /// The cache stays between calls. A prompt that begins like the last sequence, as the next turn of a
-/// conversation does, is read only from where it differs.
+/// conversation does, is read only from where it differs. Several threads may ask at once; the engine serves them one
+/// after the other.
 pub struct LocalChat<E: Engine> {
-    engine: E,
+    at_work: Mutex<AtWork<E>>,
     renderer: ChatRenderer,
-    session: Session<E>,
     end_tokens: Vec<TokenId>,
     excluded: ExcludedTokens,
     marks: ReasoningMarks,
     weights: DecodingWeights,
+}
+
+/// What changes while a reply is generated.
+struct AtWork<E: Engine> {
+    engine: E,
+    session: Session<E>,
 }
 
 /// A reply with what only a local model can tell.
@@ -57,7 +63,8 @@ impl<E: Engine> LocalChat<E> {
         let session = Session::new(&mut engine)?;
         let marks = marks_of(renderer.tokenizer());
         let weights = DecodingWeights::default();
-        Ok(Self { engine, renderer, session, end_tokens, excluded, marks, weights })
+        let at_work = Mutex::new(AtWork { engine, session });
+        Ok(Self { at_work, renderer, end_tokens, excluded, marks, weights })
     }
 
     /// Decodes with these weights; prompts are read with the weights themselves.
@@ -74,9 +81,9 @@ impl<E: Engine> LocalChat<E> {
         self
     }
 
-    /// The engine.
-    pub fn engine(&self) -> &E {
-        &self.engine
+    /// Looks at the engine, once it is free.
+    pub fn with_engine<T>(&self, look: impl FnOnce(&E) -> T) -> T {
+        look(&self.at_work.lock().unwrap_or_else(PoisonError::into_inner).engine)
     }
 
     /// The engine, to be changed. Weights that change make what was read stale, so the sequence is forgotten.
@@ -84,8 +91,9 @@ impl<E: Engine> LocalChat<E> {
     /// # Errors
     /// When the device has no room for an empty sequence.
     pub fn engine_mut(&mut self) -> Result<&mut E, GenerateError> {
-        self.session = Session::new(&mut self.engine)?;
-        Ok(&mut self.engine)
+        let at_work = self.at_work.get_mut().unwrap_or_else(PoisonError::into_inner);
+        at_work.session = Session::new(&mut at_work.engine)?;
+        Ok(&mut at_work.engine)
     }
 
     /// How conversations become tokens.
@@ -100,7 +108,20 @@ impl<E: Engine> LocalChat<E> {
 
     /// Gives the engine back.
     pub fn into_engine(self) -> E {
-        self.engine
+        self.at_work.into_inner().unwrap_or_else(PoisonError::into_inner).engine
+    }
+
+    /// The engine, once it is free. A thread that panicked may have left its sequence half read, so that is forgotten.
+    fn lock(&self) -> Result<MutexGuard<'_, AtWork<E>>, GenerateError> {
+        match self.at_work.lock() {
+            Ok(at_work) => Ok(at_work),
+            Err(poisoned) => {
+                let mut at_work = poisoned.into_inner();
+                at_work.session = Session::new(&mut at_work.engine)?;
+                self.at_work.clear_poison();
+                Ok(at_work)
+            }
+        }
     }
 
     /// Continues a raw text. `on_text` gets each piece of text as it appears and may break off.
@@ -108,7 +129,7 @@ impl<E: Engine> LocalChat<E> {
     /// # Errors
     /// When the options, the prompt or the engine fail.
     pub fn complete(
-        &mut self,
+        &self,
         prompt: &str,
         sampling: &SamplingOptions,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
@@ -122,7 +143,7 @@ impl<E: Engine> LocalChat<E> {
     /// # Errors
     /// As [`LocalChat::complete`], and when the conversation cannot be rendered.
     pub fn reply(
-        &mut self,
+        &self,
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<LocalReply, GenerateError> {
@@ -141,7 +162,7 @@ impl<E: Engine> LocalChat<E> {
     /// # Errors
     /// As [`LocalChat::complete`].
     pub fn continue_tokens(
-        &mut self,
+        &self,
         prompt: &[TokenId],
         sampling: &SamplingOptions,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
@@ -151,7 +172,7 @@ impl<E: Engine> LocalChat<E> {
     }
 
     fn run(
-        &mut self,
+        &self,
         prompt: &[TokenId],
         mut decoder: StreamDecoder,
         sampling: &SamplingOptions,
@@ -164,9 +185,11 @@ impl<E: Engine> LocalChat<E> {
             text.push_str(piece);
             if piece.is_empty() { ControlFlow::Continue(()) } else { on_text(piece) }
         };
+        let mut at_work = self.lock()?;
+        let AtWork { engine, session } = &mut *at_work;
         let generated = generate(
-            &mut self.engine,
-            &mut self.session,
+            engine,
+            session,
             prompt,
             sampling,
             SampledIds { end: &self.end_tokens, excluded: &self.excluded },
@@ -196,6 +219,7 @@ impl<E: Engine> LocalChat<E> {
             reply: ChatReply {
                 text,
                 reasoning: None,
+                tool_calls: Vec::new(),
                 n_completion_tokens: generated.tokens.len(),
                 tokens: generated.tokens,
                 finish_reason,
@@ -209,7 +233,7 @@ impl<E: Engine> LocalChat<E> {
 
 impl<E: Engine> ChatModel for LocalChat<E> {
     fn chat(
-        &mut self,
+        &self,
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
@@ -219,7 +243,7 @@ impl<E: Engine> ChatModel for LocalChat<E> {
     /// Some replies side by side: the weights pass through memory once for all of them. What requests have in common at
     /// their beginning is read once.
     fn chat_all(
-        &mut self,
+        &self,
         requests: &[ChatRequest],
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {
@@ -250,19 +274,14 @@ impl<E: Engine> ChatModel for LocalChat<E> {
                 seed_indices: None,
             });
         }
+        let mut at_work = match self.lock() {
+            Ok(at_work) => at_work,
+            Err(error) => return all_failed(results, &error, on_result),
+        };
         while !decoding.is_idle() {
-            let finished = match decoding.step(&mut self.engine) {
+            let finished = match decoding.step(&mut at_work.engine) {
                 Ok(finished) => finished,
-                Err(error) => {
-                    // The failure is that of every request that it took with it.
-                    let reason = error.to_string();
-                    for (place, result) in results.iter_mut().enumerate().filter(|(_, r)| r.is_none()) {
-                        let failed = Err(ChatError::Failed(reason.clone().into()));
-                        let _ = on_result(place, &failed);
-                        *result = Some(failed);
-                    }
-                    break;
-                }
+                Err(error) => return all_failed(results, &error, on_result),
             };
             for Finished { job_idx, result, .. } in finished {
                 let (place, prompt) = &prompts[job_idx];
@@ -290,6 +309,7 @@ impl<E: Engine> LocalChat<E> {
         Ok(ChatReply {
             text,
             reasoning,
+            tool_calls: Vec::new(),
             n_completion_tokens: completion.tokens.len(),
             tokens: completion.tokens,
             finish_reason: completion.finish_reason,
@@ -309,6 +329,21 @@ fn chat_error(error: GenerateError) -> ChatError {
         true => ChatError::BadRequest(error.to_string()),
         false => ChatError::Failed(Box::new(error)),
     }
+}
+
+/// A failure of the engine is that of every request that has no result yet.
+fn all_failed(
+    mut results: Vec<Option<ChatResult>>,
+    error: &GenerateError,
+    on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
+) -> Vec<ChatResult> {
+    let reason = error.to_string();
+    for (place, result) in results.iter_mut().enumerate().filter(|(_, result)| result.is_none()) {
+        let failed = Err(ChatError::Failed(reason.clone().into()));
+        let _ = on_result(place, &failed);
+        *result = Some(failed);
+    }
+    all_or_broken_off(results)
 }
 
 /// Requests that were not sent were interrupted.

@@ -34,7 +34,7 @@ fn reply(answer: &str, change: impl Fn(&mut SamplingOptions)) -> (LocalReply, Ve
     let mut request = ask(&[(Role::User, "question")]);
     change(&mut request.sampling);
     let n_prompt = renderer().prompt(&request.conversation).unwrap().len();
-    let mut chat = LocalChat::new(Parrot::saying(1000, n_prompt, tokens(answer)), renderer()).unwrap();
+    let chat = LocalChat::new(Parrot::saying(1000, n_prompt, tokens(answer)), renderer()).unwrap();
     let mut pieces = Vec::new();
     let reply = chat
         .reply(&request, &mut |piece| {
@@ -94,12 +94,12 @@ fn the_next_turn_reads_only_what_is_new() {
     let mut chat = LocalChat::new(parrot, renderer()).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     assert_eq!(chat.chat(&first, &mut silent).unwrap().text, "four");
-    let n_read = chat.engine().n_read;
+    let n_read = chat.with_engine(|engine| engine.n_read);
     let second = ask(&[(Role::User, "2 + 2?"), (Role::Assistant, "four"), (Role::User, "Sure?")]);
     let reply = chat.reply(&second, &mut silent).unwrap();
     let n_second = renderer().prompt(&second.conversation).unwrap().len();
     assert!(reply.n_reused_tokens > n_first, "{}", reply.n_reused_tokens);
-    assert_eq!(chat.engine().n_read - n_read, n_second - reply.n_reused_tokens);
+    assert_eq!(chat.with_engine(|engine| engine.n_read) - n_read, n_second - reply.n_reused_tokens);
     // Weights that change make the cache stale.
     chat.engine_mut().unwrap().n_read = 0;
     assert_eq!(chat.reply(&second, &mut silent).unwrap().n_reused_tokens, 0);
@@ -140,7 +140,7 @@ fn many_requests_are_answered_as_each_alone() {
         .map(|request| babbler().chat(request, &mut { go_on }).map_err(|e| e.to_string()))
         .collect();
     assert_eq!(alone.iter().filter(|result| result.is_err()).count(), 3);
-    let mut chat = babbler();
+    let chat = babbler();
     let mut told = vec![0; 20];
     let together = chat.chat_all(&requests, &mut |place, result| {
         told[place] += 1;
@@ -155,9 +155,9 @@ fn many_requests_are_answered_as_each_alone() {
     let n_drawn: usize = replies().map(|reply| reply.n_completion_tokens - 1).sum();
     let n_prompts: usize = replies().map(|reply| reply.n_prompt_tokens).sum();
     assert!(
-        chat.engine().n_read - n_drawn < n_prompts / 2,
+        chat.with_engine(|engine| engine.n_read) - n_drawn < n_prompts / 2,
         "{} of {n_prompts}",
-        chat.engine().n_read - n_drawn
+        chat.with_engine(|engine| engine.n_read) - n_drawn
     );
 
     let mut n_told = 0;
@@ -171,14 +171,14 @@ fn many_requests_are_answered_as_each_alone() {
 
 #[test]
 fn breaking_off_is_cancelling() {
-    let mut chat = LocalChat::new(Parrot::new(1000, |_| one_hot(50)), renderer()).unwrap();
+    let chat = LocalChat::new(Parrot::new(1000, |_| one_hot(50)), renderer()).unwrap();
     let reply = chat.chat(&ask(&[(Role::User, "q")]), &mut |_| ControlFlow::Break(())).unwrap();
     assert_eq!((reply.tokens.len(), reply.finish_reason), (1, FinishReason::Cancelled));
 }
 
 #[test]
 fn requests_that_cannot_be_served_say_why() {
-    let mut chat = LocalChat::new(Parrot::new(8, |_| one_hot(50)), renderer()).unwrap();
+    let chat = LocalChat::new(Parrot::new(8, |_| one_hot(50)), renderer()).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     let error = chat.chat(&ask(&[]), &mut silent).unwrap_err();
     assert_eq!(error.to_string(), "the request cannot be served: the conversation is empty");
@@ -193,7 +193,7 @@ fn requests_that_cannot_be_served_say_why() {
 fn raw_texts_are_continued() {
     let answer = tokens(" rolls<|im_end|>");
     let n_prompt = tokens("the wheel").len();
-    let mut chat = LocalChat::new(Parrot::saying(100, n_prompt, answer), renderer()).unwrap();
+    let chat = LocalChat::new(Parrot::saying(100, n_prompt, answer), renderer()).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     let reply = chat.complete("the wheel", &SamplingOptions::default(), &mut silent).unwrap();
     assert_eq!(reply.reply.text, " rolls");
@@ -206,7 +206,7 @@ fn a_tokenizer_without_template_continues_texts_only() {
     let files = renderer().tokenizer().files().into_iter().filter(|(name, _)| !name.ends_with(".jinja"));
     let tokenizer = Tokenizer::from_files(files.collect()).unwrap();
     let renderer = ChatRenderer::new(tokenizer, RenderOptions::default()).unwrap();
-    let mut chat = LocalChat::new(Parrot::new(100, |_| one_hot(2)), renderer).unwrap();
+    let chat = LocalChat::new(Parrot::new(100, |_| one_hot(2)), renderer).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     assert!(chat.complete("x", &SamplingOptions::default(), &mut silent).is_ok());
     let error = chat.chat(&ask(&[(Role::User, "q")]), &mut silent).unwrap_err();
@@ -276,4 +276,33 @@ fn marks_that_are_special_tokens_are_not_lost() {
         ChatRenderer::new(Tokenizer::from_files(files).unwrap(), RenderOptions::default()).unwrap();
     let found = split_reply(&renderer, "[THINK]hm[OTHER][/THINK]yes[OTHER]");
     assert_eq!(found, ("yes".to_owned(), Some("hm".to_owned())));
+}
+
+/// The engine serves one thread after the other; what a reply says does not depend on who else asks.
+#[test]
+fn threads_share_a_model() {
+    let requests: Vec<ChatRequest> = (0..8).map(|i| ask(&[(Role::User, &format!("question {i}"))])).collect();
+    let says = |chat: &LocalChat<Parrot>, request: &ChatRequest| {
+        chat.chat(request, &mut |_| ControlFlow::Continue(())).map_err(|error| error.to_string())
+    };
+    let alone: Vec<_> = requests.iter().map(|request| says(&babbler(), request)).collect();
+    let chat = babbler();
+    let together: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = requests.iter().map(|request| scope.spawn(|| says(&chat, request))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(together, alone);
+}
+
+/// A panic while a reply is generated does not take the model away from the others.
+#[test]
+fn a_thread_that_panics_leaves_the_model_usable() {
+    let chat = babbler();
+    let request = ask(&[(Role::User, "question")]);
+    let expected = babbler().chat(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+    std::thread::scope(|scope| {
+        let panicking = scope.spawn(|| chat.chat(&request, &mut |_| panic!("the listener fails")));
+        assert!(panicking.join().is_err());
+    });
+    assert_eq!(chat.chat(&request, &mut |_| ControlFlow::Continue(())).unwrap(), expected);
 }

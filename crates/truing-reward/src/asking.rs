@@ -107,7 +107,7 @@ fn read_reply<V>(
 /// again. `on_result` gets each result with the index of its request, and whether that request is settled by it:
 /// readable, failed or asked often enough.
 pub fn ask_readable<V>(
-    model: &mut dyn ChatModel,
+    model: &dyn ChatModel,
     mut requests: Vec<ChatRequest>,
     most_replies: usize,
     reminder: &str,
@@ -211,13 +211,14 @@ pub fn question_text(prompt: &Conversation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Says "no", then "yes", of each request.
     struct Hesitant;
 
     impl ChatModel for Hesitant {
         fn chat(
-            &mut self,
+            &self,
             request: &ChatRequest,
             _: &mut dyn FnMut(&str) -> ControlFlow<()>,
         ) -> Result<ChatReply, ChatError> {
@@ -225,14 +226,7 @@ mod tests {
             if request.conversation.messages[0].content == "bad" {
                 return Err(ChatError::BadRequest("bad".into()));
             }
-            Ok(ChatReply {
-                text: if n_messages == 1 { "no" } else { "yes" }.into(),
-                reasoning: None,
-                tokens: Vec::new(),
-                finish_reason: FinishReason::EndOfTurn,
-                n_prompt_tokens: 0,
-                n_completion_tokens: 0,
-            })
+            Ok(ChatReply { text: if n_messages == 1 { "no" } else { "yes" }.into(), ..ChatReply::default() })
         }
     }
 
@@ -246,11 +240,10 @@ mod tests {
             let mut seen = Vec::new();
             let requests = vec![request("one"), request("bad"), request("two")];
             let read = |_: usize, text: &str| (text == "yes").then_some(());
-            let answers =
-                ask_readable(&mut Hesitant, requests, most_replies, "again", read, &mut |i, _, is| {
-                    seen.push((i, is));
-                    ControlFlow::Continue(())
-                });
+            let answers = ask_readable(&Hesitant, requests, most_replies, "again", read, &mut |i, _, is| {
+                seen.push((i, is));
+                ControlFlow::Continue(())
+            });
             (seen, answers.iter().map(Result::is_ok).collect::<Vec<_>>())
         };
         let seen = vec![(0, false), (1, true), (2, false), (0, true), (2, true)];
@@ -259,15 +252,15 @@ mod tests {
     }
 
     /// Always gives the same reply.
-    struct Says(ChatReply, usize);
+    struct Says(ChatReply, AtomicUsize);
 
     impl ChatModel for Says {
         fn chat(
-            &mut self,
+            &self,
             _: &ChatRequest,
             _: &mut dyn FnMut(&str) -> ControlFlow<()>,
         ) -> Result<ChatReply, ChatError> {
-            self.1 += 1;
+            self.1.fetch_add(1, Ordering::Relaxed);
             Ok(self.0.clone())
         }
     }
@@ -306,15 +299,8 @@ mod tests {
             ),
         ] {
             let reasoning = reasoning.map(str::to_owned);
-            let reply = ChatReply {
-                text: text.into(),
-                reasoning,
-                tokens: Vec::new(),
-                finish_reason,
-                n_prompt_tokens: 0,
-                n_completion_tokens: 0,
-            };
-            let mut model = Says(reply, 0);
+            let reply = ChatReply { text: text.into(), reasoning, finish_reason, ..ChatReply::default() };
+            let model = Says(reply, AtomicUsize::new(0));
             let request = ChatRequest {
                 conversation: Conversation {
                     messages: vec![Message::new(Role::User, "?")],
@@ -328,10 +314,10 @@ mod tests {
                 n_settled += usize::from(is_settled);
                 ControlFlow::Continue(())
             };
-            let found = ask_readable(&mut model, vec![request], 3, "again", read, &mut on_result).remove(0);
+            let found = ask_readable(&model, vec![request], 3, "again", read, &mut on_result).remove(0);
             let found = found.map_err(|error| error.to_string());
             assert_eq!(found.as_deref().map_err(String::as_str), expected, "{text} {finish_reason:?}");
-            assert_eq!((model.1, n_settled), (n_asked, 1), "{text} {finish_reason:?}");
+            assert_eq!((model.1.into_inner(), n_settled), (n_asked, 1), "{text} {finish_reason:?}");
         }
     }
 

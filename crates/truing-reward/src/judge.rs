@@ -314,7 +314,7 @@ impl RewardFunction for Judge {
             ControlFlow::Break(())
         };
         let verdicts = ask_readable(
-            self.model.as_mut(),
+            self.model.as_ref(),
             requests,
             config.most_replies,
             &config.reminder(),
@@ -348,7 +348,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use truing_types::{ChatReply, FinishReason, RowOrigin};
 
-    type Answer = Box<dyn Fn(&ChatRequest) -> Result<String, ChatError> + Send>;
+    type Answer = Box<dyn Fn(&ChatRequest) -> Result<String, ChatError> + Send + Sync>;
 
     /// Answers by a rule, and keeps what it was asked.
     struct Scripted {
@@ -358,28 +358,21 @@ mod tests {
 
     impl ChatModel for Scripted {
         fn chat(
-            &mut self,
+            &self,
             request: &ChatRequest,
             _: &mut dyn FnMut(&str) -> ControlFlow<()>,
         ) -> Result<ChatReply, ChatError> {
             self.asked.lock().unwrap().push(request.clone());
             let text = (self.answer)(request)?;
             let finish_reason = FinishReason::EndOfTurn;
-            Ok(ChatReply {
-                text,
-                reasoning: None,
-                tokens: Vec::new(),
-                finish_reason,
-                n_prompt_tokens: 0,
-                n_completion_tokens: 0,
-            })
+            Ok(ChatReply { text, finish_reason, ..ChatReply::default() })
         }
     }
 
     fn judged(
         config: JudgeConfig,
         texts: &[&str],
-        answer: impl Fn(&ChatRequest) -> Result<String, ChatError> + Send + 'static,
+        answer: impl Fn(&ChatRequest) -> Result<String, ChatError> + Send + Sync + 'static,
     ) -> (Vec<Result<f64, Unscored>>, Vec<ChatRequest>) {
         let asked = Arc::default();
         let model = Scripted { answer: Box::new(answer), asked: Arc::clone(&asked) };

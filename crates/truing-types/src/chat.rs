@@ -1,8 +1,9 @@
-//! The only door to a language model: the policy in this process, a teacher, a judge, an outside server.
+//! The one interface to language models that write text: the policy in this process, a teacher, a judge, a server.
 
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{Conversation, TokenId};
 
@@ -54,10 +55,11 @@ pub struct ChatRequest {
 }
 
 /// Why a reply ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model ended its turn.
+    #[default]
     EndOfTurn,
     /// A stop text appeared.
     StopText,
@@ -74,14 +76,17 @@ pub enum FinishReason {
 }
 
 /// What a model answered.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ChatReply {
     /// What was said, without end-of-turn or stop text, and without the thought before it. Empty where the thought was
     /// never closed.
     pub text: String,
     /// The thought before the answer; `None` where there is none.
     pub reasoning: Option<String>,
-    /// The tokens as drawn; empty where a remote model does not tell.
+    /// Calls of tools in OpenAI's shape (`id`, `type`, `function` with `name` and `arguments` as JSON text), as
+    /// [`Message::tool_calls`](crate::Message::tool_calls) takes them back. Empty where none are made.
+    pub tool_calls: Vec<Value>,
+    /// The tokens as sampled; empty where a remote model does not return them.
     pub tokens: Vec<TokenId>,
     /// Why it ended.
     pub finish_reason: FinishReason,
@@ -141,14 +146,15 @@ impl ChatError {
     }
 }
 
-/// Anything that continues a conversation. It can be moved to another thread.
-pub trait ChatModel: Send {
+/// Anything that continues a conversation. It can be shared by several threads: a model that does one thing at a time,
+/// as an engine does, lets the others wait.
+pub trait ChatModel: Send + Sync {
     /// Writes the next assistant turn. `on_text` gets each piece of text as it appears and may break off.
     ///
     /// # Errors
     /// When the request is unusable or the model fails.
     fn chat(
-        &mut self,
+        &self,
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError>;
@@ -160,7 +166,7 @@ pub trait ChatModel: Send {
     /// that were not yet asked are [`ChatError::BrokenOff`]. After a permanent failure they are
     /// [`ChatError::NotAsked`].
     fn chat_all(
-        &mut self,
+        &self,
         requests: &[ChatRequest],
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {

@@ -21,7 +21,7 @@ fn go_on<T>(_: usize, _: &T) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn texts(model: &mut CachedChat, requests: &[ChatRequest]) -> Vec<String> {
+fn texts(model: &CachedChat, requests: &[ChatRequest]) -> Vec<String> {
     model.chat_all(requests, &mut go_on).into_iter().map(|result| result.unwrap().text).collect()
 }
 
@@ -38,10 +38,10 @@ fn an_interrupted_run_goes_on_without_asking_again() {
     });
     let before: Vec<String> = results.iter().flatten().map(|reply| reply.text.clone()).collect();
     assert!(before.len() >= 4 && before.len() < 12);
-    let all = texts(&mut cached(&setup, &path, CacheMode::Live), &requests);
+    let all = texts(&cached(&setup, &path, CacheMode::Live), &requests);
     assert_eq!(all[..before.len()], before[..]);
     assert_eq!(setup.server.asked().len(), 12, "each was asked once");
-    assert_eq!(all, texts(&mut cached(&setup, &path, CacheMode::Replay), &requests));
+    assert_eq!(all, texts(&cached(&setup, &path, CacheMode::Replay), &requests));
     assert_eq!(setup.client.counts().snapshot().cache_hits, before.len() as u64 + 12);
 }
 
@@ -49,10 +49,10 @@ fn an_interrupted_run_goes_on_without_asking_again() {
 fn equal_requests_are_asked_once_and_another_seed_is_another_request() {
     let folder = tempfile::tempdir().unwrap();
     let setup = setup(vec![Act::Count], |_| {});
-    let mut model = cached(&setup, &folder.path().join("c"), CacheMode::Live);
+    let model = cached(&setup, &folder.path().join("c"), CacheMode::Live);
     let mut other = request("x");
     other.sampling.seed = 1;
-    let found = texts(&mut model, &[request("x"), other, request("x"), request("x")]);
+    let found = texts(&model, &[request("x"), other, request("x"), request("x")]);
     assert_eq!(found[0], found[2]);
     assert_eq!(found[0], found[3]);
     assert_ne!(found[0], found[1]);
@@ -73,12 +73,12 @@ fn recording_replaces_and_replaying_never_asks() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");
     let setup = setup(vec![Act::Count], |_| {});
-    let ask = |mode| texts(&mut cached(&setup, &path, mode), &[request("x")]);
+    let ask = |mode| texts(&cached(&setup, &path, mode), &[request("x")]);
     assert_eq!(ask(CacheMode::Live), ["1"]);
     assert_eq!(ask(CacheMode::Record), ["2"]);
     assert_eq!(ask(CacheMode::Live), ["2"]);
     assert_eq!(ask(CacheMode::Replay), ["2"]);
-    let mut replay = cached(&setup, &path, CacheMode::Replay);
+    let replay = cached(&setup, &path, CacheMode::Replay);
     let missing = replay.chat(&request("never asked"), &mut |_| ControlFlow::Continue(())).unwrap_err();
     let ChatError::Failed(error) = missing else { panic!("{missing}") };
     let error = *error.downcast::<ClientError>().unwrap();
@@ -92,10 +92,47 @@ fn recording_replaces_and_replaying_never_asks() {
 fn failures_are_not_kept() {
     let folder = tempfile::tempdir().unwrap();
     let setup = setup(vec![json(400, "{}"), says("now")], |_| {});
-    let mut model = cached(&setup, &folder.path().join("c"), CacheMode::Live);
+    let model = cached(&setup, &folder.path().join("c"), CacheMode::Live);
     let both = model.chat_all(&[request("x"), request("x")], &mut go_on);
     assert!(both.iter().all(|result| matches!(result, Err(ChatError::Failed(_)))));
-    assert_eq!(texts(&mut model, &[request("x")]), ["now"]);
+    assert_eq!(texts(&model, &[request("x")]), ["now"]);
+}
+
+/// Several threads may ask one model.
+#[test]
+fn threads_share_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = setup(vec![Act::Count], |_| {});
+    let model = cached(&setup, &folder.path().join("c"), CacheMode::Live);
+    let model: &dyn ChatModel = &model;
+    let ask = |text: String| model.chat(&request(&text), &mut |_| ControlFlow::Continue(())).unwrap().text;
+    let mut said: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|i| scope.spawn(move || ask(i.to_string()))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let again: Vec<String> = (0..8).map(|i| ask(i.to_string())).collect();
+    assert_eq!(said, again, "each request has its own reply");
+    said.sort();
+    assert_eq!(said, (1..=8).map(|n| n.to_string()).collect::<Vec<_>>(), "each was asked once");
+}
+
+#[test]
+fn calls_of_tools_are_kept_and_the_key_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c");
+    let call = |key: &str| {
+        let arguments = serde_json::json!({"q": key}).to_string();
+        serde_json::json!({"id": "a", "type": "function", "function": {"name": "look_up", "arguments": arguments}})
+    };
+    let message = serde_json::json!({"content": null, "tool_calls": [call(KEY)]});
+    let answer = serde_json::json!({"choices": [{"message": message, "finish_reason": "tool_calls"}]});
+    let setup = setup(vec![json(200, &answer.to_string())], |_| {});
+    for mode in [CacheMode::Live, CacheMode::Replay] {
+        let reply =
+            cached(&setup, &path, mode).chat(&request("x"), &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(reply.tool_calls, [call("[key]")], "{mode:?}");
+    }
+    assert_eq!(setup.server.asked().len(), 1);
 }
 
 /// A reply of some content and end.
@@ -121,11 +158,11 @@ fn a_reply_without_an_answer_is_asked_again_by_the_next_run_and_one_that_was_cut
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c");
         let setup = setup(vec![ends(content, finish), says("now")], |_| {});
-        let first = texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]);
-        let next = texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]);
+        let first = texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]);
+        let next = texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]);
         let expected = if is_kept { first } else { vec!["now".to_owned()] };
         assert_eq!(next, expected, "{content} {finish}");
-        assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Replay), &[request("x")]), expected);
+        assert_eq!(texts(&cached(&setup, &path, CacheMode::Replay), &[request("x")]), expected);
         assert_eq!(setup.server.asked().len(), if is_kept { 1 } else { 2 }, "{content} {finish}");
     }
 }
@@ -136,10 +173,10 @@ fn a_reply_without_an_answer_in_an_old_cache_makes_way_and_is_replayed() {
     let path = folder.path().join("c");
     let setup = setup(vec![ends("", "stop"), says("now")], |_| {});
     // A recording keeps whatever came, as older versions did.
-    assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Record), &[request("x")]), [""]);
-    assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Replay), &[request("x")]), [""]);
-    assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]), ["now"]);
-    assert_eq!(texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]), ["now"]);
+    assert_eq!(texts(&cached(&setup, &path, CacheMode::Record), &[request("x")]), [""]);
+    assert_eq!(texts(&cached(&setup, &path, CacheMode::Replay), &[request("x")]), [""]);
+    assert_eq!(texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]), ["now"]);
+    assert_eq!(texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]), ["now"]);
     assert_eq!(setup.server.asked().len(), 2);
 }
 
@@ -158,12 +195,12 @@ fn ranks_that_share_a_file_lose_no_reply_and_never_find_it_locked() {
                 let (begin, path, setup, requests) = (&begin, &path, &setup, &requests);
                 scope.spawn(move || {
                     begin.wait();
-                    let mut model = cached(setup, path, CacheMode::Live);
+                    let model = cached(setup, path, CacheMode::Live);
                     // Shares overlap: every request is of two ranks.
                     let is_mine = |i: &usize| i % N_RANKS == rank || (i + 1) % N_RANKS == rank;
                     let mine: Vec<usize> = (0..requests.len()).filter(is_mine).collect();
                     let asked: Vec<ChatRequest> = mine.iter().map(|&i| requests[i].clone()).collect();
-                    mine.into_iter().zip(texts(&mut model, &asked)).collect()
+                    mine.into_iter().zip(texts(&model, &asked)).collect()
                 })
             })
             .collect();
@@ -171,7 +208,7 @@ fn ranks_that_share_a_file_lose_no_reply_and_never_find_it_locked() {
     });
     assert_eq!(ReplyCache::open(&path).unwrap().len().unwrap(), 60);
     let n_asked = setup.server.asked().len();
-    let kept = texts(&mut cached(&setup, &path, CacheMode::Live), &requests);
+    let kept = texts(&cached(&setup, &path, CacheMode::Live), &requests);
     assert_eq!(setup.server.asked().len(), n_asked, "every reply is kept");
     for (i, text) in seen.iter().flatten() {
         let others = seen.iter().flatten().filter(|(other, _)| other == i);
@@ -187,13 +224,13 @@ fn two_at_once_share_the_file_and_see_the_same() {
     let requests: Vec<ChatRequest> = (0..20).map(|i| request(&i.to_string())).collect();
     std::thread::scope(|scope| {
         for _ in 0..3 {
-            scope.spawn(|| texts(&mut cached(&setup, &path, CacheMode::Live), &requests));
+            scope.spawn(|| texts(&cached(&setup, &path, CacheMode::Live), &requests));
         }
     });
     let cache = ReplyCache::open(&path).unwrap();
     assert_eq!(cache.len().unwrap(), 20);
     let n_asked = setup.server.asked().len();
-    let [one, other] = [0, 1].map(|_| texts(&mut cached(&setup, &path, CacheMode::Live), &requests));
+    let [one, other] = [0, 1].map(|_| texts(&cached(&setup, &path, CacheMode::Live), &requests));
     assert_eq!(one, other);
     assert_eq!(setup.server.asked().len(), n_asked);
 }
@@ -203,7 +240,7 @@ fn the_file_holds_no_key_and_other_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c");
     let setup = setup(vec![says(&format!("You sent Bearer {KEY}. [[5]]"))], |_| {});
-    let found = texts(&mut cached(&setup, &path, CacheMode::Live), &[request("x")]);
+    let found = texts(&cached(&setup, &path, CacheMode::Live), &[request("x")]);
     assert_eq!(found, ["You sent Bearer [key]. [[5]]"]);
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();

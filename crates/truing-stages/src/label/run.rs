@@ -130,7 +130,7 @@ impl Asking<'_, '_, '_> {
     /// Asks everything of one judge; `None` when the run is to stop. A judge that keeps failing is asked no more.
     fn ask_all(
         mut self,
-        model: &mut dyn ChatModel,
+        model: &dyn ChatModel,
         stop: &AtomicBool,
         answers: &mut Answers,
     ) -> Option<JudgeCounts> {
@@ -161,7 +161,7 @@ impl Asking<'_, '_, '_> {
     /// Asks questions about the same dimensions.
     fn ask_chunk(
         &mut self,
-        model: &mut dyn ChatModel,
+        model: &dyn ChatModel,
         questions: &[Question],
         answers: &mut Answers,
         counts: &mut JudgeCounts,

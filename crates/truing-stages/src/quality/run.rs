@@ -102,7 +102,7 @@ impl Asking<'_, '_, '_> {
     /// Asks everything of one judge; false when the run is to stop. A judge that keeps failing is asked no more.
     fn ask_all(
         &mut self,
-        model: &mut dyn ChatModel,
+        model: &dyn ChatModel,
         stop: &AtomicBool,
         comparisons: &mut Vec<Comparison>,
         unscored: &mut BTreeMap<String, usize>,
@@ -130,7 +130,7 @@ impl Asking<'_, '_, '_> {
 
     fn ask_chunk(
         &mut self,
-        model: &mut dyn ChatModel,
+        model: &dyn ChatModel,
         bucket_idx: usize,
         pairs: &[(usize, usize)],
         unscored: &mut BTreeMap<String, usize>,

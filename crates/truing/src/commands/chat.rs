@@ -139,7 +139,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         match Line::parse(&line) {
             Line::Turn(text) => {
                 conversation.messages.push(Message::new(Role::User, text));
-                reply(&mut model, &mut conversation, &sampling, &interrupt, printer)?;
+                reply(&model, &mut conversation, &sampling, &interrupt, printer)?;
             }
             Line::Empty => {}
             Line::Reset => conversation.messages.retain(|message| message.role == Role::System),
@@ -163,7 +163,7 @@ fn set_system(conversation: &mut Conversation, text: &str) {
 
 /// Streams the next turn and adds it to the conversation, also if it was interrupted.
 fn reply(
-    model: &mut dyn ChatModel,
+    model: &dyn ChatModel,
     conversation: &mut Conversation,
     sampling: &SamplingOptions,
     interrupt: &ReplyInterrupt,
@@ -232,7 +232,7 @@ mod tests {
         struct Refuses;
         impl ChatModel for Refuses {
             fn chat(
-                &mut self,
+                &self,
                 _: &ChatRequest,
                 _: &mut dyn FnMut(&str) -> ControlFlow<()>,
             ) -> Result<truing_types::ChatReply, truing_types::ChatError> {
@@ -243,7 +243,7 @@ mod tests {
         conversation.messages.push(Message::new(Role::User, "x"));
         let interrupt = ReplyInterrupt::default();
         let printer = Printer::new(true, true);
-        reply(&mut Refuses, &mut conversation, &SamplingOptions::default(), &interrupt, printer).unwrap();
+        reply(&Refuses, &mut conversation, &SamplingOptions::default(), &interrupt, printer).unwrap();
         assert!(conversation.messages.is_empty());
     }
 }
