@@ -13,6 +13,7 @@ pub mod judge;
 mod rewards;
 pub mod sandbox;
 pub mod shaping;
+pub mod unscored;
 pub mod verifiers;
 
 pub use completion::{Completion, RewardFunction};

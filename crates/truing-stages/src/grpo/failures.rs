@@ -1,17 +1,18 @@
 //! What a run does where rewards cannot be computed, or are all the same: it says so at once, and ends by policy. A run that
 //! learnt nothing never ends as if all were well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_model::Engine;
 use truing_reward::ScoredCompletion;
+use truing_reward::unscored::{UnscoredSummary, reasons_text};
 use truing_train::checkpoint::TrainerState;
-use truing_types::{Event, RowOrigin, UnscoredReason};
+use truing_types::{Event, RowOrigin};
 
 use super::run::Running;
-use super::state::{PromptState, UnscoredCount};
+use super::state::PromptState;
 use crate::StageError;
 
 /// Steps in a row with rewards but without differences between them, after which that is said.
@@ -77,134 +78,6 @@ impl Looked {
     }
 }
 
-/// Which of some completions could not be scored, and why.
-pub(super) struct Unscoring {
-    n_completions: usize,
-    n_scored: usize,
-    reasons: BTreeMap<UnscoredReason, UnscoredCount>,
-    /// Rewards that no completion has.
-    dead: Vec<DeadReward>,
-}
-
-/// A reward that could not be computed for any completion.
-struct DeadReward {
-    name: String,
-    n: usize,
-    reason: UnscoredReason,
-    detail: String,
-    is_only_reason: bool,
-}
-
-impl Unscoring {
-    /// Of completions with the rows that they are of.
-    pub(super) fn of<'a>(scored: impl Iterator<Item = (&'a RowOrigin, &'a ScoredCompletion)>) -> Self {
-        let mut found = Self { n_completions: 0, n_scored: 0, reasons: BTreeMap::new(), dead: Vec::new() };
-        let mut parts: BTreeMap<&str, Option<DeadReward>> = BTreeMap::new();
-        for (origin, one) in scored {
-            found.n_completions += 1;
-            match &one.total {
-                Ok(_) => found.n_scored += 1,
-                Err(unscored) => {
-                    let first = || UnscoredCount { n: 0, first: located(origin, &unscored.detail) };
-                    found.reasons.entry(unscored.reason).or_insert_with(first).n += 1;
-                }
-            }
-            for (name, part) in &one.parts {
-                match (part, parts.get_mut(name.as_str())) {
-                    (Ok(_), _) => drop(parts.insert(name, None)),
-                    (Err(_), Some(None)) => {}
-                    (Err(unscored), Some(Some(dead))) => {
-                        dead.n += 1;
-                        dead.is_only_reason &= dead.reason == unscored.reason;
-                    }
-                    (Err(unscored), None) => {
-                        let (reason, detail) = (unscored.reason, located(origin, &unscored.detail));
-                        let dead =
-                            DeadReward { name: name.clone(), n: 1, reason, detail, is_only_reason: true };
-                        parts.insert(name, Some(dead));
-                    }
-                }
-            }
-        }
-        found.dead = parts.into_values().flatten().collect();
-        found
-    }
-
-    /// Whether there are completions, and none has a reward.
-    pub(super) fn is_total(&self) -> bool {
-        self.n_completions > 0 && self.n_scored == 0
-    }
-
-    /// Whether completions stay without a reward for a reason that waiting does not mend.
-    fn will_not_pass(&self) -> bool {
-        let has_no_sandbox =
-            |dead: &DeadReward| dead.reason == UnscoredReason::NoSandbox && dead.is_only_reason;
-        self.reasons.contains_key(&UnscoredReason::JudgeRefused)
-            || self.reasons.contains_key(&UnscoredReason::NoSandbox) && self.dead.iter().any(has_no_sandbox)
-    }
-
-    /// How many could not be scored, and why.
-    pub(super) fn text(&self) -> String {
-        let n = self.n_completions;
-        let how_many = match self.n_scored {
-            0 => format!("none of {n} completions could be scored"),
-            n_scored => format!("{} of {n} completions could not be scored", n - n_scored),
-        };
-        format!("{how_many}: {}", reasons_text(&self.reasons))
-    }
-
-    /// What should be said, each with a key of what it is about.
-    fn warnings(&self) -> Vec<(String, String)> {
-        let key = |reasons: &mut dyn Iterator<Item = &UnscoredReason>| {
-            reasons.map(|reason| reason.as_str()).collect::<Vec<_>>().join(" ")
-        };
-        if self.is_total() {
-            return vec![(format!("all {}", key(&mut self.reasons.keys())), self.text())];
-        }
-        let some = self.reasons.iter().map(|(reason, UnscoredCount { n, first })| {
-            let text = format!(
-                "{n} of {} completions have no reward and are not learnt from: {}: {first}",
-                self.n_completions,
-                reason.as_str()
-            );
-            (format!("some {}", reason.as_str()), text)
-        });
-        let is_said = |dead: &&DeadReward| !self.reasons.contains_key(&dead.reason);
-        let dead = self.dead.iter().filter(is_said).map(|dead| {
-            let DeadReward { name, n, reason, detail, .. } = dead;
-            let reason = reason.as_str();
-            let text =
-                format!("`{name}` could not be computed for any of its {n} completions: {reason}: {detail}");
-            (format!("dead {name} {reason}"), text)
-        });
-        some.chain(dead).collect()
-    }
-
-    /// Adds them to those of the whole run.
-    pub(super) fn add_to(&self, prompts: &mut PromptState) {
-        prompts.n_completions += self.n_completions as u64;
-        for (reason, count) in &self.reasons {
-            match prompts.unscored.get_mut(reason) {
-                Some(known) => known.n += count.n,
-                None => drop(prompts.unscored.insert(*reason, count.clone())),
-            }
-        }
-    }
-}
-
-/// What happened, with its row where that is not said yet.
-fn located(origin: &RowOrigin, detail: &str) -> String {
-    let origin = origin.to_string();
-    if detail.contains(&origin) { detail.to_owned() } else { format!("{origin}: {detail}") }
-}
-
-fn reasons_text(reasons: &BTreeMap<UnscoredReason, UnscoredCount>) -> String {
-    let text = |(reason, count): (&UnscoredReason, &UnscoredCount)| {
-        format!("{} ({}): {}", reason.as_str(), count.n, count.first)
-    };
-    reasons.iter().map(text).collect::<Vec<_>>().join("; ")
-}
-
 /// How many completions of a run have no reward, and why; `None` where all have one.
 fn unscored_text(prompts: &PromptState) -> Option<String> {
     let n: u64 = prompts.unscored.values().map(|count| count.n).sum();
@@ -225,9 +98,9 @@ impl<E: Engine> Running<'_, E> {
         &mut self,
         looked: Looked,
         scored: impl Iterator<Item = (&'a RowOrigin, &'a ScoredCompletion)>,
-    ) -> Result<Unscoring, StageError> {
+    ) -> Result<UnscoredSummary, StageError> {
         let what = looked.name();
-        let found = Unscoring::of(scored);
+        let found = UnscoredSummary::of(scored);
         if found.will_not_pass() && self.plan.config.on_unscored_step == OnUnscoredStep::Stop {
             let problem = format!("{what}: {}", found.text());
             return Err(StageError::Unscored { problem, saved: String::new() });
@@ -356,58 +229,15 @@ impl<E: Engine> Running<'_, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use truing_types::Unscored;
-
-    fn scored(
-        parts: &[(&str, Result<f64, UnscoredReason>)],
-        total: Result<f64, UnscoredReason>,
-    ) -> ScoredCompletion {
-        let part = |part: Result<f64, UnscoredReason>| part.map_err(|reason| Unscored::new(reason, "why"));
-        ScoredCompletion {
-            parts: parts.iter().map(|&(name, value)| (name.to_owned(), part(value))).collect(),
-            total: part(total),
-        }
-    }
+    use truing_reward::unscored::UnscoredCount;
+    use truing_types::UnscoredReason;
 
     #[test]
-    fn what_waiting_does_not_mend_is_told_apart() {
-        use UnscoredReason::{JudgeFailed, JudgeRefused, MissingReference, NoSandbox};
-        let ok = || scored(&[("a", Ok(1.0))], Ok(1.0));
-        let origin = RowOrigin { source: "a.jsonl".into(), line: 3 };
-        let only = |reason| scored(&[("a", Err(reason))], Err(reason));
-        let optional = |reason| scored(&[("a", Err(reason)), ("b", Ok(1.0))], Ok(1.0));
-        for (completions, will_not_pass, is_total, n_warnings) in [
-            (vec![ok(), ok()], false, false, 0),
-            (vec![only(JudgeFailed), only(JudgeFailed)], false, true, 1),
-            (vec![only(MissingReference)], false, true, 1),
-            (vec![only(JudgeRefused)], true, true, 1),
-            // An account that runs dry in the middle of a step.
-            (vec![ok(), only(JudgeRefused)], true, false, 1),
-            (vec![ok(), only(MissingReference), only(JudgeFailed), only(JudgeFailed)], false, false, 2),
-            (vec![optional(JudgeRefused), optional(JudgeRefused)], false, false, 1),
-            (vec![only(NoSandbox), only(NoSandbox)], true, true, 1),
-            (vec![ok(), only(NoSandbox)], false, false, 1),
-            (vec![only(NoSandbox), only(JudgeFailed)], false, true, 1),
-            (Vec::new(), false, false, 0),
-        ] {
-            let found = Unscoring::of(completions.iter().map(|one| (&origin, one)));
-            assert_eq!(found.will_not_pass(), will_not_pass, "{completions:?}");
-            assert_eq!((found.is_total(), found.warnings().len()), (is_total, n_warnings), "{completions:?}");
-        }
-        let mixed = [only(JudgeFailed), only(JudgeFailed), only(MissingReference)];
-        let expected = "none of 3 completions could be scored: missing_reference (1): a.jsonl:3: why; \
-                        judge_failed (2): a.jsonl:3: why";
-        let found = Unscoring::of(mixed.iter().map(|one| (&origin, one)));
-        assert_eq!(found.text(), expected);
-        let some = [ok(), only(MissingReference)];
-        let found = Unscoring::of(some.iter().map(|one| (&origin, one)));
-        let expected =
-            "1 of 2 completions have no reward and are not learnt from: missing_reference: a.jsonl:3: why";
-        assert_eq!(found.warnings(), [("some missing_reference".into(), expected.into())]);
-        let mut state = PromptState::default();
+    fn a_run_says_how_many_completions_had_no_reward() {
+        let mut state = PromptState { n_completions: 4, ..PromptState::default() };
         assert_eq!(unscored_text(&state), None);
-        found.add_to(&mut state);
-        found.add_to(&mut state);
+        let count = UnscoredCount { n: 2, first: "a.jsonl:3: why".into() };
+        state.unscored.insert(UnscoredReason::MissingReference, count);
         let expected = "2 of 4 completions have no reward: missing_reference (2): a.jsonl:3: why";
         assert_eq!(unscored_text(&state).as_deref(), Some(expected));
     }

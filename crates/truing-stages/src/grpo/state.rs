@@ -5,6 +5,7 @@ use std::fs;
 
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
+use truing_reward::unscored::UnscoredCount;
 use truing_run::RunError;
 use truing_store::{CommittedDirectory, StagedDirectory};
 use truing_types::{Seed, UnscoredReason};
@@ -33,15 +34,6 @@ pub(super) struct PromptState {
     pub(super) n_completions: u64,
     #[serde(default)]
     pub(super) unscored: BTreeMap<UnscoredReason, UnscoredCount>,
-}
-
-/// Completions without a reward for one reason.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct UnscoredCount {
-    pub(super) n: u64,
-    /// The first one's row and what happened.
-    pub(super) first: String,
 }
 
 fn one() -> u64 {

@@ -140,7 +140,8 @@ impl<E: Engine> Running<'_, E> {
                 .flat_map(|(&place, (_, scored))| scored.iter().map(move |scored| (origin(place), scored)));
             let unscoring = self.look_at(Looked::Step(step), all_scored)?;
             sampled.is_unscored &= unscoring.is_total();
-            unscoring.add_to(prompt_state);
+            prompt_state.n_completions += unscoring.n_completions() as u64;
+            unscoring.add_to(&mut prompt_state.unscored);
             for (&prompt, (completions, scored)) in places.iter().zip(groups) {
                 let group = Group { prompt, completions, scored };
                 let rewards: Vec<f64> = group.rewards().into_iter().flatten().collect();
