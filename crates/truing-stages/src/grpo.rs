@@ -9,6 +9,7 @@ mod failures;
 mod inputs;
 mod judge_reward;
 mod learn;
+mod memory;
 mod model_reward;
 mod plan;
 mod rewards;
@@ -22,6 +23,7 @@ pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossTyp
 pub use failures::OnUnscoredStep;
 pub use inputs::{GrpoInputs, Prompt};
 pub use judge_reward::JudgeReward;
+pub use memory::StepBytes;
 pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
 pub use rewards::{OpenedRewards, RewardResources};

@@ -78,6 +78,56 @@ pub struct ClassifierInputs {
     pub(super) n_cut: usize,
 }
 
+/// Opens the model, and makes what reads its texts, of this many tokens at most.
+fn open_model(
+    config: &TrainingConfig,
+    options: RenderOptions,
+) -> Result<(ClassifierModel, TextReader, usize), StageError> {
+    let path = Path::new(&config.model_name_or_path);
+    if EncoderFiles::is_encoder(path) {
+        super::encoder_settings(config)?;
+        let files = EncoderFiles::open(path)?;
+        let with_output = EncoderSpec { n_outputs: Some(1), ..files.spec.clone() };
+        check_frozen(&with_output.parameters(), &config.optimizer.freeze, "embeddings")?;
+        let max_tokens = files.spec.max_sequence_length.min(config.max_length as usize);
+        let (tokenizer, sentences) = encoder_tokenizer(&files, Some(max_tokens))?;
+        let model = ClassifierModel::Encoder { files: Box::new(files), tokenizer };
+        Ok((model, TextReader::Sentences(Box::new(sentences)), max_tokens))
+    } else {
+        let (files, renderer) = opening::open(config, opening::Opened::AnyHead, options)?;
+        let max_tokens = (config.max_length as usize).min(files.spec.max_position_embeddings);
+        let reader = TextReader::of_decoder(&files, &renderer, max_tokens)?;
+        let (files, renderer) = (Box::new(files), Box::new(renderer));
+        Ok((ClassifierModel::Decoder { files, renderer }, reader, max_tokens))
+    }
+}
+
+/// The model with the outputs of `spec`.
+fn with_outputs(
+    model: ClassifierModel,
+    spec: &ClassifierSpec,
+    config: &TrainingConfig,
+    events: &mut dyn EventSink,
+) -> ClassifierModel {
+    let n_outputs = spec.n_outputs();
+    // A classifier of the same outputs is trained further; any other head is replaced by a new one.
+    let is_continued = ClassifierSpec::open(Path::new(&config.model_name_or_path))
+        .is_ok_and(|own| own.has_the_outputs_of(spec));
+    match model {
+        ClassifierModel::Encoder { files, tokenizer } => {
+            let keeps = is_continued && files.spec.n_outputs == Some(n_outputs);
+            let files = if keeps { *files } else { files.with_new_output_layer(n_outputs) };
+            ClassifierModel::Encoder { files: Box::new(files), tokenizer }
+        }
+        ClassifierModel::Decoder { files, renderer } => {
+            let keeps = is_continued && files.spec.head == (HeadKind::Score { n_outputs });
+            let files = if keeps { *files } else { files.with_new_outputs(n_outputs) };
+            warn_without_padding(&files, &renderer, config.saves_adapter(), events);
+            ClassifierModel::Decoder { files: Box::new(files), renderer }
+        }
+    }
+}
+
 pub(super) fn load(
     config: &TrainingConfig,
     options: RenderOptions,
@@ -85,26 +135,7 @@ pub(super) fn load(
 ) -> Result<ClassifierInputs, StageError> {
     opening::check(config)?;
     let settings = config.classifier.clone().unwrap_or_default();
-    let path = Path::new(&config.model_name_or_path);
-    let (mut model, reader, max_tokens) = if EncoderFiles::is_encoder(path) {
-        super::encoder_settings(config)?;
-        let files = EncoderFiles::open(path)?;
-        let with_output = EncoderSpec { n_outputs: Some(1), ..files.spec.clone() };
-        check_frozen(&with_output.parameters(), &config.optimizer.freeze, "embeddings")?;
-        let max_tokens = files.spec.max_sequence_length.min(config.max_length as usize);
-        let (tokenizer, sentences) = encoder_tokenizer(&files, Some(max_tokens))?;
-        (
-            ClassifierModel::Encoder { files: Box::new(files), tokenizer },
-            TextReader::Sentences(Box::new(sentences)),
-            max_tokens,
-        )
-    } else {
-        let (files, renderer) = opening::open(config, opening::Opened::AnyHead, options)?;
-        let max_tokens = (config.max_length as usize).min(files.spec.max_position_embeddings);
-        let reader = TextReader::of_decoder(&files, &renderer, max_tokens)?;
-        let (files, renderer) = (Box::new(files), Box::new(renderer));
-        (ClassifierModel::Decoder { files, renderer }, reader, max_tokens)
-    };
+    let (model, reader, max_tokens) = open_model(config, options)?;
     let labels = LabelNames::of(&settings)?;
     let what = "the training data";
     let all = LabelledRows::read(config, &settings, &labels, &config.data, "data", what, events)?;
@@ -127,22 +158,7 @@ pub(super) fn load(
     };
     let parts = Learnt { settings: &settings, labels: &labels, rows: &train.rows, events }.parts()?;
     let spec = ClassifierSpec::new(max_tokens, parts);
-    let n_outputs = spec.n_outputs();
-    // A classifier of the same outputs is trained further; any other head is replaced by a new one.
-    let is_continued = ClassifierSpec::open(path).is_ok_and(|own| own.has_the_outputs_of(&spec));
-    model = match model {
-        ClassifierModel::Encoder { files, tokenizer } => {
-            let keeps = is_continued && files.spec.n_outputs == Some(n_outputs);
-            let files = if keeps { *files } else { files.with_new_output_layer(n_outputs) };
-            ClassifierModel::Encoder { files: Box::new(files), tokenizer }
-        }
-        ClassifierModel::Decoder { files, renderer } => {
-            let keeps = is_continued && files.spec.head == (HeadKind::Score { n_outputs });
-            let files = if keeps { *files } else { files.with_new_outputs(n_outputs) };
-            warn_without_padding(&files, &renderer, config.saves_adapter(), events);
-            ClassifierModel::Decoder { files: Box::new(files), renderer }
-        }
-    };
+    let model = with_outputs(model, &spec, config, events);
     let mut n_cut = 0;
     let mut without_text = DataReport::of("data");
     let mut targets = Targets {

@@ -20,6 +20,9 @@ use super::run::Running;
 use super::tally::Metrics;
 use crate::StageError;
 
+/// The packs of a minibatch, each with its range in the columns.
+type PacksOfPart = Vec<(PolicyPack, Range<usize>)>;
+
 impl<E: Engine> Running<'_, E> {
     /// Compares with the reference, credits, and updates the policy; `None` if it was interrupted before the first
     /// update.
@@ -28,14 +31,49 @@ impl<E: Engine> Running<'_, E> {
         groups: &[&Group],
         metrics: &mut Metrics,
     ) -> Result<Option<Columns>, StageError> {
-        let (plan, inputs) = (self.plan, self.inputs);
-        let config = &plan.config;
-        let step = self.state.step + 1;
+        let sequences = self.sequences(groups);
+        let is_anything_trained = sequences.iter().any(|of_group| !of_group.is_empty());
+        let mut columns = Columns::new(groups.iter().map(|group| group.completions.len()).sum());
+        let Some(packs) = self.compare_all(groups.len(), &sequences, &mut columns)? else {
+            return Ok(None);
+        };
+        let rewards = self.shape(groups, metrics);
+        let mut at = 0;
+        for (group, sequences) in groups.iter().zip(&sequences) {
+            let of_group: Vec<f64> =
+                rewards[at..at + group.completions.len()].iter().flatten().copied().collect();
+            at += group.completions.len();
+            self.watch.has_signal |=
+                !sequences.is_empty() && of_group.windows(2).any(|pair| pair[0] != pair[1]);
+        }
+        self.credit(groups, &rewards, &mut columns);
+        self.weigh(groups, &mut columns);
+        self.measure(groups, &columns, metrics);
+        let parts = packs.into_iter().map(|part| {
+            let filled = part.into_iter().map(|(mut pack, range)| {
+                columns.fill(&mut pack, &range);
+                pack
+            });
+            filled.collect()
+        });
+        let mut parts: Vec<Vec<PolicyPack>> = parts.collect();
+        if is_anything_trained && !self.update(&mut parts, metrics)? {
+            return Ok(None);
+        }
+        Ok(Some(columns))
+    }
+
+    /// The completions that are learnt from, by group.
+    fn sequences<'g>(&self, groups: &[&'g Group]) -> Vec<Vec<Sequence<'g>>>
+    where
+        Self: 'g,
+    {
+        let config = &self.plan.config;
         let masks = config.mask_truncated_completions.unwrap_or(false);
         let mut sequences: Vec<Vec<Sequence<'_>>> = Vec::new();
         let mut n_completions = 0;
         for (group_idx, group) in groups.iter().enumerate() {
-            let prompt = &inputs.prompts[group.prompt as usize];
+            let prompt = &self.inputs.prompts[group.prompt as usize];
             let rewards = group.rewards();
             let has_credit = (0..rewards.len())
                 .filter(|&i| rewards[i].is_some() && self.enters_mean(&group.completions[i]))
@@ -55,9 +93,22 @@ impl<E: Engine> Running<'_, E> {
             sequences.push(of_group.collect());
             n_completions += group.completions.len();
         }
-        let mut columns = Columns::new(n_completions);
-        let per_part = groups.len().div_ceil(config.minibatches).max(1);
-        let mut parts: Vec<Vec<(PolicyPack, Range<usize>)>> = Vec::new();
+        sequences
+    }
+
+    /// Computes the log-probabilities of policy and reference for all packs of the step, into `columns`: the packs of
+    /// this rank by minibatch, with their ranges in the columns. `None` if it was interrupted.
+    fn compare_all(
+        &mut self,
+        n_groups: usize,
+        sequences: &[Vec<Sequence<'_>>],
+        columns: &mut Columns,
+    ) -> Result<Option<Vec<PacksOfPart>>, StageError> {
+        let plan = self.plan;
+        let config = &plan.config;
+        let step = self.state.step + 1;
+        let per_part = n_groups.div_ceil(config.minibatches).max(1);
+        let mut parts: Vec<PacksOfPart> = Vec::new();
         let n_trained = sequences.iter().map(Vec::len).sum::<usize>() as u64;
         self.events.emit(Event::PhaseStarted {
             phase: format!("step {step} of {}: computing log-probabilities", plan.n_steps),
@@ -100,30 +151,7 @@ impl<E: Engine> Running<'_, E> {
         if self.is_stopped()? {
             return Ok(None);
         }
-        let rewards = self.shape(groups, metrics);
-        let mut at = 0;
-        for (group, sequences) in groups.iter().zip(&sequences) {
-            let of_group: Vec<f64> =
-                rewards[at..at + group.completions.len()].iter().flatten().copied().collect();
-            at += group.completions.len();
-            self.watch.has_signal |=
-                !sequences.is_empty() && of_group.windows(2).any(|pair| pair[0] != pair[1]);
-        }
-        self.credit(groups, &rewards, &mut columns);
-        self.weigh(groups, &mut columns);
-        self.measure(groups, &columns, metrics);
-        let parts = parts.into_iter().map(|part| {
-            let filled = part.into_iter().map(|(mut pack, range)| {
-                columns.fill(&mut pack, &range);
-                pack
-            });
-            filled.collect()
-        });
-        let mut parts: Vec<Vec<PolicyPack>> = parts.collect();
-        if n_trained > 0 && !self.update(&mut parts, metrics)? {
-            return Ok(None);
-        }
-        Ok(Some(columns))
+        Ok(Some(parts))
     }
 
     /// What policy and reference say of a pack, and the reference's top tokens where the update needs them.

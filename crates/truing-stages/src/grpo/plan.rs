@@ -3,27 +3,18 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use truing_model::{ComputeDtype, DecoderSpec, DecodingWeights, Engine, ModelFiles, TrainableSpec};
+use truing_model::{ComputeDtype, DecoderSpec, DecodingWeights, Engine, TrainableSpec};
 use truing_reward::{Rewards, is_source};
 use truing_run::inputs::resume_key;
 use truing_run::settings;
 use truing_run::{Machine, RunError};
 use truing_store::Digest;
-use truing_train::completion_packs::{self as packs, GroupSizes};
 use truing_train::{Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepShape, plan_segments};
 
-use super::{GrpoConfig, GrpoInputs, KlKind, inputs};
+use super::memory::{StepBytes, largest_pack, longest_prompt};
+use super::{GrpoConfig, GrpoInputs, inputs};
 use crate::training::plan::check_trainable;
 use crate::{StageError, StagePlan};
-
-/// Tokens of a block of cached keys and values.
-const CACHE_BLOCK: usize = 64;
-/// Lengths of prompts that packs are planned with.
-const MOST_LENGTHS: usize = 16;
-/// Bytes of a logit while a token is sampled.
-const LOGIT_BYTES: u64 = 4;
-/// Bytes of one of the reference's top tokens with its log-probability.
-const TOP_TOKEN_BYTES: u64 = 8;
 
 /// A run as it will be.
 #[derive(Debug)]
@@ -40,18 +31,8 @@ pub struct GrpoPlan {
     pub n_steps: u64,
     /// Memory, and the segments that fit into it.
     pub memory: MemoryPlan,
-    /// The frozen reference beside the policy; 0 where it is the policy without its adapters, or none is needed.
-    pub reference_bytes: u64,
-    /// The 8-bit copy of the policy that completions are drawn with; 0 where there is none.
-    pub compressed_bytes: u64,
-    /// The reference's top tokens of a step.
-    pub top_token_bytes: u64,
-    /// Keys and values while completions are drawn. Not at the same time as activations.
-    pub cache_bytes: u64,
-    /// What decoding works in, and its logits, beside the keys and values.
-    pub decoding_bytes: u64,
-    /// What policy and reference work in while they are compared, where the reference is a model of its own.
-    pub comparing_bytes: u64,
+    /// What a step holds beside what the policy's training needs.
+    pub step_bytes: StepBytes,
     /// Threads to compute with.
     pub n_threads: usize,
     /// Digest of everything that decides the weights.
@@ -85,71 +66,17 @@ impl GrpoPlan {
         let n_steps = config.schedule.max_steps.unwrap_or((steps.ceil() as u64).max(1));
         let n_threads = config.resources.n_threads(machine);
         let budget_bytes = config.resources.budget_bytes(machine);
-        let reference_bytes =
-            if loads_reference(&config, inputs) { frozen_bytes::<E>(spec.clone()) } else { 0 };
-        let reward_model_bytes = match &config.reward_model {
-            Some(reward_model) => frozen_bytes::<E>(ModelFiles::open(&reward_model.model_name_or_path)?.spec),
-            None => 0,
-        };
-        let judge_bytes =
-            match config.judge.as_ref().and_then(|judge| judge.model.model_name_or_path.as_ref()) {
-                Some(path) => frozen_bytes::<E>(ModelFiles::open(path)?.spec),
-                None => 0,
-            };
-        let n_completions = config.prompts_per_step * config.num_generations;
-        let n_targets = match config.kl() {
-            KlKind::ExactTopK => n_completions * config.max_completion_length,
-            KlKind::K3 | KlKind::None => 0,
-        };
-        // Updates share the top tokens of the completions; those of fine-tuning data are asked for anew for each.
-        let n_ptx_targets = inputs.ptx.as_ref().map_or(0, |data| {
-            let most = (0..data.n_samples()).map(|i| data.sample(i).n_loss_tokens()).max().unwrap_or(0);
-            most * config.ptx_samples_per_update
-        });
-        let k = config.kl_top_k.min(spec.vocab_size) as u64;
-        let top_token_bytes = (n_targets + n_ptx_targets) as u64 * k * TOP_TOKEN_BYTES;
-        let longest_prompt = inputs.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
-        let longest = longest_prompt + config.max_completion_length;
-        let n_running = config.generation_batch_size.min(n_completions);
+        let step_bytes = StepBytes::new::<E>(&config, inputs)?;
         let mut engine = E::memory(&spec.clone().into(), &trainable, ComputeDtype::default());
-        // A prompt's blocks are shared by its completions, but for the last one, which each copies to write on. The
-        // prompt that the next completions continue is held beside the running ones.
-        let blocks = |n_tokens: usize| n_tokens.div_ceil(CACHE_BLOCK) * CACHE_BLOCK;
-        // Held-out prompts may have fewer completions each.
-        let n_of_prompt = match inputs.eval.is_empty() {
-            true => config.num_generations,
-            false => config.num_generations.min(config.eval_num_generations),
-        };
-        let n_prompts_running = n_running.div_ceil(n_of_prompt) + 1;
-        let n_cached = n_prompts_running * blocks(longest_prompt)
-            + n_running * blocks(config.max_completion_length + CACHE_BLOCK - 1);
-        let cache_bytes = n_cached as u64 * engine.cache_bytes_per_token;
-        // The running completions have a row of logits each; so has the prompt that the next ones continue.
-        let n_rows = (longest_prompt as u64).min(engine.tokens_per_prompt_piece).max(n_running as u64);
-        let decoding_bytes = n_rows * engine.forward_bytes_per_token
-            + longest_prompt as u64 * engine.forward_bytes_per_key
-            + (n_running as u64 + 1) * spec.vocab_size as u64 * LOGIT_BYTES;
-        let compressed_bytes = match config.rollout_weights {
-            DecodingWeights::F32 => 0,
-            DecodingWeights::Int8 => engine.compressed_bytes,
-        };
-        let models_bytes = reference_bytes + reward_model_bytes + judge_bytes + compressed_bytes;
-        engine.fixed_bytes += machine.resident_bytes + models_bytes + top_token_bytes;
-        let tokens_per_pack = largest_pack(&config, inputs) as u64;
-        // Both keep what they work in until all packs are compared.
-        let comparing_bytes = match loads_reference(&config, inputs) {
-            true => {
-                let of_token = engine.forward_bytes_per_token + engine.forward_bytes_per_key;
-                2 * of_token * tokens_per_pack
-            }
-            false => 0,
-        };
+        engine.fixed_bytes += machine.resident_bytes + step_bytes.lasting();
+        let tokens_per_pack = largest_pack(&config, inputs);
         let tokens = tokens_per_pack as f64;
+        let longest = longest_prompt(inputs) + config.max_completion_length;
         let shape = StepShape { tokens, loss_tokens: tokens, attention_pairs: tokens * longest as f64 / 2.0 };
         let memory = plan_segments(
             &engine,
             spec.n_layers,
-            tokens_per_pack,
+            tokens_per_pack as u64,
             budget_bytes,
             config.layers_per_segment.0,
             truing_train::StepFlops::attention_share(spec, &shape),
@@ -166,12 +93,7 @@ impl GrpoPlan {
             trainable,
             n_steps,
             memory,
-            reference_bytes,
-            compressed_bytes,
-            top_token_bytes,
-            cache_bytes,
-            decoding_bytes,
-            comparing_bytes,
+            step_bytes,
             n_threads,
             n_parameters,
             n_trainable,
@@ -195,14 +117,14 @@ impl GrpoPlan {
     /// Memory while completions are drawn: everything that stays, the caches, and what decoding works in.
     #[must_use]
     pub fn generating_bytes(&self) -> u64 {
-        self.lasting_bytes() - self.top_token_bytes + self.cache_bytes + self.decoding_bytes
+        self.lasting_bytes() - self.step_bytes.top_token + self.step_bytes.cache + self.step_bytes.decoding
     }
 
     /// The most memory of the run, as planned: that of the phase of a step which needs the most. Each gives back what the
     /// next one does not need.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
-        let comparing = self.lasting_bytes() + self.comparing_bytes;
+        let comparing = self.lasting_bytes() + self.step_bytes.comparing;
         self.memory.chosen.peak_bytes.max(self.generating_bytes()).max(comparing)
     }
 
@@ -212,15 +134,10 @@ impl GrpoPlan {
             "budget_bytes": self.memory.budget_bytes,
             "layers_per_segment": self.memory.chosen.segments.layers_per_segment,
             "n_steps": self.n_steps,
-            "reference_bytes": self.reference_bytes,
-            "cache_bytes": self.cache_bytes,
+            "reference_bytes": self.step_bytes.reference,
+            "cache_bytes": self.step_bytes.cache,
         })
     }
-}
-
-/// Bytes of the weights of a model that does not learn.
-fn frozen_bytes<E: Engine>(spec: DecoderSpec) -> u64 {
-    E::memory(&spec.into(), &TrainableSpec::frozen(), ComputeDtype::default()).parameter_bytes
 }
 
 impl StagePlan for GrpoPlan {
@@ -252,10 +169,13 @@ impl StagePlan for GrpoPlan {
         }
         rows.extend(self.memory.rows());
         rows.extend([
-            row("of which reference model", Amount::Bytes(self.reference_bytes)),
-            row("of which int8 rollout weights", Amount::Bytes(self.compressed_bytes)),
-            row("of which top-k log-probabilities of the reference", Amount::Bytes(self.top_token_bytes)),
-            row("KV cache during generation", Amount::Bytes(self.cache_bytes)),
+            row("of which reference model", Amount::Bytes(self.step_bytes.reference)),
+            row("of which int8 rollout weights", Amount::Bytes(self.step_bytes.compressed)),
+            row(
+                "of which top-k log-probabilities of the reference",
+                Amount::Bytes(self.step_bytes.top_token),
+            ),
+            row("KV cache during generation", Amount::Bytes(self.step_bytes.cache)),
             row("total during generation", Amount::Bytes(self.generating_bytes())),
         ]);
         rows
@@ -269,42 +189,6 @@ impl StagePlan for GrpoPlan {
             self.n_steps, config.prompts_per_step, config.num_generations, self.sources
         )
     }
-}
-
-/// Tokens of the largest pack to plan for. A pack holds whole completions, and often the next one, or the next prompt with its
-/// first completion, leaves a part of the budget unused. Which part depends on the lengths: those of the prompts are known,
-/// and the completions are taken to be all of one length between half of the most and the most.
-fn largest_pack(config: &GrpoConfig, inputs: &GrpoInputs) -> usize {
-    let mut prompts: Vec<usize> = inputs.prompts.iter().map(|prompt| prompt.tokens.len()).collect();
-    prompts.sort_unstable();
-    let longest = prompts.last().copied().unwrap_or(0);
-    prompts.dedup();
-    // Of many lengths, a few that are spread over all of them.
-    let step = prompts.len().div_ceil(MOST_LENGTHS).max(1);
-    let lengths = prompts.into_iter().rev().step_by(step);
-    let most = config.max_completion_length;
-    let completions = (0..=4).map(|eighths| (most - most * eighths / 8).max(1));
-    lengths
-        .flat_map(|prompt| {
-            completions.clone().map(move |completion| GroupSizes {
-                // An update has packs of its own.
-                n_groups: config.prompts_per_step.div_ceil(config.minibatches.max(1)),
-                n_completions: config.num_generations,
-                prompt,
-                completion,
-            })
-        })
-        .map(|sizes| packs::largest_pack(sizes, config.max_tokens_per_pack, config.share_prompts))
-        .max()
-        .unwrap_or(0)
-        // A completion that fits into no pack has one of its own.
-        .max(if config.max_tokens_per_pack < longest + most { longest + most } else { 0 })
-}
-
-/// Whether the reference is a model of its own. New adapters switched off give it; those of an adapter that is trained
-/// further do not, for its policy began with them.
-pub(super) fn loads_reference(config: &GrpoConfig, inputs: &GrpoInputs) -> bool {
-    config.needs_reference() && (config.lora.is_none() || inputs.model.adapter.is_some())
 }
 
 /// Refuses an entry of a reward's `sources` that means no source of the run: its rows would silently get no reward.
@@ -355,6 +239,45 @@ pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Resul
     check_trainable(spec, &config.trainable()).map(drop)
 }
 
+/// Checks numbers against their smallest and largest values.
+fn check_numbers(config: &GrpoConfig) -> Result<(), RunError> {
+    let bad = |key, found, expected| RunError::BadSetting { key, found, expected };
+    let counts = [
+        ("num_generations", config.num_generations, 2),
+        ("prompts_per_step", config.prompts_per_step, 1),
+        ("max_prompt_length", config.max_prompt_length, 1),
+        ("max_completion_length", config.max_completion_length, 1),
+        ("generation_batch_size", config.generation_batch_size, 1),
+        ("kl_top_k", config.kl_top_k, 1),
+        ("num_iterations", config.num_iterations, 1),
+        ("minibatches", config.minibatches, 1),
+        ("max_tokens_per_pack", config.max_tokens_per_pack, 2),
+        ("max_resample_rounds", config.max_resample_rounds, 1),
+        ("eval_num_generations", config.eval_num_generations, 1),
+        ("max_unscored_steps", config.max_unscored_steps, 1),
+        ("ptx_samples_per_update", config.ptx_samples_per_update, 1),
+    ];
+    if let Some((key, found, least)) = counts.into_iter().find(|(_, found, least)| found < least) {
+        return Err(bad(key, found.to_string(), format!("at least {least}")));
+    }
+    let numbers = [
+        ("beta", config.beta.unwrap_or_default()),
+        ("ptx_coefficient", config.ptx_coefficient),
+        ("epsilon", config.epsilon.unwrap_or_default()),
+        ("epsilon_high", config.epsilon_high.unwrap_or_default()),
+        ("advantage_epsilon", config.advantage_epsilon),
+        ("eval_temperature", f64::from(config.eval_temperature)),
+    ];
+    if let Some((key, found)) = numbers.into_iter().find(|(_, found)| !(found.is_finite() && *found >= 0.0)) {
+        return Err(bad(key, found.to_string(), "0 or more".into()));
+    }
+    let shares = [("min_p", f64::from(config.min_p)), ("top_p", f64::from(config.top_p))];
+    if let Some((key, found)) = shares.into_iter().find(|(_, found)| !(0.0..=1.0).contains(found)) {
+        return Err(bad(key, found.to_string(), "a share from 0 to 1".into()));
+    }
+    Ok(())
+}
+
 /// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything to
 /// evaluate on, as far as is known.
 pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageError> {
@@ -377,8 +300,6 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
     if let Some(shaping) = &config.shaping {
         shaping.check()?;
     }
-    let positive = |value: f64| value.is_finite() && value > 0.0;
-    let not_negative = |value: f64| value.is_finite() && value >= 0.0;
     settings::check(
         &config.schedule,
         &config.optimizer,
@@ -387,41 +308,9 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
         &config.resources,
         has_eval,
     )?;
-    let counts = [
-        ("num_generations", config.num_generations, 2),
-        ("prompts_per_step", config.prompts_per_step, 1),
-        ("max_prompt_length", config.max_prompt_length, 1),
-        ("max_completion_length", config.max_completion_length, 1),
-        ("generation_batch_size", config.generation_batch_size, 1),
-        ("kl_top_k", config.kl_top_k, 1),
-        ("num_iterations", config.num_iterations, 1),
-        ("minibatches", config.minibatches, 1),
-        ("max_tokens_per_pack", config.max_tokens_per_pack, 2),
-        ("max_resample_rounds", config.max_resample_rounds, 1),
-        ("eval_num_generations", config.eval_num_generations, 1),
-        ("max_unscored_steps", config.max_unscored_steps, 1),
-        ("ptx_samples_per_update", config.ptx_samples_per_update, 1),
-    ];
-    if let Some((key, found, least)) = counts.into_iter().find(|(_, found, least)| found < least) {
-        return bad(key, found.to_string(), &format!("at least {least}"));
-    }
-    let numbers = [
-        ("beta", config.beta.unwrap_or_default()),
-        ("ptx_coefficient", config.ptx_coefficient),
-        ("epsilon", config.epsilon.unwrap_or_default()),
-        ("epsilon_high", config.epsilon_high.unwrap_or_default()),
-        ("advantage_epsilon", config.advantage_epsilon),
-        ("eval_temperature", f64::from(config.eval_temperature)),
-    ];
-    if let Some((key, found)) = numbers.into_iter().find(|(_, found)| !not_negative(*found)) {
-        return bad(key, found.to_string(), "0 or more");
-    }
-    let shares = [("min_p", f64::from(config.min_p)), ("top_p", f64::from(config.top_p))];
-    if let Some((key, found)) = shares.into_iter().find(|(_, found)| !(0.0..=1.0).contains(found)) {
-        return bad(key, found.to_string(), "a share from 0 to 1");
-    }
+    check_numbers(config)?;
     match config {
-        c if !positive(f64::from(c.temperature)) => bad(
+        c if !(c.temperature.is_finite() && c.temperature > 0.0) => bad(
             "temperature",
             c.temperature.to_string(),
             "a number above 0: with greedy decoding all completions of a group are equal and every advantage is 0",

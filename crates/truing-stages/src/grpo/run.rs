@@ -19,7 +19,7 @@ use truing_train::completion_packs::SampledPolicy;
 use truing_types::{Communicator, Event, EventSink, ReasoningMarks, Seed, TokenId, dealt};
 
 use super::failures::{Looked, Watch};
-use super::plan::loads_reference;
+use super::memory::loads_reference;
 use super::rewards::{OpenedRewards, RewardResources};
 use super::rollout_groups::Purpose;
 use super::state::PromptState;

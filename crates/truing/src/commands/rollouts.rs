@@ -73,35 +73,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         };
         return show(rollout, context);
     }
-    let wanted = arguments.search.as_ref().map(|text| text.to_lowercase());
-    let holds = |rollout: &Rollout| {
-        wanted.as_ref().is_none_or(|wanted| {
-            let mut texts = rollout.prompt.iter().map(|message| &message.content).chain([&rollout.text]);
-            texts.any(|text| text.to_lowercase().contains(wanted))
-        })
-    };
-    let mut chosen: Vec<(usize, &Rollout)> =
-        all.iter().enumerate().filter(|(_, rollout)| holds(rollout)).collect();
-    let order = match (arguments.sort, arguments.best.or(arguments.worst)) {
-        (Some(order), _) => Some(order),
-        (None, Some(_)) => Some(Order::Reward),
-        (None, None) => None,
-    };
-    let by_reward = |rollout: &Rollout| key(rollout, Order::Reward).unwrap_or(f64::NAN);
-    if let Some(n) = arguments.best.or(arguments.worst) {
-        chosen.retain(|(_, rollout)| rollout.reward.is_some());
-        chosen.sort_by(|(_, a), (_, b)| by_reward(b).total_cmp(&by_reward(a)));
-        if arguments.worst.is_some() {
-            chosen.reverse();
-        }
-        chosen.truncate(n);
-    }
-    if let Some(order) = order
-        && (arguments.sort.is_some() || arguments.best.is_some())
-    {
-        let value = |rollout: &Rollout| key(rollout, order).unwrap_or(f64::NEG_INFINITY);
-        chosen.sort_by(|(_, a), (_, b)| value(b).total_cmp(&value(a)));
-    }
+    let chosen = chosen(&all, arguments);
     let printer = &context.printer;
     let mut table = Table::new(&[
         ("#", Align::Right),
@@ -136,6 +108,40 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         all.len()
     ))?;
     Ok(Outcome::Fine)
+}
+
+/// The completions that are asked for, with their indices, in the order that is asked for.
+fn chosen<'a>(all: &'a [Rollout], arguments: &Arguments) -> Vec<(usize, &'a Rollout)> {
+    let wanted = arguments.search.as_ref().map(|text| text.to_lowercase());
+    let holds = |rollout: &Rollout| {
+        wanted.as_ref().is_none_or(|wanted| {
+            let mut texts = rollout.prompt.iter().map(|message| &message.content).chain([&rollout.text]);
+            texts.any(|text| text.to_lowercase().contains(wanted))
+        })
+    };
+    let mut chosen: Vec<(usize, &Rollout)> =
+        all.iter().enumerate().filter(|(_, rollout)| holds(rollout)).collect();
+    let order = match (arguments.sort, arguments.best.or(arguments.worst)) {
+        (Some(order), _) => Some(order),
+        (None, Some(_)) => Some(Order::Reward),
+        (None, None) => None,
+    };
+    let by_reward = |rollout: &Rollout| key(rollout, Order::Reward).unwrap_or(f64::NAN);
+    if let Some(n) = arguments.best.or(arguments.worst) {
+        chosen.retain(|(_, rollout)| rollout.reward.is_some());
+        chosen.sort_by(|(_, a), (_, b)| by_reward(b).total_cmp(&by_reward(a)));
+        if arguments.worst.is_some() {
+            chosen.reverse();
+        }
+        chosen.truncate(n);
+    }
+    if let Some(order) = order
+        && (arguments.sort.is_some() || arguments.best.is_some())
+    {
+        let value = |rollout: &Rollout| key(rollout, order).unwrap_or(f64::NEG_INFINITY);
+        chosen.sort_by(|(_, a), (_, b)| value(b).total_cmp(&value(a)));
+    }
+    chosen
 }
 
 fn key(rollout: &Rollout, order: Order) -> Option<f64> {
