@@ -10,7 +10,7 @@ use truing_store::Digest;
 use truing_types::{BatchError, PackedBatch, RowOrigin, Seed, TokenId, TokenizedSample};
 
 use crate::DataError;
-use crate::mix::{HeldOut, Split, split_held_out};
+use crate::mix::{HeldOut, SourceRange, Split, split_held_out};
 use crate::statistics::{LengthSummary, SourceStatistics};
 
 /// What to do with a sample that is longer than a pack.
@@ -56,17 +56,6 @@ impl LongSampleReport {
             n_without_loss: self.n_without_loss,
         }
     }
-}
-
-/// The samples of one source.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SourceRange {
-    /// The source as the user named it.
-    pub name: Arc<str>,
-    /// How often an epoch visits each of its samples.
-    pub weight: f64,
-    /// Its samples.
-    pub samples: Range<usize>,
 }
 
 /// Tokenized samples, ready to be packed.

@@ -180,6 +180,43 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 }
 
+/// An entry that is there and not null: Parquet writes null for every key that a row lacks.
+pub(crate) fn entry<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    object.get(key).filter(|v| !v.is_null())
+}
+
+pub(crate) fn list<'a>(
+    value: &'a Value,
+    field: &str,
+    expected: &'static str,
+) -> Result<&'a Vec<Value>, RowProblem> {
+    value
+        .as_array()
+        .ok_or_else(|| RowProblem::new(field, RowErrorKind::WrongType(type_name(value)), expected))
+}
+
+pub(crate) fn object<'a>(
+    value: &'a Value,
+    field: &str,
+    expected: &'static str,
+) -> Result<&'a Map<String, Value>, RowProblem> {
+    value
+        .as_object()
+        .ok_or_else(|| RowProblem::new(field, RowErrorKind::WrongType(type_name(value)), expected))
+}
+
+/// The value itself, or what a string holds as JSON.
+pub(crate) fn unquoted<'a>(
+    value: &'a Value,
+    field: &str,
+    expected: &'static str,
+) -> Result<std::borrow::Cow<'a, Value>, RowProblem> {
+    let Value::String(text) = value else { return Ok(std::borrow::Cow::Borrowed(value)) };
+    parse_nested(text)
+        .map(std::borrow::Cow::Owned)
+        .map_err(|found| RowProblem::new(field, RowErrorKind::BadValue(found), expected))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@ mod mix;
 mod numbers;
 mod packing;
 mod readers;
+mod render;
 mod responses;
 mod source;
 mod source_row;
@@ -31,21 +32,22 @@ pub mod vectors;
 /// Rows of each kind that a report lists; of the others it has only the number.
 pub const MAX_LISTED_ROWS: usize = 1_000;
 
-pub use dataset::{Dataset, DatasetBuilder, LongSamplePolicy, LongSampleReport, SampleRef, SourceRange};
+pub use dataset::{Dataset, DatasetBuilder, LongSamplePolicy, LongSampleReport, SampleRef};
 pub use error::{DataError, RowError, RowErrorKind, RowProblem};
 pub use formats::preference::PREFERENCE_FORMATS;
 pub use formats::prompts::PROMPT_FORMATS;
 pub use formats::unpaired::UNPAIRED_FORMATS;
 pub use formats::{FORMATS, Format, FormatColumn};
-pub use mix::{HeldOut, Split, epoch_order, split_held_out};
+pub use mix::{HeldOut, SourceRange, Split, epoch_order, split_held_out};
 pub use numbers::number_of;
 pub use packing::{Packing, PackingError, PackingReport, PackingStrategy, pack_best_fit_decreasing};
+pub use render::Render;
 pub use responses::{
     ResponseBatch, ResponseDataset, ResponseDatasetBuilder, ResponseGroup, TokenizedResponse,
 };
 pub use source::{
-    OnBadRow, Remark, Remarked, Render, Rows, SkippedRows, SourceConfig, parse_row, parse_row_as,
-    read_preferences, read_prompts, read_rows, read_rows_as, read_unpaired,
+    OnBadRow, Remark, Remarked, Rows, SkippedRows, SourceConfig, parse_row, parse_row_as, read_preferences,
+    read_prompts, read_rows, read_rows_as, read_unpaired,
 };
 pub use source_row::SourceRow;
 pub use statistics::{LengthHistogram, LengthSummary, SourceStatistics};

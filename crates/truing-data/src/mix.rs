@@ -1,12 +1,24 @@
 //! Which samples an epoch visits, and in what order; which ones are held out. All of it follows from the seed, so
 //! a resumed run sees what the uninterrupted one would have seen.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 use truing_types::Seed;
 
-use crate::dataset::SourceRange;
+/// The samples of one source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceRange {
+    /// The source as the user named it.
+    pub name: Arc<str>,
+    /// How often an epoch visits each of its samples.
+    pub weight: f64,
+    /// Its samples.
+    pub samples: Range<usize>,
+}
 
 /// The samples of one epoch in the order of their visit, as indices into the data set.
 ///
@@ -110,7 +122,7 @@ mod tests {
         weights.iter().map(range).collect()
     }
 
-    fn visits(sources: &[SourceRange], epochs: std::ops::Range<u64>) -> Vec<usize> {
+    fn visits(sources: &[SourceRange], epochs: Range<u64>) -> Vec<usize> {
         let mut counts = vec![0; sources.last().unwrap().samples.end];
         for epoch in epochs {
             for i in epoch_order(sources, Seed(3), epoch) {

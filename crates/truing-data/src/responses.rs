@@ -8,7 +8,8 @@ use truing_store::Digest;
 use truing_types::{BatchError, PackedBatch, RowOrigin, Seed, TokenId};
 
 use crate::DataError;
-use crate::dataset::{LongSamplePolicy, LongSampleReport, SourceRange};
+use crate::dataset::{LongSamplePolicy, LongSampleReport};
+use crate::mix::SourceRange;
 use crate::mix::{HeldOut, Split, split_held_out};
 
 /// One response after the group's common beginning.

@@ -18,6 +18,7 @@ use crate::formats::{Format, open_lines};
 use crate::json::parse_object;
 use crate::loss_weight;
 use crate::readers::{self, RawRow, RawRows};
+use crate::render::Render;
 use crate::source_row::SourceRow;
 use crate::turns::{OnRoleOrder, TurnProblem};
 
@@ -76,17 +77,6 @@ fn one() -> f64 {
 
 fn is_default(on_role_order: &OnRoleOrder) -> bool {
     *on_role_order == OnRoleOrder::default()
-}
-
-/// How a prompt and a completion given as strings are shown to the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Render {
-    /// As raw text.
-    #[default]
-    Raw,
-    /// As a user turn and an assistant turn, through the chat template.
-    Chat,
 }
 
 /// What to do with invalid rows.

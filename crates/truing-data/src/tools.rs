@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
-use crate::formats::{entry, list, object, unquoted};
+use crate::json::{entry, list, object, unquoted};
 
 /// The tools of a row, and what is needed to read calls of them.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use truing_types::{Message, Role, TrainingRow};
 use super::{Format, check_turn, conversation, list, open_lines, optional, required};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
-use crate::source::Render;
+use crate::render::Render;
 use crate::turns::is_blank_text;
 
 pub(super) const FORMAT: Format = Format {

@@ -10,7 +10,7 @@ use truing_types::TrainingRow;
 use super::{Format, conversation, open_lines, optional, parse_messages, required};
 use crate::columns::Fields;
 use crate::error::RowProblem;
-use crate::source::Render;
+use crate::render::Render;
 use crate::tools::Tools;
 
 pub(super) const FORMAT: Format = Format {

@@ -20,10 +20,10 @@ use truing_types::{Conversation, Message, Role, TrainingRow};
 use crate::DataError;
 use crate::columns::{Columns, Fields, text as text_of};
 use crate::error::{RowErrorKind, RowProblem};
-use crate::json::{parse_nested, type_name};
+use crate::json::{entry, list, object, type_name};
 use crate::loss_weight::parse_weight;
 use crate::readers::{self, RawRows};
-use crate::source::Render;
+use crate::render::Render;
 use crate::tools::Tools;
 use crate::turns;
 
@@ -198,41 +198,4 @@ fn conversation(messages: Vec<Message>, tools: Vec<Value>, field: &str) -> Resul
         return Err(RowProblem::new(field, RowErrorKind::NoAssistantTurn, expected));
     }
     Ok(TrainingRow::Conversation(Conversation { messages, tools }))
-}
-
-/// An entry that is there and not null: Parquet writes null for every key that a row lacks.
-pub(crate) fn entry<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
-    object.get(key).filter(|v| !v.is_null())
-}
-
-pub(crate) fn list<'a>(
-    value: &'a Value,
-    field: &str,
-    expected: &'static str,
-) -> Result<&'a Vec<Value>, RowProblem> {
-    value
-        .as_array()
-        .ok_or_else(|| RowProblem::new(field, RowErrorKind::WrongType(type_name(value)), expected))
-}
-
-pub(crate) fn object<'a>(
-    value: &'a Value,
-    field: &str,
-    expected: &'static str,
-) -> Result<&'a Map<String, Value>, RowProblem> {
-    value
-        .as_object()
-        .ok_or_else(|| RowProblem::new(field, RowErrorKind::WrongType(type_name(value)), expected))
-}
-
-/// The value itself, or what a string holds as JSON.
-pub(crate) fn unquoted<'a>(
-    value: &'a Value,
-    field: &str,
-    expected: &'static str,
-) -> Result<std::borrow::Cow<'a, Value>, RowProblem> {
-    let Value::String(text) = value else { return Ok(std::borrow::Cow::Borrowed(value)) };
-    parse_nested(text)
-        .map(std::borrow::Cow::Owned)
-        .map_err(|found| RowProblem::new(field, RowErrorKind::BadValue(found), expected))
 }

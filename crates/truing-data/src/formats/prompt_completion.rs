@@ -10,7 +10,7 @@ use super::{Format, check_turn, conversation, open_lines, optional, parse_messag
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::json::type_name;
-use crate::source::Render;
+use crate::render::Render;
 use crate::tools::Tools;
 use crate::turns::is_blank_text;
 

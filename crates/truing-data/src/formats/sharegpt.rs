@@ -8,8 +8,9 @@ use truing_types::{Message, Role, TrainingRow};
 use super::{Format, check_turn, conversation, entry, list, object, open_lines, optional, required};
 use crate::columns::{Fields, text};
 use crate::error::{RowErrorKind, RowProblem};
+use crate::json::parse_nested;
 use crate::loss_weight::parse_weight;
-use crate::source::Render;
+use crate::render::Render;
 use crate::tools::Tools;
 
 pub(super) const FORMAT: Format = Format {
@@ -79,7 +80,7 @@ pub(super) fn parse_turn(turn: &Value, at: &str, tools: &Tools) -> Result<Messag
 
 /// A call written as text: one `{"name", "arguments"}` or a list of them.
 fn called(value: &str, field: &str, tools: &Tools) -> Result<Message, RowProblem> {
-    let calls = super::parse_nested(value).map_err(|found| {
+    let calls = parse_nested(value).map_err(|found| {
         let expected = "a call: {\"name\": ..., \"arguments\": {...}}";
         RowProblem::new(field, RowErrorKind::BadValue(found), expected)
     })?;

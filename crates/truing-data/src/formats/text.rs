@@ -5,7 +5,7 @@ use truing_types::TrainingRow;
 use super::{Format, open_lines, required};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
-use crate::source::Render;
+use crate::render::Render;
 use crate::turns::is_blank_text;
 
 pub(super) const FORMAT: Format = Format {

@@ -11,7 +11,7 @@ mod parquet;
 mod parquet;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -50,20 +50,27 @@ pub(crate) fn open(path: &Path) -> Result<RawRows, DataError> {
     let mut file = File::open(path).map_err(DataError::io("open", path))?;
     let mut magic = Vec::new();
     file.by_ref().take(4).read_to_end(&mut magic).map_err(DataError::io("read", path))?;
-    file.rewind().map_err(DataError::io("read", path))?;
     let unsupported = |found| DataError::UnsupportedFile { path: path.to_path_buf(), found };
+    if magic.starts_with(b"PAR1") {
+        return match file.rewind() {
+            Ok(()) => parquet::rows(path, file),
+            // Its table of contents is at its end.
+            Err(_) => Err(unsupported("it is Parquet in a pipe, expected Parquet in a file")),
+        };
+    }
+    // A pipe gives its first bytes once only.
+    let whole = Cursor::new(magic.clone()).chain(file);
     let text: Box<dyn Read + Send> = match magic[..] {
-        [b'P', b'A', b'R', b'1'] => return parquet::rows(path, file),
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(whole))),
         [0x28, 0xb5, 0x2f, 0xfd] => {
-            Box::new(zstd::Decoder::new(file).map_err(DataError::io("decompress", path))?)
+            Box::new(zstd::Decoder::new(whole).map_err(DataError::io("decompress", path))?)
         }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err(unsupported("it is UTF-16")),
         [b'P', b'K', 3, 4] => return Err(unsupported("it is a zip archive")),
         [b'B', b'Z', b'h', _] => return Err(unsupported("it is compressed with bzip2")),
         [0xfd, b'7', b'z', b'X'] => return Err(unsupported("it is compressed with xz")),
         [b'A', b'R', b'R', b'O'] => return Err(unsupported("it is an Arrow file")),
-        _ => Box::new(file),
+        _ => Box::new(whole),
     };
     let mut text = BufReader::with_capacity(BUFFER_BYTES, text);
     let broken = |e| DataError::Broken { path: path.to_path_buf(), after_row: 0, source: Box::new(e) };

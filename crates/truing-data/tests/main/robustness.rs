@@ -1,7 +1,7 @@
 //! Damaged rows: whatever the bytes are, the answer is a row or an error. A fuzz target does the same for longer.
 
 use proptest::prelude::*;
-use truing_data::{FORMATS, Render, SourceConfig, parse_row};
+use truing_data::{FORMATS, OnBadRow, Render, SourceConfig, parse_row, read_rows};
 use truing_types::RowOrigin;
 
 use crate::fixture;
@@ -87,5 +87,26 @@ fn a_value_of_any_type_in_any_field_is_a_row_or_an_error() {
                 parse_in_every_way(format!("{{\"{list}\": [{turn}], \"completion\": [{turn}]}}").as_bytes());
             }
         }
+    }
+}
+
+/// A pipe gives its bytes once: what is looked at to recognise the file must not be lost.
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_is_read_like_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "{\"text\": \"a\"}\n{\"text\": \"b\"}\n".repeat(1000);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, text.as_bytes()).unwrap();
+    for (name, bytes) in [("plain", text.clone().into_bytes()), ("packed", gzip.finish().unwrap())] {
+        let path = folder.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let writing = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::write(path, bytes).unwrap()
+        });
+        let rows = read_rows(&SourceConfig::new(&path), OnBadRow::Error).unwrap();
+        assert_eq!(rows.collect::<Result<Vec<_>, _>>().unwrap().len(), 2000, "{name}");
+        writing.join().unwrap();
     }
 }

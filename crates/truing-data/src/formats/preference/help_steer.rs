@@ -14,7 +14,7 @@ use crate::columns::{Columns, Fields};
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::{Format, optional, required};
 use crate::readers::{self, RawRow, RawRows};
-use crate::source::Render;
+use crate::render::Render;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {
     name: "help_steer",

@@ -7,7 +7,7 @@ use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::prompts::{GivenPrompt, filled_text};
 use crate::formats::{Format, open_lines, required};
-use crate::source::Render;
+use crate::render::Render;
 use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {

@@ -18,7 +18,7 @@ use crate::columns::{Columns, Fields};
 use crate::error::{RowError, RowErrorKind, RowProblem};
 use crate::formats::{Format, list, required};
 use crate::readers::{self, RawRow, RawRows};
-use crate::source::Render;
+use crate::render::Render;
 
 /// To be named: nothing tells judgments from other rows.
 pub(crate) const NAME: &str = "mt_bench";

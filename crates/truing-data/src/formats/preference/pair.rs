@@ -11,7 +11,7 @@ use crate::columns::Fields;
 use crate::error::RowProblem;
 use crate::formats::prompts::{TURNS, given_prompt, has_prompt, response_turns};
 use crate::formats::{Format, open_lines, optional, required};
-use crate::source::Render;
+use crate::render::Render;
 use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {

@@ -17,7 +17,7 @@ use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::prompts::{given_prompt, has_prompt, response_turns};
 use crate::formats::{Format, entry, list, object, open_lines, optional, required};
-use crate::source::Render;
+use crate::render::Render;
 use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PreferenceRow> = Format {

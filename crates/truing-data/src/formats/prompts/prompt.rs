@@ -7,7 +7,7 @@ use super::{GivenPrompt, filled_text, given_prompt, has_prompt};
 use crate::columns::Fields;
 use crate::error::{RowErrorKind, RowProblem};
 use crate::formats::{Format, open_lines, optional};
-use crate::source::Render;
+use crate::render::Render;
 use crate::tools::Tools;
 
 pub(super) const FORMAT: Format<PromptRow> = Format {

@@ -11,7 +11,7 @@ use crate::formats::preference::split_turns;
 use crate::formats::prompts::{given_prompt, response_turns};
 use crate::formats::{Format, open_lines, optional, required};
 use crate::json::type_name;
-use crate::source::Render;
+use crate::render::Render;
 use crate::tools::Tools;
 use crate::turns;
 
