@@ -16,9 +16,10 @@ use truing_types::{Communicator, ExcludedTokens, Groups, PackedBatch, TokenId};
 
 use crate::batch::DeviceBatch;
 use crate::buffers::BufferPool;
-use crate::cache::{FreeBlocks, KvCache};
+use crate::cache::KvCache;
 use crate::decoder::{Decoder, check_tokens};
-use crate::encoder::{self, Encoder, OutputLayer};
+use crate::encoder::{self, Encoder};
+use crate::inner::{Body, Inner};
 use crate::layer;
 use crate::memory::engine_memory;
 use crate::parameters::Parameters;
@@ -64,49 +65,6 @@ impl std::fmt::Debug for CpuEngine {
             .field("n_threads", &self.n_threads())
             .finish_non_exhaustive()
     }
-}
-
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) spec: ModelSpec,
-    pub(crate) parameters: Parameters,
-    pub(crate) body: Body,
-    pub(crate) pool: BufferPool,
-    free_blocks: Arc<FreeBlocks>,
-}
-
-/// What a model consists of, besides its parameters.
-#[derive(Debug)]
-pub(crate) enum Body {
-    Decoder(Box<Decoder>),
-    Encoder(Box<Encoder>),
-}
-
-impl Body {
-    pub(crate) fn decoder(&self) -> Result<&Decoder, EngineError> {
-        match self {
-            Self::Decoder(decoder) => Ok(decoder),
-            Self::Encoder(_) => Err(no_tokens()),
-        }
-    }
-
-    fn decoder_mut(&mut self) -> Result<&mut Decoder, EngineError> {
-        match self {
-            Self::Decoder(decoder) => Ok(decoder),
-            Self::Encoder(_) => Err(no_tokens()),
-        }
-    }
-
-    pub(crate) fn output_layer(&self) -> Option<&OutputLayer> {
-        match self {
-            Self::Decoder(_) => None,
-            Self::Encoder(encoder) => encoder.output.as_ref(),
-        }
-    }
-}
-
-fn no_tokens() -> EngineError {
-    EngineError::WrongKind { found: "an encoder", needed: "predict or score tokens" }
 }
 
 impl CpuEngine {

@@ -12,10 +12,12 @@ mod decoder;
 mod encoder;
 mod engine;
 mod head;
+mod inner;
 mod layer;
 mod linear;
 mod memory;
 mod parameters;
+mod scores;
 mod segment;
 
 pub use batch::DeviceBatch;

@@ -3,8 +3,8 @@
 use truing_model::EngineError;
 use truing_model::encoder::OUTPUT_LAYER;
 
-use crate::head::{scores, scores_backward};
 use crate::parameters::Parameters;
+use crate::scores::{scores, scores_backward};
 
 /// Indices of the layer's parameters.
 #[derive(Debug)]
