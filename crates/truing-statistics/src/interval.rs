@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::distributions::beta_quantile;
+
 /// The bounds of a 95 % confidence interval of a share, each between 0 and 1. Written as `[low, high]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ShareInterval {
@@ -27,6 +29,21 @@ impl ShareInterval {
         let half = Z * (share * (1.0 - share) / n + z2 / (4.0 * n)).max(0.0).sqrt() / (1.0 + z2);
         // Rounding may leave the last digit beyond the share, where that is a bound itself.
         Some(Self { low: (middle - half).clamp(0.0, share), high: (middle + half).clamp(share, 1.0) })
+    }
+
+    /// Clopper's and Pearson's interval (1934) of `n_right` among `n` independent trials: the shares that an exact
+    /// binomial test of 2.5 % on either side does not reject. It holds at least 95 % of the time whatever the true share
+    /// is, and is therefore wider than Wilson's. `None` without trials, or with more successes than trials.
+    #[must_use]
+    pub fn clopper_pearson(n_right: u64, n: u64) -> Option<Self> {
+        const TAIL: f64 = 0.025;
+        if n == 0 || n_right > n {
+            return None;
+        }
+        let (right, wrong) = (n_right as f64, (n - n_right) as f64);
+        let low = if n_right == 0 { 0.0 } else { beta_quantile(TAIL, right, wrong + 1.0) };
+        let high = if n_right == n { 1.0 } else { beta_quantile(1.0 - TAIL, right + 1.0, wrong) };
+        Some(Self { low, high })
     }
 
     /// The bounds as percentages with one decimal, as `83.9 to 100.0`.
@@ -77,6 +94,27 @@ mod tests {
                 "{n_right}/{n}: {found}"
             );
         }
+    }
+
+    #[test]
+    fn exact_bounds_are_clopper_and_pearsons() {
+        // statsmodels.stats.proportion.proportion_confint(method="beta")
+        for (n_right, n, low, high) in [
+            (81, 263, 0.252_736_745_585_271_26, 0.367_621_922_601_351_4),
+            (0, 20, 0.0, 0.168_433_470_983_085_34),
+            (20, 20, 0.831_566_529_016_914_6, 1.0),
+            (1, 2, 0.012_579_117_093_425_05, 0.987_420_882_906_574_9),
+        ] {
+            let found = ShareInterval::clopper_pearson(n_right, n).unwrap();
+            assert!(
+                (found.low - low).abs() < 1e-10 && (found.high - high).abs() < 1e-10,
+                "{n_right}/{n}: {found}"
+            );
+        }
+        assert_eq!(
+            (ShareInterval::clopper_pearson(0, 0), ShareInterval::clopper_pearson(3, 2)),
+            (None, None)
+        );
     }
 
     #[test]

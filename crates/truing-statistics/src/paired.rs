@@ -1,0 +1,193 @@
+//! Tests of the difference of two systems on the same items.
+
+use std::collections::BTreeMap;
+
+use rand_chacha::rand_core::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::bootstrap::{Bootstrap, BootstrapKind};
+use crate::distributions::binomial_at_most;
+use crate::means::{Interval, MeanEstimate, clustered_mean};
+
+/// Two systems on the same right-or-wrong items.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct McNemar {
+    /// Items that only the first has right.
+    pub n_first_only: u64,
+    /// Items that only the second has right.
+    pub n_second_only: u64,
+    /// Two-sided probability of so uneven a split where both are equally good.
+    pub p_value: f64,
+}
+
+/// McNemar's exact test (1947): of the items on which two systems differ, each has the half where both are equally good.
+#[must_use]
+pub fn mcnemar(n_first_only: u64, n_second_only: u64) -> McNemar {
+    let n = n_first_only + n_second_only;
+    let tail = binomial_at_most(n_first_only.min(n_second_only), n, 0.5);
+    McNemar { n_first_only, n_second_only, p_value: (2.0 * tail).min(1.0) }
+}
+
+/// The mean difference of two systems on the same items.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PairedDifference {
+    /// Second minus first, with its standard error by clusters.
+    pub estimate: MeanEstimate,
+    /// Bootstrap interval (percentile) of the difference, drawn by clusters.
+    pub interval: Option<Interval>,
+    /// Two-sided probability by exchanging the two systems' scores within clusters.
+    pub p_value: f64,
+    /// Whether every exchange was counted, rather than a sample of them.
+    pub is_exact: bool,
+}
+
+/// Most clusters of which every pattern of exchanges is counted.
+const MOST_ENUMERATED: usize = 16;
+/// Sums this close, relative to the largest, count as equal: rounding depends on the order of the sum.
+const EQUAL: f64 = 1e-12;
+
+/// Compares two systems' scores of the same items. Clusters of items are drawn, and exchanged, as one. `None` without
+/// items, or where the lengths differ.
+#[must_use]
+pub fn paired_difference<Cluster: Ord>(
+    first: &[f64],
+    second: &[f64],
+    clusters: &[Cluster],
+    settings: &Bootstrap,
+) -> Option<PairedDifference> {
+    if first.len() != second.len() {
+        return None;
+    }
+    let differences: Vec<f64> = first.iter().zip(second).map(|(first, second)| second - first).collect();
+    let estimate = clustered_mean(&differences, clusters)?;
+    // Sum and number of each cluster.
+    let mut sums: BTreeMap<&Cluster, (f64, f64)> = BTreeMap::new();
+    for (difference, cluster) in differences.iter().zip(clusters) {
+        let (sum, n) = sums.entry(cluster).or_default();
+        *sum += difference;
+        *n += 1.0;
+    }
+    let sums: Vec<(f64, f64)> = sums.into_values().collect();
+    let interval = settings.interval(sums.len(), BootstrapKind::Percentile, |drawn| {
+        let (sum, n) = drawn.iter().fold((0.0, 0.0), |(sum, n), &i| (sum + sums[i].0, n + sums[i].1));
+        sum / n
+    });
+    let (p_value, is_exact) = sign_flips(&sums, settings);
+    Some(PairedDifference { estimate, interval, p_value, is_exact })
+}
+
+/// The share of patterns of exchanged clusters whose difference is at least as large (Fisher 1935); among patterns drawn at
+/// random the observed one counts as one (Phipson and Smyth 2010), so that the share is never 0.
+fn sign_flips(sums: &[(f64, f64)], settings: &Bootstrap) -> (f64, bool) {
+    let sums: Vec<f64> = sums.iter().map(|(sum, _)| *sum).filter(|sum| *sum != 0.0).collect();
+    let scale: f64 = sums.iter().map(|sum| sum.abs()).sum();
+    let observed = sums.iter().sum::<f64>().abs() - EQUAL * scale;
+    if sums.len() <= MOST_ENUMERATED {
+        let n_patterns = 1_u64 << sums.len();
+        let n_large = (0..n_patterns)
+            .filter(|pattern| {
+                let signed = |(i, sum): (usize, &f64)| if pattern >> i & 1 == 1 { -sum } else { *sum };
+                sums.iter().enumerate().map(signed).sum::<f64>().abs() >= observed
+            })
+            .count();
+        return (n_large as f64 / n_patterns as f64, true);
+    }
+    let mut generator = settings.seed.generator("exchange", &[]);
+    let mut n_large = 0;
+    for _ in 0..settings.n_resamples {
+        let mut sum = 0.0;
+        for signed in sums.chunks(64) {
+            let pattern = generator.next_u64();
+            let signs = signed.iter().enumerate();
+            sum += signs.map(|(i, sum)| if pattern >> i & 1 == 1 { -sum } else { *sum }).sum::<f64>();
+        }
+        n_large += usize::from(sum.abs() >= observed);
+    }
+    ((n_large + 1) as f64 / (settings.n_resamples + 1) as f64, false)
+}
+
+/// Holm's adjusted p-values (1979), in the order given: below 0.05 each holds together with all others at 5 %.
+#[must_use]
+pub fn holm(p_values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p_values.len()).collect();
+    order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
+    let mut adjusted = vec![1.0; p_values.len()];
+    let mut largest = 0.0_f64;
+    for (rank, &i) in order.iter().enumerate() {
+        largest = largest.max((p_values.len() - rank) as f64 * p_values[i]).min(1.0);
+        adjusted[i] = largest;
+    }
+    adjusted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mcnemar_is_the_binomial_test() {
+        // scipy.stats.binomtest(min, n).pvalue
+        for (first, second, expected) in [
+            (5, 15, 0.041_389_465_332_031_25),
+            (0, 7, 0.015_625),
+            (10, 10, 1.0),
+            (0, 0, 1.0),
+            (40, 70, 0.005_447_429_511_444_476),
+        ] {
+            let found = mcnemar(first, second).p_value;
+            assert!((found - expected).abs() < 1e-10, "{first} {second}: {found}");
+        }
+    }
+
+    #[test]
+    fn exchanges_of_few_items_are_counted() {
+        // scipy.stats.permutation_test(permutation_type="samples"), two-sided on the absolute mean
+        let first = [0.2, 0.5, 0.9, 0.4, 0.3, 0.8, 0.1];
+        let second = [0.6, 0.5, 1.0, 0.9, 0.2, 0.9, 0.4];
+        let found =
+            paired_difference(&first, &second, &[0, 1, 2, 3, 4, 5, 6], &Bootstrap::default()).unwrap();
+        assert!(found.is_exact && (found.p_value - 0.125).abs() < 1e-12, "{found:?}");
+        assert!((found.estimate.mean - 0.185_714_285_714_285_72).abs() < 1e-12);
+        let same = paired_difference(&first, &first, &[0, 1, 2, 3, 4, 5, 6], &Bootstrap::default()).unwrap();
+        assert_eq!((same.p_value, same.estimate.mean), (1.0, 0.0));
+    }
+
+    #[test]
+    fn right_or_wrong_items_have_mcnemars_p_value() {
+        let (first, second): (Vec<f64>, Vec<f64>) = (0..200)
+            .map(|i| match i {
+                0..10 => (1.0, 0.0),
+                10..30 => (0.0, 1.0),
+                _ => (1.0, 1.0),
+            })
+            .unzip();
+        let items: Vec<usize> = (0..200).collect();
+        let settings = Bootstrap { n_resamples: 40_000, ..Bootstrap::default() };
+        let found = paired_difference(&first, &second, &items, &settings).unwrap();
+        let exact = mcnemar(10, 20).p_value;
+        assert!(!found.is_exact && (found.p_value - exact).abs() < 0.006, "{} {exact}", found.p_value);
+        let interval = found.interval.unwrap();
+        assert!(interval.low < 0.05 && interval.high > 0.05);
+    }
+
+    #[test]
+    fn clusters_are_exchanged_as_one() {
+        // Three clusters that all improve: one of four patterns of signs and its mirror, 2 / 8.
+        let (first, second) = ([0.0; 30], [1.0; 30]);
+        let clusters: Vec<usize> = (0..30).map(|i| i / 10).collect();
+        let found = paired_difference(&first, &second, &clusters, &Bootstrap::default()).unwrap();
+        assert_eq!((found.p_value, found.is_exact), (0.25, true));
+        assert_eq!(paired_difference(&first, &second[..3], &clusters, &Bootstrap::default()), None);
+    }
+
+    #[test]
+    fn holm_is_that_of_statsmodels() {
+        // multipletests(method="holm")
+        let found = holm(&[0.01, 0.04, 0.03, 0.005, 0.5]);
+        for (found, expected) in found.iter().zip([0.04, 0.09, 0.09, 0.025, 0.5]) {
+            assert!((found - expected).abs() < 1e-12, "{found}");
+        }
+        assert!(holm(&[]).is_empty());
+        assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
+    }
+}
