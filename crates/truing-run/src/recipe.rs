@@ -45,6 +45,12 @@ pub enum RecipeError {
         /// What it is here, where it is a key of another tool.
         counterpart: Option<Box<truing_import::Counterpart>>,
     },
+    /// Several keys that no setting is called, in the order of the file.
+    #[error("{} unknown keys:\n{}", errors.len(), lines(errors))]
+    UnknownKeys {
+        /// An [`RecipeError::UnknownKey`] of each.
+        errors: Vec<RecipeError>,
+    },
     /// No `stage`.
     #[error("{}: missing key `stage`; add this line at the top: stage = \"{likely}\"", path.display())]
     MissingStage {
@@ -279,11 +285,29 @@ fn line_of(text: &str, byte: usize) -> usize {
 /// Reads any TOML file, with errors as [`parse`] has them.
 pub fn read_toml<T: DeserializeOwned + JsonSchema>(text: &str, path: &Path) -> Result<T, RecipeError> {
     let table: Table = from_text(text, path)?;
-    if let Some(unknown) = schema::unknown_key(&schema_of::<T>(), &table) {
-        let line = line_of(text, schema::position(text, &unknown.path).unwrap_or(0));
-        return Err(RecipeError::unknown(RecipePlace::Line { path: path.to_path_buf(), line }, unknown));
-    }
+    check_keys(text, path, &schema_of::<T>(), &table)?;
     from_text(text, path)
+}
+
+/// Refuses keys that the schema does not have.
+fn check_keys(text: &str, path: &Path, schema: &serde_json::Value, table: &Table) -> Result<(), RecipeError> {
+    let mut unknown: Vec<(usize, UnknownKey)> = schema::unknown_keys(schema, table)
+        .into_iter()
+        .map(|unknown| (line_of(text, schema::position(text, &unknown.path).unwrap_or(0)), unknown))
+        .collect();
+    unknown.sort_by_key(|(line, _)| *line);
+    let error =
+        |(line, unknown)| RecipeError::unknown(RecipePlace::Line { path: path.to_path_buf(), line }, unknown);
+    let mut errors: Vec<RecipeError> = unknown.into_iter().map(error).collect();
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0)),
+        _ => Err(RecipeError::UnknownKeys { errors }),
+    }
+}
+
+fn lines(errors: &[RecipeError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Reads a recipe's text on top of the recipe's own defaults, so that sections which several recipes share have the defaults
@@ -295,10 +319,7 @@ fn read_recipe<R: Recipe>(text: &str, path: &Path) -> Result<R, RecipeError> {
         let line = line_of(text, schema::position(text, key).unwrap_or(0));
         RecipeError::invalid(RecipePlace::Line { path: path.to_path_buf(), line }, message)
     };
-    if let Some(unknown) = schema::unknown_key(&schema, &table) {
-        let line = line_of(text, schema::position(text, &unknown.path).unwrap_or(0));
-        return Err(RecipeError::unknown(RecipePlace::Line { path: path.to_path_buf(), line }, unknown));
-    }
+    check_keys(text, path, &schema, &table)?;
     let mut whole = to_table(&R::default());
     let mut seen = Vec::new();
     // In the order of the text, so that a key that stands there twice is named where it stands the second time.
@@ -370,7 +391,9 @@ fn apply_override<R: Recipe>(
     let place = walk(&mut root, tables)?;
     let is_given_back = value.trim().is_empty() && place.is_table();
     *step_into(place, key)? = as_toml.unwrap_or_else(|| Value::String(value.trim().to_owned()));
-    if let Some(unknown) = root.as_table().and_then(|table| schema::unknown_key(schema, table)) {
+    if let Some(unknown) =
+        root.as_table().and_then(|table| schema::unknown_keys(schema, table).into_iter().next())
+    {
         return Err(OverrideError::UnknownKey(unknown));
     }
     if is_given_back {
@@ -508,6 +531,28 @@ mod tests {
     fn read(text: &str, overrides: &[&str]) -> Result<Example, String> {
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
         parse(text, Path::new("recipes/r.toml"), &overrides).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn all_unknown_keys_are_told_with_their_lines() {
+        let text =
+            "stage = \"sft\"\nlerning_rate = 1.0\nmax_steps = 3\nbf16 = true\n[[data]]\npaht = \"x\"\n";
+        let error = read_recipe::<Example>(text, Path::new("r.toml")).unwrap_err();
+        let RecipeError::UnknownKeys { errors } = &error else { panic!("{error}") };
+        assert_eq!(errors.len(), 3);
+        let text = error.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "3 unknown keys:");
+        assert!(
+            lines[1].starts_with(
+                "r.toml:2: unknown key `lerning_rate`; the nearest known key is `learning_rate`"
+            )
+        );
+        assert!(lines[2].starts_with("r.toml:4: unknown key `bf16`: "), "{text}");
+        assert!(
+            lines[3].starts_with("r.toml:6: unknown key `paht`; the nearest known key is `path`"),
+            "{text}"
+        );
     }
 
     #[test]

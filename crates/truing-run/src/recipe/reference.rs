@@ -209,7 +209,11 @@ fn type_of(schema: &Json) -> String {
     }
 }
 
+/// The default as it is typed; `x-default` says it in words where it is no value, or is empty where there is none.
 fn default_of(property: &Json) -> String {
+    if let Some(words) = property.get("x-default").and_then(Json::as_str) {
+        return words.to_owned();
+    }
     match property.get("default") {
         None | Some(Json::Null) => String::new(),
         Some(Json::Object(_)) => String::new(),

@@ -43,64 +43,59 @@ pub(super) struct UnknownKey {
     pub(super) known: Vec<String>,
 }
 
-/// A key of a recipe that its schema does not have.
-pub(super) fn unknown_key(schema: &Json, recipe: &Table) -> Option<UnknownKey> {
-    let mut path = Vec::new();
-    let known = in_table(&[schema], recipe, &mut path)?;
-    Some(UnknownKey { path, known })
+/// The keys of a recipe that its schema does not have, by table.
+pub(super) fn unknown_keys(schema: &Json, recipe: &Table) -> Vec<UnknownKey> {
+    let mut found = Vec::new();
+    in_table(&[schema], recipe, &mut Vec::new(), &mut found);
+    found
 }
 
-/// The keys known in the place of an unknown one; `path` is then the path to it.
-fn in_table(alternatives: &[&Json], table: &Table, path: &mut Vec<String>) -> Option<Vec<String>> {
+/// Adds the unknown keys of the table at `path`.
+fn in_table(alternatives: &[&Json], table: &Table, path: &mut Vec<String>, found: &mut Vec<UnknownKey>) {
     let objects: Vec<&Json> =
         alternatives.iter().flat_map(|schema| flatten(schema)).filter(|schema| is_object(schema)).collect();
     // A table whose keys are free, such as one of columns.
     let free: Vec<&Json> = objects.iter().filter_map(|schema| free_values(schema)).collect();
-    if objects.is_empty() || objects.iter().any(|schema| schema.get("properties").is_none()) {
-        return table.iter().find_map(|(key, value)| in_value(&free, key.clone(), value, path));
-    }
+    let is_free = objects.is_empty() || objects.iter().any(|schema| schema.get("properties").is_none());
     for (key, value) in table {
-        let of_key: Vec<&Json> = objects.iter().filter_map(|schema| property(schema, key)).collect();
-        if of_key.is_empty() {
-            path.push(key.clone());
+        let of_key: Vec<&Json> = match is_free {
+            true => free.clone(),
+            false => objects.iter().filter_map(|schema| property(schema, key)).collect(),
+        };
+        path.push(key.clone());
+        if is_free || !of_key.is_empty() {
+            in_value(&of_key, value, path, found);
+        } else {
             let mut known: Vec<String> = Vec::new();
             for name in objects.iter().flat_map(|schema| names(schema)) {
                 if !known.contains(&name) {
                     known.push(name);
                 }
             }
-            return Some(known);
+            found.push(UnknownKey { path: path.clone(), known });
         }
-        if let Some(known) = in_value(&of_key, key.clone(), value, path) {
-            return Some(known);
-        }
+        path.pop();
     }
-    None
 }
 
-fn in_value(
-    alternatives: &[&Json],
-    key: String,
-    value: &Value,
-    path: &mut Vec<String>,
-) -> Option<Vec<String>> {
-    path.push(key);
-    let found = match value {
-        Value::Table(table) => in_table(alternatives, table, path),
+/// Adds the unknown keys of the value at `path`.
+fn in_value(alternatives: &[&Json], value: &Value, path: &mut Vec<String>, found: &mut Vec<UnknownKey>) {
+    match value {
+        Value::Table(table) => in_table(alternatives, table, path, found),
         Value::Array(list) => {
             let items: Vec<&Json> = alternatives
                 .iter()
                 .flat_map(|schema| flatten(schema))
                 .filter_map(|schema| schema.get("items"))
                 .collect();
-            list.iter().enumerate().find_map(|(idx, entry)| in_value(&items, idx.to_string(), entry, path))
+            for (idx, entry) in list.iter().enumerate() {
+                path.push(idx.to_string());
+                in_value(&items, entry, path, found);
+                path.pop();
+            }
         }
-        _ => None,
-    };
-    if found.is_none() {
-        path.pop();
+        _ => {}
     }
-    found
 }
 
 /// A schema's alternatives: itself where it has none.

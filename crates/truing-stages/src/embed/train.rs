@@ -43,6 +43,7 @@ pub enum EmbeddingLossKind {
 #[serde(default)]
 pub struct EmbedTrainConfig {
     /// The stage that the recipe configures. Required.
+    #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
     /// An encoder's directory, or the name of a model (`org/name`).
     #[schemars(extend("x-decides" = "content"))]

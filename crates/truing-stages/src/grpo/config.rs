@@ -33,6 +33,7 @@ use crate::training::{
 #[serde(default)]
 pub struct GrpoConfig {
     /// The stage that the recipe configures. Required.
+    #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
     /// A model directory, a `.gguf` file, or the name of a model (`org/name`).
     #[schemars(extend("x-decides" = "content"))]
@@ -79,14 +80,17 @@ pub struct GrpoConfig {
 
     /// Coefficient of the KL divergence from the reference model.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub beta: Option<f64>,
     /// Estimator of the KL divergence.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub kl: Option<KlKind>,
     /// Number of the reference's most likely tokens in the exact KL (report: 500).
     pub kl_top_k: usize,
     /// Whether the KL is part of the reward or of the loss (report: the token-level reward).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub kl_placement: Option<KlPlacement>,
     /// How a KL in the reward is combined with the outcome reward.
     pub kl_reading: KlReading,
@@ -100,32 +104,40 @@ pub struct GrpoConfig {
 
     /// The advantage estimator.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub credit: Option<CreditRule>,
     /// Divisor of the centred rewards of a group. The report does not say which standard deviation it uses.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub scale_rewards: Option<Scale>,
     /// Added to the standard deviation.
     pub advantage_epsilon: f64,
     /// Lower clipping bound: probability ratios are clipped at `1 - epsilon`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub epsilon: Option<f64>,
     /// Upper clipping bound: probability ratios are clipped at `1 + epsilon_high`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub epsilon_high: Option<f64>,
     /// How the losses of the tokens are averaged.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub loss_type: Option<LossType>,
     /// Level of the probability ratio.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub importance_sampling_level: Option<RatioLevel>,
     /// Replace groups whose rewards are all equal by further prompts (DAPO).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub dynamic_sampling: Option<bool>,
     /// Maximum sampling rounds per step with `dynamic_sampling`.
     pub max_resample_rounds: usize,
     /// Completions that were cut at `max_completion_length` have no loss. Their rewards still count in the mean of
     /// their group, except with `kl_reading = "in_outcome"`, which would need their KL.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub mask_truncated_completions: Option<bool>,
     /// Drop groups whose mean reward is below this.
     #[serde(skip_serializing_if = "Option::is_none")]

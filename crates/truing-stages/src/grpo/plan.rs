@@ -331,7 +331,7 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
             bad("ptx_coefficient", c.ptx_coefficient.to_string(), "[[ptx_data]] beside it")
         }
         c if c.lora.as_ref().is_some_and(|lora| lora.rank == 0) => bad("lora.rank", "0".into(), "at least 1"),
-        GrpoConfig { lora: Some(lora), .. } if !positive(f64::from(lora.alpha)) => {
+        GrpoConfig { lora: Some(lora), .. } if !(lora.alpha.is_finite() && lora.alpha > 0.0) => {
             bad("lora.alpha", lora.alpha.to_string(), "a number above 0")
         }
         c if c.merge_adapter && c.lora.is_none() => {

@@ -21,6 +21,7 @@ pub(super) const REVIEW: &str = "review.jsonl";
 #[serde(default, deny_unknown_fields)]
 pub struct LabelConfig {
     /// The stage that the recipe configures. Required.
+    #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
     /// Output folder of the run.
     #[schemars(extend("x-decides" = "nothing"))]

@@ -17,6 +17,7 @@ use crate::StageError;
 #[serde(default, deny_unknown_fields)]
 pub struct QualityConfig {
     /// The stage that the recipe configures. Required.
+    #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
     /// Output folder of the run.
     #[schemars(extend("x-decides" = "nothing"))]

@@ -24,6 +24,7 @@ use crate::embed::train::EmbeddingLossKind;
 #[serde(default, deny_unknown_fields)]
 pub struct SelectConfig {
     /// The stage that the recipe configures. Required.
+    #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
     /// Output folder of the run: the selected rows, the decision about every row, templates, triplets, vectors and the
     /// coverage page.

@@ -26,6 +26,7 @@ use crate::training::{
 #[serde(default)]
 pub struct TrainingConfig {
     /// The stage that the recipe configures. Required.
+    #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
     /// A model directory, a `.gguf` file, or the name of a model (`org/name`).
     #[schemars(extend("x-decides" = "content"))]
