@@ -101,7 +101,7 @@ pub fn ask_each<T>(
     mut ask: impl FnMut(usize, &dyn ChatModel, &mut AtWork<'_>) -> Option<T>,
 ) -> Result<Option<Vec<T>>, AskError> {
     let mut found = Vec::with_capacity(judges.len());
-    for (judge, (mut open, name)) in judges.into_iter().zip(names).enumerate() {
+    for (judge, (open, name)) in judges.into_iter().zip(names).enumerate() {
         let total = Some(n_calls / names.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
         let mut at_work = AtWork::new(patience, events);

@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(calls(&[json!({"tool_calls": both})]), both);
         let without_id = json!({"type": "function", "function": {"name": "add", "arguments": "{\"x\":1}"}});
         let old = json!({"function_call": {"name": "add", "arguments": "{\"x\":1}"}});
-        assert_eq!(calls(&[old]), [without_id.clone()]);
+        assert_eq!(calls(&[old]), std::slice::from_ref(&without_id));
         let object = json!({"tool_calls": [{"function": {"name": "add", "arguments": {"x": 1}}}]});
         assert_eq!(calls(&[object]), [without_id]);
         assert!(

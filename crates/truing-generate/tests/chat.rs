@@ -297,9 +297,14 @@ fn threads_share_a_model() {
 /// A panic while a reply is generated does not take the model away from the others.
 #[test]
 fn a_thread_that_panics_leaves_the_model_usable() {
-    let chat = babbler();
     let request = ask(&[(Role::User, "question")]);
-    let expected = babbler().chat(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+    let n_prompt = renderer().prompt(&request.conversation).unwrap().len();
+    let says_four = || Parrot::saying(1000, n_prompt, tokens("four<|im_end|>"));
+    let chat = LocalChat::new(says_four(), renderer()).unwrap();
+    let expected = LocalChat::new(says_four(), renderer())
+        .unwrap()
+        .chat(&request, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
     std::thread::scope(|scope| {
         let panicking = scope.spawn(|| chat.chat(&request, &mut |_| panic!("the listener fails")));
         assert!(panicking.join().is_err());

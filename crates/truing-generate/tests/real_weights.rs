@@ -79,7 +79,7 @@ fn smollm2_reads_and_writes_as_the_references_do() {
     println!("largest difference to the float32 reference: {largest:e}");
     assert!(largest < 1e-3, "{largest}");
 
-    let mut chat = LocalChat::new(engine, renderer).unwrap();
+    let chat = LocalChat::new(engine, renderer).unwrap();
     let mut silent = |_: &str| ControlFlow::Continue(());
     for row in &rows {
         let expected: Vec<TokenId> = serde_json::from_value(row["greedy_ids"].clone()).unwrap();

@@ -219,7 +219,7 @@ fn every_failure_is_reported_once_asked_as_often_as_it_helps_and_never_tells_the
 fn what_refuses_everything_is_not_asked_a_hundred_times() {
     let requests: Vec<ChatRequest> = (0..100).map(|i| request(&i.to_string())).collect();
     for Case { name, act, scope, n_asked, says, .. } in cases() {
-        let mut setup = start(&act);
+        let setup = start(&act);
         let mut n_told = 0;
         let results =
             setup.client.chat_all(&requests[..if scope == Passing { 8 } else { 100 }], &mut |_, _| {
@@ -251,7 +251,7 @@ fn what_refuses_everything_is_not_asked_a_hundred_times() {
 
 /// What becomes of requests that are asked one after the other: how many were sent, and which refusals are of everything.
 fn in_turn(script: Vec<Act>, n_requests: usize) -> (usize, Vec<bool>) {
-    let mut setup = setup(script, |settings| settings.max_concurrency = 1);
+    let setup = setup(script, |settings| settings.max_concurrency = 1);
     let requests: Vec<ChatRequest> = (0..n_requests).map(|i| request(&i.to_string())).collect();
     let results = setup.client.chat_all(&requests, &mut |_, _| ControlFlow::Continue(()));
     let is_permanent = results.iter().map(|result| result.as_ref().is_err_and(ChatError::is_permanent));

@@ -10,7 +10,7 @@ use crate::server::{Act, JumpingClock, Server, access, json, request, says, sett
 
 #[test]
 fn many_are_asked_side_by_side_and_come_back_in_their_order() {
-    let mut setup = setup(vec![Act::Count], |settings| settings.max_concurrency = 3);
+    let setup = setup(vec![Act::Count], |settings| settings.max_concurrency = 3);
     let requests: Vec<ChatRequest> = (0..40).map(|i| request(&format!("number {i}"))).collect();
     let mut seen = Vec::new();
     let results = setup.client.chat_all(&requests, &mut |place, result| {
@@ -32,7 +32,7 @@ fn many_are_asked_side_by_side_and_come_back_in_their_order() {
 
 #[test]
 fn a_failure_is_one_result_among_others() {
-    let mut setup = setup(vec![says("a"), json(400, r#"{"error":"no"}"#), says("c")], |settings| {
+    let setup = setup(vec![says("a"), json(400, r#"{"error":"no"}"#), says("c")], |settings| {
         settings.max_concurrency = 1
     });
     let results = setup
@@ -44,7 +44,7 @@ fn a_failure_is_one_result_among_others() {
 
 #[test]
 fn once_broken_off_nothing_more_is_asked() {
-    let mut setup = setup(vec![Act::Count], |settings| settings.max_concurrency = 1);
+    let setup = setup(vec![Act::Count], |settings| settings.max_concurrency = 1);
     let requests: Vec<ChatRequest> = (0..30).map(|i| request(&i.to_string())).collect();
     let results = setup.client.chat_all(&requests, &mut |_, _| ControlFlow::Break(()));
     assert!(results[0].is_ok());
@@ -76,7 +76,7 @@ fn tokens_of_a_minute_are_limited_by_estimate_and_corrected_by_usage() {
         error.to_string(),
         "a request of about 1005 tokens does not fit into `tokens_per_minute = 30`"
     );
-    let mut client = setup.client.clone();
+    let client = setup.client.clone();
     assert!(matches!(client.chat(&long, &mut |_| ControlFlow::Continue(())), Err(ChatError::BadRequest(_))));
     assert_eq!(setup.server.asked().len(), 2, "it was not sent");
 }

@@ -461,7 +461,7 @@ fn serve(folder: &Path) -> String {
     let address = listener.local_addr().unwrap().to_string();
     let folder = folder.to_owned();
     std::thread::spawn(move || {
-        let mut model = local_chat(&folder);
+        let model = local_chat(&folder);
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let asked = read_body(&stream);
@@ -536,8 +536,8 @@ fn truing_s_own_model_behind_a_server_answers_as_in_this_process() {
         model: "tiny".into(),
         ..ClientSettings::default()
     };
-    let mut client = OpenAiClient::new(settings, surroundings().access).unwrap();
-    let mut local = local_chat(folder.path());
+    let client = OpenAiClient::new(settings, surroundings().access).unwrap();
+    let local = local_chat(folder.path());
     let go_on = &mut |_: usize, _: &truing_types::ChatResult| ControlFlow::Continue(());
     let remote: Vec<_> = client.chat_all(&requests(), go_on).into_iter().map(Result::unwrap).collect();
     let here: Vec<_> = local.chat_all(&requests(), go_on).into_iter().map(Result::unwrap).collect();
@@ -558,7 +558,7 @@ fn a_local_model_is_asked_through_the_same_door_and_its_replies_are_kept() {
         ..ChatModelConfig::default()
     };
     let ask = |config: &ChatModelConfig, surroundings: &ChatSurroundings| {
-        let mut open = config.open::<Cpu>(surroundings, &mut Silent).unwrap();
+        let open = config.open::<Cpu>(surroundings, &mut Silent).unwrap();
         let results = open.model.chat_all(&requests(), &mut |_, _| ControlFlow::Continue(()));
         (results, open.counts.snapshot().cache_hits)
     };

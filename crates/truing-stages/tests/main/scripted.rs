@@ -9,7 +9,7 @@ use truing_ask::OpenChatModel;
 use truing_client::{CacheMode, CachedChat, Clock, Counts, Fingerprint, ReplyCache};
 use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, FinishReason};
 
-type Rule = Arc<dyn Fn(&str) -> Result<String, ChatError> + Send + Sync>;
+type Rule = Arc<Mutex<dyn Fn(&str) -> Result<String, ChatError> + Send>>;
 
 /// Answers a request's last turn by a rule, and keeps what it was asked.
 #[derive(Clone)]
@@ -20,8 +20,12 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    pub(crate) fn new(rule: impl Fn(&str) -> Result<String, ChatError> + Send + Sync + 'static) -> Self {
-        Self { rule: Arc::new(rule), finish_reason: FinishReason::EndOfTurn, asked: Arc::default() }
+    pub(crate) fn new(rule: impl Fn(&str) -> Result<String, ChatError> + Send + 'static) -> Self {
+        Self {
+            rule: Arc::new(Mutex::new(rule)),
+            finish_reason: FinishReason::EndOfTurn,
+            asked: Arc::default(),
+        }
     }
 
     pub(crate) fn says(text: &'static str) -> Self {
@@ -44,7 +48,7 @@ impl Scripted {
 
     /// What it would say, without being asked.
     pub(crate) fn answer(&self, text: &str) -> Result<String, ChatError> {
-        (self.rule)(text)
+        (self.rule.lock().unwrap())(text)
     }
 
     pub(crate) fn asked(&self) -> Vec<String> {
@@ -73,7 +77,7 @@ impl ChatModel for Scripted {
         _: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
         let text = request.conversation.messages.last().unwrap().content.clone();
-        let reply = (self.rule)(&text);
+        let reply = (self.rule.lock().unwrap())(&text);
         self.asked.lock().unwrap().push(text);
         let finish_reason = self.finish_reason;
         Ok(ChatReply { text: reply?, finish_reason, ..ChatReply::default() })

@@ -167,7 +167,9 @@ fn text_of_evaluations_that_ship_is_never_kept() {
     let n = write_pool(folder.path());
     let pool = folder.path().join("pool.jsonl");
     let mut rows = fs::read_to_string(&pool).unwrap();
-    let item = &truing_eval::bundled::BUNDLED[3].questions().unwrap()[0];
+    let name = "recipes/data/ifeval_prompts_held_out.jsonl";
+    let set = truing_eval::bundled::BUNDLED.into_iter().find(|set| set.name == name).unwrap();
+    let item = &set.questions().unwrap()[0];
     rows.push_str(&format!(
         "{}\n",
         json!({"prompt": format!("Please. {item}"), "task": "x", "quality": 9.0})
@@ -184,7 +186,7 @@ fn text_of_evaluations_that_ship_is_never_kept() {
     let Some(SelectionLayer::Contaminated { evaluation_file }) = layer_of(&decisions[n]) else {
         panic!("{:?}", decisions[n])
     };
-    assert_eq!(evaluation_file, "recipes/data/ifeval_prompts_held_out.jsonl");
+    assert_eq!(evaluation_file, name);
 }
 
 #[test]
