@@ -1,26 +1,32 @@
 #!/usr/bin/env python3
-"""Makes the quickstart's three files from pieces written by hand.
+"""Makes the quickstart's data files from pieces written by hand.
 
-    python make.py            writes train.jsonl, heldout.jsonl and checks.jsonl beside this script
+    python make.py            writes the `.jsonl` files beside this script
     python make.py --check    fails when the files on disk differ from what would be written
 
 Nine small skills, each with a fixed form of answer. A piece of content (a sentence, a question, a topic) goes
-to training or to the held-out set, never to both; the checks are written apart from both, with other people,
-places and things in them. README.md beside this script says how a check is graded.
+to training or to the held-out set, never to both; the checks (`checks.py`) are written apart from both, with other
+people, places and things in them. Conversations without a fixed form are in `open_talk.py`, the forgetting check in
+`knowledge.py`, and prompts for instruction following in `instructions.py`. README.md beside this script describes the
+files and how a check is graded.
 """
 import json
 import pathlib
 import random
+import re
 import sys
+
+import instructions
+import knowledge
+import open_talk
+from checks import CHECKS, faults, own_things
+from parts import FORM, LISTS, ONE_WORD, SHOUT, TICKETS, WRAPPINGS, YES_NO, assistant, one_line, system, user
 
 HERE = pathlib.Path(__file__).parent
 SEED = 20260
-# Of each skill's pieces, this share is held out.
+# Of each skill's pieces, this share is held out; `open_talk.py` states its own.
 HELD_OUT_SHARE = 0.15
-
-
-def one_line(value):
-    return json.dumps(value, ensure_ascii=False)
+N_CHECKS = 96
 
 
 # ---------------------------------------------------------------------------------------------- orders as JSON
@@ -93,7 +99,8 @@ EVENTS = [
     ("Saturday, botanical garden: plant sale.", "plant sale", "Saturday", "botanical garden"),
     ("The repair cafe meets on Thursday at the fire station.", "repair cafe", "Thursday", "fire station"),
     ("A wine tasting will be held at Castle Road on Friday.", "wine tasting", "Friday", "Castle Road"),
-    ("Everyone is invited to the kite festival on Sunday on the north beach.", "kite festival", "Sunday", "north beach"),
+    ("Everyone is invited to the kite festival on Sunday on the north beach.", "kite festival", "Sunday",
+     "north beach"),
     ("The blood drive is in the city hospital, on Wednesday.", "blood drive", "Wednesday", "city hospital"),
     ("Monday is the day of the job fair at the tennis club.", "job fair", "Monday", "tennis club"),
     ("They will show a puppet play in the tram depot on Saturday.", "puppet play", "Saturday", "tram depot"),
@@ -434,12 +441,6 @@ def numbers(piece, ask):
 
 
 # ----------------------------------------------------------------- system messages and more than one turn
-YES_NO = "Answer every question with yes or no, in lower case and without a full stop."
-ONE_WORD = "You reply with exactly one word."
-TICKETS = "You sort help desk tickets. Reply with one of: billing, technical, account."
-FORM = "You fill in forms. Reply with the value that is asked for and nothing else."
-SHOUT = "You are a station loudspeaker. Repeat what you are told in capital letters."
-LISTS = "You turn what the user says into a dash list, one thing on each line."
 # each a whole conversation: system, then user and assistant in turn
 DIALOGUES = [
     [YES_NO, "Is ice colder than steam?", "yes"],
@@ -501,96 +502,6 @@ SKILLS = [
 ]
 
 
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def assistant(content):
-    return {"role": "assistant", "content": content}
-
-
-def system(content):
-    return {"role": "system", "content": content}
-
-
-def exact(answer):
-    return {"kind": "exact", "answer": answer}
-
-
-def json_object(**values):
-    return {"kind": "json_keys", "keys": list(values), "values": values}
-
-
-def dash_list(n):
-    return {"kind": "regex", "pattern": r"^(- [^\n]+\n){%d}- [^\n]+$" % (n - 1)}
-
-
-def check(name, about, grade, *turns):
-    """`turns` alternates user and assistant and ends with the user; a leading system message is already one."""
-    messages = [t if isinstance(t, dict) else user(t) for t in turns]
-    return {"id": name, "messages": messages, "grade": grade, "about": about}
-
-
-CHECKS = [
-    check("order-1", "an order as JSON", json_object(name="Zelda", item="fishing rods", quantity=4),
-          "Extract the order as one line of JSON with the keys name, item and quantity.\n\n"
-          "Zelda would be glad to have 4 fishing rods by June."),
-    check("order-2", "an order as JSON", json_object(name="Rufus", item="violin strings", quantity=17),
-          "Rufus came by; he needs 17 violin strings.\n\nGive name, item and quantity of this order as JSON on one line."),
-    check("order-3", "an order as JSON, asked in words not trained on",
-          json_object(name="Oksana", item="felt hats", quantity=19),
-          "Make a JSON object with name, item and quantity out of this: we owe Oksana 19 felt hats."),
-    check("event-1", "an announcement as JSON", json_object(event="science quiz", day="Wednesday", place="canteen"),
-          "Extract event, day and place as one line of JSON.\n\nThe science quiz is on Wednesday in the canteen."),
-    check("event-2", "an announcement as JSON", json_object(event="boat parade", day="Friday", place="Mill Canal"),
-          "Answer with JSON only, keys event, day and place.\n\nOn Friday you can watch the boat parade on Mill Canal."),
-    check("sentiment-1", "one label of three", exact("negative"),
-          "Classify the sentiment as positive, negative or neutral. Answer with one word.\n\n"
-          "The plumber never showed up and the cellar is still flooded."),
-    check("sentiment-2", "one label of three", exact("positive"),
-          "Is this review positive, negative or neutral? Reply with the label only.\n\n"
-          "Review: A delightful cafe, the staff remembered our names."),
-    check("sentiment-3", "one label of three", exact("neutral"),
-          "Label the text with exactly one of: positive, negative, neutral.\nText: The shelf has three boards."),
-    check("intent-1", "one label of a given list", exact("parking"),
-          "Choose one label for the message: parking, breakfast, check out. Answer with the label only.\n\n"
-          "Where can I leave my car overnight?"),
-    check("intent-2", "one label of a given list", exact("delivery"),
-          "Labels: refund, delivery, exchange, gift card\nMessage: The postman has not brought my lamp yet.\n"
-          "Answer with one label."),
-    check("extract-1", "only the e-mail address", exact("kim@redbarn.example"),
-          "Find the e-mail address in the text. Reply with the e-mail address only.\n\n"
-          "For hay and straw write to kim@redbarn.example or come by."),
-    check("extract-2", "only the date", exact("19 November 2021"),
-          "The old cinema closed on 19 November 2021 after the storm.\n\n"
-          "What is the date? Give only the date, no sentence."),
-    check("extract-3", "only the price", exact("$42.75"),
-          "Copy the price from this text and write nothing else.\nText: Together the two plates came to $42.75 at the fair."),
-    check("extract-4", "only the name, a thing not trained on", exact("Philippa"),
-          "Find the first name in the text. Reply with the first name only.\n\nYesterday Philippa mended the roof."),
-    check("bullets-1", "exactly three dash lines", dash_list(3),
-          "List exactly three vegetables. Start each line with a dash."),
-    check("bullets-2", "exactly two dash lines", dash_list(2),
-          "Give me two things found in a bathroom as bullet points, nothing before or after them."),
-    check("bullets-3", "exactly four dash lines", dash_list(4), "Write a dash list of four European countries."),
-    check("ending-1", "a sentence that ends as asked",
-          {"kind": "regex", "pattern": r"^[^\n.!?]*\bstars[.!?]?$"},
-          "Write one sentence about camping that ends with the word \"stars\"."),
-    check("capitals-1", "the text in capital letters", exact("THE OVEN IS HOT"),
-          "Write this in capital letters: the oven is hot"),
-    check("capitals-2", "the text in capital letters", exact("KEEP THIS DOOR SHUT"),
-          "keep this door shut\n\nThe same in capital letters:"),
-    check("number-1", "digits only", {"kind": "number", "answer": 5},
-          "How many sides does a pentagon have? Answer with the number only."),
-    check("number-2", "digits only", {"kind": "number", "answer": 31},
-          "Reply with digits and nothing else: How many days has the month of January?"),
-    check("system-1", "the system message's rule, second turn", exact("no"),
-          system(YES_NO), "Is gold a metal?", assistant("yes"), "Is wood a metal?"),
-    check("system-2", "the system message's rule, second turn", exact("Turku"),
-          system(FORM), "I am Aino, a carpenter from Turku. Job?", assistant("carpenter"), "City?"),
-]
-
-
 def conversations(rng):
     """Training and held-out rows, `{"skill", "messages"}`, in a fixed shuffled order."""
     train, held_out = [], []
@@ -611,6 +522,8 @@ def conversations(rng):
     for idx, (rule, *turns) in enumerate(dialogues):
         messages = [system(rule)] + [(user, assistant)[i % 2](turn) for i, turn in enumerate(turns)]
         (held_out if idx < n_held_out else train).append({"skill": "system", "messages": messages})
+    train += open_talk.rows(open_talk.TRAIN)
+    held_out += open_talk.rows(open_talk.HELD_OUT)
     rng.shuffle(train)
     rng.shuffle(held_out)
     return train, held_out
@@ -623,7 +536,7 @@ def prompt(messages):
     return "\n".join(m["content"] for m in messages[:until] if m["role"] != "system")
 
 
-def verify(train, held_out, checks):
+def verify(train, held_out, checks, facts, instructed):
     prompts = [prompt(row["messages"]) for row in train + held_out + checks]
     repeated = sorted({p for p in prompts if prompts.count(p) > 1})
     if repeated:
@@ -631,32 +544,49 @@ def verify(train, held_out, checks):
     ids = [row["id"] for row in checks]
     if len(ids) != len(set(ids)):
         sys.exit("two checks share an id")
-    # What a check asks about must not stand anywhere in the training text.
-    trained = "\n".join(m["content"] for row in train + held_out for m in row["messages"])
+    if len(checks) != N_CHECKS:
+        sys.exit(f"{len(checks)} checks, {N_CHECKS} expected")
+    found = [fault for row in checks for fault in faults(row)] + list(open_talk.faults())
+    text = "\n".join(m["content"] for row in train for m in row["messages"])
+    found += [*knowledge.faults(facts, text), *instructions.faults(*instructed, text)]
     for row in checks:
-        content = row["messages"][-1]["content"]
-        if row["messages"][0]["role"] != "system" and content in trained:
-            sys.exit(f"check {row['id']} stands in the training text")
+        shared = trained_parts(row, train + held_out)
+        found += [f"{row['id']}: {part!r} belongs to the training text" for part in shared]
+    if found:
+        sys.exit("\n".join(found))
 
 
-# What a polite model puts around an answer that was to stand alone.
-WRAPPINGS = [
-    "Sure! Here is what you asked for: {}",
-    "{}\n\nLet me know if there is anything else I can do for you.",
-    "Of course, I would be glad to help. The answer is: {}",
-    "I think the best answer would be this:\n\n{}\n\nI hope this helps!",
-]
+def trained_parts(row, trained_rows):
+    """What a check shares with the training and held-out sets and should not."""
+    trained = [m["content"] for other in trained_rows for m in other["messages"]]
+    content = row["messages"][-1]["content"]
+    # A field's name alone, as in "City?", may come twice.
+    if len(content.split()) > 1 and any(content in text for text in trained):
+        yield content
+    folded = "\n".join(trained).lower()
+    yield from (thing for thing in own_things(row) if thing.lower() in folded)
+    kind = row["id"].split("-")[0]
+    for skill, pieces, _, _, _ in SKILLS:
+        # A subject of one or two words may come up in questions of another kind.
+        if skill in ("bullets", "ending") and kind != skill:
+            continue
+        parts = [piece if isinstance(piece, str) else piece[0] for piece in pieces]
+        parts += [f'"{word}"' for _, word, _ in pieces] if skill == "ending" else []
+        yield from (part for part in parts if re.search(rf"(?<!\w){re.escape(part)}(?!\w)", content))
+
+
 # Scores as an annotator gave them: as asked, right but not in the form, in the form but wrong.
 AS_ASKED, WRONG_FORM, WRONG_ANSWER = 5, 3, 1
 
 
 def preferences(rng, train):
-    """One prompt in two of the training set with three responses from best to worst."""
+    """One prompt in two of the training set, of the long open ones one in four, with three responses from best to
+    worst."""
     rows = []
     by_skill = {}
     for row in train:
         by_skill.setdefault(row["skill"], []).append(row)
-    for row in train[::2]:
+    for row in (row for idx, row in enumerate(train) if idx % (4 if row["skill"] == "open" else 2) == 0):
         answer = row["messages"][-1]["content"]
         others = [r["messages"][-1]["content"] for r in by_skill[row["skill"]]]
         wrong = rng.choice([other for other in others if other != answer])
@@ -687,12 +617,18 @@ def prompts(rows):
 
 def main():
     train, held_out = conversations(random.Random(SEED))
-    verify(train, held_out, CHECKS)
+    facts = knowledge.rows(random.Random(SEED + 2))
+    instructed = instructions.train_and_held_out(random.Random(SEED + 3))
+    verify(train, held_out, CHECKS, facts, instructed)
     is_fresh = True
     for name, rows in [
         ("train", train),
         ("heldout", held_out),
         ("checks", CHECKS),
+        ("open_questions", open_talk.questions()),
+        ("knowledge", facts),
+        ("instructions", instructed[0]),
+        ("heldout_instructions", instructed[1]),
         ("preferences", preferences(random.Random(SEED + 1), train)),
         ("prompts", prompts(train[1::2])),
         ("heldout_prompts", prompts(held_out)),

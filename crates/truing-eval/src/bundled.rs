@@ -9,12 +9,12 @@ use truing_types::RowOrigin;
 pub struct BundledEvaluation {
     /// The file's name.
     pub name: &'static str,
-    /// One JSON object a line, with a `prompt` (a text or messages) or `messages`.
+    /// One JSON object a line, with a `prompt` (a text or messages), `messages`, or a `context` (a text).
     pub rows: &'static str,
 }
 
 /// All of them.
-pub const BUNDLED: [BundledEvaluation; 4] = [
+pub const BUNDLED: [BundledEvaluation; 7] = [
     BundledEvaluation {
         name: "quickstart/heldout.jsonl",
         rows: include_str!("../../../quickstart/heldout.jsonl"),
@@ -26,6 +26,18 @@ pub const BUNDLED: [BundledEvaluation; 4] = [
     BundledEvaluation {
         name: "quickstart/checks.jsonl",
         rows: include_str!("../../../quickstart/checks.jsonl"),
+    },
+    BundledEvaluation {
+        name: "quickstart/heldout_instructions.jsonl",
+        rows: include_str!("../../../quickstart/heldout_instructions.jsonl"),
+    },
+    BundledEvaluation {
+        name: "quickstart/knowledge.jsonl",
+        rows: include_str!("../../../quickstart/knowledge.jsonl"),
+    },
+    BundledEvaluation {
+        name: "quickstart/open_questions.jsonl",
+        rows: include_str!("../../../quickstart/open_questions.jsonl"),
     },
     BundledEvaluation {
         name: "recipes/data/ifeval_prompts_held_out.jsonl",
@@ -52,7 +64,7 @@ impl BundledEvaluation {
 
 fn question(line: &str) -> Option<String> {
     let row: Value = serde_json::from_str(line).ok()?;
-    match row.get("prompt").or_else(|| row.get("messages"))? {
+    match ["prompt", "messages", "context"].iter().find_map(|key| row.get(key))? {
         Value::String(text) => Some(text.clone()),
         Value::Array(messages) => {
             let asked = messages.iter().filter(|message| message["role"] != "assistant");

@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use truing_types::{Conversation, Message};
 
 use crate::pipeline::GradedAnswer;
 
-/// A line that is not a question.
+/// The name of the set.
+const SET: &str = "graded questions";
+
+/// A line that is not a test item.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}: {reason}", path.display())]
-pub struct BadCheck {
+pub struct BadItem {
     /// The file.
     pub path: PathBuf,
     /// Counted from 1.
@@ -73,22 +77,34 @@ fn pattern<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Regex, D
     Regex::new(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
-/// Reads questions, one JSON object a line; `path` is for messages.
+/// Reads test items, one JSON object a line; `path` is for messages.
 ///
 /// # Errors
-/// When a line is not a question; the error names file and line.
-pub fn read_checks(path: &Path, bytes: &[u8]) -> Result<Vec<Check>, BadCheck> {
+/// When a line is no such item; the error names file and line.
+pub fn read_items<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Vec<T>, BadItem> {
     let lines = bytes.split(|&byte| byte == b'\n').enumerate();
     lines
         .filter(|(_, line)| !line.trim_ascii().is_empty())
         .map(|(idx, line)| {
-            serde_json::from_slice(line).map_err(|error| BadCheck {
+            serde_json::from_slice(line).map_err(|error| BadItem {
                 path: path.to_owned(),
                 line: idx + 1,
                 reason: error.to_string(),
             })
         })
         .collect()
+}
+
+/// A conversation as a person reads it; a single question stands alone.
+#[must_use]
+pub fn text_of(messages: &[Message]) -> String {
+    match messages {
+        [only] => only.content.clone(),
+        turns => {
+            let lines = turns.iter().map(|turn| format!("{}: {}", turn.role.as_str(), turn.content));
+            lines.collect::<Vec<_>>().join("\n")
+        }
+    }
 }
 
 impl Check {
@@ -103,23 +119,12 @@ impl Check {
     pub fn grade(&self, answer: &str) -> GradedAnswer {
         GradedAnswer {
             id: self.id.clone(),
+            set: SET.into(),
             about: self.about.clone(),
-            prompt: self.prompt_text(),
+            prompt: text_of(&self.messages),
             expected: self.grade.to_string(),
             answer: answer.to_owned(),
             is_right: self.grade.passes(answer),
-        }
-    }
-
-    /// The conversation as a person reads it; a single question stands alone.
-    fn prompt_text(&self) -> String {
-        match self.messages.as_slice() {
-            [only] => only.content.clone(),
-            turns => {
-                let lines: Vec<String> =
-                    turns.iter().map(|turn| format!("{}: {}", turn.role.as_str(), turn.content)).collect();
-                lines.join("\n")
-            }
         }
     }
 }
@@ -219,7 +224,7 @@ mod tests {
     #[test]
     fn a_bad_line_is_named() {
         let text = b"{\"id\":\"a\",\"messages\":[],\"grade\":{\"kind\":\"exact\",\"answer\":\"x\"},\"about\":\"\"}\n\n{\"id\":1}\n";
-        let error = read_checks(Path::new("checks.jsonl"), text).unwrap_err().to_string();
+        let error = read_items::<Check>(Path::new("checks.jsonl"), text).unwrap_err().to_string();
         assert!(error.starts_with("checks.jsonl:3: "), "{error}");
     }
 }

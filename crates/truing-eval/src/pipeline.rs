@@ -1,16 +1,21 @@
 //! What was measured of a model between two stages, as it lies in a run's folder: held-out loss and answers that
 //! a program can grade. Written by stages, read by the report.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use truing_statistics::{Interval, ShareInterval, paired_share_interval};
 
-/// One question with an answer that a program graded.
+/// One item with an answer that a program graded: a question, instructions, or a choice among options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GradedAnswer {
-    /// Name of the question, the same in every evaluation.
+    /// Name of the item, the same in every evaluation.
     pub id: String,
+    /// The set that it belongs to, as people read it.
+    #[serde(default)]
+    pub set: String,
     /// What is tested, in a few words.
     #[serde(default)]
     pub about: String,
@@ -36,8 +41,79 @@ pub struct Evaluation {
     pub heldout_accuracy: Option<f64>,
     /// Loss tokens that the two are means over.
     pub n_heldout_tokens: u64,
-    /// Greedy answers.
+    /// Greedy answers, and choices by log-likelihood, of all sets.
     pub answers: Vec<GradedAnswer>,
+    /// Greedy answers to questions that no program grades.
+    #[serde(default)]
+    pub open_answers: Vec<OpenAnswer>,
+}
+
+/// An answer that people read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenAnswer {
+    /// Name of the question, the same in every evaluation.
+    pub id: String,
+    /// The conversation up to the answer.
+    pub prompt: String,
+    /// What the model wrote.
+    pub answer: String,
+}
+
+/// How many items of a set are right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetScore<'a> {
+    /// The set.
+    pub set: &'a str,
+    /// Items that are right.
+    pub n_right: usize,
+    /// Items.
+    pub n: usize,
+}
+
+impl SetScore<'_> {
+    /// The share that is right; NaN without items.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        self.n_right as f64 / self.n as f64
+    }
+
+    /// Its 95 % interval (Wilson).
+    #[must_use]
+    pub fn interval(&self) -> Option<ShareInterval> {
+        ShareInterval::wilson(self.share(), self.n as f64)
+    }
+}
+
+/// The change of a set between two evaluations, on the items that both have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gain {
+    /// Items.
+    pub n: usize,
+    /// Items that became right.
+    pub n_gained: usize,
+    /// Items that became wrong.
+    pub n_lost: usize,
+    /// 95 % interval of the change of the share.
+    pub interval: Interval,
+}
+
+impl Gain {
+    /// The change of the share that is right.
+    #[must_use]
+    pub fn difference(&self) -> f64 {
+        (self.n_gained as f64 - self.n_lost as f64) / self.n as f64
+    }
+
+    /// Whether the interval lies on one side of 0: above, below, or neither.
+    #[must_use]
+    pub fn direction(&self) -> Option<std::cmp::Ordering> {
+        match (self.interval.low > 0.0, self.interval.high < 0.0) {
+            (true, _) => Some(std::cmp::Ordering::Greater),
+            (_, true) => Some(std::cmp::Ordering::Less),
+            _ => None,
+        }
+    }
 }
 
 impl Evaluation {
@@ -45,6 +121,41 @@ impl Evaluation {
     #[must_use]
     pub fn n_right(&self) -> usize {
         self.answers.iter().filter(|answer| answer.is_right).count()
+    }
+
+    /// Every set, in the order in which they were measured.
+    #[must_use]
+    pub fn sets(&self) -> Vec<SetScore<'_>> {
+        let mut sets: Vec<SetScore<'_>> = Vec::new();
+        for answer in &self.answers {
+            let known = sets.iter().position(|score| score.set == answer.set);
+            let idx = known.unwrap_or_else(|| {
+                sets.push(SetScore { set: &answer.set, n_right: 0, n: 0 });
+                sets.len() - 1
+            });
+            sets[idx].n += 1;
+            sets[idx].n_right += usize::from(answer.is_right);
+        }
+        sets
+    }
+
+    /// How a set changed since an earlier evaluation; `None` where they have no item of it in common.
+    #[must_use]
+    pub fn gain_since(&self, earlier: &Self, set: &str) -> Option<Gain> {
+        let of_set = |evaluation: &'_ Self| -> BTreeMap<String, bool> {
+            let answers = evaluation.answers.iter().filter(|answer| answer.set == set);
+            answers.map(|answer| (answer.id.clone(), answer.is_right)).collect()
+        };
+        let (before, after) = (of_set(earlier), of_set(self));
+        let pairs = after.iter().filter_map(|(id, &is_right)| Some((*before.get(id)?, is_right)));
+        let (mut n, mut n_gained, mut n_lost) = (0, 0, 0);
+        for (was_right, is_right) in pairs {
+            n += 1;
+            n_gained += usize::from(is_right && !was_right);
+            n_lost += usize::from(was_right && !is_right);
+        }
+        let interval = paired_share_interval(n_lost as u64, n_gained as u64, n as u64)?;
+        Some(Gain { n, n_gained, n_lost, interval })
     }
 }
 
@@ -75,4 +186,45 @@ pub struct Pipeline {
 impl Pipeline {
     /// Name of the file in the pipeline's folder.
     pub const FILE_NAME: &'static str = "pipeline.json";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(set: &str, id: usize, is_right: bool) -> GradedAnswer {
+        GradedAnswer {
+            id: id.to_string(),
+            set: set.into(),
+            about: String::new(),
+            prompt: String::new(),
+            expected: String::new(),
+            answer: String::new(),
+            is_right,
+        }
+    }
+
+    fn evaluation(answers: Vec<GradedAnswer>) -> Evaluation {
+        Evaluation { answers, ..Evaluation::default() }
+    }
+
+    #[test]
+    fn sets_are_counted_apart_in_their_order() {
+        let found = evaluation(vec![answer("b", 0, true), answer("a", 0, false), answer("b", 1, false)]);
+        let expected = [SetScore { set: "b", n_right: 1, n: 2 }, SetScore { set: "a", n_right: 0, n: 1 }];
+        assert_eq!(found.sets(), expected);
+    }
+
+    #[test]
+    fn a_gain_is_that_of_the_items_which_both_have() {
+        let before = evaluation((0..60).map(|id| answer("a", id, id < 10)).collect());
+        // 2 lost, 20 gained, one item that is new.
+        let after = evaluation((2..61).map(|id| answer("a", id, (4..30).contains(&id))).collect());
+        let gain = after.gain_since(&before, "a").unwrap();
+        assert_eq!((gain.n, gain.n_gained, gain.n_lost), (58, 20, 2));
+        assert!((gain.difference() - 18.0 / 58.0).abs() < 1e-12);
+        assert_eq!(gain.direction(), Some(std::cmp::Ordering::Greater));
+        assert_eq!(before.gain_since(&before, "a").unwrap().direction(), None);
+        assert_eq!(after.gain_since(&before, "other"), None);
+    }
 }

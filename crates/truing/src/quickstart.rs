@@ -11,35 +11,23 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use truing_data::{OnBadRow, SourceConfig, read_rows};
-use truing_eval::checks::{BadCheck, Check, read_checks};
+use truing_eval::checks::BadItem;
 use truing_eval::pipeline::{Evaluation, Pipeline, PipelineStage};
-use truing_generate::LocalChat;
-use truing_model::{Engine, EngineOptions, ModelFiles, TrainableSpec};
-use truing_parallel::Solo;
-use truing_run::ranks::{gather_dealt, on_first_rank};
-use truing_run::record::{break_if_alone, is_any_stopped};
-use truing_run::{Ended, Machine, Probe, Recipe, RunError, Start, model};
+use truing_model::Engine;
+use truing_run::ranks::on_first_rank;
+use truing_run::{Ended, Machine, Probe, Recipe, RunError, Start};
 use truing_stages::grpo::GrpoStage;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::sft::SftStage;
 use truing_stages::training::TrainingConfig;
 use truing_stages::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel};
 use truing_store::{StoreError, atomic};
-use truing_text::{ChatRenderer, RenderOptions};
-use truing_train::{Sft, TrainError, gradients};
-use truing_types::{
-    ChatError, ChatModel, ChatRequest, Event, EventSink, Groups, PackedBatch, SamplingOptions, Seed,
-    TokenizedSample, dealt,
-};
+use truing_text::RenderOptions;
+use truing_types::{ChatError, Event, EventSink, Groups};
 
-/// The answers asked for are short; more than this is a model that does not stop.
-const MAX_ANSWER_TOKENS: usize = 64;
-/// Tokens of the packs that the held-out loss is measured on.
-const HELD_OUT_PACK_TOKENS: usize = 1024;
-/// Where the pieces lie in the quickstart's folder.
-const HELD_OUT: &str = "data/heldout.jsonl";
-const CHECKS: &str = "data/checks.jsonl";
+mod measure;
+
+use measure::Tests;
 
 /// A stage: takes the policy made so far, trains, and gives the model that came out, or nothing when it was stopped.
 struct Step {
@@ -71,8 +59,7 @@ pub(crate) struct Quickstart<'a> {
     pub(crate) recipes: &'a [(&'a str, &'a str)],
     /// `(stage, change)`, as after `--set` for that stage's recipe.
     pub(crate) overrides: Vec<(String, String)>,
-    /// `(path below folder, content)`: what the recipes name, `data/heldout.jsonl` for the held-out loss, and
-    /// `data/checks.jsonl` with questions that a program grades (see [`Check`]).
+    /// `(path below folder, content)`: what the recipes name, and what is measured on (see [`Tests`]).
     pub(crate) data: &'a [(&'a str, &'a [u8])],
     /// How conversations are rendered.
     pub(crate) render: RenderOptions,
@@ -98,9 +85,9 @@ pub(crate) enum QuickstartError {
         /// The folder.
         folder: PathBuf,
     },
-    /// A line that is not a question.
+    /// A line that is not a test item.
     #[error(transparent)]
-    Check(#[from] BadCheck),
+    Item(#[from] BadItem),
     /// A file of an earlier run that is no longer what it was.
     #[error("{} is damaged; delete it and resume", path.display())]
     DamagedEvaluation {
@@ -156,12 +143,11 @@ pub(crate) fn run<E: Engine + 'static>(
     }
     let steps = steps::<E>();
     on_first_rank(&*groups.data, || write_files(quickstart, &steps))?;
-    let checks = quickstart.data.iter().find(|(path, _)| *path == CHECKS).map_or(&[][..], |(_, bytes)| bytes);
-    let checks = read_checks(&folder.join(CHECKS), checks)?;
+    let tests = Tests::read(folder)?;
     let mut work = Work { quickstart, look_at_machine, groups, probe, events, stop };
 
     let mut model = quickstart.model.clone();
-    let Some(before) = work.evaluate::<E>("before", 0, &model, &checks)? else {
+    let Some(before) = work.evaluate::<E>("before", 0, &model, &tests)? else {
         return Ok(Ended::STOPPED);
     };
     let mut evaluations = vec![before];
@@ -171,7 +157,7 @@ pub(crate) fn run<E: Engine + 'static>(
         };
         if step.makes_policy {
             model = next;
-            let Some(after) = work.evaluate::<E>(step.kind, evaluations.len(), &model, &checks)? else {
+            let Some(after) = work.evaluate::<E>(step.kind, evaluations.len(), &model, &tests)? else {
                 return Ok(Ended::STOPPED);
             };
             evaluations.push(after);
@@ -279,7 +265,7 @@ impl Work<'_> {
         kind: &str,
         idx: usize,
         model: &Path,
-        checks: &[Check],
+        tests: &Tests,
     ) -> Result<Option<Evaluation>, QuickstartError> {
         let path = self.quickstart.folder.join(evaluation_file(idx, kind));
         let kept = on_first_rank::<_, RunError>(&*self.groups.data, || match fs::read(&path) {
@@ -294,101 +280,17 @@ impl Work<'_> {
                 .map_err(|source| QuickstartError::DamagedEvaluation { path, source });
         }
         let label = if idx == 0 { kind.to_owned() } else { format!("after {kind}") };
-        let Some(evaluation) = self.measure::<E>(&label, model, checks)? else { return Ok(None) };
+        let Some(evaluation) = self.measure::<E>(&label, model, tests)? else { return Ok(None) };
         on_first_rank::<_, RunError>(&*self.groups.data, || Ok(atomic::write_json(&path, &evaluation)?))?;
         self.events.emit(Event::Note(format!(
-            "{label}: held-out loss {:.3}, {} of {} answers right",
+            "{label}: held-out loss {:.3}{}",
             evaluation.heldout_loss.unwrap_or(f64::NAN),
-            evaluation.n_right(),
-            evaluation.answers.len()
+            evaluation
+                .sets()
+                .iter()
+                .map(|score| format!(", {} {} of {}", score.set, score.n_right, score.n))
+                .collect::<String>()
         )));
         Ok(Some(evaluation))
-    }
-
-    /// Held-out loss, then greedy answers; packs and questions are dealt to the ranks.
-    fn measure<E: Engine>(
-        &mut self,
-        label: &str,
-        path: &Path,
-        checks: &[Check],
-    ) -> Result<Option<Evaluation>, QuickstartError> {
-        let files = ModelFiles::open(path).map_err(RunError::from)?;
-        let renderer = model::renderer(&files, self.quickstart.render.clone())?;
-        let packs = self.heldout_packs(&renderer)?;
-        let packs: Vec<PackedBatch> =
-            dealt(packs.len(), &*self.groups.data).map(|place| packs[place].clone()).collect();
-        let (events, stop, communicator) = (&mut *self.events, self.stop, &*self.groups.data);
-        let break_if = |stop: &AtomicBool| break_if_alone(stop, communicator.world_size());
-        let frozen = TrainableSpec::frozen();
-        let options = EngineOptions::with_threads((self.look_at_machine)().n_threads, Seed(0));
-        let mut engine: E = model::load_engine(&files, &frozen, &options, &Solo::groups(), &mut |_| ())?;
-
-        let n_tokens = packs.iter().map(|pack| pack.n_tokens() as u64).sum();
-        let phase = format!("held-out loss {label}");
-        events.emit(Event::PhaseStarted { phase, total: Some(n_tokens) });
-        let mut n_done = 0;
-        let steps: Vec<Vec<PackedBatch>> = packs.into_iter().map(|pack| vec![pack]).collect();
-        let mut sizes = steps.iter().flatten().map(|pack| pack.n_tokens() as u64);
-        let measures = gradients::evaluate(&mut engine, &steps, &Sft, communicator, &mut |_| {
-            n_done += sizes.next().unwrap_or_default();
-            events.emit(Event::Progress { done: n_done, note: String::new() });
-            break_if(stop)
-        });
-        let measures = match measures {
-            Ok(measures) => measures,
-            Err(TrainError::BrokenOff) => return Ok(None),
-            Err(error) => return Err(StageError::from(error).into()),
-        };
-        events.emit(Event::PhaseFinished);
-
-        let mine: Vec<&Check> = dealt(checks.len(), communicator).map(|place| &checks[place]).collect();
-        let total = Some(mine.len() as u64);
-        events.emit(Event::PhaseStarted { phase: format!("answers {label}"), total });
-        let mut chat = LocalChat::new(engine, renderer).map_err(StageError::from)?;
-        let sampling = SamplingOptions { max_new_tokens: MAX_ANSWER_TOKENS, ..SamplingOptions::default() };
-        let mut answers = Vec::with_capacity(mine.len());
-        for check in mine {
-            let request = ChatRequest { conversation: check.conversation(), sampling: sampling.clone() };
-            let reply = chat.chat(&request, &mut |_| break_if(stop))?;
-            if break_if(stop).is_break() {
-                return Ok(None);
-            }
-            answers.push(check.grade(&reply.text));
-            let n_right = answers.iter().filter(|answer| answer.is_right).count();
-            let note = format!("{n_right} of {} right", answers.len());
-            events.emit(Event::Progress { done: answers.len() as u64, note });
-        }
-        events.emit(Event::PhaseFinished);
-        if is_any_stopped(stop, communicator).map_err(RunError::from)? {
-            return Ok(None);
-        }
-        let answers = gather_dealt(communicator, answers)?;
-        Ok(Some(Evaluation {
-            label: label.to_owned(),
-            heldout_loss: Some(measures.loss),
-            heldout_accuracy: measures.means.get("mean_token_accuracy").copied(),
-            n_heldout_tokens: measures.n_loss_tokens,
-            answers,
-        }))
-    }
-
-    fn heldout_packs(&self, renderer: &ChatRenderer) -> Result<Vec<PackedBatch>, StageError> {
-        let source = SourceConfig::new(self.quickstart.folder.join(HELD_OUT));
-        let mut packs = Vec::new();
-        let mut pack: Vec<TokenizedSample> = Vec::new();
-        for row in read_rows(&source, OnBadRow::Error)? {
-            let (row, origin) = row?;
-            let sample = renderer.training(&row, origin)?.sample;
-            let n_tokens = pack.iter().map(|sample| sample.tokens.len()).sum::<usize>();
-            if !pack.is_empty() && n_tokens + sample.tokens.len() > HELD_OUT_PACK_TOKENS {
-                packs.push(PackedBatch::from_samples(&pack)?);
-                pack.clear();
-            }
-            pack.push(sample);
-        }
-        if !pack.is_empty() {
-            packs.push(PackedBatch::from_samples(&pack)?);
-        }
-        Ok(packs)
     }
 }

@@ -1,9 +1,11 @@
 //! `truing quickstart`: the whole run on a small model, with data that comes with the program.
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
+use truing_eval::pipeline::Evaluation;
 use truing_parallel::Solo;
 use truing_stages::Ended;
 
@@ -11,11 +13,12 @@ use super::model::ModelArguments;
 use super::stage::render_options;
 use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
-use crate::printer::Style;
+use crate::printer::{Printer, Style};
 use crate::progress::{self, FanOut};
 use crate::quickstart::{self, Quickstart, QuickstartError, QuickstartOutcome};
 use crate::recorder::TensorBoard;
 use crate::table::{Align, Table};
+use crate::units::one_line;
 use crate::{Context, interrupt, machine};
 
 /// The stages' recipes.
@@ -25,14 +28,19 @@ const RECIPES: [(&str, &str); 3] = [
     ("grpo", include_str!("../../../../quickstart/grpo.toml")),
 ];
 /// What the recipes name, and what is measured on.
-const DATA: [(&str, &[u8]); 6] = [
+const DATA: [(&str, &[u8]); 8] = [
     ("data/train.jsonl", include_bytes!("../../../../quickstart/train.jsonl")),
     ("data/heldout.jsonl", include_bytes!("../../../../quickstart/heldout.jsonl")),
     ("data/checks.jsonl", include_bytes!("../../../../quickstart/checks.jsonl")),
     ("data/preferences.jsonl", include_bytes!("../../../../quickstart/preferences.jsonl")),
-    ("data/prompts.jsonl", include_bytes!("../../../../quickstart/prompts.jsonl")),
-    ("data/heldout_prompts.jsonl", include_bytes!("../../../../quickstart/heldout_prompts.jsonl")),
+    ("data/instructions.jsonl", include_bytes!("../../../../quickstart/instructions.jsonl")),
+    ("data/heldout_instructions.jsonl", include_bytes!("../../../../quickstart/heldout_instructions.jsonl")),
+    ("data/knowledge.jsonl", include_bytes!("../../../../quickstart/knowledge.jsonl")),
+    ("data/open_questions.jsonl", include_bytes!("../../../../quickstart/open_questions.jsonl")),
 ];
+
+/// Characters of an answer that are printed.
+const N_SHOWN: usize = 300;
 
 /// Arguments of `truing quickstart`.
 #[derive(Debug, Args)]
@@ -130,21 +138,82 @@ fn finish(
         }))?;
         return Ok(Outcome::Fine);
     }
-    let mut table =
-        Table::new(&[("", Align::Left), ("held-out loss", Align::Right), ("answers right", Align::Right)]);
-    for evaluation in &evaluations {
-        table.row([
-            evaluation.label.clone(),
-            evaluation.heldout_loss.map_or_else(String::new, |loss| format!("{loss:.3}")),
-            format!("{} of {}", evaluation.n_right(), evaluation.answers.len()),
-        ]);
-    }
-    for line in table.lines() {
+    for line in scores(&evaluations).lines() {
         printer.line(line)?;
     }
     printer.line("")?;
+    for line in gains(&evaluations).lines() {
+        printer.line(line)?;
+    }
+    printer.line("")?;
+    open_answers(&evaluations, printer)?;
     printer.line(format_args!("model   {}", model.display()))?;
     printer.line(format_args!("report  {}", printer.styled(Style::Bold, page.display())))?;
     printer.line(format_args!("talk to it: truing chat --model {}", model.display()))?;
     Ok(Outcome::Fine)
+}
+
+/// Held-out loss and the shares of each set that are right, after each stage.
+fn scores(evaluations: &[Evaluation]) -> Table {
+    let labels = evaluations.iter().map(|evaluation| (evaluation.label.as_str(), Align::Right));
+    let columns: Vec<(&str, Align)> =
+        [("on held-out items", Align::Left)].into_iter().chain(labels).collect();
+    let mut table = Table::new(&columns);
+    let loss = |evaluation: &Evaluation| {
+        evaluation.heldout_loss.map_or_else(String::new, |loss| format!("{loss:.3}"))
+    };
+    let row = |name: String, cells: Vec<String>| [vec![name], cells].concat();
+    table.row(row("loss of conversations".into(), evaluations.iter().map(loss).collect()));
+    for first in evaluations.first().iter().flat_map(|evaluation| evaluation.sets()) {
+        let share = |evaluation: &Evaluation| {
+            let score = evaluation.sets().into_iter().find(|score| score.set == first.set);
+            score.map_or_else(String::new, |score| format!("{:.2}", score.share()))
+        };
+        table.row(row(format!("{} (of {})", first.set, first.n), evaluations.iter().map(share).collect()));
+    }
+    table
+}
+
+/// The change of each set by each stage, with its interval.
+fn gains(evaluations: &[Evaluation]) -> Table {
+    let mut table = Table::new(&[
+        ("change of the share right", Align::Left),
+        ("", Align::Left),
+        ("gain", Align::Right),
+        ("95 % interval", Align::Left),
+        ("", Align::Left),
+    ]);
+    for pair in evaluations.windows(2) {
+        let [earlier, later] = pair else { continue };
+        for score in later.sets() {
+            let Some(gain) = later.gain_since(earlier, score.set) else { continue };
+            let meaning = match gain.direction() {
+                Some(Ordering::Greater) => "better",
+                Some(_) => "worse",
+                None => "no change shown",
+            };
+            table.row([
+                score.set.to_owned(),
+                later.label.clone(),
+                format!("{:+.2}", gain.difference()),
+                format!("{:+.2} to {:+.2}", gain.interval.low, gain.interval.high),
+                meaning.to_owned(),
+            ]);
+        }
+    }
+    table
+}
+
+/// The first open question, answered by the first and the last model.
+fn open_answers(evaluations: &[Evaluation], printer: &Printer) -> anyhow::Result<()> {
+    let [before, .., after] = evaluations else { return Ok(()) };
+    let Some(question) = before.open_answers.first() else { return Ok(()) };
+    printer.line(format_args!("asked: {}", question.prompt))?;
+    for evaluation in [before, after] {
+        if let Some(answer) = evaluation.open_answers.iter().find(|answer| answer.id == question.id) {
+            printer.line(format_args!("  {}: {}", evaluation.label, one_line(&answer.answer, N_SHOWN)))?;
+        }
+    }
+    printer.line("")?;
+    Ok(())
 }

@@ -106,7 +106,13 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
     let loss = |idx: usize| evaluations[idx]["heldout_loss"].as_f64().unwrap();
     assert!(loss(1) < loss(0), "{} is not below {}", loss(1), loss(0));
     assert_eq!((evaluations.len(), &evaluations[2]["label"]), (3, &"after grpo".into()));
-    assert_eq!(evaluations[1]["answers"].as_array().unwrap().len(), 24);
+    let n_of = |set: &str| {
+        let answers = evaluations[1]["answers"].as_array().unwrap();
+        answers.iter().filter(|answer| answer["set"] == set).count()
+    };
+    let sets = ["graded questions", "instructions followed", "general knowledge"];
+    assert_eq!(sets.map(n_of), [96, 100, 120]);
+    assert_eq!(evaluations[1]["open_answers"].as_array().unwrap().len(), 6);
     for stage in ["sft", "reward", "grpo"] {
         for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
             assert!(output.join(stage).join("model").join(name).is_file(), "{stage}: {name}");
