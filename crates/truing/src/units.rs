@@ -46,6 +46,16 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A text in one line, of at most `n_chars` characters and without control characters.
+pub(crate) fn one_line(text: &str, n_chars: usize) -> String {
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let flat: String = flat.chars().filter(|c| !c.is_control()).collect();
+    match flat.char_indices().nth(n_chars) {
+        Some((end, _)) => format!("{}...", &flat[..end]),
+        None => flat,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

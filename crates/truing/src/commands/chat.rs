@@ -127,7 +127,7 @@ impl Drop for Input {
 /// Loads the model and talks until the input ends.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let mut sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
-    let mut model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
+    let model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
     let interrupt = interrupt::for_replies();
     let printer = context.printer;
     let mut conversation = Conversation::default();

@@ -77,12 +77,12 @@ struct JsonReply<'a> {
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
     let (prompts, are_many) = read_prompts(arguments)?;
-    let mut model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
+    let model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
     let interrupt = interrupt::for_replies();
     let as_json = arguments.json || are_many;
     for (index, prompt) in prompts.iter().enumerate() {
         let reply = answer(
-            &mut model,
+            &model,
             arguments,
             prompt,
             &sampling,
@@ -112,7 +112,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 
 /// One reply, streamed where a printer is given.
 fn answer(
-    model: &mut OpenModel,
+    model: &OpenModel,
     arguments: &Arguments,
     prompt: &Prompt,
     sampling: &SamplingOptions,

@@ -122,6 +122,11 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         }
     }
     let has_unknown = imported.of(Kind::Unknown).next().is_some();
+    if has_unknown && printer.is_quiet() {
+        // Said in the notes too, which `--quiet` leaves out.
+        let keys: Vec<String> = imported.of(Kind::Unknown).map(|key| format!("`{}`", key.key)).collect();
+        printer.warning(format_args!("unknown keys: {}", keys.join(", ")));
+    }
     Ok(if has_unknown { Outcome::Finding } else { Outcome::Fine })
 }
 

@@ -11,6 +11,7 @@ use crate::Context;
 use crate::outcome::{Outcome, WithHint};
 use crate::printer::Style;
 use crate::table::{Align, Table};
+use crate::units::one_line;
 
 /// Characters of a text in the table.
 const N_SHOWN: usize = 60;
@@ -94,7 +95,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
             number(rollout.kl),
             rollout.tokens.len().to_string(),
             ending(rollout.finish_reason).to_owned(),
-            one_line(&rollout.text),
+            one_line(&rollout.text, N_SHOWN),
         ]);
     }
     for line in table.lines() {
@@ -166,16 +167,6 @@ fn ending(reason: FinishReason) -> &'static str {
         FinishReason::ContentFilter => "filtered",
         FinishReason::Refusal => "refused",
         FinishReason::ToolCalls => "tool calls",
-    }
-}
-
-/// The beginning of a text on one line, without control characters.
-fn one_line(text: &str) -> String {
-    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let flat: String = flat.chars().filter(|c| !c.is_control()).collect();
-    match flat.char_indices().nth(N_SHOWN) {
-        Some((end, _)) => format!("{}...", &flat[..end]),
-        None => flat,
     }
 }
 

@@ -11,17 +11,18 @@ use truing_data::{OnBadRow, SourceConfig, read_prompts};
 use truing_generate::marks_of;
 use truing_model::ModelFiles;
 use truing_reward::{Completion, ScoredCompletion};
+use truing_run::RecipeError;
 use truing_stages::Recipe as _;
 use truing_stages::grpo::{GrpoConfig, OpenedRewards, RewardResources};
 use truing_statistics::{ShareInterval, mean_and_sample_deviation};
 use truing_text::SpecialTokens;
-use truing_types::{FinishReason, PromptRow, ReasoningMarks, RowOrigin};
+use truing_types::{Event, FinishReason, PromptRow, ReasoningMarks, RowOrigin};
 
 use super::model;
 use super::output::check_is_no_input;
 use super::stage::{RecipeArguments, read_recipe, render_options};
 use crate::local_engine::LocalEngine;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, WithHint};
 use crate::table::{Align, Table};
 use crate::{Context, asking, interrupt, progress};
 
@@ -66,7 +67,14 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         check_is_no_input(output, arguments.data.iter().map(PathBuf::as_path))?;
     }
     let path = &arguments.recipe.recipe;
-    let mut config = GrpoConfig::from_toml(&read_recipe(path)?, path, &arguments.recipe.overrides)?;
+    let config = GrpoConfig::from_toml(&read_recipe(path)?, path, &arguments.recipe.overrides);
+    let mut config = match config {
+        Err(error @ RecipeError::OtherStage { .. }) => {
+            return Err(error)
+                .hint(|| "`truing score` reads the rewards of a recipe with stage = \"grpo\"".into());
+        }
+        other => other?,
+    };
     if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
         bail!("{} has no reward: expected `[[reward]]`, `[reward_model]` or `[judge]`", path.display());
     }
@@ -125,7 +133,13 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
             })
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let phase = match completions.len() {
+        1 => "scoring 1 response".to_owned(),
+        n => format!("scoring {n} responses"),
+    };
+    events.emit(Event::PhaseStarted { phase, total: None });
     let scored = rewards.score(&completions);
+    events.emit(Event::PhaseFinished);
     drop(events);
     if stop.load(Ordering::Relaxed) {
         return Ok(Outcome::Interrupted);
@@ -165,7 +179,14 @@ fn read(arguments: &Arguments) -> anyhow::Result<(Vec<Row>, Vec<Response>)> {
 fn texts(row: &PromptRow, column: Option<&str>) -> anyhow::Result<Vec<String>> {
     let found = match column {
         Some(name) => row.columns.get(name).map(|value| (name, value)),
-        None => RESPONSE_COLUMNS.iter().find_map(|&name| Some((name, row.columns.get(name)?))),
+        None => {
+            let mut of_row = RESPONSE_COLUMNS.iter().filter_map(|&name| Some((name, row.columns.get(name)?)));
+            let first = of_row.next();
+            if let (Some((first, _)), Some((second, _))) = (first, of_row.next()) {
+                bail!("the row has the columns `{first}` and `{second}`; `--column` says which to score");
+            }
+            first
+        }
     };
     let Some((name, value)) = found else {
         match column {
