@@ -55,7 +55,8 @@ impl Unanswered {
     }
 
     /// Whether a reminder may bring a verdict.
-    fn may_be_mended(&self) -> bool {
+    #[must_use]
+    pub fn may_be_mended(&self) -> bool {
         match self {
             Self::Unreadable { .. } => true,
             Self::Cut { in_thought, .. } => !in_thought,
@@ -65,7 +66,10 @@ impl Unanswered {
 }
 
 /// The part of a reply that a verdict may be read from.
-fn answer_of(reply: &ChatReply, max_tokens: usize) -> Result<&str, Unanswered> {
+///
+/// # Errors
+/// When the reply was cut at its limit of `max_tokens`, withheld or refused, or holds no answer.
+pub fn answer_of(reply: &ChatReply, max_tokens: usize) -> Result<&str, Unanswered> {
     let answer = match reply.reasoning {
         Some(_) => Some(reply.text.as_str()),
         None => split_reasoning(&reply.text, &ReasoningMarks::default(), TextStart::Unknown).answer,
@@ -136,7 +140,7 @@ pub fn ask_readable<V>(
                 let answer = read_reply(&reply, limit(i), n_replies, |text| read(place, text));
                 if answer.as_ref().is_err_and(Unanswered::may_be_mended) {
                     unread.push(place);
-                    remind(&mut requests[place], &reply, reminder);
+                    remind(&mut requests[place].conversation, &reply, reminder);
                 }
                 answer
             });
@@ -150,8 +154,9 @@ pub fn ask_readable<V>(
     answers.into_iter().map(|answer| answer.unwrap_or(Err(ChatError::BrokenOff.into()))).collect()
 }
 
-fn remind(request: &mut ChatRequest, reply: &ChatReply, reminder: &str) {
-    let messages = &mut request.conversation.messages;
+/// Hands an unreadable reply back to the model with a reminder.
+pub fn remind(conversation: &mut Conversation, reply: &ChatReply, reminder: &str) {
+    let messages = &mut conversation.messages;
     messages.push(Message::new(Role::Assistant, reply.text.clone()));
     messages.push(Message::new(Role::User, reminder));
 }

@@ -1,7 +1,7 @@
 //! Bootstrap intervals (Efron 1979, 1987): percentile, and bias-corrected and accelerated (BCa).
 //!
-//! What is drawn is a unit: an item, or a cluster of items. A statistic is a function of the drawn units' numbers, so the
-//! same code serves means, ratios, medians and fitted strengths.
+//! What is drawn is a unit: an item, or a cluster of items. A statistic is a function of the drawn units'
+//! numbers, so the same code serves means, ratios, medians and fitted strengths.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
@@ -38,8 +38,8 @@ impl Default for Bootstrap {
 }
 
 impl Bootstrap {
-    /// The statistic of each of the drawn samples of `n_units` units, in increasing order. Statistics that are not finite,
-    /// as a ratio without a denominator is, are left out.
+    /// The statistic of each of the drawn samples of `n_units` units, in increasing order. Statistics that are
+    /// not finite, as a ratio without a denominator is, are left out.
     #[must_use]
     pub fn statistics(&self, n_units: usize, statistic: impl Fn(&[usize]) -> f64) -> Vec<f64> {
         let mut generator = self.seed.generator("bootstrap", &[]);
@@ -114,7 +114,8 @@ fn bca_levels(
     }))
 }
 
-/// The quantile of sorted values, interpolated between neighbours (type 7 of Hyndman and Fan 1996, as numpy has it).
+/// The quantile of sorted values, interpolated between neighbours (type 7 of Hyndman and Fan 1996, as numpy has
+/// it).
 #[must_use]
 pub fn quantile(sorted: &[f64], level: f64) -> Option<f64> {
     let place = level.clamp(0.0, 1.0) * sorted.len().checked_sub(1)? as f64;

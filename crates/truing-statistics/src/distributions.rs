@@ -12,8 +12,8 @@ pub fn normal_quantile(probability: f64) -> f64 {
     -std::f64::consts::SQRT_2 * erfc_inv(2.0 * probability)
 }
 
-/// The number that a Student t number is below with this probability. With infinitely many degrees of freedom it is the
-/// normal one; without any it is infinite.
+/// The number that a Student t number is below with this probability. With infinitely many degrees of freedom
+/// it is the normal one; without any it is infinite.
 #[must_use]
 pub fn student_quantile(probability: f64, degrees_of_freedom: f64) -> f64 {
     if degrees_of_freedom.is_infinite() {

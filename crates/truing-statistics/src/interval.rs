@@ -6,6 +6,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::distributions::beta_quantile;
 
+/// The 97.5 % quantile of the normal distribution.
+pub(crate) const Z_975: f64 = 1.959_963_984_540_054;
+
 /// The bounds of a 95 % confidence interval of a share, each between 0 and 1. Written as `[low, high]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ShareInterval {
@@ -20,7 +23,7 @@ impl ShareInterval {
     /// drawn towards one half, so that its bounds lie at different distances from `share` and never beyond 0 and 1.
     #[must_use]
     pub fn wilson(share: f64, n: f64) -> Option<Self> {
-        const Z: f64 = 1.959_963_984_540_054;
+        const Z: f64 = Z_975;
         if !(share.is_finite() && n > 0.0) {
             return None;
         }

@@ -1,5 +1,5 @@
-//! Statistics on plain numbers: means and deviations, correlations, confidence intervals, tests of differences, what a
-//! number of items can resolve, parts of a variance, inter-annotator agreement, Bradley-Terry strengths. No model, no
+//! Statistics on plain numbers: means and deviations, correlations, confidence intervals, trends, tests of differences,
+//! what a number of items can resolve, parts of a variance, inter-annotator agreement, Bradley-Terry strengths. No model, no
 //! file, no text.
 
 pub mod bradley_terry;
@@ -8,13 +8,13 @@ mod agreement;
 mod bootstrap;
 mod correlation;
 mod distributions;
+mod estimate;
 mod interval;
 mod logistic;
 mod means;
 mod moments;
 mod normal;
 mod paired;
-mod paired_shares;
 mod pass_at_k;
 mod resolution;
 mod variance;
@@ -23,13 +23,13 @@ pub use agreement::{Agreement, agreement};
 pub use bootstrap::{Bootstrap, BootstrapKind, quantile};
 pub use correlation::{pearson, ranks, spearman};
 pub use distributions::{normal_quantile, student_quantile, student_two_sided};
+pub use estimate::{Estimate, PairedPasses};
 pub use interval::ShareInterval;
 pub use logistic::{LogisticFit, Observation, fit_logistic};
 pub use means::{Interval, MeanEstimate, clustered_mean, clustered_ratio, mean_bounds, mean_estimate};
 pub use moments::{mean_and_deviation, mean_and_sample_deviation};
 pub use normal::normal_probability;
 pub use paired::{McNemar, PairedDifference, holm, mcnemar, paired_difference};
-pub use paired_shares::paired_share_interval;
 pub use pass_at_k::pass_at_k;
 pub use resolution::{Power, effective_items};
 pub use variance::{VarianceComponents, variance_components};

@@ -25,9 +25,9 @@ pub struct Observation {
 /// Most steps of Newton's method.
 const MOST_STEPS: usize = 200;
 
-/// The coefficients that minimise the weighted cross-entropy plus `penalty / 2` times their squares, with a penalty for each
-/// feature. `None` where lengths differ, a number is not finite, or the system is singular, as a feature that separates
-/// successes from failures makes it without a penalty.
+/// The coefficients that minimise the weighted cross-entropy plus `penalty / 2` times their squares, with a
+/// penalty for each feature. `None` where lengths differ, a number is not finite, or the system is singular, as
+/// a feature that separates successes from failures makes it without a penalty.
 #[must_use]
 pub fn fit_logistic(observations: &[Observation], penalties: &[f64]) -> Option<LogisticFit> {
     let n = penalties.len();

@@ -1,5 +1,5 @@
-//! Means with their uncertainty, of independent items and of items that come in clusters (turns of a dialogue, questions
-//! on one text).
+//! Means with their uncertainty, of independent items and of items that come in clusters (turns of a dialogue,
+//! questions on one text).
 
 use std::collections::BTreeMap;
 
@@ -30,8 +30,8 @@ pub struct MeanEstimate {
 }
 
 impl MeanEstimate {
-    /// The interval by Student's t with one degree of freedom less than clusters, at a level such as 0.95. `None` without
-    /// a standard error.
+    /// The interval by Student's t with one degree of freedom less than clusters, at a level such as 0.95.
+    /// `None` without a standard error.
     #[must_use]
     pub fn interval(&self, level: f64) -> Option<Interval> {
         let half =
@@ -49,17 +49,17 @@ pub fn mean_estimate(values: &[f64]) -> Option<MeanEstimate> {
     Some(MeanEstimate { mean, standard_error, n, n_clusters: n })
 }
 
-/// The mean of values whose clusters are independent, `clusters[i]` being that of value i: the sandwich estimate of the
-/// standard error (Liang and Zeger 1986) with the factor G/(G-1) for G clusters. `None` without values or where the
-/// lengths differ.
+/// The mean of values whose clusters are independent, `clusters[i]` being that of value i: the sandwich
+/// estimate of the standard error (Liang and Zeger 1986) with the factor G/(G-1) for G clusters. `None` without
+/// values or where the lengths differ.
 #[must_use]
 pub fn clustered_mean<Cluster: Ord>(values: &[f64], clusters: &[Cluster]) -> Option<MeanEstimate> {
     clustered_ratio(values, &vec![1.0; values.len()], clusters)
 }
 
-/// The ratio of the sums of two lists of the same clusters, as a mean over constraints or tokens is, by linearisation:
-/// each cluster's `numerator - ratio * denominator` counts as one independent number. `None` where the lengths differ or
-/// the denominators do not sum to a positive number.
+/// The ratio of the sums of two lists of the same clusters, as a mean over constraints or tokens is, by
+/// linearisation: each cluster's `numerator - ratio * denominator` counts as one independent number. `None`
+/// where the lengths differ or the denominators do not sum to a positive number.
 #[must_use]
 pub fn clustered_ratio<Cluster: Ord>(
     numerators: &[f64],
@@ -84,8 +84,8 @@ pub fn clustered_ratio<Cluster: Ord>(
     Some(MeanEstimate { mean: ratio, standard_error, n, n_clusters })
 }
 
-/// The lowest and highest mean that values with `n_missing` others can have, if each of those lies in `range`. `None`
-/// where there is nothing at all.
+/// The lowest and highest mean that values with `n_missing` others can have, if each of those lies in `range`.
+/// `None` where there is nothing at all.
 #[must_use]
 pub fn mean_bounds(values: &[f64], n_missing: usize, range: Interval) -> Option<Interval> {
     let n = values.len() + n_missing;

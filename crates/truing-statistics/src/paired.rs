@@ -20,7 +20,8 @@ pub struct McNemar {
     pub p_value: f64,
 }
 
-/// McNemar's exact test (1947): of the items on which two systems differ, each has the half where both are equally good.
+/// McNemar's exact test (1947): of the items on which two systems differ, each has the half where both are
+/// equally good.
 #[must_use]
 pub fn mcnemar(n_first_only: u64, n_second_only: u64) -> McNemar {
     let n = n_first_only + n_second_only;
@@ -46,8 +47,8 @@ const MOST_ENUMERATED: usize = 16;
 /// Sums this close, relative to the largest, count as equal: rounding depends on the order of the sum.
 const EQUAL: f64 = 1e-12;
 
-/// Compares two systems' scores of the same items. Clusters of items are drawn, and exchanged, as one. `None` without
-/// items, or where the lengths differ.
+/// Compares two systems' scores of the same items. Clusters of items are drawn, and exchanged, as one. `None`
+/// without items, or where the lengths differ.
 #[must_use]
 pub fn paired_difference<Cluster: Ord>(
     first: &[f64],
@@ -76,8 +77,9 @@ pub fn paired_difference<Cluster: Ord>(
     Some(PairedDifference { estimate, interval, p_value, is_exact })
 }
 
-/// The share of patterns of exchanged clusters whose difference is at least as large (Fisher 1935); among patterns drawn at
-/// random the observed one counts as one (Phipson and Smyth 2010), so that the share is never 0.
+/// The share of patterns of exchanged clusters whose difference is at least as large (Fisher 1935); among
+/// patterns drawn at random the observed one counts as one (Phipson and Smyth 2010), so that the share is never
+/// 0.
 fn sign_flips(sums: &[(f64, f64)], settings: &Bootstrap) -> (f64, bool) {
     let sums: Vec<f64> = sums.iter().map(|(sum, _)| *sum).filter(|sum| *sum != 0.0).collect();
     let scale: f64 = sums.iter().map(|sum| sum.abs()).sum();

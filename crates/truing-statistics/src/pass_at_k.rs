@@ -1,7 +1,7 @@
 //! The chance that one of k programs is right (Chen et al. 2021, arXiv 2107.03374, equation 1).
 
-/// The unbiased estimate of pass@k from `n` samples of which `n_right` are right: 1 - C(n - c, k) / C(n, k). `None` where
-/// k is 0, or more than the samples.
+/// The unbiased estimate of pass@k from `n` samples of which `n_right` are right: 1 - C(n - c, k) / C(n, k).
+/// `None` where k is 0, or more than the samples.
 #[must_use]
 pub fn pass_at_k(n: usize, n_right: usize, k: usize) -> Option<f64> {
     if k == 0 || k > n || n_right > n {

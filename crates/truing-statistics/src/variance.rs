@@ -2,15 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Variances of a balanced design of items × seeds × repeated judgements, by the method of moments (Searle, Casella and
-/// McCulloch 1992, chapter 4), never below 0.
+/// Variances of a balanced design of items × seeds × repeated judgements, by the method of moments (Searle,
+/// Casella and McCulloch 1992, chapter 4), never below 0.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct VarianceComponents {
     /// Between items.
     pub item: f64,
     /// Between seeds, of the mean over all items.
     pub seed: f64,
-    /// Between answers to one item, beyond the seed's own shift. Without repeated judgements it holds the judge's part.
+    /// Between answers to one item, beyond the seed's own shift. Without repeated judgements it holds the
+    /// judge's part.
     pub answer: f64,
     /// Between judgements of one answer; `None` where each was judged once.
     pub judge: Option<f64>,
@@ -38,8 +39,8 @@ impl VarianceComponents {
     }
 }
 
-/// Splits the variance of `scores`, `[n_items][n_seeds][n_judgements]`. `None` unless there are at least two items and two
-/// seeds and all have the same numbers.
+/// Splits the variance of `scores`, `[n_items][n_seeds][n_judgements]`. `None` unless there are at least two
+/// items and two seeds and all have the same numbers.
 #[must_use]
 pub fn variance_components(scores: &[Vec<Vec<f64>>]) -> Option<VarianceComponents> {
     let n_items = scores.len();
