@@ -1,4 +1,6 @@
-//! What a run's figures mean, in plain words: what went well, what to look at, and what one would do.
+//! What a run's metrics mean: what is as expected, what is worth a look, what is wrong, and what to do about it.
+
+use truing_statistics::{Estimate, ShareInterval};
 
 use crate::names;
 use crate::run_record::{RunRecord, StageRecord};
@@ -43,64 +45,42 @@ impl HealthNote {
     }
 }
 
-/// Notes on the whole run: did the model get better?
+/// Notes on a pipeline's evaluations beyond what the table of outcomes says.
 pub(crate) fn notes_on_run(record: &RunRecord) -> Vec<HealthNote> {
-    let mut notes = Vec::new();
-    let [before, .., after] = record.evaluations.as_slice() else { return notes };
-    if let (Some(first), Some(last)) = (before.heldout_loss, after.heldout_loss) {
-        let (level, verb) = if last < first { (Level::Good, "fell") } else { (Level::Bad, "did not fall") };
-        notes.push(HealthNote {
-            level,
-            text: format!(
-                "The held-out loss {verb}: {first:.3} before, {last:.3} after, over {} tokens the model never trained \
-                 on. At {last:.3} nats the right token gets {:.0} % of the probability on (geometric) average; before \
-                 it was {:.0} %.",
-                after.n_heldout_tokens,
-                100.0 * (-last).exp(),
-                100.0 * (-first).exp()
-            ),
-        });
-    }
+    let [before, .., after] = record.evaluations.as_slice() else { return Vec::new() };
     let lost: Vec<&str> = before
         .answers
         .iter()
         .filter(|old| old.is_right && after.answers.iter().any(|new| new.id == old.id && !new.is_right))
         .map(|answer| answer.id.as_str())
         .collect();
-    if !lost.is_empty() {
-        notes.push(HealthNote {
-            level: Level::Look,
-            text: format!(
-                "Right before and wrong now: {}. Fine-tuning can also lose abilities.",
-                lost.join(", ")
-            ),
-        });
+    let note = HealthNote {
+        level: Level::Look,
+        text: format!("Correct before and wrong at the end: {}.", shortened(&lost, 10)),
+    };
+    (!lost.is_empty()).then_some(note).into_iter().collect()
+}
+
+/// The first `n` names, and how many more there are.
+fn shortened(names: &[&str], n: usize) -> String {
+    let shown = names[..names.len().min(n)].join(", ");
+    match names.len().saturating_sub(n) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
-    if (1..100).contains(&after.answers.len()) {
-        notes.push(HealthNote {
-            level: Level::Look,
-            text: format!(
-                "{} questions are few: two more or fewer right answers may be chance. They show that something was \
-                 learnt, not how good the model is.",
-                after.answers.len()
-            ),
-        });
-    }
-    notes
 }
 
 /// Notes on one stage's figures.
 pub(crate) fn notes_on_stage(stage: &StageRecord) -> Vec<HealthNote> {
     [
         completeness,
-        reward_trend,
+        non_finite_loss,
         zero_variance,
         divergence,
         clipping,
         unscored,
         order,
         length_bias,
-        loss_trend,
         overfitting,
         gradient_spikes,
         utilisation,
@@ -115,34 +95,21 @@ pub(crate) fn notes_on_stage(stage: &StageRecord) -> Vec<HealthNote> {
 fn completeness(stage: &StageRecord) -> Option<HealthNote> {
     let planned = stage.plan.as_ref()?.n_steps?;
     let taken = stage.last_step();
-    (taken < planned).then(|| HealthNote {
+    let resume = match stage.checkpoint_step {
+        Some(step) => format!("`--resume` continues from the checkpoint of step {step}."),
+        None => "There is no checkpoint: `--resume` starts from the beginning.".to_owned(),
+    };
+    (taken < planned && !stage.is_finished).then(|| HealthNote {
         level: Level::Look,
-        text: format!("The run stopped after {taken} of {planned} steps; `--resume` continues from there."),
+        text: format!("The run has taken {taken} of {planned} steps. {resume}"),
     })
 }
 
-/// Mean of the first and of the last tenth.
-pub(crate) fn ends(points: &[(u64, f64)]) -> Option<(f64, f64)> {
-    let n = points.len().div_ceil(10);
-    if points.len() < 2 {
-        return None;
-    }
-    let mean = |part: &[(u64, f64)]| part.iter().map(|(_, value)| value).sum::<f64>() / part.len() as f64;
-    Some((mean(&points[..n]), mean(&points[points.len() - n..])))
-}
-
-/// Mean of a metric over the last tenth of the run.
+/// Mean of a metric over the last tenth of the steps, at least ten of them.
 fn late_mean(stage: &StageRecord, name: &str) -> Option<f64> {
     let points = stage.series(name);
-    let n = points.len().div_ceil(10);
+    let n = points.len().div_ceil(10).max(10).min(points.len());
     (n > 0).then(|| points[points.len() - n..].iter().map(|(_, value)| value).sum::<f64>() / n as f64)
-}
-
-fn reward_trend(stage: &StageRecord) -> Option<HealthNote> {
-    let (first, last) = ends(&stage.series(names::REWARD))?;
-    let (level, verb) = if last > first { (Level::Good, "rose") } else { (Level::Bad, "did not rise") };
-    let text = format!("The reward {verb}: {first:.3} to {last:.3} (means of the first and last tenth).");
-    Some(HealthNote { level, text })
 }
 
 fn zero_variance(stage: &StageRecord) -> Option<HealthNote> {
@@ -150,8 +117,8 @@ fn zero_variance(stage: &StageRecord) -> Option<HealthNote> {
     (share > 0.8).then(|| HealthNote {
         level: Level::Look,
         text: format!(
-            "In {:.0} % of the last groups all completions had the same reward, which gives no training signal. The \
-             prompts are too easy or too hard.",
+            "In {:.0} % of the groups of the last steps all completions had the same reward, which gives no training \
+             signal: the prompts are too easy or too hard.",
             100.0 * share
         ),
     })
@@ -195,18 +162,25 @@ fn unscored(stage: &StageRecord) -> Option<HealthNote> {
 fn order(stage: &StageRecord) -> Option<HealthNote> {
     let all = &stage.diagnostics.last()?.diagnostics.all;
     let (accuracy, interval) = (all.accuracy?, all.accuracy_interval?);
-    let figures = format!("{:.1} % ({}) of {} pairs", 100.0 * accuracy, interval.percent(), all.n_pairs);
-    Some(if interval.low > 0.5 {
-        HealthNote { level: Level::Good, text: format!("The rewards order {figures} as people did.") }
-    } else {
-        HealthNote {
-            level: Level::Bad,
-            text: format!(
-                "The rewards order {figures} as people did, which may be chance: do not train a policy against this \
-                 model."
-            ),
+    let figures = format!(
+        "Pair accuracy is {:.1} % (95 % interval {}) on {} held-out pairs",
+        100.0 * accuracy,
+        interval.percent(),
+        all.n_pairs
+    );
+    let (level, text) = match interval {
+        ShareInterval { low, .. } if low > 0.5 => (Level::Good, format!("{figures}: above chance.")),
+        ShareInterval { high, .. } if high < 0.5 => {
+            (Level::Bad, format!("{figures}: below chance. Check which response the data call chosen."))
         }
-    })
+        _ => (
+            Level::Look,
+            format!(
+                "{figures}: not shown to be above chance (50 %). Do not train a policy against this model."
+            ),
+        ),
+    };
+    Some(HealthNote { level, text })
 }
 
 fn length_bias(stage: &StageRecord) -> Option<HealthNote> {
@@ -222,37 +196,12 @@ fn length_bias(stage: &StageRecord) -> Option<HealthNote> {
     })
 }
 
-fn loss_trend(stage: &StageRecord) -> Option<HealthNote> {
-    // The loss of a policy is a surrogate that is near 0 by construction.
-    if stage.kind == "grpo" {
-        return None;
-    }
+fn non_finite_loss(stage: &StageRecord) -> Option<HealthNote> {
     let losses = stage.series(names::LOSS);
-    if let Some((step, value)) = losses.iter().find(|(_, value)| !value.is_finite()) {
-        return Some(HealthNote {
-            level: Level::Bad,
-            text: format!("The loss of step {step} was {value}: the run cannot be trusted from there on."),
-        });
-    }
-    if losses.len() < 10 {
-        return None;
-    }
-    let (first, last) = ends(&losses)?;
-    Some(if last < first {
-        HealthNote {
-            level: Level::Good,
-            text: format!(
-                "The training loss fell from {first:.2} to {last:.2} (means of the first and last tenth)."
-            ),
-        }
-    } else {
-        HealthNote {
-            level: Level::Bad,
-            text: format!(
-                "The training loss did not fall ({first:.2} to {last:.2}). The learning rate may be too high or too \
-                 low, or no token of the answers carries loss: see `truing inspect conversation`."
-            ),
-        }
+    let (step, value) = losses.iter().find(|(_, value)| !value.is_finite())?;
+    Some(HealthNote {
+        level: Level::Bad,
+        text: format!("The loss of step {step} was {value}: the weights after it are not usable."),
     })
 }
 
@@ -263,8 +212,8 @@ fn overfitting(stage: &StageRecord) -> Option<HealthNote> {
     (held_out.len() >= 3 && last > best * 1.02).then(|| HealthNote {
         level: Level::Look,
         text: format!(
-            "The held-out loss was lowest at step {best_step} ({best:.3}) and rose to {last:.3} since: the model \
-             overfits. Use fewer epochs, or `load_best_model_at_end`."
+            "The held-out loss was lowest at step {best_step} ({best:.3}) and is now {last:.3}: the model overfits. \
+             Use fewer epochs, or `load_best_model_at_end`."
         ),
     })
 }
@@ -283,18 +232,16 @@ fn gradient_spikes(stage: &StageRecord) -> Option<HealthNote> {
     Some(if spikes.is_empty() {
         HealthNote {
             level: Level::Good,
-            text: format!(
-                "The gradient's norm was even (median {median:.2}, no step above five times that)."
-            ),
+            text: format!("The gradient norm was even: median {median:.2}, no step above five times that."),
         }
     } else {
         let shown: Vec<String> = spikes.iter().take(5).map(u64::to_string).collect();
         HealthNote {
             level: Level::Look,
             text: format!(
-                "The gradient's norm was more than five times its median ({median:.2}) at {} step(s): {}{}. Clipping \
-                 limits such steps; if there are many, look at their rows.",
-                spikes.len(),
+                "The gradient norm was more than five times its median ({median:.2}) at {}: {}{}. Clipping limits such \
+                 steps; if there are many, look at their samples.",
+                if spikes.len() == 1 { "1 step".to_owned() } else { format!("{} steps", spikes.len()) },
                 shown.join(", "),
                 if spikes.len() > shown.len() { ", ..." } else { "" }
             ),
@@ -311,36 +258,49 @@ fn utilisation(stage: &StageRecord) -> Option<HealthNote> {
     Some(HealthNote {
         level: if mean >= 0.9 { Level::Good } else { Level::Look },
         text: format!(
-            "Packs were {:.1} % full on average.{}",
+            "Packs were {:.1} % full on average (utilisation).{}",
             100.0 * mean,
             if mean >= 0.9 { "" } else { " A longer pack or shorter samples would waste less." }
         ),
     })
 }
 
-fn memory_prediction(stage: &StageRecord) -> Option<HealthNote> {
+/// Measured and predicted peak memory in GiB, and their difference as a fraction of the prediction. `None` also where
+/// the process had reached its peak in an earlier stage.
+pub(crate) fn memory_error(stage: &StageRecord) -> Option<(f64, f64, f64)> {
     let predicted = stage.plan.as_ref()?.peak_bytes? as f64 / (1u64 << 30) as f64;
     let measured = stage.last(names::PEAK_MEMORY_GIB)?;
-    let off = measured / predicted - 1.0;
+    let is_of_this_stage = stage.peak_before.is_none_or(|before| before < measured);
+    (predicted > 0.0 && is_of_this_stage).then(|| (measured, predicted, measured / predicted - 1.0))
+}
+
+/// Largest relative error of a memory prediction that is as promised.
+pub(crate) const MEMORY_TOLERANCE: f64 = 0.1;
+
+fn memory_prediction(stage: &StageRecord) -> Option<HealthNote> {
+    let (measured, predicted, error) = memory_error(stage)?;
+    let is_within = error.abs() <= MEMORY_TOLERANCE;
+    let words = if is_within { "within the promised 10 %" } else { "outside the promised 10 %" };
     Some(HealthNote {
-        level: if off.abs() <= 0.1 { Level::Good } else { Level::Look },
+        level: if is_within { Level::Good } else { Level::Look },
         text: format!(
-            "Peak memory was {:.2} GiB; the planner had predicted {:.2} GiB ({:+.0} %).",
-            measured,
-            predicted,
-            100.0 * off
+            "Peak memory was {measured:.2} GiB, predicted {predicted:.2} GiB: {:+.0} %, {words}.",
+            100.0 * error
         ),
     })
 }
 
 fn speed(stage: &StageRecord) -> Option<HealthNote> {
     let speeds = stage.series(names::TOKENS_PER_SECOND);
-    let (first, last) = ends(&speeds).filter(|_| speeds.len() >= 10)?;
-    (last < 0.8 * first).then(|| HealthNote {
+    let points: Vec<(f64, f64)> = speeds.iter().map(|&(step, value)| (step as f64, value)).collect();
+    let mean = points.iter().map(|(_, value)| value).sum::<f64>() / points.len().max(1) as f64;
+    let change = Estimate::trend(&points)?;
+    (change.high < 0.0 && change.value < -0.2 * mean).then(|| HealthNote {
         level: Level::Look,
         text: format!(
-            "The run slowed down from {first:.0} to {last:.0} tokens per second: another program used the machine, \
-             or the processor was throttled."
+            "The run slowed down by {:.0} tokens per second (mean {mean:.0}): another program used the machine, or \
+             the processor was throttled.",
+            -change.value
         ),
     })
 }
@@ -368,14 +328,11 @@ mod tests {
     fn each_rule_finds_what_it_is_for() {
         let falling: Vec<f64> = (0..30).map(|i| 3.0 - 0.05 * f64::from(i)).collect();
         let rising: Vec<f64> = falling.iter().rev().copied().collect();
-        check(loss_trend, &stage(names::LOSS, &falling), Some(Level::Good));
-        check(loss_trend, &stage(names::LOSS, &rising), Some(Level::Bad));
-        check(loss_trend, &stage(names::LOSS, &[1.0, f64::NAN]), Some(Level::Bad));
-        check(loss_trend, &stage(names::LOSS, &[1.0]), None);
-        check(reward_trend, &stage(names::REWARD, &rising), Some(Level::Good));
-        check(reward_trend, &stage(names::REWARD, &falling), Some(Level::Bad));
-        check(zero_variance, &stage(names::FRAC_REWARD_ZERO_STD, &[0.1, 0.9]), Some(Level::Look));
-        check(zero_variance, &stage(names::FRAC_REWARD_ZERO_STD, &[0.9, 0.1]), None);
+        check(non_finite_loss, &stage(names::LOSS, &[1.0, f64::NAN]), Some(Level::Bad));
+        check(non_finite_loss, &stage(names::LOSS, &[1.0]), None);
+        let late = [[0.1; 10], [0.9; 10]].concat();
+        check(zero_variance, &stage(names::FRAC_REWARD_ZERO_STD, &late), Some(Level::Look));
+        check(zero_variance, &stage(names::FRAC_REWARD_ZERO_STD, &[0.1, 0.9]), None);
         check(divergence, &stage(names::KL, &[0.6]), Some(Level::Look));
         check(clipping, &stage(names::COMPLETIONS_CLIPPED_RATIO, &[0.2]), None);
         check(unscored, &stage("unscored/failed", &[0.0, 2.0]), Some(Level::Look));
@@ -405,7 +362,8 @@ mod tests {
             }
         };
         check(order, &evaluated(0.7, 0.0), Some(Level::Good));
-        check(order, &evaluated(0.54, 0.0), Some(Level::Bad));
+        check(order, &evaluated(0.54, 0.0), Some(Level::Look));
+        check(order, &evaluated(0.4, 0.0), Some(Level::Bad));
         check(length_bias, &evaluated(0.7, 0.6), Some(Level::Look));
         check(length_bias, &evaluated(0.7, 0.4), None);
         check(order, &stage(names::LOSS, &[1.0]), None);
@@ -413,7 +371,24 @@ mod tests {
         check(memory_prediction, &memory, None);
         memory.plan = Some(PlanRecord { peak_bytes: Some(1 << 30), ..PlanRecord::default() });
         check(memory_prediction, &memory, Some(Level::Good));
-        memory.plan = Some(PlanRecord { n_steps: Some(5), ..PlanRecord::default() });
-        check(completeness, &memory, Some(Level::Look));
+        let beyond = StageRecord { plan: memory.plan.clone(), ..stage(names::PEAK_MEMORY_GIB, &[1.11]) };
+        check(memory_prediction, &beyond, Some(Level::Look));
+    }
+
+    #[test]
+    fn a_stopped_run_is_only_said_to_continue_from_a_checkpoint() {
+        let plan = Some(PlanRecord { n_steps: Some(5), ..PlanRecord::default() });
+        let stopped = StageRecord { plan, ..stage(names::LOSS, &[1.0; 3]) };
+        let text = |stage: &StageRecord| completeness(stage).unwrap().text;
+        assert_eq!(
+            text(&stopped),
+            "The run has taken 3 of 5 steps. There is no checkpoint: `--resume` starts from the beginning."
+        );
+        let saved = StageRecord { checkpoint_step: Some(2), ..stopped.clone() };
+        assert_eq!(
+            text(&saved),
+            "The run has taken 3 of 5 steps. `--resume` continues from the checkpoint of step 2."
+        );
+        assert_eq!(completeness(&StageRecord { is_finished: true, ..stopped }), None);
     }
 }

@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use askama::Template;
-use plotly::Plot;
 use serde_json::{Value, json};
-use truing_eval::classifier::{DimensionEvaluation, ScoreEvaluation};
 use truing_eval::pipeline::{Evaluation, GradedAnswer};
 use truing_eval::reward::{RewardEvaluation, SourceDiagnostics};
 use truing_statistics::ShareInterval;
@@ -17,6 +15,7 @@ use crate::coverage;
 use crate::examples::{RolloutExample, RolloutExamples};
 use crate::health::{self, HealthNote};
 use crate::names;
+use crate::outcome::{self, Outcome};
 use crate::run_record::{RunRecord, StageRecord};
 
 /// Reads the run in `folder` and writes its page to `page`, whole or not at all. The folder of a prompt selection gets
@@ -38,7 +37,8 @@ pub fn write_report(folder: &Path, page: &Path) -> Result<(), ReportError> {
 /// Only through a fault of ours.
 pub fn render(record: &RunRecord) -> Result<String, ReportError> {
     let mut charts = Vec::new();
-    let stages = record
+    let outcomes: Vec<Vec<Outcome>> = record.stages.iter().map(outcome::of_stage).collect();
+    let stages: Vec<StageSection<'_>> = record
         .stages
         .iter()
         .enumerate()
@@ -46,11 +46,12 @@ pub fn render(record: &RunRecord) -> Result<String, ReportError> {
         .collect::<Result<_, _>>()?;
     let page = Page {
         record,
-        cards: cards(record),
+        cards: cards(record, &outcomes),
+        answers: answer_rows(record, &outcomes),
         notes: health::notes_on_run(record),
-        questions: questions(&record.evaluations),
+        question_sets: question_sets(&record.evaluations),
+        open_questions: open_questions(&record.evaluations),
         stages,
-        plotly_script: plotly_script(),
         charts_json: json_for_script(&Value::Array(charts)),
     };
     Ok(page.render()?)
@@ -63,9 +64,10 @@ struct Page<'a> {
     record: &'a RunRecord,
     cards: Vec<Card>,
     notes: Vec<HealthNote>,
-    questions: Vec<Question<'a>>,
+    question_sets: Vec<QuestionSet<'a>>,
+    open_questions: Vec<OpenQuestion<'a>>,
     stages: Vec<StageSection<'a>>,
-    plotly_script: String,
+    answers: Vec<AnswerRow>,
     charts_json: String,
 }
 
@@ -79,11 +81,53 @@ impl Page<'_> {
 
 /// A figure of the headline.
 struct Card {
-    label: &'static str,
+    label: String,
     before: Option<String>,
     value: String,
     detail: String,
     class: &'static str,
+}
+
+/// One line of the table that says whether it got better.
+struct AnswerRow {
+    /// Of a group of lines, on its first.
+    stage: String,
+    outcome: Option<Outcome>,
+}
+
+impl AnswerRow {
+    fn group(name: String, outcomes: Vec<Outcome>) -> impl Iterator<Item = Self> {
+        let rest = outcomes.len().saturating_sub(1);
+        let names = std::iter::once(name).chain(std::iter::repeat_n(String::new(), rest));
+        let outcomes = outcomes.into_iter().map(Some).chain(std::iter::repeat(None));
+        names.zip(outcomes).map(|(stage, outcome)| Self { stage, outcome })
+    }
+}
+
+/// Stages in order, then what the evaluations between them say.
+fn answer_rows(record: &RunRecord, outcomes: &[Vec<Outcome>]) -> Vec<AnswerRow> {
+    let is_one = record.stages.len() == 1;
+    let of_stages = record.stages.iter().zip(outcomes).enumerate().map(|(idx, (stage, outcomes))| {
+        let heading = words_for(&stage.kind).0;
+        let name = if is_one { heading.to_owned() } else { format!("{}. {heading}", idx + 1) };
+        (name, outcomes.clone())
+    });
+    let between = outcome::of_pipeline(record).into_iter();
+    of_stages.chain(between).flat_map(|(name, outcomes)| AnswerRow::group(name, outcomes)).collect()
+}
+
+/// The graded items of one set.
+struct QuestionSet<'a> {
+    title: &'a str,
+    /// Of each evaluation: how many are right.
+    tallies: Vec<String>,
+    questions: Vec<Question<'a>>,
+}
+
+/// A question that people read the answers of, in the order of the evaluations.
+struct OpenQuestion<'a> {
+    prompt: &'a str,
+    answers: Vec<&'a str>,
 }
 
 /// A graded question with its answer in every evaluation.
@@ -115,7 +159,7 @@ struct StageSection<'a> {
 struct ChartFrame {
     id: String,
     title: &'static str,
-    caption: &'static str,
+    caption: String,
 }
 
 impl<'a> StageSection<'a> {
@@ -123,11 +167,10 @@ impl<'a> StageSection<'a> {
         let (heading, introduction) = words_for(&stage.kind);
         let mut charts = Vec::new();
         for chart in CHARTS {
-            let plot: Option<Plot> = (chart.draw)(stage);
-            if let Some(plot) = plot {
+            if let Some(figure) = (chart.draw)(stage) {
                 let id = format!("chart-{idx}-{}", chart.name);
-                drawn.push(json!({ "id": id, "figure": serde_json::to_value(&plot)? }));
-                charts.push(ChartFrame { id, title: chart.title, caption: chart.caption });
+                drawn.push(json!({ "id": id, "figure": figure }));
+                charts.push(ChartFrame { id, title: chart.title, caption: marked_up(chart.caption) });
             }
         }
         Ok(Self {
@@ -147,6 +190,11 @@ impl<'a> StageSection<'a> {
 }
 
 impl StageSection<'_> {
+    /// A note with its code marked.
+    fn note_markup(note: &HealthNote) -> String {
+        marked_up(&note.text)
+    }
+
     /// Lists of completions with their titles, those that are not empty.
     fn example_lists(&self) -> Vec<(&'static str, &[RolloutExample])> {
         let lists = [
@@ -163,7 +211,7 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
         "sft" => (
             "Supervised fine-tuning",
             "The model is trained on the assistant turns of conversations. Samples are packed without attending to \
-             each other; layers are recomputed in segments to save memory.",
+             each other.",
         ),
         "reward_model" => {
             ("Reward model", "A reward model is trained on preference pairs (chosen and rejected responses).")
@@ -172,159 +220,97 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
             "Reward model, evaluated",
             "The reward model was evaluated on responses with a known order, and scores where the data has them.",
         ),
+        "embed" => (
+            "Embedding model",
+            "An encoder is trained on triplets: the anchor's embedding becomes more similar to the positive than to \
+             the negative.",
+        ),
         "classifier" => (
             "Classifier",
-            "The model is trained to predict labels by dimension, scores, or both. It is measured on texts that it \
-             was not trained on.",
+            "The model is trained to predict labels by dimension, scores, or both, and evaluated on held-out texts.",
         ),
         "dpo" => (
-            "Preference optimisation",
+            "Direct preference optimisation",
             "The model is trained on preferences directly: the chosen response becomes more likely than the rejected \
              one, relative to the reference model.",
         ),
         "grpo" => (
-            "Preference alignment",
-            "The model answers each prompt several times; answers that score above the mean of their group become \
-             more likely.",
+            "Reinforcement learning (GRPO)",
+            "The policy samples several completions of each prompt; completions with a reward above the mean of their \
+             group become more likely.",
         ),
         _ => ("Stage", ""),
     }
 }
 
-/// The headline: did it get better, and what did it cost?
-fn cards(record: &RunRecord) -> Vec<Card> {
-    let mut cards = Vec::new();
-    if let [before, .., after] = record.evaluations.as_slice() {
-        if let (Some(first), Some(last)) = (before.heldout_loss, after.heldout_loss) {
-            cards.push(Card {
-                label: "held-out loss",
-                before: Some(format!("{first:.3}")),
-                value: format!("{last:.3}"),
-                detail: format!(
-                    "{:+.0} %, over {} tokens",
-                    100.0 * (last / first - 1.0),
-                    after.n_heldout_tokens
-                ),
-                class: if last < first { "good" } else { "bad" },
-            });
-        }
-        if !after.answers.is_empty() {
-            let (first, last) = (before.n_right(), after.n_right());
-            cards.push(Card {
-                label: "answers right",
-                before: Some(first.to_string()),
-                value: last.to_string(),
-                detail: format!("of {}, graded by a program", after.answers.len()),
-                class: if last > first { "good" } else { "bad" },
-            });
-        }
-    } else if let Some((first, last)) = record.stages.iter().find_map(first_and_last_eval_loss) {
-        cards.push(Card {
-            label: "held-out loss",
-            before: Some(format!("{first:.3}")),
-            value: format!("{last:.3}"),
-            detail: format!("{:+.0} %", 100.0 * (last / first - 1.0)),
-            class: if last < first { "good" } else { "bad" },
-        });
+/// The headline: the first outcome of each stage and of the whole run, then speed and memory.
+fn cards(record: &RunRecord, outcomes: &[Vec<Outcome>]) -> Vec<Card> {
+    let is_one = record.stages.len() == 1;
+    let mut cards: Vec<Card> = outcome::of_pipeline(record)
+        .pop()
+        .map(|(name, outcomes)| {
+            outcomes.into_iter().map(|outcome| outcome_card(&outcome, Some(&name))).collect()
+        })
+        .unwrap_or_default();
+    for (stage, outcomes) in record.stages.iter().zip(outcomes) {
+        let heading = (!is_one).then(|| words_for(&stage.kind).0);
+        // A trend of training is the headline only where nothing is held out.
+        let n = outcomes.iter().filter(|outcome| outcome.is_held_out).count().max(1);
+        cards.extend(outcomes.iter().take(n).map(|outcome| outcome_card(outcome, heading)));
     }
-    for (label, name) in [("reward", names::REWARD), ("held-out reward", names::EVAL_REWARD)] {
-        let ends = record.stages.iter().find_map(|stage| health::ends(&stage.series(name)));
-        if let Some((first, last)) = ends {
-            cards.push(Card {
-                label,
-                before: Some(format!("{first:.3}")),
-                value: format!("{last:.3}"),
-                detail: "means of the first and last tenth".into(),
-                class: if last > first { "good" } else { "bad" },
-            });
-        }
-    }
-    cards.extend(record.stages.iter().filter_map(order_card));
-    cards.extend(record.stages.iter().flat_map(classifier_cards));
     let mean = |name| mean_over_stages(record, name);
     if let Some(speed) = mean(names::TOKENS_PER_SECOND) {
         cards.push(Card::plain("speed", format!("{speed:.0}"), "tokens per second".into()));
     }
-    let peak = record.stages.iter().filter_map(|s| s.last(names::PEAK_MEMORY_GIB)).reduce(f64::max);
-    if let Some(peak) = peak {
-        let predicted = record.stages.iter().filter_map(|s| s.plan.as_ref()?.peak_bytes).max();
-        let detail = predicted
-            .map_or_else(|| "measured".into(), |bytes| format!("predicted {}", gib(bytes as f64 / GIB)));
-        cards.push(Card::plain("peak memory", gib(peak), detail));
-    }
+    cards.extend(memory_card(record));
     if let Some(share) = mean(names::UTILISATION) {
         cards.push(Card::plain(
-            "packs filled",
+            "utilisation",
             format!("{:.1} %", 100.0 * share),
-            "the rest is empty".into(),
+            "of the packs' capacity".into(),
         ));
     }
     cards
 }
 
-/// How often a reward model is right.
-fn order_card(stage: &StageRecord) -> Option<Card> {
-    let (first, last) = (stage.diagnostics.first()?, stage.diagnostics.last()?);
-    let accuracy = last.diagnostics.all.accuracy?;
-    let interval = last.diagnostics.all.accuracy_interval;
-    let before = first.diagnostics.all.accuracy.filter(|_| first.step < last.step);
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-    Some(Card {
-        label: "pairs in order",
-        before: before.map(percent),
-        value: percent(accuracy),
-        detail: of_trials(interval, last.diagnostics.all.n_pairs, "pairs"),
-        class: class_above(interval, before.unwrap_or(0.5)),
-    })
-}
-
-/// The 95 % interval of a share and how many trials it is of.
-fn of_trials(interval: Option<ShareInterval>, n: u64, what: &str) -> String {
-    match interval {
-        Some(interval) => format!("95 % interval {}, of {n} {what}", interval.percent()),
-        None => format!("of {n} {what}"),
+fn outcome_card(outcome: &Outcome, of: Option<&str>) -> Card {
+    let is_trend = outcome.after.is_none();
+    let change = outcome.change_text();
+    let detail = match outcome.change {
+        Some(_) if is_trend => format!("{}; {}", outcome.basis, outcome.words()),
+        Some(_) => format!("{change}; {}", outcome.words()),
+        None => format!("{change}; no interval"),
+    };
+    Card {
+        label: of.map_or_else(|| outcome.measure.clone(), |of| format!("{of}: {}", outcome.measure)),
+        before: outcome.before.map(|(value, _)| outcome.unit.text(value)),
+        value: if is_trend { change } else { outcome.after_text() },
+        detail,
+        class: outcome.class(),
     }
 }
 
-/// Good where the whole interval lies above what it is compared with.
-fn class_above(interval: Option<ShareInterval>, baseline: f64) -> &'static str {
-    if interval.is_some_and(|interval| interval.low > baseline) { "good" } else { "" }
-}
-
-/// How often a classifier is right, and how far a scorer agrees with what it learnt from.
-fn classifier_cards(stage: &StageRecord) -> Vec<Card> {
-    let Some(found) = &stage.classification else { return Vec::new() };
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-    let of_dimension = |dimension: &DimensionEvaluation| {
-        let accuracy = dimension.accuracy?;
-        let interval = dimension.accuracy_interval;
-        let baseline = dimension.baseline_accuracy;
-        Some(Card {
-            label: "labels right",
-            before: baseline.map(percent),
-            value: percent(accuracy),
-            detail: format!("{}: {}", dimension.name, of_trials(interval, dimension.n_texts, "texts")),
-            class: class_above(interval, baseline.unwrap_or(0.0)),
-        })
+/// The largest measured peak, and what was predicted for its stage.
+fn memory_card(record: &RunRecord) -> Option<Card> {
+    let peak = |stage: &StageRecord| stage.last(names::PEAK_MEMORY_GIB).unwrap_or(f64::NEG_INFINITY);
+    let stage = record.stages.iter().rev().max_by(|a, b| peak(a).total_cmp(&peak(b)))?;
+    let measured = stage.last(names::PEAK_MEMORY_GIB)?;
+    let (detail, class) = match health::memory_error(stage) {
+        None => ("measured".to_owned(), ""),
+        Some((_, predicted, error)) => {
+            let is_within = error.abs() <= health::MEMORY_TOLERANCE;
+            let words = if is_within { "within 10 %" } else { "outside 10 %" };
+            let detail = format!("predicted {}: {:+.0} %, {words}", gib(predicted), 100.0 * error);
+            (detail, if is_within { "" } else { "look" })
+        }
     };
-    let of_score = |score: &ScoreEvaluation| {
-        let (order, rank) = (score.order_accuracy?, score.spearman?);
-        let detail = format!("{}: Spearman {rank:.2}, {} texts", score.name, score.n_texts);
-        Some(Card::plain("pairs in order", percent(order), detail))
-    };
-    let labels = found.dimensions.iter().filter_map(of_dimension);
-    labels.chain(found.scores.iter().filter_map(of_score)).collect()
+    Some(Card { class, ..Card::plain("peak memory", gib(measured), detail) })
 }
 
 impl Card {
     fn plain(label: &'static str, value: String, detail: String) -> Self {
-        Self { label, before: None, value, detail, class: "" }
+        Self { label: label.to_owned(), before: None, value, detail, class: "" }
     }
-}
-
-fn first_and_last_eval_loss(stage: &StageRecord) -> Option<(f64, f64)> {
-    let losses = stage.series(names::EVAL_LOSS);
-    (losses.len() >= 2).then(|| (losses[0].1, losses[losses.len() - 1].1))
 }
 
 /// Mean over all rows of all stages.
@@ -385,26 +371,60 @@ fn facts(stage: &StageRecord) -> Vec<(&'static str, String)> {
     }
     if let Some(plan) = &stage.plan {
         if let Some(k) = plan.layers_per_segment {
-            facts.push(("layers a segment", k.to_string()));
+            facts.push(("layers per segment", k.to_string()));
         }
         if let Some(budget) = plan.budget_bytes {
-            facts.push(("memory allowed", gib(budget as f64 / GIB)));
+            facts.push(("memory budget", gib(budget as f64 / GIB)));
         }
         if !plan.reason.is_empty() {
-            facts.push(("why", plan.reason.clone()));
+            facts.push(("activation checkpointing", plan.reason.clone()));
         }
     }
     facts
 }
 
-/// The questions of the last evaluation in their order, each with its answer in every evaluation.
-fn questions(evaluations: &[Evaluation]) -> Vec<Question<'_>> {
+/// The open questions of the last evaluation, each with its answer in every evaluation.
+fn open_questions(evaluations: &[Evaluation]) -> Vec<OpenQuestion<'_>> {
+    let of = |id: &str| -> Vec<&str> {
+        let answer = |evaluation: &'_ Evaluation| -> Option<usize> {
+            evaluation.open_answers.iter().position(|answer| answer.id == id)
+        };
+        let text =
+            |evaluation| answer(evaluation).map_or("", |idx| evaluation.open_answers[idx].answer.as_str());
+        evaluations.iter().map(text).collect()
+    };
+    let last = evaluations.last().into_iter().flat_map(|evaluation| &evaluation.open_answers);
+    last.map(|newest| OpenQuestion { prompt: &newest.prompt, answers: of(&newest.id) }).collect()
+}
+
+/// The graded items of the last evaluation by set.
+fn question_sets(evaluations: &[Evaluation]) -> Vec<QuestionSet<'_>> {
     let Some(last) = evaluations.last() else { return Vec::new() };
+    let tally = |set: &str| {
+        let of = |evaluation: &Evaluation| {
+            let score = evaluation.sets().into_iter().find(|score| score.set == set);
+            score.map_or_else(String::new, |score| format!("{} of {}", score.n_right, score.n))
+        };
+        evaluations.iter().map(of).collect()
+    };
+    last.sets()
+        .into_iter()
+        .map(|score| QuestionSet {
+            title: if score.set.is_empty() { "graded questions" } else { score.set },
+            tallies: tally(score.set),
+            questions: questions(evaluations, last, score.set),
+        })
+        .collect()
+}
+
+/// The questions of a set in their order, each with its answer in every evaluation.
+fn questions<'a>(evaluations: &'a [Evaluation], last: &'a Evaluation, set: &str) -> Vec<Question<'a>> {
     let question = |of: &'_ GradedAnswer| -> Vec<Option<&GradedAnswer>> {
         evaluations.iter().map(|e| e.answers.iter().find(|answer| answer.id == of.id)).collect()
     };
     last.answers
         .iter()
+        .filter(|newest| newest.set == set)
         .map(|newest| {
             let answers = question(newest);
             let was_right = answers.first().copied().flatten().map(|answer| answer.is_right);
@@ -430,13 +450,18 @@ fn gib(gib: f64) -> String {
     format!("{gib:.2} GiB")
 }
 
-/// plotly.js as the crate carries it, without the formula renderer that the crate puts behind it.
-pub(crate) fn plotly_script() -> String {
-    let mut scripts = Plot::offline_js_sources();
-    if let Some(end) = scripts.find("</script>") {
-        scripts.truncate(end + "</script>".len());
+/// Text as markup, with what stands between backticks as code.
+fn marked_up(text: &str) -> String {
+    let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let mut markup = String::new();
+    for (idx, part) in escaped.split('`').enumerate() {
+        if idx % 2 == 1 {
+            markup += &format!("<code>{part}</code>");
+        } else {
+            markup += part;
+        }
     }
-    scripts
+    markup
 }
 
 /// JSON that cannot end the script element that contains it.
@@ -449,11 +474,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_plotting_script_is_inlined() {
-        let script = plotly_script();
-        assert!(script.starts_with("<script") && script.ends_with("</script>"));
-        assert_eq!(script.matches("</script>").count(), 1);
-        assert!(script.contains("plotly.js v3") && script.len() < 5_000_000, "{}", script.len());
+    fn code_is_marked_and_markup_is_not_taken_over() {
+        assert_eq!(marked_up("set `max_steps` <now>"), "set <code>max_steps</code> &lt;now&gt;");
     }
 
     #[test]

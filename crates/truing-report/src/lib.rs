@@ -16,6 +16,7 @@ mod examples;
 mod health;
 mod html;
 pub mod names;
+mod outcome;
 mod run_record;
 pub mod tensorboard;
 

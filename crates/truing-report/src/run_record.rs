@@ -1,6 +1,6 @@
 //! A run as its folder tells it. Only files are read; what a run does not have is absent, not an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use truing_eval::classifier::ClassifierEvaluation;
+use truing_eval::held_out::HeldOutScores;
 use truing_eval::pipeline::{Evaluation, Pipeline};
 use truing_eval::reward::{RewardDiagnostics, RewardEvaluation};
 use truing_store::RunInputs;
 
 use crate::ReportError;
 use crate::examples::{RolloutExamples, read_examples};
+use crate::names;
 
 const INPUTS: &str = "inputs.json";
 
@@ -57,7 +59,7 @@ pub struct PlanPart {
 /// One stage's run directory.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StageRecord {
-    /// `sft`, `reward_model`, `grpo`, `classifier`.
+    /// `sft`, `dpo`, `reward_model`, `grpo`, `classifier`, `embed`, `reward_evaluation`.
     pub kind: String,
     /// Its folder.
     pub folder: PathBuf,
@@ -73,6 +75,14 @@ pub struct StageRecord {
     pub examples: RolloutExamples,
     /// `diagnostics.jsonl`, in order, where a reward model was trained or evaluated.
     pub diagnostics: Vec<RewardEvaluation>,
+    /// `held_out.jsonl`, in order, where the stage keeps what it measured on each held-out item.
+    pub held_out: Vec<HeldOutScores>,
+    /// Peak memory in GiB that the process had reached in earlier stages of a pipeline.
+    pub peak_before: Option<f64>,
+    /// Step of the newest checkpoint, where there is one.
+    pub checkpoint_step: Option<u64>,
+    /// Whether `outcome.json` says that the run came to its end.
+    pub is_finished: bool,
     /// `evaluation.json`, where a classifier or scorer of texts was trained.
     pub classification: Option<ClassifierEvaluation>,
 }
@@ -103,6 +113,14 @@ impl StageRecord {
         self.metrics.iter().rev().find_map(|row| row.values.get(name).copied())
     }
 
+    /// Names of the reward functions that were logged one by one.
+    #[must_use]
+    pub fn reward_parts(&self) -> Vec<&str> {
+        let names = self.metrics.iter().flat_map(|row| row.values.keys());
+        let parts: BTreeSet<&str> = names.filter_map(|name| names::reward_part_of(name)).collect();
+        parts.into_iter().collect()
+    }
+
     /// The last optimiser step.
     #[must_use]
     pub fn last_step(&self) -> u64 {
@@ -122,10 +140,15 @@ impl RunRecord {
             return Ok(Self { title: name, stages: vec![stage], ..Self::default() });
         };
         let mut record = Self { title: pipeline.title, model: pipeline.model, ..Self::default() };
+        let mut peak_before: Option<f64> = None;
         for stage in &pipeline.stages {
             // A stage that has not begun has no folder yet.
             match read_stage(&folder.join(&stage.folder), Some(&stage.kind)) {
-                Ok(stage) => record.stages.push(stage),
+                Ok(stage) => {
+                    let peak = stage.last(names::PEAK_MEMORY_GIB);
+                    record.stages.push(StageRecord { peak_before, ..stage });
+                    peak_before = peak_before.into_iter().chain(peak).reduce(f64::max);
+                }
                 Err(ReportError::NoRun { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -154,7 +177,11 @@ fn read_stage(folder: &Path, kind: Option<&str>) -> Result<StageRecord, ReportEr
         metrics: read_metrics(&folder.join("metrics.jsonl"))?,
         plan: read_json(&folder.join("plan.json"))?,
         examples: read_examples(&folder.join("rollouts"))?,
-        diagnostics: read_diagnostics(&folder.join(RewardDiagnostics::FILE_NAME))?,
+        diagnostics: read_lines(&folder.join(RewardDiagnostics::FILE_NAME))?,
+        held_out: read_lines(&folder.join(HeldOutScores::FILE_NAME))?,
+        peak_before: None,
+        checkpoint_step: newest_checkpoint(&folder.join("checkpoints"))?,
+        is_finished: folder.join("outcome.json").is_file(),
         classification: read_json(&folder.join(ClassifierEvaluation::FILE_NAME))?,
     })
 }
@@ -174,7 +201,23 @@ impl From<InputsFile> for RunInputs {
     }
 }
 
-fn read_diagnostics(path: &Path) -> Result<Vec<RewardEvaluation>, ReportError> {
+/// Step of the newest `checkpoint-STEP` that was saved whole; one that is being written has another name.
+fn newest_checkpoint(folder: &Path) -> Result<Option<u64>, ReportError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ReportError::io("read", folder)(error)),
+    };
+    let steps = entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let step = entry.file_name().to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
+        entry.path().join("manifest.json").is_file().then_some(step)
+    });
+    Ok(steps.max())
+}
+
+/// The objects of a file with one a line; none where it is not there.
+fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ReportError> {
     let text = read_text(path)?.unwrap_or_default();
     let read = |(line_number, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|error| ReportError::BadRecord {

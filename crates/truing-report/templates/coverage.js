@@ -95,24 +95,10 @@ if (coverage.map.ids.length) {
   // Okabe and Ito 2008, lightened, and some more for many clusters; grey is for all others.
   const PALETTE = ["#3d8fd1", "#e8912d", "#17a67c", "#d667a5", "#c8b400", "#8a6fd6", "#d1543d", "#4fb8c9", "#8d9a3b", "#a9713f", "#6f88a8", "#c86a8a"];
   const OTHERS = "all others";
-  const LINE = 64;
   const points = coverage.map.ids.map((id, at) => {
     const row = coverage.rows[id] ?? { text: `row ${id} (not among the decisions)`, origin: "" };
-    return { at, row, folded: folded(`${row.text}\n${row.origin}`), hover: hover(row) };
+    return { at, row, folded: folded(`${row.text}\n${row.origin}`), lines: [[row.text.slice(0, 220)], [outcomeOf(row)]] };
   });
-  // The plotting library reads some markup in hover texts.
-  function hover(row) {
-    const safe = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-    const lines = [""];
-    for (const word of row.text.slice(0, 220).split(/\s+/)) {
-      for (let rest = word; rest; rest = rest.slice(LINE)) {
-        const piece = rest.slice(0, LINE);
-        if (lines.at(-1).length + piece.length > LINE) lines.push("");
-        lines[lines.length - 1] += `${piece} `;
-      }
-    }
-    return `${lines.map(safe).join("<br>")}<br><i>${safe(outcomeOf(row))}</i>`;
-  }
   const colours = [["outcome", "kept or dropped", (row) => (row.layer ? "dropped" : "kept")], ["layer", "layer", outcomeOf]];
   const has = (name) => points.some(({ row }) => row[name] !== undefined);
   if (has("cluster")) colours.push(["cluster", "cluster", (row) => (row.cluster === undefined ? "none" : `cluster ${row.cluster}`)]);
@@ -139,11 +125,7 @@ if (coverage.map.ids.length) {
   const passes = ({ row }) =>
     (!outcome.value || (outcome.value === "kept" ? !row.layer : outcome.value === "dropped" ? row.layer : `by ${row.layer}` === outcome.value)) &&
     labels.every(([name, select]) => !select.value || row.labels?.[name] === select.value);
-  // Without WebGL the same points are drawn as shapes, only slower.
-  const kind = (() => {
-    try { return document.createElement("canvas").getContext("webgl") ? "scattergl" : "scatter"; } catch { return "scatter"; }
-  })();
-  let drawn = [];
+  const map = new PointMap(byId("map-plot"), ({ row }) => detail(row));
 
   const draw = () => {
     const { x, y, about } = coverage.map.projections[projection.value];
@@ -160,33 +142,17 @@ if (coverage.map.ids.length) {
     const rest = sorted.splice(PALETTE.length).flatMap(([, members]) => members);
     if (rest.length) sorted.unshift([OTHERS, rest]);
     let nFound = 0;
-    drawn = [];
-    const traces = sorted.map(([name, members], at) => {
-      const matching = wanted.length ? members.flatMap((point, i) => (holds(point.folded, wanted) ? [i] : [])) : undefined;
-      nFound += matching?.length ?? 0;
-      drawn.push(members);
+    const shownGroups = sorted.map(([name, members], at) => {
       const place = at - (rest.length ? 1 : 0);
-      return {
-        type: kind, mode: "markers", name: `${name.replace(/&/g, "&amp;").replace(/</g, "&lt;")} (${members.length})`,
-        x: members.map((point) => x[point.at]), y: members.map((point) => y[point.at]),
-        text: members.map((point) => point.hover), hovertemplate: "%{text}<extra></extra>",
-        marker: { size: 5, opacity: 0.8, color: name === OTHERS || name === "none" ? themeColor("--faint") : PALETTE[place] },
-        selectedpoints: matching, selected: { marker: { size: 7, opacity: 1 } }, unselected: { marker: { size: 4, opacity: 0.12 } },
-      };
+      const color = name === OTHERS || name === "none" ? themeColor("--faint") : PALETTE[place];
+      const placed = members.map((point) => {
+        const isFound = wanted.length ? holds(point.folded, wanted) : undefined;
+        nFound += isFound ? 1 : 0;
+        return { ...point, x: x[point.at], y: y[point.at], isFound };
+      });
+      return { name, color, points: placed };
     });
-    const axis = { showticklabels: false, zeroline: false, showgrid: false, ticks: "" };
-    const layout = {
-      margin: { l: 4, r: 4, t: 4, b: 4 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      xaxis: axis, yaxis: { ...axis, scaleanchor: "x" }, hovermode: "closest", dragmode: "zoom",
-      uirevision: projection.value, hoverlabel: { align: "left", bgcolor: themeColor("--sheet"), bordercolor: themeColor("--line"), font: { color: themeColor("--ink") } },
-      font: { color: themeColor("--quiet"), family: getComputedStyle(document.body).fontFamily, size: 12 },
-      legend: innerWidth > 760 ? { itemsizing: "constant" } : { itemsizing: "constant", orientation: "h", y: -0.02, entrywidth: 0.48, entrywidthmode: "fraction" },
-    };
-    Plotly.react("map-plot", traces, layout, { responsive: true, displayModeBar: false, scrollZoom: false }).then((plot) => {
-      if (plot.hasListener) return;
-      plot.hasListener = true;
-      plot.on("plotly_click", ({ points: [point] }) => detail(drawn[point.curveNumber][point.pointNumber].row));
-    });
+    map.show(shownGroups, projection.value);
     const count = (n) => n.toLocaleString("en");
     byId("map-count").textContent = `${count(shown.length)} of ${count(points.length)} points` + (wanted.length ? `, ${count(nFound)} match the search` : "");
     byId("map-about").textContent = about;

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use truing_data::Dataset;
+use truing_eval::held_out::HeldOutScores;
 use truing_model::{Engine, HeadOutput};
 use truing_run::source_names::metric_names;
 use truing_run::{Ended, Machine};
@@ -50,30 +51,55 @@ impl Workload for FineTuning {
         _loss: f64,
         answered: &[(Vec<u32>, Vec<f32>)],
     ) -> EvaluationFindings {
-        EvaluationFindings { metrics: losses_by_source(data, answered), ..EvaluationFindings::default() }
+        let losses = losses_by_sample(data, answered);
+        let held_out = HeldOutScores {
+            measure: HeldOutScores::LOSS.to_owned(),
+            values: losses.iter().map(|&(loss, weight)| (weight > 0.0).then(|| loss / weight)).collect(),
+            weights: losses.iter().map(|&(_, weight)| weight).collect(),
+            ..HeldOutScores::default()
+        };
+        EvaluationFindings {
+            metrics: losses_by_source(data, &losses),
+            held_out: Some(held_out),
+            ..EvaluationFindings::default()
+        }
     }
 }
 
-/// Where there are several sources: the loss of each, and their mean, in which a small source counts as much as a large
-/// one.
-fn losses_by_source(data: &Dataset, answered: &[(Vec<u32>, Vec<f32>)]) -> BTreeMap<String, f64> {
-    let names = metric_names(data.sources().iter().map(|source| &*source.name));
-    let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+/// Loss and weight of each sample, each summed over its loss tokens.
+fn losses_by_sample(data: &Dataset, answered: &[(Vec<u32>, Vec<f32>)]) -> Vec<(f64, f64)> {
+    let n_samples = data.sources().iter().map(|source| source.samples.end).max().unwrap_or(0);
+    let mut sums = vec![(0.0, 0.0); n_samples];
     for (samples, log_probs) in answered {
         let mut log_probs = log_probs.iter();
         for &sample_idx in samples {
-            let source = data.sources().iter().find(|source| source.samples.contains(&(sample_idx as usize)));
-            let name = source.and_then(|source| names.get(&*source.name));
-            let sum = sums.entry(name.map_or("", String::as_str)).or_default();
             // The first token of a sample is predicted by nothing.
             let weights = data.sample(sample_idx as usize).loss_weights();
             let targets = weights.into_iter().skip(1).filter(|&weight| weight != 0.0);
+            let Some(sum) = sums.get_mut(sample_idx as usize) else { continue };
             for (weight, &log_prob) in targets.zip(log_probs.by_ref()) {
                 sum.0 -= f64::from(weight) * f64::from(log_prob);
                 sum.1 += f64::from(weight);
             }
         }
     }
+    sums
+}
+
+/// Where there are several sources: the loss of each, and their mean, in which a small source counts as much as a large
+/// one.
+fn losses_by_source(data: &Dataset, losses: &[(f64, f64)]) -> BTreeMap<String, f64> {
+    let names = metric_names(data.sources().iter().map(|source| &*source.name));
+    let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for source in data.sources() {
+        let name = names.get(&*source.name).map_or("", String::as_str);
+        let of_source = losses.get(source.samples.clone()).unwrap_or_default();
+        let sum = sums.entry(name).or_default();
+        for (loss, weight) in of_source {
+            *sum = (sum.0 + loss, sum.1 + weight);
+        }
+    }
+    sums.retain(|_, (_, weight)| *weight > 0.0);
     if sums.len() < 2 {
         return BTreeMap::new();
     }

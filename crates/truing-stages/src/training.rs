@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicBool;
 
 use truing_data::{Dataset, ResponseDataset, SourceRange};
 use truing_eval::classifier::ClassifierEvaluation;
+use truing_eval::held_out::HeldOutScores;
 use truing_eval::reward::RewardDiagnostics;
 use truing_model::{Engine, HeadOutput};
 use truing_run::SkippedRow;
@@ -141,6 +142,8 @@ pub(crate) struct EvaluationFindings {
     pub(crate) diagnostics: Option<RewardDiagnostics>,
     /// For the run's file of evaluations.
     pub(crate) evaluation: Option<ClassifierEvaluation>,
+    /// For the run's file of held-out items.
+    pub(crate) held_out: Option<HeldOutScores>,
 }
 
 /// What is learnt from the samples.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
+use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 
@@ -133,6 +134,12 @@ impl Printer {
     }
 }
 
+/// A path as a person would write it: without `.` and repeated separators; `..` stays, for it may lead out of a link.
+pub(crate) fn clean_path(path: &Path) -> String {
+    let clean: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    if clean.as_os_str().is_empty() { ".".to_owned() } else { clean.display().to_string() }
+}
+
 /// The chain of causes joined by colons; a cause whose text its parent already quotes is left out.
 pub(crate) fn one_sentence(error: &anyhow::Error) -> String {
     let mut sentence = String::new();
@@ -169,6 +176,19 @@ pub(crate) fn print_panic(info: &PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_clean() {
+        for (path, expected) in [
+            ("recipes/./runs//a/", "recipes/runs/a"),
+            ("./runs/a", "runs/a"),
+            ("/tmp/./x/../y", "/tmp/x/../y"),
+            ("../runs", "../runs"),
+            ("./.", "."),
+        ] {
+            assert_eq!(clean_path(Path::new(path)), expected);
+        }
+    }
 
     #[test]
     fn causes_are_joined_once() {

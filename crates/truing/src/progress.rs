@@ -1,4 +1,5 @@
-//! Shows events during work: bars on a terminal, a plain line every few seconds elsewhere. All of it goes to stderr.
+//! Shows events during work: bars on a terminal, plain lines elsewhere. All of it goes to stderr. A run whose phases are
+//! parts of numbered steps (`step 3 of 60: sampling rollouts`) has a time of its own over all steps.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use truing_types::{Event, EventSink};
 
-use crate::printer::Printer;
+use crate::printer::{Printer, clean_path};
 use crate::time_left::Estimator;
 use crate::units;
 
@@ -23,7 +24,11 @@ pub(crate) fn for_this_terminal(printer: &Printer) -> Box<dyn EventSink> {
     } else if printer.stderr_is_terminal() {
         Box::new(Bars::new(*printer, MultiProgress::new()))
     } else {
-        Box::new(PlainLines { printer: *printer, phases: Vec::new(), last_line: None })
+        let printer = *printer;
+        Box::new(PlainLines::new(Box::new(move |line| match line {
+            Line::Note(text) => printer.note(text),
+            Line::Warning(text) => printer.warning(text),
+        })))
     }
 }
 
@@ -52,10 +57,27 @@ impl EventSink for WarningsOnly {
     }
 }
 
+/// A phase that is part of a numbered step.
+struct PartOfStep<'a> {
+    step: u64,
+    n_steps: u64,
+    part: &'a str,
+}
+
+impl<'a> PartOfStep<'a> {
+    fn of(phase: &'a str) -> Option<Self> {
+        let (numbers, part) = phase.strip_prefix("step ")?.split_once(": ")?;
+        let (step, n_steps) = numbers.split_once(" of ")?;
+        Some(Self { step: step.parse().ok()?, n_steps: n_steps.parse().ok()?, part })
+    }
+}
+
 /// Bars, one per running phase; a phase inside another is below it.
 struct Bars {
     printer: Printer,
     screen: MultiProgress,
+    /// Over all steps, above the phases.
+    run: Option<BarPhase>,
     phases: Vec<BarPhase>,
 }
 
@@ -93,11 +115,26 @@ impl BarPhase {
 
 impl Bars {
     fn new(printer: Printer, screen: MultiProgress) -> Self {
-        Self { printer, screen, phases: Vec::new() }
+        Self { printer, screen, run: None, phases: Vec::new() }
+    }
+
+    /// Begins a phase, below the bar of the whole run where it is part of a step.
+    fn begin(&mut self, phase: String, total: Option<u64>) {
+        let Some(PartOfStep { step, n_steps, part }) = PartOfStep::of(&phase) else {
+            return self.begin_phase(phase, total);
+        };
+        if self.run.is_none() {
+            self.run = Some(self.add_bar(String::new(), Some(n_steps), Estimator::of_run(n_steps, 0.0)));
+        }
+        if let Some(run) = &self.run {
+            run.bar.set_prefix(format!("step {step} of {n_steps}"));
+            run.estimate(|estimator, now| estimator.update(step.saturating_sub(1), now));
+        }
+        self.begin_phase(format!("  {part}"), total);
     }
 
     /// Begins a phase, or continues the one of that name (training after an evaluation).
-    fn begin(&mut self, phase: String, total: Option<u64>) {
+    fn begin_phase(&mut self, phase: String, total: Option<u64>) {
         if let Some(place) = self.phases.iter().position(|known| known.bar.prefix() == phase) {
             for inner in self.phases.drain(place + 1..) {
                 inner.bar.finish_and_clear();
@@ -108,8 +145,13 @@ impl Bars {
             }
             return;
         }
+        let phase = self.add_bar(phase, total, Estimator::new(total.unwrap_or(0), 0.0));
+        self.phases.push(phase);
+    }
+
+    fn add_bar(&self, name: String, total: Option<u64>, estimator: Estimator) -> BarPhase {
         let bar = self.screen.add(total.map_or_else(ProgressBar::new_spinner, ProgressBar::new));
-        let estimator = Arc::new(Mutex::new(Estimator::new(total.unwrap_or(0), 0.0)));
+        let estimator = Arc::new(Mutex::new(estimator));
         let template = match total {
             Some(_) => "{prefix} {bar:16.cyan/dim} {percent:>3} %  {left}{wide_msg:.dim}",
             None => "{spinner:.cyan} {prefix}  {elapsed}{wide_msg:.dim}",
@@ -124,9 +166,19 @@ impl Bars {
                 }
             });
         bar.set_style(style);
-        bar.set_prefix(phase);
+        bar.set_prefix(name);
         bar.enable_steady_tick(TICK);
-        self.phases.push(BarPhase { bar, estimator, note: String::new(), metrics: String::new() });
+        BarPhase { bar, estimator, note: String::new(), metrics: String::new() }
+    }
+
+    /// Ends a phase. Parts of steps are many and leave no line.
+    fn finish(&self, phase: &BarPhase) {
+        let line = format!("{}  {}", phase.bar.prefix(), units::duration(phase.bar.elapsed().as_secs_f64()));
+        phase.bar.finish_and_clear();
+        self.screen.remove(&phase.bar);
+        if !line.starts_with(' ') {
+            self.say(&line);
+        }
     }
 
     fn say(&self, text: &str) {
@@ -149,16 +201,17 @@ impl EventSink for Bars {
                 }
             }
             Event::PhaseFinished => {
-                if let Some(BarPhase { bar, .. }) = self.phases.pop() {
-                    let line = format!("{}  {}", bar.prefix(), units::duration(bar.elapsed().as_secs_f64()));
-                    bar.finish_and_clear();
-                    self.screen.remove(&bar);
-                    self.say(&line);
+                if let Some(phase) = self.phases.pop() {
+                    self.finish(&phase);
                 }
             }
             Event::Metrics { step, values } => {
                 if is_evaluation(&values) {
-                    self.say(&format!("step {step}, {}", figures(&values)));
+                    self.say(&evaluation_line(step, &values));
+                } else if let Some(run) = &mut self.run {
+                    run.estimate(|estimator, now| estimator.update(step, now));
+                    run.metrics = figures(&values);
+                    run.show_message();
                 } else if let Some(phase) = self.phases.last_mut() {
                     phase.metrics = figures(&values);
                     phase.show_message();
@@ -166,14 +219,30 @@ impl EventSink for Bars {
             }
             Event::Note(text) => self.say(&text),
             Event::Warning(text) => self.screen.suspend(|| self.printer.warning(text)),
-            Event::Saved { what, path } => self.say(&format!("saved {what}: {}", path.display())),
+            Event::Saved { what, path } => {
+                // The model is the last thing that a run saves.
+                if what == "model"
+                    && let Some(run) = self.run.take()
+                {
+                    self.finish(&run);
+                }
+                self.say(&format!("saved {what}: {}", clean_path(&path)));
+            }
         }
     }
 }
 
-/// Lines for logs and pipes.
+/// What is written to a log or pipe.
+enum Line {
+    Note(String),
+    Warning(String),
+}
+
+/// Lines for logs and pipes: one every few seconds, and one for each step of a run with numbered steps.
 struct PlainLines {
-    printer: Printer,
+    write: Box<dyn FnMut(Line)>,
+    /// Over all steps, and when it began.
+    run: Option<(Estimator, Instant)>,
     phases: Vec<PlainPhase>,
     last_line: Option<Instant>,
 }
@@ -186,6 +255,14 @@ struct PlainPhase {
 }
 
 impl PlainLines {
+    fn new(write: Box<dyn FnMut(Line)>) -> Self {
+        Self { write, run: None, phases: Vec::new(), last_line: None }
+    }
+
+    fn note(&mut self, text: impl Into<String>) {
+        (self.write)(Line::Note(text.into()));
+    }
+
     /// Whether it is time for another line; if so, the clock starts anew.
     fn is_due(&mut self) -> bool {
         let is_due = self.last_line.is_none_or(|last| last.elapsed() >= PLAIN_INTERVAL);
@@ -194,66 +271,106 @@ impl PlainLines {
         }
         is_due
     }
+
+    fn begin(&mut self, phase: String, total: Option<u64>) {
+        if let Some(place) = self.phases.iter().position(|known| known.name == phase) {
+            self.phases.truncate(place + 1);
+            let going_on = &mut self.phases[place];
+            going_on.estimator.go_on(total.unwrap_or(0), going_on.started.elapsed().as_secs_f64());
+            return;
+        }
+        if let Some(PartOfStep { step, n_steps, .. }) = PartOfStep::of(&phase) {
+            let (run, started) =
+                self.run.get_or_insert_with(|| (Estimator::of_run(n_steps, 0.0), Instant::now()));
+            run.update(step.saturating_sub(1), started.elapsed().as_secs_f64());
+        } else {
+            self.note(format!("{phase} ..."));
+            self.last_line = Some(Instant::now());
+        }
+        self.phases.push(PlainPhase {
+            name: phase,
+            started: Instant::now(),
+            estimator: Estimator::new(total.unwrap_or(0), 0.0),
+            metrics: String::new(),
+        });
+    }
+
+    /// The remaining time of the whole run, where its steps are counted.
+    fn left_of_run(&self) -> Option<String> {
+        let (run, started) = self.run.as_ref()?;
+        Some(run.left(started.elapsed().as_secs_f64()).to_string())
+    }
+
+    fn progress(&mut self, done: u64, note: String) {
+        let is_due = self.is_due();
+        let left_of_run = self.left_of_run();
+        let Some(phase) = self.phases.last_mut() else { return };
+        let now = phase.started.elapsed().as_secs_f64();
+        phase.estimator.update(done, now);
+        if !is_due {
+            return;
+        }
+        let mut line = phase.name.clone();
+        let (done, total) = phase.estimator.position();
+        if total > 0 {
+            line += &format!(" {:.0} %", 100.0 * done as f64 / total as f64);
+        }
+        match left_of_run {
+            Some(left) => line += &format!("; run: {left}"),
+            None if total > 0 => line += &format!(", {}", phase.estimator.left(now)),
+            None => {}
+        }
+        for more in [&note, &phase.metrics] {
+            if !more.is_empty() {
+                line += &format!(", {more}");
+            }
+        }
+        self.note(line);
+    }
+
+    fn metrics(&mut self, step: u64, values: &BTreeMap<String, f64>) {
+        if is_evaluation(values) {
+            return self.note(evaluation_line(step, values));
+        }
+        if let Some((run, started)) = &mut self.run {
+            run.update(step, started.elapsed().as_secs_f64());
+            let (_, n_steps) = run.position();
+            let left = match step < n_steps {
+                true => self.left_of_run().map_or_else(String::new, |left| format!("; {left}")),
+                false => String::new(),
+            };
+            self.last_line = Some(Instant::now());
+            return self.note(format!("step {step} of {n_steps}: {}{left}", figures(values)));
+        }
+        match self.phases.last_mut() {
+            Some(phase) => phase.metrics = figures(values),
+            None => self.note(format!("step {step}: {}", figures(values))),
+        }
+    }
 }
 
 impl EventSink for PlainLines {
     fn emit(&mut self, event: Event) {
         match event {
-            Event::PhaseStarted { phase, total }
-                if let Some(place) = self.phases.iter().position(|known| known.name == phase) =>
-            {
-                self.phases.truncate(place + 1);
-                let going_on = &mut self.phases[place];
-                going_on.estimator.go_on(total.unwrap_or(0), going_on.started.elapsed().as_secs_f64());
-            }
-            Event::PhaseStarted { phase, total } => {
-                self.printer.note(format_args!("{phase} ..."));
-                self.last_line = Some(Instant::now());
-                self.phases.push(PlainPhase {
-                    name: phase,
-                    started: Instant::now(),
-                    estimator: Estimator::new(total.unwrap_or(0), 0.0),
-                    metrics: String::new(),
-                });
-            }
-            Event::Progress { done, note } => {
-                let is_due = self.is_due();
-                if let Some(phase) = self.phases.last_mut() {
-                    let now = phase.started.elapsed().as_secs_f64();
-                    phase.estimator.update(done, now);
-                    if is_due {
-                        let mut line = phase.name.clone();
-                        let (done, total) = phase.estimator.position();
-                        if total > 0 {
-                            let percent = 100.0 * done as f64 / total as f64;
-                            line += &format!(" {percent:.0} %, {}", phase.estimator.left(now));
-                        }
-                        for more in [&note, &phase.metrics] {
-                            if !more.is_empty() {
-                                line += &format!(", {more}");
-                            }
-                        }
-                        self.printer.note(line);
-                    }
-                }
-            }
+            Event::PhaseStarted { phase, total } => self.begin(phase, total),
+            Event::Progress { done, note } => self.progress(done, note),
             Event::PhaseFinished => {
-                if let Some(phase) = self.phases.pop() {
+                if let Some(phase) = self.phases.pop()
+                    && PartOfStep::of(&phase.name).is_none()
+                {
                     let seconds = phase.started.elapsed().as_secs_f64();
-                    self.printer.note(format_args!("{}: done in {}", phase.name, units::duration(seconds)));
+                    self.note(format!("{}: done in {}", phase.name, units::duration(seconds)));
                 }
             }
-            Event::Metrics { step, values } => {
-                let figures = figures(&values);
-                match self.phases.last_mut() {
-                    Some(phase) if !is_evaluation(&values) => phase.metrics = figures,
-                    _ => self.printer.note(format_args!("step {step}, {figures}")),
-                }
-            }
-            Event::Note(text) => self.printer.note(text),
-            Event::Warning(text) => self.printer.warning(text),
+            Event::Metrics { step, values } => self.metrics(step, &values),
+            Event::Note(text) => self.note(text),
+            Event::Warning(text) => (self.write)(Line::Warning(text)),
             Event::Saved { what, path } => {
-                self.printer.note(format_args!("saved {what}: {}", path.display()));
+                // The model is the last thing that a run saves.
+                if what == "model" {
+                    self.run = None;
+                }
+                self.note(format!("saved {what}: {}", clean_path(&path)));
             }
         }
     }
@@ -263,16 +380,40 @@ fn is_evaluation(values: &BTreeMap<String, f64>) -> bool {
     values.keys().any(|name| name.starts_with("eval"))
 }
 
-/// The few figures that a person watches, in a fixed order, as far as they are there.
+/// One evaluation; that of step 0 is of the model as it was loaded.
+fn evaluation_line(step: u64, values: &BTreeMap<String, f64>) -> String {
+    let when = if step == 0 { "before training".to_owned() } else { format!("after step {step}") };
+    match figures(values) {
+        found if found.is_empty() => format!("{when}: evaluated"),
+        found => format!("{when}: {found}"),
+    }
+}
+
+/// The few figures that a person watches, in a fixed order, as far as they are there. The loss of a policy is none.
 fn figures(values: &BTreeMap<String, f64>) -> String {
-    let watched: [(&str, &str, usize); 6] = [
+    const OF_POLICY: [(&str, &str, usize); 4] = [
+        ("reward", "reward", 3),
+        ("kl", "KL", 4),
+        ("completions/mean_length", "length", 0),
+        ("entropy", "entropy", 2),
+    ];
+    const OF_TRAINING: [(&str, &str, usize); 5] = [
         ("loss", "loss", 4),
-        ("eval_loss", "held-out loss", 4),
         ("mean_token_accuracy", "accuracy", 3),
         ("grad_norm", "gradient norm", 2),
         ("learning_rate", "rate", 0),
         ("tokens_per_second", "tokens/s", 0),
     ];
+    const OF_EVALUATION: [(&str, &str, usize); 6] = [
+        ("eval_reward", "held-out reward", 3),
+        ("eval_pass_rate", "pass rate", 3),
+        ("eval_loss", "held-out loss", 4),
+        ("eval_accuracy", "held-out accuracy", 3),
+        ("eval_rewards/accuracies", "held-out accuracy", 3),
+        ("eval_completions/mean_length", "length", 0),
+    ];
+    let watched: &[(&str, &str, usize)] =
+        if values.contains_key("reward") { &OF_POLICY } else { &OF_TRAINING };
     let figure = |&(name, label, digits): &(&str, &str, usize)| {
         let value = values.get(name)?;
         Some(match name {
@@ -281,12 +422,14 @@ fn figures(values: &BTreeMap<String, f64>) -> String {
             _ => format!("{label} {value:.digits$}"),
         })
     };
-    watched.iter().filter_map(figure).collect::<Vec<_>>().join(", ")
+    watched.iter().chain(&OF_EVALUATION).filter_map(figure).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::io;
+    use std::rc::Rc;
     use std::sync::mpsc;
 
     use indicatif::{ProgressDrawTarget, TermLike};
@@ -361,5 +504,81 @@ mod tests {
             [("loss", 1.23456), ("learning_rate", 1e-5), ("tokens_per_second", 151.7), ("other", 1.0)];
         let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         assert_eq!(figures(&values), "loss 1.2346, rate 1.00e-5, 152 tokens/s");
+    }
+
+    /// What the plain lines say of these events.
+    fn lines(events: impl IntoIterator<Item = Event>) -> Vec<String> {
+        let written = Rc::new(RefCell::new(Vec::new()));
+        let kept = Rc::clone(&written);
+        let mut sink = PlainLines::new(Box::new(move |line| match line {
+            Line::Note(text) | Line::Warning(text) => kept.borrow_mut().push(text),
+        }));
+        events.into_iter().for_each(|event| sink.emit(event));
+        drop(sink);
+        written.take()
+    }
+
+    fn metrics(step: u64, values: &[(&str, f64)]) -> Event {
+        let values = values.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+        Event::Metrics { step, values }
+    }
+
+    #[test]
+    fn steps_of_a_policy_have_a_line_each_without_a_terminal() {
+        let step = |n: u64, reward: f64| {
+            let part =
+                |part: &str| Event::PhaseStarted { phase: format!("step {n} of 3: {part}"), total: Some(8) };
+            let values =
+                [("reward", reward), ("kl", 0.0123), ("completions/mean_length", 87.6), ("loss", 1e-3)];
+            [
+                part("sampling rollouts"),
+                Event::PhaseFinished,
+                part("updating the policy"),
+                Event::PhaseFinished,
+                metrics(n, &values),
+            ]
+        };
+        let written = lines(step(1, 0.25).into_iter().chain(step(2, 0.5)).chain(step(3, 0.75)));
+        assert_eq!(
+            written,
+            [
+                "step 1 of 3: reward 0.250, KL 0.0123, length 88; measuring the pace",
+                "step 2 of 3: reward 0.500, KL 0.0123, length 88; measuring the pace",
+                "step 3 of 3: reward 0.750, KL 0.0123, length 88",
+            ]
+        );
+        assert!(written.iter().all(|line| line.len() <= 80));
+    }
+
+    #[test]
+    fn evaluations_are_never_a_bare_step() {
+        let written = lines([
+            metrics(0, &[("eval_reward", 0.4), ("eval_pass_rate", 0.25)]),
+            metrics(20, &[("eval_loss", 1.5)]),
+            metrics(0, &[("eval_unscored", 3.0)]),
+        ]);
+        assert_eq!(
+            written,
+            [
+                "before training: held-out reward 0.400, pass rate 0.250",
+                "after step 20: held-out loss 1.5000",
+                "before training: evaluated",
+            ]
+        );
+    }
+
+    #[test]
+    fn saved_paths_are_clean() {
+        let saved = Event::Saved { what: "model".into(), path: "recipes/./runs//a/model".into() };
+        assert_eq!(lines([saved]), ["saved model: recipes/runs/a/model"]);
+    }
+
+    #[test]
+    fn only_parts_of_numbered_steps_are_parts_of_a_run() {
+        let found = PartOfStep::of("step 12 of 60: sampling rollouts").unwrap();
+        assert_eq!((found.step, found.n_steps, found.part), (12, 60, "sampling rollouts"));
+        for other in ["training", "evaluating", "step by step: reading", "step 3 of 60", "step x of 3: a"] {
+            assert!(PartOfStep::of(other).is_none(), "{other}");
+        }
     }
 }

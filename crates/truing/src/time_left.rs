@@ -1,10 +1,12 @@
-//! The remaining time of a phase, estimated from work done (tokens, where a phase counts them), not from steps of
+//! The remaining time of a phase or of a whole run, estimated from work done (tokens, where a phase counts them), not from steps of
 //! different size; smoothed; and in words where there is nothing to tell.
 
 use std::fmt;
 
 /// Work of the last minutes counts most: what is this old weighs 1/e.
 const MEMORY_SECONDS: f64 = 120.0;
+/// The same for the steps of a run, which may take minutes each and have evaluations between them.
+const RUN_MEMORY_SECONDS: f64 = 3600.0;
 /// Less than this much watching is no basis for a figure.
 const MIN_WATCHED_SECONDS: f64 = 2.0;
 
@@ -22,6 +24,7 @@ pub(crate) enum TimeLeft {
 /// Learns the pace of a phase. Times are seconds on any one clock.
 #[derive(Debug, Clone)]
 pub(crate) struct Estimator {
+    memory_seconds: f64,
     total: u64,
     done: u64,
     /// Units that were done before the count began anew.
@@ -29,6 +32,9 @@ pub(crate) struct Estimator {
     updated_at: f64,
     is_moving: bool,
     watched_seconds: f64,
+    watched_units: u64,
+    /// Spent on other work between the units, such as evaluations.
+    paused_seconds: f64,
     weighted_seconds: f64,
     weighted_units: f64,
 }
@@ -37,23 +43,32 @@ impl Estimator {
     /// Work of `total` units that begins now.
     pub(crate) fn new(total: u64, now: f64) -> Self {
         Self {
+            memory_seconds: MEMORY_SECONDS,
             total,
             done: 0,
             done_before: 0,
             updated_at: now,
             is_moving: false,
             watched_seconds: 0.0,
+            watched_units: 0,
+            paused_seconds: 0.0,
             weighted_seconds: 0.0,
             weighted_units: 0.0,
         }
     }
 
+    /// A run of `n_steps` steps that begins now.
+    pub(crate) fn of_run(n_steps: u64, now: f64) -> Self {
+        Self { memory_seconds: RUN_MEMORY_SECONDS, ..Self::new(n_steps, now) }
+    }
+
     /// The same work continues after a pause, with `remaining` units ahead that are counted from 0 again. The pace is
-    /// kept, and so is what was done before.
+    /// kept, and so is what was done before; such pauses are expected again.
     pub(crate) fn go_on(&mut self, remaining: u64, now: f64) {
         self.total = self.total.max(remaining);
         self.done_before = self.total - remaining;
         self.done = self.done_before;
+        self.paused_seconds += (now - self.updated_at).max(0.0);
         self.updated_at = now;
     }
 
@@ -70,10 +85,11 @@ impl Estimator {
         let units = done.saturating_sub(self.done);
         let is_a_jump_of_a_resume = !self.is_moving && units > 0 && seconds < 0.5 && units < self.total;
         if units > 0 && !is_a_jump_of_a_resume {
-            let decay = (-seconds / MEMORY_SECONDS).exp();
+            let decay = (-seconds / self.memory_seconds).exp();
             self.weighted_seconds = self.weighted_seconds * decay + seconds;
             self.weighted_units = self.weighted_units * decay + units as f64;
             self.watched_seconds += seconds;
+            self.watched_units += units;
         }
         if units > 0 {
             self.is_moving = true;
@@ -88,7 +104,8 @@ impl Estimator {
             return TimeLeft::Unknown;
         }
         let pace = self.weighted_seconds / self.weighted_units;
-        let at_update = pace * self.total.saturating_sub(self.done) as f64;
+        let pauses = self.paused_seconds / self.watched_units.max(1) as f64;
+        let at_update = (pace + pauses) * self.total.saturating_sub(self.done) as f64;
         let left = at_update - (now - self.updated_at);
         if left >= 1.0 { TimeLeft::About(left) } else { TimeLeft::Overdue }
     }
@@ -178,17 +195,31 @@ mod tests {
     }
 
     #[test]
-    fn a_break_keeps_pace_and_position() {
+    fn a_break_keeps_pace_and_position_and_is_expected_again() {
         let mut estimator = Estimator::new(100, 0.0);
         for done in 1..=40 {
             estimator.update(done, f64::from(done as u32));
         }
         estimator.go_on(60, 50.0);
         assert_eq!(estimator.position(), (40, 100));
-        assert!((seconds(estimator.left(50.0)) - 60.0).abs() < 1e-6);
+        // 60 s of work, and 10 s of evaluation for every 40 units.
+        assert!((seconds(estimator.left(50.0)) - 75.0).abs() < 1e-6);
         estimator.update(10, 60.0);
         assert_eq!(estimator.position(), (50, 100));
-        assert!((seconds(estimator.left(60.0)) - 50.0).abs() < 1e-6);
+        assert!((seconds(estimator.left(60.0)) - 60.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn steps_of_minutes_with_evaluations_between_them_are_averaged() {
+        let mut run = Estimator::of_run(100, 0.0);
+        let mut now = 0.0;
+        for step in 1..=20 {
+            now += if step % 10 == 0 { 600.0 } else { 60.0 };
+            run.update(step, now);
+        }
+        // 18 steps of 60 s and 2 of 600 s; the newest of them counts a little more.
+        let left = seconds(run.left(now));
+        assert!((80.0 * 114.0..80.0 * 150.0).contains(&left), "{left}");
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! Entropy of the policy over its own completions.
 
-use plotly::Plot;
-
-use super::{Chart, GREEN, axis, line, plot, smoothed};
+use super::figure::{Axis, Color, Figure};
+use super::{Chart, with_smoothed};
 use crate::names;
 use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
     name: "entropy",
-    title: "Entropy of the policy",
-    caption: "Mean uncertainty about the next token of the completions, in nats. A collapse towards 0 ends exploration.",
+    title: "Policy entropy",
+    caption: "Mean entropy of the next-token distributions over the completions, in nats. A collapse towards 0 ends \
+              exploration.",
     draw,
 };
 
-fn draw(stage: &StageRecord) -> Option<Plot> {
+fn draw(stage: &StageRecord) -> Option<Figure> {
     // Fine-tuning logs it too, where it says little.
     if stage.series(names::REWARD).is_empty() {
         return None;
@@ -22,7 +22,6 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
     if entropy.is_empty() {
         return None;
     }
-    let mut plot = plot(axis("nats per token"));
-    plot.add_trace(line("entropy", &smoothed(&entropy), GREEN, 2.5));
-    Some(plot)
+    let y = Axis::titled("nats per token").with_zero();
+    Some(Figure::over_steps(y, with_smoothed("entropy", Color::Green, &entropy)))
 }

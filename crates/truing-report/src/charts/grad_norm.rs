@@ -1,9 +1,7 @@
 //! The gradient's norm before clipping.
 
-use plotly::Plot;
-use plotly::layout::RangeMode;
-
-use super::{BLUE, Chart, axis, line, plot, smoothed};
+use super::figure::{Axis, Color, Figure};
+use super::{Chart, with_smoothed};
 use crate::names;
 use crate::run_record::StageRecord;
 
@@ -15,13 +13,10 @@ pub(super) const CHART: Chart = Chart {
     draw,
 };
 
-fn draw(stage: &StageRecord) -> Option<Plot> {
+fn draw(stage: &StageRecord) -> Option<Figure> {
     let norms = stage.series(names::GRAD_NORM);
     if norms.is_empty() {
         return None;
     }
-    let mut plot = plot(axis("norm").range_mode(RangeMode::ToZero));
-    plot.add_trace(line("each step", &norms, BLUE, 1.0).opacity(0.35).show_legend(false));
-    plot.add_trace(line("norm", &smoothed(&norms), BLUE, 2.5).show_legend(false));
-    Some(plot)
+    Some(Figure::over_steps(Axis::titled("norm").with_zero(), with_smoothed("norm", Color::Blue, &norms)))
 }

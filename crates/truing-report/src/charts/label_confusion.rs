@@ -1,11 +1,9 @@
 //! Which labels a classifier takes for which, on texts that it has not learnt from.
 
-use plotly::common::{ColorScale, ColorScalePalette};
-use plotly::layout::{Axis, AxisType};
-use plotly::{HeatMap, Plot};
 use truing_eval::classifier::DimensionEvaluation;
 
-use super::{Chart, plot};
+use super::Chart;
+use super::figure::{Figure, Heat};
 use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
@@ -16,7 +14,7 @@ pub(super) const CHART: Chart = Chart {
     draw,
 };
 
-fn draw(stage: &StageRecord) -> Option<Plot> {
+fn draw(stage: &StageRecord) -> Option<Figure> {
     let dimensions = &stage.classification.as_ref()?.dimensions;
     let shown: Vec<(&DimensionEvaluation, Vec<usize>)> = dimensions
         .iter()
@@ -51,22 +49,5 @@ fn draw(stage: &StageRecord) -> Option<Plot> {
         }
         before += labels.len();
     }
-    // Drawn from below.
-    shares.reverse();
-    words.reverse();
-    let rows = names.iter().rev().cloned().collect();
-    let mut plot = plot(Axis::new().type_(AxisType::Category));
-    let layout = plot.layout().clone();
-    let x_axis = Axis::new().type_(AxisType::Category).title("predicted").auto_margin(true);
-    plot.set_layout(layout.x_axis(x_axis).height(180 + 24 * names.len()));
-    plot.add_trace(
-        HeatMap::new(names, rows, shares)
-            .color_scale(ColorScale::Palette(ColorScalePalette::Blues))
-            .reverse_scale(true)
-            .zmin(0.0)
-            .zmax(1.0)
-            .hover_text_matrix(words)
-            .show_scale(false),
-    );
-    Some(plot)
+    Some(Figure { heat: Some(Heat { names, shares, words }), ..Figure::default() })
 }

@@ -1,9 +1,7 @@
 //! The schedule as it was taken.
 
-use plotly::Plot;
-use plotly::layout::Axis;
-
-use super::{Chart, GREY, line, plot};
+use super::Chart;
+use super::figure::{Axis, Color, Figure, Format, Series};
 use crate::names;
 use crate::run_record::StageRecord;
 
@@ -14,13 +12,11 @@ pub(super) const CHART: Chart = Chart {
     draw,
 };
 
-fn draw(stage: &StageRecord) -> Option<Plot> {
+fn draw(stage: &StageRecord) -> Option<Figure> {
     let rates = stage.series(names::LEARNING_RATE);
     if rates.is_empty() {
         return None;
     }
-    let mut plot =
-        plot(Axis::new().title("rate").tick_format(".1e").range_mode(plotly::layout::RangeMode::ToZero));
-    plot.add_trace(line("rate", &rates, GREY, 2.5).show_legend(false));
-    Some(plot)
+    let y = Axis::titled("rate").format(Format::Scientific).with_zero();
+    Some(Figure::over_steps(y, [Series::line("rate", Color::Grey, &rates)]))
 }

@@ -1,8 +1,10 @@
 //! The charts of a stage, one file each. A new one is a file and a line in [`CHARTS`].
 
 mod accuracy_by_source;
+mod clipped_completions;
 mod completion_length;
 mod entropy;
+pub(crate) mod figure;
 mod grad_norm;
 mod kl;
 mod label_calibration;
@@ -19,17 +21,18 @@ mod preference_accuracy;
 mod reward;
 mod reward_by_length;
 mod reward_drift;
+mod reward_parts;
+mod reward_std;
 mod score_calibration;
 mod tie_spread;
 mod token_accuracy;
 mod tokens_per_second;
+mod zero_std_groups;
 
-use plotly::common::{DashType, HoverInfo, Line, LineShape, Marker, Mode};
-use plotly::layout::{Axis, Layout, Legend, Margin};
-use plotly::{Plot, Scatter};
 use truing_eval::classifier::DimensionEvaluation;
 
 use crate::run_record::StageRecord;
+use figure::{Color, Figure, Mark, Series};
 
 /// A chart that a stage may have.
 pub(crate) struct Chart {
@@ -40,15 +43,19 @@ pub(crate) struct Chart {
     /// How to read it, in one or two sentences.
     pub(crate) caption: &'static str,
     /// Draws it, or nothing where the stage has no such figures.
-    pub(crate) draw: fn(&StageRecord) -> Option<Plot>,
+    pub(crate) draw: fn(&StageRecord) -> Option<Figure>,
 }
 
 /// In the order of the page.
 pub(crate) const CHARTS: &[Chart] = &[
     reward::CHART,
+    reward_parts::CHART,
+    reward_std::CHART,
+    zero_std_groups::CHART,
     kl::CHART,
-    completion_length::CHART,
     entropy::CHART,
+    completion_length::CHART,
+    clipped_completions::CHART,
     loss::CHART,
     label_f1::CHART,
     label_confusion::CHART,
@@ -70,84 +77,42 @@ pub(crate) const CHARTS: &[Chart] = &[
     memory_parts::CHART,
 ];
 
-// Colours that stand out on a light and on a dark page, and for eyes that confuse red and green
-// (Okabe and Ito 2008, slightly lightened).
-pub(crate) const BLUE: &str = "#3d8fd1";
-pub(crate) const ORANGE: &str = "#e8912d";
-pub(crate) const GREEN: &str = "#17a67c";
-pub(crate) const GREY: &str = "#8b93a1";
+/// Fewer values are shown as they are.
+const MIN_SMOOTHED: usize = 20;
 
 /// Bytes of the unit that memory is drawn in.
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// A plot without a frame of its own; the page sets the colours of text and grid.
-pub(crate) fn plot(y_axis: Axis) -> Plot {
-    let transparent = "rgba(0,0,0,0)";
-    let mut plot = Plot::new();
-    plot.set_layout(
-        Layout::new()
-            .auto_size(true)
-            .height(280)
-            .margin(Margin::new().left(52).right(14).top(10).bottom(42))
-            .paper_background_color(transparent)
-            .plot_background_color(transparent)
-            .legend(Legend::new().orientation(plotly::common::Orientation::Horizontal).x(0.0).y(1.12))
-            .x_axis(Axis::new().title("optimiser step").zero_line(false))
-            .y_axis(y_axis.zero_line(false).auto_margin(true)),
-    );
-    plot
-}
-
-/// An axis with a title.
-pub(crate) fn axis(title: &str) -> Axis {
-    Axis::new().title(title)
-}
-
-/// A name without what the plotting library would read as markup.
-pub(crate) fn plain(name: &str) -> String {
-    name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
 /// A label as charts call it: with its dimension where there are several.
 fn label_name(all: &[DimensionEvaluation], dimension: &DimensionEvaluation, label: usize) -> String {
-    let label = plain(&dimension.labels[label].label);
-    if all.len() == 1 { label } else { format!("{}: {label}", plain(&dimension.name)) }
+    let label = &dimension.labels[label].label;
+    if all.len() == 1 { label.clone() } else { format!("{}: {label}", dimension.name) }
 }
 
-/// A line through `points`.
-fn line(name: &str, points: &[(u64, f64)], color: &'static str, width: f64) -> Box<Scatter<u64, f64>> {
-    let (steps, values) = points.iter().copied().unzip();
-    Scatter::new(steps, values)
-        .name(name)
-        .mode(if points.len() == 1 { Mode::Markers } else { Mode::Lines })
-        .line(Line::new().color(color).width(width).shape(LineShape::Linear))
+/// A smoothed line with the values of each step behind it; the values alone where there are few.
+fn with_smoothed(name: &str, color: Color, points: &[(u64, f64)]) -> Vec<Series> {
+    if points.len() < MIN_SMOOTHED {
+        return vec![Series::dots(name, color, points)];
+    }
+    vec![Series::behind(color, points), smoothed_line(name, color, points)]
 }
 
-/// Points that would lie on the diagonal between two bounds, with words for each.
-fn against_diagonal(
-    plot: &mut Plot,
-    points: &[(f64, f64)],
-    words: Vec<String>,
-    (low, high): (f64, f64),
-    color: &'static str,
-) {
-    plot.add_trace(
-        Scatter::new(vec![low, high], vec![low, high])
-            .mode(Mode::Lines)
-            .line(Line::new().color(GREY).width(1.0).dash(DashType::Dash))
-            .hover_info(HoverInfo::Skip)
-            .show_legend(false),
-    );
-    let (x, y) = points.iter().copied().unzip();
-    plot.add_trace(
-        Scatter::new(x, y)
-            .mode(Mode::LinesMarkers)
-            .line(Line::new().color(color).width(2.0))
-            .marker(Marker::new().color(color).size(8))
-            .hover_text_array(words)
-            .hover_template("%{x:.3} to %{y:.3}, %{hovertext}<extra></extra>")
-            .show_legend(false),
-    );
+/// A smoothed line alone; the values themselves where there are few.
+fn smoothed_line(name: &str, color: Color, points: &[(u64, f64)]) -> Series {
+    match points.len() < MIN_SMOOTHED {
+        true => Series::dots(name, color, points),
+        false => Series::line(name, color, &smoothed(points)),
+    }
+}
+
+/// Where points lie whose prediction is true.
+fn diagonal(low: f64, high: f64) -> Series {
+    Series::new(Mark::Line, "", Color::Grey, [(low, low), (high, high)]).guide()
+}
+
+/// Points that would lie on the diagonal, with words for each.
+fn against_diagonal(name: &str, points: Vec<(f64, f64)>, words: Vec<String>, color: Color) -> Series {
+    Series::new(Mark::LineAndPoints, name, color, points).words(words)
 }
 
 /// Mean over a window around each point, a tenth of the run wide: it does not lag behind a trend.
@@ -172,7 +137,7 @@ mod tests {
         let mut files: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
-            .filter(|name| name != "mod")
+            .filter(|name| name != "mod" && name != "figure")
             .collect();
         files.sort();
         let mut registered: Vec<&str> = CHARTS.iter().map(|chart| chart.name).collect();

@@ -1,8 +1,7 @@
 //! What a scorer of texts says, against what they were given.
 
-use plotly::Plot;
-
-use super::{BLUE, Chart, GREEN, GREY, ORANGE, against_diagonal, axis, plain, plot};
+use super::figure::{Axis, Color, Figure};
+use super::{Chart, against_diagonal, diagonal};
 use crate::run_record::StageRecord;
 
 pub(super) const CHART: Chart = Chart {
@@ -14,17 +13,15 @@ pub(super) const CHART: Chart = Chart {
     draw,
 };
 
-fn draw(stage: &StageRecord) -> Option<Plot> {
+fn draw(stage: &StageRecord) -> Option<Figure> {
     let scores = &stage.classification.as_ref()?.scores;
     let values = || scores.iter().flat_map(|score| &score.calibration).flat_map(|&(p, given)| [p, given]);
     let (low, high) = (values().reduce(f64::min)?, values().reduce(f64::max)?);
-    let mut plot = plot(axis("given"));
-    let layout = plot.layout().clone();
-    plot.set_layout(layout.x_axis(axis("predicted").zero_line(false)));
-    for (score, color) in scores.iter().zip([BLUE, ORANGE, GREEN, GREY].into_iter().cycle()) {
+    let mut series = vec![diagonal(low, high)];
+    for (idx, score) in scores.iter().enumerate() {
         let n = score.calibration.len();
-        let words = (1..=n).map(|part| format!("{}, part {part} of {n}", plain(&score.name))).collect();
-        against_diagonal(&mut plot, &score.calibration, words, (low, high), color);
+        let words = (1..=n).map(|part| format!("part {part} of {n}")).collect();
+        series.push(against_diagonal(&score.name, score.calibration.clone(), words, Color::nth(idx)));
     }
-    Some(plot)
+    Some(Figure::of(Axis::titled("predicted"), Axis::titled("given"), series))
 }

@@ -1,9 +1,7 @@
 //! Accuracy on pairs: reward models and preference losses.
 
-use plotly::Plot;
-use plotly::layout::Axis;
-
-use super::{Chart, GREEN, ORANGE, line, plot, smoothed};
+use super::figure::{Axis, Color, Figure, Format, Series};
+use super::{Chart, with_smoothed};
 use crate::names;
 use crate::run_record::StageRecord;
 
@@ -14,15 +12,13 @@ pub(super) const CHART: Chart = Chart {
     draw,
 };
 
-fn draw(stage: &StageRecord) -> Option<Plot> {
+fn draw(stage: &StageRecord) -> Option<Figure> {
     let names = [names::ACCURACY, names::REWARDS_ACCURACIES];
     let training = names.iter().map(|name| stage.series(name)).find(|series| !series.is_empty())?;
-    let mut plot = plot(Axis::new().title("share of pairs").tick_format(".0%"));
-    plot.add_trace(line("each step", &training, GREEN, 1.0).opacity(0.35).show_legend(false));
-    plot.add_trace(line("training", &smoothed(&training), GREEN, 2.5));
-    let held_out = names.iter().map(|name| stage.series(&format!("eval_{name}")));
+    let mut series = with_smoothed("training", Color::Green, &training);
+    let held_out = names.iter().map(|name| stage.series(&names::held_out(name)));
     if let Some(held_out) = held_out.into_iter().find(|series| !series.is_empty()) {
-        plot.add_trace(line("held out", &held_out, ORANGE, 2.0));
+        series.push(Series::dots("held out", Color::Orange, &held_out));
     }
-    Some(plot)
+    Some(Figure::over_steps(Axis::titled("share of pairs").format(Format::Percent), series))
 }

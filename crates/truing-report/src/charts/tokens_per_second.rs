@@ -1,9 +1,7 @@
 //! Speed over the run.
 
-use plotly::Plot;
-use plotly::layout::RangeMode;
-
-use super::{Chart, GREEN, axis, line, plot};
+use super::figure::{Axis, Color, Figure};
+use super::{Chart, with_smoothed};
 use crate::names;
 use crate::run_record::StageRecord;
 
@@ -15,12 +13,11 @@ pub(super) const CHART: Chart = Chart {
     draw,
 };
 
-fn draw(stage: &StageRecord) -> Option<Plot> {
+fn draw(stage: &StageRecord) -> Option<Figure> {
     let speeds = stage.series(names::TOKENS_PER_SECOND);
     if speeds.is_empty() {
         return None;
     }
-    let mut plot = plot(axis("tokens per second").range_mode(RangeMode::ToZero));
-    plot.add_trace(line("speed", &speeds, GREEN, 2.0).show_legend(false));
-    Some(plot)
+    let y = Axis::titled("tokens per second").with_zero();
+    Some(Figure::over_steps(y, with_smoothed("speed", Color::Green, &speeds)))
 }

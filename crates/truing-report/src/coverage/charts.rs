@@ -1,12 +1,8 @@
 //! The coverage page's charts: what each layer left, and what the pool looks like before and after.
 
-use plotly::common::{Anchor, Marker, Orientation};
-use plotly::layout::{Axis, AxisType, BarMode, Legend, Margin};
-use plotly::{Bar, Plot};
-
 use super::record::CoverageRecord;
 use super::tally::{Counts, shortest_of_bin};
-use crate::charts::{BLUE, GREY, ORANGE, axis, plain, plot};
+use crate::charts::figure::{Axis, Bars, Color, Figure, Format, Series};
 
 /// Values of a label or language that a chart shows, the most frequent first.
 const N_VALUES: usize = 20;
@@ -20,7 +16,7 @@ pub(super) struct CoverageChart {
     pub(super) name: String,
     pub(super) title: String,
     pub(super) caption: String,
-    pub(super) plot: Plot,
+    pub(super) figure: Figure,
 }
 
 /// Rows that remain after each layer, and what it dropped.
@@ -34,26 +30,16 @@ pub(super) fn waterfall(record: &CoverageRecord) -> CoverageChart {
         left.push(remaining);
         dropped.push(n_dropped);
     }
-    // Drawn from below.
-    names.reverse();
-    left.reverse();
-    dropped.reverse();
-    let height = 110 + 26 * names.len();
-    let trace = |values: Vec<u64>, name: &str, color: &'static str| {
-        Bar::new(values, names.clone())
-            .name(name)
-            .orientation(Orientation::Horizontal)
-            .marker(Marker::new().color(color))
-            .hover_template(format!("%{{y}}<br>{name}: %{{x:,}}<extra></extra>"))
-    };
-    let traces = [trace(left, "rows that remain", BLUE), trace(dropped, "dropped here", ORANGE)];
-    let mut plot = lying(height, "rows", BarMode::Stack);
-    traces.into_iter().for_each(|trace| plot.add_trace(trace));
+    let bars =
+        |name: &str, color, values: Vec<u64>| Series::bars(name, color, values.into_iter().map(|n| n as f64));
+    let series = [bars("rows that remain", Color::Blue, left), bars("dropped here", Color::Orange, dropped)];
+    let figure =
+        Figure { lying: true, bars: Bars::Stack, ..Figure::of(Axis::named(names), rows_axis(), series) };
     CoverageChart {
         name: "layers".into(),
         title: "What each layer left".into(),
         caption: "From the whole pool at the top to the selection at the bottom.".into(),
-        plot,
+        figure,
     }
 }
 
@@ -82,7 +68,10 @@ pub(super) fn histograms(record: &CoverageRecord) -> Vec<CoverageChart> {
             name: format!("values-{idx}"),
             title: format!("By {dimension}"),
             caption,
-            plot: by_value(&values),
+            figure: Figure {
+                lying: true,
+                ..compared(values.iter().map(|(name, counts)| (short(name), *counts)).collect(), "")
+            },
         });
     }
     charts
@@ -103,7 +92,7 @@ fn lengths(record: &CoverageRecord) -> CoverageChart {
         name: "length".into(),
         title: "Length".into(),
         caption: "Characters per prompt, on a logarithmic axis: two bars are a factor of 2.".into(),
-        plot: standing(&bars, "characters"),
+        figure: compared(bars, "characters"),
     }
 }
 
@@ -126,79 +115,37 @@ fn quality(qualities: &[(f32, bool)]) -> Option<CoverageChart> {
         name: "quality".into(),
         title: "Quality".into(),
         caption: format!("Of the {} rows that have one; bars are named by their middle.", qualities.len()),
-        plot: standing(&bars, "quality"),
+        figure: compared(bars, "quality"),
     })
 }
 
-/// Bars side by side, before behind after.
-fn standing(bars: &[(String, Counts)], x_title: &str) -> Plot {
-    let mut plot = plot(axis("rows"));
-    let layout = plot.layout().clone();
-    let x_axis = Axis::new().title(x_title).type_(AxisType::Category).auto_margin(true).zero_line(false);
-    plot.set_layout(layout.x_axis(x_axis).bar_mode(BarMode::Overlay));
-    let names: Vec<String> = bars.iter().map(|(name, _)| name.clone()).collect();
-    for (name, color, of) in SIDES {
-        let values: Vec<u64> = bars.iter().map(|(_, counts)| of(*counts)).collect();
-        plot.add_trace(
-            Bar::new(names.clone(), values)
-                .name(name)
-                .marker(Marker::new().color(color))
-                .hover_template(format!("%{{x}}<br>{name}: %{{y:,}}<extra></extra>")),
-        );
-    }
-    plot
+/// Bars of before, with those of after in front of them.
+fn compared(bars: Vec<(String, Counts)>, x_title: &str) -> Figure {
+    let side = |name, color, of: fn(&Counts) -> u64| {
+        Series::bars(name, color, bars.iter().map(|(_, counts)| of(counts) as f64).collect::<Vec<_>>())
+    };
+    let series = [
+        side("before", Color::Grey, |counts| counts.before),
+        side("after", Color::Blue, |counts| counts.after),
+    ];
+    let names = bars.iter().map(|(name, _)| name.clone()).collect();
+    let x = Axis { title: x_title.to_owned(), ..Axis::named(names) };
+    Figure { bars: Bars::Overlay, ..Figure::of(x, rows_axis(), series) }
 }
 
-/// Bars one under the other, before behind after.
-fn by_value(values: &[(&str, Counts)]) -> Plot {
-    let mut plot = lying((100 + 24 * values.len()).max(280), "rows", BarMode::Overlay);
-    // Drawn from below.
-    let names: Vec<String> = values.iter().rev().map(|(name, _)| short(name)).collect();
-    for (name, color, of) in SIDES {
-        let counts: Vec<u64> = values.iter().rev().map(|(_, counts)| of(*counts)).collect();
-        plot.add_trace(
-            Bar::new(counts, names.clone())
-                .name(name)
-                .orientation(Orientation::Horizontal)
-                .marker(Marker::new().color(color))
-                .hover_template(format!("%{{y}}<br>{name}: %{{x:,}}<extra></extra>")),
-        );
-    }
-    plot
-}
-
-/// Name, colour and figure of one side of a comparison.
-type ComparedSide = (&'static str, &'static str, fn(Counts) -> u64);
-
-/// The two sides of every comparison.
-const SIDES: [ComparedSide; 2] =
-    [("before", GREY, |counts| counts.before), ("after", BLUE, |counts| counts.after)];
-
-/// A plot of lying bars.
-fn lying(height: usize, x_title: &str, mode: BarMode) -> Plot {
-    let mut plot = plot(Axis::new().auto_margin(true).type_(AxisType::Category));
-    let layout = plot.layout().clone();
-    plot.set_layout(
-        layout
-            .height(height)
-            .bar_mode(mode)
-            .legend(Legend::new().orientation(Orientation::Horizontal).x(0.0).y(1.0).y_anchor(Anchor::Bottom))
-            .x_axis(Axis::new().title(x_title).zero_line(false))
-            .margin(Margin::new().left(10).right(14).top(34).bottom(42)),
-    );
-    plot
+fn rows_axis() -> Axis {
+    Axis::titled("rows").format(Format::Count).with_zero()
 }
 
 /// A name short enough for an axis.
 fn short(name: &str) -> String {
     let [first, last] = NAME_ENDS;
     let n = name.chars().count();
-    let cut: String = if n > first + last + 1 {
+    if n > first + last + 1 {
         name.chars().take(first).chain(['…']).chain(name.chars().skip(n - last)).collect()
     } else {
         name.to_owned()
-    };
-    plain(&cut)
+    }
 }
 
 #[cfg(test)]
@@ -206,8 +153,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_short_and_hold_no_markup() {
-        assert_eq!(short("a<b>&"), "a&lt;b&gt;&amp;");
+    fn names_are_short() {
+        assert_eq!(short("a<b>&"), "a<b>&", "the script sets it as text");
         assert_eq!(
             short("contaminated: data/evaluation/gsm8k_test.jsonl"),
             "contaminated: da…ion/gsm8k_test.jsonl"

@@ -10,7 +10,7 @@ use super::charts::{self, CoverageChart};
 use super::record::CoverageRecord;
 use super::tally::{ClusterTally, Combination, Counts};
 use crate::ReportError;
-use crate::html::{json_for_script, plotly_script};
+use crate::html::json_for_script;
 
 /// Templates that a cluster names.
 const TEMPLATES_OF_A_CLUSTER: usize = 3;
@@ -33,7 +33,6 @@ struct Page<'a> {
     templates: Listing<TemplateLine<'a>>,
     dropped_rule: String,
     settings: String,
-    plotly_script: String,
     charts_json: String,
     coverage_json: String,
 }
@@ -90,7 +89,7 @@ pub(super) fn render(record: &CoverageRecord) -> Result<String, ReportError> {
     let figures: Vec<Value> = std::iter::once(&waterfall)
         .chain(&histograms)
         .map(|chart| {
-            Ok(json!({ "id": format!("chart-{}", chart.name), "figure": serde_json::to_value(&chart.plot)? }))
+            Ok(json!({ "id": format!("chart-{}", chart.name), "figure": serde_json::to_value(&chart.figure)? }))
         })
         .collect::<Result<_, ReportError>>()?;
     let page = Page {
@@ -106,7 +105,6 @@ pub(super) fn render(record: &CoverageRecord) -> Result<String, ReportError> {
         templates: templates(record),
         dropped_rule: dropped_rule(record),
         settings: serde_json::to_string_pretty(&record.summary.settings)?,
-        plotly_script: plotly_script(),
         charts_json: json_for_script(&Value::Array(figures)),
         coverage_json: json_for_script(&script_data(record)),
     };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use truing_eval::classifier::{ClassifierEvaluation, DimensionEvaluation, LabelMetrics, ScoreEvaluation};
 use truing_eval::reward::{
     CalibrationBin, LengthAndReward, RewardDiagnostics, RewardEvaluation, SourceDiagnostics,
@@ -103,7 +103,7 @@ fn a_pipelines_page_is_whole_and_escaped() {
     write_report(folder.path(), &page).unwrap();
     let html = fs::read_to_string(&page).unwrap();
     for expected in
-        ["Quickstart", "held-out loss", "2.412", "0.746", "answers right", "Supervised fine-tuning"]
+        ["Quickstart", "held-out loss", "2.412", "0.746", "correct answers", "Supervised fine-tuning"]
     {
         assert!(html.contains(expected), "{expected}");
     }
@@ -120,7 +120,7 @@ fn a_pipelines_page_is_whole_and_escaped() {
     }
     assert!(!html.contains("<script>alert"), "an answer's markup must be escaped");
     assert!(!html.contains("smol <b>"), "the recipe's markup must be escaped");
-    let own = &html[..html.find("<script type=\"text/javascript\">").unwrap()];
+    let own = &html[..html.find("<script type=\"application/json\"").unwrap()];
     assert!(!own.contains("http://") && !own.contains("https://"), "the page loads nothing");
     if let Some(keep) = std::env::var_os("TRUING_TEST_KEEP_PAGE") {
         fs::copy(&page, keep).unwrap();
@@ -253,10 +253,12 @@ fn a_reward_models_page_tells_what_its_scores_are_worth() {
     for chart in REWARD_CHARTS {
         assert!(html.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
     }
-    for expected in ["pairs in order", "75.0 %", "of 470 pairs", "0.60, deviation 1.00", "hh_helpful"] {
+    for expected in
+        ["held-out pair accuracy", "75.0 %", "470 pairs, unpaired", "0.60, deviation 1.00", "hh_helpful"]
+    {
         assert!(html.contains(expected), "{expected}");
     }
-    let own = &html[..html.find("<script type=\"text/javascript\">").unwrap()];
+    let own = &html[..html.find("<script type=\"application/json\"").unwrap()];
     assert!(!own.contains("mt_bench <b>"), "a source's markup must be escaped");
     if let Some(keep) = std::env::var_os("TRUING_TEST_KEEP_REWARD_PAGE") {
         fs::write(keep, &html).unwrap();
@@ -280,9 +282,8 @@ fn a_single_evaluation_has_a_page_without_a_run() {
         ..RunRecord::default()
     };
     let html = render(&record).unwrap();
-    let own = &html[..html.find("<script type=\"text/javascript\">").unwrap()];
-    for absent in ["started from", "optimiser steps", "Recipe, every", "chart-0-reward_drift", "chart-0-loss"]
-    {
+    let own = &html[..html.find("<script type=\"application/json\"").unwrap()];
+    for absent in ["started from", "optimiser steps", "Recipe with", "chart-0-reward_drift", "chart-0-loss"] {
         assert!(!own.contains(absent), "{absent}");
     }
     for chart in &REWARD_CHARTS[..5] {
@@ -351,18 +352,128 @@ fn a_classifiers_page_tells_what_its_labels_are_worth() {
         assert!(html.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
     }
     for expected in [
-        "labels right",
+        "held-out accuracy of ability",
         "75.0 %",
-        "ability: 95 % interval 53.1 to 88.8, of 20 texts",
-        "72.0 %",
-        "Spearman 0.61",
+        "+25.0 points (+3.1 to +38.8)",
+        "20 texts, Wilson",
+        "held-out rank correlation of quality",
+        "20 texts, Spearman",
     ] {
         assert!(html.contains(expected), "{expected}");
     }
-    let charts = &html[html.rfind("\"figure\"").map_or(0, |_| html.find("chart-0-label_f1").unwrap())..];
+    let charts = &html[html.find("<script type=\"application/json\"").unwrap()..];
     assert!(!charts.contains("a <b>"), "a label's markup must be escaped");
-    assert!(charts.contains("ability: c") && charts.contains("9 of 12 texts"));
-    let confusion = &charts[charts.rfind("chart-0-label_confusion").unwrap()..];
-    let confusion = &confusion[..confusion.find("chart-0-label_calibration").unwrap()];
-    assert!(!confusion.contains("never met"), "a label that nobody has is no row");
+    let charts = &charts[charts.find('[').unwrap()..charts.find("</script>").unwrap()];
+    let charts: Vec<Value> = serde_json::from_str(charts).unwrap();
+    let confusion = charts.iter().find(|chart| chart["id"] == "chart-0-label_confusion").unwrap();
+    let heat = &confusion["figure"]["heat"];
+    assert_eq!(heat["names"], json!(["ability: a <b>", "ability: c"]), "a label that nobody has is no row");
+    assert_eq!(heat["shares"][1], json!([0.25, 0.75]));
+    assert_eq!(heat["words"][0][0], "9 of 12 texts");
+    assert!(html.contains("100 %") && html.contains("class=\"plot\" id=\"chart-0-label_confusion\""));
+}
+
+/// A policy's run of `n_steps` steps; `gain` is what the held-out reward of every prompt gains, more or less.
+fn write_policy(folder: &Path, n_steps: u64, gain: f64) {
+    let mut metrics = String::new();
+    let evaluation = |step: u64, reward: f64| {
+        json!({ "step": step, "eval_reward": reward, "eval_pass_rate": reward, "eval_samples": 40 })
+            .to_string()
+            + "\n"
+    };
+    metrics += &evaluation(0, 0.4);
+    for step in 1..=n_steps {
+        let t = step as f64 / n_steps as f64;
+        let noise = ((step * 7919) % 101) as f64 / 101.0 - 0.5;
+        let row = json!({
+            "step": step, "reward": 0.4 + gain * t + 0.3 * noise, "reward_std": 0.2, "frac_reward_zero_std": 0.5,
+            "frac_reward_zero_std/high": 0.3, "frac_reward_zero_std/low": 0.2, "kl": 0.01 * t, "entropy": 1.5,
+            "completions/mean_length": 80.0, "completions/clipped_ratio": 0.1, "loss": 0.001,
+            "rewards/math/mean": 0.3, "rewards/format/mean": 0.5, "peak_memory_gib": 1.3,
+        });
+        metrics += &format!("{row}\n");
+    }
+    metrics += &evaluation(n_steps, 0.4 + gain);
+    fs::write(folder.join("metrics.jsonl"), metrics).unwrap();
+    fs::write(folder.join("recipe.resolved.toml"), "seed = 1\n").unwrap();
+    fs::write(folder.join("inputs.json"), inputs_of("grpo")).unwrap();
+    let plan = json!({ "peak_bytes": 1_u64 << 30, "n_steps": n_steps });
+    fs::write(folder.join("plan.json"), plan.to_string()).unwrap();
+    let scores = |step: u64, gain: f64| {
+        let value = |i: u64| 0.4 + gain + 0.5 * gain.signum() * gain.abs().min(0.1) * ((i % 5) as f64 - 2.0);
+        json!({ "step": step, "measure": "reward", "values": (0..40).map(value).collect::<Vec<_>>() })
+            .to_string()
+    };
+    fs::write(folder.join("held_out.jsonl"), format!("{}\n{}\n", scores(0, 0.0), scores(n_steps, gain)))
+        .unwrap();
+}
+
+#[test]
+fn a_policys_page_answers_with_intervals_and_plots_every_part() {
+    let folder = tempfile::tempdir().unwrap();
+    write_policy(folder.path(), 60, 0.2);
+    let record = RunRecord::read(folder.path()).unwrap();
+    let html = render(&record).unwrap();
+    for chart in [
+        "reward",
+        "reward_parts",
+        "reward_std",
+        "zero_std_groups",
+        "kl",
+        "entropy",
+        "completion_length",
+        "clipped_completions",
+    ] {
+        assert!(html.contains(&format!("id=\"chart-0-{chart}\"")), "{chart}");
+    }
+    for expected in [
+        "Reinforcement learning (GRPO)",
+        "held-out reward",
+        "40 items, paired",
+        "held-out pass rate",
+        "40 items, unpaired",
+        "trend over 60 steps",
+        "finding good",
+        "outside 10 %",
+    ] {
+        assert!(html.contains(expected), "{expected}");
+    }
+    assert!(!html.contains("first and last tenth"));
+    // Without a change nothing is coloured.
+    write_policy(folder.path(), 60, 0.0);
+    let html = render(&RunRecord::read(folder.path()).unwrap()).unwrap();
+    assert!(html.contains("not shown: the interval contains 0"));
+    for coloured in ["finding good", "finding bad", "card good", "card bad"] {
+        assert!(!html.contains(coloured), "{coloured}");
+    }
+}
+
+#[test]
+fn a_page_is_small_however_long_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    write_policy(folder.path(), 20_000, 0.2);
+    let html = render(&RunRecord::read(folder.path()).unwrap()).unwrap();
+    assert!(html.len() < 400_000, "{}", html.len());
+    assert!(
+        !html.contains("http://")
+            || html.matches("http://").count() == html.matches("http://www.w3.org/2000/svg").count()
+    );
+    assert!(!html.contains("https://"));
+}
+
+#[test]
+fn a_stopped_runs_page_only_promises_what_a_resume_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    write_policy(folder.path(), 30, 0.2);
+    let plan = json!({ "peak_bytes": 1_u64 << 30, "n_steps": 90 });
+    fs::write(folder.path().join("plan.json"), plan.to_string()).unwrap();
+    let page = || render(&RunRecord::read(folder.path()).unwrap()).unwrap();
+    assert!(page().contains("30 of 90 steps. There is no checkpoint"));
+    let checkpoint = folder.path().join("checkpoints/checkpoint-20");
+    fs::create_dir_all(&checkpoint).unwrap();
+    assert!(page().contains("There is no checkpoint"), "it was never completed");
+    fs::write(checkpoint.join("manifest.json"), "{}").unwrap();
+    assert!(page().contains("continues from the checkpoint of step 20"));
+    fs::write(folder.path().join("outcome.json"), "{}").unwrap();
+    assert!(!page().contains("30 of 90 steps"));
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use truing_client::{Counts, CountsSnapshot};
+use truing_eval::held_out::HeldOutScores;
 use truing_generate::{end_tokens, excluded_tokens, marks_of};
 use truing_model::{Engine, EngineOptions, SaveOptions, TrainableSpec};
 use truing_reward::Rewards;
@@ -110,7 +111,7 @@ pub(super) fn run<E: Engine + 'static>(
         trainer.resume_at(state.step * config.updates_per_step());
         events.emit(Event::Note(format!("resuming after step {} of {}", state.step, plan.n_steps)));
     }
-    let record = RunRecord::open(folder, &state, &[], communicator)?;
+    let record = RunRecord::open(folder, &state, &[HeldOutScores::FILE_NAME], communicator)?;
     let spec = &inputs.model.spec;
     let end_tokens = end_tokens(&spec.eos_token_ids, &inputs.renderer);
     let excluded = excluded_tokens(inputs.renderer.tokenizer(), spec.vocab_size, &end_tokens);
@@ -213,11 +214,13 @@ impl<E: Engine> Running<'_, E> {
         let looked = self.look_at(Looked::Evaluation, of_rows);
         self.save_if_unscored(looked)?;
         let mut by_category: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        let mut by_prompt = Vec::with_capacity(scored.len());
         let mut n_unscored = 0;
         for (prompt, scored) in inputs.eval.iter().zip(&scored) {
             let rewards: Vec<f64> =
                 scored.iter().filter_map(|one| one.total.as_ref().ok().copied()).collect();
             n_unscored += scored.len() - rewards.len();
+            by_prompt.push(mean_and_sample_deviation(&rewards).map(|(mean, _)| mean));
             let category = prompt.category(config.category_column.as_deref());
             by_category.entry(category).or_default().extend(rewards);
         }
@@ -244,6 +247,14 @@ impl<E: Engine> Running<'_, E> {
         if let Some((mean, _)) = mean_and_sample_deviation(&lengths) {
             metrics.insert(format!("{EVALUATION_PREFIX}completions/mean_length"), mean);
         }
+        metrics.insert(format!("{EVALUATION_PREFIX}samples"), by_prompt.len() as f64);
+        let held_out = HeldOutScores {
+            step: self.state.step,
+            measure: HeldOutScores::REWARD.to_owned(),
+            values: by_prompt,
+            weights: Vec::new(),
+        };
+        self.record.log_evaluation(HeldOutScores::FILE_NAME, &held_out)?;
         self.log(metrics)?;
         let mean = mean_and_sample_deviation(&all).map(|(mean, _)| mean);
         // The trainer's state knows losses, of which the lowest is the best; it notes only finite ones.

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 use truing_eval::classifier::ClassifierEvaluation;
+use truing_eval::held_out::HeldOutScores;
 use truing_eval::reward::{RewardDiagnostics, RewardEvaluation};
 use truing_model::{Engine, EngineOptions};
 use truing_run::folder::{OpenedRun, RunOutline};
@@ -82,7 +83,8 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload>(
         trainer.resume_at(state.step);
         events.emit(Event::Note(format!("resuming after step {} of {}", state.step, plan.n_steps())));
     }
-    let evaluations = [RewardDiagnostics::FILE_NAME, ClassifierEvaluation::LOG_NAME];
+    let evaluations =
+        [RewardDiagnostics::FILE_NAME, ClassifierEvaluation::LOG_NAME, HeldOutScores::FILE_NAME];
     let record = RunRecord::open(folder, &state, &evaluations, communicator)?;
     let saving = Saving {
         model: inputs.model(),
@@ -284,13 +286,15 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
             .map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), *value))
             .collect();
         values.insert(format!("{EVALUATION_PREFIX}loss"), measures.loss);
+        let n_samples = all.iter().flatten().map(Vec::len).sum::<usize>();
+        values.insert(format!("{EVALUATION_PREFIX}samples"), n_samples as f64);
         self.workload.derive_metrics(EVALUATION_PREFIX, &mut values);
         if let Some(eval) = self.inputs.eval() {
             // Every rank finds the same, in all steps.
             let kept = all_gather_dealt(self.communicator, kept)?;
             let answered: Vec<(Vec<u32>, Vec<f32>)> =
                 all.iter().map(|packs| packs.concat()).zip(kept).collect();
-            let EvaluationFindings { metrics, diagnostics, evaluation } =
+            let EvaluationFindings { metrics, diagnostics, evaluation, held_out } =
                 self.workload.evaluation_findings(eval, measures.loss, &answered);
             values.extend(
                 metrics.into_iter().map(|(name, value)| (format!("{EVALUATION_PREFIX}{name}"), value)),
@@ -299,6 +303,9 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
             if let Some(evaluation) = evaluation {
                 let evaluation = ClassifierEvaluation { step, ..evaluation };
                 self.record.log_evaluation(ClassifierEvaluation::LOG_NAME, &evaluation)?;
+            }
+            if let Some(held_out) = held_out {
+                self.record.log_evaluation(HeldOutScores::FILE_NAME, &HeldOutScores { step, ..held_out })?;
             }
             if let Some(diagnostics) = diagnostics {
                 let evaluation = RewardEvaluation { step, diagnostics };

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
+use truing_eval::held_out::HeldOutScores;
 use truing_run::rollouts;
 use truing_stages::grpo::{GrpoConfig, GrpoInputs, GrpoPlan, GrpoStage};
 use truing_stages::{Ended, Recipe, RunContext, RunError, Stage, StageError, Start, TrainedModel};
@@ -290,6 +291,15 @@ fn evaluation_is_by_category_and_the_best_is_kept() {
     assert_eq!(evaluations.iter().map(|record| record["step"]).collect::<Vec<_>>(), [0.0, 2.0, 4.0]);
     let named = |name: &str| evaluations.iter().all(|record| record.contains_key(name));
     assert!(named("eval_reward/even") || named("eval_reward/odd"));
+    let text = fs::read_to_string(folder.path().join("run").join(HeldOutScores::FILE_NAME)).unwrap();
+    let held_out: Vec<HeldOutScores> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(held_out.iter().map(|scores| scores.step).collect::<Vec<_>>(), [0, 2, 4]);
+    for (scores, record) in held_out.iter().zip(&evaluations) {
+        let rewards: Vec<f64> = scores.values.iter().copied().map(Option::unwrap).collect();
+        let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
+        assert!((mean - record["eval_reward"]).abs() < 1e-9, "{mean}: {record:?}");
+        assert_eq!(record["eval_samples"], rewards.len() as f64);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
+use truing_eval::held_out::HeldOutScores;
 use truing_model::adapters::{merge_lora, open_adapter};
 use truing_model::{ModelError, ModelFiles, SaveDtype, SaveOptions, save_pretrained};
 use truing_stages::{Ended, RunError, StageError, Start, TrainedModel};
@@ -34,6 +35,23 @@ fn a_run_lowers_the_loss_and_leaves_a_complete_folder() {
     assert!(matches!(&outcome, Ended::Finished(TrainedModel { model, .. }) if *model == run.join("model")));
     let losses: Vec<f64> = metrics(&run).iter().filter_map(|record| record["eval_loss"].as_f64()).collect();
     assert!(losses.len() >= 2 && losses.last() < losses.first(), "{losses:?}");
+    // The loss of an evaluation is the mean of its samples' losses, weighted by their loss tokens.
+    let text = fs::read_to_string(run.join(HeldOutScores::FILE_NAME)).unwrap();
+    let held_out: Vec<HeldOutScores> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let evaluations: Vec<Value> =
+        metrics(&run).into_iter().filter(|record| record["eval_loss"].is_number()).collect();
+    assert_eq!(held_out.len(), evaluations.len());
+    for (scores, record) in held_out.iter().zip(&evaluations) {
+        assert_eq!(
+            (scores.step, scores.measure.as_str()),
+            (record["step"].as_u64().unwrap(), HeldOutScores::LOSS)
+        );
+        assert_eq!(record["eval_samples"].as_f64(), Some(scores.values.len() as f64));
+        let weighted = scores.values.iter().zip(&scores.weights);
+        let sum: f64 = weighted.map(|(value, weight)| weight * value.unwrap()).sum();
+        let mean = sum / scores.weights.iter().sum::<f64>();
+        assert!((mean - record["eval_loss"].as_f64().unwrap()).abs() < 1e-5, "{mean}: {record}");
+    }
     for file in [
         "recipe.resolved.toml",
         "inputs.json",

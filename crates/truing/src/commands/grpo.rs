@@ -10,6 +10,7 @@ use super::plan;
 use super::stage::{StageCommand, finish_training};
 use crate::Context;
 use crate::outcome::Outcome;
+use crate::printer::clean_path;
 
 impl StageCommand for GrpoStage {
     fn plan_json(plan: &GrpoPlan) -> Value {
@@ -24,7 +25,7 @@ impl StageCommand for GrpoStage {
         as_json: bool,
         context: &Context,
     ) -> anyhow::Result<Outcome> {
-        let rollouts = format!("truing rollouts {}", folder.display());
+        let rollouts = format!("truing rollouts {}", clean_path(folder));
         finish_training(&trained, &[("rollouts", rollouts)], folder, as_json, context)
     }
 }

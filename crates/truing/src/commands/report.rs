@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::Context;
 use crate::outcome::{Outcome, WithHint};
+use crate::printer::clean_path;
 
 /// Arguments of `truing report`.
 #[derive(Debug, Args)]
@@ -27,9 +28,9 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     truing_report::write_report(&arguments.folder, &page)
         .hint(|| "a run's folder is what `output_dir` named in its recipe".into())?;
     if arguments.json {
-        context.printer.json(&json!({ "page": page }))?;
+        context.printer.json(&json!({ "page": clean_path(&page) }))?;
     } else {
-        context.printer.line(page.display())?;
+        context.printer.line(clean_path(&page))?;
     }
     Ok(Outcome::Fine)
 }

@@ -1,0 +1,515 @@
+//! Did it get better? For every stage, from held-out data where the run has them: what was measured before and after,
+//! the change with its 95 % interval, and what that shows. A change whose interval contains 0 is not shown; single
+//! steps are never compared with each other.
+
+use truing_eval::held_out::HeldOutScores;
+use truing_eval::pipeline::Evaluation;
+use truing_statistics::{Estimate, ShareInterval};
+
+use crate::names;
+use crate::run_record::{RunRecord, StageRecord};
+
+/// What a change shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Better,
+    Worse,
+    /// The interval contains no change.
+    NotShown,
+    /// The run does not keep what an interval needs.
+    NoInterval,
+}
+
+/// How a measure is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Number,
+    Share,
+}
+
+impl Unit {
+    pub(crate) fn text(self, value: f64) -> String {
+        match self {
+            Self::Number => format!("{value:.3}"),
+            Self::Share => format!("{:.1} %", 100.0 * value),
+        }
+    }
+
+    /// A difference with its sign and its bounds; that of shares in percentage points.
+    fn change(self, change: Estimate) -> String {
+        let Estimate { value, low, high } = change;
+        match self {
+            Self::Number => format!("{} ({} to {})", signed(value, 3), signed(low, 3), signed(high, 3)),
+            Self::Share => {
+                let [value, low, high] = [value, low, high].map(|share| signed(100.0 * share, 1));
+                format!("{value} points ({low} to {high})")
+            }
+        }
+    }
+}
+
+/// With a sign, that of a minus where it is one; without a sign for what is 0 when rounded.
+fn signed(value: f64, digits: usize) -> String {
+    let text = format!("{:.digits$}", value.abs());
+    match text.parse::<f64>() {
+        Ok(0.0) => text,
+        _ if value < 0.0 => format!("−{text}"),
+        _ => format!("+{text}"),
+    }
+}
+
+/// One measure of a stage.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Outcome {
+    /// For instance `held-out loss`.
+    pub(crate) measure: String,
+    pub(crate) unit: Unit,
+    /// The value before; what it is compared with, where there is no before.
+    pub(crate) before: Option<(f64, &'static str)>,
+    pub(crate) after: Option<f64>,
+    pub(crate) change: Option<Estimate>,
+    is_lower_better: bool,
+    /// What the interval comes from.
+    pub(crate) basis: String,
+    pub(crate) is_held_out: bool,
+}
+
+impl Outcome {
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self.change {
+            None => Verdict::NoInterval,
+            Some(change) if !change.is_shown() => Verdict::NotShown,
+            Some(change) if (change.value < 0.0) == self.is_lower_better => Verdict::Better,
+            Some(_) => Verdict::Worse,
+        }
+    }
+
+    /// The verdict in words.
+    pub(crate) fn words(&self) -> &'static str {
+        match self.verdict() {
+            Verdict::Better => "better",
+            Verdict::Worse => "worse",
+            Verdict::NotShown => "not shown: the interval contains 0",
+            Verdict::NoInterval => "no interval: the run keeps no values of single items",
+        }
+    }
+
+    /// Style class of the page; none where nothing is shown.
+    pub(crate) fn class(&self) -> &'static str {
+        match self.verdict() {
+            Verdict::Better => "good",
+            Verdict::Worse => "bad",
+            Verdict::NotShown | Verdict::NoInterval => "",
+        }
+    }
+
+    pub(crate) fn before_text(&self) -> String {
+        match self.before {
+            Some((value, "")) => self.unit.text(value),
+            Some((value, what)) => format!("{} ({what})", self.unit.text(value)),
+            None => String::new(),
+        }
+    }
+
+    pub(crate) fn after_text(&self) -> String {
+        self.after.map_or_else(String::new, |value| self.unit.text(value))
+    }
+
+    pub(crate) fn change_text(&self) -> String {
+        match (self.change, self.before, self.after) {
+            (Some(change), ..) => self.unit.change(change),
+            (None, Some((before, _)), Some(after)) if self.unit == Unit::Share => {
+                format!("{} points", signed(100.0 * (after - before), 1))
+            }
+            (None, Some((before, _)), Some(after)) => signed(after - before, 3),
+            _ => String::new(),
+        }
+    }
+}
+
+/// What the evaluations between the stages of a pipeline show: each against the one before it, then the last against
+/// the first.
+pub(crate) fn of_pipeline(record: &RunRecord) -> Vec<(String, Vec<Outcome>)> {
+    let evaluations = &record.evaluations;
+    let compared = |before: &Evaluation, after: &Evaluation| {
+        let sets = after.sets();
+        let answers = sets.iter().filter_map(|score| answers(before, after, score.set));
+        let outcomes: Vec<Outcome> = heldout_loss(before, after).into_iter().chain(answers).collect();
+        (format!("{} → {}", before.label, after.label), outcomes)
+    };
+    let mut rows: Vec<_> = evaluations.windows(2).map(|pair| compared(&pair[0], &pair[1])).collect();
+    if let [first, _, .., last] = evaluations.as_slice()
+        && evaluations.len() > 2
+    {
+        rows.push(compared(first, last));
+    }
+    rows.retain(|(_, outcomes)| !outcomes.is_empty());
+    rows
+}
+
+fn heldout_loss(before: &Evaluation, after: &Evaluation) -> Option<Outcome> {
+    Some(Outcome {
+        measure: "held-out loss".into(),
+        unit: Unit::Number,
+        before: Some((before.heldout_loss?, "")),
+        after: Some(after.heldout_loss?),
+        change: None,
+        is_lower_better: true,
+        basis: format!("{} tokens", after.n_heldout_tokens),
+        is_held_out: true,
+    })
+}
+
+/// Answers to the items of a set that both evaluations have.
+fn answers(before: &Evaluation, after: &Evaluation, set: &str) -> Option<Outcome> {
+    let passes = after.passes_since(before, set);
+    let n = passes.n();
+    let share = |n_passed: u64| n_passed as f64 / n as f64;
+    (n > 0).then(|| Outcome {
+        measure: if set.is_empty() { "correct answers".into() } else { set.to_owned() },
+        unit: Unit::Share,
+        before: Some((share(passes.n_both + passes.n_lost), "")),
+        after: Some(share(passes.n_both + passes.n_gained)),
+        change: Estimate::difference_of_paired_shares(passes),
+        is_lower_better: false,
+        basis: format!("{n} items, paired: {} gained, {} lost", passes.n_gained, passes.n_lost),
+        is_held_out: true,
+    })
+}
+
+/// What a stage's own record shows: held-out measures first, then the trend of training.
+pub(crate) fn of_stage(stage: &StageRecord) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> = match stage.kind.as_str() {
+        "reward_model" | "reward_evaluation" => pair_accuracy(stage).into_iter().collect(),
+        "classifier" => labels_and_scores(stage),
+        "dpo" => against_chance(stage, names::REWARDS_ACCURACIES, "held-out preference accuracy")
+            .into_iter()
+            .collect(),
+        "embed" => shares(stage, names::ACCURACY, "held-out triplet accuracy").into_iter().collect(),
+        "grpo" => [
+            items(stage, HeldOutScores::REWARD, "held-out reward")
+                .or_else(|| ends(stage, names::EVAL_REWARD, "held-out reward", false)),
+            shares(stage, "pass_rate", "held-out pass rate"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        _ => Vec::new(),
+    };
+    if stage.kind != "grpo" {
+        outcomes.extend(
+            items(stage, HeldOutScores::LOSS, "held-out loss")
+                .or_else(|| ends(stage, names::EVAL_LOSS, "held-out loss", true)),
+        );
+    }
+    outcomes.extend(if stage.kind == "grpo" {
+        trend(stage, names::REWARD, "training reward", false)
+    } else {
+        trend(stage, names::LOSS, "training loss", true)
+    });
+    outcomes
+}
+
+/// First and last evaluation of the same items.
+fn items(stage: &StageRecord, measure: &str, name: &str) -> Option<Outcome> {
+    let of_measure = || stage.held_out.iter().filter(|one| one.measure == measure);
+    let (first, last) = (of_measure().next()?, of_measure().next_back()?);
+    let differences = first.differences(last).filter(|_| first.step < last.step)?;
+    let mean = |scores: &HeldOutScores| {
+        let weights = scores.weights.iter().copied().chain(std::iter::repeat(1.0));
+        let known = scores.values.iter().zip(weights).filter_map(|(value, weight)| Some((weight, (*value)?)));
+        let (sum, total) = known.fold((0.0, 0.0), |(sum, total), (w, value)| (sum + w * value, total + w));
+        sum / total
+    };
+    Some(Outcome {
+        measure: name.to_owned(),
+        unit: Unit::Number,
+        before: Some((mean(first), "")),
+        after: Some(mean(last)),
+        change: Estimate::weighted_mean(&differences),
+        is_lower_better: measure == HeldOutScores::LOSS,
+        basis: format!("{} items, paired", differences.len()),
+        is_held_out: true,
+    })
+}
+
+/// First and last value of a held-out metric, of which no interval is known.
+fn ends(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) -> Option<Outcome> {
+    let series = stage.series(metric);
+    let (&(first, before), &(last, after)) = (series.first()?, series.last()?);
+    (first < last).then(|| Outcome {
+        measure: name.to_owned(),
+        unit: Unit::Number,
+        before: Some((before, "")),
+        after: Some(after),
+        change: None,
+        is_lower_better,
+        basis: format!("evaluations of steps {first} and {last}"),
+        is_held_out: true,
+    })
+}
+
+/// Shares by step, and the number of items that they are of.
+type ShareEnds = (Vec<(u64, f64)>, Option<u64>);
+
+/// First and last value of a held-out share, and the number of items of the last.
+fn share_ends(stage: &StageRecord, metric: &str) -> Option<ShareEnds> {
+    let series = stage.series(&names::held_out(metric));
+    let n = stage.last(names::EVAL_SAMPLES).map(|n| n as u64);
+    (!series.is_empty()).then_some((series, n))
+}
+
+/// A held-out share, last against first.
+fn shares(stage: &StageRecord, metric: &str, name: &str) -> Option<Outcome> {
+    let (series, n) = share_ends(stage, metric)?;
+    let (&(first, before), &(last, after)) = (series.first()?, series.last()?);
+    (first < last).then(|| Outcome {
+        measure: name.to_owned(),
+        unit: Unit::Share,
+        before: Some((before, "")),
+        after: Some(after),
+        change: n.and_then(|n| Estimate::difference_of_shares((before, n), (after, n))),
+        is_lower_better: false,
+        basis: n.map_or_else(String::new, |n| format!("{n} items, unpaired")),
+        is_held_out: true,
+    })
+}
+
+/// A share of pairs against one half: before training, all pairs are ties.
+fn against_chance(stage: &StageRecord, metric: &str, name: &str) -> Option<Outcome> {
+    let (series, n) = share_ends(stage, metric)?;
+    let after = series.last()?.1;
+    let interval = n.and_then(|n| ShareInterval::wilson(after, n as f64));
+    Some(Outcome {
+        basis: n.map_or_else(String::new, |n| format!("{n} pairs, Wilson")),
+        ..against(name, after, interval, (0.5, "chance"))
+    })
+}
+
+/// A share against a fixed one.
+fn against(
+    name: &str,
+    after: f64,
+    interval: Option<ShareInterval>,
+    baseline: (f64, &'static str),
+) -> Outcome {
+    let change = interval.map(|interval| Estimate {
+        value: after - baseline.0,
+        low: interval.low - baseline.0,
+        high: interval.high - baseline.0,
+    });
+    Outcome {
+        measure: name.to_owned(),
+        unit: Unit::Share,
+        before: Some(baseline),
+        after: Some(after),
+        change,
+        is_lower_better: false,
+        basis: String::new(),
+        is_held_out: true,
+    }
+}
+
+/// How often a reward model orders pairs as people did: against its first evaluation, or else against chance.
+fn pair_accuracy(stage: &StageRecord) -> Option<Outcome> {
+    let (first, last) = (stage.diagnostics.first()?, stage.diagnostics.last()?);
+    let (all, name) = (&last.diagnostics.all, "held-out pair accuracy");
+    let after = all.accuracy?;
+    let n = all.n_pairs;
+    match first.diagnostics.all.accuracy.filter(|_| first.step < last.step) {
+        Some(before) => Some(Outcome {
+            before: Some((before, "")),
+            change: Estimate::difference_of_shares((before, first.diagnostics.all.n_pairs), (after, n)),
+            basis: format!("{n} pairs, unpaired"),
+            ..against(name, after, None, (0.5, "chance"))
+        }),
+        None => Some(Outcome {
+            basis: format!("{n} pairs, Wilson"),
+            ..against(name, after, all.accuracy_interval, (0.5, "chance"))
+        }),
+    }
+}
+
+/// Each dimension against always predicting the most frequent label, each score against no correlation.
+fn labels_and_scores(stage: &StageRecord) -> Vec<Outcome> {
+    let Some(found) = &stage.classification else { return Vec::new() };
+    let dimensions = found.dimensions.iter().filter_map(|dimension| {
+        let name = format!("held-out accuracy of {}", dimension.name);
+        let baseline = (dimension.baseline_accuracy?, "most frequent label");
+        let outcome = against(&name, dimension.accuracy?, dimension.accuracy_interval, baseline);
+        Some(Outcome { basis: format!("{} texts, Wilson", dimension.n_texts), ..outcome })
+    });
+    let scores = found.scores.iter().filter_map(|score| {
+        let after = score.spearman?;
+        Some(Outcome {
+            measure: format!("held-out rank correlation of {}", score.name),
+            unit: Unit::Number,
+            before: Some((0.0, "none")),
+            after: Some(after),
+            change: Estimate::rank_correlation(after, score.n_texts),
+            is_lower_better: false,
+            basis: format!("{} texts, Spearman", score.n_texts),
+            is_held_out: true,
+        })
+    });
+    dimensions.chain(scores).collect()
+}
+
+/// The straight line through all steps.
+fn trend(stage: &StageRecord, metric: &str, name: &str, is_lower_better: bool) -> Option<Outcome> {
+    let series = stage.series(metric);
+    let points: Vec<(f64, f64)> = series.iter().map(|&(step, value)| (step as f64, value)).collect();
+    let change = Estimate::trend(&points)?;
+    Some(Outcome {
+        measure: name.to_owned(),
+        unit: Unit::Number,
+        before: None,
+        after: None,
+        change: Some(change),
+        is_lower_better,
+        basis: format!("trend over {} steps", points.len()),
+        is_held_out: false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_record::MetricsRow;
+    use truing_eval::pipeline::GradedAnswer;
+    use truing_eval::reward::{RewardDiagnostics, RewardEvaluation, SourceDiagnostics};
+
+    fn stage(kind: &str, rows: &[(u64, &[(&str, f64)])]) -> StageRecord {
+        let row = |&(step, values): &(u64, &[(&str, f64)])| MetricsRow {
+            step,
+            values: values.iter().map(|&(name, value)| (name.to_owned(), value)).collect(),
+        };
+        StageRecord { kind: kind.into(), metrics: rows.iter().map(row).collect(), ..StageRecord::default() }
+    }
+
+    fn check(outcomes: &[Outcome], expected: &[(&str, Verdict)]) {
+        let found: Vec<(&str, Verdict)> =
+            outcomes.iter().map(|one| (one.measure.as_str(), one.verdict())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn fine_tuning_is_judged_by_the_same_samples() {
+        let scores = |step, shift: f64| HeldOutScores {
+            step,
+            measure: HeldOutScores::LOSS.into(),
+            values: (0..30)
+                .map(|i| Some(2.0 + 0.1 * f64::from(i) + shift * (1.0 + 0.02 * f64::from(i))))
+                .collect(),
+            weights: (0..30).map(|i| 10.0 + f64::from(i)).collect(),
+        };
+        let with =
+            |shift| StageRecord { held_out: vec![scores(0, 0.0), scores(40, shift)], ..stage("sft", &[]) };
+        check(&of_stage(&with(-0.5)), &[("held-out loss", Verdict::Better)]);
+        check(&of_stage(&with(0.5)), &[("held-out loss", Verdict::Worse)]);
+        check(&of_stage(&with(0.0)), &[("held-out loss", Verdict::NotShown)]);
+        let bare = stage("sft", &[(0, &[("eval_loss", 2.0)]), (40, &[("eval_loss", 1.0)])]);
+        check(&of_stage(&bare), &[("held-out loss", Verdict::NoInterval)]);
+        assert_eq!((of_stage(&bare)[0].class(), of_stage(&bare)[0].change_text().as_str()), ("", "−1.000"));
+    }
+
+    #[test]
+    fn twelve_noisy_steps_show_nothing() {
+        let rewards = [0.2, 0.5, 0.3, 0.6, 0.2, 0.4, 0.6, 0.3, 0.5, 0.2, 0.6, 0.45];
+        let rows: Vec<(u64, Vec<(&str, f64)>)> =
+            rewards.iter().enumerate().map(|(i, &value)| (i as u64 + 1, vec![("reward", value)])).collect();
+        let rows: Vec<(u64, &[(&str, f64)])> =
+            rows.iter().map(|(step, values)| (*step, &values[..])).collect();
+        // Its last step has more than twice the reward of its first.
+        let found = of_stage(&stage("grpo", &rows));
+        check(&found, &[("training reward", Verdict::NotShown)]);
+        assert_eq!(found[0].class(), "");
+        check(&of_stage(&stage("grpo", &rows[..4])), &[]);
+    }
+
+    #[test]
+    fn every_kind_of_stage_has_an_answer() {
+        let n = ("eval_samples", 200.0);
+        let dpo = stage(
+            "dpo",
+            &[(0, &[("eval_rewards/accuracies", 0.0), n]), (9, &[("eval_rewards/accuracies", 0.7), n])],
+        );
+        check(&of_stage(&dpo), &[("held-out preference accuracy", Verdict::Better)]);
+        assert_eq!(of_stage(&dpo)[0].before_text(), "50.0 % (chance)");
+        let embed = stage("embed", &[(0, &[("eval_accuracy", 0.70), n]), (9, &[("eval_accuracy", 0.72), n])]);
+        check(&of_stage(&embed), &[("held-out triplet accuracy", Verdict::NotShown)]);
+        let policy = stage(
+            "grpo",
+            &[
+                (0, &[("eval_reward", 0.3), ("eval_pass_rate", 0.3), n]),
+                (9, &[("eval_reward", 0.6), ("eval_pass_rate", 0.6), n]),
+            ],
+        );
+        check(
+            &of_stage(&policy),
+            &[("held-out reward", Verdict::NoInterval), ("held-out pass rate", Verdict::Better)],
+        );
+        let evaluated = |step, accuracy| {
+            let interval = ShareInterval::wilson(accuracy, 100.0);
+            let all = SourceDiagnostics {
+                n_pairs: 100,
+                accuracy: Some(accuracy),
+                accuracy_interval: interval,
+                ..SourceDiagnostics::default()
+            };
+            RewardEvaluation { step, diagnostics: RewardDiagnostics { all, ..RewardDiagnostics::default() } }
+        };
+        let with = |diagnostics| StageRecord { diagnostics, ..stage("reward_model", &[]) };
+        check(
+            &of_stage(&with(vec![evaluated(0, 0.5), evaluated(9, 0.8)])),
+            &[("held-out pair accuracy", Verdict::Better)],
+        );
+        check(&of_stage(&with(vec![evaluated(9, 0.55)])), &[("held-out pair accuracy", Verdict::NotShown)]);
+        check(&of_stage(&with(vec![evaluated(9, 0.3)])), &[("held-out pair accuracy", Verdict::Worse)]);
+    }
+
+    #[test]
+    fn answers_are_paired_by_question() {
+        let evaluation = |label: &str, passed: fn(u32) -> bool| Evaluation {
+            label: label.into(),
+            answers: (0..40)
+                .map(|i| GradedAnswer {
+                    id: format!("q{i}"),
+                    set: String::new(),
+                    about: String::new(),
+                    prompt: String::new(),
+                    expected: String::new(),
+                    answer: String::new(),
+                    is_right: passed(i),
+                })
+                .collect(),
+            ..Evaluation::default()
+        };
+        let record = RunRecord {
+            evaluations: vec![
+                evaluation("before", |i| i < 10),
+                evaluation("after sft", |i| i < 24),
+                evaluation("after grpo", |i| i < 25),
+            ],
+            ..RunRecord::default()
+        };
+        let rows = of_pipeline(&record);
+        let found: Vec<(&str, Verdict)> =
+            rows.iter().map(|(name, one)| (name.as_str(), one[0].verdict())).collect();
+        assert_eq!(
+            found,
+            [
+                ("before → after sft", Verdict::Better),
+                ("after sft → after grpo", Verdict::NotShown),
+                ("before → after grpo", Verdict::Better)
+            ]
+        );
+        assert_eq!(rows[0].1[0].basis, "40 items, paired: 14 gained, 0 lost");
+        assert!(rows[0].1[0].change_text().starts_with("+35.0 points (+"));
+    }
+
+    #[test]
+    fn differences_have_signs() {
+        assert_eq!([signed(0.1234, 3), signed(-2.0, 1), signed(-0.0001, 3)], ["+0.123", "−2.0", "0.000"]);
+    }
+}
