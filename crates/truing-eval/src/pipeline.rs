@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use truing_statistics::{Interval, ShareInterval, paired_share_interval};
+use truing_statistics::{PairedPasses, ShareInterval};
 
 /// One item with an answer that a program graded: a question, instructions, or a choice among options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,37 +85,6 @@ impl SetScore<'_> {
     }
 }
 
-/// The change of a set between two evaluations, on the items that both have.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Gain {
-    /// Items.
-    pub n: usize,
-    /// Items that became right.
-    pub n_gained: usize,
-    /// Items that became wrong.
-    pub n_lost: usize,
-    /// 95 % interval of the change of the share.
-    pub interval: Interval,
-}
-
-impl Gain {
-    /// The change of the share that is right.
-    #[must_use]
-    pub fn difference(&self) -> f64 {
-        (self.n_gained as f64 - self.n_lost as f64) / self.n as f64
-    }
-
-    /// Whether the interval lies on one side of 0: above, below, or neither.
-    #[must_use]
-    pub fn direction(&self) -> Option<std::cmp::Ordering> {
-        match (self.interval.low > 0.0, self.interval.high < 0.0) {
-            (true, _) => Some(std::cmp::Ordering::Greater),
-            (_, true) => Some(std::cmp::Ordering::Less),
-            _ => None,
-        }
-    }
-}
-
 impl Evaluation {
     /// Answers that pass.
     #[must_use]
@@ -139,23 +108,15 @@ impl Evaluation {
         sets
     }
 
-    /// How a set changed since an earlier evaluation; `None` where they have no item of it in common.
+    /// How the items of a set went that an earlier evaluation has too.
     #[must_use]
-    pub fn gain_since(&self, earlier: &Self, set: &str) -> Option<Gain> {
+    pub fn passes_since(&self, earlier: &Self, set: &str) -> PairedPasses {
         let of_set = |evaluation: &'_ Self| -> BTreeMap<String, bool> {
             let answers = evaluation.answers.iter().filter(|answer| answer.set == set);
             answers.map(|answer| (answer.id.clone(), answer.is_right)).collect()
         };
         let (before, after) = (of_set(earlier), of_set(self));
-        let pairs = after.iter().filter_map(|(id, &is_right)| Some((*before.get(id)?, is_right)));
-        let (mut n, mut n_gained, mut n_lost) = (0, 0, 0);
-        for (was_right, is_right) in pairs {
-            n += 1;
-            n_gained += usize::from(is_right && !was_right);
-            n_lost += usize::from(was_right && !is_right);
-        }
-        let interval = paired_share_interval(n_lost as u64, n_gained as u64, n as u64)?;
-        Some(Gain { n, n_gained, n_lost, interval })
+        PairedPasses::count(after.iter().filter_map(|(id, &is_right)| Some((*before.get(id)?, is_right))))
     }
 }
 
@@ -190,6 +151,8 @@ impl Pipeline {
 
 #[cfg(test)]
 mod tests {
+    use truing_statistics::Estimate;
+
     use super::*;
 
     fn answer(set: &str, id: usize, is_right: bool) -> GradedAnswer {
@@ -220,11 +183,12 @@ mod tests {
         let before = evaluation((0..60).map(|id| answer("a", id, id < 10)).collect());
         // 2 lost, 20 gained, one item that is new.
         let after = evaluation((2..61).map(|id| answer("a", id, (4..30).contains(&id))).collect());
-        let gain = after.gain_since(&before, "a").unwrap();
-        assert_eq!((gain.n, gain.n_gained, gain.n_lost), (58, 20, 2));
-        assert!((gain.difference() - 18.0 / 58.0).abs() < 1e-12);
-        assert_eq!(gain.direction(), Some(std::cmp::Ordering::Greater));
-        assert_eq!(before.gain_since(&before, "a").unwrap().direction(), None);
-        assert_eq!(after.gain_since(&before, "other"), None);
+        let passes = after.passes_since(&before, "a");
+        let expected = PairedPasses { n_both: 6, n_gained: 20, n_lost: 2, n_neither: 30 };
+        assert_eq!(passes, expected);
+        assert!(Estimate::difference_of_paired_shares(passes).unwrap().is_shown());
+        let same = before.passes_since(&before, "a");
+        assert!(!Estimate::difference_of_paired_shares(same).unwrap().is_shown());
+        assert_eq!(after.passes_since(&before, "other").n(), 0);
     }
 }

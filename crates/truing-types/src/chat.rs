@@ -76,7 +76,7 @@ pub enum FinishReason {
 }
 
 /// What a model answered.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ChatReply {
     /// What was said, without end-of-turn or stop text, and without the thought before it. Empty where the thought was
     /// never closed.
@@ -85,6 +85,7 @@ pub struct ChatReply {
     pub reasoning: Option<String>,
     /// Calls of tools in OpenAI's shape (`id`, `type`, `function` with `name` and `arguments` as JSON text), as
     /// [`Message::tool_calls`](crate::Message::tool_calls) takes them back. Empty where none are made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<Value>,
     /// The tokens as sampled; empty where a remote model does not return them.
     pub tokens: Vec<TokenId>,

@@ -1,0 +1,139 @@
+//! Reading a benchmark's file.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use truing_data::{DataError, ObjectRow, read_objects};
+use truing_types::RowOrigin;
+
+use super::{Benchmark, BenchmarkError, Item, ScoringMode, TaskOptions};
+
+/// A published file of a benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownFile {
+    /// Its name.
+    pub name: &'static str,
+    /// Its SHA-256 in hexadecimal digits.
+    pub sha256: &'static str,
+}
+
+/// A file that items came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFile {
+    /// Where it was.
+    pub path: PathBuf,
+    /// SHA-256 of its bytes (of a folder: of its data files in name order), as others publish it.
+    pub sha256: String,
+    /// The published file that it is, if it is one.
+    pub known_as: Option<String>,
+}
+
+/// A benchmark's items and where they came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The items.
+    pub items: Vec<Item>,
+    /// The file.
+    pub file: DataFile,
+    /// Rows of the file.
+    pub n_rows: usize,
+}
+
+/// Reads a benchmark's items: JSON Lines, a JSON list, Parquet, CSV or TSV, a file or a folder.
+///
+/// # Errors
+/// When the file cannot be read, a row lacks a column, two items have one name, there is no item, or, in official mode, the
+/// file is not the published one.
+pub fn load(benchmark: &dyn Benchmark, path: &Path, options: &TaskOptions) -> Result<Loaded, BenchmarkError> {
+    let file = data_file(benchmark, path)?;
+    if options.mode == ScoringMode::Official && !options.accept_other_version && file.known_as.is_none() {
+        let known = benchmark.known_files();
+        if !known.is_empty() {
+            let mut expected = String::from("official scores are of");
+            for (i, one) in known.iter().enumerate() {
+                let comma = if i > 0 { "," } else { "" };
+                let _ = write!(expected, "{comma} `{}` ({})", one.name, one.sha256);
+            }
+            return Err(BenchmarkError::OtherVersion {
+                path: path.to_path_buf(),
+                found: file.sha256,
+                expected,
+            });
+        }
+    }
+    let rows = read_objects(path)?;
+    let n_rows = rows.len();
+    let items = items_of(benchmark, &rows, options)?;
+    if items.is_empty() {
+        return Err(BenchmarkError::NoItems {
+            path: path.to_path_buf(),
+            benchmark: benchmark.name().to_owned(),
+        });
+    }
+    Ok(Loaded { items, file, n_rows })
+}
+
+/// The items of rows, of which no two have one name.
+pub(crate) fn items_of(
+    benchmark: &dyn Benchmark,
+    rows: &[ObjectRow],
+    options: &TaskOptions,
+) -> Result<Vec<Item>, BenchmarkError> {
+    let wanted = options.n_shots.unwrap_or_else(|| benchmark.default_shots());
+    // Customary examples may be absent; examples that are asked for may not.
+    if options.n_shots.is_some() && wanted > options.shots.len() {
+        return Err(BenchmarkError::BadSetting {
+            setting: "num_fewshot",
+            found: wanted.to_string(),
+            expected: format!("at most the {} rows of the file with examples", options.shots.len()),
+        });
+    }
+    let mut items = benchmark.items(rows, options)?;
+    let mut seen: BTreeMap<&str, RowOrigin> = BTreeMap::new();
+    for item in &items {
+        if let Some(first) = seen.insert(&item.id, item.origin()) {
+            let (origin, id) = (item.origin(), item.id.clone());
+            return Err(BenchmarkError::DuplicateItem { origin, id, first });
+        }
+    }
+    items.truncate(options.limit.unwrap_or(usize::MAX));
+    Ok(items)
+}
+
+fn data_file(benchmark: &dyn Benchmark, path: &Path) -> Result<DataFile, BenchmarkError> {
+    let files = if path.is_dir() { truing_data::data_files(path)? } else { vec![path.to_path_buf()] };
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    for file in files {
+        let failed = |source| DataError::Io { action: "read", path: file.clone(), source };
+        let mut bytes = std::fs::File::open(&file).map_err(failed)?;
+        loop {
+            match bytes.read(&mut buffer).map_err(failed)? {
+                0 => break,
+                n => hasher.update(&buffer[..n]),
+            }
+        }
+    }
+    let mut sha256 = String::new();
+    for byte in hasher.finalize() {
+        let _ = write!(sha256, "{byte:02x}");
+    }
+    let known = benchmark.known_files().iter().find(|known| known.sha256 == sha256);
+    let known_as = known.map(|known| known.name.to_owned());
+    Ok(DataFile { path: path.to_path_buf(), sha256, known_as })
+}
+
+/// The solved examples of an item: the first rows of the file with examples that are not the item's own row.
+pub(super) fn shot_rows<'a>(
+    benchmark: &dyn Benchmark,
+    row: &ObjectRow,
+    options: &'a TaskOptions,
+) -> impl Iterator<Item = &'a ObjectRow> {
+    let n = options.n_shots.unwrap_or_else(|| benchmark.default_shots());
+    let own = row.object.clone();
+    options.shots.iter().filter(move |shot| shot.object != own).take(n)
+}
