@@ -1,5 +1,5 @@
 //! The whole run on a small model, with data that comes with the program: measure, fine-tune, train a reward model,
-//! train the policy against it, and measure after each stage that changes the policy.
+//! train the policy with verifiable rewards, and measure after each stage that changes the policy.
 //!
 //! Everything lies in one folder: the recipes and the data as files (so that `truing sft <folder>/sft.toml` does
 //! the same by hand), a run directory a stage, an evaluation before the first and after each stage that makes a
@@ -72,8 +72,10 @@ pub(crate) struct Quickstart<'a> {
 pub(crate) struct QuickstartOutcome {
     /// The last stage's model.
     pub(crate) model: PathBuf,
-    /// Before the first stage and after each.
+    /// Before the first stage and after each that makes a policy.
     pub(crate) evaluations: Vec<Evaluation>,
+    /// Share of held-out pairs that the reward model ranks right.
+    pub(crate) reward_accuracy: Option<f64>,
 }
 
 /// An error that ends the quickstart.
@@ -122,6 +124,7 @@ struct Work<'a> {
     probe: &'a dyn Probe,
     events: &'a mut dyn EventSink,
     stop: &'a AtomicBool,
+    reward_accuracy: Option<f64>,
 }
 
 /// Runs the quickstart. The machine is looked at before each stage is planned, because what was done before leaves
@@ -144,7 +147,7 @@ pub(crate) fn run<E: Engine + 'static>(
     let steps = steps::<E>();
     on_first_rank(&*groups.data, || write_files(quickstart, &steps))?;
     let tests = Tests::read(folder)?;
-    let mut work = Work { quickstart, look_at_machine, groups, probe, events, stop };
+    let mut work = Work { quickstart, look_at_machine, groups, probe, events, stop, reward_accuracy: None };
 
     let mut model = quickstart.model.clone();
     let Some(before) = work.evaluate::<E>("before", 0, &model, &tests)? else {
@@ -163,7 +166,8 @@ pub(crate) fn run<E: Engine + 'static>(
             evaluations.push(after);
         }
     }
-    Ok(Ended::Finished(QuickstartOutcome { model, evaluations }))
+    let reward_accuracy = work.reward_accuracy;
+    Ok(Ended::Finished(QuickstartOutcome { model, evaluations, reward_accuracy }))
 }
 
 /// Recipe, data and the list of what will be where.
@@ -202,7 +206,7 @@ fn run_sft<E: Engine + 'static>(
     step: &Step,
     model: &Path,
 ) -> Result<Option<PathBuf>, QuickstartError> {
-    run_stage::<E, SftStage>(work, step, model, begin_training)
+    Ok(run_stage::<E, SftStage>(work, step, model, begin_training)?.map(|trained| trained.model))
 }
 
 /// A reward model out of the policy in `<folder>/reward`.
@@ -211,20 +215,23 @@ fn run_reward<E: Engine + 'static>(
     step: &Step,
     model: &Path,
 ) -> Result<Option<PathBuf>, QuickstartError> {
-    run_stage::<E, RewardModelStage>(work, step, model, begin_training)
+    let trained = run_stage::<E, RewardModelStage>(work, step, model, begin_training)?;
+    work.reward_accuracy = trained.as_ref().and_then(|trained| trained.metrics.get("eval_accuracy").copied());
+    Ok(trained.map(|trained| trained.model))
 }
 
-/// The policy against the reward model in `<folder>/grpo`.
+/// The policy with verifiable rewards in `<folder>/grpo`.
 fn run_grpo<E: Engine + 'static>(
     work: &mut Work<'_>,
     step: &Step,
     model: &Path,
 ) -> Result<Option<PathBuf>, QuickstartError> {
-    run_stage::<E, GrpoStage>(work, step, model, |config, model, output_dir| {
+    let trained = run_stage::<E, GrpoStage>(work, step, model, |config, model, output_dir| {
         config.model_name_or_path = model.to_string_lossy().into_owned();
         config.output_dir = output_dir;
         config.merge_adapter |= config.lora.is_some();
-    })
+    })?;
+    Ok(trained.map(|trained| trained.model))
 }
 
 /// Sets the model to begin with and the folder. What follows loads a whole model, not adapters.
@@ -240,7 +247,7 @@ fn run_stage<E: Engine + 'static, S: Stage<Outcome = TrainedModel>>(
     step: &Step,
     model: &Path,
     begin: impl FnOnce(&mut S::Config, &Path, PathBuf),
-) -> Result<Option<PathBuf>, QuickstartError> {
+) -> Result<Option<TrainedModel>, QuickstartError> {
     let quickstart = work.quickstart;
     let recipe =
         quickstart.recipes.iter().find(|(stage, _)| *stage == step.kind).map_or("", |(_, text)| text);
@@ -255,7 +262,7 @@ fn run_stage<E: Engine + 'static, S: Stage<Outcome = TrainedModel>>(
     let (plan, inputs) = S::prepare::<E>(config, &mut planning)?;
     work.events.emit(Event::Note(plan.summary()));
     let context = RunContext::new(start, work.groups, work.probe, &mut *work.events, work.stop);
-    Ok(S::run::<E>(&plan, &inputs, context)?.finished().map(|trained| trained.model))
+    Ok(S::run::<E>(&plan, &inputs, context)?.finished())
 }
 
 impl Work<'_> {

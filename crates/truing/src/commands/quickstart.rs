@@ -1,6 +1,5 @@
 //! `truing quickstart`: the whole run on a small model, with data that comes with the program.
 
-use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,6 +7,7 @@ use serde_json::json;
 use truing_eval::pipeline::Evaluation;
 use truing_parallel::Solo;
 use truing_stages::Ended;
+use truing_statistics::Estimate;
 
 use super::model::ModelArguments;
 use super::stage::render_options;
@@ -124,7 +124,7 @@ fn finish(
     page: &std::path::Path,
 ) -> anyhow::Result<Outcome> {
     let printer = &context.printer;
-    let Ended::Finished(QuickstartOutcome { model, evaluations }) = ended else {
+    let Ended::Finished(QuickstartOutcome { model, evaluations, reward_accuracy }) = ended else {
         if arguments.json {
             printer.json(&json!({ "status": "interrupted", "report": page }))?;
         } else {
@@ -135,6 +135,7 @@ fn finish(
     if arguments.json {
         printer.json(&json!({
             "status": "finished", "model": model, "report": page, "evaluations": evaluations,
+            "reward_accuracy": reward_accuracy,
         }))?;
         return Ok(Outcome::Fine);
     }
@@ -146,6 +147,12 @@ fn finish(
         printer.line(line)?;
     }
     printer.line("")?;
+    if let Some(accuracy) = reward_accuracy {
+        printer.line(format_args!(
+            "reward model: {accuracy:.2} of held-out pairs ranked right (chance: 0.50)"
+        ))?;
+        printer.line("")?;
+    }
     open_answers(&evaluations, printer)?;
     printer.line(format_args!("model   {}", model.display()))?;
     printer.line(format_args!("report  {}", printer.styled(Style::Bold, page.display())))?;
@@ -186,17 +193,18 @@ fn gains(evaluations: &[Evaluation]) -> Table {
     for pair in evaluations.windows(2) {
         let [earlier, later] = pair else { continue };
         for score in later.sets() {
-            let Some(gain) = later.gain_since(earlier, score.set) else { continue };
-            let meaning = match gain.direction() {
-                Some(Ordering::Greater) => "better",
-                Some(_) => "worse",
-                None => "no change shown",
+            let passes = later.passes_since(earlier, score.set);
+            let Some(gain) = Estimate::difference_of_paired_shares(passes) else { continue };
+            let meaning = match (gain.is_shown(), gain.value > 0.0) {
+                (false, _) => "no change shown",
+                (true, true) => "better",
+                (true, false) => "worse",
             };
             table.row([
                 score.set.to_owned(),
                 later.label.clone(),
-                format!("{:+.2}", gain.difference()),
-                format!("{:+.2} to {:+.2}", gain.interval.low, gain.interval.high),
+                format!("{:+.2}", gain.value),
+                format!("{:+.2} to {:+.2}", gain.low, gain.high),
                 meaning.to_owned(),
             ]);
         }
