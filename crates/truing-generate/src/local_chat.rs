@@ -247,13 +247,41 @@ impl<E: Engine> ChatModel for LocalChat<E> {
         requests: &[ChatRequest],
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {
-        let mut results: Vec<Option<ChatResult>> = requests.iter().map(|_| None).collect();
-        let mut prompts = Vec::with_capacity(requests.len());
-        for (place, request) in requests.iter().enumerate() {
-            match self.renderer.prompt(&request.conversation) {
-                Ok(tokens) => prompts.push((place, tokens)),
+        let prompts = requests.iter().map(|request| {
+            let tokens = self.renderer.prompt(&request.conversation).map_err(GenerateError::from);
+            (tokens, &request.sampling)
+        });
+        self.continue_all(prompts.collect(), on_result)
+    }
+}
+
+impl<E: Engine> LocalChat<E> {
+    /// Continues raw texts side by side, as [`ChatModel::chat_all`] answers conversations.
+    pub fn complete_all(
+        &self,
+        prompts: &[(String, SamplingOptions)],
+        on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
+    ) -> Vec<ChatResult> {
+        let tokenizer = self.renderer.tokenizer();
+        let prompts = prompts
+            .iter()
+            .map(|(text, sampling)| (tokenizer.encode_prompt(text).map_err(GenerateError::from), sampling));
+        self.continue_all(prompts.collect(), on_result)
+    }
+
+    /// Continues prompts side by side; one that could not be made fails by itself.
+    fn continue_all(
+        &self,
+        asked: Vec<(Result<Vec<TokenId>, GenerateError>, &SamplingOptions)>,
+        on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
+    ) -> Vec<ChatResult> {
+        let mut results: Vec<Option<ChatResult>> = asked.iter().map(|_| None).collect();
+        let mut prompts = Vec::with_capacity(asked.len());
+        for (place, (prompt, sampling)) in asked.into_iter().enumerate() {
+            match prompt {
+                Ok(tokens) => prompts.push((place, tokens, sampling)),
                 Err(error) => {
-                    let failed = Err(chat_error(error.into()));
+                    let failed = Err(chat_error(error));
                     let flow = on_result(place, &failed);
                     results[place] = Some(failed);
                     if flow.is_break() {
@@ -266,11 +294,11 @@ impl<E: Engine> ChatModel for LocalChat<E> {
         let options =
             DecodingOptions { max_batch: REPLIES_AT_A_TIME, weights: self.weights, shares_beginnings: true };
         let mut decoding = DecodingLoop::new(self.renderer.tokenizer(), ids, options);
-        for (place, prompt) in &prompts {
+        for (_, prompt, sampling) in &prompts {
             decoding.admit(Job {
                 prompt: prompt.clone(),
                 n_samples: 1,
-                options: Arc::new(requests[*place].sampling.clone()),
+                options: Arc::new((*sampling).clone()),
                 seed_indices: None,
             });
         }
@@ -284,7 +312,7 @@ impl<E: Engine> ChatModel for LocalChat<E> {
                 Err(error) => return all_failed(results, &error, on_result),
             };
             for Finished { job_idx, result, .. } in finished {
-                let (place, prompt) = &prompts[job_idx];
+                let (place, prompt, _) = &prompts[job_idx];
                 let result = self.reply_of(result, prompt);
                 let flow = on_result(*place, &result);
                 results[*place] = Some(result);
@@ -295,9 +323,7 @@ impl<E: Engine> ChatModel for LocalChat<E> {
         }
         all_or_broken_off(results)
     }
-}
 
-impl<E: Engine> LocalChat<E> {
     /// A completion as a reply.
     fn reply_of(&self, result: Result<SampledCompletion, GenerateError>, prompt: &[TokenId]) -> ChatResult {
         let completion = result.map_err(chat_error)?;

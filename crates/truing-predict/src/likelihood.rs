@@ -6,7 +6,7 @@
 //! empty context is the tokenizer's beginning-of-text token, or its end-of-text token where it has none. What is longer
 //! than the model's context loses its beginning.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use truing_model::{Adapters, Engine, HeadRequest};
 use truing_run::RunError;
@@ -38,10 +38,19 @@ pub struct Likelihood {
 }
 
 /// How texts become tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LikelihoodOptions {
     /// Begin every context with the tokenizer's beginning-of-text token. Off, as in lm-evaluation-harness.
     pub add_bos_token: bool,
+    /// What special tokens in the texts are. Contexts that a chat template has written need
+    /// [`SpecialTokens::Parse`].
+    pub special: SpecialTokens,
+}
+
+impl Default for LikelihoodOptions {
+    fn default() -> Self {
+        Self { add_bos_token: false, special: SpecialTokens::AsText }
+    }
 }
 
 /// Tokens of one continuation with those before it.
@@ -83,8 +92,76 @@ pub fn log_likelihoods<E: Engine>(
             encoded.push(Encoded { item, option, context, continuation });
         }
     }
-    let mut found: Vec<Vec<Likelihood>> =
-        items.iter().map(|item| Vec::with_capacity(item.options.len())).collect();
+    score(engine, &encoded, items.len(), on_progress)
+}
+
+/// How likely whole texts are: the log-likelihood of each, all of its tokens scored once. A text that is longer than the
+/// model's context is cut into windows as lm-evaluation-harness cuts it: each window is as long as the context, and its
+/// tokens follow the last token of the window before it and whatever of that still fits. The first token follows the
+/// beginning-of-text token, or the end-of-text token where there is none.
+///
+/// # Errors
+/// When a text has no token, or the engine fails.
+pub fn rolling_log_likelihoods<E: Engine>(
+    engine: &mut E,
+    tokenizer: &Tokenizer,
+    texts: &[&str],
+    on_progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<Vec<Likelihood>>, RunError> {
+    let max_tokens = engine.spec().decoder()?.max_position_embeddings;
+    let first: Vec<TokenId> = tokenizer.bos().or(tokenizer.eos()).into_iter().collect();
+    let mut encoded = Vec::new();
+    for (item, text) in texts.iter().enumerate() {
+        let tokens = tokenizer.encode(text, SpecialTokens::AsText)?;
+        if tokens.is_empty() || first.is_empty() {
+            let found =
+                if tokens.is_empty() { "a text without tokens" } else { "a tokenizer without end token" };
+            let expected = "a text of at least one token".into();
+            return Err(RunError::BadSetting { key: "text", found: found.into(), expected });
+        }
+        for (option, window) in windows(&tokens, max_tokens).into_iter().enumerate() {
+            let before = window.context.unwrap_or(0..0);
+            let context = if window.predicted.start == 0 { first.clone() } else { tokens[before].to_vec() };
+            encoded.push(Encoded { item, option, context, continuation: tokens[window.predicted].to_vec() });
+        }
+    }
+    let found = score(engine, &encoded, texts.len(), on_progress)?;
+    let whole = |windows: Vec<Likelihood>| Likelihood {
+        log_prob: windows.iter().map(|window| window.log_prob).sum(),
+        n_tokens: windows.iter().map(|window| window.n_tokens).sum(),
+        is_greedy: windows.iter().all(|window| window.is_greedy),
+    };
+    Ok(found.map(|found| found.into_iter().map(whole).collect()))
+}
+
+/// A part of a text and what it is predicted from; `None`: from the beginning of the text.
+struct Window {
+    context: Option<Range<usize>>,
+    predicted: Range<usize>,
+}
+
+fn windows(tokens: &[TokenId], max_tokens: usize) -> Vec<Window> {
+    let first = tokens.len().min(max_tokens);
+    let mut windows = vec![Window { context: None, predicted: 0..first }];
+    let mut n_done = first;
+    while n_done < tokens.len() {
+        let end = (n_done + max_tokens).min(tokens.len());
+        // The input ends one token before what it predicts, and is as long as the context.
+        let start = end.saturating_sub(max_tokens + 1);
+        windows.push(Window { context: Some(start..n_done), predicted: n_done..end });
+        n_done = end;
+    }
+    windows
+}
+
+/// Scores all continuations: by item, in the order of its options.
+fn score<E: Engine>(
+    engine: &mut E,
+    encoded: &[Encoded],
+    n_items: usize,
+    on_progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<Vec<Vec<Likelihood>>>, RunError> {
+    let mut found: Vec<Vec<Likelihood>> = (0..n_items).map(|_| Vec::new()).collect();
     let mut start = 0;
     while start < encoded.len() {
         let pack = &encoded[start..start + n_in_pack(&encoded[start..])];
@@ -111,15 +188,15 @@ fn encode_pair(
     let continuation = format!("{}{continuation}", &context[before.len()..]);
     let bos = tokenizer.bos().or(tokenizer.eos());
     if before.is_empty() {
-        let tokens = tokenizer.encode(&continuation, SpecialTokens::AsText)?;
+        let tokens = tokenizer.encode(&continuation, options.special)?;
         return Ok((bos.into_iter().collect(), tokens));
     }
     let first = bos.filter(|_| options.add_bos_token);
     let of_context: Vec<TokenId> =
-        first.into_iter().chain(tokenizer.encode(before, SpecialTokens::AsText)?).collect();
+        first.into_iter().chain(tokenizer.encode(before, options.special)?).collect();
     let mut whole: Vec<TokenId> = first
         .into_iter()
-        .chain(tokenizer.encode(&format!("{before}{continuation}"), SpecialTokens::AsText)?)
+        .chain(tokenizer.encode(&format!("{before}{continuation}"), options.special)?)
         .collect();
     let continuation = whole.split_off(of_context.len().min(whole.len()));
     Ok((of_context, continuation))
@@ -180,4 +257,25 @@ fn score_pack<E: Engine>(engine: &mut E, pack: &[Encoded]) -> Result<Vec<Likelih
         }
     });
     Ok(likelihoods.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `lm_eval.utils.get_rolling_token_windows` with a context of one token, made disjoint.
+    #[test]
+    fn windows_are_those_of_lm_evaluation_harness() {
+        let tokens: Vec<TokenId> = (0..10).collect();
+        let found = |max_tokens: usize| -> Vec<(Option<Range<usize>>, Range<usize>)> {
+            windows(&tokens, max_tokens)
+                .into_iter()
+                .map(|window| (window.context, window.predicted))
+                .collect()
+        };
+        assert_eq!(found(20), [(None, 0..10)]);
+        assert_eq!(found(10), [(None, 0..10)]);
+        assert_eq!(found(4), [(None, 0..4), (Some(3..4), 4..8), (Some(5..8), 8..10)]);
+        assert_eq!(found(9), [(None, 0..9), (Some(0..9), 9..10)]);
+    }
 }

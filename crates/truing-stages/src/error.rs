@@ -43,6 +43,9 @@ pub enum StageError {
     /// Drawing completions.
     #[error(transparent)]
     Generate(#[from] truing_generate::GenerateError),
+    /// A benchmark that cannot be run.
+    #[error(transparent)]
+    Benchmark(#[from] truing_eval::benchmarks::BenchmarkError),
     /// A reward that cannot be used.
     #[error(transparent)]
     Reward(#[from] truing_reward::RewardError),

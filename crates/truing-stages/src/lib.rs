@@ -4,6 +4,7 @@
 pub mod classifier;
 pub mod dpo;
 pub mod embed;
+pub mod evaluate;
 pub mod grpo;
 pub mod label;
 pub mod quality;

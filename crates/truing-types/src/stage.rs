@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum StageName {
     // In the order of `STAGES`.
+    /// Evaluation on benchmarks.
+    Evaluate,
     /// Prompt selection.
     Select,
     /// Training of an embedding model.
@@ -43,7 +45,8 @@ pub struct StageInfo {
 }
 
 /// All stages. A recipe without `stage` is of the first one that has one of its keys.
-pub const STAGES: [StageInfo; 9] = [
+pub const STAGES: [StageInfo; 10] = [
+    info(StageName::Evaluate, "evaluate", "truing evaluate", &["task"]),
     info(StageName::Select, "select", "truing select", &["selection"]),
     info(StageName::Embed, "embed", "truing embed train", &["train_data"]),
     info(

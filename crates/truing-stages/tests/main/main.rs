@@ -4,6 +4,7 @@
 
 mod classifiers;
 mod embeddings;
+mod evaluations;
 mod exports;
 mod judges;
 mod labels;

@@ -6,6 +6,7 @@ use truing_ask::labels::load_label_set;
 use truing_stages::classifier::{ClassifierConfig, ClassifierPlan, ClassifierStage};
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedTrainConfig;
+use truing_stages::evaluate::EvaluateConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::LabelConfig;
 use truing_stages::quality::QualityConfig;
@@ -75,6 +76,14 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             assert_eq!(printed, config);
             continue;
         }
+        if stage == StageName::Evaluate {
+            let config =
+                EvaluateConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed =
+                EvaluateConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            continue;
+        }
         if stage == StageName::Embed {
             let config =
                 EmbedTrainConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
@@ -135,6 +144,7 @@ fn the_recipes_of_the_documentation_parse() {
                 StageName::Select => SelectConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Label => LabelConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Quality => QualityConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Evaluate => EvaluateConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Embed => EmbedTrainConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Grpo => GrpoConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Classifier | StageName::Sft | StageName::Dpo | StageName::RewardModel => {
@@ -214,6 +224,7 @@ fn the_reference_of_recipes_is_fresh() {
         reference_of::<LabelConfig>("Labels"),
         reference_of::<QualityConfig>("Quality scores"),
         reference_of::<EmbedTrainConfig>("Embedding models"),
+        reference_of::<EvaluateConfig>("Evaluation"),
     ];
     let fresh = format!("{REFERENCE_HEAD}{}", sections.concat());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/recipes.md");

@@ -5,6 +5,7 @@ mod classifier;
 mod completions;
 mod doctor;
 mod embed;
+mod evaluate;
 mod generate;
 mod grpo;
 mod import;
@@ -69,6 +70,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing quality recipes/quality.toml --plan\n  truing quality train recipes/quality_scorer.toml"
     )]
     Quality(quality::Arguments),
+    /// Evaluate a model on benchmarks; compare two evaluations; score stored answers again.
+    #[command(
+        after_help = "Examples:\n  truing evaluate --model runs/tiny/model --task gsm8k=gsm8k_test.jsonl --limit 100\n  truing evaluate recipes/evaluate.toml --plan\n  truing evaluate compare runs/eval_before runs/eval_after"
+    )]
+    Evaluate(evaluate::Arguments),
     /// Show the rollouts of a GRPO run: completions, rewards, advantages.
     #[command(after_help = "Example: truing rollouts runs/grpo_ifeval")]
     Rollouts(rollouts::Arguments),
@@ -137,6 +143,7 @@ impl Command {
             Self::Grpo(arguments) => stage::run::<GrpoStage>(arguments, context),
             Self::Label(arguments) => label::run(arguments, context),
             Self::Quality(arguments) => quality::run(arguments, context),
+            Self::Evaluate(arguments) => evaluate::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Score(arguments) => score::run(arguments, context),
             Self::Select(arguments) => stage::run::<SelectStage>(arguments, context),

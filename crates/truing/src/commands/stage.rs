@@ -20,7 +20,7 @@ use super::{model, plan};
 use crate::local_engine::LocalEngine;
 use crate::metrics_hook::MetricsHook;
 use crate::outcome::{Hinted, Outcome, WithHint};
-use crate::printer::Style;
+use crate::printer::{Style, clean_path};
 use crate::progress::{self, FanOut};
 use crate::recorder::TensorBoard;
 use crate::table::{Align, Table};
@@ -124,7 +124,16 @@ pub(crate) fn run_recipe<S: StageCommand>(
     arguments: &RunArguments,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    let (plan, inputs, folder) = match prepare::<S>(recipe, context) {
+    run_config::<S>(read_config::<S>(recipe)?, arguments, context)
+}
+
+/// [`run_recipe`] with settings that were read already.
+pub(crate) fn run_config<S: StageCommand>(
+    config: S::Config,
+    arguments: &RunArguments,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let (plan, inputs, folder) = match prepare::<S>(config, context) {
         Ok(prepared) => prepared,
         Err(error) => return refuse(error, arguments.json, context),
     };
@@ -210,7 +219,7 @@ pub(crate) fn show_recipe<S: StageCommand>(
     as_json: bool,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    match prepare::<S>(recipe, context) {
+    match prepare::<S>(read_config::<S>(recipe)?, context) {
         Ok((plan, inputs, _)) => show::<S>(&plan, &inputs, as_json, context),
         Err(error) => refuse(error, as_json, context),
     }
@@ -247,11 +256,8 @@ fn refuse(error: anyhow::Error, as_json: bool, context: &Context) -> anyhow::Res
     Ok(Outcome::Finding)
 }
 
-/// Reads recipe, models and data, and makes the plan; returns it with the inputs and the run's folder.
-fn prepare<S: StageCommand>(
-    arguments: &RecipeArguments,
-    context: &Context,
-) -> anyhow::Result<(S::Plan, S::Inputs, PathBuf)> {
+/// Reads a recipe.
+pub(crate) fn read_config<S: StageCommand>(arguments: &RecipeArguments) -> anyhow::Result<S::Config> {
     let path = &arguments.recipe;
     if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
         let source = anyhow::anyhow!("{} is not a recipe: recipes are TOML files", path.display());
@@ -259,7 +265,14 @@ fn prepare<S: StageCommand>(
             format!("`truing import {}` makes a recipe of a YAML file of another tool", path.display());
         return Err(anyhow::Error::new(Hinted { source, hint }));
     }
-    let mut config = S::Config::from_toml(&read_recipe(path)?, path, &arguments.overrides)?;
+    Ok(S::Config::from_toml(&read_recipe(path)?, path, &arguments.overrides)?)
+}
+
+/// Finds and reads models and data, and makes the plan; returns it with the inputs and the run's folder.
+pub(crate) fn prepare<S: StageCommand>(
+    mut config: S::Config,
+    context: &Context,
+) -> anyhow::Result<(S::Plan, S::Inputs, PathBuf)> {
     config.find_models(&mut |name| model::find(name, context))?;
     config.find_data(&mut |name| model::find_data(name, context))?;
     let folder = config.output_dir().to_path_buf();
@@ -371,7 +384,7 @@ pub(crate) fn finish_training(
         }))?;
     } else {
         let kind = if is_adapter(model) { "adapter" } else { "model" };
-        let own = [(kind, model.display().to_string()), ("report", page.display().to_string())];
+        let own = [(kind, clean_path(model)), ("report", clean_path(&page))];
         let lines: Vec<_> = own.iter().chain(more).collect();
         let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, text) in lines {

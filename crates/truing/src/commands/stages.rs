@@ -3,6 +3,7 @@
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
+use truing_stages::evaluate::EvaluateStage;
 use truing_stages::grpo::GrpoStage;
 use truing_stages::label::LabelStage;
 use truing_stages::quality::QualityStage;
@@ -30,6 +31,7 @@ pub(crate) struct StageEntry {
 
 /// All stages, in the order of [`truing_types::STAGES`].
 const STAGES: [StageEntry; truing_types::STAGES.len()] = [
+    entry::<EvaluateStage>(),
     entry::<SelectStage>(),
     entry::<EmbedStage>(),
     entry::<LabelStage>(),

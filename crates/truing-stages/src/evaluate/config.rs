@@ -1,0 +1,403 @@
+//! The settings of an evaluation.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use truing_ask::{ChatModelConfig, judging};
+use truing_data::read_objects;
+use truing_eval::benchmarks::{self, Benchmark, CustomBenchmark, CustomConfig, ScoringMode, TaskOptions};
+use truing_eval::results::read_items;
+use truing_model::ModelFiles;
+use truing_run::{Recipe, RunError, inputs};
+use truing_store::RunInputs;
+use truing_types::StageName;
+
+use crate::StageError;
+
+/// One flat table, then `[model]`, `[[task]]` and `[judge]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluateConfig {
+    /// The stage that the recipe configures. Required.
+    #[schemars(extend("x-default" = ""))]
+    pub stage: StageName,
+    /// Output folder of the run.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub output_dir: PathBuf,
+    /// Folder that the paths of the tasks are relative to. Default: the recipe's folder.
+    #[schemars(extend("x-decides" = "nothing"))]
+    pub data_dir: PathBuf,
+    /// Random seed of samples.
+    pub seed: u64,
+    /// Show prompts through the chat template. Default: if the model has one. Without it, prompts are one text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apply_chat_template: Option<bool>,
+    /// With a chat template, show solved examples as turns of their own.
+    pub fewshot_as_multiturn: bool,
+    /// System prompt of all requests with a chat template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_instruction: Option<String>,
+    /// Begin raw texts with the tokenizer's beginning-of-text token. Off, as in lm-evaluation-harness.
+    pub add_bos_token: bool,
+    /// Only the first items of each task. For tests: the score of a part says little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Solved examples before each question, for all tasks without a number of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_fewshot: Option<usize>,
+    /// Maximum tokens of an answer. Default: the benchmark's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// Sampling temperature of answers. Default: the benchmark's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// Also write `samples_<task>.jsonl` in the form of lm-evaluation-harness.
+    #[schemars(extend("x-decides" = "outcome"))]
+    pub log_samples: bool,
+    /// Stop asking after this many consecutive failures.
+    #[schemars(extend("x-decides" = "outcome"))]
+    pub max_failures_in_a_row: usize,
+    /// The model that is evaluated: a model on disk, with or without adapters, or one on a server.
+    pub model: ChatModelConfig,
+    /// The benchmarks.
+    pub task: Vec<TaskConfig>,
+    /// The judge of benchmarks that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<EvaluateJudge>,
+}
+
+/// The judge.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvaluateJudge {
+    /// Maximum requests for one verdict: an unreadable reply is requested again. Default: the benchmark's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most_replies: Option<usize>,
+    /// The model. Default of its `cache`: `replies.sqlite` in `output_dir`.
+    pub model: ChatModelConfig,
+}
+
+/// A benchmark and its data.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TaskConfig {
+    /// Name of the benchmark (`truing evaluate list`). Not with `custom`, which has its own name.
+    pub name: String,
+    /// File or folder with the items, or a data set of the hub. Benchmarks are not part of this program.
+    #[schemars(extend("x-decides" = "name_and_content"))]
+    pub path: PathBuf,
+    /// File or folder with solved examples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "name_and_content"))]
+    pub shots_path: Option<PathBuf>,
+    /// Solved examples before each question. Default: the benchmark's own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_fewshot: Option<usize>,
+    /// Text before everything, instead of the benchmark's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Only the first items.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Whether the quirks of the published programs are kept.
+    pub scoring: ScoringMode,
+    /// Answers sampled per item, where a benchmark samples several (`pass@k`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_samples: Option<usize>,
+    /// Answers of the model that is compared with: `items_<task>.jsonl` of its evaluation, or rows with `id` and
+    /// `answer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "name_and_content"))]
+    pub baseline: Option<PathBuf>,
+    /// File of references that a benchmark keeps apart, such as the possible answers of function calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "name_and_content"))]
+    pub references: Option<PathBuf>,
+    /// Earlier turns are the data's own answers, not the model's (SysBench).
+    pub given_history: bool,
+    /// With `scoring = "official"`, accept a file that is not the published one.
+    pub accept_other_version: bool,
+    /// A benchmark of your own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom: Option<CustomConfig>,
+}
+
+impl Default for EvaluateConfig {
+    fn default() -> Self {
+        Self {
+            stage: StageName::Evaluate,
+            output_dir: PathBuf::new(),
+            data_dir: PathBuf::new(),
+            seed: 0,
+            apply_chat_template: None,
+            fewshot_as_multiturn: false,
+            system_instruction: None,
+            add_bos_token: false,
+            limit: None,
+            num_fewshot: None,
+            max_new_tokens: None,
+            temperature: None,
+            log_samples: true,
+            max_failures_in_a_row: 10,
+            model: ChatModelConfig::default(),
+            task: Vec::new(),
+            judge: None,
+        }
+    }
+}
+
+/// A benchmark that a task names, or that its table describes.
+pub enum TaskBenchmark {
+    /// One of [`benchmarks::BENCHMARKS`].
+    Known(&'static dyn Benchmark),
+    /// The user's own.
+    Custom(Box<CustomBenchmark>),
+}
+
+impl std::fmt::Debug for TaskBenchmark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("TaskBenchmark").field(&self.get().name()).finish()
+    }
+}
+
+impl TaskBenchmark {
+    /// What it does.
+    #[must_use]
+    pub fn get(&self) -> &dyn Benchmark {
+        match self {
+            Self::Known(benchmark) => *benchmark,
+            Self::Custom(benchmark) => &**benchmark,
+        }
+    }
+}
+
+impl TaskConfig {
+    /// The name in records.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.custom.as_ref().map_or(&self.name, |custom| &custom.name)
+    }
+
+    /// Finds the benchmark.
+    pub(super) fn benchmark(&self) -> Result<TaskBenchmark, StageError> {
+        match (&self.custom, self.name.is_empty()) {
+            (Some(custom), true) => {
+                Ok(TaskBenchmark::Custom(Box::new(CustomBenchmark::new(custom.clone())?)))
+            }
+            (None, false) => Ok(TaskBenchmark::Known(benchmarks::find(&self.name)?)),
+            (Some(_), false) => Err(RunError::Conflict {
+                first: "task.name",
+                second: "task.custom",
+                reason: "a benchmark of your own has its name in `custom`",
+            }
+            .into()),
+            (None, true) => Err(RunError::MissingSetting {
+                key: "task.name",
+                expected: "the name of a benchmark (`truing evaluate list`), or a table `custom`",
+            }
+            .into()),
+        }
+    }
+
+    /// Every file or folder that it names, with its role in the run's record.
+    fn paths(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+        let further =
+            [("shots", &self.shots_path), ("baseline", &self.baseline), ("references", &self.references)];
+        let further = further.into_iter().filter_map(|(role, path)| Some((role, path.as_ref()?)));
+        std::iter::once(("evaluation", &self.path)).chain(further)
+    }
+}
+
+impl EvaluateConfig {
+    /// Checks the settings before any file is read.
+    pub(super) fn check(&self) -> Result<(), StageError> {
+        let missing = |key, expected| Err(RunError::MissingSetting { key, expected }.into());
+        if self.output_dir.as_os_str().is_empty() {
+            return missing("output_dir", "a folder for the results");
+        }
+        if self.task.is_empty() {
+            return missing("task", "at least one [[task]] table with `name` and `path`");
+        }
+        self.model.check("model")?;
+        if let Some(judge) = &self.judge {
+            judge.model.check("judge.model")?;
+        }
+        let mut names: Vec<&str> = Vec::new();
+        for task in &self.task {
+            let benchmark = task.benchmark()?;
+            let benchmark = benchmark.get();
+            if task.path.as_os_str().is_empty() {
+                return missing("task.path", "the file or folder with the benchmark's items");
+            }
+            if names.contains(&task.name()) {
+                return Err(RunError::BadSetting {
+                    key: "task.name",
+                    found: format!("`{}` twice", task.name()),
+                    expected: "each benchmark once".into(),
+                }
+                .into());
+            }
+            names.push(task.name());
+            if benchmark.needs_judge() && self.judge.is_none() {
+                return Err(RunError::BadSetting {
+                    key: "judge",
+                    found: "none".into(),
+                    expected: format!("a table `[judge.model]`: `{}` asks a judge", benchmark.name()),
+                }
+                .into());
+            }
+            if benchmark.needs_baseline() && task.baseline.is_none() {
+                return Err(RunError::BadSetting {
+                    key: "task.baseline",
+                    found: "none".into(),
+                    expected: format!(
+                        "the answers of the model that `{}` compares with: `items_{}.jsonl` of its evaluation",
+                        benchmark.name(),
+                        benchmark.name()
+                    ),
+                }
+                .into());
+            }
+        }
+        if self.temperature.is_some_and(|temperature| !(temperature.is_finite() && temperature >= 0.0)) {
+            let found = self.temperature.unwrap_or_default().to_string();
+            return Err(
+                RunError::BadSetting { key: "temperature", found, expected: "0 or more".into() }.into()
+            );
+        }
+        let counts = [
+            ("limit", self.limit.unwrap_or(1)),
+            ("max_new_tokens", self.max_new_tokens.unwrap_or(1)),
+            ("max_failures_in_a_row", self.max_failures_in_a_row),
+        ];
+        match counts.into_iter().find(|(_, found)| *found == 0) {
+            None => Ok(()),
+            Some((key, _)) => {
+                Err(RunError::BadSetting { key, found: "0".into(), expected: "at least 1".into() }.into())
+            }
+        }
+    }
+
+    /// The options of a task, with the files that it names read.
+    pub(super) fn options(&self, task: &TaskConfig) -> Result<TaskOptions, StageError> {
+        let rows = |path: &Option<PathBuf>| match path {
+            Some(path) => read_objects(&self.data_dir.join(path)),
+            None => Ok(Vec::new()),
+        };
+        Ok(TaskOptions {
+            n_shots: task.num_fewshot.or(self.num_fewshot),
+            shots: rows(&task.shots_path).map_err(RunError::from)?,
+            description: task.description.clone(),
+            limit: task.limit.or(self.limit),
+            mode: task.scoring,
+            n_samples: task.n_samples,
+            most_judge_replies: self.judge.as_ref().and_then(|judge| judge.most_replies),
+            baseline: match &task.baseline {
+                Some(path) => baseline(&self.data_dir.join(path))?,
+                None => BTreeMap::new(),
+            },
+            references: rows(&task.references).map_err(RunError::from)?,
+            given_history: task.given_history,
+            accept_other_version: task.accept_other_version,
+        })
+    }
+
+    /// Versions, seed and digests of the model's files and of all data.
+    pub(super) fn record(&self) -> Result<RunInputs, RunError> {
+        let mut files: Vec<(&str, PathBuf)> = Vec::new();
+        let judge = self.judge.as_ref().map(|judge| ("judge", &judge.model));
+        for (role, model) in std::iter::once(("model", &self.model)).chain(judge) {
+            if let (Some(path), None) = (&model.model_name_or_path, &model.server) {
+                let of_model = inputs::model_files(&ModelFiles::open(path)?);
+                files.extend(of_model.into_iter().map(|path| (role, path)));
+            }
+        }
+        for (role, path) in self.task.iter().flat_map(TaskConfig::paths) {
+            let path = self.data_dir.join(path);
+            let of_path = if path.is_dir() { truing_data::data_files(&path)? } else { vec![path] };
+            files.extend(of_path.into_iter().map(|path| (role, path)));
+        }
+        inputs::run_inputs(self.stage, self.seed, files)
+    }
+}
+
+/// Answers by item: of another evaluation's items, or of rows with `id` and `answer`.
+fn baseline(path: &Path) -> Result<BTreeMap<String, String>, StageError> {
+    if let Ok(items) = read_items(path) {
+        let answer = |record: truing_eval::results::ItemRecord| {
+            let text = record.answers.text(ANSWER).ok()?.to_owned();
+            Some((record.item.id, text))
+        };
+        return Ok(items.into_iter().filter_map(answer).collect());
+    }
+    let mut answers = BTreeMap::new();
+    for row in read_objects(path).map_err(RunError::from)? {
+        let text = |keys: &[&str]| {
+            keys.iter().find_map(|key| match row.object.get(*key)? {
+                serde_json::Value::String(text) => Some(text.clone()),
+                serde_json::Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            })
+        };
+        let id = text(&["id", "uid", "question_id", "key"]);
+        let (Some(id), Some(answer)) = (id, text(&["answer", "output", "response", "completion"])) else {
+            return Err(RunError::BadColumn {
+                origin: row.origin,
+                column: "id".into(),
+                found: "a row without it, or without an answer".into(),
+                expected: "`id` and `answer`, both texts",
+            }
+            .into());
+        };
+        answers.insert(id, answer);
+    }
+    Ok(answers)
+}
+
+/// The name of the request whose reply is an item's answer.
+const ANSWER: &str = "answer";
+
+impl Recipe for EvaluateConfig {
+    const STAGES: &'static [StageName] = &[StageName::Evaluate];
+
+    fn stage(&self) -> StageName {
+        self.stage
+    }
+
+    fn output_dir(&self) -> &Path {
+        &self.output_dir
+    }
+
+    fn resolve_paths(&mut self, folder: &Path) {
+        if !self.output_dir.as_os_str().is_empty() {
+            self.output_dir = folder.join(&self.output_dir);
+        }
+        self.data_dir = folder.join(&self.data_dir);
+        self.model.resolve_paths(folder);
+        if let Some(judge) = &mut self.judge {
+            judge.model.resolve_paths(folder);
+        }
+    }
+
+    fn fill_in(&mut self) {
+        judging::share_cache(self.judge.iter_mut().map(|judge| &mut judge.model), &self.output_dir);
+    }
+
+    fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+        self.model.find(find)?;
+        self.judge.as_mut().map_or(Ok(()), |judge| judge.model.find(find))
+    }
+
+    fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
+        let data_dir = self.data_dir.clone();
+        for task in &mut self.task {
+            let paths = [Some(&mut task.path), task.shots_path.as_mut(), task.references.as_mut()];
+            for path in paths.into_iter().flatten() {
+                truing_run::recipe::find_source(path, &data_dir, find)?;
+            }
+        }
+        Ok(())
+    }
+}

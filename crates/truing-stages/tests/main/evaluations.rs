@@ -1,0 +1,254 @@
+//! Evaluations: models that are asked and a model in this process, interrupted and continued, and what is refused.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+use truing_ask::OpenChatModel;
+use truing_eval::results::{ItemRecord, TaskRecord, read_items};
+use truing_predict::{Continuations, LikelihoodOptions, log_likelihoods};
+use truing_stages::evaluate::{EvaluateConfig, EvaluateOutcome, EvaluateStage, rescore};
+use truing_stages::{Ended, PlanContext, Recipe, Stage, StageError};
+use truing_text::RenderOptions;
+use truing_types::{Event, Silent};
+
+use crate::scripted::Scripted;
+use crate::setup::{self, Cpu, Events};
+
+const SERVER: &str = r#"
+stage = "evaluate"
+output_dir = "run"
+
+[model.server]
+base_url = "http://127.0.0.1:9/v1"
+model = "m"
+
+[[task]]
+path = "sums.jsonl"
+
+[task.custom]
+name = "sums"
+prompt = "{{ question }}"
+category_columns = ["kind"]
+scorer = [{ kind = { exact_match = {} } }]
+"#;
+
+const LOCAL: &str = r#"
+stage = "evaluate"
+output_dir = "run"
+apply_chat_template = false
+
+[model]
+model_name_or_path = "model"
+
+[[task]]
+name = "arc"
+path = "arc.jsonl"
+"#;
+
+fn write_lines(path: &Path, rows: impl IntoIterator<Item = Value>) {
+    let lines: String = rows.into_iter().map(|row| format!("{row}\n")).collect();
+    fs::write(path, lines).unwrap();
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = setup::folder();
+    let sums = (0..12).map(|n| {
+        json!({"question": format!("{n} + 1 ="), "answer": (n + 1).to_string(), "kind": if n < 6 { "small" } else { "large" }})
+    });
+    write_lines(&folder.path().join("sums.jsonl"), sums);
+    let arc = (0..5).map(|n| {
+        json!({
+            "id": n.to_string(), "question": format!("Which of these is {n}?"), "answerKey": "B",
+            "choices": {"text": ["one thing", format!("the number {n}"), "another"], "label": ["A", "B", "C"]},
+        })
+    });
+    write_lines(&folder.path().join("arc.jsonl"), arc);
+    folder
+}
+
+fn run(
+    folder: &Path,
+    recipe: &str,
+    overrides: &[&str],
+    models: Vec<OpenChatModel>,
+) -> Result<EvaluateOutcome, StageError> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let config = EvaluateConfig::from_toml(recipe, &folder.join("recipe.toml"), &overrides)?;
+    let machine = || setup::MACHINE;
+    let mut planning =
+        PlanContext { render: RenderOptions::default(), machine: &machine, events: &mut Silent };
+    let (plan, inputs) = EvaluateStage::prepare::<Cpu>(config, &mut planning)?;
+    let stop = AtomicBool::new(false);
+    match EvaluateStage::run::<Cpu>(&plan, &inputs, setup::judged(models, &mut Silent, &stop))? {
+        Ended::Finished(outcome) => Ok(outcome),
+        Ended::Interrupted { .. } => panic!("nobody stopped it"),
+    }
+}
+
+/// Adds one to the number, but for what is said to be hard.
+fn adder() -> Scripted {
+    Scripted::new(|text| {
+        let n: u32 = text.split(' ').next().unwrap().parse().unwrap();
+        Ok(if n.is_multiple_of(4) { "many".to_owned() } else { (n + 1).to_string() })
+    })
+}
+
+fn items(folder: &Path, task: &str) -> Vec<ItemRecord> {
+    read_items(&folder.join(format!("run/items_{task}.jsonl"))).unwrap()
+}
+
+#[test]
+fn a_benchmark_of_the_users_own_is_asked_and_scored() {
+    let folder = folder();
+    let outcome = run(folder.path(), SERVER, &[], vec![adder().open()]).unwrap();
+    let [task] = &outcome.tasks[..] else { panic!("{outcome:?}") };
+    let metric = &task.summary.metrics[0];
+    assert_eq!((metric.value, metric.n, metric.n_unscored()), (Some(0.75), 12, 0));
+    let interval = metric.interval.unwrap();
+    assert!(interval.low > 0.4 && interval.high < 0.95, "{interval:?}");
+    let kinds = &task.summary.by_category["kind"];
+    let share = |kind: &str| kinds[kind][0].value.unwrap();
+    assert!((share("small") - 4.0 / 6.0).abs() < 1e-12 && (share("large") - 5.0 / 6.0).abs() < 1e-12);
+    let stored: Vec<TaskRecord> =
+        serde_json::from_slice(&fs::read(folder.path().join("run/results.json")).unwrap()).unwrap();
+    assert_eq!(stored, outcome.tasks);
+    assert_eq!(items(folder.path(), "sums").len(), 12);
+    let known: Value =
+        serde_json::from_slice(&fs::read(folder.path().join("run/results_lm_eval.json")).unwrap()).unwrap();
+    assert_eq!(known["n-samples"]["sums"], json!({"original": 12, "effective": 12}));
+    for file in ["samples_sums.jsonl", "answers.jsonl", "recipe.resolved.toml", "inputs.json"] {
+        assert!(folder.path().join("run").join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn a_stopped_evaluation_continues_without_asking_again() {
+    let folder = folder();
+    let config = EvaluateConfig::from_toml(SERVER, &folder.path().join("recipe.toml"), &[]).unwrap();
+    let machine = || setup::MACHINE;
+    let mut planning =
+        PlanContext { render: RenderOptions::default(), machine: &machine, events: &mut Silent };
+    let (plan, inputs) = EvaluateStage::prepare::<Cpu>(config, &mut planning).unwrap();
+    let stop = AtomicBool::new(false);
+    let is_fifth = |event: &Event| matches!(event, Event::Progress { done: 5, .. });
+    let mut events = Events { seen: Vec::new(), stop: &stop, stop_when: Box::new(is_fifth) };
+    let first = adder();
+    let context = setup::judged(vec![first.open()], &mut events, &stop);
+    let ended = EvaluateStage::run::<Cpu>(&plan, &inputs, context).unwrap();
+    assert!(matches!(ended, Ended::Interrupted { .. }), "{ended:?}");
+    assert!(!folder.path().join("run/results.json").exists());
+    let second = adder();
+    let outcome = run(folder.path(), SERVER, &[], vec![second.open()]).unwrap();
+    assert_eq!(outcome.tasks[0].summary.metrics[0].value, Some(0.75));
+    assert_eq!((first.asked().len(), second.asked().len()), (5, 7), "nothing is asked twice");
+    let third = adder();
+    run(folder.path(), SERVER, &[], vec![third.open()]).unwrap();
+    assert!(third.asked().is_empty());
+    // Another recipe is another run.
+    let error = run(folder.path(), SERVER, &["limit=3"], vec![adder().open()]).unwrap_err();
+    assert!(error.to_string().contains("limit"), "{error}");
+}
+
+#[test]
+fn what_fails_is_unscored_and_asked_again_and_a_server_that_is_down_ends_the_run() {
+    let folder = folder();
+    let flaky = Scripted::new(|text| match text.starts_with('7') {
+        true => Err(truing_types::ChatError::Failed("a bad gateway".into())),
+        false => Ok("x".into()),
+    });
+    let outcome = run(folder.path(), SERVER, &[], vec![flaky.open()]).unwrap();
+    let metric = &outcome.tasks[0].summary.metrics[0];
+    assert_eq!((metric.value, metric.n, metric.unscored["failed"]), (Some(0.0), 11, 1));
+    let repaired = adder();
+    let outcome = run(folder.path(), SERVER, &[], vec![repaired.open()]).unwrap();
+    assert_eq!(repaired.asked(), ["7 + 1 ="]);
+    assert_eq!(outcome.tasks[0].summary.metrics[0].n, 12);
+    let folder = self::folder();
+    let down = Scripted::fails();
+    let error = run(folder.path(), SERVER, &["max_failures_in_a_row=3"], vec![down.open()]).unwrap_err();
+    assert!(error.to_string().contains("the server is down"), "{error}");
+    assert_eq!(down.asked().len(), 3);
+}
+
+#[test]
+fn likelihoods_of_options_are_those_of_the_model_whatever_is_beside_them() {
+    let folder = folder();
+    let outcome = run(folder.path(), LOCAL, &[], Vec::new()).unwrap();
+    let keys: Vec<String> =
+        outcome.tasks[0].summary.metrics.iter().map(|metric| metric.metric.key()).collect();
+    assert_eq!(keys, ["acc,none", "acc_norm,none", "acc_bytes,none"]);
+    let all = items(folder.path(), "arc");
+    let few = folder.path().join("few.toml");
+    let overrides = ["limit=1".to_owned(), format!("output_dir={}", folder.path().join("few").display())];
+    let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+    run(few.parent().unwrap(), LOCAL, &overrides, Vec::new()).unwrap();
+    let alone = read_items(&folder.path().join("few/items_arc.jsonl")).unwrap();
+    assert_eq!(alone[0].answers, all[0].answers, "bit for bit");
+    // Each option by itself, on a sequence of its own.
+    let files = truing_model::ModelFiles::open(&folder.path().join("model")).unwrap();
+    let tokenizer = truing_run::model::tokenizer(&files).unwrap();
+    let frozen = truing_model::TrainableSpec::frozen();
+    let options = truing_model::EngineOptions::with_threads(1, truing_types::Seed(0));
+    let mut engine: Cpu =
+        truing_run::model::load_engine(&files, &frozen, &options, &setup::SOLO, &mut |_| ()).unwrap();
+    for record in &all {
+        let answer = record.answers.0.values().next().unwrap();
+        let truing_eval::benchmarks::Answer::LogLikelihoods(found) = answer else { panic!("{answer:?}") };
+        assert_eq!(found.len(), 3);
+        for (one, option) in found.iter().zip(["one thing", "", "another"]) {
+            let text = match option {
+                "" => format!("the number {}", record.item.id),
+                text => text.to_owned(),
+            };
+            let context = format!("Question: {}\nAnswer:", record.item.text("question"));
+            let alone = Continuations { context, options: vec![format!(" {text}")] };
+            let go_on = &mut |_| std::ops::ControlFlow::Continue(());
+            let expected =
+                log_likelihoods(&mut engine, &tokenizer, &[alone], LikelihoodOptions::default(), go_on)
+                    .unwrap()
+                    .unwrap()[0][0];
+            assert_eq!((one.n_tokens, one.is_greedy), (expected.n_tokens, expected.is_greedy));
+            assert!((one.sum - expected.log_prob).abs() < 1e-4, "{one:?} {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn stored_answers_are_scored_again_without_a_model() {
+    let folder = folder();
+    let outcome = run(folder.path(), SERVER, &[], vec![adder().open()]).unwrap();
+    let config = EvaluateConfig::from_toml(SERVER, &folder.path().join("recipe.toml"), &[]).unwrap();
+    let machine = || setup::MACHINE;
+    let mut planning =
+        PlanContext { render: RenderOptions::default(), machine: &machine, events: &mut Silent };
+    let (plan, inputs) = EvaluateStage::prepare::<Cpu>(config, &mut planning).unwrap();
+    assert_eq!(rescore(&plan.config, &inputs, None).unwrap().tasks, outcome.tasks);
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_refused_before_anything_is_asked() {
+    let folder = folder();
+    for (recipe, overrides, expected) in [
+        (LOCAL, &["task.0.name=arcc"][..], "there is no benchmark `arcc`; did you mean `arc`?"),
+        (LOCAL, &["task.0.path=no_such.jsonl"], "no_such.jsonl"),
+        (LOCAL, &["task.0.name=cfbench"], "`cfbench` asks a judge"),
+        (LOCAL, &["task.0.name=gsm8k"], "`answer` is missing"),
+        (LOCAL, &["task.0.name=reward_model"], ""),
+        (LOCAL, &["task.0.num_fewshot=2"], "num_fewshot"),
+        (LOCAL, &["limit=0"], "`limit` is 0"),
+        (LOCAL, &["model.model_name_or_path="], "missing setting"),
+        (SERVER, &["apply_chat_template=false"], "apply_chat_template"),
+        (SERVER, &["task.0.name=arc"], "task.custom"),
+        (SERVER, &["task.0.custom.prompt={{ question"], "prompt"),
+    ] {
+        let error = run(folder.path(), recipe, overrides, Vec::new()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{overrides:?}: {error}");
+        assert!(!folder.path().join("run").exists(), "{overrides:?}");
+    }
+    let likelihoods =
+        SERVER.split("[task.custom]").next().unwrap().replace("sums.jsonl", "arc.jsonl\"\nname = \"arc");
+    let error = run(folder.path(), &likelihoods, &[], Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("log-likelihoods") && error.contains("_generate"), "{error}");
+}

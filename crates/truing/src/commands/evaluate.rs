@@ -1,0 +1,390 @@
+//! `truing evaluate`: a model on benchmarks, as a recipe or the command line says; two evaluations compared; stored answers
+//! scored again; the list of benchmarks.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use serde_json::json;
+use truing_eval::benchmarks::{BENCHMARKS, MetricSummary};
+use truing_eval::comparison::{Finding, MetricComparison, compare_metric, holm_over_tasks};
+use truing_eval::results::{TaskRecord, read_items};
+use truing_stages::evaluate::{
+    EvaluateConfig, EvaluateOutcome, EvaluatePlan, EvaluateStage, RESULTS, TaskConfig, rescore,
+};
+use truing_stages::{Recipe as _, StageError, StagePlan as _};
+use truing_statistics::{Bootstrap, Interval};
+
+use super::judging;
+use super::model::find;
+use super::stage::{self, RecipeArguments, RunArguments, StageCommand};
+use crate::Context;
+use crate::outcome::Outcome;
+use crate::table::{Align, Table};
+
+/// Items that changed, as printed.
+const N_FLIPS: usize = 5;
+
+/// Arguments of `truing evaluate`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    recipe: Option<RecipeArguments>,
+    #[command(flatten)]
+    quick: Quick,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+/// An evaluation without a recipe.
+#[derive(Debug, Args)]
+struct Quick {
+    /// Without a recipe: the model, a path or a name.
+    #[arg(long, short, value_name = "PATH|NAME", conflicts_with = "recipe")]
+    model: Option<String>,
+    /// Without a recipe: a benchmark and the file or folder with its items. May be given several times.
+    #[arg(long = "task", visible_alias = "tasks", value_name = "NAME=PATH", conflicts_with = "recipe")]
+    tasks: Vec<String>,
+    /// Without a recipe: output folder.
+    #[arg(long, short, visible_alias = "output_path", value_name = "FOLDER", conflicts_with = "recipe")]
+    output: Option<PathBuf>,
+    /// Only the first items of each task.
+    #[arg(long, value_name = "N", conflicts_with = "recipe")]
+    limit: Option<usize>,
+    /// Solved examples before each question, from `--shots`.
+    #[arg(long, visible_alias = "num_fewshot", value_name = "N", conflicts_with = "recipe")]
+    num_fewshot: Option<usize>,
+    /// A benchmark and the file with its solved examples. May be given several times.
+    #[arg(long, value_name = "NAME=PATH", conflicts_with = "recipe")]
+    shots: Vec<String>,
+    /// Whether prompts are shown through the chat template. Default: if the model has one.
+    #[arg(
+        long, visible_alias = "apply_chat_template", value_name = "true|false", num_args = 0..=1,
+        default_missing_value = "true", conflicts_with = "recipe"
+    )]
+    apply_chat_template: Option<bool>,
+}
+
+/// What else can be done with evaluations.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the benchmarks.
+    #[command(after_help = "Example: truing evaluate list")]
+    List {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare two evaluations item by item: paired tests, corrected over all metrics, and the items that changed.
+    #[command(after_help = "Example: truing evaluate compare runs/eval_before runs/eval_after")]
+    Compare {
+        /// The folder of the first evaluation.
+        first: PathBuf,
+        /// The folder of the second evaluation.
+        second: PathBuf,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Score the stored answers of an evaluation again, without asking.
+    #[command(after_help = "Example: truing evaluate rescore recipes/evaluate.toml")]
+    Rescore {
+        #[command(flatten)]
+        recipe: RecipeArguments,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
+    match (&arguments.command, &arguments.recipe) {
+        (Some(Command::List { json }), _) => list(*json, context),
+        (Some(Command::Compare { first, second, json }), _) => compare(first, second, *json, context),
+        (Some(Command::Rescore { recipe, json }), _) => score_again(recipe, *json, context),
+        (None, Some(recipe)) => stage::run_recipe::<EvaluateStage>(recipe, &arguments.run, context),
+        (None, None) => {
+            let config = arguments.quick.config(context)?;
+            stage::run_config::<EvaluateStage>(config, &arguments.run, context)
+        }
+    }
+}
+
+impl Quick {
+    /// The settings that the options mean.
+    fn config(&self, context: &Context) -> anyhow::Result<EvaluateConfig> {
+        let (Some(model), false) = (&self.model, self.tasks.is_empty()) else {
+            return Err(stage::no_recipe(
+                "truing evaluate recipes/evaluate.toml, or: truing evaluate --model PATH --task gsm8k=test.jsonl",
+            ));
+        };
+        let named = |text: &str| -> anyhow::Result<(String, PathBuf)> {
+            let (name, path) = text
+                .split_once('=')
+                .with_context(|| format!("`{text}`: expected NAME=PATH, such as gsm8k=test.jsonl"))?;
+            Ok((name.to_owned(), path.into()))
+        };
+        let mut config = EvaluateConfig {
+            output_dir: self.output.clone().unwrap_or_else(|| "runs/evaluate".into()),
+            limit: self.limit,
+            num_fewshot: self.num_fewshot,
+            apply_chat_template: self.apply_chat_template,
+            ..EvaluateConfig::default()
+        };
+        config.model.model_name_or_path = Some(find(model, context)?);
+        for text in self.tasks.iter().flat_map(|text| text.split(',')) {
+            let (name, path) = named(text)?;
+            config.task.push(TaskConfig { name, path, ..TaskConfig::default() });
+        }
+        for text in &self.shots {
+            let (name, path) = named(text)?;
+            match config.task.iter_mut().find(|task| task.name == name) {
+                Some(task) => task.shots_path = Some(path),
+                None => bail!("`--shots {text}`: no `--task` is called `{name}`"),
+            }
+        }
+        config.fill_in();
+        Ok(config)
+    }
+}
+
+impl StageCommand for EvaluateStage {
+    const STOPPING: &'static str = judging::STOPPING;
+    const STOPPED: &'static str = judging::STOPPED;
+    const TRAINS: bool = false;
+
+    fn announce(plan: &EvaluatePlan, context: &Context) {
+        context.printer.note(plan.summary());
+        for row in plan.rows().iter().filter(|row| row.name.contains("smallest difference")) {
+            context.printer.note(format_args!("{} {}", row.name, super::plan::amount_text(row.amount)));
+        }
+    }
+
+    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
+        judging::advice(error)
+    }
+
+    fn finish(
+        outcome: EvaluateOutcome,
+        _: &Path,
+        as_json: bool,
+        context: &Context,
+    ) -> anyhow::Result<Outcome> {
+        print_outcome(&outcome, as_json, context)
+    }
+}
+
+fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let printer = context.printer;
+    let has_unscored = |task: &TaskRecord| task.summary.metrics.iter().any(|metric| metric.n == 0);
+    let exit = if outcome.tasks.iter().any(has_unscored) { Outcome::Finding } else { Outcome::Fine };
+    if as_json {
+        printer.json(&json!({ "status": "finished", "folder": outcome.folder, "tasks": outcome.tasks }))?;
+        return Ok(exit);
+    }
+    let mut table = Table::new(&[
+        ("task", Align::Left),
+        ("metric", Align::Left),
+        ("value", Align::Right),
+        ("95 % interval", Align::Left),
+        ("items", Align::Right),
+        ("unscored", Align::Right),
+    ]);
+    for task in &outcome.tasks {
+        for metric in &task.summary.metrics {
+            table.row([
+                task.task.clone(),
+                metric.metric.key().trim_end_matches(",none").to_owned(),
+                value(metric.value),
+                metric.interval.map_or_else(String::new, range),
+                metric.n.to_string(),
+                metric.n_unscored().to_string(),
+            ]);
+        }
+    }
+    for line in table.lines() {
+        printer.line(line)?;
+    }
+    outcome.tasks.iter().try_for_each(|task| print_remarks(task, context))?;
+    printer.line("")?;
+    printer.line(format_args!("results  {}", outcome.folder.join(RESULTS).display()))?;
+    Ok(exit)
+}
+
+/// What has to be known to read the scores of a task.
+fn print_remarks(task: &TaskRecord, context: &Context) -> anyhow::Result<()> {
+    let printer = context.printer;
+    let name = &task.task;
+    let n_unread = task.summary.n_unread.values().max().copied().unwrap_or(0);
+    if n_unread > 0 {
+        let n = task.summary.n_items;
+        printer.line(format_args!(
+            "{name}: no answer could be read out of {n_unread} of {n} replies; they count as wrong"
+        ))?;
+    }
+    if task.summary.n_cut > 0 {
+        printer.line(format_args!("{name}: {} replies were cut at their limit", task.summary.n_cut))?;
+    }
+    let bounded = |metric: &&MetricSummary| metric.bounds.is_some();
+    for metric in task.summary.metrics.iter().filter(bounded) {
+        let bounds = metric.bounds.map_or_else(String::new, range);
+        printer.line(format_args!(
+            "{name}: {} items have no score; with them {} would be {bounds}",
+            metric.n_unscored(),
+            metric.metric.key()
+        ))?;
+    }
+    if let Some(judge) = &task.summary.judge {
+        printer.line(format_args!(
+            "{name}: {} verdicts in {} calls, {} asked for again",
+            judge.n_verdicts, judge.n_calls, judge.n_asked_again
+        ))?;
+    }
+    for difference in &task.differences {
+        printer.note(format_args!("{name}: {difference}"));
+    }
+    Ok(())
+}
+
+fn value(value: Option<f64>) -> String {
+    match value {
+        None => "-".into(),
+        Some(value) if value.abs() < 10.0 => format!("{value:.4}"),
+        Some(value) => format!("{value:.2}"),
+    }
+}
+
+fn range(interval: Interval) -> String {
+    format!("{} to {}", value(Some(interval.low)), value(Some(interval.high)))
+}
+
+fn list(as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    if as_json {
+        let all: Vec<_> = BENCHMARKS
+            .iter()
+            .map(|benchmark| {
+                json!({
+                    "name": benchmark.name(), "about": benchmark.about(), "needs_judge": benchmark.needs_judge(),
+                    "needs_baseline": benchmark.needs_baseline(), "default_shots": benchmark.default_shots(),
+                })
+            })
+            .collect();
+        context.printer.json(&json!({ "benchmarks": all }))?;
+        return Ok(Outcome::Fine);
+    }
+    let width = BENCHMARKS.iter().map(|benchmark| benchmark.name().len()).max().unwrap_or(0);
+    for benchmark in BENCHMARKS {
+        let judge = if benchmark.needs_judge() { " (judge)" } else { "" };
+        context.printer.line(format_args!("{:width$}  {}{judge}", benchmark.name(), benchmark.about()))?;
+    }
+    Ok(Outcome::Fine)
+}
+
+fn records(folder: &Path) -> anyhow::Result<Vec<TaskRecord>> {
+    let path = folder.join(RESULTS);
+    let bytes =
+        std::fs::read(&path).with_context(|| format!("{} is not a finished evaluation", folder.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+fn compare(first: &Path, second: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let (ours, theirs) = (records(first)?, records(second)?);
+    let mut comparisons: Vec<MetricComparison> = Vec::new();
+    for task in &ours {
+        let Some(other) = theirs.iter().find(|other| other.task == task.task) else {
+            context.printer.warning(format_args!("{} has no results of {}", second.display(), task.task));
+            continue;
+        };
+        if task.file.sha256 != other.file.sha256 {
+            context.printer.warning(format_args!("{}: the items come from different files", task.task));
+        }
+        if (task.mode, task.n_shots, task.version) != (other.mode, other.n_shots, other.version) {
+            bail!(
+                "{}: the two evaluations differ in scoring, solved examples or version, expected the same",
+                task.task
+            );
+        }
+        let items = format!("items_{}.jsonl", task.task);
+        let (ours, theirs) = (read_items(&first.join(&items))?, read_items(&second.join(&items))?);
+        let metrics = task.summary.metrics.iter().map(|summary| &summary.metric);
+        comparisons.extend(
+            metrics.filter_map(|metric| {
+                compare_metric(&task.task, metric, &ours, &theirs, &Bootstrap::default())
+            }),
+        );
+    }
+    if comparisons.is_empty() {
+        bail!("the two evaluations have no scored item in common");
+    }
+    holm_over_tasks(&mut comparisons);
+    if as_json {
+        context.printer.json(&json!({ "comparisons": comparisons }))?;
+        return Ok(Outcome::Fine);
+    }
+    print_comparisons(&comparisons, context)?;
+    Ok(Outcome::Fine)
+}
+
+fn print_comparisons(comparisons: &[MetricComparison], context: &Context) -> anyhow::Result<()> {
+    let printer = context.printer;
+    let mut table = Table::new(&[
+        ("task", Align::Left),
+        ("metric", Align::Left),
+        ("first", Align::Right),
+        ("second", Align::Right),
+        ("95 % interval", Align::Left),
+        ("p (Holm)", Align::Right),
+        ("", Align::Left),
+    ]);
+    for comparison in comparisons {
+        let found = match comparison.finding() {
+            Finding::FirstBetter => "first better".to_owned(),
+            Finding::SecondBetter => "second better".to_owned(),
+            Finding::Unresolved => "no difference shown".to_owned(),
+        };
+        table.row([
+            comparison.task.clone(),
+            comparison.metric.key().trim_end_matches(",none").to_owned(),
+            value(Some(comparison.first)),
+            value(Some(comparison.second)),
+            comparison.interval().map_or_else(String::new, range),
+            format!("{:.4}", comparison.p_adjusted.unwrap_or(comparison.p_value)),
+            found,
+        ]);
+    }
+    for line in table.lines() {
+        printer.line(line)?;
+    }
+    for comparison in comparisons {
+        let key = comparison.metric.key();
+        let resolvable = comparison.resolvable.map_or_else(String::new, |smallest| {
+            format!("; a difference of {} could have been shown", value(Some(smallest)))
+        });
+        printer.line(format_args!(
+            "{} {key}: {} items in common, {} changed{resolvable}",
+            comparison.task,
+            comparison.n,
+            comparison.flips.len()
+        ))?;
+        let flips = comparison.flips.iter().take(N_FLIPS);
+        let shown: Vec<String> = flips
+            .map(|flip| format!("{} ({} to {})", flip.id, value(Some(flip.first)), value(Some(flip.second))))
+            .collect();
+        if !shown.is_empty() {
+            printer.line(format_args!("  {}", shown.join(", ")))?;
+        }
+    }
+    Ok(())
+}
+
+fn score_again(recipe: &RecipeArguments, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let config = stage::read_config::<EvaluateStage>(recipe)?;
+    let (plan, inputs, _) = stage::prepare::<EvaluateStage>(config, context)?;
+    let program = std::env::current_exe().ok();
+    let outcome = rescore(&plan.config, &inputs, program.as_deref())?;
+    print_outcome(&outcome, as_json, context)
+}
