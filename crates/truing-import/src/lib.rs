@@ -1,4 +1,4 @@
-//! Recipes from the YAML of TRL, axolotl, LLaMA-Factory and verl.
+//! Recipes from the YAML of TRL, axolotl, LLaMA-Factory and verl, and merges from that of mergekit ([`merge_recipe`]).
 //!
 //! [`import`] makes a recipe of a file and lists what became of each key: nothing is left out silently. Where a tool's
 //! default is not truing's, the recipe says it, so that it trains as the file would. [`counterpart`] is the answer for
@@ -21,6 +21,7 @@ mod interpolation;
 mod job;
 mod keys;
 mod llama_factory;
+mod mergekit;
 mod recipe;
 mod report;
 mod stages;
@@ -34,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{ImportError, Place};
 pub use keys::{Counterpart, Meaning, Tool, counterpart, is_known, keys_of};
+pub use mergekit::{ImportedMerge, merge_recipe};
 pub use report::{Finding, Imported, Kind};
 
 use job::Job;

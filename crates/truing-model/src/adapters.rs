@@ -14,7 +14,7 @@ use truing_store::atomic;
 
 use crate::families::ConfigFile;
 use crate::saving::{SaveOptions, remove_if_there, write_json, write_safetensors};
-use crate::weights::{SafetensorsFile, SafetensorsFiles};
+use crate::weights::{SafetensorsFile, SafetensorsFiles, SafetensorsInfo};
 use crate::{DecoderSpec, HeadKind, LoraSpec, ModelError, ParameterRole, ParameterSpec, Tensor, Weights};
 
 mod config;
@@ -205,10 +205,12 @@ pub(crate) struct OpeningAdapter {
 }
 
 impl OpeningAdapter {
-    pub(crate) fn open(directory: &Path) -> Result<Self, ModelError> {
+    /// `base` is the base model; by default the one that the adapter names.
+    pub(crate) fn open(directory: &Path, base: Option<&Path>) -> Result<Self, ModelError> {
         let config = AdapterConfig::open(directory)?;
         let settings = AdapterSettings::read(&config.file)?;
-        let Some(base_path) = config.local_base()? else {
+        let given = base.map(Path::to_path_buf);
+        let Some(base_path) = given.map_or_else(|| config.local_base(), |base| Ok(Some(base)))? else {
             let base = config.base_reference()?.to_owned();
             let inside = directory.join(&base);
             let looked_at = [Path::new(&base), &inside]
@@ -226,7 +228,7 @@ impl OpeningAdapter {
                 ),
             });
         }
-        let base_reference = match is_own_base {
+        let base_reference = match is_own_base || base.is_some() {
             true => base_path.to_string_lossy().into_owned(),
             false => config.base_reference()?.to_owned(),
         };
@@ -358,6 +360,21 @@ impl AdapterTensors {
         self.file.read(&format!("{PREFIX}{name}"))
     }
 
+    /// The header's entry of a parameter that the adapter holds whole.
+    pub(crate) fn whole_tensor(&self, name: &str) -> Option<(&SafetensorsFile, &SafetensorsInfo)> {
+        Some((&self.file, self.file.tensor(self.whole.get(name)?)?))
+    }
+
+    /// The two factors `[rank, in]` and `[out, rank]` of a projection that it adapts; `None` of every other parameter.
+    pub(crate) fn factors(&self, parameter: &ParameterSpec) -> Result<Option<[Tensor; 2]>, ModelError> {
+        let Some(projection) = parameter.name.strip_suffix(".weight") else { return Ok(None) };
+        let [a, b] = ["lora_A", "lora_B"].map(|part| format!("{projection}.{part}.weight"));
+        if parameter.role != ParameterRole::Matrix || self.file.tensor(&format!("{PREFIX}{a}")).is_none() {
+            return Ok(None);
+        }
+        Ok(Some([self.read(&a)?, self.read(&b)?]))
+    }
+
     /// Adds the adapter's product to a projection that it adapts; leaves every other parameter alone.
     pub(crate) fn add_to(
         &self,
@@ -365,12 +382,9 @@ impl AdapterTensors {
         tensor: &mut Tensor,
         lora: &LoraSpec,
     ) -> Result<(), ModelError> {
-        let Some(projection) = parameter.name.strip_suffix(".weight") else { return Ok(()) };
-        let [a, b] = ["lora_A", "lora_B"].map(|part| format!("{projection}.{part}.weight"));
-        if parameter.role != ParameterRole::Matrix || self.file.tensor(&format!("{PREFIX}{a}")).is_none() {
-            return Ok(());
+        if let Some([a, b]) = self.factors(parameter)? {
+            add_lora_product(&mut tensor.values, &a.values, &b.values, lora);
         }
-        add_lora_product(&mut tensor.values, &self.read(&a)?.values, &self.read(&b)?.values, lora);
         Ok(())
     }
 }

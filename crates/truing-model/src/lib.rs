@@ -10,6 +10,7 @@ mod error;
 pub mod families;
 pub mod gguf;
 mod loading;
+pub mod merge;
 mod model_spec;
 pub mod sampling;
 pub mod saving;

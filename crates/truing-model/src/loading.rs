@@ -2,6 +2,8 @@
 //! the base model that it names. Opening reads headers only and checks every name and shape; the values follow one
 //! tensor at a time.
 
+mod rows;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,8 @@ use crate::weights::SafetensorsFiles;
 use crate::{
     DecoderSpec, GgufFile, HeadKind, ModelError, ParameterRole, ParameterSpec, Tensor, WeightSource, Weights,
 };
+
+pub(crate) use rows::ParameterReader;
 
 /// How a model is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +94,18 @@ impl ModelFiles {
         if !is_adapter(path) {
             return Self::open_whole(path);
         }
-        let opening = OpeningAdapter::open(path)?;
+        Self::open_adapter(path, OpeningAdapter::open(path, None)?)
+    }
+
+    /// Opens an adapter's directory with another base model than the one that it names.
+    ///
+    /// # Errors
+    /// As [`ModelFiles::open`], and when there is no adapter.
+    pub fn open_adapter_on(adapter: &Path, base: &Path) -> Result<Self, ModelError> {
+        Self::open_adapter(adapter, OpeningAdapter::open(adapter, Some(base))?)
+    }
+
+    fn open_adapter(path: &Path, opening: OpeningAdapter) -> Result<Self, ModelError> {
         // A directory can hold a whole model and an adapter on it.
         let mut files = match opening.base_path == path {
             true => Self::open_directory(path)?,

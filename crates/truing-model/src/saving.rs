@@ -15,6 +15,7 @@ use truing_store::{StoreError, atomic};
 use truing_types::TokenId;
 
 use crate::families::{ConfigFile, config_from_spec, put_labels, spec_from_config};
+use crate::weights::INDEX_FILE;
 use crate::{DecoderSpec, HeadKind, ModelError, ParameterSpec};
 
 /// Values that are converted at a time.
@@ -85,11 +86,21 @@ impl SaveDtype {
         values.iter().copied().find(|&value| value.is_finite() && is_beyond(value))
     }
 
-    fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
+    pub(crate) fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
+        let start = bytes.len();
+        bytes.resize(start + values.len() * self.n_bytes() as usize, 0);
+        self.encode_into(values, &mut bytes[start..]);
+    }
+
+    /// The same into bytes of the right number.
+    pub(crate) fn encode_into(self, values: &[f32], bytes: &mut [u8]) {
+        fn put<const N: usize>(values: &[f32], bytes: &mut [u8], encode: impl Fn(f32) -> [u8; N]) {
+            bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(bytes, value)| *bytes = encode(*value));
+        }
         match self {
-            Self::F32 => bytes.extend(values.iter().flat_map(|v| v.to_le_bytes())),
-            Self::Bf16 => bytes.extend(values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes())),
-            Self::F16 => bytes.extend(values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes())),
+            Self::F32 => put(values, bytes, f32::to_le_bytes),
+            Self::Bf16 => put(values, bytes, |value| bf16::from_f32(value).to_le_bytes()),
+            Self::F16 => put(values, bytes, |value| f16::from_f32(value).to_le_bytes()),
         }
     }
 }
@@ -153,15 +164,12 @@ pub fn save_pretrained<'v, E: From<ModelError>>(
     let mut weight_map = Map::new();
     let mut written = Vec::new();
     for (i, shard) in shards.iter().enumerate() {
-        let name = match shards.len() {
-            1 => "model.safetensors".to_owned(),
-            n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
-        };
+        let name = shard_name(i, shards.len());
         write_safetensors(&directory.join(&name), shard, options.dtype, &mut values)?;
         weight_map.extend(shard.iter().map(|parameter| (parameter.name.clone(), json!(name))));
         written.push(name);
     }
-    let index_name = "model.safetensors.index.json";
+    let index_name = INDEX_FILE;
     if shards.len() > 1 {
         let total_size = spec.n_parameters() as u64 * options.dtype.n_bytes();
         let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
@@ -179,7 +187,10 @@ pub fn save_pretrained<'v, E: From<ModelError>>(
 }
 
 /// The original configuration where it still holds, else one made from the specification; with the dtype.
-fn saved_config(spec: &DecoderSpec, options: &SaveOptions<'_>) -> Result<Map<String, Value>, ModelError> {
+pub(crate) fn saved_config(
+    spec: &DecoderSpec,
+    options: &SaveOptions<'_>,
+) -> Result<Map<String, Value>, ModelError> {
     let kept = options.original_config.filter(|original| {
         // End tokens may have come from generation_config.json, and the weights may show that the head is not tied.
         let as_saved = |other: DecoderSpec| DecoderSpec {
@@ -210,7 +221,7 @@ fn saved_config(spec: &DecoderSpec, options: &SaveOptions<'_>) -> Result<Map<Str
     Ok(config)
 }
 
-fn generation_config(spec: &DecoderSpec) -> Map<String, Value> {
+pub(crate) fn generation_config(spec: &DecoderSpec) -> Map<String, Value> {
     let mut fields = Map::new();
     if let Some(bos) = spec.bos_token_id {
         fields.insert("bos_token_id".to_owned(), json!(bos));
@@ -223,7 +234,15 @@ fn generation_config(spec: &DecoderSpec) -> Map<String, Value> {
     fields
 }
 
-fn cut_into_shards(
+/// The file name of a shard, counted from 0.
+pub(crate) fn shard_name(shard: usize, n_shards: usize) -> String {
+    match n_shards {
+        1 => "model.safetensors".to_owned(),
+        n => format!("model-{:05}-of-{n:05}.safetensors", shard + 1),
+    }
+}
+
+pub(crate) fn cut_into_shards(
     parameters: Vec<ParameterSpec>,
     dtype: SaveDtype,
     max_bytes: u64,
@@ -246,13 +265,8 @@ fn cut_into_shards(
     shards
 }
 
-/// Streams one safetensors file: header length, header padded to 8 bytes, values in the given order.
-pub(crate) fn write_safetensors<'v, E: From<ModelError>>(
-    path: &Path,
-    parameters: &[ParameterSpec],
-    dtype: SaveDtype,
-    values: &mut impl FnMut(&ParameterSpec) -> Result<Cow<'v, [f32]>, E>,
-) -> Result<(), E> {
+/// The beginning of a safetensors file: header length, header padded to 8 bytes. The values follow in the given order.
+pub(crate) fn safetensors_header(parameters: &[ParameterSpec], dtype: SaveDtype) -> Vec<u8> {
     let mut header = Map::new();
     // transformers refuses files that do not say which framework's layout they have.
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
@@ -270,9 +284,40 @@ pub(crate) fn write_safetensors<'v, E: From<ModelError>>(
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
 
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut header);
+    bytes
+}
+
+/// Refuses a finite value that would be stored as infinity.
+pub(crate) fn check_range(
+    dtype: SaveDtype,
+    values: &[f32],
+    path: &Path,
+    tensor: &str,
+) -> Result<(), ModelError> {
+    match dtype.first_beyond(values) {
+        None => Ok(()),
+        Some(value) => Err(ModelError::OutOfRange {
+            path: path.to_path_buf(),
+            tensor: tensor.to_owned(),
+            value,
+            dtype: dtype.torch_name(),
+            largest: dtype.largest(),
+        }),
+    }
+}
+
+/// Streams one safetensors file: header length, header padded to 8 bytes, values in the given order.
+pub(crate) fn write_safetensors<'v, E: From<ModelError>>(
+    path: &Path,
+    parameters: &[ParameterSpec],
+    dtype: SaveDtype,
+    values: &mut impl FnMut(&ParameterSpec) -> Result<Cow<'v, [f32]>, E>,
+) -> Result<(), E> {
+    let header = safetensors_header(parameters, dtype);
     let io_error = |source| ModelError::Io { path: path.to_path_buf(), source };
     let mut writer = atomic::Writer::new(path).map_err(ModelError::from)?;
-    writer.write_all(&(header.len() as u64).to_le_bytes()).map_err(io_error)?;
     writer.write_all(&header).map_err(io_error)?;
     let mut bytes = Vec::new();
     for parameter in parameters {
@@ -286,15 +331,7 @@ pub(crate) fn write_safetensors<'v, E: From<ModelError>>(
             }));
         }
         for chunk in values.chunks(CHUNK_VALUES) {
-            if let Some(value) = dtype.first_beyond(chunk) {
-                return Err(E::from(ModelError::OutOfRange {
-                    path: path.to_path_buf(),
-                    tensor: parameter.name.clone(),
-                    value,
-                    dtype: dtype.torch_name(),
-                    largest: dtype.largest(),
-                }));
-            }
+            check_range(dtype, chunk, path, &parameter.name)?;
             bytes.clear();
             dtype.encode(chunk, &mut bytes);
             writer.write_all(&bytes).map_err(io_error)?;

@@ -23,7 +23,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 const CHUNK_BYTES: usize = 1 << 20;
 /// The one file, and the index of several.
 const SINGLE_FILE: &str = "model.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// A tensor of 32-bit floats.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -75,14 +75,19 @@ pub(crate) fn read_blocks(
     values: &mut [f32],
     convert: impl Fn(&[u8], &mut [f32]),
 ) -> io::Result<()> {
-    let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-    reader.seek(SeekFrom::Start(offset))?;
     let blocks_at_a_time = CHUNK_BYTES / block_bytes;
     let mut buffer = vec![0; (values.len() / block_values).min(blocks_at_a_time) * block_bytes];
+    let mut offset = offset;
     for chunk in values.chunks_mut(blocks_at_a_time * block_values) {
         let bytes = &mut buffer[..chunk.len() / block_values * block_bytes];
-        reader.read_exact(bytes)?;
+        {
+            // Locked for the reading only, so that threads which share a file convert side by side.
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.seek(SeekFrom::Start(offset))?;
+            reader.read_exact(bytes)?;
+        }
         convert(bytes, chunk);
+        offset += bytes.len() as u64;
     }
     Ok(())
 }
@@ -285,7 +290,12 @@ impl SafetensorsFile {
     }
 
     /// Some values of a tensor, from the one at `start` on.
-    fn read_part(&self, info: &SafetensorsInfo, start: usize, values: &mut [f32]) -> Result<(), ModelError> {
+    pub(crate) fn read_part(
+        &self,
+        info: &SafetensorsInfo,
+        start: usize,
+        values: &mut [f32],
+    ) -> Result<(), ModelError> {
         let (bytes, convert) = self.stored_as(info)?;
         let offset = info.offset + (start * bytes) as u64;
         read_blocks(&self.reader, offset, (1, bytes), values, convert)

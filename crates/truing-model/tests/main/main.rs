@@ -7,6 +7,7 @@ mod encoders;
 mod families;
 mod gguf;
 mod loading;
+mod merge;
 mod saving;
 mod sources;
 mod weights;

@@ -12,6 +12,7 @@ mod import;
 mod inspect;
 mod judging;
 mod label;
+mod merge;
 pub(crate) mod model;
 mod output;
 mod plan;
@@ -75,6 +76,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing evaluate --model runs/tiny/model --task gsm8k=gsm8k_test.jsonl --limit 100\n  truing evaluate recipes/evaluate.toml --plan\n  truing evaluate compare runs/eval_before runs/eval_after"
     )]
     Evaluate(evaluate::Arguments),
+    /// Merge models: averages, task vectors, TIES, DARE, Model Stock and others, from a recipe or a mergekit file.
+    #[command(
+        after_help = "Examples:\n  truing merge recipes/merge.toml --plan\n  truing merge mergekit.yaml --output runs/merged"
+    )]
+    Merge(merge::Arguments),
     /// Show the rollouts of a GRPO run: completions, rewards, advantages.
     #[command(after_help = "Example: truing rollouts runs/grpo_ifeval")]
     Rollouts(rollouts::Arguments),
@@ -144,6 +150,7 @@ impl Command {
             Self::Label(arguments) => label::run(arguments, context),
             Self::Quality(arguments) => quality::run(arguments, context),
             Self::Evaluate(arguments) => evaluate::run(arguments, context),
+            Self::Merge(arguments) => merge::run(arguments, context),
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Score(arguments) => score::run(arguments, context),
             Self::Select(arguments) => stage::run::<SelectStage>(arguments, context),

@@ -10,6 +10,7 @@ mod errors;
 mod inspect;
 mod judging;
 mod memory;
+mod merge;
 mod score;
 mod sft;
 mod talk;
