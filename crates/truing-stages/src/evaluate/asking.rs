@@ -216,11 +216,12 @@ fn ask_likelihoods<E: Engine>(
             Ask::Generate { .. } | Ask::Reward { .. } => {}
         }
     }
+    let tokenizer = chat.renderer().tokenizer().clone();
+    let adds_bos = showing.config.add_bos_token.unwrap_or(!showing.is_chat && tokenizer.adds_bos());
     let options = LikelihoodOptions {
-        add_bos_token: showing.config.add_bos_token,
+        add_bos_token: adds_bos,
         special: if showing.is_chat { SpecialTokens::Parse } else { SpecialTokens::AsText },
     };
-    let tokenizer = chat.renderer().tokenizer().clone();
     // A few at a time, so that answers are kept as they come.
     for (places, items) in places.chunks(AT_A_TIME).zip(items.chunks(AT_A_TIME)) {
         let engine = chat.engine_mut()?;

@@ -39,8 +39,10 @@ pub struct EvaluateConfig {
     /// System prompt of all requests with a chat template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_instruction: Option<String>,
-    /// Begin raw texts with the tokenizer's beginning-of-text token. Off, as in lm-evaluation-harness.
-    pub add_bos_token: bool,
+    /// Begin texts of which log-likelihoods are computed with the tokenizer's beginning-of-text token. Default: if the
+    /// tokenizer does so itself, as Llama's does; so has lm-evaluation-harness. A chat template writes its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_bos_token: Option<bool>,
     /// Only the first items of each task. For tests: the score of a part says little.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
@@ -134,7 +136,7 @@ impl Default for EvaluateConfig {
             apply_chat_template: None,
             fewshot_as_multiturn: false,
             system_instruction: None,
-            add_bos_token: false,
+            add_bos_token: None,
             limit: None,
             num_fewshot: None,
             max_new_tokens: None,
