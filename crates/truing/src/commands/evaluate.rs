@@ -331,37 +331,42 @@ fn compare(first: &Path, second: &Path, as_json: bool, context: &Context) -> any
 
 fn print_comparisons(comparisons: &[MetricComparison], context: &Context) -> anyhow::Result<()> {
     let printer = context.printer;
-    let mut table = Table::new(&[
-        ("task", Align::Left),
-        ("metric", Align::Left),
-        ("first", Align::Right),
-        ("second", Align::Right),
-        ("95 % interval", Align::Left),
-        ("p (Holm)", Align::Right),
-        ("", Align::Left),
-    ]);
-    for comparison in comparisons {
-        let found = match comparison.finding() {
-            Finding::FirstBetter => "first better".to_owned(),
-            Finding::SecondBetter => "second better".to_owned(),
-            Finding::Unresolved => "no difference shown".to_owned(),
-        };
-        table.row([
-            comparison.task.clone(),
-            comparison.metric.key().trim_end_matches(",none").to_owned(),
-            value(Some(comparison.first)),
-            value(Some(comparison.second)),
-            comparison.interval().map_or_else(String::new, range),
-            format!("{:.4}", comparison.p_adjusted.unwrap_or(comparison.p_value)),
-            found,
+    for task in comparisons.chunk_by(|one, other| one.task == other.task) {
+        let mut table = Table::new(&[
+            (task[0].task.as_str(), Align::Left),
+            ("first", Align::Right),
+            ("second", Align::Right),
+            ("95 % interval", Align::Left),
+            ("p (Holm)", Align::Right),
+            ("second", Align::Left),
         ]);
-    }
-    for line in table.lines() {
-        printer.line(line)?;
+        for comparison in task {
+            let found = match comparison.finding() {
+                Finding::FirstBetter => "worse",
+                Finding::SecondBetter => "better",
+                // The items do not tell.
+                Finding::Unresolved => "-",
+            };
+            let interval = comparison.interval();
+            table.row([
+                comparison.metric.key().trim_end_matches(",none").to_owned(),
+                format!("{:.3}", comparison.first),
+                format!("{:.3}", comparison.second),
+                interval
+                    .map_or_else(String::new, |Interval { low, high }| format!("{low:+.3} to {high:+.3}")),
+                format!("{:.3}", comparison.p_adjusted.unwrap_or(comparison.p_value)),
+                found.to_owned(),
+            ]);
+        }
+        for line in table.lines() {
+            printer.line(line)?;
+        }
+        printer.line("")?;
     }
     for comparison in comparisons {
         let key = comparison.metric.key();
-        let resolvable = comparison.resolvable.map_or_else(String::new, |smallest| {
+        let resolvable = comparison.resolvable.filter(|smallest| *smallest > 0.0);
+        let resolvable = resolvable.map_or_else(String::new, |smallest| {
             format!("; a difference of {} could have been shown", value(Some(smallest)))
         });
         printer.line(format_args!(
