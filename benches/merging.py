@@ -6,8 +6,10 @@
 WORK receives `base`, the GGUF as a float32 model, and `a`, `b`, `c`: the base with seeded noise, half of it shared, so that
 their deltas point to one side as those of fine-tuned models do. Every method is one YAML file, which both programs read.
 DARE draws its own entries in each program: for equal values mergekit gets the entries that truing kept (peers/dare_mergekit.py).
+Methods with sums over whole tensors are also compared with float64.
 """
 import argparse
+import multiprocessing
 import pathlib
 import shutil
 import statistics
@@ -77,23 +79,88 @@ def make_models(options):
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
-def differences(first, second):
-    """The largest difference of two models, absolute for values below 1 and relative above, and the values beyond 1e-6."""
-    import numpy
+def opened(folder):
+    """Tensors of a model by name, each read when asked for."""
     from safetensors import safe_open
 
-    def opened(folder):
-        files = [safe_open(path, "numpy") for path in sorted(folder.glob("*.safetensors"))]
-        return {name: file for file in files for name in file.keys()}
+    files = [safe_open(path, "numpy") for path in sorted(folder.glob("*.safetensors"))]
+    return {name: file for file in files for name in file.keys()}
 
-    ours, theirs = opened(first), opened(second)
+
+def spherical(tensor, n_layers, base, a):
+    import numpy
+
+    t = 0.5
+    if "self_attn" in tensor:
+        gradient = [0, 0.5, 0.3, 0.7, 1]
+        place = int(tensor.split(".")[2]) / (n_layers - 1) * (len(gradient) - 1)
+        low = int(place)
+        t = gradient[low] + (place - low) * (gradient[min(low + 1, len(gradient) - 1)] - gradient[low])
+    cosine = (a * base).sum() / numpy.sqrt((a * a).sum() * (base * base).sum())
+    if abs(cosine) > 0.9995:
+        return (1 - t) * base + t * a
+    angle = numpy.arccos(cosine)
+    return (numpy.sin((1 - t) * angle) * base + numpy.sin(t * angle) * a) / numpy.sin(angle)
+
+
+def mean_direction(base, models, weights):
+    import numpy
+
+    weights = numpy.array(weights) / sum(weights)
+    norms = [numpy.sqrt(((m - base) ** 2).sum()) for m in models]
+    mean = sum(w * (m - base) / n for w, m, n in zip(weights, models, norms))
+    return base + mean / numpy.sqrt((mean * mean).sum()) * sum(w * n for w, n in zip(weights, norms))
+
+
+def stock(base, models):
+    import numpy
+
+    deltas = [m - base for m in models]
+    pairs = [(x, y) for i, x in enumerate(deltas) for y in deltas[i + 1:]]
+    c = numpy.mean([(x * y).sum() / numpy.sqrt((x * x).sum() * (y * y).sum()) for x, y in pairs])
+    n = len(models)
+    return base + n * c / (1 + (n - 1) * c) * sum(deltas) / n
+
+
+def truth(name, work):
+    """A merge in float64, tensor by tensor; `None` for the methods whose values need no sums over a tensor."""
+    import numpy
+
+    models = {which: opened(work / which) for which in ("base", *VARIANTS)}
+    n_layers = 1 + max(int(t.split(".")[2]) for t in models["base"] if ".layers." in t)
+
+    def of(tensor):
+        base, *rest = (models[which][tensor].get_tensor(tensor).astype(numpy.float64) for which in models)
+        if name == "slerp":
+            return spherical(tensor, n_layers, base, rest[0])
+        return mean_direction(base, rest, [0.5, 0.3, 0.4]) if name.startswith("multi") else stock(base, rest)
+
+    return of if name in ("slerp", "multislerp of 3", "model stock of 3") else None
+
+
+def differences(first, second, name, work):
+    """The largest difference of two merges (absolute for values below 1, relative above), the values that differ by more than
+    1e-6, all values, and the largest differences of both from float64."""
+    import numpy
+
+    ours, theirs, exact = opened(first), opened(second), truth(name, work)
     assert set(ours) == set(theirs), set(ours) ^ set(theirs)
-    largest, n_beyond, n = 0.0, 0, 0
-    for name, file in ours.items():
-        a, b = (f.get_tensor(name).astype(numpy.float64) for f in (file, theirs[name]))
-        error = numpy.abs(a - b) / numpy.maximum(1.0, numpy.abs(b))
-        largest, n_beyond, n = max(largest, float(error.max())), n_beyond + int((error > 1e-6).sum()), n + error.size
-    return largest, n_beyond, n
+    found = [0.0, 0, 0, 0.0, 0.0]
+    for tensor in ours:
+        a, b = (files[tensor].get_tensor(tensor).astype(numpy.float64) for files in (ours, theirs))
+        scale = numpy.maximum(1.0, numpy.abs(b))
+        error = numpy.abs(a - b) / scale
+        found = [max(found[0], float(error.max())), found[1] + int((error > 1e-6).sum()), found[2] + error.size, *found[3:]]
+        if exact:
+            right = exact(tensor)
+            found[3:] = [max(old, float((numpy.abs(x - right) / scale).max())) for old, x in zip(found[3:], (a, b))]
+    return found
+
+
+def aside(function, *arguments):
+    """In a process of its own: a child's peak is at least what its parent holds when it starts."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
 def command(program, options, file, out):
@@ -127,7 +194,7 @@ def main():
     options = parser.parse_args()
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
-    make_models(options)
+    aside(make_models, options)
     print("| merge | pair | program | s | peak MiB | own cores | others' |\n|---|---|---|---|---|---|---|")
     results = []
     for name, text in files(options.work).items():
@@ -152,12 +219,14 @@ def main():
         if name.startswith("dare"):
             shutil.rmtree(outs["mergekit"], ignore_errors=True)
             fixed_masks(options, file, outs["mergekit"])
-        results.append((name, *differences(outs["truing"], outs["mergekit"]), *map(statistics.median, (times, work, peaks))))
+        results.append((name, *aside(differences, outs["truing"], outs["mergekit"], name, options.work), *map(statistics.median, (times, work, peaks))))
         for out in outs.values():
             shutil.rmtree(out, ignore_errors=True)
-    print("\n| merge | largest difference | values beyond 1e-6 | time, ratio | processor time, ratio | peak, ratio |\n|---|---|---|---|---|---|")
-    for name, largest, n_beyond, n, *ratios in results:
-        print(f"| {name} | {largest:.1e} | {n_beyond} of {n} | " + " | ".join(f"{ratio:.3f}" for ratio in ratios) + " |")
+    print("\n| merge | largest difference | values beyond 1e-6 | truing, mergekit from float64 | time, ratio | processor time, ratio "
+          "| peak, ratio |\n|---|---|---|---|---|---|---|")
+    for name, largest, n_beyond, n, ours, theirs, *ratios in results:
+        exact = f"{ours:.1e}, {theirs:.1e}" if theirs else ""
+        print(f"| {name} | {largest:.1e} | {n_beyond} of {n} | {exact} | " + " | ".join(f"{ratio:.3f}" for ratio in ratios) + " |")
 
 
 if __name__ == "__main__":
