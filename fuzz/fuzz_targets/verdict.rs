@@ -18,13 +18,14 @@ struct Replies(String);
 
 impl ChatModel for Replies {
     fn chat(
-        &mut self,
+        &self,
         _request: &ChatRequest,
         _on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
         Ok(ChatReply {
             text: self.0.clone(),
             reasoning: None,
+            tool_calls: Vec::new(),
             tokens: Vec::new(),
             finish_reason: FinishReason::EndOfTurn,
             n_prompt_tokens: 0,
