@@ -16,6 +16,7 @@ pub mod sampling;
 pub mod saving;
 pub mod sources;
 pub mod spec;
+mod tokenizer_files;
 pub mod weights;
 
 pub use adapters::{AdapterFiles, is_adapter};
@@ -34,4 +35,5 @@ pub use sampling::{SampledToken, Sampler, SamplingError};
 pub use saving::{SaveDtype, SaveOptions, save_pretrained};
 pub use sources::find_model;
 pub use spec::{DecoderSpec, HeadKind, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};
+pub use tokenizer_files::{TEMPLATE_FOLDER, tokenizer_files};
 pub use weights::{Tensor, Weights};

@@ -11,28 +11,11 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer as LibraryTokenizer};
+use truing_model::{ModelError, TEMPLATE_FOLDER, tokenizer_files};
 use truing_types::TokenId;
 
 use crate::TextError;
 use crate::gguf::GgufVocabulary;
-
-/// Files of a model directory that together are its tokenizer.
-const FILE_NAMES: [&str; 11] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-];
-
-/// Folder of named templates beside the default one.
-const TEMPLATE_FOLDER: &str = "additional_chat_templates";
 
 /// The special tokens that have a name of their own, as templates see them.
 const NAMED_TOKENS: [&str; 7] =
@@ -102,25 +85,10 @@ impl Tokenizer {
     /// # Errors
     /// When there is no `tokenizer.json`, or a file cannot be read or used.
     pub fn from_dir(dir: &Path) -> Result<Self, TextError> {
-        let mut names: Vec<String> = FILE_NAMES.iter().map(ToString::to_string).collect();
-        if let Ok(entries) = std::fs::read_dir(dir.join(TEMPLATE_FOLDER)) {
-            let mut named: Vec<String> = entries
-                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-                .filter(|name| name.ends_with(".jinja"))
-                .map(|name| format!("{TEMPLATE_FOLDER}/{name}"))
-                .collect();
-            named.sort();
-            names.append(&mut named);
-        }
-        let mut files = Vec::new();
-        for name in names {
-            let path = dir.join(&name);
-            match std::fs::read(&path) {
-                Ok(bytes) => files.push((name, bytes)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(TextError::Read { path, source }),
-            }
-        }
+        let files = tokenizer_files(dir, &["generation_config.json"]).map_err(|error| match error {
+            ModelError::Io { path, source } => TextError::Read { path, source },
+            other => other.into(),
+        })?;
         if !files.iter().any(|(name, _)| name == "tokenizer.json") {
             return Err(TextError::NoTokenizer { path: dir.to_owned() });
         }

@@ -8,23 +8,9 @@ use super::check::invalid;
 use super::plan::tokenizer_folder;
 use super::vocabulary::{RowMaps, Vocabulary};
 use super::{MergeError, MergeRecipe};
-use crate::{ModelError, ModelFiles};
+use crate::{ModelError, ModelFiles, tokenizer_files};
 
-/// Files of a model's folder that are its tokenizer.
-const FILES: [&str; 10] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-];
-/// Folder of named templates beside the default one.
-const TEMPLATE_FOLDER: &str = "additional_chat_templates";
+/// The default chat template's file.
 const TEMPLATE: &str = "chat_template.jinja";
 
 /// What was chosen.
@@ -90,12 +76,12 @@ impl Tokenizers {
                     }
                 }
                 let rows = RowMaps { n_rows: n_rows(base), of_model: vec![None; models.len()] };
-                Ok(Self { rows, files: files_of(&vocabularies[base].folder)?, origin: base })
+                Ok(Self { rows, files: tokenizer_files(&vocabularies[base].folder, &[])?, origin: base })
             }
             Some("union") => {
                 let others: Vec<&Vocabulary> = vocabularies.iter().collect();
                 let union = vocabularies[base].union(&others)?;
-                let files = union.files(files_of(&vocabularies[base].folder)?);
+                let files = union.files(tokenizer_files(&vocabularies[base].folder, &[])?);
                 Ok(Self { rows: matched(&union, base), files, origin: base })
             }
             Some(name) => {
@@ -104,7 +90,7 @@ impl Tokenizers {
                 } else {
                     model_of(name, references, "tokenizer", &["base", "union", "none"])?
                 };
-                let files = files_of(&vocabularies[origin].folder)?;
+                let files = tokenizer_files(&vocabularies[origin].folder, &[])?;
                 Ok(Self { rows: matched(&vocabularies[origin], origin), files, origin })
             }
         }
@@ -125,29 +111,6 @@ fn model_of(
         let others = others.iter().map(|other| format!("\"{other}\"")).collect::<Vec<_>>().join(", ");
         invalid(format!("`{key}` is `{name}`{hint}, expected {others} or one of the models"))
     })
-}
-
-fn files_of(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, MergeError> {
-    let mut names: Vec<String> = FILES.map(str::to_owned).to_vec();
-    if let Ok(entries) = std::fs::read_dir(folder.join(TEMPLATE_FOLDER)) {
-        let mut named: Vec<String> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.ends_with(".jinja"))
-            .map(|name| format!("{TEMPLATE_FOLDER}/{name}"))
-            .collect();
-        named.sort();
-        names.append(&mut named);
-    }
-    let mut files = Vec::new();
-    for name in names {
-        let path = folder.join(&name);
-        match std::fs::read(&path) {
-            Ok(bytes) => files.push((name, bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(ModelError::Io { path, source }.into()),
-        }
-    }
-    Ok(files)
 }
 
 /// The default chat template of a model's folder.
