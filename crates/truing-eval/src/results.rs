@@ -104,10 +104,10 @@ pub struct RunFacts {
     pub model: String,
     /// How it was run: `truing`, or a server's address.
     pub model_source: String,
-    /// Seconds since 1970 at the start.
-    pub date: f64,
-    /// Seconds that the run took.
-    pub seconds: f64,
+    /// Seconds since 1970 at the start, where the caller knows them.
+    pub date: Option<f64>,
+    /// Seconds that the run took; `None` where nothing was asked.
+    pub seconds: Option<f64>,
     /// Version of the program.
     pub program: String,
     /// The system prompt of all requests.
@@ -195,7 +195,7 @@ pub fn harness_results(
         "fewshot_as_multiturn": run.fewshot_as_multiturn,
         "chat_template": run.chat_template, "chat_template_sha": run.chat_template.as_deref().map(sha256),
         "task_hashes": task_hashes, "model_source": run.model_source, "model_name": run.model,
-        "model_name_sanitized": sanitized, "total_evaluation_time_seconds": run.seconds.to_string(),
+        "model_name_sanitized": sanitized, "total_evaluation_time_seconds": run.seconds.map(|seconds| seconds.to_string()),
     })
 }
 

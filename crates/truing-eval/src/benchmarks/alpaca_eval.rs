@@ -10,9 +10,10 @@ use truing_statistics::{Bootstrap, Interval, Observation, fit_logistic};
 use truing_types::{SamplingOptions, Unscored};
 
 use super::arena_hard::{comparison, read_label, scores_of_label};
+use super::judging::answer_then_judge;
 use super::{
-    Answers, Ask, Benchmark, BenchmarkError, IntervalKind, Item, ItemScore, MetricInfo, MetricSummary,
-    Prompt, Question, Recipient, Request, Row, Scored, Scoring, TaskOptions,
+    Answers, Benchmark, BenchmarkError, IntervalKind, Item, ItemScore, MetricInfo, MetricSummary, Prompt,
+    Question, Request, Row, Scored, Scoring, TaskOptions,
 };
 
 const REPLIES: usize = 2;
@@ -128,14 +129,10 @@ impl Benchmark for AlpacaEval {
 
     fn requests(&self, item: &Item, answers: &Answers, options: &TaskOptions) -> Vec<Request> {
         let sampling = SamplingOptions { max_new_tokens: 2048, ..SamplingOptions::default() };
-        let ask = Ask::Generate { prompt: item.prompt.clone(), sampling };
-        let mut requests = vec![Request { id: "answer".into(), to: Recipient::Model, ask }];
-        if let Ok(answer) = answers.text("answer") {
-            for question in Self::questions(item, answer, options) {
-                requests.extend(question.verdict(answers, read_label).request());
-            }
-        }
-        requests
+        answer_then_judge(item, answers, sampling, |answer| {
+            let questions = Self::questions(item, answer, options);
+            questions.iter().map(|question| question.verdict(answers, read_label).request()).collect()
+        })
     }
 
     fn score(&self, scored: &[(&Item, &Answers)], options: &TaskOptions, _: &Scoring<'_>) -> Vec<ItemScore> {

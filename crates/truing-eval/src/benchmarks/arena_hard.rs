@@ -14,10 +14,11 @@ use truing_statistics::{Bootstrap, Interval, bradley_terry};
 use truing_types::{SamplingOptions, Unscored};
 
 use super::arena_style::{StyleFeatures, style_controlled};
+use super::judging::answer_then_judge;
 use super::measure::Aggregation;
 use super::{
-    Answers, Ask, Benchmark, BenchmarkError, IntervalKind, Item, ItemScore, Measure, MetricInfo,
-    MetricSummary, Prompt, Question, Recipient, Request, Row, Scored, Scoring, TaskOptions,
+    Answers, Benchmark, BenchmarkError, IntervalKind, Item, ItemScore, Measure, MetricInfo, MetricSummary,
+    Prompt, Question, Request, Row, Scored, Scoring, TaskOptions,
 };
 
 /// How often a verdict with a doubled sign counts.
@@ -187,14 +188,10 @@ impl Benchmark for ArenaHard {
 
     fn requests(&self, item: &Item, answers: &Answers, options: &TaskOptions) -> Vec<Request> {
         let sampling = SamplingOptions { max_new_tokens: 4096, ..SamplingOptions::default() };
-        let ask = Ask::Generate { prompt: item.prompt.clone(), sampling };
-        let mut requests = vec![Request { id: "answer".into(), to: Recipient::Model, ask }];
-        if let Ok(answer) = answers.text("answer") {
-            for question in Self::questions(item, answer, options) {
-                requests.extend(question.verdict(answers, read_label).request());
-            }
-        }
-        requests
+        answer_then_judge(item, answers, sampling, |answer| {
+            let questions = Self::questions(item, answer, options);
+            questions.iter().map(|question| question.verdict(answers, read_label).request()).collect()
+        })
     }
 
     fn score(&self, scored: &[(&Item, &Answers)], options: &TaskOptions, _: &Scoring<'_>) -> Vec<ItemScore> {

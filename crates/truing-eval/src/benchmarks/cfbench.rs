@@ -10,10 +10,11 @@ use truing_data::ObjectRow;
 use truing_reward::asking::fill_in;
 use truing_types::{SamplingOptions, Unscored, UnscoredReason};
 
+use super::judging::answer_then_judge;
 use super::measure::Aggregation;
 use super::{
-    Answers, Ask, Benchmark, BenchmarkError, Item, ItemScore, KnownFile, Measure, MetricInfo, Prompt,
-    Question, Recipient, Request, Row, Scoring, ScoringMode, TaskOptions, Verdict,
+    Answers, Benchmark, BenchmarkError, Item, ItemScore, KnownFile, Measure, MetricInfo, Prompt, Question,
+    Request, Row, Scoring, ScoringMode, TaskOptions, Verdict,
 };
 
 /// The published program asks this often.
@@ -290,13 +291,13 @@ impl Benchmark for CfBench {
             return Vec::new();
         }
         let sampling = SamplingOptions { max_new_tokens: 2048, ..SamplingOptions::default() };
-        let ask = Ask::Generate { prompt: item.prompt.clone(), sampling };
-        let mut requests = vec![Request { id: "answer".into(), to: Recipient::Model, ask }];
-        if let (Ok(answer), Some(criteria)) = (answers.text("answer"), criteria(&item.row)) {
-            let question = Self::question(item, answer, options);
-            requests.extend(question.verdict(answers, |reply| read_strictly(reply, &criteria)).request());
-        }
-        requests
+        answer_then_judge(item, answers, sampling, |answer| {
+            let verdict = criteria(&item.row).map(|criteria| {
+                let read = |reply: &str| read_strictly(reply, &criteria);
+                Self::question(item, answer, options).verdict(answers, read).request()
+            });
+            verdict.into_iter().collect()
+        })
     }
 
     fn score(&self, scored: &[(&Item, &Answers)], options: &TaskOptions, _: &Scoring<'_>) -> Vec<ItemScore> {

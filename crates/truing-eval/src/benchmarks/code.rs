@@ -77,7 +77,7 @@ impl Programs {
             Shape::Task => {
                 let mut prompt = CompletionPrompt::new(Self::task_text(Row(row))?);
                 prompt.delimiter = String::new();
-                for shot in shot_rows(self, row, options) {
+                for shot in shot_rows(self, row, options, |_| true) {
                     let shot = Row(shot);
                     prompt.shots.push((Self::task_text(shot)?, format!("{}\n[DONE]", shot.text("code")?)));
                 }

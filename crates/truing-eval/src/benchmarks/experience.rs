@@ -15,10 +15,10 @@ use truing_statistics::ShareInterval;
 use truing_types::{SamplingOptions, Unscored};
 
 use super::arena_hard::{comparison, read_label, scores_of_label};
-use super::judging::last_object;
+use super::judging::{answer_then_judge, last_object};
 use super::{
-    Answers, Ask, Benchmark, BenchmarkError, Item, ItemScore, MetricInfo, Prompt, Question, Recipient,
-    Request, Row, Scoring, TaskOptions,
+    Answers, Benchmark, BenchmarkError, Item, ItemScore, MetricInfo, Prompt, Question, Request, Row, Scoring,
+    TaskOptions,
 };
 
 const REPLIES: usize = 2;
@@ -232,16 +232,12 @@ impl Benchmark for UserExperience {
 
     fn requests(&self, item: &Item, answers: &Answers, options: &TaskOptions) -> Vec<Request> {
         let sampling = SamplingOptions { max_new_tokens: 2048, ..SamplingOptions::default() };
-        let ask = Ask::Generate { prompt: item.prompt.clone(), sampling };
-        let mut requests = vec![Request { id: "answer".into(), to: Recipient::Model, ask }];
-        if let Ok(answer) = answers.text("answer") {
-            requests
-                .extend(Self::pass_question(item, answer, options).verdict(answers, read_aspects).request());
-            for question in Self::comparisons(item, answer, options).into_iter().flatten() {
-                requests.extend(question.verdict(answers, read_label).request());
-            }
-        }
-        requests
+        answer_then_judge(item, answers, sampling, |answer| {
+            let passes = Self::pass_question(item, answer, options).verdict(answers, read_aspects).request();
+            let comparisons = Self::comparisons(item, answer, options).into_iter().flatten();
+            let compared = comparisons.map(|question| question.verdict(answers, read_label).request());
+            std::iter::once(passes).chain(compared).collect()
+        })
     }
 
     fn score(&self, scored: &[(&Item, &Answers)], options: &TaskOptions, _: &Scoring<'_>) -> Vec<ItemScore> {

@@ -10,10 +10,11 @@ use truing_data::ObjectRow;
 use truing_reward::asking::fill_in;
 use truing_types::{Conversation, Message, Role, SamplingOptions};
 
+use super::judging::answer_then_judge;
 use super::measure::Aggregation;
 use super::{
-    Answers, Ask, Benchmark, BenchmarkError, Item, ItemScore, KnownFile, MetricInfo, Prompt, Question,
-    Recipient, Request, Row, Scoring, ScoringMode, TaskOptions,
+    Answers, Benchmark, BenchmarkError, Item, ItemScore, KnownFile, MetricInfo, Prompt, Question, Request,
+    Row, Scoring, ScoringMode, TaskOptions,
 };
 
 const REPLIES: usize = 3;
@@ -258,14 +259,13 @@ impl Benchmark for FbBench {
     fn requests(&self, item: &Item, answers: &Answers, options: &TaskOptions) -> Vec<Request> {
         let temperature = temperature(item.text("task_type"));
         let sampling = SamplingOptions { max_new_tokens: 4096, temperature, ..SamplingOptions::default() };
-        let ask = Ask::Generate { prompt: item.prompt.clone(), sampling };
-        let mut requests = vec![Request { id: "answer".into(), to: Recipient::Model, ask }];
-        if let (Ok(answer), Some(checklist)) = (answers.text("answer"), checklist(&item.row)) {
-            let question = Self::question(item, answer, options);
-            let read = |reply: &str| read_reply(reply, &checklist, options.mode);
-            requests.extend(question.verdict(answers, read).request());
-        }
-        requests
+        answer_then_judge(item, answers, sampling, |answer| {
+            let verdict = checklist(&item.row).map(|checklist| {
+                let read = |reply: &str| read_reply(reply, &checklist, options.mode);
+                Self::question(item, answer, options).verdict(answers, read).request()
+            });
+            verdict.into_iter().collect()
+        })
     }
 
     fn score(&self, items: &[(&Item, &Answers)], options: &TaskOptions, _: &Scoring<'_>) -> Vec<ItemScore> {

@@ -5,7 +5,7 @@ use truing_reward::asking::{answer_of, remind};
 use truing_types::{Conversation, Message, Role, SamplingOptions, Unscored, UnscoredReason};
 
 use super::summary::JudgeCounts;
-use super::{Answer, Answers, Ask, Prompt, Recipient, Request};
+use super::{Answer, Answers, Ask, Item, Prompt, Recipient, Request};
 
 /// The names of requests to a judge begin with this.
 pub(super) const PREFIX: &str = "judge/";
@@ -151,6 +151,21 @@ impl<V> Verdict<V> {
             }
         }
     }
+}
+
+/// The request for the model's answer, and, once there is one, what `judged` makes of it.
+pub(super) fn answer_then_judge(
+    item: &Item,
+    answers: &Answers,
+    sampling: SamplingOptions,
+    judged: impl FnOnce(&str) -> Vec<Option<Request>>,
+) -> Vec<Request> {
+    let ask = Ask::Generate { prompt: item.prompt.clone(), sampling };
+    let mut requests = vec![Request { id: "answer".into(), to: Recipient::Model, ask }];
+    if let Ok(answer) = answers.text("answer") {
+        requests.extend(judged(answer).into_iter().flatten());
+    }
+    requests
 }
 
 /// The last JSON object of a reply that has a key: in a fence, alone, or within a text.

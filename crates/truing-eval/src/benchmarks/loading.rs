@@ -127,13 +127,14 @@ fn data_file(benchmark: &dyn Benchmark, path: &Path) -> Result<DataFile, Benchma
     Ok(DataFile { path: path.to_path_buf(), sha256, known_as })
 }
 
-/// The solved examples of an item: the first rows of the file with examples that are not the item's own row.
+/// The solved examples of an item: the first rows of the file with examples that fit it and are not its own row.
 pub(super) fn shot_rows<'a>(
     benchmark: &dyn Benchmark,
     row: &ObjectRow,
     options: &'a TaskOptions,
+    is_fit: impl Fn(&ObjectRow) -> bool,
 ) -> impl Iterator<Item = &'a ObjectRow> {
     let n = options.n_shots.unwrap_or_else(|| benchmark.default_shots());
     let own = row.object.clone();
-    options.shots.iter().filter(move |shot| shot.object != own).take(n)
+    options.shots.iter().filter(move |shot| shot.object != own && is_fit(shot)).take(n)
 }

@@ -251,7 +251,7 @@ impl Benchmark for MathTask {
             let mut prompt = CompletionPrompt::new(problem.question);
             prompt.delimiter = self.delimiter.to_owned();
             prompt.description = options.description.clone().unwrap_or_default();
-            for shot in shot_rows(self, row, options) {
+            for shot in shot_rows(self, row, options, |_| true) {
                 let shot = (self.read)(Row(shot))?;
                 prompt.shots.push((shot.question, shot.solution));
             }

@@ -246,6 +246,8 @@ fn choices(options: &[String], likelihoods: &[LogLikelihood]) -> [usize; 3] {
     [argmax(likelihoods.iter().map(|one| one.sum)), per(|option| option.chars().count()), per(str::len)]
 }
 
+/// Column with the subject of a question.
+const SUBJECT: &str = "subject";
 const OPTIONS: &str = "options";
 const RIGHT: &str = "right";
 /// The letter of the right option, for the verifier.
@@ -268,9 +270,22 @@ impl MultipleChoice {
         }
         let mut prompt = CompletionPrompt::new(question.text.clone());
         prompt.description = options.description.clone().unwrap_or_else(|| question.description.clone());
-        for shot in shot_rows(self, row, options) {
+        // Where both say their subject, as the rows of MMLU and C-Eval do, examples are of the question's own.
+        let subject = row.object.get(SUBJECT);
+        let is_of_subject = |shot: &ObjectRow| {
+            subject.is_none() || shot.object.get(SUBJECT).is_none_or(|of_shot| Some(of_shot) == subject)
+        };
+        for shot in shot_rows(self, row, options, is_of_subject) {
             let mut shot = (self.read)(Row(shot))?;
             prompt.shots.push((shot.text, shot.options.swap_remove(shot.right)));
+        }
+        let n_found = options.shots.iter().filter(|shot| is_of_subject(shot)).count();
+        if let (Some(wanted), Some(subject)) = (options.n_shots, subject)
+            && n_found < wanted
+        {
+            let expected =
+                format!("a subject with {wanted} solved examples (`num_fewshot`); the file has {n_found}");
+            return Err(Row(row).bad(SUBJECT, subject, expected));
         }
         Ok(Prompt::Completion(prompt))
     }

@@ -43,6 +43,28 @@ fn contexts_and_continuations_are_lm_evaluation_harnesss() {
     assert_eq!(n, 8);
 }
 
+#[test]
+fn examples_are_of_the_questions_subject() {
+    let benchmark = find("mmlu").unwrap();
+    let question = |subject: &str, text: &str| json!({"question": text, "choices": ["a", "b"], "answer": 0, "subject": subject});
+    let shots = [("anatomy", "bones"), ("law", "first"), ("anatomy", "blood"), ("law", "second")];
+    let options = |n_shots| TaskOptions {
+        n_shots: Some(n_shots),
+        shots: shots
+            .iter()
+            .zip(1..)
+            .map(|((subject, text), line)| row(line, &question(subject, text)))
+            .collect(),
+        ..TaskOptions::default()
+    };
+    let items = loaded(benchmark, &[question("law", "which")], &options(2)).unwrap().items;
+    let shown = items[0].prompt.shown();
+    assert!(shown.contains("first") && shown.contains("second"), "{shown}");
+    assert!(!shown.contains("bones") && !shown.contains("blood"), "{shown}");
+    let error = loaded(benchmark, &[question("law", "which")], &options(3)).unwrap_err().to_string();
+    assert!(error.contains("a subject with 3 solved examples (`num_fewshot`); the file has 2"), "{error}");
+}
+
 fn likelihoods(sums: &[f64]) -> Answer {
     let one = |&sum| LogLikelihood { sum, n_tokens: 2, is_greedy: false };
     Answer::LogLikelihoods(sums.iter().map(one).collect())
@@ -133,7 +155,7 @@ fn results_and_samples_have_the_harnesss_keys() {
     assert_eq!(strict["arguments"]["gen_args_0"]["arg_1"]["until"][0], "Question:");
     // sha256 of the prompt, as Python's hashlib has it.
     assert_eq!(strict["prompt_hash"], "0c4106e8aca708afd9f54dac2dab06463d341daab2761f2da119d8fb764b029f");
-    let run = RunFacts { model: "org/a b".into(), date: 1.5, ..RunFacts::default() };
+    let run = RunFacts { model: "org/a b".into(), date: Some(1.5), ..RunFacts::default() };
     let results = harness_results(&[record], &run, &[("gsm8k".to_owned(), hash.clone())].into());
     let of_task = &results["results"]["gsm8k"];
     assert!((of_task["exact_match,strict-match"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-12);

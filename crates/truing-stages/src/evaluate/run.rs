@@ -84,7 +84,7 @@ pub(super) fn run<E: Engine + 'static>(
     }
     let seconds = probe.elapsed_secs() - begin;
     let (tasks, hashes): (Vec<TaskRecord>, Vec<(String, String)>) = tasks.into_iter().unzip();
-    write_results(config, inputs, &tasks, &hashes.into_iter().collect(), seconds)?;
+    write_results(config, inputs, &tasks, &hashes.into_iter().collect(), Some(seconds))?;
     events.emit(Event::Saved { what: "results".into(), path: folder.join(RESULTS) });
     Ok(Ended::Finished(EvaluateOutcome { folder: folder.clone(), tasks }))
 }
@@ -299,7 +299,7 @@ fn write_results(
     inputs: &EvaluateInputs,
     tasks: &[TaskRecord],
     hashes: &BTreeMap<String, String>,
-    seconds: f64,
+    seconds: Option<f64>,
 ) -> Result<(), StageError> {
     let settings = serde_json::to_value(config).ok().and_then(|value| value.as_object().cloned());
     let facts = RunFacts {
@@ -352,6 +352,6 @@ pub fn rescore(
         tasks.push(record);
         hashes.insert(name, hash);
     }
-    write_results(config, inputs, &tasks, &hashes, 0.0)?;
+    write_results(config, inputs, &tasks, &hashes, None)?;
     Ok(EvaluateOutcome { folder: config.output_dir.clone(), tasks })
 }
