@@ -14,7 +14,7 @@ use truing_reward::{Completion, ScoredCompletion};
 use truing_run::RecipeError;
 use truing_stages::Recipe as _;
 use truing_stages::grpo::{GrpoConfig, OpenedRewards, RewardResources};
-use truing_statistics::{ShareInterval, mean_and_sample_deviation};
+use truing_statistics::{Interval, ShareInterval, clustered_mean};
 use truing_text::SpecialTokens;
 use truing_types::{Event, FinishReason, PromptRow, ReasoningMarks, RowOrigin};
 
@@ -28,8 +28,6 @@ use crate::{Context, asking, interrupt, progress};
 
 /// Columns that are read as the response, where `--column` names none.
 const RESPONSE_COLUMNS: [&str; 4] = ["completion", "response", "responses", "output"];
-/// Two-sided 95 % quantile of the normal distribution.
-const QUANTILE: f64 = 1.96;
 
 /// Arguments of `truing score`.
 #[derive(Debug, Args)]
@@ -150,7 +148,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         None if !arguments.json => context.printer.text(&lines)?,
         None => {}
     }
-    summarise(&scored, config.pass_reward, arguments, context)
+    summarise(&responses, &scored, config.pass_reward, arguments, context)
 }
 
 /// The rows, and their responses in order.
@@ -229,27 +227,73 @@ fn lines(rows: &[Row], responses: &[Response], scored: &[ScoredCompletion]) -> S
     text
 }
 
+/// Values with the rows that they are of: responses to one prompt are not independent.
+#[derive(Default)]
+struct Values {
+    values: Vec<f64>,
+    rows: Vec<usize>,
+}
+
+impl Values {
+    fn push(&mut self, value: f64, row: usize) {
+        self.values.push(value);
+        self.rows.push(row);
+    }
+
+    /// The mean with its 95 % interval (Student's t, by row); no interval where a single row does not tell.
+    fn mean(&self) -> Option<(f64, Option<Interval>)> {
+        let estimate = clustered_mean(&self.values, &self.rows)?;
+        Some((estimate.mean, estimate.interval(0.95)))
+    }
+}
+
+impl Values {
+    /// The 95 % interval of a share: Wilson's where every row has one response, else Student's by row.
+    fn share_interval(&self) -> Option<ShareInterval> {
+        let (share, interval) = self.mean()?;
+        let is_independent = self.rows.windows(2).all(|pair| pair[0] != pair[1]);
+        match is_independent {
+            true => ShareInterval::wilson(share, self.values.len() as f64),
+            false => interval
+                .map(|Interval { low, high }| ShareInterval { low: low.max(0.0), high: high.min(1.0) }),
+        }
+    }
+}
+
 /// Means with 95 % intervals, of the sum and of each reward.
 fn summarise(
+    responses: &[Response],
     scored: &[ScoredCompletion],
     pass_reward: f64,
     arguments: &Arguments,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    let totals: Vec<f64> = scored.iter().filter_map(|one| one.total.as_ref().ok().copied()).collect();
-    let mut parts: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for (name, part) in scored.iter().flat_map(|one| &one.parts) {
-        parts.entry(name).or_default().extend(part.as_ref().ok());
+    let (mut totals, mut passes) = (Values::default(), Values::default());
+    let mut parts: BTreeMap<&str, Values> = BTreeMap::new();
+    for (response, one) in responses.iter().zip(scored) {
+        for (name, part) in &one.parts {
+            let values = parts.entry(name).or_default();
+            if let Ok(value) = part {
+                values.push(*value, response.row);
+            }
+        }
+        if let Ok(total) = one.total {
+            totals.push(total, response.row);
+            passes.push(f64::from(u8::from(total >= pass_reward)), response.row);
+        }
     }
-    let n_passed = totals.iter().filter(|&&reward| reward >= pass_reward).count();
-    let n_unscored = scored.len() - totals.len();
-    let pass_rate = n_passed as f64 / totals.len().max(1) as f64;
-    let interval = ShareInterval::wilson(pass_rate, totals.len() as f64);
+    let n_passed = passes.values.iter().filter(|&&passed| passed == 1.0).count();
+    let n_unscored = scored.len() - totals.values.len();
+    let pass_rate = passes.mean().map(|(rate, _)| rate);
+    let interval = passes.share_interval();
     let all = std::iter::once(("reward", &totals)).chain(parts.iter().map(|(name, values)| (*name, values)));
     if arguments.json {
-        let mean = |values: &[f64]| {
-            let (mean, half) = mean_and_half_width(values)?;
-            Some(json!({ "mean": mean, "low": mean - half, "high": mean + half, "n": values.len() }))
+        let mean = |values: &Values| {
+            let (mean, interval) = values.mean()?;
+            Some(json!({
+                "mean": mean, "low": interval.map(|interval| interval.low),
+                "high": interval.map(|interval| interval.high), "n": values.values.len(),
+            }))
         };
         let rewards: BTreeMap<&str, Option<Value>> = all.map(|(name, values)| (name, mean(values))).collect();
         context.printer.json(&json!({
@@ -262,13 +306,12 @@ fn summarise(
             [("", Align::Left), ("mean", Align::Right), ("95 % interval", Align::Left), ("n", Align::Right)];
         let mut table = Table::new(&columns);
         for (name, values) in all {
-            let (mean, range) = match mean_and_half_width(values) {
-                Some((mean, half)) => {
-                    (format!("{mean:.3}"), format!("{:.3} to {:.3}", mean - half, mean + half))
-                }
-                None => ("-".to_owned(), "-".to_owned()),
-            };
-            table.row([name.to_owned(), mean, range, values.len().to_string()]);
+            let (mean, interval) = values.mean().unzip();
+            let mean = mean.map_or_else(|| "-".to_owned(), |mean| format!("{mean:.3}"));
+            let range = interval
+                .flatten()
+                .map_or_else(|| "-".to_owned(), |Interval { low, high }| format!("{low:.3} to {high:.3}"));
+            table.row([name.to_owned(), mean, range, values.values.len().to_string()]);
         }
         // The scores are on stdout where no file was named.
         let to_stdout = arguments.output.is_some();
@@ -282,12 +325,13 @@ fn summarise(
         for line in table.lines() {
             print(line)?;
         }
-        if let Some(interval) = interval {
+        if let Some(rate) = pass_rate {
+            let range = interval
+                .map_or_else(String::new, |interval| format!(", 95 % interval {} %", interval.percent()));
             print(format!(
-                "{n_passed} of {} pass (reward of at least {pass_reward}): {:.1} %, 95 % interval {} %",
-                totals.len(),
-                100.0 * pass_rate,
-                interval.percent()
+                "{n_passed} of {} pass (reward of at least {pass_reward}): {:.1} %{range}",
+                totals.values.len(),
+                100.0 * rate
             ))?;
         }
         if let Some(path) = &arguments.output {
@@ -301,11 +345,5 @@ fn summarise(
             .printer
             .warning(format_args!("{n_unscored} of {} responses have no reward: {reason}", scored.len()));
     }
-    Ok(if totals.is_empty() { Outcome::Finding } else { Outcome::Fine })
-}
-
-/// A mean, and half of its 95 % interval under the normal approximation.
-fn mean_and_half_width(values: &[f64]) -> Option<(f64, f64)> {
-    let (mean, deviation) = mean_and_sample_deviation(values)?;
-    Some((mean, QUANTILE * deviation / (values.len() as f64).sqrt()))
+    Ok(if totals.values.is_empty() { Outcome::Finding } else { Outcome::Fine })
 }

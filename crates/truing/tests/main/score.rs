@@ -35,8 +35,18 @@ fn responses_are_scored_by_the_rewards_of_a_recipe() {
         .collect();
     assert_eq!(found, [(1, 0, Some(1.5)), (2, 0, Some(1.0)), (2, 1, Some(0.5)), (2, 2, Some(1.5))]);
     assert_eq!(lines[1]["rewards"], serde_json::json!({ "format": 0.0, "math_answer": 1.0 }));
-    // Wilson's interval of 2 in 4.
-    finished.expect_stderr(&["2 of 4 pass (reward of at least 1.5): 50.0 %, 95 % interval 15.0 to 85.0 %"]);
+    // Two rows say nothing: Student's t with one degree of freedom, by row, within 0 and 1.
+    finished.expect_stderr(&["2 of 4 pass (reward of at least 1.5): 50.0 %, 95 % interval 0.0 to 100.0 %"]);
+    // Wilson's interval of 2 in 4, each a row of its own.
+    let one_each: String = [5, 5, 6, 6]
+        .map(|said| {
+            format!("{{\"prompt\": \"2 + 3?\", \"answer\": \"5\", \"completion\": \"So {said}.\"}}\n")
+        })
+        .concat();
+    fs::write(home.path().join("one_each.jsonl"), one_each).unwrap();
+    let of_one_each = ["score", "rewards.toml", "--data", "one_each.jsonl", "--set", "pass_reward=1.5"];
+    let told = "2 of 4 pass (reward of at least 1.5): 50.0 %, 95 % interval 15.0 to 85.0 %";
+    run_inside(home.path(), of_one_each).expect_status(0).expect_stderr(&[told]);
 
     let arguments = [&arguments[..], &["--output", "scores.jsonl", "--json"]].concat();
     let finished = run_inside(home.path(), arguments).expect_status(0);
