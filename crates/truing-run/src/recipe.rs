@@ -227,7 +227,7 @@ pub fn find_source<E>(
 /// When text is not TOML, a key is unknown, or a value does not fit; the error names the line or the override.
 pub fn parse<R: Recipe>(text: &str, path: &Path, overrides: &[String]) -> Result<R, RecipeError> {
     // Before anything else: the keys of another stage's recipe would all be unknown.
-    let (stage, place) = stage_and_line(text, path)?;
+    let (stage, place) = stage_and_line(text, path, R::STAGES.first().copied())?;
     if !R::STAGES.contains(&stage) {
         return Err(RecipeError::OtherStage { place, found: stage });
     }
@@ -253,10 +253,16 @@ pub fn parse<R: Recipe>(text: &str, path: &Path, overrides: &[String]) -> Result
 /// # Errors
 /// When the text is not TOML, or its stage is missing or unknown.
 pub fn stage_of(text: &str, path: &Path) -> Result<StageName, RecipeError> {
-    stage_and_line(text, path).map(|(stage, _)| stage)
+    stage_and_line(text, path, None).map(|(stage, _)| stage)
 }
 
-fn stage_and_line(text: &str, path: &Path) -> Result<(StageName, RecipePlace), RecipeError> {
+/// The stage of a recipe and where it says so. `expected` is the stage of whoever reads it: what a recipe without a stage
+/// and without a key of one alone is taken to be for.
+fn stage_and_line(
+    text: &str,
+    path: &Path,
+    expected: Option<StageName>,
+) -> Result<(StageName, RecipePlace), RecipeError> {
     #[derive(Deserialize)]
     struct Key {
         stage: Option<toml::Spanned<String>>,
@@ -264,7 +270,9 @@ fn stage_and_line(text: &str, path: &Path) -> Result<(StageName, RecipePlace), R
     let Key { stage } = from_text(text, path)?;
     let Some(stage) = stage else {
         let table: Table = from_text(text, path)?;
-        let likely = StageName::likely(|key| table.contains_key(key)).unwrap_or(StageName::Sft);
+        let is_unclear = |stage: &StageName| *stage == StageName::Sft && expected.is_some();
+        let likely = StageName::likely(|key| table.contains_key(key)).filter(|stage| !is_unclear(stage));
+        let likely = likely.or(expected).unwrap_or(StageName::Sft);
         return Err(RecipeError::MissingStage { path: path.to_path_buf(), likely });
     };
     let place = RecipePlace::Line { path: path.to_path_buf(), line: line_of(text, stage.span().start) };
@@ -630,6 +638,10 @@ mod tests {
             ),
             (
                 "name = \"a\"\n",
+                "recipes/r.toml: missing key `stage`; add this line at the top: stage = \"sft\"",
+            ),
+            (
+                "learning_rate = 1\nmodel_name_or_path = \"m\"\n",
                 "recipes/r.toml: missing key `stage`; add this line at the top: stage = \"sft\"",
             ),
             (
