@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use truing_data::{OnBadRow, SourceConfig, read_rows};
-use truing_eval::checks::{Check, read_items};
+use truing_eval::checks::{BadItem, Check, read_items};
 use truing_eval::pipeline::{Evaluation, GradedAnswer, OpenAnswer};
 use truing_generate::LocalChat;
 use truing_model::{Engine, EngineOptions, ModelFiles, TrainableSpec};
@@ -104,16 +104,25 @@ impl Tests {
         };
         let path = folder.join(INSTRUCTIONS);
         let rows: Vec<Map<String, Value>> = read_items(&path, &read(INSTRUCTIONS)?)?;
-        let instructions = rows.into_iter().enumerate().map(|(idx, columns)| Instructions {
-            id: format!("instructions-{idx}"),
-            prompt: columns.get("prompt").and_then(Value::as_str).unwrap_or_default().to_owned(),
-            columns,
-            origin: RowOrigin { source: path.to_string_lossy().into(), line: idx as u64 + 1 },
-        });
+        let mut instructions = Vec::with_capacity(rows.len());
+        for (idx, columns) in rows.into_iter().enumerate() {
+            let Some(prompt) = columns.get("prompt").and_then(Value::as_str).map(str::to_owned) else {
+                let reason = "`prompt` is missing, expected a text".into();
+                return Err(BadItem { path, line: idx + 1, reason }.into());
+            };
+            let origin = RowOrigin { source: path.to_string_lossy().into(), line: idx as u64 + 1 };
+            instructions.push(Instructions { id: format!("instructions-{idx}"), prompt, columns, origin });
+        }
+        let path = folder.join(KNOWLEDGE);
+        let choices: Vec<Choice> = read_items(&path, &read(KNOWLEDGE)?)?;
+        if let Some(idx) = choices.iter().position(|choice| choice.answer >= choice.options.len()) {
+            let reason = "`answer` is not the index of an option".into();
+            return Err(BadItem { path, line: idx + 1, reason }.into());
+        }
         Ok(Self {
             checks: read_items(&folder.join(CHECKS), &read(CHECKS)?)?,
-            instructions: instructions.collect(),
-            choices: read_items(&folder.join(KNOWLEDGE), &read(KNOWLEDGE)?)?,
+            instructions,
+            choices,
             open_questions: read_items(&folder.join(OPEN_QUESTIONS), &read(OPEN_QUESTIONS)?)?,
         })
     }
@@ -167,11 +176,11 @@ impl Instructions {
         };
         let scores = Ifeval(IfevalConfig::default()).score(&[completion]);
         let names = self.columns.get("instruction_id_list").and_then(Value::as_array);
-        let names = names.into_iter().flatten().filter_map(Value::as_str);
+        let names: Vec<&str> = names.into_iter().flatten().filter_map(Value::as_str).collect();
         GradedAnswer {
             id: self.id.clone(),
             set: INSTRUCTION_SET.into(),
-            about: names.collect::<Vec<_>>().join(", "),
+            about: names.join(", "),
             prompt: self.prompt.clone(),
             expected: "every instruction of the prompt".into(),
             answer: reply.text.clone(),
@@ -224,7 +233,7 @@ impl Work<'_> {
         let measures = gradients::evaluate(engine, &steps, &Sft, communicator, &mut |_| {
             n_done += sizes.pop().unwrap_or_default();
             events.emit(Event::Progress { done: n_done, note: String::new() });
-            break_if_alone(stop, communicator.world_size())
+            break_if(stop, communicator)
         });
         let measures = match measures {
             Ok(measures) => measures,
@@ -259,7 +268,7 @@ impl Work<'_> {
         let options = LikelihoodOptions::default();
         let found = log_likelihoods(engine, renderer.tokenizer(), &asked, options, &mut |done| {
             events.emit(Event::Progress { done, note: String::new() });
-            break_if_alone(stop, communicator.world_size())
+            break_if(stop, communicator)
         })?;
         let Some(found) = found else { return Ok(false) };
         self.events.emit(Event::PhaseFinished);
