@@ -19,7 +19,6 @@ use truing_generate::LocalChat;
 use truing_model::{Engine, EngineOptions, ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
 use truing_run::{RunError, inputs, model};
-use truing_store::{Digest, InputFile};
 use truing_text::RenderOptions;
 use truing_types::{
     ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, ReasoningMark, Seed,
@@ -223,12 +222,7 @@ impl ChatModelConfig {
 
 /// A local model's replies depend on its files, not on where they lie.
 fn local_fingerprint(path: &Path) -> Result<Fingerprint, RunError> {
-    let files = inputs::model_files(&ModelFiles::open(path)?);
-    let digests = files
-        .iter()
-        .map(|file| Ok(InputFile::of("model", file)?.blake3.to_string()))
-        .collect::<Result<Vec<String>, RunError>>()?;
-    let digest = Digest::of_bytes(digests.join(" ").as_bytes());
+    let digest = inputs::digest_of_files(&inputs::model_files(&ModelFiles::open(path)?))?;
     Ok(Fingerprint { model: format!("local {digest}"), extra: serde_json::Map::new() })
 }
 

@@ -36,6 +36,15 @@ pub(crate) fn body(settings: &ClientSettings, request: &ChatRequest, is_streamed
     if sampling.repetition_penalty != default.repetition_penalty {
         put("repetition_penalty", number(sampling.repetition_penalty));
     }
+    if sampling.presence_penalty != default.presence_penalty {
+        put("presence_penalty", number(sampling.presence_penalty));
+    }
+    if sampling.frequency_penalty != default.frequency_penalty {
+        put("frequency_penalty", number(sampling.frequency_penalty));
+    }
+    if !sampling.logit_bias.is_empty() {
+        put("logit_bias", biases(sampling));
+    }
     if settings.send_seed {
         put("seed", sampling.seed.into());
     }
@@ -73,6 +82,11 @@ fn number(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
+/// `logit_bias` as servers read it.
+fn biases(sampling: &SamplingOptions) -> Value {
+    sampling.logit_bias.iter().map(|(token, &bias)| (token.to_string(), number(bias))).collect()
+}
+
 /// Tokens of prompt and reply, estimated before the server has counted.
 pub(crate) fn estimated_tokens(request: &ChatRequest) -> u64 {
     let bytes: usize = request.conversation.messages.iter().map(|message| message.content.len() + 16).sum();
@@ -94,7 +108,7 @@ pub struct Fingerprint {
 #[must_use]
 pub fn canonical_request(model: &Fingerprint, request: &ChatRequest) -> String {
     let sampling = &request.sampling;
-    let whole = json!({
+    let mut whole = json!({
         "model": model.model,
         "extra": model.extra,
         "messages": messages(&request.conversation),
@@ -110,6 +124,16 @@ pub fn canonical_request(model: &Fingerprint, request: &ChatRequest) -> String {
             "stop": sampling.stop,
         },
     });
+    // Only where they are used, so that requests without them keep their form.
+    if sampling.presence_penalty != 0.0 {
+        whole["sampling"]["presence_penalty"] = number(sampling.presence_penalty);
+    }
+    if sampling.frequency_penalty != 0.0 {
+        whole["sampling"]["frequency_penalty"] = number(sampling.frequency_penalty);
+    }
+    if !sampling.logit_bias.is_empty() {
+        whole["sampling"]["logit_bias"] = biases(sampling);
+    }
     sorted(whole).to_string()
 }
 
@@ -172,11 +196,14 @@ mod tests {
         let other = canonical_request(&model(json!({"c": 3, "a": {"b": 2, "x": 1}})), &request());
         assert_eq!(one, other);
         let plain = canonical_request(&model(json!({})), &request());
-        let mut changed = vec![request(); 4];
+        let mut changed = vec![request(); 7];
         changed[0].sampling.seed = 1;
         changed[1].sampling.temperature = 0.0;
         changed[2].conversation.messages[0].content.push(' ');
         changed[3].conversation.tools.push(json!({}));
+        changed[4].sampling.presence_penalty = 0.5;
+        changed[5].sampling.frequency_penalty = 0.5;
+        changed[6].sampling.logit_bias.insert(7, 1.0);
         for request in &changed {
             assert_ne!(canonical_request(&model(json!({})), request), plain);
         }

@@ -405,11 +405,11 @@ impl Engine for CpuEngine {
         let sample = |step: &mut SampleStep<'_>| {
             let row = &logits.values[step.row * vocab_size..(step.row + 1) * vocab_size];
             if excluded.is_empty() {
-                return step.sampler.sample_after(row, step.history);
+                return step.sampler.sample_after(row, step.history, step.allowed);
             }
             let mut row = row.to_vec();
             excluded.mask(&mut row);
-            step.sampler.sample_after(&row, step.history)
+            step.sampler.sample_after(&row, step.history, step.allowed)
         };
         Ok(self.threads.install(|| steps.par_iter_mut().map(sample).collect()))
     }

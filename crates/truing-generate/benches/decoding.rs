@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use truing_cpu::CpuEngine;
-use truing_generate::{DecodingOptions, SampleRequest, SampledIds, sample};
+use truing_generate::{DecodingOptions, PromptReading, SampleRequest, SampledIds, sample};
 use truing_model::{
     ComputeDtype, DecodingWeights, Engine, EngineOptions, ModelFiles, ParameterStore, TrainableSpec,
 };
@@ -106,11 +106,11 @@ fn with_sampler(
     let requests: Vec<_> = prompts.iter().enumerate().map(request).collect();
     let options = SamplingOptions { max_new_tokens: n_new, temperature: 1.0, ..Default::default() };
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
-    let decoding = DecodingOptions { max_batch: prompts.len(), weights, shares_beginnings: false };
+    let decoding = DecodingOptions { max_batch: prompts.len(), weights, prompts: PromptReading::Whole };
     let start = Instant::now();
     // No end tokens: every completion is as long as it may be.
-    let ids = SampledIds { end: &[], excluded: &ExcludedTokens::none() };
-    sample(engine, renderer.tokenizer(), &requests, &options, ids, decoding, go_on).unwrap().unwrap();
+    let ids = SampledIds { end: [].into(), excluded: ExcludedTokens::none() };
+    sample(engine, renderer.tokenizer(), &requests, &options, &ids, decoding, go_on).unwrap().unwrap();
     start.elapsed().as_secs_f64()
 }
 

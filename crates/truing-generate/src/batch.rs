@@ -1,5 +1,5 @@
 //! Many completions at once: groups of completions of a prompt, decoded side by side; a place that becomes free is taken by
-//! the next.
+//! the next (continuous batching).
 //!
 //! A prompt is read once for its whole group. Token in, token out: nothing is turned into text and back. A
 //! completion's tokens depend on prompt, options and indices alone, not on what else runs beside it.
@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use truing_model::{DecodingWeights, Engine, SampleStep, SampledToken, Sampler};
-use truing_text::{ChatRenderer, StreamDecoder, Tokenizer};
-use truing_types::{ExcludedTokens, FinishReason, ReasoningMarks, SamplingOptions, TokenId};
+use truing_model::{DecodingWeights, Engine, SampleStep, Sampler, top_log_probs};
+use truing_text::{ChatRenderer, Tokenizer};
+use truing_types::{ExcludedTokens, FinishReason, SamplingOptions, TokenId};
 
-use crate::{GenerateError, StopTexts, mark_tokens};
+use crate::prefix_cache::{PROMPT_PIECE, PrefixCache, read_piece};
+use crate::running::Running;
+use crate::{GenerateError, Grammar};
 
 /// A prompt and how many completions of it are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub struct SampleRequest {
 }
 
 /// One completion.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SampledCompletion {
     /// The tokens as drawn, an end token included.
     pub tokens: Vec<TokenId>,
@@ -69,16 +71,16 @@ pub fn excluded_tokens(tokenizer: &Tokenizer, vocab_size: usize, end_tokens: &[T
 }
 
 /// Tokens that a reply ends with, and those that are never sampled.
-#[derive(Debug, Clone, Copy)]
-pub struct SampledIds<'a> {
+#[derive(Debug, Clone, Default)]
+pub struct SampledIds {
     /// Tokens that end a reply ([`end_tokens`]).
-    pub end: &'a [TokenId],
+    pub end: Arc<[TokenId]>,
     /// Tokens that are never sampled ([`excluded_tokens`]).
-    pub excluded: &'a ExcludedTokens,
+    pub excluded: ExcludedTokens,
 }
 
 /// A prompt, and how its completions are sampled.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Job {
     /// The prompt as the model sees it.
     pub prompt: Vec<TokenId>,
@@ -89,6 +91,14 @@ pub struct Job {
     /// Of one of many completions: with the options' seed and its index in the group these decide what is sampled. Without
     /// them the seed decides alone.
     pub seed_indices: Option<Vec<u64>>,
+    /// How many of the most likely tokens are wanted at each position, with their log-probabilities.
+    pub n_top_log_probs: usize,
+    /// What the text has to match.
+    pub grammar: Option<Arc<Grammar>>,
+    /// Tokens that end a completion, ascending, instead of the loop's.
+    pub end: Option<Arc<[TokenId]>>,
+    /// Special tokens stay in the text.
+    pub keeps_special_tokens: bool,
 }
 
 impl Job {
@@ -105,32 +115,17 @@ impl Job {
     }
 }
 
-/// A completion on its way.
-struct Running<C> {
-    job_idx: usize,
-    sample_idx: usize,
-    options: Arc<SamplingOptions>,
-    cache: C,
-    sampler: Sampler,
-    /// Prompt and completion.
-    history: Vec<TokenId>,
-    n_prompt: usize,
-    log_probs: Vec<f32>,
-    sampling_log_probs: Vec<f32>,
-    decoder: StreamDecoder,
-    stops: StopTexts,
-    text: String,
-    text_error: Option<String>,
-    finish_reason: Option<FinishReason>,
-    failure: Option<GenerateError>,
-}
-
-/// A prompt that has been read, and whose group is not yet wholly begun.
+/// A prompt that is being read, or has been and whose group is not yet wholly begun.
 struct ReadPrompt<E: Engine> {
     job_idx: usize,
     job: Job,
     cache: E::Cache,
-    logits: E::Logits,
+    /// Tokens that the cache holds.
+    n_read: usize,
+    /// Of these, how many did not have to be read.
+    n_reused: usize,
+    /// After the last token.
+    logits: Option<E::Logits>,
     n_begun: usize,
 }
 
@@ -141,8 +136,40 @@ pub struct Finished {
     pub job_idx: usize,
     /// The completion's index in its group. A job whose prompt cannot be read fails once, at index 0.
     pub sample_idx: usize,
+    /// Tokens of the prompt that did not have to be read, because an earlier prompt began with them.
+    pub n_reused_tokens: usize,
     /// The completion.
     pub result: Result<SampledCompletion, GenerateError>,
+}
+
+/// One token of a completion, as it is sampled.
+#[derive(Debug)]
+pub struct TokenSampled<'a> {
+    /// The job, as [`DecodingLoop::admit`] numbered it.
+    pub job_idx: usize,
+    /// The completion's index in its group.
+    pub sample_idx: usize,
+    /// The token.
+    pub token: TokenId,
+    /// The text that is settled by it; nothing while a character or a stop text may be incomplete.
+    pub text: &'a str,
+    /// Log-probability of the token under the model: temperature 1, nothing cut off.
+    pub log_prob: f32,
+    /// The most likely tokens at this position, as many as the job wants, with their log-probabilities under the model.
+    pub top_log_probs: &'a [(TokenId, f32)],
+}
+
+/// How a [`DecodingLoop`] reads prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptReading {
+    /// Each at once, with room for its completion alone.
+    Whole,
+    /// In pieces of [`PROMPT_PIECE`] tokens, between which running completions are continued. Beginnings are kept, up to this many
+    /// tokens, for prompts that begin the same. A completion's bits do not depend on what is kept.
+    InPieces {
+        /// Most tokens that are kept.
+        max_cached_tokens: usize,
+    },
 }
 
 /// How a [`DecodingLoop`] decodes.
@@ -152,37 +179,44 @@ pub struct DecodingOptions {
     pub max_batch: usize,
     /// The weights that new tokens are multiplied with. Prompts are always read with the weights themselves.
     pub weights: DecodingWeights,
-    /// Read a prompt only from where it differs from the one before it.
-    pub shares_beginnings: bool,
+    /// How prompts are read.
+    pub prompts: PromptReading,
 }
+
+/// Pieces of prompts that are read in a step in which nothing else runs.
+const PIECES_WHEN_IDLE: usize = 4;
 
 /// Continuous batching: jobs are admitted at any time, every step samples one token of each running completion, and the
 /// place of one that ends is taken by the next. A completion's tokens depend on its job alone, not on what runs beside it.
 ///
 /// [`sample`] and [`LocalChat`](crate::LocalChat) drive it until nothing is left; a server admits as requests arrive.
-pub struct DecodingLoop<'a, E: Engine> {
-    tokenizer: &'a Tokenizer,
-    ids: SampledIds<'a>,
+pub struct DecodingLoop<E: Engine> {
+    tokenizer: Tokenizer,
+    ids: SampledIds,
     options: DecodingOptions,
     n_admitted: usize,
     waiting: VecDeque<(usize, Job)>,
     prompt: Option<ReadPrompt<E>>,
-    read_before: Option<(Vec<TokenId>, E::Cache)>,
+    prefixes: PrefixCache<E>,
     running: Vec<Running<E::Cache>>,
 }
 
-impl<'a, E: Engine> DecodingLoop<'a, E> {
+impl<E: Engine> DecodingLoop<E> {
     /// A loop with nothing to do yet.
     #[must_use]
-    pub fn new(tokenizer: &'a Tokenizer, ids: SampledIds<'a>, options: DecodingOptions) -> Self {
+    pub fn new(tokenizer: &Tokenizer, ids: SampledIds, options: DecodingOptions) -> Self {
+        let max_cached_tokens = match options.prompts {
+            PromptReading::Whole => 0,
+            PromptReading::InPieces { max_cached_tokens } => max_cached_tokens,
+        };
         Self {
-            tokenizer,
+            tokenizer: tokenizer.clone(),
             ids,
             options,
             n_admitted: 0,
             waiting: VecDeque::new(),
             prompt: None,
-            read_before: None,
+            prefixes: PrefixCache::new(max_cached_tokens),
             running: Vec::new(),
         }
     }
@@ -204,24 +238,67 @@ impl<'a, E: Engine> DecodingLoop<'a, E> {
         self.prompt = self.prompt.take().filter(|read| read.job_idx != job_idx);
     }
 
+    /// Drops everything that waits or runs, and every beginning that is kept: after a failure of the engine, or a change of its
+    /// weights.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+        self.prompt = None;
+        self.running.clear();
+        self.prefixes = PrefixCache::new(match self.options.prompts {
+            PromptReading::Whole => 0,
+            PromptReading::InPieces { max_cached_tokens } => max_cached_tokens,
+        });
+    }
+
     /// Whether nothing waits and nothing runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.running.is_empty() && self.prompt.is_none() && self.waiting.is_empty()
     }
 
-    /// Begins completions while there is room, then samples one token of each; returns those that have ended.
+    /// Completions that are being decoded.
+    #[must_use]
+    pub fn n_running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Jobs that wait, the one whose prompt is being read included.
+    #[must_use]
+    pub fn n_waiting(&self) -> usize {
+        self.waiting.len() + usize::from(self.prompt.is_some())
+    }
+
+    /// Tokens of beginnings that are kept.
+    #[must_use]
+    pub fn n_cached_tokens(&self) -> usize {
+        self.prefixes.n_tokens()
+    }
+
+    /// As [`step_watched`](Self::step_watched), without a look at single tokens.
     ///
     /// # Errors
     /// When the engine fails: what was on its way is lost.
     pub fn step(&mut self, engine: &mut E) -> Result<Vec<Finished>, GenerateError> {
+        self.step_watched(engine, &mut |_| {})
+    }
+
+    /// Reads prompts and begins completions while there is room, then samples one token of each; returns those that have ended.
+    /// `on_token` gets every token as it is sampled.
+    ///
+    /// # Errors
+    /// When the engine fails: what was on its way is lost.
+    pub fn step_watched(
+        &mut self,
+        engine: &mut E,
+        on_token: &mut dyn FnMut(TokenSampled<'_>),
+    ) -> Result<Vec<Finished>, GenerateError> {
         let context_length = engine.spec().decoder()?.max_position_embeddings;
-        let mut finished = self.begin(engine, context_length)?;
+        let mut finished = self.fill_places(engine, context_length, on_token)?;
         let mut still_running = Vec::with_capacity(self.running.len());
         for one in self.running.drain(..) {
             if one.is_over(context_length) {
-                let (job_idx, sample_idx) = (one.job_idx, one.sample_idx);
-                finished.push(Finished { job_idx, sample_idx, result: one.finish() });
+                let (job_idx, sample_idx, n_reused_tokens) = (one.job_idx, one.sample_idx, one.n_reused);
+                finished.push(Finished { job_idx, sample_idx, n_reused_tokens, result: one.finish() });
             } else {
                 still_running.push(one);
             }
@@ -234,44 +311,153 @@ impl<'a, E: Engine> DecodingLoop<'a, E> {
             self.running.iter().filter_map(|one| one.history.last().copied()).collect();
         let mut caches: Vec<&mut E::Cache> = self.running.iter_mut().map(|one| &mut one.cache).collect();
         let logits = engine.extend_each(&mut caches, &tokens, self.options.weights)?;
-        let rows = self.running.iter_mut().enumerate();
-        let mut steps: Vec<SampleStep<'_>> = rows
-            .map(|(row, one)| SampleStep { row, sampler: &mut one.sampler, history: &one.history })
-            .collect();
-        let sampled = engine.sample(&logits, self.ids.excluded, &mut steps)?;
-        let end_tokens = self.ids.end;
-        self.running.par_iter_mut().zip(sampled).for_each(|(one, sampled)| one.take_in(sampled, end_tokens));
+        sample_each(engine, &logits, &self.ids, &mut self.running, on_token)?;
         Ok(finished)
     }
 
-    /// Fills the places that are free; returns jobs that cannot be begun.
-    fn begin(&mut self, engine: &mut E, context_length: usize) -> Result<Vec<Finished>, GenerateError> {
+    /// Reads prompts and begins their completions while places are free. While completions run, about one piece of a prompt is
+    /// read, so that no long prompt holds them up. Returns jobs that cannot be begun.
+    fn fill_places(
+        &mut self,
+        engine: &mut E,
+        context_length: usize,
+        on_token: &mut dyn FnMut(TokenSampled<'_>),
+    ) -> Result<Vec<Finished>, GenerateError> {
         let mut failed = Vec::new();
+        let n_pieces = if self.running.is_empty() { PIECES_WHEN_IDLE } else { 1 };
+        let mut n_left = match self.options.prompts {
+            PromptReading::Whole => usize::MAX,
+            PromptReading::InPieces { .. } => n_pieces * PROMPT_PIECE,
+        };
         while self.running.len() < self.options.max_batch.max(1) {
             let mut reading = match self.prompt.take() {
-                Some(read) => read,
+                Some(reading) => reading,
                 None => {
                     let Some((job_idx, job)) = self.waiting.pop_front() else { break };
                     if let Err(error) = check(&job, context_length) {
-                        failed.push(Finished { job_idx, sample_idx: 0, result: Err(error) });
+                        let result = Err(error);
+                        failed.push(Finished { job_idx, sample_idx: 0, n_reused_tokens: 0, result });
                         continue;
                     }
-                    let shares = self.options.shares_beginnings;
-                    let capacity = if shares { context_length } else { job.capacity(context_length) };
-                    read(engine, job_idx, job, capacity, self.read_before.take())?
+                    self.start_reading(engine, job_idx, job, context_length)?
                 }
             };
-            let next = begin(engine, self.tokenizer, self.ids, &reading)?;
+            let Some(logits) = &reading.logits else {
+                if n_left == 0 {
+                    self.prompt = Some(reading);
+                    break;
+                }
+                let n_read = self.read_on(engine, &mut reading)?;
+                n_left = n_left.saturating_sub(n_read);
+                self.prompt = Some(reading);
+                continue;
+            };
+            let mut next = self.begin(engine, &reading)?;
+            sample_each(engine, logits, &self.ids, std::slice::from_mut(&mut next), on_token)?;
             self.running.push(next);
             reading.n_begun += 1;
             if reading.n_begun < reading.job.n_samples {
                 self.prompt = Some(reading);
-            } else if self.options.shares_beginnings {
-                self.read_before = Some((reading.job.prompt, reading.cache));
             }
         }
         Ok(failed)
     }
+
+    /// A prompt with what is known of its beginning.
+    fn start_reading(
+        &mut self,
+        engine: &mut E,
+        job_idx: usize,
+        job: Job,
+        context_length: usize,
+    ) -> Result<ReadPrompt<E>, GenerateError> {
+        let (cache, n_reused) = match self.options.prompts {
+            PromptReading::Whole => (engine.new_cache(job.capacity(context_length))?, 0),
+            PromptReading::InPieces { .. } => match self.prefixes.find(engine, &job.prompt)? {
+                Some(found) => found,
+                None => (engine.new_cache(context_length)?, 0),
+            },
+        };
+        Ok(ReadPrompt { job_idx, job, cache, n_read: n_reused, n_reused, logits: None, n_begun: 0 })
+    }
+
+    /// Reads the next piece of a prompt, or all of it; returns how many tokens that were.
+    fn read_on(&mut self, engine: &mut E, reading: &mut ReadPrompt<E>) -> Result<usize, GenerateError> {
+        let prompt = &reading.job.prompt;
+        let before = reading.n_read;
+        let logits = match self.options.prompts {
+            PromptReading::Whole => {
+                reading.n_read = prompt.len();
+                engine.extend(&mut reading.cache, prompt, DecodingWeights::F32)?
+            }
+            PromptReading::InPieces { .. } => {
+                let (logits, n_read) = read_piece(engine, &mut reading.cache, prompt, before)?;
+                self.prefixes.keep(engine, prompt, n_read, &reading.cache)?;
+                reading.n_read = n_read;
+                logits
+            }
+        };
+        if reading.n_read == prompt.len() {
+            reading.logits = Some(logits);
+        }
+        Ok(reading.n_read - before)
+    }
+
+    /// The next completion of a prompt, without a token yet.
+    fn begin(&self, engine: &mut E, read: &ReadPrompt<E>) -> Result<Running<E::Cache>, GenerateError> {
+        let sampler = read.job.sampler(read.n_begun)?;
+        let cache = engine.fork_cache(&read.cache)?;
+        let mut running =
+            Running::new(&self.tokenizer, &read.job, (read.job_idx, read.n_begun), cache, sampler)?;
+        running.n_reused = read.n_reused;
+        Ok(running)
+    }
+}
+
+/// Samples the next token of each completion; row i of the logits is that of the i-th.
+fn sample_each<E: Engine>(
+    engine: &mut E,
+    logits: &E::Logits,
+    ids: &SampledIds,
+    running: &mut [Running<E::Cache>],
+    on_token: &mut dyn FnMut(TokenSampled<'_>),
+) -> Result<(), GenerateError> {
+    running.par_iter_mut().for_each(Running::find_allowed);
+    let rows = running.iter_mut().enumerate();
+    let mut steps: Vec<SampleStep<'_>> = rows
+        .map(|(row, one)| SampleStep {
+            row,
+            sampler: &mut one.sampler,
+            history: &one.history,
+            allowed: one.allowed.as_ref(),
+        })
+        .collect();
+    let sampled = engine.sample(logits, &ids.excluded, &mut steps)?;
+    if running.iter().any(|one| one.n_top_log_probs > 0) {
+        let host = engine.read_logits(logits)?;
+        let vocab_size = host.len() / running.len();
+        running.par_iter_mut().enumerate().filter(|(_, one)| one.n_top_log_probs > 0).for_each(
+            |(row, one)| {
+                let mut logits = host[row * vocab_size..(row + 1) * vocab_size].to_vec();
+                ids.excluded.mask(&mut logits);
+                one.top_log_probs = top_log_probs(&logits, one.n_top_log_probs);
+            },
+        );
+    }
+    running.par_iter_mut().zip(&sampled).for_each(|(one, sampled)| one.take_in(*sampled, &ids.end));
+    for (one, sampled) in running.iter_mut().zip(&sampled) {
+        if let (Some(sampled), None) = (sampled, &one.failure) {
+            on_token(TokenSampled {
+                job_idx: one.job_idx,
+                sample_idx: one.sample_idx,
+                token: sampled.token,
+                text: &one.settled,
+                log_prob: sampled.log_prob,
+                top_log_probs: &one.top_log_probs,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Samples all completions, at most `max_batch` at a time. `on_done` gets each as it ends (request, index in the
@@ -284,24 +470,25 @@ pub fn sample<E: Engine>(
     tokenizer: &Tokenizer,
     requests: &[SampleRequest],
     options: &SamplingOptions,
-    ids: SampledIds<'_>,
+    ids: &SampledIds,
     decoding: DecodingOptions,
     on_done: &mut dyn FnMut(usize, usize, &SampledCompletion) -> ControlFlow<()>,
 ) -> Result<Option<Vec<Vec<SampledCompletion>>>, GenerateError> {
     let mut done: Vec<Vec<Option<SampledCompletion>>> =
         requests.iter().map(|request| vec![None; request.n_samples]).collect();
     let options = Arc::new(options.clone());
-    let mut decoding = DecodingLoop::new(tokenizer, ids, decoding);
+    let mut decoding = DecodingLoop::new(tokenizer, ids.clone(), decoding);
     for SampleRequest { prompt, n_samples, seed_indices } in requests {
         decoding.admit(Job {
             prompt: prompt.clone(),
             n_samples: *n_samples,
             options: Arc::clone(&options),
             seed_indices: Some(seed_indices.clone()),
+            ..Job::default()
         });
     }
     while !decoding.is_idle() {
-        for Finished { job_idx, sample_idx, result } in decoding.step(engine)? {
+        for Finished { job_idx, sample_idx, result, .. } in decoding.step(engine)? {
             let completion = result?;
             if on_done(job_idx, sample_idx, &completion).is_break() {
                 return Ok(None);
@@ -322,125 +509,4 @@ fn check(job: &Job, context_length: usize) -> Result<(), GenerateError> {
         return Err(GenerateError::ContextOverflow { n_prompt_tokens, context_length });
     }
     job.sampler(0).map(|_| ())
-}
-
-/// Reads a prompt; of the one that was read before only the beginning that they share is taken over.
-fn read<E: Engine>(
-    engine: &mut E,
-    job_idx: usize,
-    job: Job,
-    capacity: usize,
-    before: Option<(Vec<TokenId>, E::Cache)>,
-) -> Result<ReadPrompt<E>, GenerateError> {
-    let (mut cache, n_shared) = match before {
-        Some((tokens, mut cache)) => {
-            let n_alike = tokens.iter().zip(&job.prompt).take_while(|(one, other)| one == other).count();
-            // The last token is always read: its logits are what the completion begins with.
-            let n_shared = n_alike.min(job.prompt.len() - 1);
-            engine.truncate_cache(&mut cache, n_shared)?;
-            (cache, n_shared)
-        }
-        None => (engine.new_cache(capacity)?, 0),
-    };
-    let logits = engine.extend(&mut cache, &job.prompt[n_shared..], DecodingWeights::F32)?;
-    Ok(ReadPrompt { job_idx, job, cache, logits, n_begun: 0 })
-}
-
-/// Begins the next completion of a prompt, with its first token.
-fn begin<E: Engine>(
-    engine: &mut E,
-    tokenizer: &Tokenizer,
-    ids: SampledIds<'_>,
-    read: &ReadPrompt<E>,
-) -> Result<Running<E::Cache>, GenerateError> {
-    let job = &read.job;
-    let mut sampler = job.sampler(read.n_begun)?;
-    let step = SampleStep { row: 0, sampler: &mut sampler, history: &job.prompt };
-    let first = engine.sample(&read.logits, ids.excluded, &mut [step])?.pop().flatten();
-    let mut running = Running {
-        job_idx: read.job_idx,
-        sample_idx: read.n_begun,
-        options: Arc::clone(&job.options),
-        cache: engine.fork_cache(&read.cache)?,
-        sampler,
-        history: job.prompt.clone(),
-        n_prompt: job.prompt.len(),
-        log_probs: Vec::new(),
-        sampling_log_probs: Vec::new(),
-        decoder: StreamDecoder::new(tokenizer, true)
-            .keeping(mark_tokens(tokenizer, &ReasoningMarks::default())),
-        stops: StopTexts::new(&job.options.stop),
-        text: String::new(),
-        text_error: None,
-        finish_reason: None,
-        failure: None,
-    };
-    running.take_in(first, ids.end);
-    Ok(running)
-}
-
-impl<C> Running<C> {
-    /// Takes the next token; none where the logits were no distribution.
-    fn take_in(&mut self, sampled: Option<SampledToken>, end_tokens: &[TokenId]) {
-        let Some(sampled) = sampled else {
-            self.failure = Some(GenerateError::NotANumber { position: self.history.len() - 1 });
-            return;
-        };
-        self.history.push(sampled.token);
-        self.log_probs.push(sampled.log_prob);
-        self.sampling_log_probs.push(sampled.sampling_log_prob);
-        if end_tokens.contains(&sampled.token) {
-            self.finish_reason = Some(FinishReason::EndOfTurn);
-            return;
-        }
-        let piece = match self.decoder.push(sampled.token) {
-            Ok(piece) => piece,
-            Err(error) => {
-                self.text_error = Some(error.to_string());
-                self.finish_reason = Some(FinishReason::Cancelled);
-                return;
-            }
-        };
-        let (decided, found) = self.stops.push(&piece);
-        self.text.push_str(&decided);
-        if found {
-            self.finish_reason = Some(FinishReason::StopText);
-        } else if self.log_probs.len() >= self.options.max_new_tokens {
-            self.finish_reason = Some(FinishReason::Length);
-        }
-    }
-
-    fn is_over(&self, context_length: usize) -> bool {
-        self.failure.is_some() || self.finish_reason.is_some() || self.history.len() >= context_length
-    }
-
-    fn finish(mut self) -> Result<SampledCompletion, GenerateError> {
-        if let Some(failure) = self.failure {
-            return Err(failure);
-        }
-        let mut finish_reason = self.finish_reason.unwrap_or(FinishReason::Length);
-        if self.text_error.is_none() && finish_reason != FinishReason::StopText {
-            match self.decoder.finish() {
-                Ok(last) => {
-                    // The last bytes may still complete a stop text.
-                    let (decided, found) = self.stops.push(&last);
-                    self.text.push_str(&decided);
-                    if found {
-                        finish_reason = FinishReason::StopText;
-                    } else {
-                        self.text.push_str(&self.stops.finish());
-                    }
-                }
-                Err(error) => self.text_error = Some(error.to_string()),
-            }
-        }
-        Ok(SampledCompletion {
-            tokens: self.history.split_off(self.n_prompt),
-            text: self.text,
-            log_probs: self.log_probs,
-            sampling_log_probs: self.sampling_log_probs,
-            finish_reason,
-            text_error: self.text_error,
-        })
-    }
 }

@@ -98,7 +98,7 @@ pub fn generate<E: Engine>(
     session: &mut Session<E>,
     prompt: &[TokenId],
     options: &SamplingOptions,
-    ids: SampledIds<'_>,
+    ids: &SampledIds,
     weights: DecodingWeights,
     on_token: &mut dyn FnMut(SampledToken) -> Result<ControlFlow<()>, GenerateError>,
 ) -> Result<Generated, GenerateError> {
@@ -112,8 +112,8 @@ pub fn generate<E: Engine>(
     };
     loop {
         let position = session.tokens.len() - 1;
-        let step = SampleStep { row: 0, sampler: &mut sampler, history: &session.tokens };
-        let sampled = engine.sample(&logits, ids.excluded, &mut [step])?.pop().flatten();
+        let step = SampleStep { row: 0, sampler: &mut sampler, history: &session.tokens, allowed: None };
+        let sampled = engine.sample(&logits, &ids.excluded, &mut [step])?.pop().flatten();
         let sampled = sampled.ok_or(GenerateError::NotANumber { position })?;
         generated.tokens.push(sampled.token);
         generated.log_probs.push(sampled.log_prob);

@@ -26,6 +26,12 @@ pub enum GenerateError {
         /// Place in the sequence of the last token read, counted from 0.
         position: usize,
     },
+    /// A grammar that cannot be compiled or followed.
+    #[error("the grammar cannot be used: {0}")]
+    Grammar(String),
+    /// The engine failed while several completions were on their way; this is what it said.
+    #[error("{0}")]
+    Failed(String),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -38,6 +44,6 @@ impl GenerateError {
     /// Whether the request is at fault, and not the model.
     #[must_use]
     pub fn is_bad_request(&self) -> bool {
-        !matches!(self, Self::Engine(_) | Self::NotANumber { .. })
+        !matches!(self, Self::Engine(_) | Self::Failed(_) | Self::NotANumber { .. })
     }
 }

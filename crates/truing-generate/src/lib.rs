@@ -8,16 +8,21 @@
 mod batch;
 mod decoding;
 mod error;
+mod grammar;
 mod local_chat;
+mod prefix_cache;
+mod running;
 mod stop;
 mod thoughts;
 
 pub use batch::{
-    DecodingLoop, DecodingOptions, Finished, Job, SampleRequest, SampledCompletion, SampledIds, end_tokens,
-    excluded_tokens, sample,
+    DecodingLoop, DecodingOptions, Finished, Job, PromptReading, SampleRequest, SampledCompletion,
+    SampledIds, TokenSampled, end_tokens, excluded_tokens, sample,
 };
 pub use decoding::{Generated, Session, generate};
 pub use error::GenerateError;
+pub use grammar::{Grammar, GrammarSource, Grammars};
 pub use local_chat::{LocalChat, LocalReply};
+pub use prefix_cache::PROMPT_PIECE;
 pub use stop::StopTexts;
 pub use thoughts::{mark_tokens, marks_of, opened_thought};

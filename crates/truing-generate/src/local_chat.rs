@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use truing_model::{DecodingWeights, Engine};
 use truing_text::{ChatRenderer, StreamDecoder};
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, ExcludedTokens, FinishReason, ReasoningMark,
-    ReasoningMarks, SamplingOptions, TextStart, TokenId, split_reasoning,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMark, ReasoningMarks,
+    SamplingOptions, TextStart, TokenId, split_reasoning,
 };
 
-use crate::batch::{DecodingLoop, DecodingOptions, Finished, Job, SampledCompletion};
+use crate::batch::{DecodingLoop, DecodingOptions, Finished, Job, PromptReading, SampledCompletion};
 use crate::{
     GenerateError, SampledIds, Session, StopTexts, end_tokens, excluded_tokens, generate, mark_tokens,
     marks_of, opened_thought,
@@ -18,6 +18,9 @@ use crate::{
 
 /// Replies that are drawn side by side. Each holds a cache of its prompt and itself, so that more take more memory.
 const REPLIES_AT_A_TIME: usize = 8;
+
+/// Tokens of prompts' beginnings that are kept while many are answered.
+const CACHED_TOKENS: usize = 16_384;
 
 /// An engine, the model's way of writing conversations, and the sequence they last worked on.
 ///
@@ -27,8 +30,7 @@ const REPLIES_AT_A_TIME: usize = 8;
 pub struct LocalChat<E: Engine> {
     at_work: Mutex<AtWork<E>>,
     renderer: ChatRenderer,
-    end_tokens: Vec<TokenId>,
-    excluded: ExcludedTokens,
+    ids: SampledIds,
     marks: ReasoningMarks,
     weights: DecodingWeights,
 }
@@ -60,11 +62,12 @@ impl<E: Engine> LocalChat<E> {
         let spec = engine.spec().decoder()?;
         let end_tokens = end_tokens(&spec.eos_token_ids, &renderer);
         let excluded = excluded_tokens(renderer.tokenizer(), spec.vocab_size, &end_tokens);
+        let ids = SampledIds { end: end_tokens.into(), excluded };
         let session = Session::new(&mut engine)?;
         let marks = marks_of(renderer.tokenizer());
         let weights = DecodingWeights::default();
         let at_work = Mutex::new(AtWork { engine, session });
-        Ok(Self { at_work, renderer, end_tokens, excluded, marks, weights })
+        Ok(Self { at_work, renderer, ids, marks, weights })
     }
 
     /// Decodes with these weights; prompts are read with the weights themselves.
@@ -103,7 +106,7 @@ impl<E: Engine> LocalChat<E> {
 
     /// Tokens that end a reply, ascending.
     pub fn end_tokens(&self) -> &[TokenId] {
-        &self.end_tokens
+        &self.ids.end
     }
 
     /// Gives the engine back.
@@ -187,20 +190,13 @@ impl<E: Engine> LocalChat<E> {
         };
         let mut at_work = self.lock()?;
         let AtWork { engine, session } = &mut *at_work;
-        let generated = generate(
-            engine,
-            session,
-            prompt,
-            sampling,
-            SampledIds { end: &self.end_tokens, excluded: &self.excluded },
-            self.weights,
-            &mut |sampled| {
+        let generated =
+            generate(engine, session, prompt, sampling, &self.ids, self.weights, &mut |sampled| {
                 let (decided, found) = stops.push(&decoder.push(sampled.token)?);
                 is_stopped = found;
                 let flow = show(&decided, &mut text);
                 Ok(if found { ControlFlow::Break(()) } else { flow })
-            },
-        )?;
+            })?;
         let mut finish_reason = generated.finish_reason;
         if !is_stopped {
             // The last bytes may still complete a stop text.
@@ -290,16 +286,18 @@ impl<E: Engine> LocalChat<E> {
                 }
             }
         }
-        let ids = SampledIds { end: &self.end_tokens, excluded: &self.excluded };
-        let options =
-            DecodingOptions { max_batch: REPLIES_AT_A_TIME, weights: self.weights, shares_beginnings: true };
-        let mut decoding = DecodingLoop::new(self.renderer.tokenizer(), ids, options);
+        let options = DecodingOptions {
+            max_batch: REPLIES_AT_A_TIME,
+            weights: self.weights,
+            prompts: PromptReading::InPieces { max_cached_tokens: CACHED_TOKENS },
+        };
+        let mut decoding = DecodingLoop::new(self.renderer.tokenizer(), self.ids.clone(), options);
         for (_, prompt, sampling) in &prompts {
             decoding.admit(Job {
                 prompt: prompt.clone(),
                 n_samples: 1,
                 options: Arc::new((*sampling).clone()),
-                seed_indices: None,
+                ..Job::default()
             });
         }
         let mut at_work = match self.lock() {

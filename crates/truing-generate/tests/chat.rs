@@ -107,7 +107,7 @@ fn the_next_turn_reads_only_what_is_new() {
 
 /// Says something else after every other text, and ends now and then.
 fn babbler() -> LocalChat<Parrot> {
-    let parrot = Parrot::new(90, |so_far| {
+    let parrot = Parrot::new(600, |so_far| {
         let mixed = so_far.iter().fold(7_u32, |sum, &token| sum.wrapping_mul(31).wrapping_add(token));
         let mut logits: Vec<f32> =
             (0..400_u32).map(|token| (mixed.wrapping_mul(token + 3) % 97) as f32 / 40.0).collect();
@@ -120,7 +120,8 @@ fn babbler() -> LocalChat<Parrot> {
 #[test]
 fn many_requests_are_answered_as_each_alone() {
     let request = |i: usize| {
-        let mut request = ask(&[(Role::System, "Be brief."), (Role::User, &"why ".repeat(1 + i % 5))]);
+        let mut request =
+            ask(&[(Role::System, &"Be brief. ".repeat(40)), (Role::User, &"why ".repeat(1 + i % 5))]);
         request.sampling = SamplingOptions {
             max_new_tokens: 5 + i,
             temperature: 1.0,
@@ -133,7 +134,7 @@ fn many_requests_are_answered_as_each_alone() {
     let mut requests: Vec<ChatRequest> = (0..20).map(request).collect();
     requests[3] = ask(&[]);
     requests[7].sampling.top_p = 2.0;
-    requests[11] = ask(&[(Role::User, &"long ".repeat(90))]);
+    requests[11] = ask(&[(Role::User, &"long ".repeat(600))]);
     let go_on = |_: &str| ControlFlow::Continue(());
     let alone: Vec<_> = requests
         .iter()
@@ -150,7 +151,7 @@ fn many_requests_are_answered_as_each_alone() {
     assert_eq!(told, [1; 20], "each is told once");
     let together: Vec<_> = together.into_iter().map(|result| result.map_err(|e| e.to_string())).collect();
     assert_eq!(together, alone);
-    // Prompts are read from where they differ, and of every reply all tokens but the last.
+    // Whole pieces of common beginnings are read once, and of every reply all tokens but the last.
     let replies = || alone.iter().flatten();
     let n_drawn: usize = replies().map(|reply| reply.n_completion_tokens - 1).sum();
     let n_prompts: usize = replies().map(|reply| reply.n_prompt_tokens).sum();

@@ -14,8 +14,8 @@ fn run(
     prompt: &[TokenId],
     options: &SamplingOptions,
 ) -> Result<Generated, GenerateError> {
-    let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
-    generate(engine, session, prompt, options, ids, DecodingWeights::F32, &mut |_| {
+    let ids = SampledIds { end: [0].into(), excluded: ExcludedTokens::none() };
+    generate(engine, session, prompt, options, &ids, DecodingWeights::F32, &mut |_| {
         Ok(ControlFlow::Continue(()))
     })
 }
@@ -102,9 +102,9 @@ fn the_caller_may_break_off() {
         seen.push(drawn);
         Ok(if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     };
-    let ids = SampledIds { end: &[0], excluded: &ExcludedTokens::none() };
+    let ids = SampledIds { end: [0].into(), excluded: ExcludedTokens::none() };
     let generated =
-        generate(&mut engine, &mut session, &[1], &at_most(9), ids, DecodingWeights::F32, &mut until_two)
+        generate(&mut engine, &mut session, &[1], &at_most(9), &ids, DecodingWeights::F32, &mut until_two)
             .unwrap();
     assert_eq!((generated.tokens.len(), generated.finish_reason), (2, FinishReason::Cancelled));
 }
@@ -129,10 +129,10 @@ fn excluded_tokens_are_not_taken_even_where_they_are_the_likeliest() {
     });
     let mut session = Session::new(&mut engine).unwrap();
     let excluded = ExcludedTokens::of([399, 398]);
-    let ids = SampledIds { end: &[0], excluded: &excluded };
+    let ids = SampledIds { end: [0].into(), excluded: excluded.clone() };
     let go_on = &mut |_| Ok(ControlFlow::Continue(()));
     let generated =
-        generate(&mut engine, &mut session, &[1], &at_most(3), ids, DecodingWeights::F32, go_on).unwrap();
+        generate(&mut engine, &mut session, &[1], &at_most(3), &ids, DecodingWeights::F32, go_on).unwrap();
     assert_eq!(generated.tokens, [7, 7, 7]);
     let expected = -(397.0 * (-5f64).exp()).ln_1p() as f32;
     assert!((generated.log_probs[0] - expected).abs() < 1e-6, "{:?}", generated.log_probs);

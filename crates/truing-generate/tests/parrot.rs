@@ -183,7 +183,7 @@ impl Engine for Parrot {
         let sample = |step: &mut SampleStep<'_>| {
             let mut row = logits[step.row].clone();
             excluded.mask(&mut row);
-            step.sampler.sample_after(&row, step.history)
+            step.sampler.sample_after(&row, step.history, step.allowed)
         };
         Ok(steps.iter_mut().map(sample).collect())
     }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 use truing_cpu::CpuEngine;
 use truing_generate::{
-    DecodingOptions, LocalChat, SampleRequest, SampledIds, Session, end_tokens, excluded_tokens, sample,
+    DecodingOptions, LocalChat, PromptReading, SampleRequest, SampledIds, Session, end_tokens,
+    excluded_tokens, sample,
 };
 use truing_model::{
     Adapters, DecodingWeights, Engine, EngineOptions, HeadRequest, ModelFiles, SaveActivations, TrainableSpec,
@@ -28,7 +29,7 @@ fn from_environment(variable: &str) -> Option<PathBuf> {
 }
 
 fn at_most(max_batch: usize) -> DecodingOptions {
-    DecodingOptions { max_batch, weights: DecodingWeights::F32, shares_beginnings: false }
+    DecodingOptions { max_batch, weights: DecodingWeights::F32, prompts: PromptReading::Whole }
 }
 
 fn load(path: &std::path::Path) -> CpuEngine {
@@ -131,8 +132,8 @@ fn what_is_sampled_is_what_the_trainer_computes() {
     let draw = |engine: &mut CpuEngine, requests: &[SampleRequest], max_batch: usize| {
         let started = std::time::Instant::now();
         let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
-        let ids = SampledIds { end: &ends, excluded: &excluded };
-        let drawn = sample(engine, renderer.tokenizer(), requests, &options, ids, at_most(max_batch), go_on)
+        let ids = SampledIds { end: ends.clone().into(), excluded: excluded.clone() };
+        let drawn = sample(engine, renderer.tokenizer(), requests, &options, &ids, at_most(max_batch), go_on)
             .unwrap()
             .unwrap();
         let n_tokens: usize = drawn.iter().flatten().map(|completion| completion.tokens.len()).sum();
@@ -146,8 +147,8 @@ fn what_is_sampled_is_what_the_trainer_computes() {
     let long = SampleRequest { prompt: requests[2].prompt.clone(), n_samples: 1, seed_indices: vec![9] };
     let endless = SamplingOptions { max_new_tokens: 400, ..options.clone() };
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
-    let ids = SampledIds { end: &[], excluded: &excluded };
-    let long_one = sample(&mut engine, renderer.tokenizer(), &[long], &endless, ids, at_most(1), go_on)
+    let ids = SampledIds { end: [].into(), excluded: excluded.clone() };
+    let long_one = sample(&mut engine, renderer.tokenizer(), &[long], &endless, &ids, at_most(1), go_on)
         .unwrap()
         .unwrap();
     let all = requests.iter().zip(&together).chain(requests[2..].iter().zip(&long_one));
@@ -211,9 +212,9 @@ fn decoding_with_8_bits_stays_near_the_model() {
     let options = SamplingOptions { max_new_tokens: 64, temperature: 1.0, seed: 2, ..Default::default() };
     let go_on = &mut |_, _, _: &_| ControlFlow::Continue(());
     let int8 = DecodingOptions { weights: DecodingWeights::Int8, ..at_most(8) };
-    let ids = SampledIds { end: &[], excluded: &ExcludedTokens::none() };
+    let ids = SampledIds { end: [].into(), excluded: ExcludedTokens::none() };
     let drawn =
-        sample(&mut engine, renderer.tokenizer(), &requests, &options, ids, int8, go_on).unwrap().unwrap();
+        sample(&mut engine, renderer.tokenizer(), &requests, &options, &ids, int8, go_on).unwrap().unwrap();
 
     // The same tokens again with both weights, for whole distributions.
     let (mut differences, mut divergences, mut likeliest) = (Vec::new(), Vec::new(), 0);

@@ -31,7 +31,7 @@ pub use error::ModelError;
 pub use gguf::GgufFile;
 pub use loading::{LoadedModel, ModelFiles, ModelKind};
 pub use model_spec::{ModelSpec, initial_values};
-pub use sampling::{SampledToken, Sampler, SamplingError};
+pub use sampling::{SampledToken, Sampler, SamplingError, top_log_probs};
 pub use saving::{SaveDtype, SaveOptions, save_pretrained};
 pub use sources::find_model;
 pub use spec::{DecoderSpec, HeadKind, LoraSpec, ParameterRole, ParameterSpec, RopeScaling, TrainableSpec};

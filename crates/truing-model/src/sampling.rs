@@ -1,13 +1,15 @@
-//! Sampling one token from a distribution: repetition penalty, temperature, top-k, top-p (Holtzman et al. 2020, arXiv
+//! Sampling one token from a distribution: penalties and biases, the tokens that a grammar allows, temperature, top-k, top-p (Holtzman et al. 2020, arXiv
 //! 1904.09751), min-p.
 //!
 //! In that order, as transformers does: logits are divided by the temperature, the k highest are kept, of these the
 //! smallest set whose probability reaches p, and of these the tokens not too far below the likeliest. Among equals
 //! the lower token id comes first.
 
+use std::collections::BTreeMap;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
-use truing_types::{SamplingOptions, Seed, TokenId};
+use truing_types::{AllowedTokens, SamplingOptions, Seed, TokenId};
 
 /// A sampling option outside its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +37,7 @@ pub struct SampledToken {
 }
 
 /// What shapes the distribution that a token is sampled from.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SamplerOptions {
     /// Divides the logits; 0 takes the most likely token.
     pub temperature: f64,
@@ -47,6 +49,23 @@ pub struct SamplerOptions {
     pub min_p: f64,
     /// Logits of tokens that have occurred are divided by this where positive, multiplied where negative; 1 does nothing.
     pub repetition_penalty: f32,
+    /// Subtracted from the logit of each token that this sampler has sampled.
+    pub presence_penalty: f32,
+    /// Subtracted from a token's logit once for each time that this sampler has sampled it.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens `(token, bias)`, ascending.
+    pub logit_bias: Vec<(TokenId, f32)>,
+}
+
+impl SamplerOptions {
+    /// Whether the logits are changed before the temperature.
+    #[must_use]
+    pub fn changes_logits(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.presence_penalty != 0.0
+            || self.frequency_penalty != 0.0
+            || !self.logit_bias.is_empty()
+    }
 }
 
 /// Samples tokens; the same options and indices give the same tokens. This is the reference for engines that sample on a
@@ -59,8 +78,10 @@ pub struct Sampler {
     candidates: Vec<(TokenId, f64)>,
     /// Logits while the k highest are looked for; kept for the same reason.
     sorting: Vec<f32>,
-    /// Logits after the penalty.
-    penalised: Vec<f32>,
+    /// Logits after penalties, biases and masks.
+    adjusted: Vec<f32>,
+    /// How often each token has been sampled; kept where a penalty needs it.
+    n_sampled: BTreeMap<TokenId, u32>,
 }
 
 impl Sampler {
@@ -104,6 +125,14 @@ impl Sampler {
             &repetition_penalty,
             "a number above 0",
         )?;
+        let SamplingOptions { presence_penalty, frequency_penalty, .. } = *options;
+        let penalties = [("presence_penalty", presence_penalty), ("frequency_penalty", frequency_penalty)];
+        for (option, penalty) in penalties {
+            check((-2.0..=2.0).contains(&penalty), option, &penalty, "a number from -2 to 2")?;
+        }
+        for bias in options.logit_bias.values() {
+            check((-100.0..=100.0).contains(bias), "logit_bias", bias, "numbers from -100 to 100")?;
+        }
         Ok(Self {
             options: SamplerOptions {
                 temperature: f64::from(temperature),
@@ -111,8 +140,12 @@ impl Sampler {
                 top_p: f64::from(top_p),
                 min_p: f64::from(min_p),
                 repetition_penalty,
+                presence_penalty,
+                frequency_penalty,
+                logit_bias: options.logit_bias.iter().map(|(&token, &bias)| (token, bias)).collect(),
             },
-            penalised: Vec::new(),
+            adjusted: Vec::new(),
+            n_sampled: BTreeMap::new(),
             generator: Seed(options.seed).generator("draw tokens", indices),
             candidates: Vec::new(),
             sorting: Vec::new(),
@@ -155,29 +188,59 @@ impl Sampler {
         })
     }
 
-    /// The same after some tokens, which the repetition penalty looks at.
-    pub fn sample_after(&mut self, logits: &[f32], history: &[TokenId]) -> Option<SampledToken> {
-        if self.options.repetition_penalty == 1.0 {
+    /// The same after some tokens, which the repetition penalty looks at, and of those alone that are allowed. Penalties and
+    /// biases change the logits in the order of vLLM: repetition, frequency, presence, then the bias.
+    pub fn sample_after(
+        &mut self,
+        logits: &[f32],
+        history: &[TokenId],
+        allowed: Option<&AllowedTokens>,
+    ) -> Option<SampledToken> {
+        if !self.options.changes_logits() && allowed.is_none() {
             return self.sample(logits);
         }
-        let mut penalised = std::mem::take(&mut self.penalised);
-        penalised.clear();
-        penalised.extend_from_slice(logits);
-        for &token in history {
-            // From the original: a token that occurred twice is penalised once.
-            if let Some(&logit) = logits.get(token as usize) {
-                let penalty = self.options.repetition_penalty;
-                penalised[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
-            }
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        self.adjust(logits, history, &mut adjusted);
+        if let Some(allowed) = allowed {
+            allowed.mask(&mut adjusted);
         }
-        let sampled = self.sample(&penalised);
-        self.penalised = penalised;
+        let sampled = self.sample(&adjusted);
+        self.adjusted = adjusted;
         let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
-        sampled.map(|sampled| SampledToken {
-            log_prob: (f64::from(logits[sampled.token as usize]) - highest - total.ln()) as f32,
-            ..sampled
+        sampled.map(|sampled| {
+            if self.options.presence_penalty != 0.0 || self.options.frequency_penalty != 0.0 {
+                *self.n_sampled.entry(sampled.token).or_default() += 1;
+            }
+            let log_prob = (f64::from(logits[sampled.token as usize]) - highest - total.ln()) as f32;
+            SampledToken { log_prob, ..sampled }
         })
+    }
+
+    /// Applies penalties and biases to a copy of the logits.
+    fn adjust(&self, logits: &[f32], history: &[TokenId], adjusted: &mut [f32]) {
+        let options = &self.options;
+        if options.repetition_penalty != 1.0 {
+            for &token in history {
+                // From the original: a token that occurred twice is penalised once.
+                if let Some(&logit) = logits.get(token as usize) {
+                    let penalty = options.repetition_penalty;
+                    adjusted[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
+                }
+            }
+        }
+        for (&token, &count) in &self.n_sampled {
+            if let Some(logit) = adjusted.get_mut(token as usize) {
+                *logit -= options.frequency_penalty * count as f32 + options.presence_penalty;
+            }
+        }
+        for &(token, bias) in &options.logit_bias {
+            if let Some(logit) = adjusted.get_mut(token as usize) {
+                *logit += bias;
+            }
+        }
     }
 
     /// The lowest logit that top-k keeps, and how many tokens with just that logit it keeps.
@@ -241,6 +304,26 @@ impl Sampler {
             .last()
             .map_or((0, 0.0), |&(token, probability)| (token as usize, (probability / total).ln()))
     }
+}
+
+/// The `k` most likely tokens of logits `[vocab]` with their log-probabilities at temperature 1, the likeliest first; the lower
+/// id first among equals. Tokens whose logit is minus infinity are left out.
+#[must_use]
+pub fn top_log_probs(logits: &[f32], k: usize) -> Vec<(TokenId, f32)> {
+    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+    let mut order: Vec<usize> =
+        (0..logits.len()).filter(|&token| logits[token] > f32::NEG_INFINITY).collect();
+    let by_logit = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
+    if k < order.len() {
+        if k > 0 {
+            order.select_nth_unstable_by(k - 1, by_logit);
+        }
+        order.truncate(k);
+    }
+    order.sort_unstable_by(by_logit);
+    let log_prob = |token: usize| (f64::from(logits[token]) - highest - total.ln()) as f32;
+    order.into_iter().map(|token| (token as TokenId, log_prob(token))).collect()
 }
 
 /// 53 random bits.
@@ -317,11 +400,55 @@ mod tests {
         let penalty = SamplingOptions { repetition_penalty: 2.0, ..options(0.0, 0, 1.0) };
         let mut sampler = Sampler::new(&penalty).unwrap();
         let logits = [3.0, 1.9, -1.0];
-        assert_eq!(sampler.sample_after(&logits, &[]).unwrap().token, 0);
-        let sampled = sampler.sample_after(&logits, &[0, 0, 2]).unwrap();
+        assert_eq!(sampler.sample_after(&logits, &[], None).unwrap().token, 0);
+        let sampled = sampler.sample_after(&logits, &[0, 0, 2], None).unwrap();
         let total: f32 = logits.iter().map(|z: &f32| z.exp()).sum();
         assert_eq!(sampled.token, 1);
         assert!((sampled.log_prob - (1.9 - total.ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn penalties_count_what_was_sampled_and_biases_are_added() {
+        let greedy = options(0.0, 0, 1.0);
+        let tokens = |options: SamplingOptions, logits: &[f32], n: usize| -> Vec<TokenId> {
+            let mut sampler = Sampler::new(&options).unwrap();
+            // The history of the prompt does not count.
+            (0..n).map(|_| sampler.sample_after(logits, &[0, 0, 0], None).unwrap().token).collect()
+        };
+        let logits = [3.0, 2.5, 0.0];
+        let presence = SamplingOptions { presence_penalty: 1.0, ..greedy.clone() };
+        assert_eq!(tokens(presence, &logits, 4), [0, 1, 0, 0]);
+        // 3, 2.5 -> 2.4, 2.5 -> 2.4, 1.9 -> 1.8, 1.9 -> 1.8, 1.3.
+        let frequency = SamplingOptions { frequency_penalty: 0.6, ..greedy.clone() };
+        assert_eq!(tokens(frequency, &logits, 5), [0, 1, 0, 1, 0]);
+        let bias = SamplingOptions { logit_bias: [(2, 4.0), (0, -100.0), (9, 1.0)].into(), ..greedy };
+        let mut sampler = Sampler::new(&bias).unwrap();
+        let sampled = sampler.sample_after(&logits, &[], None).unwrap();
+        let total: f32 = logits.iter().map(|z: &f32| z.exp()).sum();
+        assert_eq!(sampled.token, 2);
+        assert!((sampled.log_prob - (0.0 - total.ln())).abs() < 1e-6, "the model's own");
+    }
+
+    #[test]
+    fn only_allowed_tokens_are_sampled() {
+        let allowed = AllowedTokens::of([1, 3]);
+        let mut sampler = Sampler::new(&options(1.0, 0, 1.0)).unwrap();
+        let logits = [5.0, 0.0, 5.0, 0.0];
+        let tokens: Vec<TokenId> =
+            (0..50).map(|_| sampler.sample_after(&logits, &[], Some(&allowed)).unwrap().token).collect();
+        assert!(tokens.contains(&1) && tokens.contains(&3) && !tokens.contains(&0) && !tokens.contains(&2));
+        assert_eq!(sampler.sample_after(&logits, &[], Some(&AllowedTokens::of([]))), None);
+    }
+
+    #[test]
+    fn the_likeliest_tokens_with_their_log_probabilities() {
+        let logits = [1.0f32, 3.0, 3.0, f32::NEG_INFINITY];
+        let top = top_log_probs(&logits, 3);
+        assert_eq!(top.iter().map(|&(token, _)| token).collect::<Vec<_>>(), [1, 2, 0]);
+        let total: f32 = 1f32.exp() + 2.0 * 3f32.exp();
+        assert!((top[0].1 - (3.0 - total.ln())).abs() < 1e-6);
+        assert_eq!(top_log_probs(&logits, 9).len(), 3, "impossible tokens are left out");
+        assert_eq!(top_log_probs(&logits, 0), []);
     }
 
     #[test]

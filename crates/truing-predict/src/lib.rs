@@ -10,7 +10,8 @@ mod texts;
 pub use classifier::{Classifier, PredictionOptions, PredictionSummary};
 pub use embed::{EmbedOptions, EmbedOutcome, Embedder, encoder_tokenizer, pack_texts};
 pub use likelihood::{
-    Continuations, Likelihood, LikelihoodOptions, log_likelihoods, rolling_log_likelihoods,
+    Continuations, Likelihood, LikelihoodOptions, PromptScoring, PromptToken, log_likelihoods,
+    rolling_log_likelihoods,
 };
 pub use reward::{RewardScorer, Scored};
 pub use texts::TextReader;

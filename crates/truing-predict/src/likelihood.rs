@@ -8,11 +8,11 @@
 
 use std::ops::{ControlFlow, Range};
 
-use truing_model::{Adapters, Engine, HeadRequest};
+use truing_model::{Adapters, Engine, HeadRequest, SaveActivations, top_log_probs};
 use truing_run::RunError;
 use truing_text::{SpecialTokens, Tokenizer};
 use truing_train::segments;
-use truing_types::{PackedBatch, RowOrigin, TokenId};
+use truing_types::{ExcludedTokens, PackedBatch, RowOrigin, TokenId};
 
 /// Tokens of a pack.
 const BUDGET: usize = 2048;
@@ -132,6 +132,100 @@ pub fn rolling_log_likelihoods<E: Engine>(
         is_greedy: windows.iter().all(|window| window.is_greedy),
     };
     Ok(found.map(|found| found.into_iter().map(whole).collect()))
+}
+
+/// A token of a text, as the model sees it after the tokens before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptToken {
+    /// The token.
+    pub token: TokenId,
+    /// Its log-probability: temperature 1, over all tokens that can be sampled.
+    pub log_prob: f32,
+    /// Its place among all tokens by probability, from 1.
+    pub rank: usize,
+    /// The most likely tokens with their log-probabilities, the likeliest first.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+/// Rows of logits that are on the host at a time.
+const ROWS_AT_A_TIME: usize = 64;
+
+/// Finds out how likely each token of a text but the first is after those before it, in steps: a layer, or some rows of the head. So
+/// whoever owns the engine can do other work in between.
+pub struct PromptScoring<E: Engine> {
+    tokens: Vec<TokenId>,
+    n_top: usize,
+    excluded: ExcludedTokens,
+    batch: E::Batch,
+    /// After the layers so far.
+    hidden: Option<E::Hidden>,
+    n_layers_done: usize,
+    found: Vec<PromptToken>,
+}
+
+impl<E: Engine> PromptScoring<E> {
+    /// Begins with a text, with the `n_top` most likely tokens wanted at each place. `excluded` takes no part.
+    ///
+    /// # Errors
+    /// When the text has no token, or the engine fails.
+    pub fn new(
+        engine: &mut E,
+        tokens: Vec<TokenId>,
+        n_top: usize,
+        excluded: ExcludedTokens,
+    ) -> Result<Self, RunError> {
+        let origin = RowOrigin { source: "prompt".into(), line: 0 };
+        let weights = vec![0.0; tokens.len()];
+        let batch = PackedBatch::new([(&tokens[..], &weights[..], origin)])?;
+        let batch = engine.upload(&batch)?;
+        let hidden = Some(engine.embed(&batch)?);
+        Ok(Self { tokens, n_top, excluded, batch, hidden, n_layers_done: 0, found: Vec::new() })
+    }
+
+    /// Does the next step; the result `[n_tokens - 1]` once all are done.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn step(&mut self, engine: &mut E) -> Result<Option<Vec<PromptToken>>, RunError> {
+        let n_layers = engine.spec().decoder()?.n_layers;
+        if self.n_layers_done < n_layers
+            && let Some(hidden) = self.hidden.take()
+        {
+            let layers = self.n_layers_done..self.n_layers_done + 1;
+            let save = SaveActivations::Nothing;
+            let (hidden, _) = engine.segment_forward(&self.batch, layers, hidden, save, Adapters::Enabled)?;
+            self.hidden = Some(hidden);
+            self.n_layers_done += 1;
+            return Ok(None);
+        }
+        let n_rows = self.tokens.len() - 1;
+        let done = self.found.len();
+        if done < n_rows
+            && let Some(hidden) = &self.hidden
+        {
+            let rows: Vec<u32> = (done..n_rows.min(done + ROWS_AT_A_TIME)).map(|row| row as u32).collect();
+            let mut logits = engine.logits(hidden, &rows)?;
+            let vocab_size = engine.spec().vocab_size();
+            for (&row, logits) in rows.iter().zip(logits.chunks_exact_mut(vocab_size)) {
+                self.excluded.mask(logits);
+                self.found.push(prompt_token(logits, self.tokens[row as usize + 1], self.n_top));
+            }
+        }
+        Ok((self.found.len() == n_rows).then(|| std::mem::take(&mut self.found)))
+    }
+}
+
+/// A token at its place, from the logits there.
+fn prompt_token(logits: &[f32], token: TokenId, n_top: usize) -> PromptToken {
+    let own = logits[token as usize];
+    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+    PromptToken {
+        token,
+        log_prob: (f64::from(own) - highest - total.ln()) as f32,
+        rank: 1 + logits.iter().filter(|&&logit| logit > own).count(),
+        top: top_log_probs(logits, n_top),
+    }
 }
 
 /// A part of a text and what it is predicted from; `None`: from the beginning of the text.

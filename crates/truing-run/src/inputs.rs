@@ -33,6 +33,19 @@ pub fn model_files(model: &ModelFiles) -> Vec<PathBuf> {
     model.deciding_files()
 }
 
+/// One digest of some files, for instance those that decide what a model computes ([`model_files`]): the same for the same
+/// contents, wherever they lie.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn digest_of_files(files: &[PathBuf]) -> Result<Digest, RunError> {
+    let digests = files
+        .iter()
+        .map(|file| Ok(InputFile::of("model", file)?.blake3.to_string()))
+        .collect::<Result<Vec<String>, RunError>>()?;
+    Ok(Digest::of_bytes(digests.join(" ").as_bytes()))
+}
+
 /// Counts changes of what the keys are made of.
 const KEY_VERSION: u32 = 3;
 

@@ -223,10 +223,15 @@ impl ChatRenderer {
     /// # Errors
     /// As [`ChatRenderer::prompt_text`].
     pub fn prompt(&self, conversation: &Conversation) -> Result<Vec<TokenId>, TextError> {
-        self.prompt_tokens(&self.prompt_text(conversation)?)
+        self.tokens_of_prompt(&self.prompt_text(conversation)?)
     }
 
-    fn prompt_tokens(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+    /// The tokens of a prompt that is already a text, for instance of [`ChatRenderer::prompt_text`] with the beginning of a reply
+    /// after it. Special tokens in it are read as such, and a doubled beginning-of-sequence token is removed.
+    ///
+    /// # Errors
+    /// When the text cannot be tokenized.
+    pub fn tokens_of_prompt(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
         let mut spans = self.tokenizer.encode_with_ranges(text, SpecialTokens::Parse)?;
         self.remove_double_bos(&mut spans);
         Ok(spans.tokens)
@@ -244,7 +249,7 @@ impl ChatRenderer {
         let template = self.template()?;
         let text = template.render(conversation, &options)?.text;
         let omissions = self.omissions.of(template, &options, conversation, &text);
-        Ok((self.prompt_tokens(&text)?, omissions))
+        Ok((self.tokens_of_prompt(&text)?, omissions))
     }
 
     /// Renders one training row.

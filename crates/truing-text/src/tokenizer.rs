@@ -305,6 +305,26 @@ impl Tokenizer {
         }
     }
 
+    /// The bytes that a token stands for inside a text; `None` where there is no such token. Those of a special token are its
+    /// name.
+    #[must_use]
+    pub fn token_bytes(&self, id: TokenId) -> Option<Vec<u8>> {
+        let entry = self.token_text(id)?;
+        if self.shared.special_ids.contains_key(&id) {
+            return Some(entry.into_bytes());
+        }
+        if let Some(bytes_of_chars) = &self.shared.bytes_of_chars {
+            let bytes: Option<Vec<u8>> = entry.chars().map(|c| bytes_of_chars.get(&c).copied()).collect();
+            return Some(bytes.unwrap_or_else(|| entry.into_bytes()));
+        }
+        // Byte fallback of SentencePiece: `<0x0A>`.
+        let byte = entry.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        if let Some(byte) = byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            return Some(vec![byte]);
+        }
+        Some(entry.replace('▁', " ").into_bytes())
+    }
+
     /// The token of a vocabulary entry.
     #[must_use]
     pub fn token_id(&self, entry: &str) -> Option<TokenId> {

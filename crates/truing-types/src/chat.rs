@@ -1,5 +1,6 @@
 //! The one interface to language models that write text: the policy in this process, a teacher, a judge, a server.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,16 @@ pub struct SamplingOptions {
     /// Logits of tokens that have occurred are divided by this where positive, multiplied where negative; 1 does
     /// nothing (Keskar et al. 2019, arXiv 1909.05858).
     pub repetition_penalty: f32,
+    /// Subtracted from the logit of each token that the reply already has; 0 does nothing (OpenAI's `presence_penalty`).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub presence_penalty: f32,
+    /// Subtracted from a token's logit once for each time that the reply already has it; 0 does nothing (OpenAI's
+    /// `frequency_penalty`).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub logit_bias: BTreeMap<TokenId, f32>,
     /// Same seed, same tokens.
     pub seed: u64,
     /// Texts that end the reply; they are not part of it.
@@ -39,10 +50,18 @@ impl Default for SamplingOptions {
             top_p: 1.0,
             min_p: 0.0,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
             seed: 0,
             stop: Vec::new(),
         }
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
 }
 
 /// What is asked of a model.

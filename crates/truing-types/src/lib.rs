@@ -3,6 +3,7 @@
 //!
 //! Plain data only. Nothing here opens a file, owns a tensor, prints, or reads the environment or the clock.
 
+mod allowed;
 mod batch;
 mod chat;
 mod communicator;
@@ -19,6 +20,7 @@ mod seed;
 mod stage;
 mod wording;
 
+pub use allowed::AllowedTokens;
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
 pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions};
 pub use communicator::{CommunicationError, Communicator, Rank, all_gather_dealt, dealt, in_dealt_order};

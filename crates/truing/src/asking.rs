@@ -17,10 +17,17 @@ use crate::outcome::WithHint;
 /// A wait is looked at this often, so that Ctrl-C ends it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The machine's clock.
-struct SystemClock {
+/// The machine's clock, and the wish to stop.
+pub(crate) struct SystemClock {
     start: Instant,
     stop: Arc<AtomicBool>,
+}
+
+impl SystemClock {
+    /// A clock that begins now.
+    pub(crate) fn new(stop: &Arc<AtomicBool>) -> Self {
+        Self { start: Instant::now(), stop: Arc::clone(stop) }
+    }
 }
 
 impl Clock for SystemClock {
@@ -57,7 +64,7 @@ pub(crate) fn surroundings(
     stop: &Arc<AtomicBool>,
     context: &Context,
 ) -> anyhow::Result<ChatSurroundings> {
-    let clock = SystemClock { start: Instant::now(), stop: Arc::clone(stop) };
+    let clock = SystemClock::new(stop);
     let server = config.server.as_ref();
     let api_key = match server.and_then(|server| server.api_key_env.as_deref()) {
         Some(name) => {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use truing_types::{ExcludedTokens, SamplingOptions, TokenId};
+use truing_types::{AllowedTokens, ExcludedTokens, SamplingOptions, TokenId};
 
 use super::support::{assert_refused, decoders, hidden, largest_difference, packed, sequences, set_element};
 use crate::{DecodingWeights, Engine, EngineError, HeadRequest, SampleStep, SampledToken, Sampler};
@@ -12,7 +12,7 @@ fn plain() -> SamplingOptions {
 }
 
 /// Options for each part of the distribution's shape.
-fn all_sampling_options() -> [SamplingOptions; 8] {
+fn all_sampling_options() -> [SamplingOptions; 10] {
     [
         SamplingOptions::default(),
         plain(),
@@ -21,6 +21,8 @@ fn all_sampling_options() -> [SamplingOptions; 8] {
         SamplingOptions { top_p: 0.8, ..plain() },
         SamplingOptions { min_p: 0.1, ..plain() },
         SamplingOptions { repetition_penalty: 1.4, ..plain() },
+        SamplingOptions { presence_penalty: 0.7, frequency_penalty: 0.4, ..plain() },
+        SamplingOptions { logit_bias: [(3, 2.5), (9, -1.5)].into(), ..plain() },
         SamplingOptions {
             temperature: 0.8,
             top_k: 12,
@@ -63,6 +65,11 @@ fn samplers(options: &SamplingOptions) -> Vec<Sampler> {
     (0..histories().len() as u64).map(|idx| Sampler::keyed(options, &[idx]).unwrap()).collect()
 }
 
+/// The only tokens that may be sampled at a row.
+fn allowed_at(row: usize) -> Option<AllowedTokens> {
+    (row % 3 == 1).then(|| AllowedTokens::of([1, 2, 6, 9, 11]))
+}
+
 /// Samples for the given rows in their order, some of them in one call; the tokens by row.
 fn sample<E: Engine>(
     engine: &mut E,
@@ -71,7 +78,20 @@ fn sample<E: Engine>(
     samplers: &mut [Sampler],
     calls: &[&[usize]],
 ) -> Vec<Option<SampledToken>> {
+    sample_allowed(engine, logits, excluded, samplers, calls, |_| None)
+}
+
+/// The same, of the tokens alone that are allowed at each row.
+fn sample_allowed<E: Engine>(
+    engine: &mut E,
+    logits: &E::Logits,
+    excluded: &ExcludedTokens,
+    samplers: &mut [Sampler],
+    calls: &[&[usize]],
+    allowed: fn(usize) -> Option<AllowedTokens>,
+) -> Vec<Option<SampledToken>> {
     let histories = histories();
+    let allowed: Vec<_> = (0..histories.len()).map(allowed).collect();
     let mut found = vec![None; histories.len()];
     for rows in calls {
         let mut borrowed: Vec<Option<&mut Sampler>> = samplers.iter_mut().map(Some).collect();
@@ -79,6 +99,7 @@ fn sample<E: Engine>(
             row,
             sampler: borrowed[row].take().unwrap(),
             history: &histories[row],
+            allowed: allowed[row].as_ref(),
         };
         let mut steps: Vec<_> = rows.iter().map(step).collect();
         let sampled = engine.sample(logits, excluded, &mut steps).unwrap();
@@ -110,11 +131,15 @@ pub fn a_token_depends_on_its_row_history_and_sampler_alone<E: Engine>() {
                         .map(|idx| {
                             let mut logits = row(idx).to_vec();
                             excluded.mask(&mut logits);
-                            expected_samplers[idx].sample_after(&logits, &histories()[idx]).unwrap()
+                            let allowed = allowed_at(idx);
+                            expected_samplers[idx]
+                                .sample_after(&logits, &histories()[idx], allowed.as_ref())
+                                .unwrap()
                         })
                         .collect();
                     for (samplers, calls) in of_orders.iter_mut().zip(orders) {
-                        let found = sample(&mut engine, &logits, &excluded, samplers, calls);
+                        let found =
+                            sample_allowed(&mut engine, &logits, &excluded, samplers, calls, allowed_at);
                         for (idx, (found, expected)) in found.iter().zip(&expected).enumerate() {
                             let what = format!("{}: row {idx}, round {round}, {options:?}", case.name);
                             let found = found.unwrap_or_else(|| panic!("{what}: no token"));
@@ -137,7 +162,8 @@ pub fn a_token_depends_on_its_row_history_and_sampler_alone<E: Engine>() {
         }
         assert!(distinct.len() > 4 * histories().len(), "{}: {} tokens in all", case.name, distinct.len());
         let mut sampler = samplers(&plain()).remove(0);
-        let mut steps = [SampleStep { row: histories().len(), sampler: &mut sampler, history: &[] }];
+        let mut steps =
+            [SampleStep { row: histories().len(), sampler: &mut sampler, history: &[], allowed: None }];
         assert_refused!(
             engine.sample(&logits, &ExcludedTokens::none(), &mut steps),
             EngineError::Unsupported(_)

@@ -8,7 +8,7 @@ mod request;
 use std::borrow::Cow;
 use std::ops::Range;
 
-use truing_types::{ExcludedTokens, Groups, PackedBatch, TargetTokens, TokenId};
+use truing_types::{AllowedTokens, ExcludedTokens, Groups, PackedBatch, TargetTokens, TokenId};
 
 use crate::sampling::{SampledToken, Sampler};
 use crate::{ModelSpec, ParameterSpec, TrainableSpec};
@@ -117,6 +117,8 @@ pub struct SampleStep<'a> {
     pub sampler: &'a mut Sampler,
     /// All tokens of the sequence so far, for the repetition penalty.
     pub history: &'a [TokenId],
+    /// The only tokens that may be sampled; all where there is none.
+    pub allowed: Option<&'a AllowedTokens>,
 }
 
 /// Runs a model, forward and backward, segment by segment.

@@ -1,7 +1,7 @@
 //! Sampling and scoring: the groups of a step, and the completions of an evaluation.
 
 use truing_generate::{
-    DecodingOptions, SampleRequest, SampledCompletion, SampledIds, opened_thought, sample,
+    DecodingOptions, PromptReading, SampleRequest, SampledCompletion, SampledIds, opened_thought, sample,
 };
 use truing_model::{DecodingWeights, Engine};
 use truing_reward::{Completion, ScoredCompletion};
@@ -76,9 +76,9 @@ impl<E: Engine> Running<'_, E> {
             top_k: config.top_k,
             top_p: config.top_p,
             min_p: config.min_p,
-            repetition_penalty: 1.0,
             seed: config.seed,
             stop: config.stop.clone(),
+            ..SamplingOptions::default()
         };
         let requests: Vec<SampleRequest> = prompts
             .iter()
@@ -106,13 +106,19 @@ impl<E: Engine> Running<'_, E> {
             Purpose::Evaluate => "evaluating".to_owned(),
         };
         events.emit(Event::PhaseStarted { phase, total: Some(total) });
+        let ids =
+            SampledIds { end: self.end_tokens.as_slice().into(), excluded: self.policy.excluded.clone() };
         let drawn = sample(
             self.trainer.engine_mut(),
             self.inputs.renderer.tokenizer(),
             &requests,
             &options,
-            SampledIds { end: &self.end_tokens, excluded: &self.policy.excluded },
-            DecodingOptions { max_batch: config.generation_batch_size, weights, shares_beginnings: false },
+            &ids,
+            DecodingOptions {
+                max_batch: config.generation_batch_size,
+                weights,
+                prompts: PromptReading::Whole,
+            },
             &mut |_, _, _| {
                 done += 1;
                 events.emit(Event::Progress { done, note: String::new() });

@@ -25,6 +25,7 @@ mod rollouts;
 mod sampling;
 mod score;
 mod select;
+mod serve;
 pub(crate) mod stage;
 mod stages;
 mod training;
@@ -118,6 +119,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing generate --model runs/tiny/model \"Name three colours.\"\n  truing generate --file prompts.jsonl --json"
     )]
     Generate(generate::Arguments),
+    /// Serve models to OpenAI-compatible clients, with a chat page.
+    #[command(
+        after_help = "Examples:\n  truing serve --model runs/tiny/model\n  truing serve --model chat=runs/grpo/model --model reward=runs/reward_model/model --port 8080\n  truing serve --host 0.0.0.0 --api-key-file keys.txt"
+    )]
+    Serve(serve::Arguments),
     /// Check this machine (processor, memory, caches, Python) and say what to fix.
     #[command(after_help = "Example: truing doctor")]
     Doctor(doctor::Arguments),
@@ -160,6 +166,7 @@ impl Command {
             Self::Inspect(arguments) => inspect::run(arguments, context),
             Self::Chat(arguments) => chat::run(arguments, context),
             Self::Generate(arguments) => generate::run(arguments, context),
+            Self::Serve(arguments) => serve::run(arguments, context),
             Self::Doctor(arguments) => doctor::run(arguments, context),
             Self::Report(arguments) => report::run(arguments, context),
             Self::Import(arguments) => import::run(arguments, context),

@@ -6,11 +6,20 @@ use truing_types::SamplingOptions;
 
 /// Weights that tokens are sampled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Weights {
+pub(crate) enum Weights {
     /// The float32 weights.
     F32,
     /// An 8-bit copy: faster, nearly the same outputs.
     Int8,
+}
+
+impl From<Weights> for DecodingWeights {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::F32 => Self::F32,
+            Weights::Int8 => Self::Int8,
+        }
+    }
 }
 
 /// Sampling options of the command line.
@@ -31,6 +40,12 @@ pub(crate) struct SamplingArguments {
     /// Repetition penalty: makes tokens that occurred before less likely; 1 turns it off.
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     repetition_penalty: f32,
+    /// Penalty on tokens that the reply already has, -2 to 2; 0 turns it off.
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// Penalty on tokens for each time that the reply already has them, -2 to 2; 0 turns it off.
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f32,
     /// Random seed of the sampling.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -48,10 +63,7 @@ pub(crate) struct SamplingArguments {
 impl SamplingArguments {
     /// The weights that tokens are sampled with.
     pub(crate) fn decoding_weights(&self) -> DecodingWeights {
-        match self.weights {
-            Weights::F32 => DecodingWeights::F32,
-            Weights::Int8 => DecodingWeights::Int8,
-        }
+        self.weights.into()
     }
 
     /// The options, checked; `temperature` is the default.
@@ -76,6 +88,12 @@ impl SamplingArguments {
             "`--repetition-penalty` is {}, expected a number above 0",
             self.repetition_penalty
         );
+        for (name, penalty) in [("presence", self.presence_penalty), ("frequency", self.frequency_penalty)] {
+            anyhow::ensure!(
+                (-2.0..=2.0).contains(&penalty),
+                "`--{name}-penalty` is {penalty}, expected a number from -2 to 2"
+            );
+        }
         anyhow::ensure!(self.max_new_tokens > 0, "`--max-new-tokens` is 0, expected at least 1");
         anyhow::ensure!(self.stop.iter().all(|text| !text.is_empty()), "`--stop` is an empty text");
         Ok(SamplingOptions {
@@ -85,8 +103,11 @@ impl SamplingArguments {
             top_p: self.top_p,
             min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
             seed: self.seed,
             stop: self.stop.clone(),
+            ..SamplingOptions::default()
         })
     }
 }

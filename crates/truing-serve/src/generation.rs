@@ -1,0 +1,191 @@
+//! A request for completions on its way: what the worker sends, the time that is left, and that nobody computes for a client who
+//! has left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedReceiver;
+use truing_generate::SampledCompletion;
+use truing_text::Tokenizer;
+use truing_types::{FinishReason, TokenId};
+
+use crate::error::ApiError;
+use crate::state::{Server, Usage};
+use crate::worker::{Command, Event, TokenEvent};
+
+/// A place among the requests that the server takes at a time; given back when dropped.
+pub(crate) struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    /// A place, where there is one.
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let take = |n: usize| (n < max).then_some(n + 1);
+        taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
+        Some(Self(Arc::clone(taken)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Cancels the request when dropped, if it has not ended.
+pub(crate) struct CancelOnDrop {
+    pub(crate) model: usize,
+    pub(crate) id: u64,
+    pub(crate) commands: Sender<Command>,
+    pub(crate) is_over: bool,
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // A worker that is gone computes nothing.
+            let _ = self.commands.send(Command::Cancel { model: self.model, id: self.id });
+        }
+    }
+}
+
+/// A request for completions on its way.
+pub(crate) struct Generation {
+    pub(crate) server: Arc<Server>,
+    pub(crate) model: usize,
+    pub(crate) events: UnboundedReceiver<Event>,
+    pub(crate) cancel: CancelOnDrop,
+    pub(crate) _slot: Arc<Slot>,
+    pub(crate) n_left: usize,
+    pub(crate) started: Duration,
+    pub(crate) last_token: Option<Duration>,
+    pub(crate) usage: Usage,
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Token(TokenEvent),
+    Finished { sample_idx: usize, completion: SampledCompletion },
+}
+
+impl Generation {
+    /// What happens next; `None` once every completion has ended.
+    pub(crate) async fn next(&mut self) -> Result<Option<Next>, ApiError> {
+        if self.n_left == 0 {
+            return Ok(None);
+        }
+        let limits = &self.server.options;
+        let spent = self.server.elapsed().saturating_sub(self.started);
+        let left = limits.request_timeout.saturating_sub(spent);
+        // Events that are there already do not make up for the time.
+        let event = match left.is_zero() {
+            true => None,
+            false => tokio::time::timeout(left, self.events.recv()).await.ok(),
+        };
+        let Some(event) = event else {
+            let seconds = limits.request_timeout.as_secs_f64();
+            return Err(ApiError::with_status(504, format!("not finished within {seconds} seconds")));
+        };
+        let now = self.server.elapsed();
+        match event {
+            None => Err(ApiError::with_status(500, "the engine has stopped")),
+            Some(Event::Token(token)) => {
+                self.usage.completion_tokens += 1;
+                let metrics = &self.server.metrics;
+                match self.last_token {
+                    None => {
+                        let wait = now.saturating_sub(self.started).as_secs_f64();
+                        self.usage.first_token_s = Some(wait);
+                        metrics.first_token(self.model, wait);
+                    }
+                    Some(last) => metrics.next_token(self.model, now.saturating_sub(last).as_secs_f64()),
+                }
+                self.last_token = Some(now);
+                Ok(Some(Next::Token(token)))
+            }
+            Some(Event::Finished { sample_idx, n_reused_tokens, result }) => {
+                self.n_left -= 1;
+                self.usage.cached_tokens = n_reused_tokens;
+                let completion = match result {
+                    Ok(completion) => completion,
+                    Err(error) => {
+                        self.cancel.is_over = true;
+                        return Err(ApiError::of_generation(&error));
+                    }
+                };
+                if let Some(error) = &completion.text_error {
+                    return Err(ApiError::with_status(500, error.clone()));
+                }
+                self.usage.finish_reasons.push(finish_reason(completion.finish_reason));
+                if self.n_left == 0 {
+                    self.cancel.is_over = true;
+                    self.server.metrics.finished(self.model, &self.usage, now.saturating_sub(self.started));
+                }
+                Ok(Some(Next::Finished { sample_idx, completion }))
+            }
+        }
+    }
+}
+
+/// OpenAI's word for the end of a completion.
+pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
+        FinishReason::ContentFilter | FinishReason::Refusal => "content_filter",
+        FinishReason::EndOfTurn | FinishReason::StopText | FinishReason::Cancelled => "stop",
+    }
+}
+
+/// A token with its log-probability, as chat completions have it.
+pub(crate) fn chat_log_prob(tokenizer: &Tokenizer, event: &TokenEvent) -> Value {
+    let mut value = token_log_prob(tokenizer, event.token, event.log_prob);
+    let top = event.top_log_probs.iter();
+    let top: Vec<Value> = top.map(|&(token, log_prob)| token_log_prob(tokenizer, token, log_prob)).collect();
+    value["top_logprobs"] = top.into();
+    value
+}
+
+fn token_log_prob(tokenizer: &Tokenizer, token: TokenId, log_prob: f32) -> Value {
+    let bytes = tokenizer.token_bytes(token).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    json!({"token": text, "logprob": json_number(log_prob), "bytes": bytes})
+}
+
+/// A token's text on its own.
+pub(crate) fn token_text(tokenizer: &Tokenizer, token: TokenId) -> String {
+    String::from_utf8_lossy(&tokenizer.token_bytes(token).unwrap_or_default()).into_owned()
+}
+
+/// A number of single precision as JSON; what is not finite becomes OpenAI's smallest log-probability.
+pub(crate) fn json_number(value: f32) -> Value {
+    const IMPOSSIBLE: f64 = -9999.0;
+    if value.is_finite() { json!(value) } else { json!(IMPOSSIBLE) }
+}
+
+/// The log-probabilities of a prompt as vLLM has them: nothing for the first token, then for each token its own and the most
+/// likely ones, by id.
+pub(crate) fn prompt_log_probs_json(
+    tokenizer: &Tokenizer,
+    tokens: &[truing_predict::PromptToken],
+    n_top: usize,
+) -> Value {
+    let one = |token: &truing_predict::PromptToken| {
+        let entry = |id: TokenId, log_prob: f32, rank: usize| {
+            let text = token_text(tokenizer, id);
+            (id.to_string(), json!({"logprob": json_number(log_prob), "rank": rank, "decoded_token": text}))
+        };
+        let mut entries = serde_json::Map::new();
+        entries.extend([entry(token.token, token.log_prob, token.rank)]);
+        for (idx, &(id, log_prob)) in token.top.iter().take(n_top).enumerate() {
+            if id != token.token {
+                entries.extend([entry(id, log_prob, idx + 1)]);
+            }
+        }
+        Value::Object(entries)
+    };
+    std::iter::once(Value::Null).chain(tokens.iter().map(one)).collect()
+}

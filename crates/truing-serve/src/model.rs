@@ -1,0 +1,76 @@
+//! The models of a server, as far as requests need to know them.
+
+use std::sync::{Arc, OnceLock};
+
+use truing_generate::{Grammar, GrammarSource, Grammars};
+use truing_text::ChatRenderer;
+use truing_types::{ReasoningMarks, TokenId};
+
+use crate::error::ApiError;
+
+/// A model that requests can name.
+pub(crate) struct ModelEntry {
+    pub(crate) name: String,
+    /// The worker's index.
+    pub(crate) idx: usize,
+    /// Digest of its files.
+    pub(crate) fingerprint: String,
+    pub(crate) kind: ModelKind,
+}
+
+/// What a model can do.
+pub(crate) enum ModelKind {
+    Generate(Box<TextModel>),
+    Score,
+    Embed,
+}
+
+/// A language model's tokenizer, template and limits.
+pub(crate) struct TextModel {
+    pub(crate) renderer: ChatRenderer,
+    pub(crate) context_length: usize,
+    pub(crate) vocab_size: usize,
+    /// Tokens that end a reply.
+    pub(crate) end: Arc<[TokenId]>,
+    pub(crate) marks: ReasoningMarks,
+    /// Made when a grammar is first asked for: it takes a second for a large vocabulary.
+    pub(crate) grammars: OnceLock<Result<Grammars, String>>,
+}
+
+impl ModelEntry {
+    /// What it is called in the list of models.
+    pub(crate) fn task(&self) -> &'static str {
+        match self.kind {
+            ModelKind::Generate(_) => "generate",
+            ModelKind::Score => "score",
+            ModelKind::Embed => "embed",
+        }
+    }
+
+    /// The language model, or why it is none.
+    pub(crate) fn text(&self) -> Result<&TextModel, ApiError> {
+        match &self.kind {
+            ModelKind::Generate(model) => Ok(model),
+            _ => Err(self.cannot("generate text")),
+        }
+    }
+
+    /// The error of a request that asks for something else.
+    pub(crate) fn cannot(&self, what: &str) -> ApiError {
+        let message = format!("the model `{}` cannot {what}: its task is `{}`", self.name, self.task());
+        ApiError::field("model", message)
+    }
+}
+
+impl TextModel {
+    /// Compiles a grammar. `param` is the field that it comes from.
+    pub(crate) fn grammar(&self, source: &GrammarSource, param: &str) -> Result<Arc<Grammar>, ApiError> {
+        let grammars = self.grammars.get_or_init(|| {
+            Grammars::new(self.renderer.tokenizer(), self.vocab_size, &self.end)
+                .map_err(|error| error.to_string())
+        });
+        let grammars = grammars.as_ref().map_err(|error| ApiError::field(param, error.clone()))?;
+        let grammar = grammars.compile(source).map_err(|error| ApiError::field(param, error.to_string()))?;
+        Ok(Arc::new(grammar))
+    }
+}

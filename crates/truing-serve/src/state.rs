@@ -1,0 +1,175 @@
+//! What all requests share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use rand_chacha::rand_core::Rng as _;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use truing_client::Clock;
+use truing_generate::Job;
+use truing_types::nearest_name;
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::generation::{CancelOnDrop, Generation, Slot};
+use crate::metrics::Metrics;
+use crate::model::ModelEntry;
+use crate::worker::{Command, Load, Reply};
+use crate::{AccessLog, ServeOptions};
+
+/// The server.
+pub(crate) struct Server {
+    pub(crate) options: ServeOptions,
+    pub(crate) models: Vec<Arc<ModelEntry>>,
+    pub(crate) loads: Vec<Arc<Load>>,
+    pub(crate) metrics: Metrics,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) log: AccessLog,
+    pub(crate) commands: Sender<Command>,
+    /// Requests that are being answered, those that wait included.
+    pub(crate) n_taken: Arc<AtomicUsize>,
+    pub(crate) n_requests: AtomicU64,
+    /// No new requests are taken.
+    pub(crate) is_draining: AtomicBool,
+}
+
+/// What a request came to, for the reply, the access log and the metrics.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Usage {
+    pub(crate) prompt_tokens: usize,
+    pub(crate) completion_tokens: usize,
+    pub(crate) cached_tokens: usize,
+    pub(crate) first_token_s: Option<f64>,
+    pub(crate) finish_reasons: Vec<&'static str>,
+}
+
+impl Usage {
+    /// OpenAI's object.
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        })
+    }
+}
+
+/// What the access log says of a request beside its path and status.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Logged {
+    pub(crate) model: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) usage: Usage,
+}
+
+impl Server {
+    /// Seconds since 1970.
+    pub(crate) fn unix_secs(&self) -> u64 {
+        self.clock.unix_secs() as u64
+    }
+
+    /// Time since the server's clock began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    /// The number of a new request.
+    pub(crate) fn next_request(&self) -> u64 {
+        self.n_requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A seed for a request that has none.
+    pub(crate) fn random_seed(&self, request: u64) -> u64 {
+        // Clients in JavaScript can write it back.
+        self.options.seed.generator("seed of a request", &[request]).next_u64() >> 11
+    }
+
+    /// The model that a request names. Where there is only one, it need not be named.
+    pub(crate) fn model(&self, fields: &mut Fields) -> Result<Arc<ModelEntry>, ApiError> {
+        let name = fields.text("model")?;
+        match (name, &self.models[..]) {
+            (None, [only]) => Ok(Arc::clone(only)),
+            (None, _) => Err(ApiError::field("model", "`model` is missing, expected the name of a model")),
+            (Some(name), _) => self.model_named(&name),
+        }
+    }
+
+    /// The model of a name.
+    pub(crate) fn model_named(&self, name: &str) -> Result<Arc<ModelEntry>, ApiError> {
+        let found = self.models.iter().find(|model| model.name == name);
+        found.map(Arc::clone).ok_or_else(|| self.unknown_model(name))
+    }
+
+    fn unknown_model(&self, name: &str) -> ApiError {
+        let names = || self.models.iter().map(|model| model.name.as_str());
+        let hint = match nearest_name(name, names()) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => {
+                format!("there is {}", names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
+            }
+        };
+        let param = Some("model".to_owned());
+        let error = ApiError::with_status(404, format!("there is no model `{name}`; {hint}"));
+        ApiError { param, ..error }.with_code("model_not_found")
+    }
+
+    /// A place for a request, or the error that says when to come again.
+    pub(crate) fn slot(&self) -> Result<Arc<Slot>, ApiError> {
+        if self.is_draining.load(Ordering::SeqCst) {
+            return Err(ApiError::with_status(503, "the server is shutting down"));
+        }
+        let max = self.options.max_running + self.options.max_waiting;
+        Slot::take(&self.n_taken, max).map(Arc::new).ok_or_else(|| {
+            let message = format!("{max} requests are being answered or wait; try again later");
+            let error = ApiError::with_status(429, message).with_code("rate_limit_exceeded");
+            ApiError { retry_after: Some(self.options.retry_after_s), ..error }
+        })
+    }
+
+    fn send(&self, command: Command) -> Result<(), ApiError> {
+        self.commands.send(command).map_err(|_| ApiError::with_status(503, "the engine has stopped"))
+    }
+
+    /// Begins completions.
+    pub(crate) fn generate(
+        self: &Arc<Self>,
+        model: &ModelEntry,
+        job: Job,
+        slot: Arc<Slot>,
+    ) -> Result<Generation, ApiError> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let id = self.next_request();
+        let usage = Usage { prompt_tokens: job.prompt.len(), ..Usage::default() };
+        let n_left = job.n_samples;
+        let commands = self.commands.clone();
+        let cancel = CancelOnDrop { model: model.idx, id, commands, is_over: false };
+        self.send(Command::Generate { model: model.idx, id, job, events: sender })?;
+        Ok(Generation {
+            server: Arc::clone(self),
+            model: model.idx,
+            events,
+            cancel,
+            _slot: slot,
+            n_left,
+            started: self.elapsed(),
+            last_token: None,
+            usage,
+        })
+    }
+
+    /// Asks the worker for one answer.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply))?;
+        match tokio::time::timeout(self.options.request_timeout, answer).await {
+            Err(_) => Err(ApiError::with_status(504, "not finished in time")),
+            Ok(Err(_)) => Err(ApiError::with_status(500, "the engine has stopped")),
+            Ok(Ok(result)) => result.map_err(|error| ApiError::with_status(500, error)),
+        }
+    }
+}
