@@ -189,7 +189,7 @@ impl RunOutline<'_> {
 fn changed_settings(settings: &Table, other: &Table) -> String {
     let changed = settings.iter().filter(|(key, value)| other.get(*key) != Some(value));
     let texts: Vec<String> = changed.map(|(key, value)| format!("{key} = {value}")).collect();
-    if texts.is_empty() { "no such setting".to_owned() } else { texts.join(", ") }
+    if texts.is_empty() { "not set".to_owned() } else { texts.join(", ") }
 }
 
 /// Says that a resume starts a run.

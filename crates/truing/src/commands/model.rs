@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use truing_generate::LocalChat;
-use truing_model::sources::{self, DEFAULT_MODEL, DatasetReference, DownloadProgress, FindOptions};
+use truing_model::sources::{
+    self, DEFAULT_MODEL, DatasetReference, DownloadProgress, FindOptions, ModelOrigin,
+};
 use truing_model::{DecodingWeights, EngineOptions, ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
 use truing_text::RenderOptions;
@@ -64,6 +66,16 @@ pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf
     let mut fetching = Fetching { file: None, phase: "fetching the model", events: events.as_mut() };
     let found = sources::find_model(reference, &options, &mut |progress| fetching.show(progress))?;
     fetching.finish();
+    if found.path.extension().is_some_and(|extension| extension == "gguf") {
+        let origin = match found.origin {
+            ModelOrigin::Package { package } => format!("of the Python package `{package}`"),
+            _ => "in the cache".to_owned(),
+        };
+        context.printer.note(format_args!(
+            "{reference}: quantized weights, the GGUF file {} {origin}",
+            found.path.file_name().unwrap_or_default().to_string_lossy()
+        ));
+    }
     Ok(found.path)
 }
 

@@ -1,6 +1,7 @@
 //! What every command does that runs a stage: recipe, plan, work, page.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -12,7 +13,7 @@ use truing_stages::{
     Ended, PlanContext, Probe, Recipe, RunContext, RunError, Stage, StageError, StagePlan, Start,
     TrainedModel,
 };
-use truing_store::StoreError;
+use truing_store::{RunDirectory, StoreError};
 use truing_text::RenderOptions;
 use truing_types::EventSink;
 
@@ -133,6 +134,9 @@ pub(crate) fn run_config<S: StageCommand>(
     arguments: &RunArguments,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
+    if !arguments.plan {
+        check_folder::<S>(config.output_dir(), arguments.resume)?;
+    }
     let (plan, inputs, folder) = match prepare::<S>(config, context) {
         Ok(prepared) => prepared,
         Err(error) => return refuse(error, arguments.json, context),
@@ -188,6 +192,23 @@ pub(crate) fn run_config<S: StageCommand>(
         Ended::Finished(outcome) => S::finish(outcome, &folder, arguments.json, context),
         Ended::Interrupted { step } => interrupted::<S>(step, &folder, arguments.json, context),
     }
+}
+
+/// Checks, before anything is read, that the run's folder can be used.
+fn check_folder<S: StageCommand>(folder: &Path, resume: bool) -> anyhow::Result<()> {
+    if !resume && let Err(error) = RunDirectory::check_free(folder) {
+        let error = StageError::from(RunError::from(error));
+        return Err(match S::advice(&error, folder, resume) {
+            Some(hint) => anyhow::Error::new(Hinted { source: error.into(), hint }),
+            None => error.into(),
+        });
+    }
+    let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
+    tempfile::tempdir_in(existing)
+        .with_context(|| format!("cannot write to {}", clean_path(existing)))
+        .hint(|| "`--set output_dir=...` names another folder".into())?;
+    Ok(())
 }
 
 fn interrupted<S: StageCommand>(
@@ -324,6 +345,9 @@ fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
         StageError::Run(RunError::Store(StoreError::Foreign { .. })) if resume => {
             "without --resume a run starts there".to_owned()
         }
+        error if is_disk_full(error) => {
+            "the disk is full; what was saved before is kept: free some space, then --resume continues".to_owned()
+        }
         // A resume has just found it so.
         StageError::Run(error) if is_damage(error) => {
             format!("{} is damaged; `--set output_dir=...` starts another run", folder.display())
@@ -331,6 +355,19 @@ fn advice(error: &StageError, folder: &Path, resume: bool) -> Option<String> {
         _ if folder.join("recipe.resolved.toml").is_file() => resume_hint(),
         _ => return None,
     })
+}
+
+/// Whether there was no room for a file.
+fn is_disk_full(error: &StageError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Whether a file of a run's folder is missing or is not what was saved.

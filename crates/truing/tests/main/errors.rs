@@ -13,7 +13,7 @@ const HEADER: &str = "stage = \"sft\"\nmodel_name_or_path = \"model\"\noutput_di
 const DATA: &str = "[[data]]\npath = \"rows.jsonl\"\n";
 
 /// What is wrong, and the command that meets it.
-const CASES: [(&str, &[&str]); 24] = [
+const CASES: [(&str, &[&str]); 26] = [
     ("an unknown command", &["reprot"]),
     ("a recipe that is not there", &["sft", "missing.toml"]),
     ("a recipe without its stage", &["sft", "no_stage.toml"]),
@@ -38,6 +38,14 @@ const CASES: [(&str, &[&str]); 24] = [
         &["sft", "recipe.toml", "--set", "lora.targets=[\"query\"]"],
     ),
     ("a folder that holds something else", &["sft", "recipe.toml", "--set", "output_dir=full"]),
+    (
+        "a folder in use, before the data are read",
+        &["sft", "recipe.toml", "--set", "output_dir=full", "--set", "data.0.path=missing.jsonl"],
+    ),
+    (
+        "a folder that cannot be made, before the data are read",
+        &["sft", "recipe.toml", "--set", "output_dir=rows.jsonl/run", "--set", "data.0.path=missing.jsonl"],
+    ),
     ("a reward without its setting", &["grpo", "policy.toml"]),
     ("a report of no run", &["report", "empty"]),
     (
