@@ -16,6 +16,9 @@ use crate::error::ApiError;
 use crate::state::{Server, Usage};
 use crate::worker::{Command, Event, TokenEvent};
 
+/// How often a request looks whether the server gives it up.
+const STOP_CHECK: Duration = Duration::from_millis(200);
+
 /// A place among the requests that the server takes at a time; given back when dropped.
 pub(crate) struct Slot(Arc<AtomicUsize>);
 
@@ -83,7 +86,13 @@ impl Generation {
         // Events that are there already do not make up for the time.
         let event = match left.is_zero() {
             true => None,
-            false => tokio::time::timeout(left, self.events.recv()).await.ok(),
+            false => tokio::select! {
+                event = self.events.recv() => Some(event),
+                () = tokio::time::sleep(left) => None,
+                () = given_up(&self.server) => {
+                    return Err(ApiError::with_status(503, "the server is shutting down"));
+                }
+            },
         };
         let Some(event) = event else {
             let seconds = limits.request_timeout.as_secs_f64();
@@ -126,6 +135,18 @@ impl Generation {
                 }
                 Ok(Some(Next::Finished { sample_idx, completion }))
             }
+        }
+    }
+}
+
+/// Waits until the server stops and gives up what is not finished.
+async fn given_up(server: &Server) {
+    loop {
+        let now = server.elapsed();
+        match server.give_up_at.get() {
+            Some(at) if *at <= now => return,
+            Some(at) => tokio::time::sleep(at.saturating_sub(now)).await,
+            None => tokio::time::sleep(STOP_CHECK).await,
         }
     }
 }

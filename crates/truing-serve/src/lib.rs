@@ -265,6 +265,7 @@ where
         n_taken: Arc::new(AtomicUsize::new(0)),
         n_requests: AtomicU64::new(0),
         is_draining: AtomicBool::new(false),
+        give_up_at: OnceLock::new(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -278,7 +278,7 @@ pub fn serve_proxy(
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let limits = (options.max_connections, options.body_timeout, options.drain_timeout);
         let on_stop = || proxy.is_draining.store(true, Ordering::SeqCst);
-        listen_with(listener, router, limits, &**clock, on_stop).await;
+        listen_with(listener, router, limits, &**clock, on_stop, || false).await;
         Ok::<(), std::io::Error>(())
     })?;
     // A complement model that hangs is not waited for.

@@ -35,6 +35,8 @@ use crate::{AccessRecord, stream, vectors};
 const PAGE: &str = include_str!("page.html");
 /// How often the server looks whether it shall stop.
 const STOP_CHECK: Duration = Duration::from_millis(50);
+/// Time to tell clients that their request was not finished.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 type Shared = State<Arc<Server>>;
 
@@ -70,8 +72,9 @@ pub(crate) fn router(server: &Arc<Server>) -> Router {
 pub(crate) async fn listen(listener: TcpListener, server: Arc<Server>) {
     let options = &server.options;
     let limits = (options.max_connections, options.body_timeout, options.drain_timeout);
-    let on_stop = || server.is_draining.store(true, Ordering::SeqCst);
-    listen_with(listener, router(&server), limits, &*server.clock, on_stop).await;
+    let on_stop = || server.begin_to_stop();
+    let is_idle = || server.n_taken.load(Ordering::SeqCst) == 0;
+    listen_with(listener, router(&server), limits, &*server.clock, on_stop, is_idle).await;
 }
 
 /// The same for any routes. The limits: connections at a time, time for a header, time to finish when stopped.
@@ -81,6 +84,7 @@ pub(crate) async fn listen_with(
     (max_connections, header_timeout, drain_timeout): (usize, Duration, Duration),
     clock: &dyn Clock,
     on_stop: impl Fn(),
+    is_idle: impl Fn() -> bool,
 ) {
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(max_connections));
@@ -104,8 +108,21 @@ pub(crate) async fn listen_with(
     }
     on_stop();
     drop(listener);
-    // Whoever is not finished then has waited long enough.
-    let _ = tokio::time::timeout(drain_timeout, graceful.shutdown()).await;
+    // Whoever is not finished then has waited long enough. A connection whose request has not arrived is not waited for.
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = until_quiet(is_idle) => {}
+        () = tokio::time::sleep(drain_timeout + LAST_WORDS) => {}
+    }
+}
+
+/// Waits until nothing has been answered for some time: what was said last is on its way.
+async fn until_quiet(is_idle: impl Fn() -> bool) {
+    let mut n_quiet = 0;
+    while n_quiet < 10 {
+        tokio::time::sleep(STOP_CHECK).await;
+        n_quiet = if is_idle() { n_quiet + 1 } else { 0 };
+    }
 }
 
 /// The other end of a connection.

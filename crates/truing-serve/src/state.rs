@@ -1,8 +1,8 @@
 //! What all requests share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rand_chacha::rand_core::Rng as _;
@@ -34,6 +34,8 @@ pub(crate) struct Server {
     pub(crate) n_requests: AtomicU64,
     /// No new requests are taken.
     pub(crate) is_draining: AtomicBool,
+    /// When requests that are not finished are given up, because the server stops.
+    pub(crate) give_up_at: OnceLock<Duration>,
 }
 
 /// What a request came to, for the reply, the access log and the metrics.
@@ -76,6 +78,12 @@ impl Server {
     /// Time since the server's clock began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.clock.elapsed()
+    }
+
+    /// Takes no new requests, and gives up those that are not finished in time.
+    pub(crate) fn begin_to_stop(&self) {
+        self.is_draining.store(true, Ordering::SeqCst);
+        let _ = self.give_up_at.set(self.elapsed() + self.options.drain_timeout);
     }
 
     /// The number of a new request.

@@ -211,6 +211,30 @@ fn what_was_taken_is_finished_when_the_server_stops() {
     assert_eq!((log.len(), log[0].completion_tokens), (1, 590));
 }
 
+/// Who is not finished in time is told so, and whoever has sent half a request is not waited for.
+#[test]
+fn what_is_not_finished_in_time_is_told() {
+    let options = ServeOptions { drain_timeout: Duration::from_millis(50), ..ServeOptions::default() };
+    let mut server = start(options);
+    let mut half = server.connect();
+    half.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: loc").unwrap();
+    // 128 completions one after the other on one place take longer than this test.
+    let body = with(serde_json::from_str(LONG).unwrap(), json!({"stream": true, "n": 128})).to_string();
+    let mut client = server.connect();
+    client.write_all(&server.bytes("POST", "/v1/completions", &[], body.as_bytes())).unwrap();
+    let mut first = [0; 20];
+    client.read_exact(&mut first).unwrap();
+    server.ask_to_stop();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        text
+    });
+    server.stop();
+    let text = reader.join().unwrap();
+    assert!(text.contains("the server is shutting down") && text.contains("data: [DONE]"), "{text}");
+}
+
 #[test]
 fn metrics_have_vllms_names() {
     let server = start(ServeOptions::default());
