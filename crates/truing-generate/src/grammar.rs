@@ -104,7 +104,12 @@ impl Grammars {
         };
         let mut matcher = Matcher::new(self.factory.create_parser(grammar));
         if let Some(error) = matcher.get_error() {
-            return Err(GenerateError::Grammar(first_line(&error)));
+            // An option of llguidance that would follow another schema than was asked for.
+            let reason = match error.contains("coerce_one_of") {
+                true => "`oneOf` cannot be followed, use `anyOf`".to_owned(),
+                false => first_line(&error),
+            };
+            return Err(GenerateError::Grammar(reason));
         }
         // The first mask finds grammars that nothing matches.
         let mask = matcher.compute_mask().map_err(refused)?;

@@ -502,6 +502,12 @@ fn grammars_that_cannot_be_followed_are_refused() {
             "not",
         ),
         (GrammarSource::JsonSchema(serde_json::json!(true)), "an object"),
+        (
+            GrammarSource::JsonSchema(
+                serde_json::json!({"oneOf": [{"type": "string", "minLength": 2}, {"type": "string", "maxLength": 5}]}),
+            ),
+            "use `anyOf`",
+        ),
         (GrammarSource::Regex("(a".into()), ""),
         (GrammarSource::Choice(Vec::new()), "nothing to choose"),
         (GrammarSource::Lark("start: nowhere".into()), "nowhere"),
