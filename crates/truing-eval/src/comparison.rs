@@ -2,17 +2,18 @@
 //! and what the items can resolve. Several benchmarks are corrected together.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use truing_statistics::{
     Bootstrap, Interval, McNemar, PairedDifference, Power, effective_items, holm, mcnemar, paired_difference,
 };
 
-use crate::benchmarks::{Aggregation, Item, Measure, MetricInfo};
-use crate::results::ItemRecord;
+use crate::benchmarks::{Aggregation, BenchmarkError, Item, Measure, MetricInfo};
+use crate::results::{ItemRecord, TaskRecord, items_file, read_items, read_results};
 
 /// Share of items on which two similar models differ, where nothing is known of them yet.
-const USUAL_DISCORDANCE: f64 = 0.2;
+pub const USUAL_DISCORDANCE: f64 = 0.2;
 /// Correlation within a cluster, where nothing is known of it yet.
 const USUAL_CORRELATION: f64 = 0.2;
 
@@ -122,14 +123,29 @@ impl Common {
     }
 }
 
-/// A run's items with a value, and their clusters.
+/// A run's items with a value, the mean over its seeds, and their clusters.
 fn measured(records: &[ItemRecord], key: &str) -> BTreeMap<String, (Measure, String)> {
-    let with_measure = records.iter().filter_map(|record| {
-        let measure = *record.score.measures.get(key)?.as_ref().ok()?;
-        let cluster = record.item.cluster.clone().unwrap_or_else(|| record.item.id.clone());
-        (measure.weight != 0.0).then(|| (record.item.id.clone(), (measure, cluster)))
-    });
-    with_measure.collect()
+    let mut found: BTreeMap<&str, (Vec<Measure>, &str)> = BTreeMap::new();
+    for record in records {
+        let item = &record.item;
+        if let Some(Ok(measure)) = record.score.measures.get(key)
+            && measure.weight != 0.0
+        {
+            let cluster = item.cluster.as_deref().unwrap_or(&item.id);
+            found.entry(&item.id).or_insert((Vec::new(), cluster)).0.push(*measure);
+        }
+    }
+    let mean = |measures: &[Measure], of: fn(&Measure) -> f64| {
+        measures.iter().map(of).sum::<f64>() / measures.len() as f64
+    };
+    let of_item = |(id, (measures, cluster)): (&str, (Vec<Measure>, &str))| {
+        let measure = Measure {
+            value: mean(&measures, |measure| measure.value),
+            weight: mean(&measures, |measure| measure.weight),
+        };
+        (id.to_owned(), (measure, cluster.to_owned()))
+    };
+    found.into_iter().map(of_item).collect()
 }
 
 /// The values of items whose mean is the metric: of ratios an item counts by its part of the sums.
@@ -207,10 +223,86 @@ pub fn compare_metric(
 }
 
 /// Corrects the p-values of comparisons together: the main metrics of several benchmarks, say.
-pub fn holm_over_tasks(comparisons: &mut [MetricComparison]) {
+pub fn holm_over_tasks<'a>(comparisons: impl IntoIterator<Item = &'a mut MetricComparison>) {
+    let comparisons: Vec<&mut MetricComparison> = comparisons.into_iter().collect();
     let p_values: Vec<f64> = comparisons.iter().map(|comparison| comparison.p_value).collect();
-    for (comparison, adjusted) in comparisons.iter_mut().zip(holm(&p_values)) {
+    for (comparison, adjusted) in comparisons.into_iter().zip(holm(&p_values)) {
         comparison.p_adjusted = Some(adjusted);
+    }
+}
+
+/// A benchmark of two runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskPair {
+    /// The first run's record and the second's.
+    pub records: [TaskRecord; 2],
+    /// The items of each.
+    pub items: [Vec<ItemRecord>; 2],
+    /// Its metrics compared.
+    pub comparisons: Vec<MetricComparison>,
+}
+
+/// Two runs compared, benchmark by benchmark.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunPair {
+    /// The benchmarks that both have, in the first run's order.
+    pub tasks: Vec<TaskPair>,
+    /// What has to be known to read the comparison.
+    pub remarks: Vec<String>,
+}
+
+impl RunPair {
+    /// Compares the evaluations of two folders in all metrics of the benchmarks that both have. The p-values are
+    /// corrected together.
+    ///
+    /// # Errors
+    /// When a folder holds no finished evaluation, the two scored a benchmark differently, or they have no scored item
+    /// in common.
+    pub fn read(first: &Path, second: &Path) -> Result<Self, BenchmarkError> {
+        let (ours, mut theirs) = (read_results(first)?, read_results(second)?);
+        let (mut tasks, mut remarks) = (Vec::new(), Vec::new());
+        for record in ours {
+            let Some(place) = theirs.iter().position(|other| other.task == record.task) else {
+                remarks.push(format!("{} has no results of {}", second.display(), record.task));
+                continue;
+            };
+            let other = theirs.remove(place);
+            if record.file.sha256 != other.file.sha256 {
+                remarks.push(format!("{}: the items come from different files", record.task));
+            }
+            if (record.mode, record.n_shots, record.version) != (other.mode, other.n_shots, other.version) {
+                let reason = format!(
+                    "{} differs in scoring, solved examples or version, expected the same",
+                    record.task
+                );
+                return Err(BenchmarkError::NotComparable { reason });
+            }
+            let file = items_file(&record.task);
+            let items = [read_items(&first.join(&file))?, read_items(&second.join(&file))?];
+            let metrics = record.summary.metrics.iter().map(|summary| &summary.metric);
+            let comparisons = metrics
+                .filter_map(|metric| {
+                    compare_metric(&record.task, metric, &items[0], &items[1], &Bootstrap::default())
+                })
+                .collect();
+            tasks.push(TaskPair { records: [record, other], items, comparisons });
+        }
+        remarks.extend(
+            theirs.iter().map(|other| format!("{} has no results of {}", first.display(), other.task)),
+        );
+        let mut pair = Self { tasks, remarks };
+        holm_over_tasks(pair.tasks.iter_mut().flat_map(|task| &mut task.comparisons));
+        if pair.comparisons().next().is_none() {
+            return Err(BenchmarkError::NotComparable {
+                reason: "they have no scored item in common".into(),
+            });
+        }
+        Ok(pair)
+    }
+
+    /// All comparisons, in order.
+    pub fn comparisons(&self) -> impl Iterator<Item = &MetricComparison> {
+        self.tasks.iter().flat_map(|task| &task.comparisons)
     }
 }
 

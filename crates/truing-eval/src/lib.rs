@@ -11,12 +11,14 @@
 //! | benchmarks: items, requests, scores, metrics | [`benchmarks`] |
 //! | records of benchmarks, own and lm-evaluation-harness's | [`results`] |
 //! | two runs compared | [`comparison`] |
+//! | items that training data holds | [`contamination`] |
 
 pub mod benchmarks;
 pub mod bundled;
 pub mod checks;
 pub mod classifier;
 pub mod comparison;
+pub mod contamination;
 pub mod held_out;
 pub mod pipeline;
 pub mod results;

@@ -44,10 +44,18 @@ pub struct TaskRecord {
 pub struct ItemRecord {
     /// The item.
     pub item: Item,
+    /// Which of the run's seeds its answers were sampled with, counted from 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub seed: usize,
     /// Everything that was answered, by the model and by judges.
     pub answers: Answers,
     /// What was made of it.
     pub score: ItemScore,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_first(seed: &usize) -> bool {
+    *seed == 0
 }
 
 impl ItemRecord {
@@ -56,6 +64,32 @@ impl ItemRecord {
     pub fn scored(&self) -> Scored<'_> {
         Scored { item: &self.item, answers: &self.answers, score: &self.score }
     }
+}
+
+/// The results of a run, in its folder: a list of [`TaskRecord`].
+pub const RESULTS: &str = "results.json";
+
+/// The results in the form of lm-evaluation-harness, in the run's folder.
+pub const HARNESS_RESULTS: &str = "results_lm_eval.json";
+
+/// The file with a task's items, in the run's folder.
+#[must_use]
+pub fn items_file(task: &str) -> String {
+    format!("items_{task}.jsonl")
+}
+
+/// Reads the results of a run's folder.
+///
+/// # Errors
+/// When the folder is not that of a finished evaluation.
+pub fn read_results(folder: &Path) -> Result<Vec<TaskRecord>, BenchmarkError> {
+    let path = folder.join(RESULTS);
+    let bytes = std::fs::read(&path).map_err(|_| BenchmarkError::NoResults { path: folder.to_path_buf() })?;
+    serde_json::from_slice(&bytes).map_err(|error| BenchmarkError::BadRecord {
+        path,
+        line: Some(error.line()),
+        reason: error.to_string(),
+    })
 }
 
 /// Writes items, one a line.
@@ -218,7 +252,9 @@ pub fn harness_samples(
     }
     let mut lines = Vec::new();
     let mut hashes = String::new();
-    for (doc_id, record) in records.iter().enumerate() {
+    let n_items = records.iter().filter(|record| record.seed == 0).count().max(1);
+    for (place, record) in records.iter().enumerate() {
+        let doc_id = place % n_items;
         let requests: Vec<Request> = benchmark
             .requests(&record.item, &record.answers, options)
             .into_iter()
@@ -289,7 +325,7 @@ fn sample(
     filter: &str,
     is_chat: bool,
 ) -> Map<String, Value> {
-    let ItemRecord { item, answers, score } = record;
+    let ItemRecord { item, answers, score, .. } = record;
     let all: Vec<[Value; 2]> = requests.iter().flat_map(|request| arguments(&request.ask, is_chat)).collect();
     let given: Vec<Value> =
         requests.iter().flat_map(|request| responses(answers.0.get(&request.id))).collect();

@@ -4,7 +4,7 @@
 //! that is looked for whole. Every hit is compared word by word; a hash only proposes. A sentence that prompt and
 //! evaluation both took from elsewhere is a hit like any other.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::PromptsError;
 use crate::error::check_option;
@@ -25,6 +25,9 @@ impl Default for DecontaminationOptions {
         DecontaminationOptions { ngram_words: 13, min_item_words: 6 }
     }
 }
+
+/// Items of an n-gram that are kept. One that more items hold belongs to none of them.
+const MAX_PLACES: usize = 64;
 
 /// A text that a prompt shares with an evaluation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,8 +112,11 @@ impl EvaluationIndex {
             for (offset, ngram) in tokens.windows(n_words).enumerate() {
                 let place = Place { evaluation: number, item: item as u32, start: first + offset, n_words };
                 let places = self.places.entry(hash_tokens(ngram)).or_default();
-                let is_known = |known: &Place| self.words[known.start..][..known.n_words] == *ngram;
-                if !places.iter().any(is_known) {
+                let is_known = |known: &Place| {
+                    (known.evaluation, known.item) == (place.evaluation, place.item)
+                        && self.words[known.start..][..known.n_words] == *ngram
+                };
+                if places.len() < MAX_PLACES && !places.iter().any(is_known) {
                     places.push(place);
                 }
             }
@@ -136,17 +142,50 @@ impl EvaluationIndex {
             .find_map(|n_words| words.windows(n_words).find_map(|ngram| self.look_up(ngram)))
     }
 
+    /// Every item that the text shares an n-gram with, each once, with the first n-gram that is shared. N-grams that more than
+    /// `max_items` items hold are passed over: they are the wording of the evaluation, not an item.
+    pub fn find_all(&self, text: &str, max_items: usize) -> Vec<Contamination> {
+        let words: Vec<u32> = crate::tokens::split(text)
+            .filter(|(_, word)| is_word(word))
+            .map(|(_, word)| self.vocabulary.find(word).unwrap_or(u32::MAX))
+            .collect();
+        let mut found: Vec<Contamination> = Vec::new();
+        let mut seen = FxHashSet::default();
+        let lengths = std::iter::once(self.options.ngram_words).chain(self.short_lengths.iter().copied());
+        for ngram in lengths.flat_map(|n_words| words.windows(n_words)) {
+            if ngram.contains(&u32::MAX) {
+                continue;
+            }
+            let Some(places) = self.places.get(&hash_tokens(ngram)) else { continue };
+            let holds = |place: &&Place| self.words[place.start..][..place.n_words] == *ngram;
+            let places: Vec<&Place> = places.iter().filter(holds).collect();
+            if places.len() > max_items {
+                continue;
+            }
+            for place in places {
+                if seen.insert((place.evaluation, place.item)) {
+                    found.push(self.contamination(place, ngram));
+                }
+            }
+        }
+        found
+    }
+
+    fn contamination(&self, place: &Place, ngram: &[u32]) -> Contamination {
+        Contamination {
+            evaluation: self.evaluations[place.evaluation as usize].clone(),
+            item: place.item as usize,
+            words: crate::tokens::join(ngram.iter().map(|&word| self.vocabulary.text(word))),
+        }
+    }
+
     fn look_up(&self, ngram: &[u32]) -> Option<Contamination> {
         if ngram.contains(&u32::MAX) {
             return None;
         }
         let places = self.places.get(&hash_tokens(ngram))?;
         let place = places.iter().find(|place| self.words[place.start..][..place.n_words] == *ngram)?;
-        Some(Contamination {
-            evaluation: self.evaluations[place.evaluation as usize].clone(),
-            item: place.item as usize,
-            words: crate::tokens::join(ngram.iter().map(|&word| self.vocabulary.text(word))),
-        })
+        Some(self.contamination(place, ngram))
     }
 }
 
@@ -186,6 +225,23 @@ mod tests {
         check("too short", None);
         check("", None);
         assert_eq!(index().n_skipped(), 1);
+    }
+
+    #[test]
+    fn every_item_is_found_and_common_wording_is_none() {
+        let found = |text: &str, max_items| -> Vec<(String, usize)> {
+            index()
+                .find_all(text, max_items)
+                .into_iter()
+                .map(|found| (found.evaluation, found.item))
+                .collect()
+        };
+        let text = format!("What is the capital of France? {GRAVITY}");
+        let both = [("physics".to_owned(), 1), ("capitals".to_owned(), 1), ("capitals".to_owned(), 0)];
+        assert_eq!(found(&text, 2), both);
+        // Two items hold the sentence.
+        assert_eq!(found(&text, 1), [("capitals".to_owned(), 0)]);
+        assert_eq!(found("What is the capital of Spain?", 2), []);
     }
 
     #[test]

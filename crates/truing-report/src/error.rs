@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use truing_eval::benchmarks::BenchmarkError;
 use truing_store::StoreError;
 
 /// A report or an event file that could not be made.
@@ -43,6 +44,9 @@ pub enum ReportError {
         /// What is wrong and what was expected.
         reason: String,
     },
+    /// The records of an evaluation cannot be read.
+    #[error(transparent)]
+    Evaluation(#[from] BenchmarkError),
     /// A file could not be written durably.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -12,6 +12,7 @@ use truing_store::{InputFile, atomic};
 use crate::ReportError;
 use crate::charts::CHARTS;
 use crate::coverage;
+use crate::evaluation;
 use crate::examples::{RolloutExample, RolloutExamples};
 use crate::health::{self, HealthNote};
 use crate::names;
@@ -19,13 +20,16 @@ use crate::outcome::{self, Outcome};
 use crate::run_record::{RunRecord, StageRecord};
 
 /// Reads the run in `folder` and writes its page to `page`, whole or not at all. The folder of a prompt selection gets
-/// its coverage page.
+/// its coverage page, that of an evaluation on benchmarks the page of its scores.
 ///
 /// # Errors
 /// When the folder holds no run, a file of it cannot be understood, or the page cannot be written.
 pub fn write_report(folder: &Path, page: &Path) -> Result<(), ReportError> {
     if coverage::is_selection(folder) {
         return coverage::write_coverage(folder, page);
+    }
+    if evaluation::is_evaluation(folder) {
+        return evaluation::write_evaluation(folder, page);
     }
     let html = render(&RunRecord::read(folder)?)?;
     Ok(atomic::write(page, html.as_bytes())?)

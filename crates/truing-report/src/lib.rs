@@ -4,14 +4,16 @@
 //!
 //! | to do | use |
 //! |---|---|
-//! | write the page of a run | [`write_report`] |
+//! | write the page of a run, of an evaluation, of a selection | [`write_report`] |
 //! | write the coverage page of a prompt selection | [`write_coverage`] |
+//! | write the page of two evaluations on benchmarks | [`write_comparison`] |
 //! | look at a run in a program | [`RunRecord`] |
 //! | record scalars for TensorBoard | [`tensorboard::EventFile`] |
 
 mod charts;
 mod coverage;
 mod error;
+mod evaluation;
 mod examples;
 mod health;
 mod html;
@@ -22,6 +24,7 @@ pub mod tensorboard;
 
 pub use coverage::{CoverageLimits, CoverageRecord, render_coverage, write_coverage};
 pub use error::ReportError;
+pub use evaluation::write_comparison;
 pub use examples::{RolloutExample, RolloutExamples};
 pub use html::{render, write_report};
 pub use run_record::{MetricsRow, PlanPart, PlanRecord, RunRecord, StageRecord};

@@ -251,6 +251,28 @@ class Chart {
         ? { x: start, y: center + offset, width: size, height: Math.max(thick - 1, 1) }
         : { x: center + offset, y: start, width: Math.max(thick - 1, 1), height: size };
       into.append(node("rect", { ...box, style: `fill:var(--${series.color})`, rx: 1 }));
+      this.whisker(into, series, i, center + offset + thick / 2);
+    });
+  }
+
+  // The interval of a value across its bar or through its point; `middle` is its place across the categories.
+  whisker(into, series, i, middle) {
+    if (series.low?.[i] == null || series.high?.[i] == null) return;
+    const end = clamp(this.band * 0.14, 2, 5);
+    const place = this.figure.lying ? this.along : this.y;
+    const [from, to] = [place(series.low[i]), place(series.high[i])];
+    const path = this.figure.lying
+      ? `M${from} ${middle}H${to}M${from} ${middle - end}v${2 * end}M${to} ${middle - end}v${2 * end}`
+      : `M${middle} ${from}V${to}M${middle - end} ${from}h${2 * end}M${middle - end} ${to}h${2 * end}`;
+    into.append(node("path", { d: path, class: "whisker" }));
+  }
+
+  // Values as points, one category under the other.
+  points(into, series) {
+    series.x.forEach((at, i) => {
+      if (series.y[i] === null) return;
+      this.whisker(into, series, i, this.row(at));
+      into.append(node("circle", { cx: this.along(series.y[i]), cy: this.row(at), r: 4.5, style: `fill:var(--${series.color})` }));
     });
   }
 
@@ -274,9 +296,12 @@ class Chart {
     }
     names.forEach((name, at) => svg.append(node("text", { x: left - 8, y: row(at) + 4, "text-anchor": "end" }, shortened(name, left - 12))));
     if (figure.y.title) svg.append(node("text", { class: "title", x: width - right, y: floor + 34, "text-anchor": "end" }, figure.y.title));
-    const barred = this.shown();
+    const barred = this.shown().filter((one) => one.mark === "bars");
     const sums = [];
-    for (const series of barred) this.bars(svg, series, barred, sums);
+    for (const series of this.shown()) {
+      if (series.mark === "bars") this.bars(svg, series, barred, sums);
+      else this.points(svg, series);
+    }
     this.pointer = node("g", { class: "pointer" });
     svg.append(this.pointer);
     this.listen(false);
@@ -358,7 +383,7 @@ class Chart {
           const middle = offset + thick / 2;
           found.push({ series, i, key, at: figure.lying ? [this.along(base + value / 2), this.row(key) + middle] : [this.x(key) + middle, this.y(base + value / 2)] });
         } else if (!this.zoom || (key >= this.from && key <= this.to)) {
-          found.push({ series, i, key, at: [this.x(key), this.y(value)] });
+          found.push({ series, i, key, at: figure.lying ? [this.along(value), this.row(key)] : [this.x(key), this.y(value)] });
         }
       });
     }
@@ -371,7 +396,7 @@ class Chart {
     const marks = this.marks();
     const isInside = figure.lying ? y >= this.top && y <= this.floor : x >= this.left - 8 && x <= this.right + 8;
     if (!marks.length || !isInside) return this.leave();
-    const isScatter = figure.series.some((one) => one.words?.length && one.mark !== "bars");
+    const isScatter = !figure.lying && figure.series.some((one) => one.words?.length && one.mark !== "bars");
     const distance = ({ at }) => (isScatter ? Math.hypot(at[0] - x, at[1] - y) : Math.abs(figure.lying ? at[1] - y : at[0] - x));
     const nearest = marks.reduce((best, one) => (distance(one) < distance(best) ? one : best));
     if (isScatter && distance(nearest) > 40) return this.leave();
@@ -380,7 +405,7 @@ class Chart {
     const together = isScatter ? [nearest] : marks.filter((one) => one.key === nearest.key);
     const head = figure.x.categories ? figure.x.categories[nearest.key] : `${figure.x.title || "x"} ${valueText(nearest.key, figure.x.format)}`;
     if (isLine) {
-      if (!isScatter) this.pointer.append(node("line", { x1: nearest.at[0], x2: nearest.at[0], y1: this.top, y2: this.floor }));
+      if (!isScatter && !figure.lying) this.pointer.append(node("line", { x1: nearest.at[0], x2: nearest.at[0], y1: this.top, y2: this.floor }));
       for (const { at, series } of together) this.pointer.append(node("circle", { cx: at[0], cy: at[1], r: 4, style: `fill:var(--${series.color})` }));
     }
     const lines = together.map(({ series, i }) => {

@@ -57,6 +57,12 @@ pub enum StageError {
         /// What is saved, and how to continue.
         saved: String,
     },
+    /// A merge that cannot be made.
+    #[error(transparent)]
+    Merge(#[from] truing_model::merge::MergeError),
+    /// Stopped from outside; what was done is kept.
+    #[error("stopped")]
+    Stopped,
     /// Judges of which none can be used.
     #[error("none of {n_judges} judges gave a single verdict: {reason}")]
     NoVerdicts {

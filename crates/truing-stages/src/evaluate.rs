@@ -19,9 +19,11 @@ use truing_run::{Ended, Machine};
 use truing_store::RunInputs;
 use truing_types::StageName;
 
+pub(crate) use answer_log::AnswerLog;
 pub use config::{EvaluateConfig, EvaluateJudge, TaskConfig};
 pub use plan::{EvaluateInputs, EvaluatePlan, PlannedTask};
-pub use run::{EvaluateOutcome, RESULTS, rescore};
+pub(crate) use run::{Asking, SubjectModel};
+pub use run::{EvaluateOutcome, rescore};
 
 use crate::{PlanContext, RunContext, Stage, StageError};
 

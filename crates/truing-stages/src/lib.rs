@@ -7,6 +7,7 @@ pub mod embed;
 pub mod evaluate;
 pub mod grpo;
 pub mod label;
+pub mod merge_search;
 pub mod quality;
 pub mod responses;
 pub mod reward;

@@ -17,6 +17,7 @@ mod normal;
 mod paired;
 mod pass_at_k;
 mod resolution;
+mod selection;
 mod variance;
 
 pub use agreement::{Agreement, agreement};
@@ -32,4 +33,5 @@ pub use normal::normal_probability;
 pub use paired::{McNemar, PairedDifference, holm, mcnemar, paired_difference};
 pub use pass_at_k::pass_at_k;
 pub use resolution::{Power, effective_items};
+pub use selection::selection_optimism;
 pub use variance::{VarianceComponents, variance_components};

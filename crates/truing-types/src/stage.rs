@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum StageName {
     // In the order of `STAGES`.
+    /// Search for a merge of models.
+    MergeSearch,
     /// Evaluation on benchmarks.
     Evaluate,
     /// Prompt selection.
@@ -45,7 +47,8 @@ pub struct StageInfo {
 }
 
 /// All stages. A recipe without `stage` is of the first one that has one of its keys.
-pub const STAGES: [StageInfo; 10] = [
+pub const STAGES: [StageInfo; 11] = [
+    info(StageName::MergeSearch, "merge_search", "truing merge search", &["n_candidates", "search_share"]),
     info(StageName::Evaluate, "evaluate", "truing evaluate", &["task"]),
     info(StageName::Select, "select", "truing select", &["selection"]),
     info(StageName::Embed, "embed", "truing embed train", &["train_data"]),

@@ -9,7 +9,7 @@ use truing_data::ObjectRow;
 use truing_statistics::{Bootstrap, Interval, Observation, fit_logistic};
 use truing_types::{SamplingOptions, Unscored};
 
-use super::arena_hard::{comparison, read_label, scores_of_label};
+use super::arena_hard::{both_verdicts, comparison, read_label, scores_of_label};
 use super::judging::answer_then_judge;
 use super::{
     Answers, Benchmark, BenchmarkError, IntervalKind, Item, ItemScore, MetricInfo, MetricSummary, Prompt,
@@ -152,6 +152,12 @@ impl Benchmark for AlpacaEval {
         scored.iter().map(score).collect()
     }
 
+    fn both_orders(&self, item: &Item, answers: &Answers, options: &TaskOptions) -> Vec<[f64; 2]> {
+        let Ok(answer) = answers.text("answer") else { return Vec::new() };
+        let [second, first] = Self::questions(item, answer, options);
+        both_verdicts(&first, &second, answers).into_iter().collect()
+    }
+
     fn further(&self, scored: &[Scored<'_>], _: &TaskOptions) -> Vec<MetricSummary> {
         let games: Vec<Game> = scored
             .iter()
@@ -184,6 +190,7 @@ impl Benchmark for AlpacaEval {
             unscored: BTreeMap::new(),
             bounds: None,
             n_clusters: games.len(),
+            variance: None,
         }]
     }
 }

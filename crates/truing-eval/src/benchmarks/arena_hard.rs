@@ -91,6 +91,16 @@ pub(super) fn scores_of_label(label: &str) -> Option<Vec<f64>> {
 }
 
 /// Scores of a model in two games: in the first the baseline is A, in the second the model.
+/// The score of one response where it was shown first, and where it was shown second.
+pub(super) fn both_verdicts(first: &Question, second: &Question, answers: &Answers) -> Option<[f64; 2]> {
+    let score = |question: &Question| {
+        let verdict =
+            question.verdict(answers, |reply| scores_of_label(&read_label(reply)?)?.first().copied());
+        verdict.result().ok()
+    };
+    Some([score(first)?, 1.0 - score(second)?])
+}
+
 fn scores_of_games(first: &[f64], second: &[f64]) -> Vec<f64> {
     second.iter().copied().chain(first.iter().map(|score| 1.0 - score)).collect()
 }
@@ -221,6 +231,12 @@ impl Benchmark for ArenaHard {
         scored.iter().map(score).collect()
     }
 
+    fn both_orders(&self, item: &Item, answers: &Answers, options: &TaskOptions) -> Vec<[f64; 2]> {
+        let Ok(answer) = answers.text("answer") else { return Vec::new() };
+        let [second, first] = Self::questions(item, answer, options);
+        both_verdicts(&first, &second, answers).into_iter().collect()
+    }
+
     fn further(&self, scored: &[Scored<'_>], options: &TaskOptions) -> Vec<MetricSummary> {
         let games: Vec<(StyleFeatures, StyleFeatures, Vec<f64>)> = scored
             .iter()
@@ -252,6 +268,7 @@ impl Benchmark for ArenaHard {
             unscored: BTreeMap::new(),
             bounds: None,
             n_clusters: games.len(),
+            variance: None,
         }]
     }
 }

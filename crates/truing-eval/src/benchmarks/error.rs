@@ -85,6 +85,18 @@ pub enum BenchmarkError {
         /// The most similar one.
         nearest: Option<&'static str>,
     },
+    /// A folder without results.
+    #[error("`{}` is not the folder of a finished evaluation: it has no `results.json`", path.display())]
+    NoResults {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Two evaluations that cannot be compared.
+    #[error("the two evaluations cannot be compared: {reason}")]
+    NotComparable {
+        /// Why.
+        reason: String,
+    },
     /// A stored record that cannot be read.
     #[error("`{}`{}: {reason}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
     BadRecord {

@@ -14,7 +14,7 @@ use truing_reward::asking::fill_in;
 use truing_statistics::ShareInterval;
 use truing_types::{SamplingOptions, Unscored};
 
-use super::arena_hard::{comparison, read_label, scores_of_label};
+use super::arena_hard::{both_verdicts, comparison, read_label, scores_of_label};
 use super::judging::{answer_then_judge, last_object};
 use super::{
     Answers, Benchmark, BenchmarkError, Item, ItemScore, MetricInfo, Prompt, Question, Request, Row, Scoring,
@@ -238,6 +238,12 @@ impl Benchmark for UserExperience {
             let compared = comparisons.map(|question| question.verdict(answers, read_label).request());
             std::iter::once(passes).chain(compared).collect()
         })
+    }
+
+    fn both_orders(&self, item: &Item, answers: &Answers, options: &TaskOptions) -> Vec<[f64; 2]> {
+        let questions =
+            answers.text("answer").ok().and_then(|answer| Self::comparisons(item, answer, options));
+        questions.and_then(|[first, second]| both_verdicts(&first, &second, answers)).into_iter().collect()
     }
 
     fn score(&self, scored: &[(&Item, &Answers)], options: &TaskOptions, _: &Scoring<'_>) -> Vec<ItemScore> {

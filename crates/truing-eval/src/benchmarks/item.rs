@@ -331,7 +331,9 @@ impl Answers {
     #[must_use]
     pub fn is_cut(&self) -> bool {
         let is_cut = |answer: &Answer| matches!(answer, Answer::Reply(reply) if reply.finish_reason == FinishReason::Length);
-        self.0.iter().any(|(id, answer)| !id.starts_with(super::judging::PREFIX) && is_cut(answer))
+        let is_of_judge =
+            |id: &str| id.starts_with(super::judging::PREFIX) || id.starts_with(super::judging::REPEAT);
+        self.0.iter().any(|(id, answer)| !is_of_judge(id) && is_cut(answer))
     }
 }
 

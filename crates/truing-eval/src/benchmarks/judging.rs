@@ -4,13 +4,26 @@ use serde_json::{Map, Value};
 use truing_reward::asking::{answer_of, remind};
 use truing_types::{Conversation, Message, Role, SamplingOptions, Unscored, UnscoredReason};
 
-use super::summary::JudgeCounts;
 use super::{Answer, Answers, Ask, Item, Prompt, Recipient, Request};
 
 /// The names of requests to a judge begin with this.
 pub(super) const PREFIX: &str = "judge/";
+/// The answers to repeated requests to a judge are kept under names with this before them.
+pub(super) const REPEAT: &str = "repeat/";
 /// Between a verdict's name and the number of the try.
-const TRY: char = '#';
+pub(super) const TRY: char = '#';
+
+/// The name under which the answer to a repeated request to a judge is kept.
+#[must_use]
+pub fn repeated_name(id: &str) -> String {
+    format!("{REPEAT}{id}")
+}
+
+/// Whether an answer of this name is a judge's first verdict, not the model's and no repetition.
+#[must_use]
+pub fn is_of_judge(id: &str) -> bool {
+    id.starts_with(PREFIX)
+}
 
 /// A verdict that is wanted.
 #[derive(Debug, Clone, PartialEq)]
@@ -179,18 +192,6 @@ pub(super) fn last_object(reply: &str, key: &str) -> Option<Map<String, Value>> 
     objects.into_iter().find(|object| object.contains_key(key))
 }
 
-/// How the judge's replies could be read; `None` where none was asked.
-pub(super) fn counts<'a>(answers: impl Iterator<Item = &'a Answers>) -> Option<JudgeCounts> {
-    let mut counts = JudgeCounts::default();
-    for id in answers.flat_map(|answers| answers.0.keys()) {
-        let Some((_, attempt)) = id.strip_prefix(PREFIX).and_then(|id| id.rsplit_once(TRY)) else { continue };
-        counts.n_calls += 1;
-        counts.n_verdicts += usize::from(attempt == "1");
-        counts.n_asked_again += usize::from(attempt == "2");
-    }
-    (counts.n_calls > 0).then_some(counts)
-}
-
 #[cfg(test)]
 mod tests {
     use truing_types::{ChatReply, FinishReason};
@@ -231,8 +232,6 @@ mod tests {
         assert!(unscored.detail.contains("no verdict in 2 replies"), "{unscored}");
         answers.0.insert("judge/v#2".into(), reply("no", FinishReason::EndOfTurn));
         assert_eq!(question.verdict(&answers, read).result(), Ok(false));
-        let found = counts([&answers, &Answers::default()].into_iter()).unwrap();
-        assert_eq!((found.n_verdicts, found.n_asked_again, found.n_calls), (1, 1, 2));
         // A verdict that was cut is none.
         answers.0.insert("judge/v#2".into(), reply("no", FinishReason::Length));
         assert!(question.verdict(&answers, read).result().is_err());

@@ -22,6 +22,7 @@ mod followbench;
 mod function_calls;
 mod ifeval;
 mod item;
+mod judge_quality;
 mod judging;
 mod loading;
 mod math;
@@ -48,12 +49,13 @@ pub use error::BenchmarkError;
 pub use experience::{Experience, Opinion, Rating, experience};
 pub use fbbench::scores_of_judged as fbbench_scores_of_judged;
 pub use item::{Answer, Answers, Ask, CompletionPrompt, Item, LogLikelihood, Prompt, Recipient, Request};
-pub use judging::{Question, Verdict};
+pub use judge_quality::{JudgeQuality, MeasuredShare, OrderConsistency, RepeatAgreement, judge_quality};
+pub use judging::{Question, Verdict, is_of_judge, repeated_name};
 pub use loading::{DataFile, KnownFile, Loaded, load};
 pub use measure::{Aggregation, ItemScore, Measure, MetricInfo};
 pub use mt_bench::scores_of_judgments as mt_bench_scores_of_judgments;
 pub use row::Row;
-pub use summary::{IntervalKind, JudgeCounts, MetricSummary, Scored, Summary, summarise};
+pub use summary::{IntervalKind, MetricSummary, Scored, Summary, summarise};
 pub use sysbench::scores_of_sheet as sysbench_scores_of_sheet;
 pub use verifying::{Scoring, verified};
 
@@ -156,6 +158,12 @@ pub trait Benchmark: Send + Sync {
         scoring: &Scoring<'_>,
     ) -> Vec<ItemScore>;
 
+    /// For each pair of responses that a judge saw in both orders: the score of one of them where it was shown first, and
+    /// where it was shown second, from 0 to 1. Pairs without both verdicts are left out.
+    fn both_orders(&self, _item: &Item, _answers: &Answers, _options: &TaskOptions) -> Vec<[f64; 2]> {
+        Vec::new()
+    }
+
     /// Metrics that are no mean or ratio over items.
     fn further(&self, _scored: &[Scored<'_>], _options: &TaskOptions) -> Vec<MetricSummary> {
         Vec::new()
@@ -175,7 +183,8 @@ pub fn pending(
     requests
 }
 
-/// Summarises a benchmark's items: its metrics over items, and those that are none ([`Benchmark::further`]).
+/// Summarises a benchmark's items: its metrics over items, those that are none ([`Benchmark::further`]), and how its judge
+/// went. An item that was answered with several seeds occurs once for each of them.
 #[must_use]
 pub fn summarise_benchmark(
     benchmark: &dyn Benchmark,
@@ -184,6 +193,7 @@ pub fn summarise_benchmark(
 ) -> Summary {
     let mut summary = summarise(scored, &benchmark.metrics(options));
     summary.metrics.extend(benchmark.further(scored, options));
+    summary.judge = judge_quality(benchmark, scored, options);
     summary
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use truing_data::ObjectRow;
 use truing_types::Unscored;
 
-use super::arena_hard::{comparison, read_label, scores_of_label};
+use super::arena_hard::{both_verdicts, comparison, read_label, scores_of_label};
 use super::{
     Answers, Ask, Benchmark, BenchmarkError, Item, ItemScore, MetricInfo, Prompt, Question, Recipient,
     Request, Row, Scoring, TaskOptions, Verdict,
@@ -165,6 +165,14 @@ impl Benchmark for Preferences {
         let responses: Vec<String> = [texts(item, CHOSEN), texts(item, REJECTED)].concat();
         let ask = Ask::Reward { prompt: item.prompt.conversation(false), responses };
         vec![Request { id: "rewards".into(), to: Recipient::Model, ask }]
+    }
+
+    fn both_orders(&self, item: &Item, answers: &Answers, options: &TaskOptions) -> Vec<[f64; 2]> {
+        if self.by == By::Reward {
+            return Vec::new();
+        }
+        let questions = Self::questions(item, options);
+        questions.iter().filter_map(|[first, second]| both_verdicts(first, second, answers)).collect()
     }
 
     fn score(&self, scored: &[(&Item, &Answers)], options: &TaskOptions, _: &Scoring<'_>) -> Vec<ItemScore> {

@@ -5,11 +5,12 @@ use std::f64::consts::LN_2;
 
 use serde::{Deserialize, Serialize};
 use truing_statistics::{
-    Interval, MeanEstimate, ShareInterval, clustered_mean, clustered_ratio, mean_bounds, mean_estimate,
-    normal_quantile,
+    Interval, MeanEstimate, ShareInterval, VarianceComponents, clustered_mean, clustered_ratio, mean_bounds,
+    mean_estimate, normal_quantile, variance_components,
 };
 use truing_types::Unscored;
 
+use super::judge_quality::JudgeQuality;
 use super::measure::{Aggregation, ItemScore, Measure, MetricInfo};
 use super::{Answers, Item};
 
@@ -42,7 +43,7 @@ pub struct MetricSummary {
     pub interval: Option<Interval>,
     /// How the interval was made.
     pub interval_kind: Option<IntervalKind>,
-    /// Items with a value.
+    /// Items with a value, each counted once a seed.
     pub n: usize,
     /// Items that the metric applies to and that have none, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -51,11 +52,31 @@ pub struct MetricSummary {
     /// range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bounds: Option<Interval>,
-    /// Clusters of the items with a value.
+    /// Clusters of the items with a value. Answers to one item with several seeds form a cluster.
     pub n_clusters: usize,
+    /// Variance between items, seeds and answers, over the items with a value for every seed; `None` with one seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variance: Option<VarianceComponents>,
 }
 
 impl MetricSummary {
+    /// Where the variance over several seeds comes from, in a sentence; `judge` is the variance of the judge's part.
+    #[must_use]
+    pub fn variance_remark(&self, judge: Option<f64>) -> Option<String> {
+        let parts = self.variance?;
+        let judge =
+            judge.map_or_else(String::new, |judge| format!(", of the judge {:.3} of that", judge.sqrt()));
+        Some(format!(
+            "over {} seeds the standard deviation between items is {:.3}, between seeds {:.3}, between answers to one \
+             item {:.3}{judge}; the standard error of the mean over items and seeds is {:.3}",
+            parts.n[1],
+            parts.item.sqrt(),
+            parts.seed.sqrt(),
+            parts.answer.sqrt(),
+            parts.variance_of_mean().sqrt()
+        ))
+    }
+
     /// Items without a value.
     #[must_use]
     pub fn n_unscored(&self) -> usize {
@@ -78,9 +99,12 @@ pub struct Summary {
     pub n_cut: usize,
     /// Items.
     pub n_items: usize,
+    /// Seeds with which each item was answered.
+    #[serde(default = "one")]
+    pub n_seeds: usize,
     /// Judgements and how they went; `None` where no judge was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub judge: Option<JudgeCounts>,
+    pub judge: Option<JudgeQuality>,
 }
 
 impl Summary {
@@ -91,15 +115,8 @@ impl Summary {
     }
 }
 
-/// How a judge's replies could be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct JudgeCounts {
-    /// Verdicts that were wanted.
-    pub n_verdicts: usize,
-    /// Those that had to be asked for more than once.
-    pub n_asked_again: usize,
-    /// Calls.
-    pub n_calls: usize,
+fn one() -> usize {
+    1
 }
 
 /// An item with what came back and what was made of it.
@@ -117,8 +134,13 @@ pub struct Scored<'a> {
 #[must_use]
 pub fn summarise(scored: &[Scored<'_>], metrics: &[MetricInfo]) -> Summary {
     let all: Vec<&Scored<'_>> = scored.iter().collect();
-    let mut summary =
-        Summary { metrics: summaries(&all, metrics), n_items: scored.len(), ..Summary::default() };
+    let n_items = scored.iter().map(|one| &one.item.id).collect::<BTreeSet<_>>().len();
+    let mut summary = Summary {
+        metrics: summaries(&all, metrics),
+        n_items,
+        n_seeds: scored.len().checked_div(n_items).unwrap_or(1),
+        ..Summary::default()
+    };
     let dimensions: BTreeSet<&String> = scored.iter().flat_map(|one| one.item.categories.keys()).collect();
     for dimension in dimensions {
         let mut groups: BTreeMap<&str, Vec<&Scored<'_>>> = BTreeMap::new();
@@ -137,7 +159,6 @@ pub fn summarise(scored: &[Scored<'_>], metrics: &[MetricInfo]) -> Summary {
             *summary.n_unread.entry(filter.clone()).or_default() += 1;
         }
     }
-    summary.judge = super::judging::counts(scored.iter().map(|one| one.answers));
     summary
 }
 
@@ -177,9 +198,22 @@ fn summarise_metric(scored: &[&Scored<'_>], metric: &MetricInfo) -> MetricSummar
         unscored,
         bounds: None,
         n_clusters: 0,
+        variance: variance(&measured),
     };
     estimate(&mut summary, &measured, metric);
     summary
+}
+
+/// Parts of the variance of what was measured with several seeds. The seed of a value is its place among those of its item.
+fn variance(measured: &Measured<'_>) -> Option<VarianceComponents> {
+    let mut of_items: BTreeMap<&str, Vec<Vec<f64>>> = BTreeMap::new();
+    for (item, measure) in measured.values.iter().filter(|(_, measure)| measure.weight != 0.0) {
+        of_items.entry(&item.id).or_default().push(vec![measure.value / measure.weight]);
+    }
+    let n_seeds = of_items.values().map(Vec::len).max()?;
+    let complete: Vec<Vec<Vec<f64>>> =
+        of_items.into_values().filter(|values| values.len() == n_seeds).collect();
+    variance_components(&complete)
 }
 
 fn estimate(summary: &mut MetricSummary, measured: &Measured<'_>, metric: &MetricInfo) {

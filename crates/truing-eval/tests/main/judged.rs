@@ -59,14 +59,14 @@ fn cfbench_is_judged_in_form_asked_again_and_then_read_by_lines() {
     assert!(csr.bounds.unwrap().low < 0.4 && csr.bounds.unwrap().high > 0.8);
     assert_eq!(records[1].score.details["judge_parsing"], "0");
     // One call for the first, three for the second and third.
-    assert_eq!(summary.judge.unwrap().n_calls, 7);
+    assert_eq!(summary.judge.as_ref().unwrap().n_calls, 7);
     assert_eq!(summary.by_category["split"]["easy"][0].metric.name, "csr");
 
     // Official: ten requests, ones alone of the lines, nothing readable is 0, and no prompt is asked too.
     let options = official();
     let items = loaded(benchmark, &rows, &options).unwrap().items;
     let (records, summary) = run(benchmark, &items, &options, judge);
-    assert_eq!(summary.judge.unwrap().n_calls, 1 + 10 + 10 + 10);
+    assert_eq!(summary.judge.as_ref().unwrap().n_calls, 1 + 10 + 10 + 10);
     let csr: Vec<f64> =
         records.iter().map(|record| record.score.measures["csr,none"].clone().unwrap().value).collect();
     assert_eq!(csr, [0.67, 1.0, 0.0, 0.0]);
@@ -259,7 +259,7 @@ fn mt_bench_grades_both_turns() {
         (value(&summary, "score,none"), value(&summary, "turn_1,none"), value(&summary, "turn_2,none")),
         (6.5, 10.0, 3.0)
     );
-    assert_eq!(summary.judge.unwrap().n_asked_again, 1);
+    assert_eq!(summary.judge.as_ref().unwrap().n_asked_again, 1);
 }
 
 #[test]

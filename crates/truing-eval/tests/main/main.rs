@@ -7,6 +7,7 @@
 )]
 
 mod comparing;
+mod contaminated;
 mod harness;
 mod judged;
 mod oracles;
@@ -92,7 +93,7 @@ fn run(
         .iter()
         .zip(answers)
         .zip(scores)
-        .map(|((item, answers), score)| ItemRecord { item: item.clone(), answers, score })
+        .map(|((item, answers), score)| ItemRecord { item: item.clone(), seed: 0, answers, score })
         .collect();
     let scored: Vec<Scored<'_>> = records.iter().map(ItemRecord::scored).collect();
     let summary = summarise_benchmark(benchmark, &scored, options);

@@ -145,6 +145,18 @@ impl MergePlan {
         })
     }
 
+    /// The recipe, with the models' paths.
+    #[must_use]
+    pub fn recipe(&self) -> &MergeRecipe {
+        &self.recipe
+    }
+
+    /// Whether rows of the embeddings are matched by token, because the vocabularies differ.
+    #[must_use]
+    pub fn matches_tokens(&self) -> bool {
+        self.rows.of_model.iter().any(Option::is_some)
+    }
+
     /// The method's name.
     #[must_use]
     pub fn method(&self) -> &'static str {

@@ -3,5 +3,6 @@
 #![allow(clippy::print_stdout, reason = "figures, and why a test was skipped")]
 
 mod coverage;
+mod evaluation;
 mod page;
 mod tensorboard_reader;

@@ -27,7 +27,7 @@ struct Line {
 type Key = (String, String, String);
 
 /// The answers so far, and the file that further ones go to.
-pub(super) struct AnswerLog {
+pub(crate) struct AnswerLog {
     file: File,
     path: PathBuf,
     known: HashMap<Key, (String, Answer)>,
@@ -35,7 +35,7 @@ pub(super) struct AnswerLog {
 
 impl AnswerLog {
     /// Opens the log of a run, or begins one. A last line that was cut when the process was killed is removed.
-    pub(super) fn open(folder: &Path) -> Result<Self, RunError> {
+    pub(crate) fn open(folder: &Path) -> Result<Self, RunError> {
         let path = folder.join(FILE);
         let failed = |source| RunError::Read { path: path.clone(), source };
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
@@ -82,6 +82,8 @@ impl AnswerLog {
             digest: digest_of(request),
             answer: answer.clone(),
         };
+        let key = (line.task.clone(), line.item.clone(), line.request.clone());
+        self.known.insert(key, (line.digest.clone(), line.answer.clone()));
         let mut text = serde_json::to_vec(&line).map_err(|source| RunError::Json { name: FILE, source })?;
         text.push(b'\n');
         self.file.write_all(&text).map_err(|source| RunError::Write { path: self.path.clone(), source })

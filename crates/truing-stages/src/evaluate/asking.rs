@@ -5,20 +5,19 @@ use std::ops::ControlFlow;
 use truing_ask::OpenChatModel;
 use truing_eval::benchmarks::{Answer, Ask, LogLikelihood, Prompt, Request};
 use truing_generate::LocalChat;
-use truing_model::{Engine, EngineOptions, HeadKind, TrainableSpec};
+use truing_model::{Engine, EngineOptions, HeadKind, ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
 use truing_predict::{
     Continuations, LikelihoodOptions, RewardScorer, log_likelihoods, rolling_log_likelihoods,
 };
 use truing_run::{RunError, model};
-use truing_text::SpecialTokens;
+use truing_text::{RenderOptions, SpecialTokens};
 use truing_types::{
     ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, Conversation, EventSink, Message, Role,
     SamplingOptions, Seed, Unscored, UnscoredReason,
 };
 
 use super::config::EvaluateConfig;
-use super::plan::EvaluateInputs;
 use crate::StageError;
 
 /// The model that is evaluated.
@@ -34,23 +33,23 @@ pub(super) enum Subject<E: Engine> {
 impl<E: Engine> Subject<E> {
     /// Loads the model in this process.
     pub(super) fn load(
-        inputs: &EvaluateInputs,
+        files: &ModelFiles,
+        render: &RenderOptions,
         n_threads: usize,
         marks: &[truing_types::ReasoningMark],
         events: &mut dyn EventSink,
-    ) -> Result<Option<Self>, StageError> {
-        let Some(files) = &inputs.model else { return Ok(None) };
+    ) -> Result<Self, StageError> {
         if files.spec.head != HeadKind::LanguageModel {
-            let scorer = RewardScorer::open(&files.path, inputs.render.clone(), n_threads, events)?;
-            return Ok(Some(Self::Reward(Box::new(scorer))));
+            let scorer = RewardScorer::open(&files.path, render.clone(), n_threads, events)?;
+            return Ok(Self::Reward(Box::new(scorer)));
         }
-        let renderer = model::renderer(files, inputs.render.clone())?;
+        let renderer = model::renderer(files, render.clone())?;
         let options = EngineOptions::with_threads(n_threads, Seed(0));
         let frozen = TrainableSpec::frozen();
         let phase = "loading the model";
         let engine: E = model::announce_and_load(files, &frozen, &options, &Solo::groups(), phase, events)?;
         let chat = LocalChat::new(engine, renderer)?.with_reasoning_marks(marks);
-        Ok(Some(Self::Local(Box::new(chat))))
+        Ok(Self::Local(Box::new(chat)))
     }
 }
 

@@ -31,6 +31,11 @@ pub struct EvaluateConfig {
     pub data_dir: PathBuf,
     /// Random seed of samples.
     pub seed: u64,
+    /// Number of seeds with which each item is answered, from `seed` on. With several, scores are means over them, intervals
+    /// are clustered by item, and the variance is divided between items, seeds, answers and the judge. Of use only where
+    /// answers are sampled (`temperature` above 0).
+    #[schemars(extend("x-decides" = "outcome"))]
+    pub seeds: usize,
     /// Show prompts through the chat template. Default: if the model has one. Without it, prompts are one text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apply_chat_template: Option<bool>,
@@ -71,14 +76,28 @@ pub struct EvaluateConfig {
 }
 
 /// The judge.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluateJudge {
     /// Maximum requests for one verdict: an unreadable reply is requested again. Default: the benchmark's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub most_replies: Option<usize>,
+    /// Items of each task whose verdicts are asked for a second time, to measure how often the judge agrees with itself.
+    /// 0 turns it off. A judge in this process at temperature 0 repeats itself and is not asked again.
+    #[schemars(extend("x-decides" = "outcome"))]
+    pub repeat_items: usize,
+    /// File of LLMBar: the judge's accuracy on it stands beside every score that it gives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-decides" = "name_and_content"))]
+    pub llmbar: Option<PathBuf>,
     /// The model. Default of its `cache`: `replies.sqlite` in `output_dir`.
     pub model: ChatModelConfig,
+}
+
+impl Default for EvaluateJudge {
+    fn default() -> Self {
+        Self { most_replies: None, repeat_items: 20, llmbar: None, model: ChatModelConfig::default() }
+    }
 }
 
 /// A benchmark and its data.
@@ -133,6 +152,7 @@ impl Default for EvaluateConfig {
             output_dir: PathBuf::new(),
             data_dir: PathBuf::new(),
             seed: 0,
+            seeds: 1,
             apply_chat_template: None,
             fewshot_as_multiturn: false,
             system_instruction: None,
@@ -183,7 +203,7 @@ impl TaskConfig {
     }
 
     /// Finds the benchmark.
-    pub(super) fn benchmark(&self) -> Result<TaskBenchmark, StageError> {
+    pub(crate) fn benchmark(&self) -> Result<TaskBenchmark, StageError> {
         match (&self.custom, self.name.is_empty()) {
             (Some(custom), true) => {
                 Ok(TaskBenchmark::Custom(Box::new(CustomBenchmark::new(custom.clone())?)))
@@ -203,8 +223,21 @@ impl TaskConfig {
         }
     }
 
+    /// Replaces its data sets of the hub by folders.
+    pub(crate) fn find_data<E>(
+        &mut self,
+        data_dir: &Path,
+        find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>,
+    ) -> Result<(), E> {
+        let paths = [Some(&mut self.path), self.shots_path.as_mut(), self.references.as_mut()];
+        for path in paths.into_iter().flatten() {
+            truing_run::recipe::find_source(path, data_dir, find)?;
+        }
+        Ok(())
+    }
+
     /// Every file or folder that it names, with its role in the run's record.
-    fn paths(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
         let further =
             [("shots", &self.shots_path), ("baseline", &self.baseline), ("references", &self.references)];
         let further = further.into_iter().filter_map(|(role, path)| Some((role, path.as_ref()?)));
@@ -214,7 +247,7 @@ impl TaskConfig {
 
 impl EvaluateConfig {
     /// Checks the settings before any file is read.
-    pub(super) fn check(&self) -> Result<(), StageError> {
+    pub(crate) fn check(&self) -> Result<(), StageError> {
         let missing = |key, expected| Err(RunError::MissingSetting { key, expected }.into());
         if self.output_dir.as_os_str().is_empty() {
             return missing("output_dir", "a folder for the results");
@@ -273,6 +306,7 @@ impl EvaluateConfig {
             ("limit", self.limit.unwrap_or(1)),
             ("max_new_tokens", self.max_new_tokens.unwrap_or(1)),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
+            ("seeds", self.seeds),
         ];
         match counts.into_iter().find(|(_, found)| *found == 0) {
             None => Ok(()),
@@ -280,6 +314,13 @@ impl EvaluateConfig {
                 Err(RunError::BadSetting { key, found: "0".into(), expected: "at least 1".into() }.into())
             }
         }
+    }
+
+    /// The task that measures the judge, unless it is among the tasks already.
+    pub(super) fn llmbar_task(&self) -> Option<TaskConfig> {
+        let path = self.judge.as_ref()?.llmbar.clone()?;
+        let is_known = self.task.iter().any(|task| task.name() == LLMBAR);
+        (!is_known).then(|| TaskConfig { name: LLMBAR.to_owned(), path, ..TaskConfig::default() })
     }
 
     /// The options of a task, with the files that it names read.
@@ -316,7 +357,8 @@ impl EvaluateConfig {
                 files.extend(of_model.into_iter().map(|path| (role, path)));
             }
         }
-        for (role, path) in self.task.iter().flat_map(TaskConfig::paths) {
+        let llmbar = self.llmbar_task();
+        for (role, path) in self.task.iter().chain(&llmbar).flat_map(TaskConfig::paths) {
             let path = self.data_dir.join(path);
             let of_path = if path.is_dir() { truing_data::data_files(&path)? } else { vec![path] };
             files.extend(of_path.into_iter().map(|path| (role, path)));
@@ -324,6 +366,9 @@ impl EvaluateConfig {
         inputs::run_inputs(self.stage, self.seed, files)
     }
 }
+
+/// The benchmark that measures judges.
+pub(super) const LLMBAR: &str = "llmbar";
 
 /// Answers by item: of another evaluation's items, or of rows with `id` and `answer`.
 fn baseline(path: &Path) -> Result<BTreeMap<String, String>, StageError> {
@@ -394,12 +439,9 @@ impl Recipe for EvaluateConfig {
 
     fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
         let data_dir = self.data_dir.clone();
-        for task in &mut self.task {
-            let paths = [Some(&mut task.path), task.shots_path.as_mut(), task.references.as_mut()];
-            for path in paths.into_iter().flatten() {
-                truing_run::recipe::find_source(path, &data_dir, find)?;
-            }
+        if let Some(path) = self.judge.as_mut().and_then(|judge| judge.llmbar.as_mut()) {
+            truing_run::recipe::find_source(path, &data_dir, find)?;
         }
-        Ok(())
+        self.task.iter_mut().try_for_each(|task| task.find_data(&data_dir, find))
     }
 }

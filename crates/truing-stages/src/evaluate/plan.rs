@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use truing_ask::judging::BYTES_PER_TOKEN;
-use truing_eval::benchmarks::{self, Answers, Ask, Loaded, Recipient, Request, TaskOptions};
+use truing_eval::benchmarks::{
+    self, Answer, Answers, Ask, Benchmark, Item, Loaded, LogLikelihood, MetricInfo, Recipient, Request,
+    TaskOptions,
+};
 use truing_eval::comparison::{Resolution, resolution};
 use truing_model::{HeadKind, ModelFiles};
 use truing_run::{Machine, RunError, model};
 use truing_train::{Amount, PlanRow};
-use truing_types::{Event, counted};
+use truing_types::{ChatReply, Event, FinishReason, counted};
 
 use super::config::{EvaluateConfig, TaskBenchmark, TaskConfig};
 use crate::{PlanContext, StageError, StagePlan};
@@ -24,14 +27,24 @@ pub struct PlannedTask {
     pub options: TaskOptions,
     /// Its items.
     pub loaded: Loaded,
-    /// Calls of the model that are known before the first answer.
+    /// Calls of the model, where every turn is answered.
     pub n_model_calls: u64,
-    /// Calls of the judge that are known before the first answer.
+    /// Calls of the judge, where every first reply can be read.
     pub n_judge_calls: u64,
+    /// Most calls of the judge for verdicts that are asked for a second time.
+    pub n_repeated_calls: u64,
     /// Tokens of the prompts of these calls, estimated.
     pub prompt_tokens: u64,
     /// What the items can resolve.
     pub resolution: Resolution,
+}
+
+impl PlannedTask {
+    /// Its main metric.
+    #[must_use]
+    pub fn main_metric(&self) -> Option<MetricInfo> {
+        self.benchmark.get().metrics(&self.options).into_iter().next()
+    }
 }
 
 /// Everything a plan looks at.
@@ -66,7 +79,7 @@ fn kind(ask: &Ask) -> Kind {
 }
 
 impl EvaluateInputs {
-    pub(super) fn load(config: &EvaluateConfig, context: &mut PlanContext<'_>) -> Result<Self, StageError> {
+    pub(crate) fn load(config: &EvaluateConfig, context: &mut PlanContext<'_>) -> Result<Self, StageError> {
         config.check()?;
         let files = match (&config.model.server, &config.model.model_name_or_path) {
             (None, Some(path)) => Some(ModelFiles::open(path).map_err(RunError::from)?),
@@ -102,7 +115,7 @@ impl EvaluateInputs {
             (None, None) => true,
         };
         let mut tasks = Vec::new();
-        for task in &config.task {
+        for task in config.task.iter().chain(&config.llmbar_task()) {
             tasks.push(planned(config, task)?);
         }
         let inputs = Self {
@@ -114,6 +127,13 @@ impl EvaluateInputs {
         };
         inputs.check_kinds()?;
         for task in &inputs.tasks {
+            if config.seeds > 1 && !is_sampled(config, task) {
+                context.events.emit(Event::Warning(format!(
+                    "{}: answers are not sampled, so the {} seeds give the same ones; `temperature` above 0 samples",
+                    task.config.name(),
+                    config.seeds
+                )));
+            }
             if let Some(limit) = task.options.limit.filter(|limit| *limit < task.loaded.n_rows) {
                 context.events.emit(Event::Warning(format!(
                     "{}: only {} of {} rows are used (`limit`); the score is not that of the benchmark",
@@ -182,17 +202,90 @@ fn planned(config: &EvaluateConfig, task: &TaskConfig) -> Result<PlannedTask, St
         loaded,
         n_model_calls: 0,
         n_judge_calls: 0,
+        n_repeated_calls: 0,
         prompt_tokens: 0,
         resolution,
     };
-    for request in first_requests(&planned) {
-        match request.to {
-            Recipient::Model => planned.n_model_calls += 1,
-            Recipient::Judge => planned.n_judge_calls += 1,
+    let n_seeds = config.seeds as u64;
+    let (mut n_model, mut n_judge, mut most_of_judge, mut bytes) = (0, 0, 0, 0);
+    for item in &planned.loaded.items {
+        let mut n_judge_of_item = 0;
+        for request in simulated_requests(planned.benchmark.get(), item, &planned.options) {
+            match request.to {
+                // Log-likelihoods and rewards are the same for every seed.
+                Recipient::Model if kind(&request.ask) == Kind::Text => n_model += n_seeds,
+                Recipient::Model => n_model += 1,
+                Recipient::Judge => n_judge_of_item += 1,
+            }
+            bytes += shown_bytes(&request.ask);
         }
-        planned.prompt_tokens += shown_bytes(&request.ask) / BYTES_PER_TOKEN;
+        n_judge += n_judge_of_item * n_seeds;
+        most_of_judge = most_of_judge.max(n_judge_of_item);
     }
+    planned.n_model_calls = n_model;
+    planned.n_judge_calls = n_judge;
+    planned.prompt_tokens = bytes / BYTES_PER_TOKEN;
+    let n_repeated =
+        config.judge.as_ref().map_or(0, |judge| judge.repeat_items.min(planned.loaded.items.len()));
+    planned.n_repeated_calls = n_repeated as u64 * most_of_judge * n_seeds;
     Ok(planned)
+}
+
+/// What an item is asked if every request to the model has an answer and the judge's first replies can be read.
+fn simulated_requests(benchmark: &dyn Benchmark, item: &Item, options: &TaskOptions) -> Vec<Request> {
+    let (mut answers, mut found) = (Answers::default(), Vec::<Request>::new());
+    loop {
+        let mut is_new = false;
+        for request in benchmarks::pending(benchmark, item, &answers, options) {
+            if found.iter().any(|known| known.id == request.id) {
+                continue;
+            }
+            if request.to == Recipient::Model {
+                answers.0.insert(request.id.clone(), simulated_answer(&request.ask));
+                is_new = true;
+            }
+            found.push(request);
+        }
+        if !is_new {
+            return found;
+        }
+    }
+}
+
+/// An answer of the right shape.
+fn simulated_answer(ask: &Ask) -> Answer {
+    match ask {
+        Ask::Generate { .. } => Answer::Reply(ChatReply {
+            text: "…".into(),
+            reasoning: None,
+            tool_calls: Vec::new(),
+            tokens: Vec::new(),
+            finish_reason: FinishReason::EndOfTurn,
+            n_prompt_tokens: 0,
+            n_completion_tokens: 1,
+        }),
+        Ask::LogLikelihood { options, .. } => {
+            Answer::LogLikelihoods(vec![
+                LogLikelihood { sum: -1.0, n_tokens: 1, is_greedy: false };
+                options.len()
+            ])
+        }
+        Ask::Rolling { .. } => {
+            Answer::LogLikelihoods(vec![LogLikelihood { sum: -1.0, n_tokens: 1, is_greedy: false }])
+        }
+        Ask::Reward { responses, .. } => Answer::Rewards(vec![0.0; responses.len()]),
+    }
+}
+
+/// Whether the benchmark's answers are sampled, so that seeds differ.
+fn is_sampled(config: &EvaluateConfig, task: &PlannedTask) -> bool {
+    let temperature = |request: &Request| match &request.ask {
+        Ask::Generate { sampling, .. } if request.to == Recipient::Model => {
+            Some(config.temperature.unwrap_or(sampling.temperature))
+        }
+        _ => None,
+    };
+    first_requests(task).iter().filter_map(temperature).any(|temperature| temperature > 0.0)
 }
 
 /// What is asked of all items before there is an answer.
@@ -245,6 +338,10 @@ impl EvaluatePlan {
                 rows.push(PlanRow::new(
                     format!("{name}: calls of the judge"),
                     Amount::Count(task.n_judge_calls),
+                ));
+                rows.push(PlanRow::new(
+                    format!("{name}: calls of the judge for repeated verdicts, at most"),
+                    Amount::Count(task.n_repeated_calls),
                 ));
             }
             rows.push(PlanRow::new(

@@ -7,25 +7,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_ask::{OpenChatModel, judged_folder};
 use truing_eval::benchmarks::{
-    self, Answer, Answers, Item, Recipient, Request, Scored, Scoring, ScoringMode, summarise_benchmark,
+    self, Answer, Answers, Ask, Item, Recipient, Request, Scored, Scoring, ScoringMode, summarise_benchmark,
 };
 use truing_eval::results::{
-    ItemRecord, RunFacts, TaskRecord, harness_results, harness_samples, read_items, write_harness_samples,
-    write_items,
+    HARNESS_RESULTS, ItemRecord, RESULTS, RunFacts, TaskRecord, harness_results, harness_samples, items_file,
+    read_items, write_harness_samples, write_items,
 };
-use truing_model::Engine;
+use truing_model::{Engine, ModelFiles};
 use truing_run::{Ended, Recipe, RunError};
 use truing_store::atomic;
+use truing_text::RenderOptions;
 use truing_types::{Event, EventSink};
 
 use super::answer_log::AnswerLog;
 use super::asking::{Showing, Subject, ask_judge, refusal};
-use super::config::EvaluateConfig;
+use super::config::{EvaluateConfig, LLMBAR};
 use super::plan::{EvaluateInputs, EvaluatePlan, PlannedTask};
 use crate::{RunContext, StageError};
-
-/// The results of a run, in its folder: a list of [`TaskRecord`].
-pub const RESULTS: &str = "results.json";
 
 /// Items that are asked about at a time.
 const REQUESTS_OF_A_CHUNK: usize = 64;
@@ -56,20 +54,19 @@ pub(super) fn run<E: Engine + 'static>(
     let record = config.record()?;
     let run = judged_folder::open(folder, config, &record, events)?;
     let judge = config.judge.as_ref().and_then(|_| chat_models.pop());
+    let model = match &inputs.model {
+        Some(files) => SubjectModel::Open(files),
+        None => SubjectModel::OnServer,
+    };
     let mut asking = Asking::<E> {
-        plan,
-        inputs,
         subject: chat_models.pop().map(Subject::Server),
         judge,
-        log: AnswerLog::open(folder)?,
-        stop,
-        events: &mut *events,
-        n_failed_in_a_row: 0,
-        refusal: None,
+        ..Asking::new(config, plan.n_threads, inputs, model, AnswerLog::open(folder)?, stop, &mut *events)
     };
     let mut answered = Vec::new();
     for task in &inputs.tasks {
-        match asking.task(task)? {
+        let all: Vec<usize> = (0..task.loaded.items.len()).collect();
+        match asking.task(task, &all)? {
             Some(answers) => answered.push(answers),
             None => return Ok(Ended::STOPPED),
         }
@@ -79,20 +76,36 @@ pub(super) fn run<E: Engine + 'static>(
     let scoring = Scoring { sandbox_program };
     let mut tasks = Vec::new();
     for (task, answers) in inputs.tasks.iter().zip(answered) {
-        let items: Vec<(Item, Answers)> = task.loaded.items.iter().cloned().zip(answers).collect();
-        tasks.push(score_task(config, task, items, inputs.is_chat, scoring)?);
+        tasks.push(score_task(config, task, answers, inputs.is_chat, scoring)?);
     }
     let seconds = probe.elapsed_secs() - begin;
-    let (tasks, hashes): (Vec<TaskRecord>, Vec<(String, String)>) = tasks.into_iter().unzip();
+    let (mut tasks, hashes): (Vec<TaskRecord>, Vec<(String, String)>) = tasks.into_iter().unzip();
+    name_accuracy_of_judge(&mut tasks);
     write_results(config, inputs, &tasks, &hashes.into_iter().collect(), Some(seconds))?;
     events.emit(Event::Saved { what: "results".into(), path: folder.join(RESULTS) });
     Ok(Ended::Finished(EvaluateOutcome { folder: folder.clone(), tasks }))
 }
 
+/// Opens the model that is evaluated.
+pub(crate) type OpenModel<'a> = &'a mut dyn FnMut(&mut dyn EventSink) -> Result<ModelFiles, StageError>;
+
+/// Where the model is that is evaluated.
+pub(crate) enum SubjectModel<'a> {
+    /// On a server.
+    OnServer,
+    /// In this process, open.
+    Open(&'a ModelFiles),
+    /// In this process, to be made when it is needed.
+    Made(OpenModel<'a>),
+}
+
 /// Model, judge and log at work.
-struct Asking<'a, E: Engine> {
-    plan: &'a EvaluatePlan,
-    inputs: &'a EvaluateInputs,
+pub(crate) struct Asking<'a, E: Engine> {
+    config: &'a EvaluateConfig,
+    n_threads: usize,
+    is_chat: bool,
+    render: &'a RenderOptions,
+    model: SubjectModel<'a>,
     /// Loaded when the first question is open: a run whose answers are all there needs no model.
     subject: Option<Subject<E>>,
     judge: Option<OpenChatModel>,
@@ -104,50 +117,193 @@ struct Asking<'a, E: Engine> {
     refusal: Option<String>,
 }
 
-/// A request and the item that it is of.
-type Open<'a> = (usize, &'a Request);
+/// With which seed a request is asked, and whether it asks a judge for the second time.
+#[derive(Debug, Clone, Copy)]
+struct Variation {
+    seed: usize,
+    is_repeat: bool,
+}
 
-impl<E: Engine> Asking<'_, E> {
-    /// All answers to the items of a benchmark, in their order; `None` when the run is to stop.
-    fn task(&mut self, task: &PlannedTask) -> Result<Option<Vec<Answers>>, StageError> {
+/// Between the seeds of the first and the second answer to a request. Benchmarks that sample several answers use the seeds
+/// between.
+const SEED_STRIDE: u64 = 1_000_000;
+/// Between the seeds of a judge's first verdict and its second.
+const REPEAT_STRIDE: u64 = 500_000;
+
+impl Variation {
+    /// The request as it is asked and logged: under another name and with another seed for each variation. What is not
+    /// sampled is asked once.
+    fn of(self, request: &Request) -> Request {
+        let mut request = request.clone();
+        if let Ask::Generate { sampling, .. } = &mut request.ask {
+            let offset = self.seed as u64 * SEED_STRIDE + if self.is_repeat { REPEAT_STRIDE } else { 0 };
+            sampling.seed = sampling.seed.wrapping_add(offset);
+            if self.seed > 0 {
+                request.id = format!("seed{}/{}", self.seed, request.id);
+            }
+        }
+        if self.is_repeat {
+            request.id = benchmarks::repeated_name(&request.id);
+        }
+        request
+    }
+}
+
+/// A request that is open.
+struct Open {
+    /// The place of its item in the task.
+    item: usize,
+    /// The place of its answers.
+    place: usize,
+    /// The name of its answer.
+    id: String,
+    /// As it is asked.
+    request: Request,
+}
+
+impl<'a, E: Engine> Asking<'a, E> {
+    /// Without a judge.
+    pub(crate) fn new(
+        config: &'a EvaluateConfig,
+        n_threads: usize,
+        inputs: &'a EvaluateInputs,
+        model: SubjectModel<'a>,
+        log: AnswerLog,
+        stop: &'a AtomicBool,
+        events: &'a mut dyn EventSink,
+    ) -> Self {
+        Self {
+            config,
+            n_threads,
+            is_chat: inputs.is_chat,
+            render: &inputs.render,
+            model,
+            subject: None,
+            judge: None,
+            log,
+            stop,
+            events,
+            n_failed_in_a_row: 0,
+            refusal: None,
+        }
+    }
+
+    /// The answers to items of a benchmark, given by their places, for each seed in the order of `places`; `None` when the
+    /// run is to stop.
+    pub(crate) fn task(
+        &mut self,
+        task: &PlannedTask,
+        places: &[usize],
+    ) -> Result<Option<Vec<Vec<Answers>>>, StageError> {
+        let mut of_seeds = Vec::new();
+        for seed in 0..self.config.seeds {
+            let mut answers = vec![Answers::default(); places.len()];
+            if !self.complete(task, Variation { seed, is_repeat: false }, places, &mut answers)? {
+                return Ok(None);
+            }
+            let repeated = self.repeated_items(task, places, &answers);
+            // The judge sees the same answers again.
+            let mut again: Vec<Answers> =
+                repeated.iter().map(|idx| without_verdicts(&answers[*idx])).collect();
+            let items: Vec<usize> = repeated.iter().map(|idx| places[*idx]).collect();
+            if !self.complete(task, Variation { seed, is_repeat: true }, &items, &mut again)? {
+                return Ok(None);
+            }
+            for (idx, again) in repeated.into_iter().zip(again) {
+                let verdicts = again.0.into_iter().filter(|(id, _)| benchmarks::is_of_judge(id));
+                answers[idx].0.extend(verdicts.map(|(id, answer)| (benchmarks::repeated_name(&id), answer)));
+            }
+            of_seeds.push(answers);
+        }
+        Ok(Some(of_seeds))
+    }
+
+    /// Of the items at `places` those whose verdicts are asked for a second time, evenly spaced among those with verdicts.
+    fn repeated_items(&self, task: &PlannedTask, places: &[usize], answers: &[Answers]) -> Vec<usize> {
+        let Some(judge) = &self.config.judge else { return Vec::new() };
+        // A judge in this process that takes the most likely token says the same again.
+        let may_differ = |idx: usize| {
+            let requests = task.benchmark.get().requests(
+                &task.loaded.items[places[idx]],
+                &without_verdicts(&answers[idx]),
+                &task.options,
+            );
+            judge.model.server.is_some()
+                || requests.iter().any(|request| match &request.ask {
+                    Ask::Generate { sampling, .. } => {
+                        request.to == Recipient::Judge && sampling.temperature > 0.0
+                    }
+                    _ => false,
+                })
+        };
+        let has_verdict = |idx: &usize| {
+            let verdicts = answers[*idx].0.iter().filter(|(id, _)| benchmarks::is_of_judge(id));
+            let mut are_given = verdicts.map(|(_, answer)| !matches!(answer, Answer::Failed(_))).peekable();
+            are_given.peek().is_some() && are_given.all(|is_given| is_given)
+        };
+        let judged: Vec<usize> =
+            (0..answers.len()).filter(has_verdict).filter(|idx| may_differ(*idx)).collect();
+        let n = judge.repeat_items.min(judged.len());
+        (0..n).map(|place| judged[place * judged.len() / n]).collect()
+    }
+
+    /// Completes the answers to some items; false when the run is to stop.
+    fn complete(
+        &mut self,
+        task: &PlannedTask,
+        variation: Variation,
+        places: &[usize],
+        answers: &mut [Answers],
+    ) -> Result<bool, StageError> {
         let name = task.config.name();
         let benchmark = task.benchmark.get();
-        let items = &task.loaded.items;
-        let mut answers = vec![Answers::default(); items.len()];
         let mut round = 0;
         loop {
             // What is open, apart from what the log can answer; an answer may open further requests.
-            let mut open: Vec<(usize, Request)> = Vec::new();
-            for (idx, item) in items.iter().enumerate() {
+            let mut open: Vec<Open> = Vec::new();
+            for (place, item) in places.iter().enumerate() {
+                let asked = &task.loaded.items[*item];
                 loop {
-                    let pending = benchmarks::pending(benchmark, item, &answers[idx], &task.options);
-                    let n_before = answers[idx].0.len();
-                    for request in &pending {
-                        if let Some(answer) = self.log.find(name, &item.id, request) {
-                            answers[idx].0.insert(request.id.clone(), answer);
+                    let pending = benchmarks::pending(benchmark, asked, &answers[place], &task.options);
+                    let n_before = answers[place].0.len();
+                    let varied: Vec<Open> = pending
+                        .into_iter()
+                        .map(|request| {
+                            let asked = variation.of(&request);
+                            Open { item: *item, place, id: request.id, request: asked }
+                        })
+                        .collect();
+                    for one in &varied {
+                        if let Some(answer) = self.log.find(name, &asked.id, &one.request) {
+                            answers[place].0.insert(one.id.clone(), answer);
                         }
                     }
-                    if answers[idx].0.len() == n_before {
-                        open.extend(pending.into_iter().map(|request| (idx, request)));
+                    if answers[place].0.len() == n_before {
+                        open.extend(varied);
                         break;
                     }
                 }
             }
             if open.is_empty() {
-                return Ok(Some(answers));
+                return Ok(true);
             }
             round += 1;
-            let phase =
-                if round == 1 { format!("asking {name}") } else { format!("asking {name}, round {round}") };
+            let mut phase = format!("asking {name}");
+            if variation.is_repeat {
+                phase.push_str(", the judge again");
+            }
+            if self.config.seeds > 1 {
+                phase.push_str(&format!(", seed {} of {}", variation.seed + 1, self.config.seeds));
+            }
+            if round > 1 {
+                phase.push_str(&format!(", round {round}"));
+            }
             self.events.emit(Event::PhaseStarted { phase, total: Some(open.len() as u64) });
+            let mut n_done = 0;
             for to in [Recipient::Model, Recipient::Judge] {
-                let of_one: Vec<Open<'_>> = open
-                    .iter()
-                    .filter(|(_, request)| request.to == to)
-                    .map(|(idx, request)| (*idx, request))
-                    .collect();
-                if !self.round(task, to, &of_one, &mut answers)? {
-                    return Ok(None);
+                let of_one: Vec<&Open> = open.iter().filter(|one| one.request.to == to).collect();
+                if !self.round(task, to, &of_one, &mut n_done, answers)? {
+                    return Ok(false);
                 }
             }
             self.events.emit(Event::PhaseFinished);
@@ -159,25 +315,25 @@ impl<E: Engine> Asking<'_, E> {
         &mut self,
         task: &PlannedTask,
         to: Recipient,
-        open: &[Open<'_>],
+        open: &[&Open],
+        n_done: &mut u64,
         answers: &mut [Answers],
     ) -> Result<bool, StageError> {
-        let mut n_done = 0;
         for chunk in open.chunks(REQUESTS_OF_A_CHUNK) {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            let found = self.chunk(task, to, chunk, &mut n_done)?;
-            for ((idx, request), answer) in chunk.iter().zip(found) {
+            let found = self.chunk(task, to, chunk, n_done)?;
+            for (one, answer) in chunk.iter().zip(found) {
                 if let Some(answer) = answer {
-                    answers[*idx].0.insert(request.id.clone(), answer);
+                    answers[one.place].0.insert(one.id.clone(), answer);
                 }
             }
             if let Some(reason) = self.refusal.take() {
                 let name = match to {
-                    Recipient::Model => self.plan.config.model.name(),
+                    Recipient::Model => self.config.model.name(),
                     Recipient::Judge => {
-                        self.plan.config.judge.as_ref().map_or_else(String::new, |judge| judge.model.name())
+                        self.config.judge.as_ref().map_or_else(String::new, |judge| judge.model.name())
                     }
                 };
                 return Err(refusal(&name, &reason));
@@ -191,20 +347,31 @@ impl<E: Engine> Asking<'_, E> {
         &mut self,
         task: &PlannedTask,
         to: Recipient,
-        chunk: &[Open<'_>],
+        chunk: &[&Open],
         n_done: &mut u64,
     ) -> Result<Vec<Option<Answer>>, StageError> {
-        let config = &self.plan.config;
+        let config = self.config;
         if to == Recipient::Model && self.subject.is_none() {
             let marks = &config.model.reasoning_marks;
-            self.subject = Subject::load(self.inputs, self.plan.n_threads, marks, self.events)?;
+            let made;
+            let files = match &mut self.model {
+                SubjectModel::OnServer => None,
+                SubjectModel::Open(files) => Some(*files),
+                SubjectModel::Made(make) => {
+                    made = make(self.events)?;
+                    Some(&made)
+                }
+            };
+            if let Some(files) = files {
+                self.subject = Some(Subject::load(files, self.render, self.n_threads, marks, self.events)?);
+            }
         }
-        let requests: Vec<&Request> = chunk.iter().map(|(_, request)| *request).collect();
+        let requests: Vec<&Request> = chunk.iter().map(|one| &one.request).collect();
         let mut found: Vec<Option<Answer>> = vec![None; chunk.len()];
         let mut failed = None;
         let Self { log, events, stop, n_failed_in_a_row, refusal, subject, judge, .. } = self;
         let on_answer: &mut dyn FnMut(usize, Answer) -> ControlFlow<()> = &mut |place, answer| {
-            let (idx, request) = chunk[place];
+            let Open { item, request, .. } = chunk[place];
             *n_done += 1;
             events.emit(Event::Progress { done: *n_done, note: String::new() });
             match &answer {
@@ -218,7 +385,7 @@ impl<E: Engine> Asking<'_, E> {
                 }
                 answer => {
                     *n_failed_in_a_row = 0;
-                    let item = &task.loaded.items[idx].id;
+                    let item = &task.loaded.items[*item].id;
                     failed = log.keep(task.config.name(), item, request, answer).err();
                 }
             }
@@ -230,7 +397,7 @@ impl<E: Engine> Asking<'_, E> {
         };
         match (to, subject, judge) {
             (Recipient::Model, Some(subject), _) => {
-                let showing = Showing { config, is_chat: self.inputs.is_chat };
+                let showing = Showing { config, is_chat: self.is_chat };
                 subject.ask(&requests, showing, on_answer)?;
             }
             (Recipient::Judge, _, Some(judge)) => ask_judge(judge, &requests, on_answer),
@@ -249,22 +416,44 @@ impl<E: Engine> Asking<'_, E> {
     }
 }
 
-/// Scores a benchmark's items, and writes `items_<task>.jsonl` and `samples_<task>.jsonl`; the record, and the task's hash.
+/// Puts the judge's accuracy on LLMBar beside every score that it gave.
+fn name_accuracy_of_judge(tasks: &mut [TaskRecord]) {
+    let llmbar = tasks.iter().find(|task| task.task == LLMBAR);
+    let Some(accuracy) = llmbar.and_then(|task| task.summary.metrics.first()).cloned() else { return };
+    for judge in tasks.iter_mut().filter_map(|task| task.summary.judge.as_mut()) {
+        judge.llmbar = Some(accuracy.clone());
+    }
+}
+
+/// The model's answers.
+fn without_verdicts(answers: &Answers) -> Answers {
+    let of_model = answers.0.iter().filter(|(id, _)| !benchmarks::is_of_judge(id));
+    Answers(of_model.map(|(id, answer)| (id.clone(), answer.clone())).collect())
+}
+
+/// Scores the answers to a benchmark's items, for each seed in the items' order, and writes `items_<task>.jsonl` and
+/// `samples_<task>.jsonl`; the record, and the task's hash.
 fn score_task(
     config: &EvaluateConfig,
     task: &PlannedTask,
-    items: Vec<(Item, Answers)>,
+    answers: Vec<Vec<Answers>>,
     is_chat: bool,
     scoring: Scoring<'_>,
 ) -> Result<(TaskRecord, (String, String)), StageError> {
     let benchmark = task.benchmark.get();
-    let pairs: Vec<(&Item, &Answers)> = items.iter().map(|(item, answers)| (item, answers)).collect();
-    let scores = benchmark.score(&pairs, &task.options, &scoring);
-    let records: Vec<ItemRecord> = items
-        .into_iter()
-        .zip(scores)
-        .map(|((item, answers), score)| ItemRecord { item, answers, score })
-        .collect();
+    let items = &task.loaded.items;
+    let mut records: Vec<ItemRecord> = Vec::new();
+    for (seed, answers) in answers.into_iter().enumerate() {
+        let pairs: Vec<(&Item, &Answers)> = items.iter().zip(&answers).collect();
+        let scores = benchmark.score(&pairs, &task.options, &scoring);
+        let of_seed = items.iter().zip(answers).zip(scores);
+        records.extend(of_seed.map(|((item, answers), score)| ItemRecord {
+            item: item.clone(),
+            seed,
+            answers,
+            score,
+        }));
+    }
     let scored: Vec<Scored<'_>> = records.iter().map(ItemRecord::scored).collect();
     let summary = summarise_benchmark(benchmark, &scored, &task.options);
     let name = task.config.name();
@@ -287,11 +476,6 @@ fn score_task(
         summary,
     };
     Ok((record, (name.to_owned(), hash)))
-}
-
-/// Where the items of a task lie in the run's folder.
-fn items_file(task: &str) -> String {
-    format!("items_{task}.jsonl")
 }
 
 fn write_results(
@@ -320,7 +504,7 @@ fn write_results(
         ..RunFacts::default()
     };
     let folder = &config.output_dir;
-    atomic::write_json(&folder.join("results_lm_eval.json"), &harness_results(tasks, &facts, hashes))?;
+    atomic::write_json(&folder.join(HARNESS_RESULTS), &harness_results(tasks, &facts, hashes))?;
     Ok(atomic::write_json(&folder.join(RESULTS), &tasks)?)
 }
 
@@ -337,21 +521,28 @@ pub fn rescore(
     let (mut tasks, mut hashes) = (Vec::new(), BTreeMap::new());
     for task in &inputs.tasks {
         let path = config.output_dir.join(items_file(task.config.name()));
-        let stored: HashMap<String, Answers> =
-            read_items(&path)?.into_iter().map(|record| (record.item.id, record.answers)).collect();
-        let mut items = Vec::new();
-        for item in &task.loaded.items {
-            let Some(answers) = stored.get(&item.id) else {
-                let source = std::io::Error::other(format!("item `{}` has no stored answer", item.id));
-                return Err(RunError::Read { path, source }.into());
-            };
-            items.push((item.clone(), answers.clone()));
+        let stored: HashMap<(String, usize), Answers> = read_items(&path)?
+            .into_iter()
+            .map(|record| ((record.item.id, record.seed), record.answers))
+            .collect();
+        let mut of_seeds = Vec::new();
+        for seed in 0..config.seeds {
+            let mut answers = Vec::new();
+            for item in &task.loaded.items {
+                let Some(of_item) = stored.get(&(item.id.clone(), seed)) else {
+                    let source = std::io::Error::other(format!("item `{}` has no stored answer", item.id));
+                    return Err(RunError::Read { path, source }.into());
+                };
+                answers.push(of_item.clone());
+            }
+            of_seeds.push(answers);
         }
         let (record, (name, hash)) =
-            score_task(config, task, items, inputs.is_chat, Scoring { sandbox_program })?;
+            score_task(config, task, of_seeds, inputs.is_chat, Scoring { sandbox_program })?;
         tasks.push(record);
         hashes.insert(name, hash);
     }
+    name_accuracy_of_judge(&mut tasks);
     write_results(config, inputs, &tasks, &hashes, None)?;
     Ok(EvaluateOutcome { folder: config.output_dir.clone(), tasks })
 }

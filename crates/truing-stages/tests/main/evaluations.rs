@@ -252,3 +252,164 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_asked() {
     let error = run(folder.path(), &likelihoods, &[], Vec::new()).unwrap_err().to_string();
     assert!(error.contains("log-likelihoods") && error.contains("_generate"), "{error}");
 }
+
+/// What was said to a text before, by how often it was asked.
+fn by_turn(rule: impl Fn(&str, usize) -> String + Send + 'static) -> Scripted {
+    let seen = std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new());
+    Scripted::new(move |text| {
+        let mut seen = seen.lock().unwrap();
+        let turn = seen.entry(text.to_owned()).or_default();
+        *turn += 1;
+        Ok(rule(text, *turn - 1))
+    })
+}
+
+#[test]
+fn several_seeds_are_asked_apart_and_their_variance_is_divided() {
+    let folder = folder();
+    // With the second seed every third sum is wrong.
+    let adder = || {
+        by_turn(|text, turn| {
+            let n: u32 = text.split(' ').next().unwrap().parse().unwrap();
+            if n.is_multiple_of(4) || (turn == 1 && n.is_multiple_of(3)) {
+                "many".to_owned()
+            } else {
+                (n + 1).to_string()
+            }
+        })
+    };
+    let model = adder();
+    let outcome = run(folder.path(), SERVER, &["seeds=2", "temperature=0.7"], vec![model.open()]).unwrap();
+    assert_eq!(model.asked().len(), 24);
+    let summary = &outcome.tasks[0].summary;
+    let metric = &summary.metrics[0];
+    // 9 of 12 are right with the first seed, 3 and 9 are wrong besides with the second.
+    assert_eq!((metric.value, metric.n, metric.n_clusters), (Some(16.0 / 24.0), 24, 12));
+    assert_eq!((summary.n_items, summary.n_seeds), (12, 2));
+    let variance = metric.variance.unwrap();
+    assert!(variance.item > 0.0 && variance.answer > 0.0, "{variance:?}");
+    assert_eq!((variance.n, variance.judge), ([12, 2, 1], None));
+    // Two answers to an item are no two items: the interval is that of means over 12.
+    let half = (metric.interval.unwrap().high - metric.interval.unwrap().low) / 2.0;
+    assert!(half > 0.2, "{half}");
+    let records = items(folder.path(), "sums");
+    assert_eq!(records.iter().map(|record| record.seed).collect::<Vec<_>>(), [[0; 12], [1; 12]].concat());
+    // Nothing is asked again, a third seed asks for itself alone, and stored answers are scored as before.
+    let more = adder();
+    let again = run(folder.path(), SERVER, &["seeds=2", "temperature=0.7"], vec![more.open()]).unwrap();
+    assert_eq!((again.tasks == outcome.tasks, more.asked().len()), (true, 0));
+    let third = adder();
+    let outcome = run(folder.path(), SERVER, &["seeds=3", "temperature=0.7"], vec![third.open()]).unwrap();
+    assert_eq!((third.asked().len(), outcome.tasks[0].summary.metrics[0].n), (12, 36));
+    let overrides = ["seeds=3".to_owned(), "temperature=0.7".to_owned()];
+    let config = EvaluateConfig::from_toml(SERVER, &folder.path().join("recipe.toml"), &overrides).unwrap();
+    let machine = || setup::MACHINE;
+    let mut planning =
+        PlanContext { render: RenderOptions::default(), machine: &machine, events: &mut Silent };
+    let (plan, inputs) = EvaluateStage::prepare::<Cpu>(config, &mut planning).unwrap();
+    assert_eq!(rescore(&plan.config, &inputs, None).unwrap().tasks, outcome.tasks);
+}
+
+const JUDGED: &str = r#"
+stage = "evaluate"
+output_dir = "run"
+
+[model.server]
+base_url = "http://127.0.0.1:9/v1"
+model = "m"
+
+[judge]
+repeat_items = 4
+llmbar = "llmbar.jsonl"
+
+[judge.model.server]
+base_url = "http://127.0.0.1:9/v1"
+model = "j"
+
+[[task]]
+name = "mt_bench"
+path = "questions.jsonl"
+"#;
+
+#[test]
+fn a_judged_score_says_how_far_its_judge_can_be_trusted() {
+    let folder = folder();
+    let questions = (0..8).map(|n| {
+        json!({"question_id": n, "category": "writing", "turns": [format!("Write about topic {n}."), "Shorter."]})
+    });
+    write_lines(&folder.path().join("questions.jsonl"), questions);
+    let pairs = (0..6).map(|n| {
+        json!({"input": format!("Pair {n}."), "output_1": "good answer", "output_2": "bad answer", "label": 1})
+    });
+    write_lines(&folder.path().join("llmbar.jsonl"), pairs);
+    let judge = || {
+        by_turn(|text, turn| {
+            if text.contains("Pair") {
+                // Prefers what is shown first, but for one pair.
+                let is_first = text.find("good answer").unwrap() < text.find("bad answer").unwrap();
+                return if text.contains("Pair 0") && !is_first { "[[B>A]]" } else { "[[A>B]]" }.to_owned();
+            }
+            match (text.contains("topic 2"), turn) {
+                (true, 1) => "[[3]]".to_owned(),
+                _ if text.contains("no grade in the required form") => "[[8]]".to_owned(),
+                _ if text.contains("topic 5") => "A fine answer.".to_owned(),
+                _ => "[[6]]".to_owned(),
+            }
+        })
+    };
+    let (model, judges) = (Scripted::says("A text."), judge());
+    let outcome = run(folder.path(), JUDGED, &[], vec![model.open(), judges.open()]).unwrap();
+    let names: Vec<&str> = outcome.tasks.iter().map(|task| task.task.as_str()).collect();
+    assert_eq!(names, ["mt_bench", "llmbar"]);
+    let quality = outcome.tasks[0].summary.judge.clone().unwrap();
+    // Topic 5 needs a second request for each of its two turns.
+    assert_eq!(
+        (quality.n_verdicts, quality.n_asked_again, quality.n_unread, quality.n_calls),
+        (16, 2, 0, 18)
+    );
+    assert_eq!(quality.read_at_once.unwrap().share, 14.0 / 16.0);
+    // Of topics 0, 2, 4 and 6 the third question says something else the second time.
+    let repeat = quality.repeat.unwrap();
+    assert_eq!((repeat.same.n, repeat.same.share), (4, 0.75));
+    assert!((repeat.variance - 9.0 / 2.0 / 4.0).abs() < 1e-12, "both turns 3 less: {}", repeat.variance);
+    assert_eq!(quality.order, None, "answers are graded alone");
+    let accuracy = quality.llmbar.clone().unwrap();
+    // Five pairs are right in one order alone, one in both.
+    assert_eq!(accuracy.value, Some((5.0 * 0.5 + 1.0) / 6.0));
+    let order = outcome.tasks[1].summary.judge.as_ref().unwrap().order.unwrap();
+    assert_eq!((order.consistent.n, order.consistent.share), (6, 1.0 / 6.0));
+    assert!((order.for_the_first - (5.0 + 0.5) / 6.0).abs() < 1e-12, "{}", order.for_the_first);
+    // The second verdicts are kept beside the first, and asked once.
+    let record = &items(folder.path(), "mt_bench")[0];
+    assert!(record.answers.0.contains_key("repeat/judge/turn1#1"), "{:?}", record.answers.0.keys());
+    let silent = judge();
+    let again =
+        run(folder.path(), JUDGED, &[], vec![Scripted::says("A text.").open(), silent.open()]).unwrap();
+    assert_eq!((again.tasks == outcome.tasks, silent.asked().len()), (true, 0));
+    // Without repeats there is no agreement.
+    let other = self::folder();
+    for file in ["questions.jsonl", "llmbar.jsonl"] {
+        fs::copy(folder.path().join(file), other.path().join(file)).unwrap();
+    }
+    let outcome =
+        run(other.path(), JUDGED, &["judge.repeat_items=0"], vec![model.open(), judge().open()]).unwrap();
+    assert_eq!(outcome.tasks[0].summary.judge.as_ref().unwrap().repeat, None);
+}
+
+#[test]
+fn the_plan_counts_every_turn_and_every_repeated_verdict() {
+    let folder = folder();
+    let questions = (0..8).map(|n| {
+        json!({"question_id": n, "category": "writing", "turns": [format!("Write about topic {n}."), "Shorter."]})
+    });
+    write_lines(&folder.path().join("questions.jsonl"), questions);
+    let overrides = ["seeds=3".to_owned()];
+    let recipe = JUDGED.replace("llmbar = \"llmbar.jsonl\"\n", "");
+    let config = EvaluateConfig::from_toml(&recipe, &folder.path().join("recipe.toml"), &overrides).unwrap();
+    let machine = || setup::MACHINE;
+    let mut planning =
+        PlanContext { render: RenderOptions::default(), machine: &machine, events: &mut Silent };
+    let (_, inputs) = EvaluateStage::prepare::<Cpu>(config, &mut planning).unwrap();
+    let task = &inputs.tasks[0];
+    assert_eq!((task.n_model_calls, task.n_judge_calls, task.n_repeated_calls), (48, 48, 4 * 2 * 3));
+}

@@ -8,6 +8,7 @@ mod evaluations;
 mod exports;
 mod judges;
 mod labels;
+mod merge_searches;
 mod plans;
 mod policies;
 mod preferences;

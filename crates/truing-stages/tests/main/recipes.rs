@@ -10,6 +10,7 @@ use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::evaluate::EvaluateConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::LabelConfig;
+use truing_stages::merge_search::MergeSearchConfig;
 use truing_stages::quality::QualityConfig;
 use truing_stages::recipe::{read_toml, reference_of, stage_of};
 use truing_stages::reward::RewardModelStage;
@@ -83,6 +84,14 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             assert_eq!(printed, config);
             continue;
         }
+        if stage == StageName::MergeSearch {
+            let config =
+                MergeSearchConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed =
+                MergeSearchConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            continue;
+        }
         if stage == StageName::Evaluate {
             let config =
                 EvaluateConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
@@ -152,6 +161,7 @@ fn the_recipes_of_the_documentation_parse() {
                 StageName::Label => LabelConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Quality => QualityConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Evaluate => EvaluateConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::MergeSearch => MergeSearchConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Embed => EmbedTrainConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Grpo => GrpoConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Classifier | StageName::Sft | StageName::Dpo | StageName::RewardModel => {
@@ -232,6 +242,7 @@ fn the_reference_of_recipes_is_fresh() {
         reference_of::<QualityConfig>("Quality scores"),
         reference_of::<EmbedTrainConfig>("Embedding models"),
         reference_of::<EvaluateConfig>("Evaluation"),
+        reference_of::<MergeSearchConfig>("Search for a merge"),
     ];
     let fresh = format!("{REFERENCE_HEAD}{}", sections.concat());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/recipes.md");

@@ -6,22 +6,29 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use truing_eval::benchmarks::{BENCHMARKS, MetricSummary};
-use truing_eval::comparison::{Finding, MetricComparison, compare_metric, holm_over_tasks};
-use truing_eval::results::{TaskRecord, read_items};
+use truing_data::read_objects;
+use truing_eval::benchmarks::{BENCHMARKS, JudgeQuality, MetricSummary};
+use truing_eval::comparison::{Finding, MetricComparison, RunPair};
+use truing_eval::contamination::{ContaminationOptions, contamination};
+use truing_eval::results::{ItemRecord, RESULTS, TaskRecord, items_file, read_items, read_results};
 use truing_stages::evaluate::{
-    EvaluateConfig, EvaluateOutcome, EvaluatePlan, EvaluateStage, RESULTS, TaskConfig, rescore,
+    EvaluateConfig, EvaluateOutcome, EvaluatePlan, EvaluateStage, TaskConfig, rescore,
 };
 use truing_stages::{Recipe as _, StageError, StagePlan as _};
-use truing_statistics::{Bootstrap, Interval};
+use truing_statistics::Interval;
 
 use super::judging;
 use super::model::find;
 use super::stage::{self, RecipeArguments, RunArguments, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
+use crate::printer::clean_path;
 use crate::table::{Align, Table};
 
+/// Held items of a task, as printed.
+const N_HELD_ITEMS: usize = 10;
+/// Training rows of a held item, as printed.
+const N_HELD_ROWS: usize = 3;
 /// Items that changed, as printed.
 const N_FLIPS: usize = 5;
 
@@ -51,6 +58,12 @@ struct Quick {
     /// Without a recipe: output folder.
     #[arg(long, short, visible_alias = "output_path", value_name = "FOLDER", conflicts_with = "recipe")]
     output: Option<PathBuf>,
+    /// Seeds with which each item is answered; of use where answers are sampled (`--temperature`).
+    #[arg(long, value_name = "N", conflicts_with = "recipe")]
+    seeds: Option<usize>,
+    /// Sampling temperature of answers. Default: the benchmark's own.
+    #[arg(long, value_name = "T", conflicts_with = "recipe")]
+    temperature: Option<f32>,
     /// Only the first items of each task.
     #[arg(long, value_name = "N", conflicts_with = "recipe")]
     limit: Option<usize>,
@@ -79,13 +92,38 @@ enum Command {
         json: bool,
     },
     /// Compare two evaluations item by item: paired tests, corrected over all metrics, and the items that changed.
-    #[command(after_help = "Example: truing evaluate compare runs/eval_before runs/eval_after")]
+    #[command(
+        after_help = "Example: truing evaluate compare runs/eval_before runs/eval_after --html changes.html"
+    )]
     Compare {
         /// The folder of the first evaluation.
         first: PathBuf,
         /// The folder of the second evaluation.
         second: PathBuf,
+        /// Also write a page with the differences and the items that changed.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
         /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look for the items of an evaluation in training data, and print the scores without those that it holds.
+    #[command(
+        after_help = "Example: truing evaluate contamination runs/evaluate --data train.jsonl --data more.jsonl"
+    )]
+    Contamination {
+        /// The folder of the evaluation.
+        folder: PathBuf,
+        /// A file or folder of training data, in any form: all texts of a row are read. May be given several times.
+        #[arg(long, value_name = "FILE", required = true)]
+        data: Vec<PathBuf>,
+        /// Words in a row that a training text and an item must share. Shorter items are looked for whole.
+        #[arg(long, value_name = "N", default_value_t = ContaminationOptions::default().ngram_words)]
+        ngram_words: usize,
+        /// Words in a row that more items share are the benchmark's wording and count for none of them.
+        #[arg(long, value_name = "N", default_value_t = ContaminationOptions::default().max_items)]
+        max_items: usize,
+        /// Print one JSON object with every item and training row.
         #[arg(long)]
         json: bool,
     },
@@ -104,7 +142,15 @@ enum Command {
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     match (&arguments.command, &arguments.recipe) {
         (Some(Command::List { json }), _) => list(*json, context),
-        (Some(Command::Compare { first, second, json }), _) => compare(first, second, *json, context),
+        (Some(Command::Compare { first, second, html, json }), _) => {
+            compare([first, second], html.as_deref(), *json, context)
+        }
+        (Some(Command::Contamination { folder, data, ngram_words, max_items, json }), _) => {
+            let min_item_words = ContaminationOptions::default().min_item_words.min(*ngram_words);
+            let options =
+                ContaminationOptions { ngram_words: *ngram_words, min_item_words, max_items: *max_items };
+            look_for_items(folder, data, &options, *json, context)
+        }
         (Some(Command::Rescore { recipe, json }), _) => score_again(recipe, *json, context),
         (None, Some(recipe)) => stage::run_recipe::<EvaluateStage>(recipe, &arguments.run, context),
         (None, None) => {
@@ -130,6 +176,8 @@ impl Quick {
         };
         let mut config = EvaluateConfig {
             output_dir: self.output.clone().unwrap_or_else(|| "runs/evaluate".into()),
+            seeds: self.seeds.unwrap_or(1),
+            temperature: self.temperature,
             limit: self.limit,
             num_fewshot: self.num_fewshot,
             apply_chat_template: self.apply_chat_template,
@@ -180,10 +228,12 @@ impl StageCommand for EvaluateStage {
 
 fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
     let printer = context.printer;
+    let page = outcome.folder.join("report.html");
+    truing_report::write_report(&outcome.folder, &page)?;
     let has_unscored = |task: &TaskRecord| task.summary.metrics.iter().any(|metric| metric.n == 0);
     let exit = if outcome.tasks.iter().any(has_unscored) { Outcome::Finding } else { Outcome::Fine };
     if as_json {
-        printer.json(&json!({ "status": "finished", "folder": outcome.folder, "tasks": outcome.tasks }))?;
+        printer.json(&json!({ "status": "finished", "folder": outcome.folder, "report": page, "tasks": outcome.tasks }))?;
         return Ok(exit);
     }
     let mut table = Table::new(&[
@@ -201,7 +251,10 @@ fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) ->
                 metric.metric.key().trim_end_matches(",none").to_owned(),
                 value(metric.value),
                 metric.interval.map_or_else(String::new, range),
-                metric.n.to_string(),
+                match task.summary.n_seeds {
+                    1 => metric.n.to_string(),
+                    n_seeds => format!("{} x {n_seeds}", task.summary.n_items),
+                },
                 metric.n_unscored().to_string(),
             ]);
         }
@@ -211,7 +264,8 @@ fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) ->
     }
     outcome.tasks.iter().try_for_each(|task| print_remarks(task, context))?;
     printer.line("")?;
-    printer.line(format_args!("results  {}", outcome.folder.join(RESULTS).display()))?;
+    printer.line(format_args!("results  {}", clean_path(&outcome.folder.join(RESULTS))))?;
+    printer.line(format_args!("report   {}", clean_path(&page)))?;
     Ok(exit)
 }
 
@@ -238,11 +292,15 @@ fn print_remarks(task: &TaskRecord, context: &Context) -> anyhow::Result<()> {
             metric.metric.key()
         ))?;
     }
-    if let Some(judge) = &task.summary.judge {
-        printer.line(format_args!(
-            "{name}: {} verdicts in {} calls, {} asked for again",
-            judge.n_verdicts, judge.n_calls, judge.n_asked_again
-        ))?;
+    let judge = task.summary.judge.as_ref();
+    for remark in judge.into_iter().flat_map(JudgeQuality::remarks) {
+        printer.line(format_args!("{name}: {remark}"))?;
+    }
+    let of_judge = judge.and_then(|judge| judge.repeat).map(|repeat| repeat.variance);
+    if let Some(metric) = task.summary.metrics.first()
+        && let Some(remark) = metric.variance_remark(of_judge)
+    {
+        printer.line(format_args!("{name} {}: {remark}", metric.metric.key().trim_end_matches(",none")))?;
     }
     for difference in &task.differences {
         printer.note(format_args!("{name}: {difference}"));
@@ -284,52 +342,34 @@ fn list(as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
     Ok(Outcome::Fine)
 }
 
-fn records(folder: &Path) -> anyhow::Result<Vec<TaskRecord>> {
-    let path = folder.join(RESULTS);
-    let bytes =
-        std::fs::read(&path).with_context(|| format!("{} is not a finished evaluation", folder.display()))?;
-    serde_json::from_slice(&bytes).with_context(|| format!("{} cannot be read", path.display()))
-}
-
-fn compare(first: &Path, second: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
-    let (ours, theirs) = (records(first)?, records(second)?);
-    let mut comparisons: Vec<MetricComparison> = Vec::new();
-    for task in &ours {
-        let Some(other) = theirs.iter().find(|other| other.task == task.task) else {
-            context.printer.warning(format_args!("{} has no results of {}", second.display(), task.task));
-            continue;
-        };
-        if task.file.sha256 != other.file.sha256 {
-            context.printer.warning(format_args!("{}: the items come from different files", task.task));
-        }
-        if (task.mode, task.n_shots, task.version) != (other.mode, other.n_shots, other.version) {
-            bail!(
-                "{}: the two evaluations differ in scoring, solved examples or version, expected the same",
-                task.task
-            );
-        }
-        let items = format!("items_{}.jsonl", task.task);
-        let (ours, theirs) = (read_items(&first.join(&items))?, read_items(&second.join(&items))?);
-        let metrics = task.summary.metrics.iter().map(|summary| &summary.metric);
-        comparisons.extend(
-            metrics.filter_map(|metric| {
-                compare_metric(&task.task, metric, &ours, &theirs, &Bootstrap::default())
-            }),
-        );
+fn compare(
+    [first, second]: [&Path; 2],
+    html: Option<&Path>,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let pair = RunPair::read(first, second)?;
+    for remark in &pair.remarks {
+        context.printer.warning(remark);
     }
-    if comparisons.is_empty() {
-        bail!("the two evaluations have no scored item in common");
+    if let Some(page) = html {
+        truing_report::write_comparison([first, second], &pair, page)?;
     }
-    holm_over_tasks(&mut comparisons);
+    let comparisons: Vec<&MetricComparison> = pair.comparisons().collect();
     if as_json {
-        context.printer.json(&json!({ "comparisons": comparisons }))?;
+        context
+            .printer
+            .json(&json!({ "comparisons": comparisons, "remarks": pair.remarks, "page": html }))?;
         return Ok(Outcome::Fine);
     }
     print_comparisons(&comparisons, context)?;
+    if let Some(page) = html {
+        context.printer.line(format_args!("page  {}", clean_path(page)))?;
+    }
     Ok(Outcome::Fine)
 }
 
-fn print_comparisons(comparisons: &[MetricComparison], context: &Context) -> anyhow::Result<()> {
+fn print_comparisons(comparisons: &[&MetricComparison], context: &Context) -> anyhow::Result<()> {
     let printer = context.printer;
     for task in comparisons.chunk_by(|one, other| one.task == other.task) {
         let mut table = Table::new(&[
@@ -384,6 +424,84 @@ fn print_comparisons(comparisons: &[MetricComparison], context: &Context) -> any
         }
     }
     Ok(())
+}
+
+fn look_for_items(
+    folder: &Path,
+    data: &[PathBuf],
+    options: &ContaminationOptions,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let tasks: Vec<(TaskRecord, Vec<ItemRecord>)> = read_results(folder)?
+        .into_iter()
+        .map(|record| {
+            let items = read_items(&folder.join(items_file(&record.task)))?;
+            Ok((record, items))
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let mut rows = Vec::new();
+    for path in data {
+        rows.push(read_objects(path)?);
+    }
+    let n_rows: usize = rows.iter().map(Vec::len).sum();
+    let training = rows.into_iter().flatten().map(anyhow::Ok);
+    let found = contamination(&tasks, training, options)?;
+    let is_held = found.iter().any(|task| !task.held.is_empty());
+    let exit = if is_held { Outcome::Finding } else { Outcome::Fine };
+    let printer = context.printer;
+    if as_json {
+        printer.json(&json!({ "training_rows": n_rows, "tasks": found }))?;
+        return Ok(exit);
+    }
+    let mut table = Table::new(&[
+        ("task", Align::Left),
+        ("held items", Align::Right),
+        ("metric", Align::Left),
+        ("all items", Align::Left),
+        ("without them", Align::Left),
+    ]);
+    let of = |summary: &MetricSummary| {
+        let interval =
+            summary.interval.map_or_else(String::new, |interval| format!(" ({})", range(interval)));
+        format!("{}{interval}", value(summary.value))
+    };
+    for task in &found {
+        for (place, effect) in task.metrics.iter().enumerate() {
+            let is_first = place == 0;
+            table.row([
+                if is_first { task.task.clone() } else { String::new() },
+                if is_first { format!("{} of {}", task.held.len(), task.n_items) } else { String::new() },
+                effect.all.metric.key().trim_end_matches(",none").to_owned(),
+                of(&effect.all),
+                effect.without.as_ref().map_or_else(|| "-".to_owned(), of),
+            ]);
+        }
+    }
+    for line in table.lines() {
+        printer.line(line)?;
+    }
+    for task in &found {
+        if task.n_too_short > 0 {
+            printer.line(format_args!(
+                "{}: {} items have fewer than {} words and were not looked for",
+                task.task, task.n_too_short, options.min_item_words
+            ))?;
+        }
+        for item in task.held.iter().take(N_HELD_ITEMS) {
+            let more = item.n_rows.saturating_sub(N_HELD_ROWS);
+            let mut rows = item.rows[..item.rows.len().min(N_HELD_ROWS)].join(", ");
+            if more > 0 {
+                rows.push_str(&format!(" and {more} more"));
+            }
+            printer.line(format_args!("{} {}: {rows}: {}", task.task, item.id, item.words))?;
+        }
+        if task.held.len() > N_HELD_ITEMS {
+            let more = task.held.len() - N_HELD_ITEMS;
+            printer.line(format_args!("{}: {more} more items; `--json` names all", task.task))?;
+        }
+    }
+    Ok(exit)
 }
 
 fn score_again(recipe: &RecipeArguments, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {

@@ -1,16 +1,19 @@
 //! `truing merge`: several models become one, as a recipe or a file of mergekit says.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-use anyhow::Context as _;
-use clap::Args;
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
 use serde_json::json;
-use truing_model::merge::{MergeError, MergePlan, MergeRecipe, MergeReport, Spread};
+use truing_model::merge::{MergeError, MergePlan, MergeRecipe, MergeReport, REPORT_FILE, Spread};
 use truing_run::recipe::{read_toml, resolve_model};
+use truing_stages::merge_search::MergeSearchStage;
 use truing_types::Event;
 
+use super::merge_probe as probe;
 use super::model;
-use super::stage::read_recipe;
+use super::stage::{self, read_recipe};
 use crate::Context;
 use crate::interrupt;
 use crate::outcome::{Outcome, WithHint};
@@ -21,9 +24,13 @@ use crate::units;
 
 /// Arguments of `truing merge`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The recipe, a TOML file, or a YAML file of mergekit.
-    recipe: PathBuf,
+    #[arg(required = true)]
+    recipe: Option<PathBuf>,
     /// The folder of the merged model, in place of the recipe's `output_dir`. It must not exist yet.
     #[arg(long, short, value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -35,9 +42,90 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// What else can be done with merges.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Search for the merge that loses least: methods and weights, chosen on a part of the items, confirmed on the others.
+    #[command(
+        after_help = "Examples:\n  truing merge search recipes/merge_search.toml --plan\n  truing merge search recipes/merge_search.toml"
+    )]
+    Search(stage::Arguments),
+}
+
+/// Whether a path where a model is expected is the recipe of a merge.
+pub(crate) fn is_recipe(path: &Path) -> bool {
+    let is_of = |known: &str| path.extension().is_some_and(|extension| extension == known);
+    (is_of("toml") || is_of("yaml") || is_of("yml")) && path.is_file()
+}
+
+/// The model that a recipe makes: merged into the recipe's `output_dir` where it is not there. A folder with another merge is
+/// refused.
+pub(crate) fn made(path: &Path, context: &Context) -> anyhow::Result<PathBuf> {
+    let mut recipe = read(path, None, context)?;
+    recipe.check()?;
+    recipe.find_models(&mut |name| model::find(name, context))?;
+    let output = recipe
+        .output_dir
+        .clone()
+        .with_context(|| format!("{} has no `output_dir`", path.display()))
+        .hint(|| "a run that starts from a merge keeps the merged model there".into())?;
+    let plan = MergePlan::new(recipe)?;
+    if output.exists() {
+        if recipe_of(&output)? != without_output(serde_json::to_value(plan.recipe())?) {
+            bail!("{} holds another merge than {} describes", output.display(), path.display());
+        }
+        context.printer.note(format_args!("{} holds this merge already", output.display()));
+        return Ok(output);
+    }
+    context.printer.note(summary_line(&plan));
+    // Before the run begins Ctrl-C ends the process; the folder is there when it is complete.
+    carry_out(&plan, &output, &AtomicBool::new(false), context)?;
+    Ok(output)
+}
+
+/// The recipe of a merged model.
+fn recipe_of(folder: &Path) -> anyhow::Result<serde_json::Value> {
+    let path = folder.join(REPORT_FILE);
+    let bytes = std::fs::read(&path)
+        .with_context(|| format!("{} is there and holds no merged model", folder.display()))?;
+    let report: serde_json::Value =
+        serde_json::from_slice(&bytes).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(without_output(report["recipe"].clone()))
+}
+
+fn without_output(mut recipe: serde_json::Value) -> serde_json::Value {
+    if let Some(fields) = recipe.as_object_mut() {
+        fields.remove("output_dir");
+    }
+    recipe
+}
+
+/// Merges; `None` where the user stopped it.
+fn carry_out(
+    plan: &MergePlan,
+    output: &Path,
+    stop: &AtomicBool,
+    context: &Context,
+) -> anyhow::Result<Option<MergeReport>> {
+    let mut events = progress::for_this_terminal(&context.printer);
+    events.emit(Event::PhaseStarted { phase: "merging".into(), total: Some(plan.n_tensors() as u64) });
+    let merged =
+        plan.run(output, stop, &mut |done| events.emit(Event::Progress { done, note: String::new() }));
+    let report = match merged {
+        Err(MergeError::Interrupted) => return Ok(None),
+        merged => merged?,
+    };
+    events.emit(Event::PhaseFinished);
+    Ok(Some(report))
+}
+
 /// Reads the recipe, plans, merges, and says what came out.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    let mut recipe = read(arguments, context)?;
+    if let Some(Command::Search(arguments)) = &arguments.command {
+        return stage::run::<MergeSearchStage>(arguments, context);
+    }
+    let path = arguments.recipe.as_deref().context("no recipe is given")?;
+    let mut recipe = read(path, arguments.output.as_deref(), context)?;
     // Before a model is looked for or fetched.
     recipe.check()?;
     recipe.find_models(&mut |name| model::find(name, context))?;
@@ -56,29 +144,26 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         context.printer.note(summary_line(&plan));
     }
     let stop = interrupt::stop_flag("stopping: nothing will be saved");
-    let mut events = progress::for_this_terminal(&context.printer);
-    events.emit(Event::PhaseStarted { phase: "merging".into(), total: Some(plan.n_tensors() as u64) });
-    let merged =
-        plan.run(&output, &stop, &mut |done| events.emit(Event::Progress { done, note: String::new() }));
-    let report = match merged {
-        Err(MergeError::Interrupted) => return Ok(Outcome::Interrupted),
-        merged => merged?,
+    let Some(report) = carry_out(&plan, &output, &stop, context)? else { return Ok(Outcome::Interrupted) };
+    let probed = match plan.matches_tokens() && plan.recipe().save_adapter.is_none() {
+        true => probe::compare(&plan, &output, context)?,
+        false => Vec::new(),
     };
-    events.emit(Event::PhaseFinished);
     if arguments.json {
         context.printer.json(&json!({
             "method": report.method, "output": output, "bytes": report.bytes_out, "dtype": plan.dtype,
             "remarks": report.remarks, "summary": report.summary(), "tensors": report.tensors,
+            "bits_per_byte": probed,
         }))?;
     } else {
         show_report(&report, &output, context)?;
+        probe::show(&probed, context)?;
     }
     Ok(Outcome::Fine)
 }
 
 /// The recipe, with paths relative to where the program runs.
-fn read(arguments: &Arguments, context: &Context) -> anyhow::Result<MergeRecipe> {
-    let path = &arguments.recipe;
+fn read(path: &Path, output: Option<&Path>, context: &Context) -> anyhow::Result<MergeRecipe> {
     let text = read_recipe(path)?;
     let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     let mut recipe: MergeRecipe = if is_yaml {
@@ -90,8 +175,8 @@ fn read(arguments: &Arguments, context: &Context) -> anyhow::Result<MergeRecipe>
         read_toml(&text, path)?
     };
     resolve_paths(&mut recipe, path.parent().unwrap_or(Path::new("")), is_yaml);
-    if let Some(output) = &arguments.output {
-        recipe.output_dir = Some(output.clone());
+    if let Some(output) = output {
+        recipe.output_dir = Some(output.to_path_buf());
     }
     Ok(recipe)
 }
@@ -245,6 +330,10 @@ mod tests {
         let mut n_recipes = 0;
         for text in blocks {
             // A block of settings alone stands for a part of a recipe.
+            // A search is a stage, whose recipes are read elsewhere.
+            if text.contains("stage =") {
+                continue;
+            }
             let whole = match text.starts_with("parameters") {
                 true => format!("method = \"slerp\"\nbase_model = \"a\"\n{text}[[models]]\nmodel = \"b\"\n"),
                 false => text.to_owned(),

@@ -13,6 +13,8 @@ mod inspect;
 mod judging;
 mod label;
 mod merge;
+mod merge_probe;
+mod merge_search;
 pub(crate) mod model;
 mod output;
 mod plan;
@@ -79,7 +81,7 @@ pub(crate) enum Command {
     Evaluate(evaluate::Arguments),
     /// Merge models: averages, task vectors, TIES, DARE, Model Stock and others, from a recipe or a mergekit file.
     #[command(
-        after_help = "Examples:\n  truing merge recipes/merge.toml --plan\n  truing merge mergekit.yaml --output runs/merged"
+        after_help = "Examples:\n  truing merge recipes/merge.toml --plan\n  truing merge mergekit.yaml --output runs/merged\n  truing merge search recipes/merge_search.toml --plan"
     )]
     Merge(merge::Arguments),
     /// Show the rollouts of a GRPO run: completions, rewards, advantages.

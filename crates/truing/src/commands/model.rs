@@ -13,6 +13,7 @@ use truing_parallel::Solo;
 use truing_text::RenderOptions;
 use truing_types::{Event, EventSink, Seed};
 
+use super::merge;
 use crate::Context;
 use crate::local_engine::LocalEngine;
 use crate::outcome::WithHint;
@@ -55,8 +56,12 @@ impl ModelArguments {
     }
 }
 
-/// Finds a model by path or name, fetching it where need be.
+/// Finds a model by path or name, fetching it where need be. A recipe of a merge is the model that it makes, merged first where
+/// it is not there.
 pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf> {
+    if merge::is_recipe(Path::new(reference)) {
+        return merge::made(Path::new(reference), context);
+    }
     // A local path needs neither cache nor network, unless it is an adapter whose base is a name.
     if Path::new(reference).exists() && !sources::names_base_of_hub(Path::new(reference)) {
         return Ok(reference.into());

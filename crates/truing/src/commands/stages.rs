@@ -6,6 +6,7 @@ use truing_stages::embed::train::EmbedStage;
 use truing_stages::evaluate::EvaluateStage;
 use truing_stages::grpo::GrpoStage;
 use truing_stages::label::LabelStage;
+use truing_stages::merge_search::MergeSearchStage;
 use truing_stages::quality::QualityStage;
 use truing_stages::recipe;
 use truing_stages::reward::RewardModelStage;
@@ -31,6 +32,7 @@ pub(crate) struct StageEntry {
 
 /// All stages, in the order of [`truing_types::STAGES`].
 const STAGES: [StageEntry; truing_types::STAGES.len()] = [
+    entry::<MergeSearchStage>(),
     entry::<EvaluateStage>(),
     entry::<SelectStage>(),
     entry::<EmbedStage>(),
