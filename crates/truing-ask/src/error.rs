@@ -25,11 +25,21 @@ pub enum AskError {
         /// The dimension or label that is wrong.
         source: Box<LabelSetError>,
     },
-    /// A judge whose server refuses everything.
+    /// Golden pairs or critic cases that cannot be used.
+    #[error("{}:{line}: {problem}", path.display())]
+    Examples {
+        /// Their file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong, and what is expected.
+        problem: String,
+    },
+    /// A model that is asked and refuses everything.
     #[error(
-        "the judge `{name}` refuses every request: {reason}; its replies so far are kept, run the same command to continue"
+        "the model `{name}` refuses every request: {reason}; its replies so far are kept, run the same command to continue"
     )]
-    JudgeRefused {
+    Refused {
         /// Its name.
         name: String,
         /// Why, in the server's words.

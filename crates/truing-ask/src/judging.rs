@@ -67,24 +67,27 @@ impl<'a> AtWork<'a> {
         reminder: &str,
         read: impl Fn(usize, &str) -> Option<V>,
     ) -> Vec<Result<V, Unanswered>> {
-        let most_failures = self.patience.max_failures_in_a_row;
-        let mut on_result = |_: usize, result: &ChatResult, is_settled: bool| {
-            if let Err(error) = result
-                && error.is_permanent()
-            {
-                self.refusal.get_or_insert_with(|| error.reason());
-                return ControlFlow::Break(());
-            }
-            self.n_failed_in_a_row = if result.is_ok() { 0 } else { self.n_failed_in_a_row + 1 };
-            self.n_done += u64::from(is_settled);
-            self.events.emit(Event::Progress { done: self.n_done, note: String::new() });
-            if self.n_failed_in_a_row >= most_failures {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        };
-        ask_readable(model, requests, self.patience.most_replies, reminder, read, &mut on_result)
+        let most_replies = self.patience.most_replies;
+        let mut on_result = |_: usize, result: &ChatResult, is_settled: bool| self.note(result, is_settled);
+        ask_readable(model, requests, most_replies, reminder, read, &mut on_result)
+    }
+
+    /// Takes down a result, and whether its request is settled by it; breaks off where asking on is pointless.
+    fn note(&mut self, result: &ChatResult, is_settled: bool) -> ControlFlow<()> {
+        if let Err(error) = result
+            && error.is_permanent()
+        {
+            self.refusal.get_or_insert_with(|| error.reason());
+            return ControlFlow::Break(());
+        }
+        self.n_failed_in_a_row = if result.is_ok() { 0 } else { self.n_failed_in_a_row + 1 };
+        self.n_done += u64::from(is_settled);
+        self.events.emit(Event::Progress { done: self.n_done, note: String::new() });
+        if self.n_failed_in_a_row >= self.patience.max_failures_in_a_row {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }
 
@@ -110,12 +113,94 @@ pub fn ask_each<T>(
         events.emit(Event::PhaseFinished);
         note_counts(name, &open.counts, events);
         if let Some(reason) = refusal {
-            return Err(AskError::JudgeRefused { name: name.clone(), reason });
+            return Err(AskError::Refused { name: name.clone(), reason });
         }
         let Some(of_one) = of_one else { return Ok(None) };
         found.push(of_one);
     }
     Ok(Some(found))
+}
+
+/// A model that is asked in several phases, whose failures are counted anew in each. A model that keeps failing is asked no
+/// more in that phase.
+#[derive(Debug)]
+pub struct Asker<'a> {
+    name: &'a str,
+    open: &'a OpenChatModel,
+    patience: Patience,
+}
+
+impl<'a> Asker<'a> {
+    /// A model under the name that messages call it by.
+    #[must_use]
+    pub fn new(name: &'a str, open: &'a OpenChatModel, patience: Patience) -> Self {
+        Self { name, open, patience }
+    }
+
+    /// Asks everything of one phase; `read` is given a request's place and the reply.
+    ///
+    /// # Errors
+    /// When the model refuses every request. What was answered is kept.
+    pub fn ask<V>(
+        &self,
+        phase: &str,
+        requests: Vec<ChatRequest>,
+        reminder: &str,
+        read: impl Fn(usize, &str) -> Option<V>,
+        events: &mut dyn EventSink,
+    ) -> Result<Vec<Result<V, Unanswered>>, AskError> {
+        let model = self.open.model.as_ref();
+        self.in_phase(phase, requests, events, |at_work, requests| {
+            at_work.ask(model, requests, reminder, read)
+        })
+    }
+
+    /// Replies of one phase as they are, those that are cut at their limit too.
+    ///
+    /// # Errors
+    /// When the model refuses every request. What was answered is kept.
+    pub fn replies(
+        &self,
+        phase: &str,
+        requests: Vec<ChatRequest>,
+        events: &mut dyn EventSink,
+    ) -> Result<Vec<ChatResult>, AskError> {
+        self.in_phase(phase, requests, events, |at_work, requests| {
+            self.open.model.chat_all(&requests, &mut |_, result| at_work.note(result, true))
+        })
+    }
+
+    fn in_phase<T>(
+        &self,
+        phase: &str,
+        requests: Vec<ChatRequest>,
+        events: &mut dyn EventSink,
+        ask: impl FnOnce(&mut AtWork<'_>, Vec<ChatRequest>) -> Vec<T>,
+    ) -> Result<Vec<T>, AskError> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(requests.len() as u64) });
+        let mut at_work = AtWork::new(self.patience, events);
+        let answers = ask(&mut at_work, requests);
+        let refusal = at_work.refusal.take();
+        events.emit(Event::PhaseFinished);
+        match refusal {
+            Some(reason) => Err(AskError::Refused { name: self.name.to_owned(), reason }),
+            None => Ok(answers),
+        }
+    }
+
+    /// The same model with another number of replies to one request.
+    #[must_use]
+    pub fn with_replies(&self, most_replies: usize) -> Self {
+        Self { name: self.name, open: self.open, patience: Patience { most_replies, ..self.patience } }
+    }
+
+    /// Tells what was asked of the model.
+    pub fn note_counts(&self, events: &mut dyn EventSink) {
+        note_counts(self.name, &self.open.counts, events);
+    }
 }
 
 /// Judges without a cache share one in the run's folder.

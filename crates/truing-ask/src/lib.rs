@@ -5,6 +5,7 @@ pub mod chat;
 pub mod judged_folder;
 pub mod judging;
 pub mod labels;
+pub mod pas;
 pub mod quality;
 
 mod error;

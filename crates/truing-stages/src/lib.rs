@@ -8,6 +8,8 @@ pub mod evaluate;
 pub mod grpo;
 pub mod label;
 pub mod merge_search;
+pub mod pas;
+pub mod pas_evaluate;
 pub mod quality;
 pub mod responses;
 pub mod reward;

@@ -10,6 +10,10 @@ pub enum StageName {
     // In the order of `STAGES`.
     /// Search for a merge of models.
     MergeSearch,
+    /// Training pairs of prompts and complements.
+    Pas,
+    /// Evaluation of complements: replies with and without.
+    PasEvaluate,
     /// Evaluation on benchmarks.
     Evaluate,
     /// Prompt selection.
@@ -47,8 +51,10 @@ pub struct StageInfo {
 }
 
 /// All stages. A recipe without `stage` is of the first one that has one of its keys.
-pub const STAGES: [StageInfo; 11] = [
+pub const STAGES: [StageInfo; 13] = [
     info(StageName::MergeSearch, "merge_search", "truing merge search", &["n_candidates", "search_share"]),
+    info(StageName::Pas, "pas", "truing pas build", &["generator", "max_regenerations"]),
+    info(StageName::PasEvaluate, "pas_evaluate", "truing pas evaluate", &["complementer", "target"]),
     info(StageName::Evaluate, "evaluate", "truing evaluate", &["task"]),
     info(StageName::Select, "select", "truing select", &["selection"]),
     info(StageName::Embed, "embed", "truing embed train", &["train_data"]),

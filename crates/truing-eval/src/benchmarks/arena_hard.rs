@@ -43,7 +43,8 @@ pub(super) static ARENA_HARD_V2: ArenaHard = ArenaHard {
 };
 
 /// What a judge is asked about two answers.
-pub(super) fn comparison(prompt: &str, first: &str, second: &str) -> String {
+#[must_use]
+pub fn comparison(prompt: &str, first: &str, second: &str) -> String {
     let mut text = String::from(
         "Two assistants answered the same prompt. Decide whose answer is better.\n\n\
          First write your own answer to the prompt. Then compare both answers with it and name their mistakes. Prefer the answer that is \
@@ -88,6 +89,12 @@ pub(super) fn scores_of_label(label: &str) -> Option<Vec<f64>> {
         "B>>A" | "A<<B" => vec![0.0; DOUBLED],
         _ => return None,
     })
+}
+
+/// The score of the first answer in a judge's comparison of two: 1 better, 0.5 as good, 0 worse; `None` without a verdict.
+#[must_use]
+pub fn read_comparison(reply: &str) -> Option<f64> {
+    scores_of_label(&read_label(reply)?)?.first().copied()
 }
 
 /// Scores of a model in two games: in the first the baseline is A, in the second the model.

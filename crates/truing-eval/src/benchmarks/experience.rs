@@ -14,7 +14,7 @@ use truing_reward::asking::fill_in;
 use truing_statistics::ShareInterval;
 use truing_types::{SamplingOptions, Unscored};
 
-use super::arena_hard::{both_verdicts, comparison, read_label, scores_of_label};
+use super::arena_hard::{both_verdicts, comparison, read_comparison, read_label};
 use super::judging::{answer_then_judge, last_object};
 use super::{
     Answers, Benchmark, BenchmarkError, Item, ItemScore, MetricInfo, Prompt, Question, Request, Row, Scoring,
@@ -177,9 +177,7 @@ impl UserExperience {
 
     /// Good or bad if the two orders do not contradict each other, else the same.
     fn opinion(questions: &[Question; 2], answers: &Answers) -> Result<Opinion, Unscored> {
-        let score = |question: &Question| {
-            question.verdict(answers, |reply| scores_of_label(&read_label(reply)?)?.first().copied()).result()
-        };
+        let score = |question: &Question| question.verdict(answers, read_comparison).result();
         let sum = score(&questions[0])? + 1.0 - score(&questions[1])?;
         Ok(match sum {
             sum if sum > 1.0 => Opinion::Good,

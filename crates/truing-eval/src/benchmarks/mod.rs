@@ -41,7 +41,9 @@ use serde::{Deserialize, Serialize};
 use truing_data::ObjectRow;
 use truing_types::nearest_name;
 
-pub use arena_hard::{Battle, battles_of_judgments, leaderboard};
+pub use arena_hard::{
+    Battle, battles_of_judgments, comparison as compare_replies, leaderboard, read_comparison,
+};
 pub use arena_style::{StyleFeatures, StyleFit, style_controlled};
 pub use cfbench::scores_of_judged as cfbench_scores_of_judged;
 pub use custom::{CustomBenchmark, CustomConfig};

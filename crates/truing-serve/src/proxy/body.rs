@@ -132,7 +132,7 @@ pub(crate) fn with_complement(
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     if let Some(complement) = complement {
         let place = outline.end_of_prompt..outline.end_of_prompt;
-        edits.push((place, json_inside(&format!("\n\n{complement}"))));
+        edits.push((place, json_inside(&format!("\n{complement}"))));
     }
     if let (Some(name), Some((_, range))) = (model, &outline.model) {
         edits.push((range.clone(), format!("\"{}\"", json_inside(name))));
@@ -171,24 +171,24 @@ mod tests {
         for (body, expected) in [
             (
                 r#"{"messages":[{"role":"user","content":"Hi \"you\""}],"x":1.50}"#,
-                r#"{"messages":[{"role":"user","content":"Hi \"you\"\n\nSay \"why\".\n轮"}],"x":1.50}"#,
+                r#"{"messages":[{"role":"user","content":"Hi \"you\"\nSay \"why\".\n轮"}],"x":1.50}"#,
             ),
             (
                 r#"{ "x" : {"messages":[]}, "messages": [ {"content":"A","role":"user"}, {"role":"assistant","content":"B"}, {"role":"user","content":"C"}, {"role":"tool","content":"D"}] }"#,
-                r#"{ "x" : {"messages":[]}, "messages": [ {"content":"A","role":"user"}, {"role":"assistant","content":"B"}, {"role":"user","content":"C\n\nSay \"why\".\n轮"}, {"role":"tool","content":"D"}] }"#,
+                r#"{ "x" : {"messages":[]}, "messages": [ {"content":"A","role":"user"}, {"role":"assistant","content":"B"}, {"role":"user","content":"C\nSay \"why\".\n轮"}, {"role":"tool","content":"D"}] }"#,
             ),
             (
                 r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","text":"B"},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
-                r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","text":"B\n\nSay \"why\".\n轮"},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
+                r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","text":"B\nSay \"why\".\n轮"},{"type":"image_url","image_url":{"url":"u"}}]}]}"#,
             ),
-            (r#"{"input":"A","model":"m"}"#, r#"{"input":"A\n\nSay \"why\".\n轮","model":"m"}"#),
+            (r#"{"input":"A","model":"m"}"#, r#"{"input":"A\nSay \"why\".\n轮","model":"m"}"#),
             (
                 r#"{"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"A"}]}]}"#,
-                r#"{"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"A\n\nSay \"why\".\n轮"}]}]}"#,
+                r#"{"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"A\nSay \"why\".\n轮"}]}]}"#,
             ),
             (
                 r#"{"messages":[{"role":"user","content":"A"},{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"f","input":{}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":"r"}]}]}"#,
-                r#"{"messages":[{"role":"user","content":"A\n\nSay \"why\".\n轮"},{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"f","input":{}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":"r"}]}]}"#,
+                r#"{"messages":[{"role":"user","content":"A\nSay \"why\".\n轮"},{"role":"assistant","content":[{"type":"tool_use","id":"1","name":"f","input":{}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":"r"}]}]}"#,
             ),
         ] {
             assert_eq!(edited(body), expected);
@@ -202,7 +202,7 @@ mod tests {
         let body = r#"{"messages":[{"role":"user","content":"A"}], "model" : "pas/m\u0031" }"#;
         let found = outline(body).unwrap();
         assert_eq!(found.model.as_ref().unwrap().0, "pas/m1");
-        let expected = r#"{"messages":[{"role":"user","content":"A\n\nB"}], "model" : "m\"1" }"#;
+        let expected = r#"{"messages":[{"role":"user","content":"A\nB"}], "model" : "m\"1" }"#;
         assert_eq!(with_complement(body, &found, Some("B"), Some("m\"1")), expected);
         assert_eq!(with_complement(body, &found, None, None), body);
     }
@@ -277,7 +277,7 @@ mod tests {
             let turns = expected["messages"].as_array_mut().unwrap();
             let content = &mut turns.last_mut().unwrap()["content"];
             let place = if is_parts { &mut content[1]["text"] } else { content };
-            *place = format!("{}\n\n{complement}", place.as_str().unwrap()).into();
+            *place = format!("{}\n{complement}", place.as_str().unwrap()).into();
             assert_eq!(serde_json::from_str::<Value>(&edited).unwrap(), expected);
         }
     }

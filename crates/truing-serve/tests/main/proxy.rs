@@ -176,7 +176,7 @@ fn a_complement_is_appended_and_everything_else_passes() {
     assert_eq!(header_of(&reply.head, "x-truing-complement").as_deref(), Some("applied"));
     let seen = server.seen.lock().unwrap().remove(0);
     assert!(seen.head.starts_with("POST /v1/chat/completions?x=1 HTTP/1.1"), "{}", seen.head);
-    let expected = r#"{ "messages": [{"role": "user", "content": "Hello\n\nBe brief about 5."}], "n": 1.50, "model": "m" }"#;
+    let expected = r#"{ "messages": [{"role": "user", "content": "Hello\nBe brief about 5."}], "n": 1.50, "model": "m" }"#;
     assert_eq!(String::from_utf8(seen.body).unwrap(), expected);
     for (name, value) in [
         ("x-mine", Some("a")),
@@ -332,7 +332,7 @@ fn bodies_that_are_no_conversation_pass_unchanged() {
         let reply = proxy.request("POST", path, &[], body.to_string().as_bytes());
         assert_eq!(header_of(&reply.head, "x-truing-complement").as_deref(), Some("applied"));
         let seen = String::from_utf8(server.seen.lock().unwrap().remove(0).body).unwrap();
-        assert!(seen.contains(r"Hello\n\nBe brief about 5."), "{seen}");
+        assert!(seen.contains(r"Hello\nBe brief about 5."), "{seen}");
     }
 }
 

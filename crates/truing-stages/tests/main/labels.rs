@@ -142,7 +142,7 @@ fn a_judge_that_refuses_everything_ends_the_run_with_its_words() {
     let recipe = format!("{RECIPE}{SECOND}");
     let error = run(folder.path(), &recipe, &["n_votes=3"], vec![judge.open(), good().open()]).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("the judge `one` refuses every request: status 401: no such key"), "{text}");
+    assert!(text.contains("the model `one` refuses every request: status 401: no such key"), "{text}");
     assert_eq!(judge.asked().len(), 1);
     assert!(!folder.path().join("labels/labels.jsonl").exists());
 }

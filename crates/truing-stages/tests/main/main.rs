@@ -9,6 +9,8 @@ mod exports;
 mod judges;
 mod labels;
 mod merge_searches;
+mod pairs;
+mod pas_evaluations;
 mod plans;
 mod policies;
 mod preferences;

@@ -6,6 +6,8 @@ use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
 use truing_stages::grpo::GrpoStage;
 use truing_stages::label::LabelStage;
+use truing_stages::pas::PasStage;
+use truing_stages::pas_evaluate::PasEvaluateStage;
 use truing_stages::quality::QualityStage;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::select::SelectStage;
@@ -18,6 +20,7 @@ use truing_types::Silent;
 
 use crate::setup::MACHINE;
 use crate::{embeddings, setup};
+use crate::{pairs, pas_evaluations};
 
 fn error_of(overrides: &[&str]) -> String {
     let folder = setup::folder();
@@ -280,4 +283,12 @@ fn settings_out_of_range_are_refused_before_the_data_is_read() {
         assert!(found.starts_with(&format!("`{key}` is ")), "{change}: {found}");
     }
     check_before_data::<QualityStage>(&asked("quality"), folder, &["n_anchors=0", "prior_deviation=0"]);
+    let pairs = pairs::RECIPE.replace("prompts.jsonl", "missing.jsonl");
+    check_before_data::<PasStage>(
+        &pairs,
+        folder,
+        &["n_examples=0", "temperature=-1", "max_prompt_characters=0"],
+    );
+    let evaluated = pas_evaluations::RECIPE.replace("prompts.jsonl", "missing.jsonl");
+    check_before_data::<PasEvaluateStage>(&evaluated, folder, &["max_new_tokens=0", "temperature=-1"]);
 }

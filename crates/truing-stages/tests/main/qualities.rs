@@ -345,7 +345,7 @@ fn a_judge_that_refuses_everything_ends_the_run_and_what_it_answered_is_paid_for
     )
     .unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("the judge `one` refuses every request: status 402: nothing left"), "{text}");
+    assert!(text.contains("the model `one` refuses every request: status 402: nothing left"), "{text}");
     assert_eq!(judge.asked().len(), 21);
     run(folder.path(), RECIPE, vec![judge.cached(&cache)]).unwrap();
     let asked = judge.asked();

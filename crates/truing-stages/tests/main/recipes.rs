@@ -3,6 +3,7 @@ use crate::setup::Cpu;
 use std::fs;
 use std::path::Path;
 use truing_ask::labels::load_label_set;
+use truing_ask::pas::{CriticCases, GoldenPairs};
 use truing_model::merge::MergeRecipe;
 use truing_stages::classifier::{ClassifierConfig, ClassifierPlan, ClassifierStage};
 use truing_stages::dpo::DpoStage;
@@ -11,6 +12,8 @@ use truing_stages::evaluate::EvaluateConfig;
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::LabelConfig;
 use truing_stages::merge_search::MergeSearchConfig;
+use truing_stages::pas::PasConfig;
+use truing_stages::pas_evaluate::{PasEvaluateConfig, PasEvaluateInputs, PasEvaluatePlan};
 use truing_stages::quality::QualityConfig;
 use truing_stages::recipe::{read_toml, reference_of, stage_of};
 use truing_stages::reward::RewardModelStage;
@@ -70,6 +73,25 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
                 QualityConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
             assert_eq!(printed, config);
             config.check().unwrap();
+            continue;
+        }
+        if stage == StageName::Pas {
+            let config = PasConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed = PasConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            config.check().unwrap();
+            GoldenPairs::load(config.golden_pairs.as_deref()).unwrap();
+            CriticCases::load(config.critic_cases.as_deref()).unwrap();
+            continue;
+        }
+        if stage == StageName::PasEvaluate {
+            let config =
+                PasEvaluateConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed =
+                PasEvaluateConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            let inputs = PasEvaluateInputs::load(&config, &mut Silent).unwrap();
+            assert_eq!(PasEvaluatePlan::resolve(config, &inputs).unwrap().n_verifiable, 84);
             continue;
         }
         if stage == StageName::Select {
@@ -160,6 +182,8 @@ fn the_recipes_of_the_documentation_parse() {
                 StageName::Select => SelectConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Label => LabelConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Quality => QualityConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Pas => PasConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::PasEvaluate => PasEvaluateConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Evaluate => EvaluateConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::MergeSearch => MergeSearchConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Embed => EmbedTrainConfig::from_toml(text, &path, &[]).map(drop),
@@ -240,6 +264,8 @@ fn the_reference_of_recipes_is_fresh() {
         reference_of::<SelectConfig>("Prompt selection"),
         reference_of::<LabelConfig>("Labels"),
         reference_of::<QualityConfig>("Quality scores"),
+        reference_of::<PasConfig>("Prompt augmentation: pairs"),
+        reference_of::<PasEvaluateConfig>("Prompt augmentation: evaluation"),
         reference_of::<EmbedTrainConfig>("Embedding models"),
         reference_of::<EvaluateConfig>("Evaluation"),
         reference_of::<MergeSearchConfig>("Search for a merge"),

@@ -4,6 +4,7 @@
 use crate::embeddings;
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 use crate::setup::{Cpu, SOLO};
+use crate::{pairs, pas_evaluations};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -12,6 +13,8 @@ use truing_run::recipe::Scope;
 use truing_stages::embed::train::{EmbedStage, EmbedTrainConfig, EmbedTrainInputs, EmbedTrainPlan};
 use truing_stages::grpo::GrpoConfig;
 use truing_stages::label::LabelConfig;
+use truing_stages::pas::PasConfig;
+use truing_stages::pas_evaluate::PasEvaluateConfig;
 use truing_stages::quality::QualityConfig;
 use truing_stages::select::SelectConfig;
 use truing_stages::sft::SftStage;
@@ -279,6 +282,28 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
             nothing: &[&places[..], &of_judge[..2]].concat(),
             outcome: &["prior_deviation=9"],
             results: &["seed=9", "n_anchors=9", "judge.0.model.server.model=n", "calls=separate"],
+        },
+    );
+    check(
+        |changes| PasConfig::from_toml(pairs::RECIPE, path, changes).unwrap(),
+        &Changes {
+            nothing: &[&places[..], &["generator.server.base_url=http://b/v1", "generator.cache=c"]].concat(),
+            outcome: &["max_failures_in_a_row=9"],
+            results: &[
+                "seed=9",
+                "critic=false",
+                "max_regenerations=9",
+                "generator.server.model=n",
+                "min_score=1",
+            ],
+        },
+    );
+    check(
+        |changes| PasEvaluateConfig::from_toml(pas_evaluations::RECIPE, path, changes).unwrap(),
+        &Changes {
+            nothing: &[&places[..], &["target.server.base_url=http://b/v1"]].concat(),
+            outcome: &["max_failures_in_a_row=9"],
+            results: &["seed=9", "temperature=1", "target.server.model=n", "max_complement_tokens=9"],
         },
     );
 }

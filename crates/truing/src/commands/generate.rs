@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
 /// One prompt, as a JSON line may give it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
-enum Prompt {
+pub(super) enum Prompt {
     /// `{"prompt": "..."}`.
     Text {
         /// The text.
@@ -58,6 +58,19 @@ enum Prompt {
     },
     /// `{"messages": [...]}`.
     Messages(Conversation),
+}
+
+impl Prompt {
+    /// The text, or that of the last turn of a user.
+    pub(super) fn last_user_text(&self) -> Option<&str> {
+        match self {
+            Self::Text { prompt } => Some(prompt),
+            Self::Messages(conversation) => {
+                let turn = conversation.messages.iter().rev().find(|turn| turn.role == Role::User)?;
+                Some(&turn.content)
+            }
+        }
+    }
 }
 
 /// A reply on one line.
@@ -76,7 +89,7 @@ struct JsonReply<'a> {
 /// Loads the model and answers every prompt in order.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let sampling = arguments.sampling.options(DEFAULT_TEMPERATURE)?;
-    let (prompts, are_many) = read_prompts(arguments)?;
+    let (prompts, are_many) = read_prompts(arguments.prompt.as_deref(), arguments.file.as_deref())?;
     let model = arguments.model.open(arguments.sampling.decoding_weights(), context)?;
     let interrupt = interrupt::for_replies();
     let as_json = arguments.json || are_many;
@@ -157,11 +170,11 @@ fn with_system(prompt: &Prompt, system: Option<&str>) -> Conversation {
     conversation
 }
 
-/// The prompts, and whether they came as JSON lines.
-fn read_prompts(arguments: &Arguments) -> anyhow::Result<(Vec<Prompt>, bool)> {
-    let name_of = |path: &PathBuf| path.display().to_string();
-    match (&arguments.prompt, &arguments.file) {
-        (Some(prompt), _) => Ok((vec![Prompt::Text { prompt: prompt.clone() }], false)),
+/// The prompts, and whether they came as JSON lines: the text, or those of a file, or else of standard input.
+pub(super) fn read_prompts(prompt: Option<&str>, file: Option<&Path>) -> anyhow::Result<(Vec<Prompt>, bool)> {
+    let name_of = |path: &Path| path.display().to_string();
+    match (prompt, file) {
+        (Some(prompt), _) => Ok((vec![Prompt::Text { prompt: prompt.to_owned() }], false)),
         (None, Some(path)) if path.extension().is_some_and(|extension| extension == "jsonl") => {
             let file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
             Ok((parse_lines(io::BufReader::new(file), &name_of(path))?, true))

@@ -17,6 +17,8 @@ mod merge_probe;
 mod merge_search;
 pub(crate) mod model;
 mod output;
+mod pas;
+mod pas_serve;
 mod plan;
 mod prove;
 mod quality;
@@ -95,6 +97,9 @@ pub(crate) enum Command {
     /// Clean, deduplicate, decontaminate and select prompts; every dropped row has a reason.
     #[command(after_help = "Example: truing select recipes/select.toml --set selection.target_size=1000")]
     Select(stage::Arguments),
+    /// Prompt augmentation (PAS): make pairs, train a complement model, use it, measure it.
+    #[command(subcommand)]
+    Pas(pas::Command),
     /// Embed texts, or train an embedding model.
     #[command(
         after_help = "Examples:\n  truing embed --data prompts.jsonl -o vectors.npy\n  truing embed train recipes/embed.toml"
@@ -162,6 +167,7 @@ impl Command {
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Score(arguments) => score::run(arguments, context),
             Self::Select(arguments) => stage::run::<SelectStage>(arguments, context),
+            Self::Pas(command) => pas::run(command, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Prove(arguments) => prove::run(arguments, context),

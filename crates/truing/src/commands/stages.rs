@@ -7,6 +7,8 @@ use truing_stages::evaluate::EvaluateStage;
 use truing_stages::grpo::GrpoStage;
 use truing_stages::label::LabelStage;
 use truing_stages::merge_search::MergeSearchStage;
+use truing_stages::pas::PasStage;
+use truing_stages::pas_evaluate::PasEvaluateStage;
 use truing_stages::quality::QualityStage;
 use truing_stages::recipe;
 use truing_stages::reward::RewardModelStage;
@@ -33,6 +35,8 @@ pub(crate) struct StageEntry {
 /// All stages, in the order of [`truing_types::STAGES`].
 const STAGES: [StageEntry; truing_types::STAGES.len()] = [
     entry::<MergeSearchStage>(),
+    entry::<PasStage>(),
+    entry::<PasEvaluateStage>(),
     entry::<EvaluateStage>(),
     entry::<SelectStage>(),
     entry::<EmbedStage>(),
