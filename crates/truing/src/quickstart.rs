@@ -23,7 +23,7 @@ use truing_stages::training::TrainingConfig;
 use truing_stages::{PlanContext, RunContext, Stage, StageError, StagePlan, TrainedModel};
 use truing_store::{StoreError, atomic};
 use truing_text::RenderOptions;
-use truing_types::{ChatError, Event, EventSink, Groups};
+use truing_types::{ChatError, Event, EventSink, Groups, StageName};
 
 mod measure;
 
@@ -32,6 +32,10 @@ use measure::Tests;
 /// A stage: takes the policy made so far, trains, and gives the model that came out, or nothing when it was stopped.
 struct Step {
     kind: &'static str,
+    /// What the report calls it.
+    stage: StageName,
+    /// Reads its recipe with the overrides, before anything is begun.
+    check: fn(&Quickstart<'_>, &Step) -> Result<(), QuickstartError>,
     /// Whether that model is the next policy; otherwise the policy stays.
     makes_policy: bool,
     run: fn(&mut Work<'_>, &Step, &Path) -> Result<Option<PathBuf>, QuickstartError>,
@@ -40,9 +44,27 @@ struct Step {
 /// The stages in order. The evaluation after a stage carries its name.
 fn steps<E: Engine + 'static>() -> [Step; 3] {
     [
-        Step { kind: "sft", makes_policy: true, run: run_sft::<E> },
-        Step { kind: "reward", makes_policy: false, run: run_reward::<E> },
-        Step { kind: "grpo", makes_policy: true, run: run_grpo::<E> },
+        Step {
+            kind: "sft",
+            stage: StageName::Sft,
+            check: check::<SftStage>,
+            makes_policy: true,
+            run: run_sft::<E>,
+        },
+        Step {
+            kind: "reward",
+            stage: StageName::RewardModel,
+            check: check::<RewardModelStage>,
+            makes_policy: false,
+            run: run_reward::<E>,
+        },
+        Step {
+            kind: "grpo",
+            stage: StageName::Grpo,
+            check: check::<GrpoStage>,
+            makes_policy: true,
+            run: run_grpo::<E>,
+        },
     ]
 }
 
@@ -145,6 +167,7 @@ pub(crate) fn run<E: Engine + 'static>(
         return Err(QuickstartError::FolderInUse { folder: folder.clone() });
     }
     let steps = steps::<E>();
+    steps.iter().try_for_each(|step| (step.check)(quickstart, step))?;
     on_first_rank(&*groups.data, || write_files(quickstart, &steps))?;
     let tests = Tests::read(folder)?;
     let mut work = Work { quickstart, look_at_machine, groups, probe, events, stop, reward_accuracy: None };
@@ -183,7 +206,7 @@ fn write_files(quickstart: &Quickstart<'_>, steps: &[Step]) -> Result<(), StageE
         model: quickstart.model_name.clone(),
         stages: steps
             .iter()
-            .map(|step| PipelineStage { kind: step.kind.into(), folder: step.kind.into() })
+            .map(|step| PipelineStage { kind: step.stage.to_string(), folder: step.kind.into() })
             .collect(),
         evaluations: kinds.enumerate().map(|(idx, kind)| evaluation_file(idx, kind)).collect(),
     };
@@ -241,6 +264,20 @@ fn begin_training(config: &mut TrainingConfig, model: &Path, output_dir: PathBuf
     config.merge_adapter |= config.lora.is_some();
 }
 
+/// The settings of a step: its recipe with the overrides.
+fn config_of<S: Stage>(quickstart: &Quickstart<'_>, step: &Step) -> Result<S::Config, QuickstartError> {
+    let recipe =
+        quickstart.recipes.iter().find(|(stage, _)| *stage == step.kind).map_or("", |(_, text)| text);
+    let path = quickstart.folder.join(format!("{}.toml", step.kind));
+    let of_stage = quickstart.overrides.iter().filter(|(stage, _)| stage == step.kind);
+    let overrides: Vec<String> = of_stage.map(|(_, change)| change.clone()).collect();
+    Ok(S::Config::from_toml(recipe, &path, &overrides).map_err(RunError::from)?)
+}
+
+fn check<S: Stage>(quickstart: &Quickstart<'_>, step: &Step) -> Result<(), QuickstartError> {
+    config_of::<S>(quickstart, step).map(drop)
+}
+
 /// Runs the stage of a step in its folder; `None` when it was stopped. `begin` sets model and folder.
 fn run_stage<E: Engine + 'static, S: Stage<Outcome = TrainedModel>>(
     work: &mut Work<'_>,
@@ -249,12 +286,7 @@ fn run_stage<E: Engine + 'static, S: Stage<Outcome = TrainedModel>>(
     begin: impl FnOnce(&mut S::Config, &Path, PathBuf),
 ) -> Result<Option<TrainedModel>, QuickstartError> {
     let quickstart = work.quickstart;
-    let recipe =
-        quickstart.recipes.iter().find(|(stage, _)| *stage == step.kind).map_or("", |(_, text)| text);
-    let path = quickstart.folder.join(format!("{}.toml", step.kind));
-    let of_stage = quickstart.overrides.iter().filter(|(stage, _)| stage == step.kind);
-    let overrides: Vec<String> = of_stage.map(|(_, change)| change.clone()).collect();
-    let mut config = S::Config::from_toml(recipe, &path, &overrides).map_err(RunError::from)?;
+    let mut config = config_of::<S>(quickstart, step)?;
     begin(&mut config, model, quickstart.folder.join(step.kind));
     let start = Start::of(config.output_dir());
     let machine = work.look_at_machine;

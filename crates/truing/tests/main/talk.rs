@@ -98,6 +98,11 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
         first.iter().chain(more).map(|&argument| argument.to_owned()).collect()
     };
     let settings = [&["--max-steps", "3"], &LONG_SAMPLES[..]].concat();
+    // A setting of the last stage is checked before the first one begins.
+    run_inside(folder.path(), arguments(&["--set", "grpo.max_stepz=3"]))
+        .expect_status(2)
+        .expect_stderr(&["max_stepz", "the nearest known key is `max_steps`"]);
+    assert!(!output.join("evaluations").exists());
     let finished = run_inside(folder.path(), arguments(&settings)).expect_status(0);
     let result: Value = serde_json::from_str(&finished.stdout).unwrap();
     assert_eq!(result["status"], "finished");
@@ -125,6 +130,7 @@ fn the_quickstart_runs_to_its_report_and_resumes() {
         "chart-1-preference_accuracy",
         "chart-1-accuracy_by_source",
         "chart-2-reward",
+        "2. Reward model",
     ] {
         assert!(page.contains(part), "the page has no {part}");
     }
