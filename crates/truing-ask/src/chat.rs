@@ -233,7 +233,7 @@ fn open_local<E: Engine>(
 ) -> Result<LocalChat<E>, AskError> {
     let files = ModelFiles::open(path).map_err(RunError::from)?;
     let renderer = model::renderer(&files, surroundings.render.clone())?;
-    let phase = "loading the judge model";
+    let phase = "loading the model to ask";
     let options = EngineOptions::with_threads(surroundings.n_threads, Seed::default());
     let frozen = TrainableSpec::frozen();
     let engine = model::announce_and_load(&files, &frozen, &options, &Solo::groups(), phase, events)?;
