@@ -37,7 +37,7 @@ impl Language {
         }
         let is_chinese = n_han > 0
             && match n_leading {
-                0 => 3 * n_han >= n_words,
+                0 => 6 * n_han >= n_words,
                 _ => n_leading <= MOST_LEADING_WORDS && n_han > n_words,
             };
         if is_chinese { Self::Zh } else { Self::En }

@@ -204,6 +204,10 @@ fn check_folder<S: StageCommand>(folder: &Path, resume: bool) -> anyhow::Result<
         });
     }
     let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    // A folder that is a file has an error of its own.
+    if existing == folder && !existing.is_dir() {
+        return Ok(());
+    }
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
     tempfile::tempdir_in(existing)
         .with_context(|| format!("cannot write to {}", clean_path(existing)))
