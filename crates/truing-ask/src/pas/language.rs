@@ -11,13 +11,16 @@ pub enum Language {
     Zh,
 }
 
+/// Chinese characters that make a prompt which begins with one Chinese, however much other text it quotes.
+const CERTAIN_CHARACTERS: usize = 4;
 /// Words of another script that a Chinese sentence may begin with, such as the name of a program.
 const MOST_LEADING_WORDS: usize = 2;
 
 impl Language {
     /// The language that a prompt is asked in. Prompts often quote material in another language (a text to translate, a
-    /// program), so the beginning decides: Chinese begins with a Chinese character, or with at most two other words and has
-    /// more Chinese characters than words. Japanese kana rule Chinese out.
+    /// program), so the beginning decides: a Chinese prompt begins with a Chinese character and has at least four of them,
+    /// or as many as other words; or it begins with at most two other words and has more Chinese characters than words.
+    /// Japanese kana rule Chinese out.
     #[must_use]
     pub fn of(prompt: &str) -> Self {
         let (mut n_han, mut n_words, mut n_leading) = (0, 0, 0);
@@ -37,7 +40,7 @@ impl Language {
         }
         let is_chinese = n_han > 0
             && match n_leading {
-                0 => 6 * n_han >= n_words,
+                0 => n_han >= CERTAIN_CHARACTERS || n_han >= n_words,
                 _ => n_leading <= MOST_LEADING_WORDS && n_han > n_words,
             };
         if is_chinese { Self::Zh } else { Self::En }

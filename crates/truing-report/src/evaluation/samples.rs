@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn findings_are_lines() {
-        assert_eq!(detail(&json!({"instruction": "a:b", "followed": true})), "followed yes, instruction a:b");
+        assert_eq!(detail(&json!({"followed": true, "instruction": "a:b"})), "followed yes, instruction a:b");
         let found = [LogLikelihood { sum: -1.5, n_tokens: 2, is_greedy: true }];
         assert_eq!(likelihoods(&found, &[]), "   -1.500  option 1  (2 tokens, most likely continuation)");
     }

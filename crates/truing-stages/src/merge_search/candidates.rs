@@ -183,6 +183,10 @@ impl Candidate {
             for sign in [1.0, -1.0] {
                 let mut weights = self.weights.clone();
                 weights[place] = (weights[place] + sign * step).max(0.0);
+                if let [weight, other] = &mut weights[..] {
+                    *weight = weight.min(1.0);
+                    *other = 1.0 - *weight;
+                }
                 if weights.iter().sum::<f64>() > 0.0 {
                     add(Self { weights: normalised(&weights), ..self.clone() });
                 }
@@ -277,7 +281,7 @@ mod tests {
         };
         let found = candidate.neighbours(0.1);
         // Weight up ends at 1; density cannot go up.
-        let expected = ["1.00/0.00", "0.89/0.11", "density 0.92", "lambda 1.12", "lambda 0.88"];
+        let expected = ["1.00/0.00", "0.85/0.15", "density 0.92", "lambda 1.12", "lambda 0.88"];
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for part in expected {
             assert!(found.iter().any(|one| one.label().contains(part)), "{part}: {found:?}");

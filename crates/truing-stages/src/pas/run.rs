@@ -176,8 +176,10 @@ pub(super) fn run(
     write_lines(&fates_path, &fates)?;
     atomic::write_json(&folder.join("summary.json"), &summary)?;
     if summary.n_pairs == 0 {
-        let reason = main_reason(&summary.dropped);
-        let problem = format!("not one pair was made of {} prompts: {reason}", summary.n_chosen);
+        let chosen = fates.iter().zip(&plan.dropped).filter(|(_, why)| why.is_none());
+        let reasons = reasons_of(chosen.map(|(row, _)| row));
+        let problem =
+            format!("not one pair was made of {} prompts: {}", summary.n_chosen, main_reason(&reasons));
         let saved = format!("{} has all of them; replies are kept", fates_path.display());
         return Err(StageError::Unscored { problem, saved });
     }
@@ -384,6 +386,16 @@ fn pair(row: &FateRow) -> Option<serde_json::Value> {
     }))
 }
 
+/// Why rows have no pair, counted.
+fn reasons_of<'a>(rows: impl Iterator<Item = &'a FateRow>) -> BTreeMap<String, usize> {
+    let mut reasons = BTreeMap::new();
+    for row in rows {
+        let reason = row.reason.as_deref().unwrap_or("every complement was rejected");
+        *reasons.entry(reason.to_owned()).or_default() += 1;
+    }
+    reasons
+}
+
 fn summarise(plan: &PasPlan, fates: &[FateRow]) -> PasSummary {
     let mut summary =
         PasSummary { n_prompts: fates.len(), n_chosen: plan.chosen.len(), ..PasSummary::default() };
@@ -403,13 +415,7 @@ fn summarise(plan: &PasPlan, fates: &[FateRow]) -> PasSummary {
     let n_unread = count(Fate::NoCriticVerdict);
     if n_unread > 0 {
         let kept = if plan.config.keep_unreviewed { "are kept" } else { "are dropped" };
-        let reasons: BTreeMap<String, usize> = fates
-            .iter()
-            .filter(|row| row.fate == Fate::NoCriticVerdict)
-            .fold(BTreeMap::new(), |mut all, row| {
-                *all.entry(row.reason.clone().unwrap_or_default()).or_default() += 1;
-                all
-            });
+        let reasons = reasons_of(fates.iter().filter(|row| row.fate == Fate::NoCriticVerdict));
         let reasons = main_reasons(&reasons);
         summary.warnings.push(format!(
             "{n_unread} complements have no verdict of the critic and {kept} (`keep_unreviewed`): {reasons}"

@@ -44,7 +44,10 @@ pub(crate) fn folder() -> TempDir {
 }
 
 fn plan(folder: &Path, recipe: &str, overrides: &[&str]) -> Result<(PasPlan, PasInputs), StageError> {
-    let mut overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    // Overrides are relative to the working folder, as those of a command are.
+    let here = format!("output_dir={}/", folder.display());
+    let mut overrides: Vec<String> =
+        overrides.iter().map(|change| change.replace("output_dir=", &here)).collect();
     overrides.push("category_names={Translate = \"translation\"}".into());
     let config = PasConfig::from_toml(recipe, &folder.join("recipe.toml"), &overrides)?;
     let inputs = PasInputs::load(&config, &mut Silent)?;
@@ -174,7 +177,7 @@ fn rejected_complements_are_written_again_then_corrected_or_given_up() {
 
     let given_up = ["output_dir=c", "max_regenerations=1", "use_corrections=false"];
     let error = run(folder.path(), &given_up, vec![model(3).open()]).unwrap_err().to_string();
-    assert!(error.contains("not one pair was made of 4 prompts"), "{error}");
+    assert!(error.contains("not one pair was made of 4 prompts: every complement was rejected"), "{error}");
     let fates: Vec<FateRow> = lines(&folder.path().join("c/fates.jsonl"));
     assert_eq!(fates.iter().filter(|row| row.fate == Fate::Capped && row.complement.is_none()).count(), 4);
     assert!(!folder.path().join("c/pairs.jsonl").exists());

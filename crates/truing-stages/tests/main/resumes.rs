@@ -285,7 +285,7 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
         },
     );
     check(
-        |changes| PasConfig::from_toml(pairs::RECIPE, path, changes).unwrap(),
+        |changes| PasConfig::from_toml(&pairs::RECIPE.replace("prompts", "rows"), path, changes).unwrap(),
         &Changes {
             nothing: &[&places[..], &["generator.server.base_url=http://b/v1", "generator.cache=c"]].concat(),
             outcome: &["max_failures_in_a_row=9"],
@@ -299,7 +299,10 @@ fn every_recipe_knows_the_settings_that_decide_its_results() {
         },
     );
     check(
-        |changes| PasEvaluateConfig::from_toml(pas_evaluations::RECIPE, path, changes).unwrap(),
+        |changes| {
+            PasEvaluateConfig::from_toml(&pas_evaluations::RECIPE.replace("prompts", "rows"), path, changes)
+                .unwrap()
+        },
         &Changes {
             nothing: &[&places[..], &["target.server.base_url=http://b/v1"]].concat(),
             outcome: &["max_failures_in_a_row=9"],

@@ -11,6 +11,7 @@ mod inspect;
 mod judging;
 mod memory;
 mod merge;
+mod pas;
 mod score;
 mod sft;
 mod talk;
