@@ -210,7 +210,7 @@ fn check_folder<S: StageCommand>(folder: &Path, resume: bool) -> anyhow::Result<
     }
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
     tempfile::tempdir_in(existing)
-        .with_context(|| format!("cannot write to {}", clean_path(existing)))
+        .map_err(|error| anyhow::anyhow!("cannot write to {}: {}", clean_path(existing), error.kind()))
         .hint(|| "`--set output_dir=...` names another folder".into())?;
     Ok(())
 }
