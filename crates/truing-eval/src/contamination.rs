@@ -9,7 +9,7 @@ use truing_data::ObjectRow;
 use truing_prompts::PromptsError;
 use truing_prompts::decontamination::{DecontaminationOptions, EvaluationIndex};
 
-use crate::benchmarks::{MetricInfo, MetricSummary, Prompt, Scored, summarise};
+use crate::benchmarks::{Item, MetricInfo, MetricSummary, Prompt, Scored, summarise};
 use crate::results::{ItemRecord, TaskRecord};
 
 /// Training rows that an item names.
@@ -84,10 +84,19 @@ pub fn contamination<E: From<PromptsError>>(
     let ContaminationOptions { ngram_words, min_item_words, max_items } = *options;
     let mut index = EvaluationIndex::new(DecontaminationOptions { ngram_words, min_item_words })?;
     let mut n_too_short = Vec::new();
-    for (record, items) in tasks {
-        let before = index.n_skipped();
-        index.add(&record.task, first_of_seeds(items).map(|item| prompt_text(&item.item.prompt)))?;
-        n_too_short.push(index.n_skipped() - before);
+    // Every item is an evaluation of its own, of one or several texts.
+    let mut places: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (task, (_, items)) in tasks.iter().enumerate() {
+        let mut n_short = 0;
+        for (place, record) in first_of_seeds(items).enumerate() {
+            let texts = texts_of(&record.item);
+            let name = format!("{task}/{place}");
+            let before = index.n_skipped();
+            index.add(&name, &texts)?;
+            n_short += usize::from(index.n_skipped() - before == texts.len());
+            places.insert(name, (task, place));
+        }
+        n_too_short.push(n_short);
     }
     let mut held: Vec<BTreeMap<usize, HeldItem>> = vec![BTreeMap::new(); tasks.len()];
     for row in training {
@@ -96,11 +105,11 @@ pub fn contamination<E: From<PromptsError>>(
         let mut of_row = BTreeMap::new();
         for text in row.object.values().flat_map(texts) {
             for found in index.find_all(text, max_items) {
-                of_row.entry((found.evaluation, found.item)).or_insert(found.words);
+                of_row.entry(found.evaluation).or_insert(found.words);
             }
         }
-        for ((evaluation, item), words) in of_row {
-            let Some(task) = tasks.iter().position(|(record, _)| record.task == evaluation) else { continue };
+        for (name, words) in of_row {
+            let Some(&(task, item)) = places.get(&name) else { continue };
             let Some(record) = first_of_seeds(&tasks[task].1).nth(item) else { continue };
             let held = held[task].entry(item).or_insert_with(|| HeldItem {
                 id: record.item.id.clone(),
@@ -162,16 +171,27 @@ fn first_of_seeds(items: &[ItemRecord]) -> impl Iterator<Item = &ItemRecord> {
     items.iter().filter(|record| record.seed == 0)
 }
 
-/// What makes an item this item: its question without solved examples.
-fn prompt_text(prompt: &Prompt) -> String {
-    match prompt {
+/// What makes an item this item: the texts of its row that its prompt shows, without solved examples and without the words
+/// that the benchmark puts around them. A text that is a part of another one is left out.
+fn texts_of(item: &Item) -> Vec<String> {
+    let prompt = match &item.prompt {
         Prompt::Completion(prompt) => prompt.question.clone(),
         Prompt::Chat(conversation) => {
             let turns: Vec<&str> =
                 conversation.messages.iter().map(|message| message.content.as_str()).collect();
             turns.join("\n")
         }
+    };
+    let mut shown: Vec<&str> =
+        item.row.values().flat_map(texts).map(str::trim).filter(|text| prompt.contains(text)).collect();
+    shown.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    let mut found: Vec<String> = Vec::new();
+    for text in shown {
+        if !text.is_empty() && !found.iter().any(|longer| longer.contains(text)) {
+            found.push(text.to_owned());
+        }
     }
+    if found.is_empty() { vec![prompt] } else { found }
 }
 
 /// All texts of a value.

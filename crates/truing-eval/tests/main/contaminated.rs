@@ -69,8 +69,30 @@ fn held_items_are_named_with_their_rows_and_scores_are_made_without_them() {
     assert_eq!(effect.all.value, Some(5.0 / 30.0));
     assert!((value(&effect.without) - 3.0 / 28.0).abs() < 1e-12 && value(&effect.held) == 1.0);
     assert!(effect.without.as_ref().unwrap().interval.unwrap().low < 3.0 / 28.0);
+    // A short question is found whole, whatever the benchmark writes around it.
+    let benchmark = find("arc").unwrap();
+    let question = json!({"id": "r", "question": "The longest river in South America is the", "answerKey": "B",
+        "choices": {"text": ["Nile", "Amazon"], "label": ["A", "B"]}});
+    let items = loaded(benchmark, &[question], &options).unwrap();
+    let likely = |sum| truing_eval::benchmarks::LogLikelihood { sum, n_tokens: 1, is_greedy: false };
+    let (records, summary) = run(benchmark, &items.items, &options, |_, _| {
+        truing_eval::benchmarks::Answer::LogLikelihoods(vec![likely(-2.0), likely(-1.0)])
+    });
+    let record = TaskRecord {
+        task: "arc".into(),
+        file: items.file,
+        n_items_in_file: 1,
+        summary,
+        ..tasks[0].0.clone()
+    };
+    let row = row(7, &json!({"context": "The longest river in South America is the", "options": ["Amazon"]}));
+    let found =
+        contamination(&[(record, records)], [Ok::<_, PromptsError>(row)], &ContaminationOptions::default());
+    let held = &found.unwrap()[0].held;
+    assert_eq!((held.len(), held[0].rows[0].as_str()), (1, "own.jsonl:7"));
     // Nothing is held of other data; wording that all items share is no item.
-    let other = [Ok::<ObjectRow, PromptsError>(row(1, &json!({"text": "How many are left? Nothing else."})))];
+    let other =
+        [Ok::<ObjectRow, PromptsError>(super::row(1, &json!({"text": "How many are left? Nothing else."})))];
     let found = contamination(&tasks, other, &ContaminationOptions::default()).unwrap();
     assert!(found[0].held.is_empty() && found[0].metrics[0].held.is_none());
     assert_eq!(found[0].metrics[0].without, Some(found[0].metrics[0].all.clone()));

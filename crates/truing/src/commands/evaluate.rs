@@ -462,9 +462,10 @@ fn look_for_items(
         ("without them", Align::Left),
     ]);
     let of = |summary: &MetricSummary| {
-        let interval =
-            summary.interval.map_or_else(String::new, |interval| format!(" ({})", range(interval)));
-        format!("{}{interval}", value(summary.value))
+        let interval = summary
+            .interval
+            .map_or_else(String::new, |Interval { low, high }| format!(" ({low:.2} to {high:.2})"));
+        summary.value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}{interval}"))
     };
     for task in &found {
         for (place, effect) in task.metrics.iter().enumerate() {
