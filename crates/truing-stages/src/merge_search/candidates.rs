@@ -105,6 +105,18 @@ fn normalised(weights: &[f64]) -> Vec<f64> {
     found
 }
 
+/// One weight moved by `step` within 0 and 1; the others share the rest as before, or equally where they had nothing.
+fn moved_weight(weights: &[f64], place: usize, step: f64) -> Vec<f64> {
+    let moved = (weights[place] + step).clamp(0.0, 1.0);
+    let (rest, n_others) = (1.0 - weights[place], weights.len() - 1);
+    let of = |(other, weight): (usize, &f64)| match (other == place, rest > 0.0) {
+        (true, _) => moved,
+        (false, true) => weight / rest * (1.0 - moved),
+        (false, false) => (1.0 - moved) / n_others as f64,
+    };
+    normalised(&weights.iter().enumerate().map(of).collect::<Vec<_>>())
+}
+
 impl Candidate {
     /// In words.
     pub fn label(&self) -> String {
@@ -181,15 +193,7 @@ impl Candidate {
         let n_weights = if self.weights.len() == 2 { 1 } else { self.weights.len() };
         for place in 0..n_weights {
             for sign in [1.0, -1.0] {
-                let mut weights = self.weights.clone();
-                weights[place] = (weights[place] + sign * step).max(0.0);
-                if let [weight, other] = &mut weights[..] {
-                    *weight = weight.min(1.0);
-                    *other = 1.0 - *weight;
-                }
-                if weights.iter().sum::<f64>() > 0.0 {
-                    add(Self { weights: normalised(&weights), ..self.clone() });
-                }
+                add(Self { weights: moved_weight(&self.weights, place, sign * step), ..self.clone() });
             }
         }
         let moved = |value: f64, sign: f64, [low, high]: [f64; 2]| {
@@ -285,6 +289,17 @@ mod tests {
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for part in expected {
             assert!(found.iter().any(|one| one.label().contains(part)), "{part}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_weight_moves_by_its_step_and_the_others_share_the_rest() {
+        for (weights, place, step, expected) in [
+            (vec![0.5, 0.3, 0.2], 0, 0.1, vec![0.6, 0.24, 0.16]),
+            (vec![0.5, 0.3, 0.2], 2, -0.5, vec![0.62, 0.38, 0.0]),
+            (vec![1.0, 0.0, 0.0], 0, -0.2, vec![0.8, 0.1, 0.1]),
+        ] {
+            assert_eq!(moved_weight(&weights, place, step), expected, "{weights:?}");
         }
     }
 }
