@@ -1,10 +1,8 @@
 //! `truing pas serve`: a proxy before an OpenAI-compatible server that appends complements.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,10 +10,10 @@ use clap::Args;
 use truing_ask::ChatModelConfig;
 use truing_ask::pas::Complementer;
 use truing_client::ClientSettings;
-use truing_serve::{Complement, ProxyLog, ProxyOptions, ProxyRecord, ServeError, serve_proxy};
+use truing_serve::{Complement, ProxyOptions, ServeError, serve_proxy};
 
 use super::model;
-use super::serve::read_keys;
+use super::serve::{access_log, read_keys};
 use crate::asking::{SystemClock, surroundings};
 use crate::environment::Environment;
 use crate::local_engine::LocalEngine;
@@ -152,17 +150,4 @@ fn upstream_key(variable: &str) -> anyhow::Result<truing_serve::UpstreamKey> {
     truing_serve::UpstreamKey::new(&key).with_context(|| {
         format!("the key in `{variable}` cannot be used: it holds a character that no header takes")
     })
-}
-
-/// Writes a record at once and whole.
-fn access_log(path: Option<&Path>) -> anyhow::Result<ProxyLog> {
-    let Some(path) = path else { return Ok(Box::new(|_| {})) };
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    let file = Mutex::new(file.with_context(|| format!("cannot write {}", path.display()))?);
-    Ok(Box::new(move |record: &ProxyRecord| {
-        let Ok(mut line) = serde_json::to_string(record) else { return };
-        line.push('\n');
-        // A full disk must not end the service.
-        let _ = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
-    }))
 }

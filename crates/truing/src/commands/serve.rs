@@ -1,6 +1,6 @@
 //! `truing serve`: models for OpenAI-compatible clients.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use serde::Serialize;
 use truing_client::Clock as _;
 use truing_model::sources::DEFAULT_MODEL;
 use truing_model::{EncoderFiles, HeadKind, ModelFiles, TrainableSpec};
 use truing_predict::{EmbedOptions, Embedder, RewardScorer};
 use truing_run::inputs;
-use truing_serve::{AccessLog, ApiKeys, Model, ServeError, ServeOptions, ServedModel, serve};
+use truing_serve::{ApiKeys, Model, ServeError, ServeOptions, ServedModel, serve};
 use truing_types::Seed;
 
 use super::model;
@@ -136,16 +137,15 @@ pub(crate) fn read_keys(path: &Path) -> anyhow::Result<ApiKeys> {
     ApiKeys::of_text(&text).with_context(|| format!("{} holds no key, expected one per line", path.display()))
 }
 
-/// Writes the access log, each record at once and whole.
-fn access_log(path: Option<&Path>) -> anyhow::Result<AccessLog> {
+/// Where records go.
+type Log<T> = Box<dyn Fn(&T) + Send + Sync>;
+
+/// Appends records to a file, each at once and whole, one JSON object per line.
+pub(crate) fn access_log<T: Serialize>(path: Option<&Path>) -> anyhow::Result<Log<T>> {
     let Some(path) = path else { return Ok(Box::new(|_| {})) };
-    let file: File = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    let file = Mutex::new(file);
-    Ok(Box::new(move |record: &truing_serve::AccessRecord| {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    let file = Mutex::new(file.with_context(|| format!("cannot write {}", path.display()))?);
+    Ok(Box::new(move |record: &T| {
         let Ok(mut line) = serde_json::to_string(record) else { return };
         line.push('\n');
         // A full disk must not end the service.
