@@ -217,13 +217,21 @@ fn a_stopped_search_continues_without_asking_or_merging_again() {
     let resumed = finished(ended);
     assert_eq!(names(&resumed), names(&whole));
     // Every answer stands there once.
-    for ((name, text), (_, expected)) in answers(other.path()).into_iter().zip(answers(folder.path())) {
+    for (name, text) in answers(other.path()) {
         let mut lines: Vec<&str> = text.lines().collect();
         let n = lines.len();
         lines.sort_unstable();
         lines.dedup();
-        assert_eq!((lines.len(), n), (n, expected.lines().count()), "{name}");
+        assert_eq!(lines.len(), n, "{name}");
     }
+    // As many as in one go. Candidates are named after their recipes, which name the folder of the models.
+    let counts = |folder: &Path| {
+        let mut counts: Vec<usize> =
+            answers(folder).into_iter().map(|(_, text)| text.lines().count()).collect();
+        counts.sort_unstable();
+        counts
+    };
+    assert_eq!(counts(other.path()), counts(folder.path()));
     // A finished search asks nothing more, and so merges nothing.
     let (ended, events) = run(other.path(), &[], setup::never).unwrap();
     assert_eq!(finished(ended), resumed);
