@@ -68,12 +68,12 @@ impl<'a> AtWork<'a> {
         read: impl Fn(usize, &str) -> Option<V>,
     ) -> Vec<Result<V, Unanswered>> {
         let most_replies = self.patience.most_replies;
-        let mut on_result = |_: usize, result: &ChatResult, is_settled: bool| self.note(result, is_settled);
+        let mut on_result = |_: usize, result: &ChatResult, is_final: bool| self.note(result, is_final);
         ask_readable(model, requests, most_replies, reminder, read, &mut on_result)
     }
 
-    /// Takes down a result, and whether its request is settled by it; breaks off where asking on is pointless.
-    fn note(&mut self, result: &ChatResult, is_settled: bool) -> ControlFlow<()> {
+    /// Counts a result, and whether it is the final one of its request. Stops where further requests are pointless.
+    fn note(&mut self, result: &ChatResult, is_final: bool) -> ControlFlow<()> {
         if let Err(error) = result
             && error.is_permanent()
         {
@@ -81,7 +81,7 @@ impl<'a> AtWork<'a> {
             return ControlFlow::Break(());
         }
         self.n_failed_in_a_row = if result.is_ok() { 0 } else { self.n_failed_in_a_row + 1 };
-        self.n_done += u64::from(is_settled);
+        self.n_done += u64::from(is_final);
         self.events.emit(Event::Progress { done: self.n_done, note: String::new() });
         if self.n_failed_in_a_row >= self.patience.max_failures_in_a_row {
             ControlFlow::Break(())
@@ -197,7 +197,7 @@ impl<'a> Asker<'a> {
         Self { name: self.name, open: self.open, patience: Patience { most_replies, ..self.patience } }
     }
 
-    /// Tells what was asked of the model.
+    /// Reports the number of requests to the model.
     pub fn note_counts(&self, events: &mut dyn EventSink) {
         note_counts(self.name, &self.open.counts, events);
     }
@@ -210,7 +210,7 @@ pub fn share_cache<'a>(models: impl Iterator<Item = &'a mut ChatModelConfig>, ou
     }
 }
 
-/// Tells what was asked of a judge.
+/// Reports the number of requests to a judge.
 fn note_counts(name: &str, counts: &Counts, events: &mut dyn EventSink) {
     let counts = counts.snapshot();
     events.emit(Event::Note(format!(

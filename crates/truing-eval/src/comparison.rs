@@ -339,6 +339,6 @@ pub enum Finding {
     FirstBetter,
     /// The second run is better.
     SecondBetter,
-    /// The items do not tell.
+    /// No significant difference.
     Unresolved,
 }

@@ -62,7 +62,7 @@ pub fn end_tokens(eos_token_ids: &[TokenId], renderer: &ChatRenderer) -> Vec<Tok
 
 /// The rows of a head that are never sampled: ids that the tokenizer cannot decode, unless they end a reply.
 ///
-/// Whoever computes the probabilities of what was sampled has to leave out the same rows
+/// Log-probabilities of sampled tokens have to be computed without the same rows
 /// ([`truing_model::HeadRequest::LogProbs`]).
 #[must_use]
 pub fn excluded_tokens(tokenizer: &Tokenizer, vocab_size: usize, end_tokens: &[TokenId]) -> ExcludedTokens {
@@ -115,7 +115,7 @@ impl Job {
     }
 }
 
-/// A prompt that is being read, or has been and whose group is not yet wholly begun.
+/// A prompt during prefill, or after it while completions of its group have not started.
 struct ReadPrompt<E: Engine> {
     job_idx: usize,
     job: Job,
@@ -151,7 +151,7 @@ pub struct TokenSampled<'a> {
     pub sample_idx: usize,
     /// The token.
     pub token: TokenId,
-    /// The text that is settled by it; nothing while a character or a stop text may be incomplete.
+    /// The text that it completes; empty while a character or a stop string may be incomplete.
     pub text: &'a str,
     /// Log-probability of the token under the model: temperature 1, nothing cut off.
     pub log_prob: f32,
@@ -451,7 +451,7 @@ fn sample_each<E: Engine>(
                 job_idx: one.job_idx,
                 sample_idx: one.sample_idx,
                 token: sampled.token,
-                text: &one.settled,
+                text: &one.new_text,
                 log_prob: sampled.log_prob,
                 top_log_probs: &one.top_log_probs,
             });

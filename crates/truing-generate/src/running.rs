@@ -34,8 +34,8 @@ pub(crate) struct Running<C> {
     decoder: StreamDecoder,
     stops: StopTexts,
     text: String,
-    /// The text that the last token settled.
-    pub(crate) settled: String,
+    /// The text that the last token completed.
+    pub(crate) new_text: String,
     text_error: Option<String>,
     finish_reason: Option<FinishReason>,
     pub(crate) failure: Option<GenerateError>,
@@ -71,7 +71,7 @@ impl<C> Running<C> {
             decoder,
             stops: StopTexts::new(&job.options.stop),
             text: String::new(),
-            settled: String::new(),
+            new_text: String::new(),
             text_error: None,
             finish_reason: None,
             failure: None,
@@ -89,7 +89,7 @@ impl<C> Running<C> {
 
     /// Takes the next token; none where the logits were no distribution.
     pub(crate) fn take_in(&mut self, sampled: Option<SampledToken>, end_tokens: &[TokenId]) {
-        self.settled.clear();
+        self.new_text.clear();
         if self.failure.is_some() {
             return;
         }
@@ -114,7 +114,7 @@ impl<C> Running<C> {
         };
         let (decided, found) = self.stops.push(&piece);
         self.text.push_str(&decided);
-        self.settled = decided;
+        self.new_text = decided;
         if found {
             self.finish_reason = Some(FinishReason::StopText);
             return;

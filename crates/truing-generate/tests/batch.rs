@@ -54,7 +54,7 @@ fn draw(
     order.sort_unstable();
     let expected: Vec<(usize, usize)> =
         requests.iter().enumerate().flat_map(|(i, r)| (0..r.n_samples).map(move |j| (i, j))).collect();
-    assert_eq!(order, expected, "each is told once");
+    assert_eq!(order, expected, "one event per completion");
     drawn
 }
 

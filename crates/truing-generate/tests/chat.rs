@@ -142,13 +142,13 @@ fn many_requests_are_answered_as_each_alone() {
         .collect();
     assert_eq!(alone.iter().filter(|result| result.is_err()).count(), 3);
     let chat = babbler();
-    let mut told = vec![0; 20];
+    let mut n_calls = vec![0; 20];
     let together = chat.chat_all(&requests, &mut |place, result| {
-        told[place] += 1;
+        n_calls[place] += 1;
         assert_eq!(result.as_ref().map_err(ToString::to_string), alone[place].as_ref().map_err(Clone::clone));
         ControlFlow::Continue(())
     });
-    assert_eq!(told, [1; 20], "each is told once");
+    assert_eq!(n_calls, [1; 20], "one call per prompt");
     let together: Vec<_> = together.into_iter().map(|result| result.map_err(|e| e.to_string())).collect();
     assert_eq!(together, alone);
     // Whole pieces of common beginnings are read once, and of every reply all tokens but the last.
@@ -161,13 +161,13 @@ fn many_requests_are_answered_as_each_alone() {
         chat.with_engine(|engine| engine.n_read) - n_drawn
     );
 
-    let mut n_told = 0;
+    let mut n_called = 0;
     let broken_off = babbler().chat_all(&requests, &mut |_, _| {
-        n_told += 1;
-        if n_told == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        n_called += 1;
+        if n_called == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     let is_asked = |result: &&truing_types::ChatResult| !matches!(result, Err(ChatError::BrokenOff));
-    assert_eq!((broken_off.iter().filter(is_asked).count(), n_told), (5, 5));
+    assert_eq!((broken_off.iter().filter(is_asked).count(), n_called), (5, 5));
 }
 
 #[test]

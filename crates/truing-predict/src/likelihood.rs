@@ -150,8 +150,8 @@ pub struct PromptToken {
 /// Rows of logits that are on the host at a time.
 const ROWS_AT_A_TIME: usize = 64;
 
-/// Finds out how likely each token of a text but the first is after those before it, in steps: a layer, or some rows of the head. So
-/// whoever owns the engine can do other work in between.
+/// Finds out how likely each token of a text but the first is after those before it, in steps: a layer, or some rows of the head. The
+/// caller can run other work on the engine in between.
 pub struct PromptScoring<E: Engine> {
     tokens: Vec<TokenId>,
     n_top: usize,

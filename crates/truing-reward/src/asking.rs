@@ -108,8 +108,8 @@ fn read_reply<V>(
 /// Asks many requests and reads the replies, each up to `most_replies` times: an unreadable reply is handed back to the
 /// model with `reminder`. That is another request, so that a cache, or a model at temperature 0, does not repeat
 /// itself. So is an answer that was cut; but not a thought that was cut, which would only be thought and paid for
-/// again. `on_result` gets each result with the index of its request, and whether that request is settled by it:
-/// readable, failed or asked often enough.
+/// again. `on_result` gets each result with the index of its request, and whether it is the final one of that
+/// request: readable, failed or the last attempt.
 pub fn ask_readable<V>(
     model: &dyn ChatModel,
     mut requests: Vec<ChatRequest>,
@@ -125,14 +125,14 @@ pub fn ask_readable<V>(
         let asked: Vec<ChatRequest> = open.iter().map(|&place| requests[place].clone()).collect();
         let limit = |i: usize| asked[i].sampling.max_new_tokens;
         let replies = model.chat_all(&asked, &mut |i, result| {
-            let is_settled = match result {
+            let is_final = match result {
                 Ok(reply) if n_replies < most_replies => {
                     let read = read_reply(reply, limit(i), n_replies, |text| read(open[i], text));
                     !read.is_err_and(|error| error.may_be_mended())
                 }
                 _ => true,
             };
-            on_result(open[i], result, is_settled)
+            on_result(open[i], result, is_final)
         });
         let mut unread = Vec::new();
         for (i, (&place, reply)) in open.iter().zip(replies).enumerate() {
@@ -236,12 +236,12 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_settled_once() {
+    fn a_request_has_one_final_result() {
         let request = |text: &str| ChatRequest {
             conversation: Conversation { messages: vec![Message::new(Role::User, text)], tools: Vec::new() },
             sampling: truing_types::SamplingOptions::default(),
         };
-        let settled = |most_replies: usize| {
+        let final_of = |most_replies: usize| {
             let mut seen = Vec::new();
             let requests = vec![request("one"), request("bad"), request("two")];
             let read = |_: usize, text: &str| (text == "yes").then_some(());
@@ -252,8 +252,8 @@ mod tests {
             (seen, answers.iter().map(Result::is_ok).collect::<Vec<_>>())
         };
         let seen = vec![(0, false), (1, true), (2, false), (0, true), (2, true)];
-        assert_eq!(settled(3), (seen, vec![true, false, true]));
-        assert_eq!(settled(0), (vec![(0, true), (1, true), (2, true)], vec![false; 3]));
+        assert_eq!(final_of(3), (seen, vec![true, false, true]));
+        assert_eq!(final_of(0), (vec![(0, true), (1, true), (2, true)], vec![false; 3]));
     }
 
     /// Always gives the same reply.
@@ -314,15 +314,15 @@ mod tests {
                 sampling: truing_types::SamplingOptions::default(),
             };
             let read = |_: usize, text: &str| last_bracketed(text).map(str::to_owned);
-            let mut n_settled = 0;
-            let mut on_result = |_: usize, _: &ChatResult, is_settled: bool| {
-                n_settled += usize::from(is_settled);
+            let mut n_final = 0;
+            let mut on_result = |_: usize, _: &ChatResult, is_final: bool| {
+                n_final += usize::from(is_final);
                 ControlFlow::Continue(())
             };
             let found = ask_readable(&model, vec![request], 3, "again", read, &mut on_result).remove(0);
             let found = found.map_err(|error| error.to_string());
             assert_eq!(found.as_deref().map_err(String::as_str), expected, "{text} {finish_reason:?}");
-            assert_eq!((model.1.into_inner(), n_settled), (n_asked, 1), "{text} {finish_reason:?}");
+            assert_eq!((model.1.into_inner(), n_final), (n_asked, 1), "{text} {finish_reason:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! No stage is known here.
 
+pub mod checks;
 pub mod folder;
 pub mod inputs;
 pub mod model;

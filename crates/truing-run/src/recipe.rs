@@ -202,6 +202,23 @@ pub fn decisive_of<R: Recipe>(text: &str, path: &Path, scope: Scope) -> Result<T
     Ok(R::from_toml(text, path, &[])?.decisive(scope))
 }
 
+/// [`Recipe::resolve_paths`] for the folders of a recipe. An output folder that is not given stays empty.
+pub fn resolve_run_paths(data_dir: &mut PathBuf, output_dir: &mut PathBuf, folder: &Path) {
+    *data_dir = folder.join(&*data_dir);
+    if !output_dir.as_os_str().is_empty() {
+        *output_dir = folder.join(&*output_dir);
+    }
+}
+
+/// [`Recipe::find_data`] for the paths of sources, which are relative to `data_dir`.
+pub fn find_sources<'a, E>(
+    mut paths: impl Iterator<Item = &'a mut PathBuf>,
+    data_dir: &Path,
+    find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>,
+) -> Result<(), E> {
+    paths.try_for_each(|path| find_source(path, data_dir, find))
+}
+
 /// [`Recipe::find_data`] for the path of a source, which is relative to `data_dir`.
 pub fn find_source<E>(
     path: &mut PathBuf,
@@ -256,7 +273,7 @@ pub fn stage_of(text: &str, path: &Path) -> Result<StageName, RecipeError> {
     stage_and_line(text, path, None).map(|(stage, _)| stage)
 }
 
-/// The stage of a recipe and where it says so. `expected` is the stage of whoever reads it: what a recipe without a stage
+/// The stage of a recipe and where it says so. `expected` is the stage of the command that reads it: what a recipe without a stage
 /// and without a key of one alone is taken to be for.
 fn stage_and_line(
     text: &str,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use truing_model::SaveDtype;
 use truing_train::{OptimizerConfig, Schedule, ScheduleKind};
 
+use crate::checks::{require, require_positive, require_share, require_steps};
 use crate::{Machine, RunError};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -260,27 +261,4 @@ pub fn check(
     evaluation.check()?;
     checkpoint.check(has_eval && evaluation.is_on())?;
     resources.check()
-}
-
-fn require(
-    is_good: bool,
-    problem: impl FnOnce() -> (&'static str, String, &'static str),
-) -> Result<(), RunError> {
-    if is_good {
-        return Ok(());
-    }
-    let (key, found, expected) = problem();
-    Err(RunError::BadSetting { key, found, expected: expected.to_owned() })
-}
-
-fn require_positive(key: &'static str, value: f64) -> Result<(), RunError> {
-    require(value.is_finite() && value > 0.0, || (key, value.to_string(), "a number above 0"))
-}
-
-fn require_share(key: &'static str, value: f64) -> Result<(), RunError> {
-    require((0.0..=1.0).contains(&value), || (key, value.to_string(), "a share from 0 to 1"))
-}
-
-fn require_steps(key: &'static str, steps: Option<u64>) -> Result<(), RunError> {
-    require(steps != Some(0), || (key, "0".into(), "at least 1"))
 }

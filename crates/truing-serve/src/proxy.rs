@@ -441,13 +441,13 @@ impl Proxy {
         let name = alias.or(model.as_deref()).unwrap_or_default().to_owned();
         let (fate, complement_time) = match self.is_wanted(&name, alias.is_some(), headers) {
             false => (Fate::Off, Duration::ZERO),
-            true if found.prompt.len() > self.options.max_prompt_bytes => {
+            true if found.user.text.len() > self.options.max_prompt_bytes => {
                 (Fate::Bypassed("too_long"), Duration::ZERO)
             }
             true => {
                 let started = self.clock.elapsed();
-                let fate = match self.complements.find(&found.prompt).await {
-                    Ok(complement) if self.is_shadow(&found.prompt) => Fate::Shadow(complement),
+                let fate = match self.complements.find(&found.user.text).await {
+                    Ok(complement) if self.is_shadow(&found.user.text) => Fate::Shadow(complement),
                     Ok(complement) => Fate::Applied(complement),
                     Err(reason) => Fate::Bypassed(reason),
                 };

@@ -78,7 +78,8 @@ impl<'a> GrowingReply<'a> {
             (Some(reasoning), Some(answer)) => {
                 // What follows could still be a further closing mark, but not once it is text.
                 if answer.chars().count() > OPENING_CHARS {
-                    self.answer_start = Some(self.text.len() - answer.len());
+                    // The answer is a part of the text. Its end may be trimmed, so its start does not follow from its length.
+                    self.answer_start = Some(answer.as_ptr() as usize - self.text.as_ptr() as usize);
                     show(&reasoning, &mut self.n_reasoning_shown, &mut delta.reasoning);
                     self.show_content(&mut delta);
                 }
@@ -99,7 +100,9 @@ impl<'a> GrowingReply<'a> {
     fn show_content(&mut self, delta: &mut Delta) {
         let Some(start) = self.answer_start else { return };
         let answer = &self.text[start..];
-        let end = self.tools.may_begin(answer).unwrap_or(answer.len());
+        // A closing mark at the end of an answer is not part of it.
+        let end = answer.len() - self.marks.closing_at_end(answer);
+        let end = self.tools.may_begin(answer).map_or(end, |call| call.min(end));
         show(&answer[..end], &mut self.n_content_shown, &mut delta.content);
     }
 
@@ -169,6 +172,10 @@ mod tests {
             "{\"name\": \"not a tool\"}".to_owned(),
             "<b>bold</b> text".to_owned(),
             "轮子 <tool_ is no mark".to_owned(),
+            format!("<think>Brief.</think>{long}轮子轮子</think>\n"),
+            format!("<think>Brief.</think>{long}轮</think></think>"),
+            format!("{long}end</THINK>"),
+            format!("{long}a `</think>` in code, </think"),
             String::new(),
         ];
         let (marks, with, without) = (ReasoningMarks::default(), tools(), Tools::default());

@@ -101,14 +101,14 @@ pub(crate) async fn listen_with(
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            // A connection that breaks is the client's affair.
+            // The client sees that its connection broke.
             let _ = connection.await;
             drop(permit);
         });
     }
     on_stop();
     drop(listener);
-    // Whoever is not finished then has waited long enough. A connection whose request has not arrived is not waited for.
+    // Requests that are still running are closed after the drain timeout. A connection without a complete request is closed at once.
     tokio::select! {
         () = graceful.shutdown() => {}
         () = until_quiet(is_idle) => {}

@@ -52,7 +52,7 @@ pub(crate) enum Event {
 pub(crate) struct TokenEvent {
     pub(crate) sample_idx: usize,
     pub(crate) token: TokenId,
-    /// The text that it settles.
+    /// The text that it completes.
     pub(crate) text: String,
     pub(crate) log_prob: f32,
     pub(crate) top_log_probs: Vec<(TokenId, f32)>,
@@ -123,7 +123,7 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// A receiver that is gone is no failure: whoever asked has left.
+    /// A dropped receiver is no failure: the client has disconnected.
     fn handle(&mut self, command: Command) {
         match command {
             Command::Generate { model, id, job, events } => {

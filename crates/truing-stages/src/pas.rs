@@ -4,12 +4,12 @@
 //!
 //! [`PasConfig`] is what was typed, [`PasInputs`] the pool and the examples, [`PasPlan`] what is asked and what it costs,
 //! printable before the first call; [`PasStage`] asks and writes `pairs.jsonl`, which `truing sft` trains on, and `fates.jsonl`,
-//! which says of every prompt of the pool what became of it. Every reply is kept: an interrupted run is begun again with
-//! the same recipe, and pays for nothing twice.
+//! which has one row for each prompt of the pool, with its outcome. Every reply is kept: an interrupted run continues with
+//! the same recipe, and repeats no request.
 //!
 //! Where the sources are silent: a rejected complement is written again with another seed, `max_regenerations` times;
 //! then the critic's correction is used, as in the authors' data, or the prompt is dropped. Without selection as many
-//! prompts as it would keep are drawn at random, so that the ablation compares selections and not amounts.
+//! prompts as it would keep are sampled at random, so that the ablation compares selections and not amounts.
 
 mod config;
 mod plan;

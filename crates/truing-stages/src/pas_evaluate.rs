@@ -3,8 +3,8 @@
 //! compares them in both orders, if the recipe names one.
 //!
 //! [`PasEvaluateConfig`] is what was typed, [`PasEvaluateInputs`] the prompts, [`PasEvaluatePlan`] the calls, printable before
-//! the first; [`PasEvaluateStage`] asks and adds up. Every reply is kept: an interrupted run is begun again with the same
-//! recipe, and asks nothing twice.
+//! the first; [`PasEvaluateStage`] asks and adds up. Every reply is kept: an interrupted run continues with the same
+//! recipe, and repeats no request.
 //!
 //! A prompt whose complement fails is answered as it is, as a proxy would, and counts with equal replies. Equal replies are
 //! as good as each other without a judge. A verdict that changes with the order of the replies counts as no difference.

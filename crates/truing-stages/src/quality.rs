@@ -3,7 +3,7 @@
 //!
 //! [`QualityConfig`] is what was typed, [`QualityInputs`] the prompts, [`QualityPlan`] the buckets, their anchors and what
 //! it will cost, printable before the first call; [`QualityStage`] asks and adds up. Every reply is kept: an interrupted run
-//! is begun again with the same recipe, and pays for nothing twice.
+//! continues with the same recipe, and repeats no request.
 //!
 //! Where the report is silent: both orders are asked, and where a judge contradicts itself it is a draw; anchors are scored
 //! too, by the same comparisons; a bucket with no more prompts than anchors compares all with all. Not here: what buckets

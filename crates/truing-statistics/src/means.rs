@@ -21,7 +21,7 @@ pub struct Interval {
 pub struct MeanEstimate {
     /// The estimate.
     pub mean: f64,
-    /// Its standard error; `None` where a single cluster does not tell.
+    /// Its standard error; `None` for a single cluster.
     pub standard_error: Option<f64>,
     /// Items.
     pub n: usize,

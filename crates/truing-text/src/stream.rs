@@ -9,7 +9,7 @@ const CONTEXT_TOKENS: usize = 8;
 
 /// Turns tokens into text one by one. The pieces joined are what [`Tokenizer::decode`] gives for all tokens.
 ///
-/// A piece of text is the difference between two decodings that begin at the same, already settled token, so
+/// A piece of text is the difference between two decodings that begin at the same, already decoded token, so
 /// byte-level pieces of a character, byte fallback and SentencePiece's leading space all come out right.
 #[derive(Debug, Clone)]
 pub struct StreamDecoder {
@@ -48,7 +48,7 @@ impl StreamDecoder {
         Self { n_shown: ids.len(), ids, ..Self::new(tokenizer, skip_special) }
     }
 
-    /// Takes the next token and returns the text that it settles: nothing while a character is incomplete.
+    /// Takes the next token and returns the text that it completes: nothing while a character is incomplete.
     ///
     /// # Errors
     /// When the token lies outside the vocabulary.

@@ -313,7 +313,7 @@ fn attention_product(spec: &DecoderSpec, shape: &StepShape) -> f64 {
     2.0 * shape.attention_pairs * spec.q_width() as f64 * spec.n_layers as f64
 }
 
-/// A value with its unit, so that whoever prints decides how.
+/// A value with its unit, so that the caller decides how to print it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Amount {
     /// Bytes of memory.

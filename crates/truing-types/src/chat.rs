@@ -110,9 +110,9 @@ pub struct ChatReply {
     pub tokens: Vec<TokenId>,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// Tokens of the prompt; 0 where a remote model does not tell.
+    /// Tokens of the prompt; 0 where a remote model does not report it.
     pub n_prompt_tokens: usize,
-    /// Tokens of the reply, the end token included; 0 where a remote model does not tell.
+    /// Tokens of the reply, the end token included; 0 where a remote model does not report it.
     pub n_completion_tokens: usize,
 }
 
@@ -143,7 +143,7 @@ impl ChatError {
         matches!(self, Self::Refused(_) | Self::NotAsked(_))
     }
 
-    /// Why, in the words of whoever refused or failed.
+    /// Why, in the words of the model or server.
     #[must_use]
     pub fn reason(&self) -> String {
         match self {

@@ -183,6 +183,24 @@ impl ReasoningMarks {
         self.0.iter().any(|mark| text.contains(&mark.open) || text.contains(&mark.close))
     }
 
+    /// Bytes at the end of a growing text that are, or may become, closing marks.
+    #[must_use]
+    pub fn closing_at_end(&self, text: &str) -> usize {
+        let longest = self.0.iter().map(|mark| mark.close.len()).max().unwrap_or(0);
+        let mut end = text.trim_end().len();
+        let mut before = text.len();
+        loop {
+            let near_end = (end.saturating_sub(longest)..=end).find(|&at| text.is_char_boundary(at));
+            let start = near_end.unwrap_or(end);
+            let tail = text[start..end].to_ascii_lowercase();
+            let closes =
+                |(at, _): &(usize, char)| self.0.iter().any(|mark| mark.close.starts_with(&tail[*at..]));
+            let Some((at, _)) = tail.char_indices().find(closes) else { return text.len() - before };
+            before = start + at;
+            end = text[..before].trim_end().len();
+        }
+    }
+
     /// Whether a piece of text is one of the marks. Tokenizers may have special tokens for them.
     #[must_use]
     pub fn contains(&self, text: &str) -> bool {
@@ -783,6 +801,25 @@ mod tests {
         ("[I think](http://a.b) so", None, Some("[I think](http://a.b) so")),
         ("<b>reasons</b>: 7", None, Some("<b>reasons</b>: 7")),
     ];
+
+    #[test]
+    fn closing_marks_at_the_end_of_a_growing_text() {
+        let marks = ReasoningMarks::default();
+        let held = |text: &str| text[text.len() - marks.closing_at_end(text)..].to_owned();
+        for (text, expected) in [
+            ("", ""),
+            ("a \n", ""),
+            ("a < b", ""),
+            ("a <", "<"),
+            ("轮</thin", "</thin"),
+            ("a </think> \n", "</think> \n"),
+            ("a</think>\n</Think>", "</think>\n</Think>"),
+            ("a</think> b", ""),
+            ("<", "<"),
+        ] {
+            assert_eq!(held(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn thought_and_answer_are_told_apart() {

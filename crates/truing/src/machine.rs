@@ -96,7 +96,7 @@ impl Probe for ProcessProbe {
     }
 }
 
-/// Programs that wanted a core during the last minute, on average. `None` where the system does not tell.
+/// Programs that wanted a core during the last minute, on average. `None` where the system does not report it.
 pub(crate) fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
@@ -148,7 +148,7 @@ pub(crate) fn processor_name() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Physical cores: distinct (package, core) pairs. `None` where the system does not tell.
+/// Physical cores: distinct (package, core) pairs. `None` where the system does not report it.
 pub(crate) fn n_physical_cores() -> Option<usize> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").ok()?;
     let mut cores = std::collections::BTreeSet::new();

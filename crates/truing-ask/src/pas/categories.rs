@@ -1,6 +1,6 @@
 use super::Language;
 
-/// A kind of prompt, with what models are told about it.
+/// A prompt category, with the name and description that models see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Category {
     /// Its name in data and recipes.

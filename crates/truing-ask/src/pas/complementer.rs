@@ -43,7 +43,7 @@ impl Complementer {
         self.ask(self.request(prompt, results))
     }
 
-    /// The complements of many prompts, in their order. `on_done` is told of each as it is settled and may break off.
+    /// The complements of many prompts, in their order. `on_done` is called after each request and may stop the rest.
     pub fn complement_all(
         &self,
         prompts: &[&str],

@@ -14,7 +14,7 @@ const CASES: &str = include_str!("../../../../recipes/data/pas_critic_cases.json
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldenPair {
-    /// Kind of prompt.
+    /// Category of the prompt.
     pub category: String,
     /// Language of both.
     pub language: Language,

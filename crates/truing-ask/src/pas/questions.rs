@@ -26,13 +26,13 @@ const CRITIC: Template = template!("critic");
 const COMPLEMENT: Template = template!("complement");
 const RETRIEVAL: Template = template!("retrieval");
 
-/// What a model is told that wrote no category.
+/// Retry message for a reply without a category.
 pub const CATEGORY_REMINDER: &str =
     "Your reply does not end with the identifier of a category in double brackets. Write only that.";
-/// What a model is told that wrote no complement.
+/// Retry message for a reply without a complement.
 pub const COMPLEMENT_REMINDER: &str =
     "Write only the complement: a short text, without tags, labels or quotation marks.";
-/// What a critic is told whose reply cannot be read.
+/// Retry message for an unreadable verdict of the critic.
 pub const REVIEW_REMINDER: &str = "Your reply is not the JSON object that is required. Write only {\"reason\": \"...\", \"is_correct\": true or false, \
      \"fault\": null or one of the five names, \"final_complement\": \"...\"}.";
 

@@ -62,7 +62,7 @@ pub enum Opinion {
 /// One rater's view of one answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rating {
-    /// Kind of prompt, for the breakdown.
+    /// Category of the prompt, for the results by category.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub category: Option<String>,
     /// Whether it passes; `None` where nobody said.

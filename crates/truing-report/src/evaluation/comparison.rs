@@ -104,7 +104,7 @@ pub(super) fn render(sides: &[Side], pair: &RunPair) -> Result<String, ReportErr
 fn summary(comparisons: &[&MetricComparison]) -> String {
     let count = |finding| comparisons.iter().filter(|one| one.finding() == finding).count();
     format!(
-        "Of {} metrics the second evaluation is better in {}, worse in {}; in {} the items do not tell.",
+        "Of {} metrics the second evaluation is better in {}, worse in {}; not significantly different in {}.",
         comparisons.len(),
         count(Finding::SecondBetter),
         count(Finding::FirstBetter),
@@ -117,7 +117,7 @@ fn lines(task: &TaskPair) -> impl Iterator<Item = Line> {
         let (finding, class) = match comparison.finding() {
             Finding::SecondBetter => ("second better", "good"),
             Finding::FirstBetter => ("second worse", "bad"),
-            Finding::Unresolved => ("none shown", ""),
+            Finding::Unresolved => ("not significant", ""),
         };
         let (gained, lost) = comparison.flips.iter().partition::<Vec<_>, _>(|flip| flip.second > flip.first);
         Line {

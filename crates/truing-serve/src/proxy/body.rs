@@ -1,22 +1,19 @@
-//! Where in a request's body the user's text ends. The complement is written there, and every other byte stays as it is.
+//! Where in a request's body the user's text ends. The complement is written there, and every other byte stays as it is:
+//! unknown fields, their order, numbers and white space are the client's own.
 //!
-//! Bodies of `/v1/chat/completions` and `/v1/messages` (`messages`) and of `/v1/responses` (`input`) are read. Only the places of
-//! values are looked for; nothing is parsed and written again, so that unknown fields, their order, numbers and white space are
-//! the client's own.
+//! Bodies of `/v1/chat/completions` and `/v1/messages` (`messages`) and of `/v1/responses` (`input`) are read.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use truing_ask::pas::{LastUserText, NoUserText};
 
 /// A body in which a complement can be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outline {
-    /// The text of the last turn of the user.
-    pub(crate) prompt: String,
-    /// Byte of the body before which the complement goes: the quote that ends the text.
-    pub(crate) end_of_prompt: usize,
+    /// The last turn of the user.
+    pub(crate) user: LastUserText,
     /// The model's name, and its bytes in the body with their quotes.
     pub(crate) model: Option<(String, Range<usize>)>,
 }
@@ -24,14 +21,23 @@ pub(crate) struct Outline {
 /// Why there is no place for a complement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoPlace {
-    /// Not the JSON of a conversation. Whoever answers says what is wrong with it.
+    /// Not the JSON of a conversation. The upstream server answers with the error.
     NotAConversation,
     /// No turn of the user, or one without text.
     NoUserText,
 }
 
+impl From<NoUserText> for NoPlace {
+    fn from(error: NoUserText) -> Self {
+        match error {
+            NoUserText::NotAnObject(_) | NoUserText::NoConversation => Self::NotAConversation,
+            NoUserText::NoTurn => Self::NoUserText,
+        }
+    }
+}
+
 #[derive(Deserialize)]
-struct Body<'a> {
+struct Request<'a> {
     #[serde(borrow)]
     model: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -40,86 +46,17 @@ struct Body<'a> {
     input: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Turn<'a> {
-    role: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Part<'a> {
-    r#type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
-}
-
 /// Finds the last turn of the user in a body.
 pub(crate) fn outline(body: &str) -> Result<Outline, NoPlace> {
-    let parsed: Body<'_> = serde_json::from_str(body).map_err(|_| NoPlace::NotAConversation)?;
-    let model = parsed.model.and_then(|raw| {
+    let Request { model, messages, input } =
+        serde_json::from_str(body).map_err(|_| NoPlace::NotAConversation)?;
+    let model = model.and_then(|raw| {
         let name: String = serde_json::from_str(raw.get()).ok()?;
-        let start = offset(body, raw.get());
+        let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
         Some((name, start..start + raw.get().len()))
     });
-    let turns = match (parsed.messages, parsed.input) {
-        (Some(messages), _) => messages.get(),
-        // The input of a response may be the user's text alone.
-        (None, Some(input)) if input.get().starts_with('"') => {
-            let (prompt, end_of_prompt) = text_at(body, input.get()).ok_or(NoPlace::NoUserText)?;
-            return Ok(Outline { prompt, end_of_prompt, model });
-        }
-        (None, Some(input)) => input.get(),
-        (None, None) => return Err(NoPlace::NotAConversation),
-    };
-    let turns: Vec<&RawValue> = serde_json::from_str(turns).map_err(|_| NoPlace::NotAConversation)?;
-    for raw in turns.into_iter().rev() {
-        let turn: Turn<'_> = serde_json::from_str(raw.get()).map_err(|_| NoPlace::NotAConversation)?;
-        if turn.role.as_deref() != Some("user") {
-            continue;
-        }
-        let content = turn.content.ok_or(NoPlace::NoUserText)?.get();
-        // Results of tools are a user's turn in `/v1/messages`; the user's own text came before.
-        match end_of_content(body, content)? {
-            Some((prompt, end_of_prompt)) => return Ok(Outline { prompt, end_of_prompt, model }),
-            None if content.contains("tool_result") => {}
-            None => return Err(NoPlace::NoUserText),
-        }
-    }
-    Err(NoPlace::NoUserText)
-}
-
-/// The text of a content and where it ends: a text, or the last text of its parts.
-fn end_of_content(body: &str, content: &str) -> Result<Option<(String, usize)>, NoPlace> {
-    if content.starts_with('"') {
-        return Ok(text_at(body, content));
-    }
-    let parts: Vec<&RawValue> = serde_json::from_str(content).map_err(|_| NoPlace::NotAConversation)?;
-    let mut prompt = String::new();
-    let mut end = None;
-    for raw in parts {
-        let part: Part<'_> = serde_json::from_str(raw.get()).map_err(|_| NoPlace::NotAConversation)?;
-        let is_text = matches!(part.r#type.as_deref(), Some("text" | "input_text"));
-        let Some(text) = part.text.filter(|_| is_text) else { continue };
-        let Some((text, at)) = text_at(body, text.get()) else { continue };
-        if !prompt.is_empty() {
-            prompt.push('\n');
-        }
-        prompt.push_str(&text);
-        end = Some(at);
-    }
-    Ok(end.map(|end| (prompt, end)))
-}
-
-/// A JSON text inside the body, and the place of the quote that ends it; `None` where it holds nothing but white space.
-fn text_at(body: &str, raw: &str) -> Option<(String, usize)> {
-    let text: String = serde_json::from_str(raw).ok()?;
-    (!text.trim().is_empty()).then(|| (text, offset(body, raw) + raw.len() - 1))
-}
-
-/// Where a part of a text begins in it.
-fn offset(whole: &str, part: &str) -> usize {
-    part.as_ptr() as usize - whole.as_ptr() as usize
+    let user = LastUserText::find_in(body, messages.or(input).ok_or(NoPlace::NotAConversation)?)?;
+    Ok(Outline { user, model })
 }
 
 /// The body with a complement after the user's text, and another name of the model where one is given.
@@ -129,31 +66,14 @@ pub(crate) fn with_complement(
     complement: Option<&str>,
     model: Option<&str>,
 ) -> String {
-    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
-    if let Some(complement) = complement {
-        let place = outline.end_of_prompt..outline.end_of_prompt;
-        edits.push((place, json_inside(&format!("\n{complement}"))));
-    }
-    if let (Some(name), Some((_, range))) = (model, &outline.model) {
-        edits.push((range.clone(), format!("\"{}\"", json_inside(name))));
-    }
-    edits.sort_by_key(|(range, _)| range.start);
     let mut edited =
-        String::with_capacity(body.len() + edits.iter().map(|(_, text)| text.len()).sum::<usize>());
-    let mut done = 0;
-    for (range, text) in edits {
-        edited.push_str(&body[done..range.start]);
-        edited.push_str(&text);
-        done = range.end;
+        complement.map_or_else(|| body.to_owned(), |complement| outline.user.appended(body, complement));
+    if let (Some(name), Some((_, range))) = (model, &outline.model) {
+        let n_before = if range.start > outline.user.end { edited.len() - body.len() } else { 0 };
+        let range = range.start + n_before..range.end + n_before;
+        edited.replace_range(range, &serde_json::Value::from(name).to_string());
     }
-    edited.push_str(&body[done..]);
     edited
-}
-
-/// A text as it stands between the quotes of JSON.
-fn json_inside(text: &str) -> String {
-    let quoted = serde_json::Value::from(text).to_string();
-    quoted[1..quoted.len() - 1].to_owned()
 }
 
 #[cfg(test)]
@@ -194,7 +114,7 @@ mod tests {
             assert_eq!(edited(body), expected);
         }
         let parts = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"A"},{"type":"text","text":"B"}]}]}"#;
-        assert_eq!(outline(parts).unwrap().prompt, "A\nB");
+        assert_eq!(outline(parts).unwrap().user.text, "A\nB");
     }
 
     #[test]
@@ -205,6 +125,9 @@ mod tests {
         let expected = r#"{"messages":[{"role":"user","content":"A\nB"}], "model" : "m\"1" }"#;
         assert_eq!(with_complement(body, &found, Some("B"), Some("m\"1")), expected);
         assert_eq!(with_complement(body, &found, None, None), body);
+        let body = r#"{"model": "pas/m", "messages":[{"role":"user","content":"A"}]}"#;
+        let expected = r#"{"model": "mm", "messages":[{"role":"user","content":"A\nB"}]}"#;
+        assert_eq!(with_complement(body, &outline(body).unwrap(), Some("B"), Some("mm")), expected);
     }
 
     #[test]
@@ -215,13 +138,14 @@ mod tests {
             ("[]", NoPlace::NotAConversation),
             (r#"{"prompt":"x"}"#, NoPlace::NotAConversation),
             (r#"{"messages":3}"#, NoPlace::NotAConversation),
+            (r#"{"messages":[{"role":"user","content":3}]}"#, NoPlace::NotAConversation),
             (r#"{"messages":[3]}"#, NoPlace::NotAConversation),
             (r#"{"messages":[]}"#, NoPlace::NoUserText),
             (r#"{"messages":[{"role":"assistant","content":"x"}]}"#, NoPlace::NoUserText),
             (r#"{"messages":[{"role":"user","content":"  "}]}"#, NoPlace::NoUserText),
             (r#"{"messages":[{"role":"user","content":null}]}"#, NoPlace::NoUserText),
             (r#"{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}"#, NoPlace::NoUserText),
-            // Which of two values a server takes is its own affair.
+            // Servers differ in which of two values they take.
             (r#"{"messages":[],"messages":[{"role":"user","content":"x"}]}"#, NoPlace::NotAConversation),
         ] {
             assert_eq!(outline(body).unwrap_err(), expected, "{body}");
@@ -271,7 +195,7 @@ mod tests {
                 if is_parts { body.to_string() } else { serde_json::to_string_pretty(&body).unwrap() };
             let found = outline(&written).unwrap();
             let edited = with_complement(&written, &found, Some(complement), None);
-            let (before, after) = written.split_at(found.end_of_prompt);
+            let (before, after) = written.split_at(found.user.end);
             assert!(edited.starts_with(before) && edited.ends_with(after));
             let mut expected = body.clone();
             let turns = expected["messages"].as_array_mut().unwrap();

@@ -38,7 +38,7 @@ fn a_reply_has_openais_shape() {
     let usage = &reply["usage"];
     assert_eq!(usage["completion_tokens"], 12);
     assert_eq!(usage["total_tokens"], usage["prompt_tokens"].as_u64().unwrap() + 12);
-    // The seed decides, and whoever asks for none gets another one each time.
+    // The seed decides. Without one, each request gets another.
     let text = |body: Value| server.chat(body)["choices"][0]["message"]["content"].clone();
     assert_eq!(text(hello()), choice["message"]["content"]);
     assert_ne!(text(with(hello(), json!({"seed": 6}))), choice["message"]["content"]);

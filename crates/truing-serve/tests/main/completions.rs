@@ -82,7 +82,7 @@ fn an_echo_scores_the_prompt() {
     assert_eq!(last["logprob"], of(&longer, "token_logprobs")[tokens.len() + 1]);
     let ids = generated["choices"][0]["token_ids"].as_array().unwrap();
     assert_eq!(last["token"], format!("token_id:{}", ids[1]));
-    // Whoever is scored beside others gets the same.
+    // Scores do not depend on the batch.
     let many = json!({"prompt": vec![tokens.clone(); 5], "max_tokens": 0, "echo": true, "logprobs": 1});
     let many = server.post("/v1/completions", &many).json();
     for choice in many["choices"].as_array().unwrap() {

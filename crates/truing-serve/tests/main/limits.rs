@@ -175,7 +175,7 @@ fn a_full_queue_says_when_to_come_again() {
     let reply = server.post("/v1/completions", &short);
     assert_eq!((reply.status, &reply.json()["error"]["code"]), (429, &json!("rate_limit_exceeded")));
     assert!(reply.head.to_lowercase().contains("retry-after: 7"), "{}", reply.head);
-    // Whoever leaves gives the place back.
+    // A client that disconnects frees its slot.
     drop(clients);
     while server.post("/v1/completions", &short).status != 200 {
         std::thread::sleep(Duration::from_millis(1));
@@ -211,9 +211,9 @@ fn what_was_taken_is_finished_when_the_server_stops() {
     assert_eq!((log.len(), log[0].completion_tokens), (1, 590));
 }
 
-/// Who is not finished in time is told so, and whoever has sent half a request is not waited for.
+/// Requests that exceed the drain timeout get an error, and a connection with half a request does not delay the end.
 #[test]
-fn what_is_not_finished_in_time_is_told() {
+fn requests_that_exceed_the_drain_timeout_get_an_error() {
     let options = ServeOptions { drain_timeout: Duration::from_millis(50), ..ServeOptions::default() };
     let mut server = start(options);
     let mut half = server.connect();

@@ -53,7 +53,7 @@ impl LabelledRows {
         events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
         let mut all = Self { report: DataReport::of(role), ..Self::default() };
         for source in sources {
-            let source = SourceConfig { path: config.data_dir.join(&source.path), ..source.clone() };
+            let source = source.in_folder(&config.data_dir);
             let first = all.rows.len();
             let mut rows = read_prompts(&source, config.on_bad_row)?;
             for row in &mut rows {

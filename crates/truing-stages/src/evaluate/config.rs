@@ -10,7 +10,8 @@ use truing_data::read_objects;
 use truing_eval::benchmarks::{self, Benchmark, CustomBenchmark, CustomConfig, ScoringMode, TaskOptions};
 use truing_eval::results::read_items;
 use truing_model::ModelFiles;
-use truing_run::{Recipe, RunError, inputs};
+use truing_run::checks::{require_counts, require_given, require_not_negative, require_output_dir};
+use truing_run::{Recipe, RunError, inputs, recipe};
 use truing_store::RunInputs;
 use truing_types::StageName;
 
@@ -231,7 +232,7 @@ impl TaskConfig {
     ) -> Result<(), E> {
         let paths = [Some(&mut self.path), self.shots_path.as_mut(), self.references.as_mut()];
         for path in paths.into_iter().flatten() {
-            truing_run::recipe::find_source(path, data_dir, find)?;
+            recipe::find_source(path, data_dir, find)?;
         }
         Ok(())
     }
@@ -248,13 +249,8 @@ impl TaskConfig {
 impl EvaluateConfig {
     /// Checks the settings before any file is read.
     pub(crate) fn check(&self) -> Result<(), StageError> {
-        let missing = |key, expected| Err(RunError::MissingSetting { key, expected }.into());
-        if self.output_dir.as_os_str().is_empty() {
-            return missing("output_dir", "a folder for the results");
-        }
-        if self.task.is_empty() {
-            return missing("task", "at least one [[task]] table with `name` and `path`");
-        }
+        require_output_dir(&self.output_dir, "a folder for the results")?;
+        require_given(!self.task.is_empty(), "task", "at least one [[task]] table with `name` and `path`")?;
         self.model.check("model")?;
         if let Some(judge) = &self.judge {
             judge.model.check("judge.model")?;
@@ -263,9 +259,8 @@ impl EvaluateConfig {
         for task in &self.task {
             let benchmark = task.benchmark()?;
             let benchmark = benchmark.get();
-            if task.path.as_os_str().is_empty() {
-                return missing("task.path", "the file or folder with the benchmark's items");
-            }
+            let is_given = !task.path.as_os_str().is_empty();
+            require_given(is_given, "task.path", "the file or folder with the benchmark's items")?;
             if names.contains(&task.name()) {
                 return Err(RunError::BadSetting {
                     key: "task.name",
@@ -296,24 +291,13 @@ impl EvaluateConfig {
                 .into());
             }
         }
-        if self.temperature.is_some_and(|temperature| !(temperature.is_finite() && temperature >= 0.0)) {
-            let found = self.temperature.unwrap_or_default().to_string();
-            return Err(
-                RunError::BadSetting { key: "temperature", found, expected: "0 or more".into() }.into()
-            );
-        }
-        let counts = [
+        require_not_negative("temperature", self.temperature.unwrap_or_default())?;
+        Ok(require_counts([
             ("limit", self.limit.unwrap_or(1)),
             ("max_new_tokens", self.max_new_tokens.unwrap_or(1)),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
             ("seeds", self.seeds),
-        ];
-        match counts.into_iter().find(|(_, found)| *found == 0) {
-            None => Ok(()),
-            Some((key, _)) => {
-                Err(RunError::BadSetting { key, found: "0".into(), expected: "at least 1".into() }.into())
-            }
-        }
+        ])?)
     }
 
     /// The task that measures the judge, unless it is among the tasks already.
@@ -418,10 +402,7 @@ impl Recipe for EvaluateConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        if !self.output_dir.as_os_str().is_empty() {
-            self.output_dir = folder.join(&self.output_dir);
-        }
-        self.data_dir = folder.join(&self.data_dir);
+        recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         self.model.resolve_paths(folder);
         if let Some(judge) = &mut self.judge {
             judge.model.resolve_paths(folder);
@@ -440,7 +421,7 @@ impl Recipe for EvaluateConfig {
     fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
         let data_dir = self.data_dir.clone();
         if let Some(path) = self.judge.as_mut().and_then(|judge| judge.llmbar.as_mut()) {
-            truing_run::recipe::find_source(path, &data_dir, find)?;
+            recipe::find_source(path, &data_dir, find)?;
         }
         self.task.iter_mut().try_for_each(|task| task.find_data(&data_dir, find))
     }

@@ -172,7 +172,7 @@ impl Reading<'_> {
         events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
         let mut prompts = Vec::new();
         for source in sources {
-            let source = SourceConfig { path: self.config.data_dir.join(&source.path), ..source.clone() };
+            let source = source.in_folder(&self.config.data_dir);
             let mut rows = read_prompts(&source, self.config.on_bad_row)?;
             for row in &mut rows {
                 let (row, origin) = row?;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use truing_model::{ComputeDtype, DecoderSpec, DecodingWeights, Engine, TrainableSpec};
 use truing_reward::{Rewards, is_source};
+use truing_run::checks::require_output_dir;
 use truing_run::inputs::resume_key;
 use truing_run::settings;
 use truing_run::{Machine, RunError};
@@ -284,10 +285,7 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
     let bad = |key, found: String, expected: &str| {
         Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
     };
-    if config.output_dir.as_os_str().is_empty() {
-        let expected = "a folder for the run";
-        return Err(RunError::MissingSetting { key: "output_dir", expected }.into());
-    }
+    require_output_dir(&config.output_dir, "a folder for the run")?;
     if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
         let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a [reward_model] or a [judge]";
         return Err(RunError::MissingSetting { key: "reward", expected }.into());

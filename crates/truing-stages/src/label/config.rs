@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use truing_ask::labels::LabelForm;
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
+use truing_run::checks::{require_counts, require_data, require_not_negative, require_output_dir};
 use truing_run::{Recipe, RunError, recipe};
 use truing_types::{PromptRow, StageName};
 
@@ -163,10 +164,7 @@ impl Recipe for LabelConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        self.data_dir = folder.join(&self.data_dir);
-        if !self.output_dir.as_os_str().is_empty() {
-            self.output_dir = folder.join(&self.output_dir);
-        }
+        recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         for path in self.label_set.iter_mut().chain(&mut self.corrections) {
             *path = folder.join(&*path);
         }
@@ -179,8 +177,8 @@ impl Recipe for LabelConfig {
     }
 
     fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
-        let mut sources = self.data.iter_mut();
-        sources.try_for_each(|source| recipe::find_source(&mut source.path, &self.data_dir, find))
+        let sources = self.data.iter_mut();
+        recipe::find_sources(sources.map(|source| &mut source.path), &self.data_dir, find)
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
@@ -202,31 +200,22 @@ impl LabelConfig {
             Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
         };
         let missing = |key, expected| Err(RunError::MissingSetting { key, expected }.into());
-        if self.output_dir.as_os_str().is_empty() {
-            return missing("output_dir", "a folder for the labels");
-        }
-        if self.data.is_empty() {
-            return missing("data", "at least one [[data]] table with a `path`");
-        }
+        require_output_dir(&self.output_dir, "a folder for the labels")?;
+        require_data(&self.data)?;
         if self.judge.is_empty() && (self.columns.is_empty() || self.compare) {
             return missing("judge", "at least one [[judge]] table with a `model`; or `columns` with labels");
         }
-        let counts = [
+        require_counts([
             ("n_votes", self.n_votes),
             ("max_prompt_characters", self.max_prompt_characters),
             ("max_new_tokens", self.max_new_tokens),
             ("most_replies", self.most_replies),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
-        ];
-        if let Some((key, _)) = counts.into_iter().find(|(_, found)| *found == 0) {
-            return bad(key, "0".into(), "at least 1");
-        }
+        ])?;
         if !(0.0..=1.0).contains(&self.min_confidence) {
             return bad("min_confidence", self.min_confidence.to_string(), "a number from 0 to 1");
         }
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return bad("temperature", self.temperature.to_string(), "0 or more");
-        }
+        require_not_negative("temperature", self.temperature)?;
         let is_drawn = self.temperature.is_finite() && self.temperature > 0.0;
         if self.n_votes > 1 && !is_drawn {
             let expected = "above 0: several votes of a judge are sampled";
@@ -248,7 +237,7 @@ impl LabelConfig {
             return bad("judge.weight", judge.weight.to_string(), "a number above 0");
         }
         judging::check_names(&self.judge.iter().map(LabelJudge::name).collect::<Vec<_>>())?;
-        self.data.iter().try_for_each(|source| self.source(source).check_as::<PromptRow>())?;
+        self.data.iter().try_for_each(|source| source.in_folder(&self.data_dir).check_as::<PromptRow>())?;
         Ok(self.judge.iter().try_for_each(|judge| judge.model.check("judge.model"))?)
     }
 
@@ -262,11 +251,6 @@ impl LabelConfig {
             seed: self.seed,
             max_new_tokens: self.max_new_tokens,
         }
-    }
-
-    /// A source with its path in the data's folder.
-    pub(super) fn source(&self, source: &SourceConfig) -> SourceConfig {
-        SourceConfig { path: self.data_dir.join(&source.path), ..source.clone() }
     }
 }
 

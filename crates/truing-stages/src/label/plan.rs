@@ -47,7 +47,7 @@ impl LabelInputs {
         events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
         let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
         for source in &config.data {
-            let mut rows = read_prompts(&config.source(source), config.on_bad_row)?;
+            let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
             for row in &mut rows {
                 let (row, origin) = row?;
                 let carried =

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use truing_ask::ChatModelConfig;
 use truing_model::merge::MergeRecipe;
 use truing_model::{ModelFiles, SaveDtype};
+use truing_run::checks::{require_counts, require_output_dir};
 use truing_run::{Recipe, RunError, inputs, recipe};
 use truing_store::RunInputs;
 use truing_types::{StageName, nearest_name};
@@ -128,10 +129,7 @@ impl MergeSearchConfig {
         let bad = |key, found: String, expected: &str| {
             Err(RunError::BadSetting { key, found, expected: expected.into() }.into())
         };
-        if self.output_dir.as_os_str().is_empty() {
-            let expected = "a folder for the search";
-            return Err(RunError::MissingSetting { key: "output_dir", expected }.into());
-        }
+        require_output_dir(&self.output_dir, "a folder for the search")?;
         if self.models.len() < 2 || self.models.iter().any(|model| model.model.is_empty()) {
             return bad("models", format!("{} models", self.models.len()), "at least two, each with `model`");
         }
@@ -170,11 +168,7 @@ impl MergeSearchConfig {
         if !(self.search_share > 0.0 && self.search_share < 1.0) {
             return bad("search_share", self.search_share.to_string(), "a share between 0 and 1");
         }
-        for (key, found) in [("n_candidates", self.n_candidates), ("n_rounds", self.n_rounds)] {
-            if found == 0 {
-                return bad(key, "0".into(), "at least 1");
-            }
-        }
+        require_counts([("n_candidates", self.n_candidates), ("n_rounds", self.n_rounds)])?;
         for task in &self.task {
             let benchmark = task.benchmark()?;
             if benchmark.get().needs_judge() {
@@ -240,10 +234,7 @@ impl Recipe for MergeSearchConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        if !self.output_dir.as_os_str().is_empty() {
-            self.output_dir = folder.join(&self.output_dir);
-        }
-        self.data_dir = folder.join(&self.data_dir);
+        recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         recipe::resolve_model(&mut self.base_model, folder);
         self.models.iter_mut().for_each(|model| recipe::resolve_model(&mut model.model, folder));
     }

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
+use truing_run::checks::{require_counts, require_data, require_not_negative, require_output_dir};
 use truing_run::{Recipe, RunError, recipe};
 use truing_types::{PromptRow, StageName};
 
@@ -25,7 +26,7 @@ pub struct PasConfig {
     /// Folder that the paths of the data are relative to. Default: the recipe's folder.
     #[schemars(extend("x-decides" = "nothing"))]
     pub data_dir: PathBuf,
-    /// Random seed of the complements, and of the draw of prompts without selection.
+    /// Random seed of the complements, and of the sampling of prompts without selection.
     pub seed: u64,
     /// JSON Lines file of golden pairs: `category`, `language` (`en` or `zh`), `prompt`, `complement`. Default: the
     /// bundled one, `recipes/data/pas_golden.jsonl`.
@@ -38,7 +39,7 @@ pub struct PasConfig {
     pub critic_cases: Option<PathBuf>,
     /// Golden pairs shown for one complement.
     pub n_examples: usize,
-    /// Whether prompts are selected by `min_score` and `keep`. If false, as many prompts as they would keep are drawn at
+    /// Whether prompts are selected by `min_score` and `keep`. If false, as many prompts as they would keep are sampled at
     /// random (ablation).
     pub selection: bool,
     /// Column with the quality of a prompt, for instance `quality.win_rate` of `truing quality`.
@@ -132,10 +133,7 @@ impl Recipe for PasConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        self.data_dir = folder.join(&self.data_dir);
-        if !self.output_dir.as_os_str().is_empty() {
-            self.output_dir = folder.join(&self.output_dir);
-        }
+        recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         for path in self.golden_pairs.iter_mut().chain(&mut self.critic_cases) {
             *path = folder.join(&*path);
         }
@@ -149,8 +147,8 @@ impl Recipe for PasConfig {
     }
 
     fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
-        let mut sources = self.data.iter_mut();
-        sources.try_for_each(|source| recipe::find_source(&mut source.path, &self.data_dir, find))
+        let sources = self.data.iter_mut();
+        recipe::find_sources(sources.map(|source| &mut source.path), &self.data_dir, find)
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
@@ -169,11 +167,6 @@ impl PasConfig {
         std::iter::once(&self.generator).chain(critic).collect()
     }
 
-    /// A source with its path in the data's folder.
-    pub(super) fn source(&self, source: &SourceConfig) -> SourceConfig {
-        SourceConfig { path: self.data_dir.join(&source.path), ..source.clone() }
-    }
-
     /// Checks everything that can be checked without the prompts and examples.
     ///
     /// # Errors
@@ -183,25 +176,16 @@ impl PasConfig {
             Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
         };
         let missing = |key, expected| Err(RunError::MissingSetting { key, expected }.into());
-        if self.output_dir.as_os_str().is_empty() {
-            return missing("output_dir", "a folder for the pairs");
-        }
-        if self.data.is_empty() {
-            return missing("data", "at least one [[data]] table with a `path`");
-        }
-        let counts = [
+        require_output_dir(&self.output_dir, "a folder for the pairs")?;
+        require_data(&self.data)?;
+        require_counts([
             ("n_examples", self.n_examples),
             ("max_prompt_characters", self.max_prompt_characters),
             ("max_new_tokens", self.max_new_tokens),
             ("most_replies", self.most_replies),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
-        ];
-        if let Some((key, _)) = counts.into_iter().find(|(_, found)| *found == 0) {
-            return bad(key, "0".into(), "at least 1");
-        }
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return bad("temperature", self.temperature.to_string(), "0 or more");
-        }
+        ])?;
+        require_not_negative("temperature", self.temperature)?;
         if self.critic && self.max_regenerations > 0 && self.temperature == 0.0 {
             let expected = "above 0: without sampling, a rejected complement is written again as it was";
             return bad("temperature", "0".into(), expected);
@@ -217,7 +201,7 @@ impl PasConfig {
         if let Some((column, _)) = self.keep.iter().find(|(_, values)| values.is_empty()) {
             return bad("keep", format!("an empty list for `{column}`"), "at least one value");
         }
-        self.data.iter().try_for_each(|source| self.source(source).check_as::<PromptRow>())?;
+        self.data.iter().try_for_each(|source| source.in_folder(&self.data_dir).check_as::<PromptRow>())?;
         self.generator.check("generator")?;
         Ok(self.critic_model.iter().try_for_each(|model| model.check("critic_model"))?)
     }

@@ -64,7 +64,7 @@ impl PasInputs {
         events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
         let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
         for source in &config.data {
-            let mut rows = read_prompts(&config.source(source), config.on_bad_row)?;
+            let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
             for row in &mut rows {
                 let (row, origin) = row?;
                 let (text, unusable) = match row.prompt.messages.as_slice() {
@@ -184,7 +184,7 @@ impl PasPlan {
             }
         } else {
             for place in not_drawn(usable, n_selected, Seed(config.seed)) {
-                dropped[place] = Some("not drawn (`selection = false`)".into());
+                dropped[place] = Some("not sampled (`selection = false`)".into());
             }
         }
         let chosen: Vec<usize> = (0..dropped.len()).filter(|&place| dropped[place].is_none()).collect();

@@ -299,17 +299,14 @@ fn review(
     let categories = inputs.golden.categories();
     let sampling =
         SamplingOptions { max_new_tokens: plan.config.max_new_tokens, ..SamplingOptions::default() };
-    let mut asked: Vec<&mut Work<'_>> =
-        work.iter_mut().filter(|work| work.fate.is_none() && work.complement.is_some()).collect();
-    let requests = asked
-        .iter()
-        .filter_map(|work| {
-            let place = categories.iter().position(|id| Some(id) == work.category.as_ref())?;
-            let cases = inputs.cases.of(Language::of(work.text), place)?;
-            let complement = work.complement.as_deref()?;
-            Some(questions::request(questions::review(cases, work.text, complement), sampling.clone()))
-        })
-        .collect();
+    let request = |work: &Work<'_>| {
+        let place = categories.iter().position(|id| Some(id) == work.category.as_ref())?;
+        let cases = inputs.cases.of(Language::of(work.text), place)?;
+        let complement = work.complement.as_deref().filter(|_| work.fate.is_none())?;
+        Some(questions::request(questions::review(cases, work.text, complement), sampling.clone()))
+    };
+    let (mut asked, requests): (Vec<_>, Vec<_>) =
+        work.iter_mut().filter_map(|work| request(work).map(|request| (work, request))).unzip();
     let read = |_: usize, reply: &str| Review::read(reply);
     let answers = critic.ask("reviewing complements", requests, questions::REVIEW_REMINDER, read, events)?;
     for (work, answer) in asked.iter_mut().zip(answers) {

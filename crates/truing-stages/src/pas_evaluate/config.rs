@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use truing_ask::pas::Complementer;
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
-use truing_run::{Recipe, RunError, recipe};
+use truing_run::checks::{require_counts, require_data, require_not_negative, require_output_dir};
+use truing_run::{Recipe, recipe};
 use truing_types::{PromptRow, StageName};
 
 use crate::StageError;
@@ -90,10 +91,7 @@ impl Recipe for PasEvaluateConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        self.data_dir = folder.join(&self.data_dir);
-        if !self.output_dir.as_os_str().is_empty() {
-            self.output_dir = folder.join(&self.output_dir);
-        }
+        recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         self.models().for_each(|model| model.resolve_paths(folder));
     }
 
@@ -104,8 +102,8 @@ impl Recipe for PasEvaluateConfig {
     }
 
     fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
-        let mut sources = self.data.iter_mut();
-        sources.try_for_each(|source| recipe::find_source(&mut source.path, &self.data_dir, find))
+        let sources = self.data.iter_mut();
+        recipe::find_sources(sources.map(|source| &mut source.path), &self.data_dir, find)
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
@@ -128,37 +126,19 @@ impl PasEvaluateConfig {
     /// # Errors
     /// When a setting is missing or invalid.
     pub fn check(&self) -> Result<(), StageError> {
-        let bad = |key, found: String, expected: &str| {
-            Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
-        };
-        let missing = |key, expected| Err(RunError::MissingSetting { key, expected }.into());
-        if self.output_dir.as_os_str().is_empty() {
-            return missing("output_dir", "a folder for the results");
-        }
-        if self.data.is_empty() {
-            return missing("data", "at least one [[data]] table with a `path`");
-        }
-        let counts = [
+        require_output_dir(&self.output_dir, "a folder for the results")?;
+        require_data(&self.data)?;
+        require_counts([
             ("max_new_tokens", self.max_new_tokens),
             ("max_complement_tokens", self.max_complement_tokens),
             ("max_judge_tokens", self.max_judge_tokens),
             ("most_replies", self.most_replies),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
-        ];
-        if let Some((key, _)) = counts.into_iter().find(|(_, found)| *found == 0) {
-            return bad(key, "0".into(), "at least 1");
-        }
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return bad("temperature", self.temperature.to_string(), "0 or more");
-        }
-        self.data.iter().try_for_each(|source| self.source(source).check_as::<PromptRow>())?;
+        ])?;
+        require_not_negative("temperature", self.temperature)?;
+        self.data.iter().try_for_each(|source| source.in_folder(&self.data_dir).check_as::<PromptRow>())?;
         self.complementer.check("complementer")?;
         self.target.check("target")?;
         Ok(self.judge.iter().try_for_each(|model| model.check("judge"))?)
-    }
-
-    /// A source with its path in the data's folder.
-    pub(super) fn source(&self, source: &SourceConfig) -> SourceConfig {
-        SourceConfig { path: self.data_dir.join(&source.path), ..source.clone() }
     }
 }

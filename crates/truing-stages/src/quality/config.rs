@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use truing_ask::quality::{Calls, ComparisonForm, Dimension};
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
+use truing_run::checks::{require_counts, require_data, require_given, require_output_dir, require_positive};
 use truing_run::{Recipe, RunError, recipe};
 use truing_types::StageName;
 
@@ -113,10 +114,7 @@ impl Recipe for QualityConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        self.data_dir = folder.join(&self.data_dir);
-        if !self.output_dir.as_os_str().is_empty() {
-            self.output_dir = folder.join(&self.output_dir);
-        }
+        recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         self.judge.iter_mut().for_each(|judge| judge.model.resolve_paths(folder));
     }
 
@@ -126,8 +124,8 @@ impl Recipe for QualityConfig {
     }
 
     fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
-        let mut sources = self.data.iter_mut();
-        sources.try_for_each(|source| recipe::find_source(&mut source.path, &self.data_dir, find))
+        let sources = self.data.iter_mut();
+        recipe::find_sources(sources.map(|source| &mut source.path), &self.data_dir, find)
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
@@ -158,31 +156,16 @@ impl QualityConfig {
         let bad = |key, found: String, expected: &str| {
             Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
         };
-        if self.output_dir.as_os_str().is_empty() {
-            return Err(
-                RunError::MissingSetting { key: "output_dir", expected: "a folder for the scores" }.into()
-            );
-        }
-        if self.data.is_empty() {
-            let expected = "at least one [[data]] table with a `path`";
-            return Err(RunError::MissingSetting { key: "data", expected }.into());
-        }
-        if self.judge.is_empty() {
-            let expected = "at least one [[judge]] table with a `model`";
-            return Err(RunError::MissingSetting { key: "judge", expected }.into());
-        }
-        let counts = [
+        require_output_dir(&self.output_dir, "a folder for the scores")?;
+        require_data(&self.data)?;
+        require_given(!self.judge.is_empty(), "judge", "at least one [[judge]] table with a `model`")?;
+        require_counts([
             ("n_anchors", self.n_anchors),
             ("max_new_tokens", self.max_new_tokens),
             ("most_replies", self.most_replies),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
-        ];
-        if let Some((key, _)) = counts.into_iter().find(|(_, found)| *found == 0) {
-            return bad(key, "0".into(), "at least 1");
-        }
-        if !(self.prior_deviation.is_finite() && self.prior_deviation > 0.0) {
-            return bad("prior_deviation", self.prior_deviation.to_string(), "a number above 0");
-        }
+        ])?;
+        require_positive("prior_deviation", self.prior_deviation)?;
         let mut dimensions = self.dimensions.clone();
         dimensions.sort_unstable();
         dimensions.dedup();

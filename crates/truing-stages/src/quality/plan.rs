@@ -6,7 +6,7 @@ use serde_json::Value;
 use truing_ask::judged_folder::JudgedInputs;
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_ask::quality::{Bucket, Calls, QualityPrompt};
-use truing_data::{SourceConfig, read_prompts};
+use truing_data::read_prompts;
 use truing_reward::asking::question_text;
 use truing_run::rows::value_at;
 use truing_run::{DataReport, RunError};
@@ -39,7 +39,7 @@ impl QualityInputs {
         events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
         let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
         for source in &config.data {
-            let source = SourceConfig { path: config.data_dir.join(&source.path), ..source.clone() };
+            let source = source.in_folder(&config.data_dir);
             let mut rows = read_prompts(&source, config.on_bad_row)?;
             for row in &mut rows {
                 let (row, origin) = row?;

@@ -276,10 +276,7 @@ impl Recipe for SelectConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        if !self.output_dir.as_os_str().is_empty() {
-            self.output_dir = folder.join(&self.output_dir);
-        }
-        self.data_dir = folder.join(&self.data_dir);
+        recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         if let Some(vectors) = &mut self.embedding.vectors {
             *vectors = folder.join(&*vectors);
         }
@@ -287,8 +284,8 @@ impl Recipe for SelectConfig {
     }
 
     fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
-        let mut sources = self.data.iter_mut().chain(&mut self.evaluation_data);
-        sources.try_for_each(|source| recipe::find_source(&mut source.path, &self.data_dir, find))
+        let sources = self.data.iter_mut().chain(&mut self.evaluation_data);
+        recipe::find_sources(sources.map(|source| &mut source.path), &self.data_dir, find)
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
@@ -297,11 +294,6 @@ impl Recipe for SelectConfig {
 }
 
 impl SelectConfig {
-    /// A source with its path in the data's folder.
-    pub(super) fn source(&self, source: &SourceConfig) -> SourceConfig {
-        SourceConfig { path: self.data_dir.join(&source.path), ..source.clone() }
-    }
-
     /// The seed of a table.
     pub(super) fn seed_of(&self, table: u64) -> truing_types::Seed {
         truing_types::Seed(self.seed.wrapping_add(table))

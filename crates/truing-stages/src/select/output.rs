@@ -193,7 +193,7 @@ fn write_selected(plan: &SelectPlan, pool: &Pool, path: &Path) -> Result<(), Sta
         pool.report.skipped.iter().map(|row| (row.path.as_str(), row.line)).collect();
     let mut rows = pool.rows.iter();
     for source in &plan.config.data {
-        for read in read_prompts(&plan.config.source(source), plan.config.on_bad_row)? {
+        for read in read_prompts(&source.in_folder(&plan.config.data_dir), plan.config.on_bad_row)? {
             let (row, origin) = read?;
             if left_out.contains(&(&*origin.source, origin.line)) {
                 continue;
@@ -223,7 +223,7 @@ fn summary(
     let always = [SelectionLayer::Unreadable, SelectionLayer::ExactDuplicate, SelectionLayer::NearDuplicate];
     let shipped = BUNDLED.iter().map(|evaluation| evaluation.name.to_owned());
     let named = config.evaluation_data.iter();
-    let named = named.map(|source| config.source(source).path.to_string_lossy().into_owned());
+    let named = named.map(|source| source.in_folder(&config.data_dir).path.to_string_lossy().into_owned());
     let evaluations =
         shipped.chain(named).map(|evaluation_file| SelectionLayer::Contaminated { evaluation_file });
     for layer in always.into_iter().chain(evaluations) {

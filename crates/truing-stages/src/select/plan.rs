@@ -56,7 +56,7 @@ impl SelectPlan {
             return Err(RunError::MissingSetting { key: "data", expected }.into());
         }
         for source in config.data.iter().chain(&config.evaluation_data) {
-            config.source(source).check_as::<PromptRow>()?;
+            source.in_folder(&config.data_dir).check_as::<PromptRow>()?;
         }
         check_target(&config)?;
         check_options(&config)?;
@@ -114,7 +114,7 @@ impl SelectPlan {
     pub(super) fn record(&self) -> Result<RunInputs, StageError> {
         let config = &self.config;
         let paths = |sources: &[truing_data::SourceConfig]| -> Result<Vec<PathBuf>, StageError> {
-            let files = sources.iter().map(|source| config.source(source).files());
+            let files = sources.iter().map(|source| source.in_folder(&config.data_dir).files());
             Ok(files.collect::<Result<Vec<_>, _>>()?.concat())
         };
         let model = self.model_files.iter().cloned().map(|path| ("model", path));

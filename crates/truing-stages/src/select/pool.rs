@@ -63,7 +63,7 @@ pub(super) fn read_and_clean(config: &SelectConfig, events: &mut dyn EventSink) 
     };
     events.emit(Event::PhaseStarted { phase: "reading and cleaning the prompts".into(), total: None });
     for source in &config.data {
-        let mut rows = read_prompts(&config.source(source), config.on_bad_row)?;
+        let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
         loop {
             let read: Vec<(PromptRow, RowOrigin)> =
                 rows.by_ref().take(ROWS_AT_A_TIME).collect::<Result<_, _>>()?;
@@ -243,7 +243,7 @@ impl Pool {
             index.add(shipped.name, shipped.questions()?)?;
         }
         for source in &config.evaluation_data {
-            let source = config.source(source);
+            let source = source.in_folder(&config.data_dir);
             let mut rows = read_prompts(&source, config.on_bad_row)?;
             let texts = rows
                 .by_ref()

@@ -255,10 +255,7 @@ impl Recipe for TrainingConfig {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        self.data_dir = folder.join(&self.data_dir);
-        if !self.output_dir.as_os_str().is_empty() {
-            self.output_dir = folder.join(&self.output_dir);
-        }
+        recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         if let Some(template) = &mut self.chat_template {
             *template = folder.join(&template);
         }
@@ -269,8 +266,8 @@ impl Recipe for TrainingConfig {
     }
 
     fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
-        let mut sources = self.data.iter_mut().chain(&mut self.eval_data);
-        sources.try_for_each(|source| recipe::find_source(&mut source.path, &self.data_dir, find))
+        let sources = self.data.iter_mut().chain(&mut self.eval_data);
+        recipe::find_sources(sources.map(|source| &mut source.path), &self.data_dir, find)
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {

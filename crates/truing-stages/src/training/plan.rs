@@ -3,6 +3,7 @@
 use serde_json::json;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
 use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
+use truing_run::checks::require_output_dir;
 use truing_run::inputs::resume_key;
 use truing_run::{Machine, Recipe, RunError, recipe, settings};
 use truing_store::Digest;
@@ -294,10 +295,7 @@ pub(crate) fn check(config: &TrainingConfig, has_eval: bool) -> Result<(), Stage
     let bad = |key, found: String, expected: &str| {
         Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
     };
-    if config.output_dir.as_os_str().is_empty() {
-        let expected = "a folder for the run";
-        return Err(RunError::MissingSetting { key: "output_dir", expected }.into());
-    }
+    require_output_dir(&config.output_dir, "a folder for the run")?;
     settings::check(
         &config.schedule,
         &config.optimizer,

@@ -269,7 +269,7 @@ fn a_run_that_is_stopped_anywhere_goes_on_bit_for_bit() {
         let all: Vec<ClassifierEvaluation> =
             all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let best = all.iter().map(|evaluation| evaluation.loss).fold(f64::INFINITY, f64::min);
-        assert_eq!(evaluation(whole.path()).loss, best, "what is told is told of the saved weights");
+        assert_eq!(evaluation(whole.path()).loss, best, "the evaluation is that of the saved weights");
         let error = run(whole.path(), &[ALL[0], "classifier.min_count=9"], Start::Resume, never);
         assert!(error.unwrap_err().to_string().contains("classifier"));
     }
@@ -500,7 +500,7 @@ fn what_cannot_be_learnt_is_refused() {
 }
 
 #[test]
-fn labels_that_only_the_evaluation_has_are_told_and_left_out() {
+fn labels_that_only_the_evaluation_has_are_reported_and_left_out() {
     let folder = Model::Encoder.folder();
     write(folder.path(), &rows(Model::Encoder));
     let mut other = rows(Model::Encoder)[..9].to_vec();

@@ -39,7 +39,7 @@ enum Stage {
     Grpo,
 }
 
-/// What a rank is told: to stop at some event, or nothing.
+/// When a rank is stopped: at some event, or never.
 type StopWhen = fn(usize) -> Box<dyn Fn(&Event) -> bool>;
 
 fn nobody_stops(_: usize) -> Box<dyn Fn(&Event) -> bool> {
@@ -363,7 +363,7 @@ fn a_stop_on_one_rank_ends_all_at_the_same_step_and_any_number_of_ranks_resumes(
             same_weights(&expected.join("model"), &found.join("model"));
             let [a, b] = [&expected, &found].map(|run| Value::Array(lines(&run.join("metrics.jsonl"))));
             same(&format!("{stage:?} resumed on {n_ranks} ranks"), &a, &b);
-            // A finished run is told to all ranks.
+            // All ranks learn that the run is finished.
             let again = on_ranks(2, stage, folder.path(), &overrides, Start::Resume, nobody_stops);
             assert_eq!(again, [Ok(Ok(found.join("model"))), Ok(Ok(found.join("model")))]);
         }

@@ -384,7 +384,6 @@ fn print_comparisons(comparisons: &[&MetricComparison], context: &Context) -> an
             let found = match comparison.finding() {
                 Finding::FirstBetter => "worse",
                 Finding::SecondBetter => "better",
-                // The items do not tell.
                 Finding::Unresolved => "-",
             };
             let interval = comparison.interval();

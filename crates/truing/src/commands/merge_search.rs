@@ -123,7 +123,7 @@ fn sentence(confirmation: &Confirmation, record: &SearchRecord) -> String {
     let finding = match comparison.finding() {
         Finding::FirstBetter => "the merge is worse",
         Finding::SecondBetter => "the merge is better",
-        Finding::Unresolved => "not told apart",
+        Finding::Unresolved => "no significant difference",
     };
     let interval = comparison
         .interval()

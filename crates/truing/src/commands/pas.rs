@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use truing_ask::pas::{Complementer, LastUserText, NoUserText, append};
+use truing_ask::pas::{Complementer, LastUserText, NoUserText};
 use truing_model::DecodingWeights;
 use truing_stages::pas::{Fate, PasOutcome, PasPlan, PasStage, PasSummary};
 use truing_stages::pas_evaluate::{
@@ -188,12 +188,11 @@ fn apply(arguments: &ApplyArguments, context: &Context) -> anyhow::Result<Outcom
         let found = match line.trim() {
             "" => None,
             row => match LastUserText::find(row) {
-                Ok(found) => Some(Ok(found)),
-                Err(error @ NoUserText::NoTurn) => Some(Err(error)),
                 Err(error @ NoUserText::NotAnObject(_)) => {
                     return Err(anyhow::anyhow!("{}:{}: {error}", path.display(), i + 1))
                         .hint(|| "each line is one JSON object, for example {\"prompt\": \"...\"}".into());
                 }
+                found => Some(found),
             },
         };
         rows.push((line, found));
@@ -268,9 +267,7 @@ impl Applied {
                     self.n_complemented += 1;
                     let start = line.len() - line.trim_start().len();
                     lines.push_str(&line[..start]);
-                    // The text that `append` adds, whatever separates it.
-                    let added = append("", &complement);
-                    lines.push_str(&found.appended(&line[start..], &added));
+                    lines.push_str(&found.appended(&line[start..], &complement));
                 }
                 Some(Err(reason)) => {
                     *self.kept.entry(reason).or_default() += 1;

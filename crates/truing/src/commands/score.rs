@@ -240,7 +240,7 @@ impl Values {
         self.rows.push(row);
     }
 
-    /// The mean with its 95 % interval (Student's t, by row); no interval where a single row does not tell.
+    /// The mean with its 95 % interval (Student's t, by row); no interval for a single row.
     fn mean(&self) -> Option<(f64, Option<Interval>)> {
         let estimate = clustered_mean(&self.values, &self.rows)?;
         Some((estimate.mean, estimate.interval(0.95)))

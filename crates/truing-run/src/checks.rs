@@ -1,0 +1,61 @@
+//! Checks of settings that several recipes have. Each error names the key, the value and what was expected.
+
+use std::path::Path;
+
+use crate::RunError;
+
+/// An error unless `is_good`; `problem` is the key, the value and what was expected.
+pub fn require(
+    is_good: bool,
+    problem: impl FnOnce() -> (&'static str, String, &'static str),
+) -> Result<(), RunError> {
+    if is_good {
+        return Ok(());
+    }
+    let (key, found, expected) = problem();
+    Err(RunError::BadSetting { key, found, expected: expected.to_owned() })
+}
+
+/// A setting that has to be given.
+pub fn require_given(is_given: bool, key: &'static str, expected: &'static str) -> Result<(), RunError> {
+    if is_given { Ok(()) } else { Err(RunError::MissingSetting { key, expected }) }
+}
+
+/// `output_dir`, a folder for what `expected` says.
+pub fn require_output_dir(path: &Path, expected: &'static str) -> Result<(), RunError> {
+    require_given(!path.as_os_str().is_empty(), "output_dir", expected)
+}
+
+/// At least one `[[data]]` table.
+pub fn require_data<T>(sources: &[T]) -> Result<(), RunError> {
+    require_given(!sources.is_empty(), "data", "at least one [[data]] table with a `path`")
+}
+
+/// Settings of 1 or more.
+pub fn require_counts<const N: usize>(counts: [(&'static str, usize); N]) -> Result<(), RunError> {
+    counts.into_iter().try_for_each(|(key, count)| require(count > 0, || (key, "0".into(), "at least 1")))
+}
+
+/// A finite number of 0 or more.
+pub fn require_not_negative<N: Into<f64> + Copy + ToString>(
+    key: &'static str,
+    value: N,
+) -> Result<(), RunError> {
+    let number = value.into();
+    require(number.is_finite() && number >= 0.0, || (key, value.to_string(), "0 or more"))
+}
+
+/// A finite number above 0.
+pub fn require_positive(key: &'static str, value: f64) -> Result<(), RunError> {
+    require(value.is_finite() && value > 0.0, || (key, value.to_string(), "a number above 0"))
+}
+
+/// A number from 0 to 1.
+pub fn require_share(key: &'static str, value: f64) -> Result<(), RunError> {
+    require((0.0..=1.0).contains(&value), || (key, value.to_string(), "a share from 0 to 1"))
+}
+
+/// Steps between two events: not 0 where they are given.
+pub fn require_steps(key: &'static str, steps: Option<u64>) -> Result<(), RunError> {
+    require(steps != Some(0), || (key, "0".into(), "at least 1"))
+}
