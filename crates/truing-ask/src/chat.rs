@@ -52,7 +52,7 @@ pub struct ChatModelConfig {
 
 /// What the program hands in for models that are asked.
 #[derive(Debug, Clone)]
-pub struct ChatSurroundings {
+pub struct ChatContext {
     /// Key, proxy and clock.
     pub access: Access,
     /// How a local model's template is rendered.
@@ -149,7 +149,7 @@ impl ChatModelConfig {
     /// When the model or the cache cannot be used.
     pub fn open<E: Engine + 'static>(
         &self,
-        surroundings: &ChatSurroundings,
+        surroundings: &ChatContext,
         events: &mut dyn EventSink,
     ) -> Result<OpenChatModel, AskError> {
         self.check("model")?;
@@ -161,7 +161,7 @@ impl ChatModelConfig {
             (None, path) => (local_fingerprint(path.as_deref().unwrap_or(Path::new("")))?, Arc::default()),
         };
         let (model, counts): (Box<dyn ChatModel>, Arc<Counts>) = match (&self.server, self.mode) {
-            (_, CacheMode::Replay) => (Box::new(Nobody), counts),
+            (_, CacheMode::Replay) => (Box::new(ReplayOnly), counts),
             (Some(server), _) => {
                 let settings =
                     ClientSettings { reasoning_marks: self.reasoning_marks.clone(), ..server.clone() };
@@ -228,7 +228,7 @@ fn local_fingerprint(path: &Path) -> Result<Fingerprint, RunError> {
 
 fn open_local<E: Engine>(
     path: &Path,
-    surroundings: &ChatSurroundings,
+    surroundings: &ChatContext,
     events: &mut dyn EventSink,
 ) -> Result<LocalChat<E>, AskError> {
     let files = ModelFiles::open(path).map_err(RunError::from)?;
@@ -241,15 +241,15 @@ fn open_local<E: Engine>(
 }
 
 /// Stands where nothing may be asked.
-struct Nobody;
+struct ReplayOnly;
 
-impl ChatModel for Nobody {
+impl ChatModel for ReplayOnly {
     fn chat(
         &self,
         _: &ChatRequest,
         _: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError> {
-        Err(ChatError::Failed("nothing is asked in replay".into()))
+        Err(ChatError::Failed("the request is not in the cache, and in replay no model is called".into()))
     }
 }
 

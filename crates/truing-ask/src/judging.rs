@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use truing_client::Counts;
-use truing_reward::asking::{Unanswered, ask_readable};
+use truing_reward::asking::{NoAnswer, ask_readable};
 use truing_run::RunError;
 use truing_types::{ChatError, ChatModel, ChatRequest, ChatResult, Event, EventSink};
 
@@ -15,20 +15,20 @@ use crate::{AskError, ChatModelConfig, OpenChatModel};
 pub const BYTES_PER_TOKEN: u64 = 4;
 
 /// Why there is no answer where a judge was given up.
-pub const NOT_ASKED: &str = "not asked, after too many failures in a row";
+pub const NOT_ASKED: &str = "skipped after too many consecutive failures";
 
 /// How a judge is asked.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// Replies to one request until one can be read.
-    pub most_replies: usize,
+    pub max_attempts: usize,
     /// Failures in a row after which a judge is asked no more.
     pub max_failures_in_a_row: usize,
 }
 
 /// One judge at work. Where it keeps failing, or cannot be read, it is given up; where it refuses everything, the run ends.
-pub struct AtWork<'a> {
-    patience: Patience,
+pub struct JudgeSession<'a> {
+    retries: RetryPolicy,
     /// In its words, why every further request would fail.
     refusal: Option<String>,
     events: &'a mut dyn EventSink,
@@ -37,15 +37,15 @@ pub struct AtWork<'a> {
     n_unread_in_a_row: usize,
 }
 
-impl<'a> AtWork<'a> {
-    fn new(patience: Patience, events: &'a mut dyn EventSink) -> Self {
-        Self { patience, refusal: None, events, n_done: 0, n_failed_in_a_row: 0, n_unread_in_a_row: 0 }
+impl<'a> JudgeSession<'a> {
+    fn new(retries: RetryPolicy, events: &'a mut dyn EventSink) -> Self {
+        Self { retries, refusal: None, events, n_done: 0, n_failed_in_a_row: 0, n_unread_in_a_row: 0 }
     }
 
     /// Whether the judge is asked no more.
     #[must_use]
     pub fn is_given_up(&self) -> bool {
-        self.n_failed_in_a_row.max(self.n_unread_in_a_row) >= self.patience.max_failures_in_a_row
+        self.n_failed_in_a_row.max(self.n_unread_in_a_row) >= self.retries.max_failures_in_a_row
     }
 
     /// Whether the judge refuses everything.
@@ -66,10 +66,10 @@ impl<'a> AtWork<'a> {
         requests: Vec<ChatRequest>,
         reminder: &str,
         read: impl Fn(usize, &str) -> Option<V>,
-    ) -> Vec<Result<V, Unanswered>> {
-        let most_replies = self.patience.most_replies;
+    ) -> Vec<Result<V, NoAnswer>> {
+        let max_attempts = self.retries.max_attempts;
         let mut on_result = |_: usize, result: &ChatResult, is_final: bool| self.note(result, is_final);
-        ask_readable(model, requests, most_replies, reminder, read, &mut on_result)
+        ask_readable(model, requests, max_attempts, reminder, read, &mut on_result)
     }
 
     /// Counts a result, and whether it is the final one of its request. Stops where further requests are pointless.
@@ -83,7 +83,7 @@ impl<'a> AtWork<'a> {
         self.n_failed_in_a_row = if result.is_ok() { 0 } else { self.n_failed_in_a_row + 1 };
         self.n_done += u64::from(is_final);
         self.events.emit(Event::Progress { done: self.n_done, note: String::new() });
-        if self.n_failed_in_a_row >= self.patience.max_failures_in_a_row {
+        if self.n_failed_in_a_row >= self.retries.max_failures_in_a_row {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -91,7 +91,7 @@ impl<'a> AtWork<'a> {
     }
 }
 
-/// Lets every judge in turn do its part, `ask(judge, model, at work)`; `None` once one is stopped.
+/// Lets the judges do their parts one after the other, `ask(judge, model, at work)`; `None` once one is stopped.
 ///
 /// # Errors
 /// When a judge refuses everything: its key, account or model, or every request. What was answered is kept.
@@ -99,15 +99,15 @@ pub fn ask_each<T>(
     judges: Vec<OpenChatModel>,
     names: &[String],
     n_calls: u64,
-    patience: Patience,
+    retries: RetryPolicy,
     events: &mut dyn EventSink,
-    mut ask: impl FnMut(usize, &dyn ChatModel, &mut AtWork<'_>) -> Option<T>,
+    mut ask: impl FnMut(usize, &dyn ChatModel, &mut JudgeSession<'_>) -> Option<T>,
 ) -> Result<Option<Vec<T>>, AskError> {
     let mut found = Vec::with_capacity(judges.len());
     for (judge, (open, name)) in judges.into_iter().zip(names).enumerate() {
         let total = Some(n_calls / names.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
-        let mut at_work = AtWork::new(patience, events);
+        let mut at_work = JudgeSession::new(retries, events);
         let of_one = ask(judge, open.model.as_ref(), &mut at_work);
         let refusal = at_work.refusal.take();
         events.emit(Event::PhaseFinished);
@@ -127,14 +127,14 @@ pub fn ask_each<T>(
 pub struct Asker<'a> {
     name: &'a str,
     open: &'a OpenChatModel,
-    patience: Patience,
+    retries: RetryPolicy,
 }
 
 impl<'a> Asker<'a> {
     /// A model under the name that messages call it by.
     #[must_use]
-    pub fn new(name: &'a str, open: &'a OpenChatModel, patience: Patience) -> Self {
-        Self { name, open, patience }
+    pub fn new(name: &'a str, open: &'a OpenChatModel, retries: RetryPolicy) -> Self {
+        Self { name, open, retries }
     }
 
     /// Asks everything of one phase; `read` is given a request's place and the reply.
@@ -148,7 +148,7 @@ impl<'a> Asker<'a> {
         reminder: &str,
         read: impl Fn(usize, &str) -> Option<V>,
         events: &mut dyn EventSink,
-    ) -> Result<Vec<Result<V, Unanswered>>, AskError> {
+    ) -> Result<Vec<Result<V, NoAnswer>>, AskError> {
         let model = self.open.model.as_ref();
         self.in_phase(phase, requests, events, |at_work, requests| {
             at_work.ask(model, requests, reminder, read)
@@ -175,13 +175,13 @@ impl<'a> Asker<'a> {
         phase: &str,
         requests: Vec<ChatRequest>,
         events: &mut dyn EventSink,
-        ask: impl FnOnce(&mut AtWork<'_>, Vec<ChatRequest>) -> Vec<T>,
+        ask: impl FnOnce(&mut JudgeSession<'_>, Vec<ChatRequest>) -> Vec<T>,
     ) -> Result<Vec<T>, AskError> {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
         events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(requests.len() as u64) });
-        let mut at_work = AtWork::new(self.patience, events);
+        let mut at_work = JudgeSession::new(self.retries, events);
         let answers = ask(&mut at_work, requests);
         let refusal = at_work.refusal.take();
         events.emit(Event::PhaseFinished);
@@ -193,8 +193,8 @@ impl<'a> Asker<'a> {
 
     /// The same model with another number of replies to one request.
     #[must_use]
-    pub fn with_replies(&self, most_replies: usize) -> Self {
-        Self { name: self.name, open: self.open, patience: Patience { most_replies, ..self.patience } }
+    pub fn with_replies(&self, max_attempts: usize) -> Self {
+        Self { name: self.name, open: self.open, retries: RetryPolicy { max_attempts, ..self.retries } }
     }
 
     /// Reports the number of requests to the model.
@@ -226,13 +226,13 @@ fn note_counts(name: &str, counts: &Counts, events: &mut dyn EventSink) {
 
 /// Kinds of failure to be counted; what differs from call to call is left out. `expected` is what a reply should hold.
 #[must_use]
-pub fn reason(error: &Unanswered, expected: &str) -> String {
+pub fn reason(error: &NoAnswer, expected: &str) -> String {
     match error {
-        Unanswered::Failed(ChatError::BrokenOff) => NOT_ASKED.into(),
-        Unanswered::Failed(error) => error.to_string(),
-        Unanswered::Unreadable { .. } => format!("replies without {expected} in the form asked for"),
-        Unanswered::Cut { .. } => format!("{error}; `max_new_tokens` is the limit"),
-        Unanswered::NoAnswer(reason) => reason.clone(),
+        NoAnswer::Failed(ChatError::BrokenOff) => NOT_ASKED.into(),
+        NoAnswer::Failed(error) => error.to_string(),
+        NoAnswer::Unreadable { .. } => format!("replies without {expected} in the requested form"),
+        NoAnswer::Cut { .. } => format!("{error}; `max_new_tokens` is the limit"),
+        NoAnswer::Missing(reason) => reason.clone(),
     }
 }
 

@@ -10,5 +10,5 @@ pub mod quality;
 
 mod error;
 
-pub use chat::{ChatModelConfig, ChatSurroundings, OpenChatModel};
+pub use chat::{ChatContext, ChatModelConfig, OpenChatModel};
 pub use error::AskError;

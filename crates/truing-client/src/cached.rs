@@ -14,7 +14,7 @@ use crate::{CacheMode, ClientError, Clock, Counts};
 /// Any model, in this process or elsewhere, with a cache before it: equal requests are asked once, also by the next run.
 ///
 /// Kept is what the same request will bring again: a whole answer, and also one that was cut at the request's own limit,
-/// withheld by a filter, refused, or that calls a tool. Not kept are failures, replies that the caller broke off, and, in
+/// withheld by a filter, refused, or that calls a tool. Not kept are failures, replies that the caller cancelled, and, in
 /// [`CacheMode::Live`], replies that ended by themselves without an answer (empty, or nothing but a thought): they are a
 /// failure of the server that may pass, so the next run asks again. A recording has them all.
 pub struct CachedChat {

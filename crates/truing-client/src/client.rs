@@ -45,7 +45,7 @@ struct Inner {
 /// How the server has answered since its last answer.
 #[derive(Debug, Default)]
 struct Standing {
-    /// Why nothing is asked any more.
+    /// Why no more requests are sent.
     refusal: Option<String>,
     /// Refusals of a request's form since the last answer, by their words, without numbers and ids that differ from one to
     /// the next.
@@ -53,7 +53,7 @@ struct Standing {
 }
 
 /// Refusals with any messages after which no more requests are sent, for each one of `max_refusals_in_a_row`.
-const MOST_IN_ANY_WORDS: u32 = 4;
+const MAX_IN_ANY_WORDS: u32 = 4;
 
 /// The words of a refusal that do not differ from request to request: those with a digit are left out.
 fn wording(problem: &str) -> String {
@@ -105,7 +105,8 @@ impl Shown<'_> {
             return Ok(ControlFlow::Continue(()));
         }
         let Some(new) = so_far.strip_prefix(self.text.as_str()) else {
-            let problem = "a stream was cut off after text had been shown, and the answer began differently when asked again";
+            let problem =
+                "a stream was cut off after text had been shown, and the response began differently on retry";
             return Err(Failure::new(FailureKind::Inconsistent, problem));
         };
         let flow = (self.on_text)(new);
@@ -310,7 +311,7 @@ impl Inner {
                 *n_same += 1;
                 let n_same = *n_same;
                 let n: u32 = standing.in_a_row.values().sum();
-                if n_same >= most || n >= most.saturating_mul(MOST_IN_ANY_WORDS) {
+                if n_same >= most || n >= most.saturating_mul(MAX_IN_ANY_WORDS) {
                     standing.refusal.get_or_insert_with(|| format!("{problem} (to {n} requests in a row)"));
                 }
             }
@@ -334,7 +335,7 @@ impl Inner {
         let is_last =
             failure.scope == FailureScope::Form && self.standing(|standing| standing.refusal.is_some());
         let scope = if is_last { FailureScope::Everything } else { failure.scope };
-        ClientError::Unanswered { url: self.url.clone(), kind: failure.kind, problem, attempts, scope }
+        ClientError::NoAnswer { url: self.url.clone(), kind: failure.kind, problem, attempts, scope }
     }
 
     /// One request over the network. It is sent and read in a thread of its own, so that this one can stop waiting.
@@ -355,7 +356,7 @@ impl Inner {
             body: body.to_owned(),
             is_streamed,
             timeout: self.settings.timeout().min(left),
-            most_bytes: self.settings.max_response_bytes,
+            max_bytes: self.settings.max_response_bytes,
         };
         let mut pieces = exchange.start(Arc::clone(&self.access.clock))?;
         let has_events = match pieces.next()? {
@@ -471,7 +472,7 @@ impl From<ClientError> for ChatError {
             ClientError::LargerThanRate { .. } => Self::BadRequest(error.to_string()),
             ClientError::Interrupted { .. } => Self::BrokenOff,
             ClientError::NotAsked { reason, .. } => Self::NotAsked(reason),
-            ClientError::Unanswered { scope: FailureScope::Everything, .. }
+            ClientError::NoAnswer { scope: FailureScope::Everything, .. }
             | ClientError::Cache { .. }
             | ClientError::CacheVersion { .. } => Self::Refused(Box::new(error)),
             other => Self::Failed(Box::new(other)),

@@ -24,9 +24,9 @@ pub enum ClientError {
         /// The limit.
         per_minute: u32,
     },
-    /// The server did not answer, not even when asked again where that could help.
-    #[error("{url}: {problem} (asked {attempts} times)")]
-    Unanswered {
+    /// The server did not answer, not even to repeated requests where repeating could help.
+    #[error("{url}: {problem} (attempts: {attempts})")]
+    NoAnswer {
         /// Where it was asked.
         url: String,
         /// The kind of the last failure.
@@ -39,7 +39,7 @@ pub enum ClientError {
         scope: FailureScope,
     },
     /// Nothing is asked any more, because the server refuses everything.
-    #[error("{url}: not asked, because of an earlier refusal: {reason}")]
+    #[error("{url}: not called, because of an earlier refusal: {reason}")]
     NotAsked {
         /// What would have been asked.
         url: String,
@@ -103,11 +103,11 @@ pub enum FailureKind {
     Connection,
     /// It took too long.
     Timeout,
-    /// The answer broke off in its middle.
+    /// The response was cut off in the middle.
     CutOff,
     /// The answer is none: no JSON, no choices, a page for a browser.
     BadAnswer,
-    /// The answer is longer than `max_response_bytes`.
+    /// The response is longer than `max_response_bytes`.
     TooLong,
     /// Status 429, where waiting helps.
     RateLimited,
@@ -119,7 +119,7 @@ pub enum FailureKind {
     Refused,
     /// The server points elsewhere. Not followed: the key is for this server.
     Redirected,
-    /// A stream that was cut off after text had been shown, and began differently when asked again.
+    /// A stream that was cut off after text had been shown, and began differently on retry.
     Inconsistent,
 }
 

@@ -16,15 +16,15 @@ use crate::{Clock, FailureKind};
 
 const BUFFER_BYTES: usize = 1 << 14;
 /// As much of an error page as is read; the message is at its beginning.
-const MOST_ERROR_BYTES: u64 = 1 << 16;
+const MAX_ERROR_BYTES: u64 = 1 << 16;
 /// Pieces that may wait to be taken.
-const MOST_PIECES_AHEAD: usize = 16;
+const MAX_PIECES_AHEAD: usize = 16;
 /// How often a wait looks whether the process stops.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long answers that are under way may still come once the process stops: they are paid for.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Why there is no reply.
+/// Why no reply was received.
 pub(crate) enum Unfinished {
     /// The attempt failed.
     Failed(Failure),
@@ -54,7 +54,7 @@ pub(crate) struct Exchange {
     pub(crate) is_streamed: bool,
     /// Of a stream for its beginning and for each piece, else for the whole answer.
     pub(crate) timeout: Duration,
-    pub(crate) most_bytes: u64,
+    pub(crate) max_bytes: u64,
 }
 
 /// A piece of what comes back, in this order.
@@ -84,7 +84,7 @@ type Handed = Result<Option<Piece>, Failure>;
 impl Exchange {
     /// Sends the request, and gives what comes back.
     pub(crate) fn start(self, clock: Arc<dyn Clock>) -> Result<Pieces, Failure> {
-        let (sender, receiver) = mpsc::sync_channel(MOST_PIECES_AHEAD);
+        let (sender, receiver) = mpsc::sync_channel(MAX_PIECES_AHEAD);
         let run = move || {
             let handed = self.run(&sender).map(|()| None);
             // After a stop the receiver is gone, and the reply is dropped.
@@ -118,7 +118,7 @@ impl Exchange {
         if sender.send(Ok(Some(Piece::Begun { has_events }))).is_err() {
             return Ok(());
         }
-        let mut reader = Bounded::new(response, self.most_bytes);
+        let mut reader = Bounded::new(response, self.max_bytes);
         while let Some(bytes) = reader.read()? {
             if sender.send(Ok(Some(Piece::Bytes(bytes)))).is_err() {
                 break;
@@ -145,8 +145,8 @@ impl Pieces {
     /// The next piece; `None` at the end of the answer.
     pub(crate) fn next(&mut self) -> Result<Option<Piece>, Unfinished> {
         loop {
-            let patience = if self.is_over() { Duration::ZERO } else { PATIENCE };
-            match self.receiver.recv_timeout(patience) {
+            let retries = if self.is_over() { Duration::ZERO } else { PATIENCE };
+            match self.receiver.recv_timeout(retries) {
                 Ok(handed) => return Ok(handed?),
                 Err(RecvTimeoutError::Disconnected) => {
                     let problem = "the thread of the request ended without an answer";
@@ -166,7 +166,7 @@ fn refused(response: Response<Body>) -> Refused {
     let place = header_text(&response, header::LOCATION).unwrap_or_default().to_owned();
     let mut body = Vec::new();
     // The status is known; what cannot be read of its reasons is left out.
-    let _ = response.into_body().into_reader().take(MOST_ERROR_BYTES).read_to_end(&mut body);
+    let _ = response.into_body().into_reader().take(MAX_ERROR_BYTES).read_to_end(&mut body);
     Refused { status, retry_after, place, body }
 }
 
@@ -208,7 +208,7 @@ impl Bounded {
         };
         self.n_read += n as u64;
         if self.n_read.max(self.announced.unwrap_or(0)) > self.most {
-            let problem = format!("the answer is longer than `max_response_bytes = {}`", self.most);
+            let problem = format!("the response is longer than `max_response_bytes = {}`", self.most);
             return Err(Failure::new(FailureKind::TooLong, problem));
         }
         Ok((n > 0).then(|| self.buffer[..n].to_vec()))
@@ -219,6 +219,6 @@ impl Bounded {
         let is_timeout =
             matches!(inner, Some(ureq::Error::Timeout(_))) || error.kind() == io::ErrorKind::TimedOut;
         let kind = if is_timeout { FailureKind::Timeout } else { FailureKind::CutOff };
-        Failure::new(kind, format!("the answer broke off after {} bytes: {error}", self.n_read))
+        Failure::new(kind, format!("the response was cut off after {} bytes: {error}", self.n_read))
     }
 }

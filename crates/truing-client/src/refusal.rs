@@ -98,12 +98,12 @@ const REQUEST_WORDS: [&str; 6] = [
 ];
 
 /// Names of an error and its message, in lower case.
-struct Said<'a> {
+struct ErrorText<'a> {
     names: &'a [String],
     words: String,
 }
 
-impl Said<'_> {
+impl ErrorText<'_> {
     fn has(&self, names: &[&str], words: &[&str]) -> bool {
         self.names.iter().any(|name| names.contains(&name.as_str()))
             || words.iter().any(|words| self.words.contains(words))
@@ -131,7 +131,7 @@ impl Said<'_> {
 
 /// Kind and scope of a status that is none of 2xx.
 pub(crate) fn classify(status: u16, names: &[String], said: &str) -> (FailureKind, FailureScope) {
-    let said = Said { names, words: said.to_lowercase() };
+    let said = ErrorText { names, words: said.to_lowercase() };
     match status {
         300..=399 => (FailureKind::Redirected, FailureScope::Everything),
         402 => (FailureKind::QuotaExhausted, FailureScope::Everything),
@@ -153,7 +153,7 @@ pub(crate) fn classify_reported(names: &[String], said: &str) -> (FailureKind, F
     if let Some(status) = status.into_iter().find(|status| (400..=599).contains(status)) {
         return classify(status, names, said);
     }
-    let said = Said { names, words: said.to_lowercase() };
+    let said = ErrorText { names, words: said.to_lowercase() };
     let is_passing = names.iter().any(|name| name.contains("rate_limit"));
     let passing = (FailureKind::BadAnswer, FailureScope::Passing);
     said.classify().filter(|_| !is_passing).unwrap_or(passing)

@@ -3,7 +3,7 @@
 //! reasons that are not known end a turn; usage may be missing; further fields do not matter. An answer without its end is
 //! none.
 //!
-//! Finish reasons are read in the words of OpenAI, Mistral, DeepSeek, Zhipu, Anthropic, Bedrock, Gemini and Cohere, in any
+//! Epilogue reasons are read in the words of OpenAI, Mistral, DeepSeek, Zhipu, Anthropic, Bedrock, Gemini and Cohere, in any
 //! letter case: gateways pass on the words of the model behind them. OpenAI's chat completions always give a reason in a
 //! whole answer, and null only in the pieces of a stream; some other servers leave it out, or null, in every answer. An answer
 //! that came whole without a reason therefore counts as ended, unless it used up the tokens that it was allowed.
@@ -18,7 +18,7 @@ use truing_types::FinishReason;
 use crate::tool_calls;
 
 /// Characters of a server's words that are repeated in an error.
-const MOST_QUOTED: usize = 300;
+const MAX_QUOTED: usize = 300;
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,10 +43,10 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// It ended before its end.
-    #[error("the answer was cut off: {0}")]
+    #[error("the response was cut off: {0}")]
     CutOff(String),
-    /// It is no JSON.
-    #[error("the answer is no JSON: {reason}; it begins with `{beginning}`")]
+    /// It is not valid JSON.
+    #[error("the response is not valid JSON: {reason}; it begins with `{beginning}`")]
     NotJson {
         /// The parser's word.
         reason: String,
@@ -54,7 +54,7 @@ pub enum AnswerError {
         beginning: String,
     },
     /// It is JSON of another shape.
-    #[error("the answer has no `choices` with a message; it begins with `{beginning}`")]
+    #[error("the response has no `choices` with a message; it begins with `{beginning}`")]
     NoChoice {
         /// How it begins.
         beginning: String,
@@ -135,7 +135,7 @@ impl Answer {
         has_any
     }
 
-    /// An end that is none: the server broke off, or failed in the middle.
+    /// A premature end: the server closed the stream, or failed in the middle.
     fn check_end(self, choice: &Value) -> Result<Self, AnswerError> {
         let error = &choice["error"];
         if error.is_object() {
@@ -282,14 +282,14 @@ fn names_of(value: &Value) -> Vec<String> {
 
 fn excerpt(bytes: &[u8]) -> String {
     // Four bytes at most make a character.
-    shortened(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MOST_QUOTED)]))
+    shortened(&String::from_utf8_lossy(&bytes[..bytes.len().min(4 * MAX_QUOTED)]))
 }
 
 /// White space as single spaces, no control characters, and no more than may be quoted.
 fn shortened(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line = words.join(" ").replace(char::is_control, "");
-    match line.char_indices().nth(MOST_QUOTED) {
+    match line.char_indices().nth(MAX_QUOTED) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,
     }
@@ -309,7 +309,7 @@ impl StreamParser {
     /// Takes bytes and gives the text they bring.
     ///
     /// # Errors
-    /// When an event is no JSON or reports an error.
+    /// When an event is not valid JSON or reports an error.
     pub fn push(&mut self, bytes: &[u8]) -> Result<String, AnswerError> {
         let before = self.answer.text.len();
         for &byte in bytes {

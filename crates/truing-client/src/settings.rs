@@ -202,7 +202,7 @@ impl ClientSettings {
 /// The replacement of a key in messages.
 const HIDDEN: &str = "[key]";
 /// Characters of a key that tell something of it.
-const LEAST_TELLING: usize = 6;
+const MIN_TELLING: usize = 6;
 /// Characters of the shortest key that is a secret.
 const SHORTEST_SECRET: usize = 16;
 
@@ -249,7 +249,7 @@ impl ApiKey {
         const CUT: &str = "...";
         let text = self.redact(text);
         let is_cut = |n: &usize| text.contains(&format!("{}{CUT}", &self.0[..*n]));
-        match (LEAST_TELLING..self.0.len()).rev().find(is_cut) {
+        match (MIN_TELLING..self.0.len()).rev().find(is_cut) {
             Some(n) => text.replace(&format!("{}{CUT}", &self.0[..n]), &format!("{HIDDEN}{CUT}")),
             None => text,
         }

@@ -311,6 +311,18 @@ impl Engine for CpuEngine {
         self.threads.install(|| inner.top_log_probs(&hidden.0, rows, temperature, excluded, k))
     }
 
+    fn log_probs_of(
+        &mut self,
+        hidden: &Hidden,
+        rows: &[u32],
+        temperature: f32,
+        tokens: &TopLogProbs,
+    ) -> Result<TopLogProbs, EngineError> {
+        self.inner.body.decoder()?.check_language_model()?;
+        let inner = &mut self.inner;
+        self.threads.install(|| inner.log_probs_of(&hidden.0, rows, temperature, tokens))
+    }
+
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
         let Inner { parameters, body, pool, .. } = &mut self.inner;
         let decoder = body.decoder()?;

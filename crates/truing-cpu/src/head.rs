@@ -1,12 +1,13 @@
 //! The final norm and the head: token log-probabilities, the exact KL from a reference, scores, and vectors.
 
 use truing_kernels::{
-    AttentionSpan, Divergence, LogProbRows, ReferenceRows, linear_log_probs_divergence_backward,
-    linear_log_probs_divergence_forward, linear_top_log_probs, scatter_add_rows, spans_of,
+    AttentionSpan, Divergence, DivergenceKind, LogProbRows, ReferenceRows,
+    linear_log_probs_divergence_backward, linear_log_probs_divergence_forward, linear_log_probs_of,
+    linear_top_log_probs, scatter_add_rows, spans_of,
 };
 use truing_model::{
-    EngineError, HeadGradient, HeadKind, HeadOutput, HeadRequest, HostTopLogProbs, Pooling, TokenLogProbs,
-    TopLogProbs,
+    Divergence as ModelDivergence, EngineError, HeadGradient, HeadKind, HeadOutput, HeadRequest,
+    HostTopLogProbs, Pooling, Reference, TokenLogProbs, TopLogProbs,
 };
 use truing_types::ExcludedTokens;
 
@@ -24,12 +25,7 @@ impl Inner {
                 decoder.check_tokens(&targets.tokens)?;
                 decoder.check_excluded(excluded)?;
                 decoder.check_language_model()?;
-                match reference {
-                    Some(TopLogProbs::Device(_)) => Err(EngineError::Unsupported(
-                        "the reference's log-probabilities are in the memory of another device".into(),
-                    )),
-                    _ => Ok(()),
-                }
+                reference.as_ref().map_or(Ok(()), |reference| on_host(&reference.top).map(drop))
             }
             HeadRequest::Scores { .. } => match self.body.decoder()?.spec.head {
                 HeadKind::Score { .. } => Ok(()),
@@ -244,6 +240,33 @@ impl Inner {
         pool.give(normed);
         Ok(HostTopLogProbs { k, tokens, log_probs }.into())
     }
+
+    pub(crate) fn log_probs_of(
+        &mut self,
+        hidden: &[f32],
+        rows: &[u32],
+        temperature: f32,
+        tokens: &TopLogProbs,
+    ) -> Result<TopLogProbs, EngineError> {
+        let HostTopLogProbs { k, tokens, .. } = on_host(tokens)?;
+        let Self { parameters, pool, body, .. } = self;
+        let decoder = body.decoder()?;
+        decoder.check_tokens(tokens)?;
+        if tokens.len() != rows.len() * k {
+            return Err(EngineError::ShapeMismatch {
+                name: "the tokens".into(),
+                expected: vec![rows.len(), *k],
+                found: vec![tokens.len()],
+            });
+        }
+        let (chosen, mut normed) = decoder.normed_rows(parameters, pool, hidden, rows);
+        truing_kernels::scale(&mut normed, temperature.recip());
+        let weight = &parameters.values[decoder.head];
+        let log_probs = linear_log_probs_of(&normed, weight, decoder.spec.hidden_size, tokens, *k);
+        pool.give(chosen);
+        pool.give(normed);
+        Ok(HostTopLogProbs { k: *k, tokens: tokens.clone(), log_probs }.into())
+    }
 }
 
 /// A [`HeadRequest::Vectors`] as the pooling wants it.
@@ -266,15 +289,30 @@ impl VectorRequest {
     }
 }
 
-/// The kernel's question about a reference; `kl` is made as long as its rows.
+/// The values of log-probabilities, which have to be on the host.
+fn on_host(top: &TopLogProbs) -> Result<&HostTopLogProbs, EngineError> {
+    top.host().ok_or_else(|| {
+        EngineError::Unsupported(
+            "the reference's log-probabilities are in the memory of another device".into(),
+        )
+    })
+}
+
+/// The kernel's arguments for a reference; `kl` is made as long as its rows.
 fn divergence<'a>(
-    reference: Option<&'a TopLogProbs>,
+    reference: Option<&'a Reference>,
     kl: &'a mut Vec<f32>,
     d_kl: &'a [f32],
 ) -> Option<Divergence<'a>> {
-    let HostTopLogProbs { k, tokens, log_probs } = reference?.host()?;
+    let Reference { top, divergence } = reference?;
+    let HostTopLogProbs { k, tokens, log_probs } = top.host()?;
     kl.resize(tokens.len() / (*k).max(1), 0.0);
-    Some(Divergence { reference: ReferenceRows { k: *k, tokens, log_probs }, kl, d_kl })
+    let kind = match *divergence {
+        ModelDivergence::ReverseKl => DivergenceKind::ReverseKl,
+        ModelDivergence::ForwardKl => DivergenceKind::ForwardKl,
+        ModelDivergence::JensenShannon { beta } => DivergenceKind::JensenShannon(beta),
+    };
+    Some(Divergence { reference: ReferenceRows { k: *k, tokens, log_probs }, kind, kl, d_kl })
 }
 
 fn rows_of(results: &mut TokenLogProbs) -> LogProbRows<'_> {

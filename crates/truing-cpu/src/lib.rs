@@ -6,7 +6,6 @@
 mod batch;
 mod buffers;
 mod cache;
-mod compressed;
 mod decode;
 mod decoder;
 mod encoder;
@@ -17,6 +16,7 @@ mod layer;
 mod linear;
 mod memory;
 mod parameters;
+mod quantized;
 mod scores;
 mod segment;
 

@@ -2,8 +2,8 @@
 //! (LoRA, arXiv 2106.09685).
 
 use truing_kernels::{
-    Finish, MatrixRef, RowProduct, RowWeight, Write, add_bias, bias_backward, gelu_forward_in_place, matmul,
-    matmul_finished, multiply_rows, scale,
+    Epilogue, MatrixRef, RowProduct, RowWeight, Write, add_bias, bias_backward, gelu_forward_in_place,
+    matmul, matmul_with_epilogue, multiply_rows, scale,
 };
 use truing_model::Adapters;
 
@@ -67,15 +67,15 @@ impl Linear {
         let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
         let bias = self.bias.map(|bias| &parameters.values[bias][..]);
         let Some(adapter) = self.active_adapter(parameters) else {
-            let finish = bias.map_or(Finish::Nothing, Finish::Bias);
-            return matmul_finished(x, weight.transposed(), y, write, finish);
+            let epilogue = bias.map_or(Epilogue::Nothing, Epilogue::Bias);
+            return matmul_with_epilogue(x, weight.transposed(), y, write, epilogue);
         };
         matmul(x, weight.transposed(), y, write);
         let reduced = adapter.reduce(parameters, pool, x, n_rows, self.n_in);
         let b = MatrixRef::new(&parameters.values[adapter.b], self.n_out, adapter.rank);
-        let finish = bias.map_or(Finish::Nothing, Finish::Bias);
+        let epilogue = bias.map_or(Epilogue::Nothing, Epilogue::Bias);
         let reduced_matrix = MatrixRef::new(&reduced, n_rows, adapter.rank);
-        matmul_finished(reduced_matrix, b.transposed(), y, Write::Add, finish);
+        matmul_with_epilogue(reduced_matrix, b.transposed(), y, Write::Add, epilogue);
         pool.give(reduced);
     }
 
@@ -91,8 +91,8 @@ impl Linear {
             (Some(bias), None) => {
                 let x = MatrixRef::new(x, x.len() / self.n_in, self.n_in);
                 let weight = MatrixRef::new(&parameters.values[self.weight], self.n_out, self.n_in);
-                let finish = Finish::BiasGelu(&parameters.values[bias]);
-                matmul_finished(x, weight.transposed(), y, Write::Overwrite, finish);
+                let epilogue = Epilogue::BiasGelu(&parameters.values[bias]);
+                matmul_with_epilogue(x, weight.transposed(), y, Write::Overwrite, epilogue);
             }
             _ => {
                 self.forward(parameters, pool, x, y, Write::Overwrite);

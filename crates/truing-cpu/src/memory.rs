@@ -6,8 +6,8 @@ use truing_kernels::{
 };
 use truing_model::{DecoderSpec, EncoderSpec, EngineMemory, ModelSpec, ParameterSpec, TrainableSpec};
 
-use crate::compressed::compressed_bytes;
 use crate::decoder::PREFILL_TOKENS;
+use crate::quantized::quantized_bytes;
 
 const FLOAT_BYTES: u64 = 4;
 
@@ -68,7 +68,7 @@ fn decoder_memory(spec: &DecoderSpec, trainable: &TrainableSpec) -> EngineMemory
         head_bytes_per_token: 4 * hidden * FLOAT_BYTES,
         head_fixed_bytes: linear_log_probs_workspace_bytes(spec.vocab_size, spec.hidden_size) as u64,
         cache_bytes_per_token: 2 * kv * spec.n_layers as u64 * FLOAT_BYTES,
-        compressed_bytes: compressed_bytes(spec, &parameters),
+        quantized_bytes: quantized_bytes(spec, &parameters),
         fixed_bytes: matmul_workspace_bytes(widest) as u64,
     }
 }
@@ -83,7 +83,7 @@ fn encoder_memory(spec: &EncoderSpec, trainable: &TrainableSpec) -> EngineMemory
         (spec.hidden_size as u64, spec.intermediate_size as u64, spec.n_heads as u64);
     EngineMemory {
         cache_bytes_per_token: 0,
-        compressed_bytes: 0,
+        quantized_bytes: 0,
         // x, x_mid, y; q, k, v, attention; log_sum_exp; up
         forward_bytes_per_token: (7 * hidden + heads + inner) * FLOAT_BYTES,
         // Keys and values packed.

@@ -11,7 +11,7 @@ use truing_model::{
 };
 use truing_types::Communicator;
 
-use crate::compressed::CompressedWeights;
+use crate::quantized::QuantizedWeights;
 
 /// Parameters as parallel lists: a backward pass reads `values` while it adds to `gradients`.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct Parameters {
     /// Whether projections add their adapters, in the pass that runs.
     pub(crate) adapters: Adapters,
     /// The copy that decoding reads, once it was asked for.
-    compressed: Option<CompressedWeights>,
+    quantized: Option<QuantizedWeights>,
     pub(crate) decoding_weights: DecodingWeights,
 }
 
@@ -46,7 +46,7 @@ impl Parameters {
             second_moments: vec![Vec::new(); n],
             trainable,
             adapters: Adapters::Enabled,
-            compressed: None,
+            quantized: None,
             decoding_weights: DecodingWeights::F32,
         }
     }
@@ -73,26 +73,26 @@ impl Parameters {
     }
 
     /// Chooses what [`row_weight`](Self::row_weight) hands out. The copy in 8 bits is made when first asked for, and what has
-    /// changed since is compressed again.
+    /// changed since is quantized again.
     pub(crate) fn choose_decoding_weights(&mut self, spec: &DecoderSpec, weights: DecodingWeights) {
         self.decoding_weights = weights;
         if weights == DecodingWeights::Int8 {
             let specs = &self.specs;
-            let compressed = self.compressed.get_or_insert_with(|| CompressedWeights::new(spec, specs));
-            compressed.refresh(&self.values);
+            let quantized = self.quantized.get_or_insert_with(|| QuantizedWeights::new(spec, specs));
+            quantized.refresh(&self.values);
         }
     }
 
     /// A matrix as decoding reads it.
     pub(crate) fn row_weight(&self, idx: usize) -> RowWeight<'_> {
-        let compressed = self.compressed.as_ref().filter(|_| self.decoding_weights == DecodingWeights::Int8);
-        let matrix = compressed.and_then(|compressed| compressed.matrix(idx));
+        let quantized = self.quantized.as_ref().filter(|_| self.decoding_weights == DecodingWeights::Int8);
+        let matrix = quantized.and_then(|quantized| quantized.matrix(idx));
         matrix.map_or(RowWeight::F32(&self.values[idx]), RowWeight::Int8)
     }
 
     fn invalidate(&mut self, idx: usize) {
-        if let Some(compressed) = &mut self.compressed {
-            compressed.invalidate(idx);
+        if let Some(quantized) = &mut self.quantized {
+            quantized.invalidate(idx);
         }
     }
 

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
-mod compressed;
 mod minilm;
+mod quantized;
 
 use truing_cpu::CpuEngine;
 use truing_model::{Engine, EngineOptions, PutWeight, TrainableSpec};
@@ -14,7 +14,7 @@ truing_model::conformance_tests!(CpuEngine);
 /// The CPU states equality of bits; a looser statement would let the suite pass with less.
 #[test]
 fn bits_are_guaranteed() {
-    let engine = compressed::engine(&compressed::spec(), &TrainableSpec::default());
+    let engine = quantized::engine(&quantized::spec(), &TrainableSpec::default());
     let guarantees = engine.guarantees();
     assert!(guarantees.is_deterministic && guarantees.is_batch_invariant);
 }
@@ -22,7 +22,7 @@ fn bits_are_guaranteed() {
 #[test]
 fn the_number_of_threads_is_the_one_asked_for() {
     for n_threads in [1, 3] {
-        let spec = compressed::spec();
+        let spec = quantized::spec();
         let options = EngineOptions { n_threads, ..EngineOptions::default() };
         let parameters = spec.parameters();
         let mut weights = |put: &mut PutWeight<'_>| {

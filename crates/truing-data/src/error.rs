@@ -70,7 +70,7 @@ pub enum RowErrorKind {
         /// The message, counted from 0.
         message: usize,
     },
-    /// A conversation in which nothing is to be learnt.
+    /// A conversation without text to train on.
     #[error("has no assistant turn that carries loss")]
     NoAssistantTurn,
 }

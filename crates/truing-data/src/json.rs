@@ -98,11 +98,11 @@ fn not_json(text: &str, error: &serde_json::Error) -> RowErrorKind {
     let near = text.get(column.saturating_sub(1)..).unwrap_or_default();
     let word: String = near.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
     if matches!(&word[..], "NaN" | "Infinity" | "None" | "True" | "False" | "undefined") {
-        reason = format!("`{word}` is no JSON value");
+        reason = format!("`{word}` is not a JSON value");
     } else if reason.contains("hex escape") || reason.contains("surrogate") {
         // serde_json says this of `\ud83d` without its second half, which Python's json writes and reads.
         reason =
-            "a `\\u` escape that is no character: half of a surrogate pair, or not four digits".to_owned();
+            "a `\\u` escape that is not a character: half of a surrogate pair, or not four digits".to_owned();
     }
     RowErrorKind::NotJson { column, reason }
 }
@@ -229,15 +229,15 @@ mod tests {
     fn every_kind_of_non_json_is_named() {
         check_refused(
             br#"{"a": NaN}"#,
-            "not JSON at byte 7 of the row: `NaN` is no JSON value; expected one JSON object per row",
+            "not JSON at byte 7 of the row: `NaN` is not a JSON value; expected one JSON object per row",
         );
         check_refused(
             br#"{"a": -Infinity}"#,
-            "not JSON at byte 8 of the row: `Infinity` is no JSON value; expected one JSON object per row",
+            "not JSON at byte 8 of the row: `Infinity` is not a JSON value; expected one JSON object per row",
         );
         check_refused(
             br#"{"a": True}"#,
-            "not JSON at byte 7 of the row: `True` is no JSON value; expected one JSON object per row",
+            "not JSON at byte 7 of the row: `True` is not a JSON value; expected one JSON object per row",
         );
         check_refused(
             br#"{"a": "x"#,

@@ -74,7 +74,7 @@ const IGNORE_WORDS: [&str; 3] = ["ignore", "ignored", "masked"];
 const ROW_WORDS: [&str; 11] =
     ["is", "in", "for", "use", "used", "row", "sample", "example", "set", "split", "data"];
 
-const IN_MESSAGES: &str = "no mask beside the messages: say in each turn what is learnt, with `weight` (a number) or \
+const IN_MESSAGES: &str = "no mask beside the messages: set in each turn what is trained on, with `weight` (a number) or \
                            `train` (true or false), and remove this column";
 
 /// The loss weight of a turn; `None` where the turn has none of its own.
@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(
             check(&json!({"messages": [], "loss_mask": [0, 1]})).unwrap_err(),
             "`loss_mask` is a list of 2, a loss mask of the whole row, which is not read; expected no mask beside the \
-             messages: say in each turn what is learnt, with `weight` (a number) or `train` (true or false), and remove \
+             messages: set in each turn what is trained on, with `weight` (a number) or `train` (true or false), and remove \
              this column"
         );
         for row in [

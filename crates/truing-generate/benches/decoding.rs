@@ -131,7 +131,7 @@ fn main() {
     for (kind, batch) in batches.split(',').flat_map(|batch| kinds.split(',').map(move |kind| (kind, batch)))
     {
         let (weights, bytes) = match kind {
-            "int8" => (DecodingWeights::Int8, memory.compressed_bytes as f64),
+            "int8" => (DecodingWeights::Int8, memory.quantized_bytes as f64),
             _ => (DecodingWeights::F32, memory.parameter_bytes as f64),
         };
         let batch: usize = batch.parse().unwrap();

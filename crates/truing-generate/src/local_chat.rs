@@ -28,7 +28,7 @@ const CACHED_TOKENS: usize = 16_384;
 /// conversation does, is read only from where it differs. Several threads may ask at once; the engine serves them one
 /// after the other.
 pub struct LocalChat<E: Engine> {
-    at_work: Mutex<AtWork<E>>,
+    generator: Mutex<Generator<E>>,
     renderer: ChatRenderer,
     ids: SampledIds,
     marks: ReasoningMarks,
@@ -36,7 +36,7 @@ pub struct LocalChat<E: Engine> {
 }
 
 /// What changes while a reply is generated.
-struct AtWork<E: Engine> {
+struct Generator<E: Engine> {
     engine: E,
     session: Session<E>,
 }
@@ -66,8 +66,8 @@ impl<E: Engine> LocalChat<E> {
         let session = Session::new(&mut engine)?;
         let marks = marks_of(renderer.tokenizer());
         let weights = DecodingWeights::default();
-        let at_work = Mutex::new(AtWork { engine, session });
-        Ok(Self { at_work, renderer, ids, marks, weights })
+        let generator = Mutex::new(Generator { engine, session });
+        Ok(Self { generator, renderer, ids, marks, weights })
     }
 
     /// Decodes with these weights; prompts are read with the weights themselves.
@@ -86,7 +86,7 @@ impl<E: Engine> LocalChat<E> {
 
     /// Looks at the engine, once it is free.
     pub fn with_engine<T>(&self, look: impl FnOnce(&E) -> T) -> T {
-        look(&self.at_work.lock().unwrap_or_else(PoisonError::into_inner).engine)
+        look(&self.generator.lock().unwrap_or_else(PoisonError::into_inner).engine)
     }
 
     /// The engine, to be changed. Weights that change make what was read stale, so the sequence is forgotten.
@@ -94,9 +94,9 @@ impl<E: Engine> LocalChat<E> {
     /// # Errors
     /// When the device has no room for an empty sequence.
     pub fn engine_mut(&mut self) -> Result<&mut E, GenerateError> {
-        let at_work = self.at_work.get_mut().unwrap_or_else(PoisonError::into_inner);
-        at_work.session = Session::new(&mut at_work.engine)?;
-        Ok(&mut at_work.engine)
+        let generator = self.generator.get_mut().unwrap_or_else(PoisonError::into_inner);
+        generator.session = Session::new(&mut generator.engine)?;
+        Ok(&mut generator.engine)
     }
 
     /// How conversations become tokens.
@@ -111,18 +111,18 @@ impl<E: Engine> LocalChat<E> {
 
     /// Gives the engine back.
     pub fn into_engine(self) -> E {
-        self.at_work.into_inner().unwrap_or_else(PoisonError::into_inner).engine
+        self.generator.into_inner().unwrap_or_else(PoisonError::into_inner).engine
     }
 
     /// The engine, once it is free. A thread that panicked may have left its sequence half read, so that is forgotten.
-    fn lock(&self) -> Result<MutexGuard<'_, AtWork<E>>, GenerateError> {
-        match self.at_work.lock() {
-            Ok(at_work) => Ok(at_work),
+    fn lock(&self) -> Result<MutexGuard<'_, Generator<E>>, GenerateError> {
+        match self.generator.lock() {
+            Ok(generator) => Ok(generator),
             Err(poisoned) => {
-                let mut at_work = poisoned.into_inner();
-                at_work.session = Session::new(&mut at_work.engine)?;
-                self.at_work.clear_poison();
-                Ok(at_work)
+                let mut generator = poisoned.into_inner();
+                generator.session = Session::new(&mut generator.engine)?;
+                self.generator.clear_poison();
+                Ok(generator)
             }
         }
     }
@@ -188,8 +188,8 @@ impl<E: Engine> LocalChat<E> {
             text.push_str(piece);
             if piece.is_empty() { ControlFlow::Continue(()) } else { on_text(piece) }
         };
-        let mut at_work = self.lock()?;
-        let AtWork { engine, session } = &mut *at_work;
+        let mut generator = self.lock()?;
+        let Generator { engine, session } = &mut *generator;
         let generated =
             generate(engine, session, prompt, sampling, &self.ids, self.weights, &mut |sampled| {
                 let (decided, found) = stops.push(&decoder.push(sampled.token)?);
@@ -300,12 +300,12 @@ impl<E: Engine> LocalChat<E> {
                 ..Job::default()
             });
         }
-        let mut at_work = match self.lock() {
-            Ok(at_work) => at_work,
+        let mut generator = match self.lock() {
+            Ok(generator) => generator,
             Err(error) => return all_failed(results, &error, on_result),
         };
         while !decoding.is_idle() {
-            let finished = match decoding.step(&mut at_work.engine) {
+            let finished = match decoding.step(&mut generator.engine) {
                 Ok(finished) => finished,
                 Err(error) => return all_failed(results, &error, on_result),
             };

@@ -4,10 +4,10 @@ use truing_text::Tokenizer;
 use truing_types::{ReasoningMark, ReasoningMarks, TokenId};
 
 /// Tokens at the end of a prompt that a mark may take.
-const MOST_TOKENS_OF_A_MARK: usize = 16;
+const MAX_TOKENS_OF_A_MARK: usize = 16;
 
 /// Tokens of a template's beginning of a turn, the first words of a thought included.
-const MOST_TOKENS_OF_A_TURN: usize = 1024;
+const MAX_TOKENS_OF_A_TURN: usize = 1024;
 
 /// The opening mark of a thought that a prompt ends in or inside of, as with some chat templates, so that what is drawn
 /// begins inside the thought.
@@ -17,7 +17,7 @@ pub fn opened_thought(
     marks: &ReasoningMarks,
     prompt: &[TokenId],
 ) -> Option<ReasoningMark> {
-    let end = &prompt[prompt.len().saturating_sub(MOST_TOKENS_OF_A_MARK)..];
+    let end = &prompt[prompt.len().saturating_sub(MAX_TOKENS_OF_A_MARK)..];
     let at_end = marks.opened_at_end(&tokenizer.decode(end, false).ok()?);
     at_end.or_else(|| {
         let of_turns: Vec<TokenId> = tokenizer
@@ -27,7 +27,7 @@ pub fn opened_thought(
             .collect();
         let is_of_turns = |token: &TokenId| of_turns.contains(token);
         let start = prompt.iter().rposition(is_of_turns).map_or(0, |at| at + 1);
-        let start = start.max(prompt.len().saturating_sub(MOST_TOKENS_OF_A_TURN));
+        let start = start.max(prompt.len().saturating_sub(MAX_TOKENS_OF_A_TURN));
         marks.opened_in_turn(&tokenizer.decode(&prompt[start..], false).ok()?)
     })
 }

@@ -234,6 +234,15 @@ impl Engine for Parrot {
     ) -> Result<TopLogProbs, EngineError> {
         unreachable!("decoding trains nothing")
     }
+    fn log_probs_of(
+        &mut self,
+        (): &(),
+        _: &[u32],
+        _: f32,
+        _: &TopLogProbs,
+    ) -> Result<TopLogProbs, EngineError> {
+        unreachable!("decoding trains nothing")
+    }
     fn logits(&mut self, (): &(), _: &[u32]) -> Result<Vec<f32>, EngineError> {
         unreachable!("decoding trains nothing")
     }

@@ -283,7 +283,7 @@ fn preferences(job: &mut Job<'_>, rl: &str) -> Result<()> {
             job.missing(
                 "dpo_loss_type",
                 format!(
-                    "of several losses only the first, and `sft` beside it; not {}",
+                    "of several losses only the first, optionally with `sft`; not {}",
                     names[1..].join(", ")
                 ),
             );

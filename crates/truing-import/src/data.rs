@@ -99,7 +99,7 @@ pub(crate) fn locate(job: &mut Job<'_>, named: &Named<'_>) -> DataSet {
         set.path.push_str(&format!("@{revision}"));
     }
     let text = format!(
-        "`{}` is no file here, so it is a data set of the hub, `{}`: its splits are found by the names of its files, not by \
+        "`{}` is not a local file, so it is a data set of the hub, `{}`: its splits are found by the names of its files, not by \
          the settings of its card",
         named.name, set.path
     );
@@ -129,7 +129,7 @@ pub(crate) fn take_the_rest(job: &mut Job<'_>, at: &str, node: &Node, read: &[&s
         match keys::data_answer(job.tool, &pair.key) {
             _ if pair.node.is_null() => {}
             None => {
-                let text = format!("no key of a data set of {} that is known here", job.tool);
+                let text = format!("unknown {} data set key", job.tool);
                 job.finding_at(Kind::Unknown, &key, place, text);
             }
             Some(Answer::NoEffect(why)) => job.finding_at(Kind::NotNeeded, &key, place, *why),

@@ -225,7 +225,7 @@ fn loss(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_rloo: bool) -> Resul
     }
     for name in ["vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"] {
         if job.take(&key(name)).is_some() {
-            job.not_needed(&key(name), "the policy samples with the weights that are trained; with `rollout_weights = \"int8\"` there is `importance_sampling_cap`");
+            job.not_needed(&key(name), "the policy samples with the weights that are trained; with `rollout_quantization = \"int8\"` there is `importance_sampling_cap`");
         }
     }
     Ok(())
@@ -243,7 +243,7 @@ fn scale(job: &mut Job<'_>, from: &str) -> Result<()> {
         None => job.default("scale_rewards", string("sample_deviation")),
         Some("group") => job.translated(from, "scale_rewards", string("sample_deviation")),
         Some("none") => job.translated(from, "scale_rewards", string("none")),
-        Some("batch") => job.translated(from, "credit", string("normalised_over_batch")),
+        Some("batch") => job.translated(from, "advantage_estimator", string("normalised_over_batch")),
         Some(other) => {
             return Err(job.refused(from, format!("`{from}` is `{other}`, expected group, batch or none")));
         }

@@ -160,7 +160,7 @@ impl<'a> Job<'a> {
 
     /// Sets a key of the recipe.
     pub(crate) fn set(&mut self, key: &str, value: String, comment: impl Into<String>) {
-        debug_assert!(self.stage_keys.contains(&key), "{key} is no key of the stage");
+        debug_assert!(self.stage_keys.contains(&key), "{key} is not a key of the stage");
         self.recipe.set(Line::new(key, value, comment));
     }
 
@@ -318,15 +318,15 @@ impl<'a> Job<'a> {
         if self.stage_keys.contains(&own) {
             self.translated(from, own, value);
         } else {
-            self.missing(from, format!("{} is no key of this stage", shown(own)));
+            self.missing(from, format!("{} is not a key of this stage", shown(own)));
         }
         Ok(())
     }
 
     fn unknown(&mut self, key: &str) {
         let text = match keys::nearest(self.tool, key) {
-            Some(nearest) => format!("no key of {} that is known here; did you mean `{nearest}`?", self.tool),
-            None => format!("no key of {} that is known here", self.tool),
+            Some(nearest) => format!("unknown {} key; did you mean `{nearest}`?", self.tool),
+            None => format!("unknown {} key", self.tool),
         };
         self.finding(Kind::Unknown, key, text);
     }

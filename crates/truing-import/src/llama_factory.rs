@@ -420,7 +420,7 @@ fn data_set(job: &mut Job<'_>, info: &Info, key: &'static str, name: &str, rows:
         "cloud_file_name",
     ];
     for key in entry.keys().filter(|key| !read.contains(&key.as_str())) {
-        let text = format!("no key `{key}` of a data set of LLaMA-Factory is known here");
+        let text = format!("unknown key `{key}` of a LLaMA-Factory data set");
         job.finding_at(Kind::Unknown, &at, place, text);
     }
     Ok(set)

@@ -59,10 +59,7 @@ pub fn merge_recipe(text: &str, path: &Path) -> Result<ImportedMerge, ImportErro
     let method = match root.get("merge_method") {
         Some(node) => reader.text(node, "merge_method")?,
         None => {
-            return Err(reader.refuse(
-                root.place,
-                "there is no `merge_method`, so this is no file of mergekit".to_owned(),
-            ));
+            return Err(reader.refuse(root.place, "missing `merge_method`: not a mergekit file".to_owned()));
         }
     };
     recipe.insert("method".to_owned(), json!(method));
@@ -133,10 +130,7 @@ impl Reader<'_> {
             let near = near.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0));
             let hint = near.map_or_else(String::new, |(_, name)| format!("; did you mean `{name}`?"));
             let place = if within.is_empty() { String::new() } else { format!(" in {within}") };
-            return Err(self.refuse(
-                pair.place,
-                format!("`{}`{place} is no key of mergekit that is known here{hint}", pair.key),
-            ));
+            return Err(self.refuse(pair.place, format!("unknown mergekit key `{}`{place}{hint}", pair.key)));
         }
         Ok(())
     }
@@ -451,14 +445,14 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         let models = "models: [{model: a}]\n";
-        check(models, "m.yaml:1:1: there is no `merge_method`");
+        check(models, "m.yaml:1:1: missing `merge_method`");
         check(
             &format!("{models}merge_metod: ties\n"),
-            "m.yaml:2:1: `merge_metod` is no key of mergekit that is known here; did you mean `merge_method`?",
+            "m.yaml:2:1: unknown mergekit key `merge_metod`; did you mean `merge_method`?",
         );
         check(
             &format!("merge_method: ties\n{models}parameters: {{densty: 1}}\n"),
-            "m.yaml:3:14: `densty` in parameters is no key of mergekit that is known here; did you mean `density`?",
+            "m.yaml:3:14: unknown mergekit key `densty` in parameters; did you mean `density`?",
         );
         check(
             &format!("merge_method: ties\n{models}parameters: {{weight: half}}\n"),

@@ -76,7 +76,7 @@ pub(crate) const GRPO_KEYS: &[&str] = &[
     "beta",
     "kl",
     "kl_placement",
-    "credit",
+    "advantage_estimator",
     "scale_rewards",
     "epsilon",
     "epsilon_high",

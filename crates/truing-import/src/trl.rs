@@ -350,7 +350,7 @@ fn mixture(job: &mut Job<'_>, names: &[String], weights: Option<&Node>) -> Resul
         [_, rest @ ..] => {
             job.missing(
                 "loss_type",
-                format!("of several losses only the first, and `sft` beside it; not {}", rest.join(", ")),
+                format!("of several losses only the first, optionally with `sft`; not {}", rest.join(", ")),
             );
         }
         [] => {}

@@ -166,7 +166,7 @@ fn step(job: &mut Job<'_>) -> Result<u64> {
         match truncation.as_str() {
             "error" => job.changed(
                 "data.truncation",
-                "prompts longer than `max_prompt_length` are dropped and counted, they are no error",
+                "prompts longer than `max_prompt_length` are dropped and counted, which is not an error",
             ),
             _ => job.changed(
                 "data.truncation",

@@ -2,7 +2,7 @@
 //! `w ≈ q s`, `s = max |w| / 127`, `q` a whole number in -127..=127 (symmetric, as GGUF's Q8_0; its 16-bit scales are 32
 //! here). 9 bits a weight, an error of at most `s / 2`.
 //!
-//! Weights alone are compressed: the rows of `x` and all sums stay `f32`. A product has, bit for bit, the result that
+//! Weights alone are quantized: the rows of `x` and all sums stay `f32`. A product has, bit for bit, the result that
 //! `f32(q s)` would have in an `f32` weight, so all that holds of those products holds here. Quantising `x` as well would
 //! save arithmetic where many rows meet the weights, at the price of a second error.
 //!

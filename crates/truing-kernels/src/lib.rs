@@ -38,12 +38,12 @@ pub use int8_rows::Int8Matrix;
 pub use layer_norm::{layer_norm_backward, layer_norm_forward};
 pub use lcs::{LCS_LANES, LcsPatterns};
 pub use linear_log_probs::{
-    Divergence, LogProbRows, ReferenceRows, linear_log_probs_backward, linear_log_probs_divergence_backward,
-    linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_workspace_bytes,
-    linear_top_log_probs,
+    Divergence, DivergenceKind, LogProbRows, ReferenceRows, linear_log_probs_backward,
+    linear_log_probs_divergence_backward, linear_log_probs_divergence_forward, linear_log_probs_forward,
+    linear_log_probs_of, linear_log_probs_workspace_bytes, linear_top_log_probs,
 };
 pub use matmul::{
-    Finish, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_finished, matmul_workspace_bytes,
+    Epilogue, MatrixRef, Write, add_bias, bias_backward, matmul, matmul_with_epilogue, matmul_workspace_bytes,
 };
 pub use memory::{return_freed_memory, return_large_buffers_when_freed, zeroed};
 pub use rate::{measure_matmul_gflops, measure_peak_gflops};

@@ -16,11 +16,14 @@
 //! products, and softmax works on whole vectors of tokens. Backward keeps `e^(z - max)` in the buffer, less its sum at
 //! the target, which is d_z up to a factor per token; the factor is applied to the `[tokens, h]` sides instead.
 //!
-//! Where a reference `q` over `k` tokens `S` of the vocabulary is given, and `p` is the softmax over these alone,
+//! Where a reference `q` over `k` tokens `S` of the vocabulary is given, and `p` is the softmax over these alone, `kl[i]` is
+//! one of three divergences ([`DivergenceKind`]); `KL(a, b) = Σ_{v in S} a_v (log a_v - log b_v)`:
 //!
 //! ```text
-//! kl[i] = Σ_{v in S} p_v (log p_v - log q_v)
-//! d_z_v += d_kl[i] p_v (log p_v - log q_v - kl[i])    for v in S
+//! reverse          KL(p, q)                              d_z_v += d_kl[i] p_v (log p_v - log q_v - KL(p, q))
+//! forward          KL(q, p)                              d_z_v += d_kl[i] (p_v - q_v)
+//! Jensen-Shannon   beta KL(q, m) + (1 - beta) KL(p, m)   d_z_v += d_kl[i] (1 - beta) p_v (log p_v - log m_v - KL(p, m))
+//!                  m = beta q + (1 - beta) p
 //! ```
 //!
 //! Rows of the head can be excluded: their logits are minus infinity, so that they take no part in any sum, maximum or
@@ -59,15 +62,66 @@ pub struct ReferenceRows<'a> {
     pub log_probs: &'a [f32],
 }
 
-/// The KL divergence from a reference: what is given, and where it goes.
+/// Which divergence of the model's distribution p from the reference q.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum DivergenceKind {
+    /// KL(p, q): p avoids what q finds unlikely.
+    #[default]
+    ReverseKl,
+    /// KL(q, p): p covers what q finds likely.
+    ForwardKl,
+    /// The generalised Jensen-Shannon divergence with this weight of q in the mixture, between 0 and 1 (arXiv 2306.13649).
+    JensenShannon(f64),
+}
+
+/// The divergence from a reference: what is given, and where it goes.
 #[derive(Debug)]
 pub struct Divergence<'a> {
     /// The reference.
     pub reference: ReferenceRows<'a>,
-    /// KL at each row, in nats, never negative `[n]`.
+    /// Which divergence.
+    pub kind: DivergenceKind,
+    /// The divergence at each row, in nats, never negative `[n]`.
     pub kl: &'a mut [f32],
     /// Gradient with respect to it `[n]`; empty for zero.
     pub d_kl: &'a [f32],
+}
+
+impl DivergenceKind {
+    /// The divergence of one row and its gradient with respect to the logits; `terms` are the pairs `(log p_v, log q_v)`.
+    fn of_row<I: Iterator<Item = (f64, f64)>>(self, terms: impl Fn() -> I, gradient: &mut [f32]) -> f64 {
+        let put = |gradient: &mut [f32], values: &mut dyn Iterator<Item = f64>| {
+            gradient.iter_mut().zip(values).for_each(|(gradient, value)| *gradient = value as f32);
+        };
+        match self {
+            Self::ReverseKl => {
+                let divergence: f64 = terms().map(|(log_p, log_q)| log_p.exp() * (log_p - log_q)).sum();
+                let of = |(log_p, log_q): (f64, f64)| log_p.exp() * (log_p - log_q - divergence);
+                put(gradient, &mut terms().map(of));
+                divergence
+            }
+            Self::ForwardKl => {
+                put(gradient, &mut terms().map(|(log_p, log_q)| log_p.exp() - log_q.exp()));
+                terms().map(|(log_p, log_q)| log_q.exp() * (log_q - log_p)).sum()
+            }
+            Self::JensenShannon(beta) => {
+                // Where both are equal, so is the mixture, to the bit.
+                let log_m = |log_p: f64, log_q: f64| match log_p == log_q {
+                    true => log_p,
+                    false => (beta * log_q.exp() + (1.0 - beta) * log_p.exp()).ln(),
+                };
+                let from_p: f64 =
+                    terms().map(|(log_p, log_q)| log_p.exp() * (log_p - log_m(log_p, log_q))).sum();
+                let from_q: f64 =
+                    terms().map(|(log_p, log_q)| log_q.exp() * (log_q - log_m(log_p, log_q))).sum();
+                let of = |(log_p, log_q): (f64, f64)| {
+                    (1.0 - beta) * log_p.exp() * (log_p - log_m(log_p, log_q) - from_p)
+                };
+                put(gradient, &mut terms().map(of));
+                beta * from_q + (1.0 - beta) * from_p
+            }
+        }
+    }
 }
 
 /// Floats of the logits of a chunk.
@@ -239,9 +293,15 @@ impl Chunk<'_> {
         totals
     }
 
-    /// Writes the KL of each row of this chunk (rows `start..` of the whole) and returns its gradient with respect
-    /// to the reference's logits, for a gradient of 1 `[n, k]`. Before [`Chunk::forward`] turns the logits.
-    fn divergence(&self, start: usize, reference: ReferenceRows<'_>, kl: &mut [f32]) -> Vec<f32> {
+    /// Writes the divergence of each row of this chunk (rows `start..` of the whole) and returns its gradient with respect
+    /// to the logits of the reference's tokens, for a gradient of 1 `[n, k]`. Before [`Chunk::forward`] turns the logits.
+    fn divergence(
+        &self,
+        start: usize,
+        reference: ReferenceRows<'_>,
+        kind: DivergenceKind,
+        kl: &mut [f32],
+    ) -> Vec<f32> {
         let k = reference.k;
         let mut gradient = vec![0.0; self.targets.len() * k];
         let rows = gradient.par_chunks_mut(k).zip(kl.par_iter_mut()).enumerate();
@@ -255,12 +315,9 @@ impl Chunk<'_> {
             // 0, and no optimizer turns rounding into steps.
             let terms = || {
                 let log_p = logits().map(|z| f64::from((z - largest - log_sum) as f32));
-                log_p.zip(log_q).map(|(log_p, &log_q)| (log_p, log_p - f64::from(log_q)))
+                log_p.zip(log_q).map(|(log_p, &log_q)| (log_p, f64::from(log_q)))
             };
-            let divergence: f64 = terms().map(|(log_p, ratio)| log_p.exp() * ratio).sum();
-            for (gradient, (log_p, ratio)) in gradient.iter_mut().zip(terms()) {
-                *gradient = (log_p.exp() * (ratio - divergence)) as f32;
-            }
+            let divergence = kind.of_row(terms, gradient);
             // It is never negative but for rounding; NaN stays.
             *kl = if divergence < 0.0 { 0.0 } else { divergence as f32 };
         });
@@ -369,7 +426,7 @@ fn run(
     let vocab = head.len() / h;
     assert!(targets.iter().all(|&y| (y as usize) < vocab), "linear_log_probs: targets are below {vocab}");
     check_excluded(excluded, vocab);
-    if let Some(Divergence { reference, kl, d_kl }) = &divergence {
+    if let Some(Divergence { reference, kl, d_kl, .. }) = &divergence {
         let size = n * reference.k;
         assert!(
             reference.k > 0 && reference.tokens.len() == size && reference.log_probs.len() == size,
@@ -412,7 +469,8 @@ fn run(
             };
             chunk.multiply(excluded);
             let d_logits = divergence.as_mut().map(|divergence| {
-                chunk.divergence(start, divergence.reference, &mut divergence.kl[start..end])
+                let Divergence { reference, kind, kl, .. } = divergence;
+                chunk.divergence(start, *reference, *kind, &mut kl[start..end])
             });
             let totals = chunk.forward(out, stats);
             if let Some(gradients) = &mut gradients {
@@ -527,15 +585,64 @@ pub fn linear_top_log_probs(
     assert!((1..=n_left).contains(&k), "linear_top_log_probs: k is from 1 to {n_left}");
     let mut tokens = vec![0_u32; n * k];
     let mut log_probs = vec![0.0_f32; n * k];
+    let mut results = tokens.chunks_mut(k).zip(log_probs.chunks_mut(k));
+    for_each_chunk_of_logits(hidden, head, h, excluded, |rows, logits, width| {
+        let mut of_chunk: Vec<(&mut [u32], &mut [f32])> = results.by_ref().take(rows.len()).collect();
+        let new_rows = || (vec![0.0; MAX_LANES * vocab], Vec::with_capacity(vocab));
+        of_chunk.par_chunks_mut(MAX_LANES).enumerate().for_each_init(new_rows, |space, (block, results)| {
+            let (rows, order) = space;
+            let columns = block * MAX_LANES..block * MAX_LANES + results.len();
+            for (v, row) in logits.chunks_exact(width).enumerate() {
+                row[columns.clone()].iter().enumerate().for_each(|(i, &z)| rows[i * vocab + v] = z);
+            }
+            for (logits, (tokens, log_probs)) in rows.chunks_exact(vocab).zip(results) {
+                choose_top(logits, order, tokens, log_probs);
+            }
+        });
+    });
+    (tokens, log_probs)
+}
+
+/// The log-probabilities of given tokens `[n, k]`, renormalised over the tokens of each row; `hidden: [n, h]`, `head: [vocab, h]`.
+/// The logits are those of [`linear_log_probs_divergence_forward`] to the bit.
+///
+/// Panics when a size or a token does not fit.
+pub fn linear_log_probs_of(hidden: &[f32], head: &[f32], h: usize, tokens: &[u32], k: usize) -> Vec<f32> {
+    assert!(
+        h > 0 && hidden.len().is_multiple_of(h) && head.len().is_multiple_of(h),
+        "linear_log_probs_of: hidden [n, h], head [vocab, h]"
+    );
+    let vocab = head.len() / h;
+    assert!(k > 0 && tokens.len() == hidden.len() / h * k, "linear_log_probs_of: tokens are [n, k]");
+    assert!(tokens.iter().all(|&v| (v as usize) < vocab), "linear_log_probs_of: tokens are below {vocab}");
+    let mut log_probs = vec![0.0_f32; tokens.len()];
+    let mut results = tokens.chunks(k).zip(log_probs.chunks_mut(k));
+    for_each_chunk_of_logits(hidden, head, h, &[], |rows, logits, width| {
+        let of_chunk: Vec<(&[u32], &mut [f32])> = results.by_ref().take(rows.len()).collect();
+        of_chunk.into_par_iter().enumerate().for_each(|(i, (tokens, log_probs))| {
+            renormalise(tokens, |v| logits[v as usize * width + i], log_probs);
+        });
+    });
+    log_probs
+}
+
+/// Calls `look` with the logits of each chunk of rows: the rows, `[vocab, width]`, and the width.
+fn for_each_chunk_of_logits(
+    hidden: &[f32],
+    head: &[f32],
+    h: usize,
+    excluded: &[Range<u32>],
+    mut look: impl FnMut(Range<usize>, &[f32], usize),
+) {
+    let (n, vocab) = (hidden.len() / h, head.len() / h);
+    let most = tokens_per_chunk(vocab);
     WORKSPACE.with(|scratch| {
-        let mut results = tokens.chunks_mut(k).zip(log_probs.chunks_mut(k));
-        let most = tokens_per_chunk(vocab);
-        for Range { start, end } in chunks(n, most) {
-            let width = (end - start).next_multiple_of(MAX_LANES);
+        for chunk_rows in chunks(n, most) {
+            let width = chunk_rows.len().next_multiple_of(MAX_LANES);
             let parts = Parts::new(most, vocab, h);
             let (logits, rest) = scratch.floats(parts.total()).split_at_mut(parts.logits);
             let chunk_hidden = &mut rest[..width * h];
-            let rows = start * h..end * h;
+            let rows = chunk_rows.start * h..chunk_rows.end * h;
             chunk_hidden[..rows.len()].copy_from_slice(&hidden[rows.clone()]);
             chunk_hidden[rows.len()..].fill(0.0);
             let mut chunk = Chunk {
@@ -548,25 +655,19 @@ pub fn linear_top_log_probs(
                 hidden: chunk_hidden,
             };
             chunk.multiply(excluded);
-            let logits = &*chunk.logits;
-            let mut of_chunk: Vec<(&mut [u32], &mut [f32])> = results.by_ref().take(end - start).collect();
-            let new_rows = || (vec![0.0; MAX_LANES * vocab], Vec::with_capacity(vocab));
-            of_chunk.par_chunks_mut(MAX_LANES).enumerate().for_each_init(
-                new_rows,
-                |space, (block, results)| {
-                    let (rows, order) = space;
-                    let columns = block * MAX_LANES..block * MAX_LANES + results.len();
-                    for (v, row) in logits.chunks_exact(width).enumerate() {
-                        row[columns.clone()].iter().enumerate().for_each(|(i, &z)| rows[i * vocab + v] = z);
-                    }
-                    for (logits, (tokens, log_probs)) in rows.chunks_exact(vocab).zip(results) {
-                        choose_top(logits, order, tokens, log_probs);
-                    }
-                },
-            );
+            look(chunk_rows, &*chunk.logits, width);
         }
     });
-    (tokens, log_probs)
+}
+
+/// Log-probabilities over some tokens of a row alone, in their order.
+fn renormalise(tokens: &[u32], logit: impl Fn(u32) -> f32, log_probs: &mut [f32]) {
+    let logits = || tokens.iter().map(|&v| f64::from(logit(v)));
+    let largest = logits().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits().map(|z| (z - largest).exp()).sum();
+    for (log_prob, z) in log_probs.iter_mut().zip(logits()) {
+        *log_prob = (z - largest - sum.ln()) as f32;
+    }
 }
 
 /// One row of [`linear_top_log_probs`]; `order` is working space.
@@ -581,12 +682,8 @@ fn choose_top(logits: &[f32], order: &mut Vec<u32>, tokens: &mut [u32], log_prob
         order.truncate(k);
     }
     order.sort_unstable_by(by_logit);
-    let largest = f64::from(logits[order[0] as usize]);
-    let sum: f64 = order.iter().map(|&v| (f64::from(logits[v as usize]) - largest).exp()).sum();
-    for ((token, log_prob), &v) in tokens.iter_mut().zip(log_probs).zip(&*order) {
-        *token = v;
-        *log_prob = (f64::from(logits[v as usize]) - largest - sum.ln()) as f32;
-    }
+    tokens.copy_from_slice(order);
+    renormalise(tokens, |v| logits[v as usize], log_probs);
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ const STREAM_COLUMNS: RangeInclusive<usize> = 24..=120;
 
 static PACKED: Stock = Stock::new();
 
-/// Most bytes that [`matmul`] and [`matmul_finished`] use beside their arguments where no matrix has more than `widest` rows or
+/// Most bytes that [`matmul`] and [`matmul_with_epilogue`] use beside their arguments where no matrix has more than `widest` rows or
 /// columns; they are kept for the next call.
 pub fn matmul_workspace_bytes(widest: usize) -> usize {
     // A and B, packed.
@@ -106,7 +106,7 @@ pub fn matmul_workspace_bytes(widest: usize) -> usize {
 /// What is done to a block of C as soon as it is made, while it is in the first level cache: for a large C, passes of its
 /// own would go through memory again.
 #[derive(Clone, Copy, Debug)]
-pub enum Finish<'a> {
+pub enum Epilogue<'a> {
     /// Nothing.
     Nothing,
     /// This is added to every row `[b.cols]`.
@@ -119,14 +119,14 @@ pub enum Finish<'a> {
 ///
 /// Sums run in f32 in an order fixed by k. Panics when sizes do not fit.
 pub fn matmul(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write) {
-    matmul_finished(a, b, c, write, Finish::Nothing);
+    matmul_with_epilogue(a, b, c, write, Epilogue::Nothing);
 }
 
-/// [`matmul`], then `finish` on all of C: the same bits as if [`add_bias`] and the activation were called after it.
-pub fn matmul_finished(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write, finish: Finish<'_>) {
+/// [`matmul`], then `epilogue` on all of C: the same bits as if [`add_bias`] and the activation were called after it.
+pub fn matmul_with_epilogue(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write, epilogue: Epilogue<'_>) {
     assert_eq!(a.cols, b.rows, "matmul: a is {} x {}, b is {} x {}", a.rows, a.cols, b.rows, b.cols);
     assert_eq!(c.len(), a.rows * b.cols, "matmul: c is [a.rows, b.cols]");
-    if let Finish::Bias(bias) | Finish::BiasGelu(bias) = finish {
+    if let Epilogue::Bias(bias) | Epilogue::BiasGelu(bias) = epilogue {
         assert_eq!(bias.len(), b.cols, "matmul: bias is [b.cols]");
     }
     if c.is_empty() {
@@ -136,7 +136,7 @@ pub fn matmul_finished(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write, 
     let streams_b = a.is_row_major() && !b.is_row_major();
     if a.cols > 0 && !(streams_b && a.rows <= MAX_TURNED_ROWS) {
         let c = Disjoint::new(c);
-        return PACKED.with(|scratch| matmul_by_tiles(level, a, b, c, write, finish, scratch));
+        return PACKED.with(|scratch| matmul_by_tiles(level, a, b, c, write, epilogue, scratch));
     }
     if a.cols == 0 {
         if write == Write::Overwrite {
@@ -148,10 +148,10 @@ pub fn matmul_finished(a: MatrixRef, b: MatrixRef, c: &mut [f32], write: Write, 
         let c = Disjoint::new(c);
         PACKED.with(|scratch| matmul_by_turned_tiles(level, a, b, c, write, scratch));
     }
-    if let Finish::Bias(bias) | Finish::BiasGelu(bias) = finish {
+    if let Epilogue::Bias(bias) | Epilogue::BiasGelu(bias) = epilogue {
         add_bias(c, bias);
     }
-    if let Finish::BiasGelu(_) = finish {
+    if let Epilogue::BiasGelu(_) = epilogue {
         gelu_forward_in_place(c);
     }
 }
@@ -169,7 +169,7 @@ fn matmul_by_tiles(
     b: MatrixRef,
     c: Disjoint<f32>,
     write: Write,
-    finish: Finish<'_>,
+    epilogue: Epilogue<'_>,
     scratch: &mut Scratch,
 ) {
     let longest_chunk = a.cols.min(MAX_K_CHUNK);
@@ -180,9 +180,9 @@ fn matmul_by_tiles(
         for rows in equal_parts(a.rows, most_rows, TILE_ROWS) {
             for (chunk, depth) in equal_parts(a.cols, MAX_K_CHUNK, 8).enumerate() {
                 let write = if chunk == 0 { write } else { Write::Add };
-                let finish = if depth.end == a.cols { finish } else { Finish::Nothing };
+                let epilogue = if depth.end == a.cols { epilogue } else { Epilogue::Nothing };
                 let (rows, columns) = (rows.clone(), columns.clone());
-                let region = Region { a, b, rows, columns, depth, write, finish };
+                let region = Region { a, b, rows, columns, depth, write, epilogue };
                 region.multiply(level, c, scratch);
             }
         }
@@ -197,7 +197,7 @@ struct Region<'a> {
     columns: Range<usize>,
     depth: Range<usize>,
     write: Write,
-    finish: Finish<'a>,
+    epilogue: Epilogue<'a>,
 }
 
 impl Region<'_> {
@@ -329,12 +329,12 @@ simd_fn! {
                         write_row(region.write, sums, to);
                     }
                 }
-                if let Finish::Bias(bias) | Finish::BiasGelu(bias) = region.finish {
+                if let Epilogue::Bias(bias) | Epilogue::BiasGelu(bias) = region.epilogue {
                     let bias = &bias[column..column + width];
                     for i in 0..n_rows {
                         // SAFETY: inside the tile, which no other item touches.
                         let row = unsafe { c.part((row + i) * n + column, width) };
-                        finish_row(simd, row, bias, matches!(region.finish, Finish::BiasGelu(_)));
+                        epilogue_row(simd, row, bias, matches!(region.epilogue, Epilogue::BiasGelu(_)));
                     }
                 }
             }
@@ -344,7 +344,7 @@ simd_fn! {
 
 /// `row += bias`, then GELU where it is wanted.
 #[inline(always)]
-fn finish_row<S: Simd>(simd: S, row: &mut [f32], bias: &[f32], has_gelu: bool) {
+fn epilogue_row<S: Simd>(simd: S, row: &mut [f32], bias: &[f32], has_gelu: bool) {
     for (row, bias) in row.chunks_mut(S::LANES).zip(bias.chunks(S::LANES)) {
         let sum = simd.add(simd.load_or(row, 0.0), simd.load_or(bias, 0.0));
         simd.store_some(row, if has_gelu { gelu(simd, sum) } else { sum });

@@ -2,9 +2,17 @@
 
 use crate::support::*;
 use truing_kernels::{
-    Divergence, LogProbRows, ReferenceRows, linear_log_probs_divergence_backward,
-    linear_log_probs_divergence_forward, linear_log_probs_forward, linear_top_log_probs,
+    Divergence, DivergenceKind, LogProbRows, ReferenceRows, linear_log_probs_divergence_backward,
+    linear_log_probs_divergence_forward, linear_log_probs_forward, linear_log_probs_of, linear_top_log_probs,
 };
+
+const KINDS: [DivergenceKind; 5] = [
+    DivergenceKind::ReverseKl,
+    DivergenceKind::ForwardKl,
+    DivergenceKind::JensenShannon(0.1),
+    DivergenceKind::JensenShannon(0.5),
+    DivergenceKind::JensenShannon(0.9),
+];
 
 fn logits(hidden: &[f64], head: &[f64], h: usize) -> Vec<f64> {
     head.chunks(h).map(|w| w.iter().zip(hidden).map(|(a, b)| a * b).sum()).collect()
@@ -16,12 +24,32 @@ fn renormalised(z: &[f64], tokens: &[u32]) -> Vec<f64> {
     tokens.iter().map(|&v| z[v as usize] - log_sum).collect()
 }
 
-fn divergences(hidden: &[f64], head: &[f64], h: usize, tokens: &[u32], log_q: &[f32]) -> Vec<f64> {
+/// KL(a, b) of log-probabilities.
+fn kl(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a.exp() * (a - b)).sum()
+}
+
+fn divergences(
+    kind: DivergenceKind,
+    hidden: &[f64],
+    head: &[f64],
+    h: usize,
+    tokens: &[u32],
+    log_q: &[f32],
+) -> Vec<f64> {
     let k = tokens.len() / (hidden.len() / h);
     let rows = hidden.chunks(h).zip(tokens.chunks(k).zip(log_q.chunks(k)));
     rows.map(|(x, (tokens, log_q))| {
-        let log_p = renormalised(&logits(x, head, h), tokens);
-        log_p.iter().zip(log_q).map(|(p, &q)| p.exp() * (p - f64::from(q))).sum()
+        let (p, q) = (renormalised(&logits(x, head, h), tokens), to_f64(log_q));
+        match kind {
+            DivergenceKind::ReverseKl => kl(&p, &q),
+            DivergenceKind::ForwardKl => kl(&q, &p),
+            DivergenceKind::JensenShannon(beta) => {
+                let mixed = |(p, q): (&f64, &f64)| (beta * q.exp() + (1.0 - beta) * p.exp()).ln();
+                let m: Vec<f64> = p.iter().zip(&q).map(mixed).collect();
+                beta * kl(&q, &m) + (1.0 - beta) * kl(&p, &m)
+            }
+        }
     })
     .collect()
 }
@@ -53,6 +81,10 @@ impl Results {
 
 #[test]
 fn value_and_gradient_equal_float64_and_finite_differences() {
+    KINDS.into_iter().for_each(value_and_gradient_of);
+}
+
+fn value_and_gradient_of(kind: DivergenceKind) {
     let (n, vocab, h, k) = (5, 23, 7, 6);
     let (hidden, head, other) = (numbers(1, n * h), numbers(2, vocab * h), numbers(3, n * h));
     let (d_log_probs, d_kl) = (numbers(4, n), numbers(5, n));
@@ -63,15 +95,15 @@ fn value_and_gradient_equal_float64_and_finite_differences() {
         let log_probs: Vec<f64> =
             hidden.chunks(h).zip(targets).map(|(x, target)| log_prob(x, head, h, target)).collect();
         weighted_sum(&log_probs, &d_log_probs)
-            + weighted_sum(&divergences(hidden, head, h, &tokens, &log_q), &d_kl)
+            + weighted_sum(&divergences(kind, hidden, head, h, &tokens, &log_q), &d_kl)
     };
     let want_hidden = finite_differences(&hidden64, |x| loss(x, &head64));
     let want_head = finite_differences(&head64, |w| loss(&hidden64, w));
-    let want_kl = divergences(&hidden64, &head64, h, &tokens, &log_q);
+    let want_kl = divergences(kind, &hidden64, &head64, h, &tokens, &log_q);
     let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
     at_every_level(|level| {
         let mut kl = vec![f32::NAN; n];
-        let forward = Divergence { reference, kl: &mut kl, d_kl: &[] };
+        let forward = Divergence { reference, kind, kl: &mut kl, d_kl: &[] };
         linear_log_probs_divergence_forward(
             &hidden,
             &head,
@@ -80,7 +112,7 @@ fn value_and_gradient_equal_float64_and_finite_differences() {
             Results::new(n).parts(),
             Some(forward),
         );
-        assert_close(&format!("kl, {level}"), &kl, &want_kl, 1e-6);
+        assert_close(&format!("{kind:?}, {level}"), &kl, &want_kl, 1e-6);
         let (mut d_hidden, mut d_head) = (vec![f32::NAN; n * h], vec![0.0; vocab * h]);
         let mut again = vec![f32::NAN; n];
         linear_log_probs_divergence_backward(
@@ -90,13 +122,13 @@ fn value_and_gradient_equal_float64_and_finite_differences() {
             &[],
             &d_log_probs,
             Results::new(n).parts(),
-            Some(Divergence { reference, kl: &mut again, d_kl: &d_kl }),
+            Some(Divergence { reference, kind, kl: &mut again, d_kl: &d_kl }),
             &mut d_hidden,
             Some(&mut d_head),
         );
         assert_same_bits("kl of both passes", &kl, &again);
-        assert_close(&format!("d_hidden, {level}"), &d_hidden, &want_hidden, 1e-6);
-        assert_close(&format!("d_head, {level}"), &d_head, &want_head, 1e-6);
+        assert_close(&format!("d_hidden, {kind:?}, {level}"), &d_hidden, &want_hidden, 1e-6);
+        assert_close(&format!("d_head, {kind:?}, {level}"), &d_head, &want_head, 1e-6);
     });
 }
 
@@ -106,7 +138,7 @@ fn without_gradient_for_log_probs_only_the_divergence_counts() {
     let (hidden, head, other) = (numbers(1, n * h), numbers(2, vocab * h), numbers(3, n * h));
     let (tokens, log_q) = linear_top_log_probs(&other, &head, h, &[], k);
     let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
-    let d_kl = [1.0, 0.5, -2.0];
+    let (kind, d_kl) = (DivergenceKind::ReverseKl, [1.0, 0.5, -2.0]);
     let gradient = |d_log_probs: &[f32]| {
         let (mut kl, mut d_hidden) = (vec![0.0; n], vec![f32::NAN; n * h]);
         linear_log_probs_divergence_backward(
@@ -116,7 +148,7 @@ fn without_gradient_for_log_probs_only_the_divergence_counts() {
             &[],
             d_log_probs,
             Results::new(n).parts(),
-            Some(Divergence { reference, kl: &mut kl, d_kl: &d_kl }),
+            Some(Divergence { reference, kind, kl: &mut kl, d_kl: &d_kl }),
             &mut d_hidden,
             None,
         );
@@ -124,7 +156,7 @@ fn without_gradient_for_log_probs_only_the_divergence_counts() {
     };
     let head64 = to_f64(&head);
     let want = finite_differences(&to_f64(&hidden), |x| {
-        weighted_sum(&divergences(x, &head64, h, &tokens, &log_q), &d_kl)
+        weighted_sum(&divergences(kind, x, &head64, h, &tokens, &log_q), &d_kl)
     });
     assert_close("d_hidden", &gradient(&[]), &want, 1e-6);
     assert_close("d_hidden of zeros", &gradient(&[0.0; 3]), &want, 1e-6);
@@ -134,13 +166,14 @@ fn without_gradient_for_log_probs_only_the_divergence_counts() {
 fn it_is_zero_from_itself_and_never_negative() {
     let (n, vocab, h) = (40, 300, 8);
     let head = numbers(2, vocab * h);
-    for (k, moved) in [(300, 0.0), (50, 0.0), (50, 1e-4), (300, 1e-4), (1, 1.0)] {
+    let cases = [(300, 0.0), (50, 0.0), (50, 1e-4), (300, 1e-4), (1, 1.0)];
+    for (kind, (k, moved)) in KINDS.into_iter().flat_map(|kind| cases.map(|case| (kind, case))) {
         let hidden = numbers(1, n * h);
         let other: Vec<f32> = hidden.iter().zip(numbers(7, n * h)).map(|(x, d)| x + moved * d).collect();
         let (tokens, log_q) = linear_top_log_probs(&other, &head, h, &[], k);
         let reference = ReferenceRows { k, tokens: &tokens, log_probs: &log_q };
         let mut kl = vec![f32::NAN; n];
-        let divergence = Divergence { reference, kl: &mut kl, d_kl: &[] };
+        let divergence = Divergence { reference, kind, kl: &mut kl, d_kl: &[] };
         let targets = vec![0; n];
         linear_log_probs_divergence_forward(
             &hidden,
@@ -182,7 +215,12 @@ fn threads_do_not_matter() {
             &[],
             &numbers(4, n),
             Results::new(n).parts(),
-            Some(Divergence { reference, kl: &mut kl, d_kl: &numbers(5, n) }),
+            Some(Divergence {
+                reference,
+                kind: DivergenceKind::ReverseKl,
+                kl: &mut kl,
+                d_kl: &numbers(5, n),
+            }),
             &mut d_hidden,
             Some(&mut d_head),
         );
@@ -225,7 +263,7 @@ fn excluded_rows_are_as_if_the_head_did_not_have_them() {
                 excluded,
                 &d_log_probs,
                 results.parts(),
-                Some(Divergence { reference, kl: &mut kl, d_kl: &d_kl }),
+                Some(Divergence { reference, kind: DivergenceKind::ReverseKl, kl: &mut kl, d_kl: &d_kl }),
                 &mut d_hidden,
                 Some(&mut d_head),
             );
@@ -265,7 +303,8 @@ fn excluding_nothing_changes_no_bit() {
 
 #[test]
 fn a_policy_that_is_its_own_reference_has_no_divergence_and_no_gradient() {
-    for (n, vocab, h, k) in [(1, 40, 9, 7), (5, 1_300, 64, 50), (40, 4_097, 96, 500), (300, 700, 33, 16)] {
+    let sizes = [(1, 40, 9, 7), (5, 1_300, 64, 50), (40, 4_097, 96, 500), (300, 700, 33, 16)];
+    for (kind, (n, vocab, h, k)) in KINDS.into_iter().flat_map(|kind| sizes.map(|size| (kind, size))) {
         let (hidden, head) = (numbers(1, n * h), numbers(2, vocab * h));
         let targets: Vec<u32> = (0..n as u32).map(|i| i % vocab as u32).collect();
         at_every_level(|level| {
@@ -280,13 +319,30 @@ fn a_policy_that_is_its_own_reference_has_no_divergence_and_no_gradient() {
                 &[],
                 &[],
                 Results::new(n).parts(),
-                Some(Divergence { reference, kl: &mut kl, d_kl: &vec![1.0; n] }),
+                Some(Divergence { reference, kind, kl: &mut kl, d_kl: &vec![1.0; n] }),
                 &mut d_hidden,
                 Some(&mut d_head),
             );
             let is_zero = |values: &[f32]| values.iter().all(|&value| value == 0.0);
             assert!(is_zero(&kl), "{level:?}, {n} rows of {vocab}: {kl:?}");
             assert!(is_zero(&d_hidden) && is_zero(&d_head), "{level:?}, {n} rows of {vocab}");
+        });
+    }
+}
+
+#[test]
+fn log_probs_of_the_top_tokens_are_the_top_log_probs() {
+    for (n, vocab, h, k) in [(1, 40, 9, 7), (40, 4_097, 96, 500), (300, 700, 33, 16)] {
+        let (hidden, head, other) = (numbers(1, n * h), numbers(2, vocab * h), numbers(3, n * h));
+        at_every_level(|level| {
+            let (tokens, log_probs) = linear_top_log_probs(&hidden, &head, h, &[], k);
+            assert_same_bits("of itself", &linear_log_probs_of(&hidden, &head, h, &tokens, k), &log_probs);
+            let found = linear_log_probs_of(&other, &head, h, &tokens, k);
+            let (other64, head64) = (to_f64(&other), to_f64(&head));
+            let rows = other64.chunks(h).zip(tokens.chunks(k));
+            let expected: Vec<f64> =
+                rows.flat_map(|(x, tokens)| renormalised(&logits(x, &head64, h), tokens)).collect();
+            assert_close(&format!("of another, {level}"), &found, &expected, 2e-6);
         });
     }
 }

@@ -1,7 +1,7 @@
 use crate::support::*;
 use truing_kernels::{Int8Matrix, RowProduct, RowWeight, Write, multiply_rows};
 
-fn compressed(weight: &[f32], n_out: usize, n_in: usize) -> Int8Matrix {
+fn quantized(weight: &[f32], n_out: usize, n_in: usize) -> Int8Matrix {
     let mut matrix = Int8Matrix::new(n_out, n_in);
     matrix.compress(weight);
     matrix
@@ -23,7 +23,7 @@ fn small_products_are_those_of_the_numbers_that_the_blocks_stand_for() {
         for n_rows in [1, 2, 3, 6, 7, 8, 13] {
             let (x, before) = (numbers(2, n_rows * n_in), numbers(3, n_rows * n_out));
             at_every_level(|level| {
-                let matrix = compressed(&weight, n_out, n_in);
+                let matrix = quantized(&weight, n_out, n_in);
                 let floats = matrix.to_f32();
                 let mut want: Vec<f64> = to_f64(&before);
                 for (i, want) in want.iter_mut().enumerate() {
@@ -56,7 +56,7 @@ fn small_numbers_are_within_half_a_step_at_every_level() {
         }
         let mut first = None;
         at_every_level(|level| {
-            let floats = compressed(&weight, n_out, n_in).to_f32();
+            let floats = quantized(&weight, n_out, n_in).to_f32();
             for (rows, floats) in weight.chunks(n_in).zip(floats.chunks(n_in)) {
                 for (block, floats) in rows.chunks(32).zip(floats.chunks(32)) {
                     let largest = block.iter().fold(0.0f32, |most, w| most.max(w.abs()));
@@ -76,7 +76,7 @@ fn small_numbers_are_within_half_a_step_at_every_level() {
 fn a_row_does_not_depend_on_the_others() {
     let (n_out, n_in, n_rows) = (70, 576, 32);
     let (weight, x) = (numbers(1, n_out * n_in), numbers(2, n_rows * n_in));
-    let matrix = compressed(&weight, n_out, n_in);
+    let matrix = quantized(&weight, n_out, n_in);
     at_every_level(|level| {
         let of = |x: &[f32]| {
             let zeros = vec![0.0; x.len() / n_in * n_out];
@@ -96,7 +96,7 @@ fn threads_do_not_matter() {
     let (n_out, n_in, n_rows) = (700, 300, 9);
     let (weight, x) = (numbers(1, n_out * n_in), numbers(2, n_rows * n_in));
     assert_threads_do_not_matter(|| {
-        let matrix = compressed(&weight, n_out, n_in);
+        let matrix = quantized(&weight, n_out, n_in);
         let [mut a, mut b] = [vec![0.0; n_rows * n_out], vec![1.0; n_rows * n_out]];
         let of = |weight, y, write| RowProduct { weight, y, write };
         let int8 = of(RowWeight::Int8(&matrix), &mut a[..], Write::Overwrite);
@@ -113,7 +113,7 @@ fn small_nan_and_infinity_spoil_their_block_and_nothing_else() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut weight = numbers(1, n_out * n_in);
             weight[2 * n_in + 40] = bad;
-            let matrix = compressed(&weight, n_out, n_in);
+            let matrix = quantized(&weight, n_out, n_in);
             for (i, w) in matrix.to_f32().iter().enumerate() {
                 let is_in_block = i / n_in == 2 && (32..64).contains(&(i % n_in));
                 assert_eq!(w.is_nan(), is_in_block, "{level}: {i} is {w}");

@@ -1,6 +1,6 @@
 use crate::support::*;
 use truing_kernels::{
-    Finish, MatrixRef, Write, add_bias, bias_backward, gelu_forward_in_place, matmul, matmul_finished,
+    Epilogue, MatrixRef, Write, add_bias, bias_backward, gelu_forward_in_place, matmul, matmul_with_epilogue,
 };
 
 /// `a: [m, k]`, `b: [k, n]` as functions of (row, column).
@@ -199,11 +199,11 @@ fn small_finishes_are_separate_passes() {
                 matmul(a, b, &mut want, write);
                 add_bias(&mut want, &bias);
                 let mut found = start.clone();
-                matmul_finished(a, b, &mut found, write, Finish::Bias(&bias));
+                matmul_with_epilogue(a, b, &mut found, write, Epilogue::Bias(&bias));
                 assert_same_bits(&format!("bias {m} {k} {n} {write:?} {level}"), &found, &want);
                 gelu_forward_in_place(&mut want);
                 let mut found = start.clone();
-                matmul_finished(a, b, &mut found, write, Finish::BiasGelu(&bias));
+                matmul_with_epilogue(a, b, &mut found, write, Epilogue::BiasGelu(&bias));
                 assert_same_bits(&format!("gelu {m} {k} {n} {write:?} {level}"), &found, &want);
             }
         });

@@ -24,7 +24,7 @@ use crate::{DecoderSpec, GgufFile, HeadKind, ModelError, RopeScaling};
 /// keeps every product of sizes inside 64 bits.
 pub(crate) const LARGEST_SIZE: usize = 1 << 24;
 /// Most blocks that a configuration may ask for.
-pub(crate) const MOST_LAYERS: usize = 1 << 12;
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
 
 /// In which order a GGUF file keeps the rows of the query and key projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

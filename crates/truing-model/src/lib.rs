@@ -22,10 +22,10 @@ pub mod weights;
 pub use adapters::{AdapterFiles, is_adapter};
 pub use encoder::{EncoderFiles, EncoderSpec, Pooling};
 pub use engine::{
-    AdamWStep, Adapters, ComputeDtype, DecodingWeights, DeviceTopLogProbs, Engine, EngineError, EngineMemory,
-    EngineOptions, Guarantees, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, OptimizerStep,
-    ParameterStore, ParameterTensor, PutWeight, SampleStep, SaveActivations, TokenLogProbs, TopLogProbs,
-    WeightSource,
+    AdamWStep, Adapters, ComputeDtype, DecodingWeights, DeviceTopLogProbs, Divergence, Engine, EngineError,
+    EngineMemory, EngineOptions, Guarantees, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs,
+    OptimizerStep, ParameterStore, ParameterTensor, PutWeight, Reference, SampleStep, SaveActivations,
+    TokenLogProbs, TopLogProbs, WeightSource,
 };
 pub use error::ModelError;
 pub use gguf::GgufFile;

@@ -41,7 +41,7 @@ pub struct ModelFiles {
     pub config: Option<ConfigFile>,
     /// generation_config.json as it was, where there is one.
     pub generation_config: Option<ConfigFile>,
-    /// Tensors in the files that the specification has no place for.
+    /// Tensors in the files that the specification does not use.
     pub unused_tensors: Vec<String>,
     /// Files that contradict each other, and which of them counts.
     pub contradictions: Vec<String>,
@@ -397,11 +397,11 @@ impl ModelFiles {
 }
 
 /// Unused tensors that are named; the others are counted.
-const MOST_NAMED: usize = 3;
+const MAX_NAMED: usize = 3;
 
 pub(crate) fn notice_of_unused(unused: &[String], path: &Path) -> Option<String> {
-    let n_more = unused.len().saturating_sub(MOST_NAMED);
-    let mut names: Vec<String> = unused.iter().take(MOST_NAMED).map(|name| format!("`{name}`")).collect();
+    let n_more = unused.len().saturating_sub(MAX_NAMED);
+    let mut names: Vec<String> = unused.iter().take(MAX_NAMED).map(|name| format!("`{name}`")).collect();
     if n_more > 0 {
         names.push(format!("{n_more} more"));
     }
@@ -411,8 +411,8 @@ pub(crate) fn notice_of_unused(unused: &[String], path: &Path) -> Option<String>
             path.display(),
             counted(
                 unused.len() as u64,
-                "tensor in the files has no place in this architecture and is",
-                "tensors in the files have no place in this architecture and are",
+                "tensor in the files is not used by this architecture and is",
+                "tensors in the files are not used by this architecture and are",
             ),
             names.join(", ")
         )
@@ -466,7 +466,7 @@ fn untie_different_head(
     Ok(Some(format!(
         "{}: config.json says `tie_word_embeddings = true`, but the files hold a `{head}` that differs from the embedding; \
          the stored head is used, as in transformers 5 (older versions and other programs use the embedding). Set \
-         `tie_word_embeddings` to false where that is meant",
+         `tie_word_embeddings` to false if that is intended",
         path.display()
     )))
 }

@@ -49,7 +49,7 @@ pub struct FindOptions {
 }
 
 impl FindOptions {
-    /// Usual patience, with the given cache and hub.
+    /// Usual retries, with the given cache and hub.
     #[must_use]
     pub fn new(cache_directory: impl Into<PathBuf>, hub_endpoint: impl Into<String>) -> Self {
         Self {
@@ -142,7 +142,7 @@ pub fn find_model(
     }
 
     if options.is_offline {
-        looked_at.push("the network: not asked, because offline was chosen".to_owned());
+        looked_at.push("the network: not used, because offline was chosen".to_owned());
     } else {
         match hub::fetch(&hub_reference, options, progress) {
             Ok((path, commit)) => return Ok(FoundModel { path, origin: ModelOrigin::Hub { commit } }),
@@ -161,7 +161,7 @@ pub fn find_model(
         }
     }
     let advice = "give the path of a model directory or of a GGUF file, check the name and the network, name a \
-                  mirror of the hub, or give a token where the model asks for one; a download that was cut off \
+                  mirror of the hub, or give a token if the model requires one; a download that was cut off \
                   continues where it stopped";
     Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: advice.to_owned() })
 }

@@ -223,7 +223,7 @@ impl SafetensorsFile {
         let mut header = vec![0; header_length as usize];
         reader.read_exact(&mut header).map_err(header_error)?;
         let header: Header = serde_json::from_slice(&header)
-            .map_err(|error| malformed(format!("the header is not what safetensors asks for: {error}")))?;
+            .map_err(|error| malformed(format!("the header is not a valid safetensors header: {error}")))?;
 
         let mut entries = header.tensors;
         entries.sort_by_key(|(_, entry)| entry.data_offsets);

@@ -142,7 +142,7 @@ pub struct NearDuplicate {
     /// The dropped row.
     pub row: u32,
     /// The kept row that stands for it.
-    pub stand_in: u32,
+    pub representative: u32,
     /// Their Jaccard coefficient.
     pub jaccard: f64,
 }
@@ -161,13 +161,13 @@ pub fn near_duplicates(
     check_option(options.shingle_tokens > 0, "shingle_tokens", options.shingle_tokens, "at least 1")?;
     let order = best_first(pool.len(), qualities)?;
     let candidates = candidate_pairs(pool, &order, options);
-    let mut stand_ins: Vec<u32> = (0..pool.len() as u32).collect();
+    let mut representatives: Vec<u32> = (0..pool.len() as u32).collect();
     let mut dropped = Vec::new();
     // Pairs are sorted by the later row's place in the order, so every candidate's fate is settled when it is asked for.
     for pairs in candidates.chunk_by(|a, b| a.0 == b.0) {
         let row = order[pairs[0].0 as usize];
         let mut kept: Vec<u32> =
-            pairs.iter().map(|pair| stand_ins[order[pair.1 as usize] as usize]).collect();
+            pairs.iter().map(|pair| representatives[order[pair.1 as usize] as usize]).collect();
         kept.sort_unstable();
         kept.dedup();
         let own = shingles(pool.row(row as usize), options.shingle_tokens);
@@ -175,11 +175,11 @@ pub fn near_duplicates(
             .into_iter()
             .map(|kept| (jaccard(&own, &shingles(pool.row(kept as usize), options.shingle_tokens)), kept))
             .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
-        if let Some((jaccard, stand_in)) = best
+        if let Some((jaccard, representative)) = best
             && jaccard >= threshold
         {
-            stand_ins[row as usize] = stand_in;
-            dropped.push(NearDuplicate { row, stand_in, jaccard });
+            representatives[row as usize] = representative;
+            dropped.push(NearDuplicate { row, representative, jaccard });
         }
     }
     dropped.sort_unstable_by_key(|duplicate| duplicate.row);
@@ -247,7 +247,7 @@ mod tests {
     fn check(texts: &[&str], qualities: Option<&[f32]>, expect: &[(u32, u32)]) {
         let pool = TokenPool::of(texts).unwrap();
         let found = near_duplicates(&pool, qualities, &NearDuplicateOptions::default()).unwrap();
-        let pairs: Vec<_> = found.iter().map(|found| (found.row, found.stand_in)).collect();
+        let pairs: Vec<_> = found.iter().map(|found| (found.row, found.representative)).collect();
         assert_eq!(pairs, expect, "{texts:?}");
     }
 

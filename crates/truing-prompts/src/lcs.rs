@@ -25,7 +25,7 @@ impl ShareOf {
     }
 
     /// The least length whose share reaches `share`.
-    pub fn least_length(self, share: f64, a: usize, b: usize) -> usize {
+    pub fn min_length(self, share: f64, a: usize, b: usize) -> usize {
         // A share that was computed from a length must give that length again, in spite of rounding.
         (share * self.whole(a, b) as f64 - 1e-9).ceil().max(0.0) as usize
     }
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(ShareOf::Longer.share(0, 0, 0), 1.0);
         for (length, whole) in (0..50).flat_map(|whole| (0..=whole).map(move |length| (length, whole))) {
             let share = ShareOf::Shorter.share(length, whole, 99);
-            assert_eq!(ShareOf::Shorter.least_length(share, whole, 99).min(length), length.min(whole));
+            assert_eq!(ShareOf::Shorter.min_length(share, whole, 99).min(length), length.min(whole));
         }
     }
 

@@ -115,7 +115,7 @@ pub struct DroppedRow {
     /// layer that was cut, the height it was cut at.
     pub threshold: Option<f32>,
     /// The row of its cluster that survived the layer.
-    pub stand_in: u32,
+    pub representative: u32,
     /// Their distance; under Ward's linkage that of the means of what the two stood for.
     pub distance: f32,
     /// The chosen row that stands for it in the end.
@@ -364,20 +364,21 @@ impl<'a> Run<'a> {
         }
         let mut survivors = Vec::with_capacity(rows.len() - merges.len());
         for &row in rows {
-            let stand_in = root(&mut parent, row);
-            if stand_in == row {
+            let representative = root(&mut parent, row);
+            if representative == row {
                 survivors.push(row);
                 continue;
             }
-            let distance = self.distance(row, stand_in);
-            let dropped = DroppedRow { row, layer, threshold, stand_in, distance, chosen: stand_in };
+            let distance = self.distance(row, representative);
+            let dropped =
+                DroppedRow { row, layer, threshold, representative, distance, chosen: representative };
             self.selection.dropped.push(dropped);
         }
         if matches!(self.options.linkage, Linkage::Ward | Linkage::MeanCosine) {
             for &row in rows {
-                let stand_in = root(&mut parent, row);
-                if stand_in != row {
-                    self.join(stand_in, row);
+                let representative = root(&mut parent, row);
+                if representative != row {
+                    self.join(representative, row);
                 }
             }
         }
@@ -404,11 +405,14 @@ impl<'a> Run<'a> {
     /// Puts rows in order and follows stand-ins to the chosen rows.
     fn finish(self) -> Selection {
         let mut selection = self.selection;
-        let mut stand_in: Vec<u32> = (0..self.ranks.len() as u32).collect();
-        selection.dropped.iter().for_each(|dropped| stand_in[dropped.row as usize] = dropped.stand_in);
+        let mut representative: Vec<u32> = (0..self.ranks.len() as u32).collect();
+        selection
+            .dropped
+            .iter()
+            .for_each(|dropped| representative[dropped.row as usize] = dropped.representative);
         for dropped in &mut selection.dropped {
-            while stand_in[dropped.chosen as usize] != dropped.chosen {
-                dropped.chosen = stand_in[dropped.chosen as usize];
+            while representative[dropped.chosen as usize] != dropped.chosen {
+                dropped.chosen = representative[dropped.chosen as usize];
             }
         }
         selection.chosen.sort_unstable();

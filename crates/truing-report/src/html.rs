@@ -238,6 +238,11 @@ fn words_for(kind: &str) -> (&'static str, &'static str) {
             "The model is trained on preferences directly: the chosen response becomes more likely than the rejected \
              one, relative to the reference model.",
         ),
+        "distill" => (
+            "On-policy distillation",
+            "The model samples completions, and its distribution at each token moves to that of a teacher. The loss is the \
+             divergence from the teacher in nats per token.",
+        ),
         "grpo" => (
             "Reinforcement learning (GRPO)",
             "The policy samples several completions of each prompt; completions with a reward above the mean of their \

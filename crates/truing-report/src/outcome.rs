@@ -196,16 +196,20 @@ pub(crate) fn of_stage(stage: &StageRecord) -> Vec<Outcome> {
         .collect(),
         _ => Vec::new(),
     };
+    let (held_out_loss, training_loss) = match stage.kind.as_str() {
+        "distill" => ("held-out divergence from the teacher", "training divergence from the teacher"),
+        _ => ("held-out loss", "training loss"),
+    };
     if stage.kind != "grpo" {
         outcomes.extend(
-            items(stage, HeldOutScores::LOSS, "held-out loss")
-                .or_else(|| ends(stage, names::EVAL_LOSS, "held-out loss", true)),
+            items(stage, HeldOutScores::LOSS, held_out_loss)
+                .or_else(|| ends(stage, names::EVAL_LOSS, held_out_loss, true)),
         );
     }
     outcomes.extend(if stage.kind == "grpo" {
         trend(stage, names::REWARD, "training reward", false)
     } else {
-        trend(stage, names::LOSS, "training loss", true)
+        trend(stage, names::LOSS, training_loss, true)
     });
     outcomes
 }

@@ -2,7 +2,7 @@
 const coverage = JSON.parse(document.getElementById("coverage").textContent);
 const outcomeOf = (row) => row.layer ?? "kept";
 const standInText = (row) =>
-  row.stand_in === undefined ? "" : (coverage.rows[row.stand_in]?.text ?? `row ${row.stand_in} (not among the decisions)`);
+  row.representative === undefined ? "" : (coverage.rows[row.representative]?.text ?? `row ${row.representative} (not among the decisions)`);
 
 // The dropped rows.
 {
@@ -22,8 +22,8 @@ const standInText = (row) =>
       const reason = element("td");
       reason.append(element("span", row.layer), element("br"), element("small", row.why));
       const standIn = element("td");
-      if (row.stand_in !== undefined) {
-        standIn.append(element("p", standInText(row), "example"), element("small", coverage.rows[row.stand_in]?.origin ?? ""));
+      if (row.representative !== undefined) {
+        standIn.append(element("p", standInText(row), "example"), element("small", coverage.rows[row.representative]?.origin ?? ""));
       }
       line.append(element("td", row.origin), prompt, reason, standIn);
       body.append(line);
@@ -120,7 +120,7 @@ if (coverage.map.ids.length) {
     for (const [name, value] of pairs) if (value !== undefined) facts.append(element("span", `${name}: ${value}`, "pair"));
     const parts = [element("p", row.text, "text"), facts];
     if (row.layer) parts.push(element("p", `dropped by ${row.layer}${row.why ? ` (${row.why})` : ""}`));
-    if (row.stand_in !== undefined) parts.push(element("h3", "stands for it"), element("p", standInText(row), "text"));
+    if (row.representative !== undefined) parts.push(element("h3", "representative"), element("p", standInText(row), "text"));
     byId("map-detail").replaceChildren(...parts);
   }
   remembered(projection, "projection", draw);

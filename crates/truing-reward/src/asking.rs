@@ -12,11 +12,11 @@ use truing_types::{
 };
 
 /// Characters of an unreadable reply that are repeated in its error.
-const MOST_QUOTED: usize = 160;
+const MAX_QUOTED: usize = 160;
 
 /// Why there is no readable answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
+pub enum NoAnswer {
     /// The model could not answer.
     #[error(transparent)]
     Failed(#[from] ChatError),
@@ -38,10 +38,10 @@ pub enum Unanswered {
     },
     /// The last reply holds no answer.
     #[error("{0}")]
-    NoAnswer(String),
+    Missing(String),
 }
 
-impl Unanswered {
+impl NoAnswer {
     /// Whether every further request would fail too.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
@@ -60,7 +60,7 @@ impl Unanswered {
         match self {
             Self::Unreadable { .. } => true,
             Self::Cut { in_thought, .. } => !in_thought,
-            Self::Failed(_) | Self::NoAnswer(_) => false,
+            Self::Failed(_) | Self::Missing(_) => false,
         }
     }
 }
@@ -69,15 +69,15 @@ impl Unanswered {
 ///
 /// # Errors
 /// When the reply was cut at its limit of `max_tokens`, withheld or refused, or holds no answer.
-pub fn answer_of(reply: &ChatReply, max_tokens: usize) -> Result<&str, Unanswered> {
+pub fn answer_of(reply: &ChatReply, max_tokens: usize) -> Result<&str, NoAnswer> {
     let answer = match reply.reasoning {
         Some(_) => Some(reply.text.as_str()),
         None => split_reasoning(&reply.text, &ReasoningMarks::default(), TextStart::Unknown).answer,
     };
     let answer = answer.filter(|answer| !answer.trim().is_empty());
-    let no_answer = |reason: String| Err(Unanswered::NoAnswer(reason));
+    let no_answer = |reason: String| Err(NoAnswer::Missing(reason));
     match (reply.finish_reason, answer) {
-        (FinishReason::Length, _) => Err(Unanswered::Cut { max_tokens, in_thought: answer.is_none() }),
+        (FinishReason::Length, _) => Err(NoAnswer::Cut { max_tokens, in_thought: answer.is_none() }),
         (FinishReason::ContentFilter, _) => {
             no_answer("the server's content filter withheld the reply".into())
         }
@@ -100,12 +100,12 @@ fn read_reply<V>(
     max_tokens: usize,
     n_replies: usize,
     read: impl Fn(&str) -> Option<V>,
-) -> Result<V, Unanswered> {
+) -> Result<V, NoAnswer> {
     let answer = answer_of(reply, max_tokens)?;
-    read(answer).ok_or_else(|| Unanswered::Unreadable { n_replies, end: end_of(answer) })
+    read(answer).ok_or_else(|| NoAnswer::Unreadable { n_replies, end: end_of(answer) })
 }
 
-/// Asks many requests and reads the replies, each up to `most_replies` times: an unreadable reply is handed back to the
+/// Asks many requests and reads the replies, each up to `max_attempts` times: an unreadable reply is handed back to the
 /// model with `reminder`. That is another request, so that a cache, or a model at temperature 0, does not repeat
 /// itself. So is an answer that was cut; but not a thought that was cut, which would only be thought and paid for
 /// again. `on_result` gets each result with the index of its request, and whether it is the final one of that
@@ -113,20 +113,20 @@ fn read_reply<V>(
 pub fn ask_readable<V>(
     model: &dyn ChatModel,
     mut requests: Vec<ChatRequest>,
-    most_replies: usize,
+    max_attempts: usize,
     reminder: &str,
     read: impl Fn(usize, &str) -> Option<V>,
     on_result: &mut dyn FnMut(usize, &ChatResult, bool) -> ControlFlow<()>,
-) -> Vec<Result<V, Unanswered>> {
-    let mut answers: Vec<Option<Result<V, Unanswered>>> = requests.iter().map(|_| None).collect();
+) -> Vec<Result<V, NoAnswer>> {
+    let mut answers: Vec<Option<Result<V, NoAnswer>>> = requests.iter().map(|_| None).collect();
     let mut open: Vec<usize> = (0..requests.len()).collect();
-    let most_replies = most_replies.max(1);
-    for n_replies in 1..=most_replies {
+    let max_attempts = max_attempts.max(1);
+    for n_replies in 1..=max_attempts {
         let asked: Vec<ChatRequest> = open.iter().map(|&place| requests[place].clone()).collect();
         let limit = |i: usize| asked[i].sampling.max_new_tokens;
         let replies = model.chat_all(&asked, &mut |i, result| {
             let is_final = match result {
-                Ok(reply) if n_replies < most_replies => {
+                Ok(reply) if n_replies < max_attempts => {
                     let read = read_reply(reply, limit(i), n_replies, |text| read(open[i], text));
                     !read.is_err_and(|error| error.may_be_mended())
                 }
@@ -136,9 +136,9 @@ pub fn ask_readable<V>(
         });
         let mut unread = Vec::new();
         for (i, (&place, reply)) in open.iter().zip(replies).enumerate() {
-            let answer = reply.map_err(Unanswered::from).and_then(|reply| {
+            let answer = reply.map_err(NoAnswer::from).and_then(|reply| {
                 let answer = read_reply(&reply, limit(i), n_replies, |text| read(place, text));
-                if answer.as_ref().is_err_and(Unanswered::may_be_mended) {
+                if answer.as_ref().is_err_and(NoAnswer::may_be_mended) {
                     unread.push(place);
                     remind(&mut requests[place].conversation, &reply, reminder);
                 }
@@ -163,7 +163,7 @@ pub fn remind(conversation: &mut Conversation, reply: &ChatReply, reminder: &str
 
 fn end_of(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let skipped = line.chars().count().saturating_sub(MOST_QUOTED);
+    let skipped = line.chars().count().saturating_sub(MAX_QUOTED);
     line.chars().skip(skipped).collect()
 }
 
@@ -241,11 +241,11 @@ mod tests {
             conversation: Conversation { messages: vec![Message::new(Role::User, text)], tools: Vec::new() },
             sampling: truing_types::SamplingOptions::default(),
         };
-        let final_of = |most_replies: usize| {
+        let final_of = |max_attempts: usize| {
             let mut seen = Vec::new();
             let requests = vec![request("one"), request("bad"), request("two")];
             let read = |_: usize, text: &str| (text == "yes").then_some(());
-            let answers = ask_readable(&Hesitant, requests, most_replies, "again", read, &mut |i, _, is| {
+            let answers = ask_readable(&Hesitant, requests, max_attempts, "again", read, &mut |i, _, is| {
                 seen.push((i, is));
                 ControlFlow::Continue(())
             });

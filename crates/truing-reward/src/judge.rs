@@ -19,7 +19,7 @@ use truing_types::{
 };
 
 use crate::RewardError;
-use crate::asking::{Unanswered, ask_readable, fill_in, last_bracketed, question_text};
+use crate::asking::{NoAnswer, ask_readable, fill_in, last_bracketed, question_text};
 use crate::completion::{Completion, RewardFunction, column_text};
 
 const SCORE_PROMPT: &str = "\
@@ -84,7 +84,9 @@ pub struct JudgeConfig {
     /// Maximum tokens of a verdict, reasoning included.
     pub max_new_tokens: usize,
     /// Maximum requests for one verdict: an unreadable reply is requested again.
-    pub most_replies: usize,
+    #[serde(alias = "most_replies")]
+    #[schemars(extend("x-aliases" = ["most_replies"]))]
+    pub max_attempts: usize,
     /// After this many consecutive failures, the other completions of the step are not judged.
     pub max_failures_in_a_row: usize,
 }
@@ -108,7 +110,7 @@ impl Default for JudgeConfig {
             range: [1.0, 10.0],
             prompt: None,
             max_new_tokens: 512,
-            most_replies: 2,
+            max_attempts: 2,
             max_failures_in_a_row: 8,
         }
     }
@@ -125,8 +127,8 @@ impl JudgeConfig {
         if !(low.is_finite() && high.is_finite() && low < high) {
             return bad("range", format!("is [{low}, {high}], expected a lower and a higher number"));
         }
-        if self.most_replies == 0 {
-            return bad("most_replies", "is 0, expected at least 1".into());
+        if self.max_attempts == 0 {
+            return bad("max_attempts", "is 0, expected at least 1".into());
         }
         if self.max_failures_in_a_row == 0 {
             return bad("max_failures_in_a_row", "is 0, expected at least 1".into());
@@ -139,7 +141,7 @@ impl JudgeConfig {
             JudgeProtocol::Pairwise => &["{question}", "{first}", "{second}"],
         };
         match wanted.iter().find(|place| !self.template().contains(**place)) {
-            Some(place) => bad("prompt", format!("has no place `{place}`")),
+            Some(place) => bad("prompt", format!("is missing the placeholder `{place}`")),
             None => Ok(()),
         }
     }
@@ -279,11 +281,11 @@ impl Judge {
 }
 
 /// Why there is no verdict. `given_up` holds the last of too many failures in a row.
-fn unscored(error: &Unanswered, given_up: Option<&str>) -> Unscored {
+fn unscored(error: &NoAnswer, given_up: Option<&str>) -> Unscored {
     match (error, given_up) {
-        (Unanswered::Failed(ChatError::BrokenOff), Some(last)) => Unscored::new(
+        (NoAnswer::Failed(ChatError::BrokenOff), Some(last)) => Unscored::new(
             UnscoredReason::JudgeFailed,
-            format!("not asked, after too many failures in a row: {last}"),
+            format!("skipped after too many consecutive failures: {last}"),
         ),
         _ if error.is_permanent() => Unscored::new(UnscoredReason::JudgeRefused, error.to_string()),
         _ => Unscored::new(UnscoredReason::JudgeFailed, error.to_string()),
@@ -316,7 +318,7 @@ impl RewardFunction for Judge {
         let verdicts = ask_readable(
             self.model.as_ref(),
             requests,
-            config.most_replies,
+            config.max_attempts,
             &config.reminder(),
             |place, reply| config.read(reply, place % n_orders == 1),
             &mut on_result,
@@ -446,7 +448,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_asked_again_and_then_unscored() {
         let stubborn = |_: &ChatRequest| Ok("I would rather not say".to_owned());
-        let config = JudgeConfig { most_replies: 3, ..JudgeConfig::default() };
+        let config = JudgeConfig { max_attempts: 3, ..JudgeConfig::default() };
         let (scores, asked) = judged(config.clone(), &["x"], stubborn);
         let unscored = scores[0].clone().unwrap_err();
         assert_eq!(unscored.reason, UnscoredReason::JudgeFailed);
@@ -488,7 +490,7 @@ mod tests {
         assert_eq!(asked.len(), 2);
         let last = scores[3].clone().unwrap_err();
         assert_eq!(last.reason, UnscoredReason::JudgeFailed);
-        assert_eq!(last.detail, "not asked, after too many failures in a row: down");
+        assert_eq!(last.detail, "skipped after too many consecutive failures: down");
     }
 
     #[test]
@@ -562,9 +564,12 @@ mod tests {
                 .starts_with("reward `judge`: `range` is [3, 3]")
         );
         assert!(refused(JudgeConfig { range: [0.0, f64::NAN], ..default() }).contains("`range`"));
-        assert!(refused(JudgeConfig { most_replies: 0, ..default() }).contains("`most_replies` is 0"));
+        assert!(refused(JudgeConfig { max_attempts: 0, ..default() }).contains("`max_attempts` is 0"));
         let prompt = Some("Grade {answer}".to_owned());
-        assert!(refused(JudgeConfig { prompt, ..default() }).ends_with("`prompt` has no place `{question}`"));
+        assert!(
+            refused(JudgeConfig { prompt, ..default() })
+                .ends_with("`prompt` is missing the placeholder `{question}`")
+        );
         for protocol in [JudgeProtocol::Score, JudgeProtocol::Pairwise] {
             JudgeConfig { protocol, ..default() }.check().unwrap();
         }

@@ -337,7 +337,7 @@ impl Rewards {
         let mut scored: Vec<ScoredCompletion> = completions
             .iter()
             .map(|completion| {
-                let detail = format!("{}: no reward is meant for this source", completion.origin);
+                let detail = format!("{}: no reward applies to this source", completion.origin);
                 let total = Err(Unscored::new(UnscoredReason::MissingReference, detail));
                 ScoredCompletion { parts: BTreeMap::new(), total }
             })

@@ -1,8 +1,8 @@
 //! What happens to the rewards of a step before they are learnt from: cut, shortened by length, standardised, in this
 //! order. Rewards that are reported stay as they were; a completion without a reward stays without one.
 //!
-//! A credit rule that divides by its group's deviation undoes an affine change of the whole: there `standardise` matters
-//! only on the parts of a sum, and with leave-one-out or Dr. GRPO's credit.
+//! An advantage estimator that divides by its group's deviation undoes an affine change of the whole: there `standardise` matters
+//! only on the parts of a sum, and with leave-one-out or Dr. GRPO's estimator.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use truing_statistics::mean_and_deviation;
 use crate::{RewardError, Rewards, ScoredCompletion};
 
 /// Below this a deviation is none: all are equal.
-const LEAST_DEVIATION: f64 = 1e-9;
+const MIN_DEVIATION: f64 = 1e-9;
 
 /// The table `[shaping]` of a policy's recipe.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -138,7 +138,7 @@ fn standardised(values: &[Option<f64>], places: &[String]) -> Vec<Option<f64>> {
         of_place.into_iter().map(|(place, values)| (place, mean_and_deviation(&values))).collect();
     let z_score = |(value, place): (&Option<f64>, &String)| {
         let (mean, deviation) = moments[place.as_str()];
-        value.map(|value| if deviation > LEAST_DEVIATION { (value - mean) / deviation } else { 0.0 })
+        value.map(|value| if deviation > MIN_DEVIATION { (value - mean) / deviation } else { 0.0 })
     };
     values.iter().zip(places).map(z_score).collect()
 }

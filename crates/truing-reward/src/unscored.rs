@@ -109,7 +109,7 @@ impl UnscoredSummary {
         }
         let some = self.reasons.iter().map(|(reason, UnscoredCount { n, first })| {
             let text = format!(
-                "{n} of {} completions have no reward and are not learnt from: {}: {first}",
+                "{n} of {} completions have no reward and were not trained on: {}: {first}",
                 self.n_completions,
                 reason.as_str()
             );
@@ -207,7 +207,7 @@ mod tests {
         let some = [ok(), only(MissingReference)];
         let found = UnscoredSummary::of(some.iter().map(|one| (&origin, one)));
         let expected =
-            "1 of 2 completions have no reward and are not learnt from: missing_reference: a.jsonl:3: why";
+            "1 of 2 completions have no reward and were not trained on: missing_reference: a.jsonl:3: why";
         assert_eq!(found.warnings(), [("some missing_reference".into(), expected.into())]);
         let mut all = BTreeMap::new();
         found.add_to(&mut all);

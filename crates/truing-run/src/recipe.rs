@@ -668,7 +668,7 @@ mod tests {
             (
                 "stage = \"ppo\"\n",
                 "recipes/r.toml:1: unknown stage \"ppo\": expected one of \"merge_search\", \"pas\", \"pas_evaluate\", \"evaluate\", \"select\", \"embed\", \"label\", \"quality\", \
-                 \"grpo\", \"classifier\", \"dpo\", \"reward_model\", \"sft\"",
+                 \"grpo\", \"classifier\", \"distill\", \"dpo\", \"reward_model\", \"sft\"",
             ),
         ] {
             assert_eq!(read(text, &[]).unwrap_err(), expected);

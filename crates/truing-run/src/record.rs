@@ -86,7 +86,7 @@ impl<'a> RunRecord<'a> {
         Ok(trained)
     }
 
-    /// Why the run has learnt nothing, where the gradient was 0 in every step that was logged.
+    /// Why the model was not trained, where the gradient was 0 in every step that was logged.
     ///
     /// # Errors
     /// When the metrics cannot be read, or a peer is lost.
@@ -107,7 +107,7 @@ impl<'a> RunRecord<'a> {
                 }
             }
             Ok((n_steps > 0).then(|| {
-                "nothing was learnt: the gradient was 0 in every step (`grad_norm`). Do not use the saved model as a trained one"
+                "the model was not trained: the gradient was 0 in every step (`grad_norm`). Do not use the saved model as a trained one"
                     .to_owned()
             }))
         })

@@ -282,10 +282,10 @@ pub fn unread_parts(conversation: &Conversation) -> Vec<&'static str> {
     let turns = &conversation.messages;
     let mut unread = Vec::new();
     if !conversation.tools.is_empty() {
-        unread.push("`tools` are not read: the text has the turns only");
+        unread.push("`tools` are not read: only the turns are used");
     }
     if turns.iter().any(|turn| turn.role == Role::Assistant) {
-        unread.push("the assistant's turns are not read: the text has what is asked only");
+        unread.push("the assistant's turns are not read: only the prompt is used");
     }
     unread
 }

@@ -1,5 +1,6 @@
 //! Training data, read, rendered and tokenized: samples of whole conversations, and responses with their preferences.
 
+mod prompts;
 mod responses;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ use truing_types::{Event, EventSink, RowOrigin, TokenId};
 
 use crate::{DataReport, RunError};
 
+pub use prompts::{Prompt, PromptsRead};
 pub use responses::{Compared, ResponseOptions, tokenize};
 
 /// Rows rendered at a time, on all threads.

@@ -77,7 +77,7 @@ pub struct DroppedRow {
     pub threshold: Option<f64>,
     /// The row that stands for it, by [`PromptDecision::id`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stand_in: Option<u64>,
+    pub representative: Option<u64>,
     /// What was measured, as a person reads it: `Jaccard 0.93`, `12 words of 13 shared`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
@@ -236,14 +236,14 @@ mod tests {
             decision: Decision::Dropped(DroppedRow {
                 layer: SelectionLayer::Diversity { level: 2 },
                 threshold: Some(0.25),
-                stand_in: Some(3),
+                representative: Some(3),
                 detail: String::new(),
             }),
         };
         let text = serde_json::to_string(&decision).unwrap();
         assert!(
             text.ends_with(
-                r#""decision":{"outcome":"dropped","layer":{"name":"diversity","level":2},"threshold":0.25,"stand_in":3}}"#
+                r#""decision":{"outcome":"dropped","layer":{"name":"diversity","level":2},"threshold":0.25,"representative":3}}"#
             ),
             "{text}"
         );

@@ -61,7 +61,7 @@ pub struct TrainedModel {
     pub model: PathBuf,
     /// The last value of every metric.
     pub metrics: BTreeMap<String, f64>,
-    /// Why the model learnt nothing, where it did not.
+    /// Why the model was not trained, where it was not.
     pub nothing_learnt: Option<String>,
 }
 

@@ -236,7 +236,7 @@ pub(crate) fn prompt(
     if fields.boolean("add_generation_prompt")?.unwrap_or(!continues) == continues {
         let message = match continues {
             true => "`add_generation_prompt` must be false where `continue_final_message` is true",
-            false => "`add_generation_prompt` must be true: a reply is asked for",
+            false => "`add_generation_prompt` must be true: a reply is requested",
         };
         return Err(ApiError::field("add_generation_prompt", message));
     }

@@ -98,7 +98,7 @@ pub enum Model<E: Engine> {
 pub struct ServeOptions {
     /// Completions that are decoded side by side.
     pub max_running: usize,
-    /// Requests that wait for a place; more are refused with 429.
+    /// Most requests waiting in the queue; more are refused with 429.
     pub max_waiting: usize,
     /// Connections at a time; further ones wait.
     pub max_connections: usize,

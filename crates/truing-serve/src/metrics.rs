@@ -101,7 +101,7 @@ impl Metrics {
         let metrics = Self {
             models: models.iter().map(|model| OfModel { model_name: model.name.clone() }).collect(),
             running: gauge(r, "vllm:num_requests_running", "Completions that are being decoded"),
-            waiting: gauge(r, "vllm:num_requests_waiting", "Requests that wait for a place"),
+            waiting: gauge(r, "vllm:num_requests_waiting", "Requests waiting in the queue"),
             cached: gauge(r, "truing:prefix_cache_tokens", "Tokens of prompts' beginnings that are kept"),
             prompt_tokens: counter(r, "vllm:prompt_tokens", "Tokens of prompts"),
             generation_tokens: counter(r, "vllm:generation_tokens", "Tokens generated"),

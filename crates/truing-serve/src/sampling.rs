@@ -32,7 +32,7 @@ pub(crate) const SAMPLING_FIELDS: &[FieldInfo] = &[
     honoured("logit_bias", "token id to a number from -100 to 100"),
     honoured("seed", "the same seed and request give the same tokens; a random one if left out"),
     honoured("stop", "a text or up to 32; not part of the completion"),
-    honoured("stop_token_ids", "end a completion, beside the model's own"),
+    honoured("stop_token_ids", "end a completion, in addition to the model's own"),
     honoured("ignore_eos", "the model's own end tokens do not end a completion"),
     honoured("skip_special_tokens", "default true"),
     honoured("structured_outputs", "one of `json`, `json_object`, `regex`, `choice`, `grammar` (Lark)"),

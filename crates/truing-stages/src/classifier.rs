@@ -173,10 +173,10 @@ impl ClassifierPlan {
 }
 
 impl StagePlan for ClassifierPlan {
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         match self {
-            Self::Encoder { run, .. } => run.rows(),
-            Self::Decoder(plan) => plan.rows(),
+            Self::Encoder { run, .. } => run.table(),
+            Self::Decoder(plan) => plan.table(),
         }
     }
 

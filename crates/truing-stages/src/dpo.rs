@@ -6,8 +6,6 @@ mod reference;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,11 +15,13 @@ use truing_run::samples::{Compared, ResponseOptions};
 use truing_run::{Ended, Machine, RunError};
 use truing_store::RunInputs;
 use truing_train::{Preference, PreferenceLoss, PreferencePack, ResponsePair};
-use truing_types::{BatchError, Communicator, EventSink, StageName};
+use truing_types::{BatchError, StageName};
 
 use crate::responses::ResponseInputs;
-use crate::training::opening::Opened;
-use crate::training::{self, Side, TrainingConfig, TrainingInputs as _, TrainingPlan, Workload};
+use crate::training::setup::Opened;
+use crate::training::{
+    self, ComingPacks, RunStart, Split, TrainingConfig, TrainingInputs as _, TrainingPlan, Workload,
+};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 /// The table `[preference]` of a recipe.
@@ -176,15 +176,15 @@ struct DirectPreference {
 }
 
 impl DirectPreference {
-    fn known(&self, side: Side) -> &Known {
-        match side {
-            Side::Train => &self.train,
-            Side::Evaluation => &self.eval,
+    fn known(&self, split: Split) -> &Known {
+        match split {
+            Split::Train => &self.train,
+            Split::Evaluation => &self.eval,
         }
     }
 }
 
-impl Workload for DirectPreference {
+impl<E: Engine> Workload<E> for DirectPreference {
     type Inputs = ResponseInputs;
     type Objective = Preference;
 
@@ -192,14 +192,11 @@ impl Workload for DirectPreference {
         &self.objective
     }
 
-    fn begin<E: Engine>(
+    fn begin(
         &mut self,
         engine: &mut E,
         inputs: &ResponseInputs,
-        run: &Path,
-        communicator: &dyn Communicator,
-        events: &mut dyn EventSink,
-        stop: &AtomicBool,
+        run: RunStart<'_>,
     ) -> Result<ControlFlow<()>, StageError> {
         if !self.objective.loss.uses_reference() {
             return Ok(ControlFlow::Continue(()));
@@ -211,7 +208,13 @@ impl Workload for DirectPreference {
             .filter(|file| file.role == "model")
             .map(|file| file.blake3.to_string())
             .collect();
-        let cache = reference::Cache { run, models: &models, budget: self.budget, communicator };
+        let RunStart { folder, groups, events, stop, .. } = run;
+        let cache = reference::Cache {
+            run: folder,
+            models: &models,
+            budget: self.budget,
+            communicator: &*groups.data,
+        };
         let is_unpaired = self.objective.loss.is_unpaired();
         let sides = [(Some(&inputs.train), &mut self.train), (inputs.eval.as_ref(), &mut self.eval)];
         for (data, known) in sides {
@@ -232,15 +235,16 @@ impl Workload for DirectPreference {
     }
 
     /// KTO's reference point: the mean log-ratio of the step's mismatched responses, 0 or more.
-    fn prepare<E: Engine>(
+    fn prepare(
         &mut self,
         engine: &mut E,
         _data: &ResponseDataset,
-        side: Side,
-        packs: &[&Vec<u32>],
-        communicator: &dyn Communicator,
-    ) -> Result<(), StageError> {
-        let Some((mismatched, reference)) = &self.known(side).mismatched else { return Ok(()) };
+        coming: ComingPacks<'_>,
+    ) -> Result<ControlFlow<()>, StageError> {
+        let ComingPacks { split, packs, communicator, .. } = coming;
+        let Some((mismatched, reference)) = &self.known(split).mismatched else {
+            return Ok(ControlFlow::Continue(()));
+        };
         let (mut sum, mut n) = (0.0, 0.0);
         let parts =
             packs.iter().flat_map(|samples| reference::within_budget(mismatched, samples, self.budget));
@@ -253,17 +257,17 @@ impl Workload for DirectPreference {
         let mut totals = [sum, n];
         communicator.all_reduce_sum_f64(&mut totals)?;
         self.objective.kto_baseline = (totals[0] / totals[1].max(1.0)).max(0.0);
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     fn pack(
         &self,
         data: &ResponseDataset,
-        side: Side,
+        split: Split,
         samples: &[u32],
     ) -> Result<PreferencePack, BatchError> {
         let ResponseBatch { batch, .. } = data.batch(samples)?;
-        let known = self.known(side);
+        let known = self.known(split);
         let (mut n_targets, mut pairs, mut verdicts, mut reference) = Default::default();
         collect(data, samples, known, &mut n_targets, &mut pairs, &mut verdicts, &mut reference);
         Ok(PreferencePack { batch, n_targets, pairs, verdicts, reference_log_probs: reference })

@@ -21,12 +21,13 @@ mod tally;
 
 pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossType};
 pub use failures::OnUnscoredStep;
-pub use inputs::{GrpoInputs, Prompt};
+pub use inputs::GrpoInputs;
 pub use judge_reward::JudgeReward;
 pub use memory::StepBytes;
 pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
 pub use rewards::{OpenedRewards, RewardResources};
+pub use truing_run::samples::Prompt;
 
 use std::borrow::Cow;
 use truing_ask::ChatModelConfig;

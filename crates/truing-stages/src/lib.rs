@@ -2,6 +2,7 @@
 //! terminal here.
 
 pub mod classifier;
+pub mod distill;
 pub mod dpo;
 pub mod embed;
 pub mod evaluate;

@@ -6,7 +6,7 @@
 //! lucky too: the record says how much of its lead that is, expected (bootstrap) and observed (search less confirmation).
 //!
 //! Every answer is logged in the folder of its candidate. The same command continues a search that was stopped, and asks nothing
-//! twice; the order of candidates follows from seed and answers. Merged weights are made when they are asked and removed after.
+//! twice; the order of candidates follows from seed and answers. Merged weights are created on demand and removed after.
 
 mod candidates;
 mod config;

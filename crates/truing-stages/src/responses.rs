@@ -9,7 +9,7 @@ use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{EventSink, Seed};
 
 use crate::StageError;
-use crate::training::opening::{self, Opened};
+use crate::training::setup::{self, Opened};
 use crate::training::{ModelToTrain, TrainingConfig, TrainingInputs};
 
 /// Everything a plan looks at.
@@ -39,8 +39,8 @@ impl ResponseInputs {
         options: RenderOptions,
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
-        let (model, renderer) = opening::open(config, wanted, options)?;
-        let reader = opening::row_reader(config, &renderer, model.spec.vocab_size);
+        let (model, renderer) = setup::open(config, wanted, options)?;
+        let reader = setup::row_reader(config, &renderer, model.spec.vocab_size);
         let (mut train, train_report) =
             reader.responses(&config.data, responses, "data", "the training data", events)?;
         let (mut eval, mut eval_report) = (None, None);
@@ -54,7 +54,7 @@ impl ResponseInputs {
             (eval, eval_report) = (Some(found.0), Some(found.1));
         }
         let eval_files = eval_report.as_ref().map(|report| &report.files);
-        let record = opening::record(config, &model, &train_report.files, eval_files)?;
+        let record = setup::record(config, &model, &train_report.files, eval_files)?;
         Ok(Self { model, renderer, train, eval, train_report, eval_report, record })
     }
 }

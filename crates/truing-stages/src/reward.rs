@@ -16,8 +16,8 @@ use truing_train::{MseDenominator, Reward, RewardPack, RewardPair};
 use truing_types::{BatchError, StageName};
 
 use crate::responses::ResponseInputs;
-use crate::training::opening::Opened;
-use crate::training::{self, EvaluationFindings, Side, TrainingConfig, TrainingPlan, Workload};
+use crate::training::setup::Opened;
+use crate::training::{self, EvaluationFindings, Split, TrainingConfig, TrainingPlan, Workload};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
 /// The table `[reward_model]` of a recipe.
@@ -177,7 +177,7 @@ struct RewardModel {
     normaliser: ScoreNormaliser,
 }
 
-impl Workload for RewardModel {
+impl<E: Engine> Workload<E> for RewardModel {
     type Inputs = ResponseInputs;
     type Objective = Reward;
 
@@ -185,7 +185,7 @@ impl Workload for RewardModel {
         &self.objective
     }
 
-    fn pack(&self, data: &ResponseDataset, _side: Side, samples: &[u32]) -> Result<RewardPack, BatchError> {
+    fn pack(&self, data: &ResponseDataset, _side: Split, samples: &[u32]) -> Result<RewardPack, BatchError> {
         let ResponseBatch { batch, sequences } = data.batch(samples)?;
         let (mut pairs, mut scores): (Vec<RewardPair>, Vec<Option<f32>>) = Default::default();
         for &sample in samples {
@@ -213,7 +213,7 @@ impl Workload for RewardModel {
         Ok(RewardPack { batch, sequences, pairs, scores })
     }
 
-    fn kept(&self, output: &HeadOutput) -> Vec<f32> {
+    fn kept(&self, _pack: &RewardPack, output: &HeadOutput) -> Vec<f32> {
         output.scores.clone()
     }
 

@@ -18,10 +18,10 @@ use truing_store::RunInputs;
 use truing_train::Sft;
 use truing_types::{BatchError, PackedBatch, StageName};
 
-use crate::training::{self, EvaluationFindings, Side, Workload};
+use crate::training::{self, EvaluationFindings, Split, Workload};
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 
-pub use crate::training::{Layers, LoraConfig, Packed, RunPlan, StepPacks};
+pub use crate::training::{LayersSetting, LoraConfig, PackingMode, RunPlan, StepPacks};
 pub use crate::training::{TrainingConfig, TrainingPlan};
 pub use inputs::SftInputs;
 pub use truing_run::DataReport;
@@ -29,7 +29,7 @@ pub use truing_run::DataReport;
 /// Samples are packs as they are.
 struct FineTuning;
 
-impl Workload for FineTuning {
+impl<E: Engine> Workload<E> for FineTuning {
     type Inputs = SftInputs;
     type Objective = Sft;
 
@@ -37,11 +37,11 @@ impl Workload for FineTuning {
         &Sft
     }
 
-    fn pack(&self, data: &Dataset, _side: Side, samples: &[u32]) -> Result<PackedBatch, BatchError> {
+    fn pack(&self, data: &Dataset, _side: Split, samples: &[u32]) -> Result<PackedBatch, BatchError> {
         data.batch(samples)
     }
 
-    fn kept(&self, output: &HeadOutput) -> Vec<f32> {
+    fn kept(&self, _pack: &PackedBatch, output: &HeadOutput) -> Vec<f32> {
         output.tokens.log_probs.clone()
     }
 

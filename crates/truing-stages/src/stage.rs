@@ -73,7 +73,7 @@ impl<'a> RunContext<'a> {
 /// Every decision that can be made before work starts.
 pub trait StagePlan {
     /// The plan as a table.
-    fn rows(&self) -> Vec<PlanRow>;
+    fn table(&self) -> Vec<PlanRow>;
 
     /// The plan in one sentence.
     fn summary(&self) -> String;

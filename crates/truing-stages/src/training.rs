@@ -9,9 +9,9 @@
 mod config;
 pub(crate) mod encoder_plan;
 mod model;
-pub(crate) mod opening;
 pub(crate) mod plan;
 mod run;
+pub(crate) mod setup;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -27,11 +27,11 @@ use truing_model::{Engine, HeadOutput};
 use truing_run::SkippedRow;
 use truing_store::{Digest, RunInputs};
 use truing_train::{Objective, StepShape};
-use truing_types::{BatchError, Communicator, EventSink};
+use truing_types::{BatchError, Communicator, EventSink, Groups};
 
 use crate::StageError;
 
-pub use config::{Layers, LoraConfig, Packed, TrainingConfig};
+pub use config::{LayersSetting, LoraConfig, PackingMode, TrainingConfig};
 pub use encoder_plan::EncoderPlan;
 pub(crate) use encoder_plan::{EncoderSettings, SampleLengths, StepSize};
 pub use model::ModelToTrain;
@@ -93,6 +93,21 @@ impl TrainingData for ResponseDataset {
     }
 }
 
+/// Memory of a run beside that of training on its packs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BesideTraining {
+    /// What stays for the whole run: rows of the plan, each with its bytes.
+    pub lasting: Vec<(&'static str, u64)>,
+    /// Bytes while completions are sampled or a teacher computes; activations take their place. 0 where a step does neither.
+    pub sampling_bytes: u64,
+}
+
+impl BesideTraining {
+    fn lasting_bytes(&self) -> u64 {
+        self.lasting.iter().map(|&(_, bytes)| bytes).sum()
+    }
+}
+
 /// What a stage has read.
 pub trait TrainingInputs {
     /// Its samples.
@@ -117,11 +132,16 @@ pub trait TrainingInputs {
     fn samples_digest(&self) -> Option<Digest> {
         None
     }
+
+    /// What a run of at most `packs_per_step` packs a step holds and does beside training on its packs.
+    fn beside_training<E: Engine>(&self, _config: &TrainingConfig, _packs_per_step: usize) -> BesideTraining {
+        BesideTraining::default()
+    }
 }
 
 /// Which of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum Split {
     /// What is trained on.
     Train,
     /// What is evaluated on.
@@ -129,9 +149,9 @@ pub enum Side {
 }
 
 /// The samples of a workload.
-pub(crate) type DataOf<W> = <<W as Workload>::Inputs as TrainingInputs>::Data;
+pub(crate) type DataOf<E, W> = <<W as Workload<E>>::Inputs as TrainingInputs>::Data;
 /// The packs of a workload.
-pub(crate) type PackOf<W> = <<W as Workload>::Objective as Objective>::Pack;
+pub(crate) type PackOf<E, W> = <<W as Workload<E>>::Objective as Objective>::Pack;
 
 /// What an evaluation found out.
 #[derive(Debug, Default)]
@@ -146,8 +166,30 @@ pub(crate) struct EvaluationFindings {
     pub(crate) held_out: Option<HeldOutScores>,
 }
 
-/// What is learnt from the samples.
-pub(crate) trait Workload {
+/// A run before its first step.
+pub(crate) struct RunStart<'a> {
+    /// The run's folder.
+    pub(crate) folder: &'a Path,
+    pub(crate) groups: &'a Groups,
+    pub(crate) n_threads: usize,
+    pub(crate) events: &'a mut dyn EventSink,
+    pub(crate) stop: &'a AtomicBool,
+}
+
+/// The packs of a step, or of an evaluation, before they are made.
+pub(crate) struct ComingPacks<'a> {
+    /// The step that they are for; of an evaluation the last one done.
+    pub(crate) step: u64,
+    pub(crate) split: Split,
+    /// Samples of each pack of this rank.
+    pub(crate) packs: &'a [&'a Vec<u32>],
+    pub(crate) communicator: &'a dyn Communicator,
+    pub(crate) events: &'a mut dyn EventSink,
+    pub(crate) stop: &'a AtomicBool,
+}
+
+/// What is learnt from the samples, on an engine.
+pub(crate) trait Workload<E: Engine> {
     /// What was read.
     type Inputs: TrainingInputs;
     /// The loss.
@@ -157,45 +199,45 @@ pub(crate) trait Workload {
     fn objective(&self) -> &Self::Objective;
 
     /// Samples joined into a pack.
-    fn pack(&self, data: &DataOf<Self>, side: Side, samples: &[u32]) -> Result<PackOf<Self>, BatchError>;
+    fn pack(
+        &self,
+        data: &DataOf<E, Self>,
+        split: Split,
+        samples: &[u32],
+    ) -> Result<PackOf<E, Self>, BatchError>;
 
     /// Before the first step, with the weights as they were loaded; breaks when it was stopped.
-    fn begin<E: Engine>(
+    fn begin(
         &mut self,
         _engine: &mut E,
         _inputs: &Self::Inputs,
-        _run: &Path,
-        _communicator: &dyn Communicator,
-        _events: &mut dyn EventSink,
-        _stop: &AtomicBool,
+        _run: RunStart<'_>,
     ) -> Result<ControlFlow<()>, StageError> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Before the packs of a step, or of an evaluation, are made.
-    fn prepare<E: Engine>(
+    /// Before the packs of a step, or of an evaluation, are made; breaks when it was stopped.
+    fn prepare(
         &mut self,
         _engine: &mut E,
-        _data: &DataOf<Self>,
-        _side: Side,
-        _packs: &[&Vec<u32>],
-        _communicator: &dyn Communicator,
-    ) -> Result<(), StageError> {
-        Ok(())
+        _data: &DataOf<E, Self>,
+        _coming: ComingPacks<'_>,
+    ) -> Result<ControlFlow<()>, StageError> {
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Adds what follows from the metrics, whose names all have the prefix.
     fn derive_metrics(&self, _prefix: &str, _values: &mut BTreeMap<String, f64>) {}
 
     /// What the findings need of the head's answer to a pack of the evaluation.
-    fn kept(&self, _output: &HeadOutput) -> Vec<f32> {
+    fn kept(&self, _pack: &PackOf<E, Self>, _output: &HeadOutput) -> Vec<f32> {
         Vec::new()
     }
 
     /// What the evaluation's steps `(samples, what was kept)`, those of all ranks, say beyond the objective's own metrics.
     fn evaluation_findings(
         &self,
-        _data: &DataOf<Self>,
+        _data: &DataOf<E, Self>,
         _loss: f64,
         _answered: &[(Vec<u32>, Vec<f32>)],
     ) -> EvaluationFindings {

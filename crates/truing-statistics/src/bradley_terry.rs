@@ -26,7 +26,7 @@ pub struct Strengths {
 }
 
 /// Steps of Newton's method; a handful suffices.
-const MOST_STEPS: usize = 100;
+const MAX_STEPS: usize = 100;
 /// A step that is smaller in every place is the last.
 const TOLERANCE: f64 = 1e-10;
 
@@ -40,7 +40,7 @@ pub fn fit(n_items: usize, n_hubs: usize, outcomes: &[Outcome], prior_deviation:
     let precision = 1.0 / (prior_deviation * prior_deviation);
     let mut values = vec![0.0; n_items];
     let mut height = log_posterior(&values, outcomes, precision);
-    for _ in 0..MOST_STEPS {
+    for _ in 0..MAX_STEPS {
         let (gradient, curvature) = derivatives(&values, n_hubs, outcomes, precision);
         let step = curvature.factorise().solve(&gradient);
         // The posterior is concave, so some part of the step goes up.

@@ -23,7 +23,7 @@ pub struct Observation {
 }
 
 /// Most steps of Newton's method.
-const MOST_STEPS: usize = 200;
+const MAX_STEPS: usize = 200;
 
 /// The coefficients that minimise the weighted cross-entropy plus `penalty / 2` times their squares, with a
 /// penalty for each feature. `None` where lengths differ, a number is not finite, or the system is singular, as
@@ -42,7 +42,7 @@ pub fn fit_logistic(observations: &[Observation], penalties: &[f64]) -> Option<L
     }
     let mut at = DVector::zeros(n);
     let mut height = objective(observations, penalties, &at);
-    for _ in 0..MOST_STEPS {
+    for _ in 0..MAX_STEPS {
         let (gradient, curvature) = derivatives(observations, penalties, &at);
         let step = curvature.cholesky()?.solve(&gradient);
         let mut share = 1.0;

@@ -43,7 +43,7 @@ pub struct PairedDifference {
 }
 
 /// Most clusters of which every pattern of exchanges is counted.
-const MOST_ENUMERATED: usize = 16;
+const MAX_ENUMERATED: usize = 16;
 /// Sums this close, relative to the largest, count as equal: rounding depends on the order of the sum.
 const EQUAL: f64 = 1e-12;
 
@@ -84,7 +84,7 @@ fn sign_flips(sums: &[(f64, f64)], settings: &Bootstrap) -> (f64, bool) {
     let sums: Vec<f64> = sums.iter().map(|(sum, _)| *sum).filter(|sum| *sum != 0.0).collect();
     let scale: f64 = sums.iter().map(|sum| sum.abs()).sum();
     let observed = sums.iter().sum::<f64>().abs() - EQUAL * scale;
-    if sums.len() <= MOST_ENUMERATED {
+    if sums.len() <= MAX_ENUMERATED {
         let n_patterns = 1_u64 << sums.len();
         let n_large = (0..n_patterns)
             .filter(|pattern| {

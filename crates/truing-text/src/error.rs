@@ -128,7 +128,7 @@ pub enum TextError {
         reason: String,
     },
     /// The template writes today's date, and nobody said what day it is.
-    #[error("chat template, line {line}: it asks for the current date, which was not given")]
+    #[error("chat template, line {line}: it needs the current date, which was not given")]
     NoDate {
         /// Line of the template, counted from 1.
         line: usize,

@@ -1,7 +1,7 @@
 //! Between conversations and tokens: the tokenizer, chat templates, and which tokens carry loss.
 //!
 //! [`ChatRenderer`] is what stages use. It renders a row once, tokenizes the text once, and finds the tokens
-//! that are to be learnt by the bytes they cover. Nothing here knows a tensor.
+//! to train on by the bytes they cover. Nothing here knows a tensor.
 //!
 //! Loss rests on what the assistant says and on the token that ends its turn, and on nothing else: not on the
 //! header before it, nor on the newline after it. Where a template marks the assistant's text with

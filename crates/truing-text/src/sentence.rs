@@ -36,7 +36,7 @@ impl SentenceTokenizer {
         let n_special = library.encode_fast("", true).map_err(|error| bad(error.to_string()))?.len();
         if max_tokens <= n_special {
             return Err(bad(format!(
-                "texts of {max_tokens} tokens have no room beside {n_special} special ones"
+                "at most {max_tokens} tokens per text leave no room beside the {n_special} special tokens"
             )));
         }
         let truncation = TruncationParams { max_length: max_tokens, ..TruncationParams::default() };

@@ -56,7 +56,7 @@ fn texts_stand_between_special_tokens_and_are_cut_before_the_last() {
     let many = tokenizer.encode_many(&["a", "true"]).unwrap();
     assert_eq!(many.iter().map(|text| text.tokens[1]).collect::<Vec<_>>(), [4, 7]);
     let error = SentenceTokenizer::new(&tiny(), 2, false).unwrap_err().to_string();
-    assert!(error.contains("no room beside 2 special ones"), "{error}");
+    assert!(error.contains("no room beside the 2 special tokens"), "{error}");
 }
 
 #[test]

@@ -152,6 +152,22 @@ pub fn top_log_probs<E: Engine>(
     engine.top_log_probs(&hidden, &pack.targets().rows, policy.temperature, &policy.excluded, k)
 }
 
+/// The log-probabilities of the same tokens under this engine's model at every target of a pack.
+///
+/// # Errors
+/// As the engine fails.
+pub fn log_probs_of<E: Engine>(
+    engine: &mut E,
+    pack: &PackedBatch,
+    temperature: f32,
+    tokens: &TopLogProbs,
+    adapters: Adapters,
+) -> Result<TopLogProbs, EngineError> {
+    let batch = engine.upload(pack)?;
+    let hidden = segments::forward_only(engine, &batch, adapters)?;
+    engine.log_probs_of(&hidden, &pack.targets().rows, temperature, tokens)
+}
+
 /// Log-probabilities of every target of a pack, and the KL from a reference where one is given.
 ///
 /// # Errors
@@ -169,7 +185,7 @@ pub fn log_probs<E: Engine>(
         targets: Cow::Owned(pack.targets()),
         temperature: policy.temperature,
         excluded: policy.excluded.clone(),
-        reference: reference.cloned(),
+        reference: reference.cloned().map(Into::into),
     };
     let output = engine.head(&hidden, &request)?;
     Ok((output.tokens.log_probs, output.kl))

@@ -54,7 +54,7 @@ pub enum PlanError {
         fitting_tokens_per_pack: Option<u64>,
     },
     /// More layers a segment than the model has, or none.
-    #[error("a segment of {found} layers is asked for, but the model has {n_layers}")]
+    #[error("a segment of {found} layers was requested, but the model has {n_layers}")]
     LayersPerSegment {
         /// The request.
         found: usize,
@@ -348,7 +348,7 @@ impl PlanRow {
 impl MemoryPlan {
     /// The bytes part by part, then the peak.
     #[must_use]
-    pub fn rows(&self) -> Vec<PlanRow> {
+    pub fn table(&self) -> Vec<PlanRow> {
         let (memory, tokens) = (&self.memory, self.tokens_per_pack);
         let head = memory.head_bytes_per_token * tokens + memory.head_fixed_bytes;
         [
@@ -408,7 +408,7 @@ mod tests {
             head_bytes_per_token: 3,
             head_fixed_bytes: 50,
             cache_bytes_per_token: 0,
-            compressed_bytes: 0,
+            quantized_bytes: 0,
             fixed_bytes: 100,
         }
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{Conversation, TokenId};
 
-/// How tokens are drawn.
+/// How tokens are sampled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
@@ -64,12 +64,12 @@ fn is_zero(value: &f32) -> bool {
     *value == 0.0
 }
 
-/// What is asked of a model.
+/// A chat request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChatRequest {
     /// The conversation so far; the model writes the next assistant turn.
     pub conversation: Conversation,
-    /// How to draw it.
+    /// How to sample it.
     pub sampling: SamplingOptions,
 }
 
@@ -90,17 +90,17 @@ pub enum FinishReason {
     Refusal,
     /// The model calls tools instead of answering.
     ToolCalls,
-    /// The caller broke off.
+    /// The request was cancelled by the caller.
     Cancelled,
 }
 
 /// What a model answered.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ChatReply {
-    /// What was said, without end-of-turn or stop text, and without the thought before it. Empty where the thought was
+    /// The answer, without end-of-turn or stop text, and without the reasoning before it. Empty where the reasoning was
     /// never closed.
     pub text: String,
-    /// The thought before the answer; `None` where there is none.
+    /// The reasoning before the answer; `None` where there is none.
     pub reasoning: Option<String>,
     /// Calls of tools in OpenAI's shape (`id`, `type`, `function` with `name` and `arguments` as JSON text), as
     /// [`Message::tool_calls`](crate::Message::tool_calls) takes them back. Empty where none are made.
@@ -122,7 +122,7 @@ pub enum ChatError {
     /// The request itself cannot be served.
     #[error("the request cannot be served: {0}")]
     BadRequest(String),
-    /// The caller broke off before this request was asked.
+    /// The request was cancelled before the model was called.
     #[error("interrupted before the call")]
     BrokenOff,
     /// The model failed. Another request, or the same one later, may be answered.
@@ -131,13 +131,13 @@ pub enum ChatError {
     /// No request will be answered, now or later: the key, the account, the model's name or every request is refused.
     #[error("the model refuses every request: {0}")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Not asked, because an earlier request was [`ChatError::Refused`]; with its reason.
-    #[error("not asked after an earlier refusal: {0}")]
+    /// Not sent, because an earlier request was [`ChatError::Refused`]; with its reason.
+    #[error("not called after an earlier refusal: {0}")]
     NotAsked(String),
 }
 
 impl ChatError {
-    /// Whether every further request would fail too. Asking on is then pointless.
+    /// Whether every further request would fail too.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::NotAsked(_))
@@ -153,7 +153,7 @@ impl ChatError {
         }
     }
 
-    /// The same error again, for equal requests that were asked once.
+    /// The same error again, for equal requests that were sent once.
     #[must_use]
     pub fn repeated(&self) -> Self {
         match self {
@@ -169,7 +169,7 @@ impl ChatError {
 /// Anything that continues a conversation. It can be shared by several threads: a model that does one thing at a time,
 /// as an engine does, lets the others wait.
 pub trait ChatModel: Send + Sync {
-    /// Writes the next assistant turn. `on_text` gets each piece of text as it appears and may break off.
+    /// Writes the next assistant turn. `on_text` gets each piece of text as it appears and may cancel the request.
     ///
     /// # Errors
     /// When the request is unusable or the model fails.
@@ -179,11 +179,11 @@ pub trait ChatModel: Send + Sync {
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<ChatReply, ChatError>;
 
-    /// Asks many requests: one result for each, in their order. A result depends on its request alone, not on what is
-    /// asked beside it, so a model may answer several at a time; here it is one after the other.
+    /// Sends many requests: one result for each, in their order. A result depends on its request alone, not on the
+    /// others, so a model may answer several at a time; here it is one after the other.
     ///
     /// `on_result` gets each result as it arrives, in any order, with the place of its request. Once it stops, requests
-    /// that were not yet asked are [`ChatError::BrokenOff`]. After a permanent failure they are
+    /// that were not yet sent are [`ChatError::BrokenOff`]. After a permanent failure they are
     /// [`ChatError::NotAsked`].
     fn chat_all(
         &self,

@@ -99,7 +99,7 @@ pub enum TrainingRow {
     PromptCompletion {
         /// Text before.
         prompt: String,
-        /// Text to be learnt.
+        /// Training text.
         completion: String,
     },
     /// Raw text; every token carries loss.

@@ -1,4 +1,4 @@
-//! What a running stage tells the world. Stages emit; the binary decides what to draw, write or ignore.
+//! Events emitted by stages. Stages emit; the binary decides what to draw, write or ignore.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,9 +29,9 @@ pub enum Event {
         /// Name and value, in name order.
         values: BTreeMap<String, f64>,
     },
-    /// Something worth reading once.
+    /// Informational.
     Note(String),
-    /// Something that the user should mend.
+    /// Needs the user's action.
     Warning(String),
     /// A file or folder is complete on disk.
     Saved {

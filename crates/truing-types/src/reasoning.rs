@@ -361,7 +361,7 @@ impl Splitter<'_, '_> {
                 _ if is_unseen(letter) => {}
                 _ => n_signs += 1,
             }
-            if n_words > 1 || n_words == 1 && n_signs > 0 || n_signs > MOST_SIGNS {
+            if n_words > 1 || n_words == 1 && n_signs > 0 || n_signs > MAX_SIGNS {
                 return false;
             }
         }
@@ -524,7 +524,7 @@ const ROLES: [&str; 10] = [
     "assistant",
 ];
 /// Characters other than letters and digits that may stand before the first thought.
-const MOST_SIGNS: usize = 8;
+const MAX_SIGNS: usize = 8;
 
 const START: &str = "<|start|>";
 const CHANNEL: &str = "<|channel|>";

@@ -28,6 +28,8 @@ pub enum StageName {
     Grpo,
     /// Training of a classifier or scorer.
     Classifier,
+    /// On-policy distillation.
+    Distill,
     /// Training on preferences with DPO and its variants.
     Dpo,
     /// Training of a reward model.
@@ -51,7 +53,7 @@ pub struct StageInfo {
 }
 
 /// All stages. A recipe without `stage` is of the first one that has one of its keys.
-pub const STAGES: [StageInfo; 13] = [
+pub const STAGES: [StageInfo; 14] = [
     info(StageName::MergeSearch, "merge_search", "truing merge search", &["n_candidates", "search_share"]),
     info(StageName::Pas, "pas", "truing pas build", &["generator", "max_regenerations"]),
     info(StageName::PasEvaluate, "pas_evaluate", "truing pas evaluate", &["complementer", "target"]),
@@ -72,6 +74,7 @@ pub const STAGES: [StageInfo; 13] = [
     ),
     info(StageName::Grpo, "grpo", "truing grpo", &["reward", "num_generations", "judge"]),
     info(StageName::Classifier, "classifier", "truing label train", &["classifier"]),
+    info(StageName::Distill, "distill", "truing distill", &["distillation"]),
     info(StageName::Dpo, "dpo", "truing dpo", &["preference"]),
     info(StageName::RewardModel, "reward_model", "truing reward train", &["reward_model"]),
     info(StageName::Sft, "sft", "truing sft", &["model_name_or_path"]),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use truing_ask::{ChatModelConfig, ChatSurroundings};
+use truing_ask::{ChatContext, ChatModelConfig};
 use truing_client::{Access, ApiKey, Clock, ProxyAddress};
 
 use crate::Context;
@@ -63,7 +63,7 @@ pub(crate) fn surroundings(
     config: &ChatModelConfig,
     stop: &Arc<AtomicBool>,
     context: &Context,
-) -> anyhow::Result<ChatSurroundings> {
+) -> anyhow::Result<ChatContext> {
     let clock = SystemClock::new(stop);
     let server = config.server.as_ref();
     let api_key = match server.and_then(|server| server.api_key_env.as_deref()) {
@@ -79,7 +79,7 @@ pub(crate) fn surroundings(
     let is_plain = server.is_some_and(|server| server.base_url.starts_with("http://"));
     let proxy = if is_plain { &environment.http_proxy } else { &environment.https_proxy };
     let proxy = proxy.clone().map(|url| ProxyAddress { url, except: environment.no_proxy.clone() });
-    Ok(ChatSurroundings {
+    Ok(ChatContext {
         access: Access { api_key, proxy, clock: Arc::new(clock) },
         render: stage::render_options(),
         n_threads: context.n_threads,

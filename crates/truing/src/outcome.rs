@@ -16,7 +16,7 @@ pub(crate) const INTERRUPTED: u8 = 130;
 pub(crate) enum Outcome {
     /// Everything asked for was done.
     Fine,
-    /// It was done, and the answer is no: a proof fails, a plan cannot fit.
+    /// It was done, and the answer is no: a check fails, a plan cannot fit.
     Finding,
     /// The user stopped it; what was done is saved.
     Interrupted,

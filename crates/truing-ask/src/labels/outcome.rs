@@ -13,7 +13,7 @@ use super::Labelling;
 /// The field that says where a row came from.
 const ORIGIN: &str = "origin";
 /// Characters of an unknown label that are kept.
-const MOST_CHARACTERS: usize = 60;
+const MAX_CHARACTERS: usize = 60;
 
 /// A prompt with its labels. A line of `labels.jsonl` is its own row with these fields added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -175,7 +175,7 @@ impl Answers {
     /// Counts names that are not labels of the set.
     pub fn add_unknown(&mut self, dimension: usize, texts: Vec<String>) {
         for text in texts {
-            let text: String = text.to_lowercase().chars().take(MOST_CHARACTERS).collect();
+            let text: String = text.to_lowercase().chars().take(MAX_CHARACTERS).collect();
             *self.unknown[dimension].entry(text).or_default() += 1;
         }
     }
@@ -253,7 +253,7 @@ impl Labelling<'_> {
 
     fn why_not(&self, slot: &Slot) -> String {
         if slot.problems.is_empty() {
-            return "no judge was asked".into();
+            return "no judge was called".into();
         }
         let reasons =
             slot.problems.iter().map(|(judge, problem)| format!("{}: {problem}", self.judges[*judge].0));

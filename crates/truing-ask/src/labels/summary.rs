@@ -10,7 +10,7 @@ use super::{Answers, AssignedLabel, JudgeCounts, LabelledBy, LabelledPrompt, Lab
 use crate::judging::{is_half_unanswered, main_reason, main_reasons};
 
 /// Unknown labels and combinations that are listed, the most frequent.
-const MOST_LISTED: usize = 500;
+const MAX_LISTED: usize = 500;
 /// A judge with fewer replies is not warned of.
 const FEWEST_TO_WARN: usize = 10;
 /// A judge that names no label of the set this often is of little use.
@@ -191,7 +191,7 @@ impl Labelling<'_> {
                 .map(|&dimension| self.dimension_summary(answers, rows, dimension, options.min_count))
                 .collect(),
             n_combinations: combinations.len(),
-            combinations: combinations.into_iter().take(MOST_LISTED).collect(),
+            combinations: combinations.into_iter().take(MAX_LISTED).collect(),
             warnings: self.warnings(&judges, options.per_dimension),
             agreement: self.judge_pairs(answers),
             comparison: if options.compare { self.comparisons(answers) } else { Vec::new() },
@@ -252,7 +252,7 @@ impl Labelling<'_> {
             text: text.clone(),
             n,
         };
-        sorted.into_iter().take(MOST_LISTED).map(unknown).collect()
+        sorted.into_iter().take(MAX_LISTED).map(unknown).collect()
     }
 
     /// Agreement of every two judges on every dimension, over what both labelled.

@@ -14,7 +14,7 @@ pub enum Language {
 /// Chinese characters that make a prompt which begins with one Chinese, however much other text it quotes.
 const CERTAIN_CHARACTERS: usize = 4;
 /// Words of another script that a Chinese sentence may begin with, such as the name of a program.
-const MOST_LEADING_WORDS: usize = 2;
+const MAX_LEADING_WORDS: usize = 2;
 
 impl Language {
     /// The language that a prompt is asked in. Prompts often quote material in another language (a text to translate, a
@@ -41,7 +41,7 @@ impl Language {
         let is_chinese = n_han > 0
             && match n_leading {
                 0 => n_han >= CERTAIN_CHARACTERS || n_han >= n_words,
-                _ => n_leading <= MOST_LEADING_WORDS && n_han > n_words,
+                _ => n_leading <= MAX_LEADING_WORDS && n_han > n_words,
             };
         if is_chinese { Self::Zh } else { Self::En }
     }

@@ -406,7 +406,7 @@ fn warnings_about(judge: &JudgeSummary) -> Vec<String> {
     } else if judge.equal_share.is_some_and(|share| share >= SAYS_NOTHING) {
         let n_draws = (judge.equal_share.unwrap_or_default() * judge.n_verdicts as f64).round();
         let n = judge.n_verdicts;
-        warnings.push(format!("{name} does not separate the prompts: {n_draws} of {n} verdicts are draws"));
+        warnings.push(format!("{name} does not separate the prompts: {n_draws} of {n} verdicts are ties"));
     }
     warnings
 }

@@ -25,7 +25,7 @@ struct Case {
     /// Times that one request is sent, with `max_retries = 2`.
     n_asked: usize,
     /// Most seconds that one request waits.
-    most_slept: f64,
+    max_slept: f64,
     /// Part of what is reported.
     says: &'static str,
 }
@@ -43,13 +43,13 @@ fn page(status: u16) -> Act {
 }
 
 fn cases() -> Vec<Case> {
-    let case = |name, act, (kind, scope), n_asked, most_slept, says| Case {
+    let case = |name, act, (kind, scope), n_asked, max_slept, says| Case {
         name,
         act,
         kind,
         scope,
         n_asked,
-        most_slept,
+        max_slept,
         says,
     };
     let busy = (RateLimited, Passing);
@@ -131,7 +131,7 @@ fn cases() -> Vec<Case> {
             0.0,
             "billing",
         ),
-        case("429 come back", with_header(error(429, "x"), "Retry-After: 7"), busy, 3, 14.0, "asked 3 times"),
+        case("429 come back", with_header(error(429, "x"), "Retry-After: 7"), busy, 3, 14.0, "attempts: 3"),
         case(
             "429 come back tomorrow",
             with_header(error(429, "x"), "Retry-After: 86400"),
@@ -143,11 +143,18 @@ fn cases() -> Vec<Case> {
         case("500", error(500, "x"), (ServerFailed, Passing), 3, 3.0, "status 500"),
         case("502 page", page(502), (ServerFailed, Passing), 3, 3.0, "Bad Gateway"),
         case("503", with_header(page(503), "Retry-After: 2"), (ServerFailed, Passing), 3, 4.0, "status 503"),
-        case("dropped", Act::Drop, (Connection, Passing), 3, 3.0, "asked 3 times"),
-        case("reset in the body", Act::Cut(b"{\"choices\"".into()), (CutOff, Passing), 3, 3.0, "broke off"),
+        case("dropped", Act::Drop, (Connection, Passing), 3, 3.0, "attempts: 3"),
+        case(
+            "reset in the body",
+            Act::Cut(b"{\"choices\"".into()),
+            (CutOff, Passing),
+            3,
+            3.0,
+            "cut off after",
+        ),
         case("silent", Act::SlowHeaders, (Timeout, Passing), 3, 3.0, "timed out"),
         case("empty body", json(200, ""), (CutOff, Passing), 3, 3.0, "cut off"),
-        case("no JSON", page(200), (BadAnswer, Passing), 3, 3.0, "no JSON"),
+        case("no JSON", page(200), (BadAnswer, Passing), 3, 3.0, "not valid JSON"),
         case("no choices", json(200, r#"{"choices":[]}"#), (BadAnswer, Passing), 3, 3.0, "no `choices`"),
         case(
             "an error as answer",
@@ -199,18 +206,18 @@ fn start(act: &Act) -> Setup {
 fn every_failure_is_reported_once_asked_as_often_as_it_helps_and_never_tells_the_key() {
     let cases = cases();
     assert!(cases.len() >= 20);
-    for Case { name, act, kind, scope, n_asked, most_slept, says } in cases {
+    for Case { name, act, kind, scope, n_asked, max_slept, says } in cases {
         let setup = start(&act);
         let error = setup.ask().unwrap_err();
         let text = error.to_string();
         assert!(text.contains(says) && !text.contains(KEY), "{name}: {text}");
-        let ClientError::Unanswered { kind: found, scope: found_scope, .. } = error else {
+        let ClientError::NoAnswer { kind: found, scope: found_scope, .. } = error else {
             panic!("{name}: {text}")
         };
         assert_eq!((found, found_scope), (kind, scope), "{name}: {text}");
         assert_eq!(setup.server.asked().len(), n_asked, "{name}");
         let slept: f64 = setup.clock.slept().iter().sum();
-        assert!(slept <= most_slept, "{name}: {slept} s");
+        assert!(slept <= max_slept, "{name}: {slept} s");
         assert_eq!(setup.client.counts().snapshot().failures.get(kind.as_str()), Some(&1), "{name}");
     }
 }
@@ -337,7 +344,7 @@ fn nobody_listens() {
         settings.base_url = format!("http://127.0.0.1:{port}/v1");
         settings.max_retries = 2;
     });
-    let ClientError::Unanswered { kind, scope, attempts, .. } = setup.ask().unwrap_err() else { panic!() };
+    let ClientError::NoAnswer { kind, scope, attempts, .. } = setup.ask().unwrap_err() else { panic!() };
     assert_eq!((kind, scope, attempts), (Connection, Passing, 3));
 }
 
@@ -387,9 +394,7 @@ fn a_name_that_does_not_resolve_and_a_server_without_tls_are_named() {
             settings.max_retries = 1;
             settings.timeout_secs = 5.0;
         });
-        let ClientError::Unanswered { kind, scope, attempts, .. } = setup.ask().unwrap_err() else {
-            panic!()
-        };
+        let ClientError::NoAnswer { kind, scope, attempts, .. } = setup.ask().unwrap_err() else { panic!() };
         assert_eq!((kind, scope, attempts), (Connection, Passing, 2));
         setup.ask().unwrap_err().to_string()
     };

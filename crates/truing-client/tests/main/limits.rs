@@ -26,7 +26,7 @@ fn many_are_asked_side_by_side_and_come_back_in_their_order() {
         let prompt = asked[n - 1].body["messages"][0]["content"].as_str().unwrap();
         assert_eq!(prompt, format!("number {i}"), "the reply belongs to its request");
     }
-    assert!(setup.server.most_running() <= 3, "{} at once", setup.server.most_running());
+    assert!(setup.server.max_running() <= 3, "{} at once", setup.server.max_running());
     assert_eq!(setup.client.counts().snapshot().calls, 40);
 }
 

@@ -99,7 +99,7 @@ fn it_is_given_up_after_max_retries() {
     let (kind, text) = failure(setup.ask());
     assert_eq!(kind, FailureKind::Server);
     assert!(
-        text.ends_with("status 500 X: down (asked 4 times)") || text.contains("down (asked 4 times)"),
+        text.ends_with("status 500 X: down (attempts: 4)") || text.contains("down (attempts: 4)"),
         "{text}"
     );
     assert_eq!(setup.server.asked().len(), 4);
@@ -156,7 +156,7 @@ fn nobody_there() {
     });
     let (kind, text) = failure(setup.ask());
     assert_eq!(kind, FailureKind::Connection);
-    assert!(text.contains(&port.to_string()) && text.contains("asked 2 times"), "{text}");
+    assert!(text.contains(&port.to_string()) && text.contains("attempts: 2"), "{text}");
 }
 
 #[test]

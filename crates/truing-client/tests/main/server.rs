@@ -75,7 +75,7 @@ pub(crate) struct Asked {
 struct State {
     asked: Vec<Asked>,
     n_running: usize,
-    most_running: usize,
+    max_running: usize,
 }
 
 /// Follows its script, one act a request; the last act is repeated.
@@ -104,12 +104,12 @@ impl Server {
         self.state.lock().unwrap().asked.clone()
     }
 
-    pub(crate) fn most_running(&self) -> usize {
-        self.state.lock().unwrap().most_running
+    pub(crate) fn max_running(&self) -> usize {
+        self.state.lock().unwrap().max_running
     }
 
     fn serve(&self, stream: &TcpStream, script: &[Act]) {
-        // Nobody listens to an error here: the client sees it.
+        // ReplayOnly listens to an error here: the client sees it.
         let _ = self.answer(stream, script);
     }
 
@@ -119,7 +119,7 @@ impl Server {
             let mut state = self.state.lock().unwrap();
             state.asked.push(asked);
             state.n_running += 1;
-            state.most_running = state.most_running.max(state.n_running);
+            state.max_running = state.max_running.max(state.n_running);
             state.asked.len()
         };
         let done = || self.state.lock().unwrap().n_running -= 1;
@@ -309,7 +309,7 @@ pub(crate) fn failure(result: Result<String, ClientError>) -> (FailureKind, Stri
     let error = result.unwrap_err();
     let text = error.to_string();
     match error {
-        ClientError::Unanswered { kind, .. } => (kind, text),
+        ClientError::NoAnswer { kind, .. } => (kind, text),
         other => panic!("{other}"),
     }
 }

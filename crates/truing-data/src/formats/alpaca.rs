@@ -48,7 +48,7 @@ fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
         }
     };
     if is_blank_text(&asked) {
-        let problem = RowProblem::new(fields.path("instruction"), RowErrorKind::Empty, "what is asked");
+        let problem = RowProblem::new(fields.path("instruction"), RowErrorKind::Empty, "a non-empty prompt");
         return Err(problem);
     }
     messages.push(Message::new(Role::User, asked));

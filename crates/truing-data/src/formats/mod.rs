@@ -188,7 +188,7 @@ fn check_turn(message: &Message, content_field: &str) -> Result<(), RowProblem> 
     Ok(())
 }
 
-/// A conversation in which something is to be learnt.
+/// A conversation with text to train on.
 fn conversation(messages: Vec<Message>, tools: Vec<Value>, field: &str) -> Result<TrainingRow, RowProblem> {
     if messages.is_empty() {
         return Err(RowProblem::new(field, RowErrorKind::Empty, "at least one message"));

@@ -62,7 +62,7 @@ fn parse(fields: Fields<'_>, render: Render) -> Result<TrainingRow, RowProblem> 
     match (prompt, completion) {
         (Value::String(prompt), Value::String(completion)) => {
             if is_blank_text(completion) {
-                let problem = RowProblem::new(completion_field, RowErrorKind::Empty, "text to be learnt");
+                let problem = RowProblem::new(completion_field, RowErrorKind::Empty, "training text");
                 return Err(problem);
             }
             let (prompt, completion) = (prompt.clone(), completion.clone());

@@ -26,7 +26,7 @@ fn detect(fields: Fields<'_>) -> bool {
 fn parse(fields: Fields<'_>, _: Render) -> Result<TrainingRow, RowProblem> {
     let text = fields.required_text("text")?;
     if is_blank_text(text) {
-        return Err(RowProblem::new(fields.path("text"), RowErrorKind::Empty, "text to be learnt"));
+        return Err(RowProblem::new(fields.path("text"), RowErrorKind::Empty, "training text"));
     }
     Ok(TrainingRow::Text(text.to_owned()))
 }

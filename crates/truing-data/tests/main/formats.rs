@@ -367,7 +367,7 @@ fn bad_conversations_say_what_is_wrong() {
     );
     check_refused(
         r#"{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], "train": false}"#,
-        "`train` is false, a loss mask of the whole row, which is not read; expected no mask beside the messages: say in each turn what is learnt, with `weight` (a number) or `train` (true or false), and remove this column",
+        "`train` is false, a loss mask of the whole row, which is not read; expected no mask beside the messages: set in each turn what is trained on, with `weight` (a number) or `train` (true or false), and remove this column",
     );
     check_refused(
         r#"{"messages": [{"role": "assistant", "content": "x"}], "tools": "[{"}"#,
@@ -390,10 +390,7 @@ fn bad_conversations_say_what_is_wrong() {
         r#"{"instruction": "x", "output": "y", "history": [["a"]]}"#,
         "`history[0]` is a list of 1; expected a list of pairs: [[\"question\", \"answer\"], ...]",
     );
-    check_refused(
-        r#"{"prompt": "x", "completion": ""}"#,
-        "`completion` is empty; expected text to be learnt",
-    );
+    check_refused(r#"{"prompt": "x", "completion": ""}"#, "`completion` is empty; expected training text");
     check_refused(
         r#"{"prompt": [], "completion": "x"}"#,
         "`completion` is a string; expected a list of messages, as the prompt is",

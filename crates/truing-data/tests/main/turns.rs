@@ -126,7 +126,10 @@ fn a_blank_turn_that_is_learnt_is_a_bad_row() {
     }
     for raw in [json!({"text": "\u{200b}\n"}), json!({"prompt": "a", "completion": " \u{feff}"})] {
         let (good, bad) = crate::read_text(raw.to_string().as_bytes(), |_| {});
-        assert!(good.is_empty() && bad[0].problem.to_string().contains("is empty; expected text"), "{bad:?}");
+        assert!(
+            good.is_empty() && bad[0].problem.to_string().contains("is empty; expected training text"),
+            "{bad:?}"
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     let wanted = json!({"prompt": "a", "completion": "\u{200b}", "label": true});
@@ -144,7 +147,7 @@ fn a_blank_response_that_is_preferred_is_a_bad_row() {
         assert_eq!(n_good, usize::from(bad.is_none()));
         bad
     };
-    let preferred = "is empty; expected a response that says something, as it is preferred to another";
+    let preferred = "is empty; expected a non-empty response, since it is preferred to another";
     for blank in ["", " \n", "\u{200b}"] {
         let pair =
             |chosen: &str, rejected: &str| json!({"prompt": "a", "chosen": chosen, "rejected": rejected});

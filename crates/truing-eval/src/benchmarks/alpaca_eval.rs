@@ -83,7 +83,7 @@ impl AlpacaEval {
                 format!("game{number}"),
                 text,
                 REMINDER,
-                options.most_judge_replies.unwrap_or(REPLIES),
+                options.max_judge_attempts.unwrap_or(REPLIES),
             )
         })
     }

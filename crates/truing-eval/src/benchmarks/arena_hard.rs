@@ -142,7 +142,7 @@ impl ArenaHard {
         let mut number = 0;
         texts.map(|text| {
             number += 1;
-            let replies = options.most_judge_replies.unwrap_or(REPLIES);
+            let replies = options.max_judge_attempts.unwrap_or(REPLIES);
             let mut question = Question::new(format!("game{number}"), text, REMINDER, replies);
             question.sampling.max_new_tokens = 4096;
             question
@@ -170,7 +170,7 @@ impl Benchmark for ArenaHard {
     fn differences(&self) -> &[&str] {
         &[
             "style control: features are scaled but not moved to mean 0, so that equal style means equal, not this model's usual difference; lengths are characters unless both answers have token counts",
-            "the interval draws prompts, not single verdicts, and is of 95 %; the published program draws verdicts, 5 to 95 %",
+            "the interval is a bootstrap over prompts, not over single verdicts, at 95 %; the published program resamples verdicts, 5 to 95 %",
         ]
     }
 

@@ -222,7 +222,7 @@ impl CfBench {
         let is_official = options.mode == ScoringMode::Official;
         let usual = if is_official { OFFICIAL_REPLIES } else { STRICT_REPLIES };
         let mut question =
-            Question::new("record", text, REMINDER, options.most_judge_replies.unwrap_or(usual));
+            Question::new("record", text, REMINDER, options.max_judge_attempts.unwrap_or(usual));
         question.repeats = is_official;
         question.sampling.temperature = if is_official { 0.01 } else { 0.0 };
         question
@@ -273,8 +273,8 @@ impl Benchmark for CfBench {
         &[
             "a judge's reply out of form is read by lines, and lines with 0 count; the published program drops them",
             "a record without any readable verdict is unscored; the published program scores it 0",
-            "the record without a prompt is unscored; the published program asks it",
-            "an unreadable reply is asked for again with a reminder, 3 times in all; the published program repeats the same request 10 times",
+            "the record without a prompt is unscored; the published program sends it",
+            "an unreadable reply is requested again with a reminder, 3 times in all; the published program repeats the same request 10 times",
         ]
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Programs {
 
 pub(super) static HUMANEVAL: Programs = Programs {
     name: "humaneval",
-    about: "HumanEval: Python functions that pass tests, asked for in a chat (arXiv 2107.03374)",
+    about: "HumanEval: Python functions that pass tests, requested in a chat (arXiv 2107.03374)",
     default_shots: 0,
     shape: Shape::Function,
 };

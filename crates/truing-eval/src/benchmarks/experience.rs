@@ -160,7 +160,7 @@ const BASELINE: &str = "baseline_answer";
 impl UserExperience {
     fn pass_question(item: &Item, answer: &str, options: &TaskOptions) -> Question {
         let text = fill_in(PASS_PROMPT, &[("prompt", &item.prompt.shown()), ("answer", answer)]);
-        Question::new("pass", text, PASS_REMINDER, options.most_judge_replies.unwrap_or(REPLIES))
+        Question::new("pass", text, PASS_REMINDER, options.max_judge_attempts.unwrap_or(REPLIES))
     }
 
     /// The comparison in both orders, where there is another model's answer.
@@ -170,7 +170,7 @@ impl UserExperience {
         let mut number = 0;
         Some([comparison(&prompt, answer, baseline), comparison(&prompt, baseline, answer)].map(|text| {
             number += 1;
-            let replies = options.most_judge_replies.unwrap_or(REPLIES);
+            let replies = options.max_judge_attempts.unwrap_or(REPLIES);
             Question::new(format!("order{number}"), text, COMPARE_REMINDER, replies)
         }))
     }

@@ -212,7 +212,7 @@ impl FbBench {
             ],
         );
         let mut question =
-            Question::new("record", text, REMINDER, options.most_judge_replies.unwrap_or(REPLIES));
+            Question::new("record", text, REMINDER, options.max_judge_attempts.unwrap_or(REPLIES));
         question.repeats = options.mode == ScoringMode::Official;
         question.sampling.max_new_tokens = 4096;
         question
@@ -243,8 +243,8 @@ impl Benchmark for FbBench {
         &[
             "a verdict has to name exactly the checkpoints of the list, and their weights are the list's; the published program takes checkpoints and weights as the judge writes them",
             "a record without a readable verdict is unscored and counted; the published program leaves it out of the mean",
-            "JSON is read wherever it stands in the reply; the published program asks for JSON mode",
-            "an unreadable reply is asked for again with a reminder; the published program repeats the same request",
+            "JSON is read anywhere in the reply; the published program requests JSON mode",
+            "an unreadable reply is requested again with a reminder; the published program repeats the same request",
         ]
     }
 

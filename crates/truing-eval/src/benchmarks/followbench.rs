@@ -112,7 +112,7 @@ fn question(levels: &[Level<'_>], level: usize, answer: &str, options: &TaskOpti
          steps, such as [{}].",
         vec!["YES"; level].join(", ")
     );
-    Question::new(format!("level{level}"), text, REMINDER, options.most_judge_replies.unwrap_or(REPLIES))
+    Question::new(format!("level{level}"), text, REMINDER, options.max_judge_attempts.unwrap_or(REPLIES))
 }
 
 fn metrics() -> Vec<MetricInfo> {

@@ -179,7 +179,7 @@ fn problem_of_all(found: &[Call], accepted: &[Value], functions: &[Value]) -> Op
     }
     let mut free: Vec<&Call> = found.iter().collect();
     for one in accepted {
-        let Some(one) = one.as_object() else { return Some("the accepted call is no object".into()) };
+        let Some(one) = one.as_object() else { return Some("the accepted call is not an object".into()) };
         match free.iter().position(|call| problem(call, one, functions).is_none()) {
             Some(place) => {
                 free.remove(place);

@@ -155,7 +155,7 @@ pub(super) struct MultiIf;
 
 pub(super) static MULTI_IF: MultiIf = MultiIf;
 
-const MOST_TURNS: usize = 8;
+const MAX_TURNS: usize = 8;
 
 /// A value that may be written as JSON in a text.
 fn unpacked(value: &Value) -> Value {
@@ -172,7 +172,7 @@ impl MultiIf {
     /// Prompt and columns of each turn. Turns without a prompt end the dialogue.
     fn turns(row: Row<'_>) -> Result<Vec<Turn>, BenchmarkError> {
         let mut turns = Vec::new();
-        for turn in 1..=MOST_TURNS {
+        for turn in 1..=MAX_TURNS {
             let column = format!("turn_{turn}_prompt");
             let Some(value) = row.get(&column).map(unpacked) else { break };
             let prompt = match &value {

@@ -276,7 +276,7 @@ impl Answers {
         match self.0.get(id) {
             Some(Answer::Failed(unscored)) => Err(unscored.clone()),
             Some(answer) => Ok(answer),
-            None => Err(Unscored::new(UnscoredReason::Failed, format!("`{id}` was not asked"))),
+            None => Err(Unscored::new(UnscoredReason::Failed, format!("`{id}` was not requested"))),
         }
     }
 
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_missing_or_of_another_kind_says_so() {
         let mut answers = Answers::default();
-        assert_eq!(answers.text("a").unwrap_err().detail, "`a` was not asked");
+        assert_eq!(answers.text("a").unwrap_err().detail, "`a` was not requested");
         answers.0.insert("a".into(), Answer::Rewards(vec![1.0]));
         assert!(answers.text("a").unwrap_err().detail.contains("is rewards, expected a reply"));
         assert!(answers.rewards("a", 2).is_err());

@@ -90,7 +90,7 @@ impl JudgeQuality {
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = vec![format!(
-            "judge: {} verdicts in {} calls, {} asked for again, {} never read",
+            "judge: {} verdicts in {} calls, {} requested again, {} unreadable",
             self.n_verdicts, self.n_calls, self.n_asked_again, self.n_unread
         )];
         remarks.extend(
@@ -103,7 +103,7 @@ impl JudgeQuality {
             ));
         }
         remarks.extend(
-            self.repeat.map(|repeat| format!("judge: same score when asked again: {} items", repeat.same)),
+            self.repeat.map(|repeat| format!("judge: same score on a repeated call: {} items", repeat.same)),
         );
         if let Some(MetricSummary { value: Some(value), interval, n, .. }) = &self.llmbar {
             let interval = interval
@@ -123,7 +123,7 @@ pub fn judge_quality(
 ) -> Option<JudgeQuality> {
     let mut quality = JudgeQuality::default();
     // More replies are allowed than there are: what would be asked again has not been read.
-    let patient = TaskOptions { most_judge_replies: Some(MANY_REPLIES), ..options.clone() };
+    let patient = TaskOptions { max_judge_attempts: Some(MANY_REPLIES), ..options.clone() };
     let mut n_late = 0;
     for one in scored {
         let mut late: BTreeSet<&str> = BTreeSet::new();

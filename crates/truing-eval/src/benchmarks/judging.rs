@@ -37,7 +37,7 @@ pub struct Question {
     /// How its reply is drawn.
     pub sampling: SamplingOptions,
     /// Most replies for one verdict.
-    pub most_replies: usize,
+    pub max_attempts: usize,
     /// Whether the same request is repeated, drawn with another seed, instead of the reply being handed back
     /// with the reminder.
     pub repeats: bool,
@@ -48,14 +48,14 @@ pub struct Question {
 impl Question {
     /// A question that a judge at temperature 0 answers.
     #[must_use]
-    pub fn new(name: impl Into<String>, text: String, reminder: &'static str, most_replies: usize) -> Self {
+    pub fn new(name: impl Into<String>, text: String, reminder: &'static str, max_attempts: usize) -> Self {
         let sampling = SamplingOptions { max_new_tokens: 2048, ..SamplingOptions::default() };
         Self {
             name: name.into(),
             text,
             reminder,
             sampling,
-            most_replies: most_replies.max(1),
+            max_attempts: max_attempts.max(1),
             repeats: false,
             later_temperature: None,
         }
@@ -70,7 +70,7 @@ impl Question {
         let mut conversation =
             Conversation { messages: vec![Message::new(Role::User, self.text.clone())], tools: Vec::new() };
         let mut last = String::new();
-        for attempt in 1..=self.most_replies {
+        for attempt in 1..=self.max_attempts {
             let id = self.id(attempt);
             let reply = match answers.0.get(&id) {
                 None => return Verdict::Ask(Box::new(self.request(id, conversation, attempt))),
@@ -79,7 +79,7 @@ impl Question {
                 Some(_) => {
                     return Verdict::Unscored(Unscored::new(
                         UnscoredReason::Failed,
-                        format!("the answer to `{id}` is no reply"),
+                        format!("no chat reply stored for `{id}`"),
                     ));
                 }
             };
@@ -107,7 +107,7 @@ impl Question {
 
     /// The text of the last reply that could be read as a text.
     pub fn last_reply<'a>(&self, answers: &'a Answers) -> Option<&'a str> {
-        (1..=self.most_replies).rev().find_map(|attempt| answers.text(&self.id(attempt)).ok())
+        (1..=self.max_attempts).rev().find_map(|attempt| answers.text(&self.id(attempt)).ok())
     }
 
     fn request(&self, id: String, conversation: Conversation, attempt: usize) -> Request {
@@ -160,7 +160,7 @@ impl<V> Verdict<V> {
             Self::Given(verdict) => Ok(verdict),
             Self::Unscored(unscored) => Err(unscored),
             Self::Ask(request) => {
-                Err(Unscored::new(UnscoredReason::JudgeFailed, format!("`{}` was not asked", request.id)))
+                Err(Unscored::new(UnscoredReason::JudgeFailed, format!("`{}` was not requested", request.id)))
             }
         }
     }

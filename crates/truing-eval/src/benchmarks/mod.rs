@@ -89,7 +89,7 @@ pub struct TaskOptions {
     /// Answers drawn of each item, where a benchmark draws several.
     pub n_samples: Option<usize>,
     /// Most replies of a judge for one verdict; the benchmark's own number if `None`.
-    pub most_judge_replies: Option<usize>,
+    pub max_judge_attempts: Option<usize>,
     /// Answers of the model that is compared with, by item, where a benchmark compares.
     pub baseline: std::collections::BTreeMap<String, String>,
     /// Rows of a second file that belong to the items by their `id`, where a benchmark keeps references apart

@@ -96,7 +96,7 @@ impl MtBench {
             format!("turn{turn}"),
             text,
             REMINDER,
-            options.most_judge_replies.unwrap_or(REPLIES),
+            options.max_judge_attempts.unwrap_or(REPLIES),
         ))
     }
 }

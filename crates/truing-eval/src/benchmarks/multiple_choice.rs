@@ -81,7 +81,7 @@ pub(super) static ARC_GENERATE: MultipleChoice = MultipleChoice {
 };
 pub(super) static HELLASWAG: MultipleChoice = MultipleChoice {
     name: "hellaswag",
-    about: "HellaSwag: how a text goes on, by likelihood (arXiv 1905.07830)",
+    about: "HellaSwag: sentence completion, by likelihood (arXiv 1905.07830)",
     default_shots: 0,
     by: By::Likelihood,
     read: hellaswag,

@@ -32,12 +32,12 @@ pub(super) struct Preferences {
 
 pub(super) static LLMBAR: Preferences = Preferences {
     name: "llmbar",
-    about: "LLMBar: which output follows the instruction, asked of a judge in both orders (arXiv 2310.07641)",
+    about: "LLMBar: which output follows the instruction, decided by a judge in both orders (arXiv 2310.07641)",
     by: By::Judge,
 };
 pub(super) static REWARD_BENCH: Preferences = Preferences {
     name: "reward_bench",
-    about: "RewardBench: which response is better, asked of a judge in both orders (arXiv 2403.13787)",
+    about: "RewardBench: which response is better, decided by a judge in both orders (arXiv 2403.13787)",
     by: By::Judge,
 };
 pub(super) static REWARD_MODEL: Preferences = Preferences {
@@ -101,7 +101,7 @@ impl Preferences {
                 let mut order = 0;
                 [comparison(&prompt, better, worse), comparison(&prompt, worse, better)].map(|text| {
                     order += 1;
-                    let replies = options.most_judge_replies.unwrap_or(REPLIES);
+                    let replies = options.max_judge_attempts.unwrap_or(REPLIES);
                     Question::new(format!("pair{pair}/order{order}"), text, REMINDER, replies)
                 })
             })

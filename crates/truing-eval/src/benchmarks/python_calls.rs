@@ -13,7 +13,7 @@ pub(super) struct Call {
 }
 
 /// Depth of nested lists and objects that is read.
-const MOST_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 64;
 
 /// Reads a list of calls, with or without its brackets. `None` where the text is anything else.
 pub(super) fn calls(text: &str) -> Option<Vec<Call>> {
@@ -120,7 +120,7 @@ impl Reader<'_> {
     fn value(&mut self) -> Option<Value> {
         self.skip_space();
         self.depth += 1;
-        if self.depth > MOST_DEPTH {
+        if self.depth > MAX_DEPTH {
             return None;
         }
         let value = match self.rest.chars().next()? {

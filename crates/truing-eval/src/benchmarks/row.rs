@@ -9,7 +9,7 @@ use truing_types::{RowOrigin, nearest_name};
 use super::BenchmarkError;
 
 /// Characters of a wrong value that an error repeats.
-const MOST_QUOTED: usize = 60;
+const MAX_QUOTED: usize = 60;
 
 /// A row.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +128,7 @@ impl<'a> Row<'a> {
     #[must_use]
     pub fn bad(self, column: &str, found: &Value, expected: impl Into<String>) -> BenchmarkError {
         let text = found.to_string();
-        let mut shown: String = text.chars().take(MOST_QUOTED).collect();
+        let mut shown: String = text.chars().take(MAX_QUOTED).collect();
         if shown.len() < text.len() {
             let _ = write!(shown, "... ({} characters)", text.chars().count());
         }

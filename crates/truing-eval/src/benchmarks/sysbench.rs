@@ -22,7 +22,7 @@ use super::{
 const OFFICIAL_REPLIES: usize = 10;
 const STRICT_REPLIES: usize = 3;
 /// Turns of a dialogue.
-const MOST_TURNS: usize = 5;
+const MAX_TURNS: usize = 5;
 const REASON: &str = "评判理由";
 const RESULT: &str = "评判结果";
 const MET: &str = "是";
@@ -163,7 +163,7 @@ fn metrics() -> Vec<MetricInfo> {
     metrics.extend(KINDS.map(|(_, kind)| ratio(format!("csr_{kind}"))));
     for dependence in ["dependent", "parallel"] {
         metrics.push(MetricInfo::share(format!("ssr_{dependence}")));
-        metrics.extend((1..=MOST_TURNS).map(|n| MetricInfo::share(format!("r{n}_{dependence}"))));
+        metrics.extend((1..=MAX_TURNS).map(|n| MetricInfo::share(format!("r{n}_{dependence}"))));
     }
     metrics
 }
@@ -196,7 +196,7 @@ fn score_of(turns: &[Judged], is_dependent: bool) -> ItemScore {
     let ssr = n_unbroken as f64 / n;
     add("ssr".into(), ssr, 1.0);
     add(format!("ssr_{dependence}"), ssr, 1.0);
-    for n_first in 1..=turns.len().min(MOST_TURNS) {
+    for n_first in 1..=turns.len().min(MAX_TURNS) {
         add(format!("r{n_first}_{dependence}"), f64::from(u8::from(n_unbroken >= n_first)), 1.0);
     }
     for info in metrics() {
@@ -246,7 +246,7 @@ impl SysBench {
         let is_official = options.mode == ScoringMode::Official;
         let usual = if is_official { OFFICIAL_REPLIES } else { STRICT_REPLIES };
         let name = format!("turn{number}");
-        let mut question = Question::new(name, text, REMINDER, options.most_judge_replies.unwrap_or(usual));
+        let mut question = Question::new(name, text, REMINDER, options.max_judge_attempts.unwrap_or(usual));
         question.repeats = is_official;
         if is_official && !options.given_history {
             question.later_temperature = Some((OFFICIAL_REPLIES / 2, 0.5));
@@ -270,9 +270,9 @@ impl Benchmark for SysBench {
 
     fn differences(&self) -> &[&str] {
         &[
-            "a judge's reply is read as JSON wherever it stands; the published program cuts 7 and 3 characters and evaluates a Python literal",
+            "JSON is read anywhere in a judge's reply; the published program cuts 7 and 3 characters and evaluates a Python literal",
             "verdicts other than 是 and 否 are not read; the published program accepts them",
-            "an unreadable reply is asked for again with a reminder, 3 times in all; the published program repeats the request 10 times, from the sixth on at temperature 0.5",
+            "an unreadable reply is requested again with a reminder, 3 times in all; the published program repeats the request 10 times, from the sixth on at temperature 0.5",
             "official mode reads JSON, not Python literals with single quotation marks",
         ]
     }

@@ -13,7 +13,7 @@ use crate::reward::CalibrationBin;
 const N_BINS: usize = 10;
 const N_LEVELS: usize = 3;
 /// Texts whose pairs are compared; of more, these are spread evenly.
-const MOST_COMPARED: usize = 2000;
+const MAX_COMPARED: usize = 2000;
 
 /// Compares outputs with targets. `targets` has those of each text, part by part; `outputs` has packs, each with the
 /// numbers of its texts and their outputs `[n_texts, n_outputs]`.
@@ -238,7 +238,7 @@ fn levels(values: &[f64]) -> Vec<usize> {
 
 /// Share of pairs of different given scores that are predicted in the right order; half for equal predictions.
 fn order_accuracy(pairs: &[(f64, f64)]) -> Option<f64> {
-    let step = pairs.len().div_ceil(MOST_COMPARED).max(1);
+    let step = pairs.len().div_ceil(MAX_COMPARED).max(1);
     let some: Vec<(f64, f64)> = pairs.iter().copied().step_by(step).collect();
     let (mut right, mut n) = (0.0, 0.0);
     for (i, a) in some.iter().enumerate() {

@@ -387,7 +387,7 @@ pub(crate) static AXOLOTL: &[Group] = &[
     key(&["dpo_label_smoothing"], "preference.label_smoothing", Number),
     becomes(
         &["dpo_loss_type", "dpo_loss_weights", "rpo_alpha", "cpo_alpha"],
-        "the loss is `[preference] loss`, the weight of an SFT loss beside it `rpo_alpha`",
+        "the loss is `[preference] loss`, the weight of an additional SFT loss `rpo_alpha`",
     ),
     key(&["simpo_gamma"], "preference.simpo_gamma", Number),
     key(&["kto_desirable_weight"], "preference.desirable_weight", Number),
@@ -429,7 +429,7 @@ pub(crate) static AXOLOTL: &[Group] = &[
     becomes(&["trl.importance_sampling_level"], "it is `importance_sampling_level` (`token` or `sequence`)"),
     becomes(
         &["trl.scale_rewards"],
-        "it is `scale_rewards`, or `credit = \"normalised_over_batch\"` for the batch",
+        "it is `scale_rewards`, or `advantage_estimator = \"normalised_over_batch\"` for the batch",
     ),
     becomes(&["trl.loss_type"], "it is `loss_type` (`grpo`, `dapo`, `dr_grpo`)"),
     becomes(

@@ -69,7 +69,7 @@ pub(crate) static TRL: &[Group] = &[
     becomes(&["loss_type"], "it is `[preference] loss`, in GRPO `loss_type`"),
     becomes(
         &["loss_weights", "rpo_alpha", "cpo_alpha"],
-        "the weight of the SFT loss beside the preference loss is `[preference] rpo_alpha`",
+        "the weight of the additional SFT loss is `[preference] rpo_alpha`",
     ),
     becomes(&["beta"], "it is `[preference] beta`, in GRPO `beta`"),
     key(&["label_smoothing"], "preference.label_smoothing", Number),
@@ -117,7 +117,7 @@ pub(crate) static TRL: &[Group] = &[
     becomes(&["importance_sampling_level"], "it is `importance_sampling_level` (`token` or `sequence`)"),
     becomes(
         &["scale_rewards"],
-        "it is `scale_rewards`, or `credit = \"normalised_over_batch\"` for the batch",
+        "it is `scale_rewards`, or `advantage_estimator = \"normalised_over_batch\"` for the batch",
     ),
     key(&["mask_truncated_completions"], "mask_truncated_completions", Flag),
     becomes(&["reward_funcs", "reward_weights"], REWARDS),
@@ -125,11 +125,11 @@ pub(crate) static TRL: &[Group] = &[
     becomes(&["reward_clip_range"], "it is `[shaping] clip`"),
     becomes(
         &["normalize_advantages"],
-        "`credit = \"normalised_over_batch\"` does it, with the mean of the group",
+        "`advantage_estimator = \"normalised_over_batch\"` does it, with the mean of the group",
     ),
     becomes(
         &["vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"],
-        "it is `importance_sampling_cap`, for `rollout_weights = \"int8\"`",
+        "it is `importance_sampling_cap`, for `rollout_quantization = \"int8\"`",
     ),
     no_effect(
         &[

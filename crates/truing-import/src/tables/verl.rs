@@ -305,7 +305,7 @@ pub(crate) static VERL: &[Group] = &[
         SAMPLER,
     ),
     // Algorithm
-    becomes(&["algorithm.adv_estimator"], "it is `algorithm` or `credit`"),
+    becomes(&["algorithm.adv_estimator"], "it is `algorithm` or `advantage_estimator`"),
     becomes(&["algorithm.norm_adv_by_std_in_grpo"], "it is `scale_rewards`"),
     key(&["algorithm.filter_groups.enable"], "dynamic_sampling", Flag),
     becomes(&["algorithm.filter_groups.max_num_gen_batches"], "it is `max_resample_rounds`"),
@@ -315,7 +315,7 @@ pub(crate) static VERL: &[Group] = &[
     ),
     becomes(
         &["algorithm.rollout_correction.rollout_is_threshold"],
-        "it is `importance_sampling_cap`, for `rollout_weights = \"int8\"`",
+        "it is `importance_sampling_cap`, for `rollout_quantization = \"int8\"`",
     ),
     no_effect(
         &["algorithm.rollout_correction.rollout_rs_threshold", "algorithm.rollout_correction.*"],

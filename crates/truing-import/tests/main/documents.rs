@@ -162,7 +162,7 @@ fn counterparts_name_keys_that_truing_knows() {
     for tool in Tool::ALL {
         for name in truing_import::keys_of(tool) {
             if let Some(key) = counterpart(name).and_then(|found| found.key()) {
-                assert!(known.contains(key), "{tool}: `{name}` is `{key}`, which is no key of a recipe");
+                assert!(known.contains(key), "{tool}: `{name}` is `{key}`, which is not a key of a recipe");
             }
         }
     }

@@ -56,11 +56,11 @@ fn what_truing_does_not_do_is_refused() {
 fn an_unknown_tool_or_trainer_is_asked_for() {
     assert_eq!(
         error("learning_rate: 1e-5\n"),
-        "x.yaml: cannot tell which tool this file is for; expected a file of TRL, axolotl, LLaMA-Factory or verl"
+        "x.yaml: cannot detect which tool this file is for; expected a file of TRL, axolotl, LLaMA-Factory or verl"
     );
     assert_eq!(
         error("base_model: a\nstage: sft\n"),
-        "x.yaml: cannot tell which tool this file is for (axolotl and LLaMA-Factory would fit); expected a file of TRL, \
+        "x.yaml: cannot detect which tool this file is for (axolotl and LLaMA-Factory would fit); expected a file of TRL, \
          axolotl, LLaMA-Factory or verl"
     );
     let text = "model_name_or_path: org/m\ndataset_name: org/d\nmax_length: 512\n";
@@ -101,9 +101,9 @@ fn unknown_keys_have_a_nearest_one() {
     assert_eq!(
         unknown,
         [
-            ("micro_batchsize", "no key of axolotl that is known here; did you mean `micro_batch_size`?", 4),
-            ("zzz", "no key of axolotl that is known here", 5),
-            ("datasets[0].feild", "no key of a data set of axolotl that is known here", 6),
+            ("micro_batchsize", "unknown axolotl key; did you mean `micro_batch_size`?", 4),
+            ("zzz", "unknown axolotl key", 5),
+            ("datasets[0].feild", "unknown axolotl data set key", 6),
         ]
     );
 }

@@ -43,7 +43,7 @@ fn share_off(found: &[f32], expected: &[f32]) -> f64 {
 fn with_a_copy_in_8_bits<E: Engine>() -> Vec<Case<DecoderSpec>> {
     let has_copy = |case: &Case<DecoderSpec>| {
         let memory = E::memory(&case.spec.clone().into(), &TrainableSpec::default(), case.options.dtype);
-        if memory.compressed_bytes == 0 {
+        if memory.quantized_bytes == 0 {
             let mut engine: E = case.load();
             let mut cache = engine.new_cache(1).unwrap();
             assert_refused!(
@@ -51,7 +51,7 @@ fn with_a_copy_in_8_bits<E: Engine>() -> Vec<Case<DecoderSpec>> {
                 EngineError::Unsupported(_)
             );
         }
-        memory.compressed_bytes > 0
+        memory.quantized_bytes > 0
     };
     decoders::<E>().into_iter().filter(has_copy).collect()
 }
@@ -120,7 +120,7 @@ pub fn a_decoded_sequence_does_not_depend_on_the_others<E: Engine>() {
     let weights_of = |case: &Case<DecoderSpec>| {
         let memory = E::memory(&case.spec.clone().into(), &TrainableSpec::default(), case.options.dtype);
         let all = [DecodingWeights::F32, DecodingWeights::Int8];
-        all[..1 + usize::from(memory.compressed_bytes > 0)].to_vec()
+        all[..1 + usize::from(memory.quantized_bytes > 0)].to_vec()
     };
     let all = decoders::<E>()
         .into_iter()

@@ -11,8 +11,8 @@ use super::support::{
     run_blocks, sequences, some_gradient,
 };
 use crate::{
-    Adapters, DecoderSpec, Engine, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, ParameterTensor,
-    Pooling, SaveActivations, TopLogProbs,
+    Adapters, DecoderSpec, Divergence, Engine, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs,
+    ParameterTensor, Pooling, Reference, SaveActivations, TopLogProbs,
 };
 
 const TEMPERATURE: f32 = 0.7;
@@ -167,8 +167,25 @@ fn other_model<E: Engine>(case: &Case<DecoderSpec>) -> E {
     engine
 }
 
-/// The KL divergence from another model's top log-probabilities, as a handle and from the host, against sums in
-/// double precision.
+const DIVERGENCES: [Divergence; 3] =
+    [Divergence::ReverseKl, Divergence::ForwardKl, Divergence::JensenShannon { beta: 0.3 }];
+
+/// A divergence of two distributions, given by log-probabilities, in double precision.
+fn divergence_of(divergence: Divergence, p: &[f64], q: &[f64]) -> f64 {
+    let kl = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a.exp() * (a - b)).sum::<f64>();
+    match divergence {
+        Divergence::ReverseKl => kl(p, q),
+        Divergence::ForwardKl => kl(q, p),
+        Divergence::JensenShannon { beta } => {
+            let mixed = |(p, q): (&f64, &f64)| (beta * q.exp() + (1.0 - beta) * p.exp()).ln();
+            let m: Vec<f64> = p.iter().zip(q).map(mixed).collect();
+            beta * kl(q, &m) + (1.0 - beta) * kl(p, &m)
+        }
+    }
+}
+
+/// The divergences from another model's top log-probabilities, as a handle and from the host, against sums in
+/// double precision; and the log-probabilities of that model's tokens.
 pub fn kl_is_that_of_the_renormalised_distributions<E: Engine>() {
     for case in decoders::<E>() {
         let (mut engine, mut other): (E, E) = (case.load(), other_model(&case));
@@ -179,7 +196,7 @@ pub fn kl_is_that_of_the_renormalised_distributions<E: Engine>() {
         let policy = shaped(&all_logits(&mut engine, &batch), vocab_size, TEMPERATURE, &excluded);
         let reference = shaped(&all_logits(&mut other, &batch), vocab_size, TEMPERATURE, &excluded);
         // The KL over some tokens at a row, and the largest ratio that is in it.
-        let kl_over = |row: u32, tokens: &[TokenId]| {
+        let kl_over = |divergence: Divergence, row: u32, tokens: &[TokenId]| {
             let of = |log_probs: &[f64]| -> Vec<f64> {
                 let of_tokens = tokens.iter().map(|&t| log_probs[row as usize * vocab_size + t as usize]);
                 let total = of_tokens.clone().map(f64::exp).sum::<f64>().ln();
@@ -187,35 +204,34 @@ pub fn kl_is_that_of_the_renormalised_distributions<E: Engine>() {
             };
             let (p, q) = (of(&policy), of(&reference));
             let ratios = p.iter().zip(&q).map(|(p, q)| p - q);
-            (
-                p.iter().zip(ratios.clone()).map(|(p, r)| p.exp() * r).sum::<f64>(),
-                ratios.fold(0.0, |a: f64, r| a.max(r.abs())),
-            )
+            (divergence_of(divergence, &p, &q), ratios.fold(0.0, |a: f64, r| a.max(r.abs())))
         };
         let all_tokens: Vec<TokenId> =
             (0..vocab_size as TokenId).filter(|&t| !excluded.contains(t)).collect();
         let hidden_of_other = hidden(&mut other, &batch);
         let hidden = hidden(&mut engine, &batch);
         let tolerance = engine.guarantees().log_prob_tolerance / f64::from(TEMPERATURE);
-        let mut check = |reference: TopLogProbs, tokens_of: &dyn Fn(usize) -> Vec<TokenId>, what: &str| {
-            let request = HeadRequest::LogProbs {
-                targets: Cow::Borrowed(&targets),
-                temperature: TEMPERATURE,
-                excluded: excluded.clone(),
-                reference: Some(reference),
-            };
-            let found = engine.head(&hidden, &request).unwrap().kl;
-            assert_eq!(found.len(), targets.rows.len());
-            assert!(found.iter().any(|&kl| kl > 0.01), "{}, {what}: the models hardly differ", case.name);
-            for (i, (&found, &row)) in found.iter().zip(&targets.rows).enumerate() {
-                let (expected, largest_ratio) = kl_over(row, &tokens_of(i));
-                let off = (f64::from(found) - expected).abs();
-                let allowed = 4.0 * tolerance * (1.0 + largest_ratio);
-                assert!(
-                    found >= 0.0 && off <= allowed,
-                    "{}, {what}: KL {found}, expected {expected}",
-                    case.name
-                );
+        let mut check = |top: TopLogProbs, tokens_of: &dyn Fn(usize) -> Vec<TokenId>, what: &str| {
+            for divergence in DIVERGENCES {
+                let request = HeadRequest::LogProbs {
+                    targets: Cow::Borrowed(&targets),
+                    temperature: TEMPERATURE,
+                    excluded: excluded.clone(),
+                    reference: Some(Reference { top: top.clone(), divergence }),
+                };
+                let found = engine.head(&hidden, &request).unwrap().kl;
+                assert_eq!(found.len(), targets.rows.len());
+                assert!(found.iter().any(|&kl| kl > 0.01), "{}, {what}: the models hardly differ", case.name);
+                for (i, (&found, &row)) in found.iter().zip(&targets.rows).enumerate() {
+                    let (expected, largest_ratio) = kl_over(divergence, row, &tokens_of(i));
+                    let off = (f64::from(found) - expected).abs();
+                    let allowed = 4.0 * tolerance * (1.0 + largest_ratio);
+                    assert!(
+                        found >= 0.0 && off <= allowed,
+                        "{}, {what}: {divergence:?} {found}, expected {expected}",
+                        case.name
+                    );
+                }
             }
         };
         let k = all_tokens.len();
@@ -233,7 +249,27 @@ pub fn kl_is_that_of_the_renormalised_distributions<E: Engine>() {
             host.tokens.extend(tokens);
         }
         let tokens = host.tokens.clone();
-        check(host.into(), &|i| tokens[6 * i..6 * (i + 1)].to_vec(), "over six tokens from the host");
+        let host = TopLogProbs::from(host);
+        check(host.clone(), &|i| tokens[6 * i..6 * (i + 1)].to_vec(), "over six tokens from the host");
+        // The log-probabilities of the same tokens, by the model itself and by the other one.
+        for (engine, hidden, log_probs) in
+            [(&mut engine, &hidden, &policy), (&mut other, &hidden_of_other, &reference)]
+        {
+            let found = engine.log_probs_of(hidden, &targets.rows, TEMPERATURE, &host).unwrap();
+            let Some(HostTopLogProbs { k: 6, tokens: found_tokens, log_probs: found }) = found.host() else {
+                continue;
+            };
+            assert_eq!(found_tokens, &tokens);
+            for (i, &row) in targets.rows.iter().enumerate() {
+                let of = |token: &TokenId| log_probs[row as usize * vocab_size + *token as usize];
+                let tokens = &tokens[6 * i..6 * (i + 1)];
+                let total = tokens.iter().map(|token| of(token).exp()).sum::<f64>().ln();
+                for (token, &found) in tokens.iter().zip(&found[6 * i..6 * (i + 1)]) {
+                    let off = (f64::from(found) - (of(token) - total)).abs();
+                    assert!(off <= 4.0 * tolerance, "{}: {found} of token {token}, off by {off}", case.name);
+                }
+            }
+        }
     }
 }
 
@@ -254,14 +290,21 @@ pub fn the_kl_of_a_model_with_itself_is_zero<E: Engine>() {
             let reference =
                 engine.top_log_probs(&hidden_of_reference, &targets.rows, temperature, &excluded, k).unwrap();
             let hidden = hidden(&mut engine, &batch);
-            let reference = Some(reference);
-            let request =
-                HeadRequest::LogProbs { targets: Cow::Borrowed(&targets), temperature, excluded, reference };
-            let found = engine.head(&hidden, &request).unwrap().kl;
-            assert_eq!(found.len(), targets.rows.len());
-            let allowed = if guarantees.is_deterministic { 0.0 } else { 4.0 * guarantees.log_prob_tolerance };
-            for kl in found {
-                assert!(f64::from(kl.abs()) <= allowed, "{}: KL {kl} over {k} tokens", case.name);
+            for divergence in DIVERGENCES {
+                let request = HeadRequest::LogProbs {
+                    targets: Cow::Borrowed(&targets),
+                    temperature,
+                    excluded: excluded.clone(),
+                    reference: Some(Reference { top: reference.clone(), divergence }),
+                };
+                let found = engine.head(&hidden, &request).unwrap().kl;
+                assert_eq!(found.len(), targets.rows.len());
+                let allowed =
+                    if guarantees.is_deterministic { 0.0 } else { 4.0 * guarantees.log_prob_tolerance };
+                for kl in found {
+                    let name = &case.name;
+                    assert!(f64::from(kl.abs()) <= allowed, "{name}: {divergence:?} {kl} over {k} tokens");
+                }
             }
         }
     }
@@ -270,7 +313,9 @@ pub fn the_kl_of_a_model_with_itself_is_zero<E: Engine>() {
 /// Along each parameter's gradient a weighted sum of log-probabilities and KL divergences has the gradient's norm as
 /// slope.
 pub fn gradients_of_log_probs_and_kl_are_slopes<E: Engine>() {
-    for case in decoders::<E>() {
+    for (case, divergence) in
+        decoders::<E>().into_iter().flat_map(|case| DIVERGENCES.map(|one| (case.clone(), one)))
+    {
         let (mut engine, mut other): (E, E) = (case.load(), other_model(&case));
         let batch = packed(&sequences());
         let targets = batch.targets();
@@ -287,7 +332,7 @@ pub fn gradients_of_log_probs_and_kl_are_slopes<E: Engine>() {
             targets: Cow::Borrowed(&targets),
             temperature: TEMPERATURE,
             excluded: excluded(),
-            reference: Some(reference),
+            reference: Some(Reference { top: reference, divergence }),
         };
         let n = targets.rows.len();
         let share = |values: Vec<f32>| values.iter().map(|v| v / n as f32).collect::<Vec<_>>();

@@ -12,7 +12,7 @@ use super::support::{
 };
 use crate::{
     Adapters, DecodingWeights, DeviceTopLogProbs, Engine, EngineError, HeadGradient, HeadRequest,
-    SaveActivations, TopLogProbs,
+    HostTopLogProbs, SaveActivations, TopLogProbs,
 };
 
 /// Tokens outside the vocabulary; of encoders texts that are too long or continue others.
@@ -148,9 +148,24 @@ pub fn requests_that_the_model_cannot_answer_are_refused<E: Engine>() {
             targets: Cow::Borrowed(&targets),
             temperature: 1.0,
             excluded,
-            reference,
+            reference: reference.map(Into::into),
         };
         let elsewhere = TopLogProbs::Device(Arc::new(Elsewhere));
+        assert_refused!(
+            engine.log_probs_of(&hidden_states, &[0], 1.0, &elsewhere),
+            EngineError::Unsupported(_)
+        );
+        let of = |tokens: Vec<u32>| {
+            TopLogProbs::from(HostTopLogProbs { k: 1, log_probs: vec![0.0; tokens.len()], tokens })
+        };
+        assert_refused!(
+            engine.log_probs_of(&hidden_states, &[0], 1.0, &of(vec![24])),
+            EngineError::TokenOutOfRange { token: 24, vocab_size: 24 }
+        );
+        assert_refused!(
+            engine.log_probs_of(&hidden_states, &[0], 1.0, &of(vec![1, 2])),
+            EngineError::ShapeMismatch { .. }
+        );
         let foreign = with(none.clone(), Some(elsewhere));
         assert_refused!(engine.head(&hidden_states, &foreign), EngineError::Unsupported(_));
         let not_there = with(ExcludedTokens::of([30]), None);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::saving::in_output_layer;
 use super::{EncoderSpec, OUTPUT_LAYER, Pooling};
 use crate::engine::PutWeight;
-use crate::families::{ConfigFile, LARGEST_SIZE, MOST_LAYERS};
+use crate::families::{ConfigFile, LARGEST_SIZE, MAX_LAYERS};
 use crate::weights::SafetensorsFiles;
 use crate::{ModelError, ParameterRole, ParameterSpec, Tensor, WeightSource};
 
@@ -30,7 +30,7 @@ pub struct EncoderFiles {
     pub spec: EncoderSpec,
     /// config.json as it was.
     pub config: ConfigFile,
-    /// Tensors in the files that the specification has no place for and that are not carried along either.
+    /// Tensors in the files that the specification does not use and that are not carried along either.
     pub unused_tensors: Vec<String>,
     /// The module files of a sentence-transformers directory `(name, content)`; none where they were elsewhere or there
     /// were none.
@@ -340,8 +340,8 @@ fn read_spec(
             return Err(config.wrong(field, &format!("at most {LARGEST_SIZE}")));
         }
     }
-    if spec.n_layers > MOST_LAYERS {
-        return Err(config.wrong("num_hidden_layers", &format!("at most {MOST_LAYERS}")));
+    if spec.n_layers > MAX_LAYERS {
+        return Err(config.wrong("num_hidden_layers", &format!("at most {MAX_LAYERS}")));
     }
     if !spec.hidden_size.is_multiple_of(spec.n_heads) {
         let expected = format!("a divisor of hidden_size {}", spec.hidden_size);

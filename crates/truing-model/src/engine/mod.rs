@@ -19,7 +19,8 @@ pub use options::{
     Guarantees, OptimizerStep, ParameterTensor,
 };
 pub use request::{
-    DeviceTopLogProbs, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, TokenLogProbs, TopLogProbs,
+    DeviceTopLogProbs, Divergence, HeadGradient, HeadOutput, HeadRequest, HostTopLogProbs, Reference,
+    TokenLogProbs, TopLogProbs,
 };
 
 /// What a segment's forward pass saves for its backward pass.
@@ -231,6 +232,19 @@ pub trait Engine: ParameterStore + Send + Sized {
         excluded: &ExcludedTokens,
         k: usize,
     ) -> Result<TopLogProbs, EngineError>;
+    /// The log-probabilities of the same tokens at the same rows under this model, renormalised over the tokens of each row, in
+    /// the order of `tokens`.
+    ///
+    /// # Errors
+    /// When the model has no language-model head, a token lies outside the vocabulary, there are other rows than `tokens` has,
+    /// `tokens` is on another device, or the device fails.
+    fn log_probs_of(
+        &mut self,
+        hidden: &Self::Hidden,
+        rows: &[u32],
+        temperature: f32,
+        tokens: &TopLogProbs,
+    ) -> Result<TopLogProbs, EngineError>;
     /// [`head`](Self::head) for log-probabilities alone.
     ///
     /// # Errors
@@ -256,7 +270,7 @@ pub trait Engine: ParameterStore + Send + Sized {
         let (output, d_hidden) = self.head_backward(hidden, &HeadRequest::log_probs(targets), &gradient)?;
         Ok((output.tokens, d_hidden))
     }
-    /// Final norm and head in full for some rows: `[rows, vocab]` on the host. For proofs and tests.
+    /// Final norm and head in full for some rows: `[rows, vocab]` on the host. For checks and tests.
     ///
     /// # Errors
     /// When the model has no language-model head, or the device fails.
@@ -321,7 +335,7 @@ pub trait Engine: ParameterStore + Send + Sized {
         excluded: &ExcludedTokens,
         steps: &mut [SampleStep<'_>],
     ) -> Result<Vec<Option<SampledToken>>, EngineError>;
-    /// Logits on the host `[n_rows, vocab]`. For proofs and tests.
+    /// Logits on the host `[n_rows, vocab]`. For checks and tests.
     ///
     /// # Errors
     /// When the device fails.

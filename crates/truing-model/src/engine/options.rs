@@ -36,7 +36,7 @@ impl EngineOptions {
     }
 }
 
-/// What an engine states of its own results, in the number format that it was loaded with. Tests and `truing prove` ask it
+/// What an engine states of its own results, in the number format that it was loaded with. Tests and `truing verify` ask it
 /// instead of assuming what the CPU does. The conformance suite (feature `conformance`) checks each statement.
 ///
 /// Tolerances hold for models like those of the suite, whose weights have deviations of 0.15 to 0.7.
@@ -154,7 +154,7 @@ pub struct EngineMemory {
     pub cache_bytes_per_token: u64,
     /// The 8-bit copy of the weights, where decoding uses one; not part of any other line. 0 where the engine makes none:
     /// it then refuses [`DecodingWeights::Int8`].
-    pub compressed_bytes: u64,
+    pub quantized_bytes: u64,
     /// What else the engine holds, such as packing buffers of its threads.
     pub fixed_bytes: u64,
 }

@@ -98,6 +98,39 @@ impl From<HostTopLogProbs> for TopLogProbs {
     }
 }
 
+/// Which divergence of the model's distribution p from a reference q is computed, both renormalised over the tokens of the
+/// reference.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Divergence {
+    /// `KL(p, q) = sum p (log p - log q)`.
+    #[default]
+    ReverseKl,
+    /// `KL(q, p)`.
+    ForwardKl,
+    /// `beta KL(q, m) + (1 - beta) KL(p, m)` with the mixture `m = beta q + (1 - beta) p`: the generalised Jensen-Shannon
+    /// divergence of GKD (arXiv 2306.13649).
+    JensenShannon {
+        /// Weight of the reference in the mixture, between 0 and 1.
+        beta: f64,
+    },
+}
+
+/// A reference that the model is compared with at each target's row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    /// Its log-probabilities `[n_targets, k]`.
+    pub top: TopLogProbs,
+    /// What is computed.
+    pub divergence: Divergence,
+}
+
+/// For the reverse KL, that of the report.
+impl From<TopLogProbs> for Reference {
+    fn from(top: TopLogProbs) -> Self {
+        Self { top, divergence: Divergence::default() }
+    }
+}
+
 /// What the head is asked about the hidden states of a batch.
 #[derive(Debug, Clone)]
 pub enum HeadRequest<'a> {
@@ -109,9 +142,8 @@ pub enum HeadRequest<'a> {
         temperature: f32,
         /// Rows of the head that take no part: the distribution, its entropy, KL and gradients are over all others.
         excluded: ExcludedTokens,
-        /// Asks for the KL divergence from this reference at each target's row as well `[n_targets, k]`:
-        /// both distributions renormalised over the reference's tokens, `sum p (log p - log q)`.
-        reference: Option<TopLogProbs>,
+        /// Asks for the divergence from this reference at each target's row as well `[n_targets, k]`.
+        reference: Option<Reference>,
     },
     /// The head of a reward model or a classifier.
     Scores {
@@ -181,7 +213,7 @@ impl<'a> HeadRequest<'a> {
 pub struct HeadOutput {
     /// Per target.
     pub tokens: TokenLogProbs,
-    /// KL divergence from the reference at each target's row, in nats, never negative `[n_targets]`.
+    /// Divergence from the reference at each target's row, in nats, never negative `[n_targets]`.
     pub kl: Vec<f32>,
     /// The score head `[n_rows, n_outputs]`; a reward model has one output.
     pub scores: Vec<f32>,
@@ -194,7 +226,7 @@ pub struct HeadOutput {
 pub struct HeadGradient {
     /// With respect to each log-probability `[n_targets]`.
     pub log_probs: Vec<f32>,
-    /// With respect to each KL divergence `[n_targets]`.
+    /// With respect to each divergence `[n_targets]`.
     pub kl: Vec<f32>,
     /// With respect to each score `[n_rows, n_outputs]`.
     pub scores: Vec<f32>,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use truing_types::TokenId;
 
-use super::{LARGEST_SIZE, MOST_LAYERS};
+use super::{LARGEST_SIZE, MAX_LAYERS};
 use crate::{DecoderSpec, ModelError, RopeScaling};
 
 /// What the fields that families share mean when they are left out.
@@ -200,8 +200,8 @@ impl ConfigFile {
         let hidden_size = self.required_size("hidden_size")?;
         let n_layers = self.required_size("num_hidden_layers")?;
         let n_heads = self.required_size("num_attention_heads")?;
-        if n_layers > MOST_LAYERS {
-            return Err(self.wrong("num_hidden_layers", &format!("at most {MOST_LAYERS}")));
+        if n_layers > MAX_LAYERS {
+            return Err(self.wrong("num_hidden_layers", &format!("at most {MAX_LAYERS}")));
         }
         let head_dim = match self.size("head_dim")?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,

@@ -1,7 +1,7 @@
 //! A decoder out of a GGUF file: metadata `{architecture}.*`, tensor names, and the row order of the query and
 //! key projections. Biases and tied heads are recognised by the tensors that are there.
 
-use super::{ConfigFile, Family, GgufRotary, MOST_LAYERS};
+use super::{ConfigFile, Family, GgufRotary, MAX_LAYERS};
 use crate::{DecoderSpec, GgufFile, ModelError, RopeScaling, Tensor};
 
 /// A GGUF file understood as a decoder.
@@ -65,7 +65,7 @@ impl<'a> GgufDecoder<'a> {
         let hidden_size = size("embedding_length")?;
         let n_layers = size("block_count")?;
         let n_heads = size("attention.head_count")?;
-        if n_layers > MOST_LAYERS {
+        if n_layers > MAX_LAYERS {
             return Err(malformed(file, &key("block_count"), n_layers));
         }
         let n_kv_heads = match file.find::<u64>(&key("attention.head_count_kv"))? {

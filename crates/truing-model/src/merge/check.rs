@@ -184,7 +184,8 @@ fn check_parameters(
             let known =
                 method.parameters.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             if is_tolerant {
-                remarks.push(format!("{place}: `{name}` is no setting of `{}` and is ignored", method.name));
+                remarks
+                    .push(format!("{place}: unknown setting `{name}` for method `{}`; ignored", method.name));
                 continue;
             }
             return Err(MergeError::UnusedParameter {
@@ -209,7 +210,7 @@ fn check_parameters(
     }
     if parameters.rescale == Some(Rescale::KeepProbability) && !method.is_random() {
         return Err(invalid(format!(
-            "{place}: `rescale` is \"keep_probability\", and `{}` keeps no entry by chance; expected \"none\" or \"l1\"",
+            "{place}: `rescale` is \"keep_probability\", and `{}` does not drop entries at random; expected \"none\" or \"l1\"",
             method.name
         )));
     }
@@ -235,7 +236,7 @@ fn values_of(setting: &Setting) -> Vec<f64> {
     }
 }
 
-/// Filters that are in no tensor's name are slips.
+/// Filters that match no tensor are mistakes.
 pub(super) fn check_filters(
     recipe: &MergeRecipe,
     tensors: &[&str],

@@ -36,7 +36,7 @@ pub enum MergeError {
         expected: String,
     },
     /// A setting that the method does not have.
-    #[error("{place}: `{parameter}` is no setting of `{method}`{}; it has {known}", nearest.as_ref().map_or_else(String::new, |nearest| format!(" (nearest: `{nearest}`)")))]
+    #[error("{place}: unknown setting `{parameter}` for method `{method}`{}; known settings: {known}", nearest.as_ref().map_or_else(String::new, |nearest| format!(" (nearest: `{nearest}`)")))]
     UnusedParameter {
         /// Where it stands.
         place: String,
@@ -66,8 +66,8 @@ pub enum MergeError {
     /// Settings that contradict each other or the models.
     #[error("{0}")]
     Recipe(String),
-    /// A filter that is in no tensor's name.
-    #[error("{place}: the filter `{filter}` is in no tensor's name{}", nearest.as_ref().map_or_else(String::new, |nearest| format!(" (nearest: `{nearest}`)")))]
+    /// A filter that matches no tensor.
+    #[error("{place}: filter `{filter}` matches no tensor{}", nearest.as_ref().map_or_else(String::new, |nearest| format!(" (nearest: `{nearest}`)")))]
     UnusedFilter {
         /// Where it stands.
         place: String,
@@ -101,7 +101,7 @@ pub enum MergeError {
         difference: String,
     },
     /// A model without a tokenizer.
-    #[error("{}: there is no tokenizer.json, so nobody can tell which token a row of the embedding is for; copy the tokenizer there, or set `tokenizer` to \"none\" to merge rows by number and save no tokenizer", path.display())]
+    #[error("{}: there is no tokenizer.json, so rows of the embedding cannot be matched to tokens; copy the tokenizer there, or set `tokenizer` to \"none\" to merge rows by number and save no tokenizer", path.display())]
     NoTokenizer {
         /// The model's folder.
         path: PathBuf,

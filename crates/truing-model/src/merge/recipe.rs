@@ -232,7 +232,9 @@ impl std::str::FromStr for ByteSize {
         let value = number.trim().parse::<f64>().ok().map(|value| value * bytes as f64);
         let value = value.filter(|value| (1.0..1e18).contains(value));
         value.map(|value| Self(value as u64)).ok_or_else(|| {
-            format!("`{text}` is no size, expected a number of bytes or one such as \"5GB\" or \"500MiB\"")
+            format!(
+                "`{text}` is an invalid size, expected a number of bytes or one such as \"5GB\" or \"500MiB\""
+            )
         })
     }
 }

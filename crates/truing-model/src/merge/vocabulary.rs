@@ -53,7 +53,7 @@ impl Vocabulary {
             .map_err(|error| malformed(format!("not a JSON object: {error}")))?;
         let mut ids = HashMap::new();
         let id_of = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let bad = || malformed("`model.vocab` is no object of ids and no list of tokens".to_owned());
+        let bad = || malformed("`model.vocab`: expected an object of ids or a list of tokens".to_owned());
         match json.pointer("/model/vocab") {
             Some(Value::Object(vocab)) => {
                 for (token, id) in vocab {

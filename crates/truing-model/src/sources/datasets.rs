@@ -98,7 +98,7 @@ pub fn find_dataset(
         format!("the cache `{}`: not there", options.cache_directory.display()),
     ];
     if options.is_offline {
-        looked_at.push("the network: not asked, because offline was chosen".to_owned());
+        looked_at.push("the network: not used, because offline was chosen".to_owned());
     } else {
         match fetch(reference, options, progress) {
             Ok(path) => return Ok(path),

@@ -389,7 +389,7 @@ fn a_base_that_is_a_name_is_found_as_models_are() {
         message.contains(&*adapter.to_string_lossy()) && message.contains("base model `org/tiny`"),
         "{message}"
     );
-    assert!(message.contains("not asked, because offline was chosen"), "{message}");
+    assert!(message.contains("not used, because offline was chosen"), "{message}");
 
     let model = folder.path().join("cache/models/org--tiny");
     std::fs::create_dir_all(model.join("0123")).unwrap();
@@ -503,7 +503,7 @@ fn tensors_that_no_parameter_wants_are_counted_and_the_first_are_named() {
     }
     crate::loading::write_weights(&directory.path().join("model.safetensors"), &tensors);
     let notices = ModelFiles::open(directory.path()).unwrap().notices();
-    let expected = "5 tensors in the files have no place in this architecture and are not loaded: \
+    let expected = "5 tensors in the files are not used by this architecture and are not loaded: \
                     `visual.0.weight`, `visual.1.weight`, `visual.2.weight`, 2 more";
     assert!(notices.len() == 1 && notices[0].ends_with(expected), "{notices:?}");
 }

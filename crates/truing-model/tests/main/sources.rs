@@ -406,7 +406,7 @@ fn every_place_that_was_looked_at_is_told() {
     let offline = FindOptions { is_offline: true, ..options(cache.path(), &closed) };
     let n_requests = closed.requests("").len();
     let message = find_model(MODEL, &offline, &mut |_| {}).unwrap_err().to_string();
-    assert!(message.contains("the network: not asked, because offline was chosen"), "{message}");
+    assert!(message.contains("the network: not used, because offline was chosen"), "{message}");
     assert_eq!(closed.requests("").len(), n_requests);
 
     // The default model has one more place.

@@ -56,10 +56,10 @@ fn lying_headers_are_refused() {
     refused(&one("F32", "[2]", "[4,12]"), &[0; 12], "expected to begin at 0");
     refused(&one("F32", "[4294967296,4294967296,4294967296]", "[0,0]"), &[], "cannot have 0 bytes");
     refused(&one("F77", "[4294967296,4294967296,4294967296]", "[0,0]"), &[], "overflows");
-    refused(&one("F32", "[-1]", "[0,4]"), &[0; 4], "not what safetensors asks for");
+    refused(&one("F32", "[-1]", "[0,4]"), &[0; 4], "not a valid safetensors header");
     let twice = r#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#;
     refused(twice, &[0; 2], "tensor `w` appears twice");
-    refused("[]", &[], "not what safetensors asks for");
+    refused("[]", &[], "not a valid safetensors header");
     assert!(open(vec![1, 2, 3]).unwrap_err().to_string().contains("the file ends inside the header"));
     assert!(open(1_000_u64.to_le_bytes().to_vec()).unwrap_err().to_string().contains("inside the header"));
     assert!(open(vec![0xff; 64]).unwrap_err().to_string().contains("not a safetensors file"));

@@ -7,9 +7,9 @@ use super::{Run, SelectionOptions};
 
 /// Clusterings of what the one before has left: blocks are drawn anew in each, so that a task that was cut apart meets
 /// itself again. One that merges hardly anything is the last.
-const MOST_ROUNDS: u32 = 16;
+const MAX_ROUNDS: u32 = 16;
 /// Share of the rows that are left, below which merges are hardly anything.
-const LEAST_MERGED: f64 = 0.01;
+const MIN_MERGED: f64 = 0.01;
 
 impl Run<'_> {
     /// The rows of each task, in order: clusters whose mean cosine is that of two vectors at most `task_distance` apart.
@@ -19,9 +19,9 @@ impl Run<'_> {
         let n = rows.len() as u32;
         let mut run = Run::new(self.gather(rows), self.dim, (0..n).collect(), &options);
         let mut left: Vec<u32> = (0..n).collect();
-        for round in 0..MOST_ROUNDS {
+        for round in 0..MAX_ROUNDS {
             let merges = run.merges(&left, distance, round)?;
-            let is_last = (merges.len() as f64) < LEAST_MERGED * left.len() as f64;
+            let is_last = (merges.len() as f64) < MIN_MERGED * left.len() as f64;
             left = run.apply(&left, &merges, round, Some(distance));
             if is_last {
                 break;

@@ -55,7 +55,7 @@ pub(super) fn group(skeletons: &Skeletons, options: &TemplateOptions) -> Vec<Gro
         let others: Vec<&[u32]> =
             candidates.iter().map(|&leader| leaders[leader as usize].as_slice()).collect();
         let least =
-            |i: usize| ShareOf::Longer.least_length(options.min_similarity, fixed.len(), others[i].len());
+            |i: usize| ShareOf::Longer.min_length(options.min_similarity, fixed.len(), others[i].len());
         let lengths = matcher.one_to_many(&fixed, &others, least);
         let alike = (0..others.len()).filter(|&i| lengths[i] >= least(i));
         let share = |i: usize| ShareOf::Longer.share(lengths[i], fixed.len(), others[i].len());

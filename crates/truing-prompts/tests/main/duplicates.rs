@@ -57,10 +57,10 @@ proptest! {
         let is_dropped = |row: u32| dropped.iter().any(|d| d.row == row);
         let rank = |row: u32| (qualities.map_or(0, |q| -(q[row as usize] as i32)), row);
         for d in &dropped {
-            prop_assert!(!is_dropped(d.stand_in));
-            prop_assert!(rank(d.stand_in) < rank(d.row));
+            prop_assert!(!is_dropped(d.representative));
+            prop_assert!(rank(d.representative) < rank(d.row));
             let of = |row: u32| shingles(pool.row(row as usize), options.shingle_tokens);
-            prop_assert_eq!(jaccard(&of(d.row), &of(d.stand_in)), d.jaccard);
+            prop_assert_eq!(jaccard(&of(d.row), &of(d.representative)), d.jaccard);
             prop_assert!(d.jaccard >= options.threshold);
         }
     }
@@ -81,5 +81,5 @@ fn near_duplicates_are_found_on_any_number_of_threads() {
     let options = NearDuplicateOptions { threshold: 0.7, ..Default::default() };
     let dropped = on_any_threads(|| near_duplicates(&pool, None, &options).unwrap());
     assert_eq!(dropped.len(), 900);
-    assert!(dropped.iter().all(|d| d.stand_in == d.row / 10 * 10));
+    assert!(dropped.iter().all(|d| d.representative == d.row / 10 * 10));
 }

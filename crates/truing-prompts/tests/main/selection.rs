@@ -16,11 +16,11 @@ fn check_invariants(selection: &Selection, n: usize, qualities: &[f32]) {
     let rank = |row: u32| (std::cmp::Reverse((qualities[row as usize] * 1e6) as i64), row);
     for d in &selection.dropped {
         assert!(selection.chosen.binary_search(&d.chosen).is_ok(), "{d:?}");
-        assert!(rank(d.stand_in) < rank(d.row), "the better row survives: {d:?}");
-        match dropped.get(&d.stand_in) {
+        assert!(rank(d.representative) < rank(d.row), "the better row survives: {d:?}");
+        match dropped.get(&d.representative) {
             // A stand-in outlives the layer it stands in.
             Some(next) => assert!(next.layer > d.layer && next.chosen == d.chosen, "{d:?}, {next:?}"),
-            None => assert_eq!(d.chosen, d.stand_in),
+            None => assert_eq!(d.chosen, d.representative),
         }
     }
 }

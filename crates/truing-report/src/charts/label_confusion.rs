@@ -1,4 +1,4 @@
-//! Which labels a classifier takes for which, on texts that it has not learnt from.
+//! Which labels a classifier takes for which, on held-out texts.
 
 use truing_eval::classifier::DimensionEvaluation;
 

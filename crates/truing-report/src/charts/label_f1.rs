@@ -1,4 +1,4 @@
-//! How well a classifier knows each label, on texts that it has not learnt from.
+//! How well a classifier knows each label, on held-out texts.
 
 use super::Chart;
 use super::figure::{Axis, Color, Figure, Format, Series};

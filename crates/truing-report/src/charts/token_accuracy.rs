@@ -1,4 +1,4 @@
-//! Share of the tokens to be learnt that were the model's first choice.
+//! Share of the loss tokens that were the model's first choice.
 
 use super::figure::{Axis, Color, Figure, Format, Series};
 use super::{Chart, with_smoothed};

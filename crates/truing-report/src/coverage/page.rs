@@ -287,8 +287,8 @@ fn script_row(row: &PromptDecision) -> Value {
     if let Some(dropped) = row.decision.dropped() {
         put("layer", json!(dropped.layer.to_string()));
         put("why", json!(why(dropped)));
-        if let Some(stand_in) = dropped.stand_in {
-            put("stand_in", json!(stand_in));
+        if let Some(representative) = dropped.representative {
+            put("representative", json!(representative));
         }
     }
     value

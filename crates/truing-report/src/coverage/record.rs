@@ -122,8 +122,8 @@ impl CoverageRecord {
                     self.rows.insert(row.id, row);
                 }
             }
-            let stand_ins = self.rows.values().filter_map(|row| row.decision.dropped()?.stand_in);
-            wanted = stand_ins.filter(|id| !self.rows.contains_key(id)).collect();
+            let representatives = self.rows.values().filter_map(|row| row.decision.dropped()?.representative);
+            wanted = representatives.filter(|id| !self.rows.contains_key(id)).collect();
             if wanted.is_empty() {
                 break;
             }

@@ -47,8 +47,8 @@ fn decisions(n: u64) -> Vec<PromptDecision> {
             let (template, topic) = (draw(6) as usize, draw(8) as usize);
             let text =
                 format!("{} {} {}", FIXED[template], NOUNS[topic], "and so on ".repeat(draw(40) as usize));
-            let dropped = |layer, threshold: Option<f64>, stand_in: Option<u64>, detail: &str| {
-                Decision::Dropped(DroppedRow { layer, threshold, stand_in, detail: detail.into() })
+            let dropped = |layer, threshold: Option<f64>, representative: Option<u64>, detail: &str| {
+                Decision::Dropped(DroppedRow { layer, threshold, representative, detail: detail.into() })
             };
             let before = Some(id.saturating_sub(1));
             let decision = match id % 20 {
@@ -202,7 +202,7 @@ fn real_selection(path: &Path, folder: &Path) -> String {
         let dropped = DroppedRow {
             layer: SelectionLayer::NearDuplicate,
             threshold: Some(60.0),
-            stand_in: Some(first),
+            representative: Some(first),
             detail: "the same first 60 letters".into(),
         };
         decisions.push(PromptDecision {
@@ -348,7 +348,7 @@ fn the_page_counts_every_row_and_names_every_reason() {
     let third = &data["rows"]["3"];
     assert_eq!(third["layer"], "near duplicate");
     assert_eq!(third["why"], "Jaccard 0.91, threshold 0.8");
-    assert_eq!(third["stand_in"], 0);
+    assert_eq!(third["representative"], 0);
     assert!(rows[0].text.starts_with(data["rows"]["0"]["text"].as_str().unwrap().trim_end_matches('…')));
     assert_eq!(data["map"]["ids"].as_array().unwrap().len(), 300);
     assert_eq!(data["map"]["projections"][1]["name"], "t-SNE");
@@ -388,8 +388,11 @@ fn a_large_pool_gives_a_small_page_that_says_what_it_shows() {
     for id in data["dropped"].as_array().unwrap() {
         let row = &data["rows"][id.to_string()];
         *by_layer.entry(row["layer"].as_str().unwrap()).or_default() += 1;
-        if let Some(stand_in) = row["stand_in"].as_u64() {
-            assert!(data["rows"][stand_in.to_string()].is_object(), "the text of {stand_in} is there");
+        if let Some(representative) = row["representative"].as_u64() {
+            assert!(
+                data["rows"][representative.to_string()].is_object(),
+                "the text of {representative} is there"
+            );
         }
     }
     assert_eq!(by_layer.values().sum::<usize>(), 5000);
@@ -417,7 +420,7 @@ fn a_bare_selection_has_a_page_and_damage_is_named() {
     row.decision = Decision::Dropped(DroppedRow {
         layer: SelectionLayer::NearDuplicate,
         threshold: None,
-        stand_in: Some(77),
+        representative: Some(77),
         detail: String::new(),
     });
     let line = serde_json::to_string(&row).unwrap();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const NEW_ROOT: &str = "/proc";
 
 /// Files and folders in `/tmp`.
-const MOST_FILES: usize = 4096;
+const MAX_FILES: usize = 4096;
 
 /// Identity inside; without privileges after `exec`.
 const INSIDE_ID: u32 = 1000;
@@ -66,7 +66,7 @@ pub(super) fn change_root(readable: &[PathBuf], tmp_bytes: u64) -> io::Result<()
     let tmp = root.join("tmp");
     std::fs::create_dir_all(&tmp)?;
     // Empty files take memory that their size does not count.
-    let options = format!("size={tmp_bytes},nr_inodes={MOST_FILES},mode=700");
+    let options = format!("size={tmp_bytes},nr_inodes={MAX_FILES},mode=700");
     mount(
         tmpfs.map(Path::new),
         &tmp,

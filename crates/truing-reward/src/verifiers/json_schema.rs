@@ -62,7 +62,7 @@ impl Compiled {
     fn new(schema: Value) -> Result<Self, String> {
         let mut schema = match schema {
             Value::String(text) => {
-                serde_json::from_str(&text).map_err(|error| format!("is no JSON: {error}"))?
+                serde_json::from_str(&text).map_err(|error| format!("is not valid JSON: {error}"))?
             }
             other => other,
         };
@@ -274,7 +274,9 @@ mod tests {
             reason(json!({"shape": {"type": 3}}))
                 .starts_with("bad_reference: a.jsonl:2: `shape` is not a valid schema")
         );
-        assert!(reason(json!({"shape": "{"})).starts_with("bad_reference: a.jsonl:2: `shape` is no JSON"));
+        assert!(
+            reason(json!({"shape": "{"})).starts_with("bad_reference: a.jsonl:2: `shape` is not valid JSON")
+        );
         let elsewhere = format!("file://{}", file.path().display());
         for address in [elsewhere.as_str(), "https://example.org/x.json", "other.json"] {
             let found = reason(json!({"shape": {"$ref": address}}));

@@ -91,8 +91,10 @@ impl Language {
         }
         let letters = letters(completion.text);
         if letters < self.min_letters || letters == 0 {
-            let detail =
-                format!("{letters} letters are too few to tell a language, expected {}", self.min_letters);
+            let detail = format!(
+                "{letters} letters are too few to detect the language, expected {}",
+                self.min_letters
+            );
             return Err(unscored(UnscoredReason::Unparsed, detail));
         }
         let is_wanted = is_in(completion.text, wanted).ok_or_else(|| {
@@ -123,15 +125,15 @@ fn is_in(text: &str, wanted: &str) -> Option<bool> {
     match detect(text)? {
         (found, _) if found == wanted => Some(true),
         // Short Japanese can do with Chinese characters alone.
-        ("zh", _) if wanted == "ja" && letters(text) < LEAST_WITHOUT_KANA => None,
+        ("zh", _) if wanted == "ja" && letters(text) < MIN_WITHOUT_KANA => None,
         (_, is_sure) => is_sure.then_some(false),
     }
 }
 
 /// Letters, as bytes of UTF-8, after which Japanese without Kana is not to be expected.
-const LEAST_WITHOUT_KANA: usize = 30;
+const MIN_WITHOUT_KANA: usize = 30;
 /// Share of a text's letters that a language has to have in its script.
-const LEAST_SHARE_OF_SCRIPT: f64 = 0.05;
+const MIN_SHARE_OF_SCRIPT: f64 = 0.05;
 /// Where the detector's confidence is at least this, it is wrong in one of a hundred texts, of any length.
 const SURE: f64 = 0.5;
 
@@ -178,7 +180,7 @@ fn is_script_of_another(text: &str, wanted: &str) -> bool {
         all += letter.len_utf8();
         own += if script.is_some_and(is_own) { letter.len_utf8() } else { 0 };
     }
-    all > 0 && (own as f64) < LEAST_SHARE_OF_SCRIPT * all as f64
+    all > 0 && (own as f64) < MIN_SHARE_OF_SCRIPT * all as f64
 }
 
 /// The language that a tag names (`de`, `pt-BR`, `zh_TW`), if it is known.
@@ -415,7 +417,7 @@ mod tests {
             |config: Value, text: &str, columns: Value| score(config, text, columns).unwrap_err().to_string();
         for (text, n) in [("", 0), ("12 + 3 = 15", 0), ("The house was sold.", 15)] {
             let expect =
-                format!("unparsed: a.jsonl:2: {n} letters are too few to tell a language, expected 60");
+                format!("unparsed: a.jsonl:2: {n} letters are too few to detect the language, expected 60");
             assert_eq!(reason(json!({"language": "en"}), text, json!({})), expect);
         }
         assert_eq!(

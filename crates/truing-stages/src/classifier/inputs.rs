@@ -21,13 +21,13 @@ use super::rows::{LabelledRow, LabelledRows};
 use super::{ClassifierConfig, RareLabels};
 use crate::StageError;
 use crate::training::plan::check_frozen;
-use crate::training::{ModelToTrain, TrainingConfig, TrainingData, TrainingInputs, opening};
+use crate::training::{ModelToTrain, TrainingConfig, TrainingData, TrainingInputs, setup};
 use crate::wording::counted;
 
 /// What rare labels are called together.
 const OTHER: &str = "other";
 /// Names that are listed in a message.
-const MOST_LISTED: usize = 8;
+const MAX_LISTED: usize = 8;
 /// Texts that are tokenized at a time.
 const TEXTS_AT_A_TIME: usize = 2048;
 
@@ -94,7 +94,7 @@ fn open_model(
         let model = ClassifierModel::Encoder { files: Box::new(files), tokenizer };
         Ok((model, TextReader::Sentences(Box::new(sentences)), max_tokens))
     } else {
-        let (files, renderer) = opening::open(config, opening::Opened::AnyHead, options)?;
+        let (files, renderer) = setup::open(config, setup::Opened::AnyHead, options)?;
         let max_tokens = (config.max_length as usize).min(files.spec.max_position_embeddings);
         let reader = TextReader::of_decoder(&files, &renderer, max_tokens)?;
         let (files, renderer) = (Box::new(files), Box::new(renderer));
@@ -133,7 +133,7 @@ pub(super) fn load(
     options: RenderOptions,
     events: &mut dyn EventSink,
 ) -> Result<ClassifierInputs, StageError> {
-    opening::check(config)?;
+    setup::check(config)?;
     let settings = config.classifier.clone().unwrap_or_default();
     let (model, reader, max_tokens) = open_model(config, options)?;
     let labels = LabelNames::of(&settings)?;
@@ -194,7 +194,7 @@ pub(super) fn load(
         ClassifierModel::Encoder { files, .. } => files.deciding_files(),
         ClassifierModel::Decoder { files, .. } => inputs::model_files(files),
     };
-    let record = opening::record_of(config, weights, &files, eval_files.as_ref())?;
+    let record = setup::record_of(config, weights, &files, eval_files.as_ref())?;
     Ok(ClassifierInputs {
         model,
         spec,
@@ -270,8 +270,8 @@ impl Learnt<'_> {
         }
         if !rare.is_empty() {
             let fate = match self.settings.rare_labels {
-                RareLabels::Drop => "are not learnt",
-                RareLabels::Other => "are learnt as `other`",
+                RareLabels::Drop => "are dropped",
+                RareLabels::Other => "are replaced by `other`",
             };
             self.events.emit(Event::Warning(format!(
                 "`{name}`: {} of fewer than {} {fate}: {}",
@@ -296,8 +296,11 @@ impl Learnt<'_> {
             };
             return Err(RunError::BadSetting {
                 key: "data",
-                found: format!("rows to learn from with {found} of `{name}` that is frequent enough"),
-                expected: "labels to tell apart (see `classifier.min_count`)".into(),
+                found: format!("training rows with {found} of `{name}` that is frequent enough"),
+                expected: format!(
+                    "at least {} (see `classifier.min_count`)",
+                    counted(n_needed as u64, "label", "labels")
+                ),
             }
             .into());
         }
@@ -331,14 +334,14 @@ impl Learnt<'_> {
 fn no_row_has(what: &str, name: &str) -> StageError {
     RunError::BadSetting {
         key: "classifier",
-        found: format!("a table that names `{name}`, of which no row to learn from has {what}"),
+        found: format!("a table that names `{name}`, of which no training row has {what}"),
         expected: "what some row has, and is certain enough".into(),
     }
     .into()
 }
 
 fn listed(names: &[&str]) -> String {
-    let more = names.len().saturating_sub(MOST_LISTED);
+    let more = names.len().saturating_sub(MAX_LISTED);
     let shown = names[..names.len() - more].join(", ");
     if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
@@ -361,24 +364,24 @@ impl ClassifierConfig {
             return Ok(score.map_or(Target::Missing, |s| Target::Score(((s - mean) / deviation) as f32)));
         };
         let Some(own) = row.labels.get(&part.name) else { return Ok(Target::Missing) };
-        let place = |label: &str| labels.iter().position(|known| known == label);
-        let other = place(OTHER).filter(|_| self.rare_labels == RareLabels::Other);
-        let places: Vec<Option<usize>> = own.iter().map(|label| place(label).or(other)).collect();
+        let idx = |label: &str| labels.iter().position(|known| known == label);
+        let other = idx(OTHER).filter(|_| self.rare_labels == RareLabels::Other);
+        let indices: Vec<Option<usize>> = own.iter().map(|label| idx(label).or(other)).collect();
         let unknown = || -> Vec<String> {
             own.iter()
-                .zip(&places)
-                .filter(|(_, place)| place.is_none())
+                .zip(&indices)
+                .filter(|(_, idx)| idx.is_none())
                 .map(|(label, _)| label.clone())
                 .collect()
         };
-        match (&part.outputs, places.as_slice()) {
-            (OutputSpec::SeveralLabels { .. }, places) => {
-                let mut known: Vec<u32> = places.iter().flatten().map(|&place| place as u32).collect();
+        match (&part.outputs, indices.as_slice()) {
+            (OutputSpec::SeveralLabels { .. }, indices) => {
+                let mut known: Vec<u32> = indices.iter().flatten().map(|&idx| idx as u32).collect();
                 known.dedup();
-                // Labels that are not learnt say nothing of the others.
+                // Untrained labels carry no information about the others.
                 if known.is_empty() && !own.is_empty() { Err(unknown()) } else { Ok(Target::Labels(known)) }
             }
-            (_, [Some(place)]) => Ok(Target::Label(*place as u32)),
+            (_, [Some(idx)]) => Ok(Target::Label(*idx as u32)),
             (_, [None]) => Err(unknown()),
             // One label is asked for, and the row has none or several.
             _ => Ok(Target::Missing),
@@ -425,15 +428,18 @@ impl Targets<'_> {
             let names: Vec<&str> = unknown.keys().map(String::as_str).collect();
             let n: usize = unknown.values().sum();
             self.events.emit(Event::Warning(format!(
-                "{what}: {n} labels are not learnt and are left out: {}",
+                "{what}: {n} labels are not among the trained ones and are ignored: {}",
                 listed(&names)
             )));
         }
         let n_left_out = rows.rows.len() - kept.len();
         if n_left_out > 0 {
-            let rows =
-                counted(n_left_out as u64, "row is left out, which says", "rows are left out, which say");
-            let text = format!("{what}: {rows} nothing that is learnt");
+            let rows = counted(
+                n_left_out as u64,
+                "row has no trained label or score and is left out",
+                "rows have no trained label or score and are left out",
+            );
+            let text = format!("{what}: {rows}");
             self.events.emit(Event::Note(text));
         }
         let rows = rows.chosen(&kept);

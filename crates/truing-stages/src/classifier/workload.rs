@@ -1,13 +1,13 @@
 //! What a run learns from labelled texts, on an encoder or a decoder.
 
 use truing_eval::classifier::{ClassifierSpec, evaluate};
-use truing_model::HeadOutput;
+use truing_model::{Engine, HeadOutput};
 use truing_train::{Classification, ClassificationPack};
 use truing_types::BatchError;
 
 use super::inputs::{ClassifierInputs, LabelledData};
 use crate::StageError;
-use crate::training::{EvaluationFindings, Side, Workload};
+use crate::training::{EvaluationFindings, Split, Workload};
 
 pub(super) struct ClassifierWorkload<'a> {
     inputs: &'a ClassifierInputs,
@@ -20,7 +20,7 @@ impl<'a> ClassifierWorkload<'a> {
     }
 }
 
-impl Workload for ClassifierWorkload<'_> {
+impl<E: Engine> Workload<E> for ClassifierWorkload<'_> {
     type Inputs = ClassifierInputs;
     type Objective = Classification;
 
@@ -31,13 +31,13 @@ impl Workload for ClassifierWorkload<'_> {
     fn pack(
         &self,
         data: &LabelledData,
-        _side: Side,
+        _split: Split,
         samples: &[u32],
     ) -> Result<ClassificationPack, BatchError> {
         data.pack(samples)
     }
 
-    fn kept(&self, output: &HeadOutput) -> Vec<f32> {
+    fn kept(&self, _pack: &ClassificationPack, output: &HeadOutput) -> Vec<f32> {
         self.inputs.model.head().values(output).to_vec()
     }
 

@@ -19,7 +19,7 @@ use truing_types::{BatchError, StageName};
 
 use crate::training::{
     self, CheckpointSettings, EncoderSettings, EvaluationSettings, OptimizerSettings, ResourceSettings,
-    ScheduleSettings, Side, StepSize, Workload,
+    ScheduleSettings, Split, StepSize, Workload,
 };
 use crate::{PlanContext, RunContext, Stage, StageError, TrainedModel};
 use plan::TokenizedTriplets;
@@ -271,7 +271,7 @@ struct Triplets {
     objective: Embedding,
 }
 
-impl Workload for Triplets {
+impl<E: Engine> Workload<E> for Triplets {
     type Inputs = EmbedTrainInputs;
     type Objective = Embedding;
 
@@ -282,7 +282,7 @@ impl Workload for Triplets {
     fn pack(
         &self,
         data: &TokenizedTriplets,
-        _side: Side,
+        _side: Split,
         triplets: &[u32],
     ) -> Result<TripletPack, BatchError> {
         data.pack(triplets)

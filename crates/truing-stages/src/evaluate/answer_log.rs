@@ -53,7 +53,7 @@ impl AnswerLog {
             }
             let Line { task, item, request, digest, answer } =
                 serde_json::from_slice(line).map_err(|error| {
-                    failed(std::io::Error::other(format!("line {} is no answer: {error}", idx + 1)))
+                    failed(std::io::Error::other(format!("invalid record in line {}: {error}", idx + 1)))
                 })?;
             known.insert((task, item, request), (digest, answer));
         }
@@ -123,6 +123,8 @@ mod tests {
         assert_eq!(AnswerLog::open(folder.path()).unwrap().find("t", "2", &request("b")), Some(answer));
         std::fs::write(&path, "{}\n").unwrap();
         let error = AnswerLog::open(folder.path()).err().unwrap();
-        assert!(std::error::Error::source(&error).unwrap().to_string().starts_with("line 1 is no answer"));
+        assert!(
+            std::error::Error::source(&error).unwrap().to_string().starts_with("invalid record in line 1")
+        );
     }
 }

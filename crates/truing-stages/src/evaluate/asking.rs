@@ -119,17 +119,17 @@ pub(super) fn ask_judge(judge: &OpenChatModel, requests: &[&Request], on_answer:
     let chats: Vec<(usize, ChatRequest)> = requests
         .iter()
         .enumerate()
-        .filter_map(|(place, request)| match &request.ask {
+        .filter_map(|(request_idx, request)| match &request.ask {
             Ask::Generate { prompt, sampling } => Some((
-                place,
+                request_idx,
                 ChatRequest { conversation: prompt.conversation(false), sampling: sampling.clone() },
             )),
             _ => None,
         })
         .collect();
-    let (places, chats): (Vec<usize>, Vec<ChatRequest>) = chats.into_iter().unzip();
+    let (request_indices, chats): (Vec<usize>, Vec<ChatRequest>) = chats.into_iter().unzip();
     judge.model.chat_all(&chats, &mut |idx, result| match answer_of(result, UnscoredReason::JudgeFailed) {
-        Some(answer) => on_answer(places[idx], answer),
+        Some(answer) => on_answer(request_indices[idx], answer),
         None => ControlFlow::Break(()),
     });
 }
@@ -157,35 +157,35 @@ type AskAll<'a> = &'a mut dyn FnMut(
 );
 
 fn ask_texts(requests: &[&Request], showing: Showing<'_>, on_answer: OnAnswer<'_>, ask_all: AskAll<'_>) {
-    let (mut chat_places, mut chats) = (Vec::new(), Vec::new());
-    let (mut text_places, mut texts) = (Vec::new(), Vec::new());
-    for (place, request) in requests.iter().enumerate() {
+    let (mut chat_indices, mut chats) = (Vec::new(), Vec::new());
+    let (mut text_indices, mut texts) = (Vec::new(), Vec::new());
+    for (request_idx, request) in requests.iter().enumerate() {
         let Ask::Generate { prompt, sampling } = &request.ask else { continue };
         match prompt {
             Prompt::Completion(prompt) if !showing.is_chat => {
-                text_places.push(place);
+                text_indices.push(request_idx);
                 texts.push((prompt.text(), showing.sampling(sampling)));
             }
             prompt => {
-                chat_places.push(place);
+                chat_indices.push(request_idx);
                 let conversation = showing.conversation(prompt);
                 chats.push(ChatRequest { conversation, sampling: showing.sampling(sampling) });
             }
         }
     }
     let mut flow = ControlFlow::Continue(());
-    let mut hand_on = |places: &[usize], idx: usize, result: &ChatResult| {
+    let mut hand_on = |request_indices: &[usize], idx: usize, result: &ChatResult| {
         flow = match answer_of(result, UnscoredReason::Failed) {
-            Some(answer) => on_answer(places[idx], answer),
+            Some(answer) => on_answer(request_indices[idx], answer),
             None => ControlFlow::Break(()),
         };
         flow
     };
     if !chats.is_empty() {
-        ask_all(&chats, &[], &mut |idx, result| hand_on(&chat_places, idx, result));
+        ask_all(&chats, &[], &mut |idx, result| hand_on(&chat_indices, idx, result));
     }
     if !texts.is_empty() {
-        ask_all(&[], &texts, &mut |idx, result| hand_on(&text_places, idx, result));
+        ask_all(&[], &texts, &mut |idx, result| hand_on(&text_indices, idx, result));
     }
 }
 
@@ -195,9 +195,9 @@ fn ask_likelihoods<E: Engine>(
     showing: Showing<'_>,
     on_answer: OnAnswer<'_>,
 ) -> Result<(), StageError> {
-    let (mut places, mut items) = (Vec::new(), Vec::new());
-    let (mut text_places, mut texts) = (Vec::new(), Vec::new());
-    for (place, request) in requests.iter().enumerate() {
+    let (mut request_indices, mut items) = (Vec::new(), Vec::new());
+    let (mut text_indices, mut texts) = (Vec::new(), Vec::new());
+    for (request_idx, request) in requests.iter().enumerate() {
         match &request.ask {
             Ask::LogLikelihood { context, .. } => {
                 let options = request.ask.continuations(showing.is_chat);
@@ -205,11 +205,11 @@ fn ask_likelihoods<E: Engine>(
                     Prompt::Completion(prompt) if !showing.is_chat => prompt.text(),
                     prompt => chat.renderer().prompt_text(&showing.conversation(prompt))?,
                 };
-                places.push(place);
+                request_indices.push(request_idx);
                 items.push(Continuations { context, options });
             }
             Ask::Rolling { text } => {
-                text_places.push(place);
+                text_indices.push(request_idx);
                 texts.push(text.as_str());
             }
             Ask::Generate { .. } | Ask::Reward { .. } => {}
@@ -222,22 +222,22 @@ fn ask_likelihoods<E: Engine>(
         special: if showing.is_chat { SpecialTokens::Parse } else { SpecialTokens::AsText },
     };
     // A few at a time, so that answers are kept as they come.
-    for (places, items) in places.chunks(AT_A_TIME).zip(items.chunks(AT_A_TIME)) {
+    for (request_indices, items) in request_indices.chunks(AT_A_TIME).zip(items.chunks(AT_A_TIME)) {
         let engine = chat.engine_mut()?;
         let go_on = &mut |_| ControlFlow::Continue(());
         let found = log_likelihoods(engine, &tokenizer, items, options, go_on)?.unwrap_or_default();
-        for (place, found) in places.iter().zip(found) {
-            if on_answer(*place, likelihoods(&found)).is_break() {
+        for (request_idx, found) in request_indices.iter().zip(found) {
+            if on_answer(*request_idx, likelihoods(&found)).is_break() {
                 return Ok(());
             }
         }
     }
-    for (places, texts) in text_places.chunks(AT_A_TIME).zip(texts.chunks(AT_A_TIME)) {
+    for (request_indices, texts) in text_indices.chunks(AT_A_TIME).zip(texts.chunks(AT_A_TIME)) {
         let engine = chat.engine_mut()?;
         let go_on = &mut |_| ControlFlow::Continue(());
         let found = rolling_log_likelihoods(engine, &tokenizer, texts, go_on)?.unwrap_or_default();
-        for (place, found) in places.iter().zip(found) {
-            if on_answer(*place, likelihoods(&[found])).is_break() {
+        for (request_idx, found) in request_indices.iter().zip(found) {
+            if on_answer(*request_idx, likelihoods(&[found])).is_break() {
                 return Ok(());
             }
         }
@@ -262,7 +262,7 @@ fn ask_rewards<E: Engine>(
     requests: &[&Request],
     on_answer: OnAnswer<'_>,
 ) -> Result<(), StageError> {
-    for (place, request) in requests.iter().enumerate() {
+    for (request_idx, request) in requests.iter().enumerate() {
         let Ask::Reward { prompt, responses } = &request.ask else { continue };
         let responses: Vec<[Message; 1]> =
             responses.iter().map(|response| [Message::new(Role::Assistant, response.clone())]).collect();
@@ -273,18 +273,18 @@ fn ask_rewards<E: Engine>(
             Ok(rewards) => Answer::Rewards(rewards),
             Err(reason) => Answer::Failed(Unscored::new(UnscoredReason::Failed, reason)),
         };
-        if on_answer(place, answer).is_break() {
+        if on_answer(request_idx, answer).is_break() {
             break;
         }
     }
     Ok(())
 }
 
-/// What ends an evaluation: nothing more would be answered.
+/// What ends an evaluation: every further request would fail.
 pub(super) fn refusal(name: &str, reason: &str) -> StageError {
     StageError::Run(RunError::BadSetting {
         key: "model",
         found: format!("{name}: {reason}"),
-        expected: "a model that answers; what was answered is kept, and the same command continues".into(),
+        expected: "a working model; the answers so far are saved, and the same command continues".into(),
     })
 }

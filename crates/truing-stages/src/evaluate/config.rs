@@ -82,12 +82,14 @@ pub struct EvaluateConfig {
 pub struct EvaluateJudge {
     /// Maximum requests for one verdict: an unreadable reply is requested again. Default: the benchmark's own.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub most_replies: Option<usize>,
-    /// Items of each task whose verdicts are asked for a second time, to measure how often the judge agrees with itself.
-    /// 0 turns it off. A judge in this process at temperature 0 repeats itself and is not asked again.
+    #[serde(alias = "most_replies")]
+    #[schemars(extend("x-aliases" = ["most_replies"]))]
+    pub max_attempts: Option<usize>,
+    /// Items of each task whose verdicts are requested a second time, to measure how often the judge agrees with itself.
+    /// 0 turns it off. A judge in this process at temperature 0 repeats itself and is not called again.
     #[schemars(extend("x-decides" = "outcome"))]
     pub repeat_items: usize,
-    /// File of LLMBar: the judge's accuracy on it stands beside every score that it gives.
+    /// File of LLMBar: the judge's accuracy on it is reported with every score that it gives.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "name_and_content"))]
     pub llmbar: Option<PathBuf>,
@@ -97,7 +99,7 @@ pub struct EvaluateJudge {
 
 impl Default for EvaluateJudge {
     fn default() -> Self {
-        Self { most_replies: None, repeat_items: 20, llmbar: None, model: ChatModelConfig::default() }
+        Self { max_attempts: None, repeat_items: 20, llmbar: None, model: ChatModelConfig::default() }
     }
 }
 
@@ -274,7 +276,7 @@ impl EvaluateConfig {
                 return Err(RunError::BadSetting {
                     key: "judge",
                     found: "none".into(),
-                    expected: format!("a table `[judge.model]`: `{}` asks a judge", benchmark.name()),
+                    expected: format!("a table `[judge.model]`: `{}` needs a judge", benchmark.name()),
                 }
                 .into());
             }
@@ -320,7 +322,7 @@ impl EvaluateConfig {
             limit: task.limit.or(self.limit),
             mode: task.scoring,
             n_samples: task.n_samples,
-            most_judge_replies: self.judge.as_ref().and_then(|judge| judge.most_replies),
+            max_judge_attempts: self.judge.as_ref().and_then(|judge| judge.max_attempts),
             baseline: match &task.baseline {
                 Some(path) => baseline(&self.data_dir.join(path))?,
                 None => BTreeMap::new(),

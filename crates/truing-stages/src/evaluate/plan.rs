@@ -106,7 +106,7 @@ impl EvaluateInputs {
                 return Err(RunError::BadSetting {
                     key: "apply_chat_template",
                     found: "false".into(),
-                    expected: "true: a server is asked through its chat completions".into(),
+                    expected: "true: a server is called through its chat completions".into(),
                 }
                 .into());
             }
@@ -207,7 +207,7 @@ fn planned(config: &EvaluateConfig, task: &TaskConfig) -> Result<PlannedTask, St
         resolution,
     };
     let n_seeds = config.seeds as u64;
-    let (mut n_model, mut n_judge, mut most_of_judge, mut bytes) = (0, 0, 0, 0);
+    let (mut n_model, mut n_judge, mut max_of_judge, mut bytes) = (0, 0, 0, 0);
     for item in &planned.loaded.items {
         let mut n_judge_of_item = 0;
         for request in simulated_requests(planned.benchmark.get(), item, &planned.options) {
@@ -220,14 +220,14 @@ fn planned(config: &EvaluateConfig, task: &TaskConfig) -> Result<PlannedTask, St
             bytes += shown_bytes(&request.ask);
         }
         n_judge += n_judge_of_item * n_seeds;
-        most_of_judge = most_of_judge.max(n_judge_of_item);
+        max_of_judge = max_of_judge.max(n_judge_of_item);
     }
     planned.n_model_calls = n_model;
     planned.n_judge_calls = n_judge;
     planned.prompt_tokens = bytes / BYTES_PER_TOKEN;
     let n_repeated =
         config.judge.as_ref().map_or(0, |judge| judge.repeat_items.min(planned.loaded.items.len()));
-    planned.n_repeated_calls = n_repeated as u64 * most_of_judge * n_seeds;
+    planned.n_repeated_calls = n_repeated as u64 * max_of_judge * n_seeds;
     Ok(planned)
 }
 
@@ -363,7 +363,7 @@ impl EvaluatePlan {
 }
 
 impl StagePlan for EvaluatePlan {
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         self.rows.clone()
     }
 

@@ -154,7 +154,7 @@ struct Open {
     /// The place of its item in the task.
     item: usize,
     /// The place of its answers.
-    place: usize,
+    answer_idx: usize,
     /// The name of its answer.
     id: String,
     /// As it is asked.
@@ -193,19 +193,19 @@ impl<'a, E: Engine> Asking<'a, E> {
     pub(crate) fn task(
         &mut self,
         task: &PlannedTask,
-        places: &[usize],
+        item_indices: &[usize],
     ) -> Result<Option<Vec<Vec<Answers>>>, StageError> {
         let mut of_seeds = Vec::new();
         for seed in 0..self.config.seeds {
-            let mut answers = vec![Answers::default(); places.len()];
-            if !self.complete(task, Variation { seed, is_repeat: false }, places, &mut answers)? {
+            let mut answers = vec![Answers::default(); item_indices.len()];
+            if !self.complete(task, Variation { seed, is_repeat: false }, item_indices, &mut answers)? {
                 return Ok(None);
             }
-            let repeated = self.repeated_items(task, places, &answers);
+            let repeated = self.repeated_items(task, item_indices, &answers);
             // The judge sees the same answers again.
             let mut again: Vec<Answers> =
                 repeated.iter().map(|idx| without_verdicts(&answers[*idx])).collect();
-            let items: Vec<usize> = repeated.iter().map(|idx| places[*idx]).collect();
+            let items: Vec<usize> = repeated.iter().map(|idx| item_indices[*idx]).collect();
             if !self.complete(task, Variation { seed, is_repeat: true }, &items, &mut again)? {
                 return Ok(None);
             }
@@ -219,12 +219,12 @@ impl<'a, E: Engine> Asking<'a, E> {
     }
 
     /// Of the items at `places` those whose verdicts are asked for a second time, evenly spaced among those with verdicts.
-    fn repeated_items(&self, task: &PlannedTask, places: &[usize], answers: &[Answers]) -> Vec<usize> {
+    fn repeated_items(&self, task: &PlannedTask, item_indices: &[usize], answers: &[Answers]) -> Vec<usize> {
         let Some(judge) = &self.config.judge else { return Vec::new() };
         // A judge in this process that takes the most likely token says the same again.
         let may_differ = |idx: usize| {
             let requests = task.benchmark.get().requests(
-                &task.loaded.items[places[idx]],
+                &task.loaded.items[item_indices[idx]],
                 &without_verdicts(&answers[idx]),
                 &task.options,
             );
@@ -244,7 +244,7 @@ impl<'a, E: Engine> Asking<'a, E> {
         let judged: Vec<usize> =
             (0..answers.len()).filter(has_verdict).filter(|idx| may_differ(*idx)).collect();
         let n = judge.repeat_items.min(judged.len());
-        (0..n).map(|place| judged[place * judged.len() / n]).collect()
+        (0..n).map(|answer_idx| judged[answer_idx * judged.len() / n]).collect()
     }
 
     /// Completes the answers to some items; false when the run is to stop.
@@ -252,7 +252,7 @@ impl<'a, E: Engine> Asking<'a, E> {
         &mut self,
         task: &PlannedTask,
         variation: Variation,
-        places: &[usize],
+        item_indices: &[usize],
         answers: &mut [Answers],
     ) -> Result<bool, StageError> {
         let name = task.config.name();
@@ -261,24 +261,24 @@ impl<'a, E: Engine> Asking<'a, E> {
         loop {
             // What is open, apart from what the log can answer; an answer may open further requests.
             let mut open: Vec<Open> = Vec::new();
-            for (place, item) in places.iter().enumerate() {
+            for (answer_idx, item) in item_indices.iter().enumerate() {
                 let asked = &task.loaded.items[*item];
                 loop {
-                    let pending = benchmarks::pending(benchmark, asked, &answers[place], &task.options);
-                    let n_before = answers[place].0.len();
+                    let pending = benchmarks::pending(benchmark, asked, &answers[answer_idx], &task.options);
+                    let n_before = answers[answer_idx].0.len();
                     let varied: Vec<Open> = pending
                         .into_iter()
                         .map(|request| {
                             let asked = variation.of(&request);
-                            Open { item: *item, place, id: request.id, request: asked }
+                            Open { item: *item, answer_idx, id: request.id, request: asked }
                         })
                         .collect();
                     for one in &varied {
                         if let Some(answer) = self.log.find(name, &asked.id, &one.request) {
-                            answers[place].0.insert(one.id.clone(), answer);
+                            answers[answer_idx].0.insert(one.id.clone(), answer);
                         }
                     }
-                    if answers[place].0.len() == n_before {
+                    if answers[answer_idx].0.len() == n_before {
                         open.extend(varied);
                         break;
                     }
@@ -326,7 +326,7 @@ impl<'a, E: Engine> Asking<'a, E> {
             let found = self.chunk(task, to, chunk, n_done)?;
             for (one, answer) in chunk.iter().zip(found) {
                 if let Some(answer) = answer {
-                    answers[one.place].0.insert(one.id.clone(), answer);
+                    answers[one.answer_idx].0.insert(one.id.clone(), answer);
                 }
             }
             if let Some(reason) = self.refusal.take() {
@@ -370,8 +370,8 @@ impl<'a, E: Engine> Asking<'a, E> {
         let mut found: Vec<Option<Answer>> = vec![None; chunk.len()];
         let mut failed = None;
         let Self { log, events, stop, n_failed_in_a_row, refusal, subject, judge, .. } = self;
-        let on_answer: &mut dyn FnMut(usize, Answer) -> ControlFlow<()> = &mut |place, answer| {
-            let Open { item, request, .. } = chunk[place];
+        let on_answer: &mut dyn FnMut(usize, Answer) -> ControlFlow<()> = &mut |answer_idx, answer| {
+            let Open { item, request, .. } = chunk[answer_idx];
             *n_done += 1;
             events.emit(Event::Progress { done: *n_done, note: String::new() });
             match &answer {
@@ -389,7 +389,7 @@ impl<'a, E: Engine> Asking<'a, E> {
                     failed = log.keep(task.config.name(), item, request, answer).err();
                 }
             }
-            found[place] = Some(answer);
+            found[answer_idx] = Some(answer);
             match stop.load(Ordering::Relaxed) || refusal.is_some() || failed.is_some() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
@@ -404,7 +404,7 @@ impl<'a, E: Engine> Asking<'a, E> {
             _ => {
                 return Err(RunError::MissingSetting {
                     key: "judge",
-                    expected: "a table `[judge.model]`: the benchmark asks a judge",
+                    expected: "a table `[judge.model]`: the benchmark needs a judge",
                 }
                 .into());
             }

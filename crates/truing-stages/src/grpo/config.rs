@@ -10,7 +10,8 @@ use truing_reward::RewardConfig;
 use truing_reward::shaping::ShapingConfig;
 use truing_run::{Recipe, recipe};
 use truing_train::{
-    Aggregation, Credit, CreditRule, KlInLoss, KlReading, Policy, RatioLevel, Scale, ScheduleKind,
+    AdvantageEstimator, AdvantageOptions, Aggregation, KlInLoss, KlInReward, Policy, RatioLevel, Scale,
+    ScheduleKind,
 };
 use truing_types::{ExcludedTokens, ReasoningMark, StageName};
 
@@ -18,14 +19,14 @@ use super::failures::OnUnscoredStep;
 use super::judge_reward::JudgeReward;
 use super::model_reward::RewardModelReward;
 use crate::training::{
-    CheckpointSettings, EvaluationSettings, Layers, LoraConfig, OptimizerSettings, ResourceSettings,
+    CheckpointSettings, EvaluationSettings, LayersSetting, LoraConfig, OptimizerSettings, ResourceSettings,
     ScheduleSettings,
 };
 
 /// One flat table, then `[[data]]`, `[[eval_data]]`, `[[ptx_data]]`, `[[reward]]`, `[reward_model]`, `[judge]`,
 /// `[shaping]` and `[lora]`.
 ///
-/// `algorithm` sets `beta`, `kl`, `kl_placement`, `credit`, `scale_rewards`, `epsilon`, `epsilon_high`, `loss_type`,
+/// `algorithm` sets `beta`, `kl`, `kl_placement`, `advantage_estimator`, `scale_rewards`, `epsilon`, `epsilon_high`, `loss_type`,
 /// `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`, unless the recipe sets them. The
 /// report states no beta, gamma, clipping range, learning rate, batch size, length or temperature; those defaults are
 /// ours.
@@ -73,7 +74,9 @@ pub struct GrpoConfig {
     /// Weights that rollouts are sampled with; evaluations always use `f32`. `int8` is faster, but samples from a
     /// slightly different policy. The loss of each token is corrected by its importance weight, the ratio of the two
     /// policies' probabilities.
-    pub rollout_weights: DecodingWeights,
+    #[serde(alias = "rollout_weights")]
+    #[schemars(extend("x-aliases" = ["rollout_weights"]))]
+    pub rollout_quantization: DecodingWeights,
     /// Maximum of these importance weights (truncated importance sampling; TRL's `vllm_importance_sampling_clip_max`,
     /// formerly `vllm_importance_sampling_cap`).
     pub importance_sampling_cap: f64,
@@ -93,7 +96,9 @@ pub struct GrpoConfig {
     #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub kl_placement: Option<KlPlacement>,
     /// How a KL in the reward is combined with the outcome reward.
-    pub kl_reading: KlReading,
+    #[serde(alias = "kl_reading")]
+    #[schemars(extend("x-aliases" = ["kl_reading"]))]
+    pub kl_in_reward: KlInReward,
     /// Whether a KL in the reward is also differentiated directly. As a term of the reward alone it is a constant.
     pub kl_gradient: KlGradient,
     /// Coefficient of the KL divergence from the reference on `ptx_data` (gamma of the report). It is a penalty: the
@@ -104,8 +109,9 @@ pub struct GrpoConfig {
 
     /// The advantage estimator.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-default" = "set by `algorithm`"))]
-    pub credit: Option<CreditRule>,
+    #[serde(alias = "credit")]
+    #[schemars(extend("x-default" = "set by `algorithm`", "x-aliases" = ["credit"]))]
+    pub advantage_estimator: Option<AdvantageEstimator>,
     /// Divisor of the centred rewards of a group. The report does not say which standard deviation it uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "set by `algorithm`"))]
@@ -135,7 +141,7 @@ pub struct GrpoConfig {
     /// Maximum sampling rounds per step with `dynamic_sampling`.
     pub max_resample_rounds: usize,
     /// Completions that were cut at `max_completion_length` have no loss. Their rewards still count in the mean of
-    /// their group, except with `kl_reading = "in_outcome"`, which would need their KL.
+    /// their group, except with `kl_in_reward = "in_outcome"`, which would need their KL.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "set by `algorithm`"))]
     pub mask_truncated_completions: Option<bool>,
@@ -199,9 +205,9 @@ pub struct GrpoConfig {
 
     /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
-    /// Layers per activation checkpoint, or `"auto"`. It never changes a result.
+    /// LayersSetting per activation checkpoint, or `"auto"`. It never changes a result.
     #[schemars(extend("x-decides" = "nothing"))]
-    pub layers_per_segment: Layers,
+    pub layers_per_segment: LayersSetting,
 
     /// Train LoRA adapters instead of all weights. The reference model is then the model with its adapters disabled.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -230,7 +236,7 @@ pub struct GrpoConfig {
     pub reward: Vec<RewardConfig>,
 }
 
-/// Presets. Each fills in `beta`, `kl`, `kl_placement`, `credit`, `scale_rewards`, `epsilon`, `epsilon_high`,
+/// Presets. Each fills in `beta`, `kl`, `kl_placement`, `advantage_estimator`, `scale_rewards`, `epsilon`, `epsilon_high`,
 /// `loss_type`, `importance_sampling_level`, `dynamic_sampling` and `mask_truncated_completions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -345,17 +351,17 @@ impl Default for GrpoConfig {
             min_p: 0.0,
             stop: Vec::new(),
             generation_batch_size: 32,
-            rollout_weights: DecodingWeights::default(),
+            rollout_quantization: DecodingWeights::default(),
             importance_sampling_cap: 2.0,
             beta: None,
             kl: None,
             kl_top_k: 500,
             kl_placement: None,
-            kl_reading: KlReading::default(),
+            kl_in_reward: KlInReward::default(),
             kl_gradient: KlGradient::default(),
             ptx_coefficient: 0.0,
             ptx_samples_per_update: 4,
-            credit: None,
+            advantage_estimator: None,
             scale_rewards: None,
             advantage_epsilon: 1e-4,
             epsilon: None,
@@ -381,7 +387,7 @@ impl Default for GrpoConfig {
             keep_rollouts: true,
             merge_adapter: false,
             on_bad_row: OnBadRow::default(),
-            layers_per_segment: Layers::default(),
+            layers_per_segment: LayersSetting::default(),
             lora: None,
             reasoning_marks: Vec::new(),
             data: Vec::new(),
@@ -426,7 +432,7 @@ impl Recipe for GrpoConfig {
         self.beta.get_or_insert(preset.beta);
         self.kl.get_or_insert(preset.kl);
         self.kl_placement.get_or_insert(preset.placement);
-        self.credit.get_or_insert(preset.credit);
+        self.advantage_estimator.get_or_insert(preset.estimator);
         self.scale_rewards.get_or_insert(preset.scale);
         let low = *self.epsilon.get_or_insert(preset.clip.0);
         let is_symmetric = preset.clip.0 == preset.clip.1;
@@ -457,7 +463,7 @@ struct Preset {
     beta: f64,
     kl: KlKind,
     placement: KlPlacement,
-    credit: CreditRule,
+    estimator: AdvantageEstimator,
     scale: Scale,
     clip: (f64, f64),
     loss_type: LossType,
@@ -472,7 +478,7 @@ impl Algorithm {
             beta: 0.04,
             kl: KlKind::ExactTopK,
             placement: KlPlacement::Reward,
-            credit: CreditRule::GroupNormalised,
+            estimator: AdvantageEstimator::GroupNormalised,
             scale: Scale::PopulationDeviation,
             clip: (0.2, 0.2),
             loss_type: LossType::Grpo,
@@ -489,8 +495,10 @@ impl Algorithm {
                 scale: Scale::SampleDeviation,
                 ..report
             },
-            Self::Rloo => Preset { credit: CreditRule::LeaveOneOut, scale: Scale::None, ..report },
-            Self::ReinforcePlusPlus => Preset { credit: CreditRule::NormalisedOverBatch, ..report },
+            Self::Rloo => Preset { estimator: AdvantageEstimator::LeaveOneOut, scale: Scale::None, ..report },
+            Self::ReinforcePlusPlus => {
+                Preset { estimator: AdvantageEstimator::NormalisedOverBatch, ..report }
+            }
             Self::DrGrpo => without_kl(Preset { scale: Scale::None, loss_type: LossType::DrGrpo, ..report }),
             Self::Dapo => without_kl(Preset {
                 clip: (0.2, 0.28),
@@ -546,14 +554,14 @@ impl GrpoConfig {
 
     /// The advantage estimator.
     #[must_use]
-    pub fn credit(&self) -> Credit {
+    pub fn advantages(&self) -> AdvantageOptions {
         let beta = self.beta.unwrap_or_default();
-        Credit {
-            rule: self.credit.unwrap_or_default(),
+        AdvantageOptions {
+            rule: self.advantage_estimator.unwrap_or_default(),
             scale: self.scale_rewards.unwrap_or_default(),
             epsilon: self.advantage_epsilon,
             kl_coefficient: if self.is_kl_in_reward() { beta } else { 0.0 },
-            kl_reading: self.kl_reading,
+            kl_in_reward: self.kl_in_reward,
         }
     }
 
@@ -586,8 +594,8 @@ impl GrpoConfig {
         }
     }
 
-    /// Whether a completion keeps the log-probabilities of the tempered policy that it was drawn from, nothing cut off.
-    pub(super) fn knows_drawn_policy(&self) -> bool {
+    /// Whether a completion keeps the log-probabilities of the tempered policy that it was sampled from, nothing cut off.
+    pub(super) fn knows_sampling_policy(&self) -> bool {
         let is_cut = self.top_k != 0 || self.top_p < 1.0 || self.min_p > 0.0;
         self.temperature == 1.0 || !is_cut
     }

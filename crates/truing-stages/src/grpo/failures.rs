@@ -201,11 +201,12 @@ impl<E: Engine> Running<'_, E> {
                 None => "in every step all rewards of each group were equal (`frac_reward_zero_std`)".into(),
                 Some(text) => format!("{text}; in each group the other rewards were equal or single"),
             };
-            let text = format!("nothing was learnt: {why}. Do not use the saved model as a trained one");
+            let text =
+                format!("the model was not trained: {why}. Do not use the saved model as a trained one");
             return Ok(Some(text));
         }
         let last = self.watch.last_problem.clone().unwrap_or_else(|| "no completion could be scored".into());
-        let problem = format!("nothing was learnt, because no step had a reward: {last}");
+        let problem = format!("the model was not trained, because no step had a reward: {last}");
         match self.plan.config.on_unscored_step {
             OnUnscoredStep::Stop => Err(self.end_unscored(problem)?),
             OnUnscoredStep::Warn => {

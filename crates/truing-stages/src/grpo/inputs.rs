@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use truing_data::{Dataset, HeldOut, SourceConfig, read_prompts, split_held_out};
+use truing_data::{Dataset, HeldOut, LongSamplePolicy, split_held_out};
 use truing_model::ModelFiles;
+use truing_run::samples::{Prompt, PromptsRead, RowReader};
 use truing_run::{DataReport, RunError, SkippedRow, inputs, model};
 use truing_store::{Digest, RunInputs};
-use truing_text::{ChatRenderer, RenderNote, RenderOptions, TextError};
-use truing_types::{Event, EventSink, PromptRow, RowOrigin, Seed, TokenId};
+use truing_text::{ChatRenderer, RenderOptions};
+use truing_types::{Event, EventSink, Seed, TokenId};
 
 use super::{GrpoConfig, plan};
 use crate::StageError;
@@ -35,32 +36,6 @@ pub struct GrpoInputs {
     pub skipped: Vec<SkippedRow>,
     /// Versions, seeds and digests of all files.
     pub record: RunInputs,
-}
-
-/// One prompt as the policy sees it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Prompt {
-    /// The conversation and the row's fields.
-    pub row: PromptRow,
-    /// Where it came from.
-    pub origin: RowOrigin,
-    /// Up to where the assistant's turn begins.
-    pub tokens: Vec<TokenId>,
-}
-
-impl Prompt {
-    /// The row's category under a column; the name of its file where there is none.
-    #[must_use]
-    pub fn category(&self, column: Option<&str>) -> String {
-        let of_column = column.and_then(|column| self.row.columns.get(column));
-        match of_column.and_then(serde_json::Value::as_str) {
-            Some(category) => category.to_owned(),
-            None => {
-                let path = PathBuf::from(&*self.origin.source);
-                path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
-            }
-        }
-    }
 }
 
 impl GrpoInputs {
@@ -90,12 +65,19 @@ impl GrpoInputs {
         plan::check_with_model(config, &model.spec)?;
         model::continues_adapter(&model, &config.trainable())?;
         let renderer = model::renderer(&model, options.clone())?;
-        let mut reading =
-            Reading { config, renderer: &renderer, n_too_long: 0, vocab_size: model.spec.vocab_size };
-        let (mut prompts, data) = reading.read(&config.data, "data", "the prompts", events)?;
-        let what = "the prompts to evaluate on";
-        let (mut eval, evaluation) = reading.read(&config.eval_data, "evaluation", what, events)?;
-        let n_too_long = reading.n_too_long;
+        let reader = RowReader {
+            data_dir: &config.data_dir,
+            on_bad_row: config.on_bad_row,
+            max_length: u32::try_from(config.max_prompt_length).unwrap_or(u32::MAX),
+            long_samples: LongSamplePolicy::Drop,
+            renderer: &renderer,
+            vocab_size: model.spec.vocab_size,
+        };
+        let PromptsRead { mut prompts, n_too_long, report: data, .. } =
+            reader.prompts(&config.data, "data", "the prompts", events)?;
+        let held_out = reader.prompts(&config.eval_data, "evaluation", "the evaluation prompts", events)?;
+        let (mut eval, evaluation) = (held_out.prompts, held_out.report);
+        let n_too_long = n_too_long + held_out.n_too_long;
         if config.evaluation.eval_fraction > 0.0 {
             // Equal prompts fall on the same side.
             let keys: Vec<u64> = prompts.iter().map(|prompt| key_of(&prompt.tokens)).collect();
@@ -148,64 +130,6 @@ fn digest_of_prompts(prompts: &[Prompt]) -> Digest {
         bytes.extend(prompt.origin.line.to_le_bytes());
     }
     Digest::of_bytes(&bytes)
-}
-
-struct Reading<'a> {
-    config: &'a GrpoConfig,
-    renderer: &'a ChatRenderer,
-    n_too_long: usize,
-    vocab_size: usize,
-}
-
-impl Reading<'_> {
-    fn read(
-        &mut self,
-        sources: &[SourceConfig],
-        role: &'static str,
-        what: &str,
-        events: &mut dyn EventSink,
-    ) -> Result<(Vec<Prompt>, DataReport), StageError> {
-        let mut report = DataReport::of(role);
-        if sources.is_empty() {
-            return Ok((Vec::new(), report));
-        }
-        events.emit(Event::PhaseStarted { phase: format!("reading {what}"), total: None });
-        let mut prompts = Vec::new();
-        for source in sources {
-            let source = source.in_folder(&self.config.data_dir);
-            let mut rows = read_prompts(&source, self.config.on_bad_row)?;
-            for row in &mut rows {
-                let (row, origin) = row?;
-                let rendered = self.renderer.prompt_with_omissions(&row.prompt);
-                let (tokens, omissions) = match rendered {
-                    Ok(rendered) => rendered,
-                    Err(source) => {
-                        let error = TextError::Row { origin, source: Box::new(source) };
-                        report.skip(self.config.on_bad_row, StageError::from(error))?;
-                        continue;
-                    }
-                };
-                report.n_rows += 1;
-                for omission in omissions {
-                    report.note(RenderNote::NotShown(omission).without_message_number(), &origin);
-                }
-                if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.vocab_size) {
-                    let vocab_size = self.vocab_size;
-                    return Err(RunError::TokenOutsideVocabulary { origin, token, vocab_size }.into());
-                }
-                if tokens.len() > self.config.max_prompt_length {
-                    self.n_too_long += 1;
-                } else {
-                    prompts.push(Prompt { row, origin, tokens });
-                }
-            }
-            report.end_source(&rows);
-            events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
-        }
-        events.emit(Event::PhaseFinished);
-        report.warn(what, events);
-        Ok((prompts, report))
-    }
 }
 
 /// Fine-tuning data, read as fine-tuning reads it.

@@ -11,7 +11,7 @@ use truing_run::record::break_if_alone;
 use truing_statistics::mean_and_sample_deviation;
 use truing_train::completion_columns::{Columns, ComparedTargets, policy_pack};
 use truing_train::completion_packs::{self as packs, CompletionPack, Sequence};
-use truing_train::{KlInLoss, KlReading, Policy, PolicyPack, ScoredRollout, TrainError};
+use truing_train::{KlInLoss, KlInReward, Policy, PolicyPack, ScoredRollout, TrainError};
 use truing_types::{Event, FinishReason, Seed, all_gather_dealt, dealt};
 
 use super::KlKind;
@@ -46,7 +46,7 @@ impl<E: Engine> Running<'_, E> {
             self.watch.has_signal |=
                 !sequences.is_empty() && of_group.windows(2).any(|pair| pair[0] != pair[1]);
         }
-        self.credit(groups, &rewards, &mut columns);
+        self.compute_advantages(groups, &rewards, &mut columns);
         self.weigh(groups, &mut columns);
         self.measure(groups, &columns, metrics);
         let parts = packs.into_iter().map(|part| {
@@ -122,23 +122,23 @@ impl<E: Engine> Running<'_, E> {
                 continue;
             }
             let (mut references, mut compared) = (Vec::new(), Vec::new());
-            for place in dealt(packs.len(), self.communicator) {
+            for pack_idx in dealt(packs.len(), self.communicator) {
                 if break_if_alone(self.stop, self.communicator.world_size()).is_break() {
                     return Ok(None);
                 }
-                let (of_pack, reference) = self.compare(&packs[place])?;
-                n_done += packs[place].completions.len() as u64;
+                let (of_pack, reference) = self.compare(&packs[pack_idx])?;
+                n_done += packs[pack_idx].completions.len() as u64;
                 self.events.emit(Event::Progress { done: n_done, note: String::new() });
                 compared.push(of_pack);
-                references.push((place, reference));
+                references.push((pack_idx, reference));
             }
             // Every rank has the columns of all packs, and keeps the packs that it has compared.
             let mut references = references.into_iter().peekable();
             let mut mine = Vec::new();
             let compared = all_gather_dealt(self.communicator, compared)?;
-            for (place, (pack, compared)) in packs.into_iter().zip(compared).enumerate() {
+            for (pack_idx, (pack, compared)) in packs.into_iter().zip(compared).enumerate() {
                 let range = columns.append(&pack, &compared);
-                if let Some((_, reference)) = references.next_if(|(mine, _)| *mine == place) {
+                if let Some((_, reference)) = references.next_if(|(mine, _)| *mine == pack_idx) {
                     mine.push((policy_pack(pack, reference), range));
                 }
             }
@@ -234,14 +234,14 @@ impl<E: Engine> Running<'_, E> {
     /// others' have.
     fn enters_mean(&self, completion: &SampledCompletion) -> bool {
         let config = &self.plan.config;
-        let credit = config.credit();
-        let has_kl = credit.kl_reading == KlReading::InOutcome && credit.kl_coefficient != 0.0;
+        let options = config.advantages();
+        let has_kl = options.kl_in_reward == KlInReward::InOutcome && options.kl_coefficient != 0.0;
         let is_masked = config.mask_truncated_completions.unwrap_or(false)
             && completion.finish_reason == FinishReason::Length;
         !(has_kl && is_masked)
     }
 
-    fn credit(&self, groups: &[&Group], rewards: &[Option<f64>], columns: &mut Columns) {
+    fn compute_advantages(&self, groups: &[&Group], rewards: &[Option<f64>], columns: &mut Columns) {
         let mut next = 0;
         let mut rollouts = Vec::new();
         for group in groups {
@@ -253,7 +253,7 @@ impl<E: Engine> Running<'_, E> {
             });
             rollouts.push(of_group.collect::<Vec<_>>());
         }
-        let advantages = self.plan.config.credit().assign(&rollouts);
+        let advantages = self.plan.config.advantages().assign(&rollouts);
         for (idx, advantages) in advantages.into_iter().flatten().enumerate() {
             let range = columns.range(idx);
             if let Some(advantages) = advantages.filter(|advantages| advantages.len() == range.len()) {
@@ -266,23 +266,23 @@ impl<E: Engine> Running<'_, E> {
     /// token, at most `importance_sampling_cap` (Ionides 2008; for samplers of another precision, Yao et al. 2025).
     fn weigh(&self, groups: &[&Group], columns: &mut Columns) {
         let config = &self.plan.config;
-        if config.rollout_weights == DecodingWeights::F32 {
+        if config.rollout_quantization == DecodingWeights::F32 {
             return;
         }
         columns.importance_weights = vec![1.0; columns.old_log_probs.len()];
         for (idx, completion) in groups.iter().flat_map(|group| &group.completions).enumerate() {
             let range = columns.range(idx);
             let weights = &mut columns.importance_weights[range.clone()];
-            let pairs = columns.old_log_probs[range].iter().zip(self.drawn_log_probs(completion));
-            for (weight, (&policy, &drawn)) in weights.iter_mut().zip(pairs) {
-                let ratio = (f64::from(policy) - f64::from(drawn)).exp();
+            let pairs = columns.old_log_probs[range].iter().zip(self.sampling_log_probs(completion));
+            for (weight, (&policy, &sampled)) in weights.iter_mut().zip(pairs) {
+                let ratio = (f64::from(policy) - f64::from(sampled)).exp();
                 *weight = ratio.min(config.importance_sampling_cap) as f32;
             }
         }
     }
 
-    /// Log-probabilities of a completion under the tempered policy that it was drawn from, nothing cut off.
-    fn drawn_log_probs<'a>(&self, completion: &'a SampledCompletion) -> &'a [f32] {
+    /// Log-probabilities of a completion under the tempered policy that it was sampled from, nothing cut off.
+    fn sampling_log_probs<'a>(&self, completion: &'a SampledCompletion) -> &'a [f32] {
         if self.plan.config.temperature == 1.0 {
             &completion.log_probs
         } else {
@@ -297,16 +297,16 @@ impl<E: Engine> Running<'_, E> {
         if let Some((mean, _)) = mean_and_sample_deviation(&kl) {
             metrics.insert("kl".into(), mean);
         }
-        if !config.knows_drawn_policy() {
+        if !config.knows_sampling_policy() {
             return;
         }
         let completions = groups.iter().flat_map(|group| &group.completions);
         let differences: Vec<f64> = completions
             .enumerate()
             .flat_map(|(idx, completion)| {
-                let drawn = self.drawn_log_probs(completion);
+                let sampled = self.sampling_log_probs(completion);
                 let trained = columns.part(&columns.old_log_probs, idx);
-                drawn.iter().zip(trained).map(|(&a, &b)| f64::from((a - b).abs()))
+                sampled.iter().zip(trained).map(|(&a, &b)| f64::from((a - b).abs()))
             })
             .collect();
         if let Some((mean, _)) = mean_and_sample_deviation(&differences) {
@@ -388,11 +388,11 @@ impl<E: Engine> Running<'_, E> {
         let mut generator = Seed(config.seed).generator("ptx", &[update]);
         let (policy, k) = (&self.policy.clone(), config.kl_top_k);
         let mut packs = Vec::new();
-        let drawn: Vec<u32> = (0..config.ptx_samples_per_update)
+        let sampled: Vec<u32> = (0..config.ptx_samples_per_update)
             .map(|_| (generator.next_u64() % data.n_samples() as u64) as u32)
             .collect();
-        for place in dealt(drawn.len(), self.communicator) {
-            let batch = data.batch(&[drawn[place]])?;
+        for pack_idx in dealt(sampled.len(), self.communicator) {
+            let batch = data.batch(&[sampled[pack_idx]])?;
             let top = self.ask_reference(|engine, adapters| {
                 packs::top_log_probs(engine, &batch, policy, k, adapters)
             })?;

@@ -9,7 +9,7 @@ use crate::StageError;
 /// Tokens of a block of cached keys and values.
 const CACHE_BLOCK: usize = 64;
 /// Lengths of prompts that packs are planned with.
-const MOST_LENGTHS: usize = 16;
+const MAX_LENGTHS: usize = 16;
 /// Bytes of a logit while a token is sampled.
 const LOGIT_BYTES: u64 = 4;
 /// Bytes of one of the reference's top tokens with its log-probability.
@@ -23,7 +23,7 @@ pub struct StepBytes {
     /// Reward model and judge in this process.
     pub rewards: u64,
     /// The 8-bit copy of the policy that completions are sampled with; 0 where there is none.
-    pub compressed: u64,
+    pub quantized: u64,
     /// The reference's top tokens.
     pub top_token: u64,
     /// Keys and values while completions are sampled. Not at the same time as activations.
@@ -53,9 +53,9 @@ impl StepBytes {
         Ok(Self {
             reference: if has_reference { frozen_bytes::<E>(spec.clone()) } else { 0 },
             rewards: reward_bytes::<E>(config)?,
-            compressed: match config.rollout_weights {
+            quantized: match config.rollout_quantization {
                 DecodingWeights::F32 => 0,
-                DecodingWeights::Int8 => engine.compressed_bytes,
+                DecodingWeights::Int8 => engine.quantized_bytes,
             },
             top_token: n_top_tokens(config, inputs) as u64 * TOP_TOKEN_BYTES,
             cache: n_cached_tokens(config, inputs, n_running) as u64 * engine.cache_bytes_per_token,
@@ -66,7 +66,7 @@ impl StepBytes {
 
     /// What stays for all phases of a step.
     pub(super) fn lasting(&self) -> u64 {
-        self.reference + self.rewards + self.compressed + self.top_token
+        self.reference + self.rewards + self.quantized + self.top_token
     }
 }
 
@@ -128,7 +128,7 @@ pub(super) fn largest_pack(config: &GrpoConfig, inputs: &GrpoInputs) -> usize {
     let longest = prompts.last().copied().unwrap_or(0);
     prompts.dedup();
     // Of many lengths, a few that are spread over all of them.
-    let step = prompts.len().div_ceil(MOST_LENGTHS).max(1);
+    let step = prompts.len().div_ceil(MAX_LENGTHS).max(1);
     let lengths = prompts.into_iter().rev().step_by(step);
     let most = config.max_completion_length;
     let completions = (0..=4).map(|eighths| (most - most * eighths / 8).max(1));

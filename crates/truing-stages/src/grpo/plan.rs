@@ -115,7 +115,7 @@ impl GrpoPlan {
             + memory.head_fixed_bytes
     }
 
-    /// Memory while completions are drawn: everything that stays, the caches, and what decoding works in.
+    /// Memory while completions are sampled: everything that stays, the caches, and what decoding works in.
     #[must_use]
     pub fn generating_bytes(&self) -> u64 {
         self.lasting_bytes() - self.step_bytes.top_token + self.step_bytes.cache + self.step_bytes.decoding
@@ -143,7 +143,7 @@ impl GrpoPlan {
 
 impl StagePlan for GrpoPlan {
     /// The plan as lines.
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         let row = PlanRow::new;
         let config = &self.config;
         let mut rows = vec![
@@ -162,16 +162,16 @@ impl StagePlan for GrpoPlan {
             let n_completions = config.prompts_per_step * config.num_generations;
             let n_calls = n_completions * judge.verdict.n_calls_per_completion();
             rows.push(row("judge calls per step", Amount::Count(n_calls as u64)));
-            let n_calls_at_most = n_calls * judge.verdict.most_replies;
+            let n_calls_at_most = n_calls * judge.verdict.max_attempts;
             rows.push(row(
                 "judge calls per step (max., with retries)",
                 Amount::Count(n_calls_at_most as u64),
             ));
         }
-        rows.extend(self.memory.rows());
+        rows.extend(self.memory.table());
         rows.extend([
             row("of which reference model", Amount::Bytes(self.step_bytes.reference)),
-            row("of which int8 rollout weights", Amount::Bytes(self.step_bytes.compressed)),
+            row("of which int8 rollout weights", Amount::Bytes(self.step_bytes.quantized)),
             row(
                 "of which top-k log-probabilities of the reference",
                 Amount::Bytes(self.step_bytes.top_token),
@@ -317,23 +317,25 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
         c if c.importance_sampling_cap.is_nan() || c.importance_sampling_cap <= 0.0 => {
             bad("importance_sampling_cap", c.importance_sampling_cap.to_string(), "a number above 0")
         }
-        c if c.rollout_weights == DecodingWeights::Int8 && !c.knows_drawn_policy() => bad(
-            "rollout_weights",
+        c if c.rollout_quantization == DecodingWeights::Int8 && !c.knows_sampling_policy() => bad(
+            "rollout_quantization",
             "int8".into(),
             "`temperature = 1`, or no `top_k`, `top_p` and `min_p`: the policy's probabilities are not kept otherwise",
         ),
         c if c.minibatches > c.prompts_per_step => {
-            bad("minibatches", c.minibatches.to_string(), "at most `prompts_per_step`: a group is not cut")
+            bad("minibatches", c.minibatches.to_string(), "at most `prompts_per_step`: groups are not split")
         }
-        c if c.ptx_coefficient != 0.0 && c.ptx_data.is_empty() => {
-            bad("ptx_coefficient", c.ptx_coefficient.to_string(), "[[ptx_data]] beside it")
-        }
+        c if c.ptx_coefficient != 0.0 && c.ptx_data.is_empty() => bad(
+            "ptx_coefficient",
+            c.ptx_coefficient.to_string(),
+            "a [[ptx_data]] table, which this setting requires",
+        ),
         c if c.lora.as_ref().is_some_and(|lora| lora.rank == 0) => bad("lora.rank", "0".into(), "at least 1"),
         GrpoConfig { lora: Some(lora), .. } if !(lora.alpha.is_finite() && lora.alpha > 0.0) => {
             bad("lora.alpha", lora.alpha.to_string(), "a number above 0")
         }
         c if c.merge_adapter && c.lora.is_none() => {
-            bad("merge_adapter", "true".into(), "a [lora] table beside it")
+            bad("merge_adapter", "true".into(), "a [lora] table, which this setting requires")
         }
         _ => Ok(()),
     }

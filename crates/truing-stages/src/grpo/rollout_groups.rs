@@ -48,27 +48,27 @@ pub(super) fn are_equal(rewards: &[f64]) -> bool {
     rewards.windows(2).all(|pair| pair[0] == pair[1])
 }
 
-/// What is drawn for: each has its own random numbers.
+/// What completions are sampled for. Each phase has random numbers of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum SamplingPhase {
     Train { step: u64, round: u64 },
     Evaluate,
 }
 
 impl<E: Engine> Running<'_, E> {
-    /// Draws completions of this rank's prompts; `None` when the stop flag was seen.
-    pub(super) fn draw(
+    /// Samples completions of this rank's prompts; `None` when the stop flag was seen.
+    pub(super) fn sample_completions(
         &mut self,
         prompts: &[&Prompt],
-        places: &[u32],
-        purpose: Purpose,
+        prompt_indices: &[u32],
+        phase: SamplingPhase,
     ) -> Result<Option<Vec<Vec<SampledCompletion>>>, StageError> {
         let config = &self.plan.config;
-        let (temperature, n_samples, indices) = match purpose {
-            Purpose::Train { step, round } => {
+        let (temperature, n_samples, indices) = match phase {
+            SamplingPhase::Train { step, round } => {
                 (config.temperature, config.num_generations, vec![0, step, round])
             }
-            Purpose::Evaluate => (config.eval_temperature, config.eval_num_generations, vec![1]),
+            SamplingPhase::Evaluate => (config.eval_temperature, config.eval_num_generations, vec![1]),
         };
         let options = SamplingOptions {
             max_new_tokens: config.max_completion_length,
@@ -82,16 +82,16 @@ impl<E: Engine> Running<'_, E> {
         };
         let requests: Vec<SampleRequest> = prompts
             .iter()
-            .zip(places)
-            .map(|(prompt, &place)| SampleRequest {
+            .zip(prompt_indices)
+            .map(|(prompt, &prompt_idx)| SampleRequest {
                 prompt: prompt.tokens.clone(),
                 n_samples,
-                seed_indices: indices.iter().copied().chain([u64::from(place)]).collect(),
+                seed_indices: indices.iter().copied().chain([u64::from(prompt_idx)]).collect(),
             })
             .collect();
-        let weights = match purpose {
-            Purpose::Train { .. } => config.rollout_weights,
-            Purpose::Evaluate => DecodingWeights::F32,
+        let weights = match phase {
+            SamplingPhase::Train { .. } => config.rollout_quantization,
+            SamplingPhase::Evaluate => DecodingWeights::F32,
         };
         // Keys and values take the place of the last step's activations.
         self.trainer.engine_mut().release_working_memory();
@@ -101,14 +101,16 @@ impl<E: Engine> Running<'_, E> {
         let (events, stop, world_size) = (&mut *self.events, self.stop, self.communicator.world_size());
         let mut done = 0;
         let total = (requests.len() * n_samples) as u64;
-        let phase = match purpose {
-            Purpose::Train { step, .. } => format!("step {step} of {}: sampling rollouts", self.plan.n_steps),
-            Purpose::Evaluate => "evaluating".to_owned(),
+        let phase = match phase {
+            SamplingPhase::Train { step, .. } => {
+                format!("step {step} of {}: sampling rollouts", self.plan.n_steps)
+            }
+            SamplingPhase::Evaluate => "evaluating".to_owned(),
         };
         events.emit(Event::PhaseStarted { phase, total: Some(total) });
         let ids =
             SampledIds { end: self.end_tokens.as_slice().into(), excluded: self.policy.excluded.clone() };
-        let drawn = sample(
+        let completions = sample(
             self.trainer.engine_mut(),
             self.inputs.renderer.tokenizer(),
             &requests,
@@ -128,18 +130,18 @@ impl<E: Engine> Running<'_, E> {
         events.emit(Event::PhaseFinished);
         // Activations take the place of keys and values.
         self.trainer.engine_mut().release_working_memory();
-        Ok(drawn)
+        Ok(completions)
     }
 
     /// Scores each completion of each of this rank's prompts, all in one go: a judge may be asked about many at a time.
     pub(super) fn score(
         &mut self,
         prompts: &[&Prompt],
-        drawn: &[Vec<SampledCompletion>],
+        sampled: &[Vec<SampledCompletion>],
     ) -> Vec<Vec<ScoredCompletion>> {
         let asked: Vec<Completion<'_>> = prompts
             .iter()
-            .zip(drawn)
+            .zip(sampled)
             .flat_map(|(prompt, completions)| {
                 let with_text = completions.iter().filter(|completion| completion.text_error.is_none());
                 with_text.map(|completion| Completion {
@@ -160,7 +162,7 @@ impl<E: Engine> Running<'_, E> {
             prompts.iter().map(|prompt| opened_thought(tokenizer, &self.marks, &prompt.tokens)).collect();
         let starts: Vec<TextStart<'_>> = opened
             .iter()
-            .zip(drawn)
+            .zip(sampled)
             .flat_map(|(opened, completions)| {
                 let n_asked = completions.iter().filter(|one| one.text_error.is_none()).count();
                 std::iter::repeat_n(TextStart::after(opened.as_ref()), n_asked)
@@ -174,7 +176,7 @@ impl<E: Engine> Running<'_, E> {
             None => scored.next(),
             Some(reason) => Some(without_text(reason)),
         };
-        drawn.iter().map(|completions| completions.iter().filter_map(&mut of_one).collect()).collect()
+        sampled.iter().map(|completions| completions.iter().filter_map(&mut of_one).collect()).collect()
     }
 }
 

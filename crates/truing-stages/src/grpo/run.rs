@@ -1,4 +1,4 @@
-//! The work: load, then draw, score, credit and learn step by step, with evaluations and checkpoints; save.
+//! The work: load, then sample, score, compute advantages, and update step by step, with evaluations and checkpoints; save.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use truing_types::{Communicator, Event, EventSink, ReasoningMarks, Seed, TokenId
 use super::failures::{Looked, Watch};
 use super::memory::loads_reference;
 use super::rewards::{OpenedRewards, RewardResources};
-use super::rollout_groups::Purpose;
+use super::rollout_groups::SamplingPhase;
 use super::state::PromptState;
 use super::tally::Metrics;
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
@@ -189,23 +189,25 @@ impl<E: Engine> Running<'_, E> {
         Ok(self.record.log(self.state.step, values, &mut *self.events)?)
     }
 
-    /// Draws and scores on the held-out prompts; false when it was stopped.
+    /// Samples and scores on the held-out prompts; false when it was stopped.
     fn evaluate(&mut self) -> Result<bool, StageError> {
         let (config, inputs) = (&self.plan.config, self.inputs);
         if inputs.eval.is_empty() || !config.evaluation.is_on() {
             return Ok(true);
         }
         self.state.is_evaluation_due = true;
-        let places: Vec<u32> = dealt(inputs.eval.len(), self.communicator).map(|i| i as u32).collect();
-        let prompts: Vec<&Prompt> = places.iter().map(|&place| &inputs.eval[place as usize]).collect();
-        let Some(drawn) = self.draw(&prompts, &places, Purpose::Evaluate)? else { return Ok(false) };
-        let scored = self.score(&prompts, &drawn);
+        let indices: Vec<u32> = dealt(inputs.eval.len(), self.communicator).map(|i| i as u32).collect();
+        let prompts: Vec<&Prompt> = indices.iter().map(|&idx| &inputs.eval[idx as usize]).collect();
+        let Some(sampled) = self.sample_completions(&prompts, &indices, SamplingPhase::Evaluate)? else {
+            return Ok(false);
+        };
+        let scored = self.score(&prompts, &sampled);
         if self.is_stopped()? {
             // What a judge was not asked any more is no finding.
             return Ok(false);
         }
-        let (drawn, scored): (Vec<_>, Vec<_>) =
-            gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?.into_iter().unzip();
+        let (sampled, scored): (Vec<_>, Vec<_>) =
+            gather_dealt(self.communicator, sampled.into_iter().zip(scored).collect())?.into_iter().unzip();
         let of_rows = inputs
             .eval
             .iter()
@@ -243,7 +245,7 @@ impl<E: Engine> Running<'_, E> {
         if n_unscored > 0 {
             metrics.insert(format!("{EVALUATION_PREFIX}unscored"), n_unscored as f64);
         }
-        let lengths: Vec<f64> = drawn.iter().flatten().map(|one| one.tokens.len() as f64).collect();
+        let lengths: Vec<f64> = sampled.iter().flatten().map(|one| one.tokens.len() as f64).collect();
         if let Some((mean, _)) = mean_and_sample_deviation(&lengths) {
             metrics.insert(format!("{EVALUATION_PREFIX}completions/mean_length"), mean);
         }

@@ -18,7 +18,7 @@ const FILE: &str = "prompts.json";
 pub(super) struct PromptState {
     /// Places of the endless order that were used or passed over.
     pub(super) position: u64,
-    /// Share of completions that passed, when a prompt was last drawn.
+    /// Share of completions that passed, when a prompt was last sampled.
     pub(super) pass_rates: BTreeMap<u32, f64>,
     /// Steps in which some completion had a reward. Checkpoints of older versions do not say, and count as one.
     #[serde(default = "one")]
@@ -66,8 +66,8 @@ impl PromptState {
             if order.as_ref().is_none_or(|(of, _)| *of != epoch) {
                 order = Some((epoch, shuffled(n_prompts, seed, epoch)));
             }
-            let Some((_, places)) = &order else { break };
-            let prompt = places[(self.position % n_prompts as u64) as usize];
+            let Some((_, indices)) = &order else { break };
+            let prompt = indices[(self.position % n_prompts as u64) as usize];
             self.position += 1;
             let is_settled = self.pass_rates.get(&prompt).is_some_and(|&rate| rate <= 0.0 || rate >= 1.0);
             if curriculum && is_settled && n_passed_over < n_prompts {

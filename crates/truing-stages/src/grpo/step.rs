@@ -11,7 +11,7 @@ use truing_types::{Rollout, Seed, dealt};
 
 use super::Prompt;
 use super::failures::Looked;
-use super::rollout_groups::{Group, Purpose};
+use super::rollout_groups::{Group, SamplingPhase};
 use super::run::Running;
 use super::state::PromptState;
 use super::tally::{self, Metrics};
@@ -76,15 +76,15 @@ impl<E: Engine> Running<'_, E> {
                 rollouts::write(self.record.path(), step, &kept)
             })?;
         }
-        let n_drawn: usize = all.iter().flat_map(|group| &group.completions).map(|c| c.tokens.len()).sum();
+        let n_sampled: usize = all.iter().flat_map(|group| &group.completions).map(|c| c.tokens.len()).sum();
         let secs = self.probe.elapsed_secs() - started;
         for (name, value) in [
             ("step_time", secs),
             ("step_time/generating", generating),
             ("step_time/scoring", scoring),
             ("step_time/updating", updating),
-            ("tokens_per_second", n_drawn as f64 / secs.max(1e-9)),
-            ("tokens_per_second/generating", n_drawn as f64 / generating.max(1e-9)),
+            ("tokens_per_second", n_sampled as f64 / secs.max(1e-9)),
+            ("tokens_per_second/generating", n_sampled as f64 / generating.max(1e-9)),
             ("epoch", prompt_state.position as f64 / inputs.prompts.len() as f64),
         ] {
             metrics.insert(name.into(), value);
@@ -97,7 +97,7 @@ impl<E: Engine> Running<'_, E> {
         prompt_state.n_scored_steps += u64::from(!is_unscored);
         prompt_state.n_unscored_steps += u64::from(is_unscored);
         prompt_state.n_learnt_steps += u64::from(has_signal);
-        let n_tokens = (n_drawn + n_prompts) as u64;
+        let n_tokens = (n_sampled + n_prompts) as u64;
         Ok(Some(StepRecord { metrics, prompts: prompt_state, n_tokens, is_unscored, has_signal }))
     }
 
@@ -115,14 +115,16 @@ impl<E: Engine> Running<'_, E> {
         for round in 0..n_rounds {
             let wanted = config.prompts_per_step - sampled.used.len();
             let seed = Seed(config.seed);
-            let places = prompt_state.choose(wanted, inputs.prompts.len(), seed, config.curriculum);
-            let mine: Vec<u32> = dealt(places.len(), self.communicator).map(|i| places[i]).collect();
-            let prompts: Vec<&Prompt> = mine.iter().map(|&place| &inputs.prompts[place as usize]).collect();
+            let prompt_indices = prompt_state.choose(wanted, inputs.prompts.len(), seed, config.curriculum);
+            let mine: Vec<u32> =
+                dealt(prompt_indices.len(), self.communicator).map(|i| prompt_indices[i]).collect();
+            let prompts: Vec<&Prompt> =
+                mine.iter().map(|&prompt_idx| &inputs.prompts[prompt_idx as usize]).collect();
             let before = self.probe.elapsed_secs();
-            let purpose = Purpose::Train { step, round: round as u64 };
-            let Some(drawn) = self.draw(&prompts, &mine, purpose)? else { return Ok(None) };
+            let phase = SamplingPhase::Train { step, round: round as u64 };
+            let Some(completions) = self.sample_completions(&prompts, &mine, phase)? else { return Ok(None) };
             let between = self.probe.elapsed_secs();
-            let scored = self.score(&prompts, &drawn);
+            let scored = self.score(&prompts, &completions);
             if self.is_stopped()? {
                 // A judge may have been interrupted: completions that are unscored for that reason alone are not
                 // trained on.
@@ -132,17 +134,16 @@ impl<E: Engine> Running<'_, E> {
             sampled.generating += between - before;
             // From here on every rank knows the groups of all.
             let groups: Vec<(Vec<SampledCompletion>, Vec<ScoredCompletion>)> =
-                gather_dealt(self.communicator, drawn.into_iter().zip(scored).collect())?;
-            let origin = |place: u32| &inputs.prompts[place as usize].origin;
-            let all_scored = places
-                .iter()
-                .zip(&groups)
-                .flat_map(|(&place, (_, scored))| scored.iter().map(move |scored| (origin(place), scored)));
+                gather_dealt(self.communicator, completions.into_iter().zip(scored).collect())?;
+            let origin = |prompt_idx: u32| &inputs.prompts[prompt_idx as usize].origin;
+            let all_scored = prompt_indices.iter().zip(&groups).flat_map(|(&prompt_idx, (_, scored))| {
+                scored.iter().map(move |scored| (origin(prompt_idx), scored))
+            });
             let unscoring = self.look_at(Looked::Step(step), all_scored)?;
             sampled.is_unscored &= unscoring.is_total();
             prompt_state.n_completions += unscoring.n_completions() as u64;
             unscoring.add_to(&mut prompt_state.unscored);
-            for (&prompt, (completions, scored)) in places.iter().zip(groups) {
+            for (&prompt, (completions, scored)) in prompt_indices.iter().zip(groups) {
                 let group = Group { prompt, completions, scored };
                 let rewards: Vec<f64> = group.rewards().into_iter().flatten().collect();
                 if !rewards.is_empty() {

@@ -10,7 +10,7 @@ use super::rollout_groups::{Group, are_equal};
 /// Numbers by name.
 pub(super) type Metrics = BTreeMap<String, f64>;
 
-/// Rewards, lengths and shares of all groups drawn in a step, used or not. `pass_reward` parts all-equal groups into
+/// Rewards, lengths and shares of all groups sampled in a step, used or not. `pass_reward` parts all-equal groups into
 /// high and low.
 pub(super) fn of_groups(groups: &[Group], pass_reward: f64) -> Metrics {
     let mut metrics = Metrics::new();

@@ -67,7 +67,9 @@ pub struct LabelConfig {
     /// Maximum tokens of a reply, reasoning included.
     pub max_new_tokens: usize,
     /// Maximum requests for one answer: an unreadable reply is requested again.
-    pub most_replies: usize,
+    #[serde(alias = "most_replies")]
+    #[schemars(extend("x-aliases" = ["most_replies"]))]
+    pub max_attempts: usize,
     /// A judge is no longer used after this many consecutive failures or unreadable replies.
     #[schemars(extend("x-decides" = "outcome"))]
     pub max_failures_in_a_row: usize,
@@ -142,7 +144,7 @@ impl Default for LabelConfig {
             max_prompt_characters: 6000,
             prompt: None,
             max_new_tokens: 300,
-            most_replies: 2,
+            max_attempts: 2,
             max_failures_in_a_row: 20,
             on_bad_row: OnBadRow::default(),
             columns: BTreeMap::new(),
@@ -209,7 +211,7 @@ impl LabelConfig {
             ("n_votes", self.n_votes),
             ("max_prompt_characters", self.max_prompt_characters),
             ("max_new_tokens", self.max_new_tokens),
-            ("most_replies", self.most_replies),
+            ("max_attempts", self.max_attempts),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
         ])?;
         if !(0.0..=1.0).contains(&self.min_confidence) {
@@ -224,9 +226,9 @@ impl LabelConfig {
         if self.compare && self.columns.is_empty() {
             return missing("columns", "the columns with labels that `compare` compares with");
         }
-        if let Some(place) = self.prompt.as_ref().and_then(|prompt| missing_place(prompt)) {
+        if let Some(placeholder) = self.prompt.as_ref().and_then(|prompt| missing_place(prompt)) {
             let expected = "`{prompt}`, `{dimensions}` and `{form}`";
-            return bad("prompt", format!("without a place `{place}`"), expected);
+            return bad("prompt", format!("missing the placeholder `{placeholder}`"), expected);
         }
         if self.corrections.as_ref().is_some_and(|path| is_same_file(path, &self.output_dir.join(REVIEW))) {
             let expected = "a copy somewhere else: the run writes its own `review.jsonl` there";

@@ -83,8 +83,8 @@ fn carried(
 ) -> Result<Vec<Option<Vec<usize>>>, StageError> {
     let mut carried = vec![None; set.dimensions().len()];
     for &(dimension, column) in columns {
-        let place = Place { origin, column };
-        let labels = value_at(row, column).map(|value| place.labels(set, dimension, value, on_unknown));
+        let idx = Place { origin, column };
+        let labels = value_at(row, column).map(|value| idx.labels(set, dimension, value, on_unknown));
         carried[dimension] = labels.transpose()?;
     }
     Ok(carried)
@@ -179,33 +179,32 @@ fn correct(
     prompts: &mut [LabelPrompt],
 ) -> Result<usize, StageError> {
     let Some(path) = &config.corrections else { return Ok(0) };
-    let mut places: HashMap<String, Vec<usize>> = HashMap::new();
-    for (place, prompt) in prompts.iter().enumerate() {
-        places.entry(prompt.text.clone()).or_default().push(place);
+    let mut indices: HashMap<String, Vec<usize>> = HashMap::new();
+    for (idx, prompt) in prompts.iter().enumerate() {
+        indices.entry(prompt.text.clone()).or_default().push(idx);
     }
     let mut n_stray = 0;
     for row in read_prompts(&SourceConfig::new(path), OnBadRow::Error)? {
         let (row, origin) = row?;
         let labels = corrected_labels(&row.columns, &origin)?;
-        let places = places.get(&question_text(&row.prompt)).map_or(&[][..], Vec::as_slice);
+        let indices = indices.get(&question_text(&row.prompt)).map_or(&[][..], Vec::as_slice);
         let mut corrected = Vec::new();
         for (name, value) in labels.iter().filter(|(_, value)| !value.is_null()) {
             // What the row said before may be of dimensions that this set does not have.
             let said_before = |&place: &usize| prompts[place].columns.get("labels")?.get(name);
-            if set.dimension_idx(name).is_none()
-                && places.iter().any(|place| said_before(place) == Some(value))
+            if set.dimension_idx(name).is_none() && indices.iter().any(|idx| said_before(idx) == Some(value))
             {
                 continue;
             }
             let dimension = dimension_of(set, "corrections", name)?;
             let column = format!("labels.{name}");
-            let place = Place { origin: &origin, column: &column };
-            corrected.push((dimension, place.labels(set, dimension, value, config.on_unknown_label)?));
+            let idx = Place { origin: &origin, column: &column };
+            corrected.push((dimension, idx.labels(set, dimension, value, config.on_unknown_label)?));
         }
-        n_stray += usize::from(places.is_empty());
-        for &place in places {
+        n_stray += usize::from(indices.is_empty());
+        for &idx in indices {
             for (dimension, labels) in &corrected {
-                prompts[place].corrected[*dimension] = Some(labels.clone());
+                prompts[idx].corrected[*dimension] = Some(labels.clone());
             }
         }
     }
@@ -311,7 +310,7 @@ impl LabelPlan {
         let (config, mut warnings) = (&self.config, Vec::new());
         if config.judge.len() == 1 && config.n_votes == 1 && self.n_calls > 0 {
             warnings.push(
-                "one judge with one vote: a confidence of 1 says nothing, and little is reviewed".into(),
+                "one judge with one vote: the confidence is uninformative and few rows go to review".into(),
             );
         }
         if self.n_cut > 0 {
@@ -329,7 +328,7 @@ impl LabelPlan {
 
 impl StagePlan for LabelPlan {
     /// The plan as lines.
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         let count = |name: &str, n: u64| PlanRow::new(name, Amount::Count(n));
         let asked: BTreeSet<usize> = self.questions.iter().map(|question| question.prompt).collect();
         vec![
@@ -362,15 +361,15 @@ impl StagePlan for LabelPlan {
 /// the cache.
 fn questions(config: &LabelConfig, dimensions: &[usize], prompts: &[LabelPrompt]) -> Vec<Question> {
     let mut questions = Vec::new();
-    for (place, prompt) in prompts.iter().enumerate() {
+    for (idx, prompt) in prompts.iter().enumerate() {
         let is_asked = |&&dimension: &&usize| config.compare || prompt.carried[dimension].is_none();
         let asked: Vec<usize> = dimensions.iter().filter(is_asked).copied().collect();
         let is_open = |dimension: &usize| prompt.corrected[*dimension].is_none();
         if config.per_dimension {
             let open = asked.into_iter().filter(is_open);
-            questions.extend(open.map(|dimension| Question { prompt: place, dimensions: vec![dimension] }));
+            questions.extend(open.map(|dimension| Question { prompt: idx, dimensions: vec![dimension] }));
         } else if asked.iter().any(is_open) {
-            questions.push(Question { prompt: place, dimensions: asked });
+            questions.push(Question { prompt: idx, dimensions: asked });
         }
     }
     // Calls that ask the same stand together.

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_ask::judged_folder;
-use truing_ask::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
+use truing_ask::judging::{JudgeSession, NOT_ASKED, RetryPolicy, ask_each, main_reason, reason};
 use truing_ask::labels::{
     self, Answers, JudgeCounts, LabelReader, LabelledPrompt, Labelling, ParsedLabels, Question,
     ReviewedPrompt, Summary, SummaryOptions, label_set_toml,
 };
 use truing_prompts::labels::Ballot;
-use truing_reward::asking::Unanswered;
+use truing_reward::asking::NoAnswer;
 use truing_run::rows::write_lines;
 use truing_run::{Ended, Recipe, RunError, write_skipped};
 use truing_store::atomic;
@@ -59,9 +59,11 @@ pub(super) fn run(
     let judged_by: Vec<(String, f64)> =
         config.judge.iter().map(|judge| (judge.name(), judge.weight)).collect();
     let names: Vec<String> = judged_by.iter().map(|(name, _)| name.clone()).collect();
-    let patience =
-        Patience { most_replies: config.most_replies, max_failures_in_a_row: config.max_failures_in_a_row };
-    let asked = ask_each(judges, &names, plan.n_calls, patience, events, |judge, model, at_work| {
+    let retries = RetryPolicy {
+        max_attempts: config.max_attempts,
+        max_failures_in_a_row: config.max_failures_in_a_row,
+    };
+    let asked = ask_each(judges, &names, plan.n_calls, retries, events, |judge, model, at_work| {
         let asking = Asking { plan, inputs, reader: &reader, judge, at_work };
         asking.ask_all(model, stop, &mut answers)
     })?;
@@ -123,7 +125,7 @@ struct Asking<'a, 'w, 'e> {
     inputs: &'a LabelInputs,
     reader: &'a LabelReader<'a>,
     judge: usize,
-    at_work: &'w mut AtWork<'e>,
+    at_work: &'w mut JudgeSession<'e>,
 }
 
 impl Asking<'_, '_, '_> {
@@ -172,9 +174,9 @@ impl Asking<'_, '_, '_> {
         let reader = self.reader;
         let read = |_: usize, reply: &str| reader.read(reply, dimensions);
         let replies = self.at_work.ask(model, self.requests(questions), &reminder, read);
-        for (place, reply) in replies.into_iter().enumerate() {
-            self.at_work.was_read(!reply.as_ref().is_err_and(Unanswered::is_unread));
-            self.take(&questions[place / n_votes], reply, answers, counts);
+        for (idx, reply) in replies.into_iter().enumerate() {
+            self.at_work.was_read(!reply.as_ref().is_err_and(NoAnswer::is_unread));
+            self.take(&questions[idx / n_votes], reply, answers, counts);
         }
     }
 
@@ -193,7 +195,7 @@ impl Asking<'_, '_, '_> {
     fn take(
         &self,
         question: &Question,
-        reply: Result<Vec<ParsedLabels>, Unanswered>,
+        reply: Result<Vec<ParsedLabels>, NoAnswer>,
         answers: &mut Answers,
         counts: &mut JudgeCounts,
     ) {
@@ -206,7 +208,7 @@ impl Asking<'_, '_, '_> {
             Err(error) => {
                 let reason = reason(&error, "labels");
                 *counts.failures.entry(reason.clone()).or_default() += 1;
-                let is_ballot = matches!(error, Unanswered::Unreadable { .. });
+                let is_ballot = matches!(error, NoAnswer::Unreadable { .. });
                 for &dimension in &question.dimensions {
                     answers.has_problem(question.prompt, dimension, self.judge, reason.clone());
                     if is_ballot {

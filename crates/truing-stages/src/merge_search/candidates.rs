@@ -106,10 +106,10 @@ fn normalised(weights: &[f64]) -> Vec<f64> {
 }
 
 /// One weight moved by `step` within 0 and 1; the others share the rest as before, or equally where they had nothing.
-fn moved_weight(weights: &[f64], place: usize, step: f64) -> Vec<f64> {
-    let moved = (weights[place] + step).clamp(0.0, 1.0);
-    let (rest, n_others) = (1.0 - weights[place], weights.len() - 1);
-    let of = |(other, weight): (usize, &f64)| match (other == place, rest > 0.0) {
+fn moved_weight(weights: &[f64], idx: usize, step: f64) -> Vec<f64> {
+    let moved = (weights[idx] + step).clamp(0.0, 1.0);
+    let (rest, n_others) = (1.0 - weights[idx], weights.len() - 1);
+    let of = |(other, weight): (usize, &f64)| match (other == idx, rest > 0.0) {
         (true, _) => moved,
         (false, true) => weight / rest * (1.0 - moved),
         (false, false) => (1.0 - moved) / n_others as f64,
@@ -149,9 +149,9 @@ impl Candidate {
             recipe.insert("models".into(), json!([{ "model": models[1] }]));
             recipe.insert("parameters".into(), json!({ "t": self.weights.get(1) }));
         } else {
-            let of_model = |(place, model): (usize, &&str)| {
+            let of_model = |(idx, model): (usize, &&str)| {
                 let mut parameters = Map::new();
-                if let Some(weight) = self.weights.get(place) {
+                if let Some(weight) = self.weights.get(idx) {
                     parameters.insert("weight".into(), json!(weight));
                 }
                 if let Some(density) = self.density {
@@ -191,9 +191,9 @@ impl Candidate {
         };
         // With two models a weight up is the other down.
         let n_weights = if self.weights.len() == 2 { 1 } else { self.weights.len() };
-        for place in 0..n_weights {
+        for idx in 0..n_weights {
             for sign in [1.0, -1.0] {
-                add(Self { weights: moved_weight(&self.weights, place, sign * step), ..self.clone() });
+                add(Self { weights: moved_weight(&self.weights, idx, sign * step), ..self.clone() });
             }
         }
         let moved = |value: f64, sign: f64, [low, high]: [f64; 2]| {
@@ -212,15 +212,15 @@ impl Candidate {
     }
 }
 
-/// The candidates of the first round: of each method in turn, equal weights first, then drawn ones. A method without
+/// The candidates of the first round: round-robin over the methods, equal weights first, then sampled ones. A method without
 /// settings has one.
 pub(super) fn first_candidates(methods: &[String], n_models: usize, n: usize, seed: Seed) -> Vec<Candidate> {
     let mut found: Vec<Candidate> = Vec::new();
     // A method without settings, or draws that repeat, must not go on for ever.
     for turn in 0..4 * n {
-        for (place, method) in methods.iter().enumerate() {
+        for (idx, method) in methods.iter().enumerate() {
             let Some(known) = searchable(method) else { continue };
-            let candidate = drawn(known, n_models, turn, seed, place as u64);
+            let candidate = drawn(known, n_models, turn, seed, idx as u64);
             if found.len() < n && !found.contains(&candidate) {
                 found.push(candidate);
             }
@@ -229,8 +229,8 @@ pub(super) fn first_candidates(methods: &[String], n_models: usize, n: usize, se
     found
 }
 
-fn drawn(known: &Searchable, n_models: usize, turn: usize, seed: Seed, place: u64) -> Candidate {
-    let mut generator = seed.generator("merge candidates", &[place, turn as u64]);
+fn drawn(known: &Searchable, n_models: usize, turn: usize, seed: Seed, idx: u64) -> Candidate {
+    let mut generator = seed.generator("merge candidates", &[idx, turn as u64]);
     let mut unit = || {
         use rand_chacha::rand_core::Rng as _;
         ((generator.next_u64() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
@@ -294,12 +294,12 @@ mod tests {
 
     #[test]
     fn a_weight_moves_by_its_step_and_the_others_share_the_rest() {
-        for (weights, place, step, expected) in [
+        for (weights, idx, step, expected) in [
             (vec![0.5, 0.3, 0.2], 0, 0.1, vec![0.6, 0.24, 0.16]),
             (vec![0.5, 0.3, 0.2], 2, -0.5, vec![0.63, 0.37, 0.0]),
             (vec![1.0, 0.0, 0.0], 0, -0.2, vec![0.8, 0.1, 0.1]),
         ] {
-            assert_eq!(moved_weight(&weights, place, step), expected, "{weights:?}");
+            assert_eq!(moved_weight(&weights, idx, step), expected, "{weights:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ use super::candidates::{Candidate, SEARCHABLE};
 use crate::StageError;
 use crate::evaluate::{EvaluateConfig, TaskConfig};
 
-/// What the best candidate has most of.
+/// What the best candidate maximises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
@@ -47,16 +47,16 @@ pub struct MergeSearchConfig {
     pub base_model: String,
     /// Methods of merging that are tried.
     pub methods: Vec<String>,
-    /// Candidates of the first round, dealt to the methods in turn.
+    /// Candidates of the first round, distributed round-robin over the methods.
     pub n_candidates: usize,
     /// Rounds of successive halving: after each but the last, the better half goes on, on twice as many items.
     pub n_rounds: usize,
-    /// Further candidates beside the best one, with settings a step up or down, and smaller steps where nothing is better.
+    /// Further candidates near the best one, with settings a step up or down, and smaller steps where nothing is better.
     pub n_refined: usize,
     /// Share of the items of each task that candidates are compared on. The others are seen once, by the chosen merge and its
     /// parents.
     pub search_share: f64,
-    /// What the best candidate has most of.
+    /// What the best candidate maximises.
     pub objective: Objective,
     /// Only the first items of each task.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,7 +172,7 @@ impl MergeSearchConfig {
         for task in &self.task {
             let benchmark = task.benchmark()?;
             if benchmark.get().needs_judge() {
-                let found = format!("`{}`, which asks a judge", task.name());
+                let found = format!("`{}`, which needs a judge", task.name());
                 return bad("task.name", found, "a benchmark that is scored by a program or by likelihoods");
             }
         }

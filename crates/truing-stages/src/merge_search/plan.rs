@@ -78,13 +78,13 @@ impl Split {
         for (number, task) in tasks.iter().enumerate() {
             let items = &task.loaded.items;
             let mut clusters: Vec<(&str, Vec<usize>)> = Vec::new();
-            let mut places = std::collections::HashMap::new();
-            for (place, item) in items.iter().enumerate() {
+            let mut indices = std::collections::HashMap::new();
+            for (idx, item) in items.iter().enumerate() {
                 let name = item.cluster.as_deref().unwrap_or(&item.id);
-                let at = *places.entry(name).or_insert(clusters.len());
+                let at = *indices.entry(name).or_insert(clusters.len());
                 match clusters.get_mut(at) {
-                    Some((_, members)) => members.push(place),
-                    None => clusters.push((name, vec![place])),
+                    Some((_, members)) => members.push(idx),
+                    None => clusters.push((name, vec![idx])),
                 }
             }
             let mut generator = seed.generator("search split", &[number as u64]);
@@ -123,14 +123,18 @@ impl MergeSearchPlan {
         let candidates =
             first_candidates(&config.methods, n_models, config.n_candidates, Seed(config.seed)).len();
         let n_known = n_models + usize::from(!config.base_model.is_empty());
-        let total = |places: &[Vec<usize>]| places.iter().map(Vec::len).sum::<usize>();
+        let total = |indices: &[Vec<usize>]| indices.iter().map(Vec::len).sum::<usize>();
         let (n_search, n_confirm) = (total(&inputs.split.search), total(&inputs.split.confirm));
         // A candidate that goes on is asked only for the items that it has not seen.
         let (mut n_items, mut n_left, mut seen) = (0, candidates, 0);
         for round in 0..config.n_rounds {
             let share = 0.5_f64.powi((config.n_rounds - 1 - round) as i32);
-            let of_round: usize =
-                inputs.split.search.iter().map(|places| (places.len() as f64 * share).ceil() as usize).sum();
+            let of_round: usize = inputs
+                .split
+                .search
+                .iter()
+                .map(|indices| (indices.len() as f64 * share).ceil() as usize)
+                .sum();
             n_items += n_left * (of_round - seen);
             seen = of_round;
             if round + 1 < config.n_rounds {
@@ -146,7 +150,7 @@ impl MergeSearchPlan {
         for (task, confirm) in inputs.evaluation.tasks.iter().zip(&inputs.split.confirm) {
             let name = task.config.name();
             rows.push(PlanRow::new(format!("{name}: items"), Amount::Count(task.loaded.items.len() as u64)));
-            rows.push(PlanRow::new(format!("{name}: items kept apart"), Amount::Count(confirm.len() as u64)));
+            rows.push(PlanRow::new(format!("{name}: held-out items"), Amount::Count(confirm.len() as u64)));
             let n = confirm.len() as u64;
             let discordance = truing_eval::comparison::USUAL_DISCORDANCE;
             if let Some(smallest) = truing_statistics::Power::default().paired_shares(n, discordance) {
@@ -164,7 +168,7 @@ impl MergeSearchPlan {
 }
 
 impl StagePlan for MergeSearchPlan {
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         self.rows.clone()
     }
 

@@ -1,4 +1,4 @@
-//! The search at work: parents, rounds of halving, refinement, and one look at the items that were kept apart.
+//! The search at work: parents, rounds of halving, refinement, and one evaluation on the held-out items.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ pub struct SearchRow {
     pub abilities: Vec<AbilityScore>,
 }
 
-/// The chosen merge on the items that were kept apart, compared with one parent on one task.
+/// The chosen merge on the held-out items, compared with one parent on one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Confirmation {
     /// The parent, by its place.
@@ -89,7 +89,7 @@ pub struct SearchRecord {
     pub n_finalists: usize,
     /// The chosen merge compared with each parent on all search items.
     pub on_search: Vec<Confirmation>,
-    /// Base, parents and the chosen merge on the items that were kept apart.
+    /// Base, parents and the chosen merge on the held-out items.
     pub confirm: Vec<SearchRow>,
     /// The chosen merge compared with each parent there, corrected together.
     pub confirmations: Vec<Confirmation>,
@@ -104,7 +104,7 @@ impl SearchRecord {
         Some(self.search.get(self.chosen)?.objective - self.confirm.last()?.objective)
     }
 
-    /// Tasks on which the merge is significantly worse than the task's own parent, on the items that were kept apart.
+    /// Tasks on which the merge is significantly worse than the task's own parent, on the held-out items.
     #[must_use]
     pub fn lost_abilities(&self) -> Vec<&str> {
         let is_worse = |one: &&Confirmation| one.is_own && one.comparison.finding() == Finding::FirstBetter;
@@ -155,20 +155,20 @@ impl Search<'_> {
         let mut dropped: Vec<Evaluated> = Vec::new();
         for round in 0..config.n_rounds {
             let share = 0.5_f64.powi((config.n_rounds - 1 - round) as i32);
-            let places: Vec<Vec<usize>> = split
+            let indices: Vec<Vec<usize>> = split
                 .search
                 .iter()
-                .map(|places| {
-                    places[..((places.len() as f64 * share).ceil() as usize).min(places.len())].to_vec()
+                .map(|indices| {
+                    indices[..((indices.len() as f64 * share).ceil() as usize).min(indices.len())].to_vec()
                 })
                 .collect();
             let mut of_round = Vec::new();
             for candidate in candidates.drain(..) {
-                of_round.push(self.evaluate::<E>(Contestant::Merge(candidate), &places)?);
+                of_round.push(self.evaluate::<E>(Contestant::Merge(candidate), &indices)?);
             }
             // The parents on the same items, so that the tasks' differences are of one scale.
             let part: Vec<Vec<f64>> =
-                known.iter().map(|one| means_of(&one.records, &self.metrics(), Some(&places))).collect();
+                known.iter().map(|one| means_of(&one.records, &self.metrics(), Some(&indices))).collect();
             let reference = own_means(&part[n_known - config.models.len()..], &own);
             of_round.sort_by(|a, b| {
                 self.objective(&b.means, &reference).total_cmp(&self.objective(&a.means, &reference))
@@ -221,7 +221,7 @@ impl Search<'_> {
         holm_over_tasks(on_search.iter_mut().map(|one| &mut one.comparison));
         let n_finalists = finalists.len();
         let mut rows: Vec<SearchRow> = Vec::new();
-        let place = known.len();
+        let idx = known.len();
         for one in known.iter().chain(&finalists).chain(&dropped) {
             rows.push(self.row(one, &reference));
         }
@@ -245,7 +245,7 @@ impl Search<'_> {
             parents: config.models.iter().map(|model| model.model.clone()).collect(),
             own_parents: names.zip(own).collect(),
             search: rows,
-            chosen: place,
+            chosen: idx,
             n_finalists,
             on_search,
             confirm,
@@ -265,7 +265,7 @@ impl Search<'_> {
     fn evaluate<E: Engine + 'static>(
         &mut self,
         contestant: Contestant,
-        places: &[Vec<usize>],
+        indices: &[Vec<usize>],
     ) -> Result<Evaluated, StageError> {
         let config = &self.plan.config;
         let recipe = match &contestant {
@@ -274,7 +274,7 @@ impl Search<'_> {
         };
         let name = match (&contestant, &recipe) {
             (Contestant::Base, _) => "base".to_owned(),
-            (Contestant::Parent(place), _) => format!("parent-{place}"),
+            (Contestant::Parent(parent_idx), _) => format!("parent-{parent_idx}"),
             (Contestant::Merge(candidate), recipe) => {
                 let bytes = serde_json::to_vec(recipe)
                     .map_err(|source| RunError::Json { name: "the recipe of a merge", source })?;
@@ -288,7 +288,7 @@ impl Search<'_> {
         let merged = folder.join("model");
         let path: PathBuf = match &contestant {
             Contestant::Base => PathBuf::from(&config.base_model),
-            Contestant::Parent(place) => PathBuf::from(&config.models[*place].model),
+            Contestant::Parent(idx) => PathBuf::from(&config.models[*idx].model),
             Contestant::Merge(_) => merged.clone(),
         };
         std::fs::create_dir_all(&folder)
@@ -306,16 +306,16 @@ impl Search<'_> {
             &mut *self.events,
         );
         let mut answered = Vec::new();
-        for (task, places) in self.inputs.evaluation.tasks.iter().zip(places) {
-            match asking.task(task, places)?.and_then(|mut of_seeds| of_seeds.pop()) {
+        for (task, indices) in self.inputs.evaluation.tasks.iter().zip(indices) {
+            match asking.task(task, indices)?.and_then(|mut of_seeds| of_seeds.pop()) {
                 Some(answers) => answered.push(answers),
                 None => return Err(StageError::Stopped),
             }
         }
         drop(asking);
         let mut records: Records = Vec::new();
-        for ((task, places), answers) in self.inputs.evaluation.tasks.iter().zip(places).zip(answered) {
-            let items: Vec<&Item> = places.iter().map(|&place| &task.loaded.items[place]).collect();
+        for ((task, indices), answers) in self.inputs.evaluation.tasks.iter().zip(indices).zip(answered) {
+            let items: Vec<&Item> = indices.iter().map(|&idx| &task.loaded.items[idx]).collect();
             let pairs: Vec<(&Item, &Answers)> = items.iter().copied().zip(&answers).collect();
             let scores = task.benchmark.get().score(&pairs, &task.options, &self.scoring);
             let of_items = items.into_iter().zip(answers.iter().cloned()).zip(scores);
@@ -339,7 +339,7 @@ impl Search<'_> {
             return Err(StageError::Stopped);
         }
         let means = means_of(&records, &self.metrics(), None);
-        Ok(Evaluated { contestant, n_items: places.iter().map(Vec::len).sum(), records, means })
+        Ok(Evaluated { contestant, n_items: indices.iter().map(Vec::len).sum(), records, means })
     }
 
     fn label(&self, contestant: &Contestant) -> String {
@@ -352,7 +352,9 @@ impl Search<'_> {
         };
         match contestant {
             Contestant::Base => format!("base {}", name(&self.plan.config.base_model)),
-            Contestant::Parent(place) => format!("parent {}", name(&self.plan.config.models[*place].model)),
+            Contestant::Parent(parent_idx) => {
+                format!("parent {}", name(&self.plan.config.models[*parent_idx].model))
+            }
             Contestant::Merge(candidate) => candidate.label(),
         }
     }
@@ -409,9 +411,9 @@ impl Search<'_> {
         });
         let objective = |finalist: usize, drawn: &[usize]| {
             let mut sums = vec![(0.0, 0.0); metrics.len()];
-            for &place in drawn {
-                if let Some(value) = scores[finalist][place] {
-                    let (sum, n) = &mut sums[tasks[place]];
+            for &idx in drawn {
+                if let Some(value) = scores[finalist][idx] {
+                    let (sum, n) = &mut sums[tasks[idx]];
                     *sum += value;
                     *n += 1.0;
                 }
@@ -426,13 +428,13 @@ impl Search<'_> {
         let mut found = Vec::new();
         for (task, metric) in self.metrics().iter().enumerate() {
             let name = self.inputs.evaluation.tasks[task].config.name();
-            for (place, parent) in parents.iter().enumerate() {
+            for (idx, parent) in parents.iter().enumerate() {
                 let both = (&parent.records[task], &merge.records[task]);
                 if let Some(mut comparison) =
                     compare_metric(name, metric, both.0, both.1, &Bootstrap::default())
                 {
                     comparison.flips.clear();
-                    found.push(Confirmation { parent: place, is_own: own[task] == place, comparison });
+                    found.push(Confirmation { parent: idx, is_own: own[task] == idx, comparison });
                 }
             }
         }
@@ -527,9 +529,9 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// The mean of each task; over the first items alone where `places` has fewer. Not a number where none has a score.
-fn means_of(records: &Records, metrics: &[MetricInfo], places: Option<&[Vec<usize>]>) -> Vec<f64> {
+fn means_of(records: &Records, metrics: &[MetricInfo], indices: Option<&[Vec<usize>]>) -> Vec<f64> {
     let of_task = |(task, (records, metric)): (usize, (&Vec<ItemRecord>, &MetricInfo))| {
-        let n = places.map_or(records.len(), |places| places[task].len().min(records.len()));
+        let n = indices.map_or(records.len(), |indices| indices[task].len().min(records.len()));
         mean(records[..n].iter().filter_map(|record| item_value(record, metric)))
     };
     records.iter().zip(metrics).enumerate().map(of_task).collect()

@@ -49,7 +49,7 @@ pub struct PasConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_score: Option<f64>,
     /// Column with the category of a prompt: the identifier of a category of the golden pairs, or a name in
-    /// `category_names`. For prompts without one, the generator is asked. `a.b` names nested fields.
+    /// `category_names`. For prompts without one, the generator assigns it. `a.b` names nested fields.
     pub category_column: String,
     /// Longer prompts are dropped.
     pub max_prompt_characters: usize,
@@ -66,7 +66,9 @@ pub struct PasConfig {
     /// Maximum tokens of a reply, reasoning included.
     pub max_new_tokens: usize,
     /// Maximum requests for one answer: an unreadable reply is requested again.
-    pub most_replies: usize,
+    #[serde(alias = "most_replies")]
+    #[schemars(extend("x-aliases" = ["most_replies"]))]
+    pub max_attempts: usize,
     /// A model is no longer used after this many consecutive failures.
     #[schemars(extend("x-decides" = "outcome"))]
     pub max_failures_in_a_row: usize,
@@ -109,7 +111,7 @@ impl Default for PasConfig {
             keep_unreviewed: true,
             temperature: 0.7,
             max_new_tokens: 400,
-            most_replies: 3,
+            max_attempts: 3,
             max_failures_in_a_row: 20,
             on_bad_row: OnBadRow::default(),
             category_names: BTreeMap::new(),
@@ -182,7 +184,7 @@ impl PasConfig {
             ("n_examples", self.n_examples),
             ("max_prompt_characters", self.max_prompt_characters),
             ("max_new_tokens", self.max_new_tokens),
-            ("most_replies", self.most_replies),
+            ("max_attempts", self.max_attempts),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
         ])?;
         require_not_negative("temperature", self.temperature)?;

@@ -22,7 +22,7 @@ pub struct PoolPrompt {
     pub text: String,
     /// Where it came from.
     pub origin: RowOrigin,
-    /// Its category among those of the golden pairs; `None` where the generator is asked.
+    /// Its category among those of the golden pairs; `None` where the generator assigns it.
     pub category: Option<String>,
     /// Why it cannot have a complement.
     pub unusable: Option<&'static str>,
@@ -142,8 +142,8 @@ pub struct PasPlan {
     /// Calls where every complement is accepted at once and every reply can be read.
     pub n_calls: u64,
     /// Calls where no complement is ever accepted; replies that cannot be read come on top.
-    pub most_calls: u64,
-    /// Tokens of the prompts of `most_calls`, estimated at four bytes each.
+    pub max_calls: u64,
+    /// Tokens of the prompts of `max_calls`, estimated at four bytes each.
     pub prompt_tokens: u64,
     /// Tokens of their replies at most.
     pub completion_tokens: u64,
@@ -176,29 +176,29 @@ impl PasPlan {
         config.check()?;
         let mut dropped: Vec<Option<String>> =
             inputs.prompts.iter().map(|prompt| unusable(inputs, prompt)).collect();
-        let usable: Vec<usize> = (0..dropped.len()).filter(|&place| dropped[place].is_none()).collect();
-        let n_selected = usable.iter().filter(|&&place| inputs.prompts[place].deselected.is_none()).count();
+        let usable: Vec<usize> = (0..dropped.len()).filter(|&idx| dropped[idx].is_none()).collect();
+        let n_selected = usable.iter().filter(|&&idx| inputs.prompts[idx].deselected.is_none()).count();
         if config.selection {
-            for &place in &usable {
-                dropped[place].clone_from(&inputs.prompts[place].deselected);
+            for &idx in &usable {
+                dropped[idx].clone_from(&inputs.prompts[idx].deselected);
             }
         } else {
-            for place in not_drawn(usable, n_selected, Seed(config.seed)) {
-                dropped[place] = Some("not sampled (`selection = false`)".into());
+            for idx in not_drawn(usable, n_selected, Seed(config.seed)) {
+                dropped[idx] = Some("not sampled (`selection = false`)".into());
             }
         }
-        let chosen: Vec<usize> = (0..dropped.len()).filter(|&place| dropped[place].is_none()).collect();
+        let chosen: Vec<usize> = (0..dropped.len()).filter(|&idx| dropped[idx].is_none()).collect();
         if chosen.is_empty() {
             let expected = "at least one prompt that the selection keeps";
             let found = format!("{} prompts, none of which is left", inputs.prompts.len());
             return Err(RunError::BadSetting { key: "data", found, expected: expected.into() }.into());
         }
-        let prompts = || chosen.iter().map(|&place| &inputs.prompts[place]);
+        let prompts = || chosen.iter().map(|&idx| &inputs.prompts[idx]);
         let uncategorised = || prompts().filter(|prompt| prompt.category.is_none());
         let rounds = if config.critic { 1 + config.max_regenerations as u64 } else { 1 };
         let calls_of_round = if config.critic { 2 } else { 1 };
         let (n, n_category_calls) = (chosen.len() as u64, uncategorised().count() as u64);
-        let most_calls = n_category_calls + n * rounds * calls_of_round;
+        let max_calls = n_category_calls + n * rounds * calls_of_round;
         // Only their lengths are estimated: the category may be unknown, and the complement is.
         let category = inputs.golden.categories().first().map_or("", String::as_str);
         let bytes_of_round = |text: &str| {
@@ -214,9 +214,9 @@ impl PasPlan {
         Ok(Self {
             n_category_calls,
             n_calls: n_category_calls + n * calls_of_round,
-            most_calls,
+            max_calls,
             prompt_tokens: bytes.div_ceil(BYTES_PER_TOKEN),
-            completion_tokens: most_calls * config.max_new_tokens as u64,
+            completion_tokens: max_calls * config.max_new_tokens as u64,
             chosen,
             dropped,
             config,
@@ -241,24 +241,24 @@ pub(super) fn no_examples(inputs: &PasInputs, category: &str, prompt: &str) -> O
 }
 
 /// All but `n` places, the `n` drawn at random.
-fn not_drawn(mut places: Vec<usize>, n: usize, seed: Seed) -> Vec<usize> {
+fn not_drawn(mut indices: Vec<usize>, n: usize, seed: Seed) -> Vec<usize> {
     let mut generator = seed.generator("prompts without selection", &[]);
-    for place in 0..n.min(places.len()) {
-        let left = (places.len() - place) as u64;
-        places.swap(place, place + (generator.next_u64() % left) as usize);
+    for idx in 0..n.min(indices.len()) {
+        let left = (indices.len() - idx) as u64;
+        indices.swap(idx, idx + (generator.next_u64() % left) as usize);
     }
-    places.split_off(n.min(places.len()))
+    indices.split_off(n.min(indices.len()))
 }
 
 impl StagePlan for PasPlan {
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         let count = |name: &str, n: u64| PlanRow::new(name, Amount::Count(n));
         vec![
             count("prompts of the pool", self.dropped.len() as u64),
             count("prompts that are to have a complement", self.chosen.len() as u64),
             count("calls for categories", self.n_category_calls),
             count("calls, if every complement is accepted at once", self.n_calls),
-            count("calls, at most", self.most_calls),
+            count("calls, at most", self.max_calls),
             count("tokens of their prompts, about", self.prompt_tokens),
             count("tokens of their replies, at most", self.completion_tokens),
         ]
@@ -270,7 +270,7 @@ impl StagePlan for PasPlan {
             self.chosen.len(),
             self.dropped.len(),
             self.n_calls,
-            self.most_calls
+            self.max_calls
         )
     }
 }

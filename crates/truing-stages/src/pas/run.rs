@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use truing_ask::judged_folder;
-use truing_ask::judging::{Asker, Patience, main_reason, main_reasons, reason};
+use truing_ask::judging::{Asker, RetryPolicy, main_reason, main_reasons, reason};
 use truing_ask::pas::{Fault, Language, Review, questions};
 use truing_run::rows::{PromptSource, write_lines};
 use truing_run::{Ended, Recipe, write_skipped};
@@ -97,7 +97,7 @@ pub struct PasOutcome {
 
 /// A prompt at work.
 struct Work<'a> {
-    place: usize,
+    idx: usize,
     text: &'a str,
     category: Option<String>,
     /// The complement of this round.
@@ -122,7 +122,7 @@ impl Work<'_> {
 /// run with the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, not one pair was made, or
+/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, no pair was made, or
 /// the disk fails.
 pub(super) fn run(
     plan: &PasPlan,
@@ -136,12 +136,14 @@ pub(super) fn run(
     let run = judged_folder::open(folder, config, &record, events)?;
     write_skipped(folder, &inputs.report.skipped, events)?;
     let names: Vec<String> = config.chat_models().iter().map(|model| model.name()).collect();
-    let patience =
-        Patience { most_replies: config.most_replies, max_failures_in_a_row: config.max_failures_in_a_row };
+    let retries = RetryPolicy {
+        max_attempts: config.max_attempts,
+        max_failures_in_a_row: config.max_failures_in_a_row,
+    };
     let [Some(generator), critic] = [models.first(), models.get(1)] else { return Ok(Ended::STOPPED) };
-    let generator = Asker::new(&names[0], generator, patience);
-    let critic = critic.map(|model| Asker::new(&names[1], model, patience));
-    let mut work: Vec<Work<'_>> = plan.chosen.iter().map(|&place| new_work(inputs, place)).collect();
+    let generator = Asker::new(&names[0], generator, retries);
+    let critic = critic.map(|model| Asker::new(&names[1], model, retries));
+    let mut work: Vec<Work<'_>> = plan.chosen.iter().map(|&idx| new_work(inputs, idx)).collect();
     let is_stopped = || stop.load(Ordering::Relaxed);
 
     ask_categories(inputs, &mut work, &generator, config.max_new_tokens, events)?;
@@ -178,8 +180,7 @@ pub(super) fn run(
     if summary.n_pairs == 0 {
         let chosen = fates.iter().zip(&plan.dropped).filter(|(_, why)| why.is_none());
         let reasons = reasons_of(chosen.map(|(row, _)| row));
-        let problem =
-            format!("not one pair was made of {} prompts: {}", summary.n_chosen, main_reason(&reasons));
+        let problem = format!("no pairs from {} prompts: {}", summary.n_chosen, main_reason(&reasons));
         let saved = format!("{} has all of them; replies are kept", fates_path.display());
         return Err(StageError::Unscored { problem, saved });
     }
@@ -190,10 +191,10 @@ pub(super) fn run(
     Ok(Ended::Finished(PasOutcome { pairs: pairs_path, fates: fates_path, summary }))
 }
 
-fn new_work(inputs: &PasInputs, place: usize) -> Work<'_> {
-    let prompt = &inputs.prompts[place];
+fn new_work(inputs: &PasInputs, idx: usize) -> Work<'_> {
+    let prompt = &inputs.prompts[idx];
     Work {
-        place,
+        idx,
         text: &prompt.text,
         category: prompt.category.clone(),
         complement: None,
@@ -300,8 +301,8 @@ fn review(
     let sampling =
         SamplingOptions { max_new_tokens: plan.config.max_new_tokens, ..SamplingOptions::default() };
     let request = |work: &Work<'_>| {
-        let place = categories.iter().position(|id| Some(id) == work.category.as_ref())?;
-        let cases = inputs.cases.of(Language::of(work.text), place)?;
+        let idx = categories.iter().position(|id| Some(id) == work.category.as_ref())?;
+        let cases = inputs.cases.of(Language::of(work.text), idx)?;
         let complement = work.complement.as_deref().filter(|_| work.fate.is_none())?;
         Some(questions::request(questions::review(cases, work.text, complement), sampling.clone()))
     };
@@ -347,20 +348,20 @@ fn settle_rejected(plan: &PasPlan, work: &mut [Work<'_>]) {
 
 /// One row for every prompt of the pool, in its order.
 fn fate_rows(plan: &PasPlan, inputs: &PasInputs, work: Vec<Work<'_>>) -> Vec<FateRow> {
-    let mut by_place: BTreeMap<usize, Work<'_>> = work.into_iter().map(|work| (work.place, work)).collect();
-    let row = |(place, prompt): (usize, &super::PoolPrompt)| {
+    let mut by_place: BTreeMap<usize, Work<'_>> = work.into_iter().map(|work| (work.idx, work)).collect();
+    let row = |(idx, prompt): (usize, &super::PoolPrompt)| {
         let mut row = FateRow {
             prompt: prompt.text.clone(),
             source: PromptSource::of(&prompt.origin),
             fate: Fate::Dropped,
-            reason: plan.dropped[place].clone(),
+            reason: plan.dropped[idx].clone(),
             category: prompt.category.clone(),
             language: Language::of(&prompt.text),
             n_regenerations: 0,
             faults: Vec::new(),
             complement: None,
         };
-        if let Some(work) = by_place.remove(&place) {
+        if let Some(work) = by_place.remove(&idx) {
             (row.fate, row.reason) = work.fate.unwrap_or((Fate::Dropped, None));
             (row.category, row.complement) = (work.category, work.complement);
             (row.n_regenerations, row.faults) = (work.n_regenerations, work.faults);

@@ -39,7 +39,9 @@ pub struct PasEvaluateConfig {
     /// Maximum tokens of a reply of the judge, reasoning included.
     pub max_judge_tokens: usize,
     /// Maximum requests for one verdict: an unreadable reply is requested again.
-    pub most_replies: usize,
+    #[serde(alias = "most_replies")]
+    #[schemars(extend("x-aliases" = ["most_replies"]))]
+    pub max_attempts: usize,
     /// A model is no longer used after this many consecutive failures.
     #[schemars(extend("x-decides" = "outcome"))]
     pub max_failures_in_a_row: usize,
@@ -68,7 +70,7 @@ impl Default for PasEvaluateConfig {
             max_new_tokens: 1024,
             max_complement_tokens: Complementer::MAX_NEW_TOKENS,
             max_judge_tokens: 2048,
-            most_replies: 2,
+            max_attempts: 2,
             max_failures_in_a_row: 20,
             on_bad_row: OnBadRow::default(),
             data: Vec::new(),
@@ -132,7 +134,7 @@ impl PasEvaluateConfig {
             ("max_new_tokens", self.max_new_tokens),
             ("max_complement_tokens", self.max_complement_tokens),
             ("max_judge_tokens", self.max_judge_tokens),
-            ("most_replies", self.most_replies),
+            ("max_attempts", self.max_attempts),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
         ])?;
         require_not_negative("temperature", self.temperature)?;

@@ -165,7 +165,7 @@ impl PasEvaluatePlan {
 }
 
 impl StagePlan for PasEvaluatePlan {
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         let count = |name: &str, n: u64| PlanRow::new(name, Amount::Count(n));
         vec![
             count("prompts", self.n_prompts),

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use truing_ask::judged_folder;
-use truing_ask::judging::{Asker, Patience, main_reason, main_reasons, reason};
+use truing_ask::judging::{Asker, RetryPolicy, main_reason, main_reasons, reason};
 use truing_ask::pas::{append, questions};
 use truing_eval::benchmarks::{Experience, Opinion, Rating, compare_replies, experience, read_comparison};
-use truing_reward::asking::Unanswered;
+use truing_reward::asking::NoAnswer;
 use truing_reward::verifiers::ifeval::{Mode, check_row};
 use truing_run::rows::{PromptSource, write_lines};
 use truing_run::{Ended, Recipe, write_skipped};
@@ -148,10 +148,12 @@ pub(super) fn run(
     let run = judged_folder::open(folder, config, &record, events)?;
     write_skipped(folder, &inputs.report.skipped, events)?;
     let names: Vec<String> = config.chat_models().iter().map(|model| model.name()).collect();
-    let patience =
-        Patience { most_replies: config.most_replies, max_failures_in_a_row: config.max_failures_in_a_row };
+    let retries = RetryPolicy {
+        max_attempts: config.max_attempts,
+        max_failures_in_a_row: config.max_failures_in_a_row,
+    };
     let askers: Vec<Asker<'_>> =
-        names.iter().zip(&models).map(|(name, model)| Asker::new(name, model, patience)).collect();
+        names.iter().zip(&models).map(|(name, model)| Asker::new(name, model, retries)).collect();
     let [complementer, target, judge @ ..] = askers.as_slice() else { return Ok(Ended::STOPPED) };
 
     let mut rows: Vec<ComparedReplies> = inputs.prompts.iter().map(new_row).collect();
@@ -323,7 +325,7 @@ fn compare(
                 });
             }
             pair => {
-                let failed: Option<&Unanswered> = pair.iter().find_map(|answer| answer.as_ref().err());
+                let failed: Option<&NoAnswer> = pair.iter().find_map(|answer| answer.as_ref().err());
                 row.failures
                     .extend(failed.map(|error| format!("no verdict: {}", reason(error, "a verdict"))));
             }

@@ -44,7 +44,9 @@ pub struct QualityConfig {
     /// Maximum tokens of a reply, reasoning included.
     pub max_new_tokens: usize,
     /// Maximum requests for one answer: an unreadable reply is requested again.
-    pub most_replies: usize,
+    #[serde(alias = "most_replies")]
+    #[schemars(extend("x-aliases" = ["most_replies"]))]
+    pub max_attempts: usize,
     /// A judge is no longer used after this many consecutive failures or unreadable replies.
     #[schemars(extend("x-decides" = "outcome"))]
     pub max_failures_in_a_row: usize,
@@ -92,7 +94,7 @@ impl Default for QualityConfig {
             calls: Calls::default(),
             prompt: None,
             max_new_tokens: 400,
-            most_replies: 2,
+            max_attempts: 2,
             max_failures_in_a_row: 20,
             prior_deviation: 2.0,
             on_bad_row: OnBadRow::default(),
@@ -162,7 +164,7 @@ impl QualityConfig {
         require_counts([
             ("n_anchors", self.n_anchors),
             ("max_new_tokens", self.max_new_tokens),
-            ("most_replies", self.most_replies),
+            ("max_attempts", self.max_attempts),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
         ])?;
         require_positive("prior_deviation", self.prior_deviation)?;
@@ -177,12 +179,12 @@ impl QualityConfig {
             );
         }
         if let Some(prompt) = &self.prompt
-            && let Some(place) =
+            && let Some(placeholder) =
                 ["{first}", "{second}", "{dimensions}"].into_iter().find(|p| !prompt.contains(p))
         {
             return bad(
                 "prompt",
-                format!("without a place `{place}`"),
+                format!("missing the placeholder `{placeholder}`"),
                 "`{first}`, `{second}` and `{dimensions}`",
             );
         }

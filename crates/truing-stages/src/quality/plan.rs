@@ -102,8 +102,8 @@ impl QualityPlan {
     pub fn resolve(config: QualityConfig, inputs: &QualityInputs) -> Result<Self, StageError> {
         config.check()?;
         let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (place, prompt) in inputs.prompts.iter().enumerate() {
-            by_name.entry(&prompt.bucket).or_default().push(place);
+        for (idx, prompt) in inputs.prompts.iter().enumerate() {
+            by_name.entry(&prompt.bucket).or_default().push(idx);
         }
         let buckets: Vec<Bucket> = by_name
             .into_iter()
@@ -146,7 +146,7 @@ impl QualityPlan {
 
 impl StagePlan for QualityPlan {
     /// The plan as lines.
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         let count = |name: &str, n: u64| PlanRow::new(name, Amount::Count(n));
         let n_small = self.buckets.iter().filter(|bucket| bucket.is_small()).count();
         vec![

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use truing_ask::judged_folder;
-use truing_ask::judging::{AtWork, NOT_ASKED, Patience, ask_each, main_reason, reason};
+use truing_ask::judging::{JudgeSession, NOT_ASKED, RetryPolicy, ask_each, main_reason, reason};
 use truing_ask::quality::{
     Compared, Comparison, Dimension, Pair, PromptScore, Summary, Verdict, read_verdicts, reminder,
 };
-use truing_reward::asking::Unanswered;
+use truing_reward::asking::NoAnswer;
 use truing_run::rows::write_lines;
 use truing_run::{Ended, Recipe, write_skipped};
 use truing_store::atomic;
@@ -50,9 +50,11 @@ pub(super) fn run(
     write_skipped(folder, &inputs.report.skipped, events)?;
     let mut comparisons = Vec::new();
     let names: Vec<String> = config.judge.iter().map(QualityJudge::name).collect();
-    let patience =
-        Patience { most_replies: config.most_replies, max_failures_in_a_row: config.max_failures_in_a_row };
-    let asked = ask_each(judges, &names, plan.n_calls, patience, events, |judge, model, at_work| {
+    let retries = RetryPolicy {
+        max_attempts: config.max_attempts,
+        max_failures_in_a_row: config.max_failures_in_a_row,
+    };
+    let asked = ask_each(judges, &names, plan.n_calls, retries, events, |judge, model, at_work| {
         let mut asking = Asking { plan, inputs, judge, at_work };
         let mut unscored = BTreeMap::new();
         asking.ask_all(model, stop, &mut comparisons, &mut unscored).then_some(unscored)
@@ -88,7 +90,7 @@ struct Asking<'a, 'w, 'e> {
     plan: &'a QualityPlan,
     inputs: &'a QualityInputs,
     judge: usize,
-    at_work: &'w mut AtWork<'e>,
+    at_work: &'w mut JudgeSession<'e>,
 }
 
 /// One call: a comparison, a part of the dimensions, an order.
@@ -137,7 +139,7 @@ impl Asking<'_, '_, '_> {
     ) -> Vec<Comparison> {
         let (calls, requests) = self.questions(bucket_idx, pairs);
         let reminder = reminder(&self.plan.config.dimensions);
-        let read = |place: usize, reply: &str| read_verdicts(reply, &calls[place].dimensions);
+        let read = |idx: usize, reply: &str| read_verdicts(reply, &calls[idx].dimensions);
         let answers = self.at_work.ask(model, requests, &reminder, read);
         self.put_together(bucket_idx, pairs, &calls, answers, unscored)
     }
@@ -165,7 +167,7 @@ impl Asking<'_, '_, '_> {
         bucket: usize,
         pairs: &[(usize, usize)],
         calls: &[Call],
-        answers: Vec<Result<Vec<Verdict>, Unanswered>>,
+        answers: Vec<Result<Vec<Verdict>, NoAnswer>>,
         unscored: &mut BTreeMap<String, usize>,
     ) -> Vec<Comparison> {
         let dimensions = &self.plan.config.dimensions;
@@ -173,13 +175,13 @@ impl Asking<'_, '_, '_> {
         let mut reasons: Vec<Vec<Option<String>>> = vec![vec![None; dimensions.len()]; pairs.len()];
         for (call, answer) in calls.iter().zip(answers) {
             for (i, dimension) in call.dimensions.iter().enumerate() {
-                let Some(place) = dimensions.iter().position(|known| known == dimension) else { continue };
+                let Some(idx) = dimensions.iter().position(|known| known == dimension) else { continue };
                 match &answer {
                     Ok(found) => {
                         let seen = if call.anchor_first { found[i].swapped() } else { found[i] };
-                        verdicts[call.comparison][place][usize::from(call.anchor_first)] = Some(seen);
+                        verdicts[call.comparison][idx][usize::from(call.anchor_first)] = Some(seen);
                     }
-                    Err(error) => reasons[call.comparison][place] = Some(reason(error, "a verdict")),
+                    Err(error) => reasons[call.comparison][idx] = Some(reason(error, "a verdict")),
                 }
             }
         }

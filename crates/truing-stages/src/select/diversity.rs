@@ -33,18 +33,20 @@ pub(super) fn select(
     let mut labels = Vec::new();
     let mut sizes = BTreeMap::new();
     if let Some(column) = &config.selection.quota_column {
-        let place = config.label_columns.iter().position(|known| known == column).unwrap_or(0);
+        let idx = config.label_columns.iter().position(|known| known == column).unwrap_or(0);
         let quotas: Vec<(&String, &usize)> = config.selection.quotas.iter().collect();
         rows.retain(|&row| {
             let id = alive[row as usize];
-            let value = pool.rows[id as usize].labels[place].as_ref();
+            let value = pool.rows[id as usize].labels[idx].as_ref();
             match quotas.iter().position(|(quota, size)| Some(*quota) == value && **size > 0) {
                 Some(label) => labels.push(label as u32),
                 None => {
                     let value = value.cloned().unwrap_or_default();
                     let layer = SelectionLayer::Quota { label: column.clone(), value };
                     let detail = "no quota is given for it".to_owned();
-                    chosen.dropped.insert(id, DroppedRow { layer, threshold: None, stand_in: None, detail });
+                    chosen
+                        .dropped
+                        .insert(id, DroppedRow { layer, threshold: None, representative: None, detail });
                 }
             }
             value.is_some_and(|value| config.selection.quotas.get(value).is_some_and(|&size| size > 0))
@@ -72,15 +74,18 @@ pub(super) fn select(
     let id_of = |row: u32| alive[rows[row as usize] as usize];
     for dropped in &selection.dropped {
         let layer = SelectionLayer::Diversity { level: dropped.layer + 1 };
-        let (threshold, stand_in) = (dropped.threshold.map(f64::from), id_of(dropped.chosen));
-        let survivor = id_of(dropped.stand_in);
-        let detail = match survivor == stand_in {
+        let (threshold, representative) = (dropped.threshold.map(f64::from), id_of(dropped.chosen));
+        let survivor = id_of(dropped.representative);
+        let detail = match survivor == representative {
             true => format!("distance {:.3}", dropped.distance),
             false => {
-                format!("distance {:.3} to row {survivor}, which row {stand_in} stands for", dropped.distance)
+                format!(
+                    "distance {:.3} to row {survivor}, represented by row {representative}",
+                    dropped.distance
+                )
             }
         };
-        chosen.dropped.insert(id_of(dropped.row), standing_in(layer, threshold, stand_in, detail));
+        chosen.dropped.insert(id_of(dropped.row), standing_in(layer, threshold, representative, detail));
     }
     if selection.n_tasks > 0 {
         events.emit(Event::Note(format!("{} tasks share the target", selection.n_tasks)));
@@ -95,7 +100,7 @@ pub(super) fn select(
     Ok(chosen)
 }
 
-/// Layers of the same level, which quotas have one of for each label and tasks one of for each task, are one line.
+/// LayersSetting of the same level, which quotas have one of for each label and tasks one of for each task, are one line.
 fn layers(selection: &Selection) -> Vec<LayerCount> {
     let mut levels: BTreeMap<u32, LayerCount> = BTreeMap::new();
     for layer in &selection.layers {

@@ -76,14 +76,14 @@ pub(super) fn write(
 fn decisions(pool: &Pool, found: &Found<'_>) -> Vec<PromptDecision> {
     // Rows of templates and clusters are those that were left after near duplicates: every later layer is a diversity
     // layer or a quota.
-    let mut place = 0;
+    let mut idx = 0;
     let mut all: Vec<PromptDecision> = Vec::with_capacity(pool.rows.len());
     for (id, row) in pool.rows.iter().enumerate() {
         let was_left = row.dropped.as_ref().is_none_or(|dropped| {
             matches!(dropped.layer, SelectionLayer::Diversity { .. } | SelectionLayer::Quota { .. })
         });
-        let found_of = was_left.then_some(place);
-        place += usize::from(was_left);
+        let found_of = was_left.then_some(idx);
+        idx += usize::from(was_left);
         let labels = row
             .labels
             .iter()
@@ -97,9 +97,9 @@ fn decisions(pool: &Pool, found: &Found<'_>) -> Vec<PromptDecision> {
             language: row.language.map(str::to_owned),
             labels: labels.collect(),
             quality: row.quality.map(f64::from),
-            coarse_cluster: found_of.map(|place| found.clusters.coarse[place]),
-            fine_cluster: found_of.map(|place| found.clusters.fine[place]),
-            template: found_of.and_then(|place| found.templates.template_of_row[place]),
+            coarse_cluster: found_of.map(|idx| found.clusters.coarse[idx]),
+            fine_cluster: found_of.map(|idx| found.clusters.fine[idx]),
+            template: found_of.and_then(|idx| found.templates.template_of_row[idx]),
             decision: row.dropped.clone().map_or(Decision::Kept, Decision::Dropped),
         });
     }
@@ -118,7 +118,7 @@ fn decisions(pool: &Pool, found: &Found<'_>) -> Vec<PromptDecision> {
             decision: Decision::Dropped(DroppedRow {
                 layer: SelectionLayer::Unreadable,
                 threshold: None,
-                stand_in: None,
+                representative: None,
                 detail: skipped.reason_with_field(),
             }),
         });

@@ -145,7 +145,7 @@ impl SelectPlan {
 
 impl StagePlan for SelectPlan {
     /// Empty: what the parts take depends on the pool, which the run reads.
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         Vec::new()
     }
 

@@ -130,7 +130,8 @@ fn clean(
         Ok(prompt) => (prompt.text, prompt.language, None),
         Err(reason) => {
             let layer = SelectionLayer::Cleaning { rule: reason.name().to_owned() };
-            let dropped = DroppedRow { layer, threshold: None, stand_in: None, detail: reason.to_string() };
+            let dropped =
+                DroppedRow { layer, threshold: None, representative: None, detail: reason.to_string() };
             (text, None, Some(dropped))
         }
     };
@@ -190,8 +191,8 @@ impl Pool {
             let n = self.rows.iter().filter(|row| row.quality.is_none()).count();
             say(column, n, "they come after every row with a quality");
         }
-        for (place, column) in config.label_columns.iter().enumerate() {
-            let n = self.rows.iter().filter(|row| row.labels[place].is_none()).count();
+        for (idx, column) in config.label_columns.iter().enumerate() {
+            let n = self.rows.iter().filter(|row| row.labels[idx].is_none()).count();
             let has_quotas = config.selection.quota_column.as_ref() == Some(column);
             let what = if has_quotas { "no quota has room for them" } else { "they have no label" };
             say(column, n, what);
@@ -259,7 +260,7 @@ impl Pool {
             let layer = SelectionLayer::Contaminated { evaluation_file: found.evaluation };
             let detail = format!("item {}: {}", found.item + 1, found.words);
             let threshold = Some(config.decontamination.ngram_words as f64);
-            Some((id, DroppedRow { layer, threshold, stand_in: None, detail }))
+            Some((id, DroppedRow { layer, threshold, representative: None, detail }))
         });
         self.apply(dropped.collect());
         events.emit(Event::PhaseFinished);
@@ -294,8 +295,8 @@ impl Pool {
         let mut dropped = BTreeMap::new();
         for near in &found {
             let (layer, detail) = (SelectionLayer::NearDuplicate, format!("Jaccard {:.3}", near.jaccard));
-            let stand_in = alive[near.stand_in as usize];
-            let reason = standing_in(layer, Some(options.threshold), stand_in, detail);
+            let representative = alive[near.representative as usize];
+            let reason = standing_in(layer, Some(options.threshold), representative, detail);
             dropped.insert(alive[near.row as usize], reason);
         }
         self.apply(dropped);
@@ -316,8 +317,8 @@ impl Pool {
 pub(super) fn standing_in(
     layer: SelectionLayer,
     threshold: Option<f64>,
-    stand_in: u32,
+    representative: u32,
     detail: String,
 ) -> DroppedRow {
-    DroppedRow { layer, threshold, stand_in: Some(u64::from(stand_in)), detail }
+    DroppedRow { layer, threshold, representative: Some(u64::from(representative)), detail }
 }

@@ -10,7 +10,7 @@ use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{EventSink, Seed, StageName};
 
 use crate::StageError;
-use crate::training::opening::{self, Opened};
+use crate::training::setup::{self, Opened};
 use crate::training::{ModelToTrain, TrainingConfig, TrainingInputs};
 
 /// Everything a plan looks at.
@@ -44,8 +44,8 @@ impl SftInputs {
         events: &mut dyn EventSink,
     ) -> Result<Self, StageError> {
         config.check_stage(StageName::Sft)?;
-        let (model, renderer) = opening::open(config, Opened::LanguageModel, options)?;
-        let reader = opening::row_reader(config, &renderer, model.spec.vocab_size);
+        let (model, renderer) = setup::open(config, Opened::LanguageModel, options)?;
+        let reader = setup::row_reader(config, &renderer, model.spec.vocab_size);
         let (mut train, train_report) = reader.samples(&config.data, "data", "the training data", events)?;
         let (mut eval, mut eval_report) = (None, None);
         if config.evaluation.eval_fraction > 0.0 {
@@ -57,7 +57,7 @@ impl SftInputs {
             (eval, eval_report) = (Some(found.0), Some(found.1));
         }
         let eval_files = eval_report.as_ref().map(|report| &report.files);
-        let record = opening::record(config, &model, &train_report.files, eval_files)?;
+        let record = setup::record(config, &model, &train_report.files, eval_files)?;
         Ok(Self { model, renderer, train, eval, train_report, eval_report, record })
     }
 }

@@ -13,6 +13,7 @@ use truing_types::StageName;
 
 use crate::StageError;
 use crate::classifier::ClassifierConfig;
+use crate::distill::DistillationConfig;
 use crate::dpo::PreferenceConfig;
 use crate::reward::RewardModelConfig;
 use crate::training::{
@@ -20,8 +21,8 @@ use crate::training::{
 };
 
 /// One flat table, then `[[data]]`, `[[eval_data]]` and `[lora]`, and the table of the stage, if it has one:
-/// `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`, `[classifier]` for `truing label train`
-/// and `truing quality train`. Where the report states no value, the default is ours.
+/// `[preference]` for `truing dpo`, `[reward_model]` for `truing reward train`, `[distillation]` for `truing distill`,
+/// `[classifier]` for `truing label train` and `truing quality train`. Where the report states no value, the default is ours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TrainingConfig {
@@ -43,7 +44,7 @@ pub struct TrainingConfig {
     /// Maximum tokens of a sample, and token budget of a pack. A sample of preferences is the prompt with all its responses.
     pub max_length: u32,
     /// Sequence packing.
-    pub packing: Packed,
+    pub packing: PackingMode,
     /// What to do with samples longer than `max_length`.
     pub long_samples: LongSamplePolicy,
     /// What to do with invalid rows: rows that cannot be read or rendered.
@@ -82,9 +83,9 @@ pub struct TrainingConfig {
     #[schemars(extend("x-decides" = "outcome"))]
     pub merge_adapter: bool,
 
-    /// Layers per activation checkpoint (k of the report), or `"auto"`. It never changes a result.
+    /// LayersSetting per activation checkpoint (k of the report), or `"auto"`. It never changes a result.
     #[schemars(extend("x-decides" = "nothing"))]
-    pub layers_per_segment: Layers,
+    pub layers_per_segment: LayersSetting,
 
     /// Train LoRA adapters instead of all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +96,9 @@ pub struct TrainingConfig {
     /// The reward model; only for `truing reward train`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<RewardModelConfig>,
+    /// The distillation; only for `truing distill`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationConfig>,
     /// The classifier or scorer; only for `truing label train` and `truing quality train`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classifier: Option<ClassifierConfig>,
@@ -107,7 +111,7 @@ pub struct TrainingConfig {
 /// Sequence packing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Packed {
+pub enum PackingMode {
     /// As many samples per pack as fit ("packing on batch" of the report). Samples do not attend to each other.
     #[default]
     BestFitDecreasing,
@@ -140,9 +144,9 @@ impl Default for LoraConfig {
 
 /// `"auto"` or a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Layers(pub LayersPerSegment);
+pub struct LayersSetting(pub LayersPerSegment);
 
-impl Serialize for Layers {
+impl Serialize for LayersSetting {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             LayersPerSegment::Auto => serializer.serialize_str("auto"),
@@ -151,9 +155,9 @@ impl Serialize for Layers {
     }
 }
 
-impl JsonSchema for Layers {
+impl JsonSchema for LayersSetting {
     fn schema_name() -> Cow<'static, str> {
-        "Layers".into()
+        "LayersSetting".into()
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -161,26 +165,28 @@ impl JsonSchema for Layers {
     }
 }
 
-impl<'de> Deserialize<'de> for Layers {
+impl<'de> Deserialize<'de> for LayersSetting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct AutoOrNumber;
         impl serde::de::Visitor<'_> for AutoOrNumber {
-            type Value = Layers;
+            type Value = LayersSetting;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("\"auto\" or a number of layers")
             }
 
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Layers, E> {
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<LayersSetting, E> {
                 match text {
-                    "auto" => Ok(Layers(LayersPerSegment::Auto)),
+                    "auto" => Ok(LayersSetting(LayersPerSegment::Auto)),
                     _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
                 }
             }
 
-            fn visit_i64<E: serde::de::Error>(self, k: i64) -> Result<Layers, E> {
+            fn visit_i64<E: serde::de::Error>(self, k: i64) -> Result<LayersSetting, E> {
                 let fixed = usize::try_from(k).map(LayersPerSegment::Fixed);
-                fixed.map(Layers).map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(k), &self))
+                fixed
+                    .map(LayersSetting)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(k), &self))
             }
         }
         deserializer.deserialize_any(AutoOrNumber)
@@ -223,7 +229,7 @@ impl Default for TrainingConfig {
             data_dir: PathBuf::new(),
             seed: 0,
             max_length: 2048,
-            packing: Packed::default(),
+            packing: PackingMode::default(),
             long_samples: LongSamplePolicy::default(),
             on_bad_row: OnBadRow::default(),
             chat_template: None,
@@ -231,10 +237,11 @@ impl Default for TrainingConfig {
             tokens_per_step: None,
             logging_steps: 1,
             merge_adapter: false,
-            layers_per_segment: Layers::default(),
+            layers_per_segment: LayersSetting::default(),
             lora: None,
             preference: None,
             reward_model: None,
+            distillation: None,
             classifier: None,
             data: Vec::new(),
             eval_data: Vec::new(),
@@ -244,7 +251,7 @@ impl Default for TrainingConfig {
 
 impl Recipe for TrainingConfig {
     const STAGES: &'static [StageName] =
-        &[StageName::Sft, StageName::Dpo, StageName::RewardModel, StageName::Classifier];
+        &[StageName::Sft, StageName::Dpo, StageName::RewardModel, StageName::Classifier, StageName::Distill];
 
     fn stage(&self) -> StageName {
         self.stage
@@ -262,6 +269,9 @@ impl Recipe for TrainingConfig {
         if let Some(set) = self.classifier.as_mut().and_then(|classifier| classifier.label_set.as_mut()) {
             *set = folder.join(&*set);
         }
+        if let Some(distillation) = &mut self.distillation {
+            distillation.teacher.resolve_paths(folder);
+        }
         recipe::resolve_model(&mut self.model_name_or_path, folder);
     }
 
@@ -271,7 +281,8 @@ impl Recipe for TrainingConfig {
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
-        recipe::find_model(&mut self.model_name_or_path, find)
+        recipe::find_model(&mut self.model_name_or_path, find)?;
+        self.distillation.iter_mut().try_for_each(|distillation| distillation.teacher.find_models(find))
     }
 }
 
@@ -288,6 +299,7 @@ impl TrainingConfig {
             ("preference", StageName::Dpo, self.preference.is_some()),
             ("reward_model", StageName::RewardModel, self.reward_model.is_some()),
             ("classifier", StageName::Classifier, self.classifier.is_some()),
+            ("distillation", StageName::Distill, self.distillation.is_some()),
         ];
         match tables.into_iter().find(|&(_, stage, is_there)| is_there && stage != expected) {
             Some((key, stage, _)) => Err(RunError::BadSetting {

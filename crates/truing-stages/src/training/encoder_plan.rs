@@ -231,14 +231,14 @@ impl RunPlan for EncoderPlan {
             "budget_bytes": self.budget_bytes,
             "reason": self.summary(),
             "n_steps": self.n_steps,
-            "parts": memory_parts(&self.rows()),
+            "parts": memory_parts(&self.table()),
         })
     }
 }
 
 impl StagePlan for EncoderPlan {
     /// The plan as lines.
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         let row = PlanRow::new;
         let unit = self.lengths.unit;
         let count = |name: &str, n: usize| PlanRow::new(name, Amount::Count(n as u64));

@@ -14,8 +14,8 @@ use truing_train::{
 use truing_types::Seed;
 
 use super::{
-    EvaluationSettings, LoraConfig, Packed, RunPlan, RunSettings, StepPacks, TrainingConfig, TrainingData,
-    TrainingInputs, steps::memory_parts,
+    BesideTraining, EvaluationSettings, LoraConfig, PackingMode, RunPlan, RunSettings, StepPacks,
+    TrainingConfig, TrainingData, TrainingInputs, steps::memory_parts,
 };
 use crate::{StageError, StagePlan};
 
@@ -40,6 +40,8 @@ pub struct TrainingPlan {
     pub eval_packs: Vec<Vec<u32>>,
     /// Memory, and the segments that fit into it.
     pub memory: MemoryPlan,
+    /// Memory of what a step does beside training.
+    pub beside: BesideTraining,
     /// A mean optimiser step.
     pub step_shape: StepShape,
     /// Its operations.
@@ -99,9 +101,10 @@ impl TrainingPlan {
 
         let n_threads = config.resources.n_threads(machine);
         let budget_bytes = config.resources.budget_bytes(machine);
+        let beside = inputs.beside_training::<E>(&config, packs_per_step);
         let memory_of = |trainable: &TrainableSpec| {
             let mut memory = E::memory(&model, trainable, ComputeDtype::default());
-            memory.fixed_bytes += machine.resident_bytes;
+            memory.fixed_bytes += machine.resident_bytes + beside.lasting_bytes();
             memory
         };
         let layers = config.layers_per_segment.0;
@@ -129,12 +132,29 @@ impl TrainingPlan {
             memory,
             step_shape,
             step_flops,
-            step_secs: machine.gigaflops.map(|rate| step_flops.total() / (rate * 1e9)),
+            // Sampling is not counted in operations.
+            step_secs: machine
+                .gigaflops
+                .filter(|_| beside.sampling_bytes == 0)
+                .map(|rate| step_flops.total() / (rate * 1e9)),
+            beside,
             n_threads,
             n_parameters,
             n_trainable,
             config,
         })
+    }
+
+    /// The most memory of the run, as planned.
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        let memory = &self.memory.memory;
+        let lasting = memory.parameter_bytes
+            + memory.gradient_bytes
+            + memory.optimizer_bytes
+            + memory.fixed_bytes
+            + memory.head_fixed_bytes;
+        self.memory.chosen.peak_bytes.max(lasting + self.beside.sampling_bytes)
     }
 
     /// What packing makes of the first epoch.
@@ -214,21 +234,21 @@ impl RunPlan for TrainingPlan {
     fn to_json(&self) -> serde_json::Value {
         let segments = self.memory.chosen.segments;
         json!({
-            "peak_bytes": self.memory.chosen.peak_bytes,
+            "peak_bytes": self.peak_bytes(),
             "budget_bytes": self.memory.budget_bytes,
             "layers_per_segment": segments.layers_per_segment,
             "n_recomputed_layers": segments.n_recomputed_layers(),
             "reason": self.summary(),
             "n_steps": self.n_steps,
             "flops_per_step": self.step_flops.total(),
-            "parts": memory_parts(&self.memory.rows()),
+            "parts": memory_parts(&self.memory.table()),
         })
     }
 }
 
 impl StagePlan for TrainingPlan {
     /// The plan as lines: model, data, memory, work.
-    fn rows(&self) -> Vec<PlanRow> {
+    fn table(&self) -> Vec<PlanRow> {
         let row = PlanRow::new;
         let packing = self.packing();
         let mut rows = vec![
@@ -242,7 +262,14 @@ impl StagePlan for TrainingPlan {
             row("evaluation packs", Amount::Count(self.eval_packs.len() as u64)),
             row("tokens of the largest pack", Amount::Count(self.memory.tokens_per_pack)),
         ];
-        rows.extend(self.memory.rows());
+        rows.extend(self.memory.table());
+        rows.extend(self.beside.lasting.iter().map(|&(name, bytes)| row(name, Amount::Bytes(bytes))));
+        if self.beside.sampling_bytes > 0 {
+            rows.push(row(
+                "during sampling, in place of activations",
+                Amount::Bytes(self.beside.sampling_bytes),
+            ));
+        }
         rows.extend([
             row("tokens of a step", Amount::Count(self.step_shape.tokens.round() as u64)),
             row("loss tokens of a step", Amount::Count(self.step_shape.loss_tokens.round() as u64)),
@@ -313,7 +340,7 @@ pub(crate) fn check(config: &TrainingConfig, has_eval: bool) -> Result<(), Stage
             bad("lora.alpha", lora.alpha.to_string(), "a number above 0")
         }
         c if c.merge_adapter && c.lora.is_none() => {
-            bad("merge_adapter", "true".into(), "a [lora] table beside it")
+            bad("merge_adapter", "true".into(), "a [lora] table, which this setting requires")
         }
         TrainingConfig { evaluation: EvaluationSettings { eval_steps: Some(steps @ 1..), .. }, .. }
             if !has_eval =>
@@ -321,7 +348,7 @@ pub(crate) fn check(config: &TrainingConfig, has_eval: bool) -> Result<(), Stage
             bad(
                 "eval_steps",
                 steps.to_string(),
-                "something to evaluate on beside it: `eval_fraction` or [[eval_data]]",
+                "evaluation data, which this setting requires: `eval_fraction` or [[eval_data]]",
             )
         }
         _ => Ok(()),
@@ -402,8 +429,8 @@ pub(crate) fn packs_per_step(config: &TrainingConfig) -> Result<usize, StageErro
 
 fn strategy(config: &TrainingConfig) -> PackingStrategy {
     match config.packing {
-        Packed::BestFitDecreasing => PackingStrategy::BestFitDecreasing,
-        Packed::None => PackingStrategy::OneSequence,
+        PackingMode::BestFitDecreasing => PackingStrategy::BestFitDecreasing,
+        PackingMode::None => PackingStrategy::OneSequence,
     }
 }
 

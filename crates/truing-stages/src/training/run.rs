@@ -16,13 +16,16 @@ use truing_train::{Measures, Objective as _, StepOutcome, TrainError, Trainer};
 use truing_types::{Communicator, Event, EventSink, Seed, all_gather_dealt, dealt};
 
 use super::model::Saving;
-use super::{DataOf, EvaluationFindings, PackOf, RunPlan, RunSettings, Side, TrainingInputs, Workload};
+use super::{
+    ComingPacks, DataOf, EvaluationFindings, PackOf, RunPlan, RunSettings, RunStart, Split, TrainingInputs,
+    Workload,
+};
 use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// Everything that a run holds.
-struct Running<'a, E: Engine, P, W: Workload> {
+struct Running<'a, E: Engine, P, W: Workload<E>> {
     plan: &'a P,
     settings: RunSettings<'a>,
     inputs: &'a W::Inputs,
@@ -46,7 +49,7 @@ struct Running<'a, E: Engine, P, W: Workload> {
 ///
 /// # Errors
 /// When the folder cannot be used, numbers are not finite (naming step and rows), or the disk fails.
-pub(crate) fn run<E: Engine, P: RunPlan, W: Workload>(
+pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
     plan: &P,
     inputs: &W::Inputs,
     mut workload: W,
@@ -72,7 +75,8 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload>(
     };
     let options = EngineOptions::with_threads(plan.n_threads(), Seed(settings.seed));
     let mut engine: E = inputs.model().load(plan.trainable(), &options, groups, events)?;
-    if workload.begin(&mut engine, inputs, folder.path(), communicator, events, stop)?.is_break() {
+    let run_start = RunStart { folder: folder.path(), groups, n_threads: plan.n_threads(), events, stop };
+    if workload.begin(&mut engine, inputs, run_start)?.is_break() {
         return Ok(Ended::Interrupted { step: Some(0) });
     }
     let mut trainer = Trainer::new(engine, plan.segments(), plan.optimizer(), plan.schedule())?;
@@ -114,7 +118,7 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload>(
     running.train()
 }
 
-impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
+impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
     fn train(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let plan = self.plan;
         if self.state.is_evaluation_due && self.evaluate()?.is_break() {
@@ -170,10 +174,12 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
         let (rank, world_size) = (self.communicator.rank().0, self.communicator.world_size());
         let all = plan.packs_of(step).packs;
         let mine: Vec<&Vec<u32>> = all.iter().skip(rank).step_by(world_size).collect();
-        self.prepare(Side::Train, &mine)?;
+        if self.prepare(Split::Train, &mine)?.is_break() {
+            return Ok(None);
+        }
         // Where the loss couples the packs of a step, every rank knows all of them.
         let known = if self.workload.objective().couples_packs() { all.iter().collect() } else { mine };
-        let packs = self.packs(Side::Train, &known)?;
+        let packs = self.packs(Split::Train, &known)?;
         let (events, stop) = (&mut self.events, self.stop);
         let objective = self.workload.objective();
         let result = self.trainer.step(&packs, objective, self.communicator, &mut |pack| {
@@ -189,29 +195,35 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
         }
     }
 
-    fn data(&self, side: Side) -> Option<&DataOf<W>> {
-        match side {
-            Side::Train => Some(self.inputs.train()),
-            Side::Evaluation => self.inputs.eval(),
+    fn data(&self, split: Split) -> Option<&DataOf<E, W>> {
+        match split {
+            Split::Train => Some(self.inputs.train()),
+            Split::Evaluation => self.inputs.eval(),
         }
     }
 
-    fn packs(&self, side: Side, samples: &[&Vec<u32>]) -> Result<Vec<PackOf<W>>, StageError> {
-        let Some(data) = self.data(side) else { return Ok(Vec::new()) };
-        let packs = samples.iter().map(|samples| self.workload.pack(data, side, samples));
+    fn packs(&self, split: Split, samples: &[&Vec<u32>]) -> Result<Vec<PackOf<E, W>>, StageError> {
+        let Some(data) = self.data(split) else { return Ok(Vec::new()) };
+        let packs = samples.iter().map(|samples| self.workload.pack(data, split, samples));
         Ok(packs.collect::<Result<_, _>>()?)
     }
 
-    /// Lets the workload look at the packs before they are learnt from or measured.
-    fn prepare(&mut self, side: Side, samples: &[&Vec<u32>]) -> Result<(), StageError> {
-        let data = match side {
-            Side::Train => self.inputs.train(),
-            Side::Evaluation => match self.inputs.eval() {
-                Some(data) => data,
-                None => return Ok(()),
-            },
+    /// Lets the workload prepare the packs that are trained or evaluated on next; breaks when it was stopped.
+    fn prepare(&mut self, split: Split, packs: &[&Vec<u32>]) -> Result<ControlFlow<()>, StageError> {
+        let (data, step) = match (split, self.inputs.eval()) {
+            (Split::Train, _) => (self.inputs.train(), self.state.step + 1),
+            (Split::Evaluation, Some(data)) => (data, self.state.step),
+            (Split::Evaluation, None) => return Ok(ControlFlow::Continue(())),
         };
-        self.workload.prepare(self.trainer.engine_mut(), data, side, samples, self.communicator)
+        let coming = ComingPacks {
+            step,
+            split,
+            packs,
+            communicator: self.communicator,
+            events: &mut *self.events,
+            stop: self.stop,
+        };
+        self.workload.prepare(self.trainer.engine_mut(), data, coming)
     }
 
     fn log_step(&mut self, outcome: &StepOutcome, packs: &[Vec<u32>], secs: f64) -> Result<(), StageError> {
@@ -257,16 +269,19 @@ impl<E: Engine, P: RunPlan, W: Workload> Running<'_, E, P, W> {
         let mine: Vec<&Vec<Vec<u32>>> = dealt(all.len(), self.communicator).map(|step| &all[step]).collect();
         self.events.emit(Event::PhaseStarted { phase: "evaluating".into(), total: Some(mine.len() as u64) });
         let samples: Vec<&Vec<u32>> = mine.iter().copied().flatten().collect();
-        self.prepare(Side::Evaluation, &samples)?;
+        if self.prepare(Split::Evaluation, &samples)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         let mut steps = Vec::with_capacity(mine.len());
         for packs in mine {
-            steps.push(self.packs(Side::Evaluation, &packs.iter().collect::<Vec<_>>())?);
+            steps.push(self.packs(Split::Evaluation, &packs.iter().collect::<Vec<_>>())?);
         }
         let (events, stop) = (&mut self.events, self.stop);
         let mut kept = Vec::new();
         let (workload, objective) = (&self.workload, self.workload.objective());
         let result = self.trainer.evaluate(&steps, objective, self.communicator, &mut |outputs| {
-            kept.push(outputs.iter().flat_map(|output| workload.kept(output)).collect());
+            let packs = steps[kept.len()].iter().zip(outputs);
+            kept.push(packs.flat_map(|(pack, output)| workload.kept(pack, output)).collect());
             events.emit(Event::Progress { done: kept.len() as u64, note: String::new() });
             break_if_alone(stop, world_size)
         });

@@ -468,12 +468,12 @@ fn what_cannot_be_learnt_is_refused() {
         check(
             &all,
             &["classifier.scores={worth=\"nope\"}"],
-            "names `worth`, of which no row to learn from has scores",
+            "names `worth`, of which no training row has scores",
         );
         check(
             &all,
             &["classifier.dimensions=[\"nope\"]"],
-            "names `nope`, of which no row to learn from has labels",
+            "names `nope`, of which no training row has labels",
         );
         check(&all, &["classifier.columns={worth=\"id\"}"], "names `worth` twice");
         check(&all, &["classifier.min_confidence=2"], "`classifier.min_confidence` is 2: expected 0 to 1");
@@ -517,7 +517,8 @@ fn labels_that_only_the_evaluation_has_are_reported_and_left_out() {
     let stop = AtomicBool::new(false);
     let mut told = Events { seen: events, stop: &stop, stop_when: Box::new(never) };
     setup::load::<ClassifierStage>(&config, &mut told).unwrap();
-    let warning = "the evaluation data: 1 labels are not learnt and are left out: kind=unheard of";
+    let warning =
+        "the evaluation data: 1 labels are not among the trained ones and are ignored: kind=unheard of";
     assert!(told.seen.contains(&Event::Warning(warning.into())), "{:?}", told.seen);
     assert_eq!(evaluation(folder.path()).dimensions[0].n_texts, 7);
 }

@@ -233,7 +233,7 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_asked() {
     for (recipe, overrides, expected) in [
         (LOCAL, &["task.0.name=arcc"][..], "there is no benchmark `arcc`; did you mean `arc`?"),
         (LOCAL, &["task.0.path=no_such.jsonl"], "no_such.jsonl"),
-        (LOCAL, &["task.0.name=cfbench"], "`cfbench` asks a judge"),
+        (LOCAL, &["task.0.name=cfbench"], "`cfbench` needs a judge"),
         (LOCAL, &["task.0.name=gsm8k"], "`answer` is missing"),
         (LOCAL, &["task.0.name=reward_model"], ""),
         (LOCAL, &["task.0.num_fewshot=2"], "num_fewshot"),

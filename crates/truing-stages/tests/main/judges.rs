@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use truing_ask::{ChatModelConfig, ChatSurroundings, OpenChatModel};
+use truing_ask::{ChatContext, ChatModelConfig, OpenChatModel};
 use truing_client::{Access, CacheMode, ClientSettings, OpenAiClient};
 use truing_generate::LocalChat;
 use truing_model::{EngineOptions, ModelFiles, TrainableSpec};
@@ -230,7 +230,7 @@ fn a_run_that_learnt_nothing_for_want_of_rewards_says_so_in_the_server_s_words()
     let Ok(Ended::Finished(TrainedModel { nothing_learnt: Some(text), .. })) = ended else {
         panic!("{ended:?}")
     };
-    assert!(text.starts_with("nothing was learnt: 27 of 36 completions have no reward"), "{text}");
+    assert!(text.starts_with("the model was not trained: 27 of 36 completions have no reward"), "{text}");
     assert!(text.contains("status 400: no such parameter"), "{text}");
     assert_eq!(warnings.last(), Some(&text), "it is the last word");
     let flat = warnings.iter().find(|warning| warning.starts_with("steps 1 to 3")).unwrap();
@@ -275,7 +275,7 @@ fn a_judge_that_refuses_everything_ends_the_run_in_its_first_step() {
     let Ok(Ended::Finished(TrainedModel { nothing_learnt: Some(text), .. })) = ended else {
         panic!("{ended:?}")
     };
-    assert!(text.contains("nothing was learnt") && text.contains(words), "{text}");
+    assert!(text.contains("the model was not trained") && text.contains(words), "{text}");
     assert!(warnings[0].contains(words), "{warnings:?}");
 }
 
@@ -289,7 +289,7 @@ fn a_judge_that_is_cut_gives_no_verdict() {
         let folder = policies::folder();
         let (ended, _) = run_and_listen(folder.path(), &[JUDGED, "max_steps=1"], Start::Fresh, &judge);
         let text = ended_with(ended);
-        assert!(text.contains(reason) && text.contains("nothing was learnt"), "{text}");
+        assert!(text.contains(reason) && text.contains("the model was not trained"), "{text}");
         assert_eq!(judge.asked().len(), n_asked, "{reason}");
     }
 }
@@ -398,7 +398,7 @@ fn the_plan_tells_what_the_judge_will_be_asked() {
         let inputs = GrpoInputs::load(&config, RenderOptions::default(), &mut Silent)?;
         GrpoPlan::resolve::<Cpu>(config, &inputs, &MACHINE)
     };
-    let rows = plan(&[JUDGED, "judge.verdict.protocol=pairwise"]).unwrap().rows();
+    let rows = plan(&[JUDGED, "judge.verdict.protocol=pairwise"]).unwrap().table();
     let calls = rows.iter().find(|row| row.name == "judge calls per step").unwrap();
     assert_eq!(calls.amount, truing_train::Amount::Count(24));
     let refused = |overrides: &[&str]| plan(overrides).unwrap_err().to_string();
@@ -511,8 +511,8 @@ fn read_body(stream: &std::net::TcpStream) -> Value {
     serde_json::from_slice(&body).unwrap()
 }
 
-fn surroundings() -> ChatSurroundings {
-    ChatSurroundings {
+fn surroundings() -> ChatContext {
+    ChatContext {
         access: Access { api_key: None, proxy: None, clock: Arc::new(Stopped) },
         render: RenderOptions::default(),
         n_threads: 1,
@@ -557,7 +557,7 @@ fn a_local_model_is_asked_through_the_same_door_and_its_replies_are_kept() {
         cache: Some(folder.path().join("new/replies.sqlite")),
         ..ChatModelConfig::default()
     };
-    let ask = |config: &ChatModelConfig, surroundings: &ChatSurroundings| {
+    let ask = |config: &ChatModelConfig, surroundings: &ChatContext| {
         let open = config.open::<Cpu>(surroundings, &mut Silent).unwrap();
         let results = open.model.chat_all(&requests(), &mut |_, _| ControlFlow::Continue(()));
         (results, open.counts.snapshot().cache_hits)

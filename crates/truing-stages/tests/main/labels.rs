@@ -264,7 +264,7 @@ fn a_run_s_folder_is_its_own_and_continues_with_the_same_inputs_alone() {
     let is_of = |role: &str, changed: &Path| matches!(&error, StageError::Run(RunError::FileChanged { role: found, path }) if found == role && path == changed);
     assert!(is_of("data", &prompts), "{error}");
     fs::write(&prompts, text).unwrap();
-    fs::write(folder.path().join("set.toml"), SET.replace("\"logic\"", "\"proofs\"")).unwrap();
+    fs::write(folder.path().join("set.toml"), SET.replace("\"logic\"", "\"checks\"")).unwrap();
     let error = run(folder.path(), RECIPE, &[], vec![asked.cached(&cache)]).unwrap_err();
     assert!(
         matches!(&error, StageError::Run(RunError::FileChanged { role, .. }) if role == "label_set"),
@@ -396,7 +396,7 @@ fn judges_that_fail_or_answer_outside_the_set_leave_prompts_without_a_label_that
     assert_eq!(unlabelled, rows);
     assert_eq!(summary.dimensions[1].unknown_labels[0].text, "elvish");
 
-    for (judge, reason, most_calls) in
+    for (judge, reason, max_calls) in
         [(Scripted::fails(), "the server is down", 4), (Scripted::says("lorem ipsum"), "without labels", 12)]
     {
         let folder = self::folder();
@@ -405,7 +405,7 @@ fn judges_that_fail_or_answer_outside_the_set_leave_prompts_without_a_label_that
             error.starts_with("none of 1 judges gave a single verdict") && error.contains(reason),
             "{error}"
         );
-        assert!(judge.asked().len() <= most_calls, "{}", judge.asked().len());
+        assert!(judge.asked().len() <= max_calls, "{}", judge.asked().len());
         assert!(FILES.iter().all(|file| !folder.path().join("labels").join(file).exists()));
     }
 }
@@ -497,7 +497,7 @@ fn labels_of_the_data_are_taken_and_compared() {
     let (summary, rows) = run(folder.path(), RECIPE, &no_judge, Vec::new()).unwrap();
     assert_eq!(
         (summary.n_unlabelled, &rows[0]["unlabelled"]),
-        (3, &json!({ "language": "no judge was asked" }))
+        (3, &json!({ "language": "no judge was called" }))
     );
 }
 
@@ -621,7 +621,7 @@ fn recipes_that_make_no_sense_are_refused() {
         ),
         (
             &["prompt=Sort {prompt}"],
-            "`prompt` is without a place `{dimensions}`: expected `{prompt}`, `{dimensions}` and `{form}`",
+            "`prompt` is missing the placeholder `{dimensions}`: expected `{prompt}`, `{dimensions}` and `{form}`",
         ),
         (
             &["columns.ability=in"],

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod classifiers;
+mod distillations;
 mod embeddings;
 mod evaluations;
 mod exports;
@@ -14,7 +15,6 @@ mod pas_evaluations;
 mod plans;
 mod policies;
 mod preferences;
-mod prove;
 mod qualities;
 mod ranks;
 mod recipes;
@@ -26,3 +26,4 @@ mod selections;
 mod setup;
 #[path = "../../../truing/tests/main/tiny_model.rs"]
 mod tiny_model;
+mod verify;

@@ -248,7 +248,7 @@ fn what_cannot_be_searched_is_refused_before_anything_is_asked() {
         (&["models.0.ability=\"mmlu\""], "the name of one of the tasks"),
         (&["search_share=1.5"], "a share between 0 and 1"),
         (&["search_share=0.99", "limit=4"], "a share that leaves items for both"),
-        (&["task.0.name=\"mt_bench\"", "models.0.ability=\"mt_bench\""], "asks a judge"),
+        (&["task.0.name=\"mt_bench\"", "models.0.ability=\"mt_bench\""], "needs a judge"),
         (&["models.1.model=\"nowhere\""], "nowhere"),
         (&["n_rounds=0"], "at least 1"),
     ] {

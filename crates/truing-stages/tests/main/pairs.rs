@@ -177,7 +177,7 @@ fn rejected_complements_are_written_again_then_corrected_or_given_up() {
 
     let given_up = ["output_dir=c", "max_regenerations=1", "use_corrections=false"];
     let error = run(folder.path(), &given_up, vec![model(3).open()]).unwrap_err().to_string();
-    assert!(error.contains("not one pair was made of 4 prompts: every complement was rejected"), "{error}");
+    assert!(error.contains("no pairs from 4 prompts: every complement was rejected"), "{error}");
     let fates: Vec<FateRow> = lines(&folder.path().join("c/fates.jsonl"));
     assert_eq!(fates.iter().filter(|row| row.fate == Fate::Capped && row.complement.is_none()).count(), 4);
     assert!(!folder.path().join("c/pairs.jsonl").exists());
@@ -190,10 +190,10 @@ fn complements_without_a_verdict_are_counted_and_kept_or_not() {
     let (outcome, fates, pairs) = run(folder.path(), &[], vec![model(1).open(), critic().open()]).unwrap();
     assert_eq!((outcome.summary.fates[&Fate::NoCriticVerdict], pairs.len()), (4, 4));
     assert!(outcome.summary.warnings[0].contains("4 complements have no verdict"), "{:?}", outcome.summary);
-    assert_eq!(fates[0].reason.as_deref(), Some("replies without a verdict in the form asked for"));
+    assert_eq!(fates[0].reason.as_deref(), Some("replies without a verdict in the requested form"));
     let dropped = ["output_dir=b", "keep_unreviewed=false"];
     let error = run(folder.path(), &dropped, vec![model(1).open(), critic().open()]).unwrap_err();
-    assert!(error.to_string().contains("not one pair"), "{error}");
+    assert!(error.to_string().contains("no pairs"), "{error}");
 
     // Without a critic nobody is asked for a verdict.
     let model = model(9);
@@ -237,10 +237,10 @@ fn columns_select_and_without_selection_as_many_are_drawn() {
 fn the_plan_tells_every_call_before_the_first() {
     let folder = folder();
     let (planned, _) = plan(folder.path(), RECIPE, &["max_regenerations=1"]).unwrap();
-    assert_eq!((planned.n_category_calls, planned.n_calls, planned.most_calls), (1, 9, 17));
+    assert_eq!((planned.n_category_calls, planned.n_calls, planned.max_calls), (1, 9, 17));
     let model = model(9);
     run(folder.path(), &["max_regenerations=1"], vec![model.open()]).unwrap();
-    assert_eq!(model.asked().len() as u64, planned.most_calls);
+    assert_eq!(model.asked().len() as u64, planned.max_calls);
     let bytes = model.asked().iter().map(|text| text.len() as u64).sum::<u64>().div_ceil(4);
     let ratio = planned.prompt_tokens as f64 / bytes as f64;
     assert!((0.8..1.25).contains(&ratio), "{} planned, {bytes} asked", planned.prompt_tokens);
@@ -277,7 +277,7 @@ fn a_stopped_run_continues_and_pays_for_nothing_twice() {
 fn models_that_fail_and_bad_recipes_are_told() {
     let folder = folder();
     let error = run(folder.path(), &[], vec![Scripted::fails().open()]).unwrap_err().to_string();
-    assert!(error.contains("not one pair") && error.contains("the server is down"), "{error}");
+    assert!(error.contains("no pairs") && error.contains("the server is down"), "{error}");
     let refused = Scripted::refuses("status 401: no such key");
     let error = run(folder.path(), &["output_dir=b"], vec![refused.open()]).unwrap_err().to_string();
     assert!(error.contains("the model `teacher` refuses every request: status 401: no such key"), "{error}");

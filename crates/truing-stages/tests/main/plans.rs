@@ -49,7 +49,7 @@ fn a_plan_says_everything_that_is_decided() {
     let last = plan.packs_of(steps_an_epoch);
     assert!(last.ends_epoch && last.epochs_done == 1.0);
     assert!(plan.packs_of(steps_an_epoch + 1).epochs_done > 1.0);
-    let names: Vec<String> = plan.rows().into_iter().map(|row| row.name).collect();
+    let names: Vec<String> = plan.table().into_iter().map(|row| row.name).collect();
     for name in
         ["parameters", "gradients", "optimizer", "activations", "head", "peak", "steps", "time of the run"]
     {
@@ -86,13 +86,13 @@ fn what_cannot_work_is_refused_with_the_key_and_what_was_expected() {
         (&["max_length=1"], "`max_length` is 1: expected at least 2 tokens"),
         (&["packs_per_step=0"], "`packs_per_step` is 0: expected at least 1"),
         (&["warmup_ratio=2"], "`warmup_ratio` is 2: expected a share"),
-        (&["eval_fraction=0"], "`eval_steps` is 4: expected something to evaluate on"),
+        (&["eval_fraction=0"], "`eval_steps` is 4: expected evaluation data"),
         (
             &["eval_fraction=0", "keep_best=true"],
             "`keep_best` is true: expected evaluations: `eval_fraction` or `eval_data`",
         ),
         (&["merge_adapter=true"], "`merge_adapter` is true: expected a [lora] table"),
-        (&["layers_per_segment=3"], "a segment of 3 layers is asked for, but the model has 2"),
+        (&["layers_per_segment=3"], "a segment of 3 layers was requested, but the model has 2"),
         (&["max_length=40"], "samples are longer than 40 tokens"),
         (&["memory_gib=0.001"], " MiB are needed for packs of"),
         (&["model_name_or_path=FOLDER/nowhere"], "nowhere"),

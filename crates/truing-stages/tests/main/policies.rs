@@ -139,7 +139,7 @@ fn interrupted_anywhere_and_resumed_draws_the_same_tokens_and_ends_with_the_same
 /// The copy in 8 bits draws other tokens than the policy, says how far it was off, and is made again after a resume.
 #[test]
 fn rollouts_of_8_bits_are_weighted_and_resumed_bit_for_bit() {
-    let overrides = ["rollout_weights=int8", "num_iterations=2", "temperature=1.3", "eval_fraction=0.4"];
+    let overrides = ["rollout_quantization=int8", "num_iterations=2", "temperature=1.3", "eval_fraction=0.4"];
     let straight = folder();
     run(straight.path(), &overrides, Start::Fresh, never).unwrap();
     let expected = everything(straight.path());
@@ -172,13 +172,14 @@ fn rollouts_of_8_bits_are_weighted_and_resumed_bit_for_bit() {
 #[test]
 fn rollouts_of_8_bits_need_the_probabilities_that_they_were_drawn_with() {
     let folder = folder();
-    let overrides = ["rollout_weights=int8", "temperature=1.3", "top_k=5"];
+    let overrides = ["rollout_quantization=int8", "temperature=1.3", "top_k=5"];
     let error = run(folder.path(), &overrides, Start::Fresh, never).unwrap_err().to_string();
-    assert!(error.contains("`rollout_weights`"), "{error}");
+    assert!(error.contains("`rollout_quantization`"), "{error}");
     let error =
         run(folder.path(), &["importance_sampling_cap=0"], Start::Fresh, never).unwrap_err().to_string();
     assert!(error.contains("`importance_sampling_cap`"), "{error}");
-    run(folder.path(), &["rollout_weights=int8", "top_k=5", "max_steps=1"], Start::Fresh, never).unwrap();
+    run(folder.path(), &["rollout_quantization=int8", "top_k=5", "max_steps=1"], Start::Fresh, never)
+        .unwrap();
     assert!(!metrics(folder.path()).is_empty());
 }
 
@@ -251,7 +252,7 @@ fn equal_rewards_leave_the_weights_as_they_are_whatever_the_kl() {
     let variants: [&[&str]; 6] = [
         &[],
         &["kl_gradient=full"],
-        &["kl_reading=in_outcome"],
+        &["kl_in_reward=in_outcome"],
         &["kl_placement=loss", "num_iterations=2"],
         &["kl=k3", "kl_placement=loss", "num_iterations=2"],
         &["lora.rank=4", "kl_gradient=full", "share_prompts=false"],
@@ -495,7 +496,7 @@ fn decay_ratio_is_a_share_of_a_policy_s_updates() {
 #[test]
 fn completions_without_loss_do_not_enter_a_mean_that_the_kl_is_part_of() {
     let folder = folder();
-    let overrides = ["kl_reading=in_outcome", "mask_truncated_completions=true", "max_completion_length=6"];
+    let overrides = ["kl_in_reward=in_outcome", "mask_truncated_completions=true", "max_completion_length=6"];
     run(folder.path(), &overrides, Start::Fresh, never).unwrap();
     let mut n_cut = 0;
     for step in 1..=4 {

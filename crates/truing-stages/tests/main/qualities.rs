@@ -230,7 +230,7 @@ fn a_judge_that_calls_everything_equal_is_named() {
     let (summary, scores) =
         run(folder.path(), RECIPE, vec![Scripted::new(|_| Ok(verdicts("C"))).open()]).unwrap();
     let n = summary.judges[0].n_verdicts;
-    let expected = format!("one does not separate the prompts: {n} of {n} verdicts are draws");
+    let expected = format!("one does not separate the prompts: {n} of {n} verdicts are ties");
     assert_eq!((n, &summary.warnings[0]), (27 * 4, &expected));
     assert!(
         scores
@@ -268,7 +268,7 @@ fn a_judge_that_likes_what_stands_first_is_named_and_decides_nothing() {
 
 #[test]
 fn judges_that_fail_or_talk_nonsense_are_an_error_that_says_so_and_cost_little() {
-    for (judge, reason, most_calls) in [
+    for (judge, reason, max_calls) in [
         (Scripted::fails(), "the server is down", 5),
         (Scripted::says("lorem ipsum [[Q]]"), "without a verdict", 2 * 2 * 27),
     ] {
@@ -285,7 +285,7 @@ fn judges_that_fail_or_talk_nonsense_are_an_error_that_says_so_and_cost_little()
             text.starts_with("none of 1 judges gave a single verdict") && text.contains(reason),
             "{text}"
         );
-        assert!(judge.asked().len() <= most_calls, "{}", judge.asked().len());
+        assert!(judge.asked().len() <= max_calls, "{}", judge.asked().len());
         assert!(!folder.path().join("scores/scores.jsonl").exists());
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 use crate::setup::{Cpu, SOLO};
-use crate::{classifiers, embeddings, policies, preferences};
+use crate::{classifiers, distillations, embeddings, policies, preferences};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use truing_model::weights::SafetensorsFile;
 use truing_parallel::thread_world;
 use truing_run::rollouts;
 use truing_stages::classifier::ClassifierStage;
+use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
 use truing_stages::grpo::{GrpoConfig, GrpoStage};
@@ -37,6 +38,7 @@ enum Stage {
     Classifier,
     Embed,
     Grpo,
+    Distill,
 }
 
 /// When a rank is stopped: at some event, or never.
@@ -82,6 +84,9 @@ fn work(
             drop(writing);
             let plan = EmbedStage::plan::<Cpu>(config, &inputs, &MACHINE)?;
             EmbedStage::run::<Cpu>(&plan, &inputs, context)?
+        }
+        Stage::Distill => {
+            setup::run_stage::<DistillStage>(training(distillations::RECIPE, "distill")?, context)?
         }
         Stage::Grpo => {
             let config = GrpoConfig::from_toml(policies::RECIPE, &path, &typed)?;
@@ -313,7 +318,8 @@ fn a_policy_on_several_ranks_draws_the_tokens_of_one_and_learns_the_same() {
     // One deviation for the whole batch, and rewards standardised over it.
     let over_batch =
         ["algorithm=reinforce_plus_plus", "shaping.standardise=batch", "shaping.length_penalty=0.1"];
-    let others = ["algorithm=grpo", "rollout_weights=int8", "share_prompts=false", "generation_batch_size=3"];
+    let others =
+        ["algorithm=grpo", "rollout_quantization=int8", "share_prompts=false", "generation_batch_size=3"];
     for (n_ranks, overrides) in
         [(2, &evaluated[..]), (3, &resampled), (2, &over_batch), (2, &others), (4, &["lora.rank=4"])]
     {
@@ -322,6 +328,21 @@ fn a_policy_on_several_ranks_draws_the_tokens_of_one_and_learns_the_same() {
         let [expected, found] = [&alone, &together].map(|folder| drawn(&folder.path().join("run")));
         let tokens = |all: &[Value]| all.iter().map(|one| one["tokens"].clone()).collect::<Vec<_>>();
         assert!(tokens(&expected) == tokens(&found), "{overrides:?}: other tokens");
+        same(&format!("{overrides:?}: rollouts"), &Value::Array(expected), &Value::Array(found));
+    }
+}
+
+/// A completion depends on its prompt and the step alone, and the divergence is a mean over the tokens of all ranks.
+#[test]
+fn a_distillation_on_several_ranks_samples_the_tokens_of_one_and_learns_the_same() {
+    for (n_ranks, overrides) in
+        [(2, &["num_generations=1"][..]), (3, &["num_generations=2", "kl_tokens=student"])]
+    {
+        let overrides: Vec<String> = overrides.iter().map(|one| format!("distillation.{one}")).collect();
+        let overrides: Vec<&str> =
+            overrides.iter().map(String::as_str).chain([STEADY, "max_length=128"]).collect();
+        let [alone, together] = check(n_ranks, Stage::Distill, distillations::folder, &overrides);
+        let [expected, found] = [&alone, &together].map(|folder| drawn(&folder.path().join("run")));
         same(&format!("{overrides:?}: rollouts"), &Value::Array(expected), &Value::Array(found));
     }
 }

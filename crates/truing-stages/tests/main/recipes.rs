@@ -6,6 +6,7 @@ use truing_ask::labels::load_label_set;
 use truing_ask::pas::{CriticCases, GoldenPairs};
 use truing_model::merge::MergeRecipe;
 use truing_stages::classifier::{ClassifierConfig, ClassifierPlan, ClassifierStage};
+use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::evaluate::EvaluateConfig;
@@ -135,6 +136,10 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
         let printed = TrainingConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
         assert_eq!(printed, config);
 
+        if config.distillation.is_some() {
+            assert!(plan_of_distillation(config) > 0, "{}", path.display());
+            continue;
+        }
         if let Some(classifier) = config.classifier.clone() {
             assert!(plan_of_classifier(config, &classifier) > 0, "{}", path.display());
             continue;
@@ -190,14 +195,28 @@ fn the_recipes_of_the_documentation_parse() {
                 StageName::MergeSearch => MergeSearchConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Embed => EmbedTrainConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Grpo => GrpoConfig::from_toml(text, &path, &[]).map(drop),
-                StageName::Classifier | StageName::Sft | StageName::Dpo | StageName::RewardModel => {
-                    TrainingConfig::from_toml(text, &path, &[]).map(drop)
-                }
+                StageName::Classifier
+                | StageName::Sft
+                | StageName::Distill
+                | StageName::Dpo
+                | StageName::RewardModel => TrainingConfig::from_toml(text, &path, &[]).map(drop),
             };
             parsed.unwrap_or_else(|error| panic!("{error}"));
         }
     }
     assert!(n_recipes >= 3, "{n_recipes}");
+}
+
+/// Steps on prompts with the text that the teacher reads.
+fn plan_of_distillation(mut config: TrainingConfig) -> u64 {
+    let folder = setup::folder();
+    config.model_name_or_path = folder.path().join("model").to_string_lossy().into_owned();
+    config.data_dir = folder.path().to_path_buf();
+    let column = config.distillation.as_ref().and_then(|one| one.teacher.privileged_column.clone()).unwrap();
+    let rows = (0..20).map(|i| format!("{{\"prompt\": \"Say {i}.\", \"{column}\": \"Be brief.\"}}\n"));
+    fs::write(folder.path().join("rows.jsonl"), rows.collect::<String>()).unwrap();
+    config.data.iter_mut().for_each(|source| source.path = "rows.jsonl".into());
+    steps_of::<DistillStage>(config).unwrap()
 }
 
 /// Steps on rows that have the recipe's columns.

@@ -317,9 +317,9 @@ fn rows_without_a_quality_come_last_and_are_counted() {
     let report = selections::run_in(folder.path(), &["selection.target_size=6"], Start::Fresh).unwrap();
     let decisions = selections::decisions(folder.path());
     let near = decisions[34].decision.dropped().expect("a row without quality gives way to one with any");
-    assert_eq!((&near.layer, near.stand_in), (&SelectionLayer::NearDuplicate, Some(33)));
+    assert_eq!((&near.layer, near.representative), (&SelectionLayer::NearDuplicate, Some(33)));
     let equal = decisions[0].decision.dropped().expect("of equal texts the better stays, not the first");
-    assert_eq!((&equal.layer, equal.stand_in), (&SelectionLayer::ExactDuplicate, Some(32)));
+    assert_eq!((&equal.layer, equal.representative), (&SelectionLayer::ExactDuplicate, Some(32)));
     assert_ne!(decisions[32].decision.dropped().map(|d| &d.layer), Some(&SelectionLayer::ExactDuplicate));
     assert!(decisions.iter().filter(|row| row.decision == Decision::Kept).count() == 6);
     for text in ["`quality` has no value in 1 of 36 rows", "`task` has no value in 1 of 36 rows"] {

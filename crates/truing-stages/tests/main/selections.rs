@@ -114,16 +114,16 @@ fn every_row_is_kept_or_says_who_stands_for_it() {
     let decisions = decisions(folder.path());
     assert_eq!(decisions.len(), n);
     assert_eq!(layer_of(&decisions[32]), Some(&SelectionLayer::ExactDuplicate));
-    assert_eq!(decisions[32].decision.dropped().unwrap().stand_in, Some(0));
+    assert_eq!(decisions[32].decision.dropped().unwrap().representative, Some(0));
     assert_eq!(layer_of(&decisions[33]), Some(&SelectionLayer::NearDuplicate), "the worse of two near ones");
-    assert_eq!(decisions[33].decision.dropped().unwrap().stand_in, Some(34));
+    assert_eq!(decisions[33].decision.dropped().unwrap().representative, Some(34));
     assert!(matches!(layer_of(&decisions[35]), Some(SelectionLayer::Contaminated { .. })));
     let kept: Vec<&PromptDecision> = decisions.iter().filter(|d| d.decision == Decision::Kept).collect();
     assert_eq!((kept.len(), report.summary.n_kept, report.summary.n_rows), (6, 6, n as u64));
     for dropped in decisions.iter().filter_map(|d| d.decision.dropped()) {
         if let SelectionLayer::Diversity { .. } = dropped.layer {
-            let stand_in = &decisions[dropped.stand_in.unwrap() as usize];
-            assert_eq!(stand_in.decision, Decision::Kept);
+            let representative = &decisions[dropped.representative.unwrap() as usize];
+            assert_eq!(representative.decision, Decision::Kept);
         }
     }
     let n_dropped: u64 = report.summary.layers.iter().map(|layer| layer.n_dropped).sum();
@@ -156,7 +156,7 @@ fn of_exact_duplicates_the_best_stays() {
         let decisions = decisions(folder.path());
         let other = 32 - kept;
         assert_eq!(layer_of(&decisions[other]), Some(&SelectionLayer::ExactDuplicate), "{qualities:?}");
-        assert_eq!(decisions[other].decision.dropped().unwrap().stand_in, Some(kept as u64));
+        assert_eq!(decisions[other].decision.dropped().unwrap().representative, Some(kept as u64));
         assert_ne!(layer_of(&decisions[kept]), Some(&SelectionLayer::ExactDuplicate), "{qualities:?}");
     }
 }

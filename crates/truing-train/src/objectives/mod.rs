@@ -2,6 +2,7 @@
 //! engine's head hands back. One file each; the trainer knows none of them by name.
 
 mod classification;
+mod distillation;
 mod embedding;
 mod policy;
 mod preference;
@@ -9,6 +10,7 @@ mod reward;
 mod sft;
 
 pub use classification::{Classification, ClassificationPack, OutputPart, PartKind, PartTarget, Target};
+pub use distillation::{Distillation, DistillationPack};
 pub use embedding::{
     Embedding, EmbeddingDistance, EmbeddingLoss, TripletGroups, TripletPack, TripletVectors,
 };

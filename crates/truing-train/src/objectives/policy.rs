@@ -1,5 +1,5 @@
 //! The policy's objective: a clipped surrogate on given advantages, KL penalties, and the KL to the original model
-//! on fine-tuning data in place of PTX (report 2.1). What the advantages are is [`crate::credit`]'s business.
+//! on fine-tuning data in place of PTX (report 2.1). What the advantages are is [`crate::advantages`]'s business.
 //!
 //! ```text
 //! rho_t = exp(log pi(o_t) - log pi_old(o_t))          (or one ratio a sequence: GSPO, arXiv 2507.18071)
@@ -14,7 +14,7 @@
 //! divided, both together are the full gradient of the report's Eq. 2. In all other cases they are not the gradient of one
 //! objective: [`Aggregation::SequenceMean`] divides by the completion's own length, which is random;
 //! [`Aggregation::TokenMean`] by the tokens of the step; a division by the group's deviation scales the reward's part, and
-//! with it a KL in the outcome ([`KlReading::InOutcome`](crate::KlReading)), but not the direct part. The sign of the printed
+//! with it a KL in the outcome ([`KlInReward::InOutcome`](crate::KlInReward)), but not the direct part. The sign of the printed
 //! gamma term is that of a penalty.
 //!
 //! Completions that another policy `mu` has drawn (the same weights in 8 bits) carry importance weights, which multiply
@@ -224,7 +224,7 @@ impl Objective for Policy {
             targets: Cow::Owned(pack.batch.targets()),
             temperature: self.temperature,
             excluded: self.excluded.clone(),
-            reference: pack.reference.clone(),
+            reference: pack.reference.clone().map(Into::into),
         }
     }
 

@@ -1,12 +1,12 @@
 //! A policy so small that every group of completions can be counted out: the expectation of the estimated gradient,
-//! made by the credit rules and the policy's objective themselves, against the exact gradient of what is stated.
+//! made by the advantage estimators and the policy's objective themselves, against the exact gradient of what is stated.
 //!
 //! Vocabulary of 3 tokens, completions of 2; a table of logits for each beginning is all there is to learn.
 
 use truing_model::{HeadOutput, HostTopLogProbs, TokenLogProbs};
 use truing_train::{
-    Aggregation, Credit, CreditRule, KlInLoss, KlReading, Objective, Policy, PolicyPack, PolicyPackKind,
-    Scale, ScoredRollout,
+    AdvantageEstimator, AdvantageOptions, Aggregation, KlInLoss, KlInReward, Objective, Policy, PolicyPack,
+    PolicyPackKind, Scale, ScoredRollout,
 };
 use truing_types::{PackedBatch, RowOrigin};
 
@@ -80,15 +80,15 @@ fn expected_kl(table: &[f64]) -> f64 {
     completions().iter().map(|c| probability(table, c) * sum(c)).sum()
 }
 
-/// The negative gradient of the loss of one group, through the credit rule and the objective.
-fn estimate(group: &[[usize; LENGTH]], credit: &Credit, objective: &Policy) -> Vec<f64> {
-    estimate_weighted(group, credit, objective, Vec::new())
+/// The negative gradient of the loss of one group, through the advantage estimator and the objective.
+fn estimate(group: &[[usize; LENGTH]], advantages: &AdvantageOptions, objective: &Policy) -> Vec<f64> {
+    estimate_weighted(group, advantages, objective, Vec::new())
 }
 
 /// The same with importance weights for each token of each completion.
 fn estimate_weighted(
     group: &[[usize; LENGTH]],
-    credit: &Credit,
+    advantages: &AdvantageOptions,
     objective: &Policy,
     importance_weights: Vec<f32>,
 ) -> Vec<f64> {
@@ -101,7 +101,7 @@ fn estimate_weighted(
             n_tokens: LENGTH,
         })
         .collect();
-    let advantages = credit.assign(&[rollouts]).remove(0);
+    let advantages = advantages.assign(&[rollouts]).remove(0);
     let token_states: Vec<(usize, usize)> =
         group.iter().flat_map(|c| states(c).into_iter().zip(c.iter().copied())).collect();
     let of = |table: &[f64]| -> Vec<f32> {
@@ -195,18 +195,19 @@ fn scaled(values: Vec<f64>, factor: f64) -> Vec<f64> {
 
 #[test]
 fn leave_one_out_is_the_gradient_of_the_expected_reward() {
-    let credit = Credit { rule: CreditRule::LeaveOneOut, ..Credit::default() };
+    let advantages =
+        AdvantageOptions { rule: AdvantageEstimator::LeaveOneOut, ..AdvantageOptions::default() };
     for n in [2, 3] {
-        let found = expectation(n, |group| estimate(group, &credit, &summed(KlInLoss::None)));
+        let found = expectation(n, |group| estimate(group, &advantages, &summed(KlInLoss::None)));
         assert_equal(&found, &gradient(expected_reward));
     }
 }
 
 #[test]
 fn the_mean_of_the_group_as_baseline_shrinks_it_by_one_nth() {
-    let credit = Credit { scale: Scale::None, ..Credit::default() };
+    let advantages = AdvantageOptions { scale: Scale::None, ..AdvantageOptions::default() };
     for n in [2, 3] {
-        let found = expectation(n, |group| estimate(group, &credit, &summed(KlInLoss::None)));
+        let found = expectation(n, |group| estimate(group, &advantages, &summed(KlInLoss::None)));
         let shrunk = (n as f64 - 1.0) / n as f64;
         assert_equal(&found, &scaled(gradient(expected_reward), shrunk));
     }
@@ -217,8 +218,8 @@ fn the_mean_of_the_group_as_baseline_shrinks_it_by_one_nth() {
 #[test]
 fn normalised_groups_are_the_stated_estimator() {
     for (scale, divisor) in [(Scale::PopulationDeviation, 3.0), (Scale::SampleDeviation, 2.0)] {
-        let credit = Credit { scale, epsilon: 0.01, ..Credit::default() };
-        let found = expectation(3, |group| estimate(group, &credit, &summed(KlInLoss::None)));
+        let advantages = AdvantageOptions { scale, epsilon: 0.01, ..AdvantageOptions::default() };
+        let found = expectation(3, |group| estimate(group, &advantages, &summed(KlInLoss::None)));
         let table = policy();
         let stated = expectation(3, |group| {
             let rewards: Vec<f64> = group.iter().map(|c| reward(c)).collect();
@@ -243,15 +244,23 @@ fn normalised_groups_are_the_stated_estimator() {
 /// Eq. 2 of the report: KL of later positions through the return, and the exact KL's own gradient at each position.
 #[test]
 fn return_and_direct_gradient_together_are_the_gradient_of_reward_less_kl() {
-    let credit = Credit { rule: CreditRule::LeaveOneOut, kl_coefficient: BETA, ..Credit::default() };
-    let found = expectation(2, |group| estimate(group, &credit, &summed(KlInLoss::Exact(BETA))));
+    let advantages = AdvantageOptions {
+        rule: AdvantageEstimator::LeaveOneOut,
+        kl_coefficient: BETA,
+        ..AdvantageOptions::default()
+    };
+    let found = expectation(2, |group| estimate(group, &advantages, &summed(KlInLoss::Exact(BETA))));
     assert_equal(&found, &gradient(|table| expected_reward(table) - BETA * expected_kl(table)));
 }
 
 #[test]
 fn as_a_number_in_the_reward_alone_the_kl_lacks_just_its_own_gradient() {
-    let credit = Credit { rule: CreditRule::LeaveOneOut, kl_coefficient: BETA, ..Credit::default() };
-    let found = expectation(2, |group| estimate(group, &credit, &summed(KlInLoss::None)));
+    let advantages = AdvantageOptions {
+        rule: AdvantageEstimator::LeaveOneOut,
+        kl_coefficient: BETA,
+        ..AdvantageOptions::default()
+    };
+    let found = expectation(2, |group| estimate(group, &advantages, &summed(KlInLoss::None)));
     let whole = gradient(|table| expected_reward(table) - BETA * expected_kl(table));
     // The gradient of each position's KL where the policy that visits it stands still.
     let visits = policy();
@@ -267,21 +276,22 @@ fn as_a_number_in_the_reward_alone_the_kl_lacks_just_its_own_gradient() {
 /// The other reading: the whole KL is taken off the outcome before the group is centred.
 #[test]
 fn in_the_outcome_the_kl_gives_the_same_return_to_every_token() {
-    let credit = Credit {
-        rule: CreditRule::LeaveOneOut,
+    let advantages = AdvantageOptions {
+        rule: AdvantageEstimator::LeaveOneOut,
         kl_coefficient: BETA,
-        kl_reading: KlReading::InOutcome,
-        ..Credit::default()
+        kl_in_reward: KlInReward::InOutcome,
+        ..AdvantageOptions::default()
     };
-    let found = expectation(2, |group| estimate(group, &credit, &summed(KlInLoss::Exact(BETA))));
+    let found = expectation(2, |group| estimate(group, &advantages, &summed(KlInLoss::Exact(BETA))));
     assert_equal(&found, &gradient(|table| expected_reward(table) - BETA * expected_kl(table)));
 }
 
 /// k3 in the loss pulls along the KL of the other direction, as its documentation says.
 #[test]
 fn k3_in_the_loss_has_the_gradient_of_the_forward_kl() {
-    let credit = Credit { rule: CreditRule::LeaveOneOut, ..Credit::default() };
-    let found = expectation(2, |group| estimate(group, &credit, &summed(KlInLoss::K3(BETA))));
+    let advantages =
+        AdvantageOptions { rule: AdvantageEstimator::LeaveOneOut, ..AdvantageOptions::default() };
+    let found = expectation(2, |group| estimate(group, &advantages, &summed(KlInLoss::K3(BETA))));
     let visits = policy();
     let forward = gradient(|table| {
         let kl = |state: usize| -> f64 {
@@ -315,10 +325,11 @@ fn token_weights(group: &[[usize; LENGTH]], sampler: &[f64]) -> Vec<f32> {
 #[test]
 fn token_weights_of_another_sampler_give_the_first_order_objective() {
     let sampler = sampler(1.0);
-    let credit = Credit { rule: CreditRule::LeaveOneOut, ..Credit::default() };
+    let advantages =
+        AdvantageOptions { rule: AdvantageEstimator::LeaveOneOut, ..AdvantageOptions::default() };
     let objective = summed(KlInLoss::None);
     let found = expectation_under(&sampler, 2, |group| {
-        estimate_weighted(group, &credit, &objective, token_weights(group, &sampler))
+        estimate_weighted(group, &advantages, &objective, token_weights(group, &sampler))
     });
     // sum_t E_{s_t ~ mu} sum_o pi(o | s_t) Q_mu(s_t, o)
     let first_order = gradient(|table| {
@@ -334,7 +345,7 @@ fn token_weights_of_another_sampler_give_the_first_order_objective() {
         (0..VOCAB).map(|a| pi[a].exp() * of_first(a) + mu[a].exp() * of_second(a)).sum()
     });
     assert_equal(&found, &first_order);
-    let unweighted = expectation_under(&sampler, 2, |group| estimate(group, &credit, &objective));
+    let unweighted = expectation_under(&sampler, 2, |group| estimate(group, &advantages, &objective));
     assert!(
         unweighted.iter().zip(&first_order).any(|(a, b)| (a - b).abs() > 0.02),
         "without weights it is not"
@@ -345,7 +356,8 @@ fn token_weights_of_another_sampler_give_the_first_order_objective() {
 /// leave none.
 #[test]
 fn the_bias_of_token_weights_is_of_the_first_order_and_that_of_whole_completions_is_none() {
-    let credit = Credit { rule: CreditRule::LeaveOneOut, ..Credit::default() };
+    let advantages =
+        AdvantageOptions { rule: AdvantageEstimator::LeaveOneOut, ..AdvantageOptions::default() };
     let exact = gradient(expected_reward);
     let bias = |distance: f64, whole: bool| -> Vec<f64> {
         let sampler = sampler(distance);
@@ -354,7 +366,7 @@ fn the_bias_of_token_weights_is_of_the_first_order_and_that_of_whole_completions
             if whole {
                 weights.chunks_mut(LENGTH).for_each(|tokens| tokens.fill(tokens.iter().product()));
             }
-            estimate_weighted(group, &credit, &summed(KlInLoss::None), weights)
+            estimate_weighted(group, &advantages, &summed(KlInLoss::None), weights)
         });
         found.iter().zip(&exact).map(|(found, exact)| found - exact).collect()
     };

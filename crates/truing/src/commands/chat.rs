@@ -193,7 +193,7 @@ fn reply(
                 }
                 FinishReason::EndOfTurn | FinishReason::StopText => {}
             }
-            // The template decides whether earlier thoughts are shown to the model.
+            // The template decides whether earlier reasoning is shown to the model.
             let turn = Message::new(Role::Assistant, reply.text);
             conversation.messages.push(Message { reasoning_content: reply.reasoning, ..turn });
         }

@@ -58,7 +58,7 @@ struct Quick {
     /// Without a recipe: output folder.
     #[arg(long, short, visible_alias = "output_path", value_name = "FOLDER", conflicts_with = "recipe")]
     output: Option<PathBuf>,
-    /// Seeds with which each item is answered; of use where answers are sampled (`--temperature`).
+    /// Seeds with which each item is answered; useful only with sampling (`--temperature`).
     #[arg(long, value_name = "N", conflicts_with = "recipe")]
     seeds: Option<usize>,
     /// Sampling temperature of answers. Default: the benchmark's own.
@@ -107,7 +107,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look for the items of an evaluation in training data, and print the scores without those that it holds.
+    /// Look for the items of an evaluation in training data, and print the scores without the contaminated items.
     #[command(
         after_help = "Example: truing evaluate contamination runs/evaluate --data train.jsonl --data more.jsonl"
     )]
@@ -127,7 +127,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Score the stored answers of an evaluation again, without asking.
+    /// Score the stored answers of an evaluation again, without calling the model.
     #[command(after_help = "Example: truing evaluate rescore recipes/evaluate.toml")]
     Rescore {
         #[command(flatten)]
@@ -207,7 +207,7 @@ impl StageCommand for EvaluateStage {
 
     fn announce(plan: &EvaluatePlan, context: &Context) {
         context.printer.note(plan.summary());
-        for row in plan.rows().iter().filter(|row| row.name.contains("smallest difference")) {
+        for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
             context.printer.note(format_args!("{} {}", row.name, super::plan::amount_text(row.amount)));
         }
     }

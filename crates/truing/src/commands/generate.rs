@@ -78,7 +78,7 @@ impl Prompt {
 struct JsonReply<'a> {
     index: usize,
     text: &'a str,
-    /// The thought before the text.
+    /// The reasoning before the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning: Option<&'a str>,
     finish_reason: FinishReason,

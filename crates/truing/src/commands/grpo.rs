@@ -15,7 +15,7 @@ use crate::printer::clean_path;
 impl StageCommand for GrpoStage {
     fn plan_json(plan: &GrpoPlan) -> Value {
         let rows: Map<String, Value> =
-            plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+            plan.table().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
         json!({ "fits": true, "peak_bytes": plan.peak_bytes(), "rows": rows })
     }
 

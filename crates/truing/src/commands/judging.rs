@@ -15,7 +15,7 @@ pub(crate) const STOPPED: &str = "stopped; run the same command to continue; all
 /// Says how many tokens the judges read and write.
 pub(crate) fn announce_tokens(prompt_tokens: u64, completion_tokens: u64, context: &Context) {
     context.printer.note(format_args!(
-        "about {prompt_tokens} tokens of prompts and at most {completion_tokens} of replies, less what is in the cache"
+        "about {prompt_tokens} tokens of prompts and at most {completion_tokens} of replies, minus cached replies"
     ));
 }
 

@@ -309,7 +309,7 @@ fn show_report(report: &MergeReport, output: &Path, context: &Context) -> anyhow
         context.printer.line(format!("kept of {}: {}", kept.model.display(), percent(kept.share)))?;
     }
     if let Some(share) = summary.sign_conflicts {
-        context.printer.line(format!("sign conflicts: {} of the places with an entry", percent(share)))?;
+        context.printer.line(format!("sign conflicts: {} of nonzero entries", percent(share)))?;
     }
     Ok(context.printer.line(format!(
         "merged model  {}  ({})",

@@ -23,12 +23,12 @@ const N_CANDIDATES: usize = 8;
 
 impl StageCommand for MergeSearchStage {
     const STOPPING: &'static str = "stopping: all answers are kept; run the same command to continue";
-    const STOPPED: &'static str = "stopped; run the same command to continue; no answer is asked for twice";
+    const STOPPED: &'static str = "stopped; run the same command to continue; stored answers are reused";
     const TRAINS: bool = false;
 
     fn announce(plan: &Self::Plan, context: &Context) {
         context.printer.note(plan.summary());
-        for row in plan.rows().iter().filter(|row| row.name.contains("smallest difference")) {
+        for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
             context.printer.note(format_args!("{} {}", row.name, super::plan::amount_text(row.amount)));
         }
     }
@@ -63,7 +63,7 @@ impl StageCommand for MergeSearchStage {
             printer.line(format_args!("{n_more} more candidates are in {RECORD}"))?;
         }
         printer.line("")?;
-        printer.line(printer.styled(Style::Bold, "items kept apart"))?;
+        printer.line(printer.styled(Style::Bold, "held-out items"))?;
         print_rows(&record.confirm, record, context)?;
         printer.line("")?;
         for confirmation in &record.confirmations {

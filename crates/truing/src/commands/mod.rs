@@ -20,7 +20,6 @@ mod output;
 mod pas;
 mod pas_serve;
 mod plan;
-mod prove;
 mod quality;
 mod quickstart;
 mod report;
@@ -33,8 +32,10 @@ mod serve;
 pub(crate) mod stage;
 mod stages;
 mod training;
+mod verify;
 
 use clap::Subcommand;
+use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::grpo::GrpoStage;
 use truing_stages::select::SelectStage;
@@ -60,6 +61,11 @@ pub(crate) enum Command {
     /// Train on preferences without a reward model (DPO, IPO, SimPO, ORPO, KTO and others).
     #[command(after_help = "Example: truing dpo recipes/dpo.toml --set preference.beta=0.05")]
     Dpo(stage::Arguments),
+    /// Distil a teacher into a model on the model's own completions: a larger model, or the model itself with a privileged prompt.
+    #[command(
+        after_help = "Examples:\n  truing distill recipes/distill.toml --plan\n  truing distill recipes/distill.toml --set distillation.divergence=forward_kl"
+    )]
+    Distill(stage::Arguments),
     /// Train, apply or evaluate a reward model.
     #[command(subcommand)]
     Reward(reward::Command),
@@ -86,7 +92,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing merge recipes/merge.toml --plan\n  truing merge mergekit.yaml --output runs/merged\n  truing merge search recipes/merge_search.toml --plan"
     )]
     Merge(merge::Arguments),
-    /// Show the rollouts of a GRPO run: completions, rewards, advantages.
+    /// Show the rollouts of a GRPO or distillation run: completions, rewards, advantages.
     #[command(after_help = "Example: truing rollouts runs/grpo_ifeval")]
     Rollouts(rollouts::Arguments),
     /// Apply the rewards of a GRPO recipe (verifiers, a reward model, a judge) to given responses.
@@ -109,8 +115,8 @@ pub(crate) enum Command {
     #[command(after_help = "Example: truing plan recipes/tiny.toml --set memory_gib=4")]
     Plan(plan::Arguments),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
-    #[command(after_help = "Example: truing prove --data quickstart/train.jsonl")]
-    Prove(prove::Arguments),
+    #[command(visible_alias = "prove", after_help = "Example: truing verify --data quickstart/train.jsonl")]
+    Verify(verify::Arguments),
     /// Inspect a conversation, a dataset or a model.
     #[command(
         after_help = "Examples:\n  truing inspect data --data quickstart/train.jsonl\n  truing inspect conversation --data quickstart/train.jsonl\n  truing inspect model runs/tiny/model"
@@ -157,6 +163,7 @@ impl Command {
             Self::Quickstart(arguments) => quickstart::run(arguments, context),
             Self::Run(arguments) => stages::run(arguments, context),
             Self::Sft(arguments) => stage::run::<SftStage>(arguments, context),
+            Self::Distill(arguments) => stage::run::<DistillStage>(arguments, context),
             Self::Dpo(arguments) => stage::run::<DpoStage>(arguments, context),
             Self::Reward(command) => reward::run(command, context),
             Self::Grpo(arguments) => stage::run::<GrpoStage>(arguments, context),
@@ -170,7 +177,7 @@ impl Command {
             Self::Pas(command) => pas::run(command, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
-            Self::Prove(arguments) => prove::run(arguments, context),
+            Self::Verify(arguments) => verify::run(arguments, context),
             Self::Inspect(arguments) => inspect::run(arguments, context),
             Self::Chat(arguments) => chat::run(arguments, context),
             Self::Generate(arguments) => generate::run(arguments, context),

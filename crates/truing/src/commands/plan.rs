@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 pub(super) fn print(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()> {
     let printer = &context.printer;
     let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
-    for row in plan.rows() {
+    for row in plan.table() {
         table.row([row.name.clone(), amount_text(row.amount)]);
     }
     for line in table.lines() {
@@ -80,7 +80,7 @@ pub(super) fn print(plan: &TrainingPlan, context: &Context) -> anyhow::Result<()
 /// The same as one JSON object.
 pub(super) fn to_json(plan: &TrainingPlan) -> Value {
     let rows: serde_json::Map<String, Value> =
-        plan.rows().into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
+        plan.table().into_iter().map(|row| (row.name, amount_json(row.amount))).collect();
     let ways: Vec<Value> = plan
         .by_layers_per_segment()
         .iter()
@@ -97,7 +97,7 @@ pub(super) fn to_json(plan: &TrainingPlan) -> Value {
     json!({
         "fits": true,
         "layers_per_segment": plan.memory.chosen.segments.layers_per_segment,
-        "peak_bytes": plan.memory.chosen.peak_bytes,
+        "peak_bytes": plan.peak_bytes(),
         "budget_bytes": plan.memory.budget_bytes,
         "n_steps": plan.n_steps,
         "reason": plan.summary(),

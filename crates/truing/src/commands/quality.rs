@@ -75,7 +75,7 @@ fn print(summary: &Summary, context: &Context) -> anyhow::Result<()> {
         ("judge", Align::Left),
         ("verdicts", Align::Right),
         ("without", Align::Right),
-        ("draws", Align::Right),
+        ("ties", Align::Right),
         ("same when swapped", Align::Right),
         ("for the first", Align::Right),
     ]);

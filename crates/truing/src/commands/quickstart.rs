@@ -216,7 +216,7 @@ fn gains(evaluations: &[Evaluation]) -> Table {
 fn open_answers(evaluations: &[Evaluation], printer: &Printer) -> anyhow::Result<()> {
     let [before, .., after] = evaluations else { return Ok(()) };
     let Some(question) = before.open_answers.first() else { return Ok(()) };
-    printer.line(format_args!("asked: {}", question.prompt))?;
+    printer.line(format_args!("prompt: {}", question.prompt))?;
     for evaluation in [before, after] {
         if let Some(answer) = evaluation.open_answers.iter().find(|answer| answer.id == question.id) {
             printer.line(format_args!("  {}: {}", evaluation.label, one_line(&answer.answer, N_SHOWN)))?;

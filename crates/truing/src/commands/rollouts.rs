@@ -1,4 +1,4 @@
-//! `truing rollouts`: the completions that a policy run learnt from, as a table or one in full.
+//! `truing rollouts`: the completions that a policy run was trained on, as a table or one in full.
 
 use std::path::PathBuf;
 

@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
     /// Completions that are decoded at the same time.
     #[arg(long, value_name = "N", default_value_t = 32)]
     max_num_seqs: usize,
-    /// Requests that wait for a place; more are refused with status 429.
+    /// Most requests waiting in the queue; more are refused with status 429.
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_queue: usize,
     /// Tokens of prompts that are kept for prompts with the same beginning, per model; 0 keeps none.

@@ -78,7 +78,7 @@ pub(crate) trait StageCommand: Stage {
     /// Prints a plan.
     fn print_plan(plan: &Self::Plan, context: &Context) -> anyhow::Result<()> {
         let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
-        for row in plan.rows() {
+        for row in plan.table() {
             table.row([row.name, plan::amount_text(row.amount)]);
         }
         for line in table.lines() {
@@ -91,7 +91,7 @@ pub(crate) trait StageCommand: Stage {
     /// A plan as one JSON object.
     fn plan_json(plan: &Self::Plan) -> Value {
         let rows: Map<String, Value> =
-            plan.rows().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+            plan.table().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
         json!({ "fits": true, "rows": rows })
     }
 

@@ -1,6 +1,7 @@
 //! All stages as this program runs them, by the `stage` of a recipe; and `truing run`, which runs a recipe of any.
 
 use truing_stages::classifier::ClassifierStage;
+use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
 use truing_stages::evaluate::EvaluateStage;
@@ -44,6 +45,7 @@ const STAGES: [StageEntry; truing_types::STAGES.len()] = [
     entry::<QualityStage>(),
     entry::<GrpoStage>(),
     entry::<ClassifierStage>(),
+    entry::<DistillStage>(),
     entry::<DpoStage>(),
     entry::<RewardModelStage>(),
     entry::<SftStage>(),

@@ -1,9 +1,10 @@
-//! `truing sft`, `truing dpo` and `truing reward train`: the stages that train on fixed samples, which plan, print and end
-//! alike.
+//! `truing sft`, `truing dpo`, `truing distill` and `truing reward train`: the stages that share one training run, which plan,
+//! print and end alike.
 
 use std::path::Path;
 
 use serde_json::Value;
+use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::sft::SftStage;
@@ -20,6 +21,7 @@ pub(crate) trait TrainingStage: Stage<Plan = TrainingPlan, Outcome = TrainedMode
 
 impl TrainingStage for SftStage {}
 impl TrainingStage for DpoStage {}
+impl TrainingStage for DistillStage {}
 impl TrainingStage for RewardModelStage {}
 
 impl<S: TrainingStage> StageCommand for S {

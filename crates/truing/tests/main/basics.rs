@@ -12,7 +12,7 @@ fn help_goes_to_stdout_and_names_every_command() {
     let home = tempfile::tempdir().unwrap();
     let help = run(home.path(), ["--help"]).expect_status(0);
     for command in
-        ["quickstart", "sft", "label", "plan", "prove", "inspect", "chat", "generate", "doctor", "report"]
+        ["quickstart", "sft", "label", "plan", "verify", "inspect", "chat", "generate", "doctor", "report"]
     {
         assert!(help.stdout.contains(&format!("  {command}")), "{}", help.stdout);
         let own = run(home.path(), [command, "--help"]).expect_status(0);

@@ -330,9 +330,9 @@ fn every_claim_is_proved_on_a_tiny_model() {
     let (model, data) = (workshop.path("model"), workshop.path("songs.jsonl"));
     let arguments = ["prove", "--json", "--model", model.to_str().unwrap(), "--data", data.to_str().unwrap()];
     let finished = run(workshop.home(), arguments).expect_status(0);
-    let proofs: Value = serde_json::from_str(&finished.stdout).unwrap();
-    assert_eq!(proofs["all_hold"], true);
-    assert!(proofs["proofs"].as_array().unwrap().len() >= 4);
+    let checks: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(checks["all_hold"], true);
+    assert!(checks["checks"].as_array().unwrap().len() >= 4);
     let one_row = workshop.path("one.jsonl");
     fs::write(&one_row, fs::read_to_string(&data).unwrap().lines().next().unwrap()).unwrap();
     let arguments = ["prove", "--model", model.to_str().unwrap(), "--data", one_row.to_str().unwrap()];

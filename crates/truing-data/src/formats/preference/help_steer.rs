@@ -87,7 +87,7 @@ impl Iterator for Grouped {
             responses.push(response);
         }
         let object = if responses.len() < 2 {
-            let kind = RowErrorKind::BadValue("asked in this row only".to_owned());
+            let kind = RowErrorKind::BadValue("in this row only".to_owned());
             Err(RowProblem::new("prompt", kind, "two or more rows in a row with the same prompt"))
         } else {
             let mut object = Map::new();

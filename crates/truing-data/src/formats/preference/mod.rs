@@ -126,7 +126,7 @@ fn ranked_row(
     let field = candidates.first().map(|c| c.field.clone()).unwrap_or_default();
     let says_nothing = |c: &Candidate| c.turns.iter().all(turns::is_blank);
     if candidates.iter().all(says_nothing) {
-        return Err(RowProblem::new(field, RowErrorKind::Empty, "a response that says something"));
+        return Err(RowProblem::new(field, RowErrorKind::Empty, "a non-empty response"));
     }
     let fields: Vec<String> = candidates.iter().map(|candidate| candidate.field.clone()).collect();
     let mut sides = Vec::with_capacity(candidates.len());
@@ -149,7 +149,7 @@ fn ranked_row(
         let is_preferred_and_blank =
             |i: &usize| ranks[*i] < worst && responses[*i].iter().any(turns::is_blank_and_learnt);
         if let Some(i) = (0..ranks.len()).find(is_preferred_and_blank) {
-            let expected = "a response that says something, as it is preferred to another";
+            let expected = "a non-empty response, since it is preferred to another";
             return Err(RowProblem::new(&fields[i], RowErrorKind::Empty, expected));
         }
     }

@@ -86,7 +86,7 @@ fn checked(
     match messages.last() {
         None => Err(RowProblem::new(field, RowErrorKind::Empty, "at least one turn")),
         Some(last) if last.role == Role::User && is_blank_text(&last.content) => {
-            Err(RowProblem::new(field, RowErrorKind::Empty, "what is asked"))
+            Err(RowProblem::new(field, RowErrorKind::Empty, "a non-empty prompt"))
         }
         Some(_) => Ok(Some(GivenPrompt { messages, field, is_conversation })),
     }

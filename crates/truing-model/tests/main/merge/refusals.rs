@@ -41,11 +41,11 @@ fn recipes_that_cannot_be_meant_are_refused_before_a_model_is_looked_for() {
         (with(json!({"method": "linear", "slices": [{"sources": []}]})), "both `models` and `slices`"),
         (
             with(json!({"method": "linear", "parameters": {"lambda": 0.5}})),
-            "parameters: `lambda` is no setting of `linear`; it has `weight`, `normalize`",
+            "parameters: unknown setting `lambda` for method `linear`; known settings: `weight`, `normalize`",
         ),
         (
             json!({"method": "linear", "models": [{"model": "a", "parameters": {"density": 0.5}}]}),
-            "models.0 (a): `density` is no setting of `linear`",
+            "models.0 (a): unknown setting `density` for method `linear`",
         ),
         (
             json!({"method": "ties", "base_model": "base", "models": [{"model": "a", "parameters": {"lambda": 0.5}}]}),
@@ -55,7 +55,7 @@ fn recipes_that_cannot_be_meant_are_refused_before_a_model_is_looked_for() {
             with(
                 json!({"method": "ties", "base_model": "base", "parameters": {"rescale": "keep_probability"}}),
             ),
-            "`rescale` is \"keep_probability\", and `ties` keeps no entry by chance",
+            "`rescale` is \"keep_probability\", and `ties` does not drop entries at random",
         ),
         (
             json!({"method": "linear", "slices": [{"sources": [{"model": "a", "layer_range": [2, 2]}]}]}),
@@ -140,10 +140,7 @@ fn values_are_checked_for_every_tensor() {
         json!({"method": "linear", "models": [
         {"model": "a", "parameters": {"weight": {"filter": "self_atn", "value": 1}}}]}),
     );
-    assert!(
-        filter.ends_with("the filter `self_atn` is in no tensor's name (nearest: `self_attn`)"),
-        "{filter}"
-    );
+    assert!(filter.ends_with("filter `self_atn` matches no tensor (nearest: `self_attn`)"), "{filter}");
 }
 
 #[test]
@@ -294,9 +291,9 @@ fn what_mergekit_ignores_is_a_remark() {
     .unwrap();
     let remarks = plan.remarks.join("\n");
     for expected in [
-        "parameters: `lambda` is no setting of `linear` and is ignored",
-        "parameters: `row_wise` is no setting of `linear` and is ignored",
-        "the filter `lm_head` is in no tensor's name",
+        "parameters: unknown setting `lambda` for method `linear`; ignored",
+        "parameters: unknown setting `row_wise` for method `linear`; ignored",
+        "filter `lm_head` matches no tensor",
     ] {
         assert!(remarks.contains(expected), "{remarks}");
     }

@@ -86,7 +86,7 @@ pub struct Code {
 const PROGRAM: &str = concat!(include_str!("codec.py"), include_str!("program.py"));
 const TESTS: &str = concat!(include_str!("codec.py"), include_str!("tests.py"));
 /// What the tests' process has to say always fits.
-const LEAST_OUTPUT_BYTES: usize = 8 << 10;
+const MIN_OUTPUT_BYTES: usize = 8 << 10;
 
 /// What the tests' process says.
 #[derive(Deserialize)]
@@ -116,7 +116,7 @@ impl Code {
                 return Err(RewardError::BadSetting { reward: "code", key, reason });
             }
         }
-        let output_bytes = limits.output_bytes.max(LEAST_OUTPUT_BYTES);
+        let output_bytes = limits.output_bytes.max(MIN_OUTPUT_BYTES);
         let mut launcher = Launcher::new(program, Limits { output_bytes, ..limits.clone() });
         launcher.allow_unsandboxed = config.allow_unsandboxed;
         Ok(Self { config, launcher, python: None })
@@ -246,10 +246,10 @@ fn is_script(path: &Path) -> bool {
 /// What an interpreter has to read to start: the folder above its own, at each link that leads to it, and that of the
 /// interpreter that its virtual environment is made from.
 fn prefixes(interpreter: &Path) -> Vec<PathBuf> {
-    const MOST_LINKS: usize = 16;
+    const MAX_LINKS: usize = 16;
     let mut found: Vec<PathBuf> = Vec::new();
     let mut path = interpreter.to_path_buf();
-    for _ in 0..MOST_LINKS {
+    for _ in 0..MAX_LINKS {
         let prefix = path.parent().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
         let made_from = std::fs::read_to_string(prefix.join("pyvenv.cfg")).unwrap_or_default();
         let homes = made_from.lines().filter_map(|line| line.split_once('='));

@@ -227,7 +227,9 @@ impl Rule {
             "title" => Self::Title,
             "response_language" => {
                 let language = language::find(settings.text("language")?);
-                Self::Language(language.ok_or_else(|| settings.bad("language", "one that can be told"))?)
+                Self::Language(
+                    language.ok_or_else(|| settings.bad("language", "a language that can be detected"))?,
+                )
             }
             "end_checker" => {
                 let phrase = settings.text("end_phrase")?;

@@ -309,8 +309,8 @@ pub(crate) fn check(config: &EmbedTrainConfig) -> Result<(), StageError> {
 }
 
 impl StagePlan for EmbedTrainPlan {
-    fn rows(&self) -> Vec<PlanRow> {
-        self.run.rows()
+    fn table(&self) -> Vec<PlanRow> {
+        self.run.table()
     }
 
     fn summary(&self) -> String {

@@ -81,13 +81,13 @@ struct Token {
 /// How a token is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Read, not learnt.
+    /// Read, not trained on.
     Plain,
     /// Learnt.
     Loss,
     /// A special token that is read.
     Special,
-    /// A special token that is learnt.
+    /// A special token that is trained on.
     SpecialLoss,
 }
 

@@ -1,4 +1,4 @@
-//! The user's own proof, on their model and their data, of what a trainer silently gets wrong elsewhere:
+//! The user's own check, on their model and their data, of what a trainer silently gets wrong elsewhere:
 //! (a) sequences of a pack cannot see each other, (b) a pack gives the loss and the gradients of its sequences
 //! one by one, (c) activation checkpointing changes no gradient, (d) nor does the way a step is cut into
 //! micro-batches.
@@ -16,11 +16,11 @@ const GRADIENT_TOLERANCE: f64 = 1e-4;
 /// The same for the loss.
 const LOSS_TOLERANCE: f64 = 1e-5;
 
-/// A proof that could not be carried out; a proof that failed is a [`Proof`].
+/// A check that could not be carried out; a check that failed is a [`Check`].
 #[derive(Debug, thiserror::Error)]
-pub enum ProveError {
+pub enum VerifyError {
     /// One sequence cannot be packed with another.
-    #[error("a proof needs at least two sequences of two tokens or more with loss, found {found}")]
+    #[error("a check needs at least two sequences of two tokens or more with loss, found {found}")]
     TooFewSequences {
         /// Sequences that would do.
         found: usize,
@@ -38,7 +38,7 @@ pub enum ProveError {
 
 /// One claim and what was found.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Proof {
+pub struct Check {
     /// What is claimed.
     pub claim: String,
     /// How it was tried.
@@ -53,7 +53,7 @@ pub struct Proof {
     pub tolerance: f64,
 }
 
-impl Proof {
+impl Check {
     /// Whether the claim holds. A deviation that is not a number does not.
     #[must_use]
     pub fn holds(&self) -> bool {
@@ -61,28 +61,28 @@ impl Proof {
     }
 }
 
-/// Carries out all four proofs on one pack of `samples` (at least two; as many as memory allows).
+/// Carries out all four checks on one pack of `samples` (at least two; as many as memory allows).
 ///
 /// # Errors
 /// When there are too few samples or the engine fails.
-pub fn prove<E: Engine>(
+pub fn verify<E: Engine>(
     engine: &mut E,
     samples: &[TokenizedSample],
     communicator: &dyn Communicator,
     events: &mut dyn EventSink,
-) -> Result<Vec<Proof>, ProveError> {
+) -> Result<Vec<Check>, VerifyError> {
     let samples: Vec<&TokenizedSample> =
         samples.iter().filter(|sample| sample.tokens.len() > 1 && sample.loss_weight() > 0.0).collect();
     if samples.len() < 2 {
-        return Err(ProveError::TooFewSequences { found: samples.len() });
+        return Err(VerifyError::TooFewSequences { found: samples.len() });
     }
-    let mut proofs = Vec::new();
+    let mut checks = Vec::new();
     let phase = |name: &str, events: &mut dyn EventSink| {
         events.emit(Event::PhaseStarted { phase: name.to_owned(), total: None });
     };
 
     phase("isolation of packed sequences", events);
-    proofs.push(isolation(engine, &samples)?);
+    checks.push(isolation(engine, &samples)?);
     events.emit(Event::PhaseFinished);
 
     phase("gradients of the pack", events);
@@ -96,7 +96,7 @@ pub fn prove<E: Engine>(
     let singles = packs_of(&samples, 1)?;
     let deviation = reference.compare(engine, &whole, &singles, communicator)?;
     let trial = format!("{} sequences, together and one by one", samples.len());
-    proofs.extend(deviation.proofs("packed equals unpacked", &trial));
+    checks.extend(deviation.checks("packed equals unpacked", &trial));
     events.emit(Event::PhaseFinished);
 
     for layers_per_segment in layers_per_segment_to_try(n_layers) {
@@ -104,8 +104,8 @@ pub fn prove<E: Engine>(
         let plan = SegmentPlan::checkpoint(n_layers, layers_per_segment);
         let deviation = reference.compare(engine, &plan, &pack, communicator)?;
         let trial = format!("segments of {layers_per_segment} of {n_layers} layers against none");
-        proofs
-            .extend(deviation.proofs("gradients do not depend on the number of layers per segment", &trial));
+        checks
+            .extend(deviation.checks("gradients do not depend on the number of layers per segment", &trial));
         events.emit(Event::PhaseFinished);
     }
 
@@ -116,10 +116,10 @@ pub fn prove<E: Engine>(
         phase(&format!("gradients in {} micro-batches", packs.len()), events);
         let deviation = reference.compare(engine, &whole, &packs, communicator)?;
         let trial = format!("{} micro-batches against one", packs.len());
-        proofs.extend(deviation.proofs("gradients do not depend on micro-batches", &trial));
+        checks.extend(deviation.checks("gradients do not depend on micro-batches", &trial));
         events.emit(Event::PhaseFinished);
     }
-    Ok(proofs)
+    Ok(checks)
 }
 
 /// One layer a segment, the least memory by the report's formula for Llama's kind of layer, and a k that does
@@ -138,7 +138,7 @@ fn packs_of(samples: &[&TokenizedSample], size: usize) -> Result<Vec<PackedBatch
 }
 
 /// (a) Every token of one sequence is replaced; the logits of all others must keep every bit.
-fn isolation<E: Engine>(engine: &mut E, samples: &[&TokenizedSample]) -> Result<Proof, ProveError> {
+fn isolation<E: Engine>(engine: &mut E, samples: &[&TokenizedSample]) -> Result<Check, VerifyError> {
     const ROWS_AT_ONCE: usize = 64;
     let vocab_size = engine.spec().vocab_size();
     let original = PackedBatch::from_samples(samples.iter().copied())?;
@@ -179,10 +179,10 @@ fn isolation<E: Engine>(engine: &mut E, samples: &[&TokenizedSample]) -> Result<
             }
         }
     }
-    Ok(Proof {
+    Ok(Check {
         claim: "packed sequences are isolated".into(),
         trial: format!(
-            "{} of {} sequences changed in turn, {n_logits} logits of the others compared bit by bit",
+            "{} of {} sequences perturbed one at a time, {n_logits} logits of the others compared bit by bit",
             perturbed_sequences.len(),
             samples.len()
         ),
@@ -221,7 +221,7 @@ impl Reference {
         plan: &SegmentPlan,
         packs: &[PackedBatch],
         communicator: &dyn Communicator,
-    ) -> Result<Self, ProveError> {
+    ) -> Result<Self, VerifyError> {
         let measures = gradients_of(engine, plan, packs, communicator)?;
         let norm = engine.gradient_norm()?;
         let trainable = engine.trainable();
@@ -248,7 +248,7 @@ impl Reference {
         plan: &SegmentPlan,
         packs: &[PackedBatch],
         communicator: &dyn Communicator,
-    ) -> Result<Deviation, ProveError> {
+    ) -> Result<Deviation, VerifyError> {
         let measures = gradients_of(engine, plan, packs, communicator)?;
         let mut largest = (0.0, String::from("no bit differs"));
         for (idx, parameter) in engine.parameters().iter().enumerate() {
@@ -274,8 +274,8 @@ impl Reference {
 }
 
 impl Deviation {
-    fn proofs(self, claim: &str, trial: &str) -> [Proof; 2] {
-        let proof = |quantity, largest_deviation, place, tolerance| Proof {
+    fn checks(self, claim: &str, trial: &str) -> [Check; 2] {
+        let check = |quantity, largest_deviation, place, tolerance| Check {
             claim: claim.to_owned(),
             trial: trial.to_owned(),
             quantity,
@@ -284,8 +284,8 @@ impl Deviation {
             tolerance,
         };
         [
-            proof("loss", self.loss, "the whole pack".into(), LOSS_TOLERANCE),
-            proof("gradient", self.gradient, self.parameter, GRADIENT_TOLERANCE),
+            check("loss", self.loss, "the whole pack".into(), LOSS_TOLERANCE),
+            check("gradient", self.gradient, self.parameter, GRADIENT_TOLERANCE),
         ]
     }
 }

@@ -1,9 +1,9 @@
-//! Credit: from the rewards of a group of completions to an advantage for every token. One file a rule; the trainer
+//! AdvantageOptions: from the rewards of a group of completions to an advantage for every token. One file a rule; the trainer
 //! knows none of them by name.
 //!
 //! A completion without a reward takes no part: the group is judged by its scored members, and has no advantages
 //! where fewer than two remain. Where all rewards are equal the outcome's part is exactly 0: equality is compared,
-//! rounding is not divided by an epsilon. KL that is part of the outcome ([`KlReading::InOutcome`]) is then centred and not
+//! rounding is not divided by an epsilon. KL that is part of the outcome ([`KlInReward::InOutcome`]) is then centred and not
 //! divided.
 
 mod group_normalised;
@@ -13,7 +13,7 @@ mod normalised_over_batch;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One completion as credit sees it.
+/// One completion as an advantage estimator sees it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ScoredRollout {
     /// Its reward; `None` when unscored.
@@ -30,7 +30,7 @@ pub type Advantages = Vec<Option<Vec<f32>>>;
 /// The rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum CreditRule {
+pub enum AdvantageEstimator {
     /// Reward minus the mean of the group (GRPO, arXiv 2402.03300; with `scale_rewards = "none"` Dr. GRPO, 2503.20783).
     #[default]
     GroupNormalised,
@@ -58,7 +58,7 @@ pub enum Scale {
 /// How the KL divergence enters the token-level reward (`method`: "KL kept in the token-level reward").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum KlReading {
+pub enum KlInReward {
     /// Each token has the reward `-beta kl_t`, the last one also the normalised outcome. The advantage of a token is
     /// the sum from there to the end.
     #[default]
@@ -70,9 +70,9 @@ pub enum KlReading {
 /// All of it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Credit {
+pub struct AdvantageOptions {
     /// The rule.
-    pub rule: CreditRule,
+    pub rule: AdvantageEstimator,
     /// The divisor of the group's centred rewards.
     pub scale: Scale,
     /// Added to the deviation.
@@ -80,22 +80,22 @@ pub struct Credit {
     /// Weight of the KL in the reward (beta); 0 for none.
     pub kl_coefficient: f64,
     /// How it enters.
-    pub kl_reading: KlReading,
+    pub kl_in_reward: KlInReward,
 }
 
-impl Default for Credit {
+impl Default for AdvantageOptions {
     fn default() -> Self {
         Self {
-            rule: CreditRule::default(),
+            rule: AdvantageEstimator::default(),
             scale: Scale::default(),
             epsilon: 1e-4,
             kl_coefficient: 0.0,
-            kl_reading: KlReading::default(),
+            kl_in_reward: KlInReward::default(),
         }
     }
 }
 
-impl Credit {
+impl AdvantageOptions {
     /// The advantages of all groups of a step.
     #[must_use]
     pub fn assign(&self, groups: &[Vec<ScoredRollout>]) -> Vec<Advantages> {
@@ -108,15 +108,17 @@ impl Credit {
             .map(|group| are_equal(&group.iter().filter_map(|rollout| rollout.reward).collect::<Vec<_>>()))
             .collect();
         let normalised = match self.rule {
-            CreditRule::GroupNormalised => {
+            AdvantageEstimator::GroupNormalised => {
                 let of_group = |(group, &is_equal): (&Vec<Option<f64>>, &bool)| {
                     let scale = if is_equal { Scale::None } else { self.scale };
                     group_normalised::normalise(group, scale, self.epsilon)
                 };
                 outcomes.iter().zip(&is_equal).map(of_group).collect()
             }
-            CreditRule::LeaveOneOut => outcomes.iter().map(|group| leave_one_out::centre(group)).collect(),
-            CreditRule::NormalisedOverBatch => {
+            AdvantageEstimator::LeaveOneOut => {
+                outcomes.iter().map(|group| leave_one_out::centre(group)).collect()
+            }
+            AdvantageEstimator::NormalisedOverBatch => {
                 normalised_over_batch::normalise(&outcomes, &is_equal, self.epsilon)
             }
         };
@@ -134,9 +136,9 @@ impl Credit {
     /// The number that is normalised over the group.
     fn outcome(&self, rollout: &ScoredRollout) -> Option<f64> {
         let reward = rollout.reward?;
-        Some(match self.kl_reading {
-            KlReading::ReturnToGo => reward,
-            KlReading::InOutcome => {
+        Some(match self.kl_in_reward {
+            KlInReward::ReturnToGo => reward,
+            KlInReward::InOutcome => {
                 reward - self.kl_coefficient * rollout.kl.iter().map(|&kl| f64::from(kl)).sum::<f64>()
             }
         })
@@ -145,7 +147,7 @@ impl Credit {
     /// From one number to one for each token.
     fn spread(&self, rollout: &ScoredRollout, outcome: f64) -> Vec<f32> {
         let mut advantages = vec![outcome as f32; rollout.n_tokens];
-        if self.kl_reading == KlReading::ReturnToGo && self.kl_coefficient != 0.0 {
+        if self.kl_in_reward == KlInReward::ReturnToGo && self.kl_coefficient != 0.0 {
             let mut to_go = outcome;
             for (advantage, &kl) in advantages.iter_mut().zip(&rollout.kl).rev() {
                 to_go -= self.kl_coefficient * f64::from(kl);
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(credit: Credit, rewards: &[f64], expected: &[Option<[f64; 2]>]) {
+    fn check(credit: AdvantageOptions, rewards: &[f64], expected: &[Option<[f64; 2]>]) {
         let found = credit.assign(&[group(rewards)]).remove(0);
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(expected) {
@@ -207,20 +209,28 @@ mod tests {
 
     #[test]
     fn a_group_of_three_by_hand() {
-        let plain = Credit { epsilon: 0.0, ..Credit::default() };
+        let plain = AdvantageOptions { epsilon: 0.0, ..AdvantageOptions::default() };
         let root = (3.0_f64 / 2.0).sqrt();
         check(plain, &[1.0, 2.0, 3.0], &both(&[-root, 0.0, root]));
-        check(Credit { scale: Scale::SampleDeviation, ..plain }, &[1.0, 2.0, 3.0], &both(&[-1.0, 0.0, 1.0]));
-        check(Credit { scale: Scale::None, ..plain }, &[1.0, 2.0, 6.0], &both(&[-2.0, -1.0, 3.0]));
-        check(Credit { rule: CreditRule::LeaveOneOut, ..plain }, &[1.0, 2.0, 6.0], &both(&[-3.0, -1.5, 4.5]));
+        check(
+            AdvantageOptions { scale: Scale::SampleDeviation, ..plain },
+            &[1.0, 2.0, 3.0],
+            &both(&[-1.0, 0.0, 1.0]),
+        );
+        check(AdvantageOptions { scale: Scale::None, ..plain }, &[1.0, 2.0, 6.0], &both(&[-2.0, -1.0, 3.0]));
+        check(
+            AdvantageOptions { rule: AdvantageEstimator::LeaveOneOut, ..plain },
+            &[1.0, 2.0, 6.0],
+            &both(&[-3.0, -1.5, 4.5]),
+        );
     }
 
     #[test]
     fn both_readings_of_the_kl_by_hand() {
-        let credit = Credit { epsilon: 0.0, kl_coefficient: 0.1, ..Credit::default() };
+        let credit = AdvantageOptions { epsilon: 0.0, kl_coefficient: 0.1, ..AdvantageOptions::default() };
         // -0.1 (0.5 + 0.25) from the first token on, -0.1 x 0.25 from the second.
         check(credit, &[1.0, 3.0], &[Some([-1.075, -1.025]), Some([0.925, 0.975])]);
-        let outcome = Credit { kl_reading: KlReading::InOutcome, scale: Scale::None, ..credit };
+        let outcome = AdvantageOptions { kl_in_reward: KlInReward::InOutcome, scale: Scale::None, ..credit };
         let mut rollouts = group(&[1.0, 3.0]);
         rollouts[1].kl = vec![2.0, 2.0];
         let found = outcome.assign(&[rollouts]).remove(0);
@@ -231,15 +241,19 @@ mod tests {
     #[test]
     fn equal_rewards_give_nothing_and_unscored_ones_take_no_part() {
         let nan = f64::NAN;
-        for rule in [CreditRule::GroupNormalised, CreditRule::LeaveOneOut, CreditRule::NormalisedOverBatch] {
-            let credit = Credit { rule, epsilon: 0.0, ..Credit::default() };
+        for rule in [
+            AdvantageEstimator::GroupNormalised,
+            AdvantageEstimator::LeaveOneOut,
+            AdvantageEstimator::NormalisedOverBatch,
+        ] {
+            let credit = AdvantageOptions { rule, epsilon: 0.0, ..AdvantageOptions::default() };
             check(credit, &[0.1, 0.1, 0.1], &both(&[0.0, 0.0, 0.0]));
             check(credit, &[nan, 0.1, nan], &both(&[nan, nan, nan]));
         }
-        let credit = Credit { epsilon: 0.0, ..Credit::default() };
+        let credit = AdvantageOptions { epsilon: 0.0, ..AdvantageOptions::default() };
         check(credit, &[nan, 0.0, 2.0], &both(&[nan, -1.0, 1.0]));
         // The KL part remains where the outcome says nothing.
-        check(Credit { kl_coefficient: 1.0, ..credit }, &[2.0, 2.0], &[Some([-0.75, -0.25]); 2]);
+        check(AdvantageOptions { kl_coefficient: 1.0, ..credit }, &[2.0, 2.0], &[Some([-0.75, -0.25]); 2]);
     }
 
     #[test]
@@ -250,27 +264,31 @@ mod tests {
             rollouts[1].kl = vec![0.003, 0.001];
             rollouts
         };
-        for rule in [CreditRule::GroupNormalised, CreditRule::NormalisedOverBatch] {
-            let credit = Credit {
+        for rule in [AdvantageEstimator::GroupNormalised, AdvantageEstimator::NormalisedOverBatch] {
+            let credit = AdvantageOptions {
                 rule,
                 epsilon: 0.0,
                 kl_coefficient: 0.1,
-                kl_reading: KlReading::InOutcome,
-                ..Credit::default()
+                kl_in_reward: KlInReward::InOutcome,
+                ..AdvantageOptions::default()
             };
             let found = credit.assign(&[with_kl([0.5, 0.5]), with_kl([0.0, 2.0])]);
             // -0.1 (0.002 - 0.003) and the other way round.
             let equal: Vec<f32> = found[0].iter().map(|advantages| advantages.as_ref().unwrap()[0]).collect();
             assert!((equal[0] - 1e-4).abs() < 1e-8 && (equal[1] + 1e-4).abs() < 1e-8, "{rule:?}: {equal:?}");
             let unequal = found[1][1].as_ref().unwrap()[0];
-            let expected = if rule == CreditRule::GroupNormalised { 1.0 } else { 2.0_f32.sqrt() };
+            let expected = if rule == AdvantageEstimator::GroupNormalised { 1.0 } else { 2.0_f32.sqrt() };
             assert!((unequal - expected).abs() < 1e-3, "{rule:?}: {unequal}");
         }
     }
 
     #[test]
     fn one_deviation_for_the_whole_batch() {
-        let credit = Credit { rule: CreditRule::NormalisedOverBatch, epsilon: 0.0, ..Credit::default() };
+        let credit = AdvantageOptions {
+            rule: AdvantageEstimator::NormalisedOverBatch,
+            epsilon: 0.0,
+            ..AdvantageOptions::default()
+        };
         let found = credit.assign(&[group(&[0.0, 2.0]), group(&[5.0, 5.0])]);
         // Centred: -1, 1, 0, 0; deviation sqrt(1/2).
         let expected = 2.0_f32.sqrt();

@@ -1,4 +1,4 @@
-//! The proofs on engines with a known flaw: each must be found by the claim it breaks, and by no other.
+//! The checks on engines with a known flaw: each must be found by the claim it breaks, and by no other.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use truing_model::{
 };
 use truing_parallel::Solo;
 use truing_stages::model::load_engine;
-use truing_train::prove::{ProveError, prove};
+use truing_train::verify::{VerifyError, verify};
 use truing_types::{ExcludedTokens, Groups, PackedBatch, RowOrigin, Seed, Silent, TokenId, TokenizedSample};
 
 use crate::setup;
@@ -184,6 +184,16 @@ impl Engine for Flawed {
         self.engine.top_log_probs(hidden, rows, temperature, excluded, k)
     }
 
+    fn log_probs_of(
+        &mut self,
+        hidden: &Hidden,
+        rows: &[u32],
+        temperature: f32,
+        tokens: &TopLogProbs,
+    ) -> Result<TopLogProbs, EngineError> {
+        self.engine.log_probs_of(hidden, rows, temperature, tokens)
+    }
+
     fn logits(&mut self, hidden: &Hidden, rows: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.engine.logits(hidden, rows)
     }
@@ -265,14 +275,14 @@ fn verdicts(flaw: Flaw) -> Vec<(String, bool)> {
         &mut |_| (),
     )
     .unwrap();
-    let proofs = prove(&mut Flawed { engine, flaw }, &samples(5), &Solo, &mut Silent).unwrap();
+    let checks = verify(&mut Flawed { engine, flaw }, &samples(5), &Solo, &mut Silent).unwrap();
     let mut verdicts: Vec<(String, bool)> = Vec::new();
-    for proof in proofs {
-        match verdicts.iter_mut().find(|(claim, _)| *claim == proof.claim) {
-            Some((_, holds)) => *holds &= proof.holds(),
-            None => verdicts.push((proof.claim.clone(), proof.holds())),
+    for check in checks {
+        match verdicts.iter_mut().find(|(claim, _)| *claim == check.claim) {
+            Some((_, holds)) => *holds &= check.holds(),
+            None => verdicts.push((check.claim.clone(), check.holds())),
         }
-        assert!(proof.holds() || proof.place != "no bit differs", "{flaw:?}: {proof:?}");
+        assert!(check.holds() || check.place != "no bit differs", "{flaw:?}: {check:?}");
     }
     verdicts
 }
@@ -306,6 +316,6 @@ fn one_sequence_proves_nothing() {
     .unwrap();
     let mut samples = samples(2);
     samples[1].loss_weights.fill(0.0);
-    let error = prove(&mut engine, &samples, &Solo, &mut Silent).unwrap_err();
-    assert!(matches!(error, ProveError::TooFewSequences { found: 1 }), "{error}");
+    let error = verify(&mut engine, &samples, &Solo, &mut Silent).unwrap_err();
+    assert!(matches!(error, VerifyError::TooFewSequences { found: 1 }), "{error}");
 }

@@ -7,10 +7,10 @@ use truing_model::{DecoderSpec, HeadKind, ParameterRole, ParameterSpec};
 
 /// The copy, by parameter.
 #[derive(Debug)]
-pub(crate) struct CompressedWeights {
-    /// `None` where the parameter is not compressed.
+pub(crate) struct QuantizedWeights {
+    /// `None` where the parameter is not quantized.
     matrices: Vec<Option<Int8Matrix>>,
-    /// Whether a parameter has changed since it was compressed.
+    /// Whether a parameter has changed since it was quantized.
     is_stale: Vec<bool>,
 }
 
@@ -24,12 +24,12 @@ fn is_compressed(spec: &DecoderSpec, parameter: &ParameterSpec) -> bool {
 }
 
 /// Bytes of the copy of a model.
-pub(crate) fn compressed_bytes(spec: &DecoderSpec, parameters: &[ParameterSpec]) -> u64 {
-    let compressed = parameters.iter().filter(|parameter| is_compressed(spec, parameter));
-    compressed.map(|parameter| Int8Matrix::bytes(parameter.shape[0], parameter.shape[1]) as u64).sum()
+pub(crate) fn quantized_bytes(spec: &DecoderSpec, parameters: &[ParameterSpec]) -> u64 {
+    let quantized = parameters.iter().filter(|parameter| is_compressed(spec, parameter));
+    quantized.map(|parameter| Int8Matrix::bytes(parameter.shape[0], parameter.shape[1]) as u64).sum()
 }
 
-impl CompressedWeights {
+impl QuantizedWeights {
     /// Room for the copy; every matrix is stale.
     pub(crate) fn new(spec: &DecoderSpec, parameters: &[ParameterSpec]) -> Self {
         let matrix = |parameter: &ParameterSpec| {

@@ -110,5 +110,5 @@ fn its_bytes_are_known_before() {
     let memory = CpuEngine::memory(&spec.into(), &TrainableSpec::default(), ComputeDtype::F32);
     // One block a row of 12 or 20, of 4 rows 128 numbers and 4 scales: head 6 fours of rows, then three layers of
     // q 6, k 2, v 2, o 3, gate 5, up 5, down 3.
-    assert_eq!(memory.compressed_bytes, (6 + 3 * 26) * (128 + 16));
+    assert_eq!(memory.quantized_bytes, (6 + 3 * 26) * (128 + 16));
 }

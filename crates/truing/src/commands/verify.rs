@@ -1,4 +1,4 @@
-//! `truing prove`: the user's own proof, on their model and data, of what a trainer can silently get wrong.
+//! `truing verify`: the user's own check, on their model and data, of what a trainer can silently get wrong.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use truing_data::{OnBadRow, SourceConfig, read_rows};
 use truing_model::{ModelFiles, TrainableSpec};
 use truing_parallel::Solo;
-use truing_train::prove::{Proof, prove};
+use truing_train::verify::{Check, verify};
 use truing_types::TokenizedSample;
 
 use super::model::{self, ModelArguments};
@@ -18,7 +18,7 @@ use crate::printer::{Printer, Style};
 use crate::progress;
 use crate::table::{Align, Table};
 
-/// Arguments of `truing prove`.
+/// Arguments of `truing verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -40,21 +40,21 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Loads model and rows, carries out the proofs, prints their table.
+/// Loads model and rows, carries out the checks, prints their table.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let files = model::open(&arguments.model.find(context)?)?;
     let samples = read_samples(arguments, &files)?;
     let mut engine = model::load_engine(context, &files, &TrainableSpec::default())?;
     let mut events = progress::for_this_terminal(&context.printer);
-    let proofs = prove(&mut engine, &samples, &Solo, events.as_mut())
+    let checks = verify(&mut engine, &samples, &Solo, events.as_mut())
         .hint(|| "give --data with more rows, or a larger --max-length".into())?;
-    let all_hold = proofs.iter().all(Proof::holds);
+    let all_hold = checks.iter().all(Check::holds);
     if arguments.json {
-        let proofs: Vec<_> =
-            proofs.iter().map(|proof| json!({ "proof": proof, "holds": proof.holds() })).collect();
-        context.printer.json(&json!({ "all_hold": all_hold, "proofs": proofs }))?;
+        let checks: Vec<_> =
+            checks.iter().map(|check| json!({ "check": check, "holds": check.holds() })).collect();
+        context.printer.json(&json!({ "all_hold": all_hold, "checks": checks }))?;
     } else {
-        print(&proofs, &context.printer)?;
+        print(&checks, &context.printer)?;
     }
     Ok(if all_hold { Outcome::Fine } else { Outcome::Finding })
 }
@@ -78,7 +78,7 @@ fn read_samples(arguments: &Arguments, files: &ModelFiles) -> anyhow::Result<Vec
     Ok(samples)
 }
 
-fn print(proofs: &[Proof], printer: &Printer) -> anyhow::Result<()> {
+fn print(checks: &[Check], printer: &Printer) -> anyhow::Result<()> {
     let mut table = Table::new(&[
         ("", Align::Left),
         ("claim", Align::Left),
@@ -88,28 +88,28 @@ fn print(proofs: &[Proof], printer: &Printer) -> anyhow::Result<()> {
         ("tried with", Align::Left),
     ]);
     let figure = |value: f64| if value == 0.0 { "0".to_owned() } else { format!("{value:.1e}") };
-    for proof in proofs {
+    for check in checks {
         table.row([
-            if proof.holds() { "holds" } else { "FAILS" }.to_owned(),
-            proof.claim.clone(),
-            figure(proof.largest_deviation),
-            figure(proof.tolerance),
-            proof.quantity.to_owned(),
-            proof.trial.clone(),
+            if check.holds() { "holds" } else { "FAILS" }.to_owned(),
+            check.claim.clone(),
+            figure(check.largest_deviation),
+            figure(check.tolerance),
+            check.quantity.to_owned(),
+            check.trial.clone(),
         ]);
     }
     for line in table.lines() {
         printer.line(line)?;
     }
     printer.line("")?;
-    let failing: Vec<&Proof> = proofs.iter().filter(|proof| !proof.holds()).collect();
+    let failing: Vec<&Check> = checks.iter().filter(|check| !check.holds()).collect();
     if failing.is_empty() {
         printer.line(printer.styled(Style::Green, "all checks hold on this model and data"))?;
     }
-    for proof in failing {
+    for check in failing {
         let text = format!(
             "{}: {} differs by {:e} at {}",
-            proof.claim, proof.quantity, proof.largest_deviation, proof.place
+            check.claim, check.quantity, check.largest_deviation, check.place
         );
         printer.line(printer.styled(Style::Red, text))?;
     }

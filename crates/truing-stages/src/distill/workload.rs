@@ -1,0 +1,332 @@
+//! A step: sample completions of its prompts, ask the teacher for the log-probabilities of each token, train on them.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use truing_eval::held_out::HeldOutScores;
+use truing_generate::{
+    DecodingOptions, PromptReading, SampleRequest, SampledCompletion, SampledIds, end_tokens,
+    excluded_tokens, sample,
+};
+use truing_model::{
+    Adapters, DecodingWeights, Engine, EngineOptions, HeadOutput, TopLogProbs, TrainableSpec,
+};
+use truing_run::ranks::{gather_dealt, on_first_rank};
+use truing_run::record::{break_if_alone, is_any_stopped};
+use truing_run::{model, rollouts};
+use truing_train::completion_packs::{self as packs, SampledPolicy, Sequence};
+use truing_train::{Distillation, DistillationPack};
+use truing_types::{BatchError, Event, PackedBatch, Rollout, Seed};
+
+use super::config::{DistillationConfig, KlTokens};
+use super::inputs::{DistillInputs, DistillPrompts, loads_initial_weights};
+use crate::StageError;
+use crate::training::{
+    ComingPacks, EvaluationFindings, RunStart, Split, TrainingConfig, TrainingPlan, Workload,
+};
+
+/// The workload of a distillation.
+pub(super) struct OnPolicyDistillation<'a, E> {
+    config: &'a TrainingConfig,
+    settings: DistillationConfig,
+    inputs: &'a DistillInputs,
+    objective: Distillation,
+    ids: SampledIds,
+    /// The teacher, where it is not the engine that learns.
+    teacher: Option<E>,
+    /// Whether the engine's adapters are disabled while it is its own teacher.
+    teacher_adapters: Adapters,
+    folder: PathBuf,
+    n_steps: u64,
+    /// The packs of the step, or of the evaluation, by the first of their samples.
+    prepared: BTreeMap<u32, DistillationPack>,
+}
+
+impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
+    pub(super) fn new(plan: &'a TrainingPlan, inputs: &'a DistillInputs) -> Self {
+        let settings = plan.config.distillation.clone().unwrap_or_default();
+        let end = end_tokens(&inputs.model.spec.eos_token_ids, &inputs.renderer);
+        let excluded = excluded_tokens(inputs.renderer.tokenizer(), inputs.model.spec.vocab_size, &end);
+        let reads_disabled = settings.teacher.weights == super::TeacherWeights::Initial;
+        Self {
+            config: &plan.config,
+            objective: Distillation {
+                temperature: settings.temperature,
+                excluded: excluded.clone(),
+                divergence: settings.divergence(),
+            },
+            ids: SampledIds { end: end.into(), excluded },
+            teacher: None,
+            teacher_adapters: if reads_disabled { Adapters::Disabled } else { Adapters::Enabled },
+            folder: PathBuf::new(),
+            n_steps: plan.n_steps,
+            prepared: BTreeMap::new(),
+            settings,
+            inputs,
+        }
+    }
+
+    /// Samples completions of prompts, those of a prompt side by side; `None` when it was stopped.
+    fn sample(
+        &self,
+        engine: &mut E,
+        data: &DistillPrompts,
+        samples: &[u32],
+        coming: &mut ComingPacks<'_>,
+    ) -> Result<Option<Vec<Vec<SampledCompletion>>>, StageError> {
+        let settings = &self.settings;
+        let indices = match coming.split {
+            Split::Train => vec![0, coming.step],
+            // Every evaluation has the same random numbers, so that two differ by their weights alone.
+            Split::Evaluation => vec![1],
+        };
+        let requests: Vec<SampleRequest> = samples
+            .iter()
+            .map(|&idx| SampleRequest {
+                prompt: data.prompts[idx as usize].prompt.tokens.clone(),
+                n_samples: settings.num_generations,
+                seed_indices: indices.iter().copied().chain([u64::from(idx)]).collect(),
+            })
+            .collect();
+        let phase = match coming.split {
+            Split::Train => format!("step {} of {}: sampling completions", coming.step, self.n_steps),
+            Split::Evaluation => "evaluating: sampling completions".to_owned(),
+        };
+        let total = (requests.len() * settings.num_generations) as u64;
+        coming.events.emit(Event::PhaseStarted { phase, total: Some(total) });
+        engine.release_working_memory();
+        let weights = match coming.split {
+            Split::Train => settings.rollout_quantization,
+            Split::Evaluation => DecodingWeights::F32,
+        };
+        let (events, stop, world_size) = (&mut *coming.events, coming.stop, coming.communicator.world_size());
+        let mut done = 0;
+        let sampled = sample(
+            engine,
+            self.inputs.renderer.tokenizer(),
+            &requests,
+            &settings.sampling(self.config.seed),
+            &self.ids,
+            DecodingOptions {
+                max_batch: settings.generation_batch_size,
+                weights,
+                prompts: PromptReading::Whole,
+            },
+            &mut |_, _, _| {
+                done += 1;
+                events.emit(Event::Progress { done, note: String::new() });
+                break_if_alone(stop, world_size)
+            },
+        )?;
+        coming.events.emit(Event::PhaseFinished);
+        engine.release_working_memory();
+        Ok(sampled)
+    }
+
+    /// What the teacher says of a pack's completions at the tokens that the divergence is computed over.
+    fn ask_teacher(
+        &mut self,
+        engine: &mut E,
+        student: &PackedBatch,
+        teacher: &PackedBatch,
+    ) -> Result<TopLogProbs, StageError> {
+        let k = self.settings.kl_top_k;
+        let policy = SampledPolicy {
+            temperature: self.settings.temperature,
+            excluded: self.objective.excluded.clone(),
+        };
+        let of_student = match self.settings.kl_tokens {
+            KlTokens::Teacher => None,
+            KlTokens::Student => Some(packs::top_log_probs(engine, student, &policy, k, Adapters::Enabled)?),
+        };
+        let (engine, adapters) = match &mut self.teacher {
+            Some(teacher) => (teacher, Adapters::Enabled),
+            None => (engine, self.teacher_adapters),
+        };
+        Ok(match of_student {
+            None => packs::top_log_probs(engine, teacher, &policy, k, adapters)?,
+            Some(tokens) => packs::log_probs_of(engine, teacher, policy.temperature, &tokens, adapters)?,
+        })
+    }
+
+    /// Saves the completions of a step, those of all ranks.
+    fn keep(
+        &self,
+        data: &DistillPrompts,
+        packs: &[&Vec<u32>],
+        sampled: &[Vec<SampledCompletion>],
+        coming: &ComingPacks<'_>,
+    ) -> Result<(), StageError> {
+        let mut sampled = sampled.iter();
+        let of_packs = packs.iter().map(|samples| {
+            let prompts = samples.iter().zip(sampled.by_ref());
+            prompts.map(|(&idx, completions)| (idx, completions.clone())).collect::<Vec<_>>()
+        });
+        let of_packs: Vec<Vec<(u32, Vec<SampledCompletion>)>> =
+            gather_dealt(coming.communicator, of_packs.collect())?;
+        on_first_rank(coming.communicator, || {
+            let mut kept = Vec::new();
+            for (prompt_idx, (idx, completions)) in of_packs.into_iter().flatten().enumerate() {
+                let prompt = &data.prompts[idx as usize].prompt;
+                for (sample_idx, completion) in completions.into_iter().enumerate() {
+                    kept.push(Rollout {
+                        step: coming.step,
+                        prompt_idx,
+                        sample_idx,
+                        origin: prompt.origin.clone(),
+                        prompt: prompt.row.prompt.messages.clone(),
+                        prompt_tokens: prompt.tokens.clone(),
+                        tokens: completion.tokens,
+                        text: completion.text,
+                        finish_reason: completion.finish_reason,
+                        log_probs: completion.log_probs,
+                        sampling_log_probs: completion.sampling_log_probs,
+                        rewards: BTreeMap::new(),
+                        unscored: BTreeMap::new(),
+                        reward: None,
+                        advantage: None,
+                        kl: None,
+                    });
+                }
+            }
+            Ok(rollouts::write(&self.folder, coming.step, &kept)?)
+        })
+    }
+}
+
+/// The completions of a pack's prompts, after the student's prompts or the teacher's. `of_prompt` gives the tokens of a prompt.
+fn one_pack<'a>(
+    data: &'a DistillPrompts,
+    samples: &[u32],
+    completions: &'a [Vec<SampledCompletion>],
+    of_prompt: impl Fn(&'a super::DistillPrompt) -> &'a [u32],
+) -> Result<PackedBatch, BatchError> {
+    let mut sequences: Vec<Sequence<'_>> = Vec::new();
+    for (group, (&sample_idx, of_group)) in samples.iter().zip(completions).enumerate() {
+        let prompt = &data.prompts[sample_idx as usize];
+        for completion in of_group {
+            sequences.push(Sequence {
+                prompt: of_prompt(prompt),
+                completion: &completion.tokens,
+                origin: &prompt.prompt.origin,
+                idx: sequences.len(),
+                group,
+            });
+        }
+    }
+    let mut packed = packs::pack(&sequences, usize::MAX, true)?;
+    packed.pop().map(|pack| pack.batch).ok_or(BatchError::NoSequences)
+}
+
+impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
+    type Inputs = DistillInputs;
+    type Objective = Distillation;
+
+    fn objective(&self) -> &Distillation {
+        &self.objective
+    }
+
+    fn begin(
+        &mut self,
+        _engine: &mut E,
+        inputs: &DistillInputs,
+        run: RunStart<'_>,
+    ) -> Result<ControlFlow<()>, StageError> {
+        let RunStart { folder, groups, n_threads, events, .. } = run;
+        self.folder = folder.to_path_buf();
+        let initial = loads_initial_weights(self.config, inputs).then_some(&inputs.model);
+        if let Some(files) = inputs.teacher.as_ref().or(initial) {
+            let options = EngineOptions::with_threads(n_threads, Seed(self.config.seed));
+            let (frozen, phase) = (TrainableSpec::frozen(), "loading the teacher");
+            self.teacher = Some(model::announce_and_load(files, &frozen, &options, groups, phase, events)?);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn prepare(
+        &mut self,
+        engine: &mut E,
+        data: &DistillPrompts,
+        mut coming: ComingPacks<'_>,
+    ) -> Result<ControlFlow<()>, StageError> {
+        self.prepared.clear();
+        let packs = coming.packs;
+        let samples: Vec<u32> = packs.iter().copied().flatten().copied().collect();
+        let sampled = self.sample(engine, data, &samples, &mut coming)?;
+        if is_any_stopped(coming.stop, coming.communicator)? {
+            return Ok(ControlFlow::Break(()));
+        }
+        let Some(sampled) = sampled else { return Ok(ControlFlow::Break(())) };
+        if self.settings.keep_rollouts && coming.split == Split::Train {
+            self.keep(data, packs, &sampled, &coming)?;
+        }
+        let phase = match coming.split {
+            Split::Train => format!("step {} of {}: asking the teacher", coming.step, self.n_steps),
+            Split::Evaluation => "evaluating: asking the teacher".to_owned(),
+        };
+        coming.events.emit(Event::PhaseStarted { phase, total: Some(packs.len() as u64) });
+        let mut start = 0;
+        for (n_done, samples) in packs.iter().enumerate() {
+            if break_if_alone(coming.stop, coming.communicator.world_size()).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            let completions = &sampled[start..start + samples.len()];
+            start += samples.len();
+            let batch = one_pack(data, samples, completions, |prompt| &prompt.prompt.tokens)?;
+            let of_teacher = one_pack(data, samples, completions, |prompt| &prompt.teacher)?;
+            let teacher = self.ask_teacher(engine, &batch, &of_teacher)?;
+            let n_targets = completions.iter().flatten().map(|completion| completion.tokens.len()).collect();
+            if let Some(&first) = samples.first() {
+                self.prepared.insert(first, DistillationPack { batch, n_targets, teacher });
+            }
+            coming.events.emit(Event::Progress { done: n_done as u64 + 1, note: String::new() });
+        }
+        if let Some(teacher) = &mut self.teacher {
+            teacher.release_working_memory();
+        }
+        coming.events.emit(Event::PhaseFinished);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn pack(
+        &self,
+        _data: &DistillPrompts,
+        _split: Split,
+        samples: &[u32],
+    ) -> Result<DistillationPack, BatchError> {
+        samples.first().and_then(|first| self.prepared.get(first)).cloned().ok_or(BatchError::NoSequences)
+    }
+
+    /// Sum of the divergences and number of tokens, completion by completion.
+    fn kept(&self, pack: &DistillationPack, output: &HeadOutput) -> Vec<f32> {
+        let mut divergences = output.kl.iter();
+        let of_completion = |&n: &usize| [divergences.by_ref().take(n).sum::<f32>(), n as f32];
+        pack.n_targets.iter().flat_map(of_completion).collect()
+    }
+
+    fn evaluation_findings(
+        &self,
+        data: &DistillPrompts,
+        _loss: f64,
+        answered: &[(Vec<u32>, Vec<f32>)],
+    ) -> EvaluationFindings {
+        let mut sums = vec![(0.0, 0.0); data.prompts.len()];
+        for (samples, kept) in answered {
+            for (&sample_idx, of_prompt) in samples.iter().zip(kept.chunks(2 * self.settings.num_generations))
+            {
+                for pair in of_prompt.chunks_exact(2) {
+                    let sum: &mut (f64, f64) = &mut sums[sample_idx as usize];
+                    *sum = (sum.0 + f64::from(pair[0]), sum.1 + f64::from(pair[1]));
+                }
+            }
+        }
+        let held_out = HeldOutScores {
+            measure: HeldOutScores::LOSS.to_owned(),
+            values: sums.iter().map(|&(sum, n)| (n > 0.0).then(|| sum / n)).collect(),
+            weights: sums.iter().map(|&(_, n)| n).collect(),
+            ..HeldOutScores::default()
+        };
+        EvaluationFindings { held_out: Some(held_out), ..EvaluationFindings::default() }
+    }
+}
