@@ -4,6 +4,7 @@
 //! | to do | use |
 //! |---|---|
 //! | ask a server, one request or many side by side | [`OpenAiClient`] |
+//! | send images or audio beside the text | [`Message::parts`](truing_types::Message::parts) |
 //! | never ask the same twice, record and replay | `CachedChat` over a `ReplyCache` (feature `cache`, on by default) |
 //! | tell what was asked and what it cost | [`Counts`] |
 //!

@@ -1,7 +1,7 @@
 //! What is sent, and the canonical form under which a reply is kept.
 
 use serde_json::{Map, Value, json};
-use truing_types::{ChatRequest, Conversation, SamplingOptions};
+use truing_types::{ChatRequest, Conversation, Message, SamplingOptions};
 
 use crate::ClientSettings;
 
@@ -60,10 +60,10 @@ pub(crate) fn body(settings: &ClientSettings, request: &ChatRequest, is_streamed
 
 /// The conversation as every server reads it. Loss weights and earlier reasoning stay here.
 fn messages(conversation: &Conversation) -> Value {
-    let message = |message: &truing_types::Message| {
+    let message = |message: &Message| {
         let mut fields = Map::new();
         fields.insert("role".into(), message.role.as_str().into());
-        fields.insert("content".into(), message.content.clone().into());
+        fields.insert("content".into(), content(message));
         let optional = [
             ("name", message.name.clone().map(Value::from)),
             ("tool_calls", message.tool_calls.clone().map(Value::from)),
@@ -77,6 +77,19 @@ fn messages(conversation: &Conversation) -> Value {
     conversation.messages.iter().map(message).collect()
 }
 
+/// The text, or a list of the text and the parts where there are any.
+fn content(message: &Message) -> Value {
+    if message.parts.is_empty() {
+        return message.content.clone().into();
+    }
+    let mut content = Vec::with_capacity(1 + message.parts.len());
+    if !message.content.is_empty() {
+        content.push(json!({"type": "text", "text": message.content}));
+    }
+    content.extend(message.parts.iter().cloned());
+    content.into()
+}
+
 /// 0.7 as 0.7, not as the nearest single-precision number in double precision.
 fn number(value: f32) -> Value {
     value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
@@ -87,7 +100,8 @@ fn biases(sampling: &SamplingOptions) -> Value {
     sampling.logit_bias.iter().map(|(token, &bias)| (token.to_string(), number(bias))).collect()
 }
 
-/// Tokens of prompt and reply, estimated before the server has counted.
+/// Tokens of prompt and reply, estimated before the server has counted. Parts that are not text do not count: their
+/// bytes say nothing about their tokens.
 pub(crate) fn estimated_tokens(request: &ChatRequest) -> u64 {
     let bytes: usize = request.conversation.messages.iter().map(|message| message.content.len() + 16).sum();
     (bytes.div_ceil(BYTES_PER_TOKEN) + request.sampling.max_new_tokens) as u64
@@ -152,7 +166,7 @@ fn sorted(value: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use truing_types::{Message, Role};
+    use truing_types::Role;
 
     fn request() -> ChatRequest {
         let conversation =
@@ -187,6 +201,25 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_sent_as_they_are_after_the_text() {
+        let settings = ClientSettings { model: "m".into(), ..ClientSettings::default() };
+        let image = json!({"type": "image_url", "image_url": {"url": "data:,", "detail": "low"}});
+        let audio = json!({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}});
+        let mut asked = request();
+        asked.conversation.messages[0].parts = vec![image.clone(), audio.clone()];
+        asked.conversation.messages.push(Message::new(Role::Assistant, "4"));
+        let no_text = Message { parts: vec![audio.clone()], ..Message::new(Role::User, "") };
+        asked.conversation.messages.push(no_text);
+        let sent: Value = serde_json::from_str(&body(&settings, &asked, false)).unwrap();
+        let expected = json!([
+            {"role": "user", "content": [{"type": "text", "text": "2 + 2?"}, image, audio]},
+            {"role": "assistant", "content": "4"},
+            {"role": "user", "content": [audio]},
+        ]);
+        assert_eq!(sent["messages"], expected);
+    }
+
+    #[test]
     fn the_canonical_form_knows_no_order_of_keys_and_every_difference_that_counts() {
         let model = |extra: Value| Fingerprint {
             model: "m".into(),
@@ -196,7 +229,9 @@ mod tests {
         let other = canonical_request(&model(json!({"c": 3, "a": {"b": 2, "x": 1}})), &request());
         assert_eq!(one, other);
         let plain = canonical_request(&model(json!({})), &request());
-        let mut changed = vec![request(); 7];
+        // Replies that are kept are found by this form, so it stays.
+        assert!(plain.contains(r#""messages":[{"content":"2 + 2?","role":"user"}]"#), "{plain}");
+        let mut changed = vec![request(); 8];
         changed[0].sampling.seed = 1;
         changed[1].sampling.temperature = 0.0;
         changed[2].conversation.messages[0].content.push(' ');
@@ -204,9 +239,15 @@ mod tests {
         changed[4].sampling.presence_penalty = 0.5;
         changed[5].sampling.frequency_penalty = 0.5;
         changed[6].sampling.logit_bias.insert(7, 1.0);
+        let image = json!({"type": "image_url", "image_url": {"url": "a"}});
+        changed[7].conversation.messages[0].parts.push(image);
         for request in &changed {
             assert_ne!(canonical_request(&model(json!({})), request), plain);
         }
+        let mut other_image = changed[7].clone();
+        other_image.conversation.messages[0].parts[0]["image_url"]["url"] = "b".into();
+        let with_image = canonical_request(&model(json!({})), &changed[7]);
+        assert_ne!(canonical_request(&model(json!({})), &other_image), with_image);
         let mut weighted = request();
         weighted.conversation.messages[0].weight = Some(1.0);
         assert_eq!(canonical_request(&model(json!({})), &weighted), plain);

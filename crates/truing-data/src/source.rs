@@ -155,7 +155,7 @@ impl SourceConfig {
     /// The source with its path in a folder.
     #[must_use]
     pub fn in_folder(&self, folder: &Path) -> Self {
-        Self { path: folder.join(&self.path), ..self.clone() }
+        Self { path: truing_store::paths::in_folder(folder, &self.path), ..self.clone() }
     }
 
     /// The files that the source names, in the order in which they are read: itself, or those of a folder, and what its

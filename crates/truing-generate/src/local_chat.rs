@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use truing_model::{DecodingWeights, Engine};
-use truing_text::{ChatRenderer, StreamDecoder};
+use truing_text::{ChatRenderer, StreamDecoder, TextError};
 use truing_types::{
     ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMark, ReasoningMarks,
     SamplingOptions, TextStart, TokenId, split_reasoning,
@@ -349,7 +349,8 @@ fn split(written: String, marks: &ReasoningMarks, opened: Option<ReasoningMark>)
 }
 
 fn chat_error(error: GenerateError) -> ChatError {
-    match error.is_bad_request() {
+    let has_other_parts = matches!(error, GenerateError::Text(TextError::PartNotText { .. }));
+    match has_other_parts || error.is_bad_request() {
         true => ChatError::BadRequest(error.to_string()),
         false => ChatError::Failed(Box::new(error)),
     }

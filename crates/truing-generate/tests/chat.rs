@@ -190,6 +190,23 @@ fn requests_that_cannot_be_served_say_why() {
     assert!(chat.chat(&hot, &mut silent).unwrap_err().to_string().contains("temperature"));
 }
 
+/// A local model reads text only, and says so rather than answering half of a message.
+#[test]
+fn a_message_with_an_image_is_refused() {
+    let text = ask(&[(Role::User, "What is this?")]);
+    let mut image = text.clone();
+    image.conversation.messages[0].parts =
+        vec![serde_json::json!({"type": "image_url", "image_url": {"url": "data:,"}})];
+    let expected = "this model reads text only: the message has a part of type `image_url`";
+    let chat = LocalChat::new(Parrot::new(1000, |_| one_hot(2)), renderer()).unwrap();
+    let error = chat.chat(&image, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(error, ChatError::BadRequest(_)), "{error:?}");
+    assert_eq!(error.reason(), expected);
+    let results = chat.chat_all(&[image, text], &mut |_, _| ControlFlow::Continue(()));
+    let reasons: Vec<_> = results.iter().map(|result| result.as_ref().err().map(ChatError::reason)).collect();
+    assert_eq!(reasons, [Some(expected.to_owned()), None]);
+}
+
 #[test]
 fn raw_texts_are_continued() {
     let answer = tokens(" rolls<|im_end|>");

@@ -410,7 +410,6 @@ fn rows_of(
     set: &mut DataSet,
     read: &mut Vec<&'static str>,
 ) {
-    let text = |key: &str| item.get(key).and_then(as_text);
     let kind = item.get("type");
     let place = kind.map_or(item.place, |node| node.place);
     let key = format!("{at}.type");
@@ -420,46 +419,7 @@ fn rows_of(
     }
     let name = kind.and_then(as_text).unwrap_or_default();
     match rows {
-        Rows::Training => match name.as_str() {
-            "" | "chat_template" | "sharegpt" => {
-                read.extend([
-                    "field_messages",
-                    "message_property_mappings",
-                    "message_field_role",
-                    "message_field_training",
-                    "roles_to_train",
-                    "train_on_eos",
-                    "train_on_eot",
-                    "message_field_content",
-                    "field_tools",
-                    "conversation",
-                ]);
-                conversation(job, at, item, set, name == "sharegpt");
-            }
-            "completion" => {
-                read.push("field");
-                set.format = Some("text");
-                set.column("text", &text("field").unwrap_or_else(|| "text".to_owned()));
-            }
-            "input_output" => {
-                job.finding_at(Kind::NoCounterpart, &key, Some(place), "rows of segments with labels; turns set their loss with `weight` or `loss` in the format `messages`");
-            }
-            _ if name.starts_with("alpaca") => {
-                set.format = Some("alpaca");
-                job.finding_at(
-                    Kind::Changed,
-                    &key,
-                    Some(place),
-                    "the instruction is a user's turn in the chat template; axolotl writes it below `### Instruction:` (a `prompt_template` can say so)",
-                );
-            }
-            _ => {
-                let text = format!(
-                    "no rows `{name}` of axolotl: the format is detected, see the formats of `docs/models-and-data.md`"
-                );
-                job.finding_at(Kind::NoCounterpart, &key, Some(place), text);
-            }
-        },
+        Rows::Training => training_rows(job, at, item, &key, place, &name, set, read),
         Rows::Pairs => {
             set.format = Some("pair");
             pair(job, &key, place, &name, item, set, read);
@@ -480,6 +440,59 @@ fn rows_of(
                 );
                 job.finding_at(Kind::NoCounterpart, &key, Some(place), text);
             }
+        }
+    }
+}
+
+/// The format of rows to train on. `name` is their `type`, which stands at `place` under `key`.
+fn training_rows(
+    job: &mut Job<'_>,
+    at: &str,
+    item: &Node,
+    key: &str,
+    place: crate::Place,
+    name: &str,
+    set: &mut DataSet,
+    read: &mut Vec<&'static str>,
+) {
+    match name {
+        "" | "chat_template" | "sharegpt" => {
+            read.extend([
+                "field_messages",
+                "message_property_mappings",
+                "message_field_role",
+                "message_field_training",
+                "roles_to_train",
+                "train_on_eos",
+                "train_on_eot",
+                "message_field_content",
+                "field_tools",
+                "conversation",
+            ]);
+            conversation(job, at, item, set, name == "sharegpt");
+        }
+        "completion" => {
+            read.push("field");
+            set.format = Some("text");
+            set.column("text", &item.get("field").and_then(as_text).unwrap_or_else(|| "text".to_owned()));
+        }
+        "input_output" => {
+            job.finding_at(Kind::NoCounterpart, key, Some(place), "rows of segments with labels; turns set their loss with `weight` or `loss` in the format `messages`");
+        }
+        _ if name.starts_with("alpaca") => {
+            set.format = Some("alpaca");
+            job.finding_at(
+                Kind::Changed,
+                key,
+                Some(place),
+                "the instruction is a user's turn in the chat template; axolotl writes it below `### Instruction:` (a `prompt_template` can say so)",
+            );
+        }
+        _ => {
+            let text = format!(
+                "no rows `{name}` of axolotl: the format is detected, see the formats of `docs/models-and-data.md`"
+            );
+            job.finding_at(Kind::NoCounterpart, key, Some(place), text);
         }
     }
 }

@@ -9,31 +9,30 @@ use crate::yaml::Value;
 
 type Result<T> = std::result::Result<T, ImportError>;
 
+const TRL_DEFAULTS: Defaults = Defaults {
+    learning_rate: 1e-6,
+    epochs: 3.0,
+    scheduler: "linear",
+    warmup_ratio: 0.0,
+    rows: 8,
+    save_steps: Some(500),
+};
+const AXOLOTL_DEFAULTS: Defaults = Defaults {
+    learning_rate: 1e-6,
+    epochs: 1.0,
+    scheduler: "cosine",
+    warmup_ratio: 0.03,
+    rows: 1,
+    save_steps: None,
+};
+
 /// `before` stands before the keys: nothing, or `trl.`.
 ///
 /// True if there are evaluations with data of their own.
 pub(crate) fn trl(job: &mut Job<'_>, before: &str, stage: SourceStage) -> Result<bool> {
     let is_trl = before.is_empty();
     let names: &Names = if is_trl { &training::TRANSFORMERS } else { &training::AXOLOTL };
-    let defaults = if is_trl {
-        Defaults {
-            learning_rate: 1e-6,
-            epochs: 3.0,
-            scheduler: "linear",
-            warmup_ratio: 0.0,
-            rows: 8,
-            save_steps: Some(500),
-        }
-    } else {
-        Defaults {
-            learning_rate: 1e-6,
-            epochs: 1.0,
-            scheduler: "cosine",
-            warmup_ratio: 0.03,
-            rows: 1,
-            save_steps: None,
-        }
-    };
+    let defaults = if is_trl { TRL_DEFAULTS } else { AXOLOTL_DEFAULTS };
     let key = |name: &str| format!("{before}{name}");
     let is_rloo = stage == SourceStage::Rloo;
     job.set(
@@ -41,9 +40,35 @@ pub(crate) fn trl(job: &mut Job<'_>, before: &str, stage: SourceStage) -> Result
         string(if is_rloo { "rloo" } else { "grpo" }),
         "the keys below replace its settings",
     );
+    let updates = step(job, &key, is_rloo, names, &defaults)?;
+    completions(job, &key, is_trl)?;
+    loss(job, &key, is_rloo)?;
+    training::schedule(job, names, &defaults, updates)?;
+    training::saving(job, defaults.save_steps, true)?;
+    if updates > 1 {
+        for name in ["save_steps", "eval_steps"] {
+            if job.has(name) {
+                job.changed(name, format!("counted in steps of GRPO, each of {updates} updates"));
+            }
+        }
+    }
+    if job.take("logging_steps").is_some() {
+        job.not_needed("logging_steps", "metrics are written at each step");
+    }
+    let has_evaluations = is_trl && training::evaluation(job, "no", 10, true)?;
+    rewards(job, &key)?;
+    Ok(has_evaluations)
+}
 
-    // A step.
-    let step = training::step(job, names, &defaults)?;
+/// Prompts, completions and minibatches of a step. Returns its number of updates.
+fn step(
+    job: &mut Job<'_>,
+    key: &dyn Fn(&str) -> String,
+    is_rloo: bool,
+    names: &Names,
+    defaults: &Defaults,
+) -> Result<u64> {
+    let step = training::step(job, names, defaults)?;
     let accumulation = job.peek(names.accumulation).and_then(as_number).map_or(1, |n| n as u64).max(1);
     let generations = match job.copy_count(&key("num_generations"), "num_generations")? {
         Some(generations) => generations,
@@ -91,9 +116,11 @@ pub(crate) fn trl(job: &mut Job<'_>, before: &str, stage: SourceStage) -> Result
         job.changed(names.accumulation, "part of `prompts_per_step`");
     }
     let iterations = job.copy_count(&key("num_iterations"), "num_iterations")?.unwrap_or(1);
-    let updates = minibatches.saturating_mul(iterations);
+    Ok(minibatches.saturating_mul(iterations))
+}
 
-    // Completions.
+/// Lengths of prompts and completions, and how they are sampled.
+fn completions(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_trl: bool) -> Result<()> {
     if job.copy_count(&key("max_completion_length"), "max_completion_length")?.is_none() {
         job.default("max_completion_length", "512".to_owned());
     }
@@ -122,26 +149,35 @@ pub(crate) fn trl(job: &mut Job<'_>, before: &str, stage: SourceStage) -> Result
             job.missing(&key("generation_kwargs"), "of its keys only the strings that end a completion");
         }
     }
-
-    loss(job, &key, is_rloo)?;
-    training::schedule(job, names, &defaults, updates)?;
-    training::saving(job, defaults.save_steps, true)?;
-    if updates > 1 {
-        for name in ["save_steps", "eval_steps"] {
-            if job.has(name) {
-                job.changed(name, format!("counted in steps of GRPO, each of {updates} updates"));
-            }
-        }
-    }
-    if job.take("logging_steps").is_some() {
-        job.not_needed("logging_steps", "metrics are written at each step");
-    }
-    let has_evaluations = is_trl && training::evaluation(job, "no", 10, true)?;
-    rewards(job, &key)?;
-    Ok(has_evaluations)
+    Ok(())
 }
 
 fn loss(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_rloo: bool) -> Result<()> {
+    kl(job, key, is_rloo)?;
+    if !job.has(&key("epsilon")) {
+        job.default("epsilon", number(0.2));
+        if !job.has(&key("epsilon_high")) {
+            job.default("epsilon_high", number(0.2));
+        }
+    } else if !job.has(&key("epsilon_high"))
+        && let Some(epsilon) = job.peek(&key("epsilon")).and_then(as_number)
+    {
+        job.set("epsilon_high", number(epsilon), "the same as epsilon");
+    }
+    if is_rloo {
+        rloo(job)?;
+    } else {
+        grpo(job, key)?;
+    }
+    for name in ["vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"] {
+        if job.take(&key(name)).is_some() {
+            job.not_needed(&key(name), "the policy samples with the weights that are trained; with `rollout_quantization = \"int8\"` there is `importance_sampling_cap`");
+        }
+    }
+    Ok(())
+}
+
+fn kl(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_rloo: bool) -> Result<()> {
     let from = key("beta");
     let from = if !job.has(&from) && job.has("rl_beta") { "rl_beta".to_owned() } else { from };
     let beta = job.number(&from)?;
@@ -168,65 +204,55 @@ fn loss(job: &mut Job<'_>, key: &dyn Fn(&str) -> String, is_rloo: bool) -> Resul
             job.changed(&from, "the KL is k3, in TRL the log-ratio of the sampled tokens");
         }
     }
-    if !job.has(&key("epsilon")) {
-        job.default("epsilon", number(0.2));
-        if !job.has(&key("epsilon_high")) {
-            job.default("epsilon_high", number(0.2));
-        }
-    } else if !job.has(&key("epsilon_high"))
-        && let Some(epsilon) = job.peek(&key("epsilon")).and_then(as_number)
-    {
-        job.set("epsilon_high", number(epsilon), "the same as epsilon");
+    Ok(())
+}
+
+/// What only RLOO's trainer has.
+fn rloo(job: &mut Job<'_>) -> Result<()> {
+    if job.flag("normalize_advantages")? == Some(true) {
+        job.missing("normalize_advantages", "RLOO's advantages are not normalised over the batch; `algorithm = \"reinforce_plus_plus\"` does it with the mean of the group");
     }
-    if is_rloo {
-        if job.flag("normalize_advantages")? == Some(true) {
-            job.missing("normalize_advantages", "RLOO's advantages are not normalised over the batch; `algorithm = \"reinforce_plus_plus\"` does it with the mean of the group");
-        }
-        if let Some(range) = job.take("reward_clip_range") {
-            match &range.value {
-                Value::List(items) if items.len() == 2 => {
-                    let ends: Vec<String> = items.iter().filter_map(as_number).map(number).collect();
-                    if ends.len() != 2 {
-                        return Err(job.misfit("reward_clip_range", range, "two numbers"));
-                    }
-                    job.translated("reward_clip_range", "shaping.clip", format!("[{}]", ends.join(", ")));
+    if let Some(range) = job.take("reward_clip_range") {
+        match &range.value {
+            Value::List(items) if items.len() == 2 => {
+                let ends: Vec<String> = items.iter().filter_map(as_number).map(number).collect();
+                if ends.len() != 2 {
+                    return Err(job.misfit("reward_clip_range", range, "two numbers"));
                 }
-                _ => return Err(job.misfit("reward_clip_range", range, "two numbers")),
+                job.translated("reward_clip_range", "shaping.clip", format!("[{}]", ends.join(", ")));
             }
-        }
-    } else {
-        let from = key("loss_type");
-        let name = job.text(&from)?;
-        match name.as_deref().unwrap_or("dapo") {
-            own @ ("grpo" | "dapo" | "dr_grpo") if name.is_some() => {
-                job.translated(&from, "loss_type", string(own))
-            }
-            "dapo" => job.default("loss_type", string("dapo")),
-            "bnpo" => {
-                job.set("loss_type", string("dapo"), format!("{from} bnpo"));
-                job.changed(&from, "`loss_type = \"dapo\"`: the mean over the tokens of the whole step, in `bnpo` of each device");
-            }
-            other => {
-                return Err(job.refused(
-                    &from,
-                    format!("the loss `{other}` is not available, expected grpo, dapo, dr_grpo or bnpo"),
-                ));
-            }
-        }
-        scale(job, &key("scale_rewards"))?;
-        let from = key("importance_sampling_level");
-        match job.text(&from)?.as_deref() {
-            None => {}
-            Some(own @ ("token" | "sequence")) => {
-                job.translated(&from, "importance_sampling_level", string(own))
-            }
-            Some(other) => job.missing(&from, format!("no level `{other}`, only `token` and `sequence`")),
+            _ => return Err(job.misfit("reward_clip_range", range, "two numbers")),
         }
     }
-    for name in ["vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"] {
-        if job.take(&key(name)).is_some() {
-            job.not_needed(&key(name), "the policy samples with the weights that are trained; with `rollout_quantization = \"int8\"` there is `importance_sampling_cap`");
+    Ok(())
+}
+
+/// What only GRPO's trainer has.
+fn grpo(job: &mut Job<'_>, key: &dyn Fn(&str) -> String) -> Result<()> {
+    let from = key("loss_type");
+    let name = job.text(&from)?;
+    match name.as_deref().unwrap_or("dapo") {
+        own @ ("grpo" | "dapo" | "dr_grpo") if name.is_some() => {
+            job.translated(&from, "loss_type", string(own))
         }
+        "dapo" => job.default("loss_type", string("dapo")),
+        "bnpo" => {
+            job.set("loss_type", string("dapo"), format!("{from} bnpo"));
+            job.changed(&from, "`loss_type = \"dapo\"`: the mean over the tokens of the whole step, in `bnpo` of each device");
+        }
+        other => {
+            return Err(job.refused(
+                &from,
+                format!("the loss `{other}` is not available, expected grpo, dapo, dr_grpo or bnpo"),
+            ));
+        }
+    }
+    scale(job, &key("scale_rewards"))?;
+    let from = key("importance_sampling_level");
+    match job.text(&from)?.as_deref() {
+        None => {}
+        Some(own @ ("token" | "sequence")) => job.translated(&from, "importance_sampling_level", string(own)),
+        Some(other) => job.missing(&from, format!("no level `{other}`, only `token` and `sequence`")),
     }
     Ok(())
 }

@@ -435,12 +435,7 @@ fn format(
     rows: Rows,
     set: &mut DataSet,
 ) {
-    let columns = entry.get("columns").and_then(Json::as_object);
-    // Where columns are given, one that is not named is not read.
-    let column = |key: &str, default: &str| match columns {
-        Some(columns) => columns.get(key).and_then(Json::as_str).map(str::to_owned),
-        None => Some(default).filter(|name| !name.is_empty()).map(str::to_owned),
-    };
+    let columns = Columns(entry.get("columns").and_then(Json::as_object));
     let is_ranking = entry.get("ranking").and_then(Json::as_bool) == Some(true);
     let formatting = entry.get("formatting").and_then(Json::as_str).unwrap_or("alpaca");
     if (rows == Rows::Pairs) != is_ranking {
@@ -451,34 +446,67 @@ fn format(
         };
         job.finding_at(Kind::NoCounterpart, at, place, text);
     }
-    let mut name = |own: &str, from: Option<String>| {
-        if let Some(from) = from {
-            set.column(own, &from);
-        }
-    };
     if formatting == "alpaca" {
-        let (prompt, query) = (column("prompt", "instruction"), column("query", "input"));
-        name("instruction", prompt.clone());
-        match &query {
-            Some(query) => name("input", Some(query.clone())),
-            None => set.prompt_template = prompt.map(|prompt| format!("{{{prompt}}}")),
-        }
-        if query.is_some() {
-            let text = "instruction and input are joined with an empty line between them, in LLaMA-Factory with a line break";
-            job.finding_at(Kind::Changed, at, place, text);
-        }
-    } else {
-        let list = column("messages", "conversations");
+        instruction(job, at, place, &columns, set);
+    } else if let Some(list) = columns.get("messages", "conversations") {
         let own = match rows {
             Rows::Pairs => "prompt",
             Rows::Unpaired => "messages",
             Rows::Training if formatting == "openai" => "messages",
             Rows::Training => "conversations",
         };
-        name(own, list);
+        set.column(own, &list);
     }
+    answers(&columns, formatting, rows, set);
+    for key in ["system", "tools"] {
+        if let Some(from) = columns.get(key, "") {
+            set.column(key, &from);
+        }
+    }
+    let known = [
+        "prompt", "query", "response", "history", "messages", "system", "tools", "chosen", "rejected",
+        "kto_tag",
+    ];
+    let named = columns.0.into_iter().flat_map(|columns| columns.keys());
+    for key in named.filter(|key| !known.contains(&key.as_str())) {
+        let text = format!("the column `{key}` is not read (text only, no images, audio or video)");
+        job.finding_at(Kind::NoCounterpart, at, place, text);
+    }
+    tags(job, at, place, entry);
+}
+
+/// The columns that a data set names. Where it names any, one that it does not name is not read.
+struct Columns<'e>(Option<&'e serde_json::Map<String, Json>>);
+
+impl Columns<'_> {
+    fn get(&self, key: &str, default: &str) -> Option<String> {
+        match self.0 {
+            Some(columns) => columns.get(key).and_then(Json::as_str).map(str::to_owned),
+            None => Some(default).filter(|name| !name.is_empty()).map(str::to_owned),
+        }
+    }
+}
+
+/// The prompt of the format `alpaca`, in one column or two.
+fn instruction(job: &mut Job<'_>, at: &str, place: Option<Place>, columns: &Columns<'_>, set: &mut DataSet) {
+    let (prompt, query) = (columns.get("prompt", "instruction"), columns.get("query", "input"));
+    if let Some(prompt) = &prompt {
+        set.column("instruction", prompt);
+    }
+    match query {
+        Some(query) => {
+            set.column("input", &query);
+            let text = "instruction and input are joined with an empty line between them, in LLaMA-Factory with a line break";
+            job.finding_at(Kind::Changed, at, place, text);
+        }
+        None => set.prompt_template = prompt.map(|prompt| format!("{{{prompt}}}")),
+    }
+}
+
+/// Format of the rows, and the columns of what is learnt.
+fn answers(columns: &Columns<'_>, formatting: &str, rows: Rows, set: &mut DataSet) {
     let is_alpaca = formatting == "alpaca";
-    let response = column("response", "output");
+    let response = columns.get("response", "output");
     match rows {
         Rows::Training => {
             set.format = Some(match formatting {
@@ -489,14 +517,14 @@ fn format(
             if is_alpaca && let Some(response) = response {
                 set.column("output", &response);
             }
-            if is_alpaca && let Some(history) = column("history", "") {
+            if is_alpaca && let Some(history) = columns.get("history", "") {
                 set.column("history", &history);
             }
         }
         Rows::Pairs => {
             set.format = Some("pair");
             for key in ["chosen", "rejected"] {
-                if let Some(from) = column(key, key) {
+                if let Some(from) = columns.get(key, key) {
                     set.column(key, &from);
                 }
             }
@@ -506,27 +534,11 @@ fn format(
             if is_alpaca && let Some(response) = response {
                 set.column("completion", &response);
             }
-            if let Some(tag) = column("kto_tag", "kto_tag") {
+            if let Some(tag) = columns.get("kto_tag", "kto_tag") {
                 set.column("label", &tag);
             }
         }
     }
-    for key in ["system", "tools"] {
-        if let Some(from) = column(key, "") {
-            set.column(key, &from);
-        }
-    }
-    let known = [
-        "prompt", "query", "response", "history", "messages", "system", "tools", "chosen", "rejected",
-        "kto_tag",
-    ];
-    for key in
-        columns.into_iter().flat_map(|columns| columns.keys()).filter(|key| !known.contains(&key.as_str()))
-    {
-        let text = format!("the column `{key}` is not read (text only, no images, audio or video)");
-        job.finding_at(Kind::NoCounterpart, at, place, text);
-    }
-    tags(job, at, place, entry);
 }
 
 /// The names of speakers that the formats know.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use truing_store::paths;
+
 use crate::RunError;
 
 /// An error unless `is_good`; `problem` is the key, the value and what was expected.
@@ -24,6 +26,17 @@ pub fn require_given(is_given: bool, key: &'static str, expected: &'static str) 
 /// `output_dir`, a folder for what `expected` says.
 pub fn require_output_dir(path: &Path, expected: &'static str) -> Result<(), RunError> {
     require_given(!path.as_os_str().is_empty(), "output_dir", expected)
+}
+
+/// Room for `needed` bytes on the disk of a run's folder, less what the folder holds already.
+pub fn require_space(path: &Path, needed: u64) -> Result<(), RunError> {
+    let needed = needed.saturating_sub(paths::bytes_below(path));
+    match paths::free_bytes(path) {
+        Some(free) if free < needed => {
+            Err(RunError::NotEnoughSpace { path: path.to_path_buf(), needed, free })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// At least one `[[data]]` table.
@@ -58,4 +71,20 @@ pub fn require_share(key: &'static str, value: f64) -> Result<(), RunError> {
 /// Steps between two events: not 0 where they are given.
 pub fn require_steps(key: &'static str, steps: Option<u64>) -> Result<(), RunError> {
     require(steps != Some(0), || (key, "0".into(), "at least 1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_without_room_is_an_error_with_both_sizes() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(require_space(folder.path(), 1).is_ok());
+        let error = require_space(&folder.path().join("run"), 1 << 60).unwrap_err().to_string();
+        assert!(
+            error.contains("run: the checkpoint and the model of this run need 1073741824.0 GiB, but "),
+            "{error}"
+        );
+    }
 }

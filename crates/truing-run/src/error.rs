@@ -10,6 +10,8 @@ use truing_types::{BatchError, CommunicationError, RowOrigin, StageName, counted
 
 use crate::RecipeError;
 
+const GIB: f64 = (1_u64 << 30) as f64;
+
 /// Errors of all runs: settings, files and rows, the folder, the model, other ranks.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -41,6 +43,21 @@ pub enum RunError {
         found: String,
         /// What was expected.
         expected: String,
+    },
+    /// A disk without room for what a run saves.
+    #[error(
+        "{}: the checkpoint and the model of this run need {:.1} GiB, but {:.1} GiB are free: set `output_dir` to another disk",
+        path.display(),
+        *needed as f64 / GIB,
+        *free as f64 / GIB
+    )]
+    NotEnoughSpace {
+        /// The run's folder.
+        path: PathBuf,
+        /// Bytes that are needed.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
     },
     /// A recipe of another stage than the one that is run.
     #[error("the recipe says stage = \"{found}\", which `{}` runs; this is stage \"{expected}\"", found.info().command)]
@@ -207,6 +224,19 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl RunError {
+    /// The recipe's key that the error is about, where it is about one.
+    #[must_use]
+    pub fn setting(&self) -> Option<&'static str> {
+        match self {
+            Self::BadSetting { key, .. } | Self::MissingSetting { key, .. } => Some(key),
+            Self::Conflict { first, .. } => Some(first),
+            Self::OtherStage { .. } => Some("stage"),
+            _ => None,
+        }
+    }
 }
 
 /// An error that may be a [`RunError`]. Functions that take a caller's own error look through it.

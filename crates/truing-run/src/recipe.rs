@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+use truing_store::paths::in_folder;
 use truing_types::{STAGES, StageName, nearest_name};
 
 use schema::UnknownKey;
@@ -89,6 +90,8 @@ pub enum RecipePlace {
     },
     /// An override as it was typed.
     Override(String),
+    /// The file, for what it does not have.
+    File(PathBuf),
 }
 
 impl std::fmt::Display for RecipePlace {
@@ -96,6 +99,7 @@ impl std::fmt::Display for RecipePlace {
         match self {
             Self::Line { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Override(text) => write!(f, "--set {text}"),
+            Self::File(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -180,7 +184,7 @@ pub trait Recipe: Serialize + DeserializeOwned + JsonSchema + Default {
 
 /// Makes a model's name a path where the recipe's folder has it: a name such as `org/model` looks like a path.
 pub fn resolve_model(name: &mut String, folder: &Path) {
-    let path = folder.join(&*name);
+    let path = in_folder(folder, name.as_ref());
     if !name.is_empty() && path.exists() {
         *name = path.to_string_lossy().into_owned();
     }
@@ -204,9 +208,9 @@ pub fn decisive_of<R: Recipe>(text: &str, path: &Path, scope: Scope) -> Result<T
 
 /// [`Recipe::resolve_paths`] for the folders of a recipe. An output folder that is not given stays empty.
 pub fn resolve_run_paths(data_dir: &mut PathBuf, output_dir: &mut PathBuf, folder: &Path) {
-    *data_dir = folder.join(&*data_dir);
+    *data_dir = in_folder(folder, data_dir);
     if !output_dir.as_os_str().is_empty() {
-        *output_dir = folder.join(&*output_dir);
+        *output_dir = in_folder(folder, output_dir);
     }
 }
 
@@ -301,6 +305,27 @@ fn stage_and_line(
             Err(RecipeError::Invalid { place, reason })
         }
     }
+}
+
+/// Where a setting is set: the last override of it, or its line. Of a table's key that is not there, where the table is; the file
+/// alone where there is none of it. `key` has dots: `lora.rank`.
+#[must_use]
+pub fn place_of(key: &str, text: &str, path: &Path, overrides: &[String]) -> RecipePlace {
+    let is_of_key = |typed: &&String| {
+        let typed = typed.split_once('=').map_or("", |(typed, _)| typed.trim());
+        typed == key || key.strip_prefix(typed).is_some_and(|rest| rest.starts_with('.'))
+    };
+    if let Some(typed) = overrides.iter().rev().find(is_of_key) {
+        return RecipePlace::Override(typed.clone());
+    }
+    let mut keys: Vec<String> = key.split('.').map(str::to_owned).collect();
+    while !keys.is_empty() {
+        if let Some(byte) = schema::position(text, &keys) {
+            return RecipePlace::Line { path: path.to_path_buf(), line: line_of(text, byte) };
+        }
+        keys.pop();
+    }
+    RecipePlace::File(path.to_path_buf())
 }
 
 fn line_of(text: &str, byte: usize) -> usize {

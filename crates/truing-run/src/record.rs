@@ -16,10 +16,9 @@ use truing_types::{CommunicationError, Communicator, Event, EventSink};
 
 use crate::folder::RunFolder;
 use crate::ranks::{is_first, on_first_rank};
+use crate::resume::CHECKPOINT;
 use crate::{RunError, TrainedModel};
 
-/// Before the number of every checkpoint's folder.
-pub const CHECKPOINT: &str = "checkpoint-";
 /// Before the name of every metric of an evaluation.
 pub const EVALUATION_PREFIX: &str = "eval_";
 

@@ -6,7 +6,9 @@ use truing_train::TrainerState;
 use truing_types::{Event, EventSink};
 
 use crate::RunError;
-use crate::record::CHECKPOINT;
+
+/// Before the number of every checkpoint's folder.
+pub const CHECKPOINT: &str = "checkpoint-";
 
 /// The newest checkpoint that verifies, of a run that had the same inputs: the same files, bit for bit, wherever they
 /// lie, and the same of everything else that decides the weights.

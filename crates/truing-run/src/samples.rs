@@ -85,7 +85,7 @@ impl RowReader<'_> {
     }
 
     fn source(&self, source: &SourceConfig) -> SourceConfig {
-        SourceConfig { path: self.data_dir.join(&source.path), ..source.clone() }
+        source.in_folder(self.data_dir)
     }
 
     /// A tokenizer may be larger than the embedding, for instance where special tokens were added to one alone.

@@ -209,6 +209,18 @@ impl EvaluationSettings {
 }
 
 impl CheckpointSettings {
+    /// Bytes of a checkpoint and of the model that the run saves. A checkpoint has weights and both moments in float32. Of an adapter
+    /// it has what learns alone, and so has the model unless it is merged.
+    #[must_use]
+    pub fn disk_bytes(&self, n_parameters: u64, n_trainable: u64, is_adapter: bool, is_merged: bool) -> u64 {
+        let n_saved = |is_whole: bool| if is_whole { n_parameters } else { n_trainable };
+        let of_value = match self.save_dtype {
+            SaveDtype::F32 => 4,
+            SaveDtype::Bf16 | SaveDtype::F16 => 2,
+        };
+        4 * n_saved(!is_adapter) + 8 * n_trainable + of_value * n_saved(!is_adapter || is_merged)
+    }
+
     fn check(&self, has_eval: bool) -> Result<(), RunError> {
         require_steps("save_steps", self.save_steps)?;
         require(self.save_total_limit > 0, || ("save_total_limit", "0".into(), "at least 1"))?;

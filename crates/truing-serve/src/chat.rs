@@ -90,11 +90,8 @@ pub(crate) struct ChatJob {
 impl ChatJob {
     /// Reads a request. Tokenizes its messages and compiles its grammar, so it may take some milliseconds.
     pub(crate) fn read(server: &Server, body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::of_body(body)?;
-        let model = server.model(&mut fields)?;
+        let (mut fields, model, mut sampling) = begin(server, body)?;
         let text = model.text()?;
-        let seed = server.random_seed(server.next_request());
-        let mut sampling = Sampling::read(&mut fields, text, seed)?;
         let tools = Tools::read(&mut fields)?;
         let messages = fields.list("messages")?;
         let messages = fields.required("messages", messages, "a list of messages")?;
@@ -122,12 +119,7 @@ impl ChatJob {
         if prompt_log_probs.is_some() && is_streamed {
             return Err(ApiError::field("prompt_logprobs", "`prompt_logprobs` cannot be streamed"));
         }
-        let logged = Logged {
-            model: Some(model.name.clone()),
-            user: fields.text("user")?,
-            seed: Some(sampling.options.seed),
-            ..Logged::default()
-        };
+        let logged = logged(&model, &mut fields, &sampling)?;
         let returns_token_ids = fields.boolean("return_token_ids")?.unwrap_or(false);
         neutral_fields(&mut fields)?;
         fields.finish(&[CHAT_FIELDS, SAMPLING_FIELDS])?;
@@ -147,6 +139,30 @@ impl ChatJob {
             logged,
         })
     }
+}
+
+/// What a request for completions begins with: its fields, its model, and how it samples.
+pub(crate) fn begin(server: &Server, body: &[u8]) -> Result<(Fields, Arc<ModelEntry>, Sampling), ApiError> {
+    let mut fields = Fields::of_body(body)?;
+    let model = server.model(&mut fields)?;
+    let text = model.text()?;
+    let seed = server.random_seed(server.next_request());
+    let sampling = Sampling::read(&mut fields, text, seed)?;
+    Ok((fields, model, sampling))
+}
+
+/// What the access log says of a request before it is answered.
+pub(crate) fn logged(
+    model: &ModelEntry,
+    fields: &mut Fields,
+    sampling: &Sampling,
+) -> Result<Logged, ApiError> {
+    Ok(Logged {
+        model: Some(model.name.clone()),
+        user: fields.text("user")?,
+        seed: Some(sampling.options.seed),
+        ..Logged::default()
+    })
 }
 
 /// A job of these settings.

@@ -8,14 +8,15 @@ use truing_predict::PromptToken;
 use truing_text::Tokenizer;
 use truing_types::TokenId;
 
-use crate::chat::{job, one_grammar, read_stream_options};
+use crate::chat::{begin, job, logged, one_grammar, read_stream_options};
 use crate::error::ApiError;
 use crate::fields::{FieldInfo, Fields, honoured, neutral, refused, token_ids};
 use crate::generation::{Generation, Next, finish_reason, json_number, prompt_log_probs_json, token_text};
 use crate::model::{ModelEntry, TextModel};
 use crate::sampling::{MAX_TOP_LOG_PROBS, SAMPLING_FIELDS, Sampling, response_format};
-use crate::state::{Logged, Server, Usage};
+use crate::state::{Logged, Server};
 use crate::stream::Sink;
+use crate::usage::Usage;
 use crate::worker::{Command, TokenEvent};
 
 /// Tokens of a completion where the request does not say how many, as OpenAI has it.
@@ -61,11 +62,8 @@ pub(crate) struct CompletionJob {
 impl CompletionJob {
     /// Reads a request.
     pub(crate) fn read(server: &Server, body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::of_body(body)?;
-        let model = server.model(&mut fields)?;
+        let (mut fields, model, mut sampling) = begin(server, body)?;
         let text = model.text()?;
-        let seed = server.random_seed(server.next_request());
-        let mut sampling = Sampling::read(&mut fields, text, seed)?;
         let prompts = read_prompts(&mut fields, text)?;
         let echoes = fields.boolean("echo")?.unwrap_or(false);
         let max_tokens = fields.integer("max_tokens", 0..=i64::MAX)?;
@@ -85,12 +83,7 @@ impl CompletionJob {
         }
         fields.neutral("best_of", &[json!(1), json!(sampling.n)])?;
         fields.neutral("priority", &[json!(0)])?;
-        let logged = Logged {
-            model: Some(model.name.clone()),
-            user: fields.text("user")?,
-            seed: Some(sampling.options.seed),
-            ..Logged::default()
-        };
+        let logged = logged(&model, &mut fields, &sampling)?;
         let returns_token_ids = fields.boolean("return_token_ids")?.unwrap_or(false);
         fields.finish(&[COMPLETION_FIELDS, SAMPLING_FIELDS])?;
         let asked = max_tokens.filter(|&n| n > 0).map(|n| (n, "max_tokens"));

@@ -13,7 +13,8 @@ use truing_text::Tokenizer;
 use truing_types::{FinishReason, TokenId};
 
 use crate::error::ApiError;
-use crate::state::{Server, Usage};
+use crate::state::Server;
+use crate::usage::Usage;
 use crate::worker::{Command, Event, TokenEvent};
 
 /// How often a request looks whether the server gives it up.

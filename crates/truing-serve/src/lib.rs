@@ -22,6 +22,7 @@ mod state;
 mod stream;
 mod tokens;
 mod tools;
+mod usage;
 mod vectors;
 mod worker;
 

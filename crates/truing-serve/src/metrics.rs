@@ -14,7 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::model::ModelEntry;
-use crate::state::Usage;
+use crate::usage::Usage;
 use crate::worker::Load;
 
 const FIRST_TOKEN_S: &[f64] = &[

@@ -27,8 +27,9 @@ use crate::completions::CompletionJob;
 use crate::error::{ApiError, json_response};
 use crate::keys::ApiKeys;
 use crate::model::ModelEntry;
-use crate::state::{Logged, Server, Usage};
+use crate::state::{Logged, Server};
 use crate::tokens::{self, TokenJob};
+use crate::usage::Usage;
 use crate::{AccessRecord, stream, vectors};
 
 /// The chat page.

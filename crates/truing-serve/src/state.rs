@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rand_chacha::rand_core::Rng as _;
-use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use truing_client::Clock;
 use truing_generate::Job;
@@ -17,6 +16,7 @@ use crate::fields::Fields;
 use crate::generation::{CancelOnDrop, Generation, Slot};
 use crate::metrics::Metrics;
 use crate::model::ModelEntry;
+use crate::usage::Usage;
 use crate::worker::{Command, Load, Reply};
 use crate::{AccessLog, ServeOptions};
 
@@ -36,28 +36,6 @@ pub(crate) struct Server {
     pub(crate) is_draining: AtomicBool,
     /// When requests that are not finished are given up, because the server stops.
     pub(crate) give_up_at: OnceLock<Duration>,
-}
-
-/// What a request came to, for the reply, the access log and the metrics.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Usage {
-    pub(crate) prompt_tokens: usize,
-    pub(crate) completion_tokens: usize,
-    pub(crate) cached_tokens: usize,
-    pub(crate) first_token_s: Option<f64>,
-    pub(crate) finish_reasons: Vec<&'static str>,
-}
-
-impl Usage {
-    /// OpenAI's object.
-    pub(crate) fn json(&self) -> Value {
-        json!({
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-        })
-    }
 }
 
 /// What the access log says of a request beside its path and status.

@@ -10,7 +10,8 @@ use crate::fields::{FieldInfo, Fields, honoured, neutral, refused};
 use crate::generation::json_number;
 use crate::messages::read_messages;
 use crate::model::{ModelEntry, ModelKind};
-use crate::state::{Logged, Server, Usage};
+use crate::state::{Logged, Server};
+use crate::usage::Usage;
 use crate::worker::{Command, Embedded};
 
 /// Texts of a request at most.

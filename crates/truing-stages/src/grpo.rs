@@ -15,9 +15,11 @@ mod plan;
 mod rewards;
 mod rollout_groups;
 mod run;
+mod running;
 mod state;
 mod step;
 mod tally;
+mod watch;
 
 pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossType};
 pub use failures::OnUnscoredStep;

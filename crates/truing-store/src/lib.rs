@@ -8,6 +8,7 @@
 //! | save several files as one (a checkpoint, a model) | [`StagedDirectory`], then [`CommittedDirectory`] |
 //! | find the last good one, drop old ones | [`latest_valid`], [`prune`] |
 //! | keep a run's files together, one process at a time | [`RunDirectory`] |
+//! | clean paths, find out how much room there is | [`paths`] |
 //! | write metrics that a resume can cut back | [`MetricsLog`] |
 
 pub mod atomic;
@@ -15,6 +16,7 @@ mod committed;
 mod digest;
 mod error;
 mod metrics_log;
+pub mod paths;
 mod run_directory;
 
 pub use committed::{

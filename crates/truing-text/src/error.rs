@@ -136,6 +136,12 @@ pub enum TextError {
     /// A conversation without messages.
     #[error("the conversation is empty")]
     EmptyConversation,
+    /// A message with an image, audio or the like, which no template shows.
+    #[error("this model reads text only: the message has a part of type `{kind}`")]
+    PartNotText {
+        /// The part's `type`.
+        kind: String,
+    },
     /// Nothing in the row would be learnt.
     #[error("the conversation has no assistant turn that carries loss")]
     NoAssistantTurn,

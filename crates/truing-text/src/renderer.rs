@@ -212,7 +212,8 @@ impl ChatRenderer {
     /// The text that asks for the next assistant turn.
     ///
     /// # Errors
-    /// When the conversation is empty, or the template is missing, refuses it or fails.
+    /// When the conversation is empty or has parts that are not text, or the template is missing, refuses it or
+    /// fails.
     pub fn prompt_text(&self, conversation: &Conversation) -> Result<String, TextError> {
         let options = RenderOptions { add_generation_prompt: true, ..self.options.clone() };
         Ok(self.template()?.render(conversation, &options)?.text)

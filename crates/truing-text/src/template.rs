@@ -135,7 +135,7 @@ impl ChatTemplate {
     /// Renders a conversation.
     ///
     /// # Errors
-    /// When the conversation is empty, or the template refuses it or fails.
+    /// When the conversation is empty or has parts that are not text, or the template refuses it or fails.
     pub fn render(
         &self,
         conversation: &Conversation,
@@ -143,6 +143,10 @@ impl ChatTemplate {
     ) -> Result<RenderedText, TextError> {
         if conversation.messages.is_empty() {
             return Err(TextError::EmptyConversation);
+        }
+        if let Some(part) = conversation.messages.iter().find_map(|message| message.parts.first()) {
+            let kind = part["type"].as_str().unwrap_or("unknown").to_owned();
+            return Err(TextError::PartNotText { kind });
         }
         let messages = Json::Array(conversation.messages.iter().map(message_as_template_sees_it).collect());
         let tools = match conversation.tools.is_empty() {

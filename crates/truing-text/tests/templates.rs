@@ -55,6 +55,19 @@ fn an_empty_conversation_is_refused() {
 }
 
 #[test]
+fn parts_that_are_not_text_are_refused_and_not_dropped() {
+    let template = ChatTemplate::from_source("{{ messages[0].content }}").unwrap();
+    let refused = |part: serde_json::Value| {
+        let mut conversation = one_turn();
+        conversation.messages[0].parts = vec![part];
+        template.render(&conversation, &RenderOptions::default()).unwrap_err().to_string()
+    };
+    let expected = "this model reads text only: the message has a part of type `input_audio`";
+    assert_eq!(refused(json!({"type": "input_audio"})), expected);
+    assert!(refused(json!({})).ends_with("`unknown`"));
+}
+
+#[test]
 fn a_template_without_end_runs_out_of_fuel() {
     let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}{% endfor %}{% endfor %}";
     assert!(failure(loops).to_string().contains("fuel"));

@@ -119,7 +119,8 @@ pub struct ChatReply {
 /// A model that could not answer. A judge that fails is `Unscored`, never 0, so this is a value to be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatError {
-    /// The request itself cannot be served.
+    /// The request itself cannot be served, for instance because a message has [parts](crate::Message::parts) that the model does
+    /// not read.
     #[error("the request cannot be served: {0}")]
     BadRequest(String),
     /// The request was cancelled before the model was called.

@@ -40,6 +40,10 @@ pub struct Message {
     pub role: Role,
     /// What is said. Empty where an assistant turn holds tool calls only.
     pub content: String,
+    /// Content parts that are not text, such as images and audio, as OpenAI's API takes them: objects with a `type`.
+    /// They follow the text. Only models on servers read them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Value>,
     /// Loss weight of the turn; `None` means 1 for the assistant and 0 for all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f32>,
@@ -64,6 +68,7 @@ impl Message {
         Self {
             role,
             content: content.into(),
+            parts: Vec::new(),
             weight: None,
             reasoning_content: None,
             tool_calls: None,
@@ -104,4 +109,25 @@ pub enum TrainingRow {
     },
     /// Raw text; every token carries loss.
     Text(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn parts_are_written_only_where_there_are_some() {
+        let plain = r#"{"role":"user","content":"Hi"}"#;
+        let read: Message = serde_json::from_str(plain).unwrap();
+        assert_eq!(read, Message::new(Role::User, "Hi"));
+        assert_eq!(serde_json::to_string(&read).unwrap(), plain);
+        let image = json!({"type": "image_url", "image_url": {"url": "data:,"}});
+        let with_image = Message { parts: vec![image], ..read };
+        let written = serde_json::to_string(&with_image).unwrap();
+        let expected =
+            r#"{"role":"user","content":"Hi","parts":[{"type":"image_url","image_url":{"url":"data:,"}}]}"#;
+        assert_eq!(written, expected);
+        assert_eq!(serde_json::from_str::<Message>(&written).unwrap(), with_image);
+    }
 }

@@ -2,22 +2,18 @@
 //! equal length. Rows have `instruction` and the baseline's `output`; `instruction_difficulty`, where the row
 //! has it, is a feature too.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 use truing_data::ObjectRow;
-use truing_statistics::{Bootstrap, Interval, Observation, fit_logistic};
+use truing_statistics::{Bootstrap, Observation, fit_logistic};
 use truing_types::{SamplingOptions, Unscored};
 
-use super::arena_hard::{both_verdicts, comparison, read_label, scores_of_label};
+use super::arena_hard::{both_verdicts, games, read_label, scores_of_label};
 use super::judging::answer_then_judge;
 use super::{
-    Answers, Benchmark, BenchmarkError, IntervalKind, Item, ItemScore, MetricInfo, MetricSummary, Prompt,
-    Question, Request, Row, Scored, Scoring, TaskOptions,
+    Answers, Benchmark, BenchmarkError, Item, ItemScore, MetricInfo, MetricSummary, Prompt, Question,
+    Request, Row, Scored, Scoring, TaskOptions,
 };
 
-const REPLIES: usize = 2;
-const REMINDER: &str = "Your reply has no verdict in the required form. Write only one of [[A>>B]], [[A>B]], [[A=B]], [[B>A]], [[B>>A]].";
 const DRAWS: usize = 200;
 
 pub(super) struct AlpacaEval;
@@ -75,17 +71,7 @@ fn length_controlled(games: &[&Game]) -> Option<f64> {
 
 impl AlpacaEval {
     fn questions(item: &Item, answer: &str, options: &TaskOptions) -> [Question; 2] {
-        let (prompt, baseline) = (item.text("instruction"), item.text("output"));
-        let mut number = 0;
-        [comparison(prompt, baseline, answer), comparison(prompt, answer, baseline)].map(|text| {
-            number += 1;
-            Question::new(
-                format!("game{number}"),
-                text,
-                REMINDER,
-                options.max_judge_attempts.unwrap_or(REPLIES),
-            )
-        })
+        games(item.text("instruction"), item.text("output"), answer, options)
     }
 }
 
@@ -177,21 +163,8 @@ impl Benchmark for AlpacaEval {
             let drawn: Vec<&Game> = drawn.iter().map(|&i| &games[i]).collect();
             length_controlled(&drawn).unwrap_or(f64::NAN)
         });
-        let quantile = |level| truing_statistics::quantile(&statistics, level);
-        let interval = quantile(0.025).zip(quantile(0.975)).map(|(low, high)| Interval { low, high });
-        let (_, deviation) = truing_statistics::mean_and_deviation(&statistics);
-        vec![MetricSummary {
-            metric: MetricInfo::share("win_rate_length_controlled"),
-            value: Some(value),
-            standard_error: (!statistics.is_empty()).then_some(deviation),
-            interval,
-            interval_kind: interval.map(|_| IntervalKind::Bootstrap),
-            n: games.len(),
-            unscored: BTreeMap::new(),
-            bounds: None,
-            n_clusters: games.len(),
-            variance: None,
-        }]
+        let metric = MetricInfo::share("win_rate_length_controlled");
+        vec![MetricSummary::bootstrapped(metric, value, &statistics, games.len())]
     }
 }
 

@@ -5,20 +5,19 @@
 //! for one model against one baseline that is its Bradley-Terry win rate as well. A prompt of which one game
 //! has no verdict is unscored.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::Value;
 use truing_data::ObjectRow;
-use truing_statistics::{Bootstrap, Interval, bradley_terry};
+use truing_statistics::{Bootstrap, bradley_terry};
 use truing_types::{SamplingOptions, Unscored};
 
 use super::arena_style::{StyleFeatures, style_controlled};
 use super::judging::answer_then_judge;
 use super::measure::Aggregation;
 use super::{
-    Answers, Benchmark, BenchmarkError, IntervalKind, Item, ItemScore, Measure, MetricInfo, MetricSummary,
-    Prompt, Question, Request, Row, Scored, Scoring, TaskOptions,
+    Answers, Benchmark, BenchmarkError, Item, ItemScore, Measure, MetricInfo, MetricSummary, Prompt,
+    Question, Request, Row, Scored, Scoring, TaskOptions,
 };
 
 /// How often a verdict with a doubled sign counts.
@@ -59,6 +58,17 @@ pub fn comparison(prompt: &str, first: &str, second: &str) -> String {
          equal, [[B>A]] or [[B>>A]] if answer B is somewhat or much better.",
     );
     text
+}
+
+/// Two games of an answer against a baseline's: in the first the baseline is A, in the second the model.
+pub(super) fn games(prompt: &str, baseline: &str, answer: &str, options: &TaskOptions) -> [Question; 2] {
+    let texts = [comparison(prompt, baseline, answer), comparison(prompt, answer, baseline)];
+    let mut number = 0;
+    texts.map(|text| {
+        number += 1;
+        let replies = options.max_judge_attempts.unwrap_or(REPLIES);
+        Question::new(format!("game{number}"), text, REMINDER, replies)
+    })
 }
 
 /// The label in the last double brackets of a reply, or else in the last single ones: letters A and B with
@@ -137,13 +147,7 @@ fn scores_in(score: &ItemScore) -> Vec<f64> {
 
 impl ArenaHard {
     fn questions(item: &Item, answer: &str, options: &TaskOptions) -> [Question; 2] {
-        let (prompt, baseline) = (item.text(PROMPT), item.text(BASELINE));
-        let texts = [comparison(prompt, baseline, answer), comparison(prompt, answer, baseline)];
-        let mut number = 0;
-        texts.map(|text| {
-            number += 1;
-            let replies = options.max_judge_attempts.unwrap_or(REPLIES);
-            let mut question = Question::new(format!("game{number}"), text, REMINDER, replies);
+        games(item.text(PROMPT), item.text(BASELINE), answer, options).map(|mut question| {
             question.sampling.max_new_tokens = 4096;
             question
         })
@@ -262,21 +266,8 @@ impl Benchmark for ArenaHard {
         let draws = Bootstrap { n_resamples: STYLE_DRAWS, ..Bootstrap::default() };
         let statistics =
             draws.statistics(games.len(), |drawn| fit(drawn).map_or(f64::NAN, |fit| fit.win_rate));
-        let quantile = |level| truing_statistics::quantile(&statistics, level);
-        let interval = quantile(0.025).zip(quantile(0.975)).map(|(low, high)| Interval { low, high });
-        let (_, deviation) = truing_statistics::mean_and_deviation(&statistics);
-        vec![MetricSummary {
-            metric: MetricInfo::share("win_rate_style_controlled"),
-            value: Some(found.win_rate),
-            standard_error: (!statistics.is_empty()).then_some(deviation),
-            interval,
-            interval_kind: interval.map(|_| IntervalKind::Bootstrap),
-            n: games.len(),
-            unscored: BTreeMap::new(),
-            bounds: None,
-            n_clusters: games.len(),
-            variance: None,
-        }]
+        let metric = MetricInfo::share("win_rate_style_controlled");
+        vec![MetricSummary::bootstrapped(metric, found.win_rate, &statistics, games.len())]
     }
 }
 

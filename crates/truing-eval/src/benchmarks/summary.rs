@@ -60,6 +60,25 @@ pub struct MetricSummary {
 }
 
 impl MetricSummary {
+    /// A metric over `n` items with its values for items drawn again, sorted.
+    pub(super) fn bootstrapped(metric: MetricInfo, value: f64, statistics: &[f64], n: usize) -> Self {
+        let quantile = |level| truing_statistics::quantile(statistics, level);
+        let interval = quantile(0.025).zip(quantile(0.975)).map(|(low, high)| Interval { low, high });
+        let (_, deviation) = truing_statistics::mean_and_deviation(statistics);
+        Self {
+            metric,
+            value: Some(value),
+            standard_error: (!statistics.is_empty()).then_some(deviation),
+            interval,
+            interval_kind: interval.map(|_| IntervalKind::Bootstrap),
+            n,
+            unscored: BTreeMap::new(),
+            bounds: None,
+            n_clusters: n,
+            variance: None,
+        }
+    }
+
     /// Where the variance over several seeds comes from, in a sentence; `judge` is the variance of the judge's part.
     #[must_use]
     pub fn variance_remark(&self, judge: Option<f64>) -> Option<String> {

@@ -129,104 +129,24 @@ impl Patterns {
 
 impl AdapterSettings {
     pub(super) fn read(config: &ConfigFile) -> Result<Self, ModelError> {
-        let fields = config.fields();
-        let value = |field: &str| fields.get(field).filter(|value| !value.is_null());
-        let unsupported = |field: &str, supported| ModelError::UnsupportedAdapter {
-            path: config.path().to_path_buf(),
-            field: field.to_owned(),
-            found: value(field).map_or_else(|| "missing".to_owned(), Value::to_string),
-            supported,
-        };
-        let names = |field: &str| {
-            let items = value(field).and_then(Value::as_array)?.iter();
-            items.map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
-        };
-        if value("peft_type") != Some(&json!("LORA")) {
-            return Err(unsupported("peft_type", "only LORA"));
-        }
-        if value("bias").is_some_and(|bias| bias != "none") {
-            return Err(unsupported("bias", "only none"));
-        }
-        let is_option = |field: &&String| {
-            (field.starts_with("use_") || field.ends_with("_config"))
-                && !KNOWN_OPTIONS.contains(&field.as_str())
-        };
-        let unknown = fields.keys().filter(is_option).map(String::as_str);
-        for field in UNSUPPORTED.into_iter().chain(unknown) {
-            match value(field) {
-                Some(value) if value == &json!(true) => return Err(unsupported(field, "only false")),
-                Some(value) if !is_unset(value) => return Err(unsupported(field, "only none")),
-                _ => {}
-            }
-        }
-        if let Some(initialisation) = value("init_lora_weights")
-            && !initialisation.is_boolean()
-            && !initialisation.as_str().is_some_and(|name| HARMLESS_INITIALISATIONS.contains(&name))
-        {
-            let supported = "true, false, gaussian, eva or orthogonal; with others PEFT changes the base's weights when it \
-                             loads the adapter, so convert it to plain LoRA on the original base, with \
-                             `path_initial_model_for_weight_conversion` of PEFT's save_pretrained";
-            return Err(unsupported("init_lora_weights", supported));
-        }
-        let rank = value("r").and_then(Value::as_u64).filter(|rank| (1..=1 << 16).contains(rank));
-        let rank = rank.ok_or_else(|| unsupported("r", "a whole number from 1 to 65536"))? as usize;
-        let alpha = value("lora_alpha").and_then(Value::as_f64).filter(|alpha| alpha.is_finite());
-        let alpha = alpha.ok_or_else(|| unsupported("lora_alpha", "a number"))?;
-        let is_stabilised = value("use_rslora") == Some(&json!(true));
-        let modules = |field: &str| match (value(field), names(field)) {
-            (Some(Value::String(pattern)), _) => {
-                let pattern = Regex::new(&format!(r"\A(?:{pattern})\z"));
-                pattern.map(Modules::Pattern).map_err(|_| unsupported(field, "a pattern without look-around"))
-            }
-            (_, Some(names)) => Ok(Modules::Named(names)),
-            _ => Err(unsupported(field, "a list of module names or a pattern")),
-        };
-        let targets = match value("target_modules") {
+        let fields = Fields(config);
+        fields.check_method()?;
+        let rank = fields.value("r").and_then(Value::as_u64).filter(|rank| (1..=1 << 16).contains(rank));
+        let rank = rank.ok_or_else(|| fields.unsupported("r", "a whole number from 1 to 65536"))? as usize;
+        let alpha = fields.value("lora_alpha").and_then(Value::as_f64).filter(|alpha| alpha.is_finite());
+        let alpha = alpha.ok_or_else(|| fields.unsupported("lora_alpha", "a number"))?;
+        let is_stabilised = fields.value("use_rslora") == Some(&json!(true));
+        let targets = match fields.value("target_modules") {
             Some(Value::String(all)) if all.eq_ignore_ascii_case("all-linear") => Modules::AllLinear,
-            _ => modules("target_modules")?,
+            _ => fields.modules("target_modules")?,
         };
-        let excluded = match value("exclude_modules") {
+        let excluded = match fields.value("exclude_modules") {
             None => Modules::Named(Vec::new()),
-            Some(_) => modules("exclude_modules")?,
+            Some(_) => fields.modules("exclude_modules")?,
         };
-        let patterns = |field: &str| match value(field) {
-            None => Ok(Patterns(Vec::new())),
-            Some(found) => found
-                .as_object()
-                .and_then(Patterns::read)
-                .ok_or_else(|| unsupported(field, "a number for each pattern of module names")),
-        };
-        let (ranks, alphas) = (patterns("rank_pattern")?, patterns("alpha_pattern")?);
-        let texts = |field: &str| match value(field) {
-            Some(Value::String(one)) => Some(vec![one.clone()]),
-            None => Some(Vec::new()),
-            Some(_) => names(field),
-        };
-        let indices = match value("layers_to_transform") {
-            None => Some(Vec::new()),
-            Some(Value::Array(indices)) => indices.iter().map(Value::as_u64).collect(),
-            Some(index) => index.as_u64().map(|index| vec![index]),
-        };
-        let indices =
-            indices.ok_or_else(|| unsupported("layers_to_transform", "indices of layers, counted from 0"))?;
-        let layers = if indices.is_empty() {
-            None
-        } else {
-            let expected = "a name of the list of layers, or several";
-            let names = texts("layers_pattern").ok_or_else(|| unsupported("layers_pattern", expected))?;
-            let mut patterns: Vec<String> = names
-                .iter()
-                .filter(|name| !name.is_empty())
-                .map(|name| format!(r"\A.*\.{name}\.(\d+)\."))
-                .collect();
-            if patterns.is_empty() {
-                patterns.push(r"\A.*\.[^.]*\.(\d+)\.".to_owned());
-            }
-            let patterns = patterns.iter().map(|pattern| Regex::new(pattern)).collect::<Result<_, _>>();
-            let patterns = patterns.map_err(|_| unsupported("layers_pattern", expected))?;
-            Some(Layers { indices, patterns })
-        };
-        let ensures_tying = value("ensure_weight_tying") == Some(&json!(true));
+        let (ranks, alphas) = (fields.patterns("rank_pattern")?, fields.patterns("alpha_pattern")?);
+        let layers = fields.layers()?;
+        let ensures_tying = fields.value("ensure_weight_tying") == Some(&json!(true));
         let path = config.path().to_path_buf();
         Ok(Self { path, rank, alpha, is_stabilised, ranks, alphas, targets, excluded, layers, ensures_tying })
     }
@@ -327,6 +247,117 @@ impl AdapterSettings {
         }
         let (rank, alpha) = self.rank_and_alpha(&adapted)?;
         Ok(LoraSpec { rank, alpha, targets })
+    }
+}
+
+/// The fields of the file; one that is null is not there.
+struct Fields<'a>(&'a ConfigFile);
+
+impl<'a> Fields<'a> {
+    fn value(&self, field: &str) -> Option<&'a Value> {
+        self.0.fields().get(field).filter(|value| !value.is_null())
+    }
+
+    fn unsupported(&self, field: &str, supported: &'static str) -> ModelError {
+        ModelError::UnsupportedAdapter {
+            path: self.0.path().to_path_buf(),
+            field: field.to_owned(),
+            found: self.value(field).map_or_else(|| "missing".to_owned(), Value::to_string),
+            supported,
+        }
+    }
+
+    /// Refuses what is not plain LoRA.
+    fn check_method(&self) -> Result<(), ModelError> {
+        if self.value("peft_type") != Some(&json!("LORA")) {
+            return Err(self.unsupported("peft_type", "only LORA"));
+        }
+        if self.value("bias").is_some_and(|bias| bias != "none") {
+            return Err(self.unsupported("bias", "only none"));
+        }
+        let is_option = |field: &&String| {
+            (field.starts_with("use_") || field.ends_with("_config"))
+                && !KNOWN_OPTIONS.contains(&field.as_str())
+        };
+        let unknown = self.0.fields().keys().filter(is_option).map(String::as_str);
+        for field in UNSUPPORTED.into_iter().chain(unknown) {
+            match self.value(field) {
+                Some(value) if value == &json!(true) => return Err(self.unsupported(field, "only false")),
+                Some(value) if !is_unset(value) => return Err(self.unsupported(field, "only none")),
+                _ => {}
+            }
+        }
+        if let Some(initialisation) = self.value("init_lora_weights")
+            && !initialisation.is_boolean()
+            && !initialisation.as_str().is_some_and(|name| HARMLESS_INITIALISATIONS.contains(&name))
+        {
+            let supported = "true, false, gaussian, eva or orthogonal; with others PEFT changes the base's weights when it \
+                             loads the adapter, so convert it to plain LoRA on the original base, with \
+                             `path_initial_model_for_weight_conversion` of PEFT's save_pretrained";
+            return Err(self.unsupported("init_lora_weights", supported));
+        }
+        Ok(())
+    }
+
+    /// A list of texts.
+    fn names(&self, field: &str) -> Option<Vec<String>> {
+        let items = self.value(field).and_then(Value::as_array)?.iter();
+        items.map(|item| item.as_str().map(str::to_owned)).collect()
+    }
+
+    fn modules(&self, field: &str) -> Result<Modules, ModelError> {
+        match (self.value(field), self.names(field)) {
+            (Some(Value::String(pattern)), _) => {
+                let pattern = Regex::new(&format!(r"\A(?:{pattern})\z"));
+                pattern
+                    .map(Modules::Pattern)
+                    .map_err(|_| self.unsupported(field, "a pattern without look-around"))
+            }
+            (_, Some(names)) => Ok(Modules::Named(names)),
+            _ => Err(self.unsupported(field, "a list of module names or a pattern")),
+        }
+    }
+
+    fn patterns(&self, field: &str) -> Result<Patterns, ModelError> {
+        match self.value(field) {
+            None => Ok(Patterns(Vec::new())),
+            Some(found) => found
+                .as_object()
+                .and_then(Patterns::read)
+                .ok_or_else(|| self.unsupported(field, "a number for each pattern of module names")),
+        }
+    }
+
+    /// `layers_to_transform` with `layers_pattern`; `None` for all layers.
+    fn layers(&self) -> Result<Option<Layers>, ModelError> {
+        let indices = match self.value("layers_to_transform") {
+            None => Some(Vec::new()),
+            Some(Value::Array(indices)) => indices.iter().map(Value::as_u64).collect(),
+            Some(index) => index.as_u64().map(|index| vec![index]),
+        };
+        let indices = indices
+            .ok_or_else(|| self.unsupported("layers_to_transform", "indices of layers, counted from 0"))?;
+        if indices.is_empty() {
+            return Ok(None);
+        }
+        let names = match self.value("layers_pattern") {
+            Some(Value::String(one)) => Some(vec![one.clone()]),
+            None => Some(Vec::new()),
+            Some(_) => self.names("layers_pattern"),
+        };
+        let unsupported = || self.unsupported("layers_pattern", "a name of the list of layers, or several");
+        let names = names.ok_or_else(unsupported)?;
+        let mut patterns: Vec<String> = names
+            .iter()
+            .filter(|name| !name.is_empty())
+            .map(|name| format!(r"\A.*\.{name}\.(\d+)\."))
+            .collect();
+        if patterns.is_empty() {
+            patterns.push(r"\A.*\.[^.]*\.(\d+)\.".to_owned());
+        }
+        let patterns = patterns.iter().map(|pattern| Regex::new(pattern)).collect::<Result<_, _>>();
+        let patterns = patterns.map_err(|_| unsupported())?;
+        Ok(Some(Layers { indices, patterns }))
     }
 }
 

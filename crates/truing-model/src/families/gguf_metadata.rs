@@ -47,51 +47,28 @@ fn name_from_gguf(name: &str) -> Option<String> {
 
 impl<'a> GgufDecoder<'a> {
     pub(super) fn read(file: &'a GgufFile, family: &Family, prefix: &str) -> Result<Self, ModelError> {
-        let key = |name: &str| format!("{prefix}.{name}");
-        let size = |name: &str| {
-            let size = file.require::<u64>(&key(name))?;
-            usize::try_from(size)
-                .ok()
-                .filter(|size| *size > 0)
-                .ok_or_else(|| malformed(file, &key(name), size))
-        };
-        let positive = |name: &str| match file.find::<f64>(&key(name))? {
-            Some(value) if !(value.is_finite() && value > 0.0) => Err(malformed(file, &key(name), value)),
-            value => Ok(value),
-        };
-        if let Some(experts) = file.find::<u64>(&key("expert_count"))?.filter(|experts| *experts > 0) {
-            return Err(malformed(file, &key("expert_count"), experts));
+        let metadata = Metadata { file, prefix };
+        if let Some(experts) = file.find::<u64>(&metadata.key("expert_count"))?.filter(|experts| *experts > 0)
+        {
+            return Err(metadata.malformed("expert_count", experts));
         }
-        let hidden_size = size("embedding_length")?;
-        let n_layers = size("block_count")?;
-        let n_heads = size("attention.head_count")?;
+        let hidden_size = metadata.size("embedding_length")?;
+        let n_layers = metadata.size("block_count")?;
+        let n_heads = metadata.size("attention.head_count")?;
         if n_layers > MAX_LAYERS {
-            return Err(malformed(file, &key("block_count"), n_layers));
+            return Err(metadata.malformed("block_count", n_layers));
         }
-        let n_kv_heads = match file.find::<u64>(&key("attention.head_count_kv"))? {
-            None => n_heads,
-            Some(_) => size("attention.head_count_kv")?,
-        };
-        let head_dim = match file.find::<u64>(&key("attention.key_length"))? {
-            None => hidden_size / n_heads,
-            Some(_) => size("attention.key_length")?,
-        };
-        if let Some(width) =
-            file.find::<u64>(&key("attention.value_length"))?.filter(|w| *w != head_dim as u64)
-        {
-            return Err(malformed(file, &key("attention.value_length"), width));
-        }
-        if let Some(width) = file.find::<u64>(&key("rope.dimension_count"))?.filter(|w| *w != head_dim as u64)
-        {
-            return Err(malformed(file, &key("rope.dimension_count"), width));
-        }
+        let n_kv_heads = metadata.size_if_given("attention.head_count_kv")?.unwrap_or(n_heads);
+        let head_dim = metadata.size_if_given("attention.key_length")?.unwrap_or(hidden_size / n_heads);
+        metadata.check_width("attention.value_length", head_dim)?;
+        metadata.check_width("rope.dimension_count", head_dim)?;
         let embedding = file.tensor("token_embd.weight").ok_or_else(|| ModelError::MissingTensor {
             path: file.path.clone(),
             tensor: "token_embd.weight".to_owned(),
         })?;
-        let window = match file.find::<u64>(&key("attention.sliding_window"))? {
+        let window = match file.find::<u64>(&metadata.key("attention.sliding_window"))? {
             None | Some(0) => None,
-            Some(_) => Some(size("attention.sliding_window")?),
+            Some(_) => Some(metadata.size("attention.sliding_window")?),
         };
         // Files of this name with a window are Mistral's.
         let architecture = match (family.architecture, window) {
@@ -103,15 +80,15 @@ impl<'a> GgufDecoder<'a> {
             architecture: architecture.to_owned(),
             vocab_size: embedding.shape.first().copied().unwrap_or(0),
             hidden_size,
-            intermediate_size: size("feed_forward_length")?,
+            intermediate_size: metadata.size("feed_forward_length")?,
             n_layers,
             n_heads,
             n_kv_heads,
             head_dim,
-            rms_norm_eps: file.require::<f64>(&key("attention.layer_norm_rms_epsilon"))? as f32,
-            rope_theta: positive("rope.freq_base")?.unwrap_or(10_000.0),
+            rms_norm_eps: file.require::<f64>(&metadata.key("attention.layer_norm_rms_epsilon"))? as f32,
+            rope_theta: metadata.positive("rope.freq_base")?.unwrap_or(10_000.0),
             rope_scaling: None,
-            max_position_embeddings: size("context_length")?,
+            max_position_embeddings: metadata.size("context_length")?,
             head: crate::spec::HeadKind::LanguageModel,
             tie_word_embeddings: file.tensor("output.weight").is_none(),
             qkv_bias: has_bias("attn_q"),
@@ -120,25 +97,10 @@ impl<'a> GgufDecoder<'a> {
             qk_norm: file.tensor("blk.0.attn_q_norm.weight").is_some(),
             sliding_windows: vec![window; n_layers],
             bos_token_id: token_id(file, "tokenizer.ggml.bos_token_id")?,
-            eos_token_ids: Vec::new(),
+            eos_token_ids: end_token_ids(file)?,
         };
-        for name in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-            if let Some(id) = token_id(file, name)?.filter(|id| !spec.eos_token_ids.contains(id)) {
-                spec.eos_token_ids.push(id);
-            }
-        }
         ConfigFile::from_fields(serde_json::Map::new(), &file.path).check(&spec)?;
-        spec.rope_scaling = match file.find::<&str>(&key("rope.scaling.type"))? {
-            None | Some("none") => match file.tensor(ROTARY_DIVISORS) {
-                None => None,
-                Some(_) => Some(recognise_llama3(file, &spec)?),
-            },
-            Some("linear") => {
-                let factor = file.require::<f64>(&key("rope.scaling.factor"))?;
-                Some(RopeScaling::Linear { factor })
-            }
-            Some(other) => return Err(malformed(file, &key("rope.scaling.type"), other)),
-        };
+        spec.rope_scaling = metadata.rope_scaling(&spec)?;
         Ok(Self { spec, file, rotary: family.gguf_rotary })
     }
 
@@ -162,6 +124,61 @@ impl<'a> GgufDecoder<'a> {
             tensor.values = halves_from_interleaved(&tensor, self.spec.head_dim);
         }
         Ok(tensor)
+    }
+}
+
+/// The metadata of an architecture, whose keys begin with its name.
+struct Metadata<'a> {
+    file: &'a GgufFile,
+    prefix: &'a str,
+}
+
+impl Metadata<'_> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// A whole number above 0.
+    fn size(&self, name: &str) -> Result<usize, ModelError> {
+        let size = self.file.require::<u64>(&self.key(name))?;
+        usize::try_from(size).ok().filter(|size| *size > 0).ok_or_else(|| self.malformed(name, size))
+    }
+
+    fn size_if_given(&self, name: &str) -> Result<Option<usize>, ModelError> {
+        self.file.find::<u64>(&self.key(name))?.map(|_| self.size(name)).transpose()
+    }
+
+    fn positive(&self, name: &str) -> Result<Option<f64>, ModelError> {
+        match self.file.find::<f64>(&self.key(name))? {
+            Some(value) if !(value.is_finite() && value > 0.0) => Err(self.malformed(name, value)),
+            value => Ok(value),
+        }
+    }
+
+    /// Refuses another width than that of a head.
+    fn check_width(&self, name: &str, head_dim: usize) -> Result<(), ModelError> {
+        match self.file.find::<u64>(&self.key(name))? {
+            Some(width) if width != head_dim as u64 => Err(self.malformed(name, width)),
+            _ => Ok(()),
+        }
+    }
+
+    fn rope_scaling(&self, spec: &DecoderSpec) -> Result<Option<RopeScaling>, ModelError> {
+        match self.file.find::<&str>(&self.key("rope.scaling.type"))? {
+            None | Some("none") => match self.file.tensor(ROTARY_DIVISORS) {
+                None => Ok(None),
+                Some(_) => recognise_llama3(self.file, spec).map(Some),
+            },
+            Some("linear") => {
+                let factor = self.file.require::<f64>(&self.key("rope.scaling.factor"))?;
+                Ok(Some(RopeScaling::Linear { factor }))
+            }
+            Some(other) => Err(self.malformed("rope.scaling.type", other)),
+        }
+    }
+
+    fn malformed(&self, name: &str, value: impl std::fmt::Display) -> ModelError {
+        malformed(self.file, &self.key(name), value)
     }
 }
 
@@ -215,6 +232,16 @@ fn recognise_llama3(file: &GgufFile, spec: &DecoderSpec) -> Result<RopeScaling, 
 
 fn token_id(file: &GgufFile, key: &str) -> Result<Option<u32>, ModelError> {
     file.find::<u64>(key)?.map(|id| u32::try_from(id).map_err(|_| malformed(file, key, id))).transpose()
+}
+
+fn end_token_ids(file: &GgufFile) -> Result<Vec<u32>, ModelError> {
+    let mut ids: Vec<u32> = Vec::new();
+    for name in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+        if let Some(id) = token_id(file, name)?.filter(|id| !ids.contains(id)) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
 }
 
 fn malformed(file: &GgufFile, key: &str, value: impl std::fmt::Display) -> ModelError {

@@ -1,6 +1,6 @@
 //! What a run reads: the model, the rows, and from those to learn from what the outputs mean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -137,25 +137,7 @@ pub(super) fn load(
     let settings = config.classifier.clone().unwrap_or_default();
     let (model, reader, max_tokens) = open_model(config, options)?;
     let labels = LabelNames::of(&settings)?;
-    let what = "the training data";
-    let all = LabelledRows::read(config, &settings, &labels, &config.data, "data", what, events)?;
-    let mut skipped = all.report.skipped.clone();
-    let mut eval_files = None;
-    let (train, eval) = if config.evaluation.eval_fraction > 0.0 {
-        let keys: Vec<u64> = all.rows.iter().map(|row| row.key).collect();
-        let split =
-            split_held_out(&keys, HeldOut::Fraction(config.evaluation.eval_fraction), Seed(config.seed));
-        (all.chosen(&split.train), Some(all.chosen(&split.held_out)))
-    } else if config.eval_data.is_empty() {
-        (all, None)
-    } else {
-        let what = "the evaluation data";
-        let sources = &config.eval_data;
-        let eval = LabelledRows::read(config, &settings, &labels, sources, "evaluation", what, events)?;
-        eval_files = Some(eval.report.files.clone());
-        skipped.extend_from_slice(&eval.report.skipped);
-        (all, Some(eval))
-    };
+    let RowsRead { train, eval, eval_files, mut skipped } = read_rows(config, &settings, &labels, events)?;
     let parts = Learnt { settings: &settings, labels: &labels, rows: &train.rows, events }.parts()?;
     let spec = ClassifierSpec::new(max_tokens, parts);
     let model = with_outputs(model, &spec, config, events);
@@ -204,6 +186,45 @@ pub(super) fn load(
         skipped,
         n_cut,
     })
+}
+
+/// The rows of all data.
+struct RowsRead {
+    train: LabelledRows,
+    eval: Option<LabelledRows>,
+    /// Files with rows to evaluate on, where they are others.
+    eval_files: Option<BTreeSet<Arc<str>>>,
+    /// Rows that cannot be read.
+    skipped: Vec<SkippedRow>,
+}
+
+/// Reads the rows to learn from, and those to evaluate on: held out, or of data of their own.
+fn read_rows(
+    config: &TrainingConfig,
+    settings: &ClassifierConfig,
+    labels: &LabelNames,
+    events: &mut dyn EventSink,
+) -> Result<RowsRead, StageError> {
+    let what = "the training data";
+    let all = LabelledRows::read(config, settings, labels, &config.data, "data", what, events)?;
+    let mut skipped = all.report.skipped.clone();
+    let mut eval_files = None;
+    let (train, eval) = if config.evaluation.eval_fraction > 0.0 {
+        let keys: Vec<u64> = all.rows.iter().map(|row| row.key).collect();
+        let split =
+            split_held_out(&keys, HeldOut::Fraction(config.evaluation.eval_fraction), Seed(config.seed));
+        (all.chosen(&split.train), Some(all.chosen(&split.held_out)))
+    } else if config.eval_data.is_empty() {
+        (all, None)
+    } else {
+        let what = "the evaluation data";
+        let sources = &config.eval_data;
+        let eval = LabelledRows::read(config, settings, labels, sources, "evaluation", what, events)?;
+        eval_files = Some(eval.report.files.clone());
+        skipped.extend_from_slice(&eval.report.skipped);
+        (all, Some(eval))
+    };
+    Ok(RowsRead { train, eval, eval_files, skipped })
 }
 
 /// What the rows to learn from say of labels and scores.

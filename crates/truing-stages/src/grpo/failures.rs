@@ -1,8 +1,6 @@
 //! What a run does where rewards cannot be computed, or are all the same: it says so at once, and ends by policy. A run that
 //! learnt nothing never ends as if all were well.
 
-use std::collections::BTreeSet;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_model::Engine;
@@ -11,7 +9,7 @@ use truing_reward::unscored::{UnscoredSummary, reasons_text};
 use truing_train::checkpoint::TrainerState;
 use truing_types::{Event, RowOrigin};
 
-use super::run::Running;
+use super::running::Running;
 use super::state::PromptState;
 use crate::StageError;
 
@@ -29,28 +27,6 @@ pub enum OnUnscoredStep {
     Stop,
     /// The run continues with a warning.
     Warn,
-}
-
-/// What is known of the steps so far.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    n_unscored_in_a_row: usize,
-    n_flat_in_a_row: usize,
-    /// Why the last completions had no reward.
-    last_problem: Option<String>,
-    /// Where the run stood before the steps of which nothing could be scored. The weights are still the same.
-    settled: Option<(TrainerState, PromptState)>,
-    /// What was warned of; of each once.
-    told: BTreeSet<String>,
-    /// Whether the step being taken has a group with different rewards.
-    pub(super) has_signal: bool,
-}
-
-impl Watch {
-    /// Whether the last step could not be scored. A checkpoint of it would keep a resume from taking it again.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.settled.is_some()
-    }
 }
 
 /// What completions were scored for.

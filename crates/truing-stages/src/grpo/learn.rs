@@ -16,7 +16,7 @@ use truing_types::{Event, FinishReason, Seed, all_gather_dealt, dealt};
 
 use super::KlKind;
 use super::rollout_groups::Group;
-use super::run::Running;
+use super::running::Running;
 use super::tally::Metrics;
 use crate::StageError;
 

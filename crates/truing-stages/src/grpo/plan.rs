@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use truing_model::{ComputeDtype, DecoderSpec, DecodingWeights, Engine, TrainableSpec};
 use truing_reward::{Rewards, is_source};
-use truing_run::checks::require_output_dir;
+use truing_run::checks::{require_output_dir, require_space};
 use truing_run::inputs::resume_key;
 use truing_run::settings;
 use truing_run::{Machine, RunError};
@@ -237,7 +237,10 @@ pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Resul
         }
         .into());
     }
-    check_trainable(spec, &config.trainable()).map(drop)
+    let (n_parameters, n_trainable) = check_trainable(spec, &config.trainable())?;
+    let is_adapter = config.lora.is_some();
+    let needed = config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter);
+    Ok(require_space(&config.output_dir, needed)?)
 }
 
 /// Checks numbers against their smallest and largest values.
@@ -282,9 +285,6 @@ fn check_numbers(config: &GrpoConfig) -> Result<(), RunError> {
 /// Checks the settings that no other step looks at, without model and data. `has_eval` says whether there is anything to
 /// evaluate on, as far as is known.
 pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageError> {
-    let bad = |key, found: String, expected: &str| {
-        Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
-    };
     require_output_dir(&config.output_dir, "a folder for the run")?;
     if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
         let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a [reward_model] or a [judge]";
@@ -307,6 +307,14 @@ pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageErro
         has_eval,
     )?;
     check_numbers(config)?;
+    check_dependencies(config)
+}
+
+/// Checks settings that need others, and numbers whose limits have a reason to be told.
+fn check_dependencies(config: &GrpoConfig) -> Result<(), StageError> {
+    let bad = |key, found: String, expected: &str| {
+        Err(RunError::BadSetting { key, found, expected: expected.to_owned() }.into())
+    };
     match config {
         c if !(c.temperature.is_finite() && c.temperature > 0.0) => bad(
             "temperature",

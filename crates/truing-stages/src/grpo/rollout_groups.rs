@@ -10,7 +10,7 @@ use truing_statistics::mean_and_sample_deviation;
 use truing_types::{Event, ReasoningMark, SamplingOptions, TextStart, Unscored, UnscoredReason};
 
 use super::Prompt;
-use super::run::Running;
+use super::running::Running;
 use crate::StageError;
 
 /// The completions of one prompt.

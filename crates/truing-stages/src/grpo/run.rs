@@ -1,59 +1,34 @@
 //! The work: load, then sample, score, compute advantages, and update step by step, with evaluations and checkpoints; save.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use truing_client::{Counts, CountsSnapshot};
 use truing_eval::held_out::HeldOutScores;
-use truing_generate::{end_tokens, excluded_tokens, marks_of};
+use truing_generate::{SampledCompletion, end_tokens, excluded_tokens, marks_of};
 use truing_model::{Engine, EngineOptions, SaveOptions, TrainableSpec};
-use truing_reward::Rewards;
+use truing_reward::ScoredCompletion;
 use truing_run::folder::{OpenedRun, RunOutline};
 use truing_run::ranks::gather_dealt;
-use truing_run::record::{EVALUATION_PREFIX, RunRecord, is_any_stopped};
-use truing_run::{Ended, Probe, Recipe, model, recipe};
+use truing_run::record::{EVALUATION_PREFIX, RunRecord};
+use truing_run::{Ended, Recipe, model, recipe};
 use truing_statistics::mean_and_sample_deviation;
+use truing_store::CommittedDirectory;
 use truing_train::Trainer;
-use truing_train::checkpoint::{self, ModelSaveOptions, TrainerState};
+use truing_train::checkpoint::{self, TrainerState};
 use truing_train::completion_packs::SampledPolicy;
-use truing_types::{Communicator, Event, EventSink, ReasoningMarks, Seed, TokenId, dealt};
+use truing_types::{Event, EventSink, Groups, Seed, dealt};
 
-use super::failures::{Looked, Watch};
+use super::failures::Looked;
 use super::memory::loads_reference;
 use super::rewards::{OpenedRewards, RewardResources};
 use super::rollout_groups::SamplingPhase;
+use super::running::Running;
 use super::state::PromptState;
 use super::tally::Metrics;
+use super::watch::Watch;
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
 use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;
-
-/// The state of a run in progress.
-pub(super) struct Running<'a, E: Engine> {
-    pub(super) plan: &'a GrpoPlan,
-    pub(super) inputs: &'a GrpoInputs,
-    pub(super) communicator: &'a dyn Communicator,
-    pub(super) probe: &'a dyn Probe,
-    pub(super) events: &'a mut dyn EventSink,
-    pub(super) stop: &'a AtomicBool,
-    pub(super) record: RunRecord<'a>,
-    pub(super) trainer: Trainer<E>,
-    /// The frozen model, where it is not the policy without its adapters.
-    pub(super) reference: Option<E>,
-    pub(super) rewards: Rewards,
-    /// What the judge was asked, and as it stood when last written down.
-    pub(super) judge_counts: Option<(Arc<Counts>, CountsSnapshot)>,
-    pub(super) end_tokens: Vec<TokenId>,
-    /// What completions are sampled from while learning.
-    pub(super) policy: SampledPolicy,
-    pub(super) state: TrainerState,
-    pub(super) prompts: PromptState,
-    /// What opens and closes a thought.
-    pub(super) marks: ReasoningMarks,
-    pub(super) watch: Watch,
-}
 
 /// The work of [`GrpoStage`](super::GrpoStage).
 pub(super) fn run<E: Engine + 'static>(
@@ -80,15 +55,7 @@ pub(super) fn run<E: Engine + 'static>(
         OpenedRun::Finished(trained) => return Ok(Ended::Finished(trained)),
         OpenedRun::Open { folder, checkpoint } => (folder, checkpoint),
     };
-    let load = |trainable: &TrainableSpec, phase: &str, events: &mut dyn EventSink| {
-        let options = EngineOptions::with_threads(plan.n_threads, Seed(config.seed));
-        model::announce_and_load::<E>(&inputs.model, trainable, &options, groups, phase, events)
-    };
-    let engine = load(&plan.trainable, "loading the model", events)?;
-    let reference = match loads_reference(config, inputs) {
-        true => Some(load(&TrainableSpec::frozen(), "loading the reference", events)?),
-        false => None,
-    };
+    let (engine, reference) = load_models::<E>(plan, inputs, groups, events)?;
     let marks = marks_of(inputs.renderer.tokenizer()).with(&config.reasoning_marks);
     let resources = RewardResources {
         render: inputs.renderer.options().clone(),
@@ -102,15 +69,7 @@ pub(super) fn run<E: Engine + 'static>(
         (counts, now)
     });
     let mut trainer = Trainer::new(engine, plan.memory.chosen.segments, plan.optimizer, plan.schedule)?;
-    let mut state = TrainerState::start(config.seed, plan.digest);
-    state.is_evaluation_due = config.evaluation.eval_on_start;
-    let mut prompts = PromptState::default();
-    if let Some(directory) = checkpoint {
-        state = checkpoint::restore(trainer.engine_mut(), &directory)?;
-        prompts = PromptState::read(&directory)?;
-        trainer.resume_at(state.step * config.updates_per_step());
-        events.emit(Event::Note(format!("resuming after step {} of {}", state.step, plan.n_steps)));
-    }
+    let (state, prompts) = begin(plan, &mut trainer, checkpoint.as_ref(), events)?;
     let record = RunRecord::open(folder, &state, &[HeldOutScores::FILE_NAME], communicator)?;
     let spec = &inputs.model.spec;
     let end_tokens = end_tokens(&spec.eos_token_ids, &inputs.renderer);
@@ -135,6 +94,45 @@ pub(super) fn run<E: Engine + 'static>(
         watch: Watch::default(),
     };
     running.train()
+}
+
+/// Loads the policy, and the frozen model where it is another one.
+fn load_models<E: Engine>(
+    plan: &GrpoPlan,
+    inputs: &GrpoInputs,
+    groups: &Groups,
+    events: &mut dyn EventSink,
+) -> Result<(E, Option<E>), StageError> {
+    let options = EngineOptions::with_threads(plan.n_threads, Seed(plan.config.seed));
+    let load = |trainable: &TrainableSpec, phase: &str, events: &mut dyn EventSink| {
+        model::announce_and_load::<E>(&inputs.model, trainable, &options, groups, phase, events)
+    };
+    let policy = load(&plan.trainable, "loading the model", events)?;
+    let reference = match loads_reference(&plan.config, inputs) {
+        true => Some(load(&TrainableSpec::frozen(), "loading the reference", events)?),
+        false => None,
+    };
+    Ok((policy, reference))
+}
+
+/// Where a run begins: at the start, or where `checkpoint` stands, whose weights are then the trainer's.
+fn begin<E: Engine>(
+    plan: &GrpoPlan,
+    trainer: &mut Trainer<E>,
+    checkpoint: Option<&CommittedDirectory>,
+    events: &mut dyn EventSink,
+) -> Result<(TrainerState, PromptState), StageError> {
+    let config = &plan.config;
+    let Some(directory) = checkpoint else {
+        let mut state = TrainerState::start(config.seed, plan.digest);
+        state.is_evaluation_due = config.evaluation.eval_on_start;
+        return Ok((state, PromptState::default()));
+    };
+    let state = checkpoint::restore(trainer.engine_mut(), directory)?;
+    let prompts = PromptState::read(directory)?;
+    trainer.resume_at(state.step * config.updates_per_step());
+    events.emit(Event::Note(format!("resuming after step {} of {}", state.step, plan.n_steps)));
+    Ok((state, prompts))
 }
 
 impl<E: Engine> Running<'_, E> {
@@ -180,11 +178,6 @@ impl<E: Engine> Running<'_, E> {
         self.finish()
     }
 
-    /// Whether the stop flag of any rank is set.
-    pub(super) fn is_stopped(&self) -> Result<bool, StageError> {
-        Ok(is_any_stopped(self.stop, self.communicator)?)
-    }
-
     fn log(&mut self, values: Metrics) -> Result<(), StageError> {
         Ok(self.record.log(self.state.step, values, &mut *self.events)?)
     }
@@ -215,10 +208,76 @@ impl<E: Engine> Running<'_, E> {
             .flat_map(|(prompt, scored)| scored.iter().map(move |scored| (&prompt.origin, scored)));
         let looked = self.look_at(Looked::Evaluation, of_rows);
         self.save_if_unscored(looked)?;
+        let Evaluation { by_prompt, mean, metrics } = Evaluation::of(config, &inputs.eval, &sampled, &scored);
+        let held_out = HeldOutScores {
+            step: self.state.step,
+            measure: HeldOutScores::REWARD.to_owned(),
+            values: by_prompt,
+            weights: Vec::new(),
+        };
+        self.record.log_evaluation(HeldOutScores::FILE_NAME, &held_out)?;
+        self.log(metrics)?;
+        // The trainer's state knows losses, of which the lowest is the best; it notes only finite ones.
+        let is_best = self.state.note_evaluation(mean.map_or(f64::NAN, |reward| -reward));
+        if is_best
+            && (config.checkpoint.keep_best || config.checkpoint.load_best_model_at_end)
+            && self.state.step > 0
+        {
+            self.save_checkpoint()?;
+        }
+        Ok(true)
+    }
+
+    fn interrupted(mut self) -> Result<Ended<TrainedModel>, StageError> {
+        self.events.emit(Event::PhaseFinished);
+        self.save_checkpoint()?;
+        Ok(Ended::Interrupted { step: Some(self.state.step) })
+    }
+
+    fn finish(mut self) -> Result<Ended<TrainedModel>, StageError> {
+        let config = &self.plan.config;
+        let nothing_learnt = self.nothing_learnt()?;
+        if config.checkpoint.load_best_model_at_end {
+            self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
+        }
+        let (inputs, engine) = (self.inputs, self.trainer.engine());
+        let model = self.record.save_model(&mut *self.events, |staged| {
+            let files = inputs.renderer.tokenizer().files();
+            let options = SaveOptions {
+                dtype: config.checkpoint.save_dtype,
+                ..model::save_options(&inputs.model, &files)
+            };
+            let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
+            model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
+        })?;
+        // A run ends with the evaluation of its model.
+        for text in nothing_learnt.clone().into_iter().chain(self.not_learnt_from()) {
+            self.events.emit(Event::Warning(text));
+        }
+        Ok(Ended::Finished(self.record.end(model, nothing_learnt, self.state.step)?))
+    }
+}
+
+/// What an evaluation says in numbers.
+struct Evaluation {
+    /// Mean reward of each prompt.
+    by_prompt: Vec<Option<f64>>,
+    /// Mean reward of all completions.
+    mean: Option<f64>,
+    metrics: Metrics,
+}
+
+impl Evaluation {
+    fn of(
+        config: &GrpoConfig,
+        prompts: &[Prompt],
+        sampled: &[Vec<SampledCompletion>],
+        scored: &[Vec<ScoredCompletion>],
+    ) -> Self {
         let mut by_category: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let mut by_prompt = Vec::with_capacity(scored.len());
         let mut n_unscored = 0;
-        for (prompt, scored) in inputs.eval.iter().zip(&scored) {
+        for (prompt, scored) in prompts.iter().zip(scored) {
             let rewards: Vec<f64> =
                 scored.iter().filter_map(|one| one.total.as_ref().ok().copied()).collect();
             n_unscored += scored.len() - rewards.len();
@@ -250,65 +309,7 @@ impl<E: Engine> Running<'_, E> {
             metrics.insert(format!("{EVALUATION_PREFIX}completions/mean_length"), mean);
         }
         metrics.insert(format!("{EVALUATION_PREFIX}samples"), by_prompt.len() as f64);
-        let held_out = HeldOutScores {
-            step: self.state.step,
-            measure: HeldOutScores::REWARD.to_owned(),
-            values: by_prompt,
-            weights: Vec::new(),
-        };
-        self.record.log_evaluation(HeldOutScores::FILE_NAME, &held_out)?;
-        self.log(metrics)?;
         let mean = mean_and_sample_deviation(&all).map(|(mean, _)| mean);
-        // The trainer's state knows losses, of which the lowest is the best; it notes only finite ones.
-        let is_best = self.state.note_evaluation(mean.map_or(f64::NAN, |reward| -reward));
-        if is_best
-            && (config.checkpoint.keep_best || config.checkpoint.load_best_model_at_end)
-            && self.state.step > 0
-        {
-            self.save_checkpoint()?;
-        }
-        Ok(true)
-    }
-
-    pub(super) fn save_checkpoint(&mut self) -> Result<(), StageError> {
-        let Self { plan, inputs, trainer, state, prompts, .. } = self;
-        let config = &plan.config;
-        self.record.save_checkpoint(state, config.checkpoint.save_total_limit, &mut *self.events, |staged| {
-            let files = inputs.renderer.tokenizer().files();
-            let options = model::save_options(&inputs.model, &files);
-            let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
-            let options = ModelSaveOptions::Decoder { options, base_model: Some(&*base_model) };
-            checkpoint::save(trainer.engine(), state, staged, &options)?;
-            Ok(prompts.save(staged)?)
-        })
-    }
-
-    fn interrupted(mut self) -> Result<Ended<TrainedModel>, StageError> {
-        self.events.emit(Event::PhaseFinished);
-        self.save_checkpoint()?;
-        Ok(Ended::Interrupted { step: Some(self.state.step) })
-    }
-
-    fn finish(mut self) -> Result<Ended<TrainedModel>, StageError> {
-        let config = &self.plan.config;
-        let nothing_learnt = self.nothing_learnt()?;
-        if config.checkpoint.load_best_model_at_end {
-            self.record.restore_best(self.trainer.engine_mut(), &self.state, &mut *self.events)?;
-        }
-        let (inputs, engine) = (self.inputs, self.trainer.engine());
-        let model = self.record.save_model(&mut *self.events, |staged| {
-            let files = inputs.renderer.tokenizer().files();
-            let options = SaveOptions {
-                dtype: config.checkpoint.save_dtype,
-                ..model::save_options(&inputs.model, &files)
-            };
-            let base_model = model::base_of(&inputs.model, &config.model_name_or_path);
-            model::save_model(engine, staged.path(), &options, &base_model, config.merge_adapter)
-        })?;
-        // A run ends with the evaluation of its model.
-        for text in nothing_learnt.clone().into_iter().chain(self.not_learnt_from()) {
-            self.events.emit(Event::Warning(text));
-        }
-        Ok(Ended::Finished(self.record.end(model, nothing_learnt, self.state.step)?))
+        Self { by_prompt, mean, metrics }
     }
 }

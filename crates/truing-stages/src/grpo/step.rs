@@ -12,7 +12,7 @@ use truing_types::{Rollout, Seed, dealt};
 use super::Prompt;
 use super::failures::Looked;
 use super::rollout_groups::{Group, SamplingPhase};
-use super::run::Running;
+use super::running::Running;
 use super::state::PromptState;
 use super::tally::{self, Metrics};
 use crate::StageError;

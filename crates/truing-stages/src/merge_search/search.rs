@@ -136,23 +136,64 @@ impl Search<'_> {
     /// Runs to the end.
     pub(super) fn run<E: Engine + 'static>(&mut self) -> Result<SearchRecord, StageError> {
         let config = &self.plan.config;
-        let split = &self.inputs.split;
-        let mut known: Vec<Evaluated> = Vec::new();
+        let known = self.evaluate_known::<E>()?;
+        let own = self.own_parents(&known);
+        let reference = self.reference(&known, &own);
+        let (mut finalists, dropped) = self.halve::<E>(&known, &own)?;
+        self.refine::<E>(&mut finalists, &reference)?;
+        let Some(best) = finalists.first() else {
+            return Err(RunError::BadSetting {
+                key: "n_candidates",
+                found: "no candidate".into(),
+                expected: "methods with at least one merge".into(),
+            }
+            .into());
+        };
+        let chosen = best.contestant.clone();
+        let expected_optimism = self.optimism(&finalists, &reference);
+        let on_search = self.compare(self.parents(&known), best, &own);
+        let evaluated = known.iter().chain(&finalists).chain(&dropped);
+        let search = evaluated.map(|one| self.row(one, &reference)).collect();
+        let (confirm, confirmations) = self.confirm::<E>(&known, &chosen, &own)?;
+        let names = self.inputs.evaluation.tasks.iter().map(|task| task.config.name().to_owned());
+        let record = SearchRecord {
+            parents: config.models.iter().map(|model| model.model.clone()).collect(),
+            own_parents: names.zip(own).collect(),
+            search,
+            chosen: known.len(),
+            n_finalists: finalists.len(),
+            on_search,
+            confirm,
+            confirmations,
+            expected_optimism,
+        };
+        self.save(&record, &chosen)?;
+        Ok(record)
+    }
+
+    /// Base and parents on all search items.
+    fn evaluate_known<E: Engine + 'static>(&mut self) -> Result<Vec<Evaluated>, StageError> {
+        let (config, split) = (&self.plan.config, &self.inputs.split);
         let base = (!config.base_model.is_empty()).then_some(Contestant::Base);
         let contestants = base.into_iter().chain((0..config.models.len()).map(Contestant::Parent));
+        let mut known = Vec::new();
         for contestant in contestants {
             known.push(self.evaluate::<E>(contestant, &split.search)?);
         }
-        let n_known = known.len();
-        let own = self.own_parents(&known);
-        let reference = self.reference(&known, &own);
+        Ok(known)
+    }
 
-        // Successive halving: the last round is on all search items.
+    /// Successive halving: the last round is on all search items. Its candidates, best first, and those that were dropped before.
+    fn halve<E: Engine + 'static>(
+        &mut self,
+        known: &[Evaluated],
+        own: &[usize],
+    ) -> Result<(Vec<Evaluated>, Vec<Evaluated>), StageError> {
+        let (config, split) = (&self.plan.config, &self.inputs.split);
         let seed = Seed(config.seed);
         let mut candidates =
             first_candidates(&config.methods, config.models.len(), config.n_candidates, seed);
-        let mut finalists: Vec<Evaluated> = Vec::new();
-        let mut dropped: Vec<Evaluated> = Vec::new();
+        let (mut finalists, mut dropped): (Vec<Evaluated>, Vec<Evaluated>) = (Vec::new(), Vec::new());
         for round in 0..config.n_rounds {
             let share = 0.5_f64.powi((config.n_rounds - 1 - round) as i32);
             let indices: Vec<Vec<usize>> = split
@@ -162,29 +203,35 @@ impl Search<'_> {
                     indices[..((indices.len() as f64 * share).ceil() as usize).min(indices.len())].to_vec()
                 })
                 .collect();
-            let mut of_round = Vec::new();
+            let mut of_round: Vec<Evaluated> = Vec::new();
             for candidate in candidates.drain(..) {
                 of_round.push(self.evaluate::<E>(Contestant::Merge(candidate), &indices)?);
             }
             // The parents on the same items, so that the tasks' differences are of one scale.
-            let part: Vec<Vec<f64>> =
-                known.iter().map(|one| means_of(&one.records, &self.metrics(), Some(&indices))).collect();
-            let reference = own_means(&part[n_known - config.models.len()..], &own);
-            of_round.sort_by(|a, b| {
-                self.objective(&b.means, &reference).total_cmp(&self.objective(&a.means, &reference))
-            });
+            let metrics = self.metrics();
+            let parents = self.parents(known).iter();
+            let means: Vec<Vec<f64>> =
+                parents.map(|one| means_of(&one.records, &metrics, Some(&indices))).collect();
+            self.sort(&mut of_round, &own_means(&means, own));
             if round + 1 == config.n_rounds {
                 finalists = of_round;
                 break;
             }
             let n_kept = of_round.len().div_ceil(2);
-            let rest = of_round.split_off(n_kept);
-            dropped.extend(rest);
+            dropped.extend(of_round.split_off(n_kept));
             candidates = of_round.into_iter().filter_map(|one| one.contestant.merge().cloned()).collect();
         }
+        Ok((finalists, dropped))
+    }
 
-        // Beside the best one that has settings, with smaller steps where nothing is better.
-        let (mut n_left, mut step) = (config.n_refined, FIRST_STEP);
+    /// Searches beside the best finalist that has settings, with smaller steps where nothing is better.
+    fn refine<E: Engine + 'static>(
+        &mut self,
+        finalists: &mut Vec<Evaluated>,
+        reference: &[f64],
+    ) -> Result<(), StageError> {
+        let split = &self.inputs.split;
+        let (mut n_left, mut step) = (self.plan.config.n_refined, FIRST_STEP);
         while n_left > 0 && step >= LAST_STEP {
             let is_new =
                 |one: &Candidate| !finalists.iter().any(|known| known.contestant.merge() == Some(one));
@@ -197,63 +244,35 @@ impl Search<'_> {
             let best = finalists.first().map(|best| best.contestant.clone());
             n_left -= neighbours.len();
             for candidate in neighbours {
-                let found = self.evaluate::<E>(Contestant::Merge(candidate), &split.search)?;
-                finalists.push(found);
+                finalists.push(self.evaluate::<E>(Contestant::Merge(candidate), &split.search)?);
             }
-            finalists.sort_by(|a, b| {
-                self.objective(&b.means, &reference).total_cmp(&self.objective(&a.means, &reference))
-            });
+            self.sort(finalists, reference);
             if finalists.first().map(|best| best.contestant.clone()) == best {
                 step /= 2.0;
             }
         }
-        let Some(best) = finalists.first() else {
-            return Err(RunError::BadSetting {
-                key: "n_candidates",
-                found: "no candidate".into(),
-                expected: "methods with at least one merge".into(),
-            }
-            .into());
-        };
-        let chosen = best.contestant.clone();
-        let expected_optimism = self.optimism(&finalists, &reference);
-        let mut on_search = self.compare(&known[n_known - config.models.len()..], best, &own);
-        holm_over_tasks(on_search.iter_mut().map(|one| &mut one.comparison));
-        let n_finalists = finalists.len();
-        let mut rows: Vec<SearchRow> = Vec::new();
-        let idx = known.len();
-        for one in known.iter().chain(&finalists).chain(&dropped) {
-            rows.push(self.row(one, &reference));
-        }
+        Ok(())
+    }
 
-        // Once, on items that decided nothing.
+    /// Evaluates base, parents and the chosen merge once on items that decided nothing, and compares the merge with the parents.
+    fn confirm<E: Engine + 'static>(
+        &mut self,
+        known: &[Evaluated],
+        chosen: &Contestant,
+        own: &[usize],
+    ) -> Result<(Vec<SearchRow>, Vec<Confirmation>), StageError> {
+        let split = &self.inputs.split;
         let mut confirmed: Vec<Evaluated> = Vec::new();
         for contestant in known.iter().map(|one| one.contestant.clone()).chain([chosen.clone()]) {
             confirmed.push(self.evaluate::<E>(contestant, &split.confirm)?);
         }
-        let parents = &confirmed[n_known - config.models.len()..n_known];
-        let means: Vec<Vec<f64>> = parents.iter().map(|one| one.means.clone()).collect();
-        let reference = own_means(&means, &own);
-        let mut confirmations = match confirmed.last() {
-            Some(merge) => self.compare(parents, merge, &own),
+        let known = &confirmed[..known.len()];
+        let reference = self.reference(known, own);
+        let confirmations = match confirmed.last() {
+            Some(merge) => self.compare(self.parents(known), merge, own),
             None => Vec::new(),
         };
-        holm_over_tasks(confirmations.iter_mut().map(|one| &mut one.comparison));
-        let confirm = confirmed.iter().map(|one| self.row(one, &reference)).collect();
-        let names = self.inputs.evaluation.tasks.iter().map(|task| task.config.name().to_owned());
-        let record = SearchRecord {
-            parents: config.models.iter().map(|model| model.model.clone()).collect(),
-            own_parents: names.zip(own).collect(),
-            search: rows,
-            chosen: idx,
-            n_finalists,
-            on_search,
-            confirm,
-            confirmations,
-            expected_optimism,
-        };
-        self.save(&record, &chosen)?;
-        Ok(record)
+        Ok((confirmed.iter().map(|one| self.row(one, &reference)).collect(), confirmations))
     }
 
     fn metrics(&self) -> Vec<MetricInfo> {
@@ -272,19 +291,10 @@ impl Search<'_> {
             Contestant::Merge(candidate) => Some(config.merge_recipe(candidate)?),
             Contestant::Base | Contestant::Parent(_) => None,
         };
-        let name = match (&contestant, &recipe) {
-            (Contestant::Base, _) => "base".to_owned(),
-            (Contestant::Parent(parent_idx), _) => format!("parent-{parent_idx}"),
-            (Contestant::Merge(candidate), recipe) => {
-                let bytes = serde_json::to_vec(recipe)
-                    .map_err(|source| RunError::Json { name: "the recipe of a merge", source })?;
-                let digest: String = Digest::of_bytes(&bytes).to_string().chars().take(12).collect();
-                format!("{}-{digest}", candidate.method)
-            }
-        };
+        let name = contestant.folder_name(recipe.as_ref())?;
         let label = self.label(&contestant);
         self.events.emit(Event::Note(format!("evaluating {label}")));
-        let folder = config.output_dir.join(CANDIDATES).join(&name);
+        let folder = config.output_dir.join(CANDIDATES).join(name);
         let merged = folder.join("model");
         let path: PathBuf = match &contestant {
             Contestant::Base => PathBuf::from(&config.base_model),
@@ -293,15 +303,37 @@ impl Search<'_> {
         };
         std::fs::create_dir_all(&folder)
             .map_err(|source| RunError::Write { path: folder.clone(), source })?;
-        let evaluation = config.evaluation(folder.clone(), &path);
+        let answered = self.ask::<E>(&folder, &path, recipe.as_ref(), indices)?;
+        let records = self.score(indices, &answered);
+        // The weights can be made again; the answers stay.
+        if recipe.is_some() && merged.exists() {
+            std::fs::remove_dir_all(&merged)
+                .map_err(|source| RunError::Write { path: merged.clone(), source })?;
+        }
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(StageError::Stopped);
+        }
+        let means = means_of(&records, &self.metrics(), None);
+        Ok(Evaluated { contestant, n_items: indices.iter().map(Vec::len).sum(), records, means })
+    }
+
+    /// Answers of a model to the items of each task, logged in `folder`.
+    fn ask<E: Engine + 'static>(
+        &mut self,
+        folder: &Path,
+        model: &Path,
+        recipe: Option<&MergeRecipe>,
+        indices: &[Vec<usize>],
+    ) -> Result<Vec<Vec<Answers>>, StageError> {
+        let evaluation = self.plan.config.evaluation(folder.to_path_buf(), model);
         let stop = self.stop;
-        let mut open = |events: &mut dyn EventSink| open_model(&path, recipe.as_ref(), stop, events);
+        let mut open = |events: &mut dyn EventSink| open_model(model, recipe, stop, events);
         let mut asking = Asking::<E>::new(
             &evaluation,
             self.plan.n_threads,
             &self.inputs.evaluation,
             SubjectModel::Made(&mut open),
-            AnswerLog::open(&folder)?,
+            AnswerLog::open(folder)?,
             self.stop,
             &mut *self.events,
         );
@@ -312,11 +344,15 @@ impl Search<'_> {
                 None => return Err(StageError::Stopped),
             }
         }
-        drop(asking);
+        Ok(answered)
+    }
+
+    /// The answers to the items of each task, scored.
+    fn score(&self, indices: &[Vec<usize>], answered: &[Vec<Answers>]) -> Records {
         let mut records: Records = Vec::new();
         for ((task, indices), answers) in self.inputs.evaluation.tasks.iter().zip(indices).zip(answered) {
             let items: Vec<&Item> = indices.iter().map(|&idx| &task.loaded.items[idx]).collect();
-            let pairs: Vec<(&Item, &Answers)> = items.iter().copied().zip(&answers).collect();
+            let pairs: Vec<(&Item, &Answers)> = items.iter().copied().zip(answers).collect();
             let scores = task.benchmark.get().score(&pairs, &task.options, &self.scoring);
             let of_items = items.into_iter().zip(answers.iter().cloned()).zip(scores);
             records.push(
@@ -330,16 +366,7 @@ impl Search<'_> {
                     .collect(),
             );
         }
-        // The weights can be made again; the answers stay.
-        if recipe.is_some() && merged.exists() {
-            std::fs::remove_dir_all(&merged)
-                .map_err(|source| RunError::Write { path: merged.clone(), source })?;
-        }
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(StageError::Stopped);
-        }
-        let means = means_of(&records, &self.metrics(), None);
-        Ok(Evaluated { contestant, n_items: indices.iter().map(Vec::len).sum(), records, means })
+        records
     }
 
     fn label(&self, contestant: &Contestant) -> String {
@@ -362,7 +389,7 @@ impl Search<'_> {
     /// For each task the parent that was trained for it, or that has the highest score on the search items.
     fn own_parents(&self, known: &[Evaluated]) -> Vec<usize> {
         let config = &self.plan.config;
-        let parents = &known[known.len() - config.models.len()..];
+        let parents = self.parents(known);
         let of_task = |(task, planned): (usize, &crate::evaluate::PlannedTask)| {
             let named = config
                 .models
@@ -375,9 +402,13 @@ impl Search<'_> {
         self.inputs.evaluation.tasks.iter().enumerate().map(of_task).collect()
     }
 
+    /// The parents among base and parents.
+    fn parents<'k>(&self, known: &'k [Evaluated]) -> &'k [Evaluated] {
+        &known[known.len() - self.plan.config.models.len()..]
+    }
+
     fn reference(&self, known: &[Evaluated], own: &[usize]) -> Vec<f64> {
-        let parents = &known[known.len() - self.plan.config.models.len()..];
-        let means: Vec<Vec<f64>> = parents.iter().map(|one| one.means.clone()).collect();
+        let means: Vec<Vec<f64>> = self.parents(known).iter().map(|one| one.means.clone()).collect();
         own_means(&means, own)
     }
 
@@ -390,6 +421,13 @@ impl Search<'_> {
         };
         // Without a score on a task there is nothing to choose it for.
         if found.is_nan() { f64::NEG_INFINITY } else { found }
+    }
+
+    /// The best first.
+    fn sort(&self, candidates: &mut [Evaluated], reference: &[f64]) {
+        candidates.sort_by(|a, b| {
+            self.objective(&b.means, reference).total_cmp(&self.objective(&a.means, reference))
+        });
     }
 
     /// The expected optimism of the choice among the finalists. Items of all tasks are drawn together.
@@ -424,6 +462,7 @@ impl Search<'_> {
         selection_optimism(scores.len(), tasks.len(), objective, &Bootstrap::default())
     }
 
+    /// The merge compared with each parent on each task, corrected together.
     fn compare(&self, parents: &[Evaluated], merge: &Evaluated, own: &[usize]) -> Vec<Confirmation> {
         let mut found = Vec::new();
         for (task, metric) in self.metrics().iter().enumerate() {
@@ -438,6 +477,7 @@ impl Search<'_> {
                 }
             }
         }
+        holm_over_tasks(found.iter_mut().map(|one| &mut one.comparison));
         found
     }
 
@@ -481,6 +521,20 @@ impl Contestant {
             Self::Merge(candidate) => Some(candidate),
             Self::Base | Self::Parent(_) => None,
         }
+    }
+
+    /// Name of the folder with its answers. `recipe` is that of a merge.
+    fn folder_name(&self, recipe: Option<&MergeRecipe>) -> Result<String, RunError> {
+        Ok(match self {
+            Self::Base => "base".to_owned(),
+            Self::Parent(parent_idx) => format!("parent-{parent_idx}"),
+            Self::Merge(candidate) => {
+                let bytes = serde_json::to_vec(&recipe)
+                    .map_err(|source| RunError::Json { name: "the recipe of a merge", source })?;
+                let digest: String = Digest::of_bytes(&bytes).to_string().chars().take(12).collect();
+                format!("{}-{digest}", candidate.method)
+            }
+        })
     }
 }
 

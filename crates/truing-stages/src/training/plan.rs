@@ -3,7 +3,7 @@
 use serde_json::json;
 use truing_data::{Packing, PackingReport, PackingStrategy, epoch_order};
 use truing_model::{ComputeDtype, DecoderSpec, Engine, EngineError, LoraSpec, ParameterSpec, TrainableSpec};
-use truing_run::checks::require_output_dir;
+use truing_run::checks::{require_output_dir, require_space};
 use truing_run::inputs::resume_key;
 use truing_run::{Machine, Recipe, RunError, recipe, settings};
 use truing_store::Digest;
@@ -366,7 +366,10 @@ pub(crate) fn check_with_model(config: &TrainingConfig, spec: &DecoderSpec) -> R
         }
         .into());
     }
-    check_trainable(spec, &config.trainable()).map(drop)
+    let (n_parameters, n_trainable) = check_trainable(spec, &config.trainable())?;
+    let is_adapter = config.lora.is_some();
+    let needed = config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter);
+    Ok(require_space(&config.output_dir, needed)?)
 }
 
 /// Checks that every name means something, and counts the parameters: all, and those that learn.

@@ -9,7 +9,7 @@ use serde_json::json;
 use truing_data::read_objects;
 use truing_eval::benchmarks::{BENCHMARKS, JudgeQuality, MetricSummary};
 use truing_eval::comparison::{Finding, MetricComparison, RunPair};
-use truing_eval::contamination::{ContaminationOptions, contamination};
+use truing_eval::contamination::{ContaminationOptions, TaskContamination, contamination};
 use truing_eval::results::{ItemRecord, RESULTS, TaskRecord, items_file, read_items, read_results};
 use truing_stages::evaluate::{
     EvaluateConfig, EvaluateOutcome, EvaluatePlan, EvaluateStage, TaskConfig, rescore,
@@ -448,11 +448,17 @@ fn look_for_items(
     let found = contamination(&tasks, training, options)?;
     let is_held = found.iter().any(|task| !task.held.is_empty());
     let exit = if is_held { Outcome::Finding } else { Outcome::Fine };
-    let printer = context.printer;
     if as_json {
-        printer.json(&json!({ "training_rows": n_rows, "tasks": found }))?;
+        context.printer.json(&json!({ "training_rows": n_rows, "tasks": found }))?;
         return Ok(exit);
     }
+    print_effects(&found, context)?;
+    print_held_items(&found, options, context)?;
+    Ok(exit)
+}
+
+/// The metrics with all items, and without those that training data holds.
+fn print_effects(found: &[TaskContamination], context: &Context) -> anyhow::Result<()> {
     let mut table = Table::new(&[
         ("task", Align::Left),
         ("held items", Align::Right),
@@ -466,7 +472,7 @@ fn look_for_items(
             .map_or_else(String::new, |Interval { low, high }| format!(" ({low:.2} to {high:.2})"));
         summary.value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}{interval}"))
     };
-    for task in &found {
+    for task in found {
         for (place, effect) in task.metrics.iter().enumerate() {
             let is_first = place == 0;
             table.row([
@@ -479,9 +485,19 @@ fn look_for_items(
         }
     }
     for line in table.lines() {
-        printer.line(line)?;
+        context.printer.line(line)?;
     }
-    for task in &found {
+    Ok(())
+}
+
+/// The first items of each task that training data holds, with the rows that do.
+fn print_held_items(
+    found: &[TaskContamination],
+    options: &ContaminationOptions,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let printer = context.printer;
+    for task in found {
         if task.n_too_short > 0 {
             printer.line(format_args!(
                 "{}: {} items have fewer than {} words and were not looked for",
@@ -501,7 +517,7 @@ fn look_for_items(
             printer.line(format_args!("{}: {more} more items; `--json` names all", task.task))?;
         }
     }
-    Ok(exit)
+    Ok(())
 }
 
 fn score_again(recipe: &RecipeArguments, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use truing_data::{Render, SourceConfig};
+use truing_stages::recipe;
 use truing_text::{ChatRenderer, WithoutLoss};
 
+use super::model as models;
 use super::stage::render_options;
 use crate::Context;
 use crate::outcome::Outcome;
@@ -40,7 +42,7 @@ enum What {
 /// Rows as a recipe's `[[data]]` would name them.
 #[derive(Debug, Args)]
 struct SourceArguments {
-    /// A file or folder of rows, in any format that training takes.
+    /// A file or folder of rows, in any format that training takes, or a data set of the Hugging Face hub (`org/name:split`).
     #[arg(long, short, value_name = "PATH", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     /// Format of the rows, if it cannot be detected from the first rows.
@@ -65,14 +67,22 @@ fn parse_column(argument: &str) -> Result<(String, String), String> {
 }
 
 impl SourceArguments {
-    fn sources(&self) -> impl Iterator<Item = SourceConfig> {
-        self.data.iter().map(|path| SourceConfig {
+    /// The sources; data sets of the hub by the folder that they are found in.
+    fn sources(&self, context: &Context) -> anyhow::Result<Vec<SourceConfig>> {
+        let find = |path: &PathBuf| -> anyhow::Result<PathBuf> {
+            let mut path = path.clone();
+            recipe::find_source(&mut path, Path::new(""), &mut |name| models::find_data(name, context))?;
+            Ok(path)
+        };
+        let paths = self.data.iter().map(find).collect::<anyhow::Result<Vec<PathBuf>>>()?;
+        let sources = paths.iter().map(|path| SourceConfig {
             format: self.format.clone(),
             columns: self.columns.iter().cloned().collect::<BTreeMap<_, _>>(),
             prompt_template: self.prompt_template.clone(),
             render: self.chat.then_some(Render::Chat),
             ..SourceConfig::new(path)
-        })
+        });
+        Ok(sources.collect())
     }
 }
 

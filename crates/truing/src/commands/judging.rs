@@ -3,6 +3,7 @@
 use truing_stages::{RunError, StageError};
 use truing_statistics::Agreement;
 
+use super::stage::{self, RecipeArguments, RunArguments, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 
@@ -11,6 +12,19 @@ pub(crate) const STOPPING: &str =
     "stopping: replies that come within 5 s are kept; run the same command to continue";
 /// Printed at the end of a stopped run.
 pub(crate) const STOPPED: &str = "stopped; run the same command to continue; all replies that came are kept";
+
+/// Runs the recipe; without one, an error with an example of the command.
+pub(crate) fn run<S: StageCommand>(
+    recipe: Option<&RecipeArguments>,
+    arguments: &RunArguments,
+    example: &str,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    match recipe {
+        Some(recipe) => stage::run_recipe::<S>(recipe, arguments, context),
+        None => Err(stage::no_recipe(example)),
+    }
+}
 
 /// Says how many tokens the judges read and write.
 pub(crate) fn announce_tokens(prompt_tokens: u64, completion_tokens: u64, context: &Context) {

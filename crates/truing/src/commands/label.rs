@@ -11,7 +11,7 @@ use truing_stages::{StageError, StagePlan};
 
 use super::classifier::{self, LabelCommand};
 use super::judging::{self, share};
-use super::stage::{self, RecipeArguments, RunArguments, StageCommand, no_recipe};
+use super::stage::{RecipeArguments, RunArguments, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::table::{Align, Table};
@@ -30,10 +30,10 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    match (&arguments.command, &arguments.recipe) {
-        (Some(command), _) => classifier::run_label(command, context),
-        (None, Some(recipe)) => stage::run_recipe::<LabelStage>(recipe, &arguments.run, context),
-        (None, None) => Err(no_recipe("truing label recipes/label.toml")),
+    let Arguments { command, recipe, run } = arguments;
+    match command {
+        Some(command) => classifier::run_label(command, context),
+        None => judging::run::<LabelStage>(recipe.as_ref(), run, "truing label recipes/label.toml", context),
     }
 }
 

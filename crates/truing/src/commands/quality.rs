@@ -11,7 +11,7 @@ use truing_stages::{StageError, StagePlan};
 
 use super::classifier::{self, ScoreCommand};
 use super::judging::{self, share};
-use super::stage::{self, RecipeArguments, RunArguments, StageCommand, no_recipe};
+use super::stage::{RecipeArguments, RunArguments, StageCommand};
 use crate::Context;
 use crate::outcome::Outcome;
 use crate::table::{Align, Table};
@@ -30,10 +30,12 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    match (&arguments.command, &arguments.recipe) {
-        (Some(command), _) => classifier::run_score(command, context),
-        (None, Some(recipe)) => stage::run_recipe::<QualityStage>(recipe, &arguments.run, context),
-        (None, None) => Err(no_recipe("truing quality recipes/quality.toml")),
+    let Arguments { command, recipe, run } = arguments;
+    match command {
+        Some(command) => classifier::run_score(command, context),
+        None => {
+            judging::run::<QualityStage>(recipe.as_ref(), run, "truing quality recipes/quality.toml", context)
+        }
     }
 }
 

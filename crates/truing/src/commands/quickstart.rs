@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
     /// Run at most this many steps in each stage.
     #[arg(long, value_name = "N")]
     max_steps: Option<u64>,
+    /// Random seed of all stages.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Override a setting of a stage's recipe, for instance `--set sft.learning_rate=2e-5` or
     /// `--set grpo.max_steps=30`. Without a stage it applies to `sft`. May be given several times.
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
@@ -79,9 +82,9 @@ fn stage_of(typed: &str) -> (String, String) {
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let folder = &arguments.output;
     let mut overrides: Vec<(String, String)> = arguments.overrides.iter().map(|o| stage_of(o)).collect();
-    if let Some(n_steps) = arguments.max_steps {
-        let of_stage = |(stage, _): &(&str, &str)| ((*stage).to_owned(), format!("max_steps={n_steps}"));
-        overrides.extend(RECIPES.iter().map(of_stage));
+    let of_all = [("max_steps", arguments.max_steps), ("seed", arguments.seed)];
+    for (key, value) in of_all.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+        overrides.extend(RECIPES.iter().map(|(stage, _)| ((*stage).to_owned(), format!("{key}={value}"))));
     }
     let quickstart = Quickstart {
         folder: folder.clone(),

@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     /// Show one completion in full, by its number in the table, counted from 0.
     #[arg(long, value_name = "IDX")]
     show: Option<usize>,
+    /// Print the chosen completions as JSON Lines, with all their fields.
+    #[arg(long, conflicts_with = "show")]
+    json: bool,
 }
 
 /// What the table is ordered by.
@@ -57,7 +60,7 @@ enum Order {
 /// Prints the table, or one completion.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let steps = rollouts::steps(&arguments.run).hint(|| {
-        "`truing grpo` keeps completions in the run's folder, unless `keep_rollouts = false`".into()
+        "`truing grpo` and `truing distill` keep completions in the run's folder, unless `keep_rollouts = false`".into()
     })?;
     let Some(&newest) = steps.last() else { bail!("{} holds no rollouts yet", arguments.run.display()) };
     let step = arguments.step.unwrap_or(newest);
@@ -76,6 +79,12 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     }
     let chosen = chosen(&all, arguments);
     let printer = &context.printer;
+    if arguments.json {
+        for (_, rollout) in chosen {
+            printer.line(serde_json::to_string(rollout)?)?;
+        }
+        return Ok(Outcome::Fine);
+    }
     let mut table = Table::new(&[
         ("#", Align::Right),
         ("prompt", Align::Right),

@@ -15,7 +15,7 @@ use truing_run::RecipeError;
 use truing_stages::Recipe as _;
 use truing_stages::grpo::{GrpoConfig, OpenedRewards, RewardResources};
 use truing_statistics::{Interval, ShareInterval, clustered_mean};
-use truing_text::SpecialTokens;
+use truing_text::{ChatRenderer, SpecialTokens};
 use truing_types::{Event, FinishReason, PromptRow, ReasoningMarks, RowOrigin};
 
 use super::model;
@@ -64,39 +64,9 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     if let Some(output) = &arguments.output {
         check_is_no_input(output, arguments.data.iter().map(PathBuf::as_path))?;
     }
-    let path = &arguments.recipe.recipe;
-    let config = GrpoConfig::from_toml(&read_recipe(path)?, path, &arguments.recipe.overrides);
-    let mut config = match config {
-        Err(error @ RecipeError::OtherStage { .. }) => {
-            return Err(error)
-                .hint(|| "`truing score` reads the rewards of a recipe with stage = \"grpo\"".into());
-        }
-        other => other?,
-    };
-    if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
-        bail!("{} has no reward: expected `[[reward]]`, `[reward_model]` or `[judge]`", path.display());
-    }
-    config.find_models(&mut |name| model::find(name, context))?;
+    let config = read_config(&arguments.recipe, context)?;
     let (rows, responses) = read(arguments)?;
-    let tokenizer = match config.model_name_or_path.as_str() {
-        "" => None,
-        path => {
-            let files = ModelFiles::open(Path::new(path))?;
-            Some(truing_stages::model::renderer(&files, render_options())?)
-        }
-    };
-    let n_tokens = |text: &str| -> anyhow::Result<usize> {
-        let Some(renderer) = &tokenizer else { return Ok(0) };
-        // The end token counts, as it does in training.
-        Ok(renderer.tokenizer().encode(text, SpecialTokens::AsText)?.len() + 1)
-    };
-    if tokenizer.is_none()
-        && let Some(name) = config.reward.iter().find_map(|reward| reward.kind.counts_tokens())
-    {
-        bail!(
-            "reward `{name}` counts tokens: `model_name_or_path` of the recipe has to name their tokenizer"
-        );
-    }
+    let tokenizer = open_tokenizer(&config)?;
     let known = tokenizer.as_ref().map(|renderer| marks_of(renderer.tokenizer()));
     let marks: ReasoningMarks = known.unwrap_or_default().with(&config.reasoning_marks);
     let stop = interrupt::stop_flag("stopping");
@@ -117,20 +87,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     };
     let OpenedRewards { mut rewards, .. } =
         OpenedRewards::open::<LocalEngine>(&config, judge, resources, events.as_mut())?;
-    let completions = responses
-        .iter()
-        .map(|response| {
-            let (row, origin) = &rows[response.row];
-            Ok(Completion {
-                prompt: &row.prompt,
-                text: &response.text,
-                n_tokens: n_tokens(&response.text)?,
-                finish_reason: response.finish_reason,
-                columns: &row.columns,
-                origin,
-            })
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let completions = completions(&rows, &responses, tokenizer.as_ref())?;
     let phase = match completions.len() {
         1 => "scoring 1 response".to_owned(),
         n => format!("scoring {n} responses"),
@@ -149,6 +106,39 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         None => {}
     }
     summarise(&responses, &scored, config.pass_reward, arguments, context)
+}
+
+/// The recipe, with at least one reward and with its models found.
+fn read_config(recipe: &RecipeArguments, context: &Context) -> anyhow::Result<GrpoConfig> {
+    let path = &recipe.recipe;
+    let config = GrpoConfig::from_toml(&read_recipe(path)?, path, &recipe.overrides);
+    let mut config = match config {
+        Err(error @ RecipeError::OtherStage { .. }) => {
+            return Err(error)
+                .hint(|| "`truing score` reads the rewards of a recipe with stage = \"grpo\"".into());
+        }
+        other => other?,
+    };
+    if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
+        bail!("{} has no reward: expected `[[reward]]`, `[reward_model]` or `[judge]`", path.display());
+    }
+    config.find_models(&mut |name| model::find(name, context))?;
+    Ok(config)
+}
+
+/// Tokenizer and template of the recipe's model; `None` where it names none, and then no reward counts tokens.
+fn open_tokenizer(config: &GrpoConfig) -> anyhow::Result<Option<ChatRenderer>> {
+    let path = config.model_name_or_path.as_str();
+    if !path.is_empty() {
+        let files = ModelFiles::open(Path::new(path))?;
+        return Ok(Some(truing_stages::model::renderer(&files, render_options())?));
+    }
+    if let Some(name) = config.reward.iter().find_map(|reward| reward.kind.counts_tokens()) {
+        bail!(
+            "reward `{name}` counts tokens: `model_name_or_path` of the recipe has to name their tokenizer"
+        );
+    }
+    Ok(None)
 }
 
 /// The rows, and their responses in order.
@@ -201,6 +191,33 @@ fn texts(row: &PromptRow, column: Option<&str>) -> anyhow::Result<Vec<String>> {
         value => text(value).map(|text| vec![text]),
     };
     texts.with_context(|| format!("`{name}` is {value}: expected a text or a list of texts"))
+}
+
+/// The responses as rewards are given them.
+fn completions<'r>(
+    rows: &'r [Row],
+    responses: &'r [Response],
+    tokenizer: Option<&ChatRenderer>,
+) -> anyhow::Result<Vec<Completion<'r>>> {
+    let n_tokens = |text: &str| -> anyhow::Result<usize> {
+        let Some(renderer) = tokenizer else { return Ok(0) };
+        // The end token counts, as it does in training.
+        Ok(renderer.tokenizer().encode(text, SpecialTokens::AsText)?.len() + 1)
+    };
+    responses
+        .iter()
+        .map(|response| {
+            let (row, origin) = &rows[response.row];
+            Ok(Completion {
+                prompt: &row.prompt,
+                text: &response.text,
+                n_tokens: n_tokens(&response.text)?,
+                finish_reason: response.finish_reason,
+                columns: &row.columns,
+                origin,
+            })
+        })
+        .collect()
 }
 
 /// One JSON object per response.
@@ -260,7 +277,7 @@ impl Values {
     }
 }
 
-/// Means with 95 % intervals, of the sum and of each reward.
+/// Prints means with 95 % intervals, of the sum and of each reward.
 fn summarise(
     responses: &[Response],
     scored: &[ScoredCompletion],
@@ -268,26 +285,67 @@ fn summarise(
     arguments: &Arguments,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
-    let (mut totals, mut passes) = (Values::default(), Values::default());
-    let mut parts: BTreeMap<&str, Values> = BTreeMap::new();
-    for (response, one) in responses.iter().zip(scored) {
-        for (name, part) in &one.parts {
-            let values = parts.entry(name).or_default();
-            if let Ok(value) = part {
-                values.push(*value, response.row);
+    let summary = Summary::of(responses, scored, pass_reward);
+    if arguments.json {
+        context.printer.json(&summary.json())?;
+    } else {
+        summary.print(arguments.output.as_deref(), context)?;
+    }
+    let n_unscored = summary.n_unscored();
+    if n_unscored > 0 {
+        let first = scored.iter().find_map(|one| one.total.as_ref().err());
+        let reason = first.map(ToString::to_string).unwrap_or_default();
+        context
+            .printer
+            .warning(format_args!("{n_unscored} of {} responses have no reward: {reason}", scored.len()));
+    }
+    Ok(if summary.totals.values.is_empty() { Outcome::Finding } else { Outcome::Fine })
+}
+
+/// What the scores say together.
+struct Summary<'s> {
+    n_responses: usize,
+    pass_reward: f64,
+    totals: Values,
+    /// 1 for each scored response that passes, 0 for the others.
+    passes: Values,
+    parts: BTreeMap<&'s str, Values>,
+}
+
+impl<'s> Summary<'s> {
+    fn of(responses: &[Response], scored: &'s [ScoredCompletion], pass_reward: f64) -> Self {
+        let (mut totals, mut passes) = (Values::default(), Values::default());
+        let mut parts: BTreeMap<&'s str, Values> = BTreeMap::new();
+        for (response, one) in responses.iter().zip(scored) {
+            for (name, part) in &one.parts {
+                let values = parts.entry(name).or_default();
+                if let Ok(value) = part {
+                    values.push(*value, response.row);
+                }
+            }
+            if let Ok(total) = one.total {
+                totals.push(total, response.row);
+                passes.push(f64::from(u8::from(total >= pass_reward)), response.row);
             }
         }
-        if let Ok(total) = one.total {
-            totals.push(total, response.row);
-            passes.push(f64::from(u8::from(total >= pass_reward)), response.row);
-        }
+        Self { n_responses: scored.len(), pass_reward, totals, passes, parts }
     }
-    let n_passed = passes.values.iter().filter(|&&passed| passed == 1.0).count();
-    let n_unscored = scored.len() - totals.values.len();
-    let pass_rate = passes.mean().map(|(rate, _)| rate);
-    let interval = passes.share_interval();
-    let all = std::iter::once(("reward", &totals)).chain(parts.iter().map(|(name, values)| (*name, values)));
-    if arguments.json {
+
+    fn n_unscored(&self) -> usize {
+        self.n_responses - self.totals.values.len()
+    }
+
+    fn pass_rate(&self) -> Option<f64> {
+        self.passes.mean().map(|(rate, _)| rate)
+    }
+
+    /// The sum, then each reward.
+    fn all(&self) -> impl Iterator<Item = (&'s str, &Values)> {
+        let parts = self.parts.iter().map(|(name, values)| (*name, values));
+        std::iter::once(("reward", &self.totals)).chain(parts)
+    }
+
+    fn json(&self) -> Value {
         let mean = |values: &Values| {
             let (mean, interval) = values.mean()?;
             Some(json!({
@@ -295,17 +353,22 @@ fn summarise(
                 "high": interval.map(|interval| interval.high), "n": values.values.len(),
             }))
         };
-        let rewards: BTreeMap<&str, Option<Value>> = all.map(|(name, values)| (name, mean(values))).collect();
-        context.printer.json(&json!({
-            "n_responses": scored.len(), "n_unscored": n_unscored, "pass_rate": pass_rate,
+        let rewards: BTreeMap<&str, Option<Value>> =
+            self.all().map(|(name, values)| (name, mean(values))).collect();
+        let interval = self.passes.share_interval();
+        json!({
+            "n_responses": self.n_responses, "n_unscored": self.n_unscored(), "pass_rate": self.pass_rate(),
             "pass_rate_low": interval.map(|interval| interval.low),
             "pass_rate_high": interval.map(|interval| interval.high), "rewards": rewards,
-        }))?;
-    } else {
+        })
+    }
+
+    /// `output` is the file with the scores; they are on stdout where no file was named.
+    fn print(&self, output: Option<&Path>, context: &Context) -> anyhow::Result<()> {
         let columns =
             [("", Align::Left), ("mean", Align::Right), ("95 % interval", Align::Left), ("n", Align::Right)];
         let mut table = Table::new(&columns);
-        for (name, values) in all {
+        for (name, values) in self.all() {
             let (mean, interval) = values.mean().unzip();
             let mean = mean.map_or_else(|| "-".to_owned(), |mean| format!("{mean:.3}"));
             let range = interval
@@ -313,9 +376,7 @@ fn summarise(
                 .map_or_else(|| "-".to_owned(), |Interval { low, high }| format!("{low:.3} to {high:.3}"));
             table.row([name.to_owned(), mean, range, values.values.len().to_string()]);
         }
-        // The scores are on stdout where no file was named.
-        let to_stdout = arguments.output.is_some();
-        let print = |line: String| match to_stdout {
+        let print = |line: String| match output.is_some() {
             true => context.printer.line(line),
             false => {
                 context.printer.note(line);
@@ -325,25 +386,21 @@ fn summarise(
         for line in table.lines() {
             print(line)?;
         }
-        if let Some(rate) = pass_rate {
+        if let Some(rate) = self.pass_rate() {
+            let n_passed = self.passes.values.iter().filter(|&&passed| passed == 1.0).count();
+            let interval = self.passes.share_interval();
             let range = interval
                 .map_or_else(String::new, |interval| format!(", 95 % interval {} %", interval.percent()));
             print(format!(
-                "{n_passed} of {} pass (reward of at least {pass_reward}): {:.1} %{range}",
-                totals.values.len(),
+                "{n_passed} of {} pass (reward of at least {}): {:.1} %{range}",
+                self.totals.values.len(),
+                self.pass_reward,
                 100.0 * rate
             ))?;
         }
-        if let Some(path) = &arguments.output {
+        if let Some(path) = output {
             print(format!("scores  {}", path.display()))?;
         }
+        Ok(())
     }
-    if n_unscored > 0 {
-        let first = scored.iter().find_map(|one| one.total.as_ref().err());
-        let reason = first.map(ToString::to_string).unwrap_or_default();
-        context
-            .printer
-            .warning(format_args!("{n_unscored} of {} responses have no reward: {reason}", scored.len()));
-    }
-    Ok(if totals.values.is_empty() { Outcome::Finding } else { Outcome::Fine })
 }

@@ -9,9 +9,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use truing_model::is_adapter;
 use truing_parallel::Solo;
+use truing_run::AsRunError as _;
 use truing_stages::{
     Ended, PlanContext, Probe, Recipe, RunContext, RunError, Stage, StageError, StagePlan, Start,
-    TrainedModel,
+    TrainedModel, recipe,
 };
 use truing_store::{RunDirectory, StoreError};
 use truing_text::RenderOptions;
@@ -126,6 +127,16 @@ pub(crate) fn run_recipe<S: StageCommand>(
     context: &Context,
 ) -> anyhow::Result<Outcome> {
     run_config::<S>(read_config::<S>(recipe)?, arguments, context)
+        .map_err(|error| at_its_place(error, recipe))
+}
+
+/// Puts before an error of a setting where the recipe or an override has it.
+fn at_its_place(error: anyhow::Error, recipe: &RecipeArguments) -> anyhow::Error {
+    let of_stage = error.downcast_ref::<StageError>().and_then(StageError::as_run_error);
+    let Some(key) = of_stage.and_then(RunError::setting) else { return error };
+    let Ok(text) = fs::read_to_string(&recipe.recipe) else { return error };
+    let place = recipe::place_of(key, &text, &recipe.recipe, &recipe.overrides);
+    anyhow::anyhow!("{place}: {error}")
 }
 
 /// [`run_recipe`] with settings that were read already.
@@ -246,7 +257,7 @@ pub(crate) fn show_recipe<S: StageCommand>(
 ) -> anyhow::Result<Outcome> {
     match prepare::<S>(read_config::<S>(recipe)?, context) {
         Ok((plan, inputs, _)) => show::<S>(&plan, &inputs, as_json, context),
-        Err(error) => refuse(error, as_json, context),
+        Err(error) => refuse(error, as_json, context).map_err(|error| at_its_place(error, recipe)),
     }
 }
 

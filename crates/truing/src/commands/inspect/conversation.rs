@@ -120,7 +120,7 @@ impl Token {
 /// Finds the row, renders it, prints it.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let renderer = renderer(&arguments.model.find(context)?)?;
-    let Found { row, origin, format, remarks } = find_row(arguments)?;
+    let Found { row, origin, format, remarks } = find_row(arguments, context)?;
     let rendered = renderer.training(&row, origin)?;
     let mut view = View::of(&renderer, rendered, format, arguments.max_length);
     view.notes.extend(remarks);
@@ -150,9 +150,9 @@ fn remarks_of_last(rows: &Rows) -> Vec<String> {
     rows.remarks_of_last().iter().map(text).collect()
 }
 
-fn find_row(arguments: &Arguments) -> anyhow::Result<Found> {
+fn find_row(arguments: &Arguments, context: &Context) -> anyhow::Result<Found> {
     let (mut last, mut bad) = (0, None);
-    for source in arguments.source.sources() {
+    for source in arguments.source.sources(context)? {
         let mut rows = read_rows(&source, OnBadRow::Skip)?;
         loop {
             let Some(found) = rows.next() else { break };

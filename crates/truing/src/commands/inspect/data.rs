@@ -7,7 +7,8 @@ use clap::Args;
 use serde::Serialize;
 use truing_data::{
     Dataset, DatasetBuilder, LengthHistogram, LengthSummary, LongSamplePolicy, MAX_LISTED_ROWS, OnBadRow,
-    Packing, PackingReport, PackingStrategy, SourceStatistics, describe_unread, epoch_order, read_rows,
+    Packing, PackingReport, PackingStrategy, SourceConfig, SourceStatistics, describe_unread, epoch_order,
+    read_rows,
 };
 use truing_stages::Notes;
 use truing_text::ChatRenderer;
@@ -90,10 +91,11 @@ struct Gathered {
 /// Reads, renders, packs and counts.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     let renderer = renderer(&arguments.model.find(context)?)?;
+    let sources = arguments.source.sources(context)?;
     let mut events = progress::for_this_terminal(&context.printer);
     let mut builder = Dataset::builder(arguments.max_length, LongSamplePolicy::Truncate);
     let mut gathered = Gathered::default();
-    gathered.read(arguments, &renderer, &mut builder, events.as_mut())?;
+    gathered.read(&sources, &renderer, &mut builder, events.as_mut())?;
     drop(events);
     let (dataset, long) = match builder.finish() {
         Ok(finished) => finished,
@@ -138,16 +140,16 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 impl Gathered {
     fn read(
         &mut self,
-        arguments: &Arguments,
+        sources: &[SourceConfig],
         renderer: &ChatRenderer,
         builder: &mut DatasetBuilder,
         events: &mut dyn EventSink,
     ) -> anyhow::Result<()> {
         events.emit(Event::PhaseStarted { phase: "reading the data".into(), total: None });
-        for source in arguments.source.sources() {
+        for source in sources {
             builder.begin_source(source.path.to_string_lossy(), source.weight);
             let n_bad_before = self.n_bad_rows;
-            let mut rows = read_rows(&source, OnBadRow::Skip)?;
+            let mut rows = read_rows(source, OnBadRow::Skip)?;
             loop {
                 let chunk: Vec<_> = rows.by_ref().take(ROWS_AT_A_TIME).collect::<Result<_, _>>()?;
                 if chunk.is_empty() {
