@@ -22,6 +22,7 @@ for source in fuzz/fuzz_targets/*.rs; do
         safetensors_header | config_json) seeds=crates/truing-model/conformance ;;
         chat_template) seeds=crates/truing-text/tests/fixtures ;;
         jsonl_row) seeds=crates/truing-data/tests/fixtures ;;
+        event_stream | request_body) seeds=fuzz/seeds/$target ;;
         *) seeds= ;;
     esac
     mkdir "$work/$target"

@@ -21,7 +21,8 @@ use truing_parallel::Solo;
 use truing_run::{RunError, inputs, model};
 use truing_text::RenderOptions;
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, ReasoningMark, Seed,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, EventSink, PromptLogProbs, ReasoningMark, Seed,
+    TokenId,
 };
 
 use crate::AskError;
@@ -302,6 +303,17 @@ impl ChatModel for Stoppable {
             let flow = on_result(place, result);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { flow }
         })
+    }
+
+    fn prompt_log_probs_all(
+        &self,
+        texts: &[Vec<TokenId>],
+        k: usize,
+    ) -> Vec<Result<PromptLogProbs, ChatError>> {
+        if self.is_stopped() {
+            return texts.iter().map(|_| Err(ChatError::BrokenOff)).collect();
+        }
+        self.model.prompt_log_probs_all(texts, k)
     }
 }
 

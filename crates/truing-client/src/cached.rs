@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use truing_store::Digest;
-use truing_types::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason};
+use truing_types::{
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, PromptLogProbs, TokenId,
+};
 
 use crate::cache::ReplyCache;
 use crate::request::{Fingerprint, canonical_request};
@@ -197,5 +199,14 @@ impl ChatModel for CachedChat {
             results[place] = Some(result);
         }
         results.into_iter().map(|result| result.unwrap_or(Err(ChatError::BrokenOff))).collect()
+    }
+
+    /// Not cached: such an answer is as large as it is seldom asked for again.
+    fn prompt_log_probs_all(
+        &self,
+        texts: &[Vec<TokenId>],
+        k: usize,
+    ) -> Vec<Result<PromptLogProbs, ChatError>> {
+        self.model.prompt_log_probs_all(texts, k)
     }
 }

@@ -7,17 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMarks, TextStart,
-    split_reasoning,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, PromptLogProbs, ReasoningMarks,
+    TextStart, TokenId, split_reasoning,
 };
 use ureq::http::StatusCode;
 use ureq::{Agent, Proxy};
 
-use crate::exchange::{Exchange, Piece, Refused, Unfinished};
+use crate::exchange::{Exchange, Piece, Pieces, Refused, Unfinished};
 use crate::rate::TokenBucket;
 use crate::refusal;
 use crate::request::{self, Fingerprint};
-use crate::response::{Answer, AnswerError, StreamParser, error_names, error_text, parse_answer};
+use crate::response::{
+    Answer, AnswerError, StreamParser, error_names, error_text, parse_answer, parse_prompt_log_probs,
+};
 use crate::retry;
 use crate::settings::{Access, ApiKey, ClientSettings, ProxyAddress};
 use crate::{ClientError, Counts, FailureKind, FailureScope};
@@ -35,6 +37,7 @@ struct Inner {
     access: Access,
     agent: Agent,
     url: String,
+    completions_url: String,
     requests: Option<TokenBucket>,
     tokens: Option<TokenBucket>,
     counts: Arc<Counts>,
@@ -85,9 +88,9 @@ impl From<AnswerError> for Failure {
                 let (kind, scope) = refusal::classify_reported(&names, &said);
                 Self { kind, scope, problem, retry_after: None }
             }
-            AnswerError::NotJson { .. } | AnswerError::NoChoice { .. } => {
-                Self::new(FailureKind::BadAnswer, problem)
-            }
+            AnswerError::NotJson { .. }
+            | AnswerError::NoChoice { .. }
+            | AnswerError::NoPromptLogProbs { .. } => Self::new(FailureKind::BadAnswer, problem),
         }
     }
 }
@@ -139,6 +142,7 @@ impl OpenAiClient {
         let bucket = |per_minute: Option<u32>| per_minute.map(|per_minute| TokenBucket::new(per_minute, now));
         Ok(Self(Arc::new(Inner {
             url: settings.url(),
+            completions_url: settings.completions_url(),
             requests: bucket(settings.requests_per_minute),
             tokens: bucket(settings.tokens_per_minute),
             counts: Arc::default(),
@@ -205,10 +209,34 @@ impl Inner {
         let body = request::body(&self.settings, request, is_streamed);
         let mut nobody = |_: &str| ControlFlow::Continue(());
         let mut shown = Shown { text: String::new(), on_text: on_text.unwrap_or(&mut nobody) };
+        let (estimated, max_tokens) = (request::estimated_tokens(request), request.sampling.max_new_tokens);
+        let reply = self.with_retries(&body, estimated, &mut |deadline| {
+            self.attempt(&body, is_streamed, max_tokens, deadline, &mut shown)
+        })?;
+        Ok(self.settle(reply, estimated))
+    }
+
+    fn prompt_log_probs(&self, prompt: &[TokenId], k: usize) -> Result<PromptLogProbs, ClientError> {
+        let body = request::prompt_log_probs_body(&self.settings, prompt, k);
+        let n_tokens = prompt.len() as u64;
+        let found = self.with_retries(&body, n_tokens, &mut |deadline| {
+            let bytes = self.whole_answer(&self.completions_url, &body, deadline)?;
+            Ok(parse_prompt_log_probs(&bytes, prompt.len(), k)?)
+        })?;
+        self.counts.add(|counts| counts.prompt_tokens += n_tokens);
+        Ok(found)
+    }
+
+    /// Sends a request until it is answered or given up. `attempt` gets the deadline.
+    fn with_retries<R>(
+        &self,
+        body: &str,
+        estimated: u64,
+        attempt_once: &mut dyn FnMut(Duration) -> Result<R, Unfinished>,
+    ) -> Result<R, ClientError> {
         let identity = body.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3) // FNV-1a (Fowler, Noll and Vo)
         });
-        let estimated = request::estimated_tokens(request);
         self.check_standing()?;
         self.take_tokens(estimated)?;
         let mut started = None;
@@ -226,16 +254,14 @@ impl Inner {
             let started = *started.get_or_insert(self.now());
             let deadline = started + Duration::from_secs_f64(self.settings.deadline_secs);
             self.count_call(attempt > 0);
-            let failure =
-                match self.attempt(&body, is_streamed, request.sampling.max_new_tokens, deadline, &mut shown)
-                {
-                    Ok(reply) => {
-                        self.standing(|standing| *standing = Standing::default());
-                        return Ok(self.settle(reply, estimated));
-                    }
-                    Err(Unfinished::Failed(failure)) => failure,
-                    Err(Unfinished::Stopped) => return Err(self.interrupted()),
-                };
+            let failure = match attempt_once(deadline) {
+                Ok(answer) => {
+                    self.standing(|standing| *standing = Standing::default());
+                    return Ok(answer);
+                }
+                Err(Unfinished::Failed(failure)) => failure,
+                Err(Unfinished::Stopped) => return Err(self.interrupted()),
+            };
             let wait = failure.retry_after.unwrap_or_else(|| retry::backoff(attempt, identity));
             attempt += 1;
             let is_in_time = self.now() + wait < deadline;
@@ -244,6 +270,45 @@ impl Inner {
             }
             self.sleep(wait)?;
         }
+    }
+
+    /// Sends up to `max_concurrency` requests side by side; one result for each, in their order.
+    fn side_by_side<Q: Sync, R: Send>(
+        &self,
+        requests: &[Q],
+        ask: impl Fn(&Q) -> Result<R, ClientError> + Sync,
+        on_result: &mut (impl FnMut(usize, &Result<R, ChatError>) -> ControlFlow<()> + ?Sized),
+    ) -> Vec<Result<R, ChatError>> {
+        let mut results: Vec<Result<R, ChatError>> =
+            requests.iter().map(|_| Err(ChatError::BrokenOff)).collect();
+        let (next, is_broken_off) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let n_workers = self.settings.max_concurrency.min(requests.len());
+        // Nothing is handed over before it is taken: once the caller stops, a worker is at most one request ahead.
+        let (sender, receiver) = mpsc::sync_channel(0);
+        std::thread::scope(|scope| {
+            for _ in 0..n_workers {
+                let sender = sender.clone();
+                scope.spawn(|| {
+                    let sender = sender;
+                    while !is_broken_off.load(Ordering::Relaxed) {
+                        let idx = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(request) = requests.get(idx) else { break };
+                        let result = ask(request).map_err(ChatError::from);
+                        if sender.send((idx, result)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            for (idx, result) in receiver {
+                if on_result(idx, &result).is_break() {
+                    is_broken_off.store(true, Ordering::Relaxed);
+                }
+                results[idx] = result;
+            }
+        });
+        results
     }
 
     fn now(&self) -> Duration {
@@ -347,30 +412,9 @@ impl Inner {
         deadline: Duration,
         shown: &mut Shown<'_>,
     ) -> Result<ChatReply, Unfinished> {
-        // The deadline holds for the last attempt too.
-        let left = deadline.saturating_sub(self.now()).max(Duration::from_millis(1));
-        let exchange = Exchange {
-            agent: self.agent.clone(),
-            url: self.url.clone(),
-            authorization: self.access.api_key.as_ref().map(ApiKey::header),
-            body: body.to_owned(),
-            is_streamed,
-            timeout: self.settings.timeout().min(left),
-            max_bytes: self.settings.max_response_bytes,
-        };
-        let mut pieces = exchange.start(Arc::clone(&self.access.clock))?;
-        let has_events = match pieces.next()? {
-            Some(Piece::Refused(refused)) => return Err(self.refusal(refused).into()),
-            Some(Piece::Begun { has_events }) => has_events,
-            Some(Piece::Bytes(_)) | None => {
-                return Err(Failure::new(FailureKind::CutOff, "no answer came").into());
-            }
-        };
+        let (mut pieces, has_events) = self.begin(&self.url, body, is_streamed, deadline)?;
         if !has_events {
-            let mut bytes = Vec::new();
-            while let Some(Piece::Bytes(more)) = pieces.next()? {
-                bytes.extend(more);
-            }
+            let bytes = pieces.rest()?;
             return Ok(self.finish(parse_answer(&bytes)?, max_tokens, shown)?);
         }
         let mut parser = StreamParser::default();
@@ -388,6 +432,38 @@ impl Inner {
             }
         }
         Ok(self.finish(parser.finish()?, max_tokens, shown)?)
+    }
+
+    /// The whole of an answer that is no stream.
+    fn whole_answer(&self, url: &str, body: &str, deadline: Duration) -> Result<Vec<u8>, Unfinished> {
+        self.begin(url, body, false, deadline)?.0.rest()
+    }
+
+    /// Sends a request, and waits until its answer begins; whether it is a stream of events.
+    fn begin(
+        &self,
+        url: &str,
+        body: &str,
+        is_streamed: bool,
+        deadline: Duration,
+    ) -> Result<(Pieces, bool), Unfinished> {
+        // The deadline holds for the last attempt too.
+        let left = deadline.saturating_sub(self.now()).max(Duration::from_millis(1));
+        let exchange = Exchange {
+            agent: self.agent.clone(),
+            url: url.to_owned(),
+            authorization: self.access.api_key.as_ref().map(ApiKey::header),
+            body: body.to_owned(),
+            is_streamed,
+            timeout: self.settings.timeout().min(left),
+            max_bytes: self.settings.max_response_bytes,
+        };
+        let mut pieces = exchange.start(Arc::clone(&self.access.clock))?;
+        match pieces.next()? {
+            Some(Piece::Refused(refused)) => Err(self.refusal(refused).into()),
+            Some(Piece::Begun { has_events }) => Ok((pieces, has_events)),
+            Some(Piece::Bytes(_)) | None => Err(Failure::new(FailureKind::CutOff, "no answer came").into()),
+        }
     }
 
     fn refusal(&self, refused: Refused) -> Failure {
@@ -495,34 +571,18 @@ impl ChatModel for OpenAiClient {
         requests: &[ChatRequest],
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {
-        let mut results: Vec<ChatResult> = requests.iter().map(|_| Err(ChatError::BrokenOff)).collect();
-        let (next, is_broken_off) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let n_workers = self.0.settings.max_concurrency.min(requests.len());
-        // Nothing is handed over before it is taken: once the caller stops, a worker is at most one request ahead.
-        let (sender, receiver) = mpsc::sync_channel(0);
-        std::thread::scope(|scope| {
-            for _ in 0..n_workers {
-                let sender = sender.clone();
-                scope.spawn(|| {
-                    let sender = sender;
-                    while !is_broken_off.load(Ordering::Relaxed) {
-                        let place = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(request) = requests.get(place) else { break };
-                        let result = self.0.ask(request, None).map_err(ChatError::from);
-                        if sender.send((place, result)).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            for (place, result) in receiver {
-                if on_result(place, &result).is_break() {
-                    is_broken_off.store(true, Ordering::Relaxed);
-                }
-                results[place] = result;
-            }
-        });
-        results
+        self.0.side_by_side(requests, |request| self.0.ask(request, None), on_result)
+    }
+
+    fn prompt_log_probs_all(
+        &self,
+        texts: &[Vec<TokenId>],
+        k: usize,
+    ) -> Vec<Result<PromptLogProbs, ChatError>> {
+        let ask = |text: &Vec<TokenId>| self.0.prompt_log_probs(text, k);
+        self.0.side_by_side(texts, ask, &mut |_, result| match result {
+            Err(error) if error.is_permanent() => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        })
     }
 }

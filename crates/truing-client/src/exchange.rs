@@ -142,6 +142,15 @@ impl Pieces {
         self.clock.is_stopped() && self.stopped.get_or_insert_with(Instant::now).elapsed() >= GRACE
     }
 
+    /// All bytes that are left.
+    pub(crate) fn rest(&mut self) -> Result<Vec<u8>, Unfinished> {
+        let mut bytes = Vec::new();
+        while let Some(Piece::Bytes(more)) = self.next()? {
+            bytes.extend(more);
+        }
+        Ok(bytes)
+    }
+
     /// The next piece; `None` at the end of the answer.
     pub(crate) fn next(&mut self) -> Result<Option<Piece>, Unfinished> {
         loop {

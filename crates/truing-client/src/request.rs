@@ -1,7 +1,7 @@
 //! What is sent, and the canonical form under which a reply is kept.
 
 use serde_json::{Map, Value, json};
-use truing_types::{ChatRequest, Conversation, Message, SamplingOptions};
+use truing_types::{ChatRequest, Conversation, Message, SamplingOptions, TokenId};
 
 use crate::ClientSettings;
 
@@ -54,6 +54,18 @@ pub(crate) fn body(settings: &ClientSettings, request: &ChatRequest, is_streamed
     if is_streamed {
         put("stream", true.into());
     }
+    body.extend(settings.extra.clone());
+    Value::Object(body).to_string()
+}
+
+/// The body of a request for the k most likely tokens at each place of a prompt: vLLM's `prompt_logprobs`. One token is generated,
+/// because servers refuse none.
+pub(crate) fn prompt_log_probs_body(settings: &ClientSettings, prompt: &[TokenId], k: usize) -> String {
+    let mut body = Map::new();
+    body.insert("model".into(), settings.model.clone().into());
+    body.insert("prompt".into(), prompt.into());
+    body.insert("max_tokens".into(), 1.into());
+    body.insert("prompt_logprobs".into(), k.into());
     body.extend(settings.extra.clone());
     Value::Object(body).to_string()
 }

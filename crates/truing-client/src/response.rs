@@ -13,7 +13,7 @@
 //! `reasoning` (Mistral, Anthropic).
 
 use serde_json::Value;
-use truing_types::FinishReason;
+use truing_types::{FinishReason, PromptLogProbs, TokenId};
 
 use crate::tool_calls;
 
@@ -56,6 +56,16 @@ pub enum AnswerError {
     /// It is JSON of another shape.
     #[error("the response has no `choices` with a message; it begins with `{beginning}`")]
     NoChoice {
+        /// How it begins.
+        beginning: String,
+    },
+    /// It has not the log-probabilities of every token of the prompt.
+    #[error(
+        "the response has no `prompt_logprobs` for each of the {n_tokens} tokens of the prompt; it begins with `{beginning}`"
+    )]
+    NoPromptLogProbs {
+        /// Tokens of the prompt.
+        n_tokens: usize,
         /// How it begins.
         beginning: String,
     },
@@ -192,6 +202,37 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
     answer.finish_reason = choice["finish_reason"].as_str().map(str::to_owned);
     answer.read_usage(&value);
     answer.check_end(choice)
+}
+
+/// Reads the k most likely tokens at each place of a prompt of `n_tokens`, as vLLM and `truing serve` send them: for each token
+/// but the first an object of token ids with their `logprob`. The token that stands there may be one more entry.
+///
+/// # Errors
+/// When it is cut off, no JSON, without log-probabilities of every token, or reports an error.
+pub fn parse_prompt_log_probs(
+    bytes: &[u8],
+    n_tokens: usize,
+    k: usize,
+) -> Result<PromptLogProbs, AnswerError> {
+    let value = parse_json(bytes)?;
+    if let Some(said) = reported_error(&value) {
+        return Err(AnswerError::Reported { said, names: names_of(&value) });
+    }
+    let of_place = |entries: &Value| {
+        let mut top: Vec<(TokenId, f32)> = Vec::new();
+        for (id, entry) in entries.as_object()? {
+            // A probability of 0 has no logarithm in JSON.
+            if let Some(log_prob) = entry["logprob"].as_f64() {
+                top.push((id.parse().ok()?, log_prob as f32));
+            }
+        }
+        top.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        top.truncate(k);
+        Some(top)
+    };
+    let lists = value["choices"][0]["prompt_logprobs"].as_array().filter(|lists| lists.len() == n_tokens);
+    let read = lists.and_then(|lists| lists.iter().skip(1).map(of_place).collect());
+    read.ok_or_else(|| AnswerError::NoPromptLogProbs { n_tokens, beginning: excerpt(bytes) })
 }
 
 fn parse_json(bytes: &[u8]) -> Result<Value, AnswerError> {

@@ -30,7 +30,8 @@ pub enum CacheMode {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientSettings {
-    /// Address including the version, for instance `https://host/v1`. `/chat/completions` is appended.
+    /// Address including the version, for instance `https://host/v1`. `/chat/completions` is appended (`/completions` for the
+    /// teacher of a distillation).
     #[schemars(extend("x-decides" = "nothing"))]
     pub base_url: String,
     /// The model's name on the server.
@@ -138,6 +139,11 @@ impl ClientSettings {
     /// Where requests go.
     pub(crate) fn url(&self) -> String {
         format!("{}/chat/completions", self.base_url.trim_end_matches('/'))
+    }
+
+    /// Where requests for log-probabilities of prompts go.
+    pub(crate) fn completions_url(&self) -> String {
+        format!("{}/completions", self.base_url.trim_end_matches('/'))
     }
 
     /// Checks what a plan can check before any request.

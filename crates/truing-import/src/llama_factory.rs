@@ -1,7 +1,7 @@
 //! LLaMA-Factory: the YAML of `llamafactory-cli train`, and `dataset_info.json`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
@@ -247,35 +247,40 @@ fn loss_turns(job: &mut Job<'_>) -> Result<()> {
 /// `dataset_info.json`.
 struct Info {
     path: PathBuf,
-    /// None where the data sets are named as on the hub.
-    sets: Option<serde_json::Map<String, Json>>,
+    sets: Sets,
+}
+
+/// Its entries.
+enum Sets {
+    Listed(serde_json::Map<String, Json>),
+    /// There is no list: the data sets are named as on the hub.
+    OnHub,
+    NotFound,
 }
 
 impl Info {
     fn read(job: &Job<'_>, folder: &str) -> Result<Self> {
-        let mut info = Self { path: PathBuf::from(folder).join(LIST), sets: None };
+        let path = PathBuf::from(folder).join(LIST);
         if folder == "ONLINE" {
-            return Ok(info);
+            return Ok(Self { path, sets: Sets::OnHub });
         }
         if let Some(repository) = folder.strip_prefix("REMOTE:") {
             let reason = format!(
                 "the list of `{repository}` is on the hub: download it, and name its folder as `dataset_dir`"
             );
-            return Err(ImportError::DataInfo { path: info.path, reason });
+            return Err(ImportError::DataInfo { path, reason });
         }
-        let Some(path) = job.find(&Path::new(folder).join(LIST).to_string_lossy()) else {
-            let reason = "not found: `dataset_dir` is looked for in the working folder, then beside the YAML and above it";
-            return Err(ImportError::DataInfo { path: info.path, reason: reason.to_owned() });
+        let Some(path) = job.find(&path.to_string_lossy()) else {
+            return Ok(Self { path, sets: Sets::NotFound });
         };
-        info.path = path;
-        let fail = |reason: String| ImportError::DataInfo { path: info.path.clone(), reason };
-        let text = fs::read_to_string(&info.path).map_err(|error| fail(error.to_string()))?;
-        match serde_json::from_str(&text) {
-            Ok(Json::Object(sets)) => info.sets = Some(sets),
+        let fail = |reason: String| ImportError::DataInfo { path: path.clone(), reason };
+        let text = fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+        let sets = match serde_json::from_str(&text) {
+            Ok(Json::Object(sets)) => Sets::Listed(sets),
             Ok(_) => return Err(fail("expected an object with an entry for each data set".to_owned())),
             Err(error) => return Err(fail(error.to_string())),
-        }
-        Ok(info)
+        };
+        Ok(Self { path, sets })
     }
 }
 
@@ -290,7 +295,16 @@ fn all_data(job: &mut Job<'_>, rows: Rows, has_evaluations: bool) -> Result<()> 
     }
     let folder = job.text("dataset_dir")?.unwrap_or_else(|| "data".to_owned());
     let info = Info::read(job, &folder)?;
-    if job.has("dataset_dir") {
+    if matches!(info.sets, Sets::NotFound) {
+        let list = info.path.to_string_lossy().replace('\\', "/");
+        job.missing(
+            "dataset_dir",
+            format!(
+                "`{list}` was not found in the working folder, beside the YAML or above it: `path` and `format` of each data \
+                 set have to be set, and `columns` where its columns have other names"
+            ),
+        );
+    } else if job.has("dataset_dir") {
         job.note_translated("dataset_dir", "part of `path`");
     }
     let max_samples = job.count("max_samples")?;
@@ -350,8 +364,16 @@ fn all_data(job: &mut Job<'_>, rows: Rows, has_evaluations: bool) -> Result<()> 
 
 fn data_set(job: &mut Job<'_>, info: &Info, key: &'static str, name: &str, rows: Rows) -> Result<DataSet> {
     let place = job.place(key);
-    let Some(sets) = &info.sets else {
-        return Ok(data::locate(job, &Named { name, split: None, revision: None, subset: None, key, place }));
+    let sets = match &info.sets {
+        Sets::Listed(sets) => sets,
+        Sets::OnHub => {
+            let named = Named { name, split: None, revision: None, subset: None, key, place };
+            return Ok(data::locate(job, &named));
+        }
+        Sets::NotFound => {
+            let comment = "placeholder: path and format have to be set".to_owned();
+            return Ok(DataSet { path: format!("{name}.json"), comment, ..DataSet::default() });
+        }
     };
     let fail = |reason: String| ImportError::DataInfo { path: info.path.clone(), reason };
     let Some(entry) = sets.get(name) else {

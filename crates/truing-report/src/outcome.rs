@@ -147,15 +147,16 @@ pub(crate) fn of_pipeline(record: &RunRecord) -> Vec<(String, Vec<Outcome>)> {
     rows
 }
 
+/// Of models as they were saved, which rounds their weights: it differs a little from that of the same step in training.
 fn heldout_loss(before: &Evaluation, after: &Evaluation) -> Option<Outcome> {
     Some(Outcome {
-        measure: "held-out loss".into(),
+        measure: "held-out loss of the saved model".into(),
         unit: Unit::Number,
         before: Some((before.heldout_loss?, "")),
         after: Some(after.heldout_loss?),
         change: None,
         is_lower_better: true,
-        basis: format!("{} tokens", after.n_heldout_tokens),
+        basis: format!("{} tokens; weights as saved (save_dtype)", after.n_heldout_tokens),
         is_held_out: true,
     })
 }
@@ -232,7 +233,7 @@ fn items(stage: &StageRecord, measure: &str, name: &str) -> Option<Outcome> {
         after: Some(mean(last)),
         change: Estimate::weighted_mean(&differences),
         is_lower_better: measure == HeldOutScores::LOSS,
-        basis: format!("{} items, paired", differences.len()),
+        basis: format!("{} items, paired; measured in training", differences.len()),
         is_held_out: true,
     })
 }
@@ -510,6 +511,24 @@ mod tests {
         );
         assert_eq!(rows[0].1[0].basis, "40 items, paired: 14 gained, 0 lost");
         assert!(rows[0].1[0].change_text().starts_with("+35.0 points (+"));
+    }
+
+    #[test]
+    fn the_loss_of_a_saved_model_is_told_from_that_in_training() {
+        let evaluation = |label: &str, loss| Evaluation {
+            label: label.into(),
+            heldout_loss: Some(loss),
+            n_heldout_tokens: 1252,
+            ..Evaluation::default()
+        };
+        let record = RunRecord {
+            evaluations: vec![evaluation("before", 3.0), evaluation("sft", 2.25)],
+            ..RunRecord::default()
+        };
+        let rows = of_pipeline(&record);
+        let saved = &rows[0].1[0];
+        assert_eq!(saved.measure, "held-out loss of the saved model");
+        assert_eq!(saved.basis, "1252 tokens; weights as saved (save_dtype)");
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod workload;
 
 use std::borrow::Cow;
 
+use truing_ask::ChatModelConfig;
 use truing_model::Engine;
 use truing_run::{Ended, Machine};
 use truing_store::RunInputs;
@@ -58,12 +59,19 @@ impl Stage for DistillStage {
         Ok(Cow::Borrowed(&inputs.record))
     }
 
+    fn chat_models(plan: &TrainingPlan) -> Vec<Cow<'_, ChatModelConfig>> {
+        let server = plan.config.distillation.as_ref().and_then(|settings| settings.teacher.server.clone());
+        let model = |server| ChatModelConfig { server: Some(server), ..ChatModelConfig::default() };
+        server.map(model).map(Cow::Owned).into_iter().collect()
+    }
+
     fn run<E: Engine + 'static>(
         plan: &TrainingPlan,
         inputs: &DistillInputs,
         mut context: RunContext<'_>,
     ) -> Result<Ended<TrainedModel>, StageError> {
-        let workload = OnPolicyDistillation::<E>::new(plan, inputs);
+        let server = context.chat_models.pop().map(|opened| opened.model);
+        let workload = OnPolicyDistillation::<E>::new(plan, inputs, server);
         training::run::<E, _, _>(plan, inputs, workload, &mut context)
     }
 }

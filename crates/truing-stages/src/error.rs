@@ -6,7 +6,7 @@ use truing_run::{AsRunError, RecipeError, RunError};
 use truing_store::StoreError;
 use truing_text::TextError;
 use truing_train::{CheckpointError, PlanError, TrainError};
-use truing_types::{BatchError, CommunicationError};
+use truing_types::{BatchError, ChatError, CommunicationError};
 
 /// An error that ends a stage.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,9 @@ pub enum StageError {
     /// A merge that cannot be made.
     #[error(transparent)]
     Merge(#[from] truing_model::merge::MergeError),
+    /// A teacher on a server.
+    #[error("the teacher's log-probabilities")]
+    Teacher(#[source] ChatError),
     /// Stopped from outside; what was done is kept.
     #[error("stopped")]
     Stopped,

@@ -58,9 +58,10 @@ impl Stage for EvaluateStage {
         Ok(Cow::Owned(plan.config.record()?))
     }
 
-    fn chat_models(plan: &EvaluatePlan) -> Vec<&ChatModelConfig> {
+    fn chat_models(plan: &EvaluatePlan) -> Vec<Cow<'_, ChatModelConfig>> {
         let server = Some(&plan.config.model).filter(|model| model.server.is_some());
-        server.into_iter().chain(plan.config.judge.as_ref().map(|judge| &judge.model)).collect()
+        let judge = plan.config.judge.as_ref().map(|judge| &judge.model);
+        server.into_iter().chain(judge).map(Cow::Borrowed).collect()
     }
 
     fn run<E: Engine + 'static>(

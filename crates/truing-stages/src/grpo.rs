@@ -77,8 +77,8 @@ impl Stage for GrpoStage {
         Ok(Cow::Borrowed(&inputs.record))
     }
 
-    fn chat_models(plan: &GrpoPlan) -> Vec<&ChatModelConfig> {
-        plan.config.judge.iter().map(|judge| &judge.model).collect()
+    fn chat_models(plan: &GrpoPlan) -> Vec<Cow<'_, ChatModelConfig>> {
+        plan.config.judge.iter().map(|judge| Cow::Borrowed(&judge.model)).collect()
     }
 
     fn run<E: Engine + 'static>(

@@ -58,8 +58,8 @@ impl Stage for LabelStage {
         plan.record(inputs).map(Cow::Owned)
     }
 
-    fn chat_models(plan: &LabelPlan) -> Vec<&ChatModelConfig> {
-        plan.config.judge.iter().map(|judge| &judge.model).collect()
+    fn chat_models(plan: &LabelPlan) -> Vec<Cow<'_, ChatModelConfig>> {
+        plan.config.judge.iter().map(|judge| Cow::Borrowed(&judge.model)).collect()
     }
 
     fn run<E: Engine + 'static>(

@@ -55,8 +55,8 @@ impl Stage for PasStage {
         plan.record(inputs).map(Cow::Owned)
     }
 
-    fn chat_models(plan: &PasPlan) -> Vec<&ChatModelConfig> {
-        plan.config.chat_models()
+    fn chat_models(plan: &PasPlan) -> Vec<Cow<'_, ChatModelConfig>> {
+        plan.config.chat_models().into_iter().map(Cow::Borrowed).collect()
     }
 
     fn run<E: Engine + 'static>(

@@ -65,8 +65,8 @@ impl Stage for PasEvaluateStage {
         plan.record(inputs).map(Cow::Owned)
     }
 
-    fn chat_models(plan: &PasEvaluatePlan) -> Vec<&ChatModelConfig> {
-        plan.config.chat_models()
+    fn chat_models(plan: &PasEvaluatePlan) -> Vec<Cow<'_, ChatModelConfig>> {
+        plan.config.chat_models().into_iter().map(Cow::Borrowed).collect()
     }
 
     fn run<E: Engine + 'static>(

@@ -57,8 +57,8 @@ impl Stage for QualityStage {
         plan.record(inputs).map(Cow::Owned)
     }
 
-    fn chat_models(plan: &QualityPlan) -> Vec<&ChatModelConfig> {
-        plan.config.judge.iter().map(|judge| &judge.model).collect()
+    fn chat_models(plan: &QualityPlan) -> Vec<Cow<'_, ChatModelConfig>> {
+        plan.config.judge.iter().map(|judge| Cow::Borrowed(&judge.model)).collect()
     }
 
     fn run<E: Engine + 'static>(

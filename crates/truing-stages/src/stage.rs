@@ -126,7 +126,7 @@ pub trait Stage {
     }
 
     /// The chat models that a run calls, and that its [`RunContext`] has to hold.
-    fn chat_models(_plan: &Self::Plan) -> Vec<&ChatModelConfig> {
+    fn chat_models(_plan: &Self::Plan) -> Vec<Cow<'_, ChatModelConfig>> {
         Vec::new()
     }
 

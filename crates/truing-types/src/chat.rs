@@ -211,7 +211,28 @@ pub trait ChatModel: Send + Sync {
         };
         requests.iter().enumerate().map(ask).collect()
     }
+
+    /// The most likely tokens at each place of some texts, as a teacher gives them for distillation; one result for each text.
+    ///
+    /// # Errors
+    /// [`ChatError::BadRequest`] where the model cannot give them.
+    fn prompt_log_probs_all(
+        &self,
+        texts: &[Vec<TokenId>],
+        _k: usize,
+    ) -> Vec<Result<PromptLogProbs, ChatError>> {
+        let cannot = |_: &Vec<TokenId>| {
+            Err(ChatError::BadRequest(
+                "this model gives no log-probabilities of the tokens of a prompt".into(),
+            ))
+        };
+        texts.iter().map(cannot).collect()
+    }
 }
+
+/// Of a text of n tokens, n - 1 lists: the most likely tokens in place of the second, third, ... token with their
+/// log-probabilities at temperature 1, by falling log-probability.
+pub type PromptLogProbs = Vec<Vec<(TokenId, f32)>>;
 
 /// A reply, or why there is none.
 pub type ChatResult = Result<ChatReply, ChatError>;

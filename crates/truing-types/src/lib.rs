@@ -22,7 +22,9 @@ mod wording;
 
 pub use allowed::AllowedTokens;
 pub use batch::{BatchError, PackedBatch, RowOrigin, TargetTokens, TokenId, TokenizedSample};
-pub use chat::{ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, SamplingOptions};
+pub use chat::{
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, PromptLogProbs, SamplingOptions,
+};
 pub use communicator::{CommunicationError, Communicator, Rank, all_gather_dealt, dealt, in_dealt_order};
 pub use conversation::{Conversation, Message, Role, TrainingRow};
 pub use events::{Event, EventSink, Silent};

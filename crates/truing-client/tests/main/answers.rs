@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use truing_client::{ApiKey, ClientSettings, OpenAiClient};
-use truing_types::FinishReason;
+use truing_types::{ChatModel as _, FinishReason};
 
 use crate::server::{Act, JumpingClock, KEY, Server, access, json, request, says, settings, setup};
 
@@ -22,6 +22,30 @@ fn the_request_is_what_servers_expect() {
     assert_eq!(asked.authorization.as_deref(), Some(format!("Bearer {KEY}").as_str()));
     assert_eq!(asked.body["messages"], serde_json::json!([{"role": "user", "content": "x"}]));
     assert_eq!(asked.body.get("stream"), None);
+}
+
+/// vLLM's form: the token that stands there is one more entry where it is not among the most likely.
+#[test]
+fn log_probs_of_a_prompt_are_read_and_are_those_of_every_token() {
+    let body = serde_json::json!({"choices": [{"text": "x", "prompt_logprobs": [
+        null,
+        {"7": {"logprob": -3.0, "rank": 9}, "5": {"logprob": -0.5, "rank": 1}, "2": {"logprob": -1.5, "rank": 2}},
+        {"4": {"logprob": -1.0}, "3": {"logprob": -1.0}, "9": {"logprob": null}},
+    ]}]});
+    let text = vec![11, 7, 4];
+    // A busy server is asked again.
+    let setup = setup(vec![json(503, "busy"), json(200, &body.to_string())], |_| {});
+    let found = setup.client.prompt_log_probs_all(std::slice::from_ref(&text), 2).remove(0).unwrap();
+    assert_eq!(found, [vec![(5, -0.5), (2, -1.5)], vec![(3, -1.0), (4, -1.0)]]);
+    let asked = &setup.server.asked()[1];
+    assert_eq!((asked.path.as_str(), &asked.body["prompt"]), ("/v1/completions", &serde_json::json!(text)));
+    assert_eq!((&asked.body["prompt_logprobs"], &asked.body["max_tokens"]), (&2.into(), &1.into()));
+    for answer in [r#"{"choices": [{"text": "x"}]}"#, r#"{"choices": [{"prompt_logprobs": [null, {}]}]}"#] {
+        let setup = self::setup(vec![json(200, answer); 8], |settings| settings.max_retries = 1);
+        let error = setup.client.prompt_log_probs_all(std::slice::from_ref(&text), 2).remove(0).unwrap_err();
+        let told = error.reason();
+        assert!(told.contains("no `prompt_logprobs` for each of the 3 tokens of the prompt"), "{told}");
+    }
 }
 
 #[test]

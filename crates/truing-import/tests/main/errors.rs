@@ -79,8 +79,14 @@ fn an_unknown_tool_or_trainer_is_asked_for() {
 fn data_sets_are_looked_for() {
     let text = "stage: sft\nmodel_name_or_path: org/m\ntemplate: x\noutput_dir: out\n";
     assert_eq!(error(text), "x.yaml: no training data, expected `dataset`");
-    let found = error(&format!("{text}dataset: a\ndataset_dir: lists\n"));
-    assert!(found.starts_with("lists/dataset_info.json: not found"), "{found}");
+    let without_list = format!("{text}dataset: a\ndataset_dir: lists\n");
+    let imported =
+        import(&without_list, Path::new("x.yaml"), &options(Path::new("/no/such/folder"))).unwrap();
+    assert!(imported.recipe.contains("[[data]]\npath = \"a.json\"  # placeholder"), "{}", imported.recipe);
+    let missing: Vec<_> = imported.of(Kind::NoCounterpart).collect();
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    assert_eq!((missing[0].key.as_str(), missing[0].place.map(|place| place.line)), ("dataset_dir", Some(6)));
+    assert!(missing[0].text.starts_with("`lists/dataset_info.json` was not found"), "{missing:?}");
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("dataset_info.json"), r#"{"chats": {"file_name": "a.jsonl"}}"#)
         .unwrap();

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use truing_ask::AskError;
+use truing_client::ClientSettings;
 use truing_model::{DecodingWeights, Divergence};
 use truing_run::RunError;
 use truing_run::checks::{require_counts, require_positive, require_share};
@@ -64,6 +66,10 @@ pub struct TeacherConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "content"))]
     pub model_name_or_path: Option<String>,
+    /// A model on a server that gives the log-probabilities of a prompt's tokens (`prompt_logprobs` of `/v1/completions`, as vLLM and
+    /// `truing serve` do). Its token ids have to be the student's, which is not checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ClientSettings>,
     /// Where the student is its own teacher: its weights before the first step, or its present weights.
     pub weights: TeacherWeights,
     /// Column with text that only the teacher reads, in the last turn of the user. A row without it is an error.
@@ -142,6 +148,7 @@ impl Default for TeacherConfig {
     fn default() -> Self {
         Self {
             model_name_or_path: None,
+            server: None,
             weights: TeacherWeights::default(),
             privileged_column: None,
             privileged_template: format!("{PROMPT}\n{PRIVILEGED}"),
@@ -190,7 +197,10 @@ impl DistillationConfig {
         require_share("distillation.top_p", self.top_p.into())?;
         require_share("distillation.min_p", self.min_p.into())?;
         let teacher = &self.teacher;
-        let is_student = teacher.model_name_or_path.is_none();
+        if let Some(server) = &teacher.server {
+            server.check().map_err(AskError::from)?;
+        }
+        let is_student = teacher.is_student();
         let reads_more = teacher.privileged_column.is_some() || teacher.system_prompt.is_some();
         match self {
             c if c.divergence == DivergenceName::JensenShannon && !(c.beta > 0.0 && c.beta < 1.0) => {
@@ -203,13 +213,25 @@ impl DistillationConfig {
             ),
             _ if is_student && !reads_more => Err(RunError::MissingSetting {
                 key: "distillation.teacher",
-                expected: "a `model_name_or_path`, or a `privileged_column` or `system_prompt` that the student does not read",
+                expected: "a `model_name_or_path` or a `server`, or a `privileged_column` or `system_prompt` that the student does not read",
+            }
+            .into()),
+            _ if teacher.server.is_some() && teacher.model_name_or_path.is_some() => Err(RunError::Conflict {
+                first: "distillation.teacher.server",
+                second: "distillation.teacher.model_name_or_path",
+                reason: "a teacher runs either in this process or on a server",
+            }
+            .into()),
+            c if teacher.server.is_some() && c.kl_tokens == KlTokens::Student => Err(RunError::Conflict {
+                first: "distillation.kl_tokens",
+                second: "distillation.teacher.server",
+                reason: "a server gives the log-probabilities of its own most likely tokens alone",
             }
             .into()),
             _ if !is_student && teacher.weights != TeacherWeights::default() => Err(RunError::Conflict {
                 first: "distillation.teacher.weights",
-                second: "distillation.teacher.model_name_or_path",
-                reason: "the weights of the student teach only where the teacher is no other model",
+                second: "distillation.teacher",
+                reason: "the student's weights teach only where the teacher is not another model",
             }
             .into()),
             _ => teacher.check_template(),
@@ -218,6 +240,11 @@ impl DistillationConfig {
 }
 
 impl TeacherConfig {
+    /// Whether the student is its own teacher.
+    pub(super) fn is_student(&self) -> bool {
+        self.model_name_or_path.is_none() && self.server.is_none()
+    }
+
     fn check_template(&self) -> Result<(), StageError> {
         let is_complete =
             [PROMPT, PRIVILEGED].iter().all(|name| self.privileged_template.matches(name).count() == 1);

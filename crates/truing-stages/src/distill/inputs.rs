@@ -398,6 +398,6 @@ impl TrainingInputs for DistillInputs {
 /// Whether the student's weights before the first step have to be loaded a second time: adapters that are new can be disabled.
 pub(super) fn loads_initial_weights(config: &TrainingConfig, inputs: &DistillInputs) -> bool {
     let settings = config.distillation.clone().unwrap_or_default();
-    let is_student = inputs.teacher.is_none() && settings.teacher.weights == TeacherWeights::Initial;
+    let is_student = settings.teacher.is_student() && settings.teacher.weights == TeacherWeights::Initial;
     is_student && (config.lora.is_none() || inputs.model.adapter.is_some())
 }

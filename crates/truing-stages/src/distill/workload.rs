@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use truing_eval::held_out::HeldOutScores;
 use truing_generate::{
@@ -10,14 +11,14 @@ use truing_generate::{
     excluded_tokens, sample,
 };
 use truing_model::{
-    Adapters, DecodingWeights, Engine, EngineOptions, HeadOutput, TopLogProbs, TrainableSpec,
+    Adapters, DecodingWeights, Engine, EngineOptions, HeadOutput, HostTopLogProbs, TopLogProbs, TrainableSpec,
 };
 use truing_run::ranks::{gather_dealt, on_first_rank};
 use truing_run::record::{break_if_alone, is_any_stopped};
 use truing_run::{model, rollouts};
 use truing_train::completion_packs::{self as packs, SampledPolicy, Sequence};
 use truing_train::{Distillation, DistillationPack};
-use truing_types::{BatchError, Event, PackedBatch, Rollout, Seed};
+use truing_types::{BatchError, ChatError, ChatModel, Event, PackedBatch, Rollout, Seed, TokenId};
 
 use super::config::{DistillationConfig, KlTokens};
 use super::inputs::{DistillInputs, DistillPrompts, loads_initial_weights};
@@ -33,8 +34,10 @@ pub(super) struct OnPolicyDistillation<'a, E> {
     inputs: &'a DistillInputs,
     objective: Distillation,
     ids: SampledIds,
-    /// The teacher, where it is not the engine that learns.
+    /// The teacher, where it is an engine and not the one that learns.
     teacher: Option<E>,
+    /// The teacher, where it is on a server.
+    server: Option<Box<dyn ChatModel>>,
     /// Whether the engine's adapters are disabled while it is its own teacher.
     teacher_adapters: Adapters,
     folder: PathBuf,
@@ -44,7 +47,11 @@ pub(super) struct OnPolicyDistillation<'a, E> {
 }
 
 impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
-    pub(super) fn new(plan: &'a TrainingPlan, inputs: &'a DistillInputs) -> Self {
+    pub(super) fn new(
+        plan: &'a TrainingPlan,
+        inputs: &'a DistillInputs,
+        server: Option<Box<dyn ChatModel>>,
+    ) -> Self {
         let settings = plan.config.distillation.clone().unwrap_or_default();
         let end = end_tokens(&inputs.model.spec.eos_token_ids, &inputs.renderer);
         let excluded = excluded_tokens(inputs.renderer.tokenizer(), inputs.model.spec.vocab_size, &end);
@@ -58,6 +65,7 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
             },
             ids: SampledIds { end: end.into(), excluded },
             teacher: None,
+            server,
             teacher_adapters: if reads_disabled { Adapters::Disabled } else { Adapters::Enabled },
             folder: PathBuf::new(),
             n_steps: plan.n_steps,
@@ -150,6 +158,39 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
         })
     }
 
+    /// What a teacher on a server says of the completions of a pack at each of their tokens.
+    fn ask_server(
+        &self,
+        server: &dyn ChatModel,
+        data: &DistillPrompts,
+        samples: &[u32],
+        completions: &[Vec<SampledCompletion>],
+    ) -> Result<TopLogProbs, StageError> {
+        let texts: Vec<(usize, Vec<TokenId>)> = samples
+            .iter()
+            .zip(completions)
+            .flat_map(|(&idx, of_prompt)| {
+                let prompt = &data.prompts[idx as usize].teacher;
+                of_prompt.iter().map(move |one| (prompt.len(), [&**prompt, &*one.tokens].concat()))
+            })
+            .collect();
+        let (starts, texts): (Vec<usize>, Vec<Vec<TokenId>>) = texts.into_iter().unzip();
+        let mut rows: Vec<Vec<(TokenId, f32)>> = Vec::new();
+        for (start, answer) in
+            starts.into_iter().zip(server.prompt_log_probs_all(&texts, self.settings.kl_top_k))
+        {
+            // The first list is in place of the second token.
+            rows.extend(answer.map_err(StageError::Teacher)?.into_iter().skip(start - 1));
+        }
+        let is_sampled = |token: TokenId| {
+            (token as usize) < self.inputs.model.spec.vocab_size && !self.objective.excluded.contains(token)
+        };
+        rows.iter_mut().for_each(|row| row.retain(|&(token, _)| is_sampled(token)));
+        renormalised(&rows, self.settings.temperature).ok_or_else(|| {
+            StageError::Teacher(ChatError::BadRequest("the server gave no token of the student".into()))
+        })
+    }
+
     /// Saves the completions of a step, those of all ranks.
     fn keep(
         &self,
@@ -219,6 +260,20 @@ fn one_pack<'a>(
     packed.pop().map(|pack| pack.batch).ok_or(BatchError::NoSequences)
 }
 
+/// Rows of most likely tokens as a table: as many of each as all have, at a temperature and renormalised over them. `None` where a
+/// row is empty.
+fn renormalised(rows: &[Vec<(TokenId, f32)>], temperature: f32) -> Option<TopLogProbs> {
+    let k = rows.iter().map(Vec::len).min().filter(|&k| k > 0)?;
+    let mut top = HostTopLogProbs { k, tokens: Vec::new(), log_probs: Vec::new() };
+    for row in rows {
+        let scaled = || row[..k].iter().map(|&(_, log_prob)| f64::from(log_prob) / f64::from(temperature));
+        let log_sum = scaled().map(f64::exp).sum::<f64>().ln();
+        top.tokens.extend(row[..k].iter().map(|&(token, _)| token));
+        top.log_probs.extend(scaled().map(|log_prob| (log_prob - log_sum) as f32));
+    }
+    Some(top.into())
+}
+
 impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
     type Inputs = DistillInputs;
     type Objective = Distillation;
@@ -274,8 +329,21 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
             let completions = &sampled[start..start + samples.len()];
             start += samples.len();
             let batch = one_pack(data, samples, completions, |prompt| &prompt.prompt.tokens)?;
-            let of_teacher = one_pack(data, samples, completions, |prompt| &prompt.teacher)?;
-            let teacher = self.ask_teacher(engine, &batch, &of_teacher)?;
+            let teacher = match &self.server {
+                Some(server) => match self.ask_server(&**server, data, samples, completions) {
+                    // A request that a stop has cancelled is no failure.
+                    Err(_)
+                        if coming.stop.load(Ordering::Relaxed) && coming.communicator.world_size() == 1 =>
+                    {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    answered => answered?,
+                },
+                None => {
+                    let of_teacher = one_pack(data, samples, completions, |prompt| &prompt.teacher)?;
+                    self.ask_teacher(engine, &batch, &of_teacher)?
+                }
+            };
             let n_targets = completions.iter().flatten().map(|completion| completion.tokens.len()).collect();
             if let Some(&first) = samples.first() {
                 self.prepared.insert(first, DistillationPack { batch, n_targets, teacher });

@@ -213,7 +213,7 @@ fn plan_of_distillation(mut config: TrainingConfig) -> u64 {
     config.model_name_or_path = folder.path().join("model").to_string_lossy().into_owned();
     config.data_dir = folder.path().to_path_buf();
     let column = config.distillation.as_ref().and_then(|one| one.teacher.privileged_column.clone()).unwrap();
-    let rows = (0..20).map(|i| format!("{{\"prompt\": \"Say {i}.\", \"{column}\": \"Be brief.\"}}\n"));
+    let rows = (0..60).map(|i| format!("{{\"prompt\": \"Say {i}.\", \"{column}\": \"Be brief.\"}}\n"));
     fs::write(folder.path().join("rows.jsonl"), rows.collect::<String>()).unwrap();
     config.data.iter_mut().for_each(|source| source.path = "rows.jsonl".into());
     steps_of::<DistillStage>(config).unwrap()

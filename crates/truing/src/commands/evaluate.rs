@@ -334,10 +334,13 @@ fn list(as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
         context.printer.json(&json!({ "benchmarks": all }))?;
         return Ok(Outcome::Fine);
     }
-    let width = BENCHMARKS.iter().map(|benchmark| benchmark.name().len()).max().unwrap_or(0);
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
     for benchmark in BENCHMARKS {
         let judge = if benchmark.needs_judge() { " (judge)" } else { "" };
-        context.printer.line(format_args!("{:width$}  {}{judge}", benchmark.name(), benchmark.about()))?;
+        table.row([benchmark.name().to_owned(), format!("{}{judge}", benchmark.about())]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
     }
     Ok(Outcome::Fine)
 }

@@ -173,7 +173,7 @@ pub(crate) fn run_config<S: StageCommand>(
     let mut events = FanOut(sinks);
     let mut chat_models = Vec::new();
     for config in S::chat_models(&plan) {
-        let surroundings = asking::surroundings(config, &stop, context)?;
+        let surroundings = asking::surroundings(&config, &stop, context)?;
         chat_models.push(config.open::<LocalEngine>(&surroundings, &mut events)?);
     }
     let probe = machine::ProcessProbe::new();

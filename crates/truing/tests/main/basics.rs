@@ -22,6 +22,14 @@ fn help_goes_to_stdout_and_names_every_command() {
 }
 
 #[test]
+fn the_list_of_benchmarks_fits_a_terminal() {
+    let home = tempfile::tempdir().unwrap();
+    let list = run(home.path(), ["evaluate", "list"]).expect_status(0);
+    assert!(list.stdout.lines().all(|line| line.chars().count() <= 80), "{}", list.stdout);
+    assert!(list.stdout.lines().any(|line| line.starts_with("user_experience  ")), "{}", list.stdout);
+}
+
+#[test]
 fn a_refused_command_line_is_an_error() {
     let home = tempfile::tempdir().unwrap();
     let refused = run(home.path(), ["reprot"]).expect_status(2);
