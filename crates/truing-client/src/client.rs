@@ -55,6 +55,8 @@ struct Standing {
     in_a_row: BTreeMap<String, u32>,
 }
 
+/// Bytes that an entry of `prompt_logprobs` may take in an answer, whatever `max_response_bytes` says.
+const PROMPT_LOG_PROB_BYTES: u64 = 256;
 /// Refusals with any messages after which no more requests are sent, for each one of `max_refusals_in_a_row`.
 const MAX_IN_ANY_WORDS: u32 = 4;
 
@@ -220,7 +222,10 @@ impl Inner {
         let body = request::prompt_log_probs_body(&self.settings, prompt, k);
         let n_tokens = prompt.len() as u64;
         let found = self.with_retries(&body, n_tokens, &mut |deadline| {
-            let bytes = self.whole_answer(&self.completions_url, &body, deadline)?;
+            let max_bytes =
+                (n_tokens * (k as u64 + 1) * PROMPT_LOG_PROB_BYTES).max(self.settings.max_response_bytes);
+            let (mut pieces, _) = self.begin(&self.completions_url, &body, false, max_bytes, deadline)?;
+            let bytes = pieces.rest()?;
             Ok(parse_prompt_log_probs(&bytes, prompt.len(), k)?)
         })?;
         self.counts.add(|counts| counts.prompt_tokens += n_tokens);
@@ -412,7 +417,8 @@ impl Inner {
         deadline: Duration,
         shown: &mut Shown<'_>,
     ) -> Result<ChatReply, Unfinished> {
-        let (mut pieces, has_events) = self.begin(&self.url, body, is_streamed, deadline)?;
+        let (mut pieces, has_events) =
+            self.begin(&self.url, body, is_streamed, self.settings.max_response_bytes, deadline)?;
         if !has_events {
             let bytes = pieces.rest()?;
             return Ok(self.finish(parse_answer(&bytes)?, max_tokens, shown)?);
@@ -434,17 +440,13 @@ impl Inner {
         Ok(self.finish(parser.finish()?, max_tokens, shown)?)
     }
 
-    /// The whole of an answer that is no stream.
-    fn whole_answer(&self, url: &str, body: &str, deadline: Duration) -> Result<Vec<u8>, Unfinished> {
-        self.begin(url, body, false, deadline)?.0.rest()
-    }
-
     /// Sends a request, and waits until its answer begins; whether it is a stream of events.
     fn begin(
         &self,
         url: &str,
         body: &str,
         is_streamed: bool,
+        max_bytes: u64,
         deadline: Duration,
     ) -> Result<(Pieces, bool), Unfinished> {
         // The deadline holds for the last attempt too.
@@ -456,7 +458,7 @@ impl Inner {
             body: body.to_owned(),
             is_streamed,
             timeout: self.settings.timeout().min(left),
-            max_bytes: self.settings.max_response_bytes,
+            max_bytes,
         };
         let mut pieces = exchange.start(Arc::clone(&self.access.clock))?;
         match pieces.next()? {

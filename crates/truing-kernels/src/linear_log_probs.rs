@@ -108,7 +108,10 @@ impl DivergenceKind {
                 // Where both are equal, so is the mixture, to the bit.
                 let log_m = |log_p: f64, log_q: f64| match log_p == log_q {
                     true => log_p,
-                    false => (beta * log_q.exp() + (1.0 - beta) * log_p.exp()).ln(),
+                    false => {
+                        let (q, p) = (beta.ln() + log_q, (1.0 - beta).ln() + log_p);
+                        p.max(q) + (-(p - q).abs()).exp().ln_1p()
+                    }
                 };
                 let from_p: f64 =
                     terms().map(|(log_p, log_q)| log_p.exp() * (log_p - log_m(log_p, log_q))).sum();

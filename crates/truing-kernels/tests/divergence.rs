@@ -330,6 +330,29 @@ fn a_policy_that_is_its_own_reference_has_no_divergence_and_no_gradient() {
     }
 }
 
+/// Probabilities that underflow have a mixture all the same.
+#[test]
+fn very_unlikely_tokens_have_a_finite_divergence() {
+    let (hidden, head) = ([1.0_f32], [0.0_f32, -800.0, -2000.0]);
+    let (tokens, log_q) = ([0_u32, 1, 2], [0.0_f32, -900.0, -1500.0]);
+    for kind in KINDS {
+        let (mut kl, mut d_hidden) = ([f32::NAN], [f32::NAN]);
+        let reference = ReferenceRows { k: 3, tokens: &tokens, log_probs: &log_q };
+        linear_log_probs_divergence_backward(
+            &hidden,
+            &head,
+            &[0],
+            &[],
+            &[],
+            Results::new(1).parts(),
+            Some(Divergence { reference, kind, kl: &mut kl, d_kl: &[1.0] }),
+            &mut d_hidden,
+            None,
+        );
+        assert!(kl[0] >= 0.0 && kl[0] < 1e-6 && d_hidden[0].abs() < 1e-6, "{kind:?}: {kl:?} {d_hidden:?}");
+    }
+}
+
 #[test]
 fn log_probs_of_the_top_tokens_are_the_top_log_probs() {
     for (n, vocab, h, k) in [(1, 40, 9, 7), (40, 4_097, 96, 500), (300, 700, 33, 16)] {

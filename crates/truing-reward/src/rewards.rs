@@ -1,7 +1,7 @@
 //! Several rewards as one: weighted, each for the sources it is meant for.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -47,7 +47,9 @@ pub struct RewardConfig {
 /// name. `b.jsonl` means `data/b.jsonl` and not `data/ab.jsonl`.
 #[must_use]
 pub fn is_source(path: &str, entry: &str) -> bool {
-    let entry = Path::new(entry.strip_prefix("./").unwrap_or(entry));
+    // A path from the recipe's folder: rows have it without the folders that it leaves.
+    let is_way_out = |part: &Component<'_>| matches!(part, Component::CurDir | Component::ParentDir);
+    let entry: PathBuf = Path::new(entry).components().skip_while(is_way_out).collect();
     entry.file_name().is_some() && Path::new(path).ends_with(entry)
 }
 

@@ -319,7 +319,13 @@ pub fn place_of(key: &str, text: &str, path: &Path, overrides: &[String]) -> Rec
         return RecipePlace::Override(typed.clone());
     }
     let mut keys: Vec<String> = key.split('.').map(str::to_owned).collect();
-    while !keys.is_empty() {
+    let table = toml::from_str::<Table>(text).ok().map(Value::Table);
+    let is_list = |keys: &[String]| {
+        let found = keys.iter().try_fold(table.as_ref()?, |value, key| value.get(key))?;
+        found.is_array().then_some(())
+    };
+    // Of several tables it is not known which one is meant.
+    while !keys.is_empty() && (keys.len() == key.split('.').count() || is_list(&keys).is_none()) {
         if let Some(byte) = schema::position(text, &keys) {
             return RecipePlace::Line { path: path.to_path_buf(), line: line_of(text, byte) };
         }

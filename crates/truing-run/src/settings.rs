@@ -209,16 +209,30 @@ impl EvaluationSettings {
 }
 
 impl CheckpointSettings {
-    /// Bytes of a checkpoint and of the model that the run saves. A checkpoint has weights and both moments in float32. Of an adapter
+    /// Whether the recipe asks for checkpoints before the run ends; an interrupted run saves one in any case.
+    #[must_use]
+    pub fn saves_before_end(&self) -> bool {
+        self.save_steps.is_some() || self.keep_best || self.load_best_model_at_end
+    }
+
+    /// Bytes of the model that the run saves, and of a checkpoint where it `saves` some. A checkpoint has weights and both moments in float32. Of an adapter
     /// it has what learns alone, and so has the model unless it is merged.
     #[must_use]
-    pub fn disk_bytes(&self, n_parameters: u64, n_trainable: u64, is_adapter: bool, is_merged: bool) -> u64 {
+    pub fn disk_bytes(
+        &self,
+        n_parameters: u64,
+        n_trainable: u64,
+        is_adapter: bool,
+        is_merged: bool,
+        saves: bool,
+    ) -> u64 {
         let n_saved = |is_whole: bool| if is_whole { n_parameters } else { n_trainable };
         let of_value = match self.save_dtype {
             SaveDtype::F32 => 4,
             SaveDtype::Bf16 | SaveDtype::F16 => 2,
         };
-        4 * n_saved(!is_adapter) + 8 * n_trainable + of_value * n_saved(!is_adapter || is_merged)
+        let checkpoint = if saves { 4 * n_saved(!is_adapter) + 8 * n_trainable } else { 0 };
+        checkpoint + of_value * n_saved(!is_adapter || is_merged)
     }
 
     fn check(&self, has_eval: bool) -> Result<(), RunError> {

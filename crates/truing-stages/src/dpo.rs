@@ -261,7 +261,7 @@ impl<E: Engine> Workload<E> for DirectPreference {
     }
 
     fn pack(
-        &self,
+        &mut self,
         data: &ResponseDataset,
         split: Split,
         samples: &[u32],

@@ -61,7 +61,7 @@ pub enum StageError {
     #[error(transparent)]
     Merge(#[from] truing_model::merge::MergeError),
     /// A teacher on a server.
-    #[error("the teacher's log-probabilities")]
+    #[error("the teacher gave no log-probabilities")]
     Teacher(#[source] ChatError),
     /// Stopped from outside; what was done is kept.
     #[error("stopped")]

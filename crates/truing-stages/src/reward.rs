@@ -185,7 +185,12 @@ impl<E: Engine> Workload<E> for RewardModel {
         &self.objective
     }
 
-    fn pack(&self, data: &ResponseDataset, _side: Split, samples: &[u32]) -> Result<RewardPack, BatchError> {
+    fn pack(
+        &mut self,
+        data: &ResponseDataset,
+        _side: Split,
+        samples: &[u32],
+    ) -> Result<RewardPack, BatchError> {
         let ResponseBatch { batch, sequences } = data.batch(samples)?;
         let (mut pairs, mut scores): (Vec<RewardPair>, Vec<Option<f32>>) = Default::default();
         for &sample in samples {

@@ -37,7 +37,7 @@ impl<E: Engine> Workload<E> for FineTuning {
         &Sft
     }
 
-    fn pack(&self, data: &Dataset, _side: Split, samples: &[u32]) -> Result<PackedBatch, BatchError> {
+    fn pack(&mut self, data: &Dataset, _side: Split, samples: &[u32]) -> Result<PackedBatch, BatchError> {
         data.batch(samples)
     }
 

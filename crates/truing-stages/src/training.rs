@@ -198,9 +198,9 @@ pub(crate) trait Workload<E: Engine> {
     /// The loss.
     fn objective(&self) -> &Self::Objective;
 
-    /// Samples joined into a pack.
+    /// Samples joined into a pack. Called for the packs of a step, or of an evaluation, in the order in which they were prepared.
     fn pack(
-        &self,
+        &mut self,
         data: &DataOf<E, Self>,
         split: Split,
         samples: &[u32],

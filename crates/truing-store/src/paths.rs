@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// A path that is relative to a folder, without `.` and without `a/..`. `..` after a symbolic link stays, for it leads to the
+/// A path that is relative to a folder, without `a/..` and needless `.`. `..` after a symbolic link stays, for it leads to the
 /// parent of the link's target.
 #[must_use]
 pub fn in_folder(folder: &Path, path: &Path) -> PathBuf {
@@ -19,7 +19,9 @@ pub fn in_folder(folder: &Path, path: &Path) -> PathBuf {
             component => clean.push(component),
         }
     }
-    clean
+    let is_here =
+        clean.as_os_str().is_empty() && !(folder.as_os_str().is_empty() && path.as_os_str().is_empty());
+    if is_here { PathBuf::from(".") } else { clean }
 }
 
 /// Bytes of all files below a folder; 0 where there is none. What cannot be read counts as nothing.
@@ -56,6 +58,7 @@ mod tests {
             ("/a", "../../b", "/../b"),
             ("recipes", "/b/../c", "/c"),
             ("", "", ""),
+            ("recipes", "..", "."),
         ] {
             assert_eq!(in_folder(Path::new(folder), Path::new(path)), Path::new(expected), "{folder} {path}");
         }

@@ -29,7 +29,7 @@ impl<E: Engine> Workload<E> for ClassifierWorkload<'_> {
     }
 
     fn pack(
-        &self,
+        &mut self,
         data: &LabelledData,
         _split: Split,
         samples: &[u32],

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use truing_ask::AskError;
 use truing_client::ClientSettings;
+use truing_data::LongSamplePolicy;
 use truing_model::{DecodingWeights, Divergence};
 use truing_run::RunError;
 use truing_run::checks::{require_counts, require_positive, require_share};
@@ -42,12 +43,14 @@ pub struct DistillationConfig {
     pub divergence: DivergenceName,
     /// `jensen_shannon`: weight of the teacher in the mixture, between 0 and 1. Near 0 it acts like `forward_kl`, near 1 like
     /// `reverse_kl` (`beta` of TRL's GKD).
-    pub beta: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = 0.5))]
+    pub beta: Option<f64>,
     /// Number of tokens at each position that the divergence is computed over (TRL's `loss_top_k`). Both distributions are
-    /// renormalised over them.
-    #[serde(alias = "loss_top_k")]
-    #[schemars(extend("x-aliases" = ["loss_top_k"]))]
-    pub kl_top_k: usize,
+    /// renormalised over them. Servers give at most 20 unless they are set up for more.
+    #[serde(alias = "loss_top_k", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "100; 20 with `teacher.server`", "x-aliases" = ["loss_top_k"]))]
+    pub kl_top_k: Option<usize>,
     /// Whose most likely tokens they are.
     pub kl_tokens: KlTokens,
     /// Save every completion in `rollouts/`.
@@ -58,7 +61,7 @@ pub struct DistillationConfig {
 }
 
 /// The teacher of a distillation. Without `model_name_or_path` it is the student itself, and reads what the student does not.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TeacherConfig {
     /// A model with the student's tokenizer: a model directory, a `.gguf` file, or the name of a model (`org/name`). Default: the
@@ -76,7 +79,9 @@ pub struct TeacherConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged_column: Option<String>,
     /// How the teacher's last turn of the user is made of the user's text and the column.
-    pub privileged_template: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "{prompt}\n{privileged}"))]
+    pub privileged_template: Option<String>,
     /// System message that only the teacher reads. It replaces one of the row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
@@ -121,6 +126,13 @@ pub enum TeacherWeights {
 const PROMPT: &str = "{prompt}";
 /// What stands for the column.
 const PRIVILEGED: &str = "{privileged}";
+/// The complement after the prompt, as PAS appends it.
+const TEMPLATE: &str = "{prompt}\n{privileged}";
+/// The default of `beta`.
+const BETA: f64 = 0.5;
+/// The default of `kl_top_k` for a teacher in this process, and for one on a server.
+const TOP_K: usize = 100;
+const SERVED_TOP_K: usize = 20;
 
 impl Default for DistillationConfig {
     fn default() -> Self {
@@ -135,24 +147,11 @@ impl Default for DistillationConfig {
             generation_batch_size: 32,
             rollout_quantization: DecodingWeights::default(),
             divergence: DivergenceName::default(),
-            beta: 0.5,
-            kl_top_k: 100,
+            beta: None,
+            kl_top_k: None,
             kl_tokens: KlTokens::default(),
             keep_rollouts: true,
             teacher: TeacherConfig::default(),
-        }
-    }
-}
-
-impl Default for TeacherConfig {
-    fn default() -> Self {
-        Self {
-            model_name_or_path: None,
-            server: None,
-            weights: TeacherWeights::default(),
-            privileged_column: None,
-            privileged_template: format!("{PROMPT}\n{PRIVILEGED}"),
-            system_prompt: None,
         }
     }
 }
@@ -164,8 +163,14 @@ impl DistillationConfig {
         match self.divergence {
             DivergenceName::ReverseKl => Divergence::ReverseKl,
             DivergenceName::ForwardKl => Divergence::ForwardKl,
-            DivergenceName::JensenShannon => Divergence::JensenShannon { beta: self.beta },
+            DivergenceName::JensenShannon => Divergence::JensenShannon { beta: self.beta.unwrap_or(BETA) },
         }
+    }
+
+    /// Tokens at each position that the divergence is computed over.
+    #[must_use]
+    pub fn kl_top_k(&self) -> usize {
+        self.kl_top_k.unwrap_or(if self.teacher.server.is_some() { SERVED_TOP_K } else { TOP_K })
     }
 
     /// How completions are sampled.
@@ -191,7 +196,7 @@ impl DistillationConfig {
             ("distillation.num_generations", self.num_generations),
             ("distillation.max_completion_length", self.max_completion_length),
             ("distillation.generation_batch_size", self.generation_batch_size),
-            ("distillation.kl_top_k", self.kl_top_k),
+            ("distillation.kl_top_k", self.kl_top_k()),
         ])?;
         require_positive("distillation.temperature", self.temperature.into())?;
         require_share("distillation.top_p", self.top_p.into())?;
@@ -203,9 +208,19 @@ impl DistillationConfig {
         let is_student = teacher.is_student();
         let reads_more = teacher.privileged_column.is_some() || teacher.system_prompt.is_some();
         match self {
-            c if c.divergence == DivergenceName::JensenShannon && !(c.beta > 0.0 && c.beta < 1.0) => {
-                bad("distillation.beta", c.beta.to_string(), "between 0 and 1; `reverse_kl` and `forward_kl` are the limits")
+            Self { beta: Some(_), divergence: DivergenceName::ReverseKl | DivergenceName::ForwardKl, .. } => {
+                Err(RunError::Conflict {
+                    first: "distillation.beta",
+                    second: "distillation.divergence",
+                    reason: "`beta` belongs to `jensen_shannon`",
+                }
+                .into())
             }
+            Self { beta: Some(beta), .. } if !(*beta > 0.0 && *beta < 1.0) => bad(
+                "distillation.beta",
+                beta.to_string(),
+                "between 0 and 1; `reverse_kl` and `forward_kl` are the limits",
+            ),
             _ if self.max_completion_length >= config.max_length as usize => bad(
                 "distillation.max_completion_length",
                 self.max_completion_length.to_string(),
@@ -234,6 +249,18 @@ impl DistillationConfig {
                 reason: "the student's weights teach only where the teacher is not another model",
             }
             .into()),
+            _ if !matches!(config.long_samples, LongSamplePolicy::Error | LongSamplePolicy::Drop) => bad(
+                "long_samples",
+                format!("{:?}", config.long_samples).to_lowercase(),
+                "`error` or `drop`: a prompt is not cut",
+            ),
+            _ if teacher.privileged_template.is_some() && teacher.privileged_column.is_none() => {
+                Err(RunError::MissingSetting {
+                    key: "distillation.teacher.privileged_column",
+                    expected: "the column that `privileged_template` is filled with",
+                }
+                .into())
+            }
             _ => teacher.check_template(),
         }
     }
@@ -246,23 +273,27 @@ impl TeacherConfig {
     }
 
     fn check_template(&self) -> Result<(), StageError> {
-        let is_complete =
-            [PROMPT, PRIVILEGED].iter().all(|name| self.privileged_template.matches(name).count() == 1);
+        let template = self.template();
+        let is_complete = [PROMPT, PRIVILEGED].iter().all(|name| template.matches(name).count() == 1);
         if is_complete {
             return Ok(());
         }
         Err(RunError::BadSetting {
             key: "distillation.teacher.privileged_template",
-            found: format!("`{}`", self.privileged_template),
+            found: format!("`{template}`"),
             expected: format!("`{PROMPT}` and `{PRIVILEGED}` once each"),
         }
         .into())
     }
 
+    fn template(&self) -> &str {
+        self.privileged_template.as_deref().unwrap_or(TEMPLATE)
+    }
+
     /// The teacher's turn of the user.
     pub(super) fn turn(&self, prompt: &str, privileged: &str) -> String {
         // In one pass, so that a text that contains a placeholder is left alone.
-        let (before, after) = self.privileged_template.split_once(PROMPT).unwrap_or(("", ""));
+        let (before, after) = self.template().split_once(PROMPT).unwrap_or(("", ""));
         let fill = |part: &str| part.split(PRIVILEGED).collect::<Vec<_>>().join(privileged);
         [&*fill(before), prompt, &*fill(after)].concat()
     }
@@ -292,7 +323,7 @@ mod tests {
         let teacher = TeacherConfig::default();
         assert_eq!(teacher.turn("a {privileged} b", "{prompt}"), "a {privileged} b\n{prompt}");
         let template = "Hint: {privileged}\n\n{prompt}!".to_owned();
-        let teacher = TeacherConfig { privileged_template: template, ..TeacherConfig::default() };
+        let teacher = TeacherConfig { privileged_template: Some(template), ..TeacherConfig::default() };
         assert_eq!(teacher.turn("Why?", "because"), "Hint: because\n\nWhy?!");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::iter;
 
 use truing_data::{HeldOut, LongSamplePolicy, SourceConfig, SourceRange, split_held_out};
-use truing_model::{ComputeDtype, Engine, ModelFiles, TrainableSpec};
+use truing_model::{ComputeDtype, Engine, EngineMemory, ModelFiles, TrainableSpec};
 use truing_run::samples::{Prompt, PromptsRead};
 use truing_run::{DataReport, RunError, SkippedRow, inputs, model};
 use truing_store::{Digest, RunInputs};
@@ -12,13 +12,17 @@ use truing_text::{ChatRenderer, RenderOptions, TextError};
 use truing_train::StepShape;
 use truing_types::{EventSink, Message, Role, Seed, StageName, TokenId};
 
-use super::config::{DistillationConfig, TeacherConfig, TeacherWeights};
+use super::config::{DistillationConfig, KlTokens, TeacherConfig, TeacherWeights};
 use crate::StageError;
 use crate::training::setup::{self, Opened};
-use crate::training::{BesideTraining, ModelToTrain, TrainingConfig, TrainingData, TrainingInputs};
+use crate::training::{
+    BesideTraining, ModelToTrain, PackingMode, TrainingConfig, TrainingData, TrainingInputs,
+};
 
 /// Bytes of one of the teacher's tokens with its log-probability.
 const TOP_TOKEN_BYTES: u64 = 8;
+/// Tokens of a block of cached keys and values.
+const CACHE_BLOCK: u64 = 64;
 /// Bytes of a logit while a token is sampled.
 const LOGIT_BYTES: u64 = 4;
 
@@ -133,8 +137,12 @@ impl DistillInputs {
         let teacher = match &settings.teacher.model_name_or_path {
             Some(path) => {
                 let files = ModelFiles::open(path.as_ref())?;
-                let of_teacher = model::renderer(&files, options)?;
+                let mut of_teacher = model::renderer(&files, options)?;
+                if let Some(path) = &config.chat_template {
+                    of_teacher = setup::with_template(of_teacher, path)?;
+                }
                 check_same_tokenizer(&renderer, &of_teacher)?;
+                check_rows(&files, &renderer)?;
                 Some((files, of_teacher))
             }
             None => None,
@@ -184,6 +192,20 @@ fn check_same_tokenizer(student: &ChatRenderer, teacher: &ChatRenderer) -> Resul
     .into())
 }
 
+/// Refuses a teacher whose head lacks rows of tokens.
+fn check_rows(teacher: &ModelFiles, renderer: &ChatRenderer) -> Result<(), StageError> {
+    let (n_rows, n_tokens) = (teacher.spec.vocab_size, renderer.tokenizer().vocab_size());
+    if n_rows >= n_tokens {
+        return Ok(());
+    }
+    Err(RunError::BadSetting {
+        key: "distillation.teacher.model_name_or_path",
+        found: format!("a model with {n_rows} rows in its head"),
+        expected: format!("one for each of the {n_tokens} tokens"),
+    }
+    .into())
+}
+
 struct Reading<'a> {
     config: &'a TrainingConfig,
     settings: &'a DistillationConfig,
@@ -204,7 +226,7 @@ impl Reading<'_> {
         let reader = setup::row_reader(self.config, self.renderer, self.vocab_size);
         // What is too long is decided here, with the completions.
         let reader = truing_run::samples::RowReader { max_length: u32::MAX, ..reader };
-        let PromptsRead { prompts, sources, report, .. } = reader.prompts(sources, role, what, events)?;
+        let PromptsRead { prompts, sources, mut report, .. } = reader.prompts(sources, role, what, events)?;
         let n_completion_tokens = self.settings.num_generations * self.settings.max_completion_length;
         let mut read = DistillPrompts { prompts: Vec::new(), sources: Vec::new(), n_completion_tokens };
         let mut n_too_long = 0;
@@ -212,7 +234,14 @@ impl Reading<'_> {
         for source in sources {
             let start = read.prompts.len();
             for prompt in prompts.by_ref().take(source.samples.len()) {
-                let teacher = self.teacher_tokens(&prompt)?;
+                let teacher = match self.teacher_tokens(&prompt) {
+                    Ok(tokens) => tokens,
+                    Err(error) => {
+                        report.n_rows -= 1;
+                        report.skip(self.config.on_bad_row, error)?;
+                        continue;
+                    }
+                };
                 let prompt = DistillPrompt { prompt, teacher };
                 if self.fits(&prompt)? {
                     read.prompts.push(prompt);
@@ -222,10 +251,24 @@ impl Reading<'_> {
             }
             read.sources.push(SourceRange { samples: start..read.prompts.len(), ..source });
         }
+        let is_student = self.settings.teacher.is_student();
+        if is_student
+            && !read.prompts.is_empty()
+            && read.prompts.iter().all(|one| one.teacher == one.prompt.tokens)
+        {
+            return Err(RunError::BadSetting {
+                key: "distillation.teacher",
+                found: "the student, and reads what the student reads in every row".into(),
+                expected: "text that only the teacher reads; does the chat template show system messages?"
+                    .into(),
+            }
+            .into());
+        }
         if n_too_long > 0 {
             let text = format!(
-                "{what}: {n_too_long} are longer than `max_length = {}` with their completions and are dropped",
-                self.config.max_length
+                "{what}: {n_too_long} are dropped, because with their completions they are longer than `max_length = {}` or the \
+                 teacher's context of {}",
+                self.config.max_length, self.teacher_context
             );
             events.emit(truing_types::Event::Warning(text));
         }
@@ -244,16 +287,25 @@ impl Reading<'_> {
         if self.config.long_samples == LongSamplePolicy::Drop {
             return Ok(false);
         }
-        Err(RunError::BadSetting {
-            key: "max_length",
-            found: self.config.max_length.to_string(),
-            expected: format!(
-                "at least {n_all}, for the prompt at {} with its completions (and no more than the teacher's context of {}), or \
-                 `long_samples = \"drop\"`",
-                prompt.prompt.origin, self.teacher_context
+        let origin = &prompt.prompt.origin;
+        let (key, found, expected) = match fits_context {
+            true => (
+                "max_length",
+                self.config.max_length,
+                format!("at least {n_all}, for the prompt at {origin} with its completions"),
             ),
-        }
-        .into())
+            false => (
+                "distillation.max_completion_length",
+                settings.max_completion_length as u32,
+                format!(
+                    "with the {} tokens of the teacher's prompt at {origin} at most the teacher's context of {}",
+                    prompt.teacher.len(),
+                    self.teacher_context
+                ),
+            ),
+        };
+        let expected = format!("{expected}, or `long_samples = \"drop\"`");
+        Err(RunError::BadSetting { key, found: found.to_string(), expected }.into())
     }
 
     fn teacher_tokens(&self, prompt: &Prompt) -> Result<Vec<TokenId>, StageError> {
@@ -362,24 +414,35 @@ impl TrainingInputs for DistillInputs {
         };
         // Prompts of a step, and of an evaluation, are sampled together.
         let shortest = self.train.lengths().into_iter().min().unwrap_or(1).max(1);
-        let n_of_step = step_packs * (config.max_length / shortest).max(1) as usize;
-        let n_prompts = n_of_step
+        let n_of_pack = match config.packing {
+            PackingMode::None => 1,
+            PackingMode::BestFitDecreasing => (config.max_length / shortest).max(1) as usize,
+        };
+        let eval = self.eval.as_ref().filter(|_| config.evaluation.is_on());
+        let n_prompts = (step_packs * n_of_pack)
             .min(self.train.prompts.len())
-            .max(self.eval.as_ref().map_or(0, |eval| eval.prompts.len()));
+            .max(eval.map_or(0, |eval| eval.prompts.len()));
         let n_completions = n_prompts * settings.num_generations;
         let n_targets = (n_completions * settings.max_completion_length) as u64;
         let n_running = settings.generation_batch_size.min(n_completions) as u64;
-        let longest = self.train.longest().max(self.eval.as_ref().map_or(0, DistillPrompts::longest)) as u64;
-        let cache =
-            n_running * (longest + settings.max_completion_length as u64) * engine.cache_bytes_per_token;
+        let longest = self.train.longest().max(eval.map_or(0, DistillPrompts::longest)) as u64;
+        // Caches grow by blocks, and the prompt that the next completions continue is held beside the running ones.
+        let longest_cached = (longest + settings.max_completion_length as u64).next_multiple_of(CACHE_BLOCK);
+        let cache = (n_running + 1) * longest_cached * engine.cache_bytes_per_token;
         let n_rows = longest.min(engine.tokens_per_prompt_piece).max(n_running);
         let decoding = n_rows * engine.forward_bytes_per_token
             + longest * engine.forward_bytes_per_key
             + (n_running + 1) * spec.vocab_size as u64 * LOGIT_BYTES;
-        let of_teacher = teacher.as_ref().unwrap_or(&engine);
-        let asking = (of_teacher.forward_bytes_per_token + of_teacher.forward_bytes_per_key)
-            * u64::from(config.max_length);
-        let k = settings.kl_top_k.min(spec.vocab_size) as u64;
+        let forward = |model: &EngineMemory| {
+            (model.forward_bytes_per_token + model.forward_bytes_per_key) * u64::from(config.max_length)
+        };
+        // Both keep their working memory until all packs are done.
+        let asking = match (&teacher, settings.kl_tokens) {
+            (Some(teacher), KlTokens::Student) => forward(teacher) + forward(&engine),
+            (Some(teacher), KlTokens::Teacher) => forward(teacher),
+            (None, _) => forward(&engine),
+        };
+        let k = settings.kl_top_k().min(spec.vocab_size) as u64;
         let quantized = match settings.rollout_quantization {
             truing_model::DecodingWeights::F32 => 0,
             truing_model::DecodingWeights::Int8 => engine.quantized_bytes,

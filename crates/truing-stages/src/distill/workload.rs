@@ -1,6 +1,6 @@
 //! A step: sample completions of its prompts, ask the teacher for the log-probabilities of each token, train on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,9 @@ use truing_run::record::{break_if_alone, is_any_stopped};
 use truing_run::{model, rollouts};
 use truing_train::completion_packs::{self as packs, SampledPolicy, Sequence};
 use truing_train::{Distillation, DistillationPack};
-use truing_types::{BatchError, ChatError, ChatModel, Event, PackedBatch, Rollout, Seed, TokenId};
+use truing_types::{
+    BatchError, ChatError, ChatModel, Event, ExcludedTokens, PackedBatch, Rollout, Seed, TokenId,
+};
 
 use super::config::{DistillationConfig, KlTokens};
 use super::inputs::{DistillInputs, DistillPrompts, loads_initial_weights};
@@ -34,6 +36,8 @@ pub(super) struct OnPolicyDistillation<'a, E> {
     inputs: &'a DistillInputs,
     objective: Distillation,
     ids: SampledIds,
+    /// Tokens that the teacher is not asked about: those of the student, and rows of its head that the student does not have.
+    teacher_excluded: ExcludedTokens,
     /// The teacher, where it is an engine and not the one that learns.
     teacher: Option<E>,
     /// The teacher, where it is on a server.
@@ -42,8 +46,8 @@ pub(super) struct OnPolicyDistillation<'a, E> {
     teacher_adapters: Adapters,
     folder: PathBuf,
     n_steps: u64,
-    /// The packs of the step, or of the evaluation, by the first of their samples.
-    prepared: BTreeMap<u32, DistillationPack>,
+    /// The packs of the step, or of the evaluation, in their order.
+    prepared: VecDeque<DistillationPack>,
 }
 
 impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
@@ -55,6 +59,12 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
         let settings = plan.config.distillation.clone().unwrap_or_default();
         let end = end_tokens(&inputs.model.spec.eos_token_ids, &inputs.renderer);
         let excluded = excluded_tokens(inputs.renderer.tokenizer(), inputs.model.spec.vocab_size, &end);
+        let n_rows = inputs.model.spec.vocab_size;
+        let n_teacher_rows = inputs.teacher.as_ref().map_or(n_rows, |teacher| teacher.spec.vocab_size);
+        let without_token = inputs.renderer.tokenizer().ids_without_token(n_teacher_rows).into_iter();
+        let foreign = (n_rows as TokenId..n_teacher_rows as TokenId).filter(|id| (*id as usize) >= n_rows);
+        let teacher_excluded =
+            ExcludedTokens::of(without_token.filter(|id| !end.contains(id)).chain(foreign));
         let reads_disabled = settings.teacher.weights == super::TeacherWeights::Initial;
         Self {
             config: &plan.config,
@@ -64,39 +74,46 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
                 divergence: settings.divergence(),
             },
             ids: SampledIds { end: end.into(), excluded },
+            teacher_excluded,
             teacher: None,
             server,
             teacher_adapters: if reads_disabled { Adapters::Disabled } else { Adapters::Enabled },
             folder: PathBuf::new(),
             n_steps: plan.n_steps,
-            prepared: BTreeMap::new(),
+            prepared: VecDeque::new(),
             settings,
             inputs,
         }
     }
 
-    /// Samples completions of prompts, those of a prompt side by side; `None` when it was stopped.
+    /// Samples completions of the packs' prompts, those of a prompt side by side; `None` when it was stopped.
     fn sample(
         &self,
         engine: &mut E,
         data: &DistillPrompts,
-        samples: &[u32],
         coming: &mut ComingPacks<'_>,
     ) -> Result<Option<Vec<Vec<SampledCompletion>>>, StageError> {
         let settings = &self.settings;
-        let indices = match coming.split {
-            Split::Train => vec![0, coming.step],
-            // Every evaluation has the same random numbers, so that two differ by their weights alone.
-            Split::Evaluation => vec![1],
+        let (split, step, communicator) = (coming.split, coming.step, coming.communicator);
+        // Random numbers of its own for each place of a step, for a step may visit a prompt twice. Every evaluation has the same
+        // ones, so that two differ by their weights alone.
+        let seed_indices = |pack_idx: usize, place: usize, sample: u32| match split {
+            Split::Train => {
+                let pack_idx = communicator.rank().0 + pack_idx * communicator.world_size();
+                vec![0, step, pack_idx as u64, place as u64, u64::from(sample)]
+            }
+            Split::Evaluation => vec![1, u64::from(sample)],
         };
-        let requests: Vec<SampleRequest> = samples
-            .iter()
-            .map(|&idx| SampleRequest {
-                prompt: data.prompts[idx as usize].prompt.tokens.clone(),
-                n_samples: settings.num_generations,
-                seed_indices: indices.iter().copied().chain([u64::from(idx)]).collect(),
-            })
-            .collect();
+        let mut requests: Vec<SampleRequest> = Vec::new();
+        for (pack_idx, samples) in coming.packs.iter().enumerate() {
+            for (place, &sample) in samples.iter().enumerate() {
+                requests.push(SampleRequest {
+                    prompt: data.prompts[sample as usize].prompt.tokens.clone(),
+                    n_samples: settings.num_generations,
+                    seed_indices: seed_indices(pack_idx, place, sample),
+                });
+            }
+        }
         let phase = match coming.split {
             Split::Train => format!("step {} of {}: sampling completions", coming.step, self.n_steps),
             Split::Evaluation => "evaluating: sampling completions".to_owned(),
@@ -139,14 +156,15 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
         student: &PackedBatch,
         teacher: &PackedBatch,
     ) -> Result<TopLogProbs, StageError> {
-        let k = self.settings.kl_top_k;
-        let policy = SampledPolicy {
-            temperature: self.settings.temperature,
-            excluded: self.objective.excluded.clone(),
-        };
+        let k = self.settings.kl_top_k();
+        let policy =
+            SampledPolicy { temperature: self.settings.temperature, excluded: self.teacher_excluded.clone() };
         let of_student = match self.settings.kl_tokens {
             KlTokens::Teacher => None,
-            KlTokens::Student => Some(packs::top_log_probs(engine, student, &policy, k, Adapters::Enabled)?),
+            KlTokens::Student => {
+                let policy = SampledPolicy { excluded: self.objective.excluded.clone(), ..policy.clone() };
+                Some(packs::top_log_probs(engine, student, &policy, k, Adapters::Enabled)?)
+            }
         };
         let (engine, adapters) = match &mut self.teacher {
             Some(teacher) => (teacher, Adapters::Enabled),
@@ -177,7 +195,7 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
         let (starts, texts): (Vec<usize>, Vec<Vec<TokenId>>) = texts.into_iter().unzip();
         let mut rows: Vec<Vec<(TokenId, f32)>> = Vec::new();
         for (start, answer) in
-            starts.into_iter().zip(server.prompt_log_probs_all(&texts, self.settings.kl_top_k))
+            starts.into_iter().zip(server.prompt_log_probs_all(&texts, self.settings.kl_top_k()))
         {
             // The first list is in place of the second token.
             rows.extend(answer.map_err(StageError::Teacher)?.into_iter().skip(start - 1));
@@ -307,8 +325,7 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
     ) -> Result<ControlFlow<()>, StageError> {
         self.prepared.clear();
         let packs = coming.packs;
-        let samples: Vec<u32> = packs.iter().copied().flatten().copied().collect();
-        let sampled = self.sample(engine, data, &samples, &mut coming)?;
+        let sampled = self.sample(engine, data, &mut coming)?;
         if is_any_stopped(coming.stop, coming.communicator)? {
             return Ok(ControlFlow::Break(()));
         }
@@ -345,9 +362,7 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
                 }
             };
             let n_targets = completions.iter().flatten().map(|completion| completion.tokens.len()).collect();
-            if let Some(&first) = samples.first() {
-                self.prepared.insert(first, DistillationPack { batch, n_targets, teacher });
-            }
+            self.prepared.push_back(DistillationPack { batch, n_targets, teacher });
             coming.events.emit(Event::Progress { done: n_done as u64 + 1, note: String::new() });
         }
         if let Some(teacher) = &mut self.teacher {
@@ -358,12 +373,12 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
     }
 
     fn pack(
-        &self,
+        &mut self,
         _data: &DistillPrompts,
         _split: Split,
-        samples: &[u32],
+        _samples: &[u32],
     ) -> Result<DistillationPack, BatchError> {
-        samples.first().and_then(|first| self.prepared.get(first)).cloned().ok_or(BatchError::NoSequences)
+        self.prepared.pop_front().ok_or(BatchError::NoSequences)
     }
 
     /// Sum of the divergences and number of tokens, completion by completion.
@@ -392,7 +407,6 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
         let held_out = HeldOutScores {
             measure: HeldOutScores::LOSS.to_owned(),
             values: sums.iter().map(|&(sum, n)| (n > 0.0).then(|| sum / n)).collect(),
-            weights: sums.iter().map(|&(_, n)| n).collect(),
             ..HeldOutScores::default()
         };
         EvaluationFindings { held_out: Some(held_out), ..EvaluationFindings::default() }

@@ -280,7 +280,7 @@ impl<E: Engine> Workload<E> for Triplets {
     }
 
     fn pack(
-        &self,
+        &mut self,
         data: &TokenizedTriplets,
         _side: Split,
         triplets: &[u32],

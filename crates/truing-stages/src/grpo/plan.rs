@@ -195,7 +195,7 @@ impl StagePlan for GrpoPlan {
 /// Refuses an entry of a reward's `sources` that means no source of the run: its rows would silently get no reward.
 fn check_sources(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
     let configured =
-        config.data.iter().chain(&config.eval_data).map(|source| config.data_dir.join(&source.path));
+        config.data.iter().chain(&config.eval_data).map(|source| source.in_folder(&config.data_dir).path);
     // Where a source is a folder, rows name its files.
     let files = configured.filter(|path| !path.is_dir());
     let mut known: BTreeSet<String> = files.map(|path| path.to_string_lossy().into_owned()).collect();
@@ -239,7 +239,9 @@ pub(super) fn check_with_model(config: &GrpoConfig, spec: &DecoderSpec) -> Resul
     }
     let (n_parameters, n_trainable) = check_trainable(spec, &config.trainable())?;
     let is_adapter = config.lora.is_some();
-    let needed = config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter);
+    let saves = config.checkpoint.saves_before_end();
+    let needed =
+        config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter, saves);
     Ok(require_space(&config.output_dir, needed)?)
 }
 

@@ -120,6 +120,20 @@ impl TrainingPlan {
             does_not_fit(error, fits_with_lora)
         })?;
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
+        let needed_bytes = lasting_bytes(&memory) + beside.sampling_bytes;
+        if beside.sampling_bytes > 0 && needed_bytes > budget_bytes {
+            return Err(StageError::DoesNotFit {
+                source: PlanError::DoesNotFit {
+                    needed_bytes,
+                    budget_bytes,
+                    tokens_per_pack: largest_pack,
+                    fitting_tokens_per_pack: None,
+                },
+                hints: vec![
+                    "a smaller `generation_batch_size` takes less while completions are sampled".into(),
+                ],
+            });
+        }
         Ok(Self {
             digest: resume_key::<E>(&config, inputs.record(), inputs.samples_digest()),
             schedule: config.schedule.schedule(n_steps),
@@ -148,13 +162,7 @@ impl TrainingPlan {
     /// The most memory of the run, as planned.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
-        let memory = &self.memory.memory;
-        let lasting = memory.parameter_bytes
-            + memory.gradient_bytes
-            + memory.optimizer_bytes
-            + memory.fixed_bytes
-            + memory.head_fixed_bytes;
-        self.memory.chosen.peak_bytes.max(lasting + self.beside.sampling_bytes)
+        self.memory.chosen.peak_bytes.max(lasting_bytes(&self.memory) + self.beside.sampling_bytes)
     }
 
     /// What packing makes of the first epoch.
@@ -297,6 +305,16 @@ impl StagePlan for TrainingPlan {
     }
 }
 
+/// Memory that activations take no part of.
+fn lasting_bytes(plan: &MemoryPlan) -> u64 {
+    let memory = &plan.memory;
+    memory.parameter_bytes
+        + memory.gradient_bytes
+        + memory.optimizer_bytes
+        + memory.fixed_bytes
+        + memory.head_fixed_bytes
+}
+
 /// The adapters that are offered where full fine-tuning does not fit.
 fn default_lora() -> LoraSpec {
     let LoraConfig { rank, alpha, targets } = LoraConfig::default();
@@ -368,7 +386,9 @@ pub(crate) fn check_with_model(config: &TrainingConfig, spec: &DecoderSpec) -> R
     }
     let (n_parameters, n_trainable) = check_trainable(spec, &config.trainable())?;
     let is_adapter = config.lora.is_some();
-    let needed = config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter);
+    let saves = config.checkpoint.saves_before_end() || config.schedule.num_train_epochs > 1.0;
+    let needed =
+        config.checkpoint.disk_bytes(n_parameters, n_trainable, is_adapter, config.merge_adapter, saves);
     Ok(require_space(&config.output_dir, needed)?)
 }
 

@@ -17,8 +17,7 @@ use truing_types::{Communicator, Event, EventSink, Seed, all_gather_dealt, dealt
 
 use super::model::Saving;
 use super::{
-    ComingPacks, DataOf, EvaluationFindings, PackOf, RunPlan, RunSettings, RunStart, Split, TrainingInputs,
-    Workload,
+    ComingPacks, EvaluationFindings, PackOf, RunPlan, RunSettings, RunStart, Split, TrainingInputs, Workload,
 };
 use crate::{RunContext, StageError, TrainedModel};
 
@@ -128,7 +127,12 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         let mut n_done = 0;
         while self.state.step < plan.n_steps() {
             let started = self.probe.elapsed_secs();
-            let Some(outcome) = self.step(&mut n_done)? else { return self.interrupted() };
+            let stepped = self.step(&mut n_done);
+            if matches!(stepped, Err(StageError::Teacher(_))) {
+                // The steps so far are not lost to a server that is away.
+                self.save_checkpoint()?;
+            }
+            let Some(outcome) = stepped? else { return self.interrupted() };
             let secs = self.probe.elapsed_secs() - started;
             let step_packs = plan.packs_of(outcome.step);
             self.state.step = outcome.step;
@@ -195,15 +199,13 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         }
     }
 
-    fn data(&self, split: Split) -> Option<&DataOf<E, W>> {
-        match split {
-            Split::Train => Some(self.inputs.train()),
-            Split::Evaluation => self.inputs.eval(),
-        }
-    }
-
-    fn packs(&self, split: Split, samples: &[&Vec<u32>]) -> Result<Vec<PackOf<E, W>>, StageError> {
-        let Some(data) = self.data(split) else { return Ok(Vec::new()) };
+    fn packs(&mut self, split: Split, samples: &[&Vec<u32>]) -> Result<Vec<PackOf<E, W>>, StageError> {
+        let inputs = self.inputs;
+        let data = match split {
+            Split::Train => Some(inputs.train()),
+            Split::Evaluation => inputs.eval(),
+        };
+        let Some(data) = data else { return Ok(Vec::new()) };
         let packs = samples.iter().map(|samples| self.workload.pack(data, split, samples));
         Ok(packs.collect::<Result<_, _>>()?)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use truing_model::{DecoderSpec, HeadKind, ModelFiles};
@@ -74,11 +74,16 @@ pub(crate) fn open(
     plan::check_with_model(config, &DecoderSpec { head, ..model.spec.clone() })?;
     model::continues_adapter(&model, &config.trainable())?;
     if let Some(path) = &config.chat_template {
-        let source =
-            fs::read_to_string(path).map_err(|source| RunError::Read { path: path.clone(), source })?;
-        renderer = renderer.with_template(&source)?;
+        renderer = with_template(renderer, path)?;
     }
     Ok((model, renderer))
+}
+
+/// The renderer with the chat template of a file.
+pub(crate) fn with_template(renderer: ChatRenderer, path: &Path) -> Result<ChatRenderer, StageError> {
+    let source =
+        fs::read_to_string(path).map_err(|source| RunError::Read { path: path.to_path_buf(), source })?;
+    Ok(renderer.with_template(&source)?)
 }
 
 /// Reads the recipe's rows for a model of `vocab_size` tokens.

@@ -270,6 +270,25 @@ fn interrupted_anywhere_and_resumed_samples_the_same_tokens_and_ends_with_the_sa
     }
 }
 
+/// A step may visit a prompt twice: its completions are two, and each is trained on.
+#[test]
+fn a_prompt_that_is_visited_twice_has_two_completions() {
+    let folder = folder();
+    let overrides = ["data.0.weight=2", "packing=none", "packs_per_step=18", "max_steps=1"];
+    run(folder.path(), &overrides, Start::Fresh, never);
+    let mut by_prompt: BTreeMap<u64, Vec<Vec<TokenId>>> = BTreeMap::new();
+    for rollout in rollouts::read(&folder.path().join("run"), 1).unwrap() {
+        by_prompt.entry(rollout.origin.line).or_default().push(rollout.tokens);
+    }
+    assert_eq!(by_prompt.len(), 9);
+    assert!(by_prompt.values().all(|both| both.len() == 2 && both[0] != both[1]), "{by_prompt:?}");
+    // Where packs have several prompts, every completion has its own teacher.
+    let other = self::folder();
+    let overrides = ["data.0.weight=2", "packs_per_step=9", "max_steps=1", "max_length=120"];
+    run(other.path(), &overrides, Start::Fresh, never);
+    assert_eq!(rollouts::read(&other.path().join("run"), 1).unwrap().len(), 18);
+}
+
 #[test]
 fn only_the_teacher_reads_what_is_privileged() {
     let folder = folder();
@@ -328,6 +347,15 @@ fn what_cannot_be_distilled_is_refused() {
                 "distillation.teacher={server={base_url=\"http://a/v1\", model=\"m\"}}",
             ],
             "`distillation.kl_tokens` and `distillation.teacher.server` cannot both be given",
+        ),
+        (
+            &["distillation.beta=0.3"],
+            "`distillation.beta` and `distillation.divergence` cannot both be given: `beta` belongs to `jensen_shannon`",
+        ),
+        (&["long_samples=truncate"], "`long_samples` is truncate: expected `error` or `drop`"),
+        (
+            &["distillation.teacher={system_prompt=\"a\", privileged_template=\"{prompt}{privileged}\"}"],
+            "missing setting `distillation.teacher.privileged_column`",
         ),
         (&["distillation.kl_top_k=0"], "`distillation.kl_top_k` is 0: expected at least 1"),
         (

@@ -339,8 +339,11 @@ fn a_distillation_on_several_ranks_samples_the_tokens_of_one_and_learns_the_same
         [(2, &["num_generations=1"][..]), (3, &["num_generations=2", "kl_tokens=student"])]
     {
         let overrides: Vec<String> = overrides.iter().map(|one| format!("distillation.{one}")).collect();
-        let overrides: Vec<&str> =
-            overrides.iter().map(String::as_str).chain([STEADY, "max_length=128"]).collect();
+        let overrides: Vec<&str> = overrides
+            .iter()
+            .map(String::as_str)
+            .chain([STEADY, "max_length=128", "data.0.weight=2"])
+            .collect();
         let [alone, together] = check(n_ranks, Stage::Distill, distillations::folder, &overrides);
         let [expected, found] = [&alone, &together].map(|folder| drawn(&folder.path().join("run")));
         same(&format!("{overrides:?}: rollouts"), &Value::Array(expected), &Value::Array(found));
