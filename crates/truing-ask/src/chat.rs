@@ -150,11 +150,11 @@ impl ChatModelConfig {
     /// When the model or the cache cannot be used.
     pub fn open<E: Engine + 'static>(
         &self,
-        surroundings: &ChatContext,
+        chat_context: &ChatContext,
         events: &mut dyn EventSink,
     ) -> Result<OpenChatModel, AskError> {
         self.check("model")?;
-        let clock = Arc::clone(&surroundings.access.clock);
+        let clock = Arc::clone(&chat_context.access.clock);
         let (fingerprint, counts) = match (&self.server, &self.model_name_or_path) {
             (Some(server), _) => {
                 (Fingerprint { model: server.model.clone(), extra: server.extra.clone() }, Arc::default())
@@ -166,20 +166,20 @@ impl ChatModelConfig {
             (Some(server), _) => {
                 let settings =
                     ClientSettings { reasoning_marks: self.reasoning_marks.clone(), ..server.clone() };
-                let client = OpenAiClient::new(settings, surroundings.access.clone())?;
+                let client = OpenAiClient::new(settings, chat_context.access.clone())?;
                 let counts = client.counts();
                 (Box::new(client), counts)
             }
             (None, _) => {
                 let path = self.model_name_or_path.as_deref().unwrap_or(Path::new(""));
-                let local = open_local::<E>(path, surroundings, events)?;
+                let local = open_local::<E>(path, chat_context, events)?;
                 (Box::new(local.with_reasoning_marks(&self.reasoning_marks)), counts)
             }
         };
         let is_local = self.server.is_none();
         let stoppable = Box::new(Stoppable {
             model,
-            stop: Arc::clone(&surroundings.stop),
+            stop: Arc::clone(&chat_context.stop),
             counts: is_local.then(|| Arc::clone(&counts)),
         });
         match &self.cache {
@@ -229,13 +229,13 @@ fn local_fingerprint(path: &Path) -> Result<Fingerprint, RunError> {
 
 fn open_local<E: Engine>(
     path: &Path,
-    surroundings: &ChatContext,
+    chat_context: &ChatContext,
     events: &mut dyn EventSink,
 ) -> Result<LocalChat<E>, AskError> {
     let files = ModelFiles::open(path).map_err(RunError::from)?;
-    let renderer = model::renderer(&files, surroundings.render.clone())?;
+    let renderer = model::renderer(&files, chat_context.render.clone())?;
     let phase = "loading the model to ask";
-    let options = EngineOptions::with_threads(surroundings.n_threads, Seed::default());
+    let options = EngineOptions::with_threads(chat_context.n_threads, Seed::default());
     let frozen = TrainableSpec::frozen();
     let engine = model::announce_and_load(&files, &frozen, &options, &Solo::groups(), phase, events)?;
     Ok(LocalChat::new(engine, renderer)?)

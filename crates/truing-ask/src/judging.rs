@@ -107,9 +107,9 @@ pub fn ask_each<T>(
     for (judge, (open, name)) in judges.into_iter().zip(names).enumerate() {
         let total = Some(n_calls / names.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
-        let mut at_work = JudgeSession::new(retries, events);
-        let of_one = ask(judge, open.model.as_ref(), &mut at_work);
-        let refusal = at_work.refusal.take();
+        let mut session = JudgeSession::new(retries, events);
+        let of_one = ask(judge, open.model.as_ref(), &mut session);
+        let refusal = session.refusal.take();
         events.emit(Event::PhaseFinished);
         note_counts(name, &open.counts, events);
         if let Some(reason) = refusal {
@@ -150,8 +150,8 @@ impl<'a> Asker<'a> {
         events: &mut dyn EventSink,
     ) -> Result<Vec<Result<V, NoAnswer>>, AskError> {
         let model = self.open.model.as_ref();
-        self.in_phase(phase, requests, events, |at_work, requests| {
-            at_work.ask(model, requests, reminder, read)
+        self.in_phase(phase, requests, events, |session, requests| {
+            session.ask(model, requests, reminder, read)
         })
     }
 
@@ -165,8 +165,8 @@ impl<'a> Asker<'a> {
         requests: Vec<ChatRequest>,
         events: &mut dyn EventSink,
     ) -> Result<Vec<ChatResult>, AskError> {
-        self.in_phase(phase, requests, events, |at_work, requests| {
-            self.open.model.chat_all(&requests, &mut |_, result| at_work.note(result, true))
+        self.in_phase(phase, requests, events, |session, requests| {
+            self.open.model.chat_all(&requests, &mut |_, result| session.note(result, true))
         })
     }
 
@@ -181,9 +181,9 @@ impl<'a> Asker<'a> {
             return Ok(Vec::new());
         }
         events.emit(Event::PhaseStarted { phase: phase.to_owned(), total: Some(requests.len() as u64) });
-        let mut at_work = JudgeSession::new(self.retries, events);
-        let answers = ask(&mut at_work, requests);
-        let refusal = at_work.refusal.take();
+        let mut session = JudgeSession::new(self.retries, events);
+        let answers = ask(&mut session, requests);
+        let refusal = session.refusal.take();
         events.emit(Event::PhaseFinished);
         match refusal {
             Some(reason) => Err(AskError::Refused { name: self.name.to_owned(), reason }),

@@ -31,7 +31,7 @@ pub struct ReplyCache {
 
 /// A reply with everything that is kept beside it.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct CachedReply {
     text: String,
     /// Caches of older versions have none; what they hold in the text is split off when it is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,7 +127,7 @@ impl ReplyCache {
             .and_then(|mut statement| {
                 let read = |row: &rusqlite::Row<'_>| {
                     let reply: String = row.get(0)?;
-                    let kept: Kept = serde_json::from_str(&reply).map_err(|error| {
+                    let kept: CachedReply = serde_json::from_str(&reply).map_err(|error| {
                         rusqlite::Error::FromSqlConversionFailure(
                             0,
                             rusqlite::types::Type::Text,
@@ -168,7 +168,7 @@ impl ReplyCache {
              reply = excluded.reply, n_prompt_tokens = excluded.n_prompt_tokens,
              n_completion_tokens = excluded.n_completion_tokens, unix_secs = excluded.unix_secs {which}"
         );
-        let kept = Kept {
+        let kept = CachedReply {
             text: reply.text.clone(),
             reasoning: reply.reasoning.clone(),
             tool_calls: reply.tool_calls.clone(),

@@ -154,8 +154,8 @@ impl Pieces {
     /// The next piece; `None` at the end of the answer.
     pub(crate) fn next(&mut self) -> Result<Option<Piece>, Unfinished> {
         loop {
-            let retries = if self.is_over() { Duration::ZERO } else { PATIENCE };
-            match self.receiver.recv_timeout(retries) {
+            let wait = if self.is_over() { Duration::ZERO } else { PATIENCE };
+            match self.receiver.recv_timeout(wait) {
                 Ok(handed) => return Ok(handed?),
                 Err(RecvTimeoutError::Disconnected) => {
                     let problem = "the thread of the request ended without an answer";

@@ -3,7 +3,7 @@
 //! reasons that are not known end a turn; usage may be missing; further fields do not matter. An answer without its end is
 //! none.
 //!
-//! Epilogue reasons are read in the words of OpenAI, Mistral, DeepSeek, Zhipu, Anthropic, Bedrock, Gemini and Cohere, in any
+//! Finish reasons are read in the words of OpenAI, Mistral, DeepSeek, Zhipu, Anthropic, Bedrock, Gemini and Cohere, in any
 //! letter case: gateways pass on the words of the model behind them. OpenAI's chat completions always give a reason in a
 //! whole answer, and null only in the pieces of a stream; some other servers leave it out, or null, in every answer. An answer
 //! that came whole without a reason therefore counts as ended, unless it used up the tokens that it was allowed.

@@ -15,7 +15,7 @@ pub(crate) struct QuantizedWeights {
 }
 
 /// Whether decoding multiplies with the parameter.
-fn is_compressed(spec: &DecoderSpec, parameter: &ParameterSpec) -> bool {
+fn is_quantized(spec: &DecoderSpec, parameter: &ParameterSpec) -> bool {
     match parameter.role {
         ParameterRole::Matrix | ParameterRole::Head => true,
         ParameterRole::Embedding => spec.tie_word_embeddings && spec.head == HeadKind::LanguageModel,
@@ -25,7 +25,7 @@ fn is_compressed(spec: &DecoderSpec, parameter: &ParameterSpec) -> bool {
 
 /// Bytes of the copy of a model.
 pub(crate) fn quantized_bytes(spec: &DecoderSpec, parameters: &[ParameterSpec]) -> u64 {
-    let quantized = parameters.iter().filter(|parameter| is_compressed(spec, parameter));
+    let quantized = parameters.iter().filter(|parameter| is_quantized(spec, parameter));
     quantized.map(|parameter| Int8Matrix::bytes(parameter.shape[0], parameter.shape[1]) as u64).sum()
 }
 
@@ -33,7 +33,7 @@ impl QuantizedWeights {
     /// Room for the copy; every matrix is stale.
     pub(crate) fn new(spec: &DecoderSpec, parameters: &[ParameterSpec]) -> Self {
         let matrix = |parameter: &ParameterSpec| {
-            is_compressed(spec, parameter).then(|| Int8Matrix::new(parameter.shape[0], parameter.shape[1]))
+            is_quantized(spec, parameter).then(|| Int8Matrix::new(parameter.shape[0], parameter.shape[1]))
         };
         Self { matrices: parameters.iter().map(matrix).collect(), is_stale: vec![true; parameters.len()] }
     }

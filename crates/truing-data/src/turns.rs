@@ -21,7 +21,7 @@ pub enum OnRoleOrder {
 /// What is unusual about the turns of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum TurnProblem {
-    /// ReplayOnly has spoken before the assistant.
+    /// Nobody has spoken before the assistant.
     #[error("the assistant speaks first")]
     AssistantFirst,
     /// Two turns of one role stand next to each other.

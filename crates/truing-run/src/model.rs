@@ -100,9 +100,10 @@ pub fn announce(files: &ModelFiles, trainable: &TrainableSpec, events: &mut dyn 
         events.emit(Event::Note(note.into()));
     }
     let new_head = match files.spec.head {
-        HeadKind::Score { n_outputs } if files.lacks_head() => {
-            Some(format!("the output head ({}) is new", counted(n_outputs as u64, "output", "outputs")))
-        }
+        HeadKind::Score { n_outputs } if files.lacks_head() => Some(format!(
+            "the output head ({}) is newly initialised",
+            counted(n_outputs as u64, "output", "outputs")
+        )),
         _ => None,
     };
     if let Some(adapter) = &files.adapter {
@@ -122,7 +123,8 @@ pub fn announce(files: &ModelFiles, trainable: &TrainableSpec, events: &mut dyn 
             adapter.base_path.display()
         )));
     } else if let Some(new) = new_head {
-        events.emit(Event::Note(format!("{new}; all other weights are those of {}", files.path.display())));
+        events
+            .emit(Event::Note(format!("{new}; all other weights are loaded from {}", files.path.display())));
     }
 }
 

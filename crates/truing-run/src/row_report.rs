@@ -220,7 +220,7 @@ impl DataReport {
             let n_long = counted(self.long.n_long as u64, "sample is", "samples are");
             let n_lost = counted(self.long.n_tokens_lost, "token is", "tokens are");
             warn(format!(
-                "{what}: {n_long} longer than a pack, the first {origin} with {length} tokens; {n_lost} not trained on"
+                "{what}: {n_long} longer than `max_length`, the first {origin} with {length} tokens; {n_lost} dropped"
             ));
         }
         if let Some(origin) = self.long.without_loss.first() {

@@ -16,7 +16,7 @@ use truing_types::{Conversation, ExcludedTokens, Message, TokenId};
 pub(crate) enum Command {
     /// Completions; what happens is sent as it happens.
     Generate { model: usize, id: u64, job: Job, events: mpsc::UnboundedSender<Event> },
-    /// ReplayOnly waits for these completions any more.
+    /// Nobody waits for these completions any more.
     Cancel { model: usize, id: u64 },
     /// How likely the tokens of a text are, each after those before it.
     PromptLogProbs { model: usize, tokens: Vec<TokenId>, n_top: usize, reply: Reply<Vec<PromptToken>> },

@@ -112,7 +112,7 @@ impl ClassifierConfig {
         };
         let names = || self.dimensions.iter().chain(self.columns.keys()).chain(self.scores.keys());
         if let Some(twice) = names().find(|name| names().filter(|other| other == name).count() > 1) {
-            return bad("classifier", format!("a table that names `{twice}` twice"), "each name once");
+            return bad("classifier", format!("a table with `{twice}` twice"), "each name once");
         }
         if !(0.0..=1.0).contains(&self.min_confidence) {
             return bad("classifier.min_confidence", self.min_confidence.to_string(), "0 to 1");

@@ -99,7 +99,7 @@ impl RewardModelConfig {
             Self { max_responses: Some(most), .. } if *most < 2 => bad(
                 "reward_model.max_responses",
                 most.to_string(),
-                "at least 2: one alone is better than none",
+                "at least 2: a comparison needs two responses",
             ),
             c if c.aspect_weights.values().any(|weight| !weight.is_finite()) => {
                 bad("reward_model.aspect_weights", "not finite".into(), "numbers")

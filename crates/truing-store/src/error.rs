@@ -115,7 +115,7 @@ pub enum StoreError {
         name: String,
     },
     /// The directory holds no run, or a part of one.
-    #[error("`{}` holds no whole run: `{missing}` is not there", path.display())]
+    #[error("`{}` is not a complete run: `{missing}` is missing", path.display())]
     NotARun {
         /// The directory.
         path: PathBuf,

@@ -44,7 +44,7 @@ pub enum TrainError {
     #[error("the step has no training signal")]
     NoSamples,
     /// Everything is frozen.
-    #[error("every parameter is frozen: nothing learns")]
+    #[error("all parameters are frozen: nothing to train")]
     NothingLearns,
     /// The caller broke the step off; nothing was changed.
     #[error("the step was interrupted")]

@@ -59,7 +59,7 @@ impl Clock for SystemClock {
 }
 
 /// Gathers what a model needs to be asked. The key is read here, from the variable that the recipe names.
-pub(crate) fn surroundings(
+pub(crate) fn chat_context(
     config: &ChatModelConfig,
     stop: &Arc<AtomicBool>,
     context: &Context,

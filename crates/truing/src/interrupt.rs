@@ -32,7 +32,7 @@ pub(crate) fn install() -> anyhow::Result<()> {
             if flag.swap(true, Ordering::SeqCst) {
                 end_process();
             }
-            // ReplayOnly reads stderr: the flag is set all the same.
+            // Nobody reads stderr: the flag is set all the same.
             let _ = writeln!(std::io::stderr(), "\n{promise} (again: stop at once)");
         }
         Response::Reply(interrupt) => {

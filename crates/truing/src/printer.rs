@@ -96,7 +96,7 @@ impl Printer {
     /// A note beside the results, on stderr.
     pub(crate) fn note(&self, text: impl fmt::Display) {
         if !self.is_quiet {
-            // ReplayOnly reads stderr: nothing to be done, and no reason to stop the work.
+            // Nobody reads stderr: nothing to be done, and no reason to stop the work.
             let _ = writeln!(io::stderr().lock(), "{text}");
         }
     }

@@ -326,10 +326,10 @@ impl Labelling<'_> {
             let (name, n_asked) = (&judge.name, judge.n_replies + judge.n_failed);
             if n_asked > 0 && judge.n_replies == 0 {
                 let reason = main_reason(&judge.failures);
-                warnings.push(format!("{name} gave no reply that can be read: {reason}"));
+                warnings.push(format!("{name}: no reply could be parsed: {reason}"));
             } else if judge.n_failed > 0 {
                 warnings.push(format!(
-                    "{name} gave no reply that can be read on {} of {n_asked}: {}",
+                    "{name}: the replies to {} of {n_asked} requests could not be parsed: {}",
                     judge.n_failed,
                     main_reasons(&judge.failures)
                 ));

@@ -296,7 +296,7 @@ impl Compared<'_> {
             buckets.iter().filter(|bucket| bucket.is_small).map(|bucket| bucket.name.as_str()).collect();
         if !small.is_empty() {
             warnings.push(format!(
-            "{} of {} buckets have no more than `n_anchors = {}` prompts; there all were compared with all: {}",
+            "{} of {} buckets have no more than `n_anchors = {}` prompts; in those, all pairs were compared: {}",
             small.len(),
             buckets.len(),
             self.n_anchors,
@@ -384,7 +384,7 @@ fn warnings_about(judge: &JudgeSummary) -> Vec<String> {
     let name = &judge.name;
     if judge.n_verdicts == 0 {
         let reason = main_reason(&judge.unscored);
-        warnings.push(format!("{name} gave no verdict at all and does not count: {reason}"));
+        warnings.push(format!("{name}: no verdict could be parsed; it is excluded: {reason}"));
     } else if judge.n_unscored > 0 {
         let all = judge.n_verdicts + judge.n_unscored;
         warnings.push(format!(

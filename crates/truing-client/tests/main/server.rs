@@ -109,7 +109,7 @@ impl Server {
     }
 
     fn serve(&self, stream: &TcpStream, script: &[Act]) {
-        // ReplayOnly listens to an error here: the client sees it.
+        // Nobody listens to an error here: the client sees it.
         let _ = self.answer(stream, script);
     }
 

@@ -108,7 +108,7 @@ impl CustomBenchmark {
             return Err(bad("scorer", String::new(), "at least one reward"));
         }
         if let Err(error) = Rewards::check(&config.scorer) {
-            return Err(bad("scorer", config.name, &format!("settings that make sense: {error}")));
+            return Err(bad("scorer", config.name, &format!("valid settings: {error}")));
         }
         let mut templates = Environment::new();
         templates.set_undefined_behavior(UndefinedBehavior::Strict);

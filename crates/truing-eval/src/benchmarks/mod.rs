@@ -66,7 +66,7 @@ pub use verifying::{Scoring, verified};
 #[serde(rename_all = "snake_case")]
 pub enum ScoringMode {
     /// What is unreadable is unscored, and what the benchmark does by accident is not done. Where that differs
-    /// from the published programs, [`Benchmark::differences`] lists it.
+    /// from the published programs, `truing evaluate list` and the plan list it.
     #[default]
     Strict,
     /// As the published programs score, quirks included.

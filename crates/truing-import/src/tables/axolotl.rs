@@ -532,7 +532,7 @@ pub(crate) static AXOLOTL_DATA: &[Group] = &[
             "max_completion_length",
             "train_on_last_step_only",
         ],
-        "there is no distillation and no process reward model",
+        "distillation is `truing distill`, which is not converted; process reward models are not supported",
     ),
     no_effect(&["trust_remote_code"], CODE),
     becomes(&["chosen", "rejected"], "these are columns of the format `pair`"),

@@ -407,7 +407,7 @@ pub(crate) static VERL: &[Group] = &[
         ],
         SHARDING,
     ),
-    not_available(&["distillation.*"], "there is no distillation"),
+    not_available(&["distillation.*"], "it is `truing distill`, which is not converted"),
     no_effect(
         &[
             "ray_kwargs.*",

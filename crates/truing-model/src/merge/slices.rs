@@ -75,7 +75,7 @@ pub(super) fn slices<'a>(
             let n_layers = open.models[model].spec.n_layers;
             if slice.sources.iter().any(|source| source.layer_range != [start, end]) || end > n_layers {
                 return Err(invalid(format!(
-                    "slices.{i}: the sources have different layers, so the base model's are to be said: add it to the sources"
+                    "slices.{i}: the sources have different layers, so the base model's `layer_range` is ambiguous: add it to the sources"
                 )));
             }
             base_layers = Some(Layers { model, first: start });
@@ -139,7 +139,7 @@ pub(super) fn check_equal(
         for ((field, found), (_, kept)) in usage(&model.spec).into_iter().zip(usage(&first.spec)) {
             if found != kept {
                 remarks.push(format!(
-                    "{}: `{field}` is {found}; the merged model has {kept}, from {}, so weights are used otherwise than they were trained",
+                    "{}: `{field}` is {found}; the merged model has {kept}, from {}, so its weights run with another configuration than in training",
                     model.path.display(),
                     first.path.display()
                 ));

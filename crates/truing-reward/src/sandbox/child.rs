@@ -64,7 +64,7 @@ fn run_inside(spec: &ChildSpec) -> io::Result<i32> {
 enum Streams {
     /// The parent.
     Inherited,
-    /// ReplayOnly but the program beside it.
+    /// Nobody but the program beside it.
     Peer(PipeReader, PipeWriter),
     /// The parent, and the peer by two more descriptors.
     Beside(PipeReader, PipeWriter),

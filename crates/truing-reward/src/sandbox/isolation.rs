@@ -31,7 +31,7 @@ pub struct Isolation {
 impl fmt::Display for Isolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.level {
-            Level::Nothing => "nothing shuts programs off",
+            Level::Nothing => "no sandbox",
             Level::Landlock => "Landlock, seccomp and limits",
             Level::Namespaces => "namespaces, seccomp and limits",
             Level::Full => "namespaces, Landlock, seccomp and limits",

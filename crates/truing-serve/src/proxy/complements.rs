@@ -109,7 +109,7 @@ impl Complements {
         if let Some(complement) = cached {
             return usable(complement);
         }
-        // ReplayOnly waits for a worker: a request is answered without a complement rather than late.
+        // Nobody waits for a worker: a request is answered without a complement rather than late.
         let Ok(permit) = Arc::clone(&self.workers).try_acquire_owned() else { return Err("overload") };
         let (model, cache, prompt) = (Arc::clone(&self.model), Arc::clone(&self.cache), prompt.to_owned());
         let work = tokio::task::spawn_blocking(move || {

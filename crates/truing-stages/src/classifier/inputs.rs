@@ -345,7 +345,7 @@ impl Learnt<'_> {
         }
         Err(RunError::BadSetting {
             key: "classifier.scores",
-            found: format!("`{name}`, which is {mean} in every row to learn from"),
+            found: format!("`{name}`, which is {mean} in every training row"),
             expected: "scores that differ".into(),
         }
         .into())
@@ -355,8 +355,8 @@ impl Learnt<'_> {
 fn no_row_has(what: &str, name: &str) -> StageError {
     RunError::BadSetting {
         key: "classifier",
-        found: format!("a table that names `{name}`, of which no training row has {what}"),
-        expected: "what some row has, and is certain enough".into(),
+        found: format!("a table with `{name}`, for which no training row has {what}"),
+        expected: "a value with sufficient confidence in some training row".into(),
     }
     .into()
 }

@@ -246,7 +246,7 @@ impl DistillationConfig {
             _ if !is_student && teacher.weights != TeacherWeights::default() => Err(RunError::Conflict {
                 first: "distillation.teacher.weights",
                 second: "distillation.teacher",
-                reason: "the student's weights teach only where the teacher is not another model",
+                reason: "`weights` applies only to self-distillation",
             }
             .into()),
             _ if !matches!(config.long_samples, LongSamplePolicy::Error | LongSamplePolicy::Drop) => bad(

@@ -258,8 +258,8 @@ impl Reading<'_> {
         {
             return Err(RunError::BadSetting {
                 key: "distillation.teacher",
-                found: "the student, and reads what the student reads in every row".into(),
-                expected: "text that only the teacher reads; does the chat template show system messages?"
+                found: "the student itself with the same prompts, so that the divergence is 0".into(),
+                expected: "text that only the teacher reads (does the chat template show system messages?)"
                     .into(),
             }
             .into());
@@ -325,11 +325,7 @@ impl Reading<'_> {
             })?;
             let turn = conversation.messages.iter_mut().rev().find(|message| message.role == Role::User);
             let turn = turn.ok_or_else(|| {
-                bad(
-                    column,
-                    "text for a prompt without a turn of the user".into(),
-                    "a prompt with a turn of the user",
-                )
+                bad(column, "set in a row without a user turn".into(), "a prompt with a user turn")
             })?;
             turn.content = self.settings.teacher.turn(&turn.content, privileged);
         }

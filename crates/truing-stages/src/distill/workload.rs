@@ -205,7 +205,9 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
         };
         rows.iter_mut().for_each(|row| row.retain(|&(token, _)| is_sampled(token)));
         renormalised(&rows, self.settings.temperature).ok_or_else(|| {
-            StageError::Teacher(ChatError::BadRequest("the server gave no token of the student".into()))
+            StageError::Teacher(ChatError::BadRequest(
+                "none of the server's top tokens is in the student's vocabulary".into(),
+            ))
         })
     }
 

@@ -205,7 +205,7 @@ pub struct GrpoConfig {
 
     /// What to do with invalid rows: rows that cannot be read.
     pub on_bad_row: OnBadRow,
-    /// LayersSetting per activation checkpoint, or `"auto"`. It never changes a result.
+    /// Layers per activation checkpoint, or `"auto"`. It never changes a result.
     #[schemars(extend("x-decides" = "nothing"))]
     pub layers_per_segment: LayersSetting,
 

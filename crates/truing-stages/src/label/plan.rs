@@ -315,8 +315,7 @@ impl LabelPlan {
         }
         if self.n_cut > 0 {
             let (n, most) = (self.n_cut, config.max_prompt_characters);
-            warnings
-                .push(format!("{n} prompts of more than {most} characters were shown without their middle"));
+            warnings.push(format!("{n} prompts of more than {most} characters were truncated in the middle"));
         }
         if inputs.n_stray_corrections > 0 {
             let n = inputs.n_stray_corrections;
@@ -334,13 +333,13 @@ impl StagePlan for LabelPlan {
         vec![
             count("prompts", self.n_prompts),
             count("prompts that need judge calls", asked.len() as u64),
-            count("of them too long, shown without their middle", self.n_cut),
+            count("of them too long, truncated in the middle", self.n_cut),
             count("dimensions", self.dimensions.len() as u64),
             count("judges", self.config.judge.len() as u64),
             count("votes of each", self.config.n_votes as u64),
             count("calls", self.n_calls),
-            count("tokens of their prompts, about", self.prompt_tokens),
-            count("tokens of their replies, at most", self.completion_tokens),
+            count("prompt tokens (estimate)", self.prompt_tokens),
+            count("completion tokens (maximum)", self.completion_tokens),
         ]
     }
 

@@ -63,8 +63,8 @@ pub(super) fn run(
         max_attempts: config.max_attempts,
         max_failures_in_a_row: config.max_failures_in_a_row,
     };
-    let asked = ask_each(judges, &names, plan.n_calls, retries, events, |judge, model, at_work| {
-        let asking = Asking { plan, inputs, reader: &reader, judge, at_work };
+    let asked = ask_each(judges, &names, plan.n_calls, retries, events, |judge, model, session| {
+        let asking = Asking { plan, inputs, reader: &reader, judge, session };
         asking.ask_all(model, stop, &mut answers)
     })?;
     let Some(counts) = asked else { return Ok(Ended::STOPPED) };
@@ -125,7 +125,7 @@ struct Asking<'a, 'w, 'e> {
     inputs: &'a LabelInputs,
     reader: &'a LabelReader<'a>,
     judge: usize,
-    at_work: &'w mut JudgeSession<'e>,
+    session: &'w mut JudgeSession<'e>,
 }
 
 impl Asking<'_, '_, '_> {
@@ -139,12 +139,12 @@ impl Asking<'_, '_, '_> {
         let mut counts = JudgeCounts::default();
         let alike = self.plan.questions.chunk_by(|one, other| one.dimensions == other.dimensions);
         for questions in alike.flat_map(|alike| alike.chunks(QUESTIONS_OF_A_CHUNK)) {
-            if self.at_work.is_given_up() {
+            if self.session.is_given_up() {
                 self.pass_over(questions, answers, &mut counts);
                 continue;
             }
             self.ask_chunk(model, questions, answers, &mut counts);
-            if stop.load(Ordering::Relaxed) || self.at_work.is_refused() {
+            if stop.load(Ordering::Relaxed) || self.session.is_refused() {
                 return None;
             }
         }
@@ -173,9 +173,9 @@ impl Asking<'_, '_, '_> {
         let reminder = labels::reminder(&self.inputs.set, dimensions);
         let reader = self.reader;
         let read = |_: usize, reply: &str| reader.read(reply, dimensions);
-        let replies = self.at_work.ask(model, self.requests(questions), &reminder, read);
+        let replies = self.session.ask(model, self.requests(questions), &reminder, read);
         for (idx, reply) in replies.into_iter().enumerate() {
-            self.at_work.was_read(!reply.as_ref().is_err_and(NoAnswer::is_unread));
+            self.session.was_read(!reply.as_ref().is_err_and(NoAnswer::is_unread));
             self.take(&questions[idx / n_votes], reply, answers, counts);
         }
     }

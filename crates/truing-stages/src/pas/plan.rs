@@ -259,8 +259,8 @@ impl StagePlan for PasPlan {
             count("calls for categories", self.n_category_calls),
             count("calls, if every complement is accepted at once", self.n_calls),
             count("calls, at most", self.max_calls),
-            count("tokens of their prompts, about", self.prompt_tokens),
-            count("tokens of their replies, at most", self.completion_tokens),
+            count("prompt tokens (estimate)", self.prompt_tokens),
+            count("completion tokens (maximum)", self.completion_tokens),
         ]
     }
 

@@ -157,8 +157,8 @@ impl StagePlan for QualityPlan {
             count("judges", self.config.judge.len() as u64),
             count("comparisons", self.n_comparisons),
             count("calls, each comparison in both orders", self.n_calls),
-            count("tokens of their prompts, about", self.prompt_tokens),
-            count("tokens of their replies, at most", self.completion_tokens),
+            count("prompt tokens (estimate)", self.prompt_tokens),
+            count("completion tokens (maximum)", self.completion_tokens),
         ]
     }
 

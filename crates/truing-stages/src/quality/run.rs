@@ -54,8 +54,8 @@ pub(super) fn run(
         max_attempts: config.max_attempts,
         max_failures_in_a_row: config.max_failures_in_a_row,
     };
-    let asked = ask_each(judges, &names, plan.n_calls, retries, events, |judge, model, at_work| {
-        let mut asking = Asking { plan, inputs, judge, at_work };
+    let asked = ask_each(judges, &names, plan.n_calls, retries, events, |judge, model, session| {
+        let mut asking = Asking { plan, inputs, judge, session };
         let mut unscored = BTreeMap::new();
         asking.ask_all(model, stop, &mut comparisons, &mut unscored).then_some(unscored)
     })?;
@@ -90,7 +90,7 @@ struct Asking<'a, 'w, 'e> {
     plan: &'a QualityPlan,
     inputs: &'a QualityInputs,
     judge: usize,
-    at_work: &'w mut JudgeSession<'e>,
+    session: &'w mut JudgeSession<'e>,
 }
 
 /// One call: a comparison, a part of the dimensions, an order.
@@ -113,16 +113,16 @@ impl Asking<'_, '_, '_> {
         for (bucket_idx, bucket) in self.plan.buckets.iter().enumerate() {
             let pairs: Vec<(usize, usize)> = bucket.pairs().collect();
             for chunk in pairs.chunks(COMPARISONS_OF_A_CHUNK) {
-                if self.at_work.is_given_up() {
+                if self.session.is_given_up() {
                     *unscored.entry(NOT_ASKED.into()).or_default() += chunk.len() * n_dimensions;
                     continue;
                 }
                 let found = self.ask_chunk(model, bucket_idx, chunk, unscored);
                 for comparison in &found {
-                    self.at_work.was_read(comparison.pairs.iter().any(Option::is_some));
+                    self.session.was_read(comparison.pairs.iter().any(Option::is_some));
                 }
                 comparisons.extend(found);
-                if stop.load(Ordering::Relaxed) || self.at_work.is_refused() {
+                if stop.load(Ordering::Relaxed) || self.session.is_refused() {
                     return false;
                 }
             }
@@ -140,7 +140,7 @@ impl Asking<'_, '_, '_> {
         let (calls, requests) = self.questions(bucket_idx, pairs);
         let reminder = reminder(&self.plan.config.dimensions);
         let read = |idx: usize, reply: &str| read_verdicts(reply, &calls[idx].dimensions);
-        let answers = self.at_work.ask(model, requests, &reminder, read);
+        let answers = self.session.ask(model, requests, &reminder, read);
         self.put_together(bucket_idx, pairs, &calls, answers, unscored)
     }
 

@@ -100,7 +100,7 @@ pub(super) fn select(
     Ok(chosen)
 }
 
-/// LayersSetting of the same level, which quotas have one of for each label and tasks one of for each task, are one line.
+/// Layers of the same level, which quotas have one of for each label and tasks one of for each task, are one line.
 fn layers(selection: &Selection) -> Vec<LayerCount> {
     let mut levels: BTreeMap<u32, LayerCount> = BTreeMap::new();
     for layer in &selection.layers {

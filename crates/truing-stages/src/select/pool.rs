@@ -104,7 +104,7 @@ pub(super) fn read_and_clean(config: &SelectConfig, events: &mut dyn EventSink) 
         return Err(RunError::BadSetting {
             key: "data",
             found: format!(
-                "{n_rows} rows, {n_unreadable} of them unreadable, and none that `clean` lets pass{}",
+                "{n_rows} rows, {n_unreadable} of them unreadable, and `[clean]` drops all others{}",
                 pool.first_reason()
             ),
             expected: "at least one prompt".into(),
@@ -269,11 +269,11 @@ impl Pool {
             return Err(RunError::BadSetting {
                 key: "data",
                 found: format!(
-                    "{} prompts, of which evaluations leave none{}",
+                    "{} prompts, all of which overlap evaluation data{}",
                     self.rows.len(),
                     self.first_reason()
                 ),
-                expected: "at least one prompt that stays".into(),
+                expected: "at least one prompt that does not overlap it".into(),
             }
             .into());
         }

@@ -190,9 +190,8 @@ fn embed_with<E: Engine>(
     }
     events.emit(Event::PhaseFinished);
     if n_cut > 0 {
-        let text = format!(
-            "{at_least}{n_cut} prompts are longer than the model reads; their vectors are of their beginnings"
-        );
+        let text =
+            format!("{at_least}{n_cut} prompts exceed the maximum length of the model and are truncated");
         events.emit(Event::Note(text));
     }
     let mut writer = VectorWriter::create(path, alive.len(), width)?;

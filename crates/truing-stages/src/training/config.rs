@@ -83,7 +83,7 @@ pub struct TrainingConfig {
     #[schemars(extend("x-decides" = "outcome"))]
     pub merge_adapter: bool,
 
-    /// LayersSetting per activation checkpoint (k of the report), or `"auto"`. It never changes a result.
+    /// Layers per activation checkpoint (k of the report), or `"auto"`. It never changes a result.
     #[schemars(extend("x-decides" = "nothing"))]
     pub layers_per_segment: LayersSetting,
 

@@ -475,7 +475,7 @@ fn what_cannot_be_learnt_is_refused() {
             &["classifier.dimensions=[\"nope\"]"],
             "names `nope`, of which no training row has labels",
         );
-        check(&all, &["classifier.columns={worth=\"id\"}"], "names `worth` twice");
+        check(&all, &["classifier.columns={worth=\"id\"}"], "a table with `worth` twice");
         check(&all, &["classifier.min_confidence=2"], "`classifier.min_confidence` is 2: expected 0 to 1");
         check(&all, &["classifier.min_counts=2"], "min_count");
         check(&[], &[], "rows.jsonl");

@@ -511,7 +511,7 @@ fn read_body(stream: &std::net::TcpStream) -> Value {
     serde_json::from_slice(&body).unwrap()
 }
 
-fn surroundings() -> ChatContext {
+fn chat_context() -> ChatContext {
     ChatContext {
         access: Access { api_key: None, proxy: None, clock: Arc::new(Stopped) },
         render: RenderOptions::default(),
@@ -536,7 +536,7 @@ fn truing_s_own_model_behind_a_server_answers_as_in_this_process() {
         model: "tiny".into(),
         ..ClientSettings::default()
     };
-    let client = OpenAiClient::new(settings, surroundings().access).unwrap();
+    let client = OpenAiClient::new(settings, chat_context().access).unwrap();
     let local = local_chat(folder.path());
     let go_on = &mut |_: usize, _: &truing_types::ChatResult| ControlFlow::Continue(());
     let remote: Vec<_> = client.chat_all(&requests(), go_on).into_iter().map(Result::unwrap).collect();
@@ -557,20 +557,20 @@ fn a_local_model_is_asked_through_the_same_door_and_its_replies_are_kept() {
         cache: Some(folder.path().join("new/replies.sqlite")),
         ..ChatModelConfig::default()
     };
-    let ask = |config: &ChatModelConfig, surroundings: &ChatContext| {
-        let open = config.open::<Cpu>(surroundings, &mut Silent).unwrap();
+    let ask = |config: &ChatModelConfig, chat_context: &ChatContext| {
+        let open = config.open::<Cpu>(chat_context, &mut Silent).unwrap();
         let results = open.model.chat_all(&requests(), &mut |_, _| ControlFlow::Continue(()));
         (results, open.counts.snapshot().cache_hits)
     };
     let texts = |results: Vec<truing_types::ChatResult>| -> Vec<String> {
         results.into_iter().map(|result| result.unwrap().text).collect()
     };
-    let (first, hits) = ask(&config, &surroundings());
+    let (first, hits) = ask(&config, &chat_context());
     assert_eq!(hits, 0);
     let replay = ChatModelConfig { mode: CacheMode::Replay, ..config.clone() };
-    let (again, hits) = ask(&replay, &surroundings());
+    let (again, hits) = ask(&replay, &chat_context());
     assert_eq!((texts(first), hits), (texts(again), 4));
-    let stopped = surroundings();
+    let stopped = chat_context();
     stopped.stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let (results, _) = ask(&ChatModelConfig { cache: None, ..config }, &stopped);
     assert!(results.iter().all(|result| matches!(result, Err(truing_types::ChatError::BrokenOff))));

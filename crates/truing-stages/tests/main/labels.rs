@@ -380,7 +380,7 @@ fn judges_that_fail_or_answer_outside_the_set_leave_prompts_without_a_label_that
     let (summary, rows) =
         run(folder.path(), &recipe, &[], vec![good().open(), Scripted::fails().open()]).unwrap();
     assert!(rows.iter().all(|row| row["confidence"]["ability"] == 1.0), "who failed has no vote");
-    assert!(summary.warnings[0].starts_with("two gave no reply that can be read"), "{:?}", summary.warnings);
+    assert!(summary.warnings[0].starts_with("two: no reply could be parsed"), "{:?}", summary.warnings);
 
     let outside = Scripted::says(r#"{"ability": "dance", "language": ["English", "Elvish"]}"#);
     let overrides = ["max_failures_in_a_row=4"];
@@ -428,7 +428,7 @@ fn refusals_beside_answers_are_told_in_the_server_s_words_and_are_no_success() {
         assert_eq!(summary.judges[0].n_failed, n_failed);
         assert_eq!(summary.is_half_unanswered(), n_failed >= 3);
         let expected = format!(
-            "one gave no reply that can be read on {n_failed} of 6: the model failed: status 400: no such parameter ({n_failed})"
+            "one: the replies to {n_failed} of 6 requests could not be parsed: the model failed: status 400: no such parameter ({n_failed})"
         );
         assert_eq!(summary.warnings.contains(&expected), n_failed > 0, "{:?}", summary.warnings);
     }

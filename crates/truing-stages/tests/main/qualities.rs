@@ -217,7 +217,7 @@ fn judges_that_agree_and_judges_that_do_not() {
     assert!(summary.agreement.is_empty());
     assert_eq!(summary.n_unscored, 0);
     assert!(
-        summary.warnings.iter().any(|warning| warning.starts_with("two gave no verdict at all")),
+        summary.warnings.iter().any(|warning| warning.starts_with("two: no verdict could be parsed")),
         "{:?}",
         summary.warnings
     );

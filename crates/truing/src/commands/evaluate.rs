@@ -409,7 +409,7 @@ fn print_comparisons(comparisons: &[&MetricComparison], context: &Context) -> an
         let key = comparison.metric.key();
         let resolvable = comparison.resolvable.filter(|smallest| *smallest > 0.0);
         let resolvable = resolvable.map_or_else(String::new, |smallest| {
-            format!("; a difference of {} could have been shown", value(Some(smallest)))
+            format!("; minimum detectable difference {}", value(Some(smallest)))
         });
         printer.line(format_args!(
             "{} {key}: {} items in common, {} changed{resolvable}",

@@ -129,11 +129,10 @@ fn sentence(confirmation: &Confirmation, record: &SearchRecord) -> String {
         .interval()
         .map_or_else(String::new, |Interval { low, high }| format!(" ({low:+.3} to {high:+.3})"));
     let resolvable = comparison.resolvable.filter(|smallest| *smallest > 0.0);
-    let resolvable = resolvable.map_or_else(String::new, |smallest| {
-        format!("; a difference of {smallest:.3} could have been shown")
-    });
+    let resolvable = resolvable
+        .map_or_else(String::new, |smallest| format!("; minimum detectable difference {smallest:.3}"));
     format!(
-        "{}, merge less {own} {}: {:+.3}{interval}, p (Holm) {:.3}, {finding}{resolvable}",
+        "{}, merge minus {own} {}: {:+.3}{interval}, p (Holm) {:.3}, {finding}{resolvable}",
         comparison.task,
         name.display(),
         comparison.difference.estimate.mean,
@@ -149,7 +148,7 @@ fn print_optimism(record: &SearchRecord, context: &Context) -> anyhow::Result<()
         format!("; of that {optimism:+.3} is expected of the best of {}", record.n_finalists)
     });
     context.printer.line(format_args!(
-        "objective of the chosen merge: {:+.3} on the search items, {:+.3} on the others, {:+.3} less{expected}",
+        "objective of the chosen merge: {:+.3} on the search items, {:+.3} on the held-out items, difference {:+.3}{expected}",
         chosen.objective,
         confirmed.objective,
         chosen.objective - confirmed.objective,

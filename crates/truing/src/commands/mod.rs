@@ -47,7 +47,7 @@ use crate::outcome::Outcome;
 /// What can be asked of `truing`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run SFT, a reward model and GRPO on a small model and bundled data; compare before and after. About 15 minutes.
+    /// Run SFT, a reward model and GRPO on a small model and bundled data; compare before and after. 15 to 20 minutes.
     #[command(after_help = "Example: truing quickstart --output runs/quickstart")]
     Quickstart(quickstart::Arguments),
     /// Run a recipe of any stage: its key `stage` names it.

@@ -14,7 +14,7 @@ use truing_serve::{Complement, ProxyOptions, ServeError, serve_proxy};
 
 use super::model;
 use super::serve::{access_log, read_keys};
-use crate::asking::{SystemClock, surroundings};
+use crate::asking::{SystemClock, chat_context};
 use crate::environment::Environment;
 use crate::local_engine::LocalEngine;
 use crate::outcome::{Outcome, WithHint};
@@ -120,7 +120,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         },
     };
     let mut events = progress::for_this_terminal(&context.printer);
-    let opened = config.open::<LocalEngine>(&surroundings(&config, &stop, context)?, events.as_mut())?;
+    let opened = config.open::<LocalEngine>(&chat_context(&config, &stop, context)?, events.as_mut())?;
     drop(events);
     let complementer = Complementer::new(opened.model, arguments.max_complement_tokens);
     let options = ProxyOptions {

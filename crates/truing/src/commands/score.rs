@@ -73,8 +73,8 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
     let mut events = progress::for_this_terminal(&context.printer);
     let judge = match &config.judge {
         Some(judge) => {
-            let surroundings = asking::surroundings(&judge.model, &stop, context)?;
-            Some(judge.model.open::<LocalEngine>(&surroundings, events.as_mut())?)
+            let chat_context = asking::chat_context(&judge.model, &stop, context)?;
+            Some(judge.model.open::<LocalEngine>(&chat_context, events.as_mut())?)
         }
         None => None,
     };

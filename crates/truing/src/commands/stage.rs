@@ -173,8 +173,8 @@ pub(crate) fn run_config<S: StageCommand>(
     let mut events = FanOut(sinks);
     let mut chat_models = Vec::new();
     for config in S::chat_models(&plan) {
-        let surroundings = asking::surroundings(&config, &stop, context)?;
-        chat_models.push(config.open::<LocalEngine>(&surroundings, &mut events)?);
+        let chat_context = asking::chat_context(&config, &stop, context)?;
+        chat_models.push(config.open::<LocalEngine>(&chat_context, &mut events)?);
     }
     let probe = machine::ProcessProbe::new();
     let start = if arguments.resume { Start::Resume } else { Start::Fresh };

@@ -107,7 +107,7 @@ fn a_folder_that_cannot_be_used_is_told_with_what_to_do() {
     // What is left of a run: a new one would overwrite it, and a resume has nothing to go on with.
     for (left, told) in [
         ("metrics.jsonl", "already holds `metrics.jsonl`, which a run would overwrite"),
-        ("recipe.resolved.toml", "holds no whole run: `inputs.json` is not there"),
+        ("recipe.resolved.toml", "is not a complete run: `inputs.json` is missing"),
     ] {
         fs::create_dir(workshop.path("run")).unwrap();
         fs::write(workshop.path("run").join(left), "").unwrap();

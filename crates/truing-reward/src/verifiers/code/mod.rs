@@ -221,7 +221,7 @@ impl RewardFunction for Code {
             let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
             workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
         });
-        let lost = || Err(Unscored::new(UnscoredReason::Failed, "the thread that ran it broke"));
+        let lost = || Err(Unscored::new(UnscoredReason::Failed, "the worker thread failed"));
         (0..completions.len()).map(|i| scored.remove(&i).unwrap_or_else(lost)).collect()
     }
 }

@@ -189,7 +189,9 @@ impl EmbedTrainInputs {
         let record = inputs::run_inputs(config.stage, config.seed, files)?;
         if n_cut > 0 {
             let n_cut = counted(n_cut as u64, "text is", "texts are");
-            events.emit(Event::Note(format!("{n_cut} longer than the model reads and cut")));
+            events.emit(Event::Note(format!(
+                "{n_cut} longer than the maximum length of the model and truncated"
+            )));
         }
         let mut not_read = Vec::new();
         for path in std::iter::once(&train_data).chain(&eval_data) {
