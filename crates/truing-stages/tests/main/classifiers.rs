@@ -464,16 +464,16 @@ fn what_cannot_be_learnt_is_refused() {
             "`labels.kind` is {}; expected a label",
         );
         check(&with(|row| row["stars"] = json!("many")), &[], "`stars` is \"many\"; expected a number");
-        check(&with(|row| row["stars"] = json!(3)), &[], "`worth`, which is 3 in every row");
+        check(&with(|row| row["stars"] = json!(3)), &[], "`worth`, which is 3 in every training row");
         check(
             &all,
             &["classifier.scores={worth=\"nope\"}"],
-            "names `worth`, of which no training row has scores",
+            "with `worth`, for which no training row has scores",
         );
         check(
             &all,
             &["classifier.dimensions=[\"nope\"]"],
-            "names `nope`, of which no training row has labels",
+            "with `nope`, for which no training row has labels",
         );
         check(&all, &["classifier.columns={worth=\"id\"}"], "a table with `worth` twice");
         check(&all, &["classifier.min_confidence=2"], "`classifier.min_confidence` is 2: expected 0 to 1");

@@ -113,7 +113,7 @@ fn the_student_moves_to_the_teacher_by_every_divergence() {
         let folder = folder();
         let teacher = fine_tuned(folder.path());
         let overrides =
-            [overrides, &["max_steps=12", "eval_steps=12", "learning_rate=5e-3", &teacher]].concat();
+            [overrides, &["max_steps=30", "eval_steps=30", "learning_rate=5e-3", &teacher]].concat();
         assert!(matches!(run(folder.path(), &overrides, Start::Fresh, never), Ended::Finished(_)));
         let losses = eval_losses(folder.path());
         let [before, after] = losses[..] else { panic!("{overrides:?}: {losses:?}") };

@@ -322,7 +322,8 @@ fn saved_scorers_name_a_padding_token_that_ends_no_conversation_in_every_file() 
 fn training_continues_on_an_adapters_own_weights() {
     let goes_on = "; training continues on its low-rank weights";
     let with_head = "; training continues on its low-rank weights and its output head";
-    let new_head = "; training continues on its low-rank weights, and the output head (1 output) is new";
+    let new_head =
+        "; training continues on its low-rank weights, and the output head (1 output) is newly initialised";
     for (first, second, fate) in [
         (Stage::Sft, Stage::Sft, goes_on),
         (Stage::Sft, Stage::Dpo, goes_on),

@@ -100,7 +100,7 @@ fn what_cannot_work_is_refused_with_the_key_and_what_was_expected() {
         (&["eval_data=[{path=\"rows.jsonl\"}]"], "`eval_fraction` and `eval_data` cannot both be given"),
         (&["lora.targets=[\"q_prj\"]"], "no projection of the model is called `q_prj`"),
         (&["freeze=[\"lm_haed\"]"], "`freeze` is `lm_haed`: expected the beginning of a parameter's name"),
-        (&["freeze=[\"model\"]"], "every parameter is frozen"),
+        (&["freeze=[\"model\"]"], "all parameters are frozen"),
         (&["lora.alpha=0"], "`lora.alpha` is 0: expected a number above 0"),
         (&["lora.rank=0"], "`lora.rank` is 0: expected at least 1"),
         (&["eval_fraction=0.9999"], "`eval_fraction` is 0.9999: expected at least one row to train on"),
