@@ -371,7 +371,7 @@ fn data_set(job: &mut Job<'_>, info: &Info, key: &'static str, name: &str, rows:
             return Ok(data::locate(job, &named));
         }
         Sets::NotFound => {
-            let comment = "placeholder: path and format have to be set".to_owned();
+            let comment = "dataset_info.json was not found: set `path` and `format`".to_owned();
             return Ok(DataSet { path: format!("{name}.json"), comment, ..DataSet::default() });
         }
     };

@@ -590,6 +590,26 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_s_place_is_its_override_its_line_or_the_file() {
+        let text = "max_length = 4\n[lora]\nrank = 0\n\n[[reward]]\nname = \"a\"\n[[reward]]\nname = \"b\"\n";
+        let (path, overrides) = (Path::new("r.toml"), ["lora={rank=1}".to_owned(), "seed=3".to_owned()]);
+        for (key, overrides, expected) in [
+            ("max_length", &overrides[..], "r.toml:1"),
+            ("lora.rank", &[], "r.toml:3"),
+            ("lora.rank", &overrides, "--set lora={rank=1}"),
+            ("lora.alpha", &[], "r.toml:2"),
+            ("seed", &overrides, "--set seed=3"),
+            ("seeds", &overrides, "r.toml"),
+            ("data", &[], "r.toml"),
+            ("reward", &[], "r.toml:5"),
+            // Which of the tables is meant is not known.
+            ("reward.sources", &[], "r.toml"),
+        ] {
+            assert_eq!(place_of(key, text, path, overrides).to_string(), expected, "{key}");
+        }
+    }
+
+    #[test]
     fn all_unknown_keys_are_told_with_their_lines() {
         let text =
             "stage = \"sft\"\nlerning_rate = 1.0\nmax_steps = 3\nbf16 = true\n[[data]]\npaht = \"x\"\n";

@@ -288,3 +288,30 @@ pub fn check(
     checkpoint.check(has_eval && evaluation.is_on())?;
     resources.check()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_needs_room_for_what_it_saves() {
+        let settings = CheckpointSettings {
+            save_steps: None,
+            save_total_limit: 2,
+            keep_best: false,
+            load_best_model_at_end: false,
+            save_dtype: SaveDtype::Bf16,
+        };
+        let bytes =
+            |is_adapter, is_merged, saves| settings.disk_bytes(1000, 10, is_adapter, is_merged, saves);
+        // 1,000 parameters of which 10 learn: a model in two bytes a number, a checkpoint in four, and two moments in four.
+        assert_eq!(bytes(false, false, false), 2000);
+        assert_eq!(bytes(false, false, true), 2000 + 4000 + 80);
+        assert_eq!(bytes(true, false, true), 20 + 40 + 80);
+        assert_eq!(bytes(true, true, true), 2000 + 40 + 80);
+        assert!(!settings.saves_before_end());
+        assert!(CheckpointSettings { save_steps: Some(1), ..settings.clone() }.saves_before_end());
+        let in_full = CheckpointSettings { save_dtype: SaveDtype::F32, ..settings };
+        assert_eq!(in_full.disk_bytes(1000, 10, false, false, false), 4000);
+    }
+}

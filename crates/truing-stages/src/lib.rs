@@ -20,6 +20,7 @@ pub mod stage;
 pub mod training;
 
 mod error;
+mod sampling;
 mod wording;
 
 pub use error::StageError;

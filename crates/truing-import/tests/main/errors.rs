@@ -82,7 +82,11 @@ fn data_sets_are_looked_for() {
     let without_list = format!("{text}dataset: a\ndataset_dir: lists\n");
     let imported =
         import(&without_list, Path::new("x.yaml"), &options(Path::new("/no/such/folder"))).unwrap();
-    assert!(imported.recipe.contains("[[data]]\npath = \"a.json\"  # placeholder"), "{}", imported.recipe);
+    assert!(
+        imported.recipe.contains("[[data]]\npath = \"a.json\"  # dataset_info.json was not found"),
+        "{}",
+        imported.recipe
+    );
     let missing: Vec<_> = imported.of(Kind::NoCounterpart).collect();
     assert_eq!(missing.len(), 1, "{missing:?}");
     assert_eq!((missing[0].key.as_str(), missing[0].place.map(|place| place.line)), ("dataset_dir", Some(6)));

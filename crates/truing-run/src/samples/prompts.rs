@@ -22,6 +22,14 @@ pub struct Prompt {
 }
 
 impl Prompt {
+    /// A key that prompts of equal tokens share, by which they are held out together: the hash of Fowler, Noll and Vo (FNV-1a).
+    #[must_use]
+    pub fn key(&self) -> u64 {
+        self.tokens.iter().fold(0xcbf2_9ce4_8422_2325, |key, &token| {
+            (key ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+
     /// The row's category under a column; the name of its file where there is none.
     #[must_use]
     pub fn category(&self, column: Option<&str>) -> String {

@@ -75,7 +75,8 @@ pub struct TeacherConfig {
     pub server: Option<ClientSettings>,
     /// Where the student is its own teacher: its weights before the first step, or its present weights.
     pub weights: TeacherWeights,
-    /// Column with text that only the teacher reads, in the last turn of the user. A row without it is an error.
+    /// Column with text that only the teacher reads, in the last turn of the user. A row without it is invalid
+    /// (`on_bad_row`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged_column: Option<String>,
     /// How the teacher's last turn of the user is made of the user's text and the column.

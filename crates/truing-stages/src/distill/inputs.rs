@@ -87,18 +87,10 @@ impl DistillPrompts {
 
     fn split(&self, fraction: f64, seed: Seed) -> (Self, Self) {
         // Equal prompts fall on the same side.
-        let keys: Vec<u64> = self.prompts.iter().map(|prompt| key_of(&prompt.prompt.tokens)).collect();
+        let keys: Vec<u64> = self.prompts.iter().map(|prompt| prompt.prompt.key()).collect();
         let split = split_held_out(&keys, HeldOut::Fraction(fraction), seed);
         (self.subset(&split.train.into_iter().collect()), self.subset(&split.held_out.into_iter().collect()))
     }
-}
-
-/// A key that equal prompts share.
-fn key_of(tokens: &[TokenId]) -> u64 {
-    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-    let digest = Digest::of_bytes(&bytes);
-    let (first, _) = digest.as_bytes().split_at(8);
-    first.iter().fold(0, |key, &byte| (key << 8) | u64::from(byte))
 }
 
 impl TrainingData for DistillPrompts {

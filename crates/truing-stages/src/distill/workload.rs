@@ -6,10 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use truing_eval::held_out::HeldOutScores;
-use truing_generate::{
-    DecodingOptions, PromptReading, SampleRequest, SampledCompletion, SampledIds, end_tokens,
-    excluded_tokens, sample,
-};
+use truing_generate::{SampleRequest, SampledCompletion, SampledIds, end_tokens, excluded_tokens};
 use truing_model::{
     Adapters, DecodingWeights, Engine, EngineOptions, HeadOutput, HostTopLogProbs, TopLogProbs, TrainableSpec,
 };
@@ -25,6 +22,7 @@ use truing_types::{
 use super::config::{DistillationConfig, KlTokens};
 use super::inputs::{DistillInputs, DistillPrompts, loads_initial_weights};
 use crate::StageError;
+use crate::sampling::Sampling;
 use crate::training::{
     ComingPacks, EvaluationFindings, RunStart, Split, TrainingConfig, TrainingPlan, Workload,
 };
@@ -62,7 +60,7 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
         let n_rows = inputs.model.spec.vocab_size;
         let n_teacher_rows = inputs.teacher.as_ref().map_or(n_rows, |teacher| teacher.spec.vocab_size);
         let without_token = inputs.renderer.tokenizer().ids_without_token(n_teacher_rows).into_iter();
-        let foreign = (n_rows as TokenId..n_teacher_rows as TokenId).filter(|id| (*id as usize) >= n_rows);
+        let foreign = n_rows as TokenId..n_teacher_rows as TokenId;
         let teacher_excluded =
             ExcludedTokens::of(without_token.filter(|id| !end.contains(id)).chain(foreign));
         let reads_disabled = settings.teacher.weights == super::TeacherWeights::Initial;
@@ -114,39 +112,23 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
                 });
             }
         }
-        let phase = match coming.split {
-            Split::Train => format!("step {} of {}: sampling completions", coming.step, self.n_steps),
+        let phase = match split {
+            Split::Train => format!("step {step} of {}: sampling completions", self.n_steps),
             Split::Evaluation => "evaluating: sampling completions".to_owned(),
         };
-        let total = (requests.len() * settings.num_generations) as u64;
-        coming.events.emit(Event::PhaseStarted { phase, total: Some(total) });
-        engine.release_working_memory();
-        let weights = match coming.split {
-            Split::Train => settings.rollout_quantization,
-            Split::Evaluation => DecodingWeights::F32,
+        let sampling = Sampling {
+            tokenizer: self.inputs.renderer.tokenizer(),
+            ids: &self.ids,
+            options: settings.sampling(self.config.seed),
+            max_batch: settings.generation_batch_size,
+            weights: match split {
+                Split::Train => settings.rollout_quantization,
+                Split::Evaluation => DecodingWeights::F32,
+            },
+            phase,
         };
-        let (events, stop, world_size) = (&mut *coming.events, coming.stop, coming.communicator.world_size());
-        let mut done = 0;
-        let sampled = sample(
-            engine,
-            self.inputs.renderer.tokenizer(),
-            &requests,
-            &settings.sampling(self.config.seed),
-            &self.ids,
-            DecodingOptions {
-                max_batch: settings.generation_batch_size,
-                weights,
-                prompts: PromptReading::Whole,
-            },
-            &mut |_, _, _| {
-                done += 1;
-                events.emit(Event::Progress { done, note: String::new() });
-                break_if_alone(stop, world_size)
-            },
-        )?;
-        coming.events.emit(Event::PhaseFinished);
-        engine.release_working_memory();
-        Ok(sampled)
+        let world_size = communicator.world_size();
+        Ok(sampling.run(engine, &requests, &mut *coming.events, coming.stop, world_size)?)
     }
 
     /// What the teacher says of a pack's completions at the tokens that the divergence is computed over.
@@ -198,7 +180,7 @@ impl<'a, E: Engine> OnPolicyDistillation<'a, E> {
             starts.into_iter().zip(server.prompt_log_probs_all(&texts, self.settings.kl_top_k()))
         {
             // The first list is in place of the second token.
-            rows.extend(answer.map_err(StageError::Teacher)?.into_iter().skip(start - 1));
+            rows.extend(answer.map_err(StageError::Teacher)?.into_iter().skip(start.saturating_sub(1)));
         }
         let is_sampled = |token: TokenId| {
             (token as usize) < self.inputs.model.spec.vocab_size && !self.objective.excluded.contains(token)

@@ -10,7 +10,7 @@ use truing_run::samples::{Prompt, PromptsRead, RowReader};
 use truing_run::{DataReport, RunError, SkippedRow, inputs, model};
 use truing_store::{Digest, RunInputs};
 use truing_text::{ChatRenderer, RenderOptions};
-use truing_types::{Event, EventSink, Seed, TokenId};
+use truing_types::{Event, EventSink, Seed};
 
 use super::{GrpoConfig, plan};
 use crate::StageError;
@@ -80,7 +80,7 @@ impl GrpoInputs {
         let n_too_long = n_too_long + held_out.n_too_long;
         if config.evaluation.eval_fraction > 0.0 {
             // Equal prompts fall on the same side.
-            let keys: Vec<u64> = prompts.iter().map(|prompt| key_of(&prompt.tokens)).collect();
+            let keys: Vec<u64> = prompts.iter().map(Prompt::key).collect();
             let split =
                 split_held_out(&keys, HeldOut::Fraction(config.evaluation.eval_fraction), Seed(config.seed));
             let held_out: BTreeSet<u32> = split.held_out.iter().copied().collect();
@@ -174,13 +174,6 @@ fn record(config: &GrpoConfig, model: &ModelFiles, reports: &[DataReport]) -> Re
         .chain(config.reward.iter().filter_map(|reward| Some(("reward", reward.file()?.to_path_buf()))))
         .chain(data);
     Ok(inputs::run_inputs(config.stage, config.seed, files)?)
-}
-
-/// Fowler, Noll and Vo's hash (FNV-1a) of a prompt.
-fn key_of(tokens: &[TokenId]) -> u64 {
-    tokens
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |key, &token| (key ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Names of the prompts' files, for messages.

@@ -14,7 +14,7 @@ use truing_train::{Amount, MemoryPlan, OptimizerConfig, PlanRow, Schedule, StepS
 
 use super::memory::{StepBytes, largest_pack, longest_prompt};
 use super::{GrpoConfig, GrpoInputs, inputs};
-use crate::training::plan::check_trainable;
+use crate::training::plan::{check_sampling, check_trainable};
 use crate::{StageError, StagePlan};
 
 /// A run as it will be.
@@ -87,7 +87,7 @@ impl GrpoPlan {
             hints: vec!["a smaller `max_tokens_per_pack`, or a `[lora]` table, takes less".into()],
         })?;
         let n_updates = n_steps * config.updates_per_step();
-        Ok(Self {
+        let plan = Self {
             digest: resume_key::<E>(&config, &inputs.record, Some(inputs.prompts_digest())),
             schedule: config.schedule.schedule(n_updates),
             optimizer: config.optimizer.config(),
@@ -102,7 +102,9 @@ impl GrpoPlan {
             n_eval_prompts: inputs.eval.len(),
             sources: inputs::sources(&inputs.prompts).iter().map(|s| &**s).collect::<Vec<_>>().join(", "),
             config,
-        })
+        };
+        check_sampling(plan.peak_bytes(), &plan.memory)?;
+        Ok(plan)
     }
 
     /// Memory that no phase of a step gives back.

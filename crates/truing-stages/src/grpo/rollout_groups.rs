@@ -1,17 +1,15 @@
 //! Sampling and scoring: the groups of a step, and the completions of an evaluation.
 
-use truing_generate::{
-    DecodingOptions, PromptReading, SampleRequest, SampledCompletion, SampledIds, opened_thought, sample,
-};
+use truing_generate::{SampleRequest, SampledCompletion, SampledIds, opened_thought};
 use truing_model::{DecodingWeights, Engine};
 use truing_reward::{Completion, ScoredCompletion};
-use truing_run::record::break_if_alone;
 use truing_statistics::mean_and_sample_deviation;
 use truing_types::{Event, ReasoningMark, SamplingOptions, TextStart, Unscored, UnscoredReason};
 
 use super::Prompt;
 use super::running::Running;
 use crate::StageError;
+use crate::sampling::Sampling;
 
 /// The completions of one prompt.
 #[derive(Debug, Clone)]
@@ -89,48 +87,28 @@ impl<E: Engine> Running<'_, E> {
                 seed_indices: indices.iter().copied().chain([u64::from(prompt_idx)]).collect(),
             })
             .collect();
-        let weights = match phase {
-            SamplingPhase::Train { .. } => config.rollout_quantization,
-            SamplingPhase::Evaluate => DecodingWeights::F32,
-        };
-        // Keys and values take the place of the last step's activations.
-        self.trainer.engine_mut().release_working_memory();
         if let Some(reference) = &mut self.reference {
             reference.release_working_memory();
         }
-        let (events, stop, world_size) = (&mut *self.events, self.stop, self.communicator.world_size());
-        let mut done = 0;
-        let total = (requests.len() * n_samples) as u64;
-        let phase = match phase {
-            SamplingPhase::Train { step, .. } => {
-                format!("step {step} of {}: sampling rollouts", self.plan.n_steps)
-            }
-            SamplingPhase::Evaluate => "evaluating".to_owned(),
-        };
-        events.emit(Event::PhaseStarted { phase, total: Some(total) });
         let ids =
             SampledIds { end: self.end_tokens.as_slice().into(), excluded: self.policy.excluded.clone() };
-        let completions = sample(
-            self.trainer.engine_mut(),
-            self.inputs.renderer.tokenizer(),
-            &requests,
-            &options,
-            &ids,
-            DecodingOptions {
-                max_batch: config.generation_batch_size,
-                weights,
-                prompts: PromptReading::Whole,
-            },
-            &mut |_, _, _| {
-                done += 1;
-                events.emit(Event::Progress { done, note: String::new() });
-                break_if_alone(stop, world_size)
-            },
-        )?;
-        events.emit(Event::PhaseFinished);
-        // Activations take the place of keys and values.
-        self.trainer.engine_mut().release_working_memory();
-        Ok(completions)
+        let (weights, phase) = match phase {
+            SamplingPhase::Train { step, .. } => (
+                config.rollout_quantization,
+                format!("step {step} of {}: sampling rollouts", self.plan.n_steps),
+            ),
+            SamplingPhase::Evaluate => (DecodingWeights::F32, "evaluating".to_owned()),
+        };
+        let sampling = Sampling {
+            tokenizer: self.inputs.renderer.tokenizer(),
+            ids: &ids,
+            options,
+            max_batch: config.generation_batch_size,
+            weights,
+            phase,
+        };
+        let (engine, world_size) = (self.trainer.engine_mut(), self.communicator.world_size());
+        Ok(sampling.run(engine, &requests, &mut *self.events, self.stop, world_size)?)
     }
 
     /// Scores each completion of each of this rank's prompts, all in one go: a judge may be asked about many at a time.

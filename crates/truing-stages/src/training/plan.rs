@@ -120,20 +120,7 @@ impl TrainingPlan {
             does_not_fit(error, fits_with_lora)
         })?;
         let step_flops = StepFlops::of(spec, &trainable, &step_shape, &memory.chosen.segments);
-        let needed_bytes = lasting_bytes(&memory) + beside.sampling_bytes;
-        if beside.sampling_bytes > 0 && needed_bytes > budget_bytes {
-            return Err(StageError::DoesNotFit {
-                source: PlanError::DoesNotFit {
-                    needed_bytes,
-                    budget_bytes,
-                    tokens_per_pack: largest_pack,
-                    fitting_tokens_per_pack: None,
-                },
-                hints: vec![
-                    "a smaller `generation_batch_size` takes less while completions are sampled".into(),
-                ],
-            });
-        }
+        check_sampling(lasting_bytes(&memory) + beside.sampling_bytes, &memory)?;
         Ok(Self {
             digest: resume_key::<E>(&config, inputs.record(), inputs.samples_digest()),
             schedule: config.schedule.schedule(n_steps),
@@ -313,6 +300,22 @@ fn lasting_bytes(plan: &MemoryPlan) -> u64 {
         + memory.optimizer_bytes
         + memory.fixed_bytes
         + memory.head_fixed_bytes
+}
+
+/// Refuses a run whose memory outside of training, while completions are sampled and compared, exceeds the budget.
+pub(crate) fn check_sampling(needed_bytes: u64, plan: &MemoryPlan) -> Result<(), StageError> {
+    if needed_bytes <= plan.budget_bytes {
+        return Ok(());
+    }
+    Err(StageError::DoesNotFit {
+        source: PlanError::DoesNotFit {
+            needed_bytes,
+            budget_bytes: plan.budget_bytes,
+            tokens_per_pack: plan.tokens_per_pack,
+            fitting_tokens_per_pack: None,
+        },
+        hints: vec!["a smaller `generation_batch_size` takes less while completions are sampled".into()],
+    })
 }
 
 /// The adapters that are offered where full fine-tuning does not fit.

@@ -120,19 +120,18 @@ pub(crate) fn run<E: Engine, P: RunPlan, W: Workload<E>>(
 impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
     fn train(mut self) -> Result<Ended<TrainedModel>, StageError> {
         let plan = self.plan;
-        if self.state.is_evaluation_due && self.evaluate()?.is_break() {
-            return self.interrupted();
+        if self.state.is_evaluation_due {
+            let evaluated = self.evaluate();
+            if self.saved_without_teacher(evaluated)?.is_break() {
+                return self.interrupted();
+            }
         }
         self.start_training_phase();
         let mut n_done = 0;
         while self.state.step < plan.n_steps() {
             let started = self.probe.elapsed_secs();
             let stepped = self.step(&mut n_done);
-            if matches!(stepped, Err(StageError::Teacher(_))) {
-                // The steps so far are not lost to a server that is away.
-                self.save_checkpoint()?;
-            }
-            let Some(outcome) = stepped? else { return self.interrupted() };
+            let Some(outcome) = self.saved_without_teacher(stepped)? else { return self.interrupted() };
             let secs = self.probe.elapsed_secs() - started;
             let step_packs = plan.packs_of(outcome.step);
             self.state.step = outcome.step;
@@ -147,7 +146,8 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
                 every.map_or(step_packs.ends_epoch, |steps| outcome.step.is_multiple_of(steps))
             };
             if is_last || is_due(self.settings.evaluation.eval_steps) {
-                if self.evaluate()?.is_break() {
+                let evaluated = self.evaluate();
+                if self.saved_without_teacher(evaluated)?.is_break() {
                     return self.interrupted();
                 }
                 if !is_last && !self.eval_steps.is_empty() {
@@ -161,6 +161,14 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
         }
         self.events.emit(Event::PhaseFinished);
         self.finish()
+    }
+
+    /// Saves a checkpoint where a teacher on a server has failed, so that the steps so far are not lost to it.
+    fn saved_without_teacher<T>(&mut self, result: Result<T, StageError>) -> Result<T, StageError> {
+        if matches!(result, Err(StageError::Teacher(_))) {
+            self.save_checkpoint()?;
+        }
+        result
     }
 
     fn start_training_phase(&mut self) {

@@ -117,7 +117,7 @@ fn the_student_moves_to_the_teacher_by_every_divergence() {
         assert!(matches!(run(folder.path(), &overrides, Start::Fresh, never), Ended::Finished(_)));
         let losses = eval_losses(folder.path());
         let [before, after] = losses[..] else { panic!("{overrides:?}: {losses:?}") };
-        assert!(before > 1e-3 && after < 0.9 * before, "{overrides:?}: {losses:?}");
+        assert!(before > 1e-3 && after < 0.8 * before, "{overrides:?}: {losses:?}");
         let first = &metrics(folder.path())[1];
         assert!(first["entropy"] > 0.0 && first["completions/mean_length"] > 1.0, "{first:?}");
     }
