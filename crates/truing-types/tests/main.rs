@@ -12,7 +12,8 @@ use serde_json::Value;
 
 /// Every crate of the workspace and its layer. A crate may depend on crates of lower layers.
 const LAYERS: &[(&str, u8)] = &[
-    ("truing", 8),
+    ("truing", 9),
+    ("truing-construct", 8),
     ("truing-stages", 7),
     ("truing-serve", 7),
     ("truing-report", 6),
