@@ -1,5 +1,6 @@
 //! The commands, one file each. A new one is a file and a line in [`Command`] and in its `run`.
 
+mod build;
 mod chat;
 mod classifier;
 mod completions;
@@ -106,6 +107,11 @@ pub(crate) enum Command {
     /// Prompt augmentation (PAS): make pairs, train a complement model, use it, measure it.
     #[command(subcommand)]
     Pas(pas::Command),
+    /// Make training data for one ability with models: constraints, response reversal, mathematics.
+    #[command(
+        after_help = "Examples:\n  truing build list\n  truing build recipes/build_constraints.toml --plan\n  truing build recipes/build_constraints.toml"
+    )]
+    Build(build::Arguments),
     /// Embed texts, or train an embedding model.
     #[command(
         after_help = "Examples:\n  truing embed --data prompts.jsonl -o vectors.npy\n  truing embed train recipes/embed.toml"
@@ -175,6 +181,7 @@ impl Command {
             Self::Score(arguments) => score::run(arguments, context),
             Self::Select(arguments) => stage::run::<SelectStage>(arguments, context),
             Self::Pas(command) => pas::run(command, context),
+            Self::Build(arguments) => build::run(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Verify(arguments) => verify::run(arguments, context),
