@@ -63,7 +63,7 @@ pub struct BuildConfig {
     /// Settings of the builder `mathematics`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mathematics: Option<MathematicsConfig>,
-    /// The seed rows: prompts, texts (`columns = { prompt = "text" }`), or problems with answers.
+    /// The seed rows: prompts, texts, or problems with answers.
     pub data: Vec<SourceConfig>,
     /// Evaluation data to decontaminate against, in addition to the evaluation sets in this repository.
     pub evaluation_data: Vec<SourceConfig>,

@@ -33,7 +33,7 @@ use super::texts::{PromptText, between, prompt_text, score, tagged};
 pub(super) const INFO: BuilderInfo = BuilderInfo {
     name: "reversal",
     about: "prompts for given texts, with the texts' own properties as constraints",
-    seeds: "texts (`columns = { prompt = \"text\" }`)",
+    seeds: "texts (`text`, or another field by `columns = { prompt = \"body\" }`)",
     asks: "the checker to score texts and to inspect prompts, the writer to write prompts",
     works_without_data: false,
     prepare,

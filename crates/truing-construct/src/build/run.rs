@@ -152,8 +152,8 @@ pub(super) fn run(
     write_lines(&fates_path, &fates)?;
     atomic::write_json(&folder.join("summary.json"), &summary)?;
     if summary.n_kept == 0 {
-        let problem =
-            format!("no rows of {} that were begun: {}", summary.n_begun, main_reason(&summary.dropped));
+        let reasons = reasons_of_begun(plan.job.units(), &built);
+        let problem = format!("no rows of {} that were begun: {}", summary.n_begun, main_reason(&reasons));
         let saved = format!("{} has all of them; replies are kept", fates_path.display());
         return Err(StageError::Unscored { problem, saved });
     }
@@ -206,6 +206,16 @@ fn screen_rows(plan: &BuildPlan, inputs: &BuildInputs, built: &mut [Built]) -> R
         }
     }
     Ok(screened.largest_template_share)
+}
+
+/// Why units that were begun have no row, counted.
+fn reasons_of_begun(units: &[Unit], built: &[Built]) -> BTreeMap<String, usize> {
+    let mut reasons = BTreeMap::new();
+    let begun = units.iter().zip(built).filter(|(unit, _)| unit.dropped.is_none());
+    for dropped in begun.filter_map(|(_, built)| built.as_ref().err()) {
+        *reasons.entry(dropped.reason.clone()).or_default() += 1;
+    }
+    reasons
 }
 
 /// One row for every unit, in their order.

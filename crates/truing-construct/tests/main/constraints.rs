@@ -50,7 +50,7 @@ const POSTSCRIPTS: [&str; 4] = ["P.S.", "P.P.S", "附：", "又及："];
 
 pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let rows = replies().iter().map(|reply| json!({"prompt": reply["prompt"]}).to_string() + "\n");
+    let rows = replies().into_iter().map(|reply| json!({"prompt": reply["prompt"]}).to_string() + "\n");
     fs::write(folder.path().join("prompts.jsonl"), rows.collect::<String>()).unwrap();
     folder
 }

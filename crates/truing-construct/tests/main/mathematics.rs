@@ -88,21 +88,19 @@ fn wrong_answers_mentions_of_a_reference_and_other_results_are_dropped() {
     let rule = writer();
     let n_honey = std::sync::atomic::AtomicUsize::new(0);
     let careless = Scripted::new(move |text| {
-        let is_solution = !is_new_problem(text);
-        Ok(match text {
-            // The first solution is wrong, the second right.
-            _ if is_solution && text.contains("beekeepers") => {
-                match n_honey.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
-                    0 => r"It is \boxed{24}.".to_owned(),
-                    _ => rule.answer(text)?,
-                }
-            }
-            _ if is_solution && text.contains("kite") => r"\boxed{65}".to_owned(),
-            _ if is_solution && text.contains("ferry") => {
-                format!("{} This matches the given answer.", rule.answer(text)?)
-            }
-            _ => rule.answer(text)?,
-        })
+        if is_new_problem(text) {
+            return rule.answer(text);
+        }
+        // The first solution is wrong, the second right.
+        let is_first = || n_honey.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        if text.contains("beekeepers") && is_first() {
+            return Ok(r"It is \boxed{24}.".to_owned());
+        }
+        if text.contains("kite") {
+            return Ok(r"\boxed{65}".to_owned());
+        }
+        let remark = if text.contains("ferry") { " This matches the given answer." } else { "" };
+        Ok(rule.answer(text)? + remark)
     });
     let rule = checker();
     let other = Scripted::new(move |text| {
@@ -127,7 +125,7 @@ fn wrong_answers_mentions_of_a_reference_and_other_results_are_dropped() {
 fn rows_with_reference_answers_are_expanded() {
     let folder = folder();
     let rows = replies()
-        .iter()
+        .into_iter()
         .map(|reply| json!({"question": reply["problem"], "answer": format!("#### {}", reply["answer"].as_str().unwrap())}))
         .chain([json!({"question": "What is love?", "answer": "?"}), json!({"question": "How many?"})])
         .map(|row| row.to_string() + "\n");

@@ -12,9 +12,10 @@ pub(crate) const RECIPE: &str = r#"
 stage = "build"
 ability = "reversal"
 output_dir = "built"
+[reversal]
+min_characters = 100
 [[data]]
 path = "texts.jsonl"
-columns = { prompt = "text" }
 "#;
 const REPLIES: &str = include_str!("fixtures/reversal.json");
 
@@ -24,7 +25,7 @@ fn replies() -> Vec<Value> {
 
 pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let rows = replies().iter().map(|reply| json!({"text": reply["text"]}).to_string() + "\n");
+    let rows = replies().into_iter().map(|reply| json!({"text": reply["text"]}).to_string() + "\n");
     let rows = rows.collect::<String>() + &json!({"text": "A fragment."}).to_string() + "\n";
     fs::write(folder.path().join("texts.jsonl"), rows).unwrap();
     folder
