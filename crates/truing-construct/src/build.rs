@@ -1,15 +1,15 @@
-//! Training data for one ability of a model (report 4): a writer model makes rows from seed rows, a checker model and programs
-//! check them, and what is left is screened.
+//! Training data for one ability of a model (report 4): a writer model makes rows from seed rows, a checker model and
+//! programs check them, and what is left is screened.
 //!
-//! A builder ([`BUILDERS`], one file each) knows one ability: which rows it sets out to make ([`Unit`]), what it asks, and how
-//! a row is checked again without the models ([`Job`]). All others are shared: reading and decontamination of the seed
-//! rows, the plan of calls, the calls with their cache ([`Asking`]), the fate of every unit, screening ([`screening`]),
-//! coverage, and the files.
+//! A builder ([`BUILDERS`], one file each) knows one ability: which rows it sets out to make ([`Unit`]), what it
+//! asks, and how a row is checked again without the models ([`Job`]). All others are shared: reading and
+//! decontamination of the seed rows, the plan of calls, the calls with their cache ([`Asking`]), the fate of every
+//! unit, screening ([`screening`]), coverage, and the files.
 //!
-//! [`BuildConfig`] is what was typed, [`BuildInputs`] the seed rows and the index of evaluation texts, [`BuildPlan`] what is
-//! asked and what it costs at most, printable before the first call. [`BuildStage`] asks and writes `rows.jsonl` (for
-//! `truing sft`), `prompts.jsonl` (for `truing grpo`), `fates.jsonl` and `summary.json`. Every reply is kept: the same
-//! command continues an interrupted run, and repeats no request.
+//! [`BuildConfig`] is what was typed, [`BuildInputs`] the seed rows and the index of evaluation texts, [`BuildPlan`]
+//! what is asked and what it costs at most, printable before the first call. [`BuildStage`] asks and writes
+//! `rows.jsonl` (for `truing sft`), `prompts.jsonl` (for `truing grpo`), `fates.jsonl` and `summary.json`. Every
+//! reply is kept: the same command continues an interrupted run, and repeats no request.
 
 pub mod screening;
 
@@ -26,7 +26,7 @@ mod run;
 mod texts;
 
 pub use asking::{Asking, Question};
-pub use builder::{BUILDERS, Built, BuilderInfo, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
+pub use builder::{BUILDERS, BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
 pub use config::BuildConfig;
 pub use constraints::ConstraintsConfig;
 pub use coverage::{Coverage, CoverageRow};

@@ -2,9 +2,9 @@
 //!
 //! One object serves data, evaluation and reward. A constraint of a rule type has an instruction of
 //! [`ifeval`](crate::verifiers::ifeval), which a program checks; the others have a question of a
-//! [`checklist`](crate::checklist), which a judge answers. A type ([`ConstraintType`]) is a row of a table: parameters with
-//! their values, at least three wordings in English and Chinese, and the parts of a response that it decides. Two types
-//! that decide the same part are never in one prompt ([`ConstraintType::conflicts_with`]).
+//! [`checklist`](crate::checklist), which a judge answers. A type ([`ConstraintType`]) is a row of a table:
+//! parameters with their values, at least three wordings in English and Chinese, and the parts of a response that it
+//! decides. Two types that decide the same part are never in one prompt ([`ConstraintType::conflicts_with`]).
 //!
 //! The report (arXiv 2410.14940, 4.1) names more than thirty types and does not list them; these are ours, over the 25
 //! instructions of IFEval.
@@ -74,8 +74,8 @@ impl Constraint {
         verdicts.first().map(|(_, is_followed)| *is_followed)
     }
 
-    /// Values of its parameters that a prompt does not name: numbers in digits, texts letter by letter (case aside), languages
-    /// by their names in the prompt's language. A constraint whose values are missing cannot be followed.
+    /// Values of its parameters that a prompt does not name: numbers in digits, texts letter by letter (case aside),
+    /// languages by their names in the prompt's language. A constraint whose values are missing cannot be followed.
     #[must_use]
     pub fn missing_args(&self, prompt: &str, locale: Locale) -> Vec<String> {
         let Some(of_type) = ConstraintType::find(&self.id) else { return Vec::new() };
@@ -147,9 +147,9 @@ impl ConstraintType {
         self.constraint(args, wording, locale)
     }
 
-    /// The strictest constraint of this type that a text fulfils, for a rule with at most one parameter, which is a number:
-    /// the largest number that holds, or the smallest for an upper bound. `None` for other types, and where no value
-    /// holds.
+    /// The strictest constraint of this type that a text fulfils, for a rule with at most one parameter, which is a
+    /// number: the largest number that holds, or the smallest for an upper bound. `None` for other types, and where
+    /// no value holds.
     pub fn measured(
         &self,
         text: &str,
@@ -205,9 +205,9 @@ impl ConstraintType {
     }
 }
 
-/// Draws up to `n` types that do not conflict, those first that `counts` has the fewest of, so that all types come up about as
-/// often; equal ones by chance. With `with_rule` the first is one that a program checks. `draw` gives a number below
-/// another.
+/// Draws up to `n` types that do not conflict, those first that `counts` has the fewest of, so that all types come up
+/// about as often; equal ones by chance. With `with_rule` the first is one that a program checks. `draw` gives a
+/// number below another.
 pub fn draw_types(
     allowed: &[&'static ConstraintType],
     n: usize,

@@ -87,6 +87,8 @@ pub struct BuiltRow {
     pub prompt: String,
     /// The assistant's turn; `None` where the row has a prompt alone.
     pub response: Option<String>,
+    /// Why a row that may have a response has none.
+    pub no_response: Option<String>,
     /// Whether the prompt has the columns that rewards need, so that `truing grpo` can train on it.
     pub has_reward_columns: bool,
     /// Every other column.
@@ -164,7 +166,7 @@ impl Fates {
     }
 
     /// Drops a unit, unless it has been dropped before.
-    pub fn drop(&mut self, idx: usize, dropped: Dropped) {
+    pub fn drop_unit(&mut self, idx: usize, dropped: Dropped) {
         self.0[idx].get_or_insert(dropped);
     }
 
@@ -180,7 +182,7 @@ impl Fates {
             let taken =
                 answer.map_err(|reason| Dropped::new(step, reason)).and_then(|value| take(idx, value));
             if let Err(dropped) = taken {
-                self.drop(idx, dropped);
+                self.drop_unit(idx, dropped);
             }
         }
     }
@@ -222,10 +224,11 @@ mod tests {
         fates.take("write", &places, answers, |_, value| {
             if value == 7 { Err(Dropped::new("check", "seven").with_detail("7")) } else { Ok(()) }
         });
-        fates.drop(2, Dropped::new("later", "not this one"));
+        fates.drop_unit(2, Dropped::new("later", "not this one"));
         let row = BuiltRow {
             prompt: "p".into(),
             response: Some("r".into()),
+            no_response: None,
             has_reward_columns: false,
             columns: Map::new(),
         };

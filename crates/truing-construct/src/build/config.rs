@@ -16,8 +16,8 @@ use truing_types::{PromptRow, StageName};
 
 use super::{BUILDERS, BuilderInfo, ConstraintsConfig, MathematicsConfig, ReversalConfig};
 
-/// One flat table, then `[constraints]`, `[reversal]` or `[mathematics]`, `[[data]]`, `[[evaluation_data]]`, `[writer]` and
-/// `[checker]`.
+/// One flat table, then `[constraints]`, `[reversal]` or `[mathematics]`, `[[data]]`, `[[evaluation_data]]`,
+/// `[writer]` and `[checker]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BuildConfig {
@@ -34,7 +34,8 @@ pub struct BuildConfig {
     pub data_dir: PathBuf,
     /// Random seed of what is drawn and sampled.
     pub seed: u64,
-    /// Number of rows to begin: of the seed rows the first, without `[[data]]` as many new ones. Default: every seed row.
+    /// Number of rows to begin: of the seed rows the first, without `[[data]]` as many new ones. Default: every seed
+    /// row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_rows: Option<usize>,
     /// Longer seed rows are dropped.

@@ -3,12 +3,13 @@
 //! 1. Types are drawn so that all come up about as often, compatible ones only; values and wordings too
 //!    ([`truing_reward::constraints`]).
 //! 2. The writer puts the constraints into the prompt in its own words, or they are appended as they are.
-//! 3. The checker says whether each is there and whether all make sense for the task; a program, whether each value is named.
-//! 4. The writer answers, up to `responses` times, until a response fulfils every constraint: by rule where there is one,
-//!    by the checker's answers to the checklist otherwise.
+//! 3. The checker says whether each is there and whether all make sense for the task; a program, whether each value
+//!    is named.
+//! 4. The writer answers, up to `responses` times, until a response fulfils every constraint: by rule where there is
+//!    one, by the checker's answers to the checklist otherwise.
 //!
-//! A validated prompt is a row for `truing grpo` (rewards `ifeval` and `judge` with `protocol = "checklist"`), whether it
-//! has a response or not; with one it is a row for `truing sft` too.
+//! A validated prompt is a row for `truing grpo` (rewards `ifeval` and `judge` with `protocol = "checklist"`),
+//! whether it has a response or not; with one it is a row for `truing sft` too.
 
 use std::collections::BTreeMap;
 
@@ -53,8 +54,8 @@ const PROMPT: (&str, &str) = (
 );
 const VERDICTS: (&str, &str) = (
     "a verdict on each question",
-    "Your reply does not end with one verdict for each question. Write only YES or NO for each, in order, separated by commas, \
-     in double brackets.",
+    "Your reply does not end with one verdict for each question. Write only YES or NO for each, in order, separated by \
+     commas, in double brackets.",
 );
 const RESPONSE: (&str, &str) = ("a response", "Your reply is empty. Answer the request.");
 
@@ -116,7 +117,7 @@ impl ConstraintsConfig {
         let is_left =
             |locale| self.allowed(locale).iter().any(|of_type| !self.with_rule || of_type.is_rule());
         if ![Locale::En, Locale::Zh].into_iter().all(is_left) {
-            let expected = "groups with a type that is left, in English and Chinese, that a program checks if `with_rule` is set";
+            let expected = "groups with a type that is left in both languages (one for programs, if `with_rule` is set)";
             return bad("constraints.groups", format!("{:?}", self.groups), expected);
         }
         Ok(())
@@ -140,6 +141,9 @@ pub(super) fn locale_of(language: Language) -> Locale {
     }
 }
 
+/// A response that fulfils every constraint of its prompt, or why there is none yet.
+type Response = Result<String, String>;
+
 /// Units with the constraints that were drawn for each.
 #[derive(Debug)]
 struct ConstraintsJob {
@@ -152,6 +156,11 @@ struct ConstraintsJob {
 fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
     let settings = config.constraints.clone().unwrap_or_default();
     settings.check()?;
+    if settings.responses > 1 && config.temperature == 0.0 {
+        let expected =
+            "above 0, or `constraints.responses` of 1: without sampling, every response is the same".into();
+        return Err(RunError::BadSetting { key: "temperature", found: "0".into(), expected }.into());
+    }
     let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
     let (mut units, mut constraints) = (Vec::new(), Vec::new());
     for (place, seed) in seeds.iter().enumerate() {
@@ -254,7 +263,7 @@ impl ConstraintsJob {
             let missing = missing_values(&self.constraints[idx], &prompts[idx], self.units[idx].language);
             if !missing.is_empty() {
                 let dropped = Dropped::new(STEP, "the prompt does not name every value of its constraints");
-                fates.drop(idx, dropped.with_detail(missing.join(", ")));
+                fates.drop_unit(idx, dropped.with_detail(missing.join(", ")));
             }
         }
         if !self.settings.validate {
@@ -279,37 +288,55 @@ impl ConstraintsJob {
         Ok(())
     }
 
-    /// One round of responses for the open units without one. Responses that break a rule or a checklist are left out.
+    /// One round of responses for the open units without one.
     fn respond(
         &self,
         round: u64,
         prompts: &[String],
-        responses: &mut [Option<String>],
+        responses: &mut [Response],
         asking: &mut Asking<'_>,
         fates: &Fates,
     ) -> Result<(), StageError> {
-        let places: Vec<usize> = fates.open().into_iter().filter(|&idx| responses[idx].is_none()).collect();
+        let places: Vec<usize> = fates.open().into_iter().filter(|&idx| responses[idx].is_err()).collect();
         let question = |&idx: &usize| Question { text: prompts[idx].clone(), variation: round };
         let questions = places.iter().map(question).collect();
         let read = |_: usize, reply: &str| Some(reply.trim().to_owned()).filter(|text| !text.is_empty());
         let answers = asking.write("answering the prompts", questions, RESPONSE, read)?;
-        let follows = |idx: usize, response: &str| {
-            self.constraints[idx].iter().all(|constraint| constraint.is_followed_by(response) != Some(false))
-        };
-        let answered = places.into_iter().zip(answers).filter_map(|(idx, answer)| Some((idx, answer.ok()?)));
-        let (asked, ready): (Vec<_>, Vec<_>) = answered
-            .filter(|(idx, response)| follows(*idx, response))
-            .partition(|(idx, _)| !questions_of(&self.constraints[*idx]).is_empty());
-        let texts = asked.iter().map(|(idx, response)| self.checklist(*idx, &prompts[*idx], response));
-        let read =
-            |at: usize, reply: &str| read_verdicts(reply, questions_of(&self.constraints[asked[at].0]).len());
+        let mut to_judge: Vec<(usize, String)> = Vec::new();
+        for (idx, answer) in places.into_iter().zip(answers) {
+            let constraints = &self.constraints[idx];
+            match answer {
+                Ok(response)
+                    if constraints.iter().any(|one| one.is_followed_by(&response) == Some(false)) =>
+                {
+                    responses[idx] = Err("no response follows every rule".into());
+                }
+                Ok(response) if questions_of(constraints).is_empty() => responses[idx] = Ok(response),
+                Ok(response) => to_judge.push((idx, response)),
+                Err(reason) => responses[idx] = Err(format!("no response: {reason}")),
+            }
+        }
+        self.judge(to_judge, prompts, responses, asking)
+    }
+
+    /// Asks the checker the questions about some responses.
+    fn judge(
+        &self,
+        to_judge: Vec<(usize, String)>,
+        prompts: &[String],
+        responses: &mut [Response],
+        asking: &mut Asking<'_>,
+    ) -> Result<(), StageError> {
+        let texts = to_judge.iter().map(|(idx, response)| self.checklist(*idx, &prompts[*idx], response));
+        let n_questions = |at: usize| questions_of(&self.constraints[to_judge[at].0]).len();
+        let read = |at: usize, reply: &str| read_verdicts(reply, n_questions(at));
         let verdicts = asking.check("checking responses", texts.collect(), VERDICTS, read)?;
-        let is_fulfilled = |verdicts: &Vec<bool>| verdicts.iter().all(|verdict| *verdict);
-        let fulfilled: Vec<bool> =
-            verdicts.iter().map(|verdicts| verdicts.as_ref().is_ok_and(is_fulfilled)).collect();
-        let checked = asked.into_iter().zip(fulfilled).filter(|(_, is_fulfilled)| *is_fulfilled);
-        for (idx, response) in ready.into_iter().chain(checked.map(|(answer, _)| answer)) {
-            responses[idx] = Some(response);
+        for ((idx, response), verdicts) in to_judge.into_iter().zip(verdicts) {
+            responses[idx] = match verdicts {
+                Ok(verdicts) if verdicts.iter().all(|is_yes| *is_yes) => Ok(response),
+                Ok(_) => Err("no response fulfils the checklist".into()),
+                Err(reason) => Err(format!("no verdict on a response: {reason}")),
+            };
         }
         Ok(())
     }
@@ -319,11 +346,15 @@ impl ConstraintsJob {
         fill_in(CHECKLIST_PROMPT, &[("question", prompt), ("answer", response), ("checklist", &list)])
     }
 
-    fn row(&self, idx: usize, prompt: &str, response: Option<String>) -> BuiltRow {
+    fn row(&self, idx: usize, prompt: &str, response: Response) -> BuiltRow {
         let mut columns = columns(&self.constraints[idx]);
         columns.insert("language".into(), json!(self.units[idx].language));
         columns.insert("seed_prompt".into(), json!(self.units[idx].text));
-        BuiltRow { prompt: prompt.to_owned(), response, has_reward_columns: true, columns }
+        let (response, no_response) = match response {
+            Ok(response) => (Some(response), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        BuiltRow { prompt: prompt.to_owned(), response, no_response, has_reward_columns: true, columns }
     }
 }
 
@@ -349,7 +380,8 @@ pub(super) fn constraints_of(record: &Map<String, Value>) -> Result<Vec<Constrai
     serde_json::from_value(written).map_err(|error| format!("`constraints` cannot be read: {error}"))
 }
 
-/// Checks a row with constraints: every value is named in the prompt, no two types conflict, and a response follows every rule.
+/// Checks a row with constraints: every value is named in the prompt, no two types conflict, and a response follows
+/// every rule.
 pub(super) fn recheck_constraints(record: &Map<String, Value>) -> Result<(), String> {
     let constraints = constraints_of(record)?;
     let prompt = record.get("prompt").and_then(Value::as_str).unwrap_or_default();
@@ -427,14 +459,14 @@ impl Job for ConstraintsJob {
             return Ok(None);
         }
         self.validate(&prompts, asking, &mut fates)?;
-        let mut responses: Vec<Option<String>> = vec![None; self.units.len()];
+        let mut responses: Vec<Response> = vec![Err("none was asked for".into()); self.units.len()];
         for round in 0..self.settings.responses as u64 {
             if asking.is_stopped() {
                 return Ok(None);
             }
             self.respond(round, &prompts, &mut responses, asking, &fates)?;
         }
-        Ok(Some(fates.finish(|idx| Ok(self.row(idx, &prompts[idx], responses[idx].take())))))
+        Ok(Some(fates.finish(|idx| Ok(self.row(idx, &prompts[idx], responses[idx].clone())))))
     }
 
     fn recheck(&self, record: &Map<String, Value>) -> Result<(), String> {
@@ -469,6 +501,7 @@ mod tests {
             let row = BuiltRow {
                 prompt: prompt.into(),
                 response: Some(response.into()),
+                no_response: None,
                 has_reward_columns: true,
                 columns: columns(constraints),
             };

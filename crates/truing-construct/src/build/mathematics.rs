@@ -1,15 +1,18 @@
-//! Mathematics (report 4.2): problems that cover the knowledge points of four levels evenly, with solutions in steps whose final
-//! answers a program checks.
+//! Mathematics (report 4.2): problems that cover the knowledge points of four levels evenly, with solutions in steps
+//! whose final answers a program checks.
 //!
-//! Without `[[data]]` the writer makes problems with their answers, one knowledge point each; the checker solves every
-//! problem without seeing the answer, and where the two differ the problem is dropped. With `[[data]]` the rows are problems
-//! with reference answers. Either way the writer expands the answer into steps. It is told that the answer is right with
-//! 95 % probability, so that it does not bend a step to reach it. A solution is kept if its final answer equals the
-//! reference ([`math_answer`](truing_reward::verifiers::math_answer)) and it does not speak of a reference.
+//! Without `[[data]]` the writer makes problems with their answers, one knowledge point each; the checker solves
+//! every problem without seeing the answer, and where the two differ the problem is dropped. With `[[data]]` the rows
+//! are problems with reference answers. Either way the writer expands the answer into steps. It is told that the
+//! answer is right with 95 % probability, so that it does not bend a step to reach it. A solution is kept if its
+//! final answer equals the reference ([`math_answer`](truing_reward::verifiers::math_answer)) and it does not speak
+//! of a reference.
+
+mod answers;
+mod points;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rand_chacha::rand_core::Rng;
 use schemars::JsonSchema;
@@ -18,8 +21,8 @@ use serde_json::{Map, Value, json};
 use truing_ask::pas::Language;
 use truing_reward::verifiers::math_answer::{MathAnswerConfig, Verdict, extract_answer, grade};
 use truing_reward::{Completion, RewardConfig, RewardKind, Rewards};
+use truing_run::RunError;
 use truing_run::checks::{require_counts, require_given};
-use truing_run::{RecipeError, RunError, recipe};
 use truing_stages::StageError;
 use truing_types::{Conversation, FinishReason, Message, Role, RowOrigin, Seed};
 
@@ -28,6 +31,8 @@ use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedC
 use super::config::BuildConfig;
 use super::inputs::{SEED, SeedRow};
 use super::texts::{PromptText, prompt_text, tagged};
+use answers::{gives, is_readable, mentions_reference, reference_of};
+pub use points::{KnowledgePoint, Level, load_knowledge_points};
 
 /// How the builder is listed.
 pub(super) const INFO: BuilderInfo = BuilderInfo {
@@ -42,12 +47,11 @@ pub(super) const INFO: BuilderInfo = BuilderInfo {
 const PROBLEM: PromptText = prompt_text!("problem");
 const SOLVE: PromptText = prompt_text!("solve");
 const EXPAND: PromptText = prompt_text!("expand");
-const POINTS: &str = include_str!("../../../../recipes/data/knowledge_points.toml");
 
 const PROBLEM_FORM: (&str, &str) = (
     "a problem and an answer",
-    "Your reply lacks the problem between <problem> and </problem>, or its final answer between <answer> and </answer>. Write \
-     both, with the tags.",
+    "Your reply lacks the problem between <problem> and </problem>, or its final answer between <answer> and \
+     </answer>. Write both, with the tags.",
 );
 const SOLUTION_FORM: (&str, &str) = (
     "a solution with a final answer",
@@ -107,93 +111,6 @@ impl MathematicsConfig {
     }
 }
 
-/// A level of mathematics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// Elementary school.
-    Elementary,
-    /// Middle school.
-    Middle,
-    /// High school.
-    High,
-    /// College.
-    College,
-}
-
-impl Level {
-    /// Every level.
-    pub const ALL: [Self; 4] = [Self::Elementary, Self::Middle, Self::High, Self::College];
-
-    fn code(self) -> &'static str {
-        ["elementary", "middle", "high", "college"][self as usize]
-    }
-
-    fn name(self, language: Language) -> &'static str {
-        let names = match language {
-            Language::En => ["elementary school", "middle school", "high school", "college"],
-            Language::Zh => ["小学", "初中", "高中", "大学"],
-        };
-        names[self as usize]
-    }
-}
-
-/// Something that a problem may be about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnowledgePoint {
-    /// Its identifier, `level.name`.
-    pub id: String,
-    /// Its level.
-    pub level: Level,
-    /// Its English and its Chinese name.
-    pub names: [String; 2],
-}
-
-/// A file of knowledge points: one table for each level.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-struct PointsFile {
-    elementary: BTreeMap<String, Names>,
-    middle: BTreeMap<String, Names>,
-    high: BTreeMap<String, Names>,
-    college: BTreeMap<String, Names>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Names {
-    en: String,
-    zh: String,
-}
-
-/// The knowledge points of a file, or the bundled ones, sorted by level and name.
-///
-/// # Errors
-/// When the file cannot be read or is no such list.
-pub fn load_knowledge_points(path: Option<&Path>) -> Result<Vec<KnowledgePoint>, RunError> {
-    let bundled = Path::new("knowledge_points.toml");
-    let text = match path {
-        Some(path) => {
-            fs::read_to_string(path).map_err(|source| RunError::Read { path: path.to_path_buf(), source })?
-        }
-        None => POINTS.to_owned(),
-    };
-    let file = parse_points(&text, path.unwrap_or(bundled))?;
-    let of_level = [file.elementary, file.middle, file.high, file.college];
-    let points = Level::ALL.into_iter().zip(of_level).flat_map(|(level, points)| {
-        points.into_iter().map(move |(name, names)| KnowledgePoint {
-            id: format!("{}.{name}", level.code()),
-            level,
-            names: [names.en, names.zh],
-        })
-    });
-    Ok(points.collect())
-}
-
-fn parse_points(text: &str, path: &Path) -> Result<PointsFile, RecipeError> {
-    recipe::read_toml(text, path)
-}
-
 /// What a problem is made from.
 #[derive(Debug, Clone, PartialEq)]
 enum Origin {
@@ -233,7 +150,8 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
     Ok(Box::new(job))
 }
 
-/// Units of new problems: the levels in turn, in each level its points in a drawn order, each point as often as the others.
+/// Units of new problems: the levels in turn, in each level its points in a drawn order, each point as often as the
+/// others.
 fn new_problems(
     settings: MathematicsConfig,
     points: Vec<KnowledgePoint>,
@@ -316,52 +234,6 @@ fn given_problems(
         origins.push(Origin::Row { answer });
     }
     MathematicsJob { settings, units, origins, targets: BTreeMap::new() }
-}
-
-/// The marked answer of a reference solution (`#### 5`, `\boxed{5}`), or the text itself.
-fn reference_of(text: &str) -> String {
-    extract_answer(text, true).unwrap_or_else(|| text.trim().to_owned())
-}
-
-/// Whether an answer says something that another can equal.
-fn is_readable(answer: &str) -> bool {
-    !answer.is_empty() && grade(answer, answer) == Verdict::Equal
-}
-
-/// Whether the final answer of a text equals an answer.
-fn gives(text: &str, answer: &str) -> bool {
-    extract_answer(text, false).is_some_and(|found| grade(&found, answer) == Verdict::Equal)
-}
-
-/// Phrases that betray that the writer saw an answer, in lower case.
-const MENTIONS: [&str; 21] = [
-    "reference answer",
-    "reference solution",
-    "given answer",
-    "provided answer",
-    "known answer",
-    "expected answer",
-    "stated answer",
-    "supplied answer",
-    "answer provided",
-    "answer that was given",
-    "answer i was given",
-    "answer key",
-    "matches the answer",
-    "agrees with the answer",
-    "参考答案",
-    "参考解答",
-    "给定的答案",
-    "给出的答案",
-    "已知答案",
-    "标准答案",
-    "所给答案",
-];
-
-/// Whether a solution speaks of a reference that its reader does not know.
-fn mentions_reference(solution: &str) -> bool {
-    let text = solution.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
-    MENTIONS.iter().any(|phrase| text.contains(phrase))
 }
 
 impl MathematicsJob {
@@ -482,7 +354,8 @@ impl MathematicsJob {
             columns.insert("level".into(), json!(point.level));
         }
         columns.extend(self.units[idx].kinds.first().map(|id| ("knowledge_point".to_owned(), json!(id))));
-        Ok(BuiltRow { prompt: work.problem, response: Some(solution), has_reward_columns: true, columns })
+        let (prompt, response) = (work.problem, Some(solution));
+        Ok(BuiltRow { prompt, response, no_response: None, has_reward_columns: true, columns })
     }
 }
 
@@ -573,22 +446,6 @@ mod tests {
     }
 
     #[test]
-    fn the_bundled_points_cover_four_levels_and_have_names_of_their_own() {
-        let points = bundled();
-        assert!(points.len() >= 120, "{}", points.len());
-        for level in Level::ALL {
-            assert!(points.iter().filter(|point| point.level == level).count() >= 30, "{level:?}");
-            assert_eq!(serde_json::to_value(level).unwrap(), level.code());
-        }
-        for language in [0, 1] {
-            let names: BTreeSet<&str> = points.iter().map(|point| point.names[language].as_str()).collect();
-            assert_eq!(names.len(), points.len(), "names are different");
-        }
-        let error = parse_points("[midle]\n", Path::new("points.toml")).unwrap_err().to_string();
-        assert!(error.contains("points.toml:1") && error.contains("`middle`"), "{error}");
-    }
-
-    #[test]
     fn new_problems_cover_levels_and_points_evenly() {
         let config = BuildConfig::default();
         let n_points = bundled().len();
@@ -607,28 +464,6 @@ mod tests {
         let frozen = BuildConfig { temperature: 0.0, ..config };
         let error = new_problems(MathematicsConfig::default(), bundled(), 4, Seed(3), &frozen).unwrap_err();
         assert!(error.to_string().starts_with("`temperature` is 0"), "{error}");
-    }
-
-    #[test]
-    fn references_are_read_and_mentions_of_them_are_found() {
-        for (text, expected) in
-            [("18", "18"), ("He has 9 + 9.\n#### 18", "18"), (r"So \boxed{\frac12}.", r"\frac12")]
-        {
-            assert_eq!(reference_of(text), expected);
-            assert!(is_readable(expected));
-        }
-        assert!(!is_readable("") && !is_readable("?"));
-        assert!(gives(r"So it is $\boxed{0.5}$.", r"\frac12") && !gives("I do not know.", "2"));
-        for (solution, expected) in [
-            ("This matches the   reference\nanswer of 5.", true),
-            ("The Given Answer is right.", true),
-            ("结果与参考答案一致。", true),
-            ("The answer is 5.", false),
-            ("答案是5。", false),
-            ("Given the sides 3 and 4, the answer is 5.", false),
-        ] {
-            assert_eq!(mentions_reference(solution), expected, "{solution}");
-        }
     }
 
     #[test]

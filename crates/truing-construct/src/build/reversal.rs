@@ -1,12 +1,13 @@
-//! Response reversal (report 4.1): a fine text becomes the response, and a model writes the prompt that it answers, with the
-//! text's own properties as constraints.
+//! Response reversal (report 4.1): a fine text becomes the response, and a model writes the prompt that it answers,
+//! with the text's own properties as constraints.
 //!
 //! 1. The checker scores the text as a response; poor texts are dropped.
-//! 2. Programs measure the text: which rules of [`truing_reward::constraints`] it fulfils, each as strictly as it can be. Up
-//!    to `max_constraints` compatible ones are drawn, so that a prompt never demands what its response does not have.
-//! 3. The writer writes the prompt. The checker, as an inspector, scores it and lists what is missing; a program adds the values
-//!    that the prompt does not name, and whether it quotes the text. The writer writes it again until nothing is missing, at most
-//!    `max_rounds` times.
+//! 2. Programs measure the text: which rules of [`truing_reward::constraints`] it fulfils, each as strictly as it can
+//!    be. Up to `max_constraints` compatible ones are drawn, so that a prompt never demands what its response does
+//!    not have.
+//! 3. The writer writes the prompt. The checker, as an inspector, scores it and lists what is missing; a program adds
+//!    the values that the prompt does not name, and whether it quotes the text. The writer writes it again until
+//!    nothing is missing, at most `max_rounds` times.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +55,8 @@ const PROMPT: (&str, &str) = (
 );
 const INSPECTION: (&str, &str) = (
     "an inspection",
-    "Your reply lacks <missing> and </missing>, or a score from 1 to 10 in double brackets after them. Write only these.",
+    "Your reply lacks <missing> and </missing>, or a score from 1 to 10 in double brackets after them. Write only \
+     these.",
 );
 /// The step that writes and inspects.
 const STEP: &str = "reversal";
@@ -283,6 +285,7 @@ impl ReversalJob {
         BuiltRow {
             prompt: draft.prompt.clone(),
             response: Some(unit.text.clone()),
+            no_response: None,
             has_reward_columns: false,
             columns,
         }
@@ -358,8 +361,9 @@ mod tests {
     use truing_ask::pas::Language;
     use truing_run::PromptSource;
 
-    const TEXT: &str = "Bees find flowers by colour and by scent. A bee that has found many flowers flies home and dances. \
-        The dance shows the others where the flowers are.\n\n* The angle shows the direction.\n* The length shows the distance.\n";
+    const TEXT: &str = "Bees find flowers by colour and by scent. A bee that has found many flowers flies home and \
+        dances. The dance shows the others where the flowers are.\n\n* The angle shows the direction.\n\
+        * The length shows the distance.\n";
 
     fn seed(text: &str) -> SeedRow {
         SeedRow {
@@ -384,7 +388,8 @@ mod tests {
 
     #[test]
     fn a_prompt_that_quotes_the_text_is_found() {
-        let quoting = "Write about this: A bee that has found many flowers flies home and dances. The dance shows more.";
+        let quoting =
+            "On this: A bee that has found many flowers flies home and dances. The dance shows more.";
         assert!(quotes(quoting, TEXT));
         assert!(!quotes("Explain how bees tell each other where flowers are.", TEXT));
     }

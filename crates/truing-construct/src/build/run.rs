@@ -47,7 +47,7 @@ pub struct FateRow {
     /// Why it was dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What is special to this row.
+    /// What is special to this row; of a kept row without a response, why there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// Whether a kept row has a response.
@@ -81,6 +81,8 @@ pub struct BuildSummary {
     pub n_rows: usize,
     /// Rows of `prompts.jsonl`.
     pub n_prompts: usize,
+    /// Kept rows without a response, by reason.
+    pub without_response: BTreeMap<String, usize>,
     /// Rows that were dropped, by step and reason.
     pub dropped: BTreeMap<String, usize>,
     /// The check of the built rows.
@@ -109,8 +111,8 @@ pub struct BuildOutcome {
 /// Builds, checks and screens rows, and writes them. The folder of a run with the same recipe and inputs is used again.
 ///
 /// # Errors
-/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, no row was kept, or the
-/// disk fails.
+/// When the folder is in use or of a run with another recipe or inputs, a model refuses everything, no row was kept,
+/// or the disk fails.
 pub(super) fn run(
     plan: &BuildPlan,
     inputs: &BuildInputs,
@@ -230,7 +232,10 @@ fn fate_rows(units: &[Unit], built: &[Built]) -> Vec<FateRow> {
             fate: if dropped.is_some() { "dropped" } else { "kept" }.to_owned(),
             step: dropped.map(|dropped| dropped.step.to_owned()),
             reason: dropped.map(|dropped| dropped.reason.clone()),
-            detail: dropped.and_then(|dropped| dropped.detail.clone()),
+            detail: match built {
+                Ok(row) => row.no_response.clone(),
+                Err(dropped) => dropped.detail.clone(),
+            },
             has_response: built.as_ref().ok().map(|row| row.response.is_some()),
         }
     };
@@ -241,7 +246,7 @@ fn fate_rows(units: &[Unit], built: &[Built]) -> Vec<FateRow> {
 fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Vec<Map<String, Value>>, Vec<Map<String, Value>>) {
     let (mut rows, mut prompts) = (Vec::new(), Vec::new());
     for (unit, built) in plan.job.units().iter().zip(built) {
-        let Ok(BuiltRow { prompt, response, has_reward_columns, columns }) = built else { continue };
+        let Ok(BuiltRow { prompt, response, has_reward_columns, columns, .. }) = built else { continue };
         let mut common = Map::from_iter([
             ("ability".to_owned(), json!(plan.builder.name)),
             ("language".to_owned(), json!(unit.language)),
@@ -283,6 +288,9 @@ fn summarise(
         largest_template_share,
         ..BuildSummary::default()
     };
+    for reason in kept().filter_map(|row| row.no_response.clone()) {
+        *summary.without_response.entry(reason).or_default() += 1;
+    }
     for row in fates {
         if let (Some(step), Some(reason)) = (&row.step, &row.reason) {
             *summary.dropped.entry(format!("{step}: {reason}")).or_default() += 1;
@@ -290,7 +298,7 @@ fn summarise(
     }
     if let Some(share) = recheck.share.filter(|share| *share < MIN_PASS_SHARE) {
         summary.warnings.push(format!(
-            "{:.0} % of {} built rows pass the check, expected at least 95 %; `fates.jsonl` says what is wrong with the others",
+            "{:.0} % of {} built rows pass the check, expected at least 95 %; `fates.jsonl` says what is wrong",
             100.0 * share,
             recheck.n_checked
         ));

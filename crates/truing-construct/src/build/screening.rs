@@ -1,5 +1,5 @@
-//! The screening of built rows by their texts: what belongs to an evaluation, what nearly repeats an earlier row, and what is
-//! more than its share of one task template.
+//! The screening of built rows by their texts: what belongs to an evaluation, what nearly repeats an earlier row, and
+//! what is more than its share of one task template.
 
 use std::collections::BTreeMap;
 
@@ -151,10 +151,10 @@ mod tests {
         let plain = |prompt| RowTexts { prompt, response: Some("An answer.") };
         let rows = [
             plain(
-                "Write a letter to the mayor about the noise of the new road in our village and ask for a row of trees.",
+                "Write to the mayor about the noise of the new road in our village and ask for a long row of trees.",
             ),
             plain(
-                "Write a letter to the mayor about the noise of the new road in our village and ask for a row of trees!",
+                "Write to the mayor about the noise of the new road in our village and ask for a long row of trees!",
             ),
             RowTexts { prompt: "Quiz me.", response: Some("So: what is the capital of France?") },
             plain("Explain why leaves turn red."),

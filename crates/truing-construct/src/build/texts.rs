@@ -1,5 +1,5 @@
-//! Prompts to models as text files in English and Chinese, and what is read from replies: texts between tags, scores and
-//! verdicts in double brackets. Of several the last counts; a reply that was cut has none.
+//! Prompts to models as text files in English and Chinese, and what is read from replies: texts between tags, scores
+//! and verdicts in double brackets. Of several the last counts; a reply that was cut has none.
 
 use truing_ask::pas::Language;
 use truing_reward::asking::{fill_in, last_bracketed};
@@ -21,8 +21,8 @@ pub(super) use prompt_text;
 const TAGS: [&str; 6] = ["prompt", "constraints", "text", "missing", "problem", "answer"];
 
 impl PromptText {
-    /// Fills `{{name}}` places in one pass, given as `{name}`. Data cannot close the tags around it: `<` of the texts' own
-    /// tags becomes `&lt;`. The line break at the end of the file is not part of the text.
+    /// Fills `{{name}}` places in one pass, given as `{name}`. Data cannot close the tags around it: `<` of the
+    /// texts' own tags becomes `&lt;`. The line break at the end of the file is not part of the text.
     pub(super) fn fill(&self, language: Language, values: &[(&str, &str)]) -> String {
         let escaped: Vec<(&str, String)> =
             values.iter().map(|(name, value)| (*name, escaped(value))).collect();

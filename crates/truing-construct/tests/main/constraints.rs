@@ -179,7 +179,10 @@ fn prompts_that_the_checker_rejects_are_dropped_and_responses_that_break_a_rule_
     assert_eq!(fate.reason.as_deref(), Some("the checker finds that the constraints do not suit the task"));
     let summary = &built.outcome.summary;
     assert_eq!((summary.n_rows, built.outcome.rows.as_ref()), (0, None), "no response follows its rule");
-    assert!(summary.n_prompts > 0 && built.fates[1].has_response == Some(false));
+    let reasons: Vec<(&str, usize)> =
+        summary.without_response.iter().map(|(reason, n)| (reason.as_str(), *n)).collect();
+    assert_eq!(reasons, [("no response follows every rule", summary.n_prompts)]);
+    assert_eq!(built.fates[1].detail.as_deref(), Some("no response follows every rule"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The builders of `truing build`, each with a writer and a checker that answer from a file of replies, and with models that
-//! misbehave. No network.
+//! The builders of `truing build`, each with a writer and a checker that answer from a file of replies, and with
+//! models that misbehave. No network.
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod constraints;

@@ -126,11 +126,15 @@ fn rows_with_reference_answers_are_expanded() {
     let folder = folder();
     let rows = replies()
         .into_iter()
-        .map(|reply| json!({"question": reply["problem"], "answer": format!("#### {}", reply["answer"].as_str().unwrap())}))
+        .map(|reply| {
+            let answer = format!("#### {}", reply["answer"].as_str().unwrap());
+            json!({"question": reply["problem"], "answer": answer})
+        })
         .chain([json!({"question": "What is love?", "answer": "?"}), json!({"question": "How many?"})])
         .map(|row| row.to_string() + "\n");
     fs::write(folder.path().join("problems.jsonl"), rows.collect::<String>()).unwrap();
-    let recipe = "stage = \"build\"\nability = \"mathematics\"\noutput_dir = \"built\"\n[[data]]\npath = \"problems.jsonl\"\n";
+    let data = "[[data]]\npath = \"problems.jsonl\"\n";
+    let recipe = format!("stage = \"build\"\nability = \"mathematics\"\noutput_dir = \"built\"\n{data}");
     let (writer, checker) = (writer(), checker());
     let recipe = format!("{recipe}{MODELS}");
     let built = setup::run(folder.path(), &recipe, vec![writer.open(), checker.open()]).unwrap();

@@ -106,7 +106,7 @@ pub(super) static QUESTIONS: &[ConstraintType] = &[
             ],
         ],
         [
-            "Does the response name at least {n_figures} numbers, amounts, dates or shares that matter for the subject?",
+            "Does the response name at least {n_figures} numbers, amounts, dates or shares that matter here?",
             "回答是否提到了至少{n_figures}个与主题有关的数字、数量、日期或比例？",
         ],
         &[],

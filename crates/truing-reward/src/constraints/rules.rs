@@ -1,5 +1,5 @@
-//! The types that a program checks: each is an instruction of IFEval. `detectable_format:constrained_response`, the types of
-//! letter case and that of letters exist in English alone.
+//! The types that a program checks: each is an instruction of IFEval. `detectable_format:constrained_response`, the
+//! types of letter case and that of letters exist in English alone.
 
 use super::table::Part::{Amount, Beginning, Case, Commas, Division, Ending, Language, Lists, Prose};
 use super::table::{ConstraintGroup, ConstraintType, Domain, Parameter, Part, TypeCheck};
@@ -195,12 +195,12 @@ pub(super) static RULES: &[ConstraintType] = &[
         ],
         [
             &[
-                "Write {num_paragraphs} paragraphs with an empty line between them; paragraph {nth_paragraph} starts with the \
-                 word \"{first_word}\".",
-                "Use {num_paragraphs} paragraphs, separated by one blank line, and begin paragraph {nth_paragraph} with \
-                 \"{first_word}\".",
-                "The response has {num_paragraphs} paragraphs with blank lines between them. The first word of paragraph \
-                 {nth_paragraph} is \"{first_word}\".",
+                "Write {num_paragraphs} paragraphs with an empty line between them; paragraph {nth_paragraph} starts \
+                 with the word \"{first_word}\".",
+                "Use {num_paragraphs} paragraphs, separated by one blank line, and begin paragraph {nth_paragraph} \
+                 with \"{first_word}\".",
+                "The response has {num_paragraphs} paragraphs with blank lines between them. The first word of \
+                 paragraph {nth_paragraph} is \"{first_word}\".",
             ],
             &[
                 "写{num_paragraphs}段，段间空一行，第{nth_paragraph}段以“{first_word}”开头。",
@@ -221,8 +221,8 @@ pub(super) static RULES: &[ConstraintType] = &[
             &[
                 "Include exactly {num_bullets} bullet points in markdown, such as \"* This is a point.\"",
                 "Use a markdown list with exactly {num_bullets} bullets, each starting with \"* \".",
-                "There must be {num_bullets} bullet points in the response, no more and no fewer, each on a line that begins \
-                 with \"* \".",
+                "There must be {num_bullets} bullet points in the response, no more and no fewer, each on a line that \
+                 begins with \"* \".",
             ],
             &[
                 "恰好使用{num_bullets}个Markdown列表项，每项以“* ”开头。",
@@ -307,10 +307,10 @@ pub(super) static RULES: &[ConstraintType] = &[
         ],
         [
             &[
-                "Divide the response into {num_sections} sections and mark the beginning of each with {section_spliter} X, such \
-                 as {section_spliter} 1.",
-                "Use at least {num_sections} sections with headings \"{section_spliter} 1\", \"{section_spliter} 2\" and so on.",
-                "The response has {num_sections} sections. Number their headings: {section_spliter} 1, {section_spliter} 2, ...",
+                "Divide the response into {num_sections} sections and mark the beginning of each with \
+                 {section_spliter} X, such as {section_spliter} 1.",
+                "Use at least {num_sections} sections with the headings {section_spliter} 1, {section_spliter} 2, ...",
+                "The response has {num_sections} sections. Number them: {section_spliter} 1, {section_spliter} 2, ...",
             ],
             &[
                 "把回答分成{num_sections}个部分，每个部分开头写上“第1{section_spliter}”“第2{section_spliter}”这样的标题。",
@@ -432,7 +432,7 @@ pub(super) static RULES: &[ConstraintType] = &[
             &[
                 "Include at least {num_placeholders} placeholders in square brackets, such as [address].",
                 "Leave {num_placeholders} or more places to fill in, each written like [name].",
-                "There must be no fewer than {num_placeholders} placeholders, represented by square brackets like [date].",
+                "There must be no fewer than {num_placeholders} placeholders in square brackets like [date].",
             ],
             &[
                 "至少包含{num_placeholders}个用方括号表示的占位符，例如[地址]。",
@@ -451,8 +451,8 @@ pub(super) static RULES: &[ConstraintType] = &[
         &[],
         [
             &[
-                "Answer with one of these sentences: \"My answer is yes.\", \"My answer is no.\", \"My answer is maybe.\"",
-                "Choose exactly one as the answer: \"My answer is yes.\" or \"My answer is no.\" or \"My answer is maybe.\"",
+                "Answer with one of these: \"My answer is yes.\", \"My answer is no.\", \"My answer is maybe.\"",
+                "Choose exactly one: \"My answer is yes.\" or \"My answer is no.\" or \"My answer is maybe.\"",
                 "The response has to be \"My answer is yes.\", \"My answer is no.\" or \"My answer is maybe.\"",
             ],
             &[],

@@ -66,8 +66,8 @@ pub(super) enum TypeCheck {
     Question([&'static str; 2]),
 }
 
-/// A value that differs between constraints of a type. Its name is that of the instruction's setting, and of its place in
-/// the wordings.
+/// A value that differs between constraints of a type. Its name is that of the instruction's setting, and of its
+/// place in the wordings.
 #[derive(Debug)]
 pub(super) struct Parameter {
     pub(super) name: &'static str,

@@ -112,6 +112,9 @@ fn print(summary: &BuildSummary, context: &Context) -> anyhow::Result<()> {
     let printer = context.printer;
     let mut table = Table::new(&[("fate", Align::Left), ("rows", Align::Right)]);
     table.row(["kept".to_owned(), summary.n_kept.to_string()]);
+    for (reason, n) in &summary.without_response {
+        table.row([format!("kept without a response: {reason}"), n.to_string()]);
+    }
     for (reason, n) in &summary.dropped {
         table.row([format!("dropped: {reason}"), n.to_string()]);
     }
