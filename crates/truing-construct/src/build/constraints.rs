@@ -117,7 +117,8 @@ impl ConstraintsConfig {
         let is_left =
             |locale| self.allowed(locale).iter().any(|of_type| !self.with_rule || of_type.is_rule());
         if ![Locale::En, Locale::Zh].into_iter().all(is_left) {
-            let expected = "groups with a type that is left in both languages (one for programs, if `with_rule` is set)";
+            let expected =
+                "groups with a type that is left in both languages (one for programs, if `with_rule` is set)";
             return bad("constraints.groups", format!("{:?}", self.groups), expected);
         }
         Ok(())

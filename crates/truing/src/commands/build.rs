@@ -4,7 +4,9 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use truing_construct::build::{BUILDERS, BuildOutcome, BuildPlan, BuildStage, BuildSummary, BuilderInfo};
+use truing_construct::build::{
+    BUILDERS, BuildOutcome, BuildPlan, BuildStage, BuildSummary, BuilderInfo, Coverage, CoverageRow,
+};
 use truing_stages::{StageError, StagePlan};
 
 use super::judging::{self, share};
@@ -14,8 +16,8 @@ use crate::outcome::Outcome;
 use crate::printer::clean_path;
 use crate::table::{Align, Table};
 
-/// Kinds without a row, as printed; `summary.json` has all.
-const MAX_KINDS: usize = 10;
+/// Kinds of rows, as printed; `summary.json` has all.
+const MAX_KINDS: usize = 12;
 
 /// Arguments of `truing build`.
 #[derive(Debug, Args)]
@@ -132,20 +134,36 @@ fn print(summary: &BuildSummary, context: &Context) -> anyhow::Result<()> {
         recheck.n_checked
     ))?;
     if let Some(covered) = coverage.covered_share {
-        let missing: Vec<&str> =
-            coverage.kinds.iter().filter(|row| row.n_kept == 0).map(|row| row.kind.as_str()).collect();
-        let more = if missing.len() > MAX_KINDS { ", ..." } else { "" };
-        let missing = missing.iter().take(MAX_KINDS).copied().collect::<Vec<_>>().join(", ");
-        let missing = if missing.is_empty() { missing } else { format!("; without a row: {missing}{more}") };
-        printer.line(format_args!(
-            "{:.0} % of {} kinds have a row{missing}",
-            100.0 * covered,
-            coverage.kinds.len()
-        ))?;
+        print_coverage(coverage, context)?;
+        let n_kinds = coverage.kinds.len();
+        printer.line(format_args!("{:.0} % of {n_kinds} kinds have a row", 100.0 * covered))?;
     }
     printer.line(format_args!(
         "largest share of one task template: {:.1} %",
         100.0 * summary.largest_template_share
     ))?;
+    Ok(())
+}
+
+/// The kinds that have the fewest rows.
+fn print_coverage(coverage: &Coverage, context: &Context) -> anyhow::Result<()> {
+    let right = Align::Right;
+    let mut table =
+        Table::new(&[("kind", Align::Left), ("target", right), ("begun", right), ("kept", right)]);
+    let mut kinds: Vec<&CoverageRow> = coverage.kinds.iter().collect();
+    kinds.sort_by_key(|row| row.n_kept);
+    for row in kinds.iter().take(MAX_KINDS) {
+        let target = row.target.map_or_else(|| "-".to_owned(), |target| target.to_string());
+        table.row([row.kind.clone(), target, row.n_begun.to_string(), row.n_kept.to_string()]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
+    }
+    let n_more = kinds.len().saturating_sub(MAX_KINDS);
+    if n_more > 0 {
+        context
+            .printer
+            .line(format_args!("{n_more} more kinds with as many rows or more: `summary.json`"))?;
+    }
     Ok(())
 }
