@@ -49,6 +49,8 @@ pub struct Unit {
     pub language: Language,
     /// The seed's place; `None` where there is no seed.
     pub source: Option<PromptSource>,
+    /// Columns of the seed that the row keeps.
+    pub kept: Map<String, Value>,
     /// What the row counts for in the coverage table.
     pub kinds: Vec<String>,
     /// Why nothing is asked about it.
@@ -213,6 +215,7 @@ mod tests {
             text: "x".into(),
             language: Language::En,
             source: None,
+            kept: Map::new(),
             kinds: Vec::new(),
             dropped,
         };

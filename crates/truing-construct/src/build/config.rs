@@ -40,6 +40,10 @@ pub struct BuildConfig {
     pub n_rows: Option<usize>,
     /// Longer seed rows are dropped.
     pub max_prompt_characters: usize,
+    /// Columns of the seed rows that built rows keep, for instance `["id", "labels.ability"]`. A name that the builder uses
+    /// itself is not overwritten.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep_columns: Vec<String>,
     /// Sampling temperature of the writer. The checker is asked at 0.
     pub temperature: f32,
     /// Maximum tokens of a reply, reasoning included.
@@ -85,6 +89,7 @@ impl Default for BuildConfig {
             seed: 0,
             n_rows: None,
             max_prompt_characters: 6000,
+            keep_columns: Vec::new(),
             temperature: 0.7,
             max_new_tokens: 2048,
             max_attempts: 3,

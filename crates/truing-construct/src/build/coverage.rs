@@ -66,6 +66,7 @@ mod tests {
             text: String::new(),
             language: Language::En,
             source: None,
+            kept: serde_json::Map::new(),
             kinds: kinds.iter().map(ToString::to_string).collect(),
             dropped,
         };

@@ -6,7 +6,7 @@ use truing_data::read_prompts;
 use truing_eval::bundled::BUNDLED;
 use truing_prompts::decontamination::{DecontaminationOptions, EvaluationIndex};
 use truing_prompts::duplicates::ExactDuplicates;
-use truing_run::rows::prompt_text;
+use truing_run::rows::{prompt_text, value_at};
 use truing_run::{DataReport, PromptSource};
 use truing_stages::StageError;
 use truing_types::{Event, EventSink, Role};
@@ -27,6 +27,8 @@ pub struct SeedRow {
     pub language: Language,
     /// Every field of the row.
     pub columns: Map<String, Value>,
+    /// Fields that the built row keeps.
+    pub kept: Map<String, Value>,
     /// Where it stands.
     pub source: PromptSource,
     /// Why it is not used.
@@ -40,6 +42,7 @@ impl SeedRow {
             text: self.text.clone(),
             language: self.language,
             source: Some(self.source.clone()),
+            kept: self.kept.clone(),
             kinds,
             dropped: self.dropped.clone(),
         }
@@ -78,8 +81,9 @@ impl BuildInputs {
                 let text = prompt_text(&row.prompt);
                 let language = Language::of(&text);
                 let source = PromptSource::of(&origin);
+                let kept = kept_columns(&config.keep_columns, &row.columns);
                 let dropped = (!is_single_turn).then(|| Dropped::new(SEED, "not a single turn of a user"));
-                seeds.push(SeedRow { text, language, columns: row.columns, source, dropped });
+                seeds.push(SeedRow { text, language, columns: row.columns, kept, source, dropped });
             }
             report.end_source(&rows);
             events.emit(Event::Progress { done: seeds.len() as u64, note: String::new() });
@@ -91,6 +95,12 @@ impl BuildInputs {
         evaluation_report.warn("the evaluations", events);
         Ok(Self { seeds, evaluations, report, evaluation_report })
     }
+}
+
+/// The columns of some names that a row has; `a.b` names nested fields.
+fn kept_columns(names: &[String], columns: &Map<String, Value>) -> Map<String, Value> {
+    let values = names.iter().filter_map(|name| Some((name.clone(), value_at(columns, name)?.clone())));
+    values.collect()
 }
 
 fn read_evaluations(config: &BuildConfig) -> Result<(EvaluationIndex, DataReport), StageError> {
@@ -147,6 +157,7 @@ mod tests {
             text: text.into(),
             language: Language::of(text),
             columns: Map::new(),
+            kept: Map::new(),
             source: PromptSource { path: "a.jsonl".into(), line: 1 },
             dropped: None,
         }

@@ -187,6 +187,7 @@ fn new_problems(
             text: point.names[language as usize].clone(),
             language,
             source: None,
+            kept: Map::new(),
             kinds: vec![point.id.clone()],
             dropped: None,
         });

@@ -370,6 +370,7 @@ mod tests {
             text: text.into(),
             language: Language::of(text),
             columns: Map::new(),
+            kept: Map::new(),
             source: PromptSource { path: "texts.jsonl".into(), line: 1 },
             dropped: None,
         }

@@ -247,7 +247,8 @@ fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Vec<Map<String, Value>>, 
     let (mut rows, mut prompts) = (Vec::new(), Vec::new());
     for (unit, built) in plan.job.units().iter().zip(built) {
         let Ok(BuiltRow { prompt, response, has_reward_columns, columns, .. }) = built else { continue };
-        let mut common = Map::from_iter([
+        let mut common = unit.kept.clone();
+        common.extend([
             ("ability".to_owned(), json!(plan.builder.name)),
             ("language".to_owned(), json!(unit.language)),
         ]);
@@ -258,13 +259,19 @@ fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Vec<Map<String, Value>>, 
                 { "role": "user", "content": prompt },
                 { "role": "assistant", "content": response },
             ]);
-            rows.push(std::iter::once(("messages".to_owned(), messages)).chain(common.clone()).collect());
+            rows.push(with_first("messages", messages, common.clone()));
         }
         if *has_reward_columns {
-            prompts.push(std::iter::once(("prompt".to_owned(), json!(prompt))).chain(common).collect());
+            prompts.push(with_first("prompt", json!(prompt), common));
         }
     }
     (rows, prompts)
+}
+
+/// A row that begins with its turns; those of its seed are not written beside them.
+fn with_first(name: &str, value: Value, mut others: Map<String, Value>) -> Map<String, Value> {
+    others.retain(|key, _| key != "messages" && key != "prompt");
+    std::iter::once((name.to_owned(), value)).chain(others).collect()
 }
 
 fn summarise(
@@ -302,6 +309,9 @@ fn summarise(
             100.0 * share,
             recheck.n_checked
         ));
+    }
+    if plan.config.checker.is_none() {
+        summary.warnings.push("the writer checked its own rows; `[checker]` names another model".into());
     }
     let n_uncovered = summary.coverage.kinds.iter().filter(|row| row.n_kept == 0).count();
     if n_uncovered > 0 {

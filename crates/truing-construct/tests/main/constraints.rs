@@ -16,6 +16,7 @@ pub(crate) const RECIPE: &str = r#"
 stage = "build"
 ability = "constraints"
 output_dir = "built"
+keep_columns = ["row.id", "prompt", "language"]
 [constraints]
 groups = ["position", "structure"]
 max_constraints = 3
@@ -50,7 +51,8 @@ const POSTSCRIPTS: [&str; 4] = ["P.S.", "P.P.S", "附：", "又及："];
 
 pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let rows = replies().into_iter().map(|reply| json!({"prompt": reply["prompt"]}).to_string() + "\n");
+    let row = |(id, reply): (usize, Value)| json!({"prompt": reply["prompt"], "row": {"id": id}});
+    let rows = replies().into_iter().enumerate().map(|reply| row(reply).to_string() + "\n");
     fs::write(folder.path().join("prompts.jsonl"), rows.collect::<String>()).unwrap();
     folder
 }
@@ -122,6 +124,7 @@ fn recorded_replies_make_rows_that_pass_the_check() {
     let row = &built.rows[0];
     assert_eq!((row["ability"].as_str(), row["language"].as_str()), (Some("constraints"), Some("en")));
     assert_eq!(row["messages"][1]["role"], "assistant");
+    assert_eq!((&row["row.id"], row.get("prompt")), (&json!(0), None), "kept, but no second prompt");
     let prompt = &built.prompts[0];
     let ids = prompt["instruction_id_list"].as_array().unwrap();
     assert!(!ids.is_empty(), "`with_rule` gives every prompt a rule");
