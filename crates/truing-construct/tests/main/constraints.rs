@@ -2,12 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
-use truing_run::Ended;
 
 use crate::scripted::Scripted;
 use crate::setup::{self, MODELS, all_yes, last};
@@ -86,7 +83,7 @@ fn respond(prompt: &str) -> String {
 }
 
 /// Adds the constraints in their order, without numbers, and answers.
-fn writer() -> Scripted {
+pub(crate) fn writer() -> Scripted {
     Scripted::new(|text| {
         if !text.contains("<constraints>") {
             return Ok(respond(text));
@@ -98,7 +95,7 @@ fn writer() -> Scripted {
 }
 
 /// Finds everything in order.
-fn checker() -> Scripted {
+pub(crate) fn checker() -> Scripted {
     Scripted::new(|text| Ok(all_yes(n_questions(text))))
 }
 
@@ -186,33 +183,6 @@ fn prompts_that_the_checker_rejects_are_dropped_and_responses_that_break_a_rule_
         summary.without_response.iter().map(|(reason, n)| (reason.as_str(), *n)).collect();
     assert_eq!(reasons, [("no response follows every rule", summary.n_prompts)]);
     assert_eq!(built.fates[1].detail.as_deref(), Some("no response follows every rule"));
-}
-
-#[test]
-fn a_run_that_is_stopped_goes_on_and_asks_nothing_twice() {
-    let folder = folder();
-    let (cache, stop, n_asked) =
-        (folder.path().join("c.sqlite"), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let (raised, counted, rule) = (Arc::clone(&stop), Arc::clone(&n_asked), writer());
-    let model = Scripted::new(move |text| {
-        let n = counted.fetch_add(1, Ordering::SeqCst) + 1;
-        // In the middle of the answers, once.
-        if n == replies().len() + 5 {
-            raised.store(true, Ordering::SeqCst);
-        }
-        rule.answer(text)
-    });
-    let models = || vec![model.cached(&cache), checker().cached(&cache)];
-    let ended = setup::run_until(folder.path(), &recipe(), models(), &stop).unwrap();
-    assert!(matches!(ended, Ended::Interrupted { .. }), "{ended:?}");
-    assert!(!folder.path().join("built/rows.jsonl").exists());
-    stop.store(false, Ordering::SeqCst);
-    let built = setup::run(folder.path(), &recipe(), models()).unwrap();
-    let asked = model.asked();
-    assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), asked.len(), "something was asked twice");
-    let n_first = n_asked.load(Ordering::SeqCst);
-    let again = setup::run(folder.path(), &recipe(), models()).unwrap();
-    assert_eq!((n_asked.load(Ordering::SeqCst), again.rows), (n_first, built.rows));
 }
 
 #[test]

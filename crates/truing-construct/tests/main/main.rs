@@ -5,6 +5,7 @@
 mod constraints;
 mod mathematics;
 mod misbehaviour;
+mod resumes;
 mod reversal;
 #[path = "../../../truing-stages/tests/main/scripted.rs"]
 #[allow(dead_code, reason = "shared with the tests of truing-stages, which use all of it")]

@@ -44,7 +44,7 @@ fn is_new_problem(text: &str) -> bool {
 }
 
 /// Writes the recorded problem of the knowledge point, and its recorded solution.
-fn writer() -> Scripted {
+pub(crate) fn writer() -> Scripted {
     Scripted::new(|text| {
         if !is_new_problem(text) {
             return Ok(reply_with("problem", text)["solution"].as_str().unwrap().to_owned());
@@ -57,7 +57,7 @@ fn writer() -> Scripted {
 }
 
 /// Solves every problem on its own.
-fn checker() -> Scripted {
+pub(crate) fn checker() -> Scripted {
     Scripted::new(|text| Ok(reply_with("problem", text)["solution"].as_str().unwrap().to_owned()))
 }
 

@@ -36,13 +36,20 @@ fn recipe() -> String {
 }
 
 /// The recorded prompt, with the measured properties as they are listed.
-fn writer() -> Scripted {
+pub(crate) fn writer() -> Scripted {
     Scripted::new(|text| {
         let replies = replies();
         let reply = replies.iter().find(|reply| text.contains(reply["text"].as_str().unwrap())).unwrap();
         let listed = last(text, "constraints").lines().filter_map(|line| line.split_once(". "));
         let listed: Vec<&str> = listed.map(|(_, sentence)| sentence).collect();
         Ok(format!("<prompt>\n{} {}\n</prompt>", reply["prompt"].as_str().unwrap(), listed.join(" ")))
+    })
+}
+
+/// Finds every text rich, and nothing missing in any prompt.
+pub(crate) fn checker() -> Scripted {
+    Scripted::new(|text| {
+        Ok(if is_inspection(text) { "<missing>\n</missing>\n[[9]]" } else { "Rich. [[9]]" }.to_owned())
     })
 }
 
@@ -53,9 +60,7 @@ fn is_inspection(text: &str) -> bool {
 #[test]
 fn recorded_replies_make_rows_that_pass_the_check() {
     let folder = folder();
-    let checker = Scripted::new(|text| {
-        Ok(if is_inspection(text) { "<missing>\n</missing>\n[[9]]" } else { "Rich. [[9]]" }.to_owned())
-    });
+    let checker = checker();
     let built = setup::run(folder.path(), &recipe(), vec![writer().open(), checker.open()]).unwrap();
     let summary = &built.outcome.summary;
     let n = replies().len();
