@@ -175,6 +175,7 @@ impl BuildConfig {
     /// When a setting is missing or invalid.
     pub fn check(&self) -> Result<(), StageError> {
         let builder = self.builder()?;
+        self.check_tables(builder.name)?;
         require_output_dir(&self.output_dir, "a folder for the rows")?;
         if builder.works_without_data {
             let expected = "the number of rows to make, where there is no [[data]]";
@@ -195,7 +196,6 @@ impl BuildConfig {
         require(threshold > 0.0 && threshold <= 1.0, || {
             ("near_duplicate_threshold", threshold.to_string(), "above 0, at most 1")
         })?;
-        self.check_tables(builder.name)?;
         let sources = self.data.iter().chain(&self.evaluation_data);
         for source in sources {
             source.in_folder(&self.data_dir).check_as::<PromptRow>()?;
@@ -225,5 +225,46 @@ impl BuildConfig {
             mathematics.check()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use truing_run::recipe::Scope;
+
+    const RECIPE: &str = "stage = \"build\"\nability = \"mathematics\"\noutput_dir = \"o\"\nn_rows = 4\n\
+        [mathematics]\nknowledge_points = \"points.toml\"\n\
+        [writer.server]\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n";
+
+    fn read(changes: &[&str]) -> BuildConfig {
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        BuildConfig::from_toml(RECIPE, Path::new("/recipes/build.toml"), &changes).unwrap()
+    }
+
+    #[test]
+    fn settings_declare_what_they_decide() {
+        assert_eq!(BuildConfig::unknown_declarations(), [""; 0]);
+        let before = read(&[]).decisive(Scope::Resume);
+        for change in ["output_dir=x", "data_dir=x", "max_failures_in_a_row=9", "writer.cache=x"] {
+            assert_eq!(read(&[change]).decisive(Scope::Resume), before, "{change}");
+        }
+        for change in ["n_rows=5", "seed=1", "mathematics.max_solutions=1", "max_template_share=0.1"] {
+            assert_ne!(read(&[change]).decisive(Scope::Resume), before, "{change}");
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_recipe_and_models_share_a_cache() {
+        let config = read(&[]);
+        let points = config.mathematics.as_ref().and_then(|one| one.knowledge_points.as_deref());
+        assert_eq!(points, Some(Path::new("/recipes/points.toml")));
+        assert_eq!(config.output_dir, Path::new("/recipes/o"));
+        let cache = cfg!(feature = "cache").then(|| PathBuf::from("/recipes/o/replies.sqlite"));
+        assert_eq!(config.writer.cache, cache);
+        config.check().unwrap();
+        let error = |change: &str| read(&[change]).check().unwrap_err().to_string();
+        assert!(error("ability=").starts_with("missing setting `ability`"));
+        assert!(error("ability=reversal").contains("`mathematics` is given"));
     }
 }
