@@ -21,6 +21,7 @@ mod coverage;
 mod inputs;
 mod mathematics;
 mod plan;
+mod responding;
 mod reversal;
 mod run;
 mod texts;

@@ -5,17 +5,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use truing_ask::judging::{Asker, reason};
 use truing_ask::pas::questions::request;
 use truing_stages::StageError;
-use truing_types::{EventSink, SamplingOptions};
+use truing_types::{EventSink, Message, Role, SamplingOptions};
 
 use super::config::BuildConfig;
 
 /// One question to a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
+    /// The system message, where there is one.
+    pub system: Option<String>,
     /// The user's turn.
     pub text: String,
     /// Added to the recipe's seed, so that the same question can have several answers.
     pub variation: u64,
+}
+
+impl Question {
+    /// A question without a system message.
+    #[must_use]
+    pub fn new(text: String, variation: u64) -> Self {
+        Self { system: None, text, variation }
+    }
 }
 
 /// The models of a run. Both answer many questions of one phase at a time.
@@ -53,10 +63,14 @@ impl Asking<'_> {
         read: impl Fn(usize, &str) -> Option<V>,
     ) -> Result<Vec<Result<V, String>>, StageError> {
         let config = self.config;
-        let requests = questions.into_iter().map(|Question { text, variation }| {
+        let requests = questions.into_iter().map(|Question { system, text, variation }| {
             let seed = config.seed.wrapping_add(variation);
             let sampling = SamplingOptions { temperature: config.temperature, seed, ..sampling(config) };
-            request(text, sampling)
+            let mut request = request(text, sampling);
+            if let Some(system) = system {
+                request.conversation.messages.insert(0, Message::new(Role::System, system));
+            }
+            request
         });
         let answers = self.writer.ask(phase, requests.collect(), reminder, read, &mut *self.events)?;
         Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())

@@ -18,11 +18,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use truing_ask::pas::Language;
-use truing_reward::asking::fill_in;
-use truing_reward::checklist::{CHECKLIST_PROMPT, numbered, read_verdicts};
-use truing_reward::constraints::{
-    Constraint, ConstraintCheck, ConstraintGroup, ConstraintType, columns, draw_types,
-};
+use truing_reward::checklist::{numbered, read_verdicts};
+use truing_reward::constraints::{Constraint, ConstraintGroup, ConstraintType, columns, draw_types};
 use truing_reward::verifiers::ifeval::{Locale, Mode, check_row};
 use truing_run::RunError;
 use truing_run::checks::require_counts;
@@ -33,6 +30,7 @@ use super::asking::{Asking, Question};
 use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
 use super::config::BuildConfig;
 use super::inputs::SeedRow;
+use super::responding::{Prompt, Response, VERDICTS, questions_of, respond};
 use super::texts::{PromptText, prompt_text, tagged};
 
 /// How the builder is listed.
@@ -52,13 +50,6 @@ const PROMPT: (&str, &str) = (
     "a prompt",
     "Your reply does not have the new prompt between <prompt> and </prompt>. Write only that, with the tags.",
 );
-const VERDICTS: (&str, &str) = (
-    "a verdict on each question",
-    "Your reply does not end with one verdict for each question. Write only YES or NO for each, in order, separated by \
-     commas, in double brackets.",
-);
-const RESPONSE: (&str, &str) = ("a response", "Your reply is empty. Answer the request.");
-
 /// The table `[constraints]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -141,9 +132,6 @@ pub(super) fn locale_of(language: Language) -> Locale {
         Language::Zh => Locale::Zh,
     }
 }
-
-/// A response that fulfils every constraint of its prompt, or why there is none yet.
-type Response = Result<String, String>;
 
 /// Units with the constraints that were drawn for each.
 #[derive(Debug)]
@@ -241,7 +229,7 @@ impl ConstraintsJob {
             }
             return Ok(prompts);
         }
-        let question = |&idx: &usize| Question { text: self.add_question(idx), variation: 0 };
+        let question = |&idx: &usize| Question::new(self.add_question(idx), 0);
         let questions = places.iter().map(question).collect();
         let read = |_: usize, reply: &str| tagged(reply, "prompt").map(str::to_owned);
         let answers = asking.write("adding constraints to prompts", questions, PROMPT, read)?;
@@ -289,62 +277,9 @@ impl ConstraintsJob {
         Ok(())
     }
 
-    /// One round of responses for the open units without one.
-    fn respond(
-        &self,
-        round: u64,
-        prompts: &[String],
-        responses: &mut [Response],
-        asking: &mut Asking<'_>,
-        fates: &Fates,
-    ) -> Result<(), StageError> {
-        let places: Vec<usize> = fates.open().into_iter().filter(|&idx| responses[idx].is_err()).collect();
-        let question = |&idx: &usize| Question { text: prompts[idx].clone(), variation: round };
-        let questions = places.iter().map(question).collect();
-        let read = |_: usize, reply: &str| Some(reply.trim().to_owned()).filter(|text| !text.is_empty());
-        let answers = asking.write("answering the prompts", questions, RESPONSE, read)?;
-        let mut to_judge: Vec<(usize, String)> = Vec::new();
-        for (idx, answer) in places.into_iter().zip(answers) {
-            let constraints = &self.constraints[idx];
-            match answer {
-                Ok(response)
-                    if constraints.iter().any(|one| one.is_followed_by(&response) == Some(false)) =>
-                {
-                    responses[idx] = Err("no response follows every rule".into());
-                }
-                Ok(response) if questions_of(constraints).is_empty() => responses[idx] = Ok(response),
-                Ok(response) => to_judge.push((idx, response)),
-                Err(reason) => responses[idx] = Err(format!("no response: {reason}")),
-            }
-        }
-        self.judge(to_judge, prompts, responses, asking)
-    }
-
-    /// Asks the checker the questions about some responses.
-    fn judge(
-        &self,
-        to_judge: Vec<(usize, String)>,
-        prompts: &[String],
-        responses: &mut [Response],
-        asking: &mut Asking<'_>,
-    ) -> Result<(), StageError> {
-        let texts = to_judge.iter().map(|(idx, response)| self.checklist(*idx, &prompts[*idx], response));
-        let n_questions = |at: usize| questions_of(&self.constraints[to_judge[at].0]).len();
-        let read = |at: usize, reply: &str| read_verdicts(reply, n_questions(at));
-        let verdicts = asking.check("checking responses", texts.collect(), VERDICTS, read)?;
-        for ((idx, response), verdicts) in to_judge.into_iter().zip(verdicts) {
-            responses[idx] = match verdicts {
-                Ok(verdicts) if verdicts.iter().all(|is_yes| *is_yes) => Ok(response),
-                Ok(_) => Err("no response fulfils the checklist".into()),
-                Err(reason) => Err(format!("no verdict on a response: {reason}")),
-            };
-        }
-        Ok(())
-    }
-
-    fn checklist(&self, idx: usize, prompt: &str, response: &str) -> String {
-        let list = numbered(questions_of(&self.constraints[idx]));
-        fill_in(CHECKLIST_PROMPT, &[("question", prompt), ("answer", response), ("checklist", &list)])
+    /// What is answered, and what its response has to fulfil.
+    fn prompt<'a>(&'a self, idx: usize, text: &'a str) -> Prompt<'a> {
+        Prompt { system: None, text, constraints: &self.constraints[idx] }
     }
 
     fn row(&self, idx: usize, prompt: &str, response: Response) -> BuiltRow {
@@ -357,17 +292,6 @@ impl ConstraintsJob {
         };
         BuiltRow { prompt: prompt.to_owned(), response, no_response, has_reward_columns: true, columns }
     }
-}
-
-/// The questions of constraints that a judge checks.
-fn questions_of(constraints: &[Constraint]) -> Vec<&str> {
-    let checks = constraints.iter().map(|constraint| &constraint.check);
-    checks
-        .filter_map(|check| match check {
-            ConstraintCheck::Question { question } => Some(question.as_str()),
-            ConstraintCheck::Rule { .. } => None,
-        })
-        .collect()
 }
 
 /// Values of constraints that a prompt does not name.
@@ -448,7 +372,7 @@ impl Job for ConstraintsJob {
         add("answering", n.min(n * rounds), n * rounds, rounds * sum(&length));
         let n_checked = sum(&has_questions);
         // The response is not known; its tokens are those of the completions.
-        let bytes = sum(&|idx| has_questions(idx) * (self.checklist(idx, "", "").len() + length(idx)));
+        let bytes = sum(&|idx| has_questions(idx) * (self.prompt(idx, "").checklist("").len() + length(idx)));
         add("checking responses", n_checked.min(n_checked * rounds), n_checked * rounds, rounds * bytes);
         calls
     }
@@ -460,13 +384,11 @@ impl Job for ConstraintsJob {
             return Ok(None);
         }
         self.validate(&prompts, asking, &mut fates)?;
-        let mut responses: Vec<Response> = vec![Err("none was asked for".into()); self.units.len()];
-        for round in 0..self.settings.responses as u64 {
-            if asking.is_stopped() {
-                return Ok(None);
-            }
-            self.respond(round, &prompts, &mut responses, asking, &fates)?;
-        }
+        let places = 0..self.units.len();
+        let asked: Vec<Prompt<'_>> = places.map(|idx| self.prompt(idx, &prompts[idx])).collect();
+        let Some(responses) = respond(&asked, self.settings.responses, &fates, asking)? else {
+            return Ok(None);
+        };
         Ok(Some(fates.finish(|idx| Ok(self.row(idx, &prompts[idx], responses[idx].clone())))))
     }
 

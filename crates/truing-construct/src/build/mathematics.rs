@@ -248,7 +248,7 @@ impl MathematicsJob {
         };
         let number = (variant + 1).to_string();
         let values = [("{level}", level), ("{point}", name), ("{variant}", number.as_str())];
-        Question { text: PROBLEM.fill(language, &values), variation: variant as u64 }
+        Question::new(PROBLEM.fill(language, &values), variant as u64)
     }
 
     fn solve_question(&self, idx: usize, problem: &str) -> String {
@@ -323,8 +323,7 @@ impl MathematicsJob {
     ) -> Result<(), StageError> {
         let is_unsolved = |idx: &usize| works[*idx].solution.is_none();
         let places: Vec<usize> = fates.open().into_iter().filter(is_unsolved).collect();
-        let question =
-            |&idx: &usize| Question { text: self.solution_question(idx, &works[idx]), variation: round };
+        let question = |&idx: &usize| Question::new(self.solution_question(idx, &works[idx]), round);
         let questions = places.iter().map(question).collect();
         let read = |_: usize, reply: &str| Some(reply.trim().to_owned()).filter(|text| !text.is_empty());
         let answers = asking.write("writing solutions", questions, SOLUTION_FORM, read)?;

@@ -230,8 +230,7 @@ impl ReversalJob {
     ) -> Result<(), StageError> {
         let is_open = |idx: &usize| !drafts[*idx].is_done();
         let places: Vec<usize> = fates.open().into_iter().filter(is_open).collect();
-        let question =
-            |&idx: &usize| Question { text: self.prompt_question(idx, &drafts[idx]), variation: round };
+        let question = |&idx: &usize| Question::new(self.prompt_question(idx, &drafts[idx]), round);
         let questions = places.iter().map(question).collect();
         let read = |_: usize, reply: &str| tagged(reply, "prompt").map(str::to_owned);
         let answers = asking.write("writing prompts", questions, PROMPT, read)?;
