@@ -24,6 +24,7 @@ mod plan;
 mod responding;
 mod reversal;
 mod run;
+mod system_messages;
 mod texts;
 
 pub use asking::{Asking, Question};
@@ -36,6 +37,7 @@ pub use mathematics::{KnowledgePoint, Level, MathematicsConfig, load_knowledge_p
 pub use plan::BuildPlan;
 pub use reversal::ReversalConfig;
 pub use run::{BuildOutcome, BuildSummary, FateRow, Recheck};
+pub use system_messages::{SystemKind, SystemMessagesConfig};
 
 use std::borrow::Cow;
 

@@ -10,7 +10,7 @@ use truing_stages::StageError;
 use super::asking::Asking;
 use super::config::BuildConfig;
 use super::inputs::SeedRow;
-use super::{constraints, mathematics, reversal};
+use super::{constraints, mathematics, reversal, system_messages};
 
 /// A builder as users meet it.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,8 @@ pub struct BuilderInfo {
 }
 
 /// All builders, in the order in which they are listed.
-pub const BUILDERS: &[BuilderInfo] = &[constraints::INFO, reversal::INFO, mathematics::INFO];
+pub const BUILDERS: &[BuilderInfo] =
+    &[constraints::INFO, reversal::INFO, mathematics::INFO, system_messages::INFO];
 
 impl BuilderInfo {
     /// The builder of an ability.
@@ -85,6 +86,8 @@ impl Dropped {
 /// A row that was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BuiltRow {
+    /// The system message, where there is one.
+    pub system: Option<String>,
     /// The user's turn.
     pub prompt: String,
     /// The assistant's turn; `None` where the row has a prompt alone.
@@ -98,13 +101,13 @@ pub struct BuiltRow {
 }
 
 impl BuiltRow {
-    /// Prompt, response and columns in one object, as [`Job::recheck`] sees them.
+    /// System message, prompt, response and columns in one object, as [`Job::recheck`] sees them.
     #[must_use]
     pub fn record(&self) -> Map<String, Value> {
         let mut record = self.columns.clone();
         record.insert("prompt".into(), self.prompt.clone().into());
-        if let Some(response) = &self.response {
-            record.insert("response".into(), response.clone().into());
+        for (name, text) in [("system", &self.system), ("response", &self.response)] {
+            record.extend(text.as_ref().map(|text| (name.to_owned(), text.clone().into())));
         }
         record
     }
@@ -229,6 +232,7 @@ mod tests {
         });
         fates.drop_unit(2, Dropped::new("later", "not this one"));
         let row = BuiltRow {
+            system: None,
             prompt: "p".into(),
             response: Some("r".into()),
             no_response: None,

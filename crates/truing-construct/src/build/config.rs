@@ -14,17 +14,20 @@ use truing_run::{Recipe, RunError, recipe};
 use truing_stages::StageError;
 use truing_types::{PromptRow, StageName};
 
-use super::{BUILDERS, BuilderInfo, ConstraintsConfig, MathematicsConfig, ReversalConfig};
+use super::{
+    BUILDERS, BuilderInfo, ConstraintsConfig, MathematicsConfig, ReversalConfig, SystemMessagesConfig,
+};
 
-/// One flat table, then `[constraints]`, `[reversal]` or `[mathematics]`, `[[data]]`, `[[evaluation_data]]`,
-/// `[writer]` and `[checker]`.
+/// One flat table, then `[constraints]`, `[reversal]`, `[mathematics]` or `[system_messages]`, `[[data]]`,
+/// `[[evaluation_data]]`, `[writer]` and `[checker]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BuildConfig {
     /// The stage that the recipe configures. Required.
     #[schemars(extend("x-default" = ""))]
     pub stage: StageName,
-    /// The builder: `constraints`, `reversal` or `mathematics`; `truing build list` describes them. Required.
+    /// The builder: `constraints`, `reversal`, `mathematics` or `system_messages`; `truing build list` describes
+    /// them. Required.
     pub ability: String,
     /// Output folder of the run.
     #[schemars(extend("x-decides" = "nothing"))]
@@ -40,8 +43,8 @@ pub struct BuildConfig {
     pub n_rows: Option<usize>,
     /// Longer seed rows are dropped.
     pub max_prompt_characters: usize,
-    /// Columns of the seed rows that built rows keep, for instance `["id", "labels.ability"]`. A name that the builder uses
-    /// itself is not overwritten.
+    /// Columns of the seed rows that built rows keep, for instance `["id", "labels.ability"]`. A name that the
+    /// builder uses itself is not overwritten.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keep_columns: Vec<String>,
     /// Sampling temperature of the writer. The checker is asked at 0.
@@ -68,6 +71,9 @@ pub struct BuildConfig {
     /// Settings of the builder `mathematics`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mathematics: Option<MathematicsConfig>,
+    /// Settings of the builder `system_messages`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_messages: Option<SystemMessagesConfig>,
     /// The seed rows: prompts, texts, or problems with answers.
     pub data: Vec<SourceConfig>,
     /// Evaluation data to decontaminate against, in addition to the evaluation sets in this repository.
@@ -100,6 +106,7 @@ impl Default for BuildConfig {
             constraints: None,
             reversal: None,
             mathematics: None,
+            system_messages: None,
             data: Vec::new(),
             evaluation_data: Vec::new(),
             writer: ChatModelConfig::default(),
@@ -210,6 +217,7 @@ impl BuildConfig {
             ("constraints", self.constraints.is_some()),
             ("reversal", self.reversal.is_some()),
             ("mathematics", self.mathematics.is_some()),
+            ("system_messages", self.system_messages.is_some()),
         ];
         if let Some((key, _)) = given.into_iter().find(|(key, is_given)| *is_given && *key != ability) {
             let expected = format!("no such table, because `ability` is `{ability}`");
@@ -223,6 +231,9 @@ impl BuildConfig {
         }
         if let Some(mathematics) = &self.mathematics {
             mathematics.check()?;
+        }
+        if let Some(system_messages) = &self.system_messages {
+            system_messages.check()?;
         }
         Ok(())
     }

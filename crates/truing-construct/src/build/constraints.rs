@@ -155,7 +155,7 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
     for (place, seed) in seeds.iter().enumerate() {
         let drawn = match seed.dropped {
             Some(_) => Vec::new(),
-            None => draw(&settings, Seed(config.seed), place, locale_of(seed.language), &mut counts),
+            None => draw(&settings, Seed(config.seed), place, seed.language, &mut counts),
         };
         units.push(seed.unit(drawn.iter().map(|constraint| constraint.id.clone()).collect()));
         constraints.push(drawn);
@@ -165,13 +165,14 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
 }
 
 /// Draws the constraints of one prompt; `counts` has how often each type came up.
-fn draw(
+pub(super) fn draw(
     settings: &ConstraintsConfig,
     seed: Seed,
     place: usize,
-    locale: Locale,
+    language: Language,
     counts: &mut BTreeMap<&'static str, usize>,
 ) -> Vec<Constraint> {
+    let locale = locale_of(language);
     let mut generator = seed.generator("constraints", &[place as u64]);
     let mut below = |n: usize| (generator.next_u64() % n.max(1) as u64) as usize;
     let n = 1 + below(settings.max_constraints);
@@ -290,7 +291,8 @@ impl ConstraintsJob {
             Ok(response) => (Some(response), None),
             Err(reason) => (None, Some(reason)),
         };
-        BuiltRow { prompt: prompt.to_owned(), response, no_response, has_reward_columns: true, columns }
+        let prompt = prompt.to_owned();
+        BuiltRow { system: None, prompt, response, no_response, has_reward_columns: true, columns }
     }
 }
 
@@ -422,6 +424,7 @@ mod tests {
         let bullets = of("format.bullets").sample(Locale::En, &mut draw);
         let row = |constraints: &[Constraint], prompt: &str, response: &str| {
             let row = BuiltRow {
+                system: None,
                 prompt: prompt.into(),
                 response: Some(response.into()),
                 no_response: None,

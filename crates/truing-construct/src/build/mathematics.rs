@@ -355,7 +355,7 @@ impl MathematicsJob {
         }
         columns.extend(self.units[idx].kinds.first().map(|id| ("knowledge_point".to_owned(), json!(id))));
         let (prompt, response) = (work.problem, Some(solution));
-        Ok(BuiltRow { prompt, response, no_response: None, has_reward_columns: true, columns })
+        Ok(BuiltRow { system: None, prompt, response, no_response: None, has_reward_columns: true, columns })
     }
 }
 

@@ -62,8 +62,8 @@ pub(super) fn questions_of(constraints: &[Constraint]) -> Vec<&str> {
 /// A response that fulfils every constraint of its prompt, or why there is none yet.
 pub(super) type Response = Result<String, String>;
 
-/// One response to each prompt of an open unit, in at most `n_rounds` rounds; `None` once the run is stopped. `prompts` has
-/// one prompt for each unit.
+/// One response to each prompt of an open unit, in at most `n_rounds` rounds; `None` once the run is stopped.
+/// `prompts` has one prompt for each unit.
 ///
 /// # Errors
 /// When a model refuses everything.

@@ -282,6 +282,7 @@ impl ReversalJob {
         columns.insert("prompt_score".into(), json!(draft.score));
         columns.insert("n_rounds".into(), json!(draft.n_rounds));
         BuiltRow {
+            system: None,
             prompt: draft.prompt.clone(),
             response: Some(unit.text.clone()),
             no_response: None,

@@ -198,9 +198,14 @@ fn screen_rows(plan: &BuildPlan, inputs: &BuildInputs, built: &mut [Built]) -> R
         near_duplicate_threshold: plan.config.near_duplicate_threshold,
         max_template_share: plan.config.max_template_share,
     };
-    let kept = built.iter().flatten();
+    let asked = |row: &BuiltRow| match &row.system {
+        Some(system) => format!("{system}\n\n{}", row.prompt),
+        None => row.prompt.clone(),
+    };
+    let prompts: Vec<String> = built.iter().flatten().map(asked).collect();
+    let kept = built.iter().flatten().zip(&prompts);
     let texts: Vec<RowTexts<'_>> =
-        kept.map(|row| RowTexts { prompt: &row.prompt, response: row.response.as_deref() }).collect();
+        kept.map(|(row, prompt)| RowTexts { prompt, response: row.response.as_deref() }).collect();
     let screened = screen(&texts, &inputs.evaluations, options)?;
     for (one, dropped) in built.iter_mut().filter(|one| one.is_ok()).zip(screened.dropped) {
         if let Some(dropped) = dropped {
@@ -246,7 +251,9 @@ fn fate_rows(units: &[Unit], built: &[Built]) -> Vec<FateRow> {
 fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Vec<Map<String, Value>>, Vec<Map<String, Value>>) {
     let (mut rows, mut prompts) = (Vec::new(), Vec::new());
     for (unit, built) in plan.job.units().iter().zip(built) {
-        let Ok(BuiltRow { prompt, response, has_reward_columns, columns, .. }) = built else { continue };
+        let Ok(BuiltRow { system, prompt, response, has_reward_columns, columns, .. }) = built else {
+            continue;
+        };
         let mut common = unit.kept.clone();
         common.extend([
             ("ability".to_owned(), json!(plan.builder.name)),
@@ -254,15 +261,16 @@ fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Vec<Map<String, Value>>, 
         ]);
         common.extend(columns.clone());
         common.extend(unit.source.as_ref().map(|source| ("source".to_owned(), json!(source))));
-        if let Some(response) = response {
-            let messages = json!([
-                { "role": "user", "content": prompt },
-                { "role": "assistant", "content": response },
-            ]);
-            rows.push(with_first("messages", messages, common.clone()));
-        }
+        let turn = |role: &str, text: &str| json!({ "role": role, "content": text });
+        let mut turns: Vec<Value> = system.iter().map(|system| turn("system", system)).collect();
+        turns.push(turn("user", prompt));
         if *has_reward_columns {
-            prompts.push(with_first("prompt", json!(prompt), common));
+            let asked = if system.is_some() { json!(turns) } else { json!(prompt) };
+            prompts.push(with_first("prompt", asked, common.clone()));
+        }
+        if let Some(response) = response {
+            turns.push(turn("assistant", response));
+            rows.push(with_first("messages", json!(turns), common));
         }
     }
     (rows, prompts)

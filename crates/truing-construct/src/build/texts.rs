@@ -18,7 +18,7 @@ macro_rules! prompt_text {
 pub(super) use prompt_text;
 
 /// Tags that separate data from instructions in the texts.
-const TAGS: [&str; 6] = ["prompt", "constraints", "text", "missing", "problem", "answer"];
+const TAGS: [&str; 7] = ["prompt", "constraints", "text", "missing", "problem", "answer", "system"];
 
 impl PromptText {
     /// Fills `{{name}}` places in one pass, given as `{name}`. Data cannot close the tags around it: `<` of the
@@ -101,7 +101,7 @@ mod tests {
             assert!(page.contains(&block), "docs/build-abilities.md does not repeat {name}");
             n_files += 1;
         }
-        assert_eq!(n_files, 18);
+        assert_eq!(n_files, 24);
     }
 
     #[test]

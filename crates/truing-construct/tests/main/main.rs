@@ -11,3 +11,4 @@ mod reversal;
 #[allow(dead_code, reason = "shared with the tests of truing-stages, which use all of it")]
 mod scripted;
 mod setup;
+mod system_messages;

@@ -8,7 +8,7 @@ use truing_ask::OpenChatModel;
 
 use crate::scripted::Scripted;
 use crate::setup::{self, MODELS, lines};
-use crate::{constraints, mathematics, reversal};
+use crate::{constraints, mathematics, reversal, system_messages};
 
 /// Replies of a model that has lost its way.
 const WRONG: [&str; 9] = [
@@ -24,12 +24,13 @@ const WRONG: [&str; 9] = [
 ];
 
 /// Each builder with its recipe and its folder of data.
-fn builders() -> [(String, TempDir); 3] {
+fn builders() -> [(String, TempDir); 4] {
     let of = |recipe: &str, folder| (format!("{recipe}{MODELS}"), folder);
     [
         of(constraints::RECIPE, constraints::folder()),
         of(reversal::RECIPE, reversal::folder()),
         of(mathematics::RECIPE, mathematics::folder()),
+        of(system_messages::RECIPE, system_messages::folder()),
     ]
 }
 

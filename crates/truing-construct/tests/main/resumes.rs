@@ -1,4 +1,5 @@
-//! A run of each builder that is stopped at any call goes on, asks nothing twice, and ends with the rows of a straight run.
+//! A run of each builder that is stopped at any call goes on, asks nothing twice, and ends with the rows of a
+//! straight run.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use truing_run::Ended;
 
 use crate::scripted::Scripted;
 use crate::setup::{self, MODELS};
-use crate::{constraints, mathematics, reversal};
+use crate::{constraints, mathematics, reversal, system_messages};
 
 /// Calls of the writer after which a run is stopped.
 const STOPS: [usize; 3] = [1, 5, 18];
@@ -22,7 +23,7 @@ struct Builder {
     checker: fn() -> Scripted,
 }
 
-const BUILDERS: [Builder; 3] = [
+const BUILDERS: [Builder; 4] = [
     Builder {
         recipe: constraints::RECIPE,
         folder: constraints::folder,
@@ -40,6 +41,12 @@ const BUILDERS: [Builder; 3] = [
         folder: mathematics::folder,
         writer: mathematics::writer,
         checker: mathematics::checker,
+    },
+    Builder {
+        recipe: system_messages::RECIPE,
+        folder: system_messages::folder,
+        writer: system_messages::writer,
+        checker: system_messages::checker,
     },
 ];
 

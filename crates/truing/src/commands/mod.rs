@@ -107,7 +107,7 @@ pub(crate) enum Command {
     /// Prompt augmentation (PAS): make pairs, train a complement model, use it, measure it.
     #[command(subcommand)]
     Pas(pas::Command),
-    /// Make training data for one ability with models: constraints, response reversal, mathematics.
+    /// Make training data for one ability with models: constraints, reversal, mathematics, system messages.
     #[command(
         after_help = "Examples:\n  truing build list\n  truing build recipes/build_constraints.toml --plan\n  truing build recipes/build_constraints.toml"
     )]
