@@ -202,7 +202,7 @@ fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, Stag
         let kinds =
             std::iter::once(kind.code().to_owned()).chain(constraints.iter().map(|one| one.id.clone()));
         units.push(row.unit(kinds.collect()));
-        let has_headings = seed.generator("system layout", &[place as u64]).next_u64() % 2 == 0;
+        let has_headings = seed.generator("system layout", &[place as u64]).next_u64() % 2 == 1;
         drawn.push(Drawn { kind, constraints, has_headings });
     }
     Ok(Box::new(SystemMessagesJob { settings, units, drawn }))
