@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use truing_ask::OpenChatModel;
 use truing_ask::quality::Summary;
-use truing_stages::quality::{QualityConfig, QualityInputs, QualityOutcome, QualityPlan, QualityStage};
+use truing_construct::quality::{QualityConfig, QualityInputs, QualityOutcome, QualityPlan, QualityStage};
 use truing_stages::{Ended, Recipe, RunError, Stage, StageError};
 use truing_types::Silent;
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use truing_ask::OpenChatModel;
 use truing_ask::labels::{Summary, parse_label_set};
-use truing_stages::label::{LabelConfig, LabelInputs, LabelOutcome, LabelPlan, LabelStage};
+use truing_construct::label::{LabelConfig, LabelInputs, LabelOutcome, LabelPlan, LabelStage};
 use truing_stages::{Ended, Recipe, RunError, Stage, StageError};
 use truing_types::{ChatError, Silent};
 

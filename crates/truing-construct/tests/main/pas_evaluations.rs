@@ -6,11 +6,11 @@ use std::sync::atomic::AtomicBool;
 
 use tempfile::TempDir;
 use truing_ask::OpenChatModel;
-use truing_eval::benchmarks::Opinion;
-use truing_stages::pas_evaluate::{
+use truing_construct::pas_evaluate::{
     ComparedReplies, PasEvaluateConfig, PasEvaluateInputs, PasEvaluatePlan, PasEvaluateStage,
     PasEvaluateSummary,
 };
+use truing_eval::benchmarks::Opinion;
 use truing_stages::{Ended, Recipe, Stage, StageError};
 use truing_types::{ChatError, Silent};
 

@@ -10,8 +10,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use truing_ask::OpenChatModel;
 use truing_ask::pas::{Fault, questions};
+use truing_construct::pas::{Fate, FateRow, PasConfig, PasInputs, PasOutcome, PasPlan, PasStage};
 use truing_data::{OnBadRow, SourceConfig, read_rows};
-use truing_stages::pas::{Fate, FateRow, PasConfig, PasInputs, PasOutcome, PasPlan, PasStage};
 use truing_stages::{Ended, Recipe, Stage, StageError};
 use truing_types::{ChatError, Silent};
 
