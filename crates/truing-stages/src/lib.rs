@@ -14,6 +14,7 @@ pub mod pas_evaluate;
 pub mod quality;
 pub mod responses;
 pub mod reward;
+pub mod rewards;
 pub mod select;
 pub mod sft;
 pub mod stage;
