@@ -6,6 +6,8 @@ mod pairs;
 mod pas_evaluations;
 mod qualities;
 mod recipes;
+mod replies;
+mod responses;
 mod rows;
 mod scorers;
 #[path = "../../../truing-stages/tests/main/scripted.rs"]
