@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use truing_ask::labels::load_label_set;
 use truing_ask::pas::{CriticCases, GoldenPairs};
+use truing_construct::prefer::PreferConfig;
 use truing_model::merge::MergeRecipe;
 use truing_stages::classifier::{ClassifierConfig, ClassifierPlan, ClassifierStage};
 use truing_stages::distill::DistillStage;
@@ -83,6 +84,13 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             config.check().unwrap();
             GoldenPairs::load(config.golden_pairs.as_deref()).unwrap();
             CriticCases::load(config.critic_cases.as_deref()).unwrap();
+            continue;
+        }
+        if stage == StageName::Prefer {
+            let config = PreferConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed = PreferConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            config.check().unwrap();
             continue;
         }
         if stage == StageName::PasEvaluate {
@@ -191,6 +199,7 @@ fn the_recipes_of_the_documentation_parse() {
                 StageName::Quality => QualityConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Pas => PasConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::PasEvaluate => PasEvaluateConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Prefer => PreferConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Evaluate => EvaluateConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::MergeSearch => MergeSearchConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Embed => EmbedTrainConfig::from_toml(text, &path, &[]).map(drop),
@@ -287,6 +296,7 @@ fn the_reference_of_recipes_is_fresh() {
         reference_of::<QualityConfig>("Quality scores"),
         reference_of::<PasConfig>("Prompt augmentation: pairs"),
         reference_of::<PasEvaluateConfig>("Prompt augmentation: evaluation"),
+        reference_of::<PreferConfig>("Preference data"),
         reference_of::<EmbedTrainConfig>("Embedding models"),
         reference_of::<EvaluateConfig>("Evaluation"),
         reference_of::<MergeSearchConfig>("Search for a merge"),

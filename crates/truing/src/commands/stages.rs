@@ -1,5 +1,6 @@
 //! All stages as this program runs them, by the `stage` of a recipe; and `truing run`, which runs a recipe of any.
 
+use truing_construct::prefer::PreferStage;
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
@@ -38,6 +39,7 @@ const STAGES: [StageEntry; truing_types::STAGES.len()] = [
     entry::<MergeSearchStage>(),
     entry::<PasStage>(),
     entry::<PasEvaluateStage>(),
+    entry::<PreferStage>(),
     entry::<EvaluateStage>(),
     entry::<SelectStage>(),
     entry::<EmbedStage>(),

@@ -1,0 +1,17 @@
+//! Judges of responses (report 3.3): absolute ratings by aspect, comparisons of two responses, and ratings against a
+//! golden answer. The questions in English and Chinese, and the strict reading of replies.
+//!
+//! | to ask | request | reader |
+//! |---|---|---|
+//! | ratings of one response by aspect | [`questions::absolute`] | [`Ratings::read`] |
+//! | which of two responses is better | [`questions::pairwise`] | [`read_preference`] |
+//! | whether a response agrees with the reference | [`questions::golden`] | [`GoldenRating::read`] |
+
+pub mod questions;
+
+mod aspect;
+mod object;
+mod ratings;
+
+pub use aspect::Aspect;
+pub use ratings::{GoldenRating, MAX_RATING, Preference, Ratings, read_preference};
