@@ -88,6 +88,9 @@ impl PreferInputs {
             let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
             for row in &mut rows {
                 let (row, origin) = row?;
+                if row.prompt.messages.iter().any(|turn| !turn.parts.is_empty()) {
+                    report.note("judges do not see the images and other parts of this prompt", &origin);
+                }
                 match group(row, origin, &config.skip_fates) {
                     Ok(group) => groups.push(group),
                     Err(error) => report.skip(config.on_bad_row, error)?,

@@ -59,9 +59,8 @@ pub fn group_scores(
     verdicts: &[Verdict],
     prior_deviation: f64,
 ) -> Vec<Option<ResponseScore>> {
-    let of_judge = |scale: &Scale| -> Vec<&Verdict> {
-        verdicts.iter().filter(|verdict| verdict.judge == scale.judge).collect()
-    };
+    let of_judge =
+        |scale: &Scale| verdicts.iter().filter(|verdict| verdict.judge == scale.judge).collect::<Vec<_>>();
     let used: Vec<(&Scale, Vec<Option<f64>>)> = scales
         .iter()
         .filter(|scale| scale.weight > 0.0)

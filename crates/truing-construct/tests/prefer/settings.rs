@@ -89,7 +89,7 @@ fn rows_that_cannot_be_used_are_named_with_their_field() {
         ),
         (r#"{"responses": ["b", "c"]}"#, "prompt"),
         (r#"{"prompt": "a", "responses": ["b"]}"#, "1 prompts, none of which has two responses to compare"),
-        ("", "none of which has two responses to compare"),
+        ("", "holds no rows"),
     ] {
         fs::write(folder.path().join("rows.jsonl"), format!("{row}\n")).unwrap();
         let error = plan(folder.path(), RECIPE, &[]).unwrap_err().to_string();
