@@ -21,6 +21,7 @@ mod check;
 mod config;
 mod inputs;
 mod judges;
+mod minimal;
 mod output;
 mod plan;
 mod rules;
@@ -28,12 +29,13 @@ mod run;
 mod verdict;
 
 pub use ask::{Reply, Said};
-pub use check::check_pairs;
-pub use config::{JudgeKind, PairRule, PreferConfig, PreferJudge, ScoreRater};
+pub use check::{check_minimal_pairs, check_pairs};
+pub use config::{JudgeKind, MinimalDifference, PairRule, PreferConfig, PreferJudge, ScoreRater};
 pub use inputs::{PreferInputs, PromptGroup, Response};
 pub use judges::{JudgePair, JudgeReport, Measured, measure, verdicts_by_prompt};
+pub use minimal::{MinimalPair, MinimalSummary};
 pub use output::{PairRow, PreferSummary};
-pub use plan::{Call, JudgePlan, PreferPlan, Shown};
+pub use plan::{Call, JudgePlan, MinimalPlan, PreferPlan, Shown};
 pub use rules::{ChosenPair, Decision, Fate, decide};
 pub use run::PreferOutcome;
 pub use verdict::{Comparison, RaterKind, Verdict, VerdictValue, comparisons, raw_scores};
@@ -79,7 +81,7 @@ impl Stage for PreferStage {
     }
 
     fn chat_models(plan: &PreferPlan) -> Vec<Cow<'_, ChatModelConfig>> {
-        plan.config.judge.iter().map(|judge| Cow::Borrowed(&judge.model)).collect()
+        plan.config.chat_models().into_iter().map(Cow::Borrowed).collect()
     }
 
     fn run<E: Engine + 'static>(

@@ -69,7 +69,10 @@ pub enum StageError {
     #[error("stopped")]
     Stopped,
     /// A pair that does not follow from the verdicts that are stored with it: a mistake in the program.
-    #[error("{}:{line}: the pair does not follow from its verdicts: {problem}; do not train on this file", path.display())]
+    #[error(
+        "{}:{line}: the pair does not follow from its verdicts: {problem}; do not train on this file",
+        path.display()
+    )]
     PairContradicted {
         /// The pairs.
         path: PathBuf,

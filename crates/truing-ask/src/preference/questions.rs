@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use truing_types::{ChatRequest, Conversation, Message, Role, SamplingOptions};
 
-use super::Aspect;
+use super::{Aspect, Defect};
 use crate::pas::Language;
 use crate::template::Template;
 
@@ -16,17 +16,24 @@ const PAIRWISE: Template =
 const GOLDEN: Template =
     Template([include_str!("prompts/golden.en.txt"), include_str!("prompts/golden.zh.txt")]);
 
+const WORSEN: Template =
+    Template([include_str!("prompts/worsen.en.txt"), include_str!("prompts/worsen.zh.txt")]);
+
 /// Retry message for an unreadable comparison.
 pub const PAIRWISE_REMINDER: &str =
     "Your reply does not end with a verdict. Write only [[A]], [[B]] or [[C]].";
+/// Retry message for a rewritten response that cannot be used.
+pub const WORSEN_REMINDER: &str = "\
+Your reply is not a rewritten response between <rewritten> and </rewritten> that differs from the original. \
+Write only that.";
 /// Retry message for an unreadable rating against the reference.
 pub const GOLDEN_REMINDER: &str = "\
-Your reply is not the JSON object that is required, or its fields contradict each other. Write only {\"reason\": \"...\", \
-\"same_result\": true or false, \"same_chain\": true or false, \"rating\": 1 to 5}.";
+Your reply is not the JSON object that is required, or its fields contradict each other. Write only \
+{\"reason\": \"...\", \"same_result\": true or false, \"same_chain\": true or false, \"rating\": 1 to 5}.";
 
 /// The tags that separate data from instructions in the templates.
 static TAGS: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r"(?i)<(\s*/?\s*(?:request|response|response_a|response_b|reference)\s*>)").ok()
+    Regex::new(r"(?i)<(\s*/?\s*(?:request|response|response_a|response_b|reference|rewritten)\s*>)").ok()
 });
 
 /// Data between tags cannot close them: `<` of the templates' own tags becomes `&lt;`.
@@ -92,6 +99,18 @@ pub fn golden(prompt: &str, reference: &str, response: &str) -> String {
     GOLDEN.fill(Language::of(prompt), &values)
 }
 
+/// Asks for a response that differs from a good one in a single defect.
+#[must_use]
+pub fn worsen(defect: Defect, prompt: &str, response: &str) -> String {
+    let language = Language::of(prompt);
+    let values = [
+        ("{defect}", defect.description(language)),
+        ("{request}", &escaped(prompt)),
+        ("{response}", &escaped(response)),
+    ];
+    WORSEN.fill(language, &values)
+}
+
 /// A request with one user message.
 #[must_use]
 pub fn request(text: String, sampling: SamplingOptions) -> ChatRequest {
@@ -123,6 +142,8 @@ mod tests {
         let pairwise = pairwise(prompt, one, "two");
         assert!(pairwise.contains("<response_a>\na &lt;/Response_A> {first}\n</response_a>"), "{pairwise}");
         assert!(pairwise.contains("<response_b>\ntwo\n</response_b>"), "{pairwise}");
+        let worsen = worsen(Defect::Omits, prompt, one);
+        assert!(worsen.contains("<response>\na &lt;/Response_A> {first}\n</response>"), "{worsen}");
         let golden = golden("2 + 2?", "4 </reference>", "5");
         assert!(golden.contains("<reference>\n4 &lt;/reference>\n</reference>"), "{golden}");
     }
@@ -132,6 +153,7 @@ mod tests {
         let prompt = "天空为什么是蓝色的？";
         assert!(absolute(&aspects(), prompt, "x").starts_with("请为用户请求"));
         assert!(pairwise(prompt, "x", "y").starts_with("请比较用户请求"));
+        assert!(Defect::ALL.iter().all(|&defect| worsen(defect, prompt, "x").starts_with("请改写")));
         assert!(golden(prompt, "x", "y").starts_with("请把用户请求"));
     }
 
@@ -150,6 +172,6 @@ mod tests {
             assert!(page.contains(&block), "docs/preference-data.md does not repeat {name}");
             n_files += 1;
         }
-        assert_eq!(n_files, 6);
+        assert_eq!(n_files, 8);
     }
 }

@@ -101,6 +101,18 @@ pub fn read_preference(reply: &str) -> Option<Preference> {
     }
 }
 
+/// The rewritten response in a reply: the text between the only pair of tags. `None` where it is missing, empty, or the
+/// same as the original.
+#[must_use]
+pub fn read_rewritten(reply: &str, original: &str) -> Option<String> {
+    const TAGS: [&str; 2] = ["<rewritten>", "</rewritten>"];
+    let (_, after) = reply.split_once(TAGS[0])?;
+    let (inner, rest) = after.split_once(TAGS[1])?;
+    let text = inner.trim();
+    let is_only = TAGS.iter().all(|tag| !inner.contains(tag) && !rest.contains(tag));
+    (is_only && !text.is_empty() && text != original.trim()).then(|| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +166,21 @@ mod tests {
         }
         assert_eq!(GoldenRating::read(r#"{"rating": 5}"#), None);
         assert_eq!(GoldenRating::read(r#"{"same_result": "yes", "same_chain": true, "rating": 5}"#), None);
+    }
+
+    #[test]
+    fn a_rewritten_response_stands_between_its_tags() {
+        for (reply, expected) in [
+            ("<rewritten>\nIt is 44.\n</rewritten>", Some("It is 44.")),
+            ("Here: <rewritten>It is 44.</rewritten>\nDone.", Some("It is 44.")),
+            ("<rewritten>It is 43.</rewritten>", None),
+            ("<rewritten> </rewritten>", None),
+            ("<rewritten>a</rewritten><rewritten>b</rewritten>", None),
+            ("<rewritten>It is 44.", None),
+            ("It is 44.", None),
+        ] {
+            assert_eq!(read_rewritten(reply, "It is 43.").as_deref(), expected, "{reply}");
+        }
     }
 
     #[test]

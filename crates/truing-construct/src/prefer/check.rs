@@ -4,9 +4,11 @@
 use std::fs;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use truing_run::RunError;
 use truing_stages::StageError;
 
+use super::minimal::{COPY, MinimalPair, ORIGINAL, edit_share};
 use super::output::PairRow;
 use super::scores::{Scale, direct_preference, group_scores};
 
@@ -18,12 +20,37 @@ const TOLERANCE: f64 = 1e-9;
 /// # Errors
 /// When the file cannot be read, or a pair does not follow from its verdicts.
 pub fn check_pairs(path: &Path, scales: &[Scale], prior_deviation: f64) -> Result<usize, StageError> {
+    check_lines(path, |row: &PairRow| disagreement(row, scales, prior_deviation))
+}
+
+/// Checks every pair of a file of minimal differences, and returns their number.
+///
+/// # Errors
+/// When the file cannot be read, or a pair does not follow from its verdicts.
+pub fn check_minimal_pairs(path: &Path, scales: &[Scale]) -> Result<usize, StageError> {
+    check_lines(path, |row: &MinimalPair| {
+        let [Some(original), Some(copy)] = [row.chosen.last(), row.rejected.last()] else {
+            return Some("a side without a turn".into());
+        };
+        if (edit_share(&original.content, &copy.content) - row.edit_share).abs() > TOLERANCE {
+            return Some(format!("an edit share of {}", row.edit_share));
+        }
+        let direct = direct_preference(scales, &row.verdicts, ORIGINAL, COPY);
+        (direct <= 0.0).then(|| "the judges do not prefer the original".into())
+    })
+}
+
+/// Reads each line, and asks what is wrong with it.
+fn check_lines<Row: DeserializeOwned>(
+    path: &Path,
+    problem_of: impl Fn(&Row) -> Option<String>,
+) -> Result<usize, StageError> {
     let text =
         fs::read_to_string(path).map_err(|source| RunError::Read { path: path.to_path_buf(), source })?;
     let mut n_pairs = 0;
     for (i, line) in text.lines().enumerate() {
-        let problem = match serde_json::from_str::<PairRow>(line) {
-            Ok(row) => disagreement(&row, scales, prior_deviation),
+        let problem = match serde_json::from_str::<Row>(line) {
+            Ok(row) => problem_of(&row),
             Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = problem {

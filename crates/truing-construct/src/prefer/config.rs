@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use truing_ask::preference::Aspect;
+use truing_ask::preference::{Aspect, Defect};
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::{OnBadRow, SourceConfig};
 use truing_run::checks::{
@@ -42,7 +42,7 @@ pub enum PairRule {
     All,
 }
 
-/// One flat table, then `[score_rater]`, `[[data]]` and `[[judge]]`.
+/// One flat table, then `[score_rater]`, `[minimal_difference]`, `[[data]]` and `[[judge]]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreferConfig {
@@ -100,6 +100,9 @@ pub struct PreferConfig {
     /// Use the scores that the responses carry already, of a verifier or a reward model, as one more judge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score_rater: Option<ScoreRater>,
+    /// Also make pairs whose responses differ in one defect only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimal_difference: Option<MinimalDifference>,
     /// Prompts with their responses, for instance `candidates.jsonl` of `truing respond`.
     pub data: Vec<SourceConfig>,
     /// The judges.
@@ -121,6 +124,36 @@ pub struct ScoreRater {
 impl Default for ScoreRater {
     fn default() -> Self {
         Self { name: "score".into(), weight: 1.0 }
+    }
+}
+
+/// Pairs of the best response of a prompt and of a copy of it that a model rewrites with one defect. A pair is kept
+/// where the pairwise judges prefer the original in both orders.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MinimalDifference {
+    /// Defects, of which the seed chooses one for each prompt.
+    pub defects: Vec<Defect>,
+    /// Maximum edit distance to the original, as a share of the longer of the two in characters.
+    #[schemars(extend("x-decides" = "outcome"))]
+    pub max_edit_share: f64,
+    /// Sampling temperature of the rewriting.
+    pub temperature: f32,
+    /// Maximum tokens of a rewritten response, reasoning included.
+    pub max_new_tokens: usize,
+    /// The model that rewrites. Default of its `cache`: `replies.sqlite` in `output_dir`.
+    pub model: ChatModelConfig,
+}
+
+impl Default for MinimalDifference {
+    fn default() -> Self {
+        Self {
+            defects: Defect::ALL.to_vec(),
+            max_edit_share: 0.3,
+            temperature: 0.7,
+            max_new_tokens: 1024,
+            model: ChatModelConfig::default(),
+        }
     }
 }
 
@@ -235,6 +268,7 @@ impl Default for PreferConfig {
             dataset: None,
             on_bad_row: OnBadRow::default(),
             score_rater: None,
+            minimal_difference: None,
             data: Vec::new(),
             judge: Vec::new(),
         }
@@ -254,12 +288,13 @@ impl Recipe for PreferConfig {
 
     fn resolve_paths(&mut self, folder: &Path) {
         recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
-        self.judge.iter_mut().for_each(|judge| judge.model.resolve_paths(folder));
+        self.models().for_each(|model| model.resolve_paths(folder));
     }
 
-    /// Judges without a cache share one in `output_dir`.
+    /// Models without a cache share one in `output_dir`.
     fn fill_in(&mut self) {
-        judging::share_cache(self.judge.iter_mut().map(|judge| &mut judge.model), &self.output_dir);
+        let folder = self.output_dir.clone();
+        judging::share_cache(self.models(), &folder);
     }
 
     fn find_data<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<Option<PathBuf>, E>) -> Result<(), E> {
@@ -268,19 +303,43 @@ impl Recipe for PreferConfig {
     }
 
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
-        self.judge.iter_mut().try_for_each(|judge| {
+        for judge in &mut self.judge {
             // The verdicts call a judge by the name that the recipe gives its model.
             judge.name.get_or_insert(judge.model.name());
-            judge.model.find(find)
-        })
+        }
+        self.models().try_for_each(|model| model.find(find))
     }
 }
 
 impl PreferConfig {
+    fn models(&mut self) -> impl Iterator<Item = &mut ChatModelConfig> {
+        let rewriting = self.minimal_difference.iter_mut().map(|minimal| &mut minimal.model);
+        self.judge.iter_mut().map(|judge| &mut judge.model).chain(rewriting)
+    }
+
+    /// The judges in their order, then the model that rewrites.
+    pub(super) fn chat_models(&self) -> Vec<&ChatModelConfig> {
+        let rewriting = self.minimal_difference.iter().map(|minimal| &minimal.model);
+        self.judge.iter().map(|judge| &judge.model).chain(rewriting).collect()
+    }
+
     /// Names of the raters: the judges in their order, then the scores in the data.
     pub(super) fn rater_names(&self) -> Vec<String> {
         let scores = self.score_rater.iter().map(|rater| rater.name.clone());
         self.judge.iter().map(PreferJudge::name).chain(scores).collect()
+    }
+
+    fn check_minimal(&self, minimal: &MinimalDifference) -> Result<(), StageError> {
+        require_given(!minimal.defects.is_empty(), "minimal_difference.defects", "at least one defect")?;
+        require_share("minimal_difference.max_edit_share", minimal.max_edit_share)?;
+        require_not_negative("minimal_difference.temperature", minimal.temperature)?;
+        require_counts([("minimal_difference.max_new_tokens", minimal.max_new_tokens)])?;
+        let has_pairwise = self.judge.iter().any(|judge| judge.kind == JudgeKind::Pairwise);
+        require(has_pairwise, || {
+            let expected = "a judge of the kind `pairwise` beside it, which compares original and copy";
+            ("minimal_difference", "a table".to_owned(), expected)
+        })?;
+        Ok(minimal.model.check("minimal_difference.model")?)
     }
 
     /// Checks everything that can be checked without the rows.
@@ -315,6 +374,9 @@ impl PreferConfig {
         )?;
         if let Some(rater) = &self.score_rater {
             require_not_negative("score_rater.weight", rater.weight)?;
+        }
+        if let Some(minimal) = &self.minimal_difference {
+            self.check_minimal(minimal)?;
         }
         judging::check_names(&self.rater_names())?;
         self.judge.iter().try_for_each(PreferJudge::check)?;

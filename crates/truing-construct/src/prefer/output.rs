@@ -11,6 +11,7 @@ use truing_types::{Message, Role};
 use super::ask::Reply;
 use super::config::PreferConfig;
 use super::inputs::{PreferInputs, PromptGroup};
+use super::minimal::MinimalSummary;
 use super::plan::Shown;
 use super::rules::{ChosenPair, Decision, Fate, ranked};
 use super::scores::ResponseScore;
@@ -114,12 +115,15 @@ pub struct PreferSummary {
     pub n_longer_chosen: usize,
     /// Pairs that were dropped because the direct comparison of their responses says the opposite.
     pub n_contradicted: usize,
+    /// The pairs that differ in one defect only, where the recipe asks for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimal_difference: Option<MinimalSummary>,
     /// What a person should look at.
     pub warnings: Vec<String>,
 }
 
 /// Columns of the prompt's row that go along, without those that the new row has itself.
-fn carried(group: &PromptGroup, is_own: impl Fn(&str) -> bool) -> Map<String, Value> {
+pub(super) fn carried(group: &PromptGroup, is_own: impl Fn(&str) -> bool) -> Map<String, Value> {
     let columns = group.columns.iter();
     columns
         .filter(|(name, _)| !NOT_CARRIED_OVER.contains(&name.as_str()) && !is_own(name.as_str()))
@@ -148,7 +152,8 @@ fn is_field_of_pair(name: &str) -> bool {
     FIELDS.contains(&name)
 }
 
-fn dataset(config: &PreferConfig, group: &PromptGroup) -> String {
+/// The value of `dataset`: the recipe's, or the name of the row's file.
+pub(super) fn dataset(config: &PreferConfig, group: &PromptGroup) -> String {
     let stem =
         || Path::new(&*group.origin.source).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     config.dataset.clone().unwrap_or_else(stem)

@@ -46,6 +46,17 @@ pub struct JudgePlan {
     pub completion_tokens: u64,
 }
 
+/// What pairs that differ in one defect only cost at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MinimalPlan {
+    /// Calls of the model that rewrites, and of the judges that compare.
+    pub n_calls: u64,
+    /// Tokens of the prompts, estimated at four bytes each.
+    pub prompt_tokens: u64,
+    /// Tokens of the replies.
+    pub completion_tokens: u64,
+}
+
 /// A run as it will be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreferPlan {
@@ -59,6 +70,8 @@ pub struct PreferPlan {
     pub n_comparable: u64,
     /// Responses of those.
     pub n_responses: u64,
+    /// Most calls, tokens of prompts and tokens of replies for minimal differences; zeros where none are made.
+    pub minimal: MinimalPlan,
 }
 
 impl PreferPlan {
@@ -102,6 +115,7 @@ impl PreferPlan {
             n_prompts: inputs.groups.len() as u64,
             n_comparable: n_comparable as u64,
             n_responses: comparable().map(|group| group.responses.len() as u64).sum(),
+            minimal: minimal_plan(&config, inputs),
             config,
         })
     }
@@ -115,29 +129,29 @@ impl PreferPlan {
         let record = JudgedInputs {
             stage: config.stage,
             seed: config.seed,
-            judges: config.judge.iter().map(|judge| &judge.model).collect(),
+            judges: config.chat_models(),
             data: &inputs.report.files,
             others: Vec::new(),
         };
         Ok(record.record()?)
     }
 
-    /// Calls of all judges, where each reply can be read at once and none is known yet.
+    /// Calls of all judges without those for minimal differences, where each reply can be read at once and none is known yet.
     #[must_use]
     pub fn n_calls(&self) -> u64 {
         self.judges.iter().map(|judge| judge.calls.len() as u64).sum()
     }
 
-    /// Tokens of all prompts, estimated at four bytes each.
+    /// Tokens of all prompts at most, estimated at four bytes each.
     #[must_use]
     pub fn prompt_tokens(&self) -> u64 {
-        self.judges.iter().map(|judge| judge.prompt_tokens).sum()
+        self.judges.iter().map(|judge| judge.prompt_tokens).sum::<u64>() + self.minimal.prompt_tokens
     }
 
     /// Tokens of all replies at most.
     #[must_use]
     pub fn completion_tokens(&self) -> u64 {
-        self.judges.iter().map(|judge| judge.completion_tokens).sum()
+        self.judges.iter().map(|judge| judge.completion_tokens).sum::<u64>() + self.minimal.completion_tokens
     }
 }
 
@@ -172,6 +186,26 @@ fn judge_plan(config: &PreferConfig, judge_idx: usize, inputs: &PreferInputs) ->
         completion_tokens: calls.len() as u64 * config.max_new_tokens as u64,
         calls,
     }
+}
+
+/// Every prompt may have pairs, its longest response may be the best, and the copy is about as long.
+fn minimal_plan(config: &PreferConfig, inputs: &PreferInputs) -> MinimalPlan {
+    let Some(settings) = &config.minimal_difference else { return MinimalPlan::default() };
+    let n_pairwise = config.judge.iter().filter(|judge| judge.kind == JudgeKind::Pairwise).count() as u64;
+    let (mut plan, mut bytes) = (MinimalPlan::default(), 0);
+    for group in inputs.groups.iter().filter(|group| group.is_comparable()) {
+        let longest =
+            group.responses.iter().map(|response| response.text.as_str()).max_by_key(|text| text.len());
+        let (question, longest) = (&group.question, longest.unwrap_or_default());
+        let asked = settings.defects.iter().map(|&defect| questions::worsen(defect, question, longest).len());
+        bytes += asked.max().unwrap_or(0) as u64;
+        bytes += 2 * n_pairwise * questions::pairwise(question, longest, longest).len() as u64;
+        plan.n_calls += 1 + 2 * n_pairwise;
+        plan.completion_tokens +=
+            settings.max_new_tokens as u64 + 2 * n_pairwise * config.max_new_tokens as u64;
+    }
+    plan.prompt_tokens = bytes.div_ceil(BYTES_PER_TOKEN);
+    plan
 }
 
 /// The pairs of a prompt's responses that are compared: all, where they are no more than `max_pairs`. Else a random
@@ -258,17 +292,30 @@ impl StagePlan for PreferPlan {
                 count(&format!("{name}: completion tokens (maximum)"), judge.completion_tokens),
             ]);
         }
+        if self.config.minimal_difference.is_some() {
+            rows.extend([
+                count("minimal differences: calls, at most", self.minimal.n_calls),
+                count("minimal differences: prompt tokens, at most (estimate)", self.minimal.prompt_tokens),
+                count("minimal differences: completion tokens (maximum)", self.minimal.completion_tokens),
+            ]);
+        }
         rows
     }
 
     fn summary(&self) -> String {
-        format!(
-            "{} responses of {} prompts, {} calls of {} judges",
+        let n_judges = self.judges.len();
+        let judged = format!(
+            "{} responses of {} prompts, {} calls of {n_judges} judges",
             self.n_responses,
             self.n_comparable,
-            self.n_calls(),
-            self.judges.len()
-        )
+            self.n_calls()
+        );
+        match &self.config.minimal_difference {
+            Some(_) => {
+                format!("{judged}, and at most {} calls for minimal differences", self.minimal.n_calls)
+            }
+            None => judged,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::Value;
 use truing_ask::OpenChatModel;
 use truing_ask::judged_folder;
-use truing_ask::judging::{RetryPolicy, ask_each};
+use truing_ask::judging::{RetryPolicy, ask_each, main_reasons};
 use truing_run::rows::write_lines;
 use truing_run::{Ended, Recipe, write_skipped};
 use truing_stages::StageError;
@@ -14,9 +14,10 @@ use truing_store::atomic;
 use truing_types::{Event, EventSink, Message};
 
 use super::ask::{Reply, ask_all};
-use super::check::check_pairs;
+use super::check::{check_minimal_pairs, check_pairs};
 use super::inputs::PreferInputs;
 use super::judges::{Measured, measure, verdicts_by_prompt};
+use super::minimal::{self, MinimalPair, MinimalSummary};
 use super::output::{PairRow, PreferSummary, edit_row, fate_row, pair_rows, ranked_row, verdict_row};
 use super::plan::PreferPlan;
 use super::rules::{Decision, Fate, decide};
@@ -33,14 +34,17 @@ pub struct PreferOutcome {
     pub edit_queue: PathBuf,
     /// One prompt a line: what became of it.
     pub fates: PathBuf,
+    /// One pair that differs in one defect only a line, where the recipe asks for them.
+    pub minimal_pairs: Option<PathBuf>,
     /// The judges in numbers, also in `judges.json`.
     pub measured: Measured,
     /// The run in numbers, also in `summary.json`.
     pub summary: PreferSummary,
 }
 
-/// Asks `models`, the judges in the recipe's order, and writes the files of [`PreferOutcome`], `verdicts.jsonl`,
-/// `recipe.resolved.toml` and `inputs.json`. The folder of a run with the same recipe and inputs is used again.
+/// Asks `models`, the judges in the recipe's order and the model that rewrites, and writes the files of
+/// [`PreferOutcome`], `verdicts.jsonl`, `recipe.resolved.toml` and `inputs.json`. The folder of a run with the same
+/// recipe and inputs is used again.
 ///
 /// # Errors
 /// When the folder is in use or of a run with another recipe or inputs, a judge refuses everything, a pair does not
@@ -61,9 +65,14 @@ pub(super) fn run(
         max_attempts: config.max_attempts,
         max_failures_in_a_row: config.max_failures_in_a_row,
     };
-    let asked = ask_each(models, &names, plan.n_calls(), retries, events, |judge, model, session| {
-        ask_all(plan, inputs, judge, model, session, stop)
-    })?;
+    let asked = ask_each(
+        models.get(..names.len()).unwrap_or_default(),
+        &names,
+        plan.n_calls(),
+        retries,
+        events,
+        |judge, model, session| ask_all(plan, inputs, judge, model, session, stop),
+    )?;
     let Some(replies) = asked else { return Ok(Ended::STOPPED) };
     let replies: Vec<Reply> = replies.into_iter().flatten().collect();
 
@@ -76,12 +85,23 @@ pub(super) fn run(
         .zip(&verdicts)
         .map(|(group, verdicts)| decide(config, &scales, group, verdicts))
         .collect();
+    let mut made = None;
+    if let Some(settings) = &config.minimal_difference {
+        let known = (&decisions[..], &scales[..]);
+        made = minimal::make(plan, settings, inputs, known, &models, stop, events)?;
+        if made.is_none() {
+            return Ok(Ended::STOPPED);
+        }
+    }
 
     // What may differ between a run and its continuation is recorded as it was for these pairs.
     folder.write_inputs(&record)?;
     folder.write_recipe(&config.to_toml())?;
-    let outcome = write(plan, inputs, &replies, &verdicts, &decisions, measured)?;
+    let outcome = write(plan, inputs, &replies, &verdicts, &decisions, measured, made)?;
     check_pairs(&outcome.pairs, &scales, config.prior_deviation)?;
+    if let Some(path) = &outcome.minimal_pairs {
+        check_minimal_pairs(path, &scales)?;
+    }
     outcome.summary.warnings.iter().for_each(|warning| events.emit(Event::Warning(warning.clone())));
     events.emit(Event::Saved { what: "pairs".into(), path: outcome.pairs.clone() });
     Ok(Ended::Finished(outcome))
@@ -94,6 +114,7 @@ fn write(
     verdicts: &[Vec<Verdict>],
     decisions: &[Decision],
     measured: Measured,
+    made: Option<(Vec<MinimalPair>, MinimalSummary)>,
 ) -> Result<PreferOutcome, StageError> {
     let config = &plan.config;
     let at = |name: &str| config.output_dir.join(name);
@@ -116,12 +137,24 @@ fn write(
     let fates: Vec<Value> = decided().map(|(group, decision)| fate_row(group, decision)).collect();
     let said: Vec<Value> =
         replies.iter().map(|reply| verdict_row(inputs, &plan.judges[reply.judge].name, reply)).collect();
-    let summary = summarise(inputs, decisions, &pairs, &measured);
+    let mut summary = summarise(inputs, decisions, &pairs, &measured);
+    let mut minimal_pairs = None;
+    if let Some((pairs, minimal)) = made {
+        let path = at("minimal_pairs.jsonl");
+        write_lines(&path, &pairs)?;
+        if pairs.is_empty() {
+            let reasons = main_reasons(&minimal.dropped);
+            summary.warnings.push(format!("no pair differs in one defect only: {reasons}"));
+        }
+        summary.minimal_difference = Some(minimal);
+        minimal_pairs = Some(path);
+    }
     let outcome = PreferOutcome {
         pairs: at("pairs.jsonl"),
         ranked: at("ranked.jsonl"),
         edit_queue: at("edit_queue.jsonl"),
         fates: at("fates.jsonl"),
+        minimal_pairs,
         measured,
         summary,
     };

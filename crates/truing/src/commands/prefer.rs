@@ -113,17 +113,18 @@ impl StageCommand for PreferStage {
     }
 
     fn finish(outcome: PreferOutcome, _: &Path, as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
-        let PreferOutcome { pairs, ranked, edit_queue, fates, measured, summary } = outcome;
+        let PreferOutcome { pairs, ranked, edit_queue, fates, minimal_pairs, measured, summary } = outcome;
         if as_json {
             context.printer.json(&json!({
                 "status": "finished", "summary": summary, "judges": measured, "pairs": pairs, "ranked": ranked,
-                "edit_queue": edit_queue, "fates": fates,
+                "edit_queue": edit_queue, "fates": fates, "minimal_pairs": minimal_pairs,
             }))?;
         } else {
             print_judges(&measured, context)?;
             print_fates(&summary, context)?;
             let files = [("pairs", pairs), ("ranked", ranked), ("edit queue", edit_queue), ("fates", fates)];
-            for (name, path) in files {
+            let minimal = minimal_pairs.map(|path| ("minimal", path));
+            for (name, path) in files.into_iter().chain(minimal) {
                 context.printer.line(format_args!("{name:<10}  {}", clean_path(&path)))?;
             }
         }
