@@ -136,7 +136,8 @@ impl PreferPlan {
         Ok(record.record()?)
     }
 
-    /// Calls of all judges without those for minimal differences, where each reply can be read at once and none is known yet.
+    /// Calls of all judges without those for minimal differences, where each reply can be read at once and none is
+    /// known yet.
     #[must_use]
     pub fn n_calls(&self) -> u64 {
         self.judges.iter().map(|judge| judge.calls.len() as u64).sum()
