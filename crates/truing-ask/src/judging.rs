@@ -96,7 +96,7 @@ impl<'a> JudgeSession<'a> {
 /// # Errors
 /// When a judge refuses everything: its key, account or model, or every request. What was answered is kept.
 pub fn ask_each<T>(
-    judges: Vec<OpenChatModel>,
+    judges: &[OpenChatModel],
     names: &[String],
     n_calls: u64,
     retries: RetryPolicy,
@@ -104,7 +104,7 @@ pub fn ask_each<T>(
     mut ask: impl FnMut(usize, &dyn ChatModel, &mut JudgeSession<'_>) -> Option<T>,
 ) -> Result<Option<Vec<T>>, AskError> {
     let mut found = Vec::with_capacity(judges.len());
-    for (judge, (open, name)) in judges.into_iter().zip(names).enumerate() {
+    for (judge, (open, name)) in judges.iter().zip(names).enumerate() {
         let total = Some(n_calls / names.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
         let mut session = JudgeSession::new(retries, events);

@@ -4,6 +4,7 @@
 mod labels;
 mod pairs;
 mod pas_evaluations;
+mod prefer;
 mod qualities;
 mod recipes;
 mod replies;

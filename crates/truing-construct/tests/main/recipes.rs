@@ -7,6 +7,7 @@ use truing_ask::pas::{CriticCases, GoldenPairs};
 use truing_construct::label::LabelConfig;
 use truing_construct::pas::PasConfig;
 use truing_construct::pas_evaluate::{PasEvaluateConfig, PasEvaluateInputs, PasEvaluatePlan};
+use truing_construct::prefer::PreferConfig;
 use truing_construct::quality::QualityConfig;
 use truing_construct::respond::RespondConfig;
 use truing_model::merge::MergeRecipe;
@@ -91,6 +92,13 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
                 RespondConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
             let printed =
                 RespondConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            config.check().unwrap();
+            continue;
+        }
+        if stage == StageName::Prefer {
+            let config = PreferConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed = PreferConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
             assert_eq!(printed, config);
             config.check().unwrap();
             continue;
@@ -202,6 +210,7 @@ fn the_recipes_of_the_documentation_parse() {
                 StageName::Pas => PasConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Respond => RespondConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::PasEvaluate => PasEvaluateConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Prefer => PreferConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Evaluate => EvaluateConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::MergeSearch => MergeSearchConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Embed => EmbedTrainConfig::from_toml(text, &path, &[]).map(drop),
@@ -299,6 +308,7 @@ fn the_reference_of_recipes_is_fresh() {
         reference_of::<RespondConfig>("Responses"),
         reference_of::<PasConfig>("Prompt augmentation: pairs"),
         reference_of::<PasEvaluateConfig>("Prompt augmentation: evaluation"),
+        reference_of::<PreferConfig>("Preference data"),
         reference_of::<EmbedTrainConfig>("Embedding models"),
         reference_of::<EvaluateConfig>("Evaluation"),
         reference_of::<MergeSearchConfig>("Search for a merge"),

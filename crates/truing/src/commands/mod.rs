@@ -20,6 +20,7 @@ mod output;
 mod pas;
 mod pas_serve;
 mod plan;
+mod prefer;
 mod quality;
 mod quickstart;
 mod report;
@@ -113,6 +114,11 @@ pub(crate) enum Command {
     /// Prompt augmentation (PAS): make pairs, train a complement model, use it, measure it.
     #[command(subcommand)]
     Pas(pas::Command),
+    /// Make preference data: judge the responses of prompts, measure the judges, and choose pairs.
+    #[command(
+        after_help = "Examples:\n  truing prefer recipes/prefer.toml --plan\n  truing prefer recipes/prefer.toml\n  truing prefer --self-test"
+    )]
+    Prefer(prefer::Arguments),
     /// Embed texts, or train an embedding model.
     #[command(
         after_help = "Examples:\n  truing embed --data prompts.jsonl -o vectors.npy\n  truing embed train recipes/embed.toml"
@@ -183,6 +189,7 @@ impl Command {
             Self::Select(arguments) => stage::run::<SelectStage>(arguments, context),
             Self::Respond(arguments) => stage::run::<RespondStage>(arguments, context),
             Self::Pas(command) => pas::run(command, context),
+            Self::Prefer(arguments) => prefer::run(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Verify(arguments) => verify::run(arguments, context),

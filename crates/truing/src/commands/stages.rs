@@ -3,6 +3,7 @@
 use truing_construct::label::LabelStage;
 use truing_construct::pas::PasStage;
 use truing_construct::pas_evaluate::PasEvaluateStage;
+use truing_construct::prefer::PreferStage;
 use truing_construct::quality::QualityStage;
 use truing_construct::respond::RespondStage;
 use truing_stages::classifier::ClassifierStage;
@@ -40,6 +41,7 @@ const STAGES: [StageEntry; truing_types::STAGES.len()] = [
     entry::<PasStage>(),
     entry::<PasEvaluateStage>(),
     entry::<RespondStage>(),
+    entry::<PreferStage>(),
     entry::<EvaluateStage>(),
     entry::<SelectStage>(),
     entry::<EmbedStage>(),

@@ -12,6 +12,7 @@ mod judging;
 mod memory;
 mod merge;
 mod pas;
+mod prefer;
 mod respond;
 mod score;
 mod sft;
