@@ -10,6 +10,7 @@ pub mod grpo;
 pub mod merge_search;
 pub mod responses;
 pub mod reward;
+pub mod rewards;
 pub mod select;
 pub mod sft;
 pub mod stage;

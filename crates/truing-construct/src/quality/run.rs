@@ -54,7 +54,7 @@ pub(super) fn run(
         max_attempts: config.max_attempts,
         max_failures_in_a_row: config.max_failures_in_a_row,
     };
-    let asked = ask_each(judges, &names, plan.n_calls, retries, events, |judge, model, session| {
+    let asked = ask_each(&judges, &names, plan.n_calls, retries, events, |judge, model, session| {
         let mut asking = Asking { plan, inputs, judge, session };
         let mut unscored = BTreeMap::new();
         asking.ask_all(model, stop, &mut comparisons, &mut unscored).then_some(unscored)

@@ -4,8 +4,11 @@
 mod labels;
 mod pairs;
 mod pas_evaluations;
+mod prefer;
 mod qualities;
 mod recipes;
+mod replies;
+mod responses;
 mod rows;
 mod scorers;
 #[path = "../../../truing-stages/tests/main/scripted.rs"]

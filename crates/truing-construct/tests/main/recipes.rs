@@ -7,7 +7,9 @@ use truing_ask::pas::{CriticCases, GoldenPairs};
 use truing_construct::label::LabelConfig;
 use truing_construct::pas::PasConfig;
 use truing_construct::pas_evaluate::{PasEvaluateConfig, PasEvaluateInputs, PasEvaluatePlan};
+use truing_construct::prefer::PreferConfig;
 use truing_construct::quality::QualityConfig;
+use truing_construct::respond::RespondConfig;
 use truing_model::merge::MergeRecipe;
 use truing_stages::classifier::{ClassifierConfig, ClassifierPlan, ClassifierStage};
 use truing_stages::distill::DistillStage;
@@ -83,6 +85,22 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             config.check().unwrap();
             GoldenPairs::load(config.golden_pairs.as_deref()).unwrap();
             CriticCases::load(config.critic_cases.as_deref()).unwrap();
+            continue;
+        }
+        if stage == StageName::Respond {
+            let config =
+                RespondConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed =
+                RespondConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            config.check().unwrap();
+            continue;
+        }
+        if stage == StageName::Prefer {
+            let config = PreferConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed = PreferConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            config.check().unwrap();
             continue;
         }
         if stage == StageName::PasEvaluate {
@@ -190,7 +208,9 @@ fn the_recipes_of_the_documentation_parse() {
                 StageName::Label => LabelConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Quality => QualityConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Pas => PasConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Respond => RespondConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::PasEvaluate => PasEvaluateConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Prefer => PreferConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Evaluate => EvaluateConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::MergeSearch => MergeSearchConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Embed => EmbedTrainConfig::from_toml(text, &path, &[]).map(drop),
@@ -285,8 +305,10 @@ fn the_reference_of_recipes_is_fresh() {
         reference_of::<SelectConfig>("Prompt selection"),
         reference_of::<LabelConfig>("Labels"),
         reference_of::<QualityConfig>("Quality scores"),
+        reference_of::<RespondConfig>("Responses"),
         reference_of::<PasConfig>("Prompt augmentation: pairs"),
         reference_of::<PasEvaluateConfig>("Prompt augmentation: evaluation"),
+        reference_of::<PreferConfig>("Preference data"),
         reference_of::<EmbedTrainConfig>("Embedding models"),
         reference_of::<EvaluateConfig>("Evaluation"),
         reference_of::<MergeSearchConfig>("Search for a merge"),

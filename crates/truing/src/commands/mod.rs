@@ -20,9 +20,11 @@ mod output;
 mod pas;
 mod pas_serve;
 mod plan;
+mod prefer;
 mod quality;
 mod quickstart;
 mod report;
+mod respond;
 mod reward;
 mod rollouts;
 mod sampling;
@@ -35,6 +37,7 @@ mod training;
 mod verify;
 
 use clap::Subcommand;
+use truing_construct::respond::RespondStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::grpo::GrpoStage;
@@ -103,9 +106,19 @@ pub(crate) enum Command {
     /// Clean, deduplicate, decontaminate and select prompts; every dropped row has a reason.
     #[command(after_help = "Example: truing select recipes/select.toml --set selection.target_size=1000")]
     Select(stage::Arguments),
+    /// Sample responses to prompts from several models, filter and score them, and keep the best (rejection sampling).
+    #[command(
+        after_help = "Examples:\n  truing respond recipes/respond.toml --plan\n  truing respond recipes/respond.toml --set select=top_n"
+    )]
+    Respond(stage::Arguments),
     /// Prompt augmentation (PAS): make pairs, train a complement model, use it, measure it.
     #[command(subcommand)]
     Pas(pas::Command),
+    /// Make preference data: judge the responses of prompts, measure the judges, and choose pairs.
+    #[command(
+        after_help = "Examples:\n  truing prefer recipes/prefer.toml --plan\n  truing prefer recipes/prefer.toml\n  truing prefer --self-test"
+    )]
+    Prefer(prefer::Arguments),
     /// Embed texts, or train an embedding model.
     #[command(
         after_help = "Examples:\n  truing embed --data prompts.jsonl -o vectors.npy\n  truing embed train recipes/embed.toml"
@@ -174,7 +187,9 @@ impl Command {
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Score(arguments) => score::run(arguments, context),
             Self::Select(arguments) => stage::run::<SelectStage>(arguments, context),
+            Self::Respond(arguments) => stage::run::<RespondStage>(arguments, context),
             Self::Pas(command) => pas::run(command, context),
+            Self::Prefer(arguments) => prefer::run(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Verify(arguments) => verify::run(arguments, context),

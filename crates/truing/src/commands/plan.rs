@@ -110,6 +110,7 @@ pub(super) fn to_json(plan: &TrainingPlan) -> Value {
 pub(super) fn amount_text(amount: Amount) -> String {
     match amount {
         Amount::Bytes(bytes) => units::bytes(bytes),
+        Amount::Cost(cost) => format!("{cost:.2}"),
         Amount::Count(count) => units::count(count),
         Amount::Flops(flops) => format!("{:.1} GFLOP", flops / 1e9),
         Amount::Seconds(seconds) => units::duration(seconds),
@@ -121,6 +122,8 @@ pub(super) fn amount_text(amount: Amount) -> String {
 pub(super) fn amount_json(amount: Amount) -> Value {
     match amount {
         Amount::Bytes(whole) | Amount::Count(whole) => whole.into(),
-        Amount::Flops(number) | Amount::Seconds(number) | Amount::Share(number) => number.into(),
+        Amount::Cost(number) | Amount::Flops(number) | Amount::Seconds(number) | Amount::Share(number) => {
+            number.into()
+        }
     }
 }

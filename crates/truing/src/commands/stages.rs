@@ -3,7 +3,9 @@
 use truing_construct::label::LabelStage;
 use truing_construct::pas::PasStage;
 use truing_construct::pas_evaluate::PasEvaluateStage;
+use truing_construct::prefer::PreferStage;
 use truing_construct::quality::QualityStage;
+use truing_construct::respond::RespondStage;
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
@@ -38,6 +40,8 @@ const STAGES: [StageEntry; truing_types::STAGES.len()] = [
     entry::<MergeSearchStage>(),
     entry::<PasStage>(),
     entry::<PasEvaluateStage>(),
+    entry::<RespondStage>(),
+    entry::<PreferStage>(),
     entry::<EvaluateStage>(),
     entry::<SelectStage>(),
     entry::<EmbedStage>(),

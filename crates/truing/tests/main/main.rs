@@ -12,6 +12,8 @@ mod judging;
 mod memory;
 mod merge;
 mod pas;
+mod prefer;
+mod respond;
 mod score;
 mod sft;
 mod talk;

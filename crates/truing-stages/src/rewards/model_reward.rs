@@ -1,6 +1,6 @@
 //! A trained reward model as a reward.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use truing_predict::RewardScorer;
 use truing_reward::{Completion, Reads, RewardFunction};
 use truing_types::{Conversation, Message, Role, Unscored, UnscoredReason};
 
-/// The table `[reward_model]` of a policy's recipe.
+/// The table `[reward_model]` of a recipe with rewards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardModelReward {
@@ -31,6 +31,25 @@ pub struct RewardModelReward {
 
 fn one() -> f64 {
     1.0
+}
+
+impl RewardModelReward {
+    /// Makes the path of the model relative to the recipe's folder; a name stays a name.
+    pub fn resolve_paths(&mut self, folder: &Path) {
+        let path = folder.join(&self.model_name_or_path);
+        if path.exists() {
+            self.model_name_or_path = path;
+        }
+    }
+
+    /// Replaces the name of the model by the path that `find` returns.
+    ///
+    /// # Errors
+    /// That of `find`.
+    pub fn find<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
+        self.model_name_or_path = find(&self.model_name_or_path.to_string_lossy())?;
+        Ok(())
+    }
 }
 
 pub(super) struct ModelReward<E> {

@@ -1,4 +1,4 @@
-//! A language model as a reward of a policy's run.
+//! A language model as a reward.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use truing_ask::ChatModelConfig;
 use truing_reward::Reads;
 use truing_reward::judge::JudgeConfig;
 
-/// The table `[judge]` of a policy's recipe.
+/// The table `[judge]` of a recipe with rewards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeReward {
