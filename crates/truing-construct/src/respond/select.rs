@@ -239,7 +239,7 @@ mod tests {
         assert!(drawn.iter().any(|places| places != &drawn[0]), "{drawn:?}");
         assert_eq!(fates(3, &["max_refusal_share=0.12"]), fates(3, &["max_refusal_share=0.12"]));
         let cut = fates(0, &["max_refusal_share=0", "accept=4"]);
-        let expected = |i: usize| match (i % 4 == 0, i <= 5) {
+        let expected = |i: usize| match (i.is_multiple_of(4), i <= 5) {
             (true, _) => Fate::SurplusRefusal,
             (false, true) => Fate::Accepted,
             (false, false) => Fate::Surplus,
