@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Drives the annotation pages in headless Chromium and compares the journal with what was shown:
+# Drives the annotation pages in headless Chromium and compares the journal with what was shown; then kills the server
+# while answers are sent, and looks for each that was acknowledged:
 #
-#     scripts/annotate-browser/run.sh [target/release/truing]
+#     scripts/annotate-browser/run.sh [target/release/truing] [KILLS]
 #
 # Needs python3 with venv, and Chromium (CHROMIUM names it, or `chromium` on the path). The Python environment is made
 # once, in TRUING_TEST_CACHE or ~/.cache/truing-tests.
@@ -31,3 +32,5 @@ fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 PYTHONDONTWRITEBYTECODE=1 "$environment/bin/python" "$here/check.py" "$truing" "$scratch" --chromium "$chromium"
+mkdir "$scratch/kills"
+python3 "$here/kills.py" "$truing" "$scratch/kills" --kills "${2:-50}"

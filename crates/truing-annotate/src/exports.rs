@@ -1,10 +1,11 @@
 //! Training data made of the answers: rows of the formats that `truing sft`, `dpo`, `reward train` and `label` read.
 //!
-//! An item has rows once it is complete and nobody has to decide it any more. Files are replaced whole, so a reader finds
-//! the old rows or the new ones.
+//! An item has rows once it is complete and nobody has to decide it any more. Files are replaced whole, so a reader
+//! finds the old rows or the new ones.
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -109,7 +110,7 @@ impl Files {
 /// An item with the entries that decide it.
 struct ItemRows<'a> {
     item: &'a Item,
-    stored: &'a [&'a std::sync::Arc<Stored>],
+    stored: &'a [&'a Arc<Stored>],
     config: &'a AnnotateConfig,
 }
 

@@ -190,7 +190,7 @@ impl Item {
                 "as many responses as a question needs (ranking: 2 or more; pairwise: 2; others: 1)";
             return Err(bad(&self.origin, "responses", format!("a list of {n}"), expected.into()));
         }
-        let is_ranked = |kind| kind == AnnotationType::Ranking;
+        let is_ranked = |kind: AnnotationType| kind == AnnotationType::Ranking;
         if n > MAX_RANKED && config.question.iter().any(|question| is_ranked(question.annotation_type)) {
             let expected = format!("at most {MAX_RANKED} responses to rank");
             return Err(bad(&self.origin, "responses", format!("a list of {n}"), expected));

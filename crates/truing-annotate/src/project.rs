@@ -207,7 +207,10 @@ impl Project {
             described["labels"] = json!(question.labels());
             questions.push(described);
         }
+        // Browsers keep what is not sent by project: another one may be served at the same address later.
+        let folder = self.folder.path().to_string_lossy();
         json!({
+            "project": Digest::of_bytes(folder.as_bytes()),
             "name": person.name,
             "role": person.role,
             "title": self.config.title,

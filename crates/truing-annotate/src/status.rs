@@ -206,7 +206,7 @@ impl<'a> Measuring<'a> {
         match question.annotation_type {
             AnnotationType::Ranking | AnnotationType::Pairwise => {
                 let ranks = |answer: &Answer| match answer {
-                    Answer::Ranking(ranks) => ranks.iter().map(|&rank| f64::from(rank)).collect(),
+                    Answer::Ranking(ranks) => ranks.iter().map(|&rank| f64::from(rank)).collect::<Vec<_>>(),
                     _ => Vec::new(),
                 };
                 vec![self.alpha(question, &answered, &ranks), self.concordance(question, &answered, &ranks)]
@@ -216,7 +216,7 @@ impl<'a> Measuring<'a> {
                     let points = |answer: &Answer| match answer {
                         Answer::Scale(ratings) => {
                             let points = ratings.get(&aspect).map_or(&[][..], Vec::as_slice);
-                            points.iter().map(|&point| point as f64).collect()
+                            points.iter().map(|&point| point as f64).collect::<Vec<_>>()
                         }
                         _ => Vec::new(),
                     };

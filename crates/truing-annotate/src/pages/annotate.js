@@ -34,20 +34,17 @@ async function call(path, body) {
   return read;
 }
 
-// Submissions that the server has not acknowledged.
+// What this browser keeps of a person in a project, under keys that begin with this.
+const scope = (kind) => "truing-" + kind + ":" + JSON.stringify([session.project, session.name]) + ":";
+
+// Submissions that the server has not acknowledged. Each has a key of its own, so that tabs do not overwrite each other.
 const outbox = {
-  key: () => "truing-outbox:" + session.name,
+  add: (submission) => localStorage.setItem(scope("outbox") + submission.submission, JSON.stringify(submission)),
+  remove: (submission) => localStorage.removeItem(scope("outbox") + submission.submission),
   read() {
-    return JSON.parse(localStorage.getItem(this.key()) || "[]");
-  },
-  write(all) {
-    localStorage.setItem(this.key(), JSON.stringify(all));
-  },
-  add(submission) {
-    this.write([...this.read(), submission]);
-  },
-  remove(id) {
-    this.write(this.read().filter((submission) => submission.submission !== id));
+    const keys = Object.keys(localStorage).filter((key) => key.startsWith(scope("outbox")));
+    const all = keys.map((key) => JSON.parse(localStorage.getItem(key))).filter((submission) => submission);
+    return all.sort((one, other) => one.finished_ms - other.finished_ms);
   },
 };
 
@@ -76,13 +73,13 @@ function showProgress(progress) {
 }
 
 // What is entered survives a reload.
-const draftKey = () => "truing-draft:" + session.name + ":" + item.item + ":" + item.item_digest;
+const draftKey = (of) => scope("draft") + of.item + ":" + of.item_digest;
 function saveDraft() {
   const states = Object.fromEntries(widgets.map((widget) => [widget.question.name, widget.state()]));
-  localStorage.setItem(draftKey(), JSON.stringify({version: item.version, states}));
+  localStorage.setItem(draftKey(item), JSON.stringify({version: item.version, states}));
 }
 function loadDraft() {
-  const draft = JSON.parse(localStorage.getItem(draftKey()) || "null");
+  const draft = JSON.parse(localStorage.getItem(draftKey(item)) || "null");
   if (!draft || draft.version !== item.version) return;
   widgets
     .filter((widget) => draft.states[widget.question.name])
@@ -263,7 +260,7 @@ async function sendAll(pauseMs) {
     showSaved("saving...");
     try {
       const reply = await call("api/submit", submission);
-      outbox.remove(submission.submission);
+      outbox.remove(submission);
       stored(submission, reply);
     } catch (error) {
       const isFinal = error instanceof Refused && [400, 403, 404, 409, 413].includes(error.status);
@@ -275,7 +272,7 @@ async function sendAll(pauseMs) {
         setTimeout(() => flush(Math.min(2 * pauseMs, 30000)), pauseMs);
         return;
       }
-      outbox.remove(submission.submission);
+      outbox.remove(submission);
       isWaiting = false;
       refused(submission, error);
       return;
@@ -289,7 +286,7 @@ async function sendAll(pauseMs) {
 function stored(submission, reply) {
   showSaved("✓ saved", "good");
   showProgress(reply.progress);
-  localStorage.removeItem("truing-draft:" + session.name + ":" + submission.item + ":" + submission.item_digest);
+  localStorage.removeItem(draftKey(submission));
   if (visited[visited.length - 1] !== submission.item) visited.push(submission.item);
   if (item && item.item === submission.item) item.isStored = true;
 }
@@ -298,6 +295,11 @@ function refused(submission, error) {
   showSaved("not saved", "bad");
   const answer = (text, onclick) => make("button", {type: "button", text, onclick});
   if (error.code !== "stale") {
+    // Kept for whoever wants to find out what was wrong with it.
+    localStorage.setItem(
+      scope("refused") + submission.submission,
+      JSON.stringify({submission, error: error.message}),
+    );
     notice("This answer was not stored: " + error.message, [answer("Next item", () => nextItem())]);
     return;
   }

@@ -78,7 +78,7 @@ fn known_items_come_at_their_share_unmarked_and_are_counted() {
         assert!(marks.iter().all(|mark| item.get(mark).is_none()), "{item}");
         // Every second known item is answered wrongly.
         let n_known = ids.iter().filter(|id: &&String| id.starts_with(['g', 'c'])).count();
-        let answers = ranks(if n_known % 2 == 0 { [1, 2] } else { [2, 1] });
+        let answers = ranks(if n_known.is_multiple_of(2) { [1, 2] } else { [2, 1] });
         server.submit("ana", &submission(&item, &id, answers));
         ids.push(id);
     }
