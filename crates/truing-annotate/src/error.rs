@@ -70,6 +70,9 @@ pub enum AnnotateError {
     /// A name that nobody has.
     #[error("nobody is called `{0}`: expected an annotator, an adjudicator or `owner`")]
     UnknownPerson(String),
+    /// A new token for someone whose token the recipe gives.
+    #[error("the recipe has the token of `{0}`: change it there")]
+    TokenInRecipe(String),
     /// The system refuses: a socket, a thread, or randomness.
     #[error(transparent)]
     Io(#[from] std::io::Error),

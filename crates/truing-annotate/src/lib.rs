@@ -12,6 +12,7 @@ mod error;
 mod exports;
 mod item;
 mod journal;
+mod judges;
 mod people;
 mod project;
 mod records;
@@ -30,10 +31,11 @@ pub use error::AnnotateError;
 pub use exports::{OUTPUTS, OutputCounts, write_outputs};
 pub use item::{Item, ItemKind, Items, Response};
 pub use journal::{Entry, EntryKind, Journal, OpenedJournal};
+pub use judges::JudgeCalibration;
 pub use people::{MakeToken, NewLink, People, Person, Role};
 pub use project::{JOURNAL, OpenedProject, Project, Refusal, StoredProject, Submission};
 pub use records::{ItemRecord, Records, Stored};
-pub use status::{AnnotatorStatus, JudgeCalibration, Measured, Progress, Status};
+pub use status::{AnnotatorStatus, Measured, Progress, Status};
 
 /// How a project is served.
 #[derive(Debug, Clone, Copy)]

@@ -61,7 +61,8 @@ impl People {
     /// whose names are in `renew`.
     ///
     /// # Errors
-    /// When the digests cannot be read or written, two people have one token, or a name of `renew` is nobody's.
+    /// When the digests cannot be read or written, two people have one token, or a name of `renew` is nobody's or has
+    /// its token in the recipe.
     pub fn open(
         config: &AnnotateConfig,
         folder: &Path,
@@ -72,13 +73,14 @@ impl People {
         let mut kept = read(&path)?;
         let (mut people, mut links): (Vec<Person>, Vec<NewLink>) = (Vec::new(), Vec::new());
         let everyone = everyone(config);
-        if let Some(name) = renew.iter().find(|name| everyone.iter().all(|(known, ..)| known != name)) {
+        if let Some(name) = renew.iter().find(|name| everyone.iter().all(|(known, ..)| known != *name)) {
             return Err(AnnotateError::UnknownPerson(name.clone()));
         }
         for (name, role, idx, given) in everyone {
-            let digest = match (given, kept.get(&name).filter(|_| !renew.contains(&name))) {
+            let digest = match (given, kept.get(&name).copied().filter(|_| !renew.contains(&name))) {
+                (Some(_), _) if renew.contains(&name) => return Err(AnnotateError::TokenInRecipe(name)),
                 (Some(token), _) => blake3::hash(token.as_bytes()),
-                (None, Some(digest)) => *digest,
+                (None, Some(digest)) => digest,
                 (None, None) => {
                     let token = make()?;
                     let digest = blake3::hash(token.as_bytes());
@@ -175,6 +177,8 @@ mod tests {
         assert_eq!(find(&people, "token-2").as_deref(), Some("eve"));
         let unknown = People::open(&config, folder.path(), &["bob".into()], &mut make);
         assert!(matches!(unknown, Err(AnnotateError::UnknownPerson(name)) if name == "bob"));
+        let given = People::open(&config, folder.path(), &["ben".into()], &mut make);
+        assert!(matches!(given, Err(AnnotateError::TokenInRecipe(name)) if name == "ben"));
     }
 
     #[test]

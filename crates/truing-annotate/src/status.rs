@@ -1,21 +1,19 @@
 //! What the owner sees: progress, people, agreement with its uncertainty, and how the judges compare with people.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::Value;
 use truing_statistics::{
-    Agreement, Bootstrap, BootstrapEstimate, Level, agreement, dawid_skene, kendall_w, krippendorff_alpha,
-    quantile, spearman,
+    Bootstrap, BootstrapEstimate, Level, dawid_skene, kendall_w, krippendorff_alpha, quantile,
 };
 use truing_types::Seed;
 
 use crate::answer::Answer;
 use crate::config::{AnnotateConfig, AnnotationType, Question};
-use crate::consensus::{agree, f1_of_spans, is_disputed, mean_ranks, mean_ratings, voted_labels};
+use crate::consensus::{agree, f1_of_spans, is_disputed};
 use crate::item::{Item, ItemKind, Items};
 use crate::journal::EntryKind;
+use crate::judges::{JudgeCalibration, Judged, orders_of_pairs};
 use crate::records::{ItemRecord, Stored};
 
 /// A project in numbers.
@@ -29,6 +27,9 @@ pub struct Status {
     pub agreement: Vec<Measured>,
     /// The judges, where items carry their scores or labels.
     pub judges: Vec<JudgeCalibration>,
+    /// Gold items and attention checks that two or more annotators, and most of all, answered otherwise than expected:
+    /// what is expected may be wrong.
+    pub doubtful_items: Vec<String>,
     /// Width of an interval that is aimed at.
     pub target_interval: f64,
 }
@@ -91,17 +92,6 @@ pub struct Measured {
     pub n_further_items: Option<usize>,
 }
 
-/// How the judges of the data compare with people.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct JudgeCalibration {
-    /// The question that people answered.
-    pub question: String,
-    /// Which of two responses is better, or which label holds: judge against people, with Cohen's kappa.
-    pub agreement: Option<Agreement>,
-    /// Spearman's correlation of the judges' scores with the mean ratings of people.
-    pub rank_correlation: Option<BootstrapEstimate>,
-}
-
 impl Status {
     /// Measures a project; `records` are in the order of the items.
     #[must_use]
@@ -109,15 +99,17 @@ impl Status {
         let measuring = Measuring::new(items, records, config);
         let mut measured = Vec::new();
         let mut judges = Vec::new();
+        let judged = measuring.judged();
         for question in &config.question {
             measured.extend(measuring.agreement(question));
-            judges.extend(measuring.judge(question));
+            judges.extend(JudgeCalibration::of(question, &judged, measuring.bootstrap()));
         }
         Self {
             progress: progress(items, records, config),
             annotators: measuring.annotators(),
             agreement: measured,
             judges,
+            doubtful_items: measuring.doubtful_items(),
             target_interval: config.target_interval,
         }
     }
@@ -380,9 +372,19 @@ impl<'a> Measuring<'a> {
         all
     }
 
-    /// The judges' scores or labels of the data against a question; `None` where there are none.
-    fn judge(&self, question: &Question) -> Option<JudgeCalibration> {
-        let mut judged: Vec<(&Item, Vec<&Arc<Stored>>)> = Vec::new();
+    fn doubtful_items(&self) -> Vec<String> {
+        let is_doubtful = |(item, record): &(&Item, &ItemRecord)| {
+            let n_wrong =
+                record.answers().filter(|stored| !is_as_expected(item, stored, self.config)).count();
+            n_wrong >= 2 && 2 * n_wrong > record.answers().count()
+        };
+        let known = self.items.all.iter().zip(self.records).skip(self.items.n_plain);
+        known.filter(is_doubtful).map(|(item, _)| item.id.clone()).collect()
+    }
+
+    /// The answers to the items to be annotated, or the decisions about them.
+    fn judged(&self) -> Vec<Judged<'a>> {
+        let mut judged = Vec::new();
         for (item, record) in self.items.all[..self.items.n_plain].iter().zip(self.records) {
             let stored: Vec<_> = match &record.adjudication {
                 Some(decision) => vec![decision],
@@ -390,31 +392,7 @@ impl<'a> Measuring<'a> {
             };
             judged.push((item, stored));
         }
-        let name = question.name.clone();
-        let found = match question.annotation_type {
-            AnnotationType::Ranking | AnnotationType::Pairwise => {
-                let pairs = judged.iter().flat_map(|(item, stored)| judged_pairs(item, stored, question));
-                JudgeCalibration { question: name, agreement: agreement(pairs), rank_correlation: None }
-            }
-            AnnotationType::Label => {
-                let pairs = judged.iter().filter_map(|(item, stored)| judged_label(item, stored, question));
-                JudgeCalibration { question: name, agreement: agreement(pairs), rank_correlation: None }
-            }
-            AnnotationType::Scale => {
-                let rated: Vec<Vec<(f64, f64)>> = judged
-                    .iter()
-                    .filter_map(|(item, stored)| judged_ratings(item, stored, question))
-                    .collect();
-                let rank_correlation = self.bootstrap().estimate(rated.len(), |drawn| {
-                    let (judge, people): (Vec<f64>, Vec<f64>) =
-                        drawn.iter().flat_map(|&item| rated[item].iter().copied()).unzip();
-                    spearman(&judge, &people)
-                });
-                JudgeCalibration { question: name, agreement: None, rank_correlation }
-            }
-            AnnotationType::Spans | AnnotationType::Edit => return None,
-        };
-        (found.agreement.is_some() || found.rank_correlation.is_some()).then_some(found)
+        judged
     }
 }
 
@@ -428,10 +406,7 @@ impl AnnotatorStatus {
         self.n_answers += 1;
         let milliseconds = stored.entry.finished_ms.saturating_sub(stored.entry.started_ms);
         secs.push(milliseconds as f64 / 1e3);
-        let is_right = item.expected.iter().all(|(question, expected)| {
-            let said = stored.answers.get(question);
-            said.is_some_and(|said| agree(item, said, expected, &config.adjudication))
-        });
+        let is_right = is_as_expected(item, stored, config);
         match item.kind {
             ItemKind::Plain => {}
             ItemKind::Gold => {
@@ -444,6 +419,14 @@ impl AnnotatorStatus {
             }
         }
     }
+}
+
+/// Whether the answers to a known item are those that are expected.
+fn is_as_expected(item: &Item, stored: &Stored, config: &AnnotateConfig) -> bool {
+    item.expected.iter().all(|(question, expected)| {
+        let said = stored.answers.get(question);
+        said.is_some_and(|said| agree(item, said, expected, &config.adjudication))
+    })
 }
 
 fn mean(values: &[f64], drawn: &[usize]) -> Option<f64> {
@@ -460,56 +443,4 @@ fn classes_of_labels<'a>(answered: &[Answered<'a>]) -> BTreeMap<&'a Vec<String>,
         }
     }
     classes
-}
-
-/// For each pair of responses: 0 if the first is better, 1 for a tie, 2 if the second is.
-fn orders_of_pairs<Rank: PartialOrd>(ranks: &[Rank]) -> Vec<usize> {
-    let mut orders = Vec::new();
-    for (idx, one) in ranks.iter().enumerate() {
-        for other in &ranks[idx + 1..] {
-            orders.push(if one < other { 0 } else { 1 + usize::from(one > other) });
-        }
-    }
-    orders
-}
-
-/// What judge and people say of each pair of responses of an item. Nothing where a response has no score.
-fn judged_pairs(item: &Item, stored: &[&Arc<Stored>], question: &Question) -> Vec<(usize, usize)> {
-    let scores: Option<Vec<f64>> =
-        item.responses.iter().map(|response| response.score.map(|score| -score)).collect();
-    match (scores, mean_ranks(stored, question)) {
-        (Some(scores), Some(ranks)) => {
-            orders_of_pairs(&scores).into_iter().zip(orders_of_pairs(&ranks)).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// The judges' label of an item, and that of people.
-fn judged_label(
-    item: &Item,
-    stored: &[&Arc<Stored>],
-    question: &Question,
-) -> Option<(Vec<String>, Vec<String>)> {
-    let labels = match item.columns.get("labels")?.get(&question.name)? {
-        Value::String(label) => vec![label.clone()],
-        Value::Array(labels) => labels.iter().filter_map(|label| label.as_str().map(str::to_owned)).collect(),
-        _ => return None,
-    };
-    let mut voted = voted_labels(stored, question)?;
-    let mut labels: Vec<String> = labels;
-    labels.sort();
-    voted.sort();
-    Some((labels, voted))
-}
-
-/// The judges' score and the mean rating over aspects of each response that has a score.
-fn judged_ratings(item: &Item, stored: &[&Arc<Stored>], question: &Question) -> Option<Vec<(f64, f64)>> {
-    let ratings = mean_ratings(stored, question);
-    let mean =
-        |idx: usize| ratings.values().map(|of_aspect| of_aspect[idx]).sum::<f64>() / ratings.len() as f64;
-    let scored =
-        item.responses.iter().enumerate().filter_map(|(idx, response)| Some((response.score?, mean(idx))));
-    let scored: Vec<(f64, f64)> = scored.collect();
-    (!ratings.is_empty() && !scored.is_empty()).then_some(scored)
 }

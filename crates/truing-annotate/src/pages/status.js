@@ -104,6 +104,10 @@ function show(status) {
       ]),
     ),
   );
+  at("doubtful").hidden = !status.doubtful_items.length;
+  at("doubtful").textContent =
+    "Most annotators answered these otherwise than expected; look whether what is expected is wrong: " +
+    status.doubtful_items.join(", ");
   at("main").hidden = false;
   at("updated").textContent = "as of " + new Date().toLocaleTimeString();
 }

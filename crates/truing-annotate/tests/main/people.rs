@@ -97,6 +97,24 @@ fn known_items_come_at_their_share_unmarked_and_are_counted() {
 }
 
 #[test]
+fn a_gold_item_that_most_answer_otherwise_is_doubtful() {
+    let settings = format!("gold = {{ path = \"gold.jsonl\", share = 0.9 }}\n{QUESTION}");
+    let workshop = Workshop::new(&settings, &items(4));
+    let gold = json!({"id": "gold", "prompt": "x", "responses": ["a", "b"], "expected": ranks([2, 1])});
+    workshop.write_rows("gold.jsonl", &[gold]);
+    let server = workshop.start();
+    for name in ["ana", "ben"] {
+        assert_eq!(server.get("/api/status", "owner").json()["doubtful_items"], json!([]), "{name}");
+        // Of four draws at a share of 0.9 one is the gold item.
+        for n in 0..5 {
+            let item = server.next(name);
+            server.submit(name, &submission(&item, &format!("{name}{n}"), ranks([1, 2])));
+        }
+    }
+    assert_eq!(server.get("/api/status", "owner").json()["doubtful_items"], json!(["gold"]));
+}
+
+#[test]
 fn adjudicators_decide_what_annotators_disagree_on() {
     let workshop = Workshop::new(QUESTION, &items(2));
     let server = workshop.start();

@@ -53,7 +53,7 @@ fn check(more: &str, expected: &str) {
     let workshop = Workshop::new(more, &items);
     let path = workshop.path("recipe.toml");
     let opened = match AnnotateConfig::from_toml(&fs::read_to_string(&path).unwrap(), &path) {
-        Ok(_) => workshop.open(TestClock::new().0).map(drop),
+        Ok(_) => workshop.open(TestClock::begin().0).map(drop),
         Err(error) => Err(error),
     };
     let error = opened.expect_err(expected).to_string();
@@ -99,10 +99,10 @@ fn wrong_recipes_are_refused_by_key() {
 fn wrong_items_are_refused_by_line() {
     let row = |id: &str| serde_json::json!({"id": id, "prompt": "x", "responses": ["a", "b"]});
     let workshop = Workshop::new(QUESTION, &[row("1"), row("2"), row("1")]);
-    let error = workshop.open(TestClock::new().0).err().unwrap().to_string();
+    let error = workshop.open(TestClock::begin().0).err().unwrap().to_string();
     assert!(error.contains("items.jsonl:3: `id` is `1`; expected another `id` than that of "), "{error}");
     assert!(error.contains("items.jsonl:1"), "{error}");
     workshop.write_rows("items.jsonl", &[row("1"), serde_json::json!({"id": 2, "responses": ["a", "b"]})]);
-    let error = workshop.open(TestClock::new().0).err().unwrap().to_string();
+    let error = workshop.open(TestClock::begin().0).err().unwrap().to_string();
     assert!(error.contains("items.jsonl:2"), "{error}");
 }

@@ -91,7 +91,7 @@ fn a_damaged_line_and_another_question_are_errors_with_the_line() {
     drop(server);
     let journal = workshop.path("project").join(JOURNAL);
     let whole = fs::read_to_string(&journal).unwrap();
-    let error = || workshop.open(TestClock::new().0).err().unwrap().to_string();
+    let error = || workshop.open(TestClock::begin().0).err().unwrap().to_string();
     fs::write(&journal, whole.replacen("\"submission\"", "submission\"", 1)).unwrap();
     assert!(error().contains("annotations.jsonl:1: is damaged"), "{}", error());
     fs::write(&journal, whole.replacen("[1,2]", "[1,3]", 2)).unwrap();
@@ -100,7 +100,7 @@ fn a_damaged_line_and_another_question_are_errors_with_the_line() {
     // An item that is not in the data any more is kept, counted and not used.
     fs::write(&journal, &whole).unwrap();
     workshop.write_rows("items.jsonl", &items(1));
-    let (project, warnings) = workshop.open(TestClock::new().0).unwrap();
+    let (project, warnings) = workshop.open(TestClock::begin().0).unwrap();
     assert!(warnings[0].starts_with("1 entries are about items"), "{warnings:?}");
     assert_eq!((project.n_entries(), fs::read_to_string(&journal).unwrap()), (2, whole));
 }
@@ -109,7 +109,7 @@ fn a_damaged_line_and_another_question_are_errors_with_the_line() {
 fn one_process_at_a_time() {
     let workshop = Workshop::new(QUESTION, &items(1));
     let _server = workshop.start();
-    let error = workshop.open(TestClock::new().0).err().unwrap().to_string();
+    let error = workshop.open(TestClock::begin().0).err().unwrap().to_string();
     assert!(error.contains("in use by another process"), "{error}");
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct TestClock {
 }
 
 impl TestClock {
-    pub(crate) fn new() -> (Arc<dyn Clock>, Arc<AtomicBool>) {
+    pub(crate) fn begin() -> (Arc<dyn Clock>, Arc<AtomicBool>) {
         let stop = Arc::new(AtomicBool::new(false));
         (Arc::new(Self { start: Instant::now(), stop: Arc::clone(&stop) }), stop)
     }
@@ -114,7 +114,7 @@ impl Workshop {
     }
 
     pub(crate) fn start(&self) -> TestServer {
-        let (clock, stop) = TestClock::new();
+        let (clock, stop) = TestClock::begin();
         let (project, warnings) = self.open(clock).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -176,6 +176,12 @@ fn print_status(status: &Status, context: &Context) -> anyhow::Result<()> {
         }
     }
     printer.line("")?;
+    if !status.doubtful_items.is_empty() {
+        printer.line(format_args!(
+            "most annotators answered otherwise than expected: {}",
+            status.doubtful_items.join(", ")
+        ))?;
+    }
     Ok(printer.line(format_args!(
         "`further`: items until the 95 % interval is {} wide (`target_interval`)",
         status.target_interval
