@@ -54,6 +54,10 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
         }
         let text = fs::read_to_string(&path).unwrap();
         n_recipes += 1;
+        // A project of annotation is no stage; the tests of truing-annotate open it.
+        if path.file_name().is_some_and(|name| name == "annotate.toml") {
+            continue;
+        }
         // A merge has no run, and so no stage.
         if path.file_name().is_some_and(|name| name == "merge.toml") {
             let recipe: MergeRecipe = read_toml(&text, &path).unwrap_or_else(|error| panic!("{error}"));

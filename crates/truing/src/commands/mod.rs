@@ -1,5 +1,6 @@
 //! The commands, one file each. A new one is a file and a line in [`Command`] and in its `run`.
 
+mod annotate;
 mod chat;
 mod classifier;
 mod completions;
@@ -150,6 +151,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing serve --model runs/tiny/model\n  truing serve --model chat=runs/grpo/model --model reward=runs/reward_model/model --port 8080\n  truing serve --host 0.0.0.0 --api-key-file keys.txt"
     )]
     Serve(serve::Arguments),
+    /// Have people rank, rate, mark, edit and label responses on local pages; agreement, and training data.
+    #[command(subcommand)]
+    Annotate(annotate::Command),
     /// Check this machine (processor, memory, caches, Python) and say what to fix.
     #[command(after_help = "Example: truing doctor")]
     Doctor(doctor::Arguments),
@@ -197,6 +201,7 @@ impl Command {
             Self::Chat(arguments) => chat::run(arguments, context),
             Self::Generate(arguments) => generate::run(arguments, context),
             Self::Serve(arguments) => serve::run(arguments, context),
+            Self::Annotate(command) => annotate::run(command, context),
             Self::Doctor(arguments) => doctor::run(arguments, context),
             Self::Report(arguments) => report::run(arguments, context),
             Self::Import(arguments) => import::run(arguments, context),
