@@ -1,4 +1,5 @@
-//! A language model as a reward: it gives a completion a score in a range, or compares it with a reference.
+//! A language model as a reward: it gives a completion a score in a range, compares it with a reference, or answers the
+//! questions of the row's checklist.
 //!
 //! Covered: verdicts are asked at temperature 0; both orders of a comparison are asked, and where they disagree it is a
 //! draw (positions sway judges: Zheng et al. 2023, arXiv 2306.05685); a reply that cannot be read is asked for its
@@ -20,6 +21,7 @@ use truing_types::{
 
 use crate::RewardError;
 use crate::asking::{NoAnswer, ask_readable, fill_in, last_bracketed, question_text};
+use crate::checklist::{CHECKLIST_PROMPT, ChecklistItem, fulfilled_share, numbered, read_verdicts};
 use crate::completion::{Completion, RewardFunction, column_text};
 
 const SCORE_PROMPT: &str = "\
@@ -74,11 +76,13 @@ pub struct JudgeConfig {
     /// this key is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference_column: Option<String>,
+    /// Column with the questions of `checklist`: a list of texts, or of objects with `question` and `weight`.
+    pub checklist_column: String,
     /// Lowest and highest score. The reward is scaled from 0 to 1.
     pub range: [f64; 2],
     /// Prompt template that replaces the built-in one. For `score` it contains `{question}` and `{answer}`, and
-    /// optionally `{reference}`, `{lowest}` and `{highest}`; for `pairwise` `{question}`, `{first}` and `{second}`. It
-    /// has to ask for the same form of verdict.
+    /// optionally `{reference}`, `{lowest}` and `{highest}`; for `pairwise` `{question}`, `{first}` and `{second}`; for
+    /// `checklist` `{question}`, `{answer}` and `{checklist}`. It has to ask for the same form of verdict.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// Maximum tokens of a verdict, reasoning included.
@@ -100,6 +104,8 @@ pub enum JudgeProtocol {
     Score,
     /// A comparison with the reference answer, in both orders: better (1), equal (0.5) or worse (0).
     Pairwise,
+    /// Yes or no to each question of the row's checklist; the reward is the weighted share of yes.
+    Checklist,
 }
 
 impl Default for JudgeConfig {
@@ -107,6 +113,7 @@ impl Default for JudgeConfig {
         Self {
             protocol: JudgeProtocol::default(),
             reference_column: None,
+            checklist_column: "checklist".into(),
             range: [1.0, 10.0],
             prompt: None,
             max_new_tokens: 512,
@@ -139,6 +146,7 @@ impl JudgeConfig {
         let wanted: &[&str] = match self.protocol {
             JudgeProtocol::Score => &["{question}", "{answer}"],
             JudgeProtocol::Pairwise => &["{question}", "{first}", "{second}"],
+            JudgeProtocol::Checklist => &["{question}", "{answer}", "{checklist}"],
         };
         match wanted.iter().find(|place| !self.template().contains(**place)) {
             Some(place) => bad("prompt", format!("is missing the placeholder `{place}`")),
@@ -150,6 +158,7 @@ impl JudgeConfig {
         self.prompt.as_deref().unwrap_or(match self.protocol {
             JudgeProtocol::Score => SCORE_PROMPT,
             JudgeProtocol::Pairwise => PAIRWISE_PROMPT,
+            JudgeProtocol::Checklist => CHECKLIST_PROMPT,
         })
     }
 
@@ -157,16 +166,17 @@ impl JudgeConfig {
     #[must_use]
     pub fn n_calls_per_completion(&self) -> usize {
         match self.protocol {
-            JudgeProtocol::Score => 1,
+            JudgeProtocol::Score | JudgeProtocol::Checklist => 1,
             JudgeProtocol::Pairwise => 2,
         }
     }
 
     /// What the judge is asked about one completion.
-    fn requests(&self, completion: &Completion<'_>) -> Result<Vec<ChatRequest>, Unscored> {
+    fn requests(&self, completion: &Completion<'_>) -> Result<Asked, Unscored> {
         let question = question_text(completion.prompt);
+        let mut checklist = Vec::new();
         let reference = match (&self.reference_column, self.protocol) {
-            (None, JudgeProtocol::Score) => None,
+            (None, JudgeProtocol::Score) | (_, JudgeProtocol::Checklist) => None,
             (column, _) => Some(column_text(completion, column.as_deref().unwrap_or("reference"))?),
         };
         let texts: Vec<String> = match self.protocol {
@@ -197,17 +207,37 @@ impl JudgeConfig {
                 };
                 vec![in_order(completion.text, &reference), in_order(&reference, completion.text)]
             }
+            JudgeProtocol::Checklist => {
+                checklist = self.checklist(completion)?;
+                let list = numbered(checklist.iter().map(|item| item.question.as_str()));
+                let values =
+                    [("question", question.as_str()), ("answer", completion.text), ("checklist", &list)];
+                // Nothing is asked about an empty list.
+                (!checklist.is_empty()).then(|| fill_in(self.template(), &values)).into_iter().collect()
+            }
         };
         let sampling = SamplingOptions { max_new_tokens: self.max_new_tokens, ..SamplingOptions::default() };
         let request = |text| ChatRequest {
             conversation: Conversation { messages: vec![Message::new(Role::User, text)], tools: Vec::new() },
             sampling: sampling.clone(),
         };
-        Ok(texts.into_iter().map(request).collect())
+        Ok(Asked { requests: texts.into_iter().map(request).collect(), checklist })
     }
 
-    /// The value of a verdict for the completion, 0 to 1; `swapped` where it stood second.
-    fn read(&self, reply: &str, swapped: bool) -> Option<f64> {
+    /// The questions about a completion.
+    fn checklist(&self, completion: &Completion<'_>) -> Result<Vec<ChecklistItem>, Unscored> {
+        let column = &self.checklist_column;
+        let unscored =
+            |reason, problem: String| Unscored::new(reason, format!("{}: {problem}", completion.origin));
+        match completion.columns.get(column).filter(|value| !value.is_null()) {
+            Some(value) => ChecklistItem::list(value)
+                .map_err(|problem| unscored(UnscoredReason::BadReference, format!("`{column}` {problem}"))),
+            None => Err(unscored(UnscoredReason::MissingReference, format!("the row has no `{column}`"))),
+        }
+    }
+
+    /// The value of a verdict for the completion, 0 to 1; `swapped` where it stood second. `checklist` is what was asked.
+    fn read(&self, reply: &str, swapped: bool, checklist: &[ChecklistItem]) -> Option<f64> {
         match self.protocol {
             JudgeProtocol::Score => read_score(reply, self.range),
             JudgeProtocol::Pairwise => {
@@ -218,6 +248,10 @@ impl JudgeConfig {
                     _ => return None,
                 };
                 Some(if swapped { 1.0 - value } else { value })
+            }
+            JudgeProtocol::Checklist => {
+                let verdicts = read_verdicts(reply, checklist.len())?;
+                Some(fulfilled_share(checklist, &verdicts))
             }
         }
     }
@@ -231,8 +265,20 @@ impl JudgeConfig {
             JudgeProtocol::Pairwise => {
                 "Your reply does not contain a verdict in the required format. Write only [[A]], [[B]] or [[C]].".to_owned()
             }
+            JudgeProtocol::Checklist => {
+                "Your reply does not end with one verdict for each question. Write only YES or NO for each question, in \
+                 their order, separated by commas, in double brackets."
+                    .to_owned()
+            }
         }
     }
+}
+
+/// What is asked about one completion.
+struct Asked {
+    requests: Vec<ChatRequest>,
+    /// The questions, where they are those of a checklist.
+    checklist: Vec<ChecklistItem>,
 }
 
 /// The last score in a reply, as a share of the range: `[[7]]`, `[[7/10]]` where 10 is the highest, or the field `score` of
@@ -299,7 +345,14 @@ impl RewardFunction for Judge {
 
     fn score(&mut self, completions: &[Completion<'_>]) -> Vec<Result<f64, Unscored>> {
         let asked: Vec<_> = completions.iter().map(|completion| self.config.requests(completion)).collect();
-        let requests: Vec<ChatRequest> = asked.iter().flatten().flatten().cloned().collect();
+        let requests: Vec<ChatRequest> =
+            asked.iter().flatten().flat_map(|asked| &asked.requests).cloned().collect();
+        // Of each request the checklist that it asks about.
+        let checklists: Vec<&[ChecklistItem]> = asked
+            .iter()
+            .flatten()
+            .flat_map(|asked| asked.requests.iter().map(|_| asked.checklist.as_slice()))
+            .collect();
         let n_orders = self.config.n_calls_per_completion();
         let config = &self.config;
         let (mut n_failed_in_a_row, mut given_up) = (0, None);
@@ -320,21 +373,24 @@ impl RewardFunction for Judge {
             requests,
             config.max_attempts,
             &config.reminder(),
-            |place, reply| config.read(reply, place % n_orders == 1),
+            |place, reply| config.read(reply, place % n_orders == 1, checklists[place]),
             &mut on_result,
         );
         let mut verdicts = verdicts.into_iter();
-        let combine = |asked: Result<Vec<ChatRequest>, Unscored>| {
-            let of_completion: Vec<_> = verdicts.by_ref().take(asked?.len()).collect();
+        let combine = |asked: &Result<Asked, Unscored>| {
+            let n_requests = asked.as_ref().map_err(Unscored::clone)?.requests.len();
+            let of_completion: Vec<_> = verdicts.by_ref().take(n_requests).collect();
             let values = of_completion.into_iter().collect::<Result<Vec<f64>, _>>();
             let values = values.map_err(|error| unscored(&error, given_up.as_deref()))?;
             match values.as_slice() {
+                // An empty checklist asks for nothing.
+                [] => Ok(1.0),
                 [value] => Ok(*value),
                 [one, other] if one == other => Ok(*one),
                 _ => Ok(0.5),
             }
         };
-        asked.into_iter().map(combine).collect()
+        asked.iter().map(combine).collect()
     }
 
     /// A completion without an answer gets the lowest reward without a request.
@@ -556,6 +612,42 @@ mod tests {
     }
 
     #[test]
+    fn a_checklist_is_asked_at_once_and_a_verdict_too_few_is_no_zero() {
+        let config = JudgeConfig { protocol: JudgeProtocol::Checklist, ..JudgeConfig::default() };
+        let prompt = Conversation { messages: vec![Message::new(Role::User, "Say it.")], tools: Vec::new() };
+        let origin = RowOrigin { source: "rows".into(), line: 7 };
+        let score = |columns: Value, reply: &'static str| {
+            let asked = Arc::default();
+            let model = Scripted { answer: Box::new(move |_| Ok(reply.into())), asked: Arc::clone(&asked) };
+            let columns: Map<String, Value> = columns.as_object().cloned().unwrap();
+            let completion = Completion {
+                prompt: &prompt,
+                text: "said",
+                n_tokens: 1,
+                finish_reason: FinishReason::EndOfTurn,
+                columns: &columns,
+                origin: &origin,
+            };
+            let mut judge = Judge::new(config.clone(), Box::new(model)).unwrap();
+            let score = judge.score(&[completion]).remove(0);
+            let asked: Vec<String> = asked.lock().unwrap().iter().map(|one| text(one).to_owned()).collect();
+            (score, asked)
+        };
+        let list = json!({"checklist": ["Is it short?", {"question": "Is it kind?", "weight": 3}]});
+        let (share, asked) = score(list.clone(), "Short: yes. Kind: no. [[YES, NO]]");
+        assert_eq!((share, asked.len()), (Ok(0.25), 1));
+        assert!(asked[0].contains("\n1. Is it short?\n2. Is it kind?\n"), "{}", asked[0]);
+        let (unread, asked) = score(list, "[[YES]]");
+        assert_eq!(unread.unwrap_err().reason, UnscoredReason::JudgeFailed);
+        assert_eq!(asked.len(), 2, "it is asked once more");
+        assert_eq!(score(json!({"checklist": []}), "[[NO]]"), (Ok(1.0), Vec::new()));
+        let missing = score(json!({}), "[[YES]]").0.unwrap_err();
+        assert_eq!(missing.to_string(), "missing_reference: rows:7: the row has no `checklist`");
+        let bad = score(json!({"checklist": "short"}), "[[YES]]").0.unwrap_err();
+        assert_eq!(bad.reason, UnscoredReason::BadReference);
+    }
+
+    #[test]
     fn settings_that_make_no_sense_are_refused() {
         let refused = |config: JudgeConfig| config.check().unwrap_err().to_string();
         let default = JudgeConfig::default;
@@ -570,7 +662,7 @@ mod tests {
             refused(JudgeConfig { prompt, ..default() })
                 .ends_with("`prompt` is missing the placeholder `{question}`")
         );
-        for protocol in [JudgeProtocol::Score, JudgeProtocol::Pairwise] {
+        for protocol in [JudgeProtocol::Score, JudgeProtocol::Pairwise, JudgeProtocol::Checklist] {
             JudgeConfig { protocol, ..default() }.check().unwrap();
         }
     }

@@ -4,11 +4,15 @@
 //! A completion's thought is split off in one place, [`Rewards::score`], by the rules of
 //! [`split_reasoning`](truing_types::split_reasoning). Each reward reads the answer or the whole ([`Reads`]).
 //!
-//! Verifiers are one file each in [`verifiers`]; [`judge`] asks a language model; [`Rewards`] sums them up, each for the
-//! sources it is meant for; [`shaping`] is what happens to a step's rewards before they are learnt from.
+//! Verifiers are one file each in [`verifiers`]; [`judge`] asks a language model; [`Rewards`] sums them up, each for
+//! the sources it is meant for; [`constraints`] are sentences of a prompt together with the check of a response: a
+//! verifier's instruction or a question of a [`checklist`]; [`shaping`] is what happens to a step's rewards before
+//! they are learnt from.
 
 pub mod asking;
+pub mod checklist;
 mod completion;
+pub mod constraints;
 pub mod judge;
 mod rewards;
 pub mod sandbox;

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum StageName {
     // In the order of `STAGES`.
+    /// Training data for an ability.
+    Build,
     /// Search for a merge of models.
     MergeSearch,
     /// Training pairs of prompts and complements.
@@ -57,7 +59,8 @@ pub struct StageInfo {
 }
 
 /// All stages. A recipe without `stage` is of the first one that has one of its keys.
-pub const STAGES: [StageInfo; 16] = [
+pub const STAGES: [StageInfo; 17] = [
+    info(StageName::Build, "build", "truing build", &["ability", "writer", "checker"]),
     info(StageName::MergeSearch, "merge_search", "truing merge search", &["n_candidates", "search_share"]),
     info(StageName::Pas, "pas", "truing pas build", &["generator", "max_regenerations"]),
     info(StageName::PasEvaluate, "pas_evaluate", "truing pas evaluate", &["complementer", "target"]),

@@ -1,6 +1,7 @@
 //! Stages that ask models, on scripted ones; and what holds for the recipes of all stages.
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
+mod builds;
 mod labels;
 mod pairs;
 mod pas_evaluations;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use truing_ask::labels::load_label_set;
 use truing_ask::pas::{CriticCases, GoldenPairs};
+use truing_construct::build::BuildConfig;
 use truing_construct::label::LabelConfig;
 use truing_construct::pas::PasConfig;
 use truing_construct::pas_evaluate::{PasEvaluateConfig, PasEvaluateInputs, PasEvaluatePlan};
@@ -65,6 +66,13 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
             continue;
         }
         let stage = stage_of(&text, &path).unwrap();
+        if stage == StageName::Build {
+            let config = BuildConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let printed = BuildConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
+            assert_eq!(printed, config);
+            config.check().unwrap();
+            continue;
+        }
         if stage == StageName::Label {
             let config = LabelConfig::from_toml(&text, &path, &[]).unwrap_or_else(|error| panic!("{error}"));
             let printed = LabelConfig::from_toml(&config.to_toml(), Path::new("printed.toml"), &[]).unwrap();
@@ -209,6 +217,7 @@ fn the_recipes_of_the_documentation_parse() {
             n_recipes += 1;
             let parsed = match stage_of(text, &path).unwrap() {
                 StageName::Select => SelectConfig::from_toml(text, &path, &[]).map(drop),
+                StageName::Build => BuildConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Label => LabelConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Quality => QualityConfig::from_toml(text, &path, &[]).map(drop),
                 StageName::Pas => PasConfig::from_toml(text, &path, &[]).map(drop),
@@ -313,6 +322,7 @@ fn the_reference_of_recipes_is_fresh() {
         reference_of::<PasConfig>("Prompt augmentation: pairs"),
         reference_of::<PasEvaluateConfig>("Prompt augmentation: evaluation"),
         reference_of::<PreferConfig>("Preference data"),
+        reference_of::<BuildConfig>("Data for abilities"),
         reference_of::<EmbedTrainConfig>("Embedding models"),
         reference_of::<EvaluateConfig>("Evaluation"),
         reference_of::<MergeSearchConfig>("Search for a merge"),

@@ -1,6 +1,7 @@
 //! The commands, one file each. A new one is a file and a line in [`Command`] and in its `run`.
 
 mod annotate;
+mod build;
 mod chat;
 mod classifier;
 mod completions;
@@ -120,6 +121,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing prefer recipes/prefer.toml --plan\n  truing prefer recipes/prefer.toml\n  truing prefer --self-test"
     )]
     Prefer(prefer::Arguments),
+    /// Make training data for one ability with models: constraints, response reversal, mathematics.
+    #[command(
+        after_help = "Examples:\n  truing build list\n  truing build recipes/build_constraints.toml --plan\n  truing build recipes/build_constraints.toml"
+    )]
+    Build(build::Arguments),
     /// Embed texts, or train an embedding model.
     #[command(
         after_help = "Examples:\n  truing embed --data prompts.jsonl -o vectors.npy\n  truing embed train recipes/embed.toml"
@@ -194,6 +200,7 @@ impl Command {
             Self::Respond(arguments) => stage::run::<RespondStage>(arguments, context),
             Self::Pas(command) => pas::run(command, context),
             Self::Prefer(arguments) => prefer::run(arguments, context),
+            Self::Build(arguments) => build::run(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
             Self::Verify(arguments) => verify::run(arguments, context),

@@ -1,5 +1,6 @@
 //! All stages as this program runs them, by the `stage` of a recipe; and `truing run`, which runs a recipe of any.
 
+use truing_construct::build::BuildStage;
 use truing_construct::label::LabelStage;
 use truing_construct::pas::PasStage;
 use truing_construct::pas_evaluate::PasEvaluateStage;
@@ -37,6 +38,7 @@ pub(crate) struct StageEntry {
 
 /// All stages, in the order of [`truing_types::STAGES`].
 const STAGES: [StageEntry; truing_types::STAGES.len()] = [
+    entry::<BuildStage>(),
     entry::<MergeSearchStage>(),
     entry::<PasStage>(),
     entry::<PasEvaluateStage>(),

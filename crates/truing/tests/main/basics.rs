@@ -30,6 +30,20 @@ fn the_list_of_benchmarks_fits_a_terminal() {
 }
 
 #[test]
+fn the_list_of_builders_fits_a_terminal() {
+    let home = tempfile::tempdir().unwrap();
+    let list = run(home.path(), ["build", "list"]).expect_status(0);
+    assert!(list.stdout.lines().all(|line| line.chars().count() <= 80), "{}", list.stdout);
+    for builder in ["constraints", "reversal", "mathematics"] {
+        assert!(list.stdout.lines().any(|line| line.starts_with(builder)), "{}", list.stdout);
+    }
+    let listed = run(home.path(), ["build", "list", "--json"]).expect_status(0);
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!(listed["builders"][2]["works_without_data"], true);
+    run(home.path(), ["build"]).expect_status(2).expect_stderr(&["<RECIPE>"]);
+}
+
+#[test]
 fn a_refused_command_line_is_an_error() {
     let home = tempfile::tempdir().unwrap();
     let refused = run(home.path(), ["reprot"]).expect_status(2);

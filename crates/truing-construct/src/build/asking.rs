@@ -1,0 +1,94 @@
+//! Calls of the writer and the checker.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use truing_ask::judging::{Asker, reason};
+use truing_ask::pas::questions::request;
+use truing_stages::StageError;
+use truing_types::{EventSink, SamplingOptions};
+
+use super::config::BuildConfig;
+
+/// One question to a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The user's turn.
+    pub text: String,
+    /// Added to the recipe's seed, so that the same question can have several answers.
+    pub variation: u64,
+}
+
+/// The models of a run. Both answer many questions of one phase at a time.
+pub struct Asking<'a> {
+    pub(super) config: &'a BuildConfig,
+    pub(super) writer: Asker<'a>,
+    /// `None` where the writer is its own checker.
+    pub(super) checker: Option<Asker<'a>>,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) events: &'a mut dyn EventSink,
+}
+
+impl std::fmt::Debug for Asking<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asking").field("writer", &self.writer).finish_non_exhaustive()
+    }
+}
+
+impl Asking<'_> {
+    /// Whether the run is to end.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Asks the writer, at the recipe's temperature. `expected` is what a reply holds, for reasons and reminders.
+    ///
+    /// # Errors
+    /// When the model refuses every request.
+    pub fn write<V>(
+        &mut self,
+        phase: &str,
+        questions: Vec<Question>,
+        (expected, reminder): (&str, &str),
+        read: impl Fn(usize, &str) -> Option<V>,
+    ) -> Result<Vec<Result<V, String>>, StageError> {
+        let config = self.config;
+        let requests = questions.into_iter().map(|Question { text, variation }| {
+            let seed = config.seed.wrapping_add(variation);
+            let sampling = SamplingOptions { temperature: config.temperature, seed, ..sampling(config) };
+            request(text, sampling)
+        });
+        let answers = self.writer.ask(phase, requests.collect(), reminder, read, &mut *self.events)?;
+        Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())
+    }
+
+    /// Asks the checker, at temperature 0.
+    ///
+    /// # Errors
+    /// When the model refuses every request.
+    pub fn check<V>(
+        &mut self,
+        phase: &str,
+        texts: Vec<String>,
+        (expected, reminder): (&str, &str),
+        read: impl Fn(usize, &str) -> Option<V>,
+    ) -> Result<Vec<Result<V, String>>, StageError> {
+        let config = self.config;
+        let requests = texts.into_iter().map(|text| request(text, sampling(config)));
+        let checker = self.checker.as_ref().unwrap_or(&self.writer);
+        let answers = checker.ask(phase, requests.collect(), reminder, read, &mut *self.events)?;
+        Ok(answers.into_iter().map(|answer| answer.map_err(|error| reason(&error, expected))).collect())
+    }
+
+    /// Reports the number of requests to each model.
+    pub(super) fn note_counts(&mut self) {
+        self.writer.note_counts(&mut *self.events);
+        if let Some(checker) = &self.checker {
+            checker.note_counts(&mut *self.events);
+        }
+    }
+}
+
+fn sampling(config: &BuildConfig) -> SamplingOptions {
+    SamplingOptions { max_new_tokens: config.max_new_tokens, ..SamplingOptions::default() }
+}

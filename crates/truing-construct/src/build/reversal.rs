@@ -1,0 +1,406 @@
+//! Response reversal (report 4.1): a fine text becomes the response, and a model writes the prompt that it answers,
+//! with the text's own properties as constraints.
+//!
+//! 1. The checker scores the text as a response; poor texts are dropped.
+//! 2. Programs measure the text: which rules of [`truing_reward::constraints`] it fulfils, each as strictly as it can
+//!    be. Up to `max_constraints` compatible ones are drawn, so that a prompt never demands what its response does
+//!    not have.
+//! 3. The writer writes the prompt. The checker, as an inspector, scores it and lists what is missing; a program adds
+//!    the values that the prompt does not name, and whether it quotes the text. The writer writes it again until
+//!    nothing is missing, at most `max_rounds` times.
+
+use std::collections::BTreeMap;
+
+use rand_chacha::rand_core::Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use truing_prompts::decontamination::{DecontaminationOptions, EvaluationIndex};
+use truing_reward::checklist::numbered;
+use truing_reward::constraints::{Constraint, ConstraintType, columns, draw_types};
+use truing_run::RunError;
+use truing_run::checks::{require, require_counts};
+use truing_stages::StageError;
+use truing_types::Seed;
+
+use super::asking::{Asking, Question};
+use super::builder::{BuilderInfo, Built, BuiltRow, Dropped, Fates, Job, PlannedCalls, Unit};
+use super::config::BuildConfig;
+use super::constraints::{locale_of, missing_values, recheck_constraints};
+use super::inputs::{SEED, SeedRow};
+use super::texts::{PromptText, between, prompt_text, score, tagged};
+
+/// How the builder is listed.
+pub(super) const INFO: BuilderInfo = BuilderInfo {
+    name: "reversal",
+    about: "prompts for given texts, with the texts' own properties as constraints",
+    seeds: "texts (`text`, or another field by `columns = { prompt = \"body\" }`)",
+    asks: "the checker to score texts and to inspect prompts, the writer to write prompts",
+    works_without_data: false,
+    prepare,
+};
+
+const QUALITY: PromptText = prompt_text!("text_quality");
+const REVERSE: PromptText = prompt_text!("reverse");
+const REVERSE_AGAIN: PromptText = prompt_text!("reverse_again");
+const INSPECT: PromptText = prompt_text!("inspect");
+
+const SCORE: (&str, &str) = (
+    "a score",
+    "Your reply does not end with a score from 1 to 10 in double brackets. Write only that, such as [[5]].",
+);
+const PROMPT: (&str, &str) = (
+    "a prompt",
+    "Your reply does not have the prompt between <prompt> and </prompt>. Write only that, with the tags.",
+);
+const INSPECTION: (&str, &str) = (
+    "an inspection",
+    "Your reply lacks <missing> and </missing>, or a score from 1 to 10 in double brackets after them. Write only \
+     these.",
+);
+/// The step that writes and inspects.
+const STEP: &str = "reversal";
+
+/// The table `[reversal]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReversalConfig {
+    /// Shorter texts are dropped.
+    pub min_characters: usize,
+    /// Minimum score of a text as a response, from 1 to 10. 1 asks for no score.
+    pub min_quality: f64,
+    /// Maximum measured properties that a prompt demands.
+    pub max_constraints: usize,
+    /// Minimum score of a prompt, from 1 to 10, besides that nothing is missing.
+    pub min_score: f64,
+    /// Maximum times that a prompt is written.
+    pub max_rounds: usize,
+}
+
+impl Default for ReversalConfig {
+    fn default() -> Self {
+        Self { min_characters: 200, min_quality: 7.0, max_constraints: 3, min_score: 8.0, max_rounds: 3 }
+    }
+}
+
+impl ReversalConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When a setting is invalid.
+    pub(super) fn check(&self) -> Result<(), RunError> {
+        require_counts([("reversal.max_rounds", self.max_rounds)])?;
+        for (key, value) in
+            [("reversal.min_quality", self.min_quality), ("reversal.min_score", self.min_score)]
+        {
+            require((1.0..=10.0).contains(&value), || (key, value.to_string(), "a score from 1 to 10"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Units with the measured properties of each.
+#[derive(Debug)]
+struct ReversalJob {
+    settings: ReversalConfig,
+    units: Vec<Unit>,
+    constraints: Vec<Vec<Constraint>>,
+}
+
+/// The prompt of a unit while it is written.
+#[derive(Debug, Clone, Default)]
+struct Draft {
+    quality: Option<f64>,
+    prompt: String,
+    /// What is missing or wrong; `None` before the first inspection.
+    problems: Option<Vec<String>>,
+    score: f64,
+    n_rounds: usize,
+}
+
+impl Draft {
+    fn is_done(&self) -> bool {
+        self.problems.as_ref().is_some_and(Vec::is_empty)
+    }
+}
+
+fn prepare(config: &BuildConfig, seeds: &[SeedRow]) -> Result<Box<dyn Job>, StageError> {
+    let settings = config.reversal.clone().unwrap_or_default();
+    settings.check()?;
+    let (mut units, mut constraints) = (Vec::new(), Vec::new());
+    for (place, seed) in seeds.iter().enumerate() {
+        let mut unit = seed.unit(Vec::new());
+        if unit.dropped.is_none() && seed.text.chars().count() < settings.min_characters {
+            unit.dropped = Some(Dropped::new(SEED, "shorter than `reversal.min_characters`"));
+        }
+        let measured = match unit.dropped {
+            Some(_) => Vec::new(),
+            None => measure(seed, settings.max_constraints, Seed(config.seed), place),
+        };
+        unit.kinds = measured.iter().map(|constraint| constraint.id.clone()).collect();
+        units.push(unit);
+        constraints.push(measured);
+    }
+    Ok(Box::new(ReversalJob { settings, units, constraints }))
+}
+
+/// Draws up to `n` compatible constraints that a text fulfils.
+fn measure(seed: &SeedRow, n: usize, run: Seed, place: usize) -> Vec<Constraint> {
+    let locale = locale_of(seed.language);
+    let mut generator = run.generator("reversal", &[place as u64]);
+    let mut below = |n: usize| (generator.next_u64() % n.max(1) as u64) as usize;
+    let measured: Vec<(&'static ConstraintType, Constraint)> = ConstraintType::of(locale)
+        .filter_map(|of_type| Some((of_type, of_type.measured(&seed.text, locale, &mut below)?)))
+        .collect();
+    let types: Vec<&'static ConstraintType> = measured.iter().map(|(of_type, _)| *of_type).collect();
+    let drawn = draw_types(&types, n, false, &BTreeMap::new(), &mut below);
+    let is_drawn = |of_type: &ConstraintType| drawn.iter().any(|one| one.id == of_type.id);
+    measured.into_iter().filter(|(of_type, _)| is_drawn(of_type)).map(|(_, constraint)| constraint).collect()
+}
+
+/// Whether a prompt repeats thirteen words of a text in a row.
+fn quotes(prompt: &str, text: &str) -> bool {
+    let index = EvaluationIndex::new(DecontaminationOptions::default()).and_then(|mut index| {
+        index.add("text", [text])?;
+        Ok(index)
+    });
+    index.is_ok_and(|index| index.find(prompt).is_some())
+}
+
+impl ReversalJob {
+    fn properties(&self, idx: usize) -> String {
+        numbered(self.constraints[idx].iter().map(|constraint| constraint.text.as_str()))
+    }
+
+    fn quality_question(&self, idx: usize) -> String {
+        QUALITY.fill(self.units[idx].language, &[("{text}", &self.units[idx].text)])
+    }
+
+    fn prompt_question(&self, idx: usize, draft: &Draft) -> String {
+        let unit = &self.units[idx];
+        let missing = numbered(draft.problems.iter().flatten().map(String::as_str));
+        let values = [
+            ("{text}", unit.text.as_str()),
+            ("{constraints}", &self.properties(idx)),
+            ("{prompt}", &draft.prompt),
+            ("{missing}", &missing),
+        ];
+        let text = if draft.problems.is_some() { REVERSE_AGAIN } else { REVERSE };
+        text.fill(unit.language, &values)
+    }
+
+    fn inspection_question(&self, idx: usize, prompt: &str) -> String {
+        let unit = &self.units[idx];
+        let values =
+            [("{text}", unit.text.as_str()), ("{constraints}", &self.properties(idx)), ("{prompt}", prompt)];
+        INSPECT.fill(unit.language, &values)
+    }
+
+    /// Drops texts that would be poor responses.
+    fn score_texts(
+        &self,
+        drafts: &mut [Draft],
+        asking: &mut Asking<'_>,
+        fates: &mut Fates,
+    ) -> Result<(), StageError> {
+        if self.settings.min_quality <= 1.0 {
+            return Ok(());
+        }
+        let places = fates.open();
+        let texts = places.iter().map(|&idx| self.quality_question(idx)).collect();
+        let answers = asking.check("scoring texts", texts, SCORE, |_, reply| score(reply))?;
+        fates.take("quality", &places, answers, |idx, quality| {
+            drafts[idx].quality = Some(quality);
+            match quality >= self.settings.min_quality {
+                true => Ok(()),
+                false => Err(Dropped::new("quality", "the text's score is below `reversal.min_quality`")
+                    .with_detail(quality.to_string())),
+            }
+        });
+        Ok(())
+    }
+
+    /// Writes the prompts that are not done, and inspects them.
+    fn write_and_inspect(
+        &self,
+        round: u64,
+        drafts: &mut [Draft],
+        asking: &mut Asking<'_>,
+        fates: &mut Fates,
+    ) -> Result<(), StageError> {
+        let is_open = |idx: &usize| !drafts[*idx].is_done();
+        let places: Vec<usize> = fates.open().into_iter().filter(is_open).collect();
+        let question =
+            |&idx: &usize| Question { text: self.prompt_question(idx, &drafts[idx]), variation: round };
+        let questions = places.iter().map(question).collect();
+        let read = |_: usize, reply: &str| tagged(reply, "prompt").map(str::to_owned);
+        let answers = asking.write("writing prompts", questions, PROMPT, read)?;
+        fates.take(STEP, &places, answers, |idx, prompt| {
+            drafts[idx].prompt = prompt;
+            drafts[idx].n_rounds += 1;
+            Ok(())
+        });
+        if asking.is_stopped() {
+            return Ok(());
+        }
+        let is_written = |idx: &usize| !drafts[*idx].is_done();
+        let places: Vec<usize> = fates.open().into_iter().filter(is_written).collect();
+        let texts = places.iter().map(|&idx| self.inspection_question(idx, &drafts[idx].prompt)).collect();
+        let read = |_: usize, reply: &str| Some((between(reply, "missing")?.to_owned(), score(reply)?));
+        let answers = asking.check("inspecting prompts", texts, INSPECTION, read)?;
+        fates.take(STEP, &places, answers, |idx, (missing, score)| {
+            let draft = &mut drafts[idx];
+            draft.score = score;
+            draft.problems = Some(self.problems(idx, &draft.prompt, &missing, score));
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// What the inspector lists, and what a program finds.
+    fn problems(&self, idx: usize, prompt: &str, missing: &str, score: f64) -> Vec<String> {
+        let unit = &self.units[idx];
+        let listed = missing.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut problems: Vec<String> = listed.map(str::to_owned).collect();
+        let unnamed = missing_values(&self.constraints[idx], prompt, unit.language);
+        if !unnamed.is_empty() {
+            problems.push(format!("The prompt does not name: {}", unnamed.join(", ")));
+        }
+        if quotes(prompt, &unit.text) {
+            problems.push("The prompt quotes the text.".into());
+        }
+        if problems.is_empty() && score < self.settings.min_score {
+            problems.push(format!("The prompt was given a score of {score} of 10."));
+        }
+        problems
+    }
+
+    fn row(&self, idx: usize, draft: &Draft) -> BuiltRow {
+        let unit = &self.units[idx];
+        let mut columns = columns(&self.constraints[idx]);
+        columns.insert("language".into(), json!(unit.language));
+        columns.extend(draft.quality.map(|quality| ("quality".to_owned(), json!(quality))));
+        columns.insert("prompt_score".into(), json!(draft.score));
+        columns.insert("n_rounds".into(), json!(draft.n_rounds));
+        BuiltRow {
+            prompt: draft.prompt.clone(),
+            response: Some(unit.text.clone()),
+            no_response: None,
+            has_reward_columns: false,
+            columns,
+        }
+    }
+}
+
+impl Job for ReversalJob {
+    fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// Texts have the properties that they have.
+    fn targets(&self) -> BTreeMap<String, usize> {
+        BTreeMap::new()
+    }
+
+    fn calls(&self) -> Vec<PlannedCalls> {
+        let open: Vec<usize> = Fates::of(&self.units).open();
+        let (n, rounds) = (open.len() as u64, self.settings.max_rounds as u64);
+        let sum = |of: &dyn Fn(usize) -> usize| open.iter().map(|&idx| of(idx) as u64).sum::<u64>();
+        let draft = Draft { problems: Some(Vec::new()), ..Draft::default() };
+        let mut calls = Vec::new();
+        if self.settings.min_quality > 1.0 {
+            let prompt_bytes = sum(&|idx| self.quality_question(idx).len());
+            calls.push(PlannedCalls { step: "scoring texts", n_calls: n, max_calls: n, prompt_bytes });
+        }
+        // The prompts themselves are not known; their tokens are those of the completions.
+        let written = sum(&|idx| self.prompt_question(idx, &draft).len());
+        let inspected = sum(&|idx| self.inspection_question(idx, "").len());
+        for (step, bytes) in [("writing prompts", written), ("inspecting prompts", inspected)] {
+            let (max_calls, prompt_bytes) = (n * rounds, bytes * rounds);
+            calls.push(PlannedCalls { step, n_calls: n, max_calls, prompt_bytes });
+        }
+        calls
+    }
+
+    fn build(&self, asking: &mut Asking<'_>) -> Result<Option<Vec<Built>>, StageError> {
+        let mut fates = Fates::of(&self.units);
+        let mut drafts = vec![Draft::default(); self.units.len()];
+        self.score_texts(&mut drafts, asking, &mut fates)?;
+        for round in 0..self.settings.max_rounds as u64 {
+            if asking.is_stopped() {
+                return Ok(None);
+            }
+            self.write_and_inspect(round, &mut drafts, asking, &mut fates)?;
+        }
+        if asking.is_stopped() {
+            return Ok(None);
+        }
+        Ok(Some(fates.finish(|idx| match &drafts[idx] {
+            draft if draft.is_done() => Ok(self.row(idx, draft)),
+            draft => {
+                let dropped =
+                    Dropped::new(STEP, "the prompt is still incomplete after `reversal.max_rounds`");
+                Err(dropped.with_detail(draft.problems.clone().unwrap_or_default().join("; ")))
+            }
+        })))
+    }
+
+    fn recheck(&self, record: &Map<String, Value>) -> Result<(), String> {
+        recheck_constraints(record)?;
+        let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or_default();
+        match quotes(text("prompt"), text("response")) {
+            true => Err("the prompt quotes thirteen words of the text".into()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use truing_ask::pas::Language;
+    use truing_run::PromptSource;
+
+    const TEXT: &str = "Bees find flowers by colour and by scent. A bee that has found many flowers flies home and \
+        dances. The dance shows the others where the flowers are.\n\n* The angle shows the direction.\n\
+        * The length shows the distance.\n";
+
+    fn seed(text: &str) -> SeedRow {
+        SeedRow {
+            text: text.into(),
+            language: Language::of(text),
+            columns: Map::new(),
+            kept: Map::new(),
+            source: PromptSource { path: "texts.jsonl".into(), line: 1 },
+            dropped: None,
+        }
+    }
+
+    #[test]
+    fn a_text_is_asked_for_what_it_has() {
+        let measured = measure(&seed(TEXT), 20, Seed(1), 0);
+        let ids: Vec<&str> = measured.iter().map(|one| one.id.as_str()).collect();
+        assert!(ids.contains(&"format.bullets") && ids.contains(&"language.no_comma"), "{ids:?}");
+        assert!(measured.iter().all(|constraint| constraint.is_followed_by(TEXT) == Some(true)));
+        let bullets = measured.iter().find(|constraint| constraint.id == "format.bullets").unwrap();
+        assert_eq!(bullets.args["num_bullets"], 2);
+        assert_eq!(measure(&seed(TEXT), 2, Seed(1), 0).len(), 2);
+    }
+
+    #[test]
+    fn a_prompt_that_quotes_the_text_is_found() {
+        let quoting =
+            "On this: A bee that has found many flowers flies home and dances. The dance shows more.";
+        assert!(quotes(quoting, TEXT));
+        assert!(!quotes("Explain how bees tell each other where flowers are.", TEXT));
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused() {
+        let default = ReversalConfig::default;
+        assert!(default().check().is_ok());
+        let error = ReversalConfig { min_score: 11.0, ..default() }.check().unwrap_err().to_string();
+        assert_eq!(error, "`reversal.min_score` is 11: expected a score from 1 to 10");
+        assert!(ReversalConfig { max_rounds: 0, ..default() }.check().is_err());
+    }
+}

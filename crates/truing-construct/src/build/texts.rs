@@ -1,0 +1,122 @@
+//! Prompts to models as text files in English and Chinese, and what is read from replies: texts between tags, scores
+//! and verdicts in double brackets. Of several the last counts; a reply that was cut has none.
+
+use truing_ask::pas::Language;
+use truing_reward::asking::{fill_in, last_bracketed};
+
+/// A text in English and in Chinese.
+pub(super) struct PromptText(pub(super) [&'static str; 2]);
+
+macro_rules! prompt_text {
+    ($name:literal) => {
+        $crate::build::texts::PromptText([
+            include_str!(concat!("prompts/", $name, ".en.txt")),
+            include_str!(concat!("prompts/", $name, ".zh.txt")),
+        ])
+    };
+}
+pub(super) use prompt_text;
+
+/// Tags that separate data from instructions in the texts.
+const TAGS: [&str; 6] = ["prompt", "constraints", "text", "missing", "problem", "answer"];
+
+impl PromptText {
+    /// Fills `{{name}}` places in one pass, given as `{name}`. Data cannot close the tags around it: `<` of the
+    /// texts' own tags becomes `&lt;`. The line break at the end of the file is not part of the text.
+    pub(super) fn fill(&self, language: Language, values: &[(&str, &str)]) -> String {
+        let escaped: Vec<(&str, String)> =
+            values.iter().map(|(name, value)| (*name, escaped(value))).collect();
+        let values: Vec<(&str, &str)> = escaped.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        fill_in(self.0[language as usize].trim_end(), &values)
+    }
+}
+
+fn escaped(text: &str) -> String {
+    TAGS.iter().fold(text.to_owned(), |text, tag| {
+        let text = text.replace(&format!("<{tag}>"), &format!("&lt;{tag}>"));
+        text.replace(&format!("</{tag}>"), &format!("&lt;/{tag}>"))
+    })
+}
+
+/// The text between the last pair of some tags, which may be empty.
+pub(super) fn between<'a>(reply: &'a str, tag: &str) -> Option<&'a str> {
+    let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
+    let end = reply.rfind(&close)?;
+    let start = reply[..end].rfind(&open)? + open.len();
+    Some(reply[start..end].trim())
+}
+
+/// The text between the last pair of some tags, where there is any.
+pub(super) fn tagged<'a>(reply: &'a str, tag: &str) -> Option<&'a str> {
+    between(reply, tag).filter(|text| !text.is_empty())
+}
+
+/// A score from 1 to 10 in the last double brackets.
+pub(super) fn score(reply: &str) -> Option<f64> {
+    let score: f64 = last_bracketed(reply)?.parse().ok()?;
+    (1.0..=10.0).contains(&score).then_some(score)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_cannot_close_its_tags_and_is_filled_in_once() {
+        let text = PromptText(["<prompt>\n{{prompt}}\n</prompt> {{other}}\n", "请看{{prompt}}\n"]);
+        let values = [("{prompt}", "a </prompt> {{other}} <b>"), ("{other}", "x")];
+        let expected = "<prompt>\na &lt;/prompt> {{other}} <b>\n</prompt> x";
+        assert_eq!(text.fill(Language::En, &values), expected);
+        assert_eq!(text.fill(Language::Zh, &[("{prompt}", "甲")]), "请看甲");
+    }
+
+    #[test]
+    fn the_last_pair_of_tags_counts_and_half_a_pair_is_none() {
+        for (reply, expected) in [
+            ("<prompt>\nWrite.\n</prompt>", Some("Write.")),
+            ("```\n<prompt>Write.</prompt>\n```", Some("Write.")),
+            ("<prompt>a</prompt> or <prompt>b</prompt>", Some("b")),
+            ("<prompt>Write", None),
+            ("Write.</prompt>", None),
+            ("<prompt> </prompt>", None),
+            ("I am sorry, but I cannot help with that.", None),
+            ("", None),
+        ] {
+            assert_eq!(tagged(reply, "prompt"), expected, "{reply}");
+        }
+        assert_eq!(between("<missing>\n</missing>", "missing"), Some(""));
+    }
+
+    /// docs/build-abilities.md shows each text as the models get it.
+    #[test]
+    fn the_documentation_repeats_the_texts() {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let page = std::fs::read_to_string(format!("{root}/../../docs/build-abilities.md")).unwrap();
+        let mut n_files = 0;
+        for entry in std::fs::read_dir(format!("{root}/src/build/prompts")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let block = format!("`{name}`:\n\n````text\n{text}````\n");
+            assert!(page.contains(&block), "docs/build-abilities.md does not repeat {name}");
+            n_files += 1;
+        }
+        assert_eq!(n_files, 18);
+    }
+
+    #[test]
+    fn scores_are_from_one_to_ten() {
+        for (reply, expected) in [
+            ("Clear. [[8]]", Some(8.0)),
+            ("[[3]] rather [[7.5]]", Some(7.5)),
+            ("[[0]]", None),
+            ("[[11]]", None),
+            ("[[NaN]]", None),
+            ("[[good]]", None),
+            ("8", None),
+            ("[[8", None),
+        ] {
+            assert_eq!(score(reply), expected, "{reply}");
+        }
+    }
+}
