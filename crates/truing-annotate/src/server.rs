@@ -196,14 +196,14 @@ fn person(app: &App, headers: &HeaderMap) -> Result<Person, Box<Response>> {
 }
 
 /// Answers a request of a person with a JSON body. What touches the disk runs apart from the connections.
-async fn answer<T: DeserializeOwned>(
+async fn answer<T>(
     app: Arc<App>,
     headers: &HeaderMap,
     body: &[u8],
     work: impl FnOnce(&App, &Person, T) -> Result<Value, Refusal> + Send + 'static,
 ) -> Response
 where
-    T: Send + 'static,
+    T: DeserializeOwned + Send + 'static,
 {
     let person = match person(&app, headers) {
         Ok(person) => person,

@@ -33,15 +33,17 @@ impl Server {
         let mut command = truing(home);
         let command = command.current_dir(home).args(["annotate", "serve", "recipe.toml", "--port", "0"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut printed = Vec::new();
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-            let line = line.unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut server = Self { child, printed: Vec::new(), port: 0 };
+        for line in lines {
             if let Some(rest) = line.strip_prefix("listening on http://127.0.0.1:") {
-                let port = rest.split(' ').next().unwrap().parse().unwrap();
-                return Self { child, printed, port };
+                server.port = rest.split(' ').next().unwrap().parse().unwrap();
+                return server;
             }
-            printed.push(line);
+            server.printed.push(line);
         }
+        let printed = server.printed.clone();
+        server.kill();
         panic!("the server did not start: {printed:?}");
     }
 
