@@ -146,7 +146,8 @@ fn on_one_device_the_bytes_are_those_of_the_engine_of_this_machine() {
 fn the_bytes_of_a_device_are_those_counted_by_hand() {
     let (config, spec) = (ideal(), small());
     let sizes = ModelSizes::of(&spec, &TrainableSpec::default());
-    // A layer: norms 2 * 8; q and o 2 * 8 * 8; k and v 2 * 8 * 4; gate, up, down 3 * 8 * 16. Outside: 2 * 10 * 8 and a norm.
+    // A layer: norms 2 * 8; q and o 2 * 8 * 8; k and v 2 * 8 * 4; gate, up, down 3 * 8 * 16. Outside: 2 * 10 * 8 and a
+    // norm.
     assert_eq!((sizes.layer, sizes.outside, sizes.elements), (592, 80, 4 * 592 + 168));
 
     let plan = plan(&config, &spec).unwrap();
@@ -155,8 +156,8 @@ fn the_bytes_of_a_device_are_those_counted_by_hand() {
     assert_eq!((bytes.parameters, bytes.gradients, bytes.optimizer), (1268, 1268, 7608));
     // Two layers and a head in bf16; a layer's gradient in f32, the head's in bf16: 2528 + 2368 + 160.
     assert_eq!(bytes.gathered, 5056);
-    // 32 tokens a device. A segment's input: 8 values. A layer: 16 + 16 + 8 + 32 values, attention once more (8), at 2 bytes,
-    // and 4 normalisers in f32: 176 bytes. One segment of two left its input, the other keeps two layers.
+    // 32 tokens a device. A segment's input: 8 values. A layer: 16 + 16 + 8 + 32 values, attention once more (8), at 2
+    // bytes, and 4 normalisers in f32: 176 bytes. One segment of two left its input, the other keeps two layers.
     assert_eq!((bytes.segment_inputs, bytes.kept_layers, bytes.recomputed_layers), (32 * 16, 32 * 352, 0));
     // 8 + max(16 + 16, 4 * 8 + 2 * 4) values; exchange 2 * (8 + 2 * 4) values; the logits' piece.
     assert_eq!((bytes.workspace, bytes.exchange, bytes.head), (32 * 96, 32 * 32, 1 << 20));
@@ -277,7 +278,7 @@ fn the_table_of_a_70b_model_has_the_cells_of_the_report() {
         assert_eq!((row.layer_activations, row.state_bytes), (layer_activations, state_bytes));
         assert_eq!((row.sequence, row.least.as_slice()), (sequence, least.as_slice()));
     }
-    // 128 is one cell: everything kept. 40 is several, all with few layers a segment or short shares.
+    // 128 is one cell, in which everything is kept; 40 is ten cells, in which layers are recomputed.
     let [without, with] = REPORT_DEVICES;
     let cells: Vec<_> = table.cells(without).collect();
     assert_eq!(cells.len(), 1);

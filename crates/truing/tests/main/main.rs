@@ -3,6 +3,7 @@
 
 mod adapters;
 mod basics;
+mod cluster;
 mod command;
 mod datasets;
 mod embed;
