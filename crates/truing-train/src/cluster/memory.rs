@@ -272,10 +272,20 @@ pub struct DeviceBytes {
 }
 
 impl DeviceBytes {
-    /// The terms of one way to cut the layers. Their sum is its `peak_bytes`, or what sampling needs where that is
+    /// The terms at the moment of one way's peak. Their sum is its `peak_bytes`, or what sampling needs where that is
     /// more.
     #[must_use]
     pub fn of(memory: &DeviceMemory, choice: &SegmentChoice, tokens: u64) -> Self {
+        let [first, others @ ..] = Self::moments(memory, choice, tokens);
+        others
+            .into_iter()
+            .fold(first, |most, moment| if moment.total() > most.total() { moment } else { most })
+    }
+
+    /// The terms of one way to cut the layers at each moment that may be its peak, in the order of [`PeakMoment`].
+    /// Where nothing is recomputed or sampled, that moment holds no more than the states and a layer's workspace.
+    #[must_use]
+    pub fn moments(memory: &DeviceMemory, choice: &SegmentChoice, tokens: u64) -> [Self; 3] {
         let (engine, segments) = (&memory.engine, &choice.segments);
         let (n_inputs, n_kept) = (segments.n_recomputed() as u64, segments.n_kept_layers() as u64);
         let k = segments.layers_per_segment as u64;
@@ -320,9 +330,7 @@ impl DeviceBytes {
             ..states
         };
         let sampling = Self { kv_cache: memory.rollout_bytes, ..states };
-        [recomputing, sampling]
-            .into_iter()
-            .fold(end_of_forward, |most, moment| if moment.total() > most.total() { moment } else { most })
+        [end_of_forward, recomputing, sampling]
     }
 
     /// The peak.

@@ -25,6 +25,8 @@ pub struct ClusterChoice {
     pub packs_per_step: usize,
     /// The bytes of a device at its peak.
     pub bytes: DeviceBytes,
+    /// The bytes of a device at each moment that may be the peak.
+    pub moments: [DeviceBytes; 3],
     /// The time of a step.
     pub time: StepTime,
     /// Tokens per second of the whole cluster.
@@ -43,6 +45,7 @@ impl ClusterChoice {
         chosen: &SegmentChoice,
     ) -> Self {
         let training = &config.training;
+        let tokens = DeviceMemory::tokens(config, &degrees);
         let time = StepTime::of(config, model, &degrees, &chosen.segments);
         let secs = time.total();
         // Where the last packs of a step are missing, their devices wait.
@@ -53,7 +56,8 @@ impl ClusterChoice {
             degrees,
             segments: chosen.segments,
             packs_per_step: n_rounds(config, &degrees),
-            bytes: DeviceBytes::of(memory, chosen, DeviceMemory::tokens(config, &degrees)),
+            bytes: DeviceBytes::of(memory, chosen, tokens),
+            moments: DeviceBytes::moments(memory, chosen, tokens),
             time,
             tokens_per_sec: (training.sequences_per_step * training.sequence_length) as f64 / secs,
             flops_utilisation: done * needed / secs,

@@ -163,6 +163,10 @@ fn the_bytes_of_a_device_are_those_counted_by_hand() {
     assert_eq!((bytes.workspace, bytes.exchange, bytes.head), (32 * 96, 32 * 32, 1 << 20));
     assert_eq!((bytes.kv_cache, bytes.fixed, bytes.moment), (0, 0, PeakMoment::EndOfForward));
     assert_eq!(bytes.total(), 10_144 + 5056 + (1 << 20) + 11_776 + 4096);
+    // When the first segment has been computed again its input is used, and two layers are alive.
+    let [_, recomputing, sampling] = plan.best().moments;
+    assert_eq!(recomputing.total(), 10_144 + 5056 + (1 << 20) + 2 * 32 * 176 + 4096);
+    assert_eq!(sampling.total(), 10_144 + 5056 + (1 << 20));
 }
 
 #[test]

@@ -61,6 +61,13 @@ pub(super) fn run(request: &Request<'_>, context: &Context) -> anyhow::Result<Ou
         .hint(|| "`--model` takes a config.json, a model directory, or a name of the hub".into())?;
     let spec = read_spec(reference, context)?;
     check_targets(&spec, &trainable)?;
+    let length = config.training.sample_length.unwrap_or(config.training.sequence_length);
+    if length > spec.max_position_embeddings {
+        context.printer.warning(format_args!(
+            "samples of {length} tokens are longer than the model's context of {}",
+            spec.max_position_embeddings
+        ));
+    }
     let planned = match request.least_devices {
         true => least_devices_table(&config, &spec, &trainable)
             .map(|table| print_least_devices(&table, &config, request.json, context)),
@@ -273,6 +280,11 @@ fn plan_json(plan: &ClusterPlan, config: &ClusterConfig) -> Value {
 
 fn choice_json(choice: &ClusterChoice) -> Value {
     let (time, memory) = choice.binds();
+    let moments: Vec<Value> = choice
+        .moments
+        .iter()
+        .map(|moment| json!({ "moment": moment.moment, "bytes": moment.total() }))
+        .collect();
     json!({
         "degrees": choice.degrees,
         "layers_per_segment": choice.segments.layers_per_segment,
@@ -281,6 +293,7 @@ fn choice_json(choice: &ClusterChoice) -> Value {
         "packs_per_step": choice.packs_per_step,
         "peak_bytes": choice.bytes.total(),
         "bytes": choice.bytes,
+        "moments": moments,
         "step_secs": choice.time.total(),
         "secs": choice.time,
         "tokens_per_sec": choice.tokens_per_sec,
@@ -300,6 +313,12 @@ fn print_least_devices(
     if as_json {
         return printer.json(&json!({ "measured": false, "table": least, "cluster": config }));
     }
+    let (length, per_host) = (config.training.sequence_length, config.devices_per_host);
+    printer.line(format_args!(
+        "Least devices for sequences of {length} tokens, in hosts of {per_host}, ZeRO-3."
+    ))?;
+    printer.line("`all` keeps all activations, `k=` is the number of layers per segment.")?;
+    printer.line("")?;
     let names: Vec<String> = least.columns.iter().map(|column| column_text(*column)).collect();
     let mut columns =
         vec![("layers save", Align::Left), ("bytes/parameter", Align::Right), ("sequence", Align::Right)];
@@ -315,11 +334,6 @@ fn print_least_devices(
         table.row(own.into_iter().chain(cells));
     }
     print_table(&table, context)?;
-    let (length, per_host) = (config.training.sequence_length, config.devices_per_host);
-    printer.line(format_args!(
-        "Least devices for sequences of {length} tokens, in whole hosts of {per_host}:"
-    ))?;
-    printer.line("`all` keeps all activations, `k=` is the number of layers per segment; ZeRO-3.")?;
     for n_devices in REPORT_DEVICES {
         let cells: Vec<String> = least.cells(n_devices).map(|(row, column)| cell_text(row, column)).collect();
         let found = if cells.is_empty() { "no cell".to_owned() } else { cells.join("; ") };

@@ -83,6 +83,16 @@ fn the_printed_plan_fits_a_terminal_and_names_every_assumption() {
     let json = run(home.path(), example(&["--least-devices", "--json"])).expect_status(0).stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["table"]["rows"][11]["least"][0], 128, "{json}");
+    // The page has this table.
+    let page = fs::read_to_string(root().join("docs/scale.md")).unwrap().replace("**", "");
+    for row in json["table"]["rows"].as_array().unwrap() {
+        let name = row["layer_activations"].as_str().unwrap();
+        let least = row["least"].as_array().unwrap().iter();
+        let cells: Vec<String> = least.map(|n| n.as_u64().map_or("-".into(), |n| n.to_string())).collect();
+        let line =
+            format!("| {name} | {} | {} | {} |", row["state_bytes"], row["sequence"], cells.join(" | "));
+        assert!(page.contains(&line), "docs/scale.md does not have {line}");
+    }
 }
 
 #[test]

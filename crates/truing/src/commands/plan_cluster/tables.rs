@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value};
 use truing_stages::recipe::schema_of;
-use truing_train::cluster::{Assumptions, ClusterChoice, ClusterConfig, ClusterPlan, Degrees};
+use truing_train::cluster::{
+    Assumptions, ClusterChoice, ClusterConfig, ClusterPlan, Degrees, DeviceBytes, PeakMoment,
+};
 
 use crate::table::{Align, Table};
 use crate::units;
@@ -85,6 +87,14 @@ pub(super) fn memory_table(choice: &ClusterChoice, usable_bytes: u64) -> Table {
         table.row([name.to_owned(), gigabytes(bytes)]);
     }
     table.row([format!("peak, {}", choice.bytes.moment.words()), gigabytes(choice.bytes.total())]);
+    let is_other = |moment: &&DeviceBytes| match moment.moment {
+        PeakMoment::EndOfForward => true,
+        PeakMoment::Recomputing => choice.segments.n_recomputed() > 0,
+        PeakMoment::Sampling => moment.kv_cache > 0,
+    };
+    for other in choice.moments.iter().filter(is_other).filter(|other| other.moment != choice.bytes.moment) {
+        table.row([other.moment.words().to_owned(), gigabytes(other.total())]);
+    }
     table.row(["can be used".to_owned(), gigabytes(usable_bytes)]);
     table
 }
