@@ -24,6 +24,7 @@ use truing_stages::reward::RewardModelStage;
 use truing_stages::select::SelectConfig;
 use truing_stages::training::{TrainingConfig, TrainingPlan};
 use truing_stages::{Recipe, Stage, StageError};
+use truing_train::cluster::ClusterConfig;
 use truing_types::{Silent, StageName};
 
 /// A row for each of the layouts that a recipe can name.
@@ -63,6 +64,12 @@ fn every_recipe_that_comes_with_truing_parses_and_plans() {
         if path.file_name().is_some_and(|name| name == "merge.toml") {
             let recipe: MergeRecipe = read_toml(&text, &path).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(recipe.check().unwrap_or_else(|error| panic!("{error}")), Vec::<String>::new());
+            continue;
+        }
+        // A cluster is what a recipe is planned for.
+        if path.file_name().is_some_and(|name| name == "cluster_h100.toml") {
+            let cluster: ClusterConfig = read_toml(&text, &path).unwrap_or_else(|error| panic!("{error}"));
+            cluster.check().unwrap_or_else(|error| panic!("{error}"));
             continue;
         }
         let stage = stage_of(&text, &path).unwrap();

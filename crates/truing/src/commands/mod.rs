@@ -22,6 +22,7 @@ mod output;
 mod pas;
 mod pas_serve;
 mod plan;
+mod plan_cluster;
 mod prefer;
 mod quality;
 mod quickstart;
@@ -132,7 +133,9 @@ pub(crate) enum Command {
     )]
     Embed(embed::Arguments),
     /// Print the cost of a recipe before running it: memory, activation checkpointing, steps, time.
-    #[command(after_help = "Example: truing plan recipes/tiny.toml --set memory_gib=4")]
+    #[command(
+        after_help = "Examples:\n  truing plan recipes/tiny.toml --set memory_gib=4\n  truing plan --cluster recipes/cluster_h100.toml --model Qwen/Qwen2.5-72B-Instruct\n  truing plan recipes/sft_7b_full.toml --cluster recipes/cluster_h100.toml"
+    )]
     Plan(plan::Arguments),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
     #[command(visible_alias = "prove", after_help = "Example: truing verify --data quickstart/train.jsonl")]

@@ -4,6 +4,7 @@
 mod adapters;
 mod annotate;
 mod basics;
+mod cluster;
 mod command;
 mod datasets;
 mod embed;
