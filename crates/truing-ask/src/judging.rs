@@ -96,7 +96,7 @@ impl<'a> JudgeSession<'a> {
 /// # Errors
 /// When a judge refuses everything: its key, account or model, or every request. What was answered is kept.
 pub fn ask_each<T>(
-    judges: Vec<OpenChatModel>,
+    judges: &[OpenChatModel],
     names: &[String],
     n_calls: u64,
     retries: RetryPolicy,
@@ -104,7 +104,7 @@ pub fn ask_each<T>(
     mut ask: impl FnMut(usize, &dyn ChatModel, &mut JudgeSession<'_>) -> Option<T>,
 ) -> Result<Option<Vec<T>>, AskError> {
     let mut found = Vec::with_capacity(judges.len());
-    for (judge, (open, name)) in judges.into_iter().zip(names).enumerate() {
+    for (judge, (open, name)) in judges.iter().zip(names).enumerate() {
         let total = Some(n_calls / names.len() as u64);
         events.emit(Event::PhaseStarted { phase: format!("asking {name}"), total });
         let mut session = JudgeSession::new(retries, events);
@@ -165,8 +165,26 @@ impl<'a> Asker<'a> {
         requests: Vec<ChatRequest>,
         events: &mut dyn EventSink,
     ) -> Result<Vec<ChatResult>, AskError> {
+        self.replies_until(phase, requests, &mut |_, _| false, events)
+    }
+
+    /// As [`replies`](Self::replies), until `is_enough` of a result that arrives, which is given with the place of its
+    /// request: what is not sent by then is [`ChatError::BrokenOff`].
+    ///
+    /// # Errors
+    /// When the model refuses every request. What was answered is kept.
+    pub fn replies_until(
+        &self,
+        phase: &str,
+        requests: Vec<ChatRequest>,
+        is_enough: &mut dyn FnMut(usize, &ChatResult) -> bool,
+        events: &mut dyn EventSink,
+    ) -> Result<Vec<ChatResult>, AskError> {
         self.in_phase(phase, requests, events, |session, requests| {
-            self.open.model.chat_all(&requests, &mut |_, result| session.note(result, true))
+            self.open.model.chat_all(&requests, &mut |place, result| {
+                let flow = session.note(result, true);
+                if is_enough(place, result) { ControlFlow::Break(()) } else { flow }
+            })
         })
     }
 
@@ -210,8 +228,8 @@ pub fn share_cache<'a>(models: impl Iterator<Item = &'a mut ChatModelConfig>, ou
     }
 }
 
-/// Reports the number of requests to a judge.
-fn note_counts(name: &str, counts: &Counts, events: &mut dyn EventSink) {
+/// Reports the number of requests to a model that is called `name`.
+pub fn note_counts(name: &str, counts: &Counts, events: &mut dyn EventSink) {
     let counts = counts.snapshot();
     events.emit(Event::Note(format!(
         "{name}: {} calls, {} replies from the cache, {} retries, {} + {} tokens, {} failures",

@@ -6,9 +6,11 @@ pub mod judged_folder;
 pub mod judging;
 pub mod labels;
 pub mod pas;
+pub mod preference;
 pub mod quality;
 
 mod error;
+mod template;
 
 pub use chat::{ChatContext, ChatModelConfig, OpenChatModel};
 pub use error::AskError;

@@ -13,6 +13,7 @@ use truing_types::{
 use ureq::http::StatusCode;
 use ureq::{Agent, Proxy};
 
+use crate::concurrency::Concurrency;
 use crate::exchange::{Exchange, Piece, Pieces, Refused, Unfinished};
 use crate::rate::TokenBucket;
 use crate::refusal;
@@ -38,6 +39,7 @@ struct Inner {
     agent: Agent,
     url: String,
     completions_url: String,
+    concurrency: Concurrency,
     requests: Option<TokenBucket>,
     tokens: Option<TokenBucket>,
     counts: Arc<Counts>,
@@ -145,6 +147,7 @@ impl OpenAiClient {
         Ok(Self(Arc::new(Inner {
             url: settings.url(),
             completions_url: settings.completions_url(),
+            concurrency: Concurrency::new(settings.max_concurrency),
             requests: bucket(settings.requests_per_minute),
             tokens: bucket(settings.tokens_per_minute),
             counts: Arc::default(),
@@ -160,6 +163,13 @@ impl OpenAiClient {
     #[must_use]
     pub fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.0.counts)
+    }
+
+    /// Requests that may be under way at once now: `max_concurrency`, less after the server has said that there are too
+    /// many (status 429).
+    #[must_use]
+    pub fn concurrency(&self) -> usize {
+        self.0.concurrency.limit()
     }
 
     /// Who answers, for a cache.
@@ -251,6 +261,7 @@ impl Inner {
                 let wait = bucket.take(1, self.now()).unwrap_or_default();
                 self.sleep(wait)?;
             }
+            let permit = self.concurrency.acquire();
             // Another request may have been refused for good while this one waited.
             self.check_standing()?;
             if self.access.clock.is_stopped() {
@@ -261,12 +272,18 @@ impl Inner {
             self.count_call(attempt > 0);
             let failure = match attempt_once(deadline) {
                 Ok(answer) => {
+                    permit.succeeded();
                     self.standing(|standing| *standing = Standing::default());
                     return Ok(answer);
                 }
                 Err(Unfinished::Failed(failure)) => failure,
                 Err(Unfinished::Stopped) => return Err(self.interrupted()),
             };
+            if failure.kind == FailureKind::RateLimited {
+                permit.was_too_many();
+            }
+            // What waits to be sent again leaves its place to others.
+            drop(permit);
             let wait = failure.retry_after.unwrap_or_else(|| retry::backoff(attempt, identity));
             attempt += 1;
             let is_in_time = self.now() + wait < deadline;

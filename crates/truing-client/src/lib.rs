@@ -18,6 +18,7 @@ mod cache;
 mod cached;
 mod client;
 mod clock;
+mod concurrency;
 mod counts;
 mod error;
 mod exchange;

@@ -41,7 +41,7 @@ pub struct ClientSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "nothing"))]
     pub api_key_env: Option<String>,
-    /// Maximum number of concurrent requests.
+    /// Maximum number of concurrent requests. A status 429 halves the number in use; as many successes raise it by one.
     #[schemars(extend("x-decides" = "nothing"))]
     pub max_concurrency: usize,
     /// Maximum requests started per minute. Default: no limit.

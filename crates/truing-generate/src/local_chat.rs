@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use truing_model::{DecodingWeights, Engine};
-use truing_text::{ChatRenderer, StreamDecoder, TextError};
+use truing_text::{ChatRenderer, StreamDecoder, TextError, tool_calls};
 use truing_types::{
-    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, FinishReason, ReasoningMark, ReasoningMarks,
-    SamplingOptions, TextStart, TokenId, split_reasoning,
+    ChatError, ChatModel, ChatReply, ChatRequest, ChatResult, Conversation, FinishReason, ReasoningMark,
+    ReasoningMarks, SamplingOptions, TextStart, TokenId, split_reasoning,
 };
 
 use crate::batch::{DecodingLoop, DecodingOptions, Finished, Job, PromptReading, SampledCompletion};
@@ -141,7 +141,8 @@ impl<E: Engine> LocalChat<E> {
         self.continue_tokens(&tokens, sampling, on_text)
     }
 
-    /// Writes the next assistant turn. `on_text` sees the thought too; the reply has it apart from the answer.
+    /// Writes the next assistant turn. `on_text` sees the thought too; the reply has it apart from the answer. Tools that the
+    /// template does not show are described in words, and calls of them are those of the reply.
     ///
     /// # Errors
     /// As [`LocalChat::complete`], and when the conversation cannot be rendered.
@@ -150,14 +151,20 @@ impl<E: Engine> LocalChat<E> {
         request: &ChatRequest,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<LocalReply, GenerateError> {
-        let tokens = self.renderer.prompt(&request.conversation)?;
+        let tokens = self.prompt(&request.conversation)?;
         let tokenizer = self.renderer.tokenizer();
         let decoder = StreamDecoder::new(tokenizer, true).keeping(mark_tokens(tokenizer, &self.marks));
         let mut local = self.run(&tokens, decoder, &request.sampling, on_text)?;
         let written = std::mem::take(&mut local.reply.text);
         (local.reply.text, local.reply.reasoning) =
             split(written, &self.marks, opened_thought(self.renderer.tokenizer(), &self.marks, &tokens));
+        take_calls(&mut local.reply, &tool_calls::names(&request.conversation.tools));
         Ok(local)
+    }
+
+    /// A conversation with all its tools and calls as tokens.
+    fn prompt(&self, conversation: &Conversation) -> Result<Vec<TokenId>, GenerateError> {
+        Ok(self.renderer.prompt(&self.renderer.with_tools_shown(conversation.clone())?)?)
     }
 
     /// Continues the text of these tokens.
@@ -243,12 +250,21 @@ impl<E: Engine> ChatModel for LocalChat<E> {
         requests: &[ChatRequest],
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {
-        let prompts = requests.iter().map(|request| {
-            let tokens = self.renderer.prompt(&request.conversation).map_err(GenerateError::from);
-            (tokens, &request.sampling)
+        let prompts = requests.iter().map(|request| Asked {
+            prompt: self.prompt(&request.conversation),
+            sampling: &request.sampling,
+            tool_names: tool_calls::names(&request.conversation.tools),
         });
         self.continue_all(prompts.collect(), on_result)
     }
+}
+
+/// One of several prompts.
+struct Asked<'a> {
+    prompt: Result<Vec<TokenId>, GenerateError>,
+    sampling: &'a SamplingOptions,
+    /// Tools that the reply may call.
+    tool_names: Vec<String>,
 }
 
 impl<E: Engine> LocalChat<E> {
@@ -259,23 +275,25 @@ impl<E: Engine> LocalChat<E> {
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {
         let tokenizer = self.renderer.tokenizer();
-        let prompts = prompts
-            .iter()
-            .map(|(text, sampling)| (tokenizer.encode_prompt(text).map_err(GenerateError::from), sampling));
+        let prompts = prompts.iter().map(|(text, sampling)| Asked {
+            prompt: tokenizer.encode_prompt(text).map_err(GenerateError::from),
+            sampling,
+            tool_names: Vec::new(),
+        });
         self.continue_all(prompts.collect(), on_result)
     }
 
     /// Continues prompts side by side; one that could not be made fails by itself.
     fn continue_all(
         &self,
-        asked: Vec<(Result<Vec<TokenId>, GenerateError>, &SamplingOptions)>,
+        asked: Vec<Asked<'_>>,
         on_result: &mut dyn FnMut(usize, &ChatResult) -> ControlFlow<()>,
     ) -> Vec<ChatResult> {
         let mut results: Vec<Option<ChatResult>> = asked.iter().map(|_| None).collect();
         let mut prompts = Vec::with_capacity(asked.len());
-        for (place, (prompt, sampling)) in asked.into_iter().enumerate() {
+        for (place, Asked { prompt, sampling, tool_names }) in asked.into_iter().enumerate() {
             match prompt {
-                Ok(tokens) => prompts.push((place, tokens, sampling)),
+                Ok(tokens) => prompts.push((place, tokens, sampling, tool_names)),
                 Err(error) => {
                     let failed = Err(chat_error(error));
                     let flow = on_result(place, &failed);
@@ -292,7 +310,7 @@ impl<E: Engine> LocalChat<E> {
             prompts: PromptReading::InPieces { max_cached_tokens: CACHED_TOKENS },
         };
         let mut decoding = DecodingLoop::new(self.renderer.tokenizer(), self.ids.clone(), options);
-        for (_, prompt, sampling) in &prompts {
+        for (_, prompt, sampling, _) in &prompts {
             decoding.admit(Job {
                 prompt: prompt.clone(),
                 n_samples: 1,
@@ -310,8 +328,11 @@ impl<E: Engine> LocalChat<E> {
                 Err(error) => return all_failed(results, &error, on_result),
             };
             for Finished { job_idx, result, .. } in finished {
-                let (place, prompt, _) = &prompts[job_idx];
-                let result = self.reply_of(result, prompt);
+                let (place, prompt, _, tool_names) = &prompts[job_idx];
+                let mut result = self.reply_of(result, prompt);
+                if let Ok(reply) = &mut result {
+                    take_calls(reply, tool_names);
+                }
                 let flow = on_result(*place, &result);
                 results[*place] = Some(result);
                 if flow.is_break() {
@@ -339,6 +360,20 @@ impl<E: Engine> LocalChat<E> {
             finish_reason: completion.finish_reason,
             n_prompt_tokens: prompt.len(),
         })
+    }
+}
+
+/// Takes the calls of these tools out of a reply's text.
+fn take_calls(reply: &mut ChatReply, tool_names: &[String]) {
+    if tool_names.is_empty() {
+        return;
+    }
+    let Some((before, calls)) = tool_calls::split(&reply.text, tool_names) else { return };
+    reply.tool_calls =
+        calls.iter().enumerate().map(|(idx, call)| call.json(&format!("call_{idx}"))).collect();
+    reply.text.truncate(before.len());
+    if reply.finish_reason == FinishReason::EndOfTurn {
+        reply.finish_reason = FinishReason::ToolCalls;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use serde_json::json;
 use truing_generate::{LocalChat, LocalReply};
 use truing_text::{ChatRenderer, RenderOptions, SpecialTokens, Tokenizer};
 use truing_types::{
@@ -55,6 +56,34 @@ fn a_turn_ends_at_its_end_token_which_is_not_shown() {
     assert_eq!(reply.reply.tokens.last(), Some(&2));
     assert_eq!(pieces.concat(), reply.reply.text);
     assert!(pieces.len() > 3 && pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");
+}
+
+#[test]
+fn calls_of_tools_are_taken_out_of_the_text() {
+    let mut request = ask(&[(Role::User, "Weather in Rome?")]);
+    request.conversation.tools = vec![json!({"type": "function", "function": {"name": "weather"}})];
+    let shown = renderer().with_tools_shown(request.conversation.clone()).unwrap();
+    let prompt = renderer().prompt_text(&shown).unwrap();
+    assert!(prompt.contains("weather"), "{prompt}");
+    let n_prompt = renderer().prompt(&shown).unwrap().len();
+    let asked = |answer: &str, request: &ChatRequest| {
+        let parrot = Parrot::saying(2000, n_prompt, tokens(answer));
+        let mut chat = LocalChat::new(parrot, renderer()).unwrap();
+        let one = chat.chat(request, &mut |_| ControlFlow::Continue(())).unwrap();
+        chat.engine_mut().unwrap();
+        let many = chat.chat_all(std::slice::from_ref(request), &mut |_, _| ControlFlow::Continue(()));
+        assert_eq!(many[0].as_ref().unwrap(), &one);
+        one
+    };
+    let call =
+        r#"I look.<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call><|im_end|>"#;
+    let reply = asked(call, &request);
+    assert_eq!((reply.text.as_str(), reply.finish_reason), ("I look.", FinishReason::ToolCalls));
+    assert_eq!(reply.tool_calls.len(), 1);
+    assert_eq!(reply.tool_calls[0]["function"]["name"], "weather");
+    assert_eq!(reply.tool_calls[0]["function"]["arguments"], r#"{"city":"Rome"}"#);
+    let unknown = asked(&call.replace("weather", "tide"), &request);
+    assert!(unknown.tool_calls.is_empty() && unknown.text.contains("tide"), "{unknown:?}");
 }
 
 #[test]

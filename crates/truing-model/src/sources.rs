@@ -166,6 +166,43 @@ pub fn find_model(
     Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: advice.to_owned() })
 }
 
+/// Finds the config.json of a model of the hub, `organisation/name[@revision]`, for what needs no weights. Nothing else is
+/// fetched.
+///
+/// # Errors
+/// [`ModelError::NotFound`] with every place that was tried and why it failed.
+pub fn find_config(
+    reference: &str,
+    options: &FindOptions,
+    progress: &mut dyn FnMut(DownloadProgress<'_>),
+) -> Result<PathBuf, ModelError> {
+    let mut looked_at = vec![format!("the path `{reference}`: there is nothing")];
+    if let Some(hub_reference) = HubReference::parse(reference).filter(|parsed| parsed.file.is_none()) {
+        let cached = [
+            hub_reference.in_our_cache(&options.cache_directory),
+            options
+                .hugging_face_cache
+                .as_deref()
+                .and_then(|cache| hub_reference.in_hugging_face_cache(cache)),
+        ];
+        let mut configs = cached.into_iter().flatten().map(|path| path.join(hub::CONFIG_FILE));
+        if let Some(path) = configs.find(|path| path.is_file()) {
+            return Ok(path);
+        }
+        looked_at.push("the caches: not there".to_owned());
+        if options.is_offline {
+            looked_at.push("the network: not used, because offline was chosen".to_owned());
+        } else {
+            match hub::fetch_config(&hub_reference, options, progress) {
+                Ok(path) => return Ok(path),
+                Err(error) => looked_at.push(format!("the hub: {error}")),
+            }
+        }
+    }
+    let advice = "give the path of a config.json or of a model directory, or a model of the hub as `organisation/name`";
+    Err(ModelError::NotFound { reference: reference.to_owned(), looked_at, advice: advice.to_owned() })
+}
+
 /// The name of a model whose directory lies in a cache, ours or that of the Hugging Face libraries, at the commit that is its
 /// `main` there. Others find the model by it, where the path means nothing to them.
 #[must_use]

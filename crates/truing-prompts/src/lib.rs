@@ -8,6 +8,7 @@
 //! | text of an evaluation | [`decontamination`] |
 //! | numbered words | [`tokens`] |
 //! | what two prompts have in common | [`lcs`] |
+//! | what two texts have in common, as summaries and responses are compared | [`rouge`] |
 //! | task templates and their slots | [`templates`] |
 //! | hard positives and negatives for an encoder | [`triplets`] |
 //! | coarse and fine clusters | [`clustering`] |
@@ -28,6 +29,7 @@ mod hashing;
 pub mod labels;
 pub mod lcs;
 pub mod map;
+pub mod rouge;
 pub mod selection;
 pub mod templates;
 pub mod tokens;

@@ -1,9 +1,11 @@
 //! What the PAS proxy adds to a request: latency at a fixed rate, directly and through the proxy, in alternating blocks of one run.
 //!
-//! `cargo bench -p truing-serve --bench proxy -- [requests per second] [seconds per block] [rounds]`
+//! `cargo bench -p truing-serve --bench proxy -- [requests per second] [seconds per block] [rounds] [upstream port] [port of another proxy]`
 //!
-//! The upstream server is a mock that answers after 5 milliseconds. Requests are sent on time whether or not earlier ones have been
-//! answered (open loop), so that a slow proxy cannot hide behind its own delay. Everything runs in this process.
+//! The upstream server is a mock that answers after 5 milliseconds, on any free port unless one is given. Another proxy, for
+//! instance `benches/peers/proxy_litellm.py`, forwards to that port, and is measured in the same rounds. Requests are sent on time whether or not earlier ones have been
+//! answered (open loop), so that a slow proxy cannot hide behind its own delay. All but the other proxy runs in this process, whose resident memory is
+//! printed.
 
 #![allow(
     clippy::unwrap_used,
@@ -72,7 +74,7 @@ async fn ask(client: Http, port: u16, is_on: bool, idx: usize) -> Duration {
         .unwrap();
     let started = Instant::now();
     let answer = client.request(request).await.unwrap();
-    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.status(), 200, "port {port}");
     to_bytes(Body::new(answer.into_body()), 1 << 20).await.unwrap();
     started.elapsed()
 }
@@ -98,12 +100,21 @@ fn quantile(times: &[f64], q: f64) -> f64 {
     times[((times.len() - 1) as f64 * q) as usize]
 }
 
+/// Resident memory of this process in MiB; 0 where the system does not say.
+fn resident_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<f64>().ok()).unwrap_or(0.0)
+        / 1024.0
+}
+
 fn main() {
     let numbers: Vec<f64> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let [rate, seconds, rounds] =
         [(0, 500.0), (1, 4.0), (2, 3.0)].map(|(idx, default)| numbers.get(idx).copied().unwrap_or(default));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let given_port = |place: usize| numbers.get(place).map_or(0, |&port| port as u16);
+    let upstream = TcpListener::bind(("127.0.0.1", given_port(3))).unwrap();
     let upstream_port = upstream.local_addr().unwrap().port();
     upstream.set_nonblocking(true).unwrap();
     let reply =
@@ -130,34 +141,38 @@ fn main() {
         let listener = tokio::net::TcpListener::from_std(upstream).unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
         let client: Http = Client::builder(TokioExecutor::new()).build_http();
-        let ways = [
+        let mut ways = vec![
             ("direct", upstream_port, false),
             ("proxy, off", proxy_port, false),
             ("proxy, cached", proxy_port, true),
         ];
-        for (_, port, is_on) in ways {
+        if given_port(4) != 0 {
+            ways.push(("other proxy", given_port(4), false));
+        }
+        for &(_, port, is_on) in &ways {
             block(&client, port, is_on, 100.0, 1.0).await;
         }
         println!("{rate} requests/s, upstream {} ms; milliseconds per request", UPSTREAM_TIME.as_millis());
         println!(
-            "{:<8}{:<16}{:>8}{:>8}{:>8}{:>12}{:>12}",
-            "round", "way", "p50", "p99", "max", "p50 added", "p99 added"
+            "{:<8}{:<16}{:>8}{:>8}{:>8}{:>12}{:>12}{:>10}",
+            "round", "way", "p50", "p99", "max", "p50 added", "p99 added", "RSS MiB"
         );
         for round in 1..=rounds as usize {
             let mut direct = [0.0; 2];
-            for (name, port, is_on) in ways {
+            for &(name, port, is_on) in &ways {
                 let times = block(&client, port, is_on, rate, seconds).await;
                 let found = [0.5, 0.99].map(|q| quantile(&times, q));
                 if name == "direct" {
                     direct = found;
                 }
                 println!(
-                    "{round:<8}{name:<16}{:>8.2}{:>8.2}{:>8.2}{:>12.2}{:>12.2}",
+                    "{round:<8}{name:<16}{:>8.2}{:>8.2}{:>8.2}{:>12.2}{:>12.2}{:>10.1}",
                     found[0],
                     found[1],
                     quantile(&times, 1.0),
                     found[0] - direct[0],
                     found[1] - direct[1],
+                    resident_mib(),
                 );
             }
         }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use truing_generate::{Grammar, GrammarSource, Job, opened_thought};
-use truing_text::{ChatRenderer, Omission, RenderOptions};
+use truing_text::tool_calls::ToolCall;
+use truing_text::{ChatRenderer, RenderOptions};
 use truing_types::{Conversation, Message, ReasoningMark, Role, TokenId};
 
 use crate::error::ApiError;
@@ -16,7 +17,7 @@ use crate::reply::{GrowingReply, parts};
 use crate::sampling::{MAX_TOP_LOG_PROBS, SAMPLING_FIELDS, Sampling, response_format};
 use crate::state::{Logged, Server};
 use crate::stream::Sink;
-use crate::tools::{Call, Tools, in_words};
+use crate::tools::Tools;
 use crate::worker::Command;
 
 /// Fields of `/v1/chat/completions` beside those of sampling.
@@ -268,37 +269,10 @@ pub(crate) fn prompt(
             &with_variables
         }
     };
-    let conversation = shown(renderer, conversation)?;
+    let conversation = renderer.with_tools_shown(conversation).map_err(|error| not_rendered(&error))?;
     let text = renderer.prompt_text(&conversation).map_err(|error| not_rendered(&error))?;
     let text = text + last.as_ref().map_or("", |message| message.content.as_str());
     renderer.tokens_of_prompt(&text).map_err(|error| not_rendered(&error))
-}
-
-/// The conversation as the template shows it whole. Tools, calls and results that the template would leave out are written in words.
-fn shown(renderer: &ChatRenderer, conversation: Conversation) -> Result<Conversation, ApiError> {
-    let has_calls = |message: &Message| message.role == Role::Tool || message.tool_calls.is_some();
-    if conversation.tools.is_empty() && !conversation.messages.iter().any(has_calls) {
-        return Ok(conversation);
-    }
-    let (_, omissions) =
-        renderer.prompt_with_omissions(&conversation).map_err(|error| not_rendered(&error))?;
-    let is_of_tools = |omission: &Omission| {
-        matches!(
-            omission,
-            Omission::Tools
-                | Omission::SomeTools
-                | Omission::OnlyToolCalls { .. }
-                | Omission::ToolCalls { .. }
-                | Omission::SomeToolCalls { .. }
-                | Omission::CalledNames { .. }
-                | Omission::CallArguments { .. }
-                | Omission::Content { role: Role::Tool, .. }
-        )
-    };
-    match omissions.iter().any(is_of_tools) {
-        true => Ok(in_words(conversation)),
-        false => Ok(conversation),
-    }
 }
 
 fn not_rendered(error: &dyn std::fmt::Display) -> ApiError {
@@ -343,7 +317,7 @@ impl ChatJob {
         }
     }
 
-    fn call_json(id: u64, sample_idx: usize, idx: usize, call: &Call) -> Value {
+    fn call_json(id: u64, sample_idx: usize, idx: usize, call: &ToolCall) -> Value {
         call.json(&format!("call_{id:016x}_{sample_idx}_{idx}"))
     }
 

@@ -268,12 +268,7 @@ where
         is_draining: AtomicBool::new(false),
         give_up_at: OnceLock::new(),
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("connections")
-        .enable_io()
-        .enable_time()
-        .build()?;
+    let runtime = runtime()?;
     listener.set_nonblocking(true)?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -285,6 +280,52 @@ where
     // The worker ends when the last sender is gone; one that panicked has said so.
     let _ = worker.join();
     Ok(())
+}
+
+/// Limits of the connections of [`serve_routes`].
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// Connections at a time; further ones wait.
+    pub max_connections: usize,
+    /// Time for the header of a request.
+    pub header_timeout: Duration,
+    /// Time for requests that are being answered when the server stops.
+    pub drain_timeout: Duration,
+}
+
+/// Serves any routes, without a model, until the clock says stop; then answers what has been taken. `is_idle` says whether no
+/// request is being answered.
+///
+/// # Errors
+/// When the system refuses.
+pub fn serve_routes(
+    listener: TcpListener,
+    routes: axum::Router,
+    limits: ConnectionLimits,
+    clock: &dyn Clock,
+    is_idle: impl Fn() -> bool,
+) -> std::io::Result<()> {
+    let ConnectionLimits { max_connections, header_timeout, drain_timeout } = limits;
+    let runtime = runtime()?;
+    listener.set_nonblocking(true)?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let limits = (max_connections, header_timeout, drain_timeout);
+        server::listen_with(listener, routes, limits, clock, || {}, is_idle).await;
+        Ok::<(), std::io::Error>(())
+    })?;
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(())
+}
+
+/// The threads that connections run on.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("connections")
+        .enable_io()
+        .enable_time()
+        .build()
 }
 
 /// A model as requests know it, and as the worker runs it.

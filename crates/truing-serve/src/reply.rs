@@ -1,8 +1,9 @@
 //! A reply while it is written: what is thought, what is answer, and what may become a tool call.
 
+use truing_text::tool_calls::ToolCall;
 use truing_types::{ReasoningMark, ReasoningMarks, TextStart, split_reasoning};
 
-use crate::tools::{Call, Tools};
+use crate::tools::Tools;
 
 /// Characters at the beginning of a text in which a thought can open.
 const OPENING_CHARS: usize = 80;
@@ -13,7 +14,7 @@ pub(crate) struct Parts {
     pub(crate) reasoning: Option<String>,
     /// The answer without tool calls.
     pub(crate) content: String,
-    pub(crate) calls: Vec<Call>,
+    pub(crate) calls: Vec<ToolCall>,
 }
 
 /// What can be shown of a reply that grows. What was shown is never taken back.

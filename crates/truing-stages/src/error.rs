@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use truing_ask::AskError;
 use truing_data::{DataError, PackingError};
 use truing_model::{EngineError, ModelError};
@@ -66,6 +68,19 @@ pub enum StageError {
     /// Stopped from outside; what was done is kept.
     #[error("stopped")]
     Stopped,
+    /// A pair that does not follow from the verdicts that are stored with it: a mistake in the program.
+    #[error(
+        "{}:{line}: the pair does not follow from its verdicts: {problem}; do not train on this file",
+        path.display()
+    )]
+    PairContradicted {
+        /// The pairs.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What does not agree.
+        problem: String,
+    },
     /// Judges of which none can be used.
     #[error("none of {n_judges} judges gave a single verdict: {reason}")]
     NoVerdicts {

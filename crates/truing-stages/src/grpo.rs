@@ -7,12 +7,9 @@
 mod config;
 mod failures;
 mod inputs;
-mod judge_reward;
 mod learn;
 mod memory;
-mod model_reward;
 mod plan;
-mod rewards;
 mod rollout_groups;
 mod run;
 mod running;
@@ -24,11 +21,8 @@ mod watch;
 pub use config::{Algorithm, GrpoConfig, KlGradient, KlKind, KlPlacement, LossType};
 pub use failures::OnUnscoredStep;
 pub use inputs::GrpoInputs;
-pub use judge_reward::JudgeReward;
 pub use memory::StepBytes;
-pub use model_reward::RewardModelReward;
 pub use plan::GrpoPlan;
-pub use rewards::{OpenedRewards, RewardResources};
 pub use truing_run::samples::Prompt;
 
 use std::borrow::Cow;

@@ -7,6 +7,7 @@
 //! function of weights and data.
 
 mod config;
+mod decoder_inputs;
 pub(crate) mod encoder_plan;
 mod model;
 pub(crate) mod plan;
@@ -32,6 +33,7 @@ use truing_types::{BatchError, Communicator, EventSink, Groups};
 use crate::StageError;
 
 pub use config::{LayersSetting, LoraConfig, PackingMode, TrainingConfig};
+pub use decoder_inputs::{DecoderInputs, DivisibleData};
 pub use encoder_plan::EncoderPlan;
 pub(crate) use encoder_plan::{EncoderSettings, SampleLengths, StepSize};
 pub use model::ModelToTrain;

@@ -3,8 +3,11 @@
 //! What is drawn is a unit: an item, or a cluster of items. A statistic is a function of the drawn units'
 //! numbers, so the same code serves means, ratios, medians and fitted strengths.
 
+use std::cell::Cell;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
+use serde::Serialize;
 use truing_types::Seed;
 
 use crate::distributions::normal_quantile;
@@ -75,6 +78,67 @@ impl Bootstrap {
         };
         Some(Interval { low: quantile(&sorted, low)?, high: quantile(&sorted, high)? })
     }
+
+    /// A statistic of all `n_units` units with its percentile interval. `None` where the statistic of all units, or of
+    /// every resample, is undefined.
+    #[must_use]
+    pub fn estimate(
+        &self,
+        n_units: usize,
+        statistic: impl Fn(&[usize]) -> Option<f64>,
+    ) -> Option<BootstrapEstimate> {
+        let all: Vec<usize> = (0..n_units).collect();
+        let value = statistic(&all).filter(|value| value.is_finite())?;
+        let n_defined = Cell::new(0_usize);
+        let interval = self.interval(n_units, BootstrapKind::Percentile, |drawn| {
+            let found = statistic(drawn).filter(|value| value.is_finite());
+            n_defined.set(n_defined.get() + usize::from(found.is_some()));
+            found.unwrap_or(f64::NAN)
+        })?;
+        let share_defined = n_defined.get() as f64 / self.n_resamples as f64;
+        Some(BootstrapEstimate { value, interval, n_units, share_defined })
+    }
+}
+
+/// A statistic with its bootstrap interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct BootstrapEstimate {
+    /// The statistic of all units.
+    pub value: f64,
+    /// Its interval.
+    pub interval: Interval,
+    /// Units, such as annotated items.
+    pub n_units: usize,
+    /// Share of the resamples in which the statistic is defined; an alpha is not where all drawn ratings are equal. The
+    /// interval is made of these resamples only. If the share is far below 1, there are too few units for it.
+    pub share_defined: f64,
+}
+
+impl BootstrapEstimate {
+    /// How many further units the interval needs until its half width is `target`: [`labels_needed`].
+    #[must_use]
+    pub fn labels_needed(&self, target: f64) -> Option<usize> {
+        labels_needed(self.interval, self.n_units, target)
+    }
+}
+
+/// How many units beyond the `n` of today an interval needs until half its width is `target`, in the units of the
+/// statistic. The width of an interval falls as one over the square root of the number of units, so that half the width
+/// `h` of today asks for `n (h / target)^2` units in all; the answer is that, rounded up, less `n`, and 0 where the
+/// interval is narrow enough.
+///
+/// It presumes that further units are like those of today. `None` where the target or the interval's width is not a
+/// positive number or `n` is 0. An interval without width (units that all agree) does not say how it will shrink.
+#[must_use]
+pub fn labels_needed(interval: Interval, n: usize, target: f64) -> Option<usize> {
+    let half_width = (interval.high - interval.low) / 2.0;
+    let is_positive = |number: f64| number > 0.0 && number.is_finite();
+    if n == 0 || !is_positive(half_width) || !is_positive(target) {
+        return None;
+    }
+    let n_in_all = n as f64 * (half_width / target).powi(2);
+    // The last digits of a quotient must not ask for one more unit.
+    Some(((n_in_all * (1.0 - 1e-12)).ceil() as usize).saturating_sub(n))
 }
 
 /// The levels of the two quantiles that BCa takes.
@@ -167,6 +231,36 @@ mod tests {
         assert_eq!(settings.interval(3, BootstrapKind::Percentile, |_| f64::NAN), None);
         let constant = settings.interval(3, BootstrapKind::Bca, |_| 2.5).unwrap();
         assert_eq!((constant.low, constant.high), (2.5, 2.5));
+    }
+
+    #[test]
+    fn an_estimate_leaves_out_resamples_without_the_statistic_and_says_so() {
+        // A ratio of sums whose denominator is zero when only units 0 and 1 are drawn: (2/3)^3 of resamples.
+        let weights = [0.0, 0.0, 2.0];
+        let ratio = |drawn: &[usize]| {
+            let sum: f64 = drawn.iter().map(|&unit| weights[unit]).sum();
+            (sum > 0.0).then(|| drawn.len() as f64 / sum)
+        };
+        let settings = Bootstrap { n_resamples: 20_000, ..Bootstrap::default() };
+        let found = settings.estimate(3, ratio).unwrap();
+        assert_eq!((found.value, found.n_units), (1.5, 3));
+        assert!((found.share_defined - 19.0 / 27.0).abs() < 0.015, "{}", found.share_defined);
+        assert_eq!((found.interval.low, found.interval.high), (0.5, 1.5));
+        assert_eq!(settings.estimate(2, ratio), None);
+        assert_eq!(settings.estimate(0, |_| Some(1.0)), None);
+        assert_eq!(settings.estimate(3, |_| Some(f64::INFINITY)), None);
+    }
+
+    #[test]
+    fn half_the_width_needs_four_times_the_units() {
+        let interval = Interval { low: 0.4, high: 0.8 };
+        let needed = |target| labels_needed(interval, 50, target);
+        assert_eq!([0.1, 0.05, 0.2, 0.5].map(needed), [Some(150), Some(750), Some(0), Some(0)]);
+        // 50 (0.2 / 0.15)^2 = 88.9 units in all.
+        assert_eq!(needed(0.15), Some(39));
+        assert_eq!([0.0, -0.1, f64::NAN, f64::INFINITY].map(needed), [None; 4]);
+        assert_eq!(labels_needed(interval, 0, 0.1), None);
+        assert_eq!(labels_needed(Interval { low: 1.0, high: 1.0 }, 50, 0.1), None);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod spans;
 mod stream;
 mod template;
 mod tokenizer;
+pub mod tool_calls;
 
 pub use error::TextError;
 pub use gguf::GgufVocabulary;

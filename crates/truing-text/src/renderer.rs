@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
-use truing_types::{Conversation, Role, RowOrigin, TokenId, TokenizedSample, TrainingRow};
+use truing_types::{Conversation, Message, Role, RowOrigin, TokenId, TokenizedSample, TrainingRow};
 
 use crate::omissions::{Omission, Omissions};
 use crate::spans::{SpanFinder, TurnShape};
-use crate::{ChatTemplate, RenderOptions, SpecialTokens, TextError, TokenSpans, Tokenizer};
+use crate::{ChatTemplate, RenderOptions, SpecialTokens, TextError, TokenSpans, Tokenizer, tool_calls};
 
 /// What to do with a row in which nothing carries loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -251,6 +251,33 @@ impl ChatRenderer {
         let text = template.render(conversation, &options)?.text;
         let omissions = self.omissions.of(template, &options, conversation, &text);
         Ok((self.tokens_of_prompt(&text)?, omissions))
+    }
+
+    /// The conversation as the template shows it whole: tools, calls and results that it would leave out are written in words
+    /// ([`tool_calls::in_words`]).
+    ///
+    /// # Errors
+    /// As [`ChatRenderer::prompt_text`].
+    pub fn with_tools_shown(&self, conversation: Conversation) -> Result<Conversation, TextError> {
+        let has_calls = |message: &Message| message.role == Role::Tool || message.tool_calls.is_some();
+        if conversation.tools.is_empty() && !conversation.messages.iter().any(has_calls) {
+            return Ok(conversation);
+        }
+        let (_, omissions) = self.prompt_with_omissions(&conversation)?;
+        let is_of_tools = |omission: &Omission| {
+            matches!(
+                omission,
+                Omission::Tools
+                    | Omission::SomeTools
+                    | Omission::OnlyToolCalls { .. }
+                    | Omission::ToolCalls { .. }
+                    | Omission::SomeToolCalls { .. }
+                    | Omission::CalledNames { .. }
+                    | Omission::CallArguments { .. }
+                    | Omission::Content { role: Role::Tool, .. }
+            )
+        };
+        Ok(if omissions.iter().any(is_of_tools) { tool_calls::in_words(conversation) } else { conversation })
     }
 
     /// Renders one training row.

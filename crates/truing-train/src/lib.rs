@@ -3,6 +3,7 @@
 
 pub mod advantages;
 pub mod checkpoint;
+pub mod cluster;
 pub mod completion_columns;
 pub mod completion_packs;
 pub mod gradients;

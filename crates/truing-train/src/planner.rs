@@ -318,6 +318,8 @@ fn attention_product(spec: &DecoderSpec, shape: &StepShape) -> f64 {
 pub enum Amount {
     /// Bytes of memory.
     Bytes(u64),
+    /// Money, in the currency of the prices that a recipe gives.
+    Cost(f64),
     /// A plain number of things.
     Count(u64),
     /// Floating-point operations.

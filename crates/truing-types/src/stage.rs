@@ -16,6 +16,10 @@ pub enum StageName {
     Pas,
     /// Evaluation of complements: replies with and without.
     PasEvaluate,
+    /// Responses sampled from models and selected by rewards.
+    Respond,
+    /// Preference data from judged responses.
+    Prefer,
     /// Evaluation on benchmarks.
     Evaluate,
     /// Prompt selection.
@@ -55,11 +59,23 @@ pub struct StageInfo {
 }
 
 /// All stages. A recipe without `stage` is of the first one that has one of its keys.
-pub const STAGES: [StageInfo; 15] = [
+pub const STAGES: [StageInfo; 17] = [
     info(StageName::Build, "build", "truing build", &["ability", "writer", "checker"]),
     info(StageName::MergeSearch, "merge_search", "truing merge search", &["n_candidates", "search_share"]),
     info(StageName::Pas, "pas", "truing pas build", &["generator", "max_regenerations"]),
     info(StageName::PasEvaluate, "pas_evaluate", "truing pas evaluate", &["complementer", "target"]),
+    info(
+        StageName::Respond,
+        "respond",
+        "truing respond",
+        &["decoding", "max_rouge_l", "max_refusal_share", "round_prompts"],
+    ),
+    info(
+        StageName::Prefer,
+        "prefer",
+        "truing prefer",
+        &["score_rater", "repeat_share", "skip_fates", "all_low"],
+    ),
     info(StageName::Evaluate, "evaluate", "truing evaluate", &["task"]),
     info(StageName::Select, "select", "truing select", &["selection"]),
     info(StageName::Embed, "embed", "truing embed train", &["train_data"]),
@@ -146,7 +162,9 @@ mod tests {
         assert_eq!(likely(&["model_name_or_path", "data"]), Some(StageName::Sft));
         assert_eq!(likely(&["model_name_or_path", "preference"]), Some(StageName::Dpo));
         assert_eq!(likely(&["model_name_or_path", "reward", "judge"]), Some(StageName::Grpo));
+        assert_eq!(likely(&["judge", "repeat_share", "data"]), Some(StageName::Prefer));
         assert_eq!(likely(&["selection", "data"]), Some(StageName::Select));
+        assert_eq!(likely(&["model", "decoding", "reward"]), Some(StageName::Respond));
         assert_eq!(likely(&["output_dir"]), None);
     }
 }

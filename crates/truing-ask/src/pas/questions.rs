@@ -3,13 +3,10 @@
 use std::sync::LazyLock;
 
 use regex::Regex;
-use truing_reward::asking::fill_in;
 use truing_types::{ChatRequest, Conversation, Message, Role, SamplingOptions};
 
 use super::{Category, CriticCase, GoldenPair, GoldenPairs, Language};
-
-/// A text in English and in Chinese.
-struct Template([&'static str; 2]);
+use crate::template::Template;
 
 macro_rules! template {
     ($name:literal) => {
@@ -35,13 +32,6 @@ pub const COMPLEMENT_REMINDER: &str =
 /// Retry message for an unreadable verdict of the critic.
 pub const REVIEW_REMINDER: &str = "Your reply is not the JSON object that is required. Write only {\"reason\": \"...\", \"is_correct\": true or false, \
      \"fault\": null or one of the five names, \"final_complement\": \"...\"}.";
-
-impl Template {
-    /// Fills `{{name}}` places in one pass. The line break at the end of the file is not part of the text.
-    fn fill(&self, language: Language, values: &[(&str, &str)]) -> String {
-        fill_in(self.0[language as usize].trim_end(), values)
-    }
-}
 
 /// The tags that separate data from instructions in the templates.
 static TAGS: LazyLock<Option<Regex>> =

@@ -53,6 +53,44 @@ fn once_broken_off_nothing_more_is_asked() {
     assert!(setup.server.asked().len() < 30);
 }
 
+/// 429 halves the concurrency, successes raise it again, and it never exceeds `max_concurrency`.
+#[test]
+fn a_server_with_too_many_requests_gets_fewer_at_once() {
+    let busy = json(429, r#"{"error":{"code":"rate_limit_exceeded"}}"#);
+    let setup = setup(vec![busy.clone(), busy, says("ok")], |settings| settings.max_concurrency = 8);
+    assert_eq!(setup.client.concurrency(), 8);
+    setup.ask().unwrap();
+    assert_eq!(setup.client.concurrency(), 2, "two of the three attempts were too many");
+    for expected in [3, 3, 3, 4, 4] {
+        setup.ask().unwrap();
+        assert_eq!(setup.client.concurrency(), expected);
+    }
+    for _ in 0..60 {
+        setup.ask().unwrap();
+    }
+    assert_eq!(setup.client.concurrency(), 8);
+}
+
+/// A server error is no sign of too many requests.
+#[test]
+fn other_failures_leave_the_concurrency_as_it_is() {
+    let setup = setup(vec![json(500, ""), says("ok")], |settings| settings.max_concurrency = 8);
+    setup.ask().unwrap();
+    assert_eq!(setup.client.concurrency(), 8);
+}
+
+#[test]
+fn many_requests_to_a_busy_server_are_all_answered() {
+    let busy = json(429, r#"{"error":{"code":"rate_limit_exceeded"}}"#);
+    let setup = setup(vec![busy.clone(), busy.clone(), busy, Act::Count], |settings| {
+        settings.max_concurrency = 4;
+    });
+    let requests: Vec<ChatRequest> = (0..40).map(|i| request(&format!("number {i}"))).collect();
+    let results = setup.client.chat_all(&requests, &mut |_, _| ControlFlow::Continue(()));
+    assert!(results.iter().all(Result::is_ok));
+    assert!(setup.server.max_running() <= 4, "{} at once", setup.server.max_running());
+}
+
 #[test]
 fn requests_of_a_minute_are_limited() {
     let setup = setup(vec![says("ok")], |settings| settings.requests_per_minute = Some(2));

@@ -26,8 +26,11 @@ pub struct BuilderInfo {
     /// Whether it makes rows without `[[data]]` too.
     pub works_without_data: bool,
     /// Sets out what is to be made from the seed rows.
-    pub(super) prepare: fn(&BuildConfig, &[SeedRow]) -> Result<Box<dyn Job>, StageError>,
+    pub(super) prepare: Prepare,
 }
+
+/// Sets out what is to be made from the seed rows.
+pub(super) type Prepare = fn(&BuildConfig, &[SeedRow]) -> Result<Box<dyn Job>, StageError>;
 
 /// All builders, in the order in which they are listed.
 pub const BUILDERS: &[BuilderInfo] =

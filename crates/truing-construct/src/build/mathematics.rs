@@ -429,7 +429,7 @@ impl Job for MathematicsJob {
             origin: &origin,
         };
         match rewards.score(&[completion]).pop().map(|scored| scored.total) {
-            Some(Ok(score)) if score == 1.0 => Ok(()),
+            Some(Ok(1.0)) => Ok(()),
             Some(Err(unscored)) => Err(unscored.to_string()),
             _ => Err("the marked answer is not the reference answer".into()),
         }

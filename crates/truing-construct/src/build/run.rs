@@ -247,8 +247,11 @@ fn fate_rows(units: &[Unit], built: &[Built]) -> Vec<FateRow> {
     units.iter().zip(built).map(row).collect()
 }
 
+/// The lines of a file.
+type Lines = Vec<Map<String, Value>>;
+
 /// The lines of `rows.jsonl` and of `prompts.jsonl`.
-fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Vec<Map<String, Value>>, Vec<Map<String, Value>>) {
+fn written_rows(plan: &BuildPlan, built: &[Built]) -> (Lines, Lines) {
     let (mut rows, mut prompts) = (Vec::new(), Vec::new());
     for (unit, built) in plan.job.units().iter().zip(built) {
         let Ok(BuiltRow { system, prompt, response, has_reward_columns, columns, .. }) = built else {

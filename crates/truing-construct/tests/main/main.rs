@@ -1,14 +1,23 @@
-//! The builders of `truing build`, each with a writer and a checker that answer from a file of replies, and with
-//! models that misbehave. No network.
+//! Stages that ask models, on scripted ones; and what holds for the recipes of all stages.
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
-mod constraints;
-mod mathematics;
-mod misbehaviour;
-mod resumes;
-mod reversal;
+mod builds;
+mod labels;
+mod pairs;
+mod pas_evaluations;
+mod prefer;
+mod qualities;
+mod recipes;
+mod replies;
+mod responses;
+mod rows;
+mod scorers;
 #[path = "../../../truing-stages/tests/main/scripted.rs"]
-#[allow(dead_code, reason = "shared with the tests of truing-stages, which use all of it")]
+#[allow(dead_code, reason = "shared with the tests of truing-stages")]
 mod scripted;
+mod settings;
+#[path = "../../../truing-stages/tests/main/setup.rs"]
+#[allow(dead_code, reason = "shared with the tests of truing-stages")]
 mod setup;
-mod system_messages;
+#[path = "../../../truing/tests/main/tiny_model.rs"]
+mod tiny_model;

@@ -16,7 +16,7 @@ use crate::ModelError;
 
 /// Files of a repository that a model needs beside its weights; fetched where they exist.
 const SMALL_FILES: &[&str] = &[
-    "config.json",
+    CONFIG_FILE,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,6 +34,8 @@ const SMALL_FILES: &[&str] = &[
     "config_sentence_transformers.json",
     POOLING_FILE,
 ];
+/// What a model is.
+pub(super) const CONFIG_FILE: &str = "config.json";
 /// The one file in a folder of its own.
 const POOLING_FILE: &str = "1_Pooling/config.json";
 const BUFFER_BYTES: usize = 1 << 16;
@@ -195,6 +197,26 @@ pub(super) fn fetch(
     Ok((path, repository.sha))
 }
 
+/// Downloads config.json alone; gives its path. The model is not remembered as fetched: its other files are missing.
+pub(super) fn fetch_config(
+    reference: &HubReference,
+    options: &FindOptions,
+    progress: &mut dyn FnMut(DownloadProgress<'_>),
+) -> Result<PathBuf, ModelError> {
+    let hub = Hub::new(options, RepositoryKind::Model);
+    let repository = hub.list(&reference.repository, &reference.revision)?;
+    let problem =
+        |problem: &str| ModelError::Download { url: reference.repository.clone(), problem: problem.into() };
+    if !is_name(&repository.sha) {
+        return Err(problem("the hub names no commit"));
+    }
+    let file = repository.siblings.iter().find(|file| file.name == CONFIG_FILE);
+    let file = file.ok_or_else(|| problem("it has no file `config.json`"))?;
+    let path = reference.directory(&options.cache_directory).join(&repository.sha).join(CONFIG_FILE);
+    hub.download_all(&reference.repository, &repository.sha, &[(file, path.clone())], progress)?;
+    Ok(path)
+}
+
 /// The files of a repository that make the model.
 fn choose_files(reference: &HubReference, repository: &Repository) -> Result<Vec<RemoteFile>, ModelError> {
     let problem = |problem: String| ModelError::Download { url: reference.repository.clone(), problem };
@@ -212,7 +234,7 @@ fn choose_files(reference: &HubReference, repository: &Repository) -> Result<Vec
     }
     let has = |wanted: &str| repository.siblings.iter().any(|file| file.name == wanted);
     let is_single = has("model.safetensors");
-    if has("config.json") && (is_single || has("model.safetensors.index.json")) {
+    if has(CONFIG_FILE) && (is_single || has("model.safetensors.index.json")) {
         return Ok(named(&|name| {
             let is_shard = !is_single && name.starts_with("model-") && name.ends_with(".safetensors");
             let is_weights = is_shard || name == "model.safetensors";

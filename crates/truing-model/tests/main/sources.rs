@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use truing_model::sources::{
-    DatasetReference, FindOptions, FoundModel, ModelOrigin, find_dataset, find_model,
+    DatasetReference, FindOptions, FoundModel, ModelOrigin, find_config, find_dataset, find_model,
 };
 use truing_model::{ModelError, ModelFiles};
 
@@ -218,6 +218,30 @@ fn a_model_is_fetched_once_and_then_found_in_the_cache() {
     let again = find(cache.path(), &server).unwrap();
     assert_eq!(again, FoundModel { path: found.path, origin: ModelOrigin::Cache });
     assert_eq!(server.requests("").len(), requests.len());
+}
+
+#[test]
+fn a_configuration_is_fetched_alone_and_does_not_stand_for_the_model() {
+    let server = hub(tiny_files(), |reply, _, _| reply);
+    let cache = tempfile::tempdir().unwrap();
+    let options = options(cache.path(), &server);
+    let path = find_config(MODEL, &options, &mut |_| {}).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), tiny_files()["config.json"]);
+    assert_eq!(server.requests("").len(), 2, "the list and the file");
+
+    // The model is fetched as if nothing were there, but for that file.
+    assert_is_tiny(&find(cache.path(), &server).unwrap());
+    assert_eq!(server.requests("resolve").len(), 3);
+    // Then the cache has it.
+    let again = find_config(MODEL, &options, &mut |_| {}).unwrap();
+    assert_eq!((again, server.requests("resolve").len()), (path, 3));
+
+    let offline = FindOptions { is_offline: true, ..options };
+    let ModelError::NotFound { looked_at, .. } = find_config("org/other", &offline, &mut |_| {}).unwrap_err()
+    else {
+        panic!("it is not there");
+    };
+    assert!(looked_at.iter().any(|place| place.contains("offline was chosen")), "{looked_at:?}");
 }
 
 /// A split is fetched into a folder of its own, continued where it was cut off, and found again without the network.

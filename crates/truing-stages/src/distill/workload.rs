@@ -333,11 +333,7 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
             let teacher = match &self.server {
                 Some(server) => match self.ask_server(&**server, data, samples, completions) {
                     // A request that a stop has cancelled is no failure.
-                    Err(_)
-                        if coming.stop.load(Ordering::Relaxed) && coming.communicator.world_size() == 1 =>
-                    {
-                        return Ok(ControlFlow::Break(()));
-                    }
+                    Err(_) if coming.stop.load(Ordering::Relaxed) => break,
                     answered => answered?,
                 },
                 None => {
@@ -353,6 +349,10 @@ impl<E: Engine> Workload<E> for OnPolicyDistillation<'_, E> {
             teacher.release_working_memory();
         }
         coming.events.emit(Event::PhaseFinished);
+        // A stop may have cancelled the requests of some ranks alone.
+        if self.server.is_some() && is_any_stopped(coming.stop, coming.communicator)? {
+            return Ok(ControlFlow::Break(()));
+        }
         Ok(ControlFlow::Continue(()))
     }
 

@@ -16,8 +16,7 @@ use truing_train::{
 use truing_types::{ExcludedTokens, ReasoningMark, StageName};
 
 use super::failures::OnUnscoredStep;
-use super::judge_reward::JudgeReward;
-use super::model_reward::RewardModelReward;
+use crate::rewards::{JudgeReward, RewardModelReward, RewardTables};
 use crate::training::{
     CheckpointSettings, EvaluationSettings, LayersSetting, LoraConfig, OptimizerSettings, ResourceSettings,
     ScheduleSettings,
@@ -415,10 +414,7 @@ impl Recipe for GrpoConfig {
     fn resolve_paths(&mut self, folder: &Path) {
         recipe::resolve_run_paths(&mut self.data_dir, &mut self.output_dir, folder);
         if let Some(reward_model) = &mut self.reward_model {
-            let path = folder.join(&reward_model.model_name_or_path);
-            if path.exists() {
-                reward_model.model_name_or_path = path;
-            }
+            reward_model.resolve_paths(folder);
         }
         if let Some(judge) = &mut self.judge {
             judge.model.resolve_paths(folder);
@@ -451,8 +447,7 @@ impl Recipe for GrpoConfig {
     fn find_models<E>(&mut self, find: &mut dyn FnMut(&str) -> Result<PathBuf, E>) -> Result<(), E> {
         recipe::find_model(&mut self.model_name_or_path, find)?;
         if let Some(reward_model) = &mut self.reward_model {
-            let name = &mut reward_model.model_name_or_path;
-            *name = find(&name.to_string_lossy())?;
+            reward_model.find(find)?;
         }
         self.judge.iter_mut().try_for_each(|judge| judge.model.find(find))
     }
@@ -519,6 +514,16 @@ impl Algorithm {
 }
 
 impl GrpoConfig {
+    /// The tables that rewards are made of.
+    #[must_use]
+    pub fn rewards(&self) -> RewardTables<'_> {
+        RewardTables {
+            reward: &self.reward,
+            reward_model: self.reward_model.as_ref(),
+            judge: self.judge.as_ref(),
+        }
+    }
+
     /// What learns.
     #[must_use]
     pub fn trainable(&self) -> TrainableSpec {

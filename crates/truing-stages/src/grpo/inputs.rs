@@ -155,23 +155,13 @@ fn read_ptx(
 }
 
 fn record(config: &GrpoConfig, model: &ModelFiles, reports: &[DataReport]) -> Result<RunInputs, StageError> {
-    let reward_model = match &config.reward_model {
-        Some(reward_model) => inputs::model_files(&ModelFiles::open(&reward_model.model_name_or_path)?),
-        None => Vec::new(),
-    };
-    let judge = match config.judge.as_ref().and_then(|judge| judge.model.model_name_or_path.as_ref()) {
-        Some(path) => inputs::model_files(&ModelFiles::open(path)?),
-        None => Vec::new(),
-    };
     let data = reports
         .iter()
         .flat_map(|report| report.files.iter().map(|file| (report.role, PathBuf::from(&**file))));
     let files = inputs::model_files(model)
         .into_iter()
         .map(|path| ("model", path))
-        .chain(reward_model.into_iter().map(|path| ("reward_model", path)))
-        .chain(judge.into_iter().map(|path| ("judge", path)))
-        .chain(config.reward.iter().filter_map(|reward| Some(("reward", reward.file()?.to_path_buf()))))
+        .chain(config.rewards().files()?)
         .chain(data);
     Ok(inputs::run_inputs(config.stage, config.seed, files)?)
 }

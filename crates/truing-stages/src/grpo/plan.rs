@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use truing_model::{ComputeDtype, DecoderSpec, DecodingWeights, Engine, TrainableSpec};
-use truing_reward::{Rewards, is_source};
 use truing_run::checks::{require_output_dir, require_space};
 use truing_run::inputs::resume_key;
 use truing_run::settings;
@@ -203,29 +202,13 @@ fn check_sources(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageEr
     let mut known: BTreeSet<String> = files.map(|path| path.to_string_lossy().into_owned()).collect();
     known.extend(inputs::sources(&inputs.prompts).into_iter().map(|source| source.to_string()));
     known.extend(inputs::sources(&inputs.eval).into_iter().map(|source| source.to_string()));
-    let rewards =
-        config.reward.iter().flat_map(|reward| &reward.sources).map(|entry| ("reward.sources", entry));
-    let judge = config.judge.iter().flat_map(|judge| &judge.sources).map(|entry| ("judge.sources", entry));
-    match rewards.chain(judge).find(|(_, entry)| !known.iter().any(|path| is_source(path, entry))) {
-        None => Ok(()),
-        Some((key, entry)) => {
-            let expected = format!(
-                "the name of a file of `data` or `eval_data`, or the end of its path in whole folders: {}",
-                known.into_iter().collect::<Vec<_>>().join(", ")
-            );
-            Err(RunError::BadSetting { key, found: entry.clone(), expected }.into())
-        }
-    }
+    Ok(config.rewards().check_sources(&known, "`data` or `eval_data`")?)
 }
 
 /// Refuses rows that a reward is meant for and will never score.
 fn check_rows(config: &GrpoConfig, inputs: &GrpoInputs) -> Result<(), StageError> {
-    for reward in &config.reward {
-        for prompt in inputs.prompts.iter().chain(&inputs.eval) {
-            reward.check_row(&prompt.row.columns, &prompt.origin)?;
-        }
-    }
-    Ok(())
+    let mut prompts = inputs.prompts.iter().chain(&inputs.eval);
+    prompts.try_for_each(|prompt| config.rewards().check_row(&prompt.row.columns, &prompt.origin))
 }
 
 /// Checks the settings that depend on the model.
@@ -290,15 +273,11 @@ fn check_numbers(config: &GrpoConfig) -> Result<(), RunError> {
 /// evaluate on, as far as is known.
 pub(super) fn check(config: &GrpoConfig, has_eval: bool) -> Result<(), StageError> {
     require_output_dir(&config.output_dir, "a folder for the run")?;
-    if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
+    if config.rewards().is_empty() {
         let expected = "at least one [[reward]] table, for instance with `kind = { math_answer = {} }`, a [reward_model] or a [judge]";
         return Err(RunError::MissingSetting { key: "reward", expected }.into());
     }
-    Rewards::check(&config.reward)?;
-    if let Some(judge) = &config.judge {
-        judge.verdict.check()?;
-        judge.model.check("judge.model")?;
-    }
+    config.rewards().check()?;
     if let Some(shaping) = &config.shaping {
         shaping.check()?;
     }

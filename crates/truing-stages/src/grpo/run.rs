@@ -19,13 +19,13 @@ use truing_types::{Event, EventSink, Groups, Seed, dealt};
 
 use super::failures::Looked;
 use super::memory::loads_reference;
-use super::rewards::{OpenedRewards, RewardResources};
 use super::rollout_groups::SamplingPhase;
 use super::running::Running;
 use super::state::PromptState;
 use super::tally::Metrics;
 use super::watch::Watch;
 use super::{GrpoConfig, GrpoInputs, GrpoPlan, Prompt};
+use crate::rewards::{OpenedRewards, RewardResources};
 use crate::{RunContext, StageError, TrainedModel};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -63,7 +63,8 @@ pub(super) fn run<E: Engine + 'static>(
         n_threads: plan.n_threads,
         sandbox_program,
     };
-    let OpenedRewards { rewards, judge_counts } = OpenedRewards::open::<E>(config, judge, resources, events)?;
+    let OpenedRewards { rewards, judge_counts } =
+        OpenedRewards::open::<E>(config.rewards(), judge, resources, events)?;
     let judge_counts = judge_counts.map(|counts| {
         let now = counts.snapshot();
         (counts, now)

@@ -127,13 +127,17 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
             }
         }
         self.start_training_phase();
-        let mut n_done = 0;
+        // Tokens of this phase; of finished steps as planned, since completions may be shorter than the plan assumes.
+        let (mut n_done, mut n_planned) = (0, 0);
         while self.state.step < plan.n_steps() {
             let started = self.probe.elapsed_secs();
             let stepped = self.step(&mut n_done);
             let Some(outcome) = self.saved_without_teacher(stepped)? else { return self.interrupted() };
             let secs = self.probe.elapsed_secs() - started;
             let step_packs = plan.packs_of(outcome.step);
+            let samples = step_packs.packs.iter().flatten();
+            n_planned += samples.map(|&sample| u64::from(self.lengths[sample as usize])).sum::<u64>();
+            n_done = n_planned;
             self.state.step = outcome.step;
             self.state.epoch = step_packs.epochs_done;
             self.state.n_tokens += outcome.measures.n_tokens;
@@ -152,7 +156,7 @@ impl<E: Engine, P: RunPlan, W: Workload<E>> Running<'_, E, P, W> {
                 }
                 if !is_last && !self.eval_steps.is_empty() {
                     self.start_training_phase();
-                    n_done = 0;
+                    (n_done, n_planned) = (0, 0);
                 }
             }
             if !is_last && is_due(self.settings.checkpoint.save_steps) {

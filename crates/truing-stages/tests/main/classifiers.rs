@@ -1,9 +1,9 @@
 //! `truing label train` and `truing quality train` on a tiny encoder and a tiny decoder: what can be learnt is learnt and
 //! what cannot is not, interrupted runs end with the same bits, and a saved model says the same.
 
+use crate::embeddings;
 use crate::setup::{self, Events, MACHINE, Ticks, is_metrics_of, never};
 use crate::setup::{Cpu, SOLO};
-use crate::{embeddings, qualities};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -521,45 +521,6 @@ fn labels_that_only_the_evaluation_has_are_reported_and_left_out() {
         "the evaluation data: 1 labels are not among the trained ones and are ignored: kind=unheard of";
     assert!(told.seen.contains(&Event::Warning(warning.into())), "{:?}", told.seen);
     assert_eq!(evaluation(folder.path()).dimensions[0].n_texts, 7);
-}
-
-/// Judges, their scores, a scorer of them, rows scored: each step reads what the one before it wrote.
-#[test]
-fn what_judges_say_is_distilled_into_a_scorer() {
-    let folder = Model::Decoder.folder();
-    let rows: String = (0..60).map(|level| format!("{{\"prompt\": \"level {level}\"}}\n")).collect();
-    fs::write(folder.path().join("prompts.jsonl"), &rows).unwrap();
-    let recipe = qualities::RECIPE.replace("n_anchors = 4", "n_anchors = 30");
-    qualities::run(folder.path(), &recipe, vec![qualities::good().open()]).unwrap();
-    let settings = [
-        "data=[{path=\"scores/scores.jsonl\"}]",
-        "classifier.scores={quality=\"quality.strength\"}",
-        "classifier.confidences={quality=\"quality.confidence\"}",
-        "classifier.weight_by_confidence=true",
-        "num_train_epochs=40",
-    ];
-    let (outcome, _) = run(folder.path(), &settings, Start::Fresh, never).unwrap();
-    let path = outcome.finished().unwrap().model;
-    let spec = ClassifierSpec::open(&path).unwrap();
-    assert!(matches!(spec.parts[0].outputs, OutputSpec::Score { deviation, .. } if deviation > 0.5));
-    let found = evaluation(folder.path()).scores.remove(0);
-    assert!(
-        found.spearman > Some(0.5),
-        "what the judges meant is found in prompts they did not see: {found:?}"
-    );
-    let mut scorer = Classifier::<Cpu>::open(&path, RenderOptions::default(), 1, &mut Silent).unwrap();
-    let (source, output) =
-        (SourceConfig::new(folder.path().join("prompts.jsonl")), folder.path().join("scored.jsonl"));
-    let (options, stop) = (PredictionOptions::default(), AtomicBool::new(false));
-    scorer.predict_file(&source, &output, &options, &mut Silent, &stop).unwrap();
-    let scored: Vec<Value> = fs::read_to_string(&output)
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let mean =
-        |rows: &[Value]| rows.iter().map(|row| row["scores"]["quality"].as_f64().unwrap()).sum::<f64>();
-    assert!(mean(&scored[40..]) > mean(&scored[..20]), "high levels are better");
 }
 
 #[test]

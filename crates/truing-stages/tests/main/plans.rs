@@ -1,26 +1,18 @@
 use std::fs;
-use std::path::Path;
 
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
 use truing_stages::grpo::GrpoStage;
-use truing_stages::label::LabelStage;
-use truing_stages::pas::PasStage;
-use truing_stages::pas_evaluate::PasEvaluateStage;
-use truing_stages::quality::QualityStage;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::select::SelectStage;
 use truing_stages::sft::SftStage;
 use truing_stages::training::RunPlan as _;
-use truing_stages::{PlanContext, Recipe as _, Stage, StageError, StagePlan as _};
-use truing_text::RenderOptions;
+use truing_stages::{StageError, StagePlan as _};
 use truing_train::PlanError;
-use truing_types::Silent;
 
-use crate::setup::MACHINE;
+use crate::setup::{check_before_data, refused};
 use crate::{embeddings, setup};
-use crate::{pairs, pas_evaluations};
 
 fn error_of(overrides: &[&str]) -> String {
     let folder = setup::folder();
@@ -165,28 +157,6 @@ fn bad_rows_stop_the_plan_or_are_counted() {
     );
 }
 
-/// The settings of a stage with one change, read on data that does not exist.
-fn refused<S: Stage>(recipe: &str, folder: &Path, change: &str) -> String {
-    let config = S::Config::from_toml(recipe, &folder.join("recipe.toml"), &[change.to_owned()]).unwrap();
-    let mut context =
-        PlanContext { render: RenderOptions::default(), machine: &|| MACHINE, events: &mut Silent };
-    match S::prepare::<setup::Cpu>(config, &mut context) {
-        Err(error) => error.to_string(),
-        Ok(_) => panic!("{change} is not refused"),
-    }
-}
-
-/// Checks that each change is refused for its key, and that without one the missing data is.
-fn check_before_data<S: Stage>(recipe: &str, folder: &Path, changes: &[&str]) {
-    let untouched = refused::<S>(recipe, folder, "seed=1");
-    assert!(untouched.contains("missing.jsonl"), "{untouched}");
-    for change in changes {
-        let found = refused::<S>(recipe, folder, change);
-        let key = change.split('=').next().unwrap();
-        assert!(found.starts_with(&format!("`{key}` is ")), "{change}: {found}");
-    }
-}
-
 #[test]
 fn settings_out_of_range_are_refused_before_the_data_is_read() {
     let folder = setup::folder();
@@ -271,24 +241,4 @@ fn settings_out_of_range_are_refused_before_the_data_is_read() {
             "{change}: {found}"
         );
     }
-    let judge = "[[judge]]\n[judge.model.server]\nbase_url = \"http://127.0.0.1:9/v1\"\nmodel = \"m\"\n";
-    let asked = |stage: &str| {
-        format!("stage = \"{stage}\"\noutput_dir = \"run\"\n[[data]]\npath = \"missing.jsonl\"\n{judge}")
-    };
-    let own =
-        ["n_votes=0", "min_confidence=2", "temperature=-1", "dimensions=[\"none\"]", "judge.0.weight=0"];
-    for change in own {
-        let found = refused::<LabelStage>(&asked("label"), folder, change);
-        let key = change.split('=').next().unwrap().replace(".0.", ".");
-        assert!(found.starts_with(&format!("`{key}` is ")), "{change}: {found}");
-    }
-    check_before_data::<QualityStage>(&asked("quality"), folder, &["n_anchors=0", "prior_deviation=0"]);
-    let pairs = pairs::RECIPE.replace("prompts.jsonl", "missing.jsonl");
-    check_before_data::<PasStage>(
-        &pairs,
-        folder,
-        &["n_examples=0", "temperature=-1", "max_prompt_characters=0"],
-    );
-    let evaluated = pas_evaluations::RECIPE.replace("prompts.jsonl", "missing.jsonl");
-    check_before_data::<PasEvaluateStage>(&evaluated, folder, &["max_new_tokens=0", "temperature=-1"]);
 }

@@ -4,7 +4,8 @@
 use crate::classifiers::{self, Model};
 use crate::preferences::{self, Stage};
 use crate::setup::{self, is_metrics_of, never};
-use crate::{embeddings, labels, policies, qualities, selections};
+use crate::setup::{append_bad_rows, check_list, skipped};
+use crate::{embeddings, policies, selections};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -12,32 +13,6 @@ use truing_run::selection::{Decision, SelectionLayer};
 use truing_stages::embed::train::EmbedTrainConfig;
 use truing_stages::{Recipe, RunError, SkippedRow, StageError, Start};
 use truing_types::Event;
-
-/// Neither a row of any kind nor JSON; more of them than any message shows.
-fn append_bad_rows(path: &Path) {
-    let mut text = fs::read_to_string(path).unwrap();
-    text.push_str("not json\n");
-    text.push_str(&"{\"prompt\": 7, \"messages\": 7, \"anchor\": 7}\n".repeat(1_100));
-    fs::write(path, text).unwrap();
-}
-
-fn skipped(run: &Path) -> Vec<SkippedRow> {
-    let text = fs::read_to_string(run.join(SkippedRow::FILE_NAME)).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// The list of a run whose file had `n_good` good rows and then those of [`append_bad_rows`].
-#[track_caller]
-fn check_list(run: &Path, file: &str, n_good: u64) {
-    let rows = skipped(run);
-    assert_eq!(rows.len(), 1_101, "all are listed, not the first thousand");
-    for (row, line) in rows.iter().zip(n_good + 1..) {
-        assert_eq!((row.role.as_str(), row.line), ("data", line));
-        assert!(row.path.ends_with(file), "{}", row.path);
-    }
-    assert!(rows[0].field.is_empty() && rows[0].reason.starts_with("not JSON at byte 2"), "{}", rows[0]);
-    assert!(!rows[1].field.is_empty() && rows[1].reason.starts_with("is a number; expected"), "{}", rows[1]);
-}
 
 fn warnings(events: &[Event]) -> Vec<&str> {
     let texts = events.iter().filter_map(|event| match event {
@@ -198,20 +173,6 @@ fn an_encoder_s_run_lists_rows_that_cannot_be_read_and_reads_folders() {
     );
     fs::write(&changed, before).unwrap();
     embeddings::run(config(&["memory_gib=1"]), Start::Resume, never).unwrap();
-}
-
-#[test]
-fn labels_and_qualities_list_every_row_that_they_leave_out() {
-    let folder = labels::folder();
-    append_bad_rows(&folder.path().join("prompts.jsonl"));
-    labels::run(folder.path(), labels::RECIPE, &[SKIP, "n_votes=1"], vec![labels::good().open()]).unwrap();
-    check_list(&folder.path().join("labels"), "prompts.jsonl", 6);
-
-    let folder = qualities::folder();
-    append_bad_rows(&folder.path().join("prompts.jsonl"));
-    let recipe = format!("on_bad_row = \"skip\"\n{}", qualities::RECIPE);
-    qualities::run(folder.path(), &recipe, vec![qualities::good().open()]).unwrap();
-    check_list(&folder.path().join("scores"), "prompts.jsonl", 13);
 }
 
 #[test]

@@ -170,3 +170,51 @@ pub(crate) fn run_stage<S: Stage>(
     let plan = S::plan::<Cpu>(config, &inputs, &MACHINE)?;
     S::run::<Cpu>(&plan, &inputs, context)
 }
+
+/// The settings of a stage with one change, read on data that does not exist.
+pub(crate) fn refused<S: Stage>(recipe: &str, folder: &Path, change: &str) -> String {
+    let config = S::Config::from_toml(recipe, &folder.join("recipe.toml"), &[change.to_owned()]).unwrap();
+    let mut context =
+        PlanContext { render: RenderOptions::default(), machine: &|| MACHINE, events: &mut Silent };
+    match S::prepare::<Cpu>(config, &mut context) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("{change} is not refused"),
+    }
+}
+
+/// Checks that each change is refused for its key, and that without one the missing data is.
+pub(crate) fn check_before_data<S: Stage>(recipe: &str, folder: &Path, changes: &[&str]) {
+    let untouched = refused::<S>(recipe, folder, "seed=1");
+    assert!(untouched.contains("missing.jsonl"), "{untouched}");
+    for change in changes {
+        let found = refused::<S>(recipe, folder, change);
+        let key = change.split('=').next().unwrap();
+        assert!(found.starts_with(&format!("`{key}` is ")), "{change}: {found}");
+    }
+}
+
+/// Neither a row of any kind nor JSON; more of them than any message shows.
+pub(crate) fn append_bad_rows(path: &Path) {
+    let mut text = fs::read_to_string(path).unwrap();
+    text.push_str("not json\n");
+    text.push_str(&"{\"prompt\": 7, \"messages\": 7, \"anchor\": 7}\n".repeat(1_100));
+    fs::write(path, text).unwrap();
+}
+
+pub(crate) fn skipped(run: &Path) -> Vec<truing_stages::SkippedRow> {
+    let text = fs::read_to_string(run.join(truing_stages::SkippedRow::FILE_NAME)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The list of a run whose file had `n_good` good rows and then those of [`append_bad_rows`].
+#[track_caller]
+pub(crate) fn check_list(run: &Path, file: &str, n_good: u64) {
+    let rows = skipped(run);
+    assert_eq!(rows.len(), 1_101, "all are listed, not the first thousand");
+    for (row, line) in rows.iter().zip(n_good + 1..) {
+        assert_eq!((row.role.as_str(), row.line), ("data", line));
+        assert!(row.path.ends_with(file), "{}", row.path);
+    }
+    assert!(rows[0].field.is_empty() && rows[0].reason.starts_with("not JSON at byte 2"), "{}", rows[0]);
+    assert!(!rows[1].field.is_empty() && rows[1].reason.starts_with("is a number; expected"), "{}", rows[1]);
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod broken_numbers;
+mod cluster;
 mod enumerable_policy;
 mod invariance;
 mod model;

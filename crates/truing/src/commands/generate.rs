@@ -81,6 +81,9 @@ struct JsonReply<'a> {
     /// The reasoning before the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning: Option<&'a str>,
+    /// Calls of the prompt's tools.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tool_calls: &'a [serde_json::Value],
     finish_reason: FinishReason,
     n_prompt_tokens: usize,
     n_new_tokens: usize,
@@ -108,6 +111,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
                 index,
                 text: &reply.text,
                 reasoning: reply.reasoning.as_deref(),
+                tool_calls: &reply.tool_calls,
                 finish_reason: reply.finish_reason,
                 n_prompt_tokens: reply.n_prompt_tokens,
                 n_new_tokens: reply.tokens.len(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::json;
 use truing_ask::labels::Summary;
-use truing_stages::label::{LabelOutcome, LabelPlan, LabelStage};
+use truing_construct::label::{LabelOutcome, LabelPlan, LabelStage};
 use truing_stages::{StageError, StagePlan};
 
 use super::classifier::{self, LabelCommand};

@@ -1,5 +1,6 @@
 //! The commands, one file each. A new one is a file and a line in [`Command`] and in its `run`.
 
+mod annotate;
 mod build;
 mod chat;
 mod classifier;
@@ -21,9 +22,12 @@ mod output;
 mod pas;
 mod pas_serve;
 mod plan;
+mod plan_cluster;
+mod prefer;
 mod quality;
 mod quickstart;
 mod report;
+mod respond;
 mod reward;
 mod rollouts;
 mod sampling;
@@ -36,6 +40,7 @@ mod training;
 mod verify;
 
 use clap::Subcommand;
+use truing_construct::respond::RespondStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::grpo::GrpoStage;
@@ -104,9 +109,19 @@ pub(crate) enum Command {
     /// Clean, deduplicate, decontaminate and select prompts; every dropped row has a reason.
     #[command(after_help = "Example: truing select recipes/select.toml --set selection.target_size=1000")]
     Select(stage::Arguments),
+    /// Sample responses to prompts from several models, filter and score them, and keep the best (rejection sampling).
+    #[command(
+        after_help = "Examples:\n  truing respond recipes/respond.toml --plan\n  truing respond recipes/respond.toml --set select=top_n"
+    )]
+    Respond(stage::Arguments),
     /// Prompt augmentation (PAS): make pairs, train a complement model, use it, measure it.
     #[command(subcommand)]
     Pas(pas::Command),
+    /// Make preference data: judge the responses of prompts, measure the judges, and choose pairs.
+    #[command(
+        after_help = "Examples:\n  truing prefer recipes/prefer.toml --plan\n  truing prefer recipes/prefer.toml\n  truing prefer --self-test"
+    )]
+    Prefer(prefer::Arguments),
     /// Make training data for one ability with models: constraints, reversal, mathematics, system messages.
     #[command(
         after_help = "Examples:\n  truing build list\n  truing build recipes/build_constraints.toml --plan\n  truing build recipes/build_constraints.toml"
@@ -118,7 +133,9 @@ pub(crate) enum Command {
     )]
     Embed(embed::Arguments),
     /// Print the cost of a recipe before running it: memory, activation checkpointing, steps, time.
-    #[command(after_help = "Example: truing plan recipes/tiny.toml --set memory_gib=4")]
+    #[command(
+        after_help = "Examples:\n  truing plan recipes/tiny.toml --set memory_gib=4\n  truing plan --cluster recipes/cluster_h100.toml --model Qwen/Qwen2.5-72B-Instruct\n  truing plan recipes/sft_7b_full.toml --cluster recipes/cluster_h100.toml"
+    )]
     Plan(plan::Arguments),
     /// Check on your model and data that packing, checkpointing and micro-batches do not change results.
     #[command(visible_alias = "prove", after_help = "Example: truing verify --data quickstart/train.jsonl")]
@@ -143,6 +160,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  truing serve --model runs/tiny/model\n  truing serve --model chat=runs/grpo/model --model reward=runs/reward_model/model --port 8080\n  truing serve --host 0.0.0.0 --api-key-file keys.txt"
     )]
     Serve(serve::Arguments),
+    /// Have people rank, rate, mark, edit and label responses on local pages; agreement, and training data.
+    #[command(subcommand)]
+    Annotate(annotate::Command),
     /// Check this machine (processor, memory, caches, Python) and say what to fix.
     #[command(after_help = "Example: truing doctor")]
     Doctor(doctor::Arguments),
@@ -180,7 +200,9 @@ impl Command {
             Self::Rollouts(arguments) => rollouts::run(arguments, context),
             Self::Score(arguments) => score::run(arguments, context),
             Self::Select(arguments) => stage::run::<SelectStage>(arguments, context),
+            Self::Respond(arguments) => stage::run::<RespondStage>(arguments, context),
             Self::Pas(command) => pas::run(command, context),
+            Self::Prefer(arguments) => prefer::run(arguments, context),
             Self::Build(arguments) => build::run(arguments, context),
             Self::Embed(arguments) => embed::run(arguments, context),
             Self::Plan(arguments) => plan::run(arguments, context),
@@ -189,6 +211,7 @@ impl Command {
             Self::Chat(arguments) => chat::run(arguments, context),
             Self::Generate(arguments) => generate::run(arguments, context),
             Self::Serve(arguments) => serve::run(arguments, context),
+            Self::Annotate(command) => annotate::run(command, context),
             Self::Doctor(arguments) => doctor::run(arguments, context),
             Self::Report(arguments) => report::run(arguments, context),
             Self::Import(arguments) => import::run(arguments, context),

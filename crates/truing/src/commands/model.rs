@@ -84,6 +84,16 @@ pub(crate) fn find(reference: &str, context: &Context) -> anyhow::Result<PathBuf
     Ok(found.path)
 }
 
+/// Finds the config.json of a model of the hub, fetching that file alone where need be.
+pub(crate) fn find_config(reference: &str, context: &Context) -> anyhow::Result<PathBuf> {
+    let options = find_options(context)?;
+    let mut events = progress::for_this_terminal(&context.printer);
+    let mut fetching = Fetching { file: None, phase: "fetching config.json", events: events.as_mut() };
+    let found = sources::find_config(reference, &options, &mut |progress| fetching.show(progress))?;
+    fetching.finish();
+    Ok(found)
+}
+
 /// Finds a data set of the hub, fetching it where need be; `None` where the text is not the name of one.
 pub(crate) fn find_data(name: &str, context: &Context) -> anyhow::Result<Option<PathBuf>> {
     let Some(reference) = DatasetReference::parse(name) else { return Ok(None) };

@@ -13,11 +13,11 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use truing_ask::pas::{Complementer, LastUserText, NoUserText};
-use truing_model::DecodingWeights;
-use truing_stages::pas::{Fate, PasOutcome, PasPlan, PasStage, PasSummary};
-use truing_stages::pas_evaluate::{
+use truing_construct::pas::{Fate, PasOutcome, PasPlan, PasStage, PasSummary};
+use truing_construct::pas_evaluate::{
     Compared, Difference, PasEvaluateOutcome, PasEvaluatePlan, PasEvaluateStage, PasEvaluateSummary,
 };
+use truing_model::DecodingWeights;
 use truing_stages::sft::SftStage;
 use truing_stages::{RunError, StageError, StagePlan};
 use truing_store::atomic;

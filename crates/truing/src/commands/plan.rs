@@ -1,4 +1,7 @@
-//! `truing plan`: what a recipe will take, before any work: parameters, memory part by part, every k, time.
+//! `truing plan`: what a recipe will take, before any work: parameters, memory part by part, every k, time; here, or
+//! on a cluster that is described in a file.
+
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -6,7 +9,8 @@ use truing_stages::StagePlan;
 use truing_stages::training::TrainingPlan;
 use truing_train::{Amount, SegmentChoice};
 
-use super::stage::RecipeArguments;
+use super::plan_cluster::{self, Request};
+use super::stage::{RecipeArguments, no_recipe};
 use super::stages;
 use crate::Context;
 use crate::outcome::Outcome;
@@ -17,16 +21,43 @@ use crate::units;
 /// Arguments of `truing plan`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
-    recipe: RecipeArguments,
+    /// The recipe, a TOML file. With --cluster its model, length, step, adapters and k are planned for.
+    #[arg(required_unless_present = "cluster")]
+    recipe: Option<PathBuf>,
+    /// Override a setting of the recipe, for instance `--set memory_gib=4`. May be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "recipe")]
+    overrides: Vec<String>,
+    /// Plan for the cluster that this TOML file describes: degrees of parallelism, memory, time, least number of
+    /// devices.
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
+    /// With --cluster: a config.json, a model directory, or a name on the hub. Only config.json is read.
+    #[arg(long, short, value_name = "PATH|NAME", requires = "cluster")]
+    model: Option<String>,
+    /// With --cluster: print the least number of devices for several numbers of layers per segment and assumptions.
+    #[arg(long, requires = "cluster")]
+    least_devices: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
 
-/// Makes the plan of the stage that the recipe names, and prints it.
+/// Makes the plan of the stage that the recipe names, or of a cluster, and prints it.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
-    (stages::of_recipe(&arguments.recipe)?.show)(&arguments.recipe, arguments.json, context)
+    let of_recipe = |recipe| RecipeArguments { recipe, overrides: arguments.overrides.clone() };
+    let recipe = arguments.recipe.clone().map(of_recipe);
+    match (&arguments.cluster, &recipe) {
+        (Some(cluster), recipe) => {
+            let (model, least_devices, json) =
+                (arguments.model.as_deref(), arguments.least_devices, arguments.json);
+            plan_cluster::run(
+                &Request { cluster, recipe: recipe.as_ref(), model, least_devices, json },
+                context,
+            )
+        }
+        (None, Some(recipe)) => (stages::of_recipe(recipe)?.show)(recipe, arguments.json, context),
+        (None, None) => Err(no_recipe("truing plan recipes/tiny.toml")),
+    }
 }
 
 /// Prints the plan of a decoder's training, with every choice of k.
@@ -110,6 +141,7 @@ pub(super) fn to_json(plan: &TrainingPlan) -> Value {
 pub(super) fn amount_text(amount: Amount) -> String {
     match amount {
         Amount::Bytes(bytes) => units::bytes(bytes),
+        Amount::Cost(cost) => format!("{cost:.2}"),
         Amount::Count(count) => units::count(count),
         Amount::Flops(flops) => format!("{:.1} GFLOP", flops / 1e9),
         Amount::Seconds(seconds) => units::duration(seconds),
@@ -121,6 +153,8 @@ pub(super) fn amount_text(amount: Amount) -> String {
 pub(super) fn amount_json(amount: Amount) -> Value {
     match amount {
         Amount::Bytes(whole) | Amount::Count(whole) => whole.into(),
-        Amount::Flops(number) | Amount::Seconds(number) | Amount::Share(number) => number.into(),
+        Amount::Cost(number) | Amount::Flops(number) | Amount::Seconds(number) | Amount::Share(number) => {
+            number.into()
+        }
     }
 }

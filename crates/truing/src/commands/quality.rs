@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::json;
 use truing_ask::quality::Summary;
-use truing_stages::quality::{QualityOutcome, QualityPlan, QualityStage};
+use truing_construct::quality::{QualityOutcome, QualityPlan, QualityStage};
 use truing_stages::{StageError, StagePlan};
 
 use super::classifier::{self, ScoreCommand};

@@ -13,7 +13,8 @@ use truing_model::ModelFiles;
 use truing_reward::{Completion, ScoredCompletion};
 use truing_run::RecipeError;
 use truing_stages::Recipe as _;
-use truing_stages::grpo::{GrpoConfig, OpenedRewards, RewardResources};
+use truing_stages::grpo::GrpoConfig;
+use truing_stages::rewards::{OpenedRewards, RewardResources};
 use truing_statistics::{Interval, ShareInterval, clustered_mean};
 use truing_text::{ChatRenderer, SpecialTokens};
 use truing_types::{Event, FinishReason, PromptRow, ReasoningMarks, RowOrigin};
@@ -86,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
         sandbox_program: program.as_deref(),
     };
     let OpenedRewards { mut rewards, .. } =
-        OpenedRewards::open::<LocalEngine>(&config, judge, resources, events.as_mut())?;
+        OpenedRewards::open::<LocalEngine>(config.rewards(), judge, resources, events.as_mut())?;
     let completions = completions(&rows, &responses, tokenizer.as_ref())?;
     let phase = match completions.len() {
         1 => "scoring 1 response".to_owned(),
@@ -119,7 +120,7 @@ fn read_config(recipe: &RecipeArguments, context: &Context) -> anyhow::Result<Gr
         }
         other => other?,
     };
-    if config.reward.is_empty() && config.reward_model.is_none() && config.judge.is_none() {
+    if config.rewards().is_empty() {
         bail!("{} has no reward: expected `[[reward]]`, `[reward_model]` or `[judge]`", path.display());
     }
     config.find_models(&mut |name| model::find(name, context))?;

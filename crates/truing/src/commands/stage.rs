@@ -51,7 +51,7 @@ pub(crate) struct RunArguments {
     resume: bool,
     /// Print one JSON object at the end.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     /// Also send metrics to this shell command, for instance to an experiment tracker: one JSON object per line on its
     /// standard input, `{"step": 1, "metrics": {"loss": 2.1}}`. The variable TRUING_RUN names the run's folder.
     #[arg(long, value_name = "COMMAND", conflicts_with = "plan")]

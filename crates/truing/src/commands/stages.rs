@@ -1,17 +1,19 @@
 //! All stages as this program runs them, by the `stage` of a recipe; and `truing run`, which runs a recipe of any.
 
 use truing_construct::build::BuildStage;
+use truing_construct::label::LabelStage;
+use truing_construct::pas::PasStage;
+use truing_construct::pas_evaluate::PasEvaluateStage;
+use truing_construct::prefer::PreferStage;
+use truing_construct::quality::QualityStage;
+use truing_construct::respond::RespondStage;
 use truing_stages::classifier::ClassifierStage;
 use truing_stages::distill::DistillStage;
 use truing_stages::dpo::DpoStage;
 use truing_stages::embed::train::EmbedStage;
 use truing_stages::evaluate::EvaluateStage;
 use truing_stages::grpo::GrpoStage;
-use truing_stages::label::LabelStage;
 use truing_stages::merge_search::MergeSearchStage;
-use truing_stages::pas::PasStage;
-use truing_stages::pas_evaluate::PasEvaluateStage;
-use truing_stages::quality::QualityStage;
 use truing_stages::recipe;
 use truing_stages::reward::RewardModelStage;
 use truing_stages::select::SelectStage;
@@ -40,6 +42,8 @@ const STAGES: [StageEntry; truing_types::STAGES.len()] = [
     entry::<MergeSearchStage>(),
     entry::<PasStage>(),
     entry::<PasEvaluateStage>(),
+    entry::<RespondStage>(),
+    entry::<PreferStage>(),
     entry::<EvaluateStage>(),
     entry::<SelectStage>(),
     entry::<EmbedStage>(),

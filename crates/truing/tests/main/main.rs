@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 mod adapters;
+mod annotate;
 mod basics;
+mod cluster;
 mod command;
 mod datasets;
 mod embed;
@@ -12,6 +14,8 @@ mod judging;
 mod memory;
 mod merge;
 mod pas;
+mod prefer;
+mod respond;
 mod score;
 mod sft;
 mod talk;

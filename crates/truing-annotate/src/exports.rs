@@ -1,0 +1,260 @@
+//! Training data made of the answers: rows of the formats that `truing sft`, `dpo`, `reward train` and `label` read.
+//!
+//! An item has rows once it is complete and nobody has to decide it any more. Files are replaced whole, so a reader
+//! finds the old rows or the new ones.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use truing_store::{StoreError, atomic};
+use truing_types::{Message, Role};
+
+use crate::AnnotateError;
+use crate::answer::{Answer, EditedResponse};
+use crate::config::{AnnotateConfig, AnnotationType, Question};
+use crate::consensus::{answers_to, deciding, mean_ranks, mean_ratings, voted_labels};
+use crate::item::{Item, Items};
+use crate::records::{ItemRecord, Stored};
+
+/// Pairs: `prompt`, `chosen`, `rejected`, with scores where people rated.
+const PREFERENCES: &str = "preferences.jsonl";
+/// Groups: `prompt`, `responses`, `ranks`.
+const RANKED: &str = "ranked.jsonl";
+/// Edited responses as `messages`.
+const SFT: &str = "sft.jsonl";
+/// Rows with the `labels` that people gave, as `truing label` takes them in `corrections`.
+const LABELS: &str = "labels.jsonl";
+
+/// The files that are made of the journal, in the project's folder.
+pub const OUTPUTS: [&str; 4] = [PREFERENCES, RANKED, SFT, LABELS];
+
+/// Rows written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct OutputCounts {
+    /// Items with rows.
+    pub n_items: usize,
+    /// Pairs.
+    pub n_pairs: usize,
+    /// Ranked groups.
+    pub n_ranked: usize,
+    /// Edited responses.
+    pub n_sft: usize,
+    /// Rows with labels.
+    pub n_labels: usize,
+    /// Complete items whose order cannot be learnt: equal texts in different ranks, or an empty text before another.
+    pub n_unusable: usize,
+    /// Complete label questions without a majority.
+    pub n_tied_labels: usize,
+}
+
+/// Writes the files of the answers that hold; `records` are in the order of the items.
+///
+/// # Errors
+/// When a file cannot be written; the one before stays.
+pub fn write_outputs(
+    folder: &Path,
+    items: &Items,
+    records: &[ItemRecord],
+    config: &AnnotateConfig,
+) -> Result<OutputCounts, AnnotateError> {
+    let mut files = Files::new(folder, config)?;
+    let mut counts = OutputCounts::default();
+    for (item, record) in items.all[..items.n_plain].iter().zip(records) {
+        let Some(stored) = deciding(item, record, config) else { continue };
+        counts.n_items += 1;
+        let rows = ItemRows { item, stored: &stored, config };
+        rows.preferences(&mut files, &mut counts)?;
+        rows.edits(&mut files, &mut counts)?;
+        rows.labels(&mut files, &mut counts)?;
+    }
+    files.commit()?;
+    Ok(counts)
+}
+
+/// The files in the making; those that no question is for are not written.
+struct Files(Vec<(&'static str, atomic::Writer)>);
+
+impl Files {
+    fn new(folder: &Path, config: &AnnotateConfig) -> Result<Self, AnnotateError> {
+        let has = |kinds: &[AnnotationType]| {
+            config.question.iter().any(|question| kinds.contains(&question.annotation_type))
+        };
+        let orders = [AnnotationType::Ranking, AnnotationType::Pairwise, AnnotationType::Scale];
+        let edits = [AnnotationType::Edit];
+        let is_wanted = |name: &&str| match *name {
+            PREFERENCES => has(&orders) || has(&edits),
+            RANKED => has(&orders),
+            SFT => has(&edits),
+            _ => has(&[AnnotationType::Label]),
+        };
+        let writers = OUTPUTS.into_iter().filter(is_wanted);
+        let writers = writers.map(|name| Ok((name, atomic::Writer::new(&folder.join(name))?)));
+        Ok(Self(writers.collect::<Result<_, StoreError>>()?))
+    }
+
+    fn write(&mut self, name: &'static str, row: &Value) -> Result<(), AnnotateError> {
+        if let Some((_, writer)) = self.0.iter_mut().find(|(known, _)| *known == name) {
+            writeln!(writer, "{row}").map_err(StoreError::io("write", name))?;
+        }
+        Ok(())
+    }
+
+    fn commit(self) -> Result<(), AnnotateError> {
+        Ok(self.0.into_iter().try_for_each(|(_, writer)| writer.commit())?)
+    }
+}
+
+/// An item with the entries that decide it.
+struct ItemRows<'a> {
+    item: &'a Item,
+    stored: &'a [&'a Arc<Stored>],
+    config: &'a AnnotateConfig,
+}
+
+impl ItemRows<'_> {
+    fn question(&self, kinds: &[AnnotationType]) -> Option<&Question> {
+        let n_responses = self.item.responses.len();
+        let fits =
+            |question: &&Question| kinds.contains(&question.annotation_type) && question.applies(n_responses);
+        self.config.question.iter().find(fits)
+    }
+
+    /// The group and its pairs, by the ranking, else by the ratings.
+    fn preferences(&self, files: &mut Files, counts: &mut OutputCounts) -> Result<(), AnnotateError> {
+        let item = self.item;
+        let ratings =
+            self.question(&[AnnotationType::Scale]).map(|question| mean_ratings(self.stored, question));
+        let ratings = ratings.filter(|ratings| !ratings.is_empty());
+        let scores: Option<Vec<f64>> = ratings.as_ref().map(|ratings| {
+            let of_response = |idx: usize| ratings.values().map(|of_aspect| of_aspect[idx]).sum::<f64>();
+            (0..item.responses.len()).map(|idx| of_response(idx) / ratings.len() as f64).collect()
+        });
+        let ranking = self.question(&[AnnotationType::Ranking, AnnotationType::Pairwise]);
+        let ranks = ranking.and_then(|question| mean_ranks(self.stored, question));
+        let by_score = || scores.as_ref().map(|scores| scores.iter().map(|score| -score).collect());
+        let Some(ranks) = ranks.or_else(by_score) else { return Ok(()) };
+        if item.responses.len() < 2 {
+            return Ok(());
+        }
+        if !self.can_be_learnt(&ranks) {
+            counts.n_unusable += 1;
+            return Ok(());
+        }
+        let mut responses = Vec::new();
+        for (idx, response) in item.responses.iter().enumerate() {
+            let mut row = json!({"content": response.text, "rank": ranks[idx]});
+            add(&mut row, "model", response.columns.get("model"));
+            add(&mut row, "judge_score", response.score);
+            add(&mut row, "score", scores.as_ref().map(|scores| scores[idx]));
+            let by_aspect = |(aspect, points): (&String, &Vec<f64>)| (aspect.clone(), json!(points[idx]));
+            add(
+                &mut row,
+                "scores",
+                ratings.as_ref().map(|all| all.iter().map(by_aspect).collect::<Map<_, _>>()),
+            );
+            responses.push(row);
+        }
+        files.write(RANKED, &self.row(json!({"responses": responses})))?;
+        counts.n_ranked += 1;
+        for (better, chosen) in item.responses.iter().enumerate() {
+            for (worse, rejected) in item.responses.iter().enumerate() {
+                if ranks[better] < ranks[worse] {
+                    let mut row = self.pair("ranking", &chosen.text, &rejected.text);
+                    add(&mut row, "chosen_model", chosen.columns.get("model"));
+                    add(&mut row, "rejected_model", rejected.columns.get("model"));
+                    add(&mut row, "chosen_score", scores.as_ref().map(|scores| scores[better]));
+                    add(&mut row, "rejected_score", scores.as_ref().map(|scores| scores[worse]));
+                    files.write(PREFERENCES, &row)?;
+                    counts.n_pairs += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no text is better than itself, and no empty text better than another.
+    fn can_be_learnt(&self, ranks: &[f64]) -> bool {
+        let responses = || self.item.responses.iter().zip(ranks);
+        responses().all(|(one, rank)| {
+            responses().all(|(other, worse)| {
+                rank >= worse || (one.text != other.text && !one.text.trim().is_empty())
+            })
+        })
+    }
+
+    /// Each edit as a row for SFT and, where something was changed, as a pair with what it was made of.
+    fn edits(&self, files: &mut Files, counts: &mut OutputCounts) -> Result<(), AnnotateError> {
+        let Some(question) = self.question(&[AnnotationType::Edit]) else { return Ok(()) };
+        for answer in answers_to(self.stored, question) {
+            let Answer::Edit(EditedResponse { response, text }) = answer else { continue };
+            let mut messages = self.item.prompt.messages.clone();
+            // Only the edited answer is learnt.
+            let of_model = messages.iter_mut().filter(|message| message.role == Role::Assistant);
+            of_model.for_each(|message| message.weight = Some(0.0));
+            messages.push(Message::new(Role::Assistant, text.as_str()));
+            let mut row = json!({"id": self.item.id, "messages": messages});
+            let tools = &self.item.prompt.tools;
+            add(&mut row, "tools", (!tools.is_empty()).then_some(tools));
+            files.write(SFT, &row)?;
+            counts.n_sft += 1;
+            let original = &self.item.responses[*response].text;
+            if original != text {
+                files.write(PREFERENCES, &self.pair("edit", text, original))?;
+                counts.n_pairs += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The row with the labels that people gave; labels that they were not asked for are not in it.
+    fn labels(&self, files: &mut Files, counts: &mut OutputCounts) -> Result<(), AnnotateError> {
+        let mut labels = Map::new();
+        let asked =
+            self.config.question.iter().filter(|question| question.annotation_type == AnnotationType::Label);
+        for question in asked {
+            let voted = voted_labels(self.stored, question);
+            let has_answers = answers_to(self.stored, question).next().is_some();
+            counts.n_tied_labels += usize::from(voted.is_none() && has_answers);
+            let Some(voted) = voted else { continue };
+            let value = if question.multiple { json!(voted) } else { json!(voted.first()) };
+            labels.insert(question.name.clone(), value);
+        }
+        if labels.is_empty() {
+            return Ok(());
+        }
+        let mut row = self.item.columns.clone();
+        row.remove("review");
+        row.insert("labels".to_owned(), Value::Object(labels));
+        files.write(LABELS, &Value::Object(row))?;
+        counts.n_labels += 1;
+        Ok(())
+    }
+
+    fn pair(&self, source: &str, chosen: &str, rejected: &str) -> Value {
+        let [chosen, rejected] =
+            [chosen, rejected].map(|text| json!([{"role": "assistant", "content": text}]));
+        self.row(json!({"chosen": chosen, "rejected": rejected, "source": source}))
+    }
+
+    /// A row about the item.
+    fn row(&self, fields: Value) -> Value {
+        let mut row = json!({"id": self.item.id, "prompt": self.item.prompt.messages});
+        let tools = &self.item.prompt.tools;
+        add(&mut row, "tools", (!tools.is_empty()).then_some(tools));
+        if let (Some(row), Value::Object(fields)) = (row.as_object_mut(), fields) {
+            row.extend(fields);
+        }
+        row["n_annotators"] = json!(self.stored.len());
+        row
+    }
+}
+
+/// Adds a field that there is.
+fn add(row: &mut Value, key: &str, value: Option<impl Serialize>) {
+    if let Some(value) = value {
+        row[key] = json!(value);
+    }
+}

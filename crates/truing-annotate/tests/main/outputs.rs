@@ -1,0 +1,179 @@
+//! Training data and the status of what people said.
+
+use serde_json::{Value, json};
+use truing_annotate::{Status, StoredProject, write_outputs};
+use truing_data::{OnBadRow, SourceConfig, read_preferences, read_rows};
+
+use crate::setup::{Workshop, rows_of};
+
+const QUESTIONS: &str = r#"
+[[question]]
+name = "preference"
+annotation_type = "ranking"
+
+[[question]]
+name = "ratings"
+annotation_type = "scale"
+labels = ["helpfulness", "safety"]
+
+[[question]]
+name = "errors"
+annotation_type = "spans"
+
+[[question]]
+name = "correction"
+annotation_type = "edit"
+required = false
+
+[[question]]
+name = "ability"
+annotation_type = "label"
+labels = ["math", "writing"]
+"#;
+
+fn items() -> Vec<Value> {
+    let scored = |text: &str, score: f64| json!({"content": text, "score": score, "model": "m"});
+    let row = |id: &str, responses: Value| {
+        json!({
+            "id": id,
+            "prompt": [{"role": "user", "content": format!("Say {id}.")}],
+            "responses": responses,
+            "labels": {"ability": "writing", "language": "en"},
+            "review": {"ability": "confidence 0.40 is below 0.6"},
+        })
+    };
+    vec![
+        row("x", json!([scored("x", 3.0), scored("why?", 1.0), scored("z", 2.0)])),
+        row("y", json!([scored("y", 0.5), scored("y", 0.5)])),
+    ]
+}
+
+fn answers(ranks: &[u32], helpfulness: &[i64], more: Value) -> Value {
+    let safety = vec![5; ranks.len()];
+    let mut answers = json!({
+        "preference": {"ranks": ranks},
+        "ratings": {"ratings": {"helpfulness": helpfulness, "safety": safety}},
+        "errors": {"spans": []},
+        "ability": {"labels": ["math"]},
+    });
+    answers.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    answers
+}
+
+/// Two annotators who agree well enough on the first item; on the second they rank equal texts differently.
+fn annotated() -> Workshop {
+    let workshop = Workshop::new(QUESTIONS, &items());
+    let server = workshop.start();
+    let edit = json!({"correction": {"response": 0, "text": "x, or so"}});
+    let span = json!({"response": 1, "start": 0, "end": 3, "label": "factual", "text": "why"});
+    let marked = json!({"errors": {"spans": [span]}});
+    let longer = json!({"response": 1, "start": 0, "end": 4, "label": "factual", "text": "why?"});
+    let marked_longer = json!({"errors": {"spans": [longer]}});
+    let both = json!({"correction": edit["correction"], "errors": marked["errors"]});
+    // `y` comes first: its judges do not tell the responses apart.
+    server.answer("ana", "y", answers(&[1, 2], &[4, 4], json!({})));
+    server.answer("ben", "y", answers(&[1, 2], &[4, 4], json!({"ability": {"labels": ["writing"]}})));
+    server.answer("ana", "x", answers(&[1, 3, 2], &[5, 1, 3], both));
+    server.answer("ben", "x", answers(&[1, 3, 2], &[4, 2, 3], marked_longer));
+    drop(server);
+    workshop
+}
+
+#[test]
+fn complete_items_become_rows_that_training_reads() {
+    let workshop = annotated();
+    let read = |name: &str| {
+        let source = SourceConfig::new(workshop.path("project").join(name));
+        read_preferences(&source, OnBadRow::Error).unwrap().map(|row| row.unwrap().0).collect::<Vec<_>>()
+    };
+    let ranked = read("ranked.jsonl");
+    assert_eq!(ranked.len(), 1, "the item with a dispute about its label waits for the adjudicator");
+    let said: Vec<(&str, Option<f64>)> = ranked[0]
+        .responses
+        .iter()
+        .map(|response| (response.messages[0].content.as_str(), response.score))
+        .collect();
+    // Means over annotators and aspects: (4.5 + 5) / 2, (3 + 5) / 2, (1.5 + 5) / 2.
+    assert_eq!(said, [("x", Some(4.75)), ("z", Some(4.0)), ("why?", Some(3.25))]);
+    assert_eq!(ranked[0].ranks, [0, 1, 2]);
+    assert_eq!(ranked[0].responses[0].aspects["helpfulness"], 4.5);
+    assert_eq!(ranked[0].prompt.messages[0].content, "Say x.");
+
+    let pairs: Vec<(String, String)> = read("preferences.jsonl")
+        .iter()
+        .map(|row| [0, 1].map(|idx: usize| row.responses[idx].messages[0].content.clone()).into())
+        .collect();
+    let pair = |chosen: &str, rejected: &str| (chosen.to_owned(), rejected.to_owned());
+    assert_eq!(pairs, [pair("x", "why?"), pair("x", "z"), pair("z", "why?"), pair("x, or so", "x")]);
+    let first = &workshop.rows("preferences.jsonl")[0];
+    assert_eq!((&first["chosen_score"], &first["rejected_score"]), (&json!(4.75), &json!(3.25)));
+    assert_eq!(
+        (&first["chosen_model"], &first["source"], &first["id"]),
+        (&json!("m"), &json!("ranking"), &json!("x"))
+    );
+
+    let source = SourceConfig::new(workshop.path("project/sft.jsonl"));
+    assert_eq!(read_rows(&source, OnBadRow::Error).unwrap().map(Result::unwrap).count(), 1);
+    let expected =
+        json!([{"role": "user", "content": "Say x."}, {"role": "assistant", "content": "x, or so"}]);
+    assert_eq!(workshop.rows("sft.jsonl")[0]["messages"], expected);
+
+    let labels = workshop.rows("labels.jsonl");
+    assert_eq!(labels.len(), 1);
+    assert_eq!(labels[0]["labels"], json!({"ability": "math"}), "only what people said is a correction");
+    assert!(labels[0].get("review").is_none() && labels[0]["prompt"][0]["content"] == "Say x.");
+}
+
+#[test]
+fn a_decision_completes_an_item_and_an_order_of_equal_texts_is_not_learnt() {
+    let workshop = annotated();
+    let server = workshop.start();
+    server.answer("eve", "y", answers(&[2, 1], &[4, 5], json!({})));
+    drop(server);
+    let stored = StoredProject::read(&workshop.path("project")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let counts =
+        write_outputs(folder.path(), &stored.items, &stored.records.by_item, &stored.config).unwrap();
+    assert_eq!((counts.n_items, counts.n_ranked, counts.n_unusable, counts.n_labels), (2, 1, 1, 2));
+    assert_eq!((counts.n_pairs, counts.n_sft, counts.n_tied_labels), (4, 1, 0));
+    // The same files as the server wrote when it stopped.
+    for name in truing_annotate::OUTPUTS {
+        assert_eq!(rows_of(&folder.path().join(name)), workshop.rows(name), "{name}");
+    }
+}
+
+#[test]
+fn the_status_measures_agreement_competence_and_judges() {
+    let workshop = annotated();
+    let stored = StoredProject::read(&workshop.path("project")).unwrap();
+    let status = Status::of(&stored.items, &stored.records.by_item, &stored.config);
+    assert_eq!(
+        (status.progress.n_complete, status.progress.n_disputed, status.progress.n_answers),
+        (2, 1, 4)
+    );
+    let value = |question: &str, statistic: &str| {
+        let mut found = status.agreement.iter().filter(|one| one.question == question);
+        let found = found.find(|one| one.statistic.starts_with(statistic)).unwrap();
+        found.estimate.map(|estimate| estimate.value)
+    };
+    let check = |question: &str, statistic: &str, expected: f64| {
+        let found = value(question, statistic).unwrap();
+        assert!((found - expected).abs() < 1e-12, "{question}: {found}");
+    };
+    check("preference", "Krippendorff's alpha, ordinal", 1.0);
+    check("preference", "Kendall's W", 1.0);
+    // `x`: 3 of the 3 and 4 marked characters are the same, an F1 of 6/7; `y`: nothing is marked, which is 1.
+    check("errors", "F1", (6.0 / 7.0 + 1.0) / 2.0);
+    // Of four labels three are math: the observed disagreement (2 of 4) is the expected one (2 * 3 * 1 of 4 * 3).
+    check("ability", "Krippendorff's alpha, nominal", 0.0);
+    let judge = |question: &str| status.judges.iter().find(|one| one.question == question).unwrap();
+    // The judges order the three responses of `x` as people do; those of `y` they tie, and people do not.
+    let of_ranking = judge("preference").agreement.unwrap();
+    assert_eq!((of_ranking.n, of_ranking.share), (4, 0.75));
+    let of_labels = judge("ability").agreement.unwrap();
+    assert_eq!((of_labels.n, of_labels.share), (1, 0.0));
+    assert!(judge("ratings").rank_correlation.is_some());
+    let names: Vec<&str> = status.annotators.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["ana", "ben"]);
+    assert!(status.annotators.iter().all(|one| one.competence.is_some_and(|share| share > 0.6)));
+}

@@ -1,0 +1,232 @@
+//! The prompts, and what it will cost to sample responses to them.
+
+use std::collections::BTreeSet;
+
+use truing_ask::judged_folder::JudgedInputs;
+use truing_ask::judging::BYTES_PER_TOKEN;
+use truing_data::read_prompts;
+use truing_run::{DataReport, Machine, RunError};
+use truing_stages::{StageError, StagePlan};
+use truing_store::RunInputs;
+use truing_text::RenderOptions;
+use truing_train::{Amount, PlanRow};
+use truing_types::{Conversation, Event, EventSink, PromptRow, RowOrigin};
+
+use super::config::RespondConfig;
+
+/// Bytes that a turn takes beside its text, for estimates.
+const TURN_BYTES: usize = 16;
+
+/// A prompt and where it came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourcePrompt {
+    /// The prompt with all columns of its row.
+    pub row: PromptRow,
+    /// The row.
+    pub origin: RowOrigin,
+}
+
+/// Everything a plan looks at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RespondInputs {
+    /// The prompts in the order of their files.
+    pub prompts: Vec<SourcePrompt>,
+    /// What became of all rows of the data.
+    pub report: DataReport,
+    /// How the template of a reward model is rendered.
+    pub render: RenderOptions,
+}
+
+impl RespondInputs {
+    /// Reads the prompts.
+    ///
+    /// # Errors
+    /// When a setting is invalid, a file cannot be read, a row is invalid and `on_bad_row` is `error`, or a reward is
+    /// meant for a row that it will never score, or for a file that is not read.
+    pub fn load(
+        config: &RespondConfig,
+        render: RenderOptions,
+        events: &mut dyn EventSink,
+    ) -> Result<Self, StageError> {
+        config.check()?;
+        events.emit(Event::PhaseStarted { phase: "reading the prompts".into(), total: None });
+        let (mut prompts, mut report) = (Vec::new(), DataReport::of("data"));
+        for source in &config.data {
+            let mut rows = read_prompts(&source.in_folder(&config.data_dir), config.on_bad_row)?;
+            for row in &mut rows {
+                let (row, origin) = row?;
+                config.rewards().check_row(&row.columns, &origin)?;
+                prompts.push(SourcePrompt { row, origin });
+            }
+            report.end_source(&rows);
+            events.emit(Event::Progress { done: prompts.len() as u64, note: String::new() });
+        }
+        report.n_rows = prompts.len() as u64;
+        events.emit(Event::PhaseFinished);
+        report.warn("the prompts", events);
+        // Where a source is a folder, rows name its files.
+        let mut known: BTreeSet<String> = report.files.iter().map(|file| file.to_string()).collect();
+        known.extend(prompts.iter().map(|prompt| prompt.origin.source.to_string()));
+        config.rewards().check_sources(&known, "`data`")?;
+        Ok(Self { prompts, report, render })
+    }
+}
+
+/// What a model is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelPlan {
+    /// Its name in the output.
+    pub name: String,
+    /// Samples, at most.
+    pub n_calls: u64,
+    /// Tokens of their prompts, estimated at four bytes each.
+    pub prompt_tokens: u64,
+    /// Tokens of the responses, at most.
+    pub completion_tokens: u64,
+    /// What all this costs, at most; `None` where no price is given.
+    pub cost: Option<f64>,
+}
+
+/// A run as it will be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RespondPlan {
+    /// The settings.
+    pub config: RespondConfig,
+    /// Threads of a reward model.
+    pub n_threads: usize,
+    /// Prompts that may be sampled: the first ones, as many as `max_candidates` allows.
+    pub n_prompts: usize,
+    /// All prompts.
+    pub n_all_prompts: usize,
+    /// What each model is asked, at most.
+    pub models: Vec<ModelPlan>,
+    /// Calls of the judge, at most.
+    pub judge_calls: u64,
+}
+
+impl RespondPlan {
+    /// Counts.
+    ///
+    /// # Errors
+    /// When a setting is invalid, or there is no prompt.
+    pub fn resolve(
+        config: RespondConfig,
+        inputs: &RespondInputs,
+        machine: &Machine,
+    ) -> Result<Self, StageError> {
+        config.check()?;
+        if inputs.prompts.is_empty() {
+            let (found, expected) = ("without a single prompt".to_owned(), "at least one prompt".to_owned());
+            return Err(RunError::BadSetting { key: "data", found, expected }.into());
+        }
+        let per_prompt = config.candidates_per_prompt();
+        let n_possible = config.max_candidates.map_or(usize::MAX, |most| most / per_prompt);
+        let n_prompts = inputs.prompts.len().min(n_possible);
+        let tokens = |prompt: &SourcePrompt| estimated_tokens(&prompt.row.prompt);
+        let tokens_once: u64 = inputs.prompts[..n_prompts].iter().map(tokens).sum();
+        let n_samples: usize = config.decoding.iter().map(|decoding| decoding.n).sum();
+        let max_new_tokens: usize =
+            config.decoding.iter().map(|decoding| decoding.n * decoding.max_new_tokens).sum();
+        let (prompt_tokens, completion_tokens) =
+            (tokens_once * n_samples as u64, (n_prompts * max_new_tokens) as u64);
+        let models = config.model.iter().map(|model| ModelPlan {
+            name: model.name(),
+            n_calls: (n_prompts * n_samples) as u64,
+            prompt_tokens,
+            completion_tokens,
+            cost: model.cost(prompt_tokens, completion_tokens),
+        });
+        let verdicts = config
+            .judge
+            .as_ref()
+            .map_or(0, |judge| judge.verdict.n_calls_per_completion() * judge.verdict.max_attempts);
+        Ok(Self {
+            n_threads: machine.n_threads,
+            n_prompts,
+            n_all_prompts: inputs.prompts.len(),
+            models: models.collect(),
+            judge_calls: (n_prompts * per_prompt * verdicts) as u64,
+            config,
+        })
+    }
+
+    /// Versions, seed and digests of all files.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn record(&self, inputs: &RespondInputs) -> Result<RunInputs, StageError> {
+        let config = &self.config;
+        // The judge's files are among those of the rewards.
+        let of_rewards = config.rewards().files()?;
+        let record = JudgedInputs {
+            stage: config.stage,
+            seed: config.seed,
+            judges: config.model.iter().map(|model| &model.model).collect(),
+            data: &inputs.report.files,
+            others: of_rewards.iter().map(|(role, path)| (*role, path.as_path())).collect(),
+        };
+        Ok(record.record()?)
+    }
+
+    /// The highest possible cost of the samples; `None` where no price is given.
+    #[must_use]
+    pub fn cost(&self) -> Option<f64> {
+        self.models.iter().filter_map(|model| model.cost).reduce(|a, b| a + b)
+    }
+
+    /// Models in this process that hold their weights at the same time.
+    fn n_local_models(&self) -> usize {
+        let local = self.config.chat_models().into_iter().filter(|model| model.server.is_none());
+        local.count() + usize::from(self.config.reward_model.is_some())
+    }
+}
+
+/// Tokens of a prompt, before a model has counted them.
+pub(super) fn estimated_tokens(prompt: &Conversation) -> u64 {
+    let bytes: usize = prompt.messages.iter().map(|turn| turn.content.len() + TURN_BYTES).sum();
+    (bytes as u64).div_ceil(BYTES_PER_TOKEN)
+}
+
+impl StagePlan for RespondPlan {
+    fn table(&self) -> Vec<PlanRow> {
+        let count = |name: String, n: u64| PlanRow::new(name, Amount::Count(n));
+        let per_prompt = self.config.candidates_per_prompt() as u64;
+        let mut rows = vec![
+            count("prompts".into(), self.n_all_prompts as u64),
+            count("prompts that are sampled, at most".into(), self.n_prompts as u64),
+            count("responses per prompt".into(), per_prompt),
+            count("responses, at most".into(), per_prompt * self.n_prompts as u64),
+        ];
+        for ModelPlan { name, n_calls, prompt_tokens, completion_tokens, cost } in &self.models {
+            rows.push(count(format!("{name}: calls"), *n_calls));
+            rows.push(count(format!("{name}: prompt tokens (estimate)"), *prompt_tokens));
+            rows.push(count(format!("{name}: completion tokens (maximum)"), *completion_tokens));
+            rows.extend(cost.map(|cost| PlanRow::new(format!("{name}: cost, at most"), Amount::Cost(cost))));
+        }
+        if self.config.judge.is_some() {
+            rows.push(count("judge calls (maximum, with retries)".into(), self.judge_calls));
+        }
+        rows.extend(self.cost().map(|cost| PlanRow::new("cost of the samples, at most", Amount::Cost(cost))));
+        rows.extend(self.config.budget.map(|budget| PlanRow::new("budget", Amount::Cost(budget))));
+        if self.n_local_models() > 0 {
+            let name = "models in this process, all in memory at the same time".to_owned();
+            rows.push(count(name, self.n_local_models() as u64));
+        }
+        rows
+    }
+
+    fn summary(&self) -> String {
+        let per_prompt = self.config.candidates_per_prompt();
+        let mut text = format!(
+            "{} responses to each of {} of {} prompts, from {}",
+            per_prompt,
+            self.n_prompts,
+            self.n_all_prompts,
+            self.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ")
+        );
+        if let Some(cost) = self.cost() {
+            text.push_str(&format!("; the samples cost at most {cost:.2}"));
+        }
+        text
+    }
+}

@@ -1,0 +1,95 @@
+//! A run of each builder that is stopped at any call goes on, asks nothing twice, and ends with the rows of a
+//! straight run.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use truing_run::Ended;
+
+use super::MODELS;
+use super::{constraints, mathematics, reversal, system_messages};
+use crate::scripted::Scripted;
+
+/// Calls of the writer after which a run is stopped.
+const STOPS: [usize; 3] = [1, 5, 18];
+
+struct Builder {
+    recipe: &'static str,
+    folder: fn() -> TempDir,
+    writer: fn() -> Scripted,
+    checker: fn() -> Scripted,
+}
+
+const BUILDERS: [Builder; 4] = [
+    Builder {
+        recipe: constraints::RECIPE,
+        folder: constraints::folder,
+        writer: constraints::writer,
+        checker: constraints::checker,
+    },
+    Builder {
+        recipe: reversal::RECIPE,
+        folder: reversal::folder,
+        writer: reversal::writer,
+        checker: reversal::checker,
+    },
+    Builder {
+        recipe: mathematics::RECIPE,
+        folder: mathematics::folder,
+        writer: mathematics::writer,
+        checker: mathematics::checker,
+    },
+    Builder {
+        recipe: system_messages::RECIPE,
+        folder: system_messages::folder,
+        writer: system_messages::writer,
+        checker: system_messages::checker,
+    },
+];
+
+fn turns(rows: &[Value]) -> Vec<&Value> {
+    rows.iter().map(|row| &row["messages"]).collect()
+}
+
+#[test]
+fn a_run_that_is_stopped_goes_on_and_asks_nothing_twice() {
+    for Builder { recipe, folder, writer, checker } in BUILDERS {
+        let recipe = format!("{recipe}{MODELS}");
+        let (straight, whole) = (folder(), writer());
+        let expected = super::run(straight.path(), &recipe, vec![whole.open(), checker().open()]).unwrap();
+        for n_before in STOPS.into_iter().filter(|&n| n < whole.asked().len()) {
+            let folder = folder();
+            let cache = folder.path().join("c.sqlite");
+            let (stop, n_asked) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+            let (raised, rule) = (Arc::clone(&stop), writer());
+            let (model, judge) = (
+                Scripted::new(move |text| {
+                    if n_asked.fetch_add(1, Ordering::SeqCst) + 1 == n_before {
+                        raised.store(true, Ordering::SeqCst);
+                    }
+                    rule.answer(text)
+                }),
+                checker(),
+            );
+            let models = || vec![model.cached(&cache), judge.cached(&cache)];
+            let ended = super::run_until(folder.path(), &recipe, models(), &stop).unwrap();
+            assert!(matches!(ended, Ended::Interrupted { .. }), "{ended:?}");
+            assert!(!folder.path().join("built/fates.jsonl").exists());
+            stop.store(false, Ordering::SeqCst);
+            let built = super::run(folder.path(), &recipe, models()).unwrap();
+            assert_eq!(turns(&built.rows), turns(&expected.rows));
+            for scripted in [&model, &judge] {
+                let asked = scripted.asked();
+                let different: BTreeSet<&String> = asked.iter().collect();
+                assert_eq!(different.len(), asked.len(), "something was asked twice");
+            }
+            assert_eq!(model.asked().len(), whole.asked().len());
+            let n_first = judge.asked().len();
+            let again = super::run(folder.path(), &recipe, models()).unwrap();
+            assert_eq!((again.rows, judge.asked().len()), (built.rows, n_first));
+        }
+    }
+}
