@@ -28,15 +28,33 @@ pub struct TaskRecord {
     pub file: DataFile,
     /// Items in the file.
     pub n_items_in_file: usize,
-    /// Solved examples before each question.
+    /// Solved examples that were shown before each question; the fewest where their number differs.
     pub n_shots: usize,
+    /// Their mean over the items, where their number differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_shots: Option<f64>,
     /// Whether quirks were kept.
     pub mode: ScoringMode,
     /// How strict scores differ from the published programs'.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<String>,
+    /// What decides the answers and verdicts besides items and model: system prompt, chat template, sampling, seeds, and the
+    /// judge with its settings where there is one. Empty in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub settings: Map<String, Value>,
     /// The metrics.
     pub summary: Summary,
+}
+
+impl TaskRecord {
+    /// The setting with the judge's name.
+    pub const JUDGE: &str = "judge";
+
+    /// The judge's name, where there was one.
+    #[must_use]
+    pub fn judge(&self) -> Option<&str> {
+        self.settings.get(Self::JUDGE)?.as_str()
+    }
 }
 
 /// One item of a run, as it is stored: one JSON object a line. Scores can be made anew of it.

@@ -87,6 +87,14 @@ fn check_instructions(row: Row<'_>, columns: &Map<String, Value>) -> Result<(), 
     }
     check_ids(columns, &IfevalConfig::default()).map_err(|reason| {
         row.bad("instruction_id_list", &Value::from(ids.to_vec()), format!("known instructions: {reason}"))
+    })?;
+    // Settings that are missing or make no sense are the same for every answer.
+    check_row(columns, "", Mode::Strict).map(|_| ()).map_err(|unscored| {
+        row.bad(
+            "kwargs",
+            &Value::from(kwargs.to_vec()),
+            format!("settings that can be checked: {}", unscored.detail),
+        )
     })
 }
 

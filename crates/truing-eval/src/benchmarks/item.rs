@@ -57,6 +57,22 @@ impl Item {
         self
     }
 
+    /// Whether another item is made of the same row. Files of one benchmark in different forms may write a number as `3` or
+    /// `3.0`, and leave a column out or make it null.
+    #[must_use]
+    pub fn has_same_content(&self, other: &Self) -> bool {
+        same_objects(&self.row, &other.row)
+    }
+
+    /// Solved examples that its prompt shows.
+    #[must_use]
+    pub fn n_shots(&self) -> usize {
+        match &self.prompt {
+            Prompt::Completion(prompt) => prompt.shots.len(),
+            Prompt::Chat(_) => 0,
+        }
+    }
+
     /// File and line.
     #[must_use]
     pub fn origin(&self) -> RowOrigin {
@@ -67,6 +83,22 @@ impl Item {
     #[must_use]
     pub fn text(&self, column: &str) -> &str {
         self.row.get(column).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+fn same_objects(one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
+    let mut keys = one.keys().chain(other.keys());
+    keys.all(|key| same_values(one.get(key).unwrap_or(&Value::Null), other.get(key).unwrap_or(&Value::Null)))
+}
+
+fn same_values(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same_values(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => same_objects(one, other),
+        (one, other) => one == other,
     }
 }
 

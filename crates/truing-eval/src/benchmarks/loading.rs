@@ -43,6 +43,28 @@ pub struct Loaded {
     pub n_rows: usize,
 }
 
+/// Solved examples that the items of a benchmark are shown with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShotCount {
+    /// The fewest before an item.
+    pub fewest: usize,
+    /// The mean over the items.
+    pub mean: f64,
+}
+
+impl Loaded {
+    /// The solved examples that are shown: fewer than asked for where the file of examples has fewer, or fewer of a
+    /// question's subject.
+    #[must_use]
+    pub fn shots(&self) -> ShotCount {
+        let shown = self.items.iter().map(Item::n_shots);
+        ShotCount {
+            fewest: shown.clone().min().unwrap_or(0),
+            mean: shown.sum::<usize>() as f64 / self.items.len().max(1) as f64,
+        }
+    }
+}
+
 /// Reads a benchmark's items: JSON Lines, a JSON list, Parquet, CSV or TSV, a file or a folder.
 ///
 /// # Errors
@@ -93,6 +115,9 @@ pub(crate) fn items_of(
         });
     }
     let mut items = benchmark.items(rows, options)?;
+    if let Some(wanted) = options.n_shots {
+        check_shots(benchmark, &items, wanted)?;
+    }
     let mut seen: BTreeMap<&str, RowOrigin> = BTreeMap::new();
     for item in &items {
         if let Some(first) = seen.insert(&item.id, item.origin()) {
@@ -102,6 +127,21 @@ pub(crate) fn items_of(
     }
     items.truncate(options.limit.unwrap_or(usize::MAX));
     Ok(items)
+}
+
+/// Every item is shown with as many examples as were asked for.
+fn check_shots(benchmark: &dyn Benchmark, items: &[Item], wanted: usize) -> Result<(), BenchmarkError> {
+    let Some(short) = items.iter().find(|item| item.n_shots() < wanted) else { return Ok(()) };
+    let expected = match items.iter().any(|item| item.n_shots() > 0) {
+        // An item is never an example of itself.
+        true => format!(
+            "at most {}: the file with examples has no more for the item at {}",
+            short.n_shots(),
+            short.origin()
+        ),
+        false => format!("0: `{}` is shown without solved examples", benchmark.name()),
+    };
+    Err(BenchmarkError::BadSetting { setting: "num_fewshot", found: wanted.to_string(), expected })
 }
 
 fn data_file(benchmark: &dyn Benchmark, path: &Path) -> Result<DataFile, BenchmarkError> {

@@ -53,7 +53,7 @@ pub use fbbench::scores_of_judged as fbbench_scores_of_judged;
 pub use item::{Answer, Answers, Ask, CompletionPrompt, Item, LogLikelihood, Prompt, Recipient, Request};
 pub use judge_quality::{JudgeQuality, MeasuredShare, OrderConsistency, RepeatAgreement, judge_quality};
 pub use judging::{Question, Verdict, is_of_judge, repeated_name};
-pub use loading::{DataFile, KnownFile, Loaded, load};
+pub use loading::{DataFile, KnownFile, Loaded, ShotCount, load};
 pub use measure::{Aggregation, ItemScore, Measure, MetricInfo};
 pub use mt_bench::scores_of_judgments as mt_bench_scores_of_judgments;
 pub use row::Row;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::read_objects;
 use truing_eval::benchmarks::{self, Benchmark, CustomBenchmark, CustomConfig, ScoringMode, TaskOptions};
@@ -116,7 +117,8 @@ pub struct TaskConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-decides" = "name_and_content"))]
     pub shots_path: Option<PathBuf>,
-    /// Solved examples before each question. Default: the benchmark's own number.
+    /// Solved examples before each question, of `shots_path`, which must have so many for every question. Default: the
+    /// benchmark's own number, or as many as `shots_path` has; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_fewshot: Option<usize>,
     /// Text before everything, instead of the benchmark's own.
@@ -369,8 +371,8 @@ fn baseline(path: &Path) -> Result<BTreeMap<String, String>, StageError> {
     for row in read_objects(path).map_err(RunError::from)? {
         let text = |keys: &[&str]| {
             keys.iter().find_map(|key| match row.object.get(*key)? {
-                serde_json::Value::String(text) => Some(text.clone()),
-                serde_json::Value::Number(number) => Some(number.to_string()),
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
                 _ => None,
             })
         };

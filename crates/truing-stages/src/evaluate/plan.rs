@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_eval::benchmarks::{
-    self, Answer, Answers, Ask, Benchmark, Item, Loaded, LogLikelihood, MetricInfo, Recipient, Request,
-    TaskOptions,
+    self, Aggregation, Answer, Answers, Ask, Benchmark, Item, Loaded, LogLikelihood, MetricInfo, Recipient,
+    Request, TaskOptions,
 };
 use truing_eval::comparison::{Resolution, resolution};
 use truing_model::{HeadKind, ModelFiles};
@@ -44,6 +44,22 @@ impl PlannedTask {
     #[must_use]
     pub fn main_metric(&self) -> Option<MetricInfo> {
         self.benchmark.get().metrics(&self.options).into_iter().next()
+    }
+
+    /// That fewer solved examples are shown than is customary, where that is so and nobody asked for a number.
+    fn fewer_shots(&self) -> Option<String> {
+        let (usual, shown) = (self.benchmark.get().default_shots(), self.loaded.shots().fewest);
+        if self.options.n_shots.is_some() || shown >= usual {
+            return None;
+        }
+        let why = match &self.config.shots_path {
+            Some(path) => format!("`{}` has no more for some items", path.display()),
+            None => "they need a file, `shots_path`".to_owned(),
+        };
+        Some(format!(
+            "{}: customary are {usual} solved examples, {shown} are shown: {why}; `num_fewshot = {shown}` says so in the recipe",
+            self.config.name()
+        ))
     }
 }
 
@@ -127,6 +143,9 @@ impl EvaluateInputs {
         };
         inputs.check_kinds()?;
         for task in &inputs.tasks {
+            if let Some(remark) = task.fewer_shots() {
+                context.events.emit(Event::Warning(remark));
+            }
             if config.seeds > 1 && !is_sampled(config, task) {
                 context.events.emit(Event::Warning(format!(
                     "{}: answers are not sampled, so the {} seeds give the same ones; `temperature` above 0 samples",
@@ -333,6 +352,10 @@ impl EvaluatePlan {
             let name = task.config.name();
             n_items += task.loaded.items.len();
             rows.push(PlanRow::new(format!("{name}: items"), Amount::Count(task.loaded.items.len() as u64)));
+            rows.push(PlanRow::new(
+                format!("{name}: solved examples before each item"),
+                Amount::Count(task.loaded.shots().fewest as u64),
+            ));
             rows.push(PlanRow::new(format!("{name}: calls of the model"), Amount::Count(task.n_model_calls)));
             if task.n_judge_calls > 0 {
                 rows.push(PlanRow::new(
@@ -348,10 +371,8 @@ impl EvaluatePlan {
                 format!("{name}: tokens of prompts, estimated"),
                 Amount::Count(task.prompt_tokens),
             ));
-            if let Some(difference) = task.resolution.paired {
-                let name = format!("{name}: smallest difference of two models that can be shown");
-                rows.push(PlanRow::new(name, Amount::Share(difference)));
-            }
+            let what = format!("{name}: smallest difference of two models that can be shown");
+            rows.push(resolution_row(what, task.main_metric().as_ref(), &task.resolution));
         }
         let summary = format!(
             "{} on {}",
@@ -359,6 +380,25 @@ impl EvaluatePlan {
             inputs.tasks.iter().map(|task| task.config.name()).collect::<Vec<_>>().join(", ")
         );
         Ok(Self { n_threads: machine.n_threads, config, rows, summary })
+    }
+}
+
+/// The line of a plan with the smallest difference in a metric that items can show, or why there is none.
+pub(crate) fn resolution_row(what: String, metric: Option<&MetricInfo>, resolution: &Resolution) -> PlanRow {
+    if metric.is_some_and(|metric| matches!(metric.aggregation, Aggregation::Perplexity | Aggregation::Bits))
+    {
+        return PlanRow::new(what, Amount::Unknown("likelihoods of texts have no range"));
+    }
+    let range = metric.and_then(|metric| metric.range);
+    let what = match range {
+        Some([low, high]) if [low, high] != [0.0, 1.0] => format!(
+            "{what}, as a share of the range {low} to {high}, if an item's two scores differ by a fifth of it"
+        ),
+        _ => what,
+    };
+    match resolution.paired_in(range) {
+        Some(difference) => PlanRow::new(what, Amount::Share(difference)),
+        None => PlanRow::new(what, Amount::NotResolvedWith(resolution.n_items as u64)),
     }
 }
 

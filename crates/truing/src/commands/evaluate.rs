@@ -203,6 +203,7 @@ impl Quick {
 impl StageCommand for EvaluateStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
+    const CONTINUES: bool = true;
     const TRAINS: bool = false;
 
     fn announce(plan: &EvaluatePlan, context: &Context) {
@@ -212,8 +213,8 @@ impl StageCommand for EvaluateStage {
         }
     }
 
-    fn advice(error: &StageError, _: &Path, _: bool) -> Option<String> {
-        judging::advice(error)
+    fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
+        judging::advice(error, folder, Some("judge.model.cache"))
     }
 
     fn finish(
@@ -250,7 +251,10 @@ fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) ->
                 task.task.clone(),
                 metric.metric.key().trim_end_matches(",none").to_owned(),
                 value(metric.value),
-                metric.interval.map_or_else(String::new, range),
+                match metric.has_equal_scores() {
+                    true => "none: all scores are equal".to_owned(),
+                    false => metric.interval.map_or_else(String::new, range),
+                },
                 match task.summary.n_seeds {
                     1 => metric.n.to_string(),
                     n_seeds => format!("{} x {n_seeds}", task.summary.n_items),
@@ -273,15 +277,16 @@ fn print_outcome(outcome: &EvaluateOutcome, as_json: bool, context: &Context) ->
 fn print_remarks(task: &TaskRecord, context: &Context) -> anyhow::Result<()> {
     let printer = context.printer;
     let name = &task.task;
-    let n_unread = task.summary.n_unread.values().max().copied().unwrap_or(0);
+    let n_unread = task.summary.n_unread_of_main();
+    let n = task.summary.n_replies();
     if n_unread > 0 {
-        let n = task.summary.n_items;
         printer.line(format_args!(
             "{name}: no answer could be read out of {n_unread} of {n} replies; they count as wrong"
         ))?;
     }
     if task.summary.n_cut > 0 {
-        printer.line(format_args!("{name}: {} replies were cut at their limit", task.summary.n_cut))?;
+        printer
+            .line(format_args!("{name}: {} of {n} replies were cut at their limit", task.summary.n_cut))?;
     }
     let bounded = |metric: &&MetricSummary| metric.bounds.is_some();
     for metric in task.summary.metrics.iter().filter(bounded) {
@@ -314,6 +319,11 @@ fn value(value: Option<f64>) -> String {
         Some(value) if value.abs() < 10.0 => format!("{value:.4}"),
         Some(value) => format!("{value:.2}"),
     }
+}
+
+/// A p-value: never 0.
+pub(super) fn p_value(value: f64) -> String {
+    if value < 0.001 { "< 0.001".to_owned() } else { format!("{value:.3}") }
 }
 
 fn range(interval: Interval) -> String {
@@ -389,14 +399,16 @@ fn print_comparisons(comparisons: &[&MetricComparison], context: &Context) -> an
                 Finding::SecondBetter => "better",
                 Finding::Unresolved => "-",
             };
-            let interval = comparison.interval();
+            let interval = comparison.interval().map_or_else(
+                || "none: all differences are equal".to_owned(),
+                |Interval { low, high }| format!("{low:+.3} to {high:+.3}"),
+            );
             table.row([
                 comparison.metric.key().trim_end_matches(",none").to_owned(),
                 format!("{:.3}", comparison.first),
                 format!("{:.3}", comparison.second),
-                interval
-                    .map_or_else(String::new, |Interval { low, high }| format!("{low:+.3} to {high:+.3}")),
-                format!("{:.3}", comparison.p_adjusted.unwrap_or(comparison.p_value)),
+                interval,
+                p_value(comparison.p_adjusted.unwrap_or(comparison.p_value)),
                 found.to_owned(),
             ]);
         }
@@ -407,16 +419,16 @@ fn print_comparisons(comparisons: &[&MetricComparison], context: &Context) -> an
     }
     for comparison in comparisons {
         let key = comparison.metric.key();
-        let resolvable = comparison.resolvable.filter(|smallest| *smallest > 0.0);
-        let resolvable = resolvable.map_or_else(String::new, |smallest| {
-            format!("; minimum detectable difference {}", value(Some(smallest)))
-        });
         printer.line(format_args!(
-            "{} {key}: {} items in common, {} changed{resolvable}",
+            "{} {key}: {} items in common, {} changed; {}",
             comparison.task,
             comparison.n,
-            comparison.flips.len()
+            comparison.flips.len(),
+            comparison.resolvable_text()
         ))?;
+        if let Some(missing) = comparison.not_compared() {
+            printer.line(format_args!("  {missing}"))?;
+        }
         let flips = comparison.flips.iter().take(N_FLIPS);
         let shown: Vec<String> = flips
             .map(|flip| format!("{} ({} to {})", flip.id, value(Some(flip.first)), value(Some(flip.second))))

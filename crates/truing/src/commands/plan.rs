@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use truing_stages::StagePlan;
 use truing_stages::training::TrainingPlan;
 use truing_train::{Amount, SegmentChoice};
+use truing_types::counted;
 
 use super::stage::RecipeArguments;
 use super::stages;
@@ -114,6 +115,10 @@ pub(super) fn amount_text(amount: Amount) -> String {
         Amount::Flops(flops) => format!("{:.1} GFLOP", flops / 1e9),
         Amount::Seconds(seconds) => units::duration(seconds),
         Amount::Share(share) => format!("{:.1} %", 100.0 * share),
+        Amount::NotResolvedWith(n_items) => {
+            format!("cannot be resolved with {}", counted(n_items, "item", "items"))
+        }
+        Amount::Unknown(why) => format!("unknown: {why}"),
     }
 }
 
@@ -122,5 +127,6 @@ pub(super) fn amount_json(amount: Amount) -> Value {
     match amount {
         Amount::Bytes(whole) | Amount::Count(whole) => whole.into(),
         Amount::Flops(number) | Amount::Seconds(number) | Amount::Share(number) => number.into(),
+        Amount::NotResolvedWith(_) | Amount::Unknown(_) => Value::Null,
     }
 }

@@ -73,6 +73,9 @@ pub(crate) trait StageCommand: Stage {
     const STOPPING: &'static str = "stopping: saving a checkpoint of the last complete step";
     /// Printed at the end of a stopped run without steps.
     const STOPPED: &'static str = "stopped; --resume continues from there";
+    /// Whether the same command continues a run whose folder is there, also without `--resume`: a stage whose answers are kept
+    /// as they arrive. Another recipe or other inputs are refused either way.
+    const CONTINUES: bool = false;
     /// Whether the stage trains: its metrics go to TensorBoard files, and a stopped run has a report as well.
     const TRAINS: bool = true;
 
@@ -207,7 +210,11 @@ pub(crate) fn run_config<S: StageCommand>(
 
 /// Checks, before anything is read, that the run's folder can be used.
 fn check_folder<S: StageCommand>(folder: &Path, resume: bool) -> anyhow::Result<()> {
-    if !resume && let Err(error) = RunDirectory::check_free(folder) {
+    let blocks = |error: &StoreError| !(S::CONTINUES && matches!(error, StoreError::RunExists { .. }));
+    if !resume
+        && let Err(error) = RunDirectory::check_free(folder)
+        && blocks(&error)
+    {
         let error = StageError::from(RunError::from(error));
         return Err(match S::advice(&error, folder, resume) {
             Some(hint) => anyhow::Error::new(Hinted { source: error.into(), hint }),
