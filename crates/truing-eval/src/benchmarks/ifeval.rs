@@ -131,7 +131,9 @@ impl Benchmark for Ifeval {
             let group =
                 if groups.len() == 1 { groups.into_iter().next().unwrap_or_default() } else { "several" };
             item = item.with_category("instructions", group);
-            item.row = columns;
+            if let Some(language) = columns.get("language").filter(|_| !item.row.contains_key("language")) {
+                item.add("language", language.clone());
+            }
             Ok(item)
         };
         rows.iter().map(item).collect()
@@ -255,7 +257,7 @@ impl Benchmark for MultiIf {
                 columns.insert("prompt".into(), prompt.into());
                 Value::Object(columns)
             });
-            item.row.insert("turns".into(), turns.collect());
+            item.add("turns", turns.collect());
             Ok(item.with_category("language", language))
         };
         rows.iter().map(item).collect()

@@ -257,8 +257,8 @@ impl Benchmark for MathTask {
             }
             let id = Row(row).name_or_line(&["id", "ID", "unique_id"])?;
             let mut item = Item::new(id, Row(row), Prompt::Completion(prompt), problem.reference.clone());
-            item.row.insert(REFERENCE.into(), problem.reference.into());
-            item.row.insert("stop".into(), problem.stop.into());
+            item.add(REFERENCE, problem.reference.into());
+            item.add("stop", problem.stop.into());
             item.categories =
                 problem.categories.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             Ok(item)

@@ -115,6 +115,7 @@ fn write_run(folder: &std::path::Path, records: &[ItemRecord], settings: Value) 
         n_items_in_file: records.len(),
         n_shots: 0,
         mean_shots: None,
+        output_type: "generate_until".into(),
         mode: ScoringMode::Strict,
         differences: Vec::new(),
         settings: settings.as_object().unwrap().clone(),

@@ -171,6 +171,7 @@ fn gsm8k() -> (Vec<ItemRecord>, TaskRecord, TaskOptions) {
         n_items_in_file: loaded.n_rows,
         n_shots: 0,
         mean_shots: None,
+        output_type: "generate_until".into(),
         mode: options.mode,
         differences: Vec::new(),
         settings: serde_json::Map::new(),
@@ -204,6 +205,10 @@ fn results_and_samples_have_the_harnesss_keys() {
     assert_eq!((&strict["exact_match"], &strict["metrics"]), (&json!(0.0), &json!(["exact_match"])));
     assert_eq!(strict["arguments"]["gen_args_0"]["arg_0"], "Question: What is 1 + 1?\nAnswer:");
     assert_eq!(strict["arguments"]["gen_args_0"]["arg_1"]["until"][0], "Question:");
+    // The row is the file's; what the benchmark adds is not in it.
+    assert_eq!(strict["doc"], json!({"question": "What is 1 + 1?", "answer": "So.\n#### 2"}));
+    // hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)) of lm_eval.utils
+    assert_eq!(strict["doc_hash"], "6e12afdc585b0429ef9ed9e72eb3ecdbd1801d2dde876f1026d6cb94514d1a74");
     // sha256 of the prompt, as Python's hashlib has it.
     assert_eq!(strict["prompt_hash"], "0c4106e8aca708afd9f54dac2dab06463d341daab2761f2da119d8fb764b029f");
     let run = RunFacts { model: "org/a b".into(), date: Some(1.5), ..RunFacts::default() };
@@ -214,7 +219,15 @@ fn results_and_samples_have_the_harnesss_keys() {
     assert_eq!(results["n-samples"]["gsm8k"], json!({"original": 3, "effective": 3}));
     assert_eq!(results["higher_is_better"]["gsm8k"]["exact_match"], true);
     assert_eq!((&results["n-shot"]["gsm8k"], &results["task_hashes"]["gsm8k"]), (&json!(0), &json!(hash)));
-    assert_eq!(results["model_name_sanitized"], "org_a_b");
+    // The names that lm-evaluation-harness 0.4.13 gives: `sanitize_model_name`, a string of arguments, a number as date.
+    assert_eq!(results["model_name_sanitized"], "org__a b");
+    assert_eq!(results["config"]["model_args"], "pretrained=org/a b");
+    assert_eq!((&results["config"]["model"], &results["date"]), (&json!("truing"), &json!(1.5)));
+    let config = &results["configs"]["gsm8k"];
+    assert_eq!((&config["task"], &config["num_fewshot"]), (&json!("gsm8k"), &json!(0)));
+    assert_eq!(config["output_type"], "generate_until");
+    let metric = json!({"metric": "exact_match", "aggregation": "mean", "higher_is_better": true});
+    assert_eq!(config["metric_list"], json!([metric]));
     for key in [
         "group_subtasks",
         "configs",

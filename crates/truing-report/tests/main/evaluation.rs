@@ -70,6 +70,7 @@ fn record(
         n_items_in_file: loaded.n_rows,
         n_shots: 0,
         mean_shots: None,
+        output_type: "generate_until".into(),
         mode: truing_eval::benchmarks::ScoringMode::Strict,
         differences: vec!["one <difference>".into()],
         settings: serde_json::Map::new(),

@@ -62,7 +62,7 @@ pub struct EvaluateConfig {
     /// Sampling temperature of answers. Default: the benchmark's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Also write `samples_<task>.jsonl` in the form of lm-evaluation-harness.
+    /// Also write `samples_<task>_<date>.jsonl` in the form of lm-evaluation-harness.
     #[schemars(extend("x-decides" = "outcome"))]
     pub log_samples: bool,
     /// Stop asking after this many consecutive failures.

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use toml::Table;
 use truing_eval::benchmarks::{
-    Answers, BenchmarkError, Item, Scored, Scoring, ScoringMode, summarise_benchmark,
+    Answers, Ask, BenchmarkError, Item, Recipient, Scored, Scoring, ScoringMode, summarise_benchmark,
 };
 use truing_eval::results::{
-    HARNESS_RESULTS, ItemRecord, RESULTS, RunFacts, TaskRecord, harness_results, harness_samples, items_file,
-    read_items, write_harness_samples, write_items,
+    ItemRecord, RESULTS, RunFacts, TaskRecord, find_harness_results, harness_results, harness_results_name,
+    harness_samples, harness_samples_name, items_file, read_items, write_harness_samples, write_items,
 };
 use truing_run::recipe::{self, Scope};
 use truing_run::resume::{check_same_files, check_same_recipe};
@@ -36,27 +36,31 @@ pub struct EvaluateOutcome {
 pub(super) struct Facts {
     model: String,
     seconds: Option<f64>,
+    /// When it was begun, in seconds since 1970.
+    date: Option<f64>,
 }
 
 impl Facts {
-    /// Of a run that took `seconds`, besides those of the same run before; `None` where nothing was asked.
-    pub(super) fn of_run(config: &EvaluateConfig, seconds: Option<f64>) -> Self {
-        let before = Self::stored(&config.output_dir).and_then(|facts| facts.seconds);
-        let seconds = match (before, seconds) {
+    /// Of a run that began at `date` and took `seconds`, `None` where nothing was asked. A run that is continued began where
+    /// it did before, and took the time of both.
+    pub(super) fn of_run(config: &EvaluateConfig, seconds: Option<f64>, date: Option<f64>) -> Self {
+        let before = Self::stored(&config.output_dir);
+        let seconds = match (before.as_ref().and_then(|facts| facts.seconds), seconds) {
             (Some(before), Some(seconds)) => Some(before + seconds),
             (before, seconds) => before.or(seconds),
         };
-        Self { model: config.model.name(), seconds }
+        Self { model: config.model.name(), seconds, date: before.and_then(|facts| facts.date).or(date) }
     }
 
     /// As the results in a folder name them.
     fn stored(folder: &Path) -> Option<Self> {
-        let stored: Value =
-            serde_json::from_slice(&std::fs::read(folder.join(HARNESS_RESULTS)).ok()?).ok()?;
+        let bytes = std::fs::read(find_harness_results(folder)?).ok()?;
+        let stored: Value = serde_json::from_slice(&bytes).ok()?;
         let seconds = stored.get("total_evaluation_time_seconds").and_then(Value::as_str);
         Some(Self {
             model: stored.get("model_name")?.as_str()?.to_owned(),
             seconds: seconds.and_then(|text| text.parse().ok()),
+            date: stored.get("date").and_then(Value::as_f64),
         })
     }
 }
@@ -71,7 +75,7 @@ pub(super) fn write_records(
 ) -> Result<Vec<TaskRecord>, StageError> {
     let (mut tasks, mut hashes) = (Vec::new(), BTreeMap::new());
     for (task, answers) in inputs.tasks.iter().zip(answered) {
-        let (record, hash) = score_task(config, task, answers, inputs.is_chat, scoring)?;
+        let (record, hash) = score_task(config, task, answers, inputs.is_chat, facts.date, scoring)?;
         hashes.insert(record.task.clone(), hash);
         tasks.push(record);
     }
@@ -96,6 +100,7 @@ fn score_task(
     task: &PlannedTask,
     answers: Vec<Vec<Answers>>,
     is_chat: bool,
+    date: Option<f64>,
     scoring: Scoring<'_>,
 ) -> Result<(TaskRecord, String), StageError> {
     let benchmark = task.benchmark.get();
@@ -119,7 +124,7 @@ fn score_task(
     write_items(&folder.join(items_file(name)), &records)?;
     let (lines, hash) = harness_samples(benchmark, &records, &task.options, is_chat);
     if config.log_samples {
-        write_harness_samples(&folder.join(format!("samples_{name}.jsonl")), lines)?;
+        write_harness_samples(&folder.join(harness_samples_name(name, date)), lines)?;
     }
     let strict = task.options.mode == ScoringMode::Strict;
     let differences = if strict { benchmark.differences() } else { &[] };
@@ -130,6 +135,7 @@ fn score_task(
         file: task.loaded.file.clone(),
         n_items_in_file: task.loaded.n_rows,
         n_shots: shots.fewest,
+        output_type: output_type(task),
         mean_shots: (shots.mean > shots.fewest as f64).then_some(shots.mean),
         mode: task.options.mode,
         differences: differences.iter().map(|&text| text.to_owned()).collect(),
@@ -137,6 +143,22 @@ fn score_task(
         summary,
     };
     Ok((record, hash))
+}
+
+/// What a task asks of the model, in the words of lm-evaluation-harness.
+fn output_type(task: &PlannedTask) -> String {
+    let none = Answers::default();
+    let first = task.loaded.items.first();
+    let requests = first.map(|item| task.benchmark.get().requests(item, &none, &task.options));
+    let of_model = requests.into_iter().flatten().find(|request| request.to == Recipient::Model);
+    let name = match of_model.map(|request| request.ask) {
+        Some(Ask::Generate { .. }) => "generate_until",
+        Some(Ask::LogLikelihood { .. }) => "multiple_choice",
+        Some(Ask::Rolling { .. }) => "loglikelihood_rolling",
+        Some(Ask::Reward { .. }) => "reward",
+        None => "none",
+    };
+    name.to_owned()
 }
 
 /// What decides the answers to a task besides its items and the model.
@@ -178,11 +200,8 @@ fn write_results(
     let settings = serde_json::to_value(config).ok().and_then(|value| value.as_object().cloned());
     let facts = RunFacts {
         model: facts.model,
-        model_source: config
-            .model
-            .server
-            .as_ref()
-            .map_or_else(|| "truing".into(), |server| server.base_url.clone()),
+        base_url: config.model.server.as_ref().map(|server| server.base_url.clone()),
+        date: facts.date,
         seconds: facts.seconds,
         program: format!("truing {}", env!("CARGO_PKG_VERSION")),
         system_instruction: config.system_instruction.clone(),
@@ -194,7 +213,8 @@ fn write_results(
         ..RunFacts::default()
     };
     let folder = &config.output_dir;
-    atomic::write_json(&folder.join(HARNESS_RESULTS), &harness_results(tasks, &facts, hashes))?;
+    let results = folder.join(harness_results_name(facts.date));
+    atomic::write_json(&results, &harness_results(tasks, &facts, hashes))?;
     Ok(atomic::write_json(&folder.join(RESULTS), &tasks)?)
 }
 
@@ -219,7 +239,7 @@ pub fn rescore(
     for task in &inputs.tasks {
         answered.push(stored_answers(config, task)?);
     }
-    let facts = Facts::stored(folder).unwrap_or_else(|| Facts::of_run(config, None));
+    let facts = Facts::stored(folder).unwrap_or_else(|| Facts::of_run(config, None, None));
     let tasks = write_records(config, inputs, answered, facts, Scoring { sandbox_program })?;
     run.write_recipe(&config.to_toml()).map_err(RunError::from)?;
     Ok(EvaluateOutcome { folder: folder.clone(), tasks })

@@ -60,9 +60,8 @@ pub(super) fn run<E: Engine + 'static>(
     let n_asked = asking.n_asked;
     run.write_inputs(&record)?;
     run.write_recipe(&config.to_toml())?;
-    // A run that is continued took the time of both.
     let seconds = (n_asked > 0).then(|| probe.elapsed_secs() - begin);
-    let facts = Facts::of_run(config, seconds);
+    let facts = Facts::of_run(config, seconds, probe.unix_secs());
     let tasks = write_records(config, inputs, answered, facts, Scoring { sandbox_program })?;
     events.emit(Event::Saved { what: "results".into(), path: folder.join(RESULTS) });
     Ok(Ended::Finished(EvaluateOutcome { folder: folder.clone(), tasks }))

@@ -94,6 +94,16 @@ fn the_same_command_continues_an_evaluation() {
         assert_eq!(sorted(&fs::read_to_string(&answers).unwrap()), sorted(&whole), "{more:?}");
         assert!(folder.path().join("run/results.json").is_file(), "{more:?}");
     }
+    // One file of each kind, named after the beginning as lm-evaluation-harness names them.
+    let names = fs::read_dir(folder.path().join("run")).unwrap();
+    let mut names: Vec<String> =
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name.starts_with("results_") || name.starts_with("samples_"));
+    names.sort_unstable();
+    let [results, samples] = &names[..] else { panic!("{names:?}") };
+    let date = results.strip_prefix("results_").unwrap().strip_suffix(".json").unwrap();
+    assert!(date.len() == 26 && date.as_bytes()[10] == b'T', "{date}");
+    assert_eq!(*samples, format!("samples_sums_{date}.jsonl"));
     evaluate(&["--set", "limit=2"])
         .expect_status(2)
         .expect_stderr(&["another recipe: limit changed", "`--set output_dir=...` starts another run"]);
