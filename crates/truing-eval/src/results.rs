@@ -183,7 +183,7 @@ pub struct RunFacts {
     pub fewshot_as_multiturn: bool,
     /// `--limit`.
     #[serde(default)]
-    pub limit: Option<usize>,
+    pub limit: Option<f64>,
     /// The run's seed.
     #[serde(default)]
     pub seed: u64,

@@ -125,8 +125,17 @@ pub(crate) fn items_of(
             return Err(BenchmarkError::DuplicateItem { origin, id, first });
         }
     }
-    items.truncate(options.limit.unwrap_or(usize::MAX));
+    if let Some(limit) = options.limit {
+        items.truncate(limited(items.len(), limit));
+    }
     Ok(items)
+}
+
+/// How many of `n` items a limit leaves: a number of 1 or more, or below 1 a share of them, rounded up, as
+/// lm-evaluation-harness has it.
+fn limited(n: usize, limit: f64) -> usize {
+    let wanted = if limit < 1.0 { (n as f64 * limit).ceil() } else { limit.floor() };
+    n.min(wanted as usize)
 }
 
 /// Every item is shown with as many examples as were asked for.
@@ -177,4 +186,19 @@ pub(super) fn shot_rows<'a>(
     let n = options.n_shots.unwrap_or_else(|| benchmark.default_shots());
     let own = row.object.clone();
     options.shots.iter().filter(move |shot| shot.object != own && is_fit(shot)).take(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_a_number_or_a_share() {
+        // lm_eval.evaluator_utils.get_sample_size, which does not stop at the number of items
+        for (n, limit, expected) in
+            [(1319, 0.1, 132), (1319, 1.0, 1), (1319, 200.0, 200), (5, 200.0, 5), (5, 0.01, 1), (7, 0.5, 4)]
+        {
+            assert_eq!(limited(n, limit), expected, "{n} {limit}");
+        }
+    }
 }

@@ -82,8 +82,8 @@ pub struct TaskOptions {
     pub shots: Vec<ObjectRow>,
     /// Text before everything, instead of the benchmark's own.
     pub description: Option<String>,
-    /// Only the first items.
-    pub limit: Option<usize>,
+    /// Only the first items: so many, or below 1 that share of them, rounded up.
+    pub limit: Option<f64>,
     /// Whether quirks are kept.
     pub mode: ScoringMode,
     /// Answers drawn of each item, where a benchmark draws several.

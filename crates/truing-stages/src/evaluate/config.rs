@@ -50,9 +50,10 @@ pub struct EvaluateConfig {
     /// tokenizer does so itself, as Llama's does; so has lm-evaluation-harness. A chat template writes its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub add_bos_token: Option<bool>,
-    /// Only the first items of each task. For tests: the score of a part says little.
+    /// Only the first items of each task: so many, or below 1 that share of them (`0.1`: a tenth, rounded up). For tests: the
+    /// score of a part says little.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
+    pub limit: Option<f64>,
     /// Solved examples before each question, for all tasks without a number of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_fewshot: Option<usize>,
@@ -124,9 +125,9 @@ pub struct TaskConfig {
     /// Text before everything, instead of the benchmark's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Only the first items.
+    /// Only the first items: so many, or below 1 that share of them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
+    pub limit: Option<f64>,
     /// Whether the quirks of the published programs are kept.
     pub scoring: ScoringMode,
     /// Answers sampled per item, where a benchmark samples several (`pass@k`).
@@ -295,9 +296,18 @@ impl EvaluateConfig {
                 .into());
             }
         }
+        for limit in self.task.iter().map(|task| task.limit).chain([self.limit]).flatten() {
+            if !(limit > 0.0 && limit.is_finite() && (limit < 1.0 || limit.fract() == 0.0)) {
+                return Err(RunError::BadSetting {
+                    key: "limit",
+                    found: limit.to_string(),
+                    expected: "a whole number of items, or a share of them between 0 and 1".into(),
+                }
+                .into());
+            }
+        }
         require_not_negative("temperature", self.temperature.unwrap_or_default())?;
         Ok(require_counts([
-            ("limit", self.limit.unwrap_or(1)),
             ("max_new_tokens", self.max_new_tokens.unwrap_or(1)),
             ("max_failures_in_a_row", self.max_failures_in_a_row),
             ("seeds", self.seeds),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use truing_ask::judging::BYTES_PER_TOKEN;
 use truing_eval::benchmarks::{
     self, Aggregation, Answer, Answers, Ask, Benchmark, Item, Loaded, LogLikelihood, MetricInfo, Recipient,
-    Request, TaskOptions,
+    Request, ScoringMode, TaskOptions,
 };
 use truing_eval::comparison::{Resolution, resolution};
 use truing_model::{HeadKind, ModelFiles};
@@ -153,11 +153,11 @@ impl EvaluateInputs {
                     config.seeds
                 )));
             }
-            if let Some(limit) = task.options.limit.filter(|limit| *limit < task.loaded.n_rows) {
+            if task.options.limit.is_some_and(|limit| limit < task.loaded.n_rows as f64) {
                 context.events.emit(Event::Warning(format!(
                     "{}: only {} of {} rows are used (`limit`); the score is not that of the benchmark",
                     task.config.name(),
-                    limit,
+                    task.loaded.items.len(),
                     task.loaded.n_rows
                 )));
             }
@@ -336,6 +336,8 @@ pub struct EvaluatePlan {
     pub config: EvaluateConfig,
     /// Threads to compute with.
     pub n_threads: usize,
+    /// Benchmarks that are scored otherwise than their published programs do, and how.
+    pub differences: Vec<(String, Vec<String>)>,
     rows: Vec<PlanRow>,
     summary: String,
 }
@@ -379,7 +381,13 @@ impl EvaluatePlan {
             counted(n_items as u64, "item", "items"),
             inputs.tasks.iter().map(|task| task.config.name()).collect::<Vec<_>>().join(", ")
         );
-        Ok(Self { n_threads: machine.n_threads, config, rows, summary })
+        let strict = inputs.tasks.iter().filter(|task| task.options.mode == ScoringMode::Strict);
+        let differences = strict
+            .map(|task| (task.config.name().to_owned(), task.benchmark.get().differences()))
+            .filter(|(_, differences)| !differences.is_empty())
+            .map(|(name, differences)| (name, differences.iter().map(|&text| text.to_owned()).collect()))
+            .collect();
+        Ok(Self { n_threads: machine.n_threads, config, differences, rows, summary })
     }
 }
 

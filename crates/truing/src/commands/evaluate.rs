@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use truing_data::read_objects;
-use truing_eval::benchmarks::{BENCHMARKS, JudgeQuality, MetricSummary};
+use truing_eval::benchmarks::{BENCHMARKS, Benchmark, JudgeQuality, MetricSummary, find as find_benchmark};
 use truing_eval::comparison::{Finding, MetricComparison, RunPair};
 use truing_eval::contamination::{ContaminationOptions, TaskContamination, contamination};
 use truing_eval::results::{ItemRecord, RESULTS, TaskRecord, items_file, read_items, read_results};
@@ -64,9 +64,9 @@ struct Quick {
     /// Sampling temperature of answers. Default: the benchmark's own.
     #[arg(long, value_name = "T", conflicts_with = "recipe")]
     temperature: Option<f32>,
-    /// Only the first items of each task.
-    #[arg(long, value_name = "N", conflicts_with = "recipe")]
-    limit: Option<usize>,
+    /// Only the first items of each task: so many, or below 1 that share of them.
+    #[arg(long, value_name = "N|SHARE", conflicts_with = "recipe")]
+    limit: Option<f64>,
     /// Solved examples before each question, from `--shots`.
     #[arg(long, visible_alias = "num_fewshot", value_name = "N", conflicts_with = "recipe")]
     num_fewshot: Option<usize>,
@@ -79,14 +79,33 @@ struct Quick {
         default_missing_value = "true", conflicts_with = "recipe"
     )]
     apply_chat_template: Option<bool>,
+    /// Keep what was asked and answered (lm-evaluation-harness). It is always kept.
+    #[arg(long, visible_alias = "log_samples", conflicts_with = "recipe")]
+    log_samples: bool,
+    /// With `--model hf`, `pretrained=MODEL` (lm-evaluation-harness). The same as `--model MODEL`.
+    #[arg(long, visible_alias = "model_args", value_name = "pretrained=MODEL", conflicts_with = "recipe")]
+    model_args: Option<String>,
+    /// Size of a batch (lm-evaluation-harness). Left out: the program chooses it, and results do not depend on it.
+    #[arg(long, visible_alias = "batch_size", value_name = "N", conflicts_with = "recipe")]
+    batch_size: Option<String>,
 }
+
+/// Names that lm-evaluation-harness has for a model of Hugging Face in its own process.
+const HARNESS_MODELS: [&str; 5] = ["hf", "hf-auto", "huggingface", "vllm", "sglang"];
 
 /// What else can be done with evaluations.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the benchmarks.
-    #[command(after_help = "Example: truing evaluate list")]
+    /// List the benchmarks, or how scores of one differ from those of its published program.
+    #[command(
+        after_help = "Examples:\n  truing evaluate list\n  truing evaluate list cfbench\n  truing evaluate list --differences"
+    )]
     List {
+        /// A benchmark: what it measures, and the differences from its published program.
+        benchmark: Option<String>,
+        /// With all benchmarks, also list the differences.
+        #[arg(long)]
+        differences: bool,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -141,7 +160,9 @@ enum Command {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Result<Outcome> {
     match (&arguments.command, &arguments.recipe) {
-        (Some(Command::List { json }), _) => list(*json, context),
+        (Some(Command::List { benchmark, differences, json }), _) => {
+            list(benchmark.as_deref(), *differences, *json, context)
+        }
         (Some(Command::Compare { first, second, html, json }), _) => {
             compare([first, second], html.as_deref(), *json, context)
         }
@@ -163,7 +184,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> anyhow::Resul
 impl Quick {
     /// The settings that the options mean.
     fn config(&self, context: &Context) -> anyhow::Result<EvaluateConfig> {
-        let (Some(model), false) = (&self.model, self.tasks.is_empty()) else {
+        let (Some(model), false) = (self.model()?, self.tasks.is_empty()) else {
             return Err(stage::no_recipe(
                 "truing evaluate recipes/evaluate.toml, or: truing evaluate --model PATH --task gsm8k=test.jsonl",
             ));
@@ -171,7 +192,12 @@ impl Quick {
         let named = |text: &str| -> anyhow::Result<(String, PathBuf)> {
             let (name, path) = text
                 .split_once('=')
-                .with_context(|| format!("`{text}`: expected NAME=PATH, such as gsm8k=test.jsonl"))?;
+                .with_context(|| {
+                    format!(
+                        "`{text}`: expected NAME=PATH, such as gsm8k=test.jsonl: the files of benchmarks are not part of \
+                         this program; several are written `--tasks gsm8k=a.jsonl,arc=b.jsonl`"
+                    )
+                })?;
             Ok((name.to_owned(), path.into()))
         };
         let mut config = EvaluateConfig {
@@ -183,6 +209,12 @@ impl Quick {
             apply_chat_template: self.apply_chat_template,
             ..EvaluateConfig::default()
         };
+        config.log_samples |= self.log_samples;
+        if let Some(size) = &self.batch_size {
+            context.printer.note(format_args!(
+                "`--batch-size {size}` is left out: the program chooses it, and results do not depend on it"
+            ));
+        }
         config.model.model_name_or_path = Some(find(model, context)?);
         for text in self.tasks.iter().flat_map(|text| text.split(',')) {
             let (name, path) = named(text)?;
@@ -200,6 +232,29 @@ impl Quick {
     }
 }
 
+impl Quick {
+    /// The model that the options name: itself, or in the way of lm-evaluation-harness.
+    fn model(&self) -> anyhow::Result<Option<&str>> {
+        let harness = self.model.as_deref().filter(|model| HARNESS_MODELS.contains(model));
+        match (harness, &self.model_args) {
+            (None, None) => Ok(self.model.as_deref()),
+            (Some(harness), None) => {
+                bail!("`--model {harness}` names no model: expected `--model PATH`, a path or a name")
+            }
+            (_, Some(arguments)) => match arguments.split_once('=') {
+                Some(("pretrained", model)) if !model.contains([',', '=']) && harness.is_some() => {
+                    Ok(Some(model))
+                }
+                _ => bail!(
+                    "`--model_args {arguments}`: expected `--model PATH`, or `--model hf --model_args pretrained=PATH`; an \
+                     adapter is given as the model itself, a server in a recipe (`[model.server]`), and a model's number \
+                     format is that of its files"
+                ),
+            },
+        }
+    }
+}
+
 impl StageCommand for EvaluateStage {
     const STOPPING: &'static str = judging::STOPPING;
     const STOPPED: &'static str = judging::STOPPED;
@@ -211,6 +266,24 @@ impl StageCommand for EvaluateStage {
         for row in plan.table().iter().filter(|row| row.name.contains("smallest difference")) {
             context.printer.note(format_args!("{} {}", row.name, super::plan::amount_text(row.amount)));
         }
+    }
+
+    fn print_plan(plan: &EvaluatePlan, context: &Context) -> anyhow::Result<()> {
+        stage::print_rows(plan, context)?;
+        let texts: Vec<(&str, Vec<&str>)> = plan
+            .differences
+            .iter()
+            .map(|(name, differences)| (name.as_str(), differences.iter().map(String::as_str).collect()))
+            .collect();
+        print_differences(texts.iter().map(|(name, differences)| (*name, &differences[..])), context)
+    }
+
+    fn plan_json(plan: &EvaluatePlan) -> Value {
+        let mut fields = stage::rows_json(plan);
+        let differences: Map<String, Value> =
+            plan.differences.iter().map(|(name, texts)| (name.clone(), json!(texts))).collect();
+        fields["differences"] = differences.into();
+        fields
     }
 
     fn advice(error: &StageError, folder: &Path, _: bool) -> Option<String> {
@@ -330,14 +403,24 @@ fn range(interval: Interval) -> String {
     format!("{} to {}", value(Some(interval.low)), value(Some(interval.high)))
 }
 
-fn list(as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
+fn list(
+    name: Option<&str>,
+    with_differences: bool,
+    as_json: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let benchmarks: Vec<&dyn Benchmark> = match name {
+        Some(name) => vec![find_benchmark(name)?],
+        None => BENCHMARKS.to_vec(),
+    };
     if as_json {
-        let all: Vec<_> = BENCHMARKS
+        let all: Vec<_> = benchmarks
             .iter()
             .map(|benchmark| {
                 json!({
                     "name": benchmark.name(), "about": benchmark.about(), "needs_judge": benchmark.needs_judge(),
                     "needs_baseline": benchmark.needs_baseline(), "default_shots": benchmark.default_shots(),
+                    "differences": benchmark.differences(),
                 })
             })
             .collect();
@@ -345,14 +428,36 @@ fn list(as_json: bool, context: &Context) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Fine);
     }
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
-    for benchmark in BENCHMARKS {
+    for benchmark in &benchmarks {
         let judge = if benchmark.needs_judge() { " (judge)" } else { "" };
         table.row([benchmark.name().to_owned(), format!("{}{judge}", benchmark.about())]);
     }
     for line in table.lines() {
         context.printer.line(line)?;
     }
+    if with_differences || name.is_some() {
+        let differences = benchmarks.iter().map(|benchmark| (benchmark.name(), benchmark.differences()));
+        print_differences(differences, context)?;
+    }
     Ok(Outcome::Fine)
+}
+
+/// How strict scores differ from those of the published programs.
+fn print_differences<'a>(
+    benchmarks: impl Iterator<Item = (&'a str, &'a [&'a str])>,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let printer = context.printer;
+    for (name, differences) in benchmarks.filter(|(_, differences)| !differences.is_empty()) {
+        printer.line("")?;
+        printer.line(format_args!(
+            "{name}: differences from the published program (`scoring = \"official\"` scores as it does)"
+        ))?;
+        for difference in differences {
+            printer.line(format_args!("- {difference}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn compare(

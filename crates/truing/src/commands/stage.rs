@@ -81,22 +81,12 @@ pub(crate) trait StageCommand: Stage {
 
     /// Prints a plan.
     fn print_plan(plan: &Self::Plan, context: &Context) -> anyhow::Result<()> {
-        let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
-        for row in plan.table() {
-            table.row([row.name, plan::amount_text(row.amount)]);
-        }
-        for line in table.lines() {
-            context.printer.line(line)?;
-        }
-        context.printer.line("")?;
-        Ok(context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?)
+        print_rows(plan, context)
     }
 
     /// A plan as one JSON object.
     fn plan_json(plan: &Self::Plan) -> Value {
-        let rows: Map<String, Value> =
-            plan.table().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
-        json!({ "fits": true, "rows": rows })
+        rows_json(plan)
     }
 
     /// Says what is about to be done.
@@ -116,6 +106,26 @@ pub(crate) trait StageCommand: Stage {
         as_json: bool,
         context: &Context,
     ) -> anyhow::Result<Outcome>;
+}
+
+/// Prints the table of a plan and its summary.
+pub(crate) fn print_rows(plan: &impl StagePlan, context: &Context) -> anyhow::Result<()> {
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
+    for row in plan.table() {
+        table.row([row.name, plan::amount_text(row.amount)]);
+    }
+    for line in table.lines() {
+        context.printer.line(line)?;
+    }
+    context.printer.line("")?;
+    Ok(context.printer.line(context.printer.styled(Style::Bold, plan.summary()))?)
+}
+
+/// The table of a plan as one JSON object.
+pub(crate) fn rows_json(plan: &impl StagePlan) -> Value {
+    let rows: Map<String, Value> =
+        plan.table().into_iter().map(|row| (row.name, plan::amount_json(row.amount))).collect();
+    json!({ "fits": true, "rows": rows })
 }
 
 /// Reads the recipe, plans, runs, and says how it ended.

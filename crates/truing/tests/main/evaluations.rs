@@ -129,3 +129,41 @@ fn the_same_command_continues_a_search_and_says_what_its_items_cannot_show() {
         assert_eq!(fs::read_to_string(folder.path().join("search/search.json")).unwrap(), record);
     }
 }
+
+#[test]
+fn options_of_lm_evaluation_harness_are_taken_or_explained() {
+    let folder = folder();
+    let evaluate = |arguments: &[&str]| run_inside(folder.path(), [&["evaluate"], arguments].concat());
+    let harness = ["--model", "hf", "--model_args", "pretrained=model", "--tasks", "arc=arc.jsonl"];
+    let more = ["--limit", "0.5", "--log_samples", "--batch_size", "8", "--output_path", "quick"];
+    evaluate(&[&harness[..], &more].concat())
+        .expect_status(0)
+        .expect_stderr(&["only 4 of 8 rows are used", "`--batch-size 8` is left out"]);
+    let items = fs::read_to_string(folder.path().join("quick/items_arc.jsonl")).unwrap();
+    assert_eq!(items.lines().count(), 4);
+    for (arguments, expected) in [
+        (&["--model", "model", "--tasks", "arc"][..], "`arc`: expected NAME=PATH"),
+        (&["--model", "hf", "--tasks", "arc=arc.jsonl"], "`--model hf` names no model"),
+        (
+            &["--model", "hf", "--model_args", "pretrained=model,dtype=float16", "--tasks", "arc=arc.jsonl"],
+            "expected `--model PATH`, or `--model hf --model_args pretrained=PATH`",
+        ),
+        (&["--model", "model", "--tasks", "arc=arc.jsonl", "--limit", "1.5"], "`limit` is 1.5"),
+    ] {
+        evaluate(arguments).expect_status(2).expect_stderr(&[expected]);
+    }
+}
+
+#[test]
+fn differences_from_published_programs_are_listed() {
+    let folder = folder();
+    let list = |more: &[&str]| run_inside(folder.path(), [&["evaluate", "list"], more].concat());
+    let one = list(&["cfbench"]).expect_status(0).stdout;
+    assert!(one.contains("cfbench: differences from the published program"), "{one}");
+    assert!(one.contains("- a record without any readable verdict is unscored"), "{one}");
+    assert!(!one.contains("alpaca_eval"), "{one}");
+    assert!(!list(&[]).expect_status(0).stdout.contains("differences from"));
+    let all = list(&["--differences"]).expect_status(0).stdout;
+    assert!(all.contains("cfbench: differences") && all.contains("arena_hard_v2: differences"), "{all}");
+    list(&["cfbnch"]).expect_status(2).expect_stderr(&["did you mean `cfbench`?"]);
+}
