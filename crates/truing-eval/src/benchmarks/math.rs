@@ -248,6 +248,10 @@ impl Benchmark for MathTask {
     fn items(&self, rows: &[ObjectRow], options: &TaskOptions) -> Result<Vec<Item>, BenchmarkError> {
         let item = |row: &ObjectRow| {
             let problem = (self.read)(Row(row))?;
+            // One way of reading would call it wrong and another unscored.
+            if problem.reference.trim().is_empty() {
+                return Err(Row(row).bad("answer", &Value::from(""), "a reference answer that is not empty"));
+            }
             let mut prompt = CompletionPrompt::new(problem.question);
             prompt.delimiter = self.delimiter.to_owned();
             prompt.description = options.description.clone().unwrap_or_default();

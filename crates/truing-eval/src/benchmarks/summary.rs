@@ -296,14 +296,13 @@ fn estimate(summary: &mut MetricSummary, measured: &Measured<'_>, metric: &Metri
                 Aggregation::Bits => put(summary, found, |ratio| -ratio / LN_2, 1.0 / LN_2),
                 _ => put(summary, found, |ratio| ratio, 1.0),
             }
-            // An unscored item is taken to weigh as much as the others do on average.
+            // An unscored item is taken to weigh as much as the others do on average; without others anything is possible.
             if n_unscored > 0
-                && let (Some(range), Some(found)) = (range, found)
+                && let Some(range) = range
             {
-                let ratio = |missing: f64| {
-                    let (n, m) = (values.len() as f64, n_unscored as f64);
-                    (found.mean * n + missing * m) / (n + m)
-                };
+                let (n, m) = (values.len() as f64, n_unscored as f64);
+                let ratio =
+                    |missing: f64| found.map_or(missing, |found| (found.mean * n + missing * m) / (n + m));
                 summary.bounds = Some(Interval { low: ratio(range.low), high: ratio(range.high) });
             }
         }
@@ -360,6 +359,7 @@ fn mean_of_categories(
     }
     let of_groups: Vec<MeanEstimate> = groups.values().filter_map(|values| mean_estimate(values)).collect();
     if of_groups.is_empty() {
+        summary.bounds = range.filter(|_| !measured.unscored.is_empty());
         return;
     }
     let n = of_groups.len() as f64;
@@ -455,6 +455,23 @@ mod tests {
         let found = summary(&macro_mean, &items, &values);
         assert!((found.metrics[0].value.unwrap() - 1.0 / 3.0).abs() < 1e-12);
         assert_eq!(found.metrics[0].interval, None, "one item says nothing of its category's spread");
+    }
+
+    #[test]
+    fn metrics_without_a_scored_item_have_their_range_as_bounds() {
+        let failed = [(); 3].map(|()| Err(Unscored::new(UnscoredReason::JudgeFailed, "no reply")));
+        for aggregation in
+            [Aggregation::Mean, Aggregation::Ratio, Aggregation::MeanOfCategories("kind".into())]
+        {
+            let metric = MetricInfo::share("csr").aggregated(aggregation.clone());
+            let found = summary(&metric, &[(None, "a"); 3], &failed);
+            let bounds = found.metrics[0].bounds;
+            assert_eq!(bounds, Some(Interval { low: 0.0, high: 1.0 }), "{aggregation:?}");
+        }
+        let half = [Ok(Measure { value: 2.0, weight: 4.0 }), failed[0].clone()];
+        let metric = MetricInfo::share("csr").aggregated(Aggregation::Ratio);
+        let found = summary(&metric, &[(None, "a"); 2], &half);
+        assert_eq!(found.metrics[0].bounds, Some(Interval { low: 0.25, high: 0.75 }));
     }
 
     #[test]

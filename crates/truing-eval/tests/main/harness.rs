@@ -103,6 +103,14 @@ fn the_examples_that_are_shown_are_counted_and_a_number_that_cannot_be_met_is_re
 }
 
 #[test]
+fn an_empty_reference_is_refused_whatever_reads_the_answer() {
+    let gsm8k = find("gsm8k").unwrap();
+    let rows = [json!({"question": "Q", "answer": "#### 1"}), json!({"question": "Q", "answer": " "})];
+    let error = loaded(gsm8k, &rows, &TaskOptions::default()).unwrap_err();
+    assert!(error.contains("own.jsonl:2: `answer` is `\"\"`, expected a reference answer"), "{error}");
+}
+
+#[test]
 fn the_mean_is_named_where_subjects_have_different_numbers_of_examples() {
     let mmlu = find("mmlu").unwrap();
     let question = |subject: &str, text: &str| json!({"question": text, "choices": ["a", "b"], "answer": 0, "subject": subject});

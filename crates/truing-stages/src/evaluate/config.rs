@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use truing_ask::{ChatModelConfig, judging};
 use truing_data::read_objects;
 use truing_eval::benchmarks::{self, Benchmark, CustomBenchmark, CustomConfig, ScoringMode, TaskOptions};
@@ -211,6 +211,12 @@ impl TaskConfig {
     /// Finds the benchmark.
     pub(crate) fn benchmark(&self) -> Result<TaskBenchmark, StageError> {
         match (&self.custom, self.name.is_empty()) {
+            (Some(custom), true) if benchmarks::find(&custom.name).is_ok() => Err(RunError::BadSetting {
+                key: "task.custom.name",
+                found: format!("`{}`, the name of a benchmark of this program", custom.name),
+                expected: "another name, as comparisons and reports know benchmarks by their names".into(),
+            }
+            .into()),
             (Some(custom), true) => {
                 Ok(TaskBenchmark::Custom(Box::new(CustomBenchmark::new(custom.clone())?)))
             }
@@ -387,18 +393,32 @@ fn baseline(path: &Path) -> Result<BTreeMap<String, String>, StageError> {
             })
         };
         let id = text(&["id", "uid", "question_id", "key"]);
-        let (Some(id), Some(answer)) = (id, text(&["answer", "output", "response", "completion"])) else {
+        let answer =
+            text(&["answer", "output", "response", "completion"]).or_else(|| published_answer(&row.object));
+        let (Some(id), Some(answer)) = (id, answer) else {
             return Err(RunError::BadColumn {
                 origin: row.origin,
                 column: "id".into(),
                 found: "a row without it, or without an answer".into(),
-                expected: "`id` and `answer`, both texts",
+                expected: "`id` and `answer`, both texts, or `uid` and `messages` as Arena-Hard's files of answers have them",
             }
             .into());
         };
         answers.insert(id, answer);
     }
     Ok(answers)
+}
+
+/// The answer of a row of the published files: the last message of the assistant (Arena-Hard), whose content may be an object
+/// with `answer`, or the first turn of the first choice (MT-Bench and the first files of Arena-Hard).
+fn published_answer(row: &Map<String, Value>) -> Option<String> {
+    let is_of_assistant = |message: &&Value| message.get("role").and_then(Value::as_str) == Some("assistant");
+    let messages = row.get("messages").and_then(Value::as_array).into_iter().flatten();
+    let of_messages = messages.filter(is_of_assistant).next_back().and_then(|message| message.get("content"));
+    let of_choices = || row.get("choices")?.get(0)?.get("turns")?.get(0);
+    let content = of_messages.or_else(of_choices)?;
+    let content = content.get("answer").or_else(|| content.get("content")).unwrap_or(content);
+    content.as_str().map(str::to_owned)
 }
 
 /// The name of the request whose reply is an item's answer.
@@ -438,5 +458,35 @@ impl Recipe for EvaluateConfig {
             recipe::find_source(path, &data_dir, find)?;
         }
         self.task.iter_mut().try_for_each(|task| task.find_data(&data_dir, find))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn answers_are_read_of_own_and_published_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("answers.jsonl");
+        let rows = [
+            json!({"id": 1, "answer": "own"}),
+            // As Arena-Hard publishes them, now and at first.
+            json!({"uid": "a", "model": "m", "messages": [
+                {"role": "user", "content": "Q?"}, {"role": "assistant", "content": {"answer": "new"}}]}),
+            json!({"uid": "b", "messages": [
+                {"role": "user", "content": "Q?"}, {"role": "assistant", "content": "plain"}]}),
+            json!({"question_id": "c", "choices": [{"index": 0, "turns": [{"content": "first"}]}]}),
+            json!({"question_id": "d", "choices": [{"index": 0, "turns": ["one", "two"]}]}),
+        ];
+        std::fs::write(&path, rows.map(|row| format!("{row}\n")).concat()).unwrap();
+        let expected = [("1", "own"), ("a", "new"), ("b", "plain"), ("c", "first"), ("d", "one")];
+        let expected = expected.map(|(id, answer)| (id.to_owned(), answer.to_owned()));
+        assert_eq!(baseline(&path).unwrap(), BTreeMap::from(expected));
+        std::fs::write(&path, "{\"uid\": \"a\", \"messages\": []}\n").unwrap();
+        let error = baseline(&path).unwrap_err().to_string();
+        assert!(error.contains("answers.jsonl:1") && error.contains("`uid` and `messages`"), "{error}");
     }
 }

@@ -352,6 +352,8 @@ fn what_cannot_be_evaluated_is_refused_before_anything_is_asked() {
         (SERVER, &["apply_chat_template=false"], "apply_chat_template"),
         (SERVER, &["task.0.name=arc"], "task.custom"),
         (SERVER, &["task.0.custom.prompt={{ question"], "prompt"),
+        (SERVER, &["task.0.custom.name=gsm8k"], "`gsm8k`, the name of a benchmark of this program"),
+        (SERVER, &["limit=2.5"], "`limit` is 2.5, expected a whole number"),
     ] {
         let error = run(folder.path(), recipe, overrides, Vec::new()).unwrap_err().to_string();
         assert!(error.contains(expected), "{overrides:?}: {error}");
@@ -542,5 +544,9 @@ fn the_plan_counts_every_turn_and_every_repeated_verdict() {
         PlanContext { render: RenderOptions::default(), machine: &machine, events: &mut Silent };
     let (_, inputs) = EvaluateStage::prepare::<Cpu>(config, &mut planning).unwrap();
     let task = &inputs.tasks[0];
-    assert_eq!((task.n_model_calls, task.n_judge_calls, task.n_repeated_calls), (48, 48, 4 * 2 * 3));
+    assert_eq!((task.n_model_calls, task.n_judge_calls), (48, 48));
+    // Each unreadable verdict is asked for three times.
+    assert_eq!((task.max_judge_calls, task.n_repeated_calls), (3 * 48, 3 * 4 * 2 * 3));
+    assert_eq!(task.max_answer_tokens, 48 * 1024);
+    assert!(task.max_verdict_tokens > 0 && task.max_verdict_tokens % (3 * 48 + 3 * 24) == 0);
 }
