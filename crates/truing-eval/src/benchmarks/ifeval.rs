@@ -107,6 +107,12 @@ impl Benchmark for Ifeval {
         self.about
     }
 
+    fn differences(&self) -> &[&str] {
+        &[
+            "the language of a response (`language:response_language`, `change_case:english_lowercase`, `change_case:english_capital`) is detected by a trigram model that gives the same answer each time, and a text too short to tell counts as in the wanted language; langdetect, which the published program asks, draws at random and takes some English of a few words for another language",
+        ]
+    }
+
     fn metrics(&self, _: &TaskOptions) -> Vec<MetricInfo> {
         metrics().into()
     }
