@@ -287,8 +287,8 @@ fn metric_list(record: &TaskRecord) -> Vec<Value> {
 /// The template of the question of a benchmark of the user's own.
 fn own_template(run: &RunFacts, task: &str) -> Option<String> {
     let tasks = run.settings.get("task")?.as_array()?;
-    let custom = tasks.iter().filter_map(|one| one.get("custom"));
-    let own = custom.into_iter().find(|custom| custom.get("name").and_then(Value::as_str) == Some(task))?;
+    let mut custom = tasks.iter().filter_map(|one| one.get("custom"));
+    let own = custom.find(|custom| custom.get("name").and_then(Value::as_str) == Some(task))?;
     own.get("prompt")?.as_str().map(str::to_owned)
 }
 

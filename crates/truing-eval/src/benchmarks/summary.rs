@@ -66,14 +66,23 @@ impl MetricSummary {
     /// A metric over `n` items with its values for items drawn again, sorted.
     pub(super) fn bootstrapped(metric: MetricInfo, value: f64, statistics: &[f64], n: usize) -> Self {
         let quantile = |level| truing_statistics::quantile(statistics, level);
-        let interval = quantile(0.025).zip(quantile(0.975)).map(|(low, high)| Interval { low, high });
+        let resampled = quantile(0.025).zip(quantile(0.975)).map(|(low, high)| Interval { low, high });
+        let range = metric.range.map(|[low, high]| Interval { low, high });
+        let (interval, interval_kind) = match resampled {
+            // Items that all say the same: every resample is the same.
+            Some(Interval { low, high }) if is_without_width(low, high) => {
+                let interval = range.and_then(|range| interval_of_equal_values(value, n, range));
+                (interval, interval.map(|_| IntervalKind::EqualValues))
+            }
+            interval => (interval, interval.map(|_| IntervalKind::Bootstrap)),
+        };
         let (_, deviation) = truing_statistics::mean_and_deviation(statistics);
         Self {
             metric,
             value: Some(value),
             standard_error: (!statistics.is_empty()).then_some(deviation),
             interval,
-            interval_kind: interval.map(|_| IntervalKind::Bootstrap),
+            interval_kind,
             n,
             unscored: BTreeMap::new(),
             bounds: None,
