@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 use truing_data::ObjectRow;
-use truing_reward::verifiers::ifeval::{IfevalConfig, Mode, check_ids, check_row};
+use truing_reward::verifiers::ifeval::{IfevalConfig, Locale, Mode, check_ids, check_row};
 use truing_types::{Conversation, Message, Role, SamplingOptions, Unscored};
 
 use super::measure::Aggregation;
@@ -88,13 +88,19 @@ fn check_instructions(row: Row<'_>, columns: &Map<String, Value>) -> Result<(), 
     check_ids(columns, &IfevalConfig::default()).map_err(|reason| {
         row.bad("instruction_id_list", &Value::from(ids.to_vec()), format!("known instructions: {reason}"))
     })?;
-    // Settings that are missing or make no sense are the same for every answer.
+    check_settings(row, "kwargs", columns)
+}
+
+/// Refuses settings that are missing or make no sense: they are so for every answer. A row in a language without rules is
+/// unscored, and not refused.
+fn check_settings(row: Row<'_>, column: &str, columns: &Map<String, Value>) -> Result<(), BenchmarkError> {
+    let language = columns.get("language").and_then(Value::as_str).filter(|name| !name.trim().is_empty());
+    if language.is_some_and(|name| Locale::find(name).is_none()) {
+        return Ok(());
+    }
     check_row(columns, "", Mode::Strict).map(|_| ()).map_err(|unscored| {
-        row.bad(
-            "kwargs",
-            &Value::from(kwargs.to_vec()),
-            format!("settings that can be checked: {}", unscored.detail),
-        )
+        let found = columns.get("kwargs").unwrap_or(&Value::Null);
+        row.bad(column, found, format!("settings of each instruction: {}", unscored.detail))
     })
 }
 
@@ -215,6 +221,7 @@ impl MultiIf {
                 let column = format!("turn_{turn}_instruction_id_list");
                 row.bad(&column, &columns["instruction_id_list"], format!("known instructions: {reason}"))
             })?;
+            check_settings(row, &format!("turn_{turn}_kwargs"), &columns)?;
             turns.push((prompt.to_owned(), columns));
         }
         match turns.is_empty() {

@@ -81,7 +81,12 @@ fn sorted(text: &str) -> Vec<&str> {
 fn the_same_command_continues_an_evaluation() {
     let folder = folder();
     let evaluate = |more: &[&str]| run_inside(folder.path(), [&["evaluate", "evaluate.toml"], more].concat());
-    evaluate(&[]).expect_status(0);
+    let plan = evaluate(&["--plan"]).expect_status(0).stdout;
+    assert!(
+        plan.contains("smallest difference") && plan.contains("cannot be resolved with 6 items"),
+        "{plan}"
+    );
+    evaluate(&[]).expect_status(0).expect_stderr(&["cannot be resolved with 6 items"]);
     let answers = folder.path().join("run/answers.jsonl");
     let whole = fs::read_to_string(&answers).unwrap();
     assert_eq!(whole.lines().count(), 6);
